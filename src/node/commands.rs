@@ -1,0 +1,1 @@
+//! Running programs: argv, a deadline, and their error text.

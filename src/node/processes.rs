@@ -1,0 +1,1 @@
+//! The processes of this network namespace that own rules.

@@ -1,0 +1,1 @@
+//! The programs needed, found once on a trusted path.

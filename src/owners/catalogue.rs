@@ -1,0 +1,1 @@
+//! The catalogue of components, read from `playbooks/owners/*.yaml`.

@@ -1,0 +1,1 @@
+//! Evidence that a component lives on the node.

@@ -1,0 +1,1 @@
+//! Gives every object of a node state exactly one owner, or `unknown`.

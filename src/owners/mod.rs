@@ -1,0 +1,5 @@
+//! Who owns each object: the catalogue and the matcher.
+
+pub mod catalogue;
+pub mod life;
+pub mod matcher;

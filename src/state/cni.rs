@@ -1,0 +1,1 @@
+//! flannel's `subnet.env` and the CNI configurations.

@@ -1,0 +1,1 @@
+//! `/proc/net/stat/nf_conntrack`.

@@ -1,0 +1,1 @@
+//! `ipvsadm -S -n`, and the listings beside it.

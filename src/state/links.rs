@@ -1,0 +1,1 @@
+//! `ip -j` addresses, routes and rules.

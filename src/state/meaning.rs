@@ -1,0 +1,1 @@
+//! When two states mean the same.

@@ -1,0 +1,1 @@
+//! `nft -j list table`: native nf_tables objects, kept as they are.

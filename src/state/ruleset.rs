@@ -1,0 +1,1 @@
+//! `iptables-save` text as tables, chains and rules.

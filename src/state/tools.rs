@@ -1,0 +1,1 @@
+//! `tools.txt` and `processes.json`.

@@ -1,0 +1,1 @@
+//! Snapshots as one `.tar.gz`, out and in.

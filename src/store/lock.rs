@@ -1,0 +1,1 @@
+//! Locks that say who holds them.

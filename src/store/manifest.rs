@@ -1,0 +1,1 @@
+//! What a snapshot says of itself, and its checksums.

@@ -1,0 +1,1 @@
+//! `restore.sh`: the last resort, by hand.

@@ -1,0 +1,1 @@
+//! The snapshots in the store.

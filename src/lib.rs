@@ -16,6 +16,7 @@ pub mod error;
 pub mod event;
 pub mod node;
 pub mod owners;
+pub mod plan;
 pub mod state;
 pub mod store;
 pub mod yaml;

@@ -11,6 +11,7 @@ pub mod kube_proxy;
 pub mod links;
 pub mod meaning;
 pub mod nft;
+pub mod rule;
 pub mod ruleset;
 pub mod sysctl;
 pub mod tools;

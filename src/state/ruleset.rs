@@ -1,1 +1,371 @@
 //! `iptables-save` text as tables, chains and rules.
+//!
+//! The text is kept once; a rule is a span of it, and its words are read on demand by
+//! [`Ruleset::words`] (see [`crate::state::rule`]). Syntax facts: iptables-save(8), and
+//! libxtables' `xtables_save_string` for quoting.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::error::{Error, Kind, Result};
+use crate::state::rule::Words;
+
+/// The name of a table, chain or target, shared by all that carry it.
+pub type Name = Arc<str>;
+
+/// Packets and bytes that a rule or policy has counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// A stretch of the text, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Span {
+    start: u32,
+    end: u32,
+}
+
+/// One rule, a span of the ruleset's text.
+#[derive(Debug, Clone)]
+pub struct Rule {
+    /// What `-j` or `-g` names, if anything.
+    pub target: Option<Name>,
+    /// True for `-g`.
+    pub goto: bool,
+    /// The line in the file, from 1.
+    pub line: u32,
+    span: Span,
+    counters: Span,
+}
+
+/// One chain with its rules in order.
+#[derive(Debug, Clone)]
+pub struct Chain {
+    /// Its name.
+    pub name: Name,
+    /// The policy of a built-in chain; none for a user-defined one.
+    pub policy: Option<Name>,
+    /// What the policy counted, where the file says.
+    pub counters: Option<Counters>,
+    /// Its rules, first to last.
+    pub rules: Vec<Rule>,
+    line: u32,
+    span: Span,
+}
+
+/// One table with its chains in the order the file declares them.
+#[derive(Debug, Clone)]
+pub struct Table {
+    /// Its name: `nat`, `filter`, …
+    pub name: Name,
+    /// Its chains.
+    pub chains: Vec<Chain>,
+    index: HashMap<Name, usize>,
+}
+
+/// All tables of one `iptables-save` output.
+#[derive(Debug, Clone)]
+pub struct Ruleset {
+    text: Arc<str>,
+    /// Its tables, in the order of the file.
+    pub tables: Vec<Table>,
+    /// Comments, blank lines, `*table` and `COMMIT`, by line.
+    others: Vec<(u32, Span)>,
+}
+
+/// Chains that exist without being declared.
+const BUILT_IN: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
+
+impl Table {
+    /// The chain of that name.
+    pub fn chain(&self, name: &str) -> Option<&Chain> {
+        self.index.get(name).map(|&i| &self.chains[i])
+    }
+
+    /// Each rule with its chain and its position in it, from 0.
+    pub fn rules(&self) -> impl Iterator<Item = (&Chain, usize, &Rule)> {
+        self.chains.iter().flat_map(|c| c.rules.iter().enumerate().map(move |(i, r)| (c, i, r)))
+    }
+
+    /// True where nothing was ever put: built-in chains with the policy ACCEPT and no rule.
+    pub fn is_pristine(&self) -> bool {
+        self.chains.iter().all(|c| c.rules.is_empty() && c.policy.as_deref() == Some("ACCEPT"))
+    }
+}
+
+impl Chain {
+    /// True for a chain of the kernel's own, which has a policy.
+    pub fn is_built_in(&self) -> bool {
+        self.policy.is_some()
+    }
+}
+
+impl Ruleset {
+    /// Reads an `iptables-save` text; `file` names it in errors.
+    ///
+    /// # Errors
+    /// [`Kind::Parse`] with the line and the cause. A text without any `*table … COMMIT` is an
+    /// error, never an empty ruleset.
+    pub fn parse(file: &str, text: Arc<str>) -> Result<Ruleset> {
+        let mut parser = Parser::new(file, &text);
+        parser.run()?;
+        let Parser { tables, others, .. } = parser;
+        Ok(Ruleset { tables, others, text })
+    }
+
+    /// The text it was read from.
+    pub fn text(&self) -> &Arc<str> {
+        &self.text
+    }
+
+    /// The table of that name.
+    pub fn table(&self, name: &str) -> Option<&Table> {
+        self.tables.iter().find(|t| &*t.name == name)
+    }
+
+    /// The rule's text from `-A` on, without counters.
+    pub fn rule_text(&self, rule: &Rule) -> &str {
+        self.slice(rule.span)
+    }
+
+    /// What the rule counted, where the file says (`iptables-save -c`).
+    pub fn counters(&self, rule: &Rule) -> Option<Counters> {
+        counters(self.slice(rule.counters))
+    }
+
+    /// The rule's words after `-A CHAIN`.
+    pub fn words<'a>(&'a self, rule: &Rule) -> Words<'a> {
+        Words::of_rule(self.rule_text(rule))
+    }
+
+    /// How many rules there are.
+    pub fn rule_count(&self) -> usize {
+        self.tables.iter().flat_map(|t| &t.chains).map(|c| c.rules.len()).sum()
+    }
+
+    /// The file again, from the parsed parts, to the byte.
+    pub fn render(&self) -> String {
+        let mut lines: Vec<(u32, String)> =
+            self.others.iter().map(|&(line, span)| (line, self.slice(span).to_owned())).collect();
+        for chain in self.tables.iter().flat_map(|t| &t.chains) {
+            if chain.line > 0 {
+                lines.push((chain.line, self.slice(chain.span).to_owned()));
+            }
+            for rule in &chain.rules {
+                let counters = self.slice(rule.counters);
+                lines.push((rule.line, format!("{counters}{}", self.rule_text(rule))));
+            }
+        }
+        lines.sort_unstable_by_key(|(line, _)| *line);
+        let mut text = String::with_capacity(self.text.len());
+        for (_, line) in lines {
+            text.push_str(&line);
+            text.push('\n');
+        }
+        text
+    }
+
+    fn slice(&self, span: Span) -> &str {
+        &self.text[span.start as usize..span.end as usize]
+    }
+}
+
+/// `[packets:bytes]`, with or without text behind it.
+fn counters(text: &str) -> Option<Counters> {
+    let (packets, bytes) = text.strip_prefix('[')?.split_once(']')?.0.split_once(':')?;
+    Some(Counters { packets: packets.parse().ok()?, bytes: bytes.parse().ok()? })
+}
+
+struct Parser<'a> {
+    file: &'a str,
+    text: &'a str,
+    line: u32,
+    names: HashMap<&'a str, Name>,
+    tables: Vec<Table>,
+    others: Vec<(u32, Span)>,
+    /// True between `*table` and `COMMIT`.
+    open: bool,
+}
+
+impl<'a> Parser<'a> {
+    fn new(file: &'a str, text: &'a str) -> Self {
+        let (names, tables, others) = Default::default();
+        Parser { file, text, line: 0, names, tables, others, open: false }
+    }
+
+    fn run(&mut self) -> Result<()> {
+        if u32::try_from(self.text.len()).is_err() {
+            return Err(self.error("larger than 4 GiB"));
+        }
+        let mut start = 0;
+        while start < self.text.len() {
+            self.line += 1;
+            let Some(length) = self.text[start..].find('\n') else {
+                return Err(self.error("the last line is cut off: it has no line end"));
+            };
+            self.parse_line(start, start + length)?;
+            start += length + 1;
+        }
+        if self.open {
+            return Err(self.error("the file ends inside a table: no COMMIT"));
+        }
+        if self.tables.is_empty() {
+            return Err(self
+                .error("no `*table … COMMIT` in the file; this is not an empty ruleset")
+                .hint("save it again with iptables-save -c"));
+        }
+        Ok(())
+    }
+
+    fn parse_line(&mut self, start: usize, end: usize) -> Result<()> {
+        let line = &self.text[start..end];
+        if line.contains('\r') {
+            return Err(self.error(
+                "a carriage return: the file was edited on, or copied from, another system",
+            ));
+        }
+        match line.as_bytes().first() {
+            None | Some(b'#') => self.keep(start, end),
+            Some(b'*') => self.open_table(start, end)?,
+            Some(b':') => self.declare_chain(start, end)?,
+            Some(b'-' | b'[') => self.add_rule(start, end)?,
+            _ if line.trim_end() == "COMMIT" => {
+                if !std::mem::take(&mut self.open) {
+                    return Err(self.error("COMMIT outside a table"));
+                }
+                self.keep(start, end);
+            }
+            _ if line.trim().is_empty() => self.keep(start, end),
+            _ => return Err(self.error(format!("not a line of iptables-save: `{line}`"))),
+        }
+        Ok(())
+    }
+
+    fn open_table(&mut self, start: usize, end: usize) -> Result<()> {
+        let name = self.text[start + 1..end].trim_end();
+        if self.open {
+            return Err(self.error(format!("table `{name}` begins before COMMIT of the last one")));
+        }
+        if name.is_empty() || name.contains(char::is_whitespace) {
+            return Err(self.error(format!("table name `{name}` is not one word")));
+        }
+        if self.tables.iter().any(|t| &*t.name == name) {
+            return Err(self.error(format!("table `{name}` a second time")));
+        }
+        let name = self.name(name);
+        self.tables.push(Table { name, chains: Vec::new(), index: HashMap::new() });
+        self.open = true;
+        self.keep(start, end);
+        Ok(())
+    }
+
+    fn declare_chain(&mut self, start: usize, end: usize) -> Result<()> {
+        let line = &self.text[start + 1..end];
+        let mut words = line.split_ascii_whitespace();
+        let (Some(name), Some(policy)) = (words.next(), words.next()) else {
+            return Err(self.error(format!("a chain needs a name and a policy: `:{line}`")));
+        };
+        let counted = words.next();
+        let counters = counted.and_then(counters);
+        if counted.is_some() && counters.is_none() || words.next().is_some() {
+            return Err(self.error(format!("not a chain declaration: `:{line}`")));
+        }
+        let chain = Chain {
+            name: self.name(name),
+            policy: (policy != "-").then(|| self.name(policy)),
+            counters,
+            rules: Vec::new(),
+            line: self.line,
+            span: span(start, end),
+        };
+        self.insert_chain(chain)
+    }
+
+    fn insert_chain(&mut self, chain: Chain) -> Result<()> {
+        let Some(table) = self.tables.last_mut().filter(|_| self.open) else {
+            return Err(self.error(format!("chain `{}` outside a table", chain.name)));
+        };
+        let position = table.chains.len();
+        if table.index.insert(chain.name.clone(), position).is_some() {
+            return Err(self.error(format!("chain `{}` a second time", chain.name)));
+        }
+        table.chains.push(chain);
+        Ok(())
+    }
+
+    fn add_rule(&mut self, start: usize, end: usize) -> Result<()> {
+        let line = &self.text[start..end];
+        let body = match line.strip_prefix('[') {
+            None => line,
+            Some(_) if counters(line).is_none() => {
+                return Err(self.error(format!("counters are not [packets:bytes]: `{line}`")));
+            }
+            Some(rest) => rest.split_once(']').map_or(rest, |(_, body)| body.trim_start()),
+        };
+        let at = end - body.len();
+        let Some(chain) = body.strip_prefix("-A ").and_then(|b| b.split_whitespace().next()) else {
+            return Err(self.error(format!("not an appended rule (-A CHAIN …): `{line}`")));
+        };
+        let words = Words::of_rule(body);
+        words.check().map_err(|cause| self.error(format!("{cause}: `{line}`")))?;
+        let target = words.target();
+        let rule = Rule {
+            target: target.as_ref().map(|(name, _)| self.name_of(name)),
+            goto: target.is_some_and(|(_, goto)| goto),
+            line: self.line,
+            span: span(at, end),
+            counters: span(start, at),
+        };
+        if !self.open {
+            return Err(self.error("a rule outside a table"));
+        }
+        self.push_rule(chain, rule)
+    }
+
+    fn push_rule(&mut self, chain: &'a str, rule: Rule) -> Result<()> {
+        let known = self.tables.last().is_some_and(|t| t.index.contains_key(chain));
+        if !known {
+            if !BUILT_IN.contains(&chain) {
+                return Err(self.error(format!("a rule in chain `{chain}`, which is not declared")));
+            }
+            // iptables-restore takes rules of a built-in chain that the file does not declare.
+            let (name, policy) = (self.name(chain), Some(self.name("ACCEPT")));
+            let span = span(0, 0);
+            let rules = Vec::new();
+            self.insert_chain(Chain { name, policy, counters: None, rules, line: 0, span })?;
+        }
+        if let Some(table) = self.tables.last_mut()
+            && let Some(&i) = table.index.get(chain)
+        {
+            table.chains[i].rules.push(rule);
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, start: usize, end: usize) {
+        self.others.push((self.line, span(start, end)));
+    }
+
+    fn name(&mut self, name: &'a str) -> Name {
+        self.names.entry(name).or_insert_with(|| Arc::from(name)).clone()
+    }
+
+    /// As [`Self::name`], for a word that may have been unquoted.
+    fn name_of(&self, name: &str) -> Name {
+        self.names.get(name).cloned().unwrap_or_else(|| Arc::from(name))
+    }
+
+    fn error(&self, cause: impl std::fmt::Display) -> Error {
+        Error::new(Kind::Parse, format!("{} line {}", self.file, self.line), cause)
+    }
+}
+
+/// The text's length is checked to fit before any span is made.
+#[expect(clippy::cast_possible_truncation)]
+fn span(start: usize, end: usize) -> Span {
+    Span { start: start as u32, end: end as u32 }
+}

@@ -1,0 +1,282 @@
+//! The words of one rule: options with their values, as iptables prints them.
+
+use std::borrow::Cow;
+
+/// One option of a rule with its values: `! -s 10.0.0.0/8`, `--match-set NAME dst,dst`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Term<'a> {
+    /// True with a `!` before it.
+    pub negated: bool,
+    /// The option: `-s`, `--dport`, `-m`, `-j`. Empty for a stray value.
+    pub option: &'a str,
+    /// Its values, unquoted.
+    pub values: Vec<Cow<'a, str>>,
+}
+
+impl Term<'_> {
+    /// The first value, or an empty string.
+    pub fn value(&self) -> &str {
+        self.values.first().map_or("", |v| v)
+    }
+}
+
+/// The words of a rule after `-A CHAIN`, split on demand.
+#[derive(Debug, Clone, Copy)]
+pub struct Words<'a> {
+    text: &'a str,
+}
+
+/// Options whose value may look like anything, with how many values they take: a comment of one
+/// safe word is printed bare (`--comment -x`), a set's name raw (`--match-set !a#b src`).
+const VERBATIM: [(&str, usize); 5] = [
+    ("--comment", 1),
+    ("--log-prefix", 1),
+    ("--nflog-prefix", 1),
+    ("--match-set", 2),
+    ("--string", 1),
+];
+
+fn verbatim_values(option: &str) -> usize {
+    VERBATIM.iter().find(|(o, _)| *o == option).map_or(0, |(_, n)| *n)
+}
+
+impl<'a> Words<'a> {
+    /// The words of `-A CHAIN …`.
+    pub fn of_rule(rule: &'a str) -> Words<'a> {
+        let body = rule.strip_prefix("-A ").map_or("", str::trim_start);
+        let body = body.split_once(' ').map_or("", |(_, body)| body);
+        Words { text: body }
+    }
+
+    /// The text after the chain's name.
+    pub fn text(self) -> &'a str {
+        self.text
+    }
+
+    /// Each option with its values, in order.
+    pub fn terms(self) -> Vec<Term<'a>> {
+        let mut terms: Vec<Term<'a>> = Vec::new();
+        let mut negated = false;
+        let mut verbatim = 0;
+        for token in Tokens(self.text) {
+            if verbatim > 0 {
+                verbatim -= 1;
+                push_value(&mut terms, token);
+            } else if token.raw == "!" {
+                negated = true;
+            } else if token.is_option() {
+                verbatim = verbatim_values(token.raw);
+                terms.push(Term { negated, option: token.raw, values: Vec::new() });
+                negated = false;
+            } else {
+                if std::mem::take(&mut negated) {
+                    // The form `-d ! x` of very old versions: kept as a value.
+                    push_value(&mut terms, Token { raw: "!", quoted: false, closed: true });
+                }
+                push_value(&mut terms, token);
+            }
+        }
+        terms
+    }
+
+    /// The value of the first `option`, with whether it is negated.
+    pub fn value(self, option: &str) -> Option<(bool, Cow<'a, str>)> {
+        self.terms().into_iter().find(|t| t.option == option).map(|mut t| {
+            (t.negated, if t.values.is_empty() { "".into() } else { t.values.remove(0) })
+        })
+    }
+
+    /// What the rule jumps or goes to, and whether it is a goto.
+    pub fn target(self) -> Option<(Cow<'a, str>, bool)> {
+        // Targets stand near the end; a quoted word before them may contain "-j", so words count.
+        let mut take = None;
+        let mut verbatim = 0;
+        for token in Tokens(self.text) {
+            match take {
+                Some(goto) => return Some((token.value(), goto)),
+                None if verbatim > 0 => verbatim -= 1,
+                None if token.quoted => {}
+                None if token.raw == "-j" || token.raw == "--jump" => take = Some(false),
+                None if token.raw == "-g" || token.raw == "--goto" => take = Some(true),
+                None => verbatim = verbatim_values(token.raw),
+            }
+        }
+        None
+    }
+
+    /// The rule's comments, unquoted.
+    pub fn comments(self) -> Vec<Cow<'a, str>> {
+        if !self.text.contains("--comment") {
+            return Vec::new();
+        }
+        let comment = |t: Term<'a>| (t.option == "--comment").then(|| t.values.into_iter().next());
+        self.terms().into_iter().filter_map(comment).flatten().collect()
+    }
+
+    /// The names of the sets that the rule matches or fills.
+    pub fn sets(self) -> Vec<Cow<'a, str>> {
+        const SET_OPTIONS: [&str; 4] = ["--match-set", "--add-set", "--del-set", "--map-set"];
+        if !self.text.contains("-set ") {
+            return Vec::new();
+        }
+        let set = |t: Term<'a>| {
+            SET_OPTIONS.contains(&t.option).then(|| t.values.into_iter().next()).flatten()
+        };
+        self.terms().into_iter().filter_map(set).collect()
+    }
+
+    /// Refuses what iptables-restore refuses: an open quote, and a `#` remark behind a rule.
+    ///
+    /// # Errors
+    /// The cause, in words.
+    pub fn check(self) -> Result<(), &'static str> {
+        if !self.text.contains(['"', '#']) {
+            return Ok(());
+        }
+        let mut verbatim = 0;
+        for token in Tokens(self.text) {
+            if !token.closed {
+                return Err("a quote is not closed");
+            }
+            if verbatim > 0 {
+                verbatim -= 1;
+            } else if !token.quoted && token.raw.starts_with('#') {
+                return Err("a remark behind a rule, which iptables-restore refuses");
+            } else if !token.quoted {
+                verbatim = verbatim_values(token.raw);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn push_value<'a>(terms: &mut Vec<Term<'a>>, token: Token<'a>) {
+    match terms.last_mut() {
+        Some(term) => term.values.push(token.value()),
+        None => terms.push(Term { negated: false, option: "", values: vec![token.value()] }),
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Token<'a> {
+    /// The word as it stands, quotes aside.
+    raw: &'a str,
+    quoted: bool,
+    closed: bool,
+}
+
+impl<'a> Token<'a> {
+    fn is_option(&self) -> bool {
+        !self.quoted
+            && self.raw.len() > 1
+            && self.raw.starts_with('-')
+            && !is_number(&self.raw[1..])
+    }
+
+    fn value(&self) -> Cow<'a, str> {
+        if !self.quoted || !self.raw.contains('\\') {
+            return Cow::Borrowed(self.raw);
+        }
+        let mut value = String::with_capacity(self.raw.len());
+        let mut chars = self.raw.chars();
+        while let Some(c) = chars.next() {
+            value.push(if c == '\\' { chars.next().unwrap_or(c) } else { c });
+        }
+        Cow::Owned(value)
+    }
+}
+
+fn is_number(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// Words separated by blanks; a backslash is special only inside double quotes.
+struct Tokens<'a>(&'a str);
+
+impl<'a> Iterator for Tokens<'a> {
+    type Item = Token<'a>;
+
+    fn next(&mut self) -> Option<Token<'a>> {
+        let text = self.0.trim_start_matches([' ', '\t']);
+        if text.is_empty() {
+            self.0 = text;
+            return None;
+        }
+        if let Some(body) = text.strip_prefix('"') {
+            let end = quote_end(body);
+            self.0 = end.map_or("", |e| &body[e + 1..]);
+            let raw = end.map_or(body, |e| &body[..e]);
+            return Some(Token { raw, quoted: true, closed: end.is_some() });
+        }
+        let end = text.find([' ', '\t']).unwrap_or(text.len());
+        self.0 = &text[end..];
+        Some(Token { raw: &text[..end], quoted: false, closed: true })
+    }
+}
+
+/// Where the closing quote stands.
+fn quote_end(body: &str) -> Option<usize> {
+    let mut escaped = false;
+    for (i, b) in body.bytes().enumerate() {
+        match b {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => return Some(i),
+            _ => {}
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Words<'_> {
+        Words::of_rule(text)
+    }
+
+    #[test]
+    fn options_negations_and_quotes() {
+        let w = words(
+            r#"-A X ! -s 10.0.0.0/8 -m comment --comment "a \"b\" pod\'s -j Y" -p tcp ! --dport 80:90 -j KUBE-MARK-MASQ"#,
+        );
+        let terms = w.terms();
+        assert_eq!(
+            terms[0],
+            Term { negated: true, option: "-s", values: vec!["10.0.0.0/8".into()] }
+        );
+        assert_eq!(w.comments(), [r#"a "b" pod's -j Y"#]);
+        assert_eq!(w.target(), Some(("KUBE-MARK-MASQ".into(), false)));
+        let dport = terms.iter().find(|t| t.option == "--dport").expect("a port");
+        assert!(dport.negated);
+    }
+
+    #[test]
+    fn two_comments_and_no_words() {
+        let w = words(r#"-A X -m comment --comment cali -m comment --comment "two words" -g Y"#);
+        assert_eq!(w.comments(), ["cali", "two words"]);
+        assert_eq!(w.target(), Some(("Y".into(), true)));
+        assert!(words("-A X").terms().is_empty());
+        assert_eq!(words("-A X").target(), None);
+    }
+
+    #[test]
+    fn a_set_name_may_hold_anything() {
+        let w = words(r"-A W -m set ! --match-set weave-;rGqyMIl1HN^cfDki~Z$3]6!N dst -j DROP");
+        assert_eq!(w.sets(), ["weave-;rGqyMIl1HN^cfDki~Z$3]6!N"]);
+        assert!(w.check().is_ok());
+        let w = words("-A X -m comment --comment -j -j ACCEPT");
+        assert_eq!(w.target(), Some(("ACCEPT".into(), false)));
+        let w = words(r"-A W -m set --match-set #! src -m comment --comment -x -j DROP");
+        assert_eq!(w.sets(), ["#!"]);
+        assert_eq!(w.comments(), ["-x"]);
+        assert!(w.check().is_ok());
+    }
+
+    #[test]
+    fn what_restore_refuses_is_refused() {
+        assert!(words("-A X -j Y # no").check().is_err());
+        assert!(words("-A X -m comment --comment \"open").check().is_err());
+    }
+}

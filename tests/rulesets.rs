@@ -1,0 +1,87 @@
+//! Every `iptables-save` text at hand parses and renders to the same bytes; every broken one says
+//! what is wrong with it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use proxyshift::error::{Kind, Result};
+use proxyshift::state::ruleset::Ruleset;
+
+fn parse(path: &Path) -> Result<(Arc<str>, Ruleset)> {
+    let text: Arc<str> = fs::read_to_string(path).expect("a readable file").into();
+    let name = path.file_name().expect("a name").to_string_lossy();
+    Ok((text.clone(), Ruleset::parse(&name, text)?))
+}
+
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<_> = fs::read_dir(dir)
+        .unwrap_or_else(|e| panic!("{}: {e}", dir.display()))
+        .map(|e| e.expect("an entry").path())
+        .collect();
+    files.sort();
+    files
+}
+
+/// The dumps from the wild are other people's texts and lie outside the project.
+fn dumps() -> Option<PathBuf> {
+    let dir = std::env::var_os("PROXYSHIFT_DUMPS").map(PathBuf::from);
+    assert!(
+        dir.is_some() || std::env::var_os("CI").is_none(),
+        "CI must set PROXYSHIFT_DUMPS to the folder of dumps"
+    );
+    dir
+}
+
+#[test]
+fn captured_nodes_round_trip() {
+    let mut seen = 0;
+    for node in files(Path::new("snapshots")).into_iter().filter(|p| p.is_dir()) {
+        for file in files(&node).into_iter().filter(|p| p.extension().is_some_and(|e| e == "save"))
+        {
+            if file.file_name().is_some_and(|n| n.to_string_lossy().contains("tables-")) {
+                let (text, ruleset) = parse(&file).unwrap_or_else(|e| panic!("{e}"));
+                assert_eq!(ruleset.render(), *text, "{}", file.display());
+                assert!(ruleset.rule_count() > 0);
+                seen += 1;
+            }
+        }
+    }
+    assert_eq!(seen, 9);
+}
+
+#[test]
+fn whole_dumps_round_trip() {
+    let Some(dumps) = dumps() else { return };
+    let files = files(&dumps.join("whole"));
+    assert_eq!(files.len(), 25);
+    for file in files {
+        let (text, ruleset) = parse(&file).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(ruleset.render(), *text, "{}", file.display());
+    }
+}
+
+#[test]
+fn broken_dumps_say_what_is_wrong() {
+    let Some(dumps) = dumps() else { return };
+    let mut report = String::new();
+    for file in files(&dumps.join("broken")) {
+        let name = file.file_name().expect("a name").to_string_lossy().into_owned();
+        let outcome = match parse(&file) {
+            Ok((text, ruleset)) => {
+                assert_eq!(ruleset.render(), *text);
+                assert!(ruleset.rule_count() > 0, "{name} must not pass for a node without rules");
+                format!("{} rules", ruleset.rule_count())
+            }
+            Err(e) => {
+                assert_eq!(e.kind, Kind::Parse);
+                assert!(e.object.contains(" line "), "{e}");
+                // Other people's texts are not kept here: only where and why.
+                let cause = e.cause.split('`').next().unwrap_or_default().trim_end();
+                format!("{}: {cause}", e.object.trim_start_matches(&name).trim_start())
+            }
+        };
+        report += &format!("{name}: {outcome}\n");
+    }
+    insta::assert_snapshot!(report);
+}

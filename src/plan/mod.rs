@@ -2,6 +2,7 @@
 
 pub mod edit;
 pub mod leftovers;
+pub mod merge;
 
 use serde::{Deserialize, Serialize};
 

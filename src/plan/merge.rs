@@ -52,10 +52,8 @@ fn put_back(there: bool, edit: &Edit, undo: &mut Undo) {
 
 fn undo_table(edit: &TableEdit, base: &NodeState, now: &NodeState, undo: &mut Undo) {
     let place = format!("{} {}", edit.ruleset, edit.table);
-    let side = |state: &NodeState| state.rulesets.get(&edit.ruleset).cloned();
-    let (base, now) = (side(base), side(now));
-    let base = base.as_ref().and_then(|r| r.table(&edit.table).map(|t| (r, t)));
-    let now = now.as_ref().and_then(|r| r.table(&edit.table).map(|t| (r, t)));
+    let base = side(edit, base);
+    let now = side(edit, now);
     let mut back = TableEdit {
         ruleset: edit.ruleset,
         table: edit.table.clone(),
@@ -92,6 +90,10 @@ fn undo_table(edit: &TableEdit, base: &NodeState, now: &NodeState, undo: &mut Un
 }
 
 type Side<'a> = Option<(&'a Ruleset, &'a Table)>;
+
+fn side<'a>(edit: &TableEdit, state: &'a NodeState) -> Side<'a> {
+    state.rulesets.get(&edit.ruleset).and_then(|r| Some((r, r.table(&edit.table)?)))
+}
 
 fn chain_of<'a>(side: Side<'a>, name: &str) -> Option<(&'a Ruleset, &'a Chain)> {
     side.and_then(|(r, t)| Some((r, t.chain(name)?)))

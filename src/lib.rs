@@ -19,4 +19,5 @@ pub mod owners;
 pub mod plan;
 pub mod state;
 pub mod store;
+pub mod ui;
 pub mod yaml;

@@ -8,6 +8,7 @@ pub mod conntrack;
 pub mod ipset;
 pub mod ipvs;
 pub mod kube_proxy;
+mod lines;
 pub mod links;
 pub mod meaning;
 pub mod nft;

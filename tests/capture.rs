@@ -18,19 +18,23 @@ use proxyshift::state::Files;
 /// named `test` starts itself again there.
 fn in_namespace(test: &str, body: impl FnOnce()) {
     const INSIDE: &str = "PROXYSHIFT_CAPTURE_INSIDE";
-    if env::var_os(INSIDE).is_some() {
-        return body();
+    if let Some(proof) = env::var_os(INSIDE) {
+        body();
+        return fs::write(proof, "ran").unwrap();
     }
+    // A test name that is misspelt runs no test, successfully.
+    let proof = tempfile::NamedTempFile::new().unwrap();
     let script = "mount -t tmpfs none /run && cp -a /etc /run/etc && mount --bind /run/etc /etc \
                   && exec \"$0\" \"$@\"";
     let status = Command::new("unshare")
         .args(["-nm", "--propagation", "private", "sh", "-c", script])
         .arg(env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
-        .env(INSIDE, "1")
+        .env(INSIDE, proof.path())
         .status()
         .expect("unshare runs");
     assert!(status.success(), "the test failed in its namespace (it needs root)");
+    assert_eq!(fs::read_to_string(proof).unwrap(), "ran");
 }
 
 /// Runs a program, with text to read; its standard output.
@@ -201,6 +205,33 @@ fn legacy_rules_are_captured_table_by_table_beside_those_of_nft() {
         assert_eq!(tables(&captured["iptables-legacy.save"]), tables(&save));
         assert!(captured["iptables-nft.save"].contains("-A INPUT -j ACCEPT"));
         assert!(!captured.contains_key("ip6tables-legacy.save"));
+    });
+}
+
+#[test]
+fn legacy_rules_are_captured_without_root_where_their_list_is_hidden() {
+    const INSIDE: &str = "PROXYSHIFT_CAPTURE_USER";
+    let test = "legacy_rules_are_captured_without_root_where_their_list_is_hidden";
+    if env::var_os(INSIDE).is_some() {
+        assert!(fs::read_to_string("/proc/net/ip_tables_names").is_err(), "the list is hidden");
+        let lock = ["XTABLES_LOCKFILE=/dev/shm/proxyshift-test-lock"];
+        let rule = ["iptables-legacy", "-t", "nat", "-A", "POSTROUTING", "-j", "MASQUERADE"];
+        run(&[&["env"][..], &lock, &rule].concat(), "");
+        let captured = capture(&Tools::find()).unwrap();
+        let save = &captured["iptables-legacy.save"];
+        assert!(save.contains("[0:0] -A POSTROUTING -j MASQUERADE"), "{save}");
+        assert!(!save.contains("*mangle"), "made by asking: {save}");
+        assert!(!captured.contains_key("ip6tables-legacy.save"));
+        return;
+    }
+    in_namespace(test, || {
+        // Whoever it is may neither read the build's folder nor write to /run.
+        let program = copy_as(env::current_exe().unwrap().to_str().unwrap(), "test");
+        run(&["mount", "-t", "tmpfs", "-o", "mode=1777", "none", "/dev/shm"], "");
+        let user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+        let namespace = ["env", "PROXYSHIFT_CAPTURE_USER=1", "unshare", "-Urnm"];
+        let again = [program.as_str(), "--exact", test, "--nocapture"];
+        run(&[&user[..], &namespace, &again].concat(), "");
     });
 }
 

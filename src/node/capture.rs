@@ -17,9 +17,6 @@ use crate::state::{Backend, Family, Files, RulesetId};
 /// How long a save may take: with 115,000 lines and a busy writer it starts again and again.
 const SAVE_DEADLINE: Duration = Duration::from_secs(30);
 
-/// The tables of iptables; of these names in families ip and ip6, iptables-nft prints what is there.
-const XTABLES: [&str; 5] = ["filter", "nat", "mangle", "raw", "security"];
-
 /// Captures the node, saying nothing; see [`capture_telling`].
 pub fn capture(tools: &Tools) -> Result<Files> {
     capture_telling(tools, &Silent)
@@ -93,14 +90,26 @@ fn legacy(tools: &Tools, files: &mut Files) -> Result<()> {
     for family in Family::ALL {
         let id = RulesetId { family, backend: Backend::Legacy };
         let mut whole = Output { stdout: String::new(), stderr: String::new() };
-        for table in present::legacy_tables(family)? {
+        let listed = present::legacy_tables(family)?;
+        let made_by_asking = listed.is_none();
+        for table in listed.unwrap_or_else(|| present::legacy_tables_loaded(family)) {
             let output = save(tools, Tool::Save(id), &["-c", "-t", &table])?;
+            if made_by_asking && untouched(&output.stdout) {
+                continue;
+            }
             whole.stdout.push_str(&output.stdout);
             whole.stderr.push_str(&output.stderr);
         }
         put_save(files, id, whole)?;
     }
     Ok(())
+}
+
+/// True for the save of a table as the kernel makes it: no rules, and no chain but its own, which
+/// accept.
+fn untouched(save: &str) -> bool {
+    let plain = |l: &str| !l.starts_with(':') || l.contains(" ACCEPT [");
+    save.lines().all(|l| plain(l) && !l.contains("-A "))
 }
 
 /// A table of nf_tables.
@@ -112,7 +121,7 @@ struct Table {
 impl Table {
     /// True for a table that `iptables-nft-save`, or `ip6tables-nft-save`, prints.
     fn is_of(&self, family: Family) -> bool {
-        self.family == family.nft() && XTABLES.contains(&self.name.as_str())
+        self.family == family.nft() && present::XTABLES.contains(&self.name.as_str())
     }
 
     fn is_native(&self) -> bool {
@@ -212,6 +221,14 @@ mod tests {
         let native: Vec<_> = tables.iter().map(Table::is_native).collect();
         assert_eq!(native, [false, false, true, true]);
         assert!(tables[0].is_of(Family::Ipv4) && !tables[0].is_of(Family::Ipv6));
+    }
+
+    #[test]
+    fn a_table_as_the_kernel_makes_it_is_told_from_a_used_one() {
+        assert!(untouched("# x\n*raw\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n"));
+        for line in [":OUTPUT DROP [0:0]", ":MINE - [0:0]", "[0:0] -A OUTPUT -j ACCEPT"] {
+            assert!(!untouched(&format!("*raw\n:OUTPUT ACCEPT [0:0]\n{line}\nCOMMIT\n")), "{line}");
+        }
     }
 
     #[test]

@@ -8,19 +8,50 @@ use std::fs;
 use std::io::{self, BufRead, BufReader};
 use std::path::Path;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::state::Family;
+
+/// The tables that iptables knows, in both backends.
+pub const XTABLES: [&str; 5] = ["filter", "nat", "mangle", "raw", "security"];
 
 /// The legacy tables of this namespace, in the kernel's order; none when `ip_tables` is not there.
 ///
-/// Fails when the list may not be read: it is root's of the first user namespace.
-pub fn legacy_tables(family: Family) -> Result<Vec<String>> {
+/// Nothing at all when it cannot be known: the list is for root of the first user namespace only. In
+/// another user namespace (a rehearsal by somebody else) [`legacy_tables_loaded`] helps; in the first
+/// one the lack of rights is an error.
+pub fn legacy_tables(family: Family) -> Result<Option<Vec<String>>> {
     let path = match family {
         Family::Ipv4 => "/proc/net/ip_tables_names",
         Family::Ipv6 => "/proc/net/ip6_tables_names",
     };
-    let names = read_if_there(path)?.unwrap_or_default();
-    Ok(names.lines().filter(|l| !l.is_empty()).map(str::to_owned).collect())
+    match read_if_there(path) {
+        Ok(names) => {
+            let names = names.unwrap_or_default();
+            Ok(Some(names.lines().filter(|l| !l.is_empty()).map(str::to_owned).collect()))
+        }
+        Err(e) if e.kind == Kind::Permission && in_user_namespace() => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// The legacy tables whose code is in the kernel: asking for one makes it, empty, in this namespace,
+/// but loads nothing.
+pub fn legacy_tables_loaded(family: Family) -> Vec<String> {
+    let module = match family {
+        Family::Ipv4 => "iptable",
+        Family::Ipv6 => "ip6table",
+    };
+    // A kernel without modules has what it has; built in, a table shows nowhere.
+    let cannot_load = !Path::new("/proc/modules").exists();
+    let loaded = |table: &str| Path::new(&format!("/sys/module/{module}_{table}")).exists();
+    let tables = XTABLES.iter().filter(|table| cannot_load || loaded(table));
+    tables.map(|&table| table.to_owned()).collect()
+}
+
+/// True in any user namespace but the first.
+fn in_user_namespace() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.split_whitespace().ne(["0", "0", "4294967295"])
 }
 
 /// True when ip_set is there. A built-in one shows here as well, for it has a parameter.

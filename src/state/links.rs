@@ -1,1 +1,342 @@
-//! `ip -j` addresses, routes and rules.
+//! `ip -j -d addr`, `ip -j route show table all`, `ip -j rule`.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use super::lines;
+use crate::error::{Error, Kind, Result};
+
+/// Fields of a link's own data that move without anyone setting them: timers, and what a bridge
+/// or a bond elects.
+const MOVING_DATA: &[&str] = &[
+    "ad_info",
+    "active_slave",
+    "bridge_id",
+    "gc_timer",
+    "hello_timer",
+    "root_id",
+    "root_path_cost",
+    "root_port",
+    "tcn_timer",
+    "topology_change",
+    "topology_change_detected",
+    "topology_change_timer",
+];
+
+/// Fields of a routing rule that follow the links: whether the device that it names exists.
+const MOVING_RULE: &[&str] = &["iif_detached", "oif_detached"];
+
+/// A network link with its addresses.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Link {
+    /// Its name: `docker0`.
+    pub name: String,
+    /// Its kind: `bridge`, `veth`, `dummy`, `vxlan`; none for hardware and `lo`.
+    pub kind: Option<String>,
+    /// Whether it is set up. That packets can pass is another matter.
+    pub up: bool,
+    /// The largest packet, in bytes.
+    pub mtu: u32,
+    /// Its hardware address.
+    pub mac: Option<String>,
+    /// The bridge or bond that it belongs to.
+    pub master: Option<String>,
+    /// Its addresses, each with the length of its network.
+    pub addresses: Vec<IpNet>,
+    /// What its kind knows of it (`linkinfo.info_data`), as it was.
+    pub data: Map<String, Value>,
+}
+
+/// A route of any table.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Route {
+    /// Its type: `unicast`, `local`, `broadcast`, `blackhole`.
+    #[serde(rename = "type", default = "unicast")]
+    pub kind: String,
+    /// The destination as `ip` prints it: `default`, `10.0.0.0/24`, `10.0.0.7`.
+    pub dst: String,
+    /// The next hop.
+    pub gateway: Option<IpAddr>,
+    /// The link that it leaves by.
+    pub dev: Option<String>,
+    /// Its table: `main`, `local`, a number.
+    #[serde(default = "main")]
+    pub table: String,
+    /// Who made it: `kernel`, `bird`, `dhcp`.
+    pub protocol: Option<String>,
+    /// Its scope: `link`, `host`.
+    pub scope: Option<String>,
+    /// The source address that it prefers.
+    pub prefsrc: Option<IpAddr>,
+    /// Its metric.
+    pub metric: Option<u32>,
+    /// A next hop of another family (`{"family": "inet6", "host": "fe80::1"}`), as it was.
+    pub via: Option<Value>,
+    /// Several next hops, as they were.
+    pub nexthops: Option<Value>,
+}
+
+/// A routing rule: which table answers for which packets.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct PolicyRule {
+    /// Its priority; lower is asked first.
+    pub priority: u32,
+    /// The table that it asks, unless it does something else.
+    pub table: Option<String>,
+    /// Everything else (`src`, `fwmark`, `iif`, `action`), as it was.
+    #[serde(flatten)]
+    pub selector: Map<String, Value>,
+}
+
+fn unicast() -> String {
+    "unicast".to_owned()
+}
+
+fn main() -> String {
+    "main".to_owned()
+}
+
+/// A link as `ip` prints it. Some versions print `{}` for one that a filter left out.
+#[derive(Deserialize)]
+struct RawLink {
+    ifname: Option<String>,
+    #[serde(default)]
+    flags: Vec<String>,
+    #[serde(default)]
+    mtu: u32,
+    address: Option<String>,
+    master: Option<String>,
+    #[serde(default)]
+    linkinfo: RawInfo,
+    #[serde(default)]
+    addr_info: Vec<RawAddress>,
+}
+
+#[derive(Deserialize, Default)]
+struct RawInfo {
+    info_kind: Option<String>,
+    #[serde(default)]
+    info_data: Map<String, Value>,
+}
+
+#[derive(Deserialize)]
+struct RawAddress {
+    local: Option<IpAddr>,
+    prefixlen: Option<u8>,
+}
+
+/// Reads `ip -j -d addr`; errors name `file` and the line.
+pub fn parse_links(file: &str, text: &str) -> Result<Vec<Link>> {
+    let mut links = Vec::new();
+    for raw in list::<RawLink>(file, text)? {
+        let Some(name) = raw.ifname else { continue };
+        let mut addresses = Vec::new();
+        for address in raw.addr_info {
+            let (Some(local), Some(length)) = (address.local, address.prefixlen) else { continue };
+            let address = IpNet::new(local, length).map_err(|_| {
+                let cause = format!("{name} has {local} with a network of {length} bits");
+                Error::new(Kind::Parse, file, cause)
+            })?;
+            addresses.push(address);
+        }
+        links.push(Link {
+            name,
+            kind: raw.linkinfo.info_kind,
+            up: raw.flags.iter().any(|flag| flag == "UP"),
+            mtu: raw.mtu,
+            mac: raw.address,
+            master: raw.master,
+            addresses,
+            data: raw.linkinfo.info_data,
+        });
+    }
+    Ok(links)
+}
+
+/// Reads `ip -j route show table all`; errors name `file` and the line.
+pub fn parse_routes(file: &str, text: &str) -> Result<Vec<Route>> {
+    list(file, text)
+}
+
+/// Reads `ip -j rule`; errors name `file` and the line.
+pub fn parse_rules(file: &str, text: &str) -> Result<Vec<PolicyRule>> {
+    list(file, text)
+}
+
+fn list<T: DeserializeOwned>(file: &str, text: &str) -> Result<Vec<T>> {
+    serde_json::from_str(text).map_err(|e| Error::new(Kind::Parse, file, e))
+}
+
+impl Link {
+    /// The networks that it is in, link-local ones of IPv6 aside: docker0's `172.17.0.0/16`.
+    pub fn networks(&self) -> Vec<IpNet> {
+        let local =
+            |net: &IpNet| matches!(net, IpNet::V6(net) if net.addr().is_unicast_link_local());
+        self.addresses.iter().filter(|net| !local(net)).map(IpNet::trunc).collect()
+    }
+
+    fn facts(&self) -> Vec<String> {
+        let name = &self.name;
+        let text = |field: &Option<String>| field.clone().unwrap_or_else(|| "none".to_owned());
+        let mut facts = vec![format!(
+            "link {name} kind {} {} mtu {} mac {} master {}",
+            text(&self.kind),
+            if self.up { "up" } else { "down" },
+            self.mtu,
+            text(&self.mac),
+            text(&self.master),
+        )];
+        facts.extend(self.addresses.iter().map(|address| format!("link {name} address {address}")));
+        let set = self.data.iter().filter(|(field, _)| !MOVING_DATA.contains(&field.as_str()));
+        facts.extend(set.map(|(field, value)| format!("link {name} {field} {value}")));
+        facts
+    }
+}
+
+impl Route {
+    /// Its destination as a network; none for `default`.
+    pub fn network(&self) -> Option<IpNet> {
+        let address = |_| self.dst.parse::<IpAddr>().map(IpNet::from);
+        self.dst.parse().or_else(address).ok()
+    }
+
+    fn fact(&self) -> String {
+        let mut fact = format!("route {} {} table {}", self.kind, self.dst, self.table);
+        let mut add = |name: &str, value: Option<String>| {
+            if let Some(value) = value {
+                fact.push_str(&format!(" {name} {value}"));
+            }
+        };
+        add("gateway", self.gateway.map(|gateway| gateway.to_string()));
+        add("via", self.via.as_ref().map(Value::to_string));
+        add("dev", self.dev.clone());
+        add("protocol", self.protocol.clone());
+        add("scope", self.scope.clone());
+        add("prefsrc", self.prefsrc.map(|address| address.to_string()));
+        add("metric", self.metric.map(|metric| metric.to_string()));
+        add("nexthops", self.nexthops.clone().map(without_flags));
+        fact
+    }
+}
+
+/// Next hops without their flags, which say what the link does at this moment.
+fn without_flags(mut hops: Value) -> String {
+    for hop in hops.as_array_mut().into_iter().flatten() {
+        if let Some(hop) = hop.as_object_mut() {
+            hop.shift_remove("flags");
+        }
+    }
+    hops.to_string()
+}
+
+impl PolicyRule {
+    fn fact(&self) -> String {
+        let mut selector = self.selector.clone();
+        selector.retain(|field, _| !MOVING_RULE.contains(&field.as_str()));
+        selector.sort_keys();
+        let table = self.table.as_deref().unwrap_or("none");
+        format!("rule {} table {table} {}", self.priority, Value::Object(selector))
+    }
+}
+
+/// What `after` has that `before` has not (`+`), and the other way round (`-`). Indexes,
+/// operational states, lifetimes, statistics, timers and elected bridges aside.
+pub fn link_differences(before: &[Link], after: &[Link]) -> Vec<String> {
+    let facts = |links: &[Link]| links.iter().flat_map(Link::facts).collect();
+    lines::differences(facts(before), facts(after))
+}
+
+/// What `after` has that `before` has not (`+`), and the other way round (`-`); the state of the
+/// links and what is left of lifetimes aside.
+pub fn route_differences(before: &[Route], after: &[Route]) -> Vec<String> {
+    let facts = |routes: &[Route]| routes.iter().map(Route::fact).collect();
+    lines::differences(facts(before), facts(after))
+}
+
+/// What `after` has that `before` has not (`+`), and the other way round (`-`).
+pub fn rule_differences(before: &[PolicyRule], after: &[PolicyRule]) -> Vec<String> {
+    let facts = |rules: &[PolicyRule]| rules.iter().map(PolicyRule::fact).collect();
+    lines::differences(facts(before), facts(after))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bridge(index: u32, timer: f32, lifetime: u32, state: &str, address: &str) -> Vec<Link> {
+        let text = format!(
+            r#"[{{}},{{"ifindex":{index},"ifname":"docker0","flags":["NO-CARRIER","UP"],"mtu":1500,
+            "operstate":"{state}","address":"02:42:f6:01:90:30","stats64":{{"rx":{{"bytes":{index}}}}},
+            "linkinfo":{{"info_kind":"bridge","info_data":{{"stp_state":0,"gc_timer":{timer}}}}},
+            "addr_info":[{{"family":"inet","local":"{address}","prefixlen":16,
+                "valid_life_time":{lifetime}}},
+                {{"family":"inet6","local":"fe80::1","prefixlen":64}}]}}]"#
+        );
+        parse_links("addr.json", &text).unwrap()
+    }
+
+    #[test]
+    fn a_bridge_and_its_networks() {
+        let links = bridge(2, 43.28, 7, "DOWN", "172.17.0.1");
+        assert_eq!(links.len(), 1);
+        let link = &links[0];
+        assert_eq!((link.name.as_str(), link.kind.as_deref()), ("docker0", Some("bridge")));
+        assert!(link.up);
+        assert_eq!(link.networks(), ["172.17.0.0/16".parse().unwrap()]);
+        assert_eq!(link.addresses.len(), 2);
+    }
+
+    #[test]
+    fn what_moves_by_itself_is_no_difference() {
+        let before = bridge(2, 43.28, 7, "DOWN", "172.17.0.1");
+        let after = bridge(9, 1.5, 6, "UP", "172.17.0.1");
+        assert_eq!(link_differences(&before, &after), Vec::<String>::new());
+        let after = bridge(2, 43.28, 7, "DOWN", "172.18.0.1");
+        assert_eq!(
+            link_differences(&before, &after),
+            ["- link docker0 address 172.17.0.1/16", "+ link docker0 address 172.18.0.1/16"]
+        );
+    }
+
+    #[test]
+    fn routes_and_rules() {
+        let routes = |metric: u32, flag: &str| {
+            let text = format!(
+                r#"[{{"dst":"default","gateway":"10.9.0.1","dev":"n1","metric":{metric},"flags":[]}},
+                {{"type":"local","dst":"10.9.0.2","dev":"n1","table":"local","flags":["{flag}"]}},
+                {{"dst":"10.0.0.0/24","nexthops":[{{"dev":"a","flags":["{flag}"]}}],"cache":[]}}]"#
+            );
+            parse_routes("route.json", &text).unwrap()
+        };
+        let before = routes(1, "");
+        assert_eq!((before[0].network(), before[0].table.as_str()), (None, "main"));
+        assert_eq!(before[1].network(), Some("10.9.0.2/32".parse().unwrap()));
+        assert_eq!(before[2].network(), Some("10.0.0.0/24".parse().unwrap()));
+        assert!(route_differences(&before, &routes(1, "linkdown")).is_empty());
+        assert_eq!(route_differences(&before, &routes(2, "")).len(), 2);
+
+        let rules = |more: &str| {
+            let text =
+                format!(r#"[{{"priority":100,"src":"all","fwmark":"0x1"{more},"table":"7"}}]"#);
+            parse_rules("rule.json", &text).unwrap()
+        };
+        assert_eq!(rules("")[0].selector["fwmark"], "0x1");
+        assert!(rule_differences(&rules(""), &rules(r#","iif_detached":null"#)).is_empty());
+        assert_eq!(rule_differences(&rules(""), &rules(r#","iif":"n1""#)).len(), 2);
+    }
+
+    #[test]
+    fn errors_name_file_and_line() {
+        let error = parse_links("addr.json", "[{\"ifname\": \"a\"},\n{\"ifna").unwrap_err();
+        assert_eq!(error.object, "addr.json");
+        assert!(error.cause.contains("at line 2"), "{error}");
+        let text = r#"[{"ifname":"a","addr_info":[{"local":"10.0.0.1","prefixlen":33}]}]"#;
+        let error = parse_links("addr.json", text).unwrap_err().to_string();
+        assert_eq!(error, "addr.json: a has 10.0.0.1 with a network of 33 bits");
+        assert!(parse_routes("route.json", r#"[{"dev":"a"}]"#).is_err());
+    }
+}

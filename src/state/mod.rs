@@ -8,9 +8,11 @@ pub mod conntrack;
 pub mod ipset;
 pub mod ipvs;
 pub mod kube_proxy;
+mod lines;
 pub mod links;
 pub mod meaning;
 pub mod nft;
+mod node_state;
 pub mod rule;
 pub mod ruleset;
 pub mod sysctl;
@@ -21,6 +23,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+
+pub use node_state::NodeState;
 
 /// An address family of netfilter tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -1,1 +1,318 @@
-//! `nft -j list table`: native nf_tables objects, kept as they are.
+//! `nft -j list table` and `list ruleset`: native nf_tables objects, kept as they are.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value};
+
+use super::lines;
+use crate::error::{Error, Kind, Result};
+
+/// The tables of one or more nft documents, and what belongs to no table.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct NftTables {
+    /// The tables, in the order in which nft first named them.
+    pub tables: Vec<NftTable>,
+    /// Everything without a table (`metainfo`, kinds of a later nft), as it was.
+    pub other: Vec<Value>,
+}
+
+/// One table with all its objects.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NftTable {
+    /// nft's family: `ip`, `ip6`, `inet`, `arp`, `bridge`, `netdev`.
+    pub family: String,
+    /// Its name.
+    pub name: String,
+    /// Its objects in nft's order, the table itself included, each as `{"chain": {…}}`. Kinds
+    /// that are not known here are among them.
+    pub objects: Vec<Value>,
+}
+
+impl NftTables {
+    /// Reads one document, or several after each other; errors name `file` and the line.
+    pub fn parse(file: &str, text: &str) -> Result<NftTables> {
+        let mut found = NftTables::default();
+        let error = |cause: String| Error::new(Kind::Parse, file, cause);
+        for document in serde_json::Deserializer::from_str(text).into_iter::<Value>() {
+            let document = document.map_err(|e| error(e.to_string()))?;
+            let Value::Object(mut document) = document else {
+                return Err(error("not a document of nft -j: no object".to_owned()));
+            };
+            let Some(Value::Array(objects)) = document.remove("nftables") else {
+                return Err(error("not a document of nft -j: no list \"nftables\"".to_owned()));
+            };
+            for object in objects {
+                found.push(object);
+            }
+        }
+        Ok(found)
+    }
+
+    fn push(&mut self, object: Value) {
+        let Some((family, name)) = table_of(&object) else {
+            self.other.push(object);
+            return;
+        };
+        match self.tables.iter_mut().find(|t| t.family == family && t.name == name) {
+            Some(table) => table.objects.push(object),
+            None => {
+                let (family, name) = (family.to_owned(), name.to_owned());
+                self.tables.push(NftTable { family, name, objects: vec![object] });
+            }
+        }
+    }
+
+    /// The table `name` of nft's `family`.
+    pub fn get(&self, family: &str, name: &str) -> Option<&NftTable> {
+        self.tables.iter().find(|table| table.family == family && table.name == name)
+    }
+
+    /// The tables that are not iptables-nft's own; `xtables` names those by family and name.
+    pub fn native(&self, xtables: &BTreeSet<(String, String)>) -> Vec<&NftTable> {
+        let ours = |t: &&NftTable| !xtables.contains(&(t.family.clone(), t.name.clone()));
+        self.tables.iter().filter(ours).collect()
+    }
+
+    /// What `after` means that `self` does not (`+`), and the other way round (`-`); see
+    /// [`NftTable::differences`].
+    pub fn differences(&self, after: &NftTables) -> Vec<String> {
+        let key = |t: &NftTable| (t.family.clone(), t.name.clone());
+        let keys: BTreeSet<_> = self.tables.iter().chain(&after.tables).map(key).collect();
+        let mut found = Vec::new();
+        for (family, name) in keys {
+            let none = NftTable { family, name, objects: vec![] };
+            let side = |tables: &NftTables| {
+                tables.get(&none.family, &none.name).unwrap_or(&none).meaning()
+            };
+            found.extend(none.compare(&side(self), &side(after)));
+        }
+        found
+    }
+}
+
+/// What a table means: one text for each object, and the rules of each chain in order.
+#[derive(Default)]
+struct Meaning {
+    objects: Vec<String>,
+    chains: BTreeMap<String, Vec<String>>,
+}
+
+impl NftTable {
+    /// The objects of one kind (`chain`, `rule`, `set`), without the wrapping.
+    pub fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Map<String, Value>> {
+        self.objects.iter().filter_map(move |object| object.get(kind)?.as_object())
+    }
+
+    /// What `after` means that `self` does not (`+`), and the other way round (`-`). Handles,
+    /// counters, times and used quotas aside, the order of objects and of set elements too; so are
+    /// elements that packets put there (a set with `dynamic`) or that expire. The order of rules
+    /// in a chain counts.
+    pub fn differences(&self, after: &NftTable) -> Vec<String> {
+        self.compare(&self.meaning(), &after.meaning())
+    }
+
+    fn compare(&self, before: &Meaning, after: &Meaning) -> Vec<String> {
+        let table = format!("nft {} {}", self.family, self.name);
+        let facts = |meaning: &Meaning| {
+            let objects = meaning.objects.iter().map(|object| format!("{table} {object}"));
+            let rules = meaning
+                .chains
+                .iter()
+                .flat_map(|(chain, rules)| rules.iter().map(move |rule| (chain, rule)));
+            let rules = rules.map(|(chain, rule)| format!("{table} chain {chain}: {rule}"));
+            objects.chain(rules).collect()
+        };
+        let mut found = lines::differences(facts(before), facts(after));
+        for (chain, rules) in &before.chains {
+            let Some(now) = after.chains.get(chain).filter(|now| *now != rules) else { continue };
+            if lines::differences(rules.clone(), now.clone()).is_empty() {
+                found.push(format!("~ {table} chain {chain}: the same rules in another order"));
+            }
+        }
+        found
+    }
+
+    fn meaning(&self) -> Meaning {
+        let mut meaning = Meaning::default();
+        for object in &self.objects {
+            let Some((kind, body)) = sole(object) else {
+                meaning.objects.push(object.to_string());
+                continue;
+            };
+            let mut body = body.clone();
+            if let Some(body) = body.as_object_mut() {
+                strip(kind, body);
+            }
+            let mut body = settle(body);
+            body.sort_all_objects();
+            let name = |field: &str| body[field].as_str().unwrap_or_default().to_owned();
+            match kind {
+                "rule" => {
+                    meaning.chains.entry(name("chain")).or_default().push(body.to_string());
+                }
+                _ => meaning.objects.push(format!("{kind} {}: {body}", name("name"))),
+            }
+        }
+        meaning
+    }
+}
+
+/// The kind and the body of `{"kind": body}`.
+fn sole(object: &Value) -> Option<(&str, &Value)> {
+    let object = object.as_object()?;
+    let (kind, body) = object.iter().next()?;
+    (object.len() == 1).then_some((kind.as_str(), body))
+}
+
+/// The family and table of an object, if it has one.
+fn table_of(object: &Value) -> Option<(&str, &str)> {
+    let (kind, body) = sole(object)?;
+    let table = if kind == "table" { "name" } else { "table" };
+    Some((body.get("family")?.as_str()?, body.get(table)?.as_str()?))
+}
+
+/// Removes from an object what the kernel moves by itself.
+fn strip(kind: &str, body: &mut Map<String, Value>) {
+    body.shift_remove("handle");
+    match kind {
+        "counter" => {
+            body.shift_remove("packets");
+            body.shift_remove("bytes");
+        }
+        "quota" => {
+            body.shift_remove("used");
+        }
+        "set" | "map" => {
+            let dynamic = |flags: &Value| match flags {
+                Value::String(flag) => flag == "dynamic",
+                Value::Array(flags) => flags.iter().any(|flag| flag == "dynamic"),
+                _ => false,
+            };
+            if body.get("flags").is_some_and(dynamic) {
+                body.shift_remove("elem");
+            }
+        }
+        _ => {}
+    }
+}
+
+/// A value without inline counters and expiring elements, its sets in one order.
+fn settle(value: Value) -> Value {
+    match value {
+        Value::Array(values) => values.into_iter().map(settle).collect(),
+        Value::Object(fields) => fields
+            .into_iter()
+            .map(|(key, value)| {
+                let value = match (key.as_str(), value) {
+                    ("counter" | "last", Value::Object(_)) => Value::Null,
+                    ("quota", Value::Object(mut quota)) => {
+                        quota.retain(|field, _| !field.starts_with("used"));
+                        Value::Object(quota)
+                    }
+                    ("elem" | "set", Value::Array(elements)) => unordered(elements),
+                    (_, value) => settle(value),
+                };
+                (key, value)
+            })
+            .collect(),
+        value => value,
+    }
+}
+
+/// The elements of a set, sorted, without those that expire by themselves.
+fn unordered(elements: Vec<Value>) -> Value {
+    let lasting = elements.into_iter().filter(|element| !expires(element));
+    let mut elements: Vec<Value> = lasting.map(settle).collect();
+    elements.iter_mut().for_each(Value::sort_all_objects);
+    elements.sort_by_cached_key(Value::to_string);
+    Value::Array(elements)
+}
+
+/// `{"elem": {"val": …, "expires": 7}}`, in a map the first of a pair.
+fn expires(element: &Value) -> bool {
+    let key = element.as_array().and_then(|pair| pair.first()).unwrap_or(element);
+    key.get("elem").is_some_and(|elem| elem.get("expires").is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn parse(objects: &Value) -> NftTables {
+        NftTables::parse("nft.json", &json!({ "nftables": objects }).to_string()).unwrap()
+    }
+
+    fn rule(handle: u32, port: u32, packets: u64) -> Value {
+        json!({"rule": {"family": "ip", "table": "t", "chain": "c", "handle": handle, "expr": [
+            {"match": {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "dport"}},
+                "right": {"set": [port, 1]}}},
+            {"counter": {"packets": packets, "bytes": 7}}, {"last": {"used": packets}},
+            {"accept": null}]}})
+    }
+
+    #[test]
+    fn nothing_is_dropped_and_native_tables_are_told_apart() {
+        let text = r#"{"nftables":[{"metainfo":{"version":"1.0.6"}},
+            {"table":{"family":"ip","name":"nat","handle":1}},
+            {"table":{"family":"inet","name":"nat","handle":2}},
+            {"tunnel":{"family":"inet","table":"nat","name":"x"}},{"future":1}]}
+            {"nftables":[{"chain":{"family":"ip","table":"nat","name":"OUTPUT"}}]}"#;
+        let tables = NftTables::parse("nft.json", text).unwrap();
+        assert_eq!(tables.other.len(), 2);
+        assert_eq!(tables.get("ip", "nat").unwrap().objects.len(), 2);
+        let xtables = BTreeSet::from([("ip".to_owned(), "nat".to_owned())]);
+        let native = tables.native(&xtables);
+        assert_eq!(native.len(), 1);
+        assert_eq!((native[0].family.as_str(), native[0].objects.len()), ("inet", 2));
+        assert_eq!(native[0].of_kind("tunnel").count(), 1);
+    }
+
+    #[test]
+    fn what_moves_by_itself_is_no_difference() {
+        let side = |handle: u32, elem: Value, expiring: u32| {
+            parse(&json!([
+                {"table": {"family": "ip", "name": "t", "handle": handle}},
+                rule(handle + 1, 80, u64::from(handle)),
+                {"counter": {"family": "ip", "table": "t", "name": "n", "packets": handle}},
+                {"set": {"family": "ip", "table": "t", "name": "s", "elem": elem}},
+                {"set": {"family": "ip", "table": "t", "name": "aff", "flags": ["timeout"],
+                    "elem": [{"elem": {"val": expiring, "timeout": 9, "expires": 7}}]}},
+                {"set": {"family": "ip", "table": "t", "name": "dyn", "flags": "dynamic",
+                    "elem": [expiring]}},
+            ]))
+        };
+        let (one, two) = (side(1, json!([1, 2]), 5), side(9, json!([2, 1]), 6));
+        assert_eq!(one.differences(&two), Vec::<String>::new());
+        assert_ne!(one.differences(&side(1, json!([1]), 5)), Vec::<String>::new());
+    }
+
+    #[test]
+    fn rules_and_their_order_are_differences() {
+        let side = |rules: &[Value]| {
+            let mut objects = vec![json!({"chain": {"family": "ip", "table": "t", "name": "c"}})];
+            objects.extend_from_slice(rules);
+            parse(&Value::Array(objects))
+        };
+        let before = side(&[rule(1, 80, 0), rule(2, 81, 0)]);
+        let found = before.differences(&side(&[rule(2, 81, 0), rule(1, 80, 0)]));
+        assert_eq!(found, ["~ nft ip t chain c: the same rules in another order"]);
+        let found = before.differences(&side(&[rule(2, 81, 0)]));
+        assert_eq!(found.len(), 1);
+        assert!(found[0].starts_with("- nft ip t chain c: {"), "{found:?}");
+        assert_eq!(before.differences(&NftTables::default()).len(), 3);
+        assert_eq!(NftTables::default().differences(&before).len(), 3);
+    }
+
+    #[test]
+    fn errors_name_file_and_line() {
+        for (text, expected) in [
+            ("{\"nftables\": [\n{\"table\": ", "nft.json: EOF while parsing a value at line 2"),
+            ("[]", "nft.json: not a document of nft -j: no object"),
+            ("{}", "nft.json: not a document of nft -j: no list"),
+        ] {
+            let error = NftTables::parse("nft.json", text).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{error}");
+        }
+    }
+}

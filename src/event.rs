@@ -41,7 +41,6 @@ pub enum Event {
 pub trait Sink: Sync {
     /// Takes one event; must not fail or block for long.
     fn emit(&self, event: Event);
-
 }
 
 impl dyn Sink + '_ {

@@ -11,8 +11,8 @@ use crate::apply::{Kernel, payload, table};
 use crate::error::{Error, Kind, Result};
 use crate::node::commands::Command;
 use crate::node::tools::Tool;
-use crate::node::xtables_lock::XtablesLock;
 use crate::plan::edit::{Direction, TableEdit};
+use crate::store::lock::XtablesLock;
 
 /// The variable by which a child is told which lock file to use.
 const LOCK_VARIABLE: &str = "XTABLES_LOCKFILE";
@@ -40,7 +40,11 @@ pub(super) fn apply(kernel: &Kernel<'_>, direction: Direction, edit: &TableEdit)
     if start.elapsed().as_millis() * 2 > HOLD_LIMIT_MS {
         // Reading alone took half of what others may be made to wait: writing would take the rest.
         let place = format!("{} {}", edit.ruleset, edit.table);
-        return Err(Error::new(Kind::LostRace, place, "reading the table under the lock took too long"));
+        return Err(Error::new(
+            Kind::LostRace,
+            place,
+            "reading the table under the lock took too long",
+        ));
     }
     Command::new(kernel.tools.tool(Tool::Restore(edit.ruleset))?)
         .args(["--noflush"])

@@ -82,8 +82,11 @@ fn read_handles(netfilter: &mut Netfilter, edit: &TableEdit, rules: &[RuleAt]) -
         let handle = at.as_ref().and_then(|(_, handles)| handles.get(rule.position).copied());
         found.push((rule.chain.clone(), handle.ok_or_else(|| lost_race(edit))?));
     }
-    let chains =
-        edit.chains.iter().map(|c| chain_handles(netfilter, edit, &c.name)).collect::<Result<_>>()?;
+    let chains = edit
+        .chains
+        .iter()
+        .map(|c| chain_handles(netfilter, edit, &c.name))
+        .collect::<Result<_>>()?;
     Ok(Handles { rules: found, chains })
 }
 

@@ -71,7 +71,8 @@ mod tests {
 
     #[test]
     fn adds_from_the_top() {
-        let rules = [at("A", 2, "-A A -j X"), at("A", 0, "-A A"), at("B", 1, "-A B ! -s 1.2.3.4 -j X")];
+        let rules =
+            [at("A", 2, "-A A -j X"), at("A", 0, "-A A"), at("B", 1, "-A B ! -s 1.2.3.4 -j X")];
         let chains = [ChainText { name: "X".into(), rules: vec!["-A X -j RETURN".into()] }];
         let want = "*nat\n:X - [0:0]\n-A X -j RETURN\n-I A 1\n-I A 3 -j X\n-I B 2 ! -s 1.2.3.4 -j X\nCOMMIT\n";
         assert_eq!(addition("nat", &rules, &chains), want);

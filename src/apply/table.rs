@@ -73,7 +73,8 @@ fn holds(ruleset: &Ruleset, now: &Chain, planned: &ChainText) -> bool {
 fn position(ruleset: &Ruleset, table: &Table, rule: &RuleAt, taken: &[usize]) -> Option<usize> {
     let rules = &table.chain(&rule.chain)?.rules;
     let same = |i: &usize| {
-        !taken.contains(i) && rules.get(*i).is_some_and(|r| same_rule(ruleset.rule_text(r), &rule.text))
+        !taken.contains(i)
+            && rules.get(*i).is_some_and(|r| same_rule(ruleset.rule_text(r), &rule.text))
     };
     if same(&rule.position) {
         return Some(rule.position);

@@ -1,1 +1,10 @@
-//! The catalogue of components, read from `playbooks/owners/*.yaml`.
+//! stub
+use crate::error::Result;
+/// stub
+pub struct Catalogue;
+impl Catalogue {
+    /// stub
+    pub fn builtin() -> Result<Self> {
+        Ok(Catalogue)
+    }
+}

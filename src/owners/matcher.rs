@@ -1,1 +1,11 @@
-//! Gives every object of a node state exactly one owner, or `unknown`.
+//! stub
+use super::catalogue::Catalogue;
+use crate::state::NodeState;
+/// stub
+pub struct Ownership;
+impl Ownership {
+    /// stub
+    pub fn of(_: &Catalogue, _: &NodeState) -> Self {
+        Ownership
+    }
+}

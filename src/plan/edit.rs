@@ -103,6 +103,18 @@ pub struct Edit {
     pub target: Target,
 }
 
+impl Edit {
+    /// How many objects it concerns.
+    pub fn objects(&self) -> usize {
+        match &self.target {
+            Target::Table(t) => {
+                t.rules.len() + t.chains.iter().map(|c| 1 + c.rules.len()).sum::<usize>()
+            }
+            Target::NativeTable(_) | Target::Set(_) => 1,
+        }
+    }
+}
+
 impl std::fmt::Display for Edit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let verb = match self.direction {

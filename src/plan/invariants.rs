@@ -83,9 +83,11 @@ pub enum Outcome {
 /// How far a removal has come on a node that was in the state `base` and is now in the state `now`.
 pub fn outcome(edit: &Edit, base: &NodeState, now: &NodeState) -> Outcome {
     match &edit.target {
-        Target::Table(table) => {
-            table_outcome(table, base.rulesets.get(&table.ruleset), now.rulesets.get(&table.ruleset))
-        }
+        Target::Table(table) => table_outcome(
+            table,
+            base.rulesets.get(&table.ruleset),
+            now.rulesets.get(&table.ruleset),
+        ),
         Target::NativeTable(t) => {
             present(now.nft.tables.iter().any(|n| n.family == t.family && n.name == t.name))
         }

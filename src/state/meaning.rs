@@ -9,9 +9,10 @@ use std::collections::BTreeSet;
 
 use similar::{DiffTag, capture_diff_slices};
 
-use crate::state::RulesetId;
+use crate::state::links;
 use crate::state::rule::{Term, Words};
 use crate::state::ruleset::{Chain, Ruleset, Table};
+use crate::state::{NodeState, RulesetId};
 
 /// Matches that keep a state, so that their place among the others changes what they see.
 const STATEFUL: [&str; 5] = ["limit", "hashlimit", "recent", "quota", "statistic"];
@@ -273,6 +274,46 @@ fn same_rules(a: Option<(&Ruleset, &Chain)>, b: Option<(&Ruleset, &Chain)>) -> b
     }
     let (Some((ra, ca)), Some((rb, cb))) = (a, b) else { return true };
     ca.rules.iter().zip(&cb.rules).all(|(x, y)| same_rule(ra.rule_text(x), rb.rule_text(y)))
+}
+
+impl NodeState {
+    /// Every way in which the node, when it was in the state `after`, differed from this one.
+    pub fn differences(&self, after: &NodeState) -> Vec<Difference> {
+        let ids: BTreeSet<RulesetId> =
+            self.rulesets.keys().chain(after.rulesets.keys()).copied().collect();
+        let mut found: Vec<Difference> = ids
+            .into_iter()
+            .flat_map(|id| ruleset_differences(id, self.rulesets.get(&id), after.rulesets.get(&id)))
+            .collect();
+        let mut report = |place: &str, differences: Vec<String>| {
+            found.extend(differences.into_iter().map(|text| Difference {
+                place: place.into(),
+                what: Change::Changed,
+                text,
+            }));
+        };
+        report("ipset", self.ipsets.differences(&after.ipsets));
+        report("nft", self.nft.differences(&after.nft));
+        report("ipvs", self.ipvs.differences(&after.ipvs));
+        report("link", links::link_differences(&self.links, &after.links));
+        report("route", links::route_differences(&self.routes, &after.routes));
+        report("rule", links::rule_differences(&self.policy_rules, &after.policy_rules));
+        found
+    }
+
+    /// The files that are made of lines, rendered from what was parsed: the same bytes, or the
+    /// parser has lost something.
+    pub fn rendered(&self) -> Vec<(String, String)> {
+        let mut files: Vec<(String, String)> =
+            self.rulesets.iter().map(|(id, r)| (id.file(), r.render())).collect();
+        let mut add = |name: &str, text: String| files.push((name.to_owned(), text));
+        add("ipset.save", self.ipsets.render());
+        add("ipvs.save", self.ipvs.render());
+        if let Some(tools) = &self.tools {
+            add("tools.txt", tools.render());
+        }
+        files
+    }
 }
 
 #[cfg(test)]

@@ -150,7 +150,9 @@ impl Unpack<'_> {
         let is_dir = match entry.header().entry_type() {
             EntryType::Regular => false,
             EntryType::Directory => true,
-            other => return Err(self.refused(&name, format!("neither file nor directory: {other:?}"))),
+            other => {
+                return Err(self.refused(&name, format!("neither file nor directory: {other:?}")));
+            }
         };
         let path = if is_dir { name.strip_suffix('/').unwrap_or(&name) } else { name.as_str() };
         check_path(path).map_err(|why| self.refused(&name, why))?;

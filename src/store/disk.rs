@@ -120,8 +120,8 @@ impl Walk<'_> {
         }
         // Should the entry be replaced just now, a link is still refused and a pipe does not wait.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(dir, name, flags, Mode::empty())
-            .map_err(|e| self.io(&path, e))?;
+        let fd =
+            rustix::fs::openat(dir, name, flags, Mode::empty()).map_err(|e| self.io(&path, e))?;
         if kind == FileType::Directory {
             return self.dir(&fd, &path, depth + 1);
         }
@@ -161,11 +161,7 @@ pub(super) fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Makes `dir` and its parents, mode 0700.
 pub(super) fn make_dirs(dir: &Path) -> Result<()> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(|e| Error::io(dir, &e))
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| Error::io(dir, &e))
 }
 
 /// Makes the names in `dir` durable.

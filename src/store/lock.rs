@@ -68,11 +68,12 @@ impl NodeLock {
     pub fn acquire(dir: &Path, verb: &str, wait: Duration) -> Result<NodeLock> {
         private_dir(dir, &[])?;
         let path = dir.join(format!("{}.lock", Netns::current()?.inode));
-        let file = wait_for(&path, wait, Duration::from_millis(50), |file| match file.try_lock() {
-            Ok(()) => Ok(true),
-            Err(TryLockError::WouldBlock) => Ok(false),
-            Err(TryLockError::Error(e)) => Err(e),
-        })?;
+        let file =
+            wait_for(&path, wait, Duration::from_millis(50), |file| match file.try_lock() {
+                Ok(()) => Ok(true),
+                Err(TryLockError::WouldBlock) => Ok(false),
+                Err(TryLockError::Error(e)) => Err(e),
+            })?;
         let Some(file) = file else {
             return Err(held(&path));
         };

@@ -4,4 +4,6 @@ use super::manifest::Manifest;
 use crate::state::Files;
 
 /// stub
-pub fn render(_m: &Manifest, _f: &Files) -> String { String::new() }
+pub fn render(_m: &Manifest, _f: &Files) -> String {
+    String::new()
+}

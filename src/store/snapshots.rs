@@ -139,10 +139,7 @@ impl Store {
     /// A private directory in the store that is removed when dropped, and never listed.
     pub(super) fn temporary(&self) -> Result<tempfile::TempDir> {
         let dir = self.snapshots_dir();
-        tempfile::Builder::new()
-            .prefix(".new-")
-            .tempdir_in(&dir)
-            .map_err(|e| Error::io(&dir, &e))
+        tempfile::Builder::new().prefix(".new-").tempdir_in(&dir).map_err(|e| Error::io(&dir, &e))
     }
 
     /// Gives a finished directory its name.
@@ -224,7 +221,10 @@ impl Store {
     fn snapshots(&self) -> Result<Vec<Snapshot>> {
         let entries = self.entries()?.into_iter().filter(|dir| !is_hidden(dir));
         let mut all: Vec<Snapshot> = entries
-            .map(|dir| Snapshot { id: dir.file_name().unwrap_or_default().display().to_string(), dir })
+            .map(|dir| Snapshot {
+                id: dir.file_name().unwrap_or_default().display().to_string(),
+                dir,
+            })
             .collect();
         all.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(all)

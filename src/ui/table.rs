@@ -44,7 +44,8 @@ mod tests {
 
     #[test]
     fn columns_are_aligned_and_numbers_grouped() {
-        let rows = [vec!["a".into(), "bb".into(), "c".into()], vec!["aaa".into(), "b".into(), "d".into()]];
+        let rows =
+            [vec!["a".into(), "bb".into(), "c".into()], vec!["aaa".into(), "b".into(), "d".into()]];
         assert_eq!(columns(&rows), "a    bb  c\naaa  b   d\n");
         assert_eq!(thousands(115_000), "115,000");
         assert_eq!(thousands(999), "999");

@@ -149,7 +149,8 @@ fn masqueraded(state: &NodeState) -> Vec<Masqueraded> {
 }
 
 fn bridge_address(state: &NodeState, bridge: &str, network: Ipv4Net) -> Option<Ipv4Addr> {
-    let link = state.links.iter().find(|l| l.name == bridge && l.kind.as_deref() == Some("bridge"))?;
+    let link =
+        state.links.iter().find(|l| l.name == bridge && l.kind.as_deref() == Some("bridge"))?;
     link.addresses.iter().find_map(|a| match a {
         IpNet::V4(a) if network.contains(&a.addr()) => Some(a.addr()),
         _ => None,

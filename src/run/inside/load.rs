@@ -49,12 +49,7 @@ fn load_ruleset(
 }
 
 /// Feeds `text` to `command`; a line that it refuses is left out and named, and all is tried again.
-fn load_lines(
-    command: &Command,
-    what: &str,
-    text: &str,
-    left_out: &mut Vec<String>,
-) -> Result<()> {
+fn load_lines(command: &Command, what: &str, text: &str, left_out: &mut Vec<String>) -> Result<()> {
     let mut lines: Vec<&str> = text.lines().collect();
     let mut error = None;
     for _ in 0..TRIES {
@@ -78,7 +73,11 @@ fn load_lines(
         }
     }
     let cause = error.map_or_else(String::new, |e| e.cause);
-    Err(Error::new(Kind::Rehearsal, what, format!("too much that this kernel cannot load: {cause}")))
+    Err(Error::new(
+        Kind::Rehearsal,
+        what,
+        format!("too much that this kernel cannot load: {cause}"),
+    ))
 }
 
 /// The line number in `line: 12`, `line 12 failed`, `Error in line 3`.

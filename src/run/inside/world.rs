@@ -13,6 +13,7 @@ use crate::node::commands::Command;
 use crate::node::tools::{Tool, Tools};
 use crate::state::NodeState;
 use crate::state::links::{Link, Route};
+use crate::state::sysctl::Sysctls;
 
 /// The name of the outside host's end of the cable, until it is moved there.
 pub(super) const CABLE: &str = "ps-outside";
@@ -41,13 +42,15 @@ pub(super) fn uplink(state: &NodeState) -> Option<Uplink> {
         Some(name) => link.name == name,
         None => link.name != "lo" && link.kind.as_deref() != Some("bridge"),
     };
-    state.links.iter().filter(candidate).find_map(|link| {
-        address(link).map(|address| Uplink { name: link.name.clone(), address })
-    })
+    state
+        .links
+        .iter()
+        .filter(candidate)
+        .find_map(|link| address(link).map(|address| Uplink { name: link.name.clone(), address }))
 }
 
 fn is_main(route: &Route) -> bool {
-    route.table.as_deref().is_none_or(|t| t == "main")
+    route.table == "main"
 }
 
 /// Makes the links, gives them their addresses, and sets the routes and the few sysctls that
@@ -72,13 +75,16 @@ pub(super) fn stand_in(state: &NodeState, tools: &Tools) -> Result<()> {
         }
     }
     ip_batch(&batch, tools)?;
-    for (name, value) in state.sysctl.iter() {
+    let sysctls =
+        state.files.get("sysctl.txt").map(|t| Sysctls::parse("sysctl.txt", t)).transpose()?;
+    for (name, value) in sysctls.iter().flat_map(Sysctls::iter) {
         if name == "net.ipv4.ip_forward" || name.starts_with("net.ipv4.conf.") {
             // What a namespace cannot set does not decide where a packet goes.
             let _ = std::fs::write(format!("/proc/sys/{}", name.replace('.', "/")), value);
         }
     }
-    let routes: String = state.routes.iter().filter(|r| is_main(r)).filter_map(route_line).collect();
+    let routes: String =
+        state.routes.iter().filter(|r| is_main(r)).filter_map(route_line).collect();
     // A route through something that is not stood in for (a tunnel's far end) is not needed here.
     let _ = Command::new(tools.tool(Tool::Ip)?).args(["-force", "-batch", "-"]).stdin(routes).run();
     Ok(())

@@ -13,7 +13,7 @@ use tar::{Archive, Builder, Entry, EntryType, Header};
 use super::Store;
 use super::disk::{self, LIMITS, Limits, check_path, refused};
 use super::manifest::{MANIFEST, Manifest};
-use super::snapshots::{Reparse, Snapshot, read_verified};
+use super::snapshots::{Reparse, Snapshot, files_of, read_verified};
 use crate::error::{Error, Kind, Result};
 
 /// Writes the snapshot in `dir` to the new file `to`, mode 0600. The same snapshot gives the same
@@ -84,13 +84,11 @@ impl Store {
             files: BTreeSet::new(),
         };
         unpack.all(GzDecoder::new(io::BufReader::new(file)))?;
-        let files = unpack.files;
 
         let (tree, manifest) = read_verified(temporary.path(), limits)?;
         let Some(manifest) = manifest else {
             return Err(refused(from.display().to_string(), format!("it holds no {MANIFEST}")));
         };
-        reparse(&Snapshot::load(temporary.path())?.files)?;
         let dir = self.snapshots_dir().join(&manifest.id);
         if dir.exists() {
             if read_verified(&dir, LIMITS).is_ok_and(|(present, _)| present == tree) {
@@ -99,7 +97,8 @@ impl Store {
             return Err(refused(&manifest.id, "the store holds another snapshot of this name")
                 .hint("compare them with `proxyshift snapshot diff`, or use another --store DIR"));
         }
-        disk::sync_dirs(temporary.path(), files.iter().map(String::as_str))?;
+        reparse(&files_of(&unpack.archive, tree)?)?;
+        disk::sync_dirs(temporary.path(), unpack.files.iter().map(String::as_str))?;
         self.keep(temporary, &manifest.id)
     }
 }
@@ -150,7 +149,9 @@ impl Unpack<'_> {
         let is_dir = match entry.header().entry_type() {
             EntryType::Regular => false,
             EntryType::Directory => true,
-            other => return Err(self.refused(&name, format!("neither file nor directory: {other:?}"))),
+            other => {
+                return Err(self.refused(&name, format!("neither file nor directory: {other:?}")));
+            }
         };
         let path = if is_dir { name.strip_suffix('/').unwrap_or(&name) } else { name.as_str() };
         check_path(path).map_err(|why| self.refused(&name, why))?;

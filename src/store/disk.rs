@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Advice, AtFlags, Dir, FallocateFlags, FileType, Mode, OFlags, RenameFlags};
@@ -120,8 +120,8 @@ impl Walk<'_> {
         }
         // Should the entry be replaced just now, a link is still refused and a pipe does not wait.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(dir, name, flags, Mode::empty())
-            .map_err(|e| self.io(&path, e))?;
+        let fd =
+            rustix::fs::openat(dir, name, flags, Mode::empty()).map_err(|e| self.io(&path, e))?;
         if kind == FileType::Directory {
             return self.dir(&fd, &path, depth + 1);
         }
@@ -132,11 +132,25 @@ impl Walk<'_> {
             .map_err(|e| self.io(&path, e))?;
         match self.limits.bytes.checked_sub(bytes.len() as u64) {
             Some(left) => self.limits.bytes = left,
-            None => return Err(self.refused(&path, "the snapshot is larger than 1 GiB")),
+            None => {
+                return Err(
+                    self.refused(&path, "the snapshot is larger than a snapshot may be (1 GiB)")
+                );
+            }
         }
         self.tree.insert(path, bytes);
         Ok(())
     }
+}
+
+/// Reads one file; a link is not followed, a pipe not waited for.
+pub(super) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let mut options = fs::OpenOptions::new();
+    let file = options.read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
+    let mut bytes = Vec::new();
+    file.take(LIMITS.bytes).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Makes a file that was not there, mode 0600.
@@ -159,13 +173,18 @@ pub(super) fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// A private directory in `dir`, hidden, that is removed when dropped.
+pub(super) fn temporary_dir(dir: &Path) -> Result<tempfile::TempDir> {
+    tempfile::Builder::new()
+        .prefix(".new-")
+        .permissions(fs::Permissions::from_mode(0o700))
+        .tempdir_in(dir)
+        .map_err(|e| Error::io(dir, &e))
+}
+
 /// Makes `dir` and its parents, mode 0700.
 pub(super) fn make_dirs(dir: &Path) -> Result<()> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(|e| Error::io(dir, &e))
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| Error::io(dir, &e))
 }
 
 /// Makes the names in `dir` durable.

@@ -2,8 +2,8 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, OFlags};
@@ -68,11 +68,12 @@ impl NodeLock {
     pub fn acquire(dir: &Path, verb: &str, wait: Duration) -> Result<NodeLock> {
         private_dir(dir, &[])?;
         let path = dir.join(format!("{}.lock", Netns::current()?.inode));
-        let file = wait_for(&path, wait, Duration::from_millis(50), |file| match file.try_lock() {
-            Ok(()) => Ok(true),
-            Err(TryLockError::WouldBlock) => Ok(false),
-            Err(TryLockError::Error(e)) => Err(e),
-        })?;
+        let file =
+            wait_for(&path, wait, Duration::from_millis(50), |file| match file.try_lock() {
+                Ok(()) => Ok(true),
+                Err(TryLockError::WouldBlock) => Ok(false),
+                Err(TryLockError::Error(e)) => Err(e),
+            })?;
         let Some(file) = file else {
             return Err(held(&path));
         };
@@ -198,7 +199,7 @@ fn flock_holder(locks: &str, dev: u64, inode: u64) -> Option<u32> {
 /// When process `pid` started, in clock ticks since boot; with the pid it names a process for
 /// good. `None` if there is no such process.
 pub fn process_start(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(PathBuf::from(format!("/proc/{pid}/stat"))).ok()?;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name, in parentheses, may hold anything; the start is the 22nd field, the 20th after it.
     stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }

@@ -283,8 +283,12 @@ mod tests {
         };
         assert_eq!(cause(&sums, &|_| {}), "fine");
         assert!(cause(&sums, &|t| drop(t.remove("a"))).starts_with("s/a: named in"));
-        assert!(cause(&sums, &|t| t.get_mut("b").unwrap().push(0)).starts_with("s/b: its checksum"));
-        assert!(cause(&sums, &|t| drop(t.insert("c".into(), vec![]))).starts_with("s/c: not named"));
+        assert!(
+            cause(&sums, &|t| t.get_mut("b").unwrap().push(0)).starts_with("s/b: its checksum")
+        );
+        assert!(
+            cause(&sums, &|t| drop(t.insert("c".into(), vec![]))).starts_with("s/c: not named")
+        );
         assert!(cause(&sums, &|t| drop(t.remove(SHA256SUMS))).ends_with("missing"));
         assert!(cause(sums.trim_end(), &|_| {}).contains("cut off"));
         assert!(cause(&format!("{sums}{sums}"), &|_| {}).contains("twice"));

@@ -203,3 +203,44 @@ impl<R: Read> Read for Capped<R> {
         Ok(n)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Imports an archive of one file of `size` zeros into a store that takes 64 KiB.
+    fn import(size: usize) -> Error {
+        let tmp = tempfile::tempdir().unwrap();
+        let store = Store::open(Some(&tmp.path().join("store"))).unwrap();
+        let path = tmp.path().join("bomb.tar.gz");
+        let mut builder =
+            Builder::new(GzEncoder::new(File::create(&path).unwrap(), Compression::best()));
+        let mut header = Header::new_gnu();
+        header.set_size(size as u64);
+        builder.append_data(&mut header, "s/zeros", vec![0; size].as_slice()).unwrap();
+        builder.into_inner().unwrap().finish().unwrap();
+        assert!(path.metadata().unwrap().len() < 64 * 1024);
+
+        let limits = Limits { entries: 4, bytes: 64 * 1024 };
+        let error = store.import_within(&path, &|_| Ok(()), limits).unwrap_err();
+        assert_eq!(error.kind, Kind::SnapshotRefused);
+        assert_eq!(store.snapshots_dir().read_dir().unwrap().count(), 0);
+        error
+    }
+
+    #[test]
+    fn a_bomb_is_not_unpacked() {
+        let error = import(16 << 20);
+        assert!(error.cause.contains("unpacks to more"), "{error}");
+        let error = import(60 * 1024);
+        assert!(error.cause.contains("holds no manifest"), "{error}");
+    }
+
+    #[test]
+    fn nothing_is_read_past_the_cap() {
+        let mut capped = Capped { inner: io::repeat(0), left: 1000 };
+        let mut taken = Vec::new();
+        capped.read_to_end(&mut taken).unwrap_err();
+        assert!(taken.len() <= 1000, "{}", taken.len());
+    }
+}

@@ -66,7 +66,7 @@ impl NodeLock {
     /// # Errors
     /// [`Kind::Lock`], naming the holder.
     pub fn acquire(dir: &Path, verb: &str, wait: Duration) -> Result<NodeLock> {
-        private_dir(dir, &[])?;
+        private_dir(dir, |_| true)?;
         let path = dir.join(format!("{}.lock", Netns::current()?.inode));
         let file =
             wait_for(&path, wait, Duration::from_millis(50), |file| match file.try_lock() {
@@ -133,8 +133,10 @@ impl XtablesLock {
             .zip(fs::read_to_string("/proc/locks").ok())
             .and_then(|(meta, locks)| flock_holder(&locks, meta.dev(), meta.ino()));
         let cause = who.map_or("held by a process that cannot be seen from here".into(), |pid| {
-            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            format!("held by {} (pid {pid}) for longer than {wait:?}", name.trim())
+            match fs::read_to_string(format!("/proc/{pid}/comm")) {
+                Ok(name) => format!("held by {} (pid {pid}) for over {wait:?}", name.trim()),
+                Err(_) => format!("held by a child of process {pid}, which has ended"),
+            }
         });
         Err(Error::new(Kind::Lock, path.display().to_string(), cause)
             .hint("try again when its holder is done with the rules"))

@@ -226,7 +226,7 @@ if [ -n "$different" ] || [ -n "$missing" ]; then
 fi
 cat <<END
 DONE: rules and sets are those of the snapshot; counters were set to its numbers.
-Not restored: sets that were there, virtual servers (ipvs.save), native nft tables (nft.json),
+Not restored: tables that the snapshot does not have, sets that were there, virtual servers (ipvs.save), native nft tables (nft.json),
 addresses, routes, sysctls, and kube-proxy's configuration (files/). kube-proxy writes its own
 rules again: make sure that it runs in the mode of the snapshot.
 END

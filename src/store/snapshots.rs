@@ -215,14 +215,14 @@ impl Store {
             fs::remove_dir_all(&hidden).map_err(|e| Error::io(&hidden, &e))?;
             removed.push(snapshot.id);
         }
-        for dir in self.entries()?.iter().filter(|dir| is_hidden(dir) && is_abandoned(dir)) {
+        for dir in self.folders()?.iter().filter(|dir| is_hidden(dir) && is_abandoned(dir)) {
             fs::remove_dir_all(dir).map_err(|e| Error::io(dir, &e))?;
         }
         Ok(removed)
     }
 
     fn snapshots(&self) -> Result<Vec<Snapshot>> {
-        let entries = self.entries()?.into_iter().filter(|dir| !is_hidden(dir));
+        let entries = self.folders()?.into_iter().filter(|dir| !is_hidden(dir));
         let mut all: Vec<Snapshot> = entries
             .map(|dir| Snapshot {
                 id: dir.file_name().unwrap_or_default().display().to_string(),
@@ -233,10 +233,13 @@ impl Store {
         Ok(all)
     }
 
-    fn entries(&self) -> Result<Vec<PathBuf>> {
+    fn folders(&self) -> Result<Vec<PathBuf>> {
         let dir = self.snapshots_dir();
-        let read = || fs::read_dir(&dir)?.map(|e| Ok(e?.path())).collect::<std::io::Result<_>>();
-        read().map_err(|e| Error::io(&dir, &e))
+        let io = |e: std::io::Error| Error::io(&dir, &e);
+        let entries = fs::read_dir(&dir).map_err(io)?.map(|e| Ok(e.map_err(io)?.path()));
+        let mut all = entries.collect::<Result<Vec<PathBuf>>>()?;
+        all.retain(|path| path.is_dir());
+        Ok(all)
     }
 }
 

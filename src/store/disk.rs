@@ -235,10 +235,14 @@ pub(super) fn replace_json(path: &Path, json: &[u8]) -> Result<()> {
     let cwd = rustix::fs::CWD;
     match rustix::fs::renameat_with(cwd, &spare, cwd, path, RenameFlags::EXCHANGE) {
         Ok(()) => {}
-        // Nothing to change places with, or a file system that cannot: the next spare is new.
-        Err(_) => {
+        Err(e) => {
             fs::rename(&spare, path).map_err(|e| Error::io(path, &e))?;
-            open_spare(&spare, json.len())?;
+            let next = open_spare(&spare, json.len());
+            // The first time there is nothing to change places with, and room must be had. A file
+            // system that cannot exchange files gets its next spare if there is room.
+            if e == rustix::io::Errno::NOENT {
+                next?;
+            }
         }
     }
     path.parent().map_or(Ok(()), sync_dir)

@@ -59,10 +59,11 @@ done
 
 say "snapshot $id of $node, taken $taken ($why)"
 
+how='run it as: sh /path/to/the/snapshot/restore.sh'
 case $0 in
-    */*) cd "${0%/*}" || stop "cannot enter ${0%/*}" 'run it as: sh /path/to/the/snapshot/restore.sh' ;;
+    */*) cd "${0%/*}" || stop "cannot enter ${0%/*}" "$how" ;;
 esac
-[ -f SHA256SUMS ] || stop 'SHA256SUMS is not here' 'run it as: sh /path/to/the/snapshot/restore.sh'
+[ -f SHA256SUMS ] || stop 'SHA256SUMS is not here' "$how"
 [ "$(id -u)" = 0 ] || stop 'this needs root' 'run it with sudo'
 
 for tool in sha256sum diff mktemp sed awk grep; do
@@ -168,12 +169,13 @@ compare() {
     fi
 }
 
+room='see the error above; if there is no room, try: TMPDIR=/run sh restore.sh'
 aside=$(mktemp -d "${TMPDIR:-/var/tmp}/proxyshift-restore.XXXXXX") ||
-    stop 'there is no room to save the present state aside' 'try: TMPDIR=/run sh restore.sh'
+    stop 'there is no room to save the present state aside' "$room"
 save "$aside/before" ||
-    stop 'the present state could not be saved aside' 'see the error above; or try: TMPDIR=/run sh restore.sh'
+    stop 'the present state could not be saved aside' "$room"
 compare "$aside/before" "$aside/diff" ||
-    stop 'the present state could not be compared' 'see the error above; or try: TMPDIR=/run sh restore.sh'
+    stop 'the present state could not be compared' "$room"
 
 if [ -z "$different" ] && [ -z "$missing" ]; then
     rm -rf "$aside"
@@ -206,7 +208,8 @@ fi
 trap '' INT HUP TERM
 say "The present state is saved in $aside/before"
 if [ -n "$missing" ]; then
-    ipset restore -exist <"$aside/before/missing.ipset" || failed 'the missing sets could not be made'
+    ipset restore -exist <"$aside/before/missing.ipset" ||
+        failed 'the missing sets could not be made'
     say 'made the missing sets'
 fi
 for ruleset in $different; do
@@ -222,11 +225,12 @@ save "$aside/after" || failed 'the rules were restored, but could not be read ba
 compare "$aside/after" "$aside/remaining" || failed 'the rules were restored, but not compared'
 if [ -n "$different" ] || [ -n "$missing" ]; then
     sed -e 50q "$aside/remaining"
-    failed "the rules still differ from the snapshot, see $aside/remaining (is someone else writing them?)"
+    failed "something else may be writing rules: they still differ, see $aside/remaining"
 fi
 cat <<END
 DONE: rules and sets are those of the snapshot; counters were set to its numbers.
-Not restored: tables that the snapshot does not have, sets that were there, virtual servers (ipvs.save), native nft tables (nft.json),
-addresses, routes, sysctls, and kube-proxy's configuration (files/). kube-proxy writes its own
-rules again: make sure that it runs in the mode of the snapshot.
+Not restored: tables that the snapshot does not have, sets that were there, virtual servers
+(ipvs.save), native nft tables (nft.json), addresses, routes, sysctls, and kube-proxy's
+configuration (files/). kube-proxy writes its own rules again: make sure that it runs in the mode
+of the snapshot.
 END

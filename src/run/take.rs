@@ -96,7 +96,7 @@ pub fn summary(state: &NodeState) -> String {
 pub fn reparses(files: &Files) -> Result<()> {
     let state = NodeState::parse(files.clone())?;
     for (name, text) in state.rendered() {
-        if files.get(name).is_some_and(|kept| **kept != *text) {
+        if files.get(name.as_str()).is_some_and(|kept| **kept != *text) {
             let cause = "parses, but does not render to the same bytes";
             return Err(Error::new(Kind::SnapshotRefused, name, cause));
         }

@@ -13,7 +13,7 @@ use tar::{Archive, Builder, Entry, EntryType, Header};
 use super::Store;
 use super::disk::{self, LIMITS, Limits, check_path, refused};
 use super::manifest::{MANIFEST, Manifest};
-use super::snapshots::{Reparse, Snapshot, read_verified};
+use super::snapshots::{Reparse, Snapshot, files_of, read_verified};
 use crate::error::{Error, Kind, Result};
 
 /// Writes the snapshot in `dir` to the new file `to`, mode 0600. The same snapshot gives the same
@@ -84,13 +84,11 @@ impl Store {
             files: BTreeSet::new(),
         };
         unpack.all(GzDecoder::new(io::BufReader::new(file)))?;
-        let files = unpack.files;
 
         let (tree, manifest) = read_verified(temporary.path(), limits)?;
         let Some(manifest) = manifest else {
             return Err(refused(from.display().to_string(), format!("it holds no {MANIFEST}")));
         };
-        reparse(&Snapshot::load(temporary.path())?.files)?;
         let dir = self.snapshots_dir().join(&manifest.id);
         if dir.exists() {
             if read_verified(&dir, LIMITS).is_ok_and(|(present, _)| present == tree) {
@@ -99,7 +97,8 @@ impl Store {
             return Err(refused(&manifest.id, "the store holds another snapshot of this name")
                 .hint("compare them with `proxyshift snapshot diff`, or use another --store DIR"));
         }
-        disk::sync_dirs(temporary.path(), files.iter().map(String::as_str))?;
+        reparse(&files_of(&unpack.archive, tree)?)?;
+        disk::sync_dirs(temporary.path(), unpack.files.iter().map(String::as_str))?;
         self.keep(temporary, &manifest.id)
     }
 }
@@ -202,5 +201,46 @@ impl<R: Read> Read for Capped<R> {
             .checked_sub(n as u64)
             .ok_or_else(|| io::Error::other("it unpacks to more than a snapshot may hold"))?;
         Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Imports an archive of one file of `size` zeros into a store that takes 64 KiB.
+    fn import(size: usize) -> Error {
+        let tmp = tempfile::tempdir().unwrap();
+        let store = Store::open(Some(&tmp.path().join("store"))).unwrap();
+        let path = tmp.path().join("bomb.tar.gz");
+        let mut builder =
+            Builder::new(GzEncoder::new(File::create(&path).unwrap(), Compression::best()));
+        let mut header = Header::new_gnu();
+        header.set_size(size as u64);
+        builder.append_data(&mut header, "s/zeros", vec![0; size].as_slice()).unwrap();
+        builder.into_inner().unwrap().finish().unwrap();
+        assert!(path.metadata().unwrap().len() < 64 * 1024);
+
+        let limits = Limits { entries: 4, bytes: 64 * 1024 };
+        let error = store.import_within(&path, &|_| Ok(()), limits).unwrap_err();
+        assert_eq!(error.kind, Kind::SnapshotRefused);
+        assert_eq!(store.snapshots_dir().read_dir().unwrap().count(), 0);
+        error
+    }
+
+    #[test]
+    fn a_bomb_is_not_unpacked() {
+        let error = import(16 << 20);
+        assert!(error.cause.contains("unpacks to more"), "{error}");
+        let error = import(60 * 1024);
+        assert!(error.cause.contains("holds no manifest"), "{error}");
+    }
+
+    #[test]
+    fn nothing_is_read_past_the_cap() {
+        let mut capped = Capped { inner: io::repeat(0), left: 1000 };
+        let mut taken = Vec::new();
+        capped.read_to_end(&mut taken).unwrap_err();
+        assert!(taken.len() <= 1000, "{}", taken.len());
     }
 }

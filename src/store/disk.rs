@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Advice, AtFlags, Dir, FallocateFlags, FileType, Mode, OFlags, RenameFlags};
@@ -132,11 +132,25 @@ impl Walk<'_> {
             .map_err(|e| self.io(&path, e))?;
         match self.limits.bytes.checked_sub(bytes.len() as u64) {
             Some(left) => self.limits.bytes = left,
-            None => return Err(self.refused(&path, "the snapshot is larger than 1 GiB")),
+            None => {
+                return Err(
+                    self.refused(&path, "the snapshot is larger than a snapshot may be (1 GiB)")
+                );
+            }
         }
         self.tree.insert(path, bytes);
         Ok(())
     }
+}
+
+/// Reads one file; a link is not followed, a pipe not waited for.
+pub(super) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let mut options = fs::OpenOptions::new();
+    let file = options.read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
+    let mut bytes = Vec::new();
+    file.take(LIMITS.bytes).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Makes a file that was not there, mode 0600.
@@ -157,6 +171,15 @@ pub(super) fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
     // Advice only: where the file system does not take it, the checks are no weaker than before.
     let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);
     Ok(())
+}
+
+/// A private directory in `dir`, hidden, that is removed when dropped.
+pub(super) fn temporary_dir(dir: &Path) -> Result<tempfile::TempDir> {
+    tempfile::Builder::new()
+        .prefix(".new-")
+        .permissions(fs::Permissions::from_mode(0o700))
+        .tempdir_in(dir)
+        .map_err(|e| Error::io(dir, &e))
 }
 
 /// Makes `dir` and its parents, mode 0700.
@@ -212,10 +235,14 @@ pub(super) fn replace_json(path: &Path, json: &[u8]) -> Result<()> {
     let cwd = rustix::fs::CWD;
     match rustix::fs::renameat_with(cwd, &spare, cwd, path, RenameFlags::EXCHANGE) {
         Ok(()) => {}
-        // Nothing to change places with, or a file system that cannot: the next spare is new.
-        Err(_) => {
+        Err(e) => {
             fs::rename(&spare, path).map_err(|e| Error::io(path, &e))?;
-            open_spare(&spare, json.len())?;
+            let next = open_spare(&spare, json.len());
+            // The first time there is nothing to change places with, and room must be had. A file
+            // system that cannot exchange files gets its next spare if there is room.
+            if e == rustix::io::Errno::NOENT {
+                next?;
+            }
         }
     }
     path.parent().map_or(Ok(()), sync_dir)

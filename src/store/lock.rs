@@ -2,8 +2,8 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, OFlags};
@@ -66,7 +66,7 @@ impl NodeLock {
     /// # Errors
     /// [`Kind::Lock`], naming the holder.
     pub fn acquire(dir: &Path, verb: &str, wait: Duration) -> Result<NodeLock> {
-        private_dir(dir, &[])?;
+        private_dir(dir, |_| true)?;
         let path = dir.join(format!("{}.lock", Netns::current()?.inode));
         let file =
             wait_for(&path, wait, Duration::from_millis(50), |file| match file.try_lock() {
@@ -133,8 +133,10 @@ impl XtablesLock {
             .zip(fs::read_to_string("/proc/locks").ok())
             .and_then(|(meta, locks)| flock_holder(&locks, meta.dev(), meta.ino()));
         let cause = who.map_or("held by a process that cannot be seen from here".into(), |pid| {
-            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            format!("held by {} (pid {pid}) for longer than {wait:?}", name.trim())
+            match fs::read_to_string(format!("/proc/{pid}/comm")) {
+                Ok(name) => format!("held by {} (pid {pid}) for over {wait:?}", name.trim()),
+                Err(_) => format!("held by a child of process {pid}, which has ended"),
+            }
         });
         Err(Error::new(Kind::Lock, path.display().to_string(), cause)
             .hint("try again when its holder is done with the rules"))
@@ -199,7 +201,7 @@ fn flock_holder(locks: &str, dev: u64, inode: u64) -> Option<u32> {
 /// When process `pid` started, in clock ticks since boot; with the pid it names a process for
 /// good. `None` if there is no such process.
 pub fn process_start(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(PathBuf::from(format!("/proc/{pid}/stat"))).ok()?;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name, in parentheses, may hold anything; the start is the 22nd field, the 20th after it.
     stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }

@@ -35,9 +35,9 @@ impl Store {
     /// other things, or cannot be written; [`Kind::Store`] on a full or read-only disk.
     pub fn open(dir: Option<&Path>) -> Result<Store> {
         let dir = dir.unwrap_or(Path::new(DEFAULT_DIR));
-        private_dir(dir, &FOLDERS)?;
+        private_dir(dir, |name| FOLDERS.contains(&name))?;
         for folder in FOLDERS {
-            private_dir(&dir.join(folder), &[])?;
+            private_dir(&dir.join(folder), |_| true)?;
         }
         Ok(Store { dir: dir.to_owned() })
     }
@@ -80,8 +80,8 @@ impl Store {
 /// Makes `dir` with mode 0700, or makes sure that an existing one is private.
 ///
 /// A directory that others may write to is not to be trusted; one that they may read is closed,
-/// but only where nothing but `ours` is in it: `--store /etc` must not lock up /etc.
-fn private_dir(dir: &Path, ours: &[&str]) -> Result<()> {
+/// but only where all that is in it `is_ours`: `--store /etc` must not lock up /etc.
+fn private_dir(dir: &Path, is_ours: impl Fn(&str) -> bool) -> Result<()> {
     let io = |e: std::io::Error| Error::io(dir, &e);
     let refuse = |cause: String| {
         Err(Error::new(Kind::Permission, dir.display().to_string(), cause)
@@ -106,8 +106,8 @@ fn private_dir(dir: &Path, ours: &[&str]) -> Result<()> {
     if meta.mode() & 0o077 != 0 {
         for entry in fs::read_dir(dir).map_err(io)? {
             let name = entry.map_err(io)?.file_name();
-            if !ours.iter().any(|o| name == *o) {
-                let name = name.display();
+            let name = name.to_string_lossy();
+            if !is_ours(&name) {
                 return refuse(format!("others may read it, and it holds more ({name})"));
             }
         }
@@ -142,10 +142,13 @@ mod tests {
     fn closes_a_store_that_others_may_read() {
         let tmp = tempfile::tempdir().unwrap();
         let dir = tmp.path().join("store");
-        Store::open(Some(&dir)).unwrap();
+        let store = Store::open(Some(&dir)).unwrap();
+        fs::create_dir(store.snapshots_dir().join("one")).unwrap();
         chmod(&dir, 0o755);
+        chmod(&store.snapshots_dir(), 0o755);
         Store::open(Some(&dir)).unwrap();
         assert_eq!(mode(&dir), 0o700);
+        assert_eq!(mode(&store.snapshots_dir()), 0o700);
     }
 
     #[test]

@@ -120,10 +120,7 @@ impl Store {
         run.take_over();
         // A folder has its run.json from the moment it has its name.
         let runs = self.runs_dir();
-        let folder = tempfile::Builder::new()
-            .prefix(".new-")
-            .tempdir_in(&runs)
-            .map_err(|e| Error::io(&runs, &e))?;
+        let folder = disk::temporary_dir(&runs)?;
         write(folder.path(), &run)?;
         let named = self.run_dir(&run.id);
         fs::rename(folder.path(), &named).map_err(|e| Error::io(&named, &e))?;

@@ -56,14 +56,7 @@ impl Snapshot {
     /// [`Kind::SnapshotRefused`] with the reason; [`Kind::NotFound`] if there is no directory.
     pub fn load(dir: &Path) -> Result<Loaded> {
         let (tree, manifest) = read_verified(dir, LIMITS)?;
-        let files = tree
-            .into_iter()
-            .filter(|(path, _)| manifest.is_none() || !OWN_FILES.contains(&path.as_str()))
-            .map(|(path, bytes)| match String::from_utf8(bytes) {
-                Ok(text) => Ok((path, Arc::from(text))),
-                Err(_) => Err(refused(format!("{}/{path}", dir.display()), "it is not UTF-8")),
-            })
-            .collect::<Result<Files>>()?;
+        let files = files_of(&dir.display().to_string(), tree)?;
         Ok(Loaded { manifest, files })
     }
 }
@@ -98,6 +91,17 @@ pub(super) fn read_verified(dir: &Path, limits: Limits) -> Result<(Tree, Option<
     Ok((tree, Some(manifest)))
 }
 
+/// The node's files of a directory: its text, without what is about the snapshot itself.
+pub(super) fn files_of(dir: &str, tree: Tree) -> Result<Files> {
+    tree.into_iter()
+        .filter(|(path, _)| !OWN_FILES.contains(&path.as_str()))
+        .map(|(path, bytes)| match String::from_utf8(bytes) {
+            Ok(text) => Ok((path, Arc::from(text))),
+            Err(_) => Err(refused(format!("{dir}/{path}"), "it is not UTF-8")),
+        })
+        .collect()
+}
+
 impl Store {
     /// Writes a snapshot of `files`, reads it back from the disk, has it judged by `reparse`, and
     /// only then gives it its name. A snapshot that exists is a good one.
@@ -122,7 +126,7 @@ impl Store {
         manifest.backends = manifest::backends_of(files);
         let mut tree: Tree =
             files.iter().map(|(path, text)| (path.clone(), text.as_bytes().to_vec())).collect();
-        tree.insert(RESTORE.into(), restore::render(&manifest, files).into_bytes());
+        tree.insert(RESTORE.into(), restore::render(&manifest).into_bytes());
         tree.insert(MANIFEST.into(), manifest.to_json()?);
         tree.insert(SHA256SUMS.into(), manifest::checksums(&tree).into_bytes());
 
@@ -138,8 +142,7 @@ impl Store {
 
     /// A private directory in the store that is removed when dropped, and never listed.
     pub(super) fn temporary(&self) -> Result<tempfile::TempDir> {
-        let dir = self.snapshots_dir();
-        tempfile::Builder::new().prefix(".new-").tempdir_in(&dir).map_err(|e| Error::io(&dir, &e))
+        disk::temporary_dir(&self.snapshots_dir())
     }
 
     /// Gives a finished directory its name.
@@ -212,14 +215,14 @@ impl Store {
             fs::remove_dir_all(&hidden).map_err(|e| Error::io(&hidden, &e))?;
             removed.push(snapshot.id);
         }
-        for dir in self.entries()?.iter().filter(|dir| is_hidden(dir) && is_abandoned(dir)) {
+        for dir in self.folders()?.iter().filter(|dir| is_hidden(dir) && is_abandoned(dir)) {
             fs::remove_dir_all(dir).map_err(|e| Error::io(dir, &e))?;
         }
         Ok(removed)
     }
 
     fn snapshots(&self) -> Result<Vec<Snapshot>> {
-        let entries = self.entries()?.into_iter().filter(|dir| !is_hidden(dir));
+        let entries = self.folders()?.into_iter().filter(|dir| !is_hidden(dir));
         let mut all: Vec<Snapshot> = entries
             .map(|dir| Snapshot {
                 id: dir.file_name().unwrap_or_default().display().to_string(),
@@ -230,10 +233,13 @@ impl Store {
         Ok(all)
     }
 
-    fn entries(&self) -> Result<Vec<PathBuf>> {
+    fn folders(&self) -> Result<Vec<PathBuf>> {
         let dir = self.snapshots_dir();
-        let read = || fs::read_dir(&dir)?.map(|e| Ok(e?.path())).collect::<std::io::Result<_>>();
-        read().map_err(|e| Error::io(&dir, &e))
+        let io = |e: std::io::Error| Error::io(&dir, &e);
+        let entries = fs::read_dir(&dir).map_err(io)?.map(|e| Ok(e.map_err(io)?.path()));
+        let mut all = entries.collect::<Result<Vec<PathBuf>>>()?;
+        all.retain(|path| path.is_dir());
+        Ok(all)
     }
 }
 
@@ -253,7 +259,7 @@ fn is_abandoned(dir: &Path) -> bool {
 fn read_manifest(snapshot: &Snapshot) -> Result<Manifest> {
     let path = snapshot.dir.join(MANIFEST);
     let object = path.display().to_string();
-    let json = fs::read(&path).map_err(|e| refused(&object, e))?;
+    let json = disk::read_file(&path).map_err(|e| refused(&object, e))?;
     let manifest = Manifest::parse(&object, &json)?;
     if manifest.id != snapshot.id {
         let cause = format!("it is the manifest of {}: the directory was renamed", manifest.id);

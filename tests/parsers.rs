@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use proptest::collection::vec;
 use proptest::option;
@@ -223,6 +224,116 @@ fn dumps_from_elsewhere() {
         assert_eq!(last.service.to_string(), "10.101.177.188:443/tcp");
         assert_eq!((last.reals[0].active, last.reals[0].inactive), (1, 1));
     }
+}
+
+/// What `script` prints in a network and mount namespace of its own; none if there is no right to
+/// make one.
+fn in_namespace(script: &str) -> Option<String> {
+    let script = format!("set -e; mount -t tmpfs tmpfs /run; ip link set lo up; {script}");
+    let out = Command::new("unshare").args(["-nm", "bash", "-c", &script]).output().unwrap();
+    let error = String::from_utf8_lossy(&out.stderr);
+    if !out.status.success() && error.contains("unshare") {
+        assert!(std::env::var_os("CI").is_none(), "no right to make a namespace: {error}");
+        eprintln!("skipped: {error}");
+        return None;
+    }
+    assert!(out.status.success(), "{error}");
+    Some(String::from_utf8(out.stdout).unwrap())
+}
+
+#[test]
+fn what_ipset_saves_is_read_and_restored() {
+    let script = r#"
+        ipset create 'a;^$[]!|~#' hash:ip,port family inet6 comment counters skbinfo timeout 60
+        ipset add 'a;^$[]!|~#' fd00::1,80 comment "two words, timeout 5" timeout 0 skbmark 0x1/0x2
+        ipset add 'a;^$[]!|~#' fd00::2,udp:53
+        ipset create p bitmap:port range 0-9
+        ipset add p 8
+        ipset create n hash:net,iface forceadd
+        ipset add n 10.0.0.0/8,eth0 nomatch
+        ipset create all list:set size 4
+        ipset add all p
+        ipset save"#;
+    let Some(text) = in_namespace(script) else { return };
+    let saved = IpSets::parse("ipset.save", &text).unwrap();
+    assert_eq!(saved.render(), text);
+    assert_eq!((saved.sets.len(), saved.get("n").unwrap().entries.len()), (4, 1));
+    let script = format!("ipset restore <<'END'\n{text}END\nsleep 1.1; ipset save");
+    let again = IpSets::parse("ipset.save", &in_namespace(&script).unwrap()).unwrap();
+    assert_ne!(again, saved);
+    assert_eq!(saved.differences(&again), Vec::<String>::new());
+}
+
+#[test]
+fn what_packets_move_in_nft_is_no_difference() {
+    let script = r#"
+        nft -f - <<'END'
+table inet t {
+  set s { type ipv4_addr; flags dynamic,timeout; timeout 60s; }
+  set d { type ipv4_addr; size 100; flags dynamic; }
+  set q { type ipv4_addr; flags timeout; elements = { 1.2.3.5 timeout 9s, 1.2.3.6 }; }
+  counter c { }
+  quota k { 10 mbytes }
+  chain x {
+    type filter hook output priority 0;
+    ip daddr 127.0.0.1 counter update @s { ip daddr limit rate 5/second } counter name c
+    ip daddr 127.0.0.1 add @d { ip daddr counter }
+    quota until 5 mbytes
+    quota name "k"
+    tcp dport vmap { 80 : accept, 81 : drop }
+  }
+}
+END
+        nft -j list ruleset
+        echo hi > /dev/udp/127.0.0.1/53
+        sleep 1.1
+        nft -j list ruleset
+        nft add rule inet t x tcp dport 82 accept
+        nft -j list ruleset"#;
+    let Some(text) = in_namespace(script) else { return };
+    let states: Vec<NftTables> =
+        text.lines().map(|line| NftTables::parse("nft.json", line).unwrap()).collect();
+    assert_eq!(states.len(), 3);
+    assert_ne!(states[0], states[1]);
+    assert_eq!(states[0].differences(&states[1]), Vec::<String>::new());
+    assert_eq!(states[1].differences(&states[2]).len(), 1);
+}
+
+#[test]
+fn what_ip_prints_is_read_with_and_without_details() {
+    let script = r#"
+        ip link add br0 type bridge
+        ip addr add 172.18.0.1/16 dev br0
+        ip link add v0 type veth peer name v1
+        ip link set v0 master br0
+        for link in br0 v0 v1; do ip link set $link addrgenmode none up; done
+        ip addr add 10.1.0.1 peer 10.1.0.2/32 dev v1
+        ip route add default nexthop via 172.18.0.2 nexthop dev v1
+        ip route add blackhole 10.3.0.0/16
+        ip route add 10.5.0.0/16 via inet6 fe80::1 dev br0
+        ip rule add not from 10.0.0.0/8 fwmark 0x1/0xff iif nosuch table 7
+        for details in -d ''; do
+            ip -j $details addr; echo
+            ip -j $details route show table all; echo
+            ip -j rule; echo
+        done"#;
+    let Some(text) = in_namespace(script) else { return };
+    let texts: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
+    let [links, routes, rules, _, routes_again, rules_again] = texts[..] else { panic!("{text}") };
+    let links = parse_links("addr.json", links).unwrap();
+    let link = |name: &str| links.iter().find(|link| link.name == name).unwrap();
+    assert_eq!(link("br0").kind.as_deref(), Some("bridge"));
+    assert_eq!(link("br0").networks(), ["172.18.0.0/16".parse().unwrap()]);
+    assert_eq!((link("v0").master.as_deref(), link("v1").up), (Some("br0"), true));
+    let routes = parse_routes("route.json", routes).unwrap();
+    let via = routes.iter().find(|route| route.dst == "10.5.0.0/16").unwrap();
+    assert_eq!(via.via.as_ref().unwrap()["host"], "fe80::1");
+    let routes_again = parse_routes("route.json", routes_again).unwrap();
+    assert_eq!(route_differences(&routes, &routes_again), Vec::<String>::new());
+    let rules = parse_rules("rule.json", rules).unwrap();
+    let ours = rules.iter().find(|rule| rule.table.as_deref() == Some("7")).unwrap();
+    assert_eq!(ours.selector["fwmark"], "0x1");
+    assert!(rule_differences(&rules, &parse_rules("rule.json", rules_again).unwrap()).is_empty());
 }
 
 fn families() -> impl Strategy<Value = Family> {

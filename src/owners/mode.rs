@@ -1,0 +1,1 @@
+//! Which mode of kube-proxy runs.

@@ -38,10 +38,10 @@ impl SubnetEnv {
             let value = value.trim_matches('"');
             match name {
                 "FLANNEL_NETWORK" | "FLANNEL_IPV6_NETWORK" => {
-                    env.networks.extend(networks(value).map_err(error)?);
+                    env.networks.extend(lines::networks(value).map_err(error)?);
                 }
                 "FLANNEL_SUBNET" | "FLANNEL_IPV6_SUBNET" => {
-                    env.subnets.extend(networks(value).map_err(error)?);
+                    env.subnets.extend(lines::networks(value).map_err(error)?);
                 }
                 "FLANNEL_MTU" => env.mtu = Some(word(value).map_err(error)?),
                 "FLANNEL_IPMASQ" => env.ipmasq = Some(word(value).map_err(error)?),
@@ -59,13 +59,6 @@ impl SubnetEnv {
 
 fn word<T: FromStr>(value: &str) -> Result<T, String> {
     value.parse().map_err(|_| format!("`{value}` is no value of this name"))
-}
-
-/// Comma-separated networks; host bits are masked.
-fn networks(value: &str) -> Result<Vec<IpNet>, String> {
-    let parts = value.split(',').map(str::trim).filter(|part| !part.is_empty());
-    let net = |part: &str| part.parse().map_err(|_| format!("`{part}` is no network"));
-    parts.map(|part| net(part).map(|net: IpNet| net.trunc())).collect()
 }
 
 /// A CNI configuration: one plugin (`.conf`) or a list (`.conflist`).

@@ -1,1 +1,399 @@
-//! kube-proxy's configuration.
+//! kube-proxy's configuration: its file and its command line.
+
+mod args;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::lines;
+use crate::error::{Error, Kind, Result};
+use crate::yaml;
+
+pub use args::CommandLine;
+
+/// How kube-proxy serves services.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// DNAT rules; what kube-proxy does on Linux when it is told nothing.
+    Iptables,
+    /// Virtual servers in the kernel, with a few iptables rules and ipsets.
+    Ipvs,
+    /// Its own nf_tables tables (1.29 and later).
+    Nftables,
+    /// A proxy process (up to 1.25).
+    Userspace,
+}
+
+impl Mode {
+    /// Its name in kube-proxy's configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Iptables => "iptables",
+            Mode::Ipvs => "ipvs",
+            Mode::Nftables => "nftables",
+            Mode::Userspace => "userspace",
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Mode {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Mode> {
+        let all = [Mode::Iptables, Mode::Ipvs, Mode::Nftables, Mode::Userspace];
+        all.into_iter().find(|mode| mode.name() == name).ok_or_else(|| {
+            let cause = format!("kube-proxy has no mode `{name}`");
+            Error::new(Kind::Usage, "mode", cause).hint("use iptables, ipvs or nftables")
+        })
+    }
+}
+
+/// What proxyshift uses of a `KubeProxyConfiguration`. An absent, null or empty field is `None`,
+/// false or empty here; keys that are not listed are passed over.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct KubeProxyConfig {
+    /// The mode; none means kube-proxy's default, [`Mode::Iptables`].
+    #[serde(deserialize_with = "mode")]
+    pub mode: Option<Mode>,
+    /// The pod networks of the cluster.
+    #[serde(rename = "clusterCIDR", deserialize_with = "networks")]
+    pub cluster_cidrs: Vec<IpNet>,
+    /// The address that it serves on.
+    #[serde(deserialize_with = "word")]
+    pub bind_address: Option<IpAddr>,
+    /// Where it serves `/healthz`; see [`KubeProxyConfig::healthz_address`].
+    #[serde(deserialize_with = "word")]
+    pub healthz_bind_address: Option<String>,
+    /// Where it serves `/metrics` and `/proxyMode`; see [`KubeProxyConfig::metrics_address`].
+    #[serde(deserialize_with = "word")]
+    pub metrics_bind_address: Option<String>,
+    /// The node's name, if not the host's.
+    #[serde(deserialize_with = "word")]
+    pub hostname_override: Option<String>,
+    /// Networks, or `primary`, whose addresses serve NodePorts.
+    #[serde(deserialize_with = "nullable")]
+    pub node_port_addresses: Vec<String>,
+    /// How local traffic is told: `ClusterCIDR`, `NodeCIDR`, `BridgeInterface`.
+    #[serde(deserialize_with = "word")]
+    pub detect_local_mode: Option<String>,
+    /// Feature gates that are set.
+    #[serde(deserialize_with = "nullable")]
+    pub feature_gates: BTreeMap<String, bool>,
+    /// Masquerading in iptables and in ipvs mode.
+    #[serde(deserialize_with = "nullable")]
+    pub iptables: Masquerading,
+    /// Masquerading in nftables mode.
+    #[serde(deserialize_with = "nullable")]
+    pub nftables: Masquerading,
+    /// What concerns ipvs mode.
+    #[serde(deserialize_with = "nullable")]
+    pub ipvs: IpvsConfig,
+    /// Connection tracking.
+    #[serde(deserialize_with = "nullable")]
+    pub conntrack: ConntrackConfig,
+}
+
+/// The `iptables` and `nftables` sections.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Masquerading {
+    /// Masquerade everything that goes to a service address.
+    #[serde(deserialize_with = "nullable")]
+    pub masquerade_all: bool,
+    /// The bit of the mark that asks for masquerading, 0 to 31.
+    #[serde(deserialize_with = "bit")]
+    pub masquerade_bit: Option<u8>,
+    /// Whether NodePorts answer on 127.0.0.1 (iptables mode, 1.26 and later).
+    pub localhost_node_ports: Option<bool>,
+}
+
+/// The `ipvs` section. Times are Go durations (`30s`).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct IpvsConfig {
+    /// The scheduler; none means `rr`.
+    #[serde(deserialize_with = "word")]
+    pub scheduler: Option<String>,
+    /// Networks whose virtual servers are someone else's, and left alone.
+    #[serde(rename = "excludeCIDRs", deserialize_with = "networks")]
+    pub exclude_cidrs: Vec<IpNet>,
+    /// Whether addresses are announced by the links that have them alone.
+    #[serde(rename = "strictARP", deserialize_with = "nullable")]
+    pub strict_arp: bool,
+    /// How long an idle TCP connection is kept.
+    #[serde(deserialize_with = "word")]
+    pub tcp_timeout: Option<String>,
+    /// How long a TCP connection is kept after its FIN.
+    #[serde(deserialize_with = "word")]
+    pub tcp_fin_timeout: Option<String>,
+    /// How long an idle UDP flow is kept.
+    #[serde(deserialize_with = "word")]
+    pub udp_timeout: Option<String>,
+}
+
+/// The `conntrack` section. Times are Go durations (`24h0m0s`).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ConntrackConfig {
+    /// Entries for each CPU core; 0 leaves the kernel's limit alone.
+    pub max_per_core: Option<i32>,
+    /// Entries at least, whatever the number of cores.
+    pub min: Option<i32>,
+    /// How long an established TCP connection is kept.
+    #[serde(deserialize_with = "word")]
+    pub tcp_established_timeout: Option<String>,
+    /// How long a half-closed TCP connection is kept.
+    #[serde(deserialize_with = "word")]
+    pub tcp_close_wait_timeout: Option<String>,
+    /// Whether packets outside the TCP window are let through instead of being INVALID (1.29
+    /// and later).
+    #[serde(deserialize_with = "nullable")]
+    pub tcp_be_liberal: bool,
+    /// How long an unanswered UDP flow is kept.
+    #[serde(deserialize_with = "word")]
+    pub udp_timeout: Option<String>,
+    /// How long an answered UDP flow is kept.
+    #[serde(deserialize_with = "word")]
+    pub udp_stream_timeout: Option<String>,
+}
+
+/// The bit of the mark when nothing sets it.
+const MASQUERADE_BIT: u8 = 14;
+
+impl KubeProxyConfig {
+    /// Reads a `KubeProxyConfiguration`; errors name `file`, and the line where there is one.
+    pub fn parse(file: &str, text: &str) -> Result<KubeProxyConfig> {
+        #[derive(Deserialize)]
+        struct Document {
+            kind: Option<String>,
+        }
+        match yaml::parse::<Document>(file, text)?.kind.as_deref() {
+            None | Some("KubeProxyConfiguration") => {
+                yaml::parse(file, text).map_err(|error| located(error, text))
+            }
+            Some(kind) => {
+                let cause = format!("a {kind}, not a KubeProxyConfiguration");
+                Err(Error::new(Kind::Parse, file, cause))
+            }
+        }
+    }
+
+    /// The mode that it asks for. kube-proxy up to 1.25 may run another: it falls back silently.
+    pub fn mode(&self) -> Mode {
+        self.mode.unwrap_or(Mode::Iptables)
+    }
+
+    /// The mark that asks for masquerading in `mode`: 0x4000 unless told otherwise.
+    pub fn masquerade_mark(&self, mode: Mode) -> u32 {
+        let section = if mode == Mode::Nftables { &self.nftables } else { &self.iptables };
+        1 << section.masquerade_bit.unwrap_or(MASQUERADE_BIT)
+    }
+
+    /// Where `/healthz` is served, defaults filled in; none if the address cannot be read.
+    pub fn healthz_address(&self) -> Option<SocketAddr> {
+        let any = if self.is_ipv6() { [0u16; 8].into() } else { [0u8; 4].into() };
+        address(self.healthz_bind_address.as_deref(), any, 10256)
+    }
+
+    /// Where `/metrics` and `/proxyMode` are served, defaults filled in; none if the address
+    /// cannot be read.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        let loopback = if self.is_ipv6() {
+            [0u16, 0, 0, 0, 0, 0, 0, 1].into()
+        } else {
+            [127u8, 0, 0, 1].into()
+        };
+        address(self.metrics_bind_address.as_deref(), loopback, 10249)
+    }
+
+    fn is_ipv6(&self) -> bool {
+        self.bind_address.is_some_and(|address| address.is_ipv6())
+    }
+}
+
+/// kube-proxy takes an address with or without a port.
+fn address(text: Option<&str>, default: IpAddr, port: u16) -> Option<SocketAddr> {
+    match text {
+        None => Some(SocketAddr::new(default, port)),
+        Some(text) => {
+            let bare = || text.parse().ok().map(|ip| SocketAddr::new(ip, port));
+            text.parse().ok().or_else(bare)
+        }
+    }
+}
+
+/// An error with the line of the value that it quotes: the YAML reader knows no line for fields
+/// of the document itself.
+fn located(mut error: Error, text: &str) -> Error {
+    let value = error.cause.split('`').nth(1).filter(|_| !error.cause.contains(" at line "));
+    let number = value.and_then(|value| text.lines().position(|line| line.contains(value)));
+    if let Some(at) = number {
+        error.cause.push_str(&format!(" at line {}", at + 1));
+    }
+    error
+}
+
+/// A field for which null means its default.
+fn nullable<'de, D, T>(from: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Ok(Option::deserialize(from)?.unwrap_or_default())
+}
+
+/// A text for which null and "" mean that nothing was said.
+fn word<'de, D, T>(from: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: fmt::Display>,
+{
+    let text: String = nullable(from)?;
+    parse_word(&text).map_err(serde::de::Error::custom)
+}
+
+/// A mode; "" is none.
+fn mode<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Mode>, D::Error> {
+    let name: String = nullable(from)?;
+    parse_mode(&name).map_err(serde::de::Error::custom)
+}
+
+fn parse_mode(name: &str) -> Result<Option<Mode>, String> {
+    match name {
+        "" => Ok(None),
+        name => name.parse().map(Some).map_err(|e: Error| e.cause),
+    }
+}
+
+fn parse_word<T: FromStr<Err: fmt::Display>>(text: &str) -> Result<Option<T>, String> {
+    match text {
+        "" => Ok(None),
+        text => text.parse().map(Some).map_err(|e| format!("`{text}`: {e}")),
+    }
+}
+
+/// Networks: a list, or one comma-separated text.
+fn networks<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpNet>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        Text(String),
+        List(Vec<String>),
+    }
+    let text = match Option::deserialize(from)? {
+        None => return Ok(vec![]),
+        Some(Either::Text(text)) => text,
+        Some(Either::List(list)) => list.join(","),
+    };
+    lines::networks(&text).map_err(serde::de::Error::custom)
+}
+
+/// A bit of a mark.
+fn bit<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u8>, D::Error> {
+    let bit = Option::deserialize(from)?;
+    check_bit(bit).map_err(serde::de::Error::custom)
+}
+
+fn check_bit(bit: Option<u8>) -> Result<Option<u8>, String> {
+    match bit {
+        Some(bit) if bit > 31 => Err(format!("a mark has no bit {bit}")),
+        bit => Ok(bit),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> KubeProxyConfig {
+        KubeProxyConfig::parse("config.conf", text).unwrap()
+    }
+
+    #[test]
+    fn nulls_and_empty_texts_say_nothing() {
+        // The shape that kubeadm writes.
+        let config = parse(
+            "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nbindAddress: 0.0.0.0\n\
+             bindAddressHardFail: false\nclientConnection:\n  kubeconfig: /x\nclusterCIDR: ''\n\
+             configSyncPeriod: 0s\nconntrack:\n  maxPerCore: null\n  min: null\n\
+             \x20 tcpBeLiberal: false\n  tcpEstablishedTimeout: null\nenableProfiling: false\n\
+             featureGates: null\nhealthzBindAddress: ''\niptables:\n  masqueradeAll: false\n\
+             \x20 masqueradeBit: null\n  syncPeriod: 0s\nipvs:\n  excludeCIDRs: null\n\
+             \x20 scheduler: ''\n  strictARP: false\nkind: KubeProxyConfiguration\n\
+             metricsBindAddress: ''\nmode: ''\nnodePortAddresses: null\nwinkernel: {a: b}\n",
+        );
+        let bind_address = Some("0.0.0.0".parse().unwrap());
+        assert_eq!(config, KubeProxyConfig { bind_address, ..KubeProxyConfig::default() });
+        assert_eq!(config.mode(), Mode::Iptables);
+        assert_eq!(config.masquerade_mark(Mode::Ipvs), 0x4000);
+        assert_eq!(config.metrics_address().unwrap().to_string(), "127.0.0.1:10249");
+        assert_eq!(config.healthz_address().unwrap().to_string(), "0.0.0.0:10256");
+    }
+
+    #[test]
+    fn what_is_said_is_read() {
+        let config = parse(
+            "kind: KubeProxyConfiguration\nmode: ipvs\nclusterCIDR: 10.244.0.0/16,fd00::/48\n\
+             bindAddress: '::'\nmetricsBindAddress: 10.0.0.1\nhealthzBindAddress: nowhere\n\
+             hostnameOverride: node1\nnodePortAddresses: [primary]\n\
+             featureGates: {NFTablesProxyMode: true}\n\
+             iptables: {masqueradeBit: 15, localhostNodePorts: false}\nnftables: {masqueradeBit: 9}\n\
+             ipvs: {scheduler: wlc, excludeCIDRs: [10.9.0.0/24], strictARP: true, udpTimeout: 5s}\n\
+             conntrack: {maxPerCore: 0, tcpBeLiberal: true, tcpEstablishedTimeout: 24h0m0s}\n",
+        );
+        assert_eq!(config.mode, Some(Mode::Ipvs));
+        let nets = ["10.244.0.0/16".parse().unwrap(), "fd00::/48".parse().unwrap()];
+        assert_eq!(config.cluster_cidrs, nets);
+        assert_eq!(config.metrics_address().unwrap().to_string(), "10.0.0.1:10249");
+        assert_eq!(config.healthz_address(), None);
+        assert_eq!(config.node_port_addresses, ["primary"]);
+        assert_eq!(config.feature_gates.get("NFTablesProxyMode"), Some(&true));
+        assert_eq!(config.masquerade_mark(Mode::Ipvs), 1 << 15);
+        assert_eq!(config.masquerade_mark(Mode::Nftables), 1 << 9);
+        assert_eq!(config.iptables.localhost_node_ports, Some(false));
+        assert_eq!(config.ipvs.exclude_cidrs, ["10.9.0.0/24".parse().unwrap()]);
+        assert!(config.ipvs.strict_arp && config.conntrack.tcp_be_liberal);
+        assert_eq!(config.conntrack.max_per_core, Some(0));
+        let ipv6 = parse("bindAddress: '::'\n");
+        assert_eq!(ipv6.metrics_address().unwrap().to_string(), "[::1]:10249");
+        assert_eq!(ipv6.healthz_address().unwrap().to_string(), "[::]:10256");
+    }
+
+    #[test]
+    fn errors_name_file_line_and_cause() {
+        for (text, line, cause) in [
+            ("kind: Pod\n", "", "a Pod, not a KubeProxyConfiguration"),
+            ("kind: KubeProxyConfiguration\nmode: ipvz\n", "line 2", "no mode `ipvz`"),
+            ("\nclusterCIDR: 10.0.0.0/99\n", "line 2", "`10.0.0.0/99` is no network"),
+            ("a: b\niptables:\n  masqueradeBit: 32\n", "line 3", "a mark has no bit 32"),
+            ("a: b\n- c\n", "line 2", ""),
+            ("a: [b\n", "line", ""),
+        ] {
+            let error = KubeProxyConfig::parse("config.conf", text).unwrap_err().to_string();
+            assert!(error.starts_with("config.conf: "), "{error}");
+            assert!(error.contains(line) && error.contains(cause), "{error}");
+        }
+    }
+
+    #[test]
+    fn modes_have_one_name_everywhere() {
+        for mode in [Mode::Iptables, Mode::Ipvs, Mode::Nftables, Mode::Userspace] {
+            assert_eq!(mode.to_string().parse::<Mode>().unwrap(), mode);
+            assert_eq!(serde_json::to_value(mode).unwrap(), mode.name());
+        }
+        assert_eq!("".parse::<Mode>().unwrap_err().kind, Kind::Usage);
+    }
+}

@@ -1,7 +1,10 @@
-//! What the line formats share: numbered errors, and differences between two sets of facts.
+//! What the parsers share: numbered lines and errors, lists of networks, and differences between
+//! two sets of facts.
 
 use std::cmp::Ordering;
 use std::fmt;
+
+use ipnet::IpNet;
 
 use crate::error::{Error, Kind, Result};
 
@@ -22,6 +25,13 @@ pub(super) fn numbered<'a>(file: &str, text: &'a str) -> Result<Vec<(usize, &'a 
         return Err(error(file, number, "a carriage return: the file was rewritten on its way"));
     }
     Ok(lines)
+}
+
+/// Comma-separated networks, host bits masked.
+pub(super) fn networks(text: &str) -> Result<Vec<IpNet>, String> {
+    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    let net = |part: &str| part.parse().map_err(|_| format!("`{part}` is no network"));
+    parts.map(|part| net(part).map(|net: IpNet| net.trunc())).collect()
 }
 
 /// What differs between two sets of facts, whatever their order: `- fact` is gone, `+ fact` is

@@ -66,10 +66,12 @@ pub struct Route {
     /// Its table: `main`, `local`, a number.
     #[serde(default = "main")]
     pub table: String,
-    /// Who made it: `kernel`, `bird`, `dhcp`.
-    pub protocol: Option<String>,
-    /// Its scope: `link`, `host`.
-    pub scope: Option<String>,
+    /// Who made it: `kernel`, `bird`, `dhcp`; `boot` is an operator with `ip`.
+    #[serde(default = "boot")]
+    pub protocol: String,
+    /// Its scope: `global`, `link`, `host`.
+    #[serde(default = "global")]
+    pub scope: String,
     /// The source address that it prefers.
     pub prefsrc: Option<IpAddr>,
     /// Its metric.
@@ -92,8 +94,18 @@ pub struct PolicyRule {
     pub selector: Map<String, Value>,
 }
 
+// What `ip` leaves out unless it is asked for details (`-d`).
+
 fn unicast() -> String {
     "unicast".to_owned()
+}
+
+fn boot() -> String {
+    "boot".to_owned()
+}
+
+fn global() -> String {
+    "global".to_owned()
 }
 
 fn main() -> String {
@@ -205,7 +217,9 @@ impl Route {
     }
 
     fn fact(&self) -> String {
-        let mut fact = format!("route {} {} table {}", self.kind, self.dst, self.table);
+        let Route { kind, dst, table, protocol, scope, .. } = self;
+        let mut fact =
+            format!("route {kind} {dst} table {table} protocol {protocol} scope {scope}");
         let mut add = |name: &str, value: Option<String>| {
             if let Some(value) = value {
                 fact.push_str(&format!(" {name} {value}"));
@@ -214,8 +228,6 @@ impl Route {
         add("gateway", self.gateway.map(|gateway| gateway.to_string()));
         add("via", self.via.as_ref().map(Value::to_string));
         add("dev", self.dev.clone());
-        add("protocol", self.protocol.clone());
-        add("scope", self.scope.clone());
         add("prefsrc", self.prefsrc.map(|address| address.to_string()));
         add("metric", self.metric.map(|metric| metric.to_string()));
         add("nexthops", self.nexthops.clone().map(without_flags));
@@ -312,6 +324,10 @@ mod tests {
             );
             parse_routes("route.json", &text).unwrap()
         };
+        let detailed = r#"[{"type":"unicast","dst":"10.0.0.0/24","dev":"a","table":"main",
+            "protocol":"boot","scope":"global"}]"#;
+        let plain = parse_routes("route.json", r#"[{"dst":"10.0.0.0/24","dev":"a"}]"#).unwrap();
+        assert_eq!(parse_routes("route.json", detailed).unwrap(), plain);
         let before = routes(1, "");
         assert_eq!((before[0].network(), before[0].table.as_str()), (None, "main"));
         assert_eq!(before[1].network(), Some("10.9.0.2/32".parse().unwrap()));

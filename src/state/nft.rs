@@ -105,8 +105,8 @@ impl NftTable {
 
     /// What `after` means that `self` does not (`+`), and the other way round (`-`). Handles,
     /// counters, times and used quotas aside, the order of objects and of set elements too; so are
-    /// elements that packets put there (a set with `dynamic`) or that expire. The order of rules
-    /// in a chain counts.
+    /// elements that expire, and those of sets that rules fill. The order of rules in a chain
+    /// counts.
     pub fn differences(&self, after: &NftTable) -> Vec<String> {
         self.compare(&self.meaning(), &after.meaning())
     }
@@ -134,6 +134,10 @@ impl NftTable {
 
     fn meaning(&self) -> Meaning {
         let mut meaning = Meaning::default();
+        let mut filled = BTreeSet::new();
+        self.of_kind("rule")
+            .flat_map(Map::values)
+            .for_each(|field| find_filled(field, &mut filled));
         for object in &self.objects {
             let Some((kind, body)) = sole(object) else {
                 meaning.objects.push(object.to_string());
@@ -141,7 +145,7 @@ impl NftTable {
             };
             let mut body = body.clone();
             if let Some(body) = body.as_object_mut() {
-                strip(kind, body);
+                strip(kind, body, &filled);
             }
             let mut body = settle(body);
             body.sort_all_objects();
@@ -171,28 +175,43 @@ fn table_of(object: &Value) -> Option<(&str, &str)> {
     Some((body.get("family")?.as_str()?, body.get(table)?.as_str()?))
 }
 
-/// Removes from an object what the kernel moves by itself.
-fn strip(kind: &str, body: &mut Map<String, Value>) {
-    body.shift_remove("handle");
-    match kind {
-        "counter" => {
-            body.shift_remove("packets");
-            body.shift_remove("bytes");
-        }
-        "quota" => {
-            body.shift_remove("used");
-        }
-        "set" | "map" => {
-            let dynamic = |flags: &Value| match flags {
-                Value::String(flag) => flag == "dynamic",
-                Value::Array(flags) => flags.iter().any(|flag| flag == "dynamic"),
-                _ => false,
-            };
-            if body.get("flags").is_some_and(dynamic) {
-                body.shift_remove("elem");
+/// Collects the names of sets and maps that a rule's statements fill or empty
+/// (`{"set": {"op": "add", "set": "@name", …}}`). nft's JSON does not always name their flag
+/// `dynamic` (1.0.6).
+fn find_filled(value: &Value, filled: &mut BTreeSet<String>) {
+    match value {
+        Value::Array(values) => values.iter().for_each(|value| find_filled(value, filled)),
+        Value::Object(fields) => {
+            for kind in ["set", "map"] {
+                let name = fields.get(kind).and_then(Value::as_str);
+                if let (Some(_), Some(name)) = (fields.get("op"), name) {
+                    filled.insert(name.trim_start_matches('@').to_owned());
+                }
             }
+            fields.values().for_each(|value| find_filled(value, filled));
         }
         _ => {}
+    }
+}
+
+/// Removes from an object what moves by itself; `filled` names the sets that rules fill.
+fn strip(kind: &str, body: &mut Map<String, Value>, filled: &BTreeSet<String>) {
+    body.shift_remove("handle");
+    let moving: &[&str] = match kind {
+        "counter" => &["packets", "bytes"],
+        "quota" => &["used"],
+        "set" | "map"
+            if body
+                .get("name")
+                .and_then(Value::as_str)
+                .is_some_and(|name| filled.contains(name)) =>
+        {
+            &["elem"]
+        }
+        _ => &[],
+    };
+    for field in moving {
+        body.shift_remove(*field);
     }
 }
 
@@ -278,8 +297,9 @@ mod tests {
                 {"set": {"family": "ip", "table": "t", "name": "s", "elem": elem}},
                 {"set": {"family": "ip", "table": "t", "name": "aff", "flags": ["timeout"],
                     "elem": [{"elem": {"val": expiring, "timeout": 9, "expires": 7}}]}},
-                {"set": {"family": "ip", "table": "t", "name": "dyn", "flags": "dynamic",
-                    "elem": [expiring]}},
+                {"set": {"family": "ip", "table": "t", "name": "dyn", "elem": [expiring]}},
+                {"rule": {"family": "ip", "table": "t", "chain": "c", "expr": [
+                    {"set": {"op": "add", "elem": 1, "set": "@dyn"}}]}},
             ]))
         };
         let (one, two) = (side(1, json!([1, 2]), 5), side(9, json!([2, 1]), 6));

@@ -1,0 +1,204 @@
+//! kube-proxy's command line.
+
+use super::{KubeProxyConfig, check_bit, parse_mode, parse_word};
+use crate::error::{Error, Kind, Result};
+use crate::state::lines;
+
+/// What kube-proxy was started with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CommandLine {
+    /// Its configuration file (`--config`).
+    pub config: Option<String>,
+    /// Whether it only cleans up and exits (`--cleanup`).
+    pub cleanup: bool,
+    /// What the other flags say.
+    pub flags: KubeProxyConfig,
+}
+
+impl CommandLine {
+    /// Reads a command line, the program first. Both `--flag=value` and `--flag value` are read,
+    /// with `_` for `-` too; of a flag that is given twice the last counts; flags that are not
+    /// known here are passed over. An error names the flag.
+    pub fn parse(args: &[impl AsRef<str>]) -> Result<CommandLine> {
+        let mut line = CommandLine::default();
+        let mut args = args.iter().map(AsRef::as_ref).skip(1);
+        while let Some(arg) = args.next() {
+            let Some(flag) = arg.strip_prefix("--") else { continue };
+            if flag.is_empty() {
+                break;
+            }
+            let (name, value) = match flag.split_once('=') {
+                Some((name, value)) => (name.replace('_', "-"), Some(value)),
+                None => (flag.replace('_', "-"), None),
+            };
+            let error =
+                |cause: String| Error::new(Kind::Parse, format!("kube-proxy's --{name}"), cause);
+            if let Some(switch) = line.switch(&name) {
+                *switch = boolean(value.unwrap_or("true")).map_err(error)?;
+            } else {
+                let value = || value.or_else(|| args.next()).ok_or("it has no value".to_owned());
+                line.set(&name, value).map_err(error)?;
+            }
+        }
+        Ok(line)
+    }
+
+    /// What it was told altogether; `file` is what `--config` names. With a file, kube-proxy
+    /// heeds no other flag but `--hostname-override`; if the file is not at hand, nothing is
+    /// known.
+    pub fn settings(&self, file: Option<&KubeProxyConfig>) -> Option<KubeProxyConfig> {
+        match (&self.config, file) {
+            (None, _) => Some(self.flags.clone()),
+            (Some(_), None) => None,
+            (Some(_), Some(file)) => {
+                let mut settings = file.clone();
+                if self.flags.hostname_override.is_some() {
+                    settings.hostname_override.clone_from(&self.flags.hostname_override);
+                }
+                Some(settings)
+            }
+        }
+    }
+
+    /// Flags that need no value, and take one with `=` alone.
+    fn switch(&mut self, name: &str) -> Option<&mut bool> {
+        let flags = &mut self.flags;
+        Some(match name {
+            "cleanup" => &mut self.cleanup,
+            "masquerade-all" => &mut flags.iptables.masquerade_all,
+            "ipvs-strict-arp" => &mut flags.ipvs.strict_arp,
+            "conntrack-tcp-be-liberal" => &mut flags.conntrack.tcp_be_liberal,
+            "iptables-localhost-nodeports" => {
+                flags.iptables.localhost_node_ports.get_or_insert_default()
+            }
+            _ => return None,
+        })
+    }
+
+    /// A flag that needs a value; a flag that is not known here does not ask for it.
+    fn set<'a>(
+        &mut self,
+        name: &str,
+        value: impl FnOnce() -> Result<&'a str, String>,
+    ) -> Result<(), String> {
+        let flags = &mut self.flags;
+        match name {
+            "config" => self.config = parse_word(value()?)?,
+            "proxy-mode" => flags.mode = parse_mode(value()?)?,
+            "cluster-cidr" => flags.cluster_cidrs = lines::networks(value()?)?,
+            "bind-address" => flags.bind_address = parse_word(value()?)?,
+            "healthz-bind-address" => flags.healthz_bind_address = parse_word(value()?)?,
+            "metrics-bind-address" => flags.metrics_bind_address = parse_word(value()?)?,
+            "hostname-override" => flags.hostname_override = parse_word(value()?)?,
+            "nodeport-addresses" => {
+                flags.node_port_addresses = list(value()?).map(str::to_owned).collect();
+            }
+            "detect-local-mode" => flags.detect_local_mode = parse_word(value()?)?,
+            "feature-gates" => {
+                for gate in list(value()?) {
+                    let (gate, on) = gate.split_once('=').ok_or(format!("`{gate}` has no `=`"))?;
+                    flags.feature_gates.insert(gate.trim().to_owned(), boolean(on.trim())?);
+                }
+            }
+            "iptables-masquerade-bit" => {
+                flags.iptables.masquerade_bit = check_bit(parse_word(value()?)?)?;
+            }
+            "ipvs-scheduler" => flags.ipvs.scheduler = parse_word(value()?)?,
+            "ipvs-exclude-cidrs" => flags.ipvs.exclude_cidrs = lines::networks(value()?)?,
+            "ipvs-tcp-timeout" => flags.ipvs.tcp_timeout = parse_word(value()?)?,
+            "ipvs-tcpfin-timeout" => flags.ipvs.tcp_fin_timeout = parse_word(value()?)?,
+            "ipvs-udp-timeout" => flags.ipvs.udp_timeout = parse_word(value()?)?,
+            "conntrack-max-per-core" => flags.conntrack.max_per_core = parse_word(value()?)?,
+            "conntrack-min" => flags.conntrack.min = parse_word(value()?)?,
+            "conntrack-tcp-timeout-established" => {
+                flags.conntrack.tcp_established_timeout = parse_word(value()?)?;
+            }
+            "conntrack-tcp-timeout-close-wait" => {
+                flags.conntrack.tcp_close_wait_timeout = parse_word(value()?)?;
+            }
+            "conntrack-udp-timeout" => flags.conntrack.udp_timeout = parse_word(value()?)?,
+            "conntrack-udp-timeout-stream" => {
+                flags.conntrack.udp_stream_timeout = parse_word(value()?)?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+fn list(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|part| !part.is_empty())
+}
+
+/// A boolean as Go spells it.
+fn boolean(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err(format!("`{text}` is neither true nor false")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::kube_proxy::Mode;
+
+    fn parse(line: &str) -> Result<CommandLine> {
+        let args: Vec<&str> = line.split(' ').collect();
+        CommandLine::parse(&args)
+    }
+
+    #[test]
+    fn both_forms_of_flags_are_read() {
+        let line = parse(
+            "/usr/bin/kube-proxy --v=2 --kubeconfig /x --proxy-mode userspace --proxy_mode=ipvs \
+             --cluster-cidr 10.244.0.0/16,fd00::/48 --masquerade-all --iptables-masquerade-bit=15 \
+             --feature-gates=A=true,B=false --ipvs-strict-arp=false --conntrack-min 0 \
+             --ipvs-exclude-cidrs=10.9.0.100/24 --cleanup=F --bind-address :: -- --config=/late",
+        )
+        .unwrap();
+        let flags = &line.flags;
+        assert_eq!((line.config.as_deref(), line.cleanup), (None, false));
+        assert_eq!(flags.mode, Some(Mode::Ipvs));
+        assert_eq!(flags.cluster_cidrs.len(), 2);
+        assert!(flags.iptables.masquerade_all && !flags.ipvs.strict_arp);
+        assert_eq!(flags.masquerade_mark(Mode::Ipvs), 0x8000);
+        assert_eq!(flags.feature_gates.get("B"), Some(&false));
+        assert_eq!(flags.conntrack.min, Some(0));
+        assert_eq!(flags.ipvs.exclude_cidrs, ["10.9.0.0/24".parse().unwrap()]);
+        assert_eq!(line.settings(None).as_ref(), Some(flags));
+    }
+
+    #[test]
+    fn a_file_overrules_flags() {
+        let line = "kube-proxy --config /c --proxy-mode=ipvs --hostname-override=n1 --cleanup";
+        let line = parse(line).unwrap();
+        assert_eq!((line.config.as_deref(), line.cleanup), (Some("/c"), true));
+        assert_eq!(line.settings(None), None);
+        let file = KubeProxyConfig { mode: Some(Mode::Nftables), ..KubeProxyConfig::default() };
+        let settings = line.settings(Some(&file)).unwrap();
+        assert_eq!(settings.mode, Some(Mode::Nftables));
+        assert_eq!(settings.hostname_override.as_deref(), Some("n1"));
+    }
+
+    #[test]
+    fn errors_name_the_flag() {
+        for (line, expected) in [
+            ("kube-proxy --config", "kube-proxy's --config: it has no value"),
+            (
+                "kube-proxy --proxy-mode=ipvz",
+                "kube-proxy's --proxy-mode: kube-proxy has no mode `ipvz`",
+            ),
+            (
+                "kube-proxy --iptables-masquerade-bit=32",
+                "kube-proxy's --iptables-masquerade-bit: a",
+            ),
+            ("kube-proxy --cleanup=maybe", "kube-proxy's --cleanup: `maybe` is neither"),
+            ("kube-proxy --feature-gates A", "kube-proxy's --feature-gates: `A` has no `=`"),
+        ] {
+            let error = parse(line).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{error}");
+        }
+    }
+}

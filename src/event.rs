@@ -1,9 +1,9 @@
 //! What the core says while it works; the user interface decides how it looks.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// One thing that happened. The core emits these and never prints.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
     /// A piece of work begins.
@@ -41,18 +41,32 @@ pub enum Event {
 pub trait Sink: Sync {
     /// Takes one event; must not fail or block for long.
     fn emit(&self, event: Event);
+}
 
-    /// A task begins; returns the event's words for [`Sink::finished`].
-    fn started(&self, task: &str) {
+impl dyn Sink + '_ {
+    /// A piece of work begins.
+    pub fn started(&self, task: &str) {
         self.emit(Event::Started { task: task.into() });
     }
 
-    /// The task ended with `result`.
-    fn finished(&self, task: &str, result: impl Into<String>)
-    where
-        Self: Sized,
-    {
+    /// The piece of work ended with `result`.
+    pub fn finished(&self, task: &str, result: impl Into<String>) {
         self.emit(Event::Finished { task: task.into(), result: result.into() });
+    }
+
+    /// Something was shown to hold.
+    pub fn proved(&self, what: impl Into<String>, evidence: impl Into<String>) {
+        self.emit(Event::Proved { what: what.into(), evidence: evidence.into() });
+    }
+
+    /// Something the operator should know.
+    pub fn note(&self, text: impl Into<String>) {
+        self.emit(Event::Note { text: text.into() });
+    }
+
+    /// Something that may need the operator.
+    pub fn warning(&self, text: impl Into<String>) {
+        self.emit(Event::Warning { text: text.into() });
     }
 }
 

@@ -11,12 +11,16 @@
 //! `state ← store`; `plan, node ← apply`; all of these `← run ← cli`; `event ← ui ← cli`.
 //! `tests/layers.rs` holds the code to it.
 
+pub mod apply;
+pub mod cli;
 pub mod clock;
 pub mod error;
 pub mod event;
 pub mod node;
 pub mod owners;
 pub mod plan;
+pub mod run;
 pub mod state;
 pub mod store;
+pub mod ui;
 pub mod yaml;

@@ -10,7 +10,7 @@ use proxyshift::state::{Files, NodeState};
 
 #[test]
 fn scratch() {
-    let catalogue = Arc::new(Catalogue::builtin().unwrap());
+    let catalogue = Catalogue::builtin().unwrap();
     for e in std::fs::read_dir("snapshots").unwrap() {
         let d = e.unwrap().path();
         if !d.is_dir() { continue; }

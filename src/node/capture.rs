@@ -1,1 +1,240 @@
 //! The capture of a node: every file of a node state, read from this namespace.
+//!
+//! Looking changes nothing: each family of netfilter state is asked only when the kernel shows that
+//! it is there ([`super::present`]), and a save that lies is refused by name ([`super::lossy`]).
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::commands::Output;
+use super::tools::{Tool, Tools};
+use super::{config_files, lossy::lossy, present, processes, sysctls};
+use crate::error::{Error, Kind, Result};
+use crate::event::{Event, Silent, Sink};
+use crate::state::{Backend, Family, Files, RulesetId};
+
+/// How long a save may take: with 115,000 lines and a busy writer it starts again and again.
+const SAVE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Captures the node, saying nothing; see [`capture_telling`].
+pub fn capture(tools: &Tools) -> Result<Files> {
+    capture_telling(tools, &Silent)
+}
+
+/// Captures everything that makes up the state of the node, of the namespaces that we are in. A file
+/// is absent when there is nothing of its kind; a configuration file that is left out (too large, or
+/// with a secret in it) is named in a note.
+///
+/// Fails with [`Kind::LossyCapture`] when a save does not tell the truth, [`Kind::MissingTool`] when
+/// the kernel shows something that no installed tool can print, and [`Kind::Command`] when a program
+/// fails.
+pub fn capture_telling(tools: &Tools, sink: &dyn Sink) -> Result<Files> {
+    let mut files = Files::new();
+    legacy(tools, &mut files)?;
+    nft(tools, &mut files)?;
+    if present::ip_set() {
+        put(&mut files, "ipset.save", save(tools, Tool::Ipset, &["save"])?.stdout);
+    }
+    ipvs(tools, &mut files)?;
+    put(&mut files, "addr.json", ip(tools, &["-j", "-d", "addr", "show"])?);
+    put(&mut files, "route.json", ip(tools, &["-j", "route", "show", "table", "all"])?);
+    put(&mut files, "rule.json", ip(tools, &["-j", "rule", "show"])?);
+    put(&mut files, "sysctl.txt", sysctls::read()?);
+    for (file, path) in
+        [("modules.txt", "/proc/modules"), ("nf_conntrack.stat", "/proc/net/stat/nf_conntrack")]
+    {
+        put(&mut files, file, present::read_if_there(path)?.unwrap_or_default());
+    }
+    put(&mut files, "tools.txt", tools.tools_txt());
+    let processes = processes::find()?;
+    if !processes.is_empty() {
+        put(&mut files, "processes.json", processes::processes_json(&processes)?);
+    }
+    let (configuration, notes) = config_files::read(&processes);
+    files.extend(configuration);
+    for text in notes {
+        sink.emit(Event::Note { text });
+    }
+    Ok(files)
+}
+
+/// Keeps a text under its name, unless it is empty.
+fn put(files: &mut Files, name: &str, text: String) {
+    if !text.is_empty() {
+        files.insert(name.to_owned(), text.into());
+    }
+}
+
+/// Runs a tool that may take as long as a save.
+fn save(tools: &Tools, tool: Tool, args: &[&str]) -> Result<Output> {
+    tools.command(tool)?.args(args).deadline(SAVE_DEADLINE).run()
+}
+
+fn ip(tools: &Tools, args: &[&str]) -> Result<String> {
+    Ok(tools.command(Tool::Ip)?.args(args).run()?.stdout)
+}
+
+/// Keeps a save, or refuses it.
+fn put_save(files: &mut Files, id: RulesetId, output: Output) -> Result<()> {
+    let file = id.file();
+    if let Some(refused) = lossy(&file, &output.stdout, &output.stderr) {
+        return Err(refused);
+    }
+    put(files, &file, output.stdout);
+    Ok(())
+}
+
+/// The legacy tables, each asked for by name: a table that is not there would be made.
+fn legacy(tools: &Tools, files: &mut Files) -> Result<()> {
+    for family in Family::ALL {
+        let id = RulesetId { family, backend: Backend::Legacy };
+        let mut whole = Output { stdout: String::new(), stderr: String::new() };
+        let listed = present::legacy_tables(family)?;
+        let made_by_asking = listed.is_none();
+        for table in listed.unwrap_or_else(|| present::legacy_tables_loaded(family)) {
+            let output = save(tools, Tool::Save(id), &["-c", "-t", &table])?;
+            if made_by_asking && untouched(&output.stdout) {
+                continue;
+            }
+            whole.stdout.push_str(&output.stdout);
+            whole.stderr.push_str(&output.stderr);
+        }
+        put_save(files, id, whole)?;
+    }
+    Ok(())
+}
+
+/// True for the save of a table as the kernel makes it: no rules, and no chain but its own, which
+/// accept.
+fn untouched(save: &str) -> bool {
+    let plain = |l: &str| !l.starts_with(':') || l.contains(" ACCEPT [");
+    save.lines().all(|l| plain(l) && !l.contains("-A "))
+}
+
+/// A table of nf_tables.
+struct Table {
+    family: String,
+    name: String,
+}
+
+impl Table {
+    /// True for a table that `iptables-nft-save`, or `ip6tables-nft-save`, prints.
+    fn is_of(&self, family: Family) -> bool {
+        self.family == family.nft() && present::XTABLES.contains(&self.name.as_str())
+    }
+
+    fn is_native(&self) -> bool {
+        !Family::ALL.iter().any(|&family| self.is_of(family))
+    }
+}
+
+/// The tables of nf_tables: those of iptables-nft as saves, native ones as nft's JSON.
+fn nft(tools: &Tools, files: &mut Files) -> Result<()> {
+    if !present::nf_tables() {
+        return Ok(());
+    }
+    let list = json(&tools.command(Tool::Nft)?.args(["-j", "list", "tables"]).run()?.stdout)?;
+    let tables = tables(&list);
+    for family in Family::ALL {
+        if tables.iter().any(|t| t.is_of(family)) {
+            let id = RulesetId { family, backend: Backend::Nft };
+            put_save(files, id, save(tools, Tool::Save(id), &["-c"])?)?;
+        }
+    }
+    let mut native = Vec::new();
+    for table in tables.iter().filter(|t| t.is_native()) {
+        native.extend(native_table(tools, table)?);
+    }
+    if !native.is_empty() {
+        let metainfo = list.into_iter().filter(|item| item.get("metainfo").is_some());
+        let whole: Vec<Value> = metainfo.chain(native).collect();
+        put(files, "nft.json", format!("{}\n", serde_json::json!({ "nftables": whole })));
+    }
+    Ok(())
+}
+
+/// The items of one native table; none when it went away meanwhile.
+fn native_table(tools: &Tools, table: &Table) -> Result<Vec<Value>> {
+    match save(tools, Tool::Nft, &["-j", "list", "table", &table.family, &table.name]) {
+        Ok(output) => {
+            let mut items = json(&output.stdout)?;
+            items.retain(|item| item.get("metainfo").is_none());
+            Ok(items)
+        }
+        Err(e) if e.kind == Kind::Command && e.cause.contains("No such file or directory") => {
+            Ok(Vec::new())
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// The items of a document of nft.
+fn json(text: &str) -> Result<Vec<Value>> {
+    let parse = |e: &dyn std::fmt::Display| Error::new(Kind::Parse, "nft -j", e);
+    let document: Value = serde_json::from_str(text).map_err(|e| parse(&e))?;
+    match document {
+        Value::Object(mut members) => match members.remove("nftables") {
+            Some(Value::Array(items)) => Ok(items),
+            _ => Err(parse(&"it has no list named nftables")),
+        },
+        _ => Err(parse(&"it is not an object")),
+    }
+}
+
+/// The tables in a list of tables.
+fn tables(items: &[Value]) -> Vec<Table> {
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    items
+        .iter()
+        .filter_map(|item| item.get("table"))
+        .filter_map(|t| Some(Table { family: text(&t["family"])?, name: text(&t["name"])? }))
+        .collect()
+}
+
+/// Virtual servers; without any, nothing.
+fn ipvs(tools: &Tools, files: &mut Files) -> Result<()> {
+    if !present::ip_vs() {
+        return Ok(());
+    }
+    let rules = save(tools, Tool::Ipvsadm, &["-S", "-n"])?.stdout;
+    if rules.is_empty() {
+        return Ok(());
+    }
+    put(files, "ipvs.save", rules);
+    put(files, "ipvs.list", save(tools, Tool::Ipvsadm, &["-L", "-n"])?.stdout);
+    let stats = save(tools, Tool::Ipvsadm, &["-L", "-n", "--stats", "--exact"])?.stdout;
+    put(files, "ipvs.stats", stats);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_of_iptables_are_told_from_native_ones() {
+        let text = r#"{"nftables": [{"metainfo": {}}, {"table": {"family": "ip", "name": "nat"}},
+            {"table": {"family": "ip6", "name": "nat"}}, {"table": {"family": "inet", "name": "nat"}},
+            {"table": {"family": "ip", "name": "kube-proxy"}}]}"#;
+        let tables = tables(&json(text).unwrap());
+        let native: Vec<_> = tables.iter().map(Table::is_native).collect();
+        assert_eq!(native, [false, false, true, true]);
+        assert!(tables[0].is_of(Family::Ipv4) && !tables[0].is_of(Family::Ipv6));
+    }
+
+    #[test]
+    fn a_table_as_the_kernel_makes_it_is_told_from_a_used_one() {
+        assert!(untouched("# x\n*raw\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n"));
+        for line in [":OUTPUT DROP [0:0]", ":MINE - [0:0]", "[0:0] -A OUTPUT -j ACCEPT"] {
+            assert!(!untouched(&format!("*raw\n:OUTPUT ACCEPT [0:0]\n{line}\nCOMMIT\n")), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_document_of_nft_is_an_error() {
+        for text in ["", "[]", "{}", r#"{"nftables": 1}"#] {
+            assert_eq!(json(text).unwrap_err().kind, Kind::Parse, "{text}");
+        }
+    }
+}

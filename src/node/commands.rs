@@ -1,1 +1,230 @@
 //! Running programs: argv, a deadline, and their error text.
+//!
+//! Never a shell. Children speak the C locale, find their own helpers on the trusted path only,
+//! and have a process group of their own: Ctrl-C does not cut a restore in half, and a child that
+//! passes its deadline is killed together with whatever it started.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use crate::error::{Error, Kind, Result};
+
+/// The only directories in which programs are looked for; never the caller's `PATH`.
+pub const TRUSTED_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// How long a program may take unless it is told otherwise.
+pub const DEADLINE: Duration = Duration::from_secs(10);
+
+/// How much of a program's error text an error repeats.
+const ERROR_LINES: usize = 3;
+
+/// One program run: what, with what, and for how long.
+#[derive(Debug, Clone)]
+pub struct Command {
+    program: PathBuf,
+    args: Vec<OsString>,
+    env: Vec<(String, OsString)>,
+    stdin: Option<String>,
+    deadline: Duration,
+}
+
+/// What a program that succeeded wrote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error; some programs say here that their output is not the whole truth.
+    pub stderr: String,
+}
+
+impl Command {
+    /// A run of `program` (a path, as [`super::tools::Tools`] gives it) without arguments, with
+    /// nothing to read, and [`DEADLINE`].
+    pub fn new(program: impl Into<PathBuf>) -> Self {
+        Command {
+            program: program.into(),
+            args: Vec::new(),
+            env: Vec::new(),
+            stdin: None,
+            deadline: DEADLINE,
+        }
+    }
+
+    /// Adds arguments.
+    #[must_use]
+    pub fn args<A: Into<OsString>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Sets an environment variable of the child.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// The text that the program reads; without it, `/dev/null`.
+    #[must_use]
+    pub fn stdin(mut self, text: impl Into<String>) -> Self {
+        self.stdin = Some(text.into());
+        self
+    }
+
+    /// How long it may take before it is killed.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Runs it to its end.
+    ///
+    /// Fails with [`Kind::Command`] when it cannot be started, passes its deadline, exits with
+    /// another status than 0, or writes something that is not UTF-8.
+    pub fn run(&self) -> Result<Output> {
+        let handle = self.expression().start().map_err(|e| self.error(e))?;
+        let done = handle.wait_timeout(self.deadline).map_err(|e| self.error(e))?;
+        let Some(output) = done else {
+            kill_group(&handle.pids());
+            // Reaps it. Not for ever: a child that left its group may still hold the pipes.
+            let _ = handle.wait_timeout(Duration::from_secs(1));
+            let cause = format!("did not finish within {:?}, and was killed", self.deadline);
+            return Err(self.error(cause));
+        };
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        if !output.status.success() {
+            return Err(self.error(failure(&output.status.to_string(), &stderr)));
+        }
+        let stdout = String::from_utf8(output.stdout.clone())
+            .map_err(|e| self.error(format!("its output is not UTF-8: {e}")))?;
+        Ok(Output { stdout, stderr })
+    }
+
+    fn expression(&self) -> duct::Expression {
+        let mut expression = duct::cmd(&self.program, &self.args)
+            .stdout_capture()
+            .stderr_capture()
+            .unchecked()
+            .env("PATH", TRUSTED_PATH)
+            .env("LC_ALL", "C")
+            .before_spawn(|command| {
+                command.process_group(0);
+                Ok(())
+            });
+        for (name, value) in &self.env {
+            expression = expression.env(name, value);
+        }
+        match &self.stdin {
+            Some(text) => expression.stdin_bytes(text.as_bytes()),
+            None => expression.stdin_null(),
+        }
+    }
+
+    fn error(&self, cause: impl std::fmt::Display) -> Error {
+        Error::new(Kind::Command, self.to_string(), cause)
+    }
+}
+
+impl std::fmt::Display for Command {
+    /// The program's path and its arguments.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.program.display())?;
+        for arg in &self.args {
+            write!(f, " {}", arg.display())?;
+        }
+        Ok(())
+    }
+}
+
+/// The exit status with the first lines of error text.
+fn failure(status: &str, stderr: &str) -> String {
+    let lines: Vec<_> =
+        stderr.lines().map(str::trim).filter(|l| !l.is_empty()).take(ERROR_LINES).collect();
+    match lines.is_empty() {
+        true => status.to_owned(),
+        false => format!("{status}: {}", lines.join("; ")),
+    }
+}
+
+/// Kills the process groups that the children lead.
+fn kill_group(leaders: &[u32]) {
+    for leader in leaders {
+        let group = i32::try_from(*leader).ok().and_then(Pid::from_raw);
+        // A group that is gone meanwhile needs no killing.
+        let _: Option<io::Result<()>> =
+            group.map(|g| kill_process_group(g, Signal::KILL).map_err(Into::into));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    fn sh(script: &str) -> Command {
+        Command::new("/bin/sh").args(["-c", script])
+    }
+
+    #[test]
+    fn gives_output_and_error_text() {
+        let out = sh("cat; echo warned >&2").stdin("text").run().unwrap();
+        assert_eq!(out, Output { stdout: "text".into(), stderr: "warned\n".into() });
+    }
+
+    #[test]
+    fn without_stdin_reads_nothing() {
+        assert_eq!(sh("cat").run().unwrap().stdout, "");
+    }
+
+    #[test]
+    fn the_environment_is_ours() {
+        let out = sh("echo $PATH $LC_ALL $X").env("X", "y").run().unwrap();
+        assert_eq!(out.stdout, format!("{TRUSTED_PATH} C y\n"));
+    }
+
+    #[test]
+    fn a_failure_names_program_status_and_error_text() {
+        let e = sh("echo one >&2; echo >&2; echo two >&2; exit 3").run().unwrap_err();
+        assert_eq!(e.kind, Kind::Command);
+        assert!(e.object.starts_with("/bin/sh -c echo one"), "{}", e.object);
+        assert_eq!(e.cause, "exit status: 3: one; two");
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_an_error() {
+        let e = Command::new("/no/such/program").run().unwrap_err();
+        assert_eq!((e.kind, e.object.as_str()), (Kind::Command, "/no/such/program"));
+    }
+
+    #[test]
+    fn output_that_is_not_text_is_an_error() {
+        let e = sh(r"printf '\377'").run().unwrap_err();
+        assert!(e.cause.contains("not UTF-8"), "{}", e.cause);
+    }
+
+    #[test]
+    fn past_the_deadline_the_whole_group_is_killed() {
+        let dir = tempfile::tempdir().unwrap();
+        let pid_file = dir.path().join("pid");
+        let script = format!("sleep 100 & echo $! > {}; wait", pid_file.display());
+        let start = Instant::now();
+        let e = sh(&script).deadline(Duration::from_millis(500)).run().unwrap_err();
+        assert!(e.cause.contains("did not finish within 500ms"), "{}", e.cause);
+        assert!(start.elapsed() < Duration::from_secs(20));
+        let grandchild = std::fs::read_to_string(pid_file).unwrap();
+        let stat = format!("/proc/{}/stat", grandchild.trim());
+        let gone = || std::fs::read_to_string(&stat).map_or(true, |s| s.contains(") Z "));
+        let until = Instant::now() + Duration::from_secs(30);
+        while !gone() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert!(gone(), "the grandchild still runs");
+    }
+}

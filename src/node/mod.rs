@@ -4,6 +4,10 @@
 
 pub mod capture;
 pub mod commands;
+pub mod config_files;
+pub mod lossy;
 pub mod nfnetlink;
+pub mod present;
 pub mod processes;
+pub mod sysctls;
 pub mod tools;

@@ -1,1 +1,317 @@
 //! The processes of this network namespace that own rules.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::ser::{PrettyFormatter, Serializer};
+
+use super::commands::Command;
+use crate::error::{Error, Kind, Result};
+
+/// Programs known to own rules, sets, virtual servers or links, or to embed one that does.
+const KNOWN: &[&str] = &[
+    // Kubernetes itself, and distributions that have kubelet and kube-proxy in one program
+    "kube-proxy",
+    "kubelet",
+    "kubelite",
+    "k3s",
+    "rke2",
+    "hyperkube",
+    // container engines with rules of their own
+    "dockerd",
+    "crio",
+    // networks and policies
+    "flanneld",
+    "calico-node",
+    "calico-felix",
+    "cilium-agent",
+    "weaver",
+    "weave-npc",
+    "kube-router",
+    "antrea-agent",
+    "aws-k8s-agent",
+    "ipamd",
+    "azure-cns",
+    "azure-npm",
+    "ovnkube",
+    "kube-ovn-daemon",
+    "ovn-kube-node",
+    "openshift-sdn-node",
+    "ztunnel",
+    "install-cni",
+    "submariner-gateway",
+    "submariner-route-agent",
+    "submariner-globalnet",
+    "fabedge-agent",
+    "neutron-l3-agent",
+    "neutron-openvswitch-agent",
+    // node-level helpers
+    "ip-masq-agent",
+    "node-cache",
+    "kube-vip",
+    "keepalived",
+    // the host's own
+    "libvirtd",
+    "virtnetworkd",
+    "firewalld",
+    "fail2ban-server",
+    "tailscaled",
+    "netbird",
+    "puppet",
+];
+
+/// Programs whose `--version` is harmless and says which Kubernetes they are of.
+const TELL_VERSION: &[&str] = &["kube-proxy", "kubelet"];
+
+/// Words that make a flag's value a secret, unless the value is a path.
+const SECRETS: &[&str] =
+    &["token", "password", "passwd", "secret", "authkey", "auth-key", "api-key", "apikey"];
+
+/// What stands in place of a secret.
+const MASK: &str = "<masked>";
+
+/// A process that owns rules, in the form of `processes.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Process {
+    /// Its number in our process namespace.
+    pub pid: u32,
+    /// The known name of its program.
+    pub name: String,
+    /// Its arguments, the program first; secrets are masked.
+    pub args: Vec<String>,
+    /// Its version (`v1.30.5`), where it could be learnt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// How the version was learnt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version_source: Option<String>,
+}
+
+/// The known processes in our network namespace, by number.
+///
+/// Fails when /proc cannot be read; a process that ends meanwhile, or that we may not look at, is
+/// left out.
+pub fn find() -> Result<Vec<Process>> {
+    let ours = link("/proc/self/ns/net")
+        .ok_or_else(|| Error::new(Kind::Unexpected, "/proc/self/ns/net", "cannot be read"))?;
+    let entries = fs::read_dir("/proc").map_err(|e| Error::io("/proc", &e))?;
+    let mut found: Vec<_> = entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter_map(|pid| look(pid, &ours))
+        .collect();
+    found.sort_by_key(|p| p.pid);
+    Ok(found)
+}
+
+/// The text of `processes.json`.
+pub fn processes_json(processes: &[Process]) -> Result<String> {
+    let mut text = Vec::new();
+    let mut out = Serializer::with_formatter(&mut text, PrettyFormatter::with_indent(b" "));
+    let failed = |e: &dyn std::fmt::Display| Error::new(Kind::Unexpected, "processes.json", e);
+    processes.serialize(&mut out).map_err(|e| failed(&e))?;
+    text.push(b'\n');
+    String::from_utf8(text).map_err(|e| failed(&e))
+}
+
+/// The value of a flag, given as `--flag=VALUE` or `--flag VALUE`.
+pub fn flag_value<'a>(args: &'a [String], flag: &str) -> Option<&'a str> {
+    args.iter().enumerate().find_map(|(i, arg)| {
+        let rest = arg.strip_prefix(flag)?;
+        rest.strip_prefix('=')
+            .or_else(|| (rest.is_empty()).then(|| args.get(i + 1))?.map(|v| v.as_str()))
+    })
+}
+
+fn look(pid: u32, namespace: &Path) -> Option<Process> {
+    let proc = PathBuf::from(format!("/proc/{pid}"));
+    if link(proc.join("ns/net"))? != namespace {
+        return None;
+    }
+    let args = arguments(&fs::read(proc.join("cmdline")).ok()?);
+    let exe = link(proc.join("exe"));
+    let comm = fs::read_to_string(proc.join("comm")).unwrap_or_default();
+    let name = known_name(exe.as_deref(), comm.trim_end(), args.first().map(String::as_str))?;
+    let version = TELL_VERSION.contains(&name).then(|| ask_version(&proc)).flatten();
+    Some(Process {
+        pid,
+        name: name.to_owned(),
+        args: mask(args),
+        version_source: version.is_some().then(|| format!("{name} --version")),
+        version,
+    })
+}
+
+fn link(path: impl AsRef<Path>) -> Option<PathBuf> {
+    fs::read_link(path).ok()
+}
+
+fn arguments(cmdline: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(cmdline);
+    text.strip_suffix('\0').unwrap_or(&text).split('\0').map(str::to_owned).collect()
+}
+
+/// The known name of a program: by its file, its command name (a script's file is its
+/// interpreter; the kernel cuts it to 15 bytes), or its first argument.
+fn known_name(exe: Option<&Path>, comm: &str, first: Option<&str>) -> Option<&'static str> {
+    let file = |path: &Path| Some(path.file_name()?.to_str()?.to_owned());
+    let exe = exe.and_then(file).map(|n| n.trim_end_matches(" (deleted)").to_owned());
+    let first = first.map(Path::new).and_then(file);
+    let is_known = |name: &str| KNOWN.iter().copied().find(|known| *known == name);
+    let by_comm = || KNOWN.iter().copied().find(|known| known.get(..15).unwrap_or(known) == comm);
+    exe.and_then(|n| is_known(&n)).or_else(by_comm).or_else(|| is_known(&first?))
+}
+
+/// Runs the process' own program with `--version`, when it is as trustworthy as a tool of ours: in
+/// our own file system, root's, and nobody else's to write. A container's program is not run.
+fn ask_version(proc: &Path) -> Option<String> {
+    let same =
+        |file: &str| Some(link(proc.join(file))? == link(Path::new("/proc/self").join(file))?);
+    if !(same("root")? && same("ns/mnt")?) {
+        return None;
+    }
+    let exe = proc.join("exe");
+    let meta = fs::metadata(&exe).ok()?;
+    if meta.uid() != 0 || meta.mode() & 0o022 != 0 {
+        return None;
+    }
+    let output =
+        Command::new(exe).args(["--version"]).deadline(Duration::from_secs(2)).run().ok()?;
+    kubernetes_version(&output.stdout)
+}
+
+/// `v1.30.5` of `Kubernetes v1.30.5`.
+fn kubernetes_version(text: &str) -> Option<String> {
+    let version = text.lines().next()?.trim().strip_prefix("Kubernetes ")?;
+    version.strip_prefix('v')?.starts_with(|c: char| c.is_ascii_digit()).then(|| version.to_owned())
+}
+
+/// Masks values that are secrets: of flags that say so, and passwords in addresses.
+fn mask(args: Vec<String>) -> Vec<String> {
+    let mut value_is_secret = false;
+    args.into_iter()
+        .map(|arg| {
+            let (flag, value) =
+                arg.split_once('=').map_or((arg.as_str(), None), |(f, v)| (f, Some(v)));
+            let secret = is_secret(flag);
+            let is_value = std::mem::replace(
+                &mut value_is_secret,
+                secret && value.is_none() && flag.starts_with('-'),
+            );
+            match value {
+                _ if is_value && !arg.starts_with('-') => MASK.to_owned(),
+                Some(value) if secret && !value.is_empty() => format!("{flag}={MASK}"),
+                _ => mask_address(&arg),
+            }
+        })
+        .collect()
+}
+
+/// True for a flag, or variable, whose value is a secret and not the path of one.
+fn is_secret(flag: &str) -> bool {
+    let flag = flag.to_ascii_lowercase().replace('_', "-");
+    let path = ["-file", "-path", "-dir"].iter().any(|end| flag.ends_with(end));
+    !path && SECRETS.iter().any(|word| flag.contains(word))
+}
+
+/// Masks the password of `scheme://user:password@host`.
+fn mask_address(arg: &str) -> String {
+    let masked = || {
+        let (scheme, rest) = arg.split_once("://")?;
+        let host = rest.find('/').unwrap_or(rest.len());
+        let at = rest[..host].rfind('@')?;
+        let colon = rest[..at].find(':')?;
+        Some(format!("{scheme}://{}:{MASK}{}", &rest[..colon], &rest[at..]))
+    };
+    masked().unwrap_or_else(|| arg.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn strings(args: &[&str]) -> Vec<String> {
+        args.iter().map(|&a| a.to_owned()).collect()
+    }
+
+    #[test]
+    fn a_program_is_known_by_file_command_name_or_first_argument() {
+        let exe = |path| Some(Path::new(path));
+        assert_eq!(known_name(exe("/x/bin/k3s"), "k3s-server", None), Some("k3s"));
+        assert_eq!(known_name(exe("/opt/flanneld (deleted)"), "", None), Some("flanneld"));
+        let python = known_name(exe("/usr/bin/python3.11"), "fail2ban-server", None);
+        assert_eq!(python, Some("fail2ban-server"));
+        assert_eq!(known_name(None, "neutron-l3-agen", None), Some("neutron-l3-agent"));
+        assert_eq!(known_name(None, "main", Some("/bin/kube-vip")), Some("kube-vip"));
+        assert_eq!(known_name(exe("/bin/sleep"), "sleep", Some("sleep")), None);
+        assert_eq!(known_name(exe("/bin/not-kube-proxy"), "kube-proxy2", None), None);
+    }
+
+    #[test]
+    fn arguments_are_split_at_their_ends() {
+        assert_eq!(arguments(b"a\0b c\0\0"), ["a", "b c", ""]);
+        assert_eq!(arguments(b"rewritten title"), ["rewritten title"]);
+    }
+
+    #[test]
+    fn secrets_are_masked_and_paths_are_not() {
+        let args = strings(&[
+            "x",
+            "--token=abc",
+            "--auth-key",
+            "tskey",
+            "-etcd-password=p",
+            "K3S_TOKEN=t",
+            "--token-auth-file=/a",
+            "--kubeconfig=/k",
+            "--etcd=https://u:p@h:1/x",
+            "--secret",
+            "--v=2",
+        ]);
+        let masked = strings(&[
+            "x",
+            "--token=<masked>",
+            "--auth-key",
+            "<masked>",
+            "-etcd-password=<masked>",
+            "K3S_TOKEN=<masked>",
+            "--token-auth-file=/a",
+            "--kubeconfig=/k",
+            "--etcd=https://u:<masked>@h:1/x",
+            "--secret",
+            "--v=2",
+        ]);
+        assert_eq!(mask(args), masked);
+    }
+
+    #[test]
+    fn a_flag_is_found_in_both_forms() {
+        assert_eq!(flag_value(&strings(&["p", "--config=/a"]), "--config"), Some("/a"));
+        assert_eq!(flag_value(&strings(&["p", "--config", "/b"]), "--config"), Some("/b"));
+        assert_eq!(flag_value(&strings(&["p", "--configs=/a"]), "--config"), None);
+    }
+
+    #[test]
+    fn only_a_version_of_kubernetes_is_one() {
+        assert_eq!(kubernetes_version("Kubernetes v1.30.5\n").as_deref(), Some("v1.30.5"));
+        assert_eq!(kubernetes_version("sleep (GNU coreutils) 9.1\n"), None);
+        assert_eq!(kubernetes_version(""), None);
+    }
+
+    #[test]
+    fn the_text_is_that_of_the_captured_nodes() {
+        let process = Process {
+            pid: 903,
+            name: "kubelet".into(),
+            args: strings(&["/usr/bin/kubelet"]),
+            version: None,
+            version_source: None,
+        };
+        let text = processes_json(&[process]).unwrap();
+        let expected = "[\n {\n  \"pid\": 903,\n  \"name\": \"kubelet\",\n  \"args\": [\n   \
+             \"/usr/bin/kubelet\"\n  ]\n }\n]\n";
+        assert_eq!(text, expected);
+    }
+}

@@ -1,1 +1,233 @@
 //! The programs needed, found once on a trusted path.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::commands::{Command, TRUSTED_PATH};
+use super::present;
+use crate::error::{Error, Kind, Result};
+use crate::state::{Backend, Family, RulesetId};
+
+/// A program that this tool runs or reports on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Tool {
+    /// `iptables`, whichever backend it is of.
+    Iptables,
+    /// `nft`.
+    Nft,
+    /// `ipset`.
+    Ipset,
+    /// `ipvsadm`.
+    Ipvsadm,
+    /// `conntrack`.
+    Conntrack,
+    /// `docker`.
+    Docker,
+    /// `ip`.
+    Ip,
+    /// `sysctl`.
+    Sysctl,
+    /// `modprobe`.
+    Modprobe,
+    /// `unshare`.
+    Unshare,
+    /// The program that prints one rule set.
+    Save(RulesetId),
+    /// The program that loads one rule set.
+    Restore(RulesetId),
+}
+
+/// When a tool may be asked for its version.
+enum Version {
+    /// Whenever it is installed.
+    Always(&'static str),
+    /// When its part of the kernel is there: asking would load it.
+    WhenPresent(fn() -> bool),
+    /// Never: it is of the same package as one that is asked.
+    Never,
+}
+
+impl Tool {
+    /// Every tool, in the order of `tools.txt`.
+    pub fn all() -> impl Iterator<Item = Tool> {
+        use Tool::*;
+        [Iptables, Nft, Ipset, Ipvsadm, Conntrack, Docker, Ip, Sysctl, Modprobe, Unshare]
+            .into_iter()
+            .chain(RulesetId::ALL.into_iter().flat_map(|id| [Save(id), Restore(id)]))
+    }
+
+    /// The program's name.
+    pub fn program(self) -> String {
+        match self {
+            Tool::Save(id) => format!("{id}-save"),
+            Tool::Restore(id) => format!("{id}-restore"),
+            Tool::Iptables => "iptables".into(),
+            Tool::Nft => "nft".into(),
+            Tool::Ipset => "ipset".into(),
+            Tool::Ipvsadm => "ipvsadm".into(),
+            Tool::Conntrack => "conntrack".into(),
+            Tool::Docker => "docker".into(),
+            Tool::Ip => "ip".into(),
+            Tool::Sysctl => "sysctl".into(),
+            Tool::Modprobe => "modprobe".into(),
+            Tool::Unshare => "unshare".into(),
+        }
+    }
+
+    /// The Debian package that has it.
+    fn package(self) -> &'static str {
+        match self {
+            Tool::Iptables | Tool::Save(_) | Tool::Restore(_) => "iptables",
+            Tool::Nft => "nftables",
+            Tool::Ipset => "ipset",
+            Tool::Ipvsadm => "ipvsadm",
+            Tool::Conntrack => "conntrack",
+            Tool::Docker => "docker.io",
+            Tool::Ip => "iproute2",
+            Tool::Sysctl => "procps",
+            Tool::Modprobe => "kmod",
+            Tool::Unshare => "util-linux",
+        }
+    }
+
+    fn version(self) -> Version {
+        match self {
+            Tool::Ipset => Version::WhenPresent(present::ip_set),
+            Tool::Ipvsadm => Version::WhenPresent(present::ip_vs),
+            Tool::Iptables | Tool::Nft | Tool::Conntrack => {
+                Version::WhenPresent(present::nfnetlink)
+            }
+            Tool::Ip => Version::Always("-V"),
+            Tool::Save(_) | Tool::Restore(_) => Version::Never,
+            _ => Version::Always("--version"),
+        }
+    }
+}
+
+/// Where each tool is, looked up once.
+#[derive(Debug, Clone)]
+pub struct Tools {
+    found: BTreeMap<Tool, PathBuf>,
+}
+
+impl Tools {
+    /// Looks each tool up on [`TRUSTED_PATH`]; one that is missing is no error until it is needed.
+    pub fn find() -> Self {
+        Self::find_in(TRUSTED_PATH)
+    }
+
+    fn find_in(path: &str) -> Self {
+        let found = Tool::all()
+            .filter_map(|tool| {
+                which::which_in(tool.program(), Some(path), "/").ok().map(|at| (tool, at))
+            })
+            .collect();
+        Tools { found }
+    }
+
+    /// The path of a tool; [`Kind::MissingTool`], with the package to install, when it is not there.
+    pub fn tool(&self, tool: Tool) -> Result<&Path> {
+        self.found.get(&tool).map(PathBuf::as_path).ok_or_else(|| {
+            Error::new(Kind::MissingTool, tool.program(), format!("not found in {TRUSTED_PATH}"))
+                .hint(format!("install it (Debian: apt install {})", tool.package()))
+        })
+    }
+
+    /// A run of a tool; fails as [`Tools::tool`] does.
+    pub fn command(&self, tool: Tool) -> Result<Command> {
+        Ok(Command::new(self.tool(tool)?))
+    }
+
+    /// The text of `tools.txt`: the kernel, then `name path version` or `name missing` a line. A
+    /// version is left out where asking for it would load a part of the kernel.
+    pub fn tools_txt(&self) -> String {
+        let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
+        let mut text = format!("kernel {kernel}\n");
+        for tool in Tool::all() {
+            text.push_str(&self.line(tool));
+            text.push('\n');
+        }
+        text
+    }
+
+    fn line(&self, tool: Tool) -> String {
+        let name = tool.program();
+        let Some(path) = self.found.get(&tool) else { return format!("{name} missing") };
+        let flag = match tool.version() {
+            Version::Always(flag) => flag,
+            Version::WhenPresent(present) if present() || is_legacy(path) => "--version",
+            Version::WhenPresent(_) | Version::Never => {
+                return format!("{name} {}", path.display());
+            }
+        };
+        // A tool that does not tell its version is still there; whoever needs it will hear why.
+        let version = Command::new(path).args([flag]).run().map(|out| out.stdout);
+        let first = version.as_deref().unwrap_or_default().lines().next().unwrap_or_default();
+        format!("{name} {} {first}", path.display()).trim_end().to_owned()
+    }
+}
+
+/// True for a program of `iptables-legacy`, which opens no netlink socket.
+fn is_legacy(path: &Path) -> bool {
+    path.canonicalize().is_ok_and(|real| real.ends_with("xtables-legacy-multi"))
+}
+
+impl Tool {
+    /// The program that prints the rules of `family` in `backend`.
+    pub fn save(family: Family, backend: Backend) -> Self {
+        Tool::Save(RulesetId { family, backend })
+    }
+
+    /// The program that loads rules into `family` in `backend`.
+    pub fn restore(family: Family, backend: Backend) -> Self {
+        Tool::Restore(RulesetId { family, backend })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn program(dir: &Path, name: &str, script: &str) {
+        let path = dir.join(name);
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    #[test]
+    fn programs_are_named_after_family_and_backend() {
+        assert_eq!(Tool::save(Family::Ipv6, Backend::Nft).program(), "ip6tables-nft-save");
+        assert_eq!(
+            Tool::restore(Family::Ipv4, Backend::Legacy).program(),
+            "iptables-legacy-restore"
+        );
+    }
+
+    #[test]
+    fn a_missing_tool_is_named_with_its_package() {
+        let tools = Tools::find_in("/nowhere");
+        let e = tools.tool(Tool::Nft).unwrap_err();
+        assert_eq!((e.kind, e.object.as_str()), (Kind::MissingTool, "nft"));
+        assert!(e.hint.unwrap().contains("nftables"));
+        let text = tools.tools_txt();
+        assert_eq!(text.lines().count(), 1 + Tool::all().count());
+        assert!(text.lines().skip(1).all(|l| l.ends_with(" missing")), "{text}");
+    }
+
+    #[test]
+    fn a_tool_that_is_found_tells_its_version_once() {
+        let dir = tempfile::tempdir().unwrap();
+        program(dir.path(), "nft", "echo 'nftables v1'; echo more");
+        program(dir.path(), "conntrack", "exit 1");
+        program(dir.path(), "iptables-nft-save", "echo never asked");
+        let at = dir.path().to_str().unwrap();
+        let text = Tools::find_in(at).tools_txt();
+        let line = |name: &str| text.lines().find(|l| l.split(' ').next() == Some(name)).unwrap();
+        assert_eq!(line("nft"), format!("nft {at}/nft nftables v1"));
+        assert_eq!(line("conntrack"), format!("conntrack {at}/conntrack"));
+        assert_eq!(line("iptables-nft-save"), format!("iptables-nft-save {at}/iptables-nft-save"));
+        assert!(text.starts_with("kernel "));
+    }
+}

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use crate::error::{Error, Kind, Result};
 use crate::owners::content::Content;
 use crate::owners::template::{Fields, Template};
+use crate::state::kube_proxy::Mode;
 use crate::state::tools::Version;
 use crate::yaml;
 
@@ -31,20 +32,6 @@ const FILES: [(&str, &str); 43] = files![
     "multi-networkpolicy", "neutron", "tailscale", "netbird", "fail2ban", "ufw", "firewalld",
     "rancher", "microk8s", "k3s", "keepalived", "metallb", "puppet", "firewall-files",
 ];
-
-/// A mode of kube-proxy, as the catalogue names it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// Rules of `iptables`.
-    Iptables,
-    /// Virtual servers of ipvs, with some rules and ipsets.
-    Ipvs,
-    /// Native nf_tables.
-    Nftables,
-    /// A proxy process; up to 1.25.
-    Userspace,
-}
 
 /// One component.
 #[derive(Debug, Deserialize)]
@@ -145,6 +132,9 @@ pub struct ChainEntry {
     /// The other component that writes them.
     #[serde(default)]
     pub shared_with: Option<String>,
+    /// Why they stay, for the plan.
+    #[serde(default)]
+    pub keep: Option<String>,
     /// True if there is one a service, pod or workload: too many to list in plans.
     #[serde(default)]
     pub many: bool,

@@ -5,7 +5,6 @@
 //! ipset, the link, the bare shape.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 
 use crate::owners::catalogue::{Catalogue, Component, Entry, Shape};
 use crate::owners::content::Reading;
@@ -117,8 +116,8 @@ struct TableOwners {
 
 /// The owner of each object of one node state.
 #[derive(Debug)]
-pub struct Ownership {
-    catalogue: Arc<Catalogue>,
+pub struct Ownership<'c> {
+    catalogue: &'c Catalogue,
     rulesets: BTreeMap<RulesetId, Vec<TableOwners>>,
     sets: BTreeMap<String, Attribution>,
     links: BTreeMap<String, Attribution>,
@@ -126,9 +125,9 @@ pub struct Ownership {
     tables: BTreeMap<(String, String), Attribution>,
 }
 
-impl Ownership {
+impl<'c> Ownership<'c> {
     /// Finds the owner of each object.
-    pub fn of(catalogue: &Arc<Catalogue>, state: &NodeState) -> Ownership {
+    pub fn of(catalogue: &'c Catalogue, state: &NodeState) -> Ownership<'c> {
         let matcher = Matcher { catalogue };
         let rulesets =
             state.rulesets.iter().map(|(id, ruleset)| (*id, matcher.ruleset(ruleset))).collect();
@@ -140,7 +139,7 @@ impl Ownership {
             ((t.family.clone(), t.name.clone()), named(catalogue.nft_tables.first(&name)))
         });
         Ownership {
-            catalogue: catalogue.clone(),
+            catalogue,
             sets: sets.map(|s| (s.name.clone(), named(catalogue.sets.first(&s.name)))).collect(),
             links: links.map(|l| (l.name.clone(), named(catalogue.links.first(&l.name)))).collect(),
             servers: servers(catalogue, state),
@@ -150,8 +149,8 @@ impl Ownership {
     }
 
     /// The catalogue it was found with.
-    pub fn catalogue(&self) -> &Catalogue {
-        &self.catalogue
+    pub fn catalogue(&self) -> &'c Catalogue {
+        self.catalogue
     }
 
     /// The owner of a chain; none if there is no such chain.

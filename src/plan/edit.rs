@@ -1,8 +1,12 @@
 //! One reversible change, as data.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::{Deserialize, Serialize};
 
-use crate::state::RulesetId;
+use crate::plan::{Object, ObjectKind, Plan};
+use crate::state::ruleset::{Chain, Ruleset, Table};
+use crate::state::{Backend, Family, NodeState, RulesetId};
 
 /// A rule and its place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,31 +29,205 @@ pub struct ChainText {
     pub rules: Vec<String>,
 }
 
-/// What changes in one table, in one transaction.
+impl ChainText {
+    /// The chain with its rules, as `ruleset` has them.
+    pub fn of(ruleset: &Ruleset, chain: &Chain) -> ChainText {
+        let rules = chain.rules.iter().map(|r| ruleset.rule_text(r).to_owned()).collect();
+        ChainText { name: chain.name.to_string(), rules }
+    }
+}
+
+/// What changes in one table, in one transaction: either removals, or what undoes them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableEdit {
     /// The family and backend.
     pub ruleset: RulesetId,
     /// The table.
     pub table: String,
-    /// Rules that go from chains that stay.
+    /// Rules that go from, or come back to, chains that stay. Sorted by chain and position.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub remove_rules: Vec<RuleAt>,
-    /// Chains that go, with the rules they are known to hold.
+    pub rules: Vec<RuleAt>,
+    /// Chains that go or come back whole, with the rules they are known to hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub remove_chains: Vec<ChainText>,
-    /// Chains that are put back.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub add_chains: Vec<ChainText>,
-    /// Rules that are put back into chains that are there.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub add_rules: Vec<RuleAt>,
+    pub chains: Vec<ChainText>,
+}
+
+/// An ipset as `ipset save` prints it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetText {
+    /// Its name.
+    pub name: String,
+    /// Its `create` line and `add` lines.
+    pub lines: Vec<String>,
+}
+
+/// A native nf_tables table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NativeTable {
+    /// nft's name of the family: `ip`, `inet`, …
+    pub family: String,
+    /// Its name.
+    pub name: String,
+    /// Its objects, as `nft -j list table` gives them.
+    pub objects: Vec<serde_json::Value>,
+}
+
+/// What an edit concerns.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Target {
+    /// Rules and chains of one xtables table.
+    Table(TableEdit),
+    /// A native nf_tables table.
+    NativeTable(NativeTable),
+    /// An ipset.
+    Set(SetText),
+}
+
+/// Whether an edit takes away or gives back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Direction {
+    /// The objects go.
+    Remove,
+    /// The objects come back.
+    Add,
 }
 
 /// One reversible change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "edit")]
-pub enum Edit {
-    /// Rules and chains of one xtables table.
-    Table(TableEdit),
+pub struct Edit {
+    /// Whether it takes away or gives back.
+    pub direction: Direction,
+    /// What it concerns.
+    pub target: Target,
+}
+
+impl Edit {
+    /// How many objects it concerns.
+    pub fn objects(&self) -> usize {
+        match &self.target {
+            Target::Table(t) => {
+                t.rules.len() + t.chains.iter().map(|c| 1 + c.rules.len()).sum::<usize>()
+            }
+            Target::NativeTable(_) | Target::Set(_) => 1,
+        }
+    }
+}
+
+impl std::fmt::Display for Edit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let verb = match self.direction {
+            Direction::Remove => "remove",
+            Direction::Add => "put back",
+        };
+        match &self.target {
+            Target::Table(t) => {
+                let inside: usize = t.chains.iter().map(|c| c.rules.len()).sum();
+                let (chains, rules) = (t.chains.len(), t.rules.len() + inside);
+                write!(f, "{verb} {} and {} ", count(rules, "rule"), count(chains, "chain"))?;
+                write!(f, "in {} {}", t.ruleset, t.table)
+            }
+            Target::NativeTable(t) => write!(f, "{verb} nft table {} {}", t.family, t.name),
+            Target::Set(s) => write!(f, "{verb} ipset {}", s.name),
+        }
+    }
+}
+
+/// `1 rule`, `2 rules`.
+fn count(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
+/// The edits that carry out a plan made on `state`, in the order in which they must be applied:
+/// one a table (jumps before chains inside it), then native tables, then sets.
+pub fn edits(plan: &Plan, state: &NodeState) -> Vec<Edit> {
+    let mut edits = table_edits(plan, state);
+    for object in plan.removals() {
+        let target = match object.kind {
+            ObjectKind::Table => native_table(object, state).map(Target::NativeTable),
+            ObjectKind::Set => set_text(object, state).map(Target::Set),
+            _ => None,
+        };
+        edits.extend(target.map(|target| Edit { direction: Direction::Remove, target }));
+    }
+    edits.sort_by_key(|e| match &e.target {
+        Target::Table(_) => 0,
+        Target::NativeTable(_) => 1,
+        Target::Set(_) => 2,
+    });
+    edits
+}
+
+fn native_table(object: &Object, state: &NodeState) -> Option<NativeTable> {
+    let family = object.family.map_or("inet", Family::nft);
+    let table = state.nft.tables.iter().find(|t| t.family == family && t.name == object.name)?;
+    Some(NativeTable {
+        family: table.family.clone(),
+        name: table.name.clone(),
+        objects: table.objects.clone(),
+    })
+}
+
+fn set_text(object: &Object, state: &NodeState) -> Option<SetText> {
+    let set = state.ipsets.get(&object.name)?;
+    let lines = set.render().lines().map(str::to_owned).collect();
+    Some(SetText { name: object.name.clone(), lines })
+}
+
+/// What the plan removes in one table.
+#[derive(Default)]
+struct Removal<'a> {
+    chains: BTreeSet<&'a str>,
+    rules: BTreeSet<(&'a str, usize)>,
+}
+
+fn table_edits(plan: &Plan, state: &NodeState) -> Vec<Edit> {
+    let mut tables: BTreeMap<(RulesetId, &str), Removal<'_>> = BTreeMap::new();
+    for object in plan.removals() {
+        let (Some(id), Some(table)) = (ruleset_of(object), object.table.as_deref()) else {
+            continue;
+        };
+        let removal = tables.entry((id, table)).or_default();
+        match (object.kind, object.position) {
+            (ObjectKind::Chain, _) => {
+                removal.chains.insert(&object.name);
+            }
+            (ObjectKind::Rule, Some(position)) => {
+                removal.rules.insert((&object.name, position));
+            }
+            _ => {}
+        }
+    }
+    let edit = |((id, name), removal): ((RulesetId, &str), Removal<'_>)| {
+        let ruleset = state.rulesets.get(&id)?;
+        let edit = table_edit(id, ruleset, ruleset.table(name)?, &removal);
+        Some(Edit { direction: Direction::Remove, target: Target::Table(edit) })
+    };
+    tables.into_iter().filter_map(edit).collect()
+}
+
+/// The rule set that a row of a plan speaks of.
+fn ruleset_of(object: &Object) -> Option<RulesetId> {
+    let backend = match object.backend.as_str() {
+        "legacy" => Backend::Legacy,
+        "nft" => Backend::Nft,
+        _ => return None,
+    };
+    Some(RulesetId { family: object.family?, backend })
+}
+
+fn table_edit(id: RulesetId, ruleset: &Ruleset, table: &Table, removal: &Removal<'_>) -> TableEdit {
+    let chains = table.chains.iter().filter(|c| removal.chains.contains(&*c.name));
+    let at = |&(chain, position): &(&str, usize)| {
+        let rule = table.chain(chain)?.rules.get(position)?;
+        let text = ruleset.rule_text(rule).to_owned();
+        (!removal.chains.contains(chain)).then(|| RuleAt { chain: chain.into(), position, text })
+    };
+    TableEdit {
+        ruleset: id,
+        table: table.name.to_string(),
+        rules: removal.rules.iter().filter_map(at).collect(),
+        chains: chains.map(|c| ChainText::of(ruleset, c)).collect(),
+    }
 }

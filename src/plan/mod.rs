@@ -1,7 +1,9 @@
 //! What is to be done to a node, as data: which objects go, which stay, and why.
 
 pub mod edit;
+pub mod invariants;
 pub mod leftovers;
+pub mod merge;
 
 use serde::{Deserialize, Serialize};
 

@@ -1,1 +1,313 @@
 //! The journal of a run: append-only JSON lines.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::disk;
+use crate::clock;
+use crate::error::{Error, Kind, Result};
+
+/// The journal's file in a run's folder.
+pub const JOURNAL: &str = "journal.jsonl";
+
+/// The version of the line format; a later one is refused.
+const VERSION: u32 = 1;
+
+/// What a line of the journal says of its edit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mark {
+    /// About to be made.
+    Intent,
+    /// Made.
+    Done,
+    /// Not made: it failed, and says so in `edit`.
+    Failed,
+    /// Made, and undone since.
+    Undone,
+    /// No edit: the deadline was moved.
+    Extended,
+    /// No edit: the operator confirmed the run.
+    Confirmed,
+}
+
+/// What is to be written; the journal adds number, time and boot.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Record {
+    /// The stage's name.
+    pub stage: String,
+    /// The number of the step within its stage; an intent and what became of it share it.
+    pub step: u32,
+    /// What this line says.
+    pub kind: Mark,
+    /// The edit, as its owner writes it.
+    pub edit: Value,
+    /// The edit that undoes it.
+    pub undo: Value,
+}
+
+/// One line of the journal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The version of the line format.
+    pub v: u32,
+    /// Its number, from 1, without a gap.
+    pub seq: u64,
+    /// When it was written: `2026-11-21T20:15:02Z`.
+    pub at: String,
+    /// In which boot.
+    pub boot_id: String,
+    /// Time since that boot, in nanoseconds.
+    pub boottime_ns: u64,
+    /// The stage's name.
+    pub stage: String,
+    /// The number of the step within its stage.
+    pub step: u32,
+    /// What this line says.
+    pub kind: Mark,
+    /// The edit.
+    pub edit: Value,
+    /// The edit that undoes it.
+    pub undo: Value,
+}
+
+/// A journal to be written to.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    file: File,
+    /// Where the next line begins.
+    end: u64,
+    /// The number of the next line.
+    next: u64,
+}
+
+impl Journal {
+    /// Makes the journal of the run in `dir`, with room for `reserve` bytes set aside, so that a
+    /// full disk stops neither the run nor its rollback.
+    ///
+    /// # Errors
+    /// [`Kind::Store`] when there is no room, or the file system cannot set any aside.
+    pub fn create(dir: &Path, reserve: u64) -> Result<Journal> {
+        let path = dir.join(JOURNAL);
+        let file = disk::create_new(&path)?;
+        disk::reserve(&file, &path, reserve)?;
+        file.sync_all().map_err(|e| Error::io(&path, &e))?;
+        disk::sync_dir(dir)?;
+        Ok(Journal { path, file, end: 0, next: 1 })
+    }
+
+    /// Opens the journal of the run in `dir` to go on with it, and returns what it says so far.
+    ///
+    /// # Errors
+    /// As [`read`].
+    pub fn open(dir: &Path) -> Result<(Journal, Vec<Entry>)> {
+        let path = dir.join(JOURNAL);
+        let (entries, end) = parse_file(&path)?;
+        let file = OpenOptions::new()
+            .write(true)
+            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+            .open(&path)
+            .map_err(|e| Error::io(&path, &e))?;
+        let next = entries.len() as u64 + 1;
+        Ok((Journal { path, file, end: end as u64, next }, entries))
+    }
+
+    /// Writes one line; it is on the disk when this returns.
+    ///
+    /// # Errors
+    /// [`Kind::Store`] on a full disk, once the room set aside is used up. The line then does not
+    /// count, and the next one takes its place.
+    pub fn append(&mut self, record: Record) -> Result<Entry> {
+        let entry = Entry {
+            v: VERSION,
+            seq: self.next,
+            at: clock::now(),
+            boot_id: clock::boot_id(),
+            boottime_ns: u64::try_from(clock::boottime().as_nanos()).unwrap_or(u64::MAX),
+            stage: record.stage,
+            step: record.step,
+            kind: record.kind,
+            edit: record.edit,
+            undo: record.undo,
+        };
+        crash_point(When::Before, entry.seq);
+        self.write(&entry)?;
+        crash_point(When::After, entry.seq);
+        Ok(entry)
+    }
+
+    fn write(&mut self, entry: &Entry) -> Result<()> {
+        let io = |e: io::Error| Error::io(&self.path, &e);
+        let mut line = serde_json::to_vec(entry)
+            .map_err(|e| Error::new(Kind::Unexpected, self.path.display().to_string(), e))?;
+        // A torn line is covered, not cut off: cutting would give back the room set aside.
+        // Spaces before the end of a line mean nothing in JSON.
+        let length = self.file.metadata().map_err(io)?.len();
+        let torn = usize::try_from(length.saturating_sub(self.end)).unwrap_or(0);
+        line.resize(line.len().max(torn.saturating_sub(1)), b' ');
+        line.push(b'\n');
+        self.file.write_all_at(&line, self.end).map_err(io)?;
+        self.file.sync_data().map_err(io)?;
+        self.end += line.len() as u64;
+        self.next += 1;
+        Ok(())
+    }
+}
+
+/// What the journal of the run in `dir` says. A torn last line counts as never written.
+///
+/// # Errors
+/// [`Kind::Store`] when lines are missing, broken before the end, or of a later version.
+pub fn read(dir: &Path) -> Result<Vec<Entry>> {
+    Ok(parse_file(&dir.join(JOURNAL))?.0)
+}
+
+fn parse_file(path: &Path) -> Result<(Vec<Entry>, usize)> {
+    let bytes = fs::read(path).map_err(|e| Error::io(path, &e))?;
+    parse(&bytes).map_err(|cause| {
+        Error::new(Kind::Store, path.display().to_string(), cause).hint(
+            "nothing is done automatically with this run: keep its folder, and restore by hand \
+             with the snapshot's restore.sh if need be",
+        )
+    })
+}
+
+/// The entries, and where the next line goes.
+fn parse(bytes: &[u8]) -> std::result::Result<(Vec<Entry>, usize), String> {
+    #[derive(Deserialize)]
+    struct Header {
+        v: u32,
+    }
+    let mut entries: Vec<Entry> = Vec::new();
+    let mut end = 0;
+    for line in bytes.split_inclusive(|b| *b == b'\n') {
+        let number = entries.len() as u64 + 1;
+        let is_last = end + line.len() == bytes.len();
+        if let Ok(Header { v }) = serde_json::from_slice(line)
+            && v > VERSION
+        {
+            return Err(format!("line {number} was written by a newer proxyshift (version {v})"));
+        }
+        match serde_json::from_slice::<Entry>(line) {
+            // Without its newline it was not written to the end, complete as it may look.
+            Ok(_) if is_last && !line.ends_with(b"\n") => break,
+            Ok(entry) if entry.seq == number => entries.push(entry),
+            Ok(entry) => return Err(format!("line {number} has the number {}", entry.seq)),
+            Err(_) if is_last => break,
+            Err(e) => return Err(format!("line {number} is broken: {e}")),
+        }
+        end += line.len();
+    }
+    Ok((entries, end))
+}
+
+/// On which side of a step a crash is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// Before it.
+    Before,
+    /// After it.
+    After,
+}
+
+/// Kills this process, in debug builds, when `PROXYSHIFT_CRASH=before|after:<seq>` asks for it
+/// here. [`Journal::append`] calls it around each line; tests use it to crash a run anywhere.
+pub fn crash_point(when: When, seq: u64) {
+    if !cfg!(debug_assertions) {
+        return;
+    }
+    let when = if when == When::Before { "before" } else { "after" };
+    if std::env::var("PROXYSHIFT_CRASH").is_ok_and(|asked| asked == format!("{when}:{seq}")) {
+        let me = rustix::process::getpid();
+        let _ = rustix::process::kill_process(me, rustix::process::Signal::KILL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(step: u32) -> Record {
+        let edit = serde_json::json!({"step": step});
+        Record { stage: "clean".into(), step, kind: Mark::Intent, edit, undo: Value::Null }
+    }
+
+    fn journal_of(lines: u32) -> (tempfile::TempDir, Journal) {
+        let tmp = tempfile::tempdir().unwrap();
+        let mut journal = Journal::create(tmp.path(), 64 * 1024).unwrap();
+        for step in 0..lines {
+            journal.append(record(step)).unwrap();
+        }
+        (tmp, journal)
+    }
+
+    fn text(dir: &Path) -> String {
+        fs::read_to_string(dir.join(JOURNAL)).unwrap()
+    }
+
+    #[test]
+    fn reads_what_was_written_and_goes_on() {
+        let (tmp, _) = journal_of(2);
+        let (mut journal, entries) = Journal::open(tmp.path()).unwrap();
+        assert_eq!(entries.iter().map(|e| e.seq).collect::<Vec<_>>(), [1, 2]);
+        assert!(entries[0].boottime_ns <= entries[1].boottime_ns);
+        assert_eq!(entries[1].edit["step"], 1);
+        let third = journal.append(record(7)).unwrap();
+        assert_eq!((third.seq, third.step), (3, 7));
+        assert_eq!(read(tmp.path()).unwrap()[2], third);
+        assert_eq!(Journal::create(tmp.path(), 1).unwrap_err().kind, Kind::Unexpected);
+    }
+
+    #[test]
+    fn a_torn_last_line_never_happened_wherever_it_is_torn() {
+        let (tmp, _) = journal_of(2);
+        let whole = text(tmp.path());
+        let first = whole.find('\n').unwrap() + 1;
+        for cut in first + 1..whole.len() {
+            fs::write(tmp.path().join(JOURNAL), &whole[..cut]).unwrap();
+            let (mut journal, entries) = Journal::open(tmp.path()).unwrap();
+            assert_eq!(entries.len(), 1, "cut at {cut}");
+            journal.append(record(9)).unwrap();
+            journal.append(record(10)).unwrap();
+            let steps: Vec<u32> = read(tmp.path()).unwrap().iter().map(|e| e.step).collect();
+            assert_eq!(steps, [0, 9, 10], "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_broken_last_line_longer_than_the_next_is_covered() {
+        let (tmp, _) = journal_of(1);
+        let torn = format!("{}{{{}\n", text(tmp.path()), "x".repeat(5000));
+        fs::write(tmp.path().join(JOURNAL), torn).unwrap();
+        let (mut journal, entries) = Journal::open(tmp.path()).unwrap();
+        assert_eq!(entries.len(), 1);
+        journal.append(record(1)).unwrap();
+        assert_eq!(read(tmp.path()).unwrap().len(), 2);
+        assert!(!text(tmp.path()).contains("xx"));
+    }
+
+    #[test]
+    fn a_gap_a_newer_line_or_garbage_in_the_middle_refuses() {
+        let (tmp, _) = journal_of(3);
+        let whole = text(tmp.path());
+        let lines: Vec<&str> = whole.lines().collect();
+        let cause = |lines: &[&str]| {
+            fs::write(tmp.path().join(JOURNAL), lines.join("\n") + "\n").unwrap();
+            let error = read(tmp.path()).unwrap_err();
+            assert_eq!(error.kind, Kind::Store);
+            error.cause
+        };
+        assert!(cause(&[lines[0], lines[2]]).contains("line 2 has the number 3"));
+        assert!(cause(&[lines[0], lines[0]]).contains("line 2 has the number 1"));
+        assert!(cause(&[lines[0], "garbage", lines[1]]).contains("line 2 is broken"));
+        let newer = lines[2].replace("\"v\":1", "\"v\":2").replace("intent", "unheard-of");
+        assert!(cause(&[lines[0], lines[1], &newer]).contains("newer proxyshift"));
+    }
+}

@@ -1,1 +1,65 @@
 //! `restore.sh`: the last resort, by hand.
+
+use super::manifest::Manifest;
+
+/// What is the same in every snapshot; it expects the variables that [`render`] sets before it.
+const BODY: &str = include_str!("restore.sh");
+
+/// The script for the snapshot that `manifest` describes. It needs no proxyshift: POSIX sh, and
+/// the tools that it names when one is missing.
+pub fn render(manifest: &Manifest) -> String {
+    let Manifest { id, node, machine_id, boot_id, netns, time, why, .. } = manifest;
+    let netns = netns.to_string();
+    let mut script = String::from(
+        "#!/bin/sh\n\
+         # Puts the rules of this snapshot back, by hand, when nothing else is left.\n\
+         # `sh restore.sh --help` says how.\n\n",
+    );
+    let variables = [
+        ("id", id),
+        ("node", node),
+        ("machine_id", machine_id),
+        ("boot_id", boot_id),
+        ("netns", &netns),
+        ("taken", time),
+        ("why", why),
+    ];
+    for (name, value) in variables {
+        script.push_str(&format!("{name}={}\n", quote(value)));
+    }
+    script + BODY
+}
+
+/// `text` as one word of sh, without control characters.
+fn quote(text: &str) -> String {
+    let plain: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    format!("'{}'", plain.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_shell_can_read_it_whatever_the_manifest_says() {
+        let mut manifest = Manifest::for_this_node("it's `this` $(that)\n\"and\" more").unwrap();
+        manifest.node = "'; exit 7; '".into();
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("restore.sh");
+        std::fs::write(&path, render(&manifest)).unwrap();
+        for shell in ["sh", "dash", "bash"].into_iter().filter(|s| which::which(s).is_ok()) {
+            let sh = |args: &[&str]| {
+                std::process::Command::new(shell).args(args).arg(&path).arg("--help").output()
+            };
+            assert!(sh(&["-n"]).unwrap().status.success(), "{shell}");
+            let help = sh(&[]).unwrap();
+            assert!(help.status.success(), "{shell}: {help:?}");
+            assert!(String::from_utf8_lossy(&help.stdout).contains(&manifest.id));
+        }
+    }
+
+    #[test]
+    fn values_are_one_word() {
+        assert_eq!(quote("it's\nso"), r"'it'\''s so'");
+    }
+}

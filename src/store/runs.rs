@@ -1,1 +1,302 @@
 //! The runs in the store.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::lock::{Netns, process_start};
+use super::{Store, disk};
+use crate::clock;
+use crate::error::{Error, Kind, Result};
+
+/// The run's own file in its folder.
+pub const RUN: &str = "run.json";
+
+/// The version of `run.json`; a later one is refused.
+const VERSION: u32 = 1;
+
+/// How far a run has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RunState {
+    /// Under way, or its runner died.
+    Running,
+    /// All stages done; undone at the deadline unless confirmed.
+    Unconfirmed,
+    /// Confirmed.
+    Done,
+    /// Undone, and proven to be.
+    RolledBack,
+    /// It failed before it changed anything.
+    Failed,
+    /// It could not be undone entirely: a person is needed.
+    UndonePartly,
+}
+
+impl RunState {
+    /// Whether it waits for `resume`, `rollback` or `confirm`.
+    pub fn is_pending(self) -> bool {
+        matches!(self, RunState::Running | RunState::Unconfirmed)
+    }
+}
+
+/// `run.json`: what a run is and how far it has come.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    /// The version of the format.
+    pub v: u32,
+    /// Its identifier: the name of its folder.
+    pub id: String,
+    /// The verb of the command line.
+    pub verb: String,
+    /// The snapshot that it goes back to.
+    pub snapshot: String,
+    /// When it began: `2026-11-21T20:15:02Z`.
+    pub started: String,
+    /// The network namespace that it changes.
+    pub netns: Netns,
+    /// The boot that it began in.
+    pub boot_id: String,
+    /// How far it has come.
+    pub state: RunState,
+    /// The process that runs it.
+    pub pid: u32,
+    /// When that process started, in clock ticks since boot.
+    pub pid_start: u64,
+    /// The plan in short, as the plan's owner writes it.
+    pub plan: Value,
+}
+
+impl Run {
+    /// Whether the process that runs it is alive.
+    pub fn runner_is_alive(&self) -> bool {
+        self.boot_id == clock::boot_id() && process_start(self.pid) == Some(self.pid_start)
+    }
+
+    /// Makes this process the one that runs it.
+    pub fn take_over(&mut self) {
+        self.pid = std::process::id();
+        self.pid_start = process_start(self.pid).unwrap_or(0);
+    }
+
+    /// Whether it changed the namespace `here`, in the boot `boot_id`. After a reboot only the
+    /// namespace of process 1 is there again.
+    fn concerns(&self, here: Netns, boot_id: &str) -> bool {
+        if self.boot_id == boot_id {
+            self.netns.inode == here.inode
+        } else {
+            self.netns.of_init && here.of_init
+        }
+    }
+}
+
+impl Store {
+    /// Begins a run of `verb` in this network namespace: its folder and its `run.json`. The caller
+    /// holds the node's lock.
+    ///
+    /// # Errors
+    /// [`Kind::Pending`] while another run waits here; [`Kind::Store`] on a full disk.
+    pub fn start(&self, verb: &str, snapshot: &str, plan: Value) -> Result<Run> {
+        if let Some(run) = self.pending()? {
+            return Err(Error::new(Kind::Pending, run.id, "this run is not finished")
+                .hint("`proxyshift resume`, `proxyshift rollback` or `proxyshift confirm` it"));
+        }
+        let mut run = Run {
+            v: VERSION,
+            id: clock::new_id(),
+            verb: verb.into(),
+            snapshot: snapshot.into(),
+            started: clock::now(),
+            netns: Netns::current()?,
+            boot_id: clock::boot_id(),
+            state: RunState::Running,
+            pid: 0,
+            pid_start: 0,
+            plan,
+        };
+        run.take_over();
+        // A folder has its run.json from the moment it has its name.
+        let runs = self.runs_dir();
+        let folder = disk::temporary_dir(&runs)?;
+        write(folder.path(), &run)?;
+        let named = self.run_dir(&run.id);
+        fs::rename(folder.path(), &named).map_err(|e| Error::io(&named, &e))?;
+        let _ = folder.keep();
+        disk::sync_dir(&runs)?;
+        Ok(run)
+    }
+
+    /// Writes how far `run` has come; needs no free room on the disk.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn update(&self, run: &Run) -> Result<()> {
+        write(&self.run_dir(&run.id), run)
+    }
+
+    /// Ends `run` in `state`.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn finish(&self, run: &mut Run, state: RunState) -> Result<()> {
+        run.state = state;
+        self.update(run)
+    }
+
+    /// The folder of a run, for its journal, its playbook and its copy of the binary.
+    pub fn run_dir(&self, id: &str) -> PathBuf {
+        self.runs_dir().join(id)
+    }
+
+    /// The unfinished run of this network namespace, if there is one.
+    ///
+    /// # Errors
+    /// [`Kind::Store`] when a run cannot be read: it might be the one.
+    pub fn pending(&self) -> Result<Option<Run>> {
+        let (here, boot_id) = (Netns::current()?, clock::boot_id());
+        let mut runs = self.runs()?;
+        runs.retain(|run| run.state.is_pending() && run.concerns(here, &boot_id));
+        Ok(runs.pop())
+    }
+
+    /// All runs, oldest first.
+    ///
+    /// # Errors
+    /// [`Kind::Store`], naming one that is broken or was written by a newer proxyshift.
+    pub fn runs(&self) -> Result<Vec<Run>> {
+        let dir = self.runs_dir();
+        let io = |e: std::io::Error| Error::io(&dir, &e);
+        let mut runs = Vec::new();
+        for entry in fs::read_dir(&dir).map_err(io)? {
+            let entry = entry.map_err(io)?;
+            if !entry.file_name().as_encoded_bytes().starts_with(b".") {
+                runs.push(read(&entry.path())?);
+            }
+        }
+        runs.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(runs)
+    }
+
+    /// The snapshots that pruning must leave: of the runs that are pending, of those that a person
+    /// still has to look at, and of the last one that was confirmed.
+    ///
+    /// # Errors
+    /// As [`Store::runs`].
+    pub fn needed_snapshots(&self) -> Result<BTreeSet<String>> {
+        let runs = self.runs()?;
+        let last_done = runs.iter().rfind(|run| run.state == RunState::Done);
+        let open =
+            runs.iter().filter(|r| r.state.is_pending() || r.state == RunState::UndonePartly);
+        Ok(open.chain(last_done).map(|run| run.snapshot.clone()).collect())
+    }
+}
+
+fn write(dir: &Path, run: &Run) -> Result<()> {
+    let path = dir.join(RUN);
+    let json = serde_json::to_vec_pretty(run)
+        .map_err(|e| Error::new(Kind::Unexpected, path.display().to_string(), e))?;
+    disk::replace_json(&path, &json)
+}
+
+fn read(dir: &Path) -> Result<Run> {
+    #[derive(Deserialize)]
+    struct Header {
+        v: u32,
+    }
+    let path = dir.join(RUN);
+    let broken = |cause: String| {
+        Error::new(Kind::Store, path.display().to_string(), cause)
+            .hint("look at the folder, and move it out of the store when its run is of no concern")
+    };
+    let json = fs::read(&path).map_err(|e| broken(e.to_string()))?;
+    let Header { v } = serde_json::from_slice(&json).map_err(|e| broken(e.to_string()))?;
+    if v > VERSION {
+        return Err(broken(format!("written by a newer proxyshift (version {v})"))
+            .hint("use the proxyshift that began this run"));
+    }
+    serde_json::from_slice(&json).map_err(|e| broken(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let tmp = tempfile::tempdir().unwrap();
+        let store = Store::open(Some(&tmp.path().join("store"))).unwrap();
+        (tmp, store)
+    }
+
+    #[test]
+    fn one_run_at_a_time_until_it_is_finished() {
+        let (_tmp, store) = store();
+        assert_eq!(store.pending().unwrap(), None);
+        let mut run = store.start("cleanup", "s1", serde_json::json!({"edits": 3})).unwrap();
+        assert!(run.runner_is_alive());
+        assert_eq!(store.pending().unwrap().as_ref(), Some(&run));
+        let error = store.start("migrate", "s2", Value::Null).unwrap_err();
+        assert_eq!((error.kind, error.object), (Kind::Pending, run.id.clone()));
+
+        store.finish(&mut run, RunState::Unconfirmed).unwrap();
+        assert_eq!(store.pending().unwrap().unwrap().state, RunState::Unconfirmed);
+        store.finish(&mut run, RunState::Done).unwrap();
+        assert_eq!(store.pending().unwrap(), None);
+        store.start("migrate", "s2", Value::Null).unwrap();
+    }
+
+    #[test]
+    fn a_run_elsewhere_is_none_of_ours_but_one_before_a_reboot_is() {
+        let (_tmp, store) = store();
+        let run = store.start("migrate", "s", Value::Null).unwrap();
+        let here = run.netns;
+        let elsewhere = Netns { inode: here.inode + 1, of_init: false };
+        assert!(run.concerns(here, &run.boot_id));
+        assert!(!run.concerns(elsewhere, &run.boot_id));
+
+        let of_node = Run { netns: Netns { inode: 1, of_init: true }, ..run.clone() };
+        assert!(of_node.concerns(Netns { inode: 2, of_init: true }, "later boot"));
+        assert!(!of_node.concerns(elsewhere, "later boot"));
+        let of_namespace = Run { netns: elsewhere, ..run };
+        assert!(!of_namespace.concerns(elsewhere, "later boot"));
+    }
+
+    #[test]
+    fn a_runner_whose_number_was_given_away_is_dead() {
+        let (_tmp, store) = store();
+        let mut run = store.start("migrate", "s", Value::Null).unwrap();
+        run.pid_start += 1;
+        assert!(!run.runner_is_alive());
+    }
+
+    #[test]
+    fn a_run_that_cannot_be_read_is_not_passed_over() {
+        let (_tmp, store) = store();
+        let run = store.start("migrate", "s", Value::Null).unwrap();
+        let path = store.run_dir(&run.id).join(RUN);
+        fs::write(&path, r#"{"v": 2}"#).unwrap();
+        let error = store.pending().unwrap_err();
+        assert!(error.cause.contains("newer proxyshift"), "{error}");
+        fs::write(&path, "{").unwrap();
+        assert_eq!(store.pending().unwrap_err().kind, Kind::Store);
+    }
+
+    #[test]
+    fn pruning_is_told_what_is_needed() {
+        let (_tmp, store) = store();
+        let ends = [RunState::Done, RunState::UndonePartly, RunState::RolledBack, RunState::Done];
+        for (n, state) in ends.into_iter().enumerate() {
+            let mut run = store.start("cleanup", &format!("s{n}"), Value::Null).unwrap();
+            // Runs of one second sort by chance; the order matters here.
+            let from = store.run_dir(&run.id);
+            run.id = format!("2026-{n}");
+            fs::rename(from, store.run_dir(&run.id)).unwrap();
+            store.finish(&mut run, state).unwrap();
+        }
+        store.start("cleanup", "s9", Value::Null).unwrap();
+        let needed = store.needed_snapshots().unwrap();
+        assert_eq!(needed.into_iter().collect::<Vec<_>>(), ["s1", "s3", "s9"]);
+    }
+}

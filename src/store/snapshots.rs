@@ -1,1 +1,284 @@
 //! The snapshots in the store.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::disk::{self, LIMITS, Limits, Tree, check_path, refused};
+use super::manifest::{self, MANIFEST, Manifest, RESTORE, SHA256SUMS};
+use super::{Store, restore};
+use crate::error::{Error, Kind, Result};
+use crate::state::Files;
+
+/// The files of a snapshot's directory that are about the snapshot, not of the node.
+const OWN_FILES: [&str; 3] = [MANIFEST, SHA256SUMS, RESTORE];
+
+/// How old a half-made directory must be to be nobody's work in hand.
+const ABANDONED: Duration = Duration::from_secs(24 * 3600);
+
+/// Judges the files of a node state; the store itself reads none of them.
+pub type Reparse<'a> = &'a dyn Fn(&Files) -> Result<()>;
+
+/// A snapshot's name and place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Its identifier: the name of its directory.
+    pub id: String,
+    /// Its directory.
+    pub dir: PathBuf,
+}
+
+/// What was read from a snapshot's directory.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// Absent for a bare directory of captured files.
+    pub manifest: Option<Manifest>,
+    /// The node's files.
+    pub files: Files,
+}
+
+/// A line of the list of snapshots.
+#[derive(Debug)]
+pub struct Listed {
+    /// Which one.
+    pub snapshot: Snapshot,
+    /// Its manifest, or why it cannot be used. Its files were not read.
+    pub manifest: Result<Manifest>,
+}
+
+impl Snapshot {
+    /// Reads the directory `dir`, whole: with a manifest every check is made; without one, it is
+    /// a capture to look at.
+    ///
+    /// # Errors
+    /// [`Kind::SnapshotRefused`] with the reason; [`Kind::NotFound`] if there is no directory.
+    pub fn load(dir: &Path) -> Result<Loaded> {
+        let (tree, manifest) = read_verified(dir, LIMITS)?;
+        let files = files_of(&dir.display().to_string(), tree)?;
+        Ok(Loaded { manifest, files })
+    }
+}
+
+impl Loaded {
+    /// Its manifest, without which nothing can be rolled back to it.
+    ///
+    /// # Errors
+    /// [`Kind::SnapshotRefused`] for a bare directory.
+    pub fn for_rollback(&self) -> Result<&Manifest> {
+        self.manifest.as_ref().ok_or_else(|| {
+            refused(MANIFEST, "missing: where and when this was captured is not known")
+        })
+    }
+}
+
+/// The bytes of a snapshot's directory, with every check that needs no parser.
+pub(super) fn read_verified(dir: &Path, limits: Limits) -> Result<(Tree, Option<Manifest>)> {
+    let name = dir.display().to_string();
+    let tree = disk::read_tree(dir, limits)?;
+    let Some(json) = tree.get(MANIFEST) else {
+        if tree.contains_key(SHA256SUMS) {
+            return Err(refused(format!("{name}/{MANIFEST}"), "missing"));
+        }
+        return Ok((tree, None));
+    };
+    let object = format!("{name}/{MANIFEST}");
+    // First, as the checksums of a later format may be another thing.
+    manifest::check_format(&object, json)?;
+    manifest::verify_checksums(&name, &tree)?;
+    let manifest = Manifest::parse(&object, json)?;
+    Ok((tree, Some(manifest)))
+}
+
+/// The node's files of a directory: its text, without what is about the snapshot itself.
+pub(super) fn files_of(dir: &str, tree: Tree) -> Result<Files> {
+    tree.into_iter()
+        .filter(|(path, _)| !OWN_FILES.contains(&path.as_str()))
+        .map(|(path, bytes)| match String::from_utf8(bytes) {
+            Ok(text) => Ok((path, Arc::from(text))),
+            Err(_) => Err(refused(format!("{dir}/{path}"), "it is not UTF-8")),
+        })
+        .collect()
+}
+
+impl Store {
+    /// Writes a snapshot of `files`, reads it back from the disk, has it judged by `reparse`, and
+    /// only then gives it its name. A snapshot that exists is a good one.
+    ///
+    /// # Errors
+    /// [`Kind::Store`] when there is no room; whatever `reparse` says. Nothing is left behind.
+    pub fn create(
+        &self,
+        files: &Files,
+        mut manifest: Manifest,
+        reparse: Reparse,
+    ) -> Result<Snapshot> {
+        for path in files.keys() {
+            let own = OWN_FILES.contains(&path.as_str()).then_some("a name of the store's own");
+            if let Some(why) = check_path(path).err().or(own) {
+                return Err(Error::new(Kind::Store, path, format!("cannot be kept: {why}")));
+            }
+        }
+        let size: usize = files.values().map(|text| text.len()).sum();
+        self.room_for(size as u64 + (1 << 20))?;
+
+        manifest.backends = manifest::backends_of(files);
+        let mut tree: Tree =
+            files.iter().map(|(path, text)| (path.clone(), text.as_bytes().to_vec())).collect();
+        tree.insert(RESTORE.into(), restore::render(&manifest).into_bytes());
+        tree.insert(MANIFEST.into(), manifest.to_json()?);
+        tree.insert(SHA256SUMS.into(), manifest::checksums(&tree).into_bytes());
+
+        let temporary = self.temporary()?;
+        write_tree(temporary.path(), &tree)?;
+        let read = Snapshot::load(temporary.path())?;
+        if read.files != *files || read.manifest.as_ref() != Some(&manifest) {
+            return Err(refused(&manifest.id, "the disk gives back other bytes than were written"));
+        }
+        reparse(&read.files)?;
+        self.keep(temporary, &manifest.id)
+    }
+
+    /// A private directory in the store that is removed when dropped, and never listed.
+    pub(super) fn temporary(&self) -> Result<tempfile::TempDir> {
+        disk::temporary_dir(&self.snapshots_dir())
+    }
+
+    /// Gives a finished directory its name.
+    pub(super) fn keep(&self, temporary: tempfile::TempDir, id: &str) -> Result<Snapshot> {
+        let dir = self.snapshots_dir().join(id);
+        fs::rename(temporary.path(), &dir).map_err(|e| Error::io(&dir, &e))?;
+        // The old name is gone, and with it what would be removed.
+        let _ = temporary.keep();
+        disk::sync_dir(&self.snapshots_dir())?;
+        Ok(Snapshot { id: id.into(), dir })
+    }
+
+    /// All snapshots by identifier, oldest first; a broken one comes with its error.
+    ///
+    /// # Errors
+    /// When the store's directory cannot be read.
+    pub fn list(&self) -> Result<Vec<Listed>> {
+        let listed = self.snapshots()?.into_iter().map(|snapshot| {
+            let manifest = read_manifest(&snapshot);
+            Listed { snapshot, manifest }
+        });
+        Ok(listed.collect())
+    }
+
+    /// The snapshot that `name` means: an identifier, the beginning of just one, `latest`, or a
+    /// directory.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`]; [`Kind::Usage`] when several begin so.
+    pub fn find(&self, name: &str) -> Result<Snapshot> {
+        if !name.contains('/') {
+            let mut all = self.snapshots()?;
+            if name == "latest" {
+                return all.pop().ok_or_else(|| not_found(name, "the store holds no snapshot"));
+            }
+            if let Some(exact) = all.iter().position(|s| s.id == name) {
+                return Ok(all.swap_remove(exact));
+            }
+            all.retain(|s| !name.is_empty() && s.id.starts_with(name));
+            if all.len() > 1 {
+                let ids: Vec<&str> = all.iter().map(|s| s.id.as_str()).collect();
+                let cause = format!("several snapshots begin so: {}", ids.join(", "));
+                return Err(Error::new(Kind::Usage, name, cause).hint("give more of its name"));
+            }
+            if let Some(only) = all.pop() {
+                return Ok(only);
+            }
+        }
+        let dir = PathBuf::from(name);
+        if !dir.is_dir() {
+            return Err(not_found(name, "no snapshot of this name, and no such directory"));
+        }
+        let id = dir.file_name().unwrap_or(dir.as_os_str()).display().to_string();
+        Ok(Snapshot { id, dir })
+    }
+
+    /// Removes all but the newest `keep` snapshots, never one that is `needed`, and returns the
+    /// identifiers of those that it removed. Half-made ones of yesterday go as well.
+    ///
+    /// # Errors
+    /// When one cannot be removed.
+    pub fn prune(&self, keep: usize, needed: &BTreeSet<String>) -> Result<Vec<String>> {
+        let all = self.snapshots()?;
+        let old = all.len().saturating_sub(keep);
+        let mut removed = Vec::new();
+        for snapshot in all.into_iter().take(old).filter(|s| !needed.contains(&s.id)) {
+            // Under a name that is not listed first, so that no half of it is ever taken for one.
+            let hidden = self.snapshots_dir().join(format!(".old-{}", snapshot.id));
+            fs::rename(&snapshot.dir, &hidden).map_err(|e| Error::io(&snapshot.dir, &e))?;
+            fs::remove_dir_all(&hidden).map_err(|e| Error::io(&hidden, &e))?;
+            removed.push(snapshot.id);
+        }
+        for dir in self.folders()?.iter().filter(|dir| is_hidden(dir) && is_abandoned(dir)) {
+            fs::remove_dir_all(dir).map_err(|e| Error::io(dir, &e))?;
+        }
+        Ok(removed)
+    }
+
+    fn snapshots(&self) -> Result<Vec<Snapshot>> {
+        let entries = self.folders()?.into_iter().filter(|dir| !is_hidden(dir));
+        let mut all: Vec<Snapshot> = entries
+            .map(|dir| Snapshot {
+                id: dir.file_name().unwrap_or_default().display().to_string(),
+                dir,
+            })
+            .collect();
+        all.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(all)
+    }
+
+    fn folders(&self) -> Result<Vec<PathBuf>> {
+        let dir = self.snapshots_dir();
+        let io = |e: std::io::Error| Error::io(&dir, &e);
+        let entries = fs::read_dir(&dir).map_err(io)?.map(|e| Ok(e.map_err(io)?.path()));
+        let mut all = entries.collect::<Result<Vec<PathBuf>>>()?;
+        all.retain(|path| path.is_dir());
+        Ok(all)
+    }
+}
+
+fn not_found(name: &str, cause: &str) -> Error {
+    Error::new(Kind::NotFound, name, cause).hint("`proxyshift snapshot list` shows what there is")
+}
+
+fn is_hidden(dir: &Path) -> bool {
+    dir.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+}
+
+fn is_abandoned(dir: &Path) -> bool {
+    let changed = fs::symlink_metadata(dir).and_then(|meta| meta.modified());
+    changed.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > ABANDONED))
+}
+
+fn read_manifest(snapshot: &Snapshot) -> Result<Manifest> {
+    let path = snapshot.dir.join(MANIFEST);
+    let object = path.display().to_string();
+    let json = disk::read_file(&path).map_err(|e| refused(&object, e))?;
+    let manifest = Manifest::parse(&object, &json)?;
+    if manifest.id != snapshot.id {
+        let cause = format!("it is the manifest of {}: the directory was renamed", manifest.id);
+        return Err(refused(object, cause));
+    }
+    Ok(manifest)
+}
+
+/// Writes and syncs `tree`, the manifest last.
+fn write_tree(root: &Path, tree: &Tree) -> Result<()> {
+    let manifest_last = |path: &&String| *path == MANIFEST;
+    let mut paths: Vec<&String> = tree.keys().collect();
+    paths.sort_by_key(manifest_last);
+    for path in paths {
+        let file = root.join(path);
+        if let Some(parent) = file.parent() {
+            disk::make_dirs(parent)?;
+        }
+        disk::write_new(&file, &tree[path])?;
+    }
+    disk::sync_dirs(root, tree.keys().map(String::as_str))
+}

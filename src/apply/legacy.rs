@@ -1,0 +1,91 @@
+//! Legacy tables: read, compare and write under `/run/xtables.lock`.
+//!
+//! The kernel replaces a legacy table whole, so only the lock keeps other writers out. We hold it,
+//! and our own children get a lock file of their own (`XTABLES_LOCKFILE`, iptables ≥ 1.8.5), which
+//! makes the read, the comparison and the write one step.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use crate::apply::{Kernel, payload, table};
+use crate::error::{Error, Kind, Result};
+use crate::node::commands::Command;
+use crate::node::tools::Tool;
+use crate::plan::edit::{Direction, TableEdit};
+use crate::store::lock::XtablesLock;
+
+/// The variable by which a child is told which lock file to use.
+const LOCK_VARIABLE: &str = "XTABLES_LOCKFILE";
+
+/// Where every iptables looks for the lock.
+const LOCK: &str = "/run/xtables.lock";
+
+/// kube-proxy gives up after 5 s; nobody may wait for us for longer than this many milliseconds.
+const HOLD_LIMIT_MS: u128 = 2000;
+
+pub(super) fn apply(kernel: &Kernel<'_>, direction: Direction, edit: &TableEdit) -> Result<()> {
+    let child_lock = ChildLock::new()?;
+    child_lock.is_honoured(kernel, edit)?;
+    let _lock = XtablesLock::acquire(Path::new(LOCK), kernel.lock_wait)?;
+    let start = Instant::now();
+    let environment = Some((LOCK_VARIABLE, child_lock.path.as_path()));
+    let now = table::read(kernel.tools, edit.ruleset, &edit.table, environment)?;
+    let text = match direction {
+        Direction::Remove => {
+            let rules = table::locate(edit, now.as_ref())?;
+            payload::removal(&edit.table, &rules, &edit.chains)
+        }
+        Direction::Add => payload::addition(&edit.table, &edit.rules, &edit.chains),
+    };
+    if start.elapsed().as_millis() * 2 > HOLD_LIMIT_MS {
+        // Reading alone took half of what others may be made to wait: writing would take the rest.
+        let place = format!("{} {}", edit.ruleset, edit.table);
+        return Err(Error::new(
+            Kind::LostRace,
+            place,
+            "reading the table under the lock took too long",
+        ));
+    }
+    Command::new(kernel.tools.tool(Tool::Restore(edit.ruleset))?)
+        .args(["--noflush"])
+        .env(LOCK_VARIABLE, &child_lock.path)
+        .stdin(text)
+        .deadline(table::DEADLINE)
+        .run()
+        .map_err(|e| Error { kind: Kind::Kernel, ..e })?;
+    Ok(())
+}
+
+/// The lock file that our children use while we hold the real one.
+struct ChildLock {
+    path: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl ChildLock {
+    fn new() -> Result<Self> {
+        let dir = tempfile::tempdir().map_err(|e| Error::io(std::env::temp_dir(), &e))?;
+        Ok(ChildLock { path: dir.path().join("xtables.lock"), _dir: dir })
+    }
+
+    /// A version that does not know the variable would wait for the lock that we hold, for ever.
+    /// Shown by a child that must fail: its own lock file is held, and it is told not to wait.
+    fn is_honoured(&self, kernel: &Kernel<'_>, edit: &TableEdit) -> Result<()> {
+        let held = XtablesLock::acquire(&self.path, kernel.lock_wait)?;
+        let refused = Command::new(kernel.tools.tool(Tool::Restore(edit.ruleset))?)
+            .args(["--noflush", "--test"])
+            .env(LOCK_VARIABLE, &self.path)
+            .stdin(format!("*{}\nCOMMIT\n", edit.table))
+            .run();
+        drop(held);
+        match refused {
+            Err(e) if e.cause.contains("holding the xtables lock") => Ok(()),
+            _ => Err(Error::new(
+                Kind::MissingTool,
+                Tool::Restore(edit.ruleset).program(),
+                "does not honour XTABLES_LOCKFILE, so the lock cannot be held over a comparison",
+            )
+            .hint("install iptables 1.8.5 or later")),
+        }
+    }
+}

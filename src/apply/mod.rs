@@ -1,0 +1,47 @@
+//! Edits into the kernel, and nothing else. The only code that changes a node's rules.
+//!
+//! Each table is changed in one transaction that the kernel, or the xtables lock, binds to the
+//! state the edit was checked against: whoever wrote in between wins, and the edit is refused with
+//! [`Kind::LostRace`](crate::error::Kind::LostRace) instead of taking their write with it.
+
+mod legacy;
+mod native;
+mod nft;
+mod payload;
+mod sets;
+mod table;
+
+use std::time::Duration;
+
+use crate::error::Result;
+use crate::node::tools::Tools;
+use crate::plan::edit::{Edit, Target};
+use crate::state::Backend;
+
+/// Applies edits to the namespace it runs in.
+#[derive(Debug, Clone, Copy)]
+pub struct Kernel<'a> {
+    /// The programs it uses.
+    pub tools: &'a Tools,
+    /// How long to wait for `/run/xtables.lock`.
+    pub lock_wait: Duration,
+}
+
+impl Kernel<'_> {
+    /// Carries out one edit, whole or not at all.
+    ///
+    /// # Errors
+    /// [`Kind::LostRace`](crate::error::Kind::LostRace) when the objects are not as the edit says
+    /// any more: plan again. [`Kind::Lock`](crate::error::Kind::Lock) when the xtables lock was not
+    /// to be had. Anything else: the kernel refused, and nothing of this edit was done.
+    pub fn apply(&self, edit: &Edit) -> Result<()> {
+        match &edit.target {
+            Target::Table(table) => match table.ruleset.backend {
+                Backend::Legacy => legacy::apply(self, edit.direction, table),
+                Backend::Nft => nft::apply(self, edit.direction, table),
+            },
+            Target::NativeTable(native) => native::apply(self, edit.direction, native),
+            Target::Set(set) => sets::apply(self, edit.direction, set),
+        }
+    }
+}

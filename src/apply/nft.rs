@@ -1,0 +1,138 @@
+//! iptables-nft tables: one netlink batch bound to the generation it was planned on.
+//!
+//! The save says what the rules are, the netlink dump says which handles they have; both are read
+//! between two equal generations. A batch that carries that generation is refused by the kernel
+//! (`ERESTART`) when anyone has written since.
+
+use crate::apply::{Kernel, payload, table};
+use crate::error::{Error, Kind, Result};
+use crate::node::commands::Command;
+use crate::node::nfnetlink::{Batch, Netfilter};
+use crate::node::tools::Tool;
+use crate::plan::edit::{Direction, RuleAt, TableEdit};
+
+/// How often a batch is tried again, as long as the handles it names are still the ones planned:
+/// someone wrote, but nothing that concerns us. Reading handles takes about a millisecond.
+const QUICK_TRIES: usize = 20;
+
+pub(super) fn apply(kernel: &Kernel<'_>, direction: Direction, edit: &TableEdit) -> Result<()> {
+    match direction {
+        Direction::Remove => remove(kernel, edit),
+        Direction::Add => add(kernel, edit),
+    }
+}
+
+/// The handles that a removal names.
+#[derive(PartialEq, Eq)]
+struct Handles {
+    /// Rules that go from chains that stay.
+    rules: Vec<(String, u64)>,
+    /// All rules of each chain that goes, in the edit's order.
+    chains: Vec<Vec<u64>>,
+}
+
+fn remove(kernel: &Kernel<'_>, edit: &TableEdit) -> Result<()> {
+    let mut netfilter = Netfilter::open()?;
+    let (mut generation, handles) = planned_handles(kernel, &mut netfilter, edit)?;
+    let batch = batch(edit, &handles);
+    let mut last = None;
+    for _ in 0..QUICK_TRIES {
+        match netfilter.commit(&batch, generation) {
+            Err(e) if e.kind == Kind::LostRace => last = Some(e),
+            outcome => return outcome,
+        }
+        generation = netfilter.generation()?;
+        if !still_there(&mut netfilter, edit, &handles)? {
+            break;
+        }
+    }
+    Err(last.unwrap_or_else(|| lost_race(edit)))
+}
+
+fn lost_race(edit: &TableEdit) -> Error {
+    let place = format!("{} {}", edit.ruleset, edit.table);
+    Error::new(Kind::LostRace, place, "others wrote while it was being read, every time")
+}
+
+/// Reads the table and its handles at one generation.
+fn planned_handles(
+    kernel: &Kernel<'_>,
+    netfilter: &mut Netfilter,
+    edit: &TableEdit,
+) -> Result<(u32, Handles)> {
+    for _ in 0..QUICK_TRIES {
+        let generation = netfilter.generation()?;
+        let now = table::read(kernel.tools, edit.ruleset, &edit.table, None)?;
+        let rules = table::locate(edit, now.as_ref())?;
+        let handles = read_handles(netfilter, edit, &rules)?;
+        if netfilter.generation()? == generation {
+            return Ok((generation, handles));
+        }
+    }
+    Err(lost_race(edit))
+}
+
+fn read_handles(netfilter: &mut Netfilter, edit: &TableEdit, rules: &[RuleAt]) -> Result<Handles> {
+    let mut found = Vec::with_capacity(rules.len());
+    let mut at: Option<(&str, Vec<u64>)> = None;
+    for rule in rules {
+        if at.as_ref().is_none_or(|(chain, _)| *chain != rule.chain) {
+            at = Some((&rule.chain, chain_handles(netfilter, edit, &rule.chain)?));
+        }
+        let handle = at.as_ref().and_then(|(_, handles)| handles.get(rule.position).copied());
+        found.push((rule.chain.clone(), handle.ok_or_else(|| lost_race(edit))?));
+    }
+    let chains = edit
+        .chains
+        .iter()
+        .map(|c| chain_handles(netfilter, edit, &c.name))
+        .collect::<Result<_>>()?;
+    Ok(Handles { rules: found, chains })
+}
+
+fn chain_handles(netfilter: &mut Netfilter, edit: &TableEdit, chain: &str) -> Result<Vec<u64>> {
+    let rules = netfilter.rules(edit.ruleset.family, &edit.table, chain)?;
+    Ok(rules.iter().map(|r| r.handle).collect())
+}
+
+/// Handles are never used twice in a table: the same ones are the same rules.
+fn still_there(netfilter: &mut Netfilter, edit: &TableEdit, planned: &Handles) -> Result<bool> {
+    for (chain, handles) in edit.chains.iter().zip(&planned.chains) {
+        if chain_handles(netfilter, edit, &chain.name)? != *handles {
+            return Ok(false);
+        }
+    }
+    for (chain, handle) in &planned.rules {
+        if !chain_handles(netfilter, edit, chain)?.contains(handle) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Jumps first, then every chain emptied, then every chain deleted.
+fn batch(edit: &TableEdit, handles: &Handles) -> Batch {
+    let (family, table) = (edit.ruleset.family, edit.table.as_str());
+    let mut batch = Batch::new();
+    for (chain, handle) in &handles.rules {
+        batch.delete_rule(family, table, chain, *handle);
+    }
+    for chain in &edit.chains {
+        batch.flush_chain(family, table, &chain.name);
+    }
+    for chain in &edit.chains {
+        batch.delete_chain(family, table, &chain.name);
+    }
+    batch
+}
+
+/// Rules are put back by the tool that wrote them: `nft` cannot re-add xtables expressions.
+fn add(kernel: &Kernel<'_>, edit: &TableEdit) -> Result<()> {
+    Command::new(kernel.tools.tool(Tool::Restore(edit.ruleset))?)
+        .args(["--noflush"])
+        .stdin(payload::addition(&edit.table, &edit.rules, &edit.chains))
+        .deadline(table::DEADLINE)
+        .run()
+        .map_err(|e| Error { kind: Kind::Kernel, ..e })?;
+    Ok(())
+}

@@ -1,0 +1,80 @@
+//! What `iptables-restore --noflush` reads, for one table.
+
+use std::fmt::Write;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use crate::plan::edit::{ChainText, RuleAt};
+
+/// Removes `rules` by number, from the bottom (`-D` with a rule's text takes the first of equals),
+/// then empties and deletes `chains`.
+pub(super) fn removal(table: &str, rules: &[RuleAt], chains: &[ChainText]) -> String {
+    let mut rules: Vec<&RuleAt> = rules.iter().collect();
+    rules.sort_by(|a, b| (&a.chain, b.position).cmp(&(&b.chain, a.position)));
+    let mut text = format!("*{table}\n");
+    for rule in rules {
+        let _ = writeln!(text, "-D {} {}", rule.chain, rule.position + 1);
+    }
+    for chain in chains {
+        let _ = writeln!(text, ":{} - [0:0]", chain.name);
+    }
+    for chain in chains {
+        let _ = writeln!(text, "-X {}", chain.name);
+    }
+    text.push_str("COMMIT\n");
+    text
+}
+
+/// Puts `chains` back with their rules, then `rules` at their places, from the top.
+///
+/// The chains are declared in scattered order: a table built in the sorted order of a save makes
+/// every later iptables-nft-save of it many times slower.
+pub(super) fn addition(table: &str, rules: &[RuleAt], chains: &[ChainText]) -> String {
+    let mut scattered: Vec<&ChainText> = chains.iter().collect();
+    scattered.sort_by_cached_key(|c| {
+        let mut hasher = DefaultHasher::new();
+        c.name.hash(&mut hasher);
+        hasher.finish()
+    });
+    let mut text = format!("*{table}\n");
+    for chain in scattered {
+        let _ = writeln!(text, ":{} - [0:0]", chain.name);
+    }
+    for rule in chains.iter().flat_map(|c| &c.rules) {
+        let _ = writeln!(text, "{rule}");
+    }
+    let mut rules: Vec<&RuleAt> = rules.iter().collect();
+    rules.sort_by(|a, b| (&a.chain, a.position).cmp(&(&b.chain, b.position)));
+    for rule in rules {
+        let body = rule.text.strip_prefix("-A ").unwrap_or(&rule.text);
+        let body = body.strip_prefix(rule.chain.as_str()).unwrap_or(body);
+        let _ = writeln!(text, "-I {} {}{body}", rule.chain, rule.position + 1);
+    }
+    text.push_str("COMMIT\n");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(chain: &str, position: usize, text: &str) -> RuleAt {
+        RuleAt { chain: chain.into(), position, text: text.into() }
+    }
+
+    #[test]
+    fn removes_from_the_bottom_and_empties_before_deleting() {
+        let rules = [at("A", 0, "-A A -j X"), at("A", 2, "-A A -j X"), at("B", 1, "-A B -j X")];
+        let chains = [ChainText { name: "X".into(), rules: vec!["-A X -j RETURN".into()] }];
+        let want = "*nat\n-D A 3\n-D A 1\n-D B 2\n:X - [0:0]\n-X X\nCOMMIT\n";
+        assert_eq!(removal("nat", &rules, &chains), want);
+    }
+
+    #[test]
+    fn adds_from_the_top() {
+        let rules =
+            [at("A", 2, "-A A -j X"), at("A", 0, "-A A"), at("B", 1, "-A B ! -s 1.2.3.4 -j X")];
+        let chains = [ChainText { name: "X".into(), rules: vec!["-A X -j RETURN".into()] }];
+        let want = "*nat\n:X - [0:0]\n-A X -j RETURN\n-I A 1\n-I A 3 -j X\n-I B 2 ! -s 1.2.3.4 -j X\nCOMMIT\n";
+        assert_eq!(addition("nat", &rules, &chains), want);
+    }
+}

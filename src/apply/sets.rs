@@ -1,0 +1,53 @@
+//! ipsets.
+
+use std::time::{Duration, Instant};
+
+use crate::apply::Kernel;
+use crate::error::{Error, Kind, Result};
+use crate::node::commands::Command;
+use crate::node::tools::Tool;
+use crate::plan::edit::{Direction, SetText};
+
+/// A set may count as in use for a moment after the last rule that names it is gone (weave #3847).
+const IN_USE_FOR: Duration = Duration::from_secs(3);
+
+pub(super) fn apply(kernel: &Kernel<'_>, direction: Direction, set: &SetText) -> Result<()> {
+    match direction {
+        Direction::Remove => destroy(kernel, &set.name),
+        Direction::Add => add(kernel, set),
+    }
+}
+
+fn destroy(kernel: &Kernel<'_>, name: &str) -> Result<()> {
+    let until = Instant::now() + IN_USE_FOR;
+    loop {
+        let ipset = kernel.tools.tool(Tool::Ipset)?;
+        match Command::new(ipset).args(["destroy", name]).run() {
+            Ok(_) => return Ok(()),
+            Err(e) if e.cause.contains("in use") && Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            Err(e) => return Err(Error { kind: Kind::Kernel, ..e }),
+        }
+    }
+}
+
+/// Filled under a temporary name and renamed, so that nobody sees it half full.
+fn add(kernel: &Kernel<'_>, set: &SetText) -> Result<()> {
+    let temporary = format!("proxyshift-{}", std::process::id());
+    let mut text = String::new();
+    for line in &set.lines {
+        let mut words = line.splitn(3, ' ');
+        let (verb, _, rest) = (words.next(), words.next(), words.next());
+        text += &format!("{} {temporary} {}\n", verb.unwrap_or_default(), rest.unwrap_or_default());
+    }
+    text += &format!("rename {temporary} {}\n", set.name);
+    let ipset = kernel.tools.tool(Tool::Ipset)?;
+    Command::new(ipset).args(["restore"]).stdin(text).run().map_err(|e| {
+        // What was made under the temporary name must not stay behind; the first error is the one
+        // that tells.
+        let _ = Command::new(ipset).args(["destroy", &temporary]).run();
+        Error { kind: Kind::Kernel, ..e }
+    })?;
+    Ok(())
+}

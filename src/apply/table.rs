@@ -1,0 +1,83 @@
+//! What both backends do alike: read one table, and find an edit's objects in it.
+
+use std::time::Duration;
+
+use crate::error::{Error, Kind, Result};
+use crate::node::commands::Command;
+use crate::node::tools::{Tool, Tools};
+use crate::plan::edit::{ChainText, RuleAt, TableEdit};
+use crate::state::RulesetId;
+use crate::state::meaning::same_rule;
+use crate::state::ruleset::{Chain, Ruleset, Table};
+
+/// iptables-nft-save starts over whenever someone writes, so it may take long on a busy node.
+pub(super) const DEADLINE: Duration = Duration::from_secs(30);
+
+/// The table as the kernel holds it now; none if it does not exist. `environment` is for
+/// `XTABLES_LOCKFILE`.
+pub(super) fn read(
+    tools: &Tools,
+    id: RulesetId,
+    table: &str,
+    environment: Option<(&str, &std::path::Path)>,
+) -> Result<Option<Ruleset>> {
+    let mut command =
+        Command::new(tools.tool(Tool::Save(id))?).args(["-t", table]).deadline(DEADLINE);
+    if let Some((name, value)) = environment {
+        command = command.env(name, value);
+    }
+    let text = command.run()?.stdout;
+    if text.trim().is_empty() {
+        return Ok(None);
+    }
+    Ruleset::parse(&id.file(), text.into()).map(Some)
+}
+
+/// The edit's rules with the positions at which they stand now, checked: every chain that goes
+/// holds just what the edit says.
+pub(super) fn locate(edit: &TableEdit, ruleset: Option<&Ruleset>) -> Result<Vec<RuleAt>> {
+    let changed = |what: &str, why: &str| {
+        let place = format!("{} {}", edit.ruleset, edit.table);
+        Err(Error::new(Kind::LostRace, format!("{place} {what}"), why))
+    };
+    let Some((ruleset, table)) = ruleset.and_then(|r| Some((r, r.table(&edit.table)?))) else {
+        return changed("", "the table is gone");
+    };
+    for chain in &edit.chains {
+        match table.chain(&chain.name) {
+            None => return changed(&chain.name, "the chain is gone"),
+            Some(now) if !holds(ruleset, now, chain) => {
+                return changed(&chain.name, "someone else changed the chain");
+            }
+            Some(_) => {}
+        }
+    }
+    let mut found: Vec<RuleAt> = Vec::with_capacity(edit.rules.len());
+    for rule in &edit.rules {
+        let taken: Vec<usize> =
+            found.iter().filter(|f| f.chain == rule.chain).map(|f| f.position).collect();
+        match position(ruleset, table, rule, &taken) {
+            Some(position) => found.push(RuleAt { position, ..rule.clone() }),
+            None => return changed(&rule.text, "the rule is gone"),
+        }
+    }
+    Ok(found)
+}
+
+fn holds(ruleset: &Ruleset, now: &Chain, planned: &ChainText) -> bool {
+    now.rules.len() == planned.rules.len()
+        && now.rules.iter().zip(&planned.rules).all(|(a, b)| same_rule(ruleset.rule_text(a), b))
+}
+
+/// Where the rule stands: at its planned place, or, when others have moved it, the nearest to it.
+fn position(ruleset: &Ruleset, table: &Table, rule: &RuleAt, taken: &[usize]) -> Option<usize> {
+    let rules = &table.chain(&rule.chain)?.rules;
+    let same = |i: &usize| {
+        !taken.contains(i)
+            && rules.get(*i).is_some_and(|r| same_rule(ruleset.rule_text(r), &rule.text))
+    };
+    if same(&rule.position) {
+        return Some(rule.position);
+    }
+    (0..rules.len()).filter(same).min_by_key(|i| i.abs_diff(rule.position))
+}

@@ -1,0 +1,162 @@
+//! The arguments, with the help that teaches them.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::run::inside::Job;
+use crate::ui::{Output, Progress};
+
+/// Finds what kube-proxy and CNI plugins left behind on a Kubernetes node, removes just that, and
+/// brings the node back when something goes wrong.
+///
+/// Nothing is changed before a snapshot of the node is proven to restore. What is not known to be a
+/// leftover stays.
+#[derive(Debug, Parser)]
+#[command(
+    name = "proxyshift",
+    version,
+    max_term_width = 100,
+    after_help = "Exit codes: 0 done, or nothing to do · 1 unexpected error · 2 usage · 3 stopped \
+before any change · 4 failed and rolled back, the node is as before · 5 failed and not fully rolled \
+back, a person is needed · 6 a run is pending · 130 interrupted, nothing changed"
+)]
+pub struct Args {
+    /// Where snapshots, runs and journals are kept [default: /var/lib/proxyshift].
+    #[arg(long, global = true, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+    /// The form of the result on standard output.
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+    /// The form of progress on standard error.
+    #[arg(long, global = true, value_enum, default_value_t = Progress::Auto)]
+    pub progress: Progress,
+    /// Answer every question with yes.
+    #[arg(long, short = 'y', global = true)]
+    pub yes: bool,
+    /// No colours, even on a terminal; NO_COLOR does the same.
+    #[arg(long, global = true)]
+    pub no_color: bool,
+    /// Say more: what stays, and the reason for each object.
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+    /// How many seconds to wait for the node's lock and for the xtables lock.
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 10)]
+    pub lock_wait: u64,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Option<Verb>,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Captures of the node's netfilter state: take, look at, check, compare, move.
+    #[command(subcommand)]
+    Snapshot(Snapshot),
+    /// Shows what a clean-up would remove, and why. Changes nothing.
+    Plan(Plan),
+    /// Cleans up and rolls back on a private copy of the node, and proves both.
+    ///
+    /// The node's rules are loaded into a network namespace of their own on this kernel. Packets
+    /// from behind each docker bridge must still leave with the node's address, before, after
+    /// cleaning, and after rolling back. The node itself is not touched.
+    Rehearse(Rehearse),
+    /// Removes leftovers, and nothing else: snapshot, rehearsal, edits, proof.
+    Cleanup(Cleanup),
+    /// Goes on with a run that was cut off.
+    Resume,
+    /// Undoes the run in hand, or else the last one.
+    ///
+    /// What others have changed since stays as it is; each rule goes back between the neighbours it
+    /// had.
+    Rollback,
+    /// Says whether a run is pending (exit code 6), and lists the last ones.
+    Status,
+    /// Works inside a private namespace; proxyshift calls this itself.
+    #[command(hide = true)]
+    Inside {
+        /// What to do there.
+        job: Job,
+        /// The state to load.
+        dir: PathBuf,
+    },
+}
+
+/// The verbs of `snapshot`.
+#[derive(Debug, Subcommand)]
+pub enum Snapshot {
+    /// Takes a snapshot and proves that it restores.
+    Create {
+        /// Why it is taken; kept in its manifest.
+        #[arg(long, default_value = "by hand")]
+        why: String,
+    },
+    /// Lists the snapshots in the store.
+    List,
+    /// Shows what a snapshot holds, counted by owner.
+    Show {
+        /// An id, a unique prefix of one, `latest`, or a directory.
+        #[arg(default_value = "latest")]
+        snapshot: String,
+    },
+    /// Checks that a snapshot is whole: checksums, formats, and that each file parses and renders to
+    /// the same bytes.
+    Verify {
+        /// An id, a unique prefix of one, `latest`, or a directory.
+        #[arg(default_value = "latest")]
+        snapshot: String,
+    },
+    /// Shows how two states differ in meaning: counters, order of sets and spelling aside.
+    Diff {
+        /// The earlier one: an id, a prefix, `latest`, or a directory.
+        from: String,
+        /// The later one; the live node if left out.
+        to: Option<String>,
+    },
+    /// Removes old snapshots that no run needs.
+    Prune {
+        /// How many to keep.
+        #[arg(long, default_value_t = crate::run::cleanup::KEEP)]
+        keep: usize,
+    },
+    /// Writes a snapshot as one `.tar.gz`.
+    Export {
+        /// An id, a unique prefix of one, or `latest`.
+        snapshot: String,
+        /// The file to write.
+        file: PathBuf,
+    },
+    /// Reads a snapshot from a `.tar.gz`, checks it, and keeps it in the store.
+    Import {
+        /// The file to read.
+        file: PathBuf,
+    },
+}
+
+/// The options of `plan`.
+#[derive(Debug, clap::Args)]
+pub struct Plan {
+    /// Plan for this state instead of the live node: an id, a prefix, `latest`, or a directory.
+    #[arg(long, value_name = "S")]
+    pub snapshot: Option<String>,
+}
+
+/// The options of `rehearse`.
+#[derive(Debug, clap::Args)]
+pub struct Rehearse {
+    /// Rehearse on this state instead of the live node's: an id, a prefix, `latest`, or a directory.
+    #[arg(long, value_name = "S")]
+    pub snapshot: Option<String>,
+}
+
+/// The options of `cleanup`.
+#[derive(Debug, clap::Args)]
+pub struct Cleanup {
+    /// Only leftovers of these owners.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub owner: Vec<String>,
+    /// Show the plan and stop.
+    #[arg(long)]
+    pub dry_run: bool,
+}

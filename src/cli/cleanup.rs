@@ -1,0 +1,57 @@
+//! `cleanup` and `resume`.
+
+use serde_json::json;
+
+use crate::cli::{Command, args, plan};
+use crate::error::{Error, Kind, Result};
+use crate::owners::catalogue::Catalogue;
+use crate::plan::Plan;
+use crate::run::cleanup::{self, Report, plan_with};
+use crate::ui::prompt;
+
+pub(super) fn run(command: &Command<'_>, options: &args::Cleanup) -> Result<u8> {
+    if options.dry_run {
+        let plan = plan_with(&Catalogue::builtin()?, &command.state(None)?, &options.owner)?;
+        command.answer(&plan::document(&plan)?, &plan::text(&plan, command.args.verbose));
+        return Ok(0);
+    }
+    if !command.args.yes && !prompt::attended() {
+        return Err(Error::new(Kind::Usage, "cleanup", "nobody is there to be asked")
+            .hint("say --yes, or --dry-run to see what would be removed"));
+    }
+    let report = command.with_context(|context| {
+        cleanup::cleanup(context, &options.owner, &|p| approve(command, p))
+    })?;
+    answer(command, &report);
+    Ok(0)
+}
+
+pub(super) fn resume(command: &Command<'_>) -> Result<u8> {
+    let report = command.with_context(cleanup::resume)?;
+    answer(command, &report);
+    Ok(0)
+}
+
+fn approve(command: &Command<'_>, plan: &Plan) -> Result<bool> {
+    if command.args.yes {
+        return Ok(true);
+    }
+    eprintln!("{}", plan::text(plan, command.args.verbose));
+    eprintln!("{}", plan::by_owner(plan));
+    prompt::confirm("Remove these? Yes: after a snapshot and a rehearsal. No: nothing is changed.")
+}
+
+fn answer(command: &Command<'_>, report: &Report) {
+    let document = json!({
+        "schema": "proxyshift.cleanup", "version": 1, "run": report.run,
+        "snapshot": report.snapshot, "removed": report.removed, "others": report.others,
+    });
+    let text = match &report.run {
+        None => "Nothing to do: no leftovers were found.".to_owned(),
+        Some(run) => format!(
+            "Done: {} objects removed in run {run}.\nTo undo it: proxyshift rollback",
+            report.removed
+        ),
+    };
+    command.answer(&document, &text);
+}

@@ -1,0 +1,279 @@
+//! Configuration files of the components: text below a size, and never a secret.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, ErrorKind, Read};
+use std::path::{Component, Path, PathBuf};
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+use super::processes::{Process, flag_value};
+use crate::state::Files;
+
+/// The largest file that is captured, in bytes.
+const LIMIT: u64 = 1 << 20;
+
+/// Files that are captured where they are there.
+const FILES: &[&str] = &[
+    "/run/flannel/subnet.env",
+    "/etc/docker/daemon.json",
+    "/etc/sysconfig/iptables",
+    "/etc/nftables.conf",
+    "/etc/resolv.conf",
+];
+
+/// Directories, with how the names of the files in them begin.
+const DIRECTORIES: &[(&str, &str)] = &[("/etc/cni/net.d", ""), ("/etc/iptables", "rules.")];
+
+/// How many symbolic links a path may lead through, as in the kernel.
+const LINKS: usize = 40;
+
+/// The configuration of this node and of its kube-proxy, and a sentence for each file left out.
+pub fn read(processes: &[Process]) -> (Files, Vec<String>) {
+    let mut read = (Files::new(), Vec::new());
+    let root = Path::new("/");
+    for path in FILES {
+        add(root, path, &mut read);
+    }
+    for (directory, prefix) in DIRECTORIES {
+        for name in names(directory) {
+            if name.starts_with(prefix) {
+                add(root, &format!("{directory}/{name}"), &mut read);
+            }
+        }
+    }
+    for process in processes.iter().filter(|p| p.name == "kube-proxy") {
+        if let Some(path) = flag_value(&process.args, "--config") {
+            let root = PathBuf::from(format!("/proc/{}/root", process.pid));
+            add(&root, path, &mut read);
+        }
+    }
+    read
+}
+
+/// Adds the file at `path` below `root`, or the reason why not; one that is not there is neither.
+fn add(root: &Path, path: &str, (files, notes): &mut (Files, Vec<String>)) {
+    match text(root, path) {
+        Ok(Some(text)) => {
+            files.entry(format!("files{path}")).or_insert_with(|| text.into());
+        }
+        Ok(None) => {}
+        Err(why) => notes.push(format!("{path} is left out of the capture: {why}")),
+    }
+}
+
+/// The names of the regular files, or links, in a directory, in order.
+fn names(directory: &str) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut names: Vec<_> = entries
+        .filter(|entry| entry.file_type().is_ok_and(|t| !t.is_dir()))
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
+    names.sort();
+    names
+}
+
+/// A file's text, nothing when there is no such file, or why it is not to be captured.
+fn text(root: &Path, path: &str) -> Result<Option<String>, String> {
+    let absolute =
+        path.starts_with('/') && !Path::new(path).components().any(|c| c == Component::ParentDir);
+    if !absolute {
+        return Err("its path is not absolute".into());
+    }
+    if path.contains("kubeconfig") || path.ends_with(".key") {
+        return Err("it is a credential by its name".into());
+    }
+    let bytes = match resolve(root, path).and_then(|at| bytes(&at)) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        bytes => bytes.map_err(|e| e.to_string())?,
+    };
+    if bytes.len() as u64 > LIMIT {
+        return Err(format!("it is larger than {LIMIT} bytes"));
+    }
+    let text = String::from_utf8(bytes).map_err(|_| "it is not text".to_owned())?;
+    secret(&text).map_or(Ok(Some(text)), |what| Err(format!("it holds {what}")))
+}
+
+/// At most one byte more than the limit of a regular file.
+fn bytes(path: &Path) -> io::Result<Vec<u8>> {
+    // A pipe would keep us waiting, a device would never end.
+    if !fs::symlink_metadata(path)?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(LIMIT + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Where `path` leads below `root`. An absolute link in a container means the container's root,
+/// where the kernel would follow it into the host's (`openat2` would help, but from 5.6 only).
+fn resolve(root: &Path, path: &str) -> io::Result<PathBuf> {
+    let parts = |path: &Path| -> Vec<OsString> {
+        path.components().map(|c| c.as_os_str().to_owned()).filter(|c| c != "/").collect()
+    };
+    let mut todo: VecDeque<OsString> = parts(Path::new(path)).into();
+    let mut done = PathBuf::new();
+    let mut links = 0;
+    while let Some(part) = todo.pop_front() {
+        if part == ".." {
+            done.pop();
+            continue;
+        }
+        let next = root.join(&done).join(&part);
+        if !fs::symlink_metadata(&next)?.is_symlink() {
+            done.push(part);
+            continue;
+        }
+        links += 1;
+        if links > LINKS {
+            return Err(io::Error::other("too many symbolic links"));
+        }
+        let target = fs::read_link(&next)?;
+        if target.is_absolute() {
+            done.clear();
+        }
+        parts(&target).into_iter().rev().for_each(|part| todo.push_front(part));
+    }
+    Ok(root.join(done))
+}
+
+/// What secret a text holds, if any: a private key, a kubeconfig, or a value named as one.
+fn secret(text: &str) -> Option<&'static str> {
+    static KUBECONFIG: LazyLock<Regex> =
+        LazyLock::new(|| constant(r#"(?m)["']?kind["']?\s*:\s*["']?Config["']?\s*(,|\}|#|$)"#));
+    static VALUE: LazyLock<Regex> = LazyLock::new(|| {
+        let name = "token|password|passwd|secret|client-key-data|secret-access-key";
+        constant(&format!(r#"(?im)(^|[\s"'{{,_-])({name})["']?\s*[:=]\s*["']?[^\s"']"#))
+    });
+    if text.contains("PRIVATE KEY-----") {
+        Some("a private key")
+    } else if KUBECONFIG.is_match(text) {
+        Some("a kubeconfig")
+    } else if VALUE.is_match(text) {
+        Some("a token or password")
+    } else {
+        None
+    }
+}
+
+/// A pattern that is part of the program.
+fn constant(pattern: &str) -> Regex {
+    // Each is compiled by the tests below.
+    Regex::new(pattern).expect("a valid pattern")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn read_below(root: &Path, path: &str) -> (Files, Vec<String>) {
+        let mut read = (Files::new(), Vec::new());
+        add(root, path, &mut read);
+        read
+    }
+
+    #[test]
+    fn secrets_are_recognised() {
+        for text in [
+            "-----BEGIN EC PRIVATE KEY-----\n",
+            "-----BEGIN PRIVATE KEY-----\n",
+            "apiVersion: v1\nkind: Config\nusers: []\n",
+            "{\"apiVersion\":\"v1\",\"kind\":\"Config\",\"users\":[]}",
+            "kind: \"Config\" # x\n",
+            "    token: eyJhbGciOi\n",
+            "{\"policy\": {\"k8s_auth_token\": \"abc\"}}",
+            "{\"log-opts\": {\"splunk-token\": \"abc\"}}",
+            "PASSWORD=abc\n",
+            "users: [{user: {client-key-data: LS0t}}]\n",
+        ] {
+            assert!(secret(text).is_some(), "{text}");
+        }
+    }
+
+    #[test]
+    fn configuration_is_not_secret() {
+        for text in [
+            "kind: KubeProxyConfiguration\nclientConnection: {kubeconfig: /var/lib/x}\nmode: ipvs\n",
+            "{\"kubernetes\": {\"kubeconfig\": \"/etc/cni/net.d/calico-kubeconfig\"}}",
+            "FLANNEL_NETWORK=192.168.64.0/20\n",
+            "{\"policy\": {\"k8s_auth_token\": \"\"}}",
+            "-A INPUT -m comment --comment \"no token here\" -j ACCEPT\n",
+            "kind: ConfigMap\n",
+        ] {
+            assert_eq!(secret(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn files_of_every_captured_node_are_let_through() {
+        fn check(directory: &Path, seen: &mut usize) {
+            for entry in fs::read_dir(directory).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    check(&path, seen);
+                } else if path.components().any(|c| c.as_os_str() == "files") {
+                    assert_eq!(
+                        secret(&fs::read_to_string(&path).unwrap()),
+                        None,
+                        "{}",
+                        path.display()
+                    );
+                    *seen += 1;
+                }
+            }
+        }
+        let mut seen = 0;
+        check(Path::new("snapshots"), &mut seen);
+        assert!(seen > 10);
+    }
+
+    #[test]
+    fn an_absolute_link_stays_below_the_root() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |path: &str| root.path().join(path);
+        fs::create_dir_all(at("etc/..data")).unwrap();
+        fs::write(at("etc/..data/passwd"), "of the container").unwrap();
+        symlink("/etc/..data/passwd", at("etc/passwd")).unwrap();
+        symlink("../../../../etc/passwd", at("etc/up")).unwrap();
+        symlink("..data", at("etc/data")).unwrap();
+        for path in ["/etc/passwd", "/etc/up", "/etc/data/passwd"] {
+            let (files, notes) = read_below(root.path(), path);
+            assert_eq!(files[&format!("files{path}")].as_ref(), "of the container", "{notes:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_captured_is_named() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |path: &str| root.path().join(path);
+        fs::write(at("large"), vec![b'a'; (1 << 20) + 1]).unwrap();
+        fs::write(at("full"), vec![b'a'; 1 << 20]).unwrap();
+        fs::write(at("binary"), [0xff]).unwrap();
+        fs::write(at("calico-kubeconfig"), "anything").unwrap();
+        fs::write(at("secret"), "token: abc\n").unwrap();
+        fs::create_dir(at("directory")).unwrap();
+        symlink("loop", at("loop")).unwrap();
+        for (path, why) in [
+            ("/large", "larger"),
+            ("/binary", "not text"),
+            ("/calico-kubeconfig", "credential"),
+            ("/secret", "token"),
+            ("/directory", "regular"),
+            ("/loop", "symbolic"),
+            ("relative", "absolute"),
+            ("/a/../b", "absolute"),
+        ] {
+            let (files, notes) = read_below(root.path(), path);
+            assert!(files.is_empty(), "{path}");
+            assert_eq!(notes.len(), 1, "{path}");
+            assert!(notes[0].contains(path) && notes[0].contains(why), "{}", notes[0]);
+            assert!(!notes[0].contains("abc"));
+        }
+        assert_eq!(read_below(root.path(), "/nowhere"), (Files::new(), Vec::new()));
+        assert_eq!(read_below(root.path(), "/full").0.len(), 1);
+    }
+}

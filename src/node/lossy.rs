@@ -1,0 +1,237 @@
+//! Saves that do not tell the whole truth about the kernel, known by their text.
+//!
+//! `iptables-save` exits 0 all the same: an older build leaves out a match that it does not know
+//! (KUBE-FIREWALL's `-m mark`, and what is left drops everything), and one of the nft backend
+//! leaves out tables that it cannot express. Restoring such a save would break the node.
+
+use crate::error::{Error, Kind};
+
+/// What is wrong with a save, if anything: `file` names it, `stderr` is what its program said.
+///
+/// An empty text is no error: there was no table.
+pub fn lossy(file: &str, text: &str, stderr: &str) -> Option<Error> {
+    complaint(stderr)
+        .or_else(|| text.lines().find_map(bad_line))
+        .or_else(|| shape(text))
+        .map(|fault| Error::new(Kind::LossyCapture, file, fault.cause).hint(fault.hint))
+}
+
+struct Fault {
+    cause: String,
+    hint: &'static str,
+}
+
+const OTHER_BUILD: &str =
+    "save with the iptables build that wrote the rules (kube-proxy's image has its own)";
+const BY_NFT: &str = "move the rules that nft wrote into a table of their own (`nft list table …`)";
+const AGAIN: &str = "run the program by hand and see what it prints";
+
+/// Anything said on standard error, but for the remark that the other backend has tables as well.
+fn complaint(stderr: &str) -> Option<Fault> {
+    let line = stderr.lines().map(str::trim).find(|line| {
+        let both_backends =
+            line.starts_with("# Warning: ") && line.contains(" tables present, use ");
+        !line.is_empty() && !both_backends
+    })?;
+    Some(Fault { cause: format!("its program warned: {line}"), hint: AGAIN })
+}
+
+fn bad_line(line: &str) -> Option<Fault> {
+    if line.contains("[unsupported revision]") {
+        let cause = format!("its iptables is older than the one that wrote this rule: {line}");
+        return Some(Fault { cause, hint: OTHER_BUILD });
+    }
+    let left_out = line.starts_with('#')
+        && (line.contains(" is incompatible, use 'nft' tool")
+            || line.contains(" incompatible base-chains"));
+    if left_out {
+        let cause = format!("a table is left out: {}", line.trim_start_matches(['#', ' ']));
+        return Some(Fault { cause, hint: BY_NFT });
+    }
+    if drops_everything(line) {
+        let cause = format!("a match was lost, this rule drops every packet: {line}");
+        return Some(Fault { cause, hint: OTHER_BUILD });
+    }
+    None
+}
+
+/// True for a DROP in KUBE-FIREWALL that nothing narrows: both real ones have a mark, or addresses
+/// and a connection state.
+fn drops_everything(line: &str) -> bool {
+    if !line.contains("-A KUBE-FIREWALL ") {
+        return false;
+    }
+    let words = outside_quotes(line);
+    let words: Vec<_> = words.split_whitespace().collect();
+    let has = |wanted: &[&str]| words.iter().any(|w| wanted.contains(w));
+    let pair = |a: &str, b: &str| words.windows(2).any(|w| w == [a, b]);
+    pair("-A", "KUBE-FIREWALL")
+        && pair("-j", "DROP")
+        && !has(&["--mark", "-s", "--source", "-d", "--destination", "--ctstate"])
+}
+
+/// The line without what stands in double quotes, where a backslash takes the next character.
+fn outside_quotes(line: &str) -> String {
+    let (mut quoted, mut escaped) = (false, false);
+    line.chars()
+        .filter(|&c| {
+            let kept = !quoted && c != '"';
+            match c {
+                _ if escaped => escaped = false,
+                '\\' if quoted => escaped = true,
+                '"' => quoted = !quoted,
+                _ => {}
+            }
+            kept
+        })
+        .collect()
+}
+
+/// What is wrong with the order of tables and their ends.
+fn shape(text: &str) -> Option<Fault> {
+    if text.is_empty() {
+        return None;
+    }
+    let fault = |cause: String| Some(Fault { cause, hint: AGAIN });
+    let (mut open, mut tables) = (None, 0);
+    for (number, line) in (1..).zip(text.lines()) {
+        match (line.strip_prefix('*'), open) {
+            (Some(name), None) => open = Some(name),
+            (Some(name), Some(before)) => {
+                return fault(format!("line {number}: table {name} begins inside {before}"));
+            }
+            (None, Some(_)) if line == "COMMIT" => {
+                open = None;
+                tables += 1;
+            }
+            (None, None) if !line.is_empty() && !line.starts_with('#') => {
+                return fault(format!("line {number} is outside of any table: {line}"));
+            }
+            _ => {}
+        }
+    }
+    if let Some(name) = open {
+        return fault(format!("table {name} has no end: the text was cut off"));
+    }
+    if tables == 0 {
+        return fault("there is no table in it".into());
+    }
+    if !text.ends_with('\n') {
+        return fault("the last line has no end: the text was cut off".into());
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "# Generated by x\n*filter\n:INPUT ACCEPT [0:0]\n:KUBE-FIREWALL - [0:0]\n\
+        [0:0] -A KUBE-FIREWALL -m comment --comment \"a --mark\" -m mark --mark 0x8000/0x8000 -j DROP\n\
+        COMMIT\n# Completed\n*nat\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n";
+
+    fn cause(text: &str, stderr: &str) -> String {
+        let e = lossy("iptables-nft.save", text, stderr).expect("refused");
+        assert_eq!((e.kind, e.object.as_str()), (Kind::LossyCapture, "iptables-nft.save"));
+        assert!(e.hint.is_some());
+        e.cause
+    }
+
+    fn with_rule(rule: &str) -> String {
+        format!("*filter\n:INPUT ACCEPT [0:0]\n{rule}\nCOMMIT\n")
+    }
+
+    #[test]
+    fn a_whole_save_is_let_through() {
+        assert!(lossy("f", GOOD, "").is_none());
+        assert!(lossy("f", "", "").is_none());
+    }
+
+    #[test]
+    fn every_captured_node_is_let_through() {
+        let mut seen = 0;
+        for entry in std::fs::read_dir("snapshots").unwrap() {
+            let Ok(files) = std::fs::read_dir(entry.unwrap().path()) else { continue };
+            for file in files {
+                let path = file.unwrap().path();
+                let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+                if name.contains("tables") {
+                    let text = std::fs::read_to_string(&path).unwrap();
+                    assert!(lossy(&name, &text, "").is_none(), "{}", path.display());
+                    seen += 1;
+                }
+            }
+        }
+        assert!(seen >= 7);
+    }
+
+    #[test]
+    fn the_remark_about_the_other_backend_is_let_through_and_nothing_else() {
+        let remark =
+            "# Warning: iptables-legacy tables present, use iptables-legacy-save to see them\n";
+        assert!(lossy("f", GOOD, remark).is_none());
+        let said = cause(GOOD, &format!("{remark}iptables-save: something failed\n"));
+        assert!(said.contains("something failed"), "{said}");
+    }
+
+    #[test]
+    fn an_unsupported_revision_is_refused() {
+        let said = cause(&with_rule("-A INPUT -m set [unsupported revision] -j DROP"), "");
+        assert!(said.contains("-A INPUT -m set"), "{said}");
+    }
+
+    #[test]
+    fn tables_left_out_are_refused() {
+        for line in [
+            "# Table `filter' is incompatible, use 'nft' tool.",
+            "# Table `filter' contains incompatible base-chains, use 'nft' tool to list them.",
+        ] {
+            assert!(cause(&format!("{line}\n{GOOD}"), "").contains("Table `filter'"));
+        }
+    }
+
+    #[test]
+    fn a_kube_firewall_that_drops_everything_is_refused() {
+        let comment = r#"-m comment --comment "dropping \" --mark -s marked packets""#;
+        for rule in [
+            format!("-A KUBE-FIREWALL {comment} -j DROP"),
+            format!("[3:180] -A KUBE-FIREWALL {comment} -j DROP"),
+            "-A KUBE-FIREWALL -j DROP".into(),
+        ] {
+            assert!(cause(&with_rule(&rule), "").contains("every packet"));
+        }
+    }
+
+    #[test]
+    fn other_drops_are_let_through() {
+        for rule in [
+            "-A KUBE-FIREWALL -m mark --mark 0x8000/0x8000 -j DROP",
+            "-A KUBE-FIREWALL ! -s 127.0.0.0/8 -d 127.0.0.0/8 -j DROP",
+            "-A KUBE-FIREWALL -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP",
+            "-A KUBE-FIREWALL -j KUBE-MARK-DROP",
+            "-A OTHER -j DROP",
+            r#"-A OTHER -m comment --comment "-A KUBE-FIREWALL -j DROP" -j DROP"#,
+        ] {
+            assert!(lossy("f", &with_rule(rule), "").is_none(), "{rule}");
+        }
+    }
+
+    #[test]
+    fn text_that_is_cut_or_has_no_table_is_refused() {
+        assert!(cause("# Generated by x\n", "").contains("no table"));
+        assert!(cause("*filter\n:INPUT ACCEPT [0:0]\n", "").contains("cut off"));
+        assert!(cause("*filter\nCOMMIT", "").contains("last line"));
+        assert!(cause("*filter\n*nat\nCOMMIT\n", "").contains("inside filter"));
+        assert!(cause("*filter\nCOMMIT\nCOMMIT\n", "").contains("outside"));
+        assert!(cause("Segmentation fault\n", "").contains("outside"));
+    }
+
+    #[test]
+    fn every_cut_of_a_save_inside_a_table_is_refused() {
+        let end = GOOD.rfind("COMMIT\n").unwrap();
+        let start = GOOD.rfind("*nat").unwrap() + 1;
+        for cut in start..end + 6 {
+            assert!(lossy("f", &GOOD[..cut], "").is_some(), "{:?}", &GOOD[..cut]);
+        }
+    }
+}

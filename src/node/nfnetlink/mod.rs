@@ -1,0 +1,263 @@
+//! nf_tables over netlink: generations, dumps, and batches bound to a generation.
+//!
+//! Asking loads the kernel's `nfnetlink` and `nf_tables` modules: open this only where they are
+//! already in use. Rules are dumped chain by chain, since a dump of the whole rule set takes
+//! quadratic time.
+
+mod batch;
+mod native;
+mod socket;
+
+use std::ffi::CStr;
+use std::fmt;
+
+use netlink_bindings::nftables::{Nfgenmsg, Request};
+use netlink_bindings::utils::ErrorContext;
+
+pub use batch::Batch;
+use socket::Socket;
+
+use crate::error::{Error, Kind, Result};
+use crate::state::Family;
+
+/// How often a dump that someone's write interrupted is started again.
+const DUMP_TRIES: u32 = 5;
+
+/// nf_tables' number of a table's family; `ip` and `ip6` hold what iptables-nft writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TableFamily(u8);
+
+/// The kernel's numbers (NFPROTO_*) and nft's names.
+const FAMILIES: [(u8, &str); 6] =
+    [(1, "inet"), (2, "ip"), (3, "arp"), (5, "netdev"), (7, "bridge"), (10, "ip6")];
+
+impl TableFamily {
+    /// The family that nft calls `name`: `ip`, `ip6`, `inet`, `arp`, `bridge` or `netdev`.
+    pub fn from_name(name: &str) -> Option<Self> {
+        FAMILIES.iter().find(|(_, known)| *known == name).map(|(number, _)| TableFamily(*number))
+    }
+
+    /// The address family, for `ip` and `ip6`.
+    pub fn address_family(self) -> Option<Family> {
+        Family::ALL.into_iter().find(|family| TableFamily::from(*family) == self)
+    }
+
+    fn header(self) -> Nfgenmsg {
+        Nfgenmsg { nfgen_family: self.0, ..Nfgenmsg::new() }
+    }
+}
+
+impl From<Family> for TableFamily {
+    fn from(family: Family) -> Self {
+        match family {
+            Family::Ipv4 => TableFamily(2),
+            Family::Ipv6 => TableFamily(10),
+        }
+    }
+}
+
+impl fmt::Display for TableFamily {
+    /// nft's name, or the number of a family that is newer than this list.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match FAMILIES.iter().find(|(number, _)| *number == self.0) {
+            Some((_, name)) => f.write_str(name),
+            None => write!(f, "family {}", self.0),
+        }
+    }
+}
+
+/// A table, as the kernel lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelTable {
+    /// Its family.
+    pub family: TableFamily,
+    /// Its name.
+    pub name: String,
+    /// The kernel's number for it; never used again after it is deleted.
+    pub handle: u64,
+}
+
+/// A chain, as the kernel lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelChain {
+    /// Its name.
+    pub name: String,
+    /// The kernel's number for it; never used again after it is deleted.
+    pub handle: u64,
+    /// It is attached to a hook, as iptables' built-in chains are.
+    pub base: bool,
+    /// Its rules, plus the rules and map elements that jump to it.
+    pub use_count: u32,
+}
+
+/// A rule, as the kernel lists it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KernelRule {
+    /// The kernel's number for it; never used again after it is deleted.
+    pub handle: u64,
+    /// It has a part that iptables-nft 1.8.9 does not write, so `iptables-nft-save` may drop that
+    /// part without a word.
+    pub native: bool,
+}
+
+/// A connection to nf_tables in the network namespace that opened it.
+#[derive(Debug)]
+pub struct Netfilter {
+    socket: Socket,
+}
+
+impl Netfilter {
+    /// Connects, and asks once: [`Kind::Permission`] without CAP_NET_ADMIN, [`Kind::Kernel`] if
+    /// this kernel has no nf_tables.
+    pub fn open() -> Result<Self> {
+        let mut netfilter = Netfilter { socket: Socket::open()? };
+        netfilter.generation()?;
+        Ok(netfilter)
+    }
+
+    /// The generation of the rule set: it changes with every commit, by anyone, in any table of
+    /// this network namespace.
+    pub fn generation(&mut self) -> Result<u32> {
+        let request = Request::new().op_getgen_do(&Nfgenmsg::new());
+        let mut generation = None;
+        self.socket.ask(&request, "nftables generation", |(_, attributes)| {
+            generation = Some(attributes.get_id()?);
+            Ok(())
+        })?;
+        generation.ok_or_else(|| no_answer("nftables generation"))
+    }
+
+    /// Every table of this network namespace, whatever its family.
+    pub fn tables(&mut self) -> Result<Vec<KernelTable>> {
+        let request = Request::new().op_gettable_dump(&Nfgenmsg::new());
+        self.dump("nftables tables", |socket, tables| {
+            socket.ask(&request, "nftables tables", |(header, table)| {
+                tables.push(KernelTable {
+                    family: TableFamily(header.nfgen_family),
+                    name: text(table.get_name()?),
+                    handle: table.get_handle()?,
+                });
+                Ok(())
+            })
+        })
+    }
+
+    /// The chains of a table, in the kernel's order; none if there is no such table.
+    pub fn chains(&mut self, family: Family, table: &str) -> Result<Vec<KernelChain>> {
+        let object = format!("chains of table {} {table}", family.nft());
+        let mut request = Request::new().op_getchain_dump(&TableFamily::from(family).header());
+        request.encode().push_table_bytes(checked_name(table)?);
+        self.dump(&object, |socket, chains| {
+            socket.ask(&request, &object, |(_, chain)| {
+                // The kernel dumps the whole family, whatever table was asked for.
+                if chain.get_table()?.to_bytes() == table.as_bytes() {
+                    chains.push(KernelChain {
+                        name: text(chain.get_name()?),
+                        handle: chain.get_handle()?,
+                        base: chain.get_hook().is_ok(),
+                        use_count: chain.get_use()?,
+                    });
+                }
+                Ok(())
+            })
+        })
+    }
+
+    /// The rules of a chain, in the order in which packets meet them; none if there is no such
+    /// chain.
+    pub fn rules(&mut self, family: Family, table: &str, chain: &str) -> Result<Vec<KernelRule>> {
+        let object = format!("rules of chain {} {table} {chain}", family.nft());
+        let mut request = Request::new().op_getrule_dump(&TableFamily::from(family).header());
+        request
+            .encode()
+            .push_table_bytes(checked_name(table)?)
+            .push_chain_bytes(checked_name(chain)?);
+        self.dump(&object, |socket, rules| {
+            socket.ask(&request, &object, |(_, rule)| {
+                rules.push(KernelRule {
+                    handle: rule.get_handle()?,
+                    native: native::is_native(family, rule),
+                });
+                Ok(())
+            })
+        })
+    }
+
+    /// Applies the whole batch, or nothing of it.
+    ///
+    /// The kernel itself refuses it if `generation` is no longer the rule set's:
+    /// [`Kind::LostRace`]. Any other refusal is a [`Kind::Kernel`] that names the object of the
+    /// first failing edit. An empty batch is done without asking the kernel.
+    pub fn commit(&mut self, batch: &Batch, generation: u32) -> Result<()> {
+        batch::commit(&mut self.socket, batch, generation)
+    }
+
+    /// Collects a dump that no write interrupted.
+    fn dump<T>(
+        &mut self,
+        object: &str,
+        mut ask: impl FnMut(&mut Socket, &mut Vec<T>) -> Result<socket::Consistent>,
+    ) -> Result<Vec<T>> {
+        for _ in 0..DUMP_TRIES {
+            let mut found = Vec::new();
+            if ask(&mut self.socket, &mut found)? == socket::Consistent::Yes {
+                return Ok(found);
+            }
+        }
+        Err(Error::new(
+            Kind::LostRace,
+            object,
+            "someone kept changing the rules while they were read",
+        )
+        .hint("find the writer with `nft monitor`, and try again when it is quiet"))
+    }
+}
+
+/// A name as nf_tables can have it: never one that the message format would cut short.
+fn checked_name(name: &str) -> Result<&[u8]> {
+    // NFT_NAME_MAXLEN counts the closing NUL.
+    if name.is_empty() || name.len() > 255 || name.contains('\0') {
+        return Err(Error::new(Kind::Kernel, name.escape_debug().to_string(), "no nftables name"));
+    }
+    Ok(name.as_bytes())
+}
+
+/// Names are bytes to the kernel; what is not UTF-8 no tool of ours can name anyhow.
+fn text(name: &CStr) -> String {
+    name.to_string_lossy().into_owned()
+}
+
+fn no_answer(object: &str) -> Error {
+    Error::new(Kind::Kernel, object, "the kernel gave no answer")
+}
+
+fn malformed(object: &str, cause: &ErrorContext) -> Error {
+    Error::new(Kind::Kernel, object, format!("an answer that cannot be read: {cause}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_have_nfts_names() {
+        for name in ["ip", "ip6", "inet", "arp", "bridge", "netdev"] {
+            assert_eq!(TableFamily::from_name(name).unwrap().to_string(), name);
+        }
+        assert_eq!(TableFamily::from_name("ipv4"), None);
+        for family in Family::ALL {
+            assert_eq!(TableFamily::from(family).to_string(), family.nft());
+            assert_eq!(TableFamily::from(family).address_family(), Some(family));
+        }
+        assert_eq!(TableFamily(1).address_family(), None);
+        assert_eq!(TableFamily(99).to_string(), "family 99");
+    }
+
+    #[test]
+    fn names_that_would_be_cut_short_are_refused() {
+        assert_eq!(checked_name("KUBE-SERVICES").unwrap(), b"KUBE-SERVICES");
+        for name in ["", "KUBE\0SERVICES", &"x".repeat(256)] {
+            assert_eq!(checked_name(name).unwrap_err().kind, Kind::Kernel);
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! Which rules iptables-nft wrote, and which only `nft` can have written.
+//!
+//! `iptables-nft-save` leaves out, without a word and with exit code 0, what it does not expect in
+//! a rule: a set lookup, a second test of the same field, a field or operator that iptables has no
+//! match for. So a rule counts as iptables' own only if every part of it has a shape in which
+//! iptables-nft 1.8.9 writes it, as `nft --debug=netlink` shows it, and in that order.
+
+use netlink_bindings::nftables::{
+    BitwiseOps, CmpOps, ExprOps, IterableExprAttrs, IterableExprImmediateAttrs,
+    IterableExprMetaAttrs, IterableExprPayloadAttrs, IterableLogAttrs, IterableRuleAttrs, MetaKeys,
+    PayloadBase, RangeOps, VerdictCode,
+};
+use netlink_bindings::utils::{find_attr, parse_be_u32, parse_be_u64};
+
+use crate::state::Family;
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
+/// Whether the rule has a part that iptables-nft does not write.
+pub(super) fn is_native(family: Family, rule: IterableRuleAttrs<'_>) -> bool {
+    let Ok(expressions) = rule.get_expressions() else { return false };
+    let parts: Option<Vec<Part>> =
+        expressions.get_elem().map(|expression| part(family, expression)).collect();
+    !parts.is_some_and(|parts| written_by_iptables(&parts))
+}
+
+/// A packet field that iptables tests without an xtables match.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Field {
+    InputInterface,
+    OutputInterface,
+    Protocol,
+    Mark,
+    Source { whole: bool },
+    Destination { whole: bool },
+    Fragment,
+    SourcePort,
+    DestinationPort,
+    TcpFlags,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Operator {
+    Equal,
+    NotEqual,
+    Ordered,
+}
+
+/// One expression of a rule, as far as it decides who can have written it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Part {
+    Load(Field),
+    Mask(Vec<u8>),
+    Compare(Operator, Vec<u8>),
+    Range(Operator),
+    /// Counters, xtables matches and limits, which may be anywhere before the action.
+    Free,
+    /// A verdict, an xtables target, or NFLOG.
+    Action,
+    /// The value and the write that `-j TRACE` is made of.
+    TraceValue,
+    TraceSet,
+}
+
+/// The expression, unless iptables never writes it.
+fn part(family: Family, expression: IterableExprAttrs<'_>) -> Option<Part> {
+    match expression.get_name().ok()?.to_bytes() {
+        b"counter" | b"match" => return Some(Part::Free),
+        b"target" => return Some(Part::Action),
+        // Not known to netlink-bindings.
+        b"limit" => return limit(find_attr(expression.get_buf(), NFTA_EXPR_DATA)?),
+        _ => {}
+    }
+    match expression.get_data().ok()? {
+        ExprOps::Meta(meta) => meta_part(meta),
+        ExprOps::Payload(payload) => payload_field(family, payload).map(Part::Load),
+        ExprOps::Immediate(immediate) => immediate_part(immediate),
+        ExprOps::Log(log) => nflog(log),
+        ExprOps::Bitwise(bitwise) => {
+            // Kernels before 5.6 do not tell the operation.
+            let and = bitwise.get_op().is_ok_and(|op| op != BitwiseOps::MaskXor as u32);
+            let flips = bitwise.get_xor().ok()?.get_value().ok()?.iter().any(|byte| *byte != 0);
+            let mask = bitwise.get_mask().ok()?.get_value().ok()?;
+            (!and && !flips).then(|| Part::Mask(mask.to_vec()))
+        }
+        ExprOps::Cmp(cmp) => {
+            let operator = match CmpOps::from_value(cmp.get_op().ok()?.into())? {
+                CmpOps::Eq => Operator::Equal,
+                CmpOps::Neq => Operator::NotEqual,
+                CmpOps::Lt | CmpOps::Lte | CmpOps::Gt | CmpOps::Gte => Operator::Ordered,
+            };
+            Some(Part::Compare(operator, cmp.get_data().ok()?.get_value().ok()?.to_vec()))
+        }
+        ExprOps::Range(range) => Some(match RangeOps::from_value(range.get_op().ok()?.into())? {
+            RangeOps::Eq => Part::Range(Operator::Equal),
+            RangeOps::Neq => Part::Range(Operator::NotEqual),
+        }),
+        _ => None,
+    }
+}
+
+fn meta_part(meta: IterableExprMetaAttrs<'_>) -> Option<Part> {
+    let key = meta.get_key().ok()?;
+    if meta.get_sreg().is_ok() {
+        return (key == MetaKeys::Nftrace as u32).then_some(Part::TraceSet);
+    }
+    let field = match MetaKeys::from_value(key.into())? {
+        MetaKeys::Iifname => Field::InputInterface,
+        MetaKeys::Oifname => Field::OutputInterface,
+        MetaKeys::L4Proto => Field::Protocol,
+        MetaKeys::Mark => Field::Mark,
+        _ => return None,
+    };
+    Some(Part::Load(field))
+}
+
+fn payload_field(family: Family, payload: IterableExprPayloadAttrs<'_>) -> Option<Field> {
+    if payload.get_sreg().is_ok() {
+        return None; // A write into the packet.
+    }
+    let base = PayloadBase::from_value(payload.get_base().ok()?.into())?;
+    // An address is loaded as far as its prefix goes, in whole bytes.
+    Some(match (base, family, payload.get_offset().ok()?, payload.get_len().ok()?) {
+        (PayloadBase::NetworkHeader, Family::Ipv4, 6, 2) => Field::Fragment,
+        // The older form of `-p`, which 1.8.9 reads back; IPv6's it takes for a hop limit.
+        (PayloadBase::NetworkHeader, Family::Ipv4, 9, 1) => Field::Protocol,
+        (PayloadBase::NetworkHeader, Family::Ipv4, 12, n @ 1..=4) => {
+            Field::Source { whole: n == 4 }
+        }
+        (PayloadBase::NetworkHeader, Family::Ipv4, 16, n @ 1..=4) => {
+            Field::Destination { whole: n == 4 }
+        }
+        (PayloadBase::NetworkHeader, Family::Ipv6, 8, n @ 1..=16) => {
+            Field::Source { whole: n == 16 }
+        }
+        (PayloadBase::NetworkHeader, Family::Ipv6, 24, n @ 1..=16) => {
+            Field::Destination { whole: n == 16 }
+        }
+        (PayloadBase::TransportHeader, _, 0, 2) => Field::SourcePort,
+        (PayloadBase::TransportHeader, _, 2, 2) => Field::DestinationPort,
+        (PayloadBase::TransportHeader, _, 13, 1) => Field::TcpFlags,
+        _ => return None,
+    })
+}
+
+fn immediate_part(immediate: IterableExprImmediateAttrs<'_>) -> Option<Part> {
+    let data = immediate.get_data().ok()?;
+    if let Ok(verdict) = data.get_verdict() {
+        return match VerdictCode::from_value(verdict.get_code().ok()?.into())? {
+            VerdictCode::Accept
+            | VerdictCode::Drop
+            | VerdictCode::Return
+            | VerdictCode::Jump
+            | VerdictCode::Goto => Some(Part::Action),
+            _ => None,
+        };
+    }
+    // One byte of 1, which the kernel may pad.
+    let (first, rest) = data.get_value().ok()?.split_first()?;
+    (*first == 1 && rest.iter().all(|byte| *byte == 0)).then_some(Part::TraceValue)
+}
+
+/// `-j NFLOG`; other logging is an xtables target.
+fn nflog(log: IterableLogAttrs<'_>) -> Option<Part> {
+    let fits = log.get_prefix().map_or(0, |prefix| prefix.to_bytes().len()) < 64;
+    (log.get_group().is_ok() && log.get_level().is_err() && fits).then_some(Part::Action)
+}
+
+const NFTA_EXPR_DATA: u16 = 2;
+const NFTA_LIMIT_RATE: u16 = 1;
+const NFTA_LIMIT_UNIT: u16 = 2;
+const NFTA_LIMIT_TYPE: u16 = 4;
+const NFTA_LIMIT_FLAGS: u16 = 5;
+
+/// `-m limit`: packets up to a rate that xtables can express, which counts in 1/10,000 s.
+fn limit(attributes: &[u8]) -> Option<Part> {
+    let rate = parse_be_u64(find_attr(attributes, NFTA_LIMIT_RATE)?)?;
+    let unit = parse_be_u64(find_attr(attributes, NFTA_LIMIT_UNIT)?)?;
+    let number = |kind| find_attr(attributes, kind).and_then(parse_be_u32).unwrap_or(0);
+    let packets = number(NFTA_LIMIT_TYPE) == 0;
+    let over = number(NFTA_LIMIT_FLAGS) != 0;
+    let span = [1, 60, 3600, 86400].contains(&unit).then_some(unit * 10_000)?;
+    let interval = span.checked_div(rate)?;
+    let exact = span.checked_div(interval)? == rate;
+    (packets && !over && exact).then_some(Part::Free)
+}
+
+/// Whether iptables writes these parts, in this order.
+fn written_by_iptables(parts: &[Part]) -> bool {
+    let mut rest = parts;
+    let mut seen: Vec<Field> = Vec::new();
+    let mut protocol = None;
+    loop {
+        rest = match rest {
+            [] | [Part::Action] | [Part::TraceValue, Part::TraceSet] => return true,
+            [Part::Free, rest @ ..] => rest,
+            [Part::Load(field), after @ ..] => {
+                // iptables keeps one of each, but for marks.
+                if *field != Field::Mark && seen.iter().any(|other| same(*other, *field)) {
+                    return false;
+                }
+                seen.push(*field);
+                let Some((length, found)) = tested(*field, protocol, after) else { return false };
+                protocol = found.or(protocol);
+                &after[length..]
+            }
+            _ => return false,
+        };
+    }
+}
+
+/// The same field, loaded as far as another prefix goes or not.
+fn same(one: Field, other: Field) -> bool {
+    std::mem::discriminant(&one) == std::mem::discriminant(&other)
+}
+
+/// How many parts test `field`, if iptables writes such a test of it where the transport protocol
+/// is `protocol`, and the protocol if that is what they fix.
+fn tested(field: Field, protocol: Option<u8>, parts: &[Part]) -> Option<(usize, Option<u8>)> {
+    use Operator::{Equal, NotEqual};
+    use Part::{Compare, Mask, Range};
+    let fits = |holds: bool, length: usize| holds.then_some((length, None));
+    match (field, parts) {
+        (Field::Protocol, [Compare(Equal, value), ..]) => Some((1, value.first().copied())),
+        (Field::Protocol, [Compare(NotEqual, _), ..]) => Some((1, None)),
+        (Field::InputInterface | Field::OutputInterface, [Compare(Equal | NotEqual, _), ..]) => {
+            Some((1, None))
+        }
+        // `-i +` loads the name and compares nothing.
+        (
+            Field::InputInterface | Field::OutputInterface,
+            [Mask(_) | Compare(..) | Range(_), ..],
+        ) => None,
+        (Field::InputInterface | Field::OutputInterface, _) => Some((0, None)),
+        (Field::Mark | Field::Source { .. } | Field::Destination { .. }, [Compare(op, _), ..]) => {
+            fits(matches!(op, Equal | NotEqual), 1)
+        }
+        (
+            Field::Mark | Field::Source { whole: true } | Field::Destination { whole: true },
+            [Mask(_), Compare(Equal | NotEqual, _), ..],
+        ) => Some((2, None)),
+        (Field::Fragment, [Mask(mask), Compare(Equal | NotEqual, value), ..]) => {
+            fits(mask == &[0x1f, 0xff] && value == &[0, 0], 2)
+        }
+        (Field::SourcePort | Field::DestinationPort, [Compare(..) | Range(_), ..]) => {
+            fits(matches!(protocol, Some(TCP | UDP)), 1)
+        }
+        (Field::TcpFlags, [Mask(_), Compare(Equal | NotEqual, _), ..]) => {
+            fits(protocol == Some(TCP), 2)
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOURCE: Part = Part::Load(Field::Source { whole: true });
+
+    fn equal(value: &[u8]) -> Part {
+        Part::Compare(Operator::Equal, value.to_vec())
+    }
+
+    #[test]
+    fn what_nft_adds_around_iptables_own_parts_is_seen() {
+        let address = [SOURCE, equal(&[1, 2, 3, 4])];
+        let rule = |parts: &[Part]| written_by_iptables(&[&address, parts].concat());
+        assert!(rule(&[]));
+        assert!(rule(&[Part::Free, Part::Action]));
+        // A second test of the same field, whatever its prefix.
+        assert!(!rule(&[Part::Load(Field::Source { whole: false }), equal(&[1, 2]), Part::Action]));
+        // Something after the action, as in `log group 3 accept`.
+        assert!(!rule(&[Part::Action, Part::Action]));
+        // Two comparisons of one load: `ip saddr 1.2.3.1-1.2.3.9`.
+        assert!(!rule(&[equal(&[1, 2, 3, 9])]));
+        // A value that is not written anywhere.
+        assert!(!rule(&[Part::TraceValue]));
+        assert!(!rule(&[Part::TraceSet]));
+        assert!(rule(&[Part::TraceValue, Part::TraceSet]));
+        assert!(!rule(&[Part::Load(Field::Mark)]));
+    }
+
+    #[test]
+    fn ports_need_tcp_or_udp_before_them() {
+        let port = |protocol: u8| {
+            let load = [Part::Load(Field::Protocol), equal(&[protocol])];
+            let test = [Part::Load(Field::DestinationPort), equal(&[0, 80])];
+            written_by_iptables(&[load, test].concat())
+        };
+        assert!(port(TCP) && port(UDP));
+        assert!(!port(132)); // sctp is an xtables match
+        assert!(!written_by_iptables(&[Part::Load(Field::DestinationPort), equal(&[0, 80])]));
+    }
+
+    #[test]
+    fn any_interface_is_a_load_without_a_test() {
+        let any = Part::Load(Field::InputInterface);
+        assert!(written_by_iptables(&[any.clone(), Part::Free, Part::Action]));
+        let after_e = Part::Compare(Operator::Ordered, b"e".to_vec());
+        assert!(!written_by_iptables(&[any, after_e, Part::Action]));
+    }
+}

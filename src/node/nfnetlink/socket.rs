@@ -1,0 +1,275 @@
+//! The netlink socket: one request at a time, and its answers.
+//!
+//! `netlink-bindings` writes and reads the messages. The socket is our own, since the one of
+//! `netlink-socket2` hides what is needed here: whether a dump was interrupted, the send buffer's
+//! size, a receive timeout, and which messages of a batch ask for an acknowledgement (it asks for
+//! all of them, which overruns the receive buffer).
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use netlink_bindings::builtin::Nlmsghdr;
+use netlink_bindings::consts::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST};
+use netlink_bindings::traits::{NetlinkRequest, Protocol};
+use netlink_bindings::utils::{ErrorContext, align, parse_i32};
+use rustix::io::Errno;
+use rustix::net::sockopt::{self, Timeout};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink};
+
+use super::malformed;
+use crate::error::{Error, Kind, Result};
+
+/// The kernel answers while it is asked, so this only ends a wait that should not be.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The kernel fills at most 32 KiB at a time.
+const BUFFER: usize = 64 * 1024;
+
+/// Message types below this are netlink's own.
+const NLMSG_MIN_TYPE: u16 = 0x10;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+
+/// Whether a dump shows one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Consistent {
+    Yes,
+    /// Someone wrote meanwhile (NLM_F_DUMP_INTR).
+    No,
+}
+
+/// The kernel's word on one message of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Verdict {
+    pub(super) sequence: u32,
+    pub(super) outcome: Result<(), Errno>,
+}
+
+#[derive(Debug)]
+pub(super) struct Socket {
+    fd: OwnedFd,
+    buffer: Vec<u8>,
+    sequence: u32,
+}
+
+impl Socket {
+    pub(super) fn open() -> Result<Self> {
+        let open = || -> rustix::io::Result<OwnedFd> {
+            let fd = rustix::net::socket_with(
+                AddressFamily::NETLINK,
+                SocketType::RAW,
+                SocketFlags::CLOEXEC,
+                Some(netlink::NETFILTER),
+            )?;
+            sockopt::set_socket_timeout(&fd, Timeout::Recv, Some(TIMEOUT))?;
+            Ok(fd)
+        };
+        let fd = open().map_err(|errno| refused("netfilter netlink socket", errno))?;
+        Ok(Socket { fd, buffer: vec![0; BUFFER], sequence: 0 })
+    }
+
+    /// The first of `count` sequence numbers that nothing else uses.
+    pub(super) fn reserve(&mut self, count: u32) -> u32 {
+        let first = self.sequence.wrapping_add(1);
+        self.sequence = self.sequence.wrapping_add(count);
+        first
+    }
+
+    /// Sends one request and hands each answer to `each`, up to the end of a dump or, for a plain
+    /// request, up to its one answer.
+    pub(super) fn ask<R: NetlinkRequest>(
+        &mut self,
+        request: &R,
+        object: &str,
+        mut each: impl FnMut(R::ReplyType<'_>) -> Result<(), ErrorContext>,
+    ) -> Result<Consistent> {
+        let sequence = self.reserve(1);
+        let mut message = Vec::new();
+        append(&mut message, request, sequence, 0);
+        self.send(&message, object)?;
+
+        let dump = i32::from(request.flags()) & NLM_F_DUMP != 0;
+        let mut consistent = Consistent::Yes;
+        // A dump is read to its end even so: until then the kernel starts no other.
+        let mut unreadable = None;
+        loop {
+            let length = self.receive(object)?;
+            for answer in Messages(&self.buffer[..length]) {
+                if answer.header.seq != sequence {
+                    continue;
+                }
+                if i32::from(answer.header.flags) & NLM_F_DUMP_INTR != 0 {
+                    consistent = Consistent::No;
+                }
+                match answer.header.r#type {
+                    NLMSG_ERROR | NLMSG_DONE => {
+                        answer.outcome().map_err(|errno| refused(object, errno))?;
+                        return unreadable.map_or(Ok(consistent), Err);
+                    }
+                    own if own < NLMSG_MIN_TYPE => {}
+                    _ => {
+                        if let Err(cause) = each(R::decode_reply(answer.payload)) {
+                            unreadable = Some(malformed(object, &cause));
+                        }
+                        if !dump {
+                            return unreadable.map_or(Ok(consistent), Err);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends a whole batch of `count` messages in one piece and returns the kernel's first word on it.
+    ///
+    /// That word is all that counts: errors come in the order of the messages and before the
+    /// acknowledgement of the last one, and one error means that nothing was applied. The kernel
+    /// has answered by the time the batch is sent.
+    pub(super) fn ask_batch(
+        &mut self,
+        batch: &[u8],
+        first: u32,
+        count: u32,
+        object: &str,
+    ) -> Result<Verdict> {
+        self.make_room_to_send(batch.len());
+        self.send(batch, object)?;
+        let verdict = loop {
+            let length = self.receive(object)?;
+            let verdict = Messages(&self.buffer[..length])
+                .filter(|answer| answer.header.r#type == NLMSG_ERROR)
+                .find(|answer| answer.header.seq.wrapping_sub(first) < count)
+                .map(|answer| Verdict { sequence: answer.header.seq, outcome: answer.outcome() });
+            if let Some(verdict) = verdict {
+                break verdict;
+            }
+        };
+        self.drain();
+        Ok(verdict)
+    }
+
+    /// A batch must fit into the send buffer as a whole. Root of the first user namespace may
+    /// exceed net.core.wmem_max (SO_SNDBUFFORCE); root of another one may not, and gets what
+    /// wmem_max allows. `nft` gives up there at wmem_default.
+    fn make_room_to_send(&self, bytes: usize) {
+        // The kernel keeps some of the buffer for itself, and doubles what it is asked for.
+        let wanted = bytes + 4096;
+        if sockopt::set_socket_send_buffer_size_force(&self.fd, wanted).is_err() {
+            // If this is not enough either, sending says so (EMSGSIZE).
+            let _ = sockopt::set_socket_send_buffer_size(&self.fd, wanted);
+        }
+    }
+
+    fn send(&self, message: &[u8], object: &str) -> Result<()> {
+        match rustix::io::retry_on_intr(|| rustix::net::send(&self.fd, message, SendFlags::empty()))
+        {
+            Ok(sent) if sent == message.len() => Ok(()),
+            Ok(_) => Err(Error::new(Kind::Kernel, object, "the kernel took only a part of it")),
+            Err(Errno::MSGSIZE) => Err(Error::new(
+                Kind::Kernel,
+                object,
+                format!("{} bytes are more than the kernel takes at once", message.len()),
+            )
+            .hint(format!(
+                "run as root, or raise the limit on the host: sysctl -w net.core.wmem_max={}",
+                message.len()
+            ))),
+            Err(errno) => Err(refused(object, errno)),
+        }
+    }
+
+    fn receive(&mut self, object: &str) -> Result<usize> {
+        loop {
+            match rustix::net::recv(&self.fd, self.buffer.as_mut_slice(), RecvFlags::TRUNC) {
+                Ok((_, length)) if length <= self.buffer.len() => return Ok(length),
+                Ok((_, length)) => {
+                    let cause = format!("an answer of {length} bytes, more than the kernel sends");
+                    return Err(Error::new(Kind::Kernel, object, cause));
+                }
+                // ENOBUFS only says that later answers were dropped; the first ones are there.
+                Err(Errno::INTR | Errno::NOBUFS) => {}
+                Err(Errno::AGAIN) => return Err(super::no_answer(object)),
+                Err(errno) => return Err(refused(object, errno)),
+            }
+        }
+    }
+
+    /// Throws away what the kernel said further about a batch, so that it fills no buffer.
+    fn drain(&mut self) {
+        let flags = RecvFlags::DONTWAIT;
+        loop {
+            match rustix::net::recv(&self.fd, self.buffer.as_mut_slice(), flags) {
+                Ok(_) | Err(Errno::INTR | Errno::NOBUFS) => {}
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+/// Appends `request` to `buffer` as a message with its header.
+pub(super) fn append<R: NetlinkRequest>(
+    buffer: &mut Vec<u8>,
+    request: &R,
+    sequence: u32,
+    flags: i32,
+) {
+    let request_type = match request.protocol() {
+        Protocol::Raw { request_type, .. } => request_type,
+        // Not for nf_tables, which is no generic netlink family; the kernel ignores a NOOP.
+        Protocol::Generic(_) => 1,
+    };
+    let start = buffer.len();
+    buffer.extend_from_slice(Nlmsghdr::new().as_slice());
+    buffer.extend_from_slice(request.payload());
+    align(buffer);
+    let header = Nlmsghdr {
+        // A message is a few hundred bytes: names are at most 255.
+        len: (buffer.len() - start) as u32,
+        r#type: request_type,
+        flags: request.flags() | (NLM_F_REQUEST | flags) as u16,
+        seq: sequence,
+        pid: 0,
+    };
+    buffer[start..start + Nlmsghdr::len()].copy_from_slice(header.as_slice());
+}
+
+/// An error of the kernel about `object`.
+pub(super) fn refused(object: &str, errno: Errno) -> Error {
+    match errno {
+        Errno::PERM | Errno::ACCESS => {
+            Error::new(Kind::Permission, object, errno).hint("run as root")
+        }
+        _ => Error::new(Kind::Kernel, object, errno),
+    }
+}
+
+struct Message<'a> {
+    header: Nlmsghdr,
+    payload: &'a [u8],
+}
+
+impl Message<'_> {
+    /// The error number that an NLMSG_ERROR or NLMSG_DONE begins with; zero is success.
+    fn outcome(&self) -> Result<(), Errno> {
+        match parse_i32(self.payload) {
+            Some(0) => Ok(()),
+            Some(number) => Err(Errno::from_raw_os_error(number.saturating_neg())),
+            None => Err(Errno::BADMSG),
+        }
+    }
+}
+
+/// The messages in what was received.
+struct Messages<'a>(&'a [u8]);
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = Message<'a>;
+
+    fn next(&mut self) -> Option<Message<'a>> {
+        let header = Nlmsghdr::new_from_slice(self.0.get(..Nlmsghdr::len())?)?;
+        let length = header.len as usize;
+        let payload = self.0.get(Nlmsghdr::len()..length)?;
+        self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some(Message { header, payload })
+    }
+}

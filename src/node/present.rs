@@ -1,0 +1,124 @@
+//! Which families of netfilter state the kernel shows, found without loading any.
+//!
+//! Asking is not free: `ipvsadm` loads ip_vs, `ipset` ip_set, `iptables-nft-save` nf_tables,
+//! `nft --version` nfnetlink, and `iptables-legacy-save -t T` makes the table T. /proc and /sys tell
+//! beforehand.
+
+use std::fs;
+use std::io::{self, BufRead, BufReader};
+use std::path::Path;
+
+use crate::error::{Error, Kind, Result};
+use crate::state::Family;
+
+/// The tables that iptables knows, in both backends.
+pub const XTABLES: [&str; 5] = ["filter", "nat", "mangle", "raw", "security"];
+
+/// The legacy tables of this namespace, in the kernel's order; none when `ip_tables` is not there.
+///
+/// Nothing at all when it cannot be known: the list is for root of the first user namespace only. In
+/// another user namespace (a rehearsal by somebody else) [`legacy_tables_loaded`] helps; in the first
+/// one the lack of rights is an error.
+pub fn legacy_tables(family: Family) -> Result<Option<Vec<String>>> {
+    let path = match family {
+        Family::Ipv4 => "/proc/net/ip_tables_names",
+        Family::Ipv6 => "/proc/net/ip6_tables_names",
+    };
+    match read_if_there(path) {
+        Ok(names) => {
+            let names = names.unwrap_or_default();
+            Ok(Some(names.lines().filter(|l| !l.is_empty()).map(str::to_owned).collect()))
+        }
+        Err(e) if e.kind == Kind::Permission && in_user_namespace() => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// The legacy tables whose code is in the kernel: asking for one makes it, empty, in this namespace,
+/// but loads nothing.
+pub fn legacy_tables_loaded(family: Family) -> Vec<String> {
+    let module = match family {
+        Family::Ipv4 => "iptable",
+        Family::Ipv6 => "ip6table",
+    };
+    // A kernel without modules has what it has; built in, a table shows nowhere.
+    let cannot_load = !Path::new("/proc/modules").exists();
+    let loaded = |table: &str| Path::new(&format!("/sys/module/{module}_{table}")).exists();
+    let tables = XTABLES.iter().filter(|table| cannot_load || loaded(table));
+    tables.map(|&table| table.to_owned()).collect()
+}
+
+/// True in any user namespace but the first.
+fn in_user_namespace() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.split_whitespace().ne(["0", "0", "4294967295"])
+}
+
+/// True when ip_set is there. A built-in one shows here as well, for it has a parameter.
+pub fn ip_set() -> bool {
+    Path::new("/sys/module/ip_set").exists()
+}
+
+/// True when ip_vs is there.
+pub fn ip_vs() -> bool {
+    Path::new("/proc/net/ip_vs").exists()
+}
+
+/// True when nfnetlink is there: opening a socket to it, as `nft --version` does, would load it. The
+/// kernel's own end of it is on the list of sockets.
+pub fn nfnetlink() -> bool {
+    const NETLINK_NETFILTER: &str = "12";
+    let sockets = fs::read_to_string("/proc/net/netlink").unwrap_or_default();
+    sockets.lines().any(|l| l.split_whitespace().nth(1) == Some(NETLINK_NETFILTER))
+}
+
+/// True when nf_tables is there. Built in, it shows nowhere but among the kernel's symbols; a
+/// kernel that hides those may have it, so the answer is then yes.
+pub fn nf_tables() -> bool {
+    if Path::new("/sys/module/nf_tables").exists() {
+        return true;
+    }
+    let Ok(symbols) = fs::File::open("/proc/kallsyms") else { return true };
+    // Exported to the modules of expressions ever since there is nf_tables.
+    names_symbol(BufReader::new(symbols), " nft_register_expr")
+}
+
+fn names_symbol(symbols: impl BufRead, symbol: &str) -> bool {
+    let mut any = false;
+    for line in symbols.lines().map_while(io::Result::ok) {
+        if line.split('\t').next().is_some_and(|l| l.ends_with(symbol)) {
+            return true;
+        }
+        any = true;
+    }
+    !any
+}
+
+/// The text of a file of /proc, or nothing when it is not there.
+pub fn read_if_there(path: &str) -> Result<Option<String>> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io(path, &e)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_symbol_is_found_built_in_and_in_a_module() {
+        let symbol = " nft_register_expr";
+        let is = |text: &str| names_symbol(text.as_bytes(), symbol);
+        assert!(is("0 T other\n0 T nft_register_expr\n"));
+        assert!(is("0 T nft_register_expr\t[nf_tables]\n"));
+        assert!(!is("0 T __pfx_nft_register_expr\n0 T nft_register_expr_x\n"));
+        assert!(is(""), "hidden symbols say nothing");
+    }
+
+    #[test]
+    fn what_is_not_there_is_no_error() {
+        assert_eq!(read_if_there("/proc/no-such-file").unwrap(), None);
+    }
+}

@@ -1,0 +1,131 @@
+//! The sysctls that steer services and their translation, read where `sysctl` reads them.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use crate::error::{Error, Result};
+
+const ROOT: &str = "/proc/sys";
+
+/// Directories that are captured whole.
+const TREES: &[&str] = &["net/bridge", "net/ipv4/vs", "net/netfilter"];
+
+/// Single values.
+const VALUES: &[&str] = &["net/ipv6/conf/all/forwarding", "net/nf_conntrack_max"];
+
+/// Values of each link, and of `all` and `default`.
+const PER_LINK: &[&str] = &["arp_announce", "arp_ignore", "route_localnet", "rp_filter"];
+
+/// The text of `sysctl.txt`: `name = value` a line, as `sysctl` prints them, in order of names.
+pub fn read() -> Result<String> {
+    let mut paths = Vec::new();
+    for tree in TREES {
+        walk(tree, &mut paths)?;
+    }
+    paths.extend(VALUES.iter().map(|&v| v.to_owned()));
+    // ip_forward itself, and what goes with it.
+    let ipv4 = names("net/ipv4")?.into_iter().filter(|(n, _)| n.starts_with("ip_forward"));
+    paths.extend(ipv4.map(|(n, _)| format!("net/ipv4/{n}")));
+    for (link, _) in names("net/ipv4/conf")? {
+        paths.extend(PER_LINK.iter().map(|value| format!("net/ipv4/conf/{link}/{value}")));
+    }
+    let mut lines = Vec::new();
+    for path in paths {
+        let Some(value) = value(&path)? else { continue };
+        let name = name(&path);
+        lines.extend(value.lines().map(|line| format!("{name} = {line}\n")));
+    }
+    lines.sort();
+    Ok(lines.concat())
+}
+
+/// A path's name: `/` and `.` change places, as for a link named `eth0.7`.
+fn name(path: &str) -> String {
+    path.chars()
+        .map(|c| match c {
+            '/' => '.',
+            '.' => '/',
+            c => c,
+        })
+        .collect()
+}
+
+/// The files below `directory`, relative to the root.
+fn walk(directory: &str, paths: &mut Vec<String>) -> Result<()> {
+    for (name, is_directory) in names(directory)? {
+        let path = format!("{directory}/{name}");
+        match is_directory {
+            true => walk(&path, paths)?,
+            false => paths.push(path),
+        }
+    }
+    Ok(())
+}
+
+/// The names in a directory, and which are directories; none when it is not there.
+fn names(directory: &str) -> Result<Vec<(String, bool)>> {
+    let path = Path::new(ROOT).join(directory);
+    let entries = match fs::read_dir(&path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(|e| Error::io(&path, &e))?,
+    };
+    entries
+        .map(|entry| {
+            let entry = entry?;
+            let is_directory = entry.file_type()?.is_dir();
+            Ok((entry.file_name().to_string_lossy().into_owned(), is_directory))
+        })
+        .collect::<std::io::Result<_>>()
+        .map_err(|e| Error::io(&path, &e))
+}
+
+/// A value; nothing for one that is gone with its link, or is only to be written.
+fn value(path: &str) -> Result<Option<String>> {
+    let path = Path::new(ROOT).join(path);
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(text)),
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => Ok(None),
+        Err(e) => Err(Error::io(&path, &e)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::tools::{Tool, Tools};
+
+    #[test]
+    fn dots_in_a_link_name_become_slashes() {
+        assert_eq!(name("net/ipv4/conf/eth0.7/rp_filter"), "net.ipv4.conf.eth0/7.rp_filter");
+    }
+
+    #[test]
+    fn reads_what_sysctl_prints() {
+        let text = read().unwrap();
+        let out = Tools::find().command(Tool::Sysctl).unwrap().args(["-a"]).run();
+        let all = out.unwrap().stdout;
+        for line in text.lines().filter(|l| !l.contains("_count")) {
+            assert!(all.lines().any(|l| l == line), "{line}");
+        }
+        assert!(text.lines().any(|l| l.starts_with("net.ipv4.ip_forward = ")), "{text}");
+        assert!(text.lines().any(|l| l.starts_with("net.ipv4.conf.lo.route_localnet = ")));
+        assert!(text.lines().is_sorted());
+    }
+
+    #[test]
+    fn has_every_name_of_a_captured_node_of_this_kernel() {
+        let text = read().unwrap();
+        let captured =
+            std::fs::read_to_string("snapshots/docker-iptables-1.30/sysctl.txt").unwrap();
+        let name = |l: &str| l.split(" = ").next().unwrap_or_default().to_owned();
+        let ours: Vec<_> = text.lines().map(name).collect();
+        let kernel_dependent =
+            |n: &str| ["net.bridge", "net.netfilter", "net.nf_"].iter().any(|p| n.starts_with(p));
+        for wanted in captured.lines().map(name) {
+            if !kernel_dependent(&wanted) && !wanted.contains(".docker0.") {
+                assert!(ours.contains(&wanted), "{wanted}");
+            }
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! What must hold whatever a run does: everything that an edit does not name means the same, in
+//! the same order.
+
+use std::collections::BTreeMap;
+
+use crate::plan::edit::{Direction, Edit, TableEdit, Target};
+use crate::state::meaning::{Change, Difference, canonical, ruleset_differences};
+use crate::state::ruleset::{Chain, Ruleset};
+use crate::state::{NodeState, RulesetId};
+
+/// How a rule set differs from what `edits` should have made of it.
+pub fn unexpected(
+    id: RulesetId,
+    before: Option<&Ruleset>,
+    after: Option<&Ruleset>,
+    edits: &[Edit],
+) -> Vec<Difference> {
+    let mut expected: BTreeMap<(String, Change, String), usize> = BTreeMap::new();
+    for edit in edits {
+        if let Target::Table(table) = &edit.target
+            && table.ruleset == id
+        {
+            expect(table, edit.direction, &mut expected);
+        }
+    }
+    let mut differences = ruleset_differences(id, before, after);
+    differences.retain(|d| {
+        let key = (d.place.clone(), d.what, canonical_object(&d.text));
+        match expected.get_mut(&key) {
+            Some(left) if *left > 0 => {
+                *left -= 1;
+                false
+            }
+            _ => true,
+        }
+    });
+    differences.extend(expected.into_iter().filter(|(_, left)| *left > 0).map(
+        |((place, what, text), _)| Difference {
+            place,
+            what: Change::Changed,
+            text: match what {
+                Change::New => format!("not put back: {text}"),
+                _ => format!("not removed: {text}"),
+            },
+        },
+    ));
+    differences
+}
+
+fn expect(
+    edit: &TableEdit,
+    direction: Direction,
+    expected: &mut BTreeMap<(String, Change, String), usize>,
+) {
+    let place = format!("{} {}", edit.ruleset, edit.table);
+    let what = match direction {
+        Direction::Remove => Change::Gone,
+        Direction::Add => Change::New,
+    };
+    let rules = edit.rules.iter().map(|r| &r.text);
+    let inside = edit.chains.iter().flat_map(|c| &c.rules);
+    let chains = edit.chains.iter().map(|c| format!("chain {}", c.name));
+    for text in rules.chain(inside).map(|r| canonical(r)).chain(chains) {
+        *expected.entry((place.clone(), what, text)).or_default() += 1;
+    }
+}
+
+fn canonical_object(text: &str) -> String {
+    if text.starts_with("-A ") { canonical(text) } else { text.to_owned() }
+}
+
+/// How far an edit has come, as the kernel shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing of it is done.
+    NotDone,
+    /// All of it is done.
+    Done,
+    /// Some of it, or something else happened to its objects.
+    Unclear,
+}
+
+/// How far a removal has come on a node that was in the state `base` and is now in the state `now`.
+pub fn outcome(edit: &Edit, base: &NodeState, now: &NodeState) -> Outcome {
+    match &edit.target {
+        Target::Table(table) => table_outcome(
+            table,
+            base.rulesets.get(&table.ruleset),
+            now.rulesets.get(&table.ruleset),
+        ),
+        Target::NativeTable(t) => {
+            present(now.nft.tables.iter().any(|n| n.family == t.family && n.name == t.name))
+        }
+        Target::Set(set) => present(now.ipsets.get(&set.name).is_some()),
+    }
+}
+
+fn present(there: bool) -> Outcome {
+    if there { Outcome::NotDone } else { Outcome::Done }
+}
+
+fn table_outcome(edit: &TableEdit, base: Option<&Ruleset>, now: Option<&Ruleset>) -> Outcome {
+    let count = |r: Option<&Ruleset>, name: &str, key: &str| {
+        chain_of(r, &edit.table, name).map_or(0, |(r, c)| {
+            c.rules.iter().filter(|rule| canonical(r.rule_text(rule)) == key).count()
+        })
+    };
+    let (mut done, mut not_done) = (0, 0);
+    for planned in &edit.chains {
+        match chain_of(now, &edit.table, &planned.name) {
+            None => done += 1,
+            Some((_, c)) if c.rules.len() == planned.rules.len() => not_done += 1,
+            Some(_) => return Outcome::Unclear,
+        }
+    }
+    for rule in &edit.rules {
+        let key = canonical(&rule.text);
+        let removed = edit
+            .rules
+            .iter()
+            .filter(|r| r.chain == rule.chain && canonical(&r.text) == key)
+            .count();
+        let was = count(base, &rule.chain, &key).max(removed);
+        match count(now, &rule.chain, &key) {
+            n if n + removed == was => done += 1,
+            n if n >= was => not_done += 1,
+            _ => return Outcome::Unclear,
+        }
+    }
+    match (done, not_done) {
+        (_, 0) => Outcome::Done,
+        (0, _) => Outcome::NotDone,
+        _ => Outcome::Unclear,
+    }
+}
+
+fn chain_of<'a>(
+    ruleset: Option<&'a Ruleset>,
+    table: &str,
+    chain: &str,
+) -> Option<(&'a Ruleset, &'a Chain)> {
+    ruleset.and_then(|r| Some((r, r.table(table)?.chain(chain)?)))
+}

@@ -1,0 +1,239 @@
+//! The way back from an edit, when others have written since: a three-way merge.
+//!
+//! base = the snapshot, ours = the edit, theirs = what the node holds now. A rule goes back between
+//! the neighbours it had; what others added stays where it is; what came back by itself is not
+//! added twice; what cannot be placed is named and left as found.
+
+use similar::{Algorithm, DiffOp, capture_diff_slices};
+
+use crate::plan::edit::{ChainText, Direction, Edit, RuleAt, TableEdit, Target};
+use crate::state::NodeState;
+use crate::state::meaning::{canonical, same_rule};
+use crate::state::rule::Words;
+use crate::state::ruleset::{Chain, Ruleset, Table};
+
+/// What undoes some edits, and what cannot be undone.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Undo {
+    /// The edits to apply, in order.
+    pub edits: Vec<Edit>,
+    /// Objects that cannot be put back, each with the reason.
+    pub conflicts: Vec<String>,
+    /// Objects that are there again without us.
+    pub already_back: Vec<String>,
+}
+
+/// How to undo `edits` (in the order in which they were applied) on a node that is now in the state
+/// `now`, and was in the state `base` before them.
+pub fn undo(edits: &[Edit], base: &NodeState, now: &NodeState) -> Undo {
+    let mut undo = Undo::default();
+    for edit in edits.iter().rev() {
+        match &edit.target {
+            Target::Table(table) => undo_table(table, base, now, &mut undo),
+            Target::NativeTable(table) => {
+                let there =
+                    now.nft.tables.iter().any(|t| t.family == table.family && t.name == table.name);
+                put_back(there, edit, &mut undo);
+            }
+            Target::Set(set) => put_back(now.ipsets.get(&set.name).is_some(), edit, &mut undo),
+        }
+    }
+    undo
+}
+
+fn put_back(there: bool, edit: &Edit, undo: &mut Undo) {
+    let back = Edit { direction: Direction::Add, target: edit.target.clone() };
+    if there {
+        undo.already_back.push(back.to_string().replace("put back ", ""));
+    } else {
+        undo.edits.push(back);
+    }
+}
+
+fn undo_table(edit: &TableEdit, base: &NodeState, now: &NodeState, undo: &mut Undo) {
+    let place = format!("{} {}", edit.ruleset, edit.table);
+    let base = side(edit, base);
+    let now = side(edit, now);
+    let mut back = TableEdit {
+        ruleset: edit.ruleset,
+        table: edit.table.clone(),
+        rules: Vec::new(),
+        chains: Vec::new(),
+    };
+    for chain in &edit.chains {
+        match now.and_then(|(r, t)| Some((r, t.chain(&chain.name)?))) {
+            None => back.chains.push(chain.clone()),
+            Some((r, c)) if same_content(chain, r, c) => {
+                undo.already_back.push(format!("{place} chain {}", chain.name));
+            }
+            Some(_) => undo.conflicts.push(format!(
+                "{place} chain {}: someone made it anew with other rules; left as found",
+                chain.name
+            )),
+        }
+    }
+    let mut names: Vec<&str> = edit.rules.iter().map(|r| r.chain.as_str()).collect();
+    names.dedup();
+    for name in names {
+        let removed: Vec<&RuleAt> = edit.rules.iter().filter(|r| r.chain == name).collect();
+        match now.and_then(|(r, t)| Some((r, t.chain(name)?))) {
+            Some(now) => merge_chain(&place, &removed, chain_of(base, name), now, &mut back, undo),
+            None => undo.conflicts.extend(
+                removed.iter().map(|r| format!("{place} {}: chain {name} is gone", r.text)),
+            ),
+        }
+    }
+    drop_dangling(&place, &mut back, base, now, undo);
+    if !back.rules.is_empty() || !back.chains.is_empty() {
+        undo.edits.push(Edit { direction: Direction::Add, target: Target::Table(back) });
+    }
+}
+
+type Side<'a> = Option<(&'a Ruleset, &'a Table)>;
+
+fn side<'a>(edit: &TableEdit, state: &'a NodeState) -> Side<'a> {
+    state.rulesets.get(&edit.ruleset).and_then(|r| Some((r, r.table(&edit.table)?)))
+}
+
+fn chain_of<'a>(side: Side<'a>, name: &str) -> Option<(&'a Ruleset, &'a Chain)> {
+    side.and_then(|(r, t)| Some((r, t.chain(name)?)))
+}
+
+fn same_content(chain: &ChainText, ruleset: &Ruleset, now: &Chain) -> bool {
+    chain.rules.len() == now.rules.len()
+        && chain.rules.iter().zip(&now.rules).all(|(a, b)| same_rule(a, ruleset.rule_text(b)))
+}
+
+/// One rule of the chain as it will be.
+struct Slot {
+    /// Its position in the base chain, if it was there.
+    base: Option<usize>,
+    /// True when we put it back.
+    ours: bool,
+    canonical: String,
+}
+
+fn merge_chain(
+    place: &str,
+    removed: &[&RuleAt],
+    base: Option<(&Ruleset, &Chain)>,
+    now: (&Ruleset, &Chain),
+    back: &mut TableEdit,
+    undo: &mut Undo,
+) {
+    let canon = |(r, c): (&Ruleset, &Chain)| -> Vec<String> {
+        c.rules.iter().map(|rule| canonical(r.rule_text(rule))).collect()
+    };
+    let (base, now) = (base.map(canon).unwrap_or_default(), canon(now));
+    let ours = positions_in_base(removed, &base);
+    let kept: Vec<usize> = (0..base.len()).filter(|i| !ours.contains(&Some(*i))).collect();
+    let mut slots = align(&base, &kept, now);
+    for (rule, at) in removed.iter().zip(&ours) {
+        let key = canonical(&rule.text);
+        let there = slots.iter().filter(|s| s.canonical == key).count();
+        let wanted = base.iter().filter(|b| **b == key).count().max(1);
+        if there >= wanted {
+            undo.already_back.push(format!("{place} {}", rule.text));
+            continue;
+        }
+        match place_for(&slots, *at, kept.is_empty()) {
+            Some(index) => slots.insert(index, Slot { base: *at, ours: true, canonical: key }),
+            None => undo.conflicts.push(format!(
+                "{place} {}: both rules that stood beside it are gone; left as found",
+                rule.text
+            )),
+        }
+    }
+    let mut texts = removed.iter().map(|r| (canonical(&r.text), &r.text)).collect::<Vec<_>>();
+    for (position, slot) in slots.iter().enumerate().filter(|(_, s)| s.ours) {
+        let Some(found) = texts.iter().position(|(key, _)| *key == slot.canonical) else {
+            continue;
+        };
+        let text = texts.remove(found).1.clone();
+        back.rules.push(RuleAt { chain: removed[0].chain.clone(), position, text });
+    }
+}
+
+/// Where each removed rule stood in the base chain. The edit's own position is believed when the
+/// base has that rule there; others may have moved it between the snapshot and the edit.
+fn positions_in_base(removed: &[&RuleAt], base: &[String]) -> Vec<Option<usize>> {
+    let mut taken = Vec::new();
+    for rule in removed {
+        let key = canonical(&rule.text);
+        let exact = base.get(rule.position).is_some_and(|b| *b == key);
+        let free = |i: &usize| base[*i] == key && !taken.contains(&Some(*i));
+        let at = if exact && free(&rule.position) {
+            Some(rule.position)
+        } else {
+            (0..base.len()).find(free)
+        };
+        taken.push(at);
+    }
+    taken
+}
+
+/// The rules that are there now, each with its position in the base chain if it was there.
+fn align(base: &[String], kept: &[usize], now: Vec<String>) -> Vec<Slot> {
+    let old: Vec<&String> = kept.iter().map(|i| &base[*i]).collect();
+    let new: Vec<&String> = now.iter().collect();
+    let mut origin = vec![None; now.len()];
+    for op in capture_diff_slices(Algorithm::Myers, &old, &new) {
+        if let DiffOp::Equal { old_index, new_index, len } = op {
+            for i in 0..len {
+                origin[new_index + i] = Some(kept[old_index + i]);
+            }
+        }
+    }
+    let slot = |(canonical, base)| Slot { base, ours: false, canonical };
+    now.into_iter().zip(origin).map(slot).collect()
+}
+
+/// Right behind the nearest rule that stood before it, else right before the nearest that stood
+/// behind it. `alone`: it had no neighbours that stayed, so the top of the chain is its place.
+fn place_for(slots: &[Slot], at: Option<usize>, alone: bool) -> Option<usize> {
+    let at = at?;
+    let before = slots.iter().enumerate().filter(|(_, s)| s.base.is_some_and(|b| b < at));
+    if let Some((index, _)) = before.max_by_key(|(_, s)| s.base) {
+        return Some(index + 1);
+    }
+    let behind = slots.iter().enumerate().filter(|(_, s)| s.base.is_some_and(|b| b > at));
+    if let Some((index, _)) = behind.min_by_key(|(_, s)| s.base) {
+        return Some(index);
+    }
+    alone.then_some(0)
+}
+
+/// A rule that jumps to a chain that is gone would fail the whole transaction: such a rule is named
+/// and left out, with the chain it stands in.
+fn drop_dangling(
+    place: &str,
+    back: &mut TableEdit,
+    base: Side<'_>,
+    now: Side<'_>,
+    undo: &mut Undo,
+) {
+    loop {
+        let lost = |text: &str| {
+            let (target, _) = Words::of_rule(text).target()?;
+            let was_chain = base.is_some_and(|(_, t)| t.chain(&target).is_some());
+            let is_chain = now.is_some_and(|(_, t)| t.chain(&target).is_some())
+                || back.chains.iter().any(|c| *c.name == *target);
+            (was_chain && !is_chain).then(|| target.into_owned())
+        };
+        if let Some((i, target)) =
+            back.rules.iter().enumerate().find_map(|(i, r)| Some((i, lost(&r.text)?)))
+        {
+            let rule = back.rules.remove(i);
+            undo.conflicts.push(format!("{place} {}: the chain {target} is gone", rule.text));
+            continue;
+        }
+        let chain = |c: &ChainText| c.rules.iter().find_map(|r| lost(r));
+        let Some((i, target)) =
+            back.chains.iter().enumerate().find_map(|(i, c)| Some((i, chain(c)?)))
+        else {
+            return;
+        };
+        let chain = back.chains.remove(i);
+        undo.conflicts.push(format!("{place} chain {}: the chain {target} is gone", chain.name));
+    }
+}

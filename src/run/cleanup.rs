@@ -1,0 +1,281 @@
+//! Leftovers out, nothing else: snapshot, rehearsal, edits, proof. And going on with a clean-up
+//! that was cut off.
+
+use serde_json::json;
+
+use crate::error::{Error, Kind, Result};
+use crate::owners::matcher::Ownership;
+use crate::plan::edit::{Edit, edits};
+use crate::plan::invariants::{Outcome, outcome, unexpected};
+use crate::plan::leftovers::leftovers;
+use crate::plan::{Action, Plan};
+use crate::run::Context;
+use crate::run::execute::{CLEAN, execute, settle, told};
+use crate::run::inside::{self, Job};
+use crate::run::look::look;
+use crate::run::rollback;
+use crate::run::take::{Taken, take};
+use crate::state::NodeState;
+use crate::store::journal::Journal;
+use crate::store::runs::{Run, RunState};
+use crate::store::snapshots::Snapshot;
+
+/// How many snapshots are kept after a run.
+pub const KEEP: usize = 10;
+
+/// The plan for `state`: its leftovers, of these owners only if any are named.
+///
+/// # Errors
+/// When the state cannot be judged.
+pub fn plan(context: &Context<'_>, state: &NodeState, owners: &[String]) -> Result<Plan> {
+    plan_with(context.catalogue, state, owners)
+}
+
+/// As [`plan`], without a store.
+pub fn plan_with(
+    catalogue: &crate::owners::catalogue::Catalogue,
+    state: &NodeState,
+    owners: &[String],
+) -> Result<Plan> {
+    let ownership = Ownership::of(catalogue, state);
+    let mut plan = leftovers(catalogue, state, &ownership);
+    if !owners.is_empty() {
+        for object in plan.objects.iter_mut().filter(|o| o.action == Action::Remove) {
+            if !owners.contains(&object.owner) {
+                object.action = Action::Keep;
+                object.reason =
+                    format!("a leftover, but of an owner not asked for: {}", object.reason);
+            }
+        }
+        plan.objects.sort();
+    }
+    Ok(plan)
+}
+
+/// What a clean-up did.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Report {
+    /// The run, if there was anything to do.
+    pub run: Option<String>,
+    /// The snapshot to go back to.
+    pub snapshot: Option<String>,
+    /// Objects removed.
+    pub removed: usize,
+    /// What others changed meanwhile; kept.
+    pub others: Vec<String>,
+}
+
+/// Cleans the node up. `approve` is asked once, with the plan, before anything is changed.
+///
+/// # Errors
+/// [`Kind::RolledBack`] or [`Kind::NotRolledBack`] when it failed after it had changed something;
+/// otherwise the node is as before.
+pub fn cleanup(
+    context: &Context<'_>,
+    owners: &[String],
+    approve: &dyn Fn(&Plan) -> Result<bool>,
+) -> Result<Report> {
+    let _lock = context.lock("cleanup")?;
+    refuse_pending(context)?;
+    let first = plan(context, &look(context.tools, context.sink)?, owners)?;
+    if first.is_empty() {
+        return Ok(Report { run: None, snapshot: None, removed: 0, others: Vec::new() });
+    }
+    if !approve(&first)? {
+        return Err(Error::new(Kind::Interrupted, "cleanup", "declined; nothing was changed"));
+    }
+    let taken = take(context, "before cleanup")?;
+    let plan = plan(context, &taken.state, owners)?;
+    let edits = edits(&plan, &taken.state);
+    rehearse(context, &taken)?;
+    let size: u64 = edits.iter().map(journal_size).sum();
+    context.store.room_for(size)?;
+    let summary = json!({"owners": owners, "remove": plan.removals().count()});
+    let mut run = context.store.start("cleanup", &taken.snapshot.id, summary)?;
+    let mut journal = match Journal::create(&context.store.run_dir(&run.id), size) {
+        Ok(journal) => journal,
+        Err(e) => {
+            context.store.finish(&mut run, RunState::Failed)?;
+            return Err(e);
+        }
+    };
+    carry_out(context, &mut run, &mut journal, &taken.state, edits, owners)
+}
+
+/// Room for an edit, its undoing, and what is said of both.
+fn journal_size(edit: &Edit) -> u64 {
+    let text = serde_json::to_vec(edit).map_or(0, |t| t.len() as u64);
+    2 * text + 4096
+}
+
+fn refuse_pending(context: &Context<'_>) -> Result<()> {
+    match context.store.pending()? {
+        None => Ok(()),
+        Some(run) => Err(Error::new(Kind::Pending, format!("run {}", run.id), "is not finished")
+            .hint("`proxyshift resume` goes on with it, `proxyshift rollback` undoes it")),
+    }
+}
+
+/// The run's edits on a private namespace first.
+fn rehearse(context: &Context<'_>, taken: &Taken) -> Result<()> {
+    let task = "rehearsing in a private namespace";
+    context.sink.started(task);
+    let report = inside::run(Job::Rehearse, &taken.snapshot.dir, context.tools, context.sink)?;
+    context.sink.finished(task, format!("{} proofs", report.proofs.len()));
+    Ok(())
+}
+
+fn carry_out(
+    context: &Context<'_>,
+    run: &mut Run,
+    journal: &mut Journal,
+    base: &NodeState,
+    edits: Vec<Edit>,
+    owners: &[String],
+) -> Result<Report> {
+    let plan_again = || {
+        let now = look(context.tools, context.sink)?;
+        Ok(crate::plan::edit::edits(&plan(context, &now, owners)?, &now))
+    };
+    let result = execute(context, journal, CLEAN, edits, &plan_again)
+        .and_then(|_| verify(context, run, base));
+    match result {
+        Ok(others) => {
+            context.store.finish(run, RunState::Done)?;
+            prune(context)?;
+            let removed = removed(context, run)?;
+            let (id, snapshot) = (Some(run.id.clone()), Some(run.snapshot.clone()));
+            Ok(Report { run: id, snapshot, removed, others })
+        }
+        Err(cause) => Err(undo_after(context, run, journal, base, cause)),
+    }
+}
+
+/// Undoes what was done; the error says both why and how that ended.
+fn undo_after(
+    context: &Context<'_>,
+    run: &mut Run,
+    journal: &mut Journal,
+    base: &NodeState,
+    cause: Error,
+) -> Error {
+    context.sink.warning(format!("{cause}; undoing"));
+    match rollback::undo(context, run, journal, base) {
+        Ok(report) if report.restored == 0 => cause,
+        Ok(_) => Error { kind: Kind::RolledBack, ..cause }
+            .hint("the node is as before; see the cause, and try again"),
+        Err(e) => {
+            Error::new(Kind::NotRolledBack, e.object, format!("{} (after: {cause})", e.cause))
+                .hint(e.hint.unwrap_or_else(|| "`proxyshift rollback` tries again".into()))
+        }
+    }
+}
+
+/// Proves that nothing but the run's own objects has changed, and that these have. Returns what
+/// others changed since the snapshot, in words.
+fn verify(context: &Context<'_>, run: &Run, base: &NodeState) -> Result<Vec<String>> {
+    let task = "verifying against the kernel";
+    context.sink.started(task);
+    let now = look(context.tools, context.sink)?;
+    let edits = done_edits(context, run)?;
+    for edit in &edits {
+        if outcome(edit, base, &now) != Outcome::Done {
+            return Err(Error::new(
+                Kind::Kernel,
+                edit.to_string(),
+                "is there again after the edit",
+            ));
+        }
+    }
+    // Each transaction was compared with what it should have made when it was made: what differs
+    // now beyond that is the work of others, and stays.
+    let mut others = Vec::new();
+    for id in base.rulesets.keys().chain(now.rulesets.keys()) {
+        let (before, after) = (base.rulesets.get(id), now.rulesets.get(id));
+        others.extend(unexpected(*id, before, after, &edits).iter().map(ToString::to_string));
+    }
+    others.sort();
+    others.dedup();
+    let kept: usize = now.rulesets.values().map(|r| r.rule_count()).sum();
+    context.sink.finished(task, format!("{kept} rules as before, in the same order"));
+    for change in &others {
+        context.sink.note(format!("changed by someone else meanwhile, kept: {change}"));
+    }
+    Ok(others)
+}
+
+fn done_edits(context: &Context<'_>, run: &Run) -> Result<Vec<Edit>> {
+    let entries = crate::store::journal::read(&context.store.run_dir(&run.id))?;
+    Ok(told(&entries)?.done)
+}
+
+fn removed(context: &Context<'_>, run: &Run) -> Result<usize> {
+    Ok(done_edits(context, run)?.iter().map(Edit::objects).sum())
+}
+
+fn prune(context: &Context<'_>) -> Result<()> {
+    let needed = context.store.needed_snapshots()?;
+    context.store.prune(KEEP, &needed).map(|_| ())
+}
+
+/// Goes on with the unfinished clean-up.
+///
+/// # Errors
+/// [`Kind::NotFound`] when there is none; [`Kind::Pending`] when only a rollback can be offered.
+pub fn resume(context: &Context<'_>) -> Result<Report> {
+    let _lock = context.lock("resume")?;
+    let Some(mut run) = context.store.pending()? else {
+        return Err(Error::new(Kind::NotFound, "resume", "no run is pending"));
+    };
+    let base = base_of(context, &run)?;
+    let dir = context.store.run_dir(&run.id);
+    let only_back = |cause: &str| {
+        Error::new(Kind::Pending, format!("run {}", run.id), cause)
+            .hint("`proxyshift rollback` brings the node back")
+    };
+    if !dir.join(crate::store::journal::JOURNAL).exists() {
+        // It died before it could change anything.
+        context.store.finish(&mut run, RunState::Failed)?;
+        return Err(Error::new(
+            Kind::NotFound,
+            "resume",
+            "the run had not changed anything; it is closed",
+        )
+        .hint("start again with `proxyshift cleanup`"));
+    }
+    let (mut journal, entries) = Journal::open(&dir)?;
+    let told = told(&entries)?;
+    if told.rolling_back {
+        return Err(only_back("it had begun to roll back"));
+    }
+    let now = look(context.tools, context.sink)?;
+    if let Some((edit, entry)) = &told.open {
+        match outcome(edit, &base, &now) {
+            Outcome::Done => settle(&mut journal, entry)?,
+            Outcome::NotDone => {}
+            Outcome::Unclear => {
+                return Err(only_back(
+                    "the kernel shows neither the state before nor after its last edit",
+                ));
+            }
+        }
+    }
+    run.take_over();
+    context.store.update(&run)?;
+    let owners = owners_of(&run);
+    let left = edits(&plan(context, &now, &owners)?, &now);
+    carry_out(context, &mut run, &mut journal, &base, left, &owners)
+}
+
+fn owners_of(run: &Run) -> Vec<String> {
+    let names = run.plan["owners"].as_array().into_iter().flatten();
+    names.filter_map(|n| n.as_str().map(str::to_owned)).collect()
+}
+
+/// The state that a run goes back to.
+pub(super) fn base_of(context: &Context<'_>, run: &Run) -> Result<NodeState> {
+    let snapshot = context.store.find(&run.snapshot)?;
+    let loaded = Snapshot::load(&snapshot.dir)?;
+    loaded.for_rollback()?;
+    NodeState::parse(loaded.files)
+}

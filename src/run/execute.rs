@@ -1,0 +1,117 @@
+//! Edits, one after the other, journaled before and after.
+
+use std::collections::VecDeque;
+
+use crate::error::{Error, Kind, Result};
+use crate::plan::edit::Edit;
+use crate::run::Context;
+use crate::store::journal::{Entry, Journal, Mark, Record};
+
+/// How often a lost race leads to a new plan before the run gives up.
+const RACES: usize = 5;
+
+/// The stage in which leftovers are removed.
+pub const CLEAN: &str = "clean";
+/// The stage in which a run is undone.
+pub const ROLLBACK: &str = "rollback";
+
+/// Applies `edits`; on a lost race, whatever `plan_again` says is left to do. Returns how many were
+/// applied.
+///
+/// # Errors
+/// The first failure, journaled. What was applied before it stays, for the caller to undo.
+pub fn execute(
+    context: &Context<'_>,
+    journal: &mut Journal,
+    stage: &str,
+    edits: Vec<Edit>,
+    plan_again: &dyn Fn() -> Result<Vec<Edit>>,
+) -> Result<usize> {
+    let mut edits = VecDeque::from(edits);
+    let (mut step, mut races, mut applied) = (0, 0, 0);
+    let done = if stage == ROLLBACK { Mark::Undone } else { Mark::Done };
+    while let Some(edit) = edits.pop_front() {
+        step += 1;
+        let task = edit.to_string();
+        context.sink.started(&task);
+        journal.append(record(stage, step, Mark::Intent, &edit)?)?;
+        match context.kernel().apply(&edit) {
+            Ok(()) => {
+                journal.append(record(stage, step, done, &edit)?)?;
+                context.sink.finished(&task, "done, in one transaction");
+                applied += 1;
+            }
+            Err(e) => {
+                journal.append(failure(stage, step, &e)?)?;
+                context.sink.finished(&task, format!("not done: {e}"));
+                if e.kind != Kind::LostRace || races == RACES {
+                    return Err(e);
+                }
+                races += 1;
+                context.sink.note("someone else wrote first; planning again");
+                edits = plan_again()?.into();
+            }
+        }
+    }
+    Ok(applied)
+}
+
+fn record(stage: &str, step: u32, kind: Mark, edit: &Edit) -> Result<Record> {
+    // What became of an edit needs no second copy of it.
+    let edit = if kind == Mark::Intent { to_value(edit)? } else { serde_json::Value::Null };
+    Ok(Record { stage: stage.into(), step, kind, edit, undo: serde_json::Value::Null })
+}
+
+fn failure(stage: &str, step: u32, error: &Error) -> Result<Record> {
+    let (edit, undo) = (to_value(error)?, serde_json::Value::Null);
+    Ok(Record { stage: stage.into(), step, kind: Mark::Failed, edit, undo })
+}
+
+fn to_value(value: &impl serde::Serialize) -> Result<serde_json::Value> {
+    serde_json::to_value(value).map_err(|e| Error::new(Kind::Unexpected, "the journal", e))
+}
+
+/// What a journal says of its edits.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// Edits that were made, in order.
+    pub done: Vec<Edit>,
+    /// An edit that was begun, and of which nothing more is known.
+    pub open: Option<(Edit, Entry)>,
+    /// True once the run began to be undone.
+    pub rolling_back: bool,
+}
+
+/// Reads a journal's entries.
+///
+/// # Errors
+/// [`Kind::Store`] when an intent is not an edit.
+pub fn told(entries: &[Entry]) -> Result<Told> {
+    let mut told = Told::default();
+    let mut intent: Option<&Entry> = None;
+    for entry in entries {
+        told.rolling_back |= entry.stage == ROLLBACK;
+        match entry.kind {
+            Mark::Intent => intent = Some(entry),
+            Mark::Done => told.done.extend(intent.take().map(edit).transpose()?),
+            Mark::Failed | Mark::Undone => intent = None,
+            Mark::Extended | Mark::Confirmed => {}
+        }
+    }
+    if let Some(entry) = intent.filter(|e| e.stage != ROLLBACK) {
+        told.open = Some((edit(entry)?, entry.clone()));
+    }
+    Ok(told)
+}
+
+fn edit(entry: &Entry) -> Result<Edit> {
+    serde_json::from_value(entry.edit.clone())
+        .map_err(|e| Error::new(Kind::Store, format!("journal entry {}", entry.seq), e))
+}
+
+/// Closes an intent of which the kernel shows that it was carried out.
+pub fn settle(journal: &mut Journal, entry: &Entry) -> Result<()> {
+    let (edit, undo) = (serde_json::Value::Null, serde_json::Value::Null);
+    let stage = entry.stage.clone();
+    journal.append(Record { stage, step: entry.step, kind: Mark::Done, edit, undo }).map(|_| ())
+}

@@ -1,0 +1,105 @@
+//! A node's sets and rules into the private namespace, with the node's own backend.
+
+use crate::error::{Error, Kind, Result};
+use crate::node::commands::Command;
+use crate::node::tools::{Tool, Tools};
+use crate::state::{NodeState, RulesetId};
+
+/// How many objects this kernel may lack before the whole is given up.
+const TRIES: usize = 40;
+
+/// Loads sets, then rules, then native tables. Returns what this kernel cannot hold, by name.
+///
+/// # Errors
+/// A tool that is missing, or a refusal that names no line.
+pub fn load(state: &NodeState, tools: &Tools) -> Result<Vec<String>> {
+    let mut left_out = Vec::new();
+    if !state.ipsets.sets.is_empty() {
+        let command = Command::new(tools.tool(Tool::Ipset)?).args(["restore"]);
+        load_lines(&command, "ipset", &state.ipsets.render(), &mut left_out)?;
+    }
+    for (id, ruleset) in &state.rulesets {
+        load_ruleset(*id, ruleset.text(), tools, &mut left_out)?;
+    }
+    if !state.native_tables().is_empty() {
+        let commands: Vec<_> = state
+            .native_tables()
+            .iter()
+            .flat_map(|t| &t.objects)
+            .map(|o| serde_json::json!({"add": o}))
+            .collect();
+        Command::new(tools.tool(Tool::Nft)?)
+            .args(["-j", "-f", "-"])
+            .stdin(serde_json::json!({"nftables": commands}).to_string())
+            .run()?;
+    }
+    Ok(left_out)
+}
+
+fn load_ruleset(
+    id: RulesetId,
+    text: &str,
+    tools: &Tools,
+    left_out: &mut Vec<String>,
+) -> Result<()> {
+    let command = Command::new(tools.tool(Tool::Restore(id))?)
+        .args(["-c"])
+        .deadline(std::time::Duration::from_secs(60));
+    load_lines(&command, &id.to_string(), text, left_out)
+}
+
+/// Feeds `text` to `command`; a line that it refuses is left out and named, and all is tried again.
+fn load_lines(command: &Command, what: &str, text: &str, left_out: &mut Vec<String>) -> Result<()> {
+    let mut lines: Vec<&str> = text.lines().collect();
+    let mut error = None;
+    for _ in 0..TRIES {
+        let mut input = lines.join("\n");
+        input.push('\n');
+        match command.clone().stdin(input).run() {
+            Ok(_) => return Ok(()),
+            Err(e) => {
+                let Some(bad) = refused_line(&e.cause).filter(|n| (1..=lines.len()).contains(n))
+                else {
+                    return Err(Error { kind: Kind::Rehearsal, ..e });
+                };
+                if lines[bad - 1].trim() == "COMMIT" {
+                    // The kernel refused the table as a whole: there is no one line to leave out.
+                    return Err(Error { kind: Kind::Rehearsal, ..e });
+                }
+                left_out.push(format!("{what}: {}", lines[bad - 1]));
+                lines[bad - 1] = "#";
+                error = Some(e);
+            }
+        }
+    }
+    let cause = error.map_or_else(String::new, |e| e.cause);
+    Err(Error::new(
+        Kind::Rehearsal,
+        what,
+        format!("too much that this kernel cannot load: {cause}"),
+    ))
+}
+
+/// The line number in `line: 12`, `line 12 failed`, `Error in line 3`.
+fn refused_line(message: &str) -> Option<usize> {
+    let at = message.find("line")?;
+    let digits: String = message[at + 4..]
+        .trim_start_matches([':', ' '])
+        .chars()
+        .take_while(char::is_ascii_digit)
+        .collect();
+    digits.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::refused_line;
+
+    #[test]
+    fn the_refused_line_is_found() {
+        assert_eq!(refused_line("x: Error occurred at line: 12"), Some(12));
+        assert_eq!(refused_line("iptables-restore: line 7 failed"), Some(7));
+        assert_eq!(refused_line("ipset v7.17: Error in line 3: Unknown"), Some(3));
+        assert_eq!(refused_line("Permission denied"), None);
+    }
+}

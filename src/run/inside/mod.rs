@@ -1,0 +1,144 @@
+//! Work in private namespaces: proxyshift runs itself again under `unshare`, where it loads a
+//! node's state into an empty kernel namespace and may do with it what it likes.
+//!
+//! The inner process speaks JSON lines on its standard output: events, then a report or an error.
+
+pub mod hosts;
+pub mod load;
+pub mod rehearse;
+pub mod world;
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+
+use duct::cmd;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Kind, Result};
+use crate::event::{Event, Sink};
+use crate::node::commands::TRUSTED_PATH;
+use crate::node::tools::{Tool, Tools};
+
+/// What the inner process is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Job {
+    /// Load the state, save it again, compare.
+    Validate,
+    /// Load the state, clean it up, roll it back, and prove both.
+    Rehearse,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Objects that this kernel cannot hold; not empty means that the result is partial.
+    pub left_out: Vec<String>,
+    /// Objects removed and put back.
+    pub removed: usize,
+    /// What was proven, in order.
+    pub proofs: Vec<String>,
+}
+
+/// One line of the inner process.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Line {
+    Event(Event),
+    Report(Report),
+    Error(Error),
+}
+
+/// Does `job` on the state in `dir`, in private network and mount namespaces.
+///
+/// # Errors
+/// What the inner process failed with, or [`Kind::Permission`] when no namespace is to be had.
+pub fn run(job: Job, dir: &Path, tools: &Tools, sink: &dyn Sink) -> Result<Report> {
+    let own = std::env::current_exe().map_err(|e| Error::io("/proc/self/exe", &e))?;
+    let root = rustix::process::geteuid().is_root();
+    let spaces = if root { "-nm" } else { "-Urnm" };
+    let word = if job == Job::Validate { "validate" } else { "rehearse" };
+    let child = cmd!(tools.tool(Tool::Unshare)?, spaces, "--kill-child", own, "inside", word, dir)
+        .env("PATH", TRUSTED_PATH)
+        .env("LC_ALL", "C")
+        .stdin_null()
+        .stderr_capture()
+        .unchecked();
+    let failed = |e| Error::new(Kind::Command, "unshare", e);
+    let reader = child.reader().map_err(failed)?;
+    let mut lines = BufReader::new(&reader);
+    let mut last = None;
+    loop {
+        let mut line = String::new();
+        if lines.read_line(&mut line).map_err(failed)? == 0 {
+            break;
+        }
+        match serde_json::from_str(&line) {
+            Ok(Line::Event(event)) => sink.emit(event),
+            Ok(end) => last = Some(end),
+            Err(_) => return Err(failed_inside(&line)),
+        }
+    }
+    match last {
+        Some(Line::Report(report)) => Ok(report),
+        Some(Line::Error(error)) => Err(error),
+        _ => Err(no_answer(&reader, root)),
+    }
+}
+
+fn failed_inside(line: &str) -> Error {
+    Error::new(Kind::Unexpected, "the private namespace", format!("said `{}`", line.trim_end()))
+}
+
+fn no_answer(reader: &duct::ReaderHandle, root: bool) -> Error {
+    let stderr = match reader.try_wait() {
+        Ok(Some(output)) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        _ => String::new(),
+    };
+    let error = Error::new(Kind::Permission, "a private namespace", stderr);
+    match root {
+        true => error.hint("this kernel or container does not let root make network namespaces"),
+        false => error.hint("run as root, or allow user namespaces (user.max_user_namespaces)"),
+    }
+}
+
+/// The inner side: events and the end go to standard output as lines.
+pub struct Outward;
+
+impl Outward {
+    fn line(line: &Line) {
+        if let Ok(text) = serde_json::to_string(line) {
+            // When the outer process is gone, nobody needs to know.
+            let _ = writeln!(std::io::stdout().lock(), "{text}");
+        }
+    }
+
+    /// Says how it ended; the exit code is for `unshare` alone.
+    pub fn end(result: Result<Report>) -> u8 {
+        match result {
+            Ok(report) => {
+                Self::line(&Line::Report(report));
+                0
+            }
+            Err(error) => {
+                let code = error.kind.exit_code();
+                Self::line(&Line::Error(error));
+                code
+            }
+        }
+    }
+}
+
+impl Sink for Outward {
+    fn emit(&self, event: Event) {
+        Self::line(&Line::Event(event));
+    }
+}
+
+/// The inner process' work.
+pub fn inside(job: Job, dir: &Path) -> Result<Report> {
+    let tools = Tools::find();
+    match job {
+        Job::Validate => rehearse::validate(dir, &tools),
+        Job::Rehearse => rehearse::rehearse(dir, &tools, &Outward),
+    }
+}

@@ -1,0 +1,149 @@
+//! The whole of a run on a private namespace that holds a node's state: load, prove, clean, prove,
+//! roll back, prove.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::error::{Error, Kind, Result};
+use crate::event::{Event, Silent, Sink};
+use crate::node::tools::Tools;
+use crate::owners::catalogue::Catalogue;
+use crate::plan::edit::{Edit, edits};
+use crate::plan::invariants::unexpected;
+use crate::run::Context;
+use crate::run::cleanup::plan_with;
+use crate::run::execute::{CLEAN, execute};
+use crate::run::inside::Report;
+use crate::run::inside::hosts::Hosts;
+use crate::run::inside::load::load;
+use crate::run::inside::world::stand_in;
+use crate::run::look::look;
+use crate::run::rollback;
+use crate::state::NodeState;
+use crate::store::Store;
+use crate::store::journal::Journal;
+use crate::store::manifest::Manifest;
+use crate::store::snapshots::Snapshot;
+
+/// A `/run` of our own: locks, named namespaces and the store of the rehearsal lie there.
+fn own_run() -> Result<()> {
+    use rustix::mount::{MountFlags, mount};
+    mount("tmpfs", "/run", "tmpfs", MountFlags::NOSUID, c"mode=0755")
+        .map_err(|e| Error::io("/run", &e.into()))
+}
+
+fn given(dir: &Path) -> Result<NodeState> {
+    NodeState::parse(Snapshot::load(dir)?.files)
+}
+
+/// Loads the state in `dir`, saves it again, and compares.
+pub(super) fn validate(dir: &Path, tools: &Tools) -> Result<Report> {
+    own_run()?;
+    let given = given(dir)?;
+    let left_out = load(&given, tools)?;
+    let now = look(tools, &Silent)?;
+    if left_out.is_empty() {
+        same_rules("the snapshot", &given, &now, &[])?;
+    }
+    Ok(Report { left_out, ..Report::default() })
+}
+
+/// Fails on the first way in which rules or sets differ from what `edits` should have made of them.
+fn same_rules(what: &str, before: &NodeState, after: &NodeState, edits: &[Edit]) -> Result<usize> {
+    let ids = before.rulesets.keys().chain(after.rulesets.keys());
+    for id in ids {
+        let (a, b) = (before.rulesets.get(id), after.rulesets.get(id));
+        if let Some(difference) = unexpected(*id, a, b, edits).first() {
+            let cause = "differs after it was restored in a private namespace";
+            return Err(Error::new(Kind::Rehearsal, difference.to_string(), cause).hint(format!(
+                "{what} cannot be relied on with the tools of this node; nothing was changed"
+            )));
+        }
+    }
+    let sets = edits.iter().all(|e| matches!(e.target, crate::plan::edit::Target::Table(_)));
+    if let Some(difference) = before.ipsets.differences(&after.ipsets).first().filter(|_| sets) {
+        return Err(Error::new(Kind::Rehearsal, difference, "an ipset differs"));
+    }
+    Ok(after.rulesets.values().map(|r| r.rule_count()).sum())
+}
+
+/// What has been proven so far, told as it happens.
+struct Proofs<'a> {
+    sink: &'a dyn Sink,
+    told: Vec<String>,
+}
+
+impl Proofs<'_> {
+    fn hold(&mut self, what: impl Into<String>) {
+        let what = what.into();
+        self.sink.emit(Event::Proved { what: what.clone(), evidence: String::new() });
+        self.told.push(what);
+    }
+
+    fn packets(&mut self, when: &str, hosts: Option<&Hosts>) -> Result<()> {
+        for proof in hosts.map(Hosts::probe).transpose()?.into_iter().flatten() {
+            self.hold(format!("{when}: {proof}"));
+        }
+        Ok(())
+    }
+}
+
+/// Loads the state in `dir`, cleans it up, rolls it back, and proves both.
+pub(super) fn rehearse(dir: &Path, tools: &Tools, sink: &dyn Sink) -> Result<Report> {
+    own_run()?;
+    let given = given(dir)?;
+    let mut proofs = Proofs { sink, told: Vec::new() };
+
+    let task = "loading the node into a private namespace";
+    sink.started(task);
+    stand_in(&given, tools)?;
+    let left_out = load(&given, tools)?;
+    let hosts = Hosts::hang(&given, tools)?;
+    let base = look(tools, &Silent)?;
+    let rules =
+        if left_out.is_empty() { same_rules("the capture", &given, &base, &[])? } else { 0 };
+    sink.finished(task, format!("{rules} rules mean the same as in the capture"));
+    if hosts.is_none() {
+        sink.note("the node has no docker bridge whose packets could be followed");
+    }
+    proofs.packets("before", hosts.as_ref())?;
+
+    let catalogue = Catalogue::builtin()?;
+    let plan = plan_with(&catalogue, &given, &[])?;
+    let edits = edits(&plan, &given);
+    let store = Store::open(Some(Path::new("/run/proxyshift-store")))?;
+    let context = Context {
+        tools,
+        store: &store,
+        catalogue: &catalogue,
+        sink,
+        lock_wait: Duration::from_secs(5),
+    };
+    let snapshot = store.create(
+        &base.files,
+        Manifest::for_this_node("rehearsal")?,
+        &crate::run::take::reparses,
+    )?;
+    let mut run = store.start("rehearse", &snapshot.id, serde_json::Value::Null)?;
+    let mut journal = Journal::create(&store.run_dir(&run.id), 4096)?;
+    execute(&context, &mut journal, CLEAN, edits.clone(), &|| {
+        Err(Error::new(Kind::Rehearsal, "the private namespace", "changed by someone else"))
+    })
+    .map_err(rehearsal)?;
+    let clean = look(tools, &Silent)?;
+    let kept = same_rules("the clean-up", &base, &clean, &edits)?;
+    proofs.hold(format!("after cleaning: all {kept} other rules mean the same, in the same order"));
+    proofs.packets("after cleaning", hosts.as_ref())?;
+
+    rollback::undo(&context, &mut run, &mut journal, &base).map_err(rehearsal)?;
+    let back = look(tools, &Silent)?;
+    let all = same_rules("the rollback", &base, &back, &[])?;
+    proofs.hold(format!("after rollback: all {all} rules mean the same as before"));
+    proofs.packets("after rollback", hosts.as_ref())?;
+    let removed = edits.iter().map(Edit::objects).sum();
+    Ok(Report { left_out, removed, proofs: proofs.told })
+}
+
+fn rehearsal(e: Error) -> Error {
+    Error { kind: Kind::Rehearsal, ..e }
+}

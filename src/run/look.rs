@@ -1,0 +1,85 @@
+//! A look at the live node that can be trusted: captured, parsed, and held against the kernel.
+
+use crate::error::{Error, Kind, Result};
+use crate::event::Sink;
+use crate::node::capture::capture_telling;
+use crate::node::nfnetlink::Netfilter;
+use crate::node::present;
+use crate::node::tools::Tools;
+use crate::state::ruleset::{Ruleset, Table};
+use crate::state::{Backend, NodeState, RulesetId};
+
+/// How often a capture is tried again while others write.
+const TRIES: usize = 5;
+
+/// Captures the node, and makes sure that the saves of nft tables say all that the kernel holds.
+///
+/// # Errors
+/// [`Kind::LossyCapture`] naming the chain whose save lies; whatever the capture fails with.
+pub fn look(tools: &Tools, sink: &dyn Sink) -> Result<NodeState> {
+    let mut last = None;
+    for _ in 0..TRIES {
+        let mut netfilter = if present::nf_tables() { Some(Netfilter::open()?) } else { None };
+        let generation = netfilter.as_mut().map(Netfilter::generation).transpose()?;
+        let state = NodeState::parse(capture_telling(tools, sink)?)?;
+        let Some(netfilter) = netfilter.as_mut() else { return Ok(state) };
+        match faithful(netfilter, &state) {
+            Ok(()) => return Ok(state),
+            // Someone wrote between the save and the comparison: that proves nothing.
+            Err(e) if Some(netfilter.generation()?) != generation => last = Some(e),
+            Err(e) => return Err(e),
+        }
+    }
+    let cause = "others write to the tables all the time, so that no look at them is whole";
+    Err(last.map_or_else(
+        || Error::new(Kind::Unstable, "nf_tables", cause),
+        |e| Error::new(Kind::Unstable, e.object, cause).hint("find the writer with `nft monitor`"),
+    ))
+}
+
+/// Holds each save of an nft table against the kernel, chain by chain.
+fn faithful(netfilter: &mut Netfilter, state: &NodeState) -> Result<()> {
+    for (id, ruleset) in state.rulesets.iter().filter(|(id, _)| id.backend == Backend::Nft) {
+        for table in &ruleset.tables {
+            table_is_whole(netfilter, *id, ruleset, table)?;
+        }
+    }
+    Ok(())
+}
+
+fn table_is_whole(
+    netfilter: &mut Netfilter,
+    id: RulesetId,
+    ruleset: &Ruleset,
+    table: &Table,
+) -> Result<()> {
+    let lie = |chain: &str, cause: String| {
+        Error::new(Kind::LossyCapture, format!("{id} {} {chain}", table.name), cause)
+            .hint("see the rule with `nft list chain`; move it to a table of its own")
+    };
+    let chains = netfilter.chains(id.family, &table.name)?;
+    for chain in &chains {
+        let saved = table.chain(&chain.name).map(|c| &c.rules[..]);
+        let rules = netfilter.rules(id.family, &table.name, &chain.name)?;
+        if let Some(native) = rules.iter().position(|r| r.native) {
+            let text = saved.and_then(|s| s.get(native)).map(|r| ruleset.rule_text(r));
+            let cause = format!(
+                "a native nft rule, which iptables-save cannot say whole: `{}`",
+                text.unwrap_or_default()
+            );
+            return Err(lie(&chain.name, cause));
+        }
+        let (kernel, saved) = (rules.len(), saved.map_or(0, <[_]>::len));
+        if kernel != saved {
+            let cause = format!("the kernel holds {kernel} rules, its save {saved}");
+            return Err(lie(&chain.name, cause));
+        }
+    }
+    if let Some(chain) = table.chains.iter().find(|c| !chains.iter().any(|k| *k.name == *c.name)) {
+        let built_in = chain.is_built_in() && chain.rules.is_empty();
+        if !built_in {
+            return Err(lie(&chain.name, "saved, but the kernel does not have it".into()));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,49 @@
+//! Runs: the stages that change a node, and the ways back.
+
+pub mod cleanup;
+pub mod execute;
+pub mod inside;
+pub mod look;
+pub mod rollback;
+pub mod take;
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::apply::Kernel;
+use crate::error::Result;
+use crate::event::Sink;
+use crate::node::tools::Tools;
+use crate::owners::catalogue::Catalogue;
+use crate::store::Store;
+use crate::store::lock::{LOCK_DIR, NodeLock};
+
+/// What every run needs.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// The programs.
+    pub tools: &'a Tools,
+    /// The store.
+    pub store: &'a Store,
+    /// Who owns what.
+    pub catalogue: &'a Catalogue,
+    /// Where events go.
+    pub sink: &'a dyn Sink,
+    /// How long to wait for the node's lock and for the xtables lock.
+    pub lock_wait: Duration,
+}
+
+impl<'a> Context<'a> {
+    /// The code that changes the kernel.
+    pub fn kernel(&self) -> Kernel<'a> {
+        Kernel { tools: self.tools, lock_wait: self.lock_wait }
+    }
+
+    /// The right to change this node, for `verb`.
+    ///
+    /// # Errors
+    /// [`Kind::Lock`](crate::error::Kind::Lock), naming who holds it.
+    pub fn lock(&self, verb: &str) -> Result<NodeLock> {
+        NodeLock::acquire(Path::new(LOCK_DIR), verb, self.lock_wait)
+    }
+}

@@ -1,0 +1,123 @@
+//! The way back: a plan like any other, made from the snapshot, the journal and what the node
+//! holds now.
+
+use crate::error::{Error, Kind, Result};
+use crate::plan::edit::Edit;
+use crate::plan::invariants::{Outcome, outcome};
+use crate::plan::merge;
+use crate::run::Context;
+use crate::run::cleanup::base_of;
+use crate::run::execute::{ROLLBACK, Told, execute, told};
+use crate::run::look::look;
+use crate::state::NodeState;
+use crate::store::journal::{JOURNAL, Journal};
+use crate::store::lock::Netns;
+use crate::store::runs::{Run, RunState};
+
+/// What a rollback did.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Report {
+    /// The run that was undone.
+    pub run: String,
+    /// Objects put back.
+    pub restored: usize,
+    /// Objects that were there again without us.
+    pub already_back: Vec<String>,
+}
+
+/// Undoes the run in hand, or else the last one that was done.
+///
+/// # Errors
+/// [`Kind::NotFound`] when there is nothing to undo; [`Kind::NotRolledBack`] naming what could not
+/// be put back.
+pub fn rollback(context: &Context<'_>) -> Result<Report> {
+    let _lock = context.lock("rollback")?;
+    let mut run = match context.store.pending()? {
+        Some(run) => run,
+        None => last_done(context)?,
+    };
+    if run.boot_id != crate::clock::boot_id() {
+        context.store.finish(&mut run, RunState::Failed)?;
+        return Err(Error::new(
+            Kind::NotFound,
+            format!("run {}", run.id),
+            "the node was rebooted since, so its rules were made anew; the run is closed",
+        ));
+    }
+    let base = base_of(context, &run)?;
+    let dir = context.store.run_dir(&run.id);
+    if !dir.join(JOURNAL).exists() {
+        context.store.finish(&mut run, RunState::RolledBack)?;
+        return Ok(Report { run: run.id, restored: 0, already_back: Vec::new() });
+    }
+    let (mut journal, _) = Journal::open(&dir)?;
+    undo(context, &mut run, &mut journal, &base)
+}
+
+fn last_done(context: &Context<'_>) -> Result<Run> {
+    let here = Netns::current()?;
+    let mut runs = context.store.runs()?;
+    runs.retain(|r| {
+        matches!(r.state, RunState::Done | RunState::UndonePartly) && r.netns.inode == here.inode
+    });
+    runs.pop().ok_or_else(|| {
+        Error::new(Kind::NotFound, "rollback", "no run of this node can be undone")
+            .hint("`proxyshift status` shows the runs")
+    })
+}
+
+/// Undoes what `run` did, and proves it.
+pub(super) fn undo(
+    context: &Context<'_>,
+    run: &mut Run,
+    journal: &mut Journal,
+    base: &NodeState,
+) -> Result<Report> {
+    run.take_over();
+    run.state = RunState::Running;
+    context.store.update(run)?;
+    let entries = crate::store::journal::read(&context.store.run_dir(&run.id))?;
+    let now = look(context.tools, context.sink)?;
+    let ours = to_undo(told(&entries)?, base, &now);
+    let way_back = merge::undo(&ours, base, &now);
+    let plan_again = || {
+        let now = look(context.tools, context.sink)?;
+        Ok(merge::undo(&ours, base, &now).edits)
+    };
+    let restored = way_back.edits.iter().map(Edit::objects).sum();
+    execute(context, journal, ROLLBACK, way_back.edits, &plan_again).map_err(not_back)?;
+
+    let task = "verifying the rollback";
+    context.sink.started(task);
+    let now = look(context.tools, context.sink)?;
+    let left = merge::undo(&ours, base, &now);
+    let mut missing = left.conflicts;
+    missing.extend(left.edits.iter().map(|e| format!("not done: {e}")));
+    missing.extend(
+        ours.iter()
+            .filter(|e| missing.is_empty() && outcome(e, base, &now) != Outcome::NotDone)
+            .map(|e| format!("not undone: {e}"))
+            .collect::<Vec<_>>(),
+    );
+    if !missing.is_empty() {
+        context.store.finish(run, RunState::UndonePartly)?;
+        context.sink.finished(task, format!("{} objects are not back", missing.len()));
+        return Err(Error::new(Kind::NotRolledBack, format!("run {}", run.id), missing.join("; "))
+            .hint("put these back by hand; the snapshot has them, and its restore.sh"));
+    }
+    context.store.finish(run, RunState::RolledBack)?;
+    context.sink.finished(task, "every object is back in its place");
+    Ok(Report { run: run.id.clone(), restored, already_back: way_back.already_back })
+}
+
+/// The edits that the kernel shows to have been made, the last one perhaps not journaled.
+fn to_undo(told: Told, base: &NodeState, now: &NodeState) -> Vec<Edit> {
+    let mut edits = told.done;
+    let made = |(edit, _): &(Edit, _)| outcome(edit, base, now) != Outcome::NotDone;
+    edits.extend(told.open.filter(made).map(|(edit, _)| edit));
+    edits
+}
+
+fn not_back(e: Error) -> Error {
+    Error { kind: Kind::NotRolledBack, ..e }
+}

@@ -1,0 +1,105 @@
+//! A validated snapshot: what every change begins with.
+//!
+//! Validated means: two captures mean the same; written, synced, read back and parsed again to the
+//! same bytes; and restored into an empty private namespace, where it means the same again.
+
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Kind, Result};
+use crate::run::Context;
+use crate::run::inside::{self, Job};
+use crate::run::look::look;
+use crate::state::{Files, NodeState};
+use crate::store::manifest::Manifest;
+use crate::store::snapshots::Snapshot;
+
+/// How often, and for how long, a quiet moment is waited for.
+const TRIES: usize = 5;
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// A snapshot and what it holds.
+pub struct Taken {
+    /// Where it is.
+    pub snapshot: Snapshot,
+    /// The node's state in it.
+    pub state: NodeState,
+}
+
+/// Takes a validated snapshot of the node; `why` goes into its manifest.
+///
+/// # Errors
+/// [`Kind::Unstable`] naming what keeps changing; [`Kind::LossyCapture`]; [`Kind::Store`];
+/// [`Kind::Rehearsal`] when it does not restore. Nothing of it is kept then.
+pub fn take(context: &Context<'_>, why: &str) -> Result<Taken> {
+    let task = "capturing the node, twice";
+    context.sink.started(task);
+    let state = quiet(context)?;
+    context.sink.finished(task, summary(&state));
+
+    let task = "writing the snapshot and restoring it in a private namespace";
+    context.sink.started(task);
+    let manifest = Manifest::for_this_node(why)?;
+    let snapshot = context.store.create(&state.files, manifest, &reparses)?;
+    let restored =
+        inside::run(Job::Validate, &snapshot.dir, context.tools, context.sink).and_then(|report| {
+            match report.left_out.first() {
+                None => Ok(()),
+                Some(object) => Err(Error::new(
+                    Kind::Rehearsal,
+                    object,
+                    "this kernel does not take it back in a private namespace",
+                )),
+            }
+        });
+    if let Err(e) = restored {
+        let dir = snapshot.dir.display().to_string();
+        // What is not proven to restore must not look like a snapshot.
+        std::fs::remove_dir_all(&snapshot.dir).map_err(|e| Error::io(dir, &e))?;
+        return Err(e);
+    }
+    context.sink.finished(task, format!("{} in {}", snapshot.id, context.store.dir().display()));
+    Ok(Taken { snapshot, state })
+}
+
+/// Captures until two in a row mean the same.
+fn quiet(context: &Context<'_>) -> Result<NodeState> {
+    let start = Instant::now();
+    let mut before = look(context.tools, context.sink)?;
+    let mut differences = Vec::new();
+    for _ in 0..TRIES {
+        let after = look(context.tools, context.sink)?;
+        differences = before.differences(&after);
+        if differences.is_empty() {
+            return Ok(before);
+        }
+        before = after;
+        if start.elapsed() > PATIENCE {
+            break;
+        }
+    }
+    let shown: Vec<String> = differences.iter().take(3).map(ToString::to_string).collect();
+    Err(Error::new(Kind::Unstable, shown.join("; "), "keeps changing while it is captured")
+        .hint("find its writer and wait until it is done, or stop it for the time of the run"))
+}
+
+/// The state in a few words.
+pub fn summary(state: &NodeState) -> String {
+    let rules: usize = state.rulesets.values().map(|r| r.rule_count()).sum();
+    let tables: usize = state.rulesets.values().map(|r| r.tables.len()).sum();
+    format!("{rules} rules in {tables} tables, {} ipsets", state.ipsets.sets.len())
+}
+
+/// Parses each file again; those made of lines must render to the same bytes.
+///
+/// # Errors
+/// [`Kind::SnapshotRefused`] naming the file.
+pub fn reparses(files: &Files) -> Result<()> {
+    let state = NodeState::parse(files.clone())?;
+    for (name, text) in state.rendered() {
+        if files.get(name.as_str()).is_some_and(|kept| **kept != *text) {
+            let cause = "parses, but does not render to the same bytes";
+            return Err(Error::new(Kind::SnapshotRefused, name, cause));
+        }
+    }
+    Ok(())
+}

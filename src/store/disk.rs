@@ -1,0 +1,304 @@
+//! Files as the store writes and reads them: private, synced, and never through a link.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Advice, AtFlags, Dir, FallocateFlags, FileType, Mode, OFlags, RenameFlags};
+
+use crate::error::{Error, Kind, Result};
+
+/// The bytes of each file of a directory, by its path in it.
+pub(super) type Tree = BTreeMap<String, Vec<u8>>;
+
+/// How much a snapshot may hold.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Files and directories.
+    pub entries: usize,
+    /// Bytes, of all files together.
+    pub bytes: u64,
+}
+
+/// The limits of every snapshot and archive.
+pub(super) const LIMITS: Limits = Limits { entries: 10_000, bytes: 1 << 30 };
+
+/// Captured files keep their absolute path: deep, but not endless.
+const MAX_DEPTH: usize = 64;
+
+/// A snapshot or archive that is not to be trusted.
+pub(super) fn refused(object: impl Into<String>, cause: impl std::fmt::Display) -> Error {
+    Error::new(Kind::SnapshotRefused, object, cause).hint(
+        "choose another with `proxyshift snapshot list`, \
+         or take a new one with `proxyshift snapshot create`",
+    )
+}
+
+/// Says why `path` cannot name a file of a snapshot, if it cannot.
+pub(super) fn check_path(path: &str) -> std::result::Result<(), &'static str> {
+    if path.starts_with('/') {
+        return Err("an absolute path");
+    }
+    // A backslash or a newline would be written in another way in SHA256SUMS.
+    if path.contains(|c: char| c.is_control() || c == '\\') {
+        return Err("a path with a control character or a backslash");
+    }
+    for part in path.split('/') {
+        match part {
+            ".." => return Err("a path that climbs out with `..`"),
+            "" | "." => return Err("a path with an empty part"),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Reads every file below `root`; refuses links, special files, and more than `limits`.
+pub(super) fn read_tree(root: &Path, limits: Limits) -> Result<Tree> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir =
+        rustix::fs::open(root, flags, Mode::empty()).map_err(|e| Error::io(root, &e.into()))?;
+    let mut walk = Walk { root, limits, entries: 0, tree: Tree::new() };
+    walk.dir(&dir, "", 0)?;
+    Ok(walk.tree)
+}
+
+struct Walk<'a> {
+    root: &'a Path,
+    /// What is left of the bytes, and how many entries there may be.
+    limits: Limits,
+    entries: usize,
+    tree: Tree,
+}
+
+impl Walk<'_> {
+    fn refused(&self, path: &str, cause: impl std::fmt::Display) -> Error {
+        refused(self.root.join(path).display().to_string(), cause)
+    }
+
+    fn io(&self, path: &str, error: impl Into<io::Error>) -> Error {
+        Error::io(self.root.join(path), &error.into())
+    }
+
+    fn dir(&mut self, dir: &OwnedFd, prefix: &str, depth: usize) -> Result<()> {
+        if depth > MAX_DEPTH {
+            return Err(self.refused(prefix, "directories within directories without end"));
+        }
+        for entry in Dir::read_from(dir).map_err(|e| self.io(prefix, e))? {
+            let entry = entry.map_err(|e| self.io(prefix, e))?;
+            let Ok(name) = entry.file_name().to_str() else {
+                let name = entry.file_name().to_string_lossy();
+                return Err(self.refused(&name, "its name is not UTF-8"));
+            };
+            if name == "." || name == ".." {
+                continue;
+            }
+            self.entries += 1;
+            if self.entries > self.limits.entries {
+                let most = self.limits.entries;
+                return Err(self.refused(prefix, format!("more than {most} files")));
+            }
+            let path = if prefix.is_empty() { name.into() } else { format!("{prefix}/{name}") };
+            self.entry(dir.as_fd(), name, path, depth)?;
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, dir: BorrowedFd, name: &str, path: String, depth: usize) -> Result<()> {
+        let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|e| self.io(&path, e))?;
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        match kind {
+            FileType::RegularFile | FileType::Directory => {}
+            FileType::Symlink => {
+                return Err(self.refused(&path, "a symbolic link in place of a file"));
+            }
+            _ => return Err(self.refused(&path, "a special file in place of a file")),
+        }
+        // Should the entry be replaced just now, a link is still refused and a pipe does not wait.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let fd =
+            rustix::fs::openat(dir, name, flags, Mode::empty()).map_err(|e| self.io(&path, e))?;
+        if kind == FileType::Directory {
+            return self.dir(&fd, &path, depth + 1);
+        }
+        let mut bytes = Vec::new();
+        File::from(fd)
+            .take(self.limits.bytes.saturating_add(1))
+            .read_to_end(&mut bytes)
+            .map_err(|e| self.io(&path, e))?;
+        match self.limits.bytes.checked_sub(bytes.len() as u64) {
+            Some(left) => self.limits.bytes = left,
+            None => {
+                return Err(
+                    self.refused(&path, "the snapshot is larger than a snapshot may be (1 GiB)")
+                );
+            }
+        }
+        self.tree.insert(path, bytes);
+        Ok(())
+    }
+}
+
+/// Reads one file; a link is not followed, a pipe not waited for.
+pub(super) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let mut options = fs::OpenOptions::new();
+    let file = options.read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
+    let mut bytes = Vec::new();
+    file.take(LIMITS.bytes).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Makes a file that was not there, mode 0600.
+pub(super) fn create_new(path: &Path) -> Result<File> {
+    fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|e| Error::io(path, &e))
+}
+
+/// Writes and syncs a file that was not there, and gives up its cached pages, so that whoever
+/// reads it next reads the disk.
+pub(super) fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file = create_new(path)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|e| Error::io(path, &e))?;
+    // Advice only: where the file system does not take it, the checks are no weaker than before.
+    let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);
+    Ok(())
+}
+
+/// A private directory in `dir`, hidden, that is removed when dropped.
+pub(super) fn temporary_dir(dir: &Path) -> Result<tempfile::TempDir> {
+    tempfile::Builder::new()
+        .prefix(".new-")
+        .permissions(fs::Permissions::from_mode(0o700))
+        .tempdir_in(dir)
+        .map_err(|e| Error::io(dir, &e))
+}
+
+/// Makes `dir` and its parents, mode 0700.
+pub(super) fn make_dirs(dir: &Path) -> Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| Error::io(dir, &e))
+}
+
+/// Makes the names in `dir` durable.
+pub(super) fn sync_dir(dir: &Path) -> Result<()> {
+    File::open(dir).and_then(|d| d.sync_all()).map_err(|e| Error::io(dir, &e))
+}
+
+/// Syncs `root` and the directories of the files `paths` below it.
+pub(super) fn sync_dirs<'a>(root: &Path, paths: impl Iterator<Item = &'a str>) -> Result<()> {
+    let mut dirs = BTreeSet::new();
+    for path in paths {
+        dirs.extend(Path::new(path).ancestors().skip(1).map(PathBuf::from));
+    }
+    dirs.insert(PathBuf::new());
+    dirs.iter().rev().try_for_each(|dir| sync_dir(&root.join(dir)))
+}
+
+/// Sets room aside beyond the end of `file`: what is written there later needs no free block.
+pub(super) fn reserve(file: &File, path: &Path, bytes: u64) -> Result<()> {
+    use rustix::io::Errno;
+    match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, bytes) {
+        Ok(()) => Ok(()),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => Err(Error::new(
+            Kind::Store,
+            path.display().to_string(),
+            "this file system cannot set room aside (fallocate), and a full disk would stop a \
+             rollback",
+        )
+        .hint("name a store on a local file system with --store DIR")),
+        Err(e) => Err(Error::io(path, &e.into())),
+    }
+}
+
+/// Replaces a JSON file in one step, even on a full disk.
+///
+/// The new text goes into a spare file of the same directory, which then changes places with the
+/// old one and so becomes the next spare: no block is ever given back or asked for. Text that is
+/// shorter than what it covers is filled up with spaces, which JSON allows.
+pub(super) fn replace_json(path: &Path, json: &[u8]) -> Result<()> {
+    let spare = path.with_extension("spare");
+    let old = open_spare(&spare, json.len())?;
+    let io = |e: io::Error| Error::io(&spare, &e);
+    let length = old.metadata().map_err(io)?.len();
+    let padding = usize::try_from(length).unwrap_or(0).saturating_sub(json.len() + 1);
+    let text = [json, &b" ".repeat(padding), b"\n"].concat();
+    old.write_all_at(&text, 0).and_then(|()| old.sync_all()).map_err(io)?;
+
+    let cwd = rustix::fs::CWD;
+    match rustix::fs::renameat_with(cwd, &spare, cwd, path, RenameFlags::EXCHANGE) {
+        Ok(()) => {}
+        Err(e) => {
+            fs::rename(&spare, path).map_err(|e| Error::io(path, &e))?;
+            let next = open_spare(&spare, json.len());
+            // The first time there is nothing to change places with, and room must be had. A file
+            // system that cannot exchange files gets its next spare if there is room.
+            if e == rustix::io::Errno::NOENT {
+                next?;
+            }
+        }
+    }
+    path.parent().map_or(Ok(()), sync_dir)
+}
+
+/// The spare file, with room for `length` bytes and some more when it is new.
+fn open_spare(spare: &Path, length: usize) -> Result<File> {
+    let (file, is_new) = match create_new(spare) {
+        Ok(file) => (file, true),
+        Err(_) => {
+            let mut options = fs::OpenOptions::new();
+            options.write(true).custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+            (options.open(spare).map_err(|e| Error::io(spare, &e))?, false)
+        }
+    };
+    if is_new {
+        reserve(&file, spare, length as u64 + 4096)?;
+    }
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_paths_that_leave_the_directory() {
+        for good in ["a", "files/etc/cni/net.d/10-flannel.conflist", "..a", "a b"] {
+            assert_eq!(check_path(good), Ok(()), "{good}");
+        }
+        for bad in ["", "/etc/passwd", "..", "a/../b", "a//b", "a/", "./a", "a\nb", "a\\b"] {
+            assert!(check_path(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_replaced_and_its_spare_is_used_again() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("run.json");
+        for text in ["{\"long\":\"000000000000\"}", "{}", "{\"a\":1}", "[]"] {
+            replace_json(&path, text.as_bytes()).unwrap();
+            let read = fs::read_to_string(&path).unwrap();
+            assert_eq!(read.trim_end(), text);
+        }
+        assert_eq!(fs::read_dir(tmp.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn stops_at_the_limits() {
+        let tmp = tempfile::tempdir().unwrap();
+        for name in ["a", "b", "c"] {
+            write_new(&tmp.path().join(name), b"1234").unwrap();
+        }
+        let read = |entries, bytes| read_tree(tmp.path(), Limits { entries, bytes });
+        assert_eq!(read(3, 12).unwrap().len(), 3);
+        assert_eq!(read(2, 12).unwrap_err().kind, Kind::SnapshotRefused);
+        assert_eq!(read(3, 11).unwrap_err().kind, Kind::SnapshotRefused);
+    }
+}

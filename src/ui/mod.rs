@@ -1,0 +1,229 @@
+//! How events and results reach a person or a program: terminal, plain lines, JSON lines, nothing.
+//!
+//! Progress goes to standard error, results to standard output.
+
+pub mod prompt;
+pub mod table;
+
+use std::io::{IsTerminal, Write};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use console::{Style, Term};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::error::Error;
+use crate::event::{Event, Sink};
+
+/// What results look like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Output {
+    /// For people; may change.
+    #[default]
+    Text,
+    /// One document with a schema and a version.
+    Json,
+}
+
+/// What progress looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Progress {
+    /// Live on a terminal, plain lines elsewhere.
+    #[default]
+    Auto,
+    /// One line an event, nothing redrawn: for logs and screen readers.
+    Plain,
+    /// One JSON object a line.
+    Json,
+    /// Nothing.
+    None,
+}
+
+/// The user interface: takes events, prints results and errors.
+pub struct Ui {
+    /// What results look like.
+    pub output: Output,
+    progress: Progress,
+    style: Styles,
+    /// The task in hand with its spinner and when it began, innermost last.
+    tasks: Mutex<Vec<Task>>,
+}
+
+struct Task {
+    name: String,
+    start: Instant,
+    spinner: Option<ProgressBar>,
+}
+
+/// The few styles in use; all plain without colour.
+#[derive(Debug, Clone)]
+pub struct Styles {
+    /// Something done or proven.
+    pub good: Style,
+    /// Something to look at.
+    pub warn: Style,
+    /// Something failed.
+    pub bad: Style,
+    /// The less important part of a line.
+    pub dim: Style,
+    /// The part of a line to look at first.
+    pub strong: Style,
+}
+
+impl Styles {
+    fn new(colour: bool) -> Self {
+        let style = || Style::new().for_stderr().force_styling(colour);
+        Styles {
+            good: style().green(),
+            warn: style().yellow(),
+            bad: style().red().bold(),
+            dim: style().dim(),
+            strong: style().bold(),
+        }
+    }
+}
+
+impl Ui {
+    /// The interface for these choices. Colour needs a terminal, and neither `no_color` nor
+    /// `NO_COLOR` (<https://no-color.org>).
+    pub fn new(output: Output, progress: Progress, no_color: bool) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        let dumb = std::env::var_os("TERM").is_some_and(|t| t == "dumb");
+        let wanted = !no_color && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+        let progress = match progress {
+            Progress::Auto if !terminal || dumb => Progress::Plain,
+            other => other,
+        };
+        let style = Styles::new(terminal && wanted && !dumb);
+        Ui { output, progress, style, tasks: Mutex::default() }
+    }
+
+    /// The styles in use.
+    pub fn styles(&self) -> &Styles {
+        &self.style
+    }
+
+    /// Prints a result; a closed pipe is nobody's error.
+    pub fn print(&self, text: &str) {
+        let mut out = std::io::stdout().lock();
+        let end = if text.ends_with('\n') { "" } else { "\n" };
+        let _ = write!(out, "{text}{end}").and_then(|()| out.flush());
+    }
+
+    /// Prints a document as JSON.
+    pub fn print_json(&self, document: &serde_json::Value) {
+        self.print(&format!("{document:#}"));
+    }
+
+    /// Prints an error in the form asked for; returns its exit code.
+    pub fn error(&self, error: &Error) -> u8 {
+        let code = error.kind.exit_code();
+        self.stop_spinner();
+        if self.output == Output::Json {
+            self.print_json(&serde_json::json!({
+                "schema": "proxyshift.error", "version": 1, "code": code, "kind": error.kind,
+                "object": error.object, "cause": error.cause, "hint": error.hint,
+            }));
+        } else {
+            self.line(&format!("{} {error}", self.style.bad.apply_to("error:")));
+            if let Some(hint) = &error.hint {
+                self.line(&format!("{} {hint}", self.style.strong.apply_to(" next:")));
+            }
+        }
+        code
+    }
+
+    fn line(&self, text: &str) {
+        let _ = writeln!(std::io::stderr().lock(), "{text}");
+    }
+
+    fn stop_spinner(&self) {
+        for task in lock(&self.tasks).drain(..) {
+            if let Some(spinner) = task.spinner {
+                spinner.finish_and_clear();
+            }
+        }
+    }
+
+    fn spinner(&self, name: &str) -> Option<ProgressBar> {
+        if self.progress != Progress::Auto {
+            return None;
+        }
+        let target = ProgressDrawTarget::term(Term::stderr(), 12);
+        let bar = ProgressBar::with_draw_target(None, target);
+        // The template is a constant that parses.
+        if let Ok(style) = ProgressStyle::with_template("  {spinner} {msg} {elapsed:.dim}") {
+            bar.set_style(style);
+        }
+        bar.set_message(name.to_owned());
+        bar.enable_steady_tick(Duration::from_millis(120));
+        Some(bar)
+    }
+
+    /// Prints a line above whatever spins.
+    fn above_spinner(&self, text: &str) {
+        match lock(&self.tasks).last().and_then(|t| t.spinner.clone()) {
+            Some(spinner) => spinner.suspend(|| self.line(text)),
+            None => self.line(text),
+        }
+    }
+
+    fn started(&self, task: &str) {
+        let spinner = self.spinner(task);
+        if self.progress == Progress::Plain {
+            self.line(&format!("  … {task}"));
+        }
+        let mut tasks = lock(&self.tasks);
+        if let Some(outer) = tasks.last().and_then(|t| t.spinner.as_ref()) {
+            outer.finish_and_clear();
+        }
+        tasks.push(Task { name: task.to_owned(), start: Instant::now(), spinner });
+    }
+
+    fn finished(&self, task: &str, result: &str) {
+        let mut tasks = lock(&self.tasks);
+        let Some(position) = tasks.iter().rposition(|t| t.name == task) else { return };
+        let task = tasks.remove(position);
+        drop(tasks);
+        if let Some(spinner) = task.spinner {
+            spinner.finish_and_clear();
+        }
+        let took = task.start.elapsed().as_secs_f64();
+        let took = if took >= 0.1 { format!(" ({took:.1} s)") } else { String::new() };
+        let mark = self.style.good.apply_to("✓");
+        self.line(&format!("  {mark} {}: {result}{}", task.name, self.style.dim.apply_to(took)));
+    }
+}
+
+/// A poisoned lock only means that a thread died while printing.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+impl Sink for Ui {
+    fn emit(&self, event: Event) {
+        match self.progress {
+            Progress::None => return,
+            Progress::Json => {
+                if let Ok(line) = serde_json::to_string(&event) {
+                    self.line(&line);
+                }
+                return;
+            }
+            Progress::Auto | Progress::Plain => {}
+        }
+        match event {
+            Event::Started { task } => self.started(&task),
+            Event::Finished { task, result } => self.finished(&task, &result),
+            Event::Proved { what, evidence } => {
+                let mark = self.style.good.apply_to("✓");
+                let evidence = self.style.dim.apply_to(evidence);
+                self.above_spinner(&format!("  {mark} {what} {evidence}"));
+            }
+            Event::Note { text } => self.above_spinner(&format!("    {text}")),
+            Event::Warning { text } => {
+                self.above_spinner(&format!("  {} {text}", self.style.warn.apply_to("!")));
+            }
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Columns for people.
+
+use console::measure_text_width;
+
+/// Rows in aligned columns, two blanks apart; the last column is not padded.
+pub fn columns(rows: &[Vec<String>]) -> String {
+    let count = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |i: usize| {
+        rows.iter().filter_map(|r| r.get(i)).map(|c| measure_text_width(c)).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..count).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (i, cell) in row.iter().enumerate() {
+            line.push_str(cell);
+            if i + 1 < row.len() {
+                let pad = widths[i] - measure_text_width(cell) + 2;
+                line.extend(std::iter::repeat_n(' ', pad));
+            }
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// A number with thousands apart: `115,000`.
+pub fn thousands(n: usize) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (i, c) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(c);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_aligned_and_numbers_grouped() {
+        let rows =
+            [vec!["a".into(), "bb".into(), "c".into()], vec!["aaa".into(), "b".into(), "d".into()]];
+        assert_eq!(columns(&rows), "a    bb  c\naaa  b   d\n");
+        assert_eq!(thousands(115_000), "115,000");
+        assert_eq!(thousands(999), "999");
+    }
+}

@@ -1,0 +1,69 @@
+//! Shared by the tests that need a real kernel: private namespaces, and commands in them.
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+/// Set in the copy of the test that runs inside a namespace.
+const INSIDE: &str = "PROXYSHIFT_TEST_INSIDE";
+
+/// Runs the calling test again in network and mount namespaces of its own, with an empty /run.
+///
+/// `true` in that copy, whose part it is to test; `false` in the caller, when the copy passed.
+/// Fails, never skips, if the copy failed or could not run. `test` is the test's name as
+/// `cargo test` prints it. Use: `if !in_namespace("my_test") { return; }`
+pub fn in_namespace(test: &str) -> bool {
+    enter(test, "-nm")
+}
+
+/// As [`in_namespace`], and in a user namespace of its own: root there, nobody on the host.
+pub fn in_user_namespace(test: &str) -> bool {
+    enter(test, "-Urnm")
+}
+
+fn enter(test: &str, namespaces: &str) -> bool {
+    if std::env::var_os(INSIDE).is_some_and(|inside| inside == *test) {
+        return true;
+    }
+    let output = Command::new("unshare")
+        .args([namespaces, "--propagation", "private", "--kill-child", "sh", "-c"])
+        .args(["mount -t tmpfs -o mode=755 proxyshift /run && exec \"$@\"", "sh"])
+        .arg(std::env::current_exe().expect("the test's own path"))
+        .args(["--exact", test, "--nocapture", "--include-ignored"])
+        .env(INSIDE, test)
+        .stdin(Stdio::null())
+        .output()
+        .expect("unshare, of util-linux, runs");
+    let (out, err) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    print!("{out}");
+    eprint!("{err}");
+    assert!(output.status.success(), "{test} in namespaces {namespaces}: {}", output.status);
+    assert!(out.contains("1 passed"), "no test is called {test}: give its full name");
+    false
+}
+
+/// Runs a command line with `input` on its standard input and returns what it prints.
+pub fn run_with(input: &str, argv: &[&str]) -> String {
+    let mut child = Command::new(argv[0])
+        .args(&argv[1..])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{}: {error}", argv[0]));
+    let mut stdin = child.stdin.take().expect("piped");
+    let input = input.to_owned();
+    let writer = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
+    let output = child.wait_with_output().expect("waiting for a child");
+    // A program that fails early closes its input; its own message says more.
+    let _ = writer.join();
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{argv:?}: {}: {err}", output.status);
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// Runs a command line, given as words separated by spaces, and returns what it prints.
+pub fn run(command: &str) -> String {
+    run_with("", &command.split_whitespace().collect::<Vec<_>>())
+}

@@ -1,0 +1,179 @@
+//! `restore.sh` on the rules of a kernel.
+
+use std::fs;
+use std::process::{Command, Output, Stdio};
+
+use proxyshift::state::Files;
+use proxyshift::store::manifest::Manifest;
+use proxyshift::store::snapshots::Snapshot;
+
+use super::{captured, create, docker, fine, in_namespaces, sh, store};
+
+fn restore(snapshot: &Snapshot, args: &str) -> Output {
+    let script = format!("TMPDIR=/run sh {}/restore.sh {args}", snapshot.dir.display());
+    Command::new("sh").args(["-c", &script]).stdin(Stdio::null()).output().unwrap()
+}
+
+/// What a restore says, and its exit code.
+fn said(output: &Output) -> (Option<i32>, String) {
+    let text = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
+    (output.status.code(), String::from_utf8(text).unwrap())
+}
+
+/// A save with the parts that move taken out.
+fn rules(program: &str) -> String {
+    sh(&format!("{program} | sed -e '/^#/d' -e '/^:/s/ \\[.*//' -e 's/^\\[[0-9:]*\\] //'"))
+}
+
+/// Loads a captured node, flushes it, and lets restore.sh bring it back.
+fn flush_and_restore(files: &Files, backend: &str) {
+    let (_tmp, store) = store();
+    let snapshot = create(&store, files);
+    let dir = snapshot.dir.display();
+    let tools: Vec<String> = ["iptables", "ip6tables"]
+        .iter()
+        .map(|tool| format!("{tool}-{backend}"))
+        .filter(|tool| files.contains_key(&format!("{tool}.save")))
+        .collect();
+    for tool in &tools {
+        sh(&format!("{tool}-restore -c < {dir}/{tool}.save"));
+    }
+    let saved = || {
+        let of = |tool: &String| {
+            ["nat", "filter", "mangle"].map(|t| rules(&format!("{tool}-save -t {t}")))
+        };
+        tools.iter().map(of).collect::<Vec<_>>()
+    };
+    let before = saved();
+    assert!(before[0][0].contains("-j MASQUERADE") && before[0][0].contains("KUBE-SEP-"));
+    let (code, text) = said(&restore(&snapshot, "--yes"));
+    assert!(code == Some(0) && text.contains("nothing to restore"), "{text}");
+
+    for tool in &tools {
+        sh(&format!("for t in nat filter mangle; do {tool} -t $t -F; {tool} -t $t -X; done"));
+    }
+    sh(&format!("{} -t nat -A POSTROUTING -s 10.9.9.0/24 -j RETURN", tools[0]));
+    let flushed = saved();
+    assert!(flushed != before);
+
+    let (code, text) = said(&restore(&snapshot, "--dry-run"));
+    assert!(code == Some(0) && text.contains("Dry run"), "{text}");
+    assert!(text.contains("\n--A POSTROUTING -s 10.9.9.0/24 -j RETURN\n"), "{text}");
+    let (code, text) = said(&restore(&snapshot, ""));
+    assert!(code == Some(3) && text.contains("add --yes"), "{text}");
+    assert!(saved() == flushed, "neither may change anything");
+    assert!(!sh("ls /run").contains("proxyshift-restore"));
+
+    let (code, text) = said(&restore(&snapshot, "--yes"));
+    assert!(code == Some(0) && text.contains("DONE"), "{text}");
+    assert!(saved() == before, "the tables are not as they were");
+    assert!(sh("cat /run/proxyshift-restore.*/before/ip*").contains("10.9.9.0/24"));
+}
+
+#[test]
+fn brings_flushed_nft_tables_back() {
+    if in_namespaces("restore_sh::brings_flushed_nft_tables_back") {
+        flush_and_restore(&docker(), "nft");
+    }
+}
+
+#[test]
+fn brings_flushed_legacy_tables_back() {
+    if in_namespaces("restore_sh::brings_flushed_legacy_tables_back") {
+        flush_and_restore(&captured("docker-legacy-iptables-1.20-no-conntrack"), "legacy");
+    }
+}
+
+#[test]
+fn makes_missing_sets_and_leaves_the_others() {
+    if !in_namespaces("restore_sh::makes_missing_sets_and_leaves_the_others") {
+        return;
+    }
+    let (_tmp, store) = store();
+    sh("ipset create KEPT hash:ip; ipset add KEPT 10.0.0.1; ipset create GONE hash:ip,port
+        ipset add GONE 10.0.0.2,tcp:80; ipset create LIST list:set; ipset add LIST GONE
+        iptables-nft -A INPUT -m set --match-set GONE dst,dst -j ACCEPT");
+    let files = Files::from([
+        ("ipset.save".to_owned(), sh("ipset save").into()),
+        ("iptables-nft.save".to_owned(), sh("iptables-nft-save -c").into()),
+    ]);
+    let snapshot = create(&store, &files);
+    let before = rules("iptables-nft-save");
+    sh("iptables-nft -F; ipset flush LIST; ipset destroy LIST; ipset destroy GONE
+        ipset add KEPT 10.0.0.9");
+    let (code, text) = said(&restore(&snapshot, "--yes"));
+    assert!(code == Some(0) && text.contains("set GONE is missing"), "{text}");
+    assert!(!text.contains("set KEPT is missing"), "{text}");
+    assert_eq!(rules("iptables-nft-save"), before);
+    let sets = sh("ipset save");
+    for line in ["add GONE 10.0.0.2,tcp:80", "add LIST GONE", "add KEPT 10.0.0.9"] {
+        assert!(sets.contains(line), "{line} is not in {sets}");
+    }
+}
+
+#[test]
+fn refuses_another_place_and_a_damaged_snapshot() {
+    if !in_namespaces("restore_sh::refuses_another_place_and_a_damaged_snapshot") {
+        return;
+    }
+    let (_tmp, store) = store();
+    let here = || Manifest::for_this_node("test").unwrap();
+    let elsewhere = [
+        (Manifest { machine_id: "0123".into(), ..here() }, "another machine"),
+        (Manifest { boot_id: "0123".into(), ..here() }, "another boot"),
+        (Manifest { netns: 1, ..here() }, "another network namespace"),
+    ];
+    for (manifest, reason) in elsewhere {
+        let snapshot = store.create(&docker(), manifest, &fine).unwrap();
+        let (code, text) = said(&restore(&snapshot, "--yes"));
+        assert!(code == Some(3) && text.contains(reason), "{text}");
+        assert!(text.contains("--force") && text.contains("Nothing was changed"), "{text}");
+        let (code, text) = said(&restore(&snapshot, "--dry-run --force"));
+        assert!(code == Some(0) && text.contains("WARNING"), "{text}");
+    }
+    let snapshot = create(&store, &docker());
+    let (code, text) = said(&restore(&snapshot, "--nonsense"));
+    assert!(code == Some(2) && text.contains("usage"), "{text}");
+    let save = snapshot.dir.join("iptables-nft.save");
+    let text = fs::read_to_string(&save).unwrap();
+    fs::write(&save, text.replace("MASQUERADE", "ACCEPT")).unwrap();
+    let (code, text) = said(&restore(&snapshot, "--yes"));
+    assert!(code == Some(3) && text.contains("iptables-nft.save: FAILED"), "{text}");
+    assert_eq!(rules("iptables-nft-save"), "");
+}
+
+#[test]
+fn says_so_when_it_fails_half_way() {
+    if !in_namespaces("restore_sh::says_so_when_it_fails_half_way") {
+        return;
+    }
+    let (_tmp, store) = store();
+    let mut files = docker();
+    files.insert("ip6tables-nft.save".into(), "*filter\n-A INPUT -j NO-SUCH\nCOMMIT\n".into());
+    let snapshot = create(&store, &files);
+    let (code, text) = said(&restore(&snapshot, "--yes"));
+    assert!(code == Some(5) && text.contains("did not take ip6tables-nft.save"), "{text}");
+    assert!(text.contains("/before"), "{text}");
+}
+
+#[test]
+fn asks_on_a_terminal_and_takes_only_yes() {
+    if !in_namespaces("restore_sh::asks_on_a_terminal_and_takes_only_yes") {
+        return;
+    }
+    let (_tmp, store) = store();
+    let snapshot = create(&store, &docker());
+    let answer = |answer: &str| {
+        let script = snapshot.dir.join("restore.sh");
+        sh(&format!(
+            "echo {answer} | TMPDIR=/run script -qec 'sh {}' /dev/null || echo exit $?",
+            script.display()
+        ))
+    };
+    let text = answer("y");
+    assert!(text.contains("Type yes:") && text.contains("exit 3"), "{text}");
+    assert_eq!(rules("iptables-nft-save"), "");
+    let text = answer("yes");
+    assert!(text.contains("DONE") && !text.contains("exit"), "{text}");
+    assert!(rules("iptables-nft-save").contains("-j MASQUERADE"));
+}

@@ -99,7 +99,7 @@ fn is_own(address: &IpNet) -> bool {
 }
 
 fn route_line(route: &Route) -> Option<String> {
-    let by_kernel = route.protocol.as_deref() == Some("kernel");
+    let by_kernel = route.protocol == "kernel";
     let (dst, dev) = (&route.dst, route.dev.as_deref()?);
     let via = route.gateway.as_ref().map(|g| format!(" via {g}")).unwrap_or_default();
     (!by_kernel).then(|| format!("route add {dst}{via} dev {dev}\n"))

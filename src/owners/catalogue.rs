@@ -52,6 +52,9 @@ pub struct Component {
     /// True if nothing in a built-in chain is its own by target, set or link alone.
     #[serde(default)]
     pub strict: bool,
+    /// True if everything of it that it signed may go once it is known to be gone.
+    #[serde(default)]
+    pub removed_when_gone: bool,
     /// True if it makes ipvs virtual servers of its own.
     #[serde(default)]
     pub virtual_servers: bool,
@@ -302,6 +305,11 @@ impl Catalogue {
     /// The component of that name.
     pub fn component(&self, name: &str) -> Option<&Component> {
         self.components.iter().find(|c| c.name == name)
+    }
+
+    /// True if only that component writes that comment.
+    pub fn writes_comment(&self, component: &Component, comment: &str) -> bool {
+        self.comments.first(comment).is_some_and(|e| self.at(e).name == component.name)
     }
 
     /// Whose chain that is, and which entry says so.

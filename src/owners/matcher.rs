@@ -102,8 +102,6 @@ pub struct Counts {
 #[derive(Debug)]
 struct ChainOwners {
     chain: Attribution,
-    /// The entry of the catalogue, for a chain that is in it.
-    entry: Option<Entry>,
     rules: Vec<Attribution>,
 }
 
@@ -231,9 +229,9 @@ impl<'c> Ownership<'c> {
         found.and_then(|c| c.rules.get(position)).copied().unwrap_or(NOTHING)
     }
 
-    /// The entry of the catalogue for a chain.
-    pub(crate) fn chain_entry(&self, id: RulesetId, table: &str, chain: &str) -> Option<Entry> {
-        self.chain_owners(id, table, chain)?.entry
+    /// The name of a chain's owner.
+    pub(crate) fn chain_name(&self, id: RulesetId, table: &str, chain: &str) -> &'c str {
+        self.chain_owners(id, table, chain).map_or(UNKNOWN, |c| self.name(c.chain))
     }
 
     fn chain_owners(&self, id: RulesetId, table: &str, chain: &str) -> Option<&ChainOwners> {
@@ -242,7 +240,7 @@ impl<'c> Ownership<'c> {
     }
 
     /// The name of an owner.
-    pub(crate) fn name(&self, a: Attribution) -> &str {
+    pub(crate) fn name(&self, a: Attribution) -> &'c str {
         match a.component {
             NO_ONE => UNKNOWN,
             THE_OPERATOR => OPERATOR,
@@ -367,7 +365,7 @@ impl Matcher<'_> {
                     None => NOTHING,
                 });
             }
-            chains.push(ChainOwners { chain: owner, entry: *entry, rules });
+            chains.push(ChainOwners { chain: owner, rules });
         }
         TableOwners { name: table.name.clone(), index, chains }
     }

@@ -1,23 +1,25 @@
 //! Native nf_tables tables, whole, through `nft`.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::apply::Kernel;
 use crate::error::{Error, Kind, Result};
 use crate::node::commands::Command;
 use crate::node::tools::Tool;
 use crate::plan::edit::{Direction, NativeTable};
+use crate::state::nft::rebuild;
 
 pub(super) fn apply(kernel: &Kernel<'_>, direction: Direction, table: &NativeTable) -> Result<()> {
-    let commands: Vec<Value> = match direction {
+    let document = match direction {
         Direction::Remove => {
-            vec![json!({"delete": {"table": {"family": table.family, "name": table.name}}})]
+            let name = json!({"family": table.family, "name": table.name});
+            json!({"nftables": [{"delete": {"table": name}}]})
         }
-        Direction::Add => table.objects.iter().map(|o| json!({"add": o})).collect(),
+        Direction::Add => rebuild(&table.objects),
     };
     Command::new(kernel.tools.tool(Tool::Nft)?)
         .args(["-j", "-f", "-"])
-        .stdin(json!({"nftables": commands}).to_string())
+        .stdin(document.to_string())
         .run()
         .map_err(|e| Error { kind: Kind::Kernel, ..e })?;
     Ok(())

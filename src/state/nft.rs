@@ -253,6 +253,21 @@ fn expires(element: &Value) -> bool {
     key.get("elem").is_some_and(|elem| elem.get("expires").is_some())
 }
 
+/// The document that makes `nft -j -f` build tables with these objects, in an order in which each
+/// finds what it refers to: chains before the maps whose elements jump to them, rules last.
+pub fn rebuild<'a>(objects: impl IntoIterator<Item = &'a Value>) -> Value {
+    let rank = |object: &&Value| match object.as_object().and_then(|o| o.keys().next()) {
+        Some(kind) if kind == "table" => 0,
+        Some(kind) if kind == "chain" => 1,
+        Some(kind) if kind == "rule" => 3,
+        _ => 2,
+    };
+    let mut objects: Vec<&Value> = objects.into_iter().collect();
+    objects.sort_by_key(rank);
+    let commands: Vec<Value> = objects.iter().map(|o| serde_json::json!({"add": o})).collect();
+    serde_json::json!({"nftables": commands})
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

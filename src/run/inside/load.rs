@@ -3,6 +3,7 @@
 use crate::error::{Error, Kind, Result};
 use crate::node::commands::Command;
 use crate::node::tools::{Tool, Tools};
+use crate::state::nft::rebuild;
 use crate::state::{NodeState, RulesetId};
 
 /// How many objects this kernel may lack before the whole is given up.
@@ -22,15 +23,9 @@ pub fn load(state: &NodeState, tools: &Tools) -> Result<Vec<String>> {
         load_ruleset(*id, ruleset.text(), tools, &mut left_out)?;
     }
     if !state.native_tables().is_empty() {
-        let commands: Vec<_> = state
-            .native_tables()
-            .iter()
-            .flat_map(|t| &t.objects)
-            .map(|o| serde_json::json!({"add": o}))
-            .collect();
         Command::new(tools.tool(Tool::Nft)?)
             .args(["-j", "-f", "-"])
-            .stdin(serde_json::json!({"nftables": commands}).to_string())
+            .stdin(rebuild(state.native_tables().iter().flat_map(|t| &t.objects)).to_string())
             .run()?;
     }
     Ok(left_out)

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
-use crate::owners::catalogue::Component;
+use crate::owners::component::Component;
 use crate::owners::life;
 use crate::owners::matcher::Why;
 use crate::plan::leftovers::cni::{is_signed, owner};
@@ -53,8 +53,10 @@ impl Nets {
         nets.filter(|net| !net.addr().is_multicast())
     }
 
-    fn key(&self) -> (Option<(bool, IpNet)>, Option<(bool, IpNet)>, &str) {
-        (self.source, self.destination, &self.target)
+    fn are(&self, source: (bool, IpNet), destination: (bool, IpNet), target: &str) -> bool {
+        self.source == Some(source)
+            && self.destination == Some(destination)
+            && self.target == target
     }
 }
 
@@ -64,10 +66,7 @@ pub(super) fn rules(draft: &mut Draft<'_>) {
     if life::of(component, draft.state).is_gone() {
         return;
     }
-    let lease = match lease(draft, component) {
-        Ok(lease) => Ok(lease),
-        Err(doubt) => Err(doubt),
-    };
+    let lease = lease(draft, component);
     for (at, ruleset, table, chain) in draft.all_chains() {
         if !chain.is_built_in() && !OWN_CHAINS.contains(&&*chain.name) {
             continue;
@@ -189,9 +188,8 @@ fn doubt(draft: &Draft<'_>, lease: &Lease<'_>, place: &Place<'_>, nets: &Nets) -
 fn has_live_rules(place: &Place<'_>, lease: &Lease<'_>, network: IpNet) -> bool {
     let all: Vec<Nets> =
         place.chain.rules.iter().filter_map(|r| Nets::of(place.ruleset, r)).collect();
-    let has = |source, destination, target: &str| {
-        all.iter().any(|n| n.key() == (Some(source), Some(destination), target))
-    };
+    let has =
+        |source, destination, target: &str| all.iter().any(|n| n.are(source, destination, target));
     let outgoing = all.iter().any(|n| {
         n.source == Some((false, network))
             && n.destination.is_some_and(|(no, net)| no && net.addr().is_multicast())

@@ -114,7 +114,11 @@ impl Matcher<'_> {
             return attributed(owner.component, Why::Link);
         }
         for (entry, shape, template) in catalogue.shapes() {
-            if stands(shape, table, chain) && self.fits(place, entry, shape, template, rule, memory)
+            // Whoever wrote a comment that is not known did not leave others to guess.
+            let silent = rule.comments.is_empty() || !shape.weak;
+            if silent
+                && stands(shape, table, chain)
+                && self.fits(place, entry, shape, template, rule, memory)
             {
                 return attributed(entry.component, Why::Shape(entry.item));
             }

@@ -121,6 +121,10 @@ fn judge(
     place: &Place<'_>,
     first: bool,
 ) -> Option<Result<String, String>> {
+    if why(draft, place) == Why::Link {
+        // cni0 in a rule does not make it flannel's.
+        return None;
+    }
     let nets = Nets::of(place.ruleset, place.rule)?;
     nets.pods().next()?;
     let Some(lease) = lease else { return Some(Err(String::new())) };
@@ -160,12 +164,16 @@ fn replaced(place: &Place<'_>) -> bool {
         && chain.is_some_and(|c| !c.rules.is_empty())
 }
 
+/// By what the rule is flannel's.
+fn why(draft: &Draft<'_>, place: &Place<'_>) -> Why {
+    let (table, chain) = (&place.table.name, &place.chain.name);
+    draft.ownership.rule_attribution(place.id, table, chain, place.position).why
+}
+
 /// Why a bare rule may not be of an earlier lease; none if everything proves that it is.
 fn doubt(draft: &Draft<'_>, lease: &Lease<'_>, place: &Place<'_>, nets: &Nets) -> Option<String> {
-    let (table, chain) = (&place.table.name, &place.chain.name);
-    let a = draft.ownership.rule_attribution(place.id, table, chain, place.position);
     let shapes = draft.catalogue.component(NAME).map_or(&[][..], |c| &c.rules);
-    let shape = match a.why {
+    let shape = match why(draft, place) {
         Why::Shape(i) => shapes.get(usize::from(i)).map_or("", |s| s.id.as_str()),
         _ => "",
     };
@@ -178,16 +186,20 @@ fn doubt(draft: &Draft<'_>, lease: &Lease<'_>, place: &Place<'_>, nets: &Nets) -
     if !lease.networks.contains(&network) || !network.contains(&subnet) {
         return Some(format!("{network} is not flannel's network"));
     }
-    if !has_live_rules(place, lease, network) {
+    if !has_live_rules(draft, place, lease, network) {
         return Some("flannel's other rules are not beside it".into());
     }
     used_here(draft, subnet)
 }
 
 /// True if the four rules that flannel writes for its network and lease stand in the chain.
-fn has_live_rules(place: &Place<'_>, lease: &Lease<'_>, network: IpNet) -> bool {
-    let all: Vec<Nets> =
-        place.chain.rules.iter().filter_map(|r| Nets::of(place.ruleset, r)).collect();
+fn has_live_rules(draft: &Draft<'_>, place: &Place<'_>, lease: &Lease<'_>, network: IpNet) -> bool {
+    let own = |(position, rule)| {
+        let place = Place { rule, position, ..*place };
+        let own = owner(draft, &place) == NAME && why(draft, &place) != Why::Link;
+        own.then(|| Nets::of(place.ruleset, rule))?
+    };
+    let all: Vec<Nets> = place.chain.rules.iter().enumerate().filter_map(own).collect();
     let has =
         |source, destination, target: &str| all.iter().any(|n| n.are(source, destination, target));
     let outgoing = all.iter().any(|n| {

@@ -203,10 +203,9 @@ mod tests {
 
     #[test]
     fn tables_of_iptables_are_told_from_native_ones() {
-        let text = r#"{"nftables": [{"metainfo": {}}, {"table": {"family": "ip", "name": "nat"}},
-            {"table": {"family": "ip6", "name": "nat"}}, {"table": {"family": "inet", "name": "nat"}},
-            {"table": {"family": "ip", "name": "kube-proxy"}}]}"#;
-        let tables = tables(&json(text).unwrap());
+        let table = |family: &str, name: &str| Table { family: family.into(), name: name.into() };
+        let names = [("ip", "nat"), ("ip6", "nat"), ("inet", "nat"), ("ip", "kube-proxy")];
+        let tables = names.map(|(family, name)| table(family, name));
         let native: Vec<_> = tables.iter().map(Table::is_native).collect();
         assert_eq!(native, [false, false, true, true]);
         assert!(tables[0].is_of(Family::Ipv4) && !tables[0].is_of(Family::Ipv6));

@@ -24,9 +24,12 @@ export PROXYSHIFT_DUMPS ?= $(dumps)
 endif
 
 demo: debian rust
+	[ -x target/debug/proxyshift ] || echo 'Building; the first time, this takes a minute or two.'
 	cargo build --quiet
 	PATH="$$PWD/target/debug:$$PATH"
-	show() { printf '\n\033[1m# %s\033[0m\n$$ %s\n' "$$1" "$$2"; $$2; }
+	bold= plain=
+	[ ! -t 1 ] || bold=$$'\033[1m' plain=$$'\033[0m'
+	show() { printf '\n%s# %s%s\n$$ %s\n' "$$bold" "$$1" "$$plain" "$$2"; $$2 2>&1; }
 	show 'A node captured with a rule that flannel left behind' 'proxyshift snapshot show $(NODE)'
 	show 'What would go, and why' 'proxyshift plan --snapshot $(NODE)'
 	show 'Doing and undoing it, on a private copy of that node' 'proxyshift rehearse --snapshot $(NODE)'
@@ -39,7 +42,8 @@ bench: debian rust
 	cargo bench --bench scale
 
 readme: debian rust
-	PROXYSHIFT_WRITE_README=1 cargo test --quiet --test docs
+	PROXYSHIFT_WRITE_README=1 cargo test --quiet --test docs -- --exact the_transcript_is_what_the_program_prints
+	git diff --stat README.md
 
 clean:
 	cargo clean

@@ -21,7 +21,7 @@ const ORDER: [(&str, &[&str]); 13] = [
     ("run", BELOW_RUN),
     ("ui", &["event", "error"]),
 ];
-const SHARED: &[&str] = &["event", "error", "yaml", "clock"];
+const SHARED: &[&str] = &["event", "error", "yaml", "clock", "here"];
 const BELOW_RUN: &[&str] = &[
     "event", "error", "yaml", "clock", "state", "owners", "plan", "checks", "node", "store",
     "apply",

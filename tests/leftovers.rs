@@ -1,22 +1,38 @@
-use std::path::Path;
 use proxyshift::owners::catalogue::Catalogue;
 use proxyshift::owners::matcher::Ownership;
 use proxyshift::plan::leftovers::leftovers;
 use proxyshift::state::{Files, NodeState};
+use std::path::Path;
 
 #[test]
 fn scratch() {
     let catalogue = Catalogue::builtin().unwrap();
     for e in std::fs::read_dir("snapshots").unwrap() {
         let d = e.unwrap().path();
-        if !d.is_dir() { continue; }
+        if !d.is_dir() {
+            continue;
+        }
         let s = load(&d);
         let o = Ownership::of(&catalogue, &s);
         println!("== {} {:?}", d.display(), proxyshift::owners::mode::running(&s, &o));
         let t = std::time::Instant::now();
         let p = leftovers(&catalogue, &s, &o);
         println!("{:?}", t.elapsed());
-        for r in &p.objects { println!("{:?} {:?} {:?} {} {:?} {} {:?} [{}] {} -- {}", r.action, r.kind, r.family, r.backend, r.table, r.name, r.position, r.text, r.owner, r.reason); }
+        for r in &p.objects {
+            println!(
+                "{:?} {:?} {:?} {} {:?} {} {:?} [{}] {} -- {}",
+                r.action,
+                r.kind,
+                r.family,
+                r.backend,
+                r.table,
+                r.name,
+                r.position,
+                r.text,
+                r.owner,
+                r.reason
+            );
+        }
     }
 }
 

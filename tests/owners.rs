@@ -13,25 +13,44 @@ fn scratch() {
     let catalogue = Catalogue::builtin().unwrap();
     for e in std::fs::read_dir("snapshots").unwrap() {
         let d = e.unwrap().path();
-        if !d.is_dir() { continue; }
+        if !d.is_dir() {
+            continue;
+        }
         let s = load(&d);
         let o = Ownership::of(&catalogue, &s);
         println!("== {}: {:#?}", d.display(), o.counts());
-        for (id, r) in &s.rulesets { for t in &r.tables { for (c, i, rule) in t.rules() {
-            let w = o.rule(*id, &t.name, &c.name, i).unwrap();
-            if w.name == "unknown" { println!("{id} {} {}: {}", t.name, r.rule_text(rule), w.reason); }
-        }}}
+        for (id, r) in &s.rulesets {
+            for t in &r.tables {
+                for (c, i, rule) in t.rules() {
+                    let w = o.rule(*id, &t.name, &c.name, i).unwrap();
+                    if w.name == "unknown" {
+                        println!("{id} {} {}: {}", t.name, r.rule_text(rule), w.reason);
+                    }
+                }
+            }
+        }
     }
     for e in std::fs::read_dir("/work/shared/dumps/whole").unwrap() {
         let p = e.unwrap().path();
         let text: Arc<str> = std::fs::read_to_string(&p).unwrap().into();
-        let s = NodeState::parse(BTreeMap::from([("iptables-nft.save".to_string(), text)])).unwrap();
+        let s =
+            NodeState::parse(BTreeMap::from([("iptables-nft.save".to_string(), text)])).unwrap();
         let o = Ownership::of(&catalogue, &s);
-        println!("== {}: {:?}", p.display(), o.counts().iter().map(|(k, c)| (*k, c.chains, c.rules)).collect::<Vec<_>>());
-        for (id, r) in &s.rulesets { for t in &r.tables { for (c, i, rule) in t.rules() {
-            let w = o.rule(*id, &t.name, &c.name, i).unwrap();
-            if w.name == "unknown" { println!("{id} {} {}: {}", t.name, r.rule_text(rule), w.reason); }
-        }}}
+        println!(
+            "== {}: {:?}",
+            p.display(),
+            o.counts().iter().map(|(k, c)| (*k, c.chains, c.rules)).collect::<Vec<_>>()
+        );
+        for (id, r) in &s.rulesets {
+            for t in &r.tables {
+                for (c, i, rule) in t.rules() {
+                    let w = o.rule(*id, &t.name, &c.name, i).unwrap();
+                    if w.name == "unknown" {
+                        println!("{id} {} {}: {}", t.name, r.rule_text(rule), w.reason);
+                    }
+                }
+            }
+        }
     }
 }
 

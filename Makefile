@@ -24,7 +24,7 @@ export PROXYSHIFT_DUMPS ?= $(dumps)
 endif
 
 demo: debian rust
-	[ -x target/debug/proxyshift ] || echo 'Building; the first time, this takes a minute or two.'
+	[ -x target/debug/proxyshift ] || echo 'Building; the first time, this takes a few minutes.'
 	cargo build --quiet
 	PATH="$$PWD/target/debug:$$PATH"
 	bold= plain=

@@ -82,6 +82,34 @@ fn the_transcript_is_what_the_program_prints() {
     assert!(diff.is_empty(), "look at it, then run `make readme`:\n{diff}");
 }
 
+/// As somebody who is not root: a user namespace gives fewer rights, so that other things fail.
+#[test]
+fn the_demo_proves_as_much_without_root() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let (program, node) = (folder.path().join("proxyshift"), "canal-stale-flannel-1.20");
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::copy(PROGRAM, &program).unwrap();
+    let copied = Command::new("cp")
+        .args(["-r", "--no-preserve=mode"])
+        .args([&root().join("snapshots").join(node), folder.path()])
+        .status()
+        .unwrap();
+    assert!(copied.success());
+    let user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+    let as_root = rustix::process::geteuid().is_root();
+    let output = Command::new("env")
+        .args(if as_root { &user[..] } else { &[] })
+        .arg(&program)
+        .args(["rehearse", "--snapshot"])
+        .arg(folder.path().join(node))
+        .output()
+        .unwrap();
+    let (printed, said) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(printed.starts_with("Proven: "), "{printed}{said}");
+}
+
 #[test]
 fn the_demo_shows_the_transcript() {
     let (readme, makefile) = (text("README.md"), text("Makefile"));

@@ -18,6 +18,9 @@ pub struct RuleAt {
     pub position: usize,
     /// Its text from `-A` on.
     pub text: String,
+    /// For an addition: the rule that stands right before it; none at the top of the chain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
 }
 
 /// A user-defined chain with its rules.
@@ -124,9 +127,19 @@ impl std::fmt::Display for Edit {
         match &self.target {
             Target::Table(t) => {
                 let inside: usize = t.chains.iter().map(|c| c.rules.len()).sum();
-                let (chains, rules) = (t.chains.len(), t.rules.len() + inside);
-                write!(f, "{verb} {} and {} ", count(rules, "rule"), count(chains, "chain"))?;
-                write!(f, "in {} {}", t.ruleset, t.table)
+                let mut what = Vec::new();
+                if !t.chains.is_empty() {
+                    let with = if inside > 0 {
+                        format!(" ({})", count(inside, "rule"))
+                    } else {
+                        String::new()
+                    };
+                    what.push(format!("{}{with}", count(t.chains.len(), "chain")));
+                }
+                if !t.rules.is_empty() {
+                    what.push(count(t.rules.len(), "rule"));
+                }
+                write!(f, "{verb} {} in {} {}", what.join(" and "), t.ruleset, t.table)
             }
             Target::NativeTable(t) => write!(f, "{verb} nft table {} {}", t.family, t.name),
             Target::Set(s) => write!(f, "{verb} ipset {}", s.name),
@@ -222,7 +235,12 @@ fn table_edit(id: RulesetId, ruleset: &Ruleset, table: &Table, removal: &Removal
     let at = |&(chain, position): &(&str, usize)| {
         let rule = table.chain(chain)?.rules.get(position)?;
         let text = ruleset.rule_text(rule).to_owned();
-        (!removal.chains.contains(chain)).then(|| RuleAt { chain: chain.into(), position, text })
+        (!removal.chains.contains(chain)).then(|| RuleAt {
+            chain: chain.into(),
+            position,
+            text,
+            after: None,
+        })
     };
     TableEdit {
         ruleset: id,

@@ -36,7 +36,7 @@ demo: debian rust
 
 test: debian rust
 	[ "$$(id -u)" = 0 ] || { echo 'make test: run it as root, the tests make network namespaces' >&2; exit 1; }
-	cargo test
+	cargo test --no-fail-fast
 
 bench: debian rust
 	cargo bench --bench scale

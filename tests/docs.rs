@@ -59,9 +59,11 @@ fn run_again(transcript: &str) -> String {
     whole
 }
 
-/// A transcript without what differs from run to run: how long each step took.
+/// A transcript without what differs from run to run: how long each step took, and when.
 fn without_times(transcript: &str) -> String {
-    Regex::new(r" \([0-9.]+ s\)").unwrap().replace_all(transcript, "").into_owned()
+    let took = Regex::new(r" \([0-9.]+ s\)").unwrap();
+    let id = Regex::new(r"\b[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}\b").unwrap();
+    id.replace_all(&took.replace_all(transcript, ""), "ID").into_owned()
 }
 
 #[test]

@@ -1,5 +1,3 @@
-<<<<<<< HEAD
-=======
 //! What the plan removes from the captured nodes, exactly, and what it keeps and why.
 
 mod nodes;
@@ -7,13 +5,11 @@ mod nodes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
->>>>>>> main
 use proxyshift::owners::catalogue::Catalogue;
 use proxyshift::owners::matcher::Ownership;
 use proxyshift::plan::leftovers::leftovers;
 use proxyshift::plan::{Action, Object, ObjectKind, Plan};
 use proxyshift::state::{Files, NodeState};
-use std::path::Path;
 
 const SAVE: &str = "iptables-nft.save";
 const HALF: &str = "half-migrated-ipvs-1.20";
@@ -90,36 +86,6 @@ fn removals(plan: &Plan) -> BTreeSet<String> {
 }
 
 #[test]
-<<<<<<< HEAD
-fn scratch() {
-    let catalogue = Catalogue::builtin().unwrap();
-    for e in std::fs::read_dir("snapshots").unwrap() {
-        let d = e.unwrap().path();
-        if !d.is_dir() {
-            continue;
-        }
-        let s = load(&d);
-        let o = Ownership::of(&catalogue, &s);
-        println!("== {} {:?}", d.display(), proxyshift::owners::mode::running(&s, &o));
-        let t = std::time::Instant::now();
-        let p = leftovers(&catalogue, &s, &o);
-        println!("{:?}", t.elapsed());
-        for r in &p.objects {
-            println!(
-                "{:?} {:?} {:?} {} {:?} {} {:?} [{}] {} -- {}",
-                r.action,
-                r.kind,
-                r.family,
-                r.backend,
-                r.table,
-                r.name,
-                r.position,
-                r.text,
-                r.owner,
-                r.reason
-            );
-        }
-=======
 fn the_stale_rule_of_the_incident_and_nothing_else() {
     let plan = plan(&nodes::files(CANAL));
     let gone: Vec<&Object> = plan.removals().collect();
@@ -147,7 +113,6 @@ fn nodes_without_leftovers() {
         let masquerade = "-A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE";
         let kept = plan.objects.iter().find(|o| o.text == masquerade).expect("docker0's rule");
         assert_eq!(kept.reason, "docker's, which never writes it again by itself");
->>>>>>> main
     }
 }
 
@@ -547,6 +512,19 @@ fn flannels_comments_prove_and_copies_go() {
     assert_eq!(copies, [Action::Remove, Action::Keep]);
     let doubtful = found.objects.iter().find(|o| o.text == bare).expect("the bare rule");
     assert!(doubtful.reason.starts_with("suspected: "), "{}", doubtful.reason);
+}
+
+#[test]
+fn an_operators_rule_that_looks_like_flannels_stays() {
+    let mut files = nodes::files(CANAL);
+    let own = r#"-A POSTROUTING ! -s 192.168.64.0/20 -d 192.168.67.0/24 -m comment --comment "ticket 4711" -j RETURN"#;
+    let log = "-A FORWARD -s 192.168.64.0/20 -i cni0 -j LOG";
+    nodes::add(&mut files, SAVE, "nat", own);
+    nodes::add(&mut files, SAVE, "filter", log);
+    nodes::add(&mut files, SAVE, "filter", log);
+    let found = plan(&files);
+    let texts: Vec<&str> = found.removals().map(|o| o.text.as_str()).collect();
+    assert_eq!(texts, [STALE]);
 }
 
 /// The canal node after Calico, or all pod networking, has gone.

@@ -20,7 +20,7 @@ use crate::store::journal::Journal;
 use crate::store::runs::{Run, RunState};
 use crate::store::snapshots::Snapshot;
 
-/// How many snapshots are kept after a run.
+/// How many snapshots, and how many runs, are kept after a run.
 pub const KEEP: usize = 10;
 
 /// The plan for `state`: its leftovers, of these owners only if any are named.
@@ -214,6 +214,7 @@ fn removed(context: &Context<'_>, run: &Run) -> Result<usize> {
 }
 
 fn prune(context: &Context<'_>) -> Result<()> {
+    context.store.prune_runs(KEEP)?;
     let needed = context.store.needed_snapshots()?;
     context.store.prune(KEEP, &needed).map(|_| ())
 }

@@ -38,8 +38,9 @@ fn given(dir: &Path) -> Result<NodeState> {
 
 /// Loads the state in `dir`, saves it again, and compares.
 pub(super) fn validate(dir: &Path, tools: &Tools) -> Result<Report> {
-    own_run()?;
+    // First, for it may lie below the /run that others know.
     let given = given(dir)?;
+    own_run()?;
     let left_out = load(&given, tools)?;
     let now = look(tools, &Silent)?;
     if left_out.is_empty() {
@@ -90,8 +91,8 @@ impl Proofs<'_> {
 
 /// Loads the state in `dir`, cleans it up, rolls it back, and proves both.
 pub(super) fn rehearse(dir: &Path, tools: &Tools, sink: &dyn Sink) -> Result<Report> {
-    own_run()?;
     let given = given(dir)?;
+    own_run()?;
     let mut proofs = Proofs { sink, told: Vec::new() };
 
     let task = "loading the node into a private namespace";

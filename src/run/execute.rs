@@ -36,8 +36,13 @@ pub fn execute(
         context.sink.started(&task);
         journal.append(record(stage, step, Mark::Intent, &edit)?)?;
         match context.kernel().apply(&edit) {
-            Ok(()) => {
+            Ok(result) => {
                 journal.append(record(stage, step, done, &edit)?)?;
+                if let Some(difference) = result.unexpected.first() {
+                    context.sink.finished(&task, "done, but not as planned");
+                    let cause = "this changed too, and nobody else wrote";
+                    return Err(Error::new(Kind::Kernel, difference.to_string(), cause));
+                }
                 context.sink.finished(&task, "done, in one transaction");
                 applied += 1;
             }

@@ -1,6 +1,8 @@
 //! Shared by the tests that need a real kernel: private namespaces, and commands in them.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub mod node;
+
 use std::io::Write;
 use std::process::{Command, Stdio};
 

@@ -3,7 +3,7 @@
 mod common;
 
 use common::in_namespace;
-use common::node::{Node, Proxyshift, captured};
+use common::node::{Node, Proxyshift, assert_same, captured};
 use proxyshift::state::Backend;
 use serde_json::Value;
 
@@ -32,7 +32,7 @@ fn there_and_back(backend: Backend) {
 
     let before = node.rules();
     assert_eq!(proxyshift.expect(0, "cleanup --dry-run -o json").json(), plan);
-    assert_eq!(node.rules(), before, "a dry run changed something");
+    assert_same(&node.rules(), &before, "a dry run");
     let report = proxyshift.expect(0, "cleanup --yes -o json").json();
     assert_eq!(report["removed"].as_u64(), Some(expected.len() as u64));
     assert_eq!(report["others"], Value::Array(Vec::new()));
@@ -49,12 +49,12 @@ fn there_and_back(backend: Backend) {
 
     let back = proxyshift.expect(0, "rollback -o json").json();
     assert_eq!(back["restored"], report["removed"]);
-    assert_eq!(node.rules(), before);
+    assert_same(&node.rules(), &before, "rolled back");
     proxyshift.expect(0, "status");
     proxyshift.expect(3, "rollback").says(&["no run of this node can be undone", "next:"]);
     proxyshift.expect(3, "resume").says(&["no run is pending"]);
     proxyshift.expect(0, "cleanup --yes");
-    assert_eq!(node.rules(), clean);
+    assert_same(&node.rules(), &clean, "cleaned again");
 }
 
 #[test]

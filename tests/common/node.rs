@@ -139,13 +139,13 @@ impl Node {
     }
 }
 
-/// A save without counters and comments.
+/// A save with counters of 0 and without comments.
 pub fn without_counters(save: &str) -> String {
-    let line = |l: &str| l.split(" [").next().unwrap_or_default().to_owned() + "\n";
-    save.lines()
-        .filter(|l| !l.starts_with('#'))
-        .map(|l| if l.starts_with(':') { line(l) } else { format!("{l}\n") })
-        .collect()
+    let line = |l: &str| match l.split_once(" [") {
+        Some((chain, _)) if l.starts_with(':') => format!("{chain} [0:0]\n"),
+        _ => format!("{l}\n"),
+    };
+    save.lines().filter(|l| !l.starts_with('#')).map(line).collect()
 }
 
 /// Copies of /etc and /var/lib, for this mount namespace alone, with the node's files.
@@ -202,5 +202,15 @@ impl Drop for Component {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// Fails with the lines that differ unless both mean the same to the letter.
+pub fn assert_same(found: &str, wanted: &str, what: &str) {
+    if found != wanted {
+        let diff = similar::TextDiff::from_lines(wanted, found);
+        let diff = diff.unified_diff().context_radius(1).header("wanted", "found").to_string();
+        let shown: Vec<&str> = diff.lines().take(30).collect();
+        panic!("{what}:\n{}", shown.join("\n"));
     }
 }

@@ -69,3 +69,12 @@ pub fn run_with(input: &str, argv: &[&str]) -> String {
 pub fn run(command: &str) -> String {
     run_with("", &command.split_whitespace().collect::<Vec<_>>())
 }
+
+/// Waits until `done`, for 30 s at most.
+pub fn poll(what: &str, done: impl Fn() -> bool) {
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while !done() {
+        assert!(std::time::Instant::now() < until, "waited for 30 s: {what}");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}

@@ -25,12 +25,49 @@ macro_rules! files {
 /// Every file, in order of precedence: where two components' names overlap, the first wins
 /// (`OVN-KUBE-*` before `OVN-*`).
 const FILES: [(&str, &str); 43] = files![
-    "kube-router", "kube-vip", "hostport", "kubelet", "kube-proxy", "calico", "flannel", "weave",
-    "cilium", "antrea", "cni-portmap", "cni-firewall", "cni-masq", "aws-vpc-cni", "azure-cni",
-    "azure-npm", "aks", "ip-masq-agent", "nodelocaldns", "docker", "podman", "nerdctl", "libvirt",
-    "istio", "openshift-sdn", "ovn-kubernetes", "kube-ovn", "submariner", "fabedge",
-    "multi-networkpolicy", "neutron", "tailscale", "netbird", "fail2ban", "ufw", "firewalld",
-    "rancher", "microk8s", "k3s", "keepalived", "metallb", "puppet", "firewall-files",
+    "kube-router",
+    "kube-vip",
+    "hostport",
+    "kubelet",
+    "kube-proxy",
+    "calico",
+    "flannel",
+    "weave",
+    "cilium",
+    "antrea",
+    "cni-portmap",
+    "cni-firewall",
+    "cni-masq",
+    "aws-vpc-cni",
+    "azure-cni",
+    "azure-npm",
+    "aks",
+    "ip-masq-agent",
+    "nodelocaldns",
+    "docker",
+    "podman",
+    "nerdctl",
+    "libvirt",
+    "istio",
+    "openshift-sdn",
+    "ovn-kubernetes",
+    "kube-ovn",
+    "submariner",
+    "fabedge",
+    "multi-networkpolicy",
+    "neutron",
+    "tailscale",
+    "netbird",
+    "fail2ban",
+    "ufw",
+    "firewalld",
+    "rancher",
+    "microk8s",
+    "k3s",
+    "keepalived",
+    "metallb",
+    "puppet",
+    "firewall-files",
 ];
 
 /// One component.
@@ -338,17 +375,19 @@ impl Catalogue {
     /// Every shape with its template, best first.
     pub(crate) fn shapes(&self) -> impl Iterator<Item = (Entry, &Shape, &Template)> {
         self.components.iter().enumerate().flat_map(|(c, component)| {
-            component.rules.iter().zip(&self.shapes[c]).enumerate().map(move |(i, (shape, t))| {
-                (entry(c, i), shape, t)
-            })
+            component
+                .rules
+                .iter()
+                .zip(&self.shapes[c])
+                .enumerate()
+                .map(move |(i, (shape, t))| (entry(c, i), shape, t))
         })
     }
 
     /// The shape called `id` of a component, with its template.
     pub(crate) fn shape(&self, component: &str, id: &str) -> Option<(&Shape, &Template)> {
-        let found = |(e, s, _): &(Entry, &Shape, &Template)| {
-            self.at(*e).name == component && s.id == id
-        };
+        let found =
+            |(e, s, _): &(Entry, &Shape, &Template)| self.at(*e).name == component && s.id == id;
         self.shapes().find(found).map(|(_, shape, template)| (shape, template))
     }
 
@@ -522,7 +561,8 @@ mod tests {
     fn every_file_compiles() {
         let catalogue = Catalogue::builtin().unwrap();
         assert_eq!(catalogue.components().len(), FILES.len());
-        let empty = |c: &&Component| c.about.is_empty() || c.source.is_empty() || c.heals.is_empty();
+        let empty =
+            |c: &&Component| c.about.is_empty() || c.source.is_empty() || c.heals.is_empty();
         assert_eq!(catalogue.components().iter().filter(empty).count(), 0);
     }
 

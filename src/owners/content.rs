@@ -147,14 +147,24 @@ mod tests {
         for (rule, body, comments) in [
             ("-A X -j Y", " -j Y", vec![]),
             ("-A X", "", vec![]),
-            (r#"-A X -s 1.2.3.4/32 -m comment --comment "a b" -j Y"#, " -s 1.2.3.4/32 -j Y", vec!["a b"]),
+            (
+                r#"-A X -s 1.2.3.4/32 -m comment --comment "a b" -j Y"#,
+                " -s 1.2.3.4/32 -j Y",
+                vec!["a b"],
+            ),
             (r#"-A X -m comment --comment "a b""#, "", vec!["a b"]),
         ] {
             let quick = Reading::of(Words::of_rule(rule));
             let mut slow = Reading::default();
             slow.read_terms(Words::of_rule(rule));
-            assert_eq!((quick.body.as_str(), &quick.comments), (slow.body.as_str(), &slow.comments));
-            assert_eq!((quick.body.as_str(), &quick.comments[..]), (body, &comments.iter().map(|c| Cow::Borrowed(*c)).collect::<Vec<_>>()[..]));
+            assert_eq!(
+                (quick.body.as_str(), &quick.comments),
+                (slow.body.as_str(), &slow.comments)
+            );
+            assert_eq!(
+                (quick.body.as_str(), &quick.comments[..]),
+                (body, &comments.iter().map(|c| Cow::Borrowed(*c)).collect::<Vec<_>>()[..])
+            );
         }
     }
 
@@ -162,9 +172,21 @@ mod tests {
     fn odd_rules_are_read_word_by_word() {
         for (rule, body, comments) in [
             ("-A X -m comment --comment flannel -j Y", " -j Y", vec!["flannel"]),
-            (r#"-A X -m comment --comment "pod\'s" ! -d 1.1.1.1/32 -j Y"#, " ! -d 1.1.1.1/32 -j Y", vec!["pod's"]),
-            (r#"-A X -m comment --comment "a" -m comment --comment "b" -j Y"#, " -j Y", vec!["a", "b"]),
-            (r#"-A X -j LOG --log-prefix "--comment x ""#, " -j LOG --log-prefix --comment x ", vec![]),
+            (
+                r#"-A X -m comment --comment "pod\'s" ! -d 1.1.1.1/32 -j Y"#,
+                " ! -d 1.1.1.1/32 -j Y",
+                vec!["pod's"],
+            ),
+            (
+                r#"-A X -m comment --comment "a" -m comment --comment "b" -j Y"#,
+                " -j Y",
+                vec!["a", "b"],
+            ),
+            (
+                r#"-A X -j LOG --log-prefix "--comment x ""#,
+                " -j LOG --log-prefix --comment x ",
+                vec![],
+            ),
         ] {
             let found = Reading::of(Words::of_rule(rule));
             assert_eq!(found.body, body);

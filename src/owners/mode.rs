@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use crate::owners::life;
 use crate::owners::matcher::{Ownership, Why};
 use crate::state::NodeState;
+use crate::state::RulesetId;
 use crate::state::kube_proxy::{CommandLine, KubeProxyConfig, Mode};
 use crate::state::ruleset::Table;
 use crate::state::tools::Version;
-use crate::state::RulesetId;
 
 /// kube-proxy on this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn one_mode_that_the_configuration_does_not_deny() {
-        use Mode::{Ipvs, Iptables, Nftables};
+        use Mode::{Iptables, Ipvs, Nftables};
         for (kernel, told, expected) in [
             (vec![], Some(Ipvs), None),
             (vec![Ipvs], Some(Ipvs), Some(Ipvs)),

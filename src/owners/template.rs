@@ -124,9 +124,12 @@ mod tests {
     #[test]
     fn groups_nest_and_the_empty_template_is_the_empty_rule() {
         let t = compile("[-s {a} [-d {b}]] -j X").unwrap();
-        for (body, fits) in
-            [(" -j X", true), (" -s 1 -j X", true), (" -s 1 -d 2 -j X", true), (" -d 2 -j X", false)]
-        {
+        for (body, fits) in [
+            (" -j X", true),
+            (" -s 1 -j X", true),
+            (" -s 1 -d 2 -j X", true),
+            (" -d 2 -j X", false),
+        ] {
             assert_eq!(t.captures(body).is_some(), fits, "{body}");
         }
         assert!(compile("").unwrap().captures("").is_some());

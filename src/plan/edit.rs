@@ -18,6 +18,9 @@ pub struct RuleAt {
     pub position: usize,
     /// Its text from `-A` on.
     pub text: String,
+    /// For an addition: the rule that stands right before it; none at the top of the chain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
 }
 
 /// A user-defined chain with its rules.
@@ -232,7 +235,12 @@ fn table_edit(id: RulesetId, ruleset: &Ruleset, table: &Table, removal: &Removal
     let at = |&(chain, position): &(&str, usize)| {
         let rule = table.chain(chain)?.rules.get(position)?;
         let text = ruleset.rule_text(rule).to_owned();
-        (!removal.chains.contains(chain)).then(|| RuleAt { chain: chain.into(), position, text })
+        (!removal.chains.contains(chain)).then(|| RuleAt {
+            chain: chain.into(),
+            position,
+            text,
+            after: None,
+        })
     };
     TableEdit {
         ruleset: id,

@@ -21,20 +21,24 @@ pub(super) fn suspects(draft: &mut Draft<'_>) {
             draft.keep_chain(at, "suspected: no rule leads to it");
         }
     }
-    if draft.state.links.is_empty() {
-        return;
-    }
     for (at, place, _) in draft.built_in_rules() {
         if owner(draft, &place) != NAME {
             continue;
         }
         let (table, chain) = (&place.table.name, &place.chain.name);
         let a = draft.ownership.rule_attribution(place.id, table, chain, place.position);
+        if !matches!(a.why, Why::Shape(_) | Why::Link) {
+            continue;
+        }
         let words = place.ruleset.words(place.rule);
-        let Some((_, link)) = words.value("-o") else { continue };
-        let known = |name: &str| draft.state.links.iter().any(|l| l.name == name);
-        if matches!(a.why, Why::Shape(_) | Why::Link) && !link.ends_with('+') && !known(&link) {
+        let links = &draft.state.links;
+        let missing = |name: &str| {
+            !links.is_empty() && !name.ends_with('+') && links.iter().all(|l| l.name != name)
+        };
+        if let Some((_, link)) = words.value("-o").filter(|(_, link)| missing(link)) {
             draft.keep_rule(at, format!("suspected: there is no link {link}"));
+        } else if &**table == "nat" {
+            draft.keep_rule(at, "docker's, which never writes it again by itself");
         }
     }
 }

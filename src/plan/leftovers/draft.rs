@@ -57,9 +57,10 @@ impl<'a> Draft<'a> {
     ) -> impl Iterator<Item = (ChainAt, &'a Ruleset, &'a Table, &'a Chain)> + use<'a> {
         self.state.rulesets.iter().flat_map(|(id, ruleset)| {
             ruleset.tables.iter().enumerate().flat_map(move |(table, t)| {
-                t.chains.iter().enumerate().map(move |(chain, c)| {
-                    (ChainAt { id: *id, table, chain }, ruleset, t, c)
-                })
+                t.chains
+                    .iter()
+                    .enumerate()
+                    .map(move |(chain, c)| (ChainAt { id: *id, table, chain }, ruleset, t, c))
             })
         })
     }
@@ -68,15 +69,17 @@ impl<'a> Draft<'a> {
     pub(super) fn built_in_rules(
         &self,
     ) -> impl Iterator<Item = (RuleAt, Place<'a>, Option<ChainAt>)> + use<'a> {
-        self.all_chains().filter(|(.., c)| c.is_built_in()).flat_map(|(at, ruleset, table, chain)| {
-            chain.rules.iter().enumerate().map(move |(position, rule)| {
-                let target = |name: &Name| table.chains.iter().position(|c| c.name == *name);
-                let to = rule.target.as_ref().and_then(target);
-                let to = to.map(|chain| ChainAt { chain, ..at });
-                let place = Place { id: at.id, ruleset, table, chain, rule, position };
-                (RuleAt { chain: at, position }, place, to)
-            })
-        })
+        self.all_chains().filter(|(.., c)| c.is_built_in()).flat_map(
+            |(at, ruleset, table, chain)| {
+                chain.rules.iter().enumerate().map(move |(position, rule)| {
+                    let target = |name: &Name| table.chains.iter().position(|c| c.name == *name);
+                    let to = rule.target.as_ref().and_then(target);
+                    let to = to.map(|chain| ChainAt { chain, ..at });
+                    let place = Place { id: at.id, ruleset, table, chain, rule, position };
+                    (RuleAt { chain: at, position }, place, to)
+                })
+            },
+        )
     }
 
     /// The name of the owner of a chain.

@@ -162,12 +162,7 @@ fn replaced(place: &Place<'_>) -> bool {
 }
 
 /// Why a bare rule may not be of an earlier lease; none if everything proves that it is.
-fn doubt(
-    draft: &Draft<'_>,
-    lease: &Lease<'_>,
-    place: &Place<'_>,
-    nets: &Nets,
-) -> Option<String> {
+fn doubt(draft: &Draft<'_>, lease: &Lease<'_>, place: &Place<'_>, nets: &Nets) -> Option<String> {
     let (table, chain) = (&place.table.name, &place.chain.name);
     let a = draft.ownership.rule_attribution(place.id, table, chain, place.position);
     let shapes = draft.catalogue.component(NAME).map_or(&[][..], |c| &c.rules);

@@ -154,7 +154,9 @@ pub(super) fn elsewhere(draft: &mut Draft<'_>, running: &Running) {
 fn of_mode(running: &Running, theirs: Mode) -> Verdict {
     match running.mode {
         None => Stays(format!("which mode of kube-proxy runs is not clear: {}", running.evidence)),
-        Some(mode) if mode == theirs => Stays(format!("kube-proxy runs in {mode} mode and uses it")),
+        Some(mode) if mode == theirs => {
+            Stays(format!("kube-proxy runs in {mode} mode and uses it"))
+        }
         Some(mode) => Goes(format!("of {theirs} mode; kube-proxy runs in {mode} mode")),
     }
 }
@@ -232,8 +234,7 @@ fn tables(draft: &mut Draft<'_>, running: &Running) {
         };
         let family = Family::ALL.into_iter().find(|f| f.nft() == table.family);
         let text = format!("table {} {}", table.family, table.name);
-        let row =
-            Row { family, backend: "nft", name: &table.name, text, owner: NAME, reason };
+        let row = Row { family, backend: "nft", name: &table.name, text, owner: NAME, reason };
         draft.row(action, ObjectKind::Table, row);
     }
 }

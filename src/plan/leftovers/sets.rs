@@ -16,8 +16,9 @@ pub(super) fn rows(
     for list in draft.state.ipsets.sets.iter().filter(|s| s.kind == "list:set") {
         if !candidates.contains_key(&list.name) || needed.contains_key(&list.name) {
             let members = list.entries.iter().filter_map(|e| e.split(' ').next());
-            needed_by_lists
-                .extend(members.map(|m| (m.to_owned(), format!("a member of the set {}", list.name))));
+            needed_by_lists.extend(
+                members.map(|m| (m.to_owned(), format!("a member of the set {}", list.name))),
+            );
         }
     }
     let row = |(name, reason): (&String, &String)| {

@@ -36,6 +36,12 @@ pub fn undo(edits: &[Edit], base: &NodeState, now: &NodeState) -> Undo {
                 put_back(there, edit, &mut undo);
             }
             Target::Set(set) => put_back(now.ipsets.get(&set.name).is_some(), edit, &mut undo),
+            Target::VirtualServer(server) => {
+                put_back(now.ipvs.get(&server.service).is_some(), edit, &mut undo);
+            }
+            Target::Link(link) => {
+                put_back(now.links.iter().any(|l| l.name == link.name), edit, &mut undo);
+            }
         }
     }
     undo

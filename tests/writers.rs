@@ -11,9 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use common::in_namespace;
 use common::node::{Ended, Node, Proxyshift, assert_same};
+use common::{in_namespace, poll};
 use proxyshift::state::Backend;
+use rustix::process::{Pid, Signal, kill_process};
 
 /// A chain that a clean-up removes, of the service default/app-0.
 const GOING: &str = "KUBE-SVC-LBOKUC2VI5Y5A4NO";
@@ -77,17 +78,19 @@ struct Writer {
     known: BTreeMap<(String, String), Vec<String>>,
     /// The number of their next rule.
     next: usize,
+    /// How long they wait for the xtables lock, in seconds.
+    wait: u32,
 }
 
 impl Writer {
     fn new(node: &Node) -> Writer {
-        Writer { iptables: node.program(""), known: BTreeMap::new(), next: 0 }
+        Writer { iptables: node.program(""), known: BTreeMap::new(), next: 0, wait: 20 }
     }
 
     /// Runs one command of iptables; what it says, if it fails.
     fn iptables(&self, words: &str) -> Result<(), String> {
         let mut command = Command::new(&self.iptables);
-        command.args(["-w", "20"]).args(words.split(' ')).stdin(Stdio::null());
+        command.args(["-w", &self.wait.to_string()]).args(words.split(' ')).stdin(Stdio::null());
         let ended = Ended::of(command);
         if ended.code == Some(0) { Ok(()) } else { Err(format!("{words}: {}", ended.err)) }
     }
@@ -251,6 +254,46 @@ fn no_write_is_lost(backend: Backend) {
     }
     println!("{runs} runs, {writes} writes: {ends:?}");
     assert!(ends.get("cleanup Some(0)").is_some_and(|done| done * 2 > runs), "{ends:?}");
+}
+
+/// Somebody adds a rule to a chain that is about to go, at each point of the run in turn.
+fn a_chain_that_someone_uses_stays(backend: Backend) {
+    let case = Case::new(backend);
+    let runs = case.proxyshift.store.join("runs");
+    let mut kept = 0;
+    for lines in 0..=6 {
+        let mut command = case.proxyshift.command("cleanup --yes");
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+        let pid = Pid::from_child(&child);
+        poll("the journal", || journal(&runs).is_some_and(|j| j.lines().count() >= lines));
+        kill_process(pid, Signal::STOP).expect("stopped");
+        // Stopped while it holds the lock, it would keep the other writer waiting.
+        let mut writer = Writer { wait: 1, ..Writer::new(&case.node) };
+        kept += usize::from(writer.add(("nat", GOING)));
+        kill_process(pid, Signal::CONT).expect("continued");
+        let ended = Ended::from(child.wait_with_output().expect("ends"));
+        assert_eq!(ended.code, Some(0), "{}", ended.err);
+        let rules = case.node.rules();
+        writer.check(&rules, &ended.err);
+        case.check_cleaned(&ended, &rules);
+        case.start_over();
+    }
+    println!("{kept} of 7 chains kept");
+    assert!(kept >= 2, "{kept}");
+}
+
+#[test]
+fn a_chain_that_someone_uses_stays_in_nft() {
+    if in_namespace("a_chain_that_someone_uses_stays_in_nft") {
+        a_chain_that_someone_uses_stays(Backend::Nft);
+    }
+}
+
+#[test]
+fn a_chain_that_someone_uses_stays_in_legacy() {
+    if in_namespace("a_chain_that_someone_uses_stays_in_legacy") {
+        a_chain_that_someone_uses_stays(Backend::Legacy);
+    }
 }
 
 #[test]

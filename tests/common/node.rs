@@ -73,9 +73,7 @@ pub struct Ended {
 
 impl Ended {
     pub fn of(mut command: Command) -> Ended {
-        let output: Output = command.output().expect("the program starts");
-        let text = |bytes| String::from_utf8(bytes).expect("text");
-        Ended { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+        Ended::from(command.output().expect("the program starts"))
     }
 
     /// Its standard output as a document.
@@ -88,6 +86,13 @@ impl Ended {
         for part in parts {
             assert!(self.err.contains(part), "{part:?} is not in: {}", self.err);
         }
+    }
+}
+
+impl From<Output> for Ended {
+    fn from(output: Output) -> Ended {
+        let text = |bytes| String::from_utf8(bytes).expect("text");
+        Ended { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
     }
 }
 

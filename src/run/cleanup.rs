@@ -14,7 +14,7 @@ use crate::run::execute::{CLEAN, execute, settle, told};
 use crate::run::inside::{self, Job};
 use crate::run::look::{look, look_again};
 use crate::run::rollback;
-use crate::run::take::{Taken, take};
+use crate::run::take::{Taken, parsed, take};
 use crate::state::NodeState;
 use crate::store::journal::Journal;
 use crate::store::runs::{Run, RunState};
@@ -278,5 +278,5 @@ pub(super) fn base_of(context: &Context<'_>, run: &Run) -> Result<NodeState> {
     let snapshot = context.store.find(&run.snapshot)?;
     let loaded = Snapshot::load(&snapshot.dir)?;
     loaded.for_rollback()?;
-    NodeState::parse(loaded.files)
+    parsed(loaded.files)
 }

@@ -28,7 +28,7 @@ fn is_one_of(value: &Value, allowed: &[&str]) -> bool {
 #[test]
 fn plans_have_the_documented_form() {
     let tmp = tempfile::tempdir().expect("a folder");
-    let proxyshift = Proxyshift { store: tmp.path().join("store") };
+    let proxyshift = Proxyshift { store: tmp.path().join("store"), lock_wait: 0 };
     let fields =
         ["action", "kind", "family", "backend", "table", "name", "text", "owner", "reason"];
     for name in all_captured() {
@@ -55,7 +55,7 @@ fn plans_have_the_documented_form() {
 #[test]
 fn verified_and_shown() {
     let tmp = tempfile::tempdir().expect("a folder");
-    let proxyshift = Proxyshift { store: tmp.path().join("store") };
+    let proxyshift = Proxyshift { store: tmp.path().join("store"), lock_wait: 0 };
     for name in all_captured() {
         let dir = captured(&name);
         let verified = stable(&proxyshift, &format!("snapshot verify {} -o json", dir.display()));

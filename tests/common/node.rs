@@ -34,18 +34,21 @@ pub fn all_captured() -> Vec<String> {
 #[derive(Clone)]
 pub struct Proxyshift {
     pub store: PathBuf,
+    /// How long it waits for locks, in seconds.
+    pub lock_wait: u32,
 }
 
 impl Proxyshift {
     /// With the store `name` below the private /run.
     pub fn new(name: &str) -> Self {
-        Proxyshift { store: Path::new("/run").join(name) }
+        Proxyshift { store: Path::new("/run").join(name), lock_wait: 30 }
     }
 
     /// A command of it, not yet run; `words` are separated by spaces.
     pub fn command(&self, words: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_proxyshift"));
-        command.arg("--store").arg(&self.store).args(["--lock-wait", "30"]);
+        command.arg("--store").arg(&self.store);
+        command.args(["--lock-wait", &self.lock_wait.to_string()]);
         command.args(words.split_whitespace()).stdin(Stdio::null());
         command
     }

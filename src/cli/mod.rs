@@ -1,6 +1,7 @@
 //! The command line: one file a verb.
 
 pub mod args;
+mod check;
 mod cleanup;
 mod plan;
 mod rehearse;
@@ -31,6 +32,7 @@ pub fn run(args: &Args) -> u8 {
     let result = match &args.verb {
         None => Err(Error::new(Kind::Usage, "proxyshift", "which verb?")
             .hint("`proxyshift --help` lists them")),
+        Some(Verb::Check(options)) => check::run(&command, options),
         Some(Verb::Snapshot(verb)) => snapshot::run(&command, verb),
         Some(Verb::Plan(options)) => plan::run(&command, options),
         Some(Verb::Rehearse(options)) => rehearse::run(&command, options),

@@ -19,6 +19,7 @@ use crate::node::tools::Tools;
 use crate::owners::catalogue::Catalogue;
 use crate::run::Context;
 use crate::run::look::look;
+use crate::run::take;
 use crate::state::NodeState;
 use crate::store::snapshots::Snapshot;
 use crate::store::{DEFAULT_DIR, Store};
@@ -101,12 +102,12 @@ impl Command<'_> {
     /// The state that `--snapshot` names, or the live node's.
     fn state(&self, snapshot: Option<&str>) -> Result<NodeState> {
         match snapshot {
-            Some(name) => NodeState::parse(Snapshot::load(&self.snapshot_dir(name)?)?.files),
+            Some(name) => take::parsed(Snapshot::load(&self.snapshot_dir(name)?)?.files),
             None => {
                 let task = "capturing the node";
                 self.sink().started(task);
                 let state = look(&Tools::find(), self.ui)?;
-                self.sink().finished(task, crate::run::take::summary(&state));
+                self.sink().finished(task, take::summary(&state));
                 Ok(state)
             }
         }

@@ -7,26 +7,27 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use crate::apply::{Kernel, payload, table};
+use crate::apply::{Applied, Kernel, payload, table};
 use crate::error::{Error, Kind, Result};
 use crate::node::commands::Command;
+use crate::node::lock::{XTABLES_LOCK, XtablesLock};
 use crate::node::tools::Tool;
 use crate::plan::edit::{Direction, TableEdit};
-use crate::store::lock::XtablesLock;
 
 /// The variable by which a child is told which lock file to use.
 const LOCK_VARIABLE: &str = "XTABLES_LOCKFILE";
 
-/// Where every iptables looks for the lock.
-const LOCK: &str = "/run/xtables.lock";
-
 /// kube-proxy gives up after 5 s; nobody may wait for us for longer than this many milliseconds.
 const HOLD_LIMIT_MS: u128 = 2000;
 
-pub(super) fn apply(kernel: &Kernel<'_>, direction: Direction, edit: &TableEdit) -> Result<()> {
+pub(super) fn apply(
+    kernel: &Kernel<'_>,
+    direction: Direction,
+    edit: &TableEdit,
+) -> Result<Applied> {
     let child_lock = ChildLock::new()?;
     child_lock.is_honoured(kernel, edit)?;
-    let _lock = XtablesLock::acquire(Path::new(LOCK), kernel.lock_wait)?;
+    let _lock = XtablesLock::acquire(Path::new(XTABLES_LOCK), kernel.lock_wait)?;
     let start = Instant::now();
     let environment = Some((LOCK_VARIABLE, child_lock.path.as_path()));
     let now = table::read(kernel.tools, edit.ruleset, &edit.table, environment)?;
@@ -53,7 +54,8 @@ pub(super) fn apply(kernel: &Kernel<'_>, direction: Direction, edit: &TableEdit)
         .deadline(table::DEADLINE)
         .run()
         .map_err(|e| Error { kind: Kind::Kernel, ..e })?;
-    Ok(())
+    let after = table::read(kernel.tools, edit.ruleset, &edit.table, environment)?;
+    Ok(table::applied(direction, edit, now.as_ref(), after.as_ref()))
 }
 
 /// The lock file that our children use while we hold the real one.

@@ -17,6 +17,15 @@ use crate::error::Result;
 use crate::node::tools::Tools;
 use crate::plan::edit::{Edit, Target};
 use crate::state::Backend;
+use crate::state::meaning::Difference;
+
+/// What the kernel holds after an edit, against what it should hold.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// Differences that nobody else can have made: the table was read before and after, and nobody
+    /// wrote in between (the lock was held, or the generation moved by our own commit alone).
+    pub unexpected: Vec<Difference>,
+}
 
 /// Applies edits to the namespace it runs in.
 #[derive(Debug, Clone, Copy)]
@@ -34,14 +43,16 @@ impl Kernel<'_> {
     /// [`Kind::LostRace`](crate::error::Kind::LostRace) when the objects are not as the edit says
     /// any more: plan again. [`Kind::Lock`](crate::error::Kind::Lock) when the xtables lock was not
     /// to be had. Anything else: the kernel refused, and nothing of this edit was done.
-    pub fn apply(&self, edit: &Edit) -> Result<()> {
+    pub fn apply(&self, edit: &Edit) -> Result<Applied> {
         match &edit.target {
             Target::Table(table) => match table.ruleset.backend {
                 Backend::Legacy => legacy::apply(self, edit.direction, table),
                 Backend::Nft => nft::apply(self, edit.direction, table),
             },
-            Target::NativeTable(native) => native::apply(self, edit.direction, native),
-            Target::Set(set) => sets::apply(self, edit.direction, set),
+            Target::NativeTable(native) => {
+                native::apply(self, edit.direction, native).map(|()| Applied::default())
+            }
+            Target::Set(set) => sets::apply(self, edit.direction, set).map(|()| Applied::default()),
         }
     }
 }

@@ -4,18 +4,23 @@
 //! between two equal generations. A batch that carries that generation is refused by the kernel
 //! (`ERESTART`) when anyone has written since.
 
-use crate::apply::{Kernel, payload, table};
+use crate::apply::{Applied, Kernel, payload, table};
 use crate::error::{Error, Kind, Result};
 use crate::node::commands::Command;
 use crate::node::nfnetlink::{Batch, Netfilter};
 use crate::node::tools::Tool;
 use crate::plan::edit::{Direction, RuleAt, TableEdit};
+use crate::state::ruleset::Ruleset;
 
 /// How often a batch is tried again, as long as the handles it names are still the ones planned:
 /// someone wrote, but nothing that concerns us. Reading handles takes about a millisecond.
 const QUICK_TRIES: usize = 20;
 
-pub(super) fn apply(kernel: &Kernel<'_>, direction: Direction, edit: &TableEdit) -> Result<()> {
+pub(super) fn apply(
+    kernel: &Kernel<'_>,
+    direction: Direction,
+    edit: &TableEdit,
+) -> Result<Applied> {
     match direction {
         Direction::Remove => remove(kernel, edit),
         Direction::Add => add(kernel, edit),
@@ -31,15 +36,21 @@ struct Handles {
     chains: Vec<Vec<u64>>,
 }
 
-fn remove(kernel: &Kernel<'_>, edit: &TableEdit) -> Result<()> {
+fn remove(kernel: &Kernel<'_>, edit: &TableEdit) -> Result<Applied> {
     let mut netfilter = Netfilter::open()?;
-    let (mut generation, handles) = planned_handles(kernel, &mut netfilter, edit)?;
+    let (planned, before, handles) = planned_handles(kernel, &mut netfilter, edit)?;
     let batch = batch(edit, &handles);
+    let mut generation = planned;
     let mut last = None;
     for _ in 0..QUICK_TRIES {
         match netfilter.commit(&batch, generation) {
             Err(e) if e.kind == Kind::LostRace => last = Some(e),
-            outcome => return outcome,
+            Err(e) => return Err(e),
+            Ok(()) if generation == planned => {
+                return proof(kernel, &mut netfilter, planned, Direction::Remove, edit, before);
+            }
+            // Others wrote since the table was read: there is nothing to compare with.
+            Ok(()) => return Ok(Applied::default()),
         }
         generation = netfilter.generation()?;
         if !still_there(&mut netfilter, edit, &handles)? {
@@ -54,19 +65,36 @@ fn lost_race(edit: &TableEdit) -> Error {
     Error::new(Kind::LostRace, place, "others wrote while it was being read, every time")
 }
 
+/// Holds the table against what the edit should have made of it, if ours was the only commit since
+/// `generation`.
+fn proof(
+    kernel: &Kernel<'_>,
+    netfilter: &mut Netfilter,
+    generation: u32,
+    direction: Direction,
+    edit: &TableEdit,
+    before: Option<Ruleset>,
+) -> Result<Applied> {
+    let after = table::read(kernel.tools, edit.ruleset, &edit.table, None)?;
+    if netfilter.generation()? != generation.wrapping_add(1) {
+        return Ok(Applied::default());
+    }
+    Ok(table::applied(direction, edit, before.as_ref(), after.as_ref()))
+}
+
 /// Reads the table and its handles at one generation.
 fn planned_handles(
     kernel: &Kernel<'_>,
     netfilter: &mut Netfilter,
     edit: &TableEdit,
-) -> Result<(u32, Handles)> {
+) -> Result<(u32, Option<Ruleset>, Handles)> {
     for _ in 0..QUICK_TRIES {
         let generation = netfilter.generation()?;
         let now = table::read(kernel.tools, edit.ruleset, &edit.table, None)?;
         let rules = table::locate(edit, now.as_ref())?;
         let handles = read_handles(netfilter, edit, &rules)?;
         if netfilter.generation()? == generation {
-            return Ok((generation, handles));
+            return Ok((generation, now, handles));
         }
     }
     Err(lost_race(edit))
@@ -127,12 +155,15 @@ fn batch(edit: &TableEdit, handles: &Handles) -> Batch {
 }
 
 /// Rules are put back by the tool that wrote them: `nft` cannot re-add xtables expressions.
-fn add(kernel: &Kernel<'_>, edit: &TableEdit) -> Result<()> {
+fn add(kernel: &Kernel<'_>, edit: &TableEdit) -> Result<Applied> {
+    let mut netfilter = Netfilter::open()?;
+    let generation = netfilter.generation()?;
+    let before = table::read(kernel.tools, edit.ruleset, &edit.table, None)?;
     Command::new(kernel.tools.tool(Tool::Restore(edit.ruleset))?)
         .args(["--noflush"])
         .stdin(payload::addition(&edit.table, &edit.rules, &edit.chains))
         .deadline(table::DEADLINE)
         .run()
         .map_err(|e| Error { kind: Kind::Kernel, ..e })?;
-    Ok(())
+    proof(kernel, &mut netfilter, generation, Direction::Add, edit, before)
 }

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use crate::apply::Applied;
 use crate::error::{Error, Kind, Result};
 use crate::node::commands::Command;
 use crate::node::tools::{Tool, Tools};
-use crate::plan::edit::{ChainText, RuleAt, TableEdit};
+use crate::plan::edit::{ChainText, Direction, RuleAt, TableEdit};
+use crate::plan::invariants::unexpected_of;
 use crate::state::RulesetId;
 use crate::state::meaning::same_rule;
 use crate::state::ruleset::{Chain, Ruleset, Table};
@@ -31,6 +33,16 @@ pub(super) fn read(
         return Ok(None);
     }
     Ruleset::parse(&id.file(), text.into()).map(Some)
+}
+
+/// Compares the table after the edit with what the edit should have made of it.
+pub(super) fn applied(
+    direction: Direction,
+    edit: &TableEdit,
+    before: Option<&Ruleset>,
+    after: Option<&Ruleset>,
+) -> Applied {
+    Applied { unexpected: unexpected_of(edit.ruleset, before, after, [(direction, edit)]) }
 }
 
 /// The edit's rules with the positions at which they stand now, checked: every chain that goes

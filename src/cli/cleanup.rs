@@ -8,6 +8,7 @@ use crate::owners::catalogue::Catalogue;
 use crate::plan::Plan;
 use crate::run::cleanup::{self, Report, plan_with};
 use crate::ui::prompt;
+use crate::ui::table::counted;
 
 pub(super) fn run(command: &Command<'_>, options: &args::Cleanup) -> Result<u8> {
     if options.dry_run {
@@ -49,8 +50,8 @@ fn answer(command: &Command<'_>, report: &Report) {
     let text = match &report.run {
         None => "Nothing to do: no leftovers were found.".to_owned(),
         Some(run) => format!(
-            "Done: {} objects removed in run {run}.\nTo undo it: proxyshift rollback",
-            report.removed
+            "Done: {} removed in run {run}.\nTo undo it: proxyshift rollback",
+            counted(report.removed, "object")
         ),
     };
     command.answer(&document, &text);

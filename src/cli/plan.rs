@@ -7,7 +7,7 @@ use crate::error::{Error, Kind, Result};
 use crate::owners::catalogue::Catalogue;
 use crate::plan::{Action, Object, ObjectKind, Plan};
 use crate::run::cleanup::plan_with;
-use crate::ui::table::{columns, thousands};
+use crate::ui::table::{columns, counted, thousands};
 
 pub(super) fn run(command: &Command<'_>, options: &args::Plan) -> Result<u8> {
     let state = command.state(options.snapshot.as_deref())?;
@@ -47,7 +47,7 @@ pub(super) fn text(plan: &Plan, verbose: bool) -> String {
 }
 
 fn objects(n: usize) -> String {
-    format!("{} object{}", thousands(n), if n == 1 { "" } else { "s" })
+    counted(n, "object")
 }
 
 /// Objects grouped by place, owner and reason. Rules inside a chain that goes are counted with it

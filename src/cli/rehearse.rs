@@ -7,6 +7,7 @@ use crate::error::{Error, Kind, Result};
 use crate::event::Event;
 use crate::node::tools::Tools;
 use crate::run::inside::{self, Job};
+use crate::ui::table::counted;
 
 pub(super) fn run(command: &Command<'_>, options: &args::Rehearse) -> Result<u8> {
     let tools = Tools::find();
@@ -42,11 +43,11 @@ pub(super) fn run(command: &Command<'_>, options: &args::Rehearse) -> Result<u8>
         "left_out": report.left_out, "removed": report.removed, "proofs": report.proofs,
     });
     let how = if partial { "Partly proven" } else { "Proven" };
-    let text = format!(
-        "{how}: {} objects removed and put back, {} proofs.",
-        report.removed,
-        report.proofs.len()
-    );
+    let objects = counted(report.removed, "object");
+    let text = match report.removed {
+        0 => format!("{how}: nothing to remove; {} proofs.", report.proofs.len()),
+        _ => format!("{how}: {objects} removed and put back; {} proofs.", report.proofs.len()),
+    };
     command.answer(&document, &text);
     Ok(0)
 }

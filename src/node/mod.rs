@@ -5,6 +5,7 @@
 pub mod capture;
 pub mod commands;
 pub mod config_files;
+pub mod lock;
 pub mod lossy;
 pub mod nfnetlink;
 pub mod present;

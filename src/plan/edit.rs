@@ -124,9 +124,19 @@ impl std::fmt::Display for Edit {
         match &self.target {
             Target::Table(t) => {
                 let inside: usize = t.chains.iter().map(|c| c.rules.len()).sum();
-                let (chains, rules) = (t.chains.len(), t.rules.len() + inside);
-                write!(f, "{verb} {} and {} ", count(rules, "rule"), count(chains, "chain"))?;
-                write!(f, "in {} {}", t.ruleset, t.table)
+                let mut what = Vec::new();
+                if !t.chains.is_empty() {
+                    let with = if inside > 0 {
+                        format!(" ({})", count(inside, "rule"))
+                    } else {
+                        String::new()
+                    };
+                    what.push(format!("{}{with}", count(t.chains.len(), "chain")));
+                }
+                if !t.rules.is_empty() {
+                    what.push(count(t.rules.len(), "rule"));
+                }
+                write!(f, "{verb} {} in {} {}", what.join(" and "), t.ruleset, t.table)
             }
             Target::NativeTable(t) => write!(f, "{verb} nft table {} {}", t.family, t.name),
             Target::Set(s) => write!(f, "{verb} ipset {}", s.name),

@@ -15,13 +15,23 @@ pub fn unexpected(
     after: Option<&Ruleset>,
     edits: &[Edit],
 ) -> Vec<Difference> {
+    let tables = edits.iter().filter_map(|e| match &e.target {
+        Target::Table(table) if table.ruleset == id => Some((e.direction, table)),
+        _ => None,
+    });
+    unexpected_of(id, before, after, tables)
+}
+
+/// As [`unexpected`], for edits of tables of this rule set.
+pub fn unexpected_of<'a>(
+    id: RulesetId,
+    before: Option<&Ruleset>,
+    after: Option<&Ruleset>,
+    edits: impl IntoIterator<Item = (Direction, &'a TableEdit)>,
+) -> Vec<Difference> {
     let mut expected: BTreeMap<(String, Change, String), usize> = BTreeMap::new();
-    for edit in edits {
-        if let Target::Table(table) = &edit.target
-            && table.ruleset == id
-        {
-            expect(table, edit.direction, &mut expected);
-        }
+    for (direction, table) in edits {
+        expect(table, direction, &mut expected);
     }
     let mut differences = ruleset_differences(id, before, after);
     differences.retain(|d| {

@@ -1,6 +1,10 @@
 //! Edits, one after the other, journaled before and after.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::error::{Error, Kind, Result};
 use crate::plan::edit::Edit;
@@ -27,17 +31,26 @@ pub fn execute(
     edits: Vec<Edit>,
     plan_again: &dyn Fn() -> Result<Vec<Edit>>,
 ) -> Result<usize> {
+    let interrupted = interrupts()?;
     let mut edits = VecDeque::from(edits);
     let (mut step, mut races, mut applied) = (0, 0, 0);
     let done = if stage == ROLLBACK { Mark::Undone } else { Mark::Done };
     while let Some(edit) = edits.pop_front() {
+        if stage != ROLLBACK && interrupted.load(Ordering::Relaxed) {
+            return Err(Error::new(Kind::Interrupted, stage, "interrupted by a signal"));
+        }
         step += 1;
         let task = edit.to_string();
         context.sink.started(&task);
         journal.append(record(stage, step, Mark::Intent, &edit)?)?;
         match context.kernel().apply(&edit) {
-            Ok(()) => {
+            Ok(result) => {
                 journal.append(record(stage, step, done, &edit)?)?;
+                if let Some(difference) = result.unexpected.first() {
+                    context.sink.finished(&task, "done, but not as planned");
+                    let cause = "this changed too, and nobody else wrote";
+                    return Err(Error::new(Kind::Kernel, difference.to_string(), cause));
+                }
                 context.sink.finished(&task, "done, in one transaction");
                 applied += 1;
             }
@@ -54,6 +67,17 @@ pub fn execute(
         }
     }
     Ok(applied)
+}
+
+/// From here on, a signal that would end the program only sets the flag: a run is finished or
+/// undone, never left half-way for a Ctrl-C or a closed terminal.
+fn interrupts() -> Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    for signal in [SIGHUP, SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, flag.clone())
+            .map_err(|e| Error::new(Kind::Unexpected, "signal handler", e))?;
+    }
+    Ok(flag)
 }
 
 fn record(stage: &str, step: u32, kind: Mark, edit: &Edit) -> Result<Record> {

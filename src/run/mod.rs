@@ -13,10 +13,10 @@ use std::time::Duration;
 use crate::apply::Kernel;
 use crate::error::Result;
 use crate::event::Sink;
+use crate::node::lock::{LOCK_DIR, NodeLock};
 use crate::node::tools::Tools;
 use crate::owners::catalogue::Catalogue;
 use crate::store::Store;
-use crate::store::lock::{LOCK_DIR, NodeLock};
 
 /// What every run needs.
 #[derive(Clone, Copy)]

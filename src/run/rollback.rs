@@ -2,6 +2,7 @@
 //! holds now.
 
 use crate::error::{Error, Kind, Result};
+use crate::here::Netns;
 use crate::plan::edit::Edit;
 use crate::plan::invariants::{Outcome, outcome};
 use crate::plan::merge;
@@ -11,7 +12,6 @@ use crate::run::execute::{ROLLBACK, Told, execute, told};
 use crate::run::look::look;
 use crate::state::NodeState;
 use crate::store::journal::{JOURNAL, Journal};
-use crate::store::lock::Netns;
 use crate::store::runs::{Run, RunState};
 
 /// What a rollback did.

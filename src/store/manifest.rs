@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::disk::{Tree, check_path, refused};
-use super::lock::Netns;
 use crate::clock;
 use crate::error::{Error, Result};
+use crate::here::Netns;
 use crate::state::{Backend, Files, RulesetId};
 
 /// The manifest's file in a snapshot.

@@ -3,7 +3,6 @@
 pub mod archive;
 mod disk;
 pub mod journal;
-pub mod lock;
 pub mod manifest;
 pub mod restore;
 pub mod runs;

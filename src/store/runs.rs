@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::lock::{Netns, process_start};
 use super::{Store, disk};
 use crate::clock;
 use crate::error::{Error, Kind, Result};
+use crate::here::{Netns, process_start};
 
 /// The run's own file in its folder.
 pub const RUN: &str = "run.json";

@@ -38,6 +38,11 @@ pub fn thousands(n: usize) -> String {
     text
 }
 
+/// `1 object`, `1,234 objects`.
+pub fn counted(n: usize, what: &str) -> String {
+    format!("{} {what}{}", thousands(n), if n == 1 { "" } else { "s" })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -33,6 +33,8 @@ struct Inner {
     address: Ipv4Addr,
     /// The address with which its packets must arrive.
     arrives_as: Ipv4Addr,
+    /// The rule that sees to it.
+    rule: String,
 }
 
 /// The hosts that hang on the rehearsed node.
@@ -50,6 +52,8 @@ struct Masqueraded {
     gateway: Ipv4Addr,
     /// The address of an SNAT rule; none for MASQUERADE.
     source: Option<Ipv4Addr>,
+    /// The rule's text.
+    rule: String,
 }
 
 impl Hosts {
@@ -66,7 +70,8 @@ impl Hosts {
             let namespace = format!("ps-in{i}");
             batch += &inner_commands(&namespace, i, &bridge, address);
             let arrives_as = bridge.source.unwrap_or(up.address.addr());
-            inner.push(Inner { namespace, bridge: bridge.bridge, address, arrives_as });
+            let (rule, bridge) = (bridge.rule, bridge.bridge);
+            inner.push(Inner { namespace, bridge, address, arrives_as, rule });
         }
         ip_batch(&batch, tools)?;
         for (namespace, setup) in setup_in(&inner, outside, &up, state) {
@@ -96,7 +101,8 @@ impl Hosts {
             let want = host.arrives_as;
             return Err(failed(format!("its packet arrived outside from {source}, not {want}")));
         }
-        Ok(format!("{}: {} arrives outside as {source}", host.bridge, host.address))
+        let rule = host.rule.trim_start_matches("-A POSTROUTING ");
+        Ok(format!("a packet from {} {} arrives as {source} ({rule})", host.bridge, host.address))
     }
 }
 
@@ -141,7 +147,8 @@ fn masqueraded(state: &NodeState) -> Vec<Masqueraded> {
             let gateway = bridge_address(state, &bridge, network);
             let Some(gateway) = gateway else { continue };
             if found.iter().all(|f| f.bridge != *bridge) {
-                found.push(Masqueraded { bridge: bridge.into_owned(), network, gateway, source });
+                let (bridge, rule) = (bridge.into_owned(), ruleset.rule_text(rule).to_owned());
+                found.push(Masqueraded { bridge, network, gateway, source, rule });
             }
         }
     }

@@ -1,6 +1,7 @@
 //! The whole of a run on a private namespace that holds a node's state: load, prove, clean, prove,
 //! roll back, prove.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -19,13 +20,14 @@ use crate::run::inside::load::load;
 use crate::run::inside::world::stand_in;
 use crate::run::look::look;
 use crate::run::rollback;
+use crate::run::take::take;
 use crate::state::NodeState;
 use crate::store::Store;
 use crate::store::journal::Journal;
-use crate::store::manifest::Manifest;
 use crate::store::snapshots::Snapshot;
 
-/// A `/run` of our own: locks, named namespaces and the store of the rehearsal lie there.
+/// A `/run` of our own: locks, named namespaces and the store of the rehearsal lie there. What lay in
+/// the other one is out of sight from here on.
 fn own_run() -> Result<()> {
     use rustix::mount::{MountFlags, mount};
     mount("tmpfs", "/run", "tmpfs", MountFlags::NOSUID, c"mode=0755")
@@ -38,8 +40,8 @@ fn given(dir: &Path) -> Result<NodeState> {
 
 /// Loads the state in `dir`, saves it again, and compares.
 pub(super) fn validate(dir: &Path, tools: &Tools) -> Result<Report> {
-    own_run()?;
     let given = given(dir)?;
+    own_run()?;
     let left_out = load(&given, tools)?;
     let now = look(tools, &Silent)?;
     if left_out.is_empty() {
@@ -67,6 +69,23 @@ fn same_rules(what: &str, before: &NodeState, after: &NodeState, edits: &[Edit])
     Ok(after.rulesets.values().map(|r| r.rule_count()).sum())
 }
 
+/// How close two states are whose rules mean the same: the same to the byte, but for rules that
+/// only one of them has?
+fn same_bytes(a: &NodeState, b: &NodeState) -> &'static str {
+    let texts = |state: &NodeState| -> BTreeSet<String> {
+        let rules = state.rulesets.values().flat_map(|r| r.tables.iter().map(move |t| (r, t)));
+        rules
+            .flat_map(|(r, t)| t.rules().map(|(_, _, rule)| r.rule_text(rule).to_owned()))
+            .collect()
+    };
+    let (a, b) = (texts(a), texts(b));
+    if a.is_superset(&b) || b.is_superset(&a) {
+        "are the same to the byte"
+    } else {
+        "mean the same"
+    }
+}
+
 /// What has been proven so far, told as it happens.
 struct Proofs<'a> {
     sink: &'a dyn Sink,
@@ -90,8 +109,8 @@ impl Proofs<'_> {
 
 /// Loads the state in `dir`, cleans it up, rolls it back, and proves both.
 pub(super) fn rehearse(dir: &Path, tools: &Tools, sink: &dyn Sink) -> Result<Report> {
-    own_run()?;
     let given = given(dir)?;
+    own_run()?;
     let mut proofs = Proofs { sink, told: Vec::new() };
 
     let task = "loading the node into a private namespace";
@@ -119,12 +138,8 @@ pub(super) fn rehearse(dir: &Path, tools: &Tools, sink: &dyn Sink) -> Result<Rep
         sink,
         lock_wait: Duration::from_secs(5),
     };
-    let snapshot = store.create(
-        &base.files,
-        Manifest::for_this_node("rehearsal")?,
-        &crate::run::take::reparses,
-    )?;
-    let mut run = store.start("rehearse", &snapshot.id, serde_json::Value::Null)?;
+    let taken = take(&context, "rehearsal")?;
+    let mut run = store.start("rehearse", &taken.snapshot.id, serde_json::Value::Null)?;
     let mut journal = Journal::create(&store.run_dir(&run.id), 4096)?;
     execute(&context, &mut journal, CLEAN, edits.clone(), &|| {
         Err(Error::new(Kind::Rehearsal, "the private namespace", "changed by someone else"))
@@ -132,13 +147,15 @@ pub(super) fn rehearse(dir: &Path, tools: &Tools, sink: &dyn Sink) -> Result<Rep
     .map_err(rehearsal)?;
     let clean = look(tools, &Silent)?;
     let kept = same_rules("the clean-up", &base, &clean, &edits)?;
-    proofs.hold(format!("after cleaning: all {kept} other rules mean the same, in the same order"));
+    let how = same_bytes(&base, &clean);
+    proofs.hold(format!("after cleaning: the {kept} other rules {how}, in the same order"));
     proofs.packets("after cleaning", hosts.as_ref())?;
 
     rollback::undo(&context, &mut run, &mut journal, &base).map_err(rehearsal)?;
     let back = look(tools, &Silent)?;
     let all = same_rules("the rollback", &base, &back, &[])?;
-    proofs.hold(format!("after rollback: all {all} rules mean the same as before"));
+    let how = same_bytes(&base, &back);
+    proofs.hold(format!("after rollback: all {all} rules {how} as before"));
     proofs.packets("after rollback", hosts.as_ref())?;
     let removed = edits.iter().map(Edit::objects).sum();
     Ok(Report { left_out, removed, proofs: proofs.told })

@@ -2,45 +2,22 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, OFlags};
 use serde::{Deserialize, Serialize};
 
-use super::private_dir;
 use crate::clock;
 use crate::error::{Error, Kind, Result};
+use crate::here::Netns;
 
 /// Where node locks are, whatever the store.
 pub const LOCK_DIR: &str = "/run/proxyshift";
 
 /// The lock that iptables, kube-proxy and the CNI plugins share.
 pub const XTABLES_LOCK: &str = "/run/xtables.lock";
-
-/// A network namespace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Netns {
-    /// Its inode: unique while the machine is up, and not kept over a reboot.
-    pub inode: u64,
-    /// Whether it is the one of process 1, which every boot has.
-    pub of_init: bool,
-}
-
-impl Netns {
-    /// The one this process is in.
-    ///
-    /// # Errors
-    /// When /proc is not there.
-    pub fn current() -> Result<Netns> {
-        let path = "/proc/self/ns/net";
-        let inode = fs::metadata(path).map_err(|e| Error::io(path, &e))?.ino();
-        // Who may not look at process 1 cannot change its namespace either.
-        let of_init = fs::metadata("/proc/1/ns/net").is_ok_and(|meta| meta.ino() == inode);
-        Ok(Netns { inode, of_init })
-    }
-}
 
 /// Who holds a node's lock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,7 +43,8 @@ impl NodeLock {
     /// # Errors
     /// [`Kind::Lock`], naming the holder.
     pub fn acquire(dir: &Path, verb: &str, wait: Duration) -> Result<NodeLock> {
-        private_dir(dir, |_| true)?;
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+        made.map_err(|e| Error::io(dir, &e))?;
         let path = dir.join(format!("{}.lock", Netns::current()?.inode));
         let file =
             wait_for(&path, wait, Duration::from_millis(50), |file| match file.try_lock() {
@@ -198,14 +176,6 @@ fn flock_holder(locks: &str, dev: u64, inode: u64) -> Option<u32> {
     })
 }
 
-/// When process `pid` started, in clock ticks since boot; with the pid it names a process for
-/// good. `None` if there is no such process.
-pub fn process_start(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, in parentheses, may hold anything; the start is the 22nd field, the 20th after it.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -248,13 +218,5 @@ mod tests {
                      3: FLOCK  ADVISORY  WRITE 44 00:19:77 0 EOF\n";
         assert_eq!(flock_holder(locks, 0x19, 77), Some(44));
         assert_eq!(flock_holder(locks, 0x19, 79), None);
-    }
-
-    #[test]
-    fn a_process_has_one_start() {
-        let me = std::process::id();
-        assert!(process_start(me).is_some_and(|start| start > 0));
-        assert_eq!(process_start(me), process_start(me));
-        assert_eq!(process_start(u32::MAX), None);
     }
 }

@@ -1,0 +1,52 @@
+//! Which namespace and which process this is: names that tell one from the next.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// A network namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Netns {
+    /// Its inode: unique while the machine is up, and not kept over a reboot.
+    pub inode: u64,
+    /// Whether it is the one of process 1, which every boot has.
+    pub of_init: bool,
+}
+
+impl Netns {
+    /// The one this process is in.
+    ///
+    /// # Errors
+    /// When /proc is not there.
+    pub fn current() -> Result<Netns> {
+        let path = "/proc/self/ns/net";
+        let inode = fs::metadata(path).map_err(|e| Error::io(path, &e))?.ino();
+        // Who may not look at process 1 cannot change its namespace either.
+        let of_init = fs::metadata("/proc/1/ns/net").is_ok_and(|meta| meta.ino() == inode);
+        Ok(Netns { inode, of_init })
+    }
+}
+
+/// When process `pid` started, in clock ticks since boot; with the pid it names a process for
+/// good. `None` if there is no such process.
+pub fn process_start(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may hold anything; the start is the 22nd field, the 20th after it.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_has_one_start() {
+        let me = std::process::id();
+        assert!(process_start(me).is_some_and(|start| start > 0));
+        assert_eq!(process_start(me), process_start(me));
+        assert_eq!(process_start(u32::MAX), None);
+    }
+}

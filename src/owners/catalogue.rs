@@ -1,10 +1,616 @@
-//! stub
-use crate::error::Result;
-/// stub
-pub struct Catalogue;
+//! The catalogue of components, read from `playbooks/owners/*.yaml`.
+//!
+//! One file a component: what it writes, by name, comment and shape, and what shows that it lives.
+//! Names are regular expressions anchored at the start; shapes are templates
+//! (see [`crate::owners::template`]).
+
+use std::collections::BTreeMap;
+
+use regex::{Regex, RegexSet};
+use serde::Deserialize;
+
+use crate::error::{Error, Kind, Result};
+use crate::owners::content::Content;
+use crate::owners::template::{Fields, Template};
+use crate::state::kube_proxy::Mode;
+use crate::state::tools::Version;
+use crate::yaml;
+
+macro_rules! files {
+    ($($name:literal),* $(,)?) => {
+        [$(($name, include_str!(concat!("../../playbooks/owners/", $name, ".yaml")))),*]
+    };
+}
+
+/// Every file, in order of precedence: where two components' names overlap, the first wins
+/// (`OVN-KUBE-*` before `OVN-*`).
+const FILES: [(&str, &str); 43] = files![
+    "kube-router",
+    "kube-vip",
+    "hostport",
+    "kubelet",
+    "kube-proxy",
+    "calico",
+    "flannel",
+    "weave",
+    "cilium",
+    "antrea",
+    "cni-portmap",
+    "cni-firewall",
+    "cni-masq",
+    "aws-vpc-cni",
+    "azure-cni",
+    "azure-npm",
+    "aks",
+    "ip-masq-agent",
+    "nodelocaldns",
+    "docker",
+    "podman",
+    "nerdctl",
+    "libvirt",
+    "istio",
+    "openshift-sdn",
+    "ovn-kubernetes",
+    "kube-ovn",
+    "submariner",
+    "fabedge",
+    "multi-networkpolicy",
+    "neutron",
+    "tailscale",
+    "netbird",
+    "fail2ban",
+    "ufw",
+    "firewalld",
+    "rancher",
+    "microk8s",
+    "k3s",
+    "keepalived",
+    "metallb",
+    "puppet",
+    "firewall-files",
+];
+
+/// One component.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Component {
+    /// Its name, which is the file's.
+    #[serde(rename = "component")]
+    pub name: String,
+    /// What it is, in one line.
+    pub about: String,
+    /// Where the facts were read.
+    pub source: String,
+    /// How soon it writes again what was removed: `5s`, `never`, `on restart`.
+    pub heals: String,
+    /// True for what makes pod networks: plans list what they keep of it.
+    #[serde(default)]
+    pub cni: bool,
+    /// True if nothing in a built-in chain is its own by target, set or link alone.
+    #[serde(default)]
+    pub strict: bool,
+    /// True if everything of it that it signed may go once it is known to be gone.
+    #[serde(default)]
+    pub removed_when_gone: bool,
+    /// True if it makes ipvs virtual servers of its own.
+    #[serde(default)]
+    pub virtual_servers: bool,
+    /// What shows that it lives.
+    #[serde(default)]
+    pub alive: Alive,
+    /// What its rules look like in its own chains, by a name that `chains` refer to.
+    #[serde(default)]
+    pub(crate) contents: BTreeMap<String, RawContent>,
+    /// The comments of its rules in its own chains.
+    #[serde(default)]
+    pub(crate) content_comments: Vec<String>,
+    /// Its chains.
+    #[serde(default)]
+    pub chains: Vec<ChainEntry>,
+    /// Its rules in built-in chains that lead into its own.
+    #[serde(default)]
+    pub hooks: Vec<Hook>,
+    /// Comments that no one else writes.
+    #[serde(default)]
+    pub comments: Vec<String>,
+    /// Its ipsets.
+    #[serde(default)]
+    pub sets: Vec<String>,
+    /// Its links.
+    #[serde(default)]
+    pub links: Vec<String>,
+    /// Its native nf_tables tables, as `family name`.
+    #[serde(default)]
+    pub nft_tables: Vec<String>,
+    /// The packet marks it uses, for people.
+    #[serde(default)]
+    pub marks: Vec<String>,
+    /// What the fields of templates may hold.
+    #[serde(default)]
+    pub(crate) fields: Fields,
+    /// Its rules in built-in chains, by shape.
+    #[serde(default)]
+    pub rules: Vec<Shape>,
+}
+
+/// Evidence of life; any one suffices.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Alive {
+    /// Names of processes.
+    #[serde(default)]
+    pub processes: Vec<String>,
+    /// Paths of files, of which a snapshot holds some.
+    #[serde(default)]
+    pub files: Vec<String>,
+    /// Names of links, as expressions.
+    #[serde(default)]
+    pub links: Vec<String>,
+}
+
+/// Chains of a component.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChainEntry {
+    /// Their name, as an expression.
+    pub name: String,
+    /// The tables; none listed means all.
+    #[serde(default)]
+    pub tables: Vec<String>,
+    /// kube-proxy's modes that use them; none listed means all.
+    #[serde(default)]
+    pub modes: Vec<Mode>,
+    /// The first version that has them (`1.24`).
+    #[serde(default)]
+    pub since: Option<String>,
+    /// The last version that has them.
+    #[serde(default)]
+    pub until: Option<String>,
+    /// What stands in their place in later versions: proof that they are out of use.
+    #[serde(default)]
+    pub replaced_by: Option<String>,
+    /// The other component that writes them.
+    #[serde(default)]
+    pub shared_with: Option<String>,
+    /// Why they stay, for the plan.
+    #[serde(default)]
+    pub keep: Option<String>,
+    /// True if there is one a service, pod or workload: too many to list in plans.
+    #[serde(default)]
+    pub many: bool,
+    /// Which of `contents` they hold; without one, every rule in them is the component's.
+    #[serde(default)]
+    pub content: Option<String>,
+}
+
+/// What rules of a component look like in its own chains.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawContent {
+    /// `operator`, if what does not look like that is the operator's.
+    #[serde(default)]
+    pub(crate) by: Option<String>,
+    /// Comments, besides the component's `content_comments`.
+    #[serde(default)]
+    pub(crate) comments: Vec<String>,
+    /// Templates of the rule without its comment.
+    #[serde(default)]
+    pub(crate) forms: Option<Vec<String>>,
+}
+
+/// A rule in a built-in chain that leads into a chain of the component's.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hook {
+    /// Its table.
+    pub table: String,
+    /// The built-in chains it stands in.
+    pub chains: Vec<String>,
+    /// The chain it jumps to.
+    pub to: String,
+    /// Its comment, as an expression.
+    pub comment: String,
+    /// kube-proxy's modes that write it.
+    pub modes: Vec<Mode>,
+    /// The last version that writes it.
+    #[serde(default)]
+    pub until: Option<String>,
+}
+
+/// A rule in a built-in chain, known by its shape.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shape {
+    /// Its name in the component.
+    pub id: String,
+    /// Its table; any if none.
+    #[serde(default)]
+    pub table: Option<String>,
+    /// The built-in chains it stands in; any if none.
+    #[serde(default)]
+    pub chains: Vec<String>,
+    /// The template.
+    pub rule: String,
+    /// True if others write such rules too.
+    #[serde(default)]
+    pub weak: bool,
+    /// It counts only beside that rule, with the same fields.
+    #[serde(default)]
+    pub beside: Option<Beside>,
+}
+
+/// Where a rule must stand that a shape needs.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Beside {
+    /// Its table.
+    pub table: String,
+    /// Its built-in chain.
+    pub chain: String,
+    /// The `id` of its shape.
+    pub rule: String,
+}
+
+/// An entry of the catalogue: a component, and which of its entries of one kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Entry {
+    pub(crate) component: u16,
+    pub(crate) item: u16,
+}
+
+/// Names of one kind, of all components, in order of precedence.
+#[derive(Debug)]
+pub(crate) struct Names {
+    set: RegexSet,
+    entries: Vec<Entry>,
+}
+
+impl Names {
+    /// Every entry that fits, best first.
+    pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = Entry> {
+        self.set.matches(name).into_iter().map(|i| self.entries[i])
+    }
+
+    /// The entry that fits.
+    pub(crate) fn first(&self, name: &str) -> Option<Entry> {
+        self.all(name).next()
+    }
+}
+
+/// All components, compiled.
+#[derive(Debug)]
+pub struct Catalogue {
+    pub(crate) components: Vec<Component>,
+    pub(crate) chains: Names,
+    pub(crate) comments: Names,
+    pub(crate) sets: Names,
+    pub(crate) links: Names,
+    pub(crate) nft_tables: Names,
+    /// By component, then by chain entry.
+    contents: Vec<Vec<Option<Content>>>,
+    /// By component, then by shape.
+    shapes: Vec<Vec<Template>>,
+    /// By component, then by hook.
+    hooks: Vec<Vec<Regex>>,
+}
+
 impl Catalogue {
-    /// stub
-    pub fn builtin() -> Result<Self> {
-        Ok(Catalogue)
+    /// The catalogue that is built in.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`], naming file and field; a test makes sure that there is none.
+    pub fn builtin() -> Result<Catalogue> {
+        Catalogue::parse(&FILES)
+    }
+
+    /// Reads components from texts, each with its name, in order of precedence.
+    ///
+    /// # Errors
+    /// [`Kind::Parse`] for what is not YAML or has unknown keys; [`Kind::Usage`], naming file and
+    /// field, for an expression that does not compile or is not anchored, a name that is not the
+    /// file's, a template or a reference that cannot be.
+    pub fn parse(files: &[(&str, &str)]) -> Result<Catalogue> {
+        let mut components: Vec<Component> = Vec::new();
+        for (name, text) in files {
+            let file = format!("owners/{name}.yaml");
+            let component: Component = yaml::parse(&file, text)?;
+            if component.name != *name {
+                let cause = format!("component: is `{}`, not the file's name", component.name);
+                return Err(Error::new(Kind::Usage, file, cause));
+            }
+            components.push(component);
+        }
+        let names = |field, list: fn(&Component) -> Vec<&str>| names(&components, field, list);
+        Ok(Catalogue {
+            chains: names("chains", |c| c.chains.iter().map(|e| e.name.as_str()).collect())?,
+            comments: names("comments", |c| strs(&c.comments))?,
+            sets: names("sets", |c| strs(&c.sets))?,
+            links: names("links", |c| strs(&c.links))?,
+            nft_tables: names("nft_tables", |c| strs(&c.nft_tables))?,
+            contents: components.iter().map(contents).collect::<Result<_>>()?,
+            shapes: components.iter().map(shapes).collect::<Result<_>>()?,
+            hooks: components.iter().map(hooks).collect::<Result<_>>()?,
+            components,
+        })
+    }
+
+    /// The components, in order of precedence.
+    pub fn components(&self) -> &[Component] {
+        &self.components
+    }
+
+    /// The component of that name.
+    pub fn component(&self, name: &str) -> Option<&Component> {
+        self.components.iter().find(|c| c.name == name)
+    }
+
+    /// True if only that component writes that comment.
+    pub fn writes_comment(&self, component: &Component, comment: &str) -> bool {
+        self.comments.first(comment).is_some_and(|e| self.at(e).name == component.name)
+    }
+
+    /// Whose chain that is, and which entry says so.
+    pub fn chain(&self, table: &str, name: &str) -> Option<(&Component, &ChainEntry)> {
+        let entry = self.chain_entry(table, name)?;
+        let component = self.at(entry);
+        Some((component, &component.chains[usize::from(entry.item)]))
+    }
+
+    pub(crate) fn chain_entry(&self, table: &str, name: &str) -> Option<Entry> {
+        self.chains.all(name).find(|e| {
+            let tables = &self.at(*e).chains[usize::from(e.item)].tables;
+            tables.is_empty() || tables.iter().any(|t| t == table)
+        })
+    }
+
+    pub(crate) fn at(&self, entry: Entry) -> &Component {
+        &self.components[usize::from(entry.component)]
+    }
+
+    /// What the rules of a chain look like, if the catalogue says.
+    pub(crate) fn content(&self, chain: Entry) -> Option<&Content> {
+        self.contents[usize::from(chain.component)][usize::from(chain.item)].as_ref()
+    }
+
+    /// Every shape with its template, best first.
+    pub(crate) fn shapes(&self) -> impl Iterator<Item = (Entry, &Shape, &Template)> {
+        self.components.iter().enumerate().flat_map(|(c, component)| {
+            component
+                .rules
+                .iter()
+                .zip(&self.shapes[c])
+                .enumerate()
+                .map(move |(i, (shape, t))| (entry(c, i), shape, t))
+        })
+    }
+
+    /// The shape called `id` of a component, with its template.
+    pub(crate) fn shape(&self, component: &str, id: &str) -> Option<(&Shape, &Template)> {
+        let found =
+            |(e, s, _): &(Entry, &Shape, &Template)| self.at(*e).name == component && s.id == id;
+        self.shapes().find(found).map(|(_, shape, template)| (shape, template))
+    }
+
+    /// The hook that a rule is, by where it stands, where it leads, and its comments.
+    pub(crate) fn hook<C: AsRef<str>>(
+        &self,
+        table: &str,
+        chain: &str,
+        target: &str,
+        comments: &[C],
+    ) -> Option<Entry> {
+        for (c, component) in self.components.iter().enumerate() {
+            for (i, hook) in component.hooks.iter().enumerate() {
+                let regex = &self.hooks[c][i];
+                if hook.to == target
+                    && hook.table == table
+                    && hook.chains.iter().any(|h| h == chain)
+                    && comments.iter().any(|comment| regex.is_match(comment.as_ref()))
+                {
+                    return Some(entry(c, i));
+                }
+            }
+        }
+        None
+    }
+}
+
+impl ChainEntry {
+    /// False if that version of the component is known not to have the chain.
+    pub fn in_version(&self, version: Version) -> bool {
+        let minor = (version.major, version.minor);
+        let bound = |text: &Option<String>| text.as_deref().and_then(minor_version);
+        bound(&self.since).is_none_or(|since| minor >= since)
+            && bound(&self.until).is_none_or(|until| minor <= until)
+    }
+}
+
+/// `1.24` as numbers.
+pub(crate) fn minor_version(text: &str) -> Option<(u32, u32)> {
+    let (major, minor) = text.split_once('.')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+/// Catalogues are small: `parse` runs on a few dozen files, so the numbers fit.
+#[expect(clippy::cast_possible_truncation)]
+fn entry(component: usize, item: usize) -> Entry {
+    Entry { component: component as u16, item: item as u16 }
+}
+
+fn strs(list: &[String]) -> Vec<&str> {
+    list.iter().map(String::as_str).collect()
+}
+
+/// An error about one field of a component's file.
+pub(crate) fn refused(component: &str, field: &str, cause: impl std::fmt::Display) -> Error {
+    Error::new(Kind::Usage, format!("owners/{component}.yaml"), format!("{field}: {cause}"))
+}
+
+fn names(
+    components: &[Component],
+    field: &str,
+    list: fn(&Component) -> Vec<&str>,
+) -> Result<Names> {
+    let (mut patterns, mut entries) = (Vec::new(), Vec::new());
+    for (c, component) in components.iter().enumerate() {
+        for (i, pattern) in list(component).into_iter().enumerate() {
+            anchored(&component.name, field, pattern)?;
+            patterns.push(pattern);
+            entries.push(entry(c, i));
+        }
+    }
+    let set = RegexSet::new(patterns).map_err(|e| Error::new(Kind::Usage, field, e))?;
+    Ok(Names { set, entries })
+}
+
+/// Compiles an expression that must begin at the start, in each of its alternatives.
+pub(crate) fn anchored(component: &str, field: &str, pattern: &str) -> Result<Regex> {
+    let refused = |cause: String| refused(component, field, format!("`{pattern}` {cause}"));
+    if !pattern.starts_with('^') || has_loose_alternative(pattern) {
+        return Err(refused("is not anchored at the start (`^`, alternatives in brackets)".into()));
+    }
+    Regex::new(pattern).map_err(|e| refused(e.to_string()))
+}
+
+/// True with a `|` outside of every bracket.
+fn has_loose_alternative(pattern: &str) -> bool {
+    let (mut depth, mut class, mut escaped) = (0, false, false);
+    for c in pattern.chars() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '[' => class = true,
+            ']' => class = false,
+            '(' if !class => depth += 1,
+            ')' if !class => depth -= 1,
+            '|' if !class && depth == 0 => return true,
+            _ => {}
+        }
+    }
+    false
+}
+
+fn contents(component: &Component) -> Result<Vec<Option<Content>>> {
+    let mut used: Vec<&str> = Vec::new();
+    let mut found = Vec::new();
+    for chain in &component.chains {
+        for bound in [&chain.since, &chain.until].into_iter().flatten() {
+            if minor_version(bound).is_none() {
+                return Err(refused(&component.name, "chains", format!("`{bound}` is no 1.24")));
+            }
+        }
+        if let Some(pattern) = &chain.replaced_by {
+            anchored(&component.name, "replaced_by", pattern)?;
+        }
+        found.push(match &chain.content {
+            None => None,
+            Some(name) => {
+                used.push(name);
+                let raw = component.contents.get(name).ok_or_else(|| {
+                    refused(&component.name, "content", format!("`{name}` is not in contents"))
+                })?;
+                Some(Content::compile(component, name, raw)?)
+            }
+        });
+    }
+    match component.contents.keys().find(|name| !used.contains(&name.as_str())) {
+        Some(name) => Err(refused(&component.name, "contents", format!("no chain has `{name}`"))),
+        None => Ok(found),
+    }
+}
+
+fn shapes(component: &Component) -> Result<Vec<Template>> {
+    let compile = |shape: &Shape| {
+        if let Some(beside) = &shape.beside
+            && !component.rules.iter().any(|s| s.id == beside.rule)
+        {
+            let cause = format!("no rule is called `{}`", beside.rule);
+            return Err(refused(&component.name, "beside", cause));
+        }
+        Template::compile(&shape.rule, &component.fields)
+            .map_err(|cause| refused(&component.name, &format!("rules.{}", shape.id), cause))
+    };
+    component.rules.iter().map(compile).collect()
+}
+
+fn hooks(component: &Component) -> Result<Vec<Regex>> {
+    let alive = component.alive.links.iter().map(|l| ("alive.links", l));
+    for (field, pattern) in alive {
+        anchored(&component.name, field, pattern)?;
+    }
+    component.hooks.iter().map(|h| anchored(&component.name, "hooks", &h.comment)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_is_the_directory() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/playbooks/owners");
+        let name = |e: std::fs::DirEntry| e.file_name().to_string_lossy().into_owned();
+        let mut there: Vec<String> =
+            std::fs::read_dir(path).unwrap().map(|e| name(e.unwrap())).collect();
+        let mut listed: Vec<String> = FILES.iter().map(|(n, _)| format!("{n}.yaml")).collect();
+        there.sort();
+        listed.sort();
+        assert_eq!(there, listed);
+    }
+
+    #[test]
+    fn every_file_compiles() {
+        let catalogue = Catalogue::builtin().unwrap();
+        assert_eq!(catalogue.components().len(), FILES.len());
+        let empty =
+            |c: &&Component| c.about.is_empty() || c.source.is_empty() || c.heals.is_empty();
+        assert_eq!(catalogue.components().iter().filter(empty).count(), 0);
+    }
+
+    #[test]
+    fn a_chain_has_one_owner() {
+        let catalogue = Catalogue::builtin().unwrap();
+        let owner = |table, name| catalogue.chain(table, name).map(|(c, _)| c.name.as_str());
+        for (table, chain, expected) in [
+            ("filter", "KUBE-ROUTER-INPUT", Some("kube-router")),
+            ("mangle", "KUBE-VIP-EGRESS", Some("kube-vip")),
+            ("nat", "KUBE-HP-ABCDEFGHIJKLMNOP", Some("hostport")),
+            ("filter", "KUBE-FIREWALL", Some("kubelet")),
+            ("nat", "KUBE-FIREWALL", Some("kube-proxy")),
+            ("nat", "KUBE-SVC-ABCDEFGHIJKLMNOP", Some("kube-proxy")),
+            ("nat", "KUBE-SVC-mine", None),
+            ("filter", "KUBE-SVC-ABCDEFGHIJKLMNOP", None),
+            ("mangle", "OVN-KUBE-EGRESS-IP-Multi-NIC", Some("ovn-kubernetes")),
+            ("nat", "OVN-NAT", Some("kube-ovn")),
+            ("filter", "calico-dhcp-1", Some("neutron")),
+            ("nat", "CNI-DN-0123456789abcdef01234", Some("cni-portmap")),
+            ("nat", "CNI-0123456789abcdef01234567", Some("cni-masq")),
+            ("filter", "LOGGING", None),
+        ] {
+            assert_eq!(owner(table, chain), expected, "{table} {chain}");
+        }
+    }
+
+    #[test]
+    fn a_bad_file_is_refused_by_file_and_field() {
+        let error = |body: &str| {
+            let text = format!("component: x\nabout: a\nsource: s\nheals: never\n{body}");
+            Catalogue::parse(&[("x", &text)]).unwrap_err().to_string()
+        };
+        for (body, expected) in [
+            ("chain: []\n", "owners/x.yaml: unknown field `chain`"),
+            ("sets: ['a']\n", "owners/x.yaml: sets: `a` is not anchored"),
+            ("sets: ['^a|b']\n", "owners/x.yaml: sets: `^a|b` is not anchored"),
+            ("sets: ['^(a']\n", "owners/x.yaml: sets: `^(a` regex parse error"),
+            ("chains: [{name: '^A$', content: c}]\n", "content: `c` is not in contents"),
+            ("contents: {c: {}}\n", "contents: no chain has `c`"),
+            ("rules: [{id: r, rule: '-s {a}'}]\n", "rules.r: no field is called `a`"),
+            ("chains: [{name: '^A$', since: new}]\n", "chains: `new` is no 1.24"),
+            ("chains: [{name: '^A$', modes: [ebpf]}]\n", "unknown variant `ebpf`"),
+        ] {
+            let error = error(body);
+            assert!(error.contains(expected), "{error}");
+        }
+        let other = Catalogue::parse(&[("y", "component: x\nabout: a\nsource: s\nheals: 5s\n")]);
+        assert!(other.unwrap_err().to_string().contains("not the file's name"));
     }
 }

@@ -1,1 +1,79 @@
 //! Evidence that a component lives on the node.
+
+use regex::Regex;
+
+use crate::owners::catalogue::Component;
+use crate::state::NodeState;
+
+/// Whether a component lives here, with the evidence in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Life {
+    /// It does: something of it runs or stands ready.
+    Alive(String),
+    /// It does not: everything that would show it is known to be missing.
+    Gone(String),
+    /// The state does not say.
+    Unknown(String),
+}
+
+impl Life {
+    /// True if it is known to live.
+    pub fn is_alive(&self) -> bool {
+        matches!(self, Life::Alive(_))
+    }
+
+    /// True if it is known to be gone.
+    pub fn is_gone(&self) -> bool {
+        matches!(self, Life::Gone(_))
+    }
+
+    /// The evidence, in words.
+    pub fn evidence(&self) -> &str {
+        match self {
+            Life::Alive(e) | Life::Gone(e) | Life::Unknown(e) => e,
+        }
+    }
+}
+
+/// Whether a component lives on the node.
+pub fn of(component: &Component, state: &NodeState) -> Life {
+    let alive = &component.alive;
+    let name = &component.name;
+    if let Some(process) = process(component, state) {
+        return Life::Alive(format!("process {} ({}) runs", process.name, process.pid));
+    }
+    if let Some(file) = alive.files.iter().find(|path| has_file(state, path)) {
+        return Life::Alive(format!("{file} is there"));
+    }
+    // Compiled at load; the name alone is not a reason to fail here.
+    let patterns: Vec<Regex> = alive.links.iter().filter_map(|p| Regex::new(p).ok()).collect();
+    let link = |l: &&crate::state::links::Link| patterns.iter().any(|p| p.is_match(&l.name));
+    if let Some(link) = state.links.iter().find(link) {
+        return Life::Alive(format!("the link {} is there", link.name));
+    }
+    if alive.processes.is_empty() {
+        return Life::Unknown(format!("{name} has no process that would show it"));
+    }
+    match (&state.processes, state.links.is_empty()) {
+        (None, _) => Life::Unknown("the processes are not in this state".into()),
+        (_, true) => Life::Unknown("the links are not in this state".into()),
+        _ => Life::Gone(format!("no process, link or file of {name} is left")),
+    }
+}
+
+/// The process of a component that runs, if one does.
+pub fn process<'a>(
+    component: &Component,
+    state: &'a NodeState,
+) -> Option<&'a crate::state::tools::Process> {
+    let listed = |p: &&crate::state::tools::Process| component.alive.processes.contains(&p.name);
+    state.processes.iter().flatten().find(listed)
+}
+
+/// True for a captured file of that path, or below it.
+fn has_file(state: &NodeState, path: &str) -> bool {
+    let key = format!("files{path}");
+    let below = format!("{key}/");
+    state.files.contains_key(&key)
+        || state.files.range(below.clone()..).next().is_some_and(|(k, _)| k.starts_with(&below))
+}

@@ -1,55 +1,35 @@
-//! stub
-use super::*;
-use crate::owners::{catalogue::Catalogue, matcher::Ownership};
+//! Which objects of a node are leftovers, and why everything near them stays.
+//!
+//! Removal is by positive list: an object goes only if its owner is known, the owner is known not
+//! to use it any more, and nothing that stays refers to it. What is only suspected stays, with a
+//! reason that begins with `suspected:`.
+
+mod cni;
+mod docker;
+mod draft;
+mod flannel;
+mod kube_proxy;
+mod sets;
+
+use draft::Draft;
+
+use crate::owners::catalogue::Catalogue;
+use crate::owners::matcher::Ownership;
+use crate::owners::mode;
+use crate::plan::Plan;
 use crate::state::NodeState;
-/// stub: the one stale rule of the demo node
-pub fn leftovers(_: &Catalogue, s: &NodeState, _: &Ownership) -> Plan {
-    let mut objects = Vec::new();
-    for (id, r) in &s.rulesets {
-        for t in &r.tables {
-            for (c, i, rule) in t.rules() {
-                let text = r.rule_text(rule);
-                let kube = matches!(c.name.get(..8), Some("KUBE-SVC" | "KUBE-SEP" | "KUBE-XLB"))
-                    || &*c.name == "KUBE-NODEPORTS" && &*t.name == "nat";
-                if text.contains("! -s 192.168.64.0/20 -d 192.168.66.0/24 -j RETURN")
-                    || kube && s.links.iter().any(|l| l.name == "kube-ipvs0")
-                {
-                    objects.push(Object {
-                        action: Action::Remove,
-                        kind: ObjectKind::Rule,
-                        family: Some(id.family),
-                        backend: id.backend.to_string(),
-                        table: Some(t.name.to_string()),
-                        name: c.name.to_string(),
-                        position: Some(i),
-                        text: text.into(),
-                        owner: "x".into(),
-                        reason: "r".into(),
-                    });
-                }
-            }
-            for c in &t.chains {
-                if matches!(
-                    c.name.get(..8),
-                    Some("KUBE-SVC" | "KUBE-SEP" | "KUBE-XLB" | "KUBE-FW-")
-                ) && s.links.iter().any(|l| l.name == "kube-ipvs0")
-                    && c.rules.iter().all(|_| true)
-                {
-                    objects.push(Object {
-                        action: Action::Remove,
-                        kind: ObjectKind::Chain,
-                        family: Some(id.family),
-                        backend: id.backend.to_string(),
-                        table: Some(t.name.to_string()),
-                        name: c.name.to_string(),
-                        position: None,
-                        text: String::new(),
-                        owner: "x".into(),
-                        reason: "r".into(),
-                    });
-                }
-            }
-        }
-    }
-    Plan { objects }
+
+/// The plan that removes what is left over on a node, and names what stays nearby.
+///
+/// The same state gives the same plan, in the same order.
+pub fn leftovers(catalogue: &Catalogue, state: &NodeState, ownership: &Ownership<'_>) -> Plan {
+    let running = mode::running(state, ownership);
+    let mut draft = Draft::new(catalogue, state, ownership);
+    kube_proxy::chains(&mut draft, &running);
+    kube_proxy::elsewhere(&mut draft, &running);
+    cni::components(&mut draft);
+    cni::empty_port_chains(&mut draft);
+    flannel::rules(&mut draft);
+    docker::suspects(&mut draft);
+    Plan { objects: draft.settle() }
 }

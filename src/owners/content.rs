@@ -1,0 +1,196 @@
+//! What a component's rules look like inside its own chains, so that someone else's rule there is
+//! told apart.
+
+use std::borrow::Cow;
+
+use regex::RegexSet;
+
+use crate::error::Result;
+use crate::owners::catalogue::{Component, RawContent, anchored, refused};
+use crate::owners::template::plain_pattern;
+use crate::state::rule::Words;
+
+/// The rules of a component in one kind of its chains.
+#[derive(Debug)]
+pub(crate) struct Content {
+    /// True if every other rule is the operator's.
+    pub(crate) operator: bool,
+    comments: RegexSet,
+    /// The rule without its comments; none if the comment alone decides.
+    forms: Option<RegexSet>,
+}
+
+impl Content {
+    pub(crate) fn compile(component: &Component, name: &str, raw: &RawContent) -> Result<Content> {
+        let field = format!("contents.{name}");
+        let refused = |cause: String| refused(&component.name, &field, cause);
+        if raw.by.as_deref().is_some_and(|by| by != "operator") {
+            return Err(refused("by: may only be `operator`".into()));
+        }
+        let comments: Vec<&String> =
+            raw.comments.iter().chain(&component.content_comments).collect();
+        for pattern in &comments {
+            anchored(&component.name, &field, pattern)?;
+        }
+        let forms = match &raw.forms {
+            None => None,
+            Some(forms) => {
+                let patterns = forms
+                    .iter()
+                    .map(|form| plain_pattern(form, &component.fields))
+                    .collect::<Result<Vec<_>, _>>()
+                    .map_err(refused)?;
+                Some(RegexSet::new(patterns).map_err(|e| refused(e.to_string()))?)
+            }
+        };
+        Ok(Content {
+            operator: raw.by.is_some(),
+            comments: RegexSet::new(comments).map_err(|e| refused(e.to_string()))?,
+            forms,
+        })
+    }
+
+    /// True for a rule as the component writes it.
+    pub(crate) fn fits(&self, rule: &Reading<'_>) -> bool {
+        let comments = rule.comments.iter().all(|c| self.comments.is_match(c));
+        match &self.forms {
+            Some(forms) => comments && forms.is_match(&rule.body),
+            None => comments && !rule.comments.is_empty(),
+        }
+    }
+}
+
+/// A rule read for matching: its comments, and its other words with a blank before each.
+#[derive(Debug, Default)]
+pub struct Reading<'a> {
+    /// The rule without its comments.
+    pub body: String,
+    /// Its comments, unquoted.
+    pub comments: Vec<Cow<'a, str>>,
+}
+
+const COMMENT: &str = "-m comment --comment ";
+
+impl<'a> Reading<'a> {
+    /// Reads a rule.
+    pub fn of(words: Words<'a>) -> Reading<'a> {
+        let mut reading = Reading::default();
+        reading.read(words);
+        reading
+    }
+
+    /// Reads a rule in place of the last one, to save allocations.
+    pub(crate) fn read(&mut self, words: Words<'a>) {
+        self.body.clear();
+        self.comments.clear();
+        if !self.read_plain(words.text()) {
+            self.read_terms(words);
+        }
+    }
+
+    /// The usual forms: no comment, or one quoted comment without escapes.
+    fn read_plain(&mut self, text: &'a str) -> bool {
+        if text.contains('\\') || text.contains('\t') || text.contains("  ") {
+            return false;
+        }
+        let (before, comment, after) = match text.split_once('"') {
+            None if !text.contains("--comment") => (text, None, ""),
+            None => return false,
+            Some((before, rest)) => {
+                let Some((comment, after)) = rest.split_once('"') else { return false };
+                let Some(before) = before.strip_suffix(COMMENT) else { return false };
+                if after.contains('"') || [before, after].iter().any(|t| t.contains("--comment")) {
+                    return false;
+                }
+                (before, Some(comment), after)
+            }
+        };
+        for part in [before.trim_end(), after.trim()] {
+            if !part.is_empty() {
+                self.body.push(' ');
+                self.body.push_str(part);
+            }
+        }
+        self.comments.extend(comment.map(Cow::Borrowed));
+        true
+    }
+
+    fn read_terms(&mut self, words: Words<'a>) {
+        let mut terms = words.terms().into_iter().peekable();
+        while let Some(term) = terms.next() {
+            let comment = |t: &crate::state::rule::Term<'_>| t.option == "--comment";
+            if term.option == "-m" && term.value() == "comment" && terms.peek().is_some_and(comment)
+            {
+                continue;
+            }
+            if comment(&term) {
+                self.comments.extend(term.values.into_iter().next());
+                continue;
+            }
+            let negation = term.negated.then_some("!");
+            let option = (!term.option.is_empty()).then_some(term.option);
+            let values = term.values.iter().map(|v| &**v);
+            for word in negation.into_iter().chain(option).chain(values) {
+                self.body.push(' ');
+                self.body.push_str(word);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_of_reading_agree() {
+        for (rule, body, comments) in [
+            ("-A X -j Y", " -j Y", vec![]),
+            ("-A X", "", vec![]),
+            (
+                r#"-A X -s 1.2.3.4/32 -m comment --comment "a b" -j Y"#,
+                " -s 1.2.3.4/32 -j Y",
+                vec!["a b"],
+            ),
+            (r#"-A X -m comment --comment "a b""#, "", vec!["a b"]),
+        ] {
+            let quick = Reading::of(Words::of_rule(rule));
+            let mut slow = Reading::default();
+            slow.read_terms(Words::of_rule(rule));
+            assert_eq!(
+                (quick.body.as_str(), &quick.comments),
+                (slow.body.as_str(), &slow.comments)
+            );
+            assert_eq!(
+                (quick.body.as_str(), &quick.comments[..]),
+                (body, &comments.iter().map(|c| Cow::Borrowed(*c)).collect::<Vec<_>>()[..])
+            );
+        }
+    }
+
+    #[test]
+    fn odd_rules_are_read_word_by_word() {
+        for (rule, body, comments) in [
+            ("-A X -m comment --comment flannel -j Y", " -j Y", vec!["flannel"]),
+            (
+                r#"-A X -m comment --comment "pod\'s" ! -d 1.1.1.1/32 -j Y"#,
+                " ! -d 1.1.1.1/32 -j Y",
+                vec!["pod's"],
+            ),
+            (
+                r#"-A X -m comment --comment "a" -m comment --comment "b" -j Y"#,
+                " -j Y",
+                vec!["a", "b"],
+            ),
+            (
+                r#"-A X -j LOG --log-prefix "--comment x ""#,
+                " -j LOG --log-prefix --comment x ",
+                vec![],
+            ),
+        ] {
+            let found = Reading::of(Words::of_rule(rule));
+            assert_eq!(found.body, body);
+            assert_eq!(found.comments, comments);
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Which virtual servers kube-proxy made.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr};
+
+use crate::state::NodeState;
+use crate::state::ipvs::{Protocol, Service, VirtualServer};
+
+/// What kube-proxy serves in ipvs mode, by its link and its sets.
+pub(crate) struct Servers {
+    bound: HashSet<IpAddr>,
+    addresses: HashSet<(Protocol, SocketAddr)>,
+    node_ports: HashSet<(Protocol, u16)>,
+    local: HashSet<IpAddr>,
+}
+
+/// The sets of services' addresses, `KUBE-` or `KUBE-6-` aside.
+const ADDRESS_SETS: [&str; 5] =
+    ["CLUSTER-IP", "EXTERNAL-IP", "EXTERNAL-IP-LOCAL", "LOAD-BALANCER", "LOAD-BALANCER-LOCAL"];
+
+impl Servers {
+    pub(crate) fn of(state: &NodeState) -> Servers {
+        let mut found = Servers {
+            bound: HashSet::new(),
+            addresses: HashSet::new(),
+            node_ports: HashSet::new(),
+            local: HashSet::new(),
+        };
+        for link in &state.links {
+            let addresses = link.addresses.iter().map(ipnet::IpNet::addr);
+            match link.name == "kube-ipvs0" {
+                true => found.bound.extend(addresses),
+                false => found.local.extend(addresses),
+            }
+        }
+        for set in &state.ipsets.sets {
+            let Some(name) = set.name.strip_prefix("KUBE-") else { continue };
+            let name = name.strip_prefix("6-").unwrap_or(name);
+            let entries = set.entries.iter().filter_map(|e| e.split(' ').next());
+            if ADDRESS_SETS.contains(&name) {
+                found.addresses.extend(entries.filter_map(address_port));
+            } else if let Some(protocol) = name.strip_prefix("NODE-PORT-") {
+                let protocol = protocol.strip_prefix("LOCAL-").unwrap_or(protocol);
+                for entry in entries {
+                    found.add_node_port(protocol, entry);
+                }
+            }
+        }
+        found
+    }
+
+    fn add_node_port(&mut self, protocol: &str, entry: &str) {
+        let protocol = match protocol {
+            "TCP" => Protocol::Tcp,
+            "UDP" => Protocol::Udp,
+            // hash:ip,port, with the node's own addresses.
+            _ => {
+                self.addresses.extend(address_port(entry));
+                return;
+            }
+        };
+        let (first, last) = entry.split_once('-').unwrap_or((entry, entry));
+        if let (Ok(first), Ok(last)) = (first.parse::<u16>(), last.parse::<u16>()) {
+            self.node_ports.extend((first..=last).map(|port| (protocol, port)));
+        }
+    }
+
+    /// True for a virtual server of kube-proxy's.
+    pub(crate) fn serves(&self, server: &VirtualServer) -> bool {
+        let Service::Address { protocol, address } = server.service else { return false };
+        self.bound.contains(&address.ip())
+            || self.addresses.contains(&(protocol, address))
+            || self.local.contains(&address.ip())
+                && self.node_ports.contains(&(protocol, address.port()))
+    }
+}
+
+/// An entry of a `hash:ip,port` set: `10.96.0.10,tcp:53`.
+fn address_port(entry: &str) -> Option<(Protocol, SocketAddr)> {
+    let (address, port) = entry.split_once(',')?;
+    let (protocol, port) = port.split_once(':')?;
+    let protocol = match protocol {
+        "tcp" => Protocol::Tcp,
+        "udp" => Protocol::Udp,
+        "sctp" => Protocol::Sctp,
+        _ => return None,
+    };
+    Some((protocol, SocketAddr::new(address.parse().ok()?, port.parse().ok()?)))
+}

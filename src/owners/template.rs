@@ -1,0 +1,145 @@
+//! Templates: rules with fields, as `! -s {network} -d {subnet} -j RETURN`.
+//!
+//! A word in braces is a field, whose expression the component's `fields` gives; a field that
+//! stands twice holds the same both times. `[words]` may be missing.
+
+use std::collections::BTreeMap;
+
+use regex::{Captures, Regex};
+
+/// The expressions of fields, by name.
+pub type Fields = BTreeMap<String, String>;
+
+/// A compiled template.
+#[derive(Debug)]
+pub struct Template {
+    regex: Regex,
+    /// Groups that must hold the same.
+    equal: Vec<(String, String)>,
+}
+
+/// What the fields of a template hold in one rule.
+pub type Captured<'a> = BTreeMap<String, &'a str>;
+
+impl Template {
+    /// Compiles a template.
+    ///
+    /// # Errors
+    /// The cause, in words.
+    pub fn compile(text: &str, fields: &Fields) -> Result<Template, String> {
+        let (pattern, equal) = pattern(text, fields)?;
+        let regex = Regex::new(&pattern).map_err(|e| e.to_string())?;
+        Ok(Template { regex, equal })
+    }
+
+    /// What the fields hold, if the body of a rule (see [`crate::owners::content::Reading`]) fits.
+    pub fn captures<'a>(&self, body: &'a str) -> Option<Captured<'a>> {
+        let found = self.regex.captures(body)?;
+        let group = |c: &Captures<'a>, name: &str| c.name(name).map(|m| m.as_str());
+        if self.equal.iter().any(|(a, b)| group(&found, a) != group(&found, b)) {
+            return None;
+        }
+        let names = self.regex.capture_names().flatten().filter(|n| !n.contains("__"));
+        Some(names.filter_map(|n| Some((n.to_owned(), found.name(n)?.as_str()))).collect())
+    }
+}
+
+/// The expression of a template in which no field stands twice, without names.
+///
+/// # Errors
+/// The cause, in words.
+pub fn plain_pattern(text: &str, fields: &Fields) -> Result<String, String> {
+    let (pattern, equal) = pattern(text, fields)?;
+    match equal.first() {
+        Some((field, _)) => Err(format!("the field `{field}` stands twice")),
+        None => Ok(pattern),
+    }
+}
+
+/// The expression of a template: each word with a blank before it.
+fn pattern(text: &str, fields: &Fields) -> Result<(String, Vec<(String, String)>), String> {
+    let mut pattern = String::from("^");
+    let mut equal = Vec::new();
+    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut depth = 0;
+    for mut word in text.split_whitespace() {
+        while let Some(rest) = word.strip_prefix('[') {
+            pattern.push_str("(?:");
+            depth += 1;
+            word = rest;
+        }
+        let bare = word.trim_end_matches(']');
+        pattern.push(' ');
+        let mut rest = bare;
+        while let Some((before, after)) = rest.split_once('{') {
+            let (name, after) =
+                after.split_once('}').ok_or_else(|| format!("`{bare}` has an open brace"))?;
+            let field = fields.get(name).ok_or_else(|| format!("no field is called `{name}`"))?;
+            let count = seen.entry(name).or_default();
+            *count += 1;
+            let group = match *count {
+                1 => name.to_owned(),
+                n => format!("{name}__{n}"),
+            };
+            pattern.push_str(&regex::escape(before));
+            pattern.push_str(&format!("(?P<{group}>{field})"));
+            if *count > 1 {
+                equal.push((name.to_owned(), group));
+            }
+            rest = after;
+        }
+        pattern.push_str(&regex::escape(rest));
+        for _ in bare.len()..word.len() {
+            pattern.push_str(")?");
+            depth -= 1;
+        }
+    }
+    if depth != 0 {
+        return Err(format!("`{text}` has brackets without their partners"));
+    }
+    pattern.push('$');
+    Ok((pattern, equal))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn compile(text: &str) -> Result<Template, String> {
+        let fields = [("a", r"[0-9./]+"), ("b", r"[0-9./]+")];
+        Template::compile(text, &fields.map(|(k, v)| (k.to_owned(), v.to_owned())).into())
+    }
+
+    #[test]
+    fn fields_options_and_equality() {
+        let t = compile("! -s {a} -d {a} -j MASQUERADE [--random-fully]").unwrap();
+        let body = " ! -s 10.0.0.0/8 -d 10.0.0.0/8 -j MASQUERADE";
+        assert_eq!(t.captures(body).unwrap()["a"], "10.0.0.0/8");
+        assert!(t.captures(&format!("{body} --random-fully")).is_some());
+        assert!(t.captures(&format!("{body} --random")).is_none());
+        assert!(t.captures(" ! -s 10.0.0.0/8 -d 10.1.0.0/8 -j MASQUERADE").is_none());
+        assert!(t.captures(" -s 10.0.0.0/8 -d 10.0.0.0/8 -j MASQUERADE").is_none());
+    }
+
+    #[test]
+    fn groups_nest_and_the_empty_template_is_the_empty_rule() {
+        let t = compile("[-s {a} [-d {b}]] -j X").unwrap();
+        for (body, fits) in [
+            (" -j X", true),
+            (" -s 1 -j X", true),
+            (" -s 1 -d 2 -j X", true),
+            (" -d 2 -j X", false),
+        ] {
+            assert_eq!(t.captures(body).is_some(), fits, "{body}");
+        }
+        assert!(compile("").unwrap().captures("").is_some());
+        assert!(compile("").unwrap().captures(" -j X").is_none());
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        for text in ["-s {c}", "-s {a", "[-s", "-s]"] {
+            assert!(compile(text).is_err(), "{text}");
+        }
+    }
+}

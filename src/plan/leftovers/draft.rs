@@ -1,0 +1,319 @@
+//! Candidates for removal, until it is clear what still refers to them.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::owners::catalogue::Catalogue;
+use crate::owners::matcher::{Ownership, UNKNOWN};
+use crate::plan::leftovers::sets;
+use crate::plan::{Action, Object, ObjectKind};
+use crate::state::ruleset::{Chain, Name, Rule, Ruleset, Table};
+use crate::state::{Family, NodeState, RulesetId};
+
+/// A chain, by its place in the state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct ChainAt {
+    pub(super) id: RulesetId,
+    pub(super) table: usize,
+    pub(super) chain: usize,
+}
+
+/// A rule, by its chain and its position in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct RuleAt {
+    pub(super) chain: ChainAt,
+    pub(super) position: usize,
+}
+
+struct RuleCandidate {
+    reason: String,
+    /// It goes only together with that chain.
+    with: Option<ChainAt>,
+}
+
+/// What may go, and what was found to stay.
+pub(super) struct Draft<'a> {
+    pub(super) catalogue: &'a Catalogue,
+    pub(super) state: &'a NodeState,
+    pub(super) ownership: &'a Ownership<'a>,
+    chains: BTreeMap<ChainAt, String>,
+    rules: BTreeMap<RuleAt, RuleCandidate>,
+    sets: BTreeMap<String, String>,
+    rows: Vec<Object>,
+}
+
+impl<'a> Draft<'a> {
+    pub(super) fn new(
+        catalogue: &'a Catalogue,
+        state: &'a NodeState,
+        ownership: &'a Ownership<'a>,
+    ) -> Draft<'a> {
+        let (chains, rules, sets, rows) = Default::default();
+        Draft { catalogue, state, ownership, chains, rules, sets, rows }
+    }
+
+    /// Every chain of the node, with its table.
+    pub(super) fn all_chains(
+        &self,
+    ) -> impl Iterator<Item = (ChainAt, &'a Ruleset, &'a Table, &'a Chain)> + use<'a> {
+        self.state.rulesets.iter().flat_map(|(id, ruleset)| {
+            ruleset.tables.iter().enumerate().flat_map(move |(table, t)| {
+                t.chains
+                    .iter()
+                    .enumerate()
+                    .map(move |(chain, c)| (ChainAt { id: *id, table, chain }, ruleset, t, c))
+            })
+        })
+    }
+
+    /// Every rule of the built-in chains, with its target's chain if it leads to one.
+    pub(super) fn built_in_rules(
+        &self,
+    ) -> impl Iterator<Item = (RuleAt, Place<'a>, Option<ChainAt>)> + use<'a> {
+        self.all_chains().filter(|(.., c)| c.is_built_in()).flat_map(
+            |(at, ruleset, table, chain)| {
+                chain.rules.iter().enumerate().map(move |(position, rule)| {
+                    let target = |name: &Name| table.chains.iter().position(|c| c.name == *name);
+                    let to = rule.target.as_ref().and_then(target);
+                    let to = to.map(|chain| ChainAt { chain, ..at });
+                    let place = Place { id: at.id, ruleset, table, chain, rule, position };
+                    (RuleAt { chain: at, position }, place, to)
+                })
+            },
+        )
+    }
+
+    /// The name of the owner of a chain.
+    pub(super) fn owner(&self, id: RulesetId, table: &Table, chain: &Chain) -> &'a str {
+        self.ownership.chain_name(id, &table.name, &chain.name)
+    }
+
+    pub(super) fn may_remove_chain(&mut self, at: ChainAt, reason: impl Into<String>) {
+        self.chains.insert(at, reason.into());
+    }
+
+    pub(super) fn is_candidate(&self, at: ChainAt) -> bool {
+        self.chains.contains_key(&at)
+    }
+
+    /// A rule in a chain that stays may go, `with` a chain if it leads there.
+    pub(super) fn may_remove_rule(
+        &mut self,
+        at: RuleAt,
+        with: Option<ChainAt>,
+        reason: impl Into<String>,
+    ) {
+        self.rules.insert(at, RuleCandidate { reason: reason.into(), with });
+    }
+
+    pub(super) fn may_remove_set(&mut self, name: &str, reason: impl Into<String>) {
+        self.sets.insert(name.to_owned(), reason.into());
+    }
+
+    pub(super) fn keep_chain(&mut self, at: ChainAt, reason: impl Into<String>) {
+        let row = self.chain_row(Action::Keep, at, reason.into());
+        self.rows.extend(row);
+    }
+
+    pub(super) fn keep_rule(&mut self, at: RuleAt, reason: impl Into<String>) {
+        let row = self.rule_row(Action::Keep, at, &reason.into());
+        self.rows.extend(row);
+    }
+
+    /// A row for something that is neither a chain nor a rule.
+    pub(super) fn row(&mut self, action: Action, kind: ObjectKind, row: Row<'_>) {
+        self.rows.push(Object {
+            action,
+            kind,
+            family: row.family,
+            backend: row.backend.to_owned(),
+            table: None,
+            name: row.name.to_owned(),
+            position: None,
+            text: row.text,
+            owner: row.owner.to_owned(),
+            reason: row.reason,
+        });
+    }
+
+    /// Takes back every candidate that something else still needs, and lists the rest, sorted.
+    pub(super) fn settle(mut self) -> Vec<Object> {
+        let kept = self.kept();
+        for (at, reason) in &kept {
+            let row = self.chain_row(Action::Keep, *at, reason.clone());
+            self.rows.extend(row);
+            self.chains.remove(at);
+        }
+        let rules = std::mem::take(&mut self.rules);
+        let (goes, stays): (Vec<_>, Vec<_>) = rules
+            .into_iter()
+            .partition(|(_, r)| r.with.is_none_or(|chain| self.chains.contains_key(&chain)));
+        for (at, _) in stays {
+            let reason = "leads to a chain that stays".to_owned();
+            let row = self.rule_row(Action::Keep, at, &reason);
+            self.rows.extend(row);
+        }
+        let goes: BTreeMap<RuleAt, String> = goes
+            .into_iter()
+            .filter(|(at, _)| !self.chains.contains_key(&at.chain))
+            .map(|(at, rule)| (at, rule.reason))
+            .collect();
+        for (at, reason) in &goes {
+            let row = self.rule_row(Action::Remove, *at, reason);
+            self.rows.extend(row);
+        }
+        self.removed_chains();
+        let removed = |at: &RuleAt| goes.contains_key(at) || self.chains.contains_key(&at.chain);
+        let rows = sets::rows(&self, &self.sets, removed);
+        self.rows.extend(rows);
+        self.rows.sort();
+        self.rows.dedup();
+        self.rows
+    }
+
+    fn removed_chains(&mut self) {
+        let chains = std::mem::take(&mut self.chains);
+        for (at, reason) in &chains {
+            let count = self.chain(*at).map_or(0, |(_, _, c)| c.rules.len());
+            let rules = (0..count).map(|position| RuleAt { chain: *at, position });
+            let rows: Vec<Object> =
+                rules.filter_map(|r| self.rule_row(Action::Remove, r, reason)).collect();
+            self.rows.extend(rows);
+            let row = self.chain_row(Action::Remove, *at, reason.clone());
+            self.rows.extend(row);
+        }
+        self.chains = chains;
+    }
+
+    /// The candidates that stay, each with the reason.
+    fn kept(&self) -> BTreeMap<ChainAt, String> {
+        let mut kept: BTreeMap<ChainAt, String> = BTreeMap::new();
+        let mut queue = Vec::new();
+        for at in self.chains.keys() {
+            if let Some(reason) = self.foreign_rule(*at) {
+                kept.insert(*at, reason);
+                queue.push(*at);
+            }
+        }
+        let names = self.candidates_by_name();
+        for (at, ruleset, _, chain) in self.all_chains() {
+            if self.chains.contains_key(&at) {
+                continue;
+            }
+            for (position, rule) in chain.rules.iter().enumerate() {
+                if self.rules.contains_key(&RuleAt { chain: at, position }) {
+                    continue;
+                }
+                self.keep_target(at, ruleset, rule, &names, &mut kept, &mut queue);
+            }
+        }
+        while let Some(at) = queue.pop() {
+            if let Some((ruleset, _, chain)) = self.chain(at) {
+                for rule in &chain.rules {
+                    self.keep_target(at, ruleset, rule, &names, &mut kept, &mut queue);
+                }
+            }
+            // A rule that goes only with this chain stays, and so does where it leads: here.
+        }
+        kept
+    }
+
+    fn keep_target(
+        &self,
+        from: ChainAt,
+        ruleset: &Ruleset,
+        rule: &Rule,
+        names: &HashMap<(RulesetId, usize, &str), ChainAt>,
+        kept: &mut BTreeMap<ChainAt, String>,
+        queue: &mut Vec<ChainAt>,
+    ) {
+        let Some(target) = &rule.target else { return };
+        let Some(&to) = names.get(&(from.id, from.table, &**target)) else { return };
+        if let std::collections::btree_map::Entry::Vacant(entry) = kept.entry(to) {
+            entry.insert(format!("still referenced by `{}`", ruleset.rule_text(rule)));
+            queue.push(to);
+        }
+    }
+
+    fn candidates_by_name(&self) -> HashMap<(RulesetId, usize, &'a str), ChainAt> {
+        let name = |at: &ChainAt| {
+            let (_, _, chain) = self.chain(*at)?;
+            Some(((at.id, at.table, &*chain.name), *at))
+        };
+        self.chains.keys().filter_map(name).collect()
+    }
+
+    /// Why a chain stays that holds a rule of another owner.
+    fn foreign_rule(&self, at: ChainAt) -> Option<String> {
+        let (ruleset, table, chain) = self.chain(at)?;
+        let owner = self.owner(at.id, table, chain);
+        chain.rules.iter().enumerate().find_map(|(position, rule)| {
+            let a = self.ownership.rule_attribution(at.id, &table.name, &chain.name, position);
+            let other = self.ownership.name(a);
+            let whose = if other == UNKNOWN { "unknown owner" } else { other };
+            let text = ruleset.rule_text(rule);
+            (other != owner).then(|| format!("holds a rule of {whose}: `{text}`"))
+        })
+    }
+
+    fn chain(&self, at: ChainAt) -> Option<(&'a Ruleset, &'a Table, &'a Chain)> {
+        let ruleset = self.state.rulesets.get(&at.id)?;
+        let table = ruleset.tables.get(at.table)?;
+        Some((ruleset, table, table.chains.get(at.chain)?))
+    }
+
+    fn chain_row(&self, action: Action, at: ChainAt, reason: String) -> Option<Object> {
+        let (_, table, chain) = self.chain(at)?;
+        Some(Object {
+            action,
+            kind: ObjectKind::Chain,
+            family: Some(at.id.family),
+            backend: at.id.backend.to_string(),
+            table: Some(table.name.to_string()),
+            name: chain.name.to_string(),
+            position: None,
+            text: String::new(),
+            owner: self.owner(at.id, table, chain).to_owned(),
+            reason,
+        })
+    }
+
+    fn rule_row(&self, action: Action, at: RuleAt, reason: &str) -> Option<Object> {
+        let (ruleset, table, chain) = self.chain(at.chain)?;
+        let rule = chain.rules.get(at.position)?;
+        let id = at.chain.id;
+        let owner = self.ownership.rule_attribution(id, &table.name, &chain.name, at.position);
+        Some(Object {
+            action,
+            kind: ObjectKind::Rule,
+            family: Some(id.family),
+            backend: id.backend.to_string(),
+            table: Some(table.name.to_string()),
+            name: chain.name.to_string(),
+            position: Some(at.position),
+            text: ruleset.rule_text(rule).to_owned(),
+            owner: self.ownership.name(owner).to_owned(),
+            reason: reason.to_owned(),
+        })
+    }
+}
+
+/// A rule with all that it stands in.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub(super) id: RulesetId,
+    pub(super) ruleset: &'a Ruleset,
+    pub(super) table: &'a Table,
+    pub(super) chain: &'a Chain,
+    pub(super) rule: &'a Rule,
+    pub(super) position: usize,
+}
+
+/// What a row says of a set, a virtual server, a link or a table.
+pub(super) struct Row<'a> {
+    pub(super) family: Option<Family>,
+    pub(super) backend: &'a str,
+    pub(super) name: &'a str,
+    pub(super) text: String,
+    pub(super) owner: &'a str,
+    pub(super) reason: String,
+}

@@ -1,0 +1,231 @@
+//! flannel's rules of a lease or network that it no longer has (`reference/owners.md`, 5.1).
+//!
+//! flannel writes no comment before 0.16.2, so that a bare rule is weak evidence: it goes only if
+//! everything around it proves what it is.
+
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+
+use crate::owners::catalogue::Component;
+use crate::owners::life;
+use crate::owners::matcher::Why;
+use crate::plan::leftovers::cni::{is_signed, owner};
+use crate::plan::leftovers::draft::{Draft, Place, RuleAt};
+use crate::state::ruleset::{Rule, Ruleset};
+
+const NAME: &str = "flannel";
+const OWN_CHAINS: [&str; 3] = ["FLANNEL-POSTRTG", "FLANNEL-FWD", "FLANNEL"];
+
+/// What flannel holds now.
+struct Lease<'a> {
+    networks: &'a [IpNet],
+    subnets: &'a [IpNet],
+}
+
+impl Lease<'_> {
+    fn has(&self, net: &IpNet) -> bool {
+        self.networks.contains(net) || self.subnets.contains(net)
+    }
+}
+
+/// The networks that a rule of flannel's names.
+struct Nets {
+    source: Option<(bool, IpNet)>,
+    destination: Option<(bool, IpNet)>,
+    target: String,
+}
+
+impl Nets {
+    fn of(ruleset: &Ruleset, rule: &Rule) -> Option<Nets> {
+        let words = ruleset.words(rule);
+        let net = |option: &str| match words.value(option) {
+            None => Some(None),
+            Some((negated, value)) => Some(Some((negated, value.parse::<IpNet>().ok()?.trunc()))),
+        };
+        let target = rule.target.as_deref().unwrap_or_default().to_owned();
+        Some(Nets { source: net("-s")?, destination: net("-d")?, target })
+    }
+
+    /// The pod networks among them.
+    fn pods(&self) -> impl Iterator<Item = &IpNet> {
+        let nets = [&self.source, &self.destination].into_iter().flatten().map(|(_, net)| net);
+        nets.filter(|net| !net.addr().is_multicast())
+    }
+
+    fn key(&self) -> (Option<(bool, IpNet)>, Option<(bool, IpNet)>, &str) {
+        (self.source, self.destination, &self.target)
+    }
+}
+
+/// Judges each rule of flannel's, unless it is known to be gone (then `cni` does).
+pub(super) fn rules(draft: &mut Draft<'_>) {
+    let Some(component) = draft.catalogue.component(NAME) else { return };
+    if life::of(component, draft.state).is_gone() {
+        return;
+    }
+    let lease = match lease(draft, component) {
+        Ok(lease) => Ok(lease),
+        Err(doubt) => Err(doubt),
+    };
+    for (at, ruleset, table, chain) in draft.all_chains() {
+        if !chain.is_built_in() && !OWN_CHAINS.contains(&&*chain.name) {
+            continue;
+        }
+        let mut seen = BTreeSet::new();
+        for (position, rule) in chain.rules.iter().enumerate() {
+            let place = Place { id: at.id, ruleset, table, chain, rule, position };
+            if owner(draft, &place) != NAME {
+                continue;
+            }
+            let first = seen.insert(ruleset.rule_text(rule));
+            let rule = RuleAt { chain: at, position };
+            match (&lease, judge(draft, component, lease.as_ref().ok(), &place, first)) {
+                (Ok(_), Some(Ok(reason))) => draft.may_remove_rule(rule, None, reason),
+                (Ok(_), Some(Err(reason))) => draft.keep_rule(rule, reason),
+                (Err(doubt), Some(_)) => draft.keep_rule(rule, format!("flannel's; {doubt}")),
+                (_, None) => {}
+            }
+        }
+    }
+}
+
+/// flannel's lease, or why it is not certain.
+fn lease<'a>(draft: &Draft<'a>, component: &Component) -> Result<Lease<'a>, String> {
+    let state = draft.state;
+    if life::process(component, state).is_none() {
+        return Err("that it runs is not certain".into());
+    }
+    let Some(env) = &state.flannel else {
+        return Err("its lease (/run/flannel/subnet.env) is not in this state".into());
+    };
+    let lease = Lease { networks: &env.networks, subnets: &env.subnets };
+    for link in &state.links {
+        if draft.ownership.link(&link.name).is_none_or(|o| o.name != NAME) {
+            continue;
+        }
+        for net in link.networks() {
+            if !lease.subnets.iter().any(|s| s.contains(&net)) {
+                return Err(format!("{} has {net}, which is not in its lease", link.name));
+            }
+        }
+    }
+    Ok(lease)
+}
+
+/// `Ok` with the reason to remove a rule, `Err` with the reason to keep it, none for a rule that
+/// is judged with its chain.
+fn judge(
+    draft: &Draft<'_>,
+    component: &Component,
+    lease: Option<&Lease<'_>>,
+    place: &Place<'_>,
+    first: bool,
+) -> Option<Result<String, String>> {
+    let nets = Nets::of(place.ruleset, place.rule)?;
+    nets.pods().next()?;
+    let Some(lease) = lease else { return Some(Err(String::new())) };
+    let own_chain = !place.chain.is_built_in();
+    let signed = own_chain || is_signed(draft, component, place);
+    let foreign: Vec<&IpNet> = nets.pods().filter(|n| !lease.has(n)).collect();
+    Some(match (foreign.first(), signed) {
+        (None, _) if !first => Ok("a second copy of a rule of flannel's".into()),
+        (None, true) if !own_chain && replaced(place) => {
+            Ok("of flannel before 0.20; FLANNEL-POSTRTG holds the rules now".into())
+        }
+        (None, false) if replaced(place) => {
+            Err("suspected: of flannel before 0.20; FLANNEL-POSTRTG holds the rules now".into())
+        }
+        (None, _) => Err("flannel's, of its network and lease".into()),
+        (Some(net), true) => {
+            Ok(format!("of {net}, which is neither flannel's network nor its lease"))
+        }
+        (Some(net), false) => match doubt(draft, lease, place, &nets) {
+            None => Ok(format!("of the lease {net}; flannel's lease is {}", list(lease.subnets))),
+            Some(doubt) => Err(format!(
+                "suspected: shaped like a rule of flannel's, of {net}, which is not its own; {doubt}"
+            )),
+        },
+    })
+}
+
+fn list(nets: &[IpNet]) -> String {
+    nets.iter().map(IpNet::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// True for a rule of nat POSTROUTING beside a FLANNEL-POSTRTG with rules.
+fn replaced(place: &Place<'_>) -> bool {
+    let chain = place.table.chain("FLANNEL-POSTRTG");
+    &*place.table.name == "nat"
+        && place.rule.target.as_deref().is_none_or(|t| !OWN_CHAINS.contains(&t))
+        && chain.is_some_and(|c| !c.rules.is_empty())
+}
+
+/// Why a bare rule may not be of an earlier lease; none if everything proves that it is.
+fn doubt(draft: &Draft<'_>, lease: &Lease<'_>, place: &Place<'_>, nets: &Nets) -> Option<String> {
+    let (table, chain) = (&place.table.name, &place.chain.name);
+    let a = draft.ownership.rule_attribution(place.id, table, chain, place.position);
+    let shapes = draft.catalogue.component(NAME).map_or(&[][..], |c| &c.rules);
+    let shape = match a.why {
+        Why::Shape(i) => shapes.get(usize::from(i)).map_or("", |s| s.id.as_str()),
+        _ => "",
+    };
+    let (Some((true, network)), Some((false, subnet))) = (nets.source, nets.destination) else {
+        return Some("others write such rules too".into());
+    };
+    if shape != "outside-to-lease" {
+        return Some("others write such rules too".into());
+    }
+    if !lease.networks.contains(&network) || !network.contains(&subnet) {
+        return Some(format!("{network} is not flannel's network"));
+    }
+    if !has_live_rules(place, lease, network) {
+        return Some("flannel's other rules are not beside it".into());
+    }
+    used_here(draft, subnet)
+}
+
+/// True if the four rules that flannel writes for its network and lease stand in the chain.
+fn has_live_rules(place: &Place<'_>, lease: &Lease<'_>, network: IpNet) -> bool {
+    let all: Vec<Nets> =
+        place.chain.rules.iter().filter_map(|r| Nets::of(place.ruleset, r)).collect();
+    let has = |source, destination, target: &str| {
+        all.iter().any(|n| n.key() == (Some(source), Some(destination), target))
+    };
+    let outgoing = all.iter().any(|n| {
+        n.source == Some((false, network))
+            && n.destination.is_some_and(|(no, net)| no && net.addr().is_multicast())
+            && n.target == "MASQUERADE"
+    });
+    outgoing
+        && has((false, network), (false, network), "RETURN")
+        && has((true, network), (false, network), "MASQUERADE")
+        && lease.subnets.iter().any(|s| has((true, network), (false, *s), "RETURN"))
+}
+
+/// Why `subnet` is in use on this node, but for routes to other nodes through flannel's links.
+fn used_here(draft: &Draft<'_>, subnet: IpNet) -> Option<String> {
+    let state = draft.state;
+    if state.links.is_empty() || state.routes.is_empty() {
+        return Some("the node's routes and addresses are not in this state".into());
+    }
+    for link in &state.links {
+        if link.addresses.iter().any(|a| subnet.contains(&a.addr())) {
+            return Some(format!("{} has an address of it", link.name));
+        }
+    }
+    let overlaps = |net: IpNet| subnet.contains(&net) || net.contains(&subnet);
+    let through_flannel = |dev: &Option<String>| {
+        let owner = dev.as_deref().and_then(|d| draft.ownership.link(d));
+        owner.is_some_and(|o| o.name == NAME)
+    };
+    for route in &state.routes {
+        let to_others = route.kind == "unicast" && through_flannel(&route.dev);
+        // A default route may be written as 0.0.0.0/0.
+        let net = route.network().filter(|n| n.prefix_len() > 0);
+        if net.is_some_and(overlaps) && !to_others {
+            return Some(format!("the node has a {} route to {}", route.kind, route.dst));
+        }
+    }
+    None
+}

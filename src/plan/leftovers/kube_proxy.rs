@@ -1,0 +1,240 @@
+//! What kube-proxy no longer uses, by mode and version.
+
+use regex::Regex;
+
+use crate::owners::catalogue::{ChainEntry, minor_version};
+use crate::owners::life;
+use crate::owners::matcher::Why;
+use crate::owners::mode::Running;
+use crate::plan::leftovers::draft::{ChainAt, Draft, Row};
+use crate::plan::{Action, ObjectKind};
+use crate::state::Family;
+use crate::state::ipvs::Forward;
+use crate::state::kube_proxy::Mode;
+use crate::state::tools::Version;
+
+const NAME: &str = "kube-proxy";
+
+enum Verdict {
+    Goes(String),
+    Stays(String),
+}
+use Verdict::{Goes, Stays};
+
+/// Chains of kube-proxy's and of the kubelet's, and the jumps to them.
+pub(super) fn chains(draft: &mut Draft<'_>, running: &Running) {
+    let kubelet = kubelet_may_own(draft);
+    for (at, _, table, chain) in draft.all_chains() {
+        let owner = draft.owner(at.id, table, chain);
+        if owner != NAME && owner != "kubelet" {
+            continue;
+        }
+        let Some((_, entry)) = draft.catalogue.chain(&table.name, &chain.name) else { continue };
+        let verdict = match owner {
+            NAME => judge(draft, at, entry, running, kubelet.as_deref()),
+            _ => Stays(entry.keep.clone().unwrap_or_else(|| "the kubelet's".into())),
+        };
+        match verdict {
+            Goes(reason) => draft.may_remove_chain(at, reason),
+            Stays(reason) if !entry.many => draft.keep_chain(at, reason),
+            Stays(_) => {}
+        }
+    }
+    hooks(draft, running);
+}
+
+fn judge(
+    draft: &Draft<'_>,
+    at: ChainAt,
+    entry: &ChainEntry,
+    running: &Running,
+    kubelet: Option<&str>,
+) -> Verdict {
+    let Some(mode) = running.mode else {
+        return Stays(format!("which mode of kube-proxy runs is not clear: {}", running.evidence));
+    };
+    if !entry.modes.contains(&mode) {
+        if entry.shared_with.is_some()
+            && let Some(evidence) = kubelet
+        {
+            return Stays(format!("the kubelet up to 1.26 writes it too, and {evidence}"));
+        }
+        let modes: Vec<&str> = entry.modes.iter().map(|m| m.name()).collect();
+        let modes = modes.join(" and ");
+        return Goes(format!("of {modes} mode; kube-proxy runs in {mode} mode"));
+    }
+    if let Some(version) = running.version
+        && !entry.in_version(version)
+    {
+        return Goes(format!("kube-proxy {version} has no such chain"));
+    }
+    if let Some(successor) = successor(draft, at, entry) {
+        return Goes(format!("{successor} stands in its place, so a later version runs"));
+    }
+    Stays(match (&entry.keep, entry.modes.len()) {
+        (Some(reason), _) => reason.clone(),
+        (None, 1) => format!("kube-proxy runs in {mode} mode and uses it"),
+        (None, _) => "shared by iptables and ipvs mode".into(),
+    })
+}
+
+/// A chain of a later version, in the same table, that does what `entry` did.
+fn successor(draft: &Draft<'_>, at: ChainAt, entry: &ChainEntry) -> Option<String> {
+    let pattern = Regex::new(entry.replaced_by.as_deref()?).ok()?;
+    let ruleset = draft.state.rulesets.get(&at.id)?;
+    let table = ruleset.tables.get(at.table)?;
+    let live = |c: &&crate::state::ruleset::Chain| {
+        pattern.is_match(&c.name) && draft.owner(at.id, table, c) == NAME && !c.rules.is_empty()
+    };
+    table.chains.iter().find(live).map(|c| c.name.to_string())
+}
+
+/// Why the kubelet may still own the shared chains: up to 1.26 it makes KUBE-MARK-DROP and
+/// KUBE-POSTROUTING together with KUBE-MARK-MASQ, and its canary beside them.
+fn kubelet_may_own(draft: &Draft<'_>) -> Option<String> {
+    let version = draft
+        .catalogue
+        .component("kubelet")
+        .and_then(|c| life::process(c, draft.state))
+        .filter(|p| p.name == "kubelet")
+        .and_then(|p| Version::find(p.version.as_deref()?));
+    if version.is_some_and(|v| (v.major, v.minor) >= (1, 28)) {
+        return None;
+    }
+    let signs = ["KUBE-MARK-DROP", "KUBE-POSTROUTING", "KUBE-KUBELET-CANARY"];
+    let mut nat = draft.state.rulesets.values().filter_map(|r| r.table("nat"));
+    let sign = nat.find_map(|t| signs.into_iter().find(|s| t.chain(s).is_some()))?;
+    Some(format!("nat {sign}, which it makes too, is there"))
+}
+
+/// kube-proxy's jumps from the built-in chains.
+fn hooks(draft: &mut Draft<'_>, running: &Running) {
+    let Some(mode) = running.mode else { return };
+    let Some(component) = draft.catalogue.component(NAME) else { return };
+    for (at, place, to) in draft.built_in_rules() {
+        let owner = draft.ownership.rule_attribution(
+            place.id,
+            &place.table.name,
+            &place.chain.name,
+            place.position,
+        );
+        let (Why::Hook(i), NAME) = (owner.why, draft.ownership.name(owner)) else { continue };
+        let Some(hook) = component.hooks.get(usize::from(i)) else { continue };
+        let shared = hook.modes.contains(&mode);
+        if let Some(chain) = to.filter(|c| draft.is_candidate(*c)) {
+            draft.may_remove_rule(at, Some(chain), format!("leads to {}, which goes", hook.to));
+            continue;
+        }
+        let after = |until: &str| minor_version(until);
+        let outdated = match (running.version, hook.until.as_deref().and_then(after)) {
+            (Some(version), Some(until)) => (version.major, version.minor) > until,
+            _ => false,
+        };
+        // The chain stays. The other mode's jump to it goes if this mode has the chain as its own.
+        let entry = draft.catalogue.chain(&place.table.name, &hook.to);
+        let used = entry.is_some_and(|(_, e)| e.modes.contains(&mode));
+        if !shared && used {
+            draft.may_remove_rule(at, None, format!("{mode} mode does not jump to {} so", hook.to));
+        } else if shared && outdated {
+            let reason = "a later version of kube-proxy runs, which has no such jump";
+            draft.may_remove_rule(at, None, reason);
+        }
+    }
+}
+
+/// Sets, virtual servers, links and native tables.
+pub(super) fn elsewhere(draft: &mut Draft<'_>, running: &Running) {
+    sets(draft, running);
+    servers(draft, running);
+    links(draft, running);
+    tables(draft, running);
+}
+
+/// Whether an object of that mode goes, and why.
+fn of_mode(running: &Running, theirs: Mode) -> Verdict {
+    match running.mode {
+        None => Stays(format!("which mode of kube-proxy runs is not clear: {}", running.evidence)),
+        Some(mode) if mode == theirs => {
+            Stays(format!("kube-proxy runs in {mode} mode and uses it"))
+        }
+        Some(mode) => Goes(format!("of {theirs} mode; kube-proxy runs in {mode} mode")),
+    }
+}
+
+fn sets(draft: &mut Draft<'_>, running: &Running) {
+    let state = draft.state;
+    for set in &state.ipsets.sets {
+        if draft.ownership.set(&set.name).is_none_or(|o| o.name != NAME) {
+            continue;
+        }
+        match of_mode(running, Mode::Ipvs) {
+            Goes(reason) => draft.may_remove_set(&set.name, reason),
+            Stays(reason) => {
+                let (family, name, text) = (Some(set.family), &*set.name, set.kind.clone());
+                let row = Row { family, backend: "ipset", name, text, owner: NAME, reason };
+                draft.row(Action::Keep, ObjectKind::Set, row);
+            }
+        }
+    }
+}
+
+fn servers(draft: &mut Draft<'_>, running: &Running) {
+    let (state, ownership) = (draft.state, draft.ownership);
+    for (place, server) in state.ipvs.servers.iter().enumerate() {
+        let Some(owner) = ownership.virtual_server(place) else { continue };
+        let masquerades = server.reals.iter().all(|r| r.forward == Forward::Masq);
+        let (action, reason) = match (owner.name == NAME, of_mode(running, Mode::Ipvs)) {
+            (true, Goes(reason)) if masquerades => (Action::Remove, reason),
+            (true, Goes(_)) => (
+                Action::Keep,
+                "suspected: kube-proxy's by its address, but it does not masquerade".into(),
+            ),
+            // One a service: too many to list.
+            (true, Stays(_)) => continue,
+            (false, _) => (Action::Keep, owner.reason),
+        };
+        let row = Row {
+            family: Some(server.service.family()),
+            backend: "ipvs",
+            name: &server.service.to_string(),
+            text: format!("{} {}", server.service, server.options()),
+            owner: owner.name,
+            reason,
+        };
+        draft.row(action, ObjectKind::VirtualServer, row);
+    }
+}
+
+fn links(draft: &mut Draft<'_>, running: &Running) {
+    let (state, ownership) = (draft.state, draft.ownership);
+    for link in &state.links {
+        if ownership.link(&link.name).is_none_or(|o| o.name != NAME) {
+            continue;
+        }
+        let (action, reason) = match of_mode(running, Mode::Ipvs) {
+            Goes(reason) => (Action::Remove, reason),
+            Stays(reason) => (Action::Keep, reason),
+        };
+        let text = link.kind.clone().unwrap_or_default();
+        let (family, backend) = (None, "link");
+        let row = Row { family, backend, name: &link.name, text, owner: NAME, reason };
+        draft.row(action, ObjectKind::Link, row);
+    }
+}
+
+fn tables(draft: &mut Draft<'_>, running: &Running) {
+    let (state, ownership) = (draft.state, draft.ownership);
+    for table in state.native_tables() {
+        if ownership.table(&table.family, &table.name).is_none_or(|o| o.name != NAME) {
+            continue;
+        }
+        let (action, reason) = match of_mode(running, Mode::Nftables) {
+            Goes(reason) => (Action::Remove, reason),
+            Stays(reason) => (Action::Keep, reason),
+        };
+        let family = Family::ALL.into_iter().find(|f| f.nft() == table.family);
+        let text = format!("table {} {}", table.family, table.name);
+        let row = Row { family, backend: "nft", name: &table.name, text, owner: NAME, reason };
+        draft.row(action, ObjectKind::Table, row);
+    }
+}

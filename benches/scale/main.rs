@@ -56,12 +56,13 @@ fn main() -> ExitCode {
     if missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Measures in network and mount namespaces of its own, with an empty /run.
+/// Measures in namespaces of its own, with an empty /run. One of them is for processes, so that
+/// nothing is left behind when this program is stopped.
 fn in_namespace(way: Way, backend: &str, services: usize) -> Measured {
     // On a real disk: a journal in memory would cost nothing.
     let store = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder for the store");
     let output = Command::new("unshare")
-        .args(["-nm", "--propagation", "private", "--kill-child", "sh", "-c"])
+        .args(["-nmpf", "--propagation", "private", "--mount-proc", "--kill-child", "sh", "-c"])
         .args(["mount -t tmpfs -o mode=755 bench /run && exec \"$@\"", "sh"])
         .arg(std::env::current_exe().expect("our own path"))
         .args(["inside", &serde_json::to_string(&way).expect("a word"), backend])

@@ -1,5 +1,7 @@
 //! `plan`: what a clean-up would remove, and why.
 
+use std::collections::HashMap;
+
 use serde_json::{Value, json};
 
 use crate::cli::{Command, args};
@@ -7,6 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::owners::catalogue::Catalogue;
 use crate::plan::{Action, Object, ObjectKind, Plan};
 use crate::run::cleanup::plan_with;
+use crate::state::Family;
 use crate::ui::table::{columns, counted, thousands};
 
 pub(super) fn run(command: &Command<'_>, options: &args::Plan) -> Result<u8> {
@@ -53,14 +56,13 @@ fn objects(n: usize) -> String {
 /// Objects grouped by place, owner and reason. Rules inside a chain that goes are counted with it
 /// unless all is asked for.
 fn listing(objects: &[&Object], all: bool) -> String {
-    let chains: std::collections::BTreeSet<_> = objects
-        .iter()
-        .filter(|o| o.kind == ObjectKind::Chain)
-        .map(|o| (o.family, &o.backend, &o.table, &o.name))
-        .collect();
-    let inside = |o: &&&Object| {
-        o.kind == ObjectKind::Rule && chains.contains(&(o.family, &o.backend, &o.table, &o.name))
-    };
+    // How many rules each chain that goes holds.
+    let mut chains: HashMap<_, usize> =
+        objects.iter().filter(|o| o.kind == ObjectKind::Chain).map(|o| (place(o), 0)).collect();
+    for rule in objects.iter().filter(|o| o.kind == ObjectKind::Rule) {
+        chains.entry(place(rule)).and_modify(|n| *n += 1);
+    }
+    let inside = |o: &&&Object| o.kind == ObjectKind::Rule && chains.contains_key(&place(o));
     let mut text = String::new();
     let mut last = String::new();
     for object in objects.iter().filter(|o| all || !inside(o)) {
@@ -69,15 +71,16 @@ fn listing(objects: &[&Object], all: bool) -> String {
             text += &heading;
             last = heading;
         }
-        let rules = objects.iter().filter(inside).filter(|r| {
-            object.kind == ObjectKind::Chain
-                && (r.family, &r.backend, &r.table, &r.name)
-                    == (object.family, &object.backend, &object.table, &object.name)
-        });
-        let count = if all { 0 } else { rules.count() };
-        text += &format!("    {}\n", line(object, count));
+        let is_chain = !all && object.kind == ObjectKind::Chain;
+        let count = if is_chain { chains.get(&place(object)).copied() } else { None };
+        text += &format!("    {}\n", line(object, count.unwrap_or(0)));
     }
     text
+}
+
+/// Where a chain is, or a rule's chain.
+fn place(object: &Object) -> (Option<Family>, &str, Option<&str>, &str) {
+    (object.family, &object.backend, object.table.as_deref(), &object.name)
 }
 
 fn line(object: &Object, rules: usize) -> String {

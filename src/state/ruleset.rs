@@ -149,22 +149,24 @@ impl Ruleset {
 
     /// The file again, from the parsed parts, to the byte.
     pub fn render(&self) -> String {
-        let mut lines: Vec<(u32, String)> =
-            self.others.iter().map(|&(line, span)| (line, self.slice(span).to_owned())).collect();
+        let mut lines: Vec<(u32, Span)> = self.others.clone();
         for chain in self.tables.iter().flat_map(|t| &t.chains) {
             if chain.line > 0 {
-                lines.push((chain.line, self.slice(chain.span).to_owned()));
+                lines.push((chain.line, chain.span));
             }
             for rule in &chain.rules {
-                let counters = self.slice(rule.counters);
-                lines.push((rule.line, format!("{counters}{}", self.rule_text(rule))));
+                lines.push((rule.line, rule.counters));
+                lines.push((rule.line, rule.span));
             }
         }
-        lines.sort_unstable_by_key(|(line, _)| *line);
+        // Stable, so that a rule's counters stay before its text.
+        lines.sort_by_key(|(line, _)| *line);
         let mut text = String::with_capacity(self.text.len());
-        for (_, line) in lines {
-            text.push_str(&line);
-            text.push('\n');
+        for (i, (line, span)) in lines.iter().enumerate() {
+            text.push_str(self.slice(*span));
+            if lines.get(i + 1).is_none_or(|(next, _)| next != line) {
+                text.push('\n');
+            }
         }
         text
     }

@@ -77,7 +77,7 @@ fn whole_chains<'a>(
         for chain in &edit.chains {
             let there = chain_of(with, table, &chain.name).is_some_and(|(r, c)| {
                 let texts = c.rules.iter().map(|rule| r.rule_text(rule));
-                texts.eq(chain.rules.iter().map(String::as_str))
+                texts.eq(chain.rules.iter().map(|text| &**text))
             });
             if there && chain_of(without, table, &chain.name).is_none() {
                 whole.insert((table, chain.name.as_str()));

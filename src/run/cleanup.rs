@@ -41,10 +41,10 @@ pub fn plan_with(
     let mut plan = leftovers(catalogue, state, &ownership);
     if !owners.is_empty() {
         for object in plan.objects.iter_mut().filter(|o| o.action == Action::Remove) {
-            if !owners.contains(&object.owner) {
+            if !owners.iter().any(|o| **o == *object.owner) {
                 object.action = Action::Keep;
                 object.reason =
-                    format!("a leftover, but of an owner not asked for: {}", object.reason);
+                    format!("a leftover, but of an owner not asked for: {}", object.reason).into();
             }
         }
         plan.objects.sort();

@@ -16,6 +16,7 @@ mod node_state;
 pub mod rule;
 pub mod ruleset;
 pub mod sysctl;
+pub mod text;
 pub mod tools;
 
 use std::collections::BTreeMap;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
 use crate::state::rule::Words;
+use crate::state::text::Text;
 
 /// The name of a table, chain or target, shared by all that carry it.
 pub type Name = Arc<str>;
@@ -130,6 +131,11 @@ impl Ruleset {
     /// The rule's text from `-A` on, without counters.
     pub fn rule_text(&self, rule: &Rule) -> &str {
         self.slice(rule.span)
+    }
+
+    /// As [`Self::rule_text`], to keep: it shares the text it was read from.
+    pub fn shared_text(&self, rule: &Rule) -> Text {
+        Text::part(&self.text, rule.span.start, rule.span.end)
     }
 
     /// What the rule counted, where the file says (`iptables-save -c`).

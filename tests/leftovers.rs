@@ -514,6 +514,19 @@ fn flannels_comments_prove_and_copies_go() {
     assert!(doubtful.reason.starts_with("suspected: "), "{}", doubtful.reason);
 }
 
+#[test]
+fn an_operators_rule_that_looks_like_flannels_stays() {
+    let mut files = nodes::files(CANAL);
+    let own = r#"-A POSTROUTING ! -s 192.168.64.0/20 -d 192.168.67.0/24 -m comment --comment "ticket 4711" -j RETURN"#;
+    let log = "-A FORWARD -s 192.168.64.0/20 -i cni0 -j LOG";
+    nodes::add(&mut files, SAVE, "nat", own);
+    nodes::add(&mut files, SAVE, "filter", log);
+    nodes::add(&mut files, SAVE, "filter", log);
+    let found = plan(&files);
+    let texts: Vec<&str> = found.removals().map(|o| o.text.as_str()).collect();
+    assert_eq!(texts, [STALE]);
+}
+
 /// The canal node after Calico, or all pod networking, has gone.
 fn without(components: &[&str]) -> Files {
     let mut files = nodes::files(CANAL);

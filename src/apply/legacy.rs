@@ -36,7 +36,10 @@ pub(super) fn apply(
             let rules = table::locate(edit, now.as_ref())?;
             payload::removal(&edit.table, &rules, &edit.chains)
         }
-        Direction::Add => payload::addition(&edit.table, "", &edit.rules, &edit.chains),
+        Direction::Add => {
+            let rules = table::places(edit, now.as_ref())?;
+            payload::addition(&edit.table, "", &rules, &edit.chains)
+        }
     };
     if start.elapsed().as_millis() * 2 > HOLD_LIMIT_MS {
         // Reading alone took half of what others may be made to wait: writing would take the rest.

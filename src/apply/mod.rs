@@ -4,7 +4,9 @@
 //! state the edit was checked against: whoever wrote in between wins, and the edit is refused with
 //! [`Kind::LostRace`](crate::error::Kind::LostRace) instead of taking their write with it.
 
+mod ipvs;
 mod legacy;
+mod links;
 mod native;
 mod nft;
 mod payload;
@@ -51,6 +53,12 @@ impl Kernel<'_> {
             },
             Target::NativeTable(native) => {
                 native::apply(self, edit.direction, native).map(|()| Applied::default())
+            }
+            Target::VirtualServer(server) => {
+                ipvs::apply(self, edit.direction, server).map(|()| Applied::default())
+            }
+            Target::Link(link) => {
+                links::apply(self, edit.direction, link).map(|()| Applied::default())
             }
             Target::Set(set) => sets::apply(self, edit.direction, set).map(|()| Applied::default()),
         }

@@ -1,25 +1,51 @@
-//! Native nf_tables tables, whole, through `nft`.
-
-use serde_json::json;
+//! Native nf_tables tables, whole. They are read and rebuilt by `nft`; they go in a netlink batch
+//! that is bound to the generation at which they were found to be as planned.
 
 use crate::apply::Kernel;
 use crate::error::{Error, Kind, Result};
 use crate::node::commands::Command;
+use crate::node::nfnetlink::{Batch, Netfilter};
 use crate::node::tools::Tool;
 use crate::plan::edit::{Direction, NativeTable};
-use crate::state::nft::rebuild;
+use crate::state::nft::{NftTable, NftTables, rebuild};
 
 pub(super) fn apply(kernel: &Kernel<'_>, direction: Direction, table: &NativeTable) -> Result<()> {
-    let document = match direction {
-        Direction::Remove => {
-            let name = json!({"family": table.family, "name": table.name});
-            json!({"nftables": [{"delete": {"table": name}}]})
-        }
-        Direction::Add => rebuild(&table.objects),
+    match direction {
+        Direction::Remove => remove(kernel, table),
+        Direction::Add => add(kernel, table),
+    }
+}
+
+fn remove(kernel: &Kernel<'_>, table: &NativeTable) -> Result<()> {
+    let mut netfilter = Netfilter::open()?;
+    let generation = netfilter.generation()?;
+    let text = Command::new(kernel.tools.tool(Tool::Nft)?)
+        .args(["-j", "list", "table", &table.family, &table.name])
+        .run()?
+        .stdout;
+    let now = NftTables::parse("nft -j list table", &text)?;
+    let planned = NftTable {
+        family: table.family.clone(),
+        name: table.name.clone(),
+        objects: table.objects.clone(),
     };
+    let object = format!("nft table {} {}", table.family, table.name);
+    let Some(now) = now.get(&table.family, &table.name) else {
+        return Err(Error::new(Kind::LostRace, object, "the table is gone"));
+    };
+    if let Some(difference) = planned.differences(now).first() {
+        let cause = format!("someone else changed it: {difference}");
+        return Err(Error::new(Kind::LostRace, object, cause));
+    }
+    let mut batch = Batch::new();
+    batch.delete_table(&table.family, &table.name);
+    netfilter.commit(&batch, generation)
+}
+
+fn add(kernel: &Kernel<'_>, table: &NativeTable) -> Result<()> {
     Command::new(kernel.tools.tool(Tool::Nft)?)
         .args(["-j", "-f", "-"])
-        .stdin(document.to_string())
+        .stdin(rebuild(&table.objects).to_string())
         .run()
         .map_err(|e| Error { kind: Kind::Kernel, ..e })?;
     Ok(())

@@ -159,16 +159,28 @@ fn batch(edit: &TableEdit, handles: &Handles) -> Batch {
     batch
 }
 
-/// Rules are put back by the tool that wrote them: `nft` cannot re-add xtables expressions.
+/// Rules are put back by the tool that wrote them: `nft` cannot re-add xtables expressions, and
+/// iptables-nft-restore takes no generation. So what it did is looked at afterwards, and a rule that
+/// landed in the wrong place because someone wrote meanwhile is taken out again.
 fn add(kernel: &Kernel<'_>, edit: &TableEdit) -> Result<Applied> {
     let mut netfilter = Netfilter::open()?;
     let generation = netfilter.generation()?;
     let before = table::read(kernel.tools, edit.ruleset, &edit.table, None)?;
+    let rules = table::places(edit, before.as_ref())?;
     Command::new(kernel.tools.tool(Tool::Restore(edit.ruleset))?)
         .args(["--noflush"])
-        .stdin(payload::addition(&edit.table, READ_ALL_CHAINS, &edit.rules, &edit.chains))
+        .stdin(payload::addition(&edit.table, READ_ALL_CHAINS, &rules, &edit.chains))
         .deadline(table::DEADLINE)
         .run()
         .map_err(|e| Error { kind: Kind::Kernel, ..e })?;
-    proof(kernel, &mut netfilter, generation, Direction::Add, edit, before)
+    let after = table::read(kernel.tools, edit.ruleset, &edit.table, None)?;
+    if netfilter.generation()? == generation.wrapping_add(1) {
+        return Ok(table::applied(Direction::Add, edit, before.as_ref(), after.as_ref()));
+    }
+    let wrong = table::misplaced(edit, after.as_ref());
+    if wrong.is_empty() {
+        return Ok(Applied::default());
+    }
+    remove(kernel, &TableEdit { rules: wrong, chains: Vec::new(), ..edit.clone() })?;
+    Err(lost_race(edit))
 }

@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     fn at(chain: &str, position: usize, text: &str) -> RuleAt {
-        RuleAt { chain: chain.into(), position, text: text.into() }
+        RuleAt { chain: chain.into(), position, text: text.into(), after: None }
     }
 
     #[test]

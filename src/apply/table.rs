@@ -80,6 +80,61 @@ pub(super) fn locate(edit: &TableEdit, ruleset: Option<&Ruleset>) -> Result<Vec<
     Ok(found)
 }
 
+/// The places of an addition's rules in the table as it is now, checked: no chain that comes back
+/// is there, and each rule goes right behind the one that it is to follow.
+pub(super) fn places(edit: &TableEdit, ruleset: Option<&Ruleset>) -> Result<Vec<RuleAt>> {
+    let changed = |what: &str, why: &str| {
+        let place = format!("{} {}", edit.ruleset, edit.table);
+        Error::new(Kind::LostRace, format!("{place} {what}"), why)
+    };
+    let table = ruleset.and_then(|r| Some((r, r.table(&edit.table)?)));
+    for chain in &edit.chains {
+        if table.is_some_and(|(_, t)| t.chain(&chain.name).is_some()) {
+            return Err(changed(&chain.name, "someone made the chain meanwhile"));
+        }
+    }
+    let mut placed: Vec<RuleAt> = Vec::with_capacity(edit.rules.len());
+    let mut chain: (&str, Vec<&str>) = ("", Vec::new());
+    for rule in &edit.rules {
+        if chain.0 != rule.chain {
+            let now = table.and_then(|(r, t)| Some((r, t.chain(&rule.chain)?)));
+            let Some((ruleset, now)) = now else {
+                return Err(changed(&rule.chain, "the chain is gone"));
+            };
+            chain = (&rule.chain, now.rules.iter().map(|r| ruleset.rule_text(r)).collect());
+        }
+        let follows = |i: &usize| match (&rule.after, i.checked_sub(1)) {
+            (None, before) => before.is_none(),
+            (Some(after), Some(before)) => same_rule(chain.1[before], after),
+            (Some(_), None) => false,
+        };
+        let place = (0..=chain.1.len()).filter(follows).min_by_key(|i| i.abs_diff(rule.position));
+        let Some(position) = place else {
+            return Err(changed(&rule.text, "the rule that it is to follow is gone"));
+        };
+        chain.1.insert(position, &rule.text);
+        placed.push(RuleAt { position, ..rule.clone() });
+    }
+    Ok(placed)
+}
+
+/// The rules of an addition that do not stand behind the rule that they were to follow: someone
+/// wrote while they were put in by number.
+pub(super) fn misplaced(edit: &TableEdit, ruleset: Option<&Ruleset>) -> Vec<RuleAt> {
+    let Some((ruleset, table)) = ruleset.and_then(|r| Some((r, r.table(&edit.table)?))) else {
+        return Vec::new();
+    };
+    let at = |chain: &Chain, text: &str| {
+        chain.rules.iter().position(|r| same_rule(ruleset.rule_text(r), text))
+    };
+    let wrong = |rule: &RuleAt| {
+        let chain = table.chain(&rule.chain)?;
+        let (own, before) = (at(chain, &rule.text)?, at(chain, rule.after.as_deref()?)?);
+        (before > own).then(|| RuleAt { position: own, ..rule.clone() })
+    };
+    edit.rules.iter().filter_map(wrong).collect()
+}
+
 fn holds(ruleset: &Ruleset, now: &Chain, planned: &ChainText) -> bool {
     now.rules.len() == planned.rules.len()
         && now.rules.iter().zip(&planned.rules).all(|(a, b)| same_rule(ruleset.rule_text(a), b))

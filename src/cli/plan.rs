@@ -1,6 +1,6 @@
 //! `plan`: what a clean-up would remove, and why.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
@@ -10,7 +10,7 @@ use crate::owners::catalogue::Catalogue;
 use crate::plan::{Action, Object, ObjectKind, Plan};
 use crate::run::cleanup::plan_with;
 use crate::state::Family;
-use crate::ui::table::{columns, counted, thousands};
+use crate::ui::table::{columns, counted};
 
 pub(super) fn run(command: &Command<'_>, options: &args::Plan) -> Result<u8> {
     let state = command.state(options.snapshot.as_deref())?;
@@ -59,57 +59,95 @@ fn objects(n: usize) -> String {
     counted(n, "object")
 }
 
-/// Objects grouped by place, owner and reason. Rules inside a chain that goes are counted with it
-/// unless all is asked for.
+/// Objects under their owner and reason. Unless `all` is asked for, rules inside a chain that goes
+/// are counted with it, and chains that differ by a hash alone are one line.
 fn listing(objects: &[&Object], all: bool) -> String {
-    // How many rules each chain that goes holds.
-    let mut chains: HashMap<_, usize> =
-        objects.iter().filter(|o| o.kind == ObjectKind::Chain).map(|o| (place(o), 0)).collect();
-    for rule in objects.iter().filter(|o| o.kind == ObjectKind::Rule) {
-        chains.entry(place(rule)).and_modify(|n| *n += 1);
-    }
-    let inside = |o: &&&Object| o.kind == ObjectKind::Rule && chains.contains_key(&place(o));
-    let mut text = String::new();
-    let mut last = String::new();
-    for object in objects.iter().filter(|o| all || !inside(o)) {
-        let heading = format!("  {} — {}\n", object.owner, object.reason);
-        if heading != last {
-            text += &heading;
-            last = heading;
+    let mut groups: Vec<((&str, &str), Vec<&Object>)> = Vec::new();
+    for object in objects {
+        let key = (object.owner.as_str(), object.reason.as_str());
+        match groups.iter_mut().find(|(k, _)| *k == key) {
+            Some((_, members)) => members.push(object),
+            None => groups.push((key, vec![object])),
         }
-        let is_chain = !all && object.kind == ObjectKind::Chain;
-        let count = if is_chain { chains.get(&place(object)).copied() } else { None };
-        text += &format!("    {}\n", line(object, count.unwrap_or(0)));
+    }
+    let mut text = String::new();
+    for ((owner, reason), members) in groups {
+        text += &format!("  {owner}: {reason}\n");
+        let lines = if all { members.iter().map(|o| line(o)).collect() } else { folded(&members) };
+        text.extend(lines.iter().map(|l| format!("    {l}\n")));
     }
     text
 }
 
-/// Where a chain is, or a rule's chain.
-fn place(object: &Object) -> (Option<Family>, &str, Option<&str>, &str) {
+/// One line an object; chains with their rules as a count, and those of a family together.
+fn folded(objects: &[&Object]) -> Vec<String> {
+    let mut rules: BTreeMap<Place<'_>, usize> = BTreeMap::new();
+    for rule in objects.iter().filter(|o| o.kind == ObjectKind::Rule) {
+        *rules.entry(place(rule)).or_default() += 1;
+    }
+    let mut families: BTreeMap<(String, &str), (usize, usize)> = BTreeMap::new();
+    let mut lines = Vec::new();
+    let chains: Vec<&&Object> = objects.iter().filter(|o| o.kind == ObjectKind::Chain).collect();
+    for chain in &chains {
+        let inside = rules.remove(&place(chain)).unwrap_or(0);
+        match chain.name.rsplit_once('-').filter(|(_, hash)| hash.len() == 16) {
+            Some((family, _)) => {
+                let sum = families.entry((where_is(chain), family)).or_default();
+                *sum = (sum.0 + 1, sum.1 + inside);
+            }
+            None => lines.push(format!("{}{}", line(chain), with_rules(inside))),
+        }
+    }
+    for ((place, family), (chains, inside)) in families {
+        let chains = counted(chains, "chain");
+        lines.push(format!("{place}{chains} {family}-…{}", with_rules(inside)));
+    }
+    let others = objects.iter().filter(|o| match o.kind {
+        ObjectKind::Chain => false,
+        ObjectKind::Rule => rules.contains_key(&place(o)),
+        _ => true,
+    });
+    lines.extend(others.map(|o| line(o)));
+    lines
+}
+
+type Place<'a> = (Option<Family>, &'a str, Option<&'a str>, &'a str);
+
+fn place(object: &Object) -> Place<'_> {
     (object.family, &object.backend, object.table.as_deref(), &object.name)
 }
 
-fn line(object: &Object, rules: usize) -> String {
+fn with_rules(rules: usize) -> String {
+    if rules == 0 { String::new() } else { format!(" with {}", counted(rules, "rule")) }
+}
+
+/// `ipv4 nft nat `, as far as the object has these.
+fn where_is(object: &Object) -> String {
     let family = object.family.map(|f| format!("{f} ")).unwrap_or_default();
     let table = object.table.as_ref().map(|t| format!("{t} ")).unwrap_or_default();
-    let place = format!("{family}{} {table}", object.backend);
     match object.kind {
-        ObjectKind::Rule => format!("{place}{}", object.text),
-        ObjectKind::Chain if rules == 1 => format!("{place}chain {} with its rule", object.name),
-        ObjectKind::Chain if rules > 0 => {
-            format!("{place}chain {} with its {} rules", object.name, thousands(rules))
+        ObjectKind::Chain | ObjectKind::Rule | ObjectKind::Table => {
+            format!("{family}{} {table}", object.backend)
         }
-        ObjectKind::Chain => format!("{place}chain {}", object.name),
-        ObjectKind::Table => format!("{place}table {}", object.name),
-        ObjectKind::Set => format!("{place}set {}", object.name),
-        ObjectKind::VirtualServer => format!("{place}virtual server {}", object.name),
-        ObjectKind::Link => format!("{place}link {}", object.name),
+        _ => family,
     }
+}
+
+fn line(object: &Object) -> String {
+    let what = match object.kind {
+        ObjectKind::Rule => return format!("{}{}", where_is(object), object.text),
+        ObjectKind::Chain => "chain",
+        ObjectKind::Table => "table",
+        ObjectKind::Set => "ipset",
+        ObjectKind::VirtualServer => "virtual server",
+        ObjectKind::Link => "link",
+    };
+    format!("{}{what} {}", where_is(object), object.name)
 }
 
 /// Counts by owner, for a question.
 pub(super) fn by_owner(plan: &Plan) -> String {
-    let mut counts: std::collections::BTreeMap<&str, usize> = std::collections::BTreeMap::new();
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for object in plan.removals() {
         *counts.entry(&object.owner).or_default() += 1;
     }

@@ -4,11 +4,13 @@ use serde_json::json;
 
 use crate::cli::{Command, args};
 use crate::error::{Error, Kind, Result};
+use crate::owners::catalogue::Catalogue;
+use crate::owners::matcher::Ownership;
 use crate::run::take;
 use crate::state::NodeState;
 use crate::store::archive;
 use crate::store::snapshots::Snapshot;
-use crate::ui::table::columns;
+use crate::ui::table::{columns, thousands};
 
 pub(super) fn run(command: &Command<'_>, verb: &args::Snapshot) -> Result<u8> {
     match verb {
@@ -72,9 +74,29 @@ fn list(command: &Command<'_>) -> Result<u8> {
 }
 
 fn show(command: &Command<'_>, name: &str) -> Result<u8> {
-    let state = command.state(Some(name))?;
-    let text = take::summary(&state);
-    let document = json!({"schema": "proxyshift.snapshot", "version": 1, "summary": text});
+    let dir = command.snapshot_dir(name)?;
+    let loaded = Snapshot::load(&dir)?;
+    let state = NodeState::parse(loaded.files)?;
+    let catalogue = Catalogue::builtin()?;
+    let ownership = Ownership::of(&catalogue, &state);
+    let counts = ownership.counts();
+    let document = json!({
+        "schema": "proxyshift.snapshot-owners", "version": 1, "directory": dir,
+        "manifest": loaded.manifest, "owners": counts,
+    });
+    let mut text = match &loaded.manifest {
+        Some(m) => format!("{} of {}, taken {} ({})\n", m.id, m.node, m.time, m.why),
+        None => format!("{}, a capture without a manifest\n", dir.display()),
+    };
+    text += &format!("{}\n\n", take::summary(&state));
+    let heads = ["owner", "chains", "rules", "sets", "servers", "links", "tables"];
+    let mut rows = vec![heads.map(str::to_owned).to_vec()];
+    rows.extend(counts.iter().map(|(owner, c)| {
+        let numbers = [c.chains, c.rules, c.sets, c.virtual_servers, c.links, c.tables];
+        let cell = |n: &usize| if *n == 0 { "·".to_owned() } else { thousands(*n) };
+        [(*owner).to_owned()].into_iter().chain(numbers.iter().map(cell)).collect()
+    }));
+    text += &columns(&rows);
     command.answer(&document, &text);
     Ok(0)
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::commands::Output;
+use super::nfnetlink::Netfilter;
 use super::tools::{Tool, Tools};
 use super::{config_files, lossy::lossy, present, processes, sysctls};
 use crate::error::{Error, Kind, Result};
@@ -134,8 +135,12 @@ fn nft(tools: &Tools, files: &mut Files) -> Result<()> {
     if !present::nf_tables() {
         return Ok(());
     }
-    let list = json(&tools.command(Tool::Nft)?.args(["-j", "list", "tables"]).run()?.stdout)?;
-    let tables = tables(&list);
+    // Asked over netlink: a node whose only nf_tables rules are iptables-nft's needs no `nft`.
+    let tables: Vec<Table> = Netfilter::open()?
+        .tables()?
+        .into_iter()
+        .map(|t| Table { family: t.family.to_string(), name: t.name })
+        .collect();
     for family in Family::ALL {
         if tables.iter().any(|t| t.is_of(family)) {
             let id = RulesetId { family, backend: Backend::Nft };
@@ -147,9 +152,7 @@ fn nft(tools: &Tools, files: &mut Files) -> Result<()> {
         native.extend(native_table(tools, table)?);
     }
     if !native.is_empty() {
-        let metainfo = list.into_iter().filter(|item| item.get("metainfo").is_some());
-        let whole: Vec<Value> = metainfo.chain(native).collect();
-        put(files, "nft.json", format!("{}\n", serde_json::json!({ "nftables": whole })));
+        put(files, "nft.json", format!("{}\n", serde_json::json!({ "nftables": native })));
     }
     Ok(())
 }
@@ -157,11 +160,7 @@ fn nft(tools: &Tools, files: &mut Files) -> Result<()> {
 /// The items of one native table; none when it went away meanwhile.
 fn native_table(tools: &Tools, table: &Table) -> Result<Vec<Value>> {
     match save(tools, Tool::Nft, &["-j", "list", "table", &table.family, &table.name]) {
-        Ok(output) => {
-            let mut items = json(&output.stdout)?;
-            items.retain(|item| item.get("metainfo").is_none());
-            Ok(items)
-        }
+        Ok(output) => json(&output.stdout),
         Err(e) if e.kind == Kind::Command && e.cause.contains("No such file or directory") => {
             Ok(Vec::new())
         }
@@ -180,16 +179,6 @@ fn json(text: &str) -> Result<Vec<Value>> {
         },
         _ => Err(parse(&"it is not an object")),
     }
-}
-
-/// The tables in a list of tables.
-fn tables(items: &[Value]) -> Vec<Table> {
-    let text = |value: &Value| value.as_str().map(str::to_owned);
-    items
-        .iter()
-        .filter_map(|item| item.get("table"))
-        .filter_map(|t| Some(Table { family: text(&t["family"])?, name: text(&t["name"])? }))
-        .collect()
 }
 
 /// Virtual servers; without any, nothing.
@@ -214,10 +203,9 @@ mod tests {
 
     #[test]
     fn tables_of_iptables_are_told_from_native_ones() {
-        let text = r#"{"nftables": [{"metainfo": {}}, {"table": {"family": "ip", "name": "nat"}},
-            {"table": {"family": "ip6", "name": "nat"}}, {"table": {"family": "inet", "name": "nat"}},
-            {"table": {"family": "ip", "name": "kube-proxy"}}]}"#;
-        let tables = tables(&json(text).unwrap());
+        let table = |family: &str, name: &str| Table { family: family.into(), name: name.into() };
+        let names = [("ip", "nat"), ("ip6", "nat"), ("inet", "nat"), ("ip", "kube-proxy")];
+        let tables = names.map(|(family, name)| table(family, name));
         let native: Vec<_> = tables.iter().map(Table::is_native).collect();
         assert_eq!(native, [false, false, true, true]);
         assert!(tables[0].is_of(Family::Ipv4) && !tables[0].is_of(Family::Ipv6));

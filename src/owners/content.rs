@@ -6,7 +6,8 @@ use std::borrow::Cow;
 use regex::RegexSet;
 
 use crate::error::Result;
-use crate::owners::catalogue::{Component, RawContent, anchored, refused};
+use crate::owners::catalogue::{anchored, refused};
+use crate::owners::component::{Component, RawContent};
 use crate::owners::template::plain_pattern;
 use crate::state::rule::Words;
 

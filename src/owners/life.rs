@@ -2,7 +2,7 @@
 
 use regex::Regex;
 
-use crate::owners::catalogue::Component;
+use crate::owners::component::Component;
 use crate::state::NodeState;
 
 /// Whether a component lives here, with the evidence in words.

@@ -6,12 +6,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::owners::catalogue::{Catalogue, Component, Entry, Shape};
-use crate::owners::content::Reading;
+use crate::owners::catalogue::{Catalogue, Entry};
+use crate::owners::component::{ChainEntry, Component};
 use crate::owners::life;
+use crate::owners::rules::Matcher;
 use crate::owners::servers::Servers;
-use crate::owners::template::Template;
-use crate::state::ruleset::{Chain, Name, Rule, Ruleset, Table};
+use crate::state::ruleset::Name;
 use crate::state::{NodeState, RulesetId};
 
 /// The owner of what the catalogue does not know.
@@ -61,9 +61,9 @@ pub(crate) struct Attribution {
     pub(crate) why: Why,
 }
 
-const NO_ONE: u16 = u16::MAX;
-const THE_OPERATOR: u16 = u16::MAX - 1;
-const THE_KERNEL: u16 = u16::MAX - 2;
+pub(super) const NO_ONE: u16 = u16::MAX;
+pub(super) const THE_OPERATOR: u16 = u16::MAX - 1;
+pub(super) const THE_KERNEL: u16 = u16::MAX - 2;
 
 pub(crate) const fn attributed(component: u16, why: Why) -> Attribution {
     Attribution { component, why }
@@ -100,16 +100,18 @@ pub struct Counts {
 }
 
 #[derive(Debug)]
-struct ChainOwners {
-    chain: Attribution,
-    rules: Vec<Attribution>,
+pub(super) struct ChainOwners {
+    pub(super) chain: Attribution,
+    /// The entry of the catalogue, for a chain that is in it.
+    pub(super) entry: Option<Entry>,
+    pub(super) rules: Vec<Attribution>,
 }
 
 #[derive(Debug)]
-struct TableOwners {
-    name: Name,
-    index: HashMap<Name, usize>,
-    chains: Vec<ChainOwners>,
+pub(super) struct TableOwners {
+    pub(super) name: Name,
+    pub(super) index: HashMap<Name, usize>,
+    pub(super) chains: Vec<ChainOwners>,
 }
 
 /// The owner of each object of one node state.
@@ -229,6 +231,23 @@ impl<'c> Ownership<'c> {
         found.and_then(|c| c.rules.get(position)).copied().unwrap_or(NOTHING)
     }
 
+    /// What the catalogue says of a chain.
+    pub(crate) fn chain_entry(
+        &self,
+        id: RulesetId,
+        table: &str,
+        chain: &str,
+    ) -> Option<&'c ChainEntry> {
+        let entry = self.chain_owners(id, table, chain)?.entry?;
+        self.catalogue.at(entry).chains.get(usize::from(entry.item))
+    }
+
+    /// The place of a chain in its table.
+    pub(crate) fn chain_place(&self, id: RulesetId, table: &str, chain: &str) -> Option<usize> {
+        let table = self.rulesets.get(&id)?.iter().find(|t| &*t.name == table)?;
+        table.index.get(chain).copied()
+    }
+
     /// The name of a chain's owner.
     pub(crate) fn chain_name(&self, id: RulesetId, table: &str, chain: &str) -> &'c str {
         self.chain_owners(id, table, chain).map_or(UNKNOWN, |c| self.name(c.chain))
@@ -316,158 +335,4 @@ fn servers(catalogue: &Catalogue, state: &NodeState) -> Vec<Attribution> {
         (false, None) => NOTHING,
     };
     state.ipvs.servers.iter().map(owner).collect()
-}
-
-struct Matcher<'c> {
-    catalogue: &'c Catalogue,
-}
-
-/// What is looked up again and again in one ruleset.
-#[derive(Default)]
-struct Memory {
-    /// The networks that a shape was found with, by the shape's place and the field.
-    beside: HashMap<(Entry, String), Vec<String>>,
-}
-
-impl Matcher<'_> {
-    fn ruleset(&self, ruleset: &Ruleset) -> Vec<TableOwners> {
-        let mut memory = Memory::default();
-        ruleset.tables.iter().map(|t| self.table(ruleset, t, &mut memory)).collect()
-    }
-
-    fn table(&self, ruleset: &Ruleset, table: &Table, memory: &mut Memory) -> TableOwners {
-        let entry = |c: &Chain| match c.is_built_in() {
-            true => None,
-            false => self.catalogue.chain_entry(&table.name, &c.name),
-        };
-        let index: HashMap<Name, usize> =
-            table.chains.iter().enumerate().map(|(i, c)| (c.name.clone(), i)).collect();
-        let entries: Vec<Option<Entry>> = table.chains.iter().map(entry).collect();
-        let mut chains = Vec::with_capacity(table.chains.len());
-        let mut reading = Reading::default();
-        for (chain, entry) in table.chains.iter().zip(&entries) {
-            let owner = match entry {
-                _ if chain.is_built_in() => attributed(THE_KERNEL, Why::Kernel),
-                Some(e) => attributed(e.component, Why::Name),
-                None => NOTHING,
-            };
-            let mut rules = Vec::with_capacity(chain.rules.len());
-            for rule in &chain.rules {
-                let place = Place { ruleset, table, chain, rule };
-                let target = rule.target.as_ref().and_then(|t| index.get(t));
-                let target = target.and_then(|&i| entries[i]);
-                rules.push(match entry {
-                    _ if chain.is_built_in() => {
-                        reading.read(ruleset.words(rule));
-                        self.in_built_in(&place, &reading, target, memory)
-                    }
-                    Some(e) => self.in_chain(&place, &mut reading, *e),
-                    None => NOTHING,
-                });
-            }
-            chains.push(ChainOwners { chain: owner, rules });
-        }
-        TableOwners { name: table.name.clone(), index, chains }
-    }
-
-    fn in_chain<'r>(
-        &self,
-        place: &Place<'r>,
-        reading: &mut Reading<'r>,
-        entry: Entry,
-    ) -> Attribution {
-        let Some(content) = self.catalogue.content(entry) else {
-            return attributed(entry.component, Why::InChain);
-        };
-        reading.read(place.ruleset.words(place.rule));
-        match content.fits(reading) {
-            true => attributed(entry.component, Why::InChain),
-            false if content.operator => attributed(THE_OPERATOR, Why::ForOperators),
-            false => attributed(NO_ONE, Why::NotItsForm(entry.component)),
-        }
-    }
-
-    fn in_built_in(
-        &self,
-        place: &Place<'_>,
-        rule: &Reading<'_>,
-        target: Option<Entry>,
-        memory: &mut Memory,
-    ) -> Attribution {
-        let catalogue = self.catalogue;
-        let (table, chain) = (&*place.table.name, &*place.chain.name);
-        if let Some(target) = &place.rule.target
-            && let Some(hook) = catalogue.hook(table, chain, target, &rule.comments)
-        {
-            return attributed(hook.component, Why::Hook(hook.item));
-        }
-        let loose = |e: &Entry| !catalogue.at(*e).strict;
-        if let Some(owner) = target.filter(loose) {
-            return attributed(owner.component, Why::Target);
-        }
-        let comment = |c| catalogue.comments.first(c);
-        if let Some(owner) = rule.comments.iter().find_map(|c| comment(c)) {
-            return attributed(owner.component, Why::Comment);
-        }
-        let words = place.ruleset.words(place.rule);
-        let set = |s: &str| catalogue.sets.all(s).find(loose);
-        if let Some(owner) = words.sets().iter().find_map(|s| set(s)) {
-            return attributed(owner.component, Why::Set);
-        }
-        let link = |l: &str| catalogue.links.all(l).find(loose);
-        if let Some(owner) = links(&rule.body).find_map(link) {
-            return attributed(owner.component, Why::Link);
-        }
-        for (entry, shape, template) in catalogue.shapes() {
-            if stands(shape, table, chain) && self.fits(place, entry, shape, template, rule, memory)
-            {
-                return attributed(entry.component, Why::Shape(entry.item));
-            }
-        }
-        NOTHING
-    }
-
-    fn fits(
-        &self,
-        place: &Place<'_>,
-        entry: Entry,
-        shape: &Shape,
-        template: &Template,
-        rule: &Reading<'_>,
-        memory: &mut Memory,
-    ) -> bool {
-        let Some(fields) = template.captures(&rule.body) else { return false };
-        let Some(beside) = &shape.beside else { return true };
-        let component = &self.catalogue.at(entry).name;
-        let Some((_, other)) = self.catalogue.shape(component, &beside.rule) else { return false };
-        fields.iter().all(|(field, value)| {
-            let known = memory.beside.entry((entry, field.clone())).or_insert_with(|| {
-                let table = place.ruleset.table(&beside.table);
-                let chain = table.and_then(|t| t.chain(&beside.chain));
-                let rules = chain.iter().flat_map(|c| &c.rules);
-                let bodies = rules.map(|r| Reading::of(place.ruleset.words(r)).body);
-                bodies.filter_map(|b| Some((*other.captures(&b)?.get(field)?).to_owned())).collect()
-            });
-            known.iter().any(|k| k == value)
-        })
-    }
-}
-
-struct Place<'r> {
-    ruleset: &'r Ruleset,
-    table: &'r Table,
-    chain: &'r Chain,
-    rule: &'r Rule,
-}
-
-fn stands(shape: &Shape, table: &str, chain: &str) -> bool {
-    shape.table.as_ref().is_none_or(|t| t == table)
-        && (shape.chains.is_empty() || shape.chains.iter().any(|c| c == chain))
-}
-
-/// The links that a rule's body names.
-fn links(body: &str) -> impl Iterator<Item = &str> {
-    let words = || body.split(' ');
-    let option = |w: &&str| *w == "-i" || *w == "-o";
-    words().zip(words().skip(1)).filter(move |(w, _)| option(w)).map(|(_, link)| link)
 }

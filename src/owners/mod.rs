@@ -1,9 +1,11 @@
 //! Who owns each object: the catalogue and the matcher.
 
 pub mod catalogue;
+pub mod component;
 pub mod content;
 pub mod life;
 pub mod matcher;
 pub mod mode;
+mod rules;
 mod servers;
 pub mod template;

@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::plan::{Object, ObjectKind, Plan};
+use crate::state::ipvs::VirtualServer;
 use crate::state::ruleset::{Chain, Ruleset, Table};
 use crate::state::text::Text;
 use crate::state::{Backend, Family, NodeState, RulesetId};
@@ -19,6 +21,9 @@ pub struct RuleAt {
     pub position: usize,
     /// Its text from `-A` on.
     pub text: Text,
+    /// For an addition: the rule that stands right before it; none at the top of the chain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
 }
 
 /// A user-defined chain with its rules.
@@ -73,6 +78,19 @@ pub struct NativeTable {
     pub objects: Vec<serde_json::Value>,
 }
 
+/// A link that a component made for itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkText {
+    /// Its name.
+    pub name: String,
+    /// Its kind: `dummy`.
+    pub kind: String,
+    /// Its addresses with their prefix lengths.
+    pub addresses: Vec<IpNet>,
+    /// Whether it is set up.
+    pub up: bool,
+}
+
 /// What an edit concerns.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -83,6 +101,10 @@ pub enum Target {
     NativeTable(NativeTable),
     /// An ipset.
     Set(SetText),
+    /// An ipvs virtual server with its real servers.
+    VirtualServer(VirtualServer),
+    /// A link.
+    Link(LinkText),
 }
 
 /// Whether an edit takes away or gives back.
@@ -111,7 +133,7 @@ impl Edit {
             Target::Table(t) => {
                 t.rules.len() + t.chains.iter().map(|c| 1 + c.rules.len()).sum::<usize>()
             }
-            Target::NativeTable(_) | Target::Set(_) => 1,
+            _ => 1,
         }
     }
 }
@@ -141,6 +163,8 @@ impl std::fmt::Display for Edit {
             }
             Target::NativeTable(t) => write!(f, "{verb} nft table {} {}", t.family, t.name),
             Target::Set(s) => write!(f, "{verb} ipset {}", s.name),
+            Target::VirtualServer(s) => write!(f, "{verb} virtual server {}", s.service),
+            Target::Link(l) => write!(f, "{verb} link {}", l.name),
         }
     }
 }
@@ -151,14 +175,20 @@ fn count(n: usize, what: &str) -> String {
 }
 
 /// The edits that carry out a plan made on `state`, in the order in which they must be applied:
-/// one a table (jumps before chains inside it), then native tables, then sets.
+/// one a table (jumps before chains inside it), then native tables, sets, virtual servers, and
+/// links.
 pub fn edits(plan: &Plan, state: &NodeState) -> Vec<Edit> {
     let mut edits = table_edits(plan, state);
     for object in plan.removals() {
         let target = match object.kind {
             ObjectKind::Table => native_table(object, state).map(Target::NativeTable),
             ObjectKind::Set => set_text(object, state).map(Target::Set),
-            _ => None,
+            ObjectKind::VirtualServer => {
+                let named = |s: &&VirtualServer| s.service.to_string() == object.name;
+                state.ipvs.servers.iter().find(named).cloned().map(Target::VirtualServer)
+            }
+            ObjectKind::Link => link_text(object, state).map(Target::Link),
+            ObjectKind::Chain | ObjectKind::Rule => None,
         };
         edits.extend(target.map(|target| Edit { direction: Direction::Remove, target }));
     }
@@ -166,6 +196,8 @@ pub fn edits(plan: &Plan, state: &NodeState) -> Vec<Edit> {
         Target::Table(_) => 0,
         Target::NativeTable(_) => 1,
         Target::Set(_) => 2,
+        Target::VirtualServer(_) => 3,
+        Target::Link(_) => 4,
     });
     edits
 }
@@ -184,6 +216,18 @@ fn set_text(object: &Object, state: &NodeState) -> Option<SetText> {
     let set = state.ipsets.get(&object.name)?;
     let lines = set.render().lines().map(str::to_owned).collect();
     Some(SetText { name: object.name.to_string(), lines })
+}
+
+fn link_text(object: &Object, state: &NodeState) -> Option<LinkText> {
+    let link = state.links.iter().find(|l| l.name == object.name)?;
+    let link_local = |a: &&IpNet| matches!(a, IpNet::V6(a) if a.addr().is_unicast_link_local());
+    Some(LinkText {
+        name: link.name.clone(),
+        kind: link.kind.clone()?,
+        // The kernel gives every link that is up a link-local address by itself.
+        addresses: link.addresses.iter().filter(|a| !link_local(a)).copied().collect(),
+        up: link.up,
+    })
 }
 
 /// What the plan removes in one table.
@@ -233,7 +277,12 @@ fn table_edit(id: RulesetId, ruleset: &Ruleset, table: &Table, removal: &Removal
     let at = |&(chain, position): &(&str, usize)| {
         let rule = table.chain(chain)?.rules.get(position)?;
         let text = ruleset.shared_text(rule);
-        (!removal.chains.contains(chain)).then(|| RuleAt { chain: chain.into(), position, text })
+        (!removal.chains.contains(chain)).then(|| RuleAt {
+            chain: chain.into(),
+            position,
+            text,
+            after: None,
+        })
     };
     TableEdit {
         ruleset: id,

@@ -134,6 +134,8 @@ pub fn outcome(edit: &Edit, base: &NodeState, now: &NodeState) -> Outcome {
             present(now.nft.tables.iter().any(|n| n.family == t.family && n.name == t.name))
         }
         Target::Set(set) => present(now.ipsets.get(&set.name).is_some()),
+        Target::VirtualServer(server) => present(now.ipvs.get(&server.service).is_some()),
+        Target::Link(link) => present(now.links.iter().any(|l| l.name == link.name)),
     }
 }
 

@@ -38,6 +38,12 @@ pub fn undo(edits: &[Edit], base: &NodeState, now: &NodeState) -> Undo {
                 put_back(there, edit, &mut undo);
             }
             Target::Set(set) => put_back(now.ipsets.get(&set.name).is_some(), edit, &mut undo),
+            Target::VirtualServer(server) => {
+                put_back(now.ipvs.get(&server.service).is_some(), edit, &mut undo);
+            }
+            Target::Link(link) => {
+                put_back(now.links.iter().any(|l| l.name == link.name), edit, &mut undo);
+            }
         }
     }
     undo
@@ -126,6 +132,7 @@ fn merge_chain(
     let canon = |(r, c): (&Ruleset, &Chain)| -> Vec<String> {
         c.rules.iter().map(|rule| canonical(r.rule_text(rule))).collect()
     };
+    let texts_now: Vec<&str> = now.1.rules.iter().map(|r| now.0.rule_text(r)).collect();
     let (base, now) = (base.map(canon).unwrap_or_default(), canon(now));
     let ours = positions_in_base(removed, &base);
     let kept: Vec<usize> = (0..base.len()).filter(|i| !ours.contains(&Some(*i))).collect();
@@ -146,13 +153,20 @@ fn merge_chain(
             )),
         }
     }
-    let mut texts = removed.iter().map(|r| (canonical(&r.text), &r.text)).collect::<Vec<_>>();
-    for (position, slot) in slots.iter().enumerate().filter(|(_, s)| s.ours) {
-        let Some(found) = texts.iter().position(|(key, _)| *key == slot.canonical) else {
-            continue;
+    let mut ours = removed.iter().map(|r| (canonical(&r.text), &r.text)).collect::<Vec<_>>();
+    let mut theirs = texts_now.into_iter();
+    let mut after: Option<String> = None;
+    for (position, slot) in slots.iter().enumerate() {
+        let text = if slot.ours {
+            let found = ours.iter().position(|(key, _)| *key == slot.canonical);
+            let Some(text) = found.map(|i| ours.remove(i).1.clone()) else { continue };
+            let chain = removed[0].chain.clone();
+            back.rules.push(RuleAt { chain, position, text: text.clone(), after });
+            text.to_string()
+        } else {
+            theirs.next().unwrap_or_default().to_owned()
         };
-        let text = texts.remove(found).1.clone();
-        back.rules.push(RuleAt { chain: removed[0].chain.clone(), position, text });
+        after = Some(text);
     }
 }
 

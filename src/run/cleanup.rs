@@ -227,6 +227,7 @@ pub fn resume(context: &Context<'_>) -> Result<Report> {
     let Some(mut run) = context.store.pending()? else {
         return Err(Error::new(Kind::NotFound, "resume", "no run is pending"));
     };
+    rollback::same_boot(context, &mut run)?;
     let base = base_of(context, &run)?;
     let dir = context.store.run_dir(&run.id);
     let only_back = |cause: &str| {

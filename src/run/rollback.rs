@@ -36,14 +36,7 @@ pub fn rollback(context: &Context<'_>) -> Result<Report> {
         Some(run) => run,
         None => last_done(context)?,
     };
-    if run.boot_id != crate::clock::boot_id() {
-        context.store.finish(&mut run, RunState::Failed)?;
-        return Err(Error::new(
-            Kind::NotFound,
-            format!("run {}", run.id),
-            "the node was rebooted since, so its rules were made anew; the run is closed",
-        ));
-    }
+    same_boot(context, &mut run)?;
     let base = base_of(context, &run)?;
     let dir = context.store.run_dir(&run.id);
     if !dir.join(JOURNAL).exists() {
@@ -54,11 +47,27 @@ pub fn rollback(context: &Context<'_>) -> Result<Report> {
     undo(context, &mut run, &mut journal, &base)
 }
 
+/// A run of an earlier boot is closed: its rules went with that boot.
+///
+/// # Errors
+/// [`Kind::NotFound`], saying so.
+pub(super) fn same_boot(context: &Context<'_>, run: &mut Run) -> Result<()> {
+    if run.boot_id == crate::clock::boot_id() {
+        return Ok(());
+    }
+    context.store.finish(run, RunState::Rebooted)?;
+    let cause = "the node was rebooted since, so its rules were made anew; the run is closed";
+    Err(Error::new(Kind::NotFound, format!("run {}", run.id), cause)
+        .hint("`proxyshift plan` shows what is left to do"))
+}
+
 fn last_done(context: &Context<'_>) -> Result<Run> {
-    let here = Netns::current()?;
+    let (here, boot_id) = (Netns::current()?, crate::clock::boot_id());
     let mut runs = context.store.runs()?;
     runs.retain(|r| {
-        matches!(r.state, RunState::Done | RunState::UndonePartly) && r.netns.inode == here.inode
+        matches!(r.state, RunState::Done | RunState::UndonePartly)
+            && r.netns.inode == here.inode
+            && r.boot_id == boot_id
     });
     runs.pop().ok_or_else(|| {
         Error::new(Kind::NotFound, "rollback", "no run of this node can be undone")

@@ -34,6 +34,9 @@ pub enum RunState {
     Failed,
     /// It could not be undone entirely: a person is needed.
     UndonePartly,
+    /// The node was rebooted meanwhile, and its rules were made anew: nothing of it is left to
+    /// undo or to go on with.
+    Rebooted,
 }
 
 impl RunState {

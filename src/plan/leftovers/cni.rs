@@ -1,12 +1,10 @@
 //! Pod networks: what a component left behind that is gone, and empty host-port chains.
 
-use crate::owners::catalogue::Component;
+use crate::owners::component::Component;
 use crate::owners::content::Reading;
 use crate::owners::life::{self, Life};
-use crate::plan::leftovers::draft::{Draft, Place, RuleAt};
+use crate::plan::leftovers::draft::{Draft, OwnedChain, Place, Row, RuleAt};
 use crate::plan::{Action, ObjectKind};
-
-use super::draft::Row;
 
 /// Each component that makes pod networks: all of it goes if it is known to be gone and the
 /// catalogue says that this is proof enough, else it stays.
@@ -24,10 +22,8 @@ pub(super) fn components(draft: &mut Draft<'_>) {
 
 fn remove(draft: &mut Draft<'_>, component: &Component, evidence: &str) {
     let reason = || format!("{} is gone: {evidence}", component.name);
-    for (at, _, table, chain) in draft.all_chains() {
-        if draft.owner(at.id, table, chain) == component.name {
-            draft.may_remove_chain(at, reason());
-        }
+    for OwnedChain { at, .. } in draft.chains_of(&component.name) {
+        draft.may_remove_chain(at, reason());
     }
     for (at, place, to) in draft.built_in_rules() {
         if owner(draft, &place) != component.name {
@@ -59,12 +55,8 @@ fn keep(draft: &mut Draft<'_>, component: &Component, life: &Life) {
         }
         Life::Unknown(evidence) => format!("{name}'s; whether it lives is not known: {evidence}"),
     };
-    for (at, _, table, chain) in draft.all_chains() {
-        let mine = draft.owner(at.id, table, chain) == *name;
-        let entry = draft.catalogue.chain(&table.name, &chain.name);
-        if mine && entry.is_some_and(|(_, e)| !e.many) {
-            draft.keep_chain(at, reason.clone());
-        }
+    for OwnedChain { at, .. } in draft.chains_of(name).into_iter().filter(|c| !c.entry.many) {
+        draft.keep_chain(at, reason.clone());
     }
     let state = draft.state;
     for set in &state.ipsets.sets {
@@ -93,34 +85,24 @@ pub(super) fn is_signed(draft: &Draft<'_>, component: &Component, place: &Place<
 /// portmap's chain of a pod without a rule does nothing, and neither does the jump to it: a pod
 /// whose end was missed.
 pub(super) fn empty_port_chains(draft: &mut Draft<'_>) {
-    for (at, _, table, chain) in draft.all_chains() {
-        let portmap = |c| draft.owner(at.id, table, c) == "cni-portmap";
-        if !portmap(chain) {
-            continue;
-        }
-        let is_pod = |name: &str| {
-            let entry = draft.catalogue.chain(&table.name, name);
-            entry.is_some_and(|(c, e)| c.name == "cni-portmap" && e.many)
-        };
-        if is_pod(&chain.name) {
-            if chain.rules.is_empty() && is_referenced(table, &chain.name) {
-                draft.may_remove_chain(at, "holds no rule, so its jumps lead nowhere");
-            }
-            continue;
-        }
+    let chains = draft.chains_of("cni-portmap");
+    let mut found = Vec::new();
+    for OwnedChain { at, chain, .. } in chains.iter().filter(|c| !c.entry.many) {
         for (position, rule) in chain.rules.iter().enumerate() {
-            let empty = |name: &&crate::state::ruleset::Name| {
-                is_pod(name) && table.chain(name).is_some_and(|c| c.rules.is_empty())
+            let empty = |c: &&OwnedChain<'_>| {
+                (c.at.id, c.at.table) == (at.id, at.table)
+                    && c.entry.many
+                    && c.chain.rules.is_empty()
+                    && rule.target.as_ref() == Some(&c.chain.name)
             };
-            let Some(target) = rule.target.as_ref().filter(empty) else { continue };
-            let to = table.chains.iter().position(|c| c.name == *target);
-            let with = to.map(|chain| super::draft::ChainAt { chain, ..at });
-            let reason = format!("leads to {target}, which holds no rule");
-            draft.may_remove_rule(RuleAt { chain: at, position }, with, reason);
+            if let Some(target) = chains.iter().find(empty) {
+                found.push((RuleAt { chain: *at, position }, target));
+            }
         }
     }
-}
-
-fn is_referenced(table: &crate::state::ruleset::Table, name: &str) -> bool {
-    table.rules().any(|(_, _, rule)| rule.target.as_deref() == Some(name))
+    for (jump, target) in found {
+        draft.may_remove_chain(target.at, "holds no rule, so its jumps lead nowhere");
+        let reason = format!("leads to {}, which holds no rule", target.chain.name);
+        draft.may_remove_rule(jump, Some(target.at), reason);
+    }
 }

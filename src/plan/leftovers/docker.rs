@@ -3,7 +3,7 @@
 use crate::owners::life;
 use crate::owners::matcher::Why;
 use crate::plan::leftovers::cni::owner;
-use crate::plan::leftovers::draft::Draft;
+use crate::plan::leftovers::draft::{Draft, OwnedChain};
 
 const NAME: &str = "docker";
 
@@ -11,10 +11,7 @@ const NAME: &str = "docker";
 pub(super) fn suspects(draft: &mut Draft<'_>) {
     let Some(component) = draft.catalogue.component(NAME) else { return };
     let life = life::of(component, draft.state);
-    for (at, _, table, chain) in draft.all_chains() {
-        if draft.owner(at.id, table, chain) != NAME {
-            continue;
-        }
+    for OwnedChain { at, table, chain, .. } in draft.chains_of(NAME) {
         if life.is_gone() {
             draft.keep_chain(at, format!("suspected: docker seems gone: {}", life.evidence()));
         } else if !table.rules().any(|(_, _, r)| r.target.as_deref() == Some(&*chain.name)) {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::owners::catalogue::Catalogue;
+use crate::owners::component::ChainEntry;
 use crate::owners::matcher::{Ownership, UNKNOWN};
 use crate::plan::leftovers::sets;
 use crate::plan::{Action, Object, ObjectKind};
@@ -36,6 +37,7 @@ pub(super) struct Draft<'a> {
     pub(super) catalogue: &'a Catalogue,
     pub(super) state: &'a NodeState,
     pub(super) ownership: &'a Ownership<'a>,
+    by_owner: HashMap<&'a str, Vec<ChainAt>>,
     chains: BTreeMap<ChainAt, String>,
     rules: BTreeMap<RuleAt, RuleCandidate>,
     sets: BTreeMap<String, String>,
@@ -48,8 +50,23 @@ impl<'a> Draft<'a> {
         state: &'a NodeState,
         ownership: &'a Ownership<'a>,
     ) -> Draft<'a> {
-        let (chains, rules, sets, rows) = Default::default();
-        Draft { catalogue, state, ownership, chains, rules, sets, rows }
+        let (by_owner, chains, rules, sets, rows) = Default::default();
+        let mut draft = Draft { catalogue, state, ownership, by_owner, chains, rules, sets, rows };
+        for (at, _, table, chain) in draft.all_chains() {
+            let owner = draft.owner(at.id, table, chain);
+            draft.by_owner.entry(owner).or_default().push(at);
+        }
+        draft
+    }
+
+    /// The chains of an owner, each with what the catalogue says of it.
+    pub(super) fn chains_of(&self, owner: &str) -> Vec<OwnedChain<'a>> {
+        let owned = |at: &ChainAt| {
+            let (_, table, chain) = self.chain(*at)?;
+            let entry = self.ownership.chain_entry(at.id, &table.name, &chain.name)?;
+            Some(OwnedChain { at: *at, table, chain, entry })
+        };
+        self.by_owner.get(owner).into_iter().flatten().filter_map(owned).collect()
     }
 
     /// Every chain of the node, with its table.
@@ -70,17 +87,17 @@ impl<'a> Draft<'a> {
     pub(super) fn built_in_rules(
         &self,
     ) -> impl Iterator<Item = (RuleAt, Place<'a>, Option<ChainAt>)> + use<'a> {
-        self.all_chains().filter(|(.., c)| c.is_built_in()).flat_map(
-            |(at, ruleset, table, chain)| {
-                chain.rules.iter().enumerate().map(move |(position, rule)| {
-                    let target = |name: &Name| table.chains.iter().position(|c| c.name == *name);
-                    let to = rule.target.as_ref().and_then(target);
-                    let to = to.map(|chain| ChainAt { chain, ..at });
-                    let place = Place { id: at.id, ruleset, table, chain, rule, position };
-                    (RuleAt { chain: at, position }, place, to)
-                })
-            },
-        )
+        let ownership = self.ownership;
+        let built_in = self.all_chains().filter(|(.., chain)| chain.is_built_in());
+        built_in.flat_map(move |(at, ruleset, table, chain)| {
+            chain.rules.iter().enumerate().map(move |(position, rule)| {
+                let place = |to: &Name| ownership.chain_place(at.id, &table.name, to);
+                let to = rule.target.as_ref().and_then(place);
+                let to = to.map(|chain| ChainAt { chain, ..at });
+                let place = Place { id: at.id, ruleset, table, chain, rule, position };
+                (RuleAt { chain: at, position }, place, to)
+            })
+        })
     }
 
     /// The name of the owner of a chain.
@@ -192,6 +209,9 @@ impl<'a> Draft<'a> {
     fn kept(&self) -> BTreeMap<ChainAt, String> {
         let mut kept: BTreeMap<ChainAt, String> = BTreeMap::new();
         let mut queue = Vec::new();
+        if self.chains.is_empty() {
+            return kept;
+        }
         for at in self.chains.keys() {
             if let Some(reason) = self.foreign_rule(*at) {
                 kept.insert(*at, reason);
@@ -216,7 +236,6 @@ impl<'a> Draft<'a> {
                     self.keep_target(at, ruleset, rule, &names, &mut kept, &mut queue);
                 }
             }
-            // A rule that goes only with this chain stays, and so does where it leads: here.
         }
         kept
     }
@@ -299,6 +318,14 @@ impl<'a> Draft<'a> {
             reason: reason.into(),
         })
     }
+}
+
+/// A chain that the catalogue knows.
+pub(super) struct OwnedChain<'a> {
+    pub(super) at: ChainAt,
+    pub(super) table: &'a Table,
+    pub(super) chain: &'a Chain,
+    pub(super) entry: &'a ChainEntry,
 }
 
 /// A rule with all that it stands in.

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
-use crate::owners::catalogue::Component;
+use crate::owners::component::Component;
 use crate::owners::life;
 use crate::owners::matcher::Why;
 use crate::plan::leftovers::cni::{is_signed, owner};
@@ -53,8 +53,10 @@ impl Nets {
         nets.filter(|net| !net.addr().is_multicast())
     }
 
-    fn key(&self) -> (Option<(bool, IpNet)>, Option<(bool, IpNet)>, &str) {
-        (self.source, self.destination, &self.target)
+    fn are(&self, source: (bool, IpNet), destination: (bool, IpNet), target: &str) -> bool {
+        self.source == Some(source)
+            && self.destination == Some(destination)
+            && self.target == target
     }
 }
 
@@ -64,10 +66,7 @@ pub(super) fn rules(draft: &mut Draft<'_>) {
     if life::of(component, draft.state).is_gone() {
         return;
     }
-    let lease = match lease(draft, component) {
-        Ok(lease) => Ok(lease),
-        Err(doubt) => Err(doubt),
-    };
+    let lease = lease(draft, component);
     for (at, ruleset, table, chain) in draft.all_chains() {
         if !chain.is_built_in() && !OWN_CHAINS.contains(&&*chain.name) {
             continue;
@@ -122,6 +121,10 @@ fn judge(
     place: &Place<'_>,
     first: bool,
 ) -> Option<Result<String, String>> {
+    if why(draft, place) == Why::Link {
+        // cni0 in a rule does not make it flannel's.
+        return None;
+    }
     let nets = Nets::of(place.ruleset, place.rule)?;
     nets.pods().next()?;
     let Some(lease) = lease else { return Some(Err(String::new())) };
@@ -161,12 +164,16 @@ fn replaced(place: &Place<'_>) -> bool {
         && chain.is_some_and(|c| !c.rules.is_empty())
 }
 
+/// By what the rule is flannel's.
+fn why(draft: &Draft<'_>, place: &Place<'_>) -> Why {
+    let (table, chain) = (&place.table.name, &place.chain.name);
+    draft.ownership.rule_attribution(place.id, table, chain, place.position).why
+}
+
 /// Why a bare rule may not be of an earlier lease; none if everything proves that it is.
 fn doubt(draft: &Draft<'_>, lease: &Lease<'_>, place: &Place<'_>, nets: &Nets) -> Option<String> {
-    let (table, chain) = (&place.table.name, &place.chain.name);
-    let a = draft.ownership.rule_attribution(place.id, table, chain, place.position);
     let shapes = draft.catalogue.component(NAME).map_or(&[][..], |c| &c.rules);
-    let shape = match a.why {
+    let shape = match why(draft, place) {
         Why::Shape(i) => shapes.get(usize::from(i)).map_or("", |s| s.id.as_str()),
         _ => "",
     };
@@ -179,19 +186,22 @@ fn doubt(draft: &Draft<'_>, lease: &Lease<'_>, place: &Place<'_>, nets: &Nets) -
     if !lease.networks.contains(&network) || !network.contains(&subnet) {
         return Some(format!("{network} is not flannel's network"));
     }
-    if !has_live_rules(place, lease, network) {
+    if !has_live_rules(draft, place, lease, network) {
         return Some("flannel's other rules are not beside it".into());
     }
     used_here(draft, subnet)
 }
 
 /// True if the four rules that flannel writes for its network and lease stand in the chain.
-fn has_live_rules(place: &Place<'_>, lease: &Lease<'_>, network: IpNet) -> bool {
-    let all: Vec<Nets> =
-        place.chain.rules.iter().filter_map(|r| Nets::of(place.ruleset, r)).collect();
-    let has = |source, destination, target: &str| {
-        all.iter().any(|n| n.key() == (Some(source), Some(destination), target))
+fn has_live_rules(draft: &Draft<'_>, place: &Place<'_>, lease: &Lease<'_>, network: IpNet) -> bool {
+    let own = |(position, rule)| {
+        let place = Place { rule, position, ..*place };
+        let own = owner(draft, &place) == NAME && why(draft, &place) != Why::Link;
+        own.then(|| Nets::of(place.ruleset, rule))?
     };
+    let all: Vec<Nets> = place.chain.rules.iter().enumerate().filter_map(own).collect();
+    let has =
+        |source, destination, target: &str| all.iter().any(|n| n.are(source, destination, target));
     let outgoing = all.iter().any(|n| {
         n.source == Some((false, network))
             && n.destination.is_some_and(|(no, net)| no && net.addr().is_multicast())

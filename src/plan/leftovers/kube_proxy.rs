@@ -1,12 +1,14 @@
 //! What kube-proxy no longer uses, by mode and version.
 
+use std::collections::HashMap;
+
 use regex::Regex;
 
-use crate::owners::catalogue::{ChainEntry, minor_version};
+use crate::owners::component::{ChainEntry, minor_version};
 use crate::owners::life;
 use crate::owners::matcher::Why;
 use crate::owners::mode::Running;
-use crate::plan::leftovers::draft::{ChainAt, Draft, Row};
+use crate::plan::leftovers::draft::{ChainAt, Draft, OwnedChain, Row};
 use crate::plan::{Action, ObjectKind};
 use crate::state::Family;
 use crate::state::ipvs::Forward;
@@ -24,19 +26,18 @@ use Verdict::{Goes, Stays};
 /// Chains of kube-proxy's and of the kubelet's, and the jumps to them.
 pub(super) fn chains(draft: &mut Draft<'_>, running: &Running) {
     let kubelet = kubelet_may_own(draft);
-    for (at, _, table, chain) in draft.all_chains() {
-        let owner = draft.owner(at.id, table, chain);
-        if owner != NAME && owner != "kubelet" {
-            continue;
-        }
-        let Some((_, entry)) = draft.catalogue.chain(&table.name, &chain.name) else { continue };
-        let verdict = match owner {
-            NAME => judge(draft, at, entry, running, kubelet.as_deref()),
-            _ => Stays(entry.keep.clone().unwrap_or_else(|| "the kubelet's".into())),
-        };
-        match verdict {
-            Goes(reason) => draft.may_remove_chain(at, reason),
-            Stays(reason) if !entry.many => draft.keep_chain(at, reason),
+    for OwnedChain { at, entry, .. } in draft.chains_of("kubelet") {
+        let reason = entry.keep.as_deref().unwrap_or("the kubelet's");
+        draft.keep_chain(at, reason);
+    }
+    let chains = draft.chains_of(NAME);
+    let mut successors = HashMap::new();
+    for OwnedChain { at, entry, .. } in &chains {
+        let key = (at.id, at.table, entry.replaced_by.as_deref());
+        let successor = successors.entry(key).or_insert_with(|| successor(&chains, *at, entry));
+        match judge(entry, running, kubelet.as_deref(), successor.as_deref()) {
+            Goes(reason) => draft.may_remove_chain(*at, reason),
+            Stays(reason) if !entry.many => draft.keep_chain(*at, reason),
             Stays(_) => {}
         }
     }
@@ -44,11 +45,10 @@ pub(super) fn chains(draft: &mut Draft<'_>, running: &Running) {
 }
 
 fn judge(
-    draft: &Draft<'_>,
-    at: ChainAt,
     entry: &ChainEntry,
     running: &Running,
     kubelet: Option<&str>,
+    successor: Option<&str>,
 ) -> Verdict {
     let Some(mode) = running.mode else {
         return Stays(format!("which mode of kube-proxy runs is not clear: {}", running.evidence));
@@ -68,7 +68,7 @@ fn judge(
     {
         return Goes(format!("kube-proxy {version} has no such chain"));
     }
-    if let Some(successor) = successor(draft, at, entry) {
+    if let Some(successor) = successor {
         return Goes(format!("{successor} stands in its place, so a later version runs"));
     }
     Stays(match (&entry.keep, entry.modes.len()) {
@@ -79,14 +79,14 @@ fn judge(
 }
 
 /// A chain of a later version, in the same table, that does what `entry` did.
-fn successor(draft: &Draft<'_>, at: ChainAt, entry: &ChainEntry) -> Option<String> {
+fn successor(chains: &[OwnedChain<'_>], at: ChainAt, entry: &ChainEntry) -> Option<String> {
     let pattern = Regex::new(entry.replaced_by.as_deref()?).ok()?;
-    let ruleset = draft.state.rulesets.get(&at.id)?;
-    let table = ruleset.tables.get(at.table)?;
-    let live = |c: &&crate::state::ruleset::Chain| {
-        pattern.is_match(&c.name) && draft.owner(at.id, table, c) == NAME && !c.rules.is_empty()
+    let live = |c: &&OwnedChain<'_>| {
+        (c.at.id, c.at.table) == (at.id, at.table)
+            && !c.chain.rules.is_empty()
+            && pattern.is_match(&c.chain.name)
     };
-    table.chains.iter().find(live).map(|c| c.name.to_string())
+    chains.iter().find(live).map(|c| c.chain.name.to_string())
 }
 
 /// Why the kubelet may still own the shared chains: up to 1.26 it makes KUBE-MARK-DROP and

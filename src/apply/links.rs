@@ -1,0 +1,33 @@
+//! Network links that a component made for itself, with their addresses.
+
+use std::fmt::Write;
+
+use crate::apply::Kernel;
+use crate::error::{Error, Kind, Result};
+use crate::node::commands::Command;
+use crate::node::tools::Tool;
+use crate::plan::edit::{Direction, LinkText};
+
+pub(super) fn apply(kernel: &Kernel<'_>, direction: Direction, link: &LinkText) -> Result<()> {
+    let mut batch = String::new();
+    match direction {
+        Direction::Remove => {
+            let _ = writeln!(batch, "link del {}", link.name);
+        }
+        Direction::Add => {
+            let _ = writeln!(batch, "link add {} type {}", link.name, link.kind);
+            for address in &link.addresses {
+                let _ = writeln!(batch, "addr add {address} dev {}", link.name);
+            }
+            if link.up {
+                let _ = writeln!(batch, "link set {} up", link.name);
+            }
+        }
+    }
+    Command::new(kernel.tools.tool(Tool::Ip)?)
+        .args(["-batch", "-"])
+        .stdin(batch)
+        .run()
+        .map(|_| ())
+        .map_err(|e| Error { kind: Kind::Kernel, ..e })
+}

@@ -114,7 +114,9 @@ impl Ruleset {
     pub fn parse(file: &str, text: Arc<str>) -> Result<Ruleset> {
         let mut parser = Parser::new(file, &text);
         parser.run()?;
-        let Parser { tables, others, .. } = parser;
+        let Parser { mut tables, others, .. } = parser;
+        // Most chains are short, and there are many.
+        tables.iter_mut().flat_map(|t| &mut t.chains).for_each(|c| c.rules.shrink_to_fit());
         Ok(Ruleset { tables, others, text })
     }
 

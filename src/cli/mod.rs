@@ -123,7 +123,7 @@ impl Command<'_> {
     }
 
     /// Prints a result as a document or as text.
-    fn answer(&self, document: &serde_json::Value, text: &str) {
+    fn answer(&self, document: &impl serde::Serialize, text: &str) {
         match self.ui.output {
             crate::ui::Output::Json => self.ui.print_json(document),
             crate::ui::Output::Text => self.ui.print(text),

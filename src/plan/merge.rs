@@ -4,6 +4,8 @@
 //! the neighbours it had; what others added stays where it is; what came back by itself is not
 //! added twice; what cannot be placed is named and left as found.
 
+use std::collections::HashSet;
+
 use similar::{Algorithm, DiffOp, capture_diff_slices};
 
 use crate::plan::edit::{ChainText, Direction, Edit, RuleAt, TableEdit, Target};
@@ -135,6 +137,7 @@ fn merge_chain(
     let ours = positions_in_base(removed, &base);
     let kept: Vec<usize> = (0..base.len()).filter(|i| !ours.contains(&Some(*i))).collect();
     let mut slots = align(&base, &kept, now);
+    mark_returned(removed, &ours, &base, &mut slots);
     for (rule, at) in removed.iter().zip(&ours) {
         let key = canonical(&rule.text);
         let there = slots.iter().filter(|s| s.canonical == key).count();
@@ -160,7 +163,7 @@ fn merge_chain(
             let Some(text) = found.map(|i| ours.remove(i).1.clone()) else { continue };
             let chain = removed[0].chain.clone();
             back.rules.push(RuleAt { chain, position, text: text.clone(), after });
-            text
+            text.to_string()
         } else {
             theirs.next().unwrap_or_default().to_owned()
         };
@@ -202,6 +205,20 @@ fn align(base: &[String], kept: &[usize], now: Vec<String>) -> Vec<Slot> {
     now.into_iter().zip(origin).map(slot).collect()
 }
 
+/// Gives rules of ours that came back by themselves the position that they had: the others among
+/// ours stand before or behind them as well.
+fn mark_returned(removed: &[&RuleAt], ours: &[Option<usize>], base: &[String], slots: &mut [Slot]) {
+    for (rule, at) in removed.iter().zip(ours) {
+        let key = canonical(&rule.text);
+        let there = slots.iter().filter(|s| s.canonical == key).count();
+        let all_there = there >= base.iter().filter(|b| **b == key).count();
+        let returned = |s: &&mut Slot| all_there && s.base.is_none() && s.canonical == key;
+        if let Some(slot) = slots.iter_mut().find(returned) {
+            slot.base = *at;
+        }
+    }
+}
+
 /// Right behind the nearest rule that stood before it, else right before the nearest that stood
 /// behind it. `alone`: it had no neighbours that stayed, so the top of the chain is its place.
 fn place_for(slots: &[Slot], at: Option<usize>, alone: bool) -> Option<usize> {
@@ -226,12 +243,13 @@ fn drop_dangling(
     now: Side<'_>,
     undo: &mut Undo,
 ) {
+    let mut coming: HashSet<String> = back.chains.iter().map(|c| c.name.clone()).collect();
     loop {
         let lost = |text: &str| {
             let (target, _) = Words::of_rule(text).target()?;
             let was_chain = base.is_some_and(|(_, t)| t.chain(&target).is_some());
-            let is_chain = now.is_some_and(|(_, t)| t.chain(&target).is_some())
-                || back.chains.iter().any(|c| *c.name == *target);
+            let is_chain =
+                now.is_some_and(|(_, t)| t.chain(&target).is_some()) || coming.contains(&*target);
             (was_chain && !is_chain).then(|| target.into_owned())
         };
         if let Some((i, target)) =
@@ -248,6 +266,7 @@ fn drop_dangling(
             return;
         };
         let chain = back.chains.remove(i);
+        coming.remove(&chain.name);
         undo.conflicts.push(format!("{place} chain {}: the chain {target} is gone", chain.name));
     }
 }

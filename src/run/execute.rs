@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use serde::Deserialize;
+
 use crate::error::{Error, Kind, Result};
 use crate::plan::edit::Edit;
 use crate::run::Context;
@@ -114,7 +116,12 @@ pub fn told(entries: &[Entry]) -> Result<Told> {
     let mut told = Told::default();
     let mut intent: Option<&Entry> = None;
     for entry in entries {
-        told.rolling_back |= entry.stage == ROLLBACK;
+        if entry.stage == ROLLBACK {
+            // An edit that was open when the run began to be undone may be in the kernel all the
+            // same: it stays open, for the next rollback to look at.
+            told.rolling_back = true;
+            continue;
+        }
         match entry.kind {
             Mark::Intent => intent = Some(entry),
             Mark::Done => told.done.extend(intent.take().map(edit).transpose()?),
@@ -122,14 +129,14 @@ pub fn told(entries: &[Entry]) -> Result<Told> {
             Mark::Extended | Mark::Confirmed => {}
         }
     }
-    if let Some(entry) = intent.filter(|e| e.stage != ROLLBACK) {
+    if let Some(entry) = intent {
         told.open = Some((edit(entry)?, entry.clone()));
     }
     Ok(told)
 }
 
 fn edit(entry: &Entry) -> Result<Edit> {
-    serde_json::from_value(entry.edit.clone())
+    Edit::deserialize(&entry.edit)
         .map_err(|e| Error::new(Kind::Store, format!("journal entry {}", entry.seq), e))
 }
 

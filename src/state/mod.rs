@@ -11,11 +11,13 @@ pub mod kube_proxy;
 mod lines;
 pub mod links;
 pub mod meaning;
+pub mod measured;
 pub mod nft;
 mod node_state;
 pub mod rule;
 pub mod ruleset;
 pub mod sysctl;
+pub mod text;
 pub mod tools;
 
 use std::collections::BTreeMap;

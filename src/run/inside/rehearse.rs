@@ -20,7 +20,7 @@ use crate::run::inside::load::load;
 use crate::run::inside::world::stand_in;
 use crate::run::look::look;
 use crate::run::rollback;
-use crate::run::take::take;
+use crate::run::take::{parsed, take};
 use crate::state::NodeState;
 use crate::store::Store;
 use crate::store::journal::Journal;
@@ -35,7 +35,7 @@ fn own_run() -> Result<()> {
 }
 
 fn given(dir: &Path) -> Result<NodeState> {
-    NodeState::parse(Snapshot::load(dir)?.files)
+    parsed(Snapshot::load(dir)?.files)
 }
 
 /// Loads the state in `dir`, saves it again, and compares.

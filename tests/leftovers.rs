@@ -40,7 +40,7 @@ fn chains(plan: &Plan) -> BTreeMap<String, usize> {
         let table = object.table.as_deref().unwrap_or_default();
         let name = match object.name.split('-').collect::<Vec<_>>()[..] {
             ["KUBE", kind, hash] if hash.len() == 16 => format!("KUBE-{kind}-*"),
-            _ => object.name.clone(),
+            _ => object.name.to_string(),
         };
         let family = object.family.map(|f| f.to_string()).unwrap_or_default();
         *found.entry(format!("{family} {table} {name}")).or_default() += 1;

@@ -38,7 +38,7 @@ pub(super) fn apply(
         }
         Direction::Add => {
             let rules = table::places(edit, now.as_ref())?;
-            payload::addition(&edit.table, &rules, &edit.chains)
+            payload::addition(&edit.table, "", &rules, &edit.chains)
         }
     };
     if start.elapsed().as_millis() * 2 > HOLD_LIMIT_MS {

@@ -16,6 +16,11 @@ use crate::state::ruleset::Ruleset;
 /// someone wrote, but nothing that concerns us. Reading handles takes about a millisecond.
 const QUICK_TRIES: usize = 20;
 
+/// With `--noflush`, iptables-nft-restore goes through a sorted list of all chains named so far, for
+/// each line: a minute and more for 30,000 chains. Once a line names no chain, as this one, it reads
+/// all chains at once and keeps no list: 2 s (measured with 1.8.9).
+const READ_ALL_CHAINS: &str = "-S\n";
+
 pub(super) fn apply(
     kernel: &Kernel<'_>,
     direction: Direction,
@@ -164,7 +169,7 @@ fn add(kernel: &Kernel<'_>, edit: &TableEdit) -> Result<Applied> {
     let rules = table::places(edit, before.as_ref())?;
     Command::new(kernel.tools.tool(Tool::Restore(edit.ruleset))?)
         .args(["--noflush"])
-        .stdin(payload::addition(&edit.table, &rules, &edit.chains))
+        .stdin(payload::addition(&edit.table, READ_ALL_CHAINS, &rules, &edit.chains))
         .deadline(table::DEADLINE)
         .run()
         .map_err(|e| Error { kind: Kind::Kernel, ..e })?;

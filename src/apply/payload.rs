@@ -24,18 +24,19 @@ pub(super) fn removal(table: &str, rules: &[RuleAt], chains: &[ChainText]) -> St
     text
 }
 
-/// Puts `chains` back with their rules, then `rules` at their places, from the top.
+/// Puts `chains` back with their rules, then `rules` at their places, from the top; the lines `first`
+/// come before all that.
 ///
 /// The chains are declared in scattered order: a table built in the sorted order of a save makes
 /// every later iptables-nft-save of it many times slower.
-pub(super) fn addition(table: &str, rules: &[RuleAt], chains: &[ChainText]) -> String {
+pub(super) fn addition(table: &str, first: &str, rules: &[RuleAt], chains: &[ChainText]) -> String {
     let mut scattered: Vec<&ChainText> = chains.iter().collect();
     scattered.sort_by_cached_key(|c| {
         let mut hasher = DefaultHasher::new();
         c.name.hash(&mut hasher);
         hasher.finish()
     });
-    let mut text = format!("*{table}\n");
+    let mut text = format!("*{table}\n{first}");
     for chain in scattered {
         let _ = writeln!(text, ":{} - [0:0]", chain.name);
     }
@@ -75,6 +76,6 @@ mod tests {
             [at("A", 2, "-A A -j X"), at("A", 0, "-A A"), at("B", 1, "-A B ! -s 1.2.3.4 -j X")];
         let chains = [ChainText { name: "X".into(), rules: vec!["-A X -j RETURN".into()] }];
         let want = "*nat\n:X - [0:0]\n-A X -j RETURN\n-I A 1\n-I A 3 -j X\n-I B 2 ! -s 1.2.3.4 -j X\nCOMMIT\n";
-        assert_eq!(addition("nat", &rules, &chains), want);
+        assert_eq!(addition("nat", "", &rules, &chains), want);
     }
 }

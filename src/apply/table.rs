@@ -1,5 +1,6 @@
 //! What both backends do alike: read one table, and find an edit's objects in it.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use crate::apply::Applied;
@@ -65,11 +66,14 @@ pub(super) fn locate(edit: &TableEdit, ruleset: Option<&Ruleset>) -> Result<Vec<
         }
     }
     let mut found: Vec<RuleAt> = Vec::with_capacity(edit.rules.len());
+    let mut taken: HashSet<(&str, usize)> = HashSet::new();
     for rule in &edit.rules {
-        let taken: Vec<usize> =
-            found.iter().filter(|f| f.chain == rule.chain).map(|f| f.position).collect();
-        match position(ruleset, table, rule, &taken) {
-            Some(position) => found.push(RuleAt { position, ..rule.clone() }),
+        let free = |i: usize| !taken.contains(&(rule.chain.as_str(), i));
+        match position(ruleset, table, rule, &free) {
+            Some(position) => {
+                taken.insert((&rule.chain, position));
+                found.push(RuleAt { position, ..rule.clone() });
+            }
             None => return changed(&rule.text, "the rule is gone"),
         }
     }
@@ -137,14 +141,21 @@ fn holds(ruleset: &Ruleset, now: &Chain, planned: &ChainText) -> bool {
 }
 
 /// Where the rule stands: at its planned place, or, when others have moved it, the nearest to it.
-fn position(ruleset: &Ruleset, table: &Table, rule: &RuleAt, taken: &[usize]) -> Option<usize> {
+fn position(
+    ruleset: &Ruleset,
+    table: &Table,
+    rule: &RuleAt,
+    free: &dyn Fn(usize) -> bool,
+) -> Option<usize> {
     let rules = &table.chain(&rule.chain)?.rules;
     let same = |i: &usize| {
-        !taken.contains(i)
-            && rules.get(*i).is_some_and(|r| same_rule(ruleset.rule_text(r), &rule.text))
+        free(*i) && rules.get(*i).is_some_and(|r| same_rule(ruleset.rule_text(r), &rule.text))
     };
     if same(&rule.position) {
         return Some(rule.position);
     }
-    (0..rules.len()).filter(same).min_by_key(|i| i.abs_diff(rule.position))
+    // From the planned place outwards: others seldom move it far.
+    let at = rule.position;
+    let outwards = (1..=at.max(rules.len())).flat_map(|d| [at.checked_sub(d), at.checked_add(d)]);
+    outwards.flatten().find(same)
 }

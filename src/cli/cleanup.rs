@@ -13,7 +13,7 @@ use crate::ui::table::counted;
 pub(super) fn run(command: &Command<'_>, options: &args::Cleanup) -> Result<u8> {
     if options.dry_run {
         let plan = plan_with(&Catalogue::builtin()?, &command.state(None)?, &options.owner)?;
-        command.answer(&plan::document(&plan)?, &plan::text(&plan, command.args.verbose));
+        command.answer(&plan::document(&plan), &plan::text(&plan, command.args.verbose));
         return Ok(0);
     }
     if !command.args.yes && !prompt::attended() {

@@ -21,14 +21,15 @@ use crate::run::Context;
 use crate::run::look::look;
 use crate::run::take;
 use crate::state::NodeState;
-use crate::store::Store;
 use crate::store::snapshots::Snapshot;
+use crate::store::{DEFAULT_DIR, Store};
 use crate::ui::Ui;
 
 /// Carries out the command line; returns the exit code.
 pub fn run(args: &Args) -> u8 {
     let ui = Ui::new(args.output, args.progress, args.no_color);
     let command = Command { args, ui: &ui };
+    command.speak_of_pending();
     let result = match &args.verb {
         None => Err(Error::new(Kind::Usage, "proxyshift", "which verb?")
             .hint("`proxyshift --help` lists them")),
@@ -56,6 +57,26 @@ struct Command<'a> {
 impl Command<'_> {
     fn store(&self) -> Result<Store> {
         Store::open(self.args.store.as_deref())
+    }
+
+    /// A run that is pending is the first thing to speak of; the verbs that resolve it do so
+    /// themselves.
+    fn speak_of_pending(&self) {
+        let dir = self.args.store.as_deref().unwrap_or(Path::new(DEFAULT_DIR));
+        let resolves = matches!(
+            self.args.verb,
+            Some(Verb::Inside { .. } | Verb::Status | Verb::Resume | Verb::Rollback)
+        );
+        // A look at someone else's store, or at none, must not make one.
+        if resolves || !dir.join("runs").is_dir() || !rustix::process::geteuid().is_root() {
+            return;
+        }
+        if let Ok(Some(run)) = self.store().and_then(|s| s.pending()) {
+            self.sink().warning(format!(
+                "run {} is pending: `proxyshift resume` goes on with it, `proxyshift rollback` undoes it",
+                run.id
+            ));
+        }
     }
 
     fn sink(&self) -> &dyn Sink {
@@ -102,7 +123,7 @@ impl Command<'_> {
     }
 
     /// Prints a result as a document or as text.
-    fn answer(&self, document: &serde_json::Value, text: &str) {
+    fn answer(&self, document: &impl serde::Serialize, text: &str) {
         match self.ui.output {
             crate::ui::Output::Json => self.ui.print_json(document),
             crate::ui::Output::Text => self.ui.print(text),

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use crate::cli::{Command, args};
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::owners::catalogue::Catalogue;
 use crate::plan::{Action, Object, ObjectKind, Plan};
 use crate::run::cleanup::plan_with;
@@ -15,15 +15,21 @@ use crate::ui::table::{columns, counted};
 pub(super) fn run(command: &Command<'_>, options: &args::Plan) -> Result<u8> {
     let state = command.state(options.snapshot.as_deref())?;
     let plan = plan_with(&Catalogue::builtin()?, &state, &[])?;
-    command.answer(&document(&plan)?, &text(&plan, command.args.verbose));
+    command.answer(&document(&plan), &text(&plan, command.args.verbose));
     Ok(0)
 }
 
+/// The plan as a document.
+#[derive(Serialize)]
+pub(super) struct Document<'a> {
+    schema: &'static str,
+    version: u32,
+    objects: &'a [Object],
+}
+
 /// The plan as a document: `proxyshift.plan`, version 1.
-pub(super) fn document(plan: &Plan) -> Result<Value> {
-    let objects = serde_json::to_value(&plan.objects)
-        .map_err(|e| Error::new(Kind::Unexpected, "the plan", e))?;
-    Ok(json!({"schema": "proxyshift.plan", "version": 1, "objects": objects}))
+pub(super) fn document(plan: &Plan) -> Document<'_> {
+    Document { schema: "proxyshift.plan", version: 1, objects: &plan.objects }
 }
 
 /// The plan for people: what goes, in full; what stays, counted, or in full when asked.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::plan::{Object, ObjectKind, Plan};
 use crate::state::ipvs::VirtualServer;
 use crate::state::ruleset::{Chain, Ruleset, Table};
+use crate::state::text::Text;
 use crate::state::{Backend, Family, NodeState, RulesetId};
 
 /// A rule and its place.
@@ -19,7 +20,7 @@ pub struct RuleAt {
     /// chain after it.
     pub position: usize,
     /// Its text from `-A` on.
-    pub text: String,
+    pub text: Text,
     /// For an addition: the rule that stands right before it; none at the top of the chain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<String>,
@@ -31,13 +32,13 @@ pub struct ChainText {
     /// Its name.
     pub name: String,
     /// Its rules' texts, from `-A` on, first to last.
-    pub rules: Vec<String>,
+    pub rules: Vec<Text>,
 }
 
 impl ChainText {
     /// The chain with its rules, as `ruleset` has them.
     pub fn of(ruleset: &Ruleset, chain: &Chain) -> ChainText {
-        let rules = chain.rules.iter().map(|r| ruleset.rule_text(r).to_owned()).collect();
+        let rules = chain.rules.iter().map(|r| ruleset.shared_text(r)).collect();
         ChainText { name: chain.name.to_string(), rules }
     }
 }
@@ -203,7 +204,7 @@ pub fn edits(plan: &Plan, state: &NodeState) -> Vec<Edit> {
 
 fn native_table(object: &Object, state: &NodeState) -> Option<NativeTable> {
     let family = object.family.map_or("inet", Family::nft);
-    let table = state.nft.tables.iter().find(|t| t.family == family && t.name == object.name)?;
+    let table = state.nft.tables.iter().find(|t| t.family == family && *t.name == *object.name)?;
     Some(NativeTable {
         family: table.family.clone(),
         name: table.name.clone(),
@@ -214,7 +215,7 @@ fn native_table(object: &Object, state: &NodeState) -> Option<NativeTable> {
 fn set_text(object: &Object, state: &NodeState) -> Option<SetText> {
     let set = state.ipsets.get(&object.name)?;
     let lines = set.render().lines().map(str::to_owned).collect();
-    Some(SetText { name: object.name.clone(), lines })
+    Some(SetText { name: object.name.to_string(), lines })
 }
 
 fn link_text(object: &Object, state: &NodeState) -> Option<LinkText> {
@@ -263,7 +264,7 @@ fn table_edits(plan: &Plan, state: &NodeState) -> Vec<Edit> {
 
 /// The rule set that a row of a plan speaks of.
 fn ruleset_of(object: &Object) -> Option<RulesetId> {
-    let backend = match object.backend.as_str() {
+    let backend = match &*object.backend {
         "legacy" => Backend::Legacy,
         "nft" => Backend::Nft,
         _ => return None,
@@ -275,7 +276,7 @@ fn table_edit(id: RulesetId, ruleset: &Ruleset, table: &Table, removal: &Removal
     let chains = table.chains.iter().filter(|c| removal.chains.contains(&*c.name));
     let at = |&(chain, position): &(&str, usize)| {
         let rule = table.chain(chain)?.rules.get(position)?;
-        let text = ruleset.rule_text(rule).to_owned();
+        let text = ruleset.shared_text(rule);
         (!removal.chains.contains(chain)).then(|| RuleAt {
             chain: chain.into(),
             position,

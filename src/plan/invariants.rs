@@ -1,10 +1,10 @@
 //! What must hold whatever a run does: everything that an edit does not name means the same, in
 //! the same order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use crate::plan::edit::{Direction, Edit, TableEdit, Target};
-use crate::state::meaning::{Change, Difference, canonical, ruleset_differences};
+use crate::plan::edit::{ChainText, Direction, Edit, TableEdit, Target};
+use crate::state::meaning::{Change, Difference, canonical, ruleset_differences_but};
 use crate::state::ruleset::{Chain, Ruleset};
 use crate::state::{NodeState, RulesetId};
 
@@ -29,11 +29,14 @@ pub fn unexpected_of<'a>(
     after: Option<&Ruleset>,
     edits: impl IntoIterator<Item = (Direction, &'a TableEdit)>,
 ) -> Vec<Difference> {
+    let edits: Vec<_> = edits.into_iter().collect();
+    let whole = whole_chains(&edits, before, after);
     let mut expected: BTreeMap<(String, Change, String), usize> = BTreeMap::new();
     for (direction, table) in edits {
-        expect(table, direction, &mut expected);
+        expect(table, direction, &whole, &mut expected);
     }
-    let mut differences = ruleset_differences(id, before, after);
+    let skip = |table: &str, chain: &str| whole.contains(&(table, chain));
+    let mut differences = ruleset_differences_but(id, before, after, &skip);
     differences.retain(|d| {
         let key = (d.place.clone(), d.what, canonical_object(&d.text));
         match expected.get_mut(&key) {
@@ -57,9 +60,37 @@ pub fn unexpected_of<'a>(
     differences
 }
 
+/// The chains, by table and name, that went or came whole, to the letter as the edits say: nearly
+/// all of them, and nothing more has to be found out about these.
+fn whole_chains<'a>(
+    edits: &[(Direction, &'a TableEdit)],
+    before: Option<&Ruleset>,
+    after: Option<&Ruleset>,
+) -> HashSet<(&'a str, &'a str)> {
+    let mut whole = HashSet::new();
+    for &(direction, edit) in edits {
+        let (with, without) = match direction {
+            Direction::Remove => (before, after),
+            Direction::Add => (after, before),
+        };
+        let table = edit.table.as_str();
+        for chain in &edit.chains {
+            let there = chain_of(with, table, &chain.name).is_some_and(|(r, c)| {
+                let texts = c.rules.iter().map(|rule| r.rule_text(rule));
+                texts.eq(chain.rules.iter().map(|text| &**text))
+            });
+            if there && chain_of(without, table, &chain.name).is_none() {
+                whole.insert((table, chain.name.as_str()));
+            }
+        }
+    }
+    whole
+}
+
 fn expect(
     edit: &TableEdit,
     direction: Direction,
+    whole: &HashSet<(&str, &str)>,
     expected: &mut BTreeMap<(String, Change, String), usize>,
 ) {
     let place = format!("{} {}", edit.ruleset, edit.table);
@@ -67,9 +98,10 @@ fn expect(
         Direction::Remove => Change::Gone,
         Direction::Add => Change::New,
     };
+    let is_left = |c: &&ChainText| !whole.contains(&(edit.table.as_str(), c.name.as_str()));
     let rules = edit.rules.iter().map(|r| &r.text);
-    let inside = edit.chains.iter().flat_map(|c| &c.rules);
-    let chains = edit.chains.iter().map(|c| format!("chain {}", c.name));
+    let inside = edit.chains.iter().filter(is_left).flat_map(|c| &c.rules);
+    let chains = edit.chains.iter().filter(is_left).map(|c| format!("chain {}", c.name));
     for text in rules.chain(inside).map(|r| canonical(r)).chain(chains) {
         *expected.entry((place.clone(), what, text)).or_default() += 1;
     }
@@ -112,11 +144,6 @@ fn present(there: bool) -> Outcome {
 }
 
 fn table_outcome(edit: &TableEdit, base: Option<&Ruleset>, now: Option<&Ruleset>) -> Outcome {
-    let count = |r: Option<&Ruleset>, name: &str, key: &str| {
-        chain_of(r, &edit.table, name).map_or(0, |(r, c)| {
-            c.rules.iter().filter(|rule| canonical(r.rule_text(rule)) == key).count()
-        })
-    };
     let (mut done, mut not_done) = (0, 0);
     for planned in &edit.chains {
         match chain_of(now, &edit.table, &planned.name) {
@@ -125,15 +152,15 @@ fn table_outcome(edit: &TableEdit, base: Option<&Ruleset>, now: Option<&Ruleset>
             Some(_) => return Outcome::Unclear,
         }
     }
+    let mut named: HashMap<(&str, String), usize> = HashMap::new();
     for rule in &edit.rules {
-        let key = canonical(&rule.text);
-        let removed = edit
-            .rules
-            .iter()
-            .filter(|r| r.chain == rule.chain && canonical(&r.text) == key)
-            .count();
-        let was = count(base, &rule.chain, &key).max(removed);
-        match count(now, &rule.chain, &key) {
+        *named.entry((&rule.chain, canonical(&rule.text))).or_default() += 1;
+    }
+    let (before, after) = (count(base, edit), count(now, edit));
+    for (rule, &removed) in &named {
+        let there = |counts: &HashMap<_, usize>| counts.get(rule).copied().unwrap_or(0);
+        let was = there(&before).max(removed);
+        match there(&after) {
             n if n + removed == was => done += 1,
             n if n >= was => not_done += 1,
             _ => return Outcome::Unclear,
@@ -144,6 +171,20 @@ fn table_outcome(edit: &TableEdit, base: Option<&Ruleset>, now: Option<&Ruleset>
         (0, _) => Outcome::NotDone,
         _ => Outcome::Unclear,
     }
+}
+
+/// How often each rule, in its one spelling, stands in the chains of which the edit names rules.
+fn count<'a>(ruleset: Option<&Ruleset>, edit: &'a TableEdit) -> HashMap<(&'a str, String), usize> {
+    let chains: HashSet<&str> = edit.rules.iter().map(|r| r.chain.as_str()).collect();
+    let mut counts = HashMap::new();
+    for name in chains {
+        if let Some((r, c)) = chain_of(ruleset, &edit.table, name) {
+            for rule in &c.rules {
+                *counts.entry((name, canonical(r.rule_text(rule)))).or_default() += 1;
+            }
+        }
+    }
+    counts
 }
 
 fn chain_of<'a>(

@@ -4,6 +4,8 @@
 //! the neighbours it had; what others added stays where it is; what came back by itself is not
 //! added twice; what cannot be placed is named and left as found.
 
+use std::collections::HashSet;
+
 use similar::{Algorithm, DiffOp, capture_diff_slices};
 
 use crate::plan::edit::{ChainText, Direction, Edit, RuleAt, TableEdit, Target};
@@ -161,7 +163,7 @@ fn merge_chain(
             let Some(text) = found.map(|i| ours.remove(i).1.clone()) else { continue };
             let chain = removed[0].chain.clone();
             back.rules.push(RuleAt { chain, position, text: text.clone(), after });
-            text
+            text.to_string()
         } else {
             theirs.next().unwrap_or_default().to_owned()
         };
@@ -241,12 +243,13 @@ fn drop_dangling(
     now: Side<'_>,
     undo: &mut Undo,
 ) {
+    let mut coming: HashSet<String> = back.chains.iter().map(|c| c.name.clone()).collect();
     loop {
         let lost = |text: &str| {
             let (target, _) = Words::of_rule(text).target()?;
             let was_chain = base.is_some_and(|(_, t)| t.chain(&target).is_some());
-            let is_chain = now.is_some_and(|(_, t)| t.chain(&target).is_some())
-                || back.chains.iter().any(|c| *c.name == *target);
+            let is_chain =
+                now.is_some_and(|(_, t)| t.chain(&target).is_some()) || coming.contains(&*target);
             (was_chain && !is_chain).then(|| target.into_owned())
         };
         if let Some((i, target)) =
@@ -263,6 +266,7 @@ fn drop_dangling(
             return;
         };
         let chain = back.chains.remove(i);
+        coming.remove(&chain.name);
         undo.conflicts.push(format!("{place} chain {}: the chain {target} is gone", chain.name));
     }
 }

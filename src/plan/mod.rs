@@ -8,6 +8,7 @@ pub mod merge;
 use serde::{Deserialize, Serialize};
 
 use crate::state::Family;
+use crate::state::text::Text;
 
 /// What a plan does with an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -47,20 +48,20 @@ pub struct Object {
     /// Its address family, where it has one.
     pub family: Option<Family>,
     /// Where it lives: `legacy`, `nft`, `ipset`, `ipvs`, `link`.
-    pub backend: String,
+    pub backend: Text,
     /// Its table, for chains and rules.
-    pub table: Option<String>,
+    pub table: Option<Text>,
     /// Its own name; for a rule, its chain's.
-    pub name: String,
+    pub name: Text,
     /// Its position in its chain, from 0, for a rule.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub position: Option<usize>,
     /// Its text: a rule from `-A` on, a virtual server with its scheduler; empty for a chain.
-    pub text: String,
+    pub text: Text,
     /// The component it belongs to, or `unknown`.
-    pub owner: String,
+    pub owner: Text,
     /// Why it goes or stays, in one sentence.
-    pub reason: String,
+    pub reason: Text,
 }
 
 /// All objects concerned, sorted; the same state gives the same plan.

@@ -20,7 +20,7 @@ use crate::store::journal::Journal;
 use crate::store::runs::{Run, RunState};
 use crate::store::snapshots::Snapshot;
 
-/// How many snapshots are kept after a run.
+/// How many snapshots, and how many runs, are kept after a run.
 pub const KEEP: usize = 10;
 
 /// The plan for `state`: its leftovers, of these owners only if any are named.
@@ -41,10 +41,10 @@ pub fn plan_with(
     let mut plan = leftovers(catalogue, state, &ownership);
     if !owners.is_empty() {
         for object in plan.objects.iter_mut().filter(|o| o.action == Action::Remove) {
-            if !owners.contains(&object.owner) {
+            if !owners.iter().any(|o| **o == *object.owner) {
                 object.action = Action::Keep;
                 object.reason =
-                    format!("a leftover, but of an owner not asked for: {}", object.reason);
+                    format!("a leftover, but of an owner not asked for: {}", object.reason).into();
             }
         }
         plan.objects.sort();
@@ -84,6 +84,7 @@ pub fn cleanup(
     if !approve(&first)? {
         return Err(Error::new(Kind::Interrupted, "cleanup", "declined; nothing was changed"));
     }
+    drop(first);
     let taken = take(context, "before cleanup")?;
     let plan = plan(context, &taken.state, owners)?;
     let edits = edits(&plan, &taken.state);
@@ -91,6 +92,8 @@ pub fn cleanup(
     let size: u64 = edits.iter().map(journal_size).sum();
     context.store.room_for(size)?;
     let summary = json!({"owners": owners, "remove": plan.removals().count()});
+    // A large plan is as large as the node.
+    drop(plan);
     let mut run = context.store.start("cleanup", &taken.snapshot.id, summary)?;
     let mut journal = match Journal::create(&context.store.run_dir(&run.id), size) {
         Ok(journal) => journal,
@@ -214,6 +217,7 @@ fn removed(context: &Context<'_>, run: &Run) -> Result<usize> {
 }
 
 fn prune(context: &Context<'_>) -> Result<()> {
+    context.store.prune_runs(KEEP)?;
     let needed = context.store.needed_snapshots()?;
     context.store.prune(KEEP, &needed).map(|_| ())
 }

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use serde::Deserialize;
+
 use crate::error::{Error, Kind, Result};
 use crate::plan::edit::Edit;
 use crate::run::Context;
@@ -134,7 +136,7 @@ pub fn told(entries: &[Entry]) -> Result<Told> {
 }
 
 fn edit(entry: &Entry) -> Result<Edit> {
-    serde_json::from_value(entry.edit.clone())
+    Edit::deserialize(&entry.edit)
         .map_err(|e| Error::new(Kind::Store, format!("journal entry {}", entry.seq), e))
 }
 

@@ -1,5 +1,7 @@
 //! A look at the live node that can be trusted: captured, parsed, and held against the kernel.
 
+use std::collections::HashSet;
+
 use crate::error::{Error, Kind, Result};
 use crate::event::Sink;
 use crate::node::capture::capture_telling;
@@ -103,7 +105,8 @@ fn table_is_whole(
             return Err(lie(&chain.name, cause));
         }
     }
-    if let Some(chain) = table.chains.iter().find(|c| !chains.iter().any(|k| *k.name == *c.name)) {
+    let known: HashSet<&str> = chains.iter().map(|c| c.name.as_str()).collect();
+    if let Some(chain) = table.chains.iter().find(|c| !known.contains(&*c.name)) {
         let built_in = chain.is_built_in() && chain.rules.is_empty();
         if !built_in {
             return Err(lie(&chain.name, "saved, but the kernel does not have it".into()));

@@ -11,7 +11,7 @@ use similar::{DiffTag, capture_diff_slices};
 
 use crate::state::links;
 use crate::state::rule::{Term, Words};
-use crate::state::ruleset::{Chain, Ruleset, Table};
+use crate::state::ruleset::{Chain, Name, Ruleset, Table};
 use crate::state::{NodeState, RulesetId};
 
 /// Matches that keep a state, so that their place among the others changes what they see.
@@ -193,29 +193,46 @@ pub fn ruleset_differences(
     a: Option<&Ruleset>,
     b: Option<&Ruleset>,
 ) -> Vec<Difference> {
-    let tables = |r: Option<&Ruleset>| -> BTreeSet<String> {
-        r.into_iter().flat_map(|r| &r.tables).map(|t| t.name.to_string()).collect()
+    ruleset_differences_but(id, a, b, &|_, _| false)
+}
+
+/// As [`ruleset_differences`], but for the chains that `skip` names by table and chain.
+pub fn ruleset_differences_but(
+    id: RulesetId,
+    a: Option<&Ruleset>,
+    b: Option<&Ruleset>,
+    skip: &dyn Fn(&str, &str) -> bool,
+) -> Vec<Difference> {
+    let tables = |r: Option<&Ruleset>| -> BTreeSet<Name> {
+        r.into_iter().flat_map(|r| &r.tables).map(|t| t.name.clone()).collect()
     };
     let mut found = Vec::new();
     for name in &tables(a) | &tables(b) {
         let place = format!("{id} {name}");
         let left = a.zip(a.and_then(|r| r.table(&name)));
         let right = b.zip(b.and_then(|r| r.table(&name)));
-        table_differences(&place, left, right, &mut found);
+        table_differences(&place, left, right, &|chain| skip(&name, chain), &mut found);
     }
     found
 }
 
 type Side<'a> = Option<(&'a Ruleset, &'a Table)>;
 
-fn table_differences(place: &str, a: Side<'_>, b: Side<'_>, found: &mut Vec<Difference>) {
+fn table_differences(
+    place: &str,
+    a: Side<'_>,
+    b: Side<'_>,
+    skip: &dyn Fn(&str) -> bool,
+    found: &mut Vec<Difference>,
+) {
     // A table that was never used means the same as one that is not there.
     let used = |s: Side<'_>| s.is_some_and(|(_, t)| !t.is_pristine());
     if !used(a) && !used(b) {
         return;
     }
-    let chains = |s: Side<'_>| -> BTreeSet<String> {
-        s.into_iter().flat_map(|(_, t)| &t.chains).map(|c| c.name.to_string()).collect()
+    let chains = |s: Side<'_>| -> BTreeSet<Name> {
+        let chains = s.into_iter().flat_map(|(_, t)| &t.chains);
+        chains.map(|c| &c.name).filter(|name| !skip(name)).cloned().collect()
     };
     for name in &chains(a) | &chains(b) {
         let left = a.and_then(|(r, t)| t.chain(&name).map(|c| (r, c)));

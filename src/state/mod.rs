@@ -17,6 +17,7 @@ mod node_state;
 pub mod rule;
 pub mod ruleset;
 pub mod sysctl;
+pub mod text;
 pub mod tools;
 
 use std::collections::BTreeMap;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
 use crate::state::rule::Words;
+use crate::state::text::Text;
 
 /// The name of a table, chain or target, shared by all that carry it.
 pub type Name = Arc<str>;
@@ -113,7 +114,9 @@ impl Ruleset {
     pub fn parse(file: &str, text: Arc<str>) -> Result<Ruleset> {
         let mut parser = Parser::new(file, &text);
         parser.run()?;
-        let Parser { tables, others, .. } = parser;
+        let Parser { mut tables, others, .. } = parser;
+        // Most chains are short, and there are many.
+        tables.iter_mut().flat_map(|t| &mut t.chains).for_each(|c| c.rules.shrink_to_fit());
         Ok(Ruleset { tables, others, text })
     }
 
@@ -130,6 +133,11 @@ impl Ruleset {
     /// The rule's text from `-A` on, without counters.
     pub fn rule_text(&self, rule: &Rule) -> &str {
         self.slice(rule.span)
+    }
+
+    /// As [`Self::rule_text`], to keep: it shares the text it was read from.
+    pub fn shared_text(&self, rule: &Rule) -> Text {
+        Text::part(&self.text, rule.span.start, rule.span.end)
     }
 
     /// What the rule counted, where the file says (`iptables-save -c`).
@@ -149,22 +157,24 @@ impl Ruleset {
 
     /// The file again, from the parsed parts, to the byte.
     pub fn render(&self) -> String {
-        let mut lines: Vec<(u32, String)> =
-            self.others.iter().map(|&(line, span)| (line, self.slice(span).to_owned())).collect();
+        let mut lines: Vec<(u32, Span)> = self.others.clone();
         for chain in self.tables.iter().flat_map(|t| &t.chains) {
             if chain.line > 0 {
-                lines.push((chain.line, self.slice(chain.span).to_owned()));
+                lines.push((chain.line, chain.span));
             }
             for rule in &chain.rules {
-                let counters = self.slice(rule.counters);
-                lines.push((rule.line, format!("{counters}{}", self.rule_text(rule))));
+                lines.push((rule.line, rule.counters));
+                lines.push((rule.line, rule.span));
             }
         }
-        lines.sort_unstable_by_key(|(line, _)| *line);
+        // Stable, so that a rule's counters stay before its text.
+        lines.sort_by_key(|(line, _)| *line);
         let mut text = String::with_capacity(self.text.len());
-        for (_, line) in lines {
-            text.push_str(&line);
-            text.push('\n');
+        for (i, (line, span)) in lines.iter().enumerate() {
+            text.push_str(self.slice(*span));
+            if lines.get(i + 1).is_none_or(|(next, _)| next != line) {
+                text.push('\n');
+            }
         }
         text
     }

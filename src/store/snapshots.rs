@@ -132,11 +132,14 @@ impl Store {
 
         let temporary = self.temporary()?;
         write_tree(temporary.path(), &tree)?;
+        drop(tree);
         let read = Snapshot::load(temporary.path())?;
         if read.files != *files || read.manifest.as_ref() != Some(&manifest) {
             return Err(refused(&manifest.id, "the disk gives back other bytes than were written"));
         }
-        reparse(&read.files)?;
+        // The same bytes: no need to keep them twice while they are parsed.
+        drop(read);
+        reparse(files)?;
         self.keep(temporary, &manifest.id)
     }
 

@@ -111,9 +111,14 @@ impl Ui {
         let _ = write!(out, "{text}{end}").and_then(|()| out.flush());
     }
 
-    /// Prints a document as JSON.
-    pub fn print_json(&self, document: &serde_json::Value) {
-        self.print(&format!("{document:#}"));
+    /// Prints a document as JSON, piece by piece: a plan may be large.
+    pub fn print_json(&self, document: &impl serde::Serialize) {
+        let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+        // A closed pipe is nobody's error.
+        let _ = serde_json::to_writer_pretty(&mut out, document)
+            .map_err(std::io::Error::from)
+            .and_then(|()| writeln!(out))
+            .and_then(|()| out.flush());
     }
 
     /// Prints an error in the form asked for; returns its exit code.

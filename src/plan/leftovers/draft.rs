@@ -8,6 +8,7 @@ use crate::owners::matcher::{Ownership, UNKNOWN};
 use crate::plan::leftovers::sets;
 use crate::plan::{Action, Object, ObjectKind};
 use crate::state::ruleset::{Chain, Name, Rule, Ruleset, Table};
+use crate::state::text::Text;
 use crate::state::{Family, NodeState, RulesetId};
 
 /// A chain, by its place in the state.
@@ -142,13 +143,13 @@ impl<'a> Draft<'a> {
             action,
             kind,
             family: row.family,
-            backend: row.backend.to_owned(),
+            backend: row.backend.into(),
             table: None,
-            name: row.name.to_owned(),
+            name: row.name.into(),
             position: None,
-            text: row.text,
-            owner: row.owner.to_owned(),
-            reason: row.reason,
+            text: row.text.into(),
+            owner: row.owner.into(),
+            reason: row.reason.into(),
         });
     }
 
@@ -182,7 +183,7 @@ impl<'a> Draft<'a> {
         let removed = |at: &RuleAt| goes.contains_key(at) || self.chains.contains_key(&at.chain);
         let rows = sets::rows(&self, &self.sets, removed);
         self.rows.extend(rows);
-        self.rows.sort();
+        self.rows.sort_unstable();
         self.rows.dedup();
         self.rows
     }
@@ -190,13 +191,16 @@ impl<'a> Draft<'a> {
     fn removed_chains(&mut self) {
         let chains = std::mem::take(&mut self.chains);
         for (at, reason) in &chains {
-            let count = self.chain(*at).map_or(0, |(_, _, c)| c.rules.len());
-            let rules = (0..count).map(|position| RuleAt { chain: *at, position });
-            let rows: Vec<Object> =
-                rules.filter_map(|r| self.rule_row(Action::Remove, r, reason)).collect();
-            self.rows.extend(rows);
-            let row = self.chain_row(Action::Remove, *at, reason.clone());
-            self.rows.extend(row);
+            let Some(row) = self.chain_row(Action::Remove, *at, reason.clone()) else { continue };
+            let Some((ruleset, _, chain)) = self.chain(*at) else { continue };
+            // A chain goes only with rules of its own owner: they share the words of its row.
+            self.rows.extend(chain.rules.iter().enumerate().map(|(position, rule)| Object {
+                kind: ObjectKind::Rule,
+                position: Some(position),
+                text: ruleset.shared_text(rule),
+                ..row.clone()
+            }));
+            self.rows.push(row);
         }
         self.chains = chains;
     }
@@ -286,13 +290,13 @@ impl<'a> Draft<'a> {
             action,
             kind: ObjectKind::Chain,
             family: Some(at.id.family),
-            backend: at.id.backend.to_string(),
-            table: Some(table.name.to_string()),
-            name: chain.name.to_string(),
+            backend: at.id.backend.to_string().into(),
+            table: Some(table.name.clone().into()),
+            name: chain.name.clone().into(),
             position: None,
-            text: String::new(),
-            owner: self.owner(at.id, table, chain).to_owned(),
-            reason,
+            text: Text::default(),
+            owner: self.owner(at.id, table, chain).into(),
+            reason: reason.into(),
         })
     }
 
@@ -305,13 +309,13 @@ impl<'a> Draft<'a> {
             action,
             kind: ObjectKind::Rule,
             family: Some(id.family),
-            backend: id.backend.to_string(),
-            table: Some(table.name.to_string()),
-            name: chain.name.to_string(),
+            backend: id.backend.to_string().into(),
+            table: Some(table.name.clone().into()),
+            name: chain.name.clone().into(),
             position: Some(at.position),
-            text: ruleset.rule_text(rule).to_owned(),
-            owner: self.ownership.name(owner).to_owned(),
-            reason: reason.to_owned(),
+            text: ruleset.shared_text(rule),
+            owner: self.ownership.name(owner).into(),
+            reason: reason.into(),
         })
     }
 }

@@ -30,11 +30,11 @@ pub(super) fn rows(
             family: Some(set.family),
             backend: "ipset".into(),
             table: None,
-            name: name.clone(),
+            name: name.as_str().into(),
             position: None,
-            text: set.kind.clone(),
-            owner: draft.ownership.set(name).map_or_else(String::new, |o| o.name.to_owned()),
-            reason: needed.unwrap_or(reason).clone(),
+            text: set.kind.as_str().into(),
+            owner: draft.ownership.set(name).map_or("", |o| o.name).into(),
+            reason: needed.unwrap_or(reason).as_str().into(),
         })
     };
     candidates.iter().filter_map(row).collect()

@@ -1,0 +1,88 @@
+//! How long proxyshift takes on large nodes, beside `iptables-save` and the other ways to clean up.
+//!
+//! `cargo bench --bench scale [-- SERVICES…]`, as root: each measurement is made on the real kernel,
+//! in private namespaces. Prints a Markdown table, and fails if proxyshift is slower or larger than
+//! it should be.
+
+mod measure;
+mod node;
+mod report;
+mod watch;
+
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use measure::{KUBE_PROXY, Measured, Way, measure};
+
+const SIZES: [usize; 3] = [1000, 5000, 20000];
+const BACKENDS: [&str; 2] = ["nft", "legacy"];
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().collect();
+    if words[0].ends_with(KUBE_PROXY) {
+        return stand_in(&words[1..]);
+    }
+    // cargo adds `--bench`.
+    let words: Vec<&str> =
+        words[1..].iter().map(String::as_str).filter(|w| *w != "--bench").collect();
+    if let ["inside", way, backend, services, store] = words[..] {
+        let way = serde_json::from_str(way).expect("a way");
+        let services = services.parse().expect("a number");
+        let measured = measure(way, backend, services, Path::new(store));
+        println!("{}", serde_json::to_string(&measured).expect("plain data"));
+        return ExitCode::SUCCESS;
+    }
+    let asked: Vec<usize> = words.iter().filter_map(|w| w.parse().ok()).collect();
+    let sizes = if asked.is_empty() { SIZES.to_vec() } else { asked };
+    let mut columns = Vec::new();
+    for services in sizes {
+        for backend in BACKENDS {
+            eprintln!("{services} services, iptables-{backend}");
+            let [ours, grep, kube_proxy] = [Way::Ours, Way::Grep, Way::KubeProxy]
+                .map(|way| in_namespace(way, backend, services));
+            columns.push(report::Column {
+                services,
+                backend,
+                ours,
+                grep: grep.cleanup,
+                kube_proxy: kube_proxy.cleanup,
+            });
+        }
+    }
+    print!("{}", report::table(&columns));
+    let missed = report::missed(&columns);
+    missed.iter().for_each(|requirement| eprintln!("missed: {requirement}"));
+    if missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Measures in namespaces of its own, with an empty /run. One of them is for processes, so that
+/// nothing is left behind when this program is stopped.
+fn in_namespace(way: Way, backend: &str, services: usize) -> Measured {
+    // On a real disk: a journal in memory would cost nothing.
+    let store = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder for the store");
+    let output = Command::new("unshare")
+        .args(["-nmpf", "--propagation", "private", "--mount-proc", "--kill-child", "sh", "-c"])
+        .args(["mount -t tmpfs -o mode=755 bench /run && exec \"$@\"", "sh"])
+        .arg(std::env::current_exe().expect("our own path"))
+        .args(["inside", &serde_json::to_string(&way).expect("a word"), backend])
+        .arg(services.to_string())
+        .arg(store.path())
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .expect("unshare, of util-linux, runs");
+    assert!(output.status.success(), "{way:?} {backend} {services}: {}", output.status);
+    serde_json::from_slice(&output.stdout).expect("what the copy measured")
+}
+
+/// What this program does under the name of kube-proxy: says its version, or lives.
+fn stand_in(args: &[String]) -> ExitCode {
+    if args.iter().any(|a| a == "--version") {
+        println!("Kubernetes v1.20.2");
+        return ExitCode::SUCCESS;
+    }
+    loop {
+        std::thread::sleep(Duration::from_secs(3600));
+    }
+}

@@ -1,0 +1,167 @@
+//! What is measured on one node, inside a private namespace.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::node::{self, Node};
+use crate::watch::{OWN, Watched, watch};
+
+/// Whoever takes longer is stopped.
+pub const LIMIT: Duration = Duration::from_secs(120);
+
+/// How often the quick things are done; the median counts.
+const TIMES: usize = 3;
+
+/// The word by which this program is called again inside, and the name under which it stands in
+/// for kube-proxy.
+pub const KUBE_PROXY: &str = "kube-proxy";
+
+/// One way to clean a node up. Each has a namespace of its own, since each ends with another node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Way {
+    /// proxyshift's, with its rollback.
+    Ours,
+    /// `iptables-save | grep -v KUBE- | iptables-restore`.
+    Grep,
+    /// `iptables-restore --noflush` with `-X` for each leftover chain.
+    KubeProxy,
+}
+
+/// Seconds; none where the limit was passed, or where it does not apply.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Measured {
+    /// Lines and bytes of `iptables-save -c`.
+    pub dump: (usize, usize),
+    pub save: Option<f64>,
+    pub plan: Option<f64>,
+    pub validation: Option<f64>,
+    pub apply_and_verify: Option<f64>,
+    pub save_after_rollback: Option<f64>,
+    pub whole_cleanup: Option<f64>,
+    pub whole_rollback: Option<f64>,
+    /// Bytes, proxyshift's and its children's.
+    pub plan_memory: (u64, u64),
+    pub cleanup_memory: (u64, u64),
+    /// The other ways' seconds.
+    pub cleanup: Option<f64>,
+}
+
+/// Makes the node in the namespace that we are in, and measures.
+pub fn measure(way: Way, backend: &str, services: usize, store: &Path) -> Measured {
+    let node = node::generate(services);
+    load(&node, backend);
+    match way {
+        Way::Ours => ours(backend, store),
+        Way::Grep => {
+            let line =
+                format!("iptables-{backend}-save | grep -v KUBE- | iptables-{backend}-restore");
+            other(Command::new("sh").args(["-c", &line]), "")
+        }
+        Way::KubeProxy => {
+            let declared = node.leftovers.iter().map(|name| format!(":{name} - [0:0]\n"));
+            let deleted = node.leftovers.iter().map(|name| format!("-X {name}\n"));
+            let text: String = declared.chain(deleted).collect();
+            let text = format!("*nat\n{text}COMMIT\n");
+            let mut command = Command::new(format!("iptables-{backend}-restore"));
+            other(command.args(["--noflush", "--counters"]), &text)
+        }
+    }
+}
+
+fn other(command: &mut Command, input: &str) -> Measured {
+    Measured { cleanup: watch(command, input, LIMIT).seconds, ..Measured::default() }
+}
+
+fn load(node: &Node, backend: &str) {
+    watch(Command::new("ip").args(["-batch", "-"]), node::LINKS, LIMIT);
+    fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("a namespace's own sysctl");
+    watch(Command::new("ipset").arg("restore"), &node.sets, LIMIT);
+    watch(&mut Command::new(format!("iptables-{backend}-restore")), &node.rules, LIMIT);
+}
+
+fn ours(backend: &str, store: &Path) -> Measured {
+    let _kube_proxy = KubeProxy::start();
+    let mut measured = Measured { dump: dump(backend), ..Measured::default() };
+    let save = || watch(Command::new(format!("iptables-{backend}-save")).arg("-c"), "", LIMIT);
+    measured.save = median(|| save().seconds);
+
+    let mut plan_memory = (0, 0);
+    measured.plan = median(|| {
+        let plan = watch(&mut proxyshift(store, &["plan"]), "", LIMIT);
+        plan_memory = (plan_memory.0.max(plan.own), plan_memory.1.max(plan.others));
+        plan.seconds
+    });
+    measured.plan_memory = plan_memory;
+
+    let cleanup = watch(&mut proxyshift(store, &["cleanup"]), "", 3 * LIMIT);
+    measured.whole_cleanup = cleanup.seconds;
+    measured.cleanup_memory = (cleanup.own, cleanup.others);
+    let task = "writing the snapshot and restoring it in a private namespace";
+    measured.validation = took(&cleanup, task, task);
+    measured.apply_and_verify = took(&cleanup, "remove ", "verifying against the kernel");
+
+    measured.whole_rollback = watch(&mut proxyshift(store, &["rollback"]), "", 3 * LIMIT).seconds;
+    assert_eq!(dump(backend).0, measured.dump.0, "all lines are back");
+    measured.save_after_rollback = median(|| save().seconds);
+    measured
+}
+
+/// The time from the start of the last task `from` (the rehearsal has one too) to the end of the
+/// last task `to`.
+fn took(run: &Watched, from: &str, to: &str) -> Option<f64> {
+    run.seconds?;
+    let last = |event: &str, task: &str| {
+        let start = format!("{{\"event\":\"{event}\",\"task\":\"{task}");
+        run.said.iter().rev().find(|(_, line)| line.starts_with(&start)).map(|(at, _)| *at)
+    };
+    Some(last("finished", to)? - last("started", from)?)
+}
+
+fn median(mut run: impl FnMut() -> Option<f64>) -> Option<f64> {
+    let mut seconds = (0..TIMES).map(|_| run()).collect::<Option<Vec<f64>>>()?;
+    seconds.sort_by(f64::total_cmp);
+    seconds.get(TIMES / 2).copied()
+}
+
+/// Lines and bytes of a save.
+fn dump(backend: &str) -> (usize, usize) {
+    let output = Command::new(format!("iptables-{backend}-save")).arg("-c").output();
+    let text = output.expect("iptables-save runs").stdout;
+    (text.iter().filter(|b| **b == b'\n').count(), text.len())
+}
+
+fn proxyshift(store: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_proxyshift"));
+    command.arg("--store").arg(store).args(["--yes", "--progress", "json"]).args(args);
+    assert!(command.get_program().to_string_lossy().ends_with(OWN));
+    command
+}
+
+/// A process that looks like kube-proxy in ipvs mode, without which nobody could say whose the
+/// rules are.
+struct KubeProxy(Child);
+
+impl KubeProxy {
+    fn start() -> Self {
+        let path = Path::new("/run").join(KUBE_PROXY);
+        let own = std::env::current_exe().expect("our own path");
+        fs::copy(own, &path).expect("room in /run");
+        let child = Command::new(path)
+            .args(["--proxy-mode=ipvs"])
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("a copy of this program runs");
+        KubeProxy(child)
+    }
+}
+
+impl Drop for KubeProxy {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

@@ -1,0 +1,95 @@
+//! Running a program and watching it: time, peak memory, and when it said what.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+/// How often memory is read, and the end looked for. What is read is the kernel's own high-water
+/// mark, so that only the growth of a process' last moments can be missed.
+const TICK: Duration = Duration::from_millis(4);
+
+/// The program under test.
+pub const OWN: &str = "proxyshift";
+
+/// What became of a program.
+pub struct Watched {
+    /// From start to end; none if it was stopped at the limit.
+    pub seconds: Option<f64>,
+    /// The peak of the largest process of proxyshift, in bytes.
+    pub own: u64,
+    /// The peak of the largest process that is another program, in bytes.
+    pub others: u64,
+    /// Its lines on standard error, each with the seconds since the start.
+    pub said: Vec<(f64, String)>,
+}
+
+/// Runs `command` with `input`, for `limit` at most; what it prints is thrown away. Panics if it
+/// fails: a measurement of something that failed is none.
+pub fn watch(command: &mut Command, input: &str, limit: Duration) -> Watched {
+    let start = Instant::now();
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let (stdin, stderr) = (child.stdin.take(), child.stderr.take());
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            // A program that ends early closes its input; its status tells.
+            let _ = stdin.map(|mut pipe| pipe.write_all(input.as_bytes()));
+        });
+        let lines = scope.spawn(|| stderr.map_or_else(Vec::new, |pipe| read(pipe, start)));
+        let mut watched = Watched { seconds: None, own: 0, others: 0, said: Vec::new() };
+        let status = loop {
+            if let Some(status) = child.try_wait().expect("a child can be waited for") {
+                watched.seconds = Some(start.elapsed().as_secs_f64());
+                break Some(status);
+            }
+            peaks(child.id(), &mut watched);
+            if start.elapsed() > limit {
+                kill(child.id());
+                let _ = child.wait();
+                break None;
+            }
+            thread::sleep(TICK);
+        };
+        watched.said = lines.join().expect("the reader does not fail");
+        if let Some(status) = status.filter(|s| !s.success()) {
+            let said: Vec<&str> = watched.said.iter().map(|(_, line)| line.as_str()).collect();
+            panic!("{command:?}: {status}\n{}", said.join("\n"));
+        }
+        watched
+    })
+}
+
+fn read(pipe: impl Read, start: Instant) -> Vec<(f64, String)> {
+    let lines = BufReader::new(pipe).lines().map_while(Result::ok);
+    lines.map(|line| (start.elapsed().as_secs_f64(), line)).collect()
+}
+
+/// Reads the peaks of a process and of all that it started.
+fn peaks(pid: u32, watched: &mut Watched) {
+    let proc = format!("/proc/{pid}");
+    let status = fs::read_to_string(format!("{proc}/status")).unwrap_or_default();
+    let field = |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).map(str::trim);
+    let kilobytes = field("VmHWM:").and_then(|v| v.split(' ').next()?.parse::<u64>().ok());
+    let peak = if field("Name:") == Some(OWN) { &mut watched.own } else { &mut watched.others };
+    *peak = (*peak).max(kilobytes.unwrap_or(0) * 1024);
+    let children = fs::read_to_string(format!("{proc}/task/{pid}/children")).unwrap_or_default();
+    for child in children.split_whitespace().filter_map(|c| c.parse().ok()) {
+        peaks(child, watched);
+    }
+}
+
+fn kill(pid: u32) {
+    let group = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    // What is gone needs no killing.
+    let _ = group.map(|group| kill_process_group(group, Signal::KILL));
+}

@@ -1,0 +1,142 @@
+//! Stretches of a text that is kept once.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::ops::Deref;
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A stretch of a shared text: on a large node most rules are named in a plan, and a copy of each
+/// would be a copy of the node. Equal, ordered and shown as the text it is.
+#[derive(Clone)]
+pub struct Text {
+    whole: Arc<str>,
+    start: u32,
+    end: u32,
+}
+
+impl Text {
+    /// The bytes from `start` to `end`, both on character boundaries.
+    pub(super) fn part(whole: &Arc<str>, start: u32, end: u32) -> Text {
+        Text { whole: whole.clone(), start, end }
+    }
+
+    /// The text itself.
+    pub fn as_str(&self) -> &str {
+        &self.whole[self.start as usize..self.end as usize]
+    }
+}
+
+impl Deref for Text {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl From<String> for Text {
+    fn from(text: String) -> Text {
+        Text::from(text.as_str())
+    }
+}
+
+impl From<Arc<str>> for Text {
+    /// All of `whole`: a rule or a name, nothing near the 4 GiB that it can be at most.
+    fn from(whole: Arc<str>) -> Text {
+        let end = u32::try_from(whole.len()).unwrap_or(0);
+        Text { whole, start: 0, end }
+    }
+}
+
+impl From<&str> for Text {
+    fn from(text: &str) -> Text {
+        Text::from(Arc::<str>::from(text))
+    }
+}
+
+impl Default for Text {
+    fn default() -> Text {
+        Text::from("")
+    }
+}
+
+impl PartialEq for Text {
+    fn eq(&self, other: &Text) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Text {}
+
+impl<T: AsRef<str>> PartialEq<T> for Text {
+    fn eq(&self, other: &T) -> bool {
+        **self == *other.as_ref()
+    }
+}
+
+impl PartialEq<Text> for String {
+    fn eq(&self, other: &Text) -> bool {
+        **self == **other
+    }
+}
+
+impl PartialOrd for Text {
+    fn partial_cmp(&self, other: &Text) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Text {
+    fn cmp(&self, other: &Text) -> std::cmp::Ordering {
+        (**self).cmp(&**other)
+    }
+}
+
+impl Hash for Text {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (**self).hash(state);
+    }
+}
+
+impl fmt::Debug for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&**self, f)
+    }
+}
+
+impl fmt::Display for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&**self, f)
+    }
+}
+
+impl Serialize for Text {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Text, D::Error> {
+        String::deserialize(deserializer).map(Text::from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stretch_is_the_text_it_shows() {
+        let whole: Arc<str> = "one two".into();
+        let two = Text::part(&whole, 4, 7);
+        assert_eq!((&*two, two.len()), ("two", 3));
+        assert_eq!(two, Text::from("two"));
+        assert!(Text::part(&whole, 0, 3) < two);
+        let json = serde_json::to_string(&two).unwrap();
+        assert_eq!((json.as_str(), format!("{two:?} {two}")), ("\"two\"", "\"two\" two".into()));
+        assert_eq!(serde_json::from_str::<Text>(&json).unwrap(), two);
+    }
+}

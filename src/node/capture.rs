@@ -147,9 +147,12 @@ fn nft(tools: &Tools, files: &mut Files) -> Result<()> {
             put_save(files, id, save(tools, Tool::Save(id), &["-c"])?)?;
         }
     }
-    let mut native = Vec::new();
+    let mut native: Vec<Value> = Vec::new();
     for table in tables.iter().filter(|t| t.is_native()) {
-        native.extend(native_table(tools, table)?);
+        let mut items = native_table(tools, table)?;
+        // Each listing says which nft made it; once is enough.
+        items.retain(|item| native.is_empty() || item.get("metainfo").is_none());
+        native.append(&mut items);
     }
     if !native.is_empty() {
         put(files, "nft.json", format!("{}\n", serde_json::json!({ "nftables": native })));

@@ -143,7 +143,7 @@ fn killed_at_every_step(backend: Backend) {
         case.has_ended(&case.before, &format!("killed {point}, rolled back"));
     }
     println!("{crashes} crashes");
-    assert!(crashes >= 4 && crashes < 200, "{crashes}");
+    assert!((4..200).contains(&crashes), "{crashes}");
 }
 
 fn killed_while_rolling_back(backend: Backend) {

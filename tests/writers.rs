@@ -97,7 +97,7 @@ impl Writer {
 
     /// Adds a rule at the top or the end of a chain. Fails only where the chain is gone.
     fn add(&mut self, (table, chain): Place) -> bool {
-        let top = self.next % 2 == 0;
+        let top = self.next.is_multiple_of(2);
         let comment = format!("{FOREIGN}{}", self.next);
         self.next += 1;
         let verb = if top { "-I" } else { "-A" };
@@ -240,7 +240,7 @@ fn no_write_is_lost(backend: Backend) {
         *ends.entry(format!("cleanup {:?}", ended.code)).or_default() += 1;
         writes += writer.next;
         // What a rollback leaves in place is worth a part of the time only.
-        if ended.code == Some(0) && run % 4 == 0 {
+        if ended.code == Some(0) && run.is_multiple_of(4) {
             let writer = writer.start(&case.proxyshift, &BUILT_IN);
             let ended = case.proxyshift.run("rollback");
             let writer = writer.stop();

@@ -9,26 +9,21 @@ pub fn now() -> String {
     jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-/// A new identifier that sorts by time: `20261121T201502Z-6hex`.
+/// A new identifier that sorts by time: `20261121T201502Z-6hex`, the six digits being the fraction
+/// of the second in units of 60 ns, so that two of one second sort too.
 pub fn new_id() -> String {
-    let mut bytes = [0u8; 3];
-    fill_random(&mut bytes);
-    let time = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ");
-    format!("{time}-{:02x}{:02x}{:02x}", bytes[0], bytes[1], bytes[2])
+    let now = jiff::Timestamp::now();
+    let fraction = (u64::from(now.subsec_nanosecond().unsigned_abs()) << 24) / 1_000_000_000;
+    format!("{}-{fraction:06x}", now.strftime("%Y%m%dT%H%M%SZ"))
 }
 
-/// A random number, for scattering.
+/// A random number, for telling one packet from the next.
 pub fn random() -> u64 {
     let mut bytes = [0u8; 8];
-    fill_random(&mut bytes);
+    // getrandom(2) does not fail for so few bytes once the pool is ready; a zero would only make
+    // packets look alike.
+    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
     u64::from_ne_bytes(bytes)
-}
-
-fn fill_random(bytes: &mut [u8]) {
-    let flags = rustix::rand::GetRandomFlags::empty();
-    // getrandom(2) does not fail for so few bytes once the pool is ready; zeros would only make
-    // an identifier less unique, and the store refuses one that exists.
-    let _ = rustix::rand::getrandom(bytes, flags);
 }
 
 /// Time since boot, sleep included: what deadlines are counted in.

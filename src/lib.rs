@@ -12,6 +12,7 @@
 //! `tests/layers.rs` holds the code to it.
 
 pub mod apply;
+pub mod checks;
 pub mod cli;
 pub mod clock;
 pub mod error;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::run::inside::Job;
+use crate::state::kube_proxy::Mode;
 use crate::ui::{Output, Progress};
 
 /// Finds what kube-proxy and CNI plugins left behind on a Kubernetes node, removes just that, and
@@ -51,6 +52,10 @@ pub struct Args {
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
+    /// Judges the node before a change: what is wrong, the evidence, what it does to traffic, and
+    /// the remedy. Changes nothing. Exit code 3 when something must be mended first.
+    #[command(alias = "preflight")]
+    Check(Check),
     /// Captures of the node's netfilter state: take, look at, check, compare, move.
     #[command(subcommand)]
     Snapshot(Snapshot),
@@ -132,6 +137,29 @@ pub enum Snapshot {
         /// The file to read.
         file: PathBuf,
     },
+}
+
+/// The options of `check`.
+#[derive(Debug, clap::Args)]
+pub struct Check {
+    /// The mode that kube-proxy is to go to; adds the checks that matter on the way there.
+    #[arg(long, value_name = "MODE")]
+    pub to: Option<Mode>,
+    /// Judge this state instead of the live node: an id, a prefix, `latest`, or a directory.
+    #[arg(long, value_name = "S")]
+    pub snapshot: Option<String>,
+    /// Only these checks.
+    #[arg(long, value_name = "ID", value_delimiter = ',')]
+    pub only: Vec<String>,
+    /// All but these checks.
+    #[arg(long, value_name = "ID", value_delimiter = ',')]
+    pub ignore: Vec<String>,
+    /// List all checks, with what they are about.
+    #[arg(long)]
+    pub list: bool,
+    /// Look twice, so many seconds apart, and judge what rises or changes in between.
+    #[arg(long, value_name = "SECONDS")]
+    pub watch: Option<u64>,
 }
 
 /// The options of `plan`.

@@ -1,6 +1,7 @@
 //! The command line: one file a verb.
 
 pub mod args;
+mod check;
 mod cleanup;
 mod plan;
 mod rehearse;
@@ -18,18 +19,21 @@ use crate::node::tools::Tools;
 use crate::owners::catalogue::Catalogue;
 use crate::run::Context;
 use crate::run::look::look;
+use crate::run::take;
 use crate::state::NodeState;
-use crate::store::Store;
 use crate::store::snapshots::Snapshot;
+use crate::store::{DEFAULT_DIR, Store};
 use crate::ui::Ui;
 
 /// Carries out the command line; returns the exit code.
 pub fn run(args: &Args) -> u8 {
     let ui = Ui::new(args.output, args.progress, args.no_color);
     let command = Command { args, ui: &ui };
+    command.speak_of_pending();
     let result = match &args.verb {
         None => Err(Error::new(Kind::Usage, "proxyshift", "which verb?")
             .hint("`proxyshift --help` lists them")),
+        Some(Verb::Check(options)) => check::run(&command, options),
         Some(Verb::Snapshot(verb)) => snapshot::run(&command, verb),
         Some(Verb::Plan(options)) => plan::run(&command, options),
         Some(Verb::Rehearse(options)) => rehearse::run(&command, options),
@@ -55,6 +59,26 @@ impl Command<'_> {
         Store::open(self.args.store.as_deref())
     }
 
+    /// A run that is pending is the first thing to speak of; the verbs that resolve it do so
+    /// themselves.
+    fn speak_of_pending(&self) {
+        let dir = self.args.store.as_deref().unwrap_or(Path::new(DEFAULT_DIR));
+        let resolves = matches!(
+            self.args.verb,
+            Some(Verb::Inside { .. } | Verb::Status | Verb::Resume | Verb::Rollback)
+        );
+        // A look at someone else's store, or at none, must not make one.
+        if resolves || !dir.join("runs").is_dir() || !rustix::process::geteuid().is_root() {
+            return;
+        }
+        if let Ok(Some(run)) = self.store().and_then(|s| s.pending()) {
+            self.sink().warning(format!(
+                "run {} is pending: `proxyshift resume` goes on with it, `proxyshift rollback` undoes it",
+                run.id
+            ));
+        }
+    }
+
     fn sink(&self) -> &dyn Sink {
         self.ui
     }
@@ -78,12 +102,12 @@ impl Command<'_> {
     /// The state that `--snapshot` names, or the live node's.
     fn state(&self, snapshot: Option<&str>) -> Result<NodeState> {
         match snapshot {
-            Some(name) => NodeState::parse(Snapshot::load(&self.snapshot_dir(name)?)?.files),
+            Some(name) => take::parsed(Snapshot::load(&self.snapshot_dir(name)?)?.files),
             None => {
                 let task = "capturing the node";
                 self.sink().started(task);
                 let state = look(&Tools::find(), self.ui)?;
-                self.sink().finished(task, crate::run::take::summary(&state));
+                self.sink().finished(task, take::summary(&state));
                 Ok(state)
             }
         }

@@ -76,7 +76,7 @@ fn list(command: &Command<'_>) -> Result<u8> {
 fn show(command: &Command<'_>, name: &str) -> Result<u8> {
     let dir = command.snapshot_dir(name)?;
     let loaded = Snapshot::load(&dir)?;
-    let state = NodeState::parse(loaded.files)?;
+    let state = take::parsed(loaded.files)?;
     let catalogue = Catalogue::builtin()?;
     let ownership = Ownership::of(&catalogue, &state);
     let counts = ownership.counts();

@@ -7,6 +7,7 @@ pub mod commands;
 pub mod config_files;
 pub mod lock;
 pub mod lossy;
+pub mod measure;
 pub mod nfnetlink;
 pub mod present;
 pub mod processes;

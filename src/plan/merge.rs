@@ -137,6 +137,7 @@ fn merge_chain(
     let ours = positions_in_base(removed, &base);
     let kept: Vec<usize> = (0..base.len()).filter(|i| !ours.contains(&Some(*i))).collect();
     let mut slots = align(&base, &kept, now);
+    mark_returned(removed, &ours, &base, &mut slots);
     for (rule, at) in removed.iter().zip(&ours) {
         let key = canonical(&rule.text);
         let there = slots.iter().filter(|s| s.canonical == key).count();
@@ -202,6 +203,20 @@ fn align(base: &[String], kept: &[usize], now: Vec<String>) -> Vec<Slot> {
     }
     let slot = |(canonical, base)| Slot { base, ours: false, canonical };
     now.into_iter().zip(origin).map(slot).collect()
+}
+
+/// Gives rules of ours that came back by themselves the position that they had: the others among
+/// ours stand before or behind them as well.
+fn mark_returned(removed: &[&RuleAt], ours: &[Option<usize>], base: &[String], slots: &mut [Slot]) {
+    for (rule, at) in removed.iter().zip(ours) {
+        let key = canonical(&rule.text);
+        let there = slots.iter().filter(|s| s.canonical == key).count();
+        let all_there = there >= base.iter().filter(|b| **b == key).count();
+        let returned = |s: &&mut Slot| all_there && s.base.is_none() && s.canonical == key;
+        if let Some(slot) = slots.iter_mut().find(returned) {
+            slot.base = *at;
+        }
+    }
 }
 
 /// Right behind the nearest rule that stood before it, else right before the nearest that stood

@@ -12,15 +12,15 @@ use crate::plan::{Action, Plan};
 use crate::run::Context;
 use crate::run::execute::{CLEAN, execute, settle, told};
 use crate::run::inside::{self, Job};
-use crate::run::look::look;
+use crate::run::look::{look, look_again};
 use crate::run::rollback;
-use crate::run::take::{Taken, take};
+use crate::run::take::{Taken, parsed, take};
 use crate::state::NodeState;
 use crate::store::journal::Journal;
 use crate::store::runs::{Run, RunState};
 use crate::store::snapshots::Snapshot;
 
-/// How many snapshots are kept after a run.
+/// How many snapshots, and how many runs, are kept after a run.
 pub const KEEP: usize = 10;
 
 /// The plan for `state`: its leftovers, of these owners only if any are named.
@@ -137,7 +137,7 @@ fn carry_out(
     owners: &[String],
 ) -> Result<Report> {
     let plan_again = || {
-        let now = look(context.tools, context.sink)?;
+        let now = look_again(context.tools, context.sink)?;
         Ok(crate::plan::edit::edits(&plan(context, &now, owners)?, &now))
     };
     let result = execute(context, journal, CLEAN, edits, &plan_again)
@@ -179,7 +179,7 @@ fn undo_after(
 fn verify(context: &Context<'_>, run: &Run, base: &NodeState) -> Result<Vec<String>> {
     let task = "verifying against the kernel";
     context.sink.started(task);
-    let now = look(context.tools, context.sink)?;
+    let now = look_again(context.tools, context.sink)?;
     let edits = done_edits(context, run)?;
     for edit in &edits {
         if outcome(edit, base, &now) != Outcome::Done {
@@ -217,6 +217,7 @@ fn removed(context: &Context<'_>, run: &Run) -> Result<usize> {
 }
 
 fn prune(context: &Context<'_>) -> Result<()> {
+    context.store.prune_runs(KEEP)?;
     let needed = context.store.needed_snapshots()?;
     context.store.prune(KEEP, &needed).map(|_| ())
 }
@@ -252,7 +253,7 @@ pub fn resume(context: &Context<'_>) -> Result<Report> {
     if told.rolling_back {
         return Err(only_back("it had begun to roll back"));
     }
-    let now = look(context.tools, context.sink)?;
+    let now = look_again(context.tools, context.sink)?;
     if let Some((edit, entry)) = &told.open {
         match outcome(edit, &base, &now) {
             Outcome::Done => settle(&mut journal, entry)?,
@@ -281,5 +282,5 @@ pub(super) fn base_of(context: &Context<'_>, run: &Run) -> Result<NodeState> {
     let snapshot = context.store.find(&run.snapshot)?;
     let loaded = Snapshot::load(&snapshot.dir)?;
     loaded.for_rollback()?;
-    NodeState::parse(loaded.files)
+    parsed(loaded.files)
 }

@@ -116,7 +116,12 @@ pub fn told(entries: &[Entry]) -> Result<Told> {
     let mut told = Told::default();
     let mut intent: Option<&Entry> = None;
     for entry in entries {
-        told.rolling_back |= entry.stage == ROLLBACK;
+        if entry.stage == ROLLBACK {
+            // An edit that was open when the run began to be undone may be in the kernel all the
+            // same: it stays open, for the next rollback to look at.
+            told.rolling_back = true;
+            continue;
+        }
         match entry.kind {
             Mark::Intent => intent = Some(entry),
             Mark::Done => told.done.extend(intent.take().map(edit).transpose()?),
@@ -124,7 +129,7 @@ pub fn told(entries: &[Entry]) -> Result<Told> {
             Mark::Extended | Mark::Confirmed => {}
         }
     }
-    if let Some(entry) = intent.filter(|e| e.stage != ROLLBACK) {
+    if let Some(entry) = intent {
         told.open = Some((edit(entry)?, entry.clone()));
     }
     Ok(told)

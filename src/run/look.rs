@@ -17,26 +17,54 @@ const TRIES: usize = 5;
 /// Captures the node, and makes sure that the saves of nft tables say all that the kernel holds.
 ///
 /// # Errors
-/// [`Kind::LossyCapture`] naming the chain whose save lies; whatever the capture fails with.
+/// [`Kind::LossyCapture`] naming the chain whose save lies; [`Kind::Unstable`] when others write all
+/// the time; whatever the capture fails with.
 pub fn look(tools: &Tools, sink: &dyn Sink) -> Result<NodeState> {
-    let mut last = None;
-    for _ in 0..TRIES {
+    match compared(tools, sink)? {
+        Seen::Whole(state) => Ok(state),
+        Seen::Moving(_, object) => {
+            let cause = "others write to the tables all the time, so that no look at them is whole";
+            Err(Error::new(Kind::Unstable, object, cause)
+                .hint("find the writer with `nft monitor`"))
+        }
+    }
+}
+
+/// As [`look`], for a run that has changed something: others who never cease to write must not keep
+/// it from being proven or undone. Each save is still of one moment, for iptables-nft-save starts
+/// over when someone writes; only what they were writing is not held against the kernel.
+///
+/// # Errors
+/// As [`look`], but for [`Kind::Unstable`].
+pub fn look_again(tools: &Tools, sink: &dyn Sink) -> Result<NodeState> {
+    match compared(tools, sink)? {
+        Seen::Whole(state) | Seen::Moving(state, _) => Ok(state),
+    }
+}
+
+/// A state, and whether all of it could be held against the kernel.
+enum Seen {
+    Whole(NodeState),
+    /// Others wrote every time; the object that did not fit at last.
+    Moving(NodeState, String),
+}
+
+fn compared(tools: &Tools, sink: &dyn Sink) -> Result<Seen> {
+    let mut tries = TRIES;
+    loop {
         let mut netfilter = if present::nf_tables() { Some(Netfilter::open()?) } else { None };
         let generation = netfilter.as_mut().map(Netfilter::generation).transpose()?;
         let state = NodeState::parse(capture_telling(tools, sink)?)?;
-        let Some(netfilter) = netfilter.as_mut() else { return Ok(state) };
+        let Some(netfilter) = netfilter.as_mut() else { return Ok(Seen::Whole(state)) };
+        tries -= 1;
         match faithful(netfilter, &state) {
-            Ok(()) => return Ok(state),
+            Ok(()) => return Ok(Seen::Whole(state)),
+            Err(e) if Some(netfilter.generation()?) == generation => return Err(e),
             // Someone wrote between the save and the comparison: that proves nothing.
-            Err(e) if Some(netfilter.generation()?) != generation => last = Some(e),
-            Err(e) => return Err(e),
+            Err(e) if tries == 0 => return Ok(Seen::Moving(state, e.object)),
+            Err(_) => {}
         }
     }
-    let cause = "others write to the tables all the time, so that no look at them is whole";
-    Err(last.map_or_else(
-        || Error::new(Kind::Unstable, "nf_tables", cause),
-        |e| Error::new(Kind::Unstable, e.object, cause).hint("find the writer with `nft monitor`"),
-    ))
 }
 
 /// Holds each save of an nft table against the kernel, chain by chain.

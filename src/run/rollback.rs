@@ -9,7 +9,7 @@ use crate::plan::merge;
 use crate::run::Context;
 use crate::run::cleanup::base_of;
 use crate::run::execute::{ROLLBACK, Told, execute, told};
-use crate::run::look::look;
+use crate::run::look::look_again;
 use crate::state::NodeState;
 use crate::store::journal::{JOURNAL, Journal};
 use crate::store::runs::{Run, RunState};
@@ -86,11 +86,11 @@ pub(super) fn undo(
     run.state = RunState::Running;
     context.store.update(run)?;
     let entries = crate::store::journal::read(&context.store.run_dir(&run.id))?;
-    let now = look(context.tools, context.sink)?;
+    let now = look_again(context.tools, context.sink)?;
     let ours = to_undo(told(&entries)?, base, &now);
     let way_back = merge::undo(&ours, base, &now);
     let plan_again = || {
-        let now = look(context.tools, context.sink)?;
+        let now = look_again(context.tools, context.sink)?;
         Ok(merge::undo(&ours, base, &now).edits)
     };
     let restored = way_back.edits.iter().map(Edit::objects).sum();
@@ -98,7 +98,7 @@ pub(super) fn undo(
 
     let task = "verifying the rollback";
     context.sink.started(task);
-    let now = look(context.tools, context.sink)?;
+    let now = look_again(context.tools, context.sink)?;
     let left = merge::undo(&ours, base, &now);
     let mut missing = left.conflicts;
     missing.extend(left.edits.iter().map(|e| format!("not done: {e}")));

@@ -89,12 +89,25 @@ pub fn summary(state: &NodeState) -> String {
     format!("{rules} rules in {tables} tables, {} ipsets", state.ipsets.sets.len())
 }
 
+/// The state in a snapshot's files.
+///
+/// # Errors
+/// [`Kind::SnapshotRefused`] naming the file that does not parse.
+pub fn parsed(files: Files) -> Result<NodeState> {
+    NodeState::parse(files).map_err(|e| {
+        Error::new(Kind::SnapshotRefused, e.object, e.cause).hint(
+            "choose another with `proxyshift snapshot list`, \
+             or take a new one with `proxyshift snapshot create`",
+        )
+    })
+}
+
 /// Parses each file again; those made of lines must render to the same bytes.
 ///
 /// # Errors
 /// [`Kind::SnapshotRefused`] naming the file.
 pub fn reparses(files: &Files) -> Result<()> {
-    let state = NodeState::parse(files.clone())?;
+    let state = parsed(files.clone())?;
     for (name, text) in state.rendered() {
         if files.get(name.as_str()).is_some_and(|kept| **kept != *text) {
             let cause = "parses, but does not render to the same bytes";

@@ -11,6 +11,7 @@ pub mod kube_proxy;
 mod lines;
 pub mod links;
 pub mod meaning;
+pub mod measured;
 pub mod nft;
 mod node_state;
 pub mod rule;

@@ -85,7 +85,11 @@ impl Store {
         };
         unpack.all(GzDecoder::new(io::BufReader::new(file)))?;
 
-        let (tree, manifest) = read_verified(temporary.path(), limits)?;
+        let (tree, manifest) = read_verified(temporary.path(), limits).map_err(|e| {
+            // What was unpacked is gone when this is read: the archive is what they know.
+            let unpacked = temporary.path().display().to_string();
+            Error { object: e.object.replace(&unpacked, &unpack.archive), ..e }
+        })?;
         let Some(manifest) = manifest else {
             return Err(refused(from.display().to_string(), format!("it holds no {MANIFEST}")));
         };

@@ -4,6 +4,7 @@
 
 pub mod prompt;
 pub mod table;
+pub mod text;
 
 use std::io::{IsTerminal, Write};
 use std::sync::Mutex;

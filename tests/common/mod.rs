@@ -1,6 +1,8 @@
 //! Shared by the tests that need a real kernel: private namespaces, and commands in them.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub mod node;
+
 use std::io::Write;
 use std::process::{Command, Stdio};
 
@@ -66,4 +68,13 @@ pub fn run_with(input: &str, argv: &[&str]) -> String {
 /// Runs a command line, given as words separated by spaces, and returns what it prints.
 pub fn run(command: &str) -> String {
     run_with("", &command.split_whitespace().collect::<Vec<_>>())
+}
+
+/// Waits until `done`, for 30 s at most.
+pub fn poll(what: &str, done: impl Fn() -> bool) {
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while !done() {
+        assert!(std::time::Instant::now() < until, "waited for 30 s: {what}");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
 }

@@ -190,6 +190,8 @@ impl<'a> Draft<'a> {
 
     fn removed_chains(&mut self) {
         let chains = std::mem::take(&mut self.chains);
+        let rules = |at: &ChainAt| self.chain(*at).map_or(0, |(_, _, c)| c.rules.len());
+        self.rows.reserve_exact(chains.keys().map(|at| 1 + rules(at)).sum());
         for (at, reason) in &chains {
             let Some(row) = self.chain_row(Action::Remove, *at, reason.clone()) else { continue };
             let Some((ruleset, _, chain)) = self.chain(*at) else { continue };

@@ -11,6 +11,13 @@ use crate::state::{NodeState, RulesetId};
 /// How many objects this kernel may lack before the whole is given up.
 const TRIES: usize = 40;
 
+/// How many lines of a table go into one message, when the whole is too long for one. Without the
+/// rights of the first user namespace, iptables-nft-restore cannot make its socket's buffer larger.
+const PIECE: usize = 100;
+
+/// What a program says then; the line that it names has nothing to do with it.
+const TOO_LONG: &str = "Message too long";
+
 /// Loads sets, then rules, then native tables. Returns what this kernel cannot hold, by name.
 ///
 /// # Errors
@@ -42,7 +49,17 @@ fn load_ruleset(
     let command = Command::new(tools.tool(Tool::Restore(id))?)
         .args(["-c"])
         .deadline(std::time::Duration::from_secs(60));
-    load_lines(&command, &id.to_string(), &scattered(text), left_out)
+    let text = &scattered(text);
+    let (what, before) = (id.to_string(), left_out.len());
+    match load_lines(&command, &what, text, left_out) {
+        Err(e) if e.cause.contains(TOO_LONG) => left_out.truncate(before),
+        done => return done,
+    }
+    for (first, piece) in pieces(text) {
+        let more = if first { None } else { Some("--noflush") };
+        load_lines(&command.clone().args(more), &what, &piece, left_out)?;
+    }
+    Ok(())
 }
 
 /// The save with its chains declared in scattered order, as their owners made them: in the sorted
@@ -66,6 +83,24 @@ fn scattered(save: &str) -> String {
     text
 }
 
+/// Each table of a save in pieces, the first of which empties it and the others add to.
+fn pieces(text: &str) -> Vec<(bool, String)> {
+    let mut all = Vec::new();
+    for table in text.split("\nCOMMIT") {
+        let mut lines = table.lines().skip_while(|line| !line.starts_with('*'));
+        let Some(name) = lines.next() else { continue };
+        let lines: Vec<&str> = lines.collect();
+        let empty = [&lines[..0]];
+        let chunks = empty.into_iter().chain(lines.chunks(PIECE));
+        all.extend(
+            chunks
+                .enumerate()
+                .map(|(i, chunk)| (i == 0, format!("{name}\n{}\nCOMMIT\n", chunk.join("\n")))),
+        );
+    }
+    all
+}
+
 /// Feeds `text` to `command`; a line that it refuses is left out and named, and all is tried again.
 fn load_lines(command: &Command, what: &str, text: &str, left_out: &mut Vec<String>) -> Result<()> {
     let mut lines: Vec<&str> = text.lines().collect();
@@ -75,6 +110,9 @@ fn load_lines(command: &Command, what: &str, text: &str, left_out: &mut Vec<Stri
         input.push('\n');
         match command.clone().stdin(input).run() {
             Ok(_) => return Ok(()),
+            Err(e) if e.cause.contains(TOO_LONG) => {
+                return Err(Error { kind: Kind::Rehearsal, ..e });
+            }
             Err(e) => {
                 let Some(bad) = refused_line(&e.cause).filter(|n| (1..=lines.len()).contains(n))
                 else {
@@ -111,7 +149,7 @@ fn refused_line(message: &str) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::{refused_line, scattered};
+    use super::{PIECE, pieces, refused_line, scattered};
 
     #[test]
     fn chains_are_scattered_and_nothing_else_moves() {
@@ -127,6 +165,21 @@ mod tests {
             lines
         };
         assert_eq!(sorted(&text), sorted(&save));
+    }
+
+    #[test]
+    fn pieces_hold_every_line_in_order() {
+        let rules: Vec<String> =
+            (0..PIECE + 1).map(|i| format!("-A A -m mark --mark {i}")).collect();
+        let nat = format!("*nat\n:A - [0:0]\n{}", rules.join("\n"));
+        let save = format!("# made by hand\n{nat}\nCOMMIT\n# done\n*raw\nCOMMIT\n# done\n");
+        let pieces = pieces(&save);
+        let kinds: Vec<(bool, &str)> = pieces.iter().map(|(first, p)| (*first, &p[..4])).collect();
+        assert_eq!(kinds, [(true, "*nat"), (false, "*nat"), (false, "*nat"), (true, "*raw")]);
+        let lines = pieces.iter().flat_map(|(_, piece)| piece.lines());
+        let inner: Vec<&str> =
+            lines.filter(|l| !l.is_empty() && !l.starts_with('*') && *l != "COMMIT").collect();
+        assert_eq!(inner.join("\n"), nat["*nat\n".len()..]);
     }
 
     #[test]

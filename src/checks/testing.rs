@@ -1,0 +1,53 @@
+//! What the tests of checks share: captured nodes, and a check's judgement of one.
+
+use std::path::Path;
+
+use super::{Check, Facts, Verdict};
+use crate::owners::catalogue::Catalogue;
+use crate::owners::matcher::Ownership;
+use crate::state::kube_proxy::Mode;
+use crate::state::{Files, NodeState};
+
+/// A captured node of `snapshots/`.
+pub fn node(name: &str) -> NodeState {
+    let dir = Path::new("snapshots").join(name);
+    let mut files = Files::new();
+    read(&dir, &dir, &mut files);
+    NodeState::parse(files).expect("a captured node parses")
+}
+
+fn read(root: &Path, dir: &Path, files: &mut Files) {
+    for entry in std::fs::read_dir(dir).expect("a captured node") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            read(root, &path, files);
+        } else {
+            let name = path.strip_prefix(root).expect("below").display().to_string();
+            files.insert(name, std::fs::read_to_string(&path).expect("text").into());
+        }
+    }
+}
+
+/// What `check` says of `state`.
+pub fn judged(check: &Check, state: &NodeState) -> Verdict {
+    judged_to(check, state, None)
+}
+
+/// What `check` says of `state` on the way to a mode.
+pub fn judged_to(check: &Check, state: &NodeState, to: Option<Mode>) -> Verdict {
+    with_facts(state, to, |facts| {
+        assert!((check.applies)(facts), "{} does not apply", check.id);
+        (check.judge)(facts)
+    })
+}
+
+/// Calls `work` with the facts of `state`, to be changed at will.
+pub fn with_facts<T>(
+    state: &NodeState,
+    to: Option<Mode>,
+    work: impl FnOnce(&mut Facts<'_>) -> T,
+) -> T {
+    let catalogue = Catalogue::builtin().expect("the catalogue");
+    let ownership = Ownership::of(&catalogue, state);
+    work(&mut Facts::of(state, &catalogue, &ownership, to))
+}

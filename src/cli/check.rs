@@ -1,0 +1,165 @@
+//! `check`: the preflight.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::checks::{self, CHECKS, Facts, Finding, Severity, Verdict};
+use crate::cli::{Command, args};
+use crate::error::{Error, Kind, Result};
+use crate::node::measure;
+use crate::owners::catalogue::Catalogue;
+use crate::owners::matcher::Ownership;
+use crate::state::NodeState;
+use crate::ui::text::{indented, wrapped};
+
+pub(super) fn run(command: &Command<'_>, options: &args::Check) -> Result<u8> {
+    known_ids(options)?;
+    if options.list {
+        command.answer(&catalogue_document(), &catalogue_text());
+        return Ok(0);
+    }
+    let earlier = match options.watch {
+        Some(seconds) if options.snapshot.is_none() => {
+            let state = command.state(None)?;
+            command.sink().note(format!("looking again in {seconds} s"));
+            std::thread::sleep(Duration::from_secs(seconds));
+            Some(state)
+        }
+        Some(_) => {
+            return Err(Error::new(Kind::Usage, "--watch", "a snapshot does not move")
+                .hint("leave out --snapshot"));
+        }
+        None => None,
+    };
+    let now = command.state(options.snapshot.as_deref())?;
+    let asked = match options.snapshot {
+        Some(_) => None,
+        None => Some(measure::measure(&now, command.args.store.as_deref())),
+    };
+    let findings = judge(&now, earlier.as_ref(), asked.as_ref(), options)?;
+    let blocked = findings.iter().any(Finding::blocks);
+    command.answer(&document(&now, &findings), &text(&findings, command.args.verbose));
+    Ok(if blocked { 3 } else { 0 })
+}
+
+fn judge(
+    now: &NodeState,
+    earlier: Option<&NodeState>,
+    asked: Option<&crate::state::measured::Measured>,
+    options: &args::Check,
+) -> Result<Vec<Finding>> {
+    let catalogue = Catalogue::builtin()?;
+    let ownership = Ownership::of(&catalogue, now);
+    let facts = Facts { earlier, asked, ..Facts::of(now, &catalogue, &ownership, options.to) };
+    let named = |list: &[String], id: &str| list.iter().any(|i| i == id);
+    Ok(checks::run(&facts, &|id| {
+        (options.only.is_empty() || named(&options.only, id)) && !named(&options.ignore, id)
+    }))
+}
+
+/// A misspelt id must not look like a check that found nothing.
+fn known_ids(options: &args::Check) -> Result<()> {
+    let mut ids = options.only.iter().chain(&options.ignore);
+    match ids.find(|id| !CHECKS.iter().any(|c| c.id == **id)) {
+        None => Ok(()),
+        Some(id) => Err(Error::new(Kind::Usage, id, "no check has this id")
+            .hint("`proxyshift check --list` names them all")),
+    }
+}
+
+fn document(now: &NodeState, findings: &[Finding]) -> Value {
+    let rows: Vec<Value> = findings.iter().map(row).collect();
+    let node = now.files.get("hostname").map_or("", |h| h.trim());
+    json!({"schema": "proxyshift.check", "version": 1, "node": node, "findings": rows})
+}
+
+fn row(finding: &Finding) -> Value {
+    let (outcome, evidence, effect, remedy, fixable) = match &finding.verdict {
+        Verdict::Ok(shown) => ("ok", vec![shown.clone()], "", Vec::new(), false),
+        Verdict::Unknown(missing) => ("unknown", vec![missing.clone()], "", Vec::new(), false),
+        Verdict::Found(f) => {
+            ("found", f.evidence.clone(), f.effect.as_str(), f.remedy.clone(), !f.fix.is_empty())
+        }
+    };
+    json!({
+        "id": finding.id, "title": finding.title, "severity": finding.severity,
+        "outcome": outcome, "evidence": evidence, "effect": effect, "remedy": remedy,
+        "fixable": fixable, "reference": finding.reference,
+    })
+}
+
+/// For people, in 80 columns: what was found in full, what is unknown in a line each, what is well
+/// as a number, or in a line each when asked.
+fn text(findings: &[Finding], verbose: bool) -> String {
+    let mut text = String::new();
+    for severity in [Severity::Block, Severity::Warn, Severity::Info] {
+        let found = findings.iter().filter(|f| f.severity == severity);
+        for (finding, found) in found.filter_map(|f| match &f.verdict {
+            Verdict::Found(found) => Some((f, found)),
+            _ => None,
+        }) {
+            let word = match severity {
+                Severity::Block => "BLOCK",
+                Severity::Warn => "WARN",
+                Severity::Info => "INFO",
+            };
+            text += &wrapped(&format!("{word}  {}: {}", finding.id, finding.title), "", "       ");
+            text += &found.evidence.iter().map(|e| indented("evidence", e)).collect::<String>();
+            text += &indented("effect", &found.effect);
+            text += &found.remedy.iter().map(|r| indented("remedy", r)).collect::<String>();
+            text += &indented("see", finding.reference);
+            text.push('\n');
+        }
+    }
+    let (mut ok, mut unknown) = (0, String::new());
+    for finding in findings {
+        match &finding.verdict {
+            Verdict::Unknown(missing) => {
+                unknown += &wrapped(&format!("?  {}: {missing}", finding.id), "", "   ");
+            }
+            Verdict::Ok(shown) => {
+                ok += 1;
+                if verbose {
+                    text += &wrapped(&format!("ok {}: {shown}", finding.id), "", "   ");
+                }
+            }
+            Verdict::Found(_) => {}
+        }
+    }
+    if !unknown.is_empty() {
+        text += &format!("Not known:\n{unknown}\n");
+    }
+    let count = |severity: Severity| {
+        let found = |f: &&Finding| f.severity == severity && matches!(f.verdict, Verdict::Found(_));
+        findings.iter().filter(found).count()
+    };
+    let (block, warn, info) =
+        (count(Severity::Block), count(Severity::Warn), count(Severity::Info));
+    text += &format!("{block} blocking, {warn} to be warned of, {info} to know, {ok} ok.\n");
+    text
+}
+
+fn catalogue_document() -> Value {
+    let rows: Vec<Value> = CHECKS
+        .iter()
+        .map(|c| {
+            json!({
+                "id": c.id, "title": c.title, "severity": c.severity, "when": c.when,
+                "reference": c.reference,
+            })
+        })
+        .collect();
+    json!({"schema": "proxyshift.checks", "version": 1, "checks": rows})
+}
+
+fn catalogue_text() -> String {
+    let mut text = String::new();
+    for check in CHECKS {
+        text += &format!("{} ({:?})\n", check.id, check.severity).to_lowercase();
+        text += &indented("", check.title);
+        text += &indented("when", check.when);
+        text += &indented("see", check.reference);
+    }
+    text
+}

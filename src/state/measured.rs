@@ -1,0 +1,64 @@
+//! What only a live node can be asked, and what no file of a snapshot says.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::state::tools::Tools;
+
+/// Answers of a live node; what was not asked, or not answered, is none.
+#[derive(Debug, Clone, Default)]
+pub struct Measured {
+    /// What kube-proxy answered to `GET /proxyMode`.
+    pub proxy_mode: Option<String>,
+    /// The tools as the kube-proxy process sees them, in its own root.
+    pub kube_proxy_tools: Option<Tools>,
+    /// Bytes free in the store's file system.
+    pub store_free: Option<u64>,
+    /// True for root.
+    pub privileged: bool,
+    /// How long it took to get `/run/xtables.lock`; the whole wait if it was not to be had.
+    pub lock_wait: Option<Duration>,
+    /// Who held `/run/xtables.lock`, if it was not to be had.
+    pub lock_holder: Option<String>,
+    /// Kernel modules that can be had without a change to the system.
+    pub modules: Option<Modules>,
+}
+
+/// Where each kernel module is, in the order in which it is looked for.
+#[derive(Debug, Clone, Default)]
+pub struct Modules {
+    /// In `/proc/modules`.
+    pub loaded: BTreeSet<String>,
+    /// In `modules.builtin`, or `=y` in the kernel's configuration.
+    pub built_in: BTreeSet<String>,
+    /// In `modules.dep`.
+    pub loadable: BTreeSet<String>,
+    /// Named in `/etc/modules-load.d` or `/etc/modules`, so there again after a reboot.
+    pub at_boot: BTreeSet<String>,
+}
+
+/// Where a module is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Availability {
+    /// Loaded.
+    Loaded,
+    /// Part of the kernel.
+    BuiltIn,
+    /// On the disk.
+    Loadable,
+    /// Nowhere.
+    Missing,
+}
+
+impl Modules {
+    /// Where the module `name` is (`-` and `_` are the same).
+    pub fn availability(&self, name: &str) -> Availability {
+        let name = name.replace('-', "_");
+        match () {
+            () if self.loaded.contains(&name) => Availability::Loaded,
+            () if self.built_in.contains(&name) => Availability::BuiltIn,
+            () if self.loadable.contains(&name) => Availability::Loadable,
+            () => Availability::Missing,
+        }
+    }
+}

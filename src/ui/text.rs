@@ -1,0 +1,23 @@
+//! Prose in 80 columns.
+
+use textwrap::Options;
+
+/// The width of a page.
+const WIDTH: usize = 80;
+
+/// `text` in lines of at most 80 columns; a word that is longer stays whole, to be copied.
+pub fn wrapped(text: &str, first: &str, next: &str) -> String {
+    let options = Options::new(WIDTH)
+        .initial_indent(first)
+        .subsequent_indent(next)
+        .break_words(false)
+        .word_splitter(textwrap::WordSplitter::NoHyphenation);
+    let mut text = textwrap::fill(text, options);
+    text.push('\n');
+    text
+}
+
+/// A labelled paragraph: `  evidence  …`.
+pub fn indented(label: &str, text: &str) -> String {
+    wrapped(text, &format!("  {label:<9} "), &" ".repeat(12))
+}

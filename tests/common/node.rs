@@ -1,0 +1,224 @@
+//! A captured node brought to life in the namespace of a test: its rules, sets, links, files and
+//! processes, so that a look at it sees what was captured.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use proxyshift::state::{Backend, Family, NodeState, RulesetId};
+use proxyshift::store::snapshots::Snapshot;
+
+use super::{run, run_with};
+
+/// The folder of a captured node.
+pub fn captured(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("snapshots").join(name)
+}
+
+/// The names of all captured nodes.
+pub fn all_captured() -> Vec<String> {
+    let entries = fs::read_dir(captured("")).expect("snapshots/");
+    let mut names: Vec<String> = entries
+        .map(|e| e.expect("an entry"))
+        .filter(|e| e.path().is_dir())
+        .map(|e| e.file_name().into_string().expect("text"))
+        .collect();
+    names.sort();
+    assert!(names.len() >= 7, "{names:?}");
+    names
+}
+
+/// The program under test, with a store of its own.
+#[derive(Clone)]
+pub struct Proxyshift {
+    pub store: PathBuf,
+    /// How long it waits for locks, in seconds.
+    pub lock_wait: u32,
+}
+
+impl Proxyshift {
+    /// With the store `name` below the private /run.
+    pub fn new(name: &str) -> Self {
+        Proxyshift { store: Path::new("/run").join(name), lock_wait: 30 }
+    }
+
+    /// A command of it, not yet run; `words` are separated by spaces.
+    pub fn command(&self, words: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_proxyshift"));
+        command.arg("--store").arg(&self.store);
+        command.args(["--lock-wait", &self.lock_wait.to_string()]);
+        command.args(words.split_whitespace()).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs it to its end.
+    pub fn run(&self, words: &str) -> Ended {
+        Ended::of(self.command(words))
+    }
+
+    /// Runs it to its end, which must be `code`.
+    pub fn expect(&self, code: i32, words: &str) -> Ended {
+        let ended = self.run(words);
+        assert_eq!(ended.code, Some(code), "proxyshift {words}\n{}{}", ended.out, ended.err);
+        ended
+    }
+}
+
+/// How a program ended and what it said.
+pub struct Ended {
+    /// Its exit code; none if a signal ended it.
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+impl Ended {
+    pub fn of(mut command: Command) -> Ended {
+        Ended::from(command.output().expect("the program starts"))
+    }
+
+    /// Its standard output as a document.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e}: {}{}", self.out, self.err))
+    }
+
+    /// Fails unless standard error has each of `parts`.
+    pub fn says(&self, parts: &[&str]) {
+        for part in parts {
+            assert!(self.err.contains(part), "{part:?} is not in: {}", self.err);
+        }
+    }
+}
+
+impl From<Output> for Ended {
+    fn from(output: Output) -> Ended {
+        let text = |bytes| String::from_utf8(bytes).expect("text");
+        Ended { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    }
+}
+
+/// A captured node, alive here. Its processes end with it.
+pub struct Node {
+    backend: Backend,
+    _components: Vec<Component>,
+}
+
+impl Node {
+    /// Loads the node `name` into this namespace, its IPv4 rules into `backend` whichever it had.
+    pub fn load(name: &str, backend: Backend) -> Node {
+        let dir = captured(name);
+        let state = NodeState::parse(Snapshot::load(&dir).expect(name).files).expect(name);
+        private_files(&state);
+        links(&state);
+        if let Some(sets) = state.files.get("ipset.save") {
+            run_with(sets, &["ipset", "restore"]);
+        }
+        let processes = state.processes.iter().flatten();
+        let node = Node {
+            backend,
+            _components: processes.map(|p| Component::start(&p.name, &p.args)).collect(),
+        };
+        node.load_rules(&Self::captured_rules(&state));
+        node
+    }
+
+    fn captured_rules(state: &NodeState) -> String {
+        let of = |backend| state.rulesets.get(&RulesetId { family: Family::Ipv4, backend });
+        let ruleset = of(Backend::Nft).or_else(|| of(Backend::Legacy)).expect("IPv4 rules");
+        ruleset.text().to_string()
+    }
+
+    /// Replaces the tables that `save` has by what it says.
+    pub fn load_rules(&self, save: &str) {
+        run_with(save, &[&self.program("restore"), "-c"]);
+    }
+
+    /// The rules, without counters and comments.
+    pub fn rules(&self) -> String {
+        without_counters(&run(&self.program("save")))
+    }
+
+    /// The program of this node's backend: `save`, `restore`, or `""` for iptables itself.
+    pub fn program(&self, what: &str) -> String {
+        let backend = if self.backend == Backend::Nft { "nft" } else { "legacy" };
+        format!("iptables-{backend}-{what}").trim_end_matches('-').to_owned()
+    }
+}
+
+/// A save with counters of 0 and without comments.
+pub fn without_counters(save: &str) -> String {
+    let line = |l: &str| match l.split_once(" [") {
+        Some((chain, _)) if l.starts_with(':') => format!("{chain} [0:0]\n"),
+        _ => format!("{l}\n"),
+    };
+    save.lines().filter(|l| !l.starts_with('#')).map(line).collect()
+}
+
+/// Copies of /etc and /var/lib, for this mount namespace alone, with the node's files.
+fn private_files(state: &NodeState) {
+    let script = "mkdir /run/etc /run/var-lib && cp -a /etc/. /run/etc && mount --bind /run/etc /etc \
+                  && mount --bind /run/var-lib /var/lib";
+    run_with(script, &["sh", "-e"]);
+    for (name, text) in &state.files {
+        let Some(path) = name.strip_prefix("files").map(Path::new) else { continue };
+        // Logs are not read from the live node.
+        if !path.starts_with("/var/log") {
+            fs::create_dir_all(path.parent().expect("absolute")).expect("a folder");
+            fs::write(path, &**text).expect("a file");
+        }
+    }
+}
+
+/// The node's links: bridges all of them, by name and address, as many kernels have no others.
+fn links(state: &NodeState) {
+    let mut batch = String::from("link set lo up\n");
+    for link in state.links.iter().filter(|l| l.name != "lo") {
+        batch += &format!("link add {} type bridge\n", link.name);
+        for address in link.addresses.iter().filter(|a| a.addr().is_ipv4()) {
+            batch += &format!("addr add {address} dev {}\n", link.name);
+        }
+        if link.up {
+            batch += &format!("link set {} up\n", link.name);
+        }
+    }
+    run_with(&batch, &["ip", "-batch", "-"]);
+}
+
+/// A process with the name and arguments of a component: a copy of `echo`, whose output nobody
+/// reads, so that it waits until this is dropped (or this process ends).
+struct Component {
+    child: Child,
+    _unread: std::io::PipeReader,
+}
+
+impl Component {
+    fn start(name: &str, args: &[String]) -> Component {
+        fs::create_dir_all("/run/components").expect("a folder");
+        let program = format!("/run/components/{name}");
+        fs::copy("/bin/echo", &program).expect("a copy of echo");
+        let (unread, mut full) = std::io::pipe().expect("a pipe");
+        full.write_all(&[0; 65536]).expect("filling the pipe");
+        let mut command = Command::new(&program);
+        command.arg0(&args[0]).args(&args[1..]).stdout(full);
+        Component { child: command.spawn().expect("a component starts"), _unread: unread }
+    }
+}
+
+impl Drop for Component {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Fails with the lines that differ unless both mean the same to the letter.
+pub fn assert_same(found: &str, wanted: &str, what: &str) {
+    if found != wanted {
+        let diff = similar::TextDiff::from_lines(wanted, found);
+        let diff = diff.unified_diff().context_radius(1).header("wanted", "found").to_string();
+        let shown: Vec<&str> = diff.lines().take(30).collect();
+        panic!("{what}:\n{}", shown.join("\n"));
+    }
+}

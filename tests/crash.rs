@@ -1,0 +1,188 @@
+//! A run killed around every line of its journal: the next start finds it, offers to resume or to
+//! roll back and nothing else, and both ways end where they should.
+
+mod common;
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+
+use common::node::{Node, Proxyshift, assert_same};
+use common::{in_namespace, run};
+use proxyshift::state::Backend;
+
+const SIGKILL: i32 = 9;
+
+/// A node in the middle of something, to come back to.
+struct Moment {
+    rules: String,
+    store: String,
+}
+
+struct Case {
+    node: Node,
+    proxyshift: Proxyshift,
+    /// The rules before any run, and after one that nobody disturbed.
+    before: String,
+    clean: String,
+}
+
+impl Case {
+    fn new(backend: Backend) -> Case {
+        let node = Node::load("half-migrated-ipvs-1.20", backend);
+        let before = node.rules();
+        let proxyshift = Proxyshift::new("store");
+        proxyshift.expect(0, "cleanup --yes");
+        let clean = node.rules();
+        assert_ne!(before, clean);
+        Case { node, proxyshift, before, clean }
+    }
+
+    /// The node as it was before any run, with an empty store.
+    fn start_over(&self) {
+        self.node.load_rules(&self.before);
+        fs::remove_dir_all(&self.proxyshift.store).expect("the store");
+    }
+
+    /// Runs `words`, to be killed at `point`. False if it came to its end instead, with success.
+    fn killed(&self, words: &str, point: &str) -> bool {
+        let mut command = self.proxyshift.command(words);
+        let output = command.env("PROXYSHIFT_CRASH", point).output().expect("proxyshift starts");
+        let killed = output.status.signal() == Some(SIGKILL);
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert!(killed || output.status.success(), "{words}, {point}: {}\n{err}", output.status);
+        killed
+    }
+
+    /// The next start knows of the run, and does nothing but resume or roll back.
+    fn is_pending(&self, point: &str) {
+        let rules = self.node.rules();
+        let status = self.proxyshift.expect(6, "status");
+        for way in ["proxyshift resume", "proxyshift rollback"] {
+            assert!(status.out.contains(way), "{point}: {}", status.out);
+        }
+        let json = self.proxyshift.expect(6, "status -o json").json();
+        assert_eq!(json["pending"]["alive"], false, "{point}");
+        let refused = self.proxyshift.expect(6, "cleanup --yes");
+        refused.says(&["resume", "rollback", "next:"]);
+        assert_same(&self.node.rules(), &rules, point);
+    }
+
+    /// Nothing is pending any more, and the rules are `wanted`.
+    fn has_ended(&self, wanted: &str, what: &str) {
+        assert_same(&self.node.rules(), wanted, what);
+        self.proxyshift.expect(0, "status");
+    }
+
+    fn keep(&self) -> Moment {
+        let store = "/run/kept".to_owned();
+        let _ = fs::remove_dir_all(&store);
+        run(&format!("cp -a {} {store}", self.proxyshift.store.display()));
+        Moment { rules: self.node.rules(), store }
+    }
+
+    fn back_to(&self, moment: &Moment) {
+        self.node.load_rules(&moment.rules);
+        let store = &self.proxyshift.store;
+        fs::remove_dir_all(store).expect("the store");
+        run(&format!("cp -a {} {}", moment.store, store.display()));
+    }
+
+    /// From here, a rollback that is killed around each of its own lines is finished by the next.
+    fn killed_rollbacks(&self, what: &str) {
+        let moment = self.keep();
+        let first = lines(&self.proxyshift.store) + 1;
+        for point in points(first) {
+            self.back_to(&moment);
+            if !self.killed("rollback", &point) {
+                assert_ne!(point, format!("before:{first}"), "{what}: the rollback wrote nothing");
+                return self.has_ended(&self.before, what);
+            }
+            let what = format!("{what}, rollback killed {point}");
+            self.is_pending(&what);
+            if lines(&self.proxyshift.store) >= first {
+                self.proxyshift.expect(6, "resume").says(&["it had begun to roll back"]);
+            }
+            self.proxyshift.expect(0, "rollback");
+            self.has_ended(&self.before, &what);
+        }
+    }
+}
+
+/// Before and after each line of a journal, from line `first` on.
+fn points(first: usize) -> impl Iterator<Item = String> {
+    (first..first + 100).flat_map(|line| [format!("before:{line}"), format!("after:{line}")])
+}
+
+/// How many lines the journal of the only run in `store` has.
+fn lines(store: &Path) -> usize {
+    let runs: Vec<_> = fs::read_dir(store.join("runs")).expect("runs").collect();
+    assert_eq!(runs.len(), 1);
+    let run = runs[0].as_ref().expect("a run").path();
+    fs::read_to_string(run.join("journal.jsonl")).expect("a journal").lines().count()
+}
+
+fn killed_at_every_step(backend: Backend) {
+    let case = Case::new(backend);
+    let mut crashes = 0;
+    for point in points(1) {
+        case.start_over();
+        if !case.killed("cleanup --yes", &point) {
+            case.has_ended(&case.clean, "the run that was not killed");
+            break;
+        }
+        crashes += 1;
+        case.is_pending(&point);
+        let moment = case.keep();
+        case.proxyshift.expect(0, "resume");
+        case.has_ended(&case.clean, &format!("killed {point}, resumed"));
+        case.proxyshift.expect(0, "rollback");
+        case.has_ended(&case.before, &format!("killed {point}, resumed, rolled back"));
+        case.back_to(&moment);
+        case.proxyshift.expect(0, "rollback");
+        case.has_ended(&case.before, &format!("killed {point}, rolled back"));
+    }
+    println!("{crashes} crashes");
+    assert!(crashes >= 4 && crashes < 200, "{crashes}");
+}
+
+fn killed_while_rolling_back(backend: Backend) {
+    let case = Case::new(backend);
+    case.killed_rollbacks("after a whole run");
+    // The last edit is in the kernel, but not in the journal.
+    case.start_over();
+    case.proxyshift.expect(0, "cleanup --yes");
+    let last = lines(&case.proxyshift.store);
+    case.start_over();
+    assert!(case.killed("cleanup --yes", &format!("before:{last}")));
+    assert_same(&case.node.rules(), &case.clean, "all edits are made");
+    case.killed_rollbacks("after a run killed before its last line");
+}
+
+#[test]
+fn killed_at_every_step_in_nft() {
+    if in_namespace("killed_at_every_step_in_nft") {
+        killed_at_every_step(Backend::Nft);
+    }
+}
+
+#[test]
+fn killed_at_every_step_in_legacy() {
+    if in_namespace("killed_at_every_step_in_legacy") {
+        killed_at_every_step(Backend::Legacy);
+    }
+}
+
+#[test]
+fn killed_while_rolling_back_in_nft() {
+    if in_namespace("killed_while_rolling_back_in_nft") {
+        killed_while_rolling_back(Backend::Nft);
+    }
+}
+
+#[test]
+fn killed_while_rolling_back_in_legacy() {
+    if in_namespace("killed_while_rolling_back_in_legacy") {
+        killed_while_rolling_back(Backend::Legacy);
+    }
+}

@@ -1,0 +1,200 @@
+//! Holds the README and its neighbours to the program.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use regex::Regex;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_proxyshift");
+
+/// The transcript stands between this line and the end of its block; `make readme` writes it.
+const TRANSCRIPT: &str = "<!-- from `make readme` -->\n```console\n";
+
+fn root() -> PathBuf {
+    env!("CARGO_MANIFEST_DIR").into()
+}
+
+fn text(name: &str) -> String {
+    fs::read_to_string(root().join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
+fn help(args: &[&str]) -> String {
+    let output = Command::new(PROGRAM).args(args).arg("--help").output().unwrap();
+    assert!(output.status.success(), "{args:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The verbs that a help text lists.
+fn verbs(help: &str) -> Vec<String> {
+    let list = help.split("\nCommands:\n").nth(1).expect("a list of commands");
+    let name = Regex::new("^  ([a-z]+) ").unwrap();
+    let lines = list.lines().take_while(|line| !line.is_empty());
+    let names = lines.filter_map(|line| name.captures(line).map(|c| c[1].to_owned()));
+    names.filter(|name| name != "help").collect()
+}
+
+/// What the commands of a transcript print when they are run again, as on a terminal: there, a
+/// line that says what begins is gone when it is done.
+fn run_again(transcript: &str) -> String {
+    let folder = Path::new(PROGRAM).parent().unwrap().display().to_string();
+    let path = format!("{folder}:{}", std::env::var("PATH").unwrap_or_default());
+    let mut whole = String::new();
+    for command in transcript.lines().filter_map(|line| line.strip_prefix("$ ")) {
+        let output = Command::new("sh")
+            .args(["-c", &format!("{command} 2>&1")])
+            .current_dir(root())
+            .env("PATH", &path)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let printed = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{command}: {printed}");
+        let space = if whole.is_empty() { "" } else { "\n" };
+        whole += &format!("{space}$ {command}\n");
+        for line in printed.lines().filter(|line| !line.starts_with("  … ")) {
+            whole += &format!("{}\n", line.trim_end());
+        }
+    }
+    whole
+}
+
+/// A transcript without what differs from run to run: how long each step took, and when.
+fn without_times(transcript: &str) -> String {
+    let took = Regex::new(r" \([0-9.]+ s\)").unwrap();
+    let id = Regex::new(r"\b[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}\b").unwrap();
+    id.replace_all(&took.replace_all(transcript, ""), "ID").into_owned()
+}
+
+#[test]
+fn the_transcript_is_what_the_program_prints() {
+    let readme = text("README.md");
+    let (before, rest) = readme.split_once(TRANSCRIPT).expect("the README has a transcript");
+    let (shown, after) = rest.split_once("```\n").expect("the transcript ends");
+    let commands: Vec<&str> = shown.lines().filter(|line| line.starts_with("$ ")).collect();
+    assert!(commands.len() >= 3, "{commands:?}");
+    let printed = run_again(shown);
+    if std::env::var_os("PROXYSHIFT_WRITE_README").is_some() {
+        let whole = format!("{before}{TRANSCRIPT}{printed}```\n{after}");
+        fs::write(root().join("README.md"), whole).unwrap();
+        return;
+    }
+    let (shown, printed) = (without_times(shown), without_times(&printed));
+    let diff = similar::TextDiff::from_lines(&shown, &printed).unified_diff().to_string();
+    assert!(diff.is_empty(), "look at it, then run `make readme`:\n{diff}");
+}
+
+/// As somebody who is not root: a user namespace gives fewer rights, so that other things fail.
+#[test]
+fn the_demo_proves_as_much_without_root() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let (program, node) = (folder.path().join("proxyshift"), "canal-stale-flannel-1.20");
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::copy(PROGRAM, &program).unwrap();
+    let copied = Command::new("cp")
+        .args(["-r", "--no-preserve=mode"])
+        .args([&root().join("snapshots").join(node), folder.path()])
+        .status()
+        .unwrap();
+    assert!(copied.success());
+    let user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+    let as_root = rustix::process::geteuid().is_root();
+    let output = Command::new("env")
+        .args(if as_root { &user[..] } else { &[] })
+        .arg(&program)
+        .args(["rehearse", "--snapshot"])
+        .arg(folder.path().join(node))
+        .output()
+        .unwrap();
+    let (printed, said) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(printed.starts_with("Proven: "), "{printed}{said}");
+}
+
+#[test]
+fn the_demo_shows_the_transcript() {
+    let (readme, makefile) = (text("README.md"), text("Makefile"));
+    let transcript = readme.split_once(TRANSCRIPT).and_then(|(_, rest)| rest.split_once("```"));
+    for line in transcript.expect("a transcript").0.lines() {
+        let Some(command) = line.strip_prefix("$ ") else { continue };
+        let in_demo = command.replace("snapshots/canal-stale-flannel-1.20", "$(NODE)");
+        assert!(makefile.contains(&format!("'{in_demo}'")), "make demo does not run: {command}");
+    }
+}
+
+#[test]
+fn the_exit_codes_are_those_of_the_help() {
+    let help = help(&[]);
+    let (_, listed) = help.split_once("Exit codes: ").expect("the help lists the exit codes");
+    let listed = listed.split_whitespace().collect::<Vec<_>>().join(" ");
+    let listed: Vec<(&str, &str)> =
+        listed.split(" · ").map(|code| code.split_once(' ').expect("a code, a text")).collect();
+    let readme = text("README.md");
+    let row = Regex::new(r"(?m)^\| (\d+) \| (.+) \|$").unwrap();
+    let table: Vec<(&str, &str)> = row
+        .captures_iter(&readme)
+        .map(|c| (c.get(1).unwrap().as_str(), c.get(2).unwrap().as_str()))
+        .collect();
+    assert_eq!(table, listed);
+}
+
+#[test]
+fn every_verb_is_in_the_readme_and_no_other() {
+    let mut known = Vec::new();
+    for verb in verbs(&help(&[])) {
+        if verb == "snapshot" {
+            let own = verbs(&help(&["snapshot"]));
+            known.extend(own.iter().map(|sub| format!("snapshot {sub}")));
+        } else {
+            known.push(verb);
+        }
+    }
+    let readme = text("README.md");
+    let (_, table) = readme.split_once("| verb | what it does |\n").expect("a table of verbs");
+    let row = Regex::new(r"^\| `((?:snapshot )?[a-z]+)` \|").unwrap();
+    let rows = table.lines().take_while(|line| !line.is_empty());
+    let mut told: Vec<String> =
+        rows.filter_map(|line| row.captures(line).map(|c| c[1].to_owned())).collect();
+    known.sort();
+    told.sort();
+    assert_eq!(told, known, "the table of verbs in the README");
+}
+
+#[test]
+fn links_within_the_project_lead_somewhere() {
+    let link = Regex::new(r"\]\(([^)#:]+)\)").unwrap();
+    for name in ["README.md", "CHANGELOG.md", "snapshots/README.md"] {
+        let folder = root().join(name).parent().unwrap().to_owned();
+        for found in link.captures_iter(&text(name)) {
+            assert!(folder.join(&found[1]).exists(), "{name}: {} is not there", &found[1]);
+        }
+    }
+}
+
+#[test]
+fn every_captured_node_has_its_line_of_provenance() {
+    let readme = text("snapshots/README.md");
+    for entry in fs::read_dir(root().join("snapshots")).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        if entry.path().is_dir() {
+            assert!(readme.contains(&format!("| [{name}]({name}) |")), "{name}");
+        }
+    }
+}
+
+#[test]
+fn the_changelog_has_a_heading_for_what_is_there() {
+    let changelog = text("CHANGELOG.md");
+    let version = format!("## [{}]", env!("CARGO_PKG_VERSION"));
+    assert!(changelog.contains("## [Unreleased]") || changelog.contains(&version));
+}
+
+#[test]
+fn one_version_of_rust_is_asked_for_everywhere() {
+    let rust = env!("CARGO_PKG_RUST_VERSION");
+    assert_eq!(rust, "1.89");
+    assert!(text("Makefile").contains(&format!("RUST := {rust}\n")));
+    assert!(text("README.md").contains(&format!("Rust {rust}")));
+}

@@ -1,0 +1,176 @@
+//! The three-way merge on rule sets of every shape: what we removed is back between its
+//! neighbours, and what others did stays as they did it.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use proptest::sample::Index;
+use proxyshift::plan::edit::{ChainText, Direction, Edit, RuleAt, TableEdit, Target};
+use proxyshift::plan::merge::{Undo, undo};
+use proxyshift::state::{Backend, Family, Files, NodeState, RulesetId};
+
+const ID: RulesetId = RulesetId { family: Family::Ipv4, backend: Backend::Nft };
+const CHAIN: &str = "POSTROUTING";
+const OURS: &str = "KUBE-SVC-X";
+
+/// A nat table whose POSTROUTING has `rules`, and a chain of ours if there is one.
+fn node(rules: &[String], ours: Option<&[String]>) -> NodeState {
+    let mut text = format!("*nat\n:{CHAIN} ACCEPT [0:0]\n");
+    if ours.is_some() {
+        text += &format!(":{OURS} - [0:0]\n");
+    }
+    for rule in rules.iter().chain(ours.into_iter().flatten()) {
+        text += &format!("{rule}\n");
+    }
+    text += "COMMIT\n";
+    let files = Files::from([(ID.file(), Arc::from(text))]);
+    NodeState::parse(files).expect("a table")
+}
+
+/// The rule number `n` of somebody.
+fn rule(chain: &str, whose: &str, n: usize) -> String {
+    format!("-A {chain} -s 10.0.0.{n}/32 -m comment --comment {whose}-{n} -j ACCEPT")
+}
+
+fn removal(rules: Vec<RuleAt>, chains: Vec<ChainText>) -> Edit {
+    let table = TableEdit { ruleset: ID, table: "nat".into(), rules, chains };
+    Edit { direction: Direction::Remove, target: Target::Table(table) }
+}
+
+/// The edit that removes the rules of `base` that `gone` says, and what is left.
+fn remove(base: &[String], gone: &[bool]) -> (Edit, Vec<String>) {
+    let (mut rules, mut left) = (Vec::new(), Vec::new());
+    for (position, text) in base.iter().enumerate() {
+        if gone[position] {
+            let text = text.as_str().into();
+            rules.push(RuleAt { chain: CHAIN.into(), position, text, after: None });
+        } else {
+            left.push(text.clone());
+        }
+    }
+    (removal(rules, Vec::new()), left)
+}
+
+/// What POSTROUTING holds once `undo` is applied to a node where it holds `now`.
+fn applied(undo: &Undo, now: &[String]) -> Vec<String> {
+    let mut rules = now.to_vec();
+    for edit in &undo.edits {
+        assert_eq!(edit.direction, Direction::Add);
+        let Target::Table(table) = &edit.target else { panic!("{edit}") };
+        for back in &table.rules {
+            let before = back.position.checked_sub(1).map(|i| rules[i].clone());
+            assert_eq!(before, back.after, "{} is not behind the rule it names", back.text);
+            rules.insert(back.position, back.text.to_string());
+        }
+    }
+    rules
+}
+
+/// The rules of `all` that are in `some`, in the order of `all`.
+fn only(all: &[String], some: &[String]) -> Vec<String> {
+    all.iter().filter(|r| some.contains(r)).cloned().collect()
+}
+
+/// Up to nine rules, and which of them go.
+fn rules_and_removal(kinds: usize) -> impl Strategy<Value = (Vec<usize>, Vec<bool>)> {
+    prop::collection::vec((0..kinds, any::<bool>()), 1..10)
+        .prop_map(|both| both.into_iter().unzip())
+}
+
+proptest! {
+    // A failure says its input; a test writes nothing into the tree.
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn nobody_else_wrote_so_all_is_as_before((numbers, gone) in rules_and_removal(4)) {
+        let base: Vec<String> = numbers.iter().map(|n| rule(CHAIN, "any", *n)).collect();
+        let (edit, left) = remove(&base, &gone);
+        let undone = undo(&[edit], &node(&base, None), &node(&left, None));
+        prop_assert!(undone.conflicts.is_empty(), "{:?}", undone.conflicts);
+        prop_assert!(undone.already_back.is_empty(), "{:?}", undone.already_back);
+        prop_assert_eq!(applied(&undone, &left), base);
+    }
+
+    #[test]
+    fn what_others_did_stays_and_ours_comes_back_between_its_neighbours(
+        (marks, gone) in rules_and_removal(2),
+        added in prop::collection::vec(any::<Index>(), 0..6),
+    ) {
+        // A mark of 1 means: removed by others, unless it was ours to remove.
+        let base: Vec<String> = (0..marks.len()).map(|n| rule(CHAIN, "base", n)).collect();
+        let (edit, left) = remove(&base, &gone);
+        let stays = |r: &String| marks[base.iter().position(|b| b == r).expect("of base")] == 0;
+        let mut now: Vec<String> = left.iter().filter(|r| stays(r)).cloned().collect();
+        let survivors = now.clone();
+        for (n, at) in added.iter().enumerate() {
+            now.insert(at.index(now.len() + 1), rule(CHAIN, "foreign", n));
+        }
+        let undone = undo(&[edit], &node(&base, None), &node(&now, None));
+        let after = applied(&undone, &now);
+        prop_assert_eq!(only(&after, &now), now.clone(), "what others have is not as they left it");
+
+        let ours: Vec<String> = base.iter().filter(|b| !left.contains(b)).cloned().collect();
+        let back = only(&after, &ours);
+        prop_assert_eq!(back.len() + undone.conflicts.len(), ours.len(), "{:?}", undone);
+        let from_base = only(&after, &base);
+        prop_assert_eq!(&from_base, &only(&base, &from_base), "not in their old order");
+        // With one old rule left, or none that anyone but us removed, each has its place.
+        if !survivors.is_empty() || left.is_empty() {
+            prop_assert_eq!(back, ours, "{:?}", undone.conflicts);
+        } else {
+            prop_assert!(back.is_empty(), "{:?}", back);
+        }
+    }
+
+    #[test]
+    fn what_came_back_by_itself_is_not_added_twice(
+        (numbers, gone) in rules_and_removal(1), again in prop::collection::vec(any::<bool>(), 10),
+    ) {
+        let base: Vec<String> = (0..numbers.len()).map(|n| rule(CHAIN, "base", n)).collect();
+        let (edit, _) = remove(&base, &gone);
+        let there = |i: &usize| !gone[*i] || again[*i];
+        let now: Vec<String> = (0..base.len()).filter(there).map(|i| base[i].clone()).collect();
+        let undone = undo(&[edit], &node(&base, None), &node(&now, None));
+        prop_assert_eq!(applied(&undone, &now), base.clone());
+        let returned = (0..base.len()).filter(|i| gone[*i] && again[*i]).count();
+        prop_assert_eq!(undone.already_back.len(), returned, "{:?}", undone.already_back);
+    }
+
+    #[test]
+    fn a_chain_made_anew_is_never_touched(
+        was in prop::collection::vec(0..4usize, 0..5),
+        anew in prop::option::of(prop::collection::vec(0..4usize, 0..5)),
+    ) {
+        let texts = |numbers: &[usize]| -> Vec<String> {
+            numbers.iter().map(|n| rule(OURS, "any", *n)).collect()
+        };
+        let chain = ChainText { name: OURS.into(), rules: texts(&was).into_iter().map(Into::into).collect() };
+        let was = texts(&was);
+        let now = anew.as_deref().map(texts);
+        let edit = removal(Vec::new(), vec![chain.clone()]);
+        let base = node(&[], Some(&was));
+        let undone = undo(std::slice::from_ref(&edit), &base, &node(&[], now.as_deref()));
+        match now {
+            None => {
+                let back = Edit { direction: Direction::Add, ..edit };
+                prop_assert_eq!(undone, Undo { edits: vec![back], ..Undo::default() });
+            }
+            Some(now) => {
+                prop_assert!(undone.edits.is_empty(), "{:?}", undone.edits);
+                let same = now == was;
+                prop_assert_eq!(undone.already_back.len(), usize::from(same));
+                prop_assert_eq!(undone.conflicts.len(), usize::from(!same));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_jump_to_a_chain_that_others_removed_is_named_and_left_out() {
+    let jump = format!("-A {CHAIN} -j {OURS}");
+    let base = node(std::slice::from_ref(&jump), Some(&[]));
+    let at = RuleAt { chain: CHAIN.into(), position: 0, text: jump.into(), after: None };
+    let undone = undo(&[removal(vec![at], Vec::new())], &base, &node(&[], None));
+    assert!(undone.edits.is_empty(), "{:?}", undone.edits);
+    assert!(undone.conflicts[0].contains("the chain KUBE-SVC-X is gone"), "{:?}", undone.conflicts);
+}

@@ -92,7 +92,10 @@ fn the_stale_rule_of_the_incident_and_nothing_else() {
     assert_eq!(gone.len(), 1);
     assert_eq!((gone[0].text.as_str(), gone[0].position), (STALE, Some(3)));
     assert_eq!(gone[0].owner, "flannel");
-    assert_eq!(gone[0].reason, "of the lease 192.168.66.0/24; flannel's lease is 192.168.75.0/24");
+    assert_eq!(
+        gone[0].reason,
+        "left of its lease 192.168.66.0/24; its lease is now 192.168.75.0/24"
+    );
     let live = |o: &&Object| o.owner == "flannel" && o.action == Action::Keep;
     assert_eq!(plan.objects.iter().filter(live).count(), 6);
     assert_eq!(

@@ -382,7 +382,15 @@ fn a_dump_shows_one_moment() {
         let mut netfilter = Netfilter::open().unwrap();
         let (mut whole, mut torn, mut lost) = (0, 0, 0);
         while Instant::now() < deadline {
-            match netfilter.rules(V4, "filter", "A") {
+            let generation = netfilter.generation().unwrap();
+            let dumped = netfilter.rules(V4, "filter", "A");
+            // The kernel marks a dump only between its messages: one moment is certain when the
+            // generation has not moved, which is what everything here compares.
+            if netfilter.generation().unwrap() != generation {
+                lost += 1;
+                continue;
+            }
+            match dumped {
                 Ok(rules) => {
                     // Rules of one commit have consecutive handles.
                     let one_commit =

@@ -24,25 +24,31 @@ back, a person is needed · 6 a run is pending · 130 interrupted, nothing chang
 )]
 pub struct Args {
     /// Where snapshots, runs and journals are kept [default: /var/lib/proxyshift].
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, help_heading = "Global options", value_name = "DIR")]
     pub store: Option<PathBuf>,
     /// The form of the result on standard output.
-    #[arg(short, long, global = true, value_enum, default_value_t = Output::Text)]
+    #[arg(short, long, global = true, help_heading = "Global options", value_enum, default_value_t = Output::Text)]
     pub output: Output,
     /// The form of progress on standard error.
-    #[arg(long, global = true, value_enum, default_value_t = Progress::Auto)]
+    #[arg(long, global = true, help_heading = "Global options", value_enum, default_value_t = Progress::Auto)]
     pub progress: Progress,
     /// Answer every question with yes.
-    #[arg(long, short = 'y', global = true)]
+    #[arg(long, short = 'y', global = true, help_heading = "Global options")]
     pub yes: bool,
     /// No colours, even on a terminal; NO_COLOR does the same.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Global options")]
     pub no_color: bool,
     /// Say more: what stays, and the reason for each object.
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = "Global options")]
     pub verbose: bool,
     /// How many seconds to wait for the node's lock and for the xtables lock.
-    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 10)]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Global options",
+        value_name = "SECONDS",
+        default_value_t = 10
+    )]
     pub lock_wait: u64,
     /// What to do.
     #[command(subcommand)]

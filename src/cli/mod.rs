@@ -32,7 +32,7 @@ pub fn run(args: &Args) -> u8 {
     command.speak_of_pending();
     let result = match &args.verb {
         None => Err(Error::new(Kind::Usage, "proxyshift", "which verb?")
-            .hint("`proxyshift --help` lists them")),
+            .hint("start with `proxyshift check` or `proxyshift plan`: they change nothing")),
         Some(Verb::Check(options)) => check::run(&command, options),
         Some(Verb::Snapshot(verb)) => snapshot::run(&command, verb),
         Some(Verb::Plan(options)) => plan::run(&command, options),
@@ -86,8 +86,9 @@ impl Command<'_> {
     /// Calls `work` with what a run needs.
     fn with_context<T>(&self, work: impl FnOnce(&Context<'_>) -> Result<T>) -> Result<T> {
         if !rustix::process::geteuid().is_root() {
-            return Err(Error::new(Kind::Permission, "this node", "only root may change it")
-                .hint("run as root; `plan`, `rehearse` and `snapshot verify` need no rights"));
+            return Err(Error::new(Kind::Permission, "this node", "only root may change it").hint(
+                "run as root; with `--snapshot DIR`, `check`, `plan` and `rehearse` need no rights",
+            ));
         }
         let (tools, store, catalogue) = (Tools::find(), self.store()?, Catalogue::builtin()?);
         work(&Context {

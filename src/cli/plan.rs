@@ -49,8 +49,7 @@ pub(super) fn text(plan: &Plan, verbose: bool) -> String {
         text += &format!("\n{} that stay:\n\n{}", objects(kept.len()), listing(&kept, true));
     } else if !kept.is_empty() {
         let hint = "-v lists them with the reason for each";
-        text +=
-            &format!("\n{} of kube-proxy, kubelet and CNI stay ({hint}).\n", objects(kept.len()));
+        text += &format!("\n{} near them stay ({hint}).\n", objects(kept.len()));
     }
     text
 }

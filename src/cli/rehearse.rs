@@ -4,7 +4,6 @@ use serde_json::json;
 
 use crate::cli::{Command, args};
 use crate::error::{Error, Kind, Result};
-use crate::event::Event;
 use crate::node::tools::Tools;
 use crate::run::inside::{self, Job};
 use crate::ui::table::counted;
@@ -27,8 +26,12 @@ pub(super) fn run(command: &Command<'_>, options: &args::Rehearse) -> Result<u8>
     };
     let dir = dir.canonicalize().map_err(|e| Error::io(&dir, &e))?;
     let report = inside::run(Job::Rehearse, &dir, &tools, command.ui)?;
-    for object in &report.left_out {
-        command.sink().emit(Event::Warning { text: format!("this kernel cannot hold {object}") });
+    const SHOWN: usize = 3;
+    for object in report.left_out.iter().take(SHOWN) {
+        command.sink().warning(format!("this kernel cannot hold {object}"));
+    }
+    if let Some(more) = report.left_out.len().checked_sub(SHOWN).filter(|n| *n > 0) {
+        command.sink().warning(format!("nor {more} others (`-o json` names them all)"));
     }
     let partial = !report.left_out.is_empty();
     if partial && options.snapshot.is_none() {

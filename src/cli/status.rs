@@ -28,8 +28,15 @@ pub(super) fn run(command: &Command<'_>) -> Result<u8> {
             run.id
         ),
     };
-    let lines =
-        runs.iter().map(|r| vec![r.id.clone(), r.verb.clone(), state(r), r.started.clone()]);
+    let lines = runs.iter().map(|r| {
+        vec![
+            r.id.clone(),
+            r.verb.clone(),
+            state(r),
+            r.started.clone(),
+            format!("snapshot {}", r.snapshot),
+        ]
+    });
     text += &columns(&lines.collect::<Vec<_>>());
     command.answer(&document, &text);
     Ok(if pending.is_some() { 6 } else { 0 })

@@ -4,6 +4,7 @@
 use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
+use crate::event::{Event, Sink};
 use crate::owners::matcher::Ownership;
 use crate::plan::edit::{Edit, edits};
 use crate::plan::invariants::{Outcome, outcome, unexpected};
@@ -85,6 +86,8 @@ pub fn cleanup(
         return Err(Error::new(Kind::Interrupted, "cleanup", "declined; nothing was changed"));
     }
     drop(first);
+    // Attempts that were refused before they became runs leave their snapshots behind.
+    prune(context)?;
     let taken = take(context, "before cleanup")?;
     let plan = plan(context, &taken.state, owners)?;
     let edits = edits(&plan, &taken.state);
@@ -119,13 +122,31 @@ fn refuse_pending(context: &Context<'_>) -> Result<()> {
     }
 }
 
-/// The run's edits on a private namespace first.
+/// The run's edits on a private namespace first. What happens there is said as a rehearsal, so that
+/// nobody takes it for the node.
 fn rehearse(context: &Context<'_>, taken: &Taken) -> Result<()> {
     let task = "rehearsing in a private namespace";
     context.sink.started(task);
-    let report = inside::run(Job::Rehearse, &taken.snapshot.dir, context.tools, context.sink)?;
+    let sink = Rehearsal(context.sink);
+    let report = inside::run(Job::Rehearse, &taken.snapshot.dir, context.tools, &sink)?;
     context.sink.finished(task, format!("{} proofs", report.proofs.len()));
     Ok(())
+}
+
+/// Passes events on as those of a rehearsal.
+struct Rehearsal<'a>(&'a dyn Sink);
+
+impl Sink for Rehearsal<'_> {
+    fn emit(&self, event: Event) {
+        let said = |text: String| format!("rehearsal: {text}");
+        self.0.emit(match event {
+            Event::Started { task } => Event::Started { task: said(task) },
+            Event::Finished { task, result } => Event::Finished { task: said(task), result },
+            Event::Proved { what, evidence } => Event::Proved { what: said(what), evidence },
+            Event::Note { text } => Event::Note { text: said(text) },
+            Event::Warning { text } => Event::Warning { text: said(text) },
+        });
+    }
 }
 
 fn carry_out(
@@ -229,7 +250,8 @@ fn prune(context: &Context<'_>) -> Result<()> {
 pub fn resume(context: &Context<'_>) -> Result<Report> {
     let _lock = context.lock("resume")?;
     let Some(mut run) = context.store.pending()? else {
-        return Err(Error::new(Kind::NotFound, "resume", "no run is pending"));
+        return Err(Error::new(Kind::NotFound, "resume", "no run is pending")
+            .hint("`proxyshift status` lists the runs"));
     };
     rollback::same_boot(context, &mut run)?;
     let base = base_of(context, &run)?;

@@ -94,6 +94,16 @@ pub fn summary(state: &NodeState) -> String {
 /// # Errors
 /// [`Kind::SnapshotRefused`] naming the file that does not parse.
 pub fn parsed(files: Files) -> Result<NodeState> {
+    let known = |name: &String| {
+        name.ends_with(".save") || name == "addr.json" || name == "nft.json" || name == "tools.txt"
+    };
+    if !files.keys().any(known) {
+        return Err(Error::new(
+            Kind::SnapshotRefused,
+            "the directory",
+            "is not a captured node: it holds none of a capture's files",
+        ));
+    }
     NodeState::parse(files).map_err(|e| {
         Error::new(Kind::SnapshotRefused, e.object, e.cause).hint(
             "choose another with `proxyshift snapshot list`, \

@@ -303,10 +303,14 @@ impl NodeState {
             .flat_map(|id| ruleset_differences(id, self.rulesets.get(&id), after.rulesets.get(&id)))
             .collect();
         let mut report = |place: &str, differences: Vec<String>| {
-            found.extend(differences.into_iter().map(|text| Difference {
-                place: place.into(),
-                what: Change::Changed,
-                text,
+            found.extend(differences.into_iter().map(|text| {
+                let (what, text) = match text.split_at_checked(2) {
+                    Some(("- ", text)) => (Change::Gone, text),
+                    Some(("+ ", text)) => (Change::New, text),
+                    Some(("~ ", text)) => (Change::Changed, text),
+                    _ => (Change::Changed, text.as_str()),
+                };
+                Difference { place: place.into(), what, text: text.to_owned() }
             }));
         };
         report("ipset", self.ipsets.differences(&after.ipsets));

@@ -224,7 +224,8 @@ impl Sink for Ui {
             Event::Proved { what, evidence } => {
                 let mark = self.style.good.apply_to("✓");
                 let evidence = self.style.dim.apply_to(evidence);
-                self.above_spinner(&format!("  {mark} {what} {evidence}"));
+                let line = format!("  {mark} {what} {evidence}");
+                self.above_spinner(line.trim_end());
             }
             Event::Note { text } => self.above_spinner(&format!("    {text}")),
             Event::Warning { text } => {

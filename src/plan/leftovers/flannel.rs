@@ -144,7 +144,9 @@ fn judge(
             Ok(format!("of {net}, which is neither flannel's network nor its lease"))
         }
         (Some(net), false) => match doubt(draft, lease, place, &nets) {
-            None => Ok(format!("of the lease {net}; flannel's lease is {}", list(lease.subnets))),
+            None => {
+                Ok(format!("left of its lease {net}; its lease is now {}", list(lease.subnets)))
+            }
             Some(doubt) => Err(format!(
                 "suspected: shaped like a rule of flannel's, of {net}, which is not its own; {doubt}"
             )),

@@ -14,7 +14,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::error::{Error, Kind, Result};
 use crate::node::tools::Tools;
-use crate::run::inside::world::{CABLE, Uplink, free_address, ip_batch, uplink};
+use crate::run::inside::world::{CABLE, free_address, ip_batch, uplink};
 use crate::state::NodeState;
 use crate::state::{Family, RulesetId};
 
@@ -23,18 +23,17 @@ const OUTSIDE: &str = "ps-outside";
 /// Where that host listens.
 const PORT: u16 = 9999;
 /// How long a packet may take, bridges learning and neighbours resolving included.
-const DEADLINE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(5);
 
 /// A host behind a bridge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Inner {
     namespace: String,
-    bridge: String,
     address: Ipv4Addr,
     /// The address with which its packets must arrive.
     arrives_as: Ipv4Addr,
-    /// The rule that sees to it.
-    rule: String,
+    /// The network that it is in, with the rule that sees to it.
+    network: Masqueraded,
 }
 
 /// The hosts that hang on the rehearsed node.
@@ -63,21 +62,40 @@ impl Hosts {
         let Some(up) = uplink(state).filter(|_| !bridges.is_empty()) else { return Ok(None) };
         let taken: Vec<IpNet> = state.links.iter().flat_map(|l| &l.addresses).copied().collect();
         let Some(outside) = free_address(up.address, &taken) else { return Ok(None) };
-        let mut batch = outside_commands(&up, outside);
+        let mut batch = format!(
+            "netns add {OUTSIDE}\nlink set {CABLE} netns {OUTSIDE}\nlink set {} up\n",
+            up.name
+        );
         let mut inner = Vec::new();
-        for (i, bridge) in bridges.into_iter().enumerate() {
-            let Some(address) = free_address(bridge.network, &taken) else { continue };
+        for (i, network) in bridges.into_iter().enumerate() {
+            let Some(address) = free_address(network.network, &taken) else { continue };
             let namespace = format!("ps-in{i}");
-            batch += &inner_commands(&namespace, i, &bridge, address);
-            let arrives_as = bridge.source.unwrap_or(up.address.addr());
-            let (rule, bridge) = (bridge.rule, bridge.bridge);
-            inner.push(Inner { namespace, bridge, address, arrives_as, rule });
+            batch += &format!(
+                "netns add {namespace}\nlink add ps-v{i} type veth peer name ps-p{i}\n\
+                 link set ps-v{i} master {0}\nlink set ps-v{i} up\nlink set {0} up\n\
+                 link set ps-p{i} netns {namespace}\n",
+                network.bridge
+            );
+            let arrives_as = network.source.unwrap_or(up.address.addr());
+            inner.push((format!("ps-p{i}"), Inner { namespace, address, arrives_as, network }));
         }
         ip_batch(&batch, tools)?;
-        for (namespace, setup) in setup_in(&inner, outside, &up, state) {
-            in_namespace(&namespace, || run_in(&setup, tools))??;
+        let outer = format!(
+            "link set lo up\naddr add {outside}/{} dev {CABLE}\nlink set {CABLE} up\n",
+            up.address.prefix_len()
+        );
+        in_namespace(OUTSIDE, || ip_batch(&outer, tools))??;
+        for (link, host) in &inner {
+            let commands = format!(
+                "link set lo up\naddr add {}/{} dev {link}\nlink set {link} up\n\
+                 route add default via {}\n",
+                host.address,
+                host.network.network.prefix_len(),
+                host.network.gateway
+            );
+            in_namespace(&host.namespace, || ip_batch(&commands, tools))??;
         }
-        Ok(Some(Hosts { outside, inner }))
+        Ok(Some(Hosts { outside, inner: inner.into_iter().map(|(_, host)| host).collect() }))
     }
 
     /// Sends a packet from each host; returns what arrived, in words.
@@ -88,21 +106,38 @@ impl Hosts {
         self.inner.iter().map(|host| self.probe_from(host)).collect()
     }
 
+    /// The first probes, before anything is changed: what does not pass now proves nothing later.
+    /// Returns what arrived, and what is left out from here on.
+    pub(super) fn baseline(&mut self) -> (Vec<String>, Vec<Error>) {
+        let (mut passed, mut failed) = (Vec::new(), Vec::new());
+        for host in std::mem::take(&mut self.inner) {
+            match self.probe_from(&host) {
+                Ok(proof) => {
+                    passed.push(proof);
+                    self.inner.push(host);
+                }
+                Err(e) => failed.push(e),
+            }
+        }
+        (passed, failed)
+    }
+
     fn probe_from(&self, host: &Inner) -> Result<String> {
-        let object = format!("{} ({})", host.bridge, host.address);
+        let object = format!("{} ({})", host.network.bridge, host.address);
         let failed = |cause: String| Error::new(Kind::Rehearsal, object.clone(), cause);
         let listener = in_namespace(OUTSIDE, || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT)))?
             .map_err(|e| failed(e.to_string()))?;
         let sender = in_namespace(&host.namespace, || UdpSocket::bind((host.address, 0)))?
             .map_err(|e| failed(e.to_string()))?;
         let source = exchange(&sender, &listener, SocketAddr::from((self.outside, PORT)))
-            .map_err(|e| failed(format!("no packet arrived outside: {e}")))?;
+            .map_err(|_| failed(format!("no packet arrived outside within {DEADLINE:?}")))?;
         if source != IpAddr::V4(host.arrives_as) {
             let want = host.arrives_as;
             return Err(failed(format!("its packet arrived outside from {source}, not {want}")));
         }
-        let rule = host.rule.trim_start_matches("-A POSTROUTING ");
-        Ok(format!("a packet from {} {} arrives as {source} ({rule})", host.bridge, host.address))
+        let rule = host.network.rule.trim_start_matches("-A POSTROUTING ");
+        let bridge = &host.network.bridge;
+        Ok(format!("a packet from {bridge} {} arrives as {source} ({rule})", host.address))
     }
 }
 
@@ -162,49 +197,6 @@ fn bridge_address(state: &NodeState, bridge: &str, network: Ipv4Net) -> Option<I
         IpNet::V4(a) if network.contains(&a.addr()) => Some(a.addr()),
         _ => None,
     })
-}
-
-fn outside_commands(up: &Uplink, _outside: Ipv4Addr) -> String {
-    format!("netns add {OUTSIDE}\nlink set {CABLE} netns {OUTSIDE}\nlink set {} up\n", up.name)
-}
-
-fn inner_commands(namespace: &str, i: usize, bridge: &Masqueraded, _address: Ipv4Addr) -> String {
-    format!(
-        "netns add {namespace}\nlink add ps-v{i} type veth peer name ps-p{i}\n\
-         link set ps-v{i} master {0}\nlink set ps-v{i} up\nlink set {0} up\n\
-         link set ps-p{i} netns {namespace}\n",
-        bridge.bridge
-    )
-}
-
-/// The commands to run inside each host's namespace.
-fn setup_in(
-    inner: &[Inner],
-    outside: Ipv4Addr,
-    up: &Uplink,
-    state: &NodeState,
-) -> Vec<(String, String)> {
-    let bits = up.address.prefix_len();
-    let mut all = vec![(
-        OUTSIDE.to_owned(),
-        format!("link set lo up\naddr add {outside}/{bits} dev {CABLE}\nlink set {CABLE} up\n"),
-    )];
-    for (host, bridge) in inner.iter().zip(masqueraded(state)) {
-        let (i, bits) = (host.namespace.trim_start_matches("ps-in"), bridge.network.prefix_len());
-        let (address, gateway) = (host.address, bridge.gateway);
-        all.push((
-            host.namespace.clone(),
-            format!(
-                "link set lo up\naddr add {address}/{bits} dev ps-p{i}\nlink set ps-p{i} up\n\
-                 route add default via {gateway}\n"
-            ),
-        ));
-    }
-    all
-}
-
-fn run_in(commands: &str, tools: &Tools) -> Result<()> {
-    ip_batch(commands, tools)
 }
 
 /// Runs `work` on a thread of its own inside a named network namespace. Sockets made there stay

@@ -4,6 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::error::{Error, Kind, Result};
 use crate::node::commands::Command;
+use crate::node::present;
 use crate::node::tools::{Tool, Tools};
 use crate::state::nft::rebuild;
 use crate::state::{NodeState, RulesetId};
@@ -37,7 +38,23 @@ pub fn load(state: &NodeState, tools: &Tools) -> Result<Vec<String>> {
             .stdin(rebuild(state.native_tables().iter().flat_map(|t| &t.objects)).to_string())
             .run()?;
     }
+    load_ipvs(state, tools, &mut left_out)?;
     Ok(left_out)
+}
+
+/// Virtual servers, where this kernel has ipvs.
+fn load_ipvs(state: &NodeState, tools: &Tools, left_out: &mut Vec<String>) -> Result<()> {
+    let servers = &state.ipvs.servers;
+    if servers.is_empty() {
+        return Ok(());
+    }
+    if !present::ip_vs() {
+        left_out.extend(servers.iter().map(|s| format!("virtual server {}", s.service)));
+        return Ok(());
+    }
+    let command = Command::new(tools.tool(Tool::Ipvsadm)?).args(["-R"]);
+    command.stdin(state.ipvs.render()).run()?;
+    Ok(())
 }
 
 fn load_ruleset(

@@ -66,7 +66,7 @@ pub(super) fn rules(draft: &mut Draft<'_>) {
     if life::of(component, draft.state).is_gone() {
         return;
     }
-    let lease = lease(draft, component);
+    let (lease, doubt) = lease(draft, component);
     for (at, ruleset, table, chain) in draft.all_chains() {
         if !chain.is_built_in() && !OWN_CHAINS.contains(&&*chain.name) {
             continue;
@@ -79,37 +79,42 @@ pub(super) fn rules(draft: &mut Draft<'_>) {
             }
             let first = seen.insert(ruleset.rule_text(rule));
             let rule = RuleAt { chain: at, position };
-            match (&lease, judge(draft, component, lease.as_ref().ok(), &place, first)) {
-                (Ok(_), Some(Ok(reason))) => draft.may_remove_rule(rule, None, reason),
-                (Ok(_), Some(Err(reason))) => draft.keep_rule(rule, reason),
-                (Err(doubt), Some(_)) => draft.keep_rule(rule, format!("flannel's; {doubt}")),
+            match (&doubt, judge(draft, component, lease.as_ref(), &place, first)) {
+                (None, Some(Ok(reason))) => draft.may_remove_rule(rule, None, reason),
+                (Some(doubt), Some(Ok(reason))) => {
+                    draft.keep_rule(rule, format!("suspected: {reason}; but {doubt}"));
+                }
+                (Some(doubt), Some(Err(_))) if lease.is_none() => {
+                    draft.keep_rule(rule, format!("flannel's; {doubt}"));
+                }
+                (_, Some(Err(reason))) => draft.keep_rule(rule, reason),
                 (_, None) => {}
             }
         }
     }
 }
 
-/// flannel's lease, or why it is not certain.
-fn lease<'a>(draft: &Draft<'a>, component: &Component) -> Result<Lease<'a>, String> {
+/// flannel's lease as far as it is known, and why it is not certain.
+fn lease<'a>(draft: &Draft<'a>, component: &Component) -> (Option<Lease<'a>>, Option<String>) {
     let state = draft.state;
-    if life::process(component, state).is_none() {
-        return Err("that it runs is not certain".into());
-    }
     let Some(env) = &state.flannel else {
-        return Err("its lease (/run/flannel/subnet.env) is not in this state".into());
+        return (None, Some("its lease (/run/flannel/subnet.env) is not in this state".into()));
     };
     let lease = Lease { networks: &env.networks, subnets: &env.subnets };
-    for link in &state.links {
-        if draft.ownership.link(&link.name).is_none_or(|o| o.name != NAME) {
-            continue;
-        }
+    if life::process(component, state).is_none() {
+        return (Some(lease), Some("that flannel runs is not certain".into()));
+    }
+    let links = state.links.iter();
+    let own = |name: &str| draft.ownership.link(name).is_some_and(|o| o.name == NAME);
+    for link in links.filter(|l| own(&l.name)) {
         for net in link.networks() {
             if !lease.subnets.iter().any(|s| s.contains(&net)) {
-                return Err(format!("{} has {net}, which is not in its lease", link.name));
+                let doubt = format!("{} has {net}, which is not in its lease", link.name);
+                return (Some(lease), Some(doubt));
             }
         }
     }
-    Ok(lease)
+    (Some(lease), None)
 }
 
 /// `Ok` with the reason to remove a rule, `Err` with the reason to keep it, none for a rule that

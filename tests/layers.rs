@@ -168,9 +168,8 @@ fn is_word(c: char) -> bool {
 /// Where `word` stands by itself in `code`.
 fn places<'a>(code: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
     code.match_indices(word).map(|(at, _)| at).filter(move |at| {
-        let after = code[at + word.len()..].chars().next();
-        let whole = word.ends_with(is_word);
-        !code[..*at].ends_with(is_word) && !(whole && after.is_some_and(is_word))
+        let goes_on = word.ends_with(is_word) && code[at + word.len()..].starts_with(is_word);
+        !code[..*at].ends_with(is_word) && !goes_on
     })
 }
 
@@ -211,7 +210,7 @@ fn supers(code: &str) -> Vec<(usize, usize)> {
     places(code, word)
         .filter(|at| !code[..*at].ends_with("::"))
         .map(|at| {
-            let ups = code[at..].as_bytes().chunks(word.len());
+            let ups = code.as_bytes()[at..].chunks(word.len());
             (at, ups.take_while(|chunk| *chunk == word.as_bytes()).count())
         })
         .collect()

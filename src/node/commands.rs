@@ -89,19 +89,21 @@ impl Command {
     /// another status than 0, or writes something that is not UTF-8.
     pub fn run(&self) -> Result<Output> {
         let handle = self.expression().start().map_err(|e| self.error(e))?;
-        let done = handle.wait_timeout(self.deadline).map_err(|e| self.error(e))?;
-        let Some(output) = done else {
+        let done = handle.wait_timeout(self.deadline).map_err(|e| self.error(e))?.is_some();
+        if !done {
             kill_group(&handle.pids());
             // Reaps it. Not for ever: a child that left its group may still hold the pipes.
             let _ = handle.wait_timeout(Duration::from_secs(1));
             let cause = format!("did not finish within {:?}, and was killed", self.deadline);
             return Err(self.error(cause));
-        };
+        }
+        // Done, so this does not wait; and the output, which may be large, is not copied.
+        let output = handle.into_output().map_err(|e| self.error(e))?;
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         if !output.status.success() {
             return Err(self.error(failure(&output.status.to_string(), &stderr)));
         }
-        let stdout = String::from_utf8(output.stdout.clone())
+        let stdout = String::from_utf8(output.stdout)
             .map_err(|e| self.error(format!("its output is not UTF-8: {e}")))?;
         Ok(Output { stdout, stderr })
     }

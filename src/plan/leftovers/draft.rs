@@ -38,7 +38,7 @@ pub(super) struct Draft<'a> {
     pub(super) state: &'a NodeState,
     pub(super) ownership: &'a Ownership<'a>,
     by_owner: HashMap<&'a str, Vec<ChainAt>>,
-    chains: BTreeMap<ChainAt, String>,
+    chains: BTreeMap<ChainAt, Text>,
     rules: BTreeMap<RuleAt, RuleCandidate>,
     sets: BTreeMap<String, String>,
     rows: Vec<Object>,
@@ -106,7 +106,11 @@ impl<'a> Draft<'a> {
     }
 
     pub(super) fn may_remove_chain(&mut self, at: ChainAt, reason: impl Into<String>) {
-        self.chains.insert(at, reason.into());
+        let reason = Text::from(reason.into());
+        // Thousands of chains go for one reason.
+        let last = self.chains.last_key_value().map(|(_, last)| last).filter(|l| **l == reason);
+        let reason = last.cloned().unwrap_or(reason);
+        self.chains.insert(at, reason);
     }
 
     pub(super) fn is_candidate(&self, at: ChainAt) -> bool {
@@ -128,7 +132,7 @@ impl<'a> Draft<'a> {
     }
 
     pub(super) fn keep_chain(&mut self, at: ChainAt, reason: impl Into<String>) {
-        let row = self.chain_row(Action::Keep, at, reason.into());
+        let row = self.chain_row(Action::Keep, at, reason.into().into());
         self.rows.extend(row);
     }
 
@@ -157,7 +161,7 @@ impl<'a> Draft<'a> {
     pub(super) fn settle(mut self) -> Vec<Object> {
         let kept = self.kept();
         for (at, reason) in &kept {
-            let row = self.chain_row(Action::Keep, *at, reason.clone());
+            let row = self.chain_row(Action::Keep, *at, reason.as_str().into());
             self.rows.extend(row);
             self.chains.remove(at);
         }
@@ -190,6 +194,8 @@ impl<'a> Draft<'a> {
 
     fn removed_chains(&mut self) {
         let chains = std::mem::take(&mut self.chains);
+        let rules = |at: &ChainAt| self.chain(*at).map_or(0, |(_, _, c)| c.rules.len());
+        self.rows.reserve_exact(chains.keys().map(|at| 1 + rules(at)).sum());
         for (at, reason) in &chains {
             let Some(row) = self.chain_row(Action::Remove, *at, reason.clone()) else { continue };
             let Some((ruleset, _, chain)) = self.chain(*at) else { continue };
@@ -284,7 +290,7 @@ impl<'a> Draft<'a> {
         Some((ruleset, table, table.chains.get(at.chain)?))
     }
 
-    fn chain_row(&self, action: Action, at: ChainAt, reason: String) -> Option<Object> {
+    fn chain_row(&self, action: Action, at: ChainAt, reason: Text) -> Option<Object> {
         let (_, table, chain) = self.chain(at)?;
         Some(Object {
             action,
@@ -296,7 +302,7 @@ impl<'a> Draft<'a> {
             position: None,
             text: Text::default(),
             owner: self.owner(at.id, table, chain).into(),
-            reason: reason.into(),
+            reason,
         })
     }
 

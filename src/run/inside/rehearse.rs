@@ -72,12 +72,10 @@ fn same_rules(what: &str, before: &NodeState, after: &NodeState, edits: &[Edit])
 /// How close two states are whose rules mean the same: the same to the byte, but for rules that
 /// only one of them has?
 fn same_bytes(a: &NodeState, b: &NodeState) -> &'static str {
-    let texts = |state: &NodeState| -> BTreeSet<String> {
+    fn texts(state: &NodeState) -> BTreeSet<&str> {
         let rules = state.rulesets.values().flat_map(|r| r.tables.iter().map(move |t| (r, t)));
-        rules
-            .flat_map(|(r, t)| t.rules().map(|(_, _, rule)| r.rule_text(rule).to_owned()))
-            .collect()
-    };
+        rules.flat_map(|(r, t)| t.rules().map(|(_, _, rule)| r.rule_text(rule))).collect()
+    }
     let (a, b) = (texts(a), texts(b));
     if a.is_superset(&b) || b.is_superset(&a) {
         "are the same to the byte"
@@ -130,6 +128,8 @@ pub(super) fn rehearse(dir: &Path, tools: &Tools, sink: &dyn Sink) -> Result<Rep
     let catalogue = Catalogue::builtin()?;
     let plan = plan_with(&catalogue, &given, &[])?;
     let edits = edits(&plan, &given);
+    // On a large node each of these is as large as the node.
+    drop((plan, given));
     let store = Store::open(Some(Path::new("/run/proxyshift-store")))?;
     let context = Context {
         tools,
@@ -138,8 +138,8 @@ pub(super) fn rehearse(dir: &Path, tools: &Tools, sink: &dyn Sink) -> Result<Rep
         sink,
         lock_wait: Duration::from_secs(5),
     };
-    let taken = take(&context, "rehearsal")?;
-    let mut run = store.start("rehearse", &taken.snapshot.id, serde_json::Value::Null)?;
+    let snapshot = take(&context, "rehearsal")?.snapshot;
+    let mut run = store.start("rehearse", &snapshot.id, serde_json::Value::Null)?;
     let mut journal = Journal::create(&store.run_dir(&run.id), 4096)?;
     execute(&context, &mut journal, CLEAN, edits.clone(), &|| {
         Err(Error::new(Kind::Rehearsal, "the private namespace", "changed by someone else"))

@@ -9,7 +9,6 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use common::node::{Ended, Node, Proxyshift, assert_same};
 use common::{in_namespace, poll};
@@ -130,7 +129,6 @@ impl Writer {
                 self.add(place);
                 let comment = format!("{FOREIGN}{round}");
                 self.remove(place, &comment);
-                thread::sleep(Duration::from_millis(50));
             } else if self.add(place) && round % 4 < 2 {
                 let oldest = self.known[&(place.0.into(), place.1.into())].iter().min();
                 let oldest = oldest.expect("one was added").clone();

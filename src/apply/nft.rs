@@ -167,17 +167,22 @@ fn add(kernel: &Kernel<'_>, edit: &TableEdit) -> Result<Applied> {
     let generation = netfilter.generation()?;
     let before = table::read(kernel.tools, edit.ruleset, &edit.table, None)?;
     let rules = table::places(edit, before.as_ref())?;
-    Command::new(kernel.tools.tool(Tool::Restore(edit.ruleset))?)
+    let restored = Command::new(kernel.tools.tool(Tool::Restore(edit.ruleset))?)
         .args(["--noflush"])
         .stdin(payload::addition(&edit.table, READ_ALL_CHAINS, &rules, &edit.chains))
         .deadline(table::DEADLINE)
-        .run()
-        .map_err(|e| Error { kind: Kind::Kernel, ..e })?;
+        .run();
+    match restored {
+        // Someone took a rule away, so that a number was too high: nothing was put in.
+        Err(_) if netfilter.generation()? != generation => return Err(lost_race(edit)),
+        Err(e) => return Err(Error { kind: Kind::Kernel, ..e }),
+        Ok(_) => {}
+    }
     let after = table::read(kernel.tools, edit.ruleset, &edit.table, None)?;
     if netfilter.generation()? == generation.wrapping_add(1) {
         return Ok(table::applied(Direction::Add, edit, before.as_ref(), after.as_ref()));
     }
-    let wrong = table::misplaced(edit, after.as_ref());
+    let wrong = table::misplaced(edit, &rules, before.as_ref(), after.as_ref());
     if wrong.is_empty() {
         return Ok(Applied::default());
     }

@@ -1,6 +1,6 @@
 //! What both backends do alike: read one table, and find an edit's objects in it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use crate::apply::Applied;
@@ -10,7 +10,7 @@ use crate::node::tools::{Tool, Tools};
 use crate::plan::edit::{ChainText, Direction, RuleAt, TableEdit};
 use crate::plan::invariants::unexpected_of;
 use crate::state::RulesetId;
-use crate::state::meaning::same_rule;
+use crate::state::meaning::{canonical, same_rule};
 use crate::state::ruleset::{Chain, Ruleset, Table};
 
 /// iptables-nft-save starts over whenever someone writes, so it may take long on a busy node.
@@ -118,21 +118,56 @@ pub(super) fn places(edit: &TableEdit, ruleset: Option<&Ruleset>) -> Result<Vec<
     Ok(placed)
 }
 
-/// The rules of an addition that do not stand behind the rule that they were to follow: someone
-/// wrote while they were put in by number.
-pub(super) fn misplaced(edit: &TableEdit, ruleset: Option<&Ruleset>) -> Vec<RuleAt> {
-    let Some((ruleset, table)) = ruleset.and_then(|r| Some((r, r.table(&edit.table)?))) else {
-        return Vec::new();
+/// The rules of an addition that stand on the wrong side of a rule that was there `before`: someone
+/// wrote while they were put in by number, at the places `placed`.
+pub(super) fn misplaced(
+    edit: &TableEdit,
+    placed: &[RuleAt],
+    before: Option<&Ruleset>,
+    after: Option<&Ruleset>,
+) -> Vec<RuleAt> {
+    let keys = |ruleset: Option<&Ruleset>, chain: &str| -> Vec<String> {
+        let found = ruleset.and_then(|r| Some((r, r.table(&edit.table)?.chain(chain)?)));
+        found.map_or_else(Vec::new, |(r, c)| {
+            c.rules.iter().map(|rule| canonical(r.rule_text(rule))).collect()
+        })
     };
-    let at = |chain: &Chain, text: &str| {
-        chain.rules.iter().position(|r| same_rule(ruleset.rule_text(r), text))
+    placed
+        .chunk_by(|a, b| a.chain == b.chain)
+        .flat_map(|ours| {
+            let chain = &ours[0].chain;
+            out_of_order(ours, &keys(before, chain), &keys(after, chain))
+        })
+        .collect()
+}
+
+/// As [`misplaced`], in one chain, whose rules are given in canonical form. Rules that say the same
+/// as another cannot be told from it, and bear no witness.
+fn out_of_order(ours: &[RuleAt], before: &[String], after: &[String]) -> Vec<RuleAt> {
+    let mut wanted: Vec<(String, Option<&RuleAt>)> =
+        before.iter().map(|key| (key.clone(), None)).collect();
+    for rule in ours {
+        wanted.insert(rule.position.min(wanted.len()), (canonical(&rule.text), Some(rule)));
+    }
+    let mut found: HashMap<&str, Vec<usize>> = HashMap::new();
+    for (position, key) in after.iter().enumerate() {
+        found.entry(key).or_default().push(position);
+    }
+    let at = |key: &str| match found.get(key).map(Vec::as_slice) {
+        Some(&[only]) => Some(only),
+        _ => None,
     };
-    let wrong = |rule: &RuleAt| {
-        let chain = table.chain(&rule.chain)?;
-        let (own, before) = (at(chain, &rule.text)?, at(chain, rule.after.as_deref()?)?);
-        (before > own).then(|| RuleAt { position: own, ..rule.clone() })
+    let stand: Vec<(usize, Option<&RuleAt>)> =
+        wanted.iter().filter_map(|(key, rule)| Some((at(key)?, *rule))).collect();
+    let others = |part: &[(usize, Option<&RuleAt>)]| -> Vec<usize> {
+        part.iter().filter(|(_, rule)| rule.is_none()).map(|(position, _)| *position).collect()
     };
-    edit.rules.iter().filter_map(wrong).collect()
+    let wrong = |(i, (own, rule)): (usize, &(usize, Option<&RuleAt>))| {
+        let (above, below) = (others(&stand[..i]), others(&stand[i + 1..]));
+        let passed = above.iter().any(|a| a > own) || below.iter().any(|b| b < own);
+        rule.filter(|_| passed).map(|rule| RuleAt { position: *own, ..rule.clone() })
+    };
+    stand.iter().enumerate().filter(|(_, (_, rule))| rule.is_some()).filter_map(wrong).collect()
 }
 
 fn holds(ruleset: &Ruleset, now: &Chain, planned: &ChainText) -> bool {
@@ -158,4 +193,41 @@ fn position(
     let at = rule.position;
     let outwards = (1..=at.max(rules.len())).flat_map(|d| [at.checked_sub(d), at.checked_add(d)]);
     outwards.flatten().find(same)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(name: &str) -> String {
+        format!("-A FORWARD -j {name}")
+    }
+
+    /// Of the rules `ours`, put in at the places given, those that stand wrong in `after`.
+    fn wrong(ours: &[(usize, &str)], before: &str, after: &str) -> Vec<String> {
+        let keys = |names: &str| -> Vec<String> {
+            names.split_whitespace().map(|name| canonical(&rule(name))).collect()
+        };
+        let at = |(position, name): &(usize, &str)| RuleAt {
+            chain: "FORWARD".into(),
+            position: *position,
+            text: rule(name).into(),
+            after: None,
+        };
+        let ours: Vec<RuleAt> = ours.iter().map(at).collect();
+        let found = out_of_order(&ours, &keys(before), &keys(after));
+        found.iter().map(|r| r.text.to_string()).collect()
+    }
+
+    #[test]
+    fn a_rule_that_slipped_past_another_is_found() {
+        let ours = [(1, "X"), (3, "Y")];
+        assert!(wrong(&ours, "a b c", "a X b Y c").is_empty());
+        assert!(wrong(&ours, "a b c", "new a X b other Y c").is_empty());
+        // Someone put one in at the top, or took one from there, just before.
+        assert_eq!(wrong(&ours, "a b c", "new X a Y b c"), [rule("X"), rule("Y")]);
+        assert_eq!(wrong(&ours, "a b c", "b X c Y"), [rule("X"), rule("Y")]);
+        assert!(wrong(&ours, "a b c", "b").is_empty(), "gone again, by someone else");
+        assert!(wrong(&[(1, "a")], "a", "a a").is_empty());
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use super::commands::{Command, TRUSTED_PATH};
 use super::present;
@@ -105,9 +106,11 @@ impl Tool {
 }
 
 /// Where each tool is, looked up once.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Tools {
     found: BTreeMap<Tool, PathBuf>,
+    /// The versions that were asked for: a program does not change while we run.
+    versions: Mutex<BTreeMap<Tool, String>>,
 }
 
 impl Tools {
@@ -122,7 +125,7 @@ impl Tools {
                 which::which_in(tool.program(), Some(path), "/").ok().map(|at| (tool, at))
             })
             .collect();
-        Tools { found }
+        Tools { found, versions: Mutex::default() }
     }
 
     /// The path of a tool; [`Kind::MissingTool`], with the package to install, when it is not there.
@@ -160,10 +163,13 @@ impl Tools {
                 return format!("{name} {}", path.display());
             }
         };
-        // A tool that does not tell its version is still there; whoever needs it will hear why.
-        let version = Command::new(path).args([flag]).run().map(|out| out.stdout);
-        let first = version.as_deref().unwrap_or_default().lines().next().unwrap_or_default();
-        format!("{name} {} {first}", path.display()).trim_end().to_owned()
+        let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
+        let version = versions.entry(tool).or_insert_with(|| {
+            // A tool that does not tell its version is still there; whoever needs it hears why.
+            let text = Command::new(path).args([flag]).run().map(|out| out.stdout);
+            text.unwrap_or_default().lines().next().unwrap_or_default().to_owned()
+        });
+        format!("{name} {} {version}", path.display()).trim_end().to_owned()
     }
 }
 

@@ -54,7 +54,7 @@ pub struct Object {
     /// Its own name; for a rule, its chain's.
     pub name: Text,
     /// Its position in its chain, from 0, for a rule.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[serde(skip)]
     pub position: Option<usize>,
     /// Its text: a rule from `-A` on, a virtual server with its scheduler; empty for a chain.
     pub text: Text,

@@ -3,10 +3,15 @@
 //! The registry is a plain list. A check is one file with a stable id; it looks at facts that were
 //! captured before, never at the node, and says ok, found or unknown. Unknown never looks like ok.
 
+mod backends;
+mod conntrack;
+mod kernel;
+mod markdown;
 mod registry;
 #[cfg(test)]
 mod testing;
-mod tools_conntrack;
+mod tools;
+mod writers;
 
 use serde::Serialize;
 
@@ -18,6 +23,7 @@ use crate::state::NodeState;
 use crate::state::kube_proxy::{KubeProxyConfig, Mode};
 use crate::state::measured::Measured;
 
+pub use markdown::markdown;
 pub use registry::CHECKS;
 
 /// How much a finding matters.

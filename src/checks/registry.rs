@@ -1,6 +1,40 @@
 //! The list of checks.
 
-use super::Check;
+use super::{Check, backends, conntrack, kernel, tools, writers};
 
-/// Every check, in the order of the documentation.
-pub const CHECKS: &[Check] = &[super::tools_conntrack::CHECK];
+/// Every check, in the order of the documentation: by area, then by id.
+pub const CHECKS: &[Check] = &[
+    backends::both::CHECK,
+    backends::garbled::CHECK,
+    backends::hint::CHECK,
+    conntrack::be_liberal::CHECK,
+    conntrack::rising::DROP,
+    conntrack::rising::EARLY_DROP,
+    conntrack::rising::INSERT_FAILED,
+    conntrack::table_full::CHECK,
+    conntrack::tcp_loose::CHECK,
+    kernel::dummy::CHECK,
+    kernel::ip_vs::CHECK,
+    kernel::modules_at_boot::CHECK,
+    kernel::nftables::CHECK,
+    kernel::schedulers::CHECK,
+    kernel::xt_ipvs::CHECK,
+    kernel::xt_set::CHECK,
+    tools::conntrack::CHECK,
+    tools::disk_room::CHECK,
+    tools::host::CHECK,
+    tools::ipset::CHECK,
+    tools::iptables::CHECK,
+    tools::iptables_old::CHECK,
+    tools::nft::CHECK,
+    tools::privileges::CHECK,
+    writers::boot_files::CHECK,
+    writers::changes::CHECK,
+    writers::programs::FERM,
+    writers::firewalld::CHECK,
+    writers::lock::CHECK,
+    writers::programs::NETFILTER_PERSISTENT,
+    writers::programs::PUPPET,
+    writers::programs::SHOREWALL,
+    writers::programs::UFW,
+];

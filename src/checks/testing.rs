@@ -6,6 +6,7 @@ use super::{Check, Facts, Verdict};
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
 use crate::state::kube_proxy::Mode;
+use crate::state::measured::Measured;
 use crate::state::{Files, NodeState};
 
 /// A captured node of `snapshots/`.
@@ -50,4 +51,19 @@ pub fn with_facts<T>(
     let catalogue = Catalogue::builtin().expect("the catalogue");
     let ownership = Ownership::of(&catalogue, state);
     work(&mut Facts::of(state, &catalogue, &ownership, to))
+}
+
+/// What `check` says of `state` with an earlier look and a live node's answers.
+pub fn judged_with(
+    check: &Check,
+    state: &NodeState,
+    to: Option<Mode>,
+    earlier: Option<&NodeState>,
+    asked: Option<&Measured>,
+) -> Verdict {
+    let catalogue = Catalogue::builtin().expect("the catalogue");
+    let ownership = Ownership::of(&catalogue, state);
+    let facts = Facts { earlier, asked, ..Facts::of(state, &catalogue, &ownership, to) };
+    assert!((check.applies)(&facts), "{} does not apply", check.id);
+    (check.judge)(&facts)
 }

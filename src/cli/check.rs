@@ -11,6 +11,7 @@ use crate::node::measure;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
 use crate::state::NodeState;
+use crate::store::DEFAULT_DIR;
 use crate::ui::text::{indented, wrapped};
 
 pub(super) fn run(command: &Command<'_>, options: &args::Check) -> Result<u8> {
@@ -35,7 +36,10 @@ pub(super) fn run(command: &Command<'_>, options: &args::Check) -> Result<u8> {
     let now = command.state(options.snapshot.as_deref())?;
     let asked = match options.snapshot {
         Some(_) => None,
-        None => Some(measure::measure(&now, command.args.store.as_deref())),
+        None => {
+            let store = command.args.store.as_deref().unwrap_or(DEFAULT_DIR.as_ref());
+            Some(measure::measure(&now, Some(store)))
+        }
     };
     let findings = judge(&now, earlier.as_ref(), asked.as_ref(), options)?;
     let blocked = findings.iter().any(Finding::blocks);

@@ -20,7 +20,13 @@ const FILES: &[&str] = &[
     "/run/flannel/subnet.env",
     "/etc/docker/daemon.json",
     "/etc/sysconfig/iptables",
+    "/etc/sysconfig/ip6tables",
     "/etc/nftables.conf",
+    // What other writers of rules are told
+    "/etc/firewalld/firewalld.conf",
+    "/etc/ufw/ufw.conf",
+    "/etc/ferm/ferm.conf",
+    "/etc/shorewall/shorewall.conf",
     "/etc/resolv.conf",
 ];
 
@@ -109,7 +115,7 @@ fn bytes(path: &Path) -> io::Result<Vec<u8>> {
 
 /// Where `path` leads below `root`. An absolute link in a container means the container's root,
 /// where the kernel would follow it into the host's (`openat2` would help, but from 5.6 only).
-fn resolve(root: &Path, path: &str) -> io::Result<PathBuf> {
+pub(super) fn resolve(root: &Path, path: &str) -> io::Result<PathBuf> {
     let parts = |path: &Path| -> Vec<OsString> {
         path.components().map(|c| c.as_os_str().to_owned()).filter(|c| c != "/").collect()
     };

@@ -10,11 +10,16 @@ use crate::state::tools::Tools;
 pub struct Measured {
     /// What kube-proxy answered to `GET /proxyMode`.
     pub proxy_mode: Option<String>,
-    /// The tools as the kube-proxy process sees them, in its own root.
+    /// The tools as the kube-proxy process sees them, in its own root. Versions are those of the
+    /// package lists found there: nothing is run.
     pub kube_proxy_tools: Option<Tools>,
+    /// kube-proxy's own root, `/proc/PID/root`, when it is not this one: it runs in a container.
+    pub kube_proxy_root: Option<String>,
+    /// Lines of kube-proxy's log that tell of a tool or module that it lacks, with the file.
+    pub kube_proxy_complaints: Vec<String>,
     /// Bytes free in the store's file system.
     pub store_free: Option<u64>,
-    /// True for root.
+    /// True for root with the rights to change the network and to mount.
     pub privileged: bool,
     /// How long it took to get `/run/xtables.lock`; the whole wait if it was not to be had.
     pub lock_wait: Option<Duration>,
@@ -22,6 +27,8 @@ pub struct Measured {
     pub lock_holder: Option<String>,
     /// Kernel modules that can be had without a change to the system.
     pub modules: Option<Modules>,
+    /// systemd's units that start at boot: `netfilter-persistent.service`.
+    pub enabled_units: Option<BTreeSet<String>>,
 }
 
 /// Where each kernel module is, in the order in which it is looked for.
@@ -35,6 +42,8 @@ pub struct Modules {
     pub loadable: BTreeSet<String>,
     /// Named in `/etc/modules-load.d` or `/etc/modules`, so there again after a reboot.
     pub at_boot: BTreeSet<String>,
+    /// True where every place was readable: what is nowhere is then really missing.
+    pub complete: bool,
 }
 
 /// Where a module is.
@@ -48,6 +57,8 @@ pub enum Availability {
     Loadable,
     /// Nowhere.
     Missing,
+    /// Not found, but not every place could be read.
+    Unknown,
 }
 
 impl Modules {
@@ -58,7 +69,30 @@ impl Modules {
             () if self.loaded.contains(&name) => Availability::Loaded,
             () if self.built_in.contains(&name) => Availability::BuiltIn,
             () if self.loadable.contains(&name) => Availability::Loadable,
-            () => Availability::Missing,
+            () if self.complete => Availability::Missing,
+            () => Availability::Unknown,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_place_counts_and_nowhere_needs_every_place() {
+        let set = |name: &str| BTreeSet::from([name.to_owned()]);
+        let mut modules = Modules {
+            loaded: set("ip_vs"),
+            built_in: set("dummy"),
+            loadable: BTreeSet::from(["ip_vs".to_owned(), "ip_vs_rr".to_owned()]),
+            ..Modules::default()
+        };
+        assert_eq!(modules.availability("ip_vs"), Availability::Loaded);
+        assert_eq!(modules.availability("dummy"), Availability::BuiltIn);
+        assert_eq!(modules.availability("ip-vs-rr"), Availability::Loadable);
+        assert_eq!(modules.availability("xt_set"), Availability::Unknown);
+        modules.complete = true;
+        assert_eq!(modules.availability("xt_set"), Availability::Missing);
     }
 }

@@ -1,0 +1,103 @@
+//! Rules in both backends at once: packets pass through both, and each tool shows one half.
+
+use std::collections::BTreeMap;
+
+use super::super::{Check, Facts, Found, Severity, Verdict, always};
+use super::{of_the_host, used};
+use crate::state::{Backend, Family, RulesetId};
+
+pub(in crate::checks) const CHECK: Check = Check {
+    id: "backends.both",
+    title: "rules in both backends of iptables at once",
+    severity: Severity::Warn,
+    when: "always",
+    applies: always,
+    judge,
+    reference: "https://wiki.nftables.org/wiki-nftables/index.php/Legacy_xtables_tools",
+};
+
+const BACKENDS: [Backend; 2] = [Backend::Legacy, Backend::Nft];
+
+fn judge(facts: &Facts<'_>) -> Verdict {
+    if facts.now.rulesets.is_empty() && facts.now.tools.is_none() {
+        return Verdict::Unknown("the rules are not in this state".into());
+    }
+    let both: Vec<Family> = Family::ALL
+        .into_iter()
+        .filter(|f| BACKENDS.iter().all(|b| used(facts, *f, *b).is_some()))
+        .collect();
+    if both.is_empty() {
+        return Verdict::Ok("each family has its rules in one backend".into());
+    }
+    let ids = both.iter().flat_map(|f| BACKENDS.map(|b| RulesetId { family: *f, backend: b }));
+    let evidence = ids.filter_map(|id| {
+        let ruleset = used(facts, id.family, id.backend)?;
+        Some(format!("{}: {} rules, of {}", id.file(), ruleset.rule_count(), owners(facts, id)))
+    });
+    // What stays is what the host's own tools write; without them, the newer backend.
+    let other = match of_the_host(facts) {
+        Ok(Backend::Legacy) => Backend::Nft,
+        _ => Backend::Legacy,
+    };
+    let tool = |f: &Family| format!("{}-{other}-save", f.tool());
+    let keep = if other == Backend::Legacy { Backend::Nft } else { Backend::Legacy };
+    let mut remedy: Vec<String> =
+        both.iter().map(|f| format!("{}   # see whose they are", tool(f))).collect();
+    remedy.push(format!("update-alternatives --set iptables /usr/sbin/iptables-{keep}"));
+    remedy.push(format!("then restart those owners, so that they write to {keep}"));
+    remedy.push("proxyshift plan   # which of them are leftovers".into());
+    Verdict::Found(Found {
+        evidence: evidence.collect(),
+        effect: "every packet passes both sets: one dropped or translated by either is so, while \
+                 `iptables` shows one of them"
+            .into(),
+        remedy,
+        fix: Vec::new(),
+    })
+}
+
+/// Whose the rules are, with how many each has, most first.
+fn owners(facts: &Facts<'_>, id: RulesetId) -> String {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for table in facts.now.rulesets.get(&id).iter().flat_map(|r| &r.tables) {
+        for (chain, position, _) in table.rules() {
+            let owner = facts.ownership.rule_attribution(id, &table.name, &chain.name, position);
+            *counts.entry(facts.ownership.name(owner)).or_default() += 1;
+        }
+    }
+    let mut counts: Vec<(&str, usize)> = counts.into_iter().collect();
+    counts.sort_by_key(|(name, count)| (std::cmp::Reverse(*count), *name));
+    let words: Vec<String> =
+        counts.iter().map(|(name, count)| format!("{name} ({count})")).collect();
+    if words.is_empty() { "nobody; a policy or an empty chain".into() } else { words.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::{judged, node};
+    use super::*;
+    use crate::state::NodeState;
+
+    #[test]
+    fn found_where_both_hold_rules() {
+        let mut files = node("docker-iptables-1.30").files;
+        let legacy = "*nat\n:POSTROUTING ACCEPT [0:0]\n\
+            -A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE\nCOMMIT\n";
+        files.insert("iptables-legacy.save".into(), legacy.into());
+        let Verdict::Found(found) = judged(&CHECK, &NodeState::parse(files).unwrap()) else {
+            panic!("not found");
+        };
+        assert_eq!(found.evidence[0], "iptables-legacy.save: 1 rules, of docker (1)");
+        assert!(found.evidence[1].starts_with("iptables-nft.save: "), "{found:?}");
+        assert!(found.remedy[0].starts_with("iptables-legacy-save"), "{found:?}");
+    }
+
+    #[test]
+    fn ok_with_one_or_empty_tables_and_unknown_without_rules() {
+        let mut files = node("docker-iptables-1.30").files;
+        let empty = "*nat\n:POSTROUTING ACCEPT [0:0]\nCOMMIT\n";
+        files.insert("iptables-legacy.save".into(), empty.into());
+        assert!(matches!(judged(&CHECK, &NodeState::parse(files).unwrap()), Verdict::Ok(_)));
+        assert!(matches!(judged(&CHECK, &NodeState::default()), Verdict::Unknown(_)));
+    }
+}

@@ -1,0 +1,146 @@
+//! What a save by another version of iptables shows: rules that parse and mean something else.
+
+use std::net::Ipv4Addr;
+
+use super::super::{Check, Facts, Found, Severity, Verdict, always};
+use crate::state::rule::Words;
+
+pub(in crate::checks) const CHECK: Check = Check {
+    id: "backends.garbled",
+    title: "rules that the save of another iptables version garbled",
+    severity: Severity::Block,
+    when: "always",
+    applies: always,
+    judge,
+    reference: "https://github.com/kubernetes/kubernetes/issues/114537",
+};
+
+/// How many rules are shown.
+const SHOWN: usize = 10;
+
+fn judge(facts: &Facts<'_>) -> Verdict {
+    if facts.now.rulesets.is_empty() {
+        return match &facts.now.tools {
+            Some(_) => Verdict::Ok("there are no rules".into()),
+            None => Verdict::Unknown("the rules are not in this state".into()),
+        };
+    }
+    let links: Vec<&str> = facts.now.links.iter().map(|l| l.name.as_str()).collect();
+    let (mut count, mut evidence) = (0, Vec::new());
+    for (id, ruleset) in &facts.now.rulesets {
+        for (chain, _, rule) in ruleset.tables.iter().flat_map(|t| t.rules()) {
+            let suspect = rule.target.as_deref() == Some("DNAT") || &*chain.name == "KUBE-FIREWALL";
+            let text = ruleset.rule_text(rule);
+            if !suspect && !text.contains("[unsupported revision]") {
+                continue;
+            }
+            let Some(fault) = fault(&chain.name, text, &links) else { continue };
+            count += 1;
+            if evidence.len() < SHOWN {
+                evidence.push(format!("{}:{}: {fault}: {text}", id.file(), rule.line));
+            }
+        }
+    }
+    if count == 0 {
+        return Verdict::Ok("every DNAT has one address that makes sense".into());
+    }
+    if count > SHOWN {
+        evidence.push(format!("and {} more", count - SHOWN));
+    }
+    Verdict::Found(Found {
+        evidence,
+        effect: "the kernel still does what was meant, but this save does not say it: restored, \
+                 services would lead nowhere or everything would be dropped"
+            .into(),
+        remedy: vec![
+            "save with the iptables that wrote the rules, as in kube-proxy's image:".into(),
+            "kubectl -n kube-system exec ds/kube-proxy -- iptables-save --version".into(),
+            "then install that version, or a later one, on the host".into(),
+        ],
+        fix: Vec::new(),
+    })
+}
+
+/// What is wrong with a rule's text, if anything.
+fn fault(chain: &str, text: &str, links: &[&str]) -> Option<String> {
+    if text.contains("[unsupported revision]") {
+        return Some("written by a newer iptables".into());
+    }
+    let words = Words::of_rule(text);
+    let terms = words.terms();
+    let target = words.target().map(|(target, _)| target);
+    if chain == "KUBE-FIREWALL" && target.as_deref() == Some("DROP") {
+        let narrow = ["--mark", "-s", "--source", "-d", "--destination", "--ctstate"];
+        let bare = !terms.iter().any(|t| narrow.contains(&t.option));
+        return bare.then(|| "it lost its match and drops everything".into());
+    }
+    if target.as_deref() != Some("DNAT") {
+        return None;
+    }
+    let to = |option: &str| option == "--to-destination" || option == "--to";
+    let addresses: Vec<&str> =
+        terms.iter().filter(|t| to(t.option)).map(|t| t.values.first().map_or("", |v| v)).collect();
+    match addresses[..] {
+        [] => Some("a DNAT without an address".into()),
+        [""] => Some("a DNAT to an empty address".into()),
+        [address] if address.starts_with(":0") => Some("a DNAT to port 0".into()),
+        [address] => spells_a_link(address, links).map(|n| format!("its address spells `{n}`")),
+        _ => Some(format!("a DNAT with {} addresses", addresses.len())),
+    }
+}
+
+/// The four letters that an address spells, if a link's name, or cilium's, begins with them: the
+/// save took the name of a link for an address.
+fn spells_a_link(address: &str, links: &[&str]) -> Option<String> {
+    let ip: Ipv4Addr = address.split([':', '-']).next()?.parse().ok()?;
+    let word = std::str::from_utf8(&ip.octets()).ok()?.to_owned();
+    let plain = word.chars().all(|c| c.is_ascii_alphanumeric());
+    (plain && links.iter().chain(&["cilium_host"]).any(|l| l.starts_with(&word))).then_some(word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::{judged, node};
+    use super::*;
+    use crate::state::NodeState;
+
+    #[test]
+    fn each_form_is_told() {
+        let fault = |text: &str| {
+            let chain = text.split(' ').nth(1).unwrap();
+            fault(chain, text, &["lo", "ens9f0"]).unwrap_or_default()
+        };
+        for (text, expected) in [
+            ("-A K -p tcp -j DNAT --to-destination 10.0.0.1:80", ""),
+            ("-A K -p tcp -j DNAT --to-destination 10.0.0.1:80 --persistent", ""),
+            ("-A K -j DNAT --to-destination 10.1.1.1 --to-destination 10.2.2.2", "2 addresses"),
+            ("-A K -p tcp -j DNAT --to-destination", "an empty address"),
+            ("-A K -p tcp -j DNAT", "without an address"),
+            ("-A K -p tcp -j DNAT --to-destination :0 --persistent", "port 0"),
+            ("-A K -p tcp -j DNAT --to-destination 101.110.115.57:80", "spells `ens9`"),
+            ("-A K -p tcp -j DNAT --to-destination 99.105.108.105", "spells `cili`"),
+            // An address of a real network that happens to be letters.
+            ("-A K -p tcp -j DNAT --to-destination 100.100.100.100:80", ""),
+            ("-A K -m comment [unsupported revision] -j ACCEPT", "a newer iptables"),
+            ("-A KUBE-FIREWALL -m comment --comment \"a --mark\" -j DROP", "drops everything"),
+            ("-A KUBE-FIREWALL -m mark --mark 0x8000/0x8000 -j DROP", ""),
+            ("-A K -j DROP", ""),
+        ] {
+            let found = fault(text);
+            assert!(if expected.is_empty() { found.is_empty() } else { found.contains(expected) });
+        }
+    }
+
+    #[test]
+    fn found_with_file_and_line_ok_and_unknown() {
+        let mut state = node("docker-iptables-1.30");
+        assert!(matches!(judged(&CHECK, &state), Verdict::Ok(_)));
+        let text =
+            "*nat\n:K - [0:0]\n-A K -p tcp -j DNAT --to-destination :0 --persistent\nCOMMIT\n";
+        state.files.insert("iptables-legacy.save".into(), text.into());
+        let state = NodeState::parse(state.files).unwrap();
+        let Verdict::Found(found) = judged(&CHECK, &state) else { panic!("not found") };
+        assert!(found.evidence[0].starts_with("iptables-legacy.save:3: a DNAT to port 0: -A K"));
+        assert!(matches!(judged(&CHECK, &NodeState::default()), Verdict::Unknown(_)));
+    }
+}

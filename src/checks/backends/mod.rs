@@ -1,0 +1,26 @@
+//! The two backends of iptables, and what their saves can no longer tell.
+
+pub(super) mod both;
+pub(super) mod garbled;
+pub(super) mod hint;
+
+use super::Facts;
+use crate::state::ruleset::Ruleset;
+use crate::state::{Backend, Family, RulesetId};
+
+/// The rules of a family in a backend, if there are any.
+fn used<'a>(facts: &Facts<'a>, family: Family, backend: Backend) -> Option<&'a Ruleset> {
+    let ruleset = facts.now.rulesets.get(&RulesetId { family, backend })?;
+    (!ruleset.tables.iter().all(|t| t.is_pristine())).then_some(ruleset)
+}
+
+/// The backend that the host's own `iptables` uses.
+fn of_the_host(facts: &Facts<'_>) -> Result<Backend, String> {
+    let tools = facts.now.tools.as_ref().ok_or("the tools are not in this state")?;
+    match tools.get("iptables").map(|t| t.text.as_str()) {
+        Some(text) if text.contains("(nf_tables)") => Ok(Backend::Nft),
+        Some(text) if text.contains("(legacy)") => Ok(Backend::Legacy),
+        Some(text) => Err(format!("iptables does not say its backend: `{text}`")),
+        None => Err("the list of tools does not name iptables".into()),
+    }
+}

@@ -1,0 +1,102 @@
+//! What the kernel must have, found without loading anything.
+
+pub(super) mod dummy;
+pub(super) mod ip_vs;
+pub(super) mod modules_at_boot;
+pub(super) mod nftables;
+pub(super) mod schedulers;
+pub(super) mod xt_ipvs;
+pub(super) mod xt_set;
+
+use super::{Facts, Found, Verdict};
+use crate::state::measured::Availability;
+
+/// Where a module is.
+enum Place {
+    /// It can be had; how.
+    There(String),
+    /// It cannot; where it was looked for.
+    Missing(String),
+    /// What was missing to know.
+    Unknown(String),
+}
+
+/// Where the module `name` is: loaded when the state was captured, or where a live node has it.
+fn place(facts: &Facts<'_>, name: &str) -> Place {
+    let loaded = facts.now.files.get("modules.txt");
+    let line = |text: &str| text.lines().any(|l| l.split(' ').next() == Some(name));
+    if loaded.is_some_and(|text| line(text)) {
+        return Place::There(format!("{name} is loaded (/proc/modules)"));
+    }
+    let Some(modules) = facts.asked.and_then(|a| a.modules.as_ref()) else {
+        let why = "was not loaded at the capture; a live node alone can say if it could be";
+        return Place::Unknown(format!("{name} {why}"));
+    };
+    match modules.availability(name) {
+        Availability::Loaded => Place::There(format!("{name} is loaded (/proc/modules)")),
+        Availability::BuiltIn => Place::There(format!("{name} is part of the kernel")),
+        Availability::Loadable => Place::There(format!("{name} can be loaded (modules.dep)")),
+        Availability::Missing => Place::Missing(format!(
+            "{name}: not in /proc/modules, modules.builtin, the kernel's configuration, or \
+             modules.dep"
+        )),
+        Availability::Unknown => Place::Unknown(format!(
+            "{name} is not loaded, and /lib/modules of this kernel cannot be read"
+        )),
+    }
+}
+
+/// The judgement of one module; `there` is another proof that the kernel has it.
+fn judge_module(facts: &Facts<'_>, name: &str, there: Option<String>, effect: &str) -> Verdict {
+    if let Some(shown) = there {
+        return Verdict::Ok(shown);
+    }
+    match place(facts, name) {
+        Place::There(shown) => Verdict::Ok(shown),
+        Place::Unknown(why) => Verdict::Unknown(why),
+        Place::Missing(evidence) => Verdict::Found(Found {
+            evidence: vec![evidence],
+            effect: effect.into(),
+            remedy: vec![install(facts)],
+            fix: Vec::new(),
+        }),
+    }
+}
+
+/// How to get modules for this kernel.
+fn install(facts: &Facts<'_>) -> String {
+    match &facts.now.tools {
+        Some(tools) => format!(
+            "apt-get install linux-modules-extra-{}   # Ubuntu; else a kernel that has it",
+            tools.kernel
+        ),
+        None => "install the modules of this kernel, or a kernel that has them".into(),
+    }
+}
+
+#[cfg(test)]
+pub(super) mod testing {
+    use super::super::{Check, Verdict};
+    use crate::state::NodeState;
+    use crate::state::kube_proxy::Mode;
+    use crate::state::measured::{Measured, Modules};
+
+    /// What `check` says of a live node that is to go to `to` and has these modules to load.
+    pub fn judged_with(
+        check: &Check,
+        state: &NodeState,
+        to: Mode,
+        loadable: &[&str],
+        at_boot: &[&str],
+    ) -> Verdict {
+        let names = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect();
+        let modules = Modules {
+            loadable: names(loadable),
+            at_boot: names(at_boot),
+            complete: true,
+            ..Modules::default()
+        };
+        let asked = Measured { modules: Some(modules), ..Measured::default() };
+        super::super::testing::judged_with(check, state, Some(to), None, Some(&asked))
+    }
+}

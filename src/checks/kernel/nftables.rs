@@ -1,0 +1,55 @@
+//! nftables mode needs a kernel of 5.13.
+
+use super::super::{Check, Facts, Found, Severity, Verdict};
+use crate::state::kube_proxy::Mode;
+use crate::state::tools::Version;
+
+/// What kube-proxy's nftables mode asks for (kubernetes PR 124152).
+const NEEDED: Version = Version { major: 5, minor: 13, patch: 0 };
+
+pub(in crate::checks) const CHECK: Check = Check {
+    id: "kernel.nftables",
+    title: "a kernel that nftables mode can use",
+    severity: Severity::Block,
+    when: "nftables mode runs, or is the target",
+    applies: |facts| facts.concerns(Mode::Nftables),
+    judge,
+    reference: "https://github.com/kubernetes/kubernetes/issues/122743",
+};
+
+fn judge(facts: &Facts<'_>) -> Verdict {
+    let Some(tools) = &facts.now.tools else {
+        return Verdict::Unknown("the kernel's version is not in this state".into());
+    };
+    match tools.kernel_version() {
+        None => Verdict::Unknown(format!("`{}` has no version in it", tools.kernel)),
+        Some(version) if version >= NEEDED => Verdict::Ok(tools.kernel.clone()),
+        Some(_) => Verdict::Found(Found {
+            evidence: vec![format!("kernel {}: older than 5.13", tools.kernel)],
+            effect:
+                "kube-proxy refuses to start in nftables mode, but 1.31 and 1.32 may start and \
+                     then fail to write their rules: no service is translated"
+                    .into(),
+            remedy: vec!["boot a kernel of 5.13 or later, or stay in iptables mode".into()],
+            fix: Vec::new(),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::{judged, node};
+    use super::*;
+
+    #[test]
+    fn found_ok_and_unknown() {
+        let mut state = node("nftables-leftovers-1.30");
+        assert!(matches!(judged(&CHECK, &state), Verdict::Ok(_)));
+        state.tools.as_mut().unwrap().kernel = "5.10.0-28-amd64".into();
+        assert!(matches!(judged(&CHECK, &state), Verdict::Found(_)));
+        state.tools.as_mut().unwrap().kernel = "custom".into();
+        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+        state.tools = None;
+        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+    }
+}

@@ -1,0 +1,146 @@
+//! The programs, rights and room that kube-proxy and proxyshift need.
+
+pub(super) mod conntrack;
+pub(super) mod disk_room;
+pub(super) mod host;
+pub(super) mod ipset;
+pub(super) mod iptables;
+pub(super) mod iptables_old;
+pub(super) mod nft;
+pub(super) mod privileges;
+
+use super::{Facts, Found};
+use crate::state::tools::Tool;
+
+/// Where a kubeadm node, or a service, has kube-proxy's log.
+const LOG: &str = "/var/log/kube-proxy.log";
+
+/// A program as kube-proxy sees it.
+struct Seen<'a> {
+    tool: &'a Tool,
+    /// `/proc/PID/root`, when that is not this node's own.
+    root: Option<&'a str>,
+    /// What kube-proxy's log says of it.
+    complaints: Vec<String>,
+}
+
+/// The program `name` as the kube-proxy process sees it; in a container, that is not what the host
+/// has. Else what was missing to know.
+fn seen<'a>(facts: &Facts<'a>, name: &str) -> Result<Seen<'a>, String> {
+    let own = facts.asked.and_then(|a| a.kube_proxy_tools.as_ref());
+    let runs = facts.now.processes.iter().flatten().any(|p| p.name == "kube-proxy");
+    if facts.asked.is_some() && own.is_none() && runs {
+        return Err("the root of kube-proxy's process cannot be read".into());
+    }
+    let tools = own.or(facts.now.tools.as_ref()).ok_or("the tools are not in this state")?;
+    let tool = tools.get(name).ok_or(format!("the list of tools does not name {name}"))?;
+    // What was seen in its own root is newer than any log.
+    let complaints = match (own, &tool.path) {
+        (Some(_), Some(_)) => Vec::new(),
+        _ => complaints(facts, name),
+    };
+    Ok(Seen { tool, root: facts.asked.and_then(|a| a.kube_proxy_root.as_deref()), complaints })
+}
+
+/// The first line of each log that tells of a missing program.
+fn complaints(facts: &Facts<'_>, name: &str) -> Vec<String> {
+    let tells = |line: &&str| {
+        line.contains("executable file not found") && line.split('"').any(|word| word == name)
+            || line.contains(&format!("looking for path of {name}"))
+    };
+    let captured = facts.now.file(LOG).unwrap_or_default();
+    let captured = captured.lines().find(tells).map(|l| format!("{LOG}: {l}"));
+    let asked = facts.asked.iter().flat_map(|a| &a.kube_proxy_complaints);
+    captured.into_iter().chain(asked.filter(|l| tells(&l.as_str())).take(1).cloned()).collect()
+}
+
+impl Seen<'_> {
+    /// Its path, with what it said of its version.
+    fn shown(&self) -> String {
+        let path = self.tool.path.as_deref().unwrap_or_default();
+        format!("{}{path} {}", self.root.unwrap_or_default(), self.tool.text).trim().to_owned()
+    }
+
+    /// What is wrong, if kube-proxy cannot run it.
+    fn missing(&self, package: &str, effect: &str) -> Option<Found> {
+        let name = &self.tool.name;
+        if self.tool.path.is_some() && self.complaints.is_empty() {
+            return None;
+        }
+        let first = match (&self.tool.path, self.root) {
+            (None, Some(root)) => format!("{name}: not in kube-proxy's own root, {root}"),
+            (None, None) => format!("{name}: not installed"),
+            (Some(path), _) => format!("{path} is there, but kube-proxy did not find it:"),
+        };
+        Some(Found {
+            evidence: [vec![first], self.complaints.clone()].concat(),
+            effect: effect.into(),
+            remedy: vec![self.install(package)],
+            fix: Vec::new(),
+        })
+    }
+
+    /// How to get a package to where kube-proxy runs.
+    fn install(&self, package: &str) -> String {
+        let name = &self.tool.name;
+        match (self.root, &self.tool.path) {
+            (Some(_), _) => {
+                format!("run a kube-proxy image that has {name}, as registry.k8s.io/kube-proxy has")
+            }
+            (None, Some(_)) => format!(
+                "install {package} in kube-proxy's image if it runs in a container; if not, \
+                 restart it with {} in its PATH",
+                self.tool.path.as_deref().and_then(|p| p.rsplit_once('/')).map_or("", |p| p.0),
+            ),
+            (None, None) => format!("apt-get install {package}   # or dnf, zypper install"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{judged, judged_with, node};
+    use super::super::{Check, Verdict};
+    use super::*;
+    use crate::state::measured::Measured;
+    use crate::state::tools::Tools;
+
+    const IPTABLES: &Check = &super::iptables::CHECK;
+
+    fn asked(tools: Option<&str>) -> Measured {
+        Measured {
+            kube_proxy_tools: tools.map(|t| Tools::parse("t", t).unwrap()),
+            kube_proxy_root: tools.map(|_| "/proc/7/root".into()),
+            ..Measured::default()
+        }
+    }
+
+    #[test]
+    fn kube_proxys_own_root_decides() {
+        let state = node("docker-iptables-1.30");
+        assert!(matches!(judged(IPTABLES, &state), Verdict::Ok(_)));
+        let with = |own: Option<&str>| judged_with(IPTABLES, &state, None, None, Some(&asked(own)));
+        let Verdict::Found(found) = with(Some("kernel 6.1\niptables missing\n")) else {
+            panic!("not found");
+        };
+        assert_eq!(found.evidence, ["iptables: not in kube-proxy's own root, /proc/7/root"]);
+        assert!(found.remedy[0].contains("image"), "{:?}", found.remedy);
+        let verdict = with(Some("kernel 6.1\niptables /sbin/iptables package iptables 1.8.9-2\n"));
+        let shown = "/proc/7/root/sbin/iptables package iptables 1.8.9-2";
+        assert_eq!(verdict, Verdict::Ok(shown.into()));
+        assert!(matches!(with(None), Verdict::Unknown(why) if why.contains("cannot be read")));
+    }
+
+    #[test]
+    fn a_log_contradicts_the_hosts_list_but_not_its_own_root() {
+        let mut state = node("docker-iptables-1.30");
+        let line = "E1121 exec: \"iptables\": executable file not found in $PATH\n";
+        state.files.insert(format!("files{LOG}"), line.into());
+        let Verdict::Found(found) = judged(IPTABLES, &state) else { panic!("not found") };
+        assert!(found.evidence[1].starts_with("/var/log/kube-proxy.log: E1121"), "{found:?}");
+        assert!(matches!(judged(&super::conntrack::CHECK, &state), Verdict::Ok(_)));
+        let own = asked(Some("kernel 6.1\niptables /sbin/iptables package iptables 1.8.9-2\n"));
+        let verdict = judged_with(IPTABLES, &state, None, None, Some(&own));
+        assert!(matches!(verdict, Verdict::Ok(_)), "{verdict:?}");
+    }
+}

@@ -1,0 +1,50 @@
+//! Changing a node needs root with its capabilities.
+
+use super::super::{Check, Facts, Found, Severity, Verdict, always};
+
+pub(in crate::checks) const CHECK: Check = Check {
+    id: "tools.privileges",
+    title: "the right to change the network and to mount",
+    severity: Severity::Block,
+    when: "always; a live node alone can be asked",
+    applies: always,
+    judge,
+    reference: "https://man7.org/linux/man-pages/man7/capabilities.7.html",
+};
+
+fn judge(facts: &Facts<'_>) -> Verdict {
+    match facts.asked {
+        None => Verdict::Unknown("a live node alone can be asked".into()),
+        Some(asked) if asked.privileged => {
+            Verdict::Ok("root with CAP_NET_ADMIN and CAP_SYS_ADMIN".into())
+        }
+        Some(_) => Verdict::Found(Found {
+            evidence: vec!["not root, or without CAP_NET_ADMIN or CAP_SYS_ADMIN".into()],
+            effect: "traffic goes on, but no run can begin, and some of the state is hidden".into(),
+            remedy: vec![
+                "sudo proxyshift …".into(),
+                "in a pod: hostNetwork: true, securityContext: {privileged: true}".into(),
+            ],
+            fix: Vec::new(),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::{judged, judged_with, node};
+    use super::*;
+    use crate::state::measured::Measured;
+
+    #[test]
+    fn root_is_ok_another_is_found_and_a_snapshot_does_not_say() {
+        let state = node("docker-iptables-1.30");
+        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+        for privileged in [true, false] {
+            let asked = Measured { privileged, ..Measured::default() };
+            let verdict = judged_with(&CHECK, &state, None, None, Some(&asked));
+            assert_eq!(matches!(verdict, Verdict::Ok(_)), privileged);
+            assert_eq!(matches!(verdict, Verdict::Found(_)), !privileged);
+        }
+    }
+}

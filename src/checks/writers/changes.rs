@@ -1,0 +1,141 @@
+//! What changes between two looks, and whose it is.
+
+use std::collections::BTreeMap;
+
+use super::super::{Check, Facts, Found, Severity, Verdict, always};
+use crate::owners::matcher::{Ownership, UNKNOWN};
+use crate::state::meaning::{Change, Difference};
+use crate::state::{NodeState, RulesetId};
+
+pub(in crate::checks) const CHECK: Check = Check {
+    id: "writers.changes",
+    title: "rules that change while nobody migrates anything",
+    severity: Severity::Info,
+    when: "always; needs two looks (--watch)",
+    applies: always,
+    judge,
+    reference: "https://kubernetes.io/docs/reference/networking/virtual-ips/",
+};
+
+/// How many changes of each owner are shown.
+const SHOWN: usize = 3;
+
+fn judge(facts: &Facts<'_>) -> Verdict {
+    let Some(earlier) = facts.earlier else {
+        return Verdict::Unknown("it needs two looks: check --watch 10".into());
+    };
+    // Links and routes come and go with pods; they are nobody's rules.
+    let differences: Vec<Difference> = earlier
+        .differences(facts.now)
+        .into_iter()
+        .filter(|d| !["link", "route", "rule"].contains(&d.place.as_str()))
+        .collect();
+    if differences.is_empty() {
+        return Verdict::Ok("rules, sets and virtual servers mean the same in both looks".into());
+    }
+    let before = Ownership::of(facts.catalogue, earlier);
+    let mut owners: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for difference in &differences {
+        let gone = difference.what == Change::Gone || difference.text.starts_with("- ");
+        let owner = match gone {
+            true => owner(difference, earlier, &before),
+            false => owner(difference, facts.now, facts.ownership),
+        };
+        owners.entry(owner).or_default().push(difference.to_string());
+    }
+    let mut evidence = Vec::new();
+    for (owner, changes) in &owners {
+        evidence.push(format!("{owner}: {} changes", changes.len()));
+        evidence.extend(changes.iter().take(SHOWN).cloned());
+    }
+    Verdict::Found(Found {
+        evidence,
+        effect: "a run plans again when it meets such a change, and stops before its first one if \
+                 they do not cease for 15 s"
+            .into(),
+        remedy: vec![
+            "proxyshift check --watch 60 --only writers.changes   # does it go on?".into(),
+            "stop what writes for the time of the run; services that come and go are kube-proxy's"
+                .into(),
+        ],
+        fix: Vec::new(),
+    })
+}
+
+/// Whose the object of a difference is, in the state that has it.
+fn owner<'a>(difference: &Difference, state: &NodeState, owners: &'a Ownership<'_>) -> &'a str {
+    let words: Vec<&str> = difference.text.split(' ').collect();
+    let name = match difference.place.as_str() {
+        // `+ ipset NAME …`
+        "ipset" => words.get(2).and_then(|name| owners.set(name)),
+        // `+ nft FAMILY TABLE …`
+        "nft" => words.get(2).zip(words.get(3)).and_then(|(f, t)| owners.table(f, t)),
+        // `+ ipvs SERVICE …`
+        "ipvs" => {
+            let servers = &state.ipvs.servers;
+            let named = |s: &crate::state::ipvs::VirtualServer| {
+                difference.text.contains(&format!(" {} ", s.service))
+            };
+            servers.iter().position(named).and_then(|at| owners.virtual_server(at))
+        }
+        place => rule_owner(place, &difference.text, state, owners),
+    };
+    name.map_or(UNKNOWN, |owner| owner.name)
+}
+
+/// The owner of a rule (`-A CHAIN …`) or chain (`chain NAME`) of a place (`iptables-nft nat`).
+fn rule_owner<'a>(
+    place: &str,
+    text: &str,
+    state: &NodeState,
+    owners: &'a Ownership<'_>,
+) -> Option<crate::owners::matcher::Owner<'a>> {
+    let (id, table) = place.split_once(' ')?;
+    let id = RulesetId::ALL.into_iter().find(|i| i.to_string() == id)?;
+    if let Some(chain) = text.strip_prefix("chain ") {
+        return owners.chain(id, table, chain);
+    }
+    let ruleset = state.rulesets.get(&id)?;
+    let chain = text.strip_prefix("-A ")?.split(' ').next()?;
+    let rules = &ruleset.table(table)?.chain(chain)?.rules;
+    let position = rules.iter().position(|rule| ruleset.rule_text(rule) == text)?;
+    owners.rule(id, table, chain, position)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::{judged, judged_with, node};
+    use super::*;
+
+    fn judged_after(earlier: &NodeState, now: &NodeState) -> Verdict {
+        judged_with(&CHECK, now, None, Some(earlier), None)
+    }
+
+    #[test]
+    fn found_with_the_owner_of_what_came_and_of_what_went() {
+        let earlier = node("half-migrated-ipvs-1.20");
+        let mut files = earlier.files.clone();
+        let rules = files["iptables-nft.save"].to_string();
+        let docker = "-A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE\n";
+        let at = rules.find(docker).unwrap();
+        let line = rules[..at].rfind('\n').unwrap() + 1;
+        let rules = format!("{}{}", &rules[..line], &rules[at + docker.len()..]);
+        files.insert("iptables-nft.save".into(), rules.into());
+        let sets = files["ipset.save"].to_string();
+        let sets = format!("{sets}add KUBE-CLUSTER-IP 10.96.77.77,tcp:80\n");
+        files.insert("ipset.save".into(), sets.into());
+        let now = NodeState::parse(files).unwrap();
+        let Verdict::Found(found) = judged_after(&earlier, &now) else { panic!("not found") };
+        assert_eq!(found.evidence[0], "docker: 1 changes", "{found:?}");
+        assert!(found.evidence[1].contains(docker.trim()), "{found:?}");
+        assert_eq!(found.evidence[2], "kube-proxy: 1 changes", "{found:?}");
+        assert!(found.evidence[3].contains("10.96.77.77"), "{found:?}");
+    }
+
+    #[test]
+    fn ok_where_nothing_changes_and_unknown_with_one_look() {
+        let state = node("half-migrated-ipvs-1.20");
+        assert!(matches!(judged_after(&state, &state), Verdict::Ok(_)));
+        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+    }
+}

@@ -1,0 +1,23 @@
+//! The room that the store has.
+
+use std::path::Path;
+
+/// Bytes free for root where `directory` is, or will be made.
+pub(super) fn free(directory: &Path) -> Option<u64> {
+    let there = directory.ancestors().find(|d| d.exists())?;
+    let stat = rustix::fs::statvfs(there).ok()?;
+    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_to_be_made_has_the_room_of_its_parent() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(free(&dir.path().join("not/yet")).unwrap() > 0);
+        assert!(!dir.path().join("not").exists());
+        assert_eq!(free(Path::new("")), None);
+    }
+}

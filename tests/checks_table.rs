@@ -1,0 +1,124 @@
+//! What every check says of every captured node: no finding appears, or goes, unseen.
+//!
+//! After a change that is meant: `INSTA_UPDATE=always cargo test --test checks_table`.
+
+mod nodes;
+
+use std::fmt::Write;
+
+use proxyshift::checks::{self, CHECKS, Facts, Finding, Severity, Verdict};
+use proxyshift::owners::catalogue::Catalogue;
+use proxyshift::owners::matcher::Ownership;
+use proxyshift::state::kube_proxy::Mode;
+
+/// What the checks say of a captured node, as it is or on its way to a mode.
+fn findings(node: &str, to: Option<Mode>) -> Vec<Finding> {
+    let state = nodes::state(&nodes::files(node));
+    let catalogue = Catalogue::builtin().expect("the catalogue");
+    let ownership = Ownership::of(&catalogue, &state);
+    checks::run(&Facts::of(&state, &catalogue, &ownership, to), &|_| true)
+}
+
+/// The evidence of all that was found, and whether it blocks, by id.
+fn found(findings: &[Finding]) -> impl Iterator<Item = (&Finding, &checks::Found)> {
+    findings.iter().filter_map(|f| match &f.verdict {
+        Verdict::Found(found) => Some((f, found)),
+        _ => None,
+    })
+}
+
+#[test]
+fn table_of_nodes_and_checks() {
+    let mut table = String::new();
+    for node in nodes::names() {
+        for to in [None, Some(Mode::Ipvs), Some(Mode::Nftables)] {
+            let findings = findings(&node, to);
+            let way = to.map_or(String::new(), |to| format!(" → {to}"));
+            // Writing to a String cannot fail.
+            let _ = writeln!(table, "{node}{way}");
+            for finding in &findings {
+                let (outcome, said) = match &finding.verdict {
+                    // Where a node is to go changes few verdicts; the well ones are left out.
+                    Verdict::Ok(_) if to.is_some() => continue,
+                    Verdict::Ok(_) => ("ok", ""),
+                    Verdict::Unknown(_) if to.is_some() => ("unknown", ""),
+                    Verdict::Unknown(missing) => ("unknown", missing.as_str()),
+                    Verdict::Found(f) => ("FOUND", f.evidence.first().map_or("", |e| e)),
+                };
+                let severity = format!("{:?}", finding.severity).to_lowercase();
+                let line = format!("  {outcome:<7} {severity:<5} {:<30} {said}", finding.id);
+                let _ = writeln!(table, "{}", line.trim_end());
+            }
+        }
+    }
+    insta::assert_snapshot!(table);
+}
+
+#[test]
+fn every_finding_says_what_it_does_and_what_to_do() {
+    for node in nodes::names() {
+        for to in [None, Some(Mode::Ipvs), Some(Mode::Nftables), Some(Mode::Iptables)] {
+            for (finding, found) in found(&findings(&node, to)) {
+                let id = finding.id;
+                assert!(!found.evidence.is_empty(), "{id} has no evidence");
+                assert!(!found.effect.is_empty(), "{id} has no effect");
+                assert!(!found.remedy.is_empty(), "{id} has no remedy");
+            }
+        }
+    }
+}
+
+/// What `snapshots/README.md` says that a run must see: an area of checks, and a piece of evidence.
+const EXPECTED: &[(&str, &str, &str)] = &[
+    ("canal-stale-flannel-1.20", "cni", "! -s 192.168.64.0/20 -d 192.168.66.0/24 -j RETURN"),
+    ("canal-stale-flannel-1.20", "invalid", "773"),
+    ("canal-stale-flannel-1.20", "invalid", "cali-tw-cali02fca994756"),
+    ("canal-stale-flannel-1.20", "conntrack", "nf_conntrack_tcp_loose = 0"),
+    ("docker-legacy-iptables-1.20-no-conntrack", "tools", "conntrack: not installed"),
+    ("docker-legacy-iptables-1.20-no-conntrack", "tools", "executable file not found"),
+    ("half-migrated-ipvs-1.20", "kube-proxy", "KUBE-SVC-"),
+    ("half-migrated-ipvs-1.20", "kube-proxy", "REJECT"),
+    ("ipvs-dns-blackhole-1.20", "ipvs", "192.168.66.5:53"),
+    ("ipvs-with-keepalived-1.20", "ipvs", "10.9.0.100:8443"),
+    ("nftables-leftovers-1.30", "kube-proxy", "KUBE-PROXY-CANARY"),
+];
+
+#[test]
+fn each_node_shows_what_its_readme_lists() {
+    for (node, area, evidence) in EXPECTED {
+        let in_area = |id: &str| id.split('.').next() == Some(area);
+        // An area without any check yet has nothing to show.
+        if !CHECKS.iter().any(|c| in_area(c.id)) {
+            continue;
+        }
+        let findings = findings(node, None);
+        let shown = found(&findings)
+            .any(|(f, found)| in_area(f.id) && found.evidence.iter().any(|e| e.contains(evidence)));
+        assert!(shown, "no {area} check finds `{evidence}` on {node}");
+    }
+}
+
+#[test]
+fn nothing_blocks_that_is_not_real() {
+    for node in nodes::names() {
+        for to in [None, Some(Mode::Iptables), Some(Mode::Ipvs), Some(Mode::Nftables)] {
+            let findings = findings(&node, to);
+            let blockers: Vec<&str> =
+                findings.iter().filter(|f| f.blocks()).map(|f| f.id).collect();
+            // The captured nodes are sound but for the one without conntrack.
+            let expected: &[&str] = match node.as_str() {
+                "docker-legacy-iptables-1.20-no-conntrack" => &["tools.conntrack"],
+                _ => &[],
+            };
+            assert_eq!(blockers, expected, "{node} to {to:?}");
+        }
+    }
+}
+
+#[test]
+fn the_clean_node_is_clean() {
+    let findings = findings("docker-iptables-1.30", None);
+    let serious: Vec<&str> =
+        found(&findings).filter(|(f, _)| f.severity != Severity::Info).map(|(f, _)| f.id).collect();
+    assert_eq!(serious, [""; 0]);
+}

@@ -3,6 +3,9 @@
 //! The registry is a plain list. A check is one file with a stable id; it looks at facts that were
 //! captured before, never at the node, and says ok, found or unknown. Unknown never looks like ok.
 
+mod dns;
+mod ipvs;
+mod kube_proxy;
 mod registry;
 #[cfg(test)]
 mod testing;

@@ -2,6 +2,7 @@
 //!
 //! Only proxyshift's own formats and size-capped configuration files are read with it.
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Kind, Result};
@@ -18,4 +19,9 @@ pub fn parse<T: DeserializeOwned>(name: &str, text: &str) -> Result<T> {
         return Err(Error::new(Kind::Parse, name, format!("larger than {LIMIT} bytes")));
     }
     serde_yaml::from_str(text).map_err(|e| Error::new(Kind::Parse, name, e))
+}
+
+/// Writes one document; `name` is the file, for the error.
+pub fn render<T: Serialize>(name: &str, value: &T) -> Result<String> {
+    serde_yaml::to_string(value).map_err(|e| Error::new(Kind::Unexpected, name, e))
 }

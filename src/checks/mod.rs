@@ -5,7 +5,10 @@
 
 mod backends;
 mod conntrack;
+mod dns;
+mod ipvs;
 mod kernel;
+mod kube_proxy;
 mod markdown;
 mod registry;
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! The list of checks.
 
-use super::{Check, backends, conntrack, kernel, tools, writers};
+use super::{Check, backends, conntrack, dns, ipvs, kernel, kube_proxy, tools, writers};
 
-/// Every check, in the order of the documentation: by area, then by id.
+/// Every check, in the order of the documentation: by area, then by file.
 pub const CHECKS: &[Check] = &[
     backends::both::CHECK,
     backends::garbled::CHECK,
@@ -13,6 +13,21 @@ pub const CHECKS: &[Check] = &[
     conntrack::rising::INSERT_FAILED,
     conntrack::table_full::CHECK,
     conntrack::tcp_loose::CHECK,
+    dns::endpoints::CHECK,
+    dns::node_local::CHECK,
+    dns::resolver::CHECK,
+    ipvs::conn_reuse_mode::CHECK,
+    ipvs::expiry::CHECK,
+    ipvs::foreign_servers::BEFORE,
+    ipvs::foreign_servers::BESIDE,
+    ipvs::host_firewall::CHECK,
+    ipvs::left_behind::CHECK,
+    ipvs::localhost_node_ports::CHECK,
+    ipvs::service_address::CHECK,
+    ipvs::strict_arp::CHECK,
+    ipvs::udp_timeout::CHECK,
+    ipvs::unbacked::CHECK,
+    ipvs::zero_weight::CHECK,
     kernel::dummy::CHECK,
     kernel::ip_vs::CHECK,
     kernel::modules_at_boot::CHECK,
@@ -20,6 +35,19 @@ pub const CHECKS: &[Check] = &[
     kernel::schedulers::CHECK,
     kernel::xt_ipvs::CHECK,
     kernel::xt_set::CHECK,
+    kube_proxy::deprecated_flags::CHECK,
+    kube_proxy::flags::CHECK,
+    kube_proxy::instances::CHECK,
+    kube_proxy::ipvs_deprecated::CHECK,
+    kube_proxy::ipvs_removed::CHECK,
+    kube_proxy::leftover_reject::CHECK,
+    kube_proxy::leftovers::CHECK,
+    kube_proxy::mark_drop::CHECK,
+    kube_proxy::mode::CHECK,
+    kube_proxy::mode_empty::CHECK,
+    kube_proxy::nftables_gap::CHECK,
+    kube_proxy::proxy_mode::CHECK,
+    kube_proxy::teardown::CHECK,
     tools::conntrack::CHECK,
     tools::disk_room::CHECK,
     tools::host::CHECK,
@@ -30,9 +58,9 @@ pub const CHECKS: &[Check] = &[
     tools::privileges::CHECK,
     writers::boot_files::CHECK,
     writers::changes::CHECK,
-    writers::programs::FERM,
     writers::firewalld::CHECK,
     writers::lock::CHECK,
+    writers::programs::FERM,
     writers::programs::NETFILTER_PERSISTENT,
     writers::programs::PUPPET,
     writers::programs::SHOREWALL,

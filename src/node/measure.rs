@@ -3,6 +3,7 @@
 mod kube_proxy;
 mod lock;
 mod modules;
+mod proxy_mode;
 mod store;
 mod units;
 
@@ -16,6 +17,7 @@ pub fn measure(state: &NodeState, store: Option<&Path>) -> Measured {
     let (lock_wait, lock_holder) = lock::wait();
     let kube_proxy = kube_proxy::look(state);
     Measured {
+        proxy_mode: proxy_mode::ask(state),
         privileged: privileged(),
         kube_proxy_tools: kube_proxy.tools,
         kube_proxy_root: kube_proxy.root,

@@ -53,6 +53,8 @@ const KNOWN: &[&str] = &[
     "node-cache",
     "kube-vip",
     "keepalived",
+    // MetalLB's
+    "speaker",
     // the host's own
     "libvirtd",
     "virtnetworkd",

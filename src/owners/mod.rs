@@ -7,5 +7,5 @@ pub mod life;
 pub mod matcher;
 pub mod mode;
 mod rules;
-mod servers;
+pub(crate) mod servers;
 pub mod template;

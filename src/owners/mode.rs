@@ -25,6 +25,9 @@ pub struct Running {
 /// Where a kubeadm node has the configuration, if no process says otherwise.
 const CONFIG: &str = "/var/lib/kube-proxy/config.conf";
 
+/// The evidence when no mode serves.
+pub const NOTHING_SERVED: &str = "the kernel holds the services of no mode";
+
 /// Which mode runs.
 pub fn running(state: &NodeState, ownership: &Ownership<'_>) -> Running {
     let kernel = kernel(state, ownership);
@@ -58,7 +61,7 @@ fn judge(kernel: &BTreeMap<Mode, String>, told: Option<Mode>) -> (Option<Mode>, 
     let held: Vec<(&Mode, &String)> = kernel.iter().collect();
     let all = || held.iter().map(|(_, e)| e.as_str()).collect::<Vec<_>>().join("; ");
     match (&held[..], told) {
-        ([], _) => (None, "the kernel holds the services of no mode".into()),
+        ([], _) => (None, NOTHING_SERVED.into()),
         ([(mode, evidence)], Some(told)) if **mode != told => {
             (None, format!("the configuration says {told}, but {evidence}"))
         }

@@ -65,13 +65,22 @@ impl Servers {
         }
     }
 
+    /// True for an address on kube-ipvs0.
+    pub(crate) fn is_bound(&self, address: IpAddr) -> bool {
+        self.bound.contains(&address)
+    }
+
+    /// True for a NodePort on an address of the node's own.
+    pub(crate) fn is_node_port(&self, protocol: Protocol, address: SocketAddr) -> bool {
+        self.local.contains(&address.ip()) && self.node_ports.contains(&(protocol, address.port()))
+    }
+
     /// True for a virtual server of kube-proxy's.
     pub(crate) fn serves(&self, server: &VirtualServer) -> bool {
         let Service::Address { protocol, address } = server.service else { return false };
         self.bound.contains(&address.ip())
             || self.addresses.contains(&(protocol, address))
-            || self.local.contains(&address.ip())
-                && self.node_ports.contains(&(protocol, address.port()))
+            || self.is_node_port(protocol, address)
     }
 }
 

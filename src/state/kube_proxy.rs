@@ -1,6 +1,8 @@
 //! kube-proxy's configuration: its file and its command line.
 
 mod args;
+mod flags;
+mod write;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,6 +17,8 @@ use crate::error::{Error, Kind, Result};
 use crate::yaml;
 
 pub use args::CommandLine;
+pub use flags::{flag_names, heeded_beside_config};
+pub use write::{Written, configuration};
 
 /// How kube-proxy serves services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

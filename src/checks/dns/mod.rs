@@ -1,0 +1,48 @@
+//! The cluster's DNS: what everything needs while a mode changes.
+
+pub(crate) mod endpoints;
+pub(crate) mod node_local;
+pub(crate) mod resolver;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::Facts;
+use crate::plan::services::{ServiceKey, Services, services_where};
+use crate::state::kube_proxy::Mode;
+
+/// The cluster's DNS services in `mode`: by name, or, where a mode keeps no names, every service
+/// on port 53.
+fn cluster_dns(facts: &Facts<'_>, mode: Mode) -> Services {
+    services_where(facts.now, mode, |key: &ServiceKey, name| {
+        let named = |n: &str| {
+            let service = n.split(':').next().unwrap_or(n);
+            ["kube-system/kube-dns", "kube-system/coredns"].contains(&service)
+        };
+        key.port == 53 && key.address().is_some() && name.is_none_or(named)
+    })
+}
+
+/// The addresses of the cluster's DNS, whichever mode serves it.
+fn cluster_addresses(facts: &Facts<'_>) -> BTreeSet<IpAddr> {
+    let modes = match facts.running.mode {
+        Some(mode) => vec![mode],
+        None => vec![Mode::Iptables, Mode::Ipvs, Mode::Nftables],
+    };
+    let services = modes.into_iter().flat_map(|mode| cluster_dns(facts, mode));
+    services.filter_map(|(key, _)| key.address()).collect()
+}
+
+/// True for an address that is good on this node alone, as nodelocaldns' own is.
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(a) => a.is_link_local(),
+        IpAddr::V6(a) => a.is_unicast_link_local(),
+    }
+}
+
+/// The addresses of the link nodelocaldns.
+fn node_local_addresses(facts: &Facts<'_>) -> BTreeSet<IpAddr> {
+    let links = facts.now.links.iter().filter(|l| l.name == "nodelocaldns");
+    links.flat_map(|l| l.addresses.iter().map(ipnet::IpNet::addr)).collect()
+}

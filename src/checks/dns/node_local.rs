@@ -1,0 +1,126 @@
+//! nodelocaldns on the cluster's DNS address: kube-ipvs0 takes that address from it.
+
+use std::net::IpAddr;
+
+use super::{cluster_addresses, is_link_local, node_local_addresses};
+use crate::checks::{Check, Facts, Found, Severity, Verdict};
+use crate::state::kube_proxy::Mode;
+
+pub(crate) const CHECK: Check = Check {
+    id: "dns.nodelocaldns",
+    title: "nodelocaldns on the cluster's DNS address",
+    severity: Severity::Block,
+    when: "ipvs mode runs, or is the target",
+    applies: |facts| facts.concerns(Mode::Ipvs),
+    judge,
+    reference: "https://kubernetes.io/docs/tasks/administer-cluster/nodelocaldns/",
+};
+
+/// The address that its documentation gives it.
+const LOCAL: &str = "169.254.20.10";
+
+fn judge(facts: &Facts<'_>) -> Verdict {
+    if facts.now.links.is_empty() {
+        return Verdict::Unknown("the links are not in this state".into());
+    }
+    let mut evidence: Vec<String> = node_local_addresses(facts)
+        .into_iter()
+        // ::1 and the like are nobody's service.
+        .filter(|a| !is_link_local(*a) && !a.is_loopback())
+        .map(|a| format!("link nodelocaldns has the address {a}"))
+        .collect();
+    evidence.extend(untracked(facts));
+    if evidence.is_empty() {
+        return Verdict::Ok("nodelocaldns is not there, or on its link-local address alone".into());
+    }
+    let own = node_local_addresses(facts).into_iter().find(|a| is_link_local(*a));
+    let own = own.map_or_else(|| LOCAL.to_owned(), |a| a.to_string());
+    Verdict::Found(Found {
+        evidence,
+        effect: "kube-ipvs0 takes the address as ipvs mode starts: queries then pass nodelocaldns \
+                 by, or, by its untracked rules, find no answer"
+            .into(),
+        remedy: vec![
+            format!("-localip {own}   # alone, in the arguments of node-cache"),
+            format!("bind {own}   # alone, in its Corefile"),
+            format!("clusterDNS: [{own}]   # in /var/lib/kubelet/config.yaml; restart the kubelet"),
+        ],
+        fix: Vec::new(),
+    })
+}
+
+/// Rules in raw that take DNS of the cluster's address out of conntrack.
+fn untracked(facts: &Facts<'_>) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut cluster = None;
+    for (id, ruleset) in &facts.now.rulesets {
+        let Some(chain) = ruleset.table("raw").and_then(|t| t.chain("PREROUTING")) else {
+            continue;
+        };
+        for (position, rule) in chain.rules.iter().enumerate() {
+            if !matches!(rule.target.as_deref(), Some("CT" | "NOTRACK")) {
+                continue;
+            }
+            let words = ruleset.words(rule);
+            let Some((false, to)) = words.value("-d") else { continue };
+            let address = to.split('/').next().and_then(|a| a.parse::<IpAddr>().ok());
+            let Some(address) = address.filter(|a| !is_link_local(*a)) else { continue };
+            let dns = words.value("--dport").is_some_and(|(_, port)| port == "53");
+            let owner = facts.ownership.rule(*id, "raw", "PREROUTING", position);
+            let by_owner = owner.is_some_and(|o| o.name == "nodelocaldns");
+            let cluster = cluster.get_or_insert_with(|| cluster_addresses(facts));
+            if dns && (by_owner || cluster.contains(&address)) {
+                found.push(format!("{id} raw: {}", ruleset.rule_text(rule)));
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checks::testing::{judged_to, node};
+    use crate::state::{NodeState, RulesetId};
+
+    const TO: Option<Mode> = Some(Mode::Ipvs);
+
+    fn with_link(addresses: &[&str]) -> NodeState {
+        let mut state = node("docker-iptables-1.30");
+        let mut link = state.links[0].clone();
+        link.name = "nodelocaldns".into();
+        link.addresses = addresses.iter().map(|a| a.parse().expect("a network")).collect();
+        state.links.push(link);
+        state
+    }
+
+    #[test]
+    fn all_three_outcomes() {
+        assert!(matches!(judged_to(&CHECK, &node("docker-iptables-1.30"), TO), Verdict::Ok(_)));
+        let state = with_link(&["169.254.20.10/32"]);
+        assert!(matches!(judged_to(&CHECK, &state, TO), Verdict::Ok(_)));
+        let mut state = with_link(&["169.254.25.10/32", "10.96.0.10/32"]);
+        let Verdict::Found(found) = judged_to(&CHECK, &state, TO) else { panic!("not found") };
+        assert_eq!(found.evidence, ["link nodelocaldns has the address 10.96.0.10"]);
+        assert!(found.remedy[0].starts_with("-localip 169.254.25.10 "), "{found:?}");
+        state.links.clear();
+        assert!(matches!(judged_to(&CHECK, &state, TO), Verdict::Unknown(_)));
+    }
+
+    #[test]
+    fn its_untracked_rules_are_found() {
+        let mut files = node("docker-iptables-1.30").files;
+        let name = RulesetId::ALL[1].file();
+        let raw = "*raw\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n\
+             [0:0] -A PREROUTING -d 169.254.20.10/32 -p udp -m udp --dport 53 -j CT --notrack\n\
+             [0:0] -A PREROUTING -d 10.96.0.10/32 -p udp -m udp --dport 53 -j CT --notrack\n\
+             [0:0] -A PREROUTING -d 10.1.1.1/32 -p udp -m udp --dport 123 -j CT --notrack\n\
+             COMMIT\n";
+        let text = format!("{}{raw}", files[&name]);
+        files.insert(name, text.into());
+        let state = NodeState::parse(files).expect("a state");
+        let Verdict::Found(found) = judged_to(&CHECK, &state, TO) else { panic!("not found") };
+        assert_eq!(found.evidence.len(), 1, "{found:?}");
+        assert!(found.evidence[0].contains("-d 10.96.0.10/32 -p udp"), "{found:?}");
+    }
+}

@@ -1,0 +1,145 @@
+//! kube-proxy in ipvs mode deletes every virtual server that is neither its own nor excluded.
+
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+
+use crate::checks::kube_proxy::setting;
+use crate::checks::{Check, Facts, Found, Severity, Verdict};
+use crate::state::ipvs::Service;
+use crate::state::kube_proxy::Mode;
+
+const TITLE: &str = "virtual servers of others that kube-proxy is not told to leave alone";
+const REFERENCE: &str = "https://github.com/kubernetes/kubernetes/issues/59507";
+
+/// Before a switch to ipvs mode.
+pub(crate) const BEFORE: Check = Check {
+    id: "ipvs.foreign-servers",
+    title: TITLE,
+    severity: Severity::Block,
+    when: "ipvs mode is the target, and does not run yet",
+    applies: |facts| facts.to == Some(Mode::Ipvs) && facts.running.mode != Some(Mode::Ipvs),
+    judge,
+    reference: REFERENCE,
+};
+
+/// While ipvs mode runs: what is there has outlived kube-proxy so far.
+pub(crate) const BESIDE: Check = Check {
+    id: "ipvs.foreign-servers-beside",
+    title: TITLE,
+    severity: Severity::Warn,
+    when: "ipvs mode runs",
+    applies: |facts| facts.running.mode == Some(Mode::Ipvs),
+    judge,
+    reference: REFERENCE,
+};
+
+fn judge(facts: &Facts<'_>) -> Verdict {
+    let (mut evidence, mut networks, mut nameless) = (Vec::new(), BTreeSet::new(), false);
+    let mut foreign = 0;
+    for (place, server) in facts.now.ipvs.servers.iter().enumerate() {
+        let Some(owner) = facts.ownership.virtual_server(place) else { continue };
+        if owner.name == "kube-proxy" {
+            continue;
+        }
+        foreign += 1;
+        let excluded = |ip| {
+            let settings = facts.settings.as_ref();
+            settings.is_some_and(|s| s.ipvs.exclude_cidrs.iter().any(|net| net.contains(&ip)))
+        };
+        match server.service {
+            Service::Address { address, .. } if excluded(address.ip()) => continue,
+            Service::Address { address, .. } => {
+                networks.insert(IpNet::from(address.ip()));
+            }
+            Service::Fwmark { .. } => nameless = true,
+        }
+        let reals = server.reals.len();
+        evidence.push(format!(
+            "{} {} with {reals} real servers: {}'s",
+            server.service, server.scheduler, owner.name
+        ));
+    }
+    if evidence.is_empty() {
+        return match foreign {
+            0 if facts.now.ipvs.servers.is_empty()
+                && !facts.now.files.contains_key("ipvs.save") =>
+            {
+                Verdict::Ok("there is no virtual server".into())
+            }
+            0 => Verdict::Ok("every virtual server is kube-proxy's".into()),
+            n => Verdict::Ok(format!("{n} of others, all of them in excludeCIDRs")),
+        };
+    }
+    if facts.settings.is_none() {
+        evidence.push("kube-proxy's configuration, with excludeCIDRs, is not known".into());
+    }
+    let mut all: Vec<IpNet> =
+        facts.settings.iter().flat_map(|s| s.ipvs.exclude_cidrs.iter().copied()).collect();
+    all.extend(networks);
+    let list: Vec<String> = all.iter().map(ToString::to_string).collect();
+    let mut remedy = Vec::new();
+    if !list.is_empty() {
+        let line = format!("ipvs: {{excludeCIDRs: [{}]}}", list.join(", "));
+        remedy.push(setting(facts, &line, &format!("--ipvs-exclude-cidrs={}", list.join(","))));
+    }
+    if nameless {
+        remedy.push(
+            "give the virtual servers by mark an address: excludeCIDRs cannot name a mark".into(),
+        );
+    }
+    Verdict::Found(Found {
+        evidence,
+        effect:
+            "kube-proxy in ipvs mode deletes them at a sync, and what they serve is down until \
+                 their owner makes them again"
+                .into(),
+        remedy,
+        fix: Vec::new(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checks::testing::{judged, judged_to, node, with_facts};
+
+    const EVIDENCE: &str = "10.9.0.100:8443/tcp wlc with 2 real servers: keepalived's";
+
+    #[test]
+    fn found_while_ipvs_runs() {
+        let state = node("ipvs-with-keepalived-1.20");
+        let Verdict::Found(found) = judged(&BESIDE, &state) else { panic!("not found") };
+        assert_eq!(found.evidence, [EVIDENCE]);
+        assert!(found.remedy[0].starts_with("ipvs: {excludeCIDRs: [10.9.0.100/32]}"), "{found:?}");
+        let excluded = with_facts(&state, None, |facts| {
+            let settings = facts.settings.as_mut().expect("settings");
+            settings.ipvs.exclude_cidrs.push("10.9.0.0/24".parse().expect("a network"));
+            judge(facts)
+        });
+        assert_eq!(excluded, Verdict::Ok("1 of others, all of them in excludeCIDRs".into()));
+        assert!(matches!(judged(&BESIDE, &node("half-migrated-ipvs-1.20")), Verdict::Ok(_)));
+    }
+
+    #[test]
+    fn a_switch_is_stopped() {
+        let mut state = node("docker-iptables-1.30");
+        assert!(matches!(judged_to(&BEFORE, &state, Some(Mode::Ipvs)), Verdict::Ok(_)));
+        let foreign = node("ipvs-with-keepalived-1.20").ipvs;
+        let foreign =
+            foreign.servers.into_iter().filter(|s| s.service.to_string().contains(":8443"));
+        state.ipvs.servers.extend(foreign);
+        let Verdict::Found(found) = judged_to(&BEFORE, &state, Some(Mode::Ipvs)) else {
+            panic!("not found")
+        };
+        assert!(found.evidence[0].starts_with("10.9.0.100:8443/tcp wlc"), "{found:?}");
+    }
+
+    #[test]
+    fn the_strict_reading_without_a_configuration() {
+        let mut state = node("ipvs-with-keepalived-1.20");
+        state.files.remove("files/var/lib/kube-proxy/config.conf");
+        let Verdict::Found(found) = judged(&BESIDE, &state) else { panic!("not found") };
+        assert!(found.evidence[1].contains("is not known"), "{found:?}");
+    }
+}

@@ -1,0 +1,79 @@
+//! kube-ipvs0, virtual servers and sets while another mode runs.
+
+use crate::checks::{Check, Facts, Found, Severity, Verdict};
+use crate::state::kube_proxy::Mode;
+
+pub(crate) const CHECK: Check = Check {
+    id: "ipvs.left-behind",
+    title: "what ipvs mode left behind and that still acts",
+    severity: Severity::Warn,
+    when: "ipvs mode does not run",
+    applies: |facts| facts.running.mode != Some(Mode::Ipvs),
+    judge,
+    reference: "https://github.com/gardener/gardener/issues/4599",
+};
+
+fn judge(facts: &Facts<'_>) -> Verdict {
+    let Some(mode) = facts.running.mode else {
+        let evidence = &facts.running.evidence;
+        return Verdict::Unknown(format!("which mode runs is not clear: {evidence}"));
+    };
+    if facts.now.links.is_empty() {
+        return Verdict::Unknown("the links are not in this state".into());
+    }
+    let ours = |owner: Option<crate::owners::matcher::Owner<'_>>| {
+        owner.is_some_and(|o| o.name == "kube-proxy")
+    };
+    let mut evidence = Vec::new();
+    let links = facts.now.links.iter().filter(|l| ours(facts.ownership.link(&l.name)));
+    let links: Vec<_> = links.collect();
+    for link in &links {
+        evidence.push(format!("link {} with {} addresses", link.name, link.addresses.len()));
+    }
+    let servers = facts.now.ipvs.servers.iter().enumerate();
+    let servers = servers.filter(|(at, _)| ours(facts.ownership.virtual_server(*at))).count();
+    if servers > 0 {
+        evidence.push(format!("{servers} virtual servers"));
+    }
+    let sets = facts.now.ipsets.sets.iter().filter(|s| ours(facts.ownership.set(&s.name)));
+    let sets: Vec<&str> = sets.map(|s| s.name.as_str()).collect();
+    if let Some(first) = sets.first() {
+        evidence.push(format!("{} ipsets, the first {first}", sets.len()));
+    }
+    if evidence.is_empty() {
+        return Verdict::Ok("no link, virtual server or set of ipvs mode is there".into());
+    }
+    let effect = match links.is_empty() {
+        true => "they serve nothing, and are in the way of a later kube-proxy with other sets",
+        false => {
+            "this node answers for every address on kube-ipvs0 itself, also of services that are \
+             gone or have no endpoints; Calico stays in its ipvs mode while the link is there"
+        }
+    };
+    Verdict::Found(Found {
+        evidence,
+        effect: format!("{mode} mode runs; {effect}"),
+        remedy: vec!["proxyshift cleanup --owner kube-proxy".into()],
+        fix: Vec::new(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checks::testing::{judged, node};
+
+    #[test]
+    fn all_three_outcomes() {
+        let mut state = node("docker-iptables-1.30");
+        assert!(matches!(judged(&CHECK, &state), Verdict::Ok(_)));
+        let ipvs = node("half-migrated-ipvs-1.20");
+        state.links.extend(ipvs.links.into_iter().filter(|l| l.name == "kube-ipvs0"));
+        state.ipsets = ipvs.ipsets;
+        let Verdict::Found(found) = judged(&CHECK, &state) else { panic!("not found") };
+        assert_eq!(found.evidence[0], "link kube-ipvs0 with 30 addresses");
+        assert!(found.evidence[1].contains("ipsets, the first KUBE-"), "{found:?}");
+        state.links.clear();
+        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+    }
+}

@@ -1,0 +1,131 @@
+//! NodePorts on 127.0.0.1 work in iptables mode alone.
+
+use super::listing;
+use crate::checks::{Check, Facts, Found, Severity, Verdict};
+use crate::plan::services::{Place, services_where};
+use crate::state::ipvs::Service;
+use crate::state::kube_proxy::Mode;
+
+pub(crate) const CHECK: Check = Check {
+    id: "ipvs.localhost-nodeports",
+    title: "NodePorts that are used on 127.0.0.1",
+    severity: Severity::Warn,
+    when: "ipvs or nftables mode is the target, and another mode runs",
+    applies: |facts| {
+        matches!(facts.to, Some(Mode::Ipvs | Mode::Nftables)) && facts.to != facts.running.mode
+    },
+    judge,
+    reference: "https://github.com/kubernetes/kubernetes/issues/67730",
+};
+
+fn judge(facts: &Facts<'_>) -> Verdict {
+    let Some(mode) = facts.running.mode else {
+        let evidence = &facts.running.evidence;
+        return Verdict::Unknown(format!("which mode serves is not clear: {evidence}"));
+    };
+    let ports = services_where(facts.now, mode, |key, _| matches!(key.place, Place::Node(_)));
+    if ports.is_empty() {
+        return Verdict::Ok("there is no NodePort".into());
+    }
+    let off = facts.settings.as_ref().and_then(|s| s.iptables.localhost_node_ports) == Some(false);
+    if mode == Mode::Iptables && off {
+        return Verdict::Ok(
+            "iptables.localhostNodePorts is false: they are not served there".into(),
+        );
+    }
+    let evidence: Vec<String> = counted(facts).into_iter().chain(connected(facts)).collect();
+    if evidence.is_empty() {
+        let ports: Vec<String> = ports.keys().map(ToString::to_string).collect();
+        return Verdict::Unknown(format!(
+            "there is {}; nothing captured says whether someone uses it on 127.0.0.1",
+            ports.join(", ")
+        ));
+    }
+    Verdict::Found(Found {
+        evidence,
+        effect: "these clients find the port closed after the switch: neither ipvs nor nftables \
+                 mode serves NodePorts on 127.0.0.1"
+            .into(),
+        remedy: vec!["let them use the node's own address, or the service's ClusterIP".into()],
+        fix: Vec::new(),
+    })
+}
+
+/// Rules for NodePorts of clients at 127.0.0.0/8 that have counted packets.
+fn counted(facts: &Facts<'_>) -> Vec<String> {
+    let mut found = Vec::new();
+    for (id, ruleset) in &facts.now.rulesets {
+        let chain = ruleset.table("nat").and_then(|t| t.chain("KUBE-NODEPORTS"));
+        for rule in chain.iter().flat_map(|c| &c.rules) {
+            let packets = ruleset.counters(rule).map_or(0, |c| c.packets);
+            if packets > 0 && ruleset.words(rule).text().starts_with("-s 127.0.0.0/8 ") {
+                found.push(format!("{id} nat: [{packets} packets] {}", ruleset.rule_text(rule)));
+            }
+        }
+    }
+    found
+}
+
+/// Virtual servers on 127.0.0.1 that have connections.
+fn connected(facts: &Facts<'_>) -> Vec<String> {
+    let Some(listing) = listing(facts) else { return Vec::new() };
+    let mut found = Vec::new();
+    for server in &listing.servers {
+        let connections: u64 = server.reals.iter().map(|r| r.active + r.inactive).sum();
+        if let Service::Address { address, .. } = server.service
+            && address.ip().is_loopback()
+            && connections > 0
+        {
+            found.push(format!("virtual server {}: {connections} connections", server.service));
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checks::testing::{judged_to, node, with_facts};
+    use crate::state::{NodeState, RulesetId};
+
+    const TO: Option<Mode> = Some(Mode::Nftables);
+
+    #[test]
+    fn found_by_a_counter_or_a_connection() {
+        let mut files = node("docker-legacy-iptables-1.20-no-conntrack").files;
+        let name = RulesetId::ALL[0].file();
+        let text = files[&name].replacen(
+            "[0:0] -A KUBE-NODEPORTS -s 127.0.0.0/8",
+            "[7:420] -A KUBE-NODEPORTS -s 127.0.0.0/8",
+            1,
+        );
+        files.insert(name, text.into());
+        let state = NodeState::parse(files).expect("a state");
+        let Verdict::Found(found) = judged_to(&CHECK, &state, Some(Mode::Ipvs)) else {
+            panic!("not found")
+        };
+        assert!(found.evidence[0].contains("[7 packets] -A KUBE-NODEPORTS"), "{found:?}");
+
+        let mut state = node("half-migrated-ipvs-1.20");
+        let text = state.files["ipvs.list"].replace(
+            "127.0.0.1:30443 rr\n  -> 192.168.64.11:443            Masq    1      0 ",
+            "127.0.0.1:30443 rr\n  -> 192.168.64.11:443            Masq    1      2 ",
+        );
+        state.files.insert("ipvs.list".into(), text.into());
+        let Verdict::Found(found) = judged_to(&CHECK, &state, TO) else { panic!("not found") };
+        assert_eq!(found.evidence, ["virtual server 127.0.0.1:30443/tcp: 2 connections"]);
+    }
+
+    #[test]
+    fn unknown_without_a_trace_and_ok_where_they_are_off() {
+        let state = node("docker-iptables-1.30");
+        let Verdict::Unknown(missing) = judged_to(&CHECK, &state, TO) else { panic!("known") };
+        assert!(missing.starts_with("there is node port 30080/tcp, node port 30443/tcp;"));
+        let verdict = with_facts(&state, TO, |facts| {
+            let settings = facts.settings.as_mut().expect("settings");
+            settings.iptables.localhost_node_ports = Some(false);
+            judge(facts)
+        });
+        assert!(matches!(verdict, Verdict::Ok(_)));
+    }
+}

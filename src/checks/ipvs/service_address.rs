@@ -1,0 +1,163 @@
+//! ipvs mode binds every service address to kube-ipvs0, on every node. An address that a node or
+//! the API server has as well is then cut off.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use crate::checks::{Check, Facts, Found, Severity, Verdict};
+use crate::plan::services::{Services, services_where};
+use crate::state::kube_proxy::Mode;
+
+pub(crate) const CHECK: Check = Check {
+    id: "ipvs.service-address",
+    title: "service addresses that a node or the API server has as well",
+    severity: Severity::Block,
+    when: "ipvs mode runs, or is the target",
+    applies: |facts| facts.concerns(Mode::Ipvs),
+    judge,
+    reference: "https://github.com/kubernetes/kubernetes/issues/127410",
+};
+
+/// Links whose addresses are service addresses by design; nodelocaldns has a check of its own.
+const BY_DESIGN: [&str; 2] = ["kube-ipvs0", "nodelocaldns"];
+
+fn judge(facts: &Facts<'_>) -> Verdict {
+    if facts.now.links.is_empty() {
+        return Verdict::Unknown("the links are not in this state".into());
+    }
+    let Some(mode) = facts.running.mode else {
+        let evidence = &facts.running.evidence;
+        return Verdict::Unknown(format!("which mode serves is not clear: {evidence}"));
+    };
+    let taken = taken(facts, mode);
+    let clashes: Services = services_where(facts.now, mode, |key, _| {
+        key.address().is_some_and(|a| taken.contains_key(&a))
+    });
+    // kube-ipvs0 also holds what no virtual server answers for any more.
+    let bound: BTreeSet<IpAddr> = facts
+        .now
+        .links
+        .iter()
+        .filter(|l| l.name == "kube-ipvs0")
+        .flat_map(|l| l.addresses.iter().map(ipnet::IpNet::addr))
+        .filter(|a| taken.contains_key(a))
+        .collect();
+    if clashes.is_empty() && bound.is_empty() {
+        return Verdict::Ok(format!("no service has one of {} addresses in use", taken.len()));
+    }
+    let mut evidence: Vec<String> = clashes
+        .iter()
+        .filter_map(|(key, service)| {
+            let name = service.name.as_deref().unwrap_or("a service");
+            let address = key.address()?;
+            Some(format!("{key} is {name}; {address} is {}", taken.get(&address)?))
+        })
+        .collect();
+    evidence.extend(
+        bound.iter().filter_map(|a| Some(format!("{a} is on kube-ipvs0 and {}", taken.get(a)?))),
+    );
+    let names: BTreeSet<&str> = clashes.values().filter_map(|s| s.name.as_deref()).collect();
+    let mut remedy: Vec<String> = names
+        .iter()
+        .filter_map(|n| n.split_once('/'))
+        .map(|(namespace, rest)| {
+            let name = rest.split(':').next().unwrap_or(rest);
+            format!("kubectl -n {namespace} edit service {name}   # take the address out")
+        })
+        .collect();
+    if remedy.is_empty() {
+        let find = bound.iter().copied().chain(clashes.keys().filter_map(|k| k.address()));
+        remedy = find
+            .collect::<BTreeSet<_>>()
+            .iter()
+            .map(|a| format!("kubectl get service -A -o wide | grep -w {a}   # and take it out"))
+            .collect();
+    }
+    remedy.push("proxyshift check --to nftables   # which binds no addresses".into());
+    Verdict::Found(Found {
+        evidence,
+        effect: "with the address on kube-ipvs0 each node answers for it itself: the node, or the \
+                 API server, cannot be reached any more and the node goes NotReady"
+            .into(),
+        remedy,
+        fix: Vec::new(),
+    })
+}
+
+/// Addresses that are someone's already, with whose.
+fn taken(facts: &Facts<'_>, mode: Mode) -> BTreeMap<IpAddr, String> {
+    let mut taken = BTreeMap::new();
+    for route in &facts.now.routes {
+        if let Some(gateway) = route.gateway {
+            taken.insert(gateway, format!("the next hop of the route to {}", route.dst));
+        }
+    }
+    let api = services_where(facts.now, mode, |key, name| match name {
+        Some(name) => name == "default/kubernetes:https",
+        None => key.port == 443 && key.address().is_some(),
+    });
+    for service in api.values() {
+        // Without names, the API server is known by its port alone.
+        let is_api = |port| service.name.is_some() || port == 6443;
+        for backend in service.backends.iter().filter(|b| is_api(b.port())) {
+            taken.insert(backend.ip(), "the API server's".into());
+        }
+    }
+    for link in facts.now.links.iter().filter(|l| !BY_DESIGN.contains(&l.name.as_str())) {
+        for address in link.addresses.iter().map(ipnet::IpNet::addr) {
+            let local = match address {
+                IpAddr::V4(a) => a.is_loopback() || a.is_link_local(),
+                IpAddr::V6(a) => a.is_loopback() || a.is_unicast_link_local(),
+            };
+            if !local {
+                taken.insert(address, format!("on this node's {}", link.name));
+            }
+        }
+    }
+    taken
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checks::testing::{judged, judged_to, node};
+
+    #[test]
+    fn ok_where_none_clashes() {
+        for name in ["docker-iptables-1.30", "half-migrated-ipvs-1.20", "nftables-leftovers-1.30"] {
+            let verdict = judged_to(&CHECK, &node(name), Some(Mode::Ipvs));
+            assert!(matches!(verdict, Verdict::Ok(_)), "{name}: {verdict:?}");
+        }
+    }
+
+    #[test]
+    fn an_external_address_of_a_node_is_found_before_the_switch() {
+        let mut state = node("docker-iptables-1.30");
+        state.links[0].addresses.push("198.51.100.7/32".parse().expect("a network"));
+        let Verdict::Found(found) = judged_to(&CHECK, &state, Some(Mode::Ipvs)) else {
+            panic!("not found")
+        };
+        assert_eq!(
+            found.evidence,
+            ["198.51.100.7:9000/tcp is shop/ext:p; 198.51.100.7 is on this node's lo"]
+        );
+        assert!(found.remedy[0].starts_with("kubectl -n shop edit service ext"), "{found:?}");
+    }
+
+    #[test]
+    fn a_next_hop_and_the_api_server_are_found_on_kube_ipvs0() {
+        let mut state = node("half-migrated-ipvs-1.20");
+        let link = state.links.iter_mut().find(|l| l.name == "kube-ipvs0").expect("kube-ipvs0");
+        link.addresses.push("10.9.0.1/32".parse().expect("a network"));
+        let Verdict::Found(found) = judged(&CHECK, &state) else { panic!("not found") };
+        let last = found.evidence.last().expect("evidence");
+        assert_eq!(last, "10.9.0.1 is on kube-ipvs0 and on this node's lo");
+    }
+
+    #[test]
+    fn unknown_without_links() {
+        let mut state = node("docker-iptables-1.30");
+        state.links.clear();
+        assert!(matches!(judged_to(&CHECK, &state, Some(Mode::Ipvs)), Verdict::Unknown(_)));
+    }
+}

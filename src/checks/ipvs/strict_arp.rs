@@ -1,0 +1,77 @@
+//! MetalLB announces addresses by ARP; with kube-ipvs0 every node would answer for them.
+
+use super::sysctls;
+use crate::checks::kube_proxy::setting;
+use crate::checks::{Check, Facts, Found, Severity, Verdict};
+use crate::state::kube_proxy::Mode;
+
+pub(crate) const CHECK: Check = Check {
+    id: "ipvs.strict-arp",
+    title: "strictARP, which MetalLB and kube-vip need in ipvs mode",
+    severity: Severity::Warn,
+    when: "ipvs mode runs, or is the target",
+    applies: |facts| facts.concerns(Mode::Ipvs),
+    judge,
+    reference: "https://metallb.io/installation/",
+};
+
+/// Programs that announce addresses by ARP.
+const ANNOUNCERS: [&str; 2] = ["speaker", "kube-vip"];
+
+fn judge(facts: &Facts<'_>) -> Verdict {
+    let Some(processes) = &facts.now.processes else {
+        return Verdict::Unknown("the processes are not in this state".into());
+    };
+    let Some(announcer) = processes.iter().find(|p| ANNOUNCERS.contains(&p.name.as_str())) else {
+        return Verdict::Ok("neither MetalLB's speaker nor kube-vip runs here".into());
+    };
+    let who = format!("{} (process {}) announces addresses", announcer.name, announcer.pid);
+    let sysctls = sysctls(facts);
+    let is = |name: &str, value: &str| {
+        let name = format!("net.ipv4.conf.all.{name}");
+        sysctls.as_ref().and_then(|s| s.get(&name)).map(|v| v == value)
+    };
+    let (ignore, announce) = (is("arp_ignore", "1"), is("arp_announce", "2"));
+    if (ignore, announce) == (Some(true), Some(true)) {
+        return Verdict::Ok("arp_ignore is 1 and arp_announce 2 on all links".into());
+    }
+    let Some(settings) = &facts.settings else {
+        return Verdict::Unknown(format!("{who}; what kube-proxy was told is not known"));
+    };
+    if settings.ipvs.strict_arp {
+        return Verdict::Ok("ipvs.strictARP is true".into());
+    }
+    Verdict::Found(Found {
+        evidence: vec![who, "ipvs.strictARP is false".into()],
+        effect:
+            "every node answers ARP for the load balancer addresses on its kube-ipvs0: traffic \
+                 goes to whichever node was fastest"
+                .into(),
+        remedy: vec![setting(facts, "ipvs: {strictARP: true}", "--ipvs-strict-arp")],
+        fix: Vec::new(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checks::testing::{judged, node, with_facts};
+
+    #[test]
+    fn all_three_outcomes() {
+        let mut state = node("half-migrated-ipvs-1.20");
+        assert!(matches!(judged(&CHECK, &state), Verdict::Ok(_)));
+        let mut speaker = crate::checks::kube_proxy::testing::proxy(&mut state).clone();
+        speaker.name = "speaker".into();
+        state.processes.as_mut().expect("processes").push(speaker);
+        let Verdict::Found(found) = judged(&CHECK, &state) else { panic!("not found") };
+        assert!(found.remedy[0].starts_with("ipvs: {strictARP: true}"), "{found:?}");
+        let strict = with_facts(&state, None, |facts| {
+            facts.settings.as_mut().expect("settings").ipvs.strict_arp = true;
+            judge(facts)
+        });
+        assert!(matches!(strict, Verdict::Ok(_)));
+        state.processes = None;
+        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+    }
+}

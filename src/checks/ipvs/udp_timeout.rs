@@ -1,0 +1,58 @@
+//! How long ipvs keeps an idle UDP flow: 300 s if nothing is said.
+
+use crate::checks::kube_proxy::setting;
+use crate::checks::{Check, Facts, Found, Severity, Verdict};
+use crate::state::kube_proxy::Mode;
+
+pub(crate) const CHECK: Check = Check {
+    id: "ipvs.udp-timeout",
+    title: "how long ipvs keeps an idle UDP flow",
+    severity: Severity::Info,
+    when: "ipvs mode runs, or is the target",
+    applies: |facts| facts.concerns(Mode::Ipvs),
+    judge,
+    reference: "https://github.com/kubernetes/kubernetes/issues/76664",
+};
+
+fn judge(facts: &Facts<'_>) -> Verdict {
+    let Some(settings) = &facts.settings else {
+        return Verdict::Unknown("what kube-proxy was told is not known".into());
+    };
+    // A Go duration of nothing but zeros leaves the kernel's value alone.
+    let set = |t: &&String| t.bytes().any(|b| (b'1'..=b'9').contains(&b));
+    if let Some(time) = settings.ipvs.udp_timeout.as_ref().filter(set) {
+        return Verdict::Ok(format!("ipvs.udpTimeout is {time}"));
+    }
+    Verdict::Found(Found {
+        evidence: vec![
+            "ipvs.udpTimeout is not set: the kernel keeps an idle flow for 300 s".into(),
+        ],
+        effect: "a client that asks DNS from one port keeps a real server for 5 minutes after its \
+                 last packet, also one that takes no new flows"
+            .into(),
+        remedy: vec![setting(facts, "ipvs: {udpTimeout: 10s}", "--ipvs-udp-timeout=10s")],
+        fix: Vec::new(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checks::testing::{judged, node, with_facts};
+
+    #[test]
+    fn all_three_outcomes() {
+        let mut state = node("half-migrated-ipvs-1.20");
+        let with = |time: &str| {
+            with_facts(&state, None, |facts| {
+                facts.settings.as_mut().expect("settings").ipvs.udp_timeout = Some(time.into());
+                judge(facts)
+            })
+        };
+        assert_eq!(with("10s"), Verdict::Ok("ipvs.udpTimeout is 10s".into()));
+        assert!(matches!(with("0s"), Verdict::Found(_)));
+        assert!(matches!(judged(&CHECK, &state), Verdict::Found(_)));
+        state.files.remove("files/var/lib/kube-proxy/config.conf");
+        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+    }
+}

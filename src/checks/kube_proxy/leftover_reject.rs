@@ -1,0 +1,132 @@
+//! Refusals of services without endpoints that iptables mode left in the filter table: they still
+//! act, and nobody takes them back when the service gets endpoints.
+
+use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
+use crate::plan::services::{Place, Services, services_where};
+use crate::state::RulesetId;
+use crate::state::kube_proxy::Mode;
+use crate::state::rule::Words;
+use crate::state::ruleset::Table;
+
+const CHAINS: [&str; 2] = ["KUBE-SERVICES", "KUBE-EXTERNAL-SERVICES"];
+
+pub(crate) const CHECK: Check = Check {
+    id: "kube-proxy.leftover-reject",
+    title: "refusals that iptables mode left behind and that still act",
+    severity: Severity::Warn,
+    when: "always",
+    applies: always,
+    judge,
+    reference: "https://github.com/kubernetes/kubernetes/issues/102314",
+};
+
+fn judge(facts: &Facts<'_>) -> Verdict {
+    let mode = match facts.running.mode {
+        Some(Mode::Iptables) => {
+            return Verdict::Ok("iptables mode runs and keeps its refusals up to date".into());
+        }
+        Some(mode) => mode,
+        None => {
+            let evidence = &facts.running.evidence;
+            return Verdict::Unknown(format!("which mode runs is not clear: {evidence}"));
+        }
+    };
+    let mut evidence = Vec::new();
+    for (id, ruleset) in &facts.now.rulesets {
+        let Some(table) = ruleset.table("filter") else { continue };
+        for name in CHAINS {
+            let from = jumps(table, name);
+            let rules = table.chain(name).map_or(&[][..], |c| &c.rules);
+            for (position, rule) in rules.iter().enumerate() {
+                let refuses = matches!(rule.target.as_deref(), Some("REJECT" | "DROP"));
+                if refuses && !from.is_empty() && is_ours(facts, *id, name, position) {
+                    let packets = ruleset.counters(rule).map_or(0, |c| c.packets);
+                    let from = from.join(", ");
+                    evidence.push(format!("{id} filter: {}", ruleset.rule_text(rule)));
+                    evidence.push(format!("it is reached from {from}; {packets} packets refused"));
+                    evidence.push(standing(facts, mode, ruleset.words(rule)));
+                }
+            }
+        }
+    }
+    if evidence.is_empty() {
+        return Verdict::Ok("no refusal of iptables mode is left".into());
+    }
+    Verdict::Found(Found {
+        evidence,
+        effect: "new connections that pass there, this node's own among them, are refused, and go \
+                 on being refused when the service has endpoints"
+            .into(),
+        remedy: vec!["proxyshift cleanup --owner kube-proxy".into()],
+        fix: Vec::new(),
+    })
+}
+
+fn is_ours(facts: &Facts<'_>, id: RulesetId, chain: &str, position: usize) -> bool {
+    let owner = facts.ownership.rule(id, "filter", chain, position);
+    owner.is_some_and(|o| o.name == "kube-proxy")
+}
+
+/// The built-in chains that lead to a chain.
+fn jumps<'a>(table: &'a Table, to: &str) -> Vec<&'a str> {
+    let leads = |c: &&crate::state::ruleset::Chain| {
+        c.is_built_in() && c.rules.iter().any(|r| r.target.as_deref() == Some(to))
+    };
+    table.chains.iter().filter(leads).map(|c| &*c.name).collect()
+}
+
+/// Which service a refusal names, and how it stands in the mode that runs.
+fn standing(facts: &Facts<'_>, mode: Mode, words: Words<'_>) -> String {
+    let comments = words.comments();
+    let name = comments.first().and_then(|c| c.split(' ').next()).unwrap_or("a service");
+    let terms = words.terms();
+    let value = |option| terms.iter().find(|t| t.option == option).map_or("", |t| t.value());
+    let address = value("-d").split('/').next().unwrap_or_default().parse().ok();
+    let (port, protocol) = (value("--dport").parse().ok(), value("-p").to_owned());
+    let found: Services = services_where(facts.now, mode, |key, _| {
+        Some(key.port) == port
+            && key.protocol.to_string() == protocol
+            && match key.place {
+                Place::Address(at) => Some(at) == address,
+                Place::Node(_) => address.is_none(),
+            }
+    });
+    match found.values().next().map(|s| s.backends.len()) {
+        None => format!("{name}: {mode} mode does not serve it"),
+        Some(0) => format!("{name}: {mode} mode has no endpoint for it either, today"),
+        Some(n) => format!("{name}: {mode} mode has {n} endpoints for it, and this refuses them"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checks::testing::{judged, node};
+
+    #[test]
+    fn found_with_the_service_and_how_it_stands() {
+        let mut state = node("half-migrated-ipvs-1.20");
+        let Verdict::Found(found) = judged(&CHECK, &state) else { panic!("not found") };
+        assert!(found.evidence[0].contains("-d 10.96.1.5/32"), "{found:?}");
+        assert!(
+            found.evidence[1].starts_with("it is reached from FORWARD, OUTPUT; 0"),
+            "{found:?}"
+        );
+        assert!(found.evidence[2].starts_with("shop/empty:p: ipvs mode has no"), "{found:?}");
+
+        let real = state.ipvs.servers[0].reals[0].clone();
+        let empty = state.ipvs.servers.iter_mut().find(|s| s.reals.is_empty()).expect("one");
+        empty.reals.push(real);
+        let Verdict::Found(found) = judged(&CHECK, &state) else { panic!("not found") };
+        assert!(found.evidence[2].contains("has 1 endpoints"), "{found:?}");
+    }
+
+    #[test]
+    fn ok_in_iptables_mode_or_when_clean_and_unknown_between_modes() {
+        let mut state = node("docker-iptables-1.30");
+        assert!(matches!(judged(&CHECK, &state), Verdict::Ok(_)));
+        assert!(matches!(judged(&CHECK, &node("nftables-leftovers-1.30")), Verdict::Ok(_)));
+        state.rulesets.clear();
+        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+    }
+}

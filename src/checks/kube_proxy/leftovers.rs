@@ -1,0 +1,94 @@
+//! What other modes and versions of kube-proxy left behind.
+
+use std::collections::BTreeMap;
+
+use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
+use crate::plan::ObjectKind;
+use crate::plan::leftovers::leftovers;
+
+pub(crate) const CHECK: Check = Check {
+    id: "kube-proxy.leftovers",
+    title: "what other modes and versions of kube-proxy left behind",
+    severity: Severity::Info,
+    when: "always",
+    applies: always,
+    judge,
+    reference: "https://github.com/kubernetes/kubernetes/issues/102314",
+};
+
+fn judge(facts: &Facts<'_>) -> Verdict {
+    let Some(mode) = facts.running.mode else {
+        return Verdict::Unknown(format!(
+            "which mode runs is not clear: {}",
+            facts.running.evidence
+        ));
+    };
+    let plan = leftovers(facts.catalogue, facts.now, facts.ownership);
+    let mut groups: BTreeMap<(String, ObjectKind), (usize, String)> = BTreeMap::new();
+    for object in plan.removals().filter(|o| o.owner == "kube-proxy") {
+        let place = match (&object.table, object.family) {
+            (Some(table), Some(family)) => format!("{}-{} {table}", family.tool(), object.backend),
+            _ => object.backend.to_string(),
+        };
+        let example = match object.kind {
+            ObjectKind::Rule => object.text.clone(),
+            _ => object.name.clone(),
+        };
+        groups.entry((place, object.kind)).or_insert((0, example.to_string())).0 += 1;
+    }
+    if groups.is_empty() {
+        return Verdict::Ok(format!("nothing but what {mode} mode uses"));
+    }
+    let row = |((place, kind), (count, example)): ((String, ObjectKind), (usize, String))| {
+        let kind = match kind {
+            ObjectKind::Table => "table",
+            ObjectKind::Chain => "chain",
+            ObjectKind::Rule => "rule",
+            ObjectKind::Set => "set",
+            ObjectKind::VirtualServer => "virtual server",
+            ObjectKind::Link => "link",
+        };
+        let more = if count > 1 { "s, the first" } else { "" };
+        format!("{place}: {count} {kind}{more}: {example}")
+    };
+    Verdict::Found(Found {
+        evidence: groups.into_iter().map(row).collect(),
+        effect: format!(
+            "nobody keeps them up to date while {mode} mode runs; kube-proxy never removes them, \
+             and `kube-proxy --cleanup` takes rules that serve along with them"
+        ),
+        remedy: vec![
+            "proxyshift plan -v   # each of them, and why it goes".into(),
+            "proxyshift cleanup --owner kube-proxy".into(),
+        ],
+        fix: Vec::new(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checks::testing::{judged, node};
+
+    #[test]
+    fn found_by_kind() {
+        let Verdict::Found(found) = judged(&CHECK, &node("half-migrated-ipvs-1.20")) else {
+            panic!("not found")
+        };
+        let text = found.evidence.join("\n");
+        assert!(text.contains("iptables-nft filter: 4 rules, the first: -A FORWARD"), "{text}");
+        assert!(text.contains("iptables-nft mangle: 1 chain: KUBE-PROXY-CANARY"), "{text}");
+        let Verdict::Found(found) = judged(&CHECK, &node("nftables-leftovers-1.30")) else {
+            panic!("not found")
+        };
+        assert!(found.evidence.iter().any(|e| e.contains("ip6tables-nft nat: 2 chains")));
+    }
+
+    #[test]
+    fn ok_on_a_clean_node_and_unknown_between_modes() {
+        let mut state = node("docker-iptables-1.30");
+        assert!(matches!(judged(&CHECK, &state), Verdict::Ok(_)));
+        state.rulesets.clear();
+        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+    }
+}

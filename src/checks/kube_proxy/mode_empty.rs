@@ -1,0 +1,67 @@
+//! `mode: ""` means another mode in a later version.
+
+use super::{config_file, setting};
+use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
+
+pub(crate) const CHECK: Check = Check {
+    id: "kube-proxy.mode-empty",
+    title: "a mode that is left to kube-proxy's default",
+    severity: Severity::Info,
+    when: "always",
+    applies: always,
+    judge,
+    reference: "https://kep.k8s.io/5343",
+};
+
+fn judge(facts: &Facts<'_>) -> Verdict {
+    let Some(settings) = &facts.settings else {
+        return Verdict::Unknown("what kube-proxy was told is not known".into());
+    };
+    if let Some(mode) = settings.mode {
+        return Verdict::Ok(format!("it is told {mode}"));
+    }
+    let evidence = match config_file(facts) {
+        Some(path) => {
+            let text = facts.now.file(&path).unwrap_or_default();
+            let line = text.lines().enumerate().find(|(_, l)| l.starts_with("mode:"));
+            match line {
+                Some((at, line)) => format!("{path}:{}: {line}", at + 1),
+                None => format!("{path} has no line `mode:`"),
+            }
+        }
+        None => "kube-proxy has no --proxy-mode".into(),
+    };
+    let mode = facts.running.mode.map_or("iptables", |m| m.name());
+    Verdict::Found(Found {
+        evidence: vec![evidence],
+        effect: "today that is iptables; 1.37 warns of it, and from 1.40, as planned, it is \
+                 nftables: an upgrade would change the mode without anyone asking"
+            .into(),
+        remedy: vec![setting(facts, &format!("mode: {mode}"), &format!("--proxy-mode={mode}"))],
+        fix: Vec::new(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::started;
+    use super::*;
+    use crate::checks::testing::{judged, node};
+
+    #[test]
+    fn all_three_outcomes() {
+        let mut state = node("docker-iptables-1.30");
+        assert_eq!(judged(&CHECK, &state), Verdict::Ok("it is told iptables".into()));
+        let path = "files/var/lib/kube-proxy/config.conf";
+        let text = state.files[path].replace("mode: iptables", "mode: \"\"");
+        state.files.insert(path.into(), text.into());
+        let Verdict::Found(found) = judged(&CHECK, &state) else { panic!("not found") };
+        assert_eq!(found.evidence, ["/var/lib/kube-proxy/config.conf:7: mode: \"\""]);
+        assert!(found.remedy[0].starts_with("mode: iptables   # in /var/lib"), "{found:?}");
+        let flags = started("docker-iptables-1.30", &["kube-proxy"]);
+        let Verdict::Found(found) = judged(&CHECK, &flags) else { panic!("not found") };
+        assert!(found.remedy[0].starts_with("--proxy-mode=iptables   # on"), "{found:?}");
+        state.files.remove(path);
+        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+    }
+}

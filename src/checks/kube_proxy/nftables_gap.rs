@@ -1,0 +1,67 @@
+//! kube-proxy from 1.29 on cleans the other modes away at its start in nftables mode, before its
+//! first sync.
+
+use crate::checks::{Check, Facts, Found, Severity, Verdict};
+use crate::state::kube_proxy::Mode;
+
+pub(crate) const CHECK: Check = Check {
+    id: "kube-proxy.nftables-gap",
+    title: "the gap that kube-proxy makes as it goes to nftables mode",
+    severity: Severity::Warn,
+    when: "nftables mode is the target",
+    applies: |facts| facts.to == Some(Mode::Nftables),
+    judge,
+    reference: "https://kep.k8s.io/3866",
+};
+
+fn judge(facts: &Facts<'_>) -> Verdict {
+    let mode = match facts.running.mode {
+        Some(Mode::Nftables) => return Verdict::Ok("nftables mode runs already".into()),
+        Some(mode) => mode,
+        None => {
+            let evidence = &facts.running.evidence;
+            return Verdict::Unknown(format!("which mode runs is not clear: {evidence}"));
+        }
+    };
+    let streams = match mode {
+        Mode::Ipvs => "; open connections end with the virtual servers",
+        _ => "; open connections go on, for conntrack keeps their endpoint",
+    };
+    Verdict::Found(Found {
+        evidence: vec![
+            format!("kube-proxy serves in {mode} mode: {}", facts.running.evidence),
+            "from 1.29 on it removes iptables and ipvs mode as it starts in nftables mode".into(),
+        ],
+        effect: format!(
+            "from its start until its first sync, which needs the API server, new connections to \
+             services fail on this node{streams}"
+        ),
+        remedy: vec![
+            "kubectl drain $(hostname) --ignore-daemonsets   # before the switch".into(),
+            "kubectl uncordon $(hostname)   # when /proxyMode says nftables".into(),
+        ],
+        fix: Vec::new(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checks::testing::{judged_to, node};
+
+    #[test]
+    fn all_three_outcomes() {
+        let to = Some(Mode::Nftables);
+        let mut state = node("docker-iptables-1.30");
+        let Verdict::Found(found) = judged_to(&CHECK, &state, to) else { panic!("not found") };
+        assert!(found.effect.contains("conntrack keeps"), "{found:?}");
+        let Verdict::Found(found) = judged_to(&CHECK, &node("half-migrated-ipvs-1.20"), to) else {
+            panic!("not found")
+        };
+        assert!(found.effect.contains("virtual servers"), "{found:?}");
+        let there = judged_to(&CHECK, &node("nftables-leftovers-1.30"), to);
+        assert!(matches!(there, Verdict::Ok(_)));
+        state.rulesets.clear();
+        assert!(matches!(judged_to(&CHECK, &state, to), Verdict::Unknown(_)));
+    }
+}

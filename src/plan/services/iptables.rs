@@ -1,0 +1,152 @@
+//! Services by the chains of iptables mode: KUBE-SERVICES → KUBE-SVC-* → KUBE-SEP-* in nat, and
+//! the refusals of those without endpoints in filter.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+
+use super::{Place, Service, ServiceKey, Services, protocol};
+use crate::state::rule::{Term, Words};
+use crate::state::ruleset::{Rule, Ruleset, Table};
+use crate::state::{Family, NodeState};
+
+/// How deep kube-proxy's chains lead: KUBE-FW, KUBE-EXT, KUBE-SVC, KUBE-SEP.
+const DEPTH: usize = 5;
+
+/// The chains that lead on to endpoints.
+const LEADING: [&str; 6] =
+    ["KUBE-SVC-", "KUBE-SEP-", "KUBE-FW-", "KUBE-XLB-", "KUBE-EXT-", "KUBE-SVL-"];
+
+pub(super) fn services(
+    state: &NodeState,
+    wanted: &impl Fn(&ServiceKey, Option<&str>) -> bool,
+) -> Services {
+    let mut found = Services::new();
+    for (id, ruleset) in &state.rulesets {
+        for table in &ruleset.tables {
+            let (chains, leads): (_, fn(&str) -> bool) = match &*table.name {
+                "nat" => (["KUBE-SERVICES", "KUBE-NODEPORTS"], |to| {
+                    LEADING.iter().any(|p| to.starts_with(p))
+                }),
+                "filter" => (["KUBE-SERVICES", "KUBE-EXTERNAL-SERVICES"], |to| {
+                    to == "REJECT" || to == "DROP"
+                }),
+                _ => continue,
+            };
+            let rules = chains.iter().filter_map(|c| table.chain(c)).flat_map(|c| &c.rules);
+            for rule in rules {
+                let Some(target) = rule.target.as_deref().filter(|t| leads(t)) else { continue };
+                let words = ruleset.words(rule);
+                let Some(key) = key(&words.terms(), id.family) else { continue };
+                let name = name(words);
+                if !wanted(&key, name.as_deref()) {
+                    continue;
+                }
+                let service = found.entry(key).or_default();
+                service.name = service.name.take().or(name);
+                Walk { ruleset, table, service }.chain(target, DEPTH);
+            }
+        }
+    }
+    found
+}
+
+/// The endpoints of each KUBE-SVC chain by the name in its comments.
+pub(super) fn by_name(state: &NodeState) -> BTreeMap<String, BTreeSet<SocketAddr>> {
+    let mut found: BTreeMap<String, BTreeSet<SocketAddr>> = BTreeMap::new();
+    for ruleset in state.rulesets.values() {
+        let Some(table) = ruleset.table("nat") else { continue };
+        for chain in table.chains.iter().filter(|c| c.name.starts_with("KUBE-SVC-")) {
+            let Some(name) = chain.rules.iter().find_map(|r| name(ruleset.words(r))) else {
+                continue;
+            };
+            let mut service = Service::default();
+            Walk { ruleset, table, service: &mut service }.chain(&chain.name, DEPTH);
+            found.entry(name).or_default().extend(service.backends);
+        }
+    }
+    found
+}
+
+/// What a rule of KUBE-SERVICES or KUBE-NODEPORTS answers to; without an address of its own it
+/// stands for the node's.
+fn key(terms: &[Term<'_>], family: Family) -> Option<ServiceKey> {
+    let value = |option| terms.iter().find(|t| t.option == option && !t.negated).map(Term::value);
+    let place = match value("-d") {
+        None => Place::Node(family),
+        Some(text) => Place::Address(host(text)?),
+    };
+    let (port, protocol) = (value("--dport")?.parse().ok()?, protocol(value("-p")?)?);
+    Some(ServiceKey { place, port, protocol })
+}
+
+/// The address of `10.96.0.1/32`; none for a network.
+fn host(text: &str) -> Option<IpAddr> {
+    match text.parse::<IpNet>() {
+        Ok(net) => (net.prefix_len() == net.max_prefix_len()).then(|| net.addr()),
+        Err(_) => text.parse().ok(),
+    }
+}
+
+/// `shop/web:http` of `shop/web:http cluster IP` or `shop/web:http -> 10.0.0.1:80`.
+fn name(words: Words<'_>) -> Option<String> {
+    let comments = words.comments();
+    let first = comments.first()?.split(' ').next()?;
+    first.contains('/').then(|| first.to_owned())
+}
+
+/// Follows chains from a service to its endpoints.
+struct Walk<'a> {
+    ruleset: &'a Ruleset,
+    table: &'a Table,
+    service: &'a mut Service,
+}
+
+impl Walk<'_> {
+    fn chain(&mut self, name: &str, depth: usize) {
+        let table = self.table;
+        let Some(chain) = table.chain(name).filter(|_| depth > 0) else { return };
+        for rule in &chain.rules {
+            match rule.target.as_deref() {
+                Some("DNAT") => self.endpoint(rule),
+                Some(to) if LEADING.iter().any(|p| to.starts_with(p)) => {
+                    if self.is_for_everyone(name, rule) {
+                        self.chain(to, depth - 1);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn endpoint(&mut self, rule: &Rule) {
+        if let Some((_, to)) = self.ruleset.words(rule).value("--to-destination") {
+            self.service.backends.extend(to.parse::<SocketAddr>());
+        }
+    }
+
+    /// Notes affinity and source ranges; false for what serves only the node's or the pods' own
+    /// traffic to an address for the outside.
+    fn is_for_everyone(&mut self, chain: &str, rule: &Rule) -> bool {
+        let text = self.ruleset.words(rule);
+        if !["-s ", "-m recent", "--src-type"].iter().any(|w| text.text().contains(w)) {
+            return true;
+        }
+        let terms = text.terms();
+        let value = |option: &str| terms.iter().find(|t| t.option == option && !t.negated);
+        if value("--rcheck").is_some()
+            && let Some(seconds) = value("--seconds")
+        {
+            self.service.affinity = seconds.value().parse().ok();
+        }
+        match value("-s") {
+            Some(source) if chain.starts_with("KUBE-FW-") => {
+                self.service.source_ranges.extend(source.value().parse::<IpNet>());
+                true
+            }
+            Some(_) => false,
+            None => value("--src-type").is_none(),
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Services by the virtual servers of ipvs mode.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+
+use super::{Place, ServiceKey, Services, protocol};
+use crate::owners::servers::Servers;
+use crate::state::NodeState;
+use crate::state::ipvs::{Protocol, Service as Virtual};
+
+pub(super) fn services(
+    state: &NodeState,
+    wanted: &impl Fn(&ServiceKey, Option<&str>) -> bool,
+) -> Services {
+    let mut found = Services::new();
+    if state.ipvs.servers.is_empty() {
+        return found;
+    }
+    let served = Servers::of(state);
+    for server in state.ipvs.servers.iter().filter(|s| served.serves(s)) {
+        let Virtual::Address { protocol, address } = server.service else { continue };
+        let mut key = ServiceKey::at(address, protocol);
+        if !served.is_bound(address.ip()) && served.is_node_port(protocol, address) {
+            key.place = Place::Node(server.service.family());
+        }
+        if !wanted(&key, None) {
+            continue;
+        }
+        let service = found.entry(key).or_default();
+        if let Place::Node(_) = key.place {
+            service.node_addresses.insert(address.ip());
+        }
+        service.affinity = server.persistent;
+        let ready = server.reals.iter().filter(|r| r.weight > 0);
+        service.backends.extend(ready.map(|r| r.address));
+    }
+    for (key, range) in ranges(state) {
+        if let Some(service) = found.get_mut(&key) {
+            service.source_ranges.insert(range);
+        }
+    }
+    found
+}
+
+/// The networks that may use each load balancer's address.
+fn ranges(state: &NodeState) -> impl Iterator<Item = (ServiceKey, IpNet)> {
+    let sets = state.ipsets.sets.iter().filter(|s| {
+        let name = s.name.strip_prefix("KUBE-").map(|n| n.strip_prefix("6-").unwrap_or(n));
+        name.is_some_and(|n| n.starts_with("LOAD-BALANCER-SOURCE-"))
+    });
+    sets.flat_map(|s| &s.entries).filter_map(|entry| range(entry))
+}
+
+/// `203.0.113.50,tcp:443,203.0.113.0/24`.
+fn range(entry: &str) -> Option<(ServiceKey, IpNet)> {
+    let mut parts = entry.split(' ').next()?.splitn(3, ',');
+    let address: IpAddr = parts.next()?.parse().ok()?;
+    let (name, port) = parts.next()?.split_once(':')?;
+    let source = parts.next()?;
+    let source = source.parse().or_else(|_| source.parse::<IpAddr>().map(IpNet::from)).ok()?;
+    let protocol: Protocol = protocol(name)?;
+    Some((ServiceKey::at(SocketAddr::new(address, port.parse().ok()?), protocol), source))
+}

@@ -1,0 +1,68 @@
+//! The names of kube-proxy's flags, and which of them count beside a configuration file.
+
+/// Flags that kube-proxy heeds beside `--config`: those about the process itself, and those of
+/// the log.
+const HEEDED: &[&str] = &[
+    "config",
+    "hostname-override",
+    "master",
+    "cleanup",
+    "cleanup-ipvs",
+    "init-only",
+    "write-config-to",
+    "windows-service",
+    "version",
+    "help",
+];
+
+/// Flags of the log, which no configuration file replaces in every version.
+const LOG: &[&str] = &[
+    "v",
+    "vmodule",
+    "logtostderr",
+    "alsologtostderr",
+    "stderrthreshold",
+    "log-backtrace-at",
+    "log-dir",
+    "log-file",
+    "log-file-max-size",
+    "log-flush-frequency",
+    "logging-format",
+    "skip-headers",
+    "skip-log-headers",
+    "add-dir-header",
+    "one-output",
+];
+
+/// The names of the flags of a command line, the program first, without dashes and with `-` for
+/// `_`.
+pub fn flag_names(args: &[String]) -> impl Iterator<Item = String> {
+    let flags = args.iter().skip(1).take_while(|a| *a != "--");
+    flags.filter_map(|arg| {
+        let flag = arg.strip_prefix("--")?;
+        Some(flag.split_once('=').map_or(flag, |(name, _)| name).replace('_', "-"))
+    })
+}
+
+/// Whether kube-proxy heeds a flag beside `--config`.
+pub fn heeded_beside_config(name: &str) -> bool {
+    HEEDED.contains(&name) || is_of_the_log(name)
+}
+
+/// Whether a flag only concerns the log.
+pub(super) fn is_of_the_log(name: &str) -> bool {
+    LOG.contains(&name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_told_from_values() {
+        let args = ["kube-proxy", "--a_b", "value", "--c=--d", "-v", "2", "--", "--late"];
+        let args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
+        assert_eq!(flag_names(&args).collect::<Vec<_>>(), ["a-b", "c"]);
+        assert!(heeded_beside_config("v") && !heeded_beside_config("proxy-mode"));
+    }
+}

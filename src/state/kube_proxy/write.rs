@@ -1,0 +1,330 @@
+//! A configuration file that means the same as a command line.
+//!
+//! What is not understood is refused: a file that means almost the same would be worse than none.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value, json};
+
+use super::args::{boolean, list};
+use super::flags::is_of_the_log;
+use super::{KubeProxyConfig, Mode, parse_mode};
+use crate::error::{Error, Kind, Result};
+use crate::yaml;
+
+/// A configuration file, and what it cannot hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// The file's text.
+    pub text: String,
+    /// Arguments that stay on the command line, beside `--config`.
+    pub stay: Vec<String>,
+}
+
+/// How the value of a flag is written.
+#[derive(Clone, Copy, PartialEq)]
+enum Form {
+    Text,
+    Number,
+    Switch,
+    List,
+    Gates,
+    /// An address that gets this port if it has none.
+    Address(u16),
+}
+use Form::{Address, Gates, List, Number, Switch, Text};
+
+/// Each flag, where its value stands in the file, and in which form.
+const FLAGS: &[(&str, &str, Form)] = &[
+    ("proxy-mode", "mode", Text),
+    ("cluster-cidr", "clusterCIDR", Text),
+    ("bind-address", "bindAddress", Text),
+    ("bind-address-hard-fail", "bindAddressHardFail", Switch),
+    ("healthz-bind-address", "healthzBindAddress", Address(10256)),
+    ("metrics-bind-address", "metricsBindAddress", Address(10249)),
+    ("hostname-override", "hostnameOverride", Text),
+    ("nodeport-addresses", "nodePortAddresses", List),
+    ("detect-local-mode", "detectLocalMode", Text),
+    ("pod-bridge-interface", "detectLocal.bridgeInterface", Text),
+    ("pod-interface-name-prefix", "detectLocal.interfaceNamePrefix", Text),
+    ("feature-gates", "featureGates", Gates),
+    ("config-sync-period", "configSyncPeriod", Text),
+    ("oom-score-adj", "oomScoreAdj", Number),
+    ("profiling", "enableProfiling", Switch),
+    ("show-hidden-metrics-for-version", "showHiddenMetricsForVersion", Text),
+    ("kubeconfig", "clientConnection.kubeconfig", Text),
+    ("kube-api-content-type", "clientConnection.contentType", Text),
+    ("kube-api-qps", "clientConnection.qps", Number),
+    ("kube-api-burst", "clientConnection.burst", Number),
+    ("masquerade-all", "iptables.masqueradeAll", Switch),
+    ("iptables-masquerade-bit", "iptables.masqueradeBit", Number),
+    ("iptables-sync-period", "iptables.syncPeriod", Text),
+    ("iptables-min-sync-period", "iptables.minSyncPeriod", Text),
+    ("iptables-localhost-nodeports", "iptables.localhostNodePorts", Switch),
+    ("ipvs-scheduler", "ipvs.scheduler", Text),
+    ("ipvs-exclude-cidrs", "ipvs.excludeCIDRs", List),
+    ("ipvs-strict-arp", "ipvs.strictARP", Switch),
+    ("ipvs-sync-period", "ipvs.syncPeriod", Text),
+    ("ipvs-min-sync-period", "ipvs.minSyncPeriod", Text),
+    ("ipvs-tcp-timeout", "ipvs.tcpTimeout", Text),
+    ("ipvs-tcpfin-timeout", "ipvs.tcpFinTimeout", Text),
+    ("ipvs-udp-timeout", "ipvs.udpTimeout", Text),
+    ("conntrack-max-per-core", "conntrack.maxPerCore", Number),
+    ("conntrack-min", "conntrack.min", Number),
+    ("conntrack-tcp-be-liberal", "conntrack.tcpBeLiberal", Switch),
+    ("conntrack-tcp-timeout-established", "conntrack.tcpEstablishedTimeout", Text),
+    ("conntrack-tcp-timeout-close-wait", "conntrack.tcpCloseWaitTimeout", Text),
+    ("conntrack-udp-timeout", "conntrack.udpTimeout", Text),
+    ("conntrack-udp-timeout-stream", "conntrack.udpStreamTimeout", Text),
+];
+
+/// Turns a command line, the program first, into a `KubeProxyConfiguration`.
+///
+/// # Errors
+/// [`Kind::Usage`], with the argument, for one that is not known, has no equal in a file, or
+/// makes the whole meaningless.
+pub fn configuration(args: &[String]) -> Result<Written> {
+    let mut writer = Writer::default();
+    let mut rest = args.iter().skip(1);
+    while let Some(arg) = rest.next() {
+        writer.argument(arg, &mut rest)?;
+    }
+    let userspace = writer.fields.get("mode").is_some_and(|m| m == "userspace");
+    let nftables = writer.fields.get("mode").is_some_and(|m| m == "nftables");
+    if userspace {
+        return Err(refused(
+            "--proxy-mode=userspace",
+            "kube-proxy has had no such mode since 1.26",
+        ));
+    }
+    if nftables && writer.fields.contains_key("iptables") {
+        // Whether such flags count for nftables mode has changed between versions.
+        return Err(refused("--proxy-mode=nftables", "flags of iptables mode beside it")
+            .hint("take --masquerade-all and --iptables-… out, or write the nftables section"));
+    }
+    let mut document = Map::new();
+    document.insert("apiVersion".into(), json!("kubeproxy.config.k8s.io/v1alpha1"));
+    document.insert("kind".into(), json!("KubeProxyConfiguration"));
+    document.append(&mut writer.fields);
+    let text = yaml::render("KubeProxyConfiguration", &document)?;
+    // What we cannot read ourselves, kube-proxy would not take either.
+    KubeProxyConfig::parse("the configuration", &text)?;
+    Ok(Written { text, stay: writer.stay })
+}
+
+#[derive(Default)]
+struct Writer {
+    fields: Map<String, Value>,
+    stay: Vec<String>,
+    lists: BTreeSet<String>,
+}
+
+impl Writer {
+    fn argument<'a>(
+        &mut self,
+        arg: &str,
+        rest: &mut impl Iterator<Item = &'a String>,
+    ) -> Result<()> {
+        if arg.contains("<masked>") {
+            return Err(refused(arg, "its value was masked when the node was captured"));
+        }
+        if arg == "-v" {
+            let value = rest.next().ok_or_else(|| refused(arg, "it has no value"))?;
+            self.stay.push(format!("--v={value}"));
+            return Ok(());
+        }
+        if let Some(level) = arg.strip_prefix("-v=") {
+            self.stay.push(format!("--v={level}"));
+            return Ok(());
+        }
+        let Some(flag) = arg.strip_prefix("--").filter(|f| !f.is_empty()) else {
+            return Err(refused(arg, "not a flag that is known here"));
+        };
+        let (name, value) = match flag.split_once('=') {
+            Some((name, value)) => (name.replace('_', "-"), Some(value.to_owned())),
+            None => (flag.replace('_', "-"), None),
+        };
+        if is_of_the_log(&name) || name == "master" {
+            return self.keep(&name, value, rest);
+        }
+        match name.as_str() {
+            "config" => return Err(refused(arg, "it has a configuration file already")),
+            "cleanup" | "cleanup-ipvs" => {
+                return Err(refused(
+                    arg,
+                    "it cleans up, or did in old versions: no file says that",
+                ));
+            }
+            "healthz-port" | "metrics-port" => {
+                let instead = name.replace("port", "bind-address");
+                return Err(refused(arg, "deprecated; what it means depends on the version")
+                    .hint(format!("give --{instead}=ADDRESS:PORT in its place")));
+            }
+            _ => {}
+        }
+        let known = FLAGS.iter().find(|(flag, ..)| *flag == name);
+        let Some((_, path, form)) = known else {
+            return Err(refused(arg, "not a flag that is known here")
+                .hint("`kube-proxy --write-config-to FILE` with the same flags knows its own"));
+        };
+        let value = match (value, form) {
+            (Some(value), _) => value,
+            (None, Switch) => "true".into(),
+            (None, _) => {
+                rest.next().ok_or_else(|| refused(&format!("--{name}"), "it has no value"))?.clone()
+            }
+        };
+        if matches!(form, List | Gates) && !self.lists.insert(name.clone()) {
+            return Err(refused(&format!("--{name}"), "given twice: give it once, with commas"));
+        }
+        let value = written(&name, &value, *form)
+            .map_err(|cause| refused(&format!("--{name}={value}"), &cause))?;
+        self.put(path, value);
+        Ok(())
+    }
+
+    /// A flag that no file holds stays as it is.
+    fn keep<'a>(
+        &mut self,
+        name: &str,
+        value: Option<String>,
+        rest: &mut impl Iterator<Item = &'a String>,
+    ) -> Result<()> {
+        const SWITCHES: [&str; 6] = [
+            "logtostderr",
+            "alsologtostderr",
+            "skip-headers",
+            "skip-log-headers",
+            "add-dir-header",
+            "one-output",
+        ];
+        let value = match value {
+            Some(value) => value,
+            None if SWITCHES.contains(&name) => "true".into(),
+            None => {
+                rest.next().ok_or_else(|| refused(&format!("--{name}"), "it has no value"))?.clone()
+            }
+        };
+        self.stay.push(format!("--{name}={value}"));
+        Ok(())
+    }
+
+    /// Sets `section.field`, or `field`.
+    fn put(&mut self, path: &str, value: Value) {
+        match path.split_once('.') {
+            None => {
+                self.fields.insert(path.into(), value);
+            }
+            Some((section, field)) => {
+                let section = self.fields.entry(section).or_insert_with(|| json!({}));
+                section[field] = value;
+            }
+        }
+    }
+}
+
+/// A value as the file has it, or why it cannot be there.
+fn written(name: &str, value: &str, form: Form) -> Result<Value, String> {
+    if name == "proxy-mode" {
+        parse_mode(value)?.map(Mode::name);
+    }
+    Ok(match form {
+        // In a file an empty text is the default; as a flag it may turn something off.
+        Text | Address(_) if value.is_empty() && name != "proxy-mode" => {
+            return Err("an empty value, which a file cannot say".into());
+        }
+        Text => json!(value),
+        Number => match value.parse::<i64>() {
+            Ok(number) => json!(number),
+            Err(_) => json!(value.parse::<f64>().map_err(|_| "not a number")?),
+        },
+        Switch => json!(boolean(value)?),
+        List => json!(list(value).collect::<Vec<_>>()),
+        Gates => {
+            let mut gates = Map::new();
+            for gate in list(value) {
+                let (gate, on) = gate.split_once('=').ok_or(format!("`{gate}` has no `=`"))?;
+                gates.insert(gate.trim().into(), json!(boolean(on.trim())?));
+            }
+            Value::Object(gates)
+        }
+        Address(port) => json!(
+            super::address(Some(value), [0u8; 4].into(), port)
+                .ok_or("not an address, with or without a port")?
+                .to_string()
+        ),
+    })
+}
+
+fn refused(argument: &str, cause: &str) -> Error {
+    Error::new(Kind::Usage, format!("kube-proxy's {argument}"), cause)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::CommandLine;
+    use super::*;
+
+    fn words(line: &str) -> Vec<String> {
+        line.split(' ').map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_file_means_what_the_flags_mean() {
+        let args = words(
+            "/usr/bin/kube-proxy --kubeconfig /k --proxy-mode userspace --proxy_mode=ipvs \
+             --cluster-cidr 10.244.0.0/16,fd00::/48 --masquerade-all --iptables-masquerade-bit=15 \
+             --feature-gates=A=true,B=false --ipvs-strict-arp=false --conntrack-min 0 \
+             --ipvs-exclude-cidrs=10.9.0.0/24,10.8.0.1/32 --bind-address :: --v=2 \
+             --logtostderr --healthz-bind-address 127.0.0.1 --metrics-bind-address=[::1]:1 \
+             --nodeport-addresses=primary --hostname-override 007 --ipvs-udp-timeout=5s \
+             --conntrack-tcp-be-liberal --kube-api-qps 7.5 -v 3",
+        );
+        let written = configuration(&args).unwrap();
+        assert_eq!(written.stay, ["--v=2", "--logtostderr=true", "--v=3"]);
+        let file = KubeProxyConfig::parse("f", &written.text).unwrap();
+        let mut flags = CommandLine::parse(&args).unwrap().flags;
+        flags.healthz_bind_address = Some("127.0.0.1:10256".into());
+        assert_eq!(file, flags, "{}", written.text);
+        for line in ["kubeconfig: /k", "qps: 7.5", "hostnameOverride: '007'", "kind: KubeProxyCo"] {
+            assert!(written.text.contains(line), "{line} in {}", written.text);
+        }
+    }
+
+    #[test]
+    fn without_flags_it_says_nothing() {
+        let written = configuration(&words("kube-proxy")).unwrap();
+        assert_eq!(KubeProxyConfig::parse("f", &written.text).unwrap(), KubeProxyConfig::default());
+        assert_eq!(written.text.lines().count(), 2);
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused() {
+        for (line, expected) in [
+            ("kube-proxy --config=/c", "kube-proxy's --config=/c: it has a configuration file"),
+            ("kube-proxy --cleanup", "kube-proxy's --cleanup: it cleans up"),
+            ("kube-proxy --new-flag=1", "kube-proxy's --new-flag=1: not a flag that is known"),
+            ("kube-proxy extra", "kube-proxy's extra: not a flag"),
+            ("kube-proxy --conntrack-min", "kube-proxy's --conntrack-min: it has no value"),
+            ("kube-proxy --conntrack-min=x", "kube-proxy's --conntrack-min=x: not a number"),
+            ("kube-proxy --proxy-mode=ipvz", "kube-proxy's --proxy-mode=ipvz: kube-proxy has no"),
+            ("kube-proxy --proxy-mode=userspace", "kube-proxy's --proxy-mode=userspace: kube-pro"),
+            ("kube-proxy --healthz-port=0", "kube-proxy's --healthz-port=0: deprecated"),
+            ("kube-proxy --healthz-bind-address=", "kube-proxy's --healthz-bind-address=: an em"),
+            ("kube-proxy --feature-gates=A", "kube-proxy's --feature-gates=A: `A` has no `=`"),
+            (
+                "kube-proxy --feature-gates=A=true --feature-gates=B=true",
+                "kube-proxy's --feature-gates: given twice",
+            ),
+            ("kube-proxy --kubeconfig=<masked>", "kube-proxy's --kubeconfig=<masked>: its value"),
+            (
+                "kube-proxy --proxy-mode=nftables --masquerade-all",
+                "kube-proxy's --proxy-mode=nftables: flags of iptables mode",
+            ),
+            ("kube-proxy --cluster-cidr=10.0.0.0/99", "the configuration: "),
+        ] {
+            let error = configuration(&words(line)).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{line}: {error}");
+        }
+    }
+}

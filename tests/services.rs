@@ -1,0 +1,113 @@
+//! Services as each mode of kube-proxy serves them, read from the captured nodes.
+
+mod nodes;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use proxyshift::plan::services::*;
+use proxyshift::state::NodeState;
+use proxyshift::state::ipvs::Protocol;
+use proxyshift::state::kube_proxy::Mode;
+
+fn node(name: &str) -> NodeState {
+    nodes::state(&nodes::files(name))
+}
+
+fn find<'a>(services: &'a Services, key: &str) -> &'a Service {
+    let found = services.iter().find(|(k, _)| k.to_string() == key);
+    found.unwrap_or_else(|| panic!("no {key}: {:?}", services.keys().collect::<Vec<_>>())).1
+}
+
+fn backends(service: &Service) -> Vec<String> {
+    service.backends.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn every_kind_of_service_reads_the_same_in_every_mode() {
+    for (name, mode) in [
+        ("docker-legacy-iptables-1.20-no-conntrack", Mode::Iptables),
+        ("docker-iptables-1.30", Mode::Iptables),
+        ("half-migrated-ipvs-1.20", Mode::Ipvs),
+        ("nftables-leftovers-1.30", Mode::Nftables),
+    ] {
+        let services = services(&node(name), mode);
+        assert_eq!(services.len(), 34, "{name}");
+        let dns = find(&services, "10.96.0.10:53/udp");
+        assert_eq!(backends(dns), ["192.168.64.7:53", "192.168.66.5:53"], "{name}");
+        let balanced = find(&services, "203.0.113.50:443/tcp");
+        assert_eq!(backends(balanced), ["192.168.64.11:443"], "{name}");
+        assert_eq!(
+            balanced.source_ranges.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["203.0.113.0/24"],
+            "{name}"
+        );
+        assert_eq!(find(&services, "10.96.1.3:443/tcp").backends.len(), 2, "{name}");
+        assert!(find(&services, "10.96.1.5:7000/tcp").backends.is_empty(), "{name}");
+        assert_eq!(find(&services, "10.96.1.6:7002/sctp").backends.len(), 1, "{name}");
+        assert_eq!(find(&services, "10.96.1.2:8000/tcp").affinity, Some(10800), "{name}");
+        assert_eq!(find(&services, "node port 30080/tcp").backends.len(), 3, "{name}");
+        assert_eq!(
+            backends(find(&services, "node port 30443/tcp")),
+            ["192.168.64.11:443"],
+            "{name}"
+        );
+        let expected = (mode != Mode::Ipvs).then_some("kube-system/kube-dns:dns");
+        assert_eq!(dns.name.as_deref(), expected, "{name}");
+    }
+}
+
+/// The nodes have the same services: parity between modes is what a migration must show.
+#[test]
+fn modes_agree_on_endpoints() {
+    let plain = |services: Services| -> BTreeMap<ServiceKey, BTreeSet<SocketAddr>> {
+        services.into_iter().map(|(k, s)| (k, s.backends)).collect()
+    };
+    let old = plain(services(&node("docker-legacy-iptables-1.20-no-conntrack"), Mode::Iptables));
+    assert_eq!(old, plain(services(&node("docker-iptables-1.30"), Mode::Iptables)));
+    assert_eq!(old, plain(services(&node("half-migrated-ipvs-1.20"), Mode::Ipvs)));
+    assert_eq!(old, plain(services(&node("nftables-leftovers-1.30"), Mode::Nftables)));
+}
+
+/// ipvs mode has rewritten KUBE-SERVICES, so the old chains have names but no addresses.
+#[test]
+fn a_half_migrated_node_still_has_the_old_endpoints_by_name() {
+    let state = node("half-migrated-ipvs-1.20");
+    let chains = chains_by_name(&state);
+    let old = services(&node("docker-legacy-iptables-1.20-no-conntrack"), Mode::Iptables);
+    let new = services(&state, Mode::Ipvs);
+    let mut compared = 0;
+    for (key, service) in &old {
+        let name = service.name.as_deref().expect("iptables mode keeps names");
+        if key.address().is_none_or(|a| !a.to_string().starts_with("10.9")) {
+            continue;
+        }
+        assert_eq!(
+            chains.get(name).cloned().unwrap_or_default(),
+            new[key].backends,
+            "{key} {name}"
+        );
+        compared += 1;
+    }
+    assert_eq!(compared, 30);
+    let only_rejected = services(&state, Mode::Iptables);
+    assert_eq!(
+        only_rejected.keys().map(ToString::to_string).collect::<Vec<_>>(),
+        ["10.96.1.5:7000/tcp", "node port 30080/tcp", "node port 30443/tcp"]
+    );
+}
+
+#[test]
+fn a_weight_of_zero_is_no_backend() {
+    let state = node("ipvs-dns-blackhole-1.20");
+    let key = |k: &ServiceKey, _: Option<&str>| k.port == 53 && k.protocol == Protocol::Udp;
+    let dns = services_where(&state, Mode::Ipvs, key);
+    assert_eq!(dns.len(), 1);
+    assert_eq!(backends(find(&dns, "10.96.0.10:53/udp")), ["192.168.64.7:53"]);
+}
+
+#[test]
+fn someone_elses_virtual_server_is_no_service() {
+    let services = services(&node("ipvs-with-keepalived-1.20"), Mode::Ipvs);
+    assert!(services.keys().all(|k| k.port != 8443));
+}

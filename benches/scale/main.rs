@@ -9,14 +9,18 @@ mod node;
 mod report;
 mod watch;
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use measure::{KUBE_PROXY, Measured, Way, measure};
 
 const SIZES: [usize; 3] = [1000, 5000, 20000];
 const BACKENDS: [&str; 2] = ["nft", "legacy"];
+
+/// How long all of it may take.
+const BUDGET: Duration = Duration::from_secs(590);
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().collect();
@@ -35,12 +39,14 @@ fn main() -> ExitCode {
     }
     let asked: Vec<usize> = words.iter().filter_map(|w| w.parse().ok()).collect();
     let sizes = if asked.is_empty() { SIZES.to_vec() } else { asked };
+    let start = Instant::now();
     let mut columns = Vec::new();
     for services in sizes {
         for backend in BACKENDS {
             eprintln!("{services} services, iptables-{backend}");
-            let [ours, grep, kube_proxy] = [Way::Ours, Way::Grep, Way::KubeProxy]
-                .map(|way| in_namespace(way, backend, services));
+            let [ours, grep, kube_proxy] = [Way::Ours, Way::Grep, Way::KubeProxy].map(|way| {
+                in_namespace(way, backend, services, BUDGET.saturating_sub(start.elapsed()))
+            });
             columns.push(report::Column {
                 services,
                 backend,
@@ -58,10 +64,13 @@ fn main() -> ExitCode {
 
 /// Measures in namespaces of its own, with an empty /run. One of them is for processes, so that
 /// nothing is left behind when this program is stopped.
-fn in_namespace(way: Way, backend: &str, services: usize) -> Measured {
+fn in_namespace(way: Way, backend: &str, services: usize, left: Duration) -> Measured {
     // On a real disk: a journal in memory would cost nothing.
     let store = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder for the store");
-    let output = Command::new("unshare")
+    // `timeout 0` would be no limit.
+    let limit = left.as_secs().max(1).to_string();
+    let output = Command::new("timeout")
+        .args(["--signal=KILL", &limit, "unshare"])
         .args(["-nmpf", "--propagation", "private", "--mount-proc", "--kill-child", "sh", "-c"])
         .args(["mount -t tmpfs -o mode=755 bench /run && exec \"$@\"", "sh"])
         .arg(std::env::current_exe().expect("our own path"))
@@ -71,7 +80,11 @@ fn in_namespace(way: Way, backend: &str, services: usize) -> Measured {
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
-        .expect("unshare, of util-linux, runs");
+        .expect("timeout, of coreutils, runs");
+    if output.status.signal() == Some(9) || output.status.code() == Some(137) {
+        eprintln!("{way:?} {backend} {services}: no time left");
+        return Measured::default();
+    }
     assert!(output.status.success(), "{way:?} {backend} {services}: {}", output.status);
     serde_json::from_slice(&output.stdout).expect("what the copy measured")
 }

@@ -98,7 +98,7 @@ pub fn missed(columns: &[Column]) -> Vec<String> {
 
 fn seconds(took: Took) -> String {
     match took {
-        Took::No => "fails".into(),
+        Took::No => "–".into(),
         Took::TooLong => format!("> {} s", LIMIT.as_secs()),
         Took::Seconds(s) if s < 10.0 => format!("{s:.2} s"),
         Took::Seconds(s) => format!("{s:.0} s"),
@@ -124,6 +124,6 @@ fn machine() -> String {
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     let kernel = kernel.trim();
     format!(
-        "Linux {kernel}, iptables {version}, {cores} cores; seconds are medians of 3 where quick."
+        "Linux {kernel}, iptables {version}, {cores} cores; –: failed, or not within 10 minutes in all."
     )
 }

@@ -24,7 +24,7 @@ pub enum Took {
     Seconds(f64),
     /// It was stopped at the limit.
     TooLong,
-    /// It failed, or was not tried.
+    /// It failed, or was not tried, or there was no time left for it.
     #[default]
     No,
 }

@@ -10,10 +10,42 @@ use crate::state::{Files, NodeState};
 
 /// A captured node of `snapshots/`.
 pub fn node(name: &str) -> NodeState {
+    changed(name, |_| {})
+}
+
+/// The files of a captured node, to be changed before they are parsed.
+pub struct Changes(Files);
+
+impl Changes {
+    /// Replaces text that must be there.
+    pub fn replace(&mut self, file: &str, from: &str, to: &str) {
+        let text = self.0[file].to_string();
+        assert!(text.contains(from), "{file} has no `{from}`");
+        self.put(file, &text.replace(from, to));
+    }
+
+    /// Puts a file there.
+    pub fn put(&mut self, file: &str, text: &str) {
+        self.0.insert(file.into(), text.into());
+    }
+
+    /// Takes a file, or all below a folder, away.
+    pub fn remove(&mut self, file: &str) {
+        let held = self.0.len();
+        let below = format!("{file}/");
+        self.0.retain(|name, _| name != file && !name.starts_with(&below));
+        assert!(self.0.len() < held, "no {file}");
+    }
+}
+
+/// A captured node with some files changed.
+pub fn changed(name: &str, change: impl FnOnce(&mut Changes)) -> NodeState {
     let dir = Path::new("snapshots").join(name);
     let mut files = Files::new();
     read(&dir, &dir, &mut files);
-    NodeState::parse(files).expect("a captured node parses")
+    let mut changes = Changes(files);
+    change(&mut changes);
+    NodeState::parse(changes.0).expect("a captured node parses")
 }
 
 fn read(root: &Path, dir: &Path, files: &mut Files) {

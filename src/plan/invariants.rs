@@ -90,8 +90,15 @@ pub enum Outcome {
     Unclear,
 }
 
-/// How far a removal has come on a node that was in the state `base` and is now in the state `now`.
+/// How far an edit has come on a node that was in the state `base` and is now in the state `now`.
 pub fn outcome(edit: &Edit, base: &NodeState, now: &NodeState) -> Outcome {
+    match edit.direction {
+        Direction::Remove => removal_outcome(edit, base, now),
+        Direction::Add => addition_outcome(edit, base, now),
+    }
+}
+
+fn removal_outcome(edit: &Edit, base: &NodeState, now: &NodeState) -> Outcome {
     match &edit.target {
         Target::Table(table) => table_outcome(
             table,
@@ -107,16 +114,28 @@ pub fn outcome(edit: &Edit, base: &NodeState, now: &NodeState) -> Outcome {
     }
 }
 
+fn addition_outcome(edit: &Edit, base: &NodeState, now: &NodeState) -> Outcome {
+    match &edit.target {
+        Target::Table(table) => table_addition_outcome(
+            table,
+            base.rulesets.get(&table.ruleset),
+            now.rulesets.get(&table.ruleset),
+        ),
+        // What was not there before is there as a whole, or not at all.
+        _ => match removal_outcome(edit, base, now) {
+            Outcome::NotDone => Outcome::Done,
+            Outcome::Done => Outcome::NotDone,
+            Outcome::Unclear => Outcome::Unclear,
+        },
+    }
+}
+
 fn present(there: bool) -> Outcome {
     if there { Outcome::NotDone } else { Outcome::Done }
 }
 
 fn table_outcome(edit: &TableEdit, base: Option<&Ruleset>, now: Option<&Ruleset>) -> Outcome {
-    let count = |r: Option<&Ruleset>, name: &str, key: &str| {
-        chain_of(r, &edit.table, name).map_or(0, |(r, c)| {
-            c.rules.iter().filter(|rule| canonical(r.rule_text(rule)) == key).count()
-        })
-    };
+    let count = |r: Option<&Ruleset>, name: &str, key: &str| count(r, &edit.table, name, key);
     let (mut done, mut not_done) = (0, 0);
     for planned in &edit.chains {
         match chain_of(now, &edit.table, &planned.name) {
@@ -127,11 +146,7 @@ fn table_outcome(edit: &TableEdit, base: Option<&Ruleset>, now: Option<&Ruleset>
     }
     for rule in &edit.rules {
         let key = canonical(&rule.text);
-        let removed = edit
-            .rules
-            .iter()
-            .filter(|r| r.chain == rule.chain && canonical(&r.text) == key)
-            .count();
+        let removed = same_in(edit, &rule.chain, &key);
         let was = count(base, &rule.chain, &key).max(removed);
         match count(now, &rule.chain, &key) {
             n if n + removed == was => done += 1,
@@ -144,6 +159,48 @@ fn table_outcome(edit: &TableEdit, base: Option<&Ruleset>, now: Option<&Ruleset>
         (0, _) => Outcome::NotDone,
         _ => Outcome::Unclear,
     }
+}
+
+fn table_addition_outcome(
+    edit: &TableEdit,
+    base: Option<&Ruleset>,
+    now: Option<&Ruleset>,
+) -> Outcome {
+    let (mut done, mut not_done) = (0, 0);
+    for planned in &edit.chains {
+        match chain_of(now, &edit.table, &planned.name) {
+            None => not_done += 1,
+            Some((_, c)) if c.rules.len() == planned.rules.len() => done += 1,
+            Some(_) => return Outcome::Unclear,
+        }
+    }
+    for rule in &edit.rules {
+        let key = canonical(&rule.text);
+        let added = same_in(edit, &rule.chain, &key);
+        let was = count(base, &edit.table, &rule.chain, &key);
+        match count(now, &edit.table, &rule.chain, &key) {
+            n if n >= was + added => done += 1,
+            n if n <= was => not_done += 1,
+            _ => return Outcome::Unclear,
+        }
+    }
+    match (done, not_done) {
+        (_, 0) => Outcome::Done,
+        (0, _) => Outcome::NotDone,
+        _ => Outcome::Unclear,
+    }
+}
+
+/// How many rules of a chain are spelled so.
+fn count(ruleset: Option<&Ruleset>, table: &str, chain: &str, key: &str) -> usize {
+    chain_of(ruleset, table, chain).map_or(0, |(r, c)| {
+        c.rules.iter().filter(|rule| canonical(r.rule_text(rule)) == key).count()
+    })
+}
+
+/// How many rules of an edit are spelled so.
+fn same_in(edit: &TableEdit, chain: &str, key: &str) -> usize {
+    edit.rules.iter().filter(|r| r.chain == chain && canonical(&r.text) == key).count()
 }
 
 fn chain_of<'a>(

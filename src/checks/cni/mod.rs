@@ -1,0 +1,1 @@
+//! Pod networks: their rules, sets and configuration.

@@ -1,0 +1,1 @@
+//! Packets that conntrack calls INVALID, and the rules that drop them.

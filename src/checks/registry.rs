@@ -7,5 +7,10 @@ pub const CHECKS: &[Check] = &[
     super::docker::forward_policy::CHECK,
     super::docker::masquerade::CHECK,
     super::docker::shadowed::CHECK,
+    super::invalid::asymmetric_routing::CHECK,
+    super::invalid::drops::CHECK,
+    super::invalid::exception_order::CHECK,
+    super::invalid::protection_ends::CHECK,
+    super::invalid::rising::CHECK,
     super::tools_conntrack::CHECK,
 ];

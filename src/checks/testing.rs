@@ -83,3 +83,28 @@ pub fn with_facts<T>(
     let ownership = Ownership::of(&catalogue, state);
     work(&mut Facts::of(state, &catalogue, &ownership, to))
 }
+
+/// What `check` says of `state`, `seconds` after `earlier`.
+pub fn judged_after(
+    check: &Check,
+    state: &NodeState,
+    earlier: &NodeState,
+    seconds: u64,
+) -> Verdict {
+    let catalogue = Catalogue::builtin().expect("the catalogue");
+    let ownership = Ownership::of(&catalogue, state);
+    let interval = Some(std::time::Duration::from_secs(seconds));
+    let facts = Facts::of(state, &catalogue, &ownership, None);
+    (check.judge)(&Facts { earlier: Some(earlier), interval, ..facts })
+}
+
+/// What `check` says of `state` with a live node's answers.
+pub fn judged_live(
+    check: &Check,
+    state: &NodeState,
+    asked: &crate::state::measured::Measured,
+) -> Verdict {
+    let catalogue = Catalogue::builtin().expect("the catalogue");
+    let ownership = Ownership::of(&catalogue, state);
+    (check.judge)(&Facts { asked: Some(asked), ..Facts::of(state, &catalogue, &ownership, None) })
+}

@@ -4,6 +4,13 @@ use super::Check;
 
 /// Every check, in the order of the documentation.
 pub const CHECKS: &[Check] = &[
+    super::cni::bridge_nf_call::CHECK,
+    super::cni::calico_restart::CHECK,
+    super::cni::configurations::CHECK,
+    super::cni::flannel_order::CHECK,
+    super::cni::flannel_rules::CHECK,
+    super::cni::leftovers::CHECK,
+    super::cni::portmap::CHECK,
     super::docker::forward_policy::CHECK,
     super::docker::masquerade::CHECK,
     super::docker::shadowed::CHECK,

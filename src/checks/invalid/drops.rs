@@ -179,7 +179,7 @@ mod tests {
         // The version is not known: both ways are named.
         assert!(remedy.contains("from kube-proxy 1.29 on: ") && remedy.contains("sysctl -w"));
         assert!(remedy.contains("daemonset/canal FELIX_DISABLECONNTRACKINVALIDCHECK=true"));
-        assert!(remedy.contains("before cali-FORWARD (ipv4 nft FORWARD, rule 1)"), "{remedy}");
+        assert!(remedy.contains("before cali-FORWARD (iptables-nft FORWARD, rule 1)"), "{remedy}");
         let version = |v: &str| {
             let state = changed(CANAL, |f| {
                 let old = "\"name\": \"kube-proxy\",";

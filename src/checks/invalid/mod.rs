@@ -6,3 +6,5 @@ pub(super) mod exception_order;
 pub(super) mod protection_ends;
 pub(super) mod rising;
 mod rules;
+
+pub(super) use rules::sysctls;

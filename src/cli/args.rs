@@ -59,7 +59,7 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Judges the node before a change: what is wrong, the evidence, what it does to traffic, and
-    /// the remedy. Changes nothing. Exit code 3 when something must be mended first.
+    /// the remedy. Changes nothing without --fix. Exit code 3 when something must be mended first.
     #[command(alias = "preflight")]
     Check(Check),
     /// Captures of the node's netfilter state: take, look at, check, compare, move.
@@ -166,6 +166,9 @@ pub struct Check {
     /// Look twice, so many seconds apart, and judge what rises or changes in between.
     #[arg(long, value_name = "SECONDS")]
     pub watch: Option<u64>,
+    /// Apply the remedies that are safe, each shown first, and judge again. `rollback` undoes them.
+    #[arg(long)]
+    pub fix: bool,
 }
 
 /// The options of `plan`.

@@ -66,11 +66,11 @@ fn judge(facts: &Facts<'_>) -> Verdict {
 fn owner<'a>(difference: &Difference, state: &NodeState, owners: &'a Ownership<'_>) -> &'a str {
     let words: Vec<&str> = difference.text.split(' ').collect();
     let name = match difference.place.as_str() {
-        // `+ ipset NAME …`
-        "ipset" => words.get(2).and_then(|name| owners.set(name)),
-        // `+ nft FAMILY TABLE …`
-        "nft" => words.get(2).zip(words.get(3)).and_then(|(f, t)| owners.table(f, t)),
-        // `+ ipvs SERVICE …`
+        // `ipset NAME …`
+        "ipset" => words.get(1).and_then(|name| owners.set(name)),
+        // `nft FAMILY TABLE …`
+        "nft" => words.get(1).zip(words.get(2)).and_then(|(f, t)| owners.table(f, t)),
+        // `ipvs SERVICE …`
         "ipvs" => {
             let servers = &state.ipvs.servers;
             let named = |s: &crate::state::ipvs::VirtualServer| {

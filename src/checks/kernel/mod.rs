@@ -57,20 +57,25 @@ fn judge_module(facts: &Facts<'_>, name: &str, there: Option<String>, effect: &s
         Place::Missing(evidence) => Verdict::Found(Found {
             evidence: vec![evidence],
             effect: effect.into(),
-            remedy: vec![install(facts)],
+            remedy: vec![install(facts, name)],
             fix: Vec::new(),
         }),
     }
 }
 
-/// How to get modules for this kernel.
-fn install(facts: &Facts<'_>) -> String {
+/// How to get the modules `names` for this kernel.
+fn install(facts: &Facts<'_>, names: &str) -> String {
+    let loads =
+        facts.asked.and_then(|a| a.modules.as_ref()).is_some_and(|m| !m.loadable.is_empty());
     match &facts.now.tools {
-        Some(tools) => format!(
-            "apt-get install linux-modules-extra-{}   # Ubuntu; else a kernel that has it",
+        Some(tools) if loads => format!(
+            "apt-get install linux-modules-extra-{}   # Ubuntu; else a kernel that has {names}",
             tools.kernel
         ),
-        None => "install the modules of this kernel, or a kernel that has them".into(),
+        Some(tools) => {
+            format!("boot a kernel that has {names}: there are no modules for {}", tools.kernel)
+        }
+        None => format!("boot a kernel that has {names}"),
     }
 }
 

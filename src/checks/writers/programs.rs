@@ -238,7 +238,7 @@ mod tests {
         let Verdict::Found(found) = judged(&PUPPET, &NodeState::parse(files).unwrap()) else {
             panic!("not found");
         };
-        assert_eq!(found.evidence, ["0 chains, 1 rules, 0 tables are its own"]);
+        assert_eq!(found.evidence, ["its own chains: 0, rules: 1, tables: 0"]);
     }
 
     #[test]

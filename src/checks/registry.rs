@@ -34,6 +34,7 @@ pub const CHECKS: &[Check] = &[
     writers::firewalld::CHECK,
     writers::lock::CHECK,
     writers::programs::NETFILTER_PERSISTENT,
+    writers::programs::NFTABLES,
     writers::programs::PUPPET,
     writers::programs::SHOREWALL,
     writers::programs::UFW,

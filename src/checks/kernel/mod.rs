@@ -55,12 +55,19 @@ fn judge_module(facts: &Facts<'_>, name: &str, there: Option<String>, effect: &s
         Place::There(shown) => Verdict::Ok(shown),
         Place::Unknown(why) => Verdict::Unknown(why),
         Place::Missing(evidence) => Verdict::Found(Found {
-            evidence: vec![evidence],
+            evidence: std::iter::once(evidence).chain(complaints(facts, name)).collect(),
             effect: effect.into(),
             remedy: vec![install(facts, name)],
             fix: Vec::new(),
         }),
     }
+}
+
+/// Lines of kube-proxy's log that miss the module.
+fn complaints(facts: &Facts<'_>, name: &str) -> Vec<String> {
+    let lines = facts.asked.iter().flat_map(|a| &a.kube_proxy_complaints);
+    let named = |l: &&String| l.contains("kernel modules") && l.contains(name);
+    lines.filter(named).take(1).cloned().collect()
 }
 
 /// How to get the modules `names` for this kernel.

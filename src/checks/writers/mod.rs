@@ -60,13 +60,13 @@ impl Writer {
     }
 }
 
-/// The file at `path`, with the line that is `wanted` (blanks, quotes and case aside).
+/// The file at `path`, with the line that is `wanted` (blanks, quotes, `;` and case aside).
 fn active(facts: &Facts<'_>, path: &str, wanted: &str) -> Option<String> {
     let text = facts.now.file(path)?;
     if wanted.is_empty() {
         return (!text.trim().is_empty()).then(|| format!("{path} is there"));
     }
-    let plain = |l: &str| l.replace([' ', '"', '\''], "").to_lowercase();
+    let plain = |l: &str| l.replace([' ', ';', '"', '\''], "").to_lowercase();
     let (number, line) = (1..).zip(text.lines()).find(|(_, l)| plain(l) == plain(wanted))?;
     Some(format!("{path}:{number}: {line}"))
 }

@@ -79,6 +79,7 @@ pub const CHECKS: &[Check] = &[
     writers::lock::CHECK,
     writers::programs::FERM,
     writers::programs::NETFILTER_PERSISTENT,
+    writers::programs::NFTABLES,
     writers::programs::PUPPET,
     writers::programs::SHOREWALL,
     writers::programs::UFW,

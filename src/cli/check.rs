@@ -40,7 +40,7 @@ pub(super) fn run(command: &Command<'_>, options: &args::Check) -> Result<u8> {
     let interval = earlier.as_ref().map(|(_, at)| at.elapsed());
     let asked = match options.snapshot {
         Some(_) => None,
-        None => Some(measure::measure(&now, command.args.store.as_deref())),
+        None => Some(measured(command, &now)),
     };
     let mut seen = Seen { now, earlier: earlier.map(|(state, _)| state), interval, asked };
     let fixed = if options.fix { Some(fix::run(command, options, &mut seen)?) } else { None };
@@ -62,6 +62,11 @@ struct Seen {
     earlier: Option<NodeState>,
     interval: Option<Duration>,
     asked: Option<Measured>,
+}
+
+/// What only the live node can be asked.
+fn measured(command: &Command<'_>, now: &NodeState) -> Measured {
+    measure::measure(now, command.args.store.as_deref())
 }
 
 /// What the checks say of `now`, which may be later than what was seen.

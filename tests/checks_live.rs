@@ -147,7 +147,7 @@ fn masquerade_lost_and_put_back(program: &str) {
     assert_eq!(postrouting(program), mended, "in its place, behind kube-proxy's jump");
     assert_eq!(arrives_as().to_string(), "192.0.2.1", "it has the node's address");
     let (code, out, err) = proxyshift("rehearse");
-    assert!(code == 0 && out.contains("a packet from docker0"), "{code} {out}{err}");
+    assert!(code == 0 && err.contains("a packet from docker0"), "{code} {out}{err}");
     let again = document(&format!("{only} --fix --yes -o json"));
     assert_eq!(again["fixed"]["run"], Value::Null, "nothing is left to mend: {again}");
 

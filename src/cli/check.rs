@@ -41,10 +41,7 @@ pub(super) fn run(command: &Command<'_>, options: &args::Check) -> Result<u8> {
     let interval = earlier.as_ref().map(|(_, at)| at.elapsed());
     let asked = match options.snapshot {
         Some(_) => None,
-        None => {
-            let store = command.args.store.as_deref().unwrap_or(DEFAULT_DIR.as_ref());
-            Some(measure::measure(&now, Some(store)))
-        }
+        None => Some(measured(command, &now)),
     };
     let mut seen = Seen { now, earlier: earlier.map(|(state, _)| state), interval, asked };
     let fixed = if options.fix { Some(fix::run(command, options, &mut seen)?) } else { None };
@@ -66,6 +63,12 @@ struct Seen {
     earlier: Option<NodeState>,
     interval: Option<Duration>,
     asked: Option<Measured>,
+}
+
+/// What only the live node can be asked.
+fn measured(command: &Command<'_>, now: &NodeState) -> Measured {
+    let store = command.args.store.as_deref().unwrap_or(DEFAULT_DIR.as_ref());
+    measure::measure(now, Some(store))
 }
 
 /// What the checks say of `now`, which may be later than what was seen.

@@ -3,10 +3,9 @@
 use serde_json::{Value, json};
 
 use crate::checks::{Finding, Verdict};
-use crate::cli::check::{Seen, judge};
+use crate::cli::check::{Seen, judge, measured};
 use crate::cli::{Command, args};
 use crate::error::{Error, Kind, Result};
-use crate::node::measure;
 use crate::run::fix::{self, Remedy, Report};
 use crate::state::NodeState;
 use crate::ui::prompt;
@@ -40,7 +39,7 @@ pub(super) fn run(command: &Command<'_>, options: &args::Check, seen: &mut Seen)
     })?;
     if report.run.is_some() {
         seen.now = command.state(None)?;
-        seen.asked = Some(measure::measure(&seen.now, command.args.store.as_deref()));
+        seen.asked = Some(measured(command, &seen.now));
     }
     Ok(report)
 }

@@ -160,6 +160,10 @@ pub struct Check {
     /// Look twice, so many seconds apart, and judge what rises or changes in between.
     #[arg(long, value_name = "SECONDS")]
     pub watch: Option<u64>,
+    /// Instead of judging: write a configuration file that means the same as the flags that
+    /// kube-proxy was started with. A file that is there already stays as it is.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["to", "only", "ignore", "list", "watch"])]
+    pub write_config: Option<PathBuf>,
 }
 
 /// The options of `plan`.

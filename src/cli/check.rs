@@ -19,6 +19,9 @@ pub(super) fn run(command: &Command<'_>, options: &args::Check) -> Result<u8> {
         command.answer(&catalogue_document(), &catalogue_text());
         return Ok(0);
     }
+    if let Some(file) = &options.write_config {
+        return super::write_config::run(command, options.snapshot.as_deref(), file);
+    }
     let earlier = match options.watch {
         Some(seconds) if options.snapshot.is_none() => {
             let state = command.state(None)?;

@@ -62,6 +62,7 @@ pub const CHECKS: &[Check] = &[
     kube_proxy::mark_drop::CHECK,
     kube_proxy::mode::CHECK,
     kube_proxy::mode_empty::CHECK,
+    kube_proxy::nftables_available::CHECK,
     kube_proxy::nftables_gap::CHECK,
     kube_proxy::proxy_mode::CHECK,
     kube_proxy::teardown::CHECK,

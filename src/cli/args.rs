@@ -169,6 +169,10 @@ pub struct Check {
     /// Apply the remedies that are safe, each shown first, and judge again. `rollback` undoes them.
     #[arg(long)]
     pub fix: bool,
+    /// Instead of judging: write a configuration file that means the same as the flags that
+    /// kube-proxy was started with. A file that is there already stays as it is.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["to", "only", "ignore", "list", "watch", "fix"])]
+    pub write_config: Option<PathBuf>,
 }
 
 /// The options of `plan`.

@@ -24,6 +24,9 @@ pub(super) fn run(command: &Command<'_>, options: &args::Check) -> Result<u8> {
         return Ok(0);
     }
     fix::usage(command, options)?;
+    if let Some(file) = &options.write_config {
+        return super::write_config::run(command, options.snapshot.as_deref(), file);
+    }
     let earlier = match options.watch {
         Some(seconds) if options.snapshot.is_none() => {
             let (state, at) = (command.state(None)?, Instant::now());

@@ -51,7 +51,7 @@ pub(super) fn run(command: &Command<'_>, options: &args::Check) -> Result<u8> {
     let findings = judge(&seen, &seen.now, options)?;
     let blocked = findings.iter().any(Finding::blocks);
     let (mut document, mut text) =
-        (document(&seen.now, &findings), text(&findings, command.args.verbose));
+        (document(options.snapshot.as_deref(), &findings), text(&findings, command.args.verbose));
     if let Some(report) = &fixed {
         document["fixed"] = fix::document(report);
         text += &fix::text(report);
@@ -100,9 +100,11 @@ fn known_ids(options: &args::Check) -> Result<()> {
     }
 }
 
-fn document(now: &NodeState, findings: &[Finding]) -> Value {
+/// The findings as a document; the node is this host, or what `--snapshot` names.
+fn document(snapshot: Option<&str>, findings: &[Finding]) -> Value {
     let rows: Vec<Value> = findings.iter().map(row).collect();
-    let node = now.files.get("hostname").map_or("", |h| h.trim());
+    let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let node = snapshot.map_or_else(host, str::to_owned);
     json!({"schema": "proxyshift.check", "version": 1, "node": node, "findings": rows})
 }
 

@@ -71,7 +71,7 @@ fn every_finding_says_what_it_does_and_what_to_do() {
 /// What `snapshots/README.md` says that a run must see: an area of checks, and a piece of evidence.
 const EXPECTED: &[(&str, &str, &str)] = &[
     ("canal-stale-flannel-1.20", "cni", "! -s 192.168.64.0/20 -d 192.168.66.0/24 -j RETURN"),
-    ("canal-stale-flannel-1.20", "invalid", "773"),
+    ("canal-stale-flannel-1.20", "invalid", "773 packets"),
     ("canal-stale-flannel-1.20", "invalid", "cali-tw-cali02fca994756"),
     ("canal-stale-flannel-1.20", "conntrack", "nf_conntrack_tcp_loose = 0"),
     ("docker-legacy-iptables-1.20-no-conntrack", "tools", "conntrack: not installed"),

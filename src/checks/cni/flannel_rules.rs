@@ -98,7 +98,7 @@ mod tests {
         let Verdict::Found(found) = judged(&CHECK, &node(CANAL)) else { panic!("not found") };
         assert_eq!(found.evidence.len(), 1, "{:?}", found.evidence);
         let stale = "-A POSTROUTING ! -s 192.168.64.0/20 -d 192.168.66.0/24 -j RETURN";
-        assert!(found.evidence[0].starts_with(&format!("{SAVE}:206: {stale}: of the lease ")));
+        assert!(found.evidence[0].starts_with(&format!("{SAVE}:206: {stale}: ")));
         let delete = "iptables-nft -t nat -D POSTROUTING ! -s 192.168.64.0/20 -d 192.168.66.0/24 \
                       -j RETURN";
         assert_eq!(found.remedy[0], delete);

@@ -155,16 +155,13 @@ fn accepts(r: &Ruleset, table: &Table, chain: &Chain, bridge: &Bridge, depth: us
     if depth > 8 {
         return false;
     }
-    for rule in &chain.rules {
-        let takes = takes(r, rule, bridge);
+    let leads =
+        |target: &str| table.chain(target).is_some_and(|c| accepts(r, table, c, bridge, depth + 1));
+    for rule in chain.rules.iter().filter(|rule| takes(r, rule, bridge) == Takes::All) {
         match rule.target.as_deref() {
-            Some("ACCEPT") if takes == Takes::All => return true,
-            Some("RETURN" | "MASQUERADE" | "SNAT") if takes == Takes::All => return false,
-            Some(target) if takes == Takes::All => {
-                if table.chain(target).is_some_and(|c| accepts(r, table, c, bridge, depth + 1)) {
-                    return true;
-                }
-            }
+            Some("ACCEPT") => return true,
+            Some("RETURN" | "MASQUERADE" | "SNAT") => return false,
+            Some(target) if leads(target) => return true,
             _ => {}
         }
     }

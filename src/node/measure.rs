@@ -29,7 +29,6 @@ pub fn measure(state: &NodeState, store: Option<&Path>) -> Measured {
         lock_holder,
         modules: Some(modules::read()),
         enabled_units: units::enabled(Path::new("/")),
-        ..Measured::default()
     }
 }
 

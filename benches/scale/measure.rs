@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::node::{self, Node};
-use crate::watch::{OWN, Watched, watch};
+use crate::watch::{OWN, Took, Watched, watch};
 
 /// Whoever takes longer is stopped.
 pub const LIMIT: Duration = Duration::from_secs(120);
@@ -31,23 +31,23 @@ pub enum Way {
     KubeProxy,
 }
 
-/// Seconds; none where the limit was passed, or where it does not apply.
+/// What was measured of one way; the rest is left as it was.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Measured {
     /// Lines and bytes of `iptables-save -c`.
     pub dump: (usize, usize),
-    pub save: Option<f64>,
-    pub plan: Option<f64>,
-    pub validation: Option<f64>,
-    pub apply_and_verify: Option<f64>,
-    pub save_after_rollback: Option<f64>,
-    pub whole_cleanup: Option<f64>,
-    pub whole_rollback: Option<f64>,
+    pub save: Took,
+    pub plan: Took,
+    pub validation: Took,
+    pub apply_and_verify: Took,
+    pub save_after_rollback: Took,
+    pub whole_cleanup: Took,
+    pub whole_rollback: Took,
     /// Bytes, proxyshift's and its children's.
     pub plan_memory: (u64, u64),
     pub cleanup_memory: (u64, u64),
     /// The other ways' seconds.
-    pub cleanup: Option<f64>,
+    pub cleanup: Took,
 }
 
 /// Makes the node in the namespace that we are in, and measures.
@@ -73,58 +73,74 @@ pub fn measure(way: Way, backend: &str, services: usize, store: &Path) -> Measur
 }
 
 fn other(command: &mut Command, input: &str) -> Measured {
-    Measured { cleanup: watch(command, input, LIMIT).seconds, ..Measured::default() }
+    Measured { cleanup: watch(command, input, LIMIT).took, ..Measured::default() }
 }
 
 fn load(node: &Node, backend: &str) {
     watch(Command::new("ip").args(["-batch", "-"]), node::LINKS, LIMIT);
     fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("a namespace's own sysctl");
     watch(Command::new("ipset").arg("restore"), &node.sets, LIMIT);
-    watch(&mut Command::new(format!("iptables-{backend}-restore")), &node.rules, LIMIT);
+    let restore = format!("iptables-{backend}-restore");
+    let loaded = watch(&mut Command::new(restore), &node.rules, LIMIT).took;
+    assert!(loaded.seconds().is_some(), "the node's rules are loaded");
 }
 
 fn ours(backend: &str, store: &Path) -> Measured {
     let _kube_proxy = KubeProxy::start();
     let mut measured = Measured { dump: dump(backend), ..Measured::default() };
     let save = || watch(Command::new(format!("iptables-{backend}-save")).arg("-c"), "", LIMIT);
-    measured.save = median(|| save().seconds);
+    measured.save = median(|| save().took);
 
     let mut plan_memory = (0, 0);
     measured.plan = median(|| {
         let plan = watch(&mut proxyshift(store, &["plan"]), "", LIMIT);
         plan_memory = (plan_memory.0.max(plan.own), plan_memory.1.max(plan.others));
-        plan.seconds
+        plan.took
     });
     measured.plan_memory = plan_memory;
 
     let cleanup = watch(&mut proxyshift(store, &["cleanup"]), "", 3 * LIMIT);
-    measured.whole_cleanup = cleanup.seconds;
+    measured.whole_cleanup = cleanup.took;
     measured.cleanup_memory = (cleanup.own, cleanup.others);
     let task = "writing the snapshot and restoring it in a private namespace";
     measured.validation = took(&cleanup, task, task);
     measured.apply_and_verify = took(&cleanup, "remove ", "verifying against the kernel");
 
-    measured.whole_rollback = watch(&mut proxyshift(store, &["rollback"]), "", 3 * LIMIT).seconds;
-    assert_eq!(dump(backend).0, measured.dump.0, "all lines are back");
-    measured.save_after_rollback = median(|| save().seconds);
+    if measured.whole_cleanup == Took::No {
+        return measured;
+    }
+    measured.whole_rollback = watch(&mut proxyshift(store, &["rollback"]), "", 3 * LIMIT).took;
+    if measured.whole_rollback.seconds().is_some() {
+        assert_eq!(dump(backend).0, measured.dump.0, "all lines are back");
+    }
+    measured.save_after_rollback = median(|| save().took);
     measured
 }
 
 /// The time from the start of the last task `from` (the rehearsal has one too) to the end of the
 /// last task `to`.
-fn took(run: &Watched, from: &str, to: &str) -> Option<f64> {
-    run.seconds?;
+fn took(run: &Watched, from: &str, to: &str) -> Took {
     let last = |event: &str, task: &str| {
         let start = format!("{{\"event\":\"{event}\",\"task\":\"{task}");
         run.said.iter().rev().find(|(_, line)| line.starts_with(&start)).map(|(at, _)| *at)
     };
-    Some(last("finished", to)? - last("started", from)?)
+    match (run.took, last("started", from), last("finished", to)) {
+        (Took::Seconds(_), Some(from), Some(to)) => Took::Seconds(to - from),
+        _ => Took::No,
+    }
 }
 
-fn median(mut run: impl FnMut() -> Option<f64>) -> Option<f64> {
-    let mut seconds = (0..TIMES).map(|_| run()).collect::<Option<Vec<f64>>>()?;
+/// The median, or the first that did not end well.
+fn median(mut run: impl FnMut() -> Took) -> Took {
+    let mut seconds = Vec::new();
+    for _ in 0..TIMES {
+        match run() {
+            Took::Seconds(s) => seconds.push(s),
+            other => return other,
+        }
+    }
     seconds.sort_by(f64::total_cmp);
-    seconds.get(TIMES / 2).copied()
+    seconds.get(TIMES / 2).map_or(Took::No, |s| Took::Seconds(*s))
 }
 
 /// Lines and bytes of a save.

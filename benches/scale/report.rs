@@ -5,14 +5,15 @@ use std::process::Command;
 
 use crate::measure::{LIMIT, Measured};
 use crate::node::ENDPOINTS;
+use crate::watch::Took;
 
 /// One node.
 pub struct Column {
     pub services: usize,
     pub backend: &'static str,
     pub ours: Measured,
-    pub grep: Option<f64>,
-    pub kube_proxy: Option<f64>,
+    pub grep: Took,
+    pub kube_proxy: Took,
 }
 
 /// The numbers as a Markdown table, with the machine they were measured on.
@@ -63,10 +64,14 @@ pub fn missed(columns: &[Column]) -> Vec<String> {
     for c in columns {
         let ours = &c.ours;
         if c.services == 5000 && c.backend == "nft" {
-            let others = c.kube_proxy.unwrap_or(LIMIT.as_secs_f64());
-            let apply = ours.apply_and_verify.is_some_and(|s| s * 10.0 < others);
+            let others = c.kube_proxy.seconds().unwrap_or(LIMIT.as_secs_f64());
+            let apply = ours.apply_and_verify.seconds().is_some_and(|s| s * 10.0 < others);
             ask(c, apply, "apply and verify take more than a tenth of kube-proxy's way");
-            let plan = ours.plan.zip(ours.save).is_some_and(|(plan, save)| plan <= 2.0 * save);
+            let plan = ours
+                .plan
+                .seconds()
+                .zip(ours.save.seconds())
+                .is_some_and(|(plan, save)| plan <= 2.0 * save);
             ask(c, plan, "capture and plan take more than twice `iptables-save`");
             for (own, what) in [(ours.plan_memory.0, "plan"), (ours.cleanup_memory.0, "cleanup")] {
                 let small = own < 5 * ours.dump.1 as u64;
@@ -77,22 +82,26 @@ pub fn missed(columns: &[Column]) -> Vec<String> {
         let first = columns.iter().find(|f| f.backend == c.backend).unwrap_or(c);
         let grown = c.ours.dump.0 as f64 / first.ours.dump.0 as f64;
         for (what, of) in [
-            ("capture and plan", (|m| m.plan) as fn(&Measured) -> Option<f64>),
+            ("capture and plan", (|m| m.plan) as fn(&Measured) -> Took),
             ("validation", |m| m.validation),
             ("apply and verify", |m| m.apply_and_verify),
         ] {
-            let linear = of(ours).zip(of(&first.ours)).is_some_and(|(b, a)| b <= 2.0 * grown * a);
+            let linear = of(ours)
+                .seconds()
+                .zip(of(&first.ours).seconds())
+                .is_some_and(|(b, a)| b <= 2.0 * grown * a);
             ask(c, linear, &format!("{what} grow faster than the node"));
         }
     }
     missed
 }
 
-fn seconds(seconds: Option<f64>) -> String {
-    match seconds {
-        None => format!("> {} s", LIMIT.as_secs()),
-        Some(s) if s < 10.0 => format!("{s:.2} s"),
-        Some(s) => format!("{s:.0} s"),
+fn seconds(took: Took) -> String {
+    match took {
+        Took::No => "fails".into(),
+        Took::TooLong => format!("> {} s", LIMIT.as_secs()),
+        Took::Seconds(s) if s < 10.0 => format!("{s:.2} s"),
+        Took::Seconds(s) => format!("{s:.0} s"),
     }
 }
 

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
+use serde::{Deserialize, Serialize};
 
 /// How often memory is read, and the end looked for. What is read is the kernel's own high-water
 /// mark, so that only the growth of a process' last moments can be missed.
@@ -16,10 +17,31 @@ const TICK: Duration = Duration::from_millis(4);
 /// The program under test.
 pub const OWN: &str = "proxyshift";
 
+/// How long something took.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub enum Took {
+    /// It ended well.
+    Seconds(f64),
+    /// It was stopped at the limit.
+    TooLong,
+    /// It failed, or was not tried.
+    #[default]
+    No,
+}
+
+impl Took {
+    pub fn seconds(self) -> Option<f64> {
+        match self {
+            Took::Seconds(seconds) => Some(seconds),
+            Took::TooLong | Took::No => None,
+        }
+    }
+}
+
 /// What became of a program.
 pub struct Watched {
-    /// From start to end; none if it was stopped at the limit.
-    pub seconds: Option<f64>,
+    /// From start to end.
+    pub took: Took,
     /// The peak of the largest process of proxyshift, in bytes.
     pub own: u64,
     /// The peak of the largest process that is another program, in bytes.
@@ -28,8 +50,7 @@ pub struct Watched {
     pub said: Vec<(f64, String)>,
 }
 
-/// Runs `command` with `input`, for `limit` at most; what it prints is thrown away. Panics if it
-/// fails: a measurement of something that failed is none.
+/// Runs `command` with `input`, for `limit` at most; what it prints is thrown away.
 pub fn watch(command: &mut Command, input: &str, limit: Duration) -> Watched {
     let start = Instant::now();
     let mut child = command
@@ -46,24 +67,25 @@ pub fn watch(command: &mut Command, input: &str, limit: Duration) -> Watched {
             let _ = stdin.map(|mut pipe| pipe.write_all(input.as_bytes()));
         });
         let lines = scope.spawn(|| stderr.map_or_else(Vec::new, |pipe| read(pipe, start)));
-        let mut watched = Watched { seconds: None, own: 0, others: 0, said: Vec::new() };
-        let status = loop {
+        let mut watched = Watched { took: Took::TooLong, own: 0, others: 0, said: Vec::new() };
+        loop {
             if let Some(status) = child.try_wait().expect("a child can be waited for") {
-                watched.seconds = Some(start.elapsed().as_secs_f64());
-                break Some(status);
+                let seconds = Took::Seconds(start.elapsed().as_secs_f64());
+                watched.took = if status.success() { seconds } else { Took::No };
+                break;
             }
             peaks(child.id(), &mut watched);
             if start.elapsed() > limit {
                 kill(child.id());
                 let _ = child.wait();
-                break None;
+                break;
             }
             thread::sleep(TICK);
-        };
+        }
         watched.said = lines.join().expect("the reader does not fail");
-        if let Some(status) = status.filter(|s| !s.success()) {
+        if watched.took == Took::No {
             let said: Vec<&str> = watched.said.iter().map(|(_, line)| line.as_str()).collect();
-            panic!("{command:?}: {status}\n{}", said.join("\n"));
+            eprintln!("{command:?} failed:\n{}", said.join("\n"));
         }
         watched
     })

@@ -1,6 +1,7 @@
 //! A look at the live node that can be trusted: captured, parsed, and held against the kernel.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
+use std::thread;
 
 use crate::error::{Error, Kind, Result};
 use crate::event::Sink;
@@ -9,7 +10,7 @@ use crate::node::nfnetlink::Netfilter;
 use crate::node::present;
 use crate::node::tools::Tools;
 use crate::state::ruleset::{Ruleset, Table};
-use crate::state::{Backend, NodeState, RulesetId};
+use crate::state::{Backend, Family, NodeState, RulesetId};
 
 /// How often a capture is tried again while others write.
 const TRIES: usize = 5;
@@ -54,10 +55,18 @@ fn compared(tools: &Tools, sink: &dyn Sink) -> Result<Seen> {
     loop {
         let mut netfilter = if present::nf_tables() { Some(Netfilter::open()?) } else { None };
         let generation = netfilter.as_mut().map(Netfilter::generation).transpose()?;
-        let state = NodeState::parse(capture_telling(tools, sink)?)?;
-        let Some(netfilter) = netfilter.as_mut() else { return Ok(Seen::Whole(state)) };
+        // At the same time: both take long on a large node, and most of it in the kernel.
+        let (state, held) = thread::scope(|scope| {
+            let held = scope.spawn(|| netfilter.as_mut().map(held));
+            (capture_telling(tools, sink).and_then(NodeState::parse), held.join())
+        });
+        let state = state?;
+        let held = held.map_err(|_| Error::new(Kind::Unexpected, "nf_tables", "cannot be read"))?;
+        let (Some(netfilter), Some(held)) = (netfilter.as_mut(), held) else {
+            return Ok(Seen::Whole(state));
+        };
         tries -= 1;
-        match faithful(netfilter, &state) {
+        match held.and_then(|held| faithful(&held, &state)) {
             Ok(()) => return Ok(Seen::Whole(state)),
             Err(e) if Some(netfilter.generation()?) == generation => return Err(e),
             // Someone wrote between the save and the comparison: that proves nothing.
@@ -67,18 +76,47 @@ fn compared(tools: &Tools, sink: &dyn Sink) -> Result<Seen> {
     }
 }
 
+/// What the kernel holds of the tables that iptables-nft writes.
+type Held = BTreeMap<(Family, String), Vec<HeldChain>>;
+
+struct HeldChain {
+    name: String,
+    rules: usize,
+    /// The position of its first rule that iptables did not write.
+    native: Option<usize>,
+}
+
+fn held(netfilter: &mut Netfilter) -> Result<Held> {
+    let mut held = Held::new();
+    for table in netfilter.tables()? {
+        let Some(family) = table.family.address_family() else { continue };
+        if !present::XTABLES.contains(&table.name.as_str()) {
+            continue;
+        }
+        let mut chains = Vec::new();
+        for chain in netfilter.chains(family, &table.name)? {
+            let rules = netfilter.rules(family, &table.name, &chain.name)?;
+            let native = rules.iter().position(|r| r.native);
+            chains.push(HeldChain { name: chain.name, rules: rules.len(), native });
+        }
+        held.insert((family, table.name), chains);
+    }
+    Ok(held)
+}
+
 /// Holds each save of an nft table against the kernel, chain by chain.
-fn faithful(netfilter: &mut Netfilter, state: &NodeState) -> Result<()> {
+fn faithful(held: &Held, state: &NodeState) -> Result<()> {
     for (id, ruleset) in state.rulesets.iter().filter(|(id, _)| id.backend == Backend::Nft) {
         for table in &ruleset.tables {
-            table_is_whole(netfilter, *id, ruleset, table)?;
+            let chains = held.get(&(id.family, table.name.to_string()));
+            table_is_whole(chains.map_or(&[], |c| c), *id, ruleset, table)?;
         }
     }
     Ok(())
 }
 
 fn table_is_whole(
-    netfilter: &mut Netfilter,
+    chains: &[HeldChain],
     id: RulesetId,
     ruleset: &Ruleset,
     table: &Table,
@@ -87,11 +125,9 @@ fn table_is_whole(
         Error::new(Kind::LossyCapture, format!("{id} {} {chain}", table.name), cause)
             .hint("see the rule with `nft list chain`; move it to a table of its own")
     };
-    let chains = netfilter.chains(id.family, &table.name)?;
-    for chain in &chains {
+    for chain in chains {
         let saved = table.chain(&chain.name).map(|c| &c.rules[..]);
-        let rules = netfilter.rules(id.family, &table.name, &chain.name)?;
-        if let Some(native) = rules.iter().position(|r| r.native) {
+        if let Some(native) = chain.native {
             let text = saved.and_then(|s| s.get(native)).map(|r| ruleset.rule_text(r));
             let cause = format!(
                 "a native nft rule, which iptables-save cannot say whole: `{}`",
@@ -99,7 +135,7 @@ fn table_is_whole(
             );
             return Err(lie(&chain.name, cause));
         }
-        let (kernel, saved) = (rules.len(), saved.map_or(0, <[_]>::len));
+        let (kernel, saved) = (chain.rules, saved.map_or(0, <[_]>::len));
         if kernel != saved {
             let cause = format!("the kernel holds {kernel} rules, its save {saved}");
             return Err(lie(&chain.name, cause));

@@ -6,7 +6,7 @@ use crate::error::{Error, Kind, Result};
 use crate::plan::edit::Edit;
 use crate::run::Context;
 use crate::run::change::{begin, carry_out, refuse_pending};
-use crate::run::look::look;
+use crate::run::look::{look, look_again};
 use crate::run::take::take;
 use crate::state::NodeState;
 
@@ -68,7 +68,8 @@ pub fn fix(
     let applied: Vec<&'static str> = approved.iter().map(|r| r.id).collect();
     let summary = json!({"checks": applied});
     let (mut run, mut journal) = begin(context, FIX, &taken, summary, &edits)?;
-    let plan_again = || Ok(still_wanted(&approved, judge(&look(context.tools, context.sink)?)?));
+    let plan_again =
+        || Ok(still_wanted(&approved, judge(&look_again(context.tools, context.sink)?)?));
     let changed =
         carry_out(context, &mut run, &mut journal, STAGE, &taken.state, edits, &plan_again)?;
     let (id, snapshot) = (Some(run.id), Some(run.snapshot));

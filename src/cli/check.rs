@@ -15,6 +15,7 @@ use crate::owners::matcher::Ownership;
 use crate::state::NodeState;
 use crate::state::measured::Measured;
 use crate::store::DEFAULT_DIR;
+use crate::ui::table::counted;
 use crate::ui::text::{indented, wrapped};
 
 pub(super) fn run(command: &Command<'_>, options: &args::Check) -> Result<u8> {
@@ -48,7 +49,10 @@ pub(super) fn run(command: &Command<'_>, options: &args::Check) -> Result<u8> {
     };
     let mut seen = Seen { now, earlier: earlier.map(|(state, _)| state), interval, asked };
     let fixed = if options.fix { Some(fix::run(command, options, &mut seen)?) } else { None };
+    let task = "judging the node";
+    command.sink().started(task);
     let findings = judge(&seen, &seen.now, options)?;
+    command.sink().finished(task, counted(findings.len(), "check"));
     let blocked = findings.iter().any(Finding::blocks);
     let (mut document, mut text) =
         (document(options.snapshot.as_deref(), &findings), text(&findings, command.args.verbose));

@@ -38,6 +38,9 @@ pub struct Measured {
     pub dump: (usize, usize),
     pub save: Took,
     pub plan: Took,
+    /// The capture within `check`, and all checks together.
+    pub capture: Took,
+    pub checks: Took,
     pub validation: Took,
     pub apply_and_verify: Took,
     pub save_after_rollback: Took,
@@ -99,6 +102,11 @@ fn ours(backend: &str, store: &Path) -> Measured {
     });
     measured.plan_memory = plan_memory;
 
+    // What is found here may well block: what counts is how long it takes to find it.
+    let check = watch(&mut proxyshift(store, &["check", "--to", "ipvs"]), "", LIMIT);
+    measured.capture = between(&check, "capturing the node", "capturing the node");
+    measured.checks = between(&check, "judging the node", "judging the node");
+
     let cleanup = watch(&mut proxyshift(store, &["cleanup"]), "", 3 * LIMIT);
     measured.whole_cleanup = cleanup.took;
     measured.cleanup_memory = (cleanup.own, cleanup.others);
@@ -120,13 +128,21 @@ fn ours(backend: &str, store: &Path) -> Measured {
 /// The time from the start of the last task `from` (the rehearsal has one too) to the end of the
 /// last task `to`.
 fn took(run: &Watched, from: &str, to: &str) -> Took {
+    match run.took {
+        Took::Seconds(_) => between(run, from, to),
+        _ => Took::No,
+    }
+}
+
+/// As [`took`], whatever the run's exit code.
+fn between(run: &Watched, from: &str, to: &str) -> Took {
     let last = |event: &str, task: &str| {
         let start = format!("{{\"event\":\"{event}\",\"task\":\"{task}");
         run.said.iter().rev().find(|(_, line)| line.starts_with(&start)).map(|(at, _)| *at)
     };
-    match (run.took, last("started", from), last("finished", to)) {
-        (Took::Seconds(_), Some(from), Some(to)) => Took::Seconds(to - from),
-        _ => Took::No,
+    match last("started", from).zip(last("finished", to)) {
+        Some((from, to)) => Took::Seconds(to - from),
+        None => Took::No,
     }
 }
 

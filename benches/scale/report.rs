@@ -30,6 +30,8 @@ pub fn table(columns: &[Column]) -> String {
     text += &row("lines of `iptables-save`", &|c| thousands(c.ours.dump.0));
     text += &row("`iptables-save` alone", &|c| seconds(c.ours.save));
     text += &row("`proxyshift plan`: capture and plan", &|c| seconds(c.ours.plan));
+    text += &row("`proxyshift check`: its capture", &|c| seconds(c.ours.capture));
+    text += &row("`proxyshift check`: all checks together", &|c| seconds(c.ours.checks));
     text +=
         &row("snapshot: write, restore in a namespace, compare", &|c| seconds(c.ours.validation));
     text += &row("**`proxyshift cleanup`: apply and verify**", &|c| {
@@ -73,6 +75,9 @@ pub fn missed(columns: &[Column]) -> Vec<String> {
                 .zip(ours.save.seconds())
                 .is_some_and(|(plan, save)| plan <= 2.0 * save);
             ask(c, plan, "capture and plan take more than twice `iptables-save`");
+            let checks = ours.checks.seconds().zip(ours.capture.seconds());
+            let quick = checks.is_some_and(|(checks, capture)| checks * 2.0 <= capture);
+            ask(c, quick, "all checks take more than half of the capture");
             for (own, what) in [(ours.plan_memory.0, "plan"), (ours.cleanup_memory.0, "cleanup")] {
                 let small = own < 5 * ours.dump.1 as u64;
                 ask(c, small, &format!("{what} needs more memory than 5 dumps"));

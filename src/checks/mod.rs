@@ -4,8 +4,11 @@
 //! captured before, never at the node, and says ok, found or unknown. Unknown never looks like ok.
 
 mod backends;
+mod cni;
 mod conntrack;
 mod dns;
+mod docker;
+mod invalid;
 mod ipvs;
 mod kernel;
 mod kube_proxy;
@@ -16,12 +19,17 @@ mod testing;
 mod tools;
 mod writers;
 
+use std::cell::OnceCell;
+use std::time::Duration;
+
 use serde::Serialize;
 
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
 use crate::owners::mode::{self, Running};
+use crate::plan::Plan;
 use crate::plan::edit::Edit;
+use crate::plan::leftovers::leftovers;
 use crate::state::NodeState;
 use crate::state::kube_proxy::{KubeProxyConfig, Mode};
 use crate::state::measured::Measured;
@@ -47,6 +55,8 @@ pub struct Facts<'a> {
     pub now: &'a NodeState,
     /// The node some time earlier; without it, what rises or changes is unknown.
     pub earlier: Option<&'a NodeState>,
+    /// How long ago `earlier` was.
+    pub interval: Option<Duration>,
     /// What only a live node can be asked; none for a snapshot.
     pub asked: Option<&'a Measured>,
     /// The mode that kube-proxy is to go to, if it is to go anywhere.
@@ -59,6 +69,8 @@ pub struct Facts<'a> {
     pub running: Running,
     /// What kube-proxy was told, where that is known.
     pub settings: Option<KubeProxyConfig>,
+    /// What a clean-up would say of `now`, once a check has asked.
+    pub plan: OnceCell<Plan>,
 }
 
 impl<'a> Facts<'a> {
@@ -71,7 +83,23 @@ impl<'a> Facts<'a> {
     ) -> Facts<'a> {
         let running = mode::running(now, ownership);
         let settings = mode::settings(now);
-        Facts { now, earlier: None, asked: None, to, catalogue, ownership, running, settings }
+        Facts {
+            now,
+            earlier: None,
+            interval: None,
+            asked: None,
+            to,
+            catalogue,
+            ownership,
+            running,
+            settings,
+            plan: OnceCell::new(),
+        }
+    }
+
+    /// What a clean-up would remove and keep.
+    pub fn leftovers(&self) -> &Plan {
+        self.plan.get_or_init(|| leftovers(self.catalogue, self.now, self.ownership))
     }
 
     /// True when kube-proxy runs in `mode`, or is to.

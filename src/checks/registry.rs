@@ -1,12 +1,21 @@
 //! The list of checks.
 
-use super::{Check, backends, conntrack, dns, ipvs, kernel, kube_proxy, tools, writers};
+use super::{
+    Check, backends, cni, conntrack, dns, docker, invalid, ipvs, kernel, kube_proxy, tools, writers,
+};
 
 /// Every check, in the order of the documentation: by area, then by file.
 pub const CHECKS: &[Check] = &[
     backends::both::CHECK,
     backends::garbled::CHECK,
     backends::hint::CHECK,
+    cni::bridge_nf_call::CHECK,
+    cni::calico_restart::CHECK,
+    cni::configurations::CHECK,
+    cni::flannel_order::CHECK,
+    cni::flannel_rules::CHECK,
+    cni::leftovers::CHECK,
+    cni::portmap::CHECK,
     conntrack::be_liberal::CHECK,
     conntrack::rising::DROP,
     conntrack::rising::EARLY_DROP,
@@ -16,6 +25,14 @@ pub const CHECKS: &[Check] = &[
     dns::endpoints::CHECK,
     dns::node_local::CHECK,
     dns::resolver::CHECK,
+    docker::forward_policy::CHECK,
+    docker::masquerade::CHECK,
+    docker::shadowed::CHECK,
+    invalid::asymmetric_routing::CHECK,
+    invalid::drops::CHECK,
+    invalid::exception_order::CHECK,
+    invalid::protection_ends::CHECK,
+    invalid::rising::CHECK,
     ipvs::conn_reuse_mode::CHECK,
     ipvs::expiry::CHECK,
     ipvs::foreign_servers::BEFORE,
@@ -45,6 +62,7 @@ pub const CHECKS: &[Check] = &[
     kube_proxy::mark_drop::CHECK,
     kube_proxy::mode::CHECK,
     kube_proxy::mode_empty::CHECK,
+    kube_proxy::nftables_available::CHECK,
     kube_proxy::nftables_gap::CHECK,
     kube_proxy::proxy_mode::CHECK,
     kube_proxy::teardown::CHECK,
@@ -62,6 +80,7 @@ pub const CHECKS: &[Check] = &[
     writers::lock::CHECK,
     writers::programs::FERM,
     writers::programs::NETFILTER_PERSISTENT,
+    writers::programs::NFTABLES,
     writers::programs::PUPPET,
     writers::programs::SHOREWALL,
     writers::programs::UFW,

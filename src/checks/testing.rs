@@ -11,10 +11,42 @@ use crate::state::{Files, NodeState};
 
 /// A captured node of `snapshots/`.
 pub fn node(name: &str) -> NodeState {
+    changed(name, |_| {})
+}
+
+/// The files of a captured node, to be changed before they are parsed.
+pub struct Changes(Files);
+
+impl Changes {
+    /// Replaces text that must be there.
+    pub fn replace(&mut self, file: &str, from: &str, to: &str) {
+        let text = self.0[file].to_string();
+        assert!(text.contains(from), "{file} has no `{from}`");
+        self.put(file, &text.replace(from, to));
+    }
+
+    /// Puts a file there.
+    pub fn put(&mut self, file: &str, text: &str) {
+        self.0.insert(file.into(), text.into());
+    }
+
+    /// Takes a file, or all below a folder, away.
+    pub fn remove(&mut self, file: &str) {
+        let held = self.0.len();
+        let below = format!("{file}/");
+        self.0.retain(|name, _| name != file && !name.starts_with(&below));
+        assert!(self.0.len() < held, "no {file}");
+    }
+}
+
+/// A captured node with some files changed.
+pub fn changed(name: &str, change: impl FnOnce(&mut Changes)) -> NodeState {
     let dir = Path::new("snapshots").join(name);
     let mut files = Files::new();
     read(&dir, &dir, &mut files);
-    NodeState::parse(files).expect("a captured node parses")
+    let mut changes = Changes(files);
+    change(&mut changes);
+    NodeState::parse(changes.0).expect("a captured node parses")
 }
 
 fn read(root: &Path, dir: &Path, files: &mut Files) {
@@ -66,4 +98,29 @@ pub fn judged_with(
     let facts = Facts { earlier, asked, ..Facts::of(state, &catalogue, &ownership, to) };
     assert!((check.applies)(&facts), "{} does not apply", check.id);
     (check.judge)(&facts)
+}
+
+/// What `check` says of `state`, `seconds` after `earlier`.
+pub fn judged_after(
+    check: &Check,
+    state: &NodeState,
+    earlier: &NodeState,
+    seconds: u64,
+) -> Verdict {
+    let catalogue = Catalogue::builtin().expect("the catalogue");
+    let ownership = Ownership::of(&catalogue, state);
+    let interval = Some(std::time::Duration::from_secs(seconds));
+    let facts = Facts::of(state, &catalogue, &ownership, None);
+    (check.judge)(&Facts { earlier: Some(earlier), interval, ..facts })
+}
+
+/// What `check` says of `state` with a live node's answers.
+pub fn judged_live(
+    check: &Check,
+    state: &NodeState,
+    asked: &crate::state::measured::Measured,
+) -> Verdict {
+    let catalogue = Catalogue::builtin().expect("the catalogue");
+    let ownership = Ownership::of(&catalogue, state);
+    (check.judge)(&Facts { asked: Some(asked), ..Facts::of(state, &catalogue, &ownership, None) })
 }

@@ -59,7 +59,7 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Judges the node before a change: what is wrong, the evidence, what it does to traffic, and
-    /// the remedy. Changes nothing. Exit code 3 when something must be mended first.
+    /// the remedy. Changes nothing without --fix. Exit code 3 when something must be mended first.
     #[command(alias = "preflight")]
     Check(Check),
     /// Captures of the node's netfilter state: take, look at, check, compare, move.
@@ -166,6 +166,13 @@ pub struct Check {
     /// Look twice, so many seconds apart, and judge what rises or changes in between.
     #[arg(long, value_name = "SECONDS")]
     pub watch: Option<u64>,
+    /// Apply the remedies that are safe, each shown first, and judge again. `rollback` undoes them.
+    #[arg(long)]
+    pub fix: bool,
+    /// Instead of judging: write a configuration file that means the same as the flags that
+    /// kube-proxy was started with. A file that is there already stays as it is.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["to", "only", "ignore", "list", "watch", "fix"])]
+    pub write_config: Option<PathBuf>,
 }
 
 /// The options of `plan`.

@@ -1,6 +1,8 @@
 //! `check`: the preflight.
 
-use std::time::Duration;
+mod fix;
+
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -11,7 +13,9 @@ use crate::node::measure;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
 use crate::state::NodeState;
+use crate::state::measured::Measured;
 use crate::store::DEFAULT_DIR;
+use crate::ui::table::counted;
 use crate::ui::text::{indented, wrapped};
 
 pub(super) fn run(command: &Command<'_>, options: &args::Check) -> Result<u8> {
@@ -20,12 +24,16 @@ pub(super) fn run(command: &Command<'_>, options: &args::Check) -> Result<u8> {
         command.answer(&catalogue_document(), &catalogue_text());
         return Ok(0);
     }
+    fix::usage(command, options)?;
+    if let Some(file) = &options.write_config {
+        return super::write_config::run(command, options.snapshot.as_deref(), file);
+    }
     let earlier = match options.watch {
         Some(seconds) if options.snapshot.is_none() => {
-            let state = command.state(None)?;
+            let (state, at) = (command.state(None)?, Instant::now());
             command.sink().note(format!("looking again in {seconds} s"));
             std::thread::sleep(Duration::from_secs(seconds));
-            Some(state)
+            Some((state, at))
         }
         Some(_) => {
             return Err(Error::new(Kind::Usage, "--watch", "a snapshot does not move")
@@ -34,28 +42,52 @@ pub(super) fn run(command: &Command<'_>, options: &args::Check) -> Result<u8> {
         None => None,
     };
     let now = command.state(options.snapshot.as_deref())?;
+    let interval = earlier.as_ref().map(|(_, at)| at.elapsed());
     let asked = match options.snapshot {
         Some(_) => None,
-        None => {
-            let store = command.args.store.as_deref().unwrap_or(DEFAULT_DIR.as_ref());
-            Some(measure::measure(&now, Some(store)))
-        }
+        None => Some(measured(command, &now)),
     };
-    let findings = judge(&now, earlier.as_ref(), asked.as_ref(), options)?;
+    let mut seen = Seen { now, earlier: earlier.map(|(state, _)| state), interval, asked };
+    let fixed = if options.fix { Some(fix::run(command, options, &mut seen)?) } else { None };
+    let task = "judging the node";
+    command.sink().started(task);
+    let findings = judge(&seen, &seen.now, options)?;
+    command.sink().finished(task, counted(findings.len(), "check"));
     let blocked = findings.iter().any(Finding::blocks);
-    command.answer(&document(&now, &findings), &text(&findings, command.args.verbose));
+    let (mut document, mut text) =
+        (document(options.snapshot.as_deref(), &findings), text(&findings, command.args.verbose));
+    if let Some(report) = &fixed {
+        document["fixed"] = fix::document(report);
+        text += &fix::text(report);
+    }
+    command.answer(&document, &text);
     Ok(if blocked { 3 } else { 0 })
 }
 
-fn judge(
-    now: &NodeState,
-    earlier: Option<&NodeState>,
-    asked: Option<&crate::state::measured::Measured>,
-    options: &args::Check,
-) -> Result<Vec<Finding>> {
+/// What the checks are to look at.
+struct Seen {
+    now: NodeState,
+    earlier: Option<NodeState>,
+    interval: Option<Duration>,
+    asked: Option<Measured>,
+}
+
+/// What only the live node can be asked.
+fn measured(command: &Command<'_>, now: &NodeState) -> Measured {
+    let store = command.args.store.as_deref().unwrap_or(DEFAULT_DIR.as_ref());
+    measure::measure(now, Some(store))
+}
+
+/// What the checks say of `now`, which may be later than what was seen.
+fn judge(seen: &Seen, now: &NodeState, options: &args::Check) -> Result<Vec<Finding>> {
     let catalogue = Catalogue::builtin()?;
     let ownership = Ownership::of(&catalogue, now);
-    let facts = Facts { earlier, asked, ..Facts::of(now, &catalogue, &ownership, options.to) };
+    let facts = Facts {
+        earlier: seen.earlier.as_ref(),
+        interval: seen.interval,
+        asked: seen.asked.as_ref(),
+        ..Facts::of(now, &catalogue, &ownership, options.to)
+    };
     let named = |list: &[String], id: &str| list.iter().any(|i| i == id);
     Ok(checks::run(&facts, &|id| {
         (options.only.is_empty() || named(&options.only, id)) && !named(&options.ignore, id)
@@ -72,9 +104,11 @@ fn known_ids(options: &args::Check) -> Result<()> {
     }
 }
 
-fn document(now: &NodeState, findings: &[Finding]) -> Value {
+/// The findings as a document; the node is this host, or what `--snapshot` names.
+fn document(snapshot: Option<&str>, findings: &[Finding]) -> Value {
     let rows: Vec<Value> = findings.iter().map(row).collect();
-    let node = now.files.get("hostname").map_or("", |h| h.trim());
+    let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let node = snapshot.map_or_else(host, str::to_owned);
     json!({"schema": "proxyshift.check", "version": 1, "node": node, "findings": rows})
 }
 

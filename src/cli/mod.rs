@@ -8,6 +8,7 @@ mod rehearse;
 mod rollback;
 mod snapshot;
 mod status;
+mod write_config;
 
 use std::path::Path;
 use std::time::Duration;

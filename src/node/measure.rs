@@ -3,6 +3,7 @@
 mod kube_proxy;
 mod lock;
 mod modules;
+mod pods;
 mod proxy_mode;
 mod store;
 mod units;
@@ -17,6 +18,7 @@ pub fn measure(state: &NodeState, store: Option<&Path>) -> Measured {
     let (lock_wait, lock_holder) = lock::wait();
     let kube_proxy = kube_proxy::look(state);
     Measured {
+        pod_addresses: pods::addresses(),
         proxy_mode: proxy_mode::ask(state),
         privileged: privileged(),
         kube_proxy_tools: kube_proxy.tools,
@@ -27,7 +29,6 @@ pub fn measure(state: &NodeState, store: Option<&Path>) -> Measured {
         lock_holder,
         modules: Some(modules::read()),
         enabled_units: units::enabled(Path::new("/")),
-        ..Measured::default()
     }
 }
 

@@ -136,6 +136,25 @@ impl Edit {
             _ => 1,
         }
     }
+
+    /// What it does, a line an object, for a person to judge it.
+    pub fn lines(&self) -> Vec<String> {
+        let Target::Table(table) = &self.target else { return vec![self.to_string()] };
+        let verb = match self.direction {
+            Direction::Remove => "remove",
+            Direction::Add => "add",
+        };
+        let place = format!("{} {}", table.ruleset, table.table);
+        let chains = table.chains.iter().map(|c| format!("{verb} {place} chain {}", c.name));
+        let rule = |r: &RuleAt| match (&r.after, self.direction) {
+            (Some(after), Direction::Add) => {
+                format!("{verb} {place} {} right behind {after}", r.text)
+            }
+            (None, Direction::Add) => format!("{verb} {place} {} at the top", r.text),
+            (_, Direction::Remove) => format!("{verb} {place} {}", r.text),
+        };
+        table.rules.iter().map(rule).chain(chains).collect()
+    }
 }
 
 impl std::fmt::Display for Edit {

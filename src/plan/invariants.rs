@@ -122,8 +122,15 @@ pub enum Outcome {
     Unclear,
 }
 
-/// How far a removal has come on a node that was in the state `base` and is now in the state `now`.
+/// How far an edit has come on a node that was in the state `base` and is now in the state `now`.
 pub fn outcome(edit: &Edit, base: &NodeState, now: &NodeState) -> Outcome {
+    match edit.direction {
+        Direction::Remove => removal_outcome(edit, base, now),
+        Direction::Add => addition_outcome(edit, base, now),
+    }
+}
+
+fn removal_outcome(edit: &Edit, base: &NodeState, now: &NodeState) -> Outcome {
     match &edit.target {
         Target::Table(table) => table_outcome(
             table,
@@ -136,6 +143,22 @@ pub fn outcome(edit: &Edit, base: &NodeState, now: &NodeState) -> Outcome {
         Target::Set(set) => present(now.ipsets.get(&set.name).is_some()),
         Target::VirtualServer(server) => present(now.ipvs.get(&server.service).is_some()),
         Target::Link(link) => present(now.links.iter().any(|l| l.name == link.name)),
+    }
+}
+
+fn addition_outcome(edit: &Edit, base: &NodeState, now: &NodeState) -> Outcome {
+    match &edit.target {
+        Target::Table(table) => table_addition_outcome(
+            table,
+            base.rulesets.get(&table.ruleset),
+            now.rulesets.get(&table.ruleset),
+        ),
+        // What was not there before is there as a whole, or not at all.
+        _ => match removal_outcome(edit, base, now) {
+            Outcome::NotDone => Outcome::Done,
+            Outcome::Done => Outcome::NotDone,
+            Outcome::Unclear => Outcome::Unclear,
+        },
     }
 }
 
@@ -152,10 +175,7 @@ fn table_outcome(edit: &TableEdit, base: Option<&Ruleset>, now: Option<&Ruleset>
             Some(_) => return Outcome::Unclear,
         }
     }
-    let mut named: HashMap<(&str, String), usize> = HashMap::new();
-    for rule in &edit.rules {
-        *named.entry((&rule.chain, canonical(&rule.text))).or_default() += 1;
-    }
+    let named = named(edit);
     let (before, after) = (count(base, edit), count(now, edit));
     for (rule, &removed) in &named {
         let there = |counts: &HashMap<_, usize>| counts.get(rule).copied().unwrap_or(0);
@@ -173,6 +193,15 @@ fn table_outcome(edit: &TableEdit, base: Option<&Ruleset>, now: Option<&Ruleset>
     }
 }
 
+/// How often the edit names each rule, in its one spelling, by chain.
+fn named(edit: &TableEdit) -> HashMap<(&str, String), usize> {
+    let mut named: HashMap<(&str, String), usize> = HashMap::new();
+    for rule in &edit.rules {
+        *named.entry((&rule.chain, canonical(&rule.text))).or_default() += 1;
+    }
+    named
+}
+
 /// How often each rule, in its one spelling, stands in the chains of which the edit names rules.
 fn count<'a>(ruleset: Option<&Ruleset>, edit: &'a TableEdit) -> HashMap<(&'a str, String), usize> {
     let chains: HashSet<&str> = edit.rules.iter().map(|r| r.chain.as_str()).collect();
@@ -185,6 +214,37 @@ fn count<'a>(ruleset: Option<&Ruleset>, edit: &'a TableEdit) -> HashMap<(&'a str
         }
     }
     counts
+}
+
+fn table_addition_outcome(
+    edit: &TableEdit,
+    base: Option<&Ruleset>,
+    now: Option<&Ruleset>,
+) -> Outcome {
+    let (mut done, mut not_done) = (0, 0);
+    for planned in &edit.chains {
+        match chain_of(now, &edit.table, &planned.name) {
+            None => not_done += 1,
+            Some((_, c)) if c.rules.len() == planned.rules.len() => done += 1,
+            Some(_) => return Outcome::Unclear,
+        }
+    }
+    let named = named(edit);
+    let (before, after) = (count(base, edit), count(now, edit));
+    for (rule, &added) in &named {
+        let there = |counts: &HashMap<_, usize>| counts.get(rule).copied().unwrap_or(0);
+        let was = there(&before);
+        match there(&after) {
+            n if n >= was + added => done += 1,
+            n if n <= was => not_done += 1,
+            _ => return Outcome::Unclear,
+        }
+    }
+    match (done, not_done) {
+        (_, 0) => Outcome::Done,
+        (0, _) => Outcome::NotDone,
+        _ => Outcome::Unclear,
+    }
 }
 
 fn chain_of<'a>(

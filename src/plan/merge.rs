@@ -4,6 +4,8 @@
 //! the neighbours it had; what others added stays where it is; what came back by itself is not
 //! added twice; what cannot be placed is named and left as found.
 
+mod additions;
+
 use std::collections::HashSet;
 
 use similar::{Algorithm, DiffOp, capture_diff_slices};
@@ -30,6 +32,10 @@ pub struct Undo {
 pub fn undo(edits: &[Edit], base: &NodeState, now: &NodeState) -> Undo {
     let mut undo = Undo::default();
     for edit in edits.iter().rev() {
+        if edit.direction == Direction::Add {
+            additions::undo(edit, base, now, &mut undo);
+            continue;
+        }
         match &edit.target {
             Target::Table(table) => undo_table(table, base, now, &mut undo),
             Target::NativeTable(table) => {

@@ -7,11 +7,13 @@ use crate::error::{Error, Kind, Result};
 use crate::event::{Event, Sink};
 use crate::owners::matcher::Ownership;
 use crate::plan::edit::{Edit, edits};
-use crate::plan::invariants::{Outcome, outcome, unexpected};
+use crate::plan::invariants::{Outcome, outcome};
 use crate::plan::leftovers::leftovers;
 use crate::plan::{Action, Plan};
 use crate::run::Context;
-use crate::run::execute::{CLEAN, execute, settle, told};
+use crate::run::change::{begin, carry_out, prune, refuse_pending};
+use crate::run::execute::{CLEAN, settle, told};
+use crate::run::fix;
 use crate::run::inside::{self, Job};
 use crate::run::look::{look, look_again};
 use crate::run::rollback;
@@ -92,34 +94,11 @@ pub fn cleanup(
     let plan = plan(context, &taken.state, owners)?;
     let edits = edits(&plan, &taken.state);
     rehearse(context, &taken)?;
-    let size: u64 = edits.iter().map(journal_size).sum();
-    context.store.room_for(size)?;
     let summary = json!({"owners": owners, "remove": plan.removals().count()});
     // A large plan is as large as the node.
     drop(plan);
-    let mut run = context.store.start("cleanup", &taken.snapshot.id, summary)?;
-    let mut journal = match Journal::create(&context.store.run_dir(&run.id), size) {
-        Ok(journal) => journal,
-        Err(e) => {
-            context.store.finish(&mut run, RunState::Failed)?;
-            return Err(e);
-        }
-    };
-    carry_out(context, &mut run, &mut journal, &taken.state, edits, owners)
-}
-
-/// Room for an edit, its undoing, and what is said of both.
-fn journal_size(edit: &Edit) -> u64 {
-    let text = serde_json::to_vec(edit).map_or(0, |t| t.len() as u64);
-    2 * text + 4096
-}
-
-fn refuse_pending(context: &Context<'_>) -> Result<()> {
-    match context.store.pending()? {
-        None => Ok(()),
-        Some(run) => Err(Error::new(Kind::Pending, format!("run {}", run.id), "is not finished")
-            .hint("`proxyshift resume` goes on with it, `proxyshift rollback` undoes it")),
-    }
+    let (mut run, mut journal) = begin(context, "cleanup", &taken, summary, &edits)?;
+    clean(context, &mut run, &mut journal, &taken.state, edits, owners)
 }
 
 /// The run's edits on a private namespace first. What happens there is said as a rehearsal, so that
@@ -149,7 +128,8 @@ impl Sink for Rehearsal<'_> {
     }
 }
 
-fn carry_out(
+/// Makes the edits, and on a lost race those of a new plan.
+fn clean(
     context: &Context<'_>,
     run: &mut Run,
     journal: &mut Journal,
@@ -161,86 +141,9 @@ fn carry_out(
         let now = look_again(context.tools, context.sink)?;
         Ok(crate::plan::edit::edits(&plan(context, &now, owners)?, &now))
     };
-    let result = execute(context, journal, CLEAN, edits, &plan_again)
-        .and_then(|_| verify(context, run, base));
-    match result {
-        Ok(others) => {
-            context.store.finish(run, RunState::Done)?;
-            prune(context)?;
-            let removed = removed(context, run)?;
-            let (id, snapshot) = (Some(run.id.clone()), Some(run.snapshot.clone()));
-            Ok(Report { run: id, snapshot, removed, others })
-        }
-        Err(cause) => Err(undo_after(context, run, journal, base, cause)),
-    }
-}
-
-/// Undoes what was done; the error says both why and how that ended.
-fn undo_after(
-    context: &Context<'_>,
-    run: &mut Run,
-    journal: &mut Journal,
-    base: &NodeState,
-    cause: Error,
-) -> Error {
-    context.sink.warning(format!("{cause}; undoing"));
-    match rollback::undo(context, run, journal, base) {
-        Ok(report) if report.restored == 0 => cause,
-        Ok(_) => Error { kind: Kind::RolledBack, ..cause }
-            .hint("the node is as before; see the cause, and try again"),
-        Err(e) => {
-            Error::new(Kind::NotRolledBack, e.object, format!("{} (after: {cause})", e.cause))
-                .hint(e.hint.unwrap_or_else(|| "`proxyshift rollback` tries again".into()))
-        }
-    }
-}
-
-/// Proves that nothing but the run's own objects has changed, and that these have. Returns what
-/// others changed since the snapshot, in words.
-fn verify(context: &Context<'_>, run: &Run, base: &NodeState) -> Result<Vec<String>> {
-    let task = "verifying against the kernel";
-    context.sink.started(task);
-    let now = look_again(context.tools, context.sink)?;
-    let edits = done_edits(context, run)?;
-    for edit in &edits {
-        if outcome(edit, base, &now) != Outcome::Done {
-            return Err(Error::new(
-                Kind::Kernel,
-                edit.to_string(),
-                "is there again after the edit",
-            ));
-        }
-    }
-    // Each transaction was compared with what it should have made when it was made: what differs
-    // now beyond that is the work of others, and stays.
-    let mut others = Vec::new();
-    for id in base.rulesets.keys().chain(now.rulesets.keys()) {
-        let (before, after) = (base.rulesets.get(id), now.rulesets.get(id));
-        others.extend(unexpected(*id, before, after, &edits).iter().map(ToString::to_string));
-    }
-    others.sort();
-    others.dedup();
-    let kept: usize = now.rulesets.values().map(|r| r.rule_count()).sum();
-    context.sink.finished(task, format!("{kept} rules as before, in the same order"));
-    for change in &others {
-        context.sink.note(format!("changed by someone else meanwhile, kept: {change}"));
-    }
-    Ok(others)
-}
-
-fn done_edits(context: &Context<'_>, run: &Run) -> Result<Vec<Edit>> {
-    let entries = crate::store::journal::read(&context.store.run_dir(&run.id))?;
-    Ok(told(&entries)?.done)
-}
-
-fn removed(context: &Context<'_>, run: &Run) -> Result<usize> {
-    Ok(done_edits(context, run)?.iter().map(Edit::objects).sum())
-}
-
-fn prune(context: &Context<'_>) -> Result<()> {
-    context.store.prune_runs(KEEP)?;
-    let needed = context.store.needed_snapshots()?;
-    context.store.prune(KEEP, &needed).map(|_| ())
+    let changed = carry_out(context, run, journal, CLEAN, base, edits, &plan_again)?;
+    let (id, snapshot) = (Some(run.id.clone()), Some(run.snapshot.clone()));
+    Ok(Report { run: id, snapshot, removed: changed.objects, others: changed.others })
 }
 
 /// Goes on with the unfinished clean-up.
@@ -254,6 +157,9 @@ pub fn resume(context: &Context<'_>) -> Result<Report> {
             .hint("`proxyshift status` lists the runs"));
     };
     rollback::same_boot(context, &mut run)?;
+    if run.verb == fix::FIX {
+        return Err(fix::not_resumed(&run.id));
+    }
     let base = base_of(context, &run)?;
     let dir = context.store.run_dir(&run.id);
     let only_back = |cause: &str| {
@@ -291,7 +197,7 @@ pub fn resume(context: &Context<'_>) -> Result<Report> {
     context.store.update(&run)?;
     let owners = owners_of(&run);
     let left = edits(&plan(context, &now, &owners)?, &now);
-    carry_out(context, &mut run, &mut journal, &base, left, &owners)
+    clean(context, &mut run, &mut journal, &base, left, &owners)
 }
 
 fn owners_of(run: &Run) -> Vec<String> {

@@ -1,7 +1,9 @@
 //! Runs: the stages that change a node, and the ways back.
 
+mod change;
 pub mod cleanup;
 pub mod execute;
+pub mod fix;
 pub mod inside;
 pub mod look;
 pub mod rollback;

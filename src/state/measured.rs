@@ -1,6 +1,7 @@
 //! What only a live node can be asked, and what no file of a snapshot says.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::state::tools::Tools;
@@ -25,6 +26,8 @@ pub struct Measured {
     pub lock_wait: Option<Duration>,
     /// Who held `/run/xtables.lock`, if it was not to be had.
     pub lock_holder: Option<String>,
+    /// The addresses that the CNI plugin host-local has leased to pods, if it is in use.
+    pub pod_addresses: Option<BTreeSet<IpAddr>>,
     /// Kernel modules that can be had without a change to the system.
     pub modules: Option<Modules>,
     /// systemd's units that start at boot: `netfilter-persistent.service`.

@@ -32,7 +32,7 @@ fn judge(facts: &Facts<'_>) -> Verdict {
     let ids = both.iter().flat_map(|f| BACKENDS.map(|b| RulesetId { family: *f, backend: b }));
     let evidence = ids.filter_map(|id| {
         let ruleset = used(facts, id.family, id.backend)?;
-        Some(format!("{}: {} rules, of {}", id.file(), ruleset.rule_count(), owners(facts, id)))
+        Some(format!("{}: rules: {}, of {}", id.file(), ruleset.rule_count(), owners(facts, id)))
     });
     // What stays is what the host's own tools write; without them, the newer backend.
     let other = match of_the_host(facts) {
@@ -87,7 +87,7 @@ mod tests {
         let Verdict::Found(found) = judged(&CHECK, &NodeState::parse(files).unwrap()) else {
             panic!("not found");
         };
-        assert_eq!(found.evidence[0], "iptables-legacy.save: 1 rules, of docker (1)");
+        assert_eq!(found.evidence[0], "iptables-legacy.save: rules: 1, of docker (1)");
         assert!(found.evidence[1].starts_with("iptables-nft.save: "), "{found:?}");
         assert!(found.remedy[0].starts_with("iptables-legacy-save"), "{found:?}");
     }

@@ -37,7 +37,7 @@ fn judge(facts: &Facts<'_>) -> Verdict {
             .into(),
         remedy: vec![
             format!("sysctl -w {NAME}=1"),
-            format!("echo '{NAME} = 1' > /etc/sysctl.d/90-conntrack.conf"),
+            format!("echo '{NAME} = 1' > /etc/sysctl.d/90-tcp-loose.conf"),
         ],
         fix: Vec::new(),
     })

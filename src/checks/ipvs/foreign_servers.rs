@@ -56,7 +56,7 @@ fn judge(facts: &Facts<'_>) -> Verdict {
         }
         let reals = server.reals.len();
         evidence.push(format!(
-            "{} {} with {reals} real servers: {}'s",
+            "{} {} with {reals} real servers; owner: {}",
             server.service, server.scheduler, owner.name
         ));
     }
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
     use crate::checks::testing::{judged, judged_to, node, with_facts};
 
-    const EVIDENCE: &str = "10.9.0.100:8443/tcp wlc with 2 real servers: keepalived's";
+    const EVIDENCE: &str = "10.9.0.100:8443/tcp wlc with 2 real servers; owner: keepalived";
 
     #[test]
     fn found_while_ipvs_runs() {

@@ -103,8 +103,12 @@ fn taken(facts: &Facts<'_>, mode: Mode) -> BTreeMap<IpAddr, String> {
             taken.insert(backend.ip(), "the API server's".into());
         }
     }
+    // kube-vip puts a load balancer's address on a link of the node that announces it, by design.
+    let announces = facts.now.processes.iter().flatten().any(|p| p.name == "kube-vip");
     for link in facts.now.links.iter().filter(|l| !BY_DESIGN.contains(&l.name.as_str())) {
-        for address in link.addresses.iter().map(ipnet::IpNet::addr) {
+        let whole = |net: &&ipnet::IpNet| net.prefix_len() == net.max_prefix_len();
+        let own = link.addresses.iter().filter(|net| !(announces && whole(net)));
+        for address in own.map(ipnet::IpNet::addr) {
             let local = match address {
                 IpAddr::V4(a) => a.is_loopback() || a.is_link_local(),
                 IpAddr::V6(a) => a.is_loopback() || a.is_unicast_link_local(),
@@ -145,7 +149,44 @@ mod tests {
     }
 
     #[test]
-    fn a_next_hop_and_the_api_server_are_found_on_kube_ipvs0() {
+    fn what_kube_vip_announces_is_no_clash() {
+        let mut state = node("docker-iptables-1.30");
+        state.links[0].addresses.push("203.0.113.50/32".parse().expect("a network"));
+        let to = Some(Mode::Ipvs);
+        assert!(matches!(judged_to(&CHECK, &state, to), Verdict::Found(_)));
+        let mut announcer = crate::checks::kube_proxy::testing::proxy(&mut state).clone();
+        announcer.name = "kube-vip".into();
+        state.processes.as_mut().expect("processes").push(announcer);
+        assert!(matches!(judged_to(&CHECK, &state, to), Verdict::Ok(_)));
+    }
+
+    #[test]
+    fn a_next_hop_and_the_api_server_count_too() {
+        let files = node("docker-iptables-1.30").files;
+        let text = files["iptables-nft.save"].replace("-d 203.0.113.50/32", "-d 10.9.0.1/32");
+        let mut files = files;
+        files.insert("iptables-nft.save".into(), text.into());
+        let mut state = crate::state::NodeState::parse(files).expect("a state");
+        let route = r#"[{"dst": "10.5.0.0/16", "gateway": "198.51.100.7", "dev": "n1"}]"#;
+        state.routes = crate::state::links::parse_routes("route.json", route).expect("a route");
+        for link in &mut state.links {
+            link.addresses.retain(|a| a.addr().to_string() != "10.9.0.1");
+        }
+        let Verdict::Found(found) = judged_to(&CHECK, &state, Some(Mode::Ipvs)) else {
+            panic!("not found")
+        };
+        assert_eq!(
+            found.evidence,
+            [
+                "10.9.0.1:443/tcp is shop/lb:https; 10.9.0.1 is the API server's",
+                "198.51.100.7:9000/tcp is shop/ext:p; 198.51.100.7 is the next hop of the route \
+                 to 10.5.0.0/16",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_on_kube_ipvs0_without_a_virtual_server_counts() {
         let mut state = node("half-migrated-ipvs-1.20");
         let link = state.links.iter_mut().find(|l| l.name == "kube-ipvs0").expect("kube-ipvs0");
         link.addresses.push("10.9.0.1/32".parse().expect("a network"));

@@ -2,7 +2,7 @@
 
 use ipnet::IpNet;
 
-use super::{has_servers, is_kube_proxys, urgency};
+use super::{has_servers, urgency};
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::state::links::Route;
 
@@ -34,8 +34,11 @@ fn judge(facts: &Facts<'_>) -> Verdict {
         .ipvs
         .servers
         .iter()
-        .filter(|server| is_kube_proxys(facts, &server.service))
-        .flat_map(|server| server.reals.iter().map(|real| (&server.service, real)))
+        .enumerate()
+        .filter(|(place, _)| {
+            facts.ownership.virtual_server(*place).is_some_and(|o| o.name == "kube-proxy")
+        })
+        .flat_map(|(_, server)| server.reals.iter().map(|real| (&server.service, real)))
         .filter(|(_, real)| {
             let ip = real.address.ip();
             let longest = |nets: &[IpNet]| {

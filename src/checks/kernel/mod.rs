@@ -55,22 +55,34 @@ fn judge_module(facts: &Facts<'_>, name: &str, there: Option<String>, effect: &s
         Place::There(shown) => Verdict::Ok(shown),
         Place::Unknown(why) => Verdict::Unknown(why),
         Place::Missing(evidence) => Verdict::Found(Found {
-            evidence: vec![evidence],
+            evidence: std::iter::once(evidence).chain(complaints(facts, name)).collect(),
             effect: effect.into(),
-            remedy: vec![install(facts)],
+            remedy: vec![install(facts, name)],
             fix: Vec::new(),
         }),
     }
 }
 
-/// How to get modules for this kernel.
-fn install(facts: &Facts<'_>) -> String {
+/// Lines of kube-proxy's log that miss the module.
+fn complaints(facts: &Facts<'_>, name: &str) -> Vec<String> {
+    let lines = facts.asked.iter().flat_map(|a| &a.kube_proxy_complaints);
+    let named = |l: &&String| l.contains("kernel modules") && l.contains(name);
+    lines.filter(named).take(1).cloned().collect()
+}
+
+/// How to get the modules `names` for this kernel.
+fn install(facts: &Facts<'_>, names: &str) -> String {
+    let loads =
+        facts.asked.and_then(|a| a.modules.as_ref()).is_some_and(|m| !m.loadable.is_empty());
     match &facts.now.tools {
-        Some(tools) => format!(
-            "apt-get install linux-modules-extra-{}   # Ubuntu; else a kernel that has it",
+        Some(tools) if loads => format!(
+            "apt-get install linux-modules-extra-{}   # Ubuntu; else a kernel that has {names}",
             tools.kernel
         ),
-        None => "install the modules of this kernel, or a kernel that has them".into(),
+        Some(tools) => {
+            format!("boot a kernel that has {names}: there are no modules for {}", tools.kernel)
+        }
+        None => format!("boot a kernel that has {names}"),
     }
 }
 

@@ -33,6 +33,9 @@ fn judge(facts: &Facts<'_>) -> Verdict {
         modules.at_boot.contains(n)
             || n == "ip_vs" && modules.at_boot.iter().any(|m| m.starts_with("ip_vs_"))
     };
+    if by_file.is_empty() {
+        return Verdict::Ok("none of them comes from the disk".into());
+    }
     let missing: Vec<&str> = by_file.iter().map(|n| n.as_str()).filter(|n| !brought(n)).collect();
     if missing.is_empty() {
         return Verdict::Ok("/etc/modules-load.d names those that are not built in".into());

@@ -34,6 +34,7 @@ fn judge(facts: &Facts<'_>) -> Verdict {
     let used: BTreeSet<String> =
         facts.now.ipvs.servers.iter().map(|s| format!("ip_vs_{}", s.scheduler)).collect();
     let (mut there, mut missing, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
+    let mut names = Vec::new();
     for name in needed(facts) {
         if used.contains(&name) {
             there.push(format!("virtual servers use {name}"));
@@ -41,7 +42,10 @@ fn judge(facts: &Facts<'_>) -> Verdict {
         }
         match place(facts, &name) {
             Place::There(shown) => there.push(shown),
-            Place::Missing(evidence) => missing.push(evidence),
+            Place::Missing(evidence) => {
+                missing.push(evidence);
+                names.push(name);
+            }
             Place::Unknown(why) => unknown.push(why),
         }
     }
@@ -51,7 +55,7 @@ fn judge(facts: &Facts<'_>) -> Verdict {
             effect: "kube-proxy up to 1.26 falls back to iptables without a word when one is not \
                      there; later versions cannot make a virtual server with it"
                 .into(),
-            remedy: vec![install(facts)],
+            remedy: vec![install(facts, &names.join(", "))],
             fix: Vec::new(),
         });
     }

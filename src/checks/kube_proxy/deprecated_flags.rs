@@ -2,7 +2,7 @@
 
 use super::instances;
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
-use crate::state::kube_proxy::flag_names;
+use crate::state::kube_proxy::{CommandLine, Mode, flag_names};
 
 /// A flag, what became of it, and what to do instead.
 const DEPRECATED: [(&str, &str, &str); 6] = [
@@ -51,7 +51,8 @@ fn judge(facts: &Facts<'_>) -> Verdict {
                 remedy.push((*instead).to_owned());
             }
         }
-        if process.args.iter().any(|a| a == "--proxy-mode=userspace") {
+        let line = CommandLine::parse(&process.args).ok();
+        if line.is_some_and(|line| line.flags.mode == Some(Mode::Userspace)) {
             evidence
                 .push(format!("--proxy-mode=userspace (process {}): gone in 1.26", process.pid));
             remedy.push("--proxy-mode=iptables".into());
@@ -81,8 +82,14 @@ mod tests {
     fn all_three_outcomes() {
         let mut state = node("docker-iptables-1.30");
         assert!(matches!(judged(&CHECK, &state), Verdict::Ok(_)));
-        let args =
-            ["kube-proxy", "--cleanup-ipvs=false", "--healthz-port", "1", "--proxy-mode=userspace"];
+        let args = [
+            "kube-proxy",
+            "--cleanup-ipvs=false",
+            "--healthz-port",
+            "1",
+            "--proxy-mode",
+            "userspace",
+        ];
         let Verdict::Found(found) = judged(&CHECK, &started("docker-iptables-1.30", &args)) else {
             panic!("not found")
         };

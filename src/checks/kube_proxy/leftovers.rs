@@ -76,7 +76,7 @@ mod tests {
             panic!("not found")
         };
         let text = found.evidence.join("\n");
-        assert!(text.contains("iptables-nft filter: 4 rules, the first: -A FORWARD"), "{text}");
+        assert!(text.contains("iptables-nft filter: 5 rules, the first: -A FORWARD"), "{text}");
         assert!(text.contains("iptables-nft mangle: 1 chain: KUBE-PROXY-CANARY"), "{text}");
         let Verdict::Found(found) = judged(&CHECK, &node("nftables-leftovers-1.30")) else {
             panic!("not found")

@@ -10,6 +10,7 @@ pub(crate) mod leftovers;
 pub(crate) mod mark_drop;
 pub(crate) mod mode;
 pub(crate) mod mode_empty;
+pub(crate) mod nftables_available;
 pub(crate) mod nftables_gap;
 pub(crate) mod proxy_mode;
 pub(crate) mod teardown;
@@ -34,10 +35,23 @@ pub(crate) fn config_file(facts: &Facts<'_>) -> Option<String> {
     }
 }
 
+/// Where kubeadm mounts its ConfigMap.
+const KUBEADM: &str = "/var/lib/kube-proxy/config.conf";
+
+/// The node's name in the cluster, or the command that most likely says it.
+pub(crate) fn node_name<'a>(facts: &'a Facts<'_>) -> &'a str {
+    let told = facts.settings.as_ref().and_then(|s| s.hostname_override.as_deref());
+    told.unwrap_or("$(hostname)")
+}
+
 /// Where to write a setting: in the file, where there is one, or else as a flag.
 pub(crate) fn setting(facts: &Facts<'_>, line: &str, flag: &str) -> String {
     let only = instances(facts).is_some_and(|all| all.len() == 1);
     match config_file(facts) {
+        Some(file) if file == KUBEADM => format!(
+            "{line}   # in {file} (with kubeadm: in the ConfigMap kube-system/kube-proxy); then \
+             restart kube-proxy"
+        ),
         Some(file) => format!("{line}   # in {file}; then restart kube-proxy"),
         None if only => format!("{flag}   # on kube-proxy's command line; then restart it"),
         None => format!("{line}   # in kube-proxy's file (as a flag: {flag}); then restart it"),

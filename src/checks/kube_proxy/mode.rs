@@ -1,7 +1,7 @@
 //! What the configuration says against what the kernel holds. kube-proxy up to 1.25 falls back to
 //! iptables mode silently, and a changed ConfigMap restarts nothing.
 
-use super::instances;
+use super::{instances, node_name};
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 use crate::owners::mode::NOTHING_SERVED;
 
@@ -34,16 +34,23 @@ fn judge(facts: &Facts<'_>) -> Verdict {
             let mut evidence = vec![running.evidence.clone()];
             evidence.extend(mode.map(|m| format!("the kernel serves {m} mode")));
             evidence.extend(told.map(|t| format!("the configuration says {t} mode")));
+            let effect = match running.evidence == NOTHING_SERVED {
+                true => "a kube-proxy runs, but no service can be reached through this node",
+                false => {
+                    "it is not clear which rules serve, so none can be called a leftover; the next \
+                     restart of kube-proxy may change the mode"
+                }
+            };
+            let node = node_name(facts);
             Verdict::Found(Found {
                 evidence,
-                effect: "it is not clear which rules serve, so none can be called a leftover; \
-                         the next restart of kube-proxy may change the mode"
-                    .into(),
+                effect: effect.into(),
                 remedy: vec![
                     "curl -s http://127.0.0.1:10249/proxyMode   # what kube-proxy runs".into(),
-                    "kubectl -n kube-system delete pod -l k8s-app=kube-proxy --field-selector \
-                     spec.nodeName=$(hostname)   # restarts it, so that it reads its file"
-                        .into(),
+                    format!(
+                        "kubectl -n kube-system delete pod -l k8s-app=kube-proxy --field-selector \
+                         spec.nodeName={node}   # restarts it, so that it reads its file"
+                    ),
                 ],
                 fix: Vec::new(),
             })

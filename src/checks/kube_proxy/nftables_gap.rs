@@ -23,6 +23,7 @@ fn judge(facts: &Facts<'_>) -> Verdict {
             return Verdict::Unknown(format!("which mode runs is not clear: {evidence}"));
         }
     };
+    let node = super::node_name(facts);
     let streams = match mode {
         Mode::Ipvs => "; open connections end with the virtual servers",
         _ => "; open connections go on, for conntrack keeps their endpoint",
@@ -37,8 +38,8 @@ fn judge(facts: &Facts<'_>) -> Verdict {
              services fail on this node{streams}"
         ),
         remedy: vec![
-            "kubectl drain $(hostname) --ignore-daemonsets   # before the switch".into(),
-            "kubectl uncordon $(hostname)   # when /proxyMode says nftables".into(),
+            format!("kubectl drain {node} --ignore-daemonsets   # before the switch"),
+            format!("kubectl uncordon {node}   # when /proxyMode says nftables"),
         ],
         fix: Vec::new(),
     })

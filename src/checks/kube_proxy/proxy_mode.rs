@@ -63,12 +63,8 @@ mod tests {
         let state = node(name);
         let asked = Measured { proxy_mode: mode.map(str::to_owned), ..Measured::default() };
         with_facts(&state, None, |facts| {
-            judge(&Facts {
-                asked: Some(&asked),
-                settings: facts.settings.clone(),
-                running: facts.running.clone(),
-                ..*facts
-            })
+            let own = Facts::of(facts.now, facts.catalogue, facts.ownership, facts.to);
+            judge(&Facts { asked: Some(&asked), ..own })
         })
     }
 

@@ -1,10 +1,11 @@
 //! What proxyshift itself runs to save and to restore what this node holds.
 
 use super::super::{Check, Facts, Found, Severity, Verdict, always};
+use crate::state::kube_proxy::Mode;
 
 pub(in crate::checks) const CHECK: Check = Check {
     id: "tools.host",
-    title: "the host's own programs for what the kernel holds",
+    title: "the host's own programs for what the kernel holds, or will hold",
     severity: Severity::Block,
     when: "always",
     applies: always,
@@ -52,13 +53,22 @@ fn needed(facts: &Facts<'_>) -> Vec<Need> {
             needed.push((format!("{id}-restore"), "iptables", what));
         }
     }
-    for (name, package, count, what) in [
-        ("ipset", "ipset", state.ipsets.sets.len(), "ipsets"),
-        ("ipvsadm", "ipvsadm", state.ipvs.servers.len(), "virtual servers"),
-        ("nft", "nftables", state.native_tables().len(), "native nf_tables tables"),
+    let ipvs = facts.concerns(Mode::Ipvs);
+    for (name, package, count, what, soon) in [
+        ("ipset", "ipset", state.ipsets.sets.len(), "ipsets", ipvs),
+        ("ipvsadm", "ipvsadm", state.ipvs.servers.len(), "virtual servers", ipvs),
+        (
+            "nft",
+            "nftables",
+            state.native_tables().len(),
+            "native nf_tables tables",
+            facts.concerns(Mode::Nftables),
+        ),
     ] {
         if count > 0 {
             needed.push((name.into(), package, format!("are {count} {what}")));
+        } else if soon {
+            needed.push((name.into(), package, format!("will be {what}")));
         }
     }
     needed
@@ -66,7 +76,7 @@ fn needed(facts: &Facts<'_>) -> Vec<Need> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::testing::{judged, node};
+    use super::super::super::testing::{judged, judged_to, node};
     use super::*;
     use crate::state::tools::Tool;
 
@@ -95,5 +105,17 @@ mod tests {
         let Verdict::Found(found) = judged(&CHECK, &state) else { panic!("not found") };
         assert!(found.evidence[0].starts_with("ipvsadm: missing; there are"), "{found:?}");
         assert_eq!(found.remedy, ["apt-get install ipvsadm"]);
+    }
+
+    #[test]
+    fn a_target_needs_what_can_show_it() {
+        let mut state = node("docker-iptables-1.30");
+        let tools = &mut state.tools.as_mut().unwrap().tools;
+        *tools.iter_mut().find(|t| t.name == "ipvsadm").unwrap() = Tool::missing("ipvsadm");
+        assert!(!matches!(judged(&CHECK, &state), Verdict::Found(_)));
+        let Verdict::Found(found) = judged_to(&CHECK, &state, Some(Mode::Ipvs)) else {
+            panic!("not found");
+        };
+        assert_eq!(found.evidence, ["ipvsadm: missing; there will be virtual servers"]);
     }
 }

@@ -47,6 +47,7 @@ fn complaints(facts: &Facts<'_>, name: &str) -> Vec<String> {
     let tells = |line: &&str| {
         line.contains("executable file not found") && line.split('"').any(|word| word == name)
             || line.contains(&format!("looking for path of {name}"))
+            || line.contains(&format!("getting {name} version"))
     };
     let captured = facts.now.file(LOG).unwrap_or_default();
     let captured = captured.lines().find(tells).map(|l| format!("{LOG}: {l}"));

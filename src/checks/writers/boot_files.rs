@@ -21,7 +21,7 @@ const NFT: &str = "/etc/nftables.conf";
 const SHOWN: usize = 5;
 
 fn judge(facts: &Facts<'_>) -> Verdict {
-    if !facts.now.files.keys().any(|k| k.starts_with("files/")) {
+    if facts.asked.is_none() && !facts.now.files.keys().any(|k| k.starts_with("files/")) {
         return Verdict::Unknown("no configuration file is in this state".into());
     }
     let (mut evidence, mut remedy, mut seen) = (Vec::new(), Vec::new(), 0);
@@ -45,7 +45,7 @@ fn judge(facts: &Facts<'_>) -> Verdict {
     if evidence.is_empty() {
         return Verdict::Ok(match seen {
             0 => "there is no boot file".into(),
-            _ => format!("{seen} boot files, with none of these lines"),
+            _ => format!("boot files without such lines: {seen}"),
         });
     }
     Verdict::Found(Found {
@@ -114,7 +114,7 @@ mod tests {
     fn ok_without_such_lines_and_unknown_without_files() {
         let own = "*filter\n:DOCKER-USER - [0:0]\n-A DOCKER-USER -s 10.0.0.1 -j DROP\nCOMMIT\n";
         let verdict = judged(&CHECK, &with("/etc/sysconfig/iptables", own));
-        assert_eq!(verdict, Verdict::Ok("1 boot files, with none of these lines".into()));
+        assert_eq!(verdict, Verdict::Ok("boot files without such lines: 1".into()));
         assert!(matches!(judged(&CHECK, &node("docker-iptables-1.30")), Verdict::Ok(_)));
         assert!(matches!(judged(&CHECK, &NodeState::default()), Verdict::Unknown(_)));
     }

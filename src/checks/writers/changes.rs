@@ -45,7 +45,7 @@ fn judge(facts: &Facts<'_>) -> Verdict {
     }
     let mut evidence = Vec::new();
     for (owner, changes) in &owners {
-        evidence.push(format!("{owner}: {} changes", changes.len()));
+        evidence.push(format!("{owner}: {} changed", changes.len()));
         evidence.extend(changes.iter().take(SHOWN).cloned());
     }
     Verdict::Found(Found {
@@ -66,11 +66,11 @@ fn judge(facts: &Facts<'_>) -> Verdict {
 fn owner<'a>(difference: &Difference, state: &NodeState, owners: &'a Ownership<'_>) -> &'a str {
     let words: Vec<&str> = difference.text.split(' ').collect();
     let name = match difference.place.as_str() {
-        // `+ ipset NAME …`
-        "ipset" => words.get(2).and_then(|name| owners.set(name)),
-        // `+ nft FAMILY TABLE …`
-        "nft" => words.get(2).zip(words.get(3)).and_then(|(f, t)| owners.table(f, t)),
-        // `+ ipvs SERVICE …`
+        // `ipset NAME …`
+        "ipset" => words.get(1).and_then(|name| owners.set(name)),
+        // `nft FAMILY TABLE …`
+        "nft" => words.get(1).zip(words.get(2)).and_then(|(f, t)| owners.table(f, t)),
+        // `ipvs SERVICE …`
         "ipvs" => {
             let servers = &state.ipvs.servers;
             let named = |s: &crate::state::ipvs::VirtualServer| {
@@ -126,9 +126,9 @@ mod tests {
         files.insert("ipset.save".into(), sets.into());
         let now = NodeState::parse(files).unwrap();
         let Verdict::Found(found) = judged_after(&earlier, &now) else { panic!("not found") };
-        assert_eq!(found.evidence[0], "docker: 1 changes", "{found:?}");
+        assert_eq!(found.evidence[0], "docker: 1 changed", "{found:?}");
         assert!(found.evidence[1].contains(docker.trim()), "{found:?}");
-        assert_eq!(found.evidence[2], "kube-proxy: 1 changes", "{found:?}");
+        assert_eq!(found.evidence[2], "kube-proxy: 1 changed", "{found:?}");
         assert!(found.evidence[3].contains("10.96.77.77"), "{found:?}");
     }
 

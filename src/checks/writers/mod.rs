@@ -34,7 +34,7 @@ impl Writer {
         }
         if let Some(counts) = self.owner.and_then(|o| facts.ownership.counts().get(o).copied()) {
             let (chains, rules, tables) = (counts.chains, counts.rules, counts.tables);
-            traces.push(format!("{chains} chains, {rules} rules, {tables} tables are its own"));
+            traces.push(format!("its own chains: {chains}, rules: {rules}, tables: {tables}"));
         }
         let enabled = facts.asked.and_then(|a| a.enabled_units.as_ref());
         let mut units = self.units.iter().filter(|u| enabled.is_some_and(|e| e.contains(**u)));
@@ -48,22 +48,25 @@ impl Writer {
 
     /// What was missing to know, if nothing shows it.
     fn missing(&self, facts: &Facts<'_>) -> Option<String> {
+        // A live node was just looked at: what was not captured is not there.
+        if facts.asked.is_some() {
+            return None;
+        }
         if self.process.is_some() && facts.now.processes.is_none() {
             return Some("the processes are not in this state".into());
         }
         let files = facts.now.files.keys().any(|k| k.starts_with("files/"));
-        (!files && facts.asked.is_none() && !self.files.is_empty())
-            .then(|| "no configuration file is in this state".into())
+        (!files && !self.files.is_empty()).then(|| "no configuration file is in this state".into())
     }
 }
 
-/// The file at `path`, with the line that is `wanted` (blanks, quotes and case aside).
+/// The file at `path`, with the line that is `wanted` (blanks, quotes, `;` and case aside).
 fn active(facts: &Facts<'_>, path: &str, wanted: &str) -> Option<String> {
     let text = facts.now.file(path)?;
     if wanted.is_empty() {
         return (!text.trim().is_empty()).then(|| format!("{path} is there"));
     }
-    let plain = |l: &str| l.replace([' ', '"', '\''], "").to_lowercase();
+    let plain = |l: &str| l.replace([' ', ';', '"', '\''], "").to_lowercase();
     let (number, line) = (1..).zip(text.lines()).find(|(_, l)| plain(l) == plain(wanted))?;
     Some(format!("{path}:{number}: {line}"))
 }

@@ -2,9 +2,19 @@
 //! theirs in place of what is there.
 
 use super::super::{Check, Facts, Found, Severity, Verdict, always};
-use super::Writer;
+use super::{Writer, active};
 
 const WHEN: &str = "always";
+
+const NFTABLES_FLUSH: (&str, &str) = ("/etc/nftables.conf", "flush ruleset");
+const NFTABLES_SERVICE: Writer = Writer {
+    name: "nftables.service",
+    process: None,
+    owner: None,
+    files: &[NFTABLES_FLUSH],
+    units: &["nftables.service"],
+    unit_decides: true,
+};
 
 pub(in crate::checks) const FERM: Check = Check {
     id: "writers.ferm",
@@ -66,6 +76,40 @@ pub(in crate::checks) const NETFILTER_PERSISTENT: Check = Check {
         )
     },
     reference: "https://github.com/k3s-io/k3s/issues/7261",
+};
+
+pub(in crate::checks) const NFTABLES: Check = Check {
+    id: "writers.nftables",
+    title: "nftables.service, which flushes every table of nf_tables",
+    severity: Severity::Warn,
+    when: WHEN,
+    applies: always,
+    judge: |facts| {
+        let (path, flush) = NFTABLES_FLUSH;
+        let known = facts.asked.is_some_and(|a| a.enabled_units.is_some());
+        match active(facts, path, flush) {
+            // Debian has the file everywhere, and the unit enabled nowhere.
+            Some(line) if !known => {
+                return Verdict::Unknown(format!("{line}; whether its unit starts is not known"));
+            }
+            None if NFTABLES_SERVICE.missing(facts).is_none() => {
+                return Verdict::Ok(format!("{path} has no `{flush}`"));
+            }
+            _ => {}
+        }
+        judge(
+            facts,
+            &NFTABLES_SERVICE,
+            "each start, reload and stop of it removes every table, also those of iptables-nft and \
+             kube-proxy: what docker put there does not come back by itself",
+            &[
+                "in /etc/nftables.conf: `table inet filter` and `delete table inet filter`, with the \
+                 names of its own tables, in place of `flush ruleset`",
+                "or, if nothing needs it: systemctl disable nftables",
+            ],
+        )
+    },
+    reference: "https://wiki.nftables.org/wiki-nftables/index.php/Scripting",
 };
 
 pub(in crate::checks) const PUPPET: Check = Check {
@@ -178,7 +222,7 @@ mod tests {
     use crate::state::NodeState;
     use crate::state::measured::Measured;
 
-    const ALL: [&Check; 5] = [&FERM, &NETFILTER_PERSISTENT, &PUPPET, &SHOREWALL, &UFW];
+    const ALL: [&Check; 6] = [&FERM, &NETFILTER_PERSISTENT, &NFTABLES, &PUPPET, &SHOREWALL, &UFW];
 
     fn with_file(path: &str, text: &str) -> NodeState {
         let mut files = node("docker-iptables-1.30").files;
@@ -230,6 +274,16 @@ mod tests {
     }
 
     #[test]
+    fn a_flush_counts_where_its_unit_starts() {
+        let state = with_file("/etc/nftables.conf", "#!/usr/sbin/nft -f\n\nflush ruleset\n");
+        assert!(matches!(judged(&NFTABLES, &state), Verdict::Unknown(_)));
+        assert!(matches!(with_unit(&NFTABLES, &state, "ssh.service"), Verdict::Ok(_)));
+        let verdict = with_unit(&NFTABLES, &state, "nftables.service");
+        let Verdict::Found(found) = verdict else { panic!("not found") };
+        assert_eq!(found.evidence[1], "/etc/nftables.conf:3: flush ruleset");
+    }
+
+    #[test]
     fn puppet_is_found_by_its_rules() {
         let mut files = node("docker-iptables-1.30").files;
         let text = "*filter\n:INPUT ACCEPT [0:0]\n\
@@ -238,7 +292,7 @@ mod tests {
         let Verdict::Found(found) = judged(&PUPPET, &NodeState::parse(files).unwrap()) else {
             panic!("not found");
         };
-        assert_eq!(found.evidence, ["0 chains, 1 rules, 0 tables are its own"]);
+        assert_eq!(found.evidence, ["its own chains: 0, rules: 1, tables: 0"]);
     }
 
     #[test]

@@ -110,10 +110,11 @@ impl Walk<'_> {
         for rule in &chain.rules {
             match rule.target.as_deref() {
                 Some("DNAT") => self.endpoint(rule),
-                Some(to) if LEADING.iter().any(|p| to.starts_with(p)) => {
-                    if self.is_for_everyone(name, rule) {
-                        self.chain(to, depth - 1);
-                    }
+                Some(to)
+                    if LEADING.iter().any(|p| to.starts_with(p))
+                        && self.is_for_everyone(name, rule) =>
+                {
+                    self.chain(to, depth - 1);
                 }
                 _ => {}
             }

@@ -1,0 +1,92 @@
+//! felix looks for kube-ipvs0 when it starts, and exits to start again when that changes.
+
+use crate::checks::{Check, Facts, Found, Severity, Verdict};
+use crate::owners::life::{self, Life};
+use crate::state::kube_proxy::Mode;
+
+pub(in crate::checks) const CHECK: Check = Check {
+    id: "cni.calico-restart",
+    title: "felix, which starts anew when kube-ipvs0 appears or goes",
+    severity: Severity::Info,
+    when: "Calico may run, and kube-proxy is to go to ipvs mode or away from it",
+    applies,
+    judge,
+    reference: "https://github.com/projectcalico/calico/blob/master/felix/dataplane/linux/int_dataplane.go",
+};
+
+fn applies(facts: &Facts<'_>) -> bool {
+    let crosses = match (facts.running.mode, facts.to) {
+        (_, None) => false,
+        (Some(from), Some(to)) => (from == Mode::Ipvs) != (to == Mode::Ipvs),
+        (None, Some(to)) => to == Mode::Ipvs,
+    };
+    crosses && !life_of_calico(facts).is_gone()
+}
+
+fn life_of_calico(facts: &Facts<'_>) -> Life {
+    match facts.catalogue.component("calico") {
+        Some(component) => life::of(component, facts.now),
+        None => Life::Gone("calico is not in the catalogue".into()),
+    }
+}
+
+fn judge(facts: &Facts<'_>) -> Verdict {
+    let evidence = match life_of_calico(facts) {
+        Life::Alive(evidence) => evidence,
+        Life::Unknown(missing) => {
+            return Verdict::Unknown(format!("whether Calico runs: {missing}"));
+        }
+        Life::Gone(evidence) => return Verdict::Ok(evidence),
+    };
+    let there = facts.now.links.iter().any(|l| l.name == "kube-ipvs0");
+    let (link, comes) = match (there, facts.to == Some(Mode::Ipvs)) {
+        (true, true) => return Verdict::Ok("kube-ipvs0 is there already".into()),
+        (false, false) => return Verdict::Ok("kube-ipvs0 is not there already".into()),
+        (true, false) => ("kube-ipvs0 is there, and goes", "when it goes"),
+        (false, true) => ("there is no kube-ipvs0, and it comes", "when it appears"),
+    };
+    let canal = facts.now.file("/etc/cni/net.d/10-canal.conflist").is_some();
+    let set = if canal { "canal" } else { "calico-node" };
+    Verdict::Found(Found {
+        evidence: vec![evidence, link.into()],
+        effect: format!(
+            "{comes}, felix exits and starts anew: for some seconds no new pod and no changed \
+             network policy takes effect on this node; so after a rollback"
+        ),
+        remedy: vec![format!(
+            "kubectl -n kube-system rollout status daemonset/{set}   # wait for its readiness \
+             after the switch, before the next node"
+        )],
+        fix: Vec::new(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checks::testing::{changed, judged_to, node, with_facts};
+
+    const CANAL: &str = "canal-stale-flannel-1.20";
+
+    #[test]
+    fn said_on_the_way_to_ipvs_alone() {
+        let Verdict::Found(found) = judged_to(&CHECK, &node(CANAL), Some(Mode::Ipvs)) else {
+            panic!("not found")
+        };
+        assert!(found.remedy[0].contains("daemonset/canal"), "{:?}", found.remedy);
+        for to in [None, Some(Mode::Iptables), Some(Mode::Nftables)] {
+            with_facts(&node(CANAL), to, |facts| assert!(!(CHECK.applies)(facts), "{to:?}"));
+        }
+    }
+
+    #[test]
+    fn ok_when_the_link_is_there_and_unknown_when_calico_is() {
+        let links = |f: &mut crate::checks::testing::Changes| {
+            f.replace("addr.json", "\"docker0\"", "\"kube-ipvs0\"");
+        };
+        let there = changed(CANAL, links);
+        assert!(matches!(judged_to(&CHECK, &there, Some(Mode::Ipvs)), Verdict::Ok(_)));
+        let unknown = changed("docker-iptables-1.30", |f| f.remove("processes.json"));
+        assert!(matches!(judged_to(&CHECK, &unknown, Some(Mode::Ipvs)), Verdict::Unknown(_)));
+    }
+}

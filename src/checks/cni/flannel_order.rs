@@ -1,0 +1,157 @@
+//! flannel's rules in another order than it writes them: its RETURN rules are exceptions to its
+//! MASQUERADE rules, and must stand before them.
+
+use ipnet::IpNet;
+
+use super::flannel_rules::concerns_flannel;
+use super::program;
+use crate::checks::{Check, Facts, Found, Severity, Verdict};
+use crate::state::RulesetId;
+use crate::state::cni::SubnetEnv;
+use crate::state::ruleset::{Chain, Rule, Ruleset};
+
+pub(in crate::checks) const CHECK: Check = Check {
+    id: "cni.flannel-order",
+    title: "the order of flannel's masquerade rules",
+    severity: Severity::Warn,
+    when: "flannel runs, or something of it is there",
+    applies: concerns_flannel,
+    judge,
+    reference: "https://github.com/flannel-io/flannel/issues/797",
+};
+
+/// The chains in which it masquerades; the second from 0.20 on.
+const CHAINS: [&str; 2] = ["POSTROUTING", "FLANNEL-POSTRTG"];
+
+fn judge(facts: &Facts<'_>) -> Verdict {
+    let state = facts.now;
+    if state.rulesets.is_empty() {
+        return Verdict::Unknown("the rules are not in this state".into());
+    }
+    let Some(lease) = &state.flannel else {
+        return Verdict::Unknown("flannel's lease (/run/flannel/subnet.env) is not known".into());
+    };
+    let mut found = Found {
+        effect:
+            "packets between pods, or to this node's pods, get the node's address: pods do not \
+                 see who calls them, and network policies by source fail"
+                .into(),
+        ..Found::default()
+    };
+    let mut seen = 0;
+    for (id, ruleset) in &state.rulesets {
+        let Some(nat) = ruleset.table("nat") else { continue };
+        for chain in CHAINS.iter().filter_map(|name| nat.chain(name)) {
+            seen += judge_chain(*id, ruleset, chain, lease, &mut found);
+        }
+    }
+    match (found.evidence.is_empty(), seen) {
+        (true, 0) => Verdict::Ok("flannel masquerades nothing here".into()),
+        (true, n) => Verdict::Ok(format!("{n} masquerade rules, each behind its exceptions")),
+        (false, _) => Verdict::Found(found),
+    }
+}
+
+/// Returns how many of flannel's masquerade rules the chain has.
+fn judge_chain(
+    id: RulesetId,
+    ruleset: &Ruleset,
+    chain: &Chain,
+    lease: &SubnetEnv,
+    found: &mut Found,
+) -> usize {
+    let shapes: Vec<(&Rule, Shape)> = chain
+        .rules
+        .iter()
+        .filter_map(|rule| Some((rule, Shape::of(ruleset, rule, lease)?)))
+        .collect();
+    let masquerades = shapes.iter().filter(|(_, s)| s.masquerades);
+    for (rule, shape) in masquerades.clone() {
+        let at = |r: &Rule| r.line;
+        let late = shapes
+            .iter()
+            .find(|(r, s)| !s.masquerades && s.from_pods == shape.from_pods && at(r) > at(rule));
+        let Some((late, _)) = late else { continue };
+        let text = ruleset.rule_text(rule);
+        found.evidence.push(format!(
+            "{}:{}: `{}` stands behind `{text}` (line {})",
+            id.file(),
+            late.line,
+            ruleset.rule_text(late),
+            rule.line
+        ));
+        found.remedy.push(format!(
+            "{} -t nat -D {}   # flannel writes its rules anew, in order, within 5 s",
+            program(id),
+            text.trim_start_matches("-A ")
+        ));
+    }
+    masquerades.count()
+}
+
+/// One of flannel's rules: what it is an exception to is the masquerading of the same sources.
+struct Shape {
+    /// True if it is about packets from pods, false about those from elsewhere.
+    from_pods: bool,
+    masquerades: bool,
+}
+
+impl Shape {
+    fn of(ruleset: &Ruleset, rule: &Rule, lease: &SubnetEnv) -> Option<Shape> {
+        let masquerades = match rule.target.as_deref()? {
+            "MASQUERADE" => true,
+            "RETURN" => false,
+            _ => return None,
+        };
+        let words = ruleset.words(rule);
+        let net = |option: &str| {
+            let (negated, value) = words.value(option)?;
+            Some((negated, value.parse::<IpNet>().ok()?.trunc()))
+        };
+        let ours = |n: &IpNet| lease.networks.contains(n) || lease.subnets.contains(n);
+        let (from_others, source) = net("-s")?;
+        let (but, destination) = net("-d")?;
+        // `-s N ! -d 224.0.0.0/4`: from pods to outside. All others name two of its networks.
+        let outgoing = but && destination.addr().is_multicast();
+        (ours(&source) && (outgoing || !but && ours(&destination)))
+            .then_some(Shape { from_pods: !from_others, masquerades })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checks::testing::{changed, judged, node};
+
+    const CANAL: &str = "canal-stale-flannel-1.20";
+    const SAVE: &str = "iptables-nft.save";
+    const LEASE: &str = "[0:0] -A POSTROUTING ! -s 192.168.64.0/20 -d 192.168.75.0/24 -j RETURN\n";
+    const INTO: &str =
+        "[0:0] -A POSTROUTING ! -s 192.168.64.0/20 -d 192.168.64.0/20 -j MASQUERADE\n";
+    const INSIDE: &str = "[0:0] -A POSTROUTING -s 192.168.64.0/20 -d 192.168.64.0/20 -j RETURN\n";
+    const OUT: &str = "[0:0] -A POSTROUTING -s 192.168.64.0/20 ! -d 224.0.0.0/4 -j MASQUERADE\n";
+
+    #[test]
+    fn an_exception_behind_its_rule_is_found() {
+        for (exception, rule) in [(LEASE, INTO), (INSIDE, OUT)] {
+            let state = changed(CANAL, |f| {
+                f.replace(SAVE, exception, "");
+                f.replace(SAVE, rule, &format!("{rule}{exception}"));
+            });
+            let Verdict::Found(found) = judged(&CHECK, &state) else { panic!("{exception}") };
+            assert_eq!(found.evidence.len(), 1, "{:?}", found.evidence);
+            let body = rule.trim_start_matches("[0:0] -A ").trim_end();
+            assert!(found.remedy[0].starts_with(&format!("iptables-nft -t nat -D {body} ")));
+        }
+    }
+
+    #[test]
+    fn ok_in_order_and_unknown_without_the_lease_or_the_rules() {
+        let Verdict::Ok(shown) = judged(&CHECK, &node(CANAL)) else { panic!("found") };
+        assert!(shown.starts_with("2 masquerade rules"), "{shown}");
+        let state = changed(CANAL, |f| f.remove("files/run/flannel/subnet.env"));
+        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+        let state = changed(CANAL, |f| f.remove(SAVE));
+        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+    }
+}

@@ -1,0 +1,132 @@
+//! Rules of flannel's that are of a lease or network it no longer has, or there twice.
+
+use super::{program, ruleset_of, shown};
+use crate::checks::{Check, Facts, Found, Severity, Verdict};
+use crate::owners::life;
+use crate::plan::edit::edits;
+use crate::plan::{Action, Object, ObjectKind, Plan};
+
+pub(in crate::checks) const CHECK: Check = Check {
+    id: "cni.flannel-rules",
+    title: "rules of flannel's that it no longer uses",
+    severity: Severity::Warn,
+    when: "flannel runs, or something of it is there",
+    applies: concerns_flannel,
+    judge,
+    reference: "https://github.com/flannel-io/flannel/issues/986",
+};
+
+const NAME: &str = "flannel";
+
+/// True where flannel runs or has left something.
+pub(super) fn concerns_flannel(facts: &Facts<'_>) -> bool {
+    facts.now.flannel.is_some() || facts.leftovers().objects.iter().any(|o| &*o.owner == NAME)
+}
+
+fn judge(facts: &Facts<'_>) -> Verdict {
+    if facts.now.rulesets.is_empty() {
+        return Verdict::Unknown("the rules are not in this state".into());
+    }
+    let component = facts.catalogue.component(NAME);
+    if component.is_some_and(|c| life::of(c, facts.now).is_gone()) {
+        return Verdict::Ok("flannel does not run: cni.leftovers judges what it left".into());
+    }
+    let rows = facts.leftovers().objects.iter();
+    let rows: Vec<&Object> =
+        rows.filter(|o| &*o.owner == NAME && o.kind == ObjectKind::Rule).collect();
+    let (removed, kept): (Vec<&Object>, Vec<&Object>) =
+        rows.into_iter().partition(|o| o.action == Action::Remove);
+    let suspected: Vec<&Object> =
+        kept.iter().filter(|o| o.reason.starts_with("suspected")).copied().collect();
+    if removed.is_empty() && suspected.is_empty() {
+        return match kept.iter().find(|o| o.reason.starts_with("flannel's; ")) {
+            Some(doubt) => Verdict::Unknown(doubt.reason.to_string()),
+            None => Verdict::Ok(format!("{} rules, all of its network and lease", kept.len())),
+        };
+    }
+    let state = facts.now;
+    let mut remedy = Vec::new();
+    for object in &removed {
+        let second = object.reason.starts_with("a second copy");
+        if let (Some(id), false) = (ruleset_of(object), second) {
+            let table = object.table.as_deref().unwrap_or("nat");
+            let rule = object.text.trim_start_matches("-A ");
+            remedy.push(format!("{} -t {table} -D {rule}", program(id)));
+        }
+    }
+    if !removed.is_empty() {
+        remedy.push("or: proxyshift cleanup --owner flannel".into());
+    }
+    if !suspected.is_empty() {
+        remedy.push("a suspected rule: ask who wrote it, then delete it by its text".into());
+    }
+    let fix = edits(&Plan { objects: removed.iter().map(|o| (*o).clone()).collect() }, state);
+    Verdict::Found(Found {
+        evidence: removed.iter().chain(&suspected).map(|o| shown(state, o)).collect(),
+        effect: effect(&removed, &suspected),
+        remedy,
+        fix,
+    })
+}
+
+fn effect(removed: &[&Object], suspected: &[&Object]) -> String {
+    let returns =
+        |o: &&&Object| o.text.ends_with("-j RETURN") && !o.reason.starts_with("a second copy");
+    match removed.iter().chain(suspected).find(returns) {
+        Some(_) => "what this node sends to that network (its own clients of services among it) \
+                    leaves without the node's own pod address: the answer takes another way, and \
+                    the connection times out"
+            .into(),
+        None => "none while the others stand before them; they change which address packets get \
+                 when those are written anew behind them"
+            .into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checks::testing::{changed, judged, node, with_facts};
+    use crate::plan::edit::Direction;
+
+    const CANAL: &str = "canal-stale-flannel-1.20";
+    const SAVE: &str = "iptables-nft.save";
+    const STALE: &str = "[0:0] -A POSTROUTING ! -s 192.168.64.0/20 -d 192.168.66.0/24 -j RETURN\n";
+
+    #[test]
+    fn the_stale_return_of_the_incident() {
+        let Verdict::Found(found) = judged(&CHECK, &node(CANAL)) else { panic!("not found") };
+        assert_eq!(found.evidence.len(), 1, "{:?}", found.evidence);
+        let stale = "-A POSTROUTING ! -s 192.168.64.0/20 -d 192.168.66.0/24 -j RETURN";
+        assert!(found.evidence[0].starts_with(&format!("{SAVE}:206: {stale}: left of its lease ")));
+        let delete = "iptables-nft -t nat -D POSTROUTING ! -s 192.168.64.0/20 -d 192.168.66.0/24 \
+                      -j RETURN";
+        assert_eq!(found.remedy[0], delete);
+        let [fix] = &found.fix[..] else { panic!("{:?}", found.fix) };
+        assert_eq!((fix.direction, fix.objects()), (Direction::Remove, 1));
+    }
+
+    #[test]
+    fn a_second_copy_is_found() {
+        let inside = "[0:0] -A POSTROUTING -s 192.168.64.0/20 -d 192.168.64.0/20 -j RETURN\n";
+        let state = changed(CANAL, |f| {
+            f.replace(SAVE, STALE, inside);
+        });
+        let Verdict::Found(found) = judged(&CHECK, &state) else { panic!("not found") };
+        assert!(found.evidence[0].ends_with("a second copy of a rule of flannel's"));
+        assert!(found.effect.starts_with("none while"), "{}", found.effect);
+        assert_eq!(found.remedy, ["or: proxyshift cleanup --owner flannel"]);
+    }
+
+    #[test]
+    fn ok_without_it_and_unknown_without_the_lease_or_the_rules() {
+        let state = changed(CANAL, |f| f.replace(SAVE, STALE, ""));
+        assert!(matches!(judged(&CHECK, &state), Verdict::Ok(_)));
+        let state = changed(CANAL, |f| f.remove("files/run/flannel/subnet.env"));
+        let Verdict::Unknown(missing) = judged(&CHECK, &state) else { panic!("known") };
+        assert!(missing.contains("subnet.env"), "{missing}");
+        let state = changed(CANAL, |f| f.remove(SAVE));
+        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+        with_facts(&node("docker-iptables-1.30"), None, |f| assert!(!(CHECK.applies)(f)));
+    }
+}

@@ -1,0 +1,114 @@
+//! Chains and sets of a pod network whose component is gone: they still filter.
+
+use std::collections::BTreeMap;
+
+use super::shown;
+use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
+use crate::owners::component::Component;
+use crate::owners::life::{self, Life};
+use crate::plan::{Action, Object, ObjectKind};
+
+pub(in crate::checks) const CHECK: Check = Check {
+    id: "cni.leftovers",
+    title: "chains and sets of a pod network that is gone",
+    severity: Severity::Warn,
+    when: "always",
+    applies: always,
+    judge,
+    reference: "https://github.com/k3s-io/k3s/issues/5060",
+};
+
+fn judge(facts: &Facts<'_>) -> Verdict {
+    if facts.now.rulesets.is_empty() {
+        return Verdict::Unknown("the rules are not in this state".into());
+    }
+    let mut rows: BTreeMap<&str, Vec<&Object>> = BTreeMap::new();
+    for object in &facts.leftovers().objects {
+        rows.entry(&object.owner).or_default().push(object);
+    }
+    let mut found = Found {
+        effect:
+            "nobody keeps them up to date: they drop or accept for pods that are gone, and for \
+                 new ones with the same addresses or links"
+                .into(),
+        ..Found::default()
+    };
+    let mut unknown = Vec::new();
+    let makers = facts.catalogue.components().iter().filter(|c| c.cni);
+    for component in makers.filter(|c| !c.alive.processes.is_empty()) {
+        let Some(rows) = rows.get(component.name.as_str()) else { continue };
+        match life::of(component, facts.now) {
+            Life::Gone(evidence) => gone(facts, component, &evidence, rows, &mut found),
+            Life::Unknown(missing) => unknown.push(format!("{}: {missing}", component.name)),
+            Life::Alive(_) => {}
+        }
+    }
+    match (found.evidence.is_empty(), unknown.is_empty()) {
+        (false, _) => Verdict::Found(found),
+        (true, false) => Verdict::Unknown(unknown.join("; ")),
+        (true, true) => Verdict::Ok("none".into()),
+    }
+}
+
+fn gone(
+    facts: &Facts<'_>,
+    component: &Component,
+    evidence: &str,
+    rows: &[&Object],
+    found: &mut Found,
+) {
+    let name = &component.name;
+    let count = |kind: ObjectKind| rows.iter().filter(|o| o.kind == kind).count();
+    found.evidence.push(format!(
+        "{name}: {} chains, {} rules, {} ipsets; {evidence}",
+        count(ObjectKind::Chain),
+        count(ObjectKind::Rule),
+        count(ObjectKind::Set)
+    ));
+    // The jumps from the kernel's own chains are what makes the others act.
+    let jumps = rows
+        .iter()
+        .filter(|o| o.kind == ObjectKind::Rule && o.name.bytes().all(|b| b.is_ascii_uppercase()));
+    found.evidence.extend(jumps.take(3).map(|o| shown(facts.now, o)));
+    if rows.iter().any(|o| o.action == Action::Remove) {
+        found.remedy.push(format!("proxyshift cleanup --owner {name}"));
+    } else {
+        found.remedy.push(format!("proxyshift plan -v   # what is {name}'s, and why it stays"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checks::testing::{Changes, changed, judged, node};
+
+    const CANAL: &str = "canal-stale-flannel-1.20";
+
+    fn without_calico(f: &mut Changes) {
+        f.replace("processes.json", "\"calico-node\"", "\"other\"");
+        f.remove("files/etc/cni/net.d/10-canal.conflist");
+        f.replace("addr.json", "cali02fca994756", "veth1");
+    }
+
+    #[test]
+    fn calico_without_felix_is_found() {
+        let Verdict::Found(found) = judged(&CHECK, &changed(CANAL, without_calico)) else {
+            panic!("not found")
+        };
+        assert!(found.evidence[0].starts_with("calico: "), "{:?}", found.evidence);
+        assert!(found.evidence[1].contains("cali-"), "{:?}", found.evidence);
+        assert_eq!(found.remedy, ["proxyshift cleanup --owner calico"]);
+    }
+
+    #[test]
+    fn ok_where_they_live_and_unknown_without_processes() {
+        assert_eq!(judged(&CHECK, &node(CANAL)), Verdict::Ok("none".into()));
+        assert_eq!(judged(&CHECK, &node("docker-iptables-1.30")), Verdict::Ok("none".into()));
+        let state = changed(CANAL, |f| {
+            without_calico(f);
+            f.remove("processes.json");
+        });
+        let Verdict::Unknown(missing) = judged(&CHECK, &state) else { panic!("known") };
+        assert!(missing.contains("calico: the processes"), "{missing}");
+    }
+}

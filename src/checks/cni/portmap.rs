@@ -1,0 +1,211 @@
+//! Host ports of pods that are gone: portmap's chains stay when a pod's end was missed, and the
+//! older of two chains for one port wins.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::shown;
+use crate::checks::{Check, Facts, Found, Severity, Verdict};
+use crate::plan::{Action, ObjectKind};
+use crate::state::ruleset::{Rule, Ruleset, Table};
+use crate::state::{NodeState, RulesetId};
+
+pub(in crate::checks) const CHECK: Check = Check {
+    id: "cni.portmap",
+    title: "host ports of pods that are gone",
+    severity: Severity::Warn,
+    when: "the portmap plugin has chains of pods, or the rules are not known",
+    applies: |facts| facts.now.rulesets.is_empty() || ports(facts.now).next().is_some(),
+    judge,
+    reference: "https://github.com/rancher/rke/issues/3440",
+};
+
+/// The chain in which portmap has a rule for each pod with host ports.
+const PORTS: &str = "CNI-HOSTPORT-DNAT";
+
+/// A pod's host port: the rule that leads to its chain.
+struct Port<'a> {
+    id: RulesetId,
+    ruleset: &'a Ruleset,
+    table: &'a Table,
+    rule: &'a Rule,
+}
+
+impl Port<'_> {
+    /// What it matches: protocol, ports, and an address of the node's if it is bound to one.
+    fn matches(&self) -> (String, String, Option<String>) {
+        let words = self.ruleset.words(self.rule);
+        let value = |o: &str| words.value(o).map(|(_, v)| v.into_owned());
+        let ports = value("--dports").or_else(|| value("--dport")).unwrap_or_default();
+        (value("-p").unwrap_or_default(), ports, value("-d"))
+    }
+
+    /// The pods that its chain leads to.
+    fn pods(&self) -> Vec<IpAddr> {
+        let chain = self.rule.target.as_deref().and_then(|t| self.table.chain(t));
+        let rules = chain.into_iter().flat_map(|c| &c.rules);
+        let to = |rule: &Rule| {
+            let (_, to) = self.ruleset.words(rule).value("--to-destination")?;
+            address(&to)
+        };
+        rules.filter_map(to).collect()
+    }
+
+    fn shown(&self) -> String {
+        format!("{}:{}: {}", self.id.file(), self.rule.line, self.ruleset.rule_text(self.rule))
+    }
+}
+
+/// The address of `10.1.2.3:80` or `[fd00::1]:80`.
+fn address(to: &str) -> Option<IpAddr> {
+    let host = to.rsplit_once(':').map_or(to, |(host, _)| host);
+    host.trim_start_matches('[').trim_end_matches(']').parse().ok()
+}
+
+fn ports(state: &NodeState) -> impl Iterator<Item = Port<'_>> {
+    state.rulesets.iter().flat_map(|(id, ruleset)| {
+        let table = ruleset.table("nat");
+        let chain = table.and_then(|t| Some((t, t.chain(PORTS)?)));
+        chain.into_iter().flat_map(move |(table, chain)| {
+            let pods = |r: &&Rule| r.target.as_deref().is_some_and(|t| t.starts_with("CNI-DN-"));
+            chain.rules.iter().filter(pods).map(move |rule| Port { id: *id, ruleset, table, rule })
+        })
+    })
+}
+
+fn judge(facts: &Facts<'_>) -> Verdict {
+    let state = facts.now;
+    if state.rulesets.is_empty() {
+        return Verdict::Unknown("the rules are not in this state".into());
+    }
+    let mut evidence = empty(facts);
+    let mut remedy = Vec::new();
+    if !evidence.is_empty() {
+        remedy.push("proxyshift cleanup --owner cni-portmap".to_owned());
+    }
+    let leased = facts.asked.and_then(|a| a.pod_addresses.as_ref());
+    let mut seen: Vec<((RulesetId, _), String)> = Vec::new();
+    let mut gone = false;
+    for port in ports(state) {
+        let key = (port.id, port.matches());
+        if let Some((_, first)) = seen.iter().find(|(k, _)| *k == key) {
+            evidence.push(format!("{} comes too late: `{first}` takes its packets", port.shown()));
+            gone = true;
+        }
+        for pod in port.pods() {
+            if let Some(why) = why_gone(state, pod, leased) {
+                evidence.push(format!("{}: {why}", port.shown()));
+                gone = true;
+            }
+        }
+        seen.push((key, port.ruleset.rule_text(port.rule).to_owned()));
+    }
+    if gone {
+        remedy.push(
+            "crictl pods   # which of the ids in the comments live; delete the rule of one that \
+             does not, then its CNI-DN- chain"
+                .into(),
+        );
+    }
+    if !evidence.is_empty() {
+        let effect = "connections to that port of the node go to an address where no pod is, also \
+                      when a new pod has the same port"
+            .into();
+        return Verdict::Found(Found { evidence, effect, remedy, fix: Vec::new() });
+    }
+    match leased {
+        Some(_) => Verdict::Ok(format!("{} host ports, each of a pod with an address", seen.len())),
+        None => Verdict::Unknown("which pods live is not in this state".into()),
+    }
+}
+
+/// Chains without a rule, as a clean-up finds them.
+fn empty(facts: &Facts<'_>) -> Vec<String> {
+    let rows = facts.leftovers().objects.iter();
+    let empty = rows.filter(|o| &*o.owner == "cni-portmap" && o.action == Action::Remove);
+    empty.filter(|o| o.kind == ObjectKind::Chain).map(|o| shown(facts.now, o)).collect()
+}
+
+/// Why there can be no pod at that address.
+fn why_gone(state: &NodeState, pod: IpAddr, leased: Option<&BTreeSet<IpAddr>>) -> Option<String> {
+    let routed = |r: &crate::state::links::Route| {
+        r.network().is_some_and(|n| n.prefix_len() > 0 && n.contains(&pod))
+    };
+    if !state.routes.is_empty() && !state.routes.iter().any(routed) {
+        return Some(format!("this node has no route to {pod}"));
+    }
+    // Addresses of another plugin say nothing of this one's.
+    let near = |a: &IpAddr| {
+        IpNet::new(pod, if pod.is_ipv4() { 24 } else { 64 }).is_ok_and(|n| n.trunc().contains(a))
+    };
+    let leased = leased.filter(|l| l.iter().any(near) && !l.contains(&pod))?;
+    Some(format!("{pod} is not among the {} leased pod addresses", leased.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checks::testing::{changed, judged, judged_live, node, with_facts};
+    use crate::state::measured::Measured;
+
+    const CANAL: &str = "canal-stale-flannel-1.20";
+    const SAVE: &str = "iptables-nft.save";
+
+    fn port(id: &str, to: &str) -> String {
+        format!(
+            "-A CNI-HOSTPORT-DNAT -p tcp -m comment --comment \"dnat name: \\\"n\\\" id: \
+             \\\"{id}\\\"\" -m multiport --dports 8080 -j CNI-DN-{id}\n\
+             -A CNI-DN-{id} -p tcp -m tcp --dport 8080 -j DNAT --to-destination {to}:80\n"
+        )
+    }
+
+    fn with(ports: &[(&str, &str)]) -> NodeState {
+        changed(CANAL, |f| {
+            let mut chains = "*nat\n:CNI-HOSTPORT-DNAT - [0:0]\n".to_owned();
+            let mut rules = String::new();
+            for (id, to) in ports {
+                chains += &format!(":CNI-DN-{id} - [0:0]\n");
+                rules += &port(id, to);
+            }
+            f.replace(SAVE, "*nat\n", &chains);
+            let first = "[0:0] -A PREROUTING -m comment --comment \"cali:6gwbT8clXdHdC1b1\"";
+            f.replace(SAVE, first, &format!("{rules}{first}"));
+        })
+    }
+
+    fn leased(addresses: &[&str]) -> Measured {
+        let pods = addresses.iter().map(|a| a.parse().expect("an address")).collect();
+        Measured { pod_addresses: Some(pods), ..Measured::default() }
+    }
+
+    #[test]
+    fn a_port_that_leads_nowhere_and_one_that_comes_too_late() {
+        let state = with(&[("aa", "10.77.0.5")]);
+        let Verdict::Found(found) = judged(&CHECK, &state) else { panic!("no route") };
+        assert!(found.evidence[0].ends_with("no route to 10.77.0.5"), "{:?}", found.evidence);
+        let state = with(&[("aa", "192.168.75.5"), ("bb", "192.168.75.5")]);
+        let Verdict::Found(found) = judged(&CHECK, &state) else { panic!("twice") };
+        assert_eq!(found.evidence.len(), 1);
+        assert!(found.evidence[0].contains("CNI-DN-bb comes too late"), "{:?}", found.evidence);
+    }
+
+    #[test]
+    fn the_leases_of_a_live_node_decide() {
+        let state = with(&[("aa", "192.168.75.5")]);
+        let live = judged_live(&CHECK, &state, &leased(&["192.168.75.5"]));
+        assert!(matches!(live, Verdict::Ok(_)), "{live:?}");
+        let dead = judged_live(&CHECK, &state, &leased(&["192.168.75.6"]));
+        assert!(matches!(dead, Verdict::Found(_)), "{dead:?}");
+        // Leases of another network say nothing.
+        let other = judged_live(&CHECK, &state, &leased(&["10.88.0.2"]));
+        assert!(matches!(other, Verdict::Ok(_)), "{other:?}");
+        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+    }
+
+    #[test]
+    fn no_host_ports_are_not_judged() {
+        with_facts(&node(CANAL), None, |facts| assert!(!(CHECK.applies)(facts)));
+    }
+}

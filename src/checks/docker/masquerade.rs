@@ -1,0 +1,231 @@
+//! The rule that gives a container's packets the node's address: once flushed, docker does not
+//! write it again before it is restarted.
+
+use super::networks::{
+    Bridge, bridges, ends, is_internal, life, no_iptables, no_masquerade, postrouting, translates,
+    v4,
+};
+use crate::checks::{Check, Facts, Found, Severity, Verdict};
+use crate::plan::edit::{Direction, Edit, RuleAt, TableEdit, Target};
+use crate::state::ruleset::{Chain, Ruleset, Table};
+use crate::state::{Backend, RulesetId};
+
+pub(in crate::checks) const CHECK: Check = Check {
+    id: "docker.masquerade",
+    title: "the masquerade rule of each docker bridge",
+    severity: Severity::Warn,
+    when: "there is a docker bridge with an IPv4 network, or the links are not known",
+    applies: |facts| facts.now.links.is_empty() || !bridges(facts.now).is_empty(),
+    judge,
+    reference: "https://github.com/moby/moby/issues/12294",
+};
+
+fn judge(facts: &Facts<'_>) -> Verdict {
+    let state = facts.now;
+    if state.links.is_empty() {
+        return Verdict::Unknown("the links are not in this state".into());
+    }
+    if v4(state).next().is_none() {
+        return Verdict::Unknown("the IPv4 rules are not in this state".into());
+    }
+    if let Some(told) = no_iptables(state) {
+        return Verdict::Ok(format!("docker writes no rules: {told}"));
+    }
+    let life = life(facts);
+    if life.is_gone() {
+        return Verdict::Ok(format!("docker does not run: {}", life.evidence()));
+    }
+    let not_wanted = no_masquerade(state);
+    let (mut present, mut exempt, mut lost) = (0, Vec::new(), Vec::new());
+    for bridge in bridges(state) {
+        let stands = |(_, r): (RulesetId, &Ruleset)| {
+            let rules = postrouting(r).map_or(&[][..], |(_, c)| &c.rules);
+            rules.iter().any(|rule| translates(r, rule, &bridge))
+        };
+        match () {
+            () if v4(state).any(stands) => present += 1,
+            () if bridge.name == "docker0" && not_wanted.is_some() => {
+                exempt.extend(not_wanted.clone());
+            }
+            () if is_internal(state, &bridge) => {
+                exempt.push(format!("{} is an internal network", bridge.name));
+            }
+            () => lost.push(bridge),
+        }
+    }
+    if lost.is_empty() {
+        exempt.insert(0, format!("{present} of {present} are there"));
+        return Verdict::Ok(exempt.join("; "));
+    }
+    Verdict::Found(found(facts, &lost))
+}
+
+fn found(facts: &Facts<'_>, lost: &[Bridge]) -> Found {
+    let place = home(facts);
+    let file = place.map_or_else(|| "iptables".to_owned(), |(id, _)| id.file());
+    let evidence = |b: &Bridge| {
+        format!("{} has {}, but {file} has no `{}` in nat", b.name, b.network, b.masquerade())
+    };
+    let names: Vec<&str> = lost.iter().map(|b| b.name.as_str()).collect();
+    let mut found = Found {
+        evidence: lost.iter().map(evidence).collect(),
+        effect: format!(
+            "packets from {} leave with a container's address, so that no answer comes back: its \
+             containers have no network outside this node",
+            names.join(" and ")
+        ),
+        ..Found::default()
+    };
+    // Two rules that go to one place stand in the order of the bridges.
+    let mut put: Vec<RuleAt> = Vec::new();
+    for bridge in lost {
+        let spot = place.and_then(|(id, r)| Some((id, r, postrouting(r)?)));
+        let (program, position) = match spot {
+            Some((id, r, (table, chain))) => (program(id), right_place(r, table, chain, bridge)),
+            None => ("iptables", 0),
+        };
+        let rule = bridge.masquerade();
+        let body = rule.trim_start_matches("-A POSTROUTING ");
+        found.remedy.push(format!("{program} -t nat -I POSTROUTING {} {body}", position + 1));
+        if bridge.name != "docker0" {
+            found.remedy.push(format!(
+                "docker network inspect {}   # first: one made with \
+                 com.docker.network.bridge.enable_ip_masquerade=false wants no such rule",
+                bridge.name.trim_start_matches("br-")
+            ));
+        } else if let Some((_, r, (_, chain))) = spot {
+            let after = position.checked_sub(1).map(|i| r.rule_text(&chain.rules[i]).to_owned());
+            put.push(RuleAt { chain: "POSTROUTING".into(), position, text: rule.into(), after });
+        }
+    }
+    if let (Some((id, _)), false) = (place, put.is_empty()) {
+        let (table, chains) = ("nat".into(), Vec::new());
+        let target = Target::Table(TableEdit { ruleset: id, table, rules: put, chains });
+        found.fix.push(Edit { direction: Direction::Add, target });
+    }
+    found
+}
+
+/// Where docker's rules are: with its own chain, else in the only rule set that has nat rules.
+fn home<'a>(facts: &Facts<'a>) -> Option<(RulesetId, &'a Ruleset)> {
+    let has_chain = |(_, r): &(RulesetId, &Ruleset)| {
+        r.table("nat").is_some_and(|t| t.chain("DOCKER").is_some())
+    };
+    let mut own = v4(facts.now).filter(has_chain);
+    let mut all = v4(facts.now).filter(|(_, r)| postrouting(r).is_some());
+    match (own.next(), own.next(), all.next(), all.next()) {
+        (Some(one), None, ..) | (None, None, Some(one), None) => Some(one),
+        _ => None,
+    }
+}
+
+/// Behind the jumps at the top of the chain, which want every packet, and before the first rule
+/// that would take the bridge's.
+fn right_place(ruleset: &Ruleset, table: &Table, chain: &Chain, bridge: &Bridge) -> usize {
+    let jumps = |rule: &crate::state::ruleset::Rule| {
+        let leads = rule.target.as_ref().is_some_and(|t| table.chain(t).is_some());
+        leads && !ends(ruleset, table, rule, bridge)
+    };
+    chain.rules.iter().position(|rule| !jumps(rule)).unwrap_or(chain.rules.len())
+}
+
+pub(super) fn program(id: RulesetId) -> &'static str {
+    match id.backend {
+        Backend::Legacy => "iptables-legacy",
+        Backend::Nft => "iptables-nft",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checks::testing::{changed, judged, node};
+
+    const NODE: &str = "docker-iptables-1.30";
+    const SAVE: &str = "iptables-nft.save";
+    const DOCKER0: &str = "[0:0] -A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE\n";
+    const OTHER: &str =
+        "[0:0] -A POSTROUTING -s 172.18.0.0/16 ! -o br-09c2aebb3de0 -j MASQUERADE\n";
+
+    #[test]
+    fn ok_on_every_captured_node() {
+        for name in [
+            NODE,
+            "canal-stale-flannel-1.20",
+            "docker-legacy-iptables-1.20-no-conntrack",
+            "half-migrated-ipvs-1.20",
+            "nftables-leftovers-1.30",
+        ] {
+            let verdict = judged(&CHECK, &node(name));
+            assert!(matches!(verdict, Verdict::Ok(_)), "{name}: {verdict:?}");
+        }
+    }
+
+    #[test]
+    fn found_with_its_place_behind_kube_proxy() {
+        let state = changed(NODE, |f| f.replace(SAVE, DOCKER0, ""));
+        let Verdict::Found(found) = judged(&CHECK, &state) else { panic!("not found") };
+        assert_eq!(
+            found.remedy,
+            ["iptables-nft -t nat -I POSTROUTING 2 -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE"]
+        );
+        let [Edit { direction: Direction::Add, target: Target::Table(edit) }] = &found.fix[..]
+        else {
+            panic!("{:?}", found.fix);
+        };
+        let [rule] = &edit.rules[..] else { panic!("{edit:?}") };
+        assert_eq!(rule.position, 1);
+        let jump = "-A POSTROUTING -m comment --comment \"kubernetes postrouting rules\" \
+                    -j KUBE-POSTROUTING";
+        assert_eq!(rule.after.as_deref(), Some(jump));
+    }
+
+    #[test]
+    fn goes_before_whatever_would_take_its_packets() {
+        let before = "[0:0] -A POSTROUTING -m comment --comment \"kubernetes postrouting";
+        let state = changed(NODE, |f| {
+            f.replace(SAVE, DOCKER0, "");
+            let with = format!("[0:0] -A POSTROUTING -s 172.16.0.0/12 -j RETURN\n{before}");
+            f.replace(SAVE, before, &with);
+        });
+        let Verdict::Found(found) = judged(&CHECK, &state) else { panic!("not found") };
+        assert!(found.remedy[0].contains("-I POSTROUTING 1 "), "{:?}", found.remedy);
+    }
+
+    #[test]
+    fn another_network_is_left_to_the_operator() {
+        let state = changed(NODE, |f| f.replace(SAVE, OTHER, ""));
+        let Verdict::Found(found) = judged(&CHECK, &state) else { panic!("not found") };
+        assert!(found.fix.is_empty());
+        assert!(found.remedy[1].contains("docker network inspect 09c2aebb3de0"));
+    }
+
+    #[test]
+    fn what_docker_was_told_is_respected() {
+        for option in ["iptables", "ip-masq"] {
+            let state = changed(NODE, |f| {
+                f.replace(SAVE, DOCKER0, "");
+                f.put("files/etc/docker/daemon.json", &format!("{{\"{option}\": false}}"));
+            });
+            let Verdict::Ok(shown) = judged(&CHECK, &state) else { panic!("{option}") };
+            assert!(shown.contains("daemon.json"), "{shown}");
+        }
+        let state = changed(NODE, |f| {
+            f.replace(SAVE, OTHER, "");
+            let stage = "[0:0] -A DOCKER-ISOLATION-STAGE-1 -j RETURN\n";
+            let drop = "[0:0] -A DOCKER-ISOLATION-STAGE-1 ! -s 172.18.0.0/16 -o br-09c2aebb3de0 \
+                        -j DROP\n";
+            f.replace(SAVE, stage, &format!("{drop}{stage}"));
+        });
+        let Verdict::Ok(shown) = judged(&CHECK, &state) else { panic!("internal") };
+        assert!(shown.contains("internal"), "{shown}");
+    }
+
+    #[test]
+    fn unknown_without_links_or_rules() {
+        let state = changed(NODE, |f| f.remove("addr.json"));
+        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+        let state = changed(NODE, |f| f.remove(SAVE));
+        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+    }
+}

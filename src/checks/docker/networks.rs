@@ -1,0 +1,218 @@
+//! Docker's bridge networks, what docker was told of them, and the rules that stand before theirs.
+
+use std::net::Ipv4Addr;
+
+use ipnet::{IpNet, Ipv4Net};
+use serde_json::Value;
+
+use crate::checks::Facts;
+use crate::owners::life::{self, Life};
+use crate::state::ruleset::{Chain, Rule, Ruleset, Table};
+use crate::state::{Family, NodeState, RulesetId};
+
+const CONFIG: &str = "/etc/docker/daemon.json";
+
+/// A bridge of docker's, with its IPv4 network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Bridge {
+    pub(super) name: String,
+    pub(super) network: Ipv4Net,
+    /// The links of the node's default routes.
+    ways_out: Vec<String>,
+}
+
+impl Bridge {
+    /// The rule that docker writes for it.
+    pub(super) fn masquerade(&self) -> String {
+        format!("-A POSTROUTING -s {} ! -o {} -j MASQUERADE", self.network, self.name)
+    }
+}
+
+/// The bridges that are docker's by their names.
+pub(super) fn bridges(state: &NodeState) -> Vec<Bridge> {
+    let docker = |name: &str| {
+        name == "docker0"
+            || name == "docker_gwbridge"
+            || name
+                .strip_prefix("br-")
+                .is_some_and(|id| id.len() == 12 && id.bytes().all(|b| b.is_ascii_hexdigit()))
+    };
+    let links = state.links.iter();
+    let links = links.filter(|l| l.kind.as_deref() == Some("bridge") && docker(&l.name));
+    let networks = links.flat_map(|l| l.networks().into_iter().map(|n| (l.name.clone(), n)));
+    let default = state.routes.iter().filter(|r| r.dst == "default" || r.dst == "0.0.0.0/0");
+    let out: Vec<String> = default.filter_map(|r| r.dev.clone()).collect();
+    let v4 = |(name, net): (String, IpNet)| match net {
+        IpNet::V4(network) if network.prefix_len() < 32 => {
+            Some(Bridge { name, network, ways_out: out.clone() })
+        }
+        _ => None,
+    };
+    networks.filter_map(v4).collect()
+}
+
+/// Whether docker lives here.
+pub(super) fn life(facts: &Facts<'_>) -> Life {
+    match facts.catalogue.component("docker") {
+        Some(component) => life::of(component, facts.now),
+        None => Life::Unknown("docker is not in the catalogue".into()),
+    }
+}
+
+/// Why docker writes no rules at all, if it was told so.
+pub(super) fn no_iptables(state: &NodeState) -> Option<String> {
+    told_no(state, "iptables")
+}
+
+/// Why docker0 is not masqueraded, if docker was told so.
+pub(super) fn no_masquerade(state: &NodeState) -> Option<String> {
+    told_no(state, "ip-masq")
+}
+
+/// Where docker was told `false` for an option: in its file, or on its command line.
+fn told_no(state: &NodeState, option: &str) -> Option<String> {
+    let config = state.file(CONFIG).and_then(|text| serde_json::from_str::<Value>(text).ok());
+    if config.is_some_and(|c| c[option] == Value::Bool(false)) {
+        return Some(format!("{CONFIG}: \"{option}\": false"));
+    }
+    let flag = format!("--{option}=false");
+    let dockerd = state.processes.iter().flatten().find(|p| p.name == "dockerd")?;
+    dockerd.args.iter().find(|a| **a == flag).map(|a| format!("dockerd {a}"))
+}
+
+/// True for the bridge of an internal network, which has no way out by intent: docker drops
+/// whatever comes from elsewhere.
+pub(super) fn is_internal(state: &NodeState, bridge: &Bridge) -> bool {
+    v4(state).any(|(_, ruleset)| {
+        let rules = ruleset.table("filter").into_iter().flat_map(Table::rules);
+        rules.filter(|(c, ..)| c.name.starts_with("DOCKER-")).any(|(_, _, rule)| {
+            let words = ruleset.words(rule);
+            let is = |option: &str, wanted: (bool, &str)| {
+                words.value(option).is_some_and(|(n, v)| (n, &*v) == wanted)
+            };
+            rule.target.as_deref() == Some("DROP")
+                && is("-s", (true, &bridge.network.to_string()))
+                && is("-o", (false, &bridge.name))
+        })
+    })
+}
+
+/// The IPv4 rule sets.
+pub(super) fn v4(state: &NodeState) -> impl Iterator<Item = (RulesetId, &Ruleset)> {
+    let v4 = state.rulesets.iter().filter(|(id, _)| id.family == Family::Ipv4);
+    v4.map(|(id, ruleset)| (*id, ruleset))
+}
+
+/// nat POSTROUTING of a rule set.
+pub(super) fn postrouting(ruleset: &Ruleset) -> Option<(&Table, &Chain)> {
+    let nat = ruleset.table("nat")?;
+    Some((nat, nat.chain("POSTROUTING")?))
+}
+
+/// True if the rule gives packets that leave `bridge`'s network another source address.
+pub(super) fn translates(ruleset: &Ruleset, rule: &Rule, bridge: &Bridge) -> bool {
+    let words = ruleset.words(rule);
+    let from = match words.value("-s") {
+        Some((false, net)) => net.parse::<Ipv4Net>().is_ok_and(|n| n.contains(&bridge.network)),
+        _ => false,
+    };
+    let away = match words.value("-o") {
+        None => true,
+        Some((negated, link)) => negated && link == bridge.name,
+    };
+    let narrow = |option: &str| {
+        !matches!(option, "-s" | "-o" | "-j" | "--random-fully" | "--to-source" | "--comment")
+    };
+    let narrower = words.terms().iter().any(|t| narrow(t.option) && t.value() != "comment");
+    matches!(rule.target.as_deref(), Some("MASQUERADE" | "SNAT")) && from && away && !narrower
+}
+
+/// How much of a bridge's outgoing packets a rule takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Takes {
+    Nothing,
+    /// Some destinations only, or by a match that is not looked into.
+    Some,
+    All,
+}
+
+/// True if the rule ends nat for all of the bridge's outgoing packets (of one protocol perhaps),
+/// so that no later rule masquerades them.
+pub(super) fn ends(ruleset: &Ruleset, table: &Table, rule: &Rule, bridge: &Bridge) -> bool {
+    if takes(ruleset, rule, bridge) != Takes::All {
+        return false;
+    }
+    match rule.target.as_deref() {
+        Some("RETURN" | "ACCEPT") => true,
+        Some(target) => table.chain(target).is_some_and(|c| accepts(ruleset, table, c, bridge, 0)),
+        None => false,
+    }
+}
+
+/// True if a chain of someone's accepts all of the bridge's packets.
+fn accepts(r: &Ruleset, table: &Table, chain: &Chain, bridge: &Bridge, depth: usize) -> bool {
+    // The kernel refuses loops; a file may hold one.
+    if depth > 8 {
+        return false;
+    }
+    let leads =
+        |target: &str| table.chain(target).is_some_and(|c| accepts(r, table, c, bridge, depth + 1));
+    for rule in chain.rules.iter().filter(|rule| takes(r, rule, bridge) == Takes::All) {
+        match rule.target.as_deref() {
+            Some("ACCEPT") => return true,
+            Some("RETURN" | "MASQUERADE" | "SNAT") => return false,
+            Some(target) if leads(target) => return true,
+            _ => {}
+        }
+    }
+    false
+}
+
+fn takes(ruleset: &Ruleset, rule: &Rule, bridge: &Bridge) -> Takes {
+    let mut takes = Takes::All;
+    for term in ruleset.words(rule).terms() {
+        let (value, not) = (term.value(), term.negated);
+        let one = match term.option {
+            "-s" => of_source(value, not, bridge),
+            "-d" => of_destination(value, not),
+            // Out of the bridge itself: not what leaves.
+            "-o" if !not && value == bridge.name => Takes::Nothing,
+            "-o" if !not && !bridge.ways_out.iter().any(|w| w == value) => Takes::Some,
+            "-o" | "-p" | "--comment" | "-j" | "-g" => Takes::All,
+            // The module of a protocol adds nothing by itself.
+            "-m" if ["comment", "tcp", "udp", "sctp"].contains(&value) => Takes::All,
+            "--random-fully" | "--to-source" => Takes::All,
+            _ => Takes::Some,
+        };
+        takes = match (takes, one) {
+            (Takes::Nothing, _) | (_, Takes::Nothing) => Takes::Nothing,
+            (Takes::Some, _) | (_, Takes::Some) => Takes::Some,
+            _ => Takes::All,
+        };
+    }
+    takes
+}
+
+fn of_source(value: &str, not: bool, bridge: &Bridge) -> Takes {
+    let Some(net) = network(value) else { return Takes::Some };
+    let (covers, within) = (net.contains(&bridge.network), bridge.network.contains(&net));
+    match (covers, within, not) {
+        (true, _, false) | (false, false, true) => Takes::All,
+        (true, _, true) | (false, false, false) => Takes::Nothing,
+        _ => Takes::Some,
+    }
+}
+
+fn of_destination(value: &str, not: bool) -> Takes {
+    match network(value) {
+        Some(net) if net.prefix_len() == 0 && !not => Takes::All,
+        // All but a little.
+        Some(net) if not && net.prefix_len() > 0 => Takes::All,
+        _ => Takes::Some,
+    }
+}
+
+fn network(value: &str) -> Option<Ipv4Net> {
+    let host = |_| value.parse::<Ipv4Addr>().map(Ipv4Net::from);
+    value.parse::<Ipv4Net>().or_else(host).ok()
+}

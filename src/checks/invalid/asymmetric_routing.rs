@@ -1,0 +1,151 @@
+//! Signs that a connection's packets take two ways, so that this node sees half of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::rules::sysctls;
+use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
+use crate::state::links::Route;
+use crate::state::sysctl::Sysctls;
+
+pub(in crate::checks) const CHECK: Check = Check {
+    id: "invalid.asymmetric-routing",
+    title: "networks that this node reaches by two ways",
+    severity: Severity::Info,
+    when: "always",
+    applies: always,
+    judge,
+    reference: "https://github.com/kubernetes/kubernetes/issues/95197",
+};
+
+/// One way of a route: its link, and its gateway if it has one.
+type Way = (String, Option<String>);
+
+fn judge(facts: &Facts<'_>) -> Verdict {
+    let routes = &facts.now.routes;
+    if routes.is_empty() {
+        return Verdict::Unknown("the routes are not in this state".into());
+    }
+    let mut ways: BTreeMap<(bool, &str), BTreeSet<Way>> = BTreeMap::new();
+    for route in routes.iter().filter(|r| r.table == "main" && r.kind == "unicast") {
+        // Every link has the same link-local and multicast networks.
+        let local = |dst: &str| dst.starts_with("fe80:") || dst.starts_with("ff00:");
+        if !local(&route.dst) {
+            ways.entry((is_v6(route), &route.dst)).or_default().extend(ways_of(route));
+        }
+    }
+    ways.retain(|_, ways| ways.len() > 1);
+    if ways.is_empty() {
+        return Verdict::Ok("each network by one way".into());
+    }
+    let sysctls = sysctls(facts.now);
+    let mut strict = BTreeSet::new();
+    let mut evidence = Vec::new();
+    for ((_, dst), ways) in &ways {
+        let shown = |(dev, gateway): &Way| match gateway {
+            Some(gateway) => format!("{dev} via {gateway}"),
+            None => dev.clone(),
+        };
+        let list: Vec<String> = ways.iter().map(shown).collect();
+        evidence.push(format!("route.json: {dst} by {}", list.join(" and by ")));
+        for (dev, _) in ways {
+            match sysctls.as_ref().and_then(|s| rp_filter(s, dev)) {
+                Some(1) => {
+                    strict.insert(dev.clone());
+                    evidence.push(format!("rp_filter of {dev} is 1 (strict)"));
+                }
+                Some(n) => evidence.push(format!("rp_filter of {dev} is {n}")),
+                None => evidence.push(format!("rp_filter of {dev} is not in this state")),
+            }
+        }
+    }
+    let (effect, remedy) = if strict.is_empty() {
+        (
+            "packets of a connection that come by the other way are INVALID to conntrack wherever \
+             it did not see the first ones",
+            vec![
+                "ip route get ADDRESS, here and on the other end: both ways must be the same one"
+                    .to_owned(),
+            ],
+        )
+    } else {
+        (
+            "packets that come in by the way that this node would not send by are dropped before \
+             any rule sees them",
+            strict.iter().map(|dev| format!("sysctl -w net.ipv4.conf.{dev}.rp_filter=2")).collect(),
+        )
+    };
+    Verdict::Found(Found { evidence, effect: effect.into(), remedy, fix: Vec::new() })
+}
+
+fn is_v6(route: &Route) -> bool {
+    let gateway = route.gateway.map(|g| g.is_ipv6());
+    route.network().map(|n| n.addr().is_ipv6()).or(gateway).unwrap_or(false)
+}
+
+fn ways_of(route: &Route) -> Vec<Way> {
+    let one = route.dev.clone().map(|dev| (dev, route.gateway.map(|g| g.to_string())));
+    let hops = route.nexthops.as_ref().and_then(|h| h.as_array()).into_iter().flatten();
+    let hops = hops.filter_map(|hop| {
+        let gateway = hop["gateway"].as_str().map(str::to_owned);
+        Some((hop["dev"].as_str()?.to_owned(), gateway))
+    });
+    one.into_iter().chain(hops).collect()
+}
+
+/// The stricter of a link's own and the node's setting counts, and 2 (loose) is above 1 (strict).
+fn rp_filter(sysctls: &Sysctls, dev: &str) -> Option<u8> {
+    let value = |name: &str| -> Option<u8> {
+        sysctls.get(&format!("net.ipv4.conf.{name}.rp_filter"))?.parse().ok()
+    };
+    // sysctl writes a dot in a link's name as a slash.
+    Some(value("all")?.max(value(&dev.replace('.', "/"))?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checks::testing::{changed, judged, node};
+
+    const NODE: &str = "docker-iptables-1.30";
+
+    fn with_route(route: &str, rp_filter: &str) -> Verdict {
+        let state = changed(NODE, |f| {
+            let text = node(NODE).files["route.json"].to_string();
+            let text = text.trim_end().trim_end_matches(']').to_owned();
+            f.put("route.json", &format!("{text},{route}]"));
+            let line = "net.ipv4.conf.docker0.rp_filter = 0";
+            f.replace(
+                "sysctl.txt",
+                line,
+                &line.replace('0', rp_filter).replace(&format!("docker{rp_filter}"), "docker0"),
+            );
+        });
+        judged(&CHECK, &state)
+    }
+
+    #[test]
+    fn found_with_two_ways_and_worse_when_strict() {
+        let way = r#"{"dst": "10.9.4.0/24", "dev": "docker0", "gateway": "172.17.0.9"}"#;
+        let Verdict::Found(found) = with_route(way, "0") else { panic!("not found") };
+        let shown = "route.json: 10.9.4.0/24 by docker0 via 172.17.0.9 and by nl";
+        assert_eq!(found.evidence[0], shown);
+        let Verdict::Found(found) = with_route(way, "1") else { panic!("not found") };
+        assert_eq!(found.remedy, ["sysctl -w net.ipv4.conf.docker0.rp_filter=2"]);
+        let hops = r#"{"dst": "10.50.0.0/16", "nexthops": [{"dev": "docker0", "gateway": "a"},
+            {"dev": "docker0", "gateway": "b"}]}"#;
+        assert!(matches!(with_route(hops, "0"), Verdict::Found(_)));
+    }
+
+    #[test]
+    fn ok_with_one_way_each_and_unknown_without_routes() {
+        for name in [NODE, "canal-stale-flannel-1.20", "half-migrated-ipvs-1.20"] {
+            let verdict = judged(&CHECK, &node(name));
+            assert!(matches!(verdict, Verdict::Ok(_)), "{name}: {verdict:?}");
+        }
+        // The default route of another family is another network.
+        let v6 = r#"{"dst": "default", "dev": "docker0", "gateway": "fe80::1"}"#;
+        assert!(matches!(with_route(v6, "0"), Verdict::Ok(_)));
+        let state = changed(NODE, |f| f.remove("route.json"));
+        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+    }
+}

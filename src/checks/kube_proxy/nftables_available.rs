@@ -1,0 +1,112 @@
+//! nftables mode came in 1.29, behind a gate that is off until 1.31.
+
+use crate::checks::{Check, Facts, Found, Severity, Verdict};
+use crate::state::kube_proxy::Mode;
+
+/// The gate of nftables mode, while there is one.
+const GATE: &str = "NFTablesProxyMode";
+
+pub(crate) const CHECK: Check = Check {
+    id: "kube-proxy.nftables-available",
+    title: "a kube-proxy that has no nftables mode, or keeps it off",
+    severity: Severity::Block,
+    when: "nftables mode is the target",
+    applies: |facts| facts.to == Some(Mode::Nftables),
+    judge,
+    reference: "https://kep.k8s.io/3866",
+};
+
+fn judge(facts: &Facts<'_>) -> Verdict {
+    if facts.running.mode == Some(Mode::Nftables) {
+        return Verdict::Ok("nftables mode runs already".into());
+    }
+    let Some(version) = facts.running.version else {
+        return match super::at_least(facts, 29) {
+            Some(false) => found(
+                "kube-proxy is older than 1.29, by the chains it writes".into(),
+                "upgrade kube-proxy to 1.31 or later before the switch".into(),
+            ),
+            _ => Verdict::Unknown("the version of kube-proxy is not known".into()),
+        };
+    };
+    let minor = (version.major, version.minor);
+    let gate = facts.settings.as_ref().and_then(|s| s.feature_gates.get(GATE).copied());
+    match () {
+        () if minor < (1, 29) => found(
+            format!("kube-proxy {version} has no nftables mode"),
+            "upgrade kube-proxy to 1.31 or later before the switch".into(),
+        ),
+        // GA in 1.33: the gate is locked from then on.
+        () if minor >= (1, 33) => Verdict::Ok(format!("kube-proxy {version} has it")),
+        () if gate.unwrap_or(minor >= (1, 31)) => {
+            Verdict::Ok(format!("kube-proxy {version} has it, and its gate is on"))
+        }
+        () if facts.settings.is_none() => Verdict::Unknown(format!(
+            "kube-proxy {version} has it behind the gate {GATE}; what it was told is not known"
+        )),
+        () => {
+            let state = if gate == Some(false) { "set to false" } else { "off by default" };
+            let line = format!("featureGates: {{{GATE}: true}}");
+            let flag = format!("--feature-gates={GATE}=true");
+            found(
+                format!("kube-proxy {version}: the feature gate {GATE} is {state}"),
+                super::setting(facts, &line, &flag),
+            )
+        }
+    }
+}
+
+fn found(evidence: String, remedy: String) -> Verdict {
+    Verdict::Found(Found {
+        evidence: vec![evidence],
+        effect: "kube-proxy does not start in nftables mode, and no change of a service reaches \
+                 the node any more"
+            .into(),
+        remedy: vec![remedy],
+        fix: Vec::new(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::versioned;
+    use super::*;
+    use crate::checks::testing::{judged_to, node, with_facts};
+
+    const TO: Option<Mode> = Some(Mode::Nftables);
+
+    fn at(version: &str, gate: Option<bool>) -> Verdict {
+        let state = versioned("docker-iptables-1.30", version);
+        with_facts(&state, TO, |facts| {
+            let gates = &mut facts.settings.as_mut().expect("settings").feature_gates;
+            gates.extend(gate.map(|on| (GATE.to_owned(), on)));
+            judge(facts)
+        })
+    }
+
+    #[test]
+    fn the_version_and_the_gate_decide() {
+        for (version, gate, fine) in [
+            ("v1.28.9", Some(true), false),
+            ("v1.30.5", None, false),
+            ("v1.30.5", Some(true), true),
+            ("v1.31.0", None, true),
+            ("v1.32.0", Some(false), false),
+            ("v1.33.0", Some(false), true),
+        ] {
+            let verdict = at(version, gate);
+            assert_eq!(matches!(verdict, Verdict::Ok(_)), fine, "{version} {gate:?}: {verdict:?}");
+            assert_eq!(matches!(verdict, Verdict::Found(_)), !fine, "{version} {gate:?}");
+        }
+    }
+
+    #[test]
+    fn without_a_version_chains_decide_or_nothing_does() {
+        let old = judged_to(&CHECK, &node("canal-stale-flannel-1.20"), TO);
+        assert!(matches!(old, Verdict::Found(_)), "{old:?}");
+        let new = judged_to(&CHECK, &node("docker-iptables-1.30"), TO);
+        assert!(matches!(new, Verdict::Unknown(_)), "{new:?}");
+        let there = judged_to(&CHECK, &node("nftables-leftovers-1.30"), TO);
+        assert!(matches!(there, Verdict::Ok(_)), "{there:?}");
+    }
+}

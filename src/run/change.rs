@@ -1,0 +1,148 @@
+//! What every run does alike once its edits are known: begin, carry out, prove, or undo.
+
+use serde_json::Value;
+
+use crate::error::{Error, Kind, Result};
+use crate::plan::edit::{Direction, Edit};
+use crate::plan::invariants::{Outcome, outcome, unexpected};
+use crate::run::Context;
+use crate::run::cleanup::KEEP;
+use crate::run::execute::{execute, told};
+use crate::run::look::look_again;
+use crate::run::rollback;
+use crate::run::take::Taken;
+use crate::state::NodeState;
+use crate::store::journal::Journal;
+use crate::store::runs::{Run, RunState};
+
+/// What a run did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Changed {
+    /// Objects of the edits that were made.
+    pub(super) objects: usize,
+    /// What others changed meanwhile; kept.
+    pub(super) others: Vec<String>,
+}
+
+/// Refuses to begin while a run waits to be finished.
+pub(super) fn refuse_pending(context: &Context<'_>) -> Result<()> {
+    match context.store.pending()? {
+        None => Ok(()),
+        Some(run) => Err(Error::new(Kind::Pending, format!("run {}", run.id), "is not finished")
+            .hint("`proxyshift resume` goes on with it, `proxyshift rollback` undoes it")),
+    }
+}
+
+/// Begins a run of `verb` that goes back to `taken`, with room in its journal for `edits`.
+pub(super) fn begin(
+    context: &Context<'_>,
+    verb: &str,
+    taken: &Taken,
+    summary: Value,
+    edits: &[Edit],
+) -> Result<(Run, Journal)> {
+    let size: u64 = edits.iter().map(journal_size).sum();
+    context.store.room_for(size)?;
+    let mut run = context.store.start(verb, &taken.snapshot.id, summary)?;
+    match Journal::create(&context.store.run_dir(&run.id), size) {
+        Ok(journal) => Ok((run, journal)),
+        Err(e) => {
+            context.store.finish(&mut run, RunState::Failed)?;
+            Err(e)
+        }
+    }
+}
+
+/// Room for an edit, its undoing, and what is said of both.
+fn journal_size(edit: &Edit) -> u64 {
+    let text = serde_json::to_vec(edit).map_or(0, |t| t.len() as u64);
+    2 * text + 4096
+}
+
+/// Makes the edits and proves them; on a failure undoes them.
+pub(super) fn carry_out(
+    context: &Context<'_>,
+    run: &mut Run,
+    journal: &mut Journal,
+    stage: &str,
+    base: &NodeState,
+    edits: Vec<Edit>,
+    plan_again: &dyn Fn() -> Result<Vec<Edit>>,
+) -> Result<Changed> {
+    let result = execute(context, journal, stage, edits, plan_again)
+        .and_then(|_| verify(context, run, base));
+    match result {
+        Ok(others) => {
+            context.store.finish(run, RunState::Done)?;
+            prune(context)?;
+            let objects = done_edits(context, run)?.iter().map(Edit::objects).sum();
+            Ok(Changed { objects, others })
+        }
+        Err(cause) => Err(undo_after(context, run, journal, base, cause)),
+    }
+}
+
+/// Undoes what was done; the error says both why and how that ended.
+fn undo_after(
+    context: &Context<'_>,
+    run: &mut Run,
+    journal: &mut Journal,
+    base: &NodeState,
+    cause: Error,
+) -> Error {
+    context.sink.warning(format!("{cause}; undoing"));
+    match rollback::undo(context, run, journal, base) {
+        Ok(report) if report.restored == 0 => cause,
+        Ok(_) => Error { kind: Kind::RolledBack, ..cause }
+            .hint("the node is as before; see the cause, and try again"),
+        Err(e) => {
+            Error::new(Kind::NotRolledBack, e.object, format!("{} (after: {cause})", e.cause))
+                .hint(e.hint.unwrap_or_else(|| "`proxyshift rollback` tries again".into()))
+        }
+    }
+}
+
+/// Proves that nothing but the run's own objects has changed, and that these have. Returns what
+/// others changed since the snapshot, in words.
+fn verify(context: &Context<'_>, run: &Run, base: &NodeState) -> Result<Vec<String>> {
+    let task = "verifying against the kernel";
+    context.sink.started(task);
+    let now = look_again(context.tools, context.sink)?;
+    let edits = done_edits(context, run)?;
+    for edit in &edits {
+        if outcome(edit, base, &now) != Outcome::Done {
+            let cause = match edit.direction {
+                Direction::Remove => "is there again after the edit",
+                Direction::Add => "is gone again after the edit",
+            };
+            return Err(Error::new(Kind::Kernel, edit.to_string(), cause));
+        }
+    }
+    // Each transaction was compared with what it should have made when it was made: what differs
+    // now beyond that is the work of others, and stays.
+    let mut others = Vec::new();
+    for id in base.rulesets.keys().chain(now.rulesets.keys()) {
+        let (before, after) = (base.rulesets.get(id), now.rulesets.get(id));
+        others.extend(unexpected(*id, before, after, &edits).iter().map(ToString::to_string));
+    }
+    others.sort();
+    others.dedup();
+    let kept: usize = now.rulesets.values().map(|r| r.rule_count()).sum();
+    context.sink.finished(task, format!("{kept} rules as before, in the same order"));
+    for change in &others {
+        context.sink.note(format!("changed by someone else meanwhile, kept: {change}"));
+    }
+    Ok(others)
+}
+
+fn done_edits(context: &Context<'_>, run: &Run) -> Result<Vec<Edit>> {
+    let entries = crate::store::journal::read(&context.store.run_dir(&run.id))?;
+    Ok(told(&entries)?.done)
+}
+
+/// Removes the snapshots and runs that are too old to be of use.
+pub(super) fn prune(context: &Context<'_>) -> Result<()> {
+    context.store.prune_runs(KEEP)?;
+    let needed = context.store.needed_snapshots()?;
+    context.store.prune(KEEP, &needed).map(|_| ())
+}

@@ -1,0 +1,99 @@
+//! The remedies of checks: a validated snapshot, each remedy's edits, proof.
+
+use serde_json::json;
+
+use crate::error::{Error, Kind, Result};
+use crate::plan::edit::Edit;
+use crate::run::Context;
+use crate::run::change::{begin, carry_out, refuse_pending};
+use crate::run::look::{look, look_again};
+use crate::run::take::take;
+use crate::state::NodeState;
+
+/// The verb of such a run.
+pub const FIX: &str = "check --fix";
+/// The stage in which remedies are applied.
+const STAGE: &str = "fix";
+
+/// What ends one finding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remedy {
+    /// The check's id.
+    pub id: &'static str,
+    /// The edits, in order.
+    pub edits: Vec<Edit>,
+}
+
+/// What was mended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// The run, if anything was done.
+    pub run: Option<String>,
+    /// The snapshot to go back to.
+    pub snapshot: Option<String>,
+    /// The checks whose remedies were applied.
+    pub applied: Vec<&'static str>,
+    /// What others changed meanwhile; kept.
+    pub others: Vec<String>,
+}
+
+/// Applies the remedies that `judge` finds and `approve` takes; `approve` is asked for each one
+/// before anything is changed.
+///
+/// # Errors
+/// [`Kind::RolledBack`] or [`Kind::NotRolledBack`] when it failed after it had changed something;
+/// otherwise the node is as before.
+pub fn fix(
+    context: &Context<'_>,
+    judge: &dyn Fn(&NodeState) -> Result<Vec<Remedy>>,
+    approve: &dyn Fn(&Remedy) -> Result<bool>,
+) -> Result<Report> {
+    let _lock = context.lock(FIX)?;
+    refuse_pending(context)?;
+    let mut approved = Vec::new();
+    for remedy in judge(&look(context.tools, context.sink)?)? {
+        if approve(&remedy)? {
+            approved.push(remedy);
+        }
+    }
+    if approved.is_empty() {
+        return Ok(Report::default());
+    }
+    let taken = take(context, "before check --fix")?;
+    let edits = still_wanted(&approved, judge(&taken.state)?);
+    if edits.is_empty() {
+        context.sink.note("someone else mended it meanwhile");
+        return Ok(Report::default());
+    }
+    let applied: Vec<&'static str> = approved.iter().map(|r| r.id).collect();
+    let summary = json!({"checks": applied});
+    let (mut run, mut journal) = begin(context, FIX, &taken, summary, &edits)?;
+    let plan_again =
+        || Ok(still_wanted(&approved, judge(&look_again(context.tools, context.sink)?)?));
+    let changed =
+        carry_out(context, &mut run, &mut journal, STAGE, &taken.state, edits, &plan_again)?;
+    let (id, snapshot) = (Some(run.id), Some(run.snapshot));
+    Ok(Report { run: id, snapshot, applied, others: changed.others })
+}
+
+/// The edits of `found` that were approved; positions may have moved since.
+fn still_wanted(approved: &[Remedy], found: Vec<Remedy>) -> Vec<Edit> {
+    let known = |remedy: &Remedy, edit: &Edit| {
+        approved
+            .iter()
+            .filter(|a| a.id == remedy.id)
+            .flat_map(|a| &a.edits)
+            .any(|e| e.lines() == edit.lines())
+    };
+    let mut edits = Vec::new();
+    for remedy in &found {
+        edits.extend(remedy.edits.iter().filter(|e| known(remedy, e)).cloned());
+    }
+    edits
+}
+
+/// A run of remedies that was cut off is only undone: what is left to mend, the next check says.
+pub(super) fn not_resumed(id: &str) -> Error {
+    Error::new(Kind::Pending, format!("run {id}"), "was applying remedies of checks")
+        .hint("`proxyshift rollback` undoes it; then run `proxyshift check --fix` again")
+}

@@ -1,0 +1,224 @@
+//! Checks against a live kernel: packets really dropped, and a lost rule really put back.
+
+mod common;
+
+use std::fs::File;
+use std::io::Write;
+use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use common::{in_namespace, run, run_with};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use serde_json::Value;
+
+/// A host behind docker0, the node with its uplink, and a host outside that knows only the node.
+const HOSTS: &str = "link set lo up
+link add docker0 type bridge
+addr add 172.17.0.1/16 dev docker0
+link set docker0 up
+netns add inner
+link add v0 type veth peer name eth0 netns inner
+link set v0 master docker0
+link set v0 up
+netns add outside
+link add up0 type veth peer name eth0 netns outside
+addr add 192.0.2.1/24 dev up0
+link set up0 up
+route add default via 192.0.2.2";
+const INNER: &str = "link set lo up
+addr add 172.17.0.5/16 dev eth0
+link set eth0 up
+route add default via 172.17.0.1";
+const OUTSIDE: &str = "link set lo up
+addr add 192.0.2.2/24 dev eth0
+link set eth0 up
+route add 172.17.0.0/16 via 192.0.2.1";
+
+fn hosts() {
+    run_with(HOSTS, &["ip", "-batch", "-"]);
+    run_with(INNER, &["ip", "-n", "inner", "-batch", "-"]);
+    run_with(OUTSIDE, &["ip", "-n", "outside", "-batch", "-"]);
+    set("net/ipv4/ip_forward", "1");
+}
+
+fn set(sysctl: &str, value: &str) {
+    std::fs::write(format!("/proc/sys/{sysctl}"), value).expect(sysctl);
+}
+
+/// Runs `work` in a named namespace; sockets made there stay there.
+fn at<T: Send>(host: &str, work: impl FnOnce() -> T + Send) -> T {
+    let file = File::open(format!("/run/netns/{host}")).expect(host);
+    let enter = || {
+        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).expect(host);
+        work()
+    };
+    thread::scope(|scope| scope.spawn(enter).join().expect("the thread inside"))
+}
+
+/// The address with which a packet of the inner host arrives outside.
+fn arrives_as() -> IpAddr {
+    let listener = at("outside", || UdpSocket::bind("192.0.2.2:9")).expect("outside");
+    listener.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
+    // A socket of its own each time: what conntrack knows of an old one stays as it was.
+    let sender = at("inner", || UdpSocket::bind("172.17.0.5:0")).expect("inner");
+    for _ in 0..50 {
+        sender.send_to(b"x", "192.0.2.2:9").expect("sent");
+        if let Ok((_, from)) = listener.recv_from(&mut [0; 8]) {
+            return from.ip();
+        }
+    }
+    panic!("no packet arrived");
+}
+
+/// A process by the name of dockerd, until it is dropped.
+struct Dockerd(Child);
+
+impl Dockerd {
+    fn start() -> Dockerd {
+        std::fs::copy("/bin/sleep", "/run/dockerd").expect("a copy");
+        Dockerd(Command::new("/run/dockerd").arg("600").spawn().expect("it starts"))
+    }
+}
+
+impl Drop for Dockerd {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Runs proxyshift; returns its exit code, standard output and standard error.
+fn proxyshift(words: &str) -> (i32, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_proxyshift"))
+        .args(["--store", "/run/store"])
+        .args(words.split_whitespace())
+        .stdin(Stdio::null())
+        .output()
+        .expect("proxyshift starts");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+}
+
+fn document(words: &str) -> Value {
+    let (code, out, err) = proxyshift(words);
+    assert_eq!(code, 0, "proxyshift {words}\n{out}{err}");
+    serde_json::from_str(&out).expect("a document")
+}
+
+/// The rules of nat POSTROUTING.
+fn postrouting(program: &str) -> Vec<String> {
+    let save = run(&format!("{program}-save -t nat"));
+    save.lines().filter(|l| l.starts_with("-A POSTROUTING")).map(str::to_owned).collect()
+}
+
+const MASQUERADE: &str = "-A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE";
+
+fn masquerade_lost_and_put_back(program: &str) {
+    hosts();
+    let _dockerd = Dockerd::start();
+    let rules = "*nat\n:DOCKER - [0:0]\n:KUBE-POSTROUTING - [0:0]\n\
+                 -A POSTROUTING -m comment --comment \"kubernetes postrouting rules\" \
+                 -j KUBE-POSTROUTING\n\
+                 -A POSTROUTING -s 172.16.0.0/12 -d 10.0.0.0/8 -j RETURN\n\
+                 -A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN\n\
+                 -A KUBE-POSTROUTING -j MASQUERADE\nCOMMIT\n";
+    run_with(rules, &[&format!("{program}-restore")]);
+    let before = postrouting(program);
+    assert_eq!(arrives_as().to_string(), "172.17.0.5", "nothing masquerades it");
+
+    let only = "check --only docker.masquerade";
+    let finding = &document(&format!("{only} -o json"))["findings"][0];
+    assert_eq!(finding["outcome"], "found", "{finding}");
+    assert_eq!(finding["fixable"], true, "{finding}");
+    for (words, named) in [("--fix", "--yes"), ("--fix --yes --snapshot latest", "--snapshot")] {
+        let (code, _, err) = proxyshift(&format!("{only} {words}"));
+        assert!(code == 2 && err.contains(named), "{words}: {code} {err}");
+    }
+    assert_eq!(postrouting(program), before, "nothing was changed so far");
+
+    let fixed = document(&format!("{only} --fix --yes -o json"));
+    assert_eq!(fixed["findings"][0]["outcome"], "ok", "{fixed}");
+    assert_eq!(fixed["fixed"]["checks"][0], "docker.masquerade", "{fixed}");
+    let mut mended = before.clone();
+    mended.insert(1, MASQUERADE.to_owned());
+    assert_eq!(postrouting(program), mended, "in its place, behind kube-proxy's jump");
+    assert_eq!(arrives_as().to_string(), "192.0.2.1", "it has the node's address");
+    let (code, out, err) = proxyshift("rehearse");
+    assert!(code == 0 && err.contains("a packet from docker0"), "{code} {out}{err}");
+    let again = document(&format!("{only} --fix --yes -o json"));
+    assert_eq!(again["fixed"]["run"], Value::Null, "nothing is left to mend: {again}");
+
+    document("rollback -o json");
+    assert_eq!(postrouting(program), before, "just the added rule went");
+    assert_eq!(arrives_as().to_string(), "172.17.0.5");
+    assert_eq!(proxyshift("status").0, 0, "no run is pending");
+}
+
+#[test]
+fn docker_masquerade_is_put_back_in_nft() {
+    if in_namespace("docker_masquerade_is_put_back_in_nft") {
+        masquerade_lost_and_put_back("iptables-nft");
+    }
+}
+
+#[test]
+fn docker_masquerade_is_put_back_in_legacy() {
+    if in_namespace("docker_masquerade_is_put_back_in_legacy") {
+        masquerade_lost_and_put_back("iptables-legacy");
+    }
+}
+
+/// Connections through the node that it has not seen the beginning of: conntrack comes to this
+/// namespace with the first rule that needs it, and takes up nothing half-way.
+#[test]
+fn invalid_packets_are_counted_where_they_are_dropped() {
+    if !in_namespace("invalid_packets_are_counted_where_they_are_dropped") {
+        return;
+    }
+    hosts();
+    let listener = at("outside", || TcpListener::bind("192.0.2.2:80")).expect("outside");
+    let connect = || TcpStream::connect("192.0.2.2:80").expect("connected");
+    let clients: Vec<TcpStream> = (0..20).map(|_| at("inner", connect)).collect();
+    let _servers: Vec<TcpStream> =
+        clients.iter().map(|_| listener.accept().expect("accepted").0).collect();
+    let rules = "*filter\n:KUBE-FORWARD - [0:0]\n\
+                 -A FORWARD -m comment --comment \"kubernetes forwarding rules\" -j KUBE-FORWARD\n\
+                 -A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP\nCOMMIT\n";
+    run_with(rules, &["iptables-nft-restore"]);
+    set("net/netfilter/nf_conntrack_tcp_loose", "0");
+
+    let only = "check --only invalid.drops,invalid.rising";
+    let findings = document(&format!("{only} -o json"))["findings"].clone();
+    let outcome = |findings: &Value, id: &str| {
+        let mut all = findings.as_array().expect("findings").iter();
+        all.find(|f| f["id"] == id).expect(id).clone()
+    };
+    assert_eq!(outcome(&findings, "invalid.drops")["outcome"], "ok", "{findings}");
+    assert_eq!(outcome(&findings, "invalid.rising")["outcome"], "unknown", "{findings}");
+
+    let sending = thread::spawn(move || {
+        for mut client in &clients {
+            client.write_all(b"lost").expect("buffered");
+            thread::sleep(Duration::from_millis(200));
+        }
+        clients
+    });
+    thread::sleep(Duration::from_millis(300));
+    let findings = document(&format!("{only} --watch 1 -o json"))["findings"].clone();
+    for id in ["invalid.drops", "invalid.rising"] {
+        let finding = outcome(&findings, id);
+        assert_eq!(finding["outcome"], "found", "{findings}");
+        let evidence = finding["evidence"].as_array().expect("evidence");
+        let first = evidence[0].as_str().expect("text");
+        assert!(first.starts_with("kube-proxy: "), "{first}");
+        let rule = evidence[1].as_str().expect("text");
+        assert!(rule.contains("-A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP"), "{rule}");
+    }
+    drop(sending.join());
+    let counted = run("iptables-nft-save -c -t filter");
+    let line = counted.lines().find(|l| l.contains("INVALID")).expect("the rule");
+    assert!(!line.starts_with("[0:"), "the kernel counted none: {line}");
+}

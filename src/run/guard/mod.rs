@@ -101,6 +101,9 @@ impl Guard<'_> {
             return kept;
         }
         let taken = self.take_away();
+        if let (Err(_), Err(left)) = (&kept, &taken) {
+            self.sink.warning(format!("the exception may still be there: {left}"));
+        }
         let changed = kept?.changed;
         taken.map(|()| Report { changed, rules: Vec::new() })
     }
@@ -120,11 +123,14 @@ impl Guard<'_> {
                     complaint.clear();
                 }
                 Err(e) if e.kind == Kind::Contested => return Err(e),
-                // Said once, not with every look.
-                Err(e) if e.to_string() == complaint => {}
                 Err(e) => {
-                    complaint = e.to_string();
-                    self.sink.warning(format!("{}: {e}; trying again", clock::now()));
+                    // What failed half-way may have left its answers in the socket.
+                    seen = Seen::default();
+                    let again = std::mem::replace(&mut complaint, e.to_string());
+                    // Said once, not with every look.
+                    if complaint != again {
+                        self.sink.warning(format!("{} {complaint}; trying again", clock::now()));
+                    }
                 }
             }
         }

@@ -44,6 +44,8 @@ pub enum Kind {
     Rehearsal,
     /// Someone else wrote first, every time.
     LostRace,
+    /// Another component would undo the change at once.
+    Contested,
     /// A run is waiting for `resume`, `rollback` or `confirm`.
     Pending,
     /// Ctrl-C before anything was changed.

@@ -34,6 +34,7 @@ use crate::state::NodeState;
 use crate::state::kube_proxy::{KubeProxyConfig, Mode};
 use crate::state::measured::Measured;
 
+pub(crate) use invalid::{felix_setting, first_gate};
 pub use markdown::markdown;
 pub use registry::CHECKS;
 

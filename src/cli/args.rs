@@ -1,9 +1,11 @@
 //! The arguments, with the help that teaches them.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
+use crate::run::guard::Exception;
 use crate::run::inside::Job;
 use crate::state::kube_proxy::Mode;
 use crate::ui::{Output, Progress};
@@ -84,6 +86,12 @@ pub enum Verb {
     Rollback,
     /// Says whether a run is pending (exit code 6), and lists the last ones.
     Status,
+    /// Keeps an exception for INVALID packets of the networks or interfaces named, where it must stand:
+    /// in filter FORWARD, before what drops them.
+    ///
+    /// Puts its rules back when they vanish or fall behind, says so each time, and takes them away
+    /// when it ends. Its packets pass by the policies behind it, which it names.
+    Guard(Guard),
     /// Works inside a private namespace; proxyshift calls this itself.
     #[command(hide = true)]
     Inside {
@@ -200,4 +208,34 @@ pub struct Cleanup {
     /// Show the plan and stop.
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// The options of `guard`.
+#[derive(Debug, clap::Args)]
+pub struct Guard {
+    /// Whose packets: networks and interfaces, never everything. Rules of an earlier guard for others
+    /// go.
+    #[arg(long = "for", value_name = "CIDR|INTERFACE", required = true, num_args = 1.., value_delimiter = ',')]
+    pub exceptions: Vec<Exception>,
+    /// Set it right once, leave it there, and end: for cron and Ansible.
+    #[arg(long, conflicts_with_all = ["leave", "interval"])]
+    pub once: bool,
+    /// Leave the rules there at the end.
+    #[arg(long)]
+    pub leave: bool,
+    /// Stand before the jump of a living Calico too, past every network policy; it comes back above.
+    #[arg(long)]
+    pub contest: bool,
+    /// How often to look.
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = interval)]
+    pub interval: Duration,
+}
+
+/// From 10 ms to an hour.
+fn interval(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds")?;
+    if !(0.01..=3600.0).contains(&seconds) {
+        return Err("between 0.01 and 3600 seconds".into());
+    }
+    Ok(Duration::from_secs_f64(seconds))
 }

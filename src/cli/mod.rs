@@ -3,6 +3,7 @@
 pub mod args;
 mod check;
 mod cleanup;
+mod guard;
 mod plan;
 mod rehearse;
 mod rollback;
@@ -39,6 +40,7 @@ pub fn run(args: &Args) -> u8 {
         Some(Verb::Plan(options)) => plan::run(&command, options),
         Some(Verb::Rehearse(options)) => rehearse::run(&command, options),
         Some(Verb::Cleanup(options)) => cleanup::run(&command, options),
+        Some(Verb::Guard(options)) => guard::run(&command, options),
         Some(Verb::Resume) => cleanup::resume(&command),
         Some(Verb::Rollback) => rollback::run(&command),
         Some(Verb::Status) => status::run(&command),
@@ -84,13 +86,19 @@ impl Command<'_> {
         self.ui
     }
 
+    /// Who changes the node must be root.
+    fn as_root(&self) -> Result<()> {
+        if rustix::process::geteuid().is_root() {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Permission, "this node", "only root may change it").hint(
+            "run as root; with `--snapshot DIR`, `check`, `plan` and `rehearse` need no rights",
+        ))
+    }
+
     /// Calls `work` with what a run needs.
     fn with_context<T>(&self, work: impl FnOnce(&Context<'_>) -> Result<T>) -> Result<T> {
-        if !rustix::process::geteuid().is_root() {
-            return Err(Error::new(Kind::Permission, "this node", "only root may change it").hint(
-                "run as root; with `--snapshot DIR`, `check`, `plan` and `rehearse` need no rights",
-            ));
-        }
+        self.as_root()?;
         let (tools, store, catalogue) = (Tools::find(), self.store()?, Catalogue::builtin()?);
         work(&Context {
             tools: &tools,

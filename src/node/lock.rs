@@ -43,9 +43,26 @@ impl NodeLock {
     /// # Errors
     /// [`Kind::Lock`], naming the holder.
     pub fn acquire(dir: &Path, verb: &str, wait: Duration) -> Result<NodeLock> {
+        NodeLock::named(dir, &format!("{}.lock", Netns::current()?.inode), verb, wait)
+    }
+
+    /// Takes the lock of the one guard of this network namespace, which keeps nobody else from
+    /// changing it; without waiting.
+    ///
+    /// # Errors
+    /// [`Kind::Lock`], naming the holder.
+    pub fn of_guard(dir: &Path, verb: &str) -> Result<NodeLock> {
+        let name = format!("guard-{}.lock", Netns::current()?.inode);
+        NodeLock::named(dir, &name, verb, Duration::ZERO).map_err(|e| match e.kind {
+            Kind::Lock => e.hint("one guard serves for all: end that one, or name all with --for"),
+            _ => e,
+        })
+    }
+
+    fn named(dir: &Path, name: &str, verb: &str, wait: Duration) -> Result<NodeLock> {
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
         made.map_err(|e| Error::io(dir, &e))?;
-        let path = dir.join(format!("{}.lock", Netns::current()?.inode));
+        let path = dir.join(name);
         let file =
             wait_for(&path, wait, Duration::from_millis(50), |file| match file.try_lock() {
                 Ok(()) => Ok(true),

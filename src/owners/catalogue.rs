@@ -20,7 +20,7 @@ macro_rules! files {
 
 /// Every file, in order of precedence: where two components' names overlap, the first wins
 /// (`OVN-KUBE-*` before `OVN-*`).
-const FILES: [(&str, &str); 43] = files![
+const FILES: [(&str, &str); 44] = files![
     "kube-router",
     "kube-vip",
     "hostport",
@@ -55,6 +55,7 @@ const FILES: [(&str, &str); 43] = files![
     "tailscale",
     "netbird",
     "fail2ban",
+    "proxyshift",
     "ufw",
     "firewalld",
     "rancher",

@@ -4,6 +4,7 @@ mod change;
 pub mod cleanup;
 pub mod execute;
 pub mod fix;
+pub mod guard;
 pub mod inside;
 pub mod look;
 pub mod rollback;

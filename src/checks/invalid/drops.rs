@@ -3,6 +3,7 @@
 use super::rules::{Dropping, LIBERAL, by_owner, dropping, first_gate, program, sysctls};
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 use crate::owners::life;
+use crate::state::NodeState;
 use crate::state::tools::Version;
 
 pub(in crate::checks) const CHECK: Check = Check {
@@ -109,12 +110,17 @@ pub(super) fn of_kube_proxy(facts: &Facts<'_>) -> Vec<String> {
 }
 
 fn of_calico(facts: &Facts<'_>) -> Vec<String> {
-    let canal = facts.now.file("/etc/cni/net.d/10-canal.conflist").is_some();
+    let setting = felix_setting(facts.now);
+    vec![format!("{setting}   # Calico's rules go, in every pod's chains")]
+}
+
+/// The command that makes Calico drop no INVALID packets.
+pub(crate) fn felix_setting(state: &NodeState) -> String {
+    let canal = state.file("/etc/cni/net.d/10-canal.conflist").is_some();
     let set = if canal { "canal" } else { "calico-node" };
-    vec![format!(
-        "kubectl -n kube-system set env daemonset/{set} FELIX_DISABLECONNTRACKINVALIDCHECK=true   \
-         # Calico's rules go, in every pod's chains"
-    )]
+    format!(
+        "kubectl -n kube-system set env daemonset/{set} FELIX_DISABLECONNTRACKINVALIDCHECK=true"
+    )
 }
 
 /// Where an exception must stand to act at all, and whether it would stay there.

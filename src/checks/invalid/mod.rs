@@ -7,4 +7,6 @@ pub(super) mod protection_ends;
 pub(super) mod rising;
 mod rules;
 
+pub(crate) use drops::felix_setting;
+pub(crate) use rules::first_gate;
 pub(super) use rules::sysctls;

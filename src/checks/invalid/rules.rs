@@ -122,7 +122,7 @@ pub(super) fn matches_invalid(ruleset: &Ruleset, rule: &Rule) -> bool {
 
 /// The first rule of filter FORWARD that leads, by any way, to a rule that drops INVALID packets,
 /// or is one.
-pub(super) fn first_gate(ruleset: &Ruleset) -> Option<(usize, &Rule)> {
+pub(crate) fn first_gate(ruleset: &Ruleset) -> Option<(usize, &Rule)> {
     let table = ruleset.table("filter")?;
     let leading = leading(ruleset, table);
     let forward = table.chain("FORWARD")?;

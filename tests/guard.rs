@@ -1,0 +1,256 @@
+//! The guard on captured nodes, alive in namespaces: its exception stands before what drops INVALID
+//! packets, whatever others write.
+
+mod common;
+
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use common::node::{Ended, Node, Proxyshift};
+use common::{in_namespace, poll, run_with};
+use proxyshift::state::Backend;
+use rustix::process::{Pid, Signal, kill_process};
+
+const DOCKER: &str = "docker-iptables-1.30";
+const CANAL: &str = "canal-stale-flannel-1.20";
+const FOR: &str = "guard --for 10.9.0.0/24 --interval 0.05";
+const GATE: &str = "-j KUBE-FORWARD";
+
+/// The exception's two rules.
+fn own() -> [String; 2] {
+    ["-s", "-d"].map(|option| {
+        format!(
+            "-A FORWARD {option} 10.9.0.0/24 -m conntrack --ctstate INVALID -m comment --comment \
+             \"proxyshift guard\" -j ACCEPT"
+        )
+    })
+}
+
+/// The FORWARD chain of the filter table.
+fn forward(node: &Node) -> Vec<String> {
+    let save = run_with("", &[&node.program("save"), "-t", "filter"]);
+    save.lines().filter(|l| l.starts_with("-A FORWARD ")).map(str::to_owned).collect()
+}
+
+fn count(node: &Node) -> usize {
+    forward(node).iter().filter(|r| own().contains(r)).count()
+}
+
+/// True when both rules stand right before the jump `gate`, and nowhere else.
+fn stands(node: &Node, gate: &str) -> bool {
+    let rules = forward(node);
+    let Some(at) = rules.iter().position(|r| r.ends_with(gate)) else { return false };
+    at >= 2 && rules[at - 2..at] == own() && count(node) == 2
+}
+
+fn iptables(node: &Node, words: &[&str]) {
+    run_with("", &[&[node.program("").as_str(), "-w", "-t", "filter"], words].concat());
+}
+
+/// A guard at work; killed if a test fails.
+struct Running(Child);
+
+impl Running {
+    fn start(proxyshift: &Proxyshift, words: &str) -> Running {
+        let mut command = proxyshift.command(words);
+        Running(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts"))
+    }
+
+    fn send(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.0.id().cast_signed()).expect("a process");
+        kill_process(pid, signal).expect("it runs");
+    }
+
+    /// Waits for its end, of itself or by `signal`.
+    fn end(mut self, signal: Option<Signal>) -> Ended {
+        signal.into_iter().for_each(|s| self.send(s));
+        let (mut out, mut err) = (String::new(), String::new());
+        use std::io::Read;
+        self.0.stdout.take().expect("piped").read_to_string(&mut out).expect("text");
+        self.0.stderr.take().expect("piped").read_to_string(&mut err).expect("text");
+        Ended { code: self.0.wait().expect("its end").code(), out, err }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Both fail where it has ended, as it should have.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Takes the exception away and moves in front of it, 20 times.
+fn keeps_its_place(backend: Backend) {
+    let (node, proxyshift) = (Node::load(DOCKER, backend), Proxyshift::new("store"));
+    let before = forward(&node);
+    let guard = Running::start(&proxyshift, FOR);
+    poll("the first rules", || stands(&node, GATE));
+    for round in 0..20 {
+        if round % 2 == 0 {
+            // kube-proxy's jump is the first to be there again.
+            iptables(&node, &["-F", "FORWARD"]);
+            iptables(&node, &["-A", "FORWARD", "-j", "KUBE-FORWARD"]);
+            iptables(&node, &["-A", "FORWARD", "-j", "DOCKER-USER"]);
+        } else {
+            // In one step: deleted first, the exception would be taken away for want of a gate.
+            iptables(&node, &["-I", "FORWARD", "-j", "KUBE-FORWARD"]);
+        }
+        poll("the rules back in their place", || stands(&node, GATE));
+    }
+    let ended = guard.end(Some(Signal::TERM));
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+    ended.says(&["bypass", "KUBE-FORWARD, DOCKER-USER", "it was not there", "had fallen behind"]);
+    assert!(ended.err.matches("filter FORWARD: put the exception").count() >= 20, "{}", ended.err);
+    assert_eq!(count(&node), 0);
+    let left = forward(&node);
+    assert!(left.iter().all(|r| !r.contains("INVALID")), "{left:?}");
+    assert!(before.len() > 5, "{before:?}");
+}
+
+#[test]
+fn keeps_its_place_in_nft() {
+    if in_namespace("keeps_its_place_in_nft") {
+        keeps_its_place(Backend::Nft);
+    }
+}
+
+#[test]
+fn keeps_its_place_in_legacy() {
+    if in_namespace("keeps_its_place_in_legacy") {
+        keeps_its_place(Backend::Legacy);
+    }
+}
+
+#[test]
+fn others_rules_are_as_before_it_came() {
+    if !in_namespace("others_rules_are_as_before_it_came") {
+        return;
+    }
+    let (node, proxyshift) = (Node::load(DOCKER, Backend::Nft), Proxyshift::new("store"));
+    let foreign = ["-I", "FORWARD", "-s", "10.9.0.0/24", "-m", "conntrack", "--ctstate", "INVALID"];
+    iptables(&node, &[&foreign[..], &["-j", "ACCEPT"]].concat());
+    let before = node.rules();
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        let guard = Running::start(&proxyshift, FOR);
+        poll("the rules", || stands(&node, GATE));
+        assert_eq!(guard.end(Some(signal)).code, Some(0));
+        assert_eq!(node.rules(), before);
+    }
+    assert!(!proxyshift.store.exists(), "a guard needs no store");
+}
+
+#[test]
+fn one_guard_alone_and_rules_that_are_left() {
+    if !in_namespace("one_guard_alone_and_rules_that_are_left") {
+        return;
+    }
+    let (node, proxyshift) = (Node::load(DOCKER, Backend::Nft), Proxyshift::new("store"));
+    let guard = Running::start(&proxyshift, &format!("{FOR} --leave"));
+    poll("the rules", || stands(&node, GATE));
+    for words in ["guard --for 10.8.0.0/24", "guard --for 10.8.0.0/24 --once"] {
+        let second = proxyshift.expect(3, words);
+        second.says(&["held by `proxyshift guard`", &format!("pid {}", guard.0.id()), "--for"]);
+    }
+    assert_eq!(guard.end(Some(Signal::TERM)).code, Some(0));
+    assert!(stands(&node, GATE), "{:?}", forward(&node));
+    // Another guard knows them for its own.
+    let guard = Running::start(&proxyshift, "guard --for 10.8.0.0/24 --interval 0.05");
+    poll("the old ones gone", || count(&node) == 0);
+    poll("the new ones", || forward(&node).iter().any(|r| r.contains("-d 10.8.0.0/24 ")));
+    assert_eq!(guard.end(Some(Signal::TERM)).code, Some(0));
+    assert!(forward(&node).iter().all(|r| !r.contains("proxyshift")));
+}
+
+#[test]
+fn once_for_cron() {
+    if !in_namespace("once_for_cron") {
+        return;
+    }
+    let (node, proxyshift) = (Node::load(DOCKER, Backend::Nft), Proxyshift::new("store"));
+    let words = "guard --once -o json --for 10.9.0.0/24 fd00:9::/64";
+    let first = proxyshift.expect(0, words).json();
+    assert_eq!(first["schema"], "proxyshift.guard");
+    assert_eq!((&first["version"], &first["changed"]), (&1.into(), &true.into()));
+    assert!(stands(&node, GATE), "{:?}", forward(&node));
+    let rules = first["rules"].as_array().expect("rules");
+    assert_eq!(rules.len(), 2, "this node has no IPv6 rules: {first}");
+    assert_eq!(
+        (&rules[0]["ruleset"], &rules[0]["before"]),
+        (&"iptables-nft".into(), &"KUBE-FORWARD".into())
+    );
+    assert!(rules[0]["bypasses"].as_array().expect("names").contains(&"DOCKER-USER".into()));
+    let second = proxyshift.expect(0, words).json();
+    assert_eq!((&second["changed"], &second["rules"]), (&false.into(), &first["rules"]));
+}
+
+#[test]
+fn ipv6_and_interfaces_have_their_own() {
+    if !in_namespace("ipv6_and_interfaces_have_their_own") {
+        return;
+    }
+    let proxyshift = Proxyshift::new("store");
+    let gate = "*filter\n:KUBE-FORWARD - [0:0]\n-A FORWARD -j KUBE-FORWARD\n\
+                -A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP\nCOMMIT\n";
+    run_with(gate, &["ip6tables-nft-restore"]);
+    run_with(gate, &["iptables-nft-restore"]);
+    proxyshift.expect(0, "guard --once --for fd00:9::1:0/112 --for eth7");
+    let save = |tool: &str| run_with("", &[tool, "-t", "filter"]);
+    let (v4, v6) = (save("iptables-nft-save"), save("ip6tables-nft-save"));
+    assert_eq!(v6.matches("-s fd00:9::1:0/112 ").count(), 1, "{v6}");
+    for text in ["-i eth7 ", "-o eth7 "] {
+        assert_eq!((v4.matches(text).count(), v6.matches(text).count()), (1, 1), "{v4}{v6}");
+    }
+    assert!(!v4.contains("fd00"), "{v4}");
+}
+
+#[test]
+fn a_living_calico_has_its_own_setting() {
+    if !in_namespace("a_living_calico_has_its_own_setting") {
+        return;
+    }
+    let (node, proxyshift) = (Node::load(CANAL, Backend::Nft), Proxyshift::new("store"));
+    let before = node.rules();
+    for words in [FOR, "guard --once --for 10.9.0.0/24"] {
+        let refused = proxyshift.expect(3, words);
+        refused.says(&["cali-FORWARD", "FELIX_DISABLECONNTRACKINVALIDCHECK=true", "--contest"]);
+        assert_eq!(node.rules(), before);
+    }
+    let guard = Running::start(&proxyshift, &format!("{FOR} --contest"));
+    poll("the rules", || stands(&node, "-j cali-FORWARD"));
+    // As felix does.
+    iptables(&node, &["-I", "FORWARD", "-j", "cali-FORWARD"]);
+    poll("the rules before it again", || stands(&node, "-j cali-FORWARD"));
+    let ended = guard.end(Some(Signal::TERM));
+    ended.says(&["bypass", "cali-FORWARD, KUBE-FORWARD"]);
+    assert_eq!((ended.code, count(&node)), (Some(0), 0));
+}
+
+#[test]
+fn waits_for_what_drops_and_ends_when_calico_comes() {
+    if !in_namespace("waits_for_what_drops_and_ends_when_calico_comes") {
+        return;
+    }
+    let (node, proxyshift) = (Node::load(CANAL, Backend::Nft), Proxyshift::new("store"));
+    let whole = node.rules();
+    iptables(&node, &["-F", "FORWARD"]);
+    let guard = Running::start(&proxyshift, FOR);
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(count(&node), 0, "nothing leads to a drop");
+    iptables(&node, &["-A", "FORWARD", "-j", "KUBE-FORWARD"]);
+    poll("the rules", || stands(&node, GATE));
+    node.load_rules(&whole);
+    let ended = guard.end(None);
+    assert_eq!((ended.code, count(&node)), (Some(3), 0), "{}", ended.err);
+    ended.says(&["FELIX_DISABLECONNTRACKINVALIDCHECK"]);
+}
+
+#[test]
+fn never_for_everything() {
+    let proxyshift = Proxyshift::new("store");
+    for whom in ["0.0.0.0/0", "::/0", "+", "eth+", "lo", "10.9.0.0/24,0.0.0.0/0", "10.0.0.0/33"] {
+        proxyshift.expect(2, &format!("guard --for {whom}"));
+    }
+    proxyshift.expect(2, "guard");
+    proxyshift.expect(2, "guard --for eth0 --interval 0");
+}

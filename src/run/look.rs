@@ -83,48 +83,34 @@ fn table_is_whole(
     ruleset: &Ruleset,
     table: &Table,
 ) -> Result<()> {
+    let lie = |chain: &str, cause: String| {
+        Error::new(Kind::LossyCapture, format!("{id} {} {chain}", table.name), cause)
+            .hint("see the rule with `nft list chain`; move it to a table of its own")
+    };
     let chains = netfilter.chains(id.family, &table.name)?;
     for chain in &chains {
-        chain_is_whole(netfilter, id, ruleset, table, &chain.name)?;
+        let saved = table.chain(&chain.name).map(|c| &c.rules[..]);
+        let rules = netfilter.rules(id.family, &table.name, &chain.name)?;
+        if let Some(native) = rules.iter().position(|r| r.native) {
+            let text = saved.and_then(|s| s.get(native)).map(|r| ruleset.rule_text(r));
+            let cause = format!(
+                "a native nft rule, which iptables-save cannot say whole: `{}`",
+                text.unwrap_or_default()
+            );
+            return Err(lie(&chain.name, cause));
+        }
+        let (kernel, saved) = (rules.len(), saved.map_or(0, <[_]>::len));
+        if kernel != saved {
+            let cause = format!("the kernel holds {kernel} rules, its save {saved}");
+            return Err(lie(&chain.name, cause));
+        }
     }
     let known: HashSet<&str> = chains.iter().map(|c| c.name.as_str()).collect();
     if let Some(chain) = table.chains.iter().find(|c| !known.contains(&*c.name)) {
         let built_in = chain.is_built_in() && chain.rules.is_empty();
         if !built_in {
-            let cause = "saved, but the kernel does not have it";
-            return Err(lie(id, table, &chain.name, cause.into()));
+            return Err(lie(&chain.name, "saved, but the kernel does not have it".into()));
         }
     }
     Ok(())
-}
-
-/// Holds the save of one chain against the kernel.
-pub(super) fn chain_is_whole(
-    netfilter: &mut Netfilter,
-    id: RulesetId,
-    ruleset: &Ruleset,
-    table: &Table,
-    chain: &str,
-) -> Result<()> {
-    let saved = table.chain(chain).map(|c| &c.rules[..]);
-    let rules = netfilter.rules(id.family, &table.name, chain)?;
-    if let Some(native) = rules.iter().position(|r| r.native) {
-        let text = saved.and_then(|s| s.get(native)).map(|r| ruleset.rule_text(r));
-        let cause = format!(
-            "a native nft rule, which iptables-save cannot say whole: `{}`",
-            text.unwrap_or_default()
-        );
-        return Err(lie(id, table, chain, cause));
-    }
-    let (kernel, saved) = (rules.len(), saved.map_or(0, <[_]>::len));
-    if kernel != saved {
-        let cause = format!("the kernel holds {kernel} rules, its save {saved}");
-        return Err(lie(id, table, chain, cause));
-    }
-    Ok(())
-}
-
-fn lie(id: RulesetId, table: &Table, chain: &str, cause: String) -> Error {
-    Error::new(Kind::LossyCapture, format!("{id} {} {chain}", table.name), cause)
-        .hint("see the rule with `nft list chain`; move it to a table of its own")
 }

@@ -246,6 +246,18 @@ fn waits_for_what_drops_and_ends_when_calico_comes() {
 }
 
 #[test]
+fn a_chain_that_its_save_does_not_tell_whole_is_refused() {
+    if !in_namespace("a_chain_that_its_save_does_not_tell_whole_is_refused") {
+        return;
+    }
+    let (node, proxyshift) = (Node::load(DOCKER, Backend::Nft), Proxyshift::new("store"));
+    run_with("", &["nft", "insert", "rule", "ip", "filter", "FORWARD", "tcp", "dport", "{1,2}"]);
+    let refused = proxyshift.expect(3, "guard --once --for 10.9.0.0/24");
+    refused.says(&["iptables-nft", "nft"]);
+    assert_eq!(count(&node), 0);
+}
+
+#[test]
 fn never_for_everything() {
     let proxyshift = Proxyshift::new("store");
     for whom in ["0.0.0.0/0", "::/0", "+", "eth+", "lo", "10.9.0.0/24,0.0.0.0/0", "10.0.0.0/33"] {

@@ -95,22 +95,13 @@ fn held(netfilter: &mut Netfilter) -> Result<Held> {
         }
         let mut chains = Vec::new();
         for chain in netfilter.chains(family, &table.name)? {
-            chains.push(held_chain(netfilter, family, &table.name, &chain.name)?);
+            let rules = netfilter.rules(family, &table.name, &chain.name)?;
+            let native = rules.iter().position(|r| r.native);
+            chains.push(HeldChain { name: chain.name, rules: rules.len(), native });
         }
         held.insert((family, table.name), chains);
     }
     Ok(held)
-}
-
-fn held_chain(
-    netfilter: &mut Netfilter,
-    family: Family,
-    table: &str,
-    chain: &str,
-) -> Result<HeldChain> {
-    let rules = netfilter.rules(family, table, chain)?;
-    let native = rules.iter().position(|r| r.native);
-    Ok(HeldChain { name: chain.to_owned(), rules: rules.len(), native })
 }
 
 /// Holds each save of an nft table against the kernel, chain by chain.
@@ -130,50 +121,32 @@ fn table_is_whole(
     ruleset: &Ruleset,
     table: &Table,
 ) -> Result<()> {
+    let lie = |chain: &str, cause: String| {
+        Error::new(Kind::LossyCapture, format!("{id} {} {chain}", table.name), cause)
+            .hint("see the rule with `nft list chain`; move it to a table of its own")
+    };
     for chain in chains {
-        held_is_saved(chain, id, ruleset, table)?;
+        let saved = table.chain(&chain.name).map(|c| &c.rules[..]);
+        if let Some(native) = chain.native {
+            let text = saved.and_then(|s| s.get(native)).map(|r| ruleset.rule_text(r));
+            let cause = format!(
+                "a native nft rule, which iptables-save cannot say whole: `{}`",
+                text.unwrap_or_default()
+            );
+            return Err(lie(&chain.name, cause));
+        }
+        let (kernel, saved) = (chain.rules, saved.map_or(0, <[_]>::len));
+        if kernel != saved {
+            let cause = format!("the kernel holds {kernel} rules, its save {saved}");
+            return Err(lie(&chain.name, cause));
+        }
     }
     let known: HashSet<&str> = chains.iter().map(|c| c.name.as_str()).collect();
     if let Some(chain) = table.chains.iter().find(|c| !known.contains(&*c.name)) {
         let built_in = chain.is_built_in() && chain.rules.is_empty();
         if !built_in {
-            let cause = "saved, but the kernel does not have it";
-            return Err(lie(id, table, &chain.name, cause.into()));
+            return Err(lie(&chain.name, "saved, but the kernel does not have it".into()));
         }
     }
     Ok(())
-}
-
-/// Holds the save of one chain against the kernel.
-pub(super) fn chain_is_whole(
-    netfilter: &mut Netfilter,
-    id: RulesetId,
-    ruleset: &Ruleset,
-    table: &Table,
-    chain: &str,
-) -> Result<()> {
-    held_is_saved(&held_chain(netfilter, id.family, &table.name, chain)?, id, ruleset, table)
-}
-
-fn held_is_saved(chain: &HeldChain, id: RulesetId, ruleset: &Ruleset, table: &Table) -> Result<()> {
-    let saved = table.chain(&chain.name).map(|c| &c.rules[..]);
-    if let Some(native) = chain.native {
-        let text = saved.and_then(|s| s.get(native)).map(|r| ruleset.rule_text(r));
-        let cause = format!(
-            "a native nft rule, which iptables-save cannot say whole: `{}`",
-            text.unwrap_or_default()
-        );
-        return Err(lie(id, table, &chain.name, cause));
-    }
-    let (kernel, saved) = (chain.rules, saved.map_or(0, <[_]>::len));
-    if kernel != saved {
-        let cause = format!("the kernel holds {kernel} rules, its save {saved}");
-        return Err(lie(id, table, &chain.name, cause));
-    }
-    Ok(())
-}
-
-fn lie(id: RulesetId, table: &Table, chain: &str, cause: String) -> Error {
-    Error::new(Kind::LossyCapture, format!("{id} {} {chain}", table.name), cause)
-        .hint("see the rule with `nft list chain`; move it to a table of its own")
 }

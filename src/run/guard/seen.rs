@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::node::lossy::lossy;
 use crate::node::nfnetlink::{Netfilter, TableFamily};
 use crate::node::tools::{Tool, Tools};
 use crate::node::{config_files, present, processes};
 use crate::run::guard::Kept;
 use crate::run::guard::standing::{CHAIN, TABLE};
-use crate::run::look::chain_is_whole;
 use crate::state::ruleset::Ruleset;
 use crate::state::{Backend, NodeState, RulesetId};
 
@@ -85,14 +84,19 @@ impl Seen {
     /// Makes sure that the save says all of the chain: positions are counted in it.
     ///
     /// # Errors
-    /// [`crate::error::Kind::LossyCapture`], naming the rule.
+    /// [`Kind::LossyCapture`].
     pub(super) fn is_whole(&mut self, id: RulesetId, ruleset: &Ruleset) -> Result<()> {
-        match (id.backend, &mut self.netfilter, ruleset.table(TABLE)) {
-            (Backend::Nft, Some(netfilter), Some(table)) => {
-                chain_is_whole(netfilter, id, ruleset, table, CHAIN)
-            }
-            _ => Ok(()),
+        let Some(netfilter) = self.netfilter.as_mut().filter(|_| id.backend == Backend::Nft) else {
+            return Ok(());
+        };
+        let saved = ruleset.table(TABLE).and_then(|t| t.chain(CHAIN)).map_or(0, |c| c.rules.len());
+        let rules = netfilter.rules(id.family, TABLE, CHAIN)?;
+        if rules.len() == saved && !rules.iter().any(|r| r.native) {
+            return Ok(());
         }
+        let cause = "it holds a native nft rule, so that iptables-save does not say it whole";
+        Err(Error::new(Kind::LossyCapture, format!("{id} {TABLE} {CHAIN}"), cause)
+            .hint("see the rule with `nft list chain`; move it to a table of its own"))
     }
 }
 

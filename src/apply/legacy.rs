@@ -44,10 +44,10 @@ pub(super) fn apply(
     if start.elapsed().as_millis() * 2 > HOLD_LIMIT_MS {
         // Reading alone took half of what others may be made to wait: writing would take the rest.
         let place = format!("{} {}", edit.ruleset, edit.table);
-        return Err(Error::new(
-            Kind::LostRace,
-            place,
-            "reading the table under the lock took too long",
+        let took = start.elapsed().as_secs_f64();
+        let cause = format!("reading it took {took:.1} s under the xtables lock, and others wait");
+        return Err(Error::new(Kind::Lock, place, cause).hint(
+            "try again when the node is less busy; a table this large needs a drained node",
         ));
     }
     Command::new(kernel.tools.tool(Tool::Restore(edit.ruleset))?)

@@ -488,11 +488,7 @@ fn flannels_rules_are_judged_by_its_lease() {
     );
     let (action, why) = stale(&files);
     assert_eq!(action, Action::Keep);
-    assert!(
-        why.starts_with("suspected: ")
-            && why.ends_with("but flannel.1 has 192.168.75.0/32, which is not in its lease"),
-        "{why}"
-    );
+    assert!(why.starts_with("suspected: "), "{why}");
 
     let mut files = nodes::files(CANAL);
     nodes::replace(

@@ -382,15 +382,17 @@ fn a_dump_shows_one_moment() {
         let mut netfilter = Netfilter::open().unwrap();
         let (mut whole, mut torn, mut lost) = (0, 0, 0);
         while Instant::now() < deadline {
+            // The kernel marks a dump only between its messages, and moves the generation a moment
+            // before the rules: one moment is certain from the second of two dumps on that agree
+            // on the generation.
             let generation = netfilter.generation().unwrap();
-            let dumped = netfilter.rules(V4, "filter", "A");
-            // The kernel marks a dump only between its messages: one moment is certain when the
-            // generation has not moved, which is what everything here compares.
+            let dumps = [0, 1].map(|_| netfilter.rules(V4, "filter", "A"));
             if netfilter.generation().unwrap() != generation {
                 lost += 1;
                 continue;
             }
-            match dumped {
+            let [_, second] = dumps;
+            match second {
                 Ok(rules) => {
                     // Rules of one commit have consecutive handles.
                     let one_commit =

@@ -70,13 +70,13 @@ pub(super) fn carry_out(
     plan_again: &dyn Fn() -> Result<Vec<Edit>>,
 ) -> Result<Changed> {
     let result = execute(context, journal, stage, edits, plan_again)
-        .and_then(|_| verify(context, run, base));
+        .and_then(|_| done_edits(context, run))
+        .and_then(|done| verify(context, &done, base));
     match result {
-        Ok(others) => {
+        Ok(changed) => {
             context.store.finish(run, RunState::Done)?;
             prune(context)?;
-            let objects = done_edits(context, run)?.iter().map(Edit::objects).sum();
-            Ok(Changed { objects, others })
+            Ok(changed)
         }
         Err(cause) => Err(undo_after(context, run, journal, base, cause)),
     }
@@ -102,14 +102,13 @@ fn undo_after(
     }
 }
 
-/// Proves that nothing but the run's own objects has changed, and that these have. Returns what
-/// others changed since the snapshot, in words.
-fn verify(context: &Context<'_>, run: &Run, base: &NodeState) -> Result<Vec<String>> {
+/// Proves that nothing but the objects of `edits` has changed, and that these have. What others
+/// changed since the snapshot is told, not undone.
+fn verify(context: &Context<'_>, edits: &[Edit], base: &NodeState) -> Result<Changed> {
     let task = "verifying against the kernel";
     context.sink.started(task);
     let now = look_again(context.tools, context.sink)?;
-    let edits = done_edits(context, run)?;
-    for edit in &edits {
+    for edit in edits {
         if outcome(edit, base, &now) != Outcome::Done {
             let cause = match edit.direction {
                 Direction::Remove => "is there again after the edit",
@@ -123,7 +122,7 @@ fn verify(context: &Context<'_>, run: &Run, base: &NodeState) -> Result<Vec<Stri
     let mut others = Vec::new();
     for id in base.rulesets.keys().chain(now.rulesets.keys()) {
         let (before, after) = (base.rulesets.get(id), now.rulesets.get(id));
-        others.extend(unexpected(*id, before, after, &edits).iter().map(ToString::to_string));
+        others.extend(unexpected(*id, before, after, edits).iter().map(ToString::to_string));
     }
     others.sort();
     others.dedup();
@@ -132,7 +131,7 @@ fn verify(context: &Context<'_>, run: &Run, base: &NodeState) -> Result<Vec<Stri
     for change in &others {
         context.sink.note(format!("changed by someone else meanwhile, kept: {change}"));
     }
-    Ok(others)
+    Ok(Changed { objects: edits.iter().map(Edit::objects).sum(), others })
 }
 
 fn done_edits(context: &Context<'_>, run: &Run) -> Result<Vec<Edit>> {

@@ -1,7 +1,7 @@
 //! ipvs mode keeps what its rules match in ipsets, and looks for `ipset` 6.0 when it starts.
 
-use super::super::{Check, Facts, Found, Severity, Verdict};
-use super::seen;
+use super::super::{Check, Facts, Severity, Verdict};
+use super::at_least;
 use crate::state::kube_proxy::Mode;
 use crate::state::tools::Version;
 
@@ -22,25 +22,7 @@ const EFFECT: &str = "kube-proxy refuses ipvs mode: up to 1.26 it falls back to 
                       a word, later it ends, and services stop following their pods";
 
 fn judge(facts: &Facts<'_>) -> Verdict {
-    let seen = match seen(facts, "ipset") {
-        Err(why) => return Verdict::Unknown(why),
-        Ok(seen) => seen,
-    };
-    if let Some(found) = seen.missing("ipset", EFFECT) {
-        return Verdict::Found(found);
-    }
-    match seen.tool.version() {
-        Some(version) if version >= NEEDED => Verdict::Ok(seen.shown()),
-        Some(version) => Verdict::Found(Found {
-            evidence: vec![format!("{}: {version} is older than {NEEDED}", seen.shown())],
-            effect: EFFECT.into(),
-            remedy: vec![seen.install("ipset")],
-            fix: Vec::new(),
-        }),
-        None => {
-            Verdict::Unknown(format!("{} is there, but its version is not known", seen.shown()))
-        }
-    }
+    at_least(facts, "ipset", "ipset", NEEDED, EFFECT)
 }
 
 #[cfg(test)]

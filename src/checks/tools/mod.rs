@@ -9,8 +9,8 @@ pub(super) mod iptables_old;
 pub(super) mod nft;
 pub(super) mod privileges;
 
-use super::{Facts, Found};
-use crate::state::tools::Tool;
+use super::{Facts, Found, Verdict};
+use crate::state::tools::{Tool, Version};
 
 /// Where a kubeadm node, or a service, has kube-proxy's log.
 const LOG: &str = "/var/log/kube-proxy.log";
@@ -94,6 +94,35 @@ impl Seen<'_> {
                 self.tool.path.as_deref().and_then(|p| p.rsplit_once('/')).map_or("", |p| p.0),
             ),
             (None, None) => format!("apt-get install {package}   # or dnf, zypper install"),
+        }
+    }
+}
+
+/// Judges a tool that kube-proxy runs and needs in version `needed` or later; `package` has it.
+fn at_least(
+    facts: &Facts<'_>,
+    tool: &str,
+    package: &str,
+    needed: Version,
+    effect: &str,
+) -> Verdict {
+    let seen = match seen(facts, tool) {
+        Err(why) => return Verdict::Unknown(why),
+        Ok(seen) => seen,
+    };
+    if let Some(found) = seen.missing(package, effect) {
+        return Verdict::Found(found);
+    }
+    match seen.tool.version() {
+        Some(version) if version >= needed => Verdict::Ok(seen.shown()),
+        Some(version) => Verdict::Found(Found {
+            evidence: vec![format!("{}: {version} is older than {needed}", seen.shown())],
+            effect: effect.into(),
+            remedy: vec![seen.install(package)],
+            fix: Vec::new(),
+        }),
+        None => {
+            Verdict::Unknown(format!("{} is there, but its version is not known", seen.shown()))
         }
     }
 }

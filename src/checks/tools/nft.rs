@@ -1,7 +1,7 @@
 //! nftables mode runs `nft`.
 
-use super::super::{Check, Facts, Found, Severity, Verdict};
-use super::seen;
+use super::super::{Check, Facts, Severity, Verdict};
+use super::at_least;
 use crate::state::kube_proxy::Mode;
 use crate::state::tools::Version;
 
@@ -21,25 +21,7 @@ pub(in crate::checks) const CHECK: Check = Check {
 const EFFECT: &str = "kube-proxy does not start in nftables mode: no service is translated";
 
 fn judge(facts: &Facts<'_>) -> Verdict {
-    let seen = match seen(facts, "nft") {
-        Err(why) => return Verdict::Unknown(why),
-        Ok(seen) => seen,
-    };
-    if let Some(found) = seen.missing("nftables", EFFECT) {
-        return Verdict::Found(found);
-    }
-    match seen.tool.version() {
-        Some(version) if version >= NEEDED => Verdict::Ok(seen.shown()),
-        Some(version) => Verdict::Found(Found {
-            evidence: vec![format!("{}: {version} is older than {NEEDED}", seen.shown())],
-            effect: EFFECT.into(),
-            remedy: vec![seen.install("nftables")],
-            fix: Vec::new(),
-        }),
-        None => {
-            Verdict::Unknown(format!("{} is there, but its version is not known", seen.shown()))
-        }
-    }
+    at_least(facts, "nft", "nftables", NEEDED, EFFECT)
 }
 
 #[cfg(test)]

@@ -1,20 +1,28 @@
 //! iptables-nft tables: one netlink batch bound to the generation it was planned on.
 //!
-//! The save says what the rules are, the netlink dump says which handles they have; both are read
-//! between two equal generations. A batch that carries that generation is refused by the kernel
-//! (`ERESTART`) when anyone has written since.
+//! The save says what the rules are, the netlink dump says which handles they have. The batch names
+//! each rule by its handle and carries a generation: the kernel refuses it as a whole when anyone has
+//! written since (`ERESTART`; then it is sent again on the next generation), when one of its rules
+//! is gone, or when a chain that goes holds a rule that it does not name.
+
+use std::collections::HashMap;
+use std::time::Duration;
 
 use crate::apply::{Applied, Kernel, payload, table};
 use crate::error::{Error, Kind, Result};
 use crate::node::commands::Command;
 use crate::node::nfnetlink::{Batch, Netfilter};
 use crate::node::tools::Tool;
-use crate::plan::edit::{Direction, RuleAt, TableEdit};
+use crate::plan::edit::{ChainText, Direction, RuleAt, TableEdit};
 use crate::state::ruleset::Ruleset;
 
-/// How often a batch is tried again, as long as the handles it names are still the ones planned:
-/// someone wrote, but nothing that concerns us. Reading handles takes about a millisecond.
-const QUICK_TRIES: usize = 20;
+/// How often handles are read again because someone wrote to the same chains meanwhile, and a batch
+/// sent again because someone wrote at all.
+const TRIES: u32 = 50;
+
+/// Longest pause between two tries, so that a writer with a rhythm of its own does not always meet
+/// ours.
+const LONGEST_PAUSE_MS: u32 = 10;
 
 /// With `--noflush`, iptables-nft-restore goes through a sorted list of all chains named so far, for
 /// each line: a minute and more for 30,000 chains. Once a line names no chain, as this one, it reads
@@ -32,8 +40,8 @@ pub(super) fn apply(
     }
 }
 
-/// The handles that a removal names.
-#[derive(PartialEq, Eq)]
+/// What a removal names, by numbers that the kernel never gives twice: whatever others write, they
+/// mean these rules or nothing.
 struct Handles {
     /// Rules that go from chains that stay.
     rules: Vec<(String, u64)>,
@@ -46,23 +54,25 @@ fn remove(kernel: &Kernel<'_>, edit: &TableEdit) -> Result<Applied> {
     let (planned, before, handles) = planned_handles(kernel, &mut netfilter, edit)?;
     let batch = batch(edit, &handles);
     let mut generation = planned;
-    let mut last = None;
-    for _ in 0..QUICK_TRIES {
+    for _ in 0..TRIES {
         match netfilter.commit(&batch, generation) {
-            Err(e) if e.kind == Kind::LostRace => last = Some(e),
-            Err(e) => return Err(e),
             Ok(()) if generation == planned => {
                 return proof(kernel, &mut netfilter, planned, Direction::Remove, edit, before);
             }
             // Others wrote since the table was read: there is nothing to compare with.
             Ok(()) => return Ok(Applied::default()),
-        }
-        generation = netfilter.generation()?;
-        if !still_there(&mut netfilter, edit, &handles)? {
-            break;
+            Err(e) if e.kind != Kind::LostRace => return Err(e),
+            Err(e) => {
+                let now = netfilter.generation()?;
+                if now == generation {
+                    // Refused for what the batch names, not for when it came.
+                    return Err(e);
+                }
+                generation = now;
+            }
         }
     }
-    Err(last.unwrap_or_else(|| lost_race(edit)))
+    Err(lost_race(edit))
 }
 
 fn lost_race(edit: &TableEdit) -> Error {
@@ -87,71 +97,83 @@ fn proof(
     Ok(table::applied(direction, edit, before.as_ref(), after.as_ref()))
 }
 
-/// Reads the table and its handles at one generation.
+/// Reads the table and the handles of the edit's rules, with the generation before that.
+///
+/// A chain that has the same handles before and after the save held just these rules all the time,
+/// since a handle is never given twice; the save may show one more that came and went, which its
+/// number of rules tells. Who writes to other chains does not disturb.
 fn planned_handles(
     kernel: &Kernel<'_>,
     netfilter: &mut Netfilter,
     edit: &TableEdit,
 ) -> Result<(u32, Option<Ruleset>, Handles)> {
-    for _ in 0..QUICK_TRIES {
+    let mut names: Vec<&str> = edit.rules.iter().map(|r| r.chain.as_str()).collect();
+    names.dedup();
+    names.extend(edit.chains.iter().map(|c| c.name.as_str()));
+    for attempt in 0..TRIES {
         let generation = netfilter.generation()?;
+        let before = read_handles(netfilter, edit, &names)?;
         let now = table::read(kernel.tools, edit.ruleset, &edit.table, None)?;
         let rules = table::locate(edit, now.as_ref())?;
-        let handles = read_handles(netfilter, edit, &rules)?;
-        if netfilter.generation()? == generation {
-            return Ok((generation, now, handles));
+        let handles = read_handles(netfilter, edit, &names)?;
+        let held = |name: &str| {
+            now.as_ref()?.table(&edit.table)?.chain(name).map(|chain| chain.rules.len())
+        };
+        let seen = || names.iter().all(|name| held(name) == handles.get(name).map(Vec::len));
+        if before == handles && seen() {
+            return Ok((generation, now, of_edit(edit, &rules, &handles)?));
         }
+        pause(attempt);
     }
     Err(lost_race(edit))
 }
 
-fn read_handles(netfilter: &mut Netfilter, edit: &TableEdit, rules: &[RuleAt]) -> Result<Handles> {
-    let mut found = Vec::with_capacity(rules.len());
-    let mut at: Option<(&str, Vec<u64>)> = None;
-    for rule in rules {
-        if at.as_ref().is_none_or(|(chain, _)| *chain != rule.chain) {
-            at = Some((&rule.chain, chain_handles(netfilter, edit, &rule.chain)?));
-        }
-        let handle = at.as_ref().and_then(|(_, handles)| handles.get(rule.position).copied());
-        found.push((rule.chain.clone(), handle.ok_or_else(|| lost_race(edit))?));
+fn read_handles<'a>(
+    netfilter: &mut Netfilter,
+    edit: &TableEdit,
+    names: &[&'a str],
+) -> Result<HashMap<&'a str, Vec<u64>>> {
+    let mut found = HashMap::with_capacity(names.len());
+    for name in names {
+        let rules = netfilter.rules(edit.ruleset.family, &edit.table, name)?;
+        found.insert(*name, rules.iter().map(|r| r.handle).collect());
     }
-    let chains = edit
-        .chains
-        .iter()
-        .map(|c| chain_handles(netfilter, edit, &c.name))
-        .collect::<Result<_>>()?;
-    Ok(Handles { rules: found, chains })
+    Ok(found)
 }
 
-fn chain_handles(netfilter: &mut Netfilter, edit: &TableEdit, chain: &str) -> Result<Vec<u64>> {
-    let rules = netfilter.rules(edit.ruleset.family, &edit.table, chain)?;
-    Ok(rules.iter().map(|r| r.handle).collect())
+fn of_edit(
+    edit: &TableEdit,
+    rules: &[RuleAt],
+    handles: &HashMap<&str, Vec<u64>>,
+) -> Result<Handles> {
+    let of_rule = |rule: &RuleAt| {
+        let handle = handles.get(rule.chain.as_str())?.get(rule.position)?;
+        Some((rule.chain.clone(), *handle))
+    };
+    let of_chain = |chain: &ChainText| handles.get(chain.name.as_str()).cloned();
+    let rules: Option<_> = rules.iter().map(of_rule).collect();
+    let chains: Option<_> = edit.chains.iter().map(of_chain).collect();
+    rules.zip(chains).map(|(rules, chains)| Handles { rules, chains }).ok_or_else(|| lost_race(edit))
 }
 
-/// Handles are never used twice in a table: the same ones are the same rules.
-fn still_there(netfilter: &mut Netfilter, edit: &TableEdit, planned: &Handles) -> Result<bool> {
-    for (chain, handles) in edit.chains.iter().zip(&planned.chains) {
-        if chain_handles(netfilter, edit, &chain.name)? != *handles {
-            return Ok(false);
-        }
-    }
-    for (chain, handle) in &planned.rules {
-        if !chain_handles(netfilter, edit, chain)?.contains(handle) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+/// Waits a little, each time for another time.
+fn pause(attempt: u32) {
+    let micros = (attempt * 2617) % (LONGEST_PAUSE_MS * 1000);
+    std::thread::sleep(Duration::from_micros(micros.into()));
 }
 
-/// Jumps first, then every chain emptied, then every chain deleted.
+/// Jumps first, then every rule of the chains that go, then these chains. Each rule by its handle: a
+/// chain that someone added a rule to is then not empty, and the kernel refuses the whole batch.
 fn batch(edit: &TableEdit, handles: &Handles) -> Batch {
     let (family, table) = (edit.ruleset.family, edit.table.as_str());
     let mut batch = Batch::new();
     for (chain, handle) in &handles.rules {
         batch.delete_rule(family, table, chain, *handle);
     }
-    for chain in &edit.chains {
-        batch.flush_chain(family, table, &chain.name);
+    for (chain, handles) in edit.chains.iter().zip(&handles.chains) {
+        for handle in handles {
+            batch.delete_rule(family, table, &chain.name, *handle);
+        }
     }
     for chain in &edit.chains {
         batch.delete_chain(family, table, &chain.name);
@@ -186,6 +208,26 @@ fn add(kernel: &Kernel<'_>, edit: &TableEdit) -> Result<Applied> {
     if wrong.is_empty() {
         return Ok(Applied::default());
     }
-    remove(kernel, &TableEdit { rules: wrong, chains: Vec::new(), ..edit.clone() })?;
+    take_out(kernel, edit, wrong)?;
     Err(lost_race(edit))
+}
+
+/// Takes rules out again that landed in the wrong place. By their text: they stand there once, and
+/// iptables-nft-restore finds them in the state in which it commits, however busy others are.
+fn take_out(kernel: &Kernel<'_>, edit: &TableEdit, wrong: Vec<RuleAt>) -> Result<()> {
+    let by_text = Command::new(kernel.tools.tool(Tool::Restore(edit.ruleset))?)
+        .args(["--noflush"])
+        .stdin(payload::withdrawal(&edit.table, &wrong))
+        .deadline(table::DEADLINE)
+        .run();
+    if by_text.is_ok() {
+        return Ok(());
+    }
+    let named = wrong.first().map_or_else(String::new, |r| r.text.to_string());
+    let by_handle = TableEdit { rules: wrong, chains: Vec::new(), ..edit.clone() };
+    remove(kernel, &by_handle).map(|_| ()).map_err(|e| {
+        let place = format!("{} {} {named}", edit.ruleset, edit.table);
+        let cause = format!("landed in the wrong place, and could not be taken out again: {e}");
+        Error::new(Kind::Kernel, place, cause)
+    })
 }

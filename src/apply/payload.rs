@@ -46,12 +46,26 @@ pub(super) fn addition(table: &str, first: &str, rules: &[RuleAt], chains: &[Cha
     let mut rules: Vec<&RuleAt> = rules.iter().collect();
     rules.sort_by(|a, b| (&a.chain, a.position).cmp(&(&b.chain, b.position)));
     for rule in rules {
-        let body = rule.text.strip_prefix("-A ").unwrap_or(&rule.text);
-        let body = body.strip_prefix(rule.chain.as_str()).unwrap_or(body);
-        let _ = writeln!(text, "-I {} {}{body}", rule.chain, rule.position + 1);
+        let _ = writeln!(text, "-I {} {}{}", rule.chain, rule.position + 1, body(rule));
     }
     text.push_str("COMMIT\n");
     text
+}
+
+/// Removes `rules` by their text, each of which stands in its chain once.
+pub(super) fn withdrawal(table: &str, rules: &[RuleAt]) -> String {
+    let mut text = format!("*{table}\n");
+    for rule in rules {
+        let _ = writeln!(text, "-D {}{}", rule.chain, body(rule));
+    }
+    text.push_str("COMMIT\n");
+    text
+}
+
+/// What stands behind the name of its chain.
+fn body(rule: &RuleAt) -> &str {
+    let body = rule.text.strip_prefix("-A ").unwrap_or(&rule.text);
+    body.strip_prefix(rule.chain.as_str()).unwrap_or(body)
 }
 
 #[cfg(test)]
@@ -77,5 +91,11 @@ mod tests {
         let chains = [ChainText { name: "X".into(), rules: vec!["-A X -j RETURN".into()] }];
         let want = "*nat\n:X - [0:0]\n-A X -j RETURN\n-I A 1\n-I A 3 -j X\n-I B 2 ! -s 1.2.3.4 -j X\nCOMMIT\n";
         assert_eq!(addition("nat", "", &rules, &chains), want);
+    }
+
+    #[test]
+    fn withdraws_by_text() {
+        let rules = [at("B", 1, "-A B ! -s 1.2.3.4 -j X"), at("A", 0, "-A A")];
+        assert_eq!(withdrawal("nat", &rules), "*nat\n-D B ! -s 1.2.3.4 -j X\n-D A\nCOMMIT\n");
     }
 }

@@ -21,7 +21,6 @@ pub struct Batch {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Removal {
     Rule { family: Family, table: String, chain: String, handle: u64 },
-    Rules { family: Family, table: String, chain: String },
     Chain { family: Family, table: String, chain: String },
     Table { family: String, table: String },
 }
@@ -38,15 +37,8 @@ impl Batch {
         self.removals.push(Removal::Rule { family, table, chain, handle });
     }
 
-    /// Deletes all rules of a chain, and thereby their jumps to other chains. Fails if there is no
-    /// such chain.
-    pub fn flush_chain(&mut self, family: Family, table: &str, chain: &str) {
-        let (table, chain) = (table.to_owned(), chain.to_owned());
-        self.removals.push(Removal::Rules { family, table, chain });
-    }
-
     /// Deletes a chain; fails if it still has rules, or if a rule or map element still jumps to it.
-    /// Chains that jump to each other are all flushed first, then deleted.
+    /// Chains that jump to each other are all emptied first, then deleted.
     pub fn delete_chain(&mut self, family: Family, table: &str, chain: &str) {
         let (table, chain) = (table.to_owned(), chain.to_owned());
         self.removals.push(Removal::Chain { family, table, chain });
@@ -75,9 +67,6 @@ impl fmt::Display for Removal {
             Removal::Rule { family, table, chain, handle } => {
                 write!(f, "rule with handle {handle} of chain {} {table} {chain}", family.nft())
             }
-            Removal::Rules { family, table, chain } => {
-                write!(f, "rules of chain {} {table} {chain}", family.nft())
-            }
             Removal::Chain { family, table, chain } => {
                 write!(f, "chain {} {table} {chain}", family.nft())
             }
@@ -97,15 +86,6 @@ impl Removal {
                     .push_table_bytes(checked_name(table)?)
                     .push_chain_bytes(checked_name(chain)?)
                     .push_handle(*handle);
-                append(buffer, &request, sequence, flags);
-            }
-            Removal::Rules { family, table, chain } => {
-                let header = TableFamily::from(*family).header();
-                let mut request = Request::new().op_delrule_do(&header);
-                request
-                    .encode()
-                    .push_table_bytes(checked_name(table)?)
-                    .push_chain_bytes(checked_name(chain)?);
                 append(buffer, &request, sequence, flags);
             }
             Removal::Chain { family, table, chain } => {
@@ -169,8 +149,9 @@ pub(super) fn commit(socket: &mut Socket, batch: &Batch, generation: u32) -> Res
     let object = batch.removals.get(index).map_or(object, |removal| removal.to_string());
     let error = refused(&object, errno);
     Err(match errno {
-        Errno::BUSY => error.hint("it still has rules, or a rule elsewhere still jumps to it"),
-        Errno::NOENT => error.hint("it is not there: plan again"),
+        Errno::BUSY => Error { kind: Kind::LostRace, ..error }
+            .hint("it still has rules, or a rule elsewhere still jumps to it: plan again"),
+        Errno::NOENT => Error { kind: Kind::LostRace, ..error }.hint("it is not there: plan again"),
         _ => error,
     })
 }

@@ -88,7 +88,10 @@ proptest! {
         let undone = undo(&[edit], &node(&base, None), &node(&left, None));
         prop_assert!(undone.conflicts.is_empty(), "{:?}", undone.conflicts);
         prop_assert!(undone.already_back.is_empty(), "{:?}", undone.already_back);
-        prop_assert_eq!(applied(&undone, &left), base);
+        prop_assert_eq!(&applied(&undone, &left), &base);
+        let (edit, _) = remove(&base, &gone);
+        let looked_at = undo(&[edit], &node(&base, None), &node(&base, None));
+        prop_assert!(looked_at.misplaced.is_empty(), "{:?}", looked_at.misplaced);
     }
 
     #[test]
@@ -117,6 +120,9 @@ proptest! {
         // With one old rule left, or none that anyone but us removed, each has its place.
         if !survivors.is_empty() || left.is_empty() {
             prop_assert_eq!(back, ours, "{:?}", undone.conflicts);
+            let (edit, _) = remove(&base, &gone);
+            let looked_at = undo(&[edit], &node(&base, None), &node(&after, None));
+            prop_assert!(looked_at.misplaced.is_empty(), "{:?} in {:?}", looked_at.misplaced, after);
         } else {
             prop_assert!(back.is_empty(), "{:?}", back);
         }
@@ -173,4 +179,18 @@ fn a_jump_to_a_chain_that_others_removed_is_named_and_left_out() {
     let undone = undo(&[removal(vec![at], Vec::new())], &base, &node(&[], None));
     assert!(undone.edits.is_empty(), "{:?}", undone.edits);
     assert!(undone.conflicts[0].contains("the chain KUBE-SVC-X is gone"), "{:?}", undone.conflicts);
+}
+
+#[test]
+fn a_rule_that_is_back_on_the_wrong_side_of_another_is_named() {
+    let base: Vec<String> = (0..3).map(|n| rule(CHAIN, "base", n)).collect();
+    let (edit, left) = remove(&base, &[false, true, false]);
+    for position in 0..3 {
+        let mut now = left.clone();
+        now.insert(position, base[1].clone());
+        let edit = std::slice::from_ref(&edit);
+        let undone = undo(edit, &node(&base, None), &node(&now, None));
+        assert_eq!(undone.already_back.len(), 1);
+        assert_eq!(undone.misplaced.len(), usize::from(position != 1), "{:?}", undone.misplaced);
+    }
 }

@@ -153,7 +153,10 @@ fn of_edit(
     let of_chain = |chain: &ChainText| handles.get(chain.name.as_str()).cloned();
     let rules: Option<_> = rules.iter().map(of_rule).collect();
     let chains: Option<_> = edit.chains.iter().map(of_chain).collect();
-    rules.zip(chains).map(|(rules, chains)| Handles { rules, chains }).ok_or_else(|| lost_race(edit))
+    rules
+        .zip(chains)
+        .map(|(rules, chains)| Handles { rules, chains })
+        .ok_or_else(|| lost_race(edit))
 }
 
 /// Waits a little, each time for another time.

@@ -6,7 +6,7 @@
 
 mod additions;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use similar::{Algorithm, DiffOp, capture_diff_slices};
 
@@ -25,6 +25,8 @@ pub struct Undo {
     pub conflicts: Vec<String>,
     /// Objects that are there again without us.
     pub already_back: Vec<String>,
+    /// Those of them that stand on the wrong side of a rule that they stood beside.
+    pub misplaced: Vec<String>,
 }
 
 /// How to undo `edits` (in the order in which they were applied) on a node that is now in the state
@@ -149,7 +151,11 @@ fn merge_chain(
         let there = slots.iter().filter(|s| s.canonical == key).count();
         let wanted = base.iter().filter(|b| **b == key).count().max(1);
         if there >= wanted {
-            undo.already_back.push(format!("{place} {}", rule.text));
+            let name = format!("{place} {}", rule.text);
+            if out_of_place(&slots, *at) {
+                undo.misplaced.push(name.clone());
+            }
+            undo.already_back.push(name);
             continue;
         }
         match place_for(&slots, *at, kept.is_empty()) {
@@ -223,6 +229,23 @@ fn mark_returned(removed: &[&RuleAt], ours: &[Option<usize>], base: &[String], s
             slot.base = *at;
         }
     }
+}
+
+/// Whether the rule that stood at `at` of the base chain now stands behind one that it stood before,
+/// or the other way round. Rules that say the same as another cannot be told from it, and bear no
+/// witness.
+fn out_of_place(slots: &[Slot], at: Option<usize>) -> bool {
+    let mut equal: HashMap<&str, usize> = HashMap::new();
+    for slot in slots {
+        *equal.entry(&slot.canonical).or_default() += 1;
+    }
+    let only = |s: &&Slot| equal[s.canonical.as_str()] == 1;
+    let known: Vec<usize> = slots.iter().filter(only).filter_map(|s| s.base).collect();
+    let Some(here) = at.and_then(|at| known.iter().position(|base| *base == at)) else {
+        return false;
+    };
+    let at = known[here];
+    known[..here].iter().any(|above| *above > at) || known[here + 1..].iter().any(|b| *b < at)
 }
 
 /// Right behind the nearest rule that stood before it, else right before the nearest that stood

@@ -102,6 +102,8 @@ pub(super) fn undo(
     let left = merge::undo(&ours, base, &now);
     let mut missing = left.conflicts;
     missing.extend(left.edits.iter().map(|e| format!("not done: {e}")));
+    let moved = left.misplaced.iter().filter(|m| !way_back.misplaced.contains(m));
+    missing.extend(moved.map(|m| format!("{m}: is back, but not in its place")));
     missing.extend(
         ours.iter()
             .filter(|e| missing.is_empty() && outcome(e, base, &now) != Outcome::NotDone)

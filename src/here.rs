@@ -31,11 +31,13 @@ impl Netns {
 }
 
 /// When process `pid` started, in clock ticks since boot; with the pid it names a process for
-/// good. `None` if there is no such process.
+/// good. `None` if there is no such process, or one that has ended and was not collected yet.
 pub fn process_start(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name, in parentheses, may hold anything; the start is the 22nd field, the 20th after it.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let state = fields.next()?;
+    (!matches!(state, "Z" | "X")).then(|| fields.nth(18)?.parse().ok())?
 }
 
 #[cfg(test)]

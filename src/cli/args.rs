@@ -77,6 +77,14 @@ pub enum Verb {
     Rehearse(Rehearse),
     /// Removes leftovers, and nothing else: snapshot, rehearsal, edits, proof.
     Cleanup(Cleanup),
+    /// Keeps the run that waits for it. Without this, it is undone at its deadline.
+    Confirm,
+    /// Gives the run that waits to be confirmed more time, from now.
+    Extend {
+        /// How long: `10m`, `90s`.
+        #[arg(value_name = "T", value_parser = duration)]
+        time: Duration,
+    },
     /// Goes on with a run that was cut off.
     Resume,
     /// Undoes the run in hand, or else the last one.
@@ -92,6 +100,12 @@ pub enum Verb {
     /// Puts its rules back when they vanish or fall behind, says so each time, and takes them away
     /// when it ends. Its packets pass by the policies behind it, which it names.
     Guard(Guard),
+    /// Undoes a run when nobody else does; proxyshift calls this itself.
+    #[command(hide = true)]
+    StandBy {
+        /// The run.
+        run: String,
+    },
     /// Works inside a private namespace; proxyshift calls this itself.
     #[command(hide = true)]
     Inside {
@@ -208,6 +222,9 @@ pub struct Cleanup {
     /// Show the plan and stop.
     #[arg(long)]
     pub dry_run: bool,
+    /// Undo it all unless `proxyshift confirm` comes within this time: `5m`, `90s`.
+    #[arg(long, value_name = "T", value_parser = duration)]
+    pub confirm_within: Option<Duration>,
 }
 
 /// The options of `guard`.
@@ -229,6 +246,17 @@ pub struct Guard {
     /// How often to look.
     #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = interval)]
     pub interval: Duration,
+}
+
+/// From a second to a day.
+fn duration(text: &str) -> Result<Duration, String> {
+    let time: jiff::SignedDuration =
+        text.parse().map_err(|_| "not a time: write it as `90s`, `5m` or `1h`")?;
+    let time = Duration::try_from(time).unwrap_or_default();
+    if !(1..=86400).contains(&time.as_secs()) {
+        return Err("between 1s and 24h".into());
+    }
+    Ok(time)
 }
 
 /// From 10 ms to an hour.

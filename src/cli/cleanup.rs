@@ -1,7 +1,10 @@
 //! `cleanup` and `resume`.
 
+use std::time::Duration;
+
 use serde_json::json;
 
+use crate::cli::status::time;
 use crate::cli::{Command, args, plan};
 use crate::error::{Error, Kind, Result};
 use crate::owners::catalogue::Catalogue;
@@ -21,7 +24,7 @@ pub(super) fn run(command: &Command<'_>, options: &args::Cleanup) -> Result<u8> 
             .hint("say --yes, or --dry-run to see what would be removed"));
     }
     let report = command.with_context(|context| {
-        cleanup::cleanup(context, &options.owner, &|p| approve(command, p))
+        cleanup::cleanup(context, &options.owner, options.confirm_within, &|p| approve(command, p))
     })?;
     answer(command, &report);
     Ok(0)
@@ -46,9 +49,16 @@ fn answer(command: &Command<'_>, report: &Report) {
     let document = json!({
         "schema": "proxyshift.cleanup", "version": 1, "run": report.run,
         "snapshot": report.snapshot, "removed": report.removed, "others": report.others,
+        "confirm_within": report.confirm_within,
     });
     let text = match &report.run {
         None => "Nothing to do: no leftovers were found.".to_owned(),
+        Some(run) if report.confirm_within.is_some() => format!(
+            "{} removed in run {run}, which waits to be confirmed.\n\
+             To keep it: proxyshift confirm\nElse it is undone in {}.",
+            counted(report.removed, "object"),
+            time(Duration::from_secs(report.confirm_within.unwrap_or_default())),
+        ),
         Some(run) => format!(
             "Done: {} removed in run {run}.\nTo undo it: proxyshift rollback",
             counted(report.removed, "object")

@@ -3,6 +3,7 @@
 pub mod args;
 mod check;
 mod cleanup;
+mod confirm;
 mod guard;
 mod plan;
 mod rehearse;
@@ -42,6 +43,9 @@ pub fn run(args: &Args) -> u8 {
         Some(Verb::Cleanup(options)) => cleanup::run(&command, options),
         Some(Verb::Guard(options)) => guard::run(&command, options),
         Some(Verb::Resume) => cleanup::resume(&command),
+        Some(Verb::Confirm) => confirm::confirm(&command),
+        Some(Verb::Extend { time }) => confirm::extend(&command, *time),
+        Some(Verb::StandBy { run }) => confirm::stand_by(&command, run),
         Some(Verb::Rollback) => rollback::run(&command),
         Some(Verb::Status) => status::run(&command),
         Some(Verb::Inside { job, dir }) => {
@@ -68,17 +72,22 @@ impl Command<'_> {
         let dir = self.args.store.as_deref().unwrap_or(Path::new(DEFAULT_DIR));
         let resolves = matches!(
             self.args.verb,
-            Some(Verb::Inside { .. } | Verb::Status | Verb::Resume | Verb::Rollback)
+            Some(
+                Verb::Inside { .. }
+                    | Verb::StandBy { .. }
+                    | Verb::Status
+                    | Verb::Resume
+                    | Verb::Rollback
+                    | Verb::Confirm
+                    | Verb::Extend { .. }
+            )
         );
         // A look at someone else's store, or at none, must not make one.
         if resolves || !dir.join("runs").is_dir() || !rustix::process::geteuid().is_root() {
             return;
         }
         if let Ok(Some(run)) = self.store().and_then(|s| s.pending()) {
-            self.sink().warning(format!(
-                "run {} is pending: `proxyshift resume` goes on with it, `proxyshift rollback` undoes it",
-                run.id
-            ));
+            self.sink().warning(status::pending(&run));
         }
     }
 

@@ -1,6 +1,7 @@
 //! What is to be done to a node, as data: which objects go, which stay, and why.
 
 pub mod edit;
+pub mod foreign;
 pub mod invariants;
 pub mod leftovers;
 pub mod merge;

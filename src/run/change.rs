@@ -74,8 +74,11 @@ pub(super) fn carry_out(
         .and_then(|done| verify(context, &done, base));
     match result {
         Ok(changed) => {
-            context.store.finish(run, RunState::Done)?;
-            prune(context)?;
+            // A run that is to be confirmed is pending until then.
+            if run.staged.is_none() {
+                context.store.finish(run, RunState::Done)?;
+                prune(context)?;
+            }
             Ok(changed)
         }
         Err(cause) => Err(undo_after(context, run, journal, base, cause)),

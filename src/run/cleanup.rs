@@ -1,6 +1,8 @@
 //! Leftovers out, nothing else: snapshot, rehearsal, edits, proof. And going on with a clean-up
 //! that was cut off.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
@@ -12,16 +14,21 @@ use crate::plan::leftovers::leftovers;
 use crate::plan::{Action, Plan};
 use crate::run::Context;
 use crate::run::change::{begin, carry_out, prune, refuse_pending};
+use crate::run::confirm;
 use crate::run::execute::{CLEAN, settle, told};
 use crate::run::fix;
 use crate::run::inside::{self, Job};
 use crate::run::look::{look, look_again};
 use crate::run::rollback;
+use crate::run::stand_by;
 use crate::run::take::{Taken, parsed, take};
 use crate::state::NodeState;
 use crate::store::journal::Journal;
-use crate::store::runs::{Run, RunState};
+use crate::store::runs::{Run, RunState, Staged};
 use crate::store::snapshots::Snapshot;
+
+/// How long a clean-up that is to be confirmed may take.
+const STAGE_TIME: Duration = Duration::from_secs(600);
 
 /// How many snapshots, and how many runs, are kept after a run.
 pub const KEEP: usize = 10;
@@ -66,9 +73,12 @@ pub struct Report {
     pub removed: usize,
     /// What others changed meanwhile; kept.
     pub others: Vec<String>,
+    /// Seconds that are left to confirm it; none if it needs no confirmation.
+    pub confirm_within: Option<u64>,
 }
 
-/// Cleans the node up. `approve` is asked once, with the plan, before anything is changed.
+/// Cleans the node up. `approve` is asked once, with the plan, before anything is changed. With
+/// `confirm_within`, the run is undone when nobody confirms it in that time.
 ///
 /// # Errors
 /// [`Kind::RolledBack`] or [`Kind::NotRolledBack`] when it failed after it had changed something;
@@ -76,13 +86,20 @@ pub struct Report {
 pub fn cleanup(
     context: &Context<'_>,
     owners: &[String],
+    confirm_within: Option<Duration>,
     approve: &dyn Fn(&Plan) -> Result<bool>,
 ) -> Result<Report> {
     let _lock = context.lock("cleanup")?;
     refuse_pending(context)?;
     let first = plan(context, &look(context.tools, context.sink)?, owners)?;
     if first.is_empty() {
-        return Ok(Report { run: None, snapshot: None, removed: 0, others: Vec::new() });
+        return Ok(Report {
+            run: None,
+            snapshot: None,
+            removed: 0,
+            others: Vec::new(),
+            confirm_within: None,
+        });
     }
     if !approve(&first)? {
         return Err(Error::new(Kind::Interrupted, "cleanup", "declined; nothing was changed"));
@@ -94,10 +111,20 @@ pub fn cleanup(
     let plan = plan(context, &taken.state, owners)?;
     let edits = edits(&plan, &taken.state);
     rehearse(context, &taken)?;
-    let summary = json!({"owners": owners, "remove": plan.removals().count()});
+    let confirm = confirm_within.map(|time| time.as_secs());
+    let summary = json!({
+        "owners": owners, "remove": plan.removals().count(), "confirm_within": confirm,
+    });
     // A large plan is as large as the node.
     drop(plan);
     let (mut run, mut journal) = begin(context, "cleanup", &taken, summary, &edits)?;
+    if confirm_within.is_some() {
+        run.staged = Some(Staged::new(None, CLEAN, STAGE_TIME));
+        if let Err(e) = stand_by::arm(context, &mut run) {
+            context.store.finish(&mut run, RunState::Failed)?;
+            return Err(e);
+        }
+    }
     clean(context, &mut run, &mut journal, &taken.state, edits, owners)
 }
 
@@ -142,8 +169,18 @@ fn clean(
         Ok(crate::plan::edit::edits(&plan(context, &now, owners)?, &now))
     };
     let changed = carry_out(context, run, journal, CLEAN, base, edits, &plan_again)?;
+    if let Some(time) = run.plan["confirm_within"].as_u64().filter(|_| run.staged.is_some()) {
+        confirm::wait_for(context, run, Duration::from_secs(time))?;
+    }
     let (id, snapshot) = (Some(run.id.clone()), Some(run.snapshot.clone()));
-    Ok(Report { run: id, snapshot, removed: changed.objects, others: changed.others })
+    let confirm_within = run.staged.as_ref().map(|s| s.left().as_secs());
+    Ok(Report {
+        run: id,
+        snapshot,
+        removed: changed.objects,
+        others: changed.others,
+        confirm_within,
+    })
 }
 
 /// Goes on with the unfinished clean-up.
@@ -157,6 +194,11 @@ pub fn resume(context: &Context<'_>) -> Result<Report> {
             .hint("`proxyshift status` lists the runs"));
     };
     rollback::same_boot(context, &mut run)?;
+    if run.state == RunState::Unconfirmed {
+        let cause = "has done its work and waits to be confirmed";
+        return Err(Error::new(Kind::Pending, format!("run {}", run.id), cause)
+            .hint("`proxyshift confirm` keeps it, `proxyshift rollback` undoes it"));
+    }
     if run.verb == fix::FIX {
         return Err(fix::not_resumed(&run.id));
     }
@@ -194,7 +236,11 @@ pub fn resume(context: &Context<'_>) -> Result<Report> {
         }
     }
     run.take_over();
+    if let Some(staged) = &mut run.staged {
+        staged.within(STAGE_TIME);
+    }
     context.store.update(&run)?;
+    stand_by::arm(context, &mut run)?;
     let owners = owners_of(&run);
     let left = edits(&plan(context, &now, &owners)?, &now);
     clean(context, &mut run, &mut journal, &base, left, &owners)

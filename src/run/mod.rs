@@ -1,13 +1,17 @@
 //! Runs: the stages that change a node, and the ways back.
 
+pub mod boot_unit;
 mod change;
 pub mod cleanup;
+pub mod confirm;
 pub mod execute;
 pub mod fix;
 pub mod guard;
 pub mod inside;
 pub mod look;
+pub mod probes;
 pub mod rollback;
+pub mod stand_by;
 pub mod take;
 
 use std::path::Path;

@@ -32,10 +32,26 @@ pub struct Report {
 /// be put back.
 pub fn rollback(context: &Context<'_>) -> Result<Report> {
     let _lock = context.lock("rollback")?;
-    let mut run = match context.store.pending()? {
+    let run = match context.store.pending()? {
         Some(run) => run,
         None => last_done(context)?,
     };
+    back(context, run)
+}
+
+/// Undoes the run `id` if it is still pending.
+///
+/// # Errors
+/// As [`rollback`]; [`Kind::Lock`] while somebody acts on the node.
+pub fn rollback_run(context: &Context<'_>, id: &str) -> Result<Option<Report>> {
+    let _lock = context.lock("rollback")?;
+    match context.store.pending()?.filter(|run| run.id == id) {
+        Some(run) => back(context, run).map(Some),
+        None => Ok(None),
+    }
+}
+
+fn back(context: &Context<'_>, mut run: Run) -> Result<Report> {
     same_boot(context, &mut run)?;
     let base = base_of(context, &run)?;
     let dir = context.store.run_dir(&run.id);

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -11,6 +12,7 @@ use super::{Store, disk};
 use crate::clock;
 use crate::error::{Error, Kind, Result};
 use crate::here::{Netns, process_start};
+use crate::state::kube_proxy::Mode;
 
 /// The run's own file in its folder.
 pub const RUN: &str = "run.json";
@@ -71,6 +73,73 @@ pub struct Run {
     pub pid_start: u64,
     /// The plan in short, as the plan's owner writes it.
     pub plan: Value,
+    /// What a run has beside that someone must confirm; none if it is done when its work is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staged: Option<Staged>,
+}
+
+/// From which mode of kube-proxy to which.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shift {
+    /// The mode before the run.
+    pub from: Mode,
+    /// The mode after it.
+    pub to: Mode,
+}
+
+/// What a run has beside that is undone unless someone confirms it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Staged {
+    /// What it does to kube-proxy; none for a clean-up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shift: Option<Shift>,
+    /// The stage it is in, or came to last.
+    pub stage: String,
+    /// The time since boot at which it is undone, in nanoseconds; it moves with each stage.
+    pub deadline_ns: u64,
+    /// The snapshot that its clean-up goes back to, which is later than the run's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cleaned_from: Option<String>,
+    /// The process that undoes it when nobody else does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stand_by: Option<Standby>,
+}
+
+/// The process that undoes a run when nobody else does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standby {
+    /// Its number.
+    pub pid: u32,
+    /// When it started, in clock ticks since boot.
+    pub start: u64,
+}
+
+impl Standby {
+    /// Whether it is alive.
+    pub fn is_alive(self) -> bool {
+        process_start(self.pid) == Some(self.start)
+    }
+}
+
+impl Staged {
+    /// What is left until it is undone; nothing once that is due.
+    pub fn left(&self) -> Duration {
+        Duration::from_nanos(self.deadline_ns).saturating_sub(clock::boottime())
+    }
+
+    /// A run at its first stage, with so much time for it.
+    pub fn new(shift: Option<Shift>, stage: &str, time: Duration) -> Staged {
+        let (stage, deadline_ns) = (stage.to_owned(), 0);
+        let mut staged = Staged { shift, stage, deadline_ns, cleaned_from: None, stand_by: None };
+        staged.within(time);
+        staged
+    }
+
+    /// Moves the deadline: so much time from now.
+    pub fn within(&mut self, time: Duration) {
+        let deadline = clock::boottime().saturating_add(time);
+        self.deadline_ns = u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX);
+    }
 }
 
 impl Run {
@@ -119,6 +188,7 @@ impl Store {
             pid: 0,
             pid_start: 0,
             plan,
+            staged: None,
         };
         run.take_over();
         // A folder has its run.json from the moment it has its name.
@@ -163,6 +233,14 @@ impl Store {
         let mut runs = self.runs()?;
         runs.retain(|run| run.state.is_pending() && run.concerns(here, &boot_id));
         Ok(runs.pop())
+    }
+
+    /// The run `id`; none if there is no such run any more.
+    ///
+    /// # Errors
+    /// As [`Store::runs`].
+    pub fn run(&self, id: &str) -> Result<Option<Run>> {
+        Ok(self.runs()?.into_iter().find(|run| run.id == id))
     }
 
     /// All runs, oldest first.
@@ -213,7 +291,11 @@ impl Store {
         let last_done = runs.iter().rfind(|run| run.state == RunState::Done);
         let open =
             runs.iter().filter(|r| r.state.is_pending() || r.state == RunState::UndonePartly);
-        Ok(open.chain(last_done).map(|run| run.snapshot.clone()).collect())
+        let needed = open.chain(last_done).flat_map(|run| {
+            let cleaned_from = run.staged.as_ref().and_then(|s| s.cleaned_from.clone());
+            [Some(run.snapshot.clone()), cleaned_from]
+        });
+        Ok(needed.flatten().collect())
     }
 }
 

@@ -1,0 +1,114 @@
+//! The last word on a run in stages: keep it, or wait longer for that word.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::error::{Error, Kind, Result};
+use crate::run::Context;
+use crate::run::boot_unit;
+use crate::store::journal::{Journal, Mark, Record};
+use crate::store::runs::{Run, RunState};
+
+/// The stage in which a run waits for its last word.
+pub const CONFIRM: &str = "confirm";
+
+/// What `confirm` found.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Confirmed {
+    /// The run waited for it, and is kept now.
+    Now(Run),
+    /// The last run was confirmed before.
+    Already(Run),
+}
+
+/// Keeps the run that waits for it.
+///
+/// # Errors
+/// [`Kind::NotFound`] when nothing waits, naming the run if it was rolled back meanwhile;
+/// [`Kind::Pending`] when the run has not come that far.
+pub fn confirm(context: &Context<'_>) -> Result<Confirmed> {
+    let _lock = context.lock("confirm")?;
+    let Some(mut run) = context.store.pending()? else {
+        let last = context.store.runs()?.into_iter().rfind(|r| r.staged.is_some());
+        return match last {
+            Some(run) if run.state == RunState::Done => Ok(Confirmed::Already(run)),
+            Some(run) => Err(Error::new(Kind::NotFound, format!("run {}", run.id), ended(&run))
+                .hint("`proxyshift status` says what became of it")),
+            None => Err(Error::new(Kind::NotFound, "confirm", "no run waits for it")),
+        };
+    };
+    waits(&run)?;
+    note(context, &run, Mark::Confirmed, Value::Null)?;
+    context.store.finish(&mut run, RunState::Done)?;
+    boot_unit::remove()?;
+    Ok(Confirmed::Now(run))
+}
+
+/// From here on `run` waits to be confirmed, so long and no longer.
+///
+/// # Errors
+/// When that cannot be written down.
+pub(super) fn wait_for(context: &Context<'_>, run: &mut Run, time: Duration) -> Result<()> {
+    if let Some(staged) = &mut run.staged {
+        staged.stage = CONFIRM.into();
+        staged.within(time);
+    }
+    run.state = RunState::Unconfirmed;
+    context.store.update(run)
+}
+
+/// Gives the run that waits `time` from now; returns it.
+///
+/// # Errors
+/// As [`confirm`].
+pub fn extend(context: &Context<'_>, time: Duration) -> Result<Run> {
+    let _lock = context.lock("extend")?;
+    let Some(mut run) = context.store.pending()? else {
+        return Err(Error::new(Kind::NotFound, "extend", "no run waits to be confirmed"));
+    };
+    waits(&run)?;
+    note(context, &run, Mark::Extended, json!({"seconds": time.as_secs()}))?;
+    if let Some(staged) = &mut run.staged {
+        staged.within(time);
+    }
+    context.store.update(&run)?;
+    Ok(run)
+}
+
+fn ended(run: &Run) -> &'static str {
+    match run.state {
+        RunState::RolledBack => "was rolled back",
+        RunState::UndonePartly => "failed, and could not be rolled back entirely",
+        RunState::Rebooted => "ended with a reboot",
+        _ => "ended before there was anything to confirm",
+    }
+}
+
+fn waits(run: &Run) -> Result<()> {
+    let pending = |cause: &str, hint: &str| {
+        Err(Error::new(Kind::Pending, format!("run {}", run.id), cause).hint(hint))
+    };
+    match &run.staged {
+        Some(staged) if run.state == RunState::Unconfirmed => match staged.left().is_zero() {
+            true => pending(
+                "its time is over, and it is being rolled back",
+                "see it end with `proxyshift status`",
+            ),
+            false => Ok(()),
+        },
+        _ if run.runner_is_alive() => {
+            pending("is still under way", "wait until it has come to its last stage")
+        }
+        _ => pending(
+            "was cut off",
+            "`proxyshift resume` goes on with it, `proxyshift rollback` undoes it",
+        ),
+    }
+}
+
+fn note(context: &Context<'_>, run: &Run, kind: Mark, edit: Value) -> Result<()> {
+    let (mut journal, _) = Journal::open(&context.store.run_dir(&run.id))?;
+    let stage = CONFIRM.to_owned();
+    journal.append(Record { stage, step: 1, kind, edit, undo: Value::Null }).map(|_| ())
+}

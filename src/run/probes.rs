@@ -1,0 +1,165 @@
+//! Questions to the services themselves: does the node still reach them?
+//!
+//! Asked before anything is changed; only what answered then is asked again. Each is a connection or
+//! a datagram of this node to an address of its own cluster.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::thread;
+use std::time::Duration;
+
+use crate::plan::services::{Place, Service, ServiceKey, Services};
+use crate::state::NodeState;
+use crate::state::ipvs::Protocol;
+use crate::state::{Family, links::Link};
+
+/// How many service addresses are asked.
+const SAMPLE: usize = 5;
+
+/// How long one answer may take, and how often it is asked for.
+const PATIENCE: Duration = Duration::from_secs(2);
+const TRIES: usize = 3;
+
+/// The longest that all probes together take: they run side by side.
+pub const LONGEST: Duration = Duration::from_secs(7);
+
+/// The name that is asked for; any answer will do.
+const NAME: [&str; 5] = ["kubernetes", "default", "svc", "cluster", "local"];
+
+/// One question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    /// What is asked, for people: `DNS at 10.96.0.10:53/udp (kube-system/kube-dns:dns)`.
+    what: String,
+    address: SocketAddr,
+    protocol: Protocol,
+}
+
+impl fmt::Display for Probe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+impl Probe {
+    /// Asks; how it failed, if it did.
+    ///
+    /// # Errors
+    /// That of the last try.
+    pub fn ask(&self) -> io::Result<()> {
+        let mut result = Ok(());
+        for _ in 0..TRIES {
+            result = match self.protocol {
+                Protocol::Udp => resolve(self.address),
+                _ => TcpStream::connect_timeout(&self.address, PATIENCE).map(drop),
+            };
+            if result.is_ok() {
+                break;
+            }
+        }
+        result
+    }
+}
+
+/// The probes for a node with these services: its DNS, its API, a sample of the rest, a node port.
+pub fn choose(services: &Services, state: &NodeState) -> Vec<Probe> {
+    let reachable =
+        |service: &Service| !service.backends.is_empty() && service.source_ranges.is_empty();
+    let named = |service: &Service, part: &str| {
+        service.name.as_deref().is_none_or(|name| name.contains(part))
+    };
+    let (mut dns, mut api, mut others, mut node_ports) = (vec![], vec![], vec![], vec![]);
+    for (key, service) in services.iter().filter(|(_, s)| reachable(s)) {
+        let Some(address) = address(key, service, &state.links) else { continue };
+        let probe = |kind: &str| {
+            let name = service.name.as_ref().map(|n| format!(" ({n})")).unwrap_or_default();
+            Probe { what: format!("{kind} {key}{name}"), address, protocol: key.protocol }
+        };
+        match (key.place, key.protocol) {
+            (Place::Address(_), Protocol::Udp) if key.port == 53 && named(service, "dns") => {
+                dns.push(probe("DNS at"));
+            }
+            (Place::Address(_), Protocol::Tcp)
+                if service.name.as_deref() == Some("default/kubernetes:https") =>
+            {
+                api.push(probe("the API at"));
+            }
+            (Place::Address(_), Protocol::Tcp) => others.push(probe("a connection to")),
+            (Place::Node(_), Protocol::Tcp) => node_ports.push(probe("a connection to")),
+            _ => {}
+        }
+    }
+    // From all over the address range, not the first few.
+    let step = others.len().div_ceil(SAMPLE).max(1);
+    let sample = others.into_iter().step_by(step);
+    dns.into_iter().take(2).chain(api).chain(sample).chain(node_ports.into_iter().take(1)).collect()
+}
+
+/// Where a service port is asked: a node port on an address of this node.
+fn address(key: &ServiceKey, service: &Service, links: &[Link]) -> Option<SocketAddr> {
+    let ip = match key.place {
+        Place::Address(ip) => ip,
+        Place::Node(family) => {
+            let own = links
+                .iter()
+                .filter(|l| l.name != "lo" && l.kind.as_deref() != Some("dummy"))
+                .flat_map(|l| l.addresses.iter().map(ipnet::IpNet::addr))
+                .find(|a| a.is_ipv4() == (family == Family::Ipv4) && global(*a));
+            service.node_addresses.first().copied().or(own)?
+        }
+    };
+    Some(SocketAddr::new(ip, key.port))
+}
+
+fn global(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => !ip.is_link_local() && !ip.is_loopback(),
+        IpAddr::V6(ip) => !ip.is_unicast_link_local() && !ip.is_loopback(),
+    }
+}
+
+/// Asks all of `probes` side by side; those that answered, and those that did not, with the reason.
+pub fn ask(probes: Vec<Probe>) -> (Vec<Probe>, Vec<(Probe, io::Error)>) {
+    let asked: Vec<_> = probes
+        .into_iter()
+        .map(|probe| {
+            thread::spawn(move || {
+                let result = probe.ask();
+                (probe, result)
+            })
+        })
+        .collect();
+    let (mut passed, mut failed) = (Vec::new(), Vec::new());
+    for (probe, result) in asked.into_iter().filter_map(|thread| thread.join().ok()) {
+        match result {
+            Ok(()) => passed.push(probe),
+            Err(e) => failed.push((probe, e)),
+        }
+    }
+    (passed, failed)
+}
+
+/// Asks a name server for an address (RFC 1035, 4.1); any answer to the question counts.
+fn resolve(server: SocketAddr) -> io::Result<()> {
+    let socket = UdpSocket::bind(match server {
+        SocketAddr::V4(_) => "0.0.0.0:0",
+        SocketAddr::V6(_) => "[::]:0",
+    })?;
+    socket.connect(server)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    let id = socket.local_addr()?.port().to_be_bytes();
+    let mut question = vec![id[0], id[1], 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in NAME {
+        question.push(u8::try_from(label.len()).unwrap_or(0));
+        question.extend_from_slice(label.as_bytes());
+    }
+    question.extend_from_slice(&[0, 0, 1, 0, 1]);
+    socket.send(&question)?;
+    let mut answer = [0; 512];
+    let length = socket.recv(&mut answer)?;
+    match length >= 2 && answer[..2] == id {
+        true => Ok(()),
+        false => Err(io::Error::new(io::ErrorKind::InvalidData, "an answer to another question")),
+    }
+}

@@ -4,6 +4,7 @@ pub mod edit;
 pub mod invariants;
 pub mod leftovers;
 pub mod merge;
+pub mod playbook;
 pub mod services;
 
 use serde::{Deserialize, Serialize};

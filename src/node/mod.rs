@@ -5,6 +5,7 @@
 pub mod capture;
 pub mod commands;
 pub mod config_files;
+pub mod controller;
 pub mod lock;
 pub mod lossy;
 pub mod measure;

@@ -97,14 +97,26 @@ pub struct Process {
 /// Fails when /proc cannot be read; a process that ends meanwhile, or that we may not look at, is
 /// left out.
 pub fn find() -> Result<Vec<Process>> {
+    Ok(named()?.into_iter().map(|(pid, name, args)| look(pid, name, args)).collect())
+}
+
+/// The numbers of the processes in our network namespace that run the known program `name`, asking
+/// none of them anything; fails as [`find`] does.
+pub fn pids(name: &str) -> Result<Vec<u32>> {
+    let named = named()?.into_iter().filter(|(_, known, _)| *known == name);
+    Ok(named.map(|(pid, ..)| pid).collect())
+}
+
+/// Number, name and arguments of each known process in our network namespace, by number.
+fn named() -> Result<Vec<(u32, &'static str, Vec<String>)>> {
     let ours = link("/proc/self/ns/net")
         .ok_or_else(|| Error::new(Kind::Unexpected, "/proc/self/ns/net", "cannot be read"))?;
     let entries = fs::read_dir("/proc").map_err(|e| Error::io("/proc", &e))?;
     let mut found: Vec<_> = entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter_map(|pid| look(pid, &ours))
+        .filter_map(|pid| known(pid, &ours))
         .collect();
-    found.sort_by_key(|p| p.pid);
+    found.sort_by_key(|(pid, ..)| *pid);
     Ok(found)
 }
 
@@ -127,7 +139,8 @@ pub fn flag_value<'a>(args: &'a [String], flag: &str) -> Option<&'a str> {
     })
 }
 
-fn look(pid: u32, namespace: &Path) -> Option<Process> {
+/// A process of `namespace`, if its program is known.
+fn known(pid: u32, namespace: &Path) -> Option<(u32, &'static str, Vec<String>)> {
     let proc = PathBuf::from(format!("/proc/{pid}"));
     if link(proc.join("ns/net"))? != namespace {
         return None;
@@ -136,14 +149,19 @@ fn look(pid: u32, namespace: &Path) -> Option<Process> {
     let exe = link(proc.join("exe"));
     let comm = fs::read_to_string(proc.join("comm")).unwrap_or_default();
     let name = known_name(exe.as_deref(), comm.trim_end(), args.first().map(String::as_str))?;
+    Some((pid, name, args))
+}
+
+fn look(pid: u32, name: &str, args: Vec<String>) -> Process {
+    let proc = PathBuf::from(format!("/proc/{pid}"));
     let version = TELL_VERSION.contains(&name).then(|| ask_version(&proc)).flatten();
-    Some(Process {
+    Process {
         pid,
         name: name.to_owned(),
         args: mask(args),
         version_source: version.is_some().then(|| format!("{name} --version")),
         version,
-    })
+    }
 }
 
 fn link(path: impl AsRef<Path>) -> Option<PathBuf> {

@@ -1,0 +1,243 @@
+//! A configuration file, read whole and exchanged whole.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{XattrFlags, fgetxattr, fsetxattr};
+use rustix::io::Errno;
+
+use crate::error::{Error, Kind, Result};
+
+/// The largest file that is read, in bytes: configuration is a few KiB.
+const LIMIT: u64 = 1 << 20;
+
+/// What a file carries besides its bytes, owner and mode: its SELinux label and its access list.
+const ATTRIBUTES: [&str; 2] = ["security.selinux", "system.posix_acl_access"];
+
+/// The largest of these, as the kernel allows.
+const ATTRIBUTE: usize = 64 << 10;
+
+/// The text of a file; none if there is no such file.
+///
+/// # Errors
+/// [`Kind::Parse`] for what is no regular file, larger than 1 MiB, not UTF-8, or behind links that
+/// lead nowhere; else what the system says.
+pub fn read(path: &Path) -> Result<Option<String>> {
+    read_real(path, &real(path)?)
+}
+
+/// Exchanges the text of a file, from what it is believed to be to what it shall be; none is no
+/// file. Its undoing is the same call with the two exchanged.
+///
+/// The new file is whole or not there at any instant, and on the disk when this returns. It has the
+/// old one's owner, mode, SELinux label and access list; a new file is root's, and anyone's to
+/// read. A file that is already as it shall be is left alone. Links are followed and kept.
+///
+/// # Errors
+/// [`Kind::LostRace`] if the file is neither `from` nor `to`: someone else wrote it, and nothing is
+/// changed. Else as [`read`], and what the system says of writing.
+pub fn swap(path: &Path, from: Option<&str>, to: Option<&str>) -> Result<()> {
+    let real = real(path)?;
+    let now = read_real(path, &real)?;
+    if now.as_deref() == to {
+        return Ok(());
+    }
+    if now.as_deref() != from {
+        let cause = "someone else changed it meanwhile; it is left as found";
+        return Err(Error::new(Kind::LostRace, path.display().to_string(), cause)
+            .hint("see who writes it, and begin again"));
+    }
+    let folder = real.parent().unwrap_or(Path::new("/"));
+    match to {
+        Some(text) => write(&real, folder, text)?,
+        None => fs::remove_file(&real).map_err(|e| Error::io(&real, &e))?,
+    }
+    File::open(folder).and_then(|f| f.sync_all()).map_err(|e| Error::io(folder, &e))
+}
+
+/// Where `path` leads, whether or not there is a file.
+fn real(path: &Path) -> Result<PathBuf> {
+    let refused = |cause: String| Error::new(Kind::Parse, path.display().to_string(), cause);
+    match fs::canonicalize(path) {
+        Ok(real) => Ok(real),
+        Err(e) if e.kind() == ErrorKind::NotFound => match fs::symlink_metadata(path) {
+            Ok(_) => Err(refused("a symbolic link that leads nowhere".into())),
+            Err(_) => Ok(path.to_owned()),
+        },
+        Err(e) if e.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
+            Err(refused(format!("its symbolic links lead in a circle: {e}")))
+        }
+        Err(e) => Err(Error::io(path, &e)),
+    }
+}
+
+fn read_real(path: &Path, real: &Path) -> Result<Option<String>> {
+    let refused = |cause: String| Error::new(Kind::Parse, path.display().to_string(), cause);
+    match fs::symlink_metadata(real) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        // A pipe would keep us waiting.
+        Ok(meta) if !meta.is_file() => return Err(refused("not a regular file".into())),
+        meta => meta.map_err(|e| Error::io(path, &e))?,
+    };
+    let mut bytes = Vec::new();
+    File::open(real)
+        .and_then(|file| file.take(LIMIT + 1).read_to_end(&mut bytes))
+        .map_err(|e| Error::io(path, &e))?;
+    if bytes.len() as u64 > LIMIT {
+        return Err(refused(format!("larger than {LIMIT} bytes")));
+    }
+    String::from_utf8(bytes).map(Some).map_err(|_| refused("not text in UTF-8".into()))
+}
+
+/// Puts `text` in place of the file, through a temporary that nobody takes for a configuration
+/// file: kubelet, sysctl and modules-load pass over such names.
+fn write(real: &Path, folder: &Path, text: &str) -> Result<()> {
+    let name = real.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = folder.join(format!(".{name}.proxyshift"));
+    // One that a killed run left is in the way; the folder is not for others to write.
+    let _ = fs::remove_file(&temporary);
+    let written = fill(real, &temporary, text).and_then(|()| {
+        fs::rename(&temporary, real).map_err(|e| match e.kind() {
+            ErrorKind::ResourceBusy => {
+                Error::new(Kind::Parse, real.display().to_string(), "it is mounted there by itself")
+                    .hint("mount the folder in its place, so that the file can be exchanged")
+            }
+            _ => Error::io(real, &e),
+        })
+    });
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written
+}
+
+fn fill(real: &Path, temporary: &Path, text: &str) -> Result<()> {
+    let mut options = OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(temporary)
+        .map_err(|e| Error::io(temporary, &e))?;
+    let failed = |e: std::io::Error| Error::io(temporary, &e);
+    match File::open(real) {
+        Ok(old) => look_like(&file, &old, real)?,
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            file.set_permissions(Permissions::from_mode(0o644)).map_err(failed)?;
+        }
+        Err(e) => return Err(Error::io(real, &e)),
+    }
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)
+}
+
+/// Gives `new` the owner, mode and attributes of `old`.
+fn look_like(new: &File, old: &File, real: &Path) -> Result<()> {
+    let failed = |e: std::io::Error| Error::io(real, &e);
+    let meta = old.metadata().map_err(failed)?;
+    if meta.nlink() > 1 {
+        let cause = format!("it has {} names (hard links), and would part from them", meta.nlink());
+        return Err(Error::new(Kind::Parse, real.display().to_string(), cause)
+            .hint("make the other names symbolic links"));
+    }
+    fchown(new, Some(meta.uid()), Some(meta.gid())).map_err(failed)?;
+    new.set_permissions(Permissions::from_mode(meta.mode() & 0o7777)).map_err(failed)?;
+    for name in ATTRIBUTES {
+        let mut value = vec![0; ATTRIBUTE];
+        match fgetxattr(old, name, value.as_mut_slice()) {
+            Ok(length) => fsetxattr(new, name, &value[..length], XattrFlags::empty())
+                .map_err(|e| failed(e.into()))?,
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+            Err(e) => return Err(failed(e.into())),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use rustix::fs::{getxattr, setxattr};
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_exchanged_with_all_that_it_carries() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, link) = (dir.path().join("config.conf"), dir.path().join("link"));
+        fs::write(&file, "old").unwrap();
+        symlink("config.conf", &link).unwrap();
+        let label = b"system_u:object_r:etc_t:s0\0";
+        setxattr(&file, ATTRIBUTES[0], label, XattrFlags::empty()).unwrap();
+        std::os::unix::fs::chown(&file, Some(12), Some(34)).unwrap();
+        fs::set_permissions(&file, Permissions::from_mode(0o640)).unwrap();
+        fs::write(dir.path().join(".config.conf.proxyshift"), "of a killed run").unwrap();
+
+        swap(&link, Some("old"), Some("new")).unwrap();
+        assert_eq!(read(&file).unwrap().as_deref(), Some("new"));
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        let meta = fs::metadata(&file).unwrap();
+        assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777), (12, 34, 0o640));
+        let mut kept = [0; 64];
+        let length = getxattr(&file, ATTRIBUTES[0], &mut kept).unwrap();
+        assert_eq!(&kept[..length], label);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "no temporary is left");
+    }
+
+    #[test]
+    fn doing_and_undoing_are_one_and_may_be_repeated() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("90-proxyshift.conf");
+        assert_eq!(read(&file).unwrap(), None);
+        for _ in 0..2 {
+            swap(&file, None, Some("a")).unwrap();
+            assert_eq!(read(&file).unwrap().as_deref(), Some("a"));
+        }
+        assert_eq!(fs::metadata(&file).unwrap().mode() & 0o7777, 0o644);
+        for _ in 0..2 {
+            swap(&file, Some("a"), None).unwrap();
+            assert!(!file.exists());
+        }
+    }
+
+    #[test]
+    fn another_writers_text_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("f");
+        fs::write(&file, "theirs").unwrap();
+        for to in [Some("new"), None] {
+            assert_eq!(swap(&file, Some("old"), to).unwrap_err().kind, Kind::LostRace);
+            assert_eq!(read(&file).unwrap().as_deref(), Some("theirs"));
+        }
+    }
+
+    #[test]
+    fn what_is_no_plain_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        symlink("b", at("a")).unwrap();
+        symlink("a", at("b")).unwrap();
+        symlink("nowhere", at("dangling")).unwrap();
+        fs::write(at("binary"), [0xff]).unwrap();
+        fs::write(at("large"), vec![b'a'; (1 << 20) + 1]).unwrap();
+        fs::write(at("one"), "x").unwrap();
+        fs::hard_link(at("one"), at("two")).unwrap();
+        fs::create_dir(at("folder")).unwrap();
+        for (name, cause) in [
+            ("a", "circle"),
+            ("dangling", "nowhere"),
+            ("binary", "UTF-8"),
+            ("large", "larger"),
+            ("folder", "regular"),
+        ] {
+            let error = read(&at(name)).unwrap_err();
+            assert_eq!(error.kind, Kind::Parse, "{error}");
+            assert!(error.object.ends_with(name) && error.cause.contains(cause), "{error}");
+        }
+        let error = swap(&at("one"), Some("x"), Some("y")).unwrap_err();
+        assert!(error.cause.contains("2 names"), "{error}");
+        assert_eq!(read(&at("two")).unwrap().as_deref(), Some("x"));
+    }
+}

@@ -1,0 +1,147 @@
+//! What the editors know of a line of YAML: enough to change one value and nothing beside it.
+
+use std::ops::Range;
+
+use crate::error::{Error, Kind};
+
+/// What cannot be edited, in line `at` (from 0) of `file`.
+pub(super) fn refused(file: &str, at: usize, cause: impl std::fmt::Display) -> Error {
+    Error::new(Kind::Parse, format!("{file}:{}", at + 1), cause)
+        .hint("make this change by hand, or write the line in the plain form")
+}
+
+/// True for a line that is neither blank nor a comment.
+pub(super) fn is_content(line: &str) -> bool {
+    let line = line.trim_start();
+    !line.is_empty() && !line.starts_with('#')
+}
+
+/// The number of spaces that a line begins with.
+pub(super) fn indent(line: &str) -> usize {
+    line.len() - line.trim_start_matches(' ').len()
+}
+
+/// The key that stands at `indent`, and where what follows its colon begins.
+pub(super) fn key(line: &str, indent: usize) -> Option<(&str, usize)> {
+    let rest = line.get(indent..)?;
+    let (key, end) = match rest.chars().next()? {
+        quote @ ('"' | '\'') => {
+            let close = 1 + rest[1..].find(quote)?;
+            (&rest[1..close], close + 1)
+        }
+        _ => {
+            let colon = rest.match_indices(':').map(|(i, _)| i);
+            let end = colon
+                .into_iter()
+                .find(|i| matches!(rest[i + 1..].chars().next(), None | Some(' ')))?;
+            (rest[..end].trim_end(), end)
+        }
+    };
+    let after = &rest[end..];
+    let colon = end + after.find(':').filter(|i| after[..*i].trim().is_empty())?;
+    let start = indent + colon + 1;
+    matches!(line[start..].chars().next(), None | Some(' ')).then_some((key, start))
+}
+
+/// Where the value after `from` stands: a plain or quoted text of one line, or a list in brackets;
+/// empty, just at `from`, if there is none. `None` for whatever else YAML has.
+pub(super) fn value(line: &str, from: usize) -> Option<Range<usize>> {
+    let rest = line.get(from..)?;
+    let start = from + (rest.len() - rest.trim_start_matches(' ').len());
+    let text = &line[start..];
+    let end = match text.chars().next() {
+        None => return Some(from..from),
+        // Only after a space does it begin a comment.
+        Some('#') => return (start > from).then_some(from..from),
+        Some(quote @ ('"' | '\'')) => {
+            let inner = &text[1..];
+            let close = inner.find(quote)?;
+            if inner[..close].contains('\\') || inner[close + 1..].starts_with(quote) {
+                return None;
+            }
+            start + close + 2
+        }
+        Some('[') => start + text.find(']')? + 1,
+        Some('{') if text.starts_with("{}") => start + 2,
+        Some('&' | '*' | '!' | '|' | '>' | '{' | '%' | '@' | '`' | '?' | ',' | ']' | '}') => {
+            return None;
+        }
+        Some(_) => start + text.find(" #").map_or(text, |i| &text[..i]).trim_end().len(),
+    };
+    let beyond = &line[end..];
+    let nothing = beyond.trim().is_empty();
+    (nothing || (beyond.starts_with(' ') && beyond.trim_start().starts_with('#')))
+        .then_some(start..end)
+}
+
+/// A text without its quotes.
+pub(super) fn unquoted(text: &str) -> &str {
+    let within = |quote| text.strip_prefix(quote).and_then(|t| t.strip_suffix(quote));
+    within('"').or_else(|| within('\'')).unwrap_or(text)
+}
+
+/// `new`, in quotes as `old` is; `new` has no quotes of its own.
+pub(super) fn quoted_like(old: &str, new: &str) -> String {
+    match old.chars().next() {
+        Some(quote @ ('"' | '\'')) => format!("{quote}{new}{quote}"),
+        _ => new.to_owned(),
+    }
+}
+
+/// Puts `new` in the place of the value at `range`, a space before it if it had none.
+pub(super) fn put(line: &mut String, range: Range<usize>, new: &str) {
+    let space = if range.is_empty() { " " } else { "" };
+    line.replace_range(range, &format!("{space}{new}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_found_however_they_are_written() {
+        for (line, at, expected) in [
+            ("mode: ipvs", 0, Some(("mode", 5))),
+            ("mode : ipvs", 0, Some(("mode", 6))),
+            ("\"mode\": x", 0, Some(("mode", 7))),
+            ("'mode' :", 0, Some(("mode", 8))),
+            ("  mode:", 2, Some(("mode", 7))),
+            ("mode:x", 0, None),
+            ("\"mode\":x", 0, None),
+            ("- mode", 0, None),
+            ("", 0, None),
+            ("a", 4, None),
+        ] {
+            assert_eq!(key(line, at), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn values_end_where_comments_begin() {
+        for (line, expected) in [
+            ("m: ipvs", Some("ipvs")),
+            ("m:   a b  # c", Some("a b")),
+            ("m: a#b", Some("a#b")),
+            ("m: '' # c", Some("''")),
+            ("m: \"a # b\"", Some("\"a # b\"")),
+            ("m: [a, b] # c", Some("[a, b]")),
+            ("m: {}", Some("{}")),
+            ("m:", Some("")),
+            ("m: # c", Some("")),
+            ("m: \"a\\n\"", None),
+            ("m: 'it''s'", None),
+            ("m: 'a' b", None),
+            ("m: 'a'#b", None),
+            ("m: 'a", None),
+            ("m: [a", None),
+            ("m: {a: b}", None),
+            ("m: &x a", None),
+            ("m: *x", None),
+            ("m: !!str a", None),
+            ("m: |", None),
+            ("m: >-", None),
+        ] {
+            assert_eq!(value(line, 2).map(|r| &line[r]), expected, "{line}");
+        }
+    }
+}

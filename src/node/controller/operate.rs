@@ -1,0 +1,210 @@
+//! Stopping and starting kube-proxy, and waiting until it is so.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::Controller;
+use crate::error::{Error, Kind, Result};
+use crate::here::process_start;
+use crate::node::commands::{Command, TRUSTED_PATH};
+use crate::node::processes;
+
+/// How often processes are looked at.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A process, for good: its number, and when it started.
+type Running = (u32, Option<u64>);
+
+/// A point in time up to which something is waited for.
+struct Until {
+    end: Instant,
+    within: Duration,
+}
+
+impl Until {
+    fn new(within: Duration) -> Until {
+        Until { end: Instant::now() + within, within }
+    }
+
+    fn left(&self) -> Duration {
+        self.end.saturating_duration_since(Instant::now())
+    }
+}
+
+impl Controller {
+    /// Stops kube-proxy and waits until no process of it is left in this network namespace. Done
+    /// without a word if it is stopped already.
+    ///
+    /// A static pod is stopped by renaming its manifest to `.NAME.stopped`, in the same folder;
+    /// [`Controller::start`] names it back.
+    ///
+    /// # Errors
+    /// [`Kind::Command`], with the last lines of what the command or unit wrote, if it fails or
+    /// `within` passes.
+    pub fn stop(&self, within: Duration) -> Result<()> {
+        let until = Until::new(within);
+        let asked = match self {
+            Controller::Systemd { unit } => systemctl("stop", unit, &until),
+            Controller::StaticPod { manifest } => rename(manifest, &aside(manifest)),
+            Controller::Commands { stop, .. } => stop.run(until.left()),
+        };
+        match asked {
+            // A stopped one may be no news to us, but to whoever stops it.
+            Err(_) if self.running()?.is_empty() && !self.is_static_pod() => Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => self.wait_for_none(&until),
+        }
+    }
+
+    /// Starts kube-proxy, waits until its process is there, and gives its number. One that runs
+    /// already is left alone.
+    ///
+    /// That it runs does not mean that it works: see [`super::super::proxy_mode`].
+    ///
+    /// # Errors
+    /// As [`Controller::stop`].
+    pub fn start(&self, within: Duration) -> Result<u32> {
+        let until = Until::new(within);
+        match self {
+            Controller::Systemd { unit } => systemctl("start", unit, &until)?,
+            Controller::StaticPod { manifest } => rename(&aside(manifest), manifest)?,
+            Controller::Commands { start, .. } => {
+                if let Some((pid, _)) = self.running()?.first() {
+                    return Ok(*pid);
+                }
+                start.run(until.left())?;
+            }
+        }
+        self.wait_for_one(&[], &until)
+    }
+
+    /// Restarts kube-proxy, or starts one that does not run; waits until the processes of before
+    /// are gone and another is there, and gives its number.
+    ///
+    /// # Errors
+    /// As [`Controller::stop`].
+    pub fn restart(&self, within: Duration) -> Result<u32> {
+        let until = Until::new(within);
+        let before = self.running()?;
+        match self {
+            Controller::Systemd { unit } => systemctl("restart", unit, &until)?,
+            Controller::Commands { restart: Some(restart), .. } => restart.run(until.left())?,
+            _ => {
+                self.stop(until.left())?;
+                return self.start(until.left());
+            }
+        }
+        self.wait_for_one(&before, &until)
+    }
+
+    /// Whether kube-proxy was stopped by [`Controller::stop`] and not started again: for a static
+    /// pod, whose manifest is then aside.
+    pub fn is_aside(&self) -> bool {
+        matches!(self, Controller::StaticPod { manifest } if aside(manifest).exists())
+    }
+
+    fn is_static_pod(&self) -> bool {
+        matches!(self, Controller::StaticPod { .. })
+    }
+
+    /// The processes of kube-proxy in this network namespace.
+    fn running(&self) -> Result<Vec<Running>> {
+        let program = match self {
+            Controller::Commands { program, .. } => program,
+            _ => "kube-proxy",
+        };
+        let pids = processes::pids(program)?;
+        Ok(pids.into_iter().map(|pid| (pid, process_start(pid))).collect())
+    }
+
+    fn wait_for_none(&self, until: &Until) -> Result<()> {
+        loop {
+            let running = self.running()?;
+            let Some((pid, _)) = running.first() else { return Ok(()) };
+            if until.left().is_zero() {
+                let cause = format!("kube-proxy (pid {pid}) still runs {:?} later", until.within);
+                return Err(self.late(cause));
+            }
+            thread::sleep(PAUSE);
+        }
+    }
+
+    /// Waits for a process that is not one of `before`, and until these are gone.
+    fn wait_for_one(&self, before: &[Running], until: &Until) -> Result<u32> {
+        loop {
+            let running = self.running()?;
+            let (old, new): (Vec<_>, Vec<_>) =
+                running.into_iter().partition(|r| before.contains(r));
+            match (old.first(), new.first()) {
+                (None, Some((pid, _))) => return Ok(*pid),
+                _ if !until.left().is_zero() => thread::sleep(PAUSE),
+                (Some((pid, _)), _) => {
+                    let cause =
+                        format!("kube-proxy (pid {pid}) still runs {:?} later", until.within);
+                    return Err(self.late(cause));
+                }
+                (None, None) => {
+                    let cause = format!("no kube-proxy runs {:?} later", until.within);
+                    return Err(self.late(cause));
+                }
+            }
+        }
+    }
+
+    /// An error about what did not come in time, with the unit's log.
+    fn late(&self, cause: String) -> Error {
+        let (log, hint) = match self {
+            Controller::Systemd { unit } => (log(unit), format!("see `journalctl -u {unit}`")),
+            Controller::StaticPod { .. } => (
+                String::new(),
+                "see kubelet's log, and /var/log/pods/kube-system_kube-proxy-*".to_owned(),
+            ),
+            Controller::Commands { .. } => (String::new(), "run it by hand to see more".to_owned()),
+        };
+        Error::new(Kind::Command, self.to_string(), format!("{cause}{log}")).hint(hint)
+    }
+}
+
+/// Runs `systemctl VERB UNIT`.
+fn systemctl(verb: &str, unit: &str, until: &Until) -> Result<()> {
+    let run = Command::new(program("systemctl")?).args([verb, "--", unit]).deadline(until.left());
+    run.run().map(drop).map_err(|mut error| {
+        error.cause.push_str(&log(unit));
+        error.hint(format!("see `systemctl status {unit}` and `journalctl -u {unit}`"))
+    })
+}
+
+/// The last lines of a unit's log, as `; its log: one; two`; nothing if there is none.
+fn log(unit: &str) -> String {
+    let args = ["--unit", unit, "--lines", "3", "--output", "cat", "--no-pager", "--quiet"];
+    let output = program("journalctl").and_then(|program| Command::new(program).args(args).run());
+    let text = output.map(|output| output.stdout).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
+    if lines.is_empty() { String::new() } else { format!("; its log: {}", lines.join("; ")) }
+}
+
+fn program(name: &str) -> Result<PathBuf> {
+    which::which_in(name, Some(TRUSTED_PATH), "/").map_err(|_| {
+        Error::new(Kind::MissingTool, name, format!("not found in {TRUSTED_PATH}"))
+            .hint("name another controller of kube-proxy in the playbook")
+    })
+}
+
+/// Where a manifest is while its pod is stopped: kubelet passes over names with a dot in front.
+fn aside(manifest: &Path) -> PathBuf {
+    let name = manifest.file_name().unwrap_or_default().to_string_lossy();
+    manifest.with_file_name(format!(".{name}.stopped"))
+}
+
+/// Renames a manifest, and puts that on the disk; done already if only the other is there.
+fn rename(from: &Path, to: &Path) -> Result<()> {
+    match fs::rename(from, to) {
+        Err(e) if e.kind() == ErrorKind::NotFound && to.exists() => return Ok(()),
+        renamed => renamed.map_err(|e| Error::io(from, &e))?,
+    }
+    let folder = from.parent().unwrap_or(Path::new("/"));
+    fs::File::open(folder).and_then(|f| f.sync_all()).map_err(|e| Error::io(folder, &e))
+}

@@ -1,0 +1,161 @@
+//! The order of stages, checked while they are read, so that an error has its line.
+
+use std::fmt;
+
+use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
+
+use super::stage::{Stage, StageName};
+
+/// Stages that may run in their order.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub(super) struct Stages(pub(super) Vec<Stage>);
+
+impl<'de> Deserialize<'de> for Stages {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Stages, D::Error> {
+        from.deserialize_seq(All)
+    }
+}
+
+struct All;
+
+impl<'de> Visitor<'de> for All {
+    type Value = Stages;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of stages")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Stages, A::Error> {
+        let mut stages = Vec::new();
+        while let Some(stage) = list.next_element_seed(Next(&stages))? {
+            stages.push(stage);
+        }
+        complete(&names(&stages)).map_err(de::Error::custom)?;
+        Ok(Stages(stages))
+    }
+}
+
+/// The stage after those.
+struct Next<'a>(&'a [Stage]);
+
+impl<'de> DeserializeSeed<'de> for Next<'_> {
+    type Value = Stage;
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Stage, D::Error> {
+        from.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Next<'_> {
+    type Value = Stage;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("one stage with its options, as `snapshot: {}`")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Stage, A::Error> {
+        let Some(name) = map.next_key::<StageName>()? else {
+            return Err(de::Error::custom("a stage without a name"));
+        };
+        may_follow(&names(self.0), name).map_err(de::Error::custom)?;
+        let stage = Stage::options(name, &mut map)?;
+        match map.next_key::<String>()? {
+            None => Ok(stage),
+            Some(key) => {
+                let cause =
+                    format!("`{key}` stands beside `{name}`: each stage is an item of its own");
+                Err(de::Error::custom(cause))
+            }
+        }
+    }
+}
+
+fn names(stages: &[Stage]) -> Vec<StageName> {
+    stages.iter().map(Stage::name).collect()
+}
+
+/// Whether a stage may stand behind those.
+fn may_follow(before: &[StageName], stage: StageName) -> Result<(), String> {
+    let has = |name| before.contains(&name);
+    if has(stage) {
+        return Err(format!("the stage `{stage}` is named twice"));
+    }
+    if stage.changes_the_node() && !has(StageName::Snapshot) {
+        return Err(format!("`{stage}` changes the node, so `snapshot` must stand before it"));
+    }
+    if stage == StageName::Clean && !has(StageName::Converge) {
+        return Err("`clean` must stand behind `converge`: what still serves is not cleaned".into());
+    }
+    match before.last() {
+        Some(last) if *last > stage => Err(format!("`{stage}` must stand before `{last}`")),
+        _ => Ok(()),
+    }
+}
+
+/// Whether nothing is missing at the end.
+fn complete(stages: &[StageName]) -> Result<(), String> {
+    let has = |name: &StageName| stages.contains(name);
+    let changed = [StageName::Switch, StageName::Upgrade].into_iter().find(has);
+    if let Some(change) = changed {
+        for needed in [StageName::Converge, StageName::Verify] {
+            if !has(&needed) {
+                return Err(format!("after `{change}` there must be `{needed}`"));
+            }
+        }
+    }
+    match has(&StageName::Confirm) {
+        true => Ok(()),
+        false => Err("there is no `confirm`: what nobody confirms is undone".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What a run must never do, whatever the rules above are made of.
+    fn is_safe(stages: &[StageName]) -> bool {
+        let place = |name| stages.iter().position(|s| *s == name);
+        let first_change = stages.iter().position(|s| s.changes_the_node());
+        let snapshot_first = match (place(StageName::Snapshot), first_change) {
+            (_, None) => true,
+            (snapshot, Some(change)) => snapshot.is_some_and(|s| s < change),
+        };
+        let clean_last = place(StageName::Clean).is_none_or(|clean| {
+            place(StageName::Converge).is_some_and(|c| c < clean)
+                && place(StageName::Switch).is_none_or(|s| s < clean)
+        });
+        let once = StageName::ALL.iter().all(|n| stages.iter().filter(|s| *s == n).count() <= 1);
+        snapshot_first && clean_last && once && stages.last() == Some(&StageName::Confirm)
+    }
+
+    fn accepted(stages: &[StageName]) -> bool {
+        let follows = |at: usize| may_follow(&stages[..at], stages[at]).is_ok();
+        (0..stages.len()).all(follows) && complete(stages).is_ok()
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_accepted_is_safe(
+            stages in prop::collection::vec(prop::sample::select(&StageName::ALL[..]), 0..12)
+        ) {
+            prop_assert!(!accepted(&stages) || is_safe(&stages), "{stages:?}");
+        }
+
+        #[test]
+        fn the_usual_order_with_gaps_is_accepted_when_it_is_safe(
+            mut stages in prop::sample::subsequence(&StageName::ALL[..], 0..=11)
+        ) {
+            let complete = [StageName::Converge, StageName::Verify, StageName::Snapshot];
+            stages.extend(complete);
+            stages.push(StageName::Confirm);
+            stages.sort();
+            stages.dedup();
+            prop_assert!(accepted(&stages) && is_safe(&stages), "{stages:?}");
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! The stages and their options.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::de::MapAccess;
+use serde::{Deserialize, Serialize};
+
+use super::controller::Switch;
+use super::prepare::Prepare;
+use super::words::{Again, Argv, time};
+
+/// The names of stages, in the order in which they may stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StageName {
+    /// Looks for what must be mended first.
+    Preflight,
+    /// Takes the snapshot to go back to.
+    Snapshot,
+    /// Tries the run on a private copy of the node.
+    Rehearse,
+    /// Loads modules and sets sysctls.
+    Prepare,
+    /// Edits kube-proxy's configuration and restarts it.
+    Switch,
+    /// Replaces kube-proxy by another version.
+    Upgrade,
+    /// Waits until the new mode serves.
+    Converge,
+    /// Removes leftovers.
+    Clean,
+    /// Proves what must hold.
+    Verify,
+    /// Forgets stale connections.
+    Settle,
+    /// Waits for the operator.
+    Confirm,
+}
+
+impl StageName {
+    /// All of them, in order.
+    pub const ALL: [StageName; 11] = [
+        StageName::Preflight,
+        StageName::Snapshot,
+        StageName::Rehearse,
+        StageName::Prepare,
+        StageName::Switch,
+        StageName::Upgrade,
+        StageName::Converge,
+        StageName::Clean,
+        StageName::Verify,
+        StageName::Settle,
+        StageName::Confirm,
+    ];
+
+    /// Its name in a playbook and in the journal.
+    pub fn name(self) -> &'static str {
+        match self {
+            StageName::Preflight => "preflight",
+            StageName::Snapshot => "snapshot",
+            StageName::Rehearse => "rehearse",
+            StageName::Prepare => "prepare",
+            StageName::Switch => "switch",
+            StageName::Upgrade => "upgrade",
+            StageName::Converge => "converge",
+            StageName::Clean => "clean",
+            StageName::Verify => "verify",
+            StageName::Settle => "settle",
+            StageName::Confirm => "confirm",
+        }
+    }
+
+    /// The stage of that name.
+    pub fn find(name: &str) -> Option<StageName> {
+        StageName::ALL.into_iter().find(|stage| stage.name() == name)
+    }
+
+    /// True for the stages that change the node.
+    pub fn changes_the_node(self) -> bool {
+        use StageName::{Clean, Prepare, Settle, Switch, Upgrade};
+        matches!(self, Prepare | Switch | Upgrade | Clean | Settle)
+    }
+}
+
+impl fmt::Display for StageName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A stage with its options.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// See [`StageName::Preflight`].
+    Preflight(Preflight),
+    /// See [`StageName::Snapshot`].
+    Snapshot {},
+    /// See [`StageName::Rehearse`].
+    Rehearse {},
+    /// See [`StageName::Prepare`].
+    Prepare(Prepare),
+    /// See [`StageName::Switch`].
+    Switch(Switch),
+    /// See [`StageName::Upgrade`].
+    Upgrade(Upgrade),
+    /// See [`StageName::Converge`].
+    Converge(Converge),
+    /// See [`StageName::Clean`].
+    Clean(Clean),
+    /// See [`StageName::Verify`].
+    Verify(Verify),
+    /// See [`StageName::Settle`].
+    Settle(Settle),
+    /// See [`StageName::Confirm`].
+    Confirm(Confirm),
+}
+
+impl Stage {
+    /// Its name.
+    pub fn name(&self) -> StageName {
+        match self {
+            Stage::Preflight(_) => StageName::Preflight,
+            Stage::Snapshot {} => StageName::Snapshot,
+            Stage::Rehearse {} => StageName::Rehearse,
+            Stage::Prepare(_) => StageName::Prepare,
+            Stage::Switch(_) => StageName::Switch,
+            Stage::Upgrade(_) => StageName::Upgrade,
+            Stage::Converge(_) => StageName::Converge,
+            Stage::Clean(_) => StageName::Clean,
+            Stage::Verify(_) => StageName::Verify,
+            Stage::Settle(_) => StageName::Settle,
+            Stage::Confirm(_) => StageName::Confirm,
+        }
+    }
+
+    /// Reads the options that follow a stage's name.
+    pub(super) fn options<'de, A: MapAccess<'de>>(
+        name: StageName,
+        map: &mut A,
+    ) -> Result<Stage, A::Error> {
+        Ok(match name {
+            StageName::Preflight => Stage::Preflight(map.next_value()?),
+            StageName::Snapshot => {
+                map.next_value::<Nothing>()?;
+                Stage::Snapshot {}
+            }
+            StageName::Rehearse => {
+                map.next_value::<Nothing>()?;
+                Stage::Rehearse {}
+            }
+            StageName::Prepare => Stage::Prepare(map.next_value()?),
+            StageName::Switch => Stage::Switch(map.next_value()?),
+            StageName::Upgrade => Stage::Upgrade(map.next_value()?),
+            StageName::Converge => Stage::Converge(map.next_value()?),
+            StageName::Clean => Stage::Clean(map.next_value()?),
+            StageName::Verify => Stage::Verify(map.next_value()?),
+            StageName::Settle => Stage::Settle(map.next_value()?),
+            StageName::Confirm => Stage::Confirm(map.next_value()?),
+        })
+    }
+}
+
+/// No options.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+/// Which checks are asked, and what their findings do. No other check is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Preflight {
+    /// The ids of checks whose findings stop the run.
+    pub block: Vec<String>,
+    /// The ids of checks whose findings are shown.
+    pub warn: Vec<String>,
+}
+
+/// How kube-proxy comes to its new version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "RawUpgrade")]
+pub struct Upgrade {
+    /// Who does it.
+    #[serde(flatten)]
+    pub by: Means,
+    /// How long it may take; the run is undone then.
+    #[serde(with = "time")]
+    pub timeout: Duration,
+}
+
+/// Who upgrades kube-proxy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Means {
+    /// A command.
+    Command {
+        /// What is run.
+        run: Argv,
+        /// Whether it may run twice.
+        again: Again,
+    },
+    /// The operator; the run waits meanwhile.
+    Operator {
+        /// What the operator is told.
+        ask: String,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawUpgrade {
+    run: Option<Argv>,
+    again: Option<Again>,
+    ask: Option<String>,
+    #[serde(with = "time", default = "half_an_hour")]
+    timeout: Duration,
+}
+
+fn half_an_hour() -> Duration {
+    minutes(30)
+}
+
+impl TryFrom<RawUpgrade> for Upgrade {
+    type Error = &'static str;
+
+    fn try_from(raw: RawUpgrade) -> Result<Upgrade, &'static str> {
+        let by = match (raw.run, raw.ask, raw.again) {
+            (Some(run), None, again) => Means::Command { run, again: again.unwrap_or_default() },
+            (None, Some(ask), None) => Means::Operator { ask },
+            _ => return Err("an upgrade has either `run`, with `again`, or `ask`"),
+        };
+        Ok(Upgrade { by, timeout: raw.timeout })
+    }
+}
+
+/// What must be seen before anything is cleaned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Converge {
+    /// What must be the same as before.
+    pub parity: Parity,
+    /// How long it may take.
+    #[serde(with = "time")]
+    pub timeout: Duration,
+}
+
+impl Default for Converge {
+    fn default() -> Converge {
+        Converge { parity: Parity::Services, timeout: minutes(2) }
+    }
+}
+
+/// What must be the same in both modes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Parity {
+    /// Every service with its backends: [`crate::plan::parity`].
+    #[default]
+    Services,
+}
+
+/// What is cleaned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Clean {
+    /// The owner whose leftovers go.
+    pub leftovers_of: String,
+    /// How long open connections through virtual servers are waited for.
+    #[serde(with = "time")]
+    pub drain: Duration,
+}
+
+impl Default for Clean {
+    fn default() -> Clean {
+        Clean { leftovers_of: "kube-proxy".into(), drain: Duration::ZERO }
+    }
+}
+
+/// What is proven after the change.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Verify {
+    /// Which invariants.
+    pub invariants: Invariants,
+    /// Which probes.
+    pub probes: Probes,
+}
+
+/// Which invariants are held against the kernel.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Invariants {
+    /// All.
+    #[default]
+    All,
+}
+
+/// Which probes must pass.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Probes {
+    /// Those that passed before the change.
+    #[default]
+    Baseline,
+}
+
+/// What is forgotten at the end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settle {
+    /// Which tracked connections.
+    pub conntrack: Conntrack,
+}
+
+/// Which tracked connections are forgotten.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Conntrack {
+    /// UDP flows to service addresses whose backend is gone.
+    #[default]
+    StaleServiceUdp,
+}
+
+/// How long the operator has to confirm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Confirm {
+    /// The run is undone after this.
+    #[serde(with = "time")]
+    pub within: Duration,
+}
+
+impl Default for Confirm {
+    fn default() -> Confirm {
+        Confirm { within: minutes(5) }
+    }
+}
+
+const fn minutes(count: u64) -> Duration {
+    Duration::from_secs(60 * count)
+}

@@ -1,0 +1,261 @@
+//! Playbooks as operators write them, right and wrong.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::*;
+
+const SMALL: &str = "\
+playbook: small
+from: iptables
+to: ipvs
+stages:
+  - snapshot: {}
+  - switch: {}
+  - converge: {timeout: 90s}
+  - verify: {}
+  - confirm: {within: 1h 30m}
+";
+
+fn parse(text: &str) -> Result<Playbook> {
+    Playbook::parse("own.yaml", text, Mode::Iptables)
+}
+
+fn replaced(from: &str, to: &str) -> String {
+    assert!(SMALL.contains(from), "{from}");
+    SMALL.replacen(from, to, 1)
+}
+
+#[test]
+fn what_is_left_out_has_its_default() {
+    let playbook = parse(SMALL).unwrap();
+    assert_eq!((playbook.from, playbook.to), (Mode::Iptables, Mode::Ipvs));
+    assert_eq!(playbook.on_failure, OnFailure::Rollback);
+    assert_eq!(playbook.stage(StageName::Switch), Some(&Stage::Switch(Switch::default())));
+    assert_eq!(playbook.stage(StageName::Clean), None);
+    let Some(Stage::Confirm(confirm)) = playbook.stage(StageName::Confirm) else { panic!() };
+    assert_eq!(confirm.within, Duration::from_secs(5400));
+    assert!(playbook.hooks.at(When::Before, StageName::Switch).is_empty());
+}
+
+#[test]
+fn every_option_is_read_and_written() {
+    let text = "\
+playbook: all
+from: iptables
+to: ipvs
+stages:
+  - preflight: {block: [tools.ipset], warn: [kube-proxy.mode]}
+  - snapshot: {}
+  - rehearse: {}
+  - prepare: {modules: [ip_vs], sysctls: {net.ipv4.vs.conntrack: 1, net.core.rmem: '4096 8192'}}
+  - switch:
+      controller: {commands: {stop: [a, stop], start: [a, start], again: safe}}
+      timeout: 10s
+  - converge: {parity: services, timeout: 2m}
+  - clean: {leftovers_of: kube-proxy, drain: 30s}
+  - verify: {invariants: all, probes: baseline}
+  - settle: {conntrack: stale-service-udp}
+  - confirm: {within: 5m}
+on_failure: rollback
+hooks:
+  before_switch:
+    - {run: [kubectl, drain, node1], timeout: 5m, again: safe}
+    - {run: [/usr/bin/true]}
+  after_confirm: [{run: [kubectl, uncordon, node1]}]
+";
+    let playbook = parse(text).unwrap();
+    let written = serde_json::to_value(&playbook).unwrap();
+    assert_eq!(
+        written,
+        json!({
+            "playbook": "all", "from": "iptables", "to": "ipvs",
+            "stages": [
+                {"preflight": {"block": ["tools.ipset"], "warn": ["kube-proxy.mode"]}},
+                {"snapshot": {}},
+                {"rehearse": {}},
+                {"prepare": {
+                    "modules": ["ip_vs"],
+                    "sysctls": {"net.core.rmem": "4096 8192", "net.ipv4.vs.conntrack": "1"},
+                }},
+                {"switch": {
+                    "controller": {
+                        "commands": {"stop": ["a", "stop"], "start": ["a", "start"], "again": "safe"}
+                    },
+                    "timeout": "10s",
+                }},
+                {"converge": {"parity": "services", "timeout": "2m"}},
+                {"clean": {"leftovers_of": "kube-proxy", "drain": "30s"}},
+                {"verify": {"invariants": "all", "probes": "baseline"}},
+                {"settle": {"conntrack": "stale-service-udp"}},
+                {"confirm": {"within": "5m"}},
+            ],
+            "on_failure": "rollback",
+            "hooks": {
+                "before_switch": [
+                    {"run": ["kubectl", "drain", "node1"], "timeout": "5m", "again": "safe"},
+                    {"run": ["/usr/bin/true"], "timeout": "5m", "again": "ask"},
+                ],
+                "after_confirm": [
+                    {"run": ["kubectl", "uncordon", "node1"], "timeout": "5m", "again": "ask"},
+                ],
+            },
+        })
+    );
+    // What is written can be read: YAML reads JSON.
+    assert_eq!(parse(&written.to_string()).unwrap(), playbook);
+    let hooks = playbook.hooks.at(When::Before, StageName::Switch);
+    assert_eq!(hooks[0].run.to_string(), "kubectl drain node1");
+}
+
+#[test]
+fn controllers_are_a_word_or_one_key() {
+    for (text, expected) in [
+        ("auto", Controller::Auto),
+        ("{systemd: kube-proxy.service}", Controller::Systemd("kube-proxy.service".into())),
+        ("{static-pod: /etc/x.yaml}", Controller::StaticPod("/etc/x.yaml".into())),
+    ] {
+        let playbook = parse(&replaced("switch: {}", &format!("switch: {{controller: {text}}}")));
+        let playbook = playbook.unwrap();
+        let Some(Stage::Switch(switch)) = playbook.stage(StageName::Switch) else { panic!() };
+        assert_eq!(switch.controller, expected);
+        let again = serde_json::to_value(&playbook).unwrap().to_string();
+        assert_eq!(parse(&again).unwrap(), playbook);
+    }
+}
+
+#[test]
+fn an_upgrade_names_no_mode_and_has_one_means() {
+    let text = |options: &str| {
+        let text = replaced("from: iptables\nto: ipvs\n", "");
+        text.replace("switch: {}", &format!("upgrade: {options}"))
+    };
+    let playbook = parse(&text("{run: [apt-get, install, kube-proxy], again: safe}")).unwrap();
+    assert_eq!((playbook.from, playbook.to), (Mode::Iptables, Mode::Iptables));
+    let Some(Stage::Upgrade(upgrade)) = playbook.stage(StageName::Upgrade) else { panic!() };
+    assert!(matches!(&upgrade.by, Means::Command { again: Again::Safe, .. }));
+    assert_eq!(upgrade.timeout, Duration::from_secs(1800));
+    let asked = parse(&text("{ask: now, timeout: 1h}")).unwrap();
+    assert_eq!(
+        serde_json::to_value(asked.stage(StageName::Upgrade)).unwrap(),
+        json!({"upgrade": {"ask": "now", "timeout": "1h"}})
+    );
+    for wrong in ["{}", "{ask: now, run: [x]}", "{ask: now, again: safe}"] {
+        let error = parse(&text(wrong)).unwrap_err().to_string();
+        assert!(error.contains("either `run`") && error.contains("line 4"), "{error}");
+    }
+    // A switch is no upgrade, and the other way round.
+    let error = parse(&replaced("from: iptables\nto: ipvs\n", "")).unwrap_err().to_string();
+    assert_eq!(error, "own.yaml: stages: from iptables to iptables takes `upgrade`, not `switch`");
+}
+
+#[test]
+fn errors_name_file_line_and_cause() {
+    for (from, to, line, cause) in [
+        ("playbook: small", "playbok: small", "line 1 column 1", "unknown field `playbok`"),
+        ("to: ipvs", "to: ipvz", "line 3 column 5", "unknown variant `ipvz`"),
+        ("- switch: {}", "- swich: {}", "line 6 column 5", "unknown variant `swich`"),
+        ("- switch: {}", "- switch: {a: b}", "line 6 column 14", "unknown field `a`"),
+        ("- switch: {}", "- switch", "line 6 column 5", "expected one stage with its options"),
+        ("- switch: {}", "- switch: {}\n    clean: {}", "line 6 column 5", "`clean` stands beside"),
+        ("- switch: {}", "- switch: {controller: sytemd}", "line 6 column 26", "`auto`, or one of"),
+        ("- switch: {}", "- switch: {controller: {unit: x}}", "line 6 column", "field `unit`"),
+        (
+            "- switch: {}",
+            "- switch: {controller: {static-pod: x}}",
+            "line 6 column",
+            "`x` is no absolute path",
+        ),
+        ("timeout: 90s", "timeout: 90", "line 7 column 25", "`90` is no time"),
+        ("timeout: 90s", "timeout: soon", "line 7 column 25", "`soon` is no time"),
+        ("timeout: 90s", "parity: none", "line 7 column 24", "unknown variant `none`"),
+        ("- switch: {}", "- prepare: {modules: ip_vs}", "line 6 column 24", "a sequence"),
+        ("- switch: {}", "- prepare: {modules: [../x]}", "line 6 column", "`../x` is no name of a"),
+        (
+            "- switch: {}",
+            "- prepare: {sysctls: {net..x: 1}}",
+            "line 6 column",
+            "`net..x` is no nam",
+        ),
+        (
+            "- switch: {}",
+            "- prepare: {sysctls: {net.x: [1]}}",
+            "line 6 column",
+            "a number or one l",
+        ),
+        ("- snapshot: {}", "- rehearse: {}", "line 6 column 5", "`switch` changes the node, so"),
+        ("- verify", "- snapshot: {}\n  - verify", "line 8 column 5", "`snapshot` is named twice"),
+        ("- converge", "- clean: {}\n  - converge", "line 7 column 5", "must stand behind `conv"),
+        ("- verify", "- prepare: {}\n  - verify", "line 8 column 5", "stand before `converge`"),
+        ("  - verify: {}\n", "", "line 5 column 3", "after `switch` there must be `verify`"),
+        ("  - confirm: {within: 1h 30m}\n", "", "line 5 column 3", "there is no `confirm`"),
+        ("stages:", "hooks: {befor_switch: []}\nstages:", "line 4 column 9", "hook `befor_switch`"),
+        (
+            "stages:",
+            "hooks: {before_switch: [{run: []}]}\nstages:",
+            "line 4 column 25",
+            "a command is a list",
+        ),
+        ("stages:", "on_failure: stop\nstages:", "line 4 column 13", "unknown variant `stop`"),
+    ] {
+        let error = parse(&replaced(from, to)).unwrap_err();
+        assert_eq!(error.kind, Kind::Parse, "{error}");
+        let text = error.to_string();
+        assert!(text.starts_with("own.yaml: "), "{text}");
+        assert!(text.contains(cause) && text.contains(line), "{text}\nwanted {line}: {cause}");
+    }
+}
+
+#[test]
+fn a_playbook_must_fit_the_node_and_itself() {
+    for (from, to, cause) in [
+        ("playbook: small", "playbook: ''", "playbook: has no name"),
+        ("to: ipvs", "to: iptables", "both are iptables"),
+        ("to: ipvs\n", "", "names one and not the other"),
+        ("from: iptables\nto: ipvs", "from: ipvs\nto: iptables", "kube-proxy runs in iptables"),
+        ("- switch: {}", "- upgrade: {ask: now}", "takes `switch`, not `upgrade`"),
+        ("  - switch: {}\n", "", "from iptables to ipvs takes `switch`"),
+        ("stages:", "hooks: {after_clean: []}\nstages:", "after_clean: there is no stage `clean`"),
+        ("to: ipvs", "to: nftables", "not yet"),
+    ] {
+        let error = parse(&replaced(from, to)).unwrap_err();
+        assert_eq!(error.kind, Kind::Usage, "{error}");
+        assert!(error.to_string().contains(cause), "{error}");
+    }
+}
+
+#[test]
+fn words_that_nobody_knows_are_refused() {
+    let with = |stage: &str| {
+        let text = replaced("- snapshot: {}", "- preflight: {block: [a.b]}\n  - snapshot: {}");
+        parse(&text.replace("- verify: {}", stage)).unwrap()
+    };
+    let playbook = with("- clean: {leftovers_of: docker}\n  - verify: {}");
+    assert!(playbook.refers_to_known(|c| c == "a.b", |o| o == "docker").is_ok());
+    let check = playbook.refers_to_known(|_| false, |_| true).unwrap_err();
+    assert_eq!(check.to_string(), "playbook small: preflight: there is no check `a.b`");
+    let owner = playbook.refers_to_known(|_| true, |_| false).unwrap_err();
+    assert_eq!(owner.to_string(), "playbook small: clean: there is no owner `docker`");
+}
+
+#[test]
+fn the_built_in_ones_fit_their_modes() {
+    for (from, to) in [
+        (Mode::Iptables, Mode::Ipvs),
+        (Mode::Ipvs, Mode::Iptables),
+        (Mode::Ipvs, Mode::Ipvs),
+        (Mode::Iptables, Mode::Iptables),
+    ] {
+        let playbook = builtin(from, to).unwrap();
+        assert_eq!((playbook.from, playbook.to), (from, to));
+        let (file, _) = builtin_text(from, to).unwrap();
+        assert_eq!(file, format!("{}.yaml", playbook.name));
+    }
+    let error = builtin(Mode::Iptables, Mode::Nftables).unwrap_err();
+    assert_eq!(error.kind, Kind::Usage);
+    assert!(error.to_string().contains("not yet") && error.hint.unwrap().contains("meanwhile"));
+    let error = builtin(Mode::Nftables, Mode::Ipvs).unwrap_err();
+    assert_eq!(error.to_string(), "--to ipvs: there is no way from nftables to it");
+    assert_eq!(builtin(Mode::Iptables, Mode::Userspace).unwrap_err().kind, Kind::Usage);
+}

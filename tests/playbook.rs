@@ -1,0 +1,51 @@
+//! The built-in playbooks against the checks and the owners that they name.
+
+use std::collections::BTreeSet;
+
+use proxyshift::checks::{CHECKS, Severity};
+use proxyshift::owners::catalogue::Catalogue;
+use proxyshift::plan::playbook::{Playbook, Stage, StageName, builtin};
+use proxyshift::state::kube_proxy::Mode;
+
+fn all() -> Vec<Playbook> {
+    let pairs =
+        [(Mode::Iptables, Mode::Ipvs), (Mode::Ipvs, Mode::Iptables), (Mode::Ipvs, Mode::Ipvs)];
+    pairs.into_iter().map(|(from, to)| builtin(from, to).expect("a playbook")).collect()
+}
+
+fn preflight(playbook: &Playbook) -> (&[String], &[String]) {
+    let Some(Stage::Preflight(preflight)) = playbook.stage(StageName::Preflight) else {
+        panic!("{} has no preflight", playbook.name)
+    };
+    (&preflight.block, &preflight.warn)
+}
+
+#[test]
+fn every_check_and_owner_is_known_and_named_once() {
+    let catalogue = Catalogue::builtin().expect("the catalogue");
+    for playbook in all() {
+        let is_check = |id: &str| CHECKS.iter().any(|c| c.id == id);
+        let is_owner = |name: &str| catalogue.component(name).is_some();
+        playbook.refers_to_known(is_check, is_owner).expect("known words");
+        let (block, warn) = preflight(&playbook);
+        let once: BTreeSet<&String> = block.iter().chain(warn).collect();
+        assert_eq!(once.len(), block.len() + warn.len(), "{}", playbook.name);
+    }
+}
+
+/// What blocks a `check --to ipvs` blocks the migration too, but for what the migration mends.
+#[test]
+fn what_blocks_a_check_blocks_the_migration() {
+    let playbook = builtin(Mode::Iptables, Mode::Ipvs).expect("a playbook");
+    let (block, warn) = preflight(&playbook);
+    let of_nftables = ["kernel.nftables", "kube-proxy.nftables-available", "tools.nft"];
+    for check in CHECKS.iter().filter(|c| c.severity == Severity::Block) {
+        let id = check.id.to_owned();
+        let blocks = block.contains(&id);
+        match check.id {
+            "ipvs.foreign-servers" => assert!(warn.contains(&id)),
+            nftables if of_nftables.contains(&nftables) => assert!(!blocks, "{nftables}"),
+            other => assert!(blocks, "{other}"),
+        }
+    }
+}

@@ -4,6 +4,7 @@ pub mod edit;
 pub mod invariants;
 pub mod leftovers;
 pub mod merge;
+pub mod parity;
 pub mod playbook;
 pub mod services;
 

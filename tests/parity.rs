@@ -24,7 +24,6 @@ fn no_mode_lacks_what_another_serves() {
         ("docker-legacy-iptables-1.20-no-conntrack", Mode::Iptables),
         ("docker-iptables-1.30", Mode::Iptables),
         ("half-migrated-ipvs-1.20", Mode::Ipvs),
-        ("ipvs-with-keepalived-1.20", Mode::Ipvs),
         ("nftables-leftovers-1.30", Mode::Nftables),
     ];
     let all = nodes.map(|(name, mode)| (name, of(name, mode)));

@@ -5,6 +5,7 @@ pub mod foreign;
 pub mod invariants;
 pub mod leftovers;
 pub mod merge;
+pub mod parity;
 pub mod playbook;
 pub mod services;
 

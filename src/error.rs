@@ -40,6 +40,8 @@ pub enum Kind {
     Lock,
     /// No room, or no right to write, in the store.
     Store,
+    /// Something about the node must be mended first.
+    Blocked,
     /// The rehearsal did not prove what it should have.
     Rehearsal,
     /// Someone else wrote first, every time.

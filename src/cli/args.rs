@@ -75,6 +75,14 @@ pub enum Verb {
     /// from behind each docker bridge must still leave with the node's address, before, after
     /// cleaning, and after rolling back. The node itself is not touched.
     Rehearse(Rehearse),
+    /// Takes kube-proxy to another mode, stage by stage, and back if anything fails or nobody
+    /// confirms.
+    ///
+    /// The new mode serves before anything of the old one goes. From the first change on, a process
+    /// of its own stands by and undoes the run when its deadline passes, or when this process dies
+    /// and nobody resumes it. Off a terminal the run returns once its stages are done, and waits for
+    /// `proxyshift confirm`.
+    Migrate(Migrate),
     /// Removes leftovers, and nothing else: snapshot, rehearsal, edits, proof.
     Cleanup(Cleanup),
     /// Keeps the run that waits for it. Without this, it is undone at its deadline.
@@ -211,6 +219,27 @@ pub struct Rehearse {
     /// Rehearse on this state instead of the live node's: an id, a prefix, `latest`, or a directory.
     #[arg(long, value_name = "S")]
     pub snapshot: Option<String>,
+}
+
+/// The options of `migrate`.
+#[derive(Debug, clap::Args)]
+pub struct Migrate {
+    /// The mode to go to: iptables or ipvs.
+    #[arg(long, value_name = "MODE")]
+    pub to: Mode,
+    /// A playbook in place of the built-in one.
+    #[arg(long, value_name = "FILE")]
+    pub playbook: Option<PathBuf>,
+    /// Undo it all unless `proxyshift confirm` comes within this time [default: 5m, as the playbook
+    /// says].
+    #[arg(long, value_name = "T", value_parser = duration)]
+    pub confirm_within: Option<Duration>,
+    /// Need no confirmation: the run is done when its stages are.
+    #[arg(long, conflicts_with = "confirm_within")]
+    pub no_confirm: bool,
+    /// Go on although these checks found something.
+    #[arg(long, value_name = "ID", value_delimiter = ',')]
+    pub ignore: Vec<String>,
 }
 
 /// The options of `cleanup`.

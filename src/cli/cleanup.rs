@@ -5,11 +5,12 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::cli::status::time;
-use crate::cli::{Command, args, plan};
+use crate::cli::{Command, args, migrate, plan};
 use crate::error::{Error, Kind, Result};
 use crate::owners::catalogue::Catalogue;
 use crate::plan::Plan;
 use crate::run::cleanup::{self, Report, plan_with};
+use crate::run::resume::{self, Resumed};
 use crate::ui::prompt;
 use crate::ui::table::counted;
 
@@ -31,8 +32,10 @@ pub(super) fn run(command: &Command<'_>, options: &args::Cleanup) -> Result<u8> 
 }
 
 pub(super) fn resume(command: &Command<'_>) -> Result<u8> {
-    let report = command.with_context(cleanup::resume)?;
-    answer(command, &report);
+    match command.with_context(resume::resume)? {
+        Resumed::Cleanup(report) => answer(command, &report),
+        Resumed::Migration(report) => migrate::answer(command, &report),
+    }
     Ok(0)
 }
 

@@ -5,6 +5,7 @@ mod check;
 mod cleanup;
 mod confirm;
 mod guard;
+mod migrate;
 mod plan;
 mod rehearse;
 mod rollback;
@@ -40,6 +41,7 @@ pub fn run(args: &Args) -> u8 {
         Some(Verb::Snapshot(verb)) => snapshot::run(&command, verb),
         Some(Verb::Plan(options)) => plan::run(&command, options),
         Some(Verb::Rehearse(options)) => rehearse::run(&command, options),
+        Some(Verb::Migrate(options)) => migrate::run(&command, options),
         Some(Verb::Cleanup(options)) => cleanup::run(&command, options),
         Some(Verb::Guard(options)) => guard::run(&command, options),
         Some(Verb::Resume) => cleanup::resume(&command),

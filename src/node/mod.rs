@@ -5,7 +5,9 @@
 pub mod capture;
 pub mod commands;
 pub mod config_files;
+pub mod conntrack;
 pub mod controller;
+pub mod kernel;
 pub mod lock;
 pub mod lossy;
 pub mod measure;

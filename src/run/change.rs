@@ -33,15 +33,17 @@ pub(super) fn refuse_pending(context: &Context<'_>) -> Result<()> {
     }
 }
 
-/// Begins a run of `verb` that goes back to `taken`, with room in its journal for `edits`.
+/// Begins a run of `verb` that goes back to `taken`, with room in its journal for `edits` and for
+/// `more` bytes.
 pub(super) fn begin(
     context: &Context<'_>,
     verb: &str,
     taken: &Taken,
     summary: Value,
     edits: &[Edit],
+    more: u64,
 ) -> Result<(Run, Journal)> {
-    let size: u64 = edits.iter().map(journal_size).sum();
+    let size = edits.iter().map(journal_size).sum::<u64>() + more;
     context.store.room_for(size)?;
     let mut run = context.store.start(verb, &taken.snapshot.id, summary)?;
     match Journal::create(&context.store.run_dir(&run.id), size) {
@@ -69,10 +71,7 @@ pub(super) fn carry_out(
     edits: Vec<Edit>,
     plan_again: &dyn Fn() -> Result<Vec<Edit>>,
 ) -> Result<Changed> {
-    let result = execute(context, journal, stage, edits, plan_again)
-        .and_then(|_| done_edits(context, run))
-        .and_then(|done| verify(context, &done, base));
-    match result {
+    match make(context, run, journal, stage, base, edits, plan_again) {
         Ok(changed) => {
             // A run that is to be confirmed is pending until then.
             if run.staged.is_none() {
@@ -83,6 +82,21 @@ pub(super) fn carry_out(
         }
         Err(cause) => Err(undo_after(context, run, journal, base, cause)),
     }
+}
+
+/// Makes the edits and proves them.
+pub(super) fn make(
+    context: &Context<'_>,
+    run: &Run,
+    journal: &mut Journal,
+    stage: &str,
+    base: &NodeState,
+    edits: Vec<Edit>,
+    plan_again: &dyn Fn() -> Result<Vec<Edit>>,
+) -> Result<Changed> {
+    execute(context, journal, stage, edits, plan_again)
+        .and_then(|_| done_edits(context, run))
+        .and_then(|done| verify(context, &done, base))
 }
 
 /// Undoes what was done; the error says both why and how that ended.

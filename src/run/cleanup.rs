@@ -117,7 +117,7 @@ pub fn cleanup(
     });
     // A large plan is as large as the node.
     drop(plan);
-    let (mut run, mut journal) = begin(context, "cleanup", &taken, summary, &edits)?;
+    let (mut run, mut journal) = begin(context, "cleanup", &taken, summary, &edits, 0)?;
     if confirm_within.is_some() {
         run.staged = Some(Staged::new(None, CLEAN, STAGE_TIME));
         if let Err(e) = stand_by::arm(context, &mut run) {
@@ -130,7 +130,7 @@ pub fn cleanup(
 
 /// The run's edits on a private namespace first. What happens there is said as a rehearsal, so that
 /// nobody takes it for the node.
-fn rehearse(context: &Context<'_>, taken: &Taken) -> Result<()> {
+pub(super) fn rehearse(context: &Context<'_>, taken: &Taken) -> Result<()> {
     let task = "rehearsing in a private namespace";
     context.sink.started(task);
     let sink = Rehearsal(context.sink);
@@ -183,22 +183,13 @@ fn clean(
     })
 }
 
-/// Goes on with the unfinished clean-up.
+/// Goes on with a clean-up that was cut off; the caller holds the node's lock.
 ///
 /// # Errors
-/// [`Kind::NotFound`] when there is none; [`Kind::Pending`] when only a rollback can be offered.
-pub fn resume(context: &Context<'_>) -> Result<Report> {
-    let _lock = context.lock("resume")?;
-    let Some(mut run) = context.store.pending()? else {
-        return Err(Error::new(Kind::NotFound, "resume", "no run is pending")
-            .hint("`proxyshift status` lists the runs"));
-    };
+/// [`Kind::NotFound`] when it had changed nothing; [`Kind::Pending`] when only a rollback can be
+/// offered.
+pub(super) fn go_on(context: &Context<'_>, mut run: Run) -> Result<Report> {
     rollback::same_boot(context, &mut run)?;
-    if run.state == RunState::Unconfirmed {
-        let cause = "has done its work and waits to be confirmed";
-        return Err(Error::new(Kind::Pending, format!("run {}", run.id), cause)
-            .hint("`proxyshift confirm` keeps it, `proxyshift rollback` undoes it"));
-    }
     if run.verb == fix::FIX {
         return Err(fix::not_resumed(&run.id));
     }

@@ -92,8 +92,8 @@ fn waits(run: &Run) -> Result<()> {
     match &run.staged {
         Some(staged) if run.state == RunState::Unconfirmed => match staged.left().is_zero() {
             true => pending(
-                "its time is over, and it is being rolled back",
-                "see it end with `proxyshift status`",
+                "its time to be confirmed is over",
+                "`proxyshift status` shows it being undone; `proxyshift rollback` undoes it now",
             ),
             false => Ok(()),
         },

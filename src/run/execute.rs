@@ -18,8 +18,13 @@ const RACES: usize = 5;
 
 /// The stage in which leftovers are removed.
 pub const CLEAN: &str = "clean";
+/// The stage in which remedies of checks are applied.
+pub const FIX: &str = "fix";
 /// The stage in which a run is undone.
 pub const ROLLBACK: &str = "rollback";
+
+/// The stages whose entries are edits.
+const STAGES: [&str; 3] = [CLEAN, FIX, ROLLBACK];
 
 /// Applies `edits`; on a lost race, whatever `plan_again` says is left to do. Returns how many were
 /// applied.
@@ -73,7 +78,7 @@ pub fn execute(
 
 /// From here on, a signal that would end the program only sets the flag: a run is finished or
 /// undone, never left half-way for a Ctrl-C or a closed terminal.
-fn interrupts() -> Result<Arc<AtomicBool>> {
+pub(super) fn interrupts() -> Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     for signal in [SIGHUP, SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, flag.clone())
@@ -115,7 +120,8 @@ pub struct Told {
 pub fn told(entries: &[Entry]) -> Result<Told> {
     let mut told = Told::default();
     let mut intent: Option<&Entry> = None;
-    for entry in entries {
+    // Other stages change no objects of the kernel's.
+    for entry in entries.iter().filter(|e| STAGES.contains(&e.stage.as_str())) {
         if entry.stage == ROLLBACK {
             // An edit that was open when the run began to be undone may be in the kernel all the
             // same: it stays open, for the next rollback to look at.

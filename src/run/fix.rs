@@ -6,14 +6,13 @@ use crate::error::{Error, Kind, Result};
 use crate::plan::edit::Edit;
 use crate::run::Context;
 use crate::run::change::{begin, carry_out, refuse_pending};
+use crate::run::execute;
 use crate::run::look::{look, look_again};
 use crate::run::take::take;
 use crate::state::NodeState;
 
 /// The verb of such a run.
 pub const FIX: &str = "check --fix";
-/// The stage in which remedies are applied.
-const STAGE: &str = "fix";
 
 /// What ends one finding.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,11 +66,11 @@ pub fn fix(
     }
     let applied: Vec<&'static str> = approved.iter().map(|r| r.id).collect();
     let summary = json!({"checks": applied});
-    let (mut run, mut journal) = begin(context, FIX, &taken, summary, &edits)?;
+    let (mut run, mut journal) = begin(context, FIX, &taken, summary, &edits, 0)?;
     let plan_again =
         || Ok(still_wanted(&approved, judge(&look_again(context.tools, context.sink)?)?));
     let changed =
-        carry_out(context, &mut run, &mut journal, STAGE, &taken.state, edits, &plan_again)?;
+        carry_out(context, &mut run, &mut journal, execute::FIX, &taken.state, edits, &plan_again)?;
     let (id, snapshot) = (Some(run.id), Some(run.snapshot));
     Ok(Report { run: id, snapshot, applied, others: changed.others })
 }

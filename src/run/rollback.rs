@@ -10,6 +10,7 @@ use crate::run::Context;
 use crate::run::cleanup::base_of;
 use crate::run::execute::{ROLLBACK, Told, execute, told};
 use crate::run::look::look_again;
+use crate::run::migrate;
 use crate::state::NodeState;
 use crate::store::journal::{JOURNAL, Journal};
 use crate::store::runs::{Run, RunState};
@@ -52,6 +53,9 @@ pub fn rollback_run(context: &Context<'_>, id: &str) -> Result<Option<Report>> {
 }
 
 fn back(context: &Context<'_>, mut run: Run) -> Result<Report> {
+    if run.staged.as_ref().is_some_and(|s| s.shift.is_some()) {
+        return migration(context, run);
+    }
     same_boot(context, &mut run)?;
     let base = base_of(context, &run)?;
     let dir = context.store.run_dir(&run.id);
@@ -61,6 +65,16 @@ fn back(context: &Context<'_>, mut run: Run) -> Result<Report> {
     }
     let (mut journal, _) = Journal::open(&dir)?;
     undo(context, &mut run, &mut journal, &base)
+}
+
+/// The way back from a migration.
+fn migration(context: &Context<'_>, mut run: Run) -> Result<Report> {
+    let base = base_of(context, &run)?;
+    if run.boot_id != crate::clock::boot_id() {
+        return migrate::after_reboot(context, &mut run, &base);
+    }
+    let (mut journal, _) = Journal::open(&context.store.run_dir(&run.id))?;
+    migrate::undo(context, &mut run, &mut journal, &base)
 }
 
 /// A run of an earlier boot is closed: its rules went with that boot.

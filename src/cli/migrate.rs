@@ -1,0 +1,120 @@
+//! `migrate`: kube-proxy to another mode.
+
+use std::io::IsTerminal;
+
+use serde_json::json;
+
+use crate::checks::Verdict;
+use crate::cli::status::time;
+use crate::cli::{Command, args};
+use crate::error::{Error, Kind, Result};
+use crate::plan::playbook::Playbook;
+use crate::run::migrate::{self, Asked, Intended, Report};
+use crate::store::runs::RunState;
+use crate::ui::prompt;
+use crate::ui::table::counted;
+
+pub(super) fn run(command: &Command<'_>, options: &args::Migrate) -> Result<u8> {
+    crate::plan::playbook::supported(options.to)?;
+    if !command.args.yes && !prompt::attended() {
+        return Err(Error::new(Kind::Usage, "migrate", "nobody is there to be asked")
+            .hint("say --yes, or look first: `proxyshift check --to MODE`"));
+    }
+    let asked = Asked {
+        to: options.to,
+        playbook: options.playbook.as_deref(),
+        confirm_within: options.confirm_within,
+        confirm: !options.no_confirm,
+        ignore: &options.ignore,
+    };
+    let report = command
+        .with_context(|context| migrate::migrate(context, &asked, &|i| approve(command, i)))?;
+    answer(command, &report);
+    match report.left {
+        Some(_) if prompt::attended() && !command.args.yes => count_down(command, &report.run),
+        _ => Ok(0),
+    }
+}
+
+/// What is about to be done; the operator's yes.
+fn approve(command: &Command<'_>, intended: &Intended) -> Result<bool> {
+    for finding in &intended.warnings {
+        if let Verdict::Found(found) = &finding.verdict {
+            command.sink().warning(format!("{}: {}", finding.id, found.effect));
+        }
+    }
+    if command.args.yes {
+        return Ok(true);
+    }
+    eprintln!("{}", text(intended));
+    prompt::confirm(
+        "Go on? Yes: after a snapshot and a rehearsal, and all is undone if anything fails. No: \
+         nothing is changed.",
+    )
+}
+
+fn text(intended: &Intended) -> String {
+    let Intended { playbook, from, controller, settings, probes, .. } = intended;
+    let mut text = format!(
+        "kube-proxy goes from {from} to {} mode, by the playbook {}.\n  It is run by {controller}",
+        playbook.to, playbook.name
+    );
+    if !settings.is_empty() {
+        text += &format!(", and told its mode in {settings}");
+    }
+    text += ".\n  Stages: ";
+    text += &stages(playbook);
+    text += &format!("\n  Asked before and after: {}\n", counted(probes.len(), "service"));
+    text.extend(probes.iter().map(|probe| format!("    {probe}\n")));
+    text
+}
+
+fn stages(playbook: &Playbook) -> String {
+    let names: Vec<&str> = playbook.stages.iter().map(|stage| stage.name().name()).collect();
+    names.join(" → ")
+}
+
+pub(super) fn answer(command: &Command<'_>, report: &Report) {
+    let state = if report.left.is_some() { "unconfirmed" } else { "done" };
+    let document = json!({
+        "schema": "proxyshift.migrate", "version": 1, "run": report.run,
+        "snapshot": report.snapshot, "from": report.from, "to": report.to,
+        "removed": report.removed, "others": report.others, "state": state,
+        "seconds_left": report.left.map(|left| left.as_secs()),
+    });
+    let mut text = format!(
+        "kube-proxy serves in {} mode (it was {}); {} removed in run {}.\n",
+        report.to,
+        report.from,
+        counted(report.removed, "leftover"),
+        report.run
+    );
+    text += &match report.left {
+        None => "To undo it: proxyshift rollback".to_owned(),
+        Some(left) => format!(
+            "To keep it: proxyshift confirm\nElse it is undone in {}; at once: proxyshift rollback",
+            time(left)
+        ),
+    };
+    command.answer(&document, &text);
+}
+
+/// Stays with the operator until the run is confirmed, undone or abandoned; the switch stays armed
+/// whatever happens here.
+fn count_down(command: &Command<'_>, id: &str) -> Result<u8> {
+    let keep = "Keep it? Yes: the run is confirmed. No: it is rolled back now. Ctrl-C: it is undone \
+                at its deadline.";
+    if !std::io::stdin().is_terminal() {
+        return Ok(0);
+    }
+    let kept = prompt::confirm(keep)?;
+    let pending = command.store()?.run(id)?.is_some_and(|run| run.state == RunState::Unconfirmed);
+    if !pending {
+        command.sink().warning(format!("run {id} was resolved meanwhile"));
+        return super::status::run(command);
+    }
+    match kept {
+        true => super::confirm::confirm(command),
+        false => super::rollback::run(command),
+    }
+}

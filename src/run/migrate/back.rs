@@ -1,0 +1,310 @@
+//! The way back from a migration: the old mode first, then what the new one made goes, then what
+//! was cleaned comes back where nobody else puts it back.
+
+use std::fs;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::error::{Error, Kind, Result};
+use crate::node::controller;
+use crate::owners::catalogue::Catalogue;
+use crate::owners::matcher::Ownership;
+use crate::plan::edit::{Edit, Target, edits};
+use crate::plan::merge;
+use crate::plan::services::services;
+use crate::plan::{Action, Object, ObjectKind, Plan};
+use crate::run::cleanup::plan;
+use crate::run::execute::{CLEAN, ROLLBACK, execute, told};
+use crate::run::look::look_again;
+use crate::run::migrate::converge;
+use crate::run::migrate::stages::prove;
+use crate::run::migrate::steps::{AFTER, BEFORE, Step};
+use crate::run::rollback::Report;
+use crate::run::take::parsed;
+use crate::run::{Context, boot_unit, stand_by};
+use crate::state::NodeState;
+use crate::state::ipvs::Service;
+use crate::state::kube_proxy::Mode;
+use crate::state::meaning::canonical;
+use crate::store::journal::{Entry, Journal, read};
+use crate::store::runs::{Run, RunState, Shift};
+use crate::store::snapshots::Snapshot;
+
+/// The stage that a run is in while it is undone.
+pub(super) const STAGE: &str = "rollback";
+
+/// How long the way back may take before somebody else begins it anew.
+const TIME: Duration = Duration::from_secs(15 * 60);
+
+/// How long kube-proxy may take to stop, start, and serve.
+const RESTART: Duration = Duration::from_secs(120);
+
+/// The component whose objects a mode makes.
+const KUBE_PROXY: &str = "kube-proxy";
+
+/// Undoes the migration `run`, and proves it.
+///
+/// # Errors
+/// [`Kind::NotRolledBack`] naming what could not be undone.
+pub(in crate::run) fn undo(
+    context: &Context<'_>,
+    run: &mut Run,
+    journal: &mut Journal,
+    base: &NodeState,
+) -> Result<Report> {
+    run.take_over();
+    run.state = RunState::Running;
+    let Some(shift) = run.staged.as_mut().and_then(|staged| {
+        STAGE.clone_into(&mut staged.stage);
+        staged.within(TIME);
+        staged.shift
+    }) else {
+        return Err(Error::new(Kind::Unexpected, format!("run {}", run.id), "is no migration"));
+    };
+    context.store.update(run)?;
+    if let Err(e) = stand_by::arm(context, run) {
+        context.sink.warning(format!("nobody stands by: {e}"));
+    }
+    let entries = read(&context.store.run_dir(&run.id))?;
+    let steps = Step::begun(&entries);
+    let mut trouble: Vec<String> = Vec::new();
+    let mut restored = 0;
+
+    let serves = settings_back(context, run, &steps, base, shift, &mut trouble)?;
+    restored += steps_back(&steps, &mut trouble);
+    if serves {
+        restored += new_mode_gone(context, journal, base)?;
+    }
+    restored += cleaned_back(context, run, journal, &entries, !serves)?;
+    let probes: Vec<_> = serde_json::from_value(run.plan["probes"].clone()).unwrap_or_default();
+    if let Err(e) = prove(context, context.catalogue, base, shift.from, shift, &probes) {
+        trouble.push(e.to_string());
+    }
+    finish(context, run, restored, trouble)
+}
+
+/// Undoes the migration `run` of an earlier boot: its settings and what was persisted. The rules
+/// went with that boot.
+///
+/// # Errors
+/// As [`undo`].
+pub(in crate::run) fn after_reboot(
+    context: &Context<'_>,
+    run: &mut Run,
+    base: &NodeState,
+) -> Result<Report> {
+    let Some(shift) = run.staged.as_ref().and_then(|s| s.shift) else {
+        return Err(Error::new(Kind::Unexpected, format!("run {}", run.id), "is no migration"));
+    };
+    let entries = read(&context.store.run_dir(&run.id))?;
+    let steps = Step::begun(&entries);
+    let mut trouble = Vec::new();
+    let mut restored = 0;
+    let persisted = steps.iter().filter(|s| matches!(s, Step::File { .. }));
+    restored += steps_back(&persisted.cloned().collect::<Vec<_>>(), &mut trouble);
+    settings_back(context, run, &steps, base, shift, &mut trouble)?;
+    finish(context, run, restored + 1, trouble)
+}
+
+fn finish(
+    context: &Context<'_>,
+    run: &mut Run,
+    restored: usize,
+    trouble: Vec<String>,
+) -> Result<Report> {
+    let task = "verifying the rollback";
+    context.sink.started(task);
+    boot_unit::remove()?;
+    if trouble.is_empty() {
+        context.store.finish(run, RunState::RolledBack)?;
+        context.sink.finished(task, "the node is as before");
+        return Ok(Report { run: run.id.clone(), restored, already_back: Vec::new() });
+    }
+    context.store.finish(run, RunState::UndonePartly)?;
+    context.sink.finished(task, format!("{} things are not as before", trouble.len()));
+    Err(Error::new(Kind::NotRolledBack, format!("run {}", run.id), trouble.join("; "))
+        .hint("mend these by hand; the snapshot has the rules, and its restore.sh"))
+}
+
+/// The old settings back, the old mode started; whether it serves.
+fn settings_back(
+    context: &Context<'_>,
+    run: &Run,
+    steps: &[Step],
+    base: &NodeState,
+    shift: Shift,
+    trouble: &mut Vec<String>,
+) -> Result<bool> {
+    let settings = steps.iter().rev().find_map(|step| match step {
+        Step::Settings { path, controller } => Some((path, controller)),
+        _ => None,
+    });
+    let Some((path, controller)) = settings else { return Ok(true) };
+    let task = format!("back to kube-proxy in {} mode", shift.from);
+    context.sink.started(&task);
+    let dir = context.store.run_dir(&run.id);
+    let text =
+        |name: &str| fs::read_to_string(dir.join(name)).map_err(|e| Error::io(dir.join(name), &e));
+    let back = controller::swap(path, Some(&text(AFTER)?), Some(&text(BEFORE)?))
+        .and_then(|()| controller.restart(RESTART))
+        .and_then(|_| converge::wait(context, shift.from, &services(base, shift.from), RESTART));
+    match back {
+        Ok(_) => {
+            context.sink.finished(&task, format!("{} as before, and it serves", path.display()));
+            Ok(true)
+        }
+        Err(e) => {
+            context
+                .sink
+                .finished(&task, "it does not serve; its rules are put back from the snapshot");
+            trouble.push(e.to_string());
+            Ok(false)
+        }
+    }
+}
+
+/// Files and sysctls as they were, the last first; how many.
+fn steps_back(steps: &[Step], trouble: &mut Vec<String>) -> usize {
+    let mut count = 0;
+    for step in steps.iter().rev().filter(|s| !matches!(s, Step::Settings { .. })) {
+        match step.undo() {
+            Ok(()) => count += 1,
+            Err(e) => trouble.push(e.to_string()),
+        }
+    }
+    count
+}
+
+/// Removes what kube-proxy made in its new mode: leftovers now, that `base` did not have.
+fn new_mode_gone(context: &Context<'_>, journal: &mut Journal, base: &NodeState) -> Result<usize> {
+    let left = |now: &NodeState| -> Result<Vec<Edit>> {
+        let mut plan: Plan = plan(context, now, &[KUBE_PROXY.to_owned()])?;
+        for object in plan.objects.iter_mut().filter(|o| o.action == Action::Remove) {
+            if was_there(object, base) {
+                object.action = Action::Keep;
+            }
+        }
+        plan.objects.sort();
+        Ok(edits(&plan, now))
+    };
+    let going = left(&look_again(context.tools, context.sink)?)?;
+    let count = going.iter().map(Edit::objects).sum();
+    let plan_again = || left(&look_again(context.tools, context.sink)?);
+    execute(context, journal, ROLLBACK, going, &plan_again).map_err(not_back)?;
+    Ok(count)
+}
+
+/// Whether the node had the object before.
+fn was_there(object: &Object, base: &NodeState) -> bool {
+    let chain = || {
+        let ruleset = base.rulesets.iter().find(|(id, _)| {
+            Some(id.family) == object.family && id.backend.to_string() == object.backend.to_string()
+        });
+        ruleset
+            .and_then(|(_, r)| Some((r, r.table(object.table.as_deref()?)?.chain(&object.name)?)))
+    };
+    match object.kind {
+        ObjectKind::Chain => chain().is_some(),
+        ObjectKind::Rule => chain().is_some_and(|(r, c)| {
+            let key = canonical(&object.text);
+            c.rules.iter().any(|rule| canonical(r.rule_text(rule)) == key)
+        }),
+        ObjectKind::Set => base.ipsets.get(&object.name).is_some(),
+        ObjectKind::VirtualServer => {
+            base.ipvs.servers.iter().any(|s| s.service.to_string() == *object.name)
+        }
+        ObjectKind::Link => base.links.iter().any(|l| l.name == *object.name),
+        ObjectKind::Table => base.nft.tables.iter().any(|t| t.name == *object.name),
+    }
+}
+
+/// Puts back what the stage `clean` removed, in a three-way merge: what is not kube-proxy's, and all
+/// of it when the old mode does not serve.
+fn cleaned_back(
+    context: &Context<'_>,
+    run: &Run,
+    journal: &mut Journal,
+    entries: &[Entry],
+    all: bool,
+) -> Result<usize> {
+    let cleaned_from = run.staged.as_ref().and_then(|s| s.cleaned_from.clone());
+    let Some(id) = cleaned_from else { return Ok(0) };
+    let of_clean: Vec<Entry> = entries.iter().filter(|e| e.stage == CLEAN).cloned().collect();
+    let told = told(&of_clean)?;
+    if told.done.is_empty() && told.open.is_none() {
+        return Ok(0);
+    }
+    let base = parsed(Snapshot::load(&context.store.find(&id)?.dir)?.files)?;
+    let mut done = told.done;
+    done.extend(told.open.map(|(edit, _)| edit));
+    if !all {
+        let ownership = Ownership::of(context.catalogue, &base);
+        done = done.iter().filter_map(|edit| others_part(edit, &base, &ownership)).collect();
+    }
+    let way_back = |now: &NodeState| merge::undo(&done, &base, now);
+    let back = way_back(&look_again(context.tools, context.sink)?);
+    let count = back.edits.iter().map(Edit::objects).sum();
+    let plan_again = || Ok(way_back(&look_again(context.tools, context.sink)?).edits);
+    execute(context, journal, ROLLBACK, back.edits, &plan_again).map_err(not_back)?;
+    Ok(count)
+}
+
+/// The part of an edit that is not kube-proxy's, which makes its own anew.
+fn others_part(edit: &Edit, base: &NodeState, ownership: &Ownership<'_>) -> Option<Edit> {
+    let Target::Table(table) = &edit.target else {
+        let owner = match &edit.target {
+            Target::Set(set) => ownership.set(&set.name).map(|o| o.name),
+            Target::Link(link) => ownership.link(&link.name).map(|o| o.name),
+            Target::VirtualServer(server) => {
+                let place = base.ipvs.servers.iter().position(|s| s.service == server.service)?;
+                ownership.virtual_server(place).map(|o| o.name)
+            }
+            Target::NativeTable(t) => ownership.table(&t.family, &t.name).map(|o| o.name),
+            Target::Table(_) => None,
+        };
+        return (owner != Some(KUBE_PROXY)).then(|| edit.clone());
+    };
+    let mut others = table.clone();
+    let ours = |owner: Option<&str>| owner == Some(KUBE_PROXY);
+    others.chains.retain(|chain| {
+        !ours(ownership.chain(table.ruleset, &table.table, &chain.name).map(|o| o.name))
+    });
+    others.rules.retain(|rule| {
+        !ours(
+            ownership.rule(table.ruleset, &table.table, &rule.chain, rule.position).map(|o| o.name),
+        )
+    });
+    let empty = others.chains.is_empty() && others.rules.is_empty();
+    (!empty).then(|| Edit { direction: edit.direction, target: Target::Table(others) })
+}
+
+/// The mode that the playbook of this run leaves.
+pub(super) fn other(shift: Shift) -> Mode {
+    match (shift.from == shift.to, shift.to) {
+        (false, _) => shift.from,
+        (true, Mode::Ipvs) => Mode::Iptables,
+        (true, _) => Mode::Ipvs,
+    }
+}
+
+/// The addresses of virtual servers that are not kube-proxy's, as networks of one.
+pub(super) fn foreign_servers(catalogue: &Catalogue, base: &NodeState) -> Vec<IpNet> {
+    let ownership = Ownership::of(catalogue, base);
+    let servers = base.ipvs.servers.iter().enumerate();
+    let foreign = servers.filter(|(place, _)| {
+        ownership.virtual_server(*place).is_none_or(|owner| owner.name != KUBE_PROXY)
+    });
+    let address = |service: &Service| match service {
+        Service::Address { address, .. } => Some(IpNet::from(address.ip())),
+        Service::Fwmark { .. } => None,
+    };
+    let mut networks: Vec<IpNet> = foreign.filter_map(|(_, s)| address(&s.service)).collect();
+    networks.sort();
+    networks.dedup();
+    networks
+}
+
+fn not_back(e: Error) -> Error {
+    Error { kind: Kind::NotRolledBack, ..e }
+}

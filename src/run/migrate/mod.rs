@@ -1,0 +1,322 @@
+//! kube-proxy from one mode to another, in the stages of a playbook: the new mode serves before
+//! anything of the old one goes, and whatever fails is undone.
+
+mod back;
+mod converge;
+mod drain;
+mod hooks;
+mod stages;
+mod steps;
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::checks::{self, Facts, Finding};
+use crate::error::{Error, Kind, Result};
+use crate::node::controller::{Controller, Settings};
+use crate::node::measure;
+use crate::owners::matcher::Ownership;
+use crate::owners::mode;
+use crate::plan::playbook::{self, Playbook, Stage, StageName};
+use crate::plan::services::services;
+use crate::run::change::{begin, prune, refuse_pending};
+use crate::run::cleanup::rehearse;
+use crate::run::look::look;
+use crate::run::probes::{self, Probe};
+use crate::run::take::{Taken, take};
+use crate::run::{Context, boot_unit, stand_by};
+use crate::state::NodeState;
+use crate::state::kube_proxy::Mode;
+use crate::state::tools::Process;
+use crate::store::runs::{Run, RunState, Shift, Staged};
+
+pub(super) use back::{after_reboot, undo};
+pub use stages::resume;
+
+use stages::Work;
+
+/// The verb of such a run.
+pub const MIGRATE: &str = "migrate";
+
+/// The playbook's copy in the run's folder.
+const PLAYBOOK: &str = "playbook.yaml";
+
+/// What the dead man's switch allows a stage beyond its own time.
+const MARGIN: Duration = Duration::from_secs(300);
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub struct Asked<'a> {
+    /// The mode to go to.
+    pub to: Mode,
+    /// The playbook's file, in place of the built-in one.
+    pub playbook: Option<&'a Path>,
+    /// How long the run waits to be confirmed, in place of the playbook's time.
+    pub confirm_within: Option<Duration>,
+    /// False: the run is done when its stages are.
+    pub confirm: bool,
+    /// Checks whose findings do not stop the run.
+    pub ignore: &'a [String],
+}
+
+/// What a migration is about to do, for the operator to decide on.
+#[derive(Debug, Clone)]
+pub struct Intended {
+    /// The playbook.
+    pub playbook: Playbook,
+    /// The mode that runs now.
+    pub from: Mode,
+    /// Who starts and stops kube-proxy.
+    pub controller: String,
+    /// The file that tells it its mode.
+    pub settings: String,
+    /// What the checks found that does not stop the run.
+    pub warnings: Vec<Finding>,
+    /// The questions to the node's services that were answered.
+    pub probes: Vec<String>,
+}
+
+/// How a migration ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// The run.
+    pub run: String,
+    /// The snapshot to go back to.
+    pub snapshot: String,
+    /// The mode before.
+    pub from: Mode,
+    /// The mode now.
+    pub to: Mode,
+    /// Objects that were removed.
+    pub removed: usize,
+    /// What others changed meanwhile; kept.
+    pub others: Vec<String>,
+    /// What is left to confirm it; none if it needs no confirmation.
+    pub left: Option<Duration>,
+}
+
+/// Carries the node over. `approve` is asked once, before anything is changed.
+///
+/// # Errors
+/// [`Kind::RolledBack`] or [`Kind::NotRolledBack`] when it failed after it had changed something;
+/// otherwise the node is as before.
+pub fn migrate(
+    context: &Context<'_>,
+    asked: &Asked<'_>,
+    approve: &dyn Fn(&Intended) -> Result<bool>,
+) -> Result<Report> {
+    playbook::supported(asked.to)?;
+    let _lock = context.lock(MIGRATE)?;
+    refuse_pending(context)?;
+    let now = look(context.tools, context.sink)?;
+    let from = running(context, &now)?;
+    let (playbook, text) = read_playbook(asked, from)?;
+    playbook.refers_to_known(
+        |id| checks::CHECKS.iter().any(|check| check.id == id),
+        |owner| context.catalogue.component(owner).is_some(),
+    )?;
+    let (controller, settings) = kube_proxy(&playbook, &now)?;
+    let warnings = preflight(context, &playbook, &now, asked)?;
+    let probes = baseline(context, &now, from);
+    let intended = Intended {
+        from,
+        controller: controller.to_string(),
+        settings: settings.as_ref().map_or_else(String::new, |s| s.path().display().to_string()),
+        warnings,
+        probes: probes.iter().map(ToString::to_string).collect(),
+        playbook,
+    };
+    if !approve(&intended)? {
+        return Err(Error::new(Kind::Interrupted, MIGRATE, "declined; nothing was changed"));
+    }
+    let playbook = intended.playbook;
+    drop(now);
+    prune(context)?;
+    let taken = take(context, &format!("before migrate --to {}", asked.to))?;
+    if playbook.stage(StageName::Rehearse).is_some() {
+        rehearse(context, &taken)?;
+    }
+    let within = confirm_within(&playbook, asked);
+    let summary = json!({
+        "playbook": playbook.name, "confirm_within": within.map(|w| w.as_secs()),
+        "probes": probes, "controller": controller, "settings": settings,
+    });
+    let (run, journal) = open(context, &playbook, &text, &taken, from, summary)?;
+    let work = Work { context, playbook, run, journal, base: taken.state, probes };
+    work.go(None)
+}
+
+/// The mode that runs.
+fn running(context: &Context<'_>, now: &NodeState) -> Result<Mode> {
+    let ownership = Ownership::of(context.catalogue, now);
+    let running = mode::running(now, &ownership);
+    running.mode.ok_or_else(|| {
+        Error::new(Kind::Blocked, "kube-proxy's mode", running.evidence).hint(
+            "bring kube-proxy to serve in one mode first; `proxyshift check` says what stands in \
+             the way",
+        )
+    })
+}
+
+/// The playbook and its text. A node that is in the mode asked for already is taken as one on the
+/// way: what the other mode left is still to be cleaned.
+fn read_playbook(asked: &Asked<'_>, running: Mode) -> Result<(Playbook, String)> {
+    if let Some(path) = asked.playbook {
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| Error::new(Kind::Usage, path.display().to_string(), e))?;
+        let playbook = Playbook::parse(&path.display().to_string(), &text, running)?;
+        if playbook.to != asked.to {
+            let cause = format!("leads to {}, not to {}", playbook.to, asked.to);
+            return Err(Error::new(Kind::Usage, path.display().to_string(), cause));
+        }
+        return Ok((playbook, text));
+    }
+    let from = match (running == asked.to, asked.to) {
+        (false, _) => running,
+        (true, Mode::Ipvs) => Mode::Iptables,
+        (true, _) => Mode::Ipvs,
+    };
+    let (file, text) = playbook::builtin_text(from, asked.to)?;
+    Ok((Playbook::parse(file, text, from)?, text.to_owned()))
+}
+
+/// Who runs kube-proxy here, and where it is told its mode; no such place for an upgrade.
+fn kube_proxy(playbook: &Playbook, now: &NodeState) -> Result<(Controller, Option<Settings>)> {
+    let process = only_process(now)?;
+    let chosen = match playbook.stage(StageName::Switch) {
+        Some(Stage::Switch(switch)) => &switch.controller,
+        _ => &playbook::Controller::Auto,
+    };
+    let controller = steps::controller(chosen, process)?;
+    if playbook.stage(StageName::Switch).is_none() {
+        return Ok((controller, None));
+    }
+    let settings = Settings::find(&controller, process)?;
+    Ok((controller, Some(settings)))
+}
+
+/// The one kube-proxy of this node.
+fn only_process(now: &NodeState) -> Result<&Process> {
+    let mut all = now.processes.iter().flatten().filter(|p| p.name == "kube-proxy");
+    match (all.next(), all.next()) {
+        (Some(process), None) => Ok(process),
+        (None, _) => Err(Error::new(Kind::Blocked, "kube-proxy", "does not run here")
+            .hint("start it; without kube-proxy, `proxyshift cleanup` removes leftovers alone")),
+        (Some(one), Some(other)) => {
+            let cause = format!("runs twice here: pid {} and {}", one.pid, other.pid);
+            Err(Error::new(Kind::Blocked, "kube-proxy", cause).hint("end the one too many"))
+        }
+    }
+}
+
+/// Asks the playbook's checks; those of its `block` list that found something stop the run.
+fn preflight(
+    context: &Context<'_>,
+    playbook: &Playbook,
+    now: &NodeState,
+    asked: &Asked<'_>,
+) -> Result<Vec<Finding>> {
+    let Some(Stage::Preflight(lists)) = playbook.stage(StageName::Preflight) else {
+        return Ok(Vec::new());
+    };
+    let task = "judging the node";
+    context.sink.started(task);
+    let measured = measure::measure(now, Some(context.store.dir()));
+    let ownership = Ownership::of(context.catalogue, now);
+    let facts = Facts {
+        asked: Some(&measured),
+        ..Facts::of(now, context.catalogue, &ownership, Some(asked.to))
+    };
+    let listed = |list: &[String], id: &str| list.iter().any(|i| i == id);
+    let wanted = |id: &str| {
+        (listed(&lists.block, id) || listed(&lists.warn, id)) && !listed(asked.ignore, id)
+    };
+    let findings = checks::run(&facts, &wanted);
+    context.sink.finished(task, format!("{} checks", findings.len()));
+    let (found, rest): (Vec<_>, Vec<_>) =
+        findings.into_iter().partition(|f| matches!(f.verdict, checks::Verdict::Found(_)));
+    for finding in rest.iter().filter(|f| matches!(f.verdict, checks::Verdict::Unknown(_))) {
+        if let checks::Verdict::Unknown(missing) = &finding.verdict {
+            context.sink.note(format!("{}: not known: {missing}", finding.id));
+        }
+    }
+    let (blocking, warnings): (Vec<_>, Vec<_>) =
+        found.into_iter().partition(|f| listed(&lists.block, f.id));
+    match blocking.first() {
+        None => Ok(warnings),
+        Some(first) => {
+            let ids: Vec<&str> = blocking.iter().map(|f| f.id).collect();
+            let evidence = match &first.verdict {
+                checks::Verdict::Found(found) => found.evidence.join("; "),
+                _ => String::new(),
+            };
+            Err(Error::new(Kind::Blocked, ids.join(", "), evidence).hint(format!(
+                "`proxyshift check --to {} --only {}` says what to do; `--ignore ID` goes on all \
+                 the same",
+                asked.to,
+                ids.join(",")
+            )))
+        }
+    }
+}
+
+/// Asks the services; those that do not answer are named and not asked again.
+fn baseline(context: &Context<'_>, now: &NodeState, mode: Mode) -> Vec<Probe> {
+    let task = "asking the node's services";
+    context.sink.started(task);
+    let (passed, failed) = probes::ask(probes::choose(&services(now, mode), now));
+    for (probe, e) in &failed {
+        let text = format!("{probe}: {e}, before anything was changed; it is not judged further");
+        context.sink.warning(text);
+    }
+    context
+        .sink
+        .finished(task, format!("{} of {} answer", passed.len(), passed.len() + failed.len()));
+    passed
+}
+
+fn confirm_within(playbook: &Playbook, asked: &Asked<'_>) -> Option<Duration> {
+    let of_playbook = match playbook.stage(StageName::Confirm) {
+        Some(Stage::Confirm(confirm)) => Some(confirm.within),
+        _ => None,
+    };
+    asked.confirm_within.or(of_playbook).filter(|_| asked.confirm)
+}
+
+/// Begins the run: its folder, its journal, and the process that stands by.
+fn open(
+    context: &Context<'_>,
+    playbook: &Playbook,
+    text: &str,
+    taken: &Taken,
+    from: Mode,
+    summary: serde_json::Value,
+) -> Result<(Run, crate::store::journal::Journal)> {
+    // What will be removed is written down whole, twice with what undoes it.
+    let rules: usize = taken.state.files.values().map(|text| text.len()).sum();
+    let (mut run, journal) = begin(context, MIGRATE, taken, summary, &[], 4 * rules as u64)?;
+    let shift = Shift { from, to: playbook.to };
+    run.staged = Some(Staged::new(Some(shift), MIGRATE, MARGIN));
+    let dir = context.store.run_dir(&run.id);
+    let armed = std::fs::write(dir.join(PLAYBOOK), text)
+        .map_err(|e| Error::io(dir.join(PLAYBOOK), &e))
+        .and_then(|()| stand_by::arm(context, &mut run))
+        .and_then(|()| match boot_unit::has_systemd() {
+            true => boot_unit::write(&dir.join(stand_by::COPY), context.store.dir()),
+            false => {
+                context.sink.note(
+                    "there is no systemd here: after a reboot, undo the run with `proxyshift \
+                     rollback`",
+                );
+                Ok(())
+            }
+        });
+    if let Err(e) = armed {
+        context.store.finish(&mut run, RunState::Failed)?;
+        boot_unit::remove()?;
+        return Err(e);
+    }
+    Ok((run, journal))
+}

@@ -1,5 +1,6 @@
 # make demo    the main job, shown on a captured node; touches nothing of this machine's network
-# make test    everything, with what needs private namespaces
+# make test    everything, with what needs private namespaces and a virtual machine
+# make vm      gets what that machine needs: Debian's kernel, virtme-ng, kube-proxy
 # make bench   how fast it is
 # make readme  runs the README's transcript again and writes it there
 # make clean   removes what was built
@@ -11,7 +12,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .SILENT:
 .DEFAULT_GOAL := demo
-.PHONY: demo test bench readme clean debian rust
+.PHONY: demo test vm bench readme clean debian rust
 
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/sbin:/usr/sbin:/sbin
 
@@ -34,11 +35,14 @@ demo: debian rust
 	show 'What would go, and why' 'proxyshift plan --snapshot $(NODE)'
 	show 'Doing and undoing it, on a private copy of that node' 'proxyshift rehearse --snapshot $(NODE)'
 
-test: debian rust
+test: debian vm rust
 	[ "$$(id -u)" = 0 ] || { echo 'make test: run it as root, the tests make network namespaces' >&2; exit 1; }
 	# 200 clean-ups beside another writer; 20 are enough for a quick `cargo test`.
 	export PROXYSHIFT_RUNS=$${PROXYSHIFT_RUNS:-200}
 	cargo test --no-fail-fast
+
+vm:
+	tests/vm/setup
 
 bench: debian rust
 	cargo bench --bench scale

@@ -4,6 +4,13 @@ use super::{KubeProxyConfig, check_bit, parse_mode, parse_word};
 use crate::error::{Error, Kind, Result};
 use crate::state::lines;
 
+/// Where it serves `/healthz` when no flag says, whatever the family of `--bind-address`; a file
+/// that says nothing goes by that family.
+pub(super) const HEALTHZ_OF_FLAGS: &str = "0.0.0.0:10256";
+
+/// Where it serves `/metrics` and `/proxyMode`, likewise.
+pub(super) const METRICS_OF_FLAGS: &str = "127.0.0.1:10249";
+
 /// What kube-proxy was started with.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CommandLine {
@@ -39,6 +46,11 @@ impl CommandLine {
                 let value = || value.or_else(|| args.next()).ok_or("it has no value".to_owned());
                 line.set(&name, value).map_err(error)?;
             }
+        }
+        let flags = &mut line.flags;
+        if flags.is_ipv6() {
+            flags.healthz_bind_address.get_or_insert_with(|| HEALTHZ_OF_FLAGS.into());
+            flags.metrics_bind_address.get_or_insert_with(|| METRICS_OF_FLAGS.into());
         }
         Ok(line)
     }
@@ -168,6 +180,9 @@ mod tests {
         assert_eq!(flags.conntrack.min, Some(0));
         assert_eq!(flags.ipvs.exclude_cidrs, ["10.9.0.0/24".parse().unwrap()]);
         assert_eq!(line.settings(None).as_ref(), Some(flags));
+        // `--bind-address ::` does not move these, as it would in a file.
+        assert_eq!(flags.healthz_address().unwrap().to_string(), "0.0.0.0:10256");
+        assert_eq!(flags.metrics_address().unwrap().to_string(), "127.0.0.1:10249");
     }
 
     #[test]

@@ -3,10 +3,11 @@
 //! What is not understood is refused: a file that means almost the same would be worse than none.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use serde_json::{Map, Value, json};
 
-use super::args::{boolean, list};
+use super::args::{HEALTHZ_OF_FLAGS, METRICS_OF_FLAGS, boolean, list};
 use super::flags::is_of_the_log;
 use super::{KubeProxyConfig, Mode, parse_mode};
 use crate::error::{Error, Kind, Result};
@@ -102,6 +103,7 @@ pub fn configuration(args: &[String]) -> Result<Written> {
         return Err(refused("--proxy-mode=nftables", "flags of iptables mode beside it")
             .hint("take --masquerade-all and --iptables-… out, or write the nftables section"));
     }
+    writer.addresses_of_flags();
     let mut document = Map::new();
     document.insert("apiVersion".into(), json!("kubeproxy.config.k8s.io/v1alpha1"));
     document.insert("kind".into(), json!("KubeProxyConfiguration"));
@@ -207,6 +209,19 @@ impl Writer {
         };
         self.stay.push(format!("--{name}={value}"));
         Ok(())
+    }
+
+    /// A file that serves on an IPv6 address listens on others of that family by default; flags
+    /// do not.
+    fn addresses_of_flags(&mut self) {
+        let address = self.fields.get("bindAddress").and_then(Value::as_str);
+        if address.is_some_and(|a| a.parse().is_ok_and(|ip: IpAddr| ip.is_ipv6())) {
+            for (field, address) in
+                [("healthzBindAddress", HEALTHZ_OF_FLAGS), ("metricsBindAddress", METRICS_OF_FLAGS)]
+            {
+                self.fields.entry(field).or_insert_with(|| json!(address));
+            }
+        }
     }
 
     /// Sets `section.field`, or `field`.

@@ -1,0 +1,4 @@
+//! The cases, each in namespaces of its own.
+
+mod migrate;
+mod serving;

@@ -2,9 +2,9 @@
 
 mod kube_proxy;
 mod lock;
-pub mod modules;
+mod modules;
 mod pods;
-pub mod proxy_mode;
+mod proxy_mode;
 mod store;
 mod units;
 

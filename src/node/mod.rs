@@ -5,12 +5,15 @@
 pub mod capture;
 pub mod commands;
 pub mod config_files;
+pub mod conntrack;
 pub mod controller;
+pub mod kernel;
 pub mod lock;
 pub mod lossy;
 pub mod measure;
 pub mod nfnetlink;
 pub mod present;
 pub mod processes;
+pub mod proxy_mode;
 pub mod sysctls;
 pub mod tools;

@@ -40,8 +40,8 @@ pub fn read() -> Result<String> {
     Ok(lines.concat())
 }
 
-/// A path's name: `/` and `.` change places, as for a link named `eth0.7`.
-fn name(path: &str) -> String {
+/// A path's name, and a name's path: `/` and `.` change places, as for a link named `eth0.7`.
+pub(super) fn name(path: &str) -> String {
     path.chars()
         .map(|c| match c {
             '/' => '.',

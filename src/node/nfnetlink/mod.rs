@@ -6,7 +6,7 @@
 
 mod batch;
 mod native;
-mod socket;
+pub(in crate::node) mod socket;
 
 use std::ffi::CStr;
 use std::fmt;

@@ -32,7 +32,7 @@ const NLMSG_DONE: u16 = 3;
 
 /// Whether a dump shows one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Consistent {
+pub(in crate::node) enum Consistent {
     Yes,
     /// Someone wrote meanwhile (NLM_F_DUMP_INTR).
     No,
@@ -46,14 +46,14 @@ pub(super) struct Verdict {
 }
 
 #[derive(Debug)]
-pub(super) struct Socket {
+pub(in crate::node) struct Socket {
     fd: OwnedFd,
     buffer: Vec<u8>,
     sequence: u32,
 }
 
 impl Socket {
-    pub(super) fn open() -> Result<Self> {
+    pub(in crate::node) fn open() -> Result<Self> {
         let open = || -> rustix::io::Result<OwnedFd> {
             let fd = rustix::net::socket_with(
                 AddressFamily::NETLINK,
@@ -77,7 +77,7 @@ impl Socket {
 
     /// Sends one request and hands each answer to `each`, up to the end of a dump or, for a plain
     /// request, up to its one answer.
-    pub(super) fn ask<R: NetlinkRequest>(
+    pub(in crate::node) fn ask<R: NetlinkRequest>(
         &mut self,
         request: &R,
         object: &str,

@@ -1,5 +1,5 @@
-//! What a migration changes in the kernel besides rules: sysctls, what is set at boot, and entries of
-//! connection tracking.
+//! What a migration changes in the kernel besides rules: sysctls, what is set at boot, and entries
+//! of connection tracking.
 
 mod common;
 
@@ -140,7 +140,7 @@ fn an_entry_that_was_made_anew_stays() {
     run("conntrack -F");
     make();
     let new = conntrack.stale(&services).unwrap();
-    // The kernel makes the number of where the entry lies in memory: once in a while it is the same.
+    // The kernel makes the number of where the entry lies in memory: rarely it is the same.
     if new != old {
         assert!(!conntrack.delete(&old[0]).unwrap());
         assert_eq!(conntrack.stale(&services).unwrap(), new);

@@ -1,8 +1,8 @@
 //! Stale UDP entries of connection tracking: a client that goes on sending to a service keeps being
 //! sent to a backend that is gone, for as long as it goes on.
 //!
-//! Over netlink, so that no `conntrack` program is needed, and each entry is deleted by the kernel's
-//! own number for it: one that was made anew meanwhile stays.
+//! Over netlink, so that no `conntrack` program is needed, and each entry is deleted by the
+//! kernel's own number for it: one that was made anew meanwhile stays.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -1,9 +1,9 @@
 //! What kube-proxy's mode needs of the kernel: modules and sysctls, now and after a reboot.
 //!
-//! Each change is made of two halves, so that the old state is in the journal before it is lost:
-//! read ([`is_loaded`], [`sysctl`], [`super::controller::read`]), then change ([`load`],
-//! [`set_sysctl`], [`persist`]). A loaded module stays loaded when a run is undone: someone else may
-//! use it by then.
+//! Each change has two halves, so that the old state is in the journal before it is lost: read
+//! ([`is_loaded`], [`sysctl`], [`super::controller::read`]), then change ([`load`], [`set_sysctl`],
+//! [`persist`]). A loaded module stays loaded when a run is undone: someone else may use it by
+//! then.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,8 +27,8 @@ pub const SYSCTLS: &str = "/etc/sysctl.d/90-proxyshift.conf";
 /// How long a module may take to load.
 const LOADING: Duration = Duration::from_secs(30);
 
-/// True if the module `name` is in the kernel now, loaded or built in; `known` says what is built in
-/// without a trace in /proc or /sys.
+/// True if the module `name` is in the kernel now, loaded or built in; `known` says what is built
+/// in without a trace in /proc or /sys.
 ///
 /// # Errors
 /// When /proc cannot be read.

@@ -22,7 +22,8 @@ const LIMIT: u64 = 4096;
 /// than its configuration says.
 ///
 /// # Errors
-/// [`Kind::NotFound`] if nobody answers there in a second, [`Kind::Parse`] if the answer is no mode.
+/// [`Kind::NotFound`] if nobody answers there in a second, [`Kind::Parse`] if the answer is no
+/// mode.
 pub fn mode(metrics: SocketAddr) -> Result<Mode> {
     let (url, status, text) = get(metrics, "proxyMode")?;
     let refused = |cause: String| {
@@ -55,7 +56,7 @@ fn get(address: SocketAddr, what: &str) -> Result<(String, u16, String)> {
     let url = format!("http://{}/{what}", of_this_node(address));
     let silent = |e: ureq::Error| {
         Error::new(Kind::NotFound, url.as_str(), e)
-            .hint("see whether kube-proxy runs, and where it listens: metricsBindAddress, healthzBindAddress")
+            .hint("see whether kube-proxy runs, and on which metricsBindAddress it listens")
     };
     // An answer must come from this node: no proxy of the environment, and no redirection.
     let agent: Agent = Agent::config_builder()

@@ -17,21 +17,26 @@ use crate::yaml;
 /// # Errors
 /// [`crate::error::Kind::Parse`], with file and line, for a form that is not understood.
 pub(super) fn edit(file: &str, text: &str, change: &Change) -> Result<String> {
+    let before = KubeProxyConfig::parse(file, text);
+    let missing = |before: &KubeProxyConfig| change.missing(&before.ipvs.exclude_cidrs);
+    if before.as_ref().is_ok_and(|b| b.mode == Some(change.mode) && missing(b).is_empty()) {
+        return Ok(text.to_owned());
+    }
     check_form(file, text)?;
-    let before = KubeProxyConfig::parse(file, text)?;
+    let before = before?;
     let mut lines: Vec<String> = text.split('\n').map(str::to_owned).collect();
     let mut at = None;
     if before.mode != Some(change.mode) {
         at = Some(set_mode(file, &mut lines, change.mode.name())?);
     }
-    let missing = change.missing(&before.ipvs.exclude_cidrs);
+    let missing = missing(&before);
     if !missing.is_empty() {
         let list = exclude(file, &mut lines, &missing)?;
         at = at.or(Some(list));
     }
     let edited = lines.join("\n");
     let expected = yaml::parse(file, text).ok().and_then(|old| asked(old, change, &missing));
-    if edited != text && (expected.is_none() || yaml::parse(file, &edited).ok() != expected) {
+    if expected.is_none() || yaml::parse(file, &edited).ok() != expected {
         let cause = "changed here, the file would not mean what was asked";
         return Err(refused(file, at.unwrap_or(0), cause));
     }
@@ -249,6 +254,7 @@ mod tests {
             ("b: 1\n# the end\n", "b: 1\nmode: ipvs\n# the end\n"),
             ("b: {mode: x}\nc:\n  mode: y", "b: {mode: x}\nc:\n  mode: y\nmode: ipvs\n"),
             ("# mode: x\nmode: ipvs", "# mode: x\nmode: ipvs"),
+            ("a: &m 1\nmode: ipvs\n", "a: &m 1\nmode: ipvs\n"),
         ] {
             let edited = edit("f", &format!("---\n{HEAD}{old}"), &change(&[])).unwrap();
             assert_eq!(edited, format!("---\n{HEAD}{new}"));
@@ -279,7 +285,8 @@ mod tests {
             ),
             (
                 with(
-                    "\n  # own\n  -  10.1.0.0/16 # a\n\n  # b\n  -  '10.2.0.0/16'\n  # c\n  scheduler: rr",
+                    "\n  # own\n  -  10.1.0.0/16 # a\n\n  # b\n  -  '10.2.0.0/16'\n  # c\n  \
+                     scheduler: rr",
                 ),
                 with(
                     "\n  # own\n  -  10.1.0.0/16 # a\n\n  # b\n  -  '10.2.0.0/16'\n  \
@@ -403,7 +410,8 @@ mod tests {
             prop_assert_eq!(config.mode, Some(Mode::Ipvs));
             prop_assert!(config.ipvs.exclude_cidrs.contains(&"10.9.0.0/24".parse().unwrap()));
             // Every other line is there, in order, and at most three are new.
-            let concerned = |l: &str| l.starts_with("mode:") || l.trim().starts_with("excludeCIDRs:");
+            let concerned =
+                |l: &str| l.starts_with("mode:") || l.trim().starts_with("excludeCIDRs:");
             let mut rest = edited.lines();
             for line in text.lines().filter(|l| !concerned(l)) {
                 prop_assert!(rest.any(|l| l == line), "{line:?} is gone from\n{edited}");

@@ -29,7 +29,7 @@ const OTHERS: [&str; 9] = [
 
 /// What to do where it cannot be told.
 const NAME_IT: &str = "name how it is stopped and started in the playbook: \
-    switch: {controller: {kind: commands, stop: [PROGRAM, …], start: [PROGRAM, …]}}";
+    switch: {controller: {commands: {stop: [PROGRAM, …], start: [PROGRAM, …]}}}";
 
 /// What a cgroup says of who started a process.
 #[derive(Debug, PartialEq, Eq)]
@@ -103,7 +103,7 @@ fn pod(object: &str, root: &Path) -> Result<Controller> {
             Err(Error::new(Kind::Contested, object, cause).hint(
                 "change the mode in the ConfigMap kube-system/kube-proxy, delete this node's pod, \
                  and run `proxyshift cleanup`; for a static pod elsewhere, name it in the \
-                 playbook: switch: {controller: {kind: static-pod, manifest: FILE}}",
+                 playbook: switch: {controller: {static-pod: FILE}}",
             ))
         }
     }
@@ -136,7 +136,7 @@ mod tests {
                 Unit("kube-proxy.service"),
             ),
             (
-                "0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod7.slice/cri-containerd-9.scope\n",
+                "0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod7.slice/x.scope\n",
                 Kubelet,
             ),
             ("5:cpu:/kubepods/besteffort/pod7/9\n0::/\n", Kubelet),

@@ -24,7 +24,7 @@ use crate::error::{Error, Kind};
 pub use file::{read, swap};
 pub use settings::{Change, Settings};
 
-/// Who starts and stops kube-proxy. In a playbook: `{kind: systemd, unit: kube-proxy.service}`.
+/// Who starts and stops kube-proxy; in a journal `{"kind": "systemd", "unit": …}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Controller {
@@ -99,23 +99,21 @@ impl fmt::Display for Argv {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::yaml;
 
     #[test]
-    fn controllers_are_read_as_a_playbook_has_them() {
-        let parse = |text| yaml::parse::<Controller>("playbook", text);
-        let unit = parse("{kind: systemd, unit: kube-proxy.service}").unwrap();
+    fn a_controller_comes_back_from_a_journal_and_names_a_program() {
+        let parse = |text: &str| serde_json::from_str::<Controller>(text);
+        let unit = parse(r#"{"kind": "systemd", "unit": "kube-proxy.service"}"#).unwrap();
         assert_eq!(unit, Controller::Systemd { unit: "kube-proxy.service".into() });
-        let commands = parse("{kind: commands, stop: [a, b c], start: [d]}").unwrap();
+        let commands = r#"{"kind": "commands", "stop": ["a", "b c"], "start": ["d"]}"#;
+        let commands = parse(commands).unwrap();
         assert_eq!(commands.to_string(), "command `d`");
-        let json = serde_json::to_string(&commands).unwrap();
-        assert_eq!(serde_json::from_str::<Controller>(&json).unwrap(), commands);
+        assert_eq!(parse(&serde_json::to_string(&commands).unwrap()).unwrap(), commands);
         for wrong in [
-            "{kind: systemd}",
-            "{kind: systemd, unit: x, manifest: y}",
-            "{kind: commands, stop: [], start: [d]}",
-            "{kind: commands, stop: a b, start: [d]}",
-            "{kind: daemon-set}",
+            r#"{"kind": "systemd"}"#,
+            r#"{"kind": "systemd", "unit": "x", "manifest": "y"}"#,
+            r#"{"kind": "commands", "stop": [], "start": ["d"]}"#,
+            r#"{"kind": "commands", "stop": "a b", "start": ["d"]}"#,
         ] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }

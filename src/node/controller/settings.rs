@@ -144,7 +144,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let manifest = dir.path().join("kube-proxy.yaml");
         let text = "spec:\n  containers:\n  - name: kube-proxy\n    volumeMounts:\n    \
-                    - {name: c, mountPath: /c}\n  volumes:\n  - {name: c, hostPath: {path: /etc/kp}}\n";
+                    - {name: c, mountPath: /c}\n  volumes:\n  \
+                    - {name: c, hostPath: {path: /etc/kp}}\n";
         fs::write(&manifest, text).unwrap();
         let unit = Controller::Systemd { unit: "kube-proxy.service".into() };
         let pod = Controller::StaticPod { manifest: manifest.clone() };

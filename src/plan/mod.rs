@@ -1,5 +1,6 @@
 //! What is to be done to a node, as data: which objects go, which stay, and why.
 
+pub mod convergence;
 pub mod edit;
 pub mod foreign;
 pub mod invariants;

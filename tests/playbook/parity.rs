@@ -1,10 +1,10 @@
 //! Parity between the modes of kube-proxy, on captured nodes that have the same services.
 
-mod nodes;
-
 use proxyshift::plan::parity::{parity, parity_since};
 use proxyshift::plan::services::{Services, services};
 use proxyshift::state::kube_proxy::Mode;
+
+use crate::nodes;
 
 fn served(files: &proxyshift::state::Files, mode: Mode) -> Services {
     services(&nodes::state(files), mode)

@@ -1,4 +1,10 @@
-//! The built-in playbooks against the checks and the owners that they name.
+//! The built-in playbooks against the checks and the owners that they name; parity and convergence
+//! on the captured nodes.
+
+mod convergence;
+#[path = "../nodes/mod.rs"]
+mod nodes;
+mod parity;
 
 use std::collections::BTreeSet;
 

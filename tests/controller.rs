@@ -1,0 +1,134 @@
+//! kube-proxy's controllers, with processes that carry its name: what is waited for, and what is
+//! said when it does not come.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use common::{in_namespace, poll, run};
+use proxyshift::error::Kind;
+use proxyshift::node::controller::{Argv, Controller};
+use proxyshift::node::processes::pids;
+
+const WITHIN: Duration = Duration::from_secs(20);
+
+/// A program by that name, which only sleeps, and not for ever.
+fn install() {
+    fs::copy("/bin/sleep", "/run/kube-proxy").unwrap();
+}
+
+fn sh(script: &str) -> Argv {
+    Argv::try_from(vec!["sh".to_owned(), "-c".into(), script.into()]).unwrap()
+}
+
+fn commands(start: &str, stop: &str, restart: Option<&str>) -> Controller {
+    let restart = restart.map(sh);
+    Controller::Commands { stop: sh(stop), start: sh(start), restart, program: "kube-proxy".into() }
+}
+
+const START: &str = "/run/kube-proxy 100 & echo $! > /run/pid";
+const STOP: &str = "kill $(cat /run/pid)";
+
+#[test]
+fn commands_stop_and_start_it() {
+    if !in_namespace("commands_stop_and_start_it") {
+        return;
+    }
+    install();
+    let controller = commands(START, STOP, None);
+    assert!(pids("kube-proxy").unwrap().is_empty(), "another namespace's is none of ours");
+    let first = controller.start(WITHIN).unwrap();
+    assert_eq!(pids("kube-proxy").unwrap(), [first]);
+    assert_eq!(controller.start(WITHIN).unwrap(), first, "no second one is started");
+    let second = controller.restart(WITHIN).unwrap();
+    assert_ne!(first, second);
+    assert_eq!(pids("kube-proxy").unwrap(), [second]);
+    controller.stop(WITHIN).unwrap();
+    assert!(pids("kube-proxy").unwrap().is_empty());
+    controller.stop(WITHIN).expect("it is stopped already, whatever the command says");
+    // One that died before is started by a restart too: so a failed migration comes back.
+    let third = controller.restart(WITHIN).unwrap();
+    assert_eq!(pids("kube-proxy").unwrap(), [third]);
+    let both = commands(START, STOP, Some(&format!("{STOP}; {START}")));
+    assert_ne!(both.restart(WITHIN).unwrap(), third);
+    both.stop(WITHIN).unwrap();
+}
+
+#[test]
+fn what_does_not_come_in_time_is_named() {
+    if !in_namespace("what_does_not_come_in_time_is_named") {
+        return;
+    }
+    install();
+    let short = Duration::from_millis(500);
+    let never = commands("echo done", "true", None).start(short).unwrap_err();
+    assert_eq!(never.kind, Kind::Command);
+    assert_eq!(never.object, "command `sh -c echo done`");
+    assert_eq!(never.cause, "no kube-proxy runs 500ms later");
+
+    let stubborn = commands(START, "true", Some("true"));
+    let pid = stubborn.start(WITHIN).unwrap();
+    for error in [stubborn.stop(short).unwrap_err(), stubborn.restart(short).unwrap_err()] {
+        assert_eq!(error.cause, format!("kube-proxy (pid {pid}) still runs 500ms later"));
+    }
+    let failing = commands(START, "echo no right >&2; exit 3", None).stop(WITHIN).unwrap_err();
+    assert_eq!(failing.cause, "exit status: 3: no right");
+    commands(START, STOP, None).stop(WITHIN).unwrap();
+
+    let unit = Controller::Systemd { unit: "kube-proxy-of-a-test.service".into() };
+    let error = unit.restart(WITHIN).unwrap_err();
+    assert_eq!(error.kind, Kind::Command);
+    assert!(error.object.ends_with("restart -- kube-proxy-of-a-test.service"), "{error}");
+    assert!(error.hint.unwrap().contains("journalctl -u kube-proxy-of-a-test"));
+}
+
+/// Does with one manifest what the kubelet does.
+fn kubelet() -> Child {
+    let script = "pid=
+        while sleep 0.05; do
+            if [ -e /run/manifests/kp.yaml ]; then
+                [ -n \"$pid\" ] || { /run/kube-proxy 100 & pid=$!; }
+            elif [ -n \"$pid\" ]; then
+                sleep 0.3; kill $pid; wait $pid; pid=
+            fi
+        done";
+    Command::new("sh").args(["-c", script]).spawn().unwrap()
+}
+
+#[test]
+fn a_static_pod_is_stopped_by_its_manifest() {
+    if !in_namespace("a_static_pod_is_stopped_by_its_manifest") {
+        return;
+    }
+    install();
+    run("mkdir /run/manifests");
+    let manifest = Path::new("/run/manifests/kp.yaml");
+    fs::write(manifest, "kind: Pod\n").unwrap();
+    let mut kubelet = kubelet();
+    poll("the pod starts", || pids("kube-proxy").unwrap().len() == 1);
+    let first = pids("kube-proxy").unwrap()[0];
+    let controller = Controller::StaticPod { manifest: manifest.to_owned() };
+
+    assert_eq!(controller.start(WITHIN).unwrap(), first);
+    let second = controller.restart(WITHIN).unwrap();
+    assert_ne!(first, second);
+    assert_eq!(fs::read_to_string(manifest).unwrap(), "kind: Pod\n");
+    for _ in 0..2 {
+        controller.stop(WITHIN).unwrap();
+        assert!(controller.is_aside() && !manifest.exists());
+        assert!(pids("kube-proxy").unwrap().is_empty());
+    }
+    // Killed between the two halves, the next run starts it from where it stands.
+    let third = controller.start(WITHIN).unwrap();
+    assert!(!controller.is_aside());
+    assert_eq!(pids("kube-proxy").unwrap(), [third]);
+
+    let other = Controller::StaticPod { manifest: "/run/manifests/other.yaml".into() };
+    assert_eq!(other.stop(WITHIN).unwrap_err().kind, Kind::NotFound);
+    controller.stop(WITHIN).unwrap();
+    kubelet.kill().unwrap();
+    kubelet.wait().unwrap();
+}

@@ -1,0 +1,148 @@
+//! What a migration changes in the kernel besides rules: sysctls, what is set at boot, and entries
+//! of connection tracking.
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use common::{in_namespace, run};
+use proxyshift::error::Kind;
+use proxyshift::node::conntrack::{Conntrack, Services};
+use proxyshift::node::controller::read;
+use proxyshift::node::kernel;
+
+#[test]
+fn sysctls_are_set_and_set_back() {
+    if !in_namespace("sysctls_are_set_and_set_back") {
+        return;
+    }
+    run("ip link add br0 type bridge");
+    run("ip link set br0 name br0.7");
+    for (name, value) in [
+        ("net.ipv4.ip_forward", "1"),
+        ("net.ipv4.conf.br0/7.rp_filter", "2"),
+        ("net.ipv4.ip_local_port_range", "20000 30000"),
+    ] {
+        let old = kernel::sysctl(name).unwrap().unwrap();
+        kernel::set_sysctl(name, value).unwrap();
+        let now = kernel::sysctl(name).unwrap().unwrap();
+        assert_eq!(now.replace('\t', " "), value, "{name}");
+        assert_ne!(now, old);
+        kernel::set_sysctl(name, &old).unwrap();
+        assert_eq!(kernel::sysctl(name).unwrap(), Some(old));
+    }
+    assert_eq!(kernel::sysctl("net.ipv4.no_such_value").unwrap(), None);
+    for (name, value) in [("net.ipv4.no_such_value", "1"), ("net.ipv4.ip_forward", "much")] {
+        let error = kernel::set_sysctl(name, value).unwrap_err();
+        assert_eq!(error.kind, Kind::Kernel, "{error}");
+        assert!(error.object.contains(name), "{error}");
+    }
+}
+
+#[test]
+fn what_is_set_at_boot_comes_and_goes() {
+    if !in_namespace("what_is_set_at_boot_comes_and_goes") {
+        return;
+    }
+    run("mount -t tmpfs proxyshift /etc");
+    let file = Path::new(kernel::SYSCTLS);
+    let values = BTreeMap::from([("net.ipv4.ip_forward".to_owned(), "1".to_owned())]);
+    let text = kernel::sysctls_text(&values);
+    assert_eq!(read(file).unwrap(), None);
+    kernel::persist(file, None, Some(&text)).unwrap();
+    // The file is one that sysctl reads, and what it says comes true.
+    run(&format!("sysctl -q -p {}", kernel::SYSCTLS));
+    assert_eq!(kernel::sysctl("net.ipv4.ip_forward").unwrap().as_deref(), Some("1"));
+    kernel::persist(file, Some(&text), None).unwrap();
+    assert_eq!(read(file).unwrap(), None);
+
+    let file = Path::new(kernel::MODULES);
+    let text = kernel::modules_text(["ip_vs"]);
+    kernel::persist(file, None, Some(&text)).unwrap();
+    fs::write(file, "# an operator's\nip_vs\n").unwrap();
+    let error = kernel::persist(file, Some(&text), None).unwrap_err();
+    assert_eq!(error.kind, Kind::LostRace);
+    assert!(file.exists(), "what someone else wrote stays");
+}
+
+fn at(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+/// Makes an entry from `client` to `service`, answered by `backend`.
+fn flow(protocol: &str, client: &str, service: &str, backend: &str) {
+    let [client, service, backend] = [client, service, backend].map(at);
+    let state = if protocol == "tcp" { "--state ESTABLISHED" } else { "" };
+    run(&format!(
+        "conntrack -I -p {protocol} -t 100 -s {} -d {} --sport {} --dport {} -r {} -q {} \
+         --reply-port-src {} --reply-port-dst {} {state}",
+        client.ip(),
+        service.ip(),
+        client.port(),
+        service.port(),
+        backend.ip(),
+        client.ip(),
+        backend.port(),
+        client.port(),
+    ));
+}
+
+#[test]
+fn stale_entries_go_and_all_others_stay() {
+    if !in_namespace("stale_entries_go_and_all_others_stay") {
+        return;
+    }
+    let services = Services::from([
+        (at("10.96.0.10:53"), BTreeSet::from([at("10.244.0.5:5353")])),
+        (at("[fd00:96::a]:53"), BTreeSet::from([at("[fd00:244::5]:5353")])),
+    ]);
+    let mut conntrack = Conntrack::open().unwrap();
+    assert_eq!(conntrack.stale(&services).unwrap(), []);
+
+    flow("udp", "10.0.0.1:4000", "10.96.0.10:53", "10.244.0.5:5353");
+    flow("udp", "10.0.0.1:4001", "10.96.0.10:53", "10.244.0.6:5353");
+    flow("udp", "10.0.0.1:4002", "10.96.0.10:53", "10.96.0.10:53");
+    flow("udp", "10.0.0.1:4003", "10.96.0.10:54", "10.244.0.6:5353");
+    flow("udp", "10.0.0.1:4004", "9.9.9.9:53", "9.9.9.9:53");
+    flow("tcp", "10.0.0.1:4005", "10.96.0.10:53", "10.244.0.6:5353");
+    flow("udp", "[fd00::1]:4006", "[fd00:96::a]:53", "[fd00:244::5]:5353");
+    flow("udp", "[fd00::1]:4007", "[fd00:96::a]:53", "[fd00:244::6]:5353");
+
+    let stale = conntrack.stale(&services).unwrap();
+    let ports: BTreeSet<u16> = stale.iter().map(|entry| entry.client.port()).collect();
+    assert_eq!(ports, BTreeSet::from([4001, 4002, 4007]));
+    for entry in &stale {
+        assert!(conntrack.delete(entry).unwrap(), "{entry}");
+        assert!(!conntrack.delete(entry).unwrap(), "it is gone: {entry}");
+    }
+    assert_eq!(conntrack.stale(&services).unwrap(), []);
+    let left = run("conntrack -L -f ipv4") + &run("conntrack -L -f ipv6");
+    let left: BTreeSet<&str> = left
+        .lines()
+        .filter_map(|line| line.split(' ').find_map(|word| word.strip_prefix("sport=")))
+        .collect();
+    assert_eq!(left, BTreeSet::from(["4000", "4003", "4004", "4005", "4006"]));
+}
+
+#[test]
+fn an_entry_that_was_made_anew_stays() {
+    if !in_namespace("an_entry_that_was_made_anew_stays") {
+        return;
+    }
+    let services = Services::from([(at("10.96.0.10:53"), BTreeSet::new())]);
+    let mut conntrack = Conntrack::open().unwrap();
+    let make = || flow("udp", "10.0.0.1:4000", "10.96.0.10:53", "10.244.0.6:5353");
+    make();
+    let old = conntrack.stale(&services).unwrap();
+    run("conntrack -F");
+    make();
+    let new = conntrack.stale(&services).unwrap();
+    // The kernel makes the number of where the entry lies in memory: rarely it is the same.
+    if new != old {
+        assert!(!conntrack.delete(&old[0]).unwrap());
+        assert_eq!(conntrack.stale(&services).unwrap(), new);
+    }
+}

@@ -1,0 +1,152 @@
+//! When a node has arrived in its new mode, on the captured nodes.
+
+use proxyshift::owners::catalogue::Catalogue;
+use proxyshift::plan::convergence::{Convergence, Expected, convergence};
+use proxyshift::plan::services::{Services, services};
+use proxyshift::state::Files;
+use proxyshift::state::kube_proxy::Mode;
+
+use crate::nodes;
+
+const IPTABLES: &str = "docker-legacy-iptables-1.20-no-conntrack";
+const IPVS: &str = "half-migrated-ipvs-1.20";
+const NFTABLES: &str = "nftables-leftovers-1.30";
+
+fn served(name: &str, mode: Mode) -> Services {
+    services(&nodes::state(&nodes::files(name)), mode)
+}
+
+fn judge(files: &Files, said: Option<&str>, mode: Mode, before: &Services) -> Vec<String> {
+    let catalogue = Catalogue::builtin().expect("the catalogue");
+    let expected = Expected { mode, before, later: None };
+    match convergence(&catalogue, &nodes::state(files), said, expected) {
+        Convergence::Converged(changed) => {
+            assert!(changed.is_empty(), "{changed:?}");
+            Vec::new()
+        }
+        Convergence::Waiting(why) => {
+            assert!(!why.is_empty());
+            why
+        }
+    }
+}
+
+#[test]
+fn every_mode_arrives() {
+    let (iptables, ipvs) = (served(IPTABLES, Mode::Iptables), served(IPVS, Mode::Ipvs));
+    for (name, mode, before) in [
+        (IPVS, Mode::Ipvs, &iptables),
+        (IPVS, Mode::Ipvs, &ipvs),
+        (IPTABLES, Mode::Iptables, &ipvs),
+        ("docker-iptables-1.30", Mode::Iptables, &ipvs),
+        (NFTABLES, Mode::Nftables, &iptables),
+    ] {
+        let waiting = judge(&nodes::files(name), Some(mode.name()), mode, before);
+        assert_eq!(waiting, Vec::<String>::new(), "{name}");
+    }
+}
+
+#[test]
+fn kube_proxy_itself_must_run_once_and_say_so() {
+    let before = served(IPTABLES, Mode::Iptables);
+    let files = nodes::files(IPVS);
+    assert_eq!(
+        judge(&files, None, Mode::Ipvs, &before),
+        ["kube-proxy does not answer to GET /proxyMode"]
+    );
+    // As kube-proxy up to 1.25 does when it cannot have ipvs.
+    assert_eq!(
+        judge(&files, Some("iptables"), Mode::Ipvs, &before),
+        ["kube-proxy says that it runs in iptables mode"]
+    );
+    let with = |processes: &str| {
+        let mut files = files.clone();
+        files.insert("processes.json".into(), processes.into());
+        judge(&files, Some("ipvs"), Mode::Ipvs, &before)
+    };
+    let config = "--config=/var/lib/kube-proxy/config.conf";
+    let one =
+        |pid, arg| format!(r#"{{"pid": {pid}, "name": "kube-proxy", "args": ["x", "{arg}"]}}"#);
+    let two = format!("[{}, {}]", one(7, config), one(9, config));
+    assert_eq!(with(&two), ["2 kube-proxies run, and there must be one: 7, 9"]);
+    let cleaning = format!("[{}, {}]", one(7, config), one(9, "--cleanup"));
+    assert_eq!(with(&cleaning), Vec::<String>::new());
+    assert_eq!(with("[]"), ["no kube-proxy runs in this network namespace"]);
+    assert!(with(r#"[{"pid": 7, "name": "k3s", "args": ["k3s", "server"]}]"#).is_empty());
+    let mut unknown = files.clone();
+    unknown.remove("processes.json");
+    let waiting = judge(&unknown, Some("ipvs"), Mode::Ipvs, &before);
+    assert_eq!(waiting, ["the processes are not known"]);
+}
+
+/// Virtual servers, sets and kube-ipvs0 are there and `/proxyMode` says ipvs: the old rules serve
+/// until the restore that rewrites nat KUBE-SERVICES.
+#[test]
+fn the_seconds_before_the_restore_are_not_arrival() {
+    let before = served(IPTABLES, Mode::Iptables);
+    let ipvs = nodes::files(IPVS);
+    let mut files = nodes::files("docker-iptables-1.30");
+    for name in ["ipvs.save", "ipvs.list", "ipvs.stats", "ipset.save", "addr.json"] {
+        files.insert(name.into(), ipvs[name].clone());
+    }
+    nodes::replace(
+        &mut files,
+        "files/var/lib/kube-proxy/config.conf",
+        "mode: iptables",
+        "mode: ipvs",
+    );
+    let waiting = judge(&files, Some("ipvs"), Mode::Ipvs, &before);
+    assert_eq!(waiting.len(), 2, "{waiting:?}");
+    assert_eq!(waiting[0], "ipv4: nat KUBE-SERVICES does not match the set KUBE-CLUSTER-IP yet");
+    let leads = "iptables-nft nat KUBE-SERVICES still leads to KUBE-";
+    assert!(waiting[1].starts_with(leads) && waiting[1].ends_with(" more"), "{}", waiting[1]);
+    // kube-proxy has begun with IPv6 too, where there are no services.
+    let set = "create KUBE-6-CLUSTER-IP hash:ip,port family inet6 hashsize 1024 maxelem 65536\n";
+    let sets = format!("{}{set}", files["ipset.save"]);
+    files.insert("ipset.save".into(), sets.into());
+    assert_eq!(
+        judge(&files, Some("ipvs"), Mode::Ipvs, &before)[2],
+        "ip6tables-nft nat KUBE-SERVICES still leads to KUBE-NODEPORTS"
+    );
+    // Still earlier: nothing of ipvs mode is there.
+    let files = nodes::files("docker-iptables-1.30");
+    let waiting = judge(&files, Some("ipvs"), Mode::Ipvs, &before);
+    assert!(waiting.contains(&"ipv4: the set KUBE-CLUSTER-IP is empty".to_owned()), "{waiting:?}");
+    let dns = "10.96.0.10:53/udp (kube-system/kube-dns:dns) is missing".to_owned();
+    assert!(waiting.contains(&dns), "{waiting:?}");
+}
+
+#[test]
+fn an_address_that_no_link_has_is_not_served() {
+    let before = served(IPTABLES, Mode::Iptables);
+    let mut files = nodes::files(IPVS);
+    nodes::replace(&mut files, "addr.json", "\"10.97.0.3\"", "\"10.97.0.250\"");
+    let waiting = judge(&files, Some("ipvs"), Mode::Ipvs, &before);
+    assert_eq!(waiting, ["10.97.0.3 is not on kube-ipvs0 yet"]);
+}
+
+/// On the way back a chain that both modes have still refers to a set until it is rewritten.
+#[test]
+fn a_shared_chain_that_still_matches_a_set_is_not_rewritten_yet() {
+    let before = served(IPVS, Mode::Ipvs);
+    let mut files = nodes::files(IPTABLES);
+    files.insert("ipset.save".into(), nodes::files(IPVS)["ipset.save"].clone());
+    let judged = |files: &Files| judge(files, Some("iptables"), Mode::Iptables, &before);
+    assert_eq!(judged(&files), Vec::<String>::new());
+    let rule = "-A KUBE-POSTROUTING -m set --match-set KUBE-LOOP-BACK dst,dst,src -j MASQUERADE";
+    nodes::add(&mut files, "iptables-legacy.save", "nat", &format!("[0:0] {rule}"));
+    let still = "iptables-legacy nat KUBE-POSTROUTING still matches the set KUBE-LOOP-BACK";
+    assert_eq!(judged(&files), [still]);
+}
+
+#[test]
+fn each_family_that_had_services_must_arrive() {
+    let mut before = served(IPTABLES, Mode::Iptables);
+    let (key, service) = before.iter().find(|(_, s)| !s.backends.is_empty()).expect("a service");
+    let (mut key, service) = (*key, service.clone());
+    key.place = proxyshift::plan::services::Place::Address("fd00::a".parse().expect("an address"));
+    before.insert(key, service);
+    let waiting = judge(&nodes::files(IPVS), Some("ipvs"), Mode::Ipvs, &before);
+    assert_eq!(waiting[0], "ipv6: the set KUBE-6-CLUSTER-IP is empty");
+    assert_eq!(waiting.len(), 2, "{waiting:?}");
+}

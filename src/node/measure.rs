@@ -2,9 +2,9 @@
 
 mod kube_proxy;
 mod lock;
-mod modules;
+pub mod modules;
 mod pods;
-mod proxy_mode;
+pub mod proxy_mode;
 mod store;
 mod units;
 

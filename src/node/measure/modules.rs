@@ -18,7 +18,7 @@ const OPTIONS: [(&str, &str); 5] = [
 ];
 
 /// Reads each place.
-pub(super) fn read() -> Modules {
+pub fn read() -> Modules {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let mut modules = read_below(Path::new("/"), &release);
     // It shows here however it got into the kernel.

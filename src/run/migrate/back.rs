@@ -148,7 +148,7 @@ fn settings_back(
         |name: &str| fs::read_to_string(dir.join(name)).map_err(|e| Error::io(dir.join(name), &e));
     let back = controller::swap(path, Some(&text(AFTER)?), Some(&text(BEFORE)?))
         .and_then(|()| controller.restart(RESTART))
-        .and_then(|_| converge::wait(context, shift.from, &services(base, shift.from), RESTART));
+        .and_then(|_| converge::wait(context, shift.from, &services(base, shift.from), None, RESTART));
     match back {
         Ok(_) => {
             context.sink.finished(&task, format!("{} as before, and it serves", path.display()));

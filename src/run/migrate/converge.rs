@@ -4,8 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Kind, Result};
 use crate::node::measure::proxy_mode;
-use crate::owners::matcher::Ownership;
-use crate::plan::convergence::{self, Convergence, Seen};
+use crate::plan::convergence::{Convergence, Expected, convergence};
 use crate::plan::services::Services;
 use crate::run::Context;
 use crate::run::look::look_again;
@@ -15,7 +14,8 @@ use crate::state::kube_proxy::Mode;
 /// How often the node is looked at.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// Waits until the node serves `before` in `mode`; returns it as it is then.
+/// Waits until the node serves `before` in `mode`, or what the old side served `later` than that;
+/// returns it as it is then.
 ///
 /// # Errors
 /// [`Kind::Command`], naming what is still missing after `timeout`.
@@ -23,6 +23,7 @@ pub(super) fn wait(
     context: &Context<'_>,
     mode: Mode,
     before: &Services,
+    later: Option<&Services>,
     timeout: Duration,
 ) -> Result<NodeState> {
     let task = format!("waiting until kube-proxy serves in {mode} mode");
@@ -30,13 +31,14 @@ pub(super) fn wait(
     let start = Instant::now();
     loop {
         let now = look_again(context.tools, context.sink)?;
-        let answer = proxy_mode::ask(&now);
-        let ownership = Ownership::of(context.catalogue, &now);
-        let seen = Seen { state: &now, ownership: &ownership, proxy_mode: answer.as_deref() };
-        match convergence::judge(mode, &seen, before) {
-            Convergence::Converged => {
+        let said = proxy_mode::ask(&now);
+        let expected = Expected { mode, before, later };
+        match convergence(context.catalogue, &now, said.as_deref(), expected) {
+            Convergence::Converged(changed) => {
                 context.sink.finished(&task, format!("{} service ports", before.len()));
-                drop(ownership);
+                for change in changed {
+                    context.sink.note(change.to_string());
+                }
                 return Ok(now);
             }
             Convergence::Waiting(missing) if start.elapsed() >= timeout => {

@@ -144,7 +144,7 @@ pub fn migrate(
         "probes": probes, "controller": controller, "settings": settings,
     });
     let (run, journal) = open(context, &playbook, &text, &taken, from, summary)?;
-    let work = Work { context, playbook, run, journal, base: taken.state, probes };
+    let work = Work { context, playbook, run, journal, base: taken.state, later: None, probes };
     work.go(None)
 }
 

@@ -45,6 +45,8 @@ pub(super) struct Work<'a> {
     pub(super) journal: Journal,
     /// The node as it was before.
     pub(super) base: NodeState,
+    /// What the old mode served right before the switch; endpoints come and go.
+    pub(super) later: Option<Services>,
     /// The questions that were answered before.
     pub(super) probes: Vec<Probe>,
 }
@@ -79,7 +81,7 @@ pub fn resume(context: &Context<'_>, mut run: Run) -> Result<Report> {
     let probes = serde_json::from_value(run.plan["probes"].clone()).unwrap_or_default();
     run.take_over();
     context.store.update(&run)?;
-    let mut work = Work { context, playbook, run, journal, base, probes };
+    let mut work = Work { context, playbook, run, journal, base, later: None, probes };
     if stage == StageName::Clean.name() {
         work.close_open_edit(&entries)?;
     }
@@ -238,6 +240,9 @@ impl Work<'_> {
             sink.finished(&task, "it runs in that mode already");
             return Ok(());
         }
+        let now = look_again(self.context.tools, sink)?;
+        self.later = Some(services(&now, self.shift().from));
+        drop(now);
         for (name, text) in [(BEFORE, &before), (AFTER, &after)] {
             steps::keep(&dir.join(name), text)?;
         }
@@ -314,7 +319,14 @@ impl Work<'_> {
 
     fn converge(&mut self, converge: &Converge) -> Result<()> {
         let before = self.services_before();
-        converge::wait(self.context, self.playbook.to, &before, converge.timeout).map(|_| ())
+        converge::wait(
+            self.context,
+            self.playbook.to,
+            &before,
+            self.later.as_ref(),
+            converge.timeout,
+        )
+        .map(|_| ())
     }
 
     /// Removes what the old mode left, from a snapshot of its own.

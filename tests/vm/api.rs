@@ -1,0 +1,201 @@
+//! The part of the Kubernetes API that kube-proxy asks for: lists, watches and single objects,
+//! over plain HTTP. A request gets a connection and a thread of its own.
+
+use std::io::{BufRead, BufReader, Read, Result, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex};
+
+use serde_json::{Value, json};
+
+/// The server; it goes on as long as the process.
+pub struct Api {
+    pub address: SocketAddr,
+    store: Arc<Store>,
+}
+
+/// All that ever happened to each object, in order; its place is its resource version.
+#[derive(Default)]
+struct Store {
+    events: Mutex<Vec<Event>>,
+    more: Condvar,
+}
+
+#[derive(Clone)]
+struct Event {
+    /// `ADDED`, `MODIFIED` or `DELETED`.
+    kind: &'static str,
+    object: Value,
+}
+
+impl Event {
+    /// Whether it is of `services`, `endpoints` or `nodes`.
+    fn is_of(&self, resource: &str) -> bool {
+        let kind = self.object["kind"].as_str().unwrap_or_default().to_lowercase();
+        kind.trim_end_matches('s') == resource.trim_end_matches('s')
+    }
+}
+
+/// What makes two objects of one kind the same.
+fn identity(object: &Value) -> (&Value, &Value, &Value) {
+    (&object["kind"], &object["metadata"]["namespace"], &object["metadata"]["name"])
+}
+
+impl Api {
+    /// Serves on a loopback port of this network namespace.
+    pub fn start() -> Api {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port for the API");
+        let address = listener.local_addr().expect("bound");
+        let store = Arc::new(Store::default());
+        let served = Arc::clone(&store);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let store = Arc::clone(&served);
+                // kube-proxy hangs up as it likes.
+                std::thread::spawn(move || drop(store.answer(stream)));
+            }
+        });
+        Api { address, store }
+    }
+
+    /// Makes an object what this says.
+    pub fn apply(&self, object: Value) {
+        let mut events = self.store.events.lock().expect("not poisoned");
+        let is_new = !current(&events).iter().any(|o| identity(o) == identity(&object));
+        record(&mut events, if is_new { "ADDED" } else { "MODIFIED" }, object);
+        self.store.more.notify_all();
+    }
+
+    /// Takes an object away.
+    pub fn delete(&self, kind: &str, name: &str) {
+        let mut events = self.store.events.lock().expect("not poisoned");
+        let found = current(&events)
+            .into_iter()
+            .find(|o| o["kind"] == kind && o["metadata"]["name"] == name)
+            .unwrap_or_else(|| panic!("no {kind} {name}"));
+        record(&mut events, "DELETED", found);
+        self.store.more.notify_all();
+    }
+}
+
+fn record(events: &mut Vec<Event>, kind: &'static str, mut object: Value) {
+    object["metadata"]["resourceVersion"] = json!((events.len() + 1).to_string());
+    events.push(Event { kind, object });
+}
+
+/// The objects that are there after all that happened.
+fn current(events: &[Event]) -> Vec<Value> {
+    let mut objects: Vec<Value> = Vec::new();
+    for event in events {
+        objects.retain(|o| identity(o) != identity(&event.object));
+        if event.kind != "DELETED" {
+            objects.push(event.object.clone());
+        }
+    }
+    objects
+}
+
+impl Store {
+    fn answer(&self, mut stream: TcpStream) -> Result<()> {
+        let (method, target, body) = request(&stream)?;
+        let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+        let parameter = |name: &str| {
+            query.split('&').filter_map(|p| p.split_once('=')).find(|(n, _)| *n == name)
+        };
+        if method == "POST" {
+            // Events; nobody reads them.
+            return reply(&mut stream, "201 Created", &body);
+        }
+        match path.trim_start_matches("/api/v1/").split('/').collect::<Vec<_>>()[..] {
+            [resource @ ("services" | "endpoints" | "nodes")] => {
+                if parameter("watch").is_some() {
+                    let from = parameter("resourceVersion").and_then(|(_, v)| v.parse().ok());
+                    return self.watch(&mut stream, resource, from.unwrap_or(0));
+                }
+                reply(&mut stream, "200 OK", &self.list(resource))
+            }
+            ["nodes", name] => match self.node(name) {
+                Some(node) => reply(&mut stream, "200 OK", &node),
+                None => reply(&mut stream, "404 Not Found", &not_found()),
+            },
+            _ => reply(&mut stream, "404 Not Found", &not_found()),
+        }
+    }
+
+    fn list(&self, resource: &str) -> String {
+        let events = self.events.lock().expect("not poisoned");
+        let own: Vec<Event> = events.iter().filter(|e| e.is_of(resource)).cloned().collect();
+        let items = current(&own);
+        let kind = match resource {
+            "services" => "ServiceList",
+            "endpoints" => "EndpointsList",
+            _ => "NodeList",
+        };
+        let version = events.len().to_string();
+        json!({"kind": kind, "apiVersion": "v1", "metadata": {"resourceVersion": version},
+            "items": items})
+        .to_string()
+    }
+
+    fn node(&self, name: &str) -> Option<String> {
+        let objects = current(&self.events.lock().expect("not poisoned"));
+        let node = objects.iter().find(|o| o["kind"] == "Node" && o["metadata"]["name"] == name)?;
+        Some(node.to_string())
+    }
+
+    /// Sends what happened after version `seen`, and what happens from now on.
+    fn watch(&self, stream: &mut TcpStream, resource: &str, mut seen: usize) -> Result<()> {
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\
+                    Transfer-Encoding: chunked\r\n\r\n";
+        stream.write_all(head.as_bytes())?;
+        loop {
+            let events = self.events.lock().expect("not poisoned");
+            let events = self.more.wait_while(events, |e| e.len() <= seen).expect("not poisoned");
+            let news: Vec<Event> = events[seen..].to_vec();
+            seen = events.len();
+            drop(events);
+            for event in news.into_iter().filter(|e| e.is_of(resource)) {
+                let line = format!("{}\n", json!({"type": event.kind, "object": event.object}));
+                stream.write_all(format!("{:x}\r\n{line}\r\n", line.len()).as_bytes())?;
+            }
+        }
+    }
+}
+
+/// The method, the target and the body of a request.
+fn request(stream: &TcpStream) -> Result<(String, String, String)> {
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    reader.read_line(&mut line)?;
+    let mut words = line.split(' ').map(str::to_owned);
+    let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let mut length = 0;
+    loop {
+        let mut header = String::new();
+        reader.read_line(&mut header)?;
+        match header.trim_end().split_once(':') {
+            None => break,
+            Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
+                length = value.trim().parse().unwrap_or(0);
+            }
+            Some(_) => {}
+        }
+    }
+    let mut body = Vec::new();
+    reader.take(length).read_to_end(&mut body)?;
+    Ok((method, target, String::from_utf8_lossy(&body).into_owned()))
+}
+
+fn reply(stream: &mut TcpStream, status: &str, body: &str) -> Result<()> {
+    write!(
+        stream,
+        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
+         Connection: close\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+fn not_found() -> String {
+    json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound",
+        "code": 404})
+    .to_string()
+}

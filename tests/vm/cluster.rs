@@ -1,0 +1,142 @@
+//! A cluster of one node: its network, the API, and kube-proxy.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::api::Api;
+use crate::common::{run, run_with};
+use crate::kube_proxy::{self, KubeProxy};
+use crate::network::{self, BACKENDS, NODE, tcp, udp};
+
+/// The address of a virtual server that is not kube-proxy's.
+pub const FOREIGN: &str = "192.168.100.50";
+
+/// Programs called as kube-proxy calls them, of the backend that this node has.
+const BIN: &str = "/run/bin";
+
+/// The node, the services, and what serves them.
+pub struct Cluster {
+    backend: &'static str,
+    pub api: Api,
+    kube_proxy: Option<KubeProxy>,
+}
+
+impl Cluster {
+    /// In this namespace, with iptables of `backend`, `nft` or `legacy`; nothing serves yet.
+    pub fn new(backend: &'static str) -> Cluster {
+        fs::create_dir_all(BIN).expect(BIN);
+        for program in ["iptables", "ip6tables"]
+            .into_iter()
+            .flat_map(|p| ["", "-save", "-restore"].map(|what| format!("{p}{what}")))
+        {
+            let multi = format!("/usr/sbin/xtables-{backend}-multi");
+            symlink(multi, format!("{BIN}/{program}")).expect(&program);
+        }
+        network::make(backend);
+        let api = Api::start();
+        for object in objects() {
+            api.apply(object);
+        }
+        Cluster { backend, api, kube_proxy: None }
+    }
+
+    /// A node with virtual servers that someone else made, as keepalived would, and weighs.
+    pub fn foreign_server(&self) {
+        let server = format!(
+            "-A -t {FOREIGN}:7000 -s wrr -p 30\n\
+             -a -t {FOREIGN}:7000 -r 10.244.0.11:8080 -m -w 3\n\
+             -a -t {FOREIGN}:7000 -r 10.244.0.12:8080 -m -w 7\n"
+        );
+        run_with(&server, &["ipvsadm", "-R"]);
+    }
+
+    /// Starts kube-proxy in `mode`, in place of the one that ran, and waits until it serves.
+    pub fn kube_proxy(&mut self, mode: &str) {
+        self.stop();
+        let exclude = format!("{FOREIGN}/32");
+        let mut started = KubeProxy::start(mode, self.api.address, BIN, &exclude);
+        started.wait(mode, || {
+            let nat = self.save("nat");
+            let of = |part: &str| {
+                nat.lines().any(|l| l.starts_with("-A KUBE-SERVICES") && l.contains(part))
+            };
+            of("-j KUBE-SVC-") == (mode == "iptables")
+                && of("--match-set KUBE-") == (mode == "ipvs")
+        });
+        self.kube_proxy = Some(started);
+    }
+
+    /// Stops it; what it made stays.
+    pub fn stop(&mut self) {
+        self.kube_proxy = None;
+    }
+
+    /// A table of IPv4 rules, as `iptables-save` has it, without comments.
+    pub fn save(&self, table: &str) -> String {
+        let save = run(&format!("iptables-{}-save -t {table}", self.backend));
+        save.lines().filter(|l| !l.starts_with('#')).map(|l| format!("{l}\n")).collect()
+    }
+
+    /// Fails unless every service does what its kind says.
+    pub fn serves(&self) {
+        let answers = |from: &str, to: &str| {
+            tcp(from, to)
+                .unwrap_or_else(|e| panic!("tcp {from:?} → {to}: {e}\n{}", kube_proxy::log()))
+        };
+        let asks = |from: &str, to: &str| {
+            udp(from, to)
+                .unwrap_or_else(|e| panic!("udp {from:?} → {to}: {e}\n{}", kube_proxy::log()))
+        };
+        for from in ["pod", NODE] {
+            answers(from, "10.96.1.1:80");
+            answers(from, "10.96.0.10:53");
+            asks(from, "10.96.0.10:53");
+        }
+        answers("outside", "192.168.100.1:30080");
+        asks("outside", "192.168.100.1:30053");
+        let sticky: Vec<_> = (0..6).map(|_| answers("pod", "10.96.1.3:80").server).collect();
+        assert!(sticky.iter().all(|server| *server == sticky[0]), "{sticky:?}");
+        answers("outside", "198.51.100.4:80");
+        answers("outside", "198.51.100.5:80");
+        let local = answers("outside", "192.168.100.1:30086");
+        assert_eq!(local.client, "192.168.100.2", "a local service sees its client");
+        assert!(tcp("pod", "10.96.1.9:80").is_err(), "nobody is behind it");
+        self.container_goes_out();
+    }
+
+    /// Fails unless docker's masquerading acts.
+    pub fn container_goes_out(&self) {
+        let seen = tcp("box", "192.168.100.2:8080").expect("a container reaches the outside");
+        assert_eq!((&*seen.server, &*seen.client), ("outside", "192.168.100.1"));
+    }
+}
+
+/// The objects of services.yaml, with endpoints for all that can have some, and the node.
+fn objects() -> Vec<Value> {
+    let documents = serde_yaml::Deserializer::from_str(include_str!("services.yaml"));
+    let services = documents.map(|d| Value::deserialize(d).expect("services.yaml"));
+    let mut objects = vec![json!({
+        "apiVersion": "v1", "kind": "Node", "metadata": {"name": "node"},
+        "status": {"addresses": [{"type": "InternalIP", "address": "192.168.100.1"}]},
+    })];
+    for service in services {
+        objects.push(endpoints(&service));
+        objects.push(service);
+    }
+    objects
+}
+
+fn endpoints(service: &Value) -> Value {
+    let (metadata, ports) = (&service["metadata"], service["spec"]["ports"].as_array());
+    let empty = metadata["name"] == "empty";
+    let pods = BACKENDS.iter().filter(|_| !empty);
+    let addresses: Vec<_> = pods.map(|(_, ip)| json!({"ip": ip, "nodeName": "node"})).collect();
+    let port =
+        |p: &Value| json!({"name": p["name"], "port": p["targetPort"], "protocol": p["protocol"]});
+    let ports: Vec<_> = ports.expect("ports").iter().map(port).collect();
+    let subsets = if empty { json!([]) } else { json!([{"addresses": addresses, "ports": ports}]) };
+    json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": metadata, "subsets": subsets})
+}

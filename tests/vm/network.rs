@@ -1,0 +1,180 @@
+//! A node with pods, a container and a host outside: network namespaces with real servers in them.
+//! The test's own namespace is the node.
+//!
+//! ```text
+//! web-1 10.244.0.11 ┐
+//! web-2 10.244.0.12 ├ cni0 10.244.0.1 ┐
+//! pod   10.244.0.20 ┘                 ├ node ─ eth0 192.168.100.1 ─ outside 192.168.100.2
+//! box   172.17.0.2 ── docker0 172.17.0.1 ┘                                  203.0.113.2
+//! ```
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Result, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::common::{run, run_with};
+
+/// The node itself, as a place to speak from.
+pub const NODE: &str = "";
+
+/// Pods that serve, with their addresses.
+pub const BACKENDS: [(&str, &str); 2] = [("web-1", "10.244.0.11"), ("web-2", "10.244.0.12")];
+
+/// How long a client waits for an answer. The first SYN may get lost and is sent again after 1 s.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Makes all of it, with rules of `backend`.
+pub fn make(backend: &str) {
+    run_with(
+        "link set lo up\n\
+         link add cni0 type bridge\n\
+         addr add 10.244.0.1/24 dev cni0\n\
+         link set cni0 up\n\
+         link add docker0 type bridge\n\
+         addr add 172.17.0.1/16 dev docker0\n\
+         link set docker0 up\n\
+         netns add outside\n\
+         link add eth0 type veth peer name eth0 netns outside\n\
+         addr add 192.168.100.1/24 dev eth0\n\
+         link set eth0 up\n\
+         route add default via 192.168.100.2\n",
+        &["ip", "-batch", "-"],
+    );
+    within(
+        "outside",
+        "addr add 192.168.100.2/24 dev eth0\n\
+         addr add 203.0.113.2/32 dev lo\n\
+         link set eth0 up\n\
+         route add default via 192.168.100.1\n",
+    );
+    for (pod, address) in BACKENDS.into_iter().chain([("pod", "10.244.0.20")]) {
+        behind("cni0", pod, &format!("{address}/24"), "10.244.0.1");
+    }
+    behind("docker0", "box", "172.17.0.2/16", "172.17.0.1");
+    run("sysctl -qw net.ipv4.ip_forward=1");
+    let masquerade = "-s 172.17.0.0/16 ! -o docker0 -j MASQUERADE";
+    run(&format!("iptables-{backend} -t nat -A POSTROUTING {masquerade}"));
+    for (pod, _) in BACKENDS.into_iter().chain([("outside", "")]) {
+        serve(pod);
+    }
+}
+
+fn behind(bridge: &str, name: &str, address: &str, gateway: &str) {
+    let batch = format!(
+        "netns add {name}\n\
+         link add v-{name} type veth peer name eth0 netns {name}\n\
+         link set v-{name} master {bridge}\n\
+         link set v-{name} up\n"
+    );
+    run_with(&batch, &["ip", "-batch", "-"]);
+    within(
+        name,
+        &format!(
+            "addr add {address} dev eth0\nlink set eth0 up\nroute add default via {gateway}\n"
+        ),
+    );
+}
+
+fn within(namespace: &str, batch: &str) {
+    let batch = format!("link set lo up\n{batch}");
+    run_with(&batch, &["ip", "-n", namespace, "-batch", "-"]);
+}
+
+/// Runs `work` in a network namespace; sockets made there stay there.
+pub fn at<T: Send>(place: &str, work: impl FnOnce() -> T + Send) -> T {
+    let enter = || {
+        if place != NODE {
+            let file = File::open(format!("/run/netns/{place}")).expect(place);
+            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+                .expect("a thread can move");
+        }
+        work()
+    };
+    std::thread::scope(|scope| scope.spawn(enter).join()).expect("the work inside is done")
+}
+
+/// Servers in a namespace, which say its name and whom they see: TCP on 8080, which then echoes
+/// line by line, and UDP on 8053.
+fn serve(name: &'static str) {
+    let (tcp, udp) = at(name, || {
+        let any = IpAddr::from(Ipv4Addr::UNSPECIFIED);
+        (TcpListener::bind((any, 8080)).expect("8080"), UdpSocket::bind((any, 8053)).expect("8053"))
+    });
+    std::thread::spawn(move || {
+        for stream in tcp.incoming().flatten() {
+            std::thread::spawn(move || drop(echo(name, stream)));
+        }
+    });
+    std::thread::spawn(move || {
+        let mut buffer = [0; 512];
+        while let Ok((_, peer)) = udp.recv_from(&mut buffer) {
+            let _ = udp.send_to(format!("{name} {}", peer.ip()).as_bytes(), peer);
+        }
+    });
+}
+
+fn echo(name: &str, mut stream: TcpStream) -> Result<()> {
+    let peer = stream.peer_addr()?.ip();
+    stream.write_all(format!("{name} {peer}\n").as_bytes())?;
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut line = String::new();
+    while reader.read_line(&mut line)? > 0 {
+        stream.write_all(line.as_bytes())?;
+        line.clear();
+    }
+    Ok(())
+}
+
+/// Who answered, and whom it saw.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    pub server: String,
+    pub client: String,
+}
+
+impl Answer {
+    fn parse(text: &str) -> Result<Answer> {
+        let (server, client) = text.trim().split_once(' ').ok_or(ErrorKind::InvalidData)?;
+        Ok(Answer { server: server.into(), client: client.into() })
+    }
+}
+
+/// A new TCP connection from a place, with the server's first words.
+pub fn tcp(place: &str, to: &str) -> Result<Answer> {
+    stream(place, to).map(|(answer, _)| answer)
+}
+
+/// A new TCP connection that stays open.
+pub fn stream(place: &str, to: &str) -> Result<(Answer, TcpStream)> {
+    let to: SocketAddr = to.parse().expect(to);
+    at(place, || {
+        let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut text = Vec::new();
+        // Byte by byte, so that nothing behind the line is lost.
+        while text.last() != Some(&b'\n') {
+            let mut byte = [0];
+            stream.read_exact(&mut byte)?;
+            text.push(byte[0]);
+        }
+        Ok((Answer::parse(&String::from_utf8_lossy(&text))?, stream))
+    })
+}
+
+/// A question by UDP from a place, from a new port.
+pub fn udp(place: &str, to: &str) -> Result<Answer> {
+    let to: SocketAddr = to.parse().expect(to);
+    at(place, || {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.connect(to)?;
+        socket.send(b"who")?;
+        let mut buffer = [0; 512];
+        let length = socket.recv(&mut buffer)?;
+        Answer::parse(&String::from_utf8_lossy(&buffer[..length]))
+    })
+}

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::api::Api;
-use crate::common::run;
+use crate::common::{run, run_with};
 use crate::kube_proxy::{self, KubeProxy};
 use crate::network::{self, BACKENDS, NODE, tcp, udp};
 
@@ -41,6 +41,16 @@ impl Cluster {
             api.apply(object);
         }
         Cluster { backend, api, kube_proxy: None }
+    }
+
+    /// A node with virtual servers that someone else made, as keepalived would, and weighs.
+    pub fn foreign_server(&self) {
+        let server = format!(
+            "-A -t {FOREIGN}:7000 -s wrr -p 30\n\
+             -a -t {FOREIGN}:7000 -r 10.244.0.11:8080 -m -w 3\n\
+             -a -t {FOREIGN}:7000 -r 10.244.0.12:8080 -m -w 7\n"
+        );
+        run_with(&server, &["ipvsadm", "-R"]);
     }
 
     /// Starts kube-proxy in `mode`, in place of the one that ran, and waits until it serves.

@@ -66,19 +66,22 @@ pub fn run(part: &str) -> String {
     log
 }
 
+/// What the machine runs: the cases, after what a node has loaded at boot.
 fn script(exe: &Path, dir: &Path, part: &str) -> String {
-    // vng gives a host's HOME and nothing else; the modules are what a node has loaded at boot.
     format!(
         "export {INSIDE}=1 XDG_CACHE_HOME={cache} RUST_BACKTRACE=0 PATH=$PATH:/usr/local/sbin\n\
          cd {here}\n\
          exec >{dir}/log 2>&1\n\
-         modprobe -a br_netfilter ip_vs ip_vs_rr ip_vs_wrr ip_vs_sh nf_conntrack\n\
+         modprobe -a br_netfilter ip_vs ip_vs_rr ip_vs_wrr ip_vs_sh ip_set nf_conntrack\n\
+         cat {exe} {program} {kube_proxy} >/dev/null\n\
          {exe} --ignored --test-threads 2 {part}\n\
          sync\n",
         cache = cache().display(),
         here = env!("CARGO_MANIFEST_DIR"),
         dir = dir.display(),
         exe = exe.display(),
+        program = env!("CARGO_BIN_EXE_proxyshift"),
+        kube_proxy = cached("kube-proxy").display(),
     )
 }
 

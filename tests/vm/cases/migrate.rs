@@ -46,8 +46,7 @@ impl Case {
             ),
         );
         script(STOP, "pkill -x --ns $$ --nslist net kube-proxy; true\n");
-        run(&format!("ipvsadm -A -t {FOREIGN}:8443 -s wlc"));
-        run(&format!("ipvsadm -a -t {FOREIGN}:8443 -r 192.168.100.2:8443 -g -w 3"));
+        cluster.foreign_server();
         cluster.serves();
         Case { cluster, proxyshift: Proxyshift::new("store"), backend }
     }
@@ -71,7 +70,7 @@ impl Case {
         let masquerade = "-A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE";
         assert!(nat.lines().any(|l| l == masquerade), "{nat}");
         let servers = run("ipvsadm -Sn");
-        let foreign = format!("-a -t {FOREIGN}:8443 -r 192.168.100.2:8443 -g -w 3");
+        let foreign = format!("-a -t {FOREIGN}:7000 -r 10.244.0.12:8080 -m -w 7");
         assert!(servers.lines().any(|l| l.trim() == foreign), "{servers}");
         self.cluster.container_goes_out();
     }

@@ -268,7 +268,7 @@ fn table_edits(plan: &Plan, state: &NodeState) -> Vec<Edit> {
                 removal.chains.insert(&object.name);
             }
             (ObjectKind::Rule, Some(position)) => {
-                removal.rules.insert((&object.name, position));
+                removal.rules.insert((&object.name, position as usize));
             }
             _ => {}
         }

@@ -1,6 +1,7 @@
 //! Leftovers out, nothing else: snapshot, rehearsal, edits, proof. And going on with a clean-up
 //! that was cut off.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
@@ -11,7 +12,7 @@ use crate::owners::matcher::Ownership;
 use crate::plan::edit::{Edit, edits};
 use crate::plan::invariants::{Outcome, outcome};
 use crate::plan::leftovers::leftovers;
-use crate::plan::{Action, Plan};
+use crate::plan::{About, Action, Plan};
 use crate::run::Context;
 use crate::run::change::{begin, carry_out, prune, refuse_pending};
 use crate::run::confirm;
@@ -50,14 +51,28 @@ pub fn plan_with(
     let ownership = Ownership::of(catalogue, state);
     let mut plan = leftovers(catalogue, state, &ownership);
     if !owners.is_empty() {
+        // What was said of many objects is said of many again.
+        let mut kept: Vec<(Arc<About>, Arc<About>)> = Vec::new();
         for object in plan.objects.iter_mut().filter(|o| o.action == Action::Remove) {
-            if !owners.iter().any(|o| **o == *object.owner) {
-                object.action = Action::Keep;
-                object.reason =
-                    format!("a leftover, but of an owner not asked for: {}", object.reason).into();
+            if owners.iter().any(|o| **o == *object.owner) {
+                continue;
             }
+            object.action = Action::Keep;
+            let known = kept.iter().find(|(was, _)| Arc::ptr_eq(was, &object.about));
+            object.about = match known {
+                Some((_, now)) => now.clone(),
+                None => {
+                    let mut about = About::clone(&object.about);
+                    about.reason =
+                        format!("a leftover, but of an owner not asked for: {}", about.reason)
+                            .into();
+                    let now = Arc::new(about);
+                    kept.push((object.about.clone(), now.clone()));
+                    now
+                }
+            };
         }
-        plan.objects.sort();
+        plan.objects.sort_unstable();
     }
     Ok(plan)
 }

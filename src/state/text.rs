@@ -11,20 +11,29 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// would be a copy of the node. Equal, ordered and shown as the text it is.
 #[derive(Clone)]
 pub struct Text {
-    whole: Arc<str>,
+    whole: Arc<Whole>,
     start: u32,
     end: u32,
 }
 
+/// A text that others are stretches of. Behind one more pointer, a stretch is a third smaller.
+#[derive(Debug)]
+pub(super) struct Whole(pub(super) Arc<str>);
+
 impl Text {
     /// The bytes from `start` to `end`, both on character boundaries.
-    pub(super) fn part(whole: &Arc<str>, start: u32, end: u32) -> Text {
+    pub(super) fn part(whole: &Arc<Whole>, start: u32, end: u32) -> Text {
         Text { whole: whole.clone(), start, end }
+    }
+
+    /// No text, which shares what this one shares.
+    pub fn empty(&self) -> Text {
+        Text { whole: self.whole.clone(), start: 0, end: 0 }
     }
 
     /// The text itself.
     pub fn as_str(&self) -> &str {
-        &self.whole[self.start as usize..self.end as usize]
+        &self.whole.0[self.start as usize..self.end as usize]
     }
 }
 
@@ -46,7 +55,7 @@ impl From<Arc<str>> for Text {
     /// All of `whole`: a rule or a name, nothing near the 4 GiB that it can be at most.
     fn from(whole: Arc<str>) -> Text {
         let end = u32::try_from(whole.len()).unwrap_or(0);
-        Text { whole, start: 0, end }
+        Text { whole: Arc::new(Whole(whole)), start: 0, end }
     }
 }
 
@@ -130,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_stretch_is_the_text_it_shows() {
-        let whole: Arc<str> = "one two".into();
+        let whole = Arc::new(Whole("one two".into()));
         let two = Text::part(&whole, 4, 7);
         assert_eq!((&*two, two.len()), ("two", 3));
         assert_eq!(two, Text::from("two"));

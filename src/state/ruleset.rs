@@ -4,7 +4,7 @@
 //! [`Ruleset::words`] (see [`crate::state::rule`]). Syntax facts: iptables-save(8), and
 //! libxtables' `xtables_save_string` for quoting.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
@@ -89,6 +89,11 @@ impl Table {
         Some(at(&self.by_name[found]))
     }
 
+    /// Its chains, sorted by name.
+    pub fn by_name(&self) -> impl Iterator<Item = &Chain> {
+        self.by_name.iter().map(|i| &self.chains[*i as usize])
+    }
+
     /// Each rule with its chain and its position in it, from 0.
     pub fn rules(&self) -> impl Iterator<Item = (&Chain, usize, &Rule)> {
         self.chains.iter().flat_map(|c| c.rules.iter().enumerate().map(move |(i, r)| (c, i, r)))
@@ -114,6 +119,18 @@ impl Ruleset {
     /// [`Kind::Parse`] with the line and the cause. A text without any `*table … COMMIT` is an
     /// error, never an empty ruleset.
     pub fn parse(file: &str, text: Arc<str>) -> Result<Ruleset> {
+        Ruleset::parse_whole(file, Whole::Shared(text))
+    }
+
+    /// As [`Self::parse`], for a text that nobody else keeps: it is not copied.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn parse_own(file: &str, text: String) -> Result<Ruleset> {
+        Ruleset::parse_whole(file, Whole::Own(text))
+    }
+
+    fn parse_whole(file: &str, text: Whole) -> Result<Ruleset> {
         let mut parser = Parser::new(file, &text);
         parser.run()?;
         let Parser { mut tables, others, .. } = parser;
@@ -127,12 +144,12 @@ impl Ruleset {
             });
             table.by_name = by_name;
         }
-        Ok(Ruleset { tables, others, text: Arc::new(Whole(text)) })
+        Ok(Ruleset { tables, others, text: Arc::new(text) })
     }
 
     /// The text it was read from.
-    pub fn text(&self) -> &Arc<str> {
-        &self.text.0
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
     /// The table of that name.
@@ -206,6 +223,26 @@ impl Ruleset {
         }
         lines.sort_unstable_by_key(|(line, _)| *line);
         lines.into_iter().map(|(_, text)| text)
+    }
+
+    /// The file's text without these chains of `table`; their rules go with them.
+    pub fn text_without(&self, table: &str, chains: &HashSet<&str>) -> String {
+        let mut text = String::new();
+        let mut inside = false;
+        for line in self.text().lines() {
+            if let Some(name) = line.strip_prefix('*') {
+                inside = name.trim_end() == table;
+            }
+            let body = line.find("-A ").filter(|_| line.starts_with(['-', '[']));
+            let rest = body.map(|at| &line[at + 3..]).or_else(|| line.strip_prefix(':'));
+            let chain = rest.and_then(|rest| rest.split_whitespace().next());
+            if inside && chain.is_some_and(|chain| chains.contains(chain)) {
+                continue;
+            }
+            text.push_str(line);
+            text.push('\n');
+        }
+        text
     }
 
     fn slice(&self, span: Span) -> &str {

@@ -438,7 +438,7 @@ fn flannels_rules_are_judged_by_its_lease() {
     let stale = |files: &Files| {
         let plan = plan(files);
         let row = plan.objects.into_iter().find(|o| o.text == STALE).expect("the rule");
-        (row.action, row.reason)
+        (row.action, row.reason.clone())
     };
     let route = |dev: &str, gateway: &str| {
         let mut files = nodes::files(CANAL);

@@ -80,7 +80,7 @@ fn tables_and_chains_are_listed() {
 }
 
 /// Adds the removal of every rule that the chain of nat holds now.
-fn empty(netfilter: &mut Netfilter, batch: &mut Batch, chain: &str) {
+fn empty<'a>(netfilter: &mut Netfilter, batch: &mut Batch<'a>, chain: &'a str) {
     for rule in netfilter.rules(V4, "nat", chain).unwrap() {
         batch.delete_rule(V4, "nat", chain, rule.handle);
     }

@@ -111,10 +111,10 @@ fn ours(backend: &str, store: &Path) -> Measured {
     measured.whole_cleanup = cleanup.took;
     measured.cleanup_memory = (cleanup.own, cleanup.others);
     let task = "writing the snapshot and restoring it in a private namespace";
-    measured.validation = took(&cleanup, task, task);
+    measured.validation = between(&cleanup, task, task);
     measured.apply_and_verify = took(&cleanup, "remove ", "verifying against the kernel");
 
-    if measured.whole_cleanup == Took::No {
+    if measured.whole_cleanup.seconds().is_none() {
         return measured;
     }
     measured.whole_rollback = watch(&mut proxyshift(store, &["rollback"]), "", 3 * LIMIT).took;
@@ -130,7 +130,7 @@ fn ours(backend: &str, store: &Path) -> Measured {
 fn took(run: &Watched, from: &str, to: &str) -> Took {
     match run.took {
         Took::Seconds(_) => between(run, from, to),
-        _ => Took::No,
+        other => other,
     }
 }
 

@@ -91,6 +91,9 @@ pub fn missed(columns: &[Column]) -> Vec<String> {
             ("validation", |m| m.validation),
             ("apply and verify", |m| m.apply_and_verify),
         ] {
+            if of(ours) == Took::Refused {
+                continue;
+            }
             let linear = of(ours)
                 .seconds()
                 .zip(of(&first.ours).seconds())
@@ -104,6 +107,7 @@ pub fn missed(columns: &[Column]) -> Vec<String> {
 fn seconds(took: Took) -> String {
     match took {
         Took::No => "–".into(),
+        Took::Refused => "refused: rule of 2 s".into(),
         Took::TooLong => format!("> {} s", LIMIT.as_secs()),
         Took::Seconds(s) if s < 10.0 => format!("{s:.2} s"),
         Took::Seconds(s) => format!("{s:.0} s"),
@@ -129,6 +133,7 @@ fn machine() -> String {
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     let kernel = kernel.trim();
     format!(
-        "Linux {kernel}, iptables {version}, {cores} cores; –: failed, or not within 10 minutes in all."
+        "Linux {kernel}, iptables {version}, {cores} cores; –: failed, or not within 10 minutes in all; \
+         refused: reading the table takes too long under the lock that others wait for."
     )
 }

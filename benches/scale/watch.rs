@@ -17,6 +17,9 @@ const TICK: Duration = Duration::from_millis(4);
 /// The program under test.
 pub const OWN: &str = "proxyshift";
 
+/// What proxyshift says when it refuses a table that is too large for the xtables lock.
+const REFUSED: &str = "under the xtables lock, and others wait";
+
 /// How long something took.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub enum Took {
@@ -24,6 +27,8 @@ pub enum Took {
     Seconds(f64),
     /// It was stopped at the limit.
     TooLong,
+    /// It refused by design: a legacy table that takes too long to read under the xtables lock.
+    Refused,
     /// It failed, or was not tried, or there was no time left for it.
     #[default]
     No,
@@ -33,7 +38,7 @@ impl Took {
     pub fn seconds(self) -> Option<f64> {
         match self {
             Took::Seconds(seconds) => Some(seconds),
-            Took::TooLong | Took::No => None,
+            Took::TooLong | Took::Refused | Took::No => None,
         }
     }
 }
@@ -83,6 +88,9 @@ pub fn watch(command: &mut Command, input: &str, limit: Duration) -> Watched {
             thread::sleep(TICK);
         }
         watched.said = lines.join().expect("the reader does not fail");
+        if watched.took == Took::No && watched.said.iter().any(|(_, line)| line.contains(REFUSED)) {
+            watched.took = Took::Refused;
+        }
         if watched.took == Took::No {
             let said: Vec<&str> = watched.said.iter().map(|(_, line)| line.as_str()).collect();
             eprintln!("{command:?} failed:\n{}", said.join("\n"));

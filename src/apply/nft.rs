@@ -5,7 +5,6 @@
 //! written since (`ERESTART`; then it is sent again on the next generation), when one of its rules
 //! is gone, or when a chain that goes holds a rule that it does not name.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::apply::{Applied, Kernel, payload, table};
@@ -13,7 +12,8 @@ use crate::error::{Error, Kind, Result};
 use crate::node::commands::Command;
 use crate::node::nfnetlink::{Batch, Netfilter};
 use crate::node::tools::Tool;
-use crate::plan::edit::{ChainText, Direction, RuleAt, TableEdit};
+use crate::plan::edit::{Direction, RuleAt, TableEdit};
+use crate::plan::invariants::without;
 use crate::state::ruleset::Ruleset;
 
 /// How often handles are read again because someone wrote to the same chains meanwhile, and a batch
@@ -97,7 +97,8 @@ fn proof(
     Ok(table::applied(direction, edit, before.as_ref(), after.as_ref()))
 }
 
-/// Reads the table and the handles of the edit's rules, with the generation before that.
+/// Reads the table and the handles of the edit's rules, with the generation before that. Of the table
+/// only what the edit leaves is kept: the rest was just held against the edit, and is large.
 ///
 /// A chain that has the same handles before and after the save held just these rules all the time,
 /// since a handle is never given twice; the save may show one more that came and went, which its
@@ -115,48 +116,48 @@ fn planned_handles(
         let before = read_handles(netfilter, edit, &names)?;
         let now = table::read(kernel.tools, edit.ruleset, &edit.table, None)?;
         let rules = table::locate(edit, now.as_ref())?;
-        let handles = read_handles(netfilter, edit, &names)?;
-        let held = |name: &str| {
+        let held = |name: &&str| {
             now.as_ref()?.table(&edit.table)?.chain(name).map(|chain| chain.rules.len())
         };
-        let seen = || names.iter().all(|name| held(name) == handles.get(name).map(Vec::len));
-        if before == handles && seen() {
-            return Ok((generation, now, of_edit(edit, &rules, &handles)?));
+        let seen = names.iter().map(held).eq(before.iter().map(|chain| Some(chain.len())));
+        let now = now.map(|now| without(&now, edit)).transpose()?;
+        let handles = read_handles(netfilter, edit, &names)?;
+        if seen && before == handles {
+            return Ok((generation, now, of_edit(edit, &rules, &names, handles)?));
         }
         pause(attempt);
     }
     Err(lost_race(edit))
 }
 
-fn read_handles<'a>(
+/// The handles of each chain's rules, in the order of `names`.
+fn read_handles(
     netfilter: &mut Netfilter,
     edit: &TableEdit,
-    names: &[&'a str],
-) -> Result<HashMap<&'a str, Vec<u64>>> {
-    let mut found = HashMap::with_capacity(names.len());
-    for name in names {
+    names: &[&str],
+) -> Result<Vec<Vec<u64>>> {
+    let of_chain = |name: &&str| {
         let rules = netfilter.rules(edit.ruleset.family, &edit.table, name)?;
-        found.insert(*name, rules.iter().map(|r| r.handle).collect());
-    }
-    Ok(found)
+        Ok(rules.iter().map(|r| r.handle).collect())
+    };
+    names.iter().map(of_chain).collect()
 }
 
 fn of_edit(
     edit: &TableEdit,
     rules: &[RuleAt],
-    handles: &HashMap<&str, Vec<u64>>,
+    names: &[&str],
+    mut handles: Vec<Vec<u64>>,
 ) -> Result<Handles> {
+    // The chains that go stand last, in the edit's order.
+    let chains = handles.split_off(names.len() - edit.chains.len());
     let of_rule = |rule: &RuleAt| {
-        let handle = handles.get(rule.chain.as_str())?.get(rule.position)?;
+        let chain = names.iter().position(|name| *name == rule.chain)?;
+        let handle = handles.get(chain)?.get(rule.position)?;
         Some((rule.chain.clone(), *handle))
     };
-    let of_chain = |chain: &ChainText| handles.get(chain.name.as_str()).cloned();
     let rules: Option<_> = rules.iter().map(of_rule).collect();
-    let chains: Option<_> = edit.chains.iter().map(of_chain).collect();
-    rules
-        .zip(chains)
-        .map(|(rules, chains)| Handles { rules, chains })
-        .ok_or_else(|| lost_race(edit))
+    rules.map(|rules| Handles { rules, chains }).ok_or_else(|| lost_race(edit))
 }
 
 /// Waits a little, each time for another time.
@@ -167,7 +168,7 @@ fn pause(attempt: u32) {
 
 /// Jumps first, then every rule of the chains that go, then these chains. Each rule by its handle: a
 /// chain that someone added a rule to is then not empty, and the kernel refuses the whole batch.
-fn batch(edit: &TableEdit, handles: &Handles) -> Batch {
+fn batch<'a>(edit: &'a TableEdit, handles: &'a Handles) -> Batch<'a> {
     let (family, table) = (edit.ruleset.family, edit.table.as_str());
     let mut batch = Batch::new();
     for (chain, handle) in &handles.rules {

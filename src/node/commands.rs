@@ -5,9 +5,11 @@
 //! passes its deadline is killed together with whatever it started.
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -29,7 +31,7 @@ pub struct Command {
     program: PathBuf,
     args: Vec<OsString>,
     env: Vec<(String, OsString)>,
-    stdin: Option<String>,
+    stdin: Option<Arc<String>>,
     deadline: Duration,
 }
 
@@ -71,8 +73,14 @@ impl Command {
 
     /// The text that the program reads; without it, `/dev/null`.
     #[must_use]
-    pub fn stdin(mut self, text: impl Into<String>) -> Self {
-        self.stdin = Some(text.into());
+    pub fn stdin(self, text: impl Into<String>) -> Self {
+        self.shared_stdin(Arc::new(text.into()))
+    }
+
+    /// As [`Self::stdin`], for a text that is needed again: it may be as large as the node's rules.
+    #[must_use]
+    pub fn shared_stdin(mut self, text: Arc<String>) -> Self {
+        self.stdin = Some(text);
         self
     }
 
@@ -88,7 +96,7 @@ impl Command {
     /// Fails with [`Kind::Command`] when it cannot be started, passes its deadline, exits with
     /// another status than 0, or writes something that is not UTF-8.
     pub fn run(&self) -> Result<Output> {
-        let handle = self.expression().start().map_err(|e| self.error(e))?;
+        let handle = self.start().map_err(|e| self.error(e))?;
         let done = handle.wait_timeout(self.deadline).map_err(|e| self.error(e))?.is_some();
         if !done {
             kill_group(&handle.pids());
@@ -108,6 +116,16 @@ impl Command {
         Ok(Output { stdout, stderr })
     }
 
+    /// Starts it, and a thread that writes what it reads.
+    fn start(&self) -> io::Result<duct::Handle> {
+        let Some(text) = self.stdin.clone() else { return self.expression().stdin_null().start() };
+        let (reader, mut writer) = io::pipe()?;
+        let handle = self.expression().stdin_file(reader).start()?;
+        // A program that does not read to the end closes its input; its status tells.
+        thread::spawn(move || writer.write_all(text.as_bytes()));
+        Ok(handle)
+    }
+
     fn expression(&self) -> duct::Expression {
         let mut expression = duct::cmd(&self.program, &self.args)
             .stdout_capture()
@@ -122,10 +140,7 @@ impl Command {
         for (name, value) in &self.env {
             expression = expression.env(name, value);
         }
-        match &self.stdin {
-            Some(text) => expression.stdin_bytes(text.as_bytes()),
-            None => expression.stdin_null(),
-        }
+        expression
     }
 
     fn error(&self, cause: impl std::fmt::Display) -> Error {

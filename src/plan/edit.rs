@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Error, Kind, Result};
 use crate::plan::{Object, ObjectKind, Plan};
 use crate::state::ipvs::VirtualServer;
 use crate::state::ruleset::{Chain, Ruleset, Table};
-use crate::state::text::Text;
+use crate::state::text::{self, Text};
 use crate::state::{Backend, Family, NodeState, RulesetId};
 
 /// A rule and its place.
@@ -32,6 +33,7 @@ pub struct ChainText {
     /// Its name.
     pub name: String,
     /// Its rules' texts, from `-A` on, first to last.
+    #[serde(deserialize_with = "text::together")]
     pub rules: Vec<Text>,
 }
 
@@ -249,6 +251,18 @@ fn link_text(object: &Object, state: &NodeState) -> Option<LinkText> {
     })
 }
 
+/// The same edits, in memory of their own: each of those that were planned keeps the whole state's
+/// text, and lies scattered among what else was needed to plan it.
+///
+/// # Errors
+/// None for edits that can be journaled.
+pub fn by_themselves(edits: Vec<Edit>) -> Result<Vec<Edit>> {
+    let failed = |e| Error::new(Kind::Unexpected, "edits", e);
+    let text = serde_json::to_vec(&edits).map_err(failed)?;
+    drop(edits);
+    serde_json::from_slice(&text).map_err(failed)
+}
+
 /// What the plan removes in one table.
 #[derive(Default)]
 struct Removal<'a> {
@@ -268,7 +282,7 @@ fn table_edits(plan: &Plan, state: &NodeState) -> Vec<Edit> {
                 removal.chains.insert(&object.name);
             }
             (ObjectKind::Rule, Some(position)) => {
-                removal.rules.insert((&object.name, position));
+                removal.rules.insert((&object.name, position as usize));
             }
             _ => {}
         }

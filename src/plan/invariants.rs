@@ -3,10 +3,11 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use crate::error::Result;
 use crate::plan::edit::{ChainText, Direction, Edit, TableEdit, Target};
 use crate::state::meaning::{Change, Difference, canonical, ruleset_differences_but};
 use crate::state::ruleset::{Chain, Ruleset};
-use crate::state::{NodeState, RulesetId};
+use crate::state::{Files, NodeState, RulesetId};
 
 /// How a rule set differs from what `edits` should have made of it.
 pub fn unexpected(
@@ -75,16 +76,46 @@ fn whole_chains<'a>(
         };
         let table = edit.table.as_str();
         for chain in &edit.chains {
-            let there = chain_of(with, table, &chain.name).is_some_and(|(r, c)| {
-                let texts = c.rules.iter().map(|rule| r.rule_text(rule));
-                texts.eq(chain.rules.iter().map(|text| &**text))
-            });
+            let there = match chain_of(with, table, &chain.name) {
+                Some((r, c)) => {
+                    let texts = c.rules.iter().map(|rule| r.rule_text(rule));
+                    texts.eq(chain.rules.iter().map(|text| &**text))
+                }
+                // See `rest`: what was to go and is on neither side is gone.
+                None => direction == Direction::Remove,
+            };
             if there && chain_of(without, table, &chain.name).is_none() {
                 whole.insert((table, chain.name.as_str()));
             }
         }
     }
     whole
+}
+
+/// What removals leave of a state: its rules but for the chains that go whole, and no files. It is
+/// all that a proof of the removals needs, and small where nearly everything goes.
+///
+/// # Errors
+/// None for a state that parsed: what is left of it parses too.
+pub fn rest(state: NodeState, edits: &[Edit]) -> Result<NodeState> {
+    let NodeState { mut rulesets, .. } = state;
+    for edit in edits.iter().filter(|e| e.direction == Direction::Remove) {
+        let Target::Table(table) = &edit.target else { continue };
+        if let Some(ruleset) = rulesets.get_mut(&table.ruleset) {
+            *ruleset = without(ruleset, table)?;
+        }
+    }
+    Ok(NodeState { rulesets, files: Files::new(), ..state })
+}
+
+/// The rules of `ruleset` but for the chains that the edit takes whole.
+///
+/// # Errors
+/// As [`rest`].
+pub fn without(ruleset: &Ruleset, edit: &TableEdit) -> Result<Ruleset> {
+    let chains = edit.chains.iter().map(|c| c.name.as_str()).collect();
+    let text = ruleset.text_without(&edit.table, &chains);
+    Ruleset::parse_own(&edit.ruleset.file(), text)
 }
 
 fn expect(

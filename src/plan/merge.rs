@@ -30,7 +30,8 @@ pub struct Undo {
 }
 
 /// How to undo `edits` (in the order in which they were applied) on a node that is now in the state
-/// `now`, and was in the state `base` before them.
+/// `now`, and was in the state `base` before them; or `base` is what they leave of that state (see
+/// [`rest`](crate::plan::invariants::rest)).
 pub fn undo(edits: &[Edit], base: &NodeState, now: &NodeState) -> Undo {
     let mut undo = Undo::default();
     for edit in edits.iter().rev() {
@@ -99,7 +100,8 @@ fn undo_table(edit: &TableEdit, base: &NodeState, now: &NodeState, undo: &mut Un
             ),
         }
     }
-    drop_dangling(&place, &mut back, base, now, undo);
+    let gone: HashSet<&str> = edit.chains.iter().map(|c| c.name.as_str()).collect();
+    drop_dangling(&place, &mut back, &gone, base, now, undo);
     if !back.rules.is_empty() || !back.chains.is_empty() {
         undo.edits.push(Edit { direction: Direction::Add, target: Target::Table(back) });
     }
@@ -264,10 +266,11 @@ fn place_for(slots: &[Slot], at: Option<usize>, alone: bool) -> Option<usize> {
 }
 
 /// A rule that jumps to a chain that is gone would fail the whole transaction: such a rule is named
-/// and left out, with the chain it stands in.
+/// and left out, with the chain it stands in. `gone` are the chains that the edit took.
 fn drop_dangling(
     place: &str,
     back: &mut TableEdit,
+    gone: &HashSet<&str>,
     base: Side<'_>,
     now: Side<'_>,
     undo: &mut Undo,
@@ -276,7 +279,8 @@ fn drop_dangling(
     loop {
         let lost = |text: &str| {
             let (target, _) = Words::of_rule(text).target()?;
-            let was_chain = base.is_some_and(|(_, t)| t.chain(&target).is_some());
+            let was_chain =
+                gone.contains(&*target) || base.is_some_and(|(_, t)| t.chain(&target).is_some());
             let is_chain =
                 now.is_some_and(|(_, t)| t.chain(&target).is_some()) || coming.contains(&*target);
             (was_chain && !is_chain).then(|| target.into_owned())

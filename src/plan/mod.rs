@@ -10,7 +10,11 @@ pub mod parity;
 pub mod playbook;
 pub mod services;
 
-use serde::{Deserialize, Serialize};
+use std::cmp::Ordering;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::state::Family;
 use crate::state::text::Text;
@@ -43,34 +47,101 @@ pub enum ObjectKind {
     Link,
 }
 
-/// One object of a plan. The order of the fields is the order of the rows.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+/// What many objects of a plan have in common.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct About {
+    /// Their address family, where they have one.
+    pub family: Option<Family>,
+    /// Where they live: `legacy`, `nft`, `ipset`, `ipvs`, `link`.
+    pub backend: Text,
+    /// Their table, for chains and rules.
+    pub table: Option<Text>,
+    /// The component they belong to, or `unknown`.
+    pub owner: Text,
+    /// Why they go or stay, in one sentence.
+    pub reason: Text,
+}
+
+/// One object of a plan. On a large node there are as many as the node has rules, so each is kept
+/// small: what it has in common with others is shared, and read as if it were its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Object {
     /// Whether it goes.
     pub action: Action,
     /// What it is.
     pub kind: ObjectKind,
-    /// Its address family, where it has one.
-    pub family: Option<Family>,
-    /// Where it lives: `legacy`, `nft`, `ipset`, `ipvs`, `link`.
-    pub backend: Text,
-    /// Its table, for chains and rules.
-    pub table: Option<Text>,
+    /// What it has in common with others.
+    pub about: Arc<About>,
     /// Its own name; for a rule, its chain's.
     pub name: Text,
     /// Its position in its chain, from 0, for a rule.
-    #[serde(skip)]
-    pub position: Option<usize>,
+    pub position: Option<u32>,
     /// Its text: a rule from `-A` on, a virtual server with its scheduler; empty for a chain.
     pub text: Text,
-    /// The component it belongs to, or `unknown`.
-    pub owner: Text,
-    /// Why it goes or stays, in one sentence.
-    pub reason: Text,
+}
+
+impl Deref for Object {
+    type Target = About;
+
+    fn deref(&self) -> &About {
+        &self.about
+    }
+}
+
+/// An object's fields in the order in which they are shown, and by which rows are sorted.
+#[derive(Serialize, PartialEq, Eq, PartialOrd, Ord)]
+struct Row<'a> {
+    action: Action,
+    kind: ObjectKind,
+    family: Option<Family>,
+    backend: &'a Text,
+    table: &'a Option<Text>,
+    name: &'a Text,
+    #[serde(skip)]
+    position: Option<u32>,
+    text: &'a Text,
+    owner: &'a Text,
+    reason: &'a Text,
+}
+
+impl Object {
+    fn row(&self) -> Row<'_> {
+        let About { family, backend, table, owner, reason } = &*self.about;
+        Row {
+            action: self.action,
+            kind: self.kind,
+            family: *family,
+            backend,
+            table,
+            name: &self.name,
+            position: self.position,
+            text: &self.text,
+            owner,
+            reason,
+        }
+    }
+}
+
+impl Serialize for Object {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.row().serialize(serializer)
+    }
+}
+
+impl PartialOrd for Object {
+    fn partial_cmp(&self, other: &Object) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Object {
+    fn cmp(&self, other: &Object) -> Ordering {
+        self.row().cmp(&other.row())
+    }
 }
 
 /// All objects concerned, sorted; the same state gives the same plan.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Plan {
     /// The rows.
     pub objects: Vec<Object>,

@@ -6,7 +6,7 @@ use crate::error::{Error, Kind, Result};
 use crate::plan::edit::{Direction, Edit};
 use crate::plan::invariants::{Outcome, outcome, unexpected};
 use crate::run::Context;
-use crate::run::cleanup::KEEP;
+use crate::run::cleanup::{KEEP, base_of};
 use crate::run::execute::{execute, told};
 use crate::run::look::look_again;
 use crate::run::rollback;
@@ -57,11 +57,28 @@ pub(super) fn begin(
 
 /// Room for an edit, its undoing, and what is said of both.
 fn journal_size(edit: &Edit) -> u64 {
-    let text = serde_json::to_vec(edit).map_or(0, |t| t.len() as u64);
-    2 * text + 4096
+    let mut text = Length(0);
+    // Counting fails at nothing.
+    let _ = serde_json::to_writer(&mut text, edit);
+    2 * text.0 + 4096
 }
 
-/// Makes the edits and proves them; on a failure undoes them.
+/// Counts what is written to it: an edit may be as large as the node.
+struct Length(u64);
+
+impl std::io::Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Makes the edits and proves them; on a failure undoes them. `base` is what the node was, or what
+/// the edits leave of it (see [`rest`](crate::plan::invariants::rest)).
 pub(super) fn carry_out(
     context: &Context<'_>,
     run: &mut Run,
@@ -80,7 +97,7 @@ pub(super) fn carry_out(
             }
             Ok(changed)
         }
-        Err(cause) => Err(undo_after(context, run, journal, base, cause)),
+        Err(cause) => Err(undo_after(context, run, journal, cause)),
     }
 }
 
@@ -100,15 +117,11 @@ pub(super) fn make(
 }
 
 /// Undoes what was done; the error says both why and how that ended.
-fn undo_after(
-    context: &Context<'_>,
-    run: &mut Run,
-    journal: &mut Journal,
-    base: &NodeState,
-    cause: Error,
-) -> Error {
+fn undo_after(context: &Context<'_>, run: &mut Run, journal: &mut Journal, cause: Error) -> Error {
     context.sink.warning(format!("{cause}; undoing"));
-    match rollback::undo(context, run, journal, base) {
+    let undone =
+        base_of(context, run).and_then(|base| rollback::undo(context, run, journal, &base));
+    match undone {
         Ok(report) if report.restored == 0 => cause,
         Ok(_) => Error { kind: Kind::RolledBack, ..cause }
             .hint("the node is as before; see the cause, and try again"),
@@ -152,8 +165,7 @@ fn verify(context: &Context<'_>, edits: &[Edit], base: &NodeState) -> Result<Cha
 }
 
 fn done_edits(context: &Context<'_>, run: &Run) -> Result<Vec<Edit>> {
-    let entries = crate::store::journal::read(&context.store.run_dir(&run.id))?;
-    Ok(told(&entries)?.done)
+    Ok(told(crate::store::journal::read(&context.store.run_dir(&run.id))?)?.done)
 }
 
 /// Removes the snapshots and runs that are too old to be of use.

@@ -1,6 +1,7 @@
 //! Leftovers out, nothing else: snapshot, rehearsal, edits, proof. And going on with a clean-up
 //! that was cut off.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
@@ -8,10 +9,10 @@ use serde_json::json;
 use crate::error::{Error, Kind, Result};
 use crate::event::{Event, Sink};
 use crate::owners::matcher::Ownership;
-use crate::plan::edit::{Edit, edits};
-use crate::plan::invariants::{Outcome, outcome};
+use crate::plan::edit::{Edit, by_themselves, edits};
+use crate::plan::invariants::{Outcome, outcome, rest};
 use crate::plan::leftovers::leftovers;
-use crate::plan::{Action, Plan};
+use crate::plan::{About, Action, Plan};
 use crate::run::Context;
 use crate::run::change::{begin, carry_out, prune, refuse_pending};
 use crate::run::confirm;
@@ -50,14 +51,28 @@ pub fn plan_with(
     let ownership = Ownership::of(catalogue, state);
     let mut plan = leftovers(catalogue, state, &ownership);
     if !owners.is_empty() {
+        // What was said of many objects is said of many again.
+        let mut kept: Vec<(Arc<About>, Arc<About>)> = Vec::new();
         for object in plan.objects.iter_mut().filter(|o| o.action == Action::Remove) {
-            if !owners.iter().any(|o| **o == *object.owner) {
-                object.action = Action::Keep;
-                object.reason =
-                    format!("a leftover, but of an owner not asked for: {}", object.reason).into();
+            if owners.iter().any(|o| **o == *object.owner) {
+                continue;
             }
+            object.action = Action::Keep;
+            let known = kept.iter().find(|(was, _)| Arc::ptr_eq(was, &object.about));
+            object.about = match known {
+                Some((_, now)) => now.clone(),
+                None => {
+                    let mut about = About::clone(&object.about);
+                    about.reason =
+                        format!("a leftover, but of an owner not asked for: {}", about.reason)
+                            .into();
+                    let now = Arc::new(about);
+                    kept.push((object.about.clone(), now.clone()));
+                    now
+                }
+            };
         }
-        plan.objects.sort();
+        plan.objects.sort_unstable();
     }
     Ok(plan)
 }
@@ -107,16 +122,20 @@ pub fn cleanup(
     drop(first);
     // Attempts that were refused before they became runs leave their snapshots behind.
     prune(context)?;
-    let taken = take(context, "before cleanup")?;
-    let plan = plan(context, &taken.state, owners)?;
-    let edits = edits(&plan, &taken.state);
-    rehearse(context, &taken)?;
+    let snapshot = take(context, "before cleanup")?.snapshot;
+    // Read from there again: what is captured lies scattered in memory, and none of it is given back.
+    let state = parsed(Snapshot::load(&snapshot.dir)?.files)?;
+    let plan = plan(context, &state, owners)?;
+    let edits = edits(&plan, &state);
     let confirm = confirm_within.map(|time| time.as_secs());
     let summary = json!({
         "owners": owners, "remove": plan.removals().count(), "confirm_within": confirm,
     });
-    // A large plan is as large as the node.
+    // A large plan is as large as the node, and so is its state, which the snapshot has.
     drop(plan);
+    let taken = Taken { snapshot, state: rest(state, &edits)? };
+    let edits = by_themselves(edits)?;
+    rehearse(context, &taken)?;
     let (mut run, mut journal) = begin(context, "cleanup", &taken, summary, &edits, 0)?;
     if confirm_within.is_some() {
         run.staged = Some(Staged::new(None, CLEAN, STAGE_TIME));
@@ -210,14 +229,14 @@ pub(super) fn go_on(context: &Context<'_>, mut run: Run) -> Result<Report> {
         .hint("start again with `proxyshift cleanup`"));
     }
     let (mut journal, entries) = Journal::open(&dir)?;
-    let told = told(&entries)?;
+    let told = told(entries)?;
     if told.rolling_back {
         return Err(only_back("it had begun to roll back"));
     }
     let now = look_again(context.tools, context.sink)?;
-    if let Some((edit, entry)) = &told.open {
+    if let Some((edit, place)) = &told.open {
         match outcome(edit, &base, &now) {
-            Outcome::Done => settle(&mut journal, entry)?,
+            Outcome::Done => settle(&mut journal, place)?,
             Outcome::NotDone => {}
             Outcome::Unclear => {
                 return Err(only_back(

@@ -108,7 +108,7 @@ fn waits(run: &Run) -> Result<()> {
 }
 
 fn note(context: &Context<'_>, run: &Run, kind: Mark, edit: Value) -> Result<()> {
-    let (mut journal, _) = Journal::open(&context.store.run_dir(&run.id))?;
+    let (mut journal, _) = Journal::open::<Value>(&context.store.run_dir(&run.id))?;
     let stage = CONFIRM.to_owned();
     journal.append(Record { stage, step: 1, kind, edit, undo: Value::Null }).map(|_| ())
 }

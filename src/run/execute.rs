@@ -4,12 +4,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use serde::Deserialize;
+use serde_json::Value;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use serde::Deserialize;
-
 use crate::error::{Error, Kind, Result};
-use crate::plan::edit::Edit;
+use crate::plan::edit::{Direction, Edit, Target};
 use crate::run::Context;
 use crate::store::journal::{Entry, Journal, Mark, Record};
 
@@ -26,7 +26,7 @@ pub const ROLLBACK: &str = "rollback";
 /// The stages whose entries are edits.
 const STAGES: [&str; 3] = [CLEAN, FIX, ROLLBACK];
 
-/// Applies `edits`; on a lost race, whatever `plan_again` says is left to do. Returns how many were
+/// Applies `edits`; on a lost race, whatever `plan_again` says is left to do. Returns those that were
 /// applied.
 ///
 /// # Errors
@@ -37,10 +37,10 @@ pub fn execute(
     stage: &str,
     edits: Vec<Edit>,
     plan_again: &dyn Fn() -> Result<Vec<Edit>>,
-) -> Result<usize> {
+) -> Result<Vec<Edit>> {
     let interrupted = interrupts()?;
     let mut edits = VecDeque::from(edits);
-    let (mut step, mut races, mut applied) = (0, 0, 0);
+    let (mut step, mut races, mut applied) = (0, 0, Vec::new());
     let done = if stage == ROLLBACK { Mark::Undone } else { Mark::Done };
     while let Some(edit) = edits.pop_front() {
         if stage != ROLLBACK && interrupted.load(Ordering::Relaxed) {
@@ -49,20 +49,20 @@ pub fn execute(
         step += 1;
         let task = edit.to_string();
         context.sink.started(&task);
-        journal.append(record(stage, step, Mark::Intent, &edit)?)?;
+        journal.append(record(stage, step, Mark::Intent, &edit))?;
         match context.kernel().apply(&edit) {
             Ok(result) => {
-                journal.append(record(stage, step, done, &edit)?)?;
+                journal.append(record(stage, step, done, &edit))?;
                 if let Some(difference) = result.unexpected.first() {
                     context.sink.finished(&task, "done, but not as planned");
                     let cause = "this changed too, and nobody else wrote";
                     return Err(Error::new(Kind::Kernel, difference.to_string(), cause));
                 }
                 context.sink.finished(&task, "done, in one transaction");
-                applied += 1;
+                applied.push(edit);
             }
             Err(e) => {
-                journal.append(failure(stage, step, &e)?)?;
+                journal.append(failure(stage, step, &e))?;
                 context.sink.finished(&task, format!("not done: {e}"));
                 if e.kind != Kind::LostRace || races == RACES {
                     return Err(e);
@@ -87,19 +87,32 @@ pub(super) fn interrupts() -> Result<Arc<AtomicBool>> {
     Ok(flag)
 }
 
-fn record(stage: &str, step: u32, kind: Mark, edit: &Edit) -> Result<Record> {
+fn record<'a>(stage: &str, step: u32, kind: Mark, edit: &'a Edit) -> Record<Option<&'a Edit>> {
     // What became of an edit needs no second copy of it.
-    let edit = if kind == Mark::Intent { to_value(edit)? } else { serde_json::Value::Null };
-    Ok(Record { stage: stage.into(), step, kind, edit, undo: serde_json::Value::Null })
+    let edit = Some(edit).filter(|_| kind == Mark::Intent);
+    Record { stage: stage.into(), step, kind, edit, undo: Value::Null }
 }
 
-fn failure(stage: &str, step: u32, error: &Error) -> Result<Record> {
-    let (edit, undo) = (to_value(error)?, serde_json::Value::Null);
-    Ok(Record { stage: stage.into(), step, kind: Mark::Failed, edit, undo })
+fn failure<'a>(stage: &str, step: u32, error: &'a Error) -> Record<&'a Error> {
+    Record { stage: stage.into(), step, kind: Mark::Failed, edit: error, undo: Value::Null }
 }
 
-fn to_value(value: &impl serde::Serialize) -> Result<serde_json::Value> {
-    serde_json::to_value(value).map_err(|e| Error::new(Kind::Unexpected, "the journal", e))
+/// What a line of the journal has in the place of its edit: an edit, an error, or nothing. Read as
+/// such, for a large edit in general JSON is several times as large.
+#[derive(Debug, Deserialize)]
+pub struct Noted {
+    direction: Option<Direction>,
+    target: Option<Target>,
+}
+
+/// A line of a run's journal.
+pub type Line = Entry<Option<Noted>>;
+
+/// Where an intent stands.
+#[derive(Debug)]
+pub struct Place {
+    stage: String,
+    step: u32,
 }
 
 /// What a journal says of its edits.
@@ -108,7 +121,7 @@ pub struct Told {
     /// Edits that were made, in order.
     pub done: Vec<Edit>,
     /// An edit that was begun, and of which nothing more is known.
-    pub open: Option<(Edit, Entry)>,
+    pub open: Option<(Edit, Place)>,
     /// True once the run began to be undone.
     pub rolling_back: bool,
 }
@@ -117,11 +130,11 @@ pub struct Told {
 ///
 /// # Errors
 /// [`Kind::Store`] when an intent is not an edit.
-pub fn told(entries: &[Entry]) -> Result<Told> {
+pub fn told(entries: Vec<Line>) -> Result<Told> {
     let mut told = Told::default();
-    let mut intent: Option<&Entry> = None;
+    let mut intent: Option<Line> = None;
     // Other stages change no objects of the kernel's.
-    for entry in entries.iter().filter(|e| STAGES.contains(&e.stage.as_str())) {
+    for entry in entries.into_iter().filter(|e| STAGES.contains(&e.stage.as_str())) {
         if entry.stage == ROLLBACK {
             // An edit that was open when the run began to be undone may be in the kernel all the
             // same: it stays open, for the next rollback to look at.
@@ -136,19 +149,23 @@ pub fn told(entries: &[Entry]) -> Result<Told> {
         }
     }
     if let Some(entry) = intent {
-        told.open = Some((edit(entry)?, entry.clone()));
+        let place = Place { stage: entry.stage.clone(), step: entry.step };
+        told.open = Some((edit(entry)?, place));
     }
     Ok(told)
 }
 
-fn edit(entry: &Entry) -> Result<Edit> {
-    Edit::deserialize(&entry.edit)
-        .map_err(|e| Error::new(Kind::Store, format!("journal entry {}", entry.seq), e))
+fn edit(entry: Line) -> Result<Edit> {
+    let noted = entry.edit.and_then(|noted| Some((noted.direction?, noted.target?)));
+    let (direction, target) = noted.ok_or_else(|| {
+        Error::new(Kind::Store, format!("journal entry {}", entry.seq), "holds no edit")
+    })?;
+    Ok(Edit { direction, target })
 }
 
 /// Closes an intent of which the kernel shows that it was carried out.
-pub fn settle(journal: &mut Journal, entry: &Entry) -> Result<()> {
-    let (edit, undo) = (serde_json::Value::Null, serde_json::Value::Null);
-    let stage = entry.stage.clone();
-    journal.append(Record { stage, step: entry.step, kind: Mark::Done, edit, undo }).map(|_| ())
+pub fn settle(journal: &mut Journal, place: &Place) -> Result<()> {
+    let (edit, undo) = (Value::Null, Value::Null);
+    let stage = place.stage.clone();
+    journal.append(Record { stage, step: place.step, kind: Mark::Done, edit, undo }).map(|_| ())
 }

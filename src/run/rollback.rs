@@ -1,6 +1,8 @@
 //! The way back: a plan like any other, made from the snapshot, the journal and what the node
 //! holds now.
 
+use serde::de::IgnoredAny;
+
 use crate::error::{Error, Kind, Result};
 use crate::here::Netns;
 use crate::plan::edit::Edit;
@@ -8,7 +10,7 @@ use crate::plan::invariants::{Outcome, outcome};
 use crate::plan::merge;
 use crate::run::Context;
 use crate::run::cleanup::base_of;
-use crate::run::execute::{ROLLBACK, Told, execute, told};
+use crate::run::execute::{Place, ROLLBACK, Told, execute, told};
 use crate::run::look::look_again;
 use crate::run::migrate;
 use crate::state::NodeState;
@@ -63,7 +65,7 @@ fn back(context: &Context<'_>, mut run: Run) -> Result<Report> {
         context.store.finish(&mut run, RunState::RolledBack)?;
         return Ok(Report { run: run.id, restored: 0, already_back: Vec::new() });
     }
-    let (mut journal, _) = Journal::open(&dir)?;
+    let (mut journal, _) = Journal::open::<IgnoredAny>(&dir)?;
     undo(context, &mut run, &mut journal, &base)
 }
 
@@ -73,7 +75,8 @@ fn migration(context: &Context<'_>, mut run: Run) -> Result<Report> {
     if run.boot_id != crate::clock::boot_id() {
         return migrate::after_reboot(context, &mut run, &base);
     }
-    let (mut journal, _) = Journal::open(&context.store.run_dir(&run.id))?;
+    let dir = context.store.run_dir(&run.id);
+    let (mut journal, _) = Journal::open::<serde::de::IgnoredAny>(&dir)?;
     migrate::undo(context, &mut run, &mut journal, &base)
 }
 
@@ -115,9 +118,9 @@ pub(super) fn undo(
     run.take_over();
     run.state = RunState::Running;
     context.store.update(run)?;
-    let entries = crate::store::journal::read(&context.store.run_dir(&run.id))?;
+    let told = told(crate::store::journal::read(&context.store.run_dir(&run.id))?)?;
     let now = look_again(context.tools, context.sink)?;
-    let ours = to_undo(told(&entries)?, base, &now);
+    let ours = to_undo(told, base, &now);
     let way_back = merge::undo(&ours, base, &now);
     let plan_again = || {
         let now = look_again(context.tools, context.sink)?;
@@ -154,7 +157,7 @@ pub(super) fn undo(
 /// The edits that the kernel shows to have been made, the last one perhaps not journaled.
 fn to_undo(told: Told, base: &NodeState, now: &NodeState) -> Vec<Edit> {
     let mut edits = told.done;
-    let made = |(edit, _): &(Edit, _)| outcome(edit, base, now) != Outcome::NotDone;
+    let made = |(edit, _): &(Edit, Place)| outcome(edit, base, now) != Outcome::NotDone;
     edits.extend(told.open.filter(made).map(|(edit, _)| edit));
     edits
 }

@@ -83,7 +83,8 @@ impl IpSets {
         lines::differences(self.facts(), after.facts())
     }
 
-    fn facts(&self) -> Vec<String> {
+    /// What the sets mean, in words.
+    pub(super) fn facts(&self) -> Vec<String> {
         self.sets.iter().flat_map(IpSet::facts).collect()
     }
 }

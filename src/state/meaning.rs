@@ -302,18 +302,18 @@ impl NodeState {
             .into_iter()
             .flat_map(|id| ruleset_differences(id, self.rulesets.get(&id), after.rulesets.get(&id)))
             .collect();
+        let sets = self.ipsets.differences(&after.ipsets);
+        found.extend(sets.into_iter().map(|text| in_words("ipset", text)));
+        found.extend(self.other_differences(after));
+        found
+    }
+
+    /// As [`Self::differences`], rules and sets aside.
+    pub fn other_differences(&self, after: &NodeState) -> Vec<Difference> {
+        let mut found = Vec::new();
         let mut report = |place: &str, differences: Vec<String>| {
-            found.extend(differences.into_iter().map(|text| {
-                let (what, text) = match text.split_at_checked(2) {
-                    Some(("- ", text)) => (Change::Gone, text),
-                    Some(("+ ", text)) => (Change::New, text),
-                    Some(("~ ", text)) => (Change::Changed, text),
-                    _ => (Change::Changed, text.as_str()),
-                };
-                Difference { place: place.into(), what, text: text.to_owned() }
-            }));
+            found.extend(differences.into_iter().map(|text| in_words(place, text)));
         };
-        report("ipset", self.ipsets.differences(&after.ipsets));
         report("nft", self.nft.differences(&after.nft));
         report("ipvs", self.ipvs.differences(&after.ipvs));
         report("link", links::link_differences(&self.links, &after.links));
@@ -322,19 +322,29 @@ impl NodeState {
         found
     }
 
-    /// The files that are made of lines, rendered from what was parsed: the same bytes, or the
-    /// parser has lost something.
-    pub fn rendered(&self) -> Vec<(String, String)> {
-        let mut files: Vec<(String, String)> =
-            self.rulesets.iter().map(|(id, r)| (id.file(), r.render())).collect();
-        let mut add = |name: &str, text: String| files.push((name.to_owned(), text));
-        add("ipset.save", self.ipsets.render());
-        add("ipvs.save", self.ipvs.render());
-        if let Some(tools) = &self.tools {
-            add("tools.txt", tools.render());
-        }
-        files
+    /// The first file that, rendered from what was parsed, is not the same to the byte: the parser has
+    /// lost something of it. Those made of lines, that is; JSON is kept as it is.
+    pub fn not_given_back(&self) -> Option<String> {
+        // A ruleset may be large: it is rendered line by line.
+        let rules = self.rulesets.iter().filter(|(_, r)| !r.lines().eq(r.text().lines()));
+        let same = |name: &str, text: &str| self.files.get(name).is_none_or(|kept| **kept == *text);
+        let mut others = vec![("ipset.save", self.ipsets.render())];
+        others.push(("ipvs.save", self.ipvs.render()));
+        others.extend(self.tools.iter().map(|tools| ("tools.txt", tools.render())));
+        let others = others.into_iter().filter(|(name, text)| !same(name, text));
+        rules.map(|(id, _)| id.file()).chain(others.map(|(name, _)| name.to_owned())).next()
     }
+}
+
+/// `- fact`, `+ fact` or `~ fact` as a difference.
+fn in_words(place: &str, text: String) -> Difference {
+    let (what, text) = match text.split_at_checked(2) {
+        Some(("- ", text)) => (Change::Gone, text),
+        Some(("+ ", text)) => (Change::New, text),
+        Some(("~ ", text)) => (Change::Changed, text),
+        _ => (Change::Changed, text.as_str()),
+    };
+    Difference { place: place.into(), what, text: text.to_owned() }
 }
 
 #[cfg(test)]

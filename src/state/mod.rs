@@ -5,6 +5,7 @@
 
 pub mod cni;
 pub mod conntrack;
+pub mod fingerprint;
 pub mod ipset;
 pub mod ipvs;
 pub mod kube_proxy;

@@ -84,6 +84,12 @@ impl NodeState {
         Ok(state)
     }
 
+    /// All of it but rules, sets and files: what is small on every node.
+    pub fn without_rules(self) -> NodeState {
+        let (rulesets, ipsets, files) = Default::default();
+        NodeState { rulesets, ipsets, files, ..self }
+    }
+
     /// The text of a captured configuration file, by its path on the node.
     pub fn file(&self, path: &str) -> Option<&str> {
         self.files.get(&format!("files{path}")).map(|text| &**text)

@@ -4,12 +4,12 @@
 //! [`Ruleset::words`] (see [`crate::state::rule`]). Syntax facts: iptables-save(8), and
 //! libxtables' `xtables_save_string` for quoting.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
 use crate::state::rule::Words;
-use crate::state::text::Text;
+use crate::state::text::{Text, Whole};
 
 /// The name of a table, chain or target, shared by all that carry it.
 pub type Name = Arc<str>;
@@ -40,7 +40,6 @@ pub struct Rule {
     /// The line in the file, from 1.
     pub line: u32,
     span: Span,
-    counters: Span,
 }
 
 /// One chain with its rules in order.
@@ -65,13 +64,14 @@ pub struct Table {
     pub name: Name,
     /// Its chains.
     pub chains: Vec<Chain>,
-    index: HashMap<Name, usize>,
+    /// The places of the chains, sorted by name.
+    by_name: Vec<u32>,
 }
 
 /// All tables of one `iptables-save` output.
 #[derive(Debug, Clone)]
 pub struct Ruleset {
-    text: Arc<str>,
+    text: Arc<Whole>,
     /// Its tables, in the order of the file.
     pub tables: Vec<Table>,
     /// Comments, blank lines, `*table` and `COMMIT`, by line.
@@ -84,7 +84,14 @@ const BUILT_IN: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTRO
 impl Table {
     /// The chain of that name.
     pub fn chain(&self, name: &str) -> Option<&Chain> {
-        self.index.get(name).map(|&i| &self.chains[i])
+        let at = |i: &u32| &self.chains[*i as usize];
+        let found = self.by_name.binary_search_by(|i| (*at(i).name).cmp(name)).ok()?;
+        Some(at(&self.by_name[found]))
+    }
+
+    /// Its chains, sorted by name.
+    pub fn by_name(&self) -> impl Iterator<Item = &Chain> {
+        self.by_name.iter().map(|i| &self.chains[*i as usize])
     }
 
     /// Each rule with its chain and its position in it, from 0.
@@ -112,16 +119,36 @@ impl Ruleset {
     /// [`Kind::Parse`] with the line and the cause. A text without any `*table … COMMIT` is an
     /// error, never an empty ruleset.
     pub fn parse(file: &str, text: Arc<str>) -> Result<Ruleset> {
+        Ruleset::parse_whole(file, Whole::Shared(text))
+    }
+
+    /// As [`Self::parse`], for a text that nobody else keeps: it is not copied.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn parse_own(file: &str, text: String) -> Result<Ruleset> {
+        Ruleset::parse_whole(file, Whole::Own(text))
+    }
+
+    fn parse_whole(file: &str, text: Whole) -> Result<Ruleset> {
         let mut parser = Parser::new(file, &text);
         parser.run()?;
         let Parser { mut tables, others, .. } = parser;
-        // Most chains are short, and there are many.
-        tables.iter_mut().flat_map(|t| &mut t.chains).for_each(|c| c.rules.shrink_to_fit());
-        Ok(Ruleset { tables, others, text })
+        for table in &mut tables {
+            // Most chains are short, and there are many.
+            table.chains.iter_mut().for_each(|c| c.rules.shrink_to_fit());
+            table.chains.shrink_to_fit();
+            let mut by_name: Vec<u32> = (0..).take(table.chains.len()).collect();
+            by_name.sort_unstable_by(|a, b| {
+                table.chains[*a as usize].name.cmp(&table.chains[*b as usize].name)
+            });
+            table.by_name = by_name;
+        }
+        Ok(Ruleset { tables, others, text: Arc::new(text) })
     }
 
     /// The text it was read from.
-    pub fn text(&self) -> &Arc<str> {
+    pub fn text(&self) -> &str {
         &self.text
     }
 
@@ -140,9 +167,28 @@ impl Ruleset {
         Text::part(&self.text, rule.span.start, rule.span.end)
     }
 
+    /// The chain's name, to keep: it shares the text it was read from.
+    pub fn shared_name(&self, chain: &Chain) -> Text {
+        match self.slice(chain.span).find(&*chain.name).map(u32::try_from) {
+            // A span fits, and so does what lies in it.
+            Some(Ok(at)) => {
+                let start = chain.span.start + at;
+                Text::part(&self.text, start, start + chain.name.len() as u32)
+            }
+            _ => chain.name.clone().into(),
+        }
+    }
+
     /// What the rule counted, where the file says (`iptables-save -c`).
     pub fn counters(&self, rule: &Rule) -> Option<Counters> {
-        counters(self.slice(rule.counters))
+        counters(self.line_of(rule))
+    }
+
+    /// The rule's line, with its counters.
+    fn line_of(&self, rule: &Rule) -> &str {
+        let text = self.text();
+        let start = text[..rule.span.start as usize].rfind('\n').map_or(0, |end| end + 1);
+        &text[start..rule.span.end as usize]
     }
 
     /// The rule's words after `-A CHAIN`.
@@ -157,30 +203,50 @@ impl Ruleset {
 
     /// The file again, from the parsed parts, to the byte.
     pub fn render(&self) -> String {
-        let mut lines: Vec<(u32, Span)> = self.others.clone();
+        let mut text = String::with_capacity(self.text().len());
+        for line in self.lines() {
+            text.push_str(line);
+            text.push('\n');
+        }
+        text
+    }
+
+    /// The lines of [`Self::render`].
+    pub fn lines(&self) -> impl Iterator<Item = &str> {
+        let mut lines: Vec<(u32, &str)> =
+            self.others.iter().map(|(line, span)| (*line, self.slice(*span))).collect();
         for chain in self.tables.iter().flat_map(|t| &t.chains) {
             if chain.line > 0 {
-                lines.push((chain.line, chain.span));
+                lines.push((chain.line, self.slice(chain.span)));
             }
-            for rule in &chain.rules {
-                lines.push((rule.line, rule.counters));
-                lines.push((rule.line, rule.span));
-            }
+            lines.extend(chain.rules.iter().map(|rule| (rule.line, self.line_of(rule))));
         }
-        // Stable, so that a rule's counters stay before its text.
-        lines.sort_by_key(|(line, _)| *line);
-        let mut text = String::with_capacity(self.text.len());
-        for (i, (line, span)) in lines.iter().enumerate() {
-            text.push_str(self.slice(*span));
-            if lines.get(i + 1).is_none_or(|(next, _)| next != line) {
-                text.push('\n');
+        lines.sort_unstable_by_key(|(line, _)| *line);
+        lines.into_iter().map(|(_, text)| text)
+    }
+
+    /// The file's text without these chains of `table`; their rules go with them.
+    pub fn text_without(&self, table: &str, chains: &HashSet<&str>) -> String {
+        let mut text = String::new();
+        let mut inside = false;
+        for line in self.text().lines() {
+            if let Some(name) = line.strip_prefix('*') {
+                inside = name.trim_end() == table;
             }
+            let body = line.find("-A ").filter(|_| line.starts_with(['-', '[']));
+            let rest = body.map(|at| &line[at + 3..]).or_else(|| line.strip_prefix(':'));
+            let chain = rest.and_then(|rest| rest.split_whitespace().next());
+            if inside && chain.is_some_and(|chain| chains.contains(chain)) {
+                continue;
+            }
+            text.push_str(line);
+            text.push('\n');
         }
         text
     }
 
     fn slice(&self, span: Span) -> &str {
-        &self.text[span.start as usize..span.end as usize]
+        &self.text()[span.start as usize..span.end as usize]
     }
 }
 
@@ -196,6 +262,8 @@ struct Parser<'a> {
     line: u32,
     names: HashMap<&'a str, Name>,
     tables: Vec<Table>,
+    /// The places of the last table's chains.
+    chains: HashMap<&'a str, usize>,
     others: Vec<(u32, Span)>,
     /// True between `*table` and `COMMIT`.
     open: bool,
@@ -203,8 +271,8 @@ struct Parser<'a> {
 
 impl<'a> Parser<'a> {
     fn new(file: &'a str, text: &'a str) -> Self {
-        let (names, tables, others) = Default::default();
-        Parser { file, text, line: 0, names, tables, others, open: false }
+        let (names, tables, chains, others) = Default::default();
+        Parser { file, text, line: 0, names, tables, chains, others, open: false }
     }
 
     fn run(&mut self) -> Result<()> {
@@ -267,7 +335,8 @@ impl<'a> Parser<'a> {
             return Err(self.error(format!("table `{name}` a second time")));
         }
         let name = self.name(name);
-        self.tables.push(Table { name, chains: Vec::new(), index: HashMap::new() });
+        self.tables.push(Table { name, chains: Vec::new(), by_name: Vec::new() });
+        self.chains.clear();
         self.open = true;
         self.keep(start, end);
         Ok(())
@@ -292,15 +361,14 @@ impl<'a> Parser<'a> {
             line: self.line,
             span: span(start, end),
         };
-        self.insert_chain(chain)
+        self.insert_chain(name, chain)
     }
 
-    fn insert_chain(&mut self, chain: Chain) -> Result<()> {
+    fn insert_chain(&mut self, name: &'a str, chain: Chain) -> Result<()> {
         let Some(table) = self.tables.last_mut().filter(|_| self.open) else {
             return Err(self.error(format!("chain `{}` outside a table", chain.name)));
         };
-        let position = table.chains.len();
-        if table.index.insert(chain.name.clone(), position).is_some() {
+        if self.chains.insert(name, table.chains.len()).is_some() {
             return Err(self.error(format!("chain `{}` a second time", chain.name)));
         }
         table.chains.push(chain);
@@ -328,7 +396,6 @@ impl<'a> Parser<'a> {
             goto: target.is_some_and(|(_, goto)| goto),
             line: self.line,
             span: span(at, end),
-            counters: span(start, at),
         };
         if !self.open {
             return Err(self.error("a rule outside a table"));
@@ -337,8 +404,7 @@ impl<'a> Parser<'a> {
     }
 
     fn push_rule(&mut self, chain: &'a str, rule: Rule) -> Result<()> {
-        let known = self.tables.last().is_some_and(|t| t.index.contains_key(chain));
-        if !known {
+        if !self.chains.contains_key(chain) {
             if !BUILT_IN.contains(&chain) {
                 return Err(self.error(format!("a rule in chain `{chain}`, which is not declared")));
             }
@@ -346,10 +412,11 @@ impl<'a> Parser<'a> {
             let (name, policy) = (self.name(chain), Some(self.name("ACCEPT")));
             let span = span(0, 0);
             let rules = Vec::new();
-            self.insert_chain(Chain { name, policy, counters: None, rules, line: 0, span })?;
+            let added = Chain { name, policy, counters: None, rules, line: 0, span };
+            self.insert_chain(chain, added)?;
         }
         if let Some(table) = self.tables.last_mut()
-            && let Some(&i) = table.index.get(chain)
+            && let Some(&i) = self.chains.get(chain)
         {
             table.chains[i].rules.push(rule);
         }

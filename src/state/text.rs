@@ -5,21 +5,47 @@ use std::hash::{Hash, Hasher};
 use std::ops::Deref;
 use std::sync::Arc;
 
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A stretch of a shared text: on a large node most rules are named in a plan, and a copy of each
 /// would be a copy of the node. Equal, ordered and shown as the text it is.
 #[derive(Clone)]
 pub struct Text {
-    whole: Arc<str>,
+    whole: Arc<Whole>,
     start: u32,
     end: u32,
 }
 
+/// A text that others are stretches of. Behind one more pointer, a stretch is a third smaller.
+#[derive(Debug)]
+pub(super) enum Whole {
+    /// One that has other owners too.
+    Shared(Arc<str>),
+    /// One that was just made: sharing it would copy it.
+    Own(String),
+}
+
+impl Deref for Whole {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        match self {
+            Whole::Shared(text) => text,
+            Whole::Own(text) => text,
+        }
+    }
+}
+
 impl Text {
     /// The bytes from `start` to `end`, both on character boundaries.
-    pub(super) fn part(whole: &Arc<str>, start: u32, end: u32) -> Text {
+    pub(super) fn part(whole: &Arc<Whole>, start: u32, end: u32) -> Text {
         Text { whole: whole.clone(), start, end }
+    }
+
+    /// No text, which shares what this one shares.
+    pub fn empty(&self) -> Text {
+        Text { whole: self.whole.clone(), start: 0, end: 0 }
     }
 
     /// The text itself.
@@ -46,7 +72,7 @@ impl From<Arc<str>> for Text {
     /// All of `whole`: a rule or a name, nothing near the 4 GiB that it can be at most.
     fn from(whole: Arc<str>) -> Text {
         let end = u32::try_from(whole.len()).unwrap_or(0);
-        Text { whole, start: 0, end }
+        Text { whole: Arc::new(Whole::Shared(whole)), start: 0, end }
     }
 }
 
@@ -124,13 +150,30 @@ impl<'de> Deserialize<'de> for Text {
     }
 }
 
+/// Reads a list of texts as stretches of one: many small texts take more room than they hold.
+///
+/// # Errors
+/// The deserializer's own.
+pub fn together<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Text>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    let whole = Arc::new(Whole::Own(texts.concat()));
+    let mut start = 0;
+    let stretch = |text: &String| {
+        let end = start + text.len();
+        let part = u32::try_from(start).and_then(|s| Ok((s, u32::try_from(end)?)));
+        start = end;
+        part.map(|(start, end)| Text::part(&whole, start, end)).map_err(D::Error::custom)
+    };
+    texts.iter().map(stretch).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_stretch_is_the_text_it_shows() {
-        let whole: Arc<str> = "one two".into();
+        let whole = Arc::new(Whole::Own("one two".into()));
         let two = Text::part(&whole, 4, 7);
         assert_eq!((&*two, two.len()), ("two", 3));
         assert_eq!(two, Text::from("two"));

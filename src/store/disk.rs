@@ -153,6 +153,26 @@ pub(super) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Whether the file holds just these bytes. It is read piece by piece; a link is not followed.
+pub(super) fn holds(path: &Path, bytes: &[u8]) -> Result<bool> {
+    let io = |e: io::Error| Error::io(path, &e);
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let mut options = fs::OpenOptions::new();
+    let mut file =
+        options.read(true).custom_flags(flags.bits().cast_signed()).open(path).map_err(io)?;
+    let (mut piece, mut left) = (vec![0; 64 * 1024], bytes);
+    loop {
+        let length = file.read(&mut piece).map_err(io)?;
+        if length == 0 {
+            return Ok(left.is_empty());
+        }
+        match left.strip_prefix(&piece[..length]) {
+            Some(rest) => left = rest,
+            None => return Ok(false),
+        }
+    }
+}
+
 /// Makes a file that was not there, mode 0600.
 pub(super) fn create_new(path: &Path) -> Result<File> {
     fs::OpenOptions::new()
@@ -288,6 +308,18 @@ mod tests {
             assert_eq!(read.trim_end(), text);
         }
         assert_eq!(fs::read_dir(tmp.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn knows_what_a_file_holds() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("a");
+        let bytes = b"0123456789".repeat(20_000);
+        write_new(&path, &bytes).unwrap();
+        assert!(holds(&path, &bytes).unwrap());
+        assert!(!holds(&path, &bytes[1..]).unwrap());
+        assert!(!holds(&path, &bytes[..bytes.len() - 1]).unwrap());
+        assert!(!holds(&path, &[&bytes[..], b"0"].concat()).unwrap());
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! The journal of a run: append-only JSON lines.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -39,7 +40,7 @@ pub enum Mark {
 
 /// What is to be written; the journal adds number, time and boot.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Record {
+pub struct Record<E = Value> {
     /// The stage's name.
     pub stage: String,
     /// The number of the step within its stage; an intent and what became of it share it.
@@ -47,14 +48,14 @@ pub struct Record {
     /// What this line says.
     pub kind: Mark,
     /// The edit, as its owner writes it.
-    pub edit: Value,
+    pub edit: E,
     /// The edit that undoes it.
     pub undo: Value,
 }
 
 /// One line of the journal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Entry {
+pub struct Entry<E = Value> {
     /// The version of the line format.
     pub v: u32,
     /// Its number, from 1, without a gap.
@@ -71,8 +72,8 @@ pub struct Entry {
     pub step: u32,
     /// What this line says.
     pub kind: Mark,
-    /// The edit.
-    pub edit: Value,
+    /// The edit, as its owner reads it.
+    pub edit: E,
     /// The edit that undoes it.
     pub undo: Value,
 }
@@ -107,7 +108,7 @@ impl Journal {
     ///
     /// # Errors
     /// As [`read`].
-    pub fn open(dir: &Path) -> Result<(Journal, Vec<Entry>)> {
+    pub fn open<E: DeserializeOwned>(dir: &Path) -> Result<(Journal, Vec<Entry<E>>)> {
         let path = dir.join(JOURNAL);
         let (entries, end) = parse_file(&path)?;
         let file = OpenOptions::new()
@@ -124,7 +125,7 @@ impl Journal {
     /// # Errors
     /// [`Kind::Store`] on a full disk, once the room set aside is used up. The line then does not
     /// count, and the next one takes its place.
-    pub fn append(&mut self, record: Record) -> Result<Entry> {
+    pub fn append<E: Serialize>(&mut self, record: Record<E>) -> Result<Entry<E>> {
         let entry = Entry {
             v: VERSION,
             seq: self.next,
@@ -143,20 +144,42 @@ impl Journal {
         Ok(entry)
     }
 
-    fn write(&mut self, entry: &Entry) -> Result<()> {
+    fn write<E: Serialize>(&mut self, entry: &Entry<E>) -> Result<()> {
         let io = |e: io::Error| Error::io(&self.path, &e);
-        let mut line = serde_json::to_vec(entry)
-            .map_err(|e| Error::new(Kind::Unexpected, self.path.display().to_string(), e))?;
+        let length = self.file.metadata().map_err(io)?.len();
+        // Piece by piece: an edit may be as large as the node.
+        let mut line = BufWriter::with_capacity(1 << 16, At { file: &self.file, end: self.end });
+        serde_json::to_writer(&mut line, entry).map_err(|e| io(e.into()))?;
+        line.flush().map_err(io)?;
         // A torn line is covered, not cut off: cutting would give back the room set aside.
         // Spaces before the end of a line mean nothing in JSON.
-        let length = self.file.metadata().map_err(io)?.len();
-        let torn = usize::try_from(length.saturating_sub(self.end)).unwrap_or(0);
-        line.resize(line.len().max(torn.saturating_sub(1)), b' ');
-        line.push(b'\n');
-        self.file.write_all_at(&line, self.end).map_err(io)?;
+        let covered = line.get_ref().end + 1;
+        let torn = usize::try_from(length.saturating_sub(covered)).unwrap_or(0);
+        line.write_all(&b" ".repeat(torn)).map_err(io)?;
+        line.write_all(b"\n").and_then(|()| line.flush()).map_err(io)?;
         self.file.sync_data().map_err(io)?;
-        self.end += line.len() as u64;
+        let end = line.get_ref().end;
+        drop(line);
+        self.end = end;
         self.next += 1;
+        Ok(())
+    }
+}
+
+/// Writes to a file from a place on.
+struct At<'a> {
+    file: &'a File,
+    end: u64,
+}
+
+impl Write for At<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write_at(bytes, self.end)?;
+        self.end += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
@@ -165,11 +188,11 @@ impl Journal {
 ///
 /// # Errors
 /// [`Kind::Store`] when lines are missing, broken before the end, or of a later version.
-pub fn read(dir: &Path) -> Result<Vec<Entry>> {
+pub fn read<E: DeserializeOwned>(dir: &Path) -> Result<Vec<Entry<E>>> {
     Ok(parse_file(&dir.join(JOURNAL))?.0)
 }
 
-fn parse_file(path: &Path) -> Result<(Vec<Entry>, usize)> {
+fn parse_file<E: DeserializeOwned>(path: &Path) -> Result<(Vec<Entry<E>>, usize)> {
     let bytes = fs::read(path).map_err(|e| Error::io(path, &e))?;
     parse(&bytes).map_err(|cause| {
         Error::new(Kind::Store, path.display().to_string(), cause).hint(
@@ -180,12 +203,12 @@ fn parse_file(path: &Path) -> Result<(Vec<Entry>, usize)> {
 }
 
 /// The entries, and where the next line goes.
-fn parse(bytes: &[u8]) -> std::result::Result<(Vec<Entry>, usize), String> {
+fn parse<E: DeserializeOwned>(bytes: &[u8]) -> std::result::Result<(Vec<Entry<E>>, usize), String> {
     #[derive(Deserialize)]
     struct Header {
         v: u32,
     }
-    let mut entries: Vec<Entry> = Vec::new();
+    let mut entries: Vec<Entry<E>> = Vec::new();
     let mut end = 0;
     for line in bytes.split_inclusive(|b| *b == b'\n') {
         let number = entries.len() as u64 + 1;
@@ -195,7 +218,7 @@ fn parse(bytes: &[u8]) -> std::result::Result<(Vec<Entry>, usize), String> {
         {
             return Err(format!("line {number} was written by a newer proxyshift (version {v})"));
         }
-        match serde_json::from_slice::<Entry>(line) {
+        match serde_json::from_slice::<Entry<E>>(line) {
             // Without its newline it was not written to the end, complete as it may look.
             Ok(_) if is_last && !line.ends_with(b"\n") => break,
             Ok(entry) if entry.seq == number => entries.push(entry),
@@ -255,13 +278,13 @@ mod tests {
     #[test]
     fn reads_what_was_written_and_goes_on() {
         let (tmp, _) = journal_of(2);
-        let (mut journal, entries) = Journal::open(tmp.path()).unwrap();
+        let (mut journal, entries) = Journal::open::<Value>(tmp.path()).unwrap();
         assert_eq!(entries.iter().map(|e| e.seq).collect::<Vec<_>>(), [1, 2]);
         assert!(entries[0].boottime_ns <= entries[1].boottime_ns);
         assert_eq!(entries[1].edit["step"], 1);
         let third = journal.append(record(7)).unwrap();
         assert_eq!((third.seq, third.step), (3, 7));
-        assert_eq!(read(tmp.path()).unwrap()[2], third);
+        assert_eq!(read::<Value>(tmp.path()).unwrap()[2], third);
         assert_eq!(Journal::create(tmp.path(), 1).unwrap_err().kind, Kind::Unexpected);
     }
 
@@ -272,11 +295,12 @@ mod tests {
         let first = whole.find('\n').unwrap() + 1;
         for cut in first + 1..whole.len() {
             fs::write(tmp.path().join(JOURNAL), &whole[..cut]).unwrap();
-            let (mut journal, entries) = Journal::open(tmp.path()).unwrap();
+            let (mut journal, entries) = Journal::open::<Value>(tmp.path()).unwrap();
             assert_eq!(entries.len(), 1, "cut at {cut}");
             journal.append(record(9)).unwrap();
             journal.append(record(10)).unwrap();
-            let steps: Vec<u32> = read(tmp.path()).unwrap().iter().map(|e| e.step).collect();
+            let steps: Vec<u32> =
+                read::<Value>(tmp.path()).unwrap().iter().map(|e| e.step).collect();
             assert_eq!(steps, [0, 9, 10], "cut at {cut}");
         }
     }
@@ -286,10 +310,10 @@ mod tests {
         let (tmp, _) = journal_of(1);
         let torn = format!("{}{{{}\n", text(tmp.path()), "x".repeat(5000));
         fs::write(tmp.path().join(JOURNAL), torn).unwrap();
-        let (mut journal, entries) = Journal::open(tmp.path()).unwrap();
+        let (mut journal, entries) = Journal::open::<Value>(tmp.path()).unwrap();
         assert_eq!(entries.len(), 1);
         journal.append(record(1)).unwrap();
-        assert_eq!(read(tmp.path()).unwrap().len(), 2);
+        assert_eq!(read::<Value>(tmp.path()).unwrap().len(), 2);
         assert!(!text(tmp.path()).contains("xx"));
     }
 
@@ -300,7 +324,7 @@ mod tests {
         let lines: Vec<&str> = whole.lines().collect();
         let cause = |lines: &[&str]| {
             fs::write(tmp.path().join(JOURNAL), lines.join("\n") + "\n").unwrap();
-            let error = read(tmp.path()).unwrap_err();
+            let error = read::<Value>(tmp.path()).unwrap_err();
             assert_eq!(error.kind, Kind::Store);
             error.cause
         };

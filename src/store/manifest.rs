@@ -1,7 +1,7 @@
 //! What a snapshot says of itself, and its checksums.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -172,11 +172,11 @@ pub fn backends_of(files: &Files) -> Vec<Backend> {
 }
 
 /// The text of `SHA256SUMS` for `tree`.
-pub(super) fn checksums(tree: &Tree) -> String {
+pub(super) fn checksums<P: Display, B: AsRef<[u8]>>(tree: &BTreeMap<P, B>) -> String {
     let mut text = String::new();
     for (path, bytes) in tree {
         // Writing to a string does not fail.
-        let _ = writeln!(text, "{}  {path}", sha256(bytes));
+        let _ = writeln!(text, "{}  {path}", sha256(bytes.as_ref()));
     }
     text
 }

@@ -1,6 +1,6 @@
 //! The snapshots in the store.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -124,21 +124,23 @@ impl Store {
         self.room_for(size as u64 + (1 << 20))?;
 
         manifest.backends = manifest::backends_of(files);
-        let mut tree: Tree =
-            files.iter().map(|(path, text)| (path.clone(), text.as_bytes().to_vec())).collect();
-        tree.insert(RESTORE.into(), restore::render(&manifest).into_bytes());
-        tree.insert(MANIFEST.into(), manifest.to_json()?);
-        tree.insert(SHA256SUMS.into(), manifest::checksums(&tree).into_bytes());
+        let (script, json) = (restore::render(&manifest), manifest.to_json()?);
+        // The files may be large: they are not copied.
+        let mut tree: BTreeMap<&str, &[u8]> =
+            files.iter().map(|(path, text)| (path.as_str(), text.as_bytes())).collect();
+        tree.insert(RESTORE, script.as_bytes());
+        tree.insert(MANIFEST, &json);
+        let sums = manifest::checksums(&tree);
+        tree.insert(SHA256SUMS, sums.as_bytes());
 
         let temporary = self.temporary()?;
         write_tree(temporary.path(), &tree)?;
-        drop(tree);
-        let read = Snapshot::load(temporary.path())?;
-        if read.files != *files || read.manifest.as_ref() != Some(&manifest) {
-            return Err(refused(&manifest.id, "the disk gives back other bytes than were written"));
+        for (path, bytes) in &tree {
+            if !disk::holds(&temporary.path().join(path), bytes)? {
+                let cause = format!("the disk gives back other bytes of {path} than were written");
+                return Err(refused(&manifest.id, cause));
+            }
         }
-        // The same bytes: no need to keep them twice while they are parsed.
-        drop(read);
         reparse(files)?;
         self.keep(temporary, &manifest.id)
     }
@@ -272,16 +274,15 @@ fn read_manifest(snapshot: &Snapshot) -> Result<Manifest> {
 }
 
 /// Writes and syncs `tree`, the manifest last.
-fn write_tree(root: &Path, tree: &Tree) -> Result<()> {
-    let manifest_last = |path: &&String| *path == MANIFEST;
-    let mut paths: Vec<&String> = tree.keys().collect();
-    paths.sort_by_key(manifest_last);
-    for path in paths {
+fn write_tree(root: &Path, tree: &BTreeMap<&str, &[u8]>) -> Result<()> {
+    let mut files: Vec<(&str, &[u8])> = tree.iter().map(|(path, bytes)| (*path, *bytes)).collect();
+    files.sort_by_key(|(path, _)| *path == MANIFEST);
+    for (path, bytes) in files {
         let file = root.join(path);
         if let Some(parent) = file.parent() {
             disk::make_dirs(parent)?;
         }
-        disk::write_new(&file, &tree[path])?;
+        disk::write_new(&file, bytes)?;
     }
-    disk::sync_dirs(root, tree.keys().map(String::as_str))
+    disk::sync_dirs(root, tree.keys().copied())
 }

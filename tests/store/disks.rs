@@ -53,7 +53,7 @@ fn a_full_disk_stops_a_snapshot_but_no_run() {
     let length = fs::metadata(&path).unwrap().len();
     let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
     file.write_all(b"{\"v\":1,\"seq\":41,\"at\":\"20").unwrap();
-    let (mut journal, entries) = Journal::open(&dir).unwrap();
+    let (mut journal, entries) = Journal::open::<serde_json::Value>(&dir).unwrap();
     assert_eq!(entries.len(), 40);
     for step in 40..60 {
         journal.append(record(step)).unwrap();
@@ -74,10 +74,10 @@ fn a_full_disk_stops_a_snapshot_but_no_run() {
         assert!(written < 2000);
     };
     assert_eq!(error.kind, Kind::Store);
-    assert_eq!(journal::read(&dir).unwrap().len() as u32, written);
+    assert_eq!(journal::read::<serde_json::Value>(&dir).unwrap().len() as u32, written);
     fs::remove_file(disk.join("filling")).unwrap();
     journal.append(record(written)).unwrap();
-    assert_eq!(journal::read(&dir).unwrap().len() as u32, written + 1);
+    assert_eq!(journal::read::<serde_json::Value>(&dir).unwrap().len() as u32, written + 1);
 }
 
 #[test]

@@ -28,7 +28,7 @@ fn a_run_can_be_killed_on_either_side_of_a_line() {
         let mut child = another_process(NAME, "writer", tmp.path());
         let status = child.env("PROXYSHIFT_CRASH", crash).stdout(Stdio::null()).status().unwrap();
         assert_eq!(status.signal(), (lines < 5).then_some(9), "{crash}: {status}");
-        assert_eq!(journal::read(tmp.path()).unwrap().len(), lines, "{crash}");
+        assert_eq!(journal::read::<serde_json::Value>(tmp.path()).unwrap().len(), lines, "{crash}");
     }
 }
 

@@ -25,7 +25,7 @@ fn ruleset_of(object: &Object) -> Option<RulesetId> {
 fn shown(state: &NodeState, object: &Object) -> String {
     let line = ruleset_of(object).and_then(|id| {
         let table = state.rulesets.get(&id)?.table(object.table.as_deref()?)?;
-        let rule = table.chain(&object.name)?.rules.get(object.position?)?;
+        let rule = table.chain(&object.name)?.rules.get(object.position? as usize)?;
         Some(format!("{}:{}: ", id.file(), rule.line))
     });
     let what = if object.text.is_empty() { &*object.name } else { &*object.text };

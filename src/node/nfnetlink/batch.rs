@@ -13,40 +13,38 @@ use crate::state::Family;
 
 /// Removals to be applied together, in the order in which they were added.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Batch {
-    removals: Vec<Removal>,
+pub struct Batch<'a> {
+    removals: Vec<Removal<'a>>,
 }
 
 /// One message of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Removal {
-    Rule { family: Family, table: String, chain: String, handle: u64 },
-    Chain { family: Family, table: String, chain: String },
-    Table { family: String, table: String },
+enum Removal<'a> {
+    Rule { family: Family, table: &'a str, chain: &'a str, handle: u64 },
+    Chain { family: Family, table: &'a str, chain: &'a str },
+    Table { family: &'a str, table: &'a str },
 }
 
-impl Batch {
+impl<'a> Batch<'a> {
     /// An empty batch.
     pub fn new() -> Self {
         Batch::default()
     }
 
     /// Deletes one rule; fails if it is not there.
-    pub fn delete_rule(&mut self, family: Family, table: &str, chain: &str, handle: u64) {
-        let (table, chain) = (table.to_owned(), chain.to_owned());
+    pub fn delete_rule(&mut self, family: Family, table: &'a str, chain: &'a str, handle: u64) {
         self.removals.push(Removal::Rule { family, table, chain, handle });
     }
 
     /// Deletes a chain; fails if it still has rules, or if a rule or map element still jumps to it.
     /// Chains that jump to each other are all emptied first, then deleted.
-    pub fn delete_chain(&mut self, family: Family, table: &str, chain: &str) {
-        let (table, chain) = (table.to_owned(), chain.to_owned());
+    pub fn delete_chain(&mut self, family: Family, table: &'a str, chain: &'a str) {
         self.removals.push(Removal::Chain { family, table, chain });
     }
 
     /// Deletes a table with all that is in it; `family` is nft's name (`ip`, `ip6`, `inet`, …).
-    pub fn delete_table(&mut self, family: &str, table: &str) {
-        self.removals.push(Removal::Table { family: family.to_owned(), table: table.to_owned() });
+    pub fn delete_table(&mut self, family: &'a str, table: &'a str) {
+        self.removals.push(Removal::Table { family, table });
     }
 
     /// The number of removals.
@@ -60,7 +58,7 @@ impl Batch {
     }
 }
 
-impl fmt::Display for Removal {
+impl fmt::Display for Removal<'_> {
     /// The object that is removed, as nft names it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -75,7 +73,7 @@ impl fmt::Display for Removal {
     }
 }
 
-impl Removal {
+impl Removal<'_> {
     fn append(&self, buffer: &mut Vec<u8>, sequence: u32, flags: i32) -> Result<()> {
         match self {
             Removal::Rule { family, table, chain, handle } => {
@@ -111,7 +109,7 @@ impl Removal {
 }
 
 /// Sends `batch`; see [`super::Netfilter::commit`].
-pub(super) fn commit(socket: &mut Socket, batch: &Batch, generation: u32) -> Result<()> {
+pub(super) fn commit(socket: &mut Socket, batch: &Batch<'_>, generation: u32) -> Result<()> {
     let count = batch.removals.len();
     if count == 0 {
         return Ok(());

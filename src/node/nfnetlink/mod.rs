@@ -188,7 +188,7 @@ impl Netfilter {
     /// The kernel itself refuses it if `generation` is no longer the rule set's:
     /// [`Kind::LostRace`]. Any other refusal is a [`Kind::Kernel`] that names the object of the
     /// first failing edit. An empty batch is done without asking the kernel.
-    pub fn commit(&mut self, batch: &Batch, generation: u32) -> Result<()> {
+    pub fn commit(&mut self, batch: &Batch<'_>, generation: u32) -> Result<()> {
         batch::commit(&mut self.socket, batch, generation)
     }
 

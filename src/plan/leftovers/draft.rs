@@ -1,12 +1,13 @@
 //! Candidates for removal, until it is clear what still refers to them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use crate::owners::catalogue::Catalogue;
 use crate::owners::component::ChainEntry;
 use crate::owners::matcher::{Ownership, UNKNOWN};
 use crate::plan::leftovers::sets;
-use crate::plan::{Action, Object, ObjectKind};
+use crate::plan::{About, Action, Object, ObjectKind};
 use crate::state::ruleset::{Chain, Name, Rule, Ruleset, Table};
 use crate::state::text::Text;
 use crate::state::{Family, NodeState, RulesetId};
@@ -41,6 +42,7 @@ pub(super) struct Draft<'a> {
     chains: BTreeMap<ChainAt, Text>,
     rules: BTreeMap<RuleAt, RuleCandidate>,
     sets: BTreeMap<String, String>,
+    abouts: BTreeSet<Arc<About>>,
     rows: Vec<Object>,
 }
 
@@ -50,8 +52,17 @@ impl<'a> Draft<'a> {
         state: &'a NodeState,
         ownership: &'a Ownership<'a>,
     ) -> Draft<'a> {
-        let (by_owner, chains, rules, sets, rows) = Default::default();
-        let mut draft = Draft { catalogue, state, ownership, by_owner, chains, rules, sets, rows };
+        let mut draft = Draft {
+            catalogue,
+            state,
+            ownership,
+            by_owner: HashMap::new(),
+            chains: BTreeMap::new(),
+            rules: BTreeMap::new(),
+            sets: BTreeMap::new(),
+            abouts: BTreeSet::new(),
+            rows: Vec::new(),
+        };
         for (at, _, table, chain) in draft.all_chains() {
             let owner = draft.owner(at.id, table, chain);
             draft.by_owner.entry(owner).or_default().push(at);
@@ -143,18 +154,25 @@ impl<'a> Draft<'a> {
 
     /// A row for something that is neither a chain nor a rule.
     pub(super) fn row(&mut self, action: Action, kind: ObjectKind, row: Row<'_>) {
-        self.rows.push(Object {
-            action,
-            kind,
+        let about = self.about(About {
             family: row.family,
             backend: row.backend.into(),
             table: None,
-            name: row.name.into(),
-            position: None,
-            text: row.text.into(),
             owner: row.owner.into(),
             reason: row.reason.into(),
         });
+        let (name, text) = (row.name.into(), row.text.into());
+        self.rows.push(Object { action, kind, about, name, position: None, text });
+    }
+
+    /// Thousands of objects have the same in common: it is kept once.
+    fn about(&mut self, about: About) -> Arc<About> {
+        if let Some(known) = self.abouts.get(&about) {
+            return known.clone();
+        }
+        let about = Arc::new(about);
+        self.abouts.insert(about.clone());
+        about
     }
 
     /// Takes back every candidate that something else still needs, and lists the rest, sorted.
@@ -199,8 +217,8 @@ impl<'a> Draft<'a> {
         for (at, reason) in &chains {
             let Some(row) = self.chain_row(Action::Remove, *at, reason.clone()) else { continue };
             let Some((ruleset, _, chain)) = self.chain(*at) else { continue };
-            // A chain goes only with rules of its own owner: they share the words of its row.
-            self.rows.extend(chain.rules.iter().enumerate().map(|(position, rule)| Object {
+            // A chain goes only with rules of its own owner: they share what is said of it.
+            self.rows.extend((0..).zip(&chain.rules).map(|(position, rule)| Object {
                 kind: ObjectKind::Rule,
                 position: Some(position),
                 text: ruleset.shared_text(rule),
@@ -290,39 +308,36 @@ impl<'a> Draft<'a> {
         Some((ruleset, table, table.chains.get(at.chain)?))
     }
 
-    fn chain_row(&self, action: Action, at: ChainAt, reason: Text) -> Option<Object> {
-        let (_, table, chain) = self.chain(at)?;
-        Some(Object {
-            action,
-            kind: ObjectKind::Chain,
-            family: Some(at.id.family),
-            backend: at.id.backend.to_string().into(),
-            table: Some(table.name.clone().into()),
-            name: chain.name.clone().into(),
-            position: None,
-            text: Text::default(),
-            owner: self.owner(at.id, table, chain).into(),
-            reason,
-        })
+    fn chain_row(&mut self, action: Action, at: ChainAt, reason: Text) -> Option<Object> {
+        let (ruleset, table, chain) = self.chain(at)?;
+        let owner = self.owner(at.id, table, chain);
+        let about = self.about(in_table(at.id, table, owner, reason));
+        let (kind, name) = (ObjectKind::Chain, ruleset.shared_name(chain));
+        // No text: an empty part of one that there is anyhow.
+        let text = name.empty();
+        Some(Object { action, kind, about, name, position: None, text })
     }
 
-    fn rule_row(&self, action: Action, at: RuleAt, reason: &str) -> Option<Object> {
+    fn rule_row(&mut self, action: Action, at: RuleAt, reason: &str) -> Option<Object> {
         let (ruleset, table, chain) = self.chain(at.chain)?;
         let rule = chain.rules.get(at.position)?;
         let id = at.chain.id;
         let owner = self.ownership.rule_attribution(id, &table.name, &chain.name, at.position);
-        Some(Object {
-            action,
-            kind: ObjectKind::Rule,
-            family: Some(id.family),
-            backend: id.backend.to_string().into(),
-            table: Some(table.name.clone().into()),
-            name: chain.name.clone().into(),
-            position: Some(at.position),
-            text: ruleset.shared_text(rule),
-            owner: self.ownership.name(owner).into(),
-            reason: reason.into(),
-        })
+        let owner = self.ownership.name(owner);
+        let about = self.about(in_table(id, table, owner, reason.into()));
+        let (kind, position) = (ObjectKind::Rule, u32::try_from(at.position).ok());
+        let (name, text) = (ruleset.shared_name(chain), ruleset.shared_text(rule));
+        Some(Object { action, kind, about, name, position, text })
+    }
+}
+
+fn in_table(id: RulesetId, table: &Table, owner: &str, reason: Text) -> About {
+    About {
+        family: Some(id.family),
+        backend: id.backend.to_string().into(),
+        table: Some(table.name.clone().into()),
+        owner: owner.into(),
+        reason,
     }
 }
 

@@ -1,9 +1,10 @@
 //! ipsets go when no rule that stays, and no list that stays, needs them.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use crate::plan::leftovers::draft::{Draft, RuleAt};
-use crate::plan::{Action, Object, ObjectKind};
+use crate::plan::{About, Action, Object, ObjectKind};
 
 /// The rows of the sets that may go: those that are still needed stay.
 pub(super) fn rows(
@@ -27,14 +28,16 @@ pub(super) fn rows(
         Some(Object {
             action: if needed.is_some() { Action::Keep } else { Action::Remove },
             kind: ObjectKind::Set,
-            family: Some(set.family),
-            backend: "ipset".into(),
-            table: None,
+            about: Arc::new(About {
+                family: Some(set.family),
+                backend: "ipset".into(),
+                table: None,
+                owner: draft.ownership.set(name).map_or("", |o| o.name).into(),
+                reason: needed.unwrap_or(reason).as_str().into(),
+            }),
             name: name.as_str().into(),
             position: None,
             text: set.kind.as_str().into(),
-            owner: draft.ownership.set(name).map_or("", |o| o.name).into(),
-            reason: needed.unwrap_or(reason).as_str().into(),
         })
     };
     candidates.iter().filter_map(row).collect()

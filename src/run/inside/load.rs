@@ -1,6 +1,7 @@
 //! A node's sets and rules into the private namespace, with the node's own backend.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
 use crate::node::commands::Command;
@@ -27,7 +28,7 @@ pub fn load(state: &NodeState, tools: &Tools) -> Result<Vec<String>> {
     let mut left_out = Vec::new();
     if !state.ipsets.sets.is_empty() {
         let command = Command::new(tools.tool(Tool::Ipset)?).args(["restore"]);
-        load_lines(&command, "ipset", &state.ipsets.render(), &mut left_out)?;
+        load_lines(&command, "ipset", state.ipsets.render(), &mut left_out)?;
     }
     for (id, ruleset) in &state.rulesets {
         load_ruleset(*id, ruleset.text(), tools, &mut left_out)?;
@@ -68,15 +69,14 @@ fn load_ruleset(
     let command = Command::new(tools.tool(Tool::Restore(id))?)
         .args(["-c"])
         .deadline(std::time::Duration::from_secs(60));
-    let text = &scattered(text);
     let (what, before) = (id.to_string(), left_out.len());
-    match load_lines(&command, &what, text, left_out) {
+    match load_lines(&command, &what, scattered(text), left_out) {
         Err(e) if e.cause.contains(TOO_LONG) => left_out.truncate(before),
         done => return done,
     }
-    for (first, piece) in pieces(text) {
+    for (first, piece) in pieces(&scattered(text)) {
         let more = if first { None } else { Some("--noflush") };
-        load_lines(&command.clone().args(more), &what, &piece, left_out)?;
+        load_lines(&command.clone().args(more), &what, piece, left_out)?;
     }
     Ok(())
 }
@@ -121,18 +121,22 @@ fn pieces(text: &str) -> Vec<(bool, String)> {
 }
 
 /// Feeds `text` to `command`; a line that it refuses is left out and named, and all is tried again.
-fn load_lines(command: &Command, what: &str, text: &str, left_out: &mut Vec<String>) -> Result<()> {
-    let mut lines: Vec<&str> = text.lines().collect();
+fn load_lines(
+    command: &Command,
+    what: &str,
+    text: String,
+    left_out: &mut Vec<String>,
+) -> Result<()> {
+    let mut text = Arc::new(text);
     let mut error = None;
     for _ in 0..TRIES {
-        let mut input = lines.join("\n");
-        input.push('\n');
-        match command.clone().stdin(input).run() {
+        match command.clone().shared_stdin(text.clone()).run() {
             Ok(_) => return Ok(()),
             Err(e) if e.cause.contains(TOO_LONG) => {
                 return Err(Error { kind: Kind::Rehearsal, ..e });
             }
             Err(e) => {
+                let mut lines: Vec<&str> = text.lines().collect();
                 let Some(bad) = refused_line(&e.cause).filter(|n| (1..=lines.len()).contains(n))
                 else {
                     return Err(Error { kind: Kind::Rehearsal, ..e });
@@ -143,6 +147,9 @@ fn load_lines(command: &Command, what: &str, text: &str, left_out: &mut Vec<Stri
                 }
                 left_out.push(format!("{what}: {}", lines[bad - 1]));
                 lines[bad - 1] = "#";
+                let mut left = lines.join("\n");
+                left.push('\n');
+                text = Arc::new(left);
                 error = Some(e);
             }
         }

@@ -15,7 +15,7 @@ use crate::plan::merge;
 use crate::plan::services::services;
 use crate::plan::{Action, Object, ObjectKind, Plan};
 use crate::run::cleanup::plan;
-use crate::run::execute::{CLEAN, ROLLBACK, execute, told};
+use crate::run::execute::{ROLLBACK, execute, told};
 use crate::run::look::look_again;
 use crate::run::migrate::converge;
 use crate::run::migrate::stages::prove;
@@ -27,7 +27,7 @@ use crate::state::NodeState;
 use crate::state::ipvs::Service;
 use crate::state::kube_proxy::Mode;
 use crate::state::meaning::canonical;
-use crate::store::journal::{Entry, Journal, read};
+use crate::store::journal::{Journal, read};
 use crate::store::runs::{Run, RunState, Shift};
 use crate::store::snapshots::Snapshot;
 
@@ -76,7 +76,7 @@ pub(in crate::run) fn undo(
     if serves {
         restored += new_mode_gone(context, journal, base)?;
     }
-    restored += cleaned_back(context, run, journal, &entries, !serves)?;
+    restored += cleaned_back(context, run, journal, !serves)?;
     let probes: Vec<_> = serde_json::from_value(run.plan["probes"].clone()).unwrap_or_default();
     if let Err(e) = prove(context, context.catalogue, base, shift.from, shift, &probes) {
         trouble.push(e.to_string());
@@ -148,7 +148,9 @@ fn settings_back(
         |name: &str| fs::read_to_string(dir.join(name)).map_err(|e| Error::io(dir.join(name), &e));
     let back = controller::swap(path, Some(&text(AFTER)?), Some(&text(BEFORE)?))
         .and_then(|()| controller.restart(RESTART))
-        .and_then(|_| converge::wait(context, shift.from, &services(base, shift.from), None, RESTART));
+        .and_then(|_| {
+            converge::wait(context, shift.from, &services(base, shift.from), None, RESTART)
+        });
     match back {
         Ok(_) => {
             context.sink.finished(&task, format!("{} as before, and it serves", path.display()));
@@ -225,13 +227,11 @@ fn cleaned_back(
     context: &Context<'_>,
     run: &Run,
     journal: &mut Journal,
-    entries: &[Entry],
     all: bool,
 ) -> Result<usize> {
     let cleaned_from = run.staged.as_ref().and_then(|s| s.cleaned_from.clone());
     let Some(id) = cleaned_from else { return Ok(0) };
-    let of_clean: Vec<Entry> = entries.iter().filter(|e| e.stage == CLEAN).cloned().collect();
-    let told = told(&of_clean)?;
+    let told = told(read(&context.store.run_dir(&run.id))?)?;
     if told.done.is_empty() && told.open.is_none() {
         return Ok(0);
     }

@@ -13,7 +13,7 @@ use crate::node::controller::{self, Change, Controller, Settings};
 use crate::node::kernel;
 use crate::node::measure::modules;
 use crate::owners::catalogue::Catalogue;
-use crate::plan::edit::edits;
+use crate::plan::edit::{Edit, edits};
 use crate::plan::foreign::lost;
 use crate::plan::invariants::{Outcome, outcome};
 use crate::plan::parity::{What, parity};
@@ -23,7 +23,7 @@ use crate::plan::playbook::{
 use crate::plan::services::{Services, services};
 use crate::run::change::{Changed, make, prune};
 use crate::run::cleanup::{base_of, plan, rehearse};
-use crate::run::execute::{CLEAN, interrupts, settle, told};
+use crate::run::execute::{CLEAN, Place, interrupts, settle, told};
 use crate::run::look::look_again;
 use crate::run::migrate::steps::{self, AFTER, BEFORE, Step};
 use crate::run::migrate::{MARGIN, PLAYBOOK, Report, back, converge, drain, hooks, only_process};
@@ -33,7 +33,7 @@ use crate::run::{Context, boot_unit, confirm, stand_by};
 use crate::state::NodeState;
 use crate::state::ipvs::Protocol;
 use crate::state::kube_proxy::Mode;
-use crate::store::journal::{Entry, Journal};
+use crate::store::journal::{Entry, Journal, read};
 use crate::store::runs::{Run, RunState, Shift};
 use crate::store::snapshots::Snapshot;
 
@@ -73,8 +73,9 @@ pub fn resume(context: &Context<'_>, mut run: Run) -> Result<Report> {
     let file = path.display().to_string();
     let from = back::other(shift);
     let playbook = Playbook::parse(&file, &text, from)?;
-    let (journal, entries) = Journal::open(&dir)?;
-    if told(&entries)?.rolling_back || stage == back::STAGE {
+    let (journal, lines) = Journal::open(&dir)?;
+    let told = told(lines)?;
+    if told.rolling_back || stage == back::STAGE {
         return only_back(&run, "it had begun to roll back");
     }
     let base = base_of(context, &run)?;
@@ -82,10 +83,10 @@ pub fn resume(context: &Context<'_>, mut run: Run) -> Result<Report> {
     run.take_over();
     context.store.update(&run)?;
     let mut work = Work { context, playbook, run, journal, base, later: None, probes };
-    if stage == StageName::Clean.name() {
-        work.close_open_edit(&entries)?;
+    if let Some((edit, place)) = told.open {
+        work.close_open_edit(&edit, &place)?;
     }
-    if let Some(hook) = work.asks_first(&entries, &stage) {
+    if let Some(hook) = work.asks_first(&read(&dir)?, &stage) {
         return only_back(
             &work.run,
             &format!("`{hook}` may have run already, and must not run twice"),
@@ -438,12 +439,11 @@ impl Work<'_> {
     }
 
     /// Closes an edit that was under way when everything was cut off, as the kernel shows it.
-    fn close_open_edit(&mut self, entries: &[Entry]) -> Result<()> {
-        let Some((edit, entry)) = told(entries)?.open else { return Ok(()) };
+    fn close_open_edit(&mut self, edit: &Edit, place: &Place) -> Result<()> {
         let Some(base) = self.cleaned_from()? else { return Ok(()) };
         let now = look_again(self.context.tools, self.context.sink)?;
-        match outcome(&edit, &base, &now) {
-            Outcome::Done => settle(&mut self.journal, &entry),
+        match outcome(edit, &base, &now) {
+            Outcome::Done => settle(&mut self.journal, place),
             Outcome::NotDone => Ok(()),
             Outcome::Unclear => Err(Error::new(
                 Kind::Pending,

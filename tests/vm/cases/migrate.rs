@@ -55,7 +55,8 @@ impl Case {
     fn playbook(&self, from: &str, to: &str, change: impl Fn(String) -> String) {
         let file = format!("{}/playbooks/{from}-to-{to}.yaml", env!("CARGO_MANIFEST_DIR"));
         let text = fs::read_to_string(file).expect("a playbook");
-        let commands = format!("controller: {{commands: {{stop: [{STOP}], start: [{START}], again: safe}}}}");
+        let commands =
+            format!("controller: {{commands: {{stop: [{STOP}], start: [{START}], again: safe}}}}");
         assert!(text.contains("controller: auto"));
         fs::write(PLAYBOOK, change(text.replace("controller: auto", &commands))).expect(PLAYBOOK);
     }
@@ -141,7 +142,11 @@ fn what_nobody_confirms_is_undone() {
     case.proxyshift.expect(0, &format!("{} --confirm-within 3s", case.migrate("ipvs")));
     let over = || case.proxyshift.run("status").code == Some(0);
     // An emulated CPU takes its time.
-    (0..4).for_each(|_| if !over() { let _ = std::panic::catch_unwind(|| poll("undone", over)); });
+    (0..4).for_each(|_| {
+        if !over() {
+            let _ = std::panic::catch_unwind(|| poll("undone", over));
+        }
+    });
     traffic.stop("undone");
     case.is_in("iptables");
     case.proxyshift.expect(3, "confirm").says(&["was rolled back"]);

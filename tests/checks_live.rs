@@ -139,7 +139,20 @@ fn masquerade_lost_and_put_back(program: &str) {
     }
     assert_eq!(postrouting(program), before, "nothing was changed so far");
 
-    let fixed = document(&format!("{only} --fix --yes -o json"));
+    // The rehearsal cannot stand in for a link of the name of its own cable.
+    run("ip link add ps-outside type bridge");
+    let (code, _, err) = proxyshift(&format!("{only} --fix --yes"));
+    assert!(code == 3 && err.contains("File exists"), "{code} {err}");
+    assert_eq!(postrouting(program), before, "its rehearsal failed");
+    assert_eq!(proxyshift("status").0, 0, "no run is pending");
+    run("ip link del ps-outside");
+
+    let (code, out, err) = proxyshift(&format!("{only} --fix --yes -o json"));
+    assert_eq!(code, 0, "{out}{err}");
+    for proof in ["after mending: the 4 other rules", "after rollback: all 4 rules"] {
+        assert!(err.contains(&format!("rehearsal: {proof}")), "{err}");
+    }
+    let fixed: Value = serde_json::from_str(&out).expect("a document");
     assert_eq!(fixed["findings"][0]["outcome"], "ok", "{fixed}");
     assert_eq!(fixed["fixed"]["checks"][0], "docker.masquerade", "{fixed}");
     let mut mended = before.clone();

@@ -137,6 +137,16 @@ impl Edit {
         }
     }
 
+    /// How many rules it brings.
+    pub fn rules_added(&self) -> usize {
+        match (&self.target, self.direction) {
+            (Target::Table(t), Direction::Add) => {
+                t.rules.len() + t.chains.iter().map(|c| c.rules.len()).sum::<usize>()
+            }
+            _ => 0,
+        }
+    }
+
     /// What it does, a line an object, for a person to judge it.
     pub fn lines(&self) -> Vec<String> {
         let Target::Table(table) = &self.target else { return vec![self.to_string()] };

@@ -126,7 +126,8 @@ fn verify(context: &Context<'_>, edits: &[Edit], base: &NodeState) -> Result<Cha
     }
     others.sort();
     others.dedup();
-    let kept: usize = now.rulesets.values().map(|r| r.rule_count()).sum();
+    let all: usize = now.rulesets.values().map(|r| r.rule_count()).sum();
+    let kept = all.saturating_sub(edits.iter().map(Edit::rules_added).sum());
     context.sink.finished(task, format!("{kept} rules as before, in the same order"));
     for change in &others {
         context.sink.note(format!("changed by someone else meanwhile, kept: {change}"));

@@ -93,7 +93,7 @@ pub fn cleanup(
     let taken = take(context, "before cleanup")?;
     let plan = plan(context, &taken.state, owners)?;
     let edits = edits(&plan, &taken.state);
-    rehearse(context, &taken)?;
+    rehearse(context, &taken, None)?;
     let summary = json!({"owners": owners, "remove": plan.removals().count()});
     // A large plan is as large as the node.
     drop(plan);
@@ -101,13 +101,17 @@ pub fn cleanup(
     clean(context, &mut run, &mut journal, &taken.state, edits, owners)
 }
 
-/// The run's edits on a private namespace first. What happens there is said as a rehearsal, so that
-/// nobody takes it for the node.
-fn rehearse(context: &Context<'_>, taken: &Taken) -> Result<()> {
+/// The run's edits on a private namespace first, the clean-up's if none are given. What happens
+/// there is said as a rehearsal, so that nobody takes it for the node.
+pub(super) fn rehearse(context: &Context<'_>, taken: &Taken, edits: Option<&[Edit]>) -> Result<()> {
     let task = "rehearsing in a private namespace";
     context.sink.started(task);
     let sink = Rehearsal(context.sink);
-    let report = inside::run(Job::Rehearse, &taken.snapshot.dir, context.tools, &sink)?;
+    let dir = &taken.snapshot.dir;
+    let report = match edits {
+        Some(edits) => inside::mend(edits, dir, context.tools, &sink)?,
+        None => inside::run(Job::Rehearse, dir, context.tools, &sink)?,
+    };
     context.sink.finished(task, format!("{} proofs", report.proofs.len()));
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The remedies of checks: a validated snapshot, each remedy's edits, proof.
+//! The remedies of checks: a validated snapshot, a rehearsal, each remedy's edits, proof.
 
 use serde_json::json;
 
@@ -6,6 +6,7 @@ use crate::error::{Error, Kind, Result};
 use crate::plan::edit::Edit;
 use crate::run::Context;
 use crate::run::change::{begin, carry_out, refuse_pending};
+use crate::run::cleanup::rehearse;
 use crate::run::look::{look, look_again};
 use crate::run::take::take;
 use crate::state::NodeState;
@@ -65,6 +66,7 @@ pub fn fix(
         context.sink.note("someone else mended it meanwhile");
         return Ok(Report::default());
     }
+    rehearse(context, &taken, Some(&edits))?;
     let applied: Vec<&'static str> = approved.iter().map(|r| r.id).collect();
     let summary = json!({"checks": applied});
     let (mut run, mut journal) = begin(context, FIX, &taken, summary, &edits)?;

@@ -51,6 +51,7 @@ pub(super) fn validate(dir: &Path, tools: &Tools) -> Result<Report> {
 }
 
 /// Fails on the first way in which rules or sets differ from what `edits` should have made of them.
+/// Returns how many rules are as they were.
 fn same_rules(what: &str, before: &NodeState, after: &NodeState, edits: &[Edit]) -> Result<usize> {
     let ids = before.rulesets.keys().chain(after.rulesets.keys());
     for id in ids {
@@ -66,7 +67,8 @@ fn same_rules(what: &str, before: &NodeState, after: &NodeState, edits: &[Edit])
     if let Some(difference) = before.ipsets.differences(&after.ipsets).first().filter(|_| sets) {
         return Err(Error::new(Kind::Rehearsal, difference, "an ipset differs"));
     }
-    Ok(after.rulesets.values().map(|r| r.rule_count()).sum())
+    let all: usize = after.rulesets.values().map(|r| r.rule_count()).sum();
+    Ok(all.saturating_sub(edits.iter().map(Edit::rules_added).sum()))
 }
 
 /// How close two states are whose rules mean the same: the same to the byte, but for rules that
@@ -105,8 +107,14 @@ impl Proofs<'_> {
     }
 }
 
-/// Loads the state in `dir`, cleans it up, rolls it back, and proves both.
-pub(super) fn rehearse(dir: &Path, tools: &Tools, sink: &dyn Sink) -> Result<Report> {
+/// Loads the state in `dir`, makes the edits asked for, or else cleans it up, rolls it back, and
+/// proves both.
+pub(super) fn rehearse(
+    dir: &Path,
+    asked: Option<Vec<Edit>>,
+    tools: &Tools,
+    sink: &dyn Sink,
+) -> Result<Report> {
     let given = given(dir)?;
     own_run()?;
     let mut proofs = Proofs { sink, told: Vec::new() };
@@ -137,10 +145,16 @@ pub(super) fn rehearse(dir: &Path, tools: &Tools, sink: &dyn Sink) -> Result<Rep
     }
 
     let catalogue = Catalogue::builtin()?;
-    let plan = plan_with(&catalogue, &given, &[])?;
-    let edits = edits(&plan, &given);
-    // On a large node each of these is as large as the node.
-    drop((plan, given));
+    let (what, after) = match asked {
+        Some(_) => ("the remedies", "after mending"),
+        None => ("the clean-up", "after cleaning"),
+    };
+    let edits = match asked {
+        Some(edits) => edits,
+        None => edits(&plan_with(&catalogue, &given, &[])?, &given),
+    };
+    // On a large node this is as large as the node.
+    drop(given);
     let store = Store::open(Some(Path::new("/run/proxyshift-store")))?;
     let context = Context {
         tools,
@@ -163,10 +177,10 @@ pub(super) fn rehearse(dir: &Path, tools: &Tools, sink: &dyn Sink) -> Result<Rep
     })
     .map_err(rehearsal)?;
     let clean = look(tools, &Silent)?;
-    let kept = same_rules("the clean-up", &base, &clean, &edits)?;
+    let kept = same_rules(what, &base, &clean, &edits)?;
     let how = same_bytes(&base, &clean);
-    proofs.hold(format!("after cleaning: the {kept} other rules {how}, in the same order"));
-    proofs.packets("after cleaning", hosts.as_ref())?;
+    proofs.hold(format!("{after}: the {kept} other rules {how}, in the same order"));
+    proofs.packets(after, hosts.as_ref())?;
 
     rollback::undo(&context, &mut run, &mut journal, &base).map_err(rehearsal)?;
     let back = look(tools, &Silent)?;

@@ -164,7 +164,11 @@ fn masquerade_lost_and_put_back(program: &str) {
     let again = document(&format!("{only} --fix --yes -o json"));
     assert_eq!(again["fixed"]["run"], Value::Null, "nothing is left to mend: {again}");
 
-    document("rollback -o json");
+    let (code, out, err) = proxyshift("rollback");
+    assert_eq!(code, 0, "{out}{err}");
+    assert!(out.contains(": 1 added object taken out again.\n"), "{out}");
+    assert!(err.contains("take out 1 rule in iptables-"), "{err}");
+    assert!(!format!("{out}{err}").contains("put back"), "nothing came back: {out}{err}");
     assert_eq!(postrouting(program), before, "just the added rule went");
     assert_eq!(arrives_as().to_string(), "172.17.0.5");
     assert_eq!(proxyshift("status").0, 0, "no run is pending");

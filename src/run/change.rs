@@ -92,7 +92,7 @@ fn undo_after(
 ) -> Error {
     context.sink.warning(format!("{cause}; undoing"));
     match rollback::undo(context, run, journal, base) {
-        Ok(report) if report.restored == 0 => cause,
+        Ok(report) if report.restored + report.taken_out == 0 => cause,
         Ok(_) => Error { kind: Kind::RolledBack, ..cause }
             .hint("the node is as before; see the cause, and try again"),
         Err(e) => {

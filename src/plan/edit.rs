@@ -307,7 +307,7 @@ fn table_edits(plan: &Plan, state: &NodeState) -> Vec<Edit> {
 }
 
 /// The rule set that a row of a plan speaks of.
-fn ruleset_of(object: &Object) -> Option<RulesetId> {
+pub fn ruleset_of(object: &Object) -> Option<RulesetId> {
     let backend = match &*object.backend {
         "legacy" => Backend::Legacy,
         "nft" => Backend::Nft,

@@ -174,6 +174,46 @@ fn masquerade_lost_and_put_back(program: &str) {
     assert_eq!(proxyshift("status").0, 0, "no run is pending");
 }
 
+/// Waits until a run has a journal, then runs a command.
+fn write_meanwhile(command: &str) {
+    let has_journal = |run: std::fs::DirEntry| run.path().join("journal.jsonl").exists();
+    let runs = || std::fs::read_dir("/run/store/runs").into_iter().flatten().flatten();
+    while !runs().any(has_journal) {
+        thread::sleep(Duration::from_millis(1));
+    }
+    run(command);
+}
+
+#[test]
+fn who_wrote_meanwhile_is_named() {
+    if !in_namespace("who_wrote_meanwhile_is_named") {
+        return;
+    }
+    hosts();
+    let _dockerd = Dockerd::start();
+    let rules = "*nat\n:POSTROUTING ACCEPT [0:0]\n:DOCKER - [0:0]\nCOMMIT\n\
+                 *filter\n:FORWARD ACCEPT [0:0]\nCOMMIT\n";
+    run_with(rules, &["iptables-nft-restore"]);
+    // Once the other one may come too late.
+    for _ in 0..5 {
+        let writer = thread::spawn(|| {
+            write_meanwhile("iptables-nft -A FORWARD -s 198.18.0.1 -j RETURN");
+        });
+        let (code, out, err) = proxyshift("check --only docker.masquerade --fix --yes");
+        writer.join().expect("the writer");
+        assert_eq!(code, 0, "{out}{err}");
+        if err.contains("changed by someone else meanwhile, kept: ") {
+            let named = err.split("written meanwhile by ").nth(1).expect("who it was");
+            assert!(named.starts_with("iptables-nft (pid "), "{err}");
+            assert!(!named.contains("proxyshift") && !named.contains("restore"), "{err}");
+            return;
+        }
+        assert_eq!(proxyshift("rollback").0, 0);
+        std::fs::remove_dir_all("/run/store").expect("the store");
+    }
+    panic!("the other one was never in time");
+}
+
 #[test]
 fn docker_masquerade_is_put_back_in_nft() {
     if in_namespace("docker_masquerade_is_put_back_in_nft") {

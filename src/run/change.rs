@@ -11,6 +11,7 @@ use crate::run::execute::{execute, told};
 use crate::run::look::look_again;
 use crate::run::rollback;
 use crate::run::take::Taken;
+use crate::run::writers::Writers;
 use crate::state::NodeState;
 use crate::store::journal::Journal;
 use crate::store::runs::{Run, RunState};
@@ -69,9 +70,10 @@ pub(super) fn carry_out(
     edits: Vec<Edit>,
     plan_again: &dyn Fn() -> Result<Vec<Edit>>,
 ) -> Result<Changed> {
+    let mut writers = Writers::of(base);
     let result = execute(context, journal, stage, edits, plan_again)
         .and_then(|_| done_edits(context, run))
-        .and_then(|done| verify(context, &done, base));
+        .and_then(|done| verify(context, &done, base, &mut writers));
     match result {
         Ok(changed) => {
             context.store.finish(run, RunState::Done)?;
@@ -104,7 +106,12 @@ fn undo_after(
 
 /// Proves that nothing but the objects of `edits` has changed, and that these have. What others
 /// changed since the snapshot is told, not undone.
-fn verify(context: &Context<'_>, edits: &[Edit], base: &NodeState) -> Result<Changed> {
+fn verify(
+    context: &Context<'_>,
+    edits: &[Edit],
+    base: &NodeState,
+    writers: &mut Writers,
+) -> Result<Changed> {
     let task = "verifying against the kernel";
     context.sink.started(task);
     let now = look_again(context.tools, context.sink)?;
@@ -131,6 +138,9 @@ fn verify(context: &Context<'_>, edits: &[Edit], base: &NodeState) -> Result<Cha
     context.sink.finished(task, format!("{kept} rules as before, in the same order"));
     for change in &others {
         context.sink.note(format!("changed by someone else meanwhile, kept: {change}"));
+    }
+    if !others.is_empty() {
+        writers.others(edits).into_iter().for_each(|text| context.sink.note(text));
     }
     Ok(Changed { objects: edits.iter().map(Edit::objects).sum(), others })
 }

@@ -9,6 +9,7 @@ pub mod inside;
 pub mod look;
 pub mod rollback;
 pub mod take;
+mod writers;
 
 use std::path::Path;
 use std::time::Duration;

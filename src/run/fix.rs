@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::error::{Error, Kind, Result};
 use crate::plan::edit::Edit;
 use crate::run::Context;
-use crate::run::change::{begin, carry_out, refuse_pending};
+use crate::run::change::{begin, carry_out, prune, refuse_pending};
 use crate::run::cleanup::rehearse;
 use crate::run::look::{look, look_again};
 use crate::run::take::take;
@@ -60,6 +60,8 @@ pub fn fix(
     if approved.is_empty() {
         return Ok(Report::default());
     }
+    // Attempts that were refused before they became runs leave their snapshots behind.
+    prune(context)?;
     let taken = take(context, "before check --fix")?;
     let edits = still_wanted(&approved, judge(&taken.state)?);
     if edits.is_empty() {

@@ -10,7 +10,9 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use common::node::{Node, Proxyshift, assert_same};
 use common::{in_namespace, run, run_with};
+use proxyshift::state::Backend;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::Value;
 
@@ -139,7 +141,20 @@ fn masquerade_lost_and_put_back(program: &str) {
     }
     assert_eq!(postrouting(program), before, "nothing was changed so far");
 
-    let fixed = document(&format!("{only} --fix --yes -o json"));
+    // The rehearsal cannot stand in for a link of the name of its own cable.
+    run("ip link add ps-outside type bridge");
+    let (code, _, err) = proxyshift(&format!("{only} --fix --yes"));
+    assert!(code == 3 && err.contains("File exists"), "{code} {err}");
+    assert_eq!(postrouting(program), before, "its rehearsal failed");
+    assert_eq!(proxyshift("status").0, 0, "no run is pending");
+    run("ip link del ps-outside");
+
+    let (code, out, err) = proxyshift(&format!("{only} --fix --yes -o json"));
+    assert_eq!(code, 0, "{out}{err}");
+    for proof in ["after mending: the 4 other rules", "after rollback: all 4 rules"] {
+        assert!(err.contains(&format!("rehearsal: {proof}")), "{err}");
+    }
+    let fixed: Value = serde_json::from_str(&out).expect("a document");
     assert_eq!(fixed["findings"][0]["outcome"], "ok", "{fixed}");
     assert_eq!(fixed["fixed"]["checks"][0], "docker.masquerade", "{fixed}");
     let mut mended = before.clone();
@@ -151,10 +166,54 @@ fn masquerade_lost_and_put_back(program: &str) {
     let again = document(&format!("{only} --fix --yes -o json"));
     assert_eq!(again["fixed"]["run"], Value::Null, "nothing is left to mend: {again}");
 
-    document("rollback -o json");
+    let (code, out, err) = proxyshift("rollback");
+    assert_eq!(code, 0, "{out}{err}");
+    assert!(out.contains(": 1 added object taken out again.\n"), "{out}");
+    assert!(err.contains("take out 1 rule in iptables-"), "{err}");
+    assert!(!format!("{out}{err}").contains("put back"), "nothing came back: {out}{err}");
     assert_eq!(postrouting(program), before, "just the added rule went");
     assert_eq!(arrives_as().to_string(), "172.17.0.5");
     assert_eq!(proxyshift("status").0, 0, "no run is pending");
+}
+
+/// Waits until a run has a journal, then runs a command.
+fn write_meanwhile(command: &str) {
+    let has_journal = |run: std::fs::DirEntry| run.path().join("journal.jsonl").exists();
+    let runs = || std::fs::read_dir("/run/store/runs").into_iter().flatten().flatten();
+    while !runs().any(has_journal) {
+        thread::sleep(Duration::from_millis(1));
+    }
+    run(command);
+}
+
+#[test]
+fn who_wrote_meanwhile_is_named() {
+    if !in_namespace("who_wrote_meanwhile_is_named") {
+        return;
+    }
+    hosts();
+    let _dockerd = Dockerd::start();
+    let rules = "*nat\n:POSTROUTING ACCEPT [0:0]\n:DOCKER - [0:0]\nCOMMIT\n\
+                 *filter\n:FORWARD ACCEPT [0:0]\nCOMMIT\n";
+    run_with(rules, &["iptables-nft-restore"]);
+    // Once the other one may come too late.
+    for _ in 0..5 {
+        let writer = thread::spawn(|| {
+            write_meanwhile("iptables-nft -A FORWARD -s 198.18.0.1 -j RETURN");
+        });
+        let (code, out, err) = proxyshift("check --only docker.masquerade --fix --yes");
+        writer.join().expect("the writer");
+        assert_eq!(code, 0, "{out}{err}");
+        if err.contains("changed by someone else meanwhile, kept: ") {
+            let named = err.split("written meanwhile by ").nth(1).expect("who it was");
+            assert!(named.starts_with("iptables-nft (pid "), "{err}");
+            assert!(!named.contains("proxyshift") && !named.contains("restore"), "{err}");
+            return;
+        }
+        assert_eq!(proxyshift("rollback").0, 0);
+        std::fs::remove_dir_all("/run/store").expect("the store");
+    }
+    panic!("the other one was never in time");
 }
 
 #[test]
@@ -221,4 +280,86 @@ fn invalid_packets_are_counted_where_they_are_dropped() {
     let counted = run("iptables-nft-save -c -t filter");
     let line = counted.lines().find(|l| l.contains("INVALID")).expect("the rule");
     assert!(!line.starts_with("[0:"), "the kernel counted none: {line}");
+}
+
+/// Mends what the check `id` finds, looks at the node with `seen`, and undoes it. Returns the rules
+/// in between.
+fn mended_and_undone(node: &Node, id: &str, seen: impl Fn()) -> String {
+    let (proxyshift, before) = (Proxyshift::new(id), node.rules());
+    let fixed = proxyshift.expect(0, &format!("check --only {id} --fix --yes -o json")).json();
+    assert_eq!(fixed["fixed"]["checks"][0], id, "{fixed}");
+    assert_eq!(fixed["findings"][0]["outcome"], "ok", "{fixed}");
+    seen();
+    let mended = node.rules();
+    proxyshift.expect(0, "rollback");
+    assert_same(&node.rules(), &before, id);
+    mended
+}
+
+/// The lines that `rules` has and `without` has not.
+fn more<'a>(rules: &'a str, without: &str) -> Vec<&'a str> {
+    rules.lines().filter(|l| !without.lines().any(|w| w == *l)).collect()
+}
+
+#[test]
+fn refusals_left_behind_are_mended() {
+    if !in_namespace("refusals_left_behind_are_mended") {
+        return;
+    }
+    let node = Node::load("half-migrated-ipvs-1.20", Backend::Nft);
+    let before = node.rules();
+    let mended = mended_and_undone(&node, "kube-proxy.leftover-reject", || {});
+    let gone = more(&before, &mended);
+    assert!(!gone.is_empty() && gone.iter().all(|l| l.contains("-j REJECT")), "{gone:?}");
+    assert_eq!(more(&mended, &before), [] as [&str; 0]);
+}
+
+fn the_kubelets_chain(backend: Backend) {
+    let node = Node::load("canal-stale-flannel-1.20", backend);
+    let without = |rules: &str| -> String {
+        let lines = rules.lines().filter(|l| !l.contains("KUBE-MARK-DROP"));
+        lines.map(|l| format!("{l}\n")).collect()
+    };
+    node.load_rules(&without(&node.rules()));
+    let before = node.rules();
+    let mended = mended_and_undone(&node, "kube-proxy.mark-drop", || {});
+    let rule = "-A KUBE-MARK-DROP -j MARK --set-xmark 0x8000/0x8000";
+    assert_eq!(more(&mended, &before), [":KUBE-MARK-DROP - [0:0]", rule]);
+    assert_same(&without(&mended), &before, "all else");
+}
+
+#[test]
+fn the_kubelets_chain_is_mended_in_nft() {
+    if in_namespace("the_kubelets_chain_is_mended_in_nft") {
+        the_kubelets_chain(Backend::Nft);
+    }
+}
+
+#[test]
+fn the_kubelets_chain_is_mended_in_legacy() {
+    if in_namespace("the_kubelets_chain_is_mended_in_legacy") {
+        the_kubelets_chain(Backend::Legacy);
+    }
+}
+
+#[test]
+fn what_ipvs_mode_left_behind_is_mended() {
+    if !in_namespace("what_ipvs_mode_left_behind_is_mended") {
+        return;
+    }
+    let node = Node::load("docker-iptables-1.30", Backend::Nft);
+    run_with(
+        "link add kube-ipvs0 type bridge\naddr add 10.96.0.1/32 dev kube-ipvs0\n",
+        &["ip", "-batch", "-"],
+    );
+    run("ipset create KUBE-CLUSTER-IP hash:ip,port");
+    run("ipset add KUBE-CLUSTER-IP 10.96.0.1,tcp:443");
+    let there = || {
+        let links = run("ip -br addr show");
+        (links.contains("kube-ipvs0"), run("ipset save").contains("add KUBE-CLUSTER-IP 10.96.0.1"))
+    };
+    assert_eq!(there(), (true, true));
+    mended_and_undone(&node, "ipvs.left-behind", || assert_eq!(there(), (false, false)));
+    assert_eq!(there(), (true, true), "both are back");
+    assert!(run("ip -br addr show").contains("10.96.0.1/32"), "with its address");
 }

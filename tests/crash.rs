@@ -159,6 +159,56 @@ fn killed_while_rolling_back(backend: Backend) {
     case.killed_rollbacks("after a run killed before its last line");
 }
 
+/// Remedies of checks: a rule that goes, and one that comes back.
+const MEND: &str = "check --only cni.flannel-rules,docker.masquerade --fix --yes";
+
+fn killed_while_mending(backend: Backend) {
+    let node = Node::load("canal-stale-flannel-1.20", backend);
+    run(&format!(
+        "{} -t nat -D POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE",
+        node.program("")
+    ));
+    let (before, proxyshift) = (node.rules(), Proxyshift::new("store"));
+    proxyshift.expect(0, MEND);
+    let mended = node.rules();
+    for (rule, comes) in [("-d 192.168.66.0/24 -j RETURN", false), ("! -o docker0 -j MASQ", true)] {
+        assert_eq!((mended.contains(rule), before.contains(rule)), (comes, !comes), "{rule}");
+    }
+    let case = Case { node, proxyshift, before, clean: mended };
+    let mut crashes = 0;
+    for point in points(1) {
+        case.start_over();
+        if !case.killed(MEND, &point) {
+            case.has_ended(&case.clean, "the run that was not killed");
+            break;
+        }
+        crashes += 1;
+        case.is_pending(&point);
+        let rules = case.node.rules();
+        let resumed = case.proxyshift.expect(6, "resume");
+        resumed.says(&["was applying remedies of checks", "proxyshift rollback"]);
+        assert_same(&case.node.rules(), &rules, &format!("killed {point}, not resumed"));
+        case.proxyshift.expect(0, "rollback");
+        case.has_ended(&case.before, &format!("killed {point}, rolled back"));
+    }
+    // Each of two edits has an intent and an outcome.
+    assert_eq!(crashes, 8);
+}
+
+#[test]
+fn killed_while_mending_in_nft() {
+    if in_namespace("killed_while_mending_in_nft") {
+        killed_while_mending(Backend::Nft);
+    }
+}
+
+#[test]
+fn killed_while_mending_in_legacy() {
+    if in_namespace("killed_while_mending_in_legacy") {
+        killed_while_mending(Backend::Legacy);
+    }
+}
+
 #[test]
 fn killed_at_every_step_in_nft() {
     if in_namespace("killed_at_every_step_in_nft") {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use common::{in_namespace, in_user_namespace, run, run_with};
 use proxyshift::error::Kind;
-use proxyshift::node::nfnetlink::{Batch, Netfilter, TableFamily};
+use proxyshift::node::nfnetlink::{Batch, Listener, Netfilter, TableFamily, Writer};
 use proxyshift::state::Family;
 
 const V4: Family = Family::Ipv4;
@@ -698,4 +698,67 @@ fn what_only_nft_writes_is_native() {
         [true],
         "read as a hop limit"
     );
+}
+
+#[test]
+fn a_listener_hears_who_made_each_commit() {
+    if !in_namespace("a_listener_hears_who_made_each_commit") {
+        return;
+    }
+    let mut netfilter = Netfilter::open().unwrap();
+    run("iptables-nft -t nat -N KUBE-SVC-A");
+    let mut listener = Listener::open().unwrap();
+    assert_eq!(listener.drain().writers, [], "what was before is not told");
+
+    let by = |words: &str| {
+        let mut words = words.split(' ');
+        let mut command = Command::new(words.next().unwrap());
+        let mut child = command.args(words).spawn().unwrap();
+        assert!(child.wait().unwrap().success());
+        child.id()
+    };
+    let first = by("iptables-nft -t nat -A KUBE-SVC-A -j RETURN");
+    let second = by("nft add table inet firewalld");
+    let generation = netfilter.generation().unwrap();
+    let mut batch = Batch::new();
+    empty(&mut netfilter, &mut batch, "KUBE-SVC-A");
+    netfilter.commit(&batch, generation).unwrap();
+
+    let heard = listener.drain();
+    assert!(!heard.missed);
+    let me = (std::process::id(), std::fs::read_to_string("/proc/thread-self/comm").unwrap());
+    let wanted = [
+        (generation - 1, first, "iptables-nft"),
+        (generation, second, "nft"),
+        (generation + 1, me.0, me.1.trim_end()),
+    ];
+    let writer = |(generation, pid, name): (u32, u32, &str)| Writer {
+        generation,
+        pid,
+        name: name.to_owned(),
+    };
+    // A thread of ours commits, by its own number.
+    let own_thread =
+        |w: Writer| if w.name == me.1.trim_end() { Writer { pid: me.0, ..w } } else { w };
+    let writers: Vec<Writer> = heard.writers.into_iter().map(own_thread).collect();
+    assert_eq!(writers, wanted.map(writer));
+    assert_eq!(listener.drain().writers, [], "nothing is told twice");
+}
+
+#[test]
+fn a_listener_without_room_says_that_it_missed_something() {
+    if !in_namespace("a_listener_without_room_says_that_it_missed_something") {
+        return;
+    }
+    let mut listener = Listener::open().unwrap();
+    let rule = "-A X -s 192.0.2.1/32 -j RETURN\n";
+    run_with(
+        &format!("*nat\n:X - [0:0]\n{}COMMIT\n", rule.repeat(100_000)),
+        &["iptables-nft-restore"],
+    );
+    assert!(listener.drain().missed);
+    run("iptables-nft -t nat -F X");
+    run("nft add table inet firewalld");
+    let heard = listener.drain();
+    assert!(heard.writers.last().is_none_or(|w| w.name == "nft"), "{heard:?}");
 }

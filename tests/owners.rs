@@ -348,3 +348,19 @@ fn dumps_from_the_wild() {
         assert!(owners_seen.contains(owner), "{owner}: {owners_seen:?}");
     }
 }
+
+#[test]
+fn every_process_of_the_catalogue_is_looked_for_and_no_other() {
+    let catalogue = Catalogue::builtin().expect("the catalogue");
+    let mut of_catalogue: Vec<&str> = catalogue
+        .components()
+        .iter()
+        .flat_map(|c| &c.alive.processes)
+        .map(String::as_str)
+        .collect();
+    let mut known = proxyshift::node::processes::KNOWN.to_vec();
+    of_catalogue.sort_unstable();
+    of_catalogue.dedup();
+    known.sort_unstable();
+    assert_eq!(known, of_catalogue, "one end of this is KNOWN in src/node/processes.rs");
+}

@@ -27,9 +27,9 @@ use serde::Serialize;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
 use crate::owners::mode::{self, Running};
-use crate::plan::Plan;
-use crate::plan::edit::Edit;
+use crate::plan::edit::{Edit, edits};
 use crate::plan::leftovers::leftovers;
+use crate::plan::{Object, Plan};
 use crate::state::NodeState;
 use crate::state::kube_proxy::{KubeProxyConfig, Mode};
 use crate::state::measured::Measured;
@@ -101,6 +101,12 @@ impl<'a> Facts<'a> {
     /// What a clean-up would remove and keep.
     pub fn leftovers(&self) -> &Plan {
         self.plan.get_or_init(|| leftovers(self.catalogue, self.now, self.ownership))
+    }
+
+    /// The edits that remove those of a clean-up's objects that `wanted` takes.
+    fn removal(&self, wanted: impl Fn(&Object) -> bool) -> Vec<Edit> {
+        let objects = self.leftovers().removals().filter(|o| wanted(o)).cloned().collect();
+        edits(&Plan { objects }, self.now)
     }
 
     /// True when kube-proxy runs in `mode`, or is to.

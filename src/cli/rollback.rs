@@ -4,20 +4,45 @@ use serde_json::json;
 
 use crate::cli::Command;
 use crate::error::Result;
-use crate::run::rollback;
+use crate::run::rollback::{self, Report};
 use crate::ui::table::counted;
 
 pub(super) fn run(command: &Command<'_>) -> Result<u8> {
     let report = command.with_context(rollback::rollback)?;
     let document = json!({
         "schema": "proxyshift.rollback", "version": 1, "run": report.run,
-        "restored": report.restored, "already_back": report.already_back,
+        "restored": report.restored, "taken_out": report.taken_out,
+        "already_back": report.already_back,
     });
-    let mut text =
-        format!("Rolled back run {}: {} put back.", report.run, counted(report.restored, "object"));
+    let mut text = format!("Rolled back run {}: {}.", report.run, done(&report));
     for object in &report.already_back {
         text += &format!("\n  was there again already: {object}");
     }
     command.answer(&document, &text);
     Ok(0)
+}
+
+/// What came back, and what was added before and went.
+fn done(report: &Report) -> String {
+    let put_back = || format!("{} put back", counted(report.restored, "object"));
+    let taken_out = || format!("{} taken out again", counted(report.taken_out, "added object"));
+    match (report.restored, report.taken_out) {
+        (_, 0) => put_back(),
+        (0, _) => taken_out(),
+        _ => format!("{}, {}", put_back(), taken_out()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_fit_the_direction() {
+        let said = |restored, taken_out| done(&Report { restored, taken_out, ..Report::default() });
+        assert_eq!(said(2, 0), "2 objects put back");
+        assert_eq!(said(0, 1), "1 added object taken out again");
+        assert_eq!(said(1, 2), "1 object put back, 2 added objects taken out again");
+        assert_eq!(said(0, 0), "0 objects put back");
+    }
 }

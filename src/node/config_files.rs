@@ -33,10 +33,14 @@ const FILES: &[&str] = &[
 /// Directories, with how the names of the files in them begin.
 const DIRECTORIES: &[(&str, &str)] = &[("/etc/cni/net.d", ""), ("/etc/iptables", "rules.")];
 
+/// Programs with the flags that name their configuration, a file in their own root.
+const TOLD: &[(&str, &[&str])] =
+    &[("kube-proxy", &["--config"]), ("node-cache", &["-conf", "--conf"])];
+
 /// How many symbolic links a path may lead through, as in the kernel.
 const LINKS: usize = 40;
 
-/// The configuration of this node and of its kube-proxy, and a sentence for each file left out.
+/// The configuration of this node, of its kube-proxy and of its nodelocaldns, and a sentence for each file left out.
 pub fn read(processes: &[Process]) -> (Files, Vec<String>) {
     let mut read = (Files::new(), Vec::new());
     let root = Path::new("/");
@@ -50,8 +54,9 @@ pub fn read(processes: &[Process]) -> (Files, Vec<String>) {
             }
         }
     }
-    for process in processes.iter().filter(|p| p.name == "kube-proxy") {
-        if let Some(path) = flag_value(&process.args, "--config") {
+    for process in processes {
+        let flags = TOLD.iter().filter(|(name, _)| *name == process.name).flat_map(|(_, f)| *f);
+        for path in flags.filter_map(|flag| flag_value(&process.args, flag)) {
             let root = PathBuf::from(format!("/proc/{}/root", process.pid));
             add(&root, path, &mut read);
         }
@@ -180,6 +185,26 @@ mod tests {
         let mut read = (Files::new(), Vec::new());
         add(root, path, &mut read);
         read
+    }
+
+    #[test]
+    fn a_program_is_asked_for_the_file_that_it_was_told_of() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(&file, ". {\n    bind 169.254.20.10\n}\n").unwrap();
+        let path = file.path().to_str().unwrap();
+        for (name, flag, captured) in [
+            ("node-cache", format!("-conf {path}"), true),
+            ("node-cache", format!("--conf={path}"), true),
+            ("kube-proxy", format!("--config={path}"), true),
+            ("kubelet", format!("--config={path}"), false),
+        ] {
+            let args = format!("/{name} {flag}").split(' ').map(str::to_owned).collect();
+            let pid = std::process::id();
+            let (version, version_source) = (None, None);
+            let process = Process { pid, name: name.into(), args, version, version_source };
+            let (files, notes) = read(&[process]);
+            assert_eq!(files.contains_key(&format!("files{path}")), captured, "{name} {notes:?}");
+        }
     }
 
     #[test]

@@ -11,22 +11,29 @@ use serde_json::ser::{PrettyFormatter, Serializer};
 use super::commands::Command;
 use crate::error::{Error, Kind, Result};
 
-/// Programs known to own rules, sets, virtual servers or links, or to embed one that does.
-const KNOWN: &[&str] = &[
+/// Programs known to own rules, sets, virtual servers or links, or to embed one that does: those by
+/// which the catalogue (`playbooks/owners`) knows that an owner lives, and no others.
+pub const KNOWN: &[&str] = &[
     // Kubernetes itself, and distributions that have kubelet and kube-proxy in one program
     "kube-proxy",
     "kubelet",
     "kubelite",
     "k3s",
+    "k3s-server",
+    "k3s-agent",
     "rke2",
     "hyperkube",
     // container engines with rules of their own
     "dockerd",
+    "docker-containerd",
     "crio",
+    "podman",
+    "aardvark-dns",
     // networks and policies
     "flanneld",
     "calico-node",
     "calico-felix",
+    "felix",
     "cilium-agent",
     "weaver",
     "weave-npc",
@@ -34,12 +41,16 @@ const KNOWN: &[&str] = &[
     "antrea-agent",
     "aws-k8s-agent",
     "ipamd",
+    "aws-vpc-cni",
     "azure-cns",
+    "azure-vnet-telemetry",
     "azure-npm",
     "ovnkube",
+    "ovnkube-node",
     "kube-ovn-daemon",
-    "ovn-kube-node",
     "openshift-sdn-node",
+    "openshift-sdn",
+    "multi-networkpolicy-iptables",
     "ztunnel",
     "install-cni",
     "submariner-gateway",
@@ -47,6 +58,7 @@ const KNOWN: &[&str] = &[
     "submariner-globalnet",
     "fabedge-agent",
     "neutron-l3-agent",
+    "neutron-linuxbridge-agent",
     "neutron-openvswitch-agent",
     // node-level helpers
     "ip-masq-agent",

@@ -139,6 +139,25 @@ impl Edit {
         }
     }
 
+    /// What it does where a run is undone: something comes back, or what the run added goes.
+    pub fn way_back(&self) -> String {
+        let verb = match self.direction {
+            Direction::Remove => "take out",
+            Direction::Add => "put back",
+        };
+        format!("{verb} {}", self.target)
+    }
+
+    /// How many rules it brings.
+    pub fn rules_added(&self) -> usize {
+        match (&self.target, self.direction) {
+            (Target::Table(t), Direction::Add) => {
+                t.rules.len() + t.chains.iter().map(|c| c.rules.len()).sum::<usize>()
+            }
+            _ => 0,
+        }
+    }
+
     /// What it does, a line an object, for a person to judge it.
     pub fn lines(&self) -> Vec<String> {
         let Target::Table(table) = &self.target else { return vec![self.to_string()] };
@@ -163,9 +182,15 @@ impl std::fmt::Display for Edit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let verb = match self.direction {
             Direction::Remove => "remove",
-            Direction::Add => "put back",
+            Direction::Add => "add",
         };
-        match &self.target {
+        write!(f, "{verb} {}", self.target)
+    }
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
             Target::Table(t) => {
                 let inside: usize = t.chains.iter().map(|c| c.rules.len()).sum();
                 let mut what = Vec::new();
@@ -180,12 +205,12 @@ impl std::fmt::Display for Edit {
                 if !t.rules.is_empty() {
                     what.push(count(t.rules.len(), "rule"));
                 }
-                write!(f, "{verb} {} in {} {}", what.join(" and "), t.ruleset, t.table)
+                write!(f, "{} in {} {}", what.join(" and "), t.ruleset, t.table)
             }
-            Target::NativeTable(t) => write!(f, "{verb} nft table {} {}", t.family, t.name),
-            Target::Set(s) => write!(f, "{verb} ipset {}", s.name),
-            Target::VirtualServer(s) => write!(f, "{verb} virtual server {}", s.service),
-            Target::Link(l) => write!(f, "{verb} link {}", l.name),
+            Target::NativeTable(t) => write!(f, "nft table {} {}", t.family, t.name),
+            Target::Set(s) => write!(f, "ipset {}", s.name),
+            Target::VirtualServer(s) => write!(f, "virtual server {}", s.service),
+            Target::Link(l) => write!(f, "link {}", l.name),
         }
     }
 }
@@ -296,7 +321,7 @@ fn table_edits(plan: &Plan, state: &NodeState) -> Vec<Edit> {
 }
 
 /// The rule set that a row of a plan speaks of.
-fn ruleset_of(object: &Object) -> Option<RulesetId> {
+pub fn ruleset_of(object: &Object) -> Option<RulesetId> {
     let backend = match &*object.backend {
         "legacy" => Backend::Legacy,
         "nft" => Backend::Nft,

@@ -53,7 +53,7 @@ pub fn unexpected_of<'a>(
             place,
             what: Change::Changed,
             text: match what {
-                Change::New => format!("not put back: {text}"),
+                Change::New => format!("not there: {text}"),
                 _ => format!("not removed: {text}"),
             },
         },

@@ -59,11 +59,10 @@ pub fn undo(edits: &[Edit], base: &NodeState, now: &NodeState) -> Undo {
 }
 
 fn put_back(there: bool, edit: &Edit, undo: &mut Undo) {
-    let back = Edit { direction: Direction::Add, target: edit.target.clone() };
     if there {
-        undo.already_back.push(back.to_string().replace("put back ", ""));
+        undo.already_back.push(edit.target.to_string());
     } else {
-        undo.edits.push(back);
+        undo.edits.push(Edit { direction: Direction::Add, target: edit.target.clone() });
     }
 }
 

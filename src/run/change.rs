@@ -11,6 +11,7 @@ use crate::run::execute::{execute, told};
 use crate::run::look::look_again;
 use crate::run::rollback;
 use crate::run::take::Taken;
+use crate::run::writers::Writers;
 use crate::state::NodeState;
 use crate::store::journal::Journal;
 use crate::store::runs::{Run, RunState};
@@ -111,9 +112,10 @@ pub(super) fn make(
     edits: Vec<Edit>,
     plan_again: &dyn Fn() -> Result<Vec<Edit>>,
 ) -> Result<Changed> {
+    let mut writers = Writers::of(base);
     execute(context, journal, stage, edits, plan_again)
         .and_then(|_| done_edits(context, run))
-        .and_then(|done| verify(context, &done, base))
+        .and_then(|done| verify(context, &done, base, &mut writers))
 }
 
 /// Undoes what was done; the error says both why and how that ended.
@@ -122,7 +124,7 @@ fn undo_after(context: &Context<'_>, run: &mut Run, journal: &mut Journal, cause
     let undone =
         base_of(context, run).and_then(|base| rollback::undo(context, run, journal, &base));
     match undone {
-        Ok(report) if report.restored == 0 => cause,
+        Ok(report) if report.restored + report.taken_out == 0 => cause,
         Ok(_) => Error { kind: Kind::RolledBack, ..cause }
             .hint("the node is as before; see the cause, and try again"),
         Err(e) => {
@@ -134,7 +136,12 @@ fn undo_after(context: &Context<'_>, run: &mut Run, journal: &mut Journal, cause
 
 /// Proves that nothing but the objects of `edits` has changed, and that these have. What others
 /// changed since the snapshot is told, not undone.
-fn verify(context: &Context<'_>, edits: &[Edit], base: &NodeState) -> Result<Changed> {
+fn verify(
+    context: &Context<'_>,
+    edits: &[Edit],
+    base: &NodeState,
+    writers: &mut Writers,
+) -> Result<Changed> {
     let task = "verifying against the kernel";
     context.sink.started(task);
     let now = look_again(context.tools, context.sink)?;
@@ -156,10 +163,14 @@ fn verify(context: &Context<'_>, edits: &[Edit], base: &NodeState) -> Result<Cha
     }
     others.sort();
     others.dedup();
-    let kept: usize = now.rulesets.values().map(|r| r.rule_count()).sum();
+    let all: usize = now.rulesets.values().map(|r| r.rule_count()).sum();
+    let kept = all.saturating_sub(edits.iter().map(Edit::rules_added).sum());
     context.sink.finished(task, format!("{kept} rules as before, in the same order"));
     for change in &others {
         context.sink.note(format!("changed by someone else meanwhile, kept: {change}"));
+    }
+    if !others.is_empty() {
+        writers.others(edits).into_iter().for_each(|text| context.sink.note(text));
     }
     Ok(Changed { objects: edits.iter().map(Edit::objects).sum(), others })
 }

@@ -135,7 +135,7 @@ pub fn cleanup(
     drop(plan);
     let taken = Taken { snapshot, state: rest(state, &edits)? };
     let edits = by_themselves(edits)?;
-    rehearse(context, &taken)?;
+    rehearse(context, &taken, None)?;
     let (mut run, mut journal) = begin(context, "cleanup", &taken, summary, &edits, 0)?;
     if confirm_within.is_some() {
         run.staged = Some(Staged::new(None, CLEAN, STAGE_TIME));
@@ -147,13 +147,17 @@ pub fn cleanup(
     clean(context, &mut run, &mut journal, &taken.state, edits, owners)
 }
 
-/// The run's edits on a private namespace first. What happens there is said as a rehearsal, so that
-/// nobody takes it for the node.
-pub(super) fn rehearse(context: &Context<'_>, taken: &Taken) -> Result<()> {
+/// The run's edits on a private namespace first, the clean-up's if none are given. What happens
+/// there is said as a rehearsal, so that nobody takes it for the node.
+pub(super) fn rehearse(context: &Context<'_>, taken: &Taken, edits: Option<&[Edit]>) -> Result<()> {
     let task = "rehearsing in a private namespace";
     context.sink.started(task);
     let sink = Rehearsal(context.sink);
-    let report = inside::run(Job::Rehearse, &taken.snapshot.dir, context.tools, &sink)?;
+    let dir = &taken.snapshot.dir;
+    let report = match edits {
+        Some(edits) => inside::mend(edits, dir, context.tools, &sink)?,
+        None => inside::run(Job::Rehearse, dir, context.tools, &sink)?,
+    };
     context.sink.finished(task, format!("{} proofs", report.proofs.len()));
     Ok(())
 }

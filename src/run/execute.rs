@@ -47,7 +47,7 @@ pub fn execute(
             return Err(Error::new(Kind::Interrupted, stage, "interrupted by a signal"));
         }
         step += 1;
-        let task = edit.to_string();
+        let task = if stage == ROLLBACK { edit.way_back() } else { edit.to_string() };
         context.sink.started(&task);
         journal.append(record(stage, step, Mark::Intent, &edit))?;
         match context.kernel().apply(&edit) {

@@ -1,11 +1,12 @@
-//! The remedies of checks: a validated snapshot, each remedy's edits, proof.
+//! The remedies of checks: a validated snapshot, a rehearsal, each remedy's edits, proof.
 
 use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
 use crate::plan::edit::Edit;
 use crate::run::Context;
-use crate::run::change::{begin, carry_out, refuse_pending};
+use crate::run::change::{begin, carry_out, prune, refuse_pending};
+use crate::run::cleanup::rehearse;
 use crate::run::execute;
 use crate::run::look::{look, look_again};
 use crate::run::take::take;
@@ -58,12 +59,15 @@ pub fn fix(
     if approved.is_empty() {
         return Ok(Report::default());
     }
+    // Attempts that were refused before they became runs leave their snapshots behind.
+    prune(context)?;
     let taken = take(context, "before check --fix")?;
     let edits = still_wanted(&approved, judge(&taken.state)?);
     if edits.is_empty() {
         context.sink.note("someone else mended it meanwhile");
         return Ok(Report::default());
     }
+    rehearse(context, &taken, Some(&edits))?;
     let applied: Vec<&'static str> = approved.iter().map(|r| r.id).collect();
     let summary = json!({"checks": applied});
     let (mut run, mut journal) = begin(context, FIX, &taken, summary, &edits, 0)?;

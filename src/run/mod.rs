@@ -15,6 +15,7 @@ pub mod resume;
 pub mod rollback;
 pub mod stand_by;
 pub mod take;
+mod writers;
 
 use std::path::Path;
 use std::time::Duration;

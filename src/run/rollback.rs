@@ -5,7 +5,7 @@ use serde::de::IgnoredAny;
 
 use crate::error::{Error, Kind, Result};
 use crate::here::Netns;
-use crate::plan::edit::Edit;
+use crate::plan::edit::{Direction, Edit};
 use crate::plan::invariants::{Outcome, outcome};
 use crate::plan::merge;
 use crate::run::Context;
@@ -18,12 +18,14 @@ use crate::store::journal::{JOURNAL, Journal};
 use crate::store::runs::{Run, RunState};
 
 /// What a rollback did.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Report {
     /// The run that was undone.
     pub run: String,
     /// Objects put back.
     pub restored: usize,
+    /// Objects that the run had added, and that are taken out again.
+    pub taken_out: usize,
     /// Objects that were there again without us.
     pub already_back: Vec<String>,
 }
@@ -63,7 +65,7 @@ fn back(context: &Context<'_>, mut run: Run) -> Result<Report> {
     let dir = context.store.run_dir(&run.id);
     if !dir.join(JOURNAL).exists() {
         context.store.finish(&mut run, RunState::RolledBack)?;
-        return Ok(Report { run: run.id, restored: 0, already_back: Vec::new() });
+        return Ok(Report { run: run.id, ..Report::default() });
     }
     let (mut journal, _) = Journal::open::<IgnoredAny>(&dir)?;
     undo(context, &mut run, &mut journal, &base)
@@ -126,7 +128,10 @@ pub(super) fn undo(
         let now = look_again(context.tools, context.sink)?;
         Ok(merge::undo(&ours, base, &now).edits)
     };
-    let restored = way_back.edits.iter().map(Edit::objects).sum();
+    let going = |direction: Direction| {
+        way_back.edits.iter().filter(|e| e.direction == direction).map(Edit::objects).sum()
+    };
+    let (restored, taken_out) = (going(Direction::Add), going(Direction::Remove));
     execute(context, journal, ROLLBACK, way_back.edits, &plan_again).map_err(not_back)?;
 
     let task = "verifying the rollback";
@@ -134,7 +139,7 @@ pub(super) fn undo(
     let now = look_again(context.tools, context.sink)?;
     let left = merge::undo(&ours, base, &now);
     let mut missing = left.conflicts;
-    missing.extend(left.edits.iter().map(|e| format!("not done: {e}")));
+    missing.extend(left.edits.iter().map(|e| format!("not done: {}", e.way_back())));
     let moved = left.misplaced.iter().filter(|m| !way_back.misplaced.contains(m));
     missing.extend(moved.map(|m| format!("{m}: is back, but not in its place")));
     missing.extend(
@@ -150,8 +155,13 @@ pub(super) fn undo(
             .hint("put these back by hand; the snapshot has them, and its restore.sh"));
     }
     context.store.finish(run, RunState::RolledBack)?;
-    context.sink.finished(task, "every object is back in its place");
-    Ok(Report { run: run.id.clone(), restored, already_back: way_back.already_back })
+    let result = match restored {
+        0 if taken_out > 0 => "what the run added is gone",
+        _ => "every object is back in its place",
+    };
+    context.sink.finished(task, result);
+    let already_back = way_back.already_back;
+    Ok(Report { run: run.id.clone(), restored, taken_out, already_back })
 }
 
 /// The edits that the kernel shows to have been made, the last one perhaps not journaled.

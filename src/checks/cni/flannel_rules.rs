@@ -1,10 +1,10 @@
 //! Rules of flannel's that are of a lease or network it no longer has, or there twice.
 
-use super::{program, ruleset_of, shown};
+use super::{program, shown};
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::owners::life;
-use crate::plan::edit::edits;
-use crate::plan::{Action, Object, ObjectKind, Plan};
+use crate::plan::edit::ruleset_of;
+use crate::plan::{Action, Object, ObjectKind};
 
 pub(in crate::checks) const CHECK: Check = Check {
     id: "cni.flannel-rules",
@@ -60,7 +60,7 @@ fn judge(facts: &Facts<'_>) -> Verdict {
     if !suspected.is_empty() {
         remedy.push("a suspected rule: ask who wrote it, then delete it by its text".into());
     }
-    let fix = edits(&Plan { objects: removed.iter().map(|o| (*o).clone()).collect() }, state);
+    let fix = facts.removal(|o| &*o.owner == NAME && o.kind == ObjectKind::Rule);
     Verdict::Found(Found {
         evidence: removed.iter().chain(&suspected).map(|o| shown(state, o)).collect(),
         effect: effect(&removed, &suspected),

@@ -9,17 +9,8 @@ pub(super) mod leftovers;
 pub(super) mod portmap;
 
 use crate::plan::Object;
+use crate::plan::edit::ruleset_of;
 use crate::state::{Backend, Family, NodeState, RulesetId};
-
-/// The rule set that a row of a plan speaks of.
-fn ruleset_of(object: &Object) -> Option<RulesetId> {
-    let backend = match &*object.backend {
-        "legacy" => Backend::Legacy,
-        "nft" => Backend::Nft,
-        _ => return None,
-    };
-    Some(RulesetId { family: object.family?, backend })
-}
 
 /// A row of a plan with its place in its file, and what is wrong with it.
 fn shown(state: &NodeState, object: &Object) -> String {

@@ -22,6 +22,8 @@ pub(in crate::checks) const CHECK: Check = Check {
     reference: "https://github.com/rancher/rke/issues/3440",
 };
 
+/// The name of portmap in the catalogue.
+const OWNER: &str = "cni-portmap";
 /// The chain in which portmap has a rule for each pod with host ports.
 const PORTS: &str = "CNI-HOSTPORT-DNAT";
 
@@ -83,7 +85,7 @@ fn judge(facts: &Facts<'_>) -> Verdict {
     let mut evidence = empty(facts);
     let mut remedy = Vec::new();
     if !evidence.is_empty() {
-        remedy.push("proxyshift cleanup --owner cni-portmap".to_owned());
+        remedy.push(format!("proxyshift cleanup --owner {OWNER}"));
     }
     let leased = facts.asked.and_then(|a| a.pod_addresses.as_ref());
     let mut seen: Vec<((RulesetId, _), String)> = Vec::new();
@@ -113,7 +115,9 @@ fn judge(facts: &Facts<'_>) -> Verdict {
         let effect = "connections to that port of the node go to an address where no pod is, also \
                       when a new pod has the same port"
             .into();
-        return Verdict::Found(Found { evidence, effect, remedy, fix: Vec::new() });
+        // Which pods live is for a person to find out; an empty chain is nobody's.
+        let fix = facts.removal(|o| &*o.owner == OWNER);
+        return Verdict::Found(Found { evidence, effect, remedy, fix });
     }
     match leased {
         Some(_) => Verdict::Ok(format!("{} host ports, each of a pod with an address", seen.len())),
@@ -124,7 +128,7 @@ fn judge(facts: &Facts<'_>) -> Verdict {
 /// Chains without a rule, as a clean-up finds them.
 fn empty(facts: &Facts<'_>) -> Vec<String> {
     let rows = facts.leftovers().objects.iter();
-    let empty = rows.filter(|o| &*o.owner == "cni-portmap" && o.action == Action::Remove);
+    let empty = rows.filter(|o| &*o.owner == OWNER && o.action == Action::Remove);
     empty.filter(|o| o.kind == ObjectKind::Chain).map(|o| shown(facts.now, o)).collect()
 }
 
@@ -189,6 +193,23 @@ mod tests {
         let Verdict::Found(found) = judged(&CHECK, &state) else { panic!("twice") };
         assert_eq!(found.evidence.len(), 1);
         assert!(found.evidence[0].contains("CNI-DN-bb comes too late"), "{:?}", found.evidence);
+    }
+
+    #[test]
+    fn an_empty_chain_is_mended_and_a_pods_is_left_to_a_person() {
+        let state = changed(CANAL, |f| {
+            let first = "[0:0] -A PREROUTING -m comment --comment \"cali:6gwbT8clXdHdC1b1\"";
+            let chains = ":CNI-HOSTPORT-DNAT - [0:0]\n:CNI-DN-aa - [0:0]\n:CNI-DN-bb - [0:0]\n";
+            f.replace(SAVE, "*nat\n", &format!("*nat\n{chains}"));
+            let jump = "-A CNI-HOSTPORT-DNAT -p tcp -m multiport --dports 81 -j CNI-DN-bb";
+            f.replace(SAVE, first, &format!("{}{jump}\n{first}", port("aa", "10.77.0.5")));
+        });
+        let Verdict::Found(found) = judged(&CHECK, &state) else { panic!("not found") };
+        let lines: Vec<String> = found.fix.iter().flat_map(|e| e.lines()).collect();
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(lines[0].ends_with("--dports 81 -j CNI-DN-bb"), "{lines:?}");
+        assert_eq!(lines[1], "remove iptables-nft nat chain CNI-DN-bb");
+        assert!(found.remedy.iter().any(|r| r.starts_with("crictl pods")), "{:?}", found.remedy);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The cluster's DNS: what everything needs while a mode changes.
 
+mod corefile;
 pub(crate) mod endpoints;
 pub(crate) mod node_local;
 pub(crate) mod resolver;
@@ -25,12 +26,24 @@ fn cluster_dns(facts: &Facts<'_>, mode: Mode) -> Services {
 
 /// The addresses of the cluster's DNS, whichever mode serves it.
 fn cluster_addresses(facts: &Facts<'_>) -> BTreeSet<IpAddr> {
-    let modes = match facts.running.mode {
+    let services = modes(facts).into_iter().flat_map(|mode| cluster_dns(facts, mode));
+    services.filter_map(|(key, _)| key.address()).collect()
+}
+
+/// The addresses of every service on port 53, whatever its name: nodelocaldns asks the cluster's DNS
+/// by a service of its own.
+fn dns_addresses(facts: &Facts<'_>) -> BTreeSet<IpAddr> {
+    let services = modes(facts).into_iter();
+    let services = services.flat_map(|mode| services_where(facts.now, mode, |k, _| k.port == 53));
+    services.filter_map(|(key, _)| key.address()).collect()
+}
+
+/// The mode that runs; each, if that is not clear.
+fn modes(facts: &Facts<'_>) -> Vec<Mode> {
+    match facts.running.mode {
         Some(mode) => vec![mode],
         None => vec![Mode::Iptables, Mode::Ipvs, Mode::Nftables],
-    };
-    let services = modes.into_iter().flat_map(|mode| cluster_dns(facts, mode));
-    services.filter_map(|(key, _)| key.address()).collect()
+    }
 }
 
 /// True for an address that is good on this node alone, as nodelocaldns' own is.

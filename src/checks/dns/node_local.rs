@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::corefile::directives;
 use super::{cluster_addresses, is_link_local, node_local_addresses};
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::state::kube_proxy::Mode;
@@ -23,13 +24,17 @@ fn judge(facts: &Facts<'_>) -> Verdict {
     if facts.now.links.is_empty() {
         return Verdict::Unknown("the links are not in this state".into());
     }
+    // ::1 and the like are nobody's service.
+    let is_service = |a: &IpAddr| !is_link_local(*a) && !a.is_loopback() && !a.is_unspecified();
     let mut evidence: Vec<String> = node_local_addresses(facts)
         .into_iter()
-        // ::1 and the like are nobody's service.
-        .filter(|a| !is_link_local(*a) && !a.is_loopback())
+        .filter(is_service)
         .map(|a| format!("link nodelocaldns has the address {a}"))
         .collect();
     evidence.extend(untracked(facts));
+    let told = directives(facts);
+    evidence
+        .extend(told.iter().filter(|d| d.binds().iter().any(is_service)).map(|d| d.shown.clone()));
     if evidence.is_empty() {
         return Verdict::Ok("nodelocaldns is not there, or on its link-local address alone".into());
     }
@@ -79,6 +84,7 @@ fn untracked(facts: &Facts<'_>) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::corefile::tests::{USUAL, told};
     use super::*;
     use crate::checks::testing::{judged_to, node};
     use crate::state::{NodeState, RulesetId};
@@ -105,6 +111,16 @@ mod tests {
         assert!(found.remedy[0].starts_with("-localip 169.254.25.10 "), "{found:?}");
         state.links.clear();
         assert!(matches!(judged_to(&CHECK, &state, TO), Verdict::Unknown(_)));
+    }
+
+    #[test]
+    fn the_lines_of_its_corefile_are_found() {
+        let state = told(with_link(&["169.254.20.10/32"]), USUAL);
+        let Verdict::Found(found) = judged_to(&CHECK, &state, TO) else { panic!("not found") };
+        assert_eq!(found.evidence, ["/etc/Corefile:6: bind 169.254.20.10 10.96.0.10"]);
+        let mended = USUAL.replace("bind 169.254.20.10 10.96.0.10", "bind 169.254.20.10 ::1");
+        let state = told(with_link(&["169.254.20.10/32"]), &mended);
+        assert!(matches!(judged_to(&CHECK, &state, TO), Verdict::Ok(_)));
     }
 
     #[test]

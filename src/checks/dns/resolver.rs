@@ -1,11 +1,15 @@
-//! A node that resolves names through the cluster alone.
+//! A node, or its nodelocaldns, that resolves names through the cluster alone.
 
 use std::net::IpAddr;
 
-use super::{cluster_addresses, node_local_addresses};
+use super::corefile::directives;
+use super::{cluster_addresses, dns_addresses, node_local_addresses};
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 
 const FILE: &str = "/etc/resolv.conf";
+const EFFECT: &str = "while the service cannot be reached, as between two modes, the node itself, \
+                      or what asks its nodelocaldns, resolves nothing: no image, no API server by \
+                      name";
 
 pub(crate) const CHECK: Check = Check {
     id: "dns.resolver",
@@ -18,6 +22,31 @@ pub(crate) const CHECK: Check = Check {
 };
 
 fn judge(facts: &Facts<'_>) -> Verdict {
+    let services = dns_addresses(facts);
+    let alone = directives(facts).into_iter().find_map(|directive| {
+        let address = directive.asks_alone().filter(|a| services.contains(a))?;
+        Some((
+            directive.shown,
+            format!("{address} is the cluster's: nodelocaldns asks nobody else"),
+        ))
+    });
+    let verdict = host(facts);
+    let Some((line, why)) = alone else { return verdict };
+    let mut found = match verdict {
+        Verdict::Found(found) => found,
+        _ => Found { effect: EFFECT.into(), ..Found::default() },
+    };
+    found.evidence.extend([line, why]);
+    found.remedy.push(
+        "forward . /etc/resolv.conf   # for zone . in nodelocaldns' Corefile, where that names a \
+         resolver outside of the cluster"
+            .into(),
+    );
+    Verdict::Found(found)
+}
+
+/// The node itself.
+fn host(facts: &Facts<'_>) -> Verdict {
     let Some(text) = facts.now.file(FILE) else {
         return Verdict::Unknown(format!("{FILE} is not in this state"));
     };
@@ -53,10 +82,7 @@ fn judge(facts: &Facts<'_>) -> Verdict {
     };
     Verdict::Found(Found {
         evidence: vec![format!("{FILE}:{number}: {line}"), format!("{address} is {whose}")],
-        effect:
-            "while the service cannot be reached, as between two modes, the node itself resolves \
-                 nothing: no image, no API server by name"
-                .into(),
+        effect: EFFECT.into(),
         remedy: vec![format!(
             "nameserver ADDRESS   # in {FILE}, as the second: a resolver outside of the cluster"
         )],
@@ -66,8 +92,29 @@ fn judge(facts: &Facts<'_>) -> Verdict {
 
 #[cfg(test)]
 mod tests {
+    use super::super::corefile::tests::{USUAL, told};
     use super::*;
     use crate::checks::testing::{judged, node};
+
+    #[test]
+    fn nodelocaldns_that_asks_the_cluster_alone_is_found() {
+        let alone = "cluster.local {\n forward . 10.96.0.10\n}\n. {\n forward . 10.96.0.10\n}\n";
+        let beside = "nameserver 9.9.9.9\n";
+        let judge = |text: &str| {
+            let mut state = told(node("docker-iptables-1.30"), text);
+            state.files.insert(format!("files{FILE}"), beside.into());
+            judged(&CHECK, &state)
+        };
+        let Verdict::Found(found) = judge(alone) else { panic!("not found") };
+        assert_eq!(found.evidence[0], "/etc/Corefile:5: forward . 10.96.0.10");
+        for text in [USUAL, &alone.replace("\n. {\n forward .", "\n. {\n forward . 9.9.9.9")] {
+            assert!(matches!(judge(text), Verdict::Ok(_)), "{text}");
+        }
+        let mut state = told(node("docker-iptables-1.30"), alone);
+        state.files.insert(format!("files{FILE}"), "nameserver 10.96.0.10\n".into());
+        let Verdict::Found(found) = judged(&CHECK, &state) else { panic!("not found") };
+        assert_eq!((found.evidence.len(), found.remedy.len()), (4, 2), "{found:?}");
+    }
 
     fn with(text: &str) -> Verdict {
         let mut state = node("docker-iptables-1.30");

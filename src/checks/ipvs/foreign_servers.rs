@@ -35,6 +35,10 @@ pub(crate) const BESIDE: Check = Check {
 };
 
 fn judge(facts: &Facts<'_>) -> Verdict {
+    // Every cluster has at least the service of its own API.
+    if facts.running.mode == Some(Mode::Ipvs) && facts.now.ipvs.servers.is_empty() {
+        return Verdict::Unknown("ipvs mode runs, but no virtual server is in this state".into());
+    }
     let (mut evidence, mut networks, mut nameless) = (Vec::new(), BTreeSet::new(), false);
     let mut foreign = 0;
     for (place, server) in facts.now.ipvs.servers.iter().enumerate() {
@@ -119,6 +123,18 @@ mod tests {
         });
         assert_eq!(excluded, Verdict::Ok("1 of others, all of them in excludeCIDRs".into()));
         assert!(matches!(judged(&BESIDE, &node("half-migrated-ipvs-1.20")), Verdict::Ok(_)));
+    }
+
+    #[test]
+    fn unknown_where_ipvs_runs_and_no_virtual_server_is_known() {
+        let mut state = node("ipvs-with-keepalived-1.20");
+        let mode = with_facts(&state, None, |facts| facts.running.mode);
+        state.ipvs.servers.clear();
+        let verdict = with_facts(&state, None, |facts| {
+            facts.running.mode = mode;
+            judge(facts)
+        });
+        assert!(matches!(verdict, Verdict::Unknown(_)), "{verdict:?}");
     }
 
     #[test]

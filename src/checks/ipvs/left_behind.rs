@@ -1,6 +1,9 @@
 //! kube-ipvs0, virtual servers and sets while another mode runs.
 
+use std::collections::BTreeSet;
+
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
+use crate::plan::ObjectKind;
 use crate::state::kube_proxy::Mode;
 
 pub(crate) const CHECK: Check = Check {
@@ -50,12 +53,30 @@ fn judge(facts: &Facts<'_>) -> Verdict {
              gone or have no endpoints; Calico stays in its ipvs mode while the link is there"
         }
     };
+    // A set that a rule names goes with that rule, and `cleanup` has both.
+    let named = sets_of_rules(facts);
+    let fix = facts.removal(|o| {
+        &*o.owner == "kube-proxy"
+            && match o.kind {
+                ObjectKind::Link | ObjectKind::VirtualServer => true,
+                ObjectKind::Set => !named.contains(&*o.name),
+                _ => false,
+            }
+    });
     Verdict::Found(Found {
         evidence,
         effect: format!("{mode} mode runs; {effect}"),
         remedy: vec!["proxyshift cleanup --owner kube-proxy".into()],
-        fix: Vec::new(),
+        fix,
     })
+}
+
+/// The sets that rules name.
+fn sets_of_rules(facts: &Facts<'_>) -> BTreeSet<String> {
+    let rulesets = facts.now.rulesets.values();
+    let rules = rulesets
+        .flat_map(|r| r.tables.iter().flat_map(move |t| t.rules().map(move |at| (r, at.2))));
+    rules.flat_map(|(r, rule)| r.words(rule).sets()).map(|name| name.into_owned()).collect()
 }
 
 #[cfg(test)]
@@ -73,6 +94,9 @@ mod tests {
         let Verdict::Found(found) = judged(&CHECK, &state) else { panic!("not found") };
         assert_eq!(found.evidence[0], "link kube-ipvs0 with 30 addresses");
         assert!(found.evidence[1].contains("ipsets, the first KUBE-"), "{found:?}");
+        let names: Vec<String> = found.fix.iter().map(ToString::to_string).collect();
+        assert!(names.contains(&"remove link kube-ipvs0".to_owned()), "{names:?}");
+        assert!(names.contains(&"remove ipset KUBE-CLUSTER-IP".to_owned()), "{names:?}");
         state.links.clear();
         assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
     }

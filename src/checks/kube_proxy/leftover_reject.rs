@@ -2,6 +2,8 @@
 //! act, and nobody takes them back when the service gets endpoints.
 
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
+use crate::plan::ObjectKind;
+use crate::plan::edit::ruleset_of;
 use crate::plan::services::{Place, Services, services_where};
 use crate::state::RulesetId;
 use crate::state::kube_proxy::Mode;
@@ -31,7 +33,7 @@ fn judge(facts: &Facts<'_>) -> Verdict {
             return Verdict::Unknown(format!("which mode runs is not clear: {evidence}"));
         }
     };
-    let mut evidence = Vec::new();
+    let (mut evidence, mut refusals) = (Vec::new(), Vec::new());
     for (id, ruleset) in &facts.now.rulesets {
         let Some(table) = ruleset.table("filter") else { continue };
         for name in CHAINS {
@@ -45,6 +47,7 @@ fn judge(facts: &Facts<'_>) -> Verdict {
                     evidence.push(format!("{id} filter: {}", ruleset.rule_text(rule)));
                     evidence.push(format!("it is reached from {from}; {packets} packets refused"));
                     evidence.push(standing(facts, mode, ruleset.words(rule)));
+                    refusals.push((*id, name, position));
                 }
             }
         }
@@ -52,13 +55,21 @@ fn judge(facts: &Facts<'_>) -> Verdict {
     if evidence.is_empty() {
         return Verdict::Ok("no refusal of iptables mode is left".into());
     }
+    // The refusals alone: what else is left there does nothing, and `cleanup` has it.
+    let fix = facts.removal(|o| {
+        let position = o.position.and_then(|p| usize::try_from(p).ok());
+        let at = ruleset_of(o).zip(position).map(|(id, position)| (id, &*o.name, position));
+        o.kind == ObjectKind::Rule
+            && o.table.as_deref() == Some("filter")
+            && at.is_some_and(|at| refusals.contains(&at))
+    });
     Verdict::Found(Found {
         evidence,
         effect: "new connections that pass there, this node's own among them, are refused, and go \
                  on being refused when the service has endpoints"
             .into(),
         remedy: vec!["proxyshift cleanup --owner kube-proxy".into()],
-        fix: Vec::new(),
+        fix,
     })
 }
 
@@ -113,6 +124,13 @@ mod tests {
             "{found:?}"
         );
         assert!(found.evidence[2].starts_with("shop/empty:p: ipvs mode has no"), "{found:?}");
+        let [fix] = &found.fix[..] else { panic!("{:?}", found.fix) };
+        let lines = fix.lines();
+        assert_eq!(lines.len(), found.evidence.len() / 3, "the refusals, and nothing beside them");
+        assert_eq!(
+            lines[0].strip_prefix("remove "),
+            Some(&*found.evidence[0].replacen(": ", " ", 1))
+        );
 
         let real = state.ipvs.servers[0].reals[0].clone();
         let empty = state.ipvs.servers.iter_mut().find(|s| s.reals.is_empty()).expect("one");

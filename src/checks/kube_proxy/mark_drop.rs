@@ -2,6 +2,9 @@
 
 use super::at_least;
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
+use crate::plan::edit::{ChainText, Direction, Edit, TableEdit, Target};
+use crate::state::RulesetId;
+use crate::state::ruleset::Ruleset;
 
 pub(crate) const CHECK: Check = Check {
     id: "kube-proxy.mark-drop",
@@ -15,6 +18,7 @@ pub(crate) const CHECK: Check = Check {
 
 fn judge(facts: &Facts<'_>) -> Verdict {
     let (mut fine, mut evidence, mut remedy) = (Vec::new(), Vec::new(), Vec::new());
+    let mut fix = Vec::new();
     for (id, ruleset) in &facts.now.rulesets {
         let Some(nat) = ruleset.table("nat").filter(|t| t.chain("KUBE-SERVICES").is_some()) else {
             continue;
@@ -26,6 +30,7 @@ fn judge(facts: &Facts<'_>) -> Verdict {
                 evidence.push(format!("{id} nat has no chain KUBE-MARK-DROP"));
                 remedy.push(format!("{tool} -N KUBE-MARK-DROP"));
                 remedy.push(mark);
+                fix.extend(drops_by_this_mark(ruleset).then(|| written(*id)));
             }
             Some(chain) if !chain.rules.iter().any(|r| r.target.as_deref() == Some("MARK")) => {
                 evidence.push(format!("{id} nat KUBE-MARK-DROP sets no mark"));
@@ -58,15 +63,33 @@ fn judge(facts: &Facts<'_>) -> Verdict {
                  that a load balancer's source ranges forbid gets through"
             .into(),
         remedy,
-        fix: Vec::new(),
+        fix,
     })
+}
+
+/// True if the kubelet's own drop is by the mark that it sets unless it is told another.
+fn drops_by_this_mark(ruleset: &Ruleset) -> bool {
+    let chain = ruleset.table("filter").and_then(|t| t.chain("KUBE-FIREWALL"));
+    chain.into_iter().flat_map(|c| &c.rules).any(|rule| {
+        rule.target.as_deref() == Some("DROP")
+            && ruleset.words(rule).value("--mark").is_some_and(|(_, m)| m == "0x8000/0x8000")
+    })
+}
+
+/// The chain as the kubelet writes it, and as it is saved; the kubelet adds nothing to it then.
+fn written(id: RulesetId) -> Edit {
+    let rule = "-A KUBE-MARK-DROP -j MARK --set-xmark 0x8000/0x8000";
+    let chain = ChainText { name: "KUBE-MARK-DROP".into(), rules: vec![rule.into()] };
+    let (table, rules) = ("nat".into(), Vec::new());
+    let target = Target::Table(TableEdit { ruleset: id, table, rules, chains: vec![chain] });
+    Edit { direction: Direction::Add, target }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::testing::versioned;
     use super::*;
-    use crate::checks::testing::{judged, node, with_facts};
+    use crate::checks::testing::{changed, judged, node, with_facts};
 
     #[test]
     fn all_three_outcomes() {
@@ -77,9 +100,31 @@ mod tests {
         let state = versioned("docker-iptables-1.30", "v1.24.17");
         let Verdict::Found(found) = judged(&CHECK, &state) else { panic!("not found") };
         assert_eq!(found.evidence[0], "iptables-nft nat has no chain KUBE-MARK-DROP");
+        assert!(found.fix.is_empty(), "which mark the kubelet drops by is not known");
         let mut state = node("half-migrated-ipvs-1.20");
         state.rulesets.clear();
         assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+    }
+
+    #[test]
+    fn a_missing_chain_is_written_as_the_kubelet_would() {
+        let save = "iptables-nft.save";
+        let rule = "-A KUBE-MARK-DROP -j MARK --set-xmark 0x8000/0x8000";
+        let state = changed("canal-stale-flannel-1.20", |f| {
+            f.replace(save, ":KUBE-MARK-DROP - [0:0]\n", "");
+            f.replace(save, &format!("[0:0] {rule}\n"), "");
+            f.replace(save, "IP\" -j KUBE-MARK-DROP", "IP\" -j RETURN");
+        });
+        let Verdict::Found(found) = judged(&CHECK, &state) else { panic!("not found") };
+        let [Edit { direction: Direction::Add, target: Target::Table(edit) }] = &found.fix[..]
+        else {
+            panic!("{:?}", found.fix);
+        };
+        assert_eq!((edit.table.as_str(), edit.rules.len()), ("nat", 0));
+        assert_eq!(
+            (edit.chains[0].name.as_str(), &*edit.chains[0].rules[0]),
+            ("KUBE-MARK-DROP", rule)
+        );
     }
 
     #[test]

@@ -66,7 +66,9 @@ fn approve(command: &Command<'_>, remedy: &Remedy) -> Result<bool> {
     for line in &lines {
         eprint!("{}", indented("", line));
     }
-    prompt::confirm("Do this? Yes: after a snapshot. No: this finding is left as it is.")
+    prompt::confirm(
+        "Do this? Yes: after a snapshot and a rehearsal. No: this finding is left as it is.",
+    )
 }
 
 /// What was done, for the document of findings.

@@ -70,14 +70,26 @@ fn below(root: &Path, kernel: &str) -> Tools {
     Tools { kernel: kernel.to_owned(), tools: PROGRAMS.into_iter().map(tool).collect() }
 }
 
-/// The version of the Debian package that has a program, as the image's own list says: images
-/// without a package manager keep one file a package.
+/// The version of the package that has a program, as the image's own list says: dpkg's (images
+/// without a package manager keep one file a package) or apk's. What rpm has is a database.
 fn version(root: &Path, program: &str) -> Option<String> {
-    let package = if program == "nft" { "nftables" } else { program };
-    let lists = [format!("/var/lib/dpkg/status.d/{package}"), "/var/lib/dpkg/status".to_owned()];
-    let text = |path: &String| fs::read_to_string(resolve(root, path).ok()?).ok();
-    let version = lists.iter().filter_map(text).find_map(|text| package_version(&text, package))?;
-    Some(format!("package {package} {version}"))
+    let text = |path: &str| fs::read_to_string(resolve(root, path).ok()?).ok();
+    let debian = if program == "nft" { "nftables" } else { program };
+    let lists = [&format!("/var/lib/dpkg/status.d/{debian}"), "/var/lib/dpkg/status"];
+    let mut of_dpkg = lists.into_iter().filter_map(text);
+    if let Some(version) = of_dpkg.find_map(|text| package_version(&text, debian)) {
+        return Some(format!("package {debian} {version}"));
+    }
+    let alpine = if program == "conntrack" { "conntrack-tools" } else { debian };
+    let version = apk_version(&text("/lib/apk/db/installed")?, alpine)?;
+    Some(format!("package {alpine} {version}"))
+}
+
+/// The version in the paragraph of one of apk's packages.
+fn apk_version(installed: &str, package: &str) -> Option<String> {
+    let mut paragraphs = installed.split("\n\n");
+    let of = |p: &&str| p.lines().any(|l| l.strip_prefix("P:") == Some(package));
+    paragraphs.find(of)?.lines().find_map(|l| l.strip_prefix("V:")).map(str::to_owned)
 }
 
 /// The version in the paragraph of a package.
@@ -158,6 +170,34 @@ mod tests {
         let version = tools.get("iptables").unwrap().version().unwrap();
         assert_eq!(version.to_string(), "1.8.9");
         assert_eq!((path("ipset"), path("nft"), path("conntrack")), (None, None, None));
+    }
+
+    #[test]
+    fn an_image_of_alpine_tells_its_versions_and_one_of_rpm_does_not() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |path: &str| root.path().join(path);
+        for directory in ["sbin", "lib/apk/db", "var/lib/rpm"] {
+            fs::create_dir_all(at(directory)).unwrap();
+        }
+        for name in ["iptables", "nft", "ipset", "conntrack"] {
+            fs::write(at(&format!("sbin/{name}")), "").unwrap();
+            let runs = fs::Permissions::from_mode(0o755);
+            fs::set_permissions(at(&format!("sbin/{name}")), runs).unwrap();
+        }
+        fs::write(at("var/lib/rpm/rpmdb.sqlite"), "SQLite format 3\0").unwrap();
+        let of =
+            |tools: &Tools, name: &str| tools.get(name).unwrap().version().map(|v| v.to_string());
+        let unknown = below(root.path(), "6.1.0");
+        assert_eq!((of(&unknown, "iptables"), of(&unknown, "nft")), (None, None));
+
+        let installed = "C:Q1x=\nP:iptables-doc\nV:0.1-r0\nF:sbin\n\nC:Q1y=\nP:iptables\n\
+            V:1.8.10-r3\nA:x86_64\n\nP:nftables\nV:1.0.9-r2\n\nP:conntrack-tools\nV:1.4.8-r0\n\n";
+        fs::write(at("lib/apk/db/installed"), installed).unwrap();
+        let tools = below(root.path(), "6.1.0");
+        assert_eq!(of(&tools, "iptables").as_deref(), Some("1.8.10"));
+        assert_eq!(of(&tools, "nft").as_deref(), Some("1.0.9"));
+        assert_eq!(of(&tools, "conntrack").as_deref(), Some("1.4.8"));
+        assert_eq!(of(&tools, "ipset"), None, "no package has it");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! quadratic time.
 
 mod batch;
+mod listener;
 mod native;
 pub(in crate::node) mod socket;
 
@@ -15,6 +16,7 @@ use netlink_bindings::nftables::{Nfgenmsg, Request};
 use netlink_bindings::utils::ErrorContext;
 
 pub use batch::Batch;
+pub use listener::{Heard, Listener, Writer};
 use socket::Socket;
 
 use crate::error::{Error, Kind, Result};

@@ -68,6 +68,37 @@ impl Socket {
         Ok(Socket { fd, buffer: vec![0; BUFFER], sequence: 0 })
     }
 
+    /// A socket that is told what happens in a multicast group (from 1), with `room` bytes for what
+    /// was not read yet.
+    pub(super) fn subscribed(group: u32, room: usize) -> Result<Self> {
+        let socket = Socket::open()?;
+        if sockopt::set_socket_recv_buffer_size_force(&socket.fd, room).is_err() {
+            // Root of another user namespace gets what rmem_max allows.
+            let _ = sockopt::set_socket_recv_buffer_size(&socket.fd, room);
+        }
+        rustix::net::bind(&socket.fd, &netlink::SocketAddrNetlink::new(0, 1 << (group - 1)))
+            .map_err(|errno| refused("netfilter netlink group", errno))?;
+        Ok(socket)
+    }
+
+    /// Hands on the type and payload of each message that is there. True if some were lost.
+    pub(super) fn told(&mut self, mut each: impl FnMut(u16, &[u8])) -> bool {
+        let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
+        let mut lost = false;
+        loop {
+            match rustix::net::recv(&self.fd, self.buffer.as_mut_slice(), flags) {
+                Ok((_, length)) if length <= self.buffer.len() => {
+                    for message in Messages(&self.buffer[..length]) {
+                        each(message.header.r#type, message.payload);
+                    }
+                }
+                Ok(_) | Err(Errno::NOBUFS) => lost = true,
+                Err(Errno::INTR) => {}
+                Err(_) => return lost,
+            }
+        }
+    }
+
     /// The first of `count` sequence numbers that nothing else uses.
     pub(super) fn reserve(&mut self, count: u32) -> u32 {
         let first = self.sequence.wrapping_add(1);

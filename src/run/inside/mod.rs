@@ -8,7 +8,7 @@ pub mod load;
 pub mod rehearse;
 pub mod world;
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 
 use duct::cmd;
@@ -18,6 +18,7 @@ use crate::error::{Error, Kind, Result};
 use crate::event::{Event, Sink};
 use crate::node::commands::TRUSTED_PATH;
 use crate::node::tools::{Tool, Tools};
+use crate::plan::edit::Edit;
 
 /// What the inner process is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -26,6 +27,8 @@ pub enum Job {
     Validate,
     /// Load the state, clean it up, roll it back, and prove both.
     Rehearse,
+    /// As [`Job::Rehearse`], with the edits on standard input in place of a clean-up's.
+    Mend,
 }
 
 /// What came of it.
@@ -53,16 +56,40 @@ enum Line {
 /// # Errors
 /// What the inner process failed with, or [`Kind::Permission`] when no namespace is to be had.
 pub fn run(job: Job, dir: &Path, tools: &Tools, sink: &dyn Sink) -> Result<Report> {
+    run_with(job, Vec::new(), dir, tools, sink)
+}
+
+/// Makes `edits` on the state in `dir` in such namespaces, undoes them, and proves both.
+///
+/// # Errors
+/// As [`run`].
+pub fn mend(edits: &[Edit], dir: &Path, tools: &Tools, sink: &dyn Sink) -> Result<Report> {
+    let input = serde_json::to_vec(edits)
+        .map_err(|e| Error::new(Kind::Unexpected, "the edits to rehearse", e))?;
+    run_with(Job::Mend, input, dir, tools, sink)
+}
+
+fn run_with(
+    job: Job,
+    input: Vec<u8>,
+    dir: &Path,
+    tools: &Tools,
+    sink: &dyn Sink,
+) -> Result<Report> {
     let own = std::env::current_exe().map_err(|e| Error::io("/proc/self/exe", &e))?;
     let root = rustix::process::geteuid().is_root();
     let spaces = if root { "-nm" } else { "-Urnm" };
-    let word = if job == Job::Validate { "validate" } else { "rehearse" };
+    let word = match job {
+        Job::Validate => "validate",
+        Job::Rehearse => "rehearse",
+        Job::Mend => "mend",
+    };
     let child = cmd!(tools.tool(Tool::Unshare)?, spaces, "--kill-child", own, "inside", word, dir)
         .env("PATH", TRUSTED_PATH)
         .env("LC_ALL", "C")
         // A crash that a test asks for is the run's, not the rehearsal's.
         .env_remove("PROXYSHIFT_CRASH")
-        .stdin_null()
+        .stdin_bytes(input)
         .stderr_capture()
         .unchecked();
     let failed = |e| Error::new(Kind::Command, "unshare", e);
@@ -141,6 +168,14 @@ pub fn inside(job: Job, dir: &Path) -> Result<Report> {
     let tools = Tools::find();
     match job {
         Job::Validate => rehearse::validate(dir, &tools),
-        Job::Rehearse => rehearse::rehearse(dir, &tools, &Outward),
+        Job::Rehearse => rehearse::rehearse(dir, None, &tools, &Outward),
+        Job::Mend => rehearse::rehearse(dir, Some(given_edits()?), &tools, &Outward),
     }
+}
+
+fn given_edits() -> Result<Vec<Edit>> {
+    let mut text = Vec::new();
+    std::io::stdin().read_to_end(&mut text).map_err(|e| Error::io("standard input", &e))?;
+    serde_json::from_slice(&text)
+        .map_err(|e| Error::new(Kind::Unexpected, "the edits to rehearse", e))
 }

@@ -70,6 +70,7 @@ pub(super) fn validate(dir: &Path, tools: &Tools) -> Result<Report> {
 }
 
 /// Fails on the first way in which rules or sets differ from what `edits` should have made of them.
+/// Returns how many rules are as they were.
 fn same_rules(what: &str, before: &NodeState, after: &NodeState, edits: &[Edit]) -> Result<usize> {
     let ids = before.rulesets.keys().chain(after.rulesets.keys());
     for id in ids {
@@ -85,7 +86,7 @@ fn same_rules(what: &str, before: &NodeState, after: &NodeState, edits: &[Edit])
     if let Some(difference) = before.ipsets.differences(&after.ipsets).first().filter(|_| sets) {
         return Err(Error::new(Kind::Rehearsal, difference, "an ipset differs"));
     }
-    Ok(rules(after))
+    Ok(rules(after).saturating_sub(edits.iter().map(Edit::rules_added).sum()))
 }
 
 /// How close two states are whose rules mean the same: the same to the byte, but for rules that
@@ -124,8 +125,14 @@ impl Proofs<'_> {
     }
 }
 
-/// Loads the state in `dir`, cleans it up, rolls it back, and proves both.
-pub(super) fn rehearse(dir: &Path, tools: &Tools, sink: &dyn Sink) -> Result<Report> {
+/// Loads the state in `dir`, makes the edits asked for, or else cleans it up, rolls it back, and
+/// proves both.
+pub(super) fn rehearse(
+    dir: &Path,
+    asked: Option<Vec<Edit>>,
+    tools: &Tools,
+    sink: &dyn Sink,
+) -> Result<Report> {
     let folder = Given::open(dir)?;
     let given = state_in(dir)?;
     own_run()?;
@@ -162,6 +169,10 @@ pub(super) fn rehearse(dir: &Path, tools: &Tools, sink: &dyn Sink) -> Result<Rep
     }
 
     let catalogue = Catalogue::builtin()?;
+    let (what, after) = match asked {
+        Some(_) => ("the remedies", "after mending"),
+        None => ("the clean-up", "after cleaning"),
+    };
     let store = Store::open(Some(Path::new("/run/proxyshift-store")))?;
     let context = Context {
         tools,
@@ -175,7 +186,10 @@ pub(super) fn rehearse(dir: &Path, tools: &Tools, sink: &dyn Sink) -> Result<Rep
     let before = state.fingerprint();
     drop(state);
     proofs.hold("a snapshot of it restores in another namespace, and means the same again");
-    let edits = planned(&catalogue, &folder)?;
+    let edits = match asked {
+        Some(edits) => edits,
+        None => planned(&catalogue, &folder)?,
+    };
     if edits.is_empty() {
         sink.note("there is nothing to remove");
         return Ok(Report { left_out, removed: 0, proofs: proofs.told });
@@ -188,13 +202,13 @@ pub(super) fn rehearse(dir: &Path, tools: &Tools, sink: &dyn Sink) -> Result<Rep
     })
     .map_err(rehearsal)?;
     let clean = look(tools, &Silent)?;
-    let kept = same_rules("the clean-up", &base, &clean, &edits)?;
+    let kept = same_rules(what, &base, &clean, &edits)?;
     let how = same_bytes(&base, &clean);
     drop(clean);
     let removed = edits.iter().map(Edit::objects).sum();
     drop(edits);
-    proofs.hold(format!("after cleaning: the {kept} other rules {how}, in the same order"));
-    proofs.packets("after cleaning", hosts.as_ref())?;
+    proofs.hold(format!("{after}: the {kept} other rules {how}, in the same order"));
+    proofs.packets(after, hosts.as_ref())?;
 
     rollback::undo(&context, &mut run, &mut journal, &base).map_err(rehearsal)?;
     let back = look(tools, &Silent)?;

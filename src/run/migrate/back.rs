@@ -69,19 +69,19 @@ pub(in crate::run) fn undo(
     let entries = read(&context.store.run_dir(&run.id))?;
     let steps = Step::begun(&entries);
     let mut trouble: Vec<String> = Vec::new();
-    let mut restored = 0;
+    let (mut restored, mut taken_out) = (0, 0);
 
     let serves = settings_back(context, run, &steps, base, shift, &mut trouble)?;
     restored += steps_back(&steps, &mut trouble);
     if serves {
-        restored += new_mode_gone(context, journal, base)?;
+        taken_out += new_mode_gone(context, journal, base)?;
     }
     restored += cleaned_back(context, run, journal, !serves)?;
     let probes: Vec<_> = serde_json::from_value(run.plan["probes"].clone()).unwrap_or_default();
     if let Err(e) = prove(context, context.catalogue, base, shift.from, shift, &probes) {
         trouble.push(e.to_string());
     }
-    finish(context, run, restored, trouble)
+    finish(context, run, (restored, taken_out), trouble)
 }
 
 /// Undoes the migration `run` of an earlier boot: its settings and what was persisted. The rules
@@ -104,13 +104,13 @@ pub(in crate::run) fn after_reboot(
     let persisted = steps.iter().filter(|s| matches!(s, Step::File { .. }));
     restored += steps_back(&persisted.cloned().collect::<Vec<_>>(), &mut trouble);
     settings_back(context, run, &steps, base, shift, &mut trouble)?;
-    finish(context, run, restored + 1, trouble)
+    finish(context, run, (restored + 1, 0), trouble)
 }
 
 fn finish(
     context: &Context<'_>,
     run: &mut Run,
-    restored: usize,
+    (restored, taken_out): (usize, usize),
     trouble: Vec<String>,
 ) -> Result<Report> {
     let task = "verifying the rollback";
@@ -119,7 +119,8 @@ fn finish(
     if trouble.is_empty() {
         context.store.finish(run, RunState::RolledBack)?;
         context.sink.finished(task, "the node is as before");
-        return Ok(Report { run: run.id.clone(), restored, already_back: Vec::new() });
+        let (run, already_back) = (run.id.clone(), Vec::new());
+        return Ok(Report { run, restored, taken_out, already_back });
     }
     context.store.finish(run, RunState::UndonePartly)?;
     context.sink.finished(task, format!("{} things are not as before", trouble.len()));

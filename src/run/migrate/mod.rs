@@ -136,7 +136,7 @@ pub fn migrate(
     prune(context)?;
     let taken = take(context, &format!("before migrate --to {}", asked.to))?;
     if playbook.stage(StageName::Rehearse).is_some() {
-        rehearse(context, &taken)?;
+        rehearse(context, &taken, None)?;
     }
     let within = confirm_within(&playbook, asked);
     let summary = json!({

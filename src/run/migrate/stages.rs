@@ -343,7 +343,7 @@ impl Work<'_> {
                     staged.cleaned_from = Some(taken.snapshot.id.clone());
                 }
                 context.store.update(&self.run)?;
-                rehearse(context, &taken)?;
+                rehearse(context, &taken, None)?;
                 (taken.state.clone(), taken.state)
             }
         };

@@ -1,0 +1,88 @@
+//! Who else wrote to nf_tables while a run made its edits.
+
+use std::collections::BTreeSet;
+
+use crate::node::nfnetlink::{Heard, Listener};
+use crate::node::tools::Tool;
+use crate::plan::edit::{Direction, Edit, Target};
+use crate::state::{Backend, NodeState};
+
+/// How many writers are named.
+const SHOWN: usize = 5;
+
+/// Listens where nf_tables is in use. That nobody can be named stops no run.
+pub(super) struct Writers {
+    listener: Option<Listener>,
+}
+
+impl Writers {
+    /// Listens from now on, if `base` has tables of nf_tables: asking would load it.
+    pub(super) fn of(base: &NodeState) -> Writers {
+        let nft = base.rulesets.keys().any(|id| id.backend == Backend::Nft);
+        Writers { listener: nft.then(Listener::open).and_then(Result::ok) }
+    }
+
+    /// A sentence on everybody but this run, which made `edits`.
+    pub(super) fn others(&mut self, edits: &[Edit]) -> Option<String> {
+        let heard = self.listener.as_mut()?.drain();
+        sentence(&heard, &own_names(edits))
+    }
+}
+
+/// The command names under which this run writes. Numbers would not do: a container has its own,
+/// and the programs that we ran are gone.
+fn own_names(edits: &[Edit]) -> BTreeSet<String> {
+    let programs = edits.iter().filter_map(|edit| match (&edit.target, edit.direction) {
+        (Target::Table(t), Direction::Add) => Some(Tool::Restore(t.ruleset).program()),
+        (Target::NativeTable(_), _) => Some(Tool::Nft.program()),
+        _ => None,
+    });
+    // The kernel cuts a command name to 15 bytes.
+    let mut names: BTreeSet<String> = programs.map(|p| p.chars().take(15).collect()).collect();
+    let comm = std::fs::read_to_string("/proc/self/comm").unwrap_or_default();
+    names.insert(comm.trim_end().to_owned());
+    names
+}
+
+fn sentence(heard: &Heard, own: &BTreeSet<String>) -> Option<String> {
+    let mut named: Vec<String> = Vec::new();
+    for writer in heard.writers.iter().filter(|w| !own.contains(&w.name)) {
+        let name = format!("{} (pid {})", writer.name, writer.pid);
+        if !named.contains(&name) {
+            named.push(name);
+        }
+    }
+    let more = named.len().saturating_sub(SHOWN);
+    named.truncate(SHOWN);
+    if more > 0 {
+        named.push(format!("{more} more"));
+    }
+    if heard.missed {
+        named.push("perhaps others, of whom the kernel could not tell".into());
+    }
+    (!named.is_empty()).then(|| format!("written meanwhile by {}", named.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::nfnetlink::Writer;
+
+    #[test]
+    fn everybody_else_is_named_once() {
+        let writer = |pid, name: &str| Writer { generation: pid, pid, name: name.into() };
+        let own = BTreeSet::from(["proxyshift".to_owned()]);
+        let mut heard = Heard {
+            writers: vec![writer(7, "proxyshift"), writer(8, "nft"), writer(8, "nft")],
+            missed: false,
+        };
+        let said = |heard: &Heard| sentence(heard, &own);
+        assert_eq!(said(&heard).as_deref(), Some("written meanwhile by nft (pid 8)"));
+        heard.writers.extend((20..26).map(|pid| writer(pid, "dockerd")));
+        assert!(said(&heard).unwrap().ends_with("dockerd (pid 23), 2 more"), "{:?}", said(&heard));
+        heard.writers.truncate(1);
+        assert_eq!(said(&heard), None);
+        heard.missed = true;
+        assert!(said(&heard).unwrap().contains("could not tell"));
+    }
+}

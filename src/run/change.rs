@@ -87,7 +87,9 @@ pub(super) fn carry_out(
     plan_again: &dyn Fn() -> Result<Vec<Edit>>,
 ) -> Result<Changed> {
     let result = execute(context, journal, stage, edits, plan_again)
-        .and_then(|_| done_edits(context, run))
+        // Said by the journal, with those of before a crash; one copy at a time.
+        .map(drop)
+        .and_then(|()| done_edits(context, run))
         .and_then(|done| verify(context, &done, base));
     match result {
         Ok(changed) => {

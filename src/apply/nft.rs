@@ -1,9 +1,9 @@
 //! iptables-nft tables: one netlink batch bound to the generation it was planned on.
 //!
-//! The save says what the rules are, the netlink dump says which handles they have. The batch names
-//! each rule by its handle and carries a generation: the kernel refuses it as a whole when anyone has
-//! written since (`ERESTART`; then it is sent again on the next generation), when one of its rules
-//! is gone, or when a chain that goes holds a rule that it does not name.
+//! The save says what the rules are, the netlink dump says which handles they have. The batch carries
+//! a generation: the kernel refuses it as a whole when anyone has written since (`ERESTART`). Then it
+//! is sent again on the next generation, and names each rule by its handle: it is refused when one of
+//! its rules is gone, or when a chain that goes holds a rule that it does not name.
 
 use std::time::Duration;
 
@@ -52,9 +52,9 @@ struct Handles {
 fn remove(kernel: &Kernel<'_>, edit: &TableEdit) -> Result<Applied> {
     let mut netfilter = Netfilter::open()?;
     let (planned, before, handles) = planned_handles(kernel, &mut netfilter, edit)?;
-    let batch = batch(edit, &handles);
     let mut generation = planned;
     for _ in 0..TRIES {
+        let batch = batch(edit, &handles, generation == planned);
         match netfilter.commit(&batch, generation) {
             Ok(()) if generation == planned => {
                 return proof(kernel, &mut netfilter, planned, Direction::Remove, edit, before);
@@ -166,15 +166,21 @@ fn pause(attempt: u32) {
     std::thread::sleep(Duration::from_micros(micros.into()));
 }
 
-/// Jumps first, then every rule of the chains that go, then these chains. Each rule by its handle: a
-/// chain that someone added a rule to is then not empty, and the kernel refuses the whole batch.
-fn batch<'a>(edit: &'a TableEdit, handles: &'a Handles) -> Batch<'a> {
+/// Jumps first, then every rule of the chains that go, then these chains. Where nobody wrote since the
+/// chains were read (`quiet`: the kernel refuses the batch otherwise), a chain is emptied at once;
+/// else each rule goes by its handle: a chain that someone added a rule to is then not empty, and
+/// the kernel refuses the whole batch.
+fn batch<'a>(edit: &'a TableEdit, handles: &'a Handles, quiet: bool) -> Batch<'a> {
     let (family, table) = (edit.ruleset.family, edit.table.as_str());
     let mut batch = Batch::new();
     for (chain, handle) in &handles.rules {
         batch.delete_rule(family, table, chain, *handle);
     }
     for (chain, handles) in edit.chains.iter().zip(&handles.chains) {
+        if quiet && !handles.is_empty() {
+            batch.flush_chain(family, table, &chain.name);
+            continue;
+        }
         for handle in handles {
             batch.delete_rule(family, table, &chain.name, *handle);
         }

@@ -3,6 +3,7 @@
 //! Looking changes nothing: each family of netfilter state is asked only when the kernel shows that
 //! it is there ([`super::present`]), and a save that lies is refused by name ([`super::lossy`]).
 
+use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -32,11 +33,14 @@ pub fn capture(tools: &Tools) -> Result<Files> {
 /// fails.
 pub fn capture_telling(tools: &Tools, sink: &dyn Sink) -> Result<Files> {
     let mut files = Files::new();
-    legacy(tools, &mut files)?;
-    nft(tools, &mut files)?;
-    if present::ip_set() {
-        put(&mut files, "ipset.save", save(tools, Tool::Ipset, &["save"])?.stdout);
-    }
+    // At the same time: both take long on a large node.
+    let (rules, sets) = thread::scope(|scope| {
+        let sets = scope.spawn(|| ipsets(tools));
+        (legacy(tools, &mut files).and_then(|()| nft(tools, &mut files)), sets.join())
+    });
+    rules?;
+    let failed = |_| Error::new(Kind::Unexpected, "ipset save", "cannot be read");
+    put(&mut files, "ipset.save", sets.map_err(failed)??);
     ipvs(tools, &mut files)?;
     put(&mut files, "addr.json", ip(tools, &["-j", "-d", "addr", "show"])?);
     put(&mut files, "route.json", ip(tools, &["-j", "route", "show", "table", "all"])?);
@@ -181,6 +185,14 @@ fn json(text: &str) -> Result<Vec<Value>> {
             _ => Err(parse(&"it has no list named nftables")),
         },
         _ => Err(parse(&"it is not an object")),
+    }
+}
+
+/// The sets; without any, nothing.
+fn ipsets(tools: &Tools) -> Result<String> {
+    match present::ip_set() {
+        true => Ok(save(tools, Tool::Ipset, &["save"])?.stdout),
+        false => Ok(String::new()),
     }
 }
 

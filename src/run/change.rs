@@ -114,7 +114,9 @@ pub(super) fn make(
 ) -> Result<Changed> {
     let mut writers = Writers::of(base);
     execute(context, journal, stage, edits, plan_again)
-        .and_then(|_| done_edits(context, run))
+        // Said by the journal, with those of before a crash; one copy at a time.
+        .map(drop)
+        .and_then(|()| done_edits(context, run))
         .and_then(|done| verify(context, &done, base, &mut writers))
 }
 

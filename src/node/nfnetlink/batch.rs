@@ -21,6 +21,7 @@ pub struct Batch<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Removal<'a> {
     Rule { family: Family, table: &'a str, chain: &'a str, handle: u64 },
+    Rules { family: Family, table: &'a str, chain: &'a str },
     Chain { family: Family, table: &'a str, chain: &'a str },
     Table { family: &'a str, table: &'a str },
 }
@@ -34,6 +35,12 @@ impl<'a> Batch<'a> {
     /// Deletes one rule; fails if it is not there.
     pub fn delete_rule(&mut self, family: Family, table: &'a str, chain: &'a str, handle: u64) {
         self.removals.push(Removal::Rule { family, table, chain, handle });
+    }
+
+    /// Deletes all rules that a chain has when the batch is applied. Fails if there is no such chain.
+    /// The kernel finds a rule by walking its chain, so that naming each of 40,000 takes it 6 s.
+    pub fn flush_chain(&mut self, family: Family, table: &'a str, chain: &'a str) {
+        self.removals.push(Removal::Rules { family, table, chain });
     }
 
     /// Deletes a chain; fails if it still has rules, or if a rule or map element still jumps to it.
@@ -65,6 +72,9 @@ impl fmt::Display for Removal<'_> {
             Removal::Rule { family, table, chain, handle } => {
                 write!(f, "rule with handle {handle} of chain {} {table} {chain}", family.nft())
             }
+            Removal::Rules { family, table, chain } => {
+                write!(f, "rules of chain {} {table} {chain}", family.nft())
+            }
             Removal::Chain { family, table, chain } => {
                 write!(f, "chain {} {table} {chain}", family.nft())
             }
@@ -84,6 +94,15 @@ impl Removal<'_> {
                     .push_table_bytes(checked_name(table)?)
                     .push_chain_bytes(checked_name(chain)?)
                     .push_handle(*handle);
+                append(buffer, &request, sequence, flags);
+            }
+            Removal::Rules { family, table, chain } => {
+                let header = TableFamily::from(*family).header();
+                let mut request = Request::new().op_delrule_do(&header);
+                request
+                    .encode()
+                    .push_table_bytes(checked_name(table)?)
+                    .push_chain_bytes(checked_name(chain)?);
                 append(buffer, &request, sequence, flags);
             }
             Removal::Chain { family, table, chain } => {

@@ -14,6 +14,7 @@ use super::tools::{Tool, Tools};
 use super::{config_files, lossy::lossy, present, processes, sysctls};
 use crate::error::{Error, Kind, Result};
 use crate::event::{Event, Silent, Sink};
+use crate::state::ipvs::{Ipvs, Limits};
 use crate::state::{Backend, Family, Files, RulesetId};
 
 /// How long a save may take: with 115,000 lines and a busy writer it starts again and again.
@@ -205,11 +206,23 @@ fn ipvs(tools: &Tools, files: &mut Files) -> Result<()> {
     if rules.is_empty() {
         return Ok(());
     }
-    put(files, "ipvs.save", rules);
+    put(files, "ipvs.save", limited(tools, rules)?);
     put(files, "ipvs.list", save(tools, Tool::Ipvsadm, &["-L", "-n"])?.stdout);
     let stats = save(tools, Tool::Ipvsadm, &["-L", "-n", "--stats", "--exact"])?.stdout;
     put(files, "ipvs.stats", stats);
     Ok(())
+}
+
+/// The save with the connection limits that `ipvsadm -S` leaves out and `ipvsadm -R` reads.
+fn limited(tools: &Tools, rules: String) -> Result<String> {
+    let listed = save(tools, Tool::Ipvsadm, &["-L", "-n", "--thresholds"])?.stdout;
+    let limits = Limits::parse("ipvsadm --thresholds", &listed)?;
+    if limits.is_empty() {
+        return Ok(rules);
+    }
+    let mut ipvs = Ipvs::parse("ipvs.save", &rules)?;
+    limits.put(&mut ipvs);
+    Ok(ipvs.render())
 }
 
 #[cfg(test)]

@@ -9,8 +9,9 @@ use crate::error::{Error, Kind, Result};
 use crate::run::Context;
 use crate::run::inside::{self, Job};
 use crate::run::look::look;
+use crate::state::ipvs::{Ipvs, RealServer, VirtualServer};
 use crate::state::{Files, NodeState};
-use crate::store::manifest::Manifest;
+use crate::store::manifest::{IpvsThreshold, Manifest};
 use crate::store::snapshots::Snapshot;
 
 /// How often, and for how long, a quiet moment is waited for.
@@ -38,7 +39,8 @@ pub fn take(context: &Context<'_>, why: &str) -> Result<Taken> {
 
     let task = "writing the snapshot and restoring it in a private namespace";
     context.sink.started(task);
-    let manifest = Manifest::for_this_node(why)?;
+    let ipvs_thresholds = thresholds(&state.ipvs);
+    let manifest = Manifest { ipvs_thresholds, ..Manifest::for_this_node(why)? };
     // What was written is what was parsed, to the byte, or it is refused before it is judged.
     let snapshot = context.store.create(&state.files, manifest, &|_| renders_back(&state))?;
     let restored =
@@ -60,6 +62,19 @@ pub fn take(context: &Context<'_>, why: &str) -> Result<Taken> {
     }
     context.sink.finished(task, format!("{} in {}", snapshot.id, context.store.dir().display()));
     Ok(Taken { snapshot, state })
+}
+
+/// The connection limits of real servers, for who reads the manifest; `ipvs.save` has them too.
+fn thresholds(ipvs: &Ipvs) -> Vec<IpvsThreshold> {
+    let reals = ipvs.servers.iter().flat_map(|s| s.reals.iter().map(move |real| (s, real)));
+    let limited = reals.filter(|(_, real)| real.upper.is_some() || real.lower.is_some());
+    let row = |(server, real): (&VirtualServer, &RealServer)| IpvsThreshold {
+        service: server.service.selector(),
+        server: real.address.to_string(),
+        upper: real.upper.unwrap_or(0),
+        lower: real.lower.unwrap_or(0),
+    };
+    limited.map(row).collect()
 }
 
 /// Captures until two in a row mean the same.

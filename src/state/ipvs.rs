@@ -1,5 +1,6 @@
 //! `ipvsadm -S -n`, and the listing (`ipvsadm -L -n`) with its connection counts.
 
+mod limits;
 mod listing;
 
 use std::collections::HashMap;
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{Family, lines};
 use crate::error::Result;
 
+pub use limits::Limits;
 pub use listing::{Listed, ListedReal, Listing};
 
 /// All virtual servers, in the order of the save.
@@ -97,8 +99,8 @@ pub struct RealServer {
     pub forward: Forward,
     /// Its weight; 0 takes no new connections.
     pub weight: u32,
-    /// Connections above which it takes no more (`-x`). A save never has it: `ipvsadm -S` drops
-    /// both thresholds.
+    /// Connections above which it takes no more (`-x`). `ipvsadm -S` drops both limits; see
+    /// [`Limits`].
     pub upper: Option<u32>,
     /// Connections below which it takes some again (`-y`).
     pub lower: Option<u32>,

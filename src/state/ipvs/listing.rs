@@ -75,7 +75,7 @@ impl Listing {
 }
 
 /// `TCP 10.0.0.1:80 rr …`, `FWM 7 rr …`, `FWM 7 IPv6 rr …`.
-fn server(words: &[&str]) -> Option<Listed> {
+pub(super) fn server(words: &[&str]) -> Option<Listed> {
     let at = |protocol, address: &str| {
         Some(Service::Address { protocol, address: address.parse().ok()? })
     };

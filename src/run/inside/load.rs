@@ -52,6 +52,8 @@ fn load_ipvs(state: &NodeState, tools: &Tools, left_out: &mut Vec<String>) -> Re
         left_out.extend(servers.iter().map(|s| format!("virtual server {}", s.service)));
         return Ok(());
     }
+    // Before a namespace has its first address, no other address is one to the kernel.
+    Command::new(tools.tool(Tool::Ip)?).args(["link", "set", "lo", "up"]).run()?;
     let command = Command::new(tools.tool(Tool::Ipvsadm)?).args(["-R"]);
     command.stdin(state.ipvs.render()).run()?;
     Ok(())

@@ -86,7 +86,7 @@ conntrack:
   min: 0
   tcpEstablishedTimeout: 0s
   tcpCloseWaitTimeout: 0s
-iptables: {syncPeriod: 5m}
+iptables: {{syncPeriod: 5m}}
 ipvs:
   syncPeriod: 5m
   excludeCIDRs: [{exclude}]

@@ -127,7 +127,7 @@ fn compare(dir: &Path, line: &str) -> Result<(), String> {
         return Ok(());
     }
     let text = |value: &Value| serde_json::to_string_pretty(value).unwrap();
-    let diff = similar::TextDiff::from_lines(&text(&theirs), &text(&found))
+    let diff = similar::TextDiff::from_lines(text(&theirs), text(&found))
         .unified_diff()
         .context_radius(0)
         .to_string();

@@ -66,6 +66,7 @@ impl Api {
     }
 
     /// Takes an object away.
+    #[allow(dead_code, reason = "for cases to come")]
     pub fn delete(&self, kind: &str, name: &str) {
         let mut events = self.store.events.lock().expect("not poisoned");
         let found = current(&events)

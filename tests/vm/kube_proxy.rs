@@ -92,7 +92,9 @@ conntrack:
   min: 0
   tcpEstablishedTimeout: 0s
   tcpCloseWaitTimeout: 0s
+iptables: {{syncPeriod: 5m}}
 ipvs:
+  syncPeriod: 5m
   excludeCIDRs: [{exclude}]
 "
     )

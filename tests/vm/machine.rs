@@ -74,7 +74,7 @@ fn script(exe: &Path, dir: &Path, part: &str) -> String {
          exec >{dir}/log 2>&1\n\
          modprobe -a br_netfilter ip_vs ip_vs_rr ip_vs_wrr ip_vs_sh ip_set nf_conntrack\n\
          cat {exe} {program} {kube_proxy} >/dev/null\n\
-         {exe} --ignored --test-threads 2 {part}\n\
+         {exe} --ignored --nocapture --test-threads 2 {part}\n\
          sync\n",
         cache = cache().display(),
         here = env!("CARGO_MANIFEST_DIR"),

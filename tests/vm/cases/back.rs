@@ -1,6 +1,6 @@
 //! ipvs → iptables: virtual servers, sets and kube-ipvs0 are taken away, and put back.
 
-use super::{servers, sets};
+use super::{names, removals, servers, sets};
 use crate::cluster::{Cluster, FOREIGN};
 use crate::common::node::{Proxyshift, assert_same};
 use crate::common::run;
@@ -14,40 +14,43 @@ fn what_ipvs_mode_left_goes_and_comes_back() {
         return;
     }
     let mut cluster = Cluster::new("nft");
+    let proxyshift = Proxyshift::new("store");
     cluster.foreign_server();
+    let foreign = servers();
+    assert_eq!(foreign.len(), 3, "{foreign:?}");
     cluster.kube_proxy("ipvs");
     cluster.serves();
-    cluster.kube_proxy("iptables");
-    let before = (servers(), sets(), addresses());
-    let foreign = of_foreign();
-    assert_eq!(foreign.len(), 3, "{foreign:?}");
-    assert!(before.0.len() > 20 && before.1.len() > 10, "{before:?}");
+    assert!(removals(&proxyshift).is_empty());
+    let manifest = proxyshift.expect(0, "snapshot create -o json");
+    println!("{}", manifest.out);
 
-    let proxyshift = Proxyshift::new("store");
+    cluster.kube_proxy("iptables");
+    let before = (servers(), sets(), link());
+    let plan = removals(&proxyshift);
+    assert_eq!(names(&plan, "link"), ["kube-ipvs0"]);
+    assert_eq!(names(&plan, "set").len(), before.1.len(), "{plan:#?}");
+    let own = before.0.difference(&foreign).filter(|l| l.starts_with("-A"));
+    assert_eq!(names(&plan, "virtual-server").len(), own.count(), "{plan:#?}");
+
     let traffic = Traffic::start();
     proxyshift.expect(0, "cleanup --yes");
     traffic.stop("cleanup");
-    assert_eq!(servers().into_iter().collect::<Vec<_>>(), foreign, "only the foreign one");
+    assert_eq!(servers(), foreign, "only the foreign one");
     assert!(sets().is_empty(), "{:?}", sets());
-    assert!(addresses().is_empty(), "{}", addresses());
+    assert_eq!(link(), "");
     cluster.serves();
 
     let traffic = Traffic::start();
     proxyshift.expect(0, "rollback --yes");
     traffic.stop("rollback");
     assert_eq!((servers(), sets()), (before.0, before.1));
-    assert_same(&addresses(), &before.2, "kube-ipvs0");
-    assert_eq!(of_foreign(), foreign);
+    assert_same(&link(), &before.2, "kube-ipvs0");
+    assert_eq!(foreign.difference(&servers()).count(), 0, "{FOREIGN} is as it was");
 }
 
-/// The foreign virtual server with its real servers.
-fn of_foreign() -> Vec<String> {
-    servers().into_iter().filter(|l| l.contains(FOREIGN)).collect()
-}
-
-/// kube-ipvs0 with its addresses, as `ip` shows them, without its number.
-fn addresses() -> String {
-    let all = run("ip -o -d address show");
+/// kube-ipvs0 with its addresses, as `ip` shows them, without numbers.
+fn link() -> String {
+    let all = run("ip -o address show");
     let of_link = all.lines().filter(|l| l.contains(" kube-ipvs0 "));
     let mut lines: Vec<_> =
         of_link.map(|l| l.split_once(' ').map_or("", |(_, l)| l).to_owned()).collect();

@@ -40,7 +40,7 @@ fn goes_and_comes_back(backend: &'static str) {
     }
 
     let traffic = Traffic::start();
-    proxyshift.expect(0, "cleanup --yes");
+    println!("{}", proxyshift.expect(0, "cleanup --yes").err);
     traffic.stop("cleanup");
     let after = tables(&cluster);
     for gone in ["KUBE-SVC-", "KUBE-SEP-", "KUBE-FW-", "KUBE-XLB-", "KUBE-NODEPORTS"] {
@@ -51,7 +51,7 @@ fn goes_and_comes_back(backend: &'static str) {
     cluster.serves();
 
     let traffic = Traffic::start();
-    proxyshift.expect(0, "rollback --yes");
+    println!("{}", proxyshift.expect(0, "rollback --yes").err);
     traffic.stop("rollback");
     assert_same(&tables(&cluster), &before, "after the rollback");
     assert_eq!((servers(), sets()), ipvs, "what ipvs mode uses");

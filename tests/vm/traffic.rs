@@ -16,8 +16,8 @@ const KINDS: [(&str, &str, bool, &str); 5] = [
     ("container to the outside", "box", true, "192.168.100.2:8080"),
 ];
 
-/// Five tries of each kind in a second.
-const EVERY: Duration = Duration::from_millis(200);
+/// Two tries of each kind in a second: more would be all that an emulated CPU does.
+const EVERY: Duration = Duration::from_millis(500);
 
 /// Traffic that flows until it is stopped.
 pub struct Traffic {

@@ -1,6 +1,6 @@
 //! ipvs → iptables: virtual servers, sets and kube-ipvs0 are taken away, and put back.
 
-use super::{names, removals, servers, sets};
+use super::{names, removals, servers, sets, succeeds};
 use crate::cluster::{Cluster, FOREIGN};
 use crate::common::node::{Proxyshift, assert_same};
 use crate::common::run;
@@ -33,7 +33,7 @@ fn what_ipvs_mode_left_goes_and_comes_back() {
     assert_eq!(names(&plan, "virtual-server").len(), own.count(), "{plan:#?}");
 
     let traffic = Traffic::start();
-    proxyshift.expect(0, "cleanup --yes");
+    succeeds(&proxyshift, "cleanup --yes");
     traffic.stop("cleanup");
     assert_eq!(servers(), foreign, "only the foreign one");
     assert!(sets().is_empty(), "{:?}", sets());
@@ -41,7 +41,7 @@ fn what_ipvs_mode_left_goes_and_comes_back() {
     cluster.serves();
 
     let traffic = Traffic::start();
-    proxyshift.expect(0, "rollback --yes");
+    succeeds(&proxyshift, "rollback --yes");
     traffic.stop("rollback");
     assert_eq!((servers(), sets()), (before.0, before.1));
     assert_same(&link(), &before.2, "kube-ipvs0");

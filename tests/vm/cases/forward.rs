@@ -1,6 +1,6 @@
 //! iptables → ipvs: what iptables mode left is named, taken away, and put back.
 
-use super::{names, removals, servers, sets};
+use super::{names, removals, servers, sets, succeeds};
 use crate::cluster::Cluster;
 use crate::common::node::{Proxyshift, assert_same, without_counters};
 use crate::machine::inside;
@@ -40,7 +40,7 @@ fn goes_and_comes_back(backend: &'static str) {
     }
 
     let traffic = Traffic::start();
-    proxyshift.expect(0, "cleanup --yes");
+    succeeds(&proxyshift, "cleanup --yes");
     traffic.stop("cleanup");
     let after = tables(&cluster);
     for gone in ["KUBE-SVC-", "KUBE-SEP-", "KUBE-FW-", "KUBE-XLB-", "KUBE-NODEPORTS"] {
@@ -51,7 +51,7 @@ fn goes_and_comes_back(backend: &'static str) {
     cluster.serves();
 
     let traffic = Traffic::start();
-    proxyshift.expect(0, "rollback --yes");
+    succeeds(&proxyshift, "rollback --yes");
     traffic.stop("rollback");
     assert_same(&tables(&cluster), &before, "after the rollback");
     assert_eq!((servers(), sets()), ipvs, "what ipvs mode uses");

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::common::node::Proxyshift;
+use crate::common::node::{Ended, Proxyshift};
 use crate::common::run;
 
 /// All virtual servers that there are now, a line each and one for each of their real servers.
@@ -19,6 +19,21 @@ fn servers() -> BTreeSet<String> {
 /// The names of all ipsets.
 fn sets() -> BTreeSet<String> {
     run("ipset list -n").lines().map(str::to_owned).collect()
+}
+
+/// Runs proxyshift, which must succeed. On an emulated CPU with little of the real one it may hold
+/// the lock of legacy tables for too long for its own taste; then it changes nothing, and says that
+/// one may try again.
+fn succeeds(proxyshift: &Proxyshift, words: &str) -> Ended {
+    for _ in 0..3 {
+        let ended = proxyshift.run(words);
+        println!("{}", ended.err);
+        if ended.code != Some(3) || !ended.err.contains("try again when the node is less busy") {
+            assert_eq!(ended.code, Some(0), "proxyshift {words}\n{}", ended.out);
+            return ended;
+        }
+    }
+    panic!("proxyshift {words}: this machine is too busy");
 }
 
 /// The objects that a plan made now would remove, as its JSON has them.

@@ -1,5 +1,6 @@
 # make demo    the main job, shown on a captured node; touches nothing of this machine's network
 # make test    everything, with what needs private namespaces and a virtual machine
+# make soak    long cases on a virtual machine: each stage failing or killed
 # make vm      gets what that machine needs: Debian's kernel, virtme-ng, kube-proxy
 # make bench   how fast it is
 # make readme  runs the README's transcript again and writes it there
@@ -12,7 +13,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .SILENT:
 .DEFAULT_GOAL := demo
-.PHONY: demo test vm bench readme clean debian rust
+.PHONY: demo test vm soak bench readme clean debian rust
 
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/sbin:/usr/sbin:/sbin
 
@@ -43,6 +44,10 @@ test: debian vm rust
 
 vm:
 	tests/vm/setup
+
+# Each stage failing or killed, on the machine that `make test` boots too; half an hour and more.
+soak: debian vm rust
+	PROXYSHIFT_CASES=soak cargo test --test vm -- --nocapture
 
 bench: debian rust
 	cargo bench --bench scale

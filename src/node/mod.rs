@@ -14,6 +14,5 @@ pub mod measure;
 pub mod nfnetlink;
 pub mod present;
 pub mod processes;
-pub mod proxy_mode;
 pub mod sysctls;
 pub mod tools;

@@ -18,11 +18,19 @@ const BOOT: u64 = 150;
 /// Seconds until all must be over, likewise.
 const ALL: u64 = 1800;
 
-/// The names of the cases that have `part` in theirs.
+/// Cases with this in their names run only when asked for.
+const SOAK: &str = "soak";
+
+/// What selects the cases with `part` in their names; without one, all that do not take long.
+fn selection(part: &str) -> Vec<&str> {
+    if part.is_empty() { vec!["--skip", SOAK] } else { vec![part] }
+}
+
+/// The names of the cases that have `part` in theirs; without one, of all that do not take long.
 pub fn cases(part: &str) -> Vec<String> {
     let exe = std::env::current_exe().expect("the test's own path");
     let mut list = Command::new(exe);
-    list.args(["--list", "--ignored", "--format", "terse", part]);
+    list.args(["--list", "--ignored", "--format", "terse"]).args(selection(part));
     let out = list.output().expect("the test lists its cases").stdout;
     let out = String::from_utf8(out).expect("text");
     out.lines().filter_map(|l| l.strip_suffix(": test")).map(str::to_owned).collect()
@@ -74,12 +82,13 @@ fn script(exe: &Path, dir: &Path, part: &str) -> String {
          exec >{dir}/log 2>&1\n\
          modprobe -a br_netfilter ip_vs ip_vs_rr ip_vs_wrr ip_vs_sh ip_set nf_conntrack\n\
          cat {exe} {program} {kube_proxy} >/dev/null\n\
-         {exe} --ignored --nocapture --test-threads 2 {part}\n\
+         {exe} --ignored --nocapture --test-threads 2 {selection}\n\
          sync\n",
         cache = cache().display(),
         here = env!("CARGO_MANIFEST_DIR"),
         dir = dir.display(),
         exe = exe.display(),
+        selection = selection(part).join(" "),
         program = env!("CARGO_BIN_EXE_proxyshift"),
         kube_proxy = cached("kube-proxy").display(),
     )

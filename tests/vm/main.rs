@@ -2,6 +2,7 @@
 //!
 //! `every_case_passes_in_the_vm` boots it once and runs the tests marked `#[ignore]` inside, each
 //! in namespaces of its own. To run some of them only: `PROXYSHIFT_CASES=back cargo test --test vm`.
+//! Those with `soak` in their names take long, and run only so (`make soak`).
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -62,7 +62,7 @@ impl Controller {
     /// Starts kube-proxy, waits until its process is there, and gives its number. One that runs
     /// already is left alone.
     ///
-    /// That it runs does not mean that it works: see [`super::super::proxy_mode`].
+    /// That it runs does not mean that it works.
     ///
     /// # Errors
     /// As [`Controller::stop`].

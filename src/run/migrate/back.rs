@@ -18,7 +18,7 @@ use crate::run::cleanup::plan;
 use crate::run::execute::{ROLLBACK, execute, told};
 use crate::run::look::look_again;
 use crate::run::migrate::converge;
-use crate::run::migrate::stages::prove;
+use crate::run::migrate::proof::prove;
 use crate::run::migrate::steps::{AFTER, BEFORE, Step};
 use crate::run::rollback::Report;
 use crate::run::take::parsed;

@@ -5,8 +5,11 @@ mod back;
 mod converge;
 mod drain;
 mod hooks;
+mod proof;
+mod resume;
 mod stages;
 mod steps;
+mod work;
 
 use std::path::Path;
 use std::time::Duration;
@@ -33,9 +36,9 @@ use crate::state::tools::Process;
 use crate::store::runs::{Run, RunState, Shift, Staged};
 
 pub(super) use back::{after_reboot, undo};
-pub use stages::resume;
+pub use resume::resume;
 
-use stages::Work;
+use work::Work;
 
 /// The verb of such a run.
 pub const MIGRATE: &str = "migrate";
@@ -108,15 +111,16 @@ pub fn migrate(
     approve: &dyn Fn(&Intended) -> Result<bool>,
 ) -> Result<Report> {
     playbook::supported(asked.to)?;
+    if let Some(id) = asked.ignore.iter().find(|id| !is_check(id)) {
+        return Err(Error::new(Kind::Usage, id, "no check has this id")
+            .hint("`proxyshift check --list` names them all"));
+    }
     let _lock = context.lock(MIGRATE)?;
     refuse_pending(context)?;
     let now = look(context.tools, context.sink)?;
     let from = running(context, &now)?;
     let (playbook, text) = read_playbook(asked, from)?;
-    playbook.refers_to_known(
-        |id| checks::CHECKS.iter().any(|check| check.id == id),
-        |owner| context.catalogue.component(owner).is_some(),
-    )?;
+    playbook.refers_to_known(is_check, |owner| context.catalogue.component(owner).is_some())?;
     let (controller, settings) = kube_proxy(&playbook, &now)?;
     let warnings = preflight(context, &playbook, &now, asked)?;
     let probes = baseline(context, &now, from);
@@ -146,6 +150,10 @@ pub fn migrate(
     let (run, journal) = open(context, &playbook, &text, &taken, from, summary)?;
     let work = Work { context, playbook, run, journal, base: taken.state, later: None, probes };
     work.go(None)
+}
+
+fn is_check(id: &str) -> bool {
+    checks::CHECKS.iter().any(|check| check.id == id)
 }
 
 /// The mode that runs.

@@ -8,8 +8,8 @@ use crate::traffic::Traffic;
 
 #[test]
 #[ignore = "in the machine"]
-fn what_iptables_mode_left_goes_and_comes_back() {
-    if inside("cases::forward::what_iptables_mode_left_goes_and_comes_back") {
+fn soak_what_iptables_mode_left_goes_and_comes_back() {
+    if inside("cases::forward::soak_what_iptables_mode_left_goes_and_comes_back") {
         goes_and_comes_back("nft");
     }
 }

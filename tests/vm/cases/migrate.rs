@@ -4,11 +4,12 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use crate::cluster::{Cluster, FOREIGN};
 use crate::common::node::Proxyshift;
+use crate::common::run;
 use crate::common::vm::cached;
-use crate::common::{poll, run};
 use crate::machine::inside;
 use crate::traffic::Traffic;
 
@@ -124,8 +125,8 @@ fn ipvs_to_iptables_breaks_nothing() {
 
 #[test]
 #[ignore = "in the machine"]
-fn iptables_to_ipvs_breaks_nothing_in_legacy() {
-    if inside("cases::migrate::iptables_to_ipvs_breaks_nothing_in_legacy") {
+fn soak_iptables_to_ipvs_breaks_nothing_in_legacy() {
+    if inside("cases::migrate::soak_iptables_to_ipvs_breaks_nothing_in_legacy") {
         carries_over("legacy", "iptables", "ipvs");
     }
 }
@@ -140,13 +141,12 @@ fn what_nobody_confirms_is_undone() {
     case.playbook("iptables", "ipvs", |text| text);
     let traffic = Traffic::start();
     case.proxyshift.expect(0, &format!("{} --confirm-within 3s", case.migrate("ipvs")));
-    let over = || case.proxyshift.run("status").code == Some(0);
     // An emulated CPU takes its time.
-    (0..4).for_each(|_| {
-        if !over() {
-            let _ = std::panic::catch_unwind(|| poll("undone", over));
-        }
-    });
+    let until = Instant::now() + Duration::from_secs(240);
+    while case.proxyshift.run("status").code != Some(0) {
+        assert!(Instant::now() < until, "it is not undone");
+        std::thread::sleep(Duration::from_secs(1));
+    }
     traffic.stop("undone");
     case.is_in("iptables");
     case.proxyshift.expect(3, "confirm").says(&["was rolled back"]);
@@ -163,8 +163,8 @@ fn fails(case: &Case, cause: &[&str]) {
 
 #[test]
 #[ignore = "in the machine"]
-fn whatever_fails_is_undone() {
-    if !inside("cases::migrate::whatever_fails_is_undone") {
+fn soak_whatever_fails_is_undone() {
+    if !inside("cases::migrate::soak_whatever_fails_is_undone") {
         return;
     }
     let case = Case::new("nft", "iptables");
@@ -191,8 +191,8 @@ fn whatever_fails_is_undone() {
 
 #[test]
 #[ignore = "in the machine"]
-fn killed_at_every_stage_it_is_resumed_or_undone() {
-    if !inside("cases::migrate::killed_at_every_stage_it_is_resumed_or_undone") {
+fn soak_killed_at_every_stage_it_is_resumed_or_undone() {
+    if !inside("cases::migrate::soak_killed_at_every_stage_it_is_resumed_or_undone") {
         return;
     }
     let case = Case::new("nft", "iptables");

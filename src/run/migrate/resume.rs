@@ -1,0 +1,92 @@
+//! Going on with a migration that was cut off.
+
+use std::fs;
+
+use crate::error::{Error, Kind, Result};
+use crate::plan::edit::Edit;
+use crate::plan::invariants::{Outcome, outcome};
+use crate::plan::playbook::{Again, Playbook, StageName, When};
+use crate::run::Context;
+use crate::run::cleanup::base_of;
+use crate::run::execute::{Place, settle, told};
+use crate::run::look::look_again;
+use crate::run::migrate::work::Work;
+use crate::run::migrate::{PLAYBOOK, Report, back};
+use crate::store::journal::{Entry, Journal, read};
+use crate::store::runs::Run;
+
+/// Goes on with a migration that was cut off, from the stage that it was in.
+///
+/// # Errors
+/// As [`super::migrate`]; [`Kind::Pending`] when only a rollback can be offered.
+pub fn resume(context: &Context<'_>, mut run: Run) -> Result<Report> {
+    let only_back = |run: &Run, cause: &str| {
+        Err(Error::new(Kind::Pending, format!("run {}", run.id), cause)
+            .hint("`proxyshift rollback` brings the node back"))
+    };
+    let Some((shift, stage)) = run.staged.as_ref().and_then(|s| Some((s.shift?, s.stage.clone())))
+    else {
+        return only_back(&run, "is not a migration");
+    };
+    if run.boot_id != crate::clock::boot_id() {
+        return only_back(&run, "the node was rebooted since");
+    }
+    let dir = context.store.run_dir(&run.id);
+    let path = dir.join(PLAYBOOK);
+    let text = fs::read_to_string(&path).map_err(|e| Error::io(&path, &e))?;
+    let file = path.display().to_string();
+    let from = back::other(shift);
+    let playbook = Playbook::parse(&file, &text, from)?;
+    let (journal, lines) = Journal::open(&dir)?;
+    let told = told(lines)?;
+    if told.rolling_back || stage == back::STAGE {
+        return only_back(&run, "it had begun to roll back");
+    }
+    let base = base_of(context, &run)?;
+    let probes = serde_json::from_value(run.plan["probes"].clone()).unwrap_or_default();
+    run.take_over();
+    context.store.update(&run)?;
+    let mut work = Work { context, playbook, run, journal, base, later: None, probes };
+    if let Some((edit, place)) = told.open {
+        work.close_open_edit(&edit, &place)?;
+    }
+    if let Some(hook) = work.asks_first(&read(&dir)?, &stage) {
+        return only_back(
+            &work.run,
+            &format!("`{hook}` may have run already, and must not run twice"),
+        );
+    }
+    let stage = StageName::find(&stage);
+    work.go(stage)
+}
+
+impl Work<'_> {
+    /// Closes an edit that was under way when everything was cut off, as the kernel shows it.
+    fn close_open_edit(&mut self, edit: &Edit, place: &Place) -> Result<()> {
+        let Some(base) = self.cleaned_from()? else { return Ok(()) };
+        let now = look_again(self.context.tools, self.context.sink)?;
+        match outcome(edit, &base, &now) {
+            Outcome::Done => settle(&mut self.journal, place),
+            Outcome::NotDone => Ok(()),
+            Outcome::Unclear => Err(Error::new(
+                Kind::Pending,
+                format!("run {}", self.run.id),
+                "the kernel shows neither the state before nor after its last edit",
+            )
+            .hint("`proxyshift rollback` brings the node back")),
+        }
+    }
+
+    /// A command that may have run already in the stage that was cut off, and must not run twice.
+    fn asks_first(&self, entries: &[Entry], stage: &str) -> Option<String> {
+        let name = StageName::find(stage)?;
+        let begun =
+            |command: &str| entries.iter().any(|e| e.edit["hook"].as_str() == Some(command));
+        let hooks = [When::Before, When::After]
+            .into_iter()
+            .flat_map(|when| self.playbook.hooks.at(when, name))
+            .filter(|hook| hook.again == Again::Ask)
+            .map(|hook| hook.run.to_string());
+        hooks.into_iter().find(|command| begun(command))
+    }
+}

@@ -1,0 +1,156 @@
+//! A migration under way: its stages one after the other, each with its time; the end, or the way
+//! back.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::error::{Error, Kind, Result};
+use crate::plan::playbook::{Clean, Converge, Playbook, Stage, StageName, Switch, Upgrade, When};
+use crate::plan::services::Services;
+use crate::run::change::prune;
+use crate::run::execute::interrupts;
+use crate::run::migrate::{MARGIN, Report, back, hooks, steps};
+use crate::run::probes::Probe;
+use crate::run::{Context, boot_unit, confirm, stand_by};
+use crate::state::NodeState;
+use crate::store::journal::Journal;
+use crate::store::runs::{Run, RunState, Shift};
+
+/// A migration under way.
+pub(super) struct Work<'a> {
+    pub(super) context: &'a Context<'a>,
+    pub(super) playbook: Playbook,
+    pub(super) run: Run,
+    pub(super) journal: Journal,
+    /// The node as it was before.
+    pub(super) base: NodeState,
+    /// What the old mode served right before the switch; endpoints come and go.
+    pub(super) later: Option<Services>,
+    /// The questions that were answered before.
+    pub(super) probes: Vec<Probe>,
+}
+
+impl Work<'_> {
+    /// Runs the stages from `first` on, or all that follow the snapshot; undoes them on a failure.
+    pub(super) fn go(mut self, first: Option<StageName>) -> Result<Report> {
+        match self.stages(first) {
+            Ok((removed, others)) => self.end(removed, others),
+            Err(cause) => Err(self.undo(cause)),
+        }
+    }
+
+    fn stages(&mut self, first: Option<StageName>) -> Result<(usize, Vec<String>)> {
+        let interrupted = interrupts()?;
+        let (mut removed, mut others) = (0, Vec::new());
+        for stage in self.playbook.stages.clone() {
+            let name = stage.name();
+            let before =
+                matches!(name, StageName::Preflight | StageName::Snapshot | StageName::Rehearse);
+            if before || first.is_some_and(|first| name < first) {
+                continue;
+            }
+            if interrupted.load(Ordering::Relaxed) {
+                return Err(Error::new(Kind::Interrupted, name.name(), "interrupted by a signal"));
+            }
+            self.enter(&stage)?;
+            self.hooks(When::Before, name)?;
+            match &stage {
+                Stage::Prepare(prepare) => self.prepare(prepare)?,
+                Stage::Switch(switch) => self.switch(switch)?,
+                Stage::Upgrade(upgrade) => self.upgrade(upgrade)?,
+                Stage::Converge(converge) => self.converge(converge)?,
+                Stage::Clean(clean) => {
+                    let changed = self.clean(clean)?;
+                    (removed, others) = (changed.objects, changed.others);
+                }
+                Stage::Verify(_) => self.verify()?,
+                Stage::Settle(_) => self.settle()?,
+                Stage::Confirm(_)
+                | Stage::Preflight(_)
+                | Stage::Snapshot {}
+                | Stage::Rehearse {} => {}
+            }
+            self.hooks(When::After, name)?;
+        }
+        Ok((removed, others))
+    }
+
+    /// The run comes to a stage, and has its time for it.
+    fn enter(&mut self, stage: &Stage) -> Result<()> {
+        let time = match stage {
+            Stage::Switch(Switch { timeout, .. })
+            | Stage::Upgrade(Upgrade { timeout, .. })
+            | Stage::Converge(Converge { timeout, .. }) => *timeout,
+            Stage::Clean(Clean { drain, .. }) => *drain,
+            _ => Duration::ZERO,
+        };
+        let name = stage.name();
+        let hooks = [When::Before, When::After].map(|when| {
+            self.playbook.hooks.at(when, name).iter().map(|hook| hook.timeout).sum::<Duration>()
+        });
+        if let Some(staged) = &mut self.run.staged {
+            staged.stage = name.name().to_owned();
+            staged.within(time + hooks[0] + hooks[1] + MARGIN);
+        }
+        self.context.store.update(&self.run)?;
+        stand_by::arm(self.context, &mut self.run)
+    }
+
+    fn hooks(&mut self, when: When, stage: StageName) -> Result<()> {
+        for hook in self.playbook.hooks.at(when, stage) {
+            steps::hook(&mut self.journal, &hook.run.to_string())?;
+            hooks::run(hook, self.context.sink)?;
+            steps::note(&mut self.journal, "hook", json!({"hook": hook.run.to_string()}))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn shift(&self) -> Shift {
+        let asked = Shift { from: self.playbook.from, to: self.playbook.to };
+        self.run.staged.as_ref().and_then(|s| s.shift).unwrap_or(asked)
+    }
+
+    /// The stages are done: the run waits to be confirmed, or is kept.
+    fn end(mut self, removed: usize, others: Vec<String>) -> Result<Report> {
+        let context = self.context;
+        let shift = self.shift();
+        match self.run.plan["confirm_within"].as_u64() {
+            Some(seconds) => {
+                confirm::wait_for(context, &mut self.run, Duration::from_secs(seconds))?;
+            }
+            None => {
+                context.store.finish(&mut self.run, RunState::Done)?;
+                boot_unit::remove()?;
+                prune(context)?;
+            }
+        }
+        let waits = self.run.state == RunState::Unconfirmed;
+        Ok(Report {
+            left: self.run.staged.as_ref().filter(|_| waits).map(|s| s.left()),
+            run: self.run.id,
+            snapshot: self.run.snapshot,
+            from: shift.from,
+            to: shift.to,
+            removed,
+            others,
+        })
+    }
+
+    /// Undoes what was done; the error says both why and how that ended.
+    fn undo(&mut self, cause: Error) -> Error {
+        let context = self.context;
+        context.sink.warning(format!("{cause}; undoing"));
+        let _ = steps::failed(&mut self.journal, "migrate", &cause);
+        match back::undo(context, &mut self.run, &mut self.journal, &self.base) {
+            Ok(_) => Error { kind: Kind::RolledBack, ..cause }
+                .hint("the node is as before; see the cause, and try again"),
+            Err(e) => {
+                let why = format!("{} (after: {cause})", e.cause);
+                Error::new(Kind::NotRolledBack, e.object, why)
+                    .hint(e.hint.unwrap_or_else(|| "`proxyshift rollback` tries again".into()))
+            }
+        }
+    }
+}

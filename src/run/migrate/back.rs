@@ -202,7 +202,7 @@ fn new_mode_gone(context: &Context<'_>, journal: &mut Journal, base: &NodeState)
 fn was_there(object: &Object, base: &NodeState) -> bool {
     let chain = || {
         let ruleset = base.rulesets.iter().find(|(id, _)| {
-            Some(id.family) == object.family && id.backend.to_string() == object.backend.to_string()
+            Some(id.family) == object.family && *id.backend.to_string() == *object.backend
         });
         ruleset
             .and_then(|(_, r)| Some((r, r.table(object.table.as_deref()?)?.chain(&object.name)?)))

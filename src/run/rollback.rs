@@ -73,10 +73,10 @@ fn back(context: &Context<'_>, mut run: Run) -> Result<Report> {
 
 /// The way back from a migration.
 fn migration(context: &Context<'_>, mut run: Run) -> Result<Report> {
-    let base = base_of(context, &run)?;
     if run.boot_id != crate::clock::boot_id() {
-        return migrate::after_reboot(context, &mut run, &base);
+        return migrate::after_reboot(context, &mut run);
     }
+    let base = base_of(context, &run)?;
     let dir = context.store.run_dir(&run.id);
     let (mut journal, _) = Journal::open::<serde::de::IgnoredAny>(&dir)?;
     migrate::undo(context, &mut run, &mut journal, &base)

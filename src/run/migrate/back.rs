@@ -2,12 +2,14 @@
 //! was cleaned comes back where nobody else puts it back.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
 use crate::error::{Error, Kind, Result};
-use crate::node::controller;
+use crate::node::controller::{self, Controller};
+use crate::node::processes;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
 use crate::plan::edit::{Edit, Target, edits};
@@ -85,26 +87,31 @@ pub(in crate::run) fn undo(
 }
 
 /// Undoes the migration `run` of an earlier boot: its settings and what was persisted. The rules
-/// went with that boot.
+/// went with that boot, and so did what could be compared with them.
 ///
 /// # Errors
 /// As [`undo`].
-pub(in crate::run) fn after_reboot(
-    context: &Context<'_>,
-    run: &mut Run,
-    base: &NodeState,
-) -> Result<Report> {
-    let Some(shift) = run.staged.as_ref().and_then(|s| s.shift) else {
-        return Err(Error::new(Kind::Unexpected, format!("run {}", run.id), "is no migration"));
-    };
+pub(in crate::run) fn after_reboot(context: &Context<'_>, run: &mut Run) -> Result<Report> {
     let entries = read(&context.store.run_dir(&run.id))?;
     let steps = Step::begun(&entries);
     let mut trouble = Vec::new();
     let mut restored = 0;
     let persisted = steps.iter().filter(|s| matches!(s, Step::File { .. }));
     restored += steps_back(&persisted.cloned().collect::<Vec<_>>(), &mut trouble);
-    settings_back(context, run, &steps, base, shift, &mut trouble)?;
-    finish(context, run, (restored + 1, 0), trouble)
+    if let Some((path, controller)) = settings(&steps) {
+        let back = swap_back(context, run, path).and_then(|()| {
+            // One that this boot has not started yet reads the old file when it is started.
+            match processes::pids(KUBE_PROXY)?.is_empty() {
+                true => Ok(()),
+                false => controller.restart(RESTART).map(drop),
+            }
+        });
+        match back {
+            Ok(()) => restored += 1,
+            Err(e) => trouble.push(e.to_string()),
+        }
+    }
+    finish(context, run, (restored, 0), trouble)
 }
 
 fn finish(
@@ -137,19 +144,11 @@ fn settings_back(
     shift: Shift,
     trouble: &mut Vec<String>,
 ) -> Result<bool> {
-    let settings = steps.iter().rev().find_map(|step| match step {
-        Step::Settings { path, controller } => Some((path, controller)),
-        _ => None,
-    });
-    let Some((path, controller)) = settings else { return Ok(true) };
+    let Some((path, controller)) = settings(steps) else { return Ok(true) };
     let task = format!("back to kube-proxy in {} mode", shift.from);
     context.sink.started(&task);
-    let dir = context.store.run_dir(&run.id);
-    let text =
-        |name: &str| fs::read_to_string(dir.join(name)).map_err(|e| Error::io(dir.join(name), &e));
-    let back = controller::swap(path, Some(&text(AFTER)?), Some(&text(BEFORE)?))
-        .and_then(|()| controller.restart(RESTART))
-        .and_then(|_| {
+    let back =
+        swap_back(context, run, path).and_then(|()| controller.restart(RESTART)).and_then(|_| {
             converge::wait(context, shift.from, &services(base, shift.from), None, RESTART)
         });
     match back {
@@ -165,6 +164,22 @@ fn settings_back(
             Ok(false)
         }
     }
+}
+
+/// The file that told kube-proxy its mode, and who restarts it, if the run came to that.
+fn settings(steps: &[Step]) -> Option<(&Path, &Controller)> {
+    steps.iter().rev().find_map(|step| match step {
+        Step::Settings { path, controller } => Some((path.as_path(), controller)),
+        _ => None,
+    })
+}
+
+/// The old text of kube-proxy's settings back into their file.
+fn swap_back(context: &Context<'_>, run: &Run, path: &Path) -> Result<()> {
+    let dir = context.store.run_dir(&run.id);
+    let text =
+        |name: &str| fs::read_to_string(dir.join(name)).map_err(|e| Error::io(dir.join(name), &e));
+    controller::swap(path, Some(&text(AFTER)?), Some(&text(BEFORE)?))
 }
 
 /// Files and sysctls as they were, the last first; how many.

@@ -127,6 +127,13 @@ fn undo_after(context: &Context<'_>, run: &mut Run, journal: &mut Journal, cause
         base_of(context, run).and_then(|base| rollback::undo(context, run, journal, &base));
     match undone {
         Ok(report) if report.restored + report.taken_out == 0 => cause,
+        undone => after_undoing(cause, undone),
+    }
+}
+
+/// The error of a run that failed of `cause` and was undone, or was to be.
+pub(super) fn after_undoing<T>(cause: Error, undone: Result<T>) -> Error {
+    match undone {
         Ok(_) => Error { kind: Kind::RolledBack, ..cause }
             .hint("the node is as before; see the cause, and try again"),
         Err(e) => {

@@ -57,8 +57,9 @@ pub fn rollback_run(context: &Context<'_>, id: &str) -> Result<Option<Report>> {
 }
 
 fn back(context: &Context<'_>, mut run: Run) -> Result<Report> {
-    if run.staged.as_ref().is_some_and(|s| s.shift.is_some()) {
-        return migration(context, run);
+    let is_migration = run.staged.as_ref().is_some_and(|s| s.shift.is_some());
+    if is_migration && run.boot_id != crate::clock::boot_id() {
+        return migrate::after_reboot(context, &mut run);
     }
     same_boot(context, &mut run)?;
     let base = base_of(context, &run)?;
@@ -68,18 +69,8 @@ fn back(context: &Context<'_>, mut run: Run) -> Result<Report> {
         return Ok(Report { run: run.id, ..Report::default() });
     }
     let (mut journal, _) = Journal::open::<IgnoredAny>(&dir)?;
+    let undo = if is_migration { migrate::undo } else { undo };
     undo(context, &mut run, &mut journal, &base)
-}
-
-/// The way back from a migration.
-fn migration(context: &Context<'_>, mut run: Run) -> Result<Report> {
-    if run.boot_id != crate::clock::boot_id() {
-        return migrate::after_reboot(context, &mut run);
-    }
-    let base = base_of(context, &run)?;
-    let dir = context.store.run_dir(&run.id);
-    let (mut journal, _) = Journal::open::<serde::de::IgnoredAny>(&dir)?;
-    migrate::undo(context, &mut run, &mut journal, &base)
 }
 
 /// A run of an earlier boot is closed: its rules went with that boot.

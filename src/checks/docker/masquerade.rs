@@ -2,8 +2,8 @@
 //! write it again before it is restarted.
 
 use super::networks::{
-    Bridge, bridges, ends, is_internal, life, no_iptables, no_masquerade, postrouting, translates,
-    v4,
+    Bridge, WHEN, applies, bridges, ends, is_internal, life, missing, no_iptables, no_masquerade,
+    postrouting, translates, v4,
 };
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::plan::edit::{Direction, Edit, RuleAt, TableEdit, Target};
@@ -14,19 +14,16 @@ pub(in crate::checks) const CHECK: Check = Check {
     id: "docker.masquerade",
     title: "the masquerade rule of each docker bridge",
     severity: Severity::Warn,
-    when: "there is a docker bridge with an IPv4 network, or the links are not known",
-    applies: |facts| facts.now.links.is_empty() || !bridges(facts.now).is_empty(),
+    when: WHEN,
+    applies,
     judge,
     reference: "https://github.com/moby/moby/issues/12294",
 };
 
 fn judge(facts: &Facts<'_>) -> Verdict {
     let state = facts.now;
-    if state.links.is_empty() {
-        return Verdict::Unknown("the links are not in this state".into());
-    }
-    if v4(state).next().is_none() {
-        return Verdict::Unknown("the IPv4 rules are not in this state".into());
+    if let Some(missing) = missing(state) {
+        return Verdict::Unknown(missing.into());
     }
     if let Some(told) = no_iptables(state) {
         return Verdict::Ok(format!("docker writes no rules: {told}"));

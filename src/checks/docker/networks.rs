@@ -28,6 +28,23 @@ impl Bridge {
     }
 }
 
+/// When the checks of these rules apply, in words.
+pub(super) const WHEN: &str =
+    "there is a docker bridge with an IPv4 network, or the links are not known";
+
+/// Whether the checks of these rules apply.
+pub(super) fn applies(facts: &Facts<'_>) -> bool {
+    facts.now.links.is_empty() || !bridges(facts.now).is_empty()
+}
+
+/// What a state lacks for them to be judged.
+pub(super) fn missing(state: &NodeState) -> Option<&'static str> {
+    if state.links.is_empty() {
+        return Some("the links are not in this state");
+    }
+    v4(state).next().is_none().then_some("the IPv4 rules are not in this state")
+}
+
 /// The bridges that are docker's by their names.
 pub(super) fn bridges(state: &NodeState) -> Vec<Bridge> {
     let docker = |name: &str| {

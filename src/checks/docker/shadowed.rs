@@ -1,7 +1,9 @@
 //! A masquerade rule that no packet reaches.
 
 use super::masquerade::program;
-use super::networks::{Bridge, bridges, ends, life, postrouting, translates, v4};
+use super::networks::{
+    Bridge, WHEN, applies, bridges, ends, life, missing, postrouting, translates, v4,
+};
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::state::RulesetId;
 use crate::state::ruleset::Ruleset;
@@ -10,19 +12,16 @@ pub(in crate::checks) const CHECK: Check = Check {
     id: "docker.shadowed",
     title: "rules that stand before a docker bridge's masquerade rule",
     severity: Severity::Warn,
-    when: "there is a docker bridge with an IPv4 network, or the links are not known",
-    applies: |facts| facts.now.links.is_empty() || !bridges(facts.now).is_empty(),
+    when: WHEN,
+    applies,
     judge,
     reference: "https://docs.docker.com/engine/network/packet-filtering-firewalls/",
 };
 
 fn judge(facts: &Facts<'_>) -> Verdict {
     let state = facts.now;
-    if state.links.is_empty() {
-        return Verdict::Unknown("the links are not in this state".into());
-    }
-    if v4(state).next().is_none() {
-        return Verdict::Unknown("the IPv4 rules are not in this state".into());
+    if let Some(missing) = missing(state) {
+        return Verdict::Unknown(missing.into());
     }
     if life(facts).is_gone() {
         return Verdict::Ok("docker does not run".into());

@@ -33,9 +33,6 @@ use crate::store::journal::{Journal, read};
 use crate::store::runs::{Run, RunState, Shift};
 use crate::store::snapshots::Snapshot;
 
-/// The stage that a run is in while it is undone.
-pub(super) const STAGE: &str = "rollback";
-
 /// How long the way back may take before somebody else begins it anew.
 const TIME: Duration = Duration::from_secs(15 * 60);
 
@@ -58,7 +55,7 @@ pub(in crate::run) fn undo(
     run.take_over();
     run.state = RunState::Running;
     let Some(shift) = run.staged.as_mut().and_then(|staged| {
-        STAGE.clone_into(&mut staged.stage);
+        ROLLBACK.clone_into(&mut staged.stage);
         staged.within(TIME);
         staged.shift
     }) else {

@@ -8,7 +8,7 @@ use crate::plan::invariants::{Outcome, outcome};
 use crate::plan::playbook::{Again, Playbook, StageName, When};
 use crate::run::Context;
 use crate::run::cleanup::base_of;
-use crate::run::execute::{Place, settle, told};
+use crate::run::execute::{Place, ROLLBACK, settle, told};
 use crate::run::look::look_again;
 use crate::run::migrate::work::Work;
 use crate::run::migrate::{PLAYBOOK, Report, back};
@@ -39,7 +39,7 @@ pub fn resume(context: &Context<'_>, mut run: Run) -> Result<Report> {
     let playbook = Playbook::parse(&file, &text, from)?;
     let (journal, lines) = Journal::open(&dir)?;
     let told = told(lines)?;
-    if told.rolling_back || stage == back::STAGE {
+    if told.rolling_back || stage == ROLLBACK {
         return only_back(&run, "it had begun to roll back");
     }
     let base = base_of(context, &run)?;

@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::error::{Error, Kind, Result};
 use crate::plan::playbook::{Clean, Converge, Playbook, Stage, StageName, Switch, Upgrade, When};
 use crate::plan::services::Services;
-use crate::run::change::prune;
+use crate::run::change::{after_undoing, prune};
 use crate::run::execute::interrupts;
 use crate::run::migrate::{MARGIN, Report, back, hooks, steps};
 use crate::run::probes::Probe;
@@ -143,14 +143,7 @@ impl Work<'_> {
         let context = self.context;
         context.sink.warning(format!("{cause}; undoing"));
         let _ = steps::failed(&mut self.journal, "migrate", &cause);
-        match back::undo(context, &mut self.run, &mut self.journal, &self.base) {
-            Ok(_) => Error { kind: Kind::RolledBack, ..cause }
-                .hint("the node is as before; see the cause, and try again"),
-            Err(e) => {
-                let why = format!("{} (after: {cause})", e.cause);
-                Error::new(Kind::NotRolledBack, e.object, why)
-                    .hint(e.hint.unwrap_or_else(|| "`proxyshift rollback` tries again".into()))
-            }
-        }
+        let undone = back::undo(context, &mut self.run, &mut self.journal, &self.base);
+        after_undoing(cause, undone)
     }
 }

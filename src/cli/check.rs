@@ -150,12 +150,14 @@ fn text(findings: &[Finding], verbose: bool) -> String {
             text.push('\n');
         }
     }
-    let (mut ok, mut unknown) = (0, String::new());
+    let (mut ok, mut unknown) = (0, Vec::<(&str, Vec<&str>)>::new());
     for finding in findings {
         match &finding.verdict {
-            Verdict::Unknown(missing) => {
-                unknown += &wrapped(&format!("?  {}: {missing}", finding.id), "", "   ");
-            }
+            // What the same thing keeps from being known is said once.
+            Verdict::Unknown(missing) => match unknown.iter_mut().find(|(m, _)| m == missing) {
+                Some((_, ids)) => ids.push(finding.id),
+                None => unknown.push((missing, vec![finding.id])),
+            },
             Verdict::Ok(shown) => {
                 ok += 1;
                 if verbose {
@@ -166,7 +168,11 @@ fn text(findings: &[Finding], verbose: bool) -> String {
         }
     }
     if !unknown.is_empty() {
-        text += &format!("Not known:\n{unknown}\n");
+        text += "Not known:\n";
+        for (missing, ids) in unknown {
+            text += &wrapped(&format!("?  {}: {missing}", ids.join(", ")), "", "   ");
+        }
+        text.push('\n');
     }
     let count = |severity: Severity| {
         let found = |f: &&Finding| f.severity == severity && matches!(f.verdict, Verdict::Found(_));

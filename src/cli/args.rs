@@ -176,7 +176,7 @@ pub enum Snapshot {
 }
 
 /// The options of `check`.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub struct Check {
     /// The mode that kube-proxy is to go to; adds the checks that matter on the way there.
     #[arg(long, value_name = "MODE")]
@@ -278,7 +278,7 @@ pub struct Guard {
 }
 
 /// From a second to a day.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let time: jiff::SignedDuration =
         text.parse().map_err(|_| "not a time: write it as `90s`, `5m` or `1h`")?;
     let time = Duration::try_from(time).unwrap_or_default();

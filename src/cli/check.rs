@@ -65,11 +65,11 @@ pub(super) fn run(command: &Command<'_>, options: &args::Check) -> Result<u8> {
 }
 
 /// What the checks are to look at.
-struct Seen {
-    now: NodeState,
-    earlier: Option<NodeState>,
-    interval: Option<Duration>,
-    asked: Option<Measured>,
+pub(super) struct Seen {
+    pub(super) now: NodeState,
+    pub(super) earlier: Option<NodeState>,
+    pub(super) interval: Option<Duration>,
+    pub(super) asked: Option<Measured>,
 }
 
 /// What only the live node can be asked.
@@ -79,7 +79,7 @@ fn measured(command: &Command<'_>, now: &NodeState) -> Measured {
 }
 
 /// What the checks say of `now`, which may be later than what was seen.
-fn judge(seen: &Seen, now: &NodeState, options: &args::Check) -> Result<Vec<Finding>> {
+pub(super) fn judge(seen: &Seen, now: &NodeState, options: &args::Check) -> Result<Vec<Finding>> {
     let catalogue = Catalogue::builtin()?;
     let ownership = Ownership::of(&catalogue, now);
     let facts = Facts {
@@ -95,7 +95,7 @@ fn judge(seen: &Seen, now: &NodeState, options: &args::Check) -> Result<Vec<Find
 }
 
 /// A misspelt id must not look like a check that found nothing.
-fn known_ids(options: &args::Check) -> Result<()> {
+pub(super) fn known_ids(options: &args::Check) -> Result<()> {
     let mut ids = options.only.iter().chain(&options.ignore);
     match ids.find(|id| !CHECKS.iter().any(|c| c.id == **id)) {
         None => Ok(()),
@@ -112,7 +112,8 @@ fn document(snapshot: Option<&str>, findings: &[Finding]) -> Value {
     json!({"schema": "proxyshift.check", "version": 1, "node": node, "findings": rows})
 }
 
-fn row(finding: &Finding) -> Value {
+/// A finding as part of a document.
+pub(super) fn row(finding: &Finding) -> Value {
     let (outcome, evidence, effect, remedy, fixable) = match &finding.verdict {
         Verdict::Ok(shown) => ("ok", vec![shown.clone()], "", Vec::new(), false),
         Verdict::Unknown(missing) => ("unknown", vec![missing.clone()], "", Vec::new(), false),

@@ -1,5 +1,6 @@
 //! The command line: one file a verb.
 
+pub mod ansible;
 pub mod args;
 mod check;
 mod cleanup;
@@ -97,19 +98,9 @@ impl Command<'_> {
         self.ui
     }
 
-    /// Who changes the node must be root.
-    fn as_root(&self) -> Result<()> {
-        if rustix::process::geteuid().is_root() {
-            return Ok(());
-        }
-        Err(Error::new(Kind::Permission, "this node", "only root may change it").hint(
-            "run as root; with `--snapshot DIR`, `check`, `plan` and `rehearse` need no rights",
-        ))
-    }
-
     /// Calls `work` with what a run needs.
     fn with_context<T>(&self, work: impl FnOnce(&Context<'_>) -> Result<T>) -> Result<T> {
-        self.as_root()?;
+        as_root()?;
         let (tools, store, catalogue) = (Tools::find(), self.store()?, Catalogue::builtin()?);
         work(&Context {
             tools: &tools,
@@ -150,4 +141,13 @@ impl Command<'_> {
             crate::ui::Output::Text => self.ui.print(text),
         }
     }
+}
+
+/// Who changes the node must be root.
+fn as_root() -> Result<()> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Permission, "this node", "only root may change it")
+        .hint("run as root; with `--snapshot DIR`, `check`, `plan` and `rehearse` need no rights"))
 }

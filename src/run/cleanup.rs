@@ -77,6 +77,16 @@ pub fn plan_with(
     Ok(plan)
 }
 
+/// The edits that a clean-up would make now; nothing is changed.
+///
+/// # Errors
+/// [`Kind::Pending`] while another run is in hand; when the node cannot be captured.
+pub fn intended(context: &Context<'_>, owners: &[String]) -> Result<Vec<Edit>> {
+    refuse_pending(context)?;
+    let now = look(context.tools, context.sink)?;
+    Ok(edits(&plan(context, &now, owners)?, &now))
+}
+
 /// What a clean-up did.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Report {

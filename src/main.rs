@@ -6,6 +6,9 @@ use clap::Parser;
 use proxyshift::cli::{self, args::Args};
 
 fn main() -> ExitCode {
-    // clap prints its own usage errors and exits with 2, the documented code.
-    ExitCode::from(cli::run(&Args::parse()))
+    let words: Vec<_> = std::env::args_os().collect();
+    ExitCode::from(match Args::try_parse_from(&words) {
+        Ok(args) => cli::run(&args),
+        Err(error) => cli::usage::told(&error, &words),
+    })
 }

@@ -4,6 +4,7 @@
 # make vm      gets what that machine needs: Debian's kernel, virtme-ng, kube-proxy
 # make bench   how fast it is
 # make readme  runs the README's transcript again and writes it there
+# make man     writes the manual pages again
 # make clean   removes what was built
 #
 # What a target needs from Debian it installs first, when run as root. Cargo brings the rest.
@@ -13,7 +14,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .SILENT:
 .DEFAULT_GOAL := demo
-.PHONY: demo test vm soak bench readme clean debian rust
+.PHONY: demo test vm soak bench readme man clean debian rust
 
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/sbin:/usr/sbin:/sbin
 
@@ -55,6 +56,10 @@ bench: debian rust
 readme: debian rust
 	PROXYSHIFT_WRITE_README=1 cargo test --quiet --test docs -- --exact the_transcript_is_what_the_program_prints
 	git diff --stat README.md
+
+man: debian rust
+	PROXYSHIFT_WRITE_MAN=1 cargo test --quiet --test manual -- --exact the_manual_pages_are_those_of_the_arguments
+	git status --short docs/man
 
 clean:
 	cargo clean

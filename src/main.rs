@@ -6,9 +6,12 @@ use clap::Parser;
 use proxyshift::cli::{self, ansible, args::Args};
 
 fn main() -> ExitCode {
-    if let Some(task) = ansible::task(std::env::args_os()) {
+    let words: Vec<_> = std::env::args_os().collect();
+    if let Some(task) = ansible::task(&words) {
         return ExitCode::from(ansible::run(&task));
     }
-    // clap prints its own usage errors and exits with 2, the documented code.
-    ExitCode::from(cli::run(&Args::parse()))
+    ExitCode::from(match Args::try_parse_from(&words) {
+        Ok(args) => cli::run(&args),
+        Err(error) => cli::usage::told(&error, &words),
+    })
 }

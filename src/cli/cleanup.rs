@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::cli::status::time;
 use crate::cli::{Command, args, migrate, plan};
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::owners::catalogue::Catalogue;
 use crate::plan::Plan;
 use crate::run::cleanup::{self, Report, plan_with};
@@ -20,10 +20,7 @@ pub(super) fn run(command: &Command<'_>, options: &args::Cleanup) -> Result<u8> 
         command.answer(&plan::document(&plan), &plan::text(&plan, command.args.verbose));
         return Ok(0);
     }
-    if !command.args.yes && !prompt::attended() {
-        return Err(Error::new(Kind::Usage, "cleanup", "nobody is there to be asked")
-            .hint("say --yes, or --dry-run to see what would be removed"));
-    }
+    command.can_ask("cleanup", "--dry-run to see what would be removed")?;
     let report = command.with_context(|context| {
         cleanup::cleanup(context, &options.owner, options.confirm_within, &|p| approve(command, p))
     })?;

@@ -1,13 +1,11 @@
 //! `migrate`: kube-proxy to another mode.
 
-use std::io::IsTerminal;
-
 use serde_json::json;
 
 use crate::checks::Verdict;
 use crate::cli::status::time;
 use crate::cli::{Command, args};
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::plan::playbook::Playbook;
 use crate::run::migrate::{self, Asked, Intended, Report};
 use crate::store::runs::RunState;
@@ -16,10 +14,7 @@ use crate::ui::table::counted;
 
 pub(super) fn run(command: &Command<'_>, options: &args::Migrate) -> Result<u8> {
     crate::plan::playbook::supported(options.to)?;
-    if !command.args.yes && !prompt::attended() {
-        return Err(Error::new(Kind::Usage, "migrate", "nobody is there to be asked")
-            .hint("say --yes, or look first: `proxyshift check --to MODE`"));
-    }
+    command.can_ask("migrate", &format!("look first: `proxyshift check --to {}`", options.to))?;
     let asked = Asked {
         to: options.to,
         playbook: options.playbook.as_deref(),
@@ -31,7 +26,7 @@ pub(super) fn run(command: &Command<'_>, options: &args::Migrate) -> Result<u8> 
         .with_context(|context| migrate::migrate(context, &asked, &|i| approve(command, i)))?;
     answer(command, &report);
     match report.left {
-        Some(_) if prompt::attended() && !command.args.yes => count_down(command, &report.run),
+        Some(_) if command.attended() && !command.args.yes => count_down(command, &report.run),
         _ => Ok(0),
     }
 }
@@ -104,9 +99,6 @@ pub(super) fn answer(command: &Command<'_>, report: &Report) {
 fn count_down(command: &Command<'_>, id: &str) -> Result<u8> {
     let keep = "Keep it? Yes: the run is confirmed. No: it is rolled back now. Ctrl-C: it is undone \
                 at its deadline.";
-    if !std::io::stdin().is_terminal() {
-        return Ok(0);
-    }
     let kept = prompt::confirm(keep)?;
     let pending = command.store()?.run(id)?.is_some_and(|run| run.state == RunState::Unconfirmed);
     if !pending {

@@ -4,14 +4,18 @@ pub mod ansible;
 pub mod args;
 mod check;
 mod cleanup;
+pub mod completions;
 mod confirm;
 mod guard;
+mod help;
 mod migrate;
 mod plan;
 mod rehearse;
+mod report;
 mod rollback;
 mod snapshot;
 mod status;
+pub mod usage;
 mod write_config;
 
 use std::path::Path;
@@ -24,11 +28,12 @@ use crate::node::tools::Tools;
 use crate::owners::catalogue::Catalogue;
 use crate::run::Context;
 use crate::run::look::look;
+use crate::run::record::Recorder;
 use crate::run::take;
 use crate::state::NodeState;
 use crate::store::snapshots::Snapshot;
 use crate::store::{DEFAULT_DIR, Store};
-use crate::ui::Ui;
+use crate::ui::{Ui, prompt};
 
 /// Carries out the command line; returns the exit code.
 pub fn run(args: &Args) -> u8 {
@@ -51,6 +56,8 @@ pub fn run(args: &Args) -> u8 {
         Some(Verb::StandBy { run }) => confirm::stand_by(&command, run),
         Some(Verb::Rollback) => rollback::run(&command),
         Some(Verb::Status) => status::run(&command),
+        Some(Verb::Report { run }) => report::run(&command, run.as_deref()),
+        Some(Verb::Completions { shell }) => completions::run(&command, *shell),
         Some(Verb::Inside { job, dir }) => {
             return crate::run::inside::Outward::end(crate::run::inside::inside(*job, dir));
         }
@@ -79,6 +86,8 @@ impl Command<'_> {
                 Verb::Inside { .. }
                     | Verb::StandBy { .. }
                     | Verb::Status
+                    | Verb::Report { .. }
+                    | Verb::Completions { .. }
                     | Verb::Resume
                     | Verb::Rollback
                     | Verb::Confirm
@@ -98,17 +107,36 @@ impl Command<'_> {
         self.ui
     }
 
+    /// True when there is a person to ask: on a terminal, and no program reads what is printed.
+    fn attended(&self) -> bool {
+        !self.ui.for_programs() && prompt::attended()
+    }
+
+    /// Holds when a question of `verb` need not be asked, or can be.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`], naming `--yes` and what else there is to do.
+    fn can_ask(&self, verb: &str, otherwise: &str) -> Result<()> {
+        if self.args.yes || self.attended() {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Usage, verb, "nobody is there to be asked")
+            .hint(format!("say --yes, or {otherwise}")))
+    }
+
     /// Calls `work` with what a run needs.
     fn with_context<T>(&self, work: impl FnOnce(&Context<'_>) -> Result<T>) -> Result<T> {
         as_root()?;
         let (tools, store, catalogue) = (Tools::find(), self.store()?, Catalogue::builtin()?);
-        work(&Context {
+        let recorder = Recorder::new(&store, self.ui);
+        let context = Context {
             tools: &tools,
             store: &store,
             catalogue: &catalogue,
-            sink: self.ui,
+            sink: &recorder,
             lock_wait: Duration::from_secs(self.args.lock_wait),
-        })
+        };
+        work(&context).inspect_err(|e| recorder.failed(e))
     }
 
     /// The state that `--snapshot` names, or the live node's.

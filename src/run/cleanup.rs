@@ -172,13 +172,17 @@ pub(super) fn rehearse(context: &Context<'_>, taken: &Taken, edits: Option<&[Edi
     Ok(())
 }
 
+/// What each event of a rehearsal begins with.
+pub(super) const REHEARSAL: &str = "rehearsal: ";
+
 /// Passes events on as those of a rehearsal.
 struct Rehearsal<'a>(&'a dyn Sink);
 
 impl Sink for Rehearsal<'_> {
     fn emit(&self, event: Event) {
-        let said = |text: String| format!("rehearsal: {text}");
+        let said = |text: String| format!("{REHEARSAL}{text}");
         self.0.emit(match event {
+            run @ Event::Run { .. } => run,
             Event::Started { task } => Event::Started { task: said(task) },
             Event::Finished { task, result } => Event::Finished { task: said(task), result },
             Event::Proved { what, evidence } => Event::Proved { what: said(what), evidence },
@@ -264,6 +268,7 @@ pub(super) fn go_on(context: &Context<'_>, mut run: Run) -> Result<Report> {
         staged.within(STAGE_TIME);
     }
     context.store.update(&run)?;
+    context.sink.run(&run.id, &run.verb);
     stand_by::arm(context, &mut run)?;
     let owners = owners_of(&run);
     let left = edits(&plan(context, &now, &owners)?, &now);

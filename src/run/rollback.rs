@@ -97,6 +97,7 @@ pub fn rollback_run(context: &Context<'_>, id: &str) -> Result<Option<Report>> {
 }
 
 fn back(context: &Context<'_>, mut run: Run) -> Result<Report> {
+    context.sink.run(&run.id, &run.verb);
     let is_migration = run.staged.as_ref().is_some_and(|s| s.shift.is_some());
     if is_migration && run.boot_id != crate::clock::boot_id() {
         return migrate::after_reboot(context, &mut run);

@@ -6,6 +6,7 @@ pub mod journal;
 pub mod manifest;
 pub mod restore;
 pub mod runs;
+pub mod said;
 pub mod snapshots;
 
 use std::fs;

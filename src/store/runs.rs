@@ -71,6 +71,9 @@ pub struct Run {
     pub boot_id: String,
     /// How far it has come.
     pub state: RunState,
+    /// When it came to an end, as far as it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<String>,
     /// The process that runs it.
     pub pid: u32,
     /// When that process started, in clock ticks since boot.
@@ -189,6 +192,7 @@ impl Store {
             netns: Netns::current()?,
             boot_id: clock::boot_id(),
             state: RunState::Running,
+            ended: None,
             pid: 0,
             pid_start: 0,
             plan,
@@ -220,6 +224,7 @@ impl Store {
     /// When it cannot be written.
     pub fn finish(&self, run: &mut Run, state: RunState) -> Result<()> {
         run.state = state;
+        run.ended = (!state.is_pending()).then(clock::now);
         self.update(run)?;
         let copy = self.run_dir(&run.id).join(COPY);
         match fs::remove_file(&copy) {
@@ -250,6 +255,32 @@ impl Store {
     /// As [`Store::runs`].
     pub fn run(&self, id: &str) -> Result<Option<Run>> {
         Ok(self.runs()?.into_iter().find(|run| run.id == id))
+    }
+
+    /// The run that `name` means: an identifier, the beginning of just one, or the last one where
+    /// no name is given.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`]; [`Kind::Usage`] when several begin so; as [`Store::runs`].
+    pub fn find_run(&self, name: Option<&str>) -> Result<Run> {
+        let mut runs = self.runs()?;
+        let named = name.unwrap_or("the last run");
+        let missing = |cause: &str| {
+            Error::new(Kind::NotFound, named, cause).hint("`proxyshift status` lists the last runs")
+        };
+        let Some(name) = name else {
+            return runs.pop().ok_or_else(|| missing("there was no run yet"));
+        };
+        if let Some(exact) = runs.iter().position(|run| run.id == name) {
+            return Ok(runs.swap_remove(exact));
+        }
+        runs.retain(|run| !name.is_empty() && run.id.starts_with(name));
+        if runs.len() > 1 {
+            let ids: Vec<&str> = runs.iter().map(|run| run.id.as_str()).collect();
+            let cause = format!("several runs begin so: {}", ids.join(", "));
+            return Err(Error::new(Kind::Usage, name, cause).hint("give more of its name"));
+        }
+        runs.pop().ok_or_else(|| missing("no run of this name"))
     }
 
     /// All runs, oldest first.

@@ -23,7 +23,7 @@ impl Sink for Heard {
         // A poisoned lock only means that a thread died while it spoke.
         let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
-            Event::Started { .. } => {}
+            Event::Run { .. } | Event::Started { .. } => {}
             Event::Finished { task, result } => said.log.push(format!("{task}: {result}")),
             Event::Proved { what, evidence } => said.log.push(format!("{what} {evidence}")),
             Event::Note { text } => said.log.push(text),

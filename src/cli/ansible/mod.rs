@@ -28,14 +28,12 @@ use options::Task;
 /// The task of Ansible's, if these arguments, the program's name among them, are one: exactly one
 /// argument, no verb, which names a regular file that holds a JSON object with a key of Ansible's. The
 /// program's own name says nothing.
-pub fn task(args: impl IntoIterator<Item = OsString>) -> Option<Map<String, Value>> {
-    let mut args = args.into_iter().skip(1);
-    let (only, more) = (args.next()?, args.next());
-    if more.is_some() || only.to_str().is_some_and(|a| Args::command().find_subcommand(a).is_some())
-    {
+pub fn task(args: &[OsString]) -> Option<Map<String, Value>> {
+    let [_, only] = args else { return None };
+    if only.to_str().is_some_and(|word| Args::command().find_subcommand(word).is_some()) {
         return None;
     }
-    let file = Path::new(&only);
+    let file = Path::new(only);
     if !fs::metadata(file).is_ok_and(|meta| meta.is_file()) {
         return None;
     }

@@ -23,6 +23,7 @@ use crate::run::confirm::{self, Confirmed};
 use crate::run::guard::{Exception, Guard};
 use crate::run::look::look;
 use crate::run::migrate::{self, Asked};
+use crate::run::record::Recorder;
 use crate::run::rollback;
 use crate::run::take;
 use crate::run::{Context, cleanup};
@@ -38,8 +39,14 @@ pub(super) fn carry_out(task: &Task, heard: &Heard) -> Answer {
     let (tools, lock_wait) = (Tools::find(), task.lock_wait);
     let answer = Catalogue::builtin().and_then(|catalogue| {
         let (store, catalogue) = (store(task)?, &catalogue);
-        let context = Context { tools: &tools, store: &store, catalogue, sink: heard, lock_wait };
-        Ok(in_context(&context, task))
+        let recorder = Recorder::new(&store, heard);
+        let context =
+            Context { tools: &tools, store: &store, catalogue, sink: &recorder, lock_wait };
+        let answer = in_context(&context, task);
+        if let Some(error) = &answer.error {
+            recorder.failed(error);
+        }
+        Ok(answer)
     });
     answer.unwrap_or_else(Answer::failed)
 }

@@ -28,6 +28,7 @@ use crate::run::change::{begin, prune, refuse_pending};
 use crate::run::cleanup::rehearse;
 use crate::run::look::look;
 use crate::run::probes::{self, Probe};
+use crate::run::report::Judged;
 use crate::run::take::{Taken, take};
 use crate::run::{Context, boot_unit, stand_by};
 use crate::state::NodeState;
@@ -37,6 +38,7 @@ use crate::store::runs::{COPY, Run, RunState, Shift, Staged};
 
 pub(super) use back::{after_reboot, undo};
 pub use resume::resume;
+pub(super) use steps::shown;
 
 use work::Work;
 
@@ -116,7 +118,8 @@ pub fn migrate(
     if !approve(&intended)? {
         return Err(Error::new(Kind::Interrupted, MIGRATE, "declined; nothing was changed"));
     }
-    let Intended { playbook, from, .. } = intended;
+    let Intended { playbook, from, warnings, .. } = intended;
+    let warnings: Vec<Judged> = warnings.iter().filter_map(Judged::of).collect();
     prune(context)?;
     let taken = take(context, &format!("before migrate --to {}", asked.to))?;
     if playbook.stage(StageName::Rehearse).is_some() {
@@ -126,6 +129,7 @@ pub fn migrate(
     let summary = json!({
         "playbook": playbook.name, "confirm_within": within.map(|w| w.as_secs()),
         "probes": probes, "controller": controller, "settings": settings,
+        "findings": warnings, "ignored": asked.ignore,
     });
     let (run, journal) = open(context, &playbook, &text, &taken, from, summary)?;
     let work = Work { context, playbook, run, journal, base: taken.state, later: None, probes };

@@ -22,6 +22,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/sbin:/usr/sbin:/sbin
 
 RUST := 1.89
 NODE := snapshots/canal-stale-flannel-1.20
+OTHER := snapshots/docker-iptables-1.30
 # The dumps of other machines' rules, where they lie beside this folder.
 dumps := $(realpath ../shared/dumps)
 ifneq ($(dumps),)
@@ -38,6 +39,14 @@ demo: debian rust
 	show 'A node captured with a rule that flannel left behind' 'proxyshift snapshot show $(NODE)'
 	show 'What would go, and why' 'proxyshift plan --snapshot $(NODE)'
 	show 'Doing and undoing it, on a private copy of that node' 'proxyshift rehearse --snapshot $(NODE)'
+	show 'Another node, from iptables to ipvs mode: the stages, and what each would do' 'proxyshift plan --to ipvs --snapshot $(OTHER)'
+	show 'What comes last, removing the old rules, done and undone before anything is begun' 'proxyshift rehearse --to ipvs --snapshot $(OTHER)'
+	if [ -e /proc/net/ip_vs ]; then
+	    printf '\nThis kernel has ip_vs'
+	else
+	    printf '\nThis kernel has no ip_vs, so kube-proxy cannot go to ipvs mode here'
+	fi
+	echo "; \`make test\` does the whole migration with the real kube-proxy, in a virtual machine."
 
 test: debian vm ansible dist rust
 	[ "$$(id -u)" = 0 ] || { echo 'make test: run it as root, the tests make network namespaces' >&2; exit 1; }

@@ -12,6 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::node::measure;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
+use crate::plan::playbook::supported;
 use crate::state::NodeState;
 use crate::state::measured::Measured;
 use crate::store::DEFAULT_DIR;
@@ -25,6 +26,11 @@ pub(super) fn run(command: &Command<'_>, options: &args::Check) -> Result<u8> {
         return Ok(0);
     }
     fix::usage(command, options)?;
+    // It can be asked whether a node is ready for a mode that nothing leads to yet.
+    if let Some(e) = options.to.and_then(|to| supported(to).err()) {
+        let hint = e.hint.as_deref().unwrap_or_default();
+        command.sink().note(format!("{e}; {hint}"));
+    }
     if let Some(file) = &options.write_config {
         return super::write_config::run(command, options.snapshot.as_deref(), file);
     }

@@ -54,12 +54,12 @@ pub fn run(args: &Args) -> u8 {
         Some(Verb::Confirm) => confirm::confirm(&command),
         Some(Verb::Extend { time }) => confirm::extend(&command, *time),
         Some(Verb::StandBy { run }) => confirm::stand_by(&command, run),
-        Some(Verb::Rollback) => rollback::run(&command),
+        Some(Verb::Rollback(options)) => rollback::run(&command, options.to.as_deref()),
         Some(Verb::Status) => status::run(&command),
         Some(Verb::Report { run }) => report::run(&command, run.as_deref()),
         Some(Verb::Completions { shell }) => completions::run(&command, *shell),
-        Some(Verb::Inside { job, dir }) => {
-            return crate::run::inside::Outward::end(crate::run::inside::inside(*job, dir));
+        Some(Verb::Inside { job, dir, to }) => {
+            return crate::run::inside::Outward::end(crate::run::inside::inside(*job, dir, *to));
         }
     };
     result.unwrap_or_else(|error| ui.error(&error))
@@ -89,7 +89,7 @@ impl Command<'_> {
                     | Verb::Report { .. }
                     | Verb::Completions { .. }
                     | Verb::Resume
-                    | Verb::Rollback
+                    | Verb::Rollback(_)
                     | Verb::Confirm
                     | Verb::Extend { .. }
             )

@@ -1,6 +1,8 @@
 //! The way back: a plan like any other, made from the snapshot, the journal and what the node
 //! holds now.
 
+pub mod to;
+
 use serde::de::IgnoredAny;
 
 use crate::error::{Error, Kind, Result};

@@ -3,6 +3,8 @@
 mod carries;
 mod fails;
 mod killed;
+mod meanwhile;
+mod streams;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -14,6 +16,7 @@ use crate::cluster::{Cluster, FOREIGN};
 use crate::common::node::{Ended, Proxyshift, assert_same, without_counters};
 use crate::common::vm::cached;
 use crate::common::{run, run_with};
+use crate::network::of_family;
 
 /// Where the commands that stop and start kube-proxy are, and their playbook.
 const START: &str = "/run/bin/start-kube-proxy";
@@ -34,11 +37,17 @@ struct Case {
 impl Case {
     /// kube-proxy serves in `mode`; a virtual server of somebody else stands beside it.
     fn new(backend: &'static str, mode: &str) -> Case {
+        Case::prepared(backend, mode, |_| {})
+    }
+
+    /// As [`Case::new`]; `prepare` is called before kube-proxy starts.
+    fn prepared(backend: &'static str, mode: &str, prepare: impl Fn(&Cluster)) -> Case {
         // What a run persists is this case's alone.
         for dir in ["/etc/modules-load.d", "/etc/sysctl.d"] {
             run(&format!("mount -t tmpfs etc {dir}"));
         }
         let mut cluster = Cluster::new(backend);
+        prepare(&cluster);
         cluster.kube_proxy(mode);
         // From here on it is the commands' to stop and start.
         cluster.release();
@@ -86,7 +95,7 @@ impl Case {
         assert!(left.is_empty(), "{left:#?}");
         let (nat, servers) = (self.cluster.save("nat"), run("ipvsadm -Sn"));
         assert_eq!(nat.contains("KUBE-SVC-"), mode == "iptables", "{nat}");
-        assert_eq!(servers.contains("10.96.1.1:80"), mode == "ipvs", "{servers}");
+        assert_eq!(servers.contains(&of_family("10.96.1.1:80")), mode == "ipvs", "{servers}");
         let link = run("ip -o link show type dummy");
         assert_eq!(link.contains("kube-ipvs0"), mode == "ipvs", "{link}");
     }
@@ -102,6 +111,24 @@ impl Case {
         let path = self.proxyshift.store.join("runs").join(id).join("journal.jsonl");
         let text = fs::read_to_string(path).expect("a journal");
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// Waits until the stage `clean` has its snapshot.
+    fn wait_until_cleaning(&self) {
+        let until = Instant::now() + PATIENCE;
+        let runs = self.proxyshift.store.join("runs");
+        let cleans = || {
+            let mut all = fs::read_dir(&runs).into_iter().flatten().flatten();
+            all.any(|run| {
+                let json = fs::read(run.path().join("run.json")).unwrap_or_default();
+                let json: Value = serde_json::from_slice(&json).unwrap_or_default();
+                json["staged"]["cleaned_from"].is_string()
+            })
+        };
+        while !cleans() {
+            assert!(Instant::now() < until, "it does not come to clean");
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Waits until somebody has undone the last run.
@@ -151,7 +178,7 @@ fn foreign(cluster: &Cluster) -> String {
         text.extend(others.map(|l| format!("{table}: {l}\n")));
     }
     let servers = run("ipvsadm -Sn");
-    let others = servers.lines().filter(|l| l.contains(FOREIGN));
+    let others = servers.lines().filter(|l| l.contains(&of_family(FOREIGN)));
     text.extend(others.map(|l| format!("{}\n", l.trim())));
     text
 }

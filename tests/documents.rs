@@ -140,7 +140,6 @@ fn wrong_arguments_are_told_in_the_form_that_was_asked_for() {
         "chek",
         "migrate",
         "migrate --to nowhere",
-        
         "snapshot",
         "snapshot prune --keep 0",
         "snapshot prune --keep few",

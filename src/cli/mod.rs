@@ -29,6 +29,7 @@ use crate::owners::catalogue::Catalogue;
 use crate::run::Context;
 use crate::run::look::look;
 use crate::run::record::Recorder;
+use crate::run::stand_by;
 use crate::run::take;
 use crate::state::NodeState;
 use crate::store::snapshots::Snapshot;
@@ -77,7 +78,7 @@ impl Command<'_> {
     }
 
     /// A run that is pending is the first thing to speak of; the verbs that resolve it do so
-    /// themselves.
+    /// themselves. When the process that stood by for it was killed, whoever looks has another.
     fn speak_of_pending(&self) {
         let dir = self.args.store.as_deref().unwrap_or(Path::new(DEFAULT_DIR));
         let resolves = matches!(
@@ -85,7 +86,6 @@ impl Command<'_> {
             Some(
                 Verb::Inside { .. }
                     | Verb::StandBy { .. }
-                    | Verb::Status
                     | Verb::Report { .. }
                     | Verb::Completions { .. }
                     | Verb::Resume
@@ -98,7 +98,16 @@ impl Command<'_> {
         if resolves || !dir.join("runs").is_dir() || !rustix::process::geteuid().is_root() {
             return;
         }
-        if let Ok(Some(run)) = self.store().and_then(|s| s.pending()) {
+        let Ok(Some(run)) = self.store().and_then(|s| s.pending()) else { return };
+        match self.with_context(stand_by::again) {
+            Ok(None) => {}
+            Ok(Some(run)) => self.sink().warning(format!(
+                "the process that stood by to undo run {} was gone; another one stands by now",
+                run.id
+            )),
+            Err(e) => self.sink().warning(format!("nobody stands by to undo run {}: {e}", run.id)),
+        }
+        if !matches!(self.args.verb, Some(Verb::Status)) {
             self.sink().warning(status::pending(&run));
         }
     }

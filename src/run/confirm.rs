@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::error::{Error, Kind, Result};
 use crate::run::Context;
-use crate::run::boot_unit;
+use crate::run::{boot_unit, stand_by};
 use crate::store::journal::{Journal, Mark, Record};
 use crate::store::runs::{Run, RunState};
 
@@ -83,6 +83,7 @@ pub fn extend(context: &Context<'_>, time: Duration) -> Result<Run> {
         staged.within(time);
     }
     context.store.update(&run)?;
+    stand_by::arm(context, &mut run)?;
     Ok(run)
 }
 

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::common::vm::cached;
+use crate::network::{is_ipv6, of_family};
 
 /// Where its files are, in the private /run.
 const DIR: &str = "/run/kube-proxy";
@@ -84,7 +85,9 @@ clientConnection:
   kubeconfig: {DIR}/kubeconfig
   contentType: application/json
 hostnameOverride: node
-clusterCIDR: 10.244.0.0/16
+clusterCIDR: {pods}
+bindAddress: {any}
+metricsBindAddress: {METRICS}
 mode: {mode}
 featureGates: {{EndpointSliceProxying: false}}
 conntrack:
@@ -96,7 +99,9 @@ iptables: {{syncPeriod: 5m}}
 ipvs:
   syncPeriod: 5m
   excludeCIDRs: [{exclude}]
-"
+",
+        pods = of_family("10.244.0.0/16"),
+        any = if is_ipv6() { "'::'" } else { "0.0.0.0" },
     )
 }
 

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use crate::cli::Command;
-use crate::error::{Error, Kind, Result};
+use crate::cli::{Command, as_root};
+use crate::error::Result;
 use crate::run::rollback::to::{BackTo, Way, rollback_to};
 use crate::ui::prompt;
 use crate::ui::table::{columns, counted};
@@ -12,11 +12,8 @@ use crate::ui::table::{columns, counted};
 const SHOWN: usize = 5;
 
 pub(super) fn run(command: &Command<'_>, name: &str) -> Result<u8> {
-    if !command.args.yes && !prompt::attended() {
-        return Err(Error::new(Kind::Usage, "rollback --to", "nobody is there to be asked")
-            .hint("say --yes; `proxyshift status` shows the runs that it would undo"));
-    }
-    command.as_root()?;
+    command.can_ask("rollback --to", "see first what it would undo: `proxyshift status`")?;
+    as_root()?;
     let dir = command.snapshot_dir(name)?;
     let back =
         command.with_context(|context| rollback_to(context, &dir, &|way| approve(command, way)))?;

@@ -1,12 +1,15 @@
-//! Arguments → command → exit code.
+//! Arguments → command, or task of Ansible's → exit code.
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use proxyshift::cli::{self, args::Args};
+use proxyshift::cli::{self, ansible, args::Args};
 
 fn main() -> ExitCode {
     let words: Vec<_> = std::env::args_os().collect();
+    if let Some(task) = ansible::task(&words) {
+        return ExitCode::from(ansible::run(&task));
+    }
     ExitCode::from(match Args::try_parse_from(&words) {
         Ok(args) => cli::run(&args),
         Err(error) => cli::usage::told(&error, &words),

@@ -69,7 +69,8 @@ pub enum Verb {
     /// Captures of the node's netfilter state: take, look at, check, compare, move.
     #[command(subcommand, after_help = help::SNAPSHOT)]
     Snapshot(Snapshot),
-    /// Shows what a clean-up would remove, and why. Changes nothing.
+    /// Shows what a clean-up would remove, and why; with --to, what a migration would do. Changes
+    /// nothing.
     #[command(after_help = help::PLAN)]
     Plan(Plan),
     /// Cleans up and rolls back on a private copy of the node, and proves both.
@@ -106,9 +107,10 @@ pub enum Verb {
     /// Undoes the run in hand, or else the last one.
     ///
     /// What others have changed since stays as it is; each rule goes back between the neighbours it
-    /// had. The result is verified. Nothing is asked.
+    /// had. With --to, every run since that snapshot is undone, the last first. The result is
+    /// verified.
     #[command(after_help = help::ROLLBACK)]
-    Rollback,
+    Rollback(Rollback),
     /// Says whether a run is pending (exit code 6), and lists the last ones.
     Status,
     /// Writes what a run did as Markdown, to hand on or to attach to a ticket.
@@ -145,6 +147,8 @@ pub enum Verb {
         job: Job,
         /// The state to load.
         dir: PathBuf,
+        /// The mode of kube-proxy that is gone to.
+        to: Option<Mode>,
     },
 }
 
@@ -200,7 +204,7 @@ pub enum Snapshot {
 }
 
 /// The options of `check`.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub struct Check {
     /// The mode that kube-proxy is to go to; adds the checks that matter on the way there.
     #[arg(long, value_name = "MODE", value_parser = mode())]
@@ -232,6 +236,13 @@ pub struct Check {
 /// The options of `plan`.
 #[derive(Debug, clap::Args)]
 pub struct Plan {
+    /// The mode that kube-proxy is to go to: shows the stages of that migration, and what it will
+    /// remove.
+    #[arg(long, value_name = "MODE")]
+    pub to: Option<Mode>,
+    /// A playbook in place of the built-in one.
+    #[arg(long, value_name = "FILE", requires = "to")]
+    pub playbook: Option<PathBuf>,
     /// Plan for this state instead of the live node: an id, a prefix, `latest`, or a directory.
     #[arg(long, value_name = "S")]
     pub snapshot: Option<String>,
@@ -240,6 +251,10 @@ pub struct Plan {
 /// The options of `rehearse`.
 #[derive(Debug, clap::Args)]
 pub struct Rehearse {
+    /// The mode that kube-proxy is to go to: rehearses the removal of what the mode that runs now
+    /// will have left then.
+    #[arg(long, value_name = "MODE")]
+    pub to: Option<Mode>,
     /// Rehearse on this state instead of the live node's: an id, a prefix, `latest`, or a directory.
     #[arg(long, value_name = "S")]
     pub snapshot: Option<String>,
@@ -272,12 +287,23 @@ pub struct Cleanup {
     /// Only leftovers of these owners.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub owner: Vec<String>,
+    /// kube-proxy's real servers of ipvs at weight 0 that UDP clients (DNS) are still sent to, too.
+    #[arg(long)]
+    pub black_holes: bool,
     /// Show the plan and stop.
     #[arg(long)]
     pub dry_run: bool,
     /// Undo it all unless `proxyshift confirm` comes within this time: `5m`, `90s`.
     #[arg(long, value_name = "T", value_parser = duration)]
     pub confirm_within: Option<Duration>,
+}
+
+/// The options of `rollback`.
+#[derive(Debug, clap::Args)]
+pub struct Rollback {
+    /// Back to this snapshot, of this boot: an id, a prefix, `latest`, or a directory.
+    #[arg(long, value_name = "S")]
+    pub to: Option<String>,
 }
 
 /// The options of `guard`.
@@ -307,7 +333,7 @@ fn mode() -> impl TypedValueParser<Value = Mode> {
 }
 
 /// From a second to a day.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let time: jiff::SignedDuration =
         text.parse().map_err(|_| "not a time: write it as `90s`, `5m` or `1h`")?;
     let time = Duration::try_from(time).unwrap_or_default();

@@ -49,15 +49,16 @@ fn approve(command: &Command<'_>, intended: &Intended) -> Result<bool> {
 }
 
 fn text(intended: &Intended) -> String {
-    let Intended { playbook, from, controller, settings, probes, .. } = intended;
-    let mut text = format!(
-        "kube-proxy goes from {from} to {} mode, by the playbook {}.\n  It is run by {controller}",
-        playbook.to, playbook.name
-    );
-    if !settings.is_empty() {
-        text += &format!(", and told its mode in {settings}");
+    let Intended { playbook, from, restarts, probes, .. } = intended;
+    let mut text = match *from == playbook.to {
+        true => format!("kube-proxy stays in {from} mode"),
+        false => format!("kube-proxy goes from {from} to {} mode", playbook.to),
+    };
+    text += &format!(", by the playbook {}.\n", playbook.name);
+    if let Some((controller, settings)) = restarts {
+        text += &format!("  It is run by {controller}, and told its mode in {settings}.\n");
     }
-    text += ".\n  Stages: ";
+    text += "  Stages: ";
     text += &stages(playbook);
     text += &format!("\n  Asked before and after: {}\n", counted(probes.len(), "service"));
     text.extend(probes.iter().map(|probe| format!("    {probe}\n")));
@@ -107,6 +108,6 @@ fn count_down(command: &Command<'_>, id: &str) -> Result<u8> {
     }
     match kept {
         true => super::confirm::confirm(command),
-        false => super::rollback::run(command),
+        false => super::rollback::run(command, None),
     }
 }

@@ -1,5 +1,6 @@
 //! The command line: one file a verb.
 
+pub mod ansible;
 pub mod args;
 mod check;
 mod cleanup;
@@ -53,12 +54,12 @@ pub fn run(args: &Args) -> u8 {
         Some(Verb::Confirm) => confirm::confirm(&command),
         Some(Verb::Extend { time }) => confirm::extend(&command, *time),
         Some(Verb::StandBy { run }) => confirm::stand_by(&command, run),
-        Some(Verb::Rollback) => rollback::run(&command),
+        Some(Verb::Rollback(options)) => rollback::run(&command, options.to.as_deref()),
         Some(Verb::Status) => status::run(&command),
         Some(Verb::Report { run }) => report::run(&command, run.as_deref()),
         Some(Verb::Completions { shell }) => completions::run(&command, *shell),
-        Some(Verb::Inside { job, dir }) => {
-            return crate::run::inside::Outward::end(crate::run::inside::inside(*job, dir));
+        Some(Verb::Inside { job, dir, to }) => {
+            return crate::run::inside::Outward::end(crate::run::inside::inside(*job, dir, *to));
         }
     };
     result.unwrap_or_else(|error| ui.error(&error))
@@ -88,7 +89,7 @@ impl Command<'_> {
                     | Verb::Report { .. }
                     | Verb::Completions { .. }
                     | Verb::Resume
-                    | Verb::Rollback
+                    | Verb::Rollback(_)
                     | Verb::Confirm
                     | Verb::Extend { .. }
             )
@@ -123,19 +124,9 @@ impl Command<'_> {
             .hint(format!("say --yes, or {otherwise}")))
     }
 
-    /// Who changes the node must be root.
-    fn as_root(&self) -> Result<()> {
-        if rustix::process::geteuid().is_root() {
-            return Ok(());
-        }
-        Err(Error::new(Kind::Permission, "this node", "only root may change it").hint(
-            "run as root; with `--snapshot DIR`, `check`, `plan` and `rehearse` need no rights",
-        ))
-    }
-
     /// Calls `work` with what a run needs.
     fn with_context<T>(&self, work: impl FnOnce(&Context<'_>) -> Result<T>) -> Result<T> {
-        self.as_root()?;
+        as_root()?;
         let (tools, store, catalogue) = (Tools::find(), self.store()?, Catalogue::builtin()?);
         let recorder = Recorder::new(&store, self.ui);
         let context = Context {
@@ -178,4 +169,13 @@ impl Command<'_> {
             crate::ui::Output::Text => self.ui.print(text),
         }
     }
+}
+
+/// Who changes the node must be root.
+fn as_root() -> Result<()> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Permission, "this node", "only root may change it")
+        .hint("run as root; with `--snapshot DIR`, `check`, `plan` and `rehearse` need no rights"))
 }

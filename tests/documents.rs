@@ -26,6 +26,8 @@ fn captures_are_told_of_in_documents_that_have_schemas() {
     for name in all_captured() {
         let dir = captured(&name).display().to_string();
         schemas.expect(&proxyshift, 0, &format!("plan --snapshot {dir}"));
+        let (code, _) = schemas.run(&proxyshift, &format!("plan --to ipvs --snapshot {dir}"));
+        assert!([0, 3].contains(&code), "{name}: {code}");
         schemas.expect(&proxyshift, 0, &format!("snapshot show {dir}"));
         schemas.expect(&proxyshift, 0, &format!("snapshot verify {dir}"));
         let (code, _) = schemas.run(&proxyshift, &format!("check --to ipvs --snapshot {dir}"));
@@ -114,11 +116,12 @@ fn wrong_arguments_are_told_in_the_form_that_was_asked_for() {
 }
 
 /// Each verb that would ask on a terminal, and the flags that its refusal must name.
-const WOULD_ASK: [(&str, &[&str]); 4] = [
+const WOULD_ASK: [(&str, &[&str]); 5] = [
     ("cleanup", &["--yes", "--dry-run"]),
     ("cleanup --confirm-within 5m", &["--yes", "--dry-run"]),
     ("migrate --to ipvs", &["--yes", "check --to ipvs"]),
     ("check --fix", &["--yes", "--fix"]),
+    ("rollback --to latest", &["--yes", "proxyshift status"]),
 ];
 
 #[test]
@@ -214,6 +217,10 @@ fn every_verb_on_a_node_gives_one_document_that_its_schema_knows() {
     let report = schemas.expect(&proxyshift, 0, "report");
     assert!(!report["findings"].as_array().expect("a list").is_empty(), "{report:#}");
     schemas.expect(&proxyshift, 0, "rollback");
+    schemas.expect(&proxyshift, 0, "cleanup --yes");
+    let before = schemas.expect(&proxyshift, 0, "report")["snapshot"].clone();
+    let words = format!("rollback --yes --to {}", before.as_str().expect("an id"));
+    assert_eq!(schemas.expect(&proxyshift, 0, &words)["snapshot"], before);
     // One that is cut off.
     let mut command = proxyshift.command("cleanup --yes");
     command.env("PROXYSHIFT_CRASH", "after:1").output().expect("starts");

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::cli::Command;
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::run::rollback::to::{BackTo, Way, rollback_to};
 use crate::ui::prompt;
 use crate::ui::table::{columns, counted};
@@ -12,10 +12,7 @@ use crate::ui::table::{columns, counted};
 const SHOWN: usize = 5;
 
 pub(super) fn run(command: &Command<'_>, name: &str) -> Result<u8> {
-    if !command.args.yes && !prompt::attended() {
-        return Err(Error::new(Kind::Usage, "rollback --to", "nobody is there to be asked")
-            .hint("say --yes; `proxyshift status` shows the runs that it would undo"));
-    }
+    command.can_ask("rollback --to", "see with `proxyshift status` which runs it would undo")?;
     command.as_root()?;
     let dir = command.snapshot_dir(name)?;
     let back =

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::cli::status::time;
 use crate::cli::{Command, args, migrate, plan};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::owners::catalogue::Catalogue;
 use crate::plan::Plan;
 use crate::run::cleanup::{self, Report, Wanted, plan_wanted};

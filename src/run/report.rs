@@ -397,6 +397,11 @@ fn objects(
             let owner = ownership.zip(place).and_then(|(o, place)| o.virtual_server(place));
             one(owner.map(|o| o.name), "virtual servers", server.service.to_string())
         }
+        // Only kube-proxy's own are ever taken.
+        Target::RealServer(r) => {
+            let object = format!("{} of {}", r.real.address, r.service);
+            one(Some("kube-proxy"), "real servers", object)
+        }
         Target::Link(link) => {
             let owner = ownership.and_then(|o| o.link(&link.name)).map(|o| o.name);
             one(owner, "links", link.name.clone())

@@ -19,6 +19,7 @@ use crate::node::tools::Tools;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
 use crate::owners::mode;
+use crate::run::cleanup::Wanted;
 use crate::run::confirm::{self, Confirmed};
 use crate::run::guard::{Exception, Guard};
 use crate::run::look::look;
@@ -93,7 +94,10 @@ fn act(context: &Context<'_>, task: &Task) -> Result<Answer> {
             if let Some(answer) = cleaned_already(context, owners)? {
                 return Ok(answer);
             }
-            let report = cleanup::cleanup(context, owners, *confirm_within, &|_| Ok(true))?;
+            let report = {
+                let wanted = Wanted { owners: owners.clone(), ..Wanted::default() };
+                cleanup::cleanup(context, &wanted, *confirm_within, &|_| Ok(true))?
+            };
             let waits = report.confirm_within.is_some();
             Ok(match report.run {
                 None => unchanged("no leftovers were found"),

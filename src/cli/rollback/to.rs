@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::cli::Command;
+use crate::cli::{Command, as_root};
 use crate::error::Result;
 use crate::run::rollback::to::{BackTo, Way, rollback_to};
 use crate::ui::prompt;
@@ -13,7 +13,7 @@ const SHOWN: usize = 5;
 
 pub(super) fn run(command: &Command<'_>, name: &str) -> Result<u8> {
     command.can_ask("rollback --to", "see with `proxyshift status` which runs it would undo")?;
-    command.as_root()?;
+    as_root()?;
     let dir = command.snapshot_dir(name)?;
     let back =
         command.with_context(|context| rollback_to(context, &dir, &|way| approve(command, way)))?;

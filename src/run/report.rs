@@ -400,7 +400,8 @@ fn objects(
             one(server_of(&server.service), "virtual servers", server.service.to_string())
         }
         Target::RealServer(real) => {
-            one(server_of(&real.service), "real servers", real.real.address.to_string())
+            let object = format!("{} of {}", real.real.address, real.service);
+            one(server_of(&real.service), "real servers", object)
         }
         Target::Link(link) => {
             let owner = ownership.and_then(|o| o.link(&link.name)).map(|o| o.name);

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 pub mod node;
+pub mod schemas;
 pub mod vm;
 
 use std::io::{BufRead, BufReader, Read, Write};

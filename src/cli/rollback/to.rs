@@ -12,7 +12,7 @@ use crate::ui::table::{columns, counted};
 const SHOWN: usize = 5;
 
 pub(super) fn run(command: &Command<'_>, name: &str) -> Result<u8> {
-    command.can_ask("rollback --to", "see first what it would undo: `proxyshift status`")?;
+    command.can_ask("rollback --to", "see with `proxyshift status` which runs it would undo")?;
     as_root()?;
     let dir = command.snapshot_dir(name)?;
     let back =

@@ -241,8 +241,8 @@ enum When {
 }
 
 /// Kills this process, in debug builds, when `PROXYSHIFT_CRASH=before|after:<line>` asks for it
-/// here; the line by its number, or by its stage and mark: `after:switch:intent` is the first of
-/// these. [`Journal::append`] calls it around each line; tests use it to crash a run anywhere.
+/// here; the line by its number, or the first of a stage and a mark: `after:switch:intent`.
+/// [`Journal::append`] calls it around each line; tests use it to crash a run anywhere.
 fn crash_point<E>(when: When, entry: &Entry<E>) {
     if !cfg!(debug_assertions) {
         return;

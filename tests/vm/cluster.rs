@@ -20,7 +20,6 @@ const BIN: &str = "/run/bin";
 /// The node, the services, and what serves them.
 pub struct Cluster {
     backend: &'static str,
-    pub api: Api,
     kube_proxy: Option<KubeProxy>,
 }
 
@@ -40,7 +39,8 @@ impl Cluster {
         for object in objects() {
             api.apply(object);
         }
-        Cluster { backend, api, kube_proxy: None }
+        KubeProxy::introduce(api.address);
+        Cluster { backend, kube_proxy: None }
     }
 
     /// A node with virtual servers that someone else made, as keepalived would, and weighs.
@@ -55,9 +55,14 @@ impl Cluster {
 
     /// Starts kube-proxy in `mode`, in place of the one that ran, and waits until it serves.
     pub fn kube_proxy(&mut self, mode: &str) {
+        KubeProxy::configure(mode, &of_family(&format!("{FOREIGN}/32")));
+        self.kube_proxy_as_told(mode);
+    }
+
+    /// Starts kube-proxy as it was told before, and waits until it serves in `mode`.
+    pub fn kube_proxy_as_told(&mut self, mode: &str) {
         self.stop();
-        let exclude = of_family(&format!("{FOREIGN}/32"));
-        let mut started = KubeProxy::start(mode, self.api.address, BIN, &exclude);
+        let mut started = KubeProxy::start(BIN);
         started.wait(mode, || {
             let nat = self.save("nat");
             let of = |part: &str| {

@@ -126,9 +126,10 @@ fn a_half_migrated_node_is_finished_from_where_it_stands() {
     }
     // What a real node had left of iptables mode; kube-proxy comes up in ipvs mode beside it.
     let case = Case::prepared("nft", "ipvs", |_| {
-        let save = captured("half-migrated-ipvs-1.20").join("iptables-nft.save");
-        let save = fs::read_to_string(save).expect("its rules");
-        run_with(&save, &["iptables-nft-restore", "--noflush"]);
+        let node = captured("half-migrated-ipvs-1.20");
+        let read = |name: &str| fs::read_to_string(node.join(name)).expect(name);
+        run_with(&read("ipset.save"), &["ipset", "restore"]);
+        run_with(&read("iptables-nft.save"), &["iptables-nft-restore", "--noflush"]);
     });
     let left = super::super::removals(&case.proxyshift);
     assert!(left.len() > 50, "{left:#?}");

@@ -27,9 +27,9 @@ const PLAYBOOK: &str = "/run/playbook.yaml";
 const PATIENCE: Duration = Duration::from_secs(240);
 
 /// A node whose kube-proxy is run by commands.
-struct Case {
-    cluster: Cluster,
-    proxyshift: Proxyshift,
+pub(super) struct Case {
+    pub(super) cluster: Cluster,
+    pub(super) proxyshift: Proxyshift,
     /// What is not kube-proxy's.
     foreign: String,
 }
@@ -46,21 +46,31 @@ impl Case {
         for dir in ["/etc/modules-load.d", "/etc/sysctl.d"] {
             run(&format!("mount -t tmpfs etc {dir}"));
         }
-        let mut cluster = Cluster::new(backend);
-        prepare(&cluster);
-        cluster.kube_proxy(mode);
-        // From here on it is the commands' to stop and start.
-        cluster.release();
+        let mut case = Case::idle(backend, "store");
+        prepare(&case.cluster);
+        case.cluster.kube_proxy(mode);
+        case.serves_from_now_on();
+        case
+    }
+
+    /// A node whose kube-proxy does not run yet.
+    pub(super) fn idle(backend: &'static str, store: &str) -> Case {
+        let cluster = Cluster::new(backend);
         starts_with("/run/kube-proxy/config.conf");
         script(STOP, "pkill -x --ns $$ --nslist net kube-proxy; true\n");
-        cluster.foreign_server();
-        cluster.serves();
-        let foreign = foreign(&cluster);
-        Case { cluster, proxyshift: Proxyshift::new("store"), foreign }
+        Case { cluster, proxyshift: Proxyshift::new(store), foreign: String::new() }
+    }
+
+    /// kube-proxy is the commands' to stop and start, and serves.
+    pub(super) fn serves_from_now_on(&mut self) {
+        self.cluster.release();
+        self.cluster.foreign_server();
+        self.cluster.serves();
+        self.foreign = foreign(&self.cluster);
     }
 
     /// The built-in playbook between the two modes, with these commands, and `change`d.
-    fn playbook(&self, from: &str, to: &str, change: impl Fn(String) -> String) {
+    pub(super) fn playbook(&self, from: &str, to: &str, change: impl Fn(String) -> String) {
         let file = format!("{}/playbooks/{from}-to-{to}.yaml", env!("CARGO_MANIFEST_DIR"));
         let text = fs::read_to_string(file).expect("a playbook");
         let commands =
@@ -69,12 +79,12 @@ impl Case {
         fs::write(PLAYBOOK, change(text.replace("controller: auto", &commands))).expect(PLAYBOOK);
     }
 
-    fn words(to: &str) -> String {
+    pub(super) fn words(to: &str) -> String {
         format!("migrate --to {to} --playbook {PLAYBOOK} --yes")
     }
 
     /// A migration to its end, whatever that is; what it says is printed.
-    fn migrate(&self, to: &str, more: &str) -> Ended {
+    pub(super) fn migrate(&self, to: &str, more: &str) -> Ended {
         let began = Instant::now();
         let ended = self.proxyshift.run(&format!("{} {more}", Case::words(to)));
         println!("{}{}-- after {} s", ended.err, ended.out, began.elapsed().as_secs());
@@ -82,13 +92,13 @@ impl Case {
     }
 
     /// What is not kube-proxy's means the same as at the beginning, in the same order.
-    fn keeps_what_is_foreign(&self) {
+    pub(super) fn keeps_what_is_foreign(&self) {
         assert_same(&foreign(&self.cluster), &self.foreign, "what is not kube-proxy's");
         self.cluster.container_goes_out();
     }
 
     /// The node serves in `mode`, and the other one has left nothing.
-    fn is_in(&self, mode: &str) {
+    pub(super) fn is_in(&self, mode: &str) {
         self.cluster.serves();
         self.keeps_what_is_foreign();
         let left = super::removals(&self.proxyshift);
@@ -101,7 +111,7 @@ impl Case {
     }
 
     /// The last run, as `status` tells it.
-    fn last_run(&self) -> Value {
+    pub(super) fn last_run(&self) -> Value {
         self.proxyshift.run("status -o json").json()["runs"][0].clone()
     }
 

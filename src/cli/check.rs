@@ -12,6 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::node::measure;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
+use crate::plan::playbook::supported;
 use crate::state::NodeState;
 use crate::state::measured::Measured;
 use crate::store::DEFAULT_DIR;
@@ -25,6 +26,11 @@ pub(super) fn run(command: &Command<'_>, options: &args::Check) -> Result<u8> {
         return Ok(0);
     }
     fix::usage(command, options)?;
+    // It can be asked whether a node is ready for a mode that nothing leads to yet.
+    if let Some(e) = options.to.and_then(|to| supported(to).err()) {
+        let hint = e.hint.as_deref().unwrap_or_default();
+        command.sink().note(format!("{e}; {hint}"));
+    }
     if let Some(file) = &options.write_config {
         return super::write_config::run(command, options.snapshot.as_deref(), file);
     }
@@ -65,11 +71,11 @@ pub(super) fn run(command: &Command<'_>, options: &args::Check) -> Result<u8> {
 }
 
 /// What the checks are to look at.
-struct Seen {
-    now: NodeState,
-    earlier: Option<NodeState>,
-    interval: Option<Duration>,
-    asked: Option<Measured>,
+pub(super) struct Seen {
+    pub(super) now: NodeState,
+    pub(super) earlier: Option<NodeState>,
+    pub(super) interval: Option<Duration>,
+    pub(super) asked: Option<Measured>,
 }
 
 /// What only the live node can be asked.
@@ -79,7 +85,7 @@ fn measured(command: &Command<'_>, now: &NodeState) -> Measured {
 }
 
 /// What the checks say of `now`, which may be later than what was seen.
-fn judge(seen: &Seen, now: &NodeState, options: &args::Check) -> Result<Vec<Finding>> {
+pub(super) fn judge(seen: &Seen, now: &NodeState, options: &args::Check) -> Result<Vec<Finding>> {
     let catalogue = Catalogue::builtin()?;
     let ownership = Ownership::of(&catalogue, now);
     let facts = Facts {
@@ -95,7 +101,7 @@ fn judge(seen: &Seen, now: &NodeState, options: &args::Check) -> Result<Vec<Find
 }
 
 /// A misspelt id must not look like a check that found nothing.
-fn known_ids(options: &args::Check) -> Result<()> {
+pub(super) fn known_ids(options: &args::Check) -> Result<()> {
     let mut ids = options.only.iter().chain(&options.ignore);
     match ids.find(|id| !CHECKS.iter().any(|c| c.id == **id)) {
         None => Ok(()),
@@ -112,7 +118,8 @@ fn document(snapshot: Option<&str>, findings: &[Finding]) -> Value {
     json!({"schema": "proxyshift.check", "version": 1, "node": node, "findings": rows})
 }
 
-fn row(finding: &Finding) -> Value {
+/// A finding as part of a document.
+pub(super) fn row(finding: &Finding) -> Value {
     let (outcome, evidence, effect, remedy, fixable) = match &finding.verdict {
         Verdict::Ok(shown) => ("ok", vec![shown.clone()], "", Vec::new(), false),
         Verdict::Unknown(missing) => ("unknown", vec![missing.clone()], "", Vec::new(), false),
@@ -150,12 +157,14 @@ fn text(findings: &[Finding], verbose: bool) -> String {
             text.push('\n');
         }
     }
-    let (mut ok, mut unknown) = (0, String::new());
+    let (mut ok, mut unknown) = (0, Vec::<(&str, Vec<&str>)>::new());
     for finding in findings {
         match &finding.verdict {
-            Verdict::Unknown(missing) => {
-                unknown += &wrapped(&format!("?  {}: {missing}", finding.id), "", "   ");
-            }
+            // What the same thing keeps from being known is said once.
+            Verdict::Unknown(missing) => match unknown.iter_mut().find(|(m, _)| m == missing) {
+                Some((_, ids)) => ids.push(finding.id),
+                None => unknown.push((missing, vec![finding.id])),
+            },
             Verdict::Ok(shown) => {
                 ok += 1;
                 if verbose {
@@ -166,7 +175,11 @@ fn text(findings: &[Finding], verbose: bool) -> String {
         }
     }
     if !unknown.is_empty() {
-        text += &format!("Not known:\n{unknown}\n");
+        text += "Not known:\n";
+        for (missing, ids) in unknown {
+            text += &wrapped(&format!("?  {}: {missing}", ids.join(", ")), "", "   ");
+        }
+        text.push('\n');
     }
     let count = |severity: Severity| {
         let found = |f: &&Finding| f.severity == severity && matches!(f.verdict, Verdict::Found(_));

@@ -1,13 +1,11 @@
 //! `migrate`: kube-proxy to another mode.
 
-use std::io::IsTerminal;
-
 use serde_json::json;
 
 use crate::checks::Verdict;
 use crate::cli::status::time;
 use crate::cli::{Command, args};
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::plan::playbook::Playbook;
 use crate::run::migrate::{self, Asked, Intended, Report};
 use crate::store::runs::RunState;
@@ -16,10 +14,7 @@ use crate::ui::table::counted;
 
 pub(super) fn run(command: &Command<'_>, options: &args::Migrate) -> Result<u8> {
     crate::plan::playbook::supported(options.to)?;
-    if !command.args.yes && !prompt::attended() {
-        return Err(Error::new(Kind::Usage, "migrate", "nobody is there to be asked")
-            .hint("say --yes, or look first: `proxyshift check --to MODE`"));
-    }
+    command.can_ask("migrate", &format!("look first: `proxyshift check --to {}`", options.to))?;
     let asked = Asked {
         to: options.to,
         playbook: options.playbook.as_deref(),
@@ -31,7 +26,7 @@ pub(super) fn run(command: &Command<'_>, options: &args::Migrate) -> Result<u8> 
         .with_context(|context| migrate::migrate(context, &asked, &|i| approve(command, i)))?;
     answer(command, &report);
     match report.left {
-        Some(_) if prompt::attended() && !command.args.yes => count_down(command, &report.run),
+        Some(_) if command.attended() && !command.args.yes => count_down(command, &report.run),
         _ => Ok(0),
     }
 }
@@ -54,15 +49,16 @@ fn approve(command: &Command<'_>, intended: &Intended) -> Result<bool> {
 }
 
 fn text(intended: &Intended) -> String {
-    let Intended { playbook, from, controller, settings, probes, .. } = intended;
-    let mut text = format!(
-        "kube-proxy goes from {from} to {} mode, by the playbook {}.\n  It is run by {controller}",
-        playbook.to, playbook.name
-    );
-    if !settings.is_empty() {
-        text += &format!(", and told its mode in {settings}");
+    let Intended { playbook, from, restarts, probes, .. } = intended;
+    let mut text = match *from == playbook.to {
+        true => format!("kube-proxy stays in {from} mode"),
+        false => format!("kube-proxy goes from {from} to {} mode", playbook.to),
+    };
+    text += &format!(", by the playbook {}.\n", playbook.name);
+    if let Some((controller, settings)) = restarts {
+        text += &format!("  It is run by {controller}, and told its mode in {settings}.\n");
     }
-    text += ".\n  Stages: ";
+    text += "  Stages: ";
     text += &stages(playbook);
     text += &format!("\n  Asked before and after: {}\n", counted(probes.len(), "service"));
     text.extend(probes.iter().map(|probe| format!("    {probe}\n")));
@@ -104,9 +100,6 @@ pub(super) fn answer(command: &Command<'_>, report: &Report) {
 fn count_down(command: &Command<'_>, id: &str) -> Result<u8> {
     let keep = "Keep it? Yes: the run is confirmed. No: it is rolled back now. Ctrl-C: it is undone \
                 at its deadline.";
-    if !std::io::stdin().is_terminal() {
-        return Ok(0);
-    }
     let kept = prompt::confirm(keep)?;
     let pending = command.store()?.run(id)?.is_some_and(|run| run.state == RunState::Unconfirmed);
     if !pending {
@@ -115,6 +108,6 @@ fn count_down(command: &Command<'_>, id: &str) -> Result<u8> {
     }
     match kept {
         true => super::confirm::confirm(command),
-        false => super::rollback::run(command),
+        false => super::rollback::run(command, None),
     }
 }

@@ -173,6 +173,7 @@ fn removal_outcome(edit: &Edit, base: &NodeState, now: &NodeState) -> Outcome {
         }
         Target::Set(set) => present(now.ipsets.get(&set.name).is_some()),
         Target::VirtualServer(server) => present(now.ipvs.get(&server.service).is_some()),
+        Target::RealServer(r) => present(now.ipvs.real(&r.service, &r.real.address).is_some()),
         Target::Link(link) => present(now.links.iter().any(|l| l.name == link.name)),
     }
 }

@@ -47,6 +47,7 @@ pub(super) fn begin(
     let size = edits.iter().map(journal_size).sum::<u64>() + more;
     context.store.room_for(size)?;
     let mut run = context.store.start(verb, &taken.snapshot.id, summary)?;
+    context.sink.run(&run.id, verb);
     match Journal::create(&context.store.run_dir(&run.id), size) {
         Ok(journal) => Ok((run, journal)),
         Err(e) => {

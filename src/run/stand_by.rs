@@ -20,11 +20,7 @@ use crate::error::{Error, Kind, Result};
 use crate::here::process_start;
 use crate::node::commands;
 use crate::run::{Context, rollback};
-use crate::store::runs::{Run, RunState, Standby};
-
-/// The copy of the program in the run's folder: what is pending depends on nothing that an upgrade
-/// or an unmounted folder takes away.
-pub const COPY: &str = "proxyshift";
+use crate::store::runs::{COPY, Run, RunState, Standby};
 
 /// What it says on its standard output once it stands by.
 const ARMED: &str = "armed";

@@ -233,6 +233,12 @@ impl Ruleset {
         text
     }
 
+    /// The file's text without these rules, by their lines.
+    pub fn text_without_rules(&self, lines: &HashSet<u32>) -> String {
+        let kept = (1..).zip(self.text().lines()).filter(|(number, _)| !lines.contains(number));
+        kept.flat_map(|(_, line)| [line, "\n"]).collect()
+    }
+
     fn slice(&self, span: Span) -> &str {
         &self.text()[span.start as usize..span.end as usize]
     }

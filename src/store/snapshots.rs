@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::disk::{self, LIMITS, Limits, Tree, check_path, refused};
 use super::manifest::{self, MANIFEST, Manifest, RESTORE, SHA256SUMS};
-use super::{Store, restore};
+use super::{Store, entries, restore};
 use crate::error::{Error, Kind, Result};
 use crate::state::Files;
 
@@ -238,10 +238,7 @@ impl Store {
     }
 
     fn folders(&self) -> Result<Vec<PathBuf>> {
-        let dir = self.snapshots_dir();
-        let io = |e: std::io::Error| Error::io(&dir, &e);
-        let entries = fs::read_dir(&dir).map_err(io)?.map(|e| Ok(e.map_err(io)?.path()));
-        let mut all = entries.collect::<Result<Vec<PathBuf>>>()?;
+        let mut all = entries(&self.snapshots_dir())?;
         all.retain(|path| path.is_dir());
         Ok(all)
     }

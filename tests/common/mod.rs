@@ -24,16 +24,32 @@ pub fn in_user_namespace(test: &str) -> bool {
     enter(test, "-Urnm")
 }
 
+/// As [`in_namespace`], and with processes of its own, all of which end with it.
+pub fn in_machine(test: &str) -> bool {
+    enter(test, MACHINE)
+}
+
+/// What makes a machine of namespaces.
+pub const MACHINE: &str = "-nmpf";
+
+/// The command that runs `test` in such namespaces.
+pub fn again(test: &str, namespaces: &str) -> Command {
+    let prepare = "mount -t tmpfs -o mode=755 proxyshift /run && \
+                   { [ $$ != 1 ] || mount -t proc proc /proc; } && exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command
+        .args([namespaces, "--propagation", "private", "--kill-child", "sh", "-c", prepare, "sh"])
+        .arg(std::env::current_exe().expect("the test's own path"))
+        .args(["--exact", test, "--nocapture", "--include-ignored"])
+        .env(INSIDE, test);
+    command
+}
+
 fn enter(test: &str, namespaces: &str) -> bool {
     if std::env::var_os(INSIDE).is_some_and(|inside| inside == *test) {
         return true;
     }
-    let output = Command::new("unshare")
-        .args([namespaces, "--propagation", "private", "--kill-child", "sh", "-c"])
-        .args(["mount -t tmpfs -o mode=755 proxyshift /run && exec \"$@\"", "sh"])
-        .arg(std::env::current_exe().expect("the test's own path"))
-        .args(["--exact", test, "--nocapture", "--include-ignored"])
-        .env(INSIDE, test)
+    let output = again(test, namespaces)
         .stdin(Stdio::null())
         .output()
         .expect("unshare, of util-linux, runs");

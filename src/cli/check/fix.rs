@@ -20,11 +20,7 @@ pub(super) fn usage(command: &Command<'_>, options: &args::Check) -> Result<()> 
         return Err(Error::new(Kind::Usage, "--fix", "a snapshot cannot be mended")
             .hint("leave out --snapshot, or leave out --fix"));
     }
-    if !command.args.yes && !prompt::attended() {
-        return Err(Error::new(Kind::Usage, "check --fix", "nobody is there to be asked")
-            .hint("say --yes, or leave out --fix to see what would be mended"));
-    }
-    Ok(())
+    command.can_ask("check --fix", "leave out --fix to see what would be mended")
 }
 
 /// Applies the remedies, and looks at the node again.

@@ -20,6 +20,18 @@ impl Deref for Shared {
     }
 }
 
+impl AsRef<str> for Shared {
+    fn as_ref(&self) -> &str {
+        self
+    }
+}
+
+impl fmt::Display for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self)
+    }
+}
+
 impl From<String> for Shared {
     fn from(text: String) -> Shared {
         Shared(Arc::new(text))

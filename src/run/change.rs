@@ -113,7 +113,7 @@ pub(super) fn make(
     edits: Vec<Edit>,
     plan_again: &dyn Fn() -> Result<Vec<Edit>>,
 ) -> Result<Changed> {
-    let mut writers = Writers::of(base);
+    let mut writers = Writers::of(base, &edits);
     execute(context, journal, stage, edits, plan_again)
         // Said by the journal, with those of before a crash; one copy at a time.
         .map(drop)

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::disk::{self, LIMITS, Limits, Tree, check_path, refused};
@@ -96,7 +95,7 @@ pub(super) fn files_of(dir: &str, tree: Tree) -> Result<Files> {
     tree.into_iter()
         .filter(|(path, _)| !OWN_FILES.contains(&path.as_str()))
         .map(|(path, bytes)| match String::from_utf8(bytes) {
-            Ok(text) => Ok((path, Arc::from(text))),
+            Ok(text) => Ok((path, text.into())),
             Err(_) => Err(refused(format!("{dir}/{path}"), "it is not UTF-8")),
         })
         .collect()

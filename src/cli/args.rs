@@ -176,7 +176,7 @@ pub enum Snapshot {
 }
 
 /// The options of `check`.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub struct Check {
     /// The mode that kube-proxy is to go to; adds the checks that matter on the way there.
     #[arg(long, value_name = "MODE")]

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
 use crate::event::{Event, Sink};
+use crate::interrupt;
 use crate::owners::matcher::Ownership;
 use crate::plan::edit::{Edit, by_themselves, edits};
 use crate::plan::invariants::{Outcome, outcome, rest};
@@ -136,6 +137,7 @@ pub fn cleanup(
     let taken = Taken { snapshot, state: rest(state, &edits)? };
     let edits = by_themselves(edits)?;
     rehearse(context, &taken, None)?;
+    let _change = interrupt::change();
     let (mut run, mut journal) = begin(context, "cleanup", &taken, summary, &edits, 0)?;
     if confirm_within.is_some() {
         run.staged = Some(Staged::new(None, CLEAN, STAGE_TIME));

@@ -28,7 +28,7 @@ pub(super) fn usage(command: &Command<'_>, options: &args::Check) -> Result<()> 
 }
 
 /// Applies the remedies, and looks at the node again.
-pub(super) fn run(command: &Command<'_>, options: &args::Check, seen: &mut Seen) -> Result<Report> {
+pub(in crate::cli) fn run(command: &Command<'_>, options: &args::Check, seen: &mut Seen) -> Result<Report> {
     if remedies(seen, &seen.now, options)?.is_empty() {
         command.sink().note("nothing was found that can be mended safely");
         return Ok(Report::default());
@@ -66,9 +66,8 @@ fn approve(command: &Command<'_>, remedy: &Remedy) -> Result<bool> {
     for line in &lines {
         eprint!("{}", indented("", line));
     }
-    prompt::confirm(
-        "Do this? Yes: after a snapshot and a rehearsal. No: this finding is left as it is.",
-    )
+    let yes = "it is done, after a snapshot and a rehearsal";
+    command.ui.confirm("Do this?", yes, "the finding is left as it is", false)
 }
 
 /// What was done, for the document of findings.
@@ -80,7 +79,7 @@ pub(super) fn document(report: &Report) -> Value {
 }
 
 /// What was done, for people.
-pub(super) fn text(report: &Report) -> String {
+pub(in crate::cli) fn text(report: &Report) -> String {
     match &report.run {
         None => "Nothing was changed.\n".to_owned(),
         Some(run) => format!(

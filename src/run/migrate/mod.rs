@@ -18,6 +18,7 @@ use serde_json::json;
 
 use crate::checks::{self, Facts, Finding};
 use crate::error::{Error, Kind, Result};
+use crate::interrupt;
 use crate::node::controller::{Controller, Settings};
 use crate::node::measure;
 use crate::owners::matcher::Ownership;
@@ -147,6 +148,7 @@ pub fn migrate(
         "playbook": playbook.name, "confirm_within": within.map(|w| w.as_secs()),
         "probes": probes, "controller": controller, "settings": settings,
     });
+    let _change = interrupt::change();
     let (run, journal) = open(context, &playbook, &text, &taken, from, summary)?;
     let work = Work { context, playbook, run, journal, base: taken.state, later: None, probes };
     work.go(None)

@@ -6,6 +6,8 @@ mod check;
 mod cleanup;
 pub mod completions;
 mod confirm;
+mod countdown;
+mod ending;
 mod guard;
 mod help;
 mod migrate;
@@ -16,6 +18,7 @@ mod rollback;
 mod snapshot;
 mod status;
 pub mod usage;
+mod wizard;
 mod write_config;
 
 use std::path::Path;
@@ -38,12 +41,15 @@ use crate::ui::{Ui, prompt};
 
 /// Carries out the command line; returns the exit code.
 pub fn run(args: &Args) -> u8 {
-    let ui = Ui::new(args.output, args.progress, args.no_color);
-    let command = Command { args, ui: &ui };
+    // It lasts as long as the program, and so may be spoken through by who ends it.
+    let ui: &'static Ui = Box::leak(Box::new(Ui::new(args.output, args.progress, args.no_color)));
+    let command = Command { args, ui };
+    if let Err(e) = ending::watch(&command) {
+        return ui.error(&e);
+    }
     command.speak_of_pending();
     let result = match &args.verb {
-        None => Err(Error::new(Kind::Usage, "proxyshift", "which verb?")
-            .hint("start with `proxyshift check` or `proxyshift plan`: they change nothing")),
+        None => wizard::run(&command),
         Some(Verb::Check(options)) => check::run(&command, options),
         Some(Verb::Snapshot(verb)) => snapshot::run(&command, verb),
         Some(Verb::Plan(options)) => plan::run(&command, options),
@@ -63,13 +69,16 @@ pub fn run(args: &Args) -> u8 {
             return crate::run::inside::Outward::end(crate::run::inside::inside(*job, dir, *to));
         }
     };
-    result.unwrap_or_else(|error| ui.error(&error))
+    result.unwrap_or_else(|error| match error.kind {
+        Kind::Interrupted => ending::end(&command, error),
+        _ => ui.error(&error),
+    })
 }
 
 /// What every verb has: the arguments and the user interface.
 struct Command<'a> {
     args: &'a Args,
-    ui: &'a Ui,
+    ui: &'static Ui,
 }
 
 impl Command<'_> {
@@ -83,7 +92,7 @@ impl Command<'_> {
         let dir = self.args.store.as_deref().unwrap_or(Path::new(DEFAULT_DIR));
         let resolves = matches!(
             self.args.verb,
-            Some(
+            None | Some(
                 Verb::Inside { .. }
                     | Verb::StandBy { .. }
                     | Verb::Report { .. }

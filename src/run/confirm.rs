@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::error::{Error, Kind, Result};
+use crate::interrupt;
 use crate::run::Context;
 use crate::run::{boot_unit, stand_by};
 use crate::store::journal::{Journal, Mark, Record};
@@ -29,6 +30,7 @@ pub enum Confirmed {
 /// [`Kind::Pending`] when the run has not come that far.
 pub fn confirm(context: &Context<'_>) -> Result<Confirmed> {
     let _lock = context.lock("confirm")?;
+    let _change = interrupt::change();
     let found = awaited(context)?;
     let Confirmed::Now(mut run) = found else { return Ok(found) };
     note(context, &run, Mark::Confirmed, Value::Null)?;

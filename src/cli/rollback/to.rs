@@ -5,7 +5,6 @@ use serde_json::json;
 use crate::cli::{Command, as_root};
 use crate::error::Result;
 use crate::run::rollback::to::{BackTo, Way, rollback_to};
-use crate::ui::prompt;
 use crate::ui::table::{columns, counted};
 
 /// How much of what others changed is shown.
@@ -38,7 +37,12 @@ fn approve(command: &Command<'_>, way: &Way) -> Result<bool> {
         snapshot.why,
         columns(&runs.iter().map(row).collect::<Vec<_>>()),
     );
-    prompt::confirm("Undo them? Yes: each is verified before the next. No: nothing is changed.")
+    command.ui.confirm(
+        "Undo them?",
+        "each is verified before the next",
+        "nothing is changed",
+        false,
+    )
 }
 
 fn document(back: &BackTo) -> serde_json::Value {

@@ -26,8 +26,9 @@ fn captures_are_told_of_in_documents_that_have_schemas() {
     for name in all_captured() {
         let dir = captured(&name).display().to_string();
         schemas.expect(&proxyshift, 0, &format!("plan --snapshot {dir}"));
-        let (code, _) = schemas.run(&proxyshift, &format!("plan --to ipvs --snapshot {dir}"));
-        assert!([0, 3].contains(&code), "{name}: {code}");
+        // There is no way from nftables.
+        let code = if name.starts_with("nftables") { 2 } else { 0 };
+        schemas.expect(&proxyshift, code, &format!("plan --to ipvs --snapshot {dir}"));
         schemas.expect(&proxyshift, 0, &format!("snapshot show {dir}"));
         schemas.expect(&proxyshift, 0, &format!("snapshot verify {dir}"));
         let (code, _) = schemas.run(&proxyshift, &format!("check --to ipvs --snapshot {dir}"));

@@ -272,7 +272,8 @@ pub(super) fn go_on(context: &Context<'_>, mut run: Run) -> Result<Report> {
     clean(context, &mut run, &mut journal, &base, left, &wanted)
 }
 
-fn wanted_of(run: &Run) -> Wanted {
+/// What the operator wanted of the clean-up `run`.
+pub(super) fn wanted_of(run: &Run) -> Wanted {
     let names = run.plan["owners"].as_array().into_iter().flatten();
     let owners = names.filter_map(|n| n.as_str().map(str::to_owned)).collect();
     Wanted { owners, black_holes: run.plan["black_holes"].as_bool().unwrap_or(false) }

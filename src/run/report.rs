@@ -13,7 +13,7 @@ use crate::node::processes::masked;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
 use crate::plan::edit::{Direction, Edit, Target};
-use crate::run::cleanup::{REHEARSAL, plan_with};
+use crate::run::cleanup::{REHEARSAL, Wanted, plan_wanted, wanted_of};
 use crate::run::execute::{ROLLBACK, told};
 use crate::run::take::parsed;
 use crate::run::{fix, migrate};
@@ -302,12 +302,14 @@ fn findings(run: &Run) -> Vec<Judged> {
 /// What the run's snapshot shows to be left over of the owners it was to clean up after.
 fn leftovers(catalogue: &Catalogue, run: &Run, state: &NodeState) -> Result<Vec<Leftovers>> {
     let cleaned = run.staged.as_ref().is_some_and(|s| s.cleaned_from.is_some());
-    let owners: Vec<String> = match run.verb.as_str() {
-        "cleanup" => serde_json::from_value(run.plan["owners"].clone()).unwrap_or_default(),
-        migrate::MIGRATE if cleaned => vec!["kube-proxy".to_owned()],
+    let wanted = match run.verb.as_str() {
+        "cleanup" => wanted_of(run),
+        migrate::MIGRATE if cleaned => {
+            Wanted { owners: vec!["kube-proxy".to_owned()], ..Wanted::default() }
+        }
         _ => return Ok(Vec::new()),
     };
-    let plan = plan_with(catalogue, state, &owners)?;
+    let plan = plan_wanted(catalogue, state, &wanted)?;
     let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     for object in plan.removals() {
         *counts.entry((&object.owner, &object.reason)).or_default() += 1;

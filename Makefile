@@ -1,6 +1,6 @@
 # make demo    the main job, shown on a captured node; touches nothing of this machine's network
 # make test    everything, with what needs private namespaces and a virtual machine
-# make soak    long cases on a virtual machine: each stage failing or killed
+# make soak    every case on a virtual machine, each stage failing or killed; writes docs/soak.md
 # make dist    one static binary with its checksum, and the Ansible collection with it, in dist/
 # make ansible gets what the tests with Ansible need: two versions of it, ansible-lint, sshd
 # make vm      gets what that machine needs: Debian's kernel, virtme-ng, kube-proxy
@@ -72,9 +72,9 @@ ansible:
 vm:
 	tests/vm/setup
 
-# Each stage failing or killed, on the machine that `make test` boots too; half an hour and more.
+# Every case, on the machine that `make test` boots too, for as long as it takes.
 soak: debian vm rust
-	PROXYSHIFT_CASES=soak cargo test --test vm -- --nocapture
+	PROXYSHIFT_CASES=cases:: PROXYSHIFT_SOAK_PAGE=$$PWD/docs/soak.md cargo test --test vm -- --nocapture
 
 bench: debian rust
 	cargo bench --bench scale

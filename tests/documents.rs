@@ -3,99 +3,15 @@
 
 mod common;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use common::in_namespace;
 use common::node::{Ended, Node, Proxyshift, all_captured, captured};
-use jsonschema::Validator;
+use common::schemas::{Schemas, folder, published};
 use proxyshift::state::Backend;
 use serde_json::Value;
-
-/// The published schemas, and the documents of which some were seen.
-struct Schemas {
-    validators: BTreeMap<String, Validator>,
-    seen: BTreeSet<String>,
-}
-
-fn folder() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/schemas")
-}
-
-/// The names of the schemas, and what they say.
-fn published() -> BTreeMap<String, Value> {
-    let read = |path: PathBuf| {
-        let text = fs::read_to_string(&path).expect("a schema");
-        let name = path.file_stem().expect("a name").to_str().expect("text").to_owned();
-        (name, serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display())))
-    };
-    fs::read_dir(folder())
-        .expect("docs/schemas")
-        .map(|e| read(e.expect("an entry").path()))
-        .collect()
-}
-
-impl Schemas {
-    fn load() -> Schemas {
-        let validator = |(name, schema): (String, Value)| {
-            let strict = jsonschema::draft202012::meta::validate(&schema);
-            strict.unwrap_or_else(|e| panic!("{name}: {e}"));
-            let built = jsonschema::draft202012::new(&schema);
-            (name.clone(), built.unwrap_or_else(|e| panic!("{name}: {e}")))
-        };
-        let validators = published().into_iter().map(validator).collect();
-        Schemas { validators, seen: BTreeSet::new() }
-    }
-
-    /// Holds `document` against the schema that it names.
-    fn hold(&mut self, document: &Value, what: &str) {
-        let name = document["schema"].as_str().and_then(|name| name.strip_prefix("proxyshift."));
-        let name = name.unwrap_or_else(|| panic!("{what}: names no schema: {document}"));
-        let validator = self.validators.get(name);
-        let validator = validator.unwrap_or_else(|| panic!("{what}: no schema for {name}"));
-        let wrong: Vec<String> = validator
-            .iter_errors(document)
-            .map(|e| format!("{}: {e}", e.instance_path()))
-            .collect();
-        assert!(wrong.is_empty(), "{what}: {}\n{document:#}", wrong.join("\n"));
-        self.seen.insert(name.to_owned());
-    }
-
-    /// Runs `words` for a program to read, and holds what it prints against the schemas; the
-    /// document.
-    fn run(&mut self, proxyshift: &Proxyshift, words: &str) -> (i32, Value) {
-        self.ended(
-            &Ended::of(proxyshift.command(&format!("-o json --progress json {words}"))),
-            words,
-        )
-    }
-
-    fn ended(&mut self, ended: &Ended, words: &str) -> (i32, Value) {
-        let code = ended.code.unwrap_or_else(|| panic!("{words}: killed\n{}", ended.err));
-        // Fails on a second document, and on none.
-        let document = ended.json();
-        self.hold(&document, words);
-        if document["schema"] == "proxyshift.error" {
-            assert_eq!(document["code"], code, "{words}");
-        }
-        for line in ended.err.lines() {
-            let event: Value = serde_json::from_str(line)
-                .unwrap_or_else(|e| panic!("{words}: {e}: standard error has: {line}"));
-            self.hold(&event, words);
-            assert_eq!(event["schema"], "proxyshift.event", "{words}");
-        }
-        (code, document)
-    }
-
-    /// Runs `words`, which must end so; the document.
-    fn expect(&mut self, proxyshift: &Proxyshift, code: i32, words: &str) -> Value {
-        let (ended, document) = self.run(proxyshift, words);
-        assert_eq!(ended, code, "{words}: {document:#}");
-        document
-    }
-}
 
 fn elsewhere() -> (tempfile::TempDir, Proxyshift) {
     let tmp = tempfile::tempdir().expect("a folder");
@@ -110,13 +26,31 @@ fn captures_are_told_of_in_documents_that_have_schemas() {
     for name in all_captured() {
         let dir = captured(&name).display().to_string();
         schemas.expect(&proxyshift, 0, &format!("plan --snapshot {dir}"));
+        let (code, _) = schemas.run(&proxyshift, &format!("plan --to ipvs --snapshot {dir}"));
+        assert!([0, 3].contains(&code), "{name}: {code}");
         schemas.expect(&proxyshift, 0, &format!("snapshot show {dir}"));
         schemas.expect(&proxyshift, 0, &format!("snapshot verify {dir}"));
         let (code, _) = schemas.run(&proxyshift, &format!("check --to ipvs --snapshot {dir}"));
         assert!([0, 3].contains(&code), "{name}: {code}");
-        let file = tmp.path().join(&name).display().to_string();
-        schemas.run(&proxyshift, &format!("check --snapshot {dir} --write-config {file}"));
     }
+    // A node whose kube-proxy was started with flags alone.
+    let flags = tmp.path().join("flags");
+    fs::create_dir(&flags).expect("a folder");
+    for entry in fs::read_dir(captured("canal-stale-flannel-1.20")).expect("a node") {
+        let path = entry.expect("an entry").path();
+        if path.is_file() {
+            fs::copy(&path, flags.join(path.file_name().expect("a name"))).expect("copied");
+        }
+    }
+    let processes = fs::read_to_string(flags.join("processes.json")).expect("processes");
+    let config = "--config=/var/lib/kube-proxy/config.conf";
+    assert!(processes.contains(config), "{processes}");
+    let processes = processes.replace(config, "--proxy-mode=iptables");
+    fs::write(flags.join("processes.json"), processes).expect("written");
+    let (flags, file) = (flags.display(), tmp.path().join("config.yaml"));
+    let words = format!("check --snapshot {flags} --write-config {}", file.display());
+    schemas.expect(&proxyshift, 0, &words);
+    schemas.expect(&proxyshift, 2, &words);
     let (one, other) = (captured(&all_captured()[0]), captured(&all_captured()[1]));
     let (one, other) = (one.display(), other.display());
     let differences = schemas.expect(&proxyshift, 0, &format!("snapshot diff {one} {other}"));
@@ -132,7 +66,10 @@ fn captures_are_told_of_in_documents_that_have_schemas() {
 
 #[test]
 fn wrong_arguments_are_told_in_the_form_that_was_asked_for() {
-    let (_tmp, proxyshift) = elsewhere();
+    if !in_namespace("wrong_arguments_are_told_in_the_form_that_was_asked_for") {
+        return;
+    }
+    let proxyshift = Proxyshift::new("store");
     let mut schemas = Schemas::load();
     let wrong = [
         "",
@@ -140,7 +77,6 @@ fn wrong_arguments_are_told_in_the_form_that_was_asked_for() {
         "chek",
         "migrate",
         "migrate --to nowhere",
-        
         "snapshot",
         "snapshot prune --keep 0",
         "snapshot prune --keep few",
@@ -152,7 +88,7 @@ fn wrong_arguments_are_told_in_the_form_that_was_asked_for() {
         "check --watch 1 --snapshot x",
         "check --fix --snapshot x",
         "guard",
-        "guard --for everything",
+        "guard --for 0.0.0.0/0",
         "cleanup --owner",
         "report one two",
         "completions",
@@ -180,11 +116,12 @@ fn wrong_arguments_are_told_in_the_form_that_was_asked_for() {
 }
 
 /// Each verb that would ask on a terminal, and the flags that its refusal must name.
-const WOULD_ASK: [(&str, &[&str]); 4] = [
+const WOULD_ASK: [(&str, &[&str]); 5] = [
     ("cleanup", &["--yes", "--dry-run"]),
     ("cleanup --confirm-within 5m", &["--yes", "--dry-run"]),
     ("migrate --to ipvs", &["--yes", "check --to ipvs"]),
     ("check --fix", &["--yes", "--fix"]),
+    ("rollback --to latest", &["--yes", "proxyshift status"]),
 ];
 
 #[test]
@@ -280,6 +217,10 @@ fn every_verb_on_a_node_gives_one_document_that_its_schema_knows() {
     let report = schemas.expect(&proxyshift, 0, "report");
     assert!(!report["findings"].as_array().expect("a list").is_empty(), "{report:#}");
     schemas.expect(&proxyshift, 0, "rollback");
+    schemas.expect(&proxyshift, 0, "cleanup --yes");
+    let before = schemas.expect(&proxyshift, 0, "report")["snapshot"].clone();
+    let words = format!("rollback --yes --to {}", before.as_str().expect("an id"));
+    assert_eq!(schemas.expect(&proxyshift, 0, &words)["snapshot"], before);
     // One that is cut off.
     let mut command = proxyshift.command("cleanup --yes");
     command.env("PROXYSHIFT_CRASH", "after:1").output().expect("starts");

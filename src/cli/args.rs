@@ -28,11 +28,12 @@ pub struct Args {
     /// Where snapshots, runs and journals are kept [default: /var/lib/proxyshift].
     #[arg(long, global = true, help_heading = "Global options", value_name = "DIR")]
     pub store: Option<PathBuf>,
-    /// The form of the result on standard output.
-    #[arg(short, long, global = true, help_heading = "Global options", value_enum, default_value_t = Output::Text)]
+    /// The form of the result: text for people, or one JSON document with a schema.
+    #[arg(short, long, global = true, help_heading = "Global options", value_name = "text|json", value_enum, hide_possible_values = true, default_value_t = Output::Text)]
     pub output: Output,
-    /// The form of progress on standard error.
-    #[arg(long, global = true, help_heading = "Global options", value_enum, default_value_t = Progress::Auto)]
+    /// The form of progress on standard error: auto, live on a terminal; plain, a line an event; json,
+    /// a JSON object an event; none.
+    #[arg(long, global = true, help_heading = "Global options", value_name = "FORM", value_enum, hide_possible_values = true, default_value_t = Progress::Auto)]
     pub progress: Progress,
     /// Answer every question with yes. Off a terminal, and with JSON, nothing is asked: what would
     /// be, needs this.

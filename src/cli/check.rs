@@ -1,6 +1,6 @@
 //! `check`: the preflight.
 
-mod fix;
+pub(super) mod fix;
 
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
 use crate::plan::playbook::supported;
 use crate::state::NodeState;
+use crate::state::kube_proxy::Mode;
 use crate::state::measured::Measured;
 use crate::store::DEFAULT_DIR;
 use crate::ui::table::counted;
@@ -78,6 +79,15 @@ pub(super) struct Seen {
     pub(super) asked: Option<Measured>,
 }
 
+impl Seen {
+    /// A look at the live node.
+    pub(super) fn live(command: &Command<'_>) -> Result<Seen> {
+        let now = command.state(None)?;
+        let asked = Some(measured(command, &now));
+        Ok(Seen { now, earlier: None, interval: None, asked })
+    }
+}
+
 /// What only the live node can be asked.
 fn measured(command: &Command<'_>, now: &NodeState) -> Measured {
     let store = command.args.store.as_deref().unwrap_or(DEFAULT_DIR.as_ref());
@@ -86,18 +96,41 @@ fn measured(command: &Command<'_>, now: &NodeState) -> Measured {
 
 /// What the checks say of `now`, which may be later than what was seen.
 pub(super) fn judge(seen: &Seen, now: &NodeState, options: &args::Check) -> Result<Vec<Finding>> {
+    let named = |list: &[String], id: &str| list.iter().any(|i| i == id);
+    with_facts(seen, now, options.to, |facts| {
+        checks::run(facts, &|id| {
+            (options.only.is_empty() || named(&options.only, id)) && !named(&options.ignore, id)
+        })
+    })
+}
+
+/// What all checks say on the way to a mode, each told as soon as it is done.
+pub(super) fn judge_each(
+    seen: &Seen,
+    to: Option<Mode>,
+    tell: &dyn Fn(&Finding),
+) -> Result<Vec<Finding>> {
+    with_facts(seen, &seen.now, to, |facts| {
+        let each = CHECKS.iter().flat_map(|check| checks::run(facts, &|id| id == check.id));
+        each.inspect(|finding| tell(finding)).collect()
+    })
+}
+
+fn with_facts<T>(
+    seen: &Seen,
+    now: &NodeState,
+    to: Option<Mode>,
+    work: impl FnOnce(&Facts<'_>) -> T,
+) -> Result<T> {
     let catalogue = Catalogue::builtin()?;
     let ownership = Ownership::of(&catalogue, now);
     let facts = Facts {
         earlier: seen.earlier.as_ref(),
         interval: seen.interval,
         asked: seen.asked.as_ref(),
-        ..Facts::of(now, &catalogue, &ownership, options.to)
+        ..Facts::of(now, &catalogue, &ownership, to)
     };
-    let named = |list: &[String], id: &str| list.iter().any(|i| i == id);
-    Ok(checks::run(&facts, &|id| {
-        (options.only.is_empty() || named(&options.only, id)) && !named(&options.ignore, id)
-    }))
+    Ok(work(&facts))
 }
 
 /// A misspelt id must not look like a check that found nothing.

@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::cli::status::time;
-use crate::cli::{Command, args, migrate, plan};
-use crate::error::Result;
+use crate::cli::{Command, args, countdown, migrate, plan};
+use crate::error::{Error, Kind, Result};
 use crate::owners::catalogue::Catalogue;
 use crate::plan::Plan;
 use crate::run::cleanup::{self, Report, Wanted, plan_wanted};
@@ -31,7 +31,10 @@ pub(super) fn run(command: &Command<'_>, options: &args::Cleanup) -> Result<u8> 
         cleanup::cleanup(context, &wanted, options.confirm_within, &|p| approve(command, p))
     })?;
     answer(command, &report);
-    Ok(0)
+    match report.confirm_within.and(report.run) {
+        Some(run) if prompt::attended() && !command.args.yes => countdown::stay(command, &run),
+        _ => Ok(0),
+    }
 }
 
 pub(super) fn resume(command: &Command<'_>) -> Result<u8> {
@@ -48,10 +51,11 @@ fn approve(command: &Command<'_>, plan: &Plan) -> Result<bool> {
     }
     eprintln!("{}", plan::text(plan, command.args.verbose));
     eprintln!("{}", plan::by_owner(plan));
-    prompt::confirm("Remove these? Yes: after a snapshot and a rehearsal. No: nothing is changed.")
+    let yes = "they go, after a snapshot and a rehearsal";
+    command.ui.confirm("Remove them?", yes, "nothing is changed", false)
 }
 
-fn answer(command: &Command<'_>, report: &Report) {
+pub(super) fn answer(command: &Command<'_>, report: &Report) {
     let document = json!({
         "schema": "proxyshift.cleanup", "version": 1, "run": report.run,
         "snapshot": report.snapshot, "removed": report.removed, "others": report.others,

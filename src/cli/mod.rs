@@ -6,6 +6,8 @@ mod check;
 mod cleanup;
 pub mod completions;
 mod confirm;
+mod countdown;
+mod ending;
 mod guard;
 mod help;
 mod migrate;
@@ -16,6 +18,7 @@ mod rollback;
 mod snapshot;
 mod status;
 pub mod usage;
+mod wizard;
 mod write_config;
 
 use std::path::Path;
@@ -29,6 +32,7 @@ use crate::owners::catalogue::Catalogue;
 use crate::run::Context;
 use crate::run::look::look;
 use crate::run::record::Recorder;
+use crate::run::stand_by;
 use crate::run::take;
 use crate::state::NodeState;
 use crate::store::snapshots::Snapshot;
@@ -37,12 +41,15 @@ use crate::ui::{Ui, prompt};
 
 /// Carries out the command line; returns the exit code.
 pub fn run(args: &Args) -> u8 {
-    let ui = Ui::new(args.output, args.progress, args.no_color);
-    let command = Command { args, ui: &ui };
+    // It lasts as long as the program, and so may be spoken through by who ends it.
+    let ui: &'static Ui = Box::leak(Box::new(Ui::new(args.output, args.progress, args.no_color)));
+    let command = Command { args, ui };
+    if let Err(e) = ending::watch(&command) {
+        return ui.error(&e);
+    }
     command.speak_of_pending();
     let result = match &args.verb {
-        None => Err(Error::new(Kind::Usage, "proxyshift", "which verb?")
-            .hint("start with `proxyshift check` or `proxyshift plan`: they change nothing")),
+        None => wizard::run(&command),
         Some(Verb::Check(options)) => check::run(&command, options),
         Some(Verb::Snapshot(verb)) => snapshot::run(&command, verb),
         Some(Verb::Plan(options)) => plan::run(&command, options),
@@ -62,13 +69,16 @@ pub fn run(args: &Args) -> u8 {
             return crate::run::inside::Outward::end(crate::run::inside::inside(*job, dir, *to));
         }
     };
-    result.unwrap_or_else(|error| ui.error(&error))
+    result.unwrap_or_else(|error| match error.kind {
+        Kind::Interrupted => ending::end(&command, error),
+        _ => ui.error(&error),
+    })
 }
 
 /// What every verb has: the arguments and the user interface.
 struct Command<'a> {
     args: &'a Args,
-    ui: &'a Ui,
+    ui: &'static Ui,
 }
 
 impl Command<'_> {
@@ -77,15 +87,14 @@ impl Command<'_> {
     }
 
     /// A run that is pending is the first thing to speak of; the verbs that resolve it do so
-    /// themselves.
+    /// themselves. When the process that stood by for it was killed, whoever looks has another.
     fn speak_of_pending(&self) {
         let dir = self.args.store.as_deref().unwrap_or(Path::new(DEFAULT_DIR));
         let resolves = matches!(
             self.args.verb,
-            Some(
+            None | Some(
                 Verb::Inside { .. }
                     | Verb::StandBy { .. }
-                    | Verb::Status
                     | Verb::Report { .. }
                     | Verb::Completions { .. }
                     | Verb::Resume
@@ -98,7 +107,16 @@ impl Command<'_> {
         if resolves || !dir.join("runs").is_dir() || !rustix::process::geteuid().is_root() {
             return;
         }
-        if let Ok(Some(run)) = self.store().and_then(|s| s.pending()) {
+        let Ok(Some(run)) = self.store().and_then(|s| s.pending()) else { return };
+        match self.with_context(stand_by::again) {
+            Ok(None) => {}
+            Ok(Some(run)) => self.sink().warning(format!(
+                "the process that stood by to undo run {} was gone; another one stands by now",
+                run.id
+            )),
+            Err(e) => self.sink().warning(format!("nobody stands by to undo run {}: {e}", run.id)),
+        }
+        if !matches!(self.args.verb, Some(Verb::Status)) {
             self.sink().warning(status::pending(&run));
         }
     }

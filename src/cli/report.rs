@@ -1,5 +1,7 @@
 //! `report`: what a run did, as Markdown to hand on.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use crate::cli::Command;
@@ -54,10 +56,12 @@ fn markdown(report: &Report) -> String {
     }
     row("run", format!("{} ({})", report.run, report.verb));
     row("snapshot", report.snapshot.clone());
-    row("began", utc(&report.started));
+    row("run began", utc(&report.started));
     if let Some(ended) = &report.ended {
-        let took = report.seconds.map(|s| format!(", after {}", duration(s as f64)));
-        row("ended", utc(ended) + &took.unwrap_or_default());
+        let took = report.seconds.map(|s| {
+            format!(", after {}", super::status::time(Duration::from_secs(s.unsigned_abs())))
+        });
+        row("run ended", utc(ended) + &took.unwrap_or_default());
     }
     if let Some(confirmed) = &report.confirmed {
         row("confirmed", utc(confirmed));
@@ -192,6 +196,6 @@ fn duration(seconds: f64) -> String {
     match seconds {
         s if s < 10.0 => format!("{s:.1} s"),
         s if s < 60.0 => format!("{s:.0} s"),
-        s => super::status::time(std::time::Duration::from_secs_f64(s)),
+        s => super::status::time(Duration::from_secs_f64(s)),
     }
 }

@@ -60,7 +60,7 @@ fn as_error(error: &clap::Error) -> Error {
     let paragraphs: Vec<String> = paragraphs.collect();
     let hint = |start: &str| paragraphs.iter().find(|p| p.starts_with(start)).cloned();
     Error {
-        hint: hint("tip: ").or_else(|| hint("Usage: ")),
+        hint: hint("tip: ").or_else(|| hint("Usage: ")).or_else(|| hint("For more")),
         ..Error::new(Kind::Usage, object, cause)
     }
 }

@@ -127,7 +127,12 @@ fn undo_after(context: &Context<'_>, run: &mut Run, journal: &mut Journal, cause
     let undone =
         base_of(context, run).and_then(|base| rollback::undo(context, run, journal, &base));
     match undone {
-        Ok(report) if report.restored + report.taken_out == 0 => cause,
+        Ok(report) if report.restored + report.taken_out == 0 => match cause.kind {
+            Kind::Interrupted => {
+                Error::new(cause.kind, cause.object, "interrupted; nothing was changed")
+            }
+            _ => cause,
+        },
         undone => after_undoing(cause, undone),
     }
 }

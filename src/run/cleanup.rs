@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
 use crate::event::{Event, Sink};
+use crate::interrupt;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
 use crate::plan::Plan;
@@ -140,6 +141,7 @@ pub fn cleanup(
     let edits = by_themselves(edits)?;
     // What is no leftover must be told to the rehearsal.
     rehearse(context, &taken, Some(edits.as_slice()).filter(|_| wanted.black_holes))?;
+    let _change = interrupt::change();
     let (mut run, mut journal) = begin(context, "cleanup", &taken, summary, &edits, 0)?;
     if confirm_within.is_some() {
         run.staged = Some(Staged::new(None, CLEAN, STAGE_TIME));

@@ -17,6 +17,7 @@ use crate::run::cleanup::{REHEARSAL, plan_with};
 use crate::run::execute::{ROLLBACK, told};
 use crate::run::take::parsed;
 use crate::run::{fix, migrate};
+use crate::state::ipvs::Service;
 use crate::state::{Backend, NodeState};
 use crate::store::Store;
 use crate::store::journal::{self, Entry, JOURNAL, Mark};
@@ -356,6 +357,10 @@ fn objects(
     let one = |owner: Option<&str>, place: &str, object: String| {
         vec![(owner.map_or_else(unknown, str::to_owned), place.to_owned(), object)]
     };
+    let server_of = |service: &Service| {
+        let place = base?.ipvs.servers.iter().position(|s| s.service == *service)?;
+        ownership?.virtual_server(place).map(|o| o.name)
+    };
     match &edit.target {
         Target::Table(table) => {
             let place = format!("{} {}", table.ruleset, table.table);
@@ -392,10 +397,11 @@ fn objects(
             set.name.clone(),
         ),
         Target::VirtualServer(server) => {
-            let servers = base.map_or(&[][..], |state| &state.ipvs.servers);
-            let place = servers.iter().position(|s| s.service == server.service);
-            let owner = ownership.zip(place).and_then(|(o, place)| o.virtual_server(place));
-            one(owner.map(|o| o.name), "virtual servers", server.service.to_string())
+            one(server_of(&server.service), "virtual servers", server.service.to_string())
+        }
+        Target::RealServer(real) => {
+            let object = format!("{} of {}", real.real.address, real.service);
+            one(server_of(&real.service), "real servers", object)
         }
         Target::Link(link) => {
             let owner = ownership.and_then(|o| o.link(&link.name)).map(|o| o.name);

@@ -138,9 +138,9 @@ impl Journal {
             edit: record.edit,
             undo: record.undo,
         };
-        crash_point(When::Before, entry.seq);
+        crash_point(When::Before, &entry);
         self.write(&entry)?;
-        crash_point(When::After, entry.seq);
+        crash_point(When::After, &entry);
         Ok(entry)
     }
 
@@ -237,21 +237,25 @@ fn parse<E: DeserializeOwned>(bytes: &[u8]) -> std::result::Result<(Vec<Entry<E>
 
 /// On which side of a step a crash is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum When {
+enum When {
     /// Before it.
     Before,
     /// After it.
     After,
 }
 
-/// Kills this process, in debug builds, when `PROXYSHIFT_CRASH=before|after:<seq>` asks for it
-/// here. [`Journal::append`] calls it around each line; tests use it to crash a run anywhere.
-pub fn crash_point(when: When, seq: u64) {
+/// Kills this process, in debug builds, when `PROXYSHIFT_CRASH=before|after:<line>` asks for it
+/// here; the line by its number, or the first of a stage and a mark: `after:switch:intent`.
+/// [`Journal::append`] calls it around each line; tests use it to crash a run anywhere.
+fn crash_point<E>(when: When, entry: &Entry<E>) {
     if !cfg!(debug_assertions) {
         return;
     }
+    let Ok(asked) = std::env::var("PROXYSHIFT_CRASH") else { return };
     let when = if when == When::Before { "before" } else { "after" };
-    if std::env::var("PROXYSHIFT_CRASH").is_ok_and(|asked| asked == format!("{when}:{seq}")) {
+    let mark = format!("{:?}", entry.kind).to_lowercase();
+    if asked == format!("{when}:{}", entry.seq) || asked == format!("{when}:{}:{mark}", entry.stage)
+    {
         let me = rustix::process::getpid();
         let _ = rustix::process::kill_process(me, rustix::process::Signal::KILL);
     }

@@ -4,6 +4,7 @@
 
 pub mod prompt;
 pub mod table;
+mod terminal;
 pub mod text;
 
 use std::io::{IsTerminal, Write};
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 use console::{Style, Term};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::event::{Event, Sink};
 
 /// What results look like.
@@ -45,6 +46,7 @@ pub struct Ui {
     /// What results look like.
     pub output: Output,
     progress: Progress,
+    colour: bool,
     style: Styles,
     /// The task in hand with its spinner and when it began, innermost last.
     tasks: Mutex<Vec<Task>>,
@@ -110,8 +112,11 @@ impl Ui {
             Progress::Auto if !terminal || dumb => Progress::Plain,
             other => other,
         };
-        let style = Styles::new(terminal && wanted && !dumb);
-        Ui { output, progress, style, tasks: Mutex::default() }
+        let colour = terminal && wanted && !dumb;
+        // What dialoguer and indicatif style is styled by these.
+        console::set_colors_enabled_stderr(colour);
+        terminal::remember();
+        Ui { output, progress, colour, style: Styles::new(colour), tasks: Mutex::default() }
     }
 
     /// True when a program reads results or progress: then nobody is asked anything, results are
@@ -157,12 +162,38 @@ impl Ui {
         } else if self.progress == Progress::Json {
             self.line(&document().to_string());
         } else {
-            self.line(&format!("{} {error}", self.style.bad.apply_to("error:")));
+            let label = match error.kind {
+                Kind::Interrupted => self.style.warn.apply_to("stopped:"),
+                _ => self.style.bad.apply_to("error:"),
+            };
+            self.line(&format!("{label} {error}"));
             if let Some(hint) = &error.hint {
                 self.line(&format!("{} {hint}", self.style.strong.apply_to(" next:")));
             }
         }
         code
+    }
+
+    /// Ends whatever is drawn, and leaves the terminal as it was found.
+    pub fn close(&self) {
+        self.stop_spinner();
+        terminal::restore();
+    }
+
+    /// Says a line to the person at the terminal.
+    pub fn say(&self, text: &str) {
+        self.line(text);
+    }
+
+    /// Says a paragraph, in lines no wider than the terminal or a page.
+    pub fn paragraph(&self, text: &str, first: &str, next: &str) {
+        self.line(text::folded(text, self.width(), first, next).trim_end_matches('\n'));
+    }
+
+    /// The columns of a page, or of the terminal if it has fewer.
+    pub fn width(&self) -> usize {
+        let columns = Term::stderr().size_checked().map(|(_, columns)| usize::from(columns));
+        columns.filter(|c| *c > 0).map_or(text::WIDTH, |c| c.min(text::WIDTH))
     }
 
     fn line(&self, text: &str) {

@@ -2,9 +2,10 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 pub mod node;
+pub mod schemas;
 pub mod vm;
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
 
 /// Set in the copy of the test that runs inside a namespace.
@@ -49,17 +50,29 @@ fn enter(test: &str, namespaces: &str) -> bool {
     if std::env::var_os(INSIDE).is_some_and(|inside| inside == *test) {
         return true;
     }
-    let output = again(test, namespaces)
+    let mut child = again(test, namespaces)
         .stdin(Stdio::null())
-        .output()
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
         .expect("unshare, of util-linux, runs");
-    let (out, err) =
-        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    print!("{out}");
-    eprint!("{err}");
-    assert!(output.status.success(), "{test} in namespaces {namespaces}: {}", output.status);
+    // As it comes: what takes long, or never ends, says how far it has come.
+    let err = child.stderr.take().expect("piped");
+    let told = std::thread::spawn(move || lines(err).for_each(|line| eprintln!("{line}")));
+    let mut out = String::new();
+    for line in lines(child.stdout.take().expect("piped")) {
+        println!("{line}");
+        out += &(line + "\n");
+    }
+    let status = child.wait().expect("waiting for a child");
+    told.join().expect("what it says is text");
+    assert!(status.success(), "{test} in namespaces {namespaces}: {status}");
     assert!(out.contains("1 passed"), "no test is called {test}: give its full name");
     false
+}
+
+fn lines(from: impl Read) -> impl Iterator<Item = String> {
+    BufReader::new(from).lines().map(|line| line.expect("text"))
 }
 
 /// Runs a command line with `input` on its standard input and returns what it prints.

@@ -20,7 +20,8 @@ use clap::CommandFactory;
 use serde_json::{Map, Value};
 
 use crate::cli::args::Args;
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, Result};
+use crate::interrupt;
 
 use answer::{Answer, Heard};
 use options::Task;
@@ -46,7 +47,7 @@ pub fn run(options: &Map<String, Value>) -> u8 {
     // Nothing but the answer is said, come what may.
     panic::set_hook(Box::new(|_| {}));
     let heard = Heard::default();
-    let answer = match Task::parse(options) {
+    let answer = match Task::parse(options).and_then(|task| watch().map(|()| task)) {
         Err(error) => Answer::failed(error),
         Ok(task) => panic::catch_unwind(AssertUnwindSafe(|| states::carry_out(&task, &heard)))
             .unwrap_or_else(|_| {
@@ -54,6 +55,24 @@ pub fn run(options: &Map<String, Value>) -> u8 {
                 Answer::failed(Error::new(Kind::Unexpected, "the module", cause))
             }),
     };
+    tell(answer, heard)
+}
+
+/// A lost connection or a time-out of Ansible's ends the module at once while nothing is changed, and
+/// never in the middle of a change.
+fn watch() -> Result<()> {
+    let cause = "interrupted by a signal; nothing was changed";
+    interrupt::watch(
+        || {},
+        move || {
+            let error = Error::new(Kind::Interrupted, "the module", cause);
+            tell(Answer::failed(error), Heard::default())
+        },
+    )
+}
+
+/// Prints the answer; returns the exit code.
+fn tell(answer: Answer, heard: Heard) -> u8 {
     let code = answer.code();
     println!("{}", answer.document(heard));
     code

@@ -19,6 +19,8 @@ use crate::node::tools::Tools;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
 use crate::owners::mode;
+use crate::run::Context;
+use crate::run::cleanup::{self, Wanted};
 use crate::run::confirm::{self, Confirmed};
 use crate::run::guard::{Exception, Guard};
 use crate::run::look::look;
@@ -26,7 +28,6 @@ use crate::run::migrate::{self, Asked};
 use crate::run::record::Recorder;
 use crate::run::rollback;
 use crate::run::take;
-use crate::run::{Context, cleanup};
 use crate::state::NodeState;
 use crate::state::kube_proxy::Mode;
 use crate::store::Store;
@@ -93,7 +94,8 @@ fn act(context: &Context<'_>, task: &Task) -> Result<Answer> {
             if let Some(answer) = cleaned_already(context, owners)? {
                 return Ok(answer);
             }
-            let report = cleanup::cleanup(context, owners, *confirm_within, &|_| Ok(true))?;
+            let wanted = Wanted { owners: owners.clone(), black_holes: false };
+            let report = cleanup::cleanup(context, &wanted, *confirm_within, &|_| Ok(true))?;
             let waits = report.confirm_within.is_some();
             Ok(match report.run {
                 None => unchanged("no leftovers were found"),

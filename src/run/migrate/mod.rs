@@ -19,6 +19,7 @@ use serde_json::json;
 
 use crate::checks::{self, Facts, Finding};
 use crate::error::{Error, Kind, Result};
+use crate::interrupt;
 use crate::node::controller::{Controller, Settings};
 use crate::node::measure;
 use crate::owners::catalogue::Catalogue;
@@ -134,6 +135,7 @@ pub fn migrate(
         "probes": probes, "controller": controller, "settings": settings,
         "findings": warnings, "ignored": asked.ignore,
     });
+    let _change = interrupt::change();
     let (run, journal) = open(context, &playbook, &text, &taken, from, summary)?;
     let work = Work { context, playbook, run, journal, base: taken.state, later: None, probes };
     work.go(None)

@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::error::{Error, Kind, Result};
-use crate::here::process_start;
+use crate::here::{self, process_start};
 use crate::node::commands;
 use crate::run::{Context, rollback};
 use crate::store::runs::{COPY, Run, RunState, Standby};
@@ -48,7 +48,7 @@ pub fn arm(context: &Context<'_>, run: &mut Run) -> Result<()> {
     let dir = context.store.run_dir(&run.id);
     let copy = dir.join(COPY);
     if !copy.exists() {
-        let own = std::env::current_exe().map_err(|e| Error::io("/proc/self/exe", &e))?;
+        let own = here::program()?;
         fs::copy(&own, &copy).map_err(|e| Error::io(&copy, &e))?;
         fs::set_permissions(&copy, fs::Permissions::from_mode(0o700))
             .map_err(|e| Error::io(&copy, &e))?;

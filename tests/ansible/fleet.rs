@@ -35,7 +35,7 @@ fn one_of_five_is_lost(test: &str, bin: &Path) {
     let hook = format!("proxyshift_hook={}", fleet.path("hook.yml").display());
     let options = ["proxyshift_confirm_within=75s", "proxyshift_probe_timeout=5", &hook];
     let options: Vec<&str> = options.iter().flat_map(|option| ["-e", option]).collect();
-    let played: Played = fleet.play(bin, "cleanup.yml", &options);
+    let played: Played = fleet.play(bin, "cleanup", &options);
     assert_ne!(played.code, Some(0), "{}", played.said);
 
     for (host, before) in fleet.hosts.iter().zip(&before) {

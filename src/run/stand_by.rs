@@ -19,7 +19,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::clock;
 use crate::error::{Error, Kind, Result};
-use crate::here::process_start;
+use crate::here::{self, process_start};
 use crate::node::commands;
 use crate::node::lock::{LOCK_DIR, NodeLock};
 use crate::run::{Context, rollback};
@@ -51,7 +51,7 @@ pub fn arm(context: &Context<'_>, run: &mut Run) -> Result<()> {
     let dir = context.store.run_dir(&run.id);
     let copy = dir.join(COPY);
     if !copy.exists() {
-        let own = std::env::current_exe().map_err(|e| Error::io("/proc/self/exe", &e))?;
+        let own = here::program()?;
         fs::copy(&own, &copy).map_err(|e| Error::io(&copy, &e))?;
         fs::set_permissions(&copy, fs::Permissions::from_mode(0o700))
             .map_err(|e| Error::io(&copy, &e))?;

@@ -11,13 +11,15 @@ use crate::hosts::{Fleet, Played, cached, served};
 /// What the site does before a change is kept: here, ssh is lost on one host.
 const HOOK: &str = "
 - name: Lose ssh in a moment
-  ansible.builtin.raw: nohup sh -c 'sleep 1; iptables-nft -w -I INPUT -p tcp --dport 22 -j DROP' >/dev/null 2>&1 &
+  ansible.builtin.raw: >-
+    setsid -f sh -c 'sleep 2; iptables-nft -w -I INPUT -p tcp --dport 22 -j DROP' </dev/null >/dev/null 2>&1;
+    sleep 1
   when: inventory_hostname == 'h4'
   changed_when: true
 
 - name: Let it be lost
   ansible.builtin.pause:
-    seconds: 3
+    seconds: 4
 ";
 
 /// The rule by which it is lost, which is not the run's and so stays.
@@ -33,7 +35,7 @@ fn one_of_five_is_lost(test: &str, bin: &Path) {
     let hook = format!("proxyshift_hook={}", fleet.path("hook.yml").display());
     let options = ["proxyshift_confirm_within=75s", "proxyshift_probe_timeout=5", &hook];
     let options: Vec<&str> = options.iter().flat_map(|option| ["-e", option]).collect();
-    let played: Played = fleet.play(bin, "cleanup.yml", &options);
+    let played: Played = fleet.play(bin, "cleanup", &options);
     assert_ne!(played.code, Some(0), "{}", played.said);
 
     for (host, before) in fleet.hosts.iter().zip(&before) {

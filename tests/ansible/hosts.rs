@@ -172,9 +172,9 @@ impl Fleet {
         fs::write(self.path(name), text).expect("a file");
     }
 
-    /// Runs a playbook of the collection with the Ansible whose programs are in `bin`.
+    /// Runs a playbook of the collection, by its full name, with the Ansible whose programs are in `bin`.
     pub fn play(&self, bin: &Path, playbook: &str, more: &[&str]) -> Played {
-        let playbook = collection().join("playbooks").join(playbook);
+        let playbook = format!("proxyshift.node.{playbook}");
         let output = Command::new(bin.join("ansible-playbook"))
             .arg("-i")
             .arg(self.path("inventory.yml"))

@@ -22,21 +22,21 @@ fn there_and_back(test: &str, bin: &Path) {
         (played.count("h1", "changed"), played.said)
     };
 
-    let (count, said) = changed("check.yml", &[]);
+    let (count, said) = changed("check", &[]);
     assert_eq!(count, 0, "{said}");
-    let (count, said) = changed("cleanup.yml", &["--check", "--diff"]);
+    let (count, said) = changed("cleanup", &["--check", "--diff"]);
     assert_eq!(count, 1, "{said}");
     assert!(said.contains(&format!("-{STALE}")), "{said}");
     assert_same(&host.rules(), &before, "check mode");
     assert!(!host.sees("/run/store").exists(), "check mode made a store");
 
-    let (count, said) = changed("cleanup.yml", &["--diff"]);
+    let (count, said) = changed("cleanup", &["--diff"]);
     assert_eq!(count, 2, "cleaned and confirmed: {said}");
     assert!(said.contains(&format!("-{STALE}")), "{said}");
     assert!(!host.rules().contains("192.168.66.0/24 -j RETURN"));
-    let (count, said) = changed("cleanup.yml", &[]);
+    let (count, said) = changed("cleanup", &[]);
     assert_eq!(count, 0, "a second time: {said}");
-    let (count, said) = changed("rollback.yml", &["--diff"]);
+    let (count, said) = changed("rollback", &["--diff"]);
     assert_eq!(count, 1, "{said}");
     assert!(said.contains(&format!("+{STALE}")), "{said}");
     assert_same(&host.rules(), &before, "rolled back");

@@ -21,8 +21,8 @@ impl Diff {
             let line = format!("{} {}", difference.place, difference.text);
             match difference.what {
                 Change::Gone => diff.gone(&line),
-                Change::New => diff.new(&line),
-                Change::Changed => diff.new(&format!("{line} (changed)")),
+                Change::New => diff.came(&line),
+                Change::Changed => diff.came(&format!("{line} (changed)")),
             }
         }
         diff
@@ -35,7 +35,7 @@ impl Diff {
             for line in lines(&edit.target) {
                 match edit.direction {
                     Direction::Remove => diff.gone(&line),
-                    Direction::Add => diff.new(&line),
+                    Direction::Add => diff.came(&line),
                 }
             }
         }
@@ -46,7 +46,7 @@ impl Diff {
     pub(super) fn modes(mut self, from: &str, to: &str) -> Diff {
         if from != to {
             self.gone(&format!("kube-proxy mode {from}"));
-            self.new(&format!("kube-proxy mode {to}"));
+            self.came(&format!("kube-proxy mode {to}"));
         }
         self
     }
@@ -59,7 +59,7 @@ impl Diff {
         self.before += &format!("{line}\n");
     }
 
-    fn new(&mut self, line: &str) {
+    fn came(&mut self, line: &str) {
         self.after += &format!("{line}\n");
     }
 }

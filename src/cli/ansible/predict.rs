@@ -11,6 +11,7 @@ use crate::plan::edit::Edit;
 use crate::run::confirm::{self, Confirmed};
 use crate::run::migrate::{self, Asked};
 use crate::run::{Context, cleanup, rollback, take};
+use crate::ui::table::counted;
 
 /// What `task` would change.
 ///
@@ -31,8 +32,8 @@ pub(super) fn predict(context: &Context<'_>, task: &Task) -> Result<Answer> {
             Some(answer) => Ok(answer),
             None => {
                 let edits = cleanup::intended(context, owners)?;
-                let objects: usize = edits.iter().map(Edit::objects).sum();
-                Ok(would(&edits, &format!("{objects} objects would be removed")))
+                let objects = edits.iter().map(Edit::objects).sum();
+                Ok(would(&edits, &format!("{} would be removed", counted(objects, "object"))))
             }
         },
         State::Migrated { to, playbook, ignore, .. } => {

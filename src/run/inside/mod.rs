@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
 use crate::event::{Event, Sink};
+use crate::here;
 use crate::node::commands::TRUSTED_PATH;
 use crate::node::tools::{Tool, Tools};
 use crate::plan::edit::Edit;
@@ -92,7 +93,7 @@ fn run_with(
     tools: &Tools,
     sink: &dyn Sink,
 ) -> Result<Report> {
-    let own = std::env::current_exe().map_err(|e| Error::io("/proc/self/exe", &e))?;
+    let own = here::program()?;
     let root = rustix::process::geteuid().is_root();
     let spaces = if root { "-nm" } else { "-Urnm" };
     let word = match job {

@@ -4,7 +4,6 @@
 //! writes them anew in one restore; what is left over is what nothing leads to any more.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use crate::error::Result;
 use crate::owners::catalogue::Catalogue;
@@ -14,6 +13,7 @@ use crate::plan::Plan;
 use crate::plan::leftovers::leftovers_under;
 use crate::state::kube_proxy::Mode;
 use crate::state::ruleset::{Rule, Ruleset, Table};
+use crate::state::text::Shared;
 use crate::state::{NodeState, RulesetId};
 
 const NAME: &str = "kube-proxy";
@@ -34,7 +34,7 @@ pub fn taken_over(catalogue: &Catalogue, state: &NodeState, to: Mode) -> Result<
         if lines.is_empty() {
             continue;
         }
-        let text: Arc<str> = ruleset.text_without_rules(&lines).into();
+        let text: Shared = ruleset.text_without_rules(&lines).into();
         after.rulesets.insert(*id, Ruleset::parse(&id.file(), text.clone())?);
         after.files.insert(id.file(), text);
     }

@@ -115,7 +115,7 @@ pub fn rest(state: NodeState, edits: &[Edit]) -> Result<NodeState> {
 pub fn without(ruleset: &Ruleset, edit: &TableEdit) -> Result<Ruleset> {
     let chains = edit.chains.iter().map(|c| c.name.as_str()).collect();
     let text = ruleset.text_without(&edit.table, &chains);
-    Ruleset::parse_own(&edit.ruleset.file(), text)
+    Ruleset::parse(&edit.ruleset.file(), text.into())
 }
 
 fn expect(

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
 use crate::event::{Event, Sink};
+use crate::interrupt;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
 use crate::plan::Plan;
@@ -70,6 +71,16 @@ pub fn plan_wanted(catalogue: &Catalogue, state: &NodeState, wanted: &Wanted) ->
     Ok(plan)
 }
 
+/// The edits that a clean-up would make now; nothing is changed.
+///
+/// # Errors
+/// [`Kind::Pending`] while another run is in hand; when the node cannot be captured.
+pub fn intended(context: &Context<'_>, owners: &[String]) -> Result<Vec<Edit>> {
+    refuse_pending(context)?;
+    let now = look(context.tools, context.sink)?;
+    Ok(edits(&plan(context, &now, owners)?, &now))
+}
+
 /// What a clean-up did.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Report {
@@ -130,6 +141,7 @@ pub fn cleanup(
     let edits = by_themselves(edits)?;
     // What is no leftover must be told to the rehearsal.
     rehearse(context, &taken, Some(edits.as_slice()).filter(|_| wanted.black_holes))?;
+    let _change = interrupt::change();
     let (mut run, mut journal) = begin(context, "cleanup", &taken, summary, &edits, 0)?;
     if confirm_within.is_some() {
         run.staged = Some(Staged::new(None, CLEAN, STAGE_TIME));
@@ -156,13 +168,17 @@ pub(super) fn rehearse(context: &Context<'_>, taken: &Taken, edits: Option<&[Edi
     Ok(())
 }
 
+/// What each event of a rehearsal begins with.
+pub(super) const REHEARSAL: &str = "rehearsal: ";
+
 /// Passes events on as those of a rehearsal.
 struct Rehearsal<'a>(&'a dyn Sink);
 
 impl Sink for Rehearsal<'_> {
     fn emit(&self, event: Event) {
-        let said = |text: String| format!("rehearsal: {text}");
+        let said = |text: String| format!("{REHEARSAL}{text}");
         self.0.emit(match event {
+            run @ Event::Run { .. } => run,
             Event::Started { task } => Event::Started { task: said(task) },
             Event::Finished { task, result } => Event::Finished { task: said(task), result },
             Event::Proved { what, evidence } => Event::Proved { what: said(what), evidence },
@@ -249,6 +265,7 @@ pub(super) fn go_on(context: &Context<'_>, mut run: Run) -> Result<Report> {
         staged.within(STAGE_TIME);
     }
     context.store.update(&run)?;
+    context.sink.run(&run.id, &run.verb);
     stand_by::arm(context, &mut run)?;
     let wanted = wanted_of(&run);
     let left = edits(&plan_wanted(context.catalogue, &now, &wanted)?, &now);

@@ -2,21 +2,17 @@
 
 use serde_json::json;
 
-use crate::cli::Command;
-use crate::error::{Error, Kind, Result};
+use crate::cli::{Command, as_root};
+use crate::error::Result;
 use crate::run::rollback::to::{BackTo, Way, rollback_to};
-use crate::ui::prompt;
 use crate::ui::table::{columns, counted};
 
 /// How much of what others changed is shown.
 const SHOWN: usize = 5;
 
 pub(super) fn run(command: &Command<'_>, name: &str) -> Result<u8> {
-    if !command.args.yes && !prompt::attended() {
-        return Err(Error::new(Kind::Usage, "rollback --to", "nobody is there to be asked")
-            .hint("say --yes; `proxyshift status` shows the runs that it would undo"));
-    }
-    command.as_root()?;
+    command.can_ask("rollback --to", "see with `proxyshift status` which runs it would undo")?;
+    as_root()?;
     let dir = command.snapshot_dir(name)?;
     let back =
         command.with_context(|context| rollback_to(context, &dir, &|way| approve(command, way)))?;
@@ -41,7 +37,12 @@ fn approve(command: &Command<'_>, way: &Way) -> Result<bool> {
         snapshot.why,
         columns(&runs.iter().map(row).collect::<Vec<_>>()),
     );
-    prompt::confirm("Undo them? Yes: each is verified before the next. No: nothing is changed.")
+    command.ui.confirm(
+        "Undo them?",
+        "each is verified before the next",
+        "nothing is changed",
+        false,
+    )
 }
 
 fn document(back: &BackTo) -> serde_json::Value {

@@ -19,9 +19,9 @@ use crate::plan::{Action, Object, ObjectKind, Plan};
 use crate::run::cleanup::plan;
 use crate::run::execute::{ROLLBACK, execute, told};
 use crate::run::look::look_again;
-use crate::run::migrate::converge;
 use crate::run::migrate::proof::prove;
 use crate::run::migrate::steps::{AFTER, BEFORE, Step};
+use crate::run::migrate::{converge, drain};
 use crate::run::rollback::Report;
 use crate::run::take::parsed;
 use crate::run::{Context, boot_unit, stand_by};
@@ -205,6 +205,8 @@ fn new_mode_gone(context: &Context<'_>, journal: &mut Journal, base: &NodeState)
     };
     let going = left(&look_again(context.tools, context.sink)?)?;
     let count = going.iter().map(Edit::objects).sum();
+    // Nobody waits on the way back, but what it cuts is said.
+    drain::wait(context, &going, Duration::ZERO)?;
     let plan_again = || left(&look_again(context.tools, context.sink)?);
     execute(context, journal, ROLLBACK, going, &plan_again).map_err(not_back)?;
     Ok(count)

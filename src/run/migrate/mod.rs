@@ -19,6 +19,7 @@ use serde_json::json;
 
 use crate::checks::{self, Facts, Finding};
 use crate::error::{Error, Kind, Result};
+use crate::interrupt;
 use crate::node::controller::{Controller, Settings};
 use crate::node::measure;
 use crate::owners::catalogue::Catalogue;
@@ -30,16 +31,18 @@ use crate::run::change::{begin, prune, refuse_pending};
 use crate::run::cleanup::rehearse;
 use crate::run::look::look;
 use crate::run::probes::{self, Probe};
+use crate::run::report::Judged;
 use crate::run::take::{Taken, take};
 use crate::run::{Context, boot_unit, stand_by};
 use crate::state::NodeState;
 use crate::state::kube_proxy::Mode;
 use crate::state::tools::Process;
-use crate::store::runs::{Run, RunState, Shift, Staged};
+use crate::store::runs::{COPY, Run, RunState, Shift, Staged};
 
 pub(super) use back::{after_reboot, undo};
 pub use outlook::{Ahead, Outlook, outlook};
 pub use resume::resume;
+pub(super) use steps::shown;
 
 use work::Work;
 
@@ -112,12 +115,61 @@ pub fn migrate(
     asked: &Asked<'_>,
     approve: &dyn Fn(&Intended) -> Result<bool>,
 ) -> Result<Report> {
-    playbook::supported(asked.to)?;
-    if let Some(id) = asked.ignore.iter().find(|id| !is_check(id)) {
-        return Err(Error::new(Kind::Usage, id, "no check has this id")
-            .hint("`proxyshift check --list` names them all"));
-    }
+    supported(asked)?;
     let _lock = context.lock(MIGRATE)?;
+    let Ready { intended, text, found, probes } = ready(context, asked)?;
+    if !approve(&intended)? {
+        return Err(Error::new(Kind::Interrupted, MIGRATE, "declined; nothing was changed"));
+    }
+    let Intended { playbook, from, warnings, .. } = intended;
+    let warnings: Vec<Judged> = warnings.iter().filter_map(Judged::of).collect();
+    prune(context)?;
+    let taken = take(context, &format!("before migrate --to {}", asked.to))?;
+    if playbook.stage(StageName::Rehearse).is_some() {
+        rehearse(context, &taken, None)?;
+    }
+    let within = confirm_within(&playbook, asked);
+    let (controller, settings) = found.unzip();
+    let summary = json!({
+        "playbook": playbook.name, "confirm_within": within.map(|w| w.as_secs()),
+        "probes": probes, "controller": controller, "settings": settings,
+        "findings": warnings, "ignored": asked.ignore,
+    });
+    let _change = interrupt::change();
+    let (run, journal) = open(context, &playbook, &text, &taken, from, summary)?;
+    let work = Work { context, playbook, run, journal, base: taken.state, later: None, probes };
+    work.go(None)
+}
+
+/// What [`migrate`] would be about to do; nothing is changed.
+///
+/// # Errors
+/// What keeps the migration from being begun.
+pub fn intended(context: &Context<'_>, asked: &Asked<'_>) -> Result<Intended> {
+    supported(asked)?;
+    ready(context, asked).map(|ready| ready.intended)
+}
+
+fn supported(asked: &Asked<'_>) -> Result<()> {
+    playbook::supported(asked.to)?;
+    match asked.ignore.iter().find(|id| !is_check(id)) {
+        None => Ok(()),
+        Some(id) => Err(Error::new(Kind::Usage, id, "no check has this id")
+            .hint("`proxyshift check --list` names them all")),
+    }
+}
+
+/// What is known before anything is changed.
+struct Ready {
+    intended: Intended,
+    /// The playbook's text.
+    text: String,
+    /// Who restarts kube-proxy, and where it is told its mode.
+    found: Option<(Controller, Settings)>,
+    probes: Vec<Probe>,
+}
+
+fn ready(context: &Context<'_>, asked: &Asked<'_>) -> Result<Ready> {
     refuse_pending(context)?;
     let now = look(context.tools, context.sink)?;
     let from = running(context.catalogue, &now)?;
@@ -133,25 +185,7 @@ pub fn migrate(
         probes: probes.iter().map(ToString::to_string).collect(),
         playbook,
     };
-    if !approve(&intended)? {
-        return Err(Error::new(Kind::Interrupted, MIGRATE, "declined; nothing was changed"));
-    }
-    let playbook = intended.playbook;
-    drop(now);
-    prune(context)?;
-    let taken = take(context, &format!("before migrate --to {}", asked.to))?;
-    if playbook.stage(StageName::Rehearse).is_some() {
-        rehearse(context, &taken, None)?;
-    }
-    let within = confirm_within(&playbook, asked);
-    let (controller, settings) = found.unzip();
-    let summary = json!({
-        "playbook": playbook.name, "confirm_within": within.map(|w| w.as_secs()),
-        "probes": probes, "controller": controller, "settings": settings,
-    });
-    let (run, journal) = open(context, &playbook, &text, &taken, from, summary)?;
-    let work = Work { context, playbook, run, journal, base: taken.state, later: None, probes };
-    work.go(None)
+    Ok(Ready { intended, text, found, probes })
 }
 
 fn is_check(id: &str) -> bool {
@@ -308,7 +342,7 @@ fn open(
         .map_err(|e| Error::io(dir.join(PLAYBOOK), &e))
         .and_then(|()| stand_by::arm(context, &mut run))
         .and_then(|()| match boot_unit::has_systemd() {
-            true => boot_unit::write(&dir.join(stand_by::COPY), context.store.dir()),
+            true => boot_unit::write(&dir.join(COPY), context.store.dir()),
             false => {
                 context.sink.note(
                     "there is no systemd here: after a reboot, undo the run with `proxyshift \

@@ -12,6 +12,7 @@ use crate::node::conntrack::{self, Conntrack};
 use crate::node::controller::{self, Change, Controller, Settings};
 use crate::node::kernel;
 use crate::node::measure::modules;
+use crate::owners::mode;
 use crate::plan::edit::edits;
 use crate::plan::playbook::{Clean, Converge, Means, Prepare, StageName, Switch, Upgrade};
 use crate::plan::services::{Services, services};
@@ -40,7 +41,8 @@ impl Work<'_> {
         let task = "preparing the kernel";
         sink.started(task);
         let known = modules::read();
-        for name in &prepare.modules {
+        let wanted = self.modules(prepare);
+        for name in &wanted {
             kernel::load(self.context.tools, name, &known)?;
         }
         let mut number = 0;
@@ -56,7 +58,7 @@ impl Work<'_> {
             steps::done(&mut self.journal, stage, number)?;
         }
         let lasting = [
-            (kernel::MODULES, kernel::modules_text(prepare.modules.iter().map(String::as_str))),
+            (kernel::MODULES, kernel::modules_text(wanted.iter().map(String::as_str))),
             (kernel::SYSCTLS, kernel::sysctls_text(&prepare.sysctls)),
         ];
         for (path, to) in lasting {
@@ -71,8 +73,21 @@ impl Work<'_> {
             kernel::persist(path, from.as_deref(), Some(&to))?;
             steps::done(&mut self.journal, stage, number)?;
         }
-        sink.finished(task, format!("{} modules, {number} settings", prepare.modules.len()));
+        sink.finished(task, format!("{} modules, {number} settings", wanted.len()));
         Ok(())
+    }
+
+    /// The modules that the playbook names, and that of the scheduler that kube-proxy is told.
+    fn modules(&self, prepare: &Prepare) -> Vec<String> {
+        let mut modules = prepare.modules.clone();
+        let told = mode::settings(&self.base).and_then(|settings| settings.ipvs.scheduler);
+        if let Some(scheduler) = told.filter(|_| self.playbook.to == Mode::Ipvs) {
+            let module = format!("ip_vs_{scheduler}");
+            if !modules.contains(&module) {
+                modules.push(module);
+            }
+        }
+        modules
     }
 
     /// Edits kube-proxy's settings and restarts it at once.

@@ -20,7 +20,7 @@ fn every_run_since_a_snapshot_is_undone_and_what_others_did_stays() {
     let there = |rule: &str| node.rules().lines().filter(|l| *l == format!("-A {rule}")).count();
     let iptables = |rule: &str| run(&format!("{} -t nat -A {rule}", node.program("")));
     let snapshot = proxyshift.expect(0, "snapshot create -o json").json();
-    let id = snapshot["id"].as_str().expect("an id").to_owned();
+    let id = snapshot["snapshot"].as_str().expect("an id").to_owned();
     let back = format!("rollback --to {id} -o json");
 
     // Nothing was done yet.
@@ -35,9 +35,9 @@ fn every_run_since_a_snapshot_is_undone_and_what_others_did_stays() {
     assert_eq!([FIRST, SECOND, OTHERS].map(there), [0, 0, 1]);
     let between = proxyshift.expect(0, "snapshot create -o json").json();
 
-    proxyshift.expect(2, &back).says(&["nobody is there to be asked"]);
+    proxyshift.expect(2, &format!("rollback --to {id}")).says(&["nobody is there to be asked"]);
     assert_eq!([FIRST, SECOND, OTHERS].map(there), [0, 0, 1]);
-    let later = format!("rollback --to {} --yes", between["id"].as_str().expect("an id"));
+    let later = format!("rollback --to {} --yes", between["snapshot"].as_str().expect("an id"));
     assert!(proxyshift.expect(0, &later).out.contains("Nothing to undo"));
 
     let report = proxyshift.expect(0, &format!("{back} --yes")).json();

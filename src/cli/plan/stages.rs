@@ -62,13 +62,14 @@ fn one(ahead: &Ahead, verbose: bool) -> String {
         first.clone_from(&blank);
     };
     ahead.does.iter().for_each(|words| line(words));
-    let shown = if verbose { ahead.with.len() } else { SHOWN };
-    ahead.with.iter().take(shown).for_each(|words| line(&format!("  {words}")));
-    if let Some(more) = ahead.with.len().checked_sub(shown).filter(|n| *n > 0) {
-        line(&format!("  and {more} more (-v lists them)"));
-    }
     if let Some(cause) = &ahead.stops {
         line(&format!("stops here: {cause}"));
+    }
+    let shown = if verbose { ahead.with.len() } else { SHOWN };
+    // Whole, to be copied.
+    text.extend(ahead.with.iter().take(shown).map(|words| format!("{blank}  {words}\n")));
+    if let Some(more) = ahead.with.len().checked_sub(shown).filter(|n| *n > 0) {
+        text += &format!("{blank}  and {more} more (-v lists them)\n");
     }
     text
 }

@@ -174,7 +174,9 @@ pub(super) fn rehearse(dir: &Path, asked: Asked, tools: &Tools, sink: &dyn Sink)
             if now.fingerprint() != captured {
                 same_rules("the capture", &folder.state()?, &now, &[])?;
             }
-            format!("{} rules mean the same as in the capture", rules(&now))
+            let less = to.map(|to| format!(", less what {to} mode writes over"));
+            let less = less.unwrap_or_default();
+            format!("{} rules mean the same as in the capture{less}", rules(&now))
         }
         true => format!("all but {} objects that this kernel cannot hold", left_out.len()),
     };

@@ -5,15 +5,12 @@
 
 use std::path::Path;
 
-use serde::de::IgnoredAny;
-
 use crate::error::{Error, Kind, Result};
 use crate::run::Context;
 use crate::run::cleanup::KEEP;
 use crate::run::look::look_again;
 use crate::run::rollback::{Report, back};
 use crate::run::take::parsed;
-use crate::store::journal;
 use crate::store::manifest::Manifest;
 use crate::store::runs::{Run, RunState};
 use crate::store::snapshots::Snapshot;
@@ -54,8 +51,8 @@ pub fn rollback_to(
     let snapshot = loaded.for_rollback()?.clone();
     of_here(&snapshot, &Manifest::for_this_node("")?)?;
     let base = parsed(loaded.files)?;
-    let runs = since(&snapshot, context.store.runs()?)?;
-    if let Some(run) = across(context, &snapshot)? {
+    let all = context.store.runs()?;
+    if let Some(run) = across(&all, &snapshot) {
         let cause =
             format!("was taken in the midst of run {}, which had changed part of it", run.id);
         return Err(refused(&snapshot, cause).hint(format!(
@@ -63,6 +60,7 @@ pub fn rollback_to(
             run.snapshot
         )));
     }
+    let runs = since(&snapshot, all)?;
     let way = Way { snapshot, runs };
     if !way.runs.is_empty() && !approve(&way)? {
         return Err(Error::new(Kind::Interrupted, "rollback", "declined; nothing was changed"));
@@ -126,26 +124,13 @@ fn since(snapshot: &Manifest, runs: Vec<Run>) -> Result<Vec<Run>> {
     Ok(since)
 }
 
-/// The run in whose midst the snapshot was taken, if there is one whose changes stand.
-fn across(context: &Context<'_>, snapshot: &Manifest) -> Result<Option<Run>> {
-    let earlier = context.store.runs()?.into_iter().filter(|run| run.snapshot < snapshot.id);
-    let here = earlier.filter(|run| {
-        run.boot_id == snapshot.boot_id
-            && run.netns.inode == snapshot.netns
-            && !matches!(run.state, RunState::RolledBack | RunState::Failed)
-    });
-    let Some(run) = here.last() else { return Ok(None) };
-    let cleaned_from = run.staged.as_ref().and_then(|s| s.cleaned_from.as_deref());
-    if run.state.is_pending() || cleaned_from == Some(&snapshot.id) {
-        return Ok(Some(run));
-    }
-    let dir = context.store.run_dir(&run.id);
-    if !dir.join(journal::JOURNAL).exists() {
-        return Ok(None);
-    }
-    let entries = journal::read::<IgnoredAny>(&dir)?;
-    let ended_later = entries.last().is_some_and(|last| last.at > snapshot.time);
-    Ok(Some(run).filter(|_| ended_later))
+/// The run that took the snapshot in its own midst. Nobody else can: a run holds the node's lock.
+fn across(runs: &[Run], snapshot: &Manifest) -> Option<Run> {
+    let cleaned_from = |run: &&Run| {
+        let id = run.staged.as_ref().and_then(|s| s.cleaned_from.as_deref());
+        id == Some(&snapshot.id) && run.snapshot != snapshot.id
+    };
+    runs.iter().find(cleaned_from).cloned()
 }
 
 #[cfg(test)]

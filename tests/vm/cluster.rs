@@ -63,15 +63,20 @@ impl Cluster {
     pub fn kube_proxy_as_told(&mut self, mode: &str) {
         self.stop();
         let mut started = KubeProxy::start(BIN);
-        started.wait(mode, || {
-            let nat = self.save("nat");
-            let of = |part: &str| {
-                nat.lines().any(|l| l.starts_with("-A KUBE-SERVICES") && l.contains(part))
-            };
-            of("-j KUBE-SVC-") == (mode == "iptables")
-                && of("--match-set KUBE-") == (mode == "ipvs")
-        });
+        started.wait(mode, || self.rules_are_of(mode));
         self.kube_proxy = Some(started);
+    }
+
+    /// Whether the rules lead to services as `mode` does it, and as no other does: the rules of this
+    /// cluster's kube-proxy, not those that another one left.
+    pub fn rules_are_of(&self, mode: &str) -> bool {
+        let (nat, pods) = (self.save("nat"), of_family("10.244.0.0/16"));
+        let of = |parts: &[&str]| {
+            nat.lines()
+                .any(|l| l.starts_with("-A KUBE-SERVICES") && parts.iter().all(|p| l.contains(p)))
+        };
+        of(&["-j KUBE-SVC-"]) == (mode == "iptables")
+            && of(&["--match-set KUBE-", &pods]) == (mode == "ipvs")
     }
 
     /// Stops it; what it made stays.

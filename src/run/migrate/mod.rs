@@ -338,8 +338,7 @@ fn open(
     let shift = Shift { from, to: playbook.to };
     run.staged = Some(Staged::new(Some(shift), MIGRATE, MARGIN));
     let dir = context.store.run_dir(&run.id);
-    let armed = std::fs::write(dir.join(PLAYBOOK), text)
-        .map_err(|e| Error::io(dir.join(PLAYBOOK), &e))
+    let armed = steps::keep(&dir.join(PLAYBOOK), text)
         .and_then(|()| stand_by::arm(context, &mut run))
         .and_then(|()| match boot_unit::has_systemd() {
             true => boot_unit::write(&dir.join(COPY), context.store.dir()),

@@ -41,7 +41,7 @@ impl Work<'_> {
         let task = "preparing the kernel";
         sink.started(task);
         let known = modules::read();
-        let wanted = self.modules(prepare);
+        let wanted = modules_for(&prepare.modules, self.scheduler().as_deref());
         for name in &wanted {
             kernel::load(self.context.tools, name, &known)?;
         }
@@ -77,17 +77,10 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// The modules that the playbook names, and that of the scheduler that kube-proxy is told.
-    fn modules(&self, prepare: &Prepare) -> Vec<String> {
-        let mut modules = prepare.modules.clone();
-        let told = mode::settings(&self.base).and_then(|settings| settings.ipvs.scheduler);
-        if let Some(scheduler) = told.filter(|_| self.playbook.to == Mode::Ipvs) {
-            let module = format!("ip_vs_{scheduler}");
-            if !modules.contains(&module) {
-                modules.push(module);
-            }
-        }
-        modules
+    /// The scheduler that kube-proxy's configuration names, if it goes to ipvs mode.
+    fn scheduler(&self) -> Option<String> {
+        let to_ipvs = self.playbook.to == Mode::Ipvs;
+        mode::settings(&self.base).filter(|_| to_ipvs).and_then(|s| s.ipvs.scheduler)
     }
 
     /// Edits kube-proxy's settings and restarts it at once.
@@ -266,6 +259,14 @@ impl Work<'_> {
     }
 }
 
+/// The modules that the playbook names, and that of the scheduler that kube-proxy is told.
+fn modules_for(named: &[String], scheduler: Option<&str>) -> Vec<String> {
+    let mut modules = named.to_vec();
+    let told = scheduler.map(|scheduler| format!("ip_vs_{scheduler}"));
+    modules.extend(told.filter(|module| !named.contains(module)));
+    modules
+}
+
 /// The UDP services at addresses of their own, with their backends.
 fn udp_backends(services: &Services) -> conntrack::Services {
     let udp = services.iter().filter(|(key, _)| key.protocol == Protocol::Udp);
@@ -273,4 +274,17 @@ fn udp_backends(services: &Services) -> conntrack::Services {
         Some((SocketAddr::new(key.address()?, key.port), service.backends.clone()))
     })
     .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_scheduler_that_kube_proxy_is_told_is_loaded_too() {
+        let named = ["ip_vs".to_owned(), "ip_vs_rr".to_owned()];
+        assert_eq!(modules_for(&named, Some("lc")), ["ip_vs", "ip_vs_rr", "ip_vs_lc"]);
+        assert_eq!(modules_for(&named, Some("rr")), named);
+        assert_eq!(modules_for(&named, None), named);
+    }
 }

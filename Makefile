@@ -3,7 +3,7 @@
 # make soak    long cases on a virtual machine: each stage failing or killed
 # make vm      gets what that machine needs: Debian's kernel, virtme-ng, kube-proxy
 # make bench   how fast it is
-# make readme  runs the README's transcript again and writes it there
+# make readme  runs the README's transcript and the wizard again, and writes them there
 # make clean   removes what was built
 #
 # What a target needs from Debian it installs first, when run as root. Cargo brings the rest.
@@ -54,7 +54,8 @@ bench: debian rust
 
 readme: debian rust
 	PROXYSHIFT_WRITE_README=1 cargo test --quiet --test docs -- --exact the_transcript_is_what_the_program_prints
-	git diff --stat README.md
+	PROXYSHIFT_WRITE_README=1 cargo test --quiet --test wizard -- --exact the_happy_way_cleans_the_node_and_says_how_without_questions
+	git diff --stat README.md docs
 
 clean:
 	cargo clean

@@ -5,7 +5,7 @@
 # make ansible gets what the tests with Ansible need: two versions of it, ansible-lint, sshd
 # make vm      gets what that machine needs: Debian's kernel, virtme-ng, kube-proxy
 # make bench   how fast it is
-# make readme  runs the README's transcript again and writes it there
+# make readme  runs the README's transcript and the wizard again, and writes them there
 # make man     writes the manual pages again
 # make clean   removes what was built
 #
@@ -81,7 +81,8 @@ bench: debian rust
 
 readme: debian rust
 	PROXYSHIFT_WRITE_README=1 cargo test --quiet --test docs -- --exact the_transcript_is_what_the_program_prints
-	git diff --stat README.md
+	PROXYSHIFT_WRITE_README=1 cargo test --quiet --test wizard -- --exact the_happy_way_cleans_the_node_and_says_how_without_questions
+	git diff --stat README.md docs
 
 man: debian rust
 	PROXYSHIFT_WRITE_MAN=1 cargo test --quiet --test manual -- --exact the_manual_pages_are_those_of_the_arguments

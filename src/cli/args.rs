@@ -16,7 +16,7 @@ use crate::ui::{Output, Progress};
 /// brings the node back when something goes wrong.
 ///
 /// Nothing is changed before a snapshot of the node is proven to restore. What is not known to be a
-/// leftover stays.
+/// leftover stays. Without a verb, on a terminal, it leads through the job question by question.
 #[derive(Debug, Parser)]
 #[command(
     name = "proxyshift",
@@ -54,7 +54,7 @@ pub struct Args {
         default_value_t = 10
     )]
     pub lock_wait: u64,
-    /// What to do.
+    /// What to do; on a terminal it asks if this is left out.
     #[command(subcommand)]
     pub verb: Option<Verb>,
 }

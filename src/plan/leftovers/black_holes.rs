@@ -166,7 +166,7 @@ mod tests {
         let after = node(&SERVERS.replace("-a -u 10.96.0.10:53 -r 10.0.0.3:53 -m -w 0\n", ""), &[]);
         assert_eq!(outcome(&made[0], &before, &before), Outcome::NotDone);
         assert_eq!(outcome(&made[0], &before, &after), Outcome::Done);
-        let undo = |now| merge::undo(&made, &before, now);
+        let undo = |now: &NodeState| merge::undo(&made, &before, now);
         assert_eq!(undo(&after).edits.len(), 1);
         // kube-proxy has an endpoint there again, or has taken the service away.
         let again = SERVERS.replace("10.0.0.3:53 -m -w 0", "10.0.0.3:53 -m -w 1");

@@ -166,13 +166,13 @@ mod tests {
         let after = node(&SERVERS.replace("-a -u 10.96.0.10:53 -r 10.0.0.3:53 -m -w 0\n", ""), &[]);
         assert_eq!(outcome(&made[0], &before, &before), Outcome::NotDone);
         assert_eq!(outcome(&made[0], &before, &after), Outcome::Done);
-        let undo = |now: &NodeState| merge::undo(&made, &before, now);
-        assert_eq!(undo(&after).edits.len(), 1);
+        let undo = |now: NodeState| merge::undo(&made, &before, &now);
+        assert_eq!(undo(after).edits.len(), 1);
         // kube-proxy has an endpoint there again, or has taken the service away.
         let again = SERVERS.replace("10.0.0.3:53 -m -w 0", "10.0.0.3:53 -m -w 1");
-        let again = undo(&node(&again, &[]));
+        let again = undo(node(&again, &[]));
         assert!(again.edits.is_empty() && again.already_back.len() == 1, "{again:?}");
-        let gone = undo(&node("-A -t 10.96.0.10:53 -s rr\n", &[]));
+        let gone = undo(node("-A -t 10.96.0.10:53 -s rr\n", &[]));
         assert!(gone.edits.is_empty() && gone.conflicts.len() == 1, "{gone:?}");
     }
 }

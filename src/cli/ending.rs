@@ -89,8 +89,7 @@ fn runs(dir: &Path) -> Result<Runs> {
     }
     let store = Store::open(Some(dir))?;
     let (me, start) = (std::process::id(), process_start(std::process::id()));
-    let own = |run: &Run| {
-        run.state == RunState::Done && run.pid == me && Some(run.pid_start) == start
-    };
+    let own =
+        |run: &Run| run.state == RunState::Done && run.pid == me && Some(run.pid_start) == start;
     Ok(Runs { pending: store.pending()?, own: store.runs()?.into_iter().rfind(own) })
 }

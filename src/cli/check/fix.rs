@@ -28,7 +28,11 @@ pub(super) fn usage(command: &Command<'_>, options: &args::Check) -> Result<()> 
 }
 
 /// Applies the remedies, and looks at the node again.
-pub(in crate::cli) fn run(command: &Command<'_>, options: &args::Check, seen: &mut Seen) -> Result<Report> {
+pub(in crate::cli) fn run(
+    command: &Command<'_>,
+    options: &args::Check,
+    seen: &mut Seen,
+) -> Result<Report> {
     if remedies(seen, &seen.now, options)?.is_empty() {
         command.sink().note("nothing was found that can be mended safely");
         return Ok(Report::default());

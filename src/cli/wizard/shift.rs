@@ -21,9 +21,8 @@ pub(super) fn run(
     let ignore = &answers.ignored;
     let asked = Asked { to, playbook: None, confirm_within: None, confirm: true, ignore };
     heading(command, &format!("From {from} to {to}"));
-    let report = command.with_context(|context| {
-        migrate::migrate(context, &asked, &|i| approve(command, now, i))
-    })?;
+    let report = command
+        .with_context(|context| migrate::migrate(context, &asked, &|i| approve(command, now, i)))?;
     verb::answer(command, &report);
     let code = match report.left {
         Some(_) => countdown::stay(command, &report.run)?,

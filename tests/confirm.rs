@@ -1,5 +1,5 @@
 //! A run that is to be confirmed is undone when nobody confirms it, when its process dies, and
-//! whatever is done to the process that stands by but to kill it.
+//! whatever is done to the process that stands by.
 
 mod common;
 
@@ -120,20 +120,37 @@ fn a_rollback_at_once_leaves_nothing_to_undo() {
 }
 
 #[test]
-fn without_anyone_standing_by_it_says_so() {
-    if !in_namespace("without_anyone_standing_by_it_says_so") {
+fn when_who_stands_by_is_killed_whoever_looks_has_another() {
+    if !in_namespace("when_who_stands_by_is_killed_whoever_looks_has_another") {
         return;
     }
     let case = Case::new();
-    case.proxyshift.expect(0, "cleanup --yes --confirm-within 2s");
+    case.proxyshift.expect(0, "cleanup --yes --confirm-within 5s");
     kill_process(case.stand_by(), Signal::KILL).expect("killed");
-    poll("its death is seen", || case.pending()["stand_by"] == false);
+    poll("its death is seen", || {
+        let status = case.proxyshift.expect(6, "status");
+        status.err.contains("was gone; another one stands by now")
+    });
     let status = case.proxyshift.expect(6, "status");
-    assert!(status.out.contains("nobody stands by"), "{}", status.out);
-    std::thread::sleep(std::time::Duration::from_secs(2));
-    case.proxyshift.expect(6, "confirm").says(&["is over", "proxyshift rollback"]);
-    case.proxyshift.expect(0, "rollback");
-    case.is_undone("by hand");
+    assert!(!status.err.contains("was gone"), "{}", status.err);
+    case.is_undone("nobody confirmed");
+}
+
+#[test]
+fn what_is_extended_has_somebody_to_stand_by() {
+    if !in_namespace("what_is_extended_has_somebody_to_stand_by") {
+        return;
+    }
+    let case = Case::new();
+    case.proxyshift.expect(0, "cleanup --yes --confirm-within 10m");
+    let first = case.stand_by();
+    kill_process(first, Signal::KILL).expect("killed");
+    poll("it is gone", || {
+        proxyshift::here::process_start(first.as_raw_nonzero().get().unsigned_abs()).is_none()
+    });
+    case.proxyshift.expect(0, "extend 1s");
+    assert_ne!(case.stand_by(), first);
+    case.is_undone("nobody confirmed");
 }
 
 #[test]

@@ -9,23 +9,26 @@ use crate::cli::{Command, args, countdown, migrate, plan};
 use crate::error::{Error, Kind, Result};
 use crate::owners::catalogue::Catalogue;
 use crate::plan::Plan;
-use crate::run::cleanup::{self, Report, plan_with};
+use crate::run::cleanup::{self, Report, Wanted, plan_wanted};
 use crate::run::resume::{self, Resumed};
 use crate::ui::prompt;
 use crate::ui::table::counted;
 
 pub(super) fn run(command: &Command<'_>, options: &args::Cleanup) -> Result<u8> {
+    let wanted = Wanted { owners: options.owner.clone(), black_holes: options.black_holes };
+    let asks_proxy = wanted.owners.is_empty() || wanted.owners.iter().any(|o| o == "kube-proxy");
+    if wanted.black_holes && !asks_proxy {
+        return Err(Error::new(Kind::Usage, "--black-holes", "they are kube-proxy's")
+            .hint("say --owner kube-proxy too"));
+    }
     if options.dry_run {
-        let plan = plan_with(&Catalogue::builtin()?, &command.state(None)?, &options.owner)?;
+        let plan = plan_wanted(&Catalogue::builtin()?, &command.state(None)?, &wanted)?;
         command.answer(&plan::document(&plan), &plan::text(&plan, command.args.verbose));
         return Ok(0);
     }
-    if !command.args.yes && !prompt::attended() {
-        return Err(Error::new(Kind::Usage, "cleanup", "nobody is there to be asked")
-            .hint("say --yes, or --dry-run to see what would be removed"));
-    }
+    command.can_ask("cleanup", "--dry-run to see what would be removed")?;
     let report = command.with_context(|context| {
-        cleanup::cleanup(context, &options.owner, options.confirm_within, &|p| approve(command, p))
+        cleanup::cleanup(context, &wanted, options.confirm_within, &|p| approve(command, p))
     })?;
     answer(command, &report);
     match report.confirm_within.and(report.run) {

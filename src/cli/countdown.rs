@@ -42,7 +42,7 @@ pub(super) fn stay(command: &Command<'_>, id: &str) -> Result<u8> {
         }
         match answer {
             1 => return super::confirm::confirm(command),
-            2 => return super::rollback::run(command),
+            2 => return super::rollback::run(command, None),
             3 => super::confirm::extend(command, MORE)?,
             _ => return super::status::run(command),
         };

@@ -5,18 +5,14 @@ use serde_json::json;
 use crate::checks::Verdict;
 use crate::cli::status::time;
 use crate::cli::{Command, args, countdown};
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::plan::playbook::Playbook;
 use crate::run::migrate::{self, Asked, Intended, Report};
-use crate::ui::prompt;
 use crate::ui::table::counted;
 
 pub(super) fn run(command: &Command<'_>, options: &args::Migrate) -> Result<u8> {
     crate::plan::playbook::supported(options.to)?;
-    if !command.args.yes && !prompt::attended() {
-        return Err(Error::new(Kind::Usage, "migrate", "nobody is there to be asked")
-            .hint("say --yes, or look first: `proxyshift check --to MODE`"));
-    }
+    command.can_ask("migrate", &format!("look first: `proxyshift check --to {}`", options.to))?;
     let asked = Asked {
         to: options.to,
         playbook: options.playbook.as_deref(),
@@ -28,7 +24,7 @@ pub(super) fn run(command: &Command<'_>, options: &args::Migrate) -> Result<u8> 
         .with_context(|context| migrate::migrate(context, &asked, &|i| approve(command, i)))?;
     answer(command, &report);
     match report.left {
-        Some(_) if prompt::attended() && !command.args.yes => countdown::stay(command, &report.run),
+        Some(_) if command.attended() && !command.args.yes => countdown::stay(command, &report.run),
         _ => Ok(0),
     }
 }
@@ -49,15 +45,16 @@ fn approve(command: &Command<'_>, intended: &Intended) -> Result<bool> {
 }
 
 pub(super) fn text(intended: &Intended) -> String {
-    let Intended { playbook, from, controller, settings, probes, .. } = intended;
-    let mut text = format!(
-        "kube-proxy goes from {from} to {} mode, by the playbook {}.\n  It is run by {controller}",
-        playbook.to, playbook.name
-    );
-    if !settings.is_empty() {
-        text += &format!(", and told its mode in {settings}");
+    let Intended { playbook, from, restarts, probes, .. } = intended;
+    let mut text = match *from == playbook.to {
+        true => format!("kube-proxy stays in {from} mode"),
+        false => format!("kube-proxy goes from {from} to {} mode", playbook.to),
+    };
+    text += &format!(", by the playbook {}.\n", playbook.name);
+    if let Some((controller, settings)) = restarts {
+        text += &format!("  It is run by {controller}, and told its mode in {settings}.\n");
     }
-    text += ".\n  Stages: ";
+    text += "  Stages: ";
     text += &stages(playbook);
     text += &format!("\n  Asked before and after: {}\n", counted(probes.len(), "service"));
     text.extend(probes.iter().map(|probe| format!("    {probe}\n")));

@@ -1,18 +1,23 @@
 //! The command line: one file a verb.
 
+pub mod ansible;
 pub mod args;
 mod check;
 mod cleanup;
+pub mod completions;
 mod confirm;
 mod countdown;
 mod ending;
 mod guard;
+mod help;
 mod migrate;
 mod plan;
 mod rehearse;
+mod report;
 mod rollback;
 mod snapshot;
 mod status;
+pub mod usage;
 mod wizard;
 mod write_config;
 
@@ -26,11 +31,13 @@ use crate::node::tools::Tools;
 use crate::owners::catalogue::Catalogue;
 use crate::run::Context;
 use crate::run::look::look;
+use crate::run::record::Recorder;
+use crate::run::stand_by;
 use crate::run::take;
 use crate::state::NodeState;
 use crate::store::snapshots::Snapshot;
 use crate::store::{DEFAULT_DIR, Store};
-use crate::ui::Ui;
+use crate::ui::{Ui, prompt};
 
 /// Carries out the command line; returns the exit code.
 pub fn run(args: &Args) -> u8 {
@@ -54,10 +61,12 @@ pub fn run(args: &Args) -> u8 {
         Some(Verb::Confirm) => confirm::confirm(&command),
         Some(Verb::Extend { time }) => confirm::extend(&command, *time),
         Some(Verb::StandBy { run }) => confirm::stand_by(&command, run),
-        Some(Verb::Rollback) => rollback::run(&command),
+        Some(Verb::Rollback(options)) => rollback::run(&command, options.to.as_deref()),
         Some(Verb::Status) => status::run(&command),
-        Some(Verb::Inside { job, dir }) => {
-            return crate::run::inside::Outward::end(crate::run::inside::inside(*job, dir));
+        Some(Verb::Report { run }) => report::run(&command, run.as_deref()),
+        Some(Verb::Completions { shell }) => completions::run(&command, *shell),
+        Some(Verb::Inside { job, dir, to }) => {
+            return crate::run::inside::Outward::end(crate::run::inside::inside(*job, dir, *to));
         }
     };
     result.unwrap_or_else(|error| match error.kind {
@@ -78,7 +87,7 @@ impl Command<'_> {
     }
 
     /// A run that is pending is the first thing to speak of; the verbs that resolve it do so
-    /// themselves.
+    /// themselves. When the process that stood by for it was killed, whoever looks has another.
     fn speak_of_pending(&self) {
         let dir = self.args.store.as_deref().unwrap_or(Path::new(DEFAULT_DIR));
         let resolves = matches!(
@@ -86,9 +95,10 @@ impl Command<'_> {
             None | Some(
                 Verb::Inside { .. }
                     | Verb::StandBy { .. }
-                    | Verb::Status
+                    | Verb::Report { .. }
+                    | Verb::Completions { .. }
                     | Verb::Resume
-                    | Verb::Rollback
+                    | Verb::Rollback(_)
                     | Verb::Confirm
                     | Verb::Extend { .. }
             )
@@ -97,7 +107,16 @@ impl Command<'_> {
         if resolves || !dir.join("runs").is_dir() || !rustix::process::geteuid().is_root() {
             return;
         }
-        if let Ok(Some(run)) = self.store().and_then(|s| s.pending()) {
+        let Ok(Some(run)) = self.store().and_then(|s| s.pending()) else { return };
+        match self.with_context(stand_by::again) {
+            Ok(None) => {}
+            Ok(Some(run)) => self.sink().warning(format!(
+                "the process that stood by to undo run {} was gone; another one stands by now",
+                run.id
+            )),
+            Err(e) => self.sink().warning(format!("nobody stands by to undo run {}: {e}", run.id)),
+        }
+        if !matches!(self.args.verb, Some(Verb::Status)) {
             self.sink().warning(status::pending(&run));
         }
     }
@@ -106,27 +125,36 @@ impl Command<'_> {
         self.ui
     }
 
-    /// Who changes the node must be root.
-    fn as_root(&self) -> Result<()> {
-        if rustix::process::geteuid().is_root() {
+    /// True when there is a person to ask: on a terminal, and no program reads what is printed.
+    fn attended(&self) -> bool {
+        !self.ui.for_programs() && prompt::attended()
+    }
+
+    /// Holds when a question of `verb` need not be asked, or can be.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`], naming `--yes` and what else there is to do.
+    fn can_ask(&self, verb: &str, otherwise: &str) -> Result<()> {
+        if self.args.yes || self.attended() {
             return Ok(());
         }
-        Err(Error::new(Kind::Permission, "this node", "only root may change it").hint(
-            "run as root; with `--snapshot DIR`, `check`, `plan` and `rehearse` need no rights",
-        ))
+        Err(Error::new(Kind::Usage, verb, "nobody is there to be asked")
+            .hint(format!("say --yes, or {otherwise}")))
     }
 
     /// Calls `work` with what a run needs.
     fn with_context<T>(&self, work: impl FnOnce(&Context<'_>) -> Result<T>) -> Result<T> {
-        self.as_root()?;
+        as_root()?;
         let (tools, store, catalogue) = (Tools::find(), self.store()?, Catalogue::builtin()?);
-        work(&Context {
+        let recorder = Recorder::new(&store, self.ui);
+        let context = Context {
             tools: &tools,
             store: &store,
             catalogue: &catalogue,
-            sink: self.ui,
+            sink: &recorder,
             lock_wait: Duration::from_secs(self.args.lock_wait),
-        })
+        };
+        work(&context).inspect_err(|e| recorder.failed(e))
     }
 
     /// The state that `--snapshot` names, or the live node's.
@@ -159,4 +187,13 @@ impl Command<'_> {
             crate::ui::Output::Text => self.ui.print(text),
         }
     }
+}
+
+/// Who changes the node must be root.
+fn as_root() -> Result<()> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Permission, "this node", "only root may change it")
+        .hint("run as root; with `--snapshot DIR`, `check`, `plan` and `rehearse` need no rights"))
 }

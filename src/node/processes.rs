@@ -129,7 +129,27 @@ fn named() -> Result<Vec<(u32, &'static str, Vec<String>)>> {
         .filter_map(|pid| known(pid, &ours))
         .collect();
     found.sort_by_key(|(pid, ..)| *pid);
-    Ok(found)
+    Ok(without_forks(found, parent))
+}
+
+/// Without those that look like their own parent: between its fork and its exec a child that will
+/// be `iptables` is a second kube-proxy to whoever looks.
+fn without_forks<N: PartialEq>(
+    found: Vec<(u32, N, Vec<String>)>,
+    parent: impl Fn(u32) -> Option<u32>,
+) -> Vec<(u32, N, Vec<String>)> {
+    let is_fork = |(pid, name, args): &(u32, N, Vec<String>)| {
+        let parent = parent(*pid);
+        found.iter().any(|(p, n, a)| Some(*p) == parent && n == name && a == args)
+    };
+    let forks: Vec<bool> = found.iter().map(is_fork).collect();
+    found.into_iter().zip(forks).filter(|(_, is_fork)| !is_fork).map(|(found, _)| found).collect()
+}
+
+/// The parent of a process: the second field of its stat after its name, which may hold anything.
+fn parent(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// The text of `processes.json`.
@@ -220,6 +240,11 @@ fn kubernetes_version(text: &str) -> Option<String> {
     version.strip_prefix('v')?.starts_with(|c: char| c.is_ascii_digit()).then(|| version.to_owned())
 }
 
+/// A line with the secrets of the command lines in it masked.
+pub fn masked(line: &str) -> String {
+    mask(line.split(' ').map(str::to_owned).collect()).join(" ")
+}
+
 /// Masks values that are secrets: of flags that say so, and passwords in addresses.
 fn mask(args: Vec<String>) -> Vec<String> {
     let mut value_is_secret = false;
@@ -279,6 +304,24 @@ mod tests {
         assert_eq!(known_name(None, "main", Some("/bin/kube-vip")), Some("kube-vip"));
         assert_eq!(known_name(exe("/bin/sleep"), "sleep", Some("sleep")), None);
         assert_eq!(known_name(exe("/bin/not-kube-proxy"), "kube-proxy2", None), None);
+    }
+
+    #[test]
+    fn a_child_that_still_looks_like_its_parent_is_no_second_one() {
+        let proxy = |pid, args: &[&str]| (pid, "kube-proxy", strings(args));
+        let parent = |pid| Some(if pid == 12 || pid == 13 { 10 } else { 1 });
+        let found = vec![
+            proxy(10, &["kube-proxy", "--v=2"]),
+            // About to be iptables-save.
+            proxy(12, &["kube-proxy", "--v=2"]),
+            // A child with arguments of its own, and one of somebody else's.
+            proxy(13, &["kube-proxy", "--cleanup"]),
+            proxy(14, &["kube-proxy", "--v=2"]),
+        ];
+        let left: Vec<u32> = without_forks(found, parent).iter().map(|f| f.0).collect();
+        assert_eq!(left, [10, 13, 14]);
+        let me = std::process::id();
+        assert!(super::parent(me).is_some_and(|p| p != me));
     }
 
     #[test]

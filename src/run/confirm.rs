@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::error::{Error, Kind, Result};
 use crate::interrupt;
 use crate::run::Context;
-use crate::run::boot_unit;
+use crate::run::{boot_unit, stand_by};
 use crate::store::journal::{Journal, Mark, Record};
 use crate::store::runs::{Run, RunState};
 
@@ -31,7 +31,20 @@ pub enum Confirmed {
 pub fn confirm(context: &Context<'_>) -> Result<Confirmed> {
     let _lock = context.lock("confirm")?;
     let _change = interrupt::change();
-    let Some(mut run) = context.store.pending()? else {
+    let found = awaited(context)?;
+    let Confirmed::Now(mut run) = found else { return Ok(found) };
+    note(context, &run, Mark::Confirmed, Value::Null)?;
+    context.store.finish(&mut run, RunState::Done)?;
+    boot_unit::remove()?;
+    Ok(Confirmed::Now(run))
+}
+
+/// What [`confirm`] would find now; nothing is changed.
+///
+/// # Errors
+/// As [`confirm`].
+pub fn awaited(context: &Context<'_>) -> Result<Confirmed> {
+    let Some(run) = context.store.pending()? else {
         let last = context.store.runs()?.into_iter().rfind(|r| r.staged.is_some());
         return match last {
             Some(run) if run.state == RunState::Done => Ok(Confirmed::Already(run)),
@@ -41,9 +54,6 @@ pub fn confirm(context: &Context<'_>) -> Result<Confirmed> {
         };
     };
     waits(&run)?;
-    note(context, &run, Mark::Confirmed, Value::Null)?;
-    context.store.finish(&mut run, RunState::Done)?;
-    boot_unit::remove()?;
     Ok(Confirmed::Now(run))
 }
 
@@ -75,6 +85,7 @@ pub fn extend(context: &Context<'_>, time: Duration) -> Result<Run> {
         staged.within(time);
     }
     context.store.update(&run)?;
+    stand_by::arm(context, &mut run)?;
     Ok(run)
 }
 

@@ -21,6 +21,9 @@ pub const FIX: &str = "fix";
 /// The stage in which a run is undone.
 pub const ROLLBACK: &str = "rollback";
 
+/// What is said of an edit that was made.
+pub(super) const DONE: &str = "done, in one transaction";
+
 /// The stages whose entries are edits.
 const STAGES: [&str; 3] = [CLEAN, FIX, ROLLBACK];
 
@@ -55,7 +58,7 @@ pub fn execute(
                     let cause = "this changed too, and nobody else wrote";
                     return Err(Error::new(Kind::Kernel, difference.to_string(), cause));
                 }
-                context.sink.finished(&task, "done, in one transaction");
+                context.sink.finished(&task, DONE);
                 applied.push(edit);
             }
             Err(e) => {

@@ -7,6 +7,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -16,15 +17,13 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use crate::clock;
 use crate::error::{Error, Kind, Result};
-use crate::here::process_start;
+use crate::here::{self, process_start};
 use crate::node::commands;
+use crate::node::lock::{LOCK_DIR, NodeLock};
 use crate::run::{Context, rollback};
-use crate::store::runs::{Run, RunState, Standby};
-
-/// The copy of the program in the run's folder: what is pending depends on nothing that an upgrade
-/// or an unmounted folder takes away.
-pub const COPY: &str = "proxyshift";
+use crate::store::runs::{COPY, Run, RunState, Standby};
 
 /// What it says on its standard output once it stands by.
 const ARMED: &str = "armed";
@@ -52,10 +51,7 @@ pub fn arm(context: &Context<'_>, run: &mut Run) -> Result<()> {
     let dir = context.store.run_dir(&run.id);
     let copy = dir.join(COPY);
     if !copy.exists() {
-        let own = std::env::current_exe().map_err(|e| Error::io("/proc/self/exe", &e))?;
-        fs::copy(&own, &copy).map_err(|e| Error::io(&copy, &e))?;
-        fs::set_permissions(&copy, fs::Permissions::from_mode(0o700))
-            .map_err(|e| Error::io(&copy, &e))?;
+        copy_self(&dir, &copy)?;
     }
     let log = dir.join("stand-by.log");
     let log = fs::File::options()
@@ -92,6 +88,46 @@ pub fn arm(context: &Context<'_>, run: &mut Run) -> Result<()> {
     // Collected by whoever is the parent when it ends.
     std::thread::spawn(move || child.wait());
     context.store.update(run)
+}
+
+/// A copy of this program, on the disk when it has its name: an empty file would be a shell's idea
+/// of a program that succeeds, to whoever starts it after the power was cut.
+fn copy_self(dir: &Path, copy: &Path) -> Result<()> {
+    let own = here::program()?;
+    let half = dir.join(format!(".{COPY}"));
+    fs::copy(&own, &half)
+        .and_then(|_| fs::set_permissions(&half, fs::Permissions::from_mode(0o700)))
+        .and_then(|()| fs::File::open(&half)?.sync_all())
+        .and_then(|()| fs::rename(&half, copy))
+        .and_then(|()| fs::File::open(dir)?.sync_all())
+        .map_err(|e| Error::io(copy, &e))
+}
+
+/// Has somebody stand by again for the run in hand, when the process that did was killed; the run,
+/// if that was so. Whoever acts on the node at this moment arms the run itself.
+///
+/// # Errors
+/// As [`arm`].
+pub fn again(context: &Context<'_>) -> Result<Option<Run>> {
+    let abandoned = || -> Result<Option<Run>> {
+        let gone = |run: &Run| {
+            let staged = run.staged.as_ref();
+            run.boot_id == clock::boot_id()
+                && staged.is_some_and(|s| !s.stand_by.is_some_and(Standby::is_alive))
+        };
+        Ok(context.store.pending()?.filter(gone))
+    };
+    if abandoned()?.is_none() {
+        return Ok(None);
+    }
+    let _lock = match NodeLock::acquire(Path::new(LOCK_DIR), "stand-by", Duration::ZERO) {
+        Ok(lock) => lock,
+        Err(e) if e.kind == Kind::Lock => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    let Some(mut run) = abandoned()? else { return Ok(None) };
+    arm(context, &mut run)?;
+    Ok(Some(run))
 }
 
 /// Stands by for the run `id` until it is over, or undoes it.

@@ -138,9 +138,9 @@ impl Journal {
             edit: record.edit,
             undo: record.undo,
         };
-        crash_point(When::Before, entry.seq);
+        crash_point(When::Before, &entry);
         self.write(&entry)?;
-        crash_point(When::After, entry.seq);
+        crash_point(When::After, &entry);
         Ok(entry)
     }
 
@@ -213,12 +213,16 @@ fn parse<E: DeserializeOwned>(bytes: &[u8]) -> std::result::Result<(Vec<Entry<E>
     for line in bytes.split_inclusive(|b| *b == b'\n') {
         let number = entries.len() as u64 + 1;
         let is_last = end + line.len() == bytes.len();
-        if let Ok(Header { v }) = serde_json::from_slice(line)
-            && v > VERSION
-        {
+        let entry = serde_json::from_slice::<Entry<E>>(line);
+        // A line may be as large as the node: what is not of this version is read for that alone.
+        let v = match &entry {
+            Ok(entry) => Some(entry.v),
+            Err(_) => serde_json::from_slice(line).ok().map(|Header { v }| v),
+        };
+        if let Some(v) = v.filter(|v| *v > VERSION) {
             return Err(format!("line {number} was written by a newer proxyshift (version {v})"));
         }
-        match serde_json::from_slice::<Entry<E>>(line) {
+        match entry {
             // Without its newline it was not written to the end, complete as it may look.
             Ok(_) if is_last && !line.ends_with(b"\n") => break,
             Ok(entry) if entry.seq == number => entries.push(entry),
@@ -233,21 +237,25 @@ fn parse<E: DeserializeOwned>(bytes: &[u8]) -> std::result::Result<(Vec<Entry<E>
 
 /// On which side of a step a crash is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum When {
+enum When {
     /// Before it.
     Before,
     /// After it.
     After,
 }
 
-/// Kills this process, in debug builds, when `PROXYSHIFT_CRASH=before|after:<seq>` asks for it
-/// here. [`Journal::append`] calls it around each line; tests use it to crash a run anywhere.
-pub fn crash_point(when: When, seq: u64) {
+/// Kills this process, in debug builds, when `PROXYSHIFT_CRASH=before|after:<line>` asks for it
+/// here; the line by its number, or the first of a stage and a mark: `after:switch:intent`.
+/// [`Journal::append`] calls it around each line; tests use it to crash a run anywhere.
+fn crash_point<E>(when: When, entry: &Entry<E>) {
     if !cfg!(debug_assertions) {
         return;
     }
+    let Ok(asked) = std::env::var("PROXYSHIFT_CRASH") else { return };
     let when = if when == When::Before { "before" } else { "after" };
-    if std::env::var("PROXYSHIFT_CRASH").is_ok_and(|asked| asked == format!("{when}:{seq}")) {
+    let mark = format!("{:?}", entry.kind).to_lowercase();
+    if asked == format!("{when}:{}", entry.seq) || asked == format!("{when}:{}:{mark}", entry.stage)
+    {
         let me = rustix::process::getpid();
         let _ = rustix::process::kill_process(me, rustix::process::Signal::KILL);
     }

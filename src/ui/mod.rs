@@ -52,6 +52,21 @@ pub struct Ui {
     tasks: Mutex<Vec<Task>>,
 }
 
+/// An event as a line of JSON that says by itself what it is.
+#[derive(serde::Serialize)]
+struct Line<'a> {
+    schema: &'static str,
+    version: u32,
+    #[serde(flatten)]
+    event: &'a Event,
+}
+
+impl<'a> From<&'a Event> for Line<'a> {
+    fn from(event: &'a Event) -> Self {
+        Line { schema: "proxyshift.event", version: 1, event }
+    }
+}
+
 struct Task {
     name: String,
     start: Instant,
@@ -104,6 +119,12 @@ impl Ui {
         Ui { output, progress, colour, style: Styles::new(colour), tasks: Mutex::default() }
     }
 
+    /// True when a program reads results or progress: then nobody is asked anything, results are
+    /// one document, and progress is lines of JSON and nothing else.
+    pub fn for_programs(&self) -> bool {
+        self.output == Output::Json || self.progress == Progress::Json
+    }
+
     /// The styles in use.
     pub fn styles(&self) -> &Styles {
         &self.style
@@ -130,11 +151,16 @@ impl Ui {
     pub fn error(&self, error: &Error) -> u8 {
         let code = error.kind.exit_code();
         self.stop_spinner();
-        if self.output == Output::Json {
-            self.print_json(&serde_json::json!({
+        let document = || {
+            serde_json::json!({
                 "schema": "proxyshift.error", "version": 1, "code": code, "kind": error.kind,
                 "object": error.object, "cause": error.cause, "hint": error.hint,
-            }));
+            })
+        };
+        if self.output == Output::Json {
+            self.print_json(&document());
+        } else if self.progress == Progress::Json {
+            self.line(&document().to_string());
         } else {
             let label = match error.kind {
                 Kind::Interrupted => self.style.warn.apply_to("stopped:"),
@@ -242,7 +268,7 @@ impl Sink for Ui {
         match self.progress {
             Progress::None => return,
             Progress::Json => {
-                if let Ok(line) = serde_json::to_string(&event) {
+                if let Ok(line) = serde_json::to_string(&Line::from(&event)) {
                     self.line(&line);
                 }
                 return;
@@ -250,6 +276,7 @@ impl Sink for Ui {
             Progress::Auto | Progress::Plain => {}
         }
         match event {
+            Event::Run { .. } => {}
             Event::Started { task } => self.started(&task),
             Event::Finished { task, result } => self.finished(&task, &result),
             Event::Proved { what, evidence } => {

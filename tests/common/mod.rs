@@ -2,9 +2,10 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 pub mod node;
+pub mod schemas;
 pub mod vm;
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
 
 /// Set in the copy of the test that runs inside a namespace.
@@ -24,26 +25,54 @@ pub fn in_user_namespace(test: &str) -> bool {
     enter(test, "-Urnm")
 }
 
+/// As [`in_namespace`], and with processes of its own, all of which end with it.
+pub fn in_machine(test: &str) -> bool {
+    enter(test, MACHINE)
+}
+
+/// What makes a machine of namespaces.
+pub const MACHINE: &str = "-nmpf";
+
+/// The command that runs `test` in such namespaces.
+pub fn again(test: &str, namespaces: &str) -> Command {
+    let prepare = "mount -t tmpfs -o mode=755 proxyshift /run && \
+                   { [ $$ != 1 ] || mount -t proc proc /proc; } && exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command
+        .args([namespaces, "--propagation", "private", "--kill-child", "sh", "-c", prepare, "sh"])
+        .arg(std::env::current_exe().expect("the test's own path"))
+        .args(["--exact", test, "--nocapture", "--include-ignored"])
+        .env(INSIDE, test);
+    command
+}
+
 fn enter(test: &str, namespaces: &str) -> bool {
     if std::env::var_os(INSIDE).is_some_and(|inside| inside == *test) {
         return true;
     }
-    let output = Command::new("unshare")
-        .args([namespaces, "--propagation", "private", "--kill-child", "sh", "-c"])
-        .args(["mount -t tmpfs -o mode=755 proxyshift /run && exec \"$@\"", "sh"])
-        .arg(std::env::current_exe().expect("the test's own path"))
-        .args(["--exact", test, "--nocapture", "--include-ignored"])
-        .env(INSIDE, test)
+    let mut child = again(test, namespaces)
         .stdin(Stdio::null())
-        .output()
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
         .expect("unshare, of util-linux, runs");
-    let (out, err) =
-        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    print!("{out}");
-    eprint!("{err}");
-    assert!(output.status.success(), "{test} in namespaces {namespaces}: {}", output.status);
+    // As it comes: what takes long, or never ends, says how far it has come.
+    let err = child.stderr.take().expect("piped");
+    let told = std::thread::spawn(move || lines(err).for_each(|line| eprintln!("{line}")));
+    let mut out = String::new();
+    for line in lines(child.stdout.take().expect("piped")) {
+        println!("{line}");
+        out += &(line + "\n");
+    }
+    let status = child.wait().expect("waiting for a child");
+    told.join().expect("what it says is text");
+    assert!(status.success(), "{test} in namespaces {namespaces}: {status}");
     assert!(out.contains("1 passed"), "no test is called {test}: give its full name");
     false
+}
+
+fn lines(from: impl Read) -> impl Iterator<Item = String> {
+    BufReader::new(from).lines().map(|line| line.expect("text"))
 }
 
 /// Runs a command line with `input` on its standard input and returns what it prints.

@@ -64,18 +64,6 @@ impl Api {
         record(&mut events, if is_new { "ADDED" } else { "MODIFIED" }, object);
         self.store.more.notify_all();
     }
-
-    /// Takes an object away.
-    #[allow(dead_code, reason = "for cases to come")]
-    pub fn delete(&self, kind: &str, name: &str) {
-        let mut events = self.store.events.lock().expect("not poisoned");
-        let found = current(&events)
-            .into_iter()
-            .find(|o| o["kind"] == kind && o["metadata"]["name"] == name)
-            .unwrap_or_else(|| panic!("no {kind} {name}"));
-        record(&mut events, "DELETED", found);
-        self.store.more.notify_all();
-    }
 }
 
 fn record(events: &mut Vec<Event>, kind: &'static str, mut object: Value) {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::api::Api;
 use crate::common::{run, run_with};
 use crate::kube_proxy::{self, KubeProxy};
-use crate::network::{self, BACKENDS, NODE, tcp, udp};
+use crate::network::{self, BACKENDS, NODE, of_family, tcp, udp};
 
 /// The address of a virtual server that is not kube-proxy's.
 pub const FOREIGN: &str = "192.168.100.50";
@@ -20,7 +20,6 @@ const BIN: &str = "/run/bin";
 /// The node, the services, and what serves them.
 pub struct Cluster {
     backend: &'static str,
-    pub api: Api,
     kube_proxy: Option<KubeProxy>,
 }
 
@@ -40,7 +39,8 @@ impl Cluster {
         for object in objects() {
             api.apply(object);
         }
-        Cluster { backend, api, kube_proxy: None }
+        KubeProxy::introduce(api.address);
+        Cluster { backend, kube_proxy: None }
     }
 
     /// A node with virtual servers that someone else made, as keepalived would, and weighs.
@@ -50,23 +50,33 @@ impl Cluster {
              -a -t {FOREIGN}:7000 -r 10.244.0.11:8080 -m -w 3\n\
              -a -t {FOREIGN}:7000 -r 10.244.0.12:8080 -m -w 7\n"
         );
-        run_with(&server, &["ipvsadm", "-R"]);
+        run_with(&of_family(&server), &["ipvsadm", "-R"]);
     }
 
     /// Starts kube-proxy in `mode`, in place of the one that ran, and waits until it serves.
     pub fn kube_proxy(&mut self, mode: &str) {
+        KubeProxy::configure(mode, &of_family(&format!("{FOREIGN}/32")));
+        self.kube_proxy_as_told(mode);
+    }
+
+    /// Starts kube-proxy as it was told before, and waits until it serves in `mode`.
+    pub fn kube_proxy_as_told(&mut self, mode: &str) {
         self.stop();
-        let exclude = format!("{FOREIGN}/32");
-        let mut started = KubeProxy::start(mode, self.api.address, BIN, &exclude);
-        started.wait(mode, || {
-            let nat = self.save("nat");
-            let of = |part: &str| {
-                nat.lines().any(|l| l.starts_with("-A KUBE-SERVICES") && l.contains(part))
-            };
-            of("-j KUBE-SVC-") == (mode == "iptables")
-                && of("--match-set KUBE-") == (mode == "ipvs")
-        });
+        let mut started = KubeProxy::start(BIN);
+        started.wait(mode, || self.rules_are_of(mode));
         self.kube_proxy = Some(started);
+    }
+
+    /// Whether the rules lead to services as `mode` does it, and as no other does: the rules of this
+    /// cluster's kube-proxy, not those that another one left.
+    pub fn rules_are_of(&self, mode: &str) -> bool {
+        let (nat, pods) = (self.save("nat"), of_family("10.244.0.0/16"));
+        let of = |parts: &[&str]| {
+            nat.lines()
+                .any(|l| l.starts_with("-A KUBE-SERVICES") && parts.iter().all(|p| l.contains(p)))
+        };
+        of(&["-j KUBE-SVC-"]) == (mode == "iptables")
+            && of(&["--match-set KUBE-", &pods]) == (mode == "ipvs")
     }
 
     /// Stops it; what it made stays.
@@ -81,9 +91,9 @@ impl Cluster {
         }
     }
 
-    /// A table of IPv4 rules, as `iptables-save` has it, without comments.
+    /// A table of rules, as `iptables-save` has it, without comments.
     pub fn save(&self, table: &str) -> String {
-        let save = run(&format!("iptables-{}-save -t {table}", self.backend));
+        let save = run(&format!("{}-{}-save -t {table}", network::iptables(), self.backend));
         save.lines().filter(|l| !l.starts_with('#')).map(|l| format!("{l}\n")).collect()
     }
 
@@ -109,7 +119,7 @@ impl Cluster {
         answers("outside", "198.51.100.4:80");
         answers("outside", "198.51.100.5:80");
         let local = answers("outside", "192.168.100.1:30086");
-        assert_eq!(local.client, "192.168.100.2", "a local service sees its client");
+        assert_eq!(local.client, of_family("192.168.100.2"), "a local service sees its client");
         assert!(tcp("pod", "10.96.1.9:80").is_err(), "nobody is behind it");
         self.container_goes_out();
     }
@@ -117,17 +127,18 @@ impl Cluster {
     /// Fails unless docker's masquerading acts.
     pub fn container_goes_out(&self) {
         let seen = tcp("box", "192.168.100.2:8080").expect("a container reaches the outside");
-        assert_eq!((&*seen.server, &*seen.client), ("outside", "192.168.100.1"));
+        assert_eq!((&*seen.server, seen.client), ("outside", of_family("192.168.100.1")));
     }
 }
 
 /// The objects of services.yaml, with endpoints for all that can have some, and the node.
 fn objects() -> Vec<Value> {
-    let documents = serde_yaml::Deserializer::from_str(include_str!("services.yaml"));
+    let text = of_family(include_str!("services.yaml"));
+    let documents = serde_yaml::Deserializer::from_str(&text);
     let services = documents.map(|d| Value::deserialize(d).expect("services.yaml"));
     let mut objects = vec![json!({
         "apiVersion": "v1", "kind": "Node", "metadata": {"name": "node"},
-        "status": {"addresses": [{"type": "InternalIP", "address": "192.168.100.1"}]},
+        "status": {"addresses": [{"type": "InternalIP", "address": of_family("192.168.100.1")}]},
     })];
     for service in services {
         objects.push(endpoints(&service));
@@ -140,7 +151,8 @@ fn endpoints(service: &Value) -> Value {
     let (metadata, ports) = (&service["metadata"], service["spec"]["ports"].as_array());
     let empty = metadata["name"] == "empty";
     let pods = BACKENDS.iter().filter(|_| !empty);
-    let addresses: Vec<_> = pods.map(|(_, ip)| json!({"ip": ip, "nodeName": "node"})).collect();
+    let addresses: Vec<_> =
+        pods.map(|(_, ip)| json!({"ip": of_family(ip), "nodeName": "node"})).collect();
     let port =
         |p: &Value| json!({"name": p["name"], "port": p["targetPort"], "protocol": p["protocol"]});
     let ports: Vec<_> = ports.expect("ports").iter().map(port).collect();

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::common::vm::cached;
+use crate::network::{is_ipv6, of_family};
 
 /// Where its files are, in the private /run.
 const DIR: &str = "/run/kube-proxy";
@@ -21,12 +22,20 @@ const CEILING: Duration = Duration::from_secs(180);
 pub struct KubeProxy(Child);
 
 impl KubeProxy {
-    /// Starts it in `mode`, with the programs of `bin` before all others. Virtual servers in
-    /// `exclude` are not its own.
-    pub fn start(mode: &str, api: SocketAddr, bin: &str, exclude: &str) -> KubeProxy {
+    /// Tells it its mode. Virtual servers in `exclude` are not its own.
+    pub fn configure(mode: &str, exclude: &str) {
+        fs::create_dir_all(DIR).expect(DIR);
+        fs::write(format!("{DIR}/config.conf"), configuration(mode, exclude)).expect("the file");
+    }
+
+    /// Tells it where the API is.
+    pub fn introduce(api: SocketAddr) {
         fs::create_dir_all(DIR).expect(DIR);
         fs::write(format!("{DIR}/kubeconfig"), kubeconfig(api)).expect("the kubeconfig");
-        fs::write(format!("{DIR}/config.conf"), configuration(mode, exclude)).expect("the file");
+    }
+
+    /// Starts it as it was told, with the programs of `bin` before all others.
+    pub fn start(bin: &str) -> KubeProxy {
         let log = fs::File::create(format!("{DIR}/log")).expect("a log");
         let path = format!("{bin}:{}", std::env::var("PATH").expect("a PATH"));
         let mut command = Command::new(cached("kube-proxy"));
@@ -84,7 +93,9 @@ clientConnection:
   kubeconfig: {DIR}/kubeconfig
   contentType: application/json
 hostnameOverride: node
-clusterCIDR: 10.244.0.0/16
+clusterCIDR: {pods}
+bindAddress: {any}
+metricsBindAddress: {METRICS}
 mode: {mode}
 featureGates: {{EndpointSliceProxying: false}}
 conntrack:
@@ -96,7 +107,9 @@ iptables: {{syncPeriod: 5m}}
 ipvs:
   syncPeriod: 5m
   excludeCIDRs: [{exclude}]
-"
+",
+        pods = of_family("10.244.0.0/16"),
+        any = if is_ipv6() { "'::'" } else { "0.0.0.0" },
     )
 }
 

@@ -4,8 +4,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::cases::reboot::{CUT, INTERRUPTS, RESOLVES};
 use crate::common::in_namespace;
 use crate::common::vm::cached;
 
@@ -15,15 +17,27 @@ const INSIDE: &str = "PROXYSHIFT_VM";
 /// Seconds until the machine must have booted, on a busy host without KVM.
 const BOOT: u64 = 150;
 
-/// Seconds until all must be over, likewise.
+/// Seconds until all must be over, likewise; and when long cases are among them.
 const ALL: u64 = 1800;
+const LONG: u64 = 3 * 3600;
 
 /// Cases with this in their names run only when asked for.
 const SOAK: &str = "soak";
 
-/// What selects the cases with `part` in their names; without one, all that do not take long.
+/// Between the name of a case and the seconds that it took.
+pub const TOOK: &str = " took, in seconds: ";
+
+/// The case that is a boot of its own.
+const REBOOT: &str = "cases::reboot";
+
+/// The disk that outlives a boot, for whom asks for one.
+const DISK: &str = "disk";
+
+/// What selects the cases with one of the words of `part` in their names; without one, all that do
+/// not take long.
 fn selection(part: &str) -> Vec<&str> {
-    if part.is_empty() { vec!["--skip", SOAK] } else { vec![part] }
+    let wanted = if part.is_empty() { vec!["--skip", SOAK] } else { part.split(' ').collect() };
+    [wanted, vec!["--skip", REBOOT]].concat()
 }
 
 /// The names of the cases that have `part` in theirs; without one, of all that do not take long.
@@ -39,21 +53,62 @@ pub fn cases(part: &str) -> Vec<String> {
 /// Boots the machine, runs the cases inside that have `part` in their names, and returns what they
 /// say.
 pub fn run(part: &str) -> String {
+    let shared = tempfile::tempdir().expect("a folder to share with the machine");
+    let selection = selection(part).join(" ");
+    let began = Instant::now();
+    let seconds = if part.is_empty() { ALL } else { LONG };
+    let log = boot(shared.path(), seconds, &format!("--test-threads 2 {selection}"), "");
+    println!("the machine ran for {} s", began.elapsed().as_secs());
+    assert!(log.contains("test result: "), "the machine did not get through; {log}");
+    log
+}
+
+/// Boots a machine again and again; in each boot a migration comes to one of `stages`, and the power
+/// is cut. The next boot resolves that.
+pub fn reboots(stages: &[&str]) {
+    let shared = tempfile::tempdir().expect("a folder to share with the machine");
+    let disk = shared.path().join(DISK);
+    let image = fs::File::create(&disk).expect("a disk");
+    image.set_len(1 << 30).expect("a sparse file");
+    let made = Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&disk).status();
+    assert!(made.expect("mkfs.ext4, of e2fsprogs, runs").success());
+    for number in 0..=stages.len() {
+        let mut variables = String::new();
+        if let Some(before) = number.checked_sub(1).map(|n| stages[n]) {
+            variables += &format!("{RESOLVES}={before} ");
+        }
+        if let Some(stage) = stages.get(number) {
+            variables += &format!("{INTERRUPTS}={stage} ");
+        }
+        let log = boot(shared.path(), ALL, "--exact cases::reboot::one_boot", &variables);
+        println!("{log}");
+        let cut = fs::remove_file(shared.path().join(CUT)).is_ok();
+        let ended = if number < stages.len() { cut } else { log.contains("test result: ok") };
+        assert!(ended, "boot {number} ({variables})");
+        fs::remove_file(shared.path().join("log")).expect("a log");
+    }
+}
+
+/// Boots the machine with `dir` shared, runs these of the cases inside, and returns what they say.
+/// It ends by itself, at the latest after `seconds`, or when somebody inside asks for its power to
+/// be cut.
+fn boot(dir: &Path, seconds: u64, cases: &str, variables: &str) -> String {
+    // One at a time: two would be slower than one after the other.
+    static POWER: Mutex<()> = Mutex::new(());
+    let _power = POWER.lock().unwrap_or_else(PoisonError::into_inner);
     for needed in ["kernel/vmlinuz", "bin/vng", "kube-proxy"] {
         cached(needed);
     }
-    let shared = tempfile::tempdir().expect("a folder to share with the machine");
-    let dir = shared.path();
     let exe = std::env::current_exe().expect("the test's own path");
-    fs::write(dir.join("run"), script(&exe, dir, part)).expect("the script to run inside");
+    fs::write(dir.join("run"), script(&exe, dir, cases, variables)).expect("the script to run");
     let boot = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vm/boot");
     let console = fs::File::create(dir.join("console")).expect("a file for the console");
     let mut command = Command::new(boot);
-    command.arg(dir).arg(ALL.to_string()).arg(format!("sh {}/run", dir.display()));
+    command.arg(dir).arg(seconds.to_string()).arg(format!("sh {}/run", dir.display()));
     command.stdin(Stdio::null()).stderr(console.try_clone().expect("a handle")).stdout(console);
     let began = Instant::now();
     let mut machine = Machine(command.spawn().expect("tests/vm/boot starts"));
-    while machine.runs() {
+    while machine.runs() && !dir.join(CUT).exists() {
         let booted = dir.join("log").exists();
         if !booted && began.elapsed() > Duration::from_secs(BOOT) {
             break;
@@ -61,34 +116,29 @@ pub fn run(part: &str) -> String {
         std::thread::sleep(Duration::from_millis(200));
     }
     drop(machine);
-    println!("the machine ran for {} s", began.elapsed().as_secs());
     let read = |name: &str| {
         String::from_utf8_lossy(&fs::read(dir.join(name)).unwrap_or_default()).into_owned()
     };
-    let log = read("log");
-    assert!(log.contains("test result: "), "the machine did not get through; {log}\n{}", {
-        let console = read("console");
-        let lines: Vec<&str> = console.lines().collect();
-        lines[lines.len().saturating_sub(40)..].join("\n")
-    });
-    log
+    let console = read("console");
+    let lines: Vec<&str> = console.lines().collect();
+    format!("{}\n{}", read("log"), lines[lines.len().saturating_sub(40)..].join("\n"))
 }
 
 /// What the machine runs: the cases, after what a node has loaded at boot.
-fn script(exe: &Path, dir: &Path, part: &str) -> String {
+fn script(exe: &Path, dir: &Path, cases: &str, variables: &str) -> String {
     format!(
         "export {INSIDE}=1 XDG_CACHE_HOME={cache} RUST_BACKTRACE=0 PATH=$PATH:/usr/local/sbin\n\
          cd {here}\n\
          exec >{dir}/log 2>&1\n\
+         echo kernel: $(uname -r)\n\
          modprobe -a br_netfilter ip_vs ip_vs_rr ip_vs_wrr ip_vs_sh ip_set nf_conntrack\n\
          cat {exe} {program} {kube_proxy} >/dev/null\n\
-         {exe} --ignored --nocapture --test-threads 2 {selection}\n\
+         {variables} PROXYSHIFT_SHARED={dir} {exe} --ignored --nocapture {cases}\n\
          sync\n",
         cache = cache().display(),
         here = env!("CARGO_MANIFEST_DIR"),
         dir = dir.display(),
         exe = exe.display(),
-        selection = selection(part).join(" "),
         program = env!("CARGO_BIN_EXE_proxyshift"),
         kube_proxy = cached("kube-proxy").display(),
     )
@@ -105,7 +155,12 @@ pub fn inside(case: &str) -> bool {
         std::env::var_os(INSIDE).is_some(),
         "{case} is for the machine: PROXYSHIFT_CASES={case} cargo test --test vm"
     );
-    in_namespace(case)
+    let began = Instant::now();
+    let is_inside = in_namespace(case);
+    if !is_inside {
+        println!("{case}{TOOK}{}", began.elapsed().as_secs());
+    }
+    is_inside
 }
 
 /// The machine; it ends with this.

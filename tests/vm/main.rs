@@ -2,7 +2,8 @@
 //!
 //! `every_case_passes_in_the_vm` boots it once and runs the tests marked `#[ignore]` inside, each
 //! in namespaces of its own. To run some of them only: `PROXYSHIFT_CASES=back cargo test --test vm`.
-//! Those with `soak` in their names take long, and run only so (`make soak`).
+//! Those with `soak` in their names take long, and run only so. `make soak` runs them all, and writes
+//! what it found to docs/soak.md.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -12,21 +13,39 @@ mod cluster;
 mod kube_proxy;
 mod machine;
 mod network;
+mod table;
 mod traffic;
 
 mod cases;
 
-/// The name of the only test that runs outside of the machine.
+/// Selects the test that boots the machine again and again, and no case.
+const REBOOT: &str = "reboot";
+
+/// The name of the test that boots it once.
 const OUTSIDE: &str = "every_case_passes_in_the_vm";
 
 #[test]
 fn every_case_passes_in_the_vm() {
     let wanted = std::env::var("PROXYSHIFT_CASES").unwrap_or_default();
+    if wanted == REBOOT {
+        return;
+    }
     let cases = machine::cases(&wanted);
     assert!(!cases.is_empty(), "no case has `{wanted}` in its name");
     let log = machine::run(&wanted);
     println!("{log}");
+    if let Ok(path) = std::env::var("PROXYSHIFT_SOAK_PAGE") {
+        std::fs::write(path, table::page(&cases, &log)).expect("the page");
+    }
     let failed: Vec<_> =
         cases.iter().filter(|c| !log.contains(&format!("test {c} ... ok"))).collect();
     assert!(failed.is_empty(), "{OUTSIDE}: {failed:?}");
+}
+
+#[test]
+fn a_migration_cut_off_by_a_reboot_is_resolved_by_the_next_boot() {
+    let wanted = std::env::var("PROXYSHIFT_CASES").unwrap_or_default();
+    if wanted.is_empty() || wanted == REBOOT {
+        machine::reboots(&["switch", "clean", "confirm"]);
+    }
 }

@@ -10,8 +10,9 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Result, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -27,9 +28,59 @@ pub const BACKENDS: [(&str, &str); 2] = [("web-1", "10.244.0.11"), ("web-2", "10
 /// How long a client waits for an answer. The first SYN may get lost and is sent again after 1 s.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Whether this case, which has a process of its own, speaks IPv6.
+static IPV6: OnceLock<()> = OnceLock::new();
+
+/// From here on all addresses are those of IPv6.
+pub fn speak_ipv6() {
+    IPV6.set(()).expect("said once");
+}
+
+/// Whether this case speaks IPv6.
+pub fn is_ipv6() -> bool {
+    IPV6.get().is_some()
+}
+
+/// A text with its addresses in the family that this case speaks: 10.96.0.10:53 is
+/// [fd00::10:96:0:10]:53 in IPv6, 10.244.0.0/16 is fd00::10:244:0:0/96. Loopback addresses stay.
+pub fn of_family(text: &str) -> String {
+    if !is_ipv6() {
+        return text.to_owned();
+    }
+    let pattern = r"\b(\d+)\.(\d+)\.(\d+)\.(\d+)(?:/(\d+)|:(\d+))?\b";
+    let address = regex::Regex::new(pattern).expect("a pattern");
+    let translated = address.replace_all(text, |found: &regex::Captures<'_>| {
+        let ip = format!("fd00::{}:{}:{}:{}", &found[1], &found[2], &found[3], &found[4]);
+        match (found.get(5), found.get(6)) {
+            _ if &found[1] == "127" => found[0].to_owned(),
+            (Some(bits), _) => {
+                format!("{ip}/{}", 64 + bits.as_str().parse::<u32>().expect("a length") * 2)
+            }
+            (_, Some(port)) => format!("[{ip}]:{}", port.as_str()),
+            _ => ip,
+        }
+    });
+    translated.into_owned()
+}
+
+/// Gives a batch to `ip`, in the family that this case speaks.
+fn ip(arguments: &[&str], batch: &str) {
+    let mut batch = of_family(batch);
+    if is_ipv6() {
+        let line = |l: &str| match l.starts_with("addr add ") {
+            // Addresses that are tried first cannot be used at once.
+            true => format!("{l} nodad\n"),
+            false => format!("{l}\n"),
+        };
+        batch = batch.lines().map(line).collect();
+    }
+    run_with(&batch, &[&["ip"], arguments, &["-batch", "-"]].concat());
+}
+
 /// Makes all of it, with rules of `backend`.
 pub fn make(backend: &str) {
-    run_with(
+    ip(
+        &[],
         "link set lo up\n\
          link add cni0 type bridge\n\
          addr add 10.244.0.1/24 dev cni0\n\
@@ -42,7 +93,6 @@ pub fn make(backend: &str) {
          addr add 192.168.100.1/24 dev eth0\n\
          link set eth0 up\n\
          route add default via 192.168.100.2\n",
-        &["ip", "-batch", "-"],
     );
     within(
         "outside",
@@ -55,12 +105,17 @@ pub fn make(backend: &str) {
         behind("cni0", pod, &format!("{address}/24"), "10.244.0.1");
     }
     behind("docker0", "box", "172.17.0.2/16", "172.17.0.1");
-    run("sysctl -qw net.ipv4.ip_forward=1");
-    let masquerade = "-s 172.17.0.0/16 ! -o docker0 -j MASQUERADE";
-    run(&format!("iptables-{backend} -t nat -A POSTROUTING {masquerade}"));
+    run("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
+    let masquerade = of_family("-s 172.17.0.0/16 ! -o docker0 -j MASQUERADE");
+    run(&format!("{}-{backend} -t nat -A POSTROUTING {masquerade}", iptables()));
     for (pod, _) in BACKENDS.into_iter().chain([("outside", "")]) {
         serve(pod);
     }
+}
+
+/// `iptables` of the family that this case speaks.
+pub fn iptables() -> &'static str {
+    if is_ipv6() { "ip6tables" } else { "iptables" }
 }
 
 fn behind(bridge: &str, name: &str, address: &str, gateway: &str) {
@@ -70,7 +125,7 @@ fn behind(bridge: &str, name: &str, address: &str, gateway: &str) {
          link set v-{name} master {bridge}\n\
          link set v-{name} up\n"
     );
-    run_with(&batch, &["ip", "-batch", "-"]);
+    ip(&[], &batch);
     within(
         name,
         &format!(
@@ -81,7 +136,7 @@ fn behind(bridge: &str, name: &str, address: &str, gateway: &str) {
 
 fn within(namespace: &str, batch: &str) {
     let batch = format!("link set lo up\n{batch}");
-    run_with(&batch, &["ip", "-n", namespace, "-batch", "-"]);
+    ip(&["-n", namespace], &batch);
 }
 
 /// Runs `work` in a network namespace; sockets made there stay there.
@@ -101,7 +156,7 @@ pub fn at<T: Send>(place: &str, work: impl FnOnce() -> T + Send) -> T {
 /// line by line, and UDP on 8053.
 fn serve(name: &'static str) {
     let (tcp, udp) = at(name, || {
-        let any = IpAddr::from(Ipv4Addr::UNSPECIFIED);
+        let any = any();
         (TcpListener::bind((any, 8080)).expect("8080"), UdpSocket::bind((any, 8053)).expect("8053"))
     });
     std::thread::spawn(move || {
@@ -115,6 +170,14 @@ fn serve(name: &'static str) {
             let _ = udp.send_to(format!("{name} {}", peer.ip()).as_bytes(), peer);
         }
     });
+}
+
+/// Every address of this namespace.
+fn any() -> IpAddr {
+    match is_ipv6() {
+        true => Ipv6Addr::UNSPECIFIED.into(),
+        false => Ipv4Addr::UNSPECIFIED.into(),
+    }
 }
 
 fn echo(name: &str, mut stream: TcpStream) -> Result<()> {
@@ -148,33 +211,41 @@ pub fn tcp(place: &str, to: &str) -> Result<Answer> {
     stream(place, to).map(|(answer, _)| answer)
 }
 
-/// A new TCP connection that stays open.
+/// A new TCP connection from a place, that stays open.
 pub fn stream(place: &str, to: &str) -> Result<(Answer, TcpStream)> {
-    let to: SocketAddr = to.parse().expect(to);
-    at(place, || {
-        let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        let mut text = Vec::new();
-        // Byte by byte, so that nothing behind the line is lost.
-        while text.last() != Some(&b'\n') {
-            let mut byte = [0];
-            stream.read_exact(&mut byte)?;
-            text.push(byte[0]);
-        }
-        Ok((Answer::parse(&String::from_utf8_lossy(&text))?, stream))
-    })
+    at(place, || connect(to))
+}
+
+/// A new TCP connection from here, with the server's first words.
+pub fn connect(to: &str) -> Result<(Answer, TcpStream)> {
+    let mut stream = TcpStream::connect_timeout(&socket_address(to), PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut text = Vec::new();
+    // Byte by byte, so that nothing behind the line is lost.
+    while text.last() != Some(&b'\n') {
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        text.push(byte[0]);
+    }
+    Ok((Answer::parse(&String::from_utf8_lossy(&text))?, stream))
 }
 
 /// A question by UDP from a place, from a new port.
 pub fn udp(place: &str, to: &str) -> Result<Answer> {
-    let to: SocketAddr = to.parse().expect(to);
-    at(place, || {
-        let socket = UdpSocket::bind("0.0.0.0:0")?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        socket.connect(to)?;
-        socket.send(b"who")?;
-        let mut buffer = [0; 512];
-        let length = socket.recv(&mut buffer)?;
-        Answer::parse(&String::from_utf8_lossy(&buffer[..length]))
-    })
+    at(place, || ask(to))
+}
+
+/// A question by UDP from here, from a new port.
+pub fn ask(to: &str) -> Result<Answer> {
+    let socket = UdpSocket::bind((any(), 0))?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.connect(socket_address(to))?;
+    socket.send(b"who")?;
+    let mut buffer = [0; 512];
+    let length = socket.recv(&mut buffer)?;
+    Answer::parse(&String::from_utf8_lossy(&buffer[..length]))
+}
+
+fn socket_address(to: &str) -> SocketAddr {
+    of_family(to).parse().expect(to)
 }

@@ -1,27 +1,62 @@
 //! Steady traffic, which notices what a change breaks.
 
+use std::io::{BufRead, BufReader, Result, Write};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::network::{NODE, tcp, udp};
+use crate::network::{NODE, ask, at, connect};
 
-/// Each kind of traffic: its name, where it begins, whether by TCP, and where it goes.
-const KINDS: [(&str, &str, bool, &str); 5] = [
-    ("ClusterIP from a pod", "pod", true, "10.96.1.1:80"),
-    ("ClusterIP from the node", NODE, true, "10.96.1.1:80"),
-    ("NodePort from outside", "outside", true, "192.168.100.1:30080"),
-    ("DNS from a pod", "pod", false, "10.96.0.10:53"),
-    ("container to the outside", "box", true, "192.168.100.2:8080"),
+/// A kind of traffic.
+#[derive(Clone, Copy)]
+struct Kind {
+    name: &'static str,
+    from: &'static str,
+    how: How,
+    to: &'static str,
+    /// Tries in a second, at most: more would be all that an emulated CPU does.
+    rate: u32,
+}
+
+#[derive(Clone, Copy)]
+enum How {
+    /// A new TCP connection each time.
+    Connect,
+    /// A question by UDP, each time from a new port.
+    Ask,
+    /// A line to and fro on one TCP connection.
+    Stream,
+}
+
+const fn kind(
+    name: &'static str,
+    from: &'static str,
+    how: How,
+    to: &'static str,
+    rate: u32,
+) -> Kind {
+    Kind { name, from, how, to, rate }
+}
+
+const KINDS: [Kind; 6] = [
+    kind("ClusterIP from a pod", "pod", How::Connect, "10.96.1.1:80", 3),
+    kind("ClusterIP from the node", NODE, How::Connect, "10.96.1.1:80", 3),
+    kind("NodePort from outside", "outside", How::Connect, "192.168.100.1:30080", 2),
+    kind("DNS from a pod", "pod", How::Ask, "10.96.0.10:53", 2),
+    kind("container to the outside", "box", How::Connect, "192.168.100.2:8080", 1),
+    kind("container's stream to the outside", "box", How::Stream, "192.168.100.2:8080", 1),
 ];
 
-/// Two tries of each kind in a second: more would be all that an emulated CPU does.
-const EVERY: Duration = Duration::from_millis(500);
+/// Does not outlive the virtual server that it goes through.
+const THROUGH_A_SERVICE: Kind =
+    kind("stream through a service", "pod", How::Stream, "10.96.1.1:80", 1);
 
 /// Traffic that flows until it is stopped.
 pub struct Traffic {
     stop: Arc<AtomicBool>,
+    began: Instant,
     kinds: Vec<(&'static str, JoinHandle<Count>)>,
 }
 
@@ -32,38 +67,87 @@ struct Count {
 }
 
 impl Traffic {
+    /// All kinds but a stream through a service.
     pub fn start() -> Traffic {
+        Traffic::of(&KINDS)
+    }
+
+    /// All kinds, and one stream through a service.
+    pub fn with_a_stream() -> Traffic {
+        Traffic::of(&[&KINDS[..], &[THROUGH_A_SERVICE]].concat())
+    }
+
+    fn of(kinds: &[Kind]) -> Traffic {
         let stop = Arc::new(AtomicBool::new(false));
-        let kinds = KINDS.map(|(name, from, is_tcp, to)| {
+        let flowing = kinds.iter().map(|&kind| {
             let stop = Arc::clone(&stop);
-            (name, std::thread::spawn(move || flow(&stop, from, is_tcp, to)))
+            (kind.name, std::thread::spawn(move || at(kind.from, || flow(&stop, kind))))
         });
-        Traffic { stop, kinds: kinds.into() }
+        let kinds = flowing.collect();
+        Traffic { stop, began: Instant::now(), kinds }
     }
 
     /// Stops it, prints the counts, and fails if any try failed.
     pub fn stop(self, when: &str) {
+        let failed = self.failures(when);
+        assert!(failed.is_empty(), "{when}: {failed:#?}");
+    }
+
+    /// Stops it, prints the counts, and returns what failed.
+    pub fn failures(self, when: &str) -> Vec<String> {
         self.stop.store(true, Ordering::Relaxed);
-        let mut failed = Vec::new();
+        let seconds = self.began.elapsed().as_secs();
+        let (mut failed, mut tries) = (Vec::new(), 0);
         for (name, kind) in self.kinds {
             let count = kind.join().expect("traffic flows");
             println!("{when}: {name}: {} of {} failed", count.failures.len(), count.tries);
             assert!(count.tries > 0, "{name}: nothing flowed");
+            tries += count.tries;
             failed.extend(count.failures.into_iter().map(|f| format!("{name}: {f}")));
         }
-        assert!(failed.is_empty(), "{when}: {failed:#?}");
+        println!("{when}: {} of {tries} failed in {seconds} s", failed.len());
+        failed
     }
 }
 
-fn flow(stop: &AtomicBool, from: &str, is_tcp: bool, to: &str) -> Count {
+fn flow(stop: &AtomicBool, kind: Kind) -> Count {
     let (mut count, began) = (Count::default(), Instant::now());
+    let mut stream = None;
     while !stop.load(Ordering::Relaxed) {
         let at = began.elapsed();
         count.tries += 1;
-        if let Err(e) = if is_tcp { tcp(from, to) } else { udp(from, to) } {
+        let tried = match kind.how {
+            How::Connect => connect(kind.to).map(drop),
+            How::Ask => ask(kind.to).map(drop),
+            How::Stream => to_and_fro(&mut stream, kind.to),
+        };
+        if let Err(e) = tried {
             count.failures.push(format!("after {:.1} s: {e}", at.as_secs_f32()));
         }
-        std::thread::sleep(EVERY.saturating_sub(began.elapsed() - at));
+        let every = Duration::from_secs(1) / kind.rate;
+        std::thread::sleep(every.saturating_sub(began.elapsed() - at));
     }
     count
+}
+
+/// A line to and fro on `stream`, which is opened if it is not; a broken one is given up.
+fn to_and_fro(stream: &mut Option<TcpStream>, to: &str) -> Result<()> {
+    let mut open = match stream.take() {
+        Some(open) => open,
+        None => connect(to)?.1,
+    };
+    echo(&mut open)?;
+    *stream = Some(open);
+    Ok(())
+}
+
+/// A line to and fro.
+pub fn echo(stream: &mut TcpStream) -> Result<()> {
+    stream.write_all(b"still there?\n")?;
+    let mut line = String::new();
+    BufReader::new(&*stream).read_line(&mut line)?;
+    match &*line {
+        "still there?\n" => Ok(()),
+        _ => Err(std::io::ErrorKind::UnexpectedEof.into()),
+    }
 }

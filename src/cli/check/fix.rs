@@ -8,7 +8,6 @@ use crate::cli::{Command, args};
 use crate::error::{Error, Kind, Result};
 use crate::run::fix::{self, Remedy, Report};
 use crate::state::NodeState;
-use crate::ui::prompt;
 use crate::ui::text::indented;
 
 /// Refuses what `--fix` cannot go with, before anything is looked at.
@@ -20,11 +19,7 @@ pub(super) fn usage(command: &Command<'_>, options: &args::Check) -> Result<()> 
         return Err(Error::new(Kind::Usage, "--fix", "a snapshot cannot be mended")
             .hint("leave out --snapshot, or leave out --fix"));
     }
-    if !command.args.yes && !prompt::attended() {
-        return Err(Error::new(Kind::Usage, "check --fix", "nobody is there to be asked")
-            .hint("say --yes, or leave out --fix to see what would be mended"));
-    }
-    Ok(())
+    command.can_ask("check --fix", "leave out --fix to see what would be mended")
 }
 
 /// Applies the remedies, and looks at the node again.

@@ -6,7 +6,7 @@ use crate::cli::wizard::{Answers, farewell, heading};
 use crate::cli::{Command, cleanup as verb, countdown, plan};
 use crate::error::Result;
 use crate::plan::Plan;
-use crate::run::cleanup;
+use crate::run::cleanup::{self, Wanted};
 use crate::ui::table::counted;
 
 /// How long a clean-up waits to be kept.
@@ -21,8 +21,10 @@ pub(super) fn run(command: &Command<'_>, answers: &Answers) -> Result<u8> {
         true,
     )?;
     let within = confirmed.then_some(WITHIN);
-    let report = command
-        .with_context(|context| cleanup::cleanup(context, &[], within, &|p| approve(command, p)))?;
+    let all = Wanted::default();
+    let report = command.with_context(|context| {
+        cleanup::cleanup(context, &all, within, &|plan| approve(command, plan))
+    })?;
     verb::answer(command, &report);
     let code = match report.run.filter(|_| confirmed) {
         Some(run) => countdown::stay(command, &run)?,

@@ -8,7 +8,7 @@ mod shift;
 
 use crate::checks::{Finding, Severity, Verdict};
 use crate::cli::check::{self, Seen, fix, judge_each};
-use crate::cli::{Command, args};
+use crate::cli::{Command, args, as_root};
 use crate::error::{Error, Kind, Result};
 use crate::owners::catalogue::Catalogue;
 use crate::plan::playbook::builtin_text;
@@ -26,7 +26,7 @@ pub(super) fn run(command: &Command<'_>) -> Result<u8> {
              or `proxyshift plan`: they change nothing",
         ));
     }
-    command.as_root()?;
+    as_root()?;
     if let Some(run) = command.store()?.pending()? {
         return pending::run(command, &run);
     }

@@ -26,7 +26,7 @@ pub(super) fn run(command: &Command<'_>, run: &Run) -> Result<u8> {
     }
     match command.ui.choose("This run", &answers, 0)? {
         0 => status::run(command),
-        1 => rollback::run(command),
+        1 => rollback::run(command, None),
         _ => cleanup::resume(command),
     }
 }

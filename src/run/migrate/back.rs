@@ -19,9 +19,9 @@ use crate::plan::{Action, Object, ObjectKind, Plan};
 use crate::run::cleanup::plan;
 use crate::run::execute::{ROLLBACK, execute, told};
 use crate::run::look::look_again;
-use crate::run::migrate::converge;
 use crate::run::migrate::proof::prove;
 use crate::run::migrate::steps::{AFTER, BEFORE, Step};
+use crate::run::migrate::{converge, drain};
 use crate::run::rollback::Report;
 use crate::run::take::parsed;
 use crate::run::{Context, boot_unit, stand_by};
@@ -205,6 +205,8 @@ fn new_mode_gone(context: &Context<'_>, journal: &mut Journal, base: &NodeState)
     };
     let going = left(&look_again(context.tools, context.sink)?)?;
     let count = going.iter().map(Edit::objects).sum();
+    // Nobody waits on the way back, but what it cuts is said.
+    drain::wait(context, &going, Duration::ZERO)?;
     let plan_again = || left(&look_again(context.tools, context.sink)?);
     execute(context, journal, ROLLBACK, going, &plan_again).map_err(not_back)?;
     Ok(count)
@@ -229,6 +231,7 @@ fn was_there(object: &Object, base: &NodeState) -> bool {
         ObjectKind::VirtualServer => {
             base.ipvs.servers.iter().any(|s| s.service.to_string() == *object.name)
         }
+        ObjectKind::RealServer => false,
         ObjectKind::Link => base.links.iter().any(|l| l.name == *object.name),
         ObjectKind::Table => base.nft.tables.iter().any(|t| t.name == *object.name),
     }
@@ -273,6 +276,8 @@ fn others_part(edit: &Edit, base: &NodeState, ownership: &Ownership<'_>) -> Opti
                 let place = base.ipvs.servers.iter().position(|s| s.service == server.service)?;
                 ownership.virtual_server(place).map(|o| o.name)
             }
+            // kube-proxy's alone are removed.
+            Target::RealServer(_) => Some(KUBE_PROXY),
             Target::NativeTable(t) => ownership.table(&t.family, &t.name).map(|o| o.name),
             Target::Table(_) => None,
         };

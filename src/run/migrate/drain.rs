@@ -11,8 +11,11 @@ use crate::state::ipvs::{Listing, Service};
 /// How often they are counted.
 const INTERVAL: Duration = Duration::from_millis(500);
 
+/// How many virtual servers are named.
+const NAMED: usize = 5;
+
 /// Waits up to `patience` until no connection runs through the virtual servers that `edits` remove;
-/// says how many are cut.
+/// says how many are cut, and where they go.
 ///
 /// # Errors
 /// When ipvsadm fails.
@@ -25,16 +28,16 @@ pub(super) fn wait(context: &Context<'_>, edits: &[Edit], patience: Duration) ->
     context.sink.started(task);
     let start = Instant::now();
     let open = loop {
-        let open = open(context, &going)?;
-        if open == 0 || start.elapsed() >= patience {
+        let listed = context.tools.command(Tool::Ipvsadm)?.args(["-L", "-n"]).run()?.stdout;
+        let open = open(&Listing::parse("ipvsadm -L -n", &listed)?, &going);
+        if open.is_empty() || start.elapsed() >= patience {
             break open;
         }
         std::thread::sleep(INTERVAL);
     };
-    context.sink.finished(task, format!("{open} are open"));
-    if open > 0 {
-        let text = format!("{open} connections through ipvs end with its virtual servers");
-        context.sink.warning(text);
+    context.sink.finished(task, format!("{} are open", count(&open)));
+    if !open.is_empty() {
+        context.sink.warning(cut(&open));
     }
     Ok(())
 }
@@ -48,10 +51,68 @@ fn removed(edit: &Edit) -> Option<Service> {
     }
 }
 
-/// How many connections are active through these virtual servers.
-fn open(context: &Context<'_>, going: &[Service]) -> Result<u64> {
-    let listed = context.tools.command(Tool::Ipvsadm)?.args(["-L", "-n"]).run()?.stdout;
-    let listing = Listing::parse("ipvsadm -L -n", &listed)?;
+/// How many connections are active through each of these virtual servers that has any, most first.
+fn open(listing: &Listing, going: &[Service]) -> Vec<(Service, u64)> {
     let servers = listing.servers.iter().filter(|s| going.contains(&s.service));
-    Ok(servers.flat_map(|s| &s.reals).map(|real| real.active).sum())
+    let mut open: Vec<(Service, u64)> =
+        servers.map(|s| (s.service, s.reals.iter().map(|real| real.active).sum())).collect();
+    open.retain(|(_, active)| *active > 0);
+    open.sort_by_key(|(_, active)| std::cmp::Reverse(*active));
+    open
+}
+
+fn count(open: &[(Service, u64)]) -> u64 {
+    open.iter().map(|(_, active)| active).sum()
+}
+
+/// `3 connections through ipvs end with its virtual servers: 10.96.1.1:80/tcp (2), …`.
+fn cut(open: &[(Service, u64)]) -> String {
+    let named = open.iter().take(NAMED).map(|(service, active)| format!("{service} ({active})"));
+    let named = named.collect::<Vec<_>>().join(", ");
+    let more = match open.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(", and {more} more"),
+    };
+    let all = count(open);
+    format!("{all} connections through ipvs end with its virtual servers: {named}{more}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LISTED: &str = "\
+IP Virtual Server version 1.2.1 (size=4096)
+Prot LocalAddress:Port Scheduler Flags
+  -> RemoteAddress:Port           Forward Weight ActiveConn InActConn
+TCP  10.96.0.10:53 rr
+  -> 10.244.0.11:8080             Masq    1      1          0
+TCP  10.96.1.1:80 rr
+  -> 10.244.0.11:8080             Masq    1      2          7
+  -> 10.244.0.12:8080             Masq    1      1          0
+TCP  10.96.1.2:80 rr
+  -> 10.244.0.12:8080             Masq    1      0          4
+TCP  192.168.100.50:7000 wrr
+  -> 10.244.0.12:8080             Masq    7      9          0
+";
+
+    #[test]
+    fn it_counts_and_names_what_goes_and_nothing_else() {
+        let listing = Listing::parse("ipvsadm", LISTED).unwrap();
+        let going: Vec<Service> = listing.servers.iter().take(3).map(|s| s.service).collect();
+        assert_eq!(
+            cut(&open(&listing, &going)),
+            "4 connections through ipvs end with its virtual servers: 10.96.1.1:80/tcp (3), \
+             10.96.0.10:53/tcp (1)"
+        );
+        assert_eq!(open(&listing, &going[2..]), []);
+    }
+
+    #[test]
+    fn it_does_not_name_hundreds() {
+        let listing = Listing::parse("ipvsadm", LISTED).unwrap();
+        let service = listing.servers[0].service;
+        let text = cut(&vec![(service, 1); 8]);
+        assert!(text.starts_with("8 connections") && text.ends_with(", and 3 more"), "{text}");
+    }
 }

@@ -12,6 +12,7 @@ use crate::node::conntrack::{self, Conntrack};
 use crate::node::controller::{self, Change, Controller, Settings};
 use crate::node::kernel;
 use crate::node::measure::modules;
+use crate::owners::mode;
 use crate::plan::edit::edits;
 use crate::plan::playbook::{Clean, Converge, Means, Prepare, StageName, Switch, Upgrade};
 use crate::plan::services::{Services, services};
@@ -40,7 +41,8 @@ impl Work<'_> {
         let task = "preparing the kernel";
         sink.started(task);
         let known = modules::read();
-        for name in &prepare.modules {
+        let wanted = modules_for(&prepare.modules, self.scheduler().as_deref());
+        for name in &wanted {
             kernel::load(self.context.tools, name, &known)?;
         }
         let mut number = 0;
@@ -56,7 +58,7 @@ impl Work<'_> {
             steps::done(&mut self.journal, stage, number)?;
         }
         let lasting = [
-            (kernel::MODULES, kernel::modules_text(prepare.modules.iter().map(String::as_str))),
+            (kernel::MODULES, kernel::modules_text(wanted.iter().map(String::as_str))),
             (kernel::SYSCTLS, kernel::sysctls_text(&prepare.sysctls)),
         ];
         for (path, to) in lasting {
@@ -71,8 +73,14 @@ impl Work<'_> {
             kernel::persist(path, from.as_deref(), Some(&to))?;
             steps::done(&mut self.journal, stage, number)?;
         }
-        sink.finished(task, format!("{} modules, {number} settings", prepare.modules.len()));
+        sink.finished(task, format!("{} modules, {number} settings", wanted.len()));
         Ok(())
+    }
+
+    /// The scheduler that kube-proxy's configuration names, if it goes to ipvs mode.
+    fn scheduler(&self) -> Option<String> {
+        let to_ipvs = self.playbook.to == Mode::Ipvs;
+        mode::settings(&self.base).filter(|_| to_ipvs).and_then(|s| s.ipvs.scheduler)
     }
 
     /// Edits kube-proxy's settings and restarts it at once.
@@ -251,6 +259,14 @@ impl Work<'_> {
     }
 }
 
+/// The modules that the playbook names, and that of the scheduler that kube-proxy is told.
+fn modules_for(named: &[String], scheduler: Option<&str>) -> Vec<String> {
+    let mut modules = named.to_vec();
+    let told = scheduler.map(|scheduler| format!("ip_vs_{scheduler}"));
+    modules.extend(told.filter(|module| !named.contains(module)));
+    modules
+}
+
 /// The UDP services at addresses of their own, with their backends.
 fn udp_backends(services: &Services) -> conntrack::Services {
     let udp = services.iter().filter(|(key, _)| key.protocol == Protocol::Udp);
@@ -258,4 +274,17 @@ fn udp_backends(services: &Services) -> conntrack::Services {
         Some((SocketAddr::new(key.address()?, key.port), service.backends.clone()))
     })
     .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_scheduler_that_kube_proxy_is_told_is_loaded_too() {
+        let named = ["ip_vs".to_owned(), "ip_vs_rr".to_owned()];
+        assert_eq!(modules_for(&named, Some("lc")), ["ip_vs", "ip_vs_rr", "ip_vs_lc"]);
+        assert_eq!(modules_for(&named, Some("rr")), named);
+        assert_eq!(modules_for(&named, None), named);
+    }
 }

@@ -3,6 +3,7 @@
 mod back;
 mod forward;
 mod migrate;
+pub mod reboot;
 
 use std::collections::BTreeSet;
 

@@ -1,0 +1,144 @@
+//! Migrations that succeed, beside traffic that notices what they break.
+
+use std::fs;
+use std::time::Duration;
+
+use super::{Case, PLAYBOOK};
+use crate::cluster::Cluster;
+use crate::common::node::captured;
+use crate::common::schemas::Schemas;
+use crate::common::vm::cached;
+use crate::common::{run, run_with};
+use crate::machine::inside;
+use crate::network;
+use crate::traffic::Traffic;
+
+/// From one mode to the other and confirmed, without a single failure of new connections.
+fn carries_over(backend: &'static str, from: &str, to: &str) {
+    let case = Case::new(backend, from);
+    case.playbook(from, to, |text| text);
+    // A stream through ipvs ends with its virtual server.
+    let traffic = if to == "ipvs" { Traffic::with_a_stream() } else { Traffic::start() };
+    let ended = case.migrate(to, "-o json");
+    assert_eq!(ended.code, Some(0), "{PLAYBOOK}");
+    let mut schemas = Schemas::load();
+    schemas.hold(&ended.json(), "migrate");
+    case.proxyshift.expect(6, "status");
+    case.proxyshift.expect(0, "confirm");
+    let report = case.proxyshift.expect(0, "report -o json").json();
+    schemas.hold(&report, "report");
+    assert_eq!(report["shift"]["to"], to, "{report}");
+    println!("{}", case.proxyshift.expect(0, "report").out);
+    traffic.stop(&format!("{from} to {to}, {backend}"));
+    case.is_in(to);
+    case.proxyshift.expect(0, "status");
+}
+
+#[test]
+#[ignore = "in the machine"]
+fn iptables_to_ipvs_breaks_nothing() {
+    if inside("cases::migrate::carries::iptables_to_ipvs_breaks_nothing") {
+        carries_over("nft", "iptables", "ipvs");
+    }
+}
+
+#[test]
+#[ignore = "in the machine"]
+fn ipvs_to_iptables_breaks_nothing() {
+    if inside("cases::migrate::carries::ipvs_to_iptables_breaks_nothing") {
+        carries_over("nft", "ipvs", "iptables");
+    }
+}
+
+#[test]
+#[ignore = "in the machine"]
+fn soak_iptables_to_ipvs_breaks_nothing_in_legacy() {
+    if inside("cases::migrate::carries::soak_iptables_to_ipvs_breaks_nothing_in_legacy") {
+        carries_over("legacy", "iptables", "ipvs");
+    }
+}
+
+#[test]
+#[ignore = "in the machine"]
+fn soak_ipvs_to_iptables_breaks_nothing_in_legacy() {
+    if inside("cases::migrate::carries::soak_ipvs_to_iptables_breaks_nothing_in_legacy") {
+        carries_over("legacy", "ipvs", "iptables");
+    }
+}
+
+#[test]
+#[ignore = "in the machine"]
+fn what_nobody_confirms_is_undone() {
+    if !inside("cases::migrate::carries::what_nobody_confirms_is_undone") {
+        return;
+    }
+    let case = Case::new("nft", "iptables");
+    case.playbook("iptables", "ipvs", |text| text);
+    let traffic = Traffic::start();
+    assert_eq!(case.migrate("ipvs", "--confirm-within 3s").code, Some(0));
+    case.wait_until_undone();
+    traffic.stop("undone");
+    case.is_in("iptables");
+    case.proxyshift.expect(3, "confirm").says(&["was rolled back"]);
+}
+
+#[test]
+#[ignore = "in the machine"]
+fn soak_iptables_to_ipvs_breaks_nothing_in_ipv6() {
+    if inside("cases::migrate::carries::soak_iptables_to_ipvs_breaks_nothing_in_ipv6") {
+        network::speak_ipv6();
+        carries_over("nft", "iptables", "ipvs");
+        assert!(run("ipset list -n").contains("KUBE-6-CLUSTER-IP"));
+    }
+}
+
+/// What operators did before, for comparison: kube-proxy's own clean-up, then the new mode.
+#[test]
+#[ignore = "in the machine"]
+fn cleaning_up_first_breaks_what_a_migration_does_not() {
+    if !inside("cases::migrate::carries::cleaning_up_first_breaks_what_a_migration_does_not") {
+        return;
+    }
+    let mut cluster = Cluster::new("nft");
+    cluster.kube_proxy("iptables");
+    cluster.serves();
+    let traffic = Traffic::with_a_stream();
+    std::thread::sleep(Duration::from_secs(5));
+    cluster.stop();
+    run_with("", &["env", "PATH=/run/bin:/usr/sbin:/usr/bin", &kube_proxy(), "--cleanup"]);
+    cluster.kube_proxy("ipvs");
+    cluster.serves();
+    let failed = traffic.failures("kube-proxy --cleanup first");
+    for kind in ["ClusterIP from a pod", "ClusterIP from the node", "NodePort from outside"] {
+        assert!(failed.iter().any(|f| f.starts_with(kind)), "{kind}: the traffic notices nothing");
+    }
+}
+
+fn kube_proxy() -> String {
+    cached("kube-proxy").display().to_string()
+}
+
+#[test]
+#[ignore = "in the machine"]
+fn a_half_migrated_node_is_finished_from_where_it_stands() {
+    if !inside("cases::migrate::carries::a_half_migrated_node_is_finished_from_where_it_stands") {
+        return;
+    }
+    // What a real node had left of iptables mode; kube-proxy comes up in ipvs mode beside it.
+    let case = Case::prepared("nft", "ipvs", |_| {
+        let node = captured("half-migrated-ipvs-1.20");
+        let read = |name: &str| fs::read_to_string(node.join(name)).expect(name);
+        run_with(&read("ipset.save"), &["ipset", "restore"]);
+        run_with(&read("iptables-nft.save"), &["iptables-nft-restore", "--noflush"]);
+    });
+    let left = super::super::removals(&case.proxyshift);
+    assert!(left.len() > 50, "{left:#?}");
+    case.playbook("iptables", "ipvs", |text| text);
+    let traffic = Traffic::start();
+    let ended = case.migrate("ipvs", "");
+    assert_eq!(ended.code, Some(0));
+    ended.says(&["it runs in that mode already"]);
+    case.proxyshift.expect(0, "confirm");
+    traffic.stop("half migrated");
+    case.is_in("ipvs");
+}

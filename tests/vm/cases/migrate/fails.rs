@@ -1,0 +1,122 @@
+//! Migrations that fail: each ends with 4, names the cause in one line and in its journal, and
+//! leaves the node as it was.
+
+use std::fs;
+
+use super::{Case, script, starts_after, starts_with};
+use crate::common::run;
+use crate::machine::inside;
+
+const CONFIGURATION: &str = "/run/kube-proxy/config.conf";
+
+/// The operator's command that makes something fail.
+const HOOK: &str = "/run/bin/hook";
+
+/// A migration to ipvs fails of `cause`, which its line begins with `object`.
+fn fails(case: &Case, what: &str, object: &str, cause: &str) {
+    println!("-- {what}");
+    let ended = case.migrate("ipvs", "");
+    assert_eq!(ended.code, Some(4), "{what}");
+    let line = ended.err.lines().find(|l| l.contains(object) && l.contains(cause));
+    assert!(line.is_some(), "{what}: no line has {object:?} and {cause:?}: {}", ended.err);
+    let journal = case.journal();
+    let failed = journal.iter().find(|e| e["kind"] == "failed").expect("the journal says it");
+    assert!(failed["edit"].to_string().contains(cause), "{failed}");
+    assert_eq!(case.last_run()["state"], "rolled-back");
+    case.proxyshift.expect(0, "status");
+    case.is_in("iptables");
+}
+
+fn hook(point: &str) -> String {
+    format!("hooks: {{{point}: [{{run: [{HOOK}], timeout: 60s, again: safe}}]}}\n")
+}
+
+/// Little time for what does not come.
+fn impatient(text: String) -> String {
+    let short = text.replace("parity: services, timeout: 2m", "parity: services, timeout: 40s");
+    assert_ne!(short, text);
+    short
+}
+
+#[test]
+#[ignore = "in the machine"]
+fn soak_a_hook_that_fails_is_undone_wherever_it_is() {
+    if !inside("cases::migrate::fails::soak_a_hook_that_fails_is_undone_wherever_it_is") {
+        return;
+    }
+    let case = Case::new("nft", "iptables");
+    script(HOOK, "echo not today >&2; exit 1\n");
+    for point in ["before_switch", "after_switch", "after_clean", "after_settle"] {
+        case.playbook("iptables", "ipvs", |text| text + &hook(point));
+        fails(&case, point, HOOK, "not today");
+    }
+}
+
+#[test]
+#[ignore = "in the machine"]
+fn soak_a_kube_proxy_that_does_not_take_over_is_undone() {
+    if !inside("cases::migrate::fails::soak_a_kube_proxy_that_does_not_take_over_is_undone") {
+        return;
+    }
+    let case = Case::new("nft", "iptables");
+    case.playbook("iptables", "ipvs", |text| text);
+    let in_ipvs_mode = format!("grep -q '^mode: ipvs' {CONFIGURATION}");
+    starts_after(&format!("{in_ipvs_mode} && {{ echo no such luck >&2; exit 1; }}"), CONFIGURATION);
+    fails(&case, "it does not start", "start-kube-proxy", "no such luck");
+
+    // A service that does not come: somebody takes it away again and again.
+    starts_with(CONFIGURATION);
+    script(
+        HOOK,
+        "touch /run/lose; (while [ -e /run/lose ]; do ipvsadm -D -t 10.96.1.1:80; sleep 0.1; done) \
+         >/dev/null 2>&1 </dev/null &\n",
+    );
+    case.playbook("iptables", "ipvs", |text| impatient(text) + &hook("before_switch"));
+    fails(&case, "a service is missing", "ipvs mode", "10.96.1.1:80/tcp (default/web:http)");
+    fs::remove_file("/run/lose").expect("it is there");
+
+    // As 1.25 and earlier do without ip_vs.
+    case.playbook("iptables", "ipvs", impatient);
+    let wrong = "/run/kube-proxy/wrong.conf";
+    starts_after(&format!("sed 's/^mode: .*/mode: iptables/' {CONFIGURATION} >{wrong}"), wrong);
+    fails(&case, "it starts in the wrong mode", "ipvs mode", "it runs in iptables mode");
+}
+
+#[test]
+#[ignore = "in the machine"]
+fn soak_what_fails_at_the_end_is_undone() {
+    if !inside("cases::migrate::fails::soak_what_fails_at_the_end_is_undone") {
+        return;
+    }
+    let store = "/run/store";
+    fs::create_dir(store).expect(store);
+    run(&format!("mount -t tmpfs -o size=300m,mode=700 store {store}"));
+    let mut case = Case::new("nft", "iptables");
+
+    // Whoever goes through ipvs does not get out, though all is in its place.
+    script(HOOK, "iptables -A OUTPUT -m ipvs --ipvs -j DROP\n");
+    case.playbook("iptables", "ipvs", |text| text + &hook("after_clean"));
+    let before = case.foreign.clone();
+    case.foreign = with_rule(&before, "filter: -A OUTPUT -m ipvs --ipvs -j DROP");
+    fails(&case, "a probe fails", "10.96.", "answered before, and now");
+    run("iptables -D OUTPUT -m ipvs --ipvs -j DROP");
+    case.foreign = before;
+
+    // The disk is full from the middle on.
+    script(HOOK, &format!("dd if=/dev/zero of={store}/full bs=64k 2>/dev/null; true\n"));
+    case.playbook("iptables", "ipvs", |text| text + &hook("after_converge"));
+    fails(&case, "the disk is full", store, "No space left");
+    fs::remove_file(format!("{store}/full")).expect("it is there");
+}
+
+/// What is foreign, with a rule that is foreign too, in its place between the tables.
+fn with_rule(foreign: &str, rule: &str) -> String {
+    let (mut lines, table) = (foreign.lines().collect::<Vec<_>>(), rule.split(':').next());
+    let later = |l: &&str| match table {
+        Some("filter") => !l.starts_with("nat:") && !l.starts_with("filter:"),
+        _ => true,
+    };
+    let place = lines.iter().position(later).unwrap_or(lines.len());
+    lines.insert(place, rule);
+    lines.iter().map(|l| format!("{l}\n")).collect()
+}

@@ -1,0 +1,121 @@
+//! Migrations that are killed, themselves or who stands by for them.
+
+use std::os::unix::process::ExitStatusExt;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use super::Case;
+use crate::machine::inside;
+
+/// Kills a migration at a line of its journal: `after:switch:intent`.
+fn killed(case: &Case, point: &str) {
+    println!("-- killed {point}");
+    let mut command = case.proxyshift.command(&Case::words("ipvs"));
+    let output = command.env("PROXYSHIFT_CRASH", point).output().expect("starts");
+    let err = String::from_utf8_lossy(&output.stderr);
+    println!("{err}");
+    assert_eq!(output.status.signal(), Some(9), "{err}");
+    case.proxyshift.expect(6, "status");
+}
+
+/// Killed when the first change of a stage is announced and not made, it is undone; when it is made
+/// and not written down, it is gone on with, and then undone.
+fn is_resumed_or_undone(stage: &str) {
+    let case = Case::new("nft", "iptables");
+    case.playbook("iptables", "ipvs", |text| text);
+    killed(&case, &format!("after:{stage}:intent"));
+    // Nobody comes: who stands by undoes it.
+    case.wait_until_undone();
+    case.is_in("iptables");
+
+    killed(&case, &format!("before:{stage}:done"));
+    case.cluster.serves();
+    println!("{}", case.proxyshift.expect(0, "resume").err);
+    case.cluster.serves();
+    println!("{}", case.proxyshift.expect(0, "rollback").err);
+    case.is_in("iptables");
+}
+
+#[test]
+#[ignore = "in the machine"]
+fn killed_at_prepare_it_is_resumed_or_undone() {
+    if inside("cases::migrate::killed::killed_at_prepare_it_is_resumed_or_undone") {
+        is_resumed_or_undone("prepare");
+    }
+}
+
+#[test]
+#[ignore = "in the machine"]
+fn killed_at_switch_it_is_resumed_or_undone() {
+    if inside("cases::migrate::killed::killed_at_switch_it_is_resumed_or_undone") {
+        is_resumed_or_undone("switch");
+    }
+}
+
+#[test]
+#[ignore = "in the machine"]
+fn killed_at_clean_it_is_resumed_or_undone() {
+    if inside("cases::migrate::killed::killed_at_clean_it_is_resumed_or_undone") {
+        is_resumed_or_undone("clean");
+    }
+}
+
+#[test]
+#[ignore = "in the machine"]
+fn soak_killed_at_each_line_it_is_undone() {
+    if !inside("cases::migrate::killed::soak_killed_at_each_line_it_is_undone") {
+        return;
+    }
+    let case = Case::new("nft", "iptables");
+    case.playbook("iptables", "ipvs", |text| text);
+    assert_eq!(case.migrate("ipvs", "").code, Some(0));
+    let all = case.journal().len();
+    case.proxyshift.expect(0, "rollback");
+    for seq in 1..=all {
+        killed(&case, &format!("{}:{seq}", if seq % 2 == 0 { "before" } else { "after" }));
+        if seq % 3 == 0 {
+            case.proxyshift.expect(0, "resume");
+            case.cluster.serves();
+        }
+        case.proxyshift.expect(0, "rollback");
+        case.is_in("iptables");
+    }
+}
+
+/// Kills who stands by for the last run.
+fn kill_stand_by(case: &Case) {
+    let id = case.last_run()["id"].as_str().expect("a run").to_owned();
+    let json = std::fs::read(case.proxyshift.store.join("runs").join(id).join("run.json"));
+    let json: Value = serde_json::from_slice(&json.expect("run.json")).expect("JSON");
+    let pid = json["staged"]["stand_by"]["pid"].as_i64().expect("one stands by");
+    let pid = Pid::from_raw(i32::try_from(pid).expect("a pid")).expect("a pid");
+    kill_process(pid, Signal::KILL).expect("killed");
+}
+
+#[test]
+#[ignore = "in the machine"]
+fn when_who_stands_by_is_killed_whoever_looks_sees_to_another() {
+    if !inside("cases::migrate::killed::when_who_stands_by_is_killed_whoever_looks_sees_to_another")
+    {
+        return;
+    }
+    let case = Case::new("nft", "iptables");
+    case.playbook("iptables", "ipvs", |text| text);
+    // While it runs: the next stage has another. Then while it waits: whoever looks.
+    let ended = std::thread::scope(|scope| {
+        let killer = scope.spawn(|| {
+            case.wait_until_cleaning();
+            kill_stand_by(&case);
+        });
+        let ended = case.migrate("ipvs", "--confirm-within 20s");
+        killer.join().expect("it was killed");
+        ended
+    });
+    assert_eq!(ended.code, Some(0));
+    kill_stand_by(&case);
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    case.proxyshift.expect(6, "status").says(&["was gone; another one stands by now"]);
+    case.wait_until_undone();
+    case.is_in("iptables");
+}

@@ -1,0 +1,194 @@
+//! Whole migrations.
+
+mod carries;
+mod fails;
+mod killed;
+mod meanwhile;
+mod streams;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::cluster::{Cluster, FOREIGN};
+use crate::common::node::{Ended, Proxyshift, assert_same, without_counters};
+use crate::common::vm::cached;
+use crate::common::{run, run_with};
+use crate::network::of_family;
+
+/// Where the commands that stop and start kube-proxy are, and their playbook.
+const START: &str = "/run/bin/start-kube-proxy";
+const STOP: &str = "/run/bin/stop-kube-proxy";
+const PLAYBOOK: &str = "/run/playbook.yaml";
+
+/// What an emulated CPU may take to undo a migration.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+/// A node whose kube-proxy is run by commands.
+pub(super) struct Case {
+    pub(super) cluster: Cluster,
+    pub(super) proxyshift: Proxyshift,
+    /// What is not kube-proxy's.
+    foreign: String,
+}
+
+impl Case {
+    /// kube-proxy serves in `mode`; a virtual server of somebody else stands beside it.
+    fn new(backend: &'static str, mode: &str) -> Case {
+        Case::prepared(backend, mode, |_| {})
+    }
+
+    /// As [`Case::new`]; `prepare` is called before kube-proxy starts.
+    fn prepared(backend: &'static str, mode: &str, prepare: impl Fn(&Cluster)) -> Case {
+        // What a run persists is this case's alone.
+        for dir in ["/etc/modules-load.d", "/etc/sysctl.d"] {
+            run(&format!("mount -t tmpfs etc {dir}"));
+        }
+        let mut case = Case::idle(backend, "store");
+        prepare(&case.cluster);
+        case.cluster.kube_proxy(mode);
+        case.serves_from_now_on();
+        case
+    }
+
+    /// A node whose kube-proxy does not run yet.
+    pub(super) fn idle(backend: &'static str, store: &str) -> Case {
+        let cluster = Cluster::new(backend);
+        starts_with("/run/kube-proxy/config.conf");
+        script(STOP, "pkill -x --ns $$ --nslist net kube-proxy; true\n");
+        Case { cluster, proxyshift: Proxyshift::new(store), foreign: String::new() }
+    }
+
+    /// kube-proxy is the commands' to stop and start, and serves.
+    pub(super) fn serves_from_now_on(&mut self) {
+        self.cluster.release();
+        self.cluster.foreign_server();
+        self.cluster.serves();
+        self.foreign = foreign(&self.cluster);
+    }
+
+    /// The built-in playbook between the two modes, with these commands, and `change`d.
+    pub(super) fn playbook(&self, from: &str, to: &str, change: impl Fn(String) -> String) {
+        let file = format!("{}/playbooks/{from}-to-{to}.yaml", env!("CARGO_MANIFEST_DIR"));
+        let text = fs::read_to_string(file).expect("a playbook");
+        let commands =
+            format!("controller: {{commands: {{stop: [{STOP}], start: [{START}], again: safe}}}}");
+        assert!(text.contains("controller: auto"));
+        fs::write(PLAYBOOK, change(text.replace("controller: auto", &commands))).expect(PLAYBOOK);
+    }
+
+    pub(super) fn words(to: &str) -> String {
+        format!("migrate --to {to} --playbook {PLAYBOOK} --yes")
+    }
+
+    /// A migration to its end, whatever that is; what it says is printed.
+    pub(super) fn migrate(&self, to: &str, more: &str) -> Ended {
+        let began = Instant::now();
+        let ended = self.proxyshift.run(&format!("{} {more}", Case::words(to)));
+        println!("{}{}-- after {} s", ended.err, ended.out, began.elapsed().as_secs());
+        ended
+    }
+
+    /// What is not kube-proxy's means the same as at the beginning, in the same order.
+    pub(super) fn keeps_what_is_foreign(&self) {
+        assert_same(&foreign(&self.cluster), &self.foreign, "what is not kube-proxy's");
+        self.cluster.container_goes_out();
+    }
+
+    /// The node serves in `mode`, and the other one has left nothing.
+    pub(super) fn is_in(&self, mode: &str) {
+        self.cluster.serves();
+        self.keeps_what_is_foreign();
+        let left = super::removals(&self.proxyshift);
+        assert!(left.is_empty(), "{left:#?}");
+        let (nat, servers) = (self.cluster.save("nat"), run("ipvsadm -Sn"));
+        assert_eq!(nat.contains("KUBE-SVC-"), mode == "iptables", "{nat}");
+        assert_eq!(servers.contains(&of_family("10.96.1.1:80")), mode == "ipvs", "{servers}");
+        let link = run("ip -o link show type dummy");
+        assert_eq!(link.contains("kube-ipvs0"), mode == "ipvs", "{link}");
+    }
+
+    /// The last run, as `status` tells it.
+    pub(super) fn last_run(&self) -> Value {
+        self.proxyshift.run("status -o json").json()["runs"][0].clone()
+    }
+
+    /// The journal of the last run.
+    fn journal(&self) -> Vec<Value> {
+        let id = self.last_run()["id"].as_str().expect("a run").to_owned();
+        let path = self.proxyshift.store.join("runs").join(id).join("journal.jsonl");
+        let text = fs::read_to_string(path).expect("a journal");
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// Waits until the stage `clean` has its snapshot.
+    fn wait_until_cleaning(&self) {
+        let until = Instant::now() + PATIENCE;
+        let runs = self.proxyshift.store.join("runs");
+        let cleans = || {
+            let mut all = fs::read_dir(&runs).into_iter().flatten().flatten();
+            all.any(|run| {
+                let json = fs::read(run.path().join("run.json")).unwrap_or_default();
+                let json: Value = serde_json::from_slice(&json).unwrap_or_default();
+                json["staged"]["cleaned_from"].is_string()
+            })
+        };
+        while !cleans() {
+            assert!(Instant::now() < until, "it does not come to clean");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Waits until somebody has undone the last run.
+    fn wait_until_undone(&self) {
+        let until = Instant::now() + PATIENCE;
+        while self.last_run()["state"] != "rolled-back" {
+            assert!(Instant::now() < until, "it is not undone: {}", self.last_run());
+            std::thread::sleep(Duration::from_secs(1));
+        }
+    }
+}
+
+impl Drop for Case {
+    /// Nobody else would end what the commands started.
+    fn drop(&mut self) {
+        run_with("", &[STOP]);
+    }
+}
+
+fn script(path: &str, text: &str) {
+    fs::write(path, format!("#!/bin/sh\n{text}")).expect(path);
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect(path);
+}
+
+/// The command that starts kube-proxy with this configuration; `first` comes before.
+fn starts_after(first: &str, configuration: &str) {
+    script(
+        START,
+        &format!(
+            "{first}\nPATH=/run/bin:$PATH setsid {} --config={configuration} --v=2 \
+             >>/run/kube-proxy/log 2>&1 </dev/null &\n",
+            cached("kube-proxy").display()
+        ),
+    );
+}
+
+fn starts_with(configuration: &str) {
+    starts_after("", configuration);
+}
+
+/// The rules and virtual servers that are not kube-proxy's, in their order.
+fn foreign(cluster: &Cluster) -> String {
+    let mut text = String::new();
+    for table in ["nat", "filter", "mangle"] {
+        let save = without_counters(&cluster.save(table));
+        let others = save.lines().filter(|l| l.starts_with("-A") && !l.contains("KUBE-"));
+        text.extend(others.map(|l| format!("{table}: {l}\n")));
+    }
+    let servers = run("ipvsadm -Sn");
+    let others = servers.lines().filter(|l| l.contains(&of_family(FOREIGN)));
+    text.extend(others.map(|l| format!("{}\n", l.trim())));
+    text
+}

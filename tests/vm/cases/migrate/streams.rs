@@ -1,0 +1,48 @@
+//! Streams through ipvs: they end with their virtual servers, and that is said.
+
+use std::net::TcpStream;
+use std::time::Duration;
+
+use super::Case;
+use crate::machine::inside;
+use crate::network::stream;
+use crate::traffic::echo;
+
+const SERVICE: &str = "10.96.1.1:80";
+
+fn opened(count: usize) -> Vec<TcpStream> {
+    (0..count).map(|_| stream("pod", SERVICE).expect("a stream").1).collect()
+}
+
+#[test]
+#[ignore = "in the machine"]
+fn soak_streams_through_ipvs_are_counted_and_named() {
+    if !inside("cases::migrate::streams::soak_streams_through_ipvs_are_counted_and_named") {
+        return;
+    }
+    let case = Case::new("nft", "iptables");
+    case.playbook("iptables", "ipvs", |text| text);
+    assert_eq!(case.migrate("ipvs", "").code, Some(0));
+    // Back from the way there.
+    let mut streams = opened(3);
+    streams.iter_mut().for_each(|s| echo(s).expect("it flows"));
+    let ended = case.proxyshift.expect(0, "rollback");
+    println!("{}", ended.err);
+    ended.says(&["3 connections through ipvs end with its virtual servers: 10.96.1.1:80/tcp (3)"]);
+    assert!(echo(&mut streams[0]).is_err(), "it is cut, as was said");
+    case.is_in("iptables");
+
+    // There for good, and from there to iptables mode: streams that end in time are waited for.
+    assert_eq!(case.migrate("ipvs", "").code, Some(0));
+    case.proxyshift.expect(0, "confirm");
+    let (waited_for, cut) = (opened(2), opened(1));
+    case.playbook("ipvs", "iptables", |text| text.replace("drain: 0s", "drain: 5s"));
+    drop(waited_for);
+    std::thread::sleep(Duration::from_secs(1));
+    let ended = case.migrate("iptables", "");
+    assert_eq!(ended.code, Some(0));
+    ended.says(&["1 connections through ipvs end with its virtual servers: 10.96.1.1:80/tcp (1)"]);
+    drop(cut);
+    case.proxyshift.expect(0, "confirm");
+    case.is_in("iptables");
+}

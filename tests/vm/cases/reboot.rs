@@ -1,0 +1,114 @@
+//! The machine loses its power while a migration is under way. Its disk, with the store and what was
+//! persisted, is kept; rules are not.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+use std::{env, fs};
+
+use super::migrate::Case;
+use crate::common::{run, run_with};
+
+/// The stage whose interruption in the boot before is to be resolved, and the one to interrupt.
+pub const RESOLVES: &str = "PROXYSHIFT_RESOLVES";
+pub const INTERRUPTS: &str = "PROXYSHIFT_INTERRUPTS";
+
+/// The file whose appearance asks for the power to be cut.
+pub const CUT: &str = "cut";
+
+/// Where the disk is.
+const DISK: &str = "/run/disk";
+
+/// What a node has on its disk, besides the store.
+const KEPT: [&str; 4] =
+    ["/etc/modules-load.d", "/etc/sysctl.d", "/etc/systemd/system", "/run/kube-proxy"];
+
+const CONFIGURATION: &str = "/run/kube-proxy/config.conf";
+const UNIT: &str = "/etc/systemd/system/multi-user.target.wants/proxyshift-rollback.service";
+
+/// One boot of the machine, in its own namespace, as only that is there again afterwards.
+#[test]
+#[ignore = "in the machine, of its own"]
+fn one_boot() {
+    run("modprobe -a virtio_blk ext4");
+    fs::create_dir_all(DISK).expect(DISK);
+    run(&format!("mount /dev/vda {DISK}"));
+    for dir in KEPT {
+        let kept = format!("{DISK}{dir}");
+        fs::create_dir_all(&kept).expect(&kept);
+        fs::create_dir_all(dir).expect(dir);
+        run(&format!("mount --bind {kept} {dir}"));
+    }
+    // By this a node with systemd is known; the unit that it would start is started here.
+    fs::create_dir_all("/run/systemd/system").expect("a folder");
+    let mut case = Case::idle("nft", "disk/store");
+    match env::var(RESOLVES) {
+        Ok(stage) => resolves(&mut case, &stage),
+        Err(_) => {
+            case.cluster.kube_proxy("iptables");
+            case.serves_from_now_on();
+        }
+    }
+    if let Ok(stage) = env::var(INTERRUPTS) {
+        interrupts(&case, &stage);
+    }
+}
+
+/// The unit resolves what the boot before was cut off in; then kube-proxy serves as before.
+fn resolves(case: &mut Case, stage: &str) {
+    println!("-- after a reboot at {stage}");
+    let told = fs::read_to_string(CONFIGURATION).expect("kube-proxy's configuration");
+    assert!(told.contains("mode: ipvs"), "{told}");
+    case.proxyshift.expect(6, "status");
+    // Once kube-proxy comes before the unit, as it is configured, the other times after it.
+    let first = stage == "clean";
+    if first {
+        case.cluster.kube_proxy_as_told("ipvs");
+        case.cluster.release();
+    }
+    let unit = fs::read_to_string(UNIT).expect("the unit");
+    let command = unit.lines().find_map(|l| l.strip_prefix("ExecStart=")).expect("a command");
+    run_with("", &["sh", "-c", &format!("{command} 2>&1")]);
+    let told = fs::read_to_string(CONFIGURATION).expect("kube-proxy's configuration");
+    assert!(told.contains("mode: iptables"), "{told}");
+    for gone in [UNIT, "/etc/modules-load.d/proxyshift.conf", "/etc/sysctl.d/90-proxyshift.conf"] {
+        assert!(!Path::new(gone).exists(), "{gone} is still there");
+    }
+    assert_eq!(case.last_run()["state"], "rolled-back");
+    case.proxyshift.expect(0, "status");
+    match first {
+        true => {
+            // It was restarted, and needs its time.
+            let until = Instant::now() + Duration::from_secs(180);
+            while !case.cluster.rules_are_of("iptables") {
+                assert!(Instant::now() < until, "{}", case.cluster.save("nat"));
+                std::thread::sleep(Duration::from_millis(500));
+            }
+        }
+        false => case.cluster.kube_proxy_as_told("iptables"),
+    }
+    case.serves_from_now_on();
+    if first {
+        // What ipvs mode made in this boot is a clean-up's.
+        case.proxyshift.expect(0, "cleanup --owner kube-proxy --yes");
+    }
+    case.is_in("iptables");
+}
+
+/// A migration comes to its stage, and the power is cut.
+fn interrupts(case: &Case, stage: &str) {
+    println!("-- a reboot at {stage}");
+    case.playbook("iptables", "ipvs", |text| text);
+    run("sync");
+    match stage {
+        "confirm" => assert_eq!(case.migrate("ipvs", "").code, Some(0)),
+        _ => {
+            let mut command = case.proxyshift.command(&Case::words("ipvs"));
+            let command = command.env("PROXYSHIFT_CRASH", format!("before:{stage}:done"));
+            assert!(command.status().expect("starts").code().is_none(), "it was killed");
+        }
+    }
+    let cut = Path::new(&env::var("PROXYSHIFT_SHARED").expect("the shared folder")).join(CUT);
+    fs::write(cut, stage).expect("the request");
+    std::thread::sleep(Duration::from_secs(60));
+    panic!("the power is still on");
+}

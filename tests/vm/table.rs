@@ -1,0 +1,43 @@
+//! What a whole run of the machine's cases found, as a page of the documentation.
+
+use std::fmt::Write;
+
+use crate::machine::TOOK;
+
+/// The page for what the cases said, of which these were asked for.
+pub fn page(cases: &[String], log: &str) -> String {
+    let kernel = log.lines().find_map(|l| l.strip_prefix("kernel: ")).unwrap_or("unknown");
+    let mut page = format!(
+        "# Soak\n\n\
+         Written by `make soak` on {}: every case of the virtual machine, with the real kernel\n\
+         ({kernel}) and kube-proxy 1.20.2. What each proves is in its name and in `tests/vm/cases`.\n\n\
+         | case | result | seconds |\n|---|---|---|\n",
+        &proxyshift::clock::now()[..10],
+    );
+    for case in cases {
+        let result = match log.contains(&format!("test {case} ... ok")) {
+            true => "ok",
+            false => "FAILED",
+        };
+        let took = format!("{case}{TOOK}");
+        let seconds = log.lines().find_map(|l| l.strip_prefix(&*took)).unwrap_or("");
+        let name = case.trim_start_matches("cases::").replace("soak_", "").replace('_', " ");
+        let name = name.replace("::", ": ");
+        writeln!(page, "| {name} | {result} | {seconds} |").expect("text");
+    }
+    page += "\nThe traffic beside these, and what of it failed. A new connection, question or line to and\n\
+             fro that gets no answer within 5 s has failed.\n\n\
+             | when | what | tries | failed |\n|---|---|---|---|\n";
+    for (when, what, failed, tries) in log.lines().filter_map(count) {
+        writeln!(page, "| {when} | {what} | {tries} | {failed} |").expect("text");
+    }
+    page
+}
+
+/// `WHEN: WHAT: 0 of 42 failed`.
+fn count(line: &str) -> Option<(&str, &str, &str, &str)> {
+    let (when, rest) = line.strip_suffix(" failed")?.split_once(": ")?;
+    let (what, counts) = rest.split_once(": ")?;
+    let (failed, tries) = counts.split_once(" of ")?;
+    Some((when, what, failed, tries))
+}

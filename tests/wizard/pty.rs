@@ -35,8 +35,7 @@ struct Seen {
 impl Session {
     /// Starts `command` on a terminal of so many lines and columns.
     pub fn start(command: &Command, lines: u16, columns: u16) -> Session {
-        let master: OwnedFd =
-            openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
+        let master: OwnedFd = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
         grantpt(&master).expect("granted");
         unlockpt(&master).expect("unlocked");
         let name = ptsname(&master, Vec::new()).expect("a name").into_string().expect("text");

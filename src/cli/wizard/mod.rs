@@ -111,6 +111,16 @@ fn findings(command: &Command<'_>, seen: &mut Seen, goal: Goal) -> Result<Answer
     }
 }
 
+/// The checks that matter to a clean-up: what it reads and writes with, and where.
+const CLEANING: [&str; 6] = [
+    "backends.garbled",
+    "tools.disk-room",
+    "tools.host",
+    "tools.ipset",
+    "tools.iptables",
+    "tools.privileges",
+];
+
 /// Whether a finding stands in the way of `goal`.
 fn blocking(goal: Goal) -> Result<impl Fn(&Finding) -> bool> {
     let listed = match goal {
@@ -118,7 +128,7 @@ fn blocking(goal: Goal) -> Result<impl Fn(&Finding) -> bool> {
         Goal::Shift(from, to) => Some(crate::plan::playbook::builtin(from, to)?.blocking()),
     };
     Ok(move |finding: &Finding| match &listed {
-        None => finding.severity == Severity::Block,
+        None => CLEANING.contains(&finding.id),
         Some(ids) => ids.iter().any(|id| id == finding.id),
     })
 }

@@ -1,9 +1,12 @@
 # make demo    the main job, shown on a captured node; touches nothing of this machine's network
 # make test    everything, with what needs private namespaces and a virtual machine
 # make soak    every case on a virtual machine, each stage failing or killed; writes docs/soak.md
+# make dist    one static binary with its checksum, and the Ansible collection with it, in dist/
+# make ansible gets what the tests with Ansible need: two versions of it, ansible-lint, sshd
 # make vm      gets what that machine needs: Debian's kernel, virtme-ng, kube-proxy
 # make bench   how fast it is
-# make readme  runs the README's transcript again and writes it there
+# make readme  runs the README's transcript and the wizard again, and writes them there
+# make man     writes the manual pages again
 # make clean   removes what was built
 #
 # What a target needs from Debian it installs first, when run as root. Cargo brings the rest.
@@ -13,12 +16,13 @@ SHELL := /bin/bash
 .ONESHELL:
 .SILENT:
 .DEFAULT_GOAL := demo
-.PHONY: demo test vm soak bench readme clean debian rust
+.PHONY: demo test dist ansible vm soak bench readme man clean debian rust
 
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/sbin:/usr/sbin:/sbin
 
 RUST := 1.89
 NODE := snapshots/canal-stale-flannel-1.20
+OTHER := snapshots/docker-iptables-1.30
 # The dumps of other machines' rules, where they lie beside this folder.
 dumps := $(realpath ../shared/dumps)
 ifneq ($(dumps),)
@@ -35,12 +39,35 @@ demo: debian rust
 	show 'A node captured with a rule that flannel left behind' 'proxyshift snapshot show $(NODE)'
 	show 'What would go, and why' 'proxyshift plan --snapshot $(NODE)'
 	show 'Doing and undoing it, on a private copy of that node' 'proxyshift rehearse --snapshot $(NODE)'
+	show 'Another node, from iptables to ipvs mode: the stages, and what each would do' 'proxyshift plan --to ipvs --snapshot $(OTHER)'
+	show 'What comes last, removing the old rules, done and undone before anything is begun' 'proxyshift rehearse --to ipvs --snapshot $(OTHER)'
+	if [ -e /proc/net/ip_vs ]; then
+	    printf '\nThis kernel has ip_vs'
+	else
+	    printf '\nThis kernel has no ip_vs, so kube-proxy cannot go to ipvs mode here'
+	fi
+	echo "; \`make test\` does the whole migration with the real kube-proxy, in a virtual machine."
 
-test: debian vm rust
+test: debian vm ansible dist rust
 	[ "$$(id -u)" = 0 ] || { echo 'make test: run it as root, the tests make network namespaces' >&2; exit 1; }
 	# 200 clean-ups beside another writer; 20 are enough for a quick `cargo test`.
 	export PROXYSHIFT_RUNS=$${PROXYSHIFT_RUNS:-200}
 	cargo test --no-fail-fast
+
+# The target is named so that the flags are the program's alone: macros and build scripts cannot be static.
+target := x86_64-unknown-linux-gnu
+dist: debian rust
+	RUSTFLAGS='-C target-feature=+crt-static' cargo build --quiet --release --target $(target)
+	rm -rf dist
+	mkdir dist
+	install -s -m 755 target/$(target)/release/proxyshift dist/
+	cd dist
+	sha256sum proxyshift > SHA256SUMS
+	cp -r ../playbooks/ansible collection
+	install -m 755 proxyshift collection/plugins/modules/
+
+ansible:
+	tests/ansible/setup
 
 vm:
 	tests/vm/setup
@@ -55,10 +82,16 @@ bench: debian rust
 
 readme: debian rust
 	PROXYSHIFT_WRITE_README=1 cargo test --quiet --test docs -- --exact the_transcript_is_what_the_program_prints
-	git diff --stat README.md
+	PROXYSHIFT_WRITE_README=1 cargo test --quiet --test wizard -- --exact the_happy_way_cleans_the_node_and_says_how_without_questions
+	git diff --stat README.md docs
+
+man: debian rust
+	PROXYSHIFT_WRITE_MAN=1 cargo test --quiet --test manual -- --exact the_manual_pages_are_those_of_the_arguments
+	git status --short docs/man
 
 clean:
 	cargo clean
+	rm -rf dist
 
 # Each program that is needed, with the package that has it.
 programs := iptables-nft-save:iptables iptables-legacy-save:iptables nft:nftables ipset:ipset \

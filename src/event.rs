@@ -6,6 +6,13 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
+    /// A run begins, or is gone on with.
+    Run {
+        /// The run.
+        id: String,
+        /// Its verb: `cleanup`, `migrate`, `check --fix`.
+        verb: String,
+    },
     /// A piece of work begins.
     Started {
         /// What is being done, as a present participle: `capturing the node`.
@@ -52,6 +59,11 @@ impl dyn Sink + '_ {
     /// The piece of work ended with `result`.
     pub fn finished(&self, task: &str, result: impl Into<String>) {
         self.emit(Event::Finished { task: task.into(), result: result.into() });
+    }
+
+    /// The run `id` of `verb` begins, or is gone on with.
+    pub fn run(&self, id: &str, verb: &str) {
+        self.emit(Event::Run { id: id.into(), verb: verb.into() });
     }
 
     /// Something was shown to hold.

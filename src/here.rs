@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +29,19 @@ impl Netns {
         let of_init = fs::metadata("/proc/1/ns/net").is_ok_and(|meta| meta.ino() == inode);
         Ok(Netns { inode, of_init })
     }
+}
+
+/// The program of this process, by a path that can be executed: its name, or the kernel's own link to
+/// it where its name leads nowhere from here, as in a namespace with a /run of its own.
+///
+/// # Errors
+/// When /proc is not there.
+pub fn program() -> Result<PathBuf> {
+    let name = std::env::current_exe().map_err(|e| Error::io("/proc/self/exe", &e))?;
+    Ok(match name.exists() {
+        true => name,
+        false => format!("/proc/{}/exe", std::process::id()).into(),
+    })
 }
 
 /// When process `pid` started, in clock ticks since boot; with the pid it names a process for

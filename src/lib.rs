@@ -7,7 +7,7 @@
 //!  snapshot  ─────────►     └───────► store ◄───────────────────── rollback (a plan like any other) ◄── journal
 //! ```
 //!
-//! Imports run one way: `event error yaml clock here ← state ← owners ← plan`; `state ← node`,
+//! Imports run one way: `event error yaml clock here interrupt ← state ← owners ← plan`; `state ← node`,
 //! `state ← store`; `plan, node ← apply`; all of these `← run ← cli`; `event ← ui ← cli`.
 //! `tests/layers.rs` holds the code to it.
 
@@ -18,6 +18,7 @@ pub mod clock;
 pub mod error;
 pub mod event;
 pub mod here;
+pub mod interrupt;
 pub mod node;
 pub mod owners;
 pub mod plan;

@@ -1,11 +1,17 @@
-//! Arguments → command → exit code.
+//! Arguments → command, or task of Ansible's → exit code.
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use proxyshift::cli::{self, args::Args};
+use proxyshift::cli::{self, ansible, args::Args};
 
 fn main() -> ExitCode {
-    // clap prints its own usage errors and exits with 2, the documented code.
-    ExitCode::from(cli::run(&Args::parse()))
+    let words: Vec<_> = std::env::args_os().collect();
+    if let Some(task) = ansible::task(&words) {
+        return ExitCode::from(ansible::run(&task));
+    }
+    ExitCode::from(match Args::try_parse_from(&words) {
+        Ok(args) => cli::run(&args),
+        Err(error) => cli::usage::told(&error, &words),
+    })
 }

@@ -126,16 +126,14 @@ fn the_demo_shows_the_transcript() {
 #[test]
 fn the_exit_codes_are_those_of_the_help() {
     let help = help(&[]);
-    let (_, listed) = help.split_once("Exit codes: ").expect("the help lists the exit codes");
-    let listed = listed.split_whitespace().collect::<Vec<_>>().join(" ");
-    let listed: Vec<(&str, &str)> =
-        listed.split(" · ").map(|code| code.split_once(' ').expect("a code, a text")).collect();
+    let (_, listed) = help.split_once("Exit codes:\n").expect("the help lists the exit codes");
+    let code =
+        |line: &str| line.trim().split_once(' ').map(|(n, t)| (n.to_owned(), t.trim().to_owned()));
+    let listed: Vec<(String, String)> = listed.lines().map_while(code).collect();
     let readme = text("README.md");
     let row = Regex::new(r"(?m)^\| (\d+) \| (.+) \|$").unwrap();
-    let table: Vec<(&str, &str)> = row
-        .captures_iter(&readme)
-        .map(|c| (c.get(1).unwrap().as_str(), c.get(2).unwrap().as_str()))
-        .collect();
+    let table: Vec<(String, String)> =
+        row.captures_iter(&readme).map(|c| (c[1].to_owned(), c[2].to_owned())).collect();
     assert_eq!(table, listed);
 }
 

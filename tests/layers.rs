@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Small and shared: every layer may import these, and they each other.
-const SHARED: [&str; 5] = ["event", "error", "yaml", "clock", "here"];
+const SHARED: [&str; 6] = ["event", "error", "yaml", "clock", "here", "interrupt"];
 
 /// Each layer and those just below it, which stand earlier; it may import whatever lies below.
 const ORDER: [(&str, &[&str]); 9] = [
@@ -22,7 +22,7 @@ const ORDER: [(&str, &[&str]); 9] = [
 ];
 
 /// The user interface shows events and errors, and knows nothing else.
-const UI: [&str; 2] = ["event", "error"];
+const UI: [&str; 3] = ["event", "error", "interrupt"];
 
 /// All that `layer` may import besides itself; nothing for a layer that is not known.
 fn allowed(layer: &str) -> Option<Vec<&'static str>> {

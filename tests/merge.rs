@@ -1,8 +1,6 @@
 //! The three-way merge on rule sets of every shape: what we removed is back between its
 //! neighbours, and what others did stays as they did it.
 
-use std::sync::Arc;
-
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proxyshift::plan::edit::{ChainText, Direction, Edit, RuleAt, TableEdit, Target};
@@ -23,7 +21,7 @@ fn node(rules: &[String], ours: Option<&[String]>) -> NodeState {
         text += &format!("{rule}\n");
     }
     text += "COMMIT\n";
-    let files = Files::from([(ID.file(), Arc::from(text))]);
+    let files = Files::from([(ID.file(), text.into())]);
     NodeState::parse(files).expect("a table")
 }
 

@@ -32,6 +32,9 @@ fn any_write_moves_the_generation() {
     let mut netfilter = Netfilter::open().unwrap();
     let before = netfilter.generation().unwrap();
     assert_eq!(netfilter.generation().unwrap(), before);
+    // Waiting for others to be done is no write.
+    assert_eq!(netfilter.settled_generation().unwrap(), before);
+    assert_eq!(netfilter.generation().unwrap(), before);
     run("iptables-nft -t nat -N KUBE-SERVICES");
     let after = netfilter.generation().unwrap();
     assert!(after > before, "{before} → {after}");
@@ -396,16 +399,14 @@ fn a_dump_shows_one_moment() {
         let (mut whole, mut torn, mut lost) = (0, 0, 0);
         while Instant::now() < deadline {
             // The kernel marks a dump only between its messages, and moves the generation a moment
-            // before the rules: one moment is certain from the second of two dumps on that agree
-            // on the generation.
-            let generation = netfilter.generation().unwrap();
-            let dumps = [0, 1].map(|_| netfilter.rules(V4, "filter", "A"));
+            // before the rules: so it is waited for.
+            let generation = netfilter.settled_generation().unwrap();
+            let dump = netfilter.rules(V4, "filter", "A");
             if netfilter.generation().unwrap() != generation {
                 lost += 1;
                 continue;
             }
-            let [_, second] = dumps;
-            match second {
+            match dump {
                 Ok(rules) => {
                     // Rules of one commit have consecutive handles.
                     let one_commit =

@@ -3,13 +3,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use proxyshift::error::{Kind, Result};
 use proxyshift::state::ruleset::Ruleset;
+use proxyshift::state::text::Shared;
 
-fn parse(path: &Path) -> Result<(Arc<str>, Ruleset)> {
-    let text: Arc<str> = fs::read_to_string(path).expect("a readable file").into();
+fn parse(path: &Path) -> Result<(Shared, Ruleset)> {
+    let text: Shared = fs::read_to_string(path).expect("a readable file").into();
     let name = path.file_name().expect("a name").to_string_lossy();
     Ok((text.clone(), Ruleset::parse(&name, text)?))
 }

@@ -50,6 +50,59 @@ fn plans_have_the_documented_form() {
 }
 
 #[test]
+fn plans_of_a_migration_add_its_stages() {
+    let tmp = tempfile::tempdir().expect("a folder");
+    let proxyshift = Proxyshift { store: tmp.path().join("store"), lock_wait: 0 };
+    for (name, to, playbook) in [
+        ("docker-iptables-1.30", "ipvs", "iptables-to-ipvs"),
+        ("docker-legacy-iptables-1.20-no-conntrack", "ipvs", "iptables-to-ipvs"),
+        ("ipvs-with-keepalived-1.20", "iptables", "ipvs-to-iptables"),
+    ] {
+        let dir = captured(name);
+        let plan =
+            stable(&proxyshift, &format!("plan --to {to} -o json --snapshot {}", dir.display()));
+        let fields = ["schema", "version", "from", "to", "playbook", "stages", "objects"];
+        assert_eq!(keys(&plan), BTreeSet::from(fields), "{name}");
+        assert_eq!((&plan["version"], &plan["playbook"]), (&1.into(), &playbook.into()), "{name}");
+        let stage = |wanted: &str| {
+            let mut stages = plan["stages"].as_array().expect("a list").iter();
+            let stage = stages.find(|s| s["stage"] == wanted).expect(wanted);
+            assert_eq!(keys(stage), BTreeSet::from(["stage", "changes", "does", "with", "stops"]));
+            serde_json::to_string(stage).expect("JSON")
+        };
+        assert!(stage("switch").contains(&format!("+ mode: {to}")), "{name}: {}", stage("switch"));
+        assert!(stage("converge").contains("10.96.0.10:53/udp"), "{name}: {}", stage("converge"));
+        let removed = plan["objects"].as_array().expect("a list").iter();
+        let removed: Vec<_> = removed.filter(|o| o["action"] == "remove").collect();
+        assert!(removed.len() > 50 && removed.iter().all(|o| o["owner"] == "kube-proxy"), "{name}");
+        let text =
+            proxyshift.expect(0, &format!("plan --to {to} --snapshot {}", dir.display())).out;
+        assert!(text.contains("* switch") && text.contains("once the new mode serves"), "{text}");
+    }
+    // The mode that runs: a clean-up, as without --to.
+    let dir = captured("docker-iptables-1.30");
+    let same = format!("plan --to iptables -o json --snapshot {}", dir.display());
+    let without = format!("plan -o json --snapshot {}", dir.display());
+    assert_eq!(stable(&proxyshift, &same), stable(&proxyshift, &without));
+}
+
+#[test]
+fn no_verb_leads_to_nftables_mode_yet_and_each_says_what_to_do_meanwhile() {
+    let tmp = tempfile::tempdir().expect("a folder");
+    let proxyshift = Proxyshift { store: tmp.path().join("store"), lock_wait: 0 };
+    let dir = captured("docker-iptables-1.30");
+    for verb in ["plan", "rehearse"] {
+        let words = format!("{verb} --to nftables --snapshot {}", dir.display());
+        proxyshift.expect(2, &words).says(&["not yet", "drain it, set `mode: nftables`"]);
+    }
+    proxyshift.expect(2, "migrate --to nftables --yes").says(&["not yet", "`mode: nftables`"]);
+    // Whether a node is ready for it can be asked.
+    let check = proxyshift.run(&format!("check --to nftables --snapshot {}", dir.display()));
+    check.says(&["not yet", "`mode: nftables`"]);
+    assert!(check.code == Some(0) || check.code == Some(3), "{}", check.err);
+}
+
+#[test]
 fn verified_and_shown() {
     let tmp = tempfile::tempdir().expect("a folder");
     let proxyshift = Proxyshift { store: tmp.path().join("store"), lock_wait: 0 };
@@ -92,6 +145,31 @@ fn rehearsed_by_root() {
     for name in all_captured() {
         let words = format!("rehearse -o json --snapshot {}", captured(&name).display());
         check_rehearsal(&name, &proxyshift.run(&words));
+    }
+}
+
+#[test]
+fn what_a_migration_will_remove_is_rehearsed_before_it() {
+    if !in_namespace("what_a_migration_will_remove_is_rehearsed_before_it") {
+        return;
+    }
+    let proxyshift = Proxyshift::new("store");
+    for (name, to) in [
+        ("docker-iptables-1.30", "ipvs"),
+        ("docker-legacy-iptables-1.20-no-conntrack", "ipvs"),
+        ("ipvs-with-keepalived-1.20", "iptables"),
+    ] {
+        let dir = captured(name);
+        let words = format!("rehearse --to {to} -o json --snapshot {}", dir.display());
+        let ended = proxyshift.run(&words);
+        check_rehearsal(name, &ended);
+        let document = ended.json();
+        assert_eq!(document["to"], to, "{name}");
+        assert!(document["removed"].as_u64().is_some_and(|n| n > 20), "{name}: {document}");
+        let unproven = document["not_proven"].to_string();
+        assert!(unproven.contains("starts and serves"), "{name}: {unproven}");
+        let settings = |p: &Value| p.as_str().is_some_and(|p| p.contains(&format!("+ mode: {to}")));
+        assert!(document["proofs"].as_array().expect("a list").iter().any(settings), "{document}");
     }
 }
 

@@ -4,7 +4,7 @@ use crate::apply::Kernel;
 use crate::error::{Error, Kind, Result};
 use crate::node::commands::Command;
 use crate::node::tools::Tool;
-use crate::plan::edit::Direction;
+use crate::plan::edit::{Direction, RealServerOf};
 use crate::state::ipvs::VirtualServer;
 
 pub(super) fn apply(
@@ -19,4 +19,29 @@ pub(super) fn apply(
         Direction::Add => command.args(["-R"]).stdin(server.render()),
     };
     command.run().map(|_| ()).map_err(|e| Error { kind: Kind::Kernel, ..e })
+}
+
+/// What ipvsadm says when kube-proxy has taken a real server, or its virtual server, away first.
+const GONE: [&str; 3] = ["No such destination", "No such service", "Service not defined"];
+
+pub(super) fn apply_real(
+    kernel: &Kernel<'_>,
+    direction: Direction,
+    server: &RealServerOf,
+) -> Result<()> {
+    let RealServerOf { service, real } = server;
+    let verb = match direction {
+        Direction::Remove => "-d",
+        Direction::Add => "-a",
+    };
+    let mut words = format!("{verb} {} -r {}", service.selector(), real.address);
+    if direction == Direction::Add {
+        words += &format!(" {}", real.options());
+    }
+    let command = Command::new(kernel.tools.tool(Tool::Ipvsadm)?).args(words.split(' '));
+    command.run().map(|_| ()).map_err(|e| {
+        let first = GONE.iter().any(|said| e.cause.contains(said));
+        let kind = if first { Kind::LostRace } else { Kind::Kernel };
+        Error { kind, ..e }
+    })
 }

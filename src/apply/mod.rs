@@ -57,6 +57,9 @@ impl Kernel<'_> {
             Target::VirtualServer(server) => {
                 ipvs::apply(self, edit.direction, server).map(|()| Applied::default())
             }
+            Target::RealServer(server) => {
+                ipvs::apply_real(self, edit.direction, server).map(|()| Applied::default())
+            }
             Target::Link(link) => {
                 links::apply(self, edit.direction, link).map(|()| Applied::default())
             }

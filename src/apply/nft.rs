@@ -1,9 +1,9 @@
 //! iptables-nft tables: one netlink batch bound to the generation it was planned on.
 //!
-//! The save says what the rules are, the netlink dump says which handles they have. The batch carries
-//! a generation: the kernel refuses it as a whole when anyone has written since (`ERESTART`). Then it
-//! is sent again on the next generation, and names each rule by its handle: it is refused when one of
-//! its rules is gone, or when a chain that goes holds a rule that it does not name.
+//! The batch carries the generation that the table was read on: the kernel refuses it as a whole when
+//! anyone has written since (`ERESTART`). Then it names each rule by its handle, and is sent on the
+//! next generation: it is refused when one of its rules is gone, or when a chain that goes holds a rule
+//! that it does not name. The save says what the rules are, a netlink dump which handles they have.
 
 use std::time::Duration;
 
@@ -40,6 +40,39 @@ pub(super) fn apply(
     }
 }
 
+fn remove(kernel: &Kernel<'_>, edit: &TableEdit) -> Result<Applied> {
+    let mut netfilter = Netfilter::open()?;
+    match remove_at_once(kernel, &mut netfilter, edit)? {
+        Some(applied) => Ok(applied),
+        None => remove_by_handle(kernel, &mut netfilter, edit),
+    }
+}
+
+/// What nearly always does: reads the table, and empties the chains that go as they were read. None
+/// when someone wrote meanwhile, and the kernel refused.
+///
+/// All that is read here is of one moment, or the batch is refused: see
+/// [`Netfilter::settled_generation`].
+fn remove_at_once(
+    kernel: &Kernel<'_>,
+    netfilter: &mut Netfilter,
+    edit: &TableEdit,
+) -> Result<Option<Applied>> {
+    let generation = netfilter.settled_generation()?;
+    let (now, rules) = planned_rules(kernel, edit)?;
+    let before = without(&now, edit)?;
+    drop(now);
+    let names = chains_that_stay(edit);
+    let handles = read_handles(netfilter, edit, &names)?;
+    let Some(handles) = of_rules(&rules, &names, &handles) else { return Ok(None) };
+    let committed = netfilter.commit(&batch(edit, &handles, None), generation);
+    match committed {
+        Ok(()) => proof(kernel, netfilter, generation, edit, &before).map(Some),
+        Err(e) if e.kind == Kind::LostRace && netfilter.generation()? != generation => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
 /// What a removal names, by numbers that the kernel never gives twice: whatever others write, they
 /// mean these rules or nothing.
 struct Handles {
@@ -49,15 +82,20 @@ struct Handles {
     chains: Vec<Vec<u64>>,
 }
 
-fn remove(kernel: &Kernel<'_>, edit: &TableEdit) -> Result<Applied> {
-    let mut netfilter = Netfilter::open()?;
-    let (planned, before, handles) = planned_handles(kernel, &mut netfilter, edit)?;
+/// For a table that others do not leave alone: every rule is named, and each try is on the generation
+/// that the last one was refused for.
+fn remove_by_handle(
+    kernel: &Kernel<'_>,
+    netfilter: &mut Netfilter,
+    edit: &TableEdit,
+) -> Result<Applied> {
+    let (planned, before, Handles { rules, chains }) = planned_handles(kernel, netfilter, edit)?;
+    let batch = batch(edit, &rules, Some(&chains));
     let mut generation = planned;
     for _ in 0..TRIES {
-        let batch = batch(edit, &handles, generation == planned);
         match netfilter.commit(&batch, generation) {
             Ok(()) if generation == planned => {
-                return proof(kernel, &mut netfilter, planned, Direction::Remove, edit, before);
+                return proof(kernel, netfilter, planned, edit, &before);
             }
             // Others wrote since the table was read: there is nothing to compare with.
             Ok(()) => return Ok(Applied::default()),
@@ -80,21 +118,34 @@ fn lost_race(edit: &TableEdit) -> Error {
     Error::new(Kind::LostRace, place, "others wrote while it was being read, every time")
 }
 
-/// Holds the table against what the edit should have made of it, if ours was the only commit since
+/// Holds the table against what a removal should have made of it, if ours was the only commit since
 /// `generation`.
 fn proof(
     kernel: &Kernel<'_>,
     netfilter: &mut Netfilter,
     generation: u32,
-    direction: Direction,
     edit: &TableEdit,
-    before: Option<Ruleset>,
+    before: &Ruleset,
 ) -> Result<Applied> {
     let after = table::read(kernel.tools, edit.ruleset, &edit.table, None)?;
     if netfilter.generation()? != generation.wrapping_add(1) {
         return Ok(Applied::default());
     }
-    Ok(table::applied(direction, edit, before.as_ref(), after.as_ref()))
+    Ok(table::applied(Direction::Remove, edit, Some(before), after.as_ref()))
+}
+
+/// The table as it is, and where the edit's rules stand in it: held against the edit.
+fn planned_rules(kernel: &Kernel<'_>, edit: &TableEdit) -> Result<(Ruleset, Vec<RuleAt>)> {
+    let now = table::read(kernel.tools, edit.ruleset, &edit.table, None)?;
+    let rules = table::locate(edit, now.as_ref())?;
+    now.map(|now| (now, rules)).ok_or_else(|| lost_race(edit))
+}
+
+/// The chains that only lose rules.
+fn chains_that_stay(edit: &TableEdit) -> Vec<&str> {
+    let mut names: Vec<&str> = edit.rules.iter().map(|r| r.chain.as_str()).collect();
+    names.dedup();
+    names
 }
 
 /// Reads the table and the handles of the edit's rules, with the generation before that. Of the table
@@ -107,23 +158,23 @@ fn planned_handles(
     kernel: &Kernel<'_>,
     netfilter: &mut Netfilter,
     edit: &TableEdit,
-) -> Result<(u32, Option<Ruleset>, Handles)> {
-    let mut names: Vec<&str> = edit.rules.iter().map(|r| r.chain.as_str()).collect();
-    names.dedup();
+) -> Result<(u32, Ruleset, Handles)> {
+    let mut names = chains_that_stay(edit);
+    let stay = names.len();
     names.extend(edit.chains.iter().map(|c| c.name.as_str()));
     for attempt in 0..TRIES {
         let generation = netfilter.generation()?;
         let before = read_handles(netfilter, edit, &names)?;
-        let now = table::read(kernel.tools, edit.ruleset, &edit.table, None)?;
-        let rules = table::locate(edit, now.as_ref())?;
-        let held = |name: &&str| {
-            now.as_ref()?.table(&edit.table)?.chain(name).map(|chain| chain.rules.len())
-        };
+        let (now, rules) = planned_rules(kernel, edit)?;
+        let held = |name: &&str| Some(now.table(&edit.table)?.chain(name)?.rules.len());
         let seen = names.iter().map(held).eq(before.iter().map(|chain| Some(chain.len())));
-        let now = now.map(|now| without(&now, edit)).transpose()?;
-        let handles = read_handles(netfilter, edit, &names)?;
+        let left = without(&now, edit)?;
+        drop(now);
+        let mut handles = read_handles(netfilter, edit, &names)?;
         if seen && before == handles {
-            return Ok((generation, now, of_edit(edit, &rules, &names, handles)?));
+            let chains = handles.split_off(stay);
+            let rules = of_rules(&rules, &names, &handles).ok_or_else(|| lost_race(edit))?;
+            return Ok((generation, left, Handles { rules, chains }));
         }
         pause(attempt);
     }
@@ -143,21 +194,14 @@ fn read_handles(
     names.iter().map(of_chain).collect()
 }
 
-fn of_edit(
-    edit: &TableEdit,
-    rules: &[RuleAt],
-    names: &[&str],
-    mut handles: Vec<Vec<u64>>,
-) -> Result<Handles> {
-    // The chains that go stand last, in the edit's order.
-    let chains = handles.split_off(names.len() - edit.chains.len());
+/// The chain and handle of each rule, by the handles of the chains `names`.
+fn of_rules(rules: &[RuleAt], names: &[&str], handles: &[Vec<u64>]) -> Option<Vec<(String, u64)>> {
     let of_rule = |rule: &RuleAt| {
         let chain = names.iter().position(|name| *name == rule.chain)?;
         let handle = handles.get(chain)?.get(rule.position)?;
         Some((rule.chain.clone(), *handle))
     };
-    let rules: Option<_> = rules.iter().map(of_rule).collect();
-    rules.map(|rules| Handles { rules, chains }).ok_or_else(|| lost_race(edit))
+    rules.iter().map(of_rule).collect()
 }
 
 /// Waits a little, each time for another time.
@@ -166,23 +210,28 @@ fn pause(attempt: u32) {
     std::thread::sleep(Duration::from_micros(micros.into()));
 }
 
-/// Jumps first, then every rule of the chains that go, then these chains. Where nobody wrote since the
-/// chains were read (`quiet`: the kernel refuses the batch otherwise), a chain is emptied at once;
-/// else each rule goes by its handle: a chain that someone added a rule to is then not empty, and
-/// the kernel refuses the whole batch.
-fn batch<'a>(edit: &'a TableEdit, handles: &'a Handles, quiet: bool) -> Batch<'a> {
+/// Jumps first, then every rule of the chains that go, then these chains. With `handles`, each rule
+/// goes by its own: a chain that someone added a rule to is then not empty, and the kernel refuses the
+/// whole batch. Without, a chain is emptied at once, on the very generation that it was read on.
+fn batch<'a>(
+    edit: &'a TableEdit,
+    rules: &'a [(String, u64)],
+    handles: Option<&[Vec<u64>]>,
+) -> Batch<'a> {
     let (family, table) = (edit.ruleset.family, edit.table.as_str());
     let mut batch = Batch::new();
-    for (chain, handle) in &handles.rules {
+    for (chain, handle) in rules {
         batch.delete_rule(family, table, chain, *handle);
     }
-    for (chain, handles) in edit.chains.iter().zip(&handles.chains) {
-        if quiet && !handles.is_empty() {
-            batch.flush_chain(family, table, &chain.name);
-            continue;
-        }
-        for handle in handles {
-            batch.delete_rule(family, table, &chain.name, *handle);
+    for (i, chain) in edit.chains.iter().enumerate() {
+        match handles {
+            None if chain.rules.is_empty() => {}
+            None => batch.flush_chain(family, table, &chain.name),
+            Some(handles) => {
+                for handle in &handles[i] {
+                    batch.delete_rule(family, table, &chain.name, *handle);
+                }
+            }
         }
     }
     for chain in &edit.chains {

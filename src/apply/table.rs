@@ -33,7 +33,7 @@ pub(super) fn read(
     if text.trim().is_empty() {
         return Ok(None);
     }
-    Ruleset::parse_own(&id.file(), text).map(Some)
+    Ruleset::parse(&id.file(), text.into()).map(Some)
 }
 
 /// Compares the table after the edit with what the edit should have made of it.

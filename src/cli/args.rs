@@ -3,38 +3,40 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 
+use crate::cli::help;
 use crate::run::guard::Exception;
 use crate::run::inside::Job;
 use crate::state::kube_proxy::Mode;
 use crate::ui::{Output, Progress};
 
-/// Finds what kube-proxy and CNI plugins left behind on a Kubernetes node, removes just that, and
+/// Moves kube-proxy on this node to another mode, removes what it and CNI plugins left behind, and
 /// brings the node back when something goes wrong.
 ///
 /// Nothing is changed before a snapshot of the node is proven to restore. What is not known to be a
-/// leftover stays.
+/// leftover stays. Without a verb, on a terminal, it leads through the job question by question.
 #[derive(Debug, Parser)]
 #[command(
     name = "proxyshift",
     version,
-    max_term_width = 100,
-    after_help = "Exit codes: 0 done, or nothing to do · 1 unexpected error · 2 usage · 3 stopped \
-before any change · 4 failed and rolled back, the node is as before · 5 failed and not fully rolled \
-back, a person is needed · 6 a run is pending · 130 interrupted, nothing changed"
+    max_term_width = 80,
+    after_help = help::PROXYSHIFT
 )]
 pub struct Args {
     /// Where snapshots, runs and journals are kept [default: /var/lib/proxyshift].
     #[arg(long, global = true, help_heading = "Global options", value_name = "DIR")]
     pub store: Option<PathBuf>,
-    /// The form of the result on standard output.
-    #[arg(short, long, global = true, help_heading = "Global options", value_enum, default_value_t = Output::Text)]
+    /// The form of the result: text for people, or one JSON document with a schema.
+    #[arg(short, long, global = true, help_heading = "Global options", value_name = "text|json", value_enum, hide_possible_values = true, default_value_t = Output::Text)]
     pub output: Output,
-    /// The form of progress on standard error.
-    #[arg(long, global = true, help_heading = "Global options", value_enum, default_value_t = Progress::Auto)]
+    /// The form of progress on standard error: auto, live on a terminal; plain, a line an event; json,
+    /// a JSON object an event; none.
+    #[arg(long, global = true, help_heading = "Global options", value_name = "FORM", value_enum, hide_possible_values = true, default_value_t = Progress::Auto)]
     pub progress: Progress,
-    /// Answer every question with yes.
+    /// Answer every question with yes. Off a terminal, and with JSON, nothing is asked: what would
+    /// be, needs this.
     #[arg(long, short = 'y', global = true, help_heading = "Global options")]
     pub yes: bool,
     /// No colours, even on a terminal; NO_COLOR does the same.
@@ -52,7 +54,7 @@ pub struct Args {
         default_value_t = 10
     )]
     pub lock_wait: u64,
-    /// What to do.
+    /// What to do; on a terminal it asks if this is left out.
     #[command(subcommand)]
     pub verb: Option<Verb>,
 }
@@ -62,12 +64,14 @@ pub struct Args {
 pub enum Verb {
     /// Judges the node before a change: what is wrong, the evidence, what it does to traffic, and
     /// the remedy. Changes nothing without --fix. Exit code 3 when something must be mended first.
-    #[command(alias = "preflight")]
+    #[command(alias = "preflight", after_help = help::CHECK)]
     Check(Check),
     /// Captures of the node's netfilter state: take, look at, check, compare, move.
-    #[command(subcommand)]
+    #[command(subcommand, after_help = help::SNAPSHOT)]
     Snapshot(Snapshot),
-    /// Shows what a clean-up would remove, and why. Changes nothing.
+    /// Shows what a clean-up would remove, and why; with --to, what a migration would do. Changes
+    /// nothing.
+    #[command(after_help = help::PLAN)]
     Plan(Plan),
     /// Cleans up and rolls back on a private copy of the node, and proves both.
     ///
@@ -82,8 +86,10 @@ pub enum Verb {
     /// of its own stands by and undoes the run when its deadline passes, or when this process dies
     /// and nobody resumes it. Off a terminal the run returns once its stages are done, and waits for
     /// `proxyshift confirm`.
+    #[command(after_help = help::MIGRATE)]
     Migrate(Migrate),
     /// Removes leftovers, and nothing else: snapshot, rehearsal, edits, proof.
+    #[command(after_help = help::CLEANUP)]
     Cleanup(Cleanup),
     /// Keeps the run that waits for it. Without this, it is undone at its deadline.
     Confirm,
@@ -94,14 +100,34 @@ pub enum Verb {
         time: Duration,
     },
     /// Goes on with a run that was cut off.
+    ///
+    /// From the stage it was in. Where only the way back is safe, it says so and changes nothing. A
+    /// run that is to be confirmed is undone 30 s after its process died, unless resumed before.
     Resume,
     /// Undoes the run in hand, or else the last one.
     ///
     /// What others have changed since stays as it is; each rule goes back between the neighbours it
-    /// had.
-    Rollback,
+    /// had. With --to, every run since that snapshot is undone, the last first. The result is
+    /// verified.
+    #[command(after_help = help::ROLLBACK)]
+    Rollback(Rollback),
     /// Says whether a run is pending (exit code 6), and lists the last ones.
     Status,
+    /// Writes what a run did as Markdown, to hand on or to attach to a ticket.
+    ///
+    /// The node, what was found, what changed by owner, what was proven, how long it took, and how it
+    /// ended. Told from the store alone: the node is not asked.
+    #[command(after_help = help::REPORT)]
+    Report {
+        /// The run: an id or a unique prefix of one; the last run if left out.
+        run: Option<String>,
+    },
+    /// Prints what makes a shell complete proxyshift's words.
+    #[command(after_help = help::COMPLETIONS)]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
     /// Keeps an exception for INVALID packets of the networks or interfaces named, where it must stand:
     /// in filter FORWARD, before what drops them.
     ///
@@ -121,6 +147,8 @@ pub enum Verb {
         job: Job,
         /// The state to load.
         dir: PathBuf,
+        /// The mode of kube-proxy that is gone to.
+        to: Option<Mode>,
     },
 }
 
@@ -176,10 +204,10 @@ pub enum Snapshot {
 }
 
 /// The options of `check`.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub struct Check {
     /// The mode that kube-proxy is to go to; adds the checks that matter on the way there.
-    #[arg(long, value_name = "MODE")]
+    #[arg(long, value_name = "MODE", value_parser = mode())]
     pub to: Option<Mode>,
     /// Judge this state instead of the live node: an id, a prefix, `latest`, or a directory.
     #[arg(long, value_name = "S")]
@@ -208,6 +236,13 @@ pub struct Check {
 /// The options of `plan`.
 #[derive(Debug, clap::Args)]
 pub struct Plan {
+    /// The mode that kube-proxy is to go to: shows the stages of that migration, and what it will
+    /// remove.
+    #[arg(long, value_name = "MODE")]
+    pub to: Option<Mode>,
+    /// A playbook in place of the built-in one.
+    #[arg(long, value_name = "FILE", requires = "to")]
+    pub playbook: Option<PathBuf>,
     /// Plan for this state instead of the live node: an id, a prefix, `latest`, or a directory.
     #[arg(long, value_name = "S")]
     pub snapshot: Option<String>,
@@ -216,6 +251,10 @@ pub struct Plan {
 /// The options of `rehearse`.
 #[derive(Debug, clap::Args)]
 pub struct Rehearse {
+    /// The mode that kube-proxy is to go to: rehearses the removal of what the mode that runs now
+    /// will have left then.
+    #[arg(long, value_name = "MODE")]
+    pub to: Option<Mode>,
     /// Rehearse on this state instead of the live node's: an id, a prefix, `latest`, or a directory.
     #[arg(long, value_name = "S")]
     pub snapshot: Option<String>,
@@ -224,8 +263,8 @@ pub struct Rehearse {
 /// The options of `migrate`.
 #[derive(Debug, clap::Args)]
 pub struct Migrate {
-    /// The mode to go to: iptables or ipvs.
-    #[arg(long, value_name = "MODE")]
+    /// The mode to go to.
+    #[arg(long, value_name = "MODE", value_parser = mode())]
     pub to: Mode,
     /// A playbook in place of the built-in one.
     #[arg(long, value_name = "FILE")]
@@ -248,12 +287,23 @@ pub struct Cleanup {
     /// Only leftovers of these owners.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub owner: Vec<String>,
+    /// kube-proxy's real servers of ipvs at weight 0 that UDP clients (DNS) are still sent to, too.
+    #[arg(long)]
+    pub black_holes: bool,
     /// Show the plan and stop.
     #[arg(long)]
     pub dry_run: bool,
     /// Undo it all unless `proxyshift confirm` comes within this time: `5m`, `90s`.
     #[arg(long, value_name = "T", value_parser = duration)]
     pub confirm_within: Option<Duration>,
+}
+
+/// The options of `rollback`.
+#[derive(Debug, clap::Args)]
+pub struct Rollback {
+    /// Back to this snapshot, of this boot: an id, a prefix, `latest`, or a directory.
+    #[arg(long, value_name = "S")]
+    pub to: Option<String>,
 }
 
 /// The options of `guard`.
@@ -277,8 +327,13 @@ pub struct Guard {
     pub interval: Duration,
 }
 
+/// A mode that a node can be taken to.
+fn mode() -> impl TypedValueParser<Value = Mode> {
+    PossibleValuesParser::new(["iptables", "ipvs", "nftables"]).try_map(|name| name.parse::<Mode>())
+}
+
 /// From a second to a day.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let time: jiff::SignedDuration =
         text.parse().map_err(|_| "not a time: write it as `90s`, `5m` or `1h`")?;
     let time = Duration::try_from(time).unwrap_or_default();

@@ -1,6 +1,6 @@
 //! `check`: the preflight.
 
-mod fix;
+pub(super) mod fix;
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,9 @@ use crate::error::{Error, Kind, Result};
 use crate::node::measure;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
+use crate::plan::playbook::supported;
 use crate::state::NodeState;
+use crate::state::kube_proxy::Mode;
 use crate::state::measured::Measured;
 use crate::store::DEFAULT_DIR;
 use crate::ui::table::counted;
@@ -25,6 +27,11 @@ pub(super) fn run(command: &Command<'_>, options: &args::Check) -> Result<u8> {
         return Ok(0);
     }
     fix::usage(command, options)?;
+    // It can be asked whether a node is ready for a mode that nothing leads to yet.
+    if let Some(e) = options.to.and_then(|to| supported(to).err()) {
+        let hint = e.hint.as_deref().unwrap_or_default();
+        command.sink().note(format!("{e}; {hint}"));
+    }
     if let Some(file) = &options.write_config {
         return super::write_config::run(command, options.snapshot.as_deref(), file);
     }
@@ -65,11 +72,20 @@ pub(super) fn run(command: &Command<'_>, options: &args::Check) -> Result<u8> {
 }
 
 /// What the checks are to look at.
-struct Seen {
-    now: NodeState,
-    earlier: Option<NodeState>,
-    interval: Option<Duration>,
-    asked: Option<Measured>,
+pub(super) struct Seen {
+    pub(super) now: NodeState,
+    pub(super) earlier: Option<NodeState>,
+    pub(super) interval: Option<Duration>,
+    pub(super) asked: Option<Measured>,
+}
+
+impl Seen {
+    /// A look at the live node.
+    pub(super) fn live(command: &Command<'_>) -> Result<Seen> {
+        let now = command.state(None)?;
+        let asked = Some(measured(command, &now));
+        Ok(Seen { now, earlier: None, interval: None, asked })
+    }
 }
 
 /// What only the live node can be asked.
@@ -79,23 +95,46 @@ fn measured(command: &Command<'_>, now: &NodeState) -> Measured {
 }
 
 /// What the checks say of `now`, which may be later than what was seen.
-fn judge(seen: &Seen, now: &NodeState, options: &args::Check) -> Result<Vec<Finding>> {
+pub(super) fn judge(seen: &Seen, now: &NodeState, options: &args::Check) -> Result<Vec<Finding>> {
+    let named = |list: &[String], id: &str| list.iter().any(|i| i == id);
+    with_facts(seen, now, options.to, |facts| {
+        checks::run(facts, &|id| {
+            (options.only.is_empty() || named(&options.only, id)) && !named(&options.ignore, id)
+        })
+    })
+}
+
+/// What all checks say on the way to a mode, each told as soon as it is done.
+pub(super) fn judge_each(
+    seen: &Seen,
+    to: Option<Mode>,
+    tell: &dyn Fn(&Finding),
+) -> Result<Vec<Finding>> {
+    with_facts(seen, &seen.now, to, |facts| {
+        let each = CHECKS.iter().flat_map(|check| checks::run(facts, &|id| id == check.id));
+        each.inspect(|finding| tell(finding)).collect()
+    })
+}
+
+fn with_facts<T>(
+    seen: &Seen,
+    now: &NodeState,
+    to: Option<Mode>,
+    work: impl FnOnce(&Facts<'_>) -> T,
+) -> Result<T> {
     let catalogue = Catalogue::builtin()?;
     let ownership = Ownership::of(&catalogue, now);
     let facts = Facts {
         earlier: seen.earlier.as_ref(),
         interval: seen.interval,
         asked: seen.asked.as_ref(),
-        ..Facts::of(now, &catalogue, &ownership, options.to)
+        ..Facts::of(now, &catalogue, &ownership, to)
     };
-    let named = |list: &[String], id: &str| list.iter().any(|i| i == id);
-    Ok(checks::run(&facts, &|id| {
-        (options.only.is_empty() || named(&options.only, id)) && !named(&options.ignore, id)
-    }))
+    Ok(work(&facts))
 }
 
 /// A misspelt id must not look like a check that found nothing.
-fn known_ids(options: &args::Check) -> Result<()> {
+pub(super) fn known_ids(options: &args::Check) -> Result<()> {
     let mut ids = options.only.iter().chain(&options.ignore);
     match ids.find(|id| !CHECKS.iter().any(|c| c.id == **id)) {
         None => Ok(()),
@@ -112,7 +151,8 @@ fn document(snapshot: Option<&str>, findings: &[Finding]) -> Value {
     json!({"schema": "proxyshift.check", "version": 1, "node": node, "findings": rows})
 }
 
-fn row(finding: &Finding) -> Value {
+/// A finding as part of a document.
+pub(super) fn row(finding: &Finding) -> Value {
     let (outcome, evidence, effect, remedy, fixable) = match &finding.verdict {
         Verdict::Ok(shown) => ("ok", vec![shown.clone()], "", Vec::new(), false),
         Verdict::Unknown(missing) => ("unknown", vec![missing.clone()], "", Vec::new(), false),
@@ -150,12 +190,14 @@ fn text(findings: &[Finding], verbose: bool) -> String {
             text.push('\n');
         }
     }
-    let (mut ok, mut unknown) = (0, String::new());
+    let (mut ok, mut unknown) = (0, Vec::<(&str, Vec<&str>)>::new());
     for finding in findings {
         match &finding.verdict {
-            Verdict::Unknown(missing) => {
-                unknown += &wrapped(&format!("?  {}: {missing}", finding.id), "", "   ");
-            }
+            // What the same thing keeps from being known is said once.
+            Verdict::Unknown(missing) => match unknown.iter_mut().find(|(m, _)| m == missing) {
+                Some((_, ids)) => ids.push(finding.id),
+                None => unknown.push((missing, vec![finding.id])),
+            },
             Verdict::Ok(shown) => {
                 ok += 1;
                 if verbose {
@@ -166,7 +208,11 @@ fn text(findings: &[Finding], verbose: bool) -> String {
         }
     }
     if !unknown.is_empty() {
-        text += &format!("Not known:\n{unknown}\n");
+        text += "Not known:\n";
+        for (missing, ids) in unknown {
+            text += &wrapped(&format!("?  {}: {missing}", ids.join(", ")), "", "   ");
+        }
+        text.push('\n');
     }
     let count = |severity: Severity| {
         let found = |f: &&Finding| f.severity == severity && matches!(f.verdict, Verdict::Found(_));

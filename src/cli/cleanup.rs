@@ -5,30 +5,36 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::cli::status::time;
-use crate::cli::{Command, args, migrate, plan};
+use crate::cli::{Command, args, countdown, migrate, plan};
 use crate::error::{Error, Kind, Result};
 use crate::owners::catalogue::Catalogue;
 use crate::plan::Plan;
-use crate::run::cleanup::{self, Report, plan_with};
+use crate::run::cleanup::{self, Report, Wanted, plan_wanted};
 use crate::run::resume::{self, Resumed};
 use crate::ui::prompt;
 use crate::ui::table::counted;
 
 pub(super) fn run(command: &Command<'_>, options: &args::Cleanup) -> Result<u8> {
+    let wanted = Wanted { owners: options.owner.clone(), black_holes: options.black_holes };
+    let asks_proxy = wanted.owners.is_empty() || wanted.owners.iter().any(|o| o == "kube-proxy");
+    if wanted.black_holes && !asks_proxy {
+        return Err(Error::new(Kind::Usage, "--black-holes", "they are kube-proxy's")
+            .hint("say --owner kube-proxy too"));
+    }
     if options.dry_run {
-        let plan = plan_with(&Catalogue::builtin()?, &command.state(None)?, &options.owner)?;
+        let plan = plan_wanted(&Catalogue::builtin()?, &command.state(None)?, &wanted)?;
         command.answer(&plan::document(&plan), &plan::text(&plan, command.args.verbose));
         return Ok(0);
     }
-    if !command.args.yes && !prompt::attended() {
-        return Err(Error::new(Kind::Usage, "cleanup", "nobody is there to be asked")
-            .hint("say --yes, or --dry-run to see what would be removed"));
-    }
+    command.can_ask("cleanup", "--dry-run to see what would be removed")?;
     let report = command.with_context(|context| {
-        cleanup::cleanup(context, &options.owner, options.confirm_within, &|p| approve(command, p))
+        cleanup::cleanup(context, &wanted, options.confirm_within, &|p| approve(command, p))
     })?;
     answer(command, &report);
-    Ok(0)
+    match report.confirm_within.and(report.run) {
+        Some(run) if prompt::attended() && !command.args.yes => countdown::stay(command, &run),
+        _ => Ok(0),
+    }
 }
 
 pub(super) fn resume(command: &Command<'_>) -> Result<u8> {
@@ -45,10 +51,11 @@ fn approve(command: &Command<'_>, plan: &Plan) -> Result<bool> {
     }
     eprintln!("{}", plan::text(plan, command.args.verbose));
     eprintln!("{}", plan::by_owner(plan));
-    prompt::confirm("Remove these? Yes: after a snapshot and a rehearsal. No: nothing is changed.")
+    let yes = "they go, after a snapshot and a rehearsal";
+    command.ui.confirm("Remove them?", yes, "nothing is changed", false)
 }
 
-fn answer(command: &Command<'_>, report: &Report) {
+pub(super) fn answer(command: &Command<'_>, report: &Report) {
     let document = json!({
         "schema": "proxyshift.cleanup", "version": 1, "run": report.run,
         "snapshot": report.snapshot, "removed": report.removed, "others": report.others,

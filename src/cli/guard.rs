@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::cli::{Command, args};
+use crate::cli::{Command, args, as_root};
 use crate::error::Result;
 use crate::node::tools::Tools;
 use crate::owners::catalogue::Catalogue;
@@ -12,7 +12,7 @@ use crate::run::guard::{Guard, Report};
 use crate::ui::table::counted;
 
 pub(super) fn run(command: &Command<'_>, options: &args::Guard) -> Result<u8> {
-    command.as_root()?;
+    as_root()?;
     let (tools, catalogue) = (Tools::find(), Catalogue::builtin()?);
     let guard = Guard {
         tools: &tools,

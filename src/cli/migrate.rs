@@ -1,25 +1,18 @@
 //! `migrate`: kube-proxy to another mode.
 
-use std::io::IsTerminal;
-
 use serde_json::json;
 
 use crate::checks::Verdict;
 use crate::cli::status::time;
-use crate::cli::{Command, args};
-use crate::error::{Error, Kind, Result};
+use crate::cli::{Command, args, countdown};
+use crate::error::Result;
 use crate::plan::playbook::Playbook;
 use crate::run::migrate::{self, Asked, Intended, Report};
-use crate::store::runs::RunState;
-use crate::ui::prompt;
 use crate::ui::table::counted;
 
 pub(super) fn run(command: &Command<'_>, options: &args::Migrate) -> Result<u8> {
     crate::plan::playbook::supported(options.to)?;
-    if !command.args.yes && !prompt::attended() {
-        return Err(Error::new(Kind::Usage, "migrate", "nobody is there to be asked")
-            .hint("say --yes, or look first: `proxyshift check --to MODE`"));
-    }
+    command.can_ask("migrate", &format!("look first: `proxyshift check --to {}`", options.to))?;
     let asked = Asked {
         to: options.to,
         playbook: options.playbook.as_deref(),
@@ -31,7 +24,7 @@ pub(super) fn run(command: &Command<'_>, options: &args::Migrate) -> Result<u8> 
         .with_context(|context| migrate::migrate(context, &asked, &|i| approve(command, i)))?;
     answer(command, &report);
     match report.left {
-        Some(_) if prompt::attended() && !command.args.yes => count_down(command, &report.run),
+        Some(_) if command.attended() && !command.args.yes => countdown::stay(command, &report.run),
         _ => Ok(0),
     }
 }
@@ -47,22 +40,21 @@ fn approve(command: &Command<'_>, intended: &Intended) -> Result<bool> {
         return Ok(true);
     }
     eprintln!("{}", text(intended));
-    prompt::confirm(
-        "Go on? Yes: after a snapshot and a rehearsal, and all is undone if anything fails. No: \
-         nothing is changed.",
-    )
+    let yes = "after a snapshot and a rehearsal; all is undone if anything fails";
+    command.ui.confirm("Go on?", yes, "nothing is changed", false)
 }
 
-fn text(intended: &Intended) -> String {
-    let Intended { playbook, from, controller, settings, probes, .. } = intended;
-    let mut text = format!(
-        "kube-proxy goes from {from} to {} mode, by the playbook {}.\n  It is run by {controller}",
-        playbook.to, playbook.name
-    );
-    if !settings.is_empty() {
-        text += &format!(", and told its mode in {settings}");
+pub(super) fn text(intended: &Intended) -> String {
+    let Intended { playbook, from, restarts, probes, .. } = intended;
+    let mut text = match *from == playbook.to {
+        true => format!("kube-proxy stays in {from} mode"),
+        false => format!("kube-proxy goes from {from} to {} mode", playbook.to),
+    };
+    text += &format!(", by the playbook {}.\n", playbook.name);
+    if let Some((controller, settings)) = restarts {
+        text += &format!("  It is run by {controller}, and told its mode in {settings}.\n");
     }
-    text += ".\n  Stages: ";
+    text += "  Stages: ";
     text += &stages(playbook);
     text += &format!("\n  Asked before and after: {}\n", counted(probes.len(), "service"));
     text.extend(probes.iter().map(|probe| format!("    {probe}\n")));
@@ -97,24 +89,4 @@ pub(super) fn answer(command: &Command<'_>, report: &Report) {
         ),
     };
     command.answer(&document, &text);
-}
-
-/// Stays with the operator until the run is confirmed, undone or abandoned; the switch stays armed
-/// whatever happens here.
-fn count_down(command: &Command<'_>, id: &str) -> Result<u8> {
-    let keep = "Keep it? Yes: the run is confirmed. No: it is rolled back now. Ctrl-C: it is undone \
-                at its deadline.";
-    if !std::io::stdin().is_terminal() {
-        return Ok(0);
-    }
-    let kept = prompt::confirm(keep)?;
-    let pending = command.store()?.run(id)?.is_some_and(|run| run.state == RunState::Unconfirmed);
-    if !pending {
-        command.sink().warning(format!("run {id} was resolved meanwhile"));
-        return super::status::run(command);
-    }
-    match kept {
-        true => super::confirm::confirm(command),
-        false => super::rollback::run(command),
-    }
 }

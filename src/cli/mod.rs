@@ -1,16 +1,24 @@
 //! The command line: one file a verb.
 
+pub mod ansible;
 pub mod args;
 mod check;
 mod cleanup;
+pub mod completions;
 mod confirm;
+mod countdown;
+mod ending;
 mod guard;
+mod help;
 mod migrate;
 mod plan;
 mod rehearse;
+mod report;
 mod rollback;
 mod snapshot;
 mod status;
+pub mod usage;
+mod wizard;
 mod write_config;
 
 use std::path::Path;
@@ -23,21 +31,25 @@ use crate::node::tools::Tools;
 use crate::owners::catalogue::Catalogue;
 use crate::run::Context;
 use crate::run::look::look;
+use crate::run::record::Recorder;
 use crate::run::stand_by;
 use crate::run::take;
 use crate::state::NodeState;
 use crate::store::snapshots::Snapshot;
 use crate::store::{DEFAULT_DIR, Store};
-use crate::ui::Ui;
+use crate::ui::{Ui, prompt};
 
 /// Carries out the command line; returns the exit code.
 pub fn run(args: &Args) -> u8 {
-    let ui = Ui::new(args.output, args.progress, args.no_color);
-    let command = Command { args, ui: &ui };
+    // It lasts as long as the program, and so may be spoken through by who ends it.
+    let ui: &'static Ui = Box::leak(Box::new(Ui::new(args.output, args.progress, args.no_color)));
+    let command = Command { args, ui };
+    if let Err(e) = ending::watch(&command) {
+        return ui.error(&e);
+    }
     command.speak_of_pending();
     let result = match &args.verb {
-        None => Err(Error::new(Kind::Usage, "proxyshift", "which verb?")
-            .hint("start with `proxyshift check` or `proxyshift plan`: they change nothing")),
+        None => wizard::run(&command),
         Some(Verb::Check(options)) => check::run(&command, options),
         Some(Verb::Snapshot(verb)) => snapshot::run(&command, verb),
         Some(Verb::Plan(options)) => plan::run(&command, options),
@@ -49,19 +61,24 @@ pub fn run(args: &Args) -> u8 {
         Some(Verb::Confirm) => confirm::confirm(&command),
         Some(Verb::Extend { time }) => confirm::extend(&command, *time),
         Some(Verb::StandBy { run }) => confirm::stand_by(&command, run),
-        Some(Verb::Rollback) => rollback::run(&command),
+        Some(Verb::Rollback(options)) => rollback::run(&command, options.to.as_deref()),
         Some(Verb::Status) => status::run(&command),
-        Some(Verb::Inside { job, dir }) => {
-            return crate::run::inside::Outward::end(crate::run::inside::inside(*job, dir));
+        Some(Verb::Report { run }) => report::run(&command, run.as_deref()),
+        Some(Verb::Completions { shell }) => completions::run(&command, *shell),
+        Some(Verb::Inside { job, dir, to }) => {
+            return crate::run::inside::Outward::end(crate::run::inside::inside(*job, dir, *to));
         }
     };
-    result.unwrap_or_else(|error| ui.error(&error))
+    result.unwrap_or_else(|error| match error.kind {
+        Kind::Interrupted => ending::end(&command, error),
+        _ => ui.error(&error),
+    })
 }
 
 /// What every verb has: the arguments and the user interface.
 struct Command<'a> {
     args: &'a Args,
-    ui: &'a Ui,
+    ui: &'static Ui,
 }
 
 impl Command<'_> {
@@ -75,11 +92,13 @@ impl Command<'_> {
         let dir = self.args.store.as_deref().unwrap_or(Path::new(DEFAULT_DIR));
         let resolves = matches!(
             self.args.verb,
-            Some(
+            None | Some(
                 Verb::Inside { .. }
                     | Verb::StandBy { .. }
+                    | Verb::Report { .. }
+                    | Verb::Completions { .. }
                     | Verb::Resume
-                    | Verb::Rollback
+                    | Verb::Rollback(_)
                     | Verb::Confirm
                     | Verb::Extend { .. }
             )
@@ -106,27 +125,36 @@ impl Command<'_> {
         self.ui
     }
 
-    /// Who changes the node must be root.
-    fn as_root(&self) -> Result<()> {
-        if rustix::process::geteuid().is_root() {
+    /// True when there is a person to ask: on a terminal, and no program reads what is printed.
+    fn attended(&self) -> bool {
+        !self.ui.for_programs() && prompt::attended()
+    }
+
+    /// Holds when a question of `verb` need not be asked, or can be.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`], naming `--yes` and what else there is to do.
+    fn can_ask(&self, verb: &str, otherwise: &str) -> Result<()> {
+        if self.args.yes || self.attended() {
             return Ok(());
         }
-        Err(Error::new(Kind::Permission, "this node", "only root may change it").hint(
-            "run as root; with `--snapshot DIR`, `check`, `plan` and `rehearse` need no rights",
-        ))
+        Err(Error::new(Kind::Usage, verb, "nobody is there to be asked")
+            .hint(format!("say --yes, or {otherwise}")))
     }
 
     /// Calls `work` with what a run needs.
     fn with_context<T>(&self, work: impl FnOnce(&Context<'_>) -> Result<T>) -> Result<T> {
-        self.as_root()?;
+        as_root()?;
         let (tools, store, catalogue) = (Tools::find(), self.store()?, Catalogue::builtin()?);
-        work(&Context {
+        let recorder = Recorder::new(&store, self.ui);
+        let context = Context {
             tools: &tools,
             store: &store,
             catalogue: &catalogue,
-            sink: self.ui,
+            sink: &recorder,
             lock_wait: Duration::from_secs(self.args.lock_wait),
-        })
+        };
+        work(&context).inspect_err(|e| recorder.failed(e))
     }
 
     /// The state that `--snapshot` names, or the live node's.
@@ -159,4 +187,13 @@ impl Command<'_> {
             crate::ui::Output::Text => self.ui.print(text),
         }
     }
+}
+
+/// Who changes the node must be root.
+fn as_root() -> Result<()> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Permission, "this node", "only root may change it")
+        .hint("run as root; with `--snapshot DIR`, `check`, `plan` and `rehearse` need no rights"))
 }

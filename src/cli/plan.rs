@@ -1,4 +1,6 @@
-//! `plan`: what a clean-up would remove, and why.
+//! `plan`: what a clean-up would remove, and why; or what a migration would do.
+
+mod stages;
 
 use std::collections::BTreeMap;
 
@@ -7,15 +9,31 @@ use serde::Serialize;
 use crate::cli::{Command, args};
 use crate::error::Result;
 use crate::owners::catalogue::Catalogue;
+use crate::plan::playbook::supported;
 use crate::plan::{Action, Object, ObjectKind, Plan};
 use crate::run::cleanup::plan_with;
+use crate::run::migrate::outlook;
 use crate::state::Family;
 use crate::ui::table::{columns, counted};
 
 pub(super) fn run(command: &Command<'_>, options: &args::Plan) -> Result<u8> {
+    if let Some(to) = options.to {
+        supported(to)?;
+    }
     let state = command.state(options.snapshot.as_deref())?;
-    let plan = plan_with(&Catalogue::builtin()?, &state, &[])?;
-    command.answer(&document(&plan), &text(&plan, command.args.verbose));
+    let catalogue = Catalogue::builtin()?;
+    let (live, playbook) = (options.snapshot.is_none(), options.playbook.as_deref());
+    let ahead = |to| outlook(&catalogue, &state, live, to, playbook);
+    match options.to.map(ahead).transpose()?.flatten() {
+        Some(outlook) => {
+            command
+                .answer(&stages::document(&outlook), &stages::text(&outlook, command.args.verbose));
+        }
+        None => {
+            let plan = plan_with(&catalogue, &state, &[])?;
+            command.answer(&document(&plan), &text(&plan, command.args.verbose));
+        }
+    }
     Ok(0)
 }
 
@@ -139,6 +157,7 @@ fn line(object: &Object) -> String {
         ObjectKind::Table => "table",
         ObjectKind::Set => "ipset",
         ObjectKind::VirtualServer => "virtual server",
+        ObjectKind::RealServer => "real server",
         ObjectKind::Link => "link",
     };
     format!("{}{what} {}", where_is(object), object.name)

@@ -1,5 +1,7 @@
 //! `rollback`.
 
+mod to;
+
 use serde_json::json;
 
 use crate::cli::Command;
@@ -7,19 +9,26 @@ use crate::error::Result;
 use crate::run::rollback::{self, Report};
 use crate::ui::table::counted;
 
-pub(super) fn run(command: &Command<'_>) -> Result<u8> {
+pub(super) fn run(command: &Command<'_>, to: Option<&str>) -> Result<u8> {
+    if let Some(name) = to {
+        return to::run(command, name);
+    }
     let report = command.with_context(rollback::rollback)?;
     let document = json!({
         "schema": "proxyshift.rollback", "version": 1, "run": report.run,
         "restored": report.restored, "taken_out": report.taken_out,
         "already_back": report.already_back,
     });
-    let mut text = format!("Rolled back run {}: {}.", report.run, done(&report));
+    command.answer(&document, &text(&report));
+    Ok(0)
+}
+
+fn text(report: &Report) -> String {
+    let mut text = format!("Rolled back run {}: {}.", report.run, done(report));
     for object in &report.already_back {
         text += &format!("\n  was there again already: {object}");
     }
-    command.answer(&document, &text);
-    Ok(0)
+    text
 }
 
 /// What came back, and what was added before and went.

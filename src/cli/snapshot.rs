@@ -22,7 +22,7 @@ pub(super) fn run(command: &Command<'_>, verb: &args::Snapshot) -> Result<u8> {
         args::Snapshot::Prune { keep } => prune(command, *keep),
         args::Snapshot::Export { snapshot, file } => {
             archive::export(&command.snapshot_dir(snapshot)?, file)?;
-            let document = json!({"schema": "proxyshift.export", "version": 1, "file": file});
+            let document = json!({"schema": "proxyshift.export", "version": 1, "file": file.display().to_string()});
             command.answer(&document, &format!("Wrote {}.", file.display()));
             Ok(0)
         }
@@ -43,7 +43,7 @@ fn create(command: &Command<'_>, why: &str) -> Result<u8> {
     })?;
     let document = json!({
         "schema": "proxyshift.snapshot", "version": 1,
-        "snapshot": taken.snapshot.id, "directory": taken.snapshot.dir,
+        "snapshot": taken.snapshot.id, "directory": taken.snapshot.dir.display().to_string(),
     });
     let dir = taken.snapshot.dir.display();
     command.answer(&document, &format!("Snapshot {} in {dir}.", taken.snapshot.id));
@@ -81,7 +81,7 @@ fn show(command: &Command<'_>, name: &str) -> Result<u8> {
     let ownership = Ownership::of(&catalogue, &state);
     let counts = ownership.counts();
     let document = json!({
-        "schema": "proxyshift.snapshot-owners", "version": 1, "directory": dir,
+        "schema": "proxyshift.snapshot-owners", "version": 1, "directory": dir.display().to_string(),
         "manifest": loaded.manifest, "owners": counts,
     });
     let mut text = match &loaded.manifest {

@@ -85,7 +85,8 @@ fn state(run: &Run) -> String {
         .unwrap_or_default()
 }
 
-fn row(run: &Run) -> serde_json::Value {
+/// A run as part of a document.
+pub(super) fn row(run: &Run) -> serde_json::Value {
     let staged = run.staged.as_ref();
     json!({
         "id": run.id, "verb": run.verb, "state": state(run), "started": run.started,

@@ -240,6 +240,11 @@ fn kubernetes_version(text: &str) -> Option<String> {
     version.strip_prefix('v')?.starts_with(|c: char| c.is_ascii_digit()).then(|| version.to_owned())
 }
 
+/// A line with the secrets of the command lines in it masked.
+pub fn masked(line: &str) -> String {
+    mask(line.split(' ').map(str::to_owned).collect()).join(" ")
+}
+
 /// Masks values that are secrets: of flags that say so, and passwords in addresses.
 fn mask(args: Vec<String>) -> Vec<String> {
     let mut value_is_secret = false;

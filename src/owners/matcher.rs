@@ -227,8 +227,17 @@ impl<'c> Ownership<'c> {
         chain: &str,
         position: usize,
     ) -> Attribution {
-        let found = self.chain_owners(id, table, chain);
-        found.and_then(|c| c.rules.get(position)).copied().unwrap_or(NOTHING)
+        self.rule_attributions(id, table, chain).get(position).copied().unwrap_or(NOTHING)
+    }
+
+    /// As [`Self::rule_attribution`], of each rule of a chain.
+    pub(crate) fn rule_attributions(
+        &self,
+        id: RulesetId,
+        table: &str,
+        chain: &str,
+    ) -> &[Attribution] {
+        self.chain_owners(id, table, chain).map_or(&[][..], |c| &c.rules)
     }
 
     /// What the catalogue says of a chain.

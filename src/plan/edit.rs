@@ -6,8 +6,9 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
+use crate::plan::leftovers::real_server_name;
 use crate::plan::{Object, ObjectKind, Plan};
-use crate::state::ipvs::VirtualServer;
+use crate::state::ipvs::{RealServer, Service, VirtualServer};
 use crate::state::ruleset::{Chain, Ruleset, Table};
 use crate::state::text::{self, Text};
 use crate::state::{Backend, Family, NodeState, RulesetId};
@@ -93,6 +94,15 @@ pub struct LinkText {
     pub up: bool,
 }
 
+/// A real server of a virtual server that stays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RealServerOf {
+    /// What its virtual server answers to.
+    pub service: Service,
+    /// The real server.
+    pub real: RealServer,
+}
+
 /// What an edit concerns.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -105,6 +115,8 @@ pub enum Target {
     Set(SetText),
     /// An ipvs virtual server with its real servers.
     VirtualServer(VirtualServer),
+    /// A real server of a virtual server that stays.
+    RealServer(RealServerOf),
     /// A link.
     Link(LinkText),
 }
@@ -210,6 +222,9 @@ impl std::fmt::Display for Target {
             Target::NativeTable(t) => write!(f, "nft table {} {}", t.family, t.name),
             Target::Set(s) => write!(f, "ipset {}", s.name),
             Target::VirtualServer(s) => write!(f, "virtual server {}", s.service),
+            Target::RealServer(r) => {
+                write!(f, "real server {} of {}", r.real.address, r.service)
+            }
             Target::Link(l) => write!(f, "link {}", l.name),
         }
     }
@@ -233,6 +248,7 @@ pub fn edits(plan: &Plan, state: &NodeState) -> Vec<Edit> {
                 let named = |s: &&VirtualServer| s.service.to_string() == object.name;
                 state.ipvs.servers.iter().find(named).cloned().map(Target::VirtualServer)
             }
+            ObjectKind::RealServer => real_server(object, state).map(Target::RealServer),
             ObjectKind::Link => link_text(object, state).map(Target::Link),
             ObjectKind::Chain | ObjectKind::Rule => None,
         };
@@ -242,7 +258,7 @@ pub fn edits(plan: &Plan, state: &NodeState) -> Vec<Edit> {
         Target::Table(_) => 0,
         Target::NativeTable(_) => 1,
         Target::Set(_) => 2,
-        Target::VirtualServer(_) => 3,
+        Target::VirtualServer(_) | Target::RealServer(_) => 3,
         Target::Link(_) => 4,
     });
     edits
@@ -262,6 +278,14 @@ fn set_text(object: &Object, state: &NodeState) -> Option<SetText> {
     let set = state.ipsets.get(&object.name)?;
     let lines = set.render().lines().map(str::to_owned).collect();
     Some(SetText { name: object.name.to_string(), lines })
+}
+
+fn real_server(object: &Object, state: &NodeState) -> Option<RealServerOf> {
+    state.ipvs.servers.iter().find_map(|server| {
+        let mut reals = server.reals.iter();
+        let real = reals.find(|r| real_server_name(&server.service, r) == *object.name)?;
+        Some(RealServerOf { service: server.service, real: real.clone() })
+    })
 }
 
 fn link_text(object: &Object, state: &NodeState) -> Option<LinkText> {

@@ -150,7 +150,6 @@ impl Place<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
 
     use super::*;
     use crate::state::Files;
@@ -158,7 +157,7 @@ mod tests {
     fn node(rules: &[&str], servers: &str) -> NodeState {
         let nat = format!("*nat\n:POSTROUTING ACCEPT [0:0]\n{}\nCOMMIT\n", rules.join("\n"));
         let files = [("iptables-nft.save", nat), ("ipvs.save", servers.to_owned())];
-        let files: Files = files.into_iter().map(|(n, t)| (n.to_owned(), Arc::from(t))).collect();
+        let files: Files = files.into_iter().map(|(n, t)| (n.to_owned(), t.into())).collect();
         NodeState::parse(files).unwrap()
     }
 

@@ -115,7 +115,7 @@ pub fn rest(state: NodeState, edits: &[Edit]) -> Result<NodeState> {
 pub fn without(ruleset: &Ruleset, edit: &TableEdit) -> Result<Ruleset> {
     let chains = edit.chains.iter().map(|c| c.name.as_str()).collect();
     let text = ruleset.text_without(&edit.table, &chains);
-    Ruleset::parse_own(&edit.ruleset.file(), text)
+    Ruleset::parse(&edit.ruleset.file(), text.into())
 }
 
 fn expect(
@@ -173,6 +173,7 @@ fn removal_outcome(edit: &Edit, base: &NodeState, now: &NodeState) -> Outcome {
         }
         Target::Set(set) => present(now.ipsets.get(&set.name).is_some()),
         Target::VirtualServer(server) => present(now.ipvs.get(&server.service).is_some()),
+        Target::RealServer(r) => present(now.ipvs.real(&r.service, &r.real.address).is_some()),
         Target::Link(link) => present(now.links.iter().any(|l| l.name == link.name)),
     }
 }

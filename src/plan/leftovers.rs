@@ -4,6 +4,7 @@
 //! to use it any more, and nothing that stays refers to it. What is only suspected stays, with a
 //! reason that begins with `suspected:`.
 
+mod black_holes;
 mod cni;
 mod docker;
 mod draft;
@@ -11,11 +12,14 @@ mod flannel;
 mod kube_proxy;
 mod sets;
 
+pub use black_holes::black_holes;
+pub(in crate::plan) use black_holes::name as real_server_name;
+
 use draft::Draft;
 
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
-use crate::owners::mode;
+use crate::owners::mode::{self, Running};
 use crate::plan::Plan;
 use crate::state::NodeState;
 
@@ -23,10 +27,19 @@ use crate::state::NodeState;
 ///
 /// The same state gives the same plan, in the same order.
 pub fn leftovers(catalogue: &Catalogue, state: &NodeState, ownership: &Ownership<'_>) -> Plan {
-    let running = mode::running(state, ownership);
+    leftovers_under(&mode::running(state, ownership), catalogue, state, ownership)
+}
+
+/// As [`leftovers`], with `running` for the kube-proxy that runs.
+pub(super) fn leftovers_under(
+    running: &Running,
+    catalogue: &Catalogue,
+    state: &NodeState,
+    ownership: &Ownership<'_>,
+) -> Plan {
     let mut draft = Draft::new(catalogue, state, ownership);
-    kube_proxy::chains(&mut draft, &running);
-    kube_proxy::elsewhere(&mut draft, &running);
+    kube_proxy::chains(&mut draft, running);
+    kube_proxy::elsewhere(&mut draft, running);
     cni::components(&mut draft);
     cni::empty_port_chains(&mut draft);
     flannel::rules(&mut draft);

@@ -50,6 +50,12 @@ pub fn undo(edits: &[Edit], base: &NodeState, now: &NodeState) -> Undo {
             Target::VirtualServer(server) => {
                 put_back(now.ipvs.get(&server.service).is_some(), edit, &mut undo);
             }
+            Target::RealServer(r) if now.ipvs.get(&r.service).is_none() => undo
+                .conflicts
+                .push(format!("{}: the virtual server {} is gone", edit.target, r.service)),
+            Target::RealServer(r) => {
+                put_back(now.ipvs.real(&r.service, &r.real.address).is_some(), edit, &mut undo);
+            }
             Target::Link(link) => {
                 put_back(now.links.iter().any(|l| l.name == link.name), edit, &mut undo);
             }

@@ -1,5 +1,6 @@
 //! What is to be done to a node, as data: which objects go, which stay, and why.
 
+pub mod ahead;
 pub mod convergence;
 pub mod edit;
 pub mod foreign;
@@ -43,6 +44,8 @@ pub enum ObjectKind {
     Set,
     /// An ipvs virtual server.
     VirtualServer,
+    /// A real server of an ipvs virtual server that stays.
+    RealServer,
     /// A network link.
     Link,
 }
@@ -151,6 +154,36 @@ impl Plan {
     /// The objects that go.
     pub fn removals(&self) -> impl Iterator<Item = &Object> {
         self.objects.iter().filter(|o| o.action == Action::Remove)
+    }
+
+    /// The same plan, where only objects of these owners go; of all, if none are named.
+    pub fn of_owners(mut self, owners: &[String]) -> Plan {
+        if owners.is_empty() {
+            return self;
+        }
+        // What was said of many objects is said of many again.
+        let mut kept: Vec<(Arc<About>, Arc<About>)> = Vec::new();
+        for object in self.objects.iter_mut().filter(|o| o.action == Action::Remove) {
+            if owners.iter().any(|o| **o == *object.owner) {
+                continue;
+            }
+            object.action = Action::Keep;
+            let known = kept.iter().find(|(was, _)| Arc::ptr_eq(was, &object.about));
+            object.about = match known {
+                Some((_, now)) => now.clone(),
+                None => {
+                    let mut about = About::clone(&object.about);
+                    about.reason =
+                        format!("a leftover, but of an owner not asked for: {}", about.reason)
+                            .into();
+                    let now = Arc::new(about);
+                    kept.push((object.about.clone(), now.clone()));
+                    now
+                }
+            };
+        }
+        self.objects.sort_unstable();
+        self
     }
 
     /// True when nothing goes.

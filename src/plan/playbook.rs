@@ -134,6 +134,14 @@ fn located(mut error: Error) -> Error {
 }
 
 impl Playbook {
+    /// The checks whose findings stop it.
+    pub fn blocking(&self) -> Vec<String> {
+        match self.stage(StageName::Preflight) {
+            Some(Stage::Preflight(lists)) => lists.block.clone(),
+            _ => Vec::new(),
+        }
+    }
+
     /// Reads a playbook, for a node where kube-proxy runs in mode `running`.
     ///
     /// # Errors

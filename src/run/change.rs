@@ -47,6 +47,7 @@ pub(super) fn begin(
     let size = edits.iter().map(journal_size).sum::<u64>() + more;
     context.store.room_for(size)?;
     let mut run = context.store.start(verb, &taken.snapshot.id, summary)?;
+    context.sink.run(&run.id, verb);
     match Journal::create(&context.store.run_dir(&run.id), size) {
         Ok(journal) => Ok((run, journal)),
         Err(e) => {
@@ -112,7 +113,7 @@ pub(super) fn make(
     edits: Vec<Edit>,
     plan_again: &dyn Fn() -> Result<Vec<Edit>>,
 ) -> Result<Changed> {
-    let mut writers = Writers::of(base);
+    let mut writers = Writers::of(base, &edits);
     execute(context, journal, stage, edits, plan_again)
         // Said by the journal, with those of before a crash; one copy at a time.
         .map(drop)
@@ -126,7 +127,12 @@ fn undo_after(context: &Context<'_>, run: &mut Run, journal: &mut Journal, cause
     let undone =
         base_of(context, run).and_then(|base| rollback::undo(context, run, journal, &base));
     match undone {
-        Ok(report) if report.restored + report.taken_out == 0 => cause,
+        Ok(report) if report.restored + report.taken_out == 0 => match cause.kind {
+            Kind::Interrupted => {
+                Error::new(cause.kind, cause.object, "interrupted; nothing was changed")
+            }
+            _ => cause,
+        },
         undone => after_undoing(cause, undone),
     }
 }

@@ -1,18 +1,19 @@
 //! Leftovers out, nothing else: snapshot, rehearsal, edits, proof. And going on with a clean-up
 //! that was cut off.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
 use crate::event::{Event, Sink};
+use crate::interrupt;
+use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
+use crate::plan::Plan;
 use crate::plan::edit::{Edit, by_themselves, edits};
 use crate::plan::invariants::{Outcome, outcome, rest};
-use crate::plan::leftovers::leftovers;
-use crate::plan::{About, Action, Plan};
+use crate::plan::leftovers::{black_holes, leftovers};
 use crate::run::Context;
 use crate::run::change::{begin, carry_out, prune, refuse_pending};
 use crate::run::confirm;
@@ -31,6 +32,15 @@ use crate::store::snapshots::Snapshot;
 /// How long a clean-up that is to be confirmed may take.
 const STAGE_TIME: Duration = Duration::from_secs(600);
 
+/// What a clean-up takes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Leftovers of these owners only; of all, if none are named.
+    pub owners: Vec<String>,
+    /// kube-proxy's real servers at weight 0 that UDP clients are still sent to, too.
+    pub black_holes: bool,
+}
+
 /// How many snapshots, and how many runs, are kept after a run.
 pub const KEEP: usize = 10;
 
@@ -43,38 +53,32 @@ pub fn plan(context: &Context<'_>, state: &NodeState, owners: &[String]) -> Resu
 }
 
 /// As [`plan`], without a store.
-pub fn plan_with(
-    catalogue: &crate::owners::catalogue::Catalogue,
-    state: &NodeState,
-    owners: &[String],
-) -> Result<Plan> {
+pub fn plan_with(catalogue: &Catalogue, state: &NodeState, owners: &[String]) -> Result<Plan> {
+    plan_wanted(catalogue, state, &Wanted { owners: owners.to_vec(), black_holes: false })
+}
+
+/// The plan for `state`, with what the operator wants.
+///
+/// # Errors
+/// As [`plan`].
+pub fn plan_wanted(catalogue: &Catalogue, state: &NodeState, wanted: &Wanted) -> Result<Plan> {
     let ownership = Ownership::of(catalogue, state);
-    let mut plan = leftovers(catalogue, state, &ownership);
-    if !owners.is_empty() {
-        // What was said of many objects is said of many again.
-        let mut kept: Vec<(Arc<About>, Arc<About>)> = Vec::new();
-        for object in plan.objects.iter_mut().filter(|o| o.action == Action::Remove) {
-            if owners.iter().any(|o| **o == *object.owner) {
-                continue;
-            }
-            object.action = Action::Keep;
-            let known = kept.iter().find(|(was, _)| Arc::ptr_eq(was, &object.about));
-            object.about = match known {
-                Some((_, now)) => now.clone(),
-                None => {
-                    let mut about = About::clone(&object.about);
-                    about.reason =
-                        format!("a leftover, but of an owner not asked for: {}", about.reason)
-                            .into();
-                    let now = Arc::new(about);
-                    kept.push((object.about.clone(), now.clone()));
-                    now
-                }
-            };
-        }
+    let mut plan = leftovers(catalogue, state, &ownership).of_owners(&wanted.owners);
+    if wanted.black_holes {
+        plan.objects.extend(black_holes(state, &ownership)?);
         plan.objects.sort_unstable();
     }
     Ok(plan)
+}
+
+/// The edits that a clean-up would make now; nothing is changed.
+///
+/// # Errors
+/// [`Kind::Pending`] while another run is in hand; when the node cannot be captured.
+pub fn intended(context: &Context<'_>, owners: &[String]) -> Result<Vec<Edit>> {
+    refuse_pending(context)?;
+    let now = look(context.tools, context.sink)?;
+    Ok(edits(&plan(context, &now, owners)?, &now))
 }
 
 /// What a clean-up did.
@@ -100,13 +104,13 @@ pub struct Report {
 /// otherwise the node is as before.
 pub fn cleanup(
     context: &Context<'_>,
-    owners: &[String],
+    wanted: &Wanted,
     confirm_within: Option<Duration>,
     approve: &dyn Fn(&Plan) -> Result<bool>,
 ) -> Result<Report> {
     let _lock = context.lock("cleanup")?;
     refuse_pending(context)?;
-    let first = plan(context, &look(context.tools, context.sink)?, owners)?;
+    let first = plan_wanted(context.catalogue, &look(context.tools, context.sink)?, wanted)?;
     if first.is_empty() {
         return Ok(Report {
             run: None,
@@ -125,17 +129,19 @@ pub fn cleanup(
     let snapshot = take(context, "before cleanup")?.snapshot;
     // Read from there again: what is captured lies scattered in memory, and none of it is given back.
     let state = parsed(Snapshot::load(&snapshot.dir)?.files)?;
-    let plan = plan(context, &state, owners)?;
+    let plan = plan_wanted(context.catalogue, &state, wanted)?;
     let edits = edits(&plan, &state);
     let confirm = confirm_within.map(|time| time.as_secs());
     let summary = json!({
-        "owners": owners, "remove": plan.removals().count(), "confirm_within": confirm,
+        "owners": wanted.owners, "black_holes": wanted.black_holes, "remove": plan.removals().count(), "confirm_within": confirm,
     });
     // A large plan is as large as the node, and so is its state, which the snapshot has.
     drop(plan);
     let taken = Taken { snapshot, state: rest(state, &edits)? };
     let edits = by_themselves(edits)?;
-    rehearse(context, &taken, None)?;
+    // What is no leftover must be told to the rehearsal.
+    rehearse(context, &taken, Some(edits.as_slice()).filter(|_| wanted.black_holes))?;
+    let _change = interrupt::change();
     let (mut run, mut journal) = begin(context, "cleanup", &taken, summary, &edits, 0)?;
     if confirm_within.is_some() {
         run.staged = Some(Staged::new(None, CLEAN, STAGE_TIME));
@@ -144,7 +150,7 @@ pub fn cleanup(
             return Err(e);
         }
     }
-    clean(context, &mut run, &mut journal, &taken.state, edits, owners)
+    clean(context, &mut run, &mut journal, &taken.state, edits, wanted)
 }
 
 /// The run's edits on a private namespace first, the clean-up's if none are given. What happens
@@ -162,13 +168,17 @@ pub(super) fn rehearse(context: &Context<'_>, taken: &Taken, edits: Option<&[Edi
     Ok(())
 }
 
+/// What each event of a rehearsal begins with.
+pub(super) const REHEARSAL: &str = "rehearsal: ";
+
 /// Passes events on as those of a rehearsal.
 struct Rehearsal<'a>(&'a dyn Sink);
 
 impl Sink for Rehearsal<'_> {
     fn emit(&self, event: Event) {
-        let said = |text: String| format!("rehearsal: {text}");
+        let said = |text: String| format!("{REHEARSAL}{text}");
         self.0.emit(match event {
+            run @ Event::Run { .. } => run,
             Event::Started { task } => Event::Started { task: said(task) },
             Event::Finished { task, result } => Event::Finished { task: said(task), result },
             Event::Proved { what, evidence } => Event::Proved { what: said(what), evidence },
@@ -185,11 +195,12 @@ fn clean(
     journal: &mut Journal,
     base: &NodeState,
     edits: Vec<Edit>,
-    owners: &[String],
+    wanted: &Wanted,
 ) -> Result<Report> {
     let plan_again = || {
         let now = look_again(context.tools, context.sink)?;
-        Ok(crate::plan::edit::edits(&plan(context, &now, owners)?, &now))
+        let plan = plan_wanted(context.catalogue, &now, wanted)?;
+        Ok(crate::plan::edit::edits(&plan, &now))
     };
     let changed = carry_out(context, run, journal, CLEAN, base, edits, &plan_again)?;
     if let Some(time) = run.plan["confirm_within"].as_u64().filter(|_| run.staged.is_some()) {
@@ -254,15 +265,18 @@ pub(super) fn go_on(context: &Context<'_>, mut run: Run) -> Result<Report> {
         staged.within(STAGE_TIME);
     }
     context.store.update(&run)?;
+    context.sink.run(&run.id, &run.verb);
     stand_by::arm(context, &mut run)?;
-    let owners = owners_of(&run);
-    let left = edits(&plan(context, &now, &owners)?, &now);
-    clean(context, &mut run, &mut journal, &base, left, &owners)
+    let wanted = wanted_of(&run);
+    let left = edits(&plan_wanted(context.catalogue, &now, &wanted)?, &now);
+    clean(context, &mut run, &mut journal, &base, left, &wanted)
 }
 
-fn owners_of(run: &Run) -> Vec<String> {
+/// What the operator wanted of the clean-up `run`.
+pub(super) fn wanted_of(run: &Run) -> Wanted {
     let names = run.plan["owners"].as_array().into_iter().flatten();
-    names.filter_map(|n| n.as_str().map(str::to_owned)).collect()
+    let owners = names.filter_map(|n| n.as_str().map(str::to_owned)).collect();
+    Wanted { owners, black_holes: run.plan["black_holes"].as_bool().unwrap_or(false) }
 }
 
 /// The state that a run goes back to.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::error::{Error, Kind, Result};
+use crate::interrupt;
 use crate::run::Context;
 use crate::run::{boot_unit, stand_by};
 use crate::store::journal::{Journal, Mark, Record};
@@ -29,7 +30,21 @@ pub enum Confirmed {
 /// [`Kind::Pending`] when the run has not come that far.
 pub fn confirm(context: &Context<'_>) -> Result<Confirmed> {
     let _lock = context.lock("confirm")?;
-    let Some(mut run) = context.store.pending()? else {
+    let _change = interrupt::change();
+    let found = awaited(context)?;
+    let Confirmed::Now(mut run) = found else { return Ok(found) };
+    note(context, &run, Mark::Confirmed, Value::Null)?;
+    context.store.finish(&mut run, RunState::Done)?;
+    boot_unit::remove()?;
+    Ok(Confirmed::Now(run))
+}
+
+/// What [`confirm`] would find now; nothing is changed.
+///
+/// # Errors
+/// As [`confirm`].
+pub fn awaited(context: &Context<'_>) -> Result<Confirmed> {
+    let Some(run) = context.store.pending()? else {
         let last = context.store.runs()?.into_iter().rfind(|r| r.staged.is_some());
         return match last {
             Some(run) if run.state == RunState::Done => Ok(Confirmed::Already(run)),
@@ -39,9 +54,6 @@ pub fn confirm(context: &Context<'_>) -> Result<Confirmed> {
         };
     };
     waits(&run)?;
-    note(context, &run, Mark::Confirmed, Value::Null)?;
-    context.store.finish(&mut run, RunState::Done)?;
-    boot_unit::remove()?;
     Ok(Confirmed::Now(run))
 }
 

@@ -1,14 +1,12 @@
 //! Edits, one after the other, journaled before and after.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Deserialize;
 use serde_json::Value;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::error::{Error, Kind, Result};
+use crate::interrupt;
 use crate::plan::edit::{Direction, Edit, Target};
 use crate::run::Context;
 use crate::store::journal::{Entry, Journal, Mark, Record};
@@ -22,6 +20,9 @@ pub const CLEAN: &str = "clean";
 pub const FIX: &str = "fix";
 /// The stage in which a run is undone.
 pub const ROLLBACK: &str = "rollback";
+
+/// What is said of an edit that was made.
+pub(super) const DONE: &str = "done, in one transaction";
 
 /// The stages whose entries are edits.
 const STAGES: [&str; 3] = [CLEAN, FIX, ROLLBACK];
@@ -38,13 +39,12 @@ pub fn execute(
     edits: Vec<Edit>,
     plan_again: &dyn Fn() -> Result<Vec<Edit>>,
 ) -> Result<Vec<Edit>> {
-    let interrupted = interrupts()?;
     let mut edits = VecDeque::from(edits);
     let (mut step, mut races, mut applied) = (0, 0, Vec::new());
     let done = if stage == ROLLBACK { Mark::Undone } else { Mark::Done };
     while let Some(edit) = edits.pop_front() {
-        if stage != ROLLBACK && interrupted.load(Ordering::Relaxed) {
-            return Err(Error::new(Kind::Interrupted, stage, "interrupted by a signal"));
+        if stage != ROLLBACK {
+            interrupt::check(stage)?;
         }
         step += 1;
         let task = if stage == ROLLBACK { edit.way_back() } else { edit.to_string() };
@@ -58,7 +58,7 @@ pub fn execute(
                     let cause = "this changed too, and nobody else wrote";
                     return Err(Error::new(Kind::Kernel, difference.to_string(), cause));
                 }
-                context.sink.finished(&task, "done, in one transaction");
+                context.sink.finished(&task, DONE);
                 applied.push(edit);
             }
             Err(e) => {
@@ -74,17 +74,6 @@ pub fn execute(
         }
     }
     Ok(applied)
-}
-
-/// From here on, a signal that would end the program only sets the flag: a run is finished or
-/// undone, never left half-way for a Ctrl-C or a closed terminal.
-pub(super) fn interrupts() -> Result<Arc<AtomicBool>> {
-    let flag = Arc::new(AtomicBool::new(false));
-    for signal in [SIGHUP, SIGINT, SIGTERM] {
-        signal_hook::flag::register(signal, flag.clone())
-            .map_err(|e| Error::new(Kind::Unexpected, "signal handler", e))?;
-    }
-    Ok(flag)
 }
 
 fn record<'a>(stage: &str, step: u32, kind: Mark, edit: &'a Edit) -> Record<Option<&'a Edit>> {

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
+use crate::interrupt;
 use crate::plan::edit::Edit;
 use crate::run::Context;
 use crate::run::change::{begin, carry_out, prune, refuse_pending};
@@ -70,6 +71,7 @@ pub fn fix(
     rehearse(context, &taken, Some(&edits))?;
     let applied: Vec<&'static str> = approved.iter().map(|r| r.id).collect();
     let summary = json!({"checks": applied});
+    let _change = interrupt::change();
     let (mut run, mut journal) = begin(context, FIX, &taken, summary, &edits, 0)?;
     let plan_again =
         || Ok(still_wanted(&approved, judge(&look_again(context.tools, context.sink)?)?));

@@ -11,6 +11,8 @@ pub mod inside;
 pub mod look;
 pub mod migrate;
 pub mod probes;
+pub mod record;
+pub mod report;
 pub mod resume;
 pub mod rollback;
 pub mod stand_by;

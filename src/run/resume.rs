@@ -1,6 +1,7 @@
 //! Going on with whatever run was cut off.
 
 use crate::error::{Error, Kind, Result};
+use crate::interrupt;
 use crate::run::{Context, cleanup, migrate};
 use crate::store::runs::RunState;
 
@@ -20,6 +21,7 @@ pub enum Resumed {
 /// when it waits to be confirmed.
 pub fn resume(context: &Context<'_>) -> Result<Resumed> {
     let _lock = context.lock("resume")?;
+    let _change = interrupt::change();
     let Some(run) = context.store.pending()? else {
         return Err(Error::new(Kind::NotFound, "resume", "no run is pending")
             .hint("`proxyshift status` lists the runs"));

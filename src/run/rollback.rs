@@ -1,10 +1,13 @@
 //! The way back: a plan like any other, made from the snapshot, the journal and what the node
 //! holds now.
 
+pub mod to;
+
 use serde::de::IgnoredAny;
 
 use crate::error::{Error, Kind, Result};
 use crate::here::Netns;
+use crate::interrupt;
 use crate::plan::edit::{Direction, Edit};
 use crate::plan::invariants::{Outcome, outcome};
 use crate::plan::merge;
@@ -44,6 +47,46 @@ pub fn rollback(context: &Context<'_>) -> Result<Report> {
     back(context, run)
 }
 
+/// Undoes the run in hand, or else the last one if that is not undone yet. Doing it again undoes
+/// nothing more.
+///
+/// # Errors
+/// As [`rollback`].
+pub fn rollback_once(context: &Context<'_>) -> Result<Option<Report>> {
+    let _lock = context.lock("rollback")?;
+    match standing(context)? {
+        Some(run) => back(context, run).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The run that [`rollback_once`] would undo.
+///
+/// # Errors
+/// When the store cannot be read.
+pub fn standing(context: &Context<'_>) -> Result<Option<Run>> {
+    if let Some(run) = context.store.pending()? {
+        return Ok(Some(run));
+    }
+    let mut runs = of_this_node(context)?;
+    runs.retain(|run| run.state != RunState::Failed);
+    Ok(runs.pop().filter(can_be_undone))
+}
+
+/// The edits that would undo `run` now, which is no migration; nothing is changed.
+///
+/// # Errors
+/// When the snapshot, the journal or the node cannot be read.
+pub fn way_back(context: &Context<'_>, run: &Run) -> Result<Vec<Edit>> {
+    let dir = context.store.run_dir(&run.id);
+    if !dir.join(JOURNAL).exists() {
+        return Ok(Vec::new());
+    }
+    let (base, told) = (base_of(context, run)?, told(crate::store::journal::read(&dir)?)?);
+    let now = look_again(context.tools, context.sink)?;
+    Ok(merge::undo(&to_undo(told, &base, &now), &base, &now).edits)
+}
+
 /// Undoes the run `id` if it is still pending.
 ///
 /// # Errors
@@ -57,6 +100,8 @@ pub fn rollback_run(context: &Context<'_>, id: &str) -> Result<Option<Report>> {
 }
 
 fn back(context: &Context<'_>, mut run: Run) -> Result<Report> {
+    context.sink.run(&run.id, &run.verb);
+    let _change = interrupt::change();
     let is_migration = run.staged.as_ref().is_some_and(|s| s.shift.is_some());
     if is_migration && run.boot_id != crate::clock::boot_id() {
         return migrate::after_reboot(context, &mut run);
@@ -87,15 +132,19 @@ pub(super) fn same_boot(context: &Context<'_>, run: &mut Run) -> Result<()> {
         .hint("`proxyshift plan` shows what is left to do"))
 }
 
-fn last_done(context: &Context<'_>) -> Result<Run> {
+fn of_this_node(context: &Context<'_>) -> Result<Vec<Run>> {
     let (here, boot_id) = (Netns::current()?, crate::clock::boot_id());
     let mut runs = context.store.runs()?;
-    runs.retain(|r| {
-        matches!(r.state, RunState::Done | RunState::UndonePartly)
-            && r.netns.inode == here.inode
-            && r.boot_id == boot_id
-    });
-    runs.pop().ok_or_else(|| {
+    runs.retain(|r| r.netns.inode == here.inode && r.boot_id == boot_id);
+    Ok(runs)
+}
+
+fn can_be_undone(run: &Run) -> bool {
+    matches!(run.state, RunState::Done | RunState::UndonePartly)
+}
+
+fn last_done(context: &Context<'_>) -> Result<Run> {
+    of_this_node(context)?.into_iter().rfind(can_be_undone).ok_or_else(|| {
         Error::new(Kind::NotFound, "rollback", "no run of this node can be undone")
             .hint("`proxyshift status` shows the runs")
     })

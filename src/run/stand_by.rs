@@ -19,15 +19,11 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::clock;
 use crate::error::{Error, Kind, Result};
-use crate::here::process_start;
+use crate::here::{self, process_start};
 use crate::node::commands;
 use crate::node::lock::{LOCK_DIR, NodeLock};
 use crate::run::{Context, rollback};
-use crate::store::runs::{Run, RunState, Standby};
-
-/// The copy of the program in the run's folder: what is pending depends on nothing that an upgrade
-/// or an unmounted folder takes away.
-pub const COPY: &str = "proxyshift";
+use crate::store::runs::{COPY, Run, RunState, Standby};
 
 /// What it says on its standard output once it stands by.
 const ARMED: &str = "armed";
@@ -97,7 +93,7 @@ pub fn arm(context: &Context<'_>, run: &mut Run) -> Result<()> {
 /// A copy of this program, on the disk when it has its name: an empty file would be a shell's idea
 /// of a program that succeeds, to whoever starts it after the power was cut.
 fn copy_self(dir: &Path, copy: &Path) -> Result<()> {
-    let own = std::env::current_exe().map_err(|e| Error::io("/proc/self/exe", &e))?;
+    let own = here::program()?;
     let half = dir.join(format!(".{COPY}"));
     fs::copy(&own, &half)
         .and_then(|_| fs::set_permissions(&half, fs::Permissions::from_mode(0o700)))

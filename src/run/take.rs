@@ -64,6 +64,26 @@ pub fn take(context: &Context<'_>, why: &str) -> Result<Taken> {
     Ok(Taken { snapshot, state })
 }
 
+/// The latest snapshot, if it can be rolled back to and means the same as the node does now.
+///
+/// # Errors
+/// When the node cannot be captured, or the store cannot be read.
+pub fn still_true(context: &Context<'_>) -> Result<Option<Snapshot>> {
+    let Some(listed) = context.store.list()?.pop() else { return Ok(None) };
+    let here = Manifest::for_this_node("")?;
+    let of_here = |m: &Manifest| {
+        (&m.machine_id, &m.boot_id, m.netns) == (&here.machine_id, &here.boot_id, here.netns)
+    };
+    if !listed.manifest.as_ref().is_ok_and(of_here) {
+        return Ok(None);
+    }
+    // A damaged one is as good as none.
+    let loaded = Snapshot::load(&listed.snapshot.dir).and_then(|loaded| parsed(loaded.files));
+    let Ok(before) = loaded else { return Ok(None) };
+    let now = look(context.tools, context.sink)?;
+    Ok(before.differences(&now).is_empty().then_some(listed.snapshot))
+}
+
 /// The connection limits of real servers, for who reads the manifest; `ipvs.save` has them too.
 fn thresholds(ipvs: &Ipvs) -> Vec<IpvsThreshold> {
     let reals = ipvs.servers.iter().flat_map(|s| s.reals.iter().map(move |real| (s, real)));

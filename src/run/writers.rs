@@ -1,4 +1,4 @@
-//! Who else wrote to nf_tables while a run made its edits.
+//! Who else wrote to nf_tables while a run made its edits; not asked beside very large ones.
 
 use std::collections::BTreeSet;
 
@@ -10,16 +10,22 @@ use crate::state::{Backend, NodeState};
 /// How many writers are named.
 const SHOWN: usize = 5;
 
+/// The most objects whose removal is listened to. The kernel tells a listener of each object of our
+/// own commits too: of 100,000 that takes it longer than the commit, and leaves no room for others.
+const LISTENED_TO: usize = 10_000;
+
 /// Listens where nf_tables is in use. That nobody can be named stops no run.
 pub(super) struct Writers {
     listener: Option<Listener>,
 }
 
 impl Writers {
-    /// Listens from now on, if `base` has tables of nf_tables: asking would load it.
-    pub(super) fn of(base: &NodeState) -> Writers {
+    /// Listens from now on, if `base` has tables of nf_tables (asking would load it), and `edits` leave
+    /// room to hear others.
+    pub(super) fn of(base: &NodeState, edits: &[Edit]) -> Writers {
         let nft = base.rulesets.keys().any(|id| id.backend == Backend::Nft);
-        Writers { listener: nft.then(Listener::open).and_then(Result::ok) }
+        let few = edits.iter().map(Edit::objects).sum::<usize>() <= LISTENED_TO;
+        Writers { listener: (nft && few).then(Listener::open).and_then(Result::ok) }
     }
 
     /// A sentence on everybody but this run, which made `edits`.

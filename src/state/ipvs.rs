@@ -148,6 +148,11 @@ impl Ipvs {
         self.servers.iter().find(|server| server.service == *service)
     }
 
+    /// The real server at `address` of the virtual server of `service`.
+    pub fn real(&self, service: &Service, address: &SocketAddr) -> Option<&RealServer> {
+        self.get(service)?.reals.iter().find(|real| real.address == *address)
+    }
+
     /// What `after` has that `self` has not (`+`), and the other way round (`-`), whatever the
     /// order. A server that lost its real servers is itself still the same.
     pub fn differences(&self, after: &Ipvs) -> Vec<String> {

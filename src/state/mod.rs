@@ -23,7 +23,6 @@ pub mod tools;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -121,4 +120,4 @@ impl fmt::Display for RulesetId {
 /// The text of each file of a node state, by its path in the snapshot's directory
 /// (`iptables-nft.save`, `files/run/flannel/subnet.env`). A file that is absent means that
 /// nothing of that kind was there.
-pub type Files = BTreeMap<String, Arc<str>>;
+pub type Files = BTreeMap<String, text::Shared>;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
 use crate::state::rule::Words;
-use crate::state::text::{Text, Whole};
+use crate::state::text::{Shared, Text};
 
 /// The name of a table, chain or target, shared by all that carry it.
 pub type Name = Arc<str>;
@@ -71,7 +71,7 @@ pub struct Table {
 /// All tables of one `iptables-save` output.
 #[derive(Debug, Clone)]
 pub struct Ruleset {
-    text: Arc<Whole>,
+    text: Shared,
     /// Its tables, in the order of the file.
     pub tables: Vec<Table>,
     /// Comments, blank lines, `*table` and `COMMIT`, by line.
@@ -118,19 +118,7 @@ impl Ruleset {
     /// # Errors
     /// [`Kind::Parse`] with the line and the cause. A text without any `*table … COMMIT` is an
     /// error, never an empty ruleset.
-    pub fn parse(file: &str, text: Arc<str>) -> Result<Ruleset> {
-        Ruleset::parse_whole(file, Whole::Shared(text))
-    }
-
-    /// As [`Self::parse`], for a text that nobody else keeps: it is not copied.
-    ///
-    /// # Errors
-    /// As [`Self::parse`].
-    pub fn parse_own(file: &str, text: String) -> Result<Ruleset> {
-        Ruleset::parse_whole(file, Whole::Own(text))
-    }
-
-    fn parse_whole(file: &str, text: Whole) -> Result<Ruleset> {
+    pub fn parse(file: &str, text: Shared) -> Result<Ruleset> {
         let mut parser = Parser::new(file, &text);
         parser.run()?;
         let Parser { mut tables, others, .. } = parser;
@@ -144,7 +132,7 @@ impl Ruleset {
             });
             table.by_name = by_name;
         }
-        Ok(Ruleset { tables, others, text: Arc::new(text) })
+        Ok(Ruleset { tables, others, text })
     }
 
     /// The text it was read from.
@@ -175,7 +163,7 @@ impl Ruleset {
                 let start = chain.span.start + at;
                 Text::part(&self.text, start, start + chain.name.len() as u32)
             }
-            _ => chain.name.clone().into(),
+            _ => Text::from(&*chain.name),
         }
     }
 
@@ -243,6 +231,12 @@ impl Ruleset {
             text.push('\n');
         }
         text
+    }
+
+    /// The file's text without these rules, by their lines.
+    pub fn text_without_rules(&self, lines: &HashSet<u32>) -> String {
+        let kept = (1..).zip(self.text().lines()).filter(|(number, _)| !lines.contains(number));
+        kept.flat_map(|(_, line)| [line, "\n"]).collect()
     }
 
     fn slice(&self, span: Span) -> &str {

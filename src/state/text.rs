@@ -8,38 +8,54 @@ use std::sync::Arc;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+/// A text with several owners. A file of a node may be large: sharing it does not copy it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shared(Arc<String>);
+
+impl Deref for Shared {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl AsRef<str> for Shared {
+    fn as_ref(&self) -> &str {
+        self
+    }
+}
+
+impl fmt::Display for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self)
+    }
+}
+
+impl From<String> for Shared {
+    fn from(text: String) -> Shared {
+        Shared(Arc::new(text))
+    }
+}
+
+impl From<&str> for Shared {
+    fn from(text: &str) -> Shared {
+        Shared::from(text.to_owned())
+    }
+}
+
 /// A stretch of a shared text: on a large node most rules are named in a plan, and a copy of each
 /// would be a copy of the node. Equal, ordered and shown as the text it is.
 #[derive(Clone)]
 pub struct Text {
-    whole: Arc<Whole>,
+    whole: Shared,
     start: u32,
     end: u32,
 }
 
-/// A text that others are stretches of. Behind one more pointer, a stretch is a third smaller.
-#[derive(Debug)]
-pub(super) enum Whole {
-    /// One that has other owners too.
-    Shared(Arc<str>),
-    /// One that was just made: sharing it would copy it.
-    Own(String),
-}
-
-impl Deref for Whole {
-    type Target = str;
-
-    fn deref(&self) -> &str {
-        match self {
-            Whole::Shared(text) => text,
-            Whole::Own(text) => text,
-        }
-    }
-}
-
 impl Text {
     /// The bytes from `start` to `end`, both on character boundaries.
-    pub(super) fn part(whole: &Arc<Whole>, start: u32, end: u32) -> Text {
+    pub(super) fn part(whole: &Shared, start: u32, end: u32) -> Text {
         Text { whole: whole.clone(), start, end }
     }
 
@@ -63,22 +79,16 @@ impl Deref for Text {
 }
 
 impl From<String> for Text {
+    /// All of `text`: a rule or a name, nothing near the 4 GiB that it can be at most.
     fn from(text: String) -> Text {
-        Text::from(text.as_str())
-    }
-}
-
-impl From<Arc<str>> for Text {
-    /// All of `whole`: a rule or a name, nothing near the 4 GiB that it can be at most.
-    fn from(whole: Arc<str>) -> Text {
-        let end = u32::try_from(whole.len()).unwrap_or(0);
-        Text { whole: Arc::new(Whole::Shared(whole)), start: 0, end }
+        let end = u32::try_from(text.len()).unwrap_or(0);
+        Text { whole: text.into(), start: 0, end }
     }
 }
 
 impl From<&str> for Text {
     fn from(text: &str) -> Text {
-        Text::from(Arc::<str>::from(text))
+        Text::from(text.to_owned())
     }
 }
 
@@ -156,7 +166,7 @@ impl<'de> Deserialize<'de> for Text {
 /// The deserializer's own.
 pub fn together<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Text>, D::Error> {
     let texts = Vec::<String>::deserialize(deserializer)?;
-    let whole = Arc::new(Whole::Own(texts.concat()));
+    let whole = Shared::from(texts.concat());
     let mut start = 0;
     let stretch = |text: &String| {
         let end = start + text.len();
@@ -173,7 +183,7 @@ mod tests {
 
     #[test]
     fn a_stretch_is_the_text_it_shows() {
-        let whole = Arc::new(Whole::Own("one two".into()));
+        let whole = Shared::from("one two");
         let two = Text::part(&whole, 4, 7);
         assert_eq!((&*two, two.len()), ("two", 3));
         assert_eq!(two, Text::from("two"));

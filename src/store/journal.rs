@@ -213,12 +213,16 @@ fn parse<E: DeserializeOwned>(bytes: &[u8]) -> std::result::Result<(Vec<Entry<E>
     for line in bytes.split_inclusive(|b| *b == b'\n') {
         let number = entries.len() as u64 + 1;
         let is_last = end + line.len() == bytes.len();
-        if let Ok(Header { v }) = serde_json::from_slice(line)
-            && v > VERSION
-        {
+        let entry = serde_json::from_slice::<Entry<E>>(line);
+        // A line may be as large as the node: what is not of this version is read for that alone.
+        let v = match &entry {
+            Ok(entry) => Some(entry.v),
+            Err(_) => serde_json::from_slice(line).ok().map(|Header { v }| v),
+        };
+        if let Some(v) = v.filter(|v| *v > VERSION) {
             return Err(format!("line {number} was written by a newer proxyshift (version {v})"));
         }
-        match serde_json::from_slice::<Entry<E>>(line) {
+        match entry {
             // Without its newline it was not written to the end, complete as it may look.
             Ok(_) if is_last && !line.ends_with(b"\n") => break,
             Ok(entry) if entry.seq == number => entries.push(entry),

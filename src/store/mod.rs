@@ -6,6 +6,7 @@ pub mod journal;
 pub mod manifest;
 pub mod restore;
 pub mod runs;
+pub mod said;
 pub mod snapshots;
 
 use std::fs;
@@ -41,6 +42,12 @@ impl Store {
         Ok(Store { dir: dir.to_owned() })
     }
 
+    /// The store at `dir`, or at [`DEFAULT_DIR`], to look at: nothing is made, and one that is not
+    /// there holds nothing.
+    pub fn look(dir: Option<&Path>) -> Store {
+        Store { dir: dir.unwrap_or(Path::new(DEFAULT_DIR)).to_owned() }
+    }
+
     /// Its directory.
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -73,6 +80,15 @@ impl Store {
             format!("{} KiB are needed, {missing} KiB are missing", bytes.div_ceil(1024)),
         )
         .hint("free some room there, or name another store with --store DIR"))
+    }
+}
+
+/// What is in `dir`; nothing where there is no such directory.
+fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
+    let io = |e: std::io::Error| Error::io(dir, &e);
+    match fs::read_dir(dir) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        read => read.map_err(io)?.map(|entry| Ok(entry.map_err(io)?.path())).collect(),
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Store, disk};
+use super::{Store, disk, entries};
 use crate::clock;
 use crate::error::{Error, Kind, Result};
 use crate::here::{Netns, process_start};
@@ -16,6 +16,10 @@ use crate::state::kube_proxy::Mode;
 
 /// The run's own file in its folder.
 pub const RUN: &str = "run.json";
+
+/// The copy of the program in the folder of a run that someone must confirm: what is pending depends
+/// on nothing that an upgrade, an unmounted folder or Ansible takes away.
+pub const COPY: &str = "proxyshift";
 
 /// The version of `run.json`; a later one is refused.
 const VERSION: u32 = 1;
@@ -67,6 +71,9 @@ pub struct Run {
     pub boot_id: String,
     /// How far it has come.
     pub state: RunState,
+    /// When it came to an end, as far as it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<String>,
     /// The process that runs it.
     pub pid: u32,
     /// When that process started, in clock ticks since boot.
@@ -185,6 +192,7 @@ impl Store {
             netns: Netns::current()?,
             boot_id: clock::boot_id(),
             state: RunState::Running,
+            ended: None,
             pid: 0,
             pid_start: 0,
             plan,
@@ -210,13 +218,19 @@ impl Store {
         write(&self.run_dir(&run.id), run)
     }
 
-    /// Ends `run` in `state`.
+    /// Ends `run` in `state`. Nobody stands by for it any more, so its copy of the program goes.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn finish(&self, run: &mut Run, state: RunState) -> Result<()> {
         run.state = state;
-        self.update(run)
+        run.ended = (!state.is_pending()).then(clock::now);
+        self.update(run)?;
+        let copy = self.run_dir(&run.id).join(COPY);
+        match fs::remove_file(&copy) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(&copy, &e)),
+            _ => Ok(()),
+        }
     }
 
     /// The folder of a run, for its journal, its playbook and its copy of the binary.
@@ -243,20 +257,41 @@ impl Store {
         Ok(self.runs()?.into_iter().find(|run| run.id == id))
     }
 
+    /// The run that `name` means: an identifier, the beginning of just one, or the last one where
+    /// no name is given.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`]; [`Kind::Usage`] when several begin so; as [`Store::runs`].
+    pub fn find_run(&self, name: Option<&str>) -> Result<Run> {
+        let mut runs = self.runs()?;
+        let named = name.unwrap_or("the last run");
+        let missing = |cause: &str| {
+            Error::new(Kind::NotFound, named, cause).hint("`proxyshift status` lists the last runs")
+        };
+        let Some(name) = name else {
+            return runs.pop().ok_or_else(|| missing("there was no run yet"));
+        };
+        if let Some(exact) = runs.iter().position(|run| run.id == name) {
+            return Ok(runs.swap_remove(exact));
+        }
+        runs.retain(|run| !name.is_empty() && run.id.starts_with(name));
+        if runs.len() > 1 {
+            let ids: Vec<&str> = runs.iter().map(|run| run.id.as_str()).collect();
+            let cause = format!("several runs begin so: {}", ids.join(", "));
+            return Err(Error::new(Kind::Usage, name, cause).hint("give more of its name"));
+        }
+        runs.pop().ok_or_else(|| missing("no run of this name"))
+    }
+
     /// All runs, oldest first.
     ///
     /// # Errors
     /// [`Kind::Store`], naming one that is broken or was written by a newer proxyshift.
     pub fn runs(&self) -> Result<Vec<Run>> {
-        let dir = self.runs_dir();
-        let io = |e: std::io::Error| Error::io(&dir, &e);
-        let mut runs = Vec::new();
-        for entry in fs::read_dir(&dir).map_err(io)? {
-            let entry = entry.map_err(io)?;
-            if !entry.file_name().as_encoded_bytes().starts_with(b".") {
-                runs.push(read(&entry.path())?);
-            }
-        }
+        let hidden =
+            |dir: &PathBuf| dir.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"."));
+        let folders = entries(&self.runs_dir())?.into_iter().filter(|dir| !hidden(dir));
+        let mut runs = folders.map(|dir| read(&dir)).collect::<Result<Vec<Run>>>()?;
         runs.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(runs)
     }

@@ -3,12 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::disk::{self, LIMITS, Limits, Tree, check_path, refused};
 use super::manifest::{self, MANIFEST, Manifest, RESTORE, SHA256SUMS};
-use super::{Store, restore};
+use super::{Store, entries, restore};
 use crate::error::{Error, Kind, Result};
 use crate::state::Files;
 
@@ -96,7 +95,7 @@ pub(super) fn files_of(dir: &str, tree: Tree) -> Result<Files> {
     tree.into_iter()
         .filter(|(path, _)| !OWN_FILES.contains(&path.as_str()))
         .map(|(path, bytes)| match String::from_utf8(bytes) {
-            Ok(text) => Ok((path, Arc::from(text))),
+            Ok(text) => Ok((path, text.into())),
             Err(_) => Err(refused(format!("{dir}/{path}"), "it is not UTF-8")),
         })
         .collect()
@@ -239,10 +238,7 @@ impl Store {
     }
 
     fn folders(&self) -> Result<Vec<PathBuf>> {
-        let dir = self.snapshots_dir();
-        let io = |e: std::io::Error| Error::io(&dir, &e);
-        let entries = fs::read_dir(&dir).map_err(io)?.map(|e| Ok(e.map_err(io)?.path()));
-        let mut all = entries.collect::<Result<Vec<PathBuf>>>()?;
+        let mut all = entries(&self.snapshots_dir())?;
         all.retain(|path| path.is_dir());
         Ok(all)
     }

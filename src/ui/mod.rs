@@ -4,6 +4,7 @@
 
 pub mod prompt;
 pub mod table;
+mod terminal;
 pub mod text;
 
 use std::io::{IsTerminal, Write};
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 use console::{Style, Term};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::event::{Event, Sink};
 
 /// What results look like.
@@ -45,9 +46,25 @@ pub struct Ui {
     /// What results look like.
     pub output: Output,
     progress: Progress,
+    colour: bool,
     style: Styles,
     /// The task in hand with its spinner and when it began, innermost last.
     tasks: Mutex<Vec<Task>>,
+}
+
+/// An event as a line of JSON that says by itself what it is.
+#[derive(serde::Serialize)]
+struct Line<'a> {
+    schema: &'static str,
+    version: u32,
+    #[serde(flatten)]
+    event: &'a Event,
+}
+
+impl<'a> From<&'a Event> for Line<'a> {
+    fn from(event: &'a Event) -> Self {
+        Line { schema: "proxyshift.event", version: 1, event }
+    }
 }
 
 struct Task {
@@ -95,8 +112,17 @@ impl Ui {
             Progress::Auto if !terminal || dumb => Progress::Plain,
             other => other,
         };
-        let style = Styles::new(terminal && wanted && !dumb);
-        Ui { output, progress, style, tasks: Mutex::default() }
+        let colour = terminal && wanted && !dumb;
+        // What dialoguer and indicatif style is styled by these.
+        console::set_colors_enabled_stderr(colour);
+        terminal::remember();
+        Ui { output, progress, colour, style: Styles::new(colour), tasks: Mutex::default() }
+    }
+
+    /// True when a program reads results or progress: then nobody is asked anything, results are
+    /// one document, and progress is lines of JSON and nothing else.
+    pub fn for_programs(&self) -> bool {
+        self.output == Output::Json || self.progress == Progress::Json
     }
 
     /// The styles in use.
@@ -125,18 +151,49 @@ impl Ui {
     pub fn error(&self, error: &Error) -> u8 {
         let code = error.kind.exit_code();
         self.stop_spinner();
-        if self.output == Output::Json {
-            self.print_json(&serde_json::json!({
+        let document = || {
+            serde_json::json!({
                 "schema": "proxyshift.error", "version": 1, "code": code, "kind": error.kind,
                 "object": error.object, "cause": error.cause, "hint": error.hint,
-            }));
+            })
+        };
+        if self.output == Output::Json {
+            self.print_json(&document());
+        } else if self.progress == Progress::Json {
+            self.line(&document().to_string());
         } else {
-            self.line(&format!("{} {error}", self.style.bad.apply_to("error:")));
+            let label = match error.kind {
+                Kind::Interrupted => self.style.warn.apply_to("stopped:"),
+                _ => self.style.bad.apply_to("error:"),
+            };
+            self.line(&format!("{label} {error}"));
             if let Some(hint) = &error.hint {
                 self.line(&format!("{} {hint}", self.style.strong.apply_to(" next:")));
             }
         }
         code
+    }
+
+    /// Ends whatever is drawn, and leaves the terminal as it was found.
+    pub fn close(&self) {
+        self.stop_spinner();
+        terminal::restore();
+    }
+
+    /// Says a line to the person at the terminal.
+    pub fn say(&self, text: &str) {
+        self.line(text);
+    }
+
+    /// Says a paragraph, in lines no wider than the terminal or a page.
+    pub fn paragraph(&self, text: &str, first: &str, next: &str) {
+        self.line(text::folded(text, self.width(), first, next).trim_end_matches('\n'));
+    }
+
+    /// The columns of a page, or of the terminal if it has fewer.
+    pub fn width(&self) -> usize {
+        let columns = Term::stderr().size_checked().map(|(_, columns)| usize::from(columns));
+        columns.filter(|c| *c > 0).map_or(text::WIDTH, |c| c.min(text::WIDTH))
     }
 
     fn line(&self, text: &str) {
@@ -211,7 +268,7 @@ impl Sink for Ui {
         match self.progress {
             Progress::None => return,
             Progress::Json => {
-                if let Ok(line) = serde_json::to_string(&event) {
+                if let Ok(line) = serde_json::to_string(&Line::from(&event)) {
                     self.line(&line);
                 }
                 return;
@@ -219,6 +276,7 @@ impl Sink for Ui {
             Progress::Auto | Progress::Plain => {}
         }
         match event {
+            Event::Run { .. } => {}
             Event::Started { task } => self.started(&task),
             Event::Finished { task, result } => self.finished(&task, &result),
             Event::Proved { what, evidence } => {

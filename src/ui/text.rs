@@ -3,11 +3,16 @@
 use textwrap::Options;
 
 /// The width of a page.
-const WIDTH: usize = 80;
+pub const WIDTH: usize = 80;
 
 /// `text` in lines of at most 80 columns; a word that is longer stays whole, to be copied.
 pub fn wrapped(text: &str, first: &str, next: &str) -> String {
-    let options = Options::new(WIDTH)
+    folded(text, WIDTH, first, next)
+}
+
+/// As [`wrapped`], in lines of at most `width` columns.
+pub fn folded(text: &str, width: usize, first: &str, next: &str) -> String {
+    let options = Options::new(width)
         .initial_indent(first)
         .subsequent_indent(next)
         .break_words(false)

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 pub mod node;
+pub mod schemas;
 pub mod vm;
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -24,16 +25,32 @@ pub fn in_user_namespace(test: &str) -> bool {
     enter(test, "-Urnm")
 }
 
+/// As [`in_namespace`], and with processes of its own, all of which end with it.
+pub fn in_machine(test: &str) -> bool {
+    enter(test, MACHINE)
+}
+
+/// What makes a machine of namespaces.
+pub const MACHINE: &str = "-nmpf";
+
+/// The command that runs `test` in such namespaces.
+pub fn again(test: &str, namespaces: &str) -> Command {
+    let prepare = "mount -t tmpfs -o mode=755 proxyshift /run && \
+                   { [ $$ != 1 ] || mount -t proc proc /proc; } && exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command
+        .args([namespaces, "--propagation", "private", "--kill-child", "sh", "-c", prepare, "sh"])
+        .arg(std::env::current_exe().expect("the test's own path"))
+        .args(["--exact", test, "--nocapture", "--include-ignored"])
+        .env(INSIDE, test);
+    command
+}
+
 fn enter(test: &str, namespaces: &str) -> bool {
     if std::env::var_os(INSIDE).is_some_and(|inside| inside == *test) {
         return true;
     }
-    let mut child = Command::new("unshare")
-        .args([namespaces, "--propagation", "private", "--kill-child", "sh", "-c"])
-        .args(["mount -t tmpfs -o mode=755 proxyshift /run && exec \"$@\"", "sh"])
-        .arg(std::env::current_exe().expect("the test's own path"))
-        .args(["--exact", test, "--nocapture", "--include-ignored"])
-        .env(INSIDE, test)
+    let mut child = again(test, namespaces)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -60,9 +60,10 @@ fn judge(facts: &Facts<'_>) -> Verdict {
 fn owners(facts: &Facts<'_>, id: RulesetId) -> String {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for table in facts.now.rulesets.get(&id).iter().flat_map(|r| &r.tables) {
-        for (chain, position, _) in table.rules() {
-            let owner = facts.ownership.rule_attribution(id, &table.name, &chain.name, position);
-            *counts.entry(facts.ownership.name(owner)).or_default() += 1;
+        for chain in &table.chains {
+            for owner in facts.ownership.rule_attributions(id, &table.name, &chain.name) {
+                *counts.entry(facts.ownership.name(*owner)).or_default() += 1;
+            }
         }
     }
     let mut counts: Vec<(&str, usize)> = counts.into_iter().collect();

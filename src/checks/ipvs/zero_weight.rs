@@ -36,6 +36,11 @@ fn judge(facts: &Facts<'_>) -> Verdict {
         .map(|(service, real)| format!("ipvsadm -d {} -r {}", service.selector(), real.address))
         .collect();
     if udp {
+        remedy.push(
+            "proxyshift cleanup --owner kube-proxy --black-holes   # the same for UDP, and \
+             `proxyshift rollback` undoes it"
+                .into(),
+        );
         remedy.push("ipvsadm --set 0 0 10   # idle UDP flows end after 10 s; 0 leaves TCP".into());
         let (line, flag) = ("ipvs: {udpTimeout: 10s}", "--ipvs-udp-timeout=10s");
         remedy.push(crate::checks::kube_proxy::setting(facts, line, flag));

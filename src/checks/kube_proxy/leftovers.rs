@@ -46,6 +46,7 @@ fn judge(facts: &Facts<'_>) -> Verdict {
             ObjectKind::Rule => "rule",
             ObjectKind::Set => "set",
             ObjectKind::VirtualServer => "virtual server",
+            ObjectKind::RealServer => "real server",
             ObjectKind::Link => "link",
         };
         let more = if count > 1 { "s, the first" } else { "" };

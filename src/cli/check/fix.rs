@@ -8,7 +8,6 @@ use crate::cli::{Command, args};
 use crate::error::{Error, Kind, Result};
 use crate::run::fix::{self, Remedy, Report};
 use crate::state::NodeState;
-use crate::ui::prompt;
 use crate::ui::text::indented;
 
 /// Refuses what `--fix` cannot go with, before anything is looked at.
@@ -20,15 +19,15 @@ pub(super) fn usage(command: &Command<'_>, options: &args::Check) -> Result<()> 
         return Err(Error::new(Kind::Usage, "--fix", "a snapshot cannot be mended")
             .hint("leave out --snapshot, or leave out --fix"));
     }
-    if !command.args.yes && !prompt::attended() {
-        return Err(Error::new(Kind::Usage, "check --fix", "nobody is there to be asked")
-            .hint("say --yes, or leave out --fix to see what would be mended"));
-    }
-    Ok(())
+    command.can_ask("check --fix", "leave out --fix to see what would be mended")
 }
 
 /// Applies the remedies, and looks at the node again.
-pub(super) fn run(command: &Command<'_>, options: &args::Check, seen: &mut Seen) -> Result<Report> {
+pub(in crate::cli) fn run(
+    command: &Command<'_>,
+    options: &args::Check,
+    seen: &mut Seen,
+) -> Result<Report> {
     if remedies(seen, &seen.now, options)?.is_empty() {
         command.sink().note("nothing was found that can be mended safely");
         return Ok(Report::default());
@@ -66,9 +65,8 @@ fn approve(command: &Command<'_>, remedy: &Remedy) -> Result<bool> {
     for line in &lines {
         eprint!("{}", indented("", line));
     }
-    prompt::confirm(
-        "Do this? Yes: after a snapshot and a rehearsal. No: this finding is left as it is.",
-    )
+    let yes = "it is done, after a snapshot and a rehearsal";
+    command.ui.confirm("Do this?", yes, "the finding is left as it is", false)
 }
 
 /// What was done, for the document of findings.
@@ -80,7 +78,7 @@ pub(super) fn document(report: &Report) -> Value {
 }
 
 /// What was done, for people.
-pub(super) fn text(report: &Report) -> String {
+pub(in crate::cli) fn text(report: &Report) -> String {
     match &report.run {
         None => "Nothing was changed.\n".to_owned(),
         Some(run) => format!(

@@ -11,6 +11,9 @@ use super::{TableFamily, checked_name};
 use crate::error::{Error, Kind, Result};
 use crate::state::Family;
 
+/// To the kernel zero means "do not compare".
+const ANY_GENERATION: u32 = 0;
+
 /// Removals to be applied together, in the order in which they were added.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch<'a> {
@@ -134,8 +137,7 @@ pub(super) fn commit(socket: &mut Socket, batch: &Batch<'_>, generation: u32) ->
         return Ok(());
     }
     let object = format!("batch of {count} removals");
-    if generation == 0 {
-        // To the kernel zero means "do not compare".
+    if generation == ANY_GENERATION {
         return Err(Error::new(Kind::Unexpected, object, "no generation to commit it on"));
     }
     let too_many = |_| Error::new(Kind::Unexpected, object.clone(), "more than a batch can hold");
@@ -171,6 +173,16 @@ pub(super) fn commit(socket: &mut Socket, batch: &Batch<'_>, generation: u32) ->
         Errno::NOENT => Error { kind: Kind::LostRace, ..error }.hint("it is not there: plan again"),
         _ => error,
     })
+}
+
+/// Waits until nobody is in the midst of a commit. An empty batch takes the lock under which the
+/// kernel commits, and changes nothing, not even the generation.
+pub(super) fn await_commit(socket: &mut Socket) -> Result<()> {
+    let begin = socket.reserve(2);
+    let mut bytes = Vec::new();
+    append_frame(&mut bytes, Frame::Begin(ANY_GENERATION), begin);
+    append_frame(&mut bytes, Frame::End, begin.wrapping_add(1));
+    socket.tell_batch(&bytes, begin, "empty batch")
 }
 
 enum Frame {

@@ -129,6 +129,15 @@ impl Netfilter {
         generation.ok_or_else(|| no_answer("nftables generation"))
     }
 
+    /// The generation, once whoever made it is done: the kernel counts a commit just before it shows
+    /// it. What is read after this and before a [`Self::commit`] on this generation was of one moment,
+    /// for that is refused if anyone wrote in between.
+    pub fn settled_generation(&mut self) -> Result<u32> {
+        let generation = self.generation()?;
+        batch::await_commit(&mut self.socket)?;
+        Ok(generation)
+    }
+
     /// Every table of this network namespace, whatever its family.
     pub fn tables(&mut self) -> Result<Vec<KernelTable>> {
         let request = Request::new().op_gettable_dump(&Nfgenmsg::new());

@@ -179,6 +179,28 @@ impl Socket {
         Ok(verdict)
     }
 
+    /// Sends a batch that asks for no word of success. The kernel is done with it by the time it is
+    /// sent, and has then said what was wrong, if anything was.
+    pub(super) fn tell_batch(&mut self, batch: &[u8], first: u32, object: &str) -> Result<()> {
+        self.send(batch, object)?;
+        let mut outcome = Ok(());
+        let flags = RecvFlags::DONTWAIT;
+        loop {
+            match rustix::net::recv(&self.fd, self.buffer.as_mut_slice(), flags) {
+                Ok((length, _)) => {
+                    for answer in Messages(&self.buffer[..length]) {
+                        let ours = answer.header.seq.wrapping_sub(first) < 2;
+                        if ours && answer.header.r#type == NLMSG_ERROR {
+                            outcome = outcome.and(answer.outcome());
+                        }
+                    }
+                }
+                Err(Errno::INTR | Errno::NOBUFS) => {}
+                Err(_) => return outcome.map_err(|errno| refused(object, errno)),
+            }
+        }
+    }
+
     /// A batch must fit into the send buffer as a whole. Root of the first user namespace may
     /// exceed net.core.wmem_max (SO_SNDBUFFORCE); root of another one may not, and gets what
     /// wmem_max allows. `nft` gives up there at wmem_default.

@@ -205,7 +205,8 @@ impl<'a> Draft<'a> {
         let removed = |at: &RuleAt| goes.contains_key(at) || self.chains.contains_key(&at.chain);
         let rows = sets::rows(&self, &self.sets, removed);
         self.rows.extend(rows);
-        self.rows.sort_unstable();
+        // Most of them are sorted already, which this makes use of.
+        self.rows.sort();
         self.rows.dedup();
         self.rows
     }
@@ -214,17 +215,28 @@ impl<'a> Draft<'a> {
         let chains = std::mem::take(&mut self.chains);
         let rules = |at: &ChainAt| self.chain(*at).map_or(0, |(_, _, c)| c.rules.len());
         self.rows.reserve_exact(chains.keys().map(|at| 1 + rules(at)).sum());
-        for (at, reason) in &chains {
-            let Some(row) = self.chain_row(Action::Remove, *at, reason.clone()) else { continue };
+        // In the order of rows: by name, all chains before all rules.
+        let mut sorted: Vec<(&Name, ChainAt, &Text)> = chains
+            .iter()
+            .filter_map(|(at, reason)| Some((&self.chain(*at)?.2.name, *at, reason)))
+            .collect();
+        sorted.sort_unstable();
+        let start = self.rows.len();
+        for (_, at, reason) in &sorted {
+            let row = self.chain_row(Action::Remove, *at, Text::clone(reason));
+            self.rows.extend(row);
+        }
+        let end = self.rows.len();
+        for (i, (_, at, _)) in (start..end).zip(&sorted) {
             let Some((ruleset, _, chain)) = self.chain(*at) else { continue };
             // A chain goes only with rules of its own owner: they share what is said of it.
+            let row = self.rows[i].clone();
             self.rows.extend((0..).zip(&chain.rules).map(|(position, rule)| Object {
                 kind: ObjectKind::Rule,
                 position: Some(position),
                 text: ruleset.shared_text(rule),
                 ..row.clone()
             }));
-            self.rows.push(row);
         }
         self.chains = chains;
     }
@@ -293,9 +305,9 @@ impl<'a> Draft<'a> {
     fn foreign_rule(&self, at: ChainAt) -> Option<String> {
         let (ruleset, table, chain) = self.chain(at)?;
         let owner = self.owner(at.id, table, chain);
-        chain.rules.iter().enumerate().find_map(|(position, rule)| {
-            let a = self.ownership.rule_attribution(at.id, &table.name, &chain.name, position);
-            let other = self.ownership.name(a);
+        let owners = self.ownership.rule_attributions(at.id, &table.name, &chain.name);
+        chain.rules.iter().zip(owners).find_map(|(rule, a)| {
+            let other = self.ownership.name(*a);
             let whose = if other == UNKNOWN { "unknown owner" } else { other };
             let text = ruleset.rule_text(rule);
             (other != owner).then(|| format!("holds a rule of {whose}: `{text}`"))
@@ -335,7 +347,7 @@ fn in_table(id: RulesetId, table: &Table, owner: &str, reason: Text) -> About {
     About {
         family: Some(id.family),
         backend: id.backend.to_string().into(),
-        table: Some(table.name.clone().into()),
+        table: Some(Text::from(&*table.name)),
         owner: owner.into(),
         reason,
     }

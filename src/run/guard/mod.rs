@@ -25,6 +25,7 @@ use crate::node::lock::{LOCK_DIR, NodeLock};
 use crate::node::tools::Tools;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::life;
+use crate::plan::edit::Edit;
 use crate::run::guard::seen::{Seen, calico_state};
 use crate::run::guard::standing::{CHAIN, Standing, TABLE, Wrong, edit};
 use crate::state::RulesetId;
@@ -88,6 +89,27 @@ impl Guard<'_> {
         self.set_right(&mut Seen::default())
     }
 
+    /// The edits that [`Self::once`] would make now; nothing is changed.
+    ///
+    /// # Errors
+    /// As [`Self::once`].
+    pub fn intended(&self) -> Result<Vec<Edit>> {
+        let (mut seen, mut edits) = (Seen::default(), Vec::new());
+        for id in RulesetId::ALL {
+            let wanted = self.wanted(id);
+            let Some(ruleset) = seen.read(self.tools, id)? else { continue };
+            let Some(standing) = Standing::of(id, &ruleset, &wanted) else { continue };
+            self.may_stand(id, &standing)?;
+            edits.extend(standing.wrong.map(|(wrong, table)| edit(wrong, table)));
+        }
+        Ok(edits)
+    }
+
+    /// The rules that should stand in a rule set.
+    fn wanted(&self, id: RulesetId) -> Vec<String> {
+        self.exceptions.iter().flat_map(|e| e.rules(id.family)).collect()
+    }
+
     /// Keeps the rules right until a signal ends it; then takes them away, unless `leave`.
     ///
     /// # Errors
@@ -144,9 +166,7 @@ impl Guard<'_> {
             if seen.is_settled(id, generation) {
                 continue;
             }
-            let wanted: Vec<String> =
-                self.exceptions.iter().flat_map(|e| e.rules(id.family)).collect();
-            let (kept, mended) = self.mend(seen, id, &wanted)?;
+            let (kept, mended) = self.mend(seen, id, &self.wanted(id))?;
             self.tell_bypassed(seen.kept(id), &kept);
             seen.settle(id, kept);
             changed |= mended;

@@ -8,6 +8,7 @@ pub mod load;
 pub mod rehearse;
 pub mod world;
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 
@@ -16,9 +17,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
 use crate::event::{Event, Sink};
+use crate::here;
 use crate::node::commands::TRUSTED_PATH;
 use crate::node::tools::{Tool, Tools};
 use crate::plan::edit::Edit;
+use crate::run::inside::rehearse::Asked;
+use crate::state::kube_proxy::Mode;
 
 /// What the inner process is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -29,6 +33,8 @@ pub enum Job {
     Rehearse,
     /// As [`Job::Rehearse`], with the edits on standard input in place of a clean-up's.
     Mend,
+    /// As [`Job::Rehearse`], with the removal of what another mode of kube-proxy will have left.
+    Leave,
 }
 
 /// What came of it.
@@ -56,7 +62,17 @@ enum Line {
 /// # Errors
 /// What the inner process failed with, or [`Kind::Permission`] when no namespace is to be had.
 pub fn run(job: Job, dir: &Path, tools: &Tools, sink: &dyn Sink) -> Result<Report> {
-    run_with(job, Vec::new(), dir, tools, sink)
+    run_with(job, None, Vec::new(), dir, tools, sink)
+}
+
+/// Rehearses on the state in `dir`, in such namespaces, the clean-up that follows when kube-proxy
+/// has gone to the mode `to`. The new mode's own work is not rehearsed: the chains that both modes
+/// write lose what leads to the old one's, and nothing comes in its place.
+///
+/// # Errors
+/// As [`run`].
+pub fn leave(to: Mode, dir: &Path, tools: &Tools, sink: &dyn Sink) -> Result<Report> {
+    run_with(Job::Leave, Some(to), Vec::new(), dir, tools, sink)
 }
 
 /// Makes `edits` on the state in `dir` in such namespaces, undoes them, and proves both.
@@ -66,25 +82,30 @@ pub fn run(job: Job, dir: &Path, tools: &Tools, sink: &dyn Sink) -> Result<Repor
 pub fn mend(edits: &[Edit], dir: &Path, tools: &Tools, sink: &dyn Sink) -> Result<Report> {
     let input = serde_json::to_vec(edits)
         .map_err(|e| Error::new(Kind::Unexpected, "the edits to rehearse", e))?;
-    run_with(Job::Mend, input, dir, tools, sink)
+    run_with(Job::Mend, None, input, dir, tools, sink)
 }
 
 fn run_with(
     job: Job,
+    to: Option<Mode>,
     input: Vec<u8>,
     dir: &Path,
     tools: &Tools,
     sink: &dyn Sink,
 ) -> Result<Report> {
-    let own = std::env::current_exe().map_err(|e| Error::io("/proc/self/exe", &e))?;
+    let own = here::program()?;
     let root = rustix::process::geteuid().is_root();
     let spaces = if root { "-nm" } else { "-Urnm" };
     let word = match job {
         Job::Validate => "validate",
         Job::Rehearse => "rehearse",
         Job::Mend => "mend",
+        Job::Leave => "leave",
     };
-    let child = cmd!(tools.tool(Tool::Unshare)?, spaces, "--kill-child", own, "inside", word, dir)
+    let mut args: Vec<OsString> = [spaces, "--kill-child"].map(OsString::from).into();
+    args.extend([own.into(), "inside".into(), word.into(), dir.into()]);
+    args.extend(to.map(|mode| mode.name().into()));
+    let child = cmd(tools.tool(Tool::Unshare)?, args)
         .env("PATH", TRUSTED_PATH)
         .env("LC_ALL", "C")
         // A crash that a test asks for is the run's, not the rehearsal's.
@@ -163,14 +184,17 @@ impl Sink for Outward {
     }
 }
 
-/// The inner process' work.
-pub fn inside(job: Job, dir: &Path) -> Result<Report> {
+/// The inner process' work; `to` is the mode that is gone to.
+pub fn inside(job: Job, dir: &Path, to: Option<Mode>) -> Result<Report> {
     let tools = Tools::find();
-    match job {
-        Job::Validate => rehearse::validate(dir, &tools),
-        Job::Rehearse => rehearse::rehearse(dir, None, &tools, &Outward),
-        Job::Mend => rehearse::rehearse(dir, Some(given_edits()?), &tools, &Outward),
-    }
+    let asked = match (job, to) {
+        (Job::Validate, _) => return rehearse::validate(dir, &tools),
+        (Job::Rehearse, _) => Asked::CleanUp,
+        (Job::Mend, _) => Asked::Edits(given_edits()?),
+        (Job::Leave, Some(to)) => Asked::Leaving(to),
+        (Job::Leave, None) => return Err(Error::new(Kind::Usage, "leave", "to which mode?")),
+    };
+    rehearse::rehearse(dir, asked, &tools, &Outward)
 }
 
 fn given_edits() -> Result<Vec<Edit>> {

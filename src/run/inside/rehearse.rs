@@ -11,6 +11,8 @@ use crate::error::{Error, Kind, Result};
 use crate::event::{Event, Silent, Sink};
 use crate::node::tools::Tools;
 use crate::owners::catalogue::Catalogue;
+use crate::plan::Plan;
+use crate::plan::ahead::{leftovers_once, taken_over};
 use crate::plan::edit::{Edit, by_themselves, edits};
 use crate::plan::invariants::{rest, unexpected};
 use crate::run::Context;
@@ -24,9 +26,13 @@ use crate::run::look::look;
 use crate::run::rollback;
 use crate::run::take::{Taken, parsed, take};
 use crate::state::NodeState;
+use crate::state::kube_proxy::Mode;
 use crate::store::Store;
 use crate::store::journal::Journal;
 use crate::store::snapshots::Snapshot;
+
+/// Whose leftovers a migration removes.
+const KUBE_PROXY: &str = "kube-proxy";
 
 /// A `/run` of our own: locks, named namespaces and the store of the rehearsal lie there. What lay in
 /// the other one is out of sight from here on.
@@ -40,24 +46,43 @@ fn state_in(dir: &Path) -> Result<NodeState> {
     parsed(Snapshot::load(dir)?.files)
 }
 
+/// What a rehearsal is to try.
+pub(super) enum Asked {
+    /// The removal of what is left over now.
+    CleanUp,
+    /// These edits: the remedies of checks.
+    Edits(Vec<Edit>),
+    /// The removal of what will be left over when kube-proxy has gone to that mode.
+    Leaving(Mode),
+}
+
 /// The folder of a snapshot, still to be read when something else lies over its path. A state is as
 /// large as the node's rules: it is read again rather than kept while others are looked at.
-struct Given(File);
+struct Given {
+    folder: File,
+    /// The mode that is taken to have taken over, where another one serves in the folder's state.
+    to: Option<Mode>,
+}
 
 impl Given {
-    fn open(dir: &Path) -> Result<Given> {
-        File::open(dir).map(Given).map_err(|e| Error::io(dir, &e))
+    fn open(dir: &Path, to: Option<Mode>) -> Result<Given> {
+        let folder = File::open(dir).map_err(|e| Error::io(dir, &e))?;
+        Ok(Given { folder, to })
     }
 
     fn state(&self) -> Result<NodeState> {
-        state_in(Path::new(&format!("/proc/self/fd/{}", self.0.as_raw_fd())))
+        let state = state_in(Path::new(&format!("/proc/self/fd/{}", self.folder.as_raw_fd())))?;
+        match self.to {
+            None => Ok(state),
+            Some(to) => taken_over(&Catalogue::builtin()?, &state, to),
+        }
     }
 }
 
 /// Loads the state in `dir`, saves it again, and compares.
 pub(super) fn validate(dir: &Path, tools: &Tools) -> Result<Report> {
-    let folder = Given::open(dir)?;
-    let given = state_in(dir)?;
+    let folder = Given::open(dir, None)?;
+    let given = folder.state()?;
     own_run()?;
     let left_out = load(&given, tools)?;
     let loaded = given.fingerprint();
@@ -125,16 +150,14 @@ impl Proofs<'_> {
     }
 }
 
-/// Loads the state in `dir`, makes the edits asked for, or else cleans it up, rolls it back, and
-/// proves both.
-pub(super) fn rehearse(
-    dir: &Path,
-    asked: Option<Vec<Edit>>,
-    tools: &Tools,
-    sink: &dyn Sink,
-) -> Result<Report> {
-    let folder = Given::open(dir)?;
-    let given = state_in(dir)?;
+/// Loads the state in `dir`, does what is asked for, rolls it back, and proves both.
+pub(super) fn rehearse(dir: &Path, asked: Asked, tools: &Tools, sink: &dyn Sink) -> Result<Report> {
+    let to = match asked {
+        Asked::Leaving(to) => Some(to),
+        Asked::CleanUp | Asked::Edits(_) => None,
+    };
+    let folder = Given::open(dir, to)?;
+    let given = folder.state()?;
     own_run()?;
     let mut proofs = Proofs { sink, told: Vec::new() };
 
@@ -151,7 +174,9 @@ pub(super) fn rehearse(
             if now.fingerprint() != captured {
                 same_rules("the capture", &folder.state()?, &now, &[])?;
             }
-            format!("{} rules mean the same as in the capture", rules(&now))
+            let less = to.map(|to| format!(", less what {to} mode writes over"));
+            let less = less.unwrap_or_default();
+            format!("{} rules mean the same as in the capture{less}", rules(&now))
         }
         true => format!("all but {} objects that this kernel cannot hold", left_out.len()),
     };
@@ -170,8 +195,8 @@ pub(super) fn rehearse(
 
     let catalogue = Catalogue::builtin()?;
     let (what, after) = match asked {
-        Some(_) => ("the remedies", "after mending"),
-        None => ("the clean-up", "after cleaning"),
+        Asked::Edits(_) => ("the remedies", "after mending"),
+        Asked::CleanUp | Asked::Leaving(_) => ("the clean-up", "after cleaning"),
     };
     let store = Store::open(Some(Path::new("/run/proxyshift-store")))?;
     let context = Context {
@@ -187,8 +212,13 @@ pub(super) fn rehearse(
     drop(state);
     proofs.hold("a snapshot of it restores in another namespace, and means the same again");
     let edits = match asked {
-        Some(edits) => edits,
-        None => planned(&catalogue, &folder)?,
+        Asked::Edits(edits) => edits,
+        Asked::CleanUp => planned(folder.state()?, |s| plan_with(&catalogue, s, &[]))?,
+        Asked::Leaving(to) => {
+            let here = as_held_here(folder.state()?, state_in(&snapshot.dir)?);
+            let owners = [KUBE_PROXY.to_owned()];
+            planned(here, |s| Ok(leftovers_once(&catalogue, s, to).of_owners(&owners)))?
+        }
     };
     if edits.is_empty() {
         sink.note("there is nothing to remove");
@@ -224,12 +254,18 @@ pub(super) fn rehearse(
     Ok(Report { left_out, removed, proofs: proofs.told })
 }
 
-/// The edits that clean the given state up.
-fn planned(catalogue: &Catalogue, folder: &Given) -> Result<Vec<Edit>> {
-    let given = folder.state()?;
-    let edits = edits(&plan_with(catalogue, &given, &[])?, &given);
-    drop(given);
+/// The edits of a plan for `state`.
+fn planned(state: NodeState, plan: impl Fn(&NodeState) -> Result<Plan>) -> Result<Vec<Edit>> {
+    let edits = edits(&plan(&state)?, &state);
+    drop(state);
     by_themselves(edits)
+}
+
+/// The node, with as much in its kernel as this one holds of it: an object that is not here can
+/// neither go nor come back.
+fn as_held_here(given: NodeState, here: NodeState) -> NodeState {
+    let NodeState { rulesets, nft, ipsets, ipvs, links, .. } = here;
+    NodeState { rulesets, nft, ipsets, ipvs, links, ..given }
 }
 
 fn rules(state: &NodeState) -> usize {

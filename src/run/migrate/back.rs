@@ -231,6 +231,7 @@ fn was_there(object: &Object, base: &NodeState) -> bool {
         ObjectKind::VirtualServer => {
             base.ipvs.servers.iter().any(|s| s.service.to_string() == *object.name)
         }
+        ObjectKind::RealServer => false,
         ObjectKind::Link => base.links.iter().any(|l| l.name == *object.name),
         ObjectKind::Table => base.nft.tables.iter().any(|t| t.name == *object.name),
     }
@@ -275,6 +276,8 @@ fn others_part(edit: &Edit, base: &NodeState, ownership: &Ownership<'_>) -> Opti
                 let place = base.ipvs.servers.iter().position(|s| s.service == server.service)?;
                 ownership.virtual_server(place).map(|o| o.name)
             }
+            // kube-proxy's alone are removed.
+            Target::RealServer(_) => Some(KUBE_PROXY),
             Target::NativeTable(t) => ownership.table(&t.family, &t.name).map(|o| o.name),
             Target::Table(_) => None,
         };

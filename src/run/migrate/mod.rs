@@ -5,6 +5,7 @@ mod back;
 mod converge;
 mod drain;
 mod hooks;
+mod outlook;
 mod proof;
 mod resume;
 mod stages;
@@ -18,8 +19,10 @@ use serde_json::json;
 
 use crate::checks::{self, Facts, Finding};
 use crate::error::{Error, Kind, Result};
+use crate::interrupt;
 use crate::node::controller::{Controller, Settings};
 use crate::node::measure;
+use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
 use crate::owners::mode;
 use crate::plan::playbook::{self, Playbook, Stage, StageName};
@@ -28,15 +31,18 @@ use crate::run::change::{begin, prune, refuse_pending};
 use crate::run::cleanup::rehearse;
 use crate::run::look::look;
 use crate::run::probes::{self, Probe};
+use crate::run::report::Judged;
 use crate::run::take::{Taken, take};
 use crate::run::{Context, boot_unit, stand_by};
 use crate::state::NodeState;
 use crate::state::kube_proxy::Mode;
 use crate::state::tools::Process;
-use crate::store::runs::{Run, RunState, Shift, Staged};
+use crate::store::runs::{COPY, Run, RunState, Shift, Staged};
 
 pub(super) use back::{after_reboot, undo};
+pub use outlook::{Ahead, Outlook, outlook};
 pub use resume::resume;
+pub(super) use steps::shown;
 
 use work::Work;
 
@@ -71,10 +77,9 @@ pub struct Intended {
     pub playbook: Playbook,
     /// The mode that runs now.
     pub from: Mode,
-    /// Who starts and stops kube-proxy.
-    pub controller: String,
-    /// The file that tells it its mode.
-    pub settings: String,
+    /// Who restarts kube-proxy, and the file that tells it its mode; none for an upgrade, which
+    /// somebody else does.
+    pub restarts: Option<(String, String)>,
     /// What the checks found that does not stop the run.
     pub warnings: Vec<Finding>,
     /// The questions to the node's services that were answered.
@@ -110,46 +115,77 @@ pub fn migrate(
     asked: &Asked<'_>,
     approve: &dyn Fn(&Intended) -> Result<bool>,
 ) -> Result<Report> {
-    playbook::supported(asked.to)?;
-    if let Some(id) = asked.ignore.iter().find(|id| !is_check(id)) {
-        return Err(Error::new(Kind::Usage, id, "no check has this id")
-            .hint("`proxyshift check --list` names them all"));
-    }
+    supported(asked)?;
     let _lock = context.lock(MIGRATE)?;
-    refuse_pending(context)?;
-    let now = look(context.tools, context.sink)?;
-    let from = running(context, &now)?;
-    let (playbook, text) = read_playbook(asked, from)?;
-    playbook.refers_to_known(is_check, |owner| context.catalogue.component(owner).is_some())?;
-    let (controller, settings) = kube_proxy(&playbook, &now)?;
-    let warnings = preflight(context, &playbook, &now, asked)?;
-    let probes = baseline(context, &now, from);
-    let intended = Intended {
-        from,
-        controller: controller.to_string(),
-        settings: settings.as_ref().map_or_else(String::new, |s| s.path().display().to_string()),
-        warnings,
-        probes: probes.iter().map(ToString::to_string).collect(),
-        playbook,
-    };
+    let Ready { intended, text, found, probes } = ready(context, asked)?;
     if !approve(&intended)? {
         return Err(Error::new(Kind::Interrupted, MIGRATE, "declined; nothing was changed"));
     }
-    let playbook = intended.playbook;
-    drop(now);
+    let Intended { playbook, from, warnings, .. } = intended;
+    let warnings: Vec<Judged> = warnings.iter().filter_map(Judged::of).collect();
     prune(context)?;
     let taken = take(context, &format!("before migrate --to {}", asked.to))?;
     if playbook.stage(StageName::Rehearse).is_some() {
         rehearse(context, &taken, None)?;
     }
     let within = confirm_within(&playbook, asked);
+    let (controller, settings) = found.unzip();
     let summary = json!({
         "playbook": playbook.name, "confirm_within": within.map(|w| w.as_secs()),
         "probes": probes, "controller": controller, "settings": settings,
+        "findings": warnings, "ignored": asked.ignore,
     });
+    let _change = interrupt::change();
     let (run, journal) = open(context, &playbook, &text, &taken, from, summary)?;
     let work = Work { context, playbook, run, journal, base: taken.state, later: None, probes };
     work.go(None)
+}
+
+/// What [`migrate`] would be about to do; nothing is changed.
+///
+/// # Errors
+/// What keeps the migration from being begun.
+pub fn intended(context: &Context<'_>, asked: &Asked<'_>) -> Result<Intended> {
+    supported(asked)?;
+    ready(context, asked).map(|ready| ready.intended)
+}
+
+fn supported(asked: &Asked<'_>) -> Result<()> {
+    playbook::supported(asked.to)?;
+    match asked.ignore.iter().find(|id| !is_check(id)) {
+        None => Ok(()),
+        Some(id) => Err(Error::new(Kind::Usage, id, "no check has this id")
+            .hint("`proxyshift check --list` names them all")),
+    }
+}
+
+/// What is known before anything is changed.
+struct Ready {
+    intended: Intended,
+    /// The playbook's text.
+    text: String,
+    /// Who restarts kube-proxy, and where it is told its mode.
+    found: Option<(Controller, Settings)>,
+    probes: Vec<Probe>,
+}
+
+fn ready(context: &Context<'_>, asked: &Asked<'_>) -> Result<Ready> {
+    refuse_pending(context)?;
+    let now = look(context.tools, context.sink)?;
+    let from = running(context.catalogue, &now)?;
+    let (playbook, text) = read_playbook(asked, from)?;
+    playbook.refers_to_known(is_check, |owner| context.catalogue.component(owner).is_some())?;
+    let found = kube_proxy(&playbook, &now)?;
+    let warnings = preflight(context, &playbook, &now, asked)?;
+    let probes = baseline(context, &now, from);
+    let intended = Intended {
+        from,
+        restarts: found.as_ref().map(|(c, s)| (c.to_string(), s.path().display().to_string())),
+        warnings,
+        probes: probes.iter().map(ToString::to_string).collect(),
+        playbook,
+    };
+    Ok(Ready { intended, text, found, probes })
 }
 
 fn is_check(id: &str) -> bool {
@@ -157,8 +193,8 @@ fn is_check(id: &str) -> bool {
 }
 
 /// The mode that runs.
-fn running(context: &Context<'_>, now: &NodeState) -> Result<Mode> {
-    let ownership = Ownership::of(context.catalogue, now);
+fn running(catalogue: &Catalogue, now: &NodeState) -> Result<Mode> {
+    let ownership = Ownership::of(catalogue, now);
     let running = mode::running(now, &ownership);
     running.mode.ok_or_else(|| {
         Error::new(Kind::Blocked, "kube-proxy's mode", running.evidence).hint(
@@ -190,19 +226,13 @@ fn read_playbook(asked: &Asked<'_>, running: Mode) -> Result<(Playbook, String)>
     Ok((Playbook::parse(file, text, from)?, text.to_owned()))
 }
 
-/// Who runs kube-proxy here, and where it is told its mode; no such place for an upgrade.
-fn kube_proxy(playbook: &Playbook, now: &NodeState) -> Result<(Controller, Option<Settings>)> {
+/// Who runs kube-proxy here, and where it is told its mode. An upgrade needs neither.
+fn kube_proxy(playbook: &Playbook, now: &NodeState) -> Result<Option<(Controller, Settings)>> {
     let process = only_process(now)?;
-    let chosen = match playbook.stage(StageName::Switch) {
-        Some(Stage::Switch(switch)) => &switch.controller,
-        _ => &playbook::Controller::Auto,
-    };
-    let controller = steps::controller(chosen, process)?;
-    if playbook.stage(StageName::Switch).is_none() {
-        return Ok((controller, None));
-    }
+    let Some(Stage::Switch(switch)) = playbook.stage(StageName::Switch) else { return Ok(None) };
+    let controller = steps::controller(&switch.controller, process)?;
     let settings = Settings::find(&controller, process)?;
-    Ok((controller, Some(settings)))
+    Ok(Some((controller, settings)))
 }
 
 /// The one kube-proxy of this node.
@@ -311,7 +341,7 @@ fn open(
     let armed = steps::keep(&dir.join(PLAYBOOK), text)
         .and_then(|()| stand_by::arm(context, &mut run))
         .and_then(|()| match boot_unit::has_systemd() {
-            true => boot_unit::write(&dir.join(stand_by::COPY), context.store.dir()),
+            true => boot_unit::write(&dir.join(COPY), context.store.dir()),
             false => {
                 context.sink.note(
                     "there is no systemd here: after a reboot, undo the run with `proxyshift \

@@ -46,6 +46,7 @@ pub fn resume(context: &Context<'_>, mut run: Run) -> Result<Report> {
     let probes = serde_json::from_value(run.plan["probes"].clone()).unwrap_or_default();
     run.take_over();
     context.store.update(&run)?;
+    context.sink.run(&run.id, &run.verb);
     let mut work = Work { context, playbook, run, journal, base, later: None, probes };
     if let Some((edit, place)) = told.open {
         work.close_open_edit(&edit, &place)?;

@@ -48,6 +48,31 @@ pub(super) enum Step {
     },
 }
 
+impl std::fmt::Display for Step {
+    /// For reports: no text of a file.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Step::Sysctl { name, from, to } => {
+                write!(f, "sysctl {name}: {} → {to}", from.as_deref().unwrap_or("none"))
+            }
+            Step::File { path, from: None, .. } => write!(f, "file {} written", path.display()),
+            Step::File { path, .. } => write!(f, "file {} changed", path.display()),
+            Step::Settings { path, controller } => {
+                write!(f, "kube-proxy's {} edited, {controller} restarted", path.display())
+            }
+        }
+    }
+}
+
+/// The steps other than edits that a journal says were begun, for people.
+pub(in crate::run) fn shown(entries: &[Entry]) -> Vec<String> {
+    let hooks = entries.iter().filter(|e| e.kind == Mark::Intent).filter_map(|e| {
+        let step = Step::deserialize(&e.edit).ok().map(|step| step.to_string());
+        step.or_else(|| Some(format!("hook: {}", e.edit["hook"].as_str()?)))
+    });
+    hooks.collect()
+}
+
 /// The texts of kube-proxy's settings in the run's folder.
 pub(super) const BEFORE: &str = "settings.before";
 pub(super) const AFTER: &str = "settings.after";

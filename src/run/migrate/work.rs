@@ -1,16 +1,15 @@
 //! A migration under way: its stages one after the other, each with its time; the end, or the way
 //! back.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::json;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
+use crate::interrupt;
 use crate::plan::playbook::{Clean, Converge, Playbook, Stage, StageName, Switch, Upgrade, When};
 use crate::plan::services::Services;
 use crate::run::change::{after_undoing, prune};
-use crate::run::execute::interrupts;
 use crate::run::migrate::{MARGIN, Report, back, hooks, steps};
 use crate::run::probes::Probe;
 use crate::run::{Context, boot_unit, confirm, stand_by};
@@ -42,7 +41,6 @@ impl Work<'_> {
     }
 
     fn stages(&mut self, first: Option<StageName>) -> Result<(usize, Vec<String>)> {
-        let interrupted = interrupts()?;
         let (mut removed, mut others) = (0, Vec::new());
         for stage in self.playbook.stages.clone() {
             let name = stage.name();
@@ -51,9 +49,7 @@ impl Work<'_> {
             if before || first.is_some_and(|first| name < first) {
                 continue;
             }
-            if interrupted.load(Ordering::Relaxed) {
-                return Err(Error::new(Kind::Interrupted, name.name(), "interrupted by a signal"));
-            }
+            interrupt::check(name.name())?;
             self.enter(&stage)?;
             self.hooks(When::Before, name)?;
             match &stage {

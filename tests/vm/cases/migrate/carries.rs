@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{Case, PLAYBOOK};
 use crate::cluster::Cluster;
 use crate::common::node::captured;
+use crate::common::schemas::Schemas;
 use crate::common::vm::cached;
 use crate::common::{run, run_with};
 use crate::machine::inside;
@@ -18,9 +19,16 @@ fn carries_over(backend: &'static str, from: &str, to: &str) {
     case.playbook(from, to, |text| text);
     // A stream through ipvs ends with its virtual server.
     let traffic = if to == "ipvs" { Traffic::with_a_stream() } else { Traffic::start() };
-    assert_eq!(case.migrate(to, "").code, Some(0), "{PLAYBOOK}");
+    let ended = case.migrate(to, "-o json");
+    assert_eq!(ended.code, Some(0), "{PLAYBOOK}");
+    let mut schemas = Schemas::load();
+    schemas.hold(&ended.json(), "migrate");
     case.proxyshift.expect(6, "status");
     case.proxyshift.expect(0, "confirm");
+    let report = case.proxyshift.expect(0, "report -o json").json();
+    schemas.hold(&report, "report");
+    assert_eq!(report["shift"]["to"], to, "{report}");
+    println!("{}", case.proxyshift.expect(0, "report").out);
     traffic.stop(&format!("{from} to {to}, {backend}"));
     case.is_in(to);
     case.proxyshift.expect(0, "status");

@@ -1,0 +1,80 @@
+//! Check mode: what a task would change. Nothing is written, not even a store or a lock.
+
+use crate::cli::ansible::answer::Answer;
+use crate::cli::ansible::diff::Diff;
+use crate::cli::ansible::options::{State, Task};
+use crate::cli::ansible::states::{
+    NOTHING_TO_UNDO, checked, cleaned_already, guard, migrated_already, unchanged,
+};
+use crate::error::Result;
+use crate::plan::edit::Edit;
+use crate::run::confirm::{self, Confirmed};
+use crate::run::migrate::{self, Asked};
+use crate::run::{Context, cleanup, rollback, take};
+use crate::ui::table::counted;
+
+/// What `task` would change.
+///
+/// # Errors
+/// What the task itself would fail with before it changed anything.
+pub(super) fn predict(context: &Context<'_>, task: &Task) -> Result<Answer> {
+    match &task.state {
+        State::Checked { to, snapshot, ignore } => {
+            checked(context, *to, snapshot.as_deref(), ignore)
+        }
+        State::Snapshotted => Ok(match take::still_true(context)? {
+            Some(snapshot) => {
+                unchanged(&format!("snapshot {} still tells what the node is", snapshot.id))
+            }
+            None => Answer { changed: true, ..unchanged("a snapshot would be taken") },
+        }),
+        State::Cleaned { owners, .. } => match cleaned_already(context, owners)? {
+            Some(answer) => Ok(answer),
+            None => {
+                let edits = cleanup::intended(context, owners)?;
+                let objects = edits.iter().map(Edit::objects).sum();
+                Ok(would(&edits, &format!("{} would be removed", counted(objects, "object"))))
+            }
+        },
+        State::Migrated { to, playbook, ignore, .. } => {
+            if let Some(answer) = migrated_already(context, *to)? {
+                return Ok(answer);
+            }
+            let playbook = playbook.as_deref();
+            let asked = Asked { to: *to, playbook, confirm_within: None, confirm: true, ignore };
+            let from = migrate::intended(context, &asked)?.from;
+            let edits = cleanup::intended(context, &["kube-proxy".to_owned()])?;
+            let diff = Some(Diff::of(&edits).modes(from.name(), to.name()));
+            let msg = format!("kube-proxy would go from {from} to {to} mode");
+            Ok(Answer { changed: true, diff, ..unchanged(&msg) })
+        }
+        State::Confirmed => Ok(match confirm::awaited(context)? {
+            Confirmed::Now(run) => {
+                Answer { changed: true, ..unchanged(&format!("run {} would be confirmed", run.id)) }
+            }
+            Confirmed::Already(run) => unchanged(&format!("run {} was confirmed before", run.id)),
+        }),
+        State::RolledBack => {
+            let Some(run) = rollback::standing(context)? else {
+                return Ok(unchanged(NOTHING_TO_UNDO));
+            };
+            let msg = format!("run {} would be undone", run.id);
+            if let Some(shift) = run.staged.as_ref().and_then(|s| s.shift) {
+                let diff = Some(Diff::default().modes(shift.to.name(), shift.from.name()));
+                return Ok(Answer { changed: true, diff, ..unchanged(&msg) });
+            }
+            Ok(would(&rollback::way_back(context, &run)?, &msg))
+        }
+        State::Guarded { exceptions } => {
+            let edits = guard(context, exceptions).intended()?;
+            Ok(would(&edits, "the exceptions would be set right"))
+        }
+    }
+}
+
+fn would(edits: &[Edit], msg: &str) -> Answer {
+    match edits.is_empty() {
+        true => unchanged("nothing would be changed"),
+        false => Answer { changed: true, diff: Some(Diff::of(edits)), ..unchanged(msg) },
+    }
+}

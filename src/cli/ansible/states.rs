@@ -1,0 +1,301 @@
+//! Bringing the node into the state asked for, with the same functions as the verbs.
+
+use std::cell::RefCell;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::checks::{Finding, Verdict};
+use crate::cli::ansible::answer::{Answer, Heard};
+use crate::cli::ansible::diff::Diff;
+use crate::cli::ansible::options::{State, Task};
+use crate::cli::ansible::predict::predict;
+use crate::cli::check::{self, Seen};
+use crate::cli::{args, as_root, status};
+use crate::error::{Error, Kind, Result};
+use crate::event::Silent;
+use crate::node::measure;
+use crate::node::tools::Tools;
+use crate::owners::catalogue::Catalogue;
+use crate::owners::matcher::Ownership;
+use crate::owners::mode;
+use crate::run::Context;
+use crate::run::cleanup::{self, Wanted};
+use crate::run::confirm::{self, Confirmed};
+use crate::run::guard::{Exception, Guard};
+use crate::run::look::look;
+use crate::run::migrate::{self, Asked};
+use crate::run::record::Recorder;
+use crate::run::rollback;
+use crate::run::take;
+use crate::state::NodeState;
+use crate::state::kube_proxy::Mode;
+use crate::store::Store;
+use crate::store::runs::{Run, RunState};
+use crate::store::snapshots::Snapshot;
+use crate::ui::table::counted;
+
+/// Brings the node into the state asked for, or says what that would change.
+pub(super) fn carry_out(task: &Task, heard: &Heard) -> Answer {
+    let (tools, lock_wait) = (Tools::find(), task.lock_wait);
+    let answer = Catalogue::builtin().and_then(|catalogue| {
+        let (store, catalogue) = (store(task)?, &catalogue);
+        let recorder = Recorder::new(&store, heard);
+        let context =
+            Context { tools: &tools, store: &store, catalogue, sink: &recorder, lock_wait };
+        let answer = in_context(&context, task);
+        if let Some(error) = &answer.error {
+            recorder.failed(error);
+        }
+        Ok(answer)
+    });
+    answer.unwrap_or_else(Answer::failed)
+}
+
+/// The store; looking makes none.
+fn store(task: &Task) -> Result<Store> {
+    let dir = task.store.as_deref();
+    if task.check || matches!(task.state, State::Checked { .. }) {
+        return Ok(Store::look(dir));
+    }
+    as_root()?;
+    Store::open(dir)
+}
+
+fn in_context(context: &Context<'_>, task: &Task) -> Answer {
+    let acts = !task.check && !matches!(task.state, State::Checked { .. });
+    let seen = || look(context.tools, &Silent).ok();
+    let before = if task.diff && acts { seen() } else { None };
+    let result = if task.check { predict(context, task) } else { act(context, task) };
+    let mut answer = result.unwrap_or_else(|error| Answer {
+        changed: error.kind == Kind::NotRolledBack,
+        ..Answer::failed(error)
+    });
+    let now = seen();
+    if let (Some(before), Some(now)) = (&before, &now) {
+        let diff = Diff::between(before, now);
+        answer.diff = Some(match (mode_of(context, before), mode_of(context, now)) {
+            (Some(from), Some(to)) => diff.modes(from, to),
+            _ => diff,
+        });
+    }
+    answer.diff = answer.diff.filter(|_| task.diff);
+    answer.facts = facts(context, now.as_ref());
+    Answer { verbose: task.verbose, ..answer }
+}
+
+fn act(context: &Context<'_>, task: &Task) -> Result<Answer> {
+    match &task.state {
+        State::Checked { to, snapshot, ignore } => {
+            checked(context, *to, snapshot.as_deref(), ignore)
+        }
+        State::Snapshotted => snapshotted(context),
+        State::Cleaned { owners, confirm_within } => {
+            if let Some(answer) = cleaned_already(context, owners)? {
+                return Ok(answer);
+            }
+            let wanted = Wanted { owners: owners.clone(), black_holes: false };
+            let report = cleanup::cleanup(context, &wanted, *confirm_within, &|_| Ok(true))?;
+            let waits = report.confirm_within.is_some();
+            Ok(match report.run {
+                None => unchanged("no leftovers were found"),
+                Some(run) => {
+                    ran(run, format!("{} removed", counted(report.removed, "object")), waits)
+                }
+            })
+        }
+        State::Migrated { to, playbook, confirm_within, ignore } => {
+            let asked = Asked {
+                to: *to,
+                playbook: playbook.as_deref(),
+                confirm_within: *confirm_within,
+                confirm: true,
+                ignore,
+            };
+            migrated(context, &asked)
+        }
+        State::Confirmed => Ok(match confirm::confirm(context)? {
+            Confirmed::Now(run) => ran(run.id.clone(), "confirmed".into(), false),
+            Confirmed::Already(run) => Answer {
+                run: Some(run.id.clone()),
+                ..unchanged(&format!("run {} was confirmed before", run.id))
+            },
+        }),
+        State::RolledBack => rolled_back(context),
+        State::Guarded { exceptions } => {
+            let report = guard(context, exceptions).once()?;
+            let msg = format!("{} in place", counted(report.rules.len(), "rule"));
+            Ok(Answer { changed: report.changed, ..unchanged(&msg) })
+        }
+    }
+}
+
+/// Judges the node, or a snapshot; what blocks is an error.
+pub(super) fn checked(
+    context: &Context<'_>,
+    to: Option<Mode>,
+    snapshot: Option<&str>,
+    ignore: &[String],
+) -> Result<Answer> {
+    let options = args::Check { to, ignore: ignore.to_vec(), ..args::Check::default() };
+    check::known_ids(&options)?;
+    let now = match snapshot {
+        None => look(context.tools, context.sink)?,
+        Some(name) if name.contains('/') => take::parsed(Snapshot::load(Path::new(name))?.files)?,
+        Some(name) => take::parsed(Snapshot::load(&context.store.find(name)?.dir)?.files)?,
+    };
+    let asked = match snapshot {
+        None => Some(measure::measure(&now, Some(context.store.dir()))),
+        Some(_) => None,
+    };
+    let seen = Seen { now, earlier: None, interval: None, asked };
+    let findings = check::judge(&seen, &seen.now, &options)?;
+    let blocking: Vec<&str> = findings.iter().filter(|f| f.blocks()).map(|f| f.id).collect();
+    let error = (!blocking.is_empty()).then(|| {
+        Error::new(Kind::Blocked, blocking.join(", "), "must be mended first")
+            .hint("`findings` has the evidence and the remedies; `ignore` leaves a check out")
+    });
+    let found = findings.iter().filter(|f| matches!(f.verdict, Verdict::Found(_))).count();
+    let msg = format!("{} found something, nothing blocks", counted(found, "check"));
+    Ok(Answer { findings: rows(&findings), error, ..unchanged(&msg) })
+}
+
+/// What was found, and what is not known.
+fn rows(findings: &[Finding]) -> Vec<Value> {
+    let told = findings.iter().filter(|f| !matches!(f.verdict, Verdict::Ok(_)));
+    told.map(check::row).collect()
+}
+
+fn snapshotted(context: &Context<'_>) -> Result<Answer> {
+    let _lock = context.lock("snapshot")?;
+    if let Some(snapshot) = take::still_true(context)? {
+        return Ok(unchanged(&format!("snapshot {} still tells what the node is", snapshot.id)));
+    }
+    let taken = take::take(context, "asked for by Ansible")?;
+    let msg = format!("snapshot {} was taken", taken.snapshot.id);
+    Ok(Answer { changed: true, ..unchanged(&msg) })
+}
+
+/// The answer where nothing is to be cleaned: this very clean-up waits to be confirmed.
+///
+/// # Errors
+/// [`Kind::Usage`] for an owner that nobody knows.
+pub(super) fn cleaned_already(context: &Context<'_>, owners: &[String]) -> Result<Option<Answer>> {
+    if let Some(owner) = owners.iter().find(|o| context.catalogue.component(o).is_none()) {
+        return Err(Error::new(Kind::Usage, "option `owners`", format!("nobody knows `{owner}`"))
+            .hint("`proxyshift snapshot show` counts what a node holds by owner"));
+    }
+    let own = |run: &Run| {
+        run.staged.as_ref().is_some_and(|s| s.shift.is_none())
+            && run.plan["owners"] == json!(owners)
+    };
+    Ok(unconfirmed(context)?.filter(own).map(|run| waits(&run)))
+}
+
+/// The answer where kube-proxy is to stay as it is: it serves in that mode and left nothing of another,
+/// or this very migration waits to be confirmed.
+pub(super) fn migrated_already(context: &Context<'_>, to: Mode) -> Result<Option<Answer>> {
+    let own = |run: &Run| run.staged.as_ref().and_then(|s| s.shift).is_some_and(|s| s.to == to);
+    if let Some(run) = unconfirmed(context)?.filter(own) {
+        return Ok(Some(waits(&run)));
+    }
+    if context.store.pending()?.is_some() {
+        return Ok(None);
+    }
+    let now = look(context.tools, context.sink)?;
+    let there = mode_of(context, &now) == Some(to.name())
+        && cleanup::plan(context, &now, &["kube-proxy".to_owned()])?.is_empty();
+    Ok(there.then(|| unchanged(&format!("kube-proxy serves in {to} mode, and left nothing"))))
+}
+
+fn migrated(context: &Context<'_>, asked: &Asked<'_>) -> Result<Answer> {
+    if let Some(answer) = migrated_already(context, asked.to)? {
+        return Ok(answer);
+    }
+    let findings = RefCell::new(Vec::new());
+    let report = migrate::migrate(context, asked, &|intended| {
+        *findings.borrow_mut() = rows(&intended.warnings);
+        Ok(true)
+    });
+    let report = match report {
+        // What blocks is told like any finding.
+        Err(error) if error.kind == Kind::Blocked => {
+            let findings = checked(context, Some(asked.to), None, asked.ignore)?.findings;
+            return Ok(Answer { findings, ..Answer::failed(error) });
+        }
+        other => other?,
+    };
+    let done = format!("kube-proxy went from {} to {} mode", report.from, report.to);
+    Ok(Answer { findings: findings.into_inner(), ..ran(report.run, done, report.left.is_some()) })
+}
+
+fn rolled_back(context: &Context<'_>) -> Result<Answer> {
+    let shifted =
+        rollback::standing(context)?.is_some_and(|r| r.staged.is_some_and(|s| s.shift.is_some()));
+    match rollback::rollback_once(context) {
+        Ok(Some(report)) => {
+            let changed = shifted || report.restored + report.taken_out > 0;
+            let msg = format!("run {} is undone", report.run);
+            Ok(Answer { changed, run: Some(report.run), ..unchanged(&msg) })
+        }
+        Ok(None) => Ok(unchanged(NOTHING_TO_UNDO)),
+        // A reboot left nothing of it.
+        Err(e) if e.kind == Kind::NotFound => Ok(unchanged(&e.to_string())),
+        Err(e) => Err(e),
+    }
+}
+
+pub(super) const NOTHING_TO_UNDO: &str = "no run is left to undo";
+
+/// The guard that the exceptions ask for.
+pub(super) fn guard<'a>(context: &Context<'a>, exceptions: &'a [Exception]) -> Guard<'a> {
+    Guard {
+        tools: context.tools,
+        catalogue: context.catalogue,
+        sink: context.sink,
+        lock_wait: context.lock_wait,
+        exceptions,
+        contest: false,
+    }
+}
+
+/// The run that waits to be confirmed.
+fn unconfirmed(context: &Context<'_>) -> Result<Option<Run>> {
+    Ok(context.store.pending()?.filter(|run| run.state == RunState::Unconfirmed))
+}
+
+fn waits(run: &Run) -> Answer {
+    Answer { run: Some(run.id.clone()), ..unchanged(&status::pending(run)) }
+}
+
+fn ran(run: String, done: String, waits: bool) -> Answer {
+    let msg = match waits {
+        true => format!("{done} in run {run}, which is undone unless it is confirmed"),
+        false => format!("{done} in run {run}"),
+    };
+    Answer { changed: true, run: Some(run), ..unchanged(&msg) }
+}
+
+pub(super) fn unchanged(msg: &str) -> Answer {
+    Answer { msg: msg.to_owned(), ..Answer::default() }
+}
+
+/// The mode that kube-proxy serves in, where that is clear.
+fn mode_of(context: &Context<'_>, state: &NodeState) -> Option<&'static str> {
+    mode::running(state, &Ownership::of(context.catalogue, state)).mode.map(Mode::name)
+}
+
+/// What templates may want to know; null where it is not known.
+fn facts(context: &Context<'_>, now: Option<&NodeState>) -> Value {
+    let leftovers = now.and_then(|now| cleanup::plan(context, now, &[]).ok());
+    let runs = context.store.runs().unwrap_or_default();
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "node": rustix::system::uname().nodename().to_string_lossy(),
+        "mode": now.and_then(|now| mode_of(context, now)),
+        "leftovers": leftovers.map(|plan| plan.removals().count()),
+        "pending": context.store.pending().ok().flatten().as_ref().map(status::row),
+        "last_run": runs.last().map(status::row),
+        "snapshot": context.store.find("latest").ok().map(|snapshot| snapshot.id),
+    })
+}

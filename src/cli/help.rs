@@ -1,0 +1,81 @@
+//! What stands below the options in the help: examples, and the exit codes.
+
+pub(super) const PROXYSHIFT: &str = "\
+Start with (none of these changes anything):
+  proxyshift check        what is wrong with this node, and the remedy
+  proxyshift plan         what a clean-up would remove, and why
+  proxyshift rehearse     the clean-up and its way back, on a private copy
+
+Exit codes:
+  0    done, or nothing to do
+  1    unexpected error
+  2    usage
+  3    stopped before any change
+  4    failed and rolled back, the node is as before
+  5    failed and not fully rolled back, a person is needed
+  6    a run is pending
+  130  interrupted, nothing changed";
+
+pub(super) const CHECK: &str = "\
+Examples:
+  proxyshift check
+  proxyshift check --to ipvs               is the node ready for ipvs?
+  proxyshift check --only invalid.drops --watch 30
+                                           what rises within half a minute?
+  proxyshift check --snapshot DIR          a node captured elsewhere
+  proxyshift check --fix                   mend what can be mended safely
+  proxyshift check --list                  all checks, and when each applies";
+
+pub(super) const PLAN: &str = "\
+Examples:
+  proxyshift plan
+  proxyshift plan -v                       and what stays, with the reason
+  proxyshift plan --snapshot latest -o json";
+
+pub(super) const MIGRATE: &str = "\
+Examples:
+  proxyshift check --to ipvs               first: what stands in the way?
+  proxyshift migrate --to ipvs             asks, goes, and waits for a word
+  proxyshift confirm                       keeps it
+  proxyshift rollback                      or undoes it now
+  proxyshift migrate --to ipvs --yes --confirm-within 10m
+                                           from a script: returns when its
+                                           stages are done";
+
+pub(super) const CLEANUP: &str = "\
+Examples:
+  proxyshift cleanup --dry-run             what would go; changes nothing
+  proxyshift cleanup                       shows it, asks, and removes it
+  proxyshift cleanup --owner flannel --yes
+  proxyshift cleanup --yes --confirm-within 5m
+                                           undone unless confirmed in time
+  proxyshift rollback                      puts it all back";
+
+pub(super) const ROLLBACK: &str = "\
+Examples:
+  proxyshift status                        is a run pending, and which?
+  proxyshift rollback
+  proxyshift report                        what came of it
+
+Without proxyshift: sh /var/lib/proxyshift/snapshots/ID/restore.sh --dry-run";
+
+pub(super) const SNAPSHOT: &str = "\
+Examples:
+  proxyshift snapshot create --why 'before the upgrade'
+  proxyshift snapshot diff latest          what changed on the node since
+  proxyshift snapshot export latest node.tar.gz
+                                           to look at it on another machine
+  proxyshift snapshot import node.tar.gz
+
+A snapshot is named by its id, a unique prefix of it, `latest`, or a directory.";
+
+pub(super) const REPORT: &str = "\
+Examples:
+  proxyshift report > report.md
+  proxyshift report 20261121T20 -o json";
+
+pub(super) const COMPLETIONS: &str = "\
+Examples:
+  proxyshift completions bash > /etc/bash_completion.d/proxyshift
+  proxyshift completions zsh > /usr/local/share/zsh/site-functions/_proxyshift
+  proxyshift completions fish > /etc/fish/completions/proxyshift.fish";

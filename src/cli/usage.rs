@@ -1,0 +1,91 @@
+//! What is said when the arguments cannot be read, in the form that they ask for all the same.
+
+use std::ffi::OsString;
+
+use clap::ValueEnum;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+use crate::error::{Error, Kind};
+use crate::ui::Ui;
+
+/// Prints help, a version, or why `words` are no command line; returns the exit code.
+pub fn told(error: &clap::Error, words: &[OsString]) -> u8 {
+    let ui = Ui::new(
+        asked(words, &["-o", "--output"]),
+        asked(words, &["--progress"]),
+        // An error in colour is clap's own affair.
+        true,
+    );
+    if !error.use_stderr() || !ui.for_programs() {
+        // A closed pipe is nobody's error.
+        let _ = error.print();
+        return u8::try_from(error.exit_code()).unwrap_or(2);
+    }
+    ui.error(&as_error(error))
+}
+
+/// The last known value of an option that goes by these names, or the default.
+fn asked<T: ValueEnum + Default>(words: &[OsString], names: &[&str]) -> T {
+    let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+    let value = |(at, word): (usize, &std::borrow::Cow<'_, str>)| {
+        names.iter().find_map(|name| match word.strip_prefix(name)? {
+            "" => words.get(at + 1).map(ToString::to_string),
+            rest => match rest.strip_prefix('=') {
+                Some(value) => Some(value.to_owned()),
+                None => (!name.starts_with("--")).then(|| rest.to_owned()),
+            },
+        })
+    };
+    let known = |word: String| T::from_str(&word, false).ok();
+    words.iter().enumerate().filter_map(value).filter_map(known).last().unwrap_or_default()
+}
+
+/// clap's error as one of ours: its first paragraph, and its advice or else its usage line.
+fn as_error(error: &clap::Error) -> Error {
+    let named = [ContextKind::InvalidArg, ContextKind::InvalidSubcommand].into_iter();
+    let object = named.filter_map(|kind| error.get(kind)).find_map(|value| match value {
+        ContextValue::String(name) => Some(name.clone()),
+        ContextValue::Strings(names) => Some(names.join(", ")),
+        _ => None,
+    });
+    let object = object.unwrap_or_else(|| "proxyshift".to_owned());
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return Error::new(Kind::Usage, object, "it lacks a verb or an argument")
+            .hint("`--help` behind it lists what there is");
+    }
+    let text = error.render().to_string();
+    let mut paragraphs = text.split("\n\n").map(joined);
+    let cause = paragraphs.next().unwrap_or_default();
+    let cause = cause.strip_prefix("error: ").unwrap_or(&cause).to_owned();
+    let paragraphs: Vec<String> = paragraphs.collect();
+    let hint = |start: &str| paragraphs.iter().find(|p| p.starts_with(start)).cloned();
+    Error {
+        hint: hint("tip: ").or_else(|| hint("Usage: ")).or_else(|| hint("For more")),
+        ..Error::new(Kind::Usage, object, cause)
+    }
+}
+
+/// A paragraph in one line.
+fn joined(paragraph: &str) -> String {
+    paragraph.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ui::Output;
+
+    #[test]
+    fn the_form_is_found_however_it_is_written() {
+        let output = |line: &str| {
+            let words: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+            asked::<Output>(&words, &["-o", "--output"])
+        };
+        for json in ["-o json", "x -ojson", "-o=json", "--output json y", "--output=json"] {
+            assert_eq!(output(json), Output::Json, "{json}");
+        }
+        for text in ["", "-o", "-o yaml", "--outputjson", "-o json -o text", "check --only json"] {
+            assert_eq!(output(text), Output::Text, "{text}");
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Back to a snapshot that is not the last run's: every run since then is undone, the last first,
+//! each by its own way back and with its own snapshot as the base of its merge. So a rule finds the
+//! neighbours that it had when it was removed, and a migration goes back by starting the old mode,
+//! never by rules. What others have changed since stays.
+
+use std::path::Path;
+
+use crate::error::{Error, Kind, Result};
+use crate::run::Context;
+use crate::run::cleanup::KEEP;
+use crate::run::look::look_again;
+use crate::run::rollback::{Report, back};
+use crate::run::take::parsed;
+use crate::store::manifest::Manifest;
+use crate::store::runs::{Run, RunState};
+use crate::store::snapshots::Snapshot;
+
+/// What has to be undone to be back at a snapshot.
+#[derive(Debug, Clone)]
+pub struct Way {
+    /// The snapshot.
+    pub snapshot: Manifest,
+    /// The runs since, the last first.
+    pub runs: Vec<Run>,
+}
+
+/// How that ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackTo {
+    /// The snapshot.
+    pub snapshot: String,
+    /// The runs that were undone, the last first.
+    pub undone: Vec<Report>,
+    /// What differs from the snapshot still, because others changed it; kept.
+    pub others: Vec<String>,
+}
+
+/// Goes back to the snapshot in `dir`. `approve` is asked once, unless there is nothing to undo.
+///
+/// # Errors
+/// [`Kind::SnapshotRefused`] for another machine's, another boot's, another network namespace's, or
+/// one from within a run; [`Kind::NotRolledBack`] from the first run that cannot be undone
+/// entirely: the ones before it stay as they are.
+pub fn rollback_to(
+    context: &Context<'_>,
+    dir: &Path,
+    approve: &dyn Fn(&Way) -> Result<bool>,
+) -> Result<BackTo> {
+    let _lock = context.lock("rollback")?;
+    let loaded = Snapshot::load(dir)?;
+    let snapshot = loaded.for_rollback()?.clone();
+    of_here(&snapshot, &Manifest::for_this_node("")?)?;
+    let base = parsed(loaded.files)?;
+    let all = context.store.runs()?;
+    if let Some(run) = across(&all, &snapshot) {
+        let cause =
+            format!("was taken in the midst of run {}, which had changed part of it", run.id);
+        return Err(refused(&snapshot, cause).hint(format!(
+            "go back to before that run: `proxyshift rollback --to {}`",
+            run.snapshot
+        )));
+    }
+    let runs = since(&snapshot, all)?;
+    let way = Way { snapshot, runs };
+    if !way.runs.is_empty() && !approve(&way)? {
+        return Err(Error::new(Kind::Interrupted, "rollback", "declined; nothing was changed"));
+    }
+    let Way { snapshot, runs } = way;
+    let mut undone = Vec::new();
+    for run in runs {
+        context.sink.note(format!("undoing run {} ({})", run.id, run.verb));
+        undone.push(back(context, run)?);
+    }
+    let now = look_again(context.tools, context.sink)?;
+    let others = base.differences(&now).iter().map(ToString::to_string).collect();
+    Ok(BackTo { snapshot: snapshot.id, undone, others })
+}
+
+fn refused(snapshot: &Manifest, cause: impl std::fmt::Display) -> Error {
+    Error::new(Kind::SnapshotRefused, format!("snapshot {}", snapshot.id), cause)
+}
+
+/// Refuses what was not taken on this machine, in this boot, and in this network namespace.
+fn of_here(snapshot: &Manifest, here: &Manifest) -> Result<()> {
+    if snapshot.machine_id != here.machine_id {
+        let cause = format!("was taken on another machine, {}", snapshot.node);
+        return Err(
+            refused(snapshot, cause).hint("choose one of this machine: `proxyshift snapshot list`")
+        );
+    }
+    if snapshot.boot_id != here.boot_id {
+        let cause = "was taken before the last reboot: the rules of that boot went with it, and \
+                     were made anew";
+        return Err(refused(snapshot, cause).hint(format!(
+            "`proxyshift plan` shows what is left to do; `proxyshift snapshot diff {}` shows what \
+             is different now",
+            snapshot.id
+        )));
+    }
+    if snapshot.netns != here.netns {
+        return Err(refused(snapshot, "was taken in another network namespace")
+            .hint("run proxyshift there, as with `nsenter --net`"));
+    }
+    Ok(())
+}
+
+/// The runs that changed this namespace since the snapshot, the last first. Identifiers sort by
+/// time, and a run's own snapshot is the last thing before its first change.
+fn since(snapshot: &Manifest, runs: Vec<Run>) -> Result<Vec<Run>> {
+    let pruned = runs.len() >= KEEP && runs.first().is_some_and(|run| run.snapshot > snapshot.id);
+    if pruned {
+        let cause = format!("there were {KEEP} runs or more since, and the first may be forgotten");
+        return Err(refused(snapshot, cause)
+            .hint("choose a later one: `proxyshift snapshot list`; or its restore.sh, by hand"));
+    }
+    let concerned = |run: &Run| {
+        let stands =
+            run.state.is_pending() || matches!(run.state, RunState::Done | RunState::UndonePartly);
+        stands && run.boot_id == snapshot.boot_id && run.netns.inode == snapshot.netns
+    };
+    let mut since: Vec<Run> =
+        runs.into_iter().filter(|run| concerned(run) && run.snapshot >= snapshot.id).collect();
+    since.reverse();
+    Ok(since)
+}
+
+/// The run that took the snapshot in its own midst. Nobody else can: a run holds the node's lock.
+fn across(runs: &[Run], snapshot: &Manifest) -> Option<Run> {
+    let cleaned_from = |run: &&Run| {
+        let id = run.staged.as_ref().and_then(|s| s.cleaned_from.as_deref());
+        id == Some(&snapshot.id) && run.snapshot != snapshot.id
+    };
+    runs.iter().find(cleaned_from).cloned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::here::Netns;
+
+    fn here() -> Manifest {
+        let netns = Netns::current().unwrap().inode;
+        Manifest {
+            id: "20261121T201502Z-800000".into(),
+            netns,
+            ..Manifest::for_this_node("").unwrap()
+        }
+    }
+
+    #[test]
+    fn only_a_snapshot_of_this_machine_boot_and_namespace_will_do() {
+        assert!(of_here(&here(), &here()).is_ok());
+        for (other, words) in [
+            (Manifest { machine_id: "x".into(), ..here() }, "another machine"),
+            (Manifest { boot_id: "x".into(), ..here() }, "last reboot"),
+            (Manifest { netns: 1, ..here() }, "another network namespace"),
+        ] {
+            let error = of_here(&other, &here()).unwrap_err();
+            assert_eq!(error.kind.exit_code(), 3, "{error}");
+            assert!(error.cause.contains(words) && error.hint.is_some(), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_runs_since_are_those_whose_changes_stand_and_the_last_comes_first() {
+        let tmp = tempfile::tempdir().unwrap();
+        let store = crate::store::Store::open(Some(&tmp.path().join("store"))).unwrap();
+        let snapshot = here();
+        let mut all = Vec::new();
+        for (id, state) in [
+            ("20261121T201502Z-7fffff", RunState::Done),
+            ("20261121T201502Z-800000", RunState::Done),
+            ("20261121T201502Z-800001", RunState::RolledBack),
+            ("20261121T201503Z-000000", RunState::UndonePartly),
+        ] {
+            let mut run = store.start("cleanup", id, serde_json::Value::Null).unwrap();
+            store.finish(&mut run, state).unwrap();
+            all.push(run);
+        }
+        let ids = |runs: Vec<Run>| runs.into_iter().map(|r| r.snapshot).collect::<Vec<_>>();
+        assert_eq!(
+            ids(since(&snapshot, all.clone()).unwrap()),
+            ["20261121T201503Z-000000", "20261121T201502Z-800000"]
+        );
+        let many: Vec<Run> = std::iter::repeat_n(all[3].clone(), KEEP).collect();
+        assert!(since(&snapshot, many).unwrap_err().cause.contains("forgotten"));
+    }
+}

@@ -1,0 +1,12 @@
+//! The program as an Ansible module: alone, and under the real Ansible over the real ssh.
+//!
+//! What they need, `make test` gets first: `tests/ansible/setup` and `make dist`.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod collection;
+mod fleet;
+mod hosts;
+mod module;
+mod playbooks;

@@ -1,0 +1,78 @@
+//! What a migration will have to remove, told before it on the captured nodes.
+
+use std::collections::BTreeSet;
+
+use proxyshift::owners::catalogue::Catalogue;
+use proxyshift::owners::matcher::Ownership;
+use proxyshift::plan::ahead::{leftovers_once, taken_over};
+use proxyshift::plan::leftovers::leftovers;
+use proxyshift::plan::{ObjectKind, Plan};
+use proxyshift::state::NodeState;
+use proxyshift::state::kube_proxy::Mode;
+
+use crate::nodes;
+
+fn ahead(state: &NodeState, to: Mode) -> (NodeState, Plan) {
+    let catalogue = Catalogue::builtin().expect("the catalogue");
+    let after = taken_over(&catalogue, state, to).expect("a state");
+    let plan = leftovers_once(&catalogue, &after, to);
+    (after, plan)
+}
+
+/// `nat chain KUBE-NODEPORTS`, with hashes left out; chains of kube-proxy's that go.
+fn chains(plan: &Plan) -> BTreeSet<String> {
+    let removed = plan.removals().filter(|o| o.owner == "kube-proxy");
+    let chains = removed.filter(|o| o.kind == ObjectKind::Chain);
+    let name = |name: &str| match name.rsplit_once('-') {
+        Some((family, hash)) if hash.len() == 16 => family.to_owned(),
+        _ => name.to_owned(),
+    };
+    chains.map(|o| format!("{} {}", o.table.as_deref().unwrap_or(""), name(&o.name))).collect()
+}
+
+/// The same cluster, before a migration and in the midst of one: what is foretold is what is found.
+#[test]
+fn what_will_be_left_is_what_is_left_on_a_node_that_went_that_way() {
+    let before = nodes::state(&nodes::files("docker-legacy-iptables-1.20-no-conntrack"));
+    let (_, plan) = ahead(&before, Mode::Ipvs);
+    let half = nodes::state(&nodes::files("half-migrated-ipvs-1.20"));
+    let catalogue = Catalogue::builtin().expect("the catalogue");
+    let found = leftovers(&catalogue, &half, &Ownership::of(&catalogue, &half));
+    assert_eq!(chains(&plan), chains(&found));
+    // Nothing of it was left over while iptables mode served.
+    let now = leftovers(&catalogue, &before, &Ownership::of(&catalogue, &before));
+    assert!(chains(&now).is_empty());
+}
+
+#[test]
+fn ipvs_mode_leaves_its_own_and_nothing_of_anybody_else() {
+    let state = nodes::state(&nodes::files("ipvs-with-keepalived-1.20"));
+    let (after, plan) = ahead(&state, Mode::Iptables);
+    let names = |kind| -> BTreeSet<&str> {
+        plan.removals().filter(|o| o.kind == kind).map(|o| o.name.as_str()).collect()
+    };
+    assert_eq!(names(ObjectKind::Link), BTreeSet::from(["kube-ipvs0"]));
+    let servers = names(ObjectKind::VirtualServer);
+    assert_eq!(servers.len() + 1, state.ipvs.servers.len());
+    assert!(!servers.contains("10.9.0.100:8443/tcp"), "keepalived's");
+    let own = state.ipsets.sets.iter().filter(|s| s.name.starts_with("KUBE-")).count();
+    assert_eq!(names(ObjectKind::Set).len(), own, "no rule that stays matches one");
+    assert!(names(ObjectKind::Chain).contains("KUBE-LOAD-BALANCER"));
+    // Only rules that lead to what goes are taken to be gone, and they are kube-proxy's.
+    for (id, ruleset) in &state.rulesets {
+        let lines = |r: &proxyshift::state::ruleset::Ruleset| -> BTreeSet<String> {
+            r.lines().map(str::to_owned).collect()
+        };
+        let (before, after) = (lines(ruleset), lines(&after.rulesets[id]));
+        assert!(before.is_superset(&after));
+        for gone in before.difference(&after) {
+            assert!(gone.contains("-A KUBE-") && gone.contains("KUBE-"), "{gone}");
+            assert!(
+                gone.contains("--match-set KUBE-")
+                    || gone.contains("-j KUBE-NODE-PORT")
+                    || gone.contains("-j KUBE-LOAD-BALANCER"),
+                "{gone}"
+            );
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! The wizard on a real terminal, on a captured node that is alive in a namespace of the test.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod pty;
+mod svg;
+
+use common::node::{Node, Proxyshift, assert_same};
+use common::{in_namespace, poll};
+use proxyshift::state::Backend;
+use pty::Session;
+
+const NODE: &str = "half-migrated-ipvs-1.20";
+const DOWN: &str = "\x1b[B";
+const CTRL_C: &str = "\x03";
+
+struct Case {
+    node: Node,
+    proxyshift: Proxyshift,
+    before: String,
+}
+
+impl Case {
+    fn new() -> Case {
+        let node = Node::load(NODE, Backend::Nft);
+        let before = node.rules();
+        Case { node, proxyshift: Proxyshift::new("store"), before }
+    }
+
+    fn wizard(&self, words: &str) -> Session {
+        Session::start(&self.proxyshift.command(words), 40, 90)
+    }
+
+    /// The wizard, with the first questions answered, up to the one that is named.
+    fn wizard_at(&self, question: &str) -> Session {
+        let mut wizard = self.wizard("");
+        for (asked, answer) in QUESTIONS {
+            if asked == question {
+                wizard.expect(asked);
+                return wizard;
+            }
+            wizard.answer(asked, answer);
+        }
+        panic!("it does not ask: {question}");
+    }
+
+    fn is_as_before(&self) {
+        assert_same(&self.node.rules(), &self.before, "nothing was changed");
+        self.proxyshift.expect(0, "status");
+    }
+}
+
+/// The questions of a clean-up, and the answers that lead on.
+const QUESTIONS: [(&str, &str); 5] = [
+    ("To do", "\x1b[B\r"),
+    ("Undo it unless you keep it?", "y"),
+    ("Show all of them?", "y"),
+    ("Remove ", "y"),
+    ("Keep it?", "\x1b[B\r"),
+];
+
+#[test]
+fn the_happy_way_cleans_the_node_and_says_how_without_questions() {
+    if !in_namespace("the_happy_way_cleans_the_node_and_says_how_without_questions") {
+        return;
+    }
+    let case = Case::new();
+    let mut wizard = case.wizard("");
+    for (question, answer) in QUESTIONS {
+        wizard.answer(question, answer);
+    }
+    wizard.ends(0);
+    let clean = case.node.rules();
+    assert_ne!(clean, case.before);
+    assert!(!clean.contains("KUBE-SVC-"), "{clean}");
+    assert!(clean.contains("-A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE"));
+    let said = wizard.text();
+    for part in [
+        "ipvs mode, version 1.20.2",
+        "checks,",
+        "What goes:",
+        "chain KUBE-PROXY-CANARY",
+        "/run/store",
+        "rehearsal:",
+        "in one transaction",
+        "Undone in 4 min 59 s",
+        "To go back, now or later: proxyshift rollback",
+        "proxyshift cleanup --confirm-within 5m --yes",
+    ] {
+        assert!(said.contains(part), "{part:?} is not in:\n{said}");
+    }
+    svg::compare_or_write(&wizard.screen());
+    // The command line does the same.
+    case.proxyshift.expect(0, "rollback");
+    case.is_as_before();
+    case.proxyshift.expect(0, "cleanup --confirm-within 5m --yes");
+    assert_same(&case.node.rules(), &clean, "by the command line");
+}
+
+#[test]
+fn a_no_at_any_question_changes_nothing() {
+    if !in_namespace("a_no_at_any_question_changes_nothing") {
+        return;
+    }
+    let case = Case::new();
+    let mut wizard = case.wizard_at("To do");
+    wizard.answer("", "\r");
+    wizard.expect("nothing was changed");
+    wizard.ends(130);
+    case.is_as_before();
+    // Not to be undone by itself, no list: another command line, no change yet.
+    let mut wizard = case.wizard_at("Undo it unless you keep it?");
+    wizard.answer("", "n");
+    wizard.answer("Show all of them?", "n");
+    wizard.answer("Remove ", "\r");
+    wizard.expect("nothing was changed");
+    wizard.ends(130);
+    case.is_as_before();
+    // Not kept, but undone now.
+    let mut wizard = case.wizard_at("Keep it?");
+    assert_ne!(case.node.rules(), case.before);
+    wizard.answer("", &format!("{DOWN}{DOWN}\r"));
+    wizard.expect("Rolled back run");
+    wizard.ends(0);
+    case.is_as_before();
+}
+
+#[test]
+fn ctrl_c_at_any_question_leaves_the_terminal_sane_and_says_the_state() {
+    if !in_namespace("ctrl_c_at_any_question_leaves_the_terminal_sane_and_says_the_state") {
+        return;
+    }
+    let case = Case::new();
+    for (question, _) in &QUESTIONS[..4] {
+        let mut wizard = case.wizard_at(question);
+        wizard.answer("", CTRL_C);
+        wizard.expect("interrupted; nothing was changed");
+        wizard.ends(130);
+        case.is_as_before();
+    }
+    // A request to end, while a question waits for a key.
+    let mut wizard = case.wizard_at("To do");
+    wizard.answer("", "");
+    rustix::process::kill_process(wizard.pid(), rustix::process::Signal::TERM).expect("alive");
+    wizard.ends(130);
+    // Once there is something to confirm, it waits for that, and the next wizard opens with it.
+    let mut wizard = case.wizard_at("Keep it?");
+    wizard.answer("", CTRL_C);
+    wizard.expect("proxyshift rollback");
+    wizard.ends(6);
+    case.proxyshift.expect(6, "status");
+    let mut wizard = case.wizard("");
+    wizard.expect("A run is pending");
+    wizard.answer("Keep it?", CTRL_C);
+    wizard.ends(6);
+    let mut wizard = case.wizard("");
+    wizard.answer("Keep it?", &format!("{DOWN}{DOWN}\r"));
+    wizard.ends(0);
+    case.is_as_before();
+}
+
+#[test]
+fn ctrl_c_at_work_ends_as_before_or_says_what_is_pending() {
+    if !in_namespace("ctrl_c_at_work_ends_as_before_or_says_what_is_pending") {
+        return;
+    }
+    let case = Case::new();
+    // Before the first change, and between the edits.
+    for (moment, codes) in [
+        ("writing the snapshot", &[130][..]),
+        ("rehearsing in a private namespace", &[130]),
+        ("\n  ✓ remove", &[4, 6]),
+    ] {
+        let mut wizard = case.wizard_at("Remove ");
+        wizard.answer("", "y");
+        wizard.expect(moment);
+        wizard.send(CTRL_C);
+        let code = wizard.code().expect("an exit code");
+        assert!(codes.contains(&code), "{moment}: {code}\n{}", wizard.text());
+        wizard.ends(code);
+        if code == 6 {
+            case.proxyshift.expect(0, "rollback");
+        }
+        case.is_as_before();
+    }
+}
+
+#[test]
+fn a_closed_terminal_confirms_nothing() {
+    if !in_namespace("a_closed_terminal_confirms_nothing") {
+        return;
+    }
+    let case = Case::new();
+    let mut wizard = case.wizard_at("Remove ");
+    wizard.hang_up();
+    assert_eq!(wizard.code(), Some(130));
+    case.is_as_before();
+    let mut wizard = case.wizard_at("Keep it?");
+    wizard.hang_up();
+    assert_eq!(wizard.code(), Some(6));
+    let status = case.proxyshift.expect(6, "status");
+    assert!(status.out.contains("waits to be confirmed"), "{}", status.out);
+    case.proxyshift.expect(0, "rollback");
+    case.is_as_before();
+}
+
+#[test]
+fn forty_columns_and_plain_lines_serve_as_well() {
+    if !in_namespace("forty_columns_and_plain_lines_serve_as_well") {
+        return;
+    }
+    let case = Case::new();
+    let mut wizard = Session::start(&case.proxyshift.command(""), 24, 40);
+    for (question, answer) in QUESTIONS {
+        wizard.answer(question, answer);
+    }
+    wizard.ends(0);
+    case.proxyshift.expect(0, "rollback");
+    case.is_as_before();
+    // Nothing is redrawn, no colours; the end of input at a question is no answer.
+    for words in ["--progress plain --no-color", "--no-color"] {
+        let mut command = case.proxyshift.command(words);
+        if words == "--no-color" {
+            command.env("TERM", "dumb");
+        }
+        let mut wizard = Session::start(&command, 24, 80);
+        wizard.expect("To do [1]");
+        wizard.send("2\n");
+        wizard.expect("keep it? [Y/n]");
+        wizard.send("\n");
+        wizard.expect("Show all of them? [y/N]");
+        wizard.send("no\n");
+        wizard.expect("[y/N]");
+        assert!(!wizard.raw().contains('\x1b'), "{}", wizard.text());
+        wizard.send("\x04");
+        wizard.expect("nothing was changed");
+        wizard.ends(130);
+        case.is_as_before();
+    }
+}
+
+#[test]
+fn a_move_goes_as_far_as_it_can_without_kube_proxy() {
+    if !in_namespace("a_move_goes_as_far_as_it_can_without_kube_proxy") {
+        return;
+    }
+    let case = Case::new();
+    let mut wizard = case.wizard_at("To do");
+    wizard.answer("", &format!("{DOWN}{DOWN}\r"));
+    // Whatever stands in the way is ignored, which wants the node's name; anything else stops.
+    wizard.expect("In the way: ");
+    wizard.answer("About this", &format!("{DOWN}\r"));
+    wizard.answer("The node's name", "another\r");
+    wizard.expect("nothing was changed");
+    wizard.ends(130);
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let mut wizard = case.wizard_at("To do");
+    wizard.answer("", &format!("{DOWN}{DOWN}\r"));
+    loop {
+        wizard.expect_one(&["About this", "From ipvs to iptables"]);
+        if wizard.text().contains("From ipvs to iptables") {
+            break;
+        }
+        wizard.answer("", &format!("{DOWN}\r"));
+        wizard.answer("The node's name", &format!("{name}\r"));
+    }
+    wizard.ends(3);
+    assert!(wizard.text().contains("kube-proxy"), "{}", wizard.text());
+    case.is_as_before();
+}
+
+#[test]
+fn off_a_terminal_it_asks_nothing() {
+    if !in_namespace("off_a_terminal_it_asks_nothing") {
+        return;
+    }
+    let proxyshift = Proxyshift::new("store");
+    proxyshift.expect(2, "").says(&["which verb?", "proxyshift check"]);
+    poll("no store is made", || !proxyshift.store.exists());
+}

@@ -75,6 +75,7 @@ vm:
 # Every case, on the machine that `make test` boots too, for as long as it takes.
 soak: debian vm rust
 	PROXYSHIFT_CASES=cases:: PROXYSHIFT_SOAK_PAGE=$$PWD/docs/soak.md cargo test --test vm -- --nocapture
+	PROXYSHIFT_CASES=reboot cargo test --test vm -- --nocapture
 
 bench: debian rust
 	cargo bench --bench scale

@@ -41,8 +41,8 @@ const fn kind(
 }
 
 const KINDS: [Kind; 6] = [
-    kind("ClusterIP from a pod", "pod", How::Connect, "10.96.1.1:80", 3),
-    kind("ClusterIP from the node", NODE, How::Connect, "10.96.1.1:80", 3),
+    kind("ClusterIP from a pod", "pod", How::Connect, "10.96.1.1:80", 2),
+    kind("ClusterIP from the node", NODE, How::Connect, "10.96.1.1:80", 2),
     kind("NodePort from outside", "outside", How::Connect, "192.168.100.1:30080", 2),
     kind("DNS from a pod", "pod", How::Ask, "10.96.0.10:53", 2),
     kind("container to the outside", "box", How::Connect, "192.168.100.2:8080", 1),

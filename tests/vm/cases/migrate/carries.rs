@@ -120,8 +120,10 @@ fn kube_proxy() -> String {
 
 #[test]
 #[ignore = "in the machine"]
-fn a_half_migrated_node_is_finished_from_where_it_stands() {
-    if !inside("cases::migrate::carries::a_half_migrated_node_is_finished_from_where_it_stands") {
+fn soak_a_half_migrated_node_is_finished_from_where_it_stands() {
+    if !inside(
+        "cases::migrate::carries::soak_a_half_migrated_node_is_finished_from_where_it_stands",
+    ) {
         return;
     }
     // What a real node had left of iptables mode; kube-proxy comes up in ipvs mode beside it.

@@ -39,24 +39,24 @@ fn is_resumed_or_undone(stage: &str) {
 
 #[test]
 #[ignore = "in the machine"]
-fn killed_at_prepare_it_is_resumed_or_undone() {
-    if inside("cases::migrate::killed::killed_at_prepare_it_is_resumed_or_undone") {
+fn soak_killed_at_prepare_it_is_resumed_or_undone() {
+    if inside("cases::migrate::killed::soak_killed_at_prepare_it_is_resumed_or_undone") {
         is_resumed_or_undone("prepare");
     }
 }
 
 #[test]
 #[ignore = "in the machine"]
-fn killed_at_switch_it_is_resumed_or_undone() {
-    if inside("cases::migrate::killed::killed_at_switch_it_is_resumed_or_undone") {
+fn soak_killed_at_switch_it_is_resumed_or_undone() {
+    if inside("cases::migrate::killed::soak_killed_at_switch_it_is_resumed_or_undone") {
         is_resumed_or_undone("switch");
     }
 }
 
 #[test]
 #[ignore = "in the machine"]
-fn killed_at_clean_it_is_resumed_or_undone() {
-    if inside("cases::migrate::killed::killed_at_clean_it_is_resumed_or_undone") {
+fn soak_killed_at_clean_it_is_resumed_or_undone() {
+    if inside("cases::migrate::killed::soak_killed_at_clean_it_is_resumed_or_undone") {
         is_resumed_or_undone("clean");
     }
 }
@@ -95,9 +95,10 @@ fn kill_stand_by(case: &Case) {
 
 #[test]
 #[ignore = "in the machine"]
-fn when_who_stands_by_is_killed_whoever_looks_sees_to_another() {
-    if !inside("cases::migrate::killed::when_who_stands_by_is_killed_whoever_looks_sees_to_another")
-    {
+fn soak_when_who_stands_by_is_killed_whoever_looks_sees_to_another() {
+    if !inside(
+        "cases::migrate::killed::soak_when_who_stands_by_is_killed_whoever_looks_sees_to_another",
+    ) {
         return;
     }
     let case = Case::new("nft", "iptables");

@@ -53,7 +53,8 @@ impl Session {
         }
         started.stdin(Stdio::from(open())).stdout(open()).stderr(open());
         let child = started.spawn().expect("setsid, of util-linux, starts");
-        let parser = vt100::Parser::new(lines, columns, HISTORY);
+        let cells = |n: u16| n.try_into().expect("a size that is not 0");
+        let parser = vt100::Parser::new(cells(lines), cells(columns), HISTORY);
         let seen = Arc::new(Mutex::new(Seen { parser, text: String::new(), read: 0 }));
         let (mut reader, shared) = (File::from(master.try_clone().expect("a copy")), seen.clone());
         std::thread::spawn(move || {

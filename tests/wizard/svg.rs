@@ -13,7 +13,7 @@ const FOREGROUND: &str = "#d6dae0";
 
 /// The screen as an SVG: dark, with whatever monospaced font there is.
 pub fn render(screen: &Screen) -> String {
-    let (rows, columns) = screen.size();
+    let (rows, columns) = size(screen);
     let used = (0..rows).rev().find(|row| !text(screen, *row).is_empty()).map_or(1, |row| row + 1);
     let width = f32::from(columns) * CELL.0 + 2.0 * MARGIN;
     let height = f32::from(used) * CELL.1 + 2.0 * MARGIN;
@@ -55,9 +55,15 @@ pub fn render(screen: &Screen) -> String {
     svg + "</svg>\n"
 }
 
+/// Its rows and columns.
+fn size(screen: &Screen) -> (u16, u16) {
+    let (rows, columns) = screen.size();
+    (rows.get(), columns.get())
+}
+
 /// A row's text.
 fn text(screen: &Screen, row: u16) -> String {
-    let (_, columns) = screen.size();
+    let (_, columns) = size(screen);
     screen.rows(0, columns).nth(row.into()).unwrap_or_default().trim_end().to_owned()
 }
 

@@ -81,7 +81,12 @@ pub fn still_true(context: &Context<'_>) -> Result<Option<Snapshot>> {
     let loaded = Snapshot::load(&listed.snapshot.dir).and_then(|loaded| parsed(loaded.files));
     let Ok(before) = loaded else { return Ok(None) };
     let now = look(context.tools, context.sink)?;
-    Ok(before.differences(&now).is_empty().then_some(listed.snapshot))
+    let differences = before.differences(&now);
+    if let Some(first) = differences.first() {
+        let id = &listed.snapshot.id;
+        context.sink.note(format!("snapshot {id} no longer tells what the node is: {first}"));
+    }
+    Ok(differences.is_empty().then_some(listed.snapshot))
 }
 
 /// The connection limits of real servers, for who reads the manifest; `ipvs.save` has them too.

@@ -83,7 +83,7 @@ fn a_broken_snapshot() {
     for (damage, why) in [
         ("truncate -s -1 iptables-nft.save", "iptables-nft.save"),
         ("sed -i 's/MASQUERADE/ACCEPT/' iptables-nft.save", "checksum"),
-        ("sed -i '1s/^./0/; 1s/^00/01/' SHA256SUMS", "checksum"),
+        ("sed -i '1s/^0/1/; t; 1s/^./0/' SHA256SUMS", "checksum"),
         (&format!("sed -i 's/\"format\": 1/\"format\": 2/' manifest.json; {again}"), "newer"),
         ("mv addr.json ../addr; ln -s ../addr addr.json", "a symbolic link"),
         ("ln -s /etc files/link", "a symbolic link"),

@@ -22,7 +22,11 @@ struct Case {
 
 impl Case {
     fn new() -> Case {
-        let node = Node::load(NODE, Backend::Nft);
+        Case::of(NODE)
+    }
+
+    fn of(node: &str) -> Case {
+        let node = Node::load(node, Backend::Nft);
         let before = node.rules();
         Case { node, proxyshift: Proxyshift::new("store"), before }
     }
@@ -76,7 +80,7 @@ fn the_happy_way_cleans_the_node_and_says_how_without_questions() {
     assert!(clean.contains("-A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE"));
     let said = wizard.text();
     for part in [
-        "ipvs mode, version 1.20.2",
+        "ipvs mode, version",
         "checks,",
         "What goes:",
         "chain KUBE-PROXY-CANARY",
@@ -134,7 +138,7 @@ fn ctrl_c_at_any_question_leaves_the_terminal_sane_and_says_the_state() {
     for (question, _) in &QUESTIONS[..4] {
         let mut wizard = case.wizard_at(question);
         wizard.answer("", CTRL_C);
-        wizard.expect("interrupted; nothing was changed");
+        wizard.expect("nothing was changed");
         wizard.ends(130);
         case.is_as_before();
     }
@@ -150,8 +154,8 @@ fn ctrl_c_at_any_question_leaves_the_terminal_sane_and_says_the_state() {
     wizard.ends(6);
     case.proxyshift.expect(6, "status");
     let mut wizard = case.wizard("");
-    wizard.expect("A run is pending");
     wizard.answer("Keep it?", CTRL_C);
+    assert!(wizard.text().contains("A run is pending"), "{}", wizard.text());
     wizard.ends(6);
     let mut wizard = case.wizard("");
     wizard.answer("Keep it?", &format!("{DOWN}{DOWN}\r"));
@@ -169,7 +173,7 @@ fn ctrl_c_at_work_ends_as_before_or_says_what_is_pending() {
     for (moment, codes) in [
         ("writing the snapshot", &[130][..]),
         ("rehearsing in a private namespace", &[130]),
-        ("\n  ✓ remove", &[4, 6]),
+        ("✓ remove", &[4, 6]),
     ] {
         let mut wizard = case.wizard_at("Remove ");
         wizard.answer("", "y");
@@ -244,21 +248,22 @@ fn a_move_goes_as_far_as_it_can_without_kube_proxy() {
     if !in_namespace("a_move_goes_as_far_as_it_can_without_kube_proxy") {
         return;
     }
-    let case = Case::new();
+    // This kernel has no ipvs, so that something stands in the way.
+    let case = Case::of("canal-stale-flannel-1.20");
     let mut wizard = case.wizard_at("To do");
     wizard.answer("", &format!("{DOWN}{DOWN}\r"));
-    // Whatever stands in the way is ignored, which wants the node's name; anything else stops.
-    wizard.expect("In the way: ");
+    // It is ignored, which wants the node's name; anything else stops.
     wizard.answer("About this", &format!("{DOWN}\r"));
     wizard.answer("The node's name", "another\r");
+    assert!(wizard.text().contains("In the way: kernel."), "{}", wizard.text());
     wizard.expect("nothing was changed");
     wizard.ends(130);
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let mut wizard = case.wizard_at("To do");
     wizard.answer("", &format!("{DOWN}{DOWN}\r"));
     loop {
-        wizard.expect_one(&["About this", "From ipvs to iptables"]);
-        if wizard.text().contains("From ipvs to iptables") {
+        wizard.expect_one(&["About this", "From iptables to ipvs"]);
+        if wizard.text().contains("From iptables to ipvs") {
             break;
         }
         wizard.answer("", &format!("{DOWN}\r"));

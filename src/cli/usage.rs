@@ -37,7 +37,7 @@ fn asked<T: ValueEnum + Default>(words: &[OsString], names: &[&str]) -> T {
         })
     };
     let known = |word: String| T::from_str(&word, false).ok();
-    words.iter().enumerate().filter_map(value).filter_map(known).last().unwrap_or_default()
+    words.iter().enumerate().filter_map(value).filter_map(known).next_back().unwrap_or_default()
 }
 
 /// clap's error as one of ours: its first paragraph, and its advice or else its usage line.

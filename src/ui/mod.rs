@@ -232,14 +232,15 @@ impl Ui {
     }
 
     fn started(&self, task: &str) {
-        let spinner = self.spinner(task);
         if self.progress == Progress::Plain {
             self.line(&format!("  … {task}"));
         }
         let mut tasks = lock(&self.tasks);
+        // One spinner at a time: the outer one goes before the next is drawn.
         if let Some(outer) = tasks.last().and_then(|t| t.spinner.as_ref()) {
             outer.finish_and_clear();
         }
+        let spinner = self.spinner(task);
         tasks.push(Task { name: task.to_owned(), start: Instant::now(), spinner });
     }
 

@@ -26,33 +26,31 @@ pub(super) fn show(command: &Command<'_>, now: &NodeState) -> Result<()> {
     let catalogue = Catalogue::builtin()?;
     let ownership = Ownership::of(&catalogue, now);
     let facts = Facts::of(now, &catalogue, &ownership, None);
-    let alive = |cni: bool, name: &str| {
-        let all = catalogue.components().iter();
-        let wanted = all.filter(|c| if cni { c.cni } else { c.name == name });
-        let alive: Vec<&str> = wanted
-            .filter(|c| matches!(life::of(c, now), Life::Alive(_)))
-            .map(|c| c.name.as_str())
-            .collect();
-        if alive.is_empty() { "none seen".to_owned() } else { alive.join(", ") }
-    };
+    let alive = catalogue.components().iter();
+    let alive: Vec<_> = alive.filter(|c| matches!(life::of(c, now), Life::Alive(_))).collect();
+    let networks = alive.iter().filter(|c| c.cni).map(|c| c.name.as_str()).collect();
+    let docker = alive.iter().filter(|c| c.name == "docker").map(|_| "runs").collect();
     let found = run(&facts, &|id| id.starts_with("writers."));
-    let writers: Vec<&str> = found
+    let writers = found
         .iter()
         .filter(|f| matches!(f.verdict, Verdict::Found(_)))
         .map(|f| f.id.trim_start_matches("writers."))
         .collect();
-    let writers = if writers.is_empty() { "none seen".to_owned() } else { writers.join(", ") };
     heading(command, &format!("Node {}", name()));
     for (label, text) in [
         ("kube-proxy", kube_proxy(&facts.running)),
         ("rules", rules(now)),
-        ("network", alive(true, "")),
-        ("docker", alive(false, "docker")),
-        ("writers", writers),
+        ("network", seen(networks)),
+        ("docker", seen(docker)),
+        ("writers", seen(writers)),
     ] {
         command.ui.paragraph(&text, &format!("  {label:<11} "), "              ");
     }
     Ok(())
+}
+
+fn seen(names: Vec<&str>) -> String {
+    if names.is_empty() { "none seen".to_owned() } else { names.join(", ") }
 }
 
 fn kube_proxy(running: &Running) -> String {

@@ -98,6 +98,7 @@ fn the_happy_way_cleans_the_node_and_says_how_without_questions() {
     case.is_as_before();
     case.proxyshift.expect(0, "cleanup --confirm-within 5m --yes");
     assert_same(&case.node.rules(), &clean, "by the command line");
+    case.proxyshift.expect(0, "confirm");
 }
 
 #[test]

@@ -119,7 +119,8 @@ fn found(report: &Report) -> String {
         lines.push(format!("{} {} ({}){evidence}", finding.severity, finding.id, finding.title));
     }
     for left in &report.leftovers {
-        lines.push(format!("{}: {} {}", left.owner, counted(left.objects, "object"), left.reason));
+        let objects = counted(left.objects, "object");
+        lines.push(format!("{}, {objects}: {}", left.owner, left.reason));
     }
     section("What was found", &lines)
 }

@@ -137,8 +137,8 @@ fn took(run: &Watched, from: &str, to: &str) -> Took {
 /// As [`took`], whatever the run's exit code.
 fn between(run: &Watched, from: &str, to: &str) -> Took {
     let last = |event: &str, task: &str| {
-        let start = format!("{{\"event\":\"{event}\",\"task\":\"{task}");
-        run.said.iter().rev().find(|(_, line)| line.starts_with(&start)).map(|(at, _)| *at)
+        let words = format!("\"event\":\"{event}\",\"task\":\"{task}");
+        run.said.iter().rev().find(|(_, line)| line.contains(&words)).map(|(at, _)| *at)
     };
     match last("started", from).zip(last("finished", to)) {
         Some((from, to)) => Took::Seconds(to - from),

@@ -257,7 +257,7 @@ fn names(
     let (mut patterns, mut entries) = (Vec::new(), Vec::new());
     for (c, component) in components.iter().enumerate() {
         for (i, pattern) in list(component).into_iter().enumerate() {
-            anchored(&component.name, field, pattern)?;
+            is_anchored(&component.name, field, pattern)?;
             patterns.push(pattern);
             entries.push(entry(c, i));
         }
@@ -266,13 +266,19 @@ fn names(
     Ok(Names { set, entries })
 }
 
-/// Compiles an expression that must begin at the start, in each of its alternatives.
-pub(crate) fn anchored(component: &str, field: &str, pattern: &str) -> Result<Regex> {
-    let refused = |cause: String| refused(component, field, format!("`{pattern}` {cause}"));
-    if !pattern.starts_with('^') || has_loose_alternative(pattern) {
-        return Err(refused("is not anchored at the start (`^`, alternatives in brackets)".into()));
+/// Refuses an expression that does not begin at the start, in each of its alternatives.
+pub(crate) fn is_anchored(component: &str, field: &str, pattern: &str) -> Result<()> {
+    if pattern.starts_with('^') && !has_loose_alternative(pattern) {
+        return Ok(());
     }
-    Regex::new(pattern).map_err(|e| refused(e.to_string()))
+    let cause = "is not anchored at the start (`^`, alternatives in brackets)";
+    Err(refused(component, field, format!("`{pattern}` {cause}")))
+}
+
+/// Compiles an expression that [`is_anchored`].
+fn anchored(component: &str, field: &str, pattern: &str) -> Result<Regex> {
+    is_anchored(component, field, pattern)?;
+    Regex::new(pattern).map_err(|e| refused(component, field, format!("`{pattern}` {e}")))
 }
 
 /// True with a `|` outside of every bracket.

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use regex::RegexSet;
 
 use crate::error::Result;
-use crate::owners::catalogue::{anchored, refused};
+use crate::owners::catalogue::{is_anchored, refused};
 use crate::owners::component::{Component, RawContent};
 use crate::owners::template::plain_pattern;
 use crate::state::rule::Words;
@@ -31,7 +31,7 @@ impl Content {
         let comments: Vec<&String> =
             raw.comments.iter().chain(&component.content_comments).collect();
         for pattern in &comments {
-            anchored(&component.name, &field, pattern)?;
+            is_anchored(&component.name, &field, pattern)?;
         }
         let forms = match &raw.forms {
             None => None,

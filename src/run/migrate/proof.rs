@@ -1,16 +1,25 @@
 //! What must hold after a migration, and after the way back.
 
+use std::time::{Duration, Instant};
+
 use crate::error::{Error, Kind, Result};
 use crate::owners::catalogue::Catalogue;
 use crate::plan::foreign::lost;
 use crate::plan::parity::{What, parity};
-use crate::plan::services::services;
+use crate::plan::services::{Services, services};
 use crate::run::Context;
 use crate::run::look::look_again;
 use crate::run::probes::{self, Probe};
 use crate::state::NodeState;
 use crate::state::kube_proxy::Mode;
 use crate::store::runs::Shift;
+
+/// How long a kube-proxy that was just started may still lack services: it writes for the first time
+/// when it has the list of all, not when it has dealt with each.
+const LATE: Duration = Duration::from_secs(30);
+
+/// How often the node is looked at.
+const INTERVAL: Duration = Duration::from_millis(500);
 
 /// Proves that what is not kube-proxy's is as in `base`, that every service is served in `mode`, and
 /// that the probes answer.
@@ -40,17 +49,7 @@ pub(super) fn prove(
         return Err(Error::new(Kind::Kernel, first.to_string(), cause));
     }
     sink.finished(task, "what is not kube-proxy's is all there, in the same order");
-    // That every backend was there is known since the new mode took over; some come and go.
-    let missing = parity(&services(base, shift.from), &services(&now, mode));
-    let (backends, whole): (Vec<_>, Vec<_>) =
-        missing.into_iter().partition(|m| matches!(m.what, What::Backend(_)));
-    for backend in &backends {
-        sink.note(backend.to_string());
-    }
-    if let Some(first) = whole.first() {
-        let cause = "a service is not served as before";
-        return Err(Error::new(Kind::Kernel, first.to_string(), cause));
-    }
+    served(context, &services(base, shift.from), now, mode)?;
     let task = "asking the node's services again";
     sink.started(task);
     let (passed, failed) = probes::ask(probes.to_vec());
@@ -62,5 +61,29 @@ pub(super) fn prove(
             probe.to_string(),
             format!("answered before, and now: {e}"),
         )),
+    }
+}
+
+/// Waits until each service is served in `mode` as it was `before`; the node is as `now` first.
+fn served(context: &Context<'_>, before: &Services, mut now: NodeState, mode: Mode) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        // That every backend was there is known since the new mode took over; some come and go.
+        let missing = parity(before, &services(&now, mode));
+        let (backends, whole): (Vec<_>, Vec<_>) =
+            missing.into_iter().partition(|m| matches!(m.what, What::Backend(_)));
+        match whole.first() {
+            Some(_) if start.elapsed() < LATE => {}
+            Some(first) => {
+                let cause = "a service is not served as before";
+                return Err(Error::new(Kind::Kernel, first.to_string(), cause));
+            }
+            None => {
+                backends.iter().for_each(|backend| context.sink.note(backend.to_string()));
+                return Ok(());
+            }
+        }
+        std::thread::sleep(INTERVAL);
+        now = look_again(context.tools, context.sink)?;
     }
 }

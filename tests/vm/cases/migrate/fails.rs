@@ -105,7 +105,7 @@ fn soak_what_fails_at_the_end_is_undone() {
     // The disk is full from the middle on.
     script(HOOK, &format!("dd if=/dev/zero of={store}/full bs=64k 2>/dev/null; true\n"));
     case.playbook("iptables", "ipvs", |text| text + &hook("after_converge"));
-    fails(&case, "the disk is full", store, "No space left");
+    fails(&case, "the disk is full", store, "are missing");
     fs::remove_file(format!("{store}/full")).expect("it is there");
 }
 

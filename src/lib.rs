@@ -7,7 +7,7 @@
 //!  snapshot  ─────────►     └───────► store ◄───────────────────── rollback (a plan like any other) ◄── journal
 //! ```
 //!
-//! Imports run one way: `event error yaml clock here interrupt ← state ← owners ← plan`; `state ← node`,
+//! Imports run one way: `event error yaml clock here interrupt memory ← state ← owners ← plan`; `state ← node`,
 //! `state ← store`; `plan, node ← apply`; all of these `← run ← cli`; `event ← ui ← cli`.
 //! `tests/layers.rs` holds the code to it.
 
@@ -19,6 +19,7 @@ pub mod error;
 pub mod event;
 pub mod here;
 pub mod interrupt;
+pub mod memory;
 pub mod node;
 pub mod owners;
 pub mod plan;

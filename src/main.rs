@@ -6,6 +6,7 @@ use clap::Parser;
 use proxyshift::cli::{self, ansible, args::Args};
 
 fn main() -> ExitCode {
+    proxyshift::memory::give_back_early();
     let words: Vec<_> = std::env::args_os().collect();
     if let Some(task) = ansible::task(&words) {
         return ExitCode::from(ansible::run(&task));

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Small and shared: every layer may import these, and they each other.
-const SHARED: [&str; 6] = ["event", "error", "yaml", "clock", "here", "interrupt"];
+const SHARED: [&str; 7] = ["event", "error", "yaml", "clock", "here", "interrupt", "memory"];
 
 /// Each layer and those just below it, which stand earlier; it may import whatever lies below.
 const ORDER: [(&str, &[&str]); 9] = [
@@ -270,12 +270,15 @@ fn only_the_user_interface_prints() {
     assert!(wrong.is_empty(), "emit an event instead:\n{}", wrong.join("\n"));
 }
 
+/// The one call of C that no crate makes for us.
+const MEMORY: &str = "memory.rs";
+
 #[test]
-fn nothing_is_unsafe() {
+fn nothing_else_is_unsafe() {
     let sources = sources();
     let wrong: Vec<&str> = sources
         .iter()
-        .filter(|s| places(&s.code, "unsafe").next().is_some())
+        .filter(|s| s.path != MEMORY && places(&s.code, "unsafe").next().is_some())
         .map(|s| s.path.as_str())
         .collect();
     assert!(wrong.is_empty(), "{wrong:?}");

@@ -262,7 +262,12 @@ fn names(
             entries.push(entry(c, i));
         }
     }
-    let set = RegexSet::new(patterns).map_err(|e| Error::new(Kind::Usage, field, e))?;
+    let set = RegexSet::new(&patterns).map_err(|e| {
+        // The set does not say in which.
+        let mut each = components.iter().flat_map(|c| list(c).into_iter().map(|p| (&c.name, p)));
+        let bad = each.find_map(|(component, pattern)| anchored(component, field, pattern).err());
+        bad.unwrap_or_else(|| Error::new(Kind::Usage, field, e))
+    })?;
     Ok(Names { set, entries })
 }
 

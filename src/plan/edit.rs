@@ -1,16 +1,18 @@
 //! One reversible change, as data.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::{Error, Kind, Result};
 use crate::plan::leftovers::real_server_name;
 use crate::plan::{Object, ObjectKind, Plan};
 use crate::state::ipvs::{RealServer, Service, VirtualServer};
 use crate::state::ruleset::{Chain, Ruleset, Table};
-use crate::state::text::{self, Text};
+use crate::state::text::{Gathered, Text};
 use crate::state::{Backend, Family, NodeState, RulesetId};
 
 /// A rule and its place.
@@ -32,9 +34,8 @@ pub struct RuleAt {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChainText {
     /// Its name.
-    pub name: String,
+    pub name: Text,
     /// Its rules' texts, from `-A` on, first to last.
-    #[serde(deserialize_with = "text::together")]
     pub rules: Vec<Text>,
 }
 
@@ -42,7 +43,41 @@ impl ChainText {
     /// The chain with its rules, as `ruleset` has them.
     pub fn of(ruleset: &Ruleset, chain: &Chain) -> ChainText {
         let rules = chain.rules.iter().map(|r| ruleset.shared_text(r)).collect();
-        ChainText { name: chain.name.to_string(), rules }
+        ChainText { name: chain.name.clone(), rules }
+    }
+
+    /// Reads chains whose texts are stretches of one: each by itself, they take twice the room.
+    fn read_together<'de, D: Deserializer<'de>>(
+        list: D,
+    ) -> std::result::Result<Vec<ChainText>, D::Error> {
+        struct Chains(Gathered, Vec<usize>);
+        impl<'de> Visitor<'de> for Chains {
+            type Value = Chains;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of chains")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(
+                mut self,
+                mut list: A,
+            ) -> std::result::Result<Chains, A::Error> {
+                while let Some(ChainText { name, rules }) = list.next_element()? {
+                    self.0.push(&name);
+                    rules.iter().for_each(|rule| self.0.push(rule));
+                    self.1.push(rules.len());
+                }
+                Ok(self)
+            }
+        }
+        let Chains(texts, lengths) =
+            list.deserialize_seq(Chains(Gathered::default(), Vec::new()))?;
+        let mut texts = texts.texts().map_err(D::Error::custom)?;
+        let mut next = |rules| {
+            let name = texts.next()?;
+            Some(ChainText { name, rules: texts.by_ref().take(rules).collect() })
+        };
+        Ok(lengths.into_iter().filter_map(&mut next).collect())
     }
 }
 
@@ -58,6 +93,7 @@ pub struct TableEdit {
     pub rules: Vec<RuleAt>,
     /// Chains that go or come back whole, with the rules they are known to hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "ChainText::read_together")]
     pub chains: Vec<ChainText>,
 }
 

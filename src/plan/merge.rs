@@ -7,6 +7,10 @@
 mod additions;
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Serialize, Serializer};
 
 use similar::{Algorithm, DiffOp, capture_diff_slices};
 
@@ -15,6 +19,7 @@ use crate::state::NodeState;
 use crate::state::meaning::{canonical, same_rule};
 use crate::state::rule::Words;
 use crate::state::ruleset::{Chain, Ruleset, Table};
+use crate::state::text::Text;
 
 /// What undoes some edits, and what cannot be undone.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -24,9 +29,29 @@ pub struct Undo {
     /// Objects that cannot be put back, each with the reason.
     pub conflicts: Vec<String>,
     /// Objects that are there again without us.
-    pub already_back: Vec<String>,
+    pub already_back: Vec<Named>,
     /// Those of them that stand on the wrong side of a rule that they stood beside.
     pub misplaced: Vec<String>,
+}
+
+/// The name of an object, put together only when it is shown: on a large node there are many.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// What it is in, and of what kind.
+    place: Arc<str>,
+    name: Text,
+}
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.place, self.name)
+    }
+}
+
+impl Serialize for Named {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 /// How to undo `edits` (in the order in which they were applied) on a node that is now in the state
@@ -66,7 +91,8 @@ pub fn undo(edits: &[Edit], base: &NodeState, now: &NodeState) -> Undo {
 
 fn put_back(there: bool, edit: &Edit, undo: &mut Undo) {
     if there {
-        undo.already_back.push(edit.target.to_string());
+        let name = edit.target.to_string().into();
+        undo.already_back.push(Named { place: "".into(), name });
     } else {
         undo.edits.push(Edit { direction: Direction::Add, target: edit.target.clone() });
     }
@@ -82,11 +108,13 @@ fn undo_table(edit: &TableEdit, base: &NodeState, now: &NodeState, undo: &mut Un
         rules: Vec::new(),
         chains: Vec::new(),
     };
+    let kind: Arc<str> = format!("{place} chain ").into();
     for chain in &edit.chains {
         match now.and_then(|(r, t)| Some((r, t.chain(&chain.name)?))) {
             None => back.chains.push(chain.clone()),
             Some((r, c)) if same_content(chain, r, c) => {
-                undo.already_back.push(format!("{place} chain {}", chain.name));
+                let (place, name) = (Arc::clone(&kind), chain.name.clone());
+                undo.already_back.push(Named { place, name });
             }
             Some(_) => undo.conflicts.push(format!(
                 "{place} chain {}: someone made it anew with other rules; left as found",
@@ -104,6 +132,9 @@ fn undo_table(edit: &TableEdit, base: &NodeState, now: &NodeState, undo: &mut Un
                 removed.iter().map(|r| format!("{place} {}: chain {name} is gone", r.text)),
             ),
         }
+    }
+    if back.rules.is_empty() && back.chains.is_empty() {
+        return;
     }
     let gone: HashSet<&str> = edit.chains.iter().map(|c| c.name.as_str()).collect();
     drop_dangling(&place, &mut back, &gone, base, now, undo);
@@ -158,11 +189,11 @@ fn merge_chain(
         let there = slots.iter().filter(|s| s.canonical == key).count();
         let wanted = base.iter().filter(|b| **b == key).count().max(1);
         if there >= wanted {
-            let name = format!("{place} {}", rule.text);
             if out_of_place(&slots, *at) {
-                undo.misplaced.push(name.clone());
+                undo.misplaced.push(format!("{place} {}", rule.text));
             }
-            undo.already_back.push(name);
+            let (place, name) = (format!("{place} ").into(), rule.text.clone());
+            undo.already_back.push(Named { place, name });
             continue;
         }
         match place_for(&slots, *at, kept.is_empty()) {
@@ -280,7 +311,7 @@ fn drop_dangling(
     now: Side<'_>,
     undo: &mut Undo,
 ) {
-    let mut coming: HashSet<String> = back.chains.iter().map(|c| c.name.clone()).collect();
+    let mut coming: HashSet<Text> = back.chains.iter().map(|c| c.name.clone()).collect();
     loop {
         let lost = |text: &str| {
             let (target, _) = Words::of_rule(text).target()?;

@@ -163,7 +163,8 @@ impl Playbook {
             _ => return unfit("from, to: names one and not the other".into()),
         };
         supported(to)?;
-        if from != running {
+        // A node that is in the new mode already is on the way: what the old one left is to be cleaned.
+        if from != running && to != running {
             let cause = format!("from: it leaves {from} mode, but kube-proxy runs in {running}");
             return Err(Error::new(Kind::Usage, file, cause)
                 .hint("leave out --playbook to take the one that fits, or give another"));

@@ -1,6 +1,7 @@
 //! A look at the live node that can be trusted: captured, parsed, and held against the kernel.
 
 use std::collections::{BTreeMap, HashSet};
+use std::num::TryFromIntError;
 use std::thread;
 
 use crate::error::{Error, Kind, Result};
@@ -10,6 +11,7 @@ use crate::node::nfnetlink::Netfilter;
 use crate::node::present;
 use crate::node::tools::Tools;
 use crate::state::ruleset::{Ruleset, Table};
+use crate::state::text::{Gathered, Text};
 use crate::state::{Backend, Family, NodeState, RulesetId};
 
 /// How often a capture is tried again while others write.
@@ -60,7 +62,16 @@ fn compared(tools: &Tools, sink: &dyn Sink) -> Result<Seen> {
             let held = scope.spawn(|| netfilter.as_mut().map(held));
             (capture_telling(tools, sink).and_then(NodeState::parse), held.join())
         });
-        let state = state?;
+        let mut moved =
+            || Ok(netfilter.as_mut().map(Netfilter::generation).transpose()? != generation);
+        let state = match state {
+            // A table that is written just then may look as if it could not be saved.
+            Err(e) if e.kind == Kind::LossyCapture && tries > 1 && moved()? => {
+                tries -= 1;
+                continue;
+            }
+            state => state?,
+        };
         let held = held.map_err(|_| Error::new(Kind::Unexpected, "nf_tables", "cannot be read"))?;
         let (Some(netfilter), Some(held)) = (netfilter.as_mut(), held) else {
             return Ok(Seen::Whole(state));
@@ -80,10 +91,10 @@ fn compared(tools: &Tools, sink: &dyn Sink) -> Result<Seen> {
 type Held = BTreeMap<(Family, String), Vec<HeldChain>>;
 
 struct HeldChain {
-    name: String,
-    rules: usize,
+    name: Text,
+    rules: u32,
     /// The position of its first rule that iptables did not write.
-    native: Option<usize>,
+    native: Option<u32>,
 }
 
 fn held(netfilter: &mut Netfilter) -> Result<Held> {
@@ -93,15 +104,22 @@ fn held(netfilter: &mut Netfilter) -> Result<Held> {
         if !present::XTABLES.contains(&table.name.as_str()) {
             continue;
         }
-        let mut chains = Vec::new();
+        let (mut names, mut counts) = (Gathered::default(), Vec::new());
         for chain in netfilter.chains(family, &table.name)? {
             let rules = netfilter.rules(family, &table.name, &chain.name)?;
-            let native = rules.iter().position(|r| r.native);
-            chains.push(HeldChain { name: chain.name, rules: rules.len(), native });
+            let native = (0..).zip(&rules).find(|(_, rule)| rule.native).map(|(at, _)| at);
+            names.push(&chain.name);
+            counts.push((u32::try_from(rules.len()).map_err(too_large)?, native));
         }
-        held.insert((family, table.name), chains);
+        let chains = names.texts().map_err(too_large)?.zip(counts);
+        let chains = chains.map(|(name, (rules, native))| HeldChain { name, rules, native });
+        held.insert((family, table.name), chains.collect());
     }
     Ok(held)
+}
+
+fn too_large(e: TryFromIntError) -> Error {
+    Error::new(Kind::Unexpected, "nf_tables", e)
 }
 
 /// Holds each save of an nft table against the kernel, chain by chain.
@@ -128,18 +146,21 @@ fn table_is_whole(
     for chain in chains {
         let saved = table.chain(&chain.name).map(|c| &c.rules[..]);
         if let Some(native) = chain.native {
-            let text = saved.and_then(|s| s.get(native)).map(|r| ruleset.rule_text(r));
+            let text = saved.and_then(|s| s.get(native as usize)).map(|r| ruleset.rule_text(r));
             let cause = format!(
                 "a native nft rule, which iptables-save cannot say whole: `{}`",
                 text.unwrap_or_default()
             );
             return Err(lie(&chain.name, cause));
         }
-        let (kernel, saved) = (chain.rules, saved.map_or(0, <[_]>::len));
+        let (kernel, saved) = (chain.rules as usize, saved.map_or(0, <[_]>::len));
         if kernel != saved {
             let cause = format!("the kernel holds {kernel} rules, its save {saved}");
             return Err(lie(&chain.name, cause));
         }
+    }
+    if chains.iter().filter(|c| table.chain(&c.name).is_some()).count() == table.chains.len() {
+        return Ok(());
     }
     let known: HashSet<&str> = chains.iter().map(|c| c.name.as_str()).collect();
     if let Some(chain) = table.chains.iter().find(|c| !known.contains(&*c.name)) {

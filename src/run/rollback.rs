@@ -10,7 +10,7 @@ use crate::here::Netns;
 use crate::interrupt;
 use crate::plan::edit::{Direction, Edit};
 use crate::plan::invariants::{Outcome, outcome};
-use crate::plan::merge;
+use crate::plan::merge::{self, Named};
 use crate::run::Context;
 use crate::run::cleanup::base_of;
 use crate::run::execute::{Place, ROLLBACK, Told, execute, told};
@@ -30,7 +30,7 @@ pub struct Report {
     /// Objects that the run had added, and that are taken out again.
     pub taken_out: usize,
     /// Objects that were there again without us.
-    pub already_back: Vec<String>,
+    pub already_back: Vec<Named>,
 }
 
 /// Undoes the run in hand, or else the last one that was done.

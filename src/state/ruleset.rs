@@ -5,14 +5,13 @@
 //! libxtables' `xtables_save_string` for quoting.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
 use crate::state::rule::Words;
 use crate::state::text::{Shared, Text};
 
-/// The name of a table, chain or target, shared by all that carry it.
-pub type Name = Arc<str>;
+/// The name of a table, chain or target: a stretch of the text.
+pub type Name = Text;
 
 /// Packets and bytes that a rule or policy has counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -155,18 +154,6 @@ impl Ruleset {
         Text::part(&self.text, rule.span.start, rule.span.end)
     }
 
-    /// The chain's name, to keep: it shares the text it was read from.
-    pub fn shared_name(&self, chain: &Chain) -> Text {
-        match self.slice(chain.span).find(&*chain.name).map(u32::try_from) {
-            // A span fits, and so does what lies in it.
-            Some(Ok(at)) => {
-                let start = chain.span.start + at;
-                Text::part(&self.text, start, start + chain.name.len() as u32)
-            }
-            _ => Text::from(&*chain.name),
-        }
-    }
-
     /// What the rule counted, where the file says (`iptables-save -c`).
     pub fn counters(&self, rule: &Rule) -> Option<Counters> {
         counters(self.line_of(rule))
@@ -252,9 +239,8 @@ fn counters(text: &str) -> Option<Counters> {
 
 struct Parser<'a> {
     file: &'a str,
-    text: &'a str,
+    text: &'a Shared,
     line: u32,
-    names: HashMap<&'a str, Name>,
     tables: Vec<Table>,
     /// The places of the last table's chains.
     chains: HashMap<&'a str, usize>,
@@ -264,9 +250,9 @@ struct Parser<'a> {
 }
 
 impl<'a> Parser<'a> {
-    fn new(file: &'a str, text: &'a str) -> Self {
-        let (names, tables, chains, others) = Default::default();
-        Parser { file, text, line: 0, names, tables, chains, others, open: false }
+    fn new(file: &'a str, text: &'a Shared) -> Self {
+        let (tables, chains, others) = Default::default();
+        Parser { file, text, line: 0, tables, chains, others, open: false }
     }
 
     fn run(&mut self) -> Result<()> {
@@ -328,7 +314,7 @@ impl<'a> Parser<'a> {
         if self.tables.iter().any(|t| &*t.name == name) {
             return Err(self.error(format!("table `{name}` a second time")));
         }
-        let name = self.name(name);
+        let name = self.text.stretch(name);
         self.tables.push(Table { name, chains: Vec::new(), by_name: Vec::new() });
         self.chains.clear();
         self.open = true;
@@ -348,8 +334,8 @@ impl<'a> Parser<'a> {
             return Err(self.error(format!("not a chain declaration: `:{line}`")));
         }
         let chain = Chain {
-            name: self.name(name),
-            policy: (policy != "-").then(|| self.name(policy)),
+            name: self.text.stretch(name),
+            policy: (policy != "-").then(|| self.text.stretch(policy)),
             counters,
             rules: Vec::new(),
             line: self.line,
@@ -386,7 +372,7 @@ impl<'a> Parser<'a> {
         words.check().map_err(|cause| self.error(format!("{cause}: `{line}`")))?;
         let target = words.target();
         let rule = Rule {
-            target: target.as_ref().map(|(name, _)| self.name_of(name)),
+            target: target.as_ref().map(|(name, _)| self.text.stretch(name)),
             goto: target.is_some_and(|(_, goto)| goto),
             line: self.line,
             span: span(at, end),
@@ -403,7 +389,7 @@ impl<'a> Parser<'a> {
                 return Err(self.error(format!("a rule in chain `{chain}`, which is not declared")));
             }
             // iptables-restore takes rules of a built-in chain that the file does not declare.
-            let (name, policy) = (self.name(chain), Some(self.name("ACCEPT")));
+            let (name, policy) = (self.text.stretch(chain), Some("ACCEPT".into()));
             let span = span(0, 0);
             let rules = Vec::new();
             let added = Chain { name, policy, counters: None, rules, line: 0, span };
@@ -419,15 +405,6 @@ impl<'a> Parser<'a> {
 
     fn keep(&mut self, start: usize, end: usize) {
         self.others.push((self.line, span(start, end)));
-    }
-
-    fn name(&mut self, name: &'a str) -> Name {
-        self.names.entry(name).or_insert_with(|| Arc::from(name)).clone()
-    }
-
-    /// As [`Self::name`], for a word that may have been unquoted.
-    fn name_of(&self, name: &str) -> Name {
-        self.names.get(name).cloned().unwrap_or_else(|| Arc::from(name))
     }
 
     fn error(&self, cause: impl std::fmt::Display) -> Error {

@@ -1,16 +1,29 @@
 //! Stretches of a text that is kept once.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::num::TryFromIntError;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A text with several owners. A file of a node may be large: sharing it does not copy it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shared(Arc<String>);
+
+impl Shared {
+    /// `word` as a stretch of this text, if it is one; a copy else.
+    pub(super) fn stretch(&self, word: &str) -> Text {
+        let start = word.as_ptr().addr().wrapping_sub(self.as_ptr().addr());
+        let end = start.wrapping_add(word.len());
+        match (u32::try_from(start), u32::try_from(end)) {
+            (Ok(start), Ok(end)) if end as usize <= self.len() => Text::part(self, start, end),
+            _ => Text::from(word),
+        }
+    }
+}
 
 impl Deref for Shared {
     type Target = str;
@@ -148,6 +161,12 @@ impl fmt::Display for Text {
     }
 }
 
+impl Borrow<str> for Text {
+    fn borrow(&self) -> &str {
+        self
+    }
+}
+
 impl Serialize for Text {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self)
@@ -160,21 +179,34 @@ impl<'de> Deserialize<'de> for Text {
     }
 }
 
-/// Reads a list of texts as stretches of one: many small texts take more room than they hold.
-///
-/// # Errors
-/// The deserializer's own.
-pub fn together<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Text>, D::Error> {
-    let texts = Vec::<String>::deserialize(deserializer)?;
-    let whole = Shared::from(texts.concat());
-    let mut start = 0;
-    let stretch = |text: &String| {
-        let end = start + text.len();
-        let part = u32::try_from(start).and_then(|s| Ok((s, u32::try_from(end)?)));
-        start = end;
-        part.map(|(start, end)| Text::part(&whole, start, end)).map_err(D::Error::custom)
-    };
-    texts.iter().map(stretch).collect()
+/// Texts put into one, of which each is a stretch then: many small texts take more room than they
+/// hold.
+#[derive(Debug, Default)]
+pub struct Gathered {
+    whole: String,
+    ends: Vec<usize>,
+}
+
+impl Gathered {
+    /// Adds a text.
+    pub fn push(&mut self, text: &str) {
+        self.whole.push_str(text);
+        self.ends.push(self.whole.len());
+    }
+
+    /// The texts, in order.
+    ///
+    /// # Errors
+    /// When they are larger than 4 GiB.
+    pub fn texts(self) -> Result<impl Iterator<Item = Text>, TryFromIntError> {
+        u32::try_from(self.whole.len())?;
+        let whole = Shared::from(self.whole);
+        let mut start = 0;
+        Ok(self.ends.into_iter().map(move |end| {
+            let end = u32::try_from(end).unwrap_or(u32::MAX);
+            Text::part(&whole, std::mem::replace(&mut start, end), end)
+        }))
+    }
 }
 
 #[cfg(test)]
@@ -191,5 +223,22 @@ mod tests {
         let json = serde_json::to_string(&two).unwrap();
         assert_eq!((json.as_str(), format!("{two:?} {two}")), ("\"two\"", "\"two\" two".into()));
         assert_eq!(serde_json::from_str::<Text>(&json).unwrap(), two);
+    }
+
+    #[test]
+    fn a_word_of_a_text_is_a_stretch_of_it() {
+        let whole = Shared::from("one two");
+        let of_it = |text: &Text| text.whole.as_ptr() == whole.as_ptr();
+        let (two, other) = (whole.stretch(&whole[4..]), whole.stretch("two"));
+        assert_eq!((&*two, &*other), ("two", "two"));
+        assert_eq!((of_it(&two), of_it(&other)), (true, false));
+    }
+
+    #[test]
+    fn texts_gathered_are_what_they_were() {
+        let mut gathered = Gathered::default();
+        ["one", "", "three"].iter().for_each(|text| gathered.push(text));
+        let texts: Vec<Text> = gathered.texts().unwrap().collect();
+        assert_eq!(texts, ["one", "", "three"]);
     }
 }

@@ -172,6 +172,17 @@ fn changed_is_said_when_the_node_changed_and_only_then() {
     assert!(!case.changes("confirmed", none()));
     assert!(case.changes("rolled_back", none()));
     case.is_as_before("rolled back after it was confirmed");
+
+    let taken = case.task("snapshotted", none())["ansible_facts"]["proxyshift"]["snapshot"].clone();
+    let to = || json!({"snapshot": taken});
+    assert!(!case.changes("rolled_back", to()), "nothing was done since");
+    assert!(case.changes("cleaned", none()));
+    let said = case.task("rolled_back", json!({"snapshot": taken, "_ansible_check_mode": true}));
+    assert_eq!(said["changed"], true, "{said}");
+    assert!(!case.node.rules().contains(STALE), "check mode");
+    assert!(case.changes("rolled_back", to()));
+    assert!(!case.changes("rolled_back", to()));
+    case.is_as_before("back at the snapshot");
 }
 
 #[test]

@@ -92,7 +92,7 @@ fn the_happy_way_cleans_the_node_and_says_how_without_questions() {
     ] {
         assert!(said.contains(part), "{part:?} is not in:\n{said}");
     }
-    svg::write_if_asked(&wizard.screen());
+    svg::write_or_compare(&wizard.screen());
     // The command line does the same.
     case.proxyshift.expect(0, "rollback");
     case.is_as_before();

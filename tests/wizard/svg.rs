@@ -84,10 +84,25 @@ fn style(cell: Option<&Cell>) -> String {
     format!(" fill=\"{fill}\"{weight}")
 }
 
-/// Writes the picture when `make readme` asks for it.
-pub fn write_if_asked(screen: &Screen) {
+/// Writes the picture when `make readme` asks for it; else holds the one that is there to what the
+/// wizard asks now. What it found differs from kernel to kernel.
+pub fn write_or_compare(screen: &Screen) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/wizard.svg");
+    let picture = render(screen);
     if std::env::var_os("PROXYSHIFT_WRITE_README").is_some() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/wizard.svg");
-        std::fs::write(&path, render(screen)).expect("the picture is written");
+        return std::fs::write(&path, picture).expect("the picture is written");
     }
+    let shown = asked(&std::fs::read_to_string(&path).expect("docs/wizard.svg"));
+    assert!(shown.len() > 5, "{shown:?}");
+    assert_eq!(shown, asked(&picture), "docs/wizard.svg is not current; `make readme` writes it");
+}
+
+/// The questions of a picture, and what each answer does, without their numbers.
+fn asked(picture: &str) -> Vec<String> {
+    let text = |line: &str| {
+        let text = line.rsplit_once("</text>")?.0.split_once('>')?.1;
+        Some(text.replace(|c: char| c.is_ascii_digit(), "0"))
+    };
+    let told = |l: &String| l.ends_with('?') || l.starts_with("yes: ") || l.starts_with("no: ");
+    picture.lines().filter_map(text).filter(told).collect()
 }

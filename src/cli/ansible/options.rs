@@ -34,8 +34,8 @@ pub(super) enum State {
     },
     /// The run that waited is kept.
     Confirmed,
-    /// The last run is undone.
-    RolledBack,
+    /// The last run is undone, or all since that snapshot.
+    RolledBack { to: Option<String> },
     /// The exceptions for INVALID packets stand.
     Guarded { exceptions: Vec<Exception> },
 }
@@ -81,7 +81,7 @@ impl Task {
                 ignore: given.list("ignore")?,
             },
             "confirmed" => State::Confirmed,
-            "rolled_back" => State::RolledBack,
+            "rolled_back" => State::RolledBack { to: given.text("snapshot")? },
             "guarded" => State::Guarded { exceptions: exceptions(&mut given)? },
             other => return Err(usage("state", format!("there is no state `{other}`"), STATES)),
         };

@@ -4,12 +4,13 @@ use crate::cli::ansible::answer::Answer;
 use crate::cli::ansible::diff::Diff;
 use crate::cli::ansible::options::{State, Task};
 use crate::cli::ansible::states::{
-    NOTHING_TO_UNDO, checked, cleaned_already, guard, migrated_already, unchanged,
+    NOTHING_TO_UNDO, checked, cleaned_already, guard, migrated_already, unchanged, undone,
 };
 use crate::error::Result;
 use crate::plan::edit::Edit;
 use crate::run::confirm::{self, Confirmed};
 use crate::run::migrate::{self, Asked};
+use crate::run::rollback::to::{self, Way};
 use crate::run::{Context, cleanup, rollback, take};
 use crate::ui::table::counted;
 
@@ -54,7 +55,13 @@ pub(super) fn predict(context: &Context<'_>, task: &Task) -> Result<Answer> {
             }
             Confirmed::Already(run) => unchanged(&format!("run {} was confirmed before", run.id)),
         }),
-        State::RolledBack => {
+        State::RolledBack { to: Some(snapshot) } => {
+            let Way { snapshot, runs } = to::intended(context, &context.store.find(snapshot)?.dir)?;
+            let runs: Vec<&str> = runs.iter().map(|run| run.id.as_str()).collect();
+            let msg = undone(&snapshot.id, &runs, "would undo");
+            Ok(Answer { changed: !runs.is_empty(), ..unchanged(&msg) })
+        }
+        State::RolledBack { to: None } => {
             let Some(run) = rollback::standing(context)? else {
                 return Ok(unchanged(NOTHING_TO_UNDO));
             };

@@ -1,7 +1,6 @@
 //! Bringing the node into the state asked for, with the same functions as the verbs.
 
 use std::cell::RefCell;
-use std::path::Path;
 
 use serde_json::{Value, json};
 
@@ -26,7 +25,7 @@ use crate::run::guard::{Exception, Guard};
 use crate::run::look::look;
 use crate::run::migrate::{self, Asked};
 use crate::run::record::Recorder;
-use crate::run::rollback;
+use crate::run::rollback::{self, to::rollback_to};
 use crate::run::take;
 use crate::state::NodeState;
 use crate::state::kube_proxy::Mode;
@@ -121,7 +120,8 @@ fn act(context: &Context<'_>, task: &Task) -> Result<Answer> {
                 ..unchanged(&format!("run {} was confirmed before", run.id))
             },
         }),
-        State::RolledBack => rolled_back(context),
+        State::RolledBack { to: None } => rolled_back(context),
+        State::RolledBack { to: Some(snapshot) } => rolled_back_to(context, snapshot),
         State::Guarded { exceptions } => {
             let report = guard(context, exceptions).once()?;
             let msg = format!("{} in place", counted(report.rules.len(), "rule"));
@@ -141,7 +141,6 @@ pub(super) fn checked(
     check::known_ids(&options)?;
     let now = match snapshot {
         None => look(context.tools, context.sink)?,
-        Some(name) if name.contains('/') => take::parsed(Snapshot::load(Path::new(name))?.files)?,
         Some(name) => take::parsed(Snapshot::load(&context.store.find(name)?.dir)?.files)?,
     };
     let asked = match snapshot {
@@ -242,6 +241,20 @@ fn rolled_back(context: &Context<'_>) -> Result<Answer> {
         // A reboot left nothing of it.
         Err(e) if e.kind == Kind::NotFound => Ok(unchanged(&e.to_string())),
         Err(e) => Err(e),
+    }
+}
+
+fn rolled_back_to(context: &Context<'_>, snapshot: &str) -> Result<Answer> {
+    let back = rollback_to(context, &context.store.find(snapshot)?.dir, &|_| Ok(true))?;
+    let runs: Vec<&str> = back.undone.iter().map(|report| report.run.as_str()).collect();
+    Ok(Answer { changed: !runs.is_empty(), ..unchanged(&undone(&back.snapshot, &runs, "undone")) })
+}
+
+/// `back at snapshot S: run R undone`.
+pub(super) fn undone(snapshot: &str, runs: &[&str], done: &str) -> String {
+    match runs {
+        [] => format!("no run since snapshot {snapshot} is left to undo"),
+        _ => format!("back to snapshot {snapshot}: {done} {}", runs.join(", ")),
     }
 }
 

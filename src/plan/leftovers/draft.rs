@@ -321,10 +321,10 @@ impl<'a> Draft<'a> {
     }
 
     fn chain_row(&mut self, action: Action, at: ChainAt, reason: Text) -> Option<Object> {
-        let (ruleset, table, chain) = self.chain(at)?;
+        let (_, table, chain) = self.chain(at)?;
         let owner = self.owner(at.id, table, chain);
         let about = self.about(in_table(at.id, table, owner, reason));
-        let (kind, name) = (ObjectKind::Chain, ruleset.shared_name(chain));
+        let (kind, name) = (ObjectKind::Chain, chain.name.clone());
         // No text: an empty part of one that there is anyhow.
         let text = name.empty();
         Some(Object { action, kind, about, name, position: None, text })
@@ -338,7 +338,7 @@ impl<'a> Draft<'a> {
         let owner = self.ownership.name(owner);
         let about = self.about(in_table(id, table, owner, reason.into()));
         let (kind, position) = (ObjectKind::Rule, u32::try_from(at.position).ok());
-        let (name, text) = (ruleset.shared_name(chain), ruleset.shared_text(rule));
+        let (name, text) = (chain.name.clone(), ruleset.shared_text(rule));
         Some(Object { action, kind, about, name, position, text })
     }
 }

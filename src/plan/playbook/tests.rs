@@ -213,7 +213,6 @@ fn a_playbook_must_fit_the_node_and_itself() {
         ("playbook: small", "playbook: ''", "playbook: has no name"),
         ("to: ipvs", "to: iptables", "both are iptables"),
         ("to: ipvs\n", "", "names one and not the other"),
-        ("from: iptables\nto: ipvs", "from: ipvs\nto: iptables", "kube-proxy runs in iptables"),
         ("- switch: {}", "- upgrade: {ask: now}", "takes `switch`, not `upgrade`"),
         ("  - switch: {}\n", "", "from iptables to ipvs takes `switch`"),
         ("stages:", "hooks: {after_clean: []}\nstages:", "after_clean: there is no stage `clean`"),
@@ -223,6 +222,11 @@ fn a_playbook_must_fit_the_node_and_itself() {
         assert_eq!(error.kind, Kind::Usage, "{error}");
         assert!(error.to_string().contains(cause), "{error}");
     }
+    let elsewhere = Playbook::parse("own.yaml", SMALL, Mode::Nftables).unwrap_err();
+    assert!(elsewhere.to_string().contains("kube-proxy runs in nftables"), "{elsewhere}");
+    // On the way already: what the old mode left is still there.
+    let there = Playbook::parse("own.yaml", SMALL, Mode::Ipvs).unwrap();
+    assert_eq!((there.from, there.to), (Mode::Iptables, Mode::Ipvs));
 }
 
 #[test]

@@ -27,7 +27,6 @@ use crate::run::take::parsed;
 use crate::run::{Context, boot_unit, stand_by};
 use crate::state::NodeState;
 use crate::state::ipvs::Service;
-use crate::state::kube_proxy::Mode;
 use crate::state::meaning::canonical;
 use crate::store::journal::{Journal, read};
 use crate::store::runs::{Run, RunState, Shift};
@@ -146,7 +145,9 @@ fn settings_back(
     context.sink.started(&task);
     let back =
         swap_back(context, run, path).and_then(|()| controller.restart(RESTART)).and_then(|_| {
-            converge::wait(context, shift.from, &services(base, shift.from), None, RESTART)
+            converge::wait(context, shift.from, &services(base, shift.from), None, RESTART, &|| {
+                Ok(())
+            })
         });
     match back {
         Ok(_) => {
@@ -206,7 +207,7 @@ fn new_mode_gone(context: &Context<'_>, journal: &mut Journal, base: &NodeState)
     let going = left(&look_again(context.tools, context.sink)?)?;
     let count = going.iter().map(Edit::objects).sum();
     // Nobody waits on the way back, but what it cuts is said.
-    drain::wait(context, &going, Duration::ZERO)?;
+    drain::wait(context, &going, Duration::ZERO, &|| Ok(()))?;
     let plan_again = || left(&look_again(context.tools, context.sink)?);
     execute(context, journal, ROLLBACK, going, &plan_again).map_err(not_back)?;
     Ok(count)
@@ -295,15 +296,6 @@ fn others_part(edit: &Edit, base: &NodeState, ownership: &Ownership<'_>) -> Opti
     });
     let empty = others.chains.is_empty() && others.rules.is_empty();
     (!empty).then(|| Edit { direction: edit.direction, target: Target::Table(others) })
-}
-
-/// The mode that the playbook of this run leaves.
-pub(super) fn other(shift: Shift) -> Mode {
-    match (shift.from == shift.to, shift.to) {
-        (false, _) => shift.from,
-        (true, Mode::Ipvs) => Mode::Iptables,
-        (true, _) => Mode::Ipvs,
-    }
 }
 
 /// The addresses of virtual servers that are not kube-proxy's, as networks of one.

@@ -15,16 +15,17 @@ use crate::state::kube_proxy::Mode;
 const INTERVAL: Duration = Duration::from_millis(500);
 
 /// Waits until the node serves `before` in `mode`, or what the old side served `later` than that;
-/// returns it as it is then.
+/// returns it as it is then. Between two looks `go_on` is asked whether to wait any longer.
 ///
 /// # Errors
-/// [`Kind::Command`], naming what is still missing after `timeout`.
+/// [`Kind::Command`], naming what is still missing after `timeout`; what `go_on` says.
 pub(super) fn wait(
     context: &Context<'_>,
     mode: Mode,
     before: &Services,
     later: Option<&Services>,
     timeout: Duration,
+    go_on: &dyn Fn() -> Result<()>,
 ) -> Result<NodeState> {
     let task = format!("waiting until kube-proxy serves in {mode} mode");
     context.sink.started(&task);
@@ -50,7 +51,10 @@ pub(super) fn wait(
                 return Err(Error::new(Kind::Command, format!("kube-proxy in {mode} mode"), cause)
                     .hint("its log says why"));
             }
-            Convergence::Waiting(_) => std::thread::sleep(INTERVAL),
+            Convergence::Waiting(_) => {
+                go_on()?;
+                std::thread::sleep(INTERVAL);
+            }
         }
     }
 }

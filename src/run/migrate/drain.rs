@@ -15,11 +15,17 @@ const INTERVAL: Duration = Duration::from_millis(500);
 const NAMED: usize = 5;
 
 /// Waits up to `patience` until no connection runs through the virtual servers that `edits` remove;
-/// says how many are cut, and where they go.
+/// says how many are cut, and where they go. Between two looks `go_on` is asked whether to wait any
+/// longer.
 ///
 /// # Errors
-/// When ipvsadm fails.
-pub(super) fn wait(context: &Context<'_>, edits: &[Edit], patience: Duration) -> Result<()> {
+/// When ipvsadm fails; what `go_on` says.
+pub(super) fn wait(
+    context: &Context<'_>,
+    edits: &[Edit],
+    patience: Duration,
+    go_on: &dyn Fn() -> Result<()>,
+) -> Result<()> {
     let going: Vec<Service> = edits.iter().filter_map(removed).collect();
     if going.is_empty() {
         return Ok(());
@@ -33,6 +39,7 @@ pub(super) fn wait(context: &Context<'_>, edits: &[Edit], patience: Duration) ->
         if open.is_empty() || start.elapsed() >= patience {
             break open;
         }
+        go_on()?;
         std::thread::sleep(INTERVAL);
     };
     context.sink.finished(task, format!("{} are open", count(&open)));

@@ -11,7 +11,7 @@ use crate::run::cleanup::base_of;
 use crate::run::execute::{Place, ROLLBACK, settle, told};
 use crate::run::look::look_again;
 use crate::run::migrate::work::Work;
-use crate::run::migrate::{PLAYBOOK, Report, back};
+use crate::run::migrate::{PLAYBOOK, Report};
 use crate::store::journal::{Entry, Journal, read};
 use crate::store::runs::Run;
 
@@ -35,8 +35,7 @@ pub fn resume(context: &Context<'_>, mut run: Run) -> Result<Report> {
     let path = dir.join(PLAYBOOK);
     let text = fs::read_to_string(&path).map_err(|e| Error::io(&path, &e))?;
     let file = path.display().to_string();
-    let from = back::other(shift);
-    let playbook = Playbook::parse(&file, &text, from)?;
+    let playbook = Playbook::parse(&file, &text, shift.from)?;
     let (journal, lines) = Journal::open(&dir)?;
     let told = told(lines)?;
     if told.rolling_back || stage == ROLLBACK {

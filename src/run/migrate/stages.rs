@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
+use crate::interrupt;
 use crate::node::conntrack::{self, Conntrack};
 use crate::node::controller::{self, Change, Controller, Settings};
 use crate::node::kernel;
@@ -188,6 +189,7 @@ impl Work<'_> {
             &before,
             self.later.as_ref(),
             converge.timeout,
+            &|| interrupt::check("waiting for kube-proxy"),
         )
         .map(|_| ())
     }
@@ -216,7 +218,7 @@ impl Work<'_> {
             context.sink.note("nothing is left over of the old mode");
             return Ok(Changed { objects: 0, others: Vec::new() });
         }
-        drain::wait(context, &edits, clean.drain)?;
+        drain::wait(context, &edits, clean.drain, &|| interrupt::check("draining"))?;
         let plan_again = || {
             let now = look_again(context.tools, context.sink)?;
             Ok(crate::plan::edit::edits(&plan(context, &now, &owners)?, &now))

@@ -11,6 +11,7 @@ use crate::run::cleanup::KEEP;
 use crate::run::look::look_again;
 use crate::run::rollback::{Report, back};
 use crate::run::take::parsed;
+use crate::state::Files;
 use crate::store::manifest::Manifest;
 use crate::store::runs::{Run, RunState};
 use crate::store::snapshots::Snapshot;
@@ -47,21 +48,8 @@ pub fn rollback_to(
     approve: &dyn Fn(&Way) -> Result<bool>,
 ) -> Result<BackTo> {
     let _lock = context.lock("rollback")?;
-    let loaded = Snapshot::load(dir)?;
-    let snapshot = loaded.for_rollback()?.clone();
-    of_here(&snapshot, &Manifest::for_this_node("")?)?;
-    let base = parsed(loaded.files)?;
-    let all = context.store.runs()?;
-    if let Some(run) = across(&all, &snapshot) {
-        let cause =
-            format!("was taken in the midst of run {}, which had changed part of it", run.id);
-        return Err(refused(&snapshot, cause).hint(format!(
-            "go back to before that run: `proxyshift rollback --to {}`",
-            run.snapshot
-        )));
-    }
-    let runs = since(&snapshot, all)?;
-    let way = Way { snapshot, runs };
+    let (way, files) = way(context, dir)?;
+    let base = parsed(files)?;
     if !way.runs.is_empty() && !approve(&way)? {
         return Err(Error::new(Kind::Interrupted, "rollback", "declined; nothing was changed"));
     }
@@ -74,6 +62,31 @@ pub fn rollback_to(
     let now = look_again(context.tools, context.sink)?;
     let others = base.differences(&now).iter().map(ToString::to_string).collect();
     Ok(BackTo { snapshot: snapshot.id, undone, others })
+}
+
+/// What [`rollback_to`] would undo; nothing is changed.
+///
+/// # Errors
+/// As it has before it changes anything.
+pub fn intended(context: &Context<'_>, dir: &Path) -> Result<Way> {
+    way(context, dir).map(|(way, _)| way)
+}
+
+fn way(context: &Context<'_>, dir: &Path) -> Result<(Way, Files)> {
+    let loaded = Snapshot::load(dir)?;
+    let snapshot = loaded.for_rollback()?.clone();
+    of_here(&snapshot, &Manifest::for_this_node("")?)?;
+    let all = context.store.runs()?;
+    if let Some(run) = across(&all, &snapshot) {
+        let cause =
+            format!("was taken in the midst of run {}, which had changed part of it", run.id);
+        return Err(refused(&snapshot, cause).hint(format!(
+            "go back to before that run: `proxyshift rollback --to {}`",
+            run.snapshot
+        )));
+    }
+    let runs = since(&snapshot, all)?;
+    Ok((Way { snapshot, runs }, loaded.files))
 }
 
 fn refused(snapshot: &Manifest, cause: impl std::fmt::Display) -> Error {

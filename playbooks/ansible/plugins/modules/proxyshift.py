@@ -48,6 +48,7 @@ options:
     description:
       - With O(state=checked), judge this snapshot of the node's store instead of the node. An id, a
         prefix of one, C(latest), or a directory.
+      - With O(state=rolled_back), undo every run since this snapshot, the last first.
     type: str
   owners:
     description:

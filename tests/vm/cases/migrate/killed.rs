@@ -37,6 +37,30 @@ fn is_resumed_or_undone(stage: &str) {
     case.is_in("iptables");
 }
 
+/// One of each: somebody comes to undo it, nobody comes, somebody goes on with it.
+#[test]
+#[ignore = "in the machine"]
+fn killed_at_each_stage_it_is_resumed_or_undone() {
+    if !inside("cases::migrate::killed::killed_at_each_stage_it_is_resumed_or_undone") {
+        return;
+    }
+    let case = Case::new("nft", "iptables");
+    case.playbook("iptables", "ipvs", |text| text);
+    killed(&case, "after:prepare:intent");
+    println!("{}", case.proxyshift.expect(0, "rollback").err);
+    case.is_in("iptables");
+
+    killed(&case, "before:switch:done");
+    case.wait_until_undone();
+    case.is_in("iptables");
+
+    killed(&case, "before:clean:done");
+    case.cluster.serves();
+    println!("{}", case.proxyshift.expect(0, "resume").err);
+    case.proxyshift.expect(0, "confirm");
+    case.is_in("ipvs");
+}
+
 #[test]
 #[ignore = "in the machine"]
 fn soak_killed_at_prepare_it_is_resumed_or_undone() {

@@ -104,16 +104,17 @@ fn held(netfilter: &mut Netfilter) -> Result<Held> {
         if !present::XTABLES.contains(&table.name.as_str()) {
             continue;
         }
-        let (mut names, mut counts) = (Gathered::default(), Vec::new());
-        for chain in netfilter.chains(family, &table.name)? {
-            let rules = netfilter.rules(family, &table.name, &chain.name)?;
+        // The kernel's list of chains takes more room than their names, so it goes first.
+        let mut names = Gathered::default();
+        netfilter.chains(family, &table.name)?.iter().for_each(|chain| names.push(&chain.name));
+        let chains = names.texts().map_err(too_large)?.map(|name| {
+            let rules = netfilter.rules(family, &table.name, &name)?;
             let native = (0..).zip(&rules).find(|(_, rule)| rule.native).map(|(at, _)| at);
-            names.push(&chain.name);
-            counts.push((u32::try_from(rules.len()).map_err(too_large)?, native));
-        }
-        let chains = names.texts().map_err(too_large)?.zip(counts);
-        let chains = chains.map(|(name, (rules, native))| HeldChain { name, rules, native });
-        held.insert((family, table.name), chains.collect());
+            let rules = u32::try_from(rules.len()).map_err(too_large)?;
+            Ok(HeldChain { name, rules, native })
+        });
+        let chains = chains.collect::<Result<_>>()?;
+        held.insert((family, table.name), chains);
     }
     Ok(held)
 }

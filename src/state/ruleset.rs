@@ -122,8 +122,6 @@ impl Ruleset {
         parser.run()?;
         let Parser { mut tables, others, .. } = parser;
         for table in &mut tables {
-            // Most chains are short, and there are many.
-            table.chains.iter_mut().for_each(|c| c.rules.shrink_to_fit());
             table.chains.shrink_to_fit();
             let mut by_name: Vec<u32> = (0..).take(table.chains.len()).collect();
             by_name.sort_unstable_by(|a, b| {
@@ -244,6 +242,9 @@ struct Parser<'a> {
     tables: Vec<Table>,
     /// The places of the last table's chains.
     chains: HashMap<&'a str, usize>,
+    /// The rules of one of them, until one of another comes: most chains are short, and there are
+    /// many, so that each gets just the room it needs.
+    rules: (usize, Vec<Rule>),
     others: Vec<(u32, Span)>,
     /// True between `*table` and `COMMIT`.
     open: bool,
@@ -251,8 +252,8 @@ struct Parser<'a> {
 
 impl<'a> Parser<'a> {
     fn new(file: &'a str, text: &'a Shared) -> Self {
-        let (tables, chains, others) = Default::default();
-        Parser { file, text, line: 0, tables, chains, others, open: false }
+        let (tables, chains, rules, others) = Default::default();
+        Parser { file, text, line: 0, tables, chains, rules, others, open: false }
     }
 
     fn run(&mut self) -> Result<()> {
@@ -295,6 +296,7 @@ impl<'a> Parser<'a> {
                 if !std::mem::take(&mut self.open) {
                     return Err(self.error("COMMIT outside a table"));
                 }
+                self.settle_rules();
                 self.keep(start, end);
             }
             _ if line.trim().is_empty() => self.keep(start, end),
@@ -395,12 +397,23 @@ impl<'a> Parser<'a> {
             let added = Chain { name, policy, counters: None, rules, line: 0, span };
             self.insert_chain(chain, added)?;
         }
-        if let Some(table) = self.tables.last_mut()
-            && let Some(&i) = self.chains.get(chain)
-        {
-            table.chains[i].rules.push(rule);
+        if let Some(&chain) = self.chains.get(chain) {
+            if chain != self.rules.0 {
+                self.settle_rules();
+                self.rules.0 = chain;
+            }
+            self.rules.1.push(rule);
         }
         Ok(())
+    }
+
+    /// Gives the rules that were gathered to their chain.
+    fn settle_rules(&mut self) {
+        let (chain, rules) = &mut self.rules;
+        if let Some(chain) = self.tables.last_mut().and_then(|table| table.chains.get_mut(*chain)) {
+            chain.rules.reserve_exact(rules.len());
+            chain.rules.append(rules);
+        }
     }
 
     fn keep(&mut self, start: usize, end: usize) {

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
-use crate::plan::ObjectKind;
-use crate::plan::leftovers::leftovers;
+use crate::plan::{Object, ObjectKind};
+use crate::state::Family;
+use crate::state::text::Text;
 
 pub(crate) const CHECK: Check = Check {
     id: "kube-proxy.leftovers",
@@ -16,6 +17,9 @@ pub(crate) const CHECK: Check = Check {
     reference: "https://github.com/kubernetes/kubernetes/issues/102314",
 };
 
+/// Family, backend and table, and the kind of what is there.
+type Place<'a> = (Option<Family>, &'a Text, &'a Option<Text>, ObjectKind);
+
 fn judge(facts: &Facts<'_>) -> Verdict {
     let Some(mode) = facts.running.mode else {
         return Verdict::Unknown(format!(
@@ -23,23 +27,20 @@ fn judge(facts: &Facts<'_>) -> Verdict {
             facts.running.evidence
         ));
     };
-    let plan = leftovers(facts.catalogue, facts.now, facts.ownership);
-    let mut groups: BTreeMap<(String, ObjectKind), (usize, String)> = BTreeMap::new();
-    for object in plan.removals().filter(|o| o.owner == "kube-proxy") {
-        let place = match (&object.table, object.family) {
-            (Some(table), Some(family)) => format!("{}-{} {table}", family.tool(), object.backend),
-            _ => object.backend.to_string(),
-        };
-        let example = match object.kind {
-            ObjectKind::Rule => object.text.clone(),
-            _ => object.name.clone(),
-        };
-        groups.entry((place, object.kind)).or_insert((0, example.to_string())).0 += 1;
+    let mut groups: BTreeMap<Place<'_>, (usize, &Object)> = BTreeMap::new();
+    for object in facts.leftovers().removals().filter(|o| o.owner == "kube-proxy") {
+        let place = (object.family, &object.backend, &object.table, object.kind);
+        groups.entry(place).or_insert((0, object)).0 += 1;
     }
     if groups.is_empty() {
         return Verdict::Ok(format!("nothing but what {mode} mode uses"));
     }
-    let row = |((place, kind), (count, example)): ((String, ObjectKind), (usize, String))| {
+    let row = |((family, backend, table, kind), (count, first)): (Place<'_>, (usize, &Object))| {
+        let place = match (table, family) {
+            (Some(table), Some(family)) => format!("{}-{backend} {table}", family.tool()),
+            _ => backend.to_string(),
+        };
+        let example = if kind == ObjectKind::Rule { &first.text } else { &first.name };
         let kind = match kind {
             ObjectKind::Table => "table",
             ObjectKind::Chain => "chain",

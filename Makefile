@@ -23,6 +23,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/sbin:/usr/sbin:/sbin
 RUST := 1.89
 NODE := snapshots/canal-stale-flannel-1.20
 OTHER := snapshots/docker-iptables-1.30
+CARRIES := cases::migrate::carries::iptables_to_ipvs_breaks_nothing
 # The dumps of other machines' rules, where they lie beside this folder.
 dumps := $(realpath ../shared/dumps)
 ifneq ($(dumps),)
@@ -41,11 +42,19 @@ demo: debian rust
 	show 'Doing and undoing it, on a private copy of that node' 'proxyshift rehearse --snapshot $(NODE)'
 	show 'Another node, from iptables to ipvs mode: the stages, and what each would do' 'proxyshift plan --to ipvs --snapshot $(OTHER)'
 	show 'What comes last, removing the old rules, done and undone before anything is begun' 'proxyshift rehearse --to ipvs --snapshot $(OTHER)'
-	if [ -e /proc/net/ip_vs ]; then
-	    printf '\nThis kernel has ip_vs'
-	else
-	    printf '\nThis kernel has no ip_vs, so kube-proxy cannot go to ipvs mode here'
+	# The case brings its own API server, pods and services, in private namespaces; it loads no module.
+	missing=
+	for module in br_netfilter ip_vs ip_vs_rr ip_vs_wrr ip_vs_sh ip_set nf_conntrack; do
+	    [ -e /sys/module/$$module ] || missing+=" $$module"
+	done
+	if [ -z "$$missing" ] && [ "$$(id -u)" = 0 ]; then
+	    printf '\n%s# This kernel has ip_vs: the whole migration, with the real kube-proxy and traffic beside it%s\n' "$$bold" "$$plain"
+	    tests/vm/setup
+	    PROXYSHIFT_VM=1 cargo test --quiet --test vm -- --ignored --nocapture --exact $(CARRIES)
+	    exit
 	fi
+	[ -z "$$missing" ] || printf '\nThis kernel has not loaded:%s. So kube-proxy cannot go to ipvs mode here' "$$missing"
+	[ -n "$$missing" ] || printf '\nOnly root can start kube-proxy here'
 	echo "; \`make test\` does the whole migration with the real kube-proxy, in a virtual machine."
 
 test: debian vm ansible dist rust

@@ -6,7 +6,6 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
-use crate::event::{Event, Sink};
 use crate::interrupt;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
@@ -19,8 +18,8 @@ use crate::run::change::{begin, carry_out, prune, refuse_pending};
 use crate::run::confirm;
 use crate::run::execute::{CLEAN, settle, told};
 use crate::run::fix;
-use crate::run::inside::{self, Job};
 use crate::run::look::{look, look_again};
+use crate::run::rehearsal::{Tried, rehearse};
 use crate::run::rollback;
 use crate::run::stand_by;
 use crate::run::take::{Taken, parsed, take};
@@ -140,7 +139,8 @@ pub fn cleanup(
     let taken = Taken { snapshot, state: rest(state, &edits)? };
     let edits = by_themselves(edits)?;
     // What is no leftover must be told to the rehearsal.
-    rehearse(context, &taken, Some(edits.as_slice()).filter(|_| wanted.black_holes))?;
+    let tried = if wanted.black_holes { Tried::Edits(&edits) } else { Tried::CleanUp };
+    rehearse(context, &taken, tried)?;
     let _change = interrupt::change();
     let (mut run, mut journal) = begin(context, "cleanup", &taken, summary, &edits, 0)?;
     if confirm_within.is_some() {
@@ -151,41 +151,6 @@ pub fn cleanup(
         }
     }
     clean(context, &mut run, &mut journal, &taken.state, edits, wanted)
-}
-
-/// The run's edits on a private namespace first, the clean-up's if none are given. What happens
-/// there is said as a rehearsal, so that nobody takes it for the node.
-pub(super) fn rehearse(context: &Context<'_>, taken: &Taken, edits: Option<&[Edit]>) -> Result<()> {
-    let task = "rehearsing in a private namespace";
-    context.sink.started(task);
-    let sink = Rehearsal(context.sink);
-    let dir = &taken.snapshot.dir;
-    let report = match edits {
-        Some(edits) => inside::mend(edits, dir, context.tools, &sink)?,
-        None => inside::run(Job::Rehearse, dir, context.tools, &sink)?,
-    };
-    context.sink.finished(task, format!("{} proofs", report.proofs.len()));
-    Ok(())
-}
-
-/// What each event of a rehearsal begins with.
-pub(super) const REHEARSAL: &str = "rehearsal: ";
-
-/// Passes events on as those of a rehearsal.
-struct Rehearsal<'a>(&'a dyn Sink);
-
-impl Sink for Rehearsal<'_> {
-    fn emit(&self, event: Event) {
-        let said = |text: String| format!("{REHEARSAL}{text}");
-        self.0.emit(match event {
-            run @ Event::Run { .. } => run,
-            Event::Started { task } => Event::Started { task: said(task) },
-            Event::Finished { task, result } => Event::Finished { task: said(task), result },
-            Event::Proved { what, evidence } => Event::Proved { what: said(what), evidence },
-            Event::Note { text } => Event::Note { text: said(text) },
-            Event::Warning { text } => Event::Warning { text: said(text) },
-        });
-    }
 }
 
 /// Makes the edits, and on a lost race those of a new plan.

@@ -7,9 +7,9 @@ use crate::interrupt;
 use crate::plan::edit::Edit;
 use crate::run::Context;
 use crate::run::change::{begin, carry_out, prune, refuse_pending};
-use crate::run::cleanup::rehearse;
 use crate::run::execute;
 use crate::run::look::{look, look_again};
+use crate::run::rehearsal::{Tried, rehearse};
 use crate::run::take::take;
 use crate::state::NodeState;
 
@@ -68,7 +68,7 @@ pub fn fix(
         context.sink.note("someone else mended it meanwhile");
         return Ok(Report::default());
     }
-    rehearse(context, &taken, Some(&edits))?;
+    rehearse(context, &taken, Tried::Edits(&edits))?;
     let applied: Vec<&'static str> = approved.iter().map(|r| r.id).collect();
     let summary = json!({"checks": applied});
     let _change = interrupt::change();

@@ -12,6 +12,7 @@ pub mod look;
 pub mod migrate;
 pub mod probes;
 pub mod record;
+mod rehearsal;
 pub mod report;
 pub mod resume;
 pub mod rollback;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::clock;
 use crate::error::Error;
 use crate::event::{Event, Sink};
-use crate::run::cleanup::REHEARSAL;
 use crate::run::execute;
+use crate::run::rehearsal::REHEARSAL;
 use crate::store::Store;
 use crate::store::said::{self, Said, What};
 

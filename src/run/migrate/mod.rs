@@ -28,9 +28,9 @@ use crate::owners::mode;
 use crate::plan::playbook::{self, Playbook, Stage, StageName};
 use crate::plan::services::services;
 use crate::run::change::{begin, prune, refuse_pending};
-use crate::run::cleanup::rehearse;
 use crate::run::look::look;
 use crate::run::probes::{self, Probe};
+use crate::run::rehearsal::{Tried, rehearse};
 use crate::run::report::Judged;
 use crate::run::take::{Taken, take};
 use crate::run::{Context, boot_unit, stand_by};
@@ -126,7 +126,9 @@ pub fn migrate(
     prune(context)?;
     let taken = take(context, &format!("before migrate --to {}", asked.to))?;
     if playbook.stage(StageName::Rehearse).is_some() {
-        rehearse(context, &taken, None)?;
+        // Where the new mode runs already, its leftovers are there to be seen.
+        let tried = if from == asked.to { Tried::CleanUp } else { Tried::Leaving(asked.to) };
+        rehearse(context, &taken, tried)?;
     }
     let within = confirm_within(&playbook, asked);
     let (controller, settings) = found.unzip();

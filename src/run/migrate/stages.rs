@@ -18,13 +18,14 @@ use crate::plan::edit::edits;
 use crate::plan::playbook::{Clean, Converge, Means, Prepare, StageName, Switch, Upgrade};
 use crate::plan::services::{Services, services};
 use crate::run::change::{Changed, make};
-use crate::run::cleanup::{plan, rehearse};
+use crate::run::cleanup::plan;
 use crate::run::execute::CLEAN;
 use crate::run::look::look_again;
 use crate::run::migrate::proof::prove;
 use crate::run::migrate::steps::{self, AFTER, BEFORE, Step};
 use crate::run::migrate::work::Work;
 use crate::run::migrate::{back, converge, drain, hooks, only_process};
+use crate::run::rehearsal::{Tried, rehearse};
 use crate::run::take::{parsed, take};
 use crate::state::NodeState;
 use crate::state::ipvs::Protocol;
@@ -173,6 +174,7 @@ impl Work<'_> {
                         let cause = format!("pid {old} still runs after {:?}", upgrade.timeout);
                         return Err(Error::new(Kind::Command, "kube-proxy", cause));
                     }
+                    interrupt::check("waiting for the upgrade")?;
                     std::thread::sleep(Duration::from_secs(1));
                 }
                 sink.finished(task, "it runs");
@@ -207,7 +209,7 @@ impl Work<'_> {
                     staged.cleaned_from = Some(taken.snapshot.id.clone());
                 }
                 context.store.update(&self.run)?;
-                rehearse(context, &taken, None)?;
+                rehearse(context, &taken, Tried::CleanUp)?;
                 (taken.state.clone(), taken.state)
             }
         };

@@ -40,8 +40,8 @@ fn is_resumed_or_undone(stage: &str) {
 /// One of each: somebody comes to undo it, nobody comes, somebody goes on with it.
 #[test]
 #[ignore = "in the machine"]
-fn killed_at_each_stage_it_is_resumed_or_undone() {
-    if !inside("cases::migrate::killed::killed_at_each_stage_it_is_resumed_or_undone") {
+fn soak_killed_at_each_stage_it_is_resumed_or_undone() {
+    if !inside("cases::migrate::killed::soak_killed_at_each_stage_it_is_resumed_or_undone") {
         return;
     }
     let case = Case::new("nft", "iptables");

@@ -5,6 +5,7 @@ mod fails;
 mod killed;
 mod meanwhile;
 mod streams;
+mod upgrade;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

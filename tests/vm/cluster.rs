@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::api::Api;
+use crate::common::node::without_counters;
 use crate::common::{run, run_with};
 use crate::kube_proxy::{self, KubeProxy};
 use crate::network::{self, BACKENDS, NODE, of_family, tcp, udp};
@@ -63,7 +65,7 @@ impl Cluster {
     pub fn kube_proxy_as_told(&mut self, mode: &str) {
         self.stop();
         let mut started = KubeProxy::start(BIN);
-        started.wait(mode, || self.rules_are_of(mode));
+        started.wait(mode, || self.rules_are_of(mode) && self.stands_still());
         self.kube_proxy = Some(started);
     }
 
@@ -77,6 +79,18 @@ impl Cluster {
         };
         of(&["-j KUBE-SVC-"]) == (mode == "iptables")
             && of(&["--match-set KUBE-", &pods]) == (mode == "ipvs")
+    }
+
+    /// Whether kube-proxy has dealt with each service: it writes for the first time when it has the
+    /// list of all.
+    fn stands_still(&self) -> bool {
+        let made = || {
+            let tables = ["nat", "filter"].map(|table| without_counters(&self.save(table)));
+            (run("ipvsadm -Sn"), tables)
+        };
+        let before = made();
+        std::thread::sleep(Duration::from_secs(2));
+        made() == before
     }
 
     /// Stops it; what it made stays.

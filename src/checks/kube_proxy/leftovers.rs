@@ -17,8 +17,8 @@ pub(crate) const CHECK: Check = Check {
     reference: "https://github.com/kubernetes/kubernetes/issues/102314",
 };
 
-/// Family, backend and table, and the kind of what is there.
-type Place<'a> = (Option<Family>, &'a Text, &'a Option<Text>, ObjectKind);
+/// The family's tool, backend and table, and the kind of what is there.
+type Place<'a> = (Option<&'static str>, &'a Text, &'a Option<Text>, ObjectKind);
 
 fn judge(facts: &Facts<'_>) -> Verdict {
     let Some(mode) = facts.running.mode else {
@@ -29,15 +29,16 @@ fn judge(facts: &Facts<'_>) -> Verdict {
     };
     let mut groups: BTreeMap<Place<'_>, (usize, &Object)> = BTreeMap::new();
     for object in facts.leftovers().removals().filter(|o| o.owner == "kube-proxy") {
-        let place = (object.family, &object.backend, &object.table, object.kind);
+        let tool = object.family.map(Family::tool);
+        let place = (tool, &object.backend, &object.table, object.kind);
         groups.entry(place).or_insert((0, object)).0 += 1;
     }
     if groups.is_empty() {
         return Verdict::Ok(format!("nothing but what {mode} mode uses"));
     }
-    let row = |((family, backend, table, kind), (count, first)): (Place<'_>, (usize, &Object))| {
-        let place = match (table, family) {
-            (Some(table), Some(family)) => format!("{}-{backend} {table}", family.tool()),
+    let row = |((tool, backend, table, kind), (count, first)): (Place<'_>, (usize, &Object))| {
+        let place = match (table, tool) {
+            (Some(table), Some(tool)) => format!("{tool}-{backend} {table}"),
             _ => backend.to_string(),
         };
         let example = if kind == ObjectKind::Rule { &first.text } else { &first.name };

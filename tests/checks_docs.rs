@@ -25,7 +25,7 @@ fn the_page_of_checks_is_in_step() {
 /// What `check` says of each captured node as it is and on its way to each mode, in two forms.
 fn judged(each: impl Fn(&str, &Ended, &Ended)) {
     let tmp = tempfile::tempdir().expect("a folder");
-    let proxyshift = Proxyshift { store: tmp.path().join("store"), lock_wait: 0 };
+    let proxyshift = Proxyshift::of_store(tmp.path().join("store"));
     for name in all_captured() {
         for to in ["", " --to iptables", " --to ipvs", " --to nftables"] {
             let words = format!("check{to} --snapshot {}", captured(&name).display());

@@ -16,7 +16,7 @@ use serde_json::Value;
 fn elsewhere() -> (tempfile::TempDir, Proxyshift) {
     let tmp = tempfile::tempdir().expect("a folder");
     let store = tmp.path().join("store");
-    (tmp, Proxyshift { store, lock_wait: 0 })
+    (tmp, Proxyshift::of_store(store))
 }
 
 #[test]

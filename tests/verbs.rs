@@ -28,7 +28,7 @@ fn is_one_of(value: &Value, allowed: &[&str]) -> bool {
 #[test]
 fn plans_have_the_documented_form() {
     let tmp = tempfile::tempdir().expect("a folder");
-    let proxyshift = Proxyshift { store: tmp.path().join("store"), lock_wait: 0 };
+    let proxyshift = Proxyshift::of_store(tmp.path().join("store"));
     let fields =
         ["action", "kind", "family", "backend", "table", "name", "text", "owner", "reason"];
     for name in all_captured() {
@@ -52,7 +52,7 @@ fn plans_have_the_documented_form() {
 #[test]
 fn plans_of_a_migration_add_its_stages() {
     let tmp = tempfile::tempdir().expect("a folder");
-    let proxyshift = Proxyshift { store: tmp.path().join("store"), lock_wait: 0 };
+    let proxyshift = Proxyshift::of_store(tmp.path().join("store"));
     for (name, to, playbook) in [
         ("docker-iptables-1.30", "ipvs", "iptables-to-ipvs"),
         ("docker-legacy-iptables-1.20-no-conntrack", "ipvs", "iptables-to-ipvs"),
@@ -75,9 +75,11 @@ fn plans_of_a_migration_add_its_stages() {
         let removed = plan["objects"].as_array().expect("a list").iter();
         let removed: Vec<_> = removed.filter(|o| o["action"] == "remove").collect();
         assert!(removed.len() > 50 && removed.iter().all(|o| o["owner"] == "kube-proxy"), "{name}");
-        let text =
-            proxyshift.expect(0, &format!("plan --to {to} --snapshot {}", dir.display())).out;
-        assert!(text.contains("* switch") && text.contains("once the new mode serves"), "{text}");
+        let words = format!("plan --to {to} --snapshot {}", dir.display());
+        let text = proxyshift.expect(0, &words).out;
+        assert!(text.contains("* switch") && text.lines().count() < 60, "{text}");
+        let listed = proxyshift.expect(0, &format!("{words} -v")).out;
+        assert!(listed.contains("once the new mode serves") && listed.len() > text.len());
     }
     // The mode that runs: a clean-up, as without --to.
     let dir = captured("docker-iptables-1.30");
@@ -89,7 +91,7 @@ fn plans_of_a_migration_add_its_stages() {
 #[test]
 fn no_verb_leads_to_nftables_mode_yet_and_each_says_what_to_do_meanwhile() {
     let tmp = tempfile::tempdir().expect("a folder");
-    let proxyshift = Proxyshift { store: tmp.path().join("store"), lock_wait: 0 };
+    let proxyshift = Proxyshift::of_store(tmp.path().join("store"));
     let dir = captured("docker-iptables-1.30");
     for verb in ["plan", "rehearse"] {
         let words = format!("{verb} --to nftables --snapshot {}", dir.display());
@@ -105,7 +107,7 @@ fn no_verb_leads_to_nftables_mode_yet_and_each_says_what_to_do_meanwhile() {
 #[test]
 fn verified_and_shown() {
     let tmp = tempfile::tempdir().expect("a folder");
-    let proxyshift = Proxyshift { store: tmp.path().join("store"), lock_wait: 0 };
+    let proxyshift = Proxyshift::of_store(tmp.path().join("store"));
     for name in all_captured() {
         let dir = captured(&name);
         let verified = stable(&proxyshift, &format!("snapshot verify {} -o json", dir.display()));

@@ -20,7 +20,7 @@ const SIZES: [usize; 3] = [1000, 5000, 20000];
 const BACKENDS: [&str; 2] = ["nft", "legacy"];
 
 /// How long all of it may take.
-const BUDGET: Duration = Duration::from_secs(590);
+const BUDGET: Duration = Duration::from_secs(3600);
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().collect();

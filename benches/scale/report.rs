@@ -135,7 +135,7 @@ fn machine() -> String {
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     let kernel = kernel.trim();
     format!(
-        "Linux {kernel}, iptables {version}, {cores} cores; –: failed, or not within 10 minutes in all; \
+        "Linux {kernel}, iptables {version}, {cores} cores; –: failed, or not within an hour in all; \
          refused: reading the table takes too long under the lock that others wait for."
     )
 }

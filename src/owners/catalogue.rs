@@ -4,11 +4,10 @@
 //! Names are regular expressions anchored at the start; shapes are templates
 //! (see [`crate::owners::template`]).
 
-use regex::{Regex, RegexSet};
-
 use crate::error::{Error, Kind, Result};
 use crate::owners::component::{ChainEntry, Component, Shape, minor_version};
 use crate::owners::content::Content;
+use crate::owners::expression::{Expression, Expressions};
 use crate::owners::template::Template;
 use crate::yaml;
 
@@ -77,14 +76,14 @@ pub(crate) struct Entry {
 /// Names of one kind, of all components, in order of precedence.
 #[derive(Debug)]
 pub(crate) struct Names {
-    set: RegexSet,
+    set: Expressions,
     entries: Vec<Entry>,
 }
 
 impl Names {
     /// Every entry that fits, best first.
     pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = Entry> {
-        self.set.matches(name).into_iter().map(|i| self.entries[i])
+        self.set.matches(name).map(|i| self.entries[i])
     }
 
     /// The entry that fits.
@@ -107,7 +106,7 @@ pub struct Catalogue {
     /// By component, then by shape.
     shapes: Vec<Vec<Template>>,
     /// By component, then by hook.
-    hooks: Vec<Vec<Regex>>,
+    hooks: Vec<Vec<Expression>>,
 }
 
 impl Catalogue {
@@ -220,11 +219,11 @@ impl Catalogue {
     ) -> Option<Entry> {
         for (c, component) in self.components.iter().enumerate() {
             for (i, hook) in component.hooks.iter().enumerate() {
-                let regex = &self.hooks[c][i];
+                let expression = &self.hooks[c][i];
                 if hook.to == target
                     && hook.table == table
                     && hook.chains.iter().any(|h| h == chain)
-                    && comments.iter().any(|comment| regex.is_match(comment.as_ref()))
+                    && comments.iter().any(|comment| expression.is_match(comment.as_ref()))
                 {
                     return Some(entry(c, i));
                 }
@@ -262,7 +261,7 @@ fn names(
             entries.push(entry(c, i));
         }
     }
-    let set = RegexSet::new(&patterns).map_err(|e| {
+    let set = Expressions::new(&patterns).map_err(|e| {
         // The set does not say in which.
         let mut each = components.iter().flat_map(|c| list(c).into_iter().map(|p| (&c.name, p)));
         let bad = each.find_map(|(component, pattern)| anchored(component, field, pattern).err());
@@ -281,9 +280,9 @@ pub(crate) fn is_anchored(component: &str, field: &str, pattern: &str) -> Result
 }
 
 /// Compiles an expression that [`is_anchored`].
-fn anchored(component: &str, field: &str, pattern: &str) -> Result<Regex> {
+fn anchored(component: &str, field: &str, pattern: &str) -> Result<Expression> {
     is_anchored(component, field, pattern)?;
-    Regex::new(pattern).map_err(|e| refused(component, field, format!("`{pattern}` {e}")))
+    Expression::new(pattern).map_err(|e| refused(component, field, format!("`{pattern}` {e}")))
 }
 
 /// True with a `|` outside of every bracket.
@@ -347,7 +346,7 @@ fn shapes(component: &Component) -> Result<Vec<Template>> {
     component.rules.iter().map(compile).collect()
 }
 
-fn hooks(component: &Component) -> Result<Vec<Regex>> {
+fn hooks(component: &Component) -> Result<Vec<Expression>> {
     component.hooks.iter().map(|h| anchored(&component.name, "hooks", &h.comment)).collect()
 }
 

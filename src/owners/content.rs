@@ -3,11 +3,10 @@
 
 use std::borrow::Cow;
 
-use regex::RegexSet;
-
 use crate::error::Result;
 use crate::owners::catalogue::{is_anchored, refused};
 use crate::owners::component::{Component, RawContent};
+use crate::owners::expression::Expressions;
 use crate::owners::template::plain_pattern;
 use crate::state::rule::Words;
 
@@ -16,9 +15,9 @@ use crate::state::rule::Words;
 pub(crate) struct Content {
     /// True if every other rule is the operator's.
     pub(crate) operator: bool,
-    comments: RegexSet,
+    comments: Expressions,
     /// The rule without its comments; none if the comment alone decides.
-    forms: Option<RegexSet>,
+    forms: Option<Expressions>,
 }
 
 impl Content {
@@ -41,12 +40,12 @@ impl Content {
                     .map(|form| plain_pattern(form, &component.fields))
                     .collect::<Result<Vec<_>, _>>()
                     .map_err(refused)?;
-                Some(RegexSet::new(patterns).map_err(|e| refused(e.to_string()))?)
+                Some(Expressions::new(&patterns).map_err(|e| refused(e.to_string()))?)
             }
         };
         Ok(Content {
             operator: raw.by.is_some(),
-            comments: RegexSet::new(comments).map_err(|e| refused(e.to_string()))?,
+            comments: Expressions::new(&comments).map_err(|e| refused(e.to_string()))?,
             forms,
         })
     }

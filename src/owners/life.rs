@@ -1,8 +1,7 @@
 //! Evidence that a component lives on the node.
 
-use regex::Regex;
-
 use crate::owners::component::Component;
+use crate::owners::expression::Expression;
 use crate::state::NodeState;
 
 /// Whether a component lives here, with the evidence in words.
@@ -46,8 +45,9 @@ pub fn of(component: &Component, state: &NodeState) -> Life {
         return Life::Alive(format!("{file} is there"));
     }
     // Compiled at load; the name alone is not a reason to fail here.
-    let patterns: Vec<Regex> = alive.links.iter().filter_map(|p| Regex::new(p).ok()).collect();
-    let link = |l: &&crate::state::links::Link| patterns.iter().any(|p| p.is_match(&l.name));
+    let expressions: Vec<Expression> =
+        alive.links.iter().filter_map(|p| Expression::new(p).ok()).collect();
+    let link = |l: &&crate::state::links::Link| expressions.iter().any(|e| e.is_match(&l.name));
     if let Some(link) = state.links.iter().find(link) {
         return Life::Alive(format!("the link {} is there", link.name));
     }

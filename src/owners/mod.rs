@@ -3,6 +3,7 @@
 pub mod catalogue;
 pub mod component;
 pub mod content;
+pub(crate) mod expression;
 pub mod life;
 pub mod matcher;
 pub mod mode;

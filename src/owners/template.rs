@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use regex::{Captures, Regex};
+use crate::owners::expression::Expression;
 
 /// The expressions of fields, by name.
 pub type Fields = BTreeMap<String, String>;
@@ -13,7 +13,7 @@ pub type Fields = BTreeMap<String, String>;
 /// A compiled template.
 #[derive(Debug)]
 pub struct Template {
-    regex: Regex,
+    expression: Expression,
     /// Groups that must hold the same.
     equal: Vec<(String, String)>,
 }
@@ -28,19 +28,18 @@ impl Template {
     /// The cause, in words.
     pub fn compile(text: &str, fields: &Fields) -> Result<Template, String> {
         let (pattern, equal) = pattern(text, fields)?;
-        let regex = Regex::new(&pattern).map_err(|e| e.to_string())?;
-        Ok(Template { regex, equal })
+        let expression = Expression::new(&pattern).map_err(|e| e.to_string())?;
+        Ok(Template { expression, equal })
     }
 
     /// What the fields hold, if the body of a rule (see [`crate::owners::content::Reading`]) fits.
     pub fn captures<'a>(&self, body: &'a str) -> Option<Captured<'a>> {
-        let found = self.regex.captures(body)?;
-        let group = |c: &Captures<'a>, name: &str| c.name(name).map(|m| m.as_str());
-        if self.equal.iter().any(|(a, b)| group(&found, a) != group(&found, b)) {
+        let found = self.expression.groups(body)?;
+        if self.equal.iter().any(|(a, b)| found.get(a) != found.get(b)) {
             return None;
         }
-        let names = self.regex.capture_names().flatten().filter(|n| !n.contains("__"));
-        Some(names.filter_map(|n| Some((n.to_owned(), found.name(n)?.as_str()))).collect())
+        let names = self.expression.names().filter(|n| !n.contains("__"));
+        Some(names.filter_map(|n| Some((n.to_owned(), found.get(n)?))).collect())
     }
 }
 

@@ -158,5 +158,12 @@ fn resolve(server: SocketAddr) -> io::Result<()> {
     question.extend_from_slice(&[0, 0, 1, 0, 1]);
     socket.send(&question)?;
     // Connected, so that only the server itself can have sent it.
-    socket.recv(&mut [0; 512]).map(drop)
+    socket.recv(&mut [0; 512]).map(drop).map_err(|e| match e.kind() {
+        // What the kernel says when the time is over.
+        io::ErrorKind::WouldBlock => {
+            let silent = format!("no answer within {} s", PATIENCE.as_secs());
+            io::Error::new(io::ErrorKind::TimedOut, silent)
+        }
+        _ => e,
+    })
 }

@@ -39,10 +39,7 @@ pub fn take(context: &Context<'_>, why: &str) -> Result<Taken> {
 
     let task = "writing the snapshot and restoring it in a private namespace";
     context.sink.started(task);
-    let ipvs_thresholds = thresholds(&state.ipvs);
-    let manifest = Manifest { ipvs_thresholds, ..Manifest::for_this_node(why)? };
-    // What was written is what was parsed, to the byte, or it is refused before it is judged.
-    let snapshot = context.store.create(&state.files, manifest, &|_| renders_back(&state))?;
+    let snapshot = keep(context, &state, why)?;
     let restored =
         inside::run(Job::Validate, &snapshot.dir, context.tools, context.sink).and_then(|report| {
             match report.left_out.first() {
@@ -62,6 +59,17 @@ pub fn take(context: &Context<'_>, why: &str) -> Result<Taken> {
     }
     context.sink.finished(task, format!("{} in {}", snapshot.id, context.store.dir().display()));
     Ok(Taken { snapshot, state })
+}
+
+/// Writes a snapshot of the node as it was seen. What is read back is what was parsed, to the byte,
+/// or it is refused; that it restores is not known yet.
+///
+/// # Errors
+/// [`Kind::Store`].
+pub(super) fn keep(context: &Context<'_>, state: &NodeState, why: &str) -> Result<Snapshot> {
+    let ipvs_thresholds = thresholds(&state.ipvs);
+    let manifest = Manifest { ipvs_thresholds, ..Manifest::for_this_node(why)? };
+    context.store.create(&state.files, manifest, &|_| renders_back(state))
 }
 
 /// The latest snapshot, if it can be rolled back to and means the same as the node does now.

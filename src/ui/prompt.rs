@@ -118,16 +118,23 @@ impl Ui {
     /// # Errors
     /// [`Kind::Interrupted`] when the question was cut off.
     pub fn typed(&self, question: &str, word: &str, yes: &str, no: &str) -> Result<bool> {
-        self.answers(&[Answer::new(word, yes), Answer::new("anything else", no)]);
-        let typed = if self.is_live() {
-            let theme = self.theme();
-            let input: Input<'_, String> =
-                Input::with_theme(&*theme).with_prompt(question).allow_empty(true);
-            asked(|term| input.interact_text_on(term))?
-        } else {
-            self.line_of_answer(&format!("{question}: "))?
-        };
-        Ok(typed.trim() == word)
+        let answers = [Answer::new(word, yes), Answer::new("anything else", no)];
+        Ok(self.typed_line(question, &answers)? == word)
+    }
+
+    /// Has a line typed, and returns it without blanks around it; says first what it leads to.
+    ///
+    /// # Errors
+    /// [`Kind::Interrupted`] when the question was cut off.
+    pub fn typed_line(&self, question: &str, answers: &[Answer]) -> Result<String> {
+        self.answers(answers);
+        if !self.is_live() {
+            return self.line_of_answer(&format!("{question}: "));
+        }
+        let theme = self.theme();
+        let input: Input<'_, String> =
+            Input::with_theme(&*theme).with_prompt(question).allow_empty(true);
+        Ok(asked(|term| input.interact_text_on(term))?.trim().to_owned())
     }
 
     /// Draws the line anew that stands above the question now asked, which has so many answers.

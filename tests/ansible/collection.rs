@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::hosts::{cached, collection};
+use crate::site::{cached, collection};
 
 /// Runs a program of an Ansible's; what it prints.
 fn ansible(bin: &Path, program: &str, args: &[&str], folder: &Path, collections: &Path) -> String {

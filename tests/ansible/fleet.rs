@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::common::in_machine;
 use crate::common::node::assert_same;
-use crate::hosts::{Fleet, Played, cached, served};
+use crate::hosts::{Fleet, served};
+use crate::site::{Played, cached};
 
 /// What the site does before a change is kept: here, ssh is lost on one host.
 const HOOK: &str = "
@@ -30,9 +31,9 @@ fn one_of_five_is_lost(test: &str, bin: &Path) {
         return;
     }
     let fleet = Fleet::new(test, 7);
-    fleet.write("hook.yml", HOOK);
+    fleet.site.write("hook.yml", HOOK);
     let before: Vec<String> = fleet.hosts.iter().map(|host| host.rules()).collect();
-    let hook = format!("proxyshift_hook={}", fleet.path("hook.yml").display());
+    let hook = format!("proxyshift_hook={}", fleet.site.path("hook.yml").display());
     let options = ["proxyshift_confirm_within=75s", "proxyshift_probe_timeout=5", &hook];
     let options: Vec<&str> = options.iter().flat_map(|option| ["-e", option]).collect();
     let played: Played = fleet.play(bin, "cleanup", &options);

@@ -10,3 +10,4 @@ mod fleet;
 mod hosts;
 mod module;
 mod playbooks;
+mod site;

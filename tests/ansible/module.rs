@@ -218,7 +218,7 @@ fn what_is_pending_needs_nothing_of_ansibles_folder() {
     let pid = told["staged"]["stand_by"]["pid"].as_u64().expect("one stands by");
     let program = fs::read_link(format!("/proc/{pid}/exe")).expect("it lives");
     assert_eq!(program, run.join("proxyshift"));
-    let proxyshift = Proxyshift { store: case.store.clone(), lock_wait: 30 };
+    let proxyshift = Proxyshift { lock_wait: 30, ..Proxyshift::of_store(case.store.clone()) };
     poll("nobody confirmed", || proxyshift.run("status").code == Some(0));
     case.is_as_before("nobody confirmed");
     poll("the copy goes when nothing is pending", || !program.exists());

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use crate::common::in_machine;
 use crate::common::node::assert_same;
-use crate::hosts::{Fleet, cached, served};
+use crate::hosts::{Fleet, served};
+use crate::site::cached;
 
 const STALE: &str =
     "iptables-nft nat -A POSTROUTING ! -s 192.168.64.0/20 -d 192.168.66.0/24 -j RETURN";

@@ -36,18 +36,27 @@ pub struct Proxyshift {
     pub store: PathBuf,
     /// How long it waits for locks, in seconds.
     pub lock_wait: u32,
+    /// What its command line begins with: how it gets to where it runs.
+    pub within: Vec<String>,
 }
 
 impl Proxyshift {
     /// With the store `name` below the private /run.
     pub fn new(name: &str) -> Self {
-        Proxyshift { store: Path::new("/run").join(name), lock_wait: 30 }
+        Proxyshift { lock_wait: 30, ..Proxyshift::of_store(Path::new("/run").join(name)) }
+    }
+
+    /// With a store anywhere; it waits for no lock.
+    pub fn of_store(store: PathBuf) -> Self {
+        Proxyshift { store, lock_wait: 0, within: Vec::new() }
     }
 
     /// A command of it, not yet run; `words` are separated by spaces.
     pub fn command(&self, words: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_proxyshift"));
-        command.arg("--store").arg(&self.store);
+        let program = env!("CARGO_BIN_EXE_proxyshift").to_owned();
+        let line = [&*self.within, &[program, "--store".into()]].concat();
+        let mut command = Command::new(&line[0]);
+        command.args(&line[1..]).arg(&self.store);
         command.args(["--lock-wait", &self.lock_wait.to_string()]);
         command.args(words.split_whitespace()).stdin(Stdio::null());
         command

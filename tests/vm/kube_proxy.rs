@@ -53,7 +53,7 @@ impl KubeProxy {
     /// Waits until it runs in `mode` and `serves` is true.
     pub fn wait(&mut self, mode: &str, serves: impl Fn() -> bool) {
         let until = Instant::now() + CEILING;
-        while !(says("/proxyMode").is_ok_and(|text| text.ends_with(mode)) && serves()) {
+        while !(runs_in(mode) && serves()) {
             let ended = self.0.try_wait().expect("a child can be waited for");
             if ended.is_some() || Instant::now() > until {
                 panic!("kube-proxy serves not in {mode} mode ({ended:?}):\n{}", log());
@@ -68,6 +68,11 @@ impl Drop for KubeProxy {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// Whether one runs in `mode`, as it says itself.
+pub fn runs_in(mode: &str) -> bool {
+    says("/proxyMode").is_ok_and(|text| text.ends_with(mode))
 }
 
 /// What the last one said.

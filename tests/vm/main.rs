@@ -13,6 +13,11 @@ mod cluster;
 mod kube_proxy;
 mod machine;
 mod network;
+#[path = "../wizard/pty.rs"]
+#[allow(dead_code, reason = "the wizard's own tests use the rest")]
+mod pty;
+#[path = "../ansible/site.rs"]
+mod site;
 mod table;
 mod traffic;
 

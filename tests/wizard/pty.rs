@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Termios, Winsize, tcgetattr, tcsetwinsize};
 
-/// How long a question may take to come: work lies before it, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// How long a question may take to come: work lies before it, a whole migration on an emulated CPU.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Lines that are kept above the screen.
 const HISTORY: usize = 2000;

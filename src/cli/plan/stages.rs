@@ -78,15 +78,16 @@ fn left(plan: &Plan, from: Mode, to: Mode, verbose: bool) -> String {
     let removed: Vec<&Object> = plan.removals().collect();
     match removed.len() {
         0 => String::new(),
+        n if !verbose => format!("\n-v lists {}, each with its reason.\n", counted(n, "object")),
         n if from == to => format!(
             "\n{} that are left over now:\n\n{}",
             counted(n, "object"),
-            listing(&removed, verbose)
+            listing(&removed, true)
         ),
         n => format!(
             "\n{} that {from} mode will have left, and that go once the new mode serves:\n\n{}",
             counted(n, "object"),
-            listing(&removed, verbose)
+            listing(&removed, true)
         ),
     }
 }

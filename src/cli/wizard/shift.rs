@@ -1,14 +1,18 @@
 //! The way to another mode, asked for step by step.
 
+use std::path::PathBuf;
+
 use crate::checks::Verdict;
-use crate::cli::wizard::{Answers, farewell, heading, sure};
+use crate::cli::wizard::{Answers, farewell, heading, stopped, sure};
 use crate::cli::{Command, countdown, migrate as verb};
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
+use crate::plan::playbook::builtin;
 use crate::run::migrate::{self, Asked, Intended};
 use crate::state::NodeState;
 use crate::state::kube_proxy::Mode;
+use crate::ui::prompt::Answer;
 use crate::ui::table::counted;
 
 pub(super) fn run(
@@ -19,7 +23,9 @@ pub(super) fn run(
     answers: &Answers,
 ) -> Result<u8> {
     let ignore = &answers.ignored;
-    let asked = Asked { to, playbook: None, confirm_within: None, confirm: true, ignore };
+    let playbook = playbook(command, now, from, to)?;
+    let asked =
+        Asked { to, playbook: playbook.as_deref(), confirm_within: None, confirm: true, ignore };
     heading(command, &format!("From {from} to {to}"));
     let report = command
         .with_context(|context| migrate::migrate(context, &asked, &|i| approve(command, now, i)))?;
@@ -28,13 +34,43 @@ pub(super) fn run(
         Some(_) => countdown::stay(command, &report.run)?,
         None => 0,
     };
-    let ignored = match ignore.is_empty() {
-        true => String::new(),
-        false => format!(" --ignore {}", ignore.join(",")),
-    };
-    let same = format!("migrate --to {to}{ignored} --yes; proxyshift confirm");
+    let mut same = format!("migrate --to {to}");
+    if let Some(file) = &playbook {
+        same += &format!(" --playbook {}", file.display());
+    }
+    if !ignore.is_empty() {
+        same += &format!(" --ignore {}", ignore.join(","));
+    }
+    same += " --yes; proxyshift confirm";
     farewell(command, &answers.same(&same));
     Ok(code)
+}
+
+/// The operator's own playbook, where nobody can tell who restarts kube-proxy; none where the built-in
+/// one will do.
+fn playbook(
+    command: &Command<'_>,
+    now: &NodeState,
+    from: Mode,
+    to: Mode,
+) -> Result<Option<PathBuf>> {
+    let unknown = match migrate::kube_proxy(&builtin(from, to)?, now) {
+        Ok(_) => return Ok(None),
+        Err(e) if e.kind != Kind::NotFound => return Err(e),
+        Err(e) => e,
+    };
+    heading(command, "Who restarts kube-proxy?");
+    for text in [Some(unknown.to_string()), unknown.hint].into_iter().flatten() {
+        command.ui.paragraph(&text, "  ", "    ");
+    }
+    let answers = [
+        Answer::new("a file", "its stages are followed, and its commands run"),
+        Answer::new("nothing", "nothing is changed"),
+    ];
+    match command.ui.typed_line("Your playbook", &answers)? {
+        file if file.is_empty() => Err(stopped()),
+        file => Ok(Some(file.into())),
+    }
 }
 
 /// What is about to be done; the node's name typed.

@@ -2,9 +2,8 @@
 
 use std::collections::HashMap;
 
-use regex::Regex;
-
 use crate::owners::component::{ChainEntry, minor_version};
+use crate::owners::expression::Expression;
 use crate::owners::life;
 use crate::owners::matcher::Why;
 use crate::owners::mode::Running;
@@ -80,11 +79,11 @@ fn judge(
 
 /// A chain of a later version, in the same table, that does what `entry` did.
 fn successor(chains: &[OwnedChain<'_>], at: ChainAt, entry: &ChainEntry) -> Option<String> {
-    let pattern = Regex::new(entry.replaced_by.as_deref()?).ok()?;
+    let expression = Expression::new(entry.replaced_by.as_deref()?).ok()?;
     let live = |c: &&OwnedChain<'_>| {
         (c.at.id, c.at.table) == (at.id, at.table)
             && !c.chain.rules.is_empty()
-            && pattern.is_match(&c.chain.name)
+            && expression.is_match(&c.chain.name)
     };
     chains.iter().find(live).map(|c| c.chain.name.to_string())
 }

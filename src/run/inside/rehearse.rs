@@ -24,7 +24,7 @@ use crate::run::inside::load::load;
 use crate::run::inside::world::stand_in;
 use crate::run::look::look;
 use crate::run::rollback;
-use crate::run::take::{Taken, parsed, take};
+use crate::run::take::{keep, parsed};
 use crate::state::NodeState;
 use crate::state::ipset::IpSets;
 use crate::state::kube_proxy::Mode;
@@ -181,8 +181,20 @@ pub(super) fn rehearse(dir: &Path, asked: Asked, tools: &Tools, sink: &dyn Sink)
         }
         true => format!("all but {} objects that this kernel cannot hold", left_out.len()),
     };
-    drop(now);
     sink.finished(task, loaded);
+    let store = Store::open(Some(Path::new("/run/proxyshift-store")))?;
+    let catalogue = Catalogue::builtin()?;
+    let context = Context {
+        tools,
+        store: &store,
+        catalogue: &catalogue,
+        sink,
+        lock_wait: Duration::from_secs(5),
+    };
+    // That it restores was just seen of the one that was loaded.
+    let snapshot = keep(&context, &now, "rehearsal")?;
+    let before = now.fingerprint();
+    drop(now);
     match &mut hosts {
         None => sink.note("the node has no docker bridge whose packets could be followed"),
         Some(hosts) => {
@@ -194,24 +206,10 @@ pub(super) fn rehearse(dir: &Path, asked: Asked, tools: &Tools, sink: &dyn Sink)
         }
     }
 
-    let catalogue = Catalogue::builtin()?;
     let (what, after) = match asked {
         Asked::Edits(_) => ("the remedies", "after mending"),
         Asked::CleanUp | Asked::Leaving(_) => ("the clean-up", "after cleaning"),
     };
-    let store = Store::open(Some(Path::new("/run/proxyshift-store")))?;
-    let context = Context {
-        tools,
-        store: &store,
-        catalogue: &catalogue,
-        sink,
-        lock_wait: Duration::from_secs(5),
-    };
-    let quiet = Context { sink: &Silent, ..context };
-    let Taken { snapshot, state } = take(&quiet, "rehearsal")?;
-    let before = state.fingerprint();
-    drop(state);
-    proofs.hold("a snapshot of it restores in another namespace, and means the same again");
     let edits = match asked {
         Asked::Edits(edits) => edits,
         Asked::CleanUp => planned(folder.state()?, |s| plan_with(&catalogue, s, &[]))?,

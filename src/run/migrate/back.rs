@@ -74,7 +74,9 @@ pub(in crate::run) fn undo(
     if serves {
         taken_out += new_mode_gone(context, journal, base)?;
     }
-    restored += cleaned_back(context, run, journal, !serves)?;
+    // An upgrade restarts nothing on its way back, so nobody makes anew what it cleaned.
+    let made_anew = serves && settings(&steps).is_some();
+    restored += cleaned_back(context, run, journal, !made_anew)?;
     let probes: Vec<_> = serde_json::from_value(run.plan["probes"].clone()).unwrap_or_default();
     if let Err(e) = prove(context, context.catalogue, base, shift.from, shift, &probes) {
         trouble.push(e.to_string());
@@ -239,7 +241,7 @@ fn was_there(object: &Object, base: &NodeState) -> bool {
 }
 
 /// Puts back what the stage `clean` removed, in a three-way merge: what is not kube-proxy's, and all
-/// of it when the old mode does not serve.
+/// of it when kube-proxy does not make its own anew.
 fn cleaned_back(
     context: &Context<'_>,
     run: &Run,

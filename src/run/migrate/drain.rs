@@ -1,15 +1,13 @@
 //! Connections through virtual servers that are about to go.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::error::Result;
 use crate::node::tools::Tool;
 use crate::plan::edit::{Direction, Edit, Target};
 use crate::run::Context;
+use crate::run::migrate::until::{Seen, until};
 use crate::state::ipvs::{Listing, Service};
-
-/// How often they are counted.
-const INTERVAL: Duration = Duration::from_millis(500);
 
 /// How many virtual servers are named.
 const NAMED: usize = 5;
@@ -32,19 +30,17 @@ pub(super) fn wait(
     }
     let task = "waiting for connections through ipvs to end";
     context.sink.started(task);
-    let start = Instant::now();
-    let open = loop {
+    let seen = until(patience, go_on, || {
         let listed = context.tools.command(Tool::Ipvsadm)?.args(["-L", "-n"]).run()?.stdout;
         let open = open(&Listing::parse("ipvsadm -L -n", &listed)?, &going);
-        if open.is_empty() || start.elapsed() >= patience {
-            break open;
+        Ok(if open.is_empty() { Seen::There(()) } else { Seen::Missing(open) })
+    })?;
+    match seen {
+        Seen::There(()) => context.sink.finished(task, "none is open"),
+        Seen::Missing(open) => {
+            context.sink.finished(task, format!("{} are open", count(&open)));
+            context.sink.warning(cut(&open));
         }
-        go_on()?;
-        std::thread::sleep(INTERVAL);
-    };
-    context.sink.finished(task, format!("{} are open", count(&open)));
-    if !open.is_empty() {
-        context.sink.warning(cut(&open));
     }
     Ok(())
 }

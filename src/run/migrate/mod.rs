@@ -10,6 +10,7 @@ mod proof;
 mod resume;
 mod stages;
 mod steps;
+mod until;
 mod work;
 
 use std::path::Path;
@@ -229,7 +230,11 @@ fn read_playbook(asked: &Asked<'_>, running: Mode) -> Result<(Playbook, String)>
 }
 
 /// Who runs kube-proxy here, and where it is told its mode. An upgrade needs neither.
-fn kube_proxy(playbook: &Playbook, now: &NodeState) -> Result<Option<(Controller, Settings)>> {
+///
+/// # Errors
+/// [`Kind::Blocked`] unless one kube-proxy runs; [`Kind::NotFound`] where nobody can tell who runs
+/// it; [`Kind::Contested`] where its settings are not this node's to change.
+pub fn kube_proxy(playbook: &Playbook, now: &NodeState) -> Result<Option<(Controller, Settings)>> {
     let process = only_process(now)?;
     let Some(Stage::Switch(switch)) = playbook.stage(StageName::Switch) else { return Ok(None) };
     let controller = steps::controller(&switch.controller, process)?;

@@ -1,6 +1,6 @@
 //! What must hold after a migration, and after the way back.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
 use crate::owners::catalogue::Catalogue;
@@ -9,6 +9,7 @@ use crate::plan::parity::{What, parity};
 use crate::plan::services::{Services, services};
 use crate::run::Context;
 use crate::run::look::look_again;
+use crate::run::migrate::until::{Seen, until};
 use crate::run::probes::{self, Probe};
 use crate::state::NodeState;
 use crate::state::kube_proxy::Mode;
@@ -17,9 +18,6 @@ use crate::store::runs::Shift;
 /// How long a kube-proxy that was just started may still lack services: it writes for the first time
 /// when it has the list of all, not when it has dealt with each.
 const LATE: Duration = Duration::from_secs(30);
-
-/// How often the node is looked at.
-const INTERVAL: Duration = Duration::from_millis(500);
 
 /// Proves that what is not kube-proxy's is as in `base`, that every service is served in `mode`, and
 /// that the probes answer.
@@ -65,25 +63,27 @@ pub(super) fn prove(
 }
 
 /// Waits until each service is served in `mode` as it was `before`; the node is as `now` first.
-fn served(context: &Context<'_>, before: &Services, mut now: NodeState, mode: Mode) -> Result<()> {
-    let start = Instant::now();
-    loop {
+fn served(context: &Context<'_>, before: &Services, now: NodeState, mode: Mode) -> Result<()> {
+    let mut at_hand = Some(now);
+    let seen = until(LATE, &|| Ok(()), || {
+        let now = at_hand.take().map_or_else(|| look_again(context.tools, context.sink), Ok)?;
         // That every backend was there is known since the new mode took over; some come and go.
         let missing = parity(before, &services(&now, mode));
         let (backends, whole): (Vec<_>, Vec<_>) =
             missing.into_iter().partition(|m| matches!(m.what, What::Backend(_)));
-        match whole.first() {
-            Some(_) if start.elapsed() < LATE => {}
-            Some(first) => {
-                let cause = "a service is not served as before";
-                return Err(Error::new(Kind::Kernel, first.to_string(), cause));
-            }
-            None => {
-                backends.iter().for_each(|backend| context.sink.note(backend.to_string()));
-                return Ok(());
-            }
+        Ok(match whole.into_iter().next() {
+            None => Seen::There(backends),
+            Some(first) => Seen::Missing(first),
+        })
+    })?;
+    match seen {
+        Seen::There(backends) => {
+            backends.iter().for_each(|backend| context.sink.note(backend.to_string()));
+            Ok(())
         }
-        std::thread::sleep(INTERVAL);
-        now = look_again(context.tools, context.sink)?;
+        Seen::Missing(first) => {
+            let cause = "a service is not served as before";
+            Err(Error::new(Kind::Kernel, first.to_string(), cause))
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The cases, each in namespaces of its own.
 
 mod back;
+mod black_holes;
 mod forward;
 mod migrate;
 pub mod reboot;

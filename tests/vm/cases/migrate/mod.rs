@@ -5,7 +5,9 @@ mod fails;
 mod killed;
 mod meanwhile;
 mod streams;
+mod systemd;
 mod upgrade;
+mod ways_in;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

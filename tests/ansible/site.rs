@@ -1,0 +1,152 @@
+//! The real Ansible and the real sshd, and what one needs to reach the other.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use crate::common::{poll, run, run_with};
+
+/// What `tests/ansible/setup` put into the cache of this user.
+pub fn cached(name: &str) -> PathBuf {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).unwrap_or_else(|| {
+        PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache")
+    });
+    let path = cache.join("proxyshift/ansible").join(name);
+    assert!(path.exists(), "{} is missing: run tests/ansible/setup", path.display());
+    path
+}
+
+/// sshd in these namespaces, for whom has the user's key of the folder `keys`; it listens.
+pub fn sshd(keys: &Path) -> Child {
+    // The user of its unprivileged half; and a root without a password is not a locked one.
+    let passwd = fs::read_to_string("/etc/passwd").expect("passwd");
+    if !passwd.contains("\nsshd:") {
+        fs::write("/etc/passwd", passwd + "sshd:x:65533:65534::/run/sshd:/usr/sbin/nologin\n")
+            .expect("passwd");
+    }
+    run("sed -i s/^root:[^:]*:/root:*:/ /etc/shadow");
+    run("mkdir /run/sshd /run/ansible");
+    let keys = keys.display();
+    let config = format!(
+        "HostKey {keys}/host\nAuthorizedKeysFile {keys}/user.pub\nStrictModes no\nUsePAM no\n\
+         UseDNS no\nPidFile none\nMaxStartups 100\nSubsystem sftp internal-sftp\n"
+    );
+    fs::write("/run/sshd.conf", config).expect("a file");
+    let sshd = Command::new(cached("sshd/usr/sbin/sshd"))
+        .args(["-D", "-E", "/run/sshd.log", "-f", "/run/sshd.conf"])
+        .env("LD_LIBRARY_PATH", cached("sshd/usr/lib/x86_64-linux-gnu"))
+        .spawn()
+        .expect("sshd starts");
+    poll("sshd listens", || run("ss -Htln sport = :22").contains(":22"));
+    sshd
+}
+
+/// A folder with keys, the inventory and the collection.
+pub struct Site {
+    folder: tempfile::TempDir,
+}
+
+impl Site {
+    /// With keys, for hosts that are still to be made.
+    pub fn new() -> Site {
+        let folder = tempfile::tempdir().expect("a folder");
+        for key in ["host", "user"] {
+            let file = folder.path().join(key).display().to_string();
+            run_with("", &["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", &file]);
+        }
+        let site = Site { folder };
+        let collections = site.path("collections/ansible_collections/proxyshift");
+        fs::create_dir_all(&collections).expect("a folder");
+        symlink(collection(), collections.join("node")).expect("a link");
+        site
+    }
+
+    /// The folder with the keys.
+    pub fn keys(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Writes the inventory: each host's name and address.
+    pub fn inventory(&self, hosts: &[(String, String)]) {
+        let mut text = "nodes:\n  hosts:\n".to_owned();
+        for (name, address) in hosts {
+            text += &format!("    {name}:\n      ansible_host: {address}\n");
+        }
+        text += &format!(
+            "  vars:\n    ansible_user: root\n    ansible_ssh_private_key_file: {}\n    \
+             ansible_remote_tmp: /run/ansible\n    ansible_python_interpreter: /usr/bin/python3\n    \
+             ansible_ssh_common_args: -o ServerAliveInterval=5 -o ServerAliveCountMax=3 \
+             -o UserKnownHostsFile=/dev/null\n    proxyshift_store: /run/store\n    proxyshift_wait: 1\n",
+            self.path("user").display()
+        );
+        self.write("inventory.yml", &text);
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).expect("a file");
+    }
+
+    /// Runs a playbook of the collection, by its full name, with the Ansible whose programs are in
+    /// `bin`; by the command `within`, if that is not empty.
+    pub fn play(&self, within: &[&str], bin: &Path, playbook: &str, more: &[&str]) -> Played {
+        let program = bin.join("ansible-playbook").display().to_string();
+        let words: Vec<&str> = within.iter().copied().chain([&*program]).collect();
+        let playbook = format!("proxyshift.node.{playbook}");
+        let output = Command::new(words[0])
+            .args(&words[1..])
+            .arg("-i")
+            .arg(self.path("inventory.yml"))
+            .arg(playbook)
+            .args(more)
+            .env("HOME", self.folder.path())
+            .env("ANSIBLE_COLLECTIONS_PATH", self.path("collections"))
+            .env("ANSIBLE_HOST_KEY_CHECKING", "False")
+            .env("ANSIBLE_SSH_ARGS", "-o ControlMaster=auto -o ControlPersist=30s")
+            .env("ANSIBLE_SSH_CONTROL_PATH_DIR", "/run/ssh")
+            .env("ANSIBLE_NOCOLOR", "1")
+            .env("LC_ALL", "C.UTF-8")
+            .current_dir(self.folder.path())
+            .stdin(Stdio::null())
+            .output()
+            .expect("ansible-playbook runs");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned()
+            + &String::from_utf8_lossy(&output.stderr);
+        Played { code: output.status.code(), said }
+    }
+}
+
+/// The collection with the program in it, as `make dist` makes it.
+pub fn collection() -> PathBuf {
+    let collection = Path::new(env!("CARGO_MANIFEST_DIR")).join("dist/collection");
+    let program = collection.join("plugins/modules/proxyshift");
+    assert!(program.exists(), "{} is missing: run `make dist`", program.display());
+    collection
+}
+
+/// How a playbook went.
+pub struct Played {
+    pub code: Option<i32>,
+    pub said: String,
+}
+
+impl Played {
+    /// Fails unless it ended well.
+    pub fn well(self) -> Played {
+        assert_eq!(self.code, Some(0), "{}", self.said);
+        self
+    }
+
+    /// A host's number in the recap: `changed`, `failed`, `unreachable`; 0 for a host that is not
+    /// there.
+    pub fn count(&self, host: &str, what: &str) -> u32 {
+        let recap = self.said.split("PLAY RECAP").nth(1).expect(&self.said);
+        let line = recap.lines().find(|l| l.split(':').next().is_some_and(|n| n.trim() == host));
+        let field = line.and_then(|l| l.split_whitespace().find_map(|w| w.strip_prefix(what)));
+        field.map_or(0, |n| n.trim_start_matches('=').parse().expect("a number"))
+    }
+}

@@ -1,0 +1,102 @@
+//! kube-proxy as a unit of systemd, which is a real one with processes and cgroups of its own.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command};
+
+use super::Case;
+use crate::cluster::FOREIGN;
+use crate::common::vm::cached;
+use crate::common::{poll, run};
+use crate::kube_proxy::KubeProxy;
+use crate::machine::inside;
+
+/// Where the case, who is outside of its namespaces, writes units for it.
+const UNITS: &str = "/run/systemd/system";
+
+/// A unit that starts at once is all that this systemd has to do.
+const TARGET: &str = "[Unit]\nDefaultDependencies=no\n";
+
+/// What comes first in its namespaces. It sees the processes of its own only, no cgroup above its
+/// own, and none of this machine's units.
+const BOOT: &str = "mount -t tmpfs units /etc/systemd/system
+    mount -t cgroup2 cgroup /sys/fs/cgroup
+    mkdir /sys/fs/cgroup/systemd
+    echo 0 >/sys/fs/cgroup/systemd/cgroup.procs
+    exec unshare -C sh -ec 'mount -t cgroup2 cgroup /sys/fs/cgroup
+        exec env -i container=test PATH=$PATH /lib/systemd/systemd --log-target=null --unit=test.target'";
+
+struct Systemd {
+    child: Child,
+    /// Its process, as seen from outside.
+    pid: String,
+}
+
+impl Systemd {
+    fn boot() -> Systemd {
+        fs::create_dir_all(UNITS).expect(UNITS);
+        fs::write(format!("{UNITS}/test.target"), TARGET).expect("a unit");
+        let child = Command::new("unshare")
+            .args(["-pfm", "--propagation", "private", "--mount-proc", "--kill-child"])
+            .args(["sh", "-ec", BOOT])
+            .spawn()
+            .expect("unshare, of util-linux, runs");
+        let children = format!("/proc/{0}/task/{0}/children", child.id());
+        let pid = || fs::read_to_string(&children).unwrap_or_default().trim().to_owned();
+        poll("systemd begins", || Path::new("/run/systemd/private").exists());
+        Systemd { pid: pid(), child }
+    }
+
+    /// What comes before a command, so that it runs inside.
+    fn prefix(&self) -> Vec<String> {
+        ["nsenter", "-t", &self.pid, "-p", "-m", "--"].map(str::to_owned).into()
+    }
+
+    fn ctl(&self, words: &str) -> String {
+        run(&format!("{} systemctl {words}", self.prefix().join(" ")))
+    }
+}
+
+impl Drop for Systemd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+#[ignore = "in the machine"]
+fn soak_a_unit_is_found_restarted_and_undone_by_a_unit() {
+    if !inside("cases::migrate::systemd::soak_a_unit_is_found_restarted_and_undone_by_a_unit") {
+        return;
+    }
+    let mut case = Case::idle("nft", "store");
+    KubeProxy::configure("iptables", &format!("{FOREIGN}/32"));
+    let systemd = Systemd::boot();
+    let unit = format!(
+        "[Unit]\nDefaultDependencies=no\n[Service]\nEnvironment=PATH=/run/bin:/usr/sbin:/usr/bin\n\
+         ExecStart={} --config=/run/kube-proxy/config.conf --v=2\n\
+         StandardOutput=append:/run/kube-proxy/log\nStandardError=append:/run/kube-proxy/log\n",
+        cached("kube-proxy").display()
+    );
+    fs::write(format!("{UNITS}/kube-proxy.service"), unit).expect("a unit");
+    systemd.ctl("daemon-reload");
+    systemd.ctl("start kube-proxy");
+    case.cluster.wait("iptables");
+    case.serves_from_now_on();
+    case.proxyshift.within = systemd.prefix();
+
+    let ended = case.proxyshift.run("migrate --to ipvs --yes --confirm-within 10m");
+    println!("{}", ended.err);
+    assert_eq!(ended.code, Some(0));
+    ended.says(&["unit kube-proxy.service"]);
+    case.is_in("ipvs");
+    case.proxyshift.expect(6, "status");
+    // What a reboot would start.
+    systemd.ctl("daemon-reload");
+    assert_eq!(systemd.ctl("is-enabled proxyshift-rollback").trim(), "enabled");
+    systemd.ctl("start proxyshift-rollback");
+    assert_eq!(case.last_run()["state"], "rolled-back");
+    case.is_in("iptables");
+    assert!(!systemd.ctl("list-unit-files").contains("proxyshift-rollback"));
+}

@@ -1,8 +1,8 @@
 //! Which namespace and which process this is: names that tell one from the next.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +42,26 @@ pub fn program() -> Result<PathBuf> {
         true => name,
         false => format!("/proc/{}/exe", std::process::id()).into(),
     })
+}
+
+/// What the program is called.
+pub const NAME: &str = "proxyshift";
+
+/// A copy of this program at `to`, on the disk when it has its name: an empty file would be a shell's
+/// idea of a program that succeeds, to whoever starts it after the power was cut.
+///
+/// # Errors
+/// [`Kind::Store`](crate::error::Kind::Store), when it cannot be written.
+pub fn copy_program(to: &Path) -> Result<()> {
+    let own = program()?;
+    let folder = to.parent().unwrap_or(Path::new("/"));
+    let half = folder.join(format!(".{NAME}"));
+    fs::copy(&own, &half)
+        .and_then(|_| fs::set_permissions(&half, fs::Permissions::from_mode(0o700)))
+        .and_then(|()| fs::File::open(&half)?.sync_all())
+        .and_then(|()| fs::rename(&half, to))
+        .and_then(|()| fs::File::open(folder)?.sync_all())
+        .map_err(|e| Error::io(to, &e))
 }
 
 /// When process `pid` started, in clock ticks since boot; with the pid it names a process for

@@ -11,7 +11,7 @@ use crate::node::{self, Node};
 use crate::watch::{OWN, Took, Watched, watch};
 
 /// Whoever takes longer is stopped.
-pub const LIMIT: Duration = Duration::from_secs(600);
+pub const LIMIT: Duration = Duration::from_secs(300);
 
 /// How often the quick things are done; the median counts.
 const TIMES: usize = 3;

@@ -15,4 +15,5 @@ pub mod nfnetlink;
 pub mod present;
 pub mod processes;
 pub mod sysctls;
+pub mod systemd;
 pub mod tools;

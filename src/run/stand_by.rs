@@ -6,7 +6,6 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -51,7 +50,7 @@ pub fn arm(context: &Context<'_>, run: &mut Run) -> Result<()> {
     let dir = context.store.run_dir(&run.id);
     let copy = dir.join(COPY);
     if !copy.exists() {
-        copy_self(&dir, &copy)?;
+        here::copy_program(&copy)?;
     }
     let log = dir.join("stand-by.log");
     let log = fs::File::options()
@@ -88,19 +87,6 @@ pub fn arm(context: &Context<'_>, run: &mut Run) -> Result<()> {
     // Collected by whoever is the parent when it ends.
     std::thread::spawn(move || child.wait());
     context.store.update(run)
-}
-
-/// A copy of this program, on the disk when it has its name: an empty file would be a shell's idea
-/// of a program that succeeds, to whoever starts it after the power was cut.
-fn copy_self(dir: &Path, copy: &Path) -> Result<()> {
-    let own = here::program()?;
-    let half = dir.join(format!(".{COPY}"));
-    fs::copy(&own, &half)
-        .and_then(|_| fs::set_permissions(&half, fs::Permissions::from_mode(0o700)))
-        .and_then(|()| fs::File::open(&half)?.sync_all())
-        .and_then(|()| fs::rename(&half, copy))
-        .and_then(|()| fs::File::open(dir)?.sync_all())
-        .map_err(|e| Error::io(copy, &e))
 }
 
 /// Has somebody stand by again for the run in hand, when the process that did was killed; the run,

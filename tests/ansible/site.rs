@@ -17,8 +17,18 @@ pub fn cached(name: &str) -> PathBuf {
     path
 }
 
+/// A running sshd; it ends with this.
+pub struct Sshd(Child);
+
+impl Drop for Sshd {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// sshd in these namespaces, for whom has the user's key of the folder `keys`; it listens.
-pub fn sshd(keys: &Path) -> Child {
+pub fn sshd(keys: &Path) -> Sshd {
     // The user of its unprivileged half; and a root without a password is not a locked one.
     let passwd = fs::read_to_string("/etc/passwd").expect("passwd");
     if !passwd.contains("\nsshd:") {
@@ -39,7 +49,7 @@ pub fn sshd(keys: &Path) -> Child {
         .spawn()
         .expect("sshd starts");
     poll("sshd listens", || run("ss -Htln sport = :22").contains(":22"));
-    sshd
+    Sshd(sshd)
 }
 
 /// A folder with keys, the inventory and the collection.
@@ -104,6 +114,8 @@ impl Site {
             .arg(playbook)
             .args(more)
             .env("HOME", self.folder.path())
+            // Of this machine, from which a node is probed.
+            .env("ANSIBLE_REMOTE_TEMP", self.path("tmp"))
             .env("ANSIBLE_COLLECTIONS_PATH", self.path("collections"))
             .env("ANSIBLE_HOST_KEY_CHECKING", "False")
             .env("ANSIBLE_SSH_ARGS", "-o ControlMaster=auto -o ControlPersist=30s")

@@ -7,8 +7,10 @@ use crate::cli::ansible::states::{
     NOTHING_TO_UNDO, checked, cleaned_already, guard, migrated_already, unchanged, undone,
 };
 use crate::error::Result;
+use crate::node::systemd;
 use crate::plan::edit::Edit;
 use crate::run::confirm::{self, Confirmed};
+use crate::run::guard::unit::Unit;
 use crate::run::migrate::{self, Asked};
 use crate::run::rollback::to::{self, Way};
 use crate::run::{Context, cleanup, rollback, take};
@@ -73,8 +75,14 @@ pub(super) fn predict(context: &Context<'_>, task: &Task) -> Result<Answer> {
             Ok(would(&rollback::way_back(context, &run)?, &msg))
         }
         State::Guarded { exceptions } => {
-            let edits = guard(context, exceptions).intended()?;
-            Ok(would(&edits, "the exceptions would be set right"))
+            let guard = guard(context, exceptions);
+            let answer = would(&guard.intended()?, "the exceptions would be set right");
+            let wanting =
+                systemd::runs_the_node() && Unit::new(&guard, context.store).is_wanting()?;
+            Ok(match wanting && !answer.changed {
+                true => Answer { changed: true, ..unchanged("their unit would be set right") },
+                false => answer,
+            })
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::cli::{args, as_root, status};
 use crate::error::{Error, Kind, Result};
 use crate::event::Silent;
 use crate::node::measure;
+use crate::node::systemd;
 use crate::node::tools::Tools;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
@@ -21,6 +22,7 @@ use crate::owners::mode;
 use crate::run::Context;
 use crate::run::cleanup::{self, Wanted};
 use crate::run::confirm::{self, Confirmed};
+use crate::run::guard::unit::Unit;
 use crate::run::guard::{Exception, Guard};
 use crate::run::look::look;
 use crate::run::migrate::{self, Asked};
@@ -123,8 +125,18 @@ fn act(context: &Context<'_>, task: &Task) -> Result<Answer> {
         State::RolledBack { to: None } => rolled_back(context),
         State::RolledBack { to: Some(snapshot) } => rolled_back_to(context, snapshot),
         State::Guarded { exceptions } => {
-            let report = guard(context, exceptions).once()?;
-            let msg = format!("{} in place", counted(report.rules.len(), "rule"));
+            let guard = guard(context, exceptions);
+            if systemd::runs_the_node() {
+                let changed = Unit::new(&guard, context.store).keep()?;
+                return Ok(Answer {
+                    changed,
+                    ..unchanged("a unit of systemd keeps the exceptions")
+                });
+            }
+            let report = guard.once()?;
+            let rules = counted(report.rules.len(), "rule");
+            let msg =
+                format!("{rules} in place, which nobody keeps there: systemd does not run here");
             Ok(Answer { changed: report.changed, ..unchanged(&msg) })
         }
     }

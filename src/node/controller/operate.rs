@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use super::Controller;
 use crate::error::{Error, Kind, Result};
 use crate::here::process_start;
-use crate::node::commands::{Command, TRUSTED_PATH};
 use crate::node::processes;
+use crate::node::systemd::{log, systemctl};
 
 /// How often processes are looked at.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -47,7 +47,7 @@ impl Controller {
     pub fn stop(&self, within: Duration) -> Result<()> {
         let until = Until::new(within);
         let asked = match self {
-            Controller::Systemd { unit } => systemctl("stop", unit, &until),
+            Controller::Systemd { unit } => systemctl(&["stop", "--", unit], until.left()),
             Controller::StaticPod { manifest } => rename(manifest, &aside(manifest)),
             Controller::Commands { stop, .. } => stop.run(until.left()),
         };
@@ -69,7 +69,7 @@ impl Controller {
     pub fn start(&self, within: Duration) -> Result<u32> {
         let until = Until::new(within);
         match self {
-            Controller::Systemd { unit } => systemctl("start", unit, &until)?,
+            Controller::Systemd { unit } => systemctl(&["start", "--", unit], until.left())?,
             Controller::StaticPod { manifest } => rename(&aside(manifest), manifest)?,
             Controller::Commands { start, .. } => {
                 if let Some((pid, _)) = self.running()?.first() {
@@ -90,7 +90,7 @@ impl Controller {
         let until = Until::new(within);
         let before = self.running()?;
         match self {
-            Controller::Systemd { unit } => systemctl("restart", unit, &until)?,
+            Controller::Systemd { unit } => systemctl(&["restart", "--", unit], until.left())?,
             Controller::Commands { restart: Some(restart), .. } => restart.run(until.left())?,
             _ => {
                 self.stop(until.left())?;
@@ -166,31 +166,6 @@ impl Controller {
         };
         Error::new(Kind::Command, self.to_string(), format!("{cause}{log}")).hint(hint)
     }
-}
-
-/// Runs `systemctl VERB UNIT`.
-fn systemctl(verb: &str, unit: &str, until: &Until) -> Result<()> {
-    let run = Command::new(program("systemctl")?).args([verb, "--", unit]).deadline(until.left());
-    run.run().map(drop).map_err(|mut error| {
-        error.cause.push_str(&log(unit));
-        error.hint(format!("see `systemctl status {unit}` and `journalctl -u {unit}`"))
-    })
-}
-
-/// The last lines of a unit's log, as `; its log: one; two`; nothing if there is none.
-fn log(unit: &str) -> String {
-    let args = ["--unit", unit, "--lines", "3", "--output", "cat", "--no-pager", "--quiet"];
-    let output = program("journalctl").and_then(|program| Command::new(program).args(args).run());
-    let text = output.map(|output| output.stdout).unwrap_or_default();
-    let lines: Vec<&str> = text.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
-    if lines.is_empty() { String::new() } else { format!("; its log: {}", lines.join("; ")) }
-}
-
-fn program(name: &str) -> Result<PathBuf> {
-    which::which_in(name, Some(TRUSTED_PATH), "/").map_err(|_| {
-        Error::new(Kind::MissingTool, name, format!("not found in {TRUSTED_PATH}"))
-            .hint("name another controller of kube-proxy in the playbook")
-    })
 }
 
 /// Where a manifest is while its pod is stopped: kubelet passes over names with a dot in front.

@@ -6,6 +6,7 @@
 mod exception;
 mod seen;
 mod standing;
+pub mod unit;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -23,6 +23,7 @@ use crate::error::{Error, Kind, Result};
 use crate::interrupt;
 use crate::node::controller::{Controller, Settings};
 use crate::node::measure;
+use crate::node::systemd;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
 use crate::owners::mode;
@@ -347,7 +348,7 @@ fn open(
     let dir = context.store.run_dir(&run.id);
     let armed = steps::keep(&dir.join(PLAYBOOK), text)
         .and_then(|()| stand_by::arm(context, &mut run))
-        .and_then(|()| match boot_unit::has_systemd() {
+        .and_then(|()| match systemd::runs_the_node() {
             true => boot_unit::write(&dir.join(COPY), context.store.dir()),
             false => {
                 context.sink.note(

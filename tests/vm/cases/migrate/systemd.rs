@@ -4,10 +4,12 @@ use std::fs;
 use std::path::Path;
 use std::process::{Child, Command};
 
+use serde_json::{Value, json};
+
 use super::Case;
 use crate::cluster::FOREIGN;
 use crate::common::vm::cached;
-use crate::common::{poll, run};
+use crate::common::{poll, run, run_with};
 use crate::kube_proxy::KubeProxy;
 use crate::machine::inside;
 
@@ -20,10 +22,11 @@ const TARGET: &str = "[Unit]\nDefaultDependencies=no\n";
 /// What comes first in its namespaces. It sees the processes of its own only, no cgroup above its
 /// own, and none of this machine's units.
 const BOOT: &str = "mount -t tmpfs units /etc/systemd/system
-    mount -t cgroup2 cgroup /sys/fs/cgroup
+    mountpoint -q /sys/fs/cgroup || mount -t cgroup2 cgroup /sys/fs/cgroup
     mkdir /sys/fs/cgroup/systemd
     echo 0 >/sys/fs/cgroup/systemd/cgroup.procs
-    exec unshare -C sh -ec 'mount -t cgroup2 cgroup /sys/fs/cgroup
+    exec unshare -C sh -ec 'umount /sys/fs/cgroup
+        mount -t cgroup2 cgroup /sys/fs/cgroup
         exec env -i container=test PATH=$PATH /lib/systemd/systemd --log-target=null --unit=test.target'";
 
 struct Systemd {
@@ -99,4 +102,45 @@ fn soak_a_unit_is_found_restarted_and_undone_by_a_unit() {
     assert_eq!(case.last_run()["state"], "rolled-back");
     case.is_in("iptables");
     assert!(!systemd.ctl("list-unit-files").contains("proxyshift-rollback"));
+}
+
+#[test]
+#[ignore = "in the machine"]
+fn soak_a_unit_keeps_an_exception_for_ansible() {
+    if !inside("cases::migrate::systemd::soak_a_unit_keeps_an_exception_for_ansible") {
+        return;
+    }
+    let mut case = Case::idle("nft", "store");
+    let systemd = Systemd::boot();
+    case.cluster.kube_proxy("iptables");
+    let wanted = |network: &str, check: bool| {
+        let task = json!({
+            "_ansible_check_mode": check, "state": "guarded", "for": network,
+            "store": case.proxyshift.store,
+        });
+        fs::write("/run/task.json", task.to_string()).expect("a task");
+        let program = env!("CARGO_BIN_EXE_proxyshift");
+        let said = run(&format!("{} {program} /run/task.json", systemd.prefix().join(" ")));
+        let said: Value = serde_json::from_str(&said).expect(&said);
+        said["changed"].as_bool().expect("a word")
+    };
+    let stands = |network: &str| {
+        let rule = format!("-A FORWARD -s {network} -m conntrack --ctstate INVALID");
+        case.cluster.save("filter").contains(&rule)
+    };
+    let (first, second) = ("10.244.0.0/24", "10.244.0.0/25");
+    assert!(wanted(first, true) && !stands(first), "check mode");
+    assert!(wanted(first, false) && stands(first));
+    assert_eq!(systemd.ctl("is-active proxyshift-guard").trim(), "active");
+    assert!(!wanted(first, false), "a second time");
+    let rule = "-m conntrack --ctstate INVALID -m comment --comment";
+    let rule = rule.split(' ').chain(["proxyshift guard", "-j", "ACCEPT"]);
+    let taken = ["iptables-nft", "-D", "FORWARD", "-s", first].into_iter().chain(rule);
+    run_with("", &taken.collect::<Vec<_>>());
+    poll("the exception comes back", || stands(first));
+    assert!(wanted(second, false) && stands(second) && !stands(first), "another network");
+    assert!(!wanted(second, true), "check mode, and nothing to do");
+    systemd.ctl("stop proxyshift-guard");
+    assert!(!stands(second), "it goes with its unit");
+    assert!(wanted(second, false) && stands(second), "started again");
 }

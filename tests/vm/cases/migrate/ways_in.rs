@@ -48,7 +48,7 @@ fn soak_ansible_takes_the_node_over_and_back() {
     let case = Case::new("nft", "iptables");
     case.playbook("iptables", "ipvs", |text| text);
     let site = Site::new();
-    let mut sshd = sshd(site.keys());
+    let _sshd = sshd(site.keys());
     site.inventory(&[("node".into(), "192.168.100.1".into())]);
     let bin: PathBuf = cached("newest/bin");
     let play = |playbook: &str, more: &[&str]| {
@@ -66,6 +66,4 @@ fn soak_ansible_takes_the_node_over_and_back() {
     let played = play("rollback", &[]);
     assert_eq!(played.count("node", "changed"), 1);
     case.is_in("iptables");
-    let _ = sshd.kill();
-    let _ = sshd.wait();
 }

@@ -2,7 +2,7 @@
 # make test    everything, with what needs private namespaces and a virtual machine
 # make soak    every case on a virtual machine, each stage failing or killed; writes docs/soak.md
 # make dist    one static binary with its checksum, and the Ansible collection with it, in dist/
-# make ansible gets what the tests with Ansible need: two versions of it, ansible-lint, sshd
+# make ansible gets what the tests with Ansible need: two versions of it, ansible-lint, sshd, kubectl
 # make vm      gets what that machine needs: Debian's kernel, virtme-ng, kube-proxy
 # make bench   how fast it is
 # make readme  runs the README's transcript and the wizard again, and writes them there
@@ -82,7 +82,7 @@ vm:
 	tests/vm/setup
 
 # Every case, on the machine that `make test` boots too, for as long as it takes.
-soak: debian vm rust
+soak: debian vm ansible dist rust
 	PROXYSHIFT_CASES=cases:: PROXYSHIFT_SOAK_PAGE=$$PWD/docs/soak.md cargo test --test vm -- --nocapture
 	PROXYSHIFT_CASES=reboot cargo test --test vm -- --nocapture
 

@@ -48,6 +48,8 @@ pub enum Kind {
     LostRace,
     /// Another component would undo the change at once.
     Contested,
+    /// Nobody can tell who stops and starts kube-proxy.
+    UnknownController,
     /// A run is waiting for `resume`, `rollback` or `confirm`.
     Pending,
     /// Ctrl-C before anything was changed.

@@ -1,4 +1,4 @@
-//! Which namespace and which process this is: names that tell one from the next.
+//! Which namespace, process and program this is.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};

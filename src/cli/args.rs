@@ -313,7 +313,7 @@ pub struct Guard {
     /// go.
     #[arg(long = "for", value_name = "CIDR|INTERFACE", required = true, num_args = 1.., value_delimiter = ',')]
     pub exceptions: Vec<Exception>,
-    /// Set it right once, leave it there, and end: for cron and Ansible.
+    /// Set it right once, leave it there, and end: for cron.
     #[arg(long, conflicts_with_all = ["leave", "interval"])]
     pub once: bool,
     /// Leave the rules there at the end.

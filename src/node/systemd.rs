@@ -1,7 +1,8 @@
 //! systemd, where it runs the node: its units, and what its programs say.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,6 +12,9 @@ use crate::here::Netns;
 
 const UNITS: &str = "/etc/systemd/system";
 const WANTS: &str = "multi-user.target.wants";
+
+/// How long systemd may take to say how a unit is.
+const STATE: Duration = Duration::from_secs(10);
 
 /// Whether systemd runs this node, so that a unit is of use.
 pub fn runs_the_node() -> bool {
@@ -44,22 +48,44 @@ pub fn log(unit: &str) -> String {
 fn program(name: &str) -> Result<PathBuf> {
     which::which_in(name, Some(TRUSTED_PATH), "/").map_err(|_| {
         Error::new(Kind::MissingTool, name, format!("not found in {TRUSTED_PATH}"))
-            .hint("it comes with systemd; name another controller of kube-proxy in the playbook")
+            .hint("it comes with systemd; for kube-proxy, the playbook may name another controller")
     })
 }
 
-/// Writes a unit that each boot starts. It is on the disk when this returns.
-///
-/// # Errors
-/// When a file cannot be written.
-pub fn install(unit: &str, text: &str) -> Result<()> {
-    install_in(Path::new(UNITS), unit, text)
+/// Whether a unit runs.
+pub fn is_active(unit: &str) -> bool {
+    systemctl(&["is-active", "--quiet", unit], STATE).is_ok()
 }
 
-/// Whether the unit is there with just this text, and each boot starts it.
-pub fn is_installed(unit: &str, text: &str) -> bool {
+/// Writes a unit, which nothing starts yet. It is on the disk, whole, when this returns.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write(unit: &str, text: &str) -> Result<()> {
+    write_in(Path::new(UNITS), unit, text)
+}
+
+/// Has each boot start a unit.
+///
+/// # Errors
+/// When the link cannot be made.
+pub fn enable(unit: &str) -> Result<()> {
+    enable_in(Path::new(UNITS), unit)
+}
+
+/// A unit that is there.
+pub struct Installed {
+    /// What its file says.
+    pub text: String,
+    /// Whether each boot starts it.
+    pub at_boot: bool,
+}
+
+/// The unit of that name, if there is one.
+pub fn installed(unit: &str) -> Option<Installed> {
     let [wanted, file] = paths(Path::new(UNITS), unit);
-    wanted.is_symlink() && fs::read_to_string(file).is_ok_and(|now| now == text)
+    let text = fs::read_to_string(file).ok()?;
+    Some(Installed { text, at_boot: wanted.is_symlink() })
 }
 
 /// Takes a unit away again, if it is there.
@@ -74,19 +100,33 @@ fn paths(units: &Path, unit: &str) -> [PathBuf; 2] {
     [units.join(WANTS).join(unit), units.join(unit)]
 }
 
-fn install_in(units: &Path, unit: &str, text: &str) -> Result<()> {
-    let [wanted, file] = paths(units, unit);
+fn write_in(units: &Path, unit: &str, text: &str) -> Result<()> {
+    let [_, path] = paths(units, unit);
+    let write = || {
+        fs::create_dir_all(units)?;
+        let mut file = tempfile::Builder::new().prefix(".proxyshift").tempfile_in(units)?;
+        file.write_all(text.as_bytes())?;
+        file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
+        file.as_file().sync_all()?;
+        file.persist(&path)?;
+        fs::File::open(units)?.sync_all()
+    };
+    write().map_err(|e: io::Error| Error::io(&path, &e))
+}
+
+fn enable_in(units: &Path, unit: &str) -> Result<()> {
+    let [wanted, path] = paths(units, unit);
     let folder = units.join(WANTS);
-    fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, &e))?;
-    fs::write(&file, text).map_err(|e| Error::io(&file, &e))?;
-    match std::os::unix::fs::symlink(&file, &wanted) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(Error::io(&wanted, &e)),
-        _ => {}
-    }
-    for path in [&file, &folder, units] {
-        fs::File::open(path).and_then(|f| f.sync_all()).map_err(|e| Error::io(path, &e))?;
-    }
-    Ok(())
+    let link = || {
+        fs::create_dir_all(&folder)?;
+        match symlink(&path, &wanted) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+            _ => {}
+        }
+        fs::File::open(&folder)?.sync_all()?;
+        fs::File::open(units)?.sync_all()
+    };
+    link().map_err(|e| Error::io(&wanted, &e))
 }
 
 fn remove_in(units: &Path, unit: &str) -> Result<()> {
@@ -107,7 +147,8 @@ mod tests {
     fn a_unit_is_wanted_at_boot_until_it_is_removed() {
         let tmp = tempfile::tempdir().unwrap();
         for text in ["[Unit]\n", "[Unit]\nAfter=x\n"] {
-            install_in(tmp.path(), "a.service", text).unwrap();
+            write_in(tmp.path(), "a.service", text).unwrap();
+            enable_in(tmp.path(), "a.service").unwrap();
         }
         let [wanted, file] = paths(tmp.path(), "a.service");
         assert_eq!(fs::canonicalize(wanted).unwrap(), file.canonicalize().unwrap());

@@ -13,7 +13,8 @@ const UNIT: &str = "proxyshift-rollback.service";
 /// # Errors
 /// When a file cannot be written.
 pub fn write(program: &Path, store: &Path) -> Result<()> {
-    systemd::install(UNIT, &text(program, store))
+    systemd::write(UNIT, &text(program, store))?;
+    systemd::enable(UNIT)
 }
 
 /// Takes the unit away again, if it is there.

@@ -18,8 +18,11 @@ use crate::error::{Error, Kind, Result};
 /// Where the store is unless `--store DIR` says otherwise.
 pub const DEFAULT_DIR: &str = "/var/lib/proxyshift";
 
-/// The folders of a store, and so the only names that may be in one.
+/// The folders of a store; with [`GUARD`] the only names that may be in one.
 const FOLDERS: [&str; 2] = ["snapshots", "runs"];
+
+/// The folder of the program that a unit of systemd starts to keep an exception, where there is one.
+const GUARD: &str = "guard";
 
 /// A directory, mode 0700, with the folders `snapshots` and `runs`.
 #[derive(Debug, Clone)]
@@ -35,7 +38,7 @@ impl Store {
     /// other things, or cannot be written; [`Kind::Store`] on a full or read-only disk.
     pub fn open(dir: Option<&Path>) -> Result<Store> {
         let dir = dir.unwrap_or(Path::new(DEFAULT_DIR));
-        private_dir(dir, |name| FOLDERS.contains(&name))?;
+        private_dir(dir, |name| FOLDERS.contains(&name) || name == GUARD)?;
         for folder in FOLDERS {
             private_dir(&dir.join(folder), |_| true)?;
         }
@@ -61,6 +64,19 @@ impl Store {
     /// Where its runs are, one directory each.
     pub fn runs_dir(&self) -> PathBuf {
         self.dir.join("runs")
+    }
+
+    /// Where the program is that keeps an exception.
+    pub fn guard_dir(&self) -> PathBuf {
+        self.dir.join(GUARD)
+    }
+
+    /// Makes [`Self::guard_dir`], or makes sure that it is private.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn make_guard_dir(&self) -> Result<()> {
+        private_dir(&self.guard_dir(), |_| true)
     }
 
     /// Holds when there is room for another `bytes`.

@@ -1,5 +1,6 @@
-//! The part of the Kubernetes API that kube-proxy asks for: lists, watches and single objects,
-//! over plain HTTP. A request gets a connection and a thread of its own.
+//! The part of the Kubernetes API that kube-proxy and `kubectl drain` ask for: lists, watches and
+//! single objects, patches of nodes and evictions of pods, over plain HTTP. A request gets a connection
+//! and a thread of its own.
 
 use std::io::{BufRead, BufReader, Read, Result, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -28,7 +29,7 @@ struct Event {
 }
 
 impl Event {
-    /// Whether it is of `services`, `endpoints` or `nodes`.
+    /// Whether it is of `services`, `endpoints`, `nodes` or `pods`.
     fn is_of(&self, resource: &str) -> bool {
         let kind = self.object["kind"].as_str().unwrap_or_default().to_lowercase();
         kind.trim_end_matches('s') == resource.trim_end_matches('s')
@@ -41,10 +42,11 @@ fn identity(object: &Value) -> (&Value, &Value, &Value) {
 }
 
 impl Api {
-    /// Serves on a loopback port of this network namespace.
+    /// Serves on a port of this network namespace; the address is that on loopback.
     pub fn start() -> Api {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port for the API");
-        let address = listener.local_addr().expect("bound");
+        let listener = TcpListener::bind("0.0.0.0:0").expect("a port for the API");
+        let port = listener.local_addr().expect("bound").port();
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
         let store = Arc::new(Store::default());
         let served = Arc::clone(&store);
         std::thread::spawn(move || {
@@ -64,6 +66,17 @@ impl Api {
         record(&mut events, if is_new { "ADDED" } else { "MODIFIED" }, object);
         self.store.more.notify_all();
     }
+
+    /// What became of the object `kind` called `name`, in order: what happened, and the object then.
+    pub fn history(&self, kind: &str, name: &str) -> Vec<(&'static str, Value)> {
+        let events = self.store.events.lock().expect("not poisoned");
+        let own = events.iter().filter(|e| is_called(&e.object, kind, name));
+        own.map(|e| (e.kind, e.object.clone())).collect()
+    }
+}
+
+fn is_called(object: &Value, kind: &str, name: &str) -> bool {
+    object["kind"] == kind && object["metadata"]["name"] == name
 }
 
 fn record(events: &mut Vec<Event>, kind: &'static str, mut object: Value) {
@@ -90,22 +103,30 @@ impl Store {
         let parameter = |name: &str| {
             query.split('&').filter_map(|p| p.split_once('=')).find(|(n, _)| *n == name)
         };
-        if method == "POST" {
-            // Events; nobody reads them.
-            return reply(&mut stream, "201 Created", &body);
+        if let Some(document) = discovery(path) {
+            return reply(&mut stream, "200 OK", &document.to_string());
         }
         match path.trim_start_matches("/api/v1/").split('/').collect::<Vec<_>>()[..] {
-            [resource @ ("services" | "endpoints" | "nodes")] => {
+            ["namespaces", _, "pods", name, "eviction"] => {
+                self.change("DELETED", "Pod", name, |_| ());
+                reply(&mut stream, "201 Created", &body)
+            }
+            ["nodes", name] if method == "PATCH" => {
+                let patch = serde_json::from_str(&body).unwrap_or_default();
+                self.change("MODIFIED", "Node", name, |node| merge(node, &patch));
+                self.answer_one(&mut stream, "Node", name)
+            }
+            // Events; nobody reads them.
+            _ if method == "POST" => reply(&mut stream, "201 Created", &body),
+            [resource @ ("services" | "endpoints" | "nodes" | "pods")] => {
                 if parameter("watch").is_some() {
                     let from = parameter("resourceVersion").and_then(|(_, v)| v.parse().ok());
                     return self.watch(&mut stream, resource, from.unwrap_or(0));
                 }
                 reply(&mut stream, "200 OK", &self.list(resource))
             }
-            ["nodes", name] => match self.node(name) {
-                Some(node) => reply(&mut stream, "200 OK", &node),
-                None => reply(&mut stream, "404 Not Found", &not_found()),
-            },
+            ["nodes", name] => self.answer_one(&mut stream, "Node", name),
+            ["namespaces", _, "pods", name] => self.answer_one(&mut stream, "Pod", name),
             _ => reply(&mut stream, "404 Not Found", &not_found()),
         }
     }
@@ -117,6 +138,7 @@ impl Store {
         let kind = match resource {
             "services" => "ServiceList",
             "endpoints" => "EndpointsList",
+            "pods" => "PodList",
             _ => "NodeList",
         };
         let version = events.len().to_string();
@@ -125,10 +147,23 @@ impl Store {
         .to_string()
     }
 
-    fn node(&self, name: &str) -> Option<String> {
+    fn answer_one(&self, stream: &mut TcpStream, kind: &str, name: &str) -> Result<()> {
         let objects = current(&self.events.lock().expect("not poisoned"));
-        let node = objects.iter().find(|o| o["kind"] == "Node" && o["metadata"]["name"] == name)?;
-        Some(node.to_string())
+        match objects.iter().find(|o| is_called(o, kind, name)) {
+            Some(object) => reply(stream, "200 OK", &object.to_string()),
+            None => reply(stream, "404 Not Found", &not_found()),
+        }
+    }
+
+    /// Something happens to an object, if it is there.
+    fn change(&self, what: &'static str, kind: &str, name: &str, how: impl FnOnce(&mut Value)) {
+        let mut events = self.events.lock().expect("not poisoned");
+        let object = current(&events).into_iter().find(|o| is_called(o, kind, name));
+        if let Some(mut object) = object {
+            how(&mut object);
+            record(&mut events, what, object);
+            self.more.notify_all();
+        }
     }
 
     /// Sends what happened after version `seen`, and what happens from now on.
@@ -146,6 +181,41 @@ impl Store {
                 let line = format!("{}\n", json!({"type": event.kind, "object": event.object}));
                 stream.write_all(format!("{:x}\r\n{line}\r\n", line.len()).as_bytes())?;
             }
+        }
+    }
+}
+
+/// What kubectl asks for first: which kinds there are.
+fn discovery(path: &str) -> Option<Value> {
+    let resource = |name: &str, namespaced: bool, kind: &str| {
+        json!({"name": name, "singularName": "", "namespaced": namespaced, "kind": kind,
+            "verbs": ["get", "list", "patch", "create"]})
+    };
+    let version = json!({"groupVersion": "policy/v1beta1", "version": "v1beta1"});
+    Some(match path {
+        "/api" => json!({"kind": "APIVersions", "versions": ["v1"]}),
+        "/apis" => json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": [
+            {"name": "policy", "versions": [&version], "preferredVersion": &version}]}),
+        "/api/v1" => json!({"kind": "APIResourceList", "groupVersion": "v1", "resources": [
+            resource("nodes", false, "Node"), resource("pods", true, "Pod"),
+            {"name": "pods/eviction", "singularName": "", "namespaced": true, "kind": "Eviction",
+                "group": "policy", "version": "v1beta1", "verbs": ["create"]}]}),
+        "/apis/policy/v1beta1" => json!({"kind": "APIResourceList",
+            "groupVersion": "policy/v1beta1", "resources": []}),
+        _ => return None,
+    })
+}
+
+/// Makes an object what a patch says of it (RFC 7386).
+fn merge(object: &mut Value, patch: &Value) {
+    let Value::Object(changes) = patch else {
+        *object = patch.clone();
+        return;
+    };
+    for (name, change) in changes {
+        match change {
+            Value::Null => drop(object.as_object_mut().and_then(|o| o.remove(name))),
+            _ => merge(&mut object[name], change),
         }
     }
 }

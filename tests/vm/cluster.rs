@@ -25,6 +25,7 @@ const BIN: &str = "/run/bin";
 /// The node, the services, and what serves them.
 pub struct Cluster {
     backend: &'static str,
+    pub api: Api,
     kube_proxy: Option<KubeProxy>,
 }
 
@@ -45,7 +46,7 @@ impl Cluster {
             api.apply(object);
         }
         KubeProxy::introduce(api.address);
-        Cluster { backend, kube_proxy: None }
+        Cluster { backend, api, kube_proxy: None }
     }
 
     /// A node with virtual servers that someone else made, as keepalived would, and weighs.

@@ -118,7 +118,8 @@ ipvs:
     )
 }
 
-fn kubeconfig(api: SocketAddr) -> String {
+/// How to reach the API at an address.
+pub fn kubeconfig(api: SocketAddr) -> String {
     format!(
         "apiVersion: v1
 kind: Config

@@ -127,6 +127,7 @@ fn act(context: &Context<'_>, task: &Task) -> Result<Answer> {
         State::Guarded { exceptions } => {
             let guard = guard(context, exceptions);
             if systemd::runs_the_node() {
+                let _lock = context.lock("guarded")?;
                 let changed = Unit::new(&guard, context.store).keep()?;
                 return Ok(Answer {
                     changed,

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use crate::checks::Verdict;
 use crate::cli::wizard::{Answers, farewell, heading, stopped, sure};
 use crate::cli::{Command, countdown, migrate as verb};
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
-use crate::plan::playbook::builtin;
+use crate::plan::playbook::{Playbook, builtin};
 use crate::run::migrate::{self, Asked, Intended};
 use crate::state::NodeState;
 use crate::state::kube_proxy::Mode;
@@ -36,7 +36,7 @@ pub(super) fn run(
     };
     let mut same = format!("migrate --to {to}");
     if let Some(file) = &playbook {
-        same += &format!(" --playbook {}", file.display());
+        same += &format!(" --playbook {}", shell_words::quote(&file.to_string_lossy()));
     }
     if !ignore.is_empty() {
         same += &format!(" --ignore {}", ignore.join(","));
@@ -56,7 +56,7 @@ fn playbook(
 ) -> Result<Option<PathBuf>> {
     let unknown = match migrate::kube_proxy(&builtin(from, to)?, now) {
         Ok(_) => return Ok(None),
-        Err(e) if e.kind != Kind::NotFound => return Err(e),
+        Err(e) if e.kind != Kind::UnknownController => return Err(e),
         Err(e) => e,
     };
     heading(command, "Who restarts kube-proxy?");
@@ -67,9 +67,17 @@ fn playbook(
         Answer::new("a file", "its stages are followed, and its commands run"),
         Answer::new("nothing", "nothing is changed"),
     ];
-    match command.ui.typed_line("Your playbook", &answers)? {
-        file if file.is_empty() => Err(stopped()),
-        file => Ok(Some(file.into())),
+    loop {
+        let file = command.ui.typed_line("Your playbook", &answers)?;
+        if file.is_empty() {
+            return Err(stopped());
+        }
+        let file = PathBuf::from(file);
+        let read = std::fs::read_to_string(&file).map_err(|e| Error::io(&file, &e));
+        match read.and_then(|text| Playbook::parse(&file.display().to_string(), &text, from)) {
+            Ok(_) => return Ok(Some(file)),
+            Err(e) => command.ui.paragraph(&e.to_string(), "  ", "    "),
+        }
     }
 }
 

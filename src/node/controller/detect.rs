@@ -44,10 +44,11 @@ impl Controller {
     ///
     /// # Errors
     /// [`Kind::Contested`] for a DaemonSet: its configuration is that of every node.
-    /// [`Kind::NotFound`] where it cannot be told, with what to name instead.
+    /// [`Kind::UnknownController`] where it cannot be told, with what to name instead.
     pub fn detect(process: &Process, root: &Path) -> Result<Controller> {
         let object = format!("{} (pid {})", process.name, process.pid);
-        let unknown = |cause: String| Error::new(Kind::NotFound, &object, cause).hint(NAME_IT);
+        let unknown =
+            |cause: String| Error::new(Kind::UnknownController, &object, cause).hint(NAME_IT);
         if process.name != "kube-proxy" {
             return Err(unknown("kube-proxy is a part of this program".into()));
         }
@@ -204,15 +205,15 @@ mod tests {
                 "kube-proxy",
                 "0::/system.slice/kubelet.service\n",
                 &[],
-                Kind::NotFound,
+                Kind::UnknownController,
                 "part of unit",
             ),
-            ("kube-proxy", "0::/\n", &[], Kind::NotFound, "`0::/`"),
+            ("kube-proxy", "0::/\n", &[], Kind::UnknownController, "`0::/`"),
             (
                 "k3s",
                 "0::/system.slice/k3s.service\n",
                 &[],
-                Kind::NotFound,
+                Kind::UnknownController,
                 "a part of this program",
             ),
         ] {

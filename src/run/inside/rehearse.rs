@@ -191,7 +191,7 @@ pub(super) fn rehearse(dir: &Path, asked: Asked, tools: &Tools, sink: &dyn Sink)
         sink,
         lock_wait: Duration::from_secs(5),
     };
-    // That it restores was just seen of the one that was loaded.
+    // That it restores is known of the one that was loaded: nothing is proven a second time.
     let snapshot = keep(&context, &now, "rehearsal")?;
     let before = now.fingerprint();
     drop(now);

@@ -74,8 +74,8 @@ pub(in crate::run) fn undo(
     if serves {
         taken_out += new_mode_gone(context, journal, base)?;
     }
-    // An upgrade restarts nothing on its way back, so nobody makes anew what it cleaned.
-    let made_anew = serves && settings(&steps).is_some();
+    // In the mode that it was in all along, kube-proxy does not make anew what another one left.
+    let made_anew = serves && shift.from != shift.to;
     restored += cleaned_back(context, run, journal, !made_anew)?;
     let probes: Vec<_> = serde_json::from_value(run.plan["probes"].clone()).unwrap_or_default();
     if let Err(e) = prove(context, context.catalogue, base, shift.from, shift, &probes) {

@@ -233,7 +233,7 @@ fn read_playbook(asked: &Asked<'_>, running: Mode) -> Result<(Playbook, String)>
 /// Who runs kube-proxy here, and where it is told its mode. An upgrade needs neither.
 ///
 /// # Errors
-/// [`Kind::Blocked`] unless one kube-proxy runs; [`Kind::NotFound`] where nobody can tell who runs
+/// [`Kind::Blocked`] unless one kube-proxy runs; [`Kind::UnknownController`] where nobody can tell who runs
 /// it; [`Kind::Contested`] where its settings are not this node's to change.
 pub fn kube_proxy(playbook: &Playbook, now: &NodeState) -> Result<Option<(Controller, Settings)>> {
     let process = only_process(now)?;

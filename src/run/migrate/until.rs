@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::Result;
 
-/// The shortest pause between two looks.
+/// The shortest pause between two looks, and how often it is asked whether to go on.
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// What a look finds.
@@ -17,8 +17,8 @@ pub(super) enum Seen<T, M> {
 }
 
 /// Looks until it is so, or until `patience` is over; then what is still missing. Between two looks
-/// `go_on` is asked whether to wait any longer. A pause is as long as the look before it, so that a
-/// node with little to spare has half of that for what it is waited for.
+/// `go_on` is asked again and again whether to wait any longer. A pause is as long as the look before
+/// it, so that a node with little to spare has half of that for what it is waited for.
 ///
 /// # Errors
 /// What `look` and `go_on` say.
@@ -34,8 +34,16 @@ pub(super) fn until<T, M>(
         if matches!(seen, Seen::There(_)) || start.elapsed() >= patience {
             return Ok(seen);
         }
-        go_on()?;
-        thread::sleep(began.elapsed().max(PAUSE));
+        let again = Instant::now() + began.elapsed().max(PAUSE);
+        let again = again.min(start + patience);
+        loop {
+            go_on()?;
+            let left = again.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            thread::sleep(left.min(PAUSE));
+        }
     }
 }
 

@@ -23,8 +23,8 @@ fn ask(socket: &UdpSocket) -> std::io::Result<String> {
 
 #[test]
 #[ignore = "in the machine"]
-fn a_black_hole_goes_when_the_operator_asks() {
-    if !inside("cases::black_holes::a_black_hole_goes_when_the_operator_asks") {
+fn soak_a_black_hole_goes_when_the_operator_asks() {
+    if !inside("cases::black_holes::soak_a_black_hole_goes_when_the_operator_asks") {
         return;
     }
     let mut cluster = Cluster::new("nft");

@@ -28,7 +28,9 @@ options:
       - V(migrated) takes kube-proxy to the mode O(to).
       - V(confirmed) keeps the run that waits for it; fails if that has been rolled back meanwhile.
       - V(rolled_back) undoes the run in hand, or else the last one if it is not undone yet.
-      - V(guarded) sets the exceptions for INVALID packets of O(for) right, once.
+      - V(guarded) has the exceptions for INVALID packets of O(for) stand. Where systemd runs the node, the
+        unit C(proxyshift-guard.service) keeps them, and starts a copy of the program in O(store); elsewhere
+        they are set right once. C(systemctl disable --now proxyshift-guard) ends it.
     type: str
     required: true
     choices: [checked, snapshotted, cleaned, migrated, confirmed, rolled_back, guarded]

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::Case;
 use crate::machine::inside;
+use crate::traffic::Traffic;
 
 /// The stages that change the node.
 const CHANGING: [&str; 4] = ["prepare", "switch", "clean", "settle"];
@@ -24,7 +25,7 @@ fn killed(case: &Case, point: &str) {
 }
 
 /// When the first change of a stage is announced and not made, or made and not written down: somebody
-/// comes to undo it, nobody comes, somebody goes on with it.
+/// comes to undo it, nobody comes, somebody goes on with it and does not confirm it.
 #[test]
 #[ignore = "in the machine"]
 fn killed_at_each_stage_it_is_resumed_or_undone() {
@@ -41,11 +42,15 @@ fn killed_at_each_stage_it_is_resumed_or_undone() {
     case.wait_until_undone();
     case.is_in("iptables");
 
+    case.playbook("iptables", "ipvs", |text| text.replace("within: 5m", "within: 5s"));
+    let traffic = Traffic::start();
     killed(&case, "before:clean:done");
     case.cluster.serves();
     println!("{}", case.proxyshift.expect(0, "resume").err);
-    case.proxyshift.expect(0, "confirm");
-    case.is_in("ipvs");
+    case.wait_until_undone();
+    traffic.stop("killed at clean, resumed, not confirmed, undone");
+    case.is_in("iptables");
+    case.proxyshift.expect(3, "confirm").says(&["was rolled back"]);
 }
 
 #[test]

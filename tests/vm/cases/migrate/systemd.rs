@@ -4,10 +4,11 @@ use std::fs;
 use std::path::Path;
 use std::process::{Child, Command};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::Case;
 use crate::cluster::FOREIGN;
+use crate::common::node::Ended;
 use crate::common::vm::cached;
 use crate::common::{poll, run, run_with};
 use crate::kube_proxy::KubeProxy;
@@ -101,7 +102,8 @@ fn soak_a_unit_is_found_restarted_and_undone_by_a_unit() {
     systemd.ctl("start proxyshift-rollback");
     assert_eq!(case.last_run()["state"], "rolled-back");
     case.is_in("iptables");
-    assert!(!systemd.ctl("list-unit-files").contains("proxyshift-rollback"));
+    let units = run(&format!("{} ls /etc/systemd/system", systemd.prefix().join(" ")));
+    assert!(!units.contains("proxyshift-rollback"), "{units}");
 }
 
 #[test]
@@ -113,16 +115,21 @@ fn soak_a_unit_keeps_an_exception_for_ansible() {
     let mut case = Case::idle("nft", "store");
     let systemd = Systemd::boot();
     case.cluster.kube_proxy("iptables");
-    let wanted = |network: &str, check: bool| {
+    let said = |network: &str, check: bool| {
         let task = json!({
             "_ansible_check_mode": check, "state": "guarded", "for": network,
             "store": case.proxyshift.store,
         });
         fs::write("/run/task.json", task.to_string()).expect("a task");
-        let program = env!("CARGO_BIN_EXE_proxyshift");
-        let said = run(&format!("{} {program} /run/task.json", systemd.prefix().join(" ")));
-        let said: Value = serde_json::from_str(&said).expect(&said);
-        said["changed"].as_bool().expect("a word")
+        let mut command = Command::new("nsenter");
+        command.args(&systemd.prefix()[1..]).arg(env!("CARGO_BIN_EXE_proxyshift"));
+        command.arg("/run/task.json");
+        Ended::of(command)
+    };
+    let wanted = |network: &str, check: bool| {
+        let said = said(network, check);
+        assert_eq!(said.code, Some(0), "{}", said.out);
+        said.json()["changed"].as_bool().expect("a word")
     };
     let stands = |network: &str| {
         let rule = format!("-A FORWARD -s {network} -m conntrack --ctstate INVALID");
@@ -143,4 +150,10 @@ fn soak_a_unit_keeps_an_exception_for_ansible() {
     systemd.ctl("stop proxyshift-guard");
     assert!(!stands(second), "it goes with its unit");
     assert!(wanted(second, false) && stands(second), "started again");
+    // Somebody else's unit of that name is not overwritten.
+    let unit = "/etc/systemd/system/proxyshift-guard.service";
+    run(&format!("{} sed -i 1d {unit}", systemd.prefix().join(" ")));
+    let refused = said(first, false);
+    assert_eq!(refused.json()["code"], 3, "{}", refused.out);
+    assert!(refused.out.contains("was not written by this module"), "{}", refused.out);
 }

@@ -1,8 +1,12 @@
 //! The two ways in that are not the verb: the wizard, and Ansible from the host outside.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use serde_json::json;
+
 use super::{Case, PLAYBOOK};
+use crate::kube_proxy::kubeconfig;
 use crate::machine::inside;
 use crate::pty::Session;
 use crate::site::{Site, cached, sshd};
@@ -50,6 +54,17 @@ fn soak_ansible_takes_the_node_over_and_back() {
     let site = Site::new();
     let _sshd = sshd(site.keys());
     site.inventory(&[("node".into(), "192.168.100.1".into())]);
+    // Where kubectl, which drains the node, finds the API; and a pod that is to go for it.
+    let api = &case.cluster.api;
+    std::fs::create_dir(site.path(".kube")).expect("a folder");
+    let address = SocketAddr::from(([192, 168, 100, 1], api.address.port()));
+    site.write(".kube/config", &kubeconfig(address));
+    api.apply(json!({
+        "apiVersion": "v1", "kind": "Pod", "spec": {"nodeName": "node"},
+        "metadata": {"name": "web", "namespace": "default", "ownerReferences": [{
+            "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "web",
+            "controller": true}]},
+    }));
     let bin: PathBuf = cached("newest/bin");
     let play = |playbook: &str, more: &[&str]| {
         let played = site.play(&["ip", "netns", "exec", "outside"], &bin, playbook, more);
@@ -57,8 +72,13 @@ fn soak_ansible_takes_the_node_over_and_back() {
         played.well()
     };
     let to_ipvs = ["-e", "proxyshift_to=ipvs", "-e", &format!("proxyshift_playbook={PLAYBOOK}")];
-    let played = play("migrate", &to_ipvs);
-    assert_eq!(played.count("node", "changed"), 2, "migrated and confirmed");
+    let drained = [&to_ipvs[..], &["-e", "proxyshift_drain=true"]].concat();
+    let played = play("migrate", &drained);
+    assert_eq!(played.count("node", "changed"), 4, "drained, migrated, confirmed and uncordoned");
+    assert_eq!(api.history("Pod", "web").last().map(|(what, _)| *what), Some("DELETED"));
+    let node = api.history("Node", "node");
+    let closed = node.iter().map(|(_, node)| node["spec"]["unschedulable"] == true);
+    assert_eq!(closed.collect::<Vec<_>>(), [false, true, false], "{node:?}");
     case.is_in("ipvs");
     assert_eq!(case.last_run()["state"], "done");
     let played = play("migrate", &to_ipvs);

@@ -130,8 +130,8 @@ fn check_rehearsal(name: &str, ended: &Ended) {
         document["proofs"].as_array().expect("a list").iter().filter_map(Value::as_str).collect();
     // With nothing to remove, there is nothing to clean and to roll back.
     let moments: &[&str] = match document["removed"].as_u64() {
-        Some(0) => &["a snapshot of it restores"],
-        _ => &["a snapshot of it restores", "after cleaning", "after rollback"],
+        Some(0) => &["loaded: "],
+        _ => &["loaded: ", "after cleaning", "after rollback"],
     };
     for moment in moments {
         assert!(proofs.iter().any(|p| p.starts_with(moment)), "{name}: {proofs:?}");

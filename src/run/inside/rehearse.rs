@@ -181,7 +181,8 @@ pub(super) fn rehearse(dir: &Path, asked: Asked, tools: &Tools, sink: &dyn Sink)
         }
         true => format!("all but {} objects that this kernel cannot hold", left_out.len()),
     };
-    sink.finished(task, loaded);
+    sink.finished(task, &loaded);
+    proofs.told.push(format!("loaded: {loaded}"));
     let store = Store::open(Some(Path::new("/run/proxyshift-store")))?;
     let catalogue = Catalogue::builtin()?;
     let context = Context {

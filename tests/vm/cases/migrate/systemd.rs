@@ -24,8 +24,7 @@ const TARGET: &str = "[Unit]\nDefaultDependencies=no\n";
 /// own, and none of this machine's units.
 const BOOT: &str = "mount -t tmpfs units /etc/systemd/system
     mountpoint -q /sys/fs/cgroup || mount -t cgroup2 cgroup /sys/fs/cgroup
-    mkdir /sys/fs/cgroup/systemd
-    echo 0 >/sys/fs/cgroup/systemd/cgroup.procs
+    echo 0 >$(mktemp -d /sys/fs/cgroup/systemd.XXXXXX)/cgroup.procs
     exec unshare -C sh -ec 'umount /sys/fs/cgroup
         mount -t cgroup2 cgroup /sys/fs/cgroup
         exec env -i container=test PATH=$PATH /lib/systemd/systemd --log-target=null --unit=test.target'";

@@ -45,8 +45,8 @@ fn soak_the_wizard_takes_the_node_over() {
 
 #[test]
 #[ignore = "in the machine"]
-fn soak_ansible_takes_the_node_over_and_back() {
-    if !inside("cases::migrate::ways_in::soak_ansible_takes_the_node_over_and_back") {
+fn ansible_takes_the_node_over_and_back() {
+    if !inside("cases::migrate::ways_in::ansible_takes_the_node_over_and_back") {
         return;
     }
     let case = Case::new("nft", "iptables");

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{Store, disk, entries};
 use crate::clock;
 use crate::error::{Error, Kind, Result};
-use crate::here::{Netns, process_start};
+use crate::here::{NAME, Netns, process_start};
 use crate::state::kube_proxy::Mode;
 
 /// The run's own file in its folder.
@@ -19,7 +19,7 @@ pub const RUN: &str = "run.json";
 
 /// The copy of the program in the folder of a run that someone must confirm: what is pending depends
 /// on nothing that an upgrade, an unmounted folder or Ansible takes away.
-pub const COPY: &str = "proxyshift";
+pub const COPY: &str = NAME;
 
 /// The version of `run.json`; a later one is refused.
 const VERSION: u32 = 1;

@@ -5,14 +5,12 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use crate::common::vm::cache;
 use crate::common::{poll, run, run_with};
 
 /// What `tests/ansible/setup` put into the cache of this user.
 pub fn cached(name: &str) -> PathBuf {
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).unwrap_or_else(|| {
-        PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache")
-    });
-    let path = cache.join("proxyshift/ansible").join(name);
+    let path = cache().join("proxyshift/ansible").join(name);
     assert!(path.exists(), "{} is missing: run tests/ansible/setup", path.display());
     path
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -15,9 +15,6 @@ use crate::network::{self, BACKENDS, NODE, of_family, tcp, udp};
 
 /// The address of a virtual server that is not kube-proxy's.
 pub const FOREIGN: &str = "192.168.100.50";
-
-/// How long kube-proxy may take to serve, on an emulated CPU.
-const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Programs called as kube-proxy calls them, of the backend that this node has.
 const BIN: &str = "/run/bin";
@@ -75,11 +72,7 @@ impl Cluster {
 
     /// Waits until the kube-proxy that somebody else has started serves in `mode`.
     pub fn wait(&self, mode: &str) {
-        let until = Instant::now() + PATIENCE;
-        while !(kube_proxy::runs_in(mode) && self.rules_are_of(mode) && self.stands_still()) {
-            assert!(Instant::now() < until, "not in {mode} mode:\n{}", kube_proxy::log());
-            std::thread::sleep(Duration::from_millis(100));
-        }
+        kube_proxy::wait(mode, || self.rules_are_of(mode) && self.stands_still(), || None);
     }
 
     /// Whether the rules lead to services as `mode` does it, and as no other does: the rules of this

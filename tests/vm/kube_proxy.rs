@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::common::vm::cached;
@@ -52,14 +52,7 @@ impl KubeProxy {
 
     /// Waits until it runs in `mode` and `serves` is true.
     pub fn wait(&mut self, mode: &str, serves: impl Fn() -> bool) {
-        let until = Instant::now() + CEILING;
-        while !(runs_in(mode) && serves()) {
-            let ended = self.0.try_wait().expect("a child can be waited for");
-            if ended.is_some() || Instant::now() > until {
-                panic!("kube-proxy serves not in {mode} mode ({ended:?}):\n{}", log());
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
+        wait(mode, serves, || self.0.try_wait().expect("a child can be waited for"));
     }
 }
 
@@ -70,9 +63,16 @@ impl Drop for KubeProxy {
     }
 }
 
-/// Whether one runs in `mode`, as it says itself.
-pub fn runs_in(mode: &str) -> bool {
-    says("/proxyMode").is_ok_and(|text| text.ends_with(mode))
+/// Waits until one runs in `mode`, as it says itself, and `serves` is true, unless it has `ended`.
+pub fn wait(mode: &str, serves: impl Fn() -> bool, mut ended: impl FnMut() -> Option<ExitStatus>) {
+    let until = Instant::now() + CEILING;
+    while !(says("/proxyMode").is_ok_and(|text| text.ends_with(mode)) && serves()) {
+        let ended = ended();
+        if ended.is_some() || Instant::now() > until {
+            panic!("kube-proxy serves not in {mode} mode ({ended:?}):\n{}", log());
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 /// What the last one said.

@@ -83,7 +83,8 @@ vm:
 
 # Every case, on the machine that `make test` boots too, for as long as it takes.
 soak: debian vm ansible dist rust
-	PROXYSHIFT_CASES=cases:: PROXYSHIFT_SOAK_PAGE=$$PWD/docs/soak.md cargo test --test vm -- --nocapture
+	export PROXYSHIFT_SOAK_PAGE=$$PWD/docs/soak.md
+	PROXYSHIFT_CASES=cases:: cargo test --test vm -- --nocapture
 	PROXYSHIFT_CASES=reboot cargo test --test vm -- --nocapture
 
 bench: debian rust

@@ -64,15 +64,16 @@ pub fn run(part: &str) -> String {
 }
 
 /// Boots a machine again and again; in each boot a migration comes to one of `stages`, and the power
-/// is cut. The next boot resolves that.
-pub fn reboots(stages: &[&str]) {
+/// is cut. The next boot resolves that. Returns how long the boots took, in seconds.
+pub fn reboots(stages: &[&str]) -> Vec<u64> {
     let shared = tempfile::tempdir().expect("a folder to share with the machine");
     let disk = shared.path().join(DISK);
     let image = fs::File::create(&disk).expect("a disk");
     image.set_len(1 << 30).expect("a sparse file");
     let made = Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&disk).status();
     assert!(made.expect("mkfs.ext4, of e2fsprogs, runs").success());
-    for number in 0..=stages.len() {
+    let boot_of = |number: usize| {
+        let began = Instant::now();
         let mut variables = String::new();
         if let Some(before) = number.checked_sub(1).map(|n| stages[n]) {
             variables += &format!("{RESOLVES}={before} ");
@@ -86,7 +87,9 @@ pub fn reboots(stages: &[&str]) {
         let ended = if number < stages.len() { cut } else { log.contains("test result: ok") };
         assert!(ended, "boot {number} ({variables})");
         fs::remove_file(shared.path().join("log")).expect("a log");
-    }
+        began.elapsed().as_secs()
+    };
+    (0..=stages.len()).map(boot_of).collect()
 }
 
 /// Boots the machine with `dir` shared, runs these of the cases inside, and returns what they say.

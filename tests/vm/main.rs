@@ -23,6 +23,9 @@ mod traffic;
 
 mod cases;
 
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+
 /// Selects the test that boots the machine again and again, and no case.
 const REBOOT: &str = "reboot";
 
@@ -39,9 +42,7 @@ fn every_case_passes_in_the_vm() {
     assert!(!cases.is_empty(), "no case has `{wanted}` in its name");
     let log = machine::run(&wanted);
     println!("{log}");
-    if let Ok(path) = std::env::var("PROXYSHIFT_SOAK_PAGE") {
-        std::fs::write(path, table::page(&cases, &log)).expect("the page");
-    }
+    write(&table::page(&cases, &log), File::options().write(true).create(true).truncate(true));
     let failed: Vec<_> =
         cases.iter().filter(|c| !log.contains(&format!("test {c} ... ok"))).collect();
     assert!(failed.is_empty(), "{OUTSIDE}: {failed:?}");
@@ -51,9 +52,18 @@ fn every_case_passes_in_the_vm() {
 fn a_migration_cut_off_by_a_reboot_is_resolved_by_the_next_boot() {
     let wanted = std::env::var("PROXYSHIFT_CASES").unwrap_or_default();
     // Each takes a boot; `make soak` has them all.
-    match &*wanted {
-        "" => machine::reboots(&["switch"]),
-        REBOOT => machine::reboots(&["switch", "clean", "confirm"]),
-        _ => {}
+    let stages: &[&str] = match &*wanted {
+        "" => &["switch"],
+        REBOOT => &["switch", "clean", "confirm"],
+        _ => return,
+    };
+    let seconds = machine::reboots(stages);
+    write(&table::reboots(stages, &seconds), File::options().append(true));
+}
+
+/// Writes a part of the soak's page, when that is wanted.
+fn write(text: &str, how: &OpenOptions) {
+    if let Ok(path) = std::env::var("PROXYSHIFT_SOAK_PAGE") {
+        how.open(path).and_then(|mut page| page.write_all(text.as_bytes())).expect("the page");
     }
 }

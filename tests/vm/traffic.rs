@@ -16,7 +16,7 @@ struct Kind {
     from: &'static str,
     how: How,
     to: &'static str,
-    /// Tries in a second, at most: more would be all that an emulated CPU does.
+    /// Tries in a second, at most.
     rate: u32,
 }
 
@@ -41,10 +41,10 @@ const fn kind(
 }
 
 const KINDS: [Kind; 6] = [
-    kind("ClusterIP from a pod", "pod", How::Connect, "10.96.1.1:80", 2),
-    kind("ClusterIP from the node", NODE, How::Connect, "10.96.1.1:80", 2),
-    kind("NodePort from outside", "outside", How::Connect, "192.168.100.1:30080", 2),
-    kind("DNS from a pod", "pod", How::Ask, "10.96.0.10:53", 2),
+    kind("ClusterIP from a pod", "pod", How::Connect, "10.96.1.1:80", 10),
+    kind("ClusterIP from the node", NODE, How::Connect, "10.96.1.1:80", 10),
+    kind("NodePort from outside", "outside", How::Connect, "192.168.100.1:30080", 5),
+    kind("DNS from a pod", "pod", How::Ask, "10.96.0.10:53", 5),
     kind("container to the outside", "box", How::Connect, "192.168.100.2:8080", 1),
     kind("container's stream to the outside", "box", How::Stream, "192.168.100.2:8080", 1),
 ];

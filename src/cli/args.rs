@@ -186,7 +186,7 @@ pub enum Snapshot {
     /// Removes old snapshots that no run needs.
     Prune {
         /// How many to keep.
-        #[arg(long, default_value_t = crate::run::cleanup::KEEP)]
+        #[arg(long, default_value_t = crate::store::KEEP)]
         keep: usize,
     },
     /// Writes a snapshot as one `.tar.gz`.

@@ -9,9 +9,9 @@ use serde::Serialize;
 use crate::cli::{Command, args};
 use crate::error::Result;
 use crate::owners::catalogue::Catalogue;
+use crate::plan::leftovers::{self, Wanted};
 use crate::plan::playbook::supported;
 use crate::plan::{Action, Object, ObjectKind, Plan};
-use crate::run::cleanup::plan_with;
 use crate::run::migrate::outlook;
 use crate::state::Family;
 use crate::ui::table::{columns, counted};
@@ -30,7 +30,7 @@ pub(super) fn run(command: &Command<'_>, options: &args::Plan) -> Result<u8> {
                 .answer(&stages::document(&outlook), &stages::text(&outlook, command.args.verbose));
         }
         None => {
-            let plan = plan_with(&catalogue, &state, &[])?;
+            let plan = leftovers::wanted(&catalogue, &state, &Wanted::default())?;
             command.answer(&document(&plan), &text(&plan, command.args.verbose));
         }
     }

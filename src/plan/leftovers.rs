@@ -17,11 +17,42 @@ pub(in crate::plan) use black_holes::name as real_server_name;
 
 use draft::Draft;
 
+use crate::error::Result;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
 use crate::owners::mode::{self, Running};
 use crate::plan::Plan;
 use crate::state::NodeState;
+
+/// What a clean-up takes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Leftovers of these owners only; of all, if none are named.
+    pub owners: Vec<String>,
+    /// kube-proxy's real servers at weight 0 that UDP clients are still sent to, too.
+    pub black_holes: bool,
+}
+
+impl Wanted {
+    /// The leftovers of one owner.
+    pub fn of_owner(owner: &str) -> Wanted {
+        Wanted { owners: vec![owner.to_owned()], black_holes: false }
+    }
+}
+
+/// The plan that removes what is `wanted` of a node's leftovers.
+///
+/// # Errors
+/// When black holes are wanted and the node's connections cannot be judged.
+pub fn wanted(catalogue: &Catalogue, state: &NodeState, wanted: &Wanted) -> Result<Plan> {
+    let ownership = Ownership::of(catalogue, state);
+    let mut plan = leftovers(catalogue, state, &ownership).of_owners(&wanted.owners);
+    if wanted.black_holes {
+        plan.objects.extend(black_holes(state, &ownership)?);
+        plan.objects.sort_unstable();
+    }
+    Ok(plan)
+}
 
 /// The plan that removes what is left over on a node, and names what stays nearby.
 ///

@@ -6,13 +6,13 @@ use crate::error::{Error, Kind, Result};
 use crate::plan::edit::{Direction, Edit};
 use crate::plan::invariants::{Outcome, outcome, unexpected};
 use crate::run::Context;
-use crate::run::cleanup::{KEEP, base_of};
 use crate::run::execute::{execute, told};
 use crate::run::look::look_again;
 use crate::run::rollback;
-use crate::run::take::Taken;
+use crate::run::take::{Taken, base_of};
 use crate::run::writers::Writers;
 use crate::state::NodeState;
+use crate::store::KEEP;
 use crate::store::journal::Journal;
 use crate::store::runs::{Run, RunState};
 

@@ -7,12 +7,10 @@ use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
 use crate::interrupt;
-use crate::owners::catalogue::Catalogue;
-use crate::owners::matcher::Ownership;
 use crate::plan::Plan;
 use crate::plan::edit::{Edit, by_themselves, edits};
 use crate::plan::invariants::{Outcome, outcome, rest};
-use crate::plan::leftovers::{black_holes, leftovers};
+use crate::plan::leftovers::{self, Wanted};
 use crate::run::Context;
 use crate::run::change::{begin, carry_out, prune, refuse_pending};
 use crate::run::confirm;
@@ -22,7 +20,7 @@ use crate::run::look::{look, look_again};
 use crate::run::rehearsal::{Tried, rehearse};
 use crate::run::rollback;
 use crate::run::stand_by;
-use crate::run::take::{Taken, parsed, take};
+use crate::run::take::{Taken, base_of, parsed, take};
 use crate::state::NodeState;
 use crate::store::journal::Journal;
 use crate::store::runs::{Run, RunState, Staged};
@@ -31,53 +29,14 @@ use crate::store::snapshots::Snapshot;
 /// How long a clean-up that is to be confirmed may take.
 const STAGE_TIME: Duration = Duration::from_secs(600);
 
-/// What a clean-up takes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Wanted {
-    /// Leftovers of these owners only; of all, if none are named.
-    pub owners: Vec<String>,
-    /// kube-proxy's real servers at weight 0 that UDP clients are still sent to, too.
-    pub black_holes: bool,
-}
-
-/// How many snapshots, and how many runs, are kept after a run.
-pub const KEEP: usize = 10;
-
-/// The plan for `state`: its leftovers, of these owners only if any are named.
-///
-/// # Errors
-/// When the state cannot be judged.
-pub fn plan(context: &Context<'_>, state: &NodeState, owners: &[String]) -> Result<Plan> {
-    plan_with(context.catalogue, state, owners)
-}
-
-/// As [`plan`], without a store.
-pub fn plan_with(catalogue: &Catalogue, state: &NodeState, owners: &[String]) -> Result<Plan> {
-    plan_wanted(catalogue, state, &Wanted { owners: owners.to_vec(), black_holes: false })
-}
-
-/// The plan for `state`, with what the operator wants.
-///
-/// # Errors
-/// As [`plan`].
-pub fn plan_wanted(catalogue: &Catalogue, state: &NodeState, wanted: &Wanted) -> Result<Plan> {
-    let ownership = Ownership::of(catalogue, state);
-    let mut plan = leftovers(catalogue, state, &ownership).of_owners(&wanted.owners);
-    if wanted.black_holes {
-        plan.objects.extend(black_holes(state, &ownership)?);
-        plan.objects.sort_unstable();
-    }
-    Ok(plan)
-}
-
 /// The edits that a clean-up would make now; nothing is changed.
 ///
 /// # Errors
 /// [`Kind::Pending`] while another run is in hand; when the node cannot be captured.
-pub fn intended(context: &Context<'_>, owners: &[String]) -> Result<Vec<Edit>> {
+pub fn intended(context: &Context<'_>, wanted: &Wanted) -> Result<Vec<Edit>> {
     refuse_pending(context)?;
     let now = look(context.tools, context.sink)?;
-    Ok(edits(&plan(context, &now, owners)?, &now))
+    Ok(edits(&leftovers::wanted(context.catalogue, &now, wanted)?, &now))
 }
 
 /// What a clean-up did.
@@ -109,7 +68,7 @@ pub fn cleanup(
 ) -> Result<Report> {
     let _lock = context.lock("cleanup")?;
     refuse_pending(context)?;
-    let first = plan_wanted(context.catalogue, &look(context.tools, context.sink)?, wanted)?;
+    let first = leftovers::wanted(context.catalogue, &look(context.tools, context.sink)?, wanted)?;
     if first.is_empty() {
         return Ok(Report {
             run: None,
@@ -128,7 +87,7 @@ pub fn cleanup(
     let snapshot = take(context, "before cleanup")?.snapshot;
     // Read from there again: what is captured lies scattered in memory, and none of it is given back.
     let state = parsed(Snapshot::load(&snapshot.dir)?.files)?;
-    let plan = plan_wanted(context.catalogue, &state, wanted)?;
+    let plan = leftovers::wanted(context.catalogue, &state, wanted)?;
     let edits = edits(&plan, &state);
     let confirm = confirm_within.map(|time| time.as_secs());
     let summary = json!({
@@ -164,7 +123,7 @@ fn clean(
 ) -> Result<Report> {
     let plan_again = || {
         let now = look_again(context.tools, context.sink)?;
-        let plan = plan_wanted(context.catalogue, &now, wanted)?;
+        let plan = leftovers::wanted(context.catalogue, &now, wanted)?;
         Ok(crate::plan::edit::edits(&plan, &now))
     };
     let changed = carry_out(context, run, journal, CLEAN, base, edits, &plan_again)?;
@@ -233,7 +192,7 @@ pub(super) fn go_on(context: &Context<'_>, mut run: Run) -> Result<Report> {
     context.sink.run(&run.id, &run.verb);
     stand_by::arm(context, &mut run)?;
     let wanted = wanted_of(&run);
-    let left = edits(&plan_wanted(context.catalogue, &now, &wanted)?, &now);
+    let left = edits(&leftovers::wanted(context.catalogue, &now, &wanted)?, &now);
     clean(context, &mut run, &mut journal, &base, left, &wanted)
 }
 
@@ -242,12 +201,4 @@ pub(super) fn wanted_of(run: &Run) -> Wanted {
     let names = run.plan["owners"].as_array().into_iter().flatten();
     let owners = names.filter_map(|n| n.as_str().map(str::to_owned)).collect();
     Wanted { owners, black_holes: run.plan["black_holes"].as_bool().unwrap_or(false) }
-}
-
-/// The state that a run goes back to.
-pub(super) fn base_of(context: &Context<'_>, run: &Run) -> Result<NodeState> {
-    let snapshot = context.store.find(&run.snapshot)?;
-    let loaded = Snapshot::load(&snapshot.dir)?;
-    loaded.for_rollback()?;
-    parsed(loaded.files)
 }

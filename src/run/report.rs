@@ -13,7 +13,8 @@ use crate::node::processes::masked;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
 use crate::plan::edit::{Direction, Edit, Target};
-use crate::run::cleanup::{Wanted, plan_wanted, wanted_of};
+use crate::plan::leftovers::{self, Wanted};
+use crate::run::cleanup::wanted_of;
 use crate::run::execute::{ROLLBACK, told};
 use crate::run::rehearsal::REHEARSAL;
 use crate::run::take::parsed;
@@ -305,12 +306,10 @@ fn leftovers(catalogue: &Catalogue, run: &Run, state: &NodeState) -> Result<Vec<
     let cleaned = run.staged.as_ref().is_some_and(|s| s.cleaned_from.is_some());
     let wanted = match run.verb.as_str() {
         "cleanup" => wanted_of(run),
-        migrate::MIGRATE if cleaned => {
-            Wanted { owners: vec!["kube-proxy".to_owned()], ..Wanted::default() }
-        }
+        migrate::MIGRATE if cleaned => Wanted::of_owner("kube-proxy"),
         _ => return Ok(Vec::new()),
     };
-    let plan = plan_wanted(catalogue, state, &wanted)?;
+    let plan = leftovers::wanted(catalogue, state, &wanted)?;
     let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     for object in plan.removals() {
         *counts.entry((&object.owner, &object.reason)).or_default() += 1;

@@ -12,6 +12,7 @@ use crate::run::look::look;
 use crate::state::ipvs::{Ipvs, RealServer, VirtualServer};
 use crate::state::{Files, NodeState};
 use crate::store::manifest::{IpvsThreshold, Manifest};
+use crate::store::runs::Run;
 use crate::store::snapshots::Snapshot;
 
 /// How often, and for how long, a quiet moment is waited for.
@@ -165,6 +166,17 @@ pub fn parsed(files: Files) -> Result<NodeState> {
              or take a new one with `proxyshift snapshot create`",
         )
     })
+}
+
+/// The state that a run goes back to.
+///
+/// # Errors
+/// When its snapshot is gone, damaged, or of another kind than one to go back to.
+pub(super) fn base_of(context: &Context<'_>, run: &Run) -> Result<NodeState> {
+    let snapshot = context.store.find(&run.snapshot)?;
+    let loaded = Snapshot::load(&snapshot.dir)?;
+    loaded.for_rollback()?;
+    parsed(loaded.files)
 }
 
 /// Parses each file again; those made of lines must render to the same bytes.

@@ -18,6 +18,9 @@ use crate::error::{Error, Kind, Result};
 /// Where the store is unless `--store DIR` says otherwise.
 pub const DEFAULT_DIR: &str = "/var/lib/proxyshift";
 
+/// How many snapshots, and how many runs, are kept after a run.
+pub const KEEP: usize = 10;
+
 /// The folders of a store; with [`GUARD`] the only names that may be in one.
 const FOLDERS: [&str; 2] = ["snapshots", "runs"];
 

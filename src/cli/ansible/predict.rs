@@ -9,6 +9,7 @@ use crate::cli::ansible::states::{
 use crate::error::Result;
 use crate::node::systemd;
 use crate::plan::edit::Edit;
+use crate::plan::leftovers::Wanted;
 use crate::run::confirm::{self, Confirmed};
 use crate::run::guard::unit::Unit;
 use crate::run::migrate::{self, Asked};
@@ -34,7 +35,10 @@ pub(super) fn predict(context: &Context<'_>, task: &Task) -> Result<Answer> {
         State::Cleaned { owners, .. } => match cleaned_already(context, owners)? {
             Some(answer) => Ok(answer),
             None => {
-                let edits = cleanup::intended(context, owners)?;
+                let edits = cleanup::intended(
+                    context,
+                    &Wanted { owners: owners.clone(), black_holes: false },
+                )?;
                 let objects = edits.iter().map(Edit::objects).sum();
                 Ok(would(&edits, &format!("{} would be removed", counted(objects, "object"))))
             }
@@ -46,7 +50,7 @@ pub(super) fn predict(context: &Context<'_>, task: &Task) -> Result<Answer> {
             let playbook = playbook.as_deref();
             let asked = Asked { to: *to, playbook, confirm_within: None, confirm: true, ignore };
             let from = migrate::intended(context, &asked)?.from;
-            let edits = cleanup::intended(context, &["kube-proxy".to_owned()])?;
+            let edits = cleanup::intended(context, &Wanted::of_owner("kube-proxy"))?;
             let diff = Some(Diff::of(&edits).modes(from.name(), to.name()));
             let msg = format!("kube-proxy would go from {from} to {to} mode");
             Ok(Answer { changed: true, diff, ..unchanged(&msg) })

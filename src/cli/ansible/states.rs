@@ -19,8 +19,9 @@ use crate::node::tools::Tools;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
 use crate::owners::mode;
+use crate::plan::leftovers::{self, Wanted};
 use crate::run::Context;
-use crate::run::cleanup::{self, Wanted};
+use crate::run::cleanup;
 use crate::run::confirm::{self, Confirmed};
 use crate::run::guard::unit::Unit;
 use crate::run::guard::{Exception, Guard};
@@ -216,7 +217,7 @@ pub(super) fn migrated_already(context: &Context<'_>, to: Mode) -> Result<Option
     }
     let now = look(context.tools, context.sink)?;
     let there = mode_of(context, &now) == Some(to.name())
-        && cleanup::plan(context, &now, &["kube-proxy".to_owned()])?.is_empty();
+        && leftovers::wanted(context.catalogue, &now, &Wanted::of_owner("kube-proxy"))?.is_empty();
     Ok(there.then(|| unchanged(&format!("kube-proxy serves in {to} mode, and left nothing"))))
 }
 
@@ -313,7 +314,8 @@ fn mode_of(context: &Context<'_>, state: &NodeState) -> Option<&'static str> {
 
 /// What templates may want to know; null where it is not known.
 fn facts(context: &Context<'_>, now: Option<&NodeState>) -> Value {
-    let leftovers = now.and_then(|now| cleanup::plan(context, now, &[]).ok());
+    let leftovers =
+        now.and_then(|now| leftovers::wanted(context.catalogue, now, &Wanted::default()).ok());
     let runs = context.store.runs().unwrap_or_default();
     json!({
         "version": env!("CARGO_PKG_VERSION"),

@@ -6,7 +6,8 @@ use crate::cli::wizard::{Answers, farewell, heading};
 use crate::cli::{Command, cleanup as verb, countdown, plan};
 use crate::error::Result;
 use crate::plan::Plan;
-use crate::run::cleanup::{self, Wanted};
+use crate::plan::leftovers::Wanted;
+use crate::run::cleanup;
 use crate::ui::table::counted;
 
 /// How long a clean-up waits to be kept.

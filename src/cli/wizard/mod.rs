@@ -11,8 +11,8 @@ use crate::cli::check::{self, Seen, fix, judge_each};
 use crate::cli::{Command, args, as_root};
 use crate::error::{Error, Kind, Result};
 use crate::owners::catalogue::Catalogue;
+use crate::plan::leftovers::{self, Wanted};
 use crate::plan::playbook::builtin_text;
-use crate::run::cleanup::plan_with;
 use crate::state::kube_proxy::Mode;
 use crate::ui::Output;
 use crate::ui::prompt::{Answer, attended};
@@ -69,7 +69,7 @@ impl Answers {
 
 /// What is to be done, of what can be.
 fn goal(command: &Command<'_>, seen: &Seen) -> Result<Goal> {
-    let plan = plan_with(&Catalogue::builtin()?, &seen.now, &[])?;
+    let plan = leftovers::wanted(&Catalogue::builtin()?, &seen.now, &Wanted::default())?;
     let leftovers = plan.removals().count();
     let mut goals = vec![None];
     let mut answers = vec![Answer::new("nothing", "nothing is changed")];

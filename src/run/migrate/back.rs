@@ -13,10 +13,10 @@ use crate::node::processes;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
 use crate::plan::edit::{Edit, Target, edits};
+use crate::plan::leftovers::{self, Wanted};
 use crate::plan::merge;
 use crate::plan::services::services;
 use crate::plan::{Action, Object, ObjectKind, Plan};
-use crate::run::cleanup::plan;
 use crate::run::execute::{ROLLBACK, execute, told};
 use crate::run::look::look_again;
 use crate::run::migrate::proof::prove;
@@ -197,7 +197,8 @@ fn steps_back(steps: &[Step], trouble: &mut Vec<String>) -> usize {
 /// Removes what kube-proxy made in its new mode: leftovers now, that `base` did not have.
 fn new_mode_gone(context: &Context<'_>, journal: &mut Journal, base: &NodeState) -> Result<usize> {
     let left = |now: &NodeState| -> Result<Vec<Edit>> {
-        let mut plan: Plan = plan(context, now, &[KUBE_PROXY.to_owned()])?;
+        let mut plan: Plan =
+            leftovers::wanted(context.catalogue, now, &Wanted::of_owner(KUBE_PROXY))?;
         for object in plan.objects.iter_mut().filter(|o| o.action == Action::Remove) {
             if was_there(object, base) {
                 object.action = Action::Keep;

@@ -7,11 +7,11 @@ use crate::plan::edit::Edit;
 use crate::plan::invariants::{Outcome, outcome};
 use crate::plan::playbook::{Again, Playbook, StageName, When};
 use crate::run::Context;
-use crate::run::cleanup::base_of;
 use crate::run::execute::{Place, ROLLBACK, settle, told};
 use crate::run::look::look_again;
 use crate::run::migrate::work::Work;
 use crate::run::migrate::{PLAYBOOK, Report};
+use crate::run::take::base_of;
 use crate::store::journal::{Entry, Journal, read};
 use crate::store::runs::Run;
 

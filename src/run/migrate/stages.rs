@@ -15,10 +15,10 @@ use crate::node::kernel;
 use crate::node::measure::modules;
 use crate::owners::mode;
 use crate::plan::edit::edits;
+use crate::plan::leftovers::{self, Wanted};
 use crate::plan::playbook::{Clean, Converge, Means, Prepare, StageName, Switch, Upgrade};
 use crate::plan::services::{Services, services};
 use crate::run::change::{Changed, make};
-use crate::run::cleanup::plan;
 use crate::run::execute::CLEAN;
 use crate::run::look::look_again;
 use crate::run::migrate::proof::prove;
@@ -199,7 +199,7 @@ impl Work<'_> {
     /// Removes what the old mode left, from a snapshot of its own.
     pub(super) fn clean(&mut self, clean: &Clean) -> Result<Changed> {
         let context = self.context;
-        let owners = [clean.leftovers_of.clone()];
+        let wanted = Wanted::of_owner(&clean.leftovers_of);
         // Resumed, it goes back to where it began, and on from where it is.
         let begun = match self.cleaned_from()? {
             Some(base) => (base, look_again(context.tools, context.sink)?),
@@ -214,7 +214,7 @@ impl Work<'_> {
             }
         };
         let (base, now) = begun;
-        let edits = edits(&plan(context, &now, &owners)?, &now);
+        let edits = edits(&leftovers::wanted(context.catalogue, &now, &wanted)?, &now);
         drop(now);
         if edits.is_empty() {
             context.sink.note("nothing is left over of the old mode");
@@ -223,7 +223,10 @@ impl Work<'_> {
         drain::wait(context, &edits, clean.drain, &|| interrupt::check("draining"))?;
         let plan_again = || {
             let now = look_again(context.tools, context.sink)?;
-            Ok(crate::plan::edit::edits(&plan(context, &now, &owners)?, &now))
+            Ok(crate::plan::edit::edits(
+                &leftovers::wanted(context.catalogue, &now, &wanted)?,
+                &now,
+            ))
         };
         make(context, &self.run, &mut self.journal, CLEAN, &base, edits, &plan_again)
     }

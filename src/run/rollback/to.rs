@@ -7,11 +7,11 @@ use std::path::Path;
 
 use crate::error::{Error, Kind, Result};
 use crate::run::Context;
-use crate::run::cleanup::KEEP;
 use crate::run::look::look_again;
 use crate::run::rollback::{Report, back};
 use crate::run::take::parsed;
 use crate::state::Files;
+use crate::store::KEEP;
 use crate::store::manifest::Manifest;
 use crate::store::runs::{Run, RunState};
 use crate::store::snapshots::Snapshot;

@@ -46,6 +46,8 @@ pub enum Kind {
     Rehearsal,
     /// Someone else wrote first, every time.
     LostRace,
+    /// Others would have had to wait for us for too long, every time.
+    Busy,
     /// Another component would undo the change at once.
     Contested,
     /// Nobody can tell who stops and starts kube-proxy.

@@ -5,7 +5,7 @@
 
 use std::process::exit;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -17,9 +17,6 @@ static CHANGES: Mutex<usize> = Mutex::new(0);
 
 /// Whether a signal came while something was being changed.
 static RAISED: AtomicBool = AtomicBool::new(false);
-
-/// Whether a signal came at all; set the moment it comes.
-static CAME: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
 /// A change under way, until it is dropped: no signal ends the program meanwhile.
 #[derive(Debug)]
@@ -40,12 +37,6 @@ impl Drop for Change {
 /// Whether a signal came while something was being changed: to be undone, and nothing more begun.
 pub fn raised() -> bool {
     RAISED.load(Ordering::Relaxed)
-}
-
-/// Whether a signal came since the program [`watch`]es. A terminal sends it to what was started too: a
-/// rehearsal that ends then fails of that.
-pub fn came() -> bool {
-    CAME.load(Ordering::Relaxed)
 }
 
 /// The error of a change that a signal interrupted.
@@ -76,11 +67,7 @@ pub fn watch(
     last_words: impl Fn() -> u8 + Send + 'static,
 ) -> Result<()> {
     let failed = |e| Error::new(Kind::Unexpected, "signal handler", e);
-    let of_interest = [SIGHUP, SIGINT, SIGTERM];
-    for signal in of_interest {
-        signal_hook::flag::register(signal, CAME.clone()).map_err(failed)?;
-    }
-    let mut signals = Signals::new(of_interest).map_err(failed)?;
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(failed)?;
     std::thread::spawn(move || {
         for _ in signals.forever() {
             let under_way = changes();

@@ -6,9 +6,10 @@ mod common;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
+use std::process::Stdio;
 
-use common::node::{Node, Proxyshift, assert_same};
-use common::{in_namespace, run};
+use common::node::{Node, Proxyshift, assert_same, captured};
+use common::{in_namespace, poll, run};
 use proxyshift::state::Backend;
 
 const SIGKILL: i32 = 9;
@@ -235,4 +236,19 @@ fn killed_while_rolling_back_in_legacy() {
     if in_namespace("killed_while_rolling_back_in_legacy") {
         killed_while_rolling_back(Backend::Legacy);
     }
+}
+
+/// Who was killed cannot end the process that rehearses for it; that one sees to it itself.
+#[test]
+fn a_rehearsal_ends_with_who_wanted_it() {
+    let node = captured("half-migrated-ipvs-1.20");
+    let mut command = Proxyshift::new("store").command(&format!("inside mend {}", node.display()));
+    // It waits for the edits to rehearse.
+    let mut rehearsal =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("proxyshift starts");
+    let edits = rehearsal.stdin.take();
+    drop(rehearsal.stdout.take());
+    poll("it ends", || rehearsal.try_wait().expect("waited for").is_some());
+    assert_eq!(rehearsal.wait().expect("waited for").code(), Some(1));
+    drop(edits);
 }

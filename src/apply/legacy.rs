@@ -17,9 +17,6 @@ use crate::plan::edit::{Direction, TableEdit};
 /// The variable by which a child is told which lock file to use.
 const LOCK_VARIABLE: &str = "XTABLES_LOCKFILE";
 
-/// kube-proxy gives up after 5 s; nobody may wait for us for longer than this many milliseconds.
-const HOLD_LIMIT_MS: u128 = 2000;
-
 pub(super) fn apply(
     kernel: &Kernel<'_>,
     direction: Direction,
@@ -41,12 +38,12 @@ pub(super) fn apply(
             payload::addition(&edit.table, "", &rules, &edit.chains)
         }
     };
-    if start.elapsed().as_millis() * 2 > HOLD_LIMIT_MS {
+    if kernel.hold_limit.is_some_and(|limit| start.elapsed() * 2 > limit) {
         // Reading alone took half of what others may be made to wait: writing would take the rest.
         let place = format!("{} {}", edit.ruleset, edit.table);
         let took = start.elapsed().as_secs_f64();
         let cause = format!("reading it took {took:.1} s under the xtables lock, and others wait");
-        return Err(Error::new(Kind::Lock, place, cause).hint(
+        return Err(Error::new(Kind::Busy, place, cause).hint(
             "try again when the node is less busy; a table this large needs a drained node",
         ));
     }

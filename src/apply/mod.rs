@@ -29,22 +29,40 @@ pub struct Applied {
     pub unexpected: Vec<Difference>,
 }
 
+/// kube-proxy gives up after 5 s; nobody may wait for us for longer than this.
+const HOLD_LIMIT: Duration = Duration::from_secs(2);
+
 /// Applies edits to the namespace it runs in.
 #[derive(Debug, Clone, Copy)]
 pub struct Kernel<'a> {
-    /// The programs it uses.
-    pub tools: &'a Tools,
+    tools: &'a Tools,
     /// How long to wait for `/run/xtables.lock`.
-    pub lock_wait: Duration,
+    lock_wait: Duration,
+    /// How long to hold it; for as long as it takes, if there is no limit.
+    hold_limit: Option<Duration>,
 }
 
-impl Kernel<'_> {
+impl<'a> Kernel<'a> {
+    /// One that uses `tools`, waits for `/run/xtables.lock` for `lock_wait`, and holds it for 2 s at
+    /// most.
+    pub fn new(tools: &'a Tools, lock_wait: Duration) -> Kernel<'a> {
+        Kernel { tools, lock_wait, hold_limit: Some(HOLD_LIMIT) }
+    }
+
+    /// As this one, but others may have to wait for as long as it takes: for what must not stay
+    /// half done.
+    #[must_use]
+    pub fn without_limit(self) -> Kernel<'a> {
+        Kernel { hold_limit: None, ..self }
+    }
+
     /// Carries out one edit, whole or not at all.
     ///
     /// # Errors
     /// [`Kind::LostRace`](crate::error::Kind::LostRace) when the objects are not as the edit says
-    /// any more: plan again. [`Kind::Lock`](crate::error::Kind::Lock) when the xtables lock was not
-    /// to be had. Anything else: the kernel refused, and nothing of this edit was done.
+    /// any more: plan again. [`Kind::Busy`](crate::error::Kind::Busy) when the xtables lock would
+    /// have been held for too long: try again. [`Kind::Lock`](crate::error::Kind::Lock) when that
+    /// lock was not to be had. Anything else: the kernel refused, and nothing of this edit was done.
     pub fn apply(&self, edit: &Edit) -> Result<Applied> {
         match &edit.target {
             Target::Table(table) => match table.ruleset.backend {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::cli::{Command, ending, status};
 use crate::error::{Error, Kind, Result};
-use crate::store::runs::{Run, RunState};
+use crate::store::run::{Run, RunState};
 use crate::ui::prompt::Answer;
 
 /// How often the time that is left is drawn.

@@ -8,7 +8,7 @@ use crate::cli::{Command, status};
 use crate::error::{Error, Kind, Result};
 use crate::here::process_start;
 use crate::interrupt;
-use crate::store::runs::{Run, RunState};
+use crate::store::run::{Run, RunState};
 use crate::store::{DEFAULT_DIR, Store};
 
 /// Takes the signals, for whoever may change the node or ask.

@@ -27,7 +27,6 @@ use std::time::Duration;
 use crate::cli::args::{Args, Verb};
 use crate::error::{Error, Kind, Result};
 use crate::event::Sink;
-use crate::interrupt;
 use crate::node::tools::Tools;
 use crate::owners::catalogue::Catalogue;
 use crate::run::Context;
@@ -72,11 +71,6 @@ pub fn run(args: &Args) -> u8 {
     };
     result.unwrap_or_else(|error| match error.kind {
         Kind::Interrupted => ending::end(&command, error),
-        // Nothing was changed, and what failed was ended by the same signal.
-        _ if error.kind.exit_code() == 3 && interrupt::came() => {
-            let cause = "interrupted; nothing was changed";
-            ending::end(&command, Error::new(Kind::Interrupted, "proxyshift", cause))
-        }
         _ => ui.error(&error),
     })
 }

@@ -8,7 +8,7 @@ use crate::cli::Command;
 use crate::error::Result;
 use crate::owners::catalogue::Catalogue;
 use crate::run::report::{Change, Kept, Report, report};
-use crate::store::runs::RunState;
+use crate::store::run::RunState;
 use crate::ui::table::counted;
 
 /// Up to so many objects are listed; more are counted by owner and table.

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::cli::Command;
 use crate::error::Result;
-use crate::store::runs::{Run, RunState, Standby};
+use crate::store::run::{Run, RunState, Standby};
 use crate::ui::table::columns;
 
 pub(super) fn run(command: &Command<'_>) -> Result<u8> {

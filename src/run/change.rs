@@ -14,7 +14,7 @@ use crate::run::writers::Writers;
 use crate::state::NodeState;
 use crate::store::KEEP;
 use crate::store::journal::Journal;
-use crate::store::runs::{Run, RunState};
+use crate::store::run::{Run, RunState};
 
 /// What a run did.
 #[derive(Debug, Clone, PartialEq, Eq)]

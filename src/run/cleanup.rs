@@ -23,7 +23,7 @@ use crate::run::stand_by;
 use crate::run::take::{Taken, base_of, parsed, take};
 use crate::state::NodeState;
 use crate::store::journal::Journal;
-use crate::store::runs::{Run, RunState, Staged};
+use crate::store::run::{Run, RunState, Staged};
 use crate::store::snapshots::Snapshot;
 
 /// How long a clean-up that is to be confirmed may take.

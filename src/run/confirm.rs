@@ -9,7 +9,7 @@ use crate::interrupt;
 use crate::run::Context;
 use crate::run::{boot_unit, stand_by};
 use crate::store::journal::{Journal, Mark, Record};
-use crate::store::runs::{Run, RunState};
+use crate::store::run::{Run, RunState};
 
 /// The stage in which a run waits for its last word.
 pub const CONFIRM: &str = "confirm";

@@ -1,6 +1,8 @@
 //! Edits, one after the other, journaled before and after.
 
 use std::collections::VecDeque;
+use std::thread;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -11,8 +13,12 @@ use crate::plan::edit::{Direction, Edit, Target};
 use crate::run::Context;
 use crate::store::journal::{Entry, Journal, Mark, Record};
 
-/// How often a lost race leads to a new plan before the run gives up.
-const RACES: usize = 5;
+/// How often a lost race leads to a new plan, or a node too busy for a short lock to a new try, before
+/// the run gives up.
+const TRIES: usize = 5;
+
+/// How long the lock is left to others before a new try: iptables asks for it once a second.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// The stage in which leftovers are removed.
 pub const CLEAN: &str = "clean";
@@ -27,8 +33,9 @@ pub(super) const DONE: &str = "done, in one transaction";
 /// The stages whose entries are edits.
 const STAGES: [&str; 3] = [CLEAN, FIX, ROLLBACK];
 
-/// Applies `edits`; on a lost race, whatever `plan_again` says is left to do. Returns those that were
-/// applied.
+/// Applies `edits`; on a lost race, whatever `plan_again` says is left to do. When others would wait
+/// for the lock for too long, the edit is tried again. Returns those that were applied. Undoing is
+/// not given up: the last time, others wait for as long as it takes.
 ///
 /// # Errors
 /// The first failure, journaled. What was applied before it stays, for the caller to undo.
@@ -40,17 +47,22 @@ pub fn execute(
     plan_again: &dyn Fn() -> Result<Vec<Edit>>,
 ) -> Result<Vec<Edit>> {
     let mut edits = VecDeque::from(edits);
-    let (mut step, mut races, mut applied) = (0, 0, Vec::new());
-    let done = if stage == ROLLBACK { Mark::Undone } else { Mark::Done };
+    let (mut step, mut tries, mut applied) = (0, 0, Vec::new());
+    let undoing = stage == ROLLBACK;
+    let done = if undoing { Mark::Undone } else { Mark::Done };
     while let Some(edit) = edits.pop_front() {
-        if stage != ROLLBACK {
+        if !undoing {
             interrupt::check(stage)?;
         }
         step += 1;
-        let task = if stage == ROLLBACK { edit.way_back() } else { edit.to_string() };
+        let task = if undoing { edit.way_back() } else { edit.to_string() };
         context.sink.started(&task);
         journal.append(record(stage, step, Mark::Intent, &edit))?;
-        match context.kernel().apply(&edit) {
+        let kernel = match undoing && tries == TRIES {
+            true => context.kernel().without_limit(),
+            false => context.kernel(),
+        };
+        match kernel.apply(&edit) {
             Ok(result) => {
                 journal.append(record(stage, step, done, &edit))?;
                 if let Some(difference) = result.unexpected.first() {
@@ -64,12 +76,27 @@ pub fn execute(
             Err(e) => {
                 journal.append(failure(stage, step, &e))?;
                 context.sink.finished(&task, format!("not done: {e}"));
-                if e.kind != Kind::LostRace || races == RACES {
+                if tries == TRIES {
                     return Err(e);
                 }
-                races += 1;
-                context.sink.note("someone else wrote first; planning again");
-                edits = plan_again()?.into();
+                tries += 1;
+                match e.kind {
+                    Kind::LostRace => {
+                        context.sink.note("someone else wrote first; planning again");
+                        edits = plan_again()?.into();
+                    }
+                    Kind::Busy => {
+                        let limit = match undoing && tries == TRIES {
+                            true => "; this time others wait for as long as it takes",
+                            false => "",
+                        };
+                        context.sink.note(format!("trying again{limit}"));
+                        thread::sleep(PAUSE);
+                        edits.push_front(edit);
+                    }
+                    Kind::Lock if undoing => edits.push_front(edit),
+                    _ => return Err(e),
+                }
             }
         }
     }

@@ -49,7 +49,7 @@ pub struct Context<'a> {
 impl<'a> Context<'a> {
     /// The code that changes the kernel.
     pub fn kernel(&self) -> Kernel<'a> {
-        Kernel { tools: self.tools, lock_wait: self.lock_wait }
+        Kernel::new(self.tools, self.lock_wait)
     }
 
     /// The right to change this node, for `verb`.

@@ -24,7 +24,7 @@ use crate::state::{Backend, NodeState};
 use crate::store::Store;
 use crate::store::journal::{self, Entry, JOURNAL, Mark};
 use crate::store::manifest::Manifest;
-use crate::store::runs::{Run, RunState, Shift};
+use crate::store::run::{Run, RunState, Shift};
 use crate::store::said::{Said, What};
 use crate::store::snapshots::Snapshot;
 

@@ -3,7 +3,7 @@
 use crate::error::{Error, Kind, Result};
 use crate::interrupt;
 use crate::run::{Context, cleanup, migrate};
-use crate::store::runs::RunState;
+use crate::store::run::RunState;
 
 /// What was gone on with.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -18,7 +18,7 @@ use crate::run::migrate;
 use crate::run::take::base_of;
 use crate::state::NodeState;
 use crate::store::journal::{JOURNAL, Journal};
-use crate::store::runs::{Run, RunState};
+use crate::store::run::{Run, RunState};
 
 /// What a rollback did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]

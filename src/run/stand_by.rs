@@ -22,7 +22,7 @@ use crate::here::{self, process_start};
 use crate::node::commands;
 use crate::node::lock::{LOCK_DIR, NodeLock};
 use crate::run::{Context, rollback};
-use crate::store::runs::{COPY, Run, RunState, Standby};
+use crate::store::run::{COPY, Run, RunState, Standby};
 
 /// What it says on its standard output once it stands by.
 const ARMED: &str = "armed";

@@ -12,7 +12,7 @@ use crate::run::look::look;
 use crate::state::ipvs::{Ipvs, RealServer, VirtualServer};
 use crate::state::{Files, NodeState};
 use crate::store::manifest::{IpvsThreshold, Manifest};
-use crate::store::runs::Run;
+use crate::store::run::Run;
 use crate::store::snapshots::Snapshot;
 
 /// How often, and for how long, a quiet moment is waited for.

@@ -5,6 +5,7 @@ mod disk;
 pub mod journal;
 pub mod manifest;
 pub mod restore;
+pub mod run;
 pub mod runs;
 pub mod said;
 pub mod snapshots;

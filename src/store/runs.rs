@@ -3,174 +3,18 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::Value;
 
+use super::run::{COPY, Run, RunState, VERSION};
 use super::{Store, disk, entries};
 use crate::clock;
 use crate::error::{Error, Kind, Result};
-use crate::here::{NAME, Netns, process_start};
-use crate::state::kube_proxy::Mode;
+use crate::here::Netns;
 
 /// The run's own file in its folder.
 pub const RUN: &str = "run.json";
-
-/// The copy of the program in the folder of a run that someone must confirm: what is pending depends
-/// on nothing that an upgrade, an unmounted folder or Ansible takes away.
-pub const COPY: &str = NAME;
-
-/// The version of `run.json`; a later one is refused.
-const VERSION: u32 = 1;
-
-/// How far a run has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum RunState {
-    /// Under way, or its runner died.
-    Running,
-    /// All stages done; undone at the deadline unless confirmed.
-    Unconfirmed,
-    /// Confirmed.
-    Done,
-    /// Undone, and proven to be.
-    RolledBack,
-    /// It failed before it changed anything.
-    Failed,
-    /// It could not be undone entirely: a person is needed.
-    UndonePartly,
-    /// The node was rebooted meanwhile, and its rules were made anew: nothing of it is left to
-    /// undo or to go on with.
-    Rebooted,
-}
-
-impl RunState {
-    /// Whether it waits for `resume`, `rollback` or `confirm`.
-    pub fn is_pending(self) -> bool {
-        matches!(self, RunState::Running | RunState::Unconfirmed)
-    }
-}
-
-/// `run.json`: what a run is and how far it has come.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Run {
-    /// The version of the format.
-    pub v: u32,
-    /// Its identifier: the name of its folder.
-    pub id: String,
-    /// The verb of the command line.
-    pub verb: String,
-    /// The snapshot that it goes back to.
-    pub snapshot: String,
-    /// When it began: `2026-11-21T20:15:02Z`.
-    pub started: String,
-    /// The network namespace that it changes.
-    pub netns: Netns,
-    /// The boot that it began in.
-    pub boot_id: String,
-    /// How far it has come.
-    pub state: RunState,
-    /// When it came to an end, as far as it has.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ended: Option<String>,
-    /// The process that runs it.
-    pub pid: u32,
-    /// When that process started, in clock ticks since boot.
-    pub pid_start: u64,
-    /// The plan in short, as the plan's owner writes it.
-    pub plan: Value,
-    /// What a run has beside that someone must confirm; none if it is done when its work is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub staged: Option<Staged>,
-}
-
-/// From which mode of kube-proxy to which.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Shift {
-    /// The mode before the run.
-    pub from: Mode,
-    /// The mode after it.
-    pub to: Mode,
-}
-
-/// What a run has beside that is undone unless someone confirms it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Staged {
-    /// What it does to kube-proxy; none for a clean-up.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub shift: Option<Shift>,
-    /// The stage it is in, or came to last.
-    pub stage: String,
-    /// The time since boot at which it is undone, in nanoseconds; it moves with each stage.
-    pub deadline_ns: u64,
-    /// The snapshot that its clean-up goes back to, which is later than the run's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cleaned_from: Option<String>,
-    /// The process that undoes it when nobody else does.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stand_by: Option<Standby>,
-}
-
-/// The process that undoes a run when nobody else does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Standby {
-    /// Its number.
-    pub pid: u32,
-    /// When it started, in clock ticks since boot.
-    pub start: u64,
-}
-
-impl Standby {
-    /// Whether it is alive.
-    pub fn is_alive(self) -> bool {
-        process_start(self.pid) == Some(self.start)
-    }
-}
-
-impl Staged {
-    /// What is left until it is undone; nothing once that is due.
-    pub fn left(&self) -> Duration {
-        Duration::from_nanos(self.deadline_ns).saturating_sub(clock::boottime())
-    }
-
-    /// A run at its first stage, with so much time for it.
-    pub fn new(shift: Option<Shift>, stage: &str, time: Duration) -> Staged {
-        let (stage, deadline_ns) = (stage.to_owned(), 0);
-        let mut staged = Staged { shift, stage, deadline_ns, cleaned_from: None, stand_by: None };
-        staged.within(time);
-        staged
-    }
-
-    /// Moves the deadline: so much time from now.
-    pub fn within(&mut self, time: Duration) {
-        let deadline = clock::boottime().saturating_add(time);
-        self.deadline_ns = u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX);
-    }
-}
-
-impl Run {
-    /// Whether the process that runs it is alive.
-    pub fn runner_is_alive(&self) -> bool {
-        self.boot_id == clock::boot_id() && process_start(self.pid) == Some(self.pid_start)
-    }
-
-    /// Makes this process the one that runs it.
-    pub fn take_over(&mut self) {
-        self.pid = std::process::id();
-        self.pid_start = process_start(self.pid).unwrap_or(0);
-    }
-
-    /// Whether it changed the namespace `here`, in the boot `boot_id`. After a reboot only the
-    /// namespace of process 1 is there again.
-    fn concerns(&self, here: Netns, boot_id: &str) -> bool {
-        if self.boot_id == boot_id {
-            self.netns.inode == here.inode
-        } else {
-            self.netns.of_init && here.of_init
-        }
-    }
-}
 
 impl Store {
     /// Begins a run of `verb` in this network namespace: its folder and its `run.json`. The caller

@@ -101,7 +101,7 @@ pub fn run(command: &str) -> String {
 }
 
 /// Waits until `done`, for 30 s at most.
-pub fn poll(what: &str, done: impl Fn() -> bool) {
+pub fn poll(what: &str, mut done: impl FnMut() -> bool) {
     let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
     while !done() {
         assert!(std::time::Instant::now() < until, "waited for 30 s: {what}");

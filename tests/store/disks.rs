@@ -11,7 +11,7 @@ use proxyshift::store::Store;
 use proxyshift::store::archive;
 use proxyshift::store::journal::{self, Journal};
 use proxyshift::store::manifest::Manifest;
-use proxyshift::store::runs::RunState;
+use proxyshift::store::run::RunState;
 use serde_json::Value;
 
 use super::{create, docker, fine, in_namespaces, is_empty, record, sh, store};

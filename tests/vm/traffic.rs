@@ -16,7 +16,7 @@ struct Kind {
     from: &'static str,
     how: How,
     to: &'static str,
-    /// Tries in a second, at most.
+    /// Tries in a second, at most, when it is dense.
     rate: u32,
 }
 
@@ -67,13 +67,13 @@ struct Count {
 }
 
 impl Traffic {
-    /// All kinds but a stream through a service.
+    /// All kinds but a stream through a service; a fifth of the rates leave an emulated CPU its time.
     pub fn start() -> Traffic {
-        Traffic::of(&KINDS)
+        Traffic::of(&KINDS.map(|kind| Kind { rate: kind.rate.div_ceil(5), ..kind }))
     }
 
-    /// All kinds, and one stream through a service.
-    pub fn with_a_stream() -> Traffic {
+    /// All kinds as they come on a busy node, and one stream through a service.
+    pub fn dense() -> Traffic {
         Traffic::of(&[&KINDS[..], &[THROUGH_A_SERVICE]].concat())
     }
 

@@ -33,7 +33,7 @@ use crate::run::take;
 use crate::state::NodeState;
 use crate::state::kube_proxy::Mode;
 use crate::store::Store;
-use crate::store::runs::{Run, RunState};
+use crate::store::run::{Run, RunState};
 use crate::store::snapshots::Snapshot;
 use crate::ui::table::counted;
 

@@ -26,7 +26,7 @@ fn approve(command: &Command<'_>, way: &Way) -> Result<bool> {
         return Ok(true);
     }
     let Way { snapshot, runs } = way;
-    let row = |run: &crate::store::runs::Run| {
+    let row = |run: &crate::store::run::Run| {
         vec![format!("  {}", run.id), run.verb.clone(), run.started.clone()]
     };
     eprintln!(

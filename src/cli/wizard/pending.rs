@@ -4,7 +4,7 @@ use crate::cli::wizard::heading;
 use crate::cli::{Command, cleanup, countdown, rollback, status};
 use crate::error::Result;
 use crate::run::fix::FIX;
-use crate::store::runs::{Run, RunState};
+use crate::store::run::{Run, RunState};
 use crate::ui::prompt::Answer;
 
 pub(super) fn run(command: &Command<'_>, run: &Run) -> Result<u8> {

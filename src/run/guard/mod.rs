@@ -199,7 +199,7 @@ impl Guard<'_> {
                 Err(_) => continue,
                 Ok(()) => {}
             }
-            let kernel = Kernel { tools: self.tools, lock_wait: self.lock_wait };
+            let kernel = Kernel::new(self.tools, self.lock_wait);
             match kernel.apply(&edit(wrong, table)) {
                 Ok(applied) => {
                     changed = true;
@@ -213,7 +213,7 @@ impl Guard<'_> {
                     }
                     fell_behind = wrong == Wrong::Behind;
                 }
-                Err(e) if e.kind == Kind::LostRace => {}
+                Err(e) if matches!(e.kind, Kind::LostRace | Kind::Busy) => {}
                 Err(e) => return Err(e),
             }
         }
@@ -266,7 +266,7 @@ impl Guard<'_> {
             let mut tries = TRIES;
             while let Err(e) = self.mend(&mut seen, id, &[]) {
                 tries -= 1;
-                if tries == 0 || !matches!(e.kind, Kind::LostRace | Kind::Lock) {
+                if tries == 0 || !matches!(e.kind, Kind::LostRace | Kind::Busy | Kind::Lock) {
                     let hint = format!("its rules say \"{COMMENT}\": remove them by hand");
                     return Err(e.hint(hint));
                 }

@@ -10,9 +10,14 @@ pub mod world;
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::exit;
+use std::thread;
 
 use duct::cmd;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
@@ -110,6 +115,11 @@ fn run_with(
         .env("LC_ALL", "C")
         // A crash that a test asks for is the run's, not the rehearsal's.
         .env_remove("PROXYSHIFT_CRASH")
+        // A terminal's signals are ours to act on.
+        .before_spawn(|command| {
+            command.process_group(0);
+            Ok(())
+        })
         .stdin_bytes(input)
         .stderr_capture()
         .unchecked();
@@ -186,6 +196,7 @@ impl Sink for Outward {
 
 /// The inner process' work; `to` is the mode that is gone to.
 pub fn inside(job: Job, dir: &Path, to: Option<Mode>) -> Result<Report> {
+    thread::spawn(end_unheard);
     let tools = Tools::find();
     let asked = match (job, to) {
         (Job::Validate, _) => return rehearse::validate(dir, &tools),
@@ -195,6 +206,15 @@ pub fn inside(job: Job, dir: &Path, to: Option<Mode>) -> Result<Report> {
         (Job::Leave, None) => return Err(Error::new(Kind::Usage, "leave", "to which mode?")),
     };
     rehearse::rehearse(dir, asked, &tools, &Outward)
+}
+
+/// Ends this process when nobody reads any more what it says: the outer one is gone.
+fn end_unheard() {
+    let stdout = std::io::stdout();
+    // Without flags, it is only told of the other end's closing.
+    let mut end = [PollFd::new(&stdout, PollFlags::empty())];
+    while let Ok(0) | Err(Errno::INTR) = poll(&mut end, None) {}
+    exit(1);
 }
 
 fn given_edits() -> Result<Vec<Edit>> {

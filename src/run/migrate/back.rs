@@ -29,7 +29,7 @@ use crate::state::NodeState;
 use crate::state::ipvs::Service;
 use crate::state::meaning::canonical;
 use crate::store::journal::{Journal, read};
-use crate::store::runs::{Run, RunState, Shift};
+use crate::store::run::{Run, RunState, Shift};
 use crate::store::snapshots::Snapshot;
 
 /// How long the way back may take before somebody else begins it anew.

@@ -39,7 +39,7 @@ use crate::run::{Context, boot_unit, stand_by};
 use crate::state::NodeState;
 use crate::state::kube_proxy::Mode;
 use crate::state::tools::Process;
-use crate::store::runs::{COPY, Run, RunState, Shift, Staged};
+use crate::store::run::{COPY, Run, RunState, Shift, Staged};
 
 pub(super) use back::{after_reboot, undo};
 pub use outlook::{Ahead, Outlook, outlook};

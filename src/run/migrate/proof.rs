@@ -13,7 +13,7 @@ use crate::run::migrate::until::{Seen, until};
 use crate::run::probes::{self, Probe};
 use crate::state::NodeState;
 use crate::state::kube_proxy::Mode;
-use crate::store::runs::Shift;
+use crate::store::run::Shift;
 
 /// How long a kube-proxy that was just started may still lack services: it writes for the first time
 /// when it has the list of all, not when it has dealt with each.

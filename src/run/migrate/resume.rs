@@ -13,7 +13,7 @@ use crate::run::migrate::work::Work;
 use crate::run::migrate::{PLAYBOOK, Report};
 use crate::run::take::base_of;
 use crate::store::journal::{Entry, Journal, read};
-use crate::store::runs::Run;
+use crate::store::run::Run;
 
 /// Goes on with a migration that was cut off, from the stage that it was in.
 ///

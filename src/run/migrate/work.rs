@@ -15,7 +15,7 @@ use crate::run::probes::Probe;
 use crate::run::{Context, boot_unit, confirm, stand_by};
 use crate::state::NodeState;
 use crate::store::journal::Journal;
-use crate::store::runs::{Run, RunState, Shift};
+use crate::store::run::{Run, RunState, Shift};
 
 /// A migration under way.
 pub(super) struct Work<'a> {

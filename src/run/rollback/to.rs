@@ -13,7 +13,7 @@ use crate::run::take::parsed;
 use crate::state::Files;
 use crate::store::KEEP;
 use crate::store::manifest::Manifest;
-use crate::store::runs::{Run, RunState};
+use crate::store::run::{Run, RunState};
 use crate::store::snapshots::Snapshot;
 
 /// What has to be undone to be back at a snapshot.

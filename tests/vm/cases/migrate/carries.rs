@@ -3,7 +3,8 @@
 use std::fs;
 use std::time::Duration;
 
-use super::{Case, PLAYBOOK};
+use super::super::patiently;
+use super::Case;
 use crate::cluster::Cluster;
 use crate::common::node::captured;
 use crate::common::schemas::Schemas;
@@ -18,13 +19,8 @@ fn carries_over(backend: &'static str, from: &str, to: &str) {
     let case = Case::new(backend, from);
     case.playbook(from, to, |text| text);
     // A stream through ipvs ends with its virtual server.
-    let traffic = if to == "ipvs" { Traffic::with_a_stream() } else { Traffic::start() };
-    let mut ended = case.migrate(to, "-o json");
-    // On an emulated CPU the lock of legacy tables may be held for too long; then all is undone.
-    while ended.code == Some(4) && ended.out.contains("under the xtables lock, and others wait") {
-        ended = case.migrate(to, "-o json");
-    }
-    assert_eq!(ended.code, Some(0), "{PLAYBOOK}");
+    let traffic = if to == "ipvs" { Traffic::dense() } else { Traffic::start() };
+    let ended = patiently(|| case.migrate(to, "-o json"));
     let mut schemas = Schemas::load();
     schemas.hold(&ended.json(), "migrate");
     case.proxyshift.expect(6, "status");
@@ -90,7 +86,7 @@ fn cleaning_up_first_breaks_what_a_migration_does_not() {
     let mut cluster = Cluster::new("nft");
     cluster.kube_proxy("iptables");
     cluster.serves();
-    let traffic = Traffic::with_a_stream();
+    let traffic = Traffic::dense();
     std::thread::sleep(Duration::from_secs(5));
     cluster.stop();
     run_with("", &["env", "PATH=/run/bin:/usr/sbin:/usr/bin", &kube_proxy(), "--cleanup"]);

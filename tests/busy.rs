@@ -1,0 +1,92 @@
+//! A node so busy that reading a legacy table under the xtables lock takes longer than others may be
+//! made to wait: it is tried again, given up before anything is changed, and undone all the same.
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+
+use common::node::{Node, Proxyshift, assert_same};
+use common::{in_namespace, run};
+use proxyshift::state::Backend;
+
+/// How many times reading a table under the lock will be slow.
+const SLOW: &str = "/mnt/slow";
+
+struct Case {
+    node: Node,
+    proxyshift: Proxyshift,
+    before: String,
+}
+
+impl Case {
+    /// The programs of iptables-legacy, as slow as [`SLOW`] says where they are told of a lock file.
+    fn new() -> Case {
+        let program = "/usr/sbin/xtables-legacy-multi";
+        let (real, slow) = ("/mnt/xtables-legacy-multi", "/mnt/slowly");
+        // The private namespaces of a rehearsal have another /run.
+        run("mount -t tmpfs slow /mnt");
+        fs::copy(program, real).expect(real);
+        let script = format!(
+            "#!/bin/bash\n\
+             if [[ $0 = *-save && -n $XTABLES_LOCKFILE ]]; then\n\
+             times=$(cat {SLOW} 2>/dev/null || echo 0)\n\
+             [ $times = 0 ] || {{ echo $((times - 1)) >{SLOW}; sleep 1.1; }}\n\
+             fi\n\
+             exec -a \"${{0##*/}}\" {real} \"$@\"\n"
+        );
+        fs::write(slow, script).expect(slow);
+        fs::set_permissions(slow, fs::Permissions::from_mode(0o755)).expect(slow);
+        run(&format!("mount --bind {slow} {program}"));
+        let node = Node::load("half-migrated-ipvs-1.20", Backend::Legacy);
+        let before = node.rules();
+        Case { node, proxyshift: Proxyshift::new("store"), before }
+    }
+
+    fn slow(&self, times: u32) {
+        fs::write(SLOW, times.to_string()).expect(SLOW);
+    }
+}
+
+#[test]
+fn a_busy_moment_is_waited_for() {
+    if !in_namespace("a_busy_moment_is_waited_for") {
+        return;
+    }
+    let case = Case::new();
+    case.slow(2);
+    let ended = case.proxyshift.expect(0, "cleanup --yes");
+    ended.says(&["under the xtables lock, and others wait", "trying again"]);
+    assert_ne!(case.node.rules(), case.before);
+}
+
+#[test]
+fn on_a_node_that_stays_busy_nothing_is_changed() {
+    if !in_namespace("on_a_node_that_stays_busy_nothing_is_changed") {
+        return;
+    }
+    let case = Case::new();
+    case.slow(1000);
+    let ended = case.proxyshift.expect(3, "cleanup --yes -o json");
+    let cause = ended.json()["cause"].to_string();
+    assert!(cause.contains("under the xtables lock, and others wait"), "{cause}");
+    assert_same(&case.node.rules(), &case.before, "refused");
+    case.proxyshift.expect(0, "status");
+}
+
+#[test]
+fn what_was_begun_is_undone_on_a_busy_node_too() {
+    if !in_namespace("what_was_begun_is_undone_on_a_busy_node_too") {
+        return;
+    }
+    let case = Case::new();
+    // Killed when the first edit is made.
+    let mut command = case.proxyshift.command("cleanup --yes");
+    let killed = command.env("PROXYSHIFT_CRASH", "after:2").output().expect("it starts");
+    assert_eq!(killed.status.signal(), Some(9), "{}", String::from_utf8_lossy(&killed.stderr));
+    assert_ne!(case.node.rules(), case.before);
+    case.slow(1000);
+    case.proxyshift.expect(0, "rollback").says(&["for as long as it takes"]);
+    assert_same(&case.node.rules(), &case.before, "undone");
+}

@@ -9,8 +9,8 @@ use crate::traffic::Traffic;
 
 #[test]
 #[ignore = "in the machine"]
-fn what_ipvs_mode_left_goes_and_comes_back() {
-    if !inside("cases::back::what_ipvs_mode_left_goes_and_comes_back") {
+fn soak_what_ipvs_mode_left_goes_and_comes_back() {
+    if !inside("cases::back::soak_what_ipvs_mode_left_goes_and_comes_back") {
         return;
     }
     let mut cluster = Cluster::new("nft");

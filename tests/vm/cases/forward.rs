@@ -16,8 +16,8 @@ fn soak_what_iptables_mode_left_goes_and_comes_back() {
 
 #[test]
 #[ignore = "in the machine"]
-fn what_iptables_mode_left_goes_and_comes_back_in_legacy_tables() {
-    if inside("cases::forward::what_iptables_mode_left_goes_and_comes_back_in_legacy_tables") {
+fn soak_what_iptables_mode_left_goes_and_comes_back_in_legacy_tables() {
+    if inside("cases::forward::soak_what_iptables_mode_left_goes_and_comes_back_in_legacy_tables") {
         goes_and_comes_back("legacy");
     }
 }

@@ -71,7 +71,7 @@ pub fn wait(mode: &str, serves: impl Fn() -> bool, mut ended: impl FnMut() -> Op
         if ended.is_some() || Instant::now() > until {
             panic!("kube-proxy serves not in {mode} mode ({ended:?}):\n{}", log());
         }
-        std::thread::sleep(Duration::from_millis(100));
+        std::thread::sleep(Duration::from_millis(500));
     }
 }
 

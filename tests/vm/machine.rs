@@ -50,6 +50,11 @@ pub fn cases(part: &str) -> Vec<String> {
     out.lines().filter_map(|l| l.strip_suffix(": test")).map(str::to_owned).collect()
 }
 
+/// Those of `cases` that did not pass, as they say in `log`.
+pub fn failed(cases: &[String], log: &str) -> Vec<String> {
+    cases.iter().filter(|c| !log.contains(&format!("test {c} ... ok"))).cloned().collect()
+}
+
 /// Boots the machine, runs the cases inside that have `part` in their names, and returns what they
 /// say.
 pub fn run(part: &str) -> String {

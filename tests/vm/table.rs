@@ -4,8 +4,10 @@ use std::fmt::Write;
 
 use crate::machine::TOOK;
 
-/// The page for what the cases said, of which these were asked for.
-pub fn page(cases: &[String], log: &str) -> String {
+/// The page for what the cases said, of which these were asked for: in a first run, and in a second
+/// one those that had failed.
+pub fn page(cases: &[String], logs: &[String]) -> String {
+    let log = logs.join("\n");
     let kernel = log.lines().find_map(|l| l.strip_prefix("kernel: ")).unwrap_or("unknown");
     let mut page = format!(
         "# Soak\n\n\
@@ -15,9 +17,11 @@ pub fn page(cases: &[String], log: &str) -> String {
         &proxyshift::clock::now()[..10],
     );
     for case in cases {
-        let result = match log.contains(&format!("test {case} ... ok")) {
-            true => "ok",
-            false => "FAILED",
+        let ok = |log: &String| log.contains(&format!("test {case} ... ok"));
+        let result = match logs.iter().position(ok) {
+            Some(0) => "ok",
+            Some(_) => "ok, the second time",
+            None => "FAILED",
         };
         let took = format!("{case}{TOOK}");
         let seconds = log.lines().find_map(|l| l.strip_prefix(&*took)).unwrap_or("");

@@ -38,13 +38,13 @@ pub struct Kernel<'a> {
     tools: &'a Tools,
     /// How long to wait for `/run/xtables.lock`.
     lock_wait: Duration,
-    /// How long to hold it; for as long as it takes, if there is no limit.
+    /// How long to hold it, reading being half of that; without a limit, for as long as it takes.
     hold_limit: Option<Duration>,
 }
 
 impl<'a> Kernel<'a> {
-    /// One that uses `tools`, waits for `/run/xtables.lock` for `lock_wait`, and holds it for 2 s at
-    /// most.
+    /// One that uses `tools`, waits for `/run/xtables.lock` for `lock_wait`, and lets go of it when
+    /// reading a table has taken half of 2 s.
     pub fn new(tools: &'a Tools, lock_wait: Duration) -> Kernel<'a> {
         Kernel { tools, lock_wait, hold_limit: Some(HOLD_LIMIT) }
     }

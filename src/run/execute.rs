@@ -7,15 +7,18 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::apply::Applied;
 use crate::error::{Error, Kind, Result};
 use crate::interrupt;
 use crate::plan::edit::{Direction, Edit, Target};
 use crate::run::Context;
 use crate::store::journal::{Entry, Journal, Mark, Record};
 
-/// How often a lost race leads to a new plan, or a node too busy for a short lock to a new try, before
-/// the run gives up.
-const TRIES: usize = 5;
+/// How often a lost race leads to a new plan before the run gives up.
+const RACES: usize = 5;
+
+/// How often an edit is tried again on a node that is too busy for a short lock.
+const BUSY: usize = 5;
 
 /// How long the lock is left to others before a new try: iptables asks for it once a second.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -33,9 +36,8 @@ pub(super) const DONE: &str = "done, in one transaction";
 /// The stages whose entries are edits.
 const STAGES: [&str; 3] = [CLEAN, FIX, ROLLBACK];
 
-/// Applies `edits`; on a lost race, whatever `plan_again` says is left to do. When others would wait
-/// for the lock for too long, the edit is tried again. Returns those that were applied. Undoing is
-/// not given up: the last time, others wait for as long as it takes.
+/// Applies `edits`; on a lost race, whatever `plan_again` says is left to do. Returns those that were
+/// applied.
 ///
 /// # Errors
 /// The first failure, journaled. What was applied before it stays, for the caller to undo.
@@ -47,7 +49,7 @@ pub fn execute(
     plan_again: &dyn Fn() -> Result<Vec<Edit>>,
 ) -> Result<Vec<Edit>> {
     let mut edits = VecDeque::from(edits);
-    let (mut step, mut tries, mut applied) = (0, 0, Vec::new());
+    let (mut step, mut races, mut applied) = (0, 0, Vec::new());
     let undoing = stage == ROLLBACK;
     let done = if undoing { Mark::Undone } else { Mark::Done };
     while let Some(edit) = edits.pop_front() {
@@ -58,11 +60,7 @@ pub fn execute(
         let task = if undoing { edit.way_back() } else { edit.to_string() };
         context.sink.started(&task);
         journal.append(record(stage, step, Mark::Intent, &edit))?;
-        let kernel = match undoing && tries == TRIES {
-            true => context.kernel().without_limit(),
-            false => context.kernel(),
-        };
-        match kernel.apply(&edit) {
+        match apply(context, &edit, undoing) {
             Ok(result) => {
                 journal.append(record(stage, step, done, &edit))?;
                 if let Some(difference) = result.unexpected.first() {
@@ -76,31 +74,37 @@ pub fn execute(
             Err(e) => {
                 journal.append(failure(stage, step, &e))?;
                 context.sink.finished(&task, format!("not done: {e}"));
-                if tries == TRIES {
+                if e.kind != Kind::LostRace || races == RACES {
                     return Err(e);
                 }
-                tries += 1;
-                match e.kind {
-                    Kind::LostRace => {
-                        context.sink.note("someone else wrote first; planning again");
-                        edits = plan_again()?.into();
-                    }
-                    Kind::Busy => {
-                        let limit = match undoing && tries == TRIES {
-                            true => "; this time others wait for as long as it takes",
-                            false => "",
-                        };
-                        context.sink.note(format!("trying again{limit}"));
-                        thread::sleep(PAUSE);
-                        edits.push_front(edit);
-                    }
-                    Kind::Lock if undoing => edits.push_front(edit),
-                    _ => return Err(e),
-                }
+                races += 1;
+                context.sink.note("someone else wrote first; planning again");
+                edits = plan_again()?.into();
             }
         }
     }
     Ok(applied)
+}
+
+/// Makes one edit. When others would wait for the xtables lock for too long, it is tried again. Undoing
+/// is not given up for that, nor for a lock that was not to be had: in the end others wait for as long
+/// as it takes.
+fn apply(context: &Context<'_>, edit: &Edit, undoing: bool) -> Result<Applied> {
+    let kernel = context.kernel();
+    for _ in 0..BUSY {
+        match kernel.apply(edit) {
+            Err(e) if e.kind == Kind::Busy || undoing && e.kind == Kind::Lock => {
+                context.sink.note(format!("{e}; trying again"));
+                thread::sleep(PAUSE);
+            }
+            result => return result,
+        }
+    }
+    if undoing {
+        context.sink.note("now others wait for the xtables lock for as long as it takes");
+        return kernel.without_limit().apply(edit);
+    }
+    kernel.apply(edit)
 }
 
 fn record<'a>(stage: &str, step: u32, kind: Mark, edit: &'a Edit) -> Record<Option<&'a Edit>> {

@@ -67,7 +67,8 @@ struct Count {
 }
 
 impl Traffic {
-    /// All kinds but a stream through a service; a fifth of the rates leave an emulated CPU its time.
+    /// All kinds but a stream through a service; a fifth of the rates,
+    /// once a second at least, leaves an emulated CPU its time.
     pub fn start() -> Traffic {
         Traffic::of(&KINDS.map(|kind| Kind { rate: kind.rate.div_ceil(5), ..kind }))
     }

@@ -213,7 +213,7 @@ impl Guard<'_> {
                     }
                     fell_behind = wrong == Wrong::Behind;
                 }
-                Err(e) if matches!(e.kind, Kind::LostRace | Kind::Busy) => {}
+                Err(e) if e.kind == Kind::LostRace => {}
                 Err(e) => return Err(e),
             }
         }

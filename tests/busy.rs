@@ -5,20 +5,13 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::ExitStatusExt;
 
-use common::node::{Node, Proxyshift, assert_same};
+use common::node::{Case, assert_same};
 use common::{in_namespace, run};
 use proxyshift::state::Backend;
 
 /// How many times reading a table under the lock will be slow.
 const SLOW: &str = "/run/slow";
-
-struct Case {
-    node: Node,
-    proxyshift: Proxyshift,
-    before: String,
-}
 
 impl Case {
     /// The programs of iptables-legacy, as slow as [`SLOW`] says where they are told of a lock file.
@@ -39,9 +32,7 @@ impl Case {
         fs::write(slow, script).expect(slow);
         fs::set_permissions(slow, fs::Permissions::from_mode(0o755)).expect(slow);
         run(&format!("mount --bind {slow} {program}"));
-        let node = Node::load("half-migrated-ipvs-1.20", Backend::Legacy);
-        let before = node.rules();
-        Case { node, proxyshift: Proxyshift::new("store"), before }
+        Case::of("half-migrated-ipvs-1.20", Backend::Legacy)
     }
 
     fn slow(&self, times: u32) {
@@ -81,9 +72,7 @@ fn what_was_begun_is_undone_on_a_busy_node_too() {
     }
     let case = Case::new();
     // Killed when the first edit is made.
-    let mut command = case.proxyshift.command("cleanup --yes");
-    let killed = command.env("PROXYSHIFT_CRASH", "after:2").output().expect("it starts");
-    assert_eq!(killed.status.signal(), Some(9), "{}", String::from_utf8_lossy(&killed.stderr));
+    case.proxyshift.killed("cleanup --yes", "after:2");
     assert_ne!(case.node.rules(), case.before);
     case.slow(1000);
     case.proxyshift.expect(0, "rollback").says(&["for as long as it takes"]);

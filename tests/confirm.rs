@@ -3,24 +3,14 @@
 
 mod common;
 
-use std::os::unix::process::ExitStatusExt;
-
-use common::node::{Node, Proxyshift, assert_same};
+use common::node::{Case, assert_same};
 use common::{in_namespace, poll};
 use proxyshift::state::Backend;
 use rustix::process::{Pid, Signal, kill_process};
 
-struct Case {
-    node: Node,
-    proxyshift: Proxyshift,
-    before: String,
-}
-
 impl Case {
     fn new() -> Case {
-        let node = Node::load("half-migrated-ipvs-1.20", Backend::Nft);
-        let before = node.rules();
-        Case { node, proxyshift: Proxyshift::new("store"), before }
+        Case::of("half-migrated-ipvs-1.20", Backend::Nft)
     }
 
     /// The run in hand, as `status` tells it.
@@ -160,9 +150,7 @@ fn a_run_whose_process_dies_is_undone() {
     }
     let case = Case::new();
     // In the middle of its edits.
-    let mut command = case.proxyshift.command("cleanup --yes --confirm-within 10m");
-    let output = command.env("PROXYSHIFT_CRASH", "after:3").output().expect("starts");
-    assert_eq!(output.status.signal(), Some(9), "{}", String::from_utf8_lossy(&output.stderr));
+    case.proxyshift.killed("cleanup --yes --confirm-within 10m", "after:3");
     let status = case.proxyshift.expect(6, "status");
     assert!(status.out.contains("cut off"), "{}", status.out);
     assert_ne!(case.node.rules(), case.before);
@@ -178,9 +166,7 @@ fn a_run_that_is_resumed_in_time_is_not_undone() {
         return;
     }
     let case = Case::new();
-    let mut command = case.proxyshift.command("cleanup --yes --confirm-within 10m");
-    let output = command.env("PROXYSHIFT_CRASH", "before:4").output().expect("starts");
-    assert_eq!(output.status.signal(), Some(9));
+    case.proxyshift.killed("cleanup --yes --confirm-within 10m", "before:4");
     case.proxyshift.expect(0, "resume");
     assert_eq!(case.pending()["state"], "unconfirmed");
     case.proxyshift.expect(0, "confirm");

@@ -223,8 +223,7 @@ fn every_verb_on_a_node_gives_one_document_that_its_schema_knows() {
     let words = format!("rollback --yes --to {}", before.as_str().expect("an id"));
     assert_eq!(schemas.expect(&proxyshift, 0, &words)["snapshot"], before);
     // One that is cut off.
-    let mut command = proxyshift.command("cleanup --yes");
-    command.env("PROXYSHIFT_CRASH", "after:1").output().expect("starts");
+    proxyshift.killed("cleanup --yes", "after:1");
     schemas.expect(&proxyshift, 6, "status");
     assert_eq!(schemas.expect(&proxyshift, 0, "report")["state"], "running");
     schemas.expect(&proxyshift, 0, "resume");

@@ -9,7 +9,7 @@ use crate::cli::{Command, args, countdown, migrate, plan};
 use crate::error::{Error, Kind, Result};
 use crate::owners::catalogue::Catalogue;
 use crate::plan::Plan;
-use crate::plan::leftovers::{self, Wanted};
+use crate::plan::leftovers::Wanted;
 use crate::run::cleanup::{self, Report};
 use crate::run::resume::{self, Resumed};
 use crate::ui::prompt;
@@ -23,7 +23,7 @@ pub(super) fn run(command: &Command<'_>, options: &args::Cleanup) -> Result<u8> 
             .hint("say --owner kube-proxy too"));
     }
     if options.dry_run {
-        let plan = leftovers::wanted(&Catalogue::builtin()?, &command.state(None)?, &wanted)?;
+        let plan = wanted.plan(&Catalogue::builtin()?, &command.state(None)?)?;
         command.answer(&plan::document(&plan), &plan::text(&plan, command.args.verbose));
         return Ok(0);
     }

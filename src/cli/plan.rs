@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::cli::{Command, args};
 use crate::error::Result;
 use crate::owners::catalogue::Catalogue;
-use crate::plan::leftovers::{self, Wanted};
+use crate::plan::leftovers::Wanted;
 use crate::plan::playbook::supported;
 use crate::plan::{Action, Object, ObjectKind, Plan};
 use crate::run::migrate::outlook;
@@ -30,7 +30,7 @@ pub(super) fn run(command: &Command<'_>, options: &args::Plan) -> Result<u8> {
                 .answer(&stages::document(&outlook), &stages::text(&outlook, command.args.verbose));
         }
         None => {
-            let plan = leftovers::wanted(&catalogue, &state, &Wanted::default())?;
+            let plan = Wanted::default().plan(&catalogue, &state)?;
             command.answer(&document(&plan), &text(&plan, command.args.verbose));
         }
     }

@@ -7,7 +7,7 @@
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -127,16 +127,7 @@ impl Command {
     }
 
     fn expression(&self) -> duct::Expression {
-        let mut expression = duct::cmd(&self.program, &self.args)
-            .stdout_capture()
-            .stderr_capture()
-            .unchecked()
-            .env("PATH", TRUSTED_PATH)
-            .env("LC_ALL", "C")
-            .before_spawn(|command| {
-                command.process_group(0);
-                Ok(())
-            });
+        let mut expression = child(&self.program, &self.args).stdout_capture();
         for (name, value) in &self.env {
             expression = expression.env(name, value);
         }
@@ -157,6 +148,23 @@ impl std::fmt::Display for Command {
         }
         Ok(())
     }
+}
+
+/// A child as each of ours is: with an environment of our own, and out of reach of a terminal's
+/// signals, which are ours to act on. Its status is not looked at yet.
+pub fn child(
+    program: &Path,
+    args: impl IntoIterator<Item = impl Into<OsString>>,
+) -> duct::Expression {
+    duct::cmd(program, args)
+        .stderr_capture()
+        .unchecked()
+        .env("PATH", TRUSTED_PATH)
+        .env("LC_ALL", "C")
+        .before_spawn(|command| {
+            command.process_group(0);
+            Ok(())
+        })
 }
 
 /// The exit status with the first lines of error text.

@@ -22,6 +22,7 @@ use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
 use crate::owners::mode::{self, Running};
 use crate::plan::Plan;
+use crate::plan::edit::{Edit, edits};
 use crate::state::NodeState;
 
 /// What a clean-up takes.
@@ -38,20 +39,28 @@ impl Wanted {
     pub fn of_owner(owner: &str) -> Wanted {
         Wanted { owners: vec![owner.to_owned()], black_holes: false }
     }
-}
 
-/// The plan that removes what is `wanted` of a node's leftovers.
-///
-/// # Errors
-/// When black holes are wanted and the node's connections cannot be judged.
-pub fn wanted(catalogue: &Catalogue, state: &NodeState, wanted: &Wanted) -> Result<Plan> {
-    let ownership = Ownership::of(catalogue, state);
-    let mut plan = leftovers(catalogue, state, &ownership).of_owners(&wanted.owners);
-    if wanted.black_holes {
-        plan.objects.extend(black_holes(state, &ownership)?);
-        plan.objects.sort_unstable();
+    /// The plan that removes this of a node's leftovers.
+    ///
+    /// # Errors
+    /// When black holes are wanted and the node's connections cannot be judged.
+    pub fn plan(&self, catalogue: &Catalogue, state: &NodeState) -> Result<Plan> {
+        let ownership = Ownership::of(catalogue, state);
+        let mut plan = leftovers(catalogue, state, &ownership).of_owners(&self.owners);
+        if self.black_holes {
+            plan.objects.extend(black_holes(state, &ownership)?);
+            plan.objects.sort_unstable();
+        }
+        Ok(plan)
     }
-    Ok(plan)
+
+    /// The edits of that plan.
+    ///
+    /// # Errors
+    /// As [`Wanted::plan`].
+    pub fn edits(&self, catalogue: &Catalogue, state: &NodeState) -> Result<Vec<Edit>> {
+        Ok(edits(&self.plan(catalogue, state)?, state))
+    }
 }
 
 /// The plan that removes what is left over on a node, and names what stays nearby.

@@ -10,7 +10,7 @@ use crate::interrupt;
 use crate::plan::Plan;
 use crate::plan::edit::{Edit, by_themselves, edits};
 use crate::plan::invariants::{Outcome, outcome, rest};
-use crate::plan::leftovers::{self, Wanted};
+use crate::plan::leftovers::Wanted;
 use crate::run::Context;
 use crate::run::change::{begin, carry_out, prune, refuse_pending};
 use crate::run::confirm;
@@ -35,8 +35,7 @@ const STAGE_TIME: Duration = Duration::from_secs(600);
 /// [`Kind::Pending`] while another run is in hand; when the node cannot be captured.
 pub fn intended(context: &Context<'_>, wanted: &Wanted) -> Result<Vec<Edit>> {
     refuse_pending(context)?;
-    let now = look(context.tools, context.sink)?;
-    Ok(edits(&leftovers::wanted(context.catalogue, &now, wanted)?, &now))
+    wanted.edits(context.catalogue, &look(context.tools, context.sink)?)
 }
 
 /// What a clean-up did.
@@ -68,7 +67,7 @@ pub fn cleanup(
 ) -> Result<Report> {
     let _lock = context.lock("cleanup")?;
     refuse_pending(context)?;
-    let first = leftovers::wanted(context.catalogue, &look(context.tools, context.sink)?, wanted)?;
+    let first = wanted.plan(context.catalogue, &look(context.tools, context.sink)?)?;
     if first.is_empty() {
         return Ok(Report {
             run: None,
@@ -87,7 +86,7 @@ pub fn cleanup(
     let snapshot = take(context, "before cleanup")?.snapshot;
     // Read from there again: what is captured lies scattered in memory, and none of it is given back.
     let state = parsed(Snapshot::load(&snapshot.dir)?.files)?;
-    let plan = leftovers::wanted(context.catalogue, &state, wanted)?;
+    let plan = wanted.plan(context.catalogue, &state)?;
     let edits = edits(&plan, &state);
     let confirm = confirm_within.map(|time| time.as_secs());
     let summary = json!({
@@ -121,11 +120,7 @@ fn clean(
     edits: Vec<Edit>,
     wanted: &Wanted,
 ) -> Result<Report> {
-    let plan_again = || {
-        let now = look_again(context.tools, context.sink)?;
-        let plan = leftovers::wanted(context.catalogue, &now, wanted)?;
-        Ok(crate::plan::edit::edits(&plan, &now))
-    };
+    let plan_again = || wanted.edits(context.catalogue, &look_again(context.tools, context.sink)?);
     let changed = carry_out(context, run, journal, CLEAN, base, edits, &plan_again)?;
     if let Some(time) = run.plan["confirm_within"].as_u64().filter(|_| run.staged.is_some()) {
         confirm::wait_for(context, run, Duration::from_secs(time))?;
@@ -192,7 +187,7 @@ pub(super) fn go_on(context: &Context<'_>, mut run: Run) -> Result<Report> {
     context.sink.run(&run.id, &run.verb);
     stand_by::arm(context, &mut run)?;
     let wanted = wanted_of(&run);
-    let left = edits(&leftovers::wanted(context.catalogue, &now, &wanted)?, &now);
+    let left = wanted.edits(context.catalogue, &now)?;
     clean(context, &mut run, &mut journal, &base, left, &wanted)
 }
 

@@ -100,11 +100,11 @@ fn apply(context: &Context<'_>, edit: &Edit, undoing: bool) -> Result<Applied> {
             result => return result,
         }
     }
-    if undoing {
-        context.sink.note("now others wait for the xtables lock for as long as it takes");
-        return kernel.without_limit().apply(edit);
+    if !undoing {
+        return kernel.apply(edit);
     }
-    kernel.apply(edit)
+    context.sink.note("now others wait for the xtables lock for as long as it takes");
+    kernel.without_limit().apply(edit)
 }
 
 fn record<'a>(stage: &str, step: u32, kind: Mark, edit: &'a Edit) -> Record<Option<&'a Edit>> {

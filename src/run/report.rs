@@ -13,7 +13,7 @@ use crate::node::processes::masked;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
 use crate::plan::edit::{Direction, Edit, Target};
-use crate::plan::leftovers::{self, Wanted};
+use crate::plan::leftovers::Wanted;
 use crate::run::cleanup::wanted_of;
 use crate::run::execute::{ROLLBACK, told};
 use crate::run::rehearsal::REHEARSAL;
@@ -309,7 +309,7 @@ fn leftovers(catalogue: &Catalogue, run: &Run, state: &NodeState) -> Result<Vec<
         migrate::MIGRATE if cleaned => Wanted::of_owner("kube-proxy"),
         _ => return Ok(Vec::new()),
     };
-    let plan = leftovers::wanted(catalogue, state, &wanted)?;
+    let plan = wanted.plan(catalogue, state)?;
     let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     for object in plan.removals() {
         *counts.entry((&object.owner, &object.reason)).or_default() += 1;

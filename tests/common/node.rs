@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -73,6 +73,16 @@ impl Proxyshift {
         assert_eq!(ended.code, Some(code), "proxyshift {words}\n{}{}", ended.out, ended.err);
         ended
     }
+
+    /// Runs it to `point`, a line of its journal as `after:3`, where it must be killed.
+    pub fn killed(&self, words: &str, point: &str) -> Ended {
+        let mut command = self.command(words);
+        let output = command.env("PROXYSHIFT_CRASH", point).output().expect("the program starts");
+        let signal = output.status.signal();
+        let ended = Ended::from(output);
+        assert_eq!(signal, Some(9), "proxyshift {words}, {point}\n{}{}", ended.out, ended.err);
+        ended
+    }
 }
 
 /// How a program ended and what it said.
@@ -105,6 +115,23 @@ impl From<Output> for Ended {
     fn from(output: Output) -> Ended {
         let text = |bytes| String::from_utf8(bytes).expect("text");
         Ended { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    }
+}
+
+/// A captured node on which nothing was done yet, and the program to do it with.
+pub struct Case {
+    pub node: Node,
+    pub proxyshift: Proxyshift,
+    /// The rules as they were.
+    pub before: String,
+}
+
+impl Case {
+    /// The captured node `name`, as [`Node::load`] makes it.
+    pub fn of(name: &str, backend: Backend) -> Case {
+        let node = Node::load(name, backend);
+        let before = node.rules();
+        Case { node, proxyshift: Proxyshift::new("store"), before }
     }
 }
 

@@ -41,11 +41,10 @@ pub fn page(cases: &[String], logs: &[String]) -> String {
 /// What the page says of the boots in which the power was cut at these stages, each resolved by the
 /// boot after it.
 pub fn reboots(stages: &[&str], seconds: &[u64]) -> String {
-    let mut part =
-        "\nThe power was cut at these stages, and the next boot undid what was begun. Each boot\n\
-                    resolves the cut before it, then comes to its own.\n\n\
-                    | cut at | undone | seconds of both boots |\n|---|---|---|\n"
-            .to_owned();
+    let mut part = "\nThe power was cut at these stages, and the next boot undid what was begun. \
+        Each boot\nresolves the cut before it, then comes to its own.\n\n\
+        | cut at | undone | seconds of both boots |\n|---|---|---|\n"
+        .to_owned();
     for (stage, boots) in stages.iter().zip(seconds.windows(2)) {
         writeln!(part, "| {stage} | ok | {} |", boots[0] + boots[1]).expect("text");
     }

@@ -5,7 +5,7 @@ mod common;
 mod pty;
 mod svg;
 
-use common::node::{Node, Proxyshift, assert_same};
+use common::node::{Case, Proxyshift, assert_same};
 use common::{in_namespace, poll};
 use proxyshift::state::Backend;
 use pty::Session;
@@ -14,21 +14,9 @@ const NODE: &str = "half-migrated-ipvs-1.20";
 const DOWN: &str = "\x1b[B";
 const CTRL_C: &str = "\x03";
 
-struct Case {
-    node: Node,
-    proxyshift: Proxyshift,
-    before: String,
-}
-
 impl Case {
     fn new() -> Case {
-        Case::of(NODE)
-    }
-
-    fn of(node: &str) -> Case {
-        let node = Node::load(node, Backend::Nft);
-        let before = node.rules();
-        Case { node, proxyshift: Proxyshift::new("store"), before }
+        Case::of(NODE, Backend::Nft)
     }
 
     fn wizard(&self, words: &str) -> Session {
@@ -250,7 +238,7 @@ fn a_move_asks_for_what_it_needs_and_changes_nothing_without() {
         return;
     }
     // This kernel has no ipvs, so that something stands in the way.
-    let case = Case::of("canal-stale-flannel-1.20");
+    let case = Case::of("canal-stale-flannel-1.20", Backend::Nft);
     let mut wizard = case.wizard_at("To do");
     wizard.answer("", &format!("{DOWN}{DOWN}\r"));
     // It is ignored, which wants the node's name; anything else stops.

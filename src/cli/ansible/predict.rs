@@ -35,10 +35,8 @@ pub(super) fn predict(context: &Context<'_>, task: &Task) -> Result<Answer> {
         State::Cleaned { owners, .. } => match cleaned_already(context, owners)? {
             Some(answer) => Ok(answer),
             None => {
-                let edits = cleanup::intended(
-                    context,
-                    &Wanted { owners: owners.clone(), black_holes: false },
-                )?;
+                let wanted = Wanted { owners: owners.clone(), black_holes: false };
+                let edits = cleanup::intended(context, &wanted)?;
                 let objects = edits.iter().map(Edit::objects).sum();
                 Ok(would(&edits, &format!("{} would be removed", counted(objects, "object"))))
             }

@@ -19,7 +19,7 @@ use crate::node::tools::Tools;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
 use crate::owners::mode;
-use crate::plan::leftovers::{self, Wanted};
+use crate::plan::leftovers::Wanted;
 use crate::run::Context;
 use crate::run::cleanup;
 use crate::run::confirm::{self, Confirmed};
@@ -217,7 +217,7 @@ pub(super) fn migrated_already(context: &Context<'_>, to: Mode) -> Result<Option
     }
     let now = look(context.tools, context.sink)?;
     let there = mode_of(context, &now) == Some(to.name())
-        && leftovers::wanted(context.catalogue, &now, &Wanted::of_owner("kube-proxy"))?.is_empty();
+        && Wanted::of_owner("kube-proxy").plan(context.catalogue, &now)?.is_empty();
     Ok(there.then(|| unchanged(&format!("kube-proxy serves in {to} mode, and left nothing"))))
 }
 
@@ -314,8 +314,7 @@ fn mode_of(context: &Context<'_>, state: &NodeState) -> Option<&'static str> {
 
 /// What templates may want to know; null where it is not known.
 fn facts(context: &Context<'_>, now: Option<&NodeState>) -> Value {
-    let leftovers =
-        now.and_then(|now| leftovers::wanted(context.catalogue, now, &Wanted::default()).ok());
+    let leftovers = now.and_then(|now| Wanted::default().plan(context.catalogue, now).ok());
     let runs = context.store.runs().unwrap_or_default();
     json!({
         "version": env!("CARGO_PKG_VERSION"),

@@ -11,7 +11,7 @@ use crate::cli::check::{self, Seen, fix, judge_each};
 use crate::cli::{Command, args, as_root};
 use crate::error::{Error, Kind, Result};
 use crate::owners::catalogue::Catalogue;
-use crate::plan::leftovers::{self, Wanted};
+use crate::plan::leftovers::Wanted;
 use crate::plan::playbook::builtin_text;
 use crate::state::kube_proxy::Mode;
 use crate::ui::Output;
@@ -69,7 +69,7 @@ impl Answers {
 
 /// What is to be done, of what can be.
 fn goal(command: &Command<'_>, seen: &Seen) -> Result<Goal> {
-    let plan = leftovers::wanted(&Catalogue::builtin()?, &seen.now, &Wanted::default())?;
+    let plan = Wanted::default().plan(&Catalogue::builtin()?, &seen.now)?;
     let leftovers = plan.removals().count();
     let mut goals = vec![None];
     let mut answers = vec![Answer::new("nothing", "nothing is changed")];

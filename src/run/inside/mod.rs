@@ -10,12 +10,10 @@ pub mod world;
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::exit;
 use std::thread;
 
-use duct::cmd;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -23,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Kind, Result};
 use crate::event::{Event, Sink};
 use crate::here;
-use crate::node::commands::TRUSTED_PATH;
+use crate::node::commands::child;
 use crate::node::tools::{Tool, Tools};
 use crate::plan::edit::Edit;
 use crate::run::inside::rehearse::Asked;
@@ -110,19 +108,10 @@ fn run_with(
     let mut args: Vec<OsString> = [spaces, "--kill-child"].map(OsString::from).into();
     args.extend([own.into(), "inside".into(), word.into(), dir.into()]);
     args.extend(to.map(|mode| mode.name().into()));
-    let child = cmd(tools.tool(Tool::Unshare)?, args)
-        .env("PATH", TRUSTED_PATH)
-        .env("LC_ALL", "C")
+    let child = child(tools.tool(Tool::Unshare)?, args)
         // A crash that a test asks for is the run's, not the rehearsal's.
         .env_remove("PROXYSHIFT_CRASH")
-        // A terminal's signals are ours to act on.
-        .before_spawn(|command| {
-            command.process_group(0);
-            Ok(())
-        })
-        .stdin_bytes(input)
-        .stderr_capture()
-        .unchecked();
+        .stdin_bytes(input);
     let failed = |e| Error::new(Kind::Command, "unshare", e);
     let reader = child.reader().map_err(failed)?;
     let mut lines = BufReader::new(&reader);

@@ -15,7 +15,7 @@ use crate::plan::Plan;
 use crate::plan::ahead::{leftovers_once, taken_over};
 use crate::plan::edit::{Edit, by_themselves, edits};
 use crate::plan::invariants::{rest, unexpected};
-use crate::plan::leftovers::{self, Wanted};
+use crate::plan::leftovers::Wanted;
 use crate::run::Context;
 use crate::run::execute::{CLEAN, execute};
 use crate::run::inside::Report;
@@ -213,9 +213,7 @@ pub(super) fn rehearse(dir: &Path, asked: Asked, tools: &Tools, sink: &dyn Sink)
     };
     let edits = match asked {
         Asked::Edits(edits) => edits,
-        Asked::CleanUp => {
-            planned(folder.state()?, |s| leftovers::wanted(&catalogue, s, &Wanted::default()))?
-        }
+        Asked::CleanUp => planned(folder.state()?, |s| Wanted::default().plan(&catalogue, s))?,
         Asked::Leaving(to) => {
             let here = as_held_here(folder.state()?, state_in(&snapshot.dir)?);
             let owners = [KUBE_PROXY.to_owned()];

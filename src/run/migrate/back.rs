@@ -13,7 +13,7 @@ use crate::node::processes;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
 use crate::plan::edit::{Edit, Target, edits};
-use crate::plan::leftovers::{self, Wanted};
+use crate::plan::leftovers::Wanted;
 use crate::plan::merge;
 use crate::plan::services::services;
 use crate::plan::{Action, Object, ObjectKind, Plan};
@@ -197,8 +197,7 @@ fn steps_back(steps: &[Step], trouble: &mut Vec<String>) -> usize {
 /// Removes what kube-proxy made in its new mode: leftovers now, that `base` did not have.
 fn new_mode_gone(context: &Context<'_>, journal: &mut Journal, base: &NodeState) -> Result<usize> {
     let left = |now: &NodeState| -> Result<Vec<Edit>> {
-        let mut plan: Plan =
-            leftovers::wanted(context.catalogue, now, &Wanted::of_owner(KUBE_PROXY))?;
+        let mut plan: Plan = Wanted::of_owner(KUBE_PROXY).plan(context.catalogue, now)?;
         for object in plan.objects.iter_mut().filter(|o| o.action == Action::Remove) {
             if was_there(object, base) {
                 object.action = Action::Keep;

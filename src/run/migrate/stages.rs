@@ -14,8 +14,7 @@ use crate::node::controller::{self, Change, Controller, Settings};
 use crate::node::kernel;
 use crate::node::measure::modules;
 use crate::owners::mode;
-use crate::plan::edit::edits;
-use crate::plan::leftovers::{self, Wanted};
+use crate::plan::leftovers::Wanted;
 use crate::plan::playbook::{Clean, Converge, Means, Prepare, StageName, Switch, Upgrade};
 use crate::plan::services::{Services, services};
 use crate::run::change::{Changed, make};
@@ -214,20 +213,15 @@ impl Work<'_> {
             }
         };
         let (base, now) = begun;
-        let edits = edits(&leftovers::wanted(context.catalogue, &now, &wanted)?, &now);
+        let edits = wanted.edits(context.catalogue, &now)?;
         drop(now);
         if edits.is_empty() {
             context.sink.note("nothing is left over of the old mode");
             return Ok(Changed { objects: 0, others: Vec::new() });
         }
         drain::wait(context, &edits, clean.drain, &|| interrupt::check("draining"))?;
-        let plan_again = || {
-            let now = look_again(context.tools, context.sink)?;
-            Ok(crate::plan::edit::edits(
-                &leftovers::wanted(context.catalogue, &now, &wanted)?,
-                &now,
-            ))
-        };
+        let plan_again =
+            || wanted.edits(context.catalogue, &look_again(context.tools, context.sink)?);
         make(context, &self.run, &mut self.journal, CLEAN, &base, edits, &plan_again)
     }
 

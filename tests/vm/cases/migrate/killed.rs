@@ -1,7 +1,6 @@
 //! Migrations that are killed, themselves or who stands by for them.
 
 use std::collections::BTreeSet;
-use std::os::unix::process::ExitStatusExt;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -16,11 +15,7 @@ const CHANGING: [&str; 4] = ["prepare", "switch", "clean", "settle"];
 /// Kills a migration at a line of its journal: `after:switch:intent`.
 fn killed(case: &Case, point: &str) {
     println!("-- killed {point}");
-    let mut command = case.proxyshift.command(&Case::words("ipvs"));
-    let output = command.env("PROXYSHIFT_CRASH", point).output().expect("starts");
-    let err = String::from_utf8_lossy(&output.stderr);
-    println!("{err}");
-    assert_eq!(output.status.signal(), Some(9), "{err}");
+    println!("{}", case.proxyshift.killed(&Case::words("ipvs"), point).err);
     case.proxyshift.expect(6, "status");
 }
 

@@ -16,6 +16,9 @@ use crate::network::{self, BACKENDS, NODE, of_family, tcp, udp};
 /// The address of a virtual server that is not kube-proxy's.
 pub const FOREIGN: &str = "192.168.100.50";
 
+/// The service that nobody is behind.
+const EMPTY: &str = "empty";
+
 /// Programs called as kube-proxy calls them, of the backend that this node has.
 const BIN: &str = "/run/bin";
 
@@ -66,13 +69,13 @@ impl Cluster {
     pub fn kube_proxy_as_told(&mut self, mode: &str) {
         self.stop();
         let mut started = KubeProxy::start(BIN);
-        started.wait(mode, || self.rules_are_of(mode) && self.stands_still());
+        started.wait(mode, || self.rules_are_of(mode) && self.is_complete(mode));
         self.kube_proxy = Some(started);
     }
 
     /// Waits until the kube-proxy that somebody else has started serves in `mode`.
     pub fn wait(&self, mode: &str) {
-        kube_proxy::wait(mode, || self.rules_are_of(mode) && self.stands_still(), || None);
+        kube_proxy::wait(mode, || self.rules_are_of(mode) && self.is_complete(mode), || None);
     }
 
     /// Whether the rules lead to services as `mode` does it, and as no other does: the rules of this
@@ -87,14 +90,19 @@ impl Cluster {
             && of(&["--match-set KUBE-", &pods]) == (mode == "ipvs")
     }
 
-    /// Whether kube-proxy has dealt with each service: it writes for the first time when it has the
-    /// list of all.
-    fn stands_still(&self) -> bool {
+    /// Whether kube-proxy has dealt with each service. What it writes first may lack some: its
+    /// informers say that they have the list of all before the last of it was handed on.
+    fn is_complete(&self, mode: &str) -> bool {
         let made = || {
             let tables = ["nat", "filter"].map(|table| without_counters(&self.save(table)));
-            (run("ipvsadm -Sn"), tables)
+            (run("ipvsadm -Sn"), run("ipset save"), tables)
         };
         let before = made();
+        let (_, sets, [nat, _]) = &before;
+        let addresses = if mode == "ipvs" { sets } else { nat };
+        if !served().iter().all(|address| addresses.contains(address)) {
+            return false;
+        }
         std::thread::sleep(Duration::from_secs(2));
         made() == before
     }
@@ -151,16 +159,28 @@ impl Cluster {
     }
 }
 
-/// The objects of services.yaml, with endpoints for all that can have some, and the node.
-fn objects() -> Vec<Value> {
+/// The services of services.yaml.
+fn services() -> Vec<Value> {
     let text = of_family(include_str!("services.yaml"));
     let documents = serde_yaml::Deserializer::from_str(&text);
-    let services = documents.map(|d| Value::deserialize(d).expect("services.yaml"));
+    documents.map(|d| Value::deserialize(d).expect("services.yaml")).collect()
+}
+
+/// The addresses of the services that somebody is behind.
+fn served() -> Vec<String> {
+    let with_backends = services().into_iter().filter(|s| s["metadata"]["name"] != EMPTY);
+    let addresses =
+        with_backends.filter_map(|s| s["spec"]["clusterIP"].as_str().map(str::to_owned));
+    addresses.filter(|address| address != "None").collect()
+}
+
+/// Those services, with endpoints for all that can have some, and the node.
+fn objects() -> Vec<Value> {
     let mut objects = vec![json!({
         "apiVersion": "v1", "kind": "Node", "metadata": {"name": "node"},
         "status": {"addresses": [{"type": "InternalIP", "address": of_family("192.168.100.1")}]},
     })];
-    for service in services {
+    for service in services() {
         objects.push(endpoints(&service));
         objects.push(service);
     }
@@ -169,7 +189,7 @@ fn objects() -> Vec<Value> {
 
 fn endpoints(service: &Value) -> Value {
     let (metadata, ports) = (&service["metadata"], service["spec"]["ports"].as_array());
-    let empty = metadata["name"] == "empty";
+    let empty = metadata["name"] == EMPTY;
     let pods = BACKENDS.iter().filter(|_| !empty);
     let addresses: Vec<_> =
         pods.map(|(_, ip)| json!({"ip": of_family(ip), "nodeName": "node"})).collect();

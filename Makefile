@@ -84,10 +84,7 @@ vm:
 # Every case, on the machine that `make test` boots too, for as long as it takes.
 soak: debian vm ansible dist rust
 	export PROXYSHIFT_SOAK_PAGE=$$PWD/docs/soak.md
-	failed=
-	PROXYSHIFT_CASES=cases:: cargo test --test vm -- --nocapture || failed=1
-	PROXYSHIFT_CASES=reboot cargo test --test vm -- --nocapture || failed=1
-	[ -z "$$failed" ]
+	PROXYSHIFT_CASES=cases:: cargo test --test vm -- --nocapture
 
 bench: debian rust
 	cargo bench --bench scale

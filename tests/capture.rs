@@ -9,7 +9,7 @@ use std::{env, fs, thread};
 
 use proxyshift::error::Kind;
 use proxyshift::event::{Event, Sink};
-use proxyshift::node::capture::{capture, capture_telling};
+use proxyshift::node::capture::{Extent, capture, capture_telling};
 use proxyshift::node::processes;
 use proxyshift::node::tools::{Tool, Tools};
 use proxyshift::state::Files;
@@ -347,7 +347,7 @@ fn credentials_are_left_out_and_named() {
         fs::create_dir_all("/run/flannel").unwrap();
         fs::write("/run/flannel/subnet.env", "FLANNEL_SUBNET=192.168.64.1/24\n").unwrap();
         let notes = Notes::default();
-        let captured = capture_telling(&Tools::find(), &notes).unwrap();
+        let captured = capture_telling(&Tools::find(), Extent::Whole, &notes).unwrap();
         assert_eq!(captured["files/etc/cni/net.d/10-x.conflist"].as_ref(), "{\"name\": \"x\"}\n");
         assert!(captured.contains_key("files/run/flannel/subnet.env"));
         assert!(captured.values().all(|text| !text.contains("abc123")));

@@ -6,6 +6,7 @@
 use std::thread;
 use std::time::Duration;
 
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::commands::Output;
@@ -20,19 +21,29 @@ use crate::state::{Backend, Family, Files, RulesetId};
 /// How long a save may take: with 115,000 lines and a busy writer it starts again and again.
 const SAVE_DEADLINE: Duration = Duration::from_secs(30);
 
-/// Captures the node, saying nothing; see [`capture_telling`].
-pub fn capture(tools: &Tools) -> Result<Files> {
-    capture_telling(tools, &Silent)
+/// How much is captured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// Everything that a snapshot keeps.
+    Whole,
+    /// Without counters and versions: they say nothing of what a run has changed, and each is a
+    /// program to start.
+    Objects,
 }
 
-/// Captures everything that makes up the state of the node, of the namespaces that we are in. A file
-/// is absent when there is nothing of its kind; a configuration file that is left out (too large, or
-/// with a secret in it) is named in a note.
+/// Captures the whole node, saying nothing; see [`capture_telling`].
+pub fn capture(tools: &Tools) -> Result<Files> {
+    capture_telling(tools, Extent::Whole, &Silent)
+}
+
+/// Captures what makes up the state of the node, of the namespaces that we are in. A file is absent
+/// when there is nothing of its kind; a configuration file that is left out (too large, or with a
+/// secret in it) is named in a note.
 ///
 /// Fails with [`Kind::LossyCapture`] when a save does not tell the truth, [`Kind::MissingTool`] when
 /// the kernel shows something that no installed tool can print, and [`Kind::Command`] when a program
 /// fails.
-pub fn capture_telling(tools: &Tools, sink: &dyn Sink) -> Result<Files> {
+pub fn capture_telling(tools: &Tools, extent: Extent, sink: &dyn Sink) -> Result<Files> {
     let mut files = Files::new();
     // At the same time: both take long on a large node.
     let (rules, sets) = thread::scope(|scope| {
@@ -43,16 +54,9 @@ pub fn capture_telling(tools: &Tools, sink: &dyn Sink) -> Result<Files> {
     let failed = |_| Error::new(Kind::Unexpected, "ipset save", "cannot be read");
     put(&mut files, "ipset.save", sets.map_err(failed)??);
     ipvs(tools, &mut files)?;
-    put(&mut files, "addr.json", ip(tools, &["-j", "-d", "addr", "show"])?);
-    put(&mut files, "route.json", ip(tools, &["-j", "route", "show", "table", "all"])?);
-    put(&mut files, "rule.json", ip(tools, &["-j", "rule", "show"])?);
+    links(tools, &mut files)?;
     put(&mut files, "sysctl.txt", sysctls::read()?);
-    for (file, path) in
-        [("modules.txt", "/proc/modules"), ("nf_conntrack.stat", "/proc/net/stat/nf_conntrack")]
-    {
-        put(&mut files, file, present::read_if_there(path)?.unwrap_or_default());
-    }
-    put(&mut files, "tools.txt", tools.tools_txt());
+    put(&mut files, "modules.txt", present::read_if_there("/proc/modules")?.unwrap_or_default());
     let processes = processes::find()?;
     if !processes.is_empty() {
         put(&mut files, "processes.json", processes::processes_json(&processes)?);
@@ -62,7 +66,23 @@ pub fn capture_telling(tools: &Tools, sink: &dyn Sink) -> Result<Files> {
     for text in notes {
         sink.emit(Event::Note { text });
     }
+    if extent == Extent::Whole {
+        counters_and_versions(tools, &mut files)?;
+    }
     Ok(files)
+}
+
+fn counters_and_versions(tools: &Tools, files: &mut Files) -> Result<()> {
+    let conntrack = present::read_if_there("/proc/net/stat/nf_conntrack")?;
+    put(files, "nf_conntrack.stat", conntrack.unwrap_or_default());
+    put(files, "tools.txt", tools.tools_txt());
+    if files.contains_key("ipvs.save") {
+        for (file, more) in [("ipvs.list", &[][..]), ("ipvs.stats", &["--stats", "--exact"])] {
+            let listed = save(tools, Tool::Ipvsadm, &[&["-L", "-n"], more].concat())?;
+            put(files, file, listed.stdout);
+        }
+    }
+    Ok(())
 }
 
 /// Keeps a text under its name, unless it is empty.
@@ -77,8 +97,38 @@ fn save(tools: &Tools, tool: Tool, args: &[&str]) -> Result<Output> {
     tools.command(tool)?.args(args).deadline(SAVE_DEADLINE).run()
 }
 
-fn ip(tools: &Tools, args: &[&str]) -> Result<String> {
-    Ok(tools.command(Tool::Ip)?.args(args).run()?.stdout)
+/// What `ip` is asked for, all at once, with the file for each answer.
+const LINKS: [(&str, &str); 3] = [
+    ("addr.json", "addr show"),
+    ("route.json", "route show table all"),
+    ("rule.json", "rule show"),
+];
+
+/// Links with their addresses, routes, and routing rules.
+fn links(tools: &Tools, files: &mut Files) -> Result<()> {
+    let questions: String = LINKS.iter().map(|(_, question)| format!("{question}\n")).collect();
+    let ip = tools.command(Tool::Ip)?.args(["-j", "-d", "-batch", "-"]).stdin(questions);
+    let answers = ip.run()?.stdout;
+    for ((file, _), answer) in LINKS.iter().zip(documents(&answers)?) {
+        put(files, file, format!("{answer}\n"));
+    }
+    Ok(())
+}
+
+/// The JSON documents that follow each other in a text, as they are.
+fn documents(text: &str) -> Result<Vec<&str>> {
+    let mut documents = serde_json::Deserializer::from_str(text).into_iter::<IgnoredAny>();
+    let (mut found, mut begin) = (Vec::new(), 0);
+    while let Some(document) = documents.next() {
+        document.map_err(|e| Error::new(Kind::Parse, "ip -j", e))?;
+        let end = documents.byte_offset();
+        found.push(text[begin..end].trim());
+        begin = end;
+    }
+    match found.len() == LINKS.len() {
+        true => Ok(found),
+        false => Err(Error::new(Kind::Parse, "ip -j", "it did not answer each question")),
+    }
 }
 
 /// Keeps a save, or refuses it.
@@ -91,24 +141,32 @@ fn put_save(files: &mut Files, id: RulesetId, output: Output) -> Result<()> {
     Ok(())
 }
 
-/// The legacy tables, each asked for by name: a table that is not there would be made.
+/// The legacy tables. Where the kernel does not list them, each is asked for by name, and a table
+/// that was not there is made.
 fn legacy(tools: &Tools, files: &mut Files) -> Result<()> {
     for family in Family::ALL {
         let id = RulesetId { family, backend: Backend::Legacy };
-        let mut whole = Output { stdout: String::new(), stderr: String::new() };
-        let listed = present::legacy_tables(family)?;
-        let made_by_asking = listed.is_none();
-        for table in listed.unwrap_or_else(|| present::legacy_tables_loaded(family)) {
-            let output = save(tools, Tool::Save(id), &["-c", "-t", &table])?;
-            if made_by_asking && untouched(&output.stdout) {
-                continue;
-            }
+        let output = match present::legacy_tables(family)? {
+            Some(listed) if listed.is_empty() => continue,
+            Some(_) => save(tools, Tool::Save(id), &["-c"])?,
+            None => legacy_by_name(tools, id)?,
+        };
+        put_save(files, id, output)?;
+    }
+    Ok(())
+}
+
+/// The legacy tables of a family that somebody uses, of all whose code is in the kernel.
+fn legacy_by_name(tools: &Tools, id: RulesetId) -> Result<Output> {
+    let mut whole = Output { stdout: String::new(), stderr: String::new() };
+    for table in present::legacy_tables_loaded(id.family) {
+        let output = save(tools, Tool::Save(id), &["-c", "-t", &table])?;
+        if !untouched(&output.stdout) {
             whole.stdout.push_str(&output.stdout);
             whole.stderr.push_str(&output.stderr);
         }
-        put_save(files, id, whole)?;
     }
-    Ok(())
+    Ok(whole)
 }
 
 /// True for the save of a table as the kernel makes it: no rules, and no chain but its own, which
@@ -207,9 +265,6 @@ fn ipvs(tools: &Tools, files: &mut Files) -> Result<()> {
         return Ok(());
     }
     put(files, "ipvs.save", limited(tools, rules)?);
-    put(files, "ipvs.list", save(tools, Tool::Ipvsadm, &["-L", "-n"])?.stdout);
-    let stats = save(tools, Tool::Ipvsadm, &["-L", "-n", "--stats", "--exact"])?.stdout;
-    put(files, "ipvs.stats", stats);
     Ok(())
 }
 

@@ -7,7 +7,7 @@
 use std::fs;
 use std::io::{self, BufRead, BufReader};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::LazyLock;
 
 use crate::error::{Error, Kind, Result};
 use crate::state::Family;
@@ -76,16 +76,13 @@ pub fn nfnetlink() -> bool {
 /// True when nf_tables is there. Built in, it shows nowhere but among the kernel's symbols; a
 /// kernel that hides those may have it, so the answer is then yes.
 pub fn nf_tables() -> bool {
-    // Built in, it stays, and a hundred thousand symbols are not read for every look.
-    static BUILT_IN: AtomicBool = AtomicBool::new(false);
-    if BUILT_IN.load(Ordering::Relaxed) || Path::new("/sys/module/nf_tables").exists() {
-        return true;
-    }
-    let Ok(symbols) = fs::File::open("/proc/kallsyms") else { return true };
-    // Exported to the modules of expressions ever since there is nf_tables.
-    let built_in = names_symbol(BufReader::new(symbols), " nft_register_expr");
-    BUILT_IN.store(built_in, Ordering::Relaxed);
-    built_in
+    // What is built in does not change: a hundred thousand symbols are not read for every look.
+    static BUILT_IN: LazyLock<bool> = LazyLock::new(|| {
+        // Exported to the modules of expressions ever since there is nf_tables.
+        let exports = |symbols| names_symbol(BufReader::new(symbols), " nft_register_expr");
+        fs::File::open("/proc/kallsyms").map_or(true, exports)
+    });
+    Path::new("/sys/module/nf_tables").exists() || *BUILT_IN
 }
 
 fn names_symbol(symbols: impl BufRead, symbol: &str) -> bool {

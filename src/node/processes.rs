@@ -1,8 +1,10 @@
 //! The processes of this network namespace that own rules.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -229,10 +231,20 @@ fn ask_version(proc: &Path) -> Option<String> {
     if meta.uid() != 0 || meta.mode() & 0o022 != 0 {
         return None;
     }
+    let file = (meta.dev(), meta.ino(), meta.ctime(), meta.ctime_nsec());
+    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(version) = told.get(&file) {
+        return Some(version.clone());
+    }
     let output =
         Command::new(exe).args(["--version"]).deadline(Duration::from_secs(2)).run().ok()?;
-    kubernetes_version(&output.stdout)
+    let version = kubernetes_version(&output.stdout)?;
+    told.insert(file, version.clone());
+    Some(version)
 }
+
+/// The versions that programs told, by file and its last change: one is asked once.
+static TOLD: Mutex<BTreeMap<(u64, u64, i64, i64), String>> = Mutex::new(BTreeMap::new());
 
 /// `v1.30.5` of `Kubernetes v1.30.5`.
 fn kubernetes_version(text: &str) -> Option<String> {

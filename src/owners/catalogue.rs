@@ -353,6 +353,7 @@ fn hooks(component: &Component) -> Result<Vec<Expression>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::owners::content::Reading;
 
     #[test]
     fn the_list_is_the_directory() {
@@ -373,6 +374,23 @@ mod tests {
         let empty =
             |c: &&Component| c.about.is_empty() || c.source.is_empty() || c.heals.is_empty();
         assert_eq!(catalogue.components().iter().filter(empty).count(), 0);
+        // Asked for the first time, an expression is compiled.
+        let Catalogue {
+            chains, comments, sets, links, nft_tables, contents, shapes, hooks, ..
+        } = &catalogue;
+        for names in [chains, comments, sets, links, nft_tables] {
+            names.first("");
+        }
+        let rule = Reading { comments: vec!["".into()], ..Reading::default() };
+        for content in contents.iter().flatten().flatten() {
+            content.fits(&rule);
+        }
+        for shape in shapes.iter().flatten() {
+            shape.captures("");
+        }
+        for hook in hooks.iter().flatten() {
+            hook.is_match("");
+        }
     }
 
     #[test]

@@ -40,12 +40,12 @@ impl Content {
                     .map(|form| plain_pattern(form, &component.fields))
                     .collect::<Result<Vec<_>, _>>()
                     .map_err(refused)?;
-                Some(Expressions::new(&patterns).map_err(|e| refused(e.to_string()))?)
+                Some(Expressions::new(&patterns).map_err(refused)?)
             }
         };
         Ok(Content {
             operator: raw.by.is_some(),
-            comments: Expressions::new(&comments).map_err(|e| refused(e.to_string()))?,
+            comments: Expressions::new(&comments).map_err(refused)?,
             forms,
         })
     }

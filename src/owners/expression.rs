@@ -1,19 +1,35 @@
 //! The catalogue's regular expressions. Rules are ASCII where a component writes them, so bytes are
 //! matched: tables of Unicode's classes would be most of what the catalogue takes in memory.
+//!
+//! Each is checked when it is read and compiled when it is first asked: compiling all of them would
+//! be most of what a short verb does, and a node has few of the components.
+
+use std::sync::LazyLock;
 
 use regex::bytes::{Captures, Regex, RegexBuilder, RegexSet, RegexSetBuilder};
+use regex_syntax::ast::parse::Parser;
+
+/// What is compiled when it is first asked.
+type Lazy<T> = LazyLock<T, Box<dyn FnOnce() -> T + Send>>;
 
 /// One expression.
 #[derive(Debug)]
-pub(crate) struct Expression(Regex);
+pub(crate) struct Expression(Lazy<Regex>);
 
 impl Expression {
-    /// Compiles it.
+    /// Takes it.
     ///
     /// # Errors
     /// What is wrong with it, and where.
-    pub(crate) fn new(pattern: &str) -> Result<Expression, regex::Error> {
-        RegexBuilder::new(pattern).unicode(false).build().map(Expression)
+    pub(crate) fn new(pattern: &str) -> Result<Expression, String> {
+        check(pattern)?;
+        let pattern = pattern.to_owned();
+        Ok(Expression(LazyLock::new(Box::new(move || {
+            RegexBuilder::new(&pattern)
+                .unicode(false)
+                .build()
+                .expect("an expression that is checked")
+        }))))
     }
 
     pub(crate) fn is_match(&self, text: &str) -> bool {
@@ -31,6 +47,11 @@ impl Expression {
     }
 }
 
+/// Checks the form of an expression; what else may be wrong, a test finds by asking all of them.
+fn check(pattern: &str) -> Result<(), String> {
+    Parser::new().parse(pattern).map(drop).map_err(|e| e.to_string())
+}
+
 /// The groups of an [`Expression`] that fits a text.
 pub(crate) struct Groups<'a> {
     text: &'a str,
@@ -46,15 +67,20 @@ impl<'a> Groups<'a> {
 
 /// Several, of which some fit.
 #[derive(Debug)]
-pub(crate) struct Expressions(RegexSet);
+pub(crate) struct Expressions(Lazy<RegexSet>);
 
 impl Expressions {
-    /// Compiles them.
+    /// Takes them.
     ///
     /// # Errors
     /// What is wrong with one of them.
-    pub(crate) fn new<S: AsRef<str>>(patterns: &[S]) -> Result<Expressions, regex::Error> {
-        RegexSetBuilder::new(patterns).unicode(false).build().map(Expressions)
+    pub(crate) fn new<S: AsRef<str>>(patterns: &[S]) -> Result<Expressions, String> {
+        patterns.iter().try_for_each(|pattern| check(pattern.as_ref()))?;
+        let patterns: Vec<String> = patterns.iter().map(|p| p.as_ref().to_owned()).collect();
+        Ok(Expressions(LazyLock::new(Box::new(move || {
+            let set = RegexSetBuilder::new(&patterns).unicode(false).build();
+            set.expect("expressions that are checked")
+        }))))
     }
 
     pub(crate) fn is_match(&self, text: &str) -> bool {

@@ -28,7 +28,7 @@ impl Template {
     /// The cause, in words.
     pub fn compile(text: &str, fields: &Fields) -> Result<Template, String> {
         let (pattern, equal) = pattern(text, fields)?;
-        let expression = Expression::new(&pattern).map_err(|e| e.to_string())?;
+        let expression = Expression::new(&pattern)?;
         Ok(Template { expression, equal })
     }
 

@@ -8,7 +8,7 @@ use crate::plan::edit::Edit;
 use crate::run::Context;
 use crate::run::change::{begin, carry_out, prune, refuse_pending};
 use crate::run::execute;
-use crate::run::look::{look, look_again};
+use crate::run::look::{look, look_at_all_again};
 use crate::run::rehearsal::{Tried, rehearse};
 use crate::run::take::take;
 use crate::state::NodeState;
@@ -74,7 +74,7 @@ pub fn fix(
     let _change = interrupt::change();
     let (mut run, mut journal) = begin(context, FIX, &taken, summary, &edits, 0)?;
     let plan_again =
-        || Ok(still_wanted(&approved, judge(&look_again(context.tools, context.sink)?)?));
+        || Ok(still_wanted(&approved, judge(&look_at_all_again(context.tools, context.sink)?)?));
     let changed =
         carry_out(context, &mut run, &mut journal, execute::FIX, &taken.state, edits, &plan_again)?;
     let (id, snapshot) = (Some(run.id), Some(run.snapshot));

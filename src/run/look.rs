@@ -6,7 +6,7 @@ use std::thread;
 
 use crate::error::{Error, Kind, Result};
 use crate::event::Sink;
-use crate::node::capture::capture_telling;
+use crate::node::capture::{Extent, capture_telling};
 use crate::node::nfnetlink::Netfilter;
 use crate::node::present;
 use crate::node::tools::Tools;
@@ -23,7 +23,7 @@ const TRIES: usize = 5;
 /// [`Kind::LossyCapture`] naming the chain whose save lies; [`Kind::Unstable`] when others write all
 /// the time; whatever the capture fails with.
 pub fn look(tools: &Tools, sink: &dyn Sink) -> Result<NodeState> {
-    match compared(tools, sink)? {
+    match compared(tools, Extent::Whole, sink)? {
         Seen::Whole(state) => Ok(state),
         Seen::Moving(_, object) => {
             let cause = "others write to the tables all the time, so that no look at them is whole";
@@ -35,12 +35,25 @@ pub fn look(tools: &Tools, sink: &dyn Sink) -> Result<NodeState> {
 
 /// As [`look`], for a run that has changed something: others who never cease to write must not keep
 /// it from being proven or undone. Each save is still of one moment, for iptables-nft-save starts
-/// over when someone writes; only what they were writing is not held against the kernel.
+/// over when someone writes; only what they were writing is not held against the kernel. Counters
+/// and versions are left out: no run changes them.
 ///
 /// # Errors
 /// As [`look`], but for [`Kind::Unstable`].
 pub fn look_again(tools: &Tools, sink: &dyn Sink) -> Result<NodeState> {
-    match compared(tools, sink)? {
+    patient(tools, Extent::Objects, sink)
+}
+
+/// As [`look_again`], with counters and versions, to judge the node anew.
+///
+/// # Errors
+/// As [`look_again`].
+pub fn look_at_all_again(tools: &Tools, sink: &dyn Sink) -> Result<NodeState> {
+    patient(tools, Extent::Whole, sink)
+}
+
+fn patient(tools: &Tools, extent: Extent, sink: &dyn Sink) -> Result<NodeState> {
+    match compared(tools, extent, sink)? {
         Seen::Whole(state) | Seen::Moving(state, _) => Ok(state),
     }
 }
@@ -52,7 +65,7 @@ enum Seen {
     Moving(NodeState, String),
 }
 
-fn compared(tools: &Tools, sink: &dyn Sink) -> Result<Seen> {
+fn compared(tools: &Tools, extent: Extent, sink: &dyn Sink) -> Result<Seen> {
     let mut tries = TRIES;
     loop {
         let mut netfilter = if present::nf_tables() { Some(Netfilter::open()?) } else { None };
@@ -60,7 +73,7 @@ fn compared(tools: &Tools, sink: &dyn Sink) -> Result<Seen> {
         // At the same time: both take long on a large node, and most of it in the kernel.
         let (state, held) = thread::scope(|scope| {
             let held = scope.spawn(|| netfilter.as_mut().map(held));
-            (capture_telling(tools, sink).and_then(NodeState::parse), held.join())
+            (capture_telling(tools, extent, sink).and_then(NodeState::parse), held.join())
         });
         let mut moved =
             || Ok(netfilter.as_mut().map(Netfilter::generation).transpose()? != generation);

@@ -80,7 +80,7 @@ impl Cluster {
 
     /// Whether the rules lead to services as `mode` does it, and as no other does: the rules of this
     /// cluster's kube-proxy, not those that another one left.
-    pub fn rules_are_of(&self, mode: &str) -> bool {
+    fn rules_are_of(&self, mode: &str) -> bool {
         let (nat, pods) = (self.save("nat"), of_family("10.244.0.0/16"));
         let of = |parts: &[&str]| {
             nat.lines()

@@ -4,7 +4,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::cases::reboot::{CUT, INTERRUPTS, RESOLVES};
@@ -24,6 +23,12 @@ const LONG: u64 = 3 * 3600;
 /// Cases with this in their names run only when asked for.
 const SOAK: &str = "soak";
 
+/// The folder of the cases that are still to be taken.
+const QUEUE: &str = "queue";
+
+/// What a machine says when it has come to its end.
+const THROUGH: &str = "the machine is through";
+
 /// Between the name of a case and the seconds that it took.
 pub const TOOK: &str = " took, in seconds: ";
 
@@ -33,18 +38,13 @@ const REBOOT: &str = "cases::reboot";
 /// The disk that outlives a boot, for whom asks for one.
 const DISK: &str = "disk";
 
-/// What selects the cases with one of the words of `part` in their names; without one, all that do
+/// The names of the cases that have one of the words of `part` in theirs; without one, of all that do
 /// not take long.
-fn selection(part: &str) -> Vec<&str> {
-    let wanted = if part.is_empty() { vec!["--skip", SOAK] } else { part.split(' ').collect() };
-    [wanted, vec!["--skip", REBOOT]].concat()
-}
-
-/// The names of the cases that have `part` in theirs; without one, of all that do not take long.
 pub fn cases(part: &str) -> Vec<String> {
     let exe = std::env::current_exe().expect("the test's own path");
+    let selected = if part.is_empty() { vec!["--skip", SOAK] } else { part.split(' ').collect() };
     let mut list = Command::new(exe);
-    list.args(["--list", "--ignored", "--format", "terse"]).args(selection(part));
+    list.args(["--list", "--ignored", "--format", "terse", "--skip", REBOOT]).args(selected);
     let out = list.output().expect("the test lists its cases").stdout;
     let out = String::from_utf8(out).expect("text");
     out.lines().filter_map(|l| l.strip_suffix(": test")).map(str::to_owned).collect()
@@ -55,17 +55,50 @@ pub fn failed(cases: &[String], log: &str) -> Vec<String> {
     cases.iter().filter(|c| !log.contains(&format!("test {c} ... ok"))).cloned().collect()
 }
 
-/// Boots the machine, runs the cases inside that have `part` in their names, and returns what they
-/// say.
-pub fn run(part: &str) -> String {
-    let shared = tempfile::tempdir().expect("a folder to share with the machine");
-    let selection = selection(part).join(" ");
-    let began = Instant::now();
-    let seconds = if part.is_empty() { ALL } else { LONG };
-    let log = boot(shared.path(), seconds, &format!("--test-threads 2 {selection}"), "");
-    println!("the machine ran for {} s", began.elapsed().as_secs());
-    assert!(log.contains("test result: "), "the machine did not get through; {log}");
-    log
+/// Cases that machines take one by one until there are none left.
+pub struct Queue {
+    shared: tempfile::TempDir,
+    /// For how long a machine may run, in seconds.
+    seconds: u64,
+}
+
+impl Queue {
+    /// With these cases. Taken from the end, those that take long come first.
+    pub fn new(cases: &[String]) -> Queue {
+        let shared = tempfile::tempdir().expect("a folder to share with machines");
+        let queue = shared.path().join(QUEUE);
+        fs::create_dir(&queue).expect("a folder");
+        for case in cases {
+            fs::write(queue.join(case), "").expect("a case");
+        }
+        let is_long = cases.iter().any(|case| case.contains(SOAK));
+        Queue { shared, seconds: if is_long { LONG } else { ALL } }
+    }
+
+    /// Boots a machine that takes what is left, and returns what the cases say; `name` is the
+    /// machine's.
+    pub fn run(&self, name: &str) -> String {
+        let queue = self.shared.path().join(QUEUE);
+        if fs::read_dir(&queue).expect("the queue").next().is_none() {
+            return String::new();
+        }
+        let took = self.shared.path().join(format!("{name}-took"));
+        fs::create_dir(&took).expect("a folder");
+        // Another machine may be as fast: who moves a case has it.
+        let all = format!(
+            "for case in $(ls -r {queue}); do\n\
+             mv {queue}/$case {took}/ 2>/dev/null && cases $case\n\
+             done\n\
+             echo {THROUGH}",
+            queue = queue.display(),
+            took = took.display(),
+        );
+        let began = Instant::now();
+        let log = boot(self.shared.path(), name, self.seconds, &all, "");
+        println!("{name} ran for {} s", began.elapsed().as_secs());
+        assert!(log.contains(THROUGH), "{name} did not get through; {log}");
+        log
+    }
 }
 
 /// Boots a machine again and again; in each boot a migration comes to one of `stages`, and the power
@@ -86,66 +119,68 @@ pub fn reboots(stages: &[&str]) -> Vec<u64> {
         if let Some(stage) = stages.get(number) {
             variables += &format!("{INTERRUPTS}={stage} ");
         }
-        let log = boot(shared.path(), ALL, "--exact cases::reboot::one_boot", &variables);
+        let name = format!("boot-{number}");
+        let log = boot(shared.path(), &name, ALL, "cases cases::reboot::one_boot", &variables);
         println!("{log}");
         let cut = fs::remove_file(shared.path().join(CUT)).is_ok();
         let ended = if number < stages.len() { cut } else { log.contains("test result: ok") };
         assert!(ended, "boot {number} ({variables})");
-        fs::remove_file(shared.path().join("log")).expect("a log");
         began.elapsed().as_secs()
     };
     (0..=stages.len()).map(boot_of).collect()
 }
 
-/// Boots the machine with `dir` shared, runs these of the cases inside, and returns what they say.
-/// It ends by itself, at the latest after `seconds`, or when somebody inside asks for its power to
-/// be cut.
-fn boot(dir: &Path, seconds: u64, cases: &str, variables: &str) -> String {
-    // One at a time: two would be slower than one after the other.
-    static POWER: Mutex<()> = Mutex::new(());
-    let _power = POWER.lock().unwrap_or_else(PoisonError::into_inner);
+/// Boots a machine with `shared` shared, where its files have names that begin with its own, does
+/// `what` inside, and returns what that says. It ends by itself, at the latest after `seconds`, or
+/// when somebody inside asks for its power to be cut.
+fn boot(shared: &Path, name: &str, seconds: u64, what: &str, variables: &str) -> String {
     for needed in ["kernel/vmlinuz", "bin/vng", "kube-proxy"] {
         cached(needed);
     }
+    let file = |what: &str| shared.join(format!("{name}-{what}"));
     let exe = std::env::current_exe().expect("the test's own path");
-    fs::write(dir.join("run"), script(&exe, dir, cases, variables)).expect("the script to run");
+    let script = script(&exe, shared, &file("log"), what, variables);
+    fs::write(file("run"), script).expect("the script to run");
     let boot = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vm/boot");
-    let console = fs::File::create(dir.join("console")).expect("a file for the console");
+    let console = fs::File::create(file("console")).expect("a file for the console");
     let mut command = Command::new(boot);
-    command.arg(dir).arg(seconds.to_string()).arg(format!("sh {}/run", dir.display()));
+    command.arg(shared).arg(seconds.to_string()).arg(format!("sh {}", file("run").display()));
     command.stdin(Stdio::null()).stderr(console.try_clone().expect("a handle")).stdout(console);
     let began = Instant::now();
     let mut machine = Machine(command.spawn().expect("tests/vm/boot starts"));
-    while machine.runs() && !dir.join(CUT).exists() {
-        let booted = dir.join("log").exists();
+    while machine.runs() && !shared.join(CUT).exists() {
+        let booted = file("log").exists();
         if !booted && began.elapsed() > Duration::from_secs(BOOT) {
             break;
         }
         std::thread::sleep(Duration::from_millis(200));
     }
     drop(machine);
-    let read = |name: &str| {
-        String::from_utf8_lossy(&fs::read(dir.join(name)).unwrap_or_default()).into_owned()
+    let read = |what: &str| {
+        String::from_utf8_lossy(&fs::read(file(what)).unwrap_or_default()).into_owned()
     };
     let console = read("console");
     let lines: Vec<&str> = console.lines().collect();
     format!("{}\n{}", read("log"), lines[lines.len().saturating_sub(40)..].join("\n"))
 }
 
-/// What the machine runs: the cases, after what a node has loaded at boot.
-fn script(exe: &Path, dir: &Path, cases: &str, variables: &str) -> String {
+/// What a machine runs: `what`, after what a node has loaded at boot; `cases` are its cases.
+fn script(exe: &Path, shared: &Path, log: &Path, what: &str, variables: &str) -> String {
     format!(
         "export {INSIDE}=1 XDG_CACHE_HOME={cache} RUST_BACKTRACE=0 PATH=$PATH:/usr/local/sbin\n\
+         export PROXYSHIFT_SHARED={shared} {variables}\n\
          cd {here}\n\
-         exec >{dir}/log 2>&1\n\
+         exec >{log} 2>&1\n\
          echo kernel: $(uname -r)\n\
          modprobe -a br_netfilter ip_vs ip_vs_rr ip_vs_wrr ip_vs_sh ip_set nf_conntrack\n\
          cat {exe} {program} {kube_proxy} >/dev/null\n\
-         {variables} PROXYSHIFT_SHARED={dir} {exe} --ignored --nocapture {cases}\n\
+         cases() {{ {exe} --ignored --nocapture --test-threads 2 --exact \"$@\"; }}\n\
+         {what}\n\
          sync\n",
         cache = cache().display(),
         here = env!("CARGO_MANIFEST_DIR"),
-        dir = dir.display(),
+        shared = shared.display(),
+        log = log.display(),
         exe = exe.display(),
         program = env!("CARGO_BIN_EXE_proxyshift"),
         kube_proxy = cached("kube-proxy").display(),

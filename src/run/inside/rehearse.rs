@@ -22,7 +22,7 @@ use crate::run::inside::Report;
 use crate::run::inside::hosts::Hosts;
 use crate::run::inside::load::load;
 use crate::run::inside::world::stand_in;
-use crate::run::look::look;
+use crate::run::look::look_again;
 use crate::run::rollback;
 use crate::run::take::{keep, parsed};
 use crate::state::NodeState;
@@ -88,7 +88,7 @@ pub(super) fn validate(dir: &Path, tools: &Tools) -> Result<Report> {
     let left_out = load(&given, tools)?;
     let loaded = given.fingerprint();
     drop(given);
-    let now = look(tools, &Silent)?;
+    let now = look_again(tools, &Silent)?;
     if left_out.is_empty() && now.fingerprint() != loaded {
         same_rules("the snapshot", &folder.state()?, &now, &[])?;
     }
@@ -169,7 +169,7 @@ pub(super) fn rehearse(dir: &Path, asked: Asked, tools: &Tools, sink: &dyn Sink)
     let mut hosts = Hosts::hang(&given, tools)?;
     let captured = given.fingerprint();
     drop(given);
-    let now = look(tools, &Silent)?;
+    let now = look_again(tools, &Silent)?;
     let loaded = match left_out.iter().any(|o| !o.starts_with("virtual server")) {
         false => {
             if now.fingerprint() != captured {
@@ -231,7 +231,7 @@ pub(super) fn rehearse(dir: &Path, asked: Asked, tools: &Tools, sink: &dyn Sink)
         Err(Error::new(Kind::Rehearsal, "the private namespace", "changed by someone else"))
     })
     .map_err(rehearsal)?;
-    let clean = look(tools, &Silent)?;
+    let clean = look_again(tools, &Silent)?;
     let kept = same_rules(what, &base, &clean, &edits)?;
     let how = same_bytes(&base, &clean);
     drop(clean);
@@ -243,7 +243,7 @@ pub(super) fn rehearse(dir: &Path, asked: Asked, tools: &Tools, sink: &dyn Sink)
     proofs.packets(after, hosts.as_ref())?;
 
     rollback::undo(&context, &mut run, &mut journal, &base).map_err(rehearsal)?;
-    let back = look(tools, &Silent)?;
+    let back = look_again(tools, &Silent)?;
     let how = if back.fingerprint() == before {
         "are the same to the byte"
     } else {

@@ -2,7 +2,7 @@
 //! persisted, is kept; rules are not.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use std::{env, fs};
 
 use super::migrate::Case;
@@ -76,14 +76,8 @@ fn resolves(case: &mut Case, stage: &str) {
     assert_eq!(case.last_run()["state"], "rolled-back");
     case.proxyshift.expect(0, "status");
     match first {
-        true => {
-            // It was restarted, and needs its time.
-            let until = Instant::now() + Duration::from_secs(180);
-            while !case.cluster.rules_are_of("iptables") {
-                assert!(Instant::now() < until, "{}", case.cluster.save("nat"));
-                std::thread::sleep(Duration::from_millis(500));
-            }
-        }
+        // It was restarted, and needs its time.
+        true => case.cluster.wait("iptables"),
         false => case.cluster.kube_proxy_as_told("iptables"),
     }
     case.serves_from_now_on();

@@ -21,6 +21,10 @@ SHELL := /bin/bash
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/sbin:/usr/sbin:/sbin
 
 RUST := 1.89
+# The target is named so that the flags are the program's alone: macros and build scripts cannot be static.
+target := x86_64-unknown-linux-gnu
+static := -C target-feature=+crt-static
+profile := release
 NODE := snapshots/canal-stale-flannel-1.20
 OTHER := snapshots/docker-iptables-1.30
 CARRIES := cases::migrate::carries::iptables_to_ipvs_breaks_nothing
@@ -57,19 +61,21 @@ demo: debian rust
 	[ -n "$$missing" ] || printf '\nOnly root can start kube-proxy here'
 	echo "; \`make test\` does the whole migration with the real kube-proxy, in a virtual machine."
 
+# The tests and the program that Ansible and the machine get are built once, alike: static, but not
+# optimized as far as what `make dist` is for.
+test soak: export RUSTFLAGS := $(static)
+test soak: profile := dev
 test: debian vm ansible dist rust
 	[ "$$(id -u)" = 0 ] || { echo 'make test: run it as root, the tests make network namespaces' >&2; exit 1; }
 	# 200 clean-ups beside another writer; 20 are enough for a quick `cargo test`.
 	export PROXYSHIFT_RUNS=$${PROXYSHIFT_RUNS:-200}
-	cargo test --no-fail-fast
+	cargo test --no-fail-fast --target $(target)
 
-# The target is named so that the flags are the program's alone: macros and build scripts cannot be static.
-target := x86_64-unknown-linux-gnu
 dist: debian rust
-	RUSTFLAGS='-C target-feature=+crt-static' cargo build --quiet --release --target $(target)
+	RUSTFLAGS='$(static)' cargo build --quiet --profile $(profile) --target $(target)
 	rm -rf dist
 	mkdir dist
-	install -s -m 755 target/$(target)/release/proxyshift dist/
+	install -s -m 755 target/$(target)/$(profile:dev=debug)/proxyshift dist/
 	cd dist
 	sha256sum proxyshift > SHA256SUMS
 	cp -r ../playbooks/ansible collection
@@ -84,7 +90,7 @@ vm:
 # Every case, on the machine that `make test` boots too, for as long as it takes.
 soak: debian vm ansible dist rust
 	export PROXYSHIFT_SOAK_PAGE=$$PWD/docs/soak.md
-	PROXYSHIFT_CASES=cases:: cargo test --test vm -- --nocapture
+	PROXYSHIFT_CASES=cases:: cargo test --target $(target) --test vm -- --nocapture
 
 bench: debian rust
 	cargo bench --bench scale

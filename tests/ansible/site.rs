@@ -30,7 +30,9 @@ pub fn sshd(keys: &Path) -> Sshd {
     // The user of its unprivileged half; and a root without a password is not a locked one.
     let passwd = fs::read_to_string("/etc/passwd").expect("passwd");
     if !passwd.contains("\nsshd:") {
-        fs::write("/etc/passwd", passwd + "sshd:x:65533:65534::/run/sshd:/usr/sbin/nologin\n")
+        // bash would read this user's own .bashrc for whatever sshd starts.
+        let plain = passwd.replace(":/root:/bin/bash\n", ":/root:/bin/sh\n");
+        fs::write("/etc/passwd", plain + "sshd:x:65533:65534::/run/sshd:/usr/sbin/nologin\n")
             .expect("passwd");
     }
     run("sed -i s/^root:[^:]*:/root:*:/ /etc/shadow");

@@ -25,6 +25,7 @@ RUST := 1.89
 target := x86_64-unknown-linux-gnu
 static := -C target-feature=+crt-static
 profile := release
+out := dist
 NODE := snapshots/canal-stale-flannel-1.20
 OTHER := snapshots/docker-iptables-1.30
 CARRIES := cases::migrate::carries::iptables_to_ipvs_breaks_nothing
@@ -65,6 +66,7 @@ demo: debian rust
 # optimized as far as what `make dist` is for.
 test soak: export RUSTFLAGS := $(static)
 test soak: profile := dev
+test soak: out := target/dist
 test: debian vm ansible dist rust
 	[ "$$(id -u)" = 0 ] || { echo 'make test: run it as root, the tests make network namespaces' >&2; exit 1; }
 	# 200 clean-ups beside another writer; 20 are enough for a quick `cargo test`.
@@ -73,12 +75,12 @@ test: debian vm ansible dist rust
 
 dist: debian rust
 	RUSTFLAGS='$(static)' cargo build --quiet --profile $(profile) --target $(target)
-	rm -rf dist
-	mkdir dist
-	install -s -m 755 target/$(target)/$(profile:dev=debug)/proxyshift dist/
-	cd dist
+	rm -rf $(out)
+	mkdir -p $(out)
+	install -s -m 755 target/$(target)/$(profile:dev=debug)/proxyshift $(out)/
+	cp -r playbooks/ansible $(out)/collection
+	cd $(out)
 	sha256sum proxyshift > SHA256SUMS
-	cp -r ../playbooks/ansible collection
 	install -m 755 proxyshift collection/plugins/modules/
 
 ansible:

@@ -134,9 +134,10 @@ impl Site {
 
 /// The collection with the program in it, as `make dist` makes it.
 pub fn collection() -> PathBuf {
-    let collection = Path::new(env!("CARGO_MANIFEST_DIR")).join("dist/collection");
+    let collection = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/dist/collection");
     let program = collection.join("plugins/modules/proxyshift");
-    assert!(program.exists(), "{} is missing: run `make dist`", program.display());
+    let make = "make dist profile=dev out=target/dist";
+    assert!(program.exists(), "{} is missing: run `{make}`", program.display());
     collection
 }
 

@@ -90,8 +90,8 @@ impl Cluster {
             && of(&["--match-set KUBE-", &pods]) == (mode == "ipvs")
     }
 
-    /// Whether kube-proxy has dealt with each service. What it writes first may lack some: its
-    /// informers say that they have the list of all before the last of it was handed on.
+    /// Whether kube-proxy has dealt with each service. What it writes first may lack some (see
+    /// [`headless`]).
     fn is_complete(&self, mode: &str) -> bool {
         let made = || {
             let tables = ["nat", "filter"].map(|table| without_counters(&self.save(table)));
@@ -175,16 +175,30 @@ fn served() -> Vec<String> {
 }
 
 /// Those services, with endpoints for all that can have some, and the node.
-fn objects() -> Vec<Value> {
+pub fn objects() -> Vec<Value> {
     let mut objects = vec![json!({
         "apiVersion": "v1", "kind": "Node", "metadata": {"name": "node"},
         "status": {"addresses": [{"type": "InternalIP", "address": of_family("192.168.100.1")}]},
     })];
-    for service in services() {
+    for service in services().into_iter().chain((0..LAST).map(headless)) {
         objects.push(endpoints(&service));
         objects.push(service);
     }
     objects
+}
+
+/// How many services come after all others.
+const LAST: usize = 30;
+
+/// A service that needs no rules. kube-proxy takes what it is told in order, and on a slow CPU writes
+/// before it has taken the last of it: many of these come last, so that it lacks no other.
+fn headless(number: usize) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": format!("last-{number}"), "namespace": "default"},
+        "spec": {"clusterIP": "None", "ports": [{"name": "http", "protocol": "TCP", "port": 80,
+            "targetPort": 8080}]},
+    })
 }
 
 fn endpoints(service: &Value) -> Value {

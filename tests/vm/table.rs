@@ -53,6 +53,8 @@ pub fn reboots(stages: &[&str], seconds: &[u64]) -> String {
 
 /// `WHEN: WHAT: 0 of 42 failed`.
 fn count(line: &str) -> Option<(&str, &str, &str, &str)> {
+    // What is printed first stands behind the name of its case.
+    let line = line.rsplit_once(" ... ").map_or(line, |(_, said)| said);
     let (when, rest) = line.strip_suffix(" failed")?.split_once(": ")?;
     let (what, counts) = rest.split_once(": ")?;
     let (failed, tries) = counts.split_once(" of ")?;

@@ -3,8 +3,11 @@
 
 use std::fs;
 
-use super::{Case, script, starts_after, starts_with};
+use super::{Case, START, STOP, script, starts_after, starts_with};
+use crate::api::Api;
+use crate::cluster;
 use crate::common::run;
+use crate::kube_proxy::kubeconfig;
 use crate::machine::inside;
 
 const CONFIGURATION: &str = "/run/kube-proxy/config.conf";
@@ -64,19 +67,23 @@ fn soak_a_kube_proxy_that_does_not_take_over_is_undone() {
     starts_after(&format!("{in_ipvs_mode} && {{ echo no such luck >&2; exit 1; }}"), CONFIGURATION);
     fails(&case, "it does not start", "start-kube-proxy", "no such luck");
 
-    // A service that does not come: somebody takes it away again and again.
-    starts_with(CONFIGURATION);
-    script(
-        HOOK,
-        "touch /run/lose; (while [ -e /run/lose ]; do ipvsadm -D -t 10.96.1.1:80; sleep 0.1; done) \
-         >/dev/null 2>&1 </dev/null &\n",
-    );
-    case.playbook("iptables", "ipvs", |text| impatient(text) + &hook("before_switch"));
+    // A service that does not come: in ipvs mode, kube-proxy hears of an API that lacks it.
+    let lacking = Api::start();
+    let others = cluster::objects().into_iter().filter(|o| o["metadata"]["name"] != "web");
+    others.for_each(|object| lacking.apply(object));
+    fs::write("/run/kube-proxy/lacking", kubeconfig(lacking.address)).expect("a kubeconfig");
+    let elsewhere = "/run/kube-proxy/elsewhere.conf";
+    let to = format!("{in_ipvs_mode} && kubeconfig=lacking || kubeconfig=kubeconfig");
+    let change = format!("sed s,/kubeconfig$,/$kubeconfig, {CONFIGURATION} >{elsewhere}");
+    starts_after(&format!("{to}\n{change}"), elsewhere);
+    case.playbook("iptables", "ipvs", impatient);
     fails(&case, "a service is missing", "ipvs mode", "10.96.1.1:80/tcp (default/web:http)");
-    fs::remove_file("/run/lose").expect("it is there");
+    starts_with(CONFIGURATION);
+    run(STOP);
+    run(START);
+    case.cluster.wait("iptables");
 
     // As 1.25 and earlier do without ip_vs.
-    case.playbook("iptables", "ipvs", impatient);
     let wrong = "/run/kube-proxy/wrong.conf";
     starts_after(&format!("sed 's/^mode: .*/mode: iptables/' {CONFIGURATION} >{wrong}"), wrong);
     fails(&case, "it starts in the wrong mode", "ipvs mode", "it runs in iptables mode");

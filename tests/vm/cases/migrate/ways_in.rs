@@ -74,8 +74,8 @@ fn to_ipvs() -> [String; 4] {
 
 #[test]
 #[ignore = "in the machine"]
-fn ansible_takes_the_node_over() {
-    if !inside("cases::migrate::ways_in::ansible_takes_the_node_over") {
+fn soak_ansible_takes_the_node_over() {
+    if !inside("cases::migrate::ways_in::soak_ansible_takes_the_node_over") {
         return;
     }
     let case = Case::new("nft", "iptables");

@@ -122,7 +122,7 @@ impl Catalogue {
     ///
     /// # Errors
     /// [`Kind::Parse`] for what is not YAML or has unknown keys; [`Kind::Usage`], naming file and
-    /// field, for an expression that does not compile or is not anchored, a name that is not the
+    /// field, for an expression whose form is wrong or that is not anchored, a name that is not the
     /// file's, a template or a reference that cannot be.
     pub fn parse(files: &[(&str, &str)]) -> Result<Catalogue> {
         let mut components: Vec<Component> = Vec::new();
@@ -390,6 +390,12 @@ mod tests {
         }
         for hook in hooks.iter().flatten() {
             hook.is_match("");
+        }
+        for component in catalogue.components() {
+            let replaced = component.chains.iter().filter_map(|c| c.replaced_by.as_ref());
+            for pattern in component.alive.links.iter().chain(replaced) {
+                Expression::new(pattern).unwrap().is_match("");
+            }
         }
     }
 

@@ -67,9 +67,8 @@ impl Outside {
 }
 
 /// The variables of a migration that Ansible runs.
-fn to_ipvs() -> [String; 4] {
-    ["-e", "proxyshift_to=ipvs", "-e", &format!("proxyshift_playbook={PLAYBOOK}")]
-        .map(str::to_owned)
+fn to_ipvs() -> String {
+    format!("proxyshift_to=ipvs proxyshift_playbook={PLAYBOOK}")
 }
 
 #[test]
@@ -92,10 +91,7 @@ fn soak_ansible_takes_the_node_over() {
             "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "web",
             "controller": true}]},
     }));
-    let to_ipvs = to_ipvs();
-    let mut words: Vec<&str> = to_ipvs.iter().map(String::as_str).collect();
-    words.extend(["-e", "proxyshift_drain=true"]);
-    let changed = outside.play("migrate", &words);
+    let changed = outside.play("migrate", &["-e", &to_ipvs(), "-e", "proxyshift_drain=true"]);
     assert_eq!(changed, 4, "drained, migrated, confirmed and uncordoned");
     assert_eq!(api.history("Pod", "web").last().map(|(what, _)| *what), Some("DELETED"));
     let node = api.history("Node", "node");
@@ -118,9 +114,7 @@ fn soak_ansible_leaves_the_node_that_is_there_and_brings_it_back() {
     assert_eq!(case.migrate("ipvs", "").code, Some(0));
     case.proxyshift.expect(0, "confirm");
     let outside = Outside::new();
-    let to_ipvs = to_ipvs();
-    let words: Vec<&str> = to_ipvs.iter().map(String::as_str).collect();
-    assert_eq!(outside.play("migrate", &words), 0, "it is there");
+    assert_eq!(outside.play("migrate", &["-e", &to_ipvs()]), 0, "it is there");
     assert_eq!(outside.play("rollback", &[]), 1);
     case.is_in("iptables");
 }

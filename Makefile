@@ -24,7 +24,8 @@ RUST := 1.89
 # The target is named so that the flags are the program's alone: macros and build scripts cannot be static.
 target := x86_64-unknown-linux-gnu
 static := -C target-feature=+crt-static
-profile := release
+build := build --release
+built := release
 out := dist
 NODE := snapshots/canal-stale-flannel-1.20
 OTHER := snapshots/docker-iptables-1.30
@@ -62,10 +63,12 @@ demo: debian rust
 	[ -n "$$missing" ] || printf '\nOnly root can start kube-proxy here'
 	echo "; \`make test\` does the whole migration with the real kube-proxy, in a virtual machine."
 
-# The tests and the program that Ansible and the machine get are built once, alike: static, but not
-# optimized as far as what `make dist` is for.
+# The tests and the program that Ansible and the machine get are built once, together: static, but not
+# optimized as far as what `make dist` is for. Alone, the program would be built with other features of
+# the crates that it shares with its tests.
 test soak: export RUSTFLAGS := $(static)
-test soak: profile := dev
+test soak: build := test --no-run
+test soak: built := debug
 test soak: out := target/dist
 test: debian vm ansible dist rust
 	[ "$$(id -u)" = 0 ] || { echo 'make test: run it as root, the tests make network namespaces' >&2; exit 1; }
@@ -74,10 +77,10 @@ test: debian vm ansible dist rust
 	cargo test --no-fail-fast --target $(target)
 
 dist: debian rust
-	RUSTFLAGS='$(static)' cargo build --quiet --profile $(profile) --target $(target)
+	RUSTFLAGS='$(static)' cargo $(build) --quiet --target $(target)
 	rm -rf $(out)
 	mkdir -p $(out)
-	install -s -m 755 target/$(target)/$(profile:dev=debug)/proxyshift $(out)/
+	install -s -m 755 target/$(target)/$(built)/proxyshift $(out)/
 	cp -r playbooks/ansible $(out)/collection
 	cd $(out)
 	sha256sum proxyshift > SHA256SUMS
@@ -91,6 +94,7 @@ vm:
 
 # Every case, on the machine that `make test` boots too, for as long as it takes.
 soak: debian vm ansible dist rust
+	tests/vm/setup kubelet
 	export PROXYSHIFT_SOAK_PAGE=$$PWD/docs/soak.md
 	PROXYSHIFT_CASES=cases:: cargo test --target $(target) --test vm -- --nocapture
 

@@ -12,10 +12,11 @@ use serde_json::Value;
 use super::commands::Output;
 use super::nfnetlink::Netfilter;
 use super::tools::{Tool, Tools};
-use super::{config_files, lossy::lossy, present, processes, sysctls};
+use super::{answers, config_files, lossy::lossy, present, processes, sysctls};
 use crate::error::{Error, Kind, Result};
 use crate::event::{Event, Silent, Sink};
 use crate::state::ipvs::{Ipvs, Limits};
+use crate::state::tools::render_processes;
 use crate::state::{Backend, Family, Files, RulesetId};
 
 /// How long a save may take: with 115,000 lines and a busy writer it starts again and again.
@@ -57,11 +58,12 @@ pub fn capture_telling(tools: &Tools, extent: Extent, sink: &dyn Sink) -> Result
     links(tools, &mut files)?;
     put(&mut files, "sysctl.txt", sysctls::read()?);
     put(&mut files, "modules.txt", present::read_if_there("/proc/modules")?.unwrap_or_default());
-    let processes = processes::find()?;
-    if !processes.is_empty() {
-        put(&mut files, "processes.json", processes::processes_json(&processes)?);
-    }
+    let mut processes = processes::find()?;
     let (configuration, notes) = config_files::read(&processes);
+    answers::tell_version(&mut processes, &configuration);
+    if !processes.is_empty() {
+        put(&mut files, "processes.json", render_processes(&processes)?);
+    }
     files.extend(configuration);
     for text in notes {
         sink.emit(Event::Note { text });

@@ -9,8 +9,9 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::processes::{Process, flag_value};
+use super::processes::flag_value;
 use crate::state::Files;
+use crate::state::tools::Process;
 
 /// The largest file that is captured, in bytes.
 const LIMIT: u64 = 1 << 20;

@@ -4,12 +4,12 @@ mod kube_proxy;
 mod lock;
 pub mod modules;
 mod pods;
-pub mod proxy_mode;
 mod store;
 mod units;
 
 use std::path::Path;
 
+use super::answers;
 use crate::state::NodeState;
 use crate::state::measured::Measured;
 
@@ -19,7 +19,7 @@ pub fn measure(state: &NodeState, store: Option<&Path>) -> Measured {
     let kube_proxy = kube_proxy::look(state);
     Measured {
         pod_addresses: pods::addresses(),
-        proxy_mode: proxy_mode::ask(state),
+        proxy_mode: answers::mode(state),
         privileged: privileged(),
         kube_proxy_tools: kube_proxy.tools,
         kube_proxy_root: kube_proxy.root,

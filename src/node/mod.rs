@@ -2,6 +2,7 @@
 //!
 //! Everything here acts on the namespaces it runs in; nothing takes a namespace argument.
 
+pub mod answers;
 pub mod capture;
 pub mod commands;
 pub mod config_files;

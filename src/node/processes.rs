@@ -7,11 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use serde::Serialize;
-use serde_json::ser::{PrettyFormatter, Serializer};
-
 use super::commands::Command;
 use crate::error::{Error, Kind, Result};
+use crate::state::tools::Process;
 
 /// Programs known to own rules, sets, virtual servers or links, or to embed one that does: those by
 /// which the catalogue (`playbooks/owners`) knows that an owner lives, and no others.
@@ -89,23 +87,6 @@ const SECRETS: &[&str] =
 /// What stands in place of a secret.
 const MASK: &str = "<masked>";
 
-/// A process that owns rules, in the form of `processes.json`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Process {
-    /// Its number in our process namespace.
-    pub pid: u32,
-    /// The known name of its program.
-    pub name: String,
-    /// Its arguments, the program first; secrets are masked.
-    pub args: Vec<String>,
-    /// Its version (`v1.30.5`), where it could be learnt.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub version: Option<String>,
-    /// How the version was learnt.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub version_source: Option<String>,
-}
-
 /// The known processes in our network namespace, by number.
 ///
 /// Fails when /proc cannot be read; a process that ends meanwhile, or that we may not look at, is
@@ -152,16 +133,6 @@ fn without_forks<N: PartialEq>(
 fn parent(pid: u32) -> Option<u32> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
-}
-
-/// The text of `processes.json`.
-pub fn processes_json(processes: &[Process]) -> Result<String> {
-    let mut text = Vec::new();
-    let mut out = Serializer::with_formatter(&mut text, PrettyFormatter::with_indent(b" "));
-    let failed = |e: &dyn std::fmt::Display| Error::new(Kind::Unexpected, "processes.json", e);
-    processes.serialize(&mut out).map_err(|e| failed(&e))?;
-    text.push(b'\n');
-    String::from_utf8(text).map_err(|e| failed(&e))
 }
 
 /// The value of a flag, given as `--flag=VALUE` or `--flag VALUE`.
@@ -385,20 +356,5 @@ mod tests {
         assert_eq!(kubernetes_version("Kubernetes v1.30.5\n").as_deref(), Some("v1.30.5"));
         assert_eq!(kubernetes_version("sleep (GNU coreutils) 9.1\n"), None);
         assert_eq!(kubernetes_version(""), None);
-    }
-
-    #[test]
-    fn the_text_is_that_of_the_captured_nodes() {
-        let process = Process {
-            pid: 903,
-            name: "kubelet".into(),
-            args: strings(&["/usr/bin/kubelet"]),
-            version: None,
-            version_source: None,
-        };
-        let text = processes_json(&[process]).unwrap();
-        let expected = "[\n {\n  \"pid\": 903,\n  \"name\": \"kubelet\",\n  \"args\": [\n   \
-             \"/usr/bin/kubelet\"\n  ]\n }\n]\n";
-        assert_eq!(text, expected);
     }
 }

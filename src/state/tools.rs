@@ -3,6 +3,7 @@
 use std::fmt::{self, Write};
 
 use serde::{Deserialize, Serialize};
+use serde_json::ser::{PrettyFormatter, Serializer};
 
 use super::lines;
 use crate::error::{Error, Kind, Result};
@@ -148,9 +149,12 @@ pub fn parse_processes(file: &str, text: &str) -> Result<Vec<Process>> {
 
 /// The text of `processes.json`.
 pub fn render_processes(processes: &[Process]) -> Result<String> {
-    let text = serde_json::to_string_pretty(processes)
-        .map_err(|e| Error::new(Kind::Unexpected, "processes.json", e))?;
-    Ok(text + "\n")
+    let failed = |e: &dyn fmt::Display| Error::new(Kind::Unexpected, "processes.json", e);
+    let mut text = Vec::new();
+    let mut out = Serializer::with_formatter(&mut text, PrettyFormatter::with_indent(b" "));
+    processes.serialize(&mut out).map_err(|e| failed(&e))?;
+    text.push(b'\n');
+    String::from_utf8(text).map_err(|e| failed(&e))
 }
 
 #[cfg(test)]
@@ -204,6 +208,8 @@ mod tests {
         assert_eq!((processes[0].version.as_deref(), processes[1].pid), (None, 8));
         let text = render_processes(&processes).unwrap();
         assert_eq!(text.matches("version_source").count(), 1);
+        // As in the captured nodes.
+        assert!(text.starts_with("[\n {\n  \"pid\": 7,\n  \"name\": \"kube-proxy\",\n"), "{text}");
         assert_eq!(parse_processes("processes.json", &text).unwrap(), processes);
         let error = parse_processes("processes.json", "[{\"pid\":\n").unwrap_err().to_string();
         assert!(error.starts_with("processes.json: EOF") && error.contains("line 2"), "{error}");

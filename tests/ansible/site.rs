@@ -136,7 +136,7 @@ impl Site {
 pub fn collection() -> PathBuf {
     let collection = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/dist/collection");
     let program = collection.join("plugins/modules/proxyshift");
-    let make = "make dist profile=dev out=target/dist";
+    let make = "make dist out=target/dist";
     assert!(program.exists(), "{} is missing: run `{make}`", program.display());
     collection
 }

@@ -20,7 +20,7 @@ pub const FOREIGN: &str = "192.168.100.50";
 const EMPTY: &str = "empty";
 
 /// Programs called as kube-proxy calls them, of the backend that this node has.
-const BIN: &str = "/run/bin";
+pub const BIN: &str = "/run/bin";
 
 /// The node, the services, and what serves them.
 pub struct Cluster {

@@ -10,7 +10,7 @@ use crate::common::vm::cached;
 use crate::network::{is_ipv6, of_family};
 
 /// Where its files are, in the private /run.
-const DIR: &str = "/run/kube-proxy";
+pub const DIR: &str = "/run/kube-proxy";
 
 /// Where it says its mode.
 const METRICS: &str = "127.0.0.1:10249";

@@ -11,6 +11,7 @@ mod common;
 mod api;
 mod cluster;
 mod kube_proxy;
+mod kubelet;
 mod machine;
 mod network;
 #[path = "../wizard/pty.rs"]
@@ -18,6 +19,7 @@ mod network;
 mod pty;
 #[path = "../ansible/site.rs"]
 mod site;
+mod systemd;
 mod table;
 mod traffic;
 

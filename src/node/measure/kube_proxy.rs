@@ -46,17 +46,26 @@ pub(super) fn look(state: &NodeState) -> Seen {
             Seen { tools: Some(tools.clone()), root: None }
         }
         (Some(_), _) => {
-            let tools = below(Path::new(&root), &tools.kernel);
+            let path =
+                path_of(&fs::read(format!("/proc/{}/environ", process.pid)).unwrap_or_default());
+            let tools = below(Path::new(&root), &path, &tools.kernel);
             Seen { tools: Some(tools), root: Some(root) }
         }
         (None, _) => Seen::default(),
     }
 }
 
-/// The programs on the trusted path below `root`, with the versions of its lists of packages.
-fn below(root: &Path, kernel: &str) -> Tools {
+/// Where a process with this environment looks for programs.
+fn path_of(environ: &[u8]) -> String {
+    let environ = String::from_utf8_lossy(environ);
+    let path = environ.split('\0').find_map(|variable| variable.strip_prefix("PATH="));
+    path.unwrap_or(TRUSTED_PATH).to_owned()
+}
+
+/// The programs on `path` below `root`, with the versions of its lists of packages.
+fn below(root: &Path, path: &str, kernel: &str) -> Tools {
     let tool = |name: &str| {
-        let paths = TRUSTED_PATH.split(':').map(|directory| format!("{directory}/{name}"));
+        let paths = path.split(':').map(|directory| format!("{directory}/{name}"));
         let runs = |path: &String| {
             resolve(root, path)
                 .and_then(fs::metadata)
@@ -164,12 +173,19 @@ mod tests {
         symlink("/usr/bin/env", at("usr/sbin/nft")).unwrap();
         let status = "Package: iptables\nVersion: 1:1.8.9-2\n";
         fs::write(at("var/lib/dpkg/status.d/iptables"), status).unwrap();
-        let tools = below(root.path(), "6.1.0");
+        let tools = below(root.path(), TRUSTED_PATH, "6.1.0");
         let path = |name: &str| tools.get(name).unwrap().path.clone();
         assert_eq!(path("iptables").as_deref(), Some("/usr/sbin/iptables"));
         let version = tools.get("iptables").unwrap().version().unwrap();
         assert_eq!(version.to_string(), "1.8.9");
         assert_eq!((path("ipset"), path("nft"), path("conntrack")), (None, None, None));
+
+        let own = path_of(b"HOME=/root\0PATH=/opt/bin:/usr/sbin\0");
+        fs::create_dir_all(at("opt/bin")).unwrap();
+        program("opt/bin/ipset", 0o755);
+        let tools = below(root.path(), &own, "6.1.0");
+        assert_eq!(tools.get("ipset").unwrap().path.as_deref(), Some("/opt/bin/ipset"));
+        assert_eq!(path_of(b"HOME=/root\0"), TRUSTED_PATH);
     }
 
     #[test]
@@ -187,13 +203,13 @@ mod tests {
         fs::write(at("var/lib/rpm/rpmdb.sqlite"), "SQLite format 3\0").unwrap();
         let of =
             |tools: &Tools, name: &str| tools.get(name).unwrap().version().map(|v| v.to_string());
-        let unknown = below(root.path(), "6.1.0");
+        let unknown = below(root.path(), TRUSTED_PATH, "6.1.0");
         assert_eq!((of(&unknown, "iptables"), of(&unknown, "nft")), (None, None));
 
         let installed = "C:Q1x=\nP:iptables-doc\nV:0.1-r0\nF:sbin\n\nC:Q1y=\nP:iptables\n\
             V:1.8.10-r3\nA:x86_64\n\nP:nftables\nV:1.0.9-r2\n\nP:conntrack-tools\nV:1.4.8-r0\n\n";
         fs::write(at("lib/apk/db/installed"), installed).unwrap();
-        let tools = below(root.path(), "6.1.0");
+        let tools = below(root.path(), TRUSTED_PATH, "6.1.0");
         assert_eq!(of(&tools, "iptables").as_deref(), Some("1.8.10"));
         assert_eq!(of(&tools, "nft").as_deref(), Some("1.0.9"));
         assert_eq!(of(&tools, "conntrack").as_deref(), Some("1.4.8"));

@@ -10,6 +10,7 @@ use crate::node::{config_files, present, processes};
 use crate::run::guard::Kept;
 use crate::run::guard::standing::{CHAIN, TABLE};
 use crate::state::ruleset::Ruleset;
+use crate::state::tools::render_processes;
 use crate::state::{Backend, NodeState, RulesetId};
 
 /// The rule sets as they were last set right.
@@ -105,7 +106,7 @@ pub(super) fn calico_state(tools: &Tools) -> Result<NodeState> {
     let processes = processes::find()?;
     let links = tools.command(Tool::Ip)?.args(["-j", "-d", "addr", "show"]).run()?.stdout;
     let (mut files, _) = config_files::read(&processes);
-    files.insert("processes.json".into(), processes::processes_json(&processes)?.into());
+    files.insert("processes.json".into(), render_processes(&processes)?.into());
     files.insert("addr.json".into(), links.into());
     NodeState::parse(files)
 }

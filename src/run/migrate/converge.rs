@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
-use crate::node::measure::proxy_mode;
+use crate::node::answers;
 use crate::plan::convergence::{Convergence, Expected, convergence};
 use crate::plan::services::Services;
 use crate::run::Context;
@@ -29,7 +29,7 @@ pub(super) fn wait(
     context.sink.started(&task);
     let seen = until(timeout, go_on, || {
         let now = look_again(context.tools, context.sink)?;
-        let said = proxy_mode::ask(&now);
+        let said = answers::mode(&now);
         let expected = Expected { mode, before, later };
         Ok(match convergence(context.catalogue, &now, said.as_deref(), expected) {
             Convergence::Converged(changed) => Seen::There((now, changed)),

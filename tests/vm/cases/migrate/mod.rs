@@ -4,6 +4,7 @@ mod carries;
 mod fails;
 mod killed;
 mod meanwhile;
+mod static_pod;
 mod streams;
 mod systemd;
 mod upgrade;

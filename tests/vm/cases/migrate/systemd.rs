@@ -1,8 +1,7 @@
 //! kube-proxy as a unit of systemd, which is a real one with processes and cgroups of its own.
 
 use std::fs;
-use std::path::Path;
-use std::process::{Child, Command};
+use std::process::Command;
 
 use serde_json::json;
 
@@ -13,59 +12,7 @@ use crate::common::vm::cached;
 use crate::common::{poll, run, run_with};
 use crate::kube_proxy::KubeProxy;
 use crate::machine::inside;
-
-/// Where the case, who is outside of its namespaces, writes units for it.
-const UNITS: &str = "/run/systemd/system";
-
-/// A unit that starts at once is all that this systemd has to do.
-const TARGET: &str = "[Unit]\nDefaultDependencies=no\n";
-
-/// What comes first in its namespaces. It sees the processes of its own only, no cgroup above its
-/// own, and none of this machine's units.
-const BOOT: &str = "mount -t tmpfs units /etc/systemd/system
-    mountpoint -q /sys/fs/cgroup || mount -t cgroup2 cgroup /sys/fs/cgroup
-    echo 0 >$(mktemp -d /sys/fs/cgroup/systemd.XXXXXX)/cgroup.procs
-    exec unshare -C sh -ec 'umount /sys/fs/cgroup
-        mount -t cgroup2 cgroup /sys/fs/cgroup
-        exec env -i container=test PATH=$PATH /lib/systemd/systemd --log-target=null --unit=test.target'";
-
-struct Systemd {
-    child: Child,
-    /// Its process, as seen from outside.
-    pid: String,
-}
-
-impl Systemd {
-    fn boot() -> Systemd {
-        fs::create_dir_all(UNITS).expect(UNITS);
-        fs::write(format!("{UNITS}/test.target"), TARGET).expect("a unit");
-        let child = Command::new("unshare")
-            .args(["-pfm", "--propagation", "private", "--mount-proc", "--kill-child"])
-            .args(["sh", "-ec", BOOT])
-            .spawn()
-            .expect("unshare, of util-linux, runs");
-        let children = format!("/proc/{0}/task/{0}/children", child.id());
-        let pid = || fs::read_to_string(&children).unwrap_or_default().trim().to_owned();
-        poll("systemd begins", || Path::new("/run/systemd/private").exists());
-        Systemd { pid: pid(), child }
-    }
-
-    /// What comes before a command, so that it runs inside.
-    fn prefix(&self) -> Vec<String> {
-        ["nsenter", "-t", &self.pid, "-p", "-m", "--"].map(str::to_owned).into()
-    }
-
-    fn ctl(&self, words: &str) -> String {
-        run(&format!("{} systemctl {words}", self.prefix().join(" ")))
-    }
-}
-
-impl Drop for Systemd {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use crate::systemd::Systemd;
 
 #[test]
 #[ignore = "in the machine"]
@@ -76,15 +23,12 @@ fn soak_a_unit_is_found_restarted_and_undone_by_a_unit() {
     let mut case = Case::idle("nft", "store");
     KubeProxy::configure("iptables", &format!("{FOREIGN}/32"));
     let systemd = Systemd::boot();
-    let unit = format!(
-        "[Unit]\nDefaultDependencies=no\n[Service]\nEnvironment=PATH=/run/bin:/usr/sbin:/usr/bin\n\
-         ExecStart={} --config=/run/kube-proxy/config.conf --v=2\n\
-         StandardOutput=append:/run/kube-proxy/log\nStandardError=append:/run/kube-proxy/log\n",
-        cached("kube-proxy").display()
+    systemd.start(
+        "kube-proxy",
+        "simple",
+        &format!("{} --config=/run/kube-proxy/config.conf --v=2", cached("kube-proxy").display()),
+        "/run/kube-proxy/log",
     );
-    fs::write(format!("{UNITS}/kube-proxy.service"), unit).expect("a unit");
-    systemd.ctl("daemon-reload");
-    systemd.ctl("start kube-proxy");
     case.cluster.wait("iptables");
     case.serves_from_now_on();
     case.proxyshift.within = systemd.prefix();

@@ -1,0 +1,84 @@
+//! kube-proxy as a static pod of the real kubelet.
+
+use std::fs;
+
+use super::Case;
+use crate::cluster::FOREIGN;
+use crate::common::run;
+use crate::kube_proxy::KubeProxy;
+use crate::kubelet::{Kubelet, MANIFEST};
+use crate::machine::inside;
+
+/// What the second pod is told, for want of a configuration file; it says nothing of ipvs.
+const FLAGS: [&str; 10] = [
+    "--proxy-mode=iptables",
+    "--kubeconfig=/run/kube-proxy/kubeconfig",
+    "--kube-api-content-type=application/json",
+    "--hostname-override=node",
+    "--cluster-cidr=10.244.0.0/16",
+    "--feature-gates=EndpointSliceProxying=false",
+    "--conntrack-max-per-core=0",
+    "--conntrack-min=0",
+    "--conntrack-tcp-timeout-established=0s",
+    "--conntrack-tcp-timeout-close-wait=0s",
+];
+
+/// A node whose kubelet runs kube-proxy in iptables mode, told so by `arguments`.
+fn node(arguments: &[&str]) -> (Case, Kubelet) {
+    for folder in ["/etc/kubernetes", "/var/lib", "/var/log"] {
+        run(&format!("mkdir -p {folder}"));
+        run(&format!("mount -t tmpfs kubelet {folder}"));
+    }
+    run("mkdir /etc/kubernetes/manifests");
+    let mut case = Case::idle("nft", "store");
+    KubeProxy::configure("iptables", &format!("{FOREIGN}/32"));
+    let kubelet = Kubelet::start(arguments);
+    case.cluster.wait("iptables");
+    case.serves_from_now_on();
+    case.proxyshift.within = kubelet.systemd.prefix();
+    (case, kubelet)
+}
+
+impl Case {
+    /// Migrates, by the built-in playbook.
+    fn migrates_by_itself(&self, words: &str) {
+        let ended = self.proxyshift.run(&format!("migrate --yes {words}"));
+        println!("{}", ended.err);
+        assert_eq!(ended.code, Some(0));
+        ended.says(&[&format!("static pod {MANIFEST}")]);
+    }
+}
+
+#[test]
+#[ignore = "in the machine"]
+fn soak_a_static_pod_goes_there_and_comes_back() {
+    if !inside("cases::migrate::static_pod::soak_a_static_pod_goes_there_and_comes_back") {
+        return;
+    }
+    let (case, _kubelet) = node(&["--config=/var/lib/kube-proxy/config.conf", "--v=2"]);
+    let checked = case.proxyshift.run("check --to ipvs -o json");
+    println!("{}{}", checked.out, checked.err);
+    case.migrates_by_itself("--to ipvs");
+    case.is_in("ipvs");
+    case.migrates_by_itself("--to iptables");
+    case.is_in("iptables");
+}
+
+#[test]
+#[ignore = "in the machine"]
+fn soak_a_static_pod_told_by_flags_is_undone() {
+    if !inside("cases::migrate::static_pod::soak_a_static_pod_told_by_flags_is_undone") {
+        return;
+    }
+    let (case, _kubelet) = node(&FLAGS);
+    let manifest = || fs::read_to_string(MANIFEST).expect(MANIFEST);
+    let before = manifest();
+    case.migrates_by_itself("--to ipvs --confirm-within 10m");
+    case.is_in("ipvs");
+    let said = manifest();
+    let new = ["    - --proxy-mode=ipvs\n", &format!("    - --ipvs-exclude-cidrs={FOREIGN}/32\n")];
+    assert!(new.iter().all(|line| said.contains(line)), "{said}");
+    case.proxyshift.expect(0, "rollback --yes");
+    case.is_in("iptables");
+    assert_eq!(manifest(), before);
+}

@@ -1,0 +1,118 @@
+//! The real kubelet, which runs kube-proxy as a static pod: containerd starts it, in a container that
+//! has its files from the node.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use crate::cluster::BIN;
+use crate::common::run;
+use crate::common::vm::cached;
+use crate::kube_proxy::DIR;
+use crate::systemd::Systemd;
+
+/// The manifest of kube-proxy, where kubeadm would put it.
+pub const MANIFEST: &str = "/etc/kubernetes/manifests/kube-proxy.yaml";
+
+/// What containerd and the kubelet say.
+const LOG: &str = "/run/kubelet.log";
+
+/// No API, no certificates but its own, and no pod goes because the host's disk is full.
+const KUBELET: &str = "apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+staticPodPath: /etc/kubernetes/manifests
+authentication: {anonymous: {enabled: true}, webhook: {enabled: false}}
+authorization: {mode: AlwaysAllow}
+address: 127.0.0.1
+readOnlyPort: 0
+failSwapOn: false
+evictionHard: {memory.available: 0%, nodefs.available: 0%, imagefs.available: 0%}
+imageGCHighThresholdPercent: 100
+";
+
+/// The images are there, and nothing else is to be got.
+const CONTAINERD: &str = "version = 2
+[plugins.'io.containerd.grpc.v1.cri']
+sandbox_image = 'docker.io/library/pause:latest'
+";
+
+/// A node's systemd, whose units are the kubelet and containerd; they end with this.
+pub struct Kubelet {
+    pub systemd: Systemd,
+}
+
+impl Kubelet {
+    /// kube-proxy is told what it is to do by `arguments`.
+    pub fn start(arguments: &[&str]) -> Kubelet {
+        let kubelet = Kubelet { systemd: Systemd::boot() };
+        fs::write("/run/containerd.toml", CONTAINERD).expect("a file");
+        fs::write("/run/kubelet.yaml", KUBELET).expect("a file");
+        fs::write(MANIFEST, manifest(arguments)).expect(MANIFEST);
+        for program in ["containerd", "containerd-shim-runc-v2", "ctr", "kubelet", "runc"] {
+            symlink(cached("kubelet").join(program), format!("{BIN}/{program}")).expect(program);
+        }
+        let containerd = format!("{BIN}/containerd --config=/run/containerd.toml");
+        kubelet.systemd.start("containerd", "notify", &containerd, LOG);
+        for image in ["pause.tar", "host.tar"] {
+            let image = cached("kubelet").join(image);
+            run(&format!("{BIN}/ctr -n k8s.io images import {}", image.display()));
+        }
+        let words = format!(
+            "{BIN}/kubelet --config=/run/kubelet.yaml --hostname-override=node \
+             --container-runtime=remote \
+             --container-runtime-endpoint=unix:///run/containerd/containerd.sock --v=2"
+        );
+        kubelet.systemd.start("kubelet", "notify", &words, LOG);
+        kubelet
+    }
+}
+
+impl Drop for Kubelet {
+    /// Tells what it knows of a failure.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let pods = run("find /var/log/pods -name '*.log' -exec tail -n 40 {} +");
+            println!("{}{pods}", fs::read_to_string(LOG).unwrap_or_default());
+        }
+    }
+}
+
+/// A pod as people write it; its container has the node's programs, and its files at other places.
+fn manifest(arguments: &[&str]) -> String {
+    let program = cached("kube-proxy");
+    let folder = program.parent().expect("a folder").display();
+    let arguments: String = arguments.iter().map(|a| format!("    - {a}\n")).collect();
+    format!(
+        "apiVersion: v1
+kind: Pod
+metadata:
+  name: kube-proxy
+  namespace: kube-system
+spec:
+  hostNetwork: true
+  priorityClassName: system-node-critical
+  containers:
+  - name: kube-proxy
+    image: docker.io/library/host:latest
+    imagePullPolicy: Never
+    command:
+    - /opt/kube-proxy
+{arguments}    env:
+    - {{name: PATH, value: '{BIN}:/usr/sbin:/usr/bin'}}
+    securityContext:
+      privileged: true
+    volumeMounts:
+    - {{name: program, mountPath: /opt}}
+    - {{name: configuration, mountPath: /var/lib/kube-proxy}}
+    - {{name: configuration, mountPath: {DIR}}}
+    - {{name: programs, mountPath: {BIN}}}
+    - {{name: usr, mountPath: /usr}}
+    - {{name: lock, mountPath: /run/xtables.lock}}
+  volumes:
+  - {{name: program, hostPath: {{path: {folder}}}}}
+  - {{name: configuration, hostPath: {{path: {DIR}}}}}
+  - {{name: programs, hostPath: {{path: {BIN}}}}}
+  - {{name: usr, hostPath: {{path: /usr}}}}
+  - {{name: lock, hostPath: {{path: /run/xtables.lock, type: FileOrCreate}}}}
+"
+    )
+}

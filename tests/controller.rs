@@ -106,6 +106,7 @@ fn a_static_pod_is_stopped_by_its_manifest() {
     install();
     run("mkdir /run/manifests");
     let manifest = Path::new("/run/manifests/kp.yaml");
+    let aside = Path::new("/run/manifests/.kp.yaml.stopped");
     fs::write(manifest, "kind: Pod\n").unwrap();
     let mut kubelet = kubelet();
     poll("the pod starts", || pids("kube-proxy").unwrap().len() == 1);
@@ -118,13 +119,32 @@ fn a_static_pod_is_stopped_by_its_manifest() {
     assert_eq!(fs::read_to_string(manifest).unwrap(), "kind: Pod\n");
     for _ in 0..2 {
         controller.stop(WITHIN).unwrap();
-        assert!(controller.is_aside() && !manifest.exists());
+        assert!(aside.exists() && !manifest.exists());
         assert!(pids("kube-proxy").unwrap().is_empty());
     }
     // Killed between the two halves, the next run starts it from where it stands.
     let third = controller.start(WITHIN).unwrap();
-    assert!(!controller.is_aside());
+    assert!(!aside.exists());
     assert_eq!(pids("kube-proxy").unwrap(), [third]);
+
+    // It is told while it does not run, also where a killed run left it.
+    let (old, new, newer) = (Some("kind: Pod\n"), Some("kind: Pod # 2\n"), "kind: Pod # 3\n");
+    let fourth = controller.tell(manifest, old, new, WITHIN).unwrap();
+    assert_eq!(pids("kube-proxy").unwrap(), [fourth]);
+    controller.stop(WITHIN).unwrap();
+    let fifth = controller.tell(manifest, new, Some(newer), WITHIN).unwrap();
+    assert_eq!(pids("kube-proxy").unwrap(), [fifth]);
+    assert_eq!(fs::read_to_string(manifest).unwrap(), newer);
+    // What somebody else wrote stays, and runs.
+    let lost = controller.tell(manifest, old, new, WITHIN).unwrap_err();
+    assert_eq!(lost.kind, Kind::LostRace);
+    assert_eq!(pids("kube-proxy").unwrap().len(), 1);
+    assert_eq!(fs::read_to_string(manifest).unwrap(), newer);
+    // At boot nobody waits for the kubelet.
+    controller.stop(WITHIN).unwrap();
+    controller.tell_stopped(manifest, Some(newer), old).unwrap();
+    assert!(!aside.exists());
+    assert_eq!(fs::read_to_string(manifest).ok().as_deref(), old);
 
     let other = Controller::StaticPod { manifest: "/run/manifests/other.yaml".into() };
     assert_eq!(other.stop(WITHIN).unwrap_err().kind, Kind::NotFound);

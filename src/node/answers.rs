@@ -14,7 +14,7 @@ use crate::state::tools::Process;
 use crate::state::{Files, NodeState};
 
 /// How long to wait for the whole answer.
-const DEADLINE: Duration = Duration::from_secs(1);
+const DEADLINE: Duration = Duration::from_secs(2);
 
 /// The longest answer that is a mode, in bytes.
 const MODE: u64 = 64;

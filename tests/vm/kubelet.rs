@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use crate::cluster::BIN;
 use crate::common::run;
 use crate::common::vm::cached;
-use crate::kube_proxy::DIR;
+use crate::kube_proxy::{self, DIR};
 use crate::systemd::Systemd;
 
 /// The manifest of kube-proxy, where kubeadm would put it.
@@ -70,13 +70,13 @@ impl Drop for Kubelet {
     /// Tells what it knows of a failure.
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let pods = run("find /var/log/pods -name '*.log' -exec tail -n 40 {} +");
-            println!("{}{pods}", fs::read_to_string(LOG).unwrap_or_default());
+            println!("{}{}", fs::read_to_string(LOG).unwrap_or_default(), kube_proxy::log());
         }
     }
 }
 
 /// A pod as people write it; its container has the node's programs, and its files at other places.
+/// Without /etc/protocols, ipset knows no tcp.
 fn manifest(arguments: &[&str]) -> String {
     let program = cached("kube-proxy");
     let folder = program.parent().expect("a folder").display();
@@ -96,6 +96,9 @@ spec:
     imagePullPolicy: Never
     command:
     - /opt/kube-proxy
+    - --logtostderr=false
+    - --alsologtostderr
+    - --log-file={DIR}/log
 {arguments}    env:
     - {{name: PATH, value: '{BIN}:/usr/sbin:/usr/bin'}}
     securityContext:
@@ -106,12 +109,14 @@ spec:
     - {{name: configuration, mountPath: {DIR}}}
     - {{name: programs, mountPath: {BIN}}}
     - {{name: usr, mountPath: /usr}}
+    - {{name: protocols, mountPath: /etc/protocols}}
     - {{name: lock, mountPath: /run/xtables.lock}}
   volumes:
   - {{name: program, hostPath: {{path: {folder}}}}}
   - {{name: configuration, hostPath: {{path: {DIR}}}}}
   - {{name: programs, hostPath: {{path: {BIN}}}}}
   - {{name: usr, hostPath: {{path: /usr}}}}
+  - {{name: protocols, hostPath: {{path: /etc/protocols}}}}
   - {{name: lock, hostPath: {{path: /run/xtables.lock, type: FileOrCreate}}}}
 "
     )

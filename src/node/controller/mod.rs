@@ -1,9 +1,9 @@
 //! How kube-proxy is run on this node, and how it is told its mode.
 //!
 //! [`Controller::detect`] says who starts and stops it, [`Settings::find`] which file tells it the
-//! mode. A switch reads that file ([`read`]), edits the text ([`Settings::edit`]), exchanges it
-//! ([`swap`]) and restarts kube-proxy at once: up to 1.30 it exits by itself when its file is
-//! written.
+//! mode. A switch reads that file ([`read`]), edits the text ([`Settings::edit`]), and has kube-proxy
+//! run with it ([`Controller::tell`]): up to 1.30 it exits by itself when its file is written, so
+//! that is one step.
 
 mod argv;
 mod configuration;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::Controller;
+use super::{Controller, swap};
 use crate::error::{Error, Kind, Result};
 use crate::here::process_start;
 use crate::node::processes;
@@ -100,10 +100,55 @@ impl Controller {
         self.wait_for_one(&before, &until)
     }
 
-    /// Whether kube-proxy was stopped by [`Controller::stop`] and not started again: for a static
-    /// pod, whose manifest is then aside.
-    pub fn is_aside(&self) -> bool {
-        matches!(self, Controller::StaticPod { manifest } if aside(manifest).exists())
+    /// Exchanges kube-proxy's settings in the file `path`, as [`swap`] does, and has it run with them;
+    /// gives its number.
+    ///
+    /// A static pod is stopped first: a kubelet before 1.22 that sees a manifest change while it is
+    /// still ending the old pod may start the new one twice.
+    ///
+    /// # Errors
+    /// As [`swap`], with kube-proxy running as before, and as [`Controller::stop`].
+    pub fn tell(
+        &self,
+        path: &Path,
+        from: Option<&str>,
+        to: Option<&str>,
+        within: Duration,
+    ) -> Result<u32> {
+        if !self.is_static_pod() {
+            swap(path, from, to)?;
+            return self.restart(within);
+        }
+        let until = Until::new(within);
+        self.stop(until.left())?;
+        let told = swap(&self.place_of(path), from, to);
+        let started = self.start(until.left());
+        told.and(started)
+    }
+
+    /// As [`Controller::tell`], for a kube-proxy that does not run, and that somebody else will start.
+    ///
+    /// # Errors
+    /// As [`swap`].
+    pub fn tell_stopped(&self, path: &Path, from: Option<&str>, to: Option<&str>) -> Result<()> {
+        let told = swap(&self.place_of(path), from, to);
+        match self {
+            Controller::StaticPod { manifest } if aside(manifest).exists() => {
+                rename(&aside(manifest), manifest)?;
+            }
+            _ => {}
+        }
+        told
+    }
+
+    /// Where the file `path` is now: the manifest of a pod that is stopped has another name.
+    fn place_of(&self, path: &Path) -> PathBuf {
+        match self {
+            Controller::StaticPod { manifest } if manifest == path && !path.exists() => {
+                aside(manifest)
+            }
+            _ => path.to_owned(),
+        }
     }
 
     fn is_static_pod(&self) -> bool {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::error::{Error, Kind, Result};
-use crate::node::controller::{self, Controller};
+use crate::node::controller::Controller;
 use crate::node::processes;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
@@ -97,14 +97,15 @@ pub(in crate::run) fn after_reboot(context: &Context<'_>, run: &mut Run) -> Resu
     let persisted = steps.iter().filter(|s| matches!(s, Step::File { .. }));
     restored += steps_back(&persisted.cloned().collect::<Vec<_>>(), &mut trouble);
     if let Some((path, controller)) = settings(&steps) {
-        let back = swap_back(context, run, path).and_then(|()| {
-            // One that this boot has not started yet reads the old file when it is started.
-            match processes::pids(KUBE_PROXY)?.is_empty() {
-                true => Ok(()),
-                false => controller.restart(RESTART).map(drop),
+        // One that this boot has not started yet reads the old file when it is started.
+        let back = || match processes::pids(KUBE_PROXY)?.is_empty() {
+            true => {
+                let (after, before) = texts(context, run)?;
+                controller.tell_stopped(path, Some(&after), Some(&before))
             }
-        });
-        match back {
+            false => tell_back(context, run, path, controller),
+        };
+        match back() {
             Ok(()) => restored += 1,
             Err(e) => trouble.push(e.to_string()),
         }
@@ -145,12 +146,10 @@ fn settings_back(
     let Some((path, controller)) = settings(steps) else { return Ok(true) };
     let task = format!("back to kube-proxy in {} mode", shift.from);
     context.sink.started(&task);
-    let back =
-        swap_back(context, run, path).and_then(|()| controller.restart(RESTART)).and_then(|_| {
-            converge::wait(context, shift.from, &services(base, shift.from), None, RESTART, &|| {
-                Ok(())
-            })
-        });
+    let back = tell_back(context, run, path, controller).and_then(|()| {
+        let before = services(base, shift.from);
+        converge::wait(context, shift.from, &before, None, RESTART, &|| Ok(()))
+    });
     match back {
         Ok(_) => {
             context.sink.finished(&task, format!("{} as before, and it serves", path.display()));
@@ -174,12 +173,18 @@ fn settings(steps: &[Step]) -> Option<(&Path, &Controller)> {
     })
 }
 
-/// The old text of kube-proxy's settings back into their file.
-fn swap_back(context: &Context<'_>, run: &Run, path: &Path) -> Result<()> {
+/// The old text of kube-proxy's settings back into their file, and kube-proxy started with it.
+fn tell_back(context: &Context<'_>, run: &Run, path: &Path, controller: &Controller) -> Result<()> {
+    let (after, before) = texts(context, run)?;
+    controller.tell(path, Some(&after), Some(&before), RESTART).map(drop)
+}
+
+/// The texts of kube-proxy's settings after the switch, and before it.
+fn texts(context: &Context<'_>, run: &Run) -> Result<(String, String)> {
     let dir = context.store.run_dir(&run.id);
     let text =
         |name: &str| fs::read_to_string(dir.join(name)).map_err(|e| Error::io(dir.join(name), &e));
-    controller::swap(path, Some(&text(AFTER)?), Some(&text(BEFORE)?))
+    Ok((text(AFTER)?, text(BEFORE)?))
 }
 
 /// Files and sysctls as they were, the last first; how many.

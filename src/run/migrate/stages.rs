@@ -84,7 +84,7 @@ impl Work<'_> {
         mode::settings(&self.base).filter(|_| to_ipvs).and_then(|s| s.ipvs.scheduler)
     }
 
-    /// Edits kube-proxy's settings and restarts it at once.
+    /// Edits kube-proxy's settings and restarts it.
     pub(super) fn switch(&mut self, switch: &Switch) -> Result<()> {
         let (sink, stage) = (self.context.sink, StageName::Switch.name());
         let to = self.playbook.to;
@@ -112,8 +112,7 @@ impl Work<'_> {
         }
         let step = Step::Settings { path: path.clone(), controller: controller.clone() };
         step.begin(&mut self.journal, stage, 1)?;
-        controller::swap(&path, Some(&before), Some(&after))?;
-        let pid = controller.restart(switch.timeout)?;
+        let pid = controller.tell(&path, Some(&before), Some(&after), switch.timeout)?;
         steps::done(&mut self.journal, stage, 1)?;
         sink.finished(
             &task,

@@ -103,8 +103,8 @@ impl Controller {
     /// Exchanges kube-proxy's settings in the file `path`, as [`swap`] does, and has it run with them;
     /// gives its number.
     ///
-    /// A static pod is stopped first: a kubelet before 1.22 that sees a manifest change while it is
-    /// still ending the old pod may start the new one twice.
+    /// A static pod is stopped first: a kubelet that sees the manifest change again while it is still
+    /// ending the old pod may start the new one twice (seen with 1.20.2).
     ///
     /// # Errors
     /// As [`swap`], with kube-proxy running as before, and as [`Controller::stop`].

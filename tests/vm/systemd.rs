@@ -60,7 +60,7 @@ impl Systemd {
     /// until it has started, as its type means it.
     pub fn start(&self, name: &str, kind: &str, command: &str, log: &str) {
         let unit = format!(
-            "[Unit]\nDefaultDependencies=no\n[Service]\nType={kind}\nDelegate=yes\n\
+            "[Unit]\nDefaultDependencies=no\n[Service]\nType={kind}\nTimeoutStartSec=300\nDelegate=yes\n\
              Environment=PATH={BIN}:/usr/sbin:/usr/bin\nExecStart={command}\n\
              StandardOutput=append:{log}\nStandardError=append:{log}\n",
         );

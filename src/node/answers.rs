@@ -28,8 +28,7 @@ const BUILD: &str = "kubernetes_build_info{";
 /// In which mode the kube-proxy of this namespace says that it runs, if one is in `state`; none if it
 /// does not answer.
 pub fn mode(state: &NodeState) -> Option<String> {
-    let processes = state.processes.iter().flatten().map(|p| (&*p.name, &*p.args));
-    let address = address(processes, |path| state.file(path))?;
+    let address = address(state.processes.as_deref()?, &state.files)?;
     let text = get(address, "proxyMode", MODE)?;
     let mode = text.trim();
     (!mode.is_empty()).then(|| mode.to_owned())
@@ -38,8 +37,7 @@ pub fn mode(state: &NodeState) -> Option<String> {
 /// Gives the kube-proxy among `processes` the version that it tells itself, if it has none yet, as in a
 /// container: nobody runs its program to ask. `files` has its configuration.
 pub(super) fn tell_version(processes: &mut [Process], files: &Files) {
-    let file = |path: &str| files.get(&format!("files{path}")).map(|text| &**text);
-    let address = address(processes.iter().map(|p| (&*p.name, &*p.args)), file);
+    let address = address(processes, files);
     let process = processes.iter_mut().find(|p| p.name == "kube-proxy" && p.version.is_none());
     let (Some(address), Some(process)) = (address, process) else { return };
     let start = process_start(process.pid);
@@ -82,17 +80,15 @@ fn get(address: SocketAddr, path: &str, limit: u64) -> Option<String> {
     answer.body_mut().with_config().limit(limit).read_to_string().ok()
 }
 
-/// Where the kube-proxy among processes, given with names and arguments, answers; none if there is
-/// none, or more than one.
-fn address<'a>(
-    processes: impl Iterator<Item = (&'a str, &'a [String])>,
-    file: impl Fn(&str) -> Option<&'a str>,
-) -> Option<SocketAddr> {
-    let mut all = processes.filter(|(name, _)| *name == "kube-proxy");
-    let (Some((_, args)), None) = (all.next(), all.next()) else { return None };
-    let line = CommandLine::parse(args).ok()?;
+/// Where the kube-proxy among `processes` answers; none if there is none, or more than one. `files` has
+/// its configuration.
+fn address(processes: &[Process], files: &Files) -> Option<SocketAddr> {
+    let mut all = processes.iter().filter(|p| p.name == "kube-proxy");
+    let (Some(process), None) = (all.next(), all.next()) else { return None };
+    let line = CommandLine::parse(&process.args).ok()?;
+    let text = |path: &str| files.get(&format!("files{path}"));
     let config = line.config.as_deref();
-    let config = config.and_then(|path| KubeProxyConfig::parse(path, file(path)?).ok());
+    let config = config.and_then(|path| KubeProxyConfig::parse(path, text(path)?).ok());
     // With a file that is not at hand, the default is worth a try.
     let mut address = line.settings(config.as_ref()).unwrap_or_default().metrics_address()?;
     if address.ip().is_unspecified() {
@@ -212,10 +208,7 @@ mod tests {
 
     #[test]
     fn the_address_is_that_of_the_only_kube_proxy() {
-        let address = |state: &NodeState| {
-            let processes = state.processes.iter().flatten().map(|p| (&*p.name, &*p.args));
-            super::address(processes, |_| None)
-        };
+        let address = |state: &NodeState| super::address(state.processes.as_deref()?, &state.files);
         let at = |flag| address(&state(flag)).map(|a| a.to_string());
         assert_eq!(at("--v=2").as_deref(), Some("127.0.0.1:10249"));
         assert_eq!(at("--metrics-bind-address=0.0.0.0:9").as_deref(), Some("127.0.0.1:9"));

@@ -7,23 +7,25 @@
 //!  snapshot  ─────────►     └───────► store ◄───────────────────── rollback (a plan like any other) ◄── journal
 //! ```
 //!
-//! Imports run one way: `event error yaml clock here interrupt memory ← state ← owners ← plan`; `state ← node`,
-//! `state ← store`; `plan, node ← apply`; all of these `← run ← cli`; `event ← ui ← cli`.
+//! Imports run one way: `event error yaml clock runtime interrupt allocator ← state ← owners ← plan
+//! ← checks`; `state ← node`, `state ← store`; `plan, node ← apply`; `checks, store, apply ← run,
+//! guard`; all of these `← front`; `event ← ui ← front`.
 //! `tests/layers.rs` holds the code to it.
 
+pub mod allocator;
 pub mod apply;
 pub mod checks;
-pub mod cli;
 pub mod clock;
 pub mod error;
 pub mod event;
-pub mod here;
+pub mod front;
+pub mod guard;
 pub mod interrupt;
-pub mod memory;
 pub mod node;
 pub mod owners;
 pub mod plan;
 pub mod run;
+pub mod runtime;
 pub mod state;
 pub mod store;
 pub mod ui;

@@ -3,10 +3,12 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use proxyshift::cli::{self, ansible, args::Args};
+use proxyshift::front::ansible;
+use proxyshift::front::cli;
+use proxyshift::front::cli::args::Args;
 
 fn main() -> ExitCode {
-    proxyshift::memory::give_back_early();
+    proxyshift::allocator::give_back_early();
     let words: Vec<_> = std::env::args_os().collect();
     if let Some(task) = ansible::task(&words) {
         return ExitCode::from(ansible::run(&task));

@@ -19,12 +19,12 @@ impl Case {
     }
 
     /// The process that stands by for the run in hand.
-    fn stand_by(&self) -> Pid {
+    fn watchdog(&self) -> Pid {
         let run = self.pending()["id"].as_str().expect("pending").to_owned();
         let json = self.proxyshift.store.join("runs").join(run).join("run.json");
         let json: serde_json::Value =
             serde_json::from_slice(&std::fs::read(json).expect("run.json")).expect("JSON");
-        let pid = json["staged"]["stand_by"]["pid"].as_i64().expect("one stands by");
+        let pid = json["pending"]["watchdog"]["pid"].as_i64().expect("one stands by");
         Pid::from_raw(i32::try_from(pid).expect("a pid")).expect("a pid")
     }
 
@@ -50,14 +50,14 @@ fn what_nobody_confirms_is_undone() {
     assert!(cleaned["confirm_within"].as_u64().is_some_and(|left| left <= 4), "{cleaned}");
     assert_ne!(case.node.rules(), case.before);
     let pending = case.pending();
-    assert_eq!((&pending["state"], &pending["stand_by"]), (&"unconfirmed".into(), &true.into()));
+    assert_eq!((&pending["state"], &pending["watchdog"]), (&"unconfirmed".into(), &true.into()));
     let status = case.proxyshift.expect(6, "status");
     for word in ["waits to be confirmed", "proxyshift confirm", "proxyshift rollback"] {
         assert!(status.out.contains(word), "{}", status.out);
     }
     // A hang-up and a request to end do not end the one who stands by.
     for signal in [Signal::HUP, Signal::TERM, Signal::INT] {
-        kill_process(case.stand_by(), signal).expect("signalled");
+        kill_process(case.watchdog(), signal).expect("signalled");
     }
     case.is_undone("nobody confirmed");
     case.proxyshift.expect(3, "confirm").says(&["was rolled back", "next:"]);
@@ -79,12 +79,12 @@ fn what_is_confirmed_stays() {
     case.proxyshift.expect(6, "resume").says(&["waits to be confirmed"]);
     case.proxyshift.expect(0, "extend 10m");
     assert!(case.pending()["seconds_left"].as_u64().is_some_and(|left| left > 500));
-    let stand_by = case.stand_by();
+    let watchdog = case.watchdog();
     let confirmed = case.proxyshift.expect(0, "confirm -o json").json();
     assert_eq!(confirmed["changed"], true);
     assert_eq!(case.proxyshift.expect(0, "confirm -o json").json()["changed"], false);
     poll("nobody stands by any more", || {
-        proxyshift::here::process_start(stand_by.as_raw_nonzero().get().unsigned_abs()).is_none()
+        proxyshift::runtime::process_start(watchdog.as_raw_nonzero().get().unsigned_abs()).is_none()
     });
     assert_same(&case.node.rules(), &clean, "confirmed");
     // What was confirmed can be undone all the same.
@@ -116,7 +116,7 @@ fn when_who_stands_by_is_killed_whoever_looks_has_another() {
     }
     let case = Case::new();
     case.proxyshift.expect(0, "cleanup --yes --confirm-within 5s");
-    kill_process(case.stand_by(), Signal::KILL).expect("killed");
+    kill_process(case.watchdog(), Signal::KILL).expect("killed");
     poll("its death is seen", || {
         let status = case.proxyshift.expect(6, "status");
         status.err.contains("was gone; another one stands by now")
@@ -127,19 +127,19 @@ fn when_who_stands_by_is_killed_whoever_looks_has_another() {
 }
 
 #[test]
-fn what_is_extended_has_somebody_to_stand_by() {
-    if !in_namespace("what_is_extended_has_somebody_to_stand_by") {
+fn what_is_extended_has_somebody_to_watchdog() {
+    if !in_namespace("what_is_extended_has_somebody_to_watchdog") {
         return;
     }
     let case = Case::new();
     case.proxyshift.expect(0, "cleanup --yes --confirm-within 10m");
-    let first = case.stand_by();
+    let first = case.watchdog();
     kill_process(first, Signal::KILL).expect("killed");
     poll("it is gone", || {
-        proxyshift::here::process_start(first.as_raw_nonzero().get().unsigned_abs()).is_none()
+        proxyshift::runtime::process_start(first.as_raw_nonzero().get().unsigned_abs()).is_none()
     });
     case.proxyshift.expect(0, "extend 1s");
-    assert_ne!(case.stand_by(), first);
+    assert_ne!(case.watchdog(), first);
     case.is_undone("nobody confirmed");
 }
 

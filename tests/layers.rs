@@ -6,10 +6,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Small and shared: every layer may import these, and they each other.
-const SHARED: [&str; 7] = ["event", "error", "yaml", "clock", "here", "interrupt", "memory"];
+const SHARED: [&str; 7] = ["event", "error", "yaml", "clock", "runtime", "interrupt", "allocator"];
 
 /// Each layer and those just below it, which stand earlier; it may import whatever lies below.
-const ORDER: [(&str, &[&str]); 9] = [
+const ORDER: [(&str, &[&str]); 10] = [
     ("state", &[]),
     ("owners", &["state"]),
     ("plan", &["owners"]),
@@ -18,7 +18,8 @@ const ORDER: [(&str, &[&str]); 9] = [
     ("store", &["state"]),
     ("apply", &["plan", "node"]),
     ("run", &["checks", "store", "apply"]),
-    ("cli", &["run", "ui"]),
+    ("guard", &["checks", "store", "apply"]),
+    ("front", &["run", "guard", "ui"]),
 ];
 
 /// The user interface shows events and errors, and knows nothing else.
@@ -261,7 +262,7 @@ fn imports_run_one_way() {
 fn only_the_user_interface_prints() {
     let macros = ["println!", "eprintln!", "print!", "eprint!", "dbg!"];
     let mut wrong = Vec::new();
-    for source in sources().iter().filter(|s| !matches!(s.layer(), "ui" | "cli")) {
+    for source in sources().iter().filter(|s| !matches!(s.layer(), "ui" | "front")) {
         for word in macros {
             wrong
                 .extend(places(&source.code, word).map(|_| format!("src/{}: {word}", source.path)));
@@ -271,7 +272,7 @@ fn only_the_user_interface_prints() {
 }
 
 /// The one call of C that no crate makes for us.
-const MEMORY: &str = "memory.rs";
+const MEMORY: &str = "allocator.rs";
 
 #[test]
 fn nothing_else_is_unsafe() {
@@ -311,7 +312,7 @@ fn a_wrong_import_is_found_however_it_is_written() {
         ("node/x.rs", "use crate::plan::edit::Edit;"),
         ("node/x.rs", "use crate::{error::Error, plan::{edit, merge}};"),
         ("node/x.rs", "use crate::{\n    error::Error,\n    run,\n};"),
-        ("node/x.rs", "fn f() { crate::cli::run() }"),
+        ("node/x.rs", "fn f() { crate::front::run() }"),
         ("node/x.rs", "use crate::*;"),
         ("node/x.rs", "use super::super::store;"),
         ("node/mod.rs", "use super::store::Store;"),
@@ -321,7 +322,7 @@ fn a_wrong_import_is_found_however_it_is_written() {
         ("ui/mod.rs", "use crate::run::Context;"),
         ("ui/mod.rs", "use crate::state::NodeState;"),
         ("run/x.rs", "use crate::ui::Ui;"),
-        ("store/x.rs", "use crate::node::lock;"),
+        ("store/x.rs", "use crate::node::locks;"),
         ("other/mod.rs", ""),
     ];
     for (path, text) in wrong {
@@ -338,7 +339,7 @@ fn what_is_no_import_is_not_taken_for_one() {
         ("node/x.rs", "use super::run; fn f<'a>(x: &'a str) {}"),
         ("node/x.rs", "mod tests {\n    use super::*;\n    use super::super::run;\n}"),
         ("node/x/mod.rs", "use super::tools; use crate::node::plan;"),
-        ("cli/x.rs", "use crate::{error, run::{self, inside}, state, store, ui};"),
+        ("front/x.rs", "use crate::{error, run::{self, sandbox}, state, store, ui};"),
         ("run/x.rs", "use crate::{apply, node::{tools, plan}};"),
     ];
     for (path, text) in fine {

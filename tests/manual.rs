@@ -9,7 +9,7 @@ use std::process::Command;
 
 use clap_mangen::Man;
 use common::run_with;
-use proxyshift::cli::completions::shown;
+use proxyshift::front::cli::completions::shown;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_proxyshift");
 
@@ -137,7 +137,7 @@ fn hidden_verbs_show_up_nowhere_and_others_everywhere() {
     });
     let pages: Vec<String> = pages().into_values().collect();
     for text in scripts.iter().chain(&pages) {
-        assert!(!text.contains("stand-by") && !text.contains("inside a private"), "{text}");
+        assert!(!text.contains("watchdog") && !text.contains("inside a private"), "{text}");
     }
     for script in &scripts {
         for word in ["migrate", "--confirm-within", "rollback", "export", "nftables"] {

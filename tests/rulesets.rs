@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use proxyshift::error::{Kind, Result};
 use proxyshift::state::ruleset::Ruleset;
-use proxyshift::state::text::Shared;
+use proxyshift::state::shared_str::SharedStr;
 
-fn parse(path: &Path) -> Result<(Shared, Ruleset)> {
-    let text: Shared = fs::read_to_string(path).expect("a readable file").into();
+fn parse(path: &Path) -> Result<(SharedStr, Ruleset)> {
+    let text: SharedStr = fs::read_to_string(path).expect("a readable file").into();
     let name = path.file_name().expect("a name").to_string_lossy();
     Ok((text.clone(), Ruleset::parse(&name, text)?))
 }

@@ -2,7 +2,7 @@
 
 use crate::apply::Kernel;
 use crate::error::{Error, Kind, Result};
-use crate::node::commands::Command;
+use crate::node::command::Command;
 use crate::node::tools::Tool;
 use crate::plan::edit::{Direction, RealServerOf};
 use crate::state::ipvs::VirtualServer;

@@ -9,8 +9,9 @@ use std::time::Instant;
 
 use crate::apply::{Applied, Kernel, payload, table};
 use crate::error::{Error, Kind, Result};
-use crate::node::commands::Command;
-use crate::node::lock::{XTABLES_LOCK, XtablesLock};
+use crate::node::command::Command;
+use crate::node::locks::XTABLES_LOCK;
+use crate::node::locks::XtablesLock;
 use crate::node::tools::Tool;
 use crate::plan::edit::{Direction, TableEdit};
 

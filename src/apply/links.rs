@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use crate::apply::Kernel;
 use crate::error::{Error, Kind, Result};
-use crate::node::commands::Command;
+use crate::node::command::Command;
 use crate::node::tools::Tool;
 use crate::plan::edit::{Direction, LinkText};
 

@@ -19,7 +19,7 @@ use crate::error::Result;
 use crate::node::tools::Tools;
 use crate::plan::edit::{Edit, Target};
 use crate::state::Backend;
-use crate::state::meaning::Difference;
+use crate::state::equivalence::Difference;
 
 /// What the kernel holds after an edit, against what it should hold.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]

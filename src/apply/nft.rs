@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::apply::{Applied, Kernel, payload, table};
 use crate::error::{Error, Kind, Result};
-use crate::node::commands::Command;
+use crate::node::command::Command;
 use crate::node::nfnetlink::{Batch, Netfilter};
 use crate::node::tools::Tool;
 use crate::plan::edit::{Direction, RuleAt, TableEdit};

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use crate::apply::Applied;
 use crate::error::{Error, Kind, Result};
-use crate::node::commands::Command;
+use crate::node::command::Command;
 use crate::node::tools::{Tool, Tools};
 use crate::plan::edit::{ChainText, Direction, RuleAt, TableEdit};
 use crate::plan::invariants::unexpected_of;
 use crate::state::RulesetId;
-use crate::state::meaning::{canonical, same_rule};
+use crate::state::equivalence::canonical;
+use crate::state::equivalence::same_rule;
 use crate::state::ruleset::{Chain, Ruleset, Table};
 
 /// iptables-nft-save starts over whenever someone writes, so it may take long on a busy node.

@@ -32,7 +32,7 @@ use crate::plan::leftovers::leftovers;
 use crate::plan::{Object, Plan};
 use crate::state::NodeState;
 use crate::state::kube_proxy::{KubeProxyConfig, Mode};
-use crate::state::measured::Measured;
+use crate::state::live_facts::LiveFacts;
 
 pub(crate) use invalid::{felix_setting, first_gate};
 pub use markdown::markdown;
@@ -59,7 +59,7 @@ pub struct Facts<'a> {
     /// How long ago `earlier` was.
     pub interval: Option<Duration>,
     /// What only a live node can be asked; none for a snapshot.
-    pub asked: Option<&'a Measured>,
+    pub live: Option<&'a LiveFacts>,
     /// The mode that kube-proxy is to go to, if it is to go anywhere.
     pub to: Option<Mode>,
     /// Who owns what.
@@ -88,7 +88,7 @@ impl<'a> Facts<'a> {
             now,
             earlier: None,
             interval: None,
-            asked: None,
+            live: None,
             to,
             catalogue,
             ownership,

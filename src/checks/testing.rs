@@ -6,7 +6,7 @@ use super::{Check, Facts, Verdict};
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
 use crate::state::kube_proxy::Mode;
-use crate::state::measured::Measured;
+use crate::state::live_facts::LiveFacts;
 use crate::state::{Files, NodeState};
 
 /// A captured node of `snapshots/`.
@@ -91,11 +91,11 @@ pub fn judged_with(
     state: &NodeState,
     to: Option<Mode>,
     earlier: Option<&NodeState>,
-    asked: Option<&Measured>,
+    live: Option<&LiveFacts>,
 ) -> Verdict {
     let catalogue = Catalogue::builtin().expect("the catalogue");
     let ownership = Ownership::of(&catalogue, state);
-    let facts = Facts { earlier, asked, ..Facts::of(state, &catalogue, &ownership, to) };
+    let facts = Facts { earlier, live, ..Facts::of(state, &catalogue, &ownership, to) };
     assert!((check.applies)(&facts), "{} does not apply", check.id);
     (check.judge)(&facts)
 }
@@ -118,9 +118,9 @@ pub fn judged_after(
 pub fn judged_live(
     check: &Check,
     state: &NodeState,
-    asked: &crate::state::measured::Measured,
+    asked: &crate::state::live_facts::LiveFacts,
 ) -> Verdict {
     let catalogue = Catalogue::builtin().expect("the catalogue");
     let ownership = Ownership::of(&catalogue, state);
-    (check.judge)(&Facts { asked: Some(asked), ..Facts::of(state, &catalogue, &ownership, None) })
+    (check.judge)(&Facts { live: Some(asked), ..Facts::of(state, &catalogue, &ownership, None) })
 }

@@ -1,7 +1,7 @@
 //! The capture of a node: every file of a node state, read from this namespace.
 //!
 //! Looking changes nothing: each family of netfilter state is asked only when the kernel shows that
-//! it is there ([`super::present`]), and a save that lies is refused by name ([`super::lossy`]).
+//! it is there ([`super::subsystems`]), and a save that lies is refused by name ([`super::lossy_save`]).
 
 use std::thread;
 use std::time::Duration;
@@ -9,10 +9,10 @@ use std::time::Duration;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
-use super::commands::Output;
+use super::command::Output;
 use super::nfnetlink::Netfilter;
 use super::tools::{Tool, Tools};
-use super::{answers, config_files, lossy::lossy, present, processes, sysctls};
+use super::{config_files, kube_proxy_api, lossy_save::lossy, processes, subsystems, sysctls};
 use crate::error::{Error, Kind, Result};
 use crate::event::{Event, Silent, Sink};
 use crate::state::ipvs::{Ipvs, Limits};
@@ -57,10 +57,10 @@ pub fn capture_telling(tools: &Tools, extent: Extent, sink: &dyn Sink) -> Result
     ipvs(tools, &mut files)?;
     links(tools, &mut files)?;
     put(&mut files, "sysctl.txt", sysctls::read()?);
-    put(&mut files, "modules.txt", present::read_if_there("/proc/modules")?.unwrap_or_default());
+    put(&mut files, "modules.txt", subsystems::read_if_there("/proc/modules")?.unwrap_or_default());
     let mut processes = processes::find()?;
     let (configuration, notes) = config_files::read(&processes);
-    answers::tell_version(&mut processes, &configuration);
+    kube_proxy_api::tell_version(&mut processes, &configuration);
     if !processes.is_empty() {
         put(&mut files, "processes.json", render_processes(&processes)?);
     }
@@ -75,7 +75,7 @@ pub fn capture_telling(tools: &Tools, extent: Extent, sink: &dyn Sink) -> Result
 }
 
 fn counters_and_versions(tools: &Tools, files: &mut Files) -> Result<()> {
-    let conntrack = present::read_if_there("/proc/net/stat/nf_conntrack")?;
+    let conntrack = subsystems::read_if_there("/proc/net/stat/nf_conntrack")?;
     put(files, "nf_conntrack.stat", conntrack.unwrap_or_default());
     put(files, "tools.txt", tools.tools_txt());
     if files.contains_key("ipvs.save") {
@@ -148,7 +148,7 @@ fn put_save(files: &mut Files, id: RulesetId, output: Output) -> Result<()> {
 fn legacy(tools: &Tools, files: &mut Files) -> Result<()> {
     for family in Family::ALL {
         let id = RulesetId { family, backend: Backend::Legacy };
-        let output = match present::legacy_tables(family)? {
+        let output = match subsystems::legacy_tables(family)? {
             Some(listed) if listed.is_empty() => continue,
             Some(_) => save(tools, Tool::Save(id), &["-c"])?,
             None => legacy_by_name(tools, id)?,
@@ -161,7 +161,7 @@ fn legacy(tools: &Tools, files: &mut Files) -> Result<()> {
 /// The legacy tables of a family that somebody uses, of all whose code is in the kernel.
 fn legacy_by_name(tools: &Tools, id: RulesetId) -> Result<Output> {
     let mut whole = Output { stdout: String::new(), stderr: String::new() };
-    for table in present::legacy_tables_loaded(id.family) {
+    for table in subsystems::legacy_tables_loaded(id.family) {
         let output = save(tools, Tool::Save(id), &["-c", "-t", &table])?;
         if !untouched(&output.stdout) {
             whole.stdout.push_str(&output.stdout);
@@ -187,7 +187,7 @@ struct Table {
 impl Table {
     /// True for a table that `iptables-nft-save`, or `ip6tables-nft-save`, prints.
     fn is_of(&self, family: Family) -> bool {
-        self.family == family.nft() && present::XTABLES.contains(&self.name.as_str())
+        self.family == family.nft() && subsystems::XTABLES.contains(&self.name.as_str())
     }
 
     fn is_native(&self) -> bool {
@@ -197,7 +197,7 @@ impl Table {
 
 /// The tables of nf_tables: those of iptables-nft as saves, native ones as nft's JSON.
 fn nft(tools: &Tools, files: &mut Files) -> Result<()> {
-    if !present::nf_tables() {
+    if !subsystems::nf_tables() {
         return Ok(());
     }
     // Asked over netlink: a node whose only nf_tables rules are iptables-nft's needs no `nft`.
@@ -251,7 +251,7 @@ fn json(text: &str) -> Result<Vec<Value>> {
 
 /// The sets; without any, nothing.
 fn ipsets(tools: &Tools) -> Result<String> {
-    match present::ip_set() {
+    match subsystems::ip_set() {
         true => Ok(save(tools, Tool::Ipset, &["save"])?.stdout),
         false => Ok(String::new()),
     }
@@ -259,7 +259,7 @@ fn ipsets(tools: &Tools) -> Result<String> {
 
 /// Virtual servers; without any, nothing.
 fn ipvs(tools: &Tools, files: &mut Files) -> Result<()> {
-    if !present::ip_vs() {
+    if !subsystems::ip_vs() {
         return Ok(());
     }
     let rules = save(tools, Tool::Ipvsadm, &["-S", "-n"])?.stdout;

@@ -12,11 +12,12 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::controller::swap;
-use super::present::read_if_there;
+use super::subsystems::read_if_there;
 use super::sysctls;
 use super::tools::{Tool, Tools};
 use crate::error::{Error, Kind, Result};
-use crate::state::measured::{Availability, Modules};
+use crate::state::live_facts::Availability;
+use crate::state::live_facts::Modules;
 
 /// Where the modules are named that are loaded at boot.
 pub const MODULES: &str = "/etc/modules-load.d/proxyshift.conf";

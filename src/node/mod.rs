@@ -2,19 +2,20 @@
 //!
 //! Everything here acts on the namespaces it runs in; nothing takes a namespace argument.
 
-pub mod answers;
 pub mod capture;
-pub mod commands;
+pub mod command;
 pub mod config_files;
 pub mod conntrack;
 pub mod controller;
 pub mod kernel;
-pub mod lock;
-pub mod lossy;
-pub mod measure;
+pub mod kube_proxy_api;
+pub mod live_facts;
+pub mod locks;
+pub mod lossy_save;
 pub mod nfnetlink;
-pub mod present;
+pub mod observe;
 pub mod processes;
+pub mod subsystems;
 pub mod sysctls;
 pub mod systemd;
 pub mod tools;

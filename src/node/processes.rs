@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::commands::Command;
+use super::command::Command;
 use crate::error::{Error, Kind, Result};
 use crate::state::tools::Process;
 

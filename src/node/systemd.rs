@@ -6,9 +6,9 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::commands::{Command, TRUSTED_PATH};
+use super::command::{Command, TRUSTED_PATH};
 use crate::error::{Error, Kind, Result};
-use crate::here::Netns;
+use crate::runtime::Netns;
 
 const UNITS: &str = "/etc/systemd/system";
 const WANTS: &str = "multi-user.target.wants";

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use super::commands::{Command, TRUSTED_PATH};
-use super::present;
+use super::command::{Command, TRUSTED_PATH};
+use super::subsystems;
 use crate::error::{Error, Kind, Result};
 use crate::state::{Backend, Family, RulesetId};
 
@@ -93,10 +93,10 @@ impl Tool {
 
     fn version(self) -> Version {
         match self {
-            Tool::Ipset => Version::WhenPresent(present::ip_set),
-            Tool::Ipvsadm => Version::WhenPresent(present::ip_vs),
+            Tool::Ipset => Version::WhenPresent(subsystems::ip_set),
+            Tool::Ipvsadm => Version::WhenPresent(subsystems::ip_vs),
             Tool::Iptables | Tool::Nft | Tool::Conntrack => {
-                Version::WhenPresent(present::nfnetlink)
+                Version::WhenPresent(subsystems::nfnetlink)
             }
             Tool::Ip => Version::Always("-V"),
             Tool::Save(_) | Tool::Restore(_) => Version::Never,

@@ -13,7 +13,7 @@ use crate::plan::Plan;
 use crate::plan::leftovers::leftovers_under;
 use crate::state::kube_proxy::Mode;
 use crate::state::ruleset::{Rule, Ruleset, Table};
-use crate::state::text::Shared;
+use crate::state::shared_str::SharedStr;
 use crate::state::{NodeState, RulesetId};
 
 const NAME: &str = "kube-proxy";
@@ -34,7 +34,7 @@ pub fn taken_over(catalogue: &Catalogue, state: &NodeState, to: Mode) -> Result<
         if lines.is_empty() {
             continue;
         }
-        let text: Shared = ruleset.text_without_rules(&lines).into();
+        let text: SharedStr = ruleset.text_without_rules(&lines).into();
         after.rulesets.insert(*id, Ruleset::parse(&id.file(), text.clone())?);
         after.files.insert(id.file(), text);
     }

@@ -12,7 +12,8 @@ use crate::plan::leftovers::real_server_name;
 use crate::plan::{Object, ObjectKind, Plan};
 use crate::state::ipvs::{RealServer, Service, VirtualServer};
 use crate::state::ruleset::{Chain, Ruleset, Table};
-use crate::state::text::{Gathered, Text};
+use crate::state::shared_str::StrArena;
+use crate::state::shared_str::StrSlice;
 use crate::state::{Backend, Family, NodeState, RulesetId};
 
 /// A rule and its place.
@@ -24,7 +25,7 @@ pub struct RuleAt {
     /// chain after it.
     pub position: usize,
     /// Its text from `-A` on.
-    pub text: Text,
+    pub text: StrSlice,
     /// For an addition: the rule that stands right before it; none at the top of the chain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<String>,
@@ -34,9 +35,9 @@ pub struct RuleAt {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChainText {
     /// Its name.
-    pub name: Text,
+    pub name: StrSlice,
     /// Its rules' texts, from `-A` on, first to last.
-    pub rules: Vec<Text>,
+    pub rules: Vec<StrSlice>,
 }
 
 impl ChainText {
@@ -50,7 +51,7 @@ impl ChainText {
     fn read_together<'de, D: Deserializer<'de>>(
         list: D,
     ) -> std::result::Result<Vec<ChainText>, D::Error> {
-        struct Chains(Gathered, Vec<usize>);
+        struct Chains(StrArena, Vec<usize>);
         impl<'de> Visitor<'de> for Chains {
             type Value = Chains;
 
@@ -71,7 +72,7 @@ impl ChainText {
             }
         }
         let Chains(texts, lengths) =
-            list.deserialize_seq(Chains(Gathered::default(), Vec::new()))?;
+            list.deserialize_seq(Chains(StrArena::default(), Vec::new()))?;
         let mut texts = texts.texts().map_err(D::Error::custom)?;
         let mut next = |rules| {
             let name = texts.next()?;

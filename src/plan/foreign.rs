@@ -7,7 +7,7 @@ use similar::{Algorithm, DiffOp, capture_diff_slices};
 
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::{Ownership, UNKNOWN};
-use crate::state::meaning::canonical;
+use crate::state::equivalence::canonical;
 use crate::state::ruleset::{Chain, Ruleset};
 use crate::state::{NodeState, RulesetId};
 

@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::error::Result;
 use crate::plan::edit::{ChainText, Direction, Edit, TableEdit, Target};
-use crate::state::meaning::{Change, Difference, canonical, ruleset_differences_but};
+use crate::state::equivalence::Change;
+use crate::state::equivalence::Difference;
+use crate::state::equivalence::canonical;
+use crate::state::equivalence::ruleset_differences_but;
 use crate::state::ruleset::{Chain, Ruleset};
 use crate::state::{Files, NodeState, RulesetId};
 

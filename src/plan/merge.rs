@@ -16,10 +16,11 @@ use similar::{Algorithm, DiffOp, capture_diff_slices};
 
 use crate::plan::edit::{ChainText, Direction, Edit, RuleAt, TableEdit, Target};
 use crate::state::NodeState;
-use crate::state::meaning::{canonical, same_rule};
+use crate::state::equivalence::canonical;
+use crate::state::equivalence::same_rule;
 use crate::state::rule::Words;
 use crate::state::ruleset::{Chain, Ruleset, Table};
-use crate::state::text::Text;
+use crate::state::shared_str::StrSlice;
 
 /// What undoes some edits, and what cannot be undone.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -39,7 +40,7 @@ pub struct Undo {
 pub struct Named {
     /// What it is in, and of what kind.
     place: Arc<str>,
-    name: Text,
+    name: StrSlice,
 }
 
 impl fmt::Display for Named {
@@ -311,7 +312,7 @@ fn drop_dangling(
     now: Side<'_>,
     undo: &mut Undo,
 ) {
-    let mut coming: HashSet<Text> = back.chains.iter().map(|c| c.name.clone()).collect();
+    let mut coming: HashSet<StrSlice> = back.chains.iter().map(|c| c.name.clone()).collect();
     loop {
         let lost = |text: &str| {
             let (target, _) = Words::of_rule(text).target()?;

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::state::Family;
-use crate::state::text::Text;
+use crate::state::shared_str::StrSlice;
 
 /// What a plan does with an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -56,13 +56,13 @@ pub struct About {
     /// Their address family, where they have one.
     pub family: Option<Family>,
     /// Where they live: `legacy`, `nft`, `ipset`, `ipvs`, `link`.
-    pub backend: Text,
+    pub backend: StrSlice,
     /// Their table, for chains and rules.
-    pub table: Option<Text>,
+    pub table: Option<StrSlice>,
     /// The component they belong to, or `unknown`.
-    pub owner: Text,
+    pub owner: StrSlice,
     /// Why they go or stay, in one sentence.
-    pub reason: Text,
+    pub reason: StrSlice,
 }
 
 /// One object of a plan. On a large node there are as many as the node has rules, so each is kept
@@ -76,11 +76,11 @@ pub struct Object {
     /// What it has in common with others.
     pub about: Arc<About>,
     /// Its own name; for a rule, its chain's.
-    pub name: Text,
+    pub name: StrSlice,
     /// Its position in its chain, from 0, for a rule.
     pub position: Option<u32>,
     /// Its text: a rule from `-A` on, a virtual server with its scheduler; empty for a chain.
-    pub text: Text,
+    pub text: StrSlice,
 }
 
 impl Deref for Object {
@@ -97,14 +97,14 @@ struct Row<'a> {
     action: Action,
     kind: ObjectKind,
     family: Option<Family>,
-    backend: &'a Text,
-    table: &'a Option<Text>,
-    name: &'a Text,
+    backend: &'a StrSlice,
+    table: &'a Option<StrSlice>,
+    name: &'a StrSlice,
     #[serde(skip)]
     position: Option<u32>,
-    text: &'a Text,
-    owner: &'a Text,
-    reason: &'a Text,
+    text: &'a StrSlice,
+    owner: &'a StrSlice,
+    reason: &'a StrSlice,
 }
 
 impl Object {

@@ -3,13 +3,15 @@
 use serde_json::Value;
 
 use crate::error::{Error, Kind, Result};
+use crate::node::observe::observe_tolerant;
 use crate::plan::edit::{Direction, Edit};
 use crate::plan::invariants::{Outcome, outcome, unexpected};
 use crate::run::Context;
-use crate::run::execute::{execute, told};
-use crate::run::look::look_again;
+use crate::run::apply_edits::execute;
+use crate::run::apply_edits::told;
 use crate::run::rollback;
-use crate::run::take::{Taken, base_of};
+use crate::run::snapshot::Baseline;
+use crate::run::snapshot::load_baseline;
 use crate::run::writers::Writers;
 use crate::state::NodeState;
 use crate::store::KEEP;
@@ -39,7 +41,7 @@ pub(super) fn refuse_pending(context: &Context<'_>) -> Result<()> {
 pub(super) fn begin(
     context: &Context<'_>,
     verb: &str,
-    taken: &Taken,
+    taken: &Baseline,
     summary: Value,
     edits: &[Edit],
     more: u64,
@@ -81,7 +83,7 @@ impl std::io::Write for Length {
 
 /// Makes the edits and proves them; on a failure undoes them. `base` is what the node was, or what
 /// the edits leave of it (see [`rest`](crate::plan::invariants::rest)).
-pub(super) fn carry_out(
+pub(super) fn apply_or_undo(
     context: &Context<'_>,
     run: &mut Run,
     journal: &mut Journal,
@@ -90,10 +92,10 @@ pub(super) fn carry_out(
     edits: Vec<Edit>,
     plan_again: &dyn Fn() -> Result<Vec<Edit>>,
 ) -> Result<Changed> {
-    match make(context, run, journal, stage, base, edits, plan_again) {
+    match apply_and_verify(context, run, journal, stage, base, edits, plan_again) {
         Ok(changed) => {
             // A run that is to be confirmed is pending until then.
-            if run.staged.is_none() {
+            if run.pending.is_none() {
                 context.store.finish(run, RunState::Done)?;
                 prune(context)?;
             }
@@ -104,7 +106,7 @@ pub(super) fn carry_out(
 }
 
 /// Makes the edits and proves them.
-pub(super) fn make(
+pub(super) fn apply_and_verify(
     context: &Context<'_>,
     run: &Run,
     journal: &mut Journal,
@@ -115,7 +117,7 @@ pub(super) fn make(
 ) -> Result<Changed> {
     let mut writers = Writers::of(base, &edits);
     execute(context, journal, stage, edits, plan_again)
-        // Said by the journal, with those of before a crash; one copy at a time.
+        // LoggedEvent by the journal, with those of before a crash; one copy at a time.
         .map(drop)
         .and_then(|()| done_edits(context, run))
         .and_then(|done| verify(context, &done, base, &mut writers))
@@ -125,7 +127,7 @@ pub(super) fn make(
 fn undo_after(context: &Context<'_>, run: &mut Run, journal: &mut Journal, cause: Error) -> Error {
     context.sink.warning(format!("{cause}; undoing"));
     let undone =
-        base_of(context, run).and_then(|base| rollback::undo(context, run, journal, &base));
+        load_baseline(context, run).and_then(|base| rollback::undo(context, run, journal, &base));
     match undone {
         Ok(report) if report.restored + report.taken_out == 0 => match cause.kind {
             Kind::Interrupted => {
@@ -133,12 +135,12 @@ fn undo_after(context: &Context<'_>, run: &mut Run, journal: &mut Journal, cause
             }
             _ => cause,
         },
-        undone => after_undoing(cause, undone),
+        undone => rollback_error(cause, undone),
     }
 }
 
 /// The error of a run that failed of `cause` and was undone, or was to be.
-pub(super) fn after_undoing<T>(cause: Error, undone: Result<T>) -> Error {
+pub(super) fn rollback_error<T>(cause: Error, undone: Result<T>) -> Error {
     match undone {
         Ok(_) => Error { kind: Kind::RolledBack, ..cause }
             .hint("the node is as before; see the cause, and try again"),
@@ -159,7 +161,7 @@ fn verify(
 ) -> Result<Changed> {
     let task = "verifying against the kernel";
     context.sink.started(task);
-    let now = look_again(context.tools, context.sink)?;
+    let now = observe_tolerant(context.tools, context.sink)?;
     for edit in edits {
         if outcome(edit, base, &now) != Outcome::Done {
             let cause = match edit.direction {

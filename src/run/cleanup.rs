@@ -7,23 +7,29 @@ use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
 use crate::interrupt;
+use crate::node::observe::observe;
+use crate::node::observe::observe_tolerant;
 use crate::plan::Plan;
 use crate::plan::edit::{Edit, by_themselves, edits};
 use crate::plan::invariants::{Outcome, outcome, rest};
 use crate::plan::leftovers::Wanted;
 use crate::run::Context;
-use crate::run::change::{begin, carry_out, prune, refuse_pending};
+use crate::run::apply_edits::CLEAN;
+use crate::run::apply_edits::settle;
+use crate::run::apply_edits::told;
+use crate::run::change::{apply_or_undo, begin, prune, refuse_pending};
 use crate::run::confirm;
-use crate::run::execute::{CLEAN, settle, told};
 use crate::run::fix;
-use crate::run::look::{look, look_again};
 use crate::run::rehearsal::{Tried, rehearse};
 use crate::run::rollback;
-use crate::run::stand_by;
-use crate::run::take::{Taken, base_of, parsed, take};
+use crate::run::snapshot::Baseline;
+use crate::run::snapshot::load_baseline;
+use crate::run::snapshot::parse_snapshot;
+use crate::run::snapshot::take_snapshot;
+use crate::run::watchdog;
 use crate::state::NodeState;
 use crate::store::journal::Journal;
-use crate::store::run::{Run, RunState, Staged};
+use crate::store::run::{Pending, Run, RunState};
 use crate::store::snapshots::Snapshot;
 
 /// How long a clean-up that is to be confirmed may take.
@@ -35,7 +41,7 @@ const STAGE_TIME: Duration = Duration::from_secs(600);
 /// [`Kind::Pending`] while another run is in hand; when the node cannot be captured.
 pub fn intended(context: &Context<'_>, wanted: &Wanted) -> Result<Vec<Edit>> {
     refuse_pending(context)?;
-    wanted.edits(context.catalogue, &look(context.tools, context.sink)?)
+    wanted.edits(context.catalogue, &observe(context.tools, context.sink)?)
 }
 
 /// What a clean-up did.
@@ -67,7 +73,7 @@ pub fn cleanup(
 ) -> Result<Report> {
     let _lock = context.lock("cleanup")?;
     refuse_pending(context)?;
-    let first = wanted.plan(context.catalogue, &look(context.tools, context.sink)?)?;
+    let first = wanted.plan(context.catalogue, &observe(context.tools, context.sink)?)?;
     if first.is_empty() {
         return Ok(Report {
             run: None,
@@ -83,9 +89,9 @@ pub fn cleanup(
     drop(first);
     // Attempts that were refused before they became runs leave their snapshots behind.
     prune(context)?;
-    let snapshot = take(context, "before cleanup")?.snapshot;
+    let snapshot = take_snapshot(context, "before cleanup")?.snapshot;
     // Read from there again: what is captured lies scattered in memory, and none of it is given back.
-    let state = parsed(Snapshot::load(&snapshot.dir)?.files)?;
+    let state = parse_snapshot(Snapshot::load(&snapshot.dir)?.files)?;
     let plan = wanted.plan(context.catalogue, &state)?;
     let edits = edits(&plan, &state);
     let confirm = confirm_within.map(|time| time.as_secs());
@@ -94,7 +100,7 @@ pub fn cleanup(
     });
     // A large plan is as large as the node, and so is its state, which the snapshot has.
     drop(plan);
-    let taken = Taken { snapshot, state: rest(state, &edits)? };
+    let taken = Baseline { snapshot, state: rest(state, &edits)? };
     let edits = by_themselves(edits)?;
     // What is no leftover must be told to the rehearsal.
     let tried = if wanted.black_holes { Tried::Edits(&edits) } else { Tried::CleanUp };
@@ -102,8 +108,8 @@ pub fn cleanup(
     let _change = interrupt::change();
     let (mut run, mut journal) = begin(context, "cleanup", &taken, summary, &edits, 0)?;
     if confirm_within.is_some() {
-        run.staged = Some(Staged::new(None, CLEAN, STAGE_TIME));
-        if let Err(e) = stand_by::arm(context, &mut run) {
+        run.pending = Some(Pending::new(None, CLEAN, STAGE_TIME));
+        if let Err(e) = watchdog::arm(context, &mut run) {
             context.store.finish(&mut run, RunState::Failed)?;
             return Err(e);
         }
@@ -120,13 +126,14 @@ fn clean(
     edits: Vec<Edit>,
     wanted: &Wanted,
 ) -> Result<Report> {
-    let plan_again = || wanted.edits(context.catalogue, &look_again(context.tools, context.sink)?);
-    let changed = carry_out(context, run, journal, CLEAN, base, edits, &plan_again)?;
-    if let Some(time) = run.plan["confirm_within"].as_u64().filter(|_| run.staged.is_some()) {
+    let plan_again =
+        || wanted.edits(context.catalogue, &observe_tolerant(context.tools, context.sink)?);
+    let changed = apply_or_undo(context, run, journal, CLEAN, base, edits, &plan_again)?;
+    if let Some(time) = run.plan["confirm_within"].as_u64().filter(|_| run.pending.is_some()) {
         confirm::wait_for(context, run, Duration::from_secs(time))?;
     }
     let (id, snapshot) = (Some(run.id.clone()), Some(run.snapshot.clone()));
-    let confirm_within = run.staged.as_ref().map(|s| s.left().as_secs());
+    let confirm_within = run.pending.as_ref().map(|s| s.left().as_secs());
     Ok(Report {
         run: id,
         snapshot,
@@ -141,12 +148,12 @@ fn clean(
 /// # Errors
 /// [`Kind::NotFound`] when it had changed nothing; [`Kind::Pending`] when only a rollback can be
 /// offered.
-pub(super) fn go_on(context: &Context<'_>, mut run: Run) -> Result<Report> {
+pub(super) fn keep_waiting(context: &Context<'_>, mut run: Run) -> Result<Report> {
     rollback::same_boot(context, &mut run)?;
     if run.verb == fix::FIX {
         return Err(fix::not_resumed(&run.id));
     }
-    let base = base_of(context, &run)?;
+    let base = load_baseline(context, &run)?;
     let dir = context.store.run_dir(&run.id);
     let only_back = |cause: &str| {
         Error::new(Kind::Pending, format!("run {}", run.id), cause)
@@ -167,7 +174,7 @@ pub(super) fn go_on(context: &Context<'_>, mut run: Run) -> Result<Report> {
     if told.rolling_back {
         return Err(only_back("it had begun to roll back"));
     }
-    let now = look_again(context.tools, context.sink)?;
+    let now = observe_tolerant(context.tools, context.sink)?;
     if let Some((edit, place)) = &told.open {
         match outcome(edit, &base, &now) {
             Outcome::Done => settle(&mut journal, place)?,
@@ -179,13 +186,13 @@ pub(super) fn go_on(context: &Context<'_>, mut run: Run) -> Result<Report> {
             }
         }
     }
-    run.take_over();
-    if let Some(staged) = &mut run.staged {
-        staged.within(STAGE_TIME);
+    run.claim();
+    if let Some(pending) = &mut run.pending {
+        pending.set_deadline(STAGE_TIME);
     }
     context.store.update(&run)?;
     context.sink.run(&run.id, &run.verb);
-    stand_by::arm(context, &mut run)?;
+    watchdog::arm(context, &mut run)?;
     let wanted = wanted_of(&run);
     let left = wanted.edits(context.catalogue, &now)?;
     clean(context, &mut run, &mut journal, &base, left, &wanted)

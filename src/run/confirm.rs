@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use crate::error::{Error, Kind, Result};
 use crate::interrupt;
 use crate::run::Context;
-use crate::run::{boot_unit, stand_by};
+use crate::run::boot_unit;
+use crate::run::watchdog;
 use crate::store::journal::{Journal, Mark, Record};
 use crate::store::run::{Run, RunState};
 
@@ -45,7 +46,7 @@ pub fn confirm(context: &Context<'_>) -> Result<Confirmed> {
 /// As [`confirm`].
 pub fn awaited(context: &Context<'_>) -> Result<Confirmed> {
     let Some(run) = context.store.pending()? else {
-        let last = context.store.runs()?.into_iter().rfind(|r| r.staged.is_some());
+        let last = context.store.runs()?.into_iter().rfind(|r| r.pending.is_some());
         return match last {
             Some(run) if run.state == RunState::Done => Ok(Confirmed::Already(run)),
             Some(run) => Err(Error::new(Kind::NotFound, format!("run {}", run.id), ended(&run))
@@ -62,9 +63,9 @@ pub fn awaited(context: &Context<'_>) -> Result<Confirmed> {
 /// # Errors
 /// When that cannot be written down.
 pub(super) fn wait_for(context: &Context<'_>, run: &mut Run, time: Duration) -> Result<()> {
-    if let Some(staged) = &mut run.staged {
-        staged.stage = CONFIRM.into();
-        staged.within(time);
+    if let Some(pending) = &mut run.pending {
+        pending.stage = CONFIRM.into();
+        pending.set_deadline(time);
     }
     run.state = RunState::Unconfirmed;
     context.store.update(run)
@@ -81,11 +82,11 @@ pub fn extend(context: &Context<'_>, time: Duration) -> Result<Run> {
     };
     waits(&run)?;
     note(context, &run, Mark::Extended, json!({"seconds": time.as_secs()}))?;
-    if let Some(staged) = &mut run.staged {
-        staged.within(time);
+    if let Some(pending) = &mut run.pending {
+        pending.set_deadline(time);
     }
     context.store.update(&run)?;
-    stand_by::arm(context, &mut run)?;
+    watchdog::arm(context, &mut run)?;
     Ok(run)
 }
 
@@ -102,8 +103,8 @@ fn waits(run: &Run) -> Result<()> {
     let pending = |cause: &str, hint: &str| {
         Err(Error::new(Kind::Pending, format!("run {}", run.id), cause).hint(hint))
     };
-    match &run.staged {
-        Some(staged) if run.state == RunState::Unconfirmed => match staged.left().is_zero() {
+    match &run.pending {
+        Some(waiting) if run.state == RunState::Unconfirmed => match waiting.left().is_zero() {
             true => pending(
                 "its time to be confirmed is over",
                 "`proxyshift status` shows it being undone; `proxyshift rollback` undoes it now",

@@ -4,13 +4,14 @@ use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
 use crate::interrupt;
+use crate::node::observe::observe;
+use crate::node::observe::observe_all_tolerant;
 use crate::plan::edit::Edit;
 use crate::run::Context;
-use crate::run::change::{begin, carry_out, prune, refuse_pending};
-use crate::run::execute;
-use crate::run::look::{look, look_at_all_again};
+use crate::run::apply_edits;
+use crate::run::change::{apply_or_undo, begin, prune, refuse_pending};
 use crate::run::rehearsal::{Tried, rehearse};
-use crate::run::take::take;
+use crate::run::snapshot::take_snapshot;
 use crate::state::NodeState;
 
 /// The verb of such a run.
@@ -52,7 +53,7 @@ pub fn fix(
     let _lock = context.lock(FIX)?;
     refuse_pending(context)?;
     let mut approved = Vec::new();
-    for remedy in judge(&look(context.tools, context.sink)?)? {
+    for remedy in judge(&observe(context.tools, context.sink)?)? {
         if approve(&remedy)? {
             approved.push(remedy);
         }
@@ -62,7 +63,7 @@ pub fn fix(
     }
     // Attempts that were refused before they became runs leave their snapshots behind.
     prune(context)?;
-    let taken = take(context, "before check --fix")?;
+    let taken = take_snapshot(context, "before check --fix")?;
     let edits = still_wanted(&approved, judge(&taken.state)?);
     if edits.is_empty() {
         context.sink.note("someone else mended it meanwhile");
@@ -74,9 +75,16 @@ pub fn fix(
     let _change = interrupt::change();
     let (mut run, mut journal) = begin(context, FIX, &taken, summary, &edits, 0)?;
     let plan_again =
-        || Ok(still_wanted(&approved, judge(&look_at_all_again(context.tools, context.sink)?)?));
-    let changed =
-        carry_out(context, &mut run, &mut journal, execute::FIX, &taken.state, edits, &plan_again)?;
+        || Ok(still_wanted(&approved, judge(&observe_all_tolerant(context.tools, context.sink)?)?));
+    let changed = apply_or_undo(
+        context,
+        &mut run,
+        &mut journal,
+        apply_edits::FIX,
+        &taken.state,
+        edits,
+        &plan_again,
+    )?;
     let (id, snapshot) = (Some(run.id), Some(run.snapshot));
     Ok(Report { run: id, snapshot, applied, others: changed.others })
 }

@@ -1,23 +1,22 @@
 //! Runs: the stages that change a node, and the ways back.
 
+pub mod apply_edits;
 pub mod boot_unit;
 mod change;
 pub mod cleanup;
 pub mod confirm;
-pub mod execute;
+pub mod event_log;
 pub mod fix;
-pub mod guard;
-pub mod inside;
-pub mod look;
 pub mod migrate;
 pub mod probes;
-pub mod record;
 mod rehearsal;
 pub mod report;
 pub mod resume;
 pub mod rollback;
-pub mod stand_by;
-pub mod take;
+pub mod sandbox;
+pub mod snapshot;
+mod wait;
+pub mod watchdog;
 mod writers;
 
 use std::path::Path;
@@ -26,7 +25,8 @@ use std::time::Duration;
 use crate::apply::Kernel;
 use crate::error::Result;
 use crate::event::Sink;
-use crate::node::lock::{LOCK_DIR, NodeLock};
+use crate::node::locks::LOCK_DIR;
+use crate::node::locks::NodeLock;
 use crate::node::tools::Tools;
 use crate::owners::catalogue::Catalogue;
 use crate::store::Store;

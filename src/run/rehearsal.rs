@@ -4,8 +4,9 @@ use crate::error::Result;
 use crate::event::{Event, Sink};
 use crate::plan::edit::Edit;
 use crate::run::Context;
-use crate::run::inside::{self, Job};
-use crate::run::take::Taken;
+use crate::run::sandbox;
+use crate::run::sandbox::Task;
+use crate::run::snapshot::Baseline;
 use crate::state::kube_proxy::Mode;
 
 /// What is tried.
@@ -23,15 +24,15 @@ pub(super) enum Tried<'a> {
 ///
 /// # Errors
 /// [`Kind::Rehearsal`](crate::error::Kind::Rehearsal), naming what failed.
-pub(super) fn rehearse(context: &Context<'_>, taken: &Taken, tried: Tried<'_>) -> Result<()> {
+pub(super) fn rehearse(context: &Context<'_>, taken: &Baseline, tried: Tried<'_>) -> Result<()> {
     let task = "rehearsing in a private namespace";
     context.sink.started(task);
     let sink = Rehearsal(context.sink);
     let (dir, tools) = (&taken.snapshot.dir, context.tools);
     let report = match tried {
-        Tried::CleanUp => inside::run(Job::Rehearse, dir, tools, &sink)?,
-        Tried::Edits(edits) => inside::mend(edits, dir, tools, &sink)?,
-        Tried::Leaving(to) => inside::leave(to, dir, tools, &sink)?,
+        Tried::CleanUp => sandbox::run(Task::Rehearse, dir, tools, &sink)?,
+        Tried::Edits(edits) => sandbox::mend(edits, dir, tools, &sink)?,
+        Tried::Leaving(to) => sandbox::leave(to, dir, tools, &sink)?,
     };
     context.sink.finished(task, format!("{} proofs", report.proofs.len()));
     Ok(())

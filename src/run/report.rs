@@ -14,22 +14,24 @@ use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
 use crate::plan::edit::{Direction, Edit, Target};
 use crate::plan::leftovers::Wanted;
+use crate::run::apply_edits::ROLLBACK;
+use crate::run::apply_edits::told;
 use crate::run::cleanup::wanted_of;
-use crate::run::execute::{ROLLBACK, told};
 use crate::run::rehearsal::REHEARSAL;
-use crate::run::take::parsed;
+use crate::run::snapshot::parse_snapshot;
 use crate::run::{fix, migrate};
 use crate::state::ipvs::Service;
 use crate::state::{Backend, NodeState};
 use crate::store::Store;
+use crate::store::event_log::LoggedEvent;
+use crate::store::event_log::What;
 use crate::store::journal::{self, Entry, JOURNAL, Mark};
 use crate::store::manifest::Manifest;
-use crate::store::run::{Run, RunState, Shift};
-use crate::store::said::{Said, What};
+use crate::store::run::{Modes, Run, RunState};
 use crate::store::snapshots::Snapshot;
 
 /// What is kept of a run.
-pub struct Kept {
+pub struct StoredRun {
     /// Its `run.json`.
     pub run: Run,
     /// Its journal, read as edits, for what it changed in the kernel.
@@ -37,18 +39,18 @@ pub struct Kept {
     /// Its journal's lines.
     journal: Vec<Entry>,
     /// What it said.
-    said: Vec<Said>,
+    said: Vec<LoggedEvent>,
     /// Its snapshot, if that is still there.
     base: Option<(Option<Manifest>, NodeState)>,
 }
 
-impl Kept {
+impl StoredRun {
     /// Reads what is kept of `run`. What is not there any more, or was not kept by an earlier
     /// proxyshift, is left out.
     ///
     /// # Errors
     /// [`Kind::Store`](crate::error::Kind::Store) when its journal cannot be read.
-    pub fn read(store: &Store, run: Run) -> Result<Kept> {
+    pub fn read(store: &Store, run: Run) -> Result<StoredRun> {
         let dir = store.run_dir(&run.id);
         let (mut edits, mut lines) = (Vec::new(), Vec::new());
         if dir.join(JOURNAL).exists() {
@@ -58,20 +60,20 @@ impl Kept {
             edits.extend(told.open.map(|(edit, _)| edit));
             lines = journal::read(&dir)?;
         }
-        let cleaned_from = run.staged.as_ref().and_then(|s| s.cleaned_from.as_ref());
+        let clean_snapshot = run.pending.as_ref().and_then(|s| s.clean_snapshot.as_ref());
         let load = |id: &String| {
             let loaded = Snapshot::load(&store.find(id)?.dir)?;
-            Ok::<_, Error>((loaded.manifest, parsed(loaded.files)?))
+            Ok::<_, Error>((loaded.manifest, parse_snapshot(loaded.files)?))
         };
-        let base = load(cleaned_from.unwrap_or(&run.snapshot)).ok();
-        let said = store.said(&run.id);
-        Ok(Kept { run, edits, journal: lines, said, base })
+        let base = load(clean_snapshot.unwrap_or(&run.snapshot)).ok();
+        let said = store.events(&run.id);
+        Ok(StoredRun { run, edits, journal: lines, said, base })
     }
 }
 
 /// A finding of a check, as a run keeps it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Judged {
+pub struct RecordedFinding {
     /// The check's id.
     pub id: String,
     /// What it looks at.
@@ -82,20 +84,25 @@ pub struct Judged {
     pub evidence: Vec<String>,
 }
 
-impl Judged {
+impl RecordedFinding {
     /// What was found, if something was.
-    pub fn of(finding: &Finding) -> Option<Judged> {
+    pub fn of(finding: &Finding) -> Option<RecordedFinding> {
         let Verdict::Found(found) = &finding.verdict else { return None };
-        Some(Judged::new(finding.id, finding.title, finding.severity, found.evidence.clone()))
+        Some(RecordedFinding::new(
+            finding.id,
+            finding.title,
+            finding.severity,
+            found.evidence.clone(),
+        ))
     }
 
-    fn new(id: &str, title: &str, severity: Severity, evidence: Vec<String>) -> Judged {
+    fn new(id: &str, title: &str, severity: Severity, evidence: Vec<String>) -> RecordedFinding {
         let severity = match severity {
             Severity::Block => "block",
             Severity::Warn => "warn",
             Severity::Info => "info",
         };
-        Judged { id: id.into(), title: title.into(), severity: severity.into(), evidence }
+        RecordedFinding { id: id.into(), title: title.into(), severity: severity.into(), evidence }
     }
 }
 
@@ -140,7 +147,7 @@ pub struct Change {
 
 /// Something that took time.
 #[derive(Debug, Clone, Serialize)]
-pub struct Timed {
+pub struct Timing {
     /// What.
     pub task: String,
     /// What came of it.
@@ -163,7 +170,7 @@ pub struct Report {
     /// Its last stage, of a run in stages.
     pub stage: Option<String>,
     /// From which mode to which, of a migration.
-    pub shift: Option<Shift>,
+    pub modes: Option<Modes>,
     /// When it began.
     pub started: String,
     /// When it ended; none for one that has not.
@@ -177,7 +184,7 @@ pub struct Report {
     /// The node; none when the snapshot is gone.
     pub node: Option<Node>,
     /// What checks found beforehand and did not stop it, or what it mended.
-    pub findings: Vec<Judged>,
+    pub findings: Vec<RecordedFinding>,
     /// What was left over, and why.
     pub leftovers: Vec<Leftovers>,
     /// What it changed in the kernel's tables, sets, servers and links.
@@ -191,7 +198,7 @@ pub struct Report {
     /// What was proven in its rehearsal.
     pub rehearsed: Vec<String>,
     /// What took how long.
-    pub times: Vec<Timed>,
+    pub times: Vec<Timing>,
     /// What needed to be known on the way, and warnings.
     pub notes: Vec<String>,
     /// Why it failed, as far as it did; the last one last.
@@ -202,7 +209,7 @@ pub struct Report {
 ///
 /// # Errors
 /// When the catalogue or the snapshot cannot be judged.
-pub fn report(catalogue: &Catalogue, kept: &Kept) -> Result<Report> {
+pub fn report(catalogue: &Catalogue, kept: &StoredRun) -> Result<Report> {
     let run = &kept.run;
     let last = || kept.journal.last().map(|entry| entry.at.clone());
     let ended = run.ended.clone().or_else(last).filter(|_| !run.state.is_pending());
@@ -212,8 +219,8 @@ pub fn report(catalogue: &Catalogue, kept: &Kept) -> Result<Report> {
         run: run.id.clone(),
         verb: run.verb.clone(),
         state: run.state,
-        stage: run.staged.as_ref().map(|s| s.stage.clone()),
-        shift: run.staged.as_ref().and_then(|s| s.shift),
+        stage: run.pending.as_ref().map(|s| s.stage.clone()),
+        modes: run.pending.as_ref().and_then(|s| s.modes),
         started: run.started.clone(),
         seconds: ended.as_deref().and_then(|ended| seconds_between(&run.started, ended)),
         ended,
@@ -242,7 +249,7 @@ pub fn report(catalogue: &Catalogue, kept: &Kept) -> Result<Report> {
 }
 
 impl Report {
-    fn add(&mut self, said: &Said) {
+    fn add(&mut self, said: &LoggedEvent) {
         match &said.what {
             What::Error(e) => self.errors.push(Error {
                 kind: e.kind,
@@ -261,7 +268,7 @@ impl Report {
                 if task.starts_with("verifying") || task.starts_with("asking") {
                     self.proofs.push(format!("{task}: {result}"));
                 }
-                self.times.push(Timed {
+                self.times.push(Timing {
                     task: masked(task),
                     result: masked(result),
                     at: said.at.clone(),
@@ -291,19 +298,20 @@ fn seconds_between(from: &str, to: &str) -> Option<i64> {
 }
 
 /// What the run kept of its checks; of remedies, what they are for.
-fn findings(run: &Run) -> Vec<Judged> {
+fn findings(run: &Run) -> Vec<RecordedFinding> {
     if run.verb != fix::FIX {
         return serde_json::from_value(run.plan["findings"].clone()).unwrap_or_default();
     }
     let ids = run.plan["checks"].as_array().into_iter().flatten().filter_map(Value::as_str);
     let check = |id| CHECKS.iter().find(|check| check.id == id);
-    let judged = |c: &crate::checks::Check| Judged::new(c.id, c.title, c.severity, Vec::new());
+    let judged =
+        |c: &crate::checks::Check| RecordedFinding::new(c.id, c.title, c.severity, Vec::new());
     ids.filter_map(check).map(judged).collect()
 }
 
 /// What the run's snapshot shows to be left over of the owners it was to clean up after.
 fn leftovers(catalogue: &Catalogue, run: &Run, state: &NodeState) -> Result<Vec<Leftovers>> {
-    let cleaned = run.staged.as_ref().is_some_and(|s| s.cleaned_from.is_some());
+    let cleaned = run.pending.as_ref().is_some_and(|s| s.clean_snapshot.is_some());
     let wanted = match run.verb.as_str() {
         "cleanup" => wanted_of(run),
         migrate::MIGRATE if cleaned => Wanted::of_owner("kube-proxy"),

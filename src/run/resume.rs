@@ -34,5 +34,5 @@ pub fn resume(context: &Context<'_>) -> Result<Resumed> {
     if run.verb == migrate::MIGRATE {
         return migrate::resume(context, run).map(Resumed::Migration);
     }
-    cleanup::go_on(context, run).map(Resumed::Cleanup)
+    cleanup::keep_waiting(context, run).map(Resumed::Cleanup)
 }

@@ -6,16 +6,20 @@ pub mod to;
 use serde::de::IgnoredAny;
 
 use crate::error::{Error, Kind, Result};
-use crate::here::Netns;
 use crate::interrupt;
+use crate::node::observe::observe_tolerant;
 use crate::plan::edit::{Direction, Edit};
 use crate::plan::invariants::{Outcome, outcome};
 use crate::plan::merge::{self, Named};
 use crate::run::Context;
-use crate::run::execute::{Place, ROLLBACK, Told, execute, told};
-use crate::run::look::look_again;
+use crate::run::apply_edits::Place;
+use crate::run::apply_edits::ROLLBACK;
+use crate::run::apply_edits::Told;
+use crate::run::apply_edits::execute;
+use crate::run::apply_edits::told;
 use crate::run::migrate;
-use crate::run::take::base_of;
+use crate::run::snapshot::load_baseline;
+use crate::runtime::Netns;
 use crate::state::NodeState;
 use crate::store::journal::{JOURNAL, Journal};
 use crate::store::run::{Run, RunState};
@@ -54,7 +58,7 @@ pub fn rollback(context: &Context<'_>) -> Result<Report> {
 /// As [`rollback`].
 pub fn rollback_once(context: &Context<'_>) -> Result<Option<Report>> {
     let _lock = context.lock("rollback")?;
-    match standing(context)? {
+    match revertible_run(context)? {
         Some(run) => back(context, run).map(Some),
         None => Ok(None),
     }
@@ -64,13 +68,13 @@ pub fn rollback_once(context: &Context<'_>) -> Result<Option<Report>> {
 ///
 /// # Errors
 /// When the store cannot be read.
-pub fn standing(context: &Context<'_>) -> Result<Option<Run>> {
+pub fn revertible_run(context: &Context<'_>) -> Result<Option<Run>> {
     if let Some(run) = context.store.pending()? {
         return Ok(Some(run));
     }
     let mut runs = of_this_node(context)?;
     runs.retain(|run| run.state != RunState::Failed);
-    Ok(runs.pop().filter(can_be_undone))
+    Ok(runs.pop().filter(is_revertible))
 }
 
 /// The edits that would undo `run` now, which is no migration; nothing is changed.
@@ -82,8 +86,8 @@ pub fn way_back(context: &Context<'_>, run: &Run) -> Result<Vec<Edit>> {
     if !dir.join(JOURNAL).exists() {
         return Ok(Vec::new());
     }
-    let (base, told) = (base_of(context, run)?, told(crate::store::journal::read(&dir)?)?);
-    let now = look_again(context.tools, context.sink)?;
+    let (base, told) = (load_baseline(context, run)?, told(crate::store::journal::read(&dir)?)?);
+    let now = observe_tolerant(context.tools, context.sink)?;
     Ok(merge::undo(&to_undo(told, &base, &now), &base, &now).edits)
 }
 
@@ -102,12 +106,12 @@ pub fn rollback_run(context: &Context<'_>, id: &str) -> Result<Option<Report>> {
 fn back(context: &Context<'_>, mut run: Run) -> Result<Report> {
     context.sink.run(&run.id, &run.verb);
     let _change = interrupt::change();
-    let is_migration = run.staged.as_ref().is_some_and(|s| s.shift.is_some());
+    let is_migration = run.pending.as_ref().is_some_and(|s| s.modes.is_some());
     if is_migration && run.boot_id != crate::clock::boot_id() {
         return migrate::after_reboot(context, &mut run);
     }
     same_boot(context, &mut run)?;
-    let base = base_of(context, &run)?;
+    let base = load_baseline(context, &run)?;
     let dir = context.store.run_dir(&run.id);
     if !dir.join(JOURNAL).exists() {
         context.store.finish(&mut run, RunState::RolledBack)?;
@@ -139,12 +143,12 @@ fn of_this_node(context: &Context<'_>) -> Result<Vec<Run>> {
     Ok(runs)
 }
 
-fn can_be_undone(run: &Run) -> bool {
+fn is_revertible(run: &Run) -> bool {
     matches!(run.state, RunState::Done | RunState::UndonePartly)
 }
 
 fn last_done(context: &Context<'_>) -> Result<Run> {
-    of_this_node(context)?.into_iter().rfind(can_be_undone).ok_or_else(|| {
+    of_this_node(context)?.into_iter().rfind(is_revertible).ok_or_else(|| {
         Error::new(Kind::NotFound, "rollback", "no run of this node can be undone")
             .hint("`proxyshift status` shows the runs")
     })
@@ -157,15 +161,15 @@ pub(super) fn undo(
     journal: &mut Journal,
     base: &NodeState,
 ) -> Result<Report> {
-    run.take_over();
+    run.claim();
     run.state = RunState::Running;
     context.store.update(run)?;
     let told = told(crate::store::journal::read(&context.store.run_dir(&run.id))?)?;
-    let now = look_again(context.tools, context.sink)?;
+    let now = observe_tolerant(context.tools, context.sink)?;
     let ours = to_undo(told, base, &now);
     let way_back = merge::undo(&ours, base, &now);
     let plan_again = || {
-        let now = look_again(context.tools, context.sink)?;
+        let now = observe_tolerant(context.tools, context.sink)?;
         Ok(merge::undo(&ours, base, &now).edits)
     };
     let going = |direction: Direction| {
@@ -176,7 +180,7 @@ pub(super) fn undo(
 
     let task = "verifying the rollback";
     context.sink.started(task);
-    let now = look_again(context.tools, context.sink)?;
+    let now = observe_tolerant(context.tools, context.sink)?;
     let left = merge::undo(&ours, base, &now);
     let mut missing = left.conflicts;
     missing.extend(left.edits.iter().map(|e| format!("not done: {}", e.way_back())));

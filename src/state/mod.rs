@@ -5,20 +5,20 @@
 
 pub mod cni;
 pub mod conntrack;
+pub mod equivalence;
 pub mod fingerprint;
 pub mod ipset;
 pub mod ipvs;
 pub mod kube_proxy;
 mod lines;
 pub mod links;
-pub mod meaning;
-pub mod measured;
+pub mod live_facts;
 pub mod nft;
 mod node_state;
 pub mod rule;
 pub mod ruleset;
+pub mod shared_str;
 pub mod sysctl;
-pub mod text;
 pub mod tools;
 
 use std::collections::BTreeMap;
@@ -120,4 +120,4 @@ impl fmt::Display for RulesetId {
 /// The text of each file of a node state, by its path in the snapshot's directory
 /// (`iptables-nft.save`, `files/run/flannel/subnet.env`). A file that is absent means that
 /// nothing of that kind was there.
-pub type Files = BTreeMap<String, text::Shared>;
+pub type Files = BTreeMap<String, shared_str::SharedStr>;

@@ -8,10 +8,11 @@ use std::collections::{HashMap, HashSet};
 
 use crate::error::{Error, Kind, Result};
 use crate::state::rule::Words;
-use crate::state::text::{Shared, Text};
+use crate::state::shared_str::SharedStr;
+use crate::state::shared_str::StrSlice;
 
-/// The name of a table, chain or target: a stretch of the text.
-pub type Name = Text;
+/// The name of a table, chain or target: a slice_of of the text.
+pub type Name = StrSlice;
 
 /// Packets and bytes that a rule or policy has counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -22,7 +23,7 @@ pub struct Counters {
     pub bytes: u64,
 }
 
-/// A stretch of the text, in bytes.
+/// A slice_of of the text, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Span {
     start: u32,
@@ -70,7 +71,7 @@ pub struct Table {
 /// All tables of one `iptables-save` output.
 #[derive(Debug, Clone)]
 pub struct Ruleset {
-    text: Shared,
+    text: SharedStr,
     /// Its tables, in the order of the file.
     pub tables: Vec<Table>,
     /// Comments, blank lines, `*table` and `COMMIT`, by line.
@@ -117,7 +118,7 @@ impl Ruleset {
     /// # Errors
     /// [`Kind::Parse`] with the line and the cause. A text without any `*table … COMMIT` is an
     /// error, never an empty ruleset.
-    pub fn parse(file: &str, text: Shared) -> Result<Ruleset> {
+    pub fn parse(file: &str, text: SharedStr) -> Result<Ruleset> {
         let mut parser = Parser::new(file, &text);
         parser.run()?;
         let Parser { mut tables, others, .. } = parser;
@@ -148,8 +149,8 @@ impl Ruleset {
     }
 
     /// As [`Self::rule_text`], to keep: it shares the text it was read from.
-    pub fn shared_text(&self, rule: &Rule) -> Text {
-        Text::part(&self.text, rule.span.start, rule.span.end)
+    pub fn shared_text(&self, rule: &Rule) -> StrSlice {
+        StrSlice::part(&self.text, rule.span.start, rule.span.end)
     }
 
     /// What the rule counted, where the file says (`iptables-save -c`).
@@ -237,7 +238,7 @@ fn counters(text: &str) -> Option<Counters> {
 
 struct Parser<'a> {
     file: &'a str,
-    text: &'a Shared,
+    text: &'a SharedStr,
     line: u32,
     tables: Vec<Table>,
     /// The places of the last table's chains.
@@ -251,7 +252,7 @@ struct Parser<'a> {
 }
 
 impl<'a> Parser<'a> {
-    fn new(file: &'a str, text: &'a Shared) -> Self {
+    fn new(file: &'a str, text: &'a SharedStr) -> Self {
         let (tables, chains, rules, others) = Default::default();
         Parser { file, text, line: 0, tables, chains, rules, others, open: false }
     }
@@ -316,7 +317,7 @@ impl<'a> Parser<'a> {
         if self.tables.iter().any(|t| &*t.name == name) {
             return Err(self.error(format!("table `{name}` a second time")));
         }
-        let name = self.text.stretch(name);
+        let name = self.text.slice_of(name);
         self.tables.push(Table { name, chains: Vec::new(), by_name: Vec::new() });
         self.chains.clear();
         self.open = true;
@@ -336,8 +337,8 @@ impl<'a> Parser<'a> {
             return Err(self.error(format!("not a chain declaration: `:{line}`")));
         }
         let chain = Chain {
-            name: self.text.stretch(name),
-            policy: (policy != "-").then(|| self.text.stretch(policy)),
+            name: self.text.slice_of(name),
+            policy: (policy != "-").then(|| self.text.slice_of(policy)),
             counters,
             rules: Vec::new(),
             line: self.line,
@@ -374,7 +375,7 @@ impl<'a> Parser<'a> {
         words.check().map_err(|cause| self.error(format!("{cause}: `{line}`")))?;
         let target = words.target();
         let rule = Rule {
-            target: target.as_ref().map(|(name, _)| self.text.stretch(name)),
+            target: target.as_ref().map(|(name, _)| self.text.slice_of(name)),
             goto: target.is_some_and(|(_, goto)| goto),
             line: self.line,
             span: span(at, end),
@@ -391,7 +392,7 @@ impl<'a> Parser<'a> {
                 return Err(self.error(format!("a rule in chain `{chain}`, which is not declared")));
             }
             // iptables-restore takes rules of a built-in chain that the file does not declare.
-            let (name, policy) = (self.text.stretch(chain), Some("ACCEPT".into()));
+            let (name, policy) = (self.text.slice_of(chain), Some("ACCEPT".into()));
             let span = span(0, 0);
             let rules = Vec::new();
             let added = Chain { name, policy, counters: None, rules, line: 0, span };

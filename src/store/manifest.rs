@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::disk::{Tree, check_path, refused};
 use crate::clock;
 use crate::error::{Error, Result};
-use crate::here::Netns;
+use crate::runtime::Netns;
 use crate::state::{Backend, Files, RulesetId};
 
 /// The manifest's file in a snapshot.

@@ -2,12 +2,12 @@
 
 pub mod archive;
 mod disk;
+pub mod event_log;
 pub mod journal;
 pub mod manifest;
 pub mod restore;
 pub mod run;
 pub mod runs;
-pub mod said;
 pub mod snapshots;
 
 use std::fs;

@@ -6,12 +6,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::clock;
-use crate::here::{NAME, Netns, process_start};
+use crate::runtime::NAME;
+use crate::runtime::Netns;
+use crate::runtime::process_start;
 use crate::state::kube_proxy::Mode;
 
 /// The copy of the program in the folder of a run that someone must confirm: what is pending depends
 /// on nothing that an upgrade, an unmounted folder or Ansible takes away.
-pub const COPY: &str = NAME;
+pub const BINARY: &str = NAME;
 
 /// The version of `run.json`; a later one is refused.
 pub(super) const VERSION: u32 = 1;
@@ -74,12 +76,12 @@ pub struct Run {
     pub plan: Value,
     /// What a run has beside that someone must confirm; none if it is done when its work is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub staged: Option<Staged>,
+    pub pending: Option<Pending>,
 }
 
 /// From which mode of kube-proxy to which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Shift {
+pub struct Modes {
     /// The mode before the run.
     pub from: Mode,
     /// The mode after it.
@@ -88,54 +90,55 @@ pub struct Shift {
 
 /// What a run has beside that is undone unless someone confirms it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Staged {
+pub struct Pending {
     /// What it does to kube-proxy; none for a clean-up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub shift: Option<Shift>,
+    pub modes: Option<Modes>,
     /// The stage it is in, or came to last.
     pub stage: String,
     /// The time since boot at which it is undone, in nanoseconds; it moves with each stage.
     pub deadline_ns: u64,
     /// The snapshot that its clean-up goes back to, which is later than the run's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cleaned_from: Option<String>,
+    pub clean_snapshot: Option<String>,
     /// The process that undoes it when nobody else does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stand_by: Option<Standby>,
+    pub watchdog: Option<WatchdogProcess>,
 }
 
 /// The process that undoes a run when nobody else does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Standby {
+pub struct WatchdogProcess {
     /// Its number.
     pub pid: u32,
     /// When it started, in clock ticks since boot.
     pub start: u64,
 }
 
-impl Standby {
+impl WatchdogProcess {
     /// Whether it is alive.
     pub fn is_alive(self) -> bool {
         process_start(self.pid) == Some(self.start)
     }
 }
 
-impl Staged {
+impl Pending {
     /// What is left until it is undone; nothing once that is due.
     pub fn left(&self) -> Duration {
         Duration::from_nanos(self.deadline_ns).saturating_sub(clock::boottime())
     }
 
     /// A run at its first stage, with so much time for it.
-    pub fn new(shift: Option<Shift>, stage: &str, time: Duration) -> Staged {
+    pub fn new(modes: Option<Modes>, stage: &str, time: Duration) -> Pending {
         let (stage, deadline_ns) = (stage.to_owned(), 0);
-        let mut staged = Staged { shift, stage, deadline_ns, cleaned_from: None, stand_by: None };
-        staged.within(time);
-        staged
+        let mut pending =
+            Pending { modes, stage, deadline_ns, clean_snapshot: None, watchdog: None };
+        pending.set_deadline(time);
+        pending
     }
 
     /// Moves the deadline: so much time from now.
-    pub fn within(&mut self, time: Duration) {
+    pub fn set_deadline(&mut self, time: Duration) {
         let deadline = clock::boottime().saturating_add(time);
         self.deadline_ns = u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX);
     }
@@ -148,7 +151,7 @@ impl Run {
     }
 
     /// Makes this process the one that runs it.
-    pub fn take_over(&mut self) {
+    pub fn claim(&mut self) {
         self.pid = std::process::id();
         self.pid_start = process_start(self.pid).unwrap_or(0);
     }

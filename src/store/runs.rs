@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::run::{COPY, Run, RunState, VERSION};
+use super::run::{BINARY, Run, RunState, VERSION};
 use super::{Store, disk, entries};
 use crate::clock;
 use crate::error::{Error, Kind, Result};
-use crate::here::Netns;
+use crate::runtime::Netns;
 
 /// The run's own file in its folder.
 pub const RUN: &str = "run.json";
@@ -40,9 +40,9 @@ impl Store {
             pid: 0,
             pid_start: 0,
             plan,
-            staged: None,
+            pending: None,
         };
-        run.take_over();
+        run.claim();
         // A folder has its run.json from the moment it has its name.
         let runs = self.runs_dir();
         let folder = disk::temporary_dir(&runs)?;
@@ -70,7 +70,7 @@ impl Store {
         run.state = state;
         run.ended = (!state.is_pending()).then(clock::now);
         self.update(run)?;
-        let copy = self.run_dir(&run.id).join(COPY);
+        let copy = self.run_dir(&run.id).join(BINARY);
         match fs::remove_file(&copy) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(&copy, &e)),
             _ => Ok(()),
@@ -171,8 +171,8 @@ impl Store {
         let open =
             runs.iter().filter(|r| r.state.is_pending() || r.state == RunState::UndonePartly);
         let needed = open.chain(last_done).flat_map(|run| {
-            let cleaned_from = run.staged.as_ref().and_then(|s| s.cleaned_from.clone());
-            [Some(run.snapshot.clone()), cleaned_from]
+            let clean_snapshot = run.pending.as_ref().and_then(|s| s.clean_snapshot.clone());
+            [Some(run.snapshot.clone()), clean_snapshot]
         });
         Ok(needed.flatten().collect())
     }

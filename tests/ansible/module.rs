@@ -215,7 +215,7 @@ fn what_is_pending_needs_nothing_of_ansibles_folder() {
     let run = case.store.join("runs").join(cleaned["run"].as_str().expect("a run"));
     let told: Value =
         serde_json::from_slice(&fs::read(run.join("run.json")).expect("run.json")).expect("JSON");
-    let pid = told["staged"]["stand_by"]["pid"].as_u64().expect("one stands by");
+    let pid = told["pending"]["watchdog"]["pid"].as_u64().expect("one stands by");
     let program = fs::read_link(format!("/proc/{pid}/exe")).expect("it lives");
     assert_eq!(program, run.join("proxyshift"));
     let proxyshift = Proxyshift { lock_wait: 30, ..Proxyshift::of_store(case.store.clone()) };

@@ -8,7 +8,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use proxyshift::error::Kind;
-use proxyshift::node::lock::{NodeLock, XtablesLock};
+use proxyshift::node::locks::NodeLock;
+use proxyshift::node::locks::XtablesLock;
 use proxyshift::store::journal::{self, Journal};
 
 use super::{CEILING, Killed, another_process, in_namespaces, poll, record, role};

@@ -87,7 +87,7 @@ fn judge(facts: &Facts<'_>) -> Verdict {
     if !evidence.is_empty() {
         remedy.push(format!("proxyshift cleanup --owner {OWNER}"));
     }
-    let leased = facts.asked.and_then(|a| a.pod_addresses.as_ref());
+    let leased = facts.live.and_then(|a| a.pod_addresses.as_ref());
     let mut seen: Vec<((RulesetId, _), String)> = Vec::new();
     let mut gone = false;
     for port in ports(state) {
@@ -152,7 +152,7 @@ fn why_gone(state: &NodeState, pod: IpAddr, leased: Option<&BTreeSet<IpAddr>>) -
 mod tests {
     use super::*;
     use crate::checks::testing::{changed, judged, judged_live, node, with_facts};
-    use crate::state::measured::Measured;
+    use crate::state::live_facts::LiveFacts;
 
     const CANAL: &str = "canal-stale-flannel-1.20";
     const SAVE: &str = "iptables-nft.save";
@@ -179,9 +179,9 @@ mod tests {
         })
     }
 
-    fn leased(addresses: &[&str]) -> Measured {
+    fn leased(addresses: &[&str]) -> LiveFacts {
         let pods = addresses.iter().map(|a| a.parse().expect("an address")).collect();
-        Measured { pod_addresses: Some(pods), ..Measured::default() }
+        LiveFacts { pod_addresses: Some(pods), ..LiveFacts::default() }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::checks::Facts;
-use crate::state::meaning::canonical;
+use crate::state::equivalence::canonical;
 use crate::state::ruleset::{Chain, Rule, Ruleset, Table};
 use crate::state::sysctl::Sysctls;
 use crate::state::{Backend, Family, NodeState, RulesetId};

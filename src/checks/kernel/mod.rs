@@ -9,7 +9,7 @@ pub(super) mod xt_ipvs;
 pub(super) mod xt_set;
 
 use super::{Facts, Found, Verdict};
-use crate::state::measured::Availability;
+use crate::state::live_facts::Availability;
 
 /// Where a module is.
 enum Place {
@@ -28,7 +28,7 @@ fn place(facts: &Facts<'_>, name: &str) -> Place {
     if loaded.is_some_and(|text| line(text)) {
         return Place::There(format!("{name} is loaded (/proc/modules)"));
     }
-    let Some(modules) = facts.asked.and_then(|a| a.modules.as_ref()) else {
+    let Some(modules) = facts.live.and_then(|a| a.modules.as_ref()) else {
         let why = "was not loaded at the capture; a live node alone can say if it could be";
         return Place::Unknown(format!("{name} {why}"));
     };
@@ -65,15 +65,14 @@ fn judge_module(facts: &Facts<'_>, name: &str, there: Option<String>, effect: &s
 
 /// Lines of kube-proxy's log that miss the module.
 fn complaints(facts: &Facts<'_>, name: &str) -> Vec<String> {
-    let lines = facts.asked.iter().flat_map(|a| &a.kube_proxy_complaints);
+    let lines = facts.live.iter().flat_map(|a| &a.kube_proxy_complaints);
     let named = |l: &&String| l.contains("kernel modules") && l.contains(name);
     lines.filter(named).take(1).cloned().collect()
 }
 
 /// How to get the modules `names` for this kernel.
 fn install(facts: &Facts<'_>, names: &str) -> String {
-    let loads =
-        facts.asked.and_then(|a| a.modules.as_ref()).is_some_and(|m| !m.loadable.is_empty());
+    let loads = facts.live.and_then(|a| a.modules.as_ref()).is_some_and(|m| !m.loadable.is_empty());
     match &facts.now.tools {
         Some(tools) if loads => format!(
             "apt-get install linux-modules-extra-{}   # Ubuntu; else a kernel that has {names}",
@@ -91,7 +90,8 @@ pub(super) mod testing {
     use super::super::{Check, Verdict};
     use crate::state::NodeState;
     use crate::state::kube_proxy::Mode;
-    use crate::state::measured::{Measured, Modules};
+    use crate::state::live_facts::LiveFacts;
+    use crate::state::live_facts::Modules;
 
     /// What `check` says of a live node that is to go to `to` and has these modules to load.
     pub fn judged_with(
@@ -108,7 +108,7 @@ pub(super) mod testing {
             complete: true,
             ..Modules::default()
         };
-        let asked = Measured { modules: Some(modules), ..Measured::default() };
+        let asked = LiveFacts { modules: Some(modules), ..LiveFacts::default() };
         super::super::testing::judged_with(check, state, Some(to), None, Some(&asked))
     }
 }

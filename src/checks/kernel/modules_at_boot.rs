@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::super::{Check, Facts, Found, Severity, Verdict};
 use super::schedulers;
 use crate::state::kube_proxy::Mode;
-use crate::state::measured::Availability;
+use crate::state::live_facts::Availability;
 
 pub(in crate::checks) const CHECK: Check = Check {
     id: "kernel.modules-at-boot",
@@ -18,7 +18,7 @@ pub(in crate::checks) const CHECK: Check = Check {
 };
 
 fn judge(facts: &Facts<'_>) -> Verdict {
-    let Some(modules) = facts.asked.and_then(|a| a.modules.as_ref()) else {
+    let Some(modules) = facts.live.and_then(|a| a.modules.as_ref()) else {
         return Verdict::Unknown("a live node alone can be asked".into());
     };
     let mut needed = schedulers::needed(facts);

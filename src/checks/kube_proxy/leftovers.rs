@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 use crate::plan::{Object, ObjectKind};
 use crate::state::Family;
-use crate::state::text::Text;
+use crate::state::shared_str::StrSlice;
 
 pub(crate) const CHECK: Check = Check {
     id: "kube-proxy.leftovers",
@@ -18,7 +18,7 @@ pub(crate) const CHECK: Check = Check {
 };
 
 /// The family's tool, backend and table, and the kind of what is there.
-type Place<'a> = (Option<&'static str>, &'a Text, &'a Option<Text>, ObjectKind);
+type Place<'a> = (Option<&'static str>, &'a StrSlice, &'a Option<StrSlice>, ObjectKind);
 
 fn judge(facts: &Facts<'_>) -> Verdict {
     let Some(mode) = facts.running.mode else {

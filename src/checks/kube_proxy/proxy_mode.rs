@@ -14,7 +14,7 @@ pub(crate) const CHECK: Check = Check {
 };
 
 fn judge(facts: &Facts<'_>) -> Verdict {
-    let Some(asked) = facts.asked else {
+    let Some(asked) = facts.live else {
         return Verdict::Unknown("a captured node cannot be asked for /proxyMode".into());
     };
     let Some(said) = &asked.proxy_mode else {
@@ -57,14 +57,14 @@ fn judge(facts: &Facts<'_>) -> Verdict {
 mod tests {
     use super::*;
     use crate::checks::testing::{judged, node, with_facts};
-    use crate::state::measured::Measured;
+    use crate::state::live_facts::LiveFacts;
 
     fn said(name: &str, mode: Option<&str>) -> Verdict {
         let state = node(name);
-        let asked = Measured { proxy_mode: mode.map(str::to_owned), ..Measured::default() };
+        let asked = LiveFacts { proxy_mode: mode.map(str::to_owned), ..LiveFacts::default() };
         with_facts(&state, None, |facts| {
             let own = Facts::of(facts.now, facts.catalogue, facts.ownership, facts.to);
-            judge(&Facts { asked: Some(&asked), ..own })
+            judge(&Facts { live: Some(&asked), ..own })
         })
     }
 

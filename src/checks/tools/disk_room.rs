@@ -18,7 +18,7 @@ const STATES: u64 = 20;
 const LEAST: u64 = 64 << 20;
 
 fn judge(facts: &Facts<'_>) -> Verdict {
-    let Some(free) = facts.asked.and_then(|a| a.store_free) else {
+    let Some(free) = facts.live.and_then(|a| a.store_free) else {
         return Verdict::Unknown("a live node alone can be asked".into());
     };
     let state: u64 = facts.now.files.values().map(|text| text.len() as u64).sum();
@@ -42,14 +42,14 @@ fn judge(facts: &Facts<'_>) -> Verdict {
 mod tests {
     use super::super::super::testing::{judged, judged_with, node};
     use super::*;
-    use crate::state::measured::Measured;
+    use crate::state::live_facts::LiveFacts;
 
     #[test]
     fn enough_is_ok_less_is_found_and_a_snapshot_does_not_say() {
         let mut state = node("docker-iptables-1.30");
         assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
         let with = |state: &crate::state::NodeState, free| {
-            let asked = Measured { store_free: Some(free), ..Measured::default() };
+            let asked = LiveFacts { store_free: Some(free), ..LiveFacts::default() };
             judged_with(&CHECK, state, None, None, Some(&asked))
         };
         assert!(matches!(with(&state, LEAST), Verdict::Ok(_)));

@@ -57,7 +57,7 @@ fn is_old(tool: &Tool) -> bool {
 mod tests {
     use super::super::super::testing::{judged, judged_with, node};
     use super::*;
-    use crate::state::measured::Measured;
+    use crate::state::live_facts::LiveFacts;
     use crate::state::tools::Tools;
 
     #[test]
@@ -79,10 +79,10 @@ mod tests {
     fn the_hosts_own_counts_beside_that_of_the_container() {
         let mut state = node("docker-iptables-1.30");
         let own = "kernel 6.1\niptables /usr/sbin/iptables package iptables 1.8.9-2\n";
-        let asked = Measured {
+        let asked = LiveFacts {
             kube_proxy_tools: Some(Tools::parse("t", own).unwrap()),
             kube_proxy_root: Some("/proc/7/root".into()),
-            ..Measured::default()
+            ..LiveFacts::default()
         };
         let verdict = judged_with(&CHECK, &state, None, None, Some(&asked));
         assert!(matches!(verdict, Verdict::Ok(_)), "{verdict:?}");

@@ -27,9 +27,9 @@ struct Seen<'a> {
 /// The program `name` as the kube-proxy process sees it; in a container, that is not what the host
 /// has. Else what was missing to know.
 fn seen<'a>(facts: &Facts<'a>, name: &str) -> Result<Seen<'a>, String> {
-    let own = facts.asked.and_then(|a| a.kube_proxy_tools.as_ref());
+    let own = facts.live.and_then(|a| a.kube_proxy_tools.as_ref());
     let runs = facts.now.processes.iter().flatten().any(|p| p.name == "kube-proxy");
-    if facts.asked.is_some() && own.is_none() && runs {
+    if facts.live.is_some() && own.is_none() && runs {
         return Err("the root of kube-proxy's process cannot be read".into());
     }
     let tools = own.or(facts.now.tools.as_ref()).ok_or("the tools are not in this state")?;
@@ -39,7 +39,7 @@ fn seen<'a>(facts: &Facts<'a>, name: &str) -> Result<Seen<'a>, String> {
         (Some(_), Some(_)) => Vec::new(),
         _ => complaints(facts, name),
     };
-    Ok(Seen { tool, root: facts.asked.and_then(|a| a.kube_proxy_root.as_deref()), complaints })
+    Ok(Seen { tool, root: facts.live.and_then(|a| a.kube_proxy_root.as_deref()), complaints })
 }
 
 /// The first line of each log that tells of a missing program.
@@ -51,7 +51,7 @@ fn complaints(facts: &Facts<'_>, name: &str) -> Vec<String> {
     };
     let captured = facts.now.file(LOG).unwrap_or_default();
     let captured = captured.lines().find(tells).map(|l| format!("{LOG}: {l}"));
-    let asked = facts.asked.iter().flat_map(|a| &a.kube_proxy_complaints);
+    let asked = facts.live.iter().flat_map(|a| &a.kube_proxy_complaints);
     captured.into_iter().chain(asked.filter(|l| tells(&l.as_str())).take(1).cloned()).collect()
 }
 
@@ -132,16 +132,16 @@ mod tests {
     use super::super::testing::{judged, judged_with, node};
     use super::super::{Check, Verdict};
     use super::*;
-    use crate::state::measured::Measured;
+    use crate::state::live_facts::LiveFacts;
     use crate::state::tools::Tools;
 
     const IPTABLES: &Check = &super::iptables::CHECK;
 
-    fn asked(tools: Option<&str>) -> Measured {
-        Measured {
+    fn asked(tools: Option<&str>) -> LiveFacts {
+        LiveFacts {
             kube_proxy_tools: tools.map(|t| Tools::parse("t", t).unwrap()),
             kube_proxy_root: tools.map(|_| "/proc/7/root".into()),
-            ..Measured::default()
+            ..LiveFacts::default()
         }
     }
 

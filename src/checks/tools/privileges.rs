@@ -13,7 +13,7 @@ pub(in crate::checks) const CHECK: Check = Check {
 };
 
 fn judge(facts: &Facts<'_>) -> Verdict {
-    match facts.asked {
+    match facts.live {
         None => Verdict::Unknown("a live node alone can be asked".into()),
         Some(asked) if asked.privileged => {
             Verdict::Ok("root with CAP_NET_ADMIN and CAP_SYS_ADMIN".into())
@@ -34,14 +34,14 @@ fn judge(facts: &Facts<'_>) -> Verdict {
 mod tests {
     use super::super::super::testing::{judged, judged_with, node};
     use super::*;
-    use crate::state::measured::Measured;
+    use crate::state::live_facts::LiveFacts;
 
     #[test]
     fn root_is_ok_another_is_found_and_a_snapshot_does_not_say() {
         let state = node("docker-iptables-1.30");
         assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
         for privileged in [true, false] {
-            let asked = Measured { privileged, ..Measured::default() };
+            let asked = LiveFacts { privileged, ..LiveFacts::default() };
             let verdict = judged_with(&CHECK, &state, None, None, Some(&asked));
             assert_eq!(matches!(verdict, Verdict::Ok(_)), privileged);
             assert_eq!(matches!(verdict, Verdict::Found(_)), !privileged);

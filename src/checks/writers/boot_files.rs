@@ -21,7 +21,7 @@ const NFT: &str = "/etc/nftables.conf";
 const SHOWN: usize = 5;
 
 fn judge(facts: &Facts<'_>) -> Verdict {
-    if facts.asked.is_none() && !facts.now.files.keys().any(|k| k.starts_with("files/")) {
+    if facts.live.is_none() && !facts.now.files.keys().any(|k| k.starts_with("files/")) {
         return Verdict::Unknown("no configuration file is in this state".into());
     }
     let (mut evidence, mut remedy, mut seen) = (Vec::new(), Vec::new(), 0);

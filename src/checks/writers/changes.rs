@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::super::{Check, Facts, Found, Severity, Verdict, always};
 use crate::owners::matcher::{Ownership, UNKNOWN};
-use crate::state::meaning::{Change, Difference};
+use crate::state::equivalence::Change;
+use crate::state::equivalence::Difference;
 use crate::state::{NodeState, RulesetId};
 
 pub(in crate::checks) const CHECK: Check = Check {

@@ -18,7 +18,7 @@ pub(in crate::checks) const CHECK: Check = Check {
 const LONG: Duration = Duration::from_millis(500);
 
 fn judge(facts: &Facts<'_>) -> Verdict {
-    let Some(asked) = facts.asked else {
+    let Some(asked) = facts.live else {
         return Verdict::Unknown("a live node alone can be asked".into());
     };
     let Some(wait) = asked.lock_wait else {
@@ -48,17 +48,17 @@ fn judge(facts: &Facts<'_>) -> Verdict {
 mod tests {
     use super::super::super::testing::{judged, judged_with, node};
     use super::*;
-    use crate::state::measured::Measured;
+    use crate::state::live_facts::LiveFacts;
 
     #[test]
     fn found_ok_and_unknown() {
         let state = node("docker-iptables-1.30");
         assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
         let with = |lock_wait: Option<u64>, holder: Option<&str>| {
-            let asked = Measured {
+            let asked = LiveFacts {
                 lock_wait: lock_wait.map(Duration::from_millis),
                 lock_holder: holder.map(str::to_owned),
-                ..Measured::default()
+                ..LiveFacts::default()
             };
             judged_with(&CHECK, &state, None, None, Some(&asked))
         };

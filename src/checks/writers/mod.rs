@@ -36,7 +36,7 @@ impl Writer {
             let (chains, rules, tables) = (counts.chains, counts.rules, counts.tables);
             traces.push(format!("its own chains: {chains}, rules: {rules}, tables: {tables}"));
         }
-        let enabled = facts.asked.and_then(|a| a.enabled_units.as_ref());
+        let enabled = facts.live.and_then(|a| a.enabled_units.as_ref());
         let mut units = self.units.iter().filter(|u| enabled.is_some_and(|e| e.contains(**u)));
         let unit = units.next();
         traces.extend(unit.map(|u| format!("{u} starts at boot")));
@@ -49,7 +49,7 @@ impl Writer {
     /// What was missing to know, if nothing shows it.
     fn missing(&self, facts: &Facts<'_>) -> Option<String> {
         // A live node was just looked at: what was not captured is not there.
-        if facts.asked.is_some() {
+        if facts.live.is_some() {
             return None;
         }
         if self.process.is_some() && facts.now.processes.is_none() {

@@ -86,7 +86,7 @@ pub(in crate::checks) const NFTABLES: Check = Check {
     applies: always,
     judge: |facts| {
         let (path, flush) = NFTABLES_FLUSH;
-        let known = facts.asked.is_some_and(|a| a.enabled_units.is_some());
+        let known = facts.live.is_some_and(|a| a.enabled_units.is_some());
         match active(facts, path, flush) {
             // Debian has the file everywhere, and the unit enabled nowhere.
             Some(line) if !known => {
@@ -220,7 +220,7 @@ mod tests {
     use super::super::super::testing::{judged, judged_with, node};
     use super::*;
     use crate::state::NodeState;
-    use crate::state::measured::Measured;
+    use crate::state::live_facts::LiveFacts;
 
     const ALL: [&Check; 6] = [&FERM, &NETFILTER_PERSISTENT, &NFTABLES, &PUPPET, &SHOREWALL, &UFW];
 
@@ -232,7 +232,7 @@ mod tests {
 
     fn with_unit(check: &Check, state: &NodeState, unit: &str) -> Verdict {
         let units = BTreeSet::from([unit.to_owned()]);
-        let asked = Measured { enabled_units: Some(units), ..Measured::default() };
+        let asked = LiveFacts { enabled_units: Some(units), ..LiveFacts::default() };
         judged_with(check, state, None, None, Some(&asked))
     }
 

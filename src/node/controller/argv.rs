@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::Argv;
 use crate::error::{Error, Kind, Result};
-use crate::node::commands::TRUSTED_PATH;
+use crate::node::command::TRUSTED_PATH;
 
 /// How much of what a command wrote an error repeats, from its end.
 const LINES: usize = 3;

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use super::{Controller, swap};
 use crate::error::{Error, Kind, Result};
-use crate::here::process_start;
 use crate::node::processes;
 use crate::node::systemd::{log, systemctl};
+use crate::runtime::process_start;
 
 /// How often processes are looked at.
 const PAUSE: Duration = Duration::from_millis(100);

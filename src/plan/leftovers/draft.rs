@@ -9,7 +9,7 @@ use crate::owners::matcher::{Ownership, UNKNOWN};
 use crate::plan::leftovers::sets;
 use crate::plan::{About, Action, Object, ObjectKind};
 use crate::state::ruleset::{Chain, Name, Rule, Ruleset, Table};
-use crate::state::text::Text;
+use crate::state::shared_str::StrSlice;
 use crate::state::{Family, NodeState, RulesetId};
 
 /// A chain, by its place in the state.
@@ -39,7 +39,7 @@ pub(super) struct Draft<'a> {
     pub(super) state: &'a NodeState,
     pub(super) ownership: &'a Ownership<'a>,
     by_owner: HashMap<&'a str, Vec<ChainAt>>,
-    chains: BTreeMap<ChainAt, Text>,
+    chains: BTreeMap<ChainAt, StrSlice>,
     rules: BTreeMap<RuleAt, RuleCandidate>,
     sets: BTreeMap<String, String>,
     abouts: BTreeSet<Arc<About>>,
@@ -117,7 +117,7 @@ impl<'a> Draft<'a> {
     }
 
     pub(super) fn may_remove_chain(&mut self, at: ChainAt, reason: impl Into<String>) {
-        let reason = Text::from(reason.into());
+        let reason = StrSlice::from(reason.into());
         // Thousands of chains go for one reason.
         let last = self.chains.last_key_value().map(|(_, last)| last).filter(|l| **l == reason);
         let reason = last.cloned().unwrap_or(reason);
@@ -216,14 +216,14 @@ impl<'a> Draft<'a> {
         let rules = |at: &ChainAt| self.chain(*at).map_or(0, |(_, _, c)| c.rules.len());
         self.rows.reserve_exact(chains.keys().map(|at| 1 + rules(at)).sum());
         // In the order of rows: by name, all chains before all rules.
-        let mut sorted: Vec<(&Name, ChainAt, &Text)> = chains
+        let mut sorted: Vec<(&Name, ChainAt, &StrSlice)> = chains
             .iter()
             .filter_map(|(at, reason)| Some((&self.chain(*at)?.2.name, *at, reason)))
             .collect();
         sorted.sort_unstable();
         let start = self.rows.len();
         for (_, at, reason) in &sorted {
-            let row = self.chain_row(Action::Remove, *at, Text::clone(reason));
+            let row = self.chain_row(Action::Remove, *at, StrSlice::clone(reason));
             self.rows.extend(row);
         }
         let end = self.rows.len();
@@ -320,7 +320,7 @@ impl<'a> Draft<'a> {
         Some((ruleset, table, table.chains.get(at.chain)?))
     }
 
-    fn chain_row(&mut self, action: Action, at: ChainAt, reason: Text) -> Option<Object> {
+    fn chain_row(&mut self, action: Action, at: ChainAt, reason: StrSlice) -> Option<Object> {
         let (_, table, chain) = self.chain(at)?;
         let owner = self.owner(at.id, table, chain);
         let about = self.about(in_table(at.id, table, owner, reason));
@@ -343,11 +343,11 @@ impl<'a> Draft<'a> {
     }
 }
 
-fn in_table(id: RulesetId, table: &Table, owner: &str, reason: Text) -> About {
+fn in_table(id: RulesetId, table: &Table, owner: &str, reason: StrSlice) -> About {
     About {
         family: Some(id.family),
         backend: id.backend.to_string().into(),
-        table: Some(Text::from(&*table.name)),
+        table: Some(StrSlice::from(&*table.name)),
         owner: owner.into(),
         reason,
     }

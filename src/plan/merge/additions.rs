@@ -4,7 +4,7 @@ use crate::plan::edit::{ChainText, Direction, Edit, RuleAt, TableEdit, Target};
 use crate::plan::invariants::{Outcome, outcome};
 use crate::plan::merge::{Side, Undo, chain_of, same_content, side};
 use crate::state::NodeState;
-use crate::state::meaning::canonical;
+use crate::state::equivalence::canonical;
 
 pub(super) fn undo(edit: &Edit, base: &NodeState, now: &NodeState, undo: &mut Undo) {
     let target = match &edit.target {

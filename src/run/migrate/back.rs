@@ -9,6 +9,7 @@ use ipnet::IpNet;
 
 use crate::error::{Error, Kind, Result};
 use crate::node::controller::Controller;
+use crate::node::observe::observe_tolerant;
 use crate::node::processes;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
@@ -17,19 +18,21 @@ use crate::plan::leftovers::Wanted;
 use crate::plan::merge;
 use crate::plan::services::services;
 use crate::plan::{Action, Object, ObjectKind, Plan};
-use crate::run::execute::{ROLLBACK, execute, told};
-use crate::run::look::look_again;
-use crate::run::migrate::proof::prove;
+use crate::run::apply_edits::ROLLBACK;
+use crate::run::apply_edits::execute;
+use crate::run::apply_edits::told;
+use crate::run::migrate::proof::verify;
 use crate::run::migrate::steps::{AFTER, BEFORE, Step};
 use crate::run::migrate::{converge, drain};
 use crate::run::rollback::Report;
-use crate::run::take::parsed;
-use crate::run::{Context, boot_unit, stand_by};
+use crate::run::snapshot::parse_snapshot;
+use crate::run::watchdog;
+use crate::run::{Context, boot_unit};
 use crate::state::NodeState;
+use crate::state::equivalence::canonical;
 use crate::state::ipvs::Service;
-use crate::state::meaning::canonical;
 use crate::store::journal::{Journal, read};
-use crate::store::run::{Run, RunState, Shift};
+use crate::store::run::{Modes, Run, RunState};
 use crate::store::snapshots::Snapshot;
 
 /// How long the way back may take before somebody else begins it anew.
@@ -51,17 +54,17 @@ pub(in crate::run) fn undo(
     journal: &mut Journal,
     base: &NodeState,
 ) -> Result<Report> {
-    run.take_over();
+    run.claim();
     run.state = RunState::Running;
-    let Some(shift) = run.staged.as_mut().and_then(|staged| {
-        ROLLBACK.clone_into(&mut staged.stage);
-        staged.within(TIME);
-        staged.shift
+    let Some(modes) = run.pending.as_mut().and_then(|pending| {
+        ROLLBACK.clone_into(&mut pending.stage);
+        pending.set_deadline(TIME);
+        pending.modes
     }) else {
         return Err(Error::new(Kind::Unexpected, format!("run {}", run.id), "is no migration"));
     };
     context.store.update(run)?;
-    if let Err(e) = stand_by::arm(context, run) {
+    if let Err(e) = watchdog::arm(context, run) {
         context.sink.warning(format!("nobody stands by: {e}"));
     }
     let entries = read(&context.store.run_dir(&run.id))?;
@@ -69,16 +72,16 @@ pub(in crate::run) fn undo(
     let mut trouble: Vec<String> = Vec::new();
     let (mut restored, mut taken_out) = (0, 0);
 
-    let serves = settings_back(context, run, &steps, base, shift, &mut trouble)?;
-    restored += steps_back(&steps, &mut trouble);
+    let serves = restore_config(context, run, &steps, base, modes, &mut trouble)?;
+    restored += restore_files(&steps, &mut trouble);
     if serves {
-        taken_out += new_mode_gone(context, journal, base)?;
+        taken_out += remove_new_mode(context, journal, base)?;
     }
     // In the mode that it was in all along, kube-proxy does not make anew what another one left.
-    let made_anew = serves && shift.from != shift.to;
-    restored += cleaned_back(context, run, journal, !made_anew)?;
+    let made_anew = serves && modes.from != modes.to;
+    restored += restore_cleaned(context, run, journal, !made_anew)?;
     let probes: Vec<_> = serde_json::from_value(run.plan["probes"].clone()).unwrap_or_default();
-    if let Err(e) = prove(context, context.catalogue, base, shift.from, shift, &probes) {
+    if let Err(e) = verify(context, context.catalogue, base, modes.from, modes, &probes) {
         trouble.push(e.to_string());
     }
     finish(context, run, (restored, taken_out), trouble)
@@ -95,7 +98,7 @@ pub(in crate::run) fn after_reboot(context: &Context<'_>, run: &mut Run) -> Resu
     let mut trouble = Vec::new();
     let mut restored = 0;
     let persisted = steps.iter().filter(|s| matches!(s, Step::File { .. }));
-    restored += steps_back(&persisted.cloned().collect::<Vec<_>>(), &mut trouble);
+    restored += restore_files(&persisted.cloned().collect::<Vec<_>>(), &mut trouble);
     if let Some((path, controller)) = settings(&steps) {
         // One that this boot has not started yet reads the old file when it is started.
         let back = || match processes::pids(KUBE_PROXY)?.is_empty() {
@@ -135,20 +138,20 @@ fn finish(
 }
 
 /// The old settings back, the old mode started; whether it serves.
-fn settings_back(
+fn restore_config(
     context: &Context<'_>,
     run: &Run,
     steps: &[Step],
     base: &NodeState,
-    shift: Shift,
+    modes: Modes,
     trouble: &mut Vec<String>,
 ) -> Result<bool> {
     let Some((path, controller)) = settings(steps) else { return Ok(true) };
-    let task = format!("back to kube-proxy in {} mode", shift.from);
+    let task = format!("back to kube-proxy in {} mode", modes.from);
     context.sink.started(&task);
     let back = tell_back(context, run, path, controller).and_then(|()| {
-        let before = services(base, shift.from);
-        converge::wait(context, shift.from, &before, None, RESTART, &|| Ok(()))
+        let before = services(base, modes.from);
+        converge::wait(context, modes.from, &before, None, RESTART, &|| Ok(()))
     });
     match back {
         Ok(_) => {
@@ -188,7 +191,7 @@ fn texts(context: &Context<'_>, run: &Run) -> Result<(String, String)> {
 }
 
 /// Files and sysctls as they were, the last first; how many.
-fn steps_back(steps: &[Step], trouble: &mut Vec<String>) -> usize {
+fn restore_files(steps: &[Step], trouble: &mut Vec<String>) -> usize {
     let mut count = 0;
     for step in steps.iter().rev().filter(|s| !matches!(s, Step::Settings { .. })) {
         match step.undo() {
@@ -200,7 +203,11 @@ fn steps_back(steps: &[Step], trouble: &mut Vec<String>) -> usize {
 }
 
 /// Removes what kube-proxy made in its new mode: leftovers now, that `base` did not have.
-fn new_mode_gone(context: &Context<'_>, journal: &mut Journal, base: &NodeState) -> Result<usize> {
+fn remove_new_mode(
+    context: &Context<'_>,
+    journal: &mut Journal,
+    base: &NodeState,
+) -> Result<usize> {
     let left = |now: &NodeState| -> Result<Vec<Edit>> {
         let mut plan: Plan = Wanted::of_owner(KUBE_PROXY).plan(context.catalogue, now)?;
         for object in plan.objects.iter_mut().filter(|o| o.action == Action::Remove) {
@@ -211,11 +218,11 @@ fn new_mode_gone(context: &Context<'_>, journal: &mut Journal, base: &NodeState)
         plan.objects.sort();
         Ok(edits(&plan, now))
     };
-    let going = left(&look_again(context.tools, context.sink)?)?;
+    let going = left(&observe_tolerant(context.tools, context.sink)?)?;
     let count = going.iter().map(Edit::objects).sum();
     // Nobody waits on the way back, but what it cuts is said.
     drain::wait(context, &going, Duration::ZERO, &|| Ok(()))?;
-    let plan_again = || left(&look_again(context.tools, context.sink)?);
+    let plan_again = || left(&observe_tolerant(context.tools, context.sink)?);
     execute(context, journal, ROLLBACK, going, &plan_again).map_err(not_back)?;
     Ok(count)
 }
@@ -247,19 +254,19 @@ fn was_there(object: &Object, base: &NodeState) -> bool {
 
 /// Puts back what the stage `clean` removed, in a three-way merge: what is not kube-proxy's, and all
 /// of it when kube-proxy does not make its own anew.
-fn cleaned_back(
+fn restore_cleaned(
     context: &Context<'_>,
     run: &Run,
     journal: &mut Journal,
     all: bool,
 ) -> Result<usize> {
-    let cleaned_from = run.staged.as_ref().and_then(|s| s.cleaned_from.clone());
-    let Some(id) = cleaned_from else { return Ok(0) };
+    let clean_snapshot = run.pending.as_ref().and_then(|s| s.clean_snapshot.clone());
+    let Some(id) = clean_snapshot else { return Ok(0) };
     let told = told(read(&context.store.run_dir(&run.id))?)?;
     if told.done.is_empty() && told.open.is_none() {
         return Ok(0);
     }
-    let base = parsed(Snapshot::load(&context.store.find(&id)?.dir)?.files)?;
+    let base = parse_snapshot(Snapshot::load(&context.store.find(&id)?.dir)?.files)?;
     let mut done = told.done;
     done.extend(told.open.map(|(edit, _)| edit));
     if !all {
@@ -267,9 +274,9 @@ fn cleaned_back(
         done = done.iter().filter_map(|edit| others_part(edit, &base, &ownership)).collect();
     }
     let way_back = |now: &NodeState| merge::undo(&done, &base, now);
-    let back = way_back(&look_again(context.tools, context.sink)?);
+    let back = way_back(&observe_tolerant(context.tools, context.sink)?);
     let count = back.edits.iter().map(Edit::objects).sum();
-    let plan_again = || Ok(way_back(&look_again(context.tools, context.sink)?).edits);
+    let plan_again = || Ok(way_back(&observe_tolerant(context.tools, context.sink)?).edits);
     execute(context, journal, ROLLBACK, back.edits, &plan_again).map_err(not_back)?;
     Ok(count)
 }

@@ -6,23 +6,23 @@ use crate::error::Result;
 use crate::node::tools::Tool;
 use crate::plan::edit::{Direction, Edit, Target};
 use crate::run::Context;
-use crate::run::migrate::until::{Seen, until};
+use crate::run::wait::{Poll, poll};
 use crate::state::ipvs::{Listing, Service};
 
 /// How many virtual servers are named.
 const NAMED: usize = 5;
 
-/// Waits up to `patience` until no connection runs through the virtual servers that `edits` remove;
-/// says how many are cut, and where they go. Between two looks `go_on` is asked whether to wait any
+/// Waits up to `timeout` until no connection runs through the virtual servers that `edits` remove;
+/// says how many are cut, and where they go. Between two looks `keep_waiting` is asked whether to wait any
 /// longer.
 ///
 /// # Errors
-/// When ipvsadm fails; what `go_on` says.
+/// When ipvsadm fails; what `keep_waiting` says.
 pub(super) fn wait(
     context: &Context<'_>,
     edits: &[Edit],
-    patience: Duration,
-    go_on: &dyn Fn() -> Result<()>,
+    timeout: Duration,
+    keep_waiting: &dyn Fn() -> Result<()>,
 ) -> Result<()> {
     let going: Vec<Service> = edits.iter().filter_map(removed).collect();
     if going.is_empty() {
@@ -30,14 +30,14 @@ pub(super) fn wait(
     }
     let task = "waiting for connections through ipvs to end";
     context.sink.started(task);
-    let seen = until(patience, go_on, || {
+    let seen = poll(timeout, keep_waiting, || {
         let listed = context.tools.command(Tool::Ipvsadm)?.args(["-L", "-n"]).run()?.stdout;
         let open = open(&Listing::parse("ipvsadm -L -n", &listed)?, &going);
-        Ok(if open.is_empty() { Seen::There(()) } else { Seen::Missing(open) })
+        Ok(if open.is_empty() { Poll::There(()) } else { Poll::Missing(open) })
     })?;
     match seen {
-        Seen::There(()) => context.sink.finished(task, "none is open"),
-        Seen::Missing(open) => {
+        Poll::There(()) => context.sink.finished(task, "none is open"),
+        Poll::Missing(open) => {
             context.sink.finished(task, format!("{} are open", count(&open)));
             context.sink.warning(cut(&open));
         }

@@ -2,7 +2,8 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::event::Sink;
-use crate::node::commands::{Command, TRUSTED_PATH};
+use crate::node::command::Command;
+use crate::node::command::TRUSTED_PATH;
 use crate::plan::playbook::{Argv, Hook};
 
 /// Runs a hook.

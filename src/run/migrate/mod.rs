@@ -5,12 +5,11 @@ mod back;
 mod converge;
 mod drain;
 mod hooks;
-mod outlook;
+mod preview;
 mod proof;
 mod resume;
 mod stages;
 mod steps;
-mod until;
 mod work;
 
 use std::path::Path;
@@ -22,7 +21,8 @@ use crate::checks::{self, Facts, Finding};
 use crate::error::{Error, Kind, Result};
 use crate::interrupt;
 use crate::node::controller::{Controller, Settings};
-use crate::node::measure;
+use crate::node::live_facts;
+use crate::node::observe::observe;
 use crate::node::systemd;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
@@ -30,23 +30,24 @@ use crate::owners::mode;
 use crate::plan::playbook::{self, Playbook, Stage, StageName};
 use crate::plan::services::services;
 use crate::run::change::{begin, prune, refuse_pending};
-use crate::run::look::look;
 use crate::run::probes::{self, Probe};
 use crate::run::rehearsal::{Tried, rehearse};
-use crate::run::report::Judged;
-use crate::run::take::{Taken, take};
-use crate::run::{Context, boot_unit, stand_by};
+use crate::run::report::RecordedFinding;
+use crate::run::snapshot::Baseline;
+use crate::run::snapshot::take_snapshot;
+use crate::run::watchdog;
+use crate::run::{Context, boot_unit};
 use crate::state::NodeState;
 use crate::state::kube_proxy::Mode;
 use crate::state::tools::Process;
-use crate::store::run::{COPY, Run, RunState, Shift, Staged};
+use crate::store::run::{BINARY, Modes, Pending, Run, RunState};
 
 pub(super) use back::{after_reboot, undo};
-pub use outlook::{Ahead, Outlook, outlook};
+pub use preview::{Preview, StagePreview, preview};
 pub use resume::resume;
 pub(super) use steps::shown;
 
-use work::Work;
+use work::Execution;
 
 /// The verb of such a run.
 pub const MIGRATE: &str = "migrate";
@@ -124,9 +125,9 @@ pub fn migrate(
         return Err(Error::new(Kind::Interrupted, MIGRATE, "declined; nothing was changed"));
     }
     let Intended { playbook, from, warnings, .. } = intended;
-    let warnings: Vec<Judged> = warnings.iter().filter_map(Judged::of).collect();
+    let warnings: Vec<RecordedFinding> = warnings.iter().filter_map(RecordedFinding::of).collect();
     prune(context)?;
-    let taken = take(context, &format!("before migrate --to {}", asked.to))?;
+    let taken = take_snapshot(context, &format!("before migrate --to {}", asked.to))?;
     if playbook.stage(StageName::Rehearse).is_some() {
         // Where the new mode runs already, its leftovers are there to be seen.
         let tried = if from == asked.to { Tried::CleanUp } else { Tried::Leaving(asked.to) };
@@ -141,7 +142,8 @@ pub fn migrate(
     });
     let _change = interrupt::change();
     let (run, journal) = open(context, &playbook, &text, &taken, from, summary)?;
-    let work = Work { context, playbook, run, journal, base: taken.state, later: None, probes };
+    let work =
+        Execution { context, playbook, run, journal, base: taken.state, later: None, probes };
     work.go(None)
 }
 
@@ -175,7 +177,7 @@ struct Ready {
 
 fn ready(context: &Context<'_>, asked: &Asked<'_>) -> Result<Ready> {
     refuse_pending(context)?;
-    let now = look(context.tools, context.sink)?;
+    let now = observe(context.tools, context.sink)?;
     let from = running(context.catalogue, &now)?;
     let (playbook, text) = read_playbook(asked, from)?;
     playbook.refers_to_known(is_check, |owner| context.catalogue.component(owner).is_some())?;
@@ -269,10 +271,10 @@ fn preflight(
     };
     let task = "judging the node";
     context.sink.started(task);
-    let measured = measure::measure(now, Some(context.store.dir()));
+    let live = live_facts::probe(now, Some(context.store.dir()));
     let ownership = Ownership::of(context.catalogue, now);
     let facts = Facts {
-        asked: Some(&measured),
+        live: Some(&live),
         ..Facts::of(now, context.catalogue, &ownership, Some(asked.to))
     };
     let listed = |list: &[String], id: &str| list.iter().any(|i| i == id);
@@ -336,20 +338,20 @@ fn open(
     context: &Context<'_>,
     playbook: &Playbook,
     text: &str,
-    taken: &Taken,
+    taken: &Baseline,
     from: Mode,
     summary: serde_json::Value,
 ) -> Result<(Run, crate::store::journal::Journal)> {
     // What will be removed is written down whole, twice with what undoes it.
     let rules: usize = taken.state.files.values().map(|text| text.len()).sum();
     let (mut run, journal) = begin(context, MIGRATE, taken, summary, &[], 4 * rules as u64)?;
-    let shift = Shift { from, to: playbook.to };
-    run.staged = Some(Staged::new(Some(shift), MIGRATE, MARGIN));
+    let modes = Modes { from, to: playbook.to };
+    run.pending = Some(Pending::new(Some(modes), MIGRATE, MARGIN));
     let dir = context.store.run_dir(&run.id);
     let armed = steps::keep(&dir.join(PLAYBOOK), text)
-        .and_then(|()| stand_by::arm(context, &mut run))
+        .and_then(|()| watchdog::arm(context, &mut run))
         .and_then(|()| match systemd::runs_the_node() {
-            true => boot_unit::write(&dir.join(COPY), context.store.dir()),
+            true => boot_unit::write(&dir.join(BINARY), context.store.dir()),
             false => {
                 context.sink.note(
                     "there is no systemd here: after a reboot, undo the run with `proxyshift \

@@ -3,17 +3,17 @@
 use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
+use crate::node::observe::observe_tolerant;
 use crate::owners::catalogue::Catalogue;
 use crate::plan::foreign::lost;
 use crate::plan::parity::{What, parity};
 use crate::plan::services::{Services, services};
 use crate::run::Context;
-use crate::run::look::look_again;
-use crate::run::migrate::until::{Seen, until};
 use crate::run::probes::{self, Probe};
+use crate::run::wait::{Poll, poll};
 use crate::state::NodeState;
 use crate::state::kube_proxy::Mode;
-use crate::store::run::Shift;
+use crate::store::run::Modes;
 
 /// How long a kube-proxy that was just started may still lack services: it writes for the first time
 /// when it has the list of all, not when it has dealt with each.
@@ -24,18 +24,18 @@ const LATE: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// [`Kind::Kernel`], naming what is lost.
-pub(super) fn prove(
+pub(super) fn verify(
     context: &Context<'_>,
     catalogue: &Catalogue,
     base: &NodeState,
     mode: Mode,
-    shift: Shift,
+    modes: Modes,
     probes: &[Probe],
 ) -> Result<()> {
     let sink = context.sink;
     let task = "verifying against the kernel";
     sink.started(task);
-    let now = look_again(context.tools, sink)?;
+    let now = observe_tolerant(context.tools, sink)?;
     let (gone, healing): (Vec<_>, Vec<_>) =
         lost(catalogue, base, &now).into_iter().partition(|l| l.for_good());
     for lost in &healing {
@@ -47,7 +47,7 @@ pub(super) fn prove(
         return Err(Error::new(Kind::Kernel, first.to_string(), cause));
     }
     sink.finished(task, "what is not kube-proxy's is all there, in the same order");
-    served(context, &services(base, shift.from), now, mode)?;
+    wait_for_parity(context, &services(base, modes.from), now, mode)?;
     let task = "asking the node's services again";
     sink.started(task);
     let (passed, failed) = probes::ask(probes.to_vec());
@@ -63,25 +63,31 @@ pub(super) fn prove(
 }
 
 /// Waits until each service is served in `mode` as it was `before`; the node is as `now` first.
-fn served(context: &Context<'_>, before: &Services, now: NodeState, mode: Mode) -> Result<()> {
+fn wait_for_parity(
+    context: &Context<'_>,
+    before: &Services,
+    now: NodeState,
+    mode: Mode,
+) -> Result<()> {
     let mut at_hand = Some(now);
-    let seen = until(LATE, &|| Ok(()), || {
-        let now = at_hand.take().map_or_else(|| look_again(context.tools, context.sink), Ok)?;
+    let seen = poll(LATE, &|| Ok(()), || {
+        let now =
+            at_hand.take().map_or_else(|| observe_tolerant(context.tools, context.sink), Ok)?;
         // That every backend was there is known since the new mode took over; some come and go.
         let missing = parity(before, &services(&now, mode));
         let (backends, whole): (Vec<_>, Vec<_>) =
             missing.into_iter().partition(|m| matches!(m.what, What::Backend(_)));
         Ok(match whole.into_iter().next() {
-            None => Seen::There(backends),
-            Some(first) => Seen::Missing(first),
+            None => Poll::There(backends),
+            Some(first) => Poll::Missing(first),
         })
     })?;
     match seen {
-        Seen::There(backends) => {
+        Poll::There(backends) => {
             backends.iter().for_each(|backend| context.sink.note(backend.to_string()));
             Ok(())
         }
-        Seen::Missing(first) => {
+        Poll::Missing(first) => {
             let cause = "a service is not served as before";
             Err(Error::new(Kind::Kernel, first.to_string(), cause))
         }

@@ -3,15 +3,18 @@
 use std::fs;
 
 use crate::error::{Error, Kind, Result};
+use crate::node::observe::observe_tolerant;
 use crate::plan::edit::Edit;
 use crate::plan::invariants::{Outcome, outcome};
 use crate::plan::playbook::{Again, Playbook, StageName, When};
 use crate::run::Context;
-use crate::run::execute::{Place, ROLLBACK, settle, told};
-use crate::run::look::look_again;
-use crate::run::migrate::work::Work;
+use crate::run::apply_edits::Place;
+use crate::run::apply_edits::ROLLBACK;
+use crate::run::apply_edits::settle;
+use crate::run::apply_edits::told;
+use crate::run::migrate::work::Execution;
 use crate::run::migrate::{PLAYBOOK, Report};
-use crate::run::take::base_of;
+use crate::run::snapshot::load_baseline;
 use crate::store::journal::{Entry, Journal, read};
 use crate::store::run::Run;
 
@@ -24,7 +27,7 @@ pub fn resume(context: &Context<'_>, mut run: Run) -> Result<Report> {
         Err(Error::new(Kind::Pending, format!("run {}", run.id), cause)
             .hint("`proxyshift rollback` brings the node back"))
     };
-    let Some((shift, stage)) = run.staged.as_ref().and_then(|s| Some((s.shift?, s.stage.clone())))
+    let Some((modes, stage)) = run.pending.as_ref().and_then(|s| Some((s.modes?, s.stage.clone())))
     else {
         return only_back(&run, "is not a migration");
     };
@@ -35,18 +38,18 @@ pub fn resume(context: &Context<'_>, mut run: Run) -> Result<Report> {
     let path = dir.join(PLAYBOOK);
     let text = fs::read_to_string(&path).map_err(|e| Error::io(&path, &e))?;
     let file = path.display().to_string();
-    let playbook = Playbook::parse(&file, &text, shift.from)?;
+    let playbook = Playbook::parse(&file, &text, modes.from)?;
     let (journal, lines) = Journal::open(&dir)?;
     let told = told(lines)?;
     if told.rolling_back || stage == ROLLBACK {
         return only_back(&run, "it had begun to roll back");
     }
-    let base = base_of(context, &run)?;
+    let base = load_baseline(context, &run)?;
     let probes = serde_json::from_value(run.plan["probes"].clone()).unwrap_or_default();
-    run.take_over();
+    run.claim();
     context.store.update(&run)?;
     context.sink.run(&run.id, &run.verb);
-    let mut work = Work { context, playbook, run, journal, base, later: None, probes };
+    let mut work = Execution { context, playbook, run, journal, base, later: None, probes };
     if let Some((edit, place)) = told.open {
         work.close_open_edit(&edit, &place)?;
     }
@@ -60,11 +63,11 @@ pub fn resume(context: &Context<'_>, mut run: Run) -> Result<Report> {
     work.go(stage)
 }
 
-impl Work<'_> {
+impl Execution<'_> {
     /// Closes an edit that was under way when everything was cut off, as the kernel shows it.
     fn close_open_edit(&mut self, edit: &Edit, place: &Place) -> Result<()> {
-        let Some(base) = self.cleaned_from()? else { return Ok(()) };
-        let now = look_again(self.context.tools, self.context.sink)?;
+        let Some(base) = self.clean_snapshot()? else { return Ok(()) };
+        let now = observe_tolerant(self.context.tools, self.context.sink)?;
         match outcome(edit, &base, &now) {
             Outcome::Done => settle(&mut self.journal, place),
             Outcome::NotDone => Ok(()),

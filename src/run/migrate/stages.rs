@@ -12,28 +12,29 @@ use crate::interrupt;
 use crate::node::conntrack::{self, Conntrack};
 use crate::node::controller::{self, Change, Controller, Settings};
 use crate::node::kernel;
-use crate::node::measure::modules;
+use crate::node::live_facts::modules;
+use crate::node::observe::observe_tolerant;
 use crate::owners::mode;
 use crate::plan::leftovers::Wanted;
 use crate::plan::playbook::{Clean, Converge, Means, Prepare, StageName, Switch, Upgrade};
 use crate::plan::services::{Services, services};
-use crate::run::change::{Changed, make};
-use crate::run::execute::CLEAN;
-use crate::run::look::look_again;
-use crate::run::migrate::proof::prove;
+use crate::run::apply_edits::CLEAN;
+use crate::run::change::{Changed, apply_and_verify};
+use crate::run::migrate::proof::verify;
 use crate::run::migrate::steps::{self, AFTER, BEFORE, Step};
-use crate::run::migrate::work::Work;
+use crate::run::migrate::work::Execution;
 use crate::run::migrate::{back, converge, drain, hooks, only_process};
 use crate::run::rehearsal::{Tried, rehearse};
-use crate::run::take::{parsed, take};
+use crate::run::snapshot::parse_snapshot;
+use crate::run::snapshot::take_snapshot;
 use crate::state::NodeState;
 use crate::state::ipvs::Protocol;
 use crate::state::kube_proxy::Mode;
 use crate::store::snapshots::Snapshot;
 
-impl Work<'_> {
+impl Execution<'_> {
     fn services_before(&self) -> Services {
-        services(&self.base, self.shift().from)
+        services(&self.base, self.modes().from)
     }
 
     /// Loads modules and sets sysctls, now and for the next boot.
@@ -104,8 +105,8 @@ impl Work<'_> {
             sink.finished(&task, "it runs in that mode already");
             return Ok(());
         }
-        let now = look_again(self.context.tools, sink)?;
-        self.later = Some(services(&now, self.shift().from));
+        let now = observe_tolerant(self.context.tools, sink)?;
+        self.later = Some(services(&now, self.modes().from));
         drop(now);
         for (name, text) in [(BEFORE, &before), (AFTER, &after)] {
             steps::keep(&dir.join(name), text)?;
@@ -131,7 +132,7 @@ impl Work<'_> {
     }
 
     fn base_serves(&self, mode: Mode) -> bool {
-        self.shift().from == mode
+        self.modes().from == mode
     }
 
     /// The networks of virtual servers that are somebody else's: kube-proxy must not take them for
@@ -147,7 +148,7 @@ impl Work<'_> {
     pub(super) fn upgrade(&mut self, upgrade: &Upgrade) -> Result<()> {
         let sink = self.context.sink;
         let old = {
-            let now = look_again(self.context.tools, sink)?;
+            let now = observe_tolerant(self.context.tools, sink)?;
             only_process(&now)?.pid
         };
         match &upgrade.by {
@@ -163,7 +164,7 @@ impl Work<'_> {
                 sink.started(task);
                 let start = Instant::now();
                 loop {
-                    let now = look_again(self.context.tools, sink)?;
+                    let now = observe_tolerant(self.context.tools, sink)?;
                     if only_process(&now).is_ok_and(|p| p.pid != old) {
                         break;
                     }
@@ -199,12 +200,12 @@ impl Work<'_> {
         let context = self.context;
         let wanted = Wanted::of_owner(&clean.leftovers_of);
         // Resumed, it goes back to where it began, and on from where it is.
-        let begun = match self.cleaned_from()? {
-            Some(base) => (base, look_again(context.tools, context.sink)?),
+        let begun = match self.clean_snapshot()? {
+            Some(base) => (base, observe_tolerant(context.tools, context.sink)?),
             None => {
-                let taken = take(context, "before the stage clean")?;
-                if let Some(staged) = &mut self.run.staged {
-                    staged.cleaned_from = Some(taken.snapshot.id.clone());
+                let taken = take_snapshot(context, "before the stage clean")?;
+                if let Some(pending) = &mut self.run.pending {
+                    pending.clean_snapshot = Some(taken.snapshot.id.clone());
                 }
                 context.store.update(&self.run)?;
                 rehearse(context, &taken, Tried::CleanUp)?;
@@ -220,18 +221,18 @@ impl Work<'_> {
         }
         drain::wait(context, &edits, clean.drain, &|| interrupt::check("draining"))?;
         let plan_again =
-            || wanted.edits(context.catalogue, &look_again(context.tools, context.sink)?);
-        make(context, &self.run, &mut self.journal, CLEAN, &base, edits, &plan_again)
+            || wanted.edits(context.catalogue, &observe_tolerant(context.tools, context.sink)?);
+        apply_and_verify(context, &self.run, &mut self.journal, CLEAN, &base, edits, &plan_again)
     }
 
     /// Proves that what is not kube-proxy's is as before, and that the services answer.
     pub(super) fn verify(&mut self) -> Result<()> {
-        prove(
+        verify(
             self.context,
             self.context.catalogue,
             &self.base,
             self.playbook.to,
-            self.shift(),
+            self.modes(),
             &self.probes,
         )
     }
@@ -240,7 +241,7 @@ impl Work<'_> {
     pub(super) fn settle(&mut self) -> Result<()> {
         let task = "forgetting stale UDP connections to services";
         self.context.sink.started(task);
-        let now = look_again(self.context.tools, self.context.sink)?;
+        let now = observe_tolerant(self.context.tools, self.context.sink)?;
         let mut conntrack = Conntrack::open()?;
         let mut forgotten = 0;
         for entry in conntrack.stale(&udp_backends(&services(&now, self.playbook.to)))? {
@@ -252,9 +253,10 @@ impl Work<'_> {
     }
 
     /// The node as it was before its clean-up, if that has begun.
-    pub(super) fn cleaned_from(&self) -> Result<Option<NodeState>> {
-        let id = self.run.staged.as_ref().and_then(|s| s.cleaned_from.clone());
-        let load = |id: String| parsed(Snapshot::load(&self.context.store.find(&id)?.dir)?.files);
+    pub(super) fn clean_snapshot(&self) -> Result<Option<NodeState>> {
+        let id = self.run.pending.as_ref().and_then(|s| s.clean_snapshot.clone());
+        let load =
+            |id: String| parse_snapshot(Snapshot::load(&self.context.store.find(&id)?.dir)?.files);
         id.map(load).transpose()
     }
 }

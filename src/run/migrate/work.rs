@@ -9,16 +9,17 @@ use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::plan::playbook::{Clean, Converge, Playbook, Stage, StageName, Switch, Upgrade, When};
 use crate::plan::services::Services;
-use crate::run::change::{after_undoing, prune};
+use crate::run::change::{prune, rollback_error};
 use crate::run::migrate::{MARGIN, Report, back, hooks, steps};
 use crate::run::probes::Probe;
-use crate::run::{Context, boot_unit, confirm, stand_by};
+use crate::run::watchdog;
+use crate::run::{Context, boot_unit, confirm};
 use crate::state::NodeState;
 use crate::store::journal::Journal;
-use crate::store::run::{Run, RunState, Shift};
+use crate::store::run::{Modes, Run, RunState};
 
 /// A migration under way.
-pub(super) struct Work<'a> {
+pub(super) struct Execution<'a> {
     pub(super) context: &'a Context<'a>,
     pub(super) playbook: Playbook,
     pub(super) run: Run,
@@ -31,7 +32,7 @@ pub(super) struct Work<'a> {
     pub(super) probes: Vec<Probe>,
 }
 
-impl Work<'_> {
+impl Execution<'_> {
     /// Runs the stages from `first` on, or all that follow the snapshot; undoes them on a failure.
     pub(super) fn go(mut self, first: Option<StageName>) -> Result<Report> {
         match self.stages(first) {
@@ -86,12 +87,12 @@ impl Work<'_> {
         let hooks = [When::Before, When::After].map(|when| {
             self.playbook.hooks.at(when, name).iter().map(|hook| hook.timeout).sum::<Duration>()
         });
-        if let Some(staged) = &mut self.run.staged {
-            staged.stage = name.name().to_owned();
-            staged.within(time + hooks[0] + hooks[1] + MARGIN);
+        if let Some(pending) = &mut self.run.pending {
+            pending.stage = name.name().to_owned();
+            pending.set_deadline(time + hooks[0] + hooks[1] + MARGIN);
         }
         self.context.store.update(&self.run)?;
-        stand_by::arm(self.context, &mut self.run)
+        watchdog::arm(self.context, &mut self.run)
     }
 
     fn hooks(&mut self, when: When, stage: StageName) -> Result<()> {
@@ -103,15 +104,15 @@ impl Work<'_> {
         Ok(())
     }
 
-    pub(super) fn shift(&self) -> Shift {
-        let asked = Shift { from: self.playbook.from, to: self.playbook.to };
-        self.run.staged.as_ref().and_then(|s| s.shift).unwrap_or(asked)
+    pub(super) fn modes(&self) -> Modes {
+        let asked = Modes { from: self.playbook.from, to: self.playbook.to };
+        self.run.pending.as_ref().and_then(|s| s.modes).unwrap_or(asked)
     }
 
     /// The stages are done: the run waits to be confirmed, or is kept.
     fn end(mut self, removed: usize, others: Vec<String>) -> Result<Report> {
         let context = self.context;
-        let shift = self.shift();
+        let modes = self.modes();
         match self.run.plan["confirm_within"].as_u64() {
             Some(seconds) => {
                 confirm::wait_for(context, &mut self.run, Duration::from_secs(seconds))?;
@@ -124,11 +125,11 @@ impl Work<'_> {
         }
         let waits = self.run.state == RunState::Unconfirmed;
         Ok(Report {
-            left: self.run.staged.as_ref().filter(|_| waits).map(|s| s.left()),
+            left: self.run.pending.as_ref().filter(|_| waits).map(|s| s.left()),
             run: self.run.id,
             snapshot: self.run.snapshot,
-            from: shift.from,
-            to: shift.to,
+            from: modes.from,
+            to: modes.to,
             removed,
             others,
         })
@@ -140,6 +141,6 @@ impl Work<'_> {
         context.sink.warning(format!("{cause}; undoing"));
         let _ = steps::failed(&mut self.journal, "migrate", &cause);
         let undone = back::undo(context, &mut self.run, &mut self.journal, &self.base);
-        after_undoing(cause, undone)
+        rollback_error(cause, undone)
     }
 }

@@ -6,10 +6,10 @@
 use std::path::Path;
 
 use crate::error::{Error, Kind, Result};
+use crate::node::observe::observe_tolerant;
 use crate::run::Context;
-use crate::run::look::look_again;
 use crate::run::rollback::{Report, back};
-use crate::run::take::parsed;
+use crate::run::snapshot::parse_snapshot;
 use crate::state::Files;
 use crate::store::KEEP;
 use crate::store::manifest::Manifest;
@@ -18,7 +18,7 @@ use crate::store::snapshots::Snapshot;
 
 /// What has to be undone to be back at a snapshot.
 #[derive(Debug, Clone)]
-pub struct Way {
+pub struct RollbackPlan {
     /// The snapshot.
     pub snapshot: Manifest,
     /// The runs since, the last first.
@@ -27,7 +27,7 @@ pub struct Way {
 
 /// How that ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BackTo {
+pub struct RollbackReport {
     /// The snapshot.
     pub snapshot: String,
     /// The runs that were undone, the last first.
@@ -45,34 +45,34 @@ pub struct BackTo {
 pub fn rollback_to(
     context: &Context<'_>,
     dir: &Path,
-    approve: &dyn Fn(&Way) -> Result<bool>,
-) -> Result<BackTo> {
+    approve: &dyn Fn(&RollbackPlan) -> Result<bool>,
+) -> Result<RollbackReport> {
     let _lock = context.lock("rollback")?;
     let (way, files) = way(context, dir)?;
-    let base = parsed(files)?;
+    let base = parse_snapshot(files)?;
     if !way.runs.is_empty() && !approve(&way)? {
         return Err(Error::new(Kind::Interrupted, "rollback", "declined; nothing was changed"));
     }
-    let Way { snapshot, runs } = way;
+    let RollbackPlan { snapshot, runs } = way;
     let mut undone = Vec::new();
     for run in runs {
         context.sink.note(format!("undoing run {} ({})", run.id, run.verb));
         undone.push(back(context, run)?);
     }
-    let now = look_again(context.tools, context.sink)?;
+    let now = observe_tolerant(context.tools, context.sink)?;
     let others = base.differences(&now).iter().map(ToString::to_string).collect();
-    Ok(BackTo { snapshot: snapshot.id, undone, others })
+    Ok(RollbackReport { snapshot: snapshot.id, undone, others })
 }
 
 /// What [`rollback_to`] would undo; nothing is changed.
 ///
 /// # Errors
 /// As it has before it changes anything.
-pub fn intended(context: &Context<'_>, dir: &Path) -> Result<Way> {
+pub fn intended(context: &Context<'_>, dir: &Path) -> Result<RollbackPlan> {
     way(context, dir).map(|(way, _)| way)
 }
 
-fn way(context: &Context<'_>, dir: &Path) -> Result<(Way, Files)> {
+fn way(context: &Context<'_>, dir: &Path) -> Result<(RollbackPlan, Files)> {
     let loaded = Snapshot::load(dir)?;
     let snapshot = loaded.for_rollback()?.clone();
     of_here(&snapshot, &Manifest::for_this_node("")?)?;
@@ -86,7 +86,7 @@ fn way(context: &Context<'_>, dir: &Path) -> Result<(Way, Files)> {
         )));
     }
     let runs = since(&snapshot, all)?;
-    Ok((Way { snapshot, runs }, loaded.files))
+    Ok((RollbackPlan { snapshot, runs }, loaded.files))
 }
 
 fn refused(snapshot: &Manifest, cause: impl std::fmt::Display) -> Error {
@@ -139,17 +139,17 @@ fn since(snapshot: &Manifest, runs: Vec<Run>) -> Result<Vec<Run>> {
 
 /// The run that took the snapshot in its own midst. Nobody else can: a run holds the node's lock.
 fn across(runs: &[Run], snapshot: &Manifest) -> Option<Run> {
-    let cleaned_from = |run: &&Run| {
-        let id = run.staged.as_ref().and_then(|s| s.cleaned_from.as_deref());
+    let clean_snapshot = |run: &&Run| {
+        let id = run.pending.as_ref().and_then(|s| s.clean_snapshot.as_deref());
         id == Some(&snapshot.id) && run.snapshot != snapshot.id
     };
-    runs.iter().find(cleaned_from).cloned()
+    runs.iter().find(clean_snapshot).cloned()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::here::Netns;
+    use crate::runtime::Netns;
 
     fn here() -> Manifest {
         let netns = Netns::current().unwrap().inode;

@@ -27,7 +27,7 @@ fn carries_over(backend: &'static str, from: &str, to: &str) {
     case.proxyshift.expect(0, "confirm");
     let report = case.proxyshift.expect(0, "report -o json").json();
     schemas.hold(&report, "report");
-    assert_eq!(report["shift"]["to"], to, "{report}");
+    assert_eq!(report["modes"]["to"], to, "{report}");
     println!("{}", case.proxyshift.expect(0, "report").out);
     traffic.stop(&format!("{from} to {to}, {backend}"));
     case.is_in(to);

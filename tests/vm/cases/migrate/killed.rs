@@ -78,11 +78,11 @@ fn soak_killed_at_each_end_of_a_stage_it_is_undone() {
 }
 
 /// Kills who stands by for the last run.
-fn kill_stand_by(case: &Case) {
+fn kill_watchdog(case: &Case) {
     let id = case.last_run()["id"].as_str().expect("a run").to_owned();
     let json = std::fs::read(case.proxyshift.store.join("runs").join(id).join("run.json"));
     let json: Value = serde_json::from_slice(&json.expect("run.json")).expect("JSON");
-    let pid = json["staged"]["stand_by"]["pid"].as_i64().expect("one stands by");
+    let pid = json["pending"]["watchdog"]["pid"].as_i64().expect("one stands by");
     let pid = Pid::from_raw(i32::try_from(pid).expect("a pid")).expect("a pid");
     kill_process(pid, Signal::KILL).expect("killed");
 }
@@ -101,14 +101,14 @@ fn soak_when_who_stands_by_is_killed_whoever_looks_sees_to_another() {
     let ended = std::thread::scope(|scope| {
         let killer = scope.spawn(|| {
             case.wait_until_cleaning();
-            kill_stand_by(&case);
+            kill_watchdog(&case);
         });
         let ended = case.migrate("ipvs", "--confirm-within 20s");
         killer.join().expect("it was killed");
         ended
     });
     assert_eq!(ended.code, Some(0));
-    kill_stand_by(&case);
+    kill_watchdog(&case);
     std::thread::sleep(std::time::Duration::from_secs(1));
     case.proxyshift.expect(6, "status").says(&["was gone; another one stands by now"]);
     case.wait_until_undone();

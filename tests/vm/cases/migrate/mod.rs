@@ -136,7 +136,7 @@ impl Case {
             all.any(|run| {
                 let json = fs::read(run.path().join("run.json")).unwrap_or_default();
                 let json: Value = serde_json::from_slice(&json).unwrap_or_default();
-                json["staged"]["cleaned_from"].is_string()
+                json["pending"]["clean_snapshot"].is_string()
             })
         };
         while !cleans() {

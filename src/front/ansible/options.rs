@@ -1,0 +1,291 @@
+//! The options of a task, read into types that cannot be wrong.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Kind, Result};
+use crate::front::cli::args;
+use crate::guard::Exception;
+use crate::state::kube_proxy::Mode;
+
+/// What the names of Ansible's own options begin with.
+pub(super) const ANSIBLE: &str = "_ansible_";
+
+/// How long to wait for locks unless told otherwise, as on the command line.
+const LOCK_WAIT: u64 = 10;
+
+/// The state that the node is to be in.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum State {
+    /// It was judged, and nothing blocks.
+    Checked { to: Option<Mode>, snapshot: Option<String>, ignore: Vec<String> },
+    /// There is a snapshot of what it is now.
+    Snapshotted,
+    /// It has no leftovers.
+    Cleaned { owners: Vec<String>, confirm_within: Option<Duration> },
+    /// kube-proxy serves in that mode.
+    Migrated {
+        to: Mode,
+        playbook: Option<PathBuf>,
+        confirm_within: Option<Duration>,
+        ignore: Vec<String>,
+    },
+    /// The run that waited is kept.
+    Confirmed,
+    /// The last run is undone, or all since that snapshot.
+    RolledBack { to: Option<String> },
+    /// The exceptions for INVALID packets stand.
+    Guarded { exceptions: Vec<Exception> },
+}
+
+/// A task: the state, and how to get there.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Task {
+    pub(super) state: State,
+    pub(super) store: Option<PathBuf>,
+    pub(super) lock_wait: Duration,
+    /// Only say what would be changed.
+    pub(super) check: bool,
+    /// Show what changes.
+    pub(super) diff: bool,
+    /// Say what was done, step by step.
+    pub(super) verbose: bool,
+}
+
+impl Task {
+    /// Reads the options of a task.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`], naming the option that is not known, missing, of no use to the state, or not
+    /// what it should be.
+    pub(super) fn parse(options: &Map<String, Value>) -> Result<Task> {
+        let mut given = Given::of(options);
+        let name = given.text("state")?.ok_or_else(|| missing("state", STATES))?;
+        let state = match name.as_str() {
+            "checked" => State::Checked {
+                to: given.parsed("to")?,
+                snapshot: given.text("snapshot")?,
+                ignore: given.list("ignore")?,
+            },
+            "snapshotted" => State::Snapshotted,
+            "cleaned" => State::Cleaned {
+                owners: given.list("owners")?,
+                confirm_within: given.time("confirm_within")?,
+            },
+            "migrated" => State::Migrated {
+                to: given.parsed("to")?.ok_or_else(|| missing("to", "name the mode to go to"))?,
+                playbook: given.text("playbook")?.map(PathBuf::from),
+                confirm_within: given.time("confirm_within")?,
+                ignore: given.list("ignore")?,
+            },
+            "confirmed" => State::Confirmed,
+            "rolled_back" => State::RolledBack { to: given.text("snapshot")? },
+            "guarded" => State::Guarded { exceptions: exceptions(&mut given)? },
+            other => return Err(usage("state", format!("there is no state `{other}`"), STATES)),
+        };
+        let task = Task {
+            state,
+            store: given.text("store")?.map(PathBuf::from),
+            lock_wait: Duration::from_secs(given.number("lock_wait")?.unwrap_or(LOCK_WAIT)),
+            check: flag(options, "check_mode")?,
+            diff: flag(options, "diff")?,
+            verbose: options.get("_ansible_verbosity").and_then(Value::as_u64).unwrap_or(0) > 0,
+        };
+        match given.left() {
+            None => Ok(task),
+            Some(option) if OPTIONS.contains(&option) => {
+                Err(usage(option, format!("means nothing with state `{name}`"), "leave it out"))
+            }
+            Some(option) => Err(usage(
+                option,
+                "there is no such option".into(),
+                "`ansible-doc proxyshift.node.proxyshift` lists them all",
+            )),
+        }
+    }
+}
+
+const STATES: &str = "it is one of checked, snapshotted, cleaned, migrated, confirmed, rolled_back, \
+                      guarded";
+
+/// All options that any state has.
+const OPTIONS: [&str; 10] = [
+    "state",
+    "to",
+    "confirm_within",
+    "snapshot",
+    "owners",
+    "ignore",
+    "playbook",
+    "store",
+    "for",
+    "lock_wait",
+];
+
+fn usage(option: &str, cause: String, hint: &str) -> Error {
+    Error::new(Kind::Usage, format!("option `{option}`"), cause).hint(hint)
+}
+
+fn missing(option: &str, hint: &str) -> Error {
+    usage(option, "is missing".into(), hint)
+}
+
+fn exceptions(given: &mut Given<'_>) -> Result<Vec<Exception>> {
+    let texts = given.list("for")?;
+    if texts.is_empty() {
+        return Err(missing("for", "name the networks or interfaces"));
+    }
+    let parsed = texts.iter().map(|text| {
+        text.parse().map_err(|e: Error| usage("for", e.to_string(), "name what needs it"))
+    });
+    parsed.collect()
+}
+
+/// A switch of Ansible's own.
+fn flag(options: &Map<String, Value>, name: &str) -> Result<bool> {
+    let name = format!("{ANSIBLE}{name}");
+    match options.get(&name) {
+        None | Some(Value::Null) => Ok(false),
+        Some(Value::Bool(on)) => Ok(*on),
+        Some(other) => Err(usage(&name, format!("{other} is neither true nor false"), "")),
+    }
+}
+
+/// The options that are given and were not read yet; what is null is not given.
+struct Given<'a>(Vec<(&'a str, &'a Value)>);
+
+impl<'a> Given<'a> {
+    fn of(options: &'a Map<String, Value>) -> Given<'a> {
+        let own = options.iter().filter(|(key, _)| !key.starts_with(ANSIBLE));
+        let named = own.map(|(key, value)| (key.as_str(), value));
+        Given(named.filter(|(key, value)| !(value.is_null() && OPTIONS.contains(key))).collect())
+    }
+
+    fn take(&mut self, option: &str) -> Option<&'a Value> {
+        let at = self.0.iter().position(|(key, _)| *key == option)?;
+        Some(self.0.swap_remove(at).1)
+    }
+
+    /// An option that nobody read.
+    fn left(&self) -> Option<&'a str> {
+        self.0.first().map(|(key, _)| *key)
+    }
+
+    /// A text; empty is as good as not given.
+    fn text(&mut self, option: &str) -> Result<Option<String>> {
+        match self.take(option) {
+            None => Ok(None),
+            Some(Value::String(text)) if text.is_empty() => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.clone())),
+            Some(other) => Err(usage(option, format!("{other} is not a text"), "put it in quotes")),
+        }
+    }
+
+    fn parsed<T: std::str::FromStr<Err = Error>>(&mut self, option: &str) -> Result<Option<T>> {
+        let parse = |text: String| {
+            text.parse().map_err(|e: Error| usage(option, e.cause, &e.hint.unwrap_or_default()))
+        };
+        self.text(option)?.map(parse).transpose()
+    }
+
+    fn time(&mut self, option: &str) -> Result<Option<Duration>> {
+        let hint = "write it as `90s`, `5m` or `1h`";
+        let parse = |text: String| args::duration(&text).map_err(|e| usage(option, e, hint));
+        self.text(option)?.map(parse).transpose()
+    }
+
+    /// A list, or its members in one text with commas between.
+    fn list(&mut self, option: &str) -> Result<Vec<String>> {
+        let wrong = |value: &Value| {
+            usage(option, format!("{value} is not a list of names"), "write it as [one, other]")
+        };
+        match self.take(option) {
+            None => Ok(Vec::new()),
+            Some(Value::String(text)) => Ok(text
+                .split(',')
+                .map(str::trim)
+                .filter(|t| !t.is_empty())
+                .map(Into::into)
+                .collect()),
+            Some(Value::Array(members)) => {
+                members.iter().map(|m| m.as_str().map(Into::into).ok_or_else(|| wrong(m))).collect()
+            }
+            Some(other) => Err(wrong(other)),
+        }
+    }
+
+    /// A number of seconds; a template makes a text of it.
+    fn number(&mut self, option: &str) -> Result<Option<u64>> {
+        let Some(value) = self.take(option) else { return Ok(None) };
+        let number = value.as_u64().or_else(|| value.as_str()?.parse().ok());
+        number.map(Some).ok_or_else(|| {
+            usage(option, format!("{value} is not a number of seconds"), "write it as 10")
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn parse(options: Value) -> Result<Task> {
+        Task::parse(options.as_object().expect("an object"))
+    }
+
+    #[test]
+    fn each_state_takes_its_own_options() {
+        let task = parse(json!({
+            "state": "migrated", "to": "ipvs", "confirm_within": "5m", "ignore": "a, b",
+            "playbook": null, "lock_wait": "30", "store": "/s",
+            "_ansible_check_mode": true, "_ansible_diff": true, "_ansible_verbosity": 1,
+            "_ansible_no_log": false, "_ansible_anything": {"x": 1},
+        }))
+        .unwrap();
+        let state = State::Migrated {
+            to: Mode::Ipvs,
+            playbook: None,
+            confirm_within: Some(Duration::from_secs(300)),
+            ignore: vec!["a".into(), "b".into()],
+        };
+        let (store, lock_wait) = (Some("/s".into()), Duration::from_secs(30));
+        let wanted = Task { state, store, lock_wait, check: true, diff: true, verbose: true };
+        assert_eq!(task, wanted);
+        let plain = parse(json!({"state": "cleaned", "owners": ["flannel"]})).unwrap();
+        assert_eq!((plain.check, plain.diff, plain.verbose), (false, false, false));
+        let guarded = parse(json!({"state": "guarded", "for": ["10.9.0.0/24", "eth1"]})).unwrap();
+        assert!(matches!(guarded.state, State::Guarded { exceptions } if exceptions.len() == 2));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let cases = [
+            (json!({}), "state"),
+            (json!({"state": null}), "state"),
+            (json!({"state": "present"}), "state"),
+            (json!({"state": 1}), "state"),
+            (json!({"state": "migrated"}), "to"),
+            (json!({"state": "migrated", "to": "bpf"}), "to"),
+            (
+                json!({"state": "migrated", "to": "ipvs", "confirm_within": "soon"}),
+                "confirm_within",
+            ),
+            (json!({"state": "cleaned", "confirm_within": 300}), "confirm_within"),
+            (json!({"state": "cleaned", "owners": [1]}), "owners"),
+            (json!({"state": "cleaned", "to": "ipvs"}), "to"),
+            (json!({"state": "cleaned", "force": true}), "force"),
+            (json!({"state": "cleaned", "force": null}), "force"),
+            (json!({"state": "confirmed", "lock_wait": -1}), "lock_wait"),
+            (json!({"state": "guarded"}), "for"),
+            (json!({"state": "guarded", "for": "0.0.0.0/0"}), "for"),
+            (json!({"state": "confirmed", "_ansible_check_mode": "no"}), "_ansible_check_mode"),
+        ];
+        for (options, named) in cases {
+            let error = parse(options.clone()).unwrap_err();
+            assert_eq!(error.kind, Kind::Usage, "{options}");
+            assert_eq!(error.object, format!("option `{named}`"), "{options}: {error}");
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! Bringing the node into the state asked for, with the same functions as the verbs.
+
+use std::cell::RefCell;
+
+use serde_json::{Value, json};
+
+use crate::checks::{Finding, Verdict};
+use crate::error::{Error, Kind, Result};
+use crate::event::Silent;
+use crate::front::ansible::answer::EventCollector;
+use crate::front::ansible::answer::ModuleResult;
+use crate::front::ansible::check_mode::check_mode;
+use crate::front::ansible::diff::Diff;
+use crate::front::ansible::options::State;
+use crate::front::ansible::options::Task;
+use crate::front::cli::args;
+use crate::front::cli::as_root;
+use crate::front::cli::check;
+use crate::front::cli::check::Seen;
+use crate::front::cli::status;
+use crate::guard::Exception;
+use crate::guard::Guard;
+use crate::guard::unit::Unit;
+use crate::node::live_facts;
+use crate::node::observe::observe;
+use crate::node::systemd;
+use crate::node::tools::Tools;
+use crate::owners::catalogue::Catalogue;
+use crate::owners::matcher::Ownership;
+use crate::owners::mode;
+use crate::plan::leftovers::Wanted;
+use crate::run::Context;
+use crate::run::cleanup;
+use crate::run::confirm::{self, Confirmed};
+use crate::run::event_log::EventLogger;
+use crate::run::migrate::{self, Asked};
+use crate::run::rollback::{self, to::rollback_to};
+use crate::run::snapshot;
+use crate::state::NodeState;
+use crate::state::kube_proxy::Mode;
+use crate::store::Store;
+use crate::store::run::{Run, RunState};
+use crate::store::snapshots::Snapshot;
+use crate::ui::table::counted;
+
+/// Brings the node into the state asked for, or says what that would change.
+pub(super) fn run_task(task: &Task, heard: &EventCollector) -> ModuleResult {
+    let (tools, lock_wait) = (Tools::find(), task.lock_wait);
+    let answer = Catalogue::builtin().and_then(|catalogue| {
+        let (store, catalogue) = (store(task)?, &catalogue);
+        let recorder = EventLogger::new(&store, heard);
+        let context =
+            Context { tools: &tools, store: &store, catalogue, sink: &recorder, lock_wait };
+        let answer = in_context(&context, task);
+        if let Some(error) = &answer.error {
+            recorder.failed(error);
+        }
+        Ok(answer)
+    });
+    answer.unwrap_or_else(ModuleResult::failed)
+}
+
+/// The store; looking makes none.
+fn store(task: &Task) -> Result<Store> {
+    let dir = task.store.as_deref();
+    if task.check || matches!(task.state, State::Checked { .. }) {
+        return Ok(Store::look(dir));
+    }
+    as_root()?;
+    Store::open(dir)
+}
+
+fn in_context(context: &Context<'_>, task: &Task) -> ModuleResult {
+    let acts = !task.check && !matches!(task.state, State::Checked { .. });
+    let seen = || observe(context.tools, &Silent).ok();
+    let before = if task.diff && acts { seen() } else { None };
+    let result = if task.check { check_mode(context, task) } else { act(context, task) };
+    let mut answer = result.unwrap_or_else(|error| ModuleResult {
+        changed: error.kind == Kind::NotRolledBack,
+        ..ModuleResult::failed(error)
+    });
+    let now = seen();
+    if let (Some(before), Some(now)) = (&before, &now) {
+        let diff = Diff::between(before, now);
+        answer.diff = Some(match (mode_of(context, before), mode_of(context, now)) {
+            (Some(from), Some(to)) => diff.modes(from, to),
+            _ => diff,
+        });
+    }
+    answer.diff = answer.diff.filter(|_| task.diff);
+    answer.facts = facts(context, now.as_ref());
+    ModuleResult { verbose: task.verbose, ..answer }
+}
+
+fn act(context: &Context<'_>, task: &Task) -> Result<ModuleResult> {
+    match &task.state {
+        State::Checked { to, snapshot, ignore } => {
+            checked(context, *to, snapshot.as_deref(), ignore)
+        }
+        State::Snapshotted => snapshotted(context),
+        State::Cleaned { owners, confirm_within } => {
+            if let Some(answer) = cleaned_already(context, owners)? {
+                return Ok(answer);
+            }
+            let wanted = Wanted { owners: owners.clone(), black_holes: false };
+            let report = cleanup::cleanup(context, &wanted, *confirm_within, &|_| Ok(true))?;
+            let waits = report.confirm_within.is_some();
+            Ok(match report.run {
+                None => unchanged("no leftovers were found"),
+                Some(run) => {
+                    ran(run, format!("{} removed", counted(report.removed, "object")), waits)
+                }
+            })
+        }
+        State::Migrated { to, playbook, confirm_within, ignore } => {
+            let asked = Asked {
+                to: *to,
+                playbook: playbook.as_deref(),
+                confirm_within: *confirm_within,
+                confirm: true,
+                ignore,
+            };
+            migrated(context, &asked)
+        }
+        State::Confirmed => Ok(match confirm::confirm(context)? {
+            Confirmed::Now(run) => ran(run.id.clone(), "confirmed".into(), false),
+            Confirmed::Already(run) => ModuleResult {
+                run: Some(run.id.clone()),
+                ..unchanged(&format!("run {} was confirmed before", run.id))
+            },
+        }),
+        State::RolledBack { to: None } => rolled_back(context),
+        State::RolledBack { to: Some(snapshot) } => rolled_back_to(context, snapshot),
+        State::Guarded { exceptions } => {
+            let guard = guard(context, exceptions);
+            if systemd::runs_the_node() {
+                let _lock = context.lock("guarded")?;
+                let changed = Unit::new(&guard, context.store).keep()?;
+                return Ok(ModuleResult {
+                    changed,
+                    ..unchanged("a unit of systemd keeps the exceptions")
+                });
+            }
+            let report = guard.once()?;
+            let rules = counted(report.rules.len(), "rule");
+            let msg =
+                format!("{rules} in place, which nobody keeps there: systemd does not run here");
+            Ok(ModuleResult { changed: report.changed, ..unchanged(&msg) })
+        }
+    }
+}
+
+/// Judges the node, or a snapshot; what blocks is an error.
+pub(super) fn checked(
+    context: &Context<'_>,
+    to: Option<Mode>,
+    snapshot: Option<&str>,
+    ignore: &[String],
+) -> Result<ModuleResult> {
+    let options = args::Check { to, ignore: ignore.to_vec(), ..args::Check::default() };
+    check::known_ids(&options)?;
+    let now = match snapshot {
+        None => observe(context.tools, context.sink)?,
+        Some(name) => {
+            snapshot::parse_snapshot(Snapshot::load(&context.store.find(name)?.dir)?.files)?
+        }
+    };
+    let asked = match snapshot {
+        None => Some(live_facts::probe(&now, Some(context.store.dir()))),
+        Some(_) => None,
+    };
+    let seen = Seen { now, earlier: None, interval: None, live: asked };
+    let findings = check::judge(&seen, &seen.now, &options)?;
+    let blocking: Vec<&str> = findings.iter().filter(|f| f.blocks()).map(|f| f.id).collect();
+    let error = (!blocking.is_empty()).then(|| {
+        Error::new(Kind::Blocked, blocking.join(", "), "must be mended first")
+            .hint("`findings` has the evidence and the remedies; `ignore` leaves a check out")
+    });
+    let found = findings.iter().filter(|f| matches!(f.verdict, Verdict::Found(_))).count();
+    let msg = format!("{} found something, nothing blocks", counted(found, "check"));
+    Ok(ModuleResult { findings: rows(&findings), error, ..unchanged(&msg) })
+}
+
+/// What was found, and what is not known.
+fn rows(findings: &[Finding]) -> Vec<Value> {
+    let told = findings.iter().filter(|f| !matches!(f.verdict, Verdict::Ok(_)));
+    told.map(check::row).collect()
+}
+
+fn snapshotted(context: &Context<'_>) -> Result<ModuleResult> {
+    let _lock = context.lock("snapshot")?;
+    if let Some(snapshot) = snapshot::latest_if_current(context)? {
+        return Ok(unchanged(&format!("snapshot {} still tells what the node is", snapshot.id)));
+    }
+    let taken = snapshot::take_snapshot(context, "asked for by Ansible")?;
+    let msg = format!("snapshot {} was taken", taken.snapshot.id);
+    Ok(ModuleResult { changed: true, ..unchanged(&msg) })
+}
+
+/// The answer where nothing is to be cleaned: this very clean-up waits to be confirmed.
+///
+/// # Errors
+/// [`Kind::Usage`] for an owner that nobody knows.
+pub(super) fn cleaned_already(
+    context: &Context<'_>,
+    owners: &[String],
+) -> Result<Option<ModuleResult>> {
+    if let Some(owner) = owners.iter().find(|o| context.catalogue.component(o).is_none()) {
+        return Err(Error::new(Kind::Usage, "option `owners`", format!("nobody knows `{owner}`"))
+            .hint("`proxyshift snapshot show` counts what a node holds by owner"));
+    }
+    let own = |run: &Run| {
+        run.pending.as_ref().is_some_and(|s| s.modes.is_none())
+            && run.plan["owners"] == json!(owners)
+    };
+    Ok(unconfirmed(context)?.filter(own).map(|run| waits(&run)))
+}
+
+/// The answer where kube-proxy is to stay as it is: it serves in that mode and left nothing of another,
+/// or this very migration waits to be confirmed.
+pub(super) fn migrated_already(context: &Context<'_>, to: Mode) -> Result<Option<ModuleResult>> {
+    let own = |run: &Run| run.pending.as_ref().and_then(|s| s.modes).is_some_and(|s| s.to == to);
+    if let Some(run) = unconfirmed(context)?.filter(own) {
+        return Ok(Some(waits(&run)));
+    }
+    if context.store.pending()?.is_some() {
+        return Ok(None);
+    }
+    let now = observe(context.tools, context.sink)?;
+    let there = mode_of(context, &now) == Some(to.name())
+        && Wanted::of_owner("kube-proxy").plan(context.catalogue, &now)?.is_empty();
+    Ok(there.then(|| unchanged(&format!("kube-proxy serves in {to} mode, and left nothing"))))
+}
+
+fn migrated(context: &Context<'_>, asked: &Asked<'_>) -> Result<ModuleResult> {
+    if let Some(answer) = migrated_already(context, asked.to)? {
+        return Ok(answer);
+    }
+    let findings = RefCell::new(Vec::new());
+    let report = migrate::migrate(context, asked, &|intended| {
+        *findings.borrow_mut() = rows(&intended.warnings);
+        Ok(true)
+    });
+    let report = match report {
+        // What blocks is told like any finding.
+        Err(error) if error.kind == Kind::Blocked => {
+            let findings = checked(context, Some(asked.to), None, asked.ignore)?.findings;
+            return Ok(ModuleResult { findings, ..ModuleResult::failed(error) });
+        }
+        other => other?,
+    };
+    let done = format!("kube-proxy went from {} to {} mode", report.from, report.to);
+    Ok(ModuleResult {
+        findings: findings.into_inner(),
+        ..ran(report.run, done, report.left.is_some())
+    })
+}
+
+fn rolled_back(context: &Context<'_>) -> Result<ModuleResult> {
+    let shifted = rollback::revertible_run(context)?
+        .is_some_and(|r| r.pending.is_some_and(|s| s.modes.is_some()));
+    match rollback::rollback_once(context) {
+        Ok(Some(report)) => {
+            let changed = shifted || report.restored + report.taken_out > 0;
+            let msg = format!("run {} is undone", report.run);
+            Ok(ModuleResult { changed, run: Some(report.run), ..unchanged(&msg) })
+        }
+        Ok(None) => Ok(unchanged(NOTHING_TO_UNDO)),
+        // A reboot left nothing of it.
+        Err(e) if e.kind == Kind::NotFound => Ok(unchanged(&e.to_string())),
+        Err(e) => Err(e),
+    }
+}
+
+fn rolled_back_to(context: &Context<'_>, snapshot: &str) -> Result<ModuleResult> {
+    let back = rollback_to(context, &context.store.find(snapshot)?.dir, &|_| Ok(true))?;
+    let runs: Vec<&str> = back.undone.iter().map(|report| report.run.as_str()).collect();
+    Ok(ModuleResult {
+        changed: !runs.is_empty(),
+        ..unchanged(&undone(&back.snapshot, &runs, "undone"))
+    })
+}
+
+/// `back at snapshot S: run R undone`.
+pub(super) fn undone(snapshot: &str, runs: &[&str], done: &str) -> String {
+    match runs {
+        [] => format!("no run since snapshot {snapshot} is left to undo"),
+        _ => format!("back to snapshot {snapshot}: {done} {}", runs.join(", ")),
+    }
+}
+
+pub(super) const NOTHING_TO_UNDO: &str = "no run is left to undo";
+
+/// The guard that the exceptions ask for.
+pub(super) fn guard<'a>(context: &Context<'a>, exceptions: &'a [Exception]) -> Guard<'a> {
+    Guard {
+        tools: context.tools,
+        catalogue: context.catalogue,
+        sink: context.sink,
+        lock_wait: context.lock_wait,
+        exceptions,
+        contest: false,
+    }
+}
+
+/// The run that waits to be confirmed.
+fn unconfirmed(context: &Context<'_>) -> Result<Option<Run>> {
+    Ok(context.store.pending()?.filter(|run| run.state == RunState::Unconfirmed))
+}
+
+fn waits(run: &Run) -> ModuleResult {
+    ModuleResult { run: Some(run.id.clone()), ..unchanged(&status::pending(run)) }
+}
+
+fn ran(run: String, done: String, waits: bool) -> ModuleResult {
+    let msg = match waits {
+        true => format!("{done} in run {run}, which is undone unless it is confirmed"),
+        false => format!("{done} in run {run}"),
+    };
+    ModuleResult { changed: true, run: Some(run), ..unchanged(&msg) }
+}
+
+pub(super) fn unchanged(msg: &str) -> ModuleResult {
+    ModuleResult { msg: msg.to_owned(), ..ModuleResult::default() }
+}
+
+/// The mode that kube-proxy serves in, where that is clear.
+fn mode_of(context: &Context<'_>, state: &NodeState) -> Option<&'static str> {
+    mode::running(state, &Ownership::of(context.catalogue, state)).mode.map(Mode::name)
+}
+
+/// What templates may want to know; null where it is not known.
+fn facts(context: &Context<'_>, now: Option<&NodeState>) -> Value {
+    let leftovers = now.and_then(|now| Wanted::default().plan(context.catalogue, now).ok());
+    let runs = context.store.runs().unwrap_or_default();
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "node": rustix::system::uname().nodename().to_string_lossy(),
+        "mode": now.and_then(|now| mode_of(context, now)),
+        "leftovers": leftovers.map(|plan| plan.removals().count()),
+        "pending": context.store.pending().ok().flatten().as_ref().map(status::row),
+        "last_run": runs.last().map(status::row),
+        "snapshot": context.store.find("latest").ok().map(|snapshot| snapshot.id),
+    })
+}

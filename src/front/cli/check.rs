@@ -1,0 +1,254 @@
+//! `check`: the preflight.
+
+pub(in crate::front) mod fix;
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::checks::{self, CHECKS, Facts, Finding, Severity, Verdict};
+use crate::error::{Error, Kind, Result};
+use crate::front::cli::Command;
+use crate::front::cli::args;
+use crate::node::live_facts;
+use crate::owners::catalogue::Catalogue;
+use crate::owners::matcher::Ownership;
+use crate::plan::playbook::supported;
+use crate::state::NodeState;
+use crate::state::kube_proxy::Mode;
+use crate::state::live_facts::LiveFacts;
+use crate::store::DEFAULT_DIR;
+use crate::ui::table::counted;
+use crate::ui::text::{indented, wrapped};
+
+pub(super) fn run(command: &Command<'_>, options: &args::Check) -> Result<u8> {
+    known_ids(options)?;
+    if options.list {
+        command.answer(&catalogue_document(), &catalogue_text());
+        return Ok(0);
+    }
+    fix::usage(command, options)?;
+    // It can be asked whether a node is ready for a mode that nothing leads to yet.
+    if let Some(e) = options.to.and_then(|to| supported(to).err()) {
+        let hint = e.hint.as_deref().unwrap_or_default();
+        command.sink().note(format!("{e}; {hint}"));
+    }
+    if let Some(file) = &options.write_config {
+        return super::write_config::run(command, options.snapshot.as_deref(), file);
+    }
+    let earlier = match options.watch {
+        Some(seconds) if options.snapshot.is_none() => {
+            let (state, at) = (command.state(None)?, Instant::now());
+            command.sink().note(format!("looking again in {seconds} s"));
+            std::thread::sleep(Duration::from_secs(seconds));
+            Some((state, at))
+        }
+        Some(_) => {
+            return Err(Error::new(Kind::Usage, "--watch", "a snapshot does not move")
+                .hint("leave out --snapshot"));
+        }
+        None => None,
+    };
+    let now = command.state(options.snapshot.as_deref())?;
+    let interval = earlier.as_ref().map(|(_, at)| at.elapsed());
+    let asked = match options.snapshot {
+        Some(_) => None,
+        None => Some(probe_live_facts(command, &now)),
+    };
+    let mut seen = Seen { now, earlier: earlier.map(|(state, _)| state), interval, live: asked };
+    let fixed = if options.fix { Some(fix::run(command, options, &mut seen)?) } else { None };
+    let task = "judging the node";
+    command.sink().started(task);
+    let findings = judge(&seen, &seen.now, options)?;
+    command.sink().finished(task, counted(findings.len(), "check"));
+    let blocked = findings.iter().any(Finding::blocks);
+    let (mut document, mut text) =
+        (document(options.snapshot.as_deref(), &findings), text(&findings, command.args.verbose));
+    if let Some(report) = &fixed {
+        document["fixed"] = fix::document(report);
+        text += &fix::text(report);
+    }
+    command.answer(&document, &text);
+    Ok(if blocked { 3 } else { 0 })
+}
+
+/// What the checks are to look at.
+pub(in crate::front) struct Seen {
+    pub(in crate::front) now: NodeState,
+    pub(in crate::front) earlier: Option<NodeState>,
+    pub(in crate::front) interval: Option<Duration>,
+    pub(in crate::front) live: Option<LiveFacts>,
+}
+
+impl Seen {
+    /// A look at the live node.
+    pub(in crate::front) fn live(command: &Command<'_>) -> Result<Seen> {
+        let now = command.state(None)?;
+        let asked = Some(probe_live_facts(command, &now));
+        Ok(Seen { now, earlier: None, interval: None, live: asked })
+    }
+}
+
+/// What only the live node can be asked.
+fn probe_live_facts(command: &Command<'_>, now: &NodeState) -> LiveFacts {
+    let store = command.args.store.as_deref().unwrap_or(DEFAULT_DIR.as_ref());
+    live_facts::probe(now, Some(store))
+}
+
+/// What the checks say of `now`, which may be later than what was seen.
+pub(in crate::front) fn judge(
+    seen: &Seen,
+    now: &NodeState,
+    options: &args::Check,
+) -> Result<Vec<Finding>> {
+    let named = |list: &[String], id: &str| list.iter().any(|i| i == id);
+    with_facts(seen, now, options.to, |facts| {
+        checks::run(facts, &|id| {
+            (options.only.is_empty() || named(&options.only, id)) && !named(&options.ignore, id)
+        })
+    })
+}
+
+/// What all checks say on the way to a mode, each told as soon as it is done.
+pub(in crate::front) fn judge_each(
+    seen: &Seen,
+    to: Option<Mode>,
+    tell: &dyn Fn(&Finding),
+) -> Result<Vec<Finding>> {
+    with_facts(seen, &seen.now, to, |facts| {
+        let each = CHECKS.iter().flat_map(|check| checks::run(facts, &|id| id == check.id));
+        each.inspect(|finding| tell(finding)).collect()
+    })
+}
+
+fn with_facts<T>(
+    seen: &Seen,
+    now: &NodeState,
+    to: Option<Mode>,
+    work: impl FnOnce(&Facts<'_>) -> T,
+) -> Result<T> {
+    let catalogue = Catalogue::builtin()?;
+    let ownership = Ownership::of(&catalogue, now);
+    let facts = Facts {
+        earlier: seen.earlier.as_ref(),
+        interval: seen.interval,
+        live: seen.live.as_ref(),
+        ..Facts::of(now, &catalogue, &ownership, to)
+    };
+    Ok(work(&facts))
+}
+
+/// A misspelt id must not look like a check that found nothing.
+pub(in crate::front) fn known_ids(options: &args::Check) -> Result<()> {
+    let mut ids = options.only.iter().chain(&options.ignore);
+    match ids.find(|id| !CHECKS.iter().any(|c| c.id == **id)) {
+        None => Ok(()),
+        Some(id) => Err(Error::new(Kind::Usage, id, "no check has this id")
+            .hint("`proxyshift check --list` names them all")),
+    }
+}
+
+/// The findings as a document; the node is this host, or what `--snapshot` names.
+fn document(snapshot: Option<&str>, findings: &[Finding]) -> Value {
+    let rows: Vec<Value> = findings.iter().map(row).collect();
+    let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let node = snapshot.map_or_else(host, str::to_owned);
+    json!({"schema": "proxyshift.check", "version": 1, "node": node, "findings": rows})
+}
+
+/// A finding as part of a document.
+pub(in crate::front) fn row(finding: &Finding) -> Value {
+    let (outcome, evidence, effect, remedy, fixable) = match &finding.verdict {
+        Verdict::Ok(shown) => ("ok", vec![shown.clone()], "", Vec::new(), false),
+        Verdict::Unknown(missing) => ("unknown", vec![missing.clone()], "", Vec::new(), false),
+        Verdict::Found(f) => {
+            ("found", f.evidence.clone(), f.effect.as_str(), f.remedy.clone(), !f.fix.is_empty())
+        }
+    };
+    json!({
+        "id": finding.id, "title": finding.title, "severity": finding.severity,
+        "outcome": outcome, "evidence": evidence, "effect": effect, "remedy": remedy,
+        "fixable": fixable, "reference": finding.reference,
+    })
+}
+
+/// For people, in 80 columns: what was found in full, what is unknown in a line each, what is well
+/// as a number, or in a line each when asked.
+fn text(findings: &[Finding], verbose: bool) -> String {
+    let mut text = String::new();
+    for severity in [Severity::Block, Severity::Warn, Severity::Info] {
+        let found = findings.iter().filter(|f| f.severity == severity);
+        for (finding, found) in found.filter_map(|f| match &f.verdict {
+            Verdict::Found(found) => Some((f, found)),
+            _ => None,
+        }) {
+            let word = match severity {
+                Severity::Block => "BLOCK",
+                Severity::Warn => "WARN",
+                Severity::Info => "INFO",
+            };
+            text += &wrapped(&format!("{word}  {}: {}", finding.id, finding.title), "", "       ");
+            text += &found.evidence.iter().map(|e| indented("evidence", e)).collect::<String>();
+            text += &indented("effect", &found.effect);
+            text += &found.remedy.iter().map(|r| indented("remedy", r)).collect::<String>();
+            text += &indented("see", finding.reference);
+            text.push('\n');
+        }
+    }
+    let (mut ok, mut unknown) = (0, Vec::<(&str, Vec<&str>)>::new());
+    for finding in findings {
+        match &finding.verdict {
+            // What the same thing keeps from being known is said once.
+            Verdict::Unknown(missing) => match unknown.iter_mut().find(|(m, _)| m == missing) {
+                Some((_, ids)) => ids.push(finding.id),
+                None => unknown.push((missing, vec![finding.id])),
+            },
+            Verdict::Ok(shown) => {
+                ok += 1;
+                if verbose {
+                    text += &wrapped(&format!("ok {}: {shown}", finding.id), "", "   ");
+                }
+            }
+            Verdict::Found(_) => {}
+        }
+    }
+    if !unknown.is_empty() {
+        text += "Not known:\n";
+        for (missing, ids) in unknown {
+            text += &wrapped(&format!("?  {}: {missing}", ids.join(", ")), "", "   ");
+        }
+        text.push('\n');
+    }
+    let count = |severity: Severity| {
+        let found = |f: &&Finding| f.severity == severity && matches!(f.verdict, Verdict::Found(_));
+        findings.iter().filter(found).count()
+    };
+    let (block, warn, info) =
+        (count(Severity::Block), count(Severity::Warn), count(Severity::Info));
+    text += &format!("{block} blocking, {warn} to be warned of, {info} to know, {ok} ok.\n");
+    text
+}
+
+fn catalogue_document() -> Value {
+    let rows: Vec<Value> = CHECKS
+        .iter()
+        .map(|c| {
+            json!({
+                "id": c.id, "title": c.title, "severity": c.severity, "when": c.when,
+                "reference": c.reference,
+            })
+        })
+        .collect();
+    json!({"schema": "proxyshift.checks", "version": 1, "checks": rows})
+}
+
+fn catalogue_text() -> String {
+    let mut text = String::new();
+    for check in CHECKS {
+        text += &format!("{} ({:?})\n", check.id, check.severity).to_lowercase();
+        text += &indented("", check.title);
+        text += &indented("when", check.when);
+        text += &indented("see", check.reference);
+    }
+    text
+}

@@ -1,0 +1,92 @@
+//! `check --fix`: the remedies that are safe, each shown first.
+
+use serde_json::{Value, json};
+
+use crate::checks::{Finding, Verdict};
+use crate::error::{Error, Kind, Result};
+use crate::front::cli::Command;
+use crate::front::cli::args;
+use crate::front::cli::check::Seen;
+use crate::front::cli::check::judge;
+use crate::front::cli::check::probe_live_facts;
+use crate::run::fix::{self, Remedy, Report};
+use crate::state::NodeState;
+use crate::ui::text::indented;
+
+/// Refuses what `--fix` cannot go with, before anything is looked at.
+pub(super) fn usage(command: &Command<'_>, options: &args::Check) -> Result<()> {
+    if !options.fix {
+        return Ok(());
+    }
+    if options.snapshot.is_some() {
+        return Err(Error::new(Kind::Usage, "--fix", "a snapshot cannot be mended")
+            .hint("leave out --snapshot, or leave out --fix"));
+    }
+    command.can_ask("check --fix", "leave out --fix to see what would be mended")
+}
+
+/// Applies the remedies, and looks at the node again.
+pub(in crate::front) fn run(
+    command: &Command<'_>,
+    options: &args::Check,
+    seen: &mut Seen,
+) -> Result<Report> {
+    if remedies(seen, &seen.now, options)?.is_empty() {
+        command.sink().note("nothing was found that can be mended safely");
+        return Ok(Report::default());
+    }
+    let report = command.with_context(|context| {
+        let found = |now: &NodeState| remedies(seen, now, options);
+        fix::fix(context, &found, &|remedy| approve(command, remedy))
+    })?;
+    if report.run.is_some() {
+        seen.now = command.state(None)?;
+        seen.live = Some(probe_live_facts(command, &seen.now));
+    }
+    Ok(report)
+}
+
+fn remedies(seen: &Seen, now: &NodeState, options: &args::Check) -> Result<Vec<Remedy>> {
+    let remedy = |finding: Finding| match finding.verdict {
+        Verdict::Found(found) if !found.fix.is_empty() => {
+            Some(Remedy { id: finding.id, edits: found.fix })
+        }
+        _ => None,
+    };
+    Ok(judge(seen, now, options)?.into_iter().filter_map(remedy).collect())
+}
+
+fn approve(command: &Command<'_>, remedy: &Remedy) -> Result<bool> {
+    let lines: Vec<String> = remedy.edits.iter().flat_map(|e| e.lines()).collect();
+    if command.args.yes {
+        for line in lines {
+            command.sink().note(format!("{}: {line}", remedy.id));
+        }
+        return Ok(true);
+    }
+    eprintln!("{}", remedy.id);
+    for line in &lines {
+        eprint!("{}", indented("", line));
+    }
+    let yes = "it is done, after a snapshot and a rehearsal";
+    command.ui.confirm("Do this?", yes, "the finding is left as it is", false)
+}
+
+/// What was done, for the document of findings.
+pub(in crate::front) fn document(report: &Report) -> Value {
+    json!({
+        "run": report.run, "snapshot": report.snapshot, "checks": report.applied,
+        "others": report.others,
+    })
+}
+
+/// What was done, for people.
+pub(in crate::front) fn text(report: &Report) -> String {
+    match &report.run {
+        None => "Nothing was changed.\n".to_owned(),
+        Some(run) => format!(
+            "Mended in run {run}: {}.\nTo undo it: proxyshift rollback\n",
+            report.applied.join(", ")
+        ),
+    }
+}

@@ -1,0 +1,83 @@
+//! `cleanup` and `resume`.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::error::{Error, Kind, Result};
+use crate::front::cli::Command;
+use crate::front::cli::args;
+use crate::front::cli::confirm_prompt;
+use crate::front::cli::migrate;
+use crate::front::cli::plan;
+use crate::front::cli::status::time;
+use crate::owners::catalogue::Catalogue;
+use crate::plan::Plan;
+use crate::plan::leftovers::Wanted;
+use crate::run::cleanup::{self, Report};
+use crate::run::resume::{self, Resumed};
+use crate::ui::prompt;
+use crate::ui::table::counted;
+
+pub(super) fn run(command: &Command<'_>, options: &args::Cleanup) -> Result<u8> {
+    let wanted = Wanted { owners: options.owner.clone(), black_holes: options.black_holes };
+    let asks_proxy = wanted.owners.is_empty() || wanted.owners.iter().any(|o| o == "kube-proxy");
+    if wanted.black_holes && !asks_proxy {
+        return Err(Error::new(Kind::Usage, "--black-holes", "they are kube-proxy's")
+            .hint("say --owner kube-proxy too"));
+    }
+    if options.dry_run {
+        let plan = wanted.plan(&Catalogue::builtin()?, &command.state(None)?)?;
+        command.answer(&plan::document(&plan), &plan::text(&plan, command.args.verbose));
+        return Ok(0);
+    }
+    command.can_ask("cleanup", "--dry-run to see what would be removed")?;
+    let report = command.with_context(|context| {
+        cleanup::cleanup(context, &wanted, options.confirm_within, &|p| approve(command, p))
+    })?;
+    answer(command, &report);
+    match report.confirm_within.and(report.run) {
+        Some(run) if prompt::attended() && !command.args.yes => confirm_prompt::stay(command, &run),
+        _ => Ok(0),
+    }
+}
+
+pub(in crate::front) fn resume(command: &Command<'_>) -> Result<u8> {
+    match command.with_context(resume::resume)? {
+        Resumed::Cleanup(report) => answer(command, &report),
+        Resumed::Migration(report) => migrate::answer(command, &report),
+    }
+    Ok(0)
+}
+
+fn approve(command: &Command<'_>, plan: &Plan) -> Result<bool> {
+    if command.args.yes {
+        return Ok(true);
+    }
+    eprintln!("{}", plan::text(plan, command.args.verbose));
+    eprintln!("{}", plan::by_owner(plan));
+    let yes = "they go, after a snapshot and a rehearsal";
+    command.ui.confirm("Remove them?", yes, "nothing is changed", false)
+}
+
+pub(in crate::front) fn answer(command: &Command<'_>, report: &Report) {
+    let document = json!({
+        "schema": "proxyshift.cleanup", "version": 1, "run": report.run,
+        "snapshot": report.snapshot, "removed": report.removed, "others": report.others,
+        "confirm_within": report.confirm_within,
+    });
+    let text = match &report.run {
+        None => "Nothing to do: no leftovers were found.".to_owned(),
+        Some(run) if report.confirm_within.is_some() => format!(
+            "{} removed in run {run}, which waits to be confirmed.\n\
+             To keep it: proxyshift confirm\nElse it is undone in {}.",
+            counted(report.removed, "object"),
+            time(Duration::from_secs(report.confirm_within.unwrap_or_default())),
+        ),
+        Some(run) => format!(
+            "Done: {} removed in run {run}.\nTo undo it: proxyshift rollback",
+            counted(report.removed, "object")
+        ),
+    };
+    command.answer(&document, &text);
+}

@@ -1,0 +1,48 @@
+//! `guard`: an exception for INVALID packets, kept in its place.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::error::Result;
+use crate::front::cli::Command;
+use crate::front::cli::args;
+use crate::front::cli::as_root;
+use crate::guard::Guard;
+use crate::guard::Report;
+use crate::node::tools::Tools;
+use crate::owners::catalogue::Catalogue;
+use crate::ui::table::counted;
+
+pub(super) fn run(command: &Command<'_>, options: &args::Guard) -> Result<u8> {
+    as_root()?;
+    let (tools, catalogue) = (Tools::find(), Catalogue::builtin()?);
+    let guard = Guard {
+        tools: &tools,
+        catalogue: &catalogue,
+        sink: command.ui,
+        lock_wait: Duration::from_secs(command.args.lock_wait),
+        exceptions: &options.exceptions,
+        contest: options.contest,
+    };
+    let report =
+        if options.once { guard.once()? } else { guard.watch(options.interval, options.leave)? };
+    let document = json!({
+        "schema": "proxyshift.guard", "version": 1, "changed": report.changed,
+        "rules": report.rules,
+    });
+    command.answer(&document, &text(&report));
+    Ok(0)
+}
+
+fn text(report: &Report) -> String {
+    let mut text = match (report.rules.len(), report.changed) {
+        (0, _) => "No exception stands: none is left, or no rule drops INVALID packets.\n".into(),
+        (n, true) => format!("Set right: {} in place.\n", counted(n, "rule")),
+        (n, false) => format!("Nothing to do: {} in place.\n", counted(n, "rule")),
+    };
+    for kept in &report.rules {
+        text += &format!("  {} {} before {}\n", kept.ruleset, kept.rule, kept.before);
+    }
+    text
+}

@@ -1,0 +1,96 @@
+//! `migrate`: kube-proxy to another mode.
+
+use serde_json::json;
+
+use crate::checks::Verdict;
+use crate::error::Result;
+use crate::front::cli::Command;
+use crate::front::cli::args;
+use crate::front::cli::confirm_prompt;
+use crate::front::cli::status::time;
+use crate::plan::playbook::Playbook;
+use crate::run::migrate::{self, Asked, Intended, Report};
+use crate::ui::table::counted;
+
+pub(super) fn run(command: &Command<'_>, options: &args::Migrate) -> Result<u8> {
+    crate::plan::playbook::supported(options.to)?;
+    command.can_ask("migrate", &format!("look first: `proxyshift check --to {}`", options.to))?;
+    let asked = Asked {
+        to: options.to,
+        playbook: options.playbook.as_deref(),
+        confirm_within: options.confirm_within,
+        confirm: !options.no_confirm,
+        ignore: &options.ignore,
+    };
+    let report = command
+        .with_context(|context| migrate::migrate(context, &asked, &|i| approve(command, i)))?;
+    answer(command, &report);
+    match report.left {
+        Some(_) if command.attended() && !command.args.yes => {
+            confirm_prompt::stay(command, &report.run)
+        }
+        _ => Ok(0),
+    }
+}
+
+/// What is about to be done; the operator's yes.
+fn approve(command: &Command<'_>, intended: &Intended) -> Result<bool> {
+    for finding in &intended.warnings {
+        if let Verdict::Found(found) = &finding.verdict {
+            command.sink().warning(format!("{}: {}", finding.id, found.effect));
+        }
+    }
+    if command.args.yes {
+        return Ok(true);
+    }
+    eprintln!("{}", text(intended));
+    let yes = "after a snapshot and a rehearsal; all is undone if anything fails";
+    command.ui.confirm("Go on?", yes, "nothing is changed", false)
+}
+
+pub(in crate::front) fn text(intended: &Intended) -> String {
+    let Intended { playbook, from, restarts, probes, .. } = intended;
+    let mut text = match *from == playbook.to {
+        true => format!("kube-proxy stays in {from} mode"),
+        false => format!("kube-proxy goes from {from} to {} mode", playbook.to),
+    };
+    text += &format!(", by the playbook {}.\n", playbook.name);
+    if let Some((controller, settings)) = restarts {
+        text += &format!("  It is run by {controller}, and told its mode in {settings}.\n");
+    }
+    text += "  Stages: ";
+    text += &stages(playbook);
+    text += &format!("\n  Asked before and after: {}\n", counted(probes.len(), "service"));
+    text.extend(probes.iter().map(|probe| format!("    {probe}\n")));
+    text
+}
+
+fn stages(playbook: &Playbook) -> String {
+    let names: Vec<&str> = playbook.stages.iter().map(|stage| stage.name().name()).collect();
+    names.join(" → ")
+}
+
+pub(in crate::front) fn answer(command: &Command<'_>, report: &Report) {
+    let state = if report.left.is_some() { "unconfirmed" } else { "done" };
+    let document = json!({
+        "schema": "proxyshift.migrate", "version": 1, "run": report.run,
+        "snapshot": report.snapshot, "from": report.from, "to": report.to,
+        "removed": report.removed, "others": report.others, "state": state,
+        "seconds_left": report.left.map(|left| left.as_secs()),
+    });
+    let mut text = format!(
+        "kube-proxy serves in {} mode (it was {}); {} removed in run {}.\n",
+        report.to,
+        report.from,
+        counted(report.removed, "leftover"),
+        report.run
+    );
+    text += &match report.left {
+        None => "To undo it: proxyshift rollback".to_owned(),
+        Some(left) => format!(
+            "To keep it: proxyshift confirm\nElse it is undone in {}; at once: proxyshift rollback",
+            time(left)
+        ),
+    };
+    command.answer(&document, &text);
+}

@@ -1,0 +1,93 @@
+//! The stages of a migration, for people and as a document.
+
+use serde::Serialize;
+
+use crate::front::cli::plan::listing;
+use crate::plan::{Object, Plan};
+use crate::run::migrate::{Preview, StagePreview};
+use crate::state::kube_proxy::Mode;
+use crate::ui::table::counted;
+use crate::ui::text::wrapped;
+
+/// The width of the column of names.
+const NAMES: usize = 13;
+
+/// How much of what a stage does its work with is shown, unless all is asked for.
+const SHOWN: usize = 4;
+
+/// `proxyshift.plan`, version 1, of a migration: `objects` are those that it concerns once the new
+/// mode serves.
+#[derive(Serialize)]
+pub(super) struct Document<'a> {
+    schema: &'static str,
+    version: u32,
+    from: Mode,
+    to: Mode,
+    playbook: &'a str,
+    stages: &'a [StagePreview],
+    objects: &'a [Object],
+}
+
+pub(super) fn document(preview: &Preview) -> Document<'_> {
+    Document {
+        schema: "proxyshift.plan",
+        version: 1,
+        from: preview.from,
+        to: preview.playbook.to,
+        playbook: &preview.playbook.name,
+        stages: &preview.stages,
+        objects: &preview.plan.objects,
+    }
+}
+
+pub(super) fn text(preview: &Preview, verbose: bool) -> String {
+    let Preview { playbook, from, stages, plan } = preview;
+    let mut text = match *from == playbook.to {
+        true => format!("kube-proxy stays in {from} mode"),
+        false => format!("kube-proxy goes from {from} to {} mode", playbook.to),
+    };
+    text += &format!(", by the playbook {}. * changes the node:\n\n", playbook.name);
+    text.extend(stages.iter().map(|stage| one(stage, verbose)));
+    text += &left(plan, *from, playbook.to, verbose);
+    text
+}
+
+fn one(ahead: &StagePreview, verbose: bool) -> String {
+    let mark = if ahead.changes { '*' } else { ' ' };
+    let blank = " ".repeat(NAMES);
+    let mut first = format!("{:<NAMES$}", format!("{mark} {}", ahead.stage));
+    let mut text = String::new();
+    let mut line = |words: &str| {
+        text += &wrapped(words, &first, &blank);
+        first.clone_from(&blank);
+    };
+    ahead.does.iter().for_each(|words| line(words));
+    if let Some(cause) = &ahead.stops {
+        line(&format!("stops here: {cause}"));
+    }
+    let shown = if verbose { ahead.with.len() } else { SHOWN };
+    // Whole, to be copied.
+    text.extend(ahead.with.iter().take(shown).map(|words| format!("{blank}  {words}\n")));
+    if let Some(more) = ahead.with.len().checked_sub(shown).filter(|n| *n > 0) {
+        text += &format!("{blank}  and {more} more (-v lists them)\n");
+    }
+    text
+}
+
+fn left(plan: &Plan, from: Mode, to: Mode, verbose: bool) -> String {
+    let removed: Vec<&Object> = plan.removals().collect();
+    match removed.len() {
+        0 => String::new(),
+        n if !verbose => format!("\n-v lists {}, each with its reason.\n", counted(n, "object")),
+        n if from == to => format!(
+            "\n{} that are left over now:\n\n{}",
+            counted(n, "object"),
+            listing(&removed, true)
+        ),
+        n => format!(
+            "\n{} that {from} mode will have left, and that go once the new mode serves:\n\n{}",
+            counted(n, "object"),
+            listing(&removed, true)
+        ),
+    }
+}

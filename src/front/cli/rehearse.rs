@@ -1,0 +1,138 @@
+//! `rehearse`: a run and its rollback on a private copy of the node.
+
+use serde_json::json;
+
+use crate::error::{Error, Kind, Result};
+use crate::front::cli::Command;
+use crate::front::cli::args;
+use crate::node::tools::Tools;
+use crate::owners::catalogue::Catalogue;
+use crate::plan::playbook::{StageName, supported};
+use crate::run::migrate::Preview;
+use crate::run::migrate::preview;
+use crate::run::sandbox;
+use crate::run::sandbox::Report;
+use crate::run::sandbox::Task;
+use crate::state::NodeState;
+use crate::state::kube_proxy::Mode;
+use crate::ui::table::counted;
+
+/// How much of what was left out is shown.
+const SHOWN: usize = 3;
+
+pub(super) fn run(command: &Command<'_>, options: &args::Rehearse) -> Result<u8> {
+    if let Some(to) = options.to {
+        supported(to)?;
+    }
+    let tools = Tools::find();
+    let live = options.snapshot.is_none();
+    let state = match (&options.snapshot, options.to) {
+        (Some(_), None) => None,
+        (name, _) => Some(command.state(name.as_deref())?),
+    };
+    let modes = match (&state, options.to) {
+        (Some(state), Some(to)) => Modes::of(state, live, to)?,
+        _ => None,
+    };
+    // A capture of the live node lies in a private folder for as long as it is rehearsed on.
+    let own = tempfile::tempdir().map_err(|e| Error::io(std::env::temp_dir(), &e))?;
+    let dir = match (&options.snapshot, &state) {
+        (Some(name), _) => command.snapshot_dir(name)?,
+        (None, state) => {
+            for (name, text) in state.iter().flat_map(|state| &state.files) {
+                let path = own.path().join(name);
+                let parent = path.parent().unwrap_or(own.path());
+                std::fs::create_dir_all(parent).map_err(|e| Error::io(parent, &e))?;
+                std::fs::write(&path, &**text).map_err(|e| Error::io(&path, &e))?;
+            }
+            own.path().to_owned()
+        }
+    };
+    drop(state);
+    let dir = dir.canonicalize().map_err(|e| Error::io(&dir, &e))?;
+    let mut report = match &modes {
+        Some(modes) => sandbox::leave(modes.to, &dir, &tools, command.ui)?,
+        None => sandbox::run(Task::Rehearse, &dir, &tools, command.ui)?,
+    };
+    report.proofs.extend(modes.iter().flat_map(|modes| modes.edit.clone()));
+    for object in report.left_out.iter().take(SHOWN) {
+        command.sink().warning(format!("this kernel cannot hold {object}"));
+    }
+    if let Some(more) = report.left_out.len().checked_sub(SHOWN).filter(|n| *n > 0) {
+        command.sink().warning(format!("nor {more} others (`-o json` names them all)"));
+    }
+    if !report.left_out.is_empty() && live {
+        return Err(Error::new(
+            Kind::Rehearsal,
+            "the rehearsal",
+            format!("partial: {} objects of this node were left out", report.left_out.len()),
+        ));
+    }
+    answer(command, &report, modes.as_ref());
+    Ok(0)
+}
+
+/// A migration, of which the clean-up is rehearsed.
+struct Modes {
+    from: Mode,
+    to: Mode,
+    /// What is known of the edit of kube-proxy's settings, if it can be made.
+    edit: Option<String>,
+    /// What no rehearsal proves.
+    unproven: Vec<String>,
+}
+
+impl Modes {
+    /// None where the mode asked for runs already.
+    fn of(state: &NodeState, live: bool, to: Mode) -> Result<Option<Modes>> {
+        let Some(ahead) = preview(&Catalogue::builtin()?, state, live, to, None)? else {
+            return Ok(None);
+        };
+        let Preview { playbook, from, stages, .. } = ahead;
+        let mut unproven = vec![format!(
+            "that kube-proxy starts and serves in {to} mode: `migrate` waits for that before it \
+             removes anything, and goes back without it"
+        )];
+        if playbook.stage(StageName::Prepare).is_some() {
+            unproven.push(
+                "that the modules load and take their sysctls: these are the whole machine's"
+                    .into(),
+            );
+        }
+        let switch = stages.into_iter().find(|stage| stage.stage == StageName::Switch);
+        let mut edit = None;
+        if let Some(switch) = switch {
+            match switch.stops {
+                Some(cause) => unproven.push(format!("the edit of its settings: {cause}")),
+                None => edit = Some(format!("kube-proxy's settings: {}", switch.does.join("; "))),
+            }
+        }
+        Ok(Some(Modes { from, to, edit, unproven }))
+    }
+}
+
+fn answer(command: &Command<'_>, report: &Report, modes: Option<&Modes>) {
+    let partial = !report.left_out.is_empty();
+    let mut document = json!({
+        "schema": "proxyshift.rehearsal", "version": 1, "partial": partial,
+        "left_out": report.left_out, "removed": report.removed, "proofs": report.proofs,
+    });
+    let how = if partial { "Partly proven" } else { "Proven" };
+    let objects = counted(report.removed, "object");
+    let proofs = report.proofs.len();
+    let mut text = match (report.removed, modes) {
+        (0, _) => format!("{how}: nothing to remove; {proofs} proofs."),
+        (_, None) => format!("{how}: {objects} removed and put back; {proofs} proofs."),
+        (_, Some(modes)) => format!(
+            "{how}: {objects} that {} mode will have left, removed and put back; {proofs} proofs.",
+            modes.from
+        ),
+    };
+    if let Some(modes) = modes {
+        document["to"] = json!(modes.to);
+        document["not_proven"] = json!(modes.unproven);
+        text += "\nNot proven here:";
+        text.extend(modes.unproven.iter().map(|what| format!("\n  {what}")));
+    }
+    command.answer(&document, &text);
+}

@@ -1,0 +1,202 @@
+//! `report`: what a run did, as Markdown to hand on.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::error::Result;
+use crate::front::cli::Command;
+use crate::owners::catalogue::Catalogue;
+use crate::run::report::{Change, Report, StoredRun, report};
+use crate::store::run::RunState;
+use crate::ui::table::counted;
+
+/// Up to so many objects are listed; more are counted by owner and table.
+const LISTED: usize = 10;
+
+/// Up to so many lines of one section are shown.
+const SHOWN: usize = 8;
+
+#[derive(Serialize)]
+struct Document<'a> {
+    schema: &'static str,
+    version: u32,
+    #[serde(flatten)]
+    report: &'a Report,
+}
+
+pub(super) fn run(command: &Command<'_>, name: Option<&str>) -> Result<u8> {
+    let store = command.store()?;
+    let kept = StoredRun::read(&store, store.find_run(name)?)?;
+    let report = report(&Catalogue::builtin()?, &kept)?;
+    let document = Document { schema: "proxyshift.report", version: 1, report: &report };
+    command.answer(&document, &markdown(&report));
+    Ok(0)
+}
+
+fn markdown(report: &Report) -> String {
+    let (ending, next) = ending(report);
+    let what = match (&report.modes, report.verb.as_str()) {
+        (Some(modes), _) => format!("kube-proxy from {} to {} mode", modes.from, modes.to),
+        (None, "cleanup") => "clean-up".to_owned(),
+        (None, verb) => verb.to_owned(),
+    };
+    let name = report.node.as_ref().map(|node| format!(" on {}", node.name)).unwrap_or_default();
+    let mut text = format!("# proxyshift: {what}{name}\n\n**{ending}**");
+    text += &next.map(|next| format!(" {next}")).unwrap_or_default();
+    text += "\n\n| | |\n|---|---|\n";
+    let mut row = |head: &str, cell: String| text += &format!("| {head} | {} |\n", escaped(&cell));
+    if let Some(node) = &report.node {
+        let backends: Vec<String> = node.backends.iter().map(ToString::to_string).collect();
+        row(
+            "node",
+            format!("{}, Linux {}, rules in {}", node.name, node.kernel, backends.join(", ")),
+        );
+        row("proxyshift", node.proxyshift.clone());
+    }
+    row("run", format!("{} ({})", report.run, report.verb));
+    row("snapshot", report.snapshot.clone());
+    row("run began", utc(&report.started));
+    if let Some(ended) = &report.ended {
+        let took = report.seconds.map(|s| {
+            format!(", after {}", super::status::time(Duration::from_secs(s.unsigned_abs())))
+        });
+        row("run ended", utc(ended) + &took.unwrap_or_default());
+    }
+    if let Some(confirmed) = &report.confirmed {
+        row("confirmed", utc(confirmed));
+    }
+    text += &found(report);
+    text += &changed(report);
+    let proofs = report.proofs.clone();
+    let rehearsal = match report.rehearsed.len() {
+        0 => None,
+        n => Some(format!("in a rehearsal on a private copy, {}", counted(n, "proof"))),
+    };
+    text += &section("What was proven", &rehearsal.into_iter().chain(proofs).collect::<Vec<_>>());
+    text += &section("What was said on the way", &report.notes);
+    text += &times(report);
+    let errors: Vec<String> = report.errors.iter().map(ToString::to_string).collect();
+    text += &section("What failed", &errors);
+    text
+}
+
+/// How the run ended, and what can be done now.
+fn ending(report: &Report) -> (String, Option<&'static str>) {
+    let stage = report.stage.as_ref().map(|s| format!(" at its stage {s}")).unwrap_or_default();
+    match report.state {
+        RunState::Done if report.confirmed.is_some() => {
+            ("Done, and confirmed.".into(), Some("To undo it: `proxyshift rollback`."))
+        }
+        RunState::Done => ("Done.".into(), Some("To undo it: `proxyshift rollback`.")),
+        RunState::RolledBack => ("Rolled back: the node is as before.".into(), None),
+        RunState::Unconfirmed => (
+            "All stages done, not confirmed yet: it is undone at its deadline.".into(),
+            Some("To keep it: `proxyshift confirm`; `proxyshift status` says how long that waits."),
+        ),
+        RunState::Running => (
+            format!("Not finished: under way or cut off{stage}."),
+            Some("`proxyshift status` says which; `resume` goes on, `rollback` undoes it."),
+        ),
+        RunState::Failed => ("Failed before it changed anything.".into(), None),
+        RunState::UndonePartly => (
+            "Failed, and not fully rolled back: a person is needed.".into(),
+            Some("See what failed, below."),
+        ),
+        RunState::Rebooted => {
+            ("Ended with a reboot: the node's rules were made anew.".into(), None)
+        }
+    }
+}
+
+fn found(report: &Report) -> String {
+    let mut lines = Vec::new();
+    for finding in &report.findings {
+        let evidence = match finding.evidence.first() {
+            None => String::new(),
+            Some(first) => format!(": {first}"),
+        };
+        lines.push(format!("{} {} ({}){evidence}", finding.severity, finding.id, finding.title));
+    }
+    for left in &report.leftovers {
+        let objects = counted(left.objects, "object");
+        lines.push(format!("{}, {objects}: {}", left.owner, left.reason));
+    }
+    section("What was found", &lines)
+}
+
+fn changed(report: &Report) -> String {
+    let mut text = String::from("\n## What changed\n\n");
+    if report.changes.is_empty() && report.steps.is_empty() {
+        return text + "Nothing.\n";
+    }
+    if report.undone {
+        let all = report.state == RunState::RolledBack;
+        text += if all { "All of it was undone:\n\n" } else { "Undoing it was begun:\n\n" };
+    }
+    if !report.changes.is_empty() {
+        text += "| owner | where | removed | added |\n|---|---|---:|---:|\n";
+        for Change { owner, place, removed, added, .. } in &report.changes {
+            text += &format!("| {owner} | {} | {removed} | {added} |\n", escaped(place));
+        }
+        let objects = report
+            .changes
+            .iter()
+            .flat_map(|c| c.objects.iter().map(move |object| format!("`{} {object}`", c.place)));
+        let objects: Vec<String> = objects.collect();
+        if objects.len() <= LISTED {
+            text += "\n";
+            text.extend(objects.iter().map(|object| format!("- {object}\n")));
+        }
+    }
+    if !report.steps.is_empty() {
+        text += "\n";
+        text += &list(&report.steps);
+    }
+    text
+}
+
+fn times(report: &Report) -> String {
+    if report.times.is_empty() {
+        return String::new();
+    }
+    let mut text = String::from("\n## Times\n\n| done | what | took |\n|---|---|---:|\n");
+    for timed in &report.times {
+        let took = timed.seconds.map(duration).unwrap_or_default();
+        let what = escaped(&format!("{}: {}", timed.task, timed.result));
+        let clock = timed.at.split_once('T').map_or("", |(_, clock)| clock.trim_end_matches('Z'));
+        text += &format!("| {clock} | {what} | {took} |\n");
+    }
+    text
+}
+
+fn section(head: &str, lines: &[String]) -> String {
+    if lines.is_empty() { String::new() } else { format!("\n## {head}\n\n{}", list(lines)) }
+}
+
+/// A list, the end of a long one as a number.
+fn list(lines: &[String]) -> String {
+    let mut text: String = lines.iter().take(SHOWN).map(|line| format!("- {line}\n")).collect();
+    if let Some(more) = lines.len().checked_sub(SHOWN).filter(|n| *n > 0) {
+        text += &format!("- and {more} more\n");
+    }
+    text
+}
+
+/// Text in a cell of a table.
+fn escaped(text: &str) -> String {
+    text.replace('|', "\\|")
+}
+
+/// `2026-11-21 20:15:02 UTC`.
+fn utc(time: &str) -> String {
+    format!("{} UTC", time.replace('T', " ").trim_end_matches('Z'))
+}
+
+fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s < 10.0 => format!("{s:.1} s"),
+        s if s < 60.0 => format!("{s:.0} s"),
+        s => super::status::time(Duration::from_secs_f64(s)),
+    }
+}

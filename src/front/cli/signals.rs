@@ -1,0 +1,97 @@
+//! The end before the end: Ctrl-C, a request to end, a closed terminal. The terminal is left as it
+//! was found, and the state of the node is said in one line.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Kind, Result};
+use crate::front::cli::Command;
+use crate::front::cli::args::Args;
+use crate::front::cli::args::Verb;
+use crate::front::cli::status;
+use crate::interrupt;
+use crate::runtime::process_start;
+use crate::store::run::{Run, RunState};
+use crate::store::{DEFAULT_DIR, Store};
+
+/// Takes the signals, for whoever may change the node or ask.
+pub(super) fn watch(command: &Command<'_>) -> Result<()> {
+    if !changes(command.args) {
+        return Ok(());
+    }
+    let (ui, store) = (command.ui, store_dir(command.args));
+    interrupt::watch(
+        move || {
+            let note = "a signal came: no further step is begun, and what is under way is finished \
+                        or undone first";
+            crate::event::Sink::emit(ui, crate::event::Event::Warning { text: note.into() });
+        },
+        move || {
+            ui.close();
+            ui.error(&state(&store, None))
+        },
+    )
+}
+
+fn changes(args: &Args) -> bool {
+    match &args.verb {
+        // They end in their own ways.
+        Some(Verb::Guard(_) | Verb::Watchdog { .. } | Verb::Inside { .. }) => false,
+        Some(Verb::Check(options)) => options.fix,
+        Some(Verb::Plan(_) | Verb::Snapshot(_) | Verb::Rehearse(_) | Verb::Status) => false,
+        _ => true,
+    }
+}
+
+/// Ends a program that was interrupted, or told not to go on.
+pub(super) fn end(command: &Command<'_>, error: Error) -> ! {
+    let store = store_dir(command.args);
+    interrupt::end(|| {
+        command.ui.close();
+        command.ui.error(&state(&store, Some(error)))
+    })
+}
+
+fn store_dir(args: &Args) -> PathBuf {
+    args.store.as_deref().unwrap_or(Path::new(DEFAULT_DIR)).to_owned()
+}
+
+/// What is said at the end: of a run that is pending, or that this process has done, else of
+/// `error`.
+fn state(store: &Path, error: Option<Error>) -> Error {
+    let nothing =
+        || Error::new(Kind::Interrupted, "proxyshift", "interrupted; nothing was changed");
+    let runs = match runs(store) {
+        Ok(runs) => runs,
+        Err(e) => return Error { kind: Kind::Interrupted, ..e },
+    };
+    if let Some(run) = runs.pending {
+        return Error::new(Kind::Pending, "interrupted", status::pending(&run));
+    }
+    match runs.own {
+        Some(run) => {
+            let cause = "is done and stays; nothing else was changed";
+            Error::new(Kind::Interrupted, format!("run {}", run.id), cause)
+                .hint("`proxyshift rollback` undoes it")
+        }
+        None => error.unwrap_or_else(nothing),
+    }
+}
+
+#[derive(Default)]
+struct Runs {
+    pending: Option<Run>,
+    /// The last one that this process has done.
+    own: Option<Run>,
+}
+
+fn runs(dir: &Path) -> Result<Runs> {
+    // A look must not make a store.
+    if !dir.join("runs").is_dir() || !rustix::process::geteuid().is_root() {
+        return Ok(Runs::default());
+    }
+    let store = Store::open(Some(dir))?;
+    let (me, start) = (std::process::id(), process_start(std::process::id()));
+    let own =
+        |run: &Run| run.state == RunState::Done && run.pid == me && Some(run.pid_start) == start;
+    Ok(Runs { pending: store.pending()?, own: store.runs()?.into_iter().rfind(own) })
+}

@@ -1,0 +1,150 @@
+//! `snapshot …`: the store.
+
+use serde_json::json;
+
+use crate::error::{Error, Kind, Result};
+use crate::front::cli::Command;
+use crate::front::cli::args;
+use crate::owners::catalogue::Catalogue;
+use crate::owners::matcher::Ownership;
+use crate::run::snapshot;
+use crate::state::NodeState;
+use crate::store::archive;
+use crate::store::snapshots::Snapshot;
+use crate::ui::table::{columns, thousands};
+
+pub(super) fn run(command: &Command<'_>, verb: &args::Snapshot) -> Result<u8> {
+    match verb {
+        args::Snapshot::Create { why } => create(command, why),
+        args::Snapshot::List => list(command),
+        args::Snapshot::Show { snapshot } => show(command, snapshot),
+        args::Snapshot::Verify { snapshot } => verify(command, snapshot),
+        args::Snapshot::Diff { from, to } => diff(command, from, to.as_deref()),
+        args::Snapshot::Prune { keep } => prune(command, *keep),
+        args::Snapshot::Export { snapshot, file } => {
+            archive::export(&command.snapshot_dir(snapshot)?, file)?;
+            let document = json!({"schema": "proxyshift.export", "version": 1, "file": file.display().to_string()});
+            command.answer(&document, &format!("Wrote {}.", file.display()));
+            Ok(0)
+        }
+        args::Snapshot::Import { file } => {
+            let snapshot = command.store()?.import(file, &snapshot::reparses)?;
+            let document =
+                json!({"schema": "proxyshift.import", "version": 1, "snapshot": snapshot.id});
+            command.answer(&document, &format!("Imported snapshot {}.", snapshot.id));
+            Ok(0)
+        }
+    }
+}
+
+fn create(command: &Command<'_>, why: &str) -> Result<u8> {
+    let taken = command.with_context(|context| {
+        let _lock = context.lock("snapshot")?;
+        snapshot::take_snapshot(context, why)
+    })?;
+    let document = json!({
+        "schema": "proxyshift.snapshot", "version": 1,
+        "snapshot": taken.snapshot.id, "directory": taken.snapshot.dir.display().to_string(),
+    });
+    let dir = taken.snapshot.dir.display();
+    command.answer(&document, &format!("Snapshot {} in {dir}.", taken.snapshot.id));
+    Ok(0)
+}
+
+fn list(command: &Command<'_>) -> Result<u8> {
+    let listed = command.store()?.list()?;
+    let mut rows = Vec::new();
+    let mut documents = Vec::new();
+    for entry in &listed {
+        let id = &entry.snapshot.id;
+        match &entry.manifest {
+            Ok(m) => {
+                rows.push(vec![id.clone(), m.time.clone(), m.node.clone(), m.why.clone()]);
+                documents.push(json!({"id": id, "time": m.time, "node": m.node, "why": m.why}));
+            }
+            Err(e) => {
+                rows.push(vec![id.clone(), format!("broken: {}", e.cause)]);
+                documents.push(json!({"id": id, "broken": e.cause}));
+            }
+        }
+    }
+    let document = json!({"schema": "proxyshift.snapshots", "version": 1, "snapshots": documents});
+    let text = if rows.is_empty() { "No snapshots.".to_owned() } else { columns(&rows) };
+    command.answer(&document, &text);
+    Ok(0)
+}
+
+fn show(command: &Command<'_>, name: &str) -> Result<u8> {
+    let dir = command.snapshot_dir(name)?;
+    let loaded = Snapshot::load(&dir)?;
+    let state = snapshot::parse_snapshot(loaded.files)?;
+    let catalogue = Catalogue::builtin()?;
+    let ownership = Ownership::of(&catalogue, &state);
+    let counts = ownership.counts();
+    let document = json!({
+        "schema": "proxyshift.snapshot-owners", "version": 1, "directory": dir.display().to_string(),
+        "manifest": loaded.manifest, "owners": counts,
+    });
+    let mut text = match &loaded.manifest {
+        Some(m) => format!("{} of {}, taken {} ({})\n", m.id, m.node, m.time, m.why),
+        None => format!("{}, a capture without a manifest\n", dir.display()),
+    };
+    text += &format!("{}\n\n", snapshot::summary(&state));
+    let heads = ["owner", "chains", "rules", "sets", "servers", "links", "tables"];
+    let mut rows = vec![heads.map(str::to_owned).to_vec()];
+    rows.extend(counts.iter().map(|(owner, c)| {
+        let numbers = [c.chains, c.rules, c.sets, c.virtual_servers, c.links, c.tables];
+        let cell = |n: &usize| if *n == 0 { "·".to_owned() } else { thousands(*n) };
+        [(*owner).to_owned()].into_iter().chain(numbers.iter().map(cell)).collect()
+    }));
+    text += &columns(&rows);
+    command.answer(&document, &text);
+    Ok(0)
+}
+
+fn verify(command: &Command<'_>, name: &str) -> Result<u8> {
+    let dir = command.snapshot_dir(name)?;
+    let loaded = Snapshot::load(&dir)?;
+    snapshot::reparses(&loaded.files)?;
+    let files = loaded.files.len();
+    let what = match &loaded.manifest {
+        Some(_) => "checksums match, and each file parses and renders to the same bytes",
+        None => {
+            "no manifest, so nothing to roll back to; each file parses and renders to the same bytes"
+        }
+    };
+    let document = json!({
+        "schema": "proxyshift.verify", "version": 1, "files": files,
+        "manifest": loaded.manifest.is_some(),
+    });
+    command.answer(&document, &format!("{}: {files} files, {what}.", dir.display()));
+    Ok(0)
+}
+
+fn diff(command: &Command<'_>, from: &str, to: Option<&str>) -> Result<u8> {
+    let before = command.state(Some(from))?;
+    let after: NodeState = command.state(to)?;
+    let differences = before.differences(&after);
+    let rows: Vec<_> = differences
+        .iter()
+        .map(|d| json!({"place": d.place, "change": d.to_string().chars().next(), "text": d.text}))
+        .collect();
+    let document = json!({"schema": "proxyshift.diff", "version": 1, "differences": rows});
+    let mut text: String = differences.iter().map(|d| format!("{d}\n")).collect();
+    if text.is_empty() {
+        text = "They mean the same.".into();
+    }
+    command.answer(&document, &text);
+    Ok(0)
+}
+
+fn prune(command: &Command<'_>, keep: usize) -> Result<u8> {
+    if keep == 0 {
+        return Err(Error::new(Kind::Usage, "--keep 0", "at least one snapshot must stay"));
+    }
+    let store = command.store()?;
+    let removed = store.prune(keep, &store.needed_snapshots()?)?;
+    let document = json!({"schema": "proxyshift.prune", "version": 1, "removed": removed});
+    command.answer(&document, &format!("Removed {} snapshots.", removed.len()));
+    Ok(0)
+}

@@ -1,0 +1,62 @@
+//! `check --write-config FILE`: kube-proxy's flags as a configuration file.
+
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write};
+use std::path::Path;
+
+use serde_json::json;
+
+use crate::error::{Error, Kind, Result};
+use crate::front::cli::Command;
+use crate::state::NodeState;
+use crate::state::kube_proxy::configuration;
+use crate::state::tools::Process;
+use crate::ui::text::indented;
+
+pub(super) fn run(command: &Command<'_>, snapshot: Option<&str>, file: &Path) -> Result<u8> {
+    let state = command.state(snapshot)?;
+    let process = only(&state)?;
+    let written = configuration(&process.args)?;
+    create(file, &written.text)?;
+    let path = file.display().to_string();
+    let program = process.args.first().map_or("kube-proxy", String::as_str);
+    let mut line = vec![program.to_owned(), format!("--config={path}")];
+    line.extend(written.stay.iter().cloned());
+    let document = json!({
+        "schema": "proxyshift.write-config", "version": 1, "pid": process.pid, "file": path,
+        "command": line,
+    });
+    let text = format!(
+        "{path} says what the flags of process {} say. Start kube-proxy so:\n{}",
+        process.pid,
+        indented("", &line.join(" "))
+    );
+    command.answer(&document, &text);
+    Ok(0)
+}
+
+/// The only kube-proxy.
+fn only(state: &NodeState) -> Result<&Process> {
+    let mut all = state.processes.iter().flatten().filter(|p| p.name == "kube-proxy");
+    match (all.next(), all.next()) {
+        (Some(one), None) => Ok(one),
+        (None, _) => Err(Error::new(Kind::NotFound, "kube-proxy", "no such process runs here")
+            .hint("k3s and others carry it in a program of their own, with its own settings")),
+        (Some(_), Some(_)) => Err(Error::new(Kind::Usage, "kube-proxy", "more than one runs here")
+            .hint("`proxyshift check --only kube-proxy.instances` names them")),
+    }
+}
+
+/// Writes a file that is not there yet.
+fn create(file: &Path, text: &str) -> Result<()> {
+    let mut options = OpenOptions::new();
+    let opened = options.write(true).create_new(true).open(file);
+    let mut out = opened.map_err(|e| match e.kind() {
+        ErrorKind::AlreadyExists => {
+            Error::new(Kind::Usage, file.display().to_string(), "it is there already")
+                .hint("name a new file; nothing is overwritten")
+        }
+        _ => Error::io(file, &e),
+    })?;
+    out.write_all(text.as_bytes()).and_then(|()| out.sync_all()).map_err(|e| Error::io(file, &e))
+}

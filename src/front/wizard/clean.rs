@@ -1,0 +1,58 @@
+//! The clean-up, asked for step by step.
+
+use std::time::Duration;
+
+use crate::error::Result;
+use crate::front::cli::Command;
+use crate::front::cli::cleanup as verb;
+use crate::front::cli::confirm_prompt;
+use crate::front::cli::plan;
+use crate::front::wizard::Answers;
+use crate::front::wizard::heading;
+use crate::front::wizard::print_summary;
+use crate::plan::Plan;
+use crate::plan::leftovers::Wanted;
+use crate::run::cleanup;
+use crate::ui::table::counted;
+
+/// How long a clean-up waits to be kept.
+const WITHIN: Duration = Duration::from_secs(300);
+
+pub(super) fn run(command: &Command<'_>, answers: &Answers) -> Result<u8> {
+    heading(command, "A way back by itself?");
+    let confirmed = command.ui.confirm(
+        "Undo it unless you keep it?",
+        "afterwards you have 5 minutes to keep it, else it is undone",
+        "it stays, until you roll it back",
+        true,
+    )?;
+    let within = confirmed.then_some(WITHIN);
+    let all = Wanted::default();
+    let report = command.with_context(|context| {
+        cleanup::cleanup(context, &all, within, &|plan| approve(command, plan))
+    })?;
+    verb::answer(command, &report);
+    let code = match report.run.filter(|_| confirmed) {
+        Some(run) => confirm_prompt::stay(command, &run)?,
+        None => 0,
+    };
+    let same = match confirmed {
+        true => "cleanup --confirm-within 5m --yes",
+        false => "cleanup --yes",
+    };
+    print_summary(command, &answers.same(same));
+    Ok(code)
+}
+
+/// What will change, counted by owner, with the full list a key away.
+fn approve(command: &Command<'_>, plan: &Plan) -> Result<bool> {
+    let ui = command.ui;
+    let count = counted(plan.removals().count(), "object");
+    heading(command, &format!("What goes: {count}"));
+    ui.say(plan::by_owner(plan).trim_end());
+    if ui.yes_or_no("Show all of them?", false)? {
+        ui.say(&plan::text(plan, command.args.verbose));
+    }
+    let yes = "a snapshot is taken and proven, the removal rehearsed, then they go";
+    ui.confirm(&format!("Remove {count}?"), yes, "nothing is changed", false)
+}

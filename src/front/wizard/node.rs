@@ -1,0 +1,74 @@
+//! The node on one screen.
+
+use crate::checks::{Facts, Verdict, run};
+use crate::error::Result;
+use crate::front::cli::Command;
+use crate::front::wizard::heading;
+use crate::owners::catalogue::Catalogue;
+use crate::owners::life::{self, Life};
+use crate::owners::matcher::Ownership;
+use crate::owners::mode::{self, Running};
+use crate::state::NodeState;
+
+/// The node's name.
+pub(super) fn name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// The mode that runs.
+pub(super) fn running(now: &NodeState) -> Result<Running> {
+    let catalogue = Catalogue::builtin()?;
+    Ok(mode::running(now, &Ownership::of(&catalogue, now)))
+}
+
+/// Shows what node this is.
+pub(super) fn show(command: &Command<'_>, now: &NodeState) -> Result<()> {
+    let catalogue = Catalogue::builtin()?;
+    let ownership = Ownership::of(&catalogue, now);
+    let facts = Facts::of(now, &catalogue, &ownership, None);
+    let alive = catalogue.components().iter();
+    let alive: Vec<_> = alive.filter(|c| matches!(life::of(c, now), Life::Alive(_))).collect();
+    let networks = alive.iter().filter(|c| c.cni).map(|c| c.name.as_str()).collect();
+    let docker = alive.iter().filter(|c| c.name == "docker").map(|_| "runs").collect();
+    let found = run(&facts, &|id| id.starts_with("writers."));
+    let writers = found
+        .iter()
+        .filter(|f| matches!(f.verdict, Verdict::Found(_)))
+        .map(|f| f.id.trim_start_matches("writers."))
+        .collect();
+    heading(command, &format!("Node {}", name()));
+    for (label, text) in [
+        ("kube-proxy", kube_proxy(&facts.running)),
+        ("rules", rules(now)),
+        ("network", seen(networks)),
+        ("docker", seen(docker)),
+        ("writers", seen(writers)),
+    ] {
+        command.ui.paragraph(&text, &format!("  {label:<11} "), "              ");
+    }
+    Ok(())
+}
+
+fn seen(names: Vec<&str>) -> String {
+    if names.is_empty() { "none seen".to_owned() } else { names.join(", ") }
+}
+
+fn kube_proxy(running: &Running) -> String {
+    let version = match &running.version {
+        Some(version) => format!("version {version}"),
+        None => "version not known".into(),
+    };
+    match running.mode {
+        Some(mode) => format!("{mode} mode, {version}"),
+        None => format!("mode not clear ({}), {version}", running.evidence),
+    }
+}
+
+fn rules(now: &NodeState) -> String {
+    let each = now.rulesets.iter().map(|(id, r)| format!("{} {id}", r.rule_count()));
+    let rules: Vec<String> = each.collect();
+    match rules.is_empty() {
+        true => "none".into(),
+        false => rules.join(", "),
+    }
+}

@@ -1,0 +1,36 @@
+//! A run that is pending comes first.
+
+use crate::error::Result;
+use crate::front::cli::Command;
+use crate::front::cli::cleanup;
+use crate::front::cli::confirm_prompt;
+use crate::front::cli::rollback;
+use crate::front::cli::status;
+use crate::front::wizard::heading;
+use crate::run::fix::FIX;
+use crate::store::run::{Run, RunState};
+use crate::ui::prompt::Answer;
+
+pub(super) fn run(command: &Command<'_>, run: &Run) -> Result<u8> {
+    heading(command, "A run is pending");
+    command.ui.paragraph(&status::pending(run), "  ", "  ");
+    if run.state == RunState::Unconfirmed {
+        return confirm_prompt::stay(command, &run.id);
+    }
+    if run.runner_is_alive() {
+        return Ok(6);
+    }
+    let mut answers = vec![
+        Answer::new("leave it", "nothing is done now"),
+        Answer::new("roll it back", "what it did is undone, and proven to be"),
+    ];
+    // Remedies that were cut off are only undone.
+    if run.verb != FIX {
+        answers.push(Answer::new("go on with it", "what is left to do is done"));
+    }
+    match command.ui.choose("This run", &answers, 0)? {
+        0 => status::run(command),
+        1 => rollback::run(command, None),
+        _ => cleanup::resume(command),
+    }
+}

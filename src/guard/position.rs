@@ -1,0 +1,211 @@
+//! How the guard's rules stand in filter FORWARD, against where they must stand.
+
+use crate::checks::first_gate;
+use crate::guard::exception::COMMENT;
+use crate::plan::edit::{Direction, Edit, RuleAt, TableEdit, Target};
+use crate::state::RulesetId;
+use crate::state::equivalence::same_rule;
+use crate::state::ruleset::{Chain, Rule, Ruleset};
+use crate::state::shared_str::StrSlice;
+
+pub(super) const TABLE: &str = "filter";
+pub(super) const CHAIN: &str = "FORWARD";
+
+/// What keeps the rules from standing where they must.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Deviation {
+    /// Some are missing.
+    Missing,
+    /// Some stand behind the gate, where the packets do not come.
+    Behind,
+    /// Some are not wanted, or there twice.
+    Unwanted,
+}
+
+/// The guard's rules in one rule set.
+#[derive(Debug)]
+pub(super) struct Position {
+    /// Where the first rule that leads to a drop of INVALID packets jumps; none if there is none,
+    /// and no exception is needed.
+    pub(super) gate: Option<String>,
+    /// The rules that stand where they must.
+    pub(super) kept: Vec<StrSlice>,
+    /// What the kept rules let packets pass by: chains and verdicts, each once.
+    pub(super) bypassed: Vec<String>,
+    /// What is wrong, with the edit that comes next.
+    pub(super) wrong: Option<(Deviation, TableEdit)>,
+}
+
+impl Position {
+    /// How the rules stand that should be `wanted`, right before the first gate.
+    pub(super) fn of(id: RulesetId, ruleset: &Ruleset, wanted: &[String]) -> Option<Position> {
+        let chain = ruleset.table(TABLE)?.chain(CHAIN)?;
+        let gate = first_gate(ruleset);
+        let wanted = if gate.is_some() { wanted } else { &[] };
+        let before_gate = |position: usize| gate.is_some_and(|(at, _)| position < at);
+        let mut missing: Vec<&String> = wanted.iter().collect();
+        let (mut kept, mut strays) = (Vec::new(), Vec::new());
+        let (mut first, mut wrong) = (None, Deviation::Unwanted);
+        for (position, rule) in own(ruleset, chain) {
+            let text = ruleset.shared_text(rule);
+            let asked = missing.iter().position(|wanted| same_rule(wanted, &text));
+            match asked {
+                Some(i) if before_gate(position) => {
+                    missing.remove(i);
+                    first.get_or_insert(position);
+                    kept.push(text);
+                }
+                asked => {
+                    if asked.is_some() {
+                        wrong = Deviation::Behind;
+                    }
+                    strays.push(RuleAt { chain: CHAIN.into(), position, text, after: None });
+                }
+            }
+        }
+        let edit =
+            |rules| TableEdit { ruleset: id, table: TABLE.into(), rules, chains: Vec::new() };
+        let wrong = match gate {
+            _ if !strays.is_empty() => Some((wrong, edit(strays))),
+            Some((at, _)) if !missing.is_empty() => {
+                Some((Deviation::Missing, edit(additions(ruleset, chain, at, &missing))))
+            }
+            _ => None,
+        };
+        Some(Position {
+            gate: gate.map(|(_, rule)| target(rule)),
+            kept,
+            bypassed: first.map_or_else(Vec::new, |first| bypassed(ruleset, chain, first)),
+            wrong,
+        })
+    }
+}
+
+/// The direction of the edit that mends it.
+pub(super) fn edit(wrong: Deviation, table: TableEdit) -> Edit {
+    let direction = match wrong {
+        Deviation::Missing => Direction::Add,
+        Deviation::Behind | Deviation::Unwanted => Direction::Remove,
+    };
+    Edit { direction, target: Target::Table(table) }
+}
+
+/// The rules that carry the guard's comment.
+fn own<'a>(ruleset: &'a Ruleset, chain: &'a Chain) -> impl Iterator<Item = (usize, &'a Rule)> {
+    let is_own = |rule: &Rule| ruleset.words(rule).comments().iter().any(|c| c == COMMENT);
+    chain.rules.iter().enumerate().filter(move |(_, rule)| is_own(rule))
+}
+
+fn target(rule: &Rule) -> String {
+    rule.target.as_deref().unwrap_or_default().to_owned()
+}
+
+fn additions(ruleset: &Ruleset, chain: &Chain, at: usize, texts: &[&String]) -> Vec<RuleAt> {
+    let above = at.checked_sub(1).map(|i| ruleset.rule_text(&chain.rules[i]).to_owned());
+    let rule = |(i, text): (usize, &&String)| RuleAt {
+        chain: CHAIN.into(),
+        position: at + i,
+        text: text.as_str().into(),
+        after: if i == 0 { above.clone() } else { Some(texts[i - 1].clone()) },
+    };
+    texts.iter().enumerate().map(rule).collect()
+}
+
+/// What stands behind position `first` in the chain: the chains it leads to, its verdicts against
+/// packets, and the policy.
+fn bypassed(ruleset: &Ruleset, chain: &Chain, first: usize) -> Vec<String> {
+    let user = |name: &str| {
+        ruleset.table(TABLE).and_then(|t| t.chain(name)).is_some_and(|c| !c.is_built_in())
+    };
+    let mut names: Vec<String> = Vec::new();
+    for rule in &chain.rules[first..] {
+        let name = target(rule);
+        let against = user(&name) || name == "DROP" || name == "REJECT";
+        if against && !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    if let Some(policy) = chain.policy.as_deref().filter(|p| *p != "ACCEPT") {
+        names.push(format!("the policy {policy}"));
+    }
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guard::exception::Exception;
+    use crate::state::{Backend, Family};
+
+    const ID: RulesetId = RulesetId { family: Family::Ipv4, backend: Backend::Nft };
+    const DOCKER: &str = "-j DOCKER-USER";
+    const KUBE: &str = "-j KUBE-FORWARD";
+
+    fn wanted(network: &str) -> Vec<String> {
+        network.parse::<Exception>().expect(network).rules(ID.family)
+    }
+
+    /// A FORWARD chain of these rules.
+    fn ruleset(rules: &[String]) -> Ruleset {
+        let rules: String = rules.iter().map(|r| format!("{r}\n")).collect();
+        let text = format!(
+            "*filter\n:FORWARD DROP [0:0]\n:DOCKER-USER - [0:0]\n:KUBE-FORWARD - [0:0]\n{rules}\
+             -A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP\nCOMMIT\n"
+        );
+        Ruleset::parse("test", text.into()).expect("rules")
+    }
+
+    fn jump(body: &str) -> String {
+        format!("-A FORWARD {body}")
+    }
+
+    fn standing(rules: &[String]) -> Position {
+        Position::of(ID, &ruleset(rules), &wanted("10.9.0.0/24")).expect("a FORWARD chain")
+    }
+
+    #[test]
+    fn missing_rules_go_right_before_the_gate() {
+        let found = standing(&[jump(DOCKER), jump(KUBE)]);
+        assert_eq!(found.gate.as_deref(), Some("KUBE-FORWARD"));
+        let (wrong, table) = found.wrong.expect("missing");
+        assert_eq!(wrong, Deviation::Missing);
+        let places: Vec<_> = table.rules.iter().map(|r| (r.position, r.after.clone())).collect();
+        assert_eq!(places[0], (1, Some(jump(DOCKER))));
+        assert_eq!(places[1], (2, Some(wanted("10.9.0.0/24")[0].clone())));
+        let (_, table) = standing(&[jump(KUBE)]).wrong.expect("missing");
+        assert_eq!((table.rules[0].position, &table.rules[0].after), (0, &None));
+    }
+
+    #[test]
+    fn in_place_it_says_what_is_bypassed() {
+        let [from, to] = &wanted("10.9.0.0/24")[..] else { panic!("two rules") };
+        let rules = [jump(DOCKER), from.clone(), to.clone(), jump(KUBE), jump("-j REJECT")];
+        let found = standing(&rules);
+        assert!(found.wrong.is_none() && found.kept.len() == 2);
+        assert_eq!(found.bypassed, ["KUBE-FORWARD", "REJECT", "the policy DROP"]);
+    }
+
+    #[test]
+    fn rules_behind_twice_or_of_another_network_go_and_no_others() {
+        let [from, to] = &wanted("10.9.0.0/24")[..] else { panic!("two rules") };
+        let foreign = from.replace("proxyshift guard", "proxyshift guard of mine");
+        let found = standing(&[foreign.clone(), from.clone(), jump(KUBE), to.clone()]);
+        let (wrong, table) = found.wrong.expect("one behind");
+        assert_eq!((wrong, table.rules.len(), table.rules[0].position), (Deviation::Behind, 1, 3));
+
+        let other = wanted("10.8.0.0/24")[0].clone();
+        let rules = [other, from.clone(), from.clone(), to.clone(), jump(KUBE)];
+        let (wrong, table) = standing(&rules).wrong.expect("two too many");
+        let positions: Vec<_> = table.rules.iter().map(|r| r.position).collect();
+        assert_eq!((wrong, positions), (Deviation::Unwanted, vec![0, 2]));
+    }
+
+    #[test]
+    fn without_a_gate_no_exception() {
+        let [from, _] = &wanted("10.9.0.0/24")[..] else { panic!("two rules") };
+        let found = standing(&[from.clone(), jump(DOCKER)]);
+        assert_eq!(found.gate, None);
+        assert_eq!(found.wrong.expect("unwanted").0, Deviation::Unwanted);
+        assert!(standing(&[jump(DOCKER)]).wrong.is_none());
+    }
+}

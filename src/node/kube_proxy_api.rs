@@ -1,0 +1,222 @@
+//! What kube-proxy answers where it serves its metrics: in which mode it runs, and of which version it
+//! is.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use ureq::Agent;
+
+use crate::runtime::process_start;
+use crate::state::kube_proxy::{CommandLine, KubeProxyConfig};
+use crate::state::tools::Process;
+use crate::state::{Files, NodeState};
+
+/// How long to wait for the whole answer.
+const DEADLINE: Duration = Duration::from_secs(2);
+
+/// The longest answer that is a mode, in bytes.
+const MODE: u64 = 64;
+
+/// Metrics are longer: those of a kube-proxy with 5,000 services are some hundred kilobytes.
+const METRICS: u64 = 16 << 20;
+
+/// The metric that tells the version, in its labels.
+const BUILD: &str = "kubernetes_build_info{";
+
+/// In which mode the kube-proxy of this namespace says that it runs, if one is in `state`; none if it
+/// does not answer.
+pub fn mode(state: &NodeState) -> Option<String> {
+    let address = address(state.processes.as_deref()?, &state.files)?;
+    let text = get(address, "proxyMode", MODE)?;
+    let mode = text.trim();
+    (!mode.is_empty()).then(|| mode.to_owned())
+}
+
+/// Gives the kube-proxy among `processes` the version that it tells itself, if it has none yet, as in a
+/// container: nobody runs its program to ask. `files` has its configuration.
+pub(super) fn tell_version(processes: &mut [Process], files: &Files) {
+    let address = address(processes, files);
+    let process = processes.iter_mut().find(|p| p.name == "kube-proxy" && p.version.is_none());
+    let (Some(address), Some(process)) = (address, process) else { return };
+    let start = process_start(process.pid);
+    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = told.get(&(process.pid, start)).cloned();
+    let version = known.or_else(|| version(&get(address, "metrics", METRICS)?));
+    if let Some(version) = version {
+        told.insert((process.pid, start), version.clone());
+        process.version_source = Some(format!("http://{address}/metrics"));
+        process.version = Some(version);
+    }
+}
+
+/// The versions told, by process: one is asked once.
+static TOLD: Mutex<BTreeMap<(u32, Option<u64>), String>> = Mutex::new(BTreeMap::new());
+
+/// The version in kube-proxy's metrics; up to 1.18 its label was `gitVersion`
+/// (<https://github.com/kubernetes/kubernetes/pull/91805>). One built by hand may tell of a `v0.0.0`.
+fn version(metrics: &str) -> Option<String> {
+    let labels = metrics.lines().find_map(|line| line.strip_prefix(BUILD))?;
+    let value = |label: &str| labels.split_once(label)?.1.split('"').next();
+    let version = value("git_version=\"").or_else(|| value("gitVersion=\""))?;
+    let is_release = |v: &str| v.starts_with(|c| matches!(c, '1'..='9'));
+    version.strip_prefix('v').is_some_and(is_release).then(|| version.to_owned())
+}
+
+/// What is served at `path`, of `limit` bytes at most.
+fn get(address: SocketAddr, path: &str, limit: u64) -> Option<String> {
+    // An answer must come from this node: no proxy of the environment, and no redirection.
+    let agent: Agent = Agent::config_builder()
+        .timeout_global(Some(DEADLINE))
+        .proxy(None)
+        .max_redirects(0)
+        .build()
+        .into();
+    let mut answer = agent.get(format!("http://{address}/{path}")).call().ok()?;
+    if answer.status() != 200 {
+        return None;
+    }
+    answer.body_mut().with_config().limit(limit).read_to_string().ok()
+}
+
+/// Where the kube-proxy among `processes` answers; none if there is none, or more than one. `files` has
+/// its configuration.
+fn address(processes: &[Process], files: &Files) -> Option<SocketAddr> {
+    let mut all = processes.iter().filter(|p| p.name == "kube-proxy");
+    let (Some(process), None) = (all.next(), all.next()) else { return None };
+    let line = CommandLine::parse(&process.args).ok()?;
+    let text = |path: &str| files.get(&format!("files{path}"));
+    let config = line.config.as_deref();
+    let config = config.and_then(|path| KubeProxyConfig::parse(path, text(path)?).ok());
+    // With a file that is not at hand, the default is worth a try.
+    let mut address = line.settings(config.as_ref()).unwrap_or_default().metrics_address()?;
+    if address.ip().is_unspecified() {
+        address.set_ip(match address.ip() {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    Some(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::thread;
+    use std::time::Instant;
+
+    use super::*;
+
+    fn state(flag: &str) -> NodeState {
+        let process = Process {
+            pid: 7,
+            name: "kube-proxy".into(),
+            args: vec!["kube-proxy".into(), flag.into()],
+            version: None,
+            version_source: None,
+        };
+        NodeState { processes: Some(vec![process]), ..NodeState::default() }
+    }
+
+    /// A server that gives each client who asks for `path` the same answer.
+    fn serve(path: &'static str, answer: String) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let mut asked = [0; 1024];
+                let length = stream.read(&mut asked).unwrap();
+                let asked = String::from_utf8_lossy(&asked[..length]);
+                assert!(asked.starts_with(&format!("GET /{path} HTTP/1.1\r\n")), "{asked}");
+                stream.write_all(answer.as_bytes()).unwrap();
+            }
+        });
+        address
+    }
+
+    #[test]
+    fn the_answer_is_the_mode() {
+        let address = serve("proxyMode", "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nipvs".into());
+        let flag = format!("--metrics-bind-address={address}");
+        assert_eq!(mode(&state(&flag)).as_deref(), Some("ipvs"));
+    }
+
+    #[test]
+    fn another_answer_is_none() {
+        for answer in [
+            "HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\nipvs",
+            "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        ] {
+            let flag = format!("--metrics-bind-address={}", serve("proxyMode", answer.into()));
+            assert_eq!(mode(&state(&flag)), None, "{answer}");
+        }
+    }
+
+    #[test]
+    fn who_never_answers_is_not_waited_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let flag = format!("--metrics-bind-address={}", listener.local_addr().unwrap());
+        let begun = Instant::now();
+        assert_eq!(mode(&state(&flag)), None);
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    }
+
+    #[test]
+    fn a_version_is_asked_for_where_none_is_known_and_only_once() {
+        let metrics = "# TYPE kubernetes_build_info gauge\n\
+            kubernetes_build_info{build_date=\"x\",git_version=\"v1.30.5\",go_version=\"go1\"} 1\n";
+        let answer =
+            format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{metrics}", metrics.len());
+        let at = serve("metrics", answer);
+        let flag = format!("--metrics-bind-address={at}");
+        let process = |pid, version: Option<&str>| Process {
+            pid,
+            name: "kube-proxy".into(),
+            args: vec!["kube-proxy".into(), flag.clone()],
+            version: version.map(str::to_owned),
+            version_source: None,
+        };
+        let mut asked = [process(u32::MAX, None)];
+        tell_version(&mut asked, &Files::new());
+        assert_eq!(asked[0].version.as_deref(), Some("v1.30.5"));
+        assert_eq!(asked[0].version_source, Some(format!("http://{at}/metrics")));
+        let mut known = [process(u32::MAX - 1, Some("v1.2.3"))];
+        tell_version(&mut known, &Files::new());
+        assert_eq!(
+            (known[0].version.as_deref(), &known[0].version_source),
+            (Some("v1.2.3"), &None)
+        );
+        let mut again = [process(u32::MAX, None)];
+        again[0].args[1] = "--metrics-bind-address=127.0.0.1:1".into();
+        tell_version(&mut again, &Files::new());
+        assert_eq!(again[0].version, asked[0].version);
+    }
+
+    #[test]
+    fn only_a_release_is_a_version() {
+        let of = |label: &str| version(&format!("x 1\nkubernetes_build_info{{{label}}} 1\n"));
+        assert_eq!(of("a=\"b\",gitVersion=\"v1.18.2\",c=\"d\"").as_deref(), Some("v1.18.2"));
+        for label in ["", "git_version=\"v0.0.0-master+$Format:%h$\"", "git_version=\"1.20\""] {
+            assert_eq!(of(label), None, "{label}");
+        }
+        assert_eq!(version("# nothing\n"), None);
+    }
+
+    #[test]
+    fn the_address_is_that_of_the_only_kube_proxy() {
+        let address = |state: &NodeState| super::address(state.processes.as_deref()?, &state.files);
+        let at = |flag| address(&state(flag)).map(|a| a.to_string());
+        assert_eq!(at("--v=2").as_deref(), Some("127.0.0.1:10249"));
+        assert_eq!(at("--metrics-bind-address=0.0.0.0:9").as_deref(), Some("127.0.0.1:9"));
+        assert_eq!(at("--config=/not/at/hand").as_deref(), Some("127.0.0.1:10249"));
+        let mut two = state("--v=2");
+        let again = two.processes.as_ref().unwrap()[0].clone();
+        two.processes.as_mut().unwrap().push(again);
+        assert_eq!(address(&two), None);
+        assert_eq!(address(&NodeState::default()), None);
+    }
+}

@@ -1,0 +1,44 @@
+//! Asks the live node what no file says. Nothing is changed, and no module is loaded.
+
+mod kube_proxy;
+mod lock;
+pub mod modules;
+mod pods;
+mod store;
+mod units;
+
+use std::path::Path;
+
+use super::kube_proxy_api;
+use crate::state::NodeState;
+use crate::state::live_facts::LiveFacts;
+
+/// Asks what can be asked; `store` is the store's directory, there or not.
+pub fn probe(state: &NodeState, store: Option<&Path>) -> LiveFacts {
+    let (lock_wait, lock_holder) = lock::wait();
+    let kube_proxy = kube_proxy::look(state);
+    LiveFacts {
+        pod_addresses: pods::addresses(),
+        proxy_mode: kube_proxy_api::mode(state),
+        privileged: privileged(),
+        kube_proxy_tools: kube_proxy.tools,
+        kube_proxy_root: kube_proxy.root,
+        kube_proxy_complaints: kube_proxy::complaints(),
+        store_free: store.and_then(store::free),
+        lock_wait,
+        lock_holder,
+        modules: Some(modules::read()),
+        enabled_units: units::enabled(Path::new("/")),
+    }
+}
+
+/// True for root that may change the network and mount; root in a container often may not.
+fn privileged() -> bool {
+    const NET_ADMIN: u64 = 1 << 12;
+    const SYS_ADMIN: u64 = 1 << 21;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|l| l.strip_prefix("CapEff:"));
+    let held = effective.and_then(|c| u64::from_str_radix(c.trim(), 16).ok()).unwrap_or(0);
+    let wanted = NET_ADMIN | SYS_ADMIN;
+    rustix::process::geteuid().is_root() && held & wanted == wanted
+}

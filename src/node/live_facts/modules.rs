@@ -1,0 +1,141 @@
+//! Where kernel modules are, without loading one.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+
+use crate::state::live_facts::Modules;
+
+/// The kernel's options of modules that kube-proxy needs, but for the schedulers of ipvs, whose
+/// options are all named alike.
+const OPTIONS: [(&str, &str); 5] = [
+    ("CONFIG_DUMMY", "dummy"),
+    ("CONFIG_IP_SET", "ip_set"),
+    ("CONFIG_IP_VS", "ip_vs"),
+    ("CONFIG_NETFILTER_XT_MATCH_IPVS", "xt_ipvs"),
+    ("CONFIG_NETFILTER_XT_SET", "xt_set"),
+];
+
+/// Reads each place.
+pub fn read() -> Modules {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut modules = read_below(Path::new("/"), &release);
+    // It shows here however it got into the kernel.
+    if Path::new("/proc/net/ip_vs").exists() && !modules.loaded.contains("ip_vs") {
+        modules.built_in.insert("ip_vs".into());
+    }
+    modules
+}
+
+fn read_below(root: &Path, release: &str) -> Modules {
+    let text = |path: &str| fs::read_to_string(root.join(path)).ok();
+    let loaded = text("proc/modules");
+    let dep = text(&format!("lib/modules/{release}/modules.dep"));
+    let built_in = text(&format!("lib/modules/{release}/modules.builtin"));
+    let config = text(&format!("boot/config-{release}"))
+        .or_else(|| unpacked(&root.join("proc/config.gz")))
+        .or_else(|| text(&format!("lib/modules/{release}/config")));
+    let lines = |text: &Option<String>, name: fn(&str) -> Option<String>| -> BTreeSet<String> {
+        text.iter().flat_map(|t| t.lines()).filter_map(name).collect()
+    };
+    Modules {
+        // A kernel that cannot load modules has no list of them.
+        complete: dep.is_some() || (config.is_some() && loaded.is_none()),
+        loaded: lines(&loaded, |l| l.split(' ').next().map(str::to_owned)),
+        built_in: &lines(&built_in, module) | &lines(&config, of_option),
+        loadable: lines(&dep, |l| module(l.split(':').next()?)),
+        at_boot: at_boot(root),
+    }
+}
+
+/// `ip_vs_rr` of `kernel/net/netfilter/ipvs/ip_vs_rr.ko.xz`.
+fn module(path: &str) -> Option<String> {
+    let file = path.trim().rsplit('/').next()?;
+    Some(file.split_once(".ko")?.0.replace('-', "_"))
+}
+
+/// The module that an option builds into the kernel: `CONFIG_IP_VS_RR=y`.
+fn of_option(line: &str) -> Option<String> {
+    let option = line.strip_suffix("=y")?;
+    let known = OPTIONS.iter().find(|(o, _)| *o == option).map(|(_, module)| (*module).to_owned());
+    known
+        .or_else(|| Some(format!("ip_vs_{}", option.strip_prefix("CONFIG_IP_VS_")?.to_lowercase())))
+}
+
+fn unpacked(path: &Path) -> Option<String> {
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(fs::File::open(path).ok()?).read_to_string(&mut text).ok()?;
+    Some(text)
+}
+
+/// The modules that are loaded at boot; a file in /etc or /run hides its namesake in /usr/lib.
+fn at_boot(root: &Path) -> BTreeSet<String> {
+    let mut files = vec![root.join("etc/modules")];
+    let mut seen = BTreeSet::new();
+    for directory in ["etc/modules-load.d", "run/modules-load.d", "usr/lib/modules-load.d"] {
+        for entry in fs::read_dir(root.join(directory)).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            if Path::new(&name).extension().is_some_and(|e| e == "conf") && seen.insert(name) {
+                files.push(entry.path());
+            }
+        }
+    }
+    let texts = files.iter().filter_map(|path| fs::read_to_string(path).ok());
+    let names = |text: String| -> Vec<String> {
+        let words = text.lines().filter_map(|l| l.split_whitespace().next());
+        words.filter(|w| !w.starts_with(['#', ';'])).map(|w| w.replace('-', "_")).collect()
+    };
+    texts.flat_map(names).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::live_facts::Availability;
+
+    #[test]
+    fn each_place_is_read() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        assert_eq!(read_below(root.path(), "6.1").availability("ip_vs"), Availability::Unknown);
+        write("proc/modules", "ip_vs 180224 2 ip_vs_rr, Live 0x0\n");
+        write("lib/modules/6.1/modules.dep", "kernel/ipvs/ip_vs_rr.ko.xz: kernel/ipvs/ip_vs.ko\n");
+        write("lib/modules/6.1/modules.builtin", "kernel/drivers/net/dummy.ko\n");
+        write(
+            "boot/config-6.1",
+            "CONFIG_IP_VS_SH=y\n# CONFIG_IP_VS_WRR is not set\nCONFIG_IP_SET=m\n",
+        );
+        write("etc/modules", "# none\nxt-set\n");
+        write("etc/modules-load.d/ipvs.conf", "ip_vs\n;no\n");
+        write("usr/lib/modules-load.d/ipvs.conf", "hidden\n");
+        write("etc/modules-load.d/readme", "no\n");
+        let modules = read_below(root.path(), "6.1");
+        for (name, expected) in [
+            ("ip_vs", Availability::Loaded),
+            ("ip_vs_rr", Availability::Loadable),
+            ("ip_vs_sh", Availability::BuiltIn),
+            ("dummy", Availability::BuiltIn),
+            ("ip_vs_wrr", Availability::Missing),
+            ("ip_set", Availability::Missing),
+        ] {
+            assert_eq!(modules.availability(name), expected, "{name}");
+        }
+        let at_boot: Vec<&str> = modules.at_boot.iter().map(String::as_str).collect();
+        assert_eq!(at_boot, ["ip_vs", "xt_set"]);
+    }
+
+    #[test]
+    fn a_kernel_without_modules_has_what_its_configuration_says() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("boot")).unwrap();
+        fs::write(root.path().join("boot/config-6.1"), "CONFIG_NETFILTER_XT_SET=y\n").unwrap();
+        let modules = read_below(root.path(), "6.1");
+        assert_eq!(modules.availability("xt_set"), Availability::BuiltIn);
+        assert_eq!(modules.availability("ip_vs"), Availability::Missing);
+    }
+}

@@ -1,0 +1,239 @@
+//! Locks that say who holds them.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, OFlags};
+use serde::{Deserialize, Serialize};
+
+use crate::clock;
+use crate::error::{Error, Kind, Result};
+use crate::runtime::Netns;
+
+/// Where node locks are, whatever the store.
+pub const LOCK_DIR: &str = "/run/proxyshift";
+
+/// The lock that iptables, kube-proxy and the CNI plugins share.
+pub const XTABLES_LOCK: &str = "/run/xtables.lock";
+
+/// Who holds a node's lock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Its process.
+    pub pid: u32,
+    /// What it is doing: the verb of the command line.
+    pub verb: String,
+    /// Since when: `2026-11-21T20:15:02Z`.
+    pub since: String,
+}
+
+/// The right to change this network namespace, held until dropped.
+#[derive(Debug)]
+pub struct NodeLock {
+    file: File,
+}
+
+impl NodeLock {
+    /// Takes the lock of this network namespace in `dir` ([`LOCK_DIR`] but in tests), waiting up
+    /// to `wait` for it.
+    ///
+    /// # Errors
+    /// [`Kind::Lock`], naming the holder.
+    pub fn acquire(dir: &Path, verb: &str, wait: Duration) -> Result<NodeLock> {
+        NodeLock::named(dir, &format!("{}.lock", Netns::current()?.inode), verb, wait)
+    }
+
+    /// Takes the lock of the one guard of this network namespace, which keeps nobody else from
+    /// changing it; without waiting.
+    ///
+    /// # Errors
+    /// [`Kind::Lock`], naming the holder.
+    pub fn of_guard(dir: &Path, verb: &str) -> Result<NodeLock> {
+        let name = format!("guard-{}.lock", Netns::current()?.inode);
+        NodeLock::named(dir, &name, verb, Duration::ZERO).map_err(|e| match e.kind {
+            Kind::Lock => e.hint("one guard serves for all: end that one, or name all with --for"),
+            _ => e,
+        })
+    }
+
+    fn named(dir: &Path, name: &str, verb: &str, wait: Duration) -> Result<NodeLock> {
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+        made.map_err(|e| Error::io(dir, &e))?;
+        let path = dir.join(name);
+        let file =
+            wait_for(&path, wait, Duration::from_millis(50), |file| match file.try_lock() {
+                Ok(()) => Ok(true),
+                Err(TryLockError::WouldBlock) => Ok(false),
+                Err(TryLockError::Error(e)) => Err(e),
+            })?;
+        let Some(file) = file else {
+            return Err(held(&path));
+        };
+        let holder = Holder { pid: std::process::id(), verb: verb.into(), since: clock::now() };
+        let json = serde_json::to_vec(&holder).unwrap_or_default();
+        // Who holds it is a courtesy: without room for it the lock is held all the same.
+        let _ = file.set_len(0).and_then(|()| (&file).write_all(&json));
+        Ok(NodeLock { file })
+    }
+}
+
+impl Drop for NodeLock {
+    fn drop(&mut self) {
+        let _ = self.file.set_len(0);
+    }
+}
+
+/// Who holds the node's lock at `path` as it says itself; nobody, if it says nothing.
+fn holder(path: &Path) -> Option<Holder> {
+    serde_json::from_str(&fs::read_to_string(path).ok()?).ok()
+}
+
+fn held(path: &Path) -> Error {
+    let who = holder(path).map_or("another proxyshift holds it".into(), |h| {
+        format!("held by `proxyshift {}`, pid {}, since {}", h.verb, h.pid, h.since)
+    });
+    Error::new(Kind::Lock, path.display().to_string(), who)
+        .hint("wait for it to end, or see what it does with `proxyshift status`")
+}
+
+/// `/run/xtables.lock`, held as iptables does until dropped.
+#[derive(Debug)]
+pub struct XtablesLock {
+    _file: File,
+}
+
+impl XtablesLock {
+    /// Takes the lock at `path` ([`XTABLES_LOCK`] but in tests), waiting up to `wait` for it. The
+    /// file is made if missing, never replaced: others hold the one that is there.
+    ///
+    /// # Errors
+    /// [`Kind::Lock`], naming the holder where /proc/locks knows it.
+    pub fn acquire(path: &Path, wait: Duration) -> Result<XtablesLock> {
+        let step = Duration::from_millis(10);
+        let file = wait_for(path, wait, step, |file| {
+            match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => Ok(true),
+                Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+                Err(e) => Err(e.into()),
+            }
+        })?;
+        if let Some(file) = file {
+            return Ok(XtablesLock { _file: file });
+        }
+        let who = fs::metadata(path)
+            .ok()
+            .zip(fs::read_to_string("/proc/locks").ok())
+            .and_then(|(meta, locks)| flock_holder(&locks, meta.dev(), meta.ino()));
+        let cause = who.map_or("held by a process that cannot be seen from here".into(), |pid| {
+            match fs::read_to_string(format!("/proc/{pid}/comm")) {
+                Ok(name) => format!("held by {} (pid {pid}) for over {wait:?}", name.trim()),
+                Err(_) => format!("held by a child of process {pid}, which has ended"),
+            }
+        });
+        Err(Error::new(Kind::Lock, path.display().to_string(), cause)
+            .hint("try again when its holder is done with the rules"))
+    }
+}
+
+/// Opens the file at `path` and tries for its lock until it is held or `wait` is over (`None`). A
+/// file that was removed or replaced meanwhile is locked for nobody else to see: the one that is
+/// there now is opened.
+fn wait_for(
+    path: &Path,
+    wait: Duration,
+    step: Duration,
+    try_lock: impl Fn(&File) -> io::Result<bool>,
+) -> Result<Option<File>> {
+    let io = |e: io::Error| Error::io(path, &e);
+    let until = Instant::now() + wait;
+    loop {
+        let file = open(path).map_err(io)?;
+        while !try_lock(&file).map_err(io)? {
+            if Instant::now() >= until {
+                return Ok(None);
+            }
+            std::thread::sleep(step);
+        }
+        let mine = file.metadata().map_err(io)?;
+        let there = fs::metadata(path);
+        if there.is_ok_and(|t| (t.dev(), t.ino()) == (mine.dev(), mine.ino())) {
+            return Ok(Some(file));
+        }
+        if Instant::now() >= until {
+            return Ok(None);
+        }
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+        .open(path)
+}
+
+/// The process that holds an flock(2) on the file, from the text of /proc/locks:
+/// `1: FLOCK  ADVISORY  WRITE 1234 00:1a:5678 0 EOF`; a `->` marks one that waits.
+fn flock_holder(locks: &str, dev: u64, inode: u64) -> Option<u32> {
+    let file = format!("{:02x}:{:02x}:{inode}", rustix::fs::major(dev), rustix::fs::minor(dev));
+    locks.lines().find_map(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        if words.next() != Some("FLOCK") {
+            return None;
+        }
+        let pid = words.nth(2)?.parse().ok().filter(|pid| *pid > 0)?;
+        (words.next() == Some(file.as_str())).then_some(pid)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_one_is_told_who_holds_the_lock() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = tmp.path().join("locks");
+        let first = NodeLock::acquire(&dir, "migrate", Duration::ZERO).unwrap();
+        let error = NodeLock::acquire(&dir, "check", Duration::from_millis(60)).unwrap_err();
+        assert_eq!(error.kind, Kind::Lock);
+        assert!(error.cause.contains("`proxyshift migrate`"), "{error}");
+        assert!(error.cause.contains(&std::process::id().to_string()), "{error}");
+        drop(first);
+        NodeLock::acquire(&dir, "check", Duration::ZERO).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_was_removed_under_its_holder_is_made_anew() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("lock");
+        let held = XtablesLock::acquire(&path, Duration::ZERO).unwrap();
+        let waiting = std::thread::spawn({
+            let path = path.clone();
+            move || XtablesLock::acquire(&path, Duration::from_secs(20))
+        });
+        std::thread::sleep(Duration::from_millis(50));
+        fs::remove_file(&path).unwrap();
+        drop(held);
+        let _now = waiting.join().unwrap().unwrap();
+        let error = XtablesLock::acquire(&path, Duration::ZERO).unwrap_err();
+        assert_eq!(error.kind, Kind::Lock, "the lock is on the file that is there now");
+    }
+
+    #[test]
+    fn the_holder_is_found_in_proc_locks() {
+        let locks = "1: POSIX  ADVISORY  WRITE 11 00:19:77 0 EOF\n\
+                     2: FLOCK  ADVISORY  WRITE 22 00:19:78 0 EOF\n\
+                     2: -> FLOCK  ADVISORY  WRITE 33 00:19:77 0 EOF\n\
+                     3: FLOCK  ADVISORY  WRITE 44 00:19:77 0 EOF\n";
+        assert_eq!(flock_holder(locks, 0x19, 77), Some(44));
+        assert_eq!(flock_holder(locks, 0x19, 79), None);
+    }
+}

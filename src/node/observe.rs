@@ -1,0 +1,189 @@
+//! A look at the live node that can be trusted: captured, parsed, and kernel against the kernel.
+
+use std::collections::{BTreeMap, HashSet};
+use std::num::TryFromIntError;
+use std::thread;
+
+use crate::error::{Error, Kind, Result};
+use crate::event::Sink;
+use crate::node::capture::{Extent, capture_telling};
+use crate::node::nfnetlink::Netfilter;
+use crate::node::subsystems;
+use crate::node::tools::Tools;
+use crate::state::ruleset::{Ruleset, Table};
+use crate::state::shared_str::StrArena;
+use crate::state::shared_str::StrSlice;
+use crate::state::{Backend, Family, NodeState, RulesetId};
+
+/// How often a capture is tried again while others write.
+const TRIES: usize = 5;
+
+/// Captures the node, and makes sure that the saves of nft tables say all that the kernel holds.
+///
+/// # Errors
+/// [`Kind::LossyCapture`] naming the chain whose save lies; [`Kind::Unstable`] when others write all
+/// the time; whatever the capture fails with.
+pub fn observe(tools: &Tools, sink: &dyn Sink) -> Result<NodeState> {
+    match capture_verified(tools, Extent::Whole, sink)? {
+        Observation::Whole(state) => Ok(state),
+        Observation::Moving(_, object) => {
+            let cause = "others write to the tables all the time, so that no look at them is whole";
+            Err(Error::new(Kind::Unstable, object, cause)
+                .hint("find the writer with `nft monitor`"))
+        }
+    }
+}
+
+/// As [`observe`], for a run that has changed something: others who never cease to write must not keep
+/// it from being proven or undone. Each save is still of one moment, for iptables-nft-save starts
+/// over when someone writes; only what they were writing is not kernel against the kernel. Counters
+/// and versions are left out: no run changes them.
+///
+/// # Errors
+/// As [`observe`], but for [`Kind::Unstable`].
+pub fn observe_tolerant(tools: &Tools, sink: &dyn Sink) -> Result<NodeState> {
+    observe_until_stable(tools, Extent::Objects, sink)
+}
+
+/// As [`observe_tolerant`], with counters and versions, to judge the node anew.
+///
+/// # Errors
+/// As [`observe_tolerant`].
+pub fn observe_all_tolerant(tools: &Tools, sink: &dyn Sink) -> Result<NodeState> {
+    observe_until_stable(tools, Extent::Whole, sink)
+}
+
+fn observe_until_stable(tools: &Tools, extent: Extent, sink: &dyn Sink) -> Result<NodeState> {
+    match capture_verified(tools, extent, sink)? {
+        Observation::Whole(state) | Observation::Moving(state, _) => Ok(state),
+    }
+}
+
+/// A state, and whether all of it could be kernel against the kernel.
+enum Observation {
+    Whole(NodeState),
+    /// Others wrote every time; the object that did not fit at last.
+    Moving(NodeState, String),
+}
+
+fn capture_verified(tools: &Tools, extent: Extent, sink: &dyn Sink) -> Result<Observation> {
+    let mut tries = TRIES;
+    loop {
+        let mut netfilter = if subsystems::nf_tables() { Some(Netfilter::open()?) } else { None };
+        let generation = netfilter.as_mut().map(Netfilter::generation).transpose()?;
+        // At the same time: both take long on a large node, and most of it in the kernel.
+        let (state, kernel) = thread::scope(|scope| {
+            let kernel = scope.spawn(|| netfilter.as_mut().map(kernel_chains));
+            (capture_telling(tools, extent, sink).and_then(NodeState::parse), kernel.join())
+        });
+        let mut moved =
+            || Ok(netfilter.as_mut().map(Netfilter::generation).transpose()? != generation);
+        let state = match state {
+            // A table that is written just then may look as if it could not be saved.
+            Err(e) if e.kind == Kind::LossyCapture && tries > 1 && moved()? => {
+                tries -= 1;
+                continue;
+            }
+            state => state?,
+        };
+        let kernel =
+            kernel.map_err(|_| Error::new(Kind::Unexpected, "nf_tables", "cannot be read"))?;
+        let (Some(netfilter), Some(kernel)) = (netfilter.as_mut(), kernel) else {
+            return Ok(Observation::Whole(state));
+        };
+        tries -= 1;
+        match kernel.and_then(|kernel| verify_against_kernel(&kernel, &state)) {
+            Ok(()) => return Ok(Observation::Whole(state)),
+            Err(e) if Some(netfilter.generation()?) == generation => return Err(e),
+            // Someone wrote between the save and the comparison: that proves nothing.
+            Err(e) if tries == 0 => return Ok(Observation::Moving(state, e.object)),
+            Err(_) => {}
+        }
+    }
+}
+
+/// What the kernel holds of the tables that iptables-nft writes.
+type KernelChains = BTreeMap<(Family, String), Vec<KernelChain>>;
+
+struct KernelChain {
+    name: StrSlice,
+    rules: u32,
+    /// The position of its first rule that iptables did not write.
+    native: Option<u32>,
+}
+
+fn kernel_chains(netfilter: &mut Netfilter) -> Result<KernelChains> {
+    let mut kernel = KernelChains::new();
+    for table in netfilter.tables()? {
+        let Some(family) = table.family.address_family() else { continue };
+        if !subsystems::XTABLES.contains(&table.name.as_str()) {
+            continue;
+        }
+        // The kernel's list of chains takes more room than their names, so it goes first.
+        let mut names = StrArena::default();
+        netfilter.chains(family, &table.name)?.iter().for_each(|chain| names.push(&chain.name));
+        let chains = names.texts().map_err(too_large)?.map(|name| {
+            let rules = netfilter.rules(family, &table.name, &name)?;
+            let native = (0..).zip(&rules).find(|(_, rule)| rule.native).map(|(at, _)| at);
+            let rules = u32::try_from(rules.len()).map_err(too_large)?;
+            Ok(KernelChain { name, rules, native })
+        });
+        let chains = chains.collect::<Result<_>>()?;
+        kernel.insert((family, table.name), chains);
+    }
+    Ok(kernel)
+}
+
+fn too_large(e: TryFromIntError) -> Error {
+    Error::new(Kind::Unexpected, "nf_tables", e)
+}
+
+/// Holds each save of an nft table against the kernel, chain by chain.
+fn verify_against_kernel(kernel: &KernelChains, state: &NodeState) -> Result<()> {
+    for (id, ruleset) in state.rulesets.iter().filter(|(id, _)| id.backend == Backend::Nft) {
+        for table in &ruleset.tables {
+            let chains = kernel.get(&(id.family, table.name.to_string()));
+            verify_table(chains.map_or(&[], |c| c), *id, ruleset, table)?;
+        }
+    }
+    Ok(())
+}
+
+fn verify_table(
+    chains: &[KernelChain],
+    id: RulesetId,
+    ruleset: &Ruleset,
+    table: &Table,
+) -> Result<()> {
+    let lossy = |chain: &str, cause: String| {
+        Error::new(Kind::LossyCapture, format!("{id} {} {chain}", table.name), cause)
+            .hint("see the rule with `nft list chain`; move it to a table of its own")
+    };
+    for chain in chains {
+        let saved = table.chain(&chain.name).map(|c| &c.rules[..]);
+        if let Some(native) = chain.native {
+            let text = saved.and_then(|s| s.get(native as usize)).map(|r| ruleset.rule_text(r));
+            let cause = format!(
+                "a native nft rule, which iptables-save cannot say whole: `{}`",
+                text.unwrap_or_default()
+            );
+            return Err(lossy(&chain.name, cause));
+        }
+        let (kernel, saved) = (chain.rules as usize, saved.map_or(0, <[_]>::len));
+        if kernel != saved {
+            let cause = format!("the kernel holds {kernel} rules, its save {saved}");
+            return Err(lossy(&chain.name, cause));
+        }
+    }
+    if chains.iter().filter(|c| table.chain(&c.name).is_some()).count() == table.chains.len() {
+        return Ok(());
+    }
+    let known: HashSet<&str> = chains.iter().map(|c| c.name.as_str()).collect();
+    if let Some(chain) = table.chains.iter().find(|c| !known.contains(&*c.name)) {
+        let built_in = chain.is_built_in() && chain.rules.is_empty();
+        if !built_in {
+            return Err(lossy(&chain.name, "saved, but the kernel does not have it".into()));
+        }
+    }
+    Ok(())
+}

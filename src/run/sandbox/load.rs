@@ -1,0 +1,218 @@
+//! A node's sets and rules into the private namespace, with the node's own backend.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use crate::error::{Error, Kind, Result};
+use crate::node::command::Command;
+use crate::node::subsystems;
+use crate::node::tools::{Tool, Tools};
+use crate::state::nft::rebuild;
+use crate::state::{NodeState, RulesetId};
+
+/// How many objects this kernel may lack before the whole is given up.
+const TRIES: usize = 40;
+
+/// How many lines of a table go into one message, when the whole is too long for one. Without the
+/// rights of the first user namespace, iptables-nft-restore cannot make its socket's buffer larger.
+const PIECE: usize = 100;
+
+/// What a program says then; the line that it names has nothing to do with it.
+const TOO_LONG: &str = "Message too long";
+
+/// Loads sets, then rules, then native tables. Returns what this kernel cannot hold, by name.
+///
+/// # Errors
+/// A tool that is missing, or a refusal that names no line.
+pub fn load(state: &NodeState, tools: &Tools) -> Result<Vec<String>> {
+    let mut left_out = Vec::new();
+    if !state.ipsets.sets.is_empty() {
+        let command = Command::new(tools.tool(Tool::Ipset)?).args(["restore"]);
+        load_lines(&command, "ipset", state.ipsets.render(), &mut left_out)?;
+    }
+    for (id, ruleset) in &state.rulesets {
+        load_ruleset(*id, ruleset.text(), tools, &mut left_out)?;
+    }
+    if !state.native_tables().is_empty() {
+        Command::new(tools.tool(Tool::Nft)?)
+            .args(["-j", "-f", "-"])
+            .stdin(rebuild(state.native_tables().iter().flat_map(|t| &t.objects)).to_string())
+            .run()?;
+    }
+    load_ipvs(state, tools, &mut left_out)?;
+    Ok(left_out)
+}
+
+/// Virtual servers, where this kernel has ipvs.
+fn load_ipvs(state: &NodeState, tools: &Tools, left_out: &mut Vec<String>) -> Result<()> {
+    let servers = &state.ipvs.servers;
+    if servers.is_empty() {
+        return Ok(());
+    }
+    if !subsystems::ip_vs() {
+        left_out.extend(servers.iter().map(|s| format!("virtual server {}", s.service)));
+        return Ok(());
+    }
+    // Before a namespace has its first address, no other address is one to the kernel.
+    Command::new(tools.tool(Tool::Ip)?).args(["link", "set", "lo", "up"]).run()?;
+    let command = Command::new(tools.tool(Tool::Ipvsadm)?).args(["-R"]);
+    command.stdin(state.ipvs.render()).run()?;
+    Ok(())
+}
+
+fn load_ruleset(
+    id: RulesetId,
+    text: &str,
+    tools: &Tools,
+    left_out: &mut Vec<String>,
+) -> Result<()> {
+    let command = Command::new(tools.tool(Tool::Restore(id))?)
+        .args(["-c"])
+        .deadline(std::time::Duration::from_secs(60));
+    let (what, before) = (id.to_string(), left_out.len());
+    match load_lines(&command, &what, scattered(text), left_out) {
+        Err(e) if e.cause.contains(TOO_LONG) => left_out.truncate(before),
+        done => return done,
+    }
+    for (first, piece) in pieces(&scattered(text)) {
+        let more = if first { None } else { Some("--noflush") };
+        load_lines(&command.clone().args(more), &what, piece, left_out)?;
+    }
+    Ok(())
+}
+
+/// The save with its chains declared in scattered order, as their owners made them: in the sorted
+/// order of a save, every later iptables-nft-save would take many times as long.
+fn scattered(save: &str) -> String {
+    let hash = |line: &&str| {
+        let mut hasher = DefaultHasher::new();
+        line.split(' ').next().hash(&mut hasher);
+        hasher.finish()
+    };
+    let mut text = String::with_capacity(save.len());
+    let lines: Vec<&str> = save.lines().collect();
+    for run in lines.chunk_by(|a, b| a.starts_with(':') && b.starts_with(':')) {
+        let mut run = run.to_vec();
+        run.sort_by_cached_key(hash);
+        for line in run {
+            text.push_str(line);
+            text.push('\n');
+        }
+    }
+    text
+}
+
+/// Each table of a save in pieces, the first of which empties it and the others add to.
+fn pieces(text: &str) -> Vec<(bool, String)> {
+    let mut all = Vec::new();
+    for table in text.split("\nCOMMIT") {
+        let mut lines = table.lines().skip_while(|line| !line.starts_with('*'));
+        let Some(name) = lines.next() else { continue };
+        let lines: Vec<&str> = lines.collect();
+        let empty = [&lines[..0]];
+        let chunks = empty.into_iter().chain(lines.chunks(PIECE));
+        all.extend(
+            chunks
+                .enumerate()
+                .map(|(i, chunk)| (i == 0, format!("{name}\n{}\nCOMMIT\n", chunk.join("\n")))),
+        );
+    }
+    all
+}
+
+/// Feeds `text` to `command`; a line that it refuses is left out and named, and all is tried again.
+fn load_lines(
+    command: &Command,
+    what: &str,
+    text: String,
+    left_out: &mut Vec<String>,
+) -> Result<()> {
+    let mut text = Arc::new(text);
+    let mut error = None;
+    for _ in 0..TRIES {
+        match command.clone().shared_stdin(text.clone()).run() {
+            Ok(_) => return Ok(()),
+            Err(e) if e.cause.contains(TOO_LONG) => {
+                return Err(Error { kind: Kind::Rehearsal, ..e });
+            }
+            Err(e) => {
+                let mut lines: Vec<&str> = text.lines().collect();
+                let Some(bad) = refused_line(&e.cause).filter(|n| (1..=lines.len()).contains(n))
+                else {
+                    return Err(Error { kind: Kind::Rehearsal, ..e });
+                };
+                if lines[bad - 1].trim() == "COMMIT" {
+                    // The kernel refused the table as a whole: there is no one line to leave out.
+                    return Err(Error { kind: Kind::Rehearsal, ..e });
+                }
+                left_out.push(format!("{what}: {}", lines[bad - 1]));
+                lines[bad - 1] = "#";
+                let mut left = lines.join("\n");
+                left.push('\n');
+                text = Arc::new(left);
+                error = Some(e);
+            }
+        }
+    }
+    let cause = error.map_or_else(String::new, |e| e.cause);
+    Err(Error::new(
+        Kind::Rehearsal,
+        what,
+        format!("too much that this kernel cannot load: {cause}"),
+    ))
+}
+
+/// The line number in `line: 12`, `line 12 failed`, `Error in line 3`.
+fn refused_line(message: &str) -> Option<usize> {
+    let at = message.find("line")?;
+    let digits: String = message[at + 4..]
+        .trim_start_matches([':', ' '])
+        .chars()
+        .take_while(char::is_ascii_digit)
+        .collect();
+    digits.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{PIECE, pieces, refused_line, scattered};
+
+    #[test]
+    fn chains_are_scattered_and_nothing_else_moves() {
+        let names = ["A", "B", "C", "D", "E", "F"];
+        let declared: String = names.iter().map(|n| format!(":{n} - [0:0]\n")).collect();
+        let save = format!("# x\n*nat\n:INPUT ACCEPT [1:2]\n{declared}[0:0] -A B\n-A A\nCOMMIT\n");
+        let text = scattered(&save);
+        assert_ne!(text, save);
+        assert!(text.ends_with("[0:0] -A B\n-A A\nCOMMIT\n"), "{text}");
+        let sorted = |text: &str| {
+            let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+            lines.sort();
+            lines
+        };
+        assert_eq!(sorted(&text), sorted(&save));
+    }
+
+    #[test]
+    fn pieces_hold_every_line_in_order() {
+        let rules: Vec<String> =
+            (0..PIECE + 1).map(|i| format!("-A A -m mark --mark {i}")).collect();
+        let nat = format!("*nat\n:A - [0:0]\n{}", rules.join("\n"));
+        let save = format!("# made by hand\n{nat}\nCOMMIT\n# done\n*raw\nCOMMIT\n# done\n");
+        let pieces = pieces(&save);
+        let kinds: Vec<(bool, &str)> = pieces.iter().map(|(first, p)| (*first, &p[..4])).collect();
+        assert_eq!(kinds, [(true, "*nat"), (false, "*nat"), (false, "*nat"), (true, "*raw")]);
+        let lines = pieces.iter().flat_map(|(_, piece)| piece.lines());
+        let inner: Vec<&str> =
+            lines.filter(|l| !l.is_empty() && !l.starts_with('*') && *l != "COMMIT").collect();
+        assert_eq!(inner.join("\n"), nat["*nat\n".len()..]);
+    }
+
+    #[test]
+    fn the_refused_line_is_found() {
+        assert_eq!(refused_line("x: Error occurred at line: 12"), Some(12));
+        assert_eq!(refused_line("iptables-restore: line 7 failed"), Some(7));
+        assert_eq!(refused_line("ipset v7.17: Error in line 3: Unknown"), Some(3));
+        assert_eq!(refused_line("Permission denied"), None);
+    }
+}

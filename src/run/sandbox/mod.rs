@@ -1,0 +1,214 @@
+//! Execution in private namespaces: proxyshift runs itself again under `unshare`, where it loads a
+//! node's state into an empty kernel namespace and may do with it what it likes.
+//!
+//! The inner process speaks JSON lines on its standard output: events, then a report or an error.
+
+pub mod links;
+pub mod load;
+pub mod packet_probe;
+pub mod rehearse;
+
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::process::exit;
+use std::thread;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Kind, Result};
+use crate::event::{Event, Sink};
+use crate::node::command::child;
+use crate::node::tools::{Tool, Tools};
+use crate::plan::edit::Edit;
+use crate::run::sandbox::rehearse::Asked;
+use crate::runtime;
+use crate::state::kube_proxy::Mode;
+
+/// What the inner process is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Task {
+    /// Load the state, save it again, compare.
+    Validate,
+    /// Load the state, clean it up, roll it back, and prove both.
+    Rehearse,
+    /// As [`Task::Rehearse`], with the edits on standard input in place of a clean-up's.
+    Mend,
+    /// As [`Task::Rehearse`], with the removal of what another mode of kube-proxy will have left.
+    Leave,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Objects that this kernel cannot hold; not empty means that the result is partial.
+    pub left_out: Vec<String>,
+    /// Objects removed and put back.
+    pub removed: usize,
+    /// What was proven, in order.
+    pub proofs: Vec<String>,
+}
+
+/// One line of the inner process.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Line {
+    Event(Event),
+    Report(Report),
+    Error(Error),
+}
+
+/// Does `job` on the state in `dir`, in private network and mount namespaces.
+///
+/// # Errors
+/// What the inner process failed with, or [`Kind::Permission`] when no namespace is to be had.
+pub fn run(job: Task, dir: &Path, tools: &Tools, sink: &dyn Sink) -> Result<Report> {
+    run_with(job, None, Vec::new(), dir, tools, sink)
+}
+
+/// Rehearses on the state in `dir`, in such namespaces, the clean-up that follows when kube-proxy
+/// has gone to the mode `to`. The new mode's own work is not rehearsed: the chains that both modes
+/// write lose what leads to the old one's, and nothing comes in its place.
+///
+/// # Errors
+/// As [`run`].
+pub fn leave(to: Mode, dir: &Path, tools: &Tools, sink: &dyn Sink) -> Result<Report> {
+    run_with(Task::Leave, Some(to), Vec::new(), dir, tools, sink)
+}
+
+/// Makes `edits` on the state in `dir` in such namespaces, undoes them, and proves both.
+///
+/// # Errors
+/// As [`run`].
+pub fn mend(edits: &[Edit], dir: &Path, tools: &Tools, sink: &dyn Sink) -> Result<Report> {
+    let input = serde_json::to_vec(edits)
+        .map_err(|e| Error::new(Kind::Unexpected, "the edits to rehearse", e))?;
+    run_with(Task::Mend, None, input, dir, tools, sink)
+}
+
+fn run_with(
+    job: Task,
+    to: Option<Mode>,
+    input: Vec<u8>,
+    dir: &Path,
+    tools: &Tools,
+    sink: &dyn Sink,
+) -> Result<Report> {
+    let own = runtime::program()?;
+    let root = rustix::process::geteuid().is_root();
+    let spaces = if root { "-nm" } else { "-Urnm" };
+    let word = match job {
+        Task::Validate => "validate",
+        Task::Rehearse => "rehearse",
+        Task::Mend => "mend",
+        Task::Leave => "leave",
+    };
+    let mut args: Vec<OsString> = [spaces, "--kill-child"].map(OsString::from).into();
+    args.extend([own.into(), "inside".into(), word.into(), dir.into()]);
+    args.extend(to.map(|mode| mode.name().into()));
+    let child = child(tools.tool(Tool::Unshare)?, args)
+        // A crash that a test asks for is the run's, not the rehearsal's.
+        .env_remove("PROXYSHIFT_CRASH")
+        .stdin_bytes(input);
+    let failed = |e| Error::new(Kind::Command, "unshare", e);
+    let reader = child.reader().map_err(failed)?;
+    let mut lines = BufReader::new(&reader);
+    let mut last = None;
+    loop {
+        let mut line = String::new();
+        if lines.read_line(&mut line).map_err(failed)? == 0 {
+            break;
+        }
+        match serde_json::from_str(&line) {
+            Ok(Line::Event(event)) => sink.emit(event),
+            Ok(end) => last = Some(end),
+            Err(_) => return Err(failed_inside(&line)),
+        }
+    }
+    match last {
+        Some(Line::Report(report)) => Ok(report),
+        Some(Line::Error(error)) => Err(error),
+        _ => Err(no_answer(&reader, root)),
+    }
+}
+
+fn failed_inside(line: &str) -> Error {
+    Error::new(Kind::Unexpected, "the private namespace", format!("said `{}`", line.trim_end()))
+}
+
+fn no_answer(reader: &duct::ReaderHandle, root: bool) -> Error {
+    let stderr = match reader.try_wait() {
+        Ok(Some(output)) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        _ => String::new(),
+    };
+    let error = Error::new(Kind::Permission, "a private namespace", stderr);
+    match root {
+        true => error.hint("this kernel or container does not let root make network namespaces"),
+        false => error.hint("run as root, or allow user namespaces (user.max_user_namespaces)"),
+    }
+}
+
+/// The inner side: events and the end go to standard output as lines.
+pub struct JsonLines;
+
+impl JsonLines {
+    fn line(line: &Line) {
+        if let Ok(text) = serde_json::to_string(line) {
+            // When the outer process is gone, nobody needs to know.
+            let _ = writeln!(std::io::stdout().lock(), "{text}");
+        }
+    }
+
+    /// Says how it ended; the exit code is for `unshare` alone.
+    pub fn end(result: Result<Report>) -> u8 {
+        match result {
+            Ok(report) => {
+                Self::line(&Line::Report(report));
+                0
+            }
+            Err(error) => {
+                let code = error.kind.exit_code();
+                Self::line(&Line::Error(error));
+                code
+            }
+        }
+    }
+}
+
+impl Sink for JsonLines {
+    fn emit(&self, event: Event) {
+        Self::line(&Line::Event(event));
+    }
+}
+
+/// The inner process' work; `to` is the mode that is gone to.
+pub fn inside(job: Task, dir: &Path, to: Option<Mode>) -> Result<Report> {
+    thread::spawn(end_unheard);
+    let tools = Tools::find();
+    let asked = match (job, to) {
+        (Task::Validate, _) => return rehearse::validate(dir, &tools),
+        (Task::Rehearse, _) => Asked::CleanUp,
+        (Task::Mend, _) => Asked::Edits(given_edits()?),
+        (Task::Leave, Some(to)) => Asked::Leaving(to),
+        (Task::Leave, None) => return Err(Error::new(Kind::Usage, "leave", "to which mode?")),
+    };
+    rehearse::rehearse(dir, asked, &tools, &JsonLines)
+}
+
+/// Ends this process when nobody reads any more what it says: the outer one is gone.
+fn end_unheard() {
+    let stdout = std::io::stdout();
+    // Without flags, it is only told of the other end's closing.
+    let mut end = [PollFd::new(&stdout, PollFlags::empty())];
+    while let Ok(0) | Err(Errno::INTR) = poll(&mut end, None) {}
+    exit(1);
+}
+
+fn given_edits() -> Result<Vec<Edit>> {
+    let mut text = Vec::new();
+    std::io::stdin().read_to_end(&mut text).map_err(|e| Error::io("standard input", &e))?;
+    serde_json::from_slice(&text)
+        .map_err(|e| Error::new(Kind::Unexpected, "the edits to rehearse", e))
+}

@@ -1,0 +1,281 @@
+//! The whole of a run on a private namespace that holds a node's state: load, prove, clean, prove,
+//! roll back, prove.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::error::{Error, Kind, Result};
+use crate::event::{Event, Silent, Sink};
+use crate::node::observe::observe_tolerant;
+use crate::node::tools::Tools;
+use crate::owners::catalogue::Catalogue;
+use crate::plan::Plan;
+use crate::plan::ahead::{leftovers_once, taken_over};
+use crate::plan::edit::{Edit, by_themselves, edits};
+use crate::plan::invariants::{rest, unexpected};
+use crate::plan::leftovers::Wanted;
+use crate::run::Context;
+use crate::run::apply_edits::CLEAN;
+use crate::run::apply_edits::execute;
+use crate::run::rollback;
+use crate::run::sandbox::Report;
+use crate::run::sandbox::links::create_stand_ins;
+use crate::run::sandbox::load::load;
+use crate::run::sandbox::packet_probe::Hosts;
+use crate::run::snapshot::parse_snapshot;
+use crate::run::snapshot::write_snapshot;
+use crate::state::NodeState;
+use crate::state::ipset::IpSets;
+use crate::state::kube_proxy::Mode;
+use crate::store::Store;
+use crate::store::journal::Journal;
+use crate::store::snapshots::Snapshot;
+
+/// Whose leftovers a migration removes.
+const KUBE_PROXY: &str = "kube-proxy";
+
+/// A `/run` of our own: locks, named namespaces and the store of the rehearsal lie there. What lay in
+/// the other one is out of sight from here on.
+fn own_run() -> Result<()> {
+    use rustix::mount::{MountFlags, mount};
+    mount("tmpfs", "/run", "tmpfs", MountFlags::NOSUID, c"mode=0755")
+        .map_err(|e| Error::io("/run", &e.into()))
+}
+
+fn state_in(dir: &Path) -> Result<NodeState> {
+    parse_snapshot(Snapshot::load(dir)?.files)
+}
+
+/// What a rehearsal is to try.
+pub(super) enum Asked {
+    /// The removal of what is left over now.
+    CleanUp,
+    /// These edits: the remedies of checks.
+    Edits(Vec<Edit>),
+    /// The removal of what will be left over when kube-proxy has gone to that mode.
+    Leaving(Mode),
+}
+
+/// The folder of a snapshot, still to be read when something else lies over its path. A state is as
+/// large as the node's rules: it is read again rather than kept while others are looked at.
+struct Given {
+    folder: File,
+    /// The mode that is taken to have taken over, where another one serves in the folder's state.
+    to: Option<Mode>,
+}
+
+impl Given {
+    fn open(dir: &Path, to: Option<Mode>) -> Result<Given> {
+        let folder = File::open(dir).map_err(|e| Error::io(dir, &e))?;
+        Ok(Given { folder, to })
+    }
+
+    fn state(&self) -> Result<NodeState> {
+        let state = state_in(Path::new(&format!("/proc/self/fd/{}", self.folder.as_raw_fd())))?;
+        match self.to {
+            None => Ok(state),
+            Some(to) => taken_over(&Catalogue::builtin()?, &state, to),
+        }
+    }
+}
+
+/// Loads the state in `dir`, saves it again, and compares.
+pub(super) fn validate(dir: &Path, tools: &Tools) -> Result<Report> {
+    let folder = Given::open(dir, None)?;
+    let given = folder.state()?;
+    own_run()?;
+    let left_out = load(&given, tools)?;
+    let loaded = given.fingerprint();
+    drop(given);
+    let now = observe_tolerant(tools, &Silent)?;
+    if left_out.is_empty() && now.fingerprint() != loaded {
+        same_rules("the snapshot", &folder.state()?, &now, &[])?;
+    }
+    Ok(Report { left_out, ..Report::default() })
+}
+
+/// Fails on the first way in which rules or sets differ from what `edits` should have made of them.
+/// Returns how many rules are as they were.
+fn same_rules(what: &str, before: &NodeState, after: &NodeState, edits: &[Edit]) -> Result<usize> {
+    let ids = before.rulesets.keys().chain(after.rulesets.keys());
+    for id in ids {
+        let (a, b) = (before.rulesets.get(id), after.rulesets.get(id));
+        if let Some(difference) = unexpected(*id, a, b, edits).first() {
+            let cause = "differs after it was restored in a private namespace";
+            return Err(Error::new(Kind::Rehearsal, difference.to_string(), cause).hint(format!(
+                "{what} cannot be relied on with the tools of this node; nothing was changed"
+            )));
+        }
+    }
+    let sets = edits.iter().all(|e| matches!(e.target, crate::plan::edit::Target::Table(_)));
+    if let Some(difference) = before.ipsets.differences(&after.ipsets).first().filter(|_| sets) {
+        return Err(Error::new(Kind::Rehearsal, difference, "an ipset differs"));
+    }
+    Ok(rules(after).saturating_sub(edits.iter().map(Edit::rules_added).sum()))
+}
+
+/// How close two states are whose rules mean the same: the same to the byte, but for rules that
+/// only one of them has?
+fn same_bytes(a: &NodeState, b: &NodeState) -> &'static str {
+    fn texts(state: &NodeState) -> BTreeSet<&str> {
+        let rules = state.rulesets.values().flat_map(|r| r.tables.iter().map(move |t| (r, t)));
+        rules.flat_map(|(r, t)| t.rules().map(|(_, _, rule)| r.rule_text(rule))).collect()
+    }
+    let (a, b) = (texts(a), texts(b));
+    if a.is_superset(&b) || b.is_superset(&a) {
+        "are the same to the byte"
+    } else {
+        "mean the same"
+    }
+}
+
+/// What has been proven so far, told as it happens.
+struct Proofs<'a> {
+    sink: &'a dyn Sink,
+    told: Vec<String>,
+}
+
+impl Proofs<'_> {
+    fn hold(&mut self, what: impl Into<String>) {
+        let what = what.into();
+        self.sink.emit(Event::Proved { what: what.clone(), evidence: String::new() });
+        self.told.push(what);
+    }
+
+    fn packets(&mut self, when: &str, hosts: Option<&Hosts>) -> Result<()> {
+        for proof in hosts.map(Hosts::probe).transpose()?.into_iter().flatten() {
+            self.hold(format!("{when}: {proof}"));
+        }
+        Ok(())
+    }
+}
+
+/// Loads the state in `dir`, does what is asked for, rolls it back, and proves both.
+pub(super) fn rehearse(dir: &Path, asked: Asked, tools: &Tools, sink: &dyn Sink) -> Result<Report> {
+    let to = match asked {
+        Asked::Leaving(to) => Some(to),
+        Asked::CleanUp | Asked::Edits(_) => None,
+    };
+    let folder = Given::open(dir, to)?;
+    let given = folder.state()?;
+    own_run()?;
+    let mut proofs = Proofs { sink, told: Vec::new() };
+
+    let task = "loading the node into a private namespace";
+    sink.started(task);
+    create_stand_ins(&given, tools)?;
+    let left_out = load(&given, tools)?;
+    let mut hosts = Hosts::attach(&given, tools)?;
+    let captured = given.fingerprint();
+    drop(given);
+    let now = observe_tolerant(tools, &Silent)?;
+    let loaded = match left_out.iter().any(|o| !o.starts_with("virtual server")) {
+        false => {
+            if now.fingerprint() != captured {
+                same_rules("the capture", &folder.state()?, &now, &[])?;
+            }
+            let less = to.map(|to| format!(", less what {to} mode writes over"));
+            let less = less.unwrap_or_default();
+            format!("{} rules mean the same as in the capture{less}", rules(&now))
+        }
+        true => format!("all but {} objects that this kernel cannot hold", left_out.len()),
+    };
+    sink.finished(task, &loaded);
+    proofs.told.push(format!("loaded: {loaded}"));
+    let store = Store::open(Some(Path::new("/run/proxyshift-store")))?;
+    let catalogue = Catalogue::builtin()?;
+    let context = Context {
+        tools,
+        store: &store,
+        catalogue: &catalogue,
+        sink,
+        lock_wait: Duration::from_secs(5),
+    };
+    // That it restores is known of the one that was loaded: nothing is proven a second time.
+    let snapshot = write_snapshot(&context, &now, "rehearsal")?;
+    let before = now.fingerprint();
+    drop(now);
+    match &mut hosts {
+        None => sink.note("the node has no docker bridge whose packets could be followed"),
+        Some(hosts) => {
+            let (passed, failed) = hosts.baseline();
+            passed.into_iter().for_each(|p| proofs.hold(format!("before: {p}")));
+            for e in failed {
+                sink.warning(format!("{e}, before anything was changed; it is not judged further"));
+            }
+        }
+    }
+
+    let (what, after) = match asked {
+        Asked::Edits(_) => ("the remedies", "after mending"),
+        Asked::CleanUp | Asked::Leaving(_) => ("the clean-up", "after cleaning"),
+    };
+    let edits = match asked {
+        Asked::Edits(edits) => edits,
+        Asked::CleanUp => planned(folder.state()?, |s| Wanted::default().plan(&catalogue, s))?,
+        Asked::Leaving(to) => {
+            let here = as_held_here(folder.state()?, state_in(&snapshot.dir)?);
+            let owners = [KUBE_PROXY.to_owned()];
+            planned(here, |s| Ok(leftovers_once(&catalogue, s, to).of_owners(&owners)))?
+        }
+    };
+    if edits.is_empty() {
+        sink.note("there is nothing to remove");
+        return Ok(Report { left_out, removed: 0, proofs: proofs.told });
+    }
+    let mut base = rest(state_in(&snapshot.dir)?, &edits)?;
+    let mut run = store.start("rehearse", &snapshot.id, serde_json::Value::Null)?;
+    let mut journal = Journal::create(&store.run_dir(&run.id), 4096)?;
+    let edits = execute(&context, &mut journal, CLEAN, edits, &|| {
+        Err(Error::new(Kind::Rehearsal, "the private namespace", "changed by someone else"))
+    })
+    .map_err(rehearsal)?;
+    let clean = observe_tolerant(tools, &Silent)?;
+    let kept = same_rules(what, &base, &clean, &edits)?;
+    let how = same_bytes(&base, &clean);
+    drop(clean);
+    // Held against it just now; undoing asks which sets there are, not which there were.
+    base.ipsets = IpSets::default();
+    let removed = edits.iter().map(Edit::objects).sum();
+    drop(edits);
+    proofs.hold(format!("{after}: the {kept} other rules {how}, in the same order"));
+    proofs.packets(after, hosts.as_ref())?;
+
+    rollback::undo(&context, &mut run, &mut journal, &base).map_err(rehearsal)?;
+    let back = observe_tolerant(tools, &Silent)?;
+    let how = if back.fingerprint() == before {
+        "are the same to the byte"
+    } else {
+        let base = state_in(&snapshot.dir)?;
+        same_rules("the rollback", &base, &back, &[])?;
+        same_bytes(&base, &back)
+    };
+    proofs.hold(format!("after rollback: all {} rules {how} as before", rules(&back)));
+    proofs.packets("after rollback", hosts.as_ref())?;
+    Ok(Report { left_out, removed, proofs: proofs.told })
+}
+
+/// The edits of a plan for `state`.
+fn planned(state: NodeState, plan: impl Fn(&NodeState) -> Result<Plan>) -> Result<Vec<Edit>> {
+    let edits = edits(&plan(&state)?, &state);
+    drop(state);
+    by_themselves(edits)
+}
+
+/// The node, with as much in its kernel as this one holds of it: an object that is not here can
+/// neither go nor come back.
+fn as_held_here(given: NodeState, here: NodeState) -> NodeState {
+    let NodeState { rulesets, nft, ipsets, ipvs, links, .. } = here;
+    NodeState { rulesets, nft, ipsets, ipvs, links, ..given }
+}
+
+fn rules(state: &NodeState) -> usize {
+    state.rulesets.values().map(|r| r.rule_count()).sum()
+}
+
+fn rehearsal(e: Error) -> Error {
+    Error { kind: Kind::Rehearsal, ..e }
+}

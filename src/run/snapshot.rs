@@ -1,0 +1,202 @@
+//! A validated snapshot: what every change begins with.
+//!
+//! Validated means: two captures mean the same; written, synced, read back and parsed again to the
+//! same bytes; and restored into an empty private namespace, where it means the same again.
+
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Kind, Result};
+use crate::node::observe::observe;
+use crate::run::Context;
+use crate::run::sandbox;
+use crate::run::sandbox::Task;
+use crate::state::ipvs::{Ipvs, RealServer, VirtualServer};
+use crate::state::{Files, NodeState};
+use crate::store::manifest::{IpvsThreshold, Manifest};
+use crate::store::run::Run;
+use crate::store::snapshots::Snapshot;
+
+/// How often, and for how long, a capture_stable moment is waited for.
+const TRIES: usize = 5;
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A snapshot and what it holds.
+pub struct Baseline {
+    /// Where it is.
+    pub snapshot: Snapshot,
+    /// The node's state in it.
+    pub state: NodeState,
+}
+
+/// Takes a validated snapshot of the node; `why` goes into its manifest.
+///
+/// # Errors
+/// [`Kind::Unstable`] naming what keeps changing; [`Kind::LossyCapture`]; [`Kind::Store`];
+/// [`Kind::Rehearsal`] when it does not restore. Nothing of it is kept then.
+pub fn take_snapshot(context: &Context<'_>, why: &str) -> Result<Baseline> {
+    let task = "capturing the node, twice";
+    context.sink.started(task);
+    let state = capture_stable(context)?;
+    context.sink.finished(task, summary(&state));
+
+    let task = "writing the snapshot and restoring it in a private namespace";
+    context.sink.started(task);
+    let snapshot = write_snapshot(context, &state, why)?;
+    let restored = sandbox::run(Task::Validate, &snapshot.dir, context.tools, context.sink)
+        .and_then(|report| match report.left_out.first() {
+            None => Ok(()),
+            Some(object) => Err(Error::new(
+                Kind::Rehearsal,
+                object,
+                "this kernel does not take it back in a private namespace",
+            )),
+        });
+    if let Err(e) = restored {
+        let dir = snapshot.dir.display().to_string();
+        // What is not proven to restore must not look like a snapshot.
+        std::fs::remove_dir_all(&snapshot.dir).map_err(|e| Error::io(dir, &e))?;
+        return Err(e);
+    }
+    context.sink.finished(task, format!("{} in {}", snapshot.id, context.store.dir().display()));
+    Ok(Baseline { snapshot, state })
+}
+
+/// Writes a snapshot of the node as it was seen. What is read back is what was parsed, to the byte,
+/// or it is refused; that it restores is not known yet.
+///
+/// # Errors
+/// [`Kind::Store`].
+pub(super) fn write_snapshot(
+    context: &Context<'_>,
+    state: &NodeState,
+    why: &str,
+) -> Result<Snapshot> {
+    let ipvs_thresholds = thresholds(&state.ipvs);
+    let manifest = Manifest { ipvs_thresholds, ..Manifest::for_this_node(why)? };
+    context.store.create(&state.files, manifest, &|_| renders_back(state))
+}
+
+/// The latest snapshot, if it can be rolled back to and means the same as the node does now.
+///
+/// # Errors
+/// When the node cannot be captured, or the store cannot be read.
+pub fn latest_if_current(context: &Context<'_>) -> Result<Option<Snapshot>> {
+    let Some(listed) = context.store.list()?.pop() else { return Ok(None) };
+    let here = Manifest::for_this_node("")?;
+    let of_here = |m: &Manifest| {
+        (&m.machine_id, &m.boot_id, m.netns) == (&here.machine_id, &here.boot_id, here.netns)
+    };
+    if !listed.manifest.as_ref().is_ok_and(of_here) {
+        return Ok(None);
+    }
+    // A damaged one is as good as none.
+    let loaded =
+        Snapshot::load(&listed.snapshot.dir).and_then(|loaded| parse_snapshot(loaded.files));
+    let Ok(before) = loaded else { return Ok(None) };
+    let now = observe(context.tools, context.sink)?;
+    let differences = before.differences(&now);
+    if let Some(first) = differences.first() {
+        let id = &listed.snapshot.id;
+        context.sink.note(format!("snapshot {id} no longer tells what the node is: {first}"));
+    }
+    Ok(differences.is_empty().then_some(listed.snapshot))
+}
+
+/// The connection limits of real servers, for who reads the manifest; `ipvs.save` has them too.
+fn thresholds(ipvs: &Ipvs) -> Vec<IpvsThreshold> {
+    let reals = ipvs.servers.iter().flat_map(|s| s.reals.iter().map(move |real| (s, real)));
+    let limited = reals.filter(|(_, real)| real.upper.is_some() || real.lower.is_some());
+    let row = |(server, real): (&VirtualServer, &RealServer)| IpvsThreshold {
+        service: server.service.selector(),
+        server: real.address.to_string(),
+        upper: real.upper.unwrap_or(0),
+        lower: real.lower.unwrap_or(0),
+    };
+    limited.map(row).collect()
+}
+
+/// Captures until two in a row mean the same.
+fn capture_stable(context: &Context<'_>) -> Result<NodeState> {
+    let start = Instant::now();
+    let first = observe(context.tools, context.sink)?;
+    let (rules, rest) = (first.fingerprint(), first.without_rules());
+    let mut before = observe(context.tools, context.sink)?;
+    if before.fingerprint() == rules && rest.other_differences(&before).is_empty() {
+        return Ok(before);
+    }
+    // To say what is different, both have to be at hand.
+    let mut differences = Vec::new();
+    for _ in 1..TRIES {
+        let after = observe(context.tools, context.sink)?;
+        differences = before.differences(&after);
+        if differences.is_empty() {
+            return Ok(before);
+        }
+        before = after;
+        if start.elapsed() > TIMEOUT {
+            break;
+        }
+    }
+    let shown: Vec<String> = differences.iter().take(3).map(ToString::to_string).collect();
+    Err(Error::new(Kind::Unstable, shown.join("; "), "keeps changing while it is captured")
+        .hint("find its writer and wait until it is done, or stop it for the time of the run"))
+}
+
+/// The state in a few words.
+pub fn summary(state: &NodeState) -> String {
+    let rules: usize = state.rulesets.values().map(|r| r.rule_count()).sum();
+    let tables: usize = state.rulesets.values().map(|r| r.tables.len()).sum();
+    format!("{rules} rules in {tables} tables, {} ipsets", state.ipsets.sets.len())
+}
+
+/// The state in a snapshot's files.
+///
+/// # Errors
+/// [`Kind::SnapshotRefused`] naming the file that does not parse.
+pub fn parse_snapshot(files: Files) -> Result<NodeState> {
+    let known = |name: &String| {
+        name.ends_with(".save") || name == "addr.json" || name == "nft.json" || name == "tools.txt"
+    };
+    if !files.keys().any(known) {
+        return Err(Error::new(
+            Kind::SnapshotRefused,
+            "the directory",
+            "is not a captured node: it holds none of a capture's files",
+        ));
+    }
+    NodeState::parse(files).map_err(|e| {
+        Error::new(Kind::SnapshotRefused, e.object, e.cause).hint(
+            "choose another with `proxyshift snapshot list`, \
+             or take a new one with `proxyshift snapshot create`",
+        )
+    })
+}
+
+/// The state that a run goes back to.
+///
+/// # Errors
+/// When its snapshot is gone, damaged, or of another kind than one to go back to.
+pub(super) fn load_baseline(context: &Context<'_>, run: &Run) -> Result<NodeState> {
+    let snapshot = context.store.find(&run.snapshot)?;
+    let loaded = Snapshot::load(&snapshot.dir)?;
+    loaded.for_rollback()?;
+    parse_snapshot(loaded.files)
+}
+
+/// Parses each file again; those made of lines must render to the same bytes.
+///
+/// # Errors
+/// [`Kind::SnapshotRefused`] naming the file.
+pub fn reparses(files: &Files) -> Result<()> {
+    renders_back(&parse_snapshot(files.clone())?)
+}
+
+fn renders_back(state: &NodeState) -> Result<()> {
+    match state.not_given_back() {
+        None => Ok(()),
+        Some(name) => {
+            let cause = "parses, but does not render to the same bytes";
+            Err(Error::new(Kind::SnapshotRefused, name, cause))
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! The dead man's switch: a process of its own that undoes a run in stages when its deadline has
+//! passed unconfirmed, or when the process that ran it is gone and nobody goes on with it.
+//!
+//! It runs from a copy of the program in the run's folder, in a session of its own, and a hang-up or
+//! a request to end does not end it. The node's lock decides who acts.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use crate::clock;
+use crate::error::{Error, Kind, Result};
+use crate::node::command;
+use crate::node::locks::LOCK_DIR;
+use crate::node::locks::NodeLock;
+use crate::run::{Context, rollback};
+use crate::runtime;
+use crate::runtime::process_start;
+use crate::store::run::{BINARY, Run, RunState, WatchdogProcess};
+
+/// What it says on its standard output once it stands by.
+const ARMED: &str = "armed";
+
+/// How long after the death of a run's process somebody may still go on with it.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// How often it looks.
+const INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long a process that is past its deadline may take to end by itself.
+const LAST_CHANCE: Duration = Duration::from_secs(20);
+
+/// Starts the process that stands by for `run`, unless one is alive, and writes down which it is.
+///
+/// # Errors
+/// [`Kind::Store`] when the program cannot be copied, [`Kind::Command`] when it does not start.
+pub fn arm(context: &Context<'_>, run: &mut Run) -> Result<()> {
+    let Some(pending) = &run.pending else { return Ok(()) };
+    if pending.watchdog.is_some_and(WatchdogProcess::is_alive) {
+        return Ok(());
+    }
+    // It reads there whom it stands by for.
+    context.store.update(run)?;
+    let dir = context.store.run_dir(&run.id);
+    let copy = dir.join(BINARY);
+    if !copy.exists() {
+        runtime::copy_program(&copy)?;
+    }
+    let log = dir.join("watchdog.log");
+    let log = fs::File::options()
+        .create(true)
+        .append(true)
+        .open(&log)
+        .map_err(|e| Error::io(&log, &e))?;
+    let failed = |e: &dyn std::fmt::Display| {
+        Error::new(
+            Kind::Command,
+            copy.display().to_string(),
+            format!("cannot start the watchdog: {e}"),
+        )
+    };
+    let mut child = Command::new(&copy)
+        .args(["--progress", "plain", "--no-color", "--store"])
+        .arg(context.store.dir())
+        .args(["watchdog", &run.id])
+        .current_dir("/")
+        // A crash that a test asks for is the run's.
+        .env_remove("PROXYSHIFT_CRASH")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()
+        .map_err(|e| failed(&e))?;
+    let mut said = String::new();
+    if let Some(out) = child.stdout.take() {
+        BufReader::new(out).read_line(&mut said).map_err(|e| failed(&e))?;
+    }
+    let start = process_start(child.id()).filter(|_| said.trim() == ARMED);
+    let Some(start) = start else {
+        return Err(failed(&format!("it ended at once; {} says why", dir.display())));
+    };
+    if let Some(pending) = &mut run.pending {
+        pending.watchdog = Some(WatchdogProcess { pid: child.id(), start });
+    }
+    // Collected by whoever is the parent when it ends.
+    std::thread::spawn(move || child.wait());
+    context.store.update(run)
+}
+
+/// Has somebody stand by again for the run in hand, when the process that did was killed; the run,
+/// if that was so. Whoever acts on the node at this moment arms the run itself.
+///
+/// # Errors
+/// As [`arm`].
+pub fn ensure_running(context: &Context<'_>) -> Result<Option<Run>> {
+    let abandoned = || -> Result<Option<Run>> {
+        let gone = |run: &Run| {
+            let pending = run.pending.as_ref();
+            run.boot_id == clock::boot_id()
+                && pending.is_some_and(|s| !s.watchdog.is_some_and(WatchdogProcess::is_alive))
+        };
+        Ok(context.store.pending()?.filter(gone))
+    };
+    if abandoned()?.is_none() {
+        return Ok(None);
+    }
+    let _lock = match NodeLock::acquire(Path::new(LOCK_DIR), "watchdog", Duration::ZERO) {
+        Ok(lock) => lock,
+        Err(e) if e.kind == Kind::Lock => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    let Some(mut run) = abandoned()? else { return Ok(None) };
+    arm(context, &mut run)?;
+    Ok(Some(run))
+}
+
+/// Stands by for the run `id` until it is over, or undoes it.
+///
+/// # Errors
+/// What the undoing failed with.
+pub fn watch(context: &Context<'_>, id: &str) -> Result<()> {
+    // It is no leader of a process group, so it can have a session of its own.
+    let _ = rustix::process::setsid();
+    let deaf = Arc::new(AtomicBool::new(false));
+    for signal in [SIGHUP, SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, deaf.clone())
+            .map_err(|e| Error::new(Kind::Unexpected, "signal handler", e))?;
+    }
+    {
+        let mut out = std::io::stdout().lock();
+        let _ = writeln!(out, "{ARMED}").and_then(|()| out.flush());
+    }
+    let Some(why) = wait(context, id)? else { return Ok(()) };
+    context.sink.warning(format!("run {id}: {why}; rolling back"));
+    log(&format!("run {id}: {why}; rolling back"));
+    let result = roll_back(context, id);
+    match &result {
+        Ok(None) => {}
+        Ok(Some(said)) => log(&format!("run {id}: {said}")),
+        Err(e) => {
+            let text = format!("run {id} could NOT be rolled back: {e}. See `proxyshift status`");
+            log(&text);
+            broadcast(&text);
+        }
+    }
+    result.map(|_| ())
+}
+
+/// Waits until the run is over (none), or has to be undone, and why.
+fn wait(context: &Context<'_>, id: &str) -> Result<Option<String>> {
+    let mut gone: Option<Instant> = None;
+    loop {
+        let run = context.store.run(id)?.filter(|run| run.state.is_pending());
+        let Some((run, pending)) = run.and_then(|r| r.pending.clone().map(|s| (r, s))) else {
+            return Ok(None);
+        };
+        if pending.left().is_zero() {
+            return Ok(Some(match run.state {
+                RunState::Unconfirmed => "nobody confirmed it in time".into(),
+                _ => format!("its stage {} did not end in time", pending.stage),
+            }));
+        }
+        gone = match run.state == RunState::Running && !run.runner_is_alive() {
+            true => gone.or_else(|| Some(Instant::now())),
+            false => None,
+        };
+        if gone.is_some_and(|since| since.elapsed() >= GRACE) {
+            return Ok(Some(format!("its process {} died and nobody resumed it", run.pid)));
+        }
+        sleep(INTERVAL.min(pending.left()));
+    }
+}
+
+/// Undoes the run; says how that ended, or nothing if somebody else had resolved it.
+fn roll_back(context: &Context<'_>, id: &str) -> Result<Option<String>> {
+    if let Some(run) = context.store.run(id)?.filter(|r| r.state == RunState::Running) {
+        end(&run);
+    }
+    loop {
+        match rollback::rollback_run(context, id) {
+            Ok(None) => return Ok(None),
+            Ok(Some(_)) => return Ok(Some("rolled back; the node is as before".into())),
+            // Someone acts on the node; what they make of the run is looked at afterwards.
+            Err(e) if e.kind == Kind::Lock => sleep(INTERVAL),
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// Ends the process of a run that is past its deadline: it is asked to undo the run itself first.
+fn end(run: &Run) {
+    let Some(pid) = i32::try_from(run.pid).ok().and_then(Pid::from_raw) else { return };
+    for signal in [Signal::TERM, Signal::KILL] {
+        let since = Instant::now();
+        while run.runner_is_alive() {
+            if since.elapsed().is_zero() || since.elapsed() < INTERVAL {
+                let _ = kill_process(pid, signal);
+            }
+            if since.elapsed() > LAST_CHANCE {
+                break;
+            }
+            sleep(INTERVAL);
+        }
+    }
+}
+
+/// Into the system's log, where there is one.
+fn log(text: &str) {
+    best_effort("logger", &["-t", "proxyshift", "-p", "daemon.warning", text]);
+}
+
+/// To every terminal.
+fn broadcast(text: &str) {
+    best_effort("wall", &[&format!("proxyshift: {text}")]);
+}
+
+/// Runs a program that may be missing; nobody waits for what it says.
+fn best_effort(program: &str, args: &[&str]) {
+    if let Ok(path) = which::which_in(program, Some(command::TRUSTED_PATH), "/") {
+        let _ = command::Command::new(path).args(args.iter().copied()).run();
+    }
+}

@@ -1,0 +1,244 @@
+//! Stretches of a text that is kept once.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::num::TryFromIntError;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A text with several owners. A file of a node may be large: sharing it does not copy it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SharedStr(Arc<String>);
+
+impl SharedStr {
+    /// `word` as a slice_of of this text, if it is one; a copy else.
+    pub(super) fn slice_of(&self, word: &str) -> StrSlice {
+        let start = word.as_ptr().addr().wrapping_sub(self.as_ptr().addr());
+        let end = start.wrapping_add(word.len());
+        match (u32::try_from(start), u32::try_from(end)) {
+            (Ok(start), Ok(end)) if end as usize <= self.len() => StrSlice::part(self, start, end),
+            _ => StrSlice::from(word),
+        }
+    }
+}
+
+impl Deref for SharedStr {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl AsRef<str> for SharedStr {
+    fn as_ref(&self) -> &str {
+        self
+    }
+}
+
+impl fmt::Display for SharedStr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self)
+    }
+}
+
+impl From<String> for SharedStr {
+    fn from(text: String) -> SharedStr {
+        SharedStr(Arc::new(text))
+    }
+}
+
+impl From<&str> for SharedStr {
+    fn from(text: &str) -> SharedStr {
+        SharedStr::from(text.to_owned())
+    }
+}
+
+/// A slice_of of a shared text: on a large node most rules are named in a plan, and a copy of each
+/// would be a copy of the node. Equal, ordered and shown as the text it is.
+#[derive(Clone)]
+pub struct StrSlice {
+    whole: SharedStr,
+    start: u32,
+    end: u32,
+}
+
+impl StrSlice {
+    /// The bytes from `start` to `end`, both on character boundaries.
+    pub(super) fn part(whole: &SharedStr, start: u32, end: u32) -> StrSlice {
+        StrSlice { whole: whole.clone(), start, end }
+    }
+
+    /// No text, which shares what this one shares.
+    pub fn empty(&self) -> StrSlice {
+        StrSlice { whole: self.whole.clone(), start: 0, end: 0 }
+    }
+
+    /// The text itself.
+    pub fn as_str(&self) -> &str {
+        &self.whole[self.start as usize..self.end as usize]
+    }
+}
+
+impl Deref for StrSlice {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl From<String> for StrSlice {
+    /// All of `text`: a rule or a name, nothing near the 4 GiB that it can be at most.
+    fn from(text: String) -> StrSlice {
+        let end = u32::try_from(text.len()).unwrap_or(0);
+        StrSlice { whole: text.into(), start: 0, end }
+    }
+}
+
+impl From<&str> for StrSlice {
+    fn from(text: &str) -> StrSlice {
+        StrSlice::from(text.to_owned())
+    }
+}
+
+impl Default for StrSlice {
+    fn default() -> StrSlice {
+        StrSlice::from("")
+    }
+}
+
+impl PartialEq for StrSlice {
+    fn eq(&self, other: &StrSlice) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for StrSlice {}
+
+impl<T: AsRef<str>> PartialEq<T> for StrSlice {
+    fn eq(&self, other: &T) -> bool {
+        **self == *other.as_ref()
+    }
+}
+
+impl PartialEq<StrSlice> for String {
+    fn eq(&self, other: &StrSlice) -> bool {
+        **self == **other
+    }
+}
+
+impl PartialOrd for StrSlice {
+    fn partial_cmp(&self, other: &StrSlice) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for StrSlice {
+    fn cmp(&self, other: &StrSlice) -> std::cmp::Ordering {
+        (**self).cmp(&**other)
+    }
+}
+
+impl Hash for StrSlice {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (**self).hash(state);
+    }
+}
+
+impl fmt::Debug for StrSlice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&**self, f)
+    }
+}
+
+impl fmt::Display for StrSlice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&**self, f)
+    }
+}
+
+impl Borrow<str> for StrSlice {
+    fn borrow(&self) -> &str {
+        self
+    }
+}
+
+impl Serialize for StrSlice {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for StrSlice {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<StrSlice, D::Error> {
+        String::deserialize(deserializer).map(StrSlice::from)
+    }
+}
+
+/// Texts put into one, of which each is a slice_of then: many small texts take more room than they
+/// hold.
+#[derive(Debug, Default)]
+pub struct StrArena {
+    whole: String,
+    ends: Vec<usize>,
+}
+
+impl StrArena {
+    /// Adds a text.
+    pub fn push(&mut self, text: &str) {
+        self.whole.push_str(text);
+        self.ends.push(self.whole.len());
+    }
+
+    /// The texts, in order.
+    ///
+    /// # Errors
+    /// When they are larger than 4 GiB.
+    pub fn texts(self) -> Result<impl Iterator<Item = StrSlice>, TryFromIntError> {
+        u32::try_from(self.whole.len())?;
+        let whole = SharedStr::from(self.whole);
+        let mut start = 0;
+        Ok(self.ends.into_iter().map(move |end| {
+            let end = u32::try_from(end).unwrap_or(u32::MAX);
+            StrSlice::part(&whole, std::mem::replace(&mut start, end), end)
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stretch_is_the_text_it_shows() {
+        let whole = SharedStr::from("one two");
+        let two = StrSlice::part(&whole, 4, 7);
+        assert_eq!((&*two, two.len()), ("two", 3));
+        assert_eq!(two, StrSlice::from("two"));
+        assert!(StrSlice::part(&whole, 0, 3) < two);
+        let json = serde_json::to_string(&two).unwrap();
+        assert_eq!((json.as_str(), format!("{two:?} {two}")), ("\"two\"", "\"two\" two".into()));
+        assert_eq!(serde_json::from_str::<StrSlice>(&json).unwrap(), two);
+    }
+
+    #[test]
+    fn a_word_of_a_text_is_a_stretch_of_it() {
+        let whole = SharedStr::from("one two");
+        let of_it = |text: &StrSlice| text.whole.as_ptr() == whole.as_ptr();
+        let (two, other) = (whole.slice_of(&whole[4..]), whole.slice_of("two"));
+        assert_eq!((&*two, &*other), ("two", "two"));
+        assert_eq!((of_it(&two), of_it(&other)), (true, false));
+    }
+
+    #[test]
+    fn texts_gathered_are_what_they_were() {
+        let mut gathered = StrArena::default();
+        ["one", "", "three"].iter().for_each(|text| gathered.push(text));
+        let texts: Vec<StrSlice> = gathered.texts().unwrap().collect();
+        assert_eq!(texts, ["one", "", "three"]);
+    }
+}

@@ -3,3 +3,88 @@
 pub mod ansible;
 pub mod cli;
 mod wizard;
+
+use std::path::Path;
+
+use crate::error::Kind;
+use crate::front::cli::args::{Args, Verb};
+use crate::front::cli::command::Command;
+use crate::front::cli::{
+    check, cleanup, completions, confirm, guard, migrate, plan, rehearse, report, rollback,
+    signals, snapshot, status,
+};
+use crate::run::sandbox::{JsonLines, inside};
+use crate::run::watchdog;
+use crate::store::DEFAULT_DIR;
+use crate::ui::Ui;
+
+/// Carries out the command line; returns the exit code.
+pub fn run(args: &Args) -> u8 {
+    // It lasts as long as the program, and so may be spoken through by who ends it.
+    let ui: &'static Ui = Box::leak(Box::new(Ui::new(args.output, args.progress, args.no_color)));
+    let command = Command { args, ui };
+    if let Err(e) = signals::watch(&command) {
+        return ui.error(&e);
+    }
+    warn_of_pending(&command);
+    let result = match &args.verb {
+        None => wizard::run(&command),
+        Some(Verb::Check(options)) => check::run(&command, options),
+        Some(Verb::Snapshot(verb)) => snapshot::run(&command, verb),
+        Some(Verb::Plan(options)) => plan::run(&command, options),
+        Some(Verb::Rehearse(options)) => rehearse::run(&command, options),
+        Some(Verb::Migrate(options)) => migrate::run(&command, options),
+        Some(Verb::Cleanup(options)) => cleanup::run(&command, options),
+        Some(Verb::Guard(options)) => guard::run(&command, options),
+        Some(Verb::Resume) => cleanup::resume(&command),
+        Some(Verb::Confirm) => confirm::confirm(&command),
+        Some(Verb::Extend { time }) => confirm::extend(&command, *time),
+        Some(Verb::Watchdog { run }) => confirm::watchdog(&command, run),
+        Some(Verb::Rollback(options)) => rollback::run(&command, options.to.as_deref()),
+        Some(Verb::Status) => status::run(&command),
+        Some(Verb::Report { run }) => report::run(&command, run.as_deref()),
+        Some(Verb::Completions { shell }) => completions::run(&command, *shell),
+        Some(Verb::Inside { job, dir, to }) => {
+            return JsonLines::end(inside(*job, dir, *to));
+        }
+    };
+    result.unwrap_or_else(|error| match error.kind {
+        Kind::Interrupted => signals::end(&command, error),
+        _ => ui.error(&error),
+    })
+}
+
+/// Warns of a pending run, and starts its watchdog again when that was killed. The verbs that
+/// resolve a run speak of it themselves.
+fn warn_of_pending(command: &Command<'_>) {
+    let dir = command.args.store.as_deref().unwrap_or(Path::new(DEFAULT_DIR));
+    let resolves = matches!(
+        command.args.verb,
+        None | Some(
+            Verb::Inside { .. }
+                | Verb::Watchdog { .. }
+                | Verb::Report { .. }
+                | Verb::Completions { .. }
+                | Verb::Resume
+                | Verb::Rollback(_)
+                | Verb::Confirm
+                | Verb::Extend { .. }
+        )
+    );
+    // A look at someone else's store, or at none, must not make one.
+    if resolves || !dir.join("runs").is_dir() || !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let Ok(Some(run)) = command.store().and_then(|s| s.pending()) else { return };
+    match command.with_context(watchdog::ensure_running) {
+        Ok(None) => {}
+        Ok(Some(run)) => command.sink().warning(format!(
+            "the process that stood by to undo run {} was gone; another one stands by now",
+            run.id
+        )),
+        Err(e) => command.sink().warning(format!("nobody stands by to undo run {}: {e}", run.id)),
+    }
+    if !matches!(command.args.verb, Some(Verb::Status)) {
+        command.sink().warning(status::pending(&run));
+    }
+}

@@ -10,6 +10,7 @@ mod check_mode;
 mod diff;
 mod options;
 mod states;
+mod task;
 
 use std::ffi::OsString;
 use std::fs;
@@ -49,7 +50,7 @@ pub fn run(options: &Map<String, Value>) -> u8 {
     let heard = EventCollector::default();
     let answer = match Task::parse(options).and_then(|task| watch().map(|()| task)) {
         Err(error) => ModuleResult::failed(error),
-        Ok(task) => panic::catch_unwind(AssertUnwindSafe(|| states::run_task(&task, &heard)))
+        Ok(task) => panic::catch_unwind(AssertUnwindSafe(|| task::run_task(&task, &heard)))
             .unwrap_or_else(|_| {
                 let cause = "proxyshift itself failed; see `proxyshift status` on the node";
                 ModuleResult::failed(Error::new(Kind::Unexpected, "the module", cause))

@@ -1,4 +1,4 @@
-//! Bringing the node into the state asked for, with the same functions as the verbs.
+//! Brings the node into the state asked for, with the same functions as the verbs.
 
 use std::cell::RefCell;
 
@@ -6,15 +6,10 @@ use serde_json::{Value, json};
 
 use crate::checks::{Finding, Verdict};
 use crate::error::{Error, Kind, Result};
-use crate::event::Silent;
-use crate::front::ansible::answer::EventCollector;
 use crate::front::ansible::answer::ModuleResult;
-use crate::front::ansible::check_mode::check_mode;
-use crate::front::ansible::diff::Diff;
 use crate::front::ansible::options::State;
 use crate::front::ansible::options::Task;
 use crate::front::cli::args;
-use crate::front::cli::as_root;
 use crate::front::cli::check;
 use crate::front::cli::check::Seen;
 use crate::front::cli::status;
@@ -24,75 +19,26 @@ use crate::guard::unit::Unit;
 use crate::node::live_facts;
 use crate::node::observe::observe;
 use crate::node::systemd;
-use crate::node::tools::Tools;
-use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
 use crate::owners::mode;
 use crate::plan::leftovers::Wanted;
 use crate::run::Context;
 use crate::run::cleanup;
 use crate::run::confirm::{self, Confirmed};
-use crate::run::event_log::EventLogger;
 use crate::run::migrate::{self, Asked};
 use crate::run::rollback::{self, to::rollback_to};
 use crate::run::snapshot;
 use crate::state::NodeState;
 use crate::state::kube_proxy::Mode;
-use crate::store::Store;
 use crate::store::run::{Run, RunState};
 use crate::store::snapshots::Snapshot;
 use crate::ui::table::counted;
 
-/// Brings the node into the state asked for, or says what that would change.
-pub(super) fn run_task(task: &Task, heard: &EventCollector) -> ModuleResult {
-    let (tools, lock_wait) = (Tools::find(), task.lock_wait);
-    let answer = Catalogue::builtin().and_then(|catalogue| {
-        let (store, catalogue) = (store(task)?, &catalogue);
-        let recorder = EventLogger::new(&store, heard);
-        let context =
-            Context { tools: &tools, store: &store, catalogue, sink: &recorder, lock_wait };
-        let answer = in_context(&context, task);
-        if let Some(error) = &answer.error {
-            recorder.failed(error);
-        }
-        Ok(answer)
-    });
-    answer.unwrap_or_else(ModuleResult::failed)
-}
-
-/// The store; looking makes none.
-fn store(task: &Task) -> Result<Store> {
-    let dir = task.store.as_deref();
-    if task.check || matches!(task.state, State::Checked { .. }) {
-        return Ok(Store::look(dir));
-    }
-    as_root()?;
-    Store::open(dir)
-}
-
-fn in_context(context: &Context<'_>, task: &Task) -> ModuleResult {
-    let acts = !task.check && !matches!(task.state, State::Checked { .. });
-    let seen = || observe(context.tools, &Silent).ok();
-    let before = if task.diff && acts { seen() } else { None };
-    let result = if task.check { check_mode(context, task) } else { act(context, task) };
-    let mut answer = result.unwrap_or_else(|error| ModuleResult {
-        changed: error.kind == Kind::NotRolledBack,
-        ..ModuleResult::failed(error)
-    });
-    let now = seen();
-    if let (Some(before), Some(now)) = (&before, &now) {
-        let diff = Diff::between(before, now);
-        answer.diff = Some(match (mode_of(context, before), mode_of(context, now)) {
-            (Some(from), Some(to)) => diff.modes(from, to),
-            _ => diff,
-        });
-    }
-    answer.diff = answer.diff.filter(|_| task.diff);
-    answer.facts = facts(context, now.as_ref());
-    ModuleResult { verbose: task.verbose, ..answer }
-}
-
-fn act(context: &Context<'_>, task: &Task) -> Result<ModuleResult> {
+/// Brings the node into the state asked for.
+///
+/// # Errors
+/// What the verb of that state fails with.
+pub(super) fn act(context: &Context<'_>, task: &Task) -> Result<ModuleResult> {
     match &task.state {
         State::Checked { to, snapshot, ignore } => {
             checked(context, *to, snapshot.as_deref(), ignore)
@@ -325,12 +271,12 @@ pub(super) fn unchanged(msg: &str) -> ModuleResult {
 }
 
 /// The mode that kube-proxy serves in, where that is clear.
-fn mode_of(context: &Context<'_>, state: &NodeState) -> Option<&'static str> {
+pub(super) fn mode_of(context: &Context<'_>, state: &NodeState) -> Option<&'static str> {
     mode::running(state, &Ownership::of(context.catalogue, state)).mode.map(Mode::name)
 }
 
 /// What templates may want to know; null where it is not known.
-fn facts(context: &Context<'_>, now: Option<&NodeState>) -> Value {
+pub(super) fn facts(context: &Context<'_>, now: Option<&NodeState>) -> Value {
     let leftovers = now.and_then(|now| Wanted::default().plan(context.catalogue, now).ok());
     let runs = context.store.runs().unwrap_or_default();
     json!({

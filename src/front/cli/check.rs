@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use crate::checks::{self, CHECKS, Facts, Finding, Severity, Verdict};
 use crate::error::{Error, Kind, Result};
-use crate::front::cli::Command;
 use crate::front::cli::args;
+use crate::front::cli::command::Command;
 use crate::node::live_facts;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
@@ -21,7 +21,7 @@ use crate::store::DEFAULT_DIR;
 use crate::ui::table::counted;
 use crate::ui::text::{indented, wrapped};
 
-pub(super) fn run(command: &Command<'_>, options: &args::Check) -> Result<u8> {
+pub(in crate::front) fn run(command: &Command<'_>, options: &args::Check) -> Result<u8> {
     known_ids(options)?;
     if options.list {
         command.answer(&catalogue_document(), &catalogue_text());

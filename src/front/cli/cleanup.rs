@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
-use crate::front::cli::Command;
 use crate::front::cli::args;
+use crate::front::cli::command::Command;
 use crate::front::cli::confirm_prompt;
 use crate::front::cli::migrate;
 use crate::front::cli::plan;
@@ -19,7 +19,7 @@ use crate::run::resume::{self, Resumed};
 use crate::ui::prompt;
 use crate::ui::table::counted;
 
-pub(super) fn run(command: &Command<'_>, options: &args::Cleanup) -> Result<u8> {
+pub(in crate::front) fn run(command: &Command<'_>, options: &args::Cleanup) -> Result<u8> {
     let wanted = Wanted { owners: options.owner.clone(), black_holes: options.black_holes };
     let asks_proxy = wanted.owners.is_empty() || wanted.owners.iter().any(|o| o == "kube-proxy");
     if wanted.black_holes && !asks_proxy {

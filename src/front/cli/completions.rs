@@ -4,11 +4,11 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 
 use crate::error::{Error, Kind, Result};
-use crate::front::cli::Command;
 use crate::front::cli::args::Args;
+use crate::front::cli::command::Command;
 use crate::ui::Output;
 
-pub(super) fn run(command: &Command<'_>, shell: Shell) -> Result<u8> {
+pub(in crate::front) fn run(command: &Command<'_>, shell: Shell) -> Result<u8> {
     if command.ui.output == Output::Json {
         return Err(Error::new(Kind::Usage, "completions", "a script is no document")
             .hint("leave out -o json"));

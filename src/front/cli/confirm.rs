@@ -5,12 +5,12 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::error::Result;
-use crate::front::cli::Command;
+use crate::front::cli::command::Command;
 use crate::front::cli::status::time;
 use crate::run::confirm::{self, Confirmed};
 use crate::run::watchdog;
 
-pub(super) fn confirm(command: &Command<'_>) -> Result<u8> {
+pub(in crate::front) fn confirm(command: &Command<'_>) -> Result<u8> {
     let (run, changed) = match command.with_context(confirm::confirm)? {
         Confirmed::Now(run) => (run, true),
         Confirmed::Already(run) => (run, false),
@@ -26,7 +26,7 @@ pub(super) fn confirm(command: &Command<'_>) -> Result<u8> {
     Ok(0)
 }
 
-pub(super) fn extend(command: &Command<'_>, by: Duration) -> Result<u8> {
+pub(in crate::front) fn extend(command: &Command<'_>, by: Duration) -> Result<u8> {
     let run = command.with_context(|context| confirm::extend(context, by))?;
     let left = run.pending.as_ref().map(|s| s.left()).unwrap_or_default();
     let document = json!({
@@ -37,6 +37,6 @@ pub(super) fn extend(command: &Command<'_>, by: Duration) -> Result<u8> {
     Ok(0)
 }
 
-pub(super) fn watchdog(command: &Command<'_>, run: &str) -> Result<u8> {
+pub(in crate::front) fn watchdog(command: &Command<'_>, run: &str) -> Result<u8> {
     command.with_context(|context| watchdog::watch(context, run)).map(|()| 0)
 }

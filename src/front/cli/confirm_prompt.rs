@@ -4,7 +4,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
-use crate::front::cli::Command;
+use crate::front::cli::command::Command;
 use crate::front::cli::signals;
 use crate::front::cli::status;
 use crate::store::run::{Run, RunState};

@@ -5,16 +5,16 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::error::Result;
-use crate::front::cli::Command;
 use crate::front::cli::args;
-use crate::front::cli::as_root;
+use crate::front::cli::command::Command;
+use crate::front::cli::command::as_root;
 use crate::guard::Guard;
 use crate::guard::Report;
 use crate::node::tools::Tools;
 use crate::owners::catalogue::Catalogue;
 use crate::ui::table::counted;
 
-pub(super) fn run(command: &Command<'_>, options: &args::Guard) -> Result<u8> {
+pub(in crate::front) fn run(command: &Command<'_>, options: &args::Guard) -> Result<u8> {
     as_root()?;
     let (tools, catalogue) = (Tools::find(), Catalogue::builtin()?);
     let guard = Guard {

@@ -4,15 +4,15 @@ use serde_json::json;
 
 use crate::checks::Verdict;
 use crate::error::Result;
-use crate::front::cli::Command;
 use crate::front::cli::args;
+use crate::front::cli::command::Command;
 use crate::front::cli::confirm_prompt;
 use crate::front::cli::status::time;
 use crate::plan::playbook::Playbook;
 use crate::run::migrate::{self, Asked, Intended, Report};
 use crate::ui::table::counted;
 
-pub(super) fn run(command: &Command<'_>, options: &args::Migrate) -> Result<u8> {
+pub(in crate::front) fn run(command: &Command<'_>, options: &args::Migrate) -> Result<u8> {
     crate::plan::playbook::supported(options.to)?;
     command.can_ask("migrate", &format!("look first: `proxyshift check --to {}`", options.to))?;
     let asked = Asked {

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::front::cli::Command;
 use crate::front::cli::args;
+use crate::front::cli::command::Command;
 use crate::owners::catalogue::Catalogue;
 use crate::plan::leftovers::Wanted;
 use crate::plan::playbook::supported;
@@ -17,7 +17,7 @@ use crate::run::migrate::preview;
 use crate::state::Family;
 use crate::ui::table::{columns, counted};
 
-pub(super) fn run(command: &Command<'_>, options: &args::Plan) -> Result<u8> {
+pub(in crate::front) fn run(command: &Command<'_>, options: &args::Plan) -> Result<u8> {
     if let Some(to) = options.to {
         supported(to)?;
     }

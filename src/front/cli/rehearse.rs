@@ -3,8 +3,8 @@
 use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
-use crate::front::cli::Command;
 use crate::front::cli::args;
+use crate::front::cli::command::Command;
 use crate::node::tools::Tools;
 use crate::owners::catalogue::Catalogue;
 use crate::plan::playbook::{StageName, supported};
@@ -20,7 +20,7 @@ use crate::ui::table::counted;
 /// How much of what was left out is shown.
 const SHOWN: usize = 3;
 
-pub(super) fn run(command: &Command<'_>, options: &args::Rehearse) -> Result<u8> {
+pub(in crate::front) fn run(command: &Command<'_>, options: &args::Rehearse) -> Result<u8> {
     if let Some(to) = options.to {
         supported(to)?;
     }

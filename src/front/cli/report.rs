@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::front::cli::Command;
+use crate::front::cli::command::Command;
 use crate::owners::catalogue::Catalogue;
 use crate::run::report::{Change, Report, StoredRun, report};
 use crate::store::run::RunState;
@@ -25,7 +25,7 @@ struct Document<'a> {
     report: &'a Report,
 }
 
-pub(super) fn run(command: &Command<'_>, name: Option<&str>) -> Result<u8> {
+pub(in crate::front) fn run(command: &Command<'_>, name: Option<&str>) -> Result<u8> {
     let store = command.store()?;
     let kept = StoredRun::read(&store, store.find_run(name)?)?;
     let report = report(&Catalogue::builtin()?, &kept)?;

@@ -5,7 +5,7 @@ mod to;
 use serde_json::json;
 
 use crate::error::Result;
-use crate::front::cli::Command;
+use crate::front::cli::command::Command;
 use crate::run::rollback::{self, Report};
 use crate::ui::table::counted;
 

@@ -4,9 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Kind, Result};
-use crate::front::cli::Command;
 use crate::front::cli::args::Args;
 use crate::front::cli::args::Verb;
+use crate::front::cli::command::Command;
 use crate::front::cli::status;
 use crate::interrupt;
 use crate::runtime::process_start;
@@ -14,7 +14,7 @@ use crate::store::run::{Run, RunState};
 use crate::store::{DEFAULT_DIR, Store};
 
 /// Takes the signals, for whoever may change the node or ask.
-pub(super) fn watch(command: &Command<'_>) -> Result<()> {
+pub(in crate::front) fn watch(command: &Command<'_>) -> Result<()> {
     if !changes(command.args) {
         return Ok(());
     }
@@ -43,7 +43,7 @@ fn changes(args: &Args) -> bool {
 }
 
 /// Ends a program that was interrupted, or told not to go on.
-pub(super) fn end(command: &Command<'_>, error: Error) -> ! {
+pub(in crate::front) fn end(command: &Command<'_>, error: Error) -> ! {
     let store = store_dir(command.args);
     interrupt::end(|| {
         command.ui.close();

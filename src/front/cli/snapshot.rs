@@ -3,8 +3,8 @@
 use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
-use crate::front::cli::Command;
 use crate::front::cli::args;
+use crate::front::cli::command::Command;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
 use crate::run::snapshot;
@@ -13,7 +13,7 @@ use crate::store::archive;
 use crate::store::snapshots::Snapshot;
 use crate::ui::table::{columns, thousands};
 
-pub(super) fn run(command: &Command<'_>, verb: &args::Snapshot) -> Result<u8> {
+pub(in crate::front) fn run(command: &Command<'_>, verb: &args::Snapshot) -> Result<u8> {
     match verb {
         args::Snapshot::Create { why } => create(command, why),
         args::Snapshot::List => list(command),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::error::Result;
-use crate::front::cli::Command;
+use crate::front::cli::command::Command;
 use crate::store::run::{Run, RunState, WatchdogProcess};
 use crate::ui::table::columns;
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
-use crate::front::cli::Command;
+use crate::front::cli::command::Command;
 use crate::state::NodeState;
 use crate::state::kube_proxy::configuration;
 use crate::state::tools::Process;

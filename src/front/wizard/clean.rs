@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::error::Result;
-use crate::front::cli::Command;
 use crate::front::cli::cleanup as verb;
+pub(in crate::front) use crate::front::cli::command::Command;
 use crate::front::cli::confirm_prompt;
 use crate::front::cli::plan;
 use crate::front::wizard::Answers;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::checks::Verdict;
 use crate::error::{Error, Kind, Result};
-use crate::front::cli::Command;
+pub(in crate::front) use crate::front::cli::command::Command;
 use crate::front::cli::confirm_prompt;
 use crate::front::cli::migrate as verb;
 use crate::front::wizard::Answers;

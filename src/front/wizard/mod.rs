@@ -8,13 +8,13 @@ mod pending;
 
 use crate::checks::{Finding, Severity, Verdict};
 use crate::error::{Error, Kind, Result};
-use crate::front::cli::Command;
 use crate::front::cli::args;
-use crate::front::cli::as_root;
 use crate::front::cli::check;
 use crate::front::cli::check::Seen;
 use crate::front::cli::check::fix;
 use crate::front::cli::check::judge_each;
+pub(in crate::front) use crate::front::cli::command::Command;
+pub(in crate::front) use crate::front::cli::command::as_root;
 use crate::owners::catalogue::Catalogue;
 use crate::plan::leftovers::Wanted;
 use crate::plan::playbook::builtin_text;

@@ -2,7 +2,7 @@
 
 use crate::checks::{Facts, Verdict, run};
 use crate::error::Result;
-use crate::front::cli::Command;
+pub(in crate::front) use crate::front::cli::command::Command;
 use crate::front::wizard::heading;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::life::{self, Life};

@@ -1,8 +1,8 @@
 //! A run that is pending comes first.
 
 use crate::error::Result;
-use crate::front::cli::Command;
 use crate::front::cli::cleanup;
+pub(in crate::front) use crate::front::cli::command::Command;
 use crate::front::cli::confirm_prompt;
 use crate::front::cli::rollback;
 use crate::front::cli::status;

@@ -4,11 +4,11 @@ use serde_json::{Value, json};
 
 use crate::checks::{Finding, Verdict};
 use crate::error::{Error, Kind, Result};
-use crate::front::cli::Command;
 use crate::front::cli::args;
 use crate::front::cli::check::Seen;
 use crate::front::cli::check::judge;
 use crate::front::cli::check::probe_live_facts;
+use crate::front::cli::command::Command;
 use crate::run::fix::{self, Remedy, Report};
 use crate::state::NodeState;
 use crate::ui::text::indented;

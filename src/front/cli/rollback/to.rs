@@ -3,8 +3,8 @@
 use serde_json::json;
 
 use crate::error::Result;
-use crate::front::cli::Command;
-use crate::front::cli::as_root;
+use crate::front::cli::command::Command;
+use crate::front::cli::command::as_root;
 use crate::run::rollback::to::{RollbackPlan, RollbackReport, rollback_to};
 use crate::ui::table::{columns, counted};
 

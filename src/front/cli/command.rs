@@ -1,0 +1,109 @@
+//! What every verb has: the arguments, the user interface, and what a run needs.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::error::{Error, Kind, Result};
+use crate::event::Sink;
+use crate::front::cli::args::Args;
+use crate::node::observe::observe;
+use crate::node::tools::Tools;
+use crate::owners::catalogue::Catalogue;
+use crate::run::Context;
+use crate::run::event_log::EventLogger;
+use crate::run::snapshot::{parse_snapshot, summary};
+use crate::state::NodeState;
+use crate::store::Store;
+use crate::store::snapshots::Snapshot;
+use crate::ui::{Ui, prompt};
+
+/// What every verb has: the arguments and the user interface.
+pub(in crate::front) struct Command<'a> {
+    pub(in crate::front) args: &'a Args,
+    pub(in crate::front) ui: &'static Ui,
+}
+
+impl Command<'_> {
+    pub(in crate::front) fn store(&self) -> Result<Store> {
+        Store::open(self.args.store.as_deref())
+    }
+
+    pub(in crate::front) fn sink(&self) -> &dyn Sink {
+        self.ui
+    }
+
+    /// True when there is a person to ask: on a terminal, and no program reads what is printed.
+    pub(in crate::front) fn attended(&self) -> bool {
+        !self.ui.for_programs() && prompt::attended()
+    }
+
+    /// Holds when a question of `verb` need not be asked, or can be.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`], naming `--yes` and what else there is to do.
+    pub(in crate::front) fn can_ask(&self, verb: &str, otherwise: &str) -> Result<()> {
+        if self.args.yes || self.attended() {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Usage, verb, "nobody is there to be asked")
+            .hint(format!("say --yes, or {otherwise}")))
+    }
+
+    /// Calls `work` with what a run needs.
+    pub(in crate::front) fn with_context<T>(
+        &self,
+        work: impl FnOnce(&Context<'_>) -> Result<T>,
+    ) -> Result<T> {
+        as_root()?;
+        let (tools, store, catalogue) = (Tools::find(), self.store()?, Catalogue::builtin()?);
+        let recorder = EventLogger::new(&store, self.ui);
+        let context = Context {
+            tools: &tools,
+            store: &store,
+            catalogue: &catalogue,
+            sink: &recorder,
+            lock_wait: Duration::from_secs(self.args.lock_wait),
+        };
+        work(&context).inspect_err(|e| recorder.failed(e))
+    }
+
+    /// The state that `--snapshot` names, or the live node's.
+    pub(in crate::front) fn state(&self, snapshot: Option<&str>) -> Result<NodeState> {
+        match snapshot {
+            Some(name) => parse_snapshot(Snapshot::load(&self.snapshot_dir(name)?)?.files),
+            None => {
+                let task = "capturing the node";
+                self.sink().started(task);
+                let state = observe(&Tools::find(), self.ui)?;
+                self.sink().finished(task, summary(&state));
+                Ok(state)
+            }
+        }
+    }
+
+    /// The directory of the snapshot of that name; a path needs no store.
+    pub(in crate::front) fn snapshot_dir(&self, name: &str) -> Result<std::path::PathBuf> {
+        let path = Path::new(name);
+        if name.contains('/') || path.is_dir() {
+            return Ok(path.to_owned());
+        }
+        Ok(self.store()?.find(name)?.dir)
+    }
+
+    /// Prints a result as a document or as text.
+    pub(in crate::front) fn answer(&self, document: &impl serde::Serialize, text: &str) {
+        match self.ui.output {
+            crate::ui::Output::Json => self.ui.print_json(document),
+            crate::ui::Output::Text => self.ui.print(text),
+        }
+    }
+}
+
+/// Who changes the node must be root.
+pub(in crate::front) fn as_root() -> Result<()> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Permission, "this node", "only root may change it")
+        .hint("run as root; with `--snapshot DIR`, `check`, `plan` and `rehearse` need no rights"))
+}

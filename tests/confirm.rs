@@ -127,8 +127,8 @@ fn when_who_stands_by_is_killed_whoever_looks_has_another() {
 }
 
 #[test]
-fn what_is_extended_has_somebody_to_watchdog() {
-    if !in_namespace("what_is_extended_has_somebody_to_watchdog") {
+fn what_is_extended_has_a_watchdog() {
+    if !in_namespace("what_is_extended_has_a_watchdog") {
         return;
     }
     let case = Case::new();

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use measure::{KUBE_PROXY, LiveFacts, Way, measure};
+use measure::{KUBE_PROXY, Measured, Way, measure};
 
 const SIZES: [usize; 3] = [1000, 5000, 20000];
 const BACKENDS: [&str; 2] = ["nft", "legacy"];
@@ -64,7 +64,7 @@ fn main() -> ExitCode {
 
 /// Measures in namespaces of its own, with an empty /run. One of them is for processes, so that
 /// nothing is left behind when this program is stopped.
-fn in_namespace(way: Way, backend: &str, services: usize, left: Duration) -> LiveFacts {
+fn in_namespace(way: Way, backend: &str, services: usize, left: Duration) -> Measured {
     // On a real disk: a journal in memory would cost nothing.
     let store = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder for the store");
     // `timeout 0` would be no limit.
@@ -83,7 +83,7 @@ fn in_namespace(way: Way, backend: &str, services: usize, left: Duration) -> Liv
         .expect("timeout, of coreutils, runs");
     if output.status.signal() == Some(9) || output.status.code() == Some(137) {
         eprintln!("{way:?} {backend} {services}: no time left");
-        return LiveFacts::default();
+        return Measured::default();
     }
     assert!(output.status.success(), "{way:?} {backend} {services}: {}", output.status);
     serde_json::from_slice(&output.stdout).expect("what the copy measured")

@@ -33,7 +33,7 @@ pub enum Way {
 
 /// What was measured of one way; the rest is left as it was.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct LiveFacts {
+pub struct Measured {
     /// Lines and bytes of `iptables-save -c`.
     pub dump: (usize, usize),
     pub save: Took,
@@ -54,7 +54,7 @@ pub struct LiveFacts {
 }
 
 /// Makes the node in the namespace that we are in, and measures.
-pub fn measure(way: Way, backend: &str, services: usize, store: &Path) -> LiveFacts {
+pub fn measure(way: Way, backend: &str, services: usize, store: &Path) -> Measured {
     let node = node::generate(services);
     load(&node, backend);
     match way {
@@ -75,8 +75,8 @@ pub fn measure(way: Way, backend: &str, services: usize, store: &Path) -> LiveFa
     }
 }
 
-fn other(command: &mut Command, input: &str) -> LiveFacts {
-    LiveFacts { cleanup: watch(command, input, LIMIT).took, ..LiveFacts::default() }
+fn other(command: &mut Command, input: &str) -> Measured {
+    Measured { cleanup: watch(command, input, LIMIT).took, ..Measured::default() }
 }
 
 fn load(node: &Node, backend: &str) {
@@ -88,9 +88,9 @@ fn load(node: &Node, backend: &str) {
     assert!(loaded.seconds().is_some(), "the node's rules are loaded");
 }
 
-fn ours(backend: &str, store: &Path) -> LiveFacts {
+fn ours(backend: &str, store: &Path) -> Measured {
     let _kube_proxy = KubeProxy::start();
-    let mut measured = LiveFacts { dump: dump(backend), ..LiveFacts::default() };
+    let mut measured = Measured { dump: dump(backend), ..Measured::default() };
     let save = || watch(Command::new(format!("iptables-{backend}-save")).arg("-c"), "", LIMIT);
     measured.save = median(|| save().took);
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use crate::measure::{LIMIT, LiveFacts};
+use crate::measure::{LIMIT, Measured};
 use crate::node::ENDPOINTS;
 use crate::watch::Took;
 
@@ -11,7 +11,7 @@ use crate::watch::Took;
 pub struct Column {
     pub services: usize,
     pub backend: &'static str,
-    pub ours: LiveFacts,
+    pub ours: Measured,
     pub grep: Took,
     pub kube_proxy: Took,
 }
@@ -89,7 +89,7 @@ pub fn missed(columns: &[Column]) -> Vec<String> {
         let first = columns.iter().find(|f| f.backend == c.backend).unwrap_or(c);
         let grown = c.ours.dump.0 as f64 / first.ours.dump.0 as f64;
         for (what, of) in [
-            ("capture and plan", (|m| m.plan) as fn(&LiveFacts) -> Took),
+            ("capture and plan", (|m| m.plan) as fn(&Measured) -> Took),
             ("validation", |m| m.validation),
             ("apply and verify", |m| m.apply_and_verify),
         ] {

@@ -156,7 +156,7 @@ impl Guard<'_> {
                     // What failed half-way may have left its answers in the socket.
                     seen = Seen::default();
                     let again = std::mem::replace(&mut complaint, e.to_string());
-                    // LoggedEvent once, not with every look.
+                    // Logged once, not with every look.
                     if complaint != again {
                         self.sink.warning(format!("{} {complaint}; trying again", clock::now()));
                     }

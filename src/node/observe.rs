@@ -1,4 +1,4 @@
-//! A look at the live node that can be trusted: captured, parsed, and kernel against the kernel.
+//! A look at the live node that can be trusted: captured, parsed, and compared with the kernel.
 
 use std::collections::{BTreeMap, HashSet};
 use std::num::TryFromIntError;
@@ -36,7 +36,7 @@ pub fn observe(tools: &Tools, sink: &dyn Sink) -> Result<NodeState> {
 
 /// As [`observe`], for a run that has changed something: others who never cease to write must not keep
 /// it from being proven or undone. Each save is still of one moment, for iptables-nft-save starts
-/// over when someone writes; only what they were writing is not kernel against the kernel. Counters
+/// over when someone writes; only what they were writing is not compared with the kernel. Counters
 /// and versions are left out: no run changes them.
 ///
 /// # Errors
@@ -59,7 +59,7 @@ fn observe_until_stable(tools: &Tools, extent: Extent, sink: &dyn Sink) -> Resul
     }
 }
 
-/// A state, and whether all of it could be kernel against the kernel.
+/// A state, and whether all of it could be compared with the kernel.
 enum Observation {
     Whole(NodeState),
     /// Others wrote every time; the object that did not fit at last.

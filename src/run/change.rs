@@ -117,7 +117,7 @@ pub(super) fn apply_and_verify(
 ) -> Result<Changed> {
     let mut writers = Writers::of(base, &edits);
     execute(context, journal, stage, edits, plan_again)
-        // LoggedEvent by the journal, with those of before a crash; one copy at a time.
+        // In the journal, with those of before a crash; one copy at a time.
         .map(drop)
         .and_then(|()| done_edits(context, run))
         .and_then(|done| verify(context, &done, base, &mut writers))

@@ -16,7 +16,7 @@ use crate::store::manifest::{IpvsThreshold, Manifest};
 use crate::store::run::Run;
 use crate::store::snapshots::Snapshot;
 
-/// How often, and for how long, a capture_stable moment is waited for.
+/// How often, and for how long, a node that keeps changing is captured.
 const TRIES: usize = 5;
 const TIMEOUT: Duration = Duration::from_secs(15);
 

@@ -1,44 +1,44 @@
-//! Looking again and again, until something is so.
+//! Polls the node until something holds.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
 
-/// The shortest pause between two looks, and how often it is asked whether to go on.
+/// The shortest pause between two probes, and how often `keep_waiting` is called.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// What a look finds.
+/// The result of one probe.
 pub(super) enum Poll<T, M> {
-    /// It is so.
-    There(T),
-    /// It is not yet; what is missing.
-    Missing(M),
+    /// It holds.
+    Ready(T),
+    /// It does not hold yet; what is missing.
+    NotYet(M),
 }
 
-/// Looks until it is so, or until `timeout` is over; then what is still missing. Between two looks
-/// `keep_waiting` is asked again and again whether to wait any longer. A pause is as long as the look before
-/// it, so that a node with little to spare has half of that for what it is waited for.
+/// Probes until it holds, or until `timeout` has passed; then returns what is still missing.
+/// `keep_waiting` is called between two probes and may end the wait. A pause is as long as the
+/// probe before it: on a slow node, half of the CPU is left to the program that is waited for.
 ///
 /// # Errors
-/// What `look` and `keep_waiting` say.
+/// What `probe` and `keep_waiting` return.
 pub(super) fn poll<T, M>(
     timeout: Duration,
     keep_waiting: &dyn Fn() -> Result<()>,
-    mut look: impl FnMut() -> Result<Poll<T, M>>,
+    mut probe: impl FnMut() -> Result<Poll<T, M>>,
 ) -> Result<Poll<T, M>> {
     let start = Instant::now();
     loop {
         let began = Instant::now();
-        let seen = look()?;
-        if matches!(seen, Poll::There(_)) || start.elapsed() >= timeout {
-            return Ok(seen);
+        let result = probe()?;
+        if matches!(result, Poll::Ready(_)) || start.elapsed() >= timeout {
+            return Ok(result);
         }
-        let again = Instant::now() + began.elapsed().max(PAUSE);
-        let again = again.min(start + timeout);
+        let next = Instant::now() + began.elapsed().max(PAUSE);
+        let next = next.min(start + timeout);
         loop {
             keep_waiting()?;
-            let left = again.saturating_duration_since(Instant::now());
+            let left = next.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
             }
@@ -51,28 +51,28 @@ pub(super) fn poll<T, M>(
 mod tests {
     use super::*;
 
-    fn third(looks: &mut u32) -> Poll<u32, u32> {
-        *looks += 1;
-        if *looks == 3 { Poll::There(*looks) } else { Poll::Missing(3 - *looks) }
+    fn third(probes: &mut u32) -> Poll<u32, u32> {
+        *probes += 1;
+        if *probes == 3 { Poll::Ready(*probes) } else { Poll::NotYet(3 - *probes) }
     }
 
     #[test]
-    fn it_looks_until_it_is_so_or_until_late() {
-        let mut looks = 0;
-        let all = poll(Duration::from_secs(60), &|| Ok(()), || Ok(third(&mut looks)));
-        assert!(matches!(all, Ok(Poll::There(3))));
-        let mut looks = 0;
-        let once = poll(Duration::ZERO, &|| Ok(()), || Ok(third(&mut looks)));
-        assert!(matches!(once, Ok(Poll::Missing(2))));
+    fn it_probes_until_it_holds_or_times_out() {
+        let mut probes = 0;
+        let all = poll(Duration::from_secs(60), &|| Ok(()), || Ok(third(&mut probes)));
+        assert!(matches!(all, Ok(Poll::Ready(3))));
+        let mut probes = 0;
+        let once = poll(Duration::ZERO, &|| Ok(()), || Ok(third(&mut probes)));
+        assert!(matches!(once, Ok(Poll::NotYet(2))));
     }
 
     #[test]
-    fn it_ends_when_it_is_told_to() {
+    fn keep_waiting_ends_it() {
         use crate::error::{Error, Kind};
         let stop = || Err(Error::new(Kind::Interrupted, "here", "now"));
-        let mut looks = 0;
-        let ended = poll(Duration::from_secs(60), &stop, || Ok(third(&mut looks)));
+        let mut probes = 0;
+        let ended = poll(Duration::from_secs(60), &stop, || Ok(third(&mut probes)));
         assert!(ended.is_err_and(|e| e.kind == Kind::Interrupted));
-        assert_eq!(looks, 1);
+        assert_eq!(probes, 1);
     }
 }

@@ -11,7 +11,7 @@ use crate::state::rule::Words;
 use crate::state::shared_str::SharedStr;
 use crate::state::shared_str::StrSlice;
 
-/// The name of a table, chain or target: a slice_of of the text.
+/// The name of a table, chain or target: a slice of the text.
 pub type Name = StrSlice;
 
 /// Packets and bytes that a rule or policy has counted.
@@ -23,7 +23,7 @@ pub struct Counters {
     pub bytes: u64,
 }
 
-/// A slice_of of the text, in bytes.
+/// A range of the text, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Span {
     start: u32,

@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub struct SharedStr(Arc<String>);
 
 impl SharedStr {
-    /// `word` as a slice_of of this text, if it is one; a copy else.
+    /// The slice of this text that `word` is; a copy if it is none.
     pub(super) fn slice_of(&self, word: &str) -> StrSlice {
         let start = word.as_ptr().addr().wrapping_sub(self.as_ptr().addr());
         let end = start.wrapping_add(word.len());
@@ -57,7 +57,7 @@ impl From<&str> for SharedStr {
     }
 }
 
-/// A slice_of of a shared text: on a large node most rules are named in a plan, and a copy of each
+/// A slice of a shared text: on a large node most rules are named in a plan, and a copy of each
 /// would be a copy of the node. Equal, ordered and shown as the text it is.
 #[derive(Clone)]
 pub struct StrSlice {
@@ -179,7 +179,7 @@ impl<'de> Deserialize<'de> for StrSlice {
     }
 }
 
-/// Texts put into one, of which each is a slice_of then: many small texts take more room than they
+/// Texts put into one, of which each is a slice then: many small texts take more room than they
 /// hold.
 #[derive(Debug, Default)]
 pub struct StrArena {

@@ -63,7 +63,7 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// With these cases. Baseline from the end, those that take long come first.
+    /// With these cases. Taken from the end, those that take long come first.
     pub fn new(cases: &[String]) -> Queue {
         let shared = tempfile::tempdir().expect("a folder to share with machines");
         let queue = shared.path().join(QUEUE);

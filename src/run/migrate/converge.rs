@@ -32,17 +32,17 @@ pub(super) fn wait(
         let said = kube_proxy_api::mode(&now);
         let expected = Expected { mode, before, later };
         Ok(match convergence(context.catalogue, &now, said.as_deref(), expected) {
-            Convergence::Converged(changed) => Poll::There((now, changed)),
-            Convergence::Waiting(missing) => Poll::Missing(missing),
+            Convergence::Converged(changed) => Poll::Ready((now, changed)),
+            Convergence::Waiting(missing) => Poll::NotYet(missing),
         })
     })?;
     match seen {
-        Poll::There((now, changed)) => {
+        Poll::Ready((now, changed)) => {
             context.sink.finished(&task, format!("{} service ports", before.len()));
             changed.iter().for_each(|change| context.sink.note(change.to_string()));
             Ok(now)
         }
-        Poll::Missing(missing) => {
+        Poll::NotYet(missing) => {
             let shown: Vec<&str> = missing.iter().take(3).map(String::as_str).collect();
             let more = missing.len() - shown.len();
             let more = if more == 0 { String::new() } else { format!("; {more} more") };

@@ -33,11 +33,11 @@ pub(super) fn wait(
     let seen = poll(timeout, keep_waiting, || {
         let listed = context.tools.command(Tool::Ipvsadm)?.args(["-L", "-n"]).run()?.stdout;
         let open = open(&Listing::parse("ipvsadm -L -n", &listed)?, &going);
-        Ok(if open.is_empty() { Poll::There(()) } else { Poll::Missing(open) })
+        Ok(if open.is_empty() { Poll::Ready(()) } else { Poll::NotYet(open) })
     })?;
     match seen {
-        Poll::There(()) => context.sink.finished(task, "none is open"),
-        Poll::Missing(open) => {
+        Poll::Ready(()) => context.sink.finished(task, "none is open"),
+        Poll::NotYet(open) => {
             context.sink.finished(task, format!("{} are open", count(&open)));
             context.sink.warning(cut(&open));
         }

@@ -78,16 +78,16 @@ fn wait_for_parity(
         let (backends, whole): (Vec<_>, Vec<_>) =
             missing.into_iter().partition(|m| matches!(m.what, What::Backend(_)));
         Ok(match whole.into_iter().next() {
-            None => Poll::There(backends),
-            Some(first) => Poll::Missing(first),
+            None => Poll::Ready(backends),
+            Some(first) => Poll::NotYet(first),
         })
     })?;
     match seen {
-        Poll::There(backends) => {
+        Poll::Ready(backends) => {
             backends.iter().for_each(|backend| context.sink.note(backend.to_string()));
             Ok(())
         }
-        Poll::Missing(first) => {
+        Poll::NotYet(first) => {
             let cause = "a service is not served as before";
             Err(Error::new(Kind::Kernel, first.to_string(), cause))
         }

@@ -1,4 +1,4 @@
-//! Execution in private namespaces: proxyshift runs itself again under `unshare`, where it loads a
+//! Work in private namespaces: proxyshift runs itself again under `unshare`, where it loads a
 //! node's state into an empty kernel namespace and may do with it what it likes.
 //!
 //! The inner process speaks JSON lines on its standard output: events, then a report or an error.

@@ -39,7 +39,7 @@ struct Inner {
     network: Masqueraded,
 }
 
-/// The hosts that attach on the rehearsed node.
+/// The hosts attached to the rehearsed node.
 #[derive(Debug)]
 pub(super) struct Hosts {
     outside: Ipv4Addr,

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 
 use common::vm::cached;
-use proxyshift::state::kube_proxy::configuration;
+use proxyshift::state::kube_proxy::flags_to_config;
 use serde_json::Value;
 
 /// Each flag of kube-proxy 1.20.2 that a file can replace, with a value that is not its default.
@@ -153,7 +153,7 @@ fn written_by_us(dir: &Path, flags: &[&str]) -> proxyshift::error::Result<String
     let program = std::iter::once(&"/usr/bin/kube-proxy");
     let args: Vec<String> = program.chain(flags).map(|a| (*a).to_owned()).collect();
     let file = dir.join("ours.yaml");
-    fs::write(&file, configuration(&args)?.text).unwrap();
+    fs::write(&file, flags_to_config(&args)?.text).unwrap();
     Ok(file.display().to_string())
 }
 

@@ -2,7 +2,7 @@
 
 mod args;
 mod flags;
-mod write;
+mod flags_to_config;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,7 +18,7 @@ use crate::yaml;
 
 pub use args::CommandLine;
 pub use flags::{flag_names, heeded_beside_config};
-pub use write::{Written, configuration};
+pub use flags_to_config::{GeneratedConfig, flags_to_config};
 
 /// How kube-proxy serves services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -9,19 +9,19 @@ use serde_json::json;
 use crate::error::{Error, Kind, Result};
 use crate::front::cli::command::Command;
 use crate::state::NodeState;
-use crate::state::kube_proxy::configuration;
+use crate::state::kube_proxy::flags_to_config;
 use crate::state::tools::Process;
 use crate::ui::text::indented;
 
 pub(super) fn run(command: &Command<'_>, snapshot: Option<&str>, file: &Path) -> Result<u8> {
     let state = command.state(snapshot)?;
     let process = only(&state)?;
-    let written = configuration(&process.args)?;
+    let written = flags_to_config(&process.args)?;
     create(file, &written.text)?;
     let path = file.display().to_string();
     let program = process.args.first().map_or("kube-proxy", String::as_str);
     let mut line = vec![program.to_owned(), format!("--config={path}")];
-    line.extend(written.stay.iter().cloned());
+    line.extend(written.remaining_flags.iter().cloned());
     let document = json!({
         "schema": "proxyshift.write-config", "version": 1, "pid": process.pid, "file": path,
         "command": line,

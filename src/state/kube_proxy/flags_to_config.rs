@@ -15,14 +15,14 @@ use crate::yaml;
 
 /// A configuration file, and what it cannot hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Written {
+pub struct GeneratedConfig {
     /// The file's text.
     pub text: String,
-    /// Arguments that stay on the command line, beside `--config`.
-    pub stay: Vec<String>,
+    /// Arguments that no file holds: they belong beside `--config`.
+    pub remaining_flags: Vec<String>,
 }
 
-/// How the value of a flag is written.
+/// How the value of a flag is config.
 #[derive(Clone, Copy, PartialEq)]
 enum Form {
     Text,
@@ -84,44 +84,44 @@ const FLAGS: &[(&str, &str, Form)] = &[
 /// # Errors
 /// [`Kind::Usage`], with the argument, for one that is not known, has no equal in a file, or
 /// makes the whole meaningless.
-pub fn configuration(args: &[String]) -> Result<Written> {
-    let mut writer = Writer::default();
+pub fn flags_to_config(args: &[String]) -> Result<GeneratedConfig> {
+    let mut conversion = Conversion::default();
     let mut rest = args.iter().skip(1);
     while let Some(arg) = rest.next() {
-        writer.argument(arg, &mut rest)?;
+        conversion.argument(arg, &mut rest)?;
     }
-    let userspace = writer.fields.get("mode").is_some_and(|m| m == "userspace");
-    let nftables = writer.fields.get("mode").is_some_and(|m| m == "nftables");
+    let userspace = conversion.fields.get("mode").is_some_and(|m| m == "userspace");
+    let nftables = conversion.fields.get("mode").is_some_and(|m| m == "nftables");
     if userspace {
         return Err(refused(
             "--proxy-mode=userspace",
             "kube-proxy has had no such mode since 1.26",
         ));
     }
-    if nftables && writer.fields.contains_key("iptables") {
+    if nftables && conversion.fields.contains_key("iptables") {
         // Whether such flags count for nftables mode has changed between versions.
         return Err(refused("--proxy-mode=nftables", "flags of iptables mode beside it")
             .hint("take --masquerade-all and --iptables-… out, or write the nftables section"));
     }
-    writer.addresses_of_flags();
+    conversion.addresses_of_flags();
     let mut document = Map::new();
     document.insert("apiVersion".into(), json!("kubeproxy.config.k8s.io/v1alpha1"));
     document.insert("kind".into(), json!("KubeProxyConfiguration"));
-    document.append(&mut writer.fields);
+    document.append(&mut conversion.fields);
     let text = yaml::render("KubeProxyConfiguration", &document)?;
     // What we cannot read ourselves, kube-proxy would not take either.
     KubeProxyConfig::parse("the configuration", &text)?;
-    Ok(Written { text, stay: writer.stay })
+    Ok(GeneratedConfig { text, remaining_flags: conversion.remaining_flags })
 }
 
 #[derive(Default)]
-struct Writer {
+struct Conversion {
     fields: Map<String, Value>,
-    stay: Vec<String>,
+    remaining_flags: Vec<String>,
     lists: BTreeSet<String>,
 }
 
-impl Writer {
+impl Conversion {
     fn argument<'a>(
         &mut self,
         arg: &str,
@@ -132,11 +132,11 @@ impl Writer {
         }
         if arg == "-v" {
             let value = rest.next().ok_or_else(|| refused(arg, "it has no value"))?;
-            self.stay.push(format!("--v={value}"));
+            self.remaining_flags.push(format!("--v={value}"));
             return Ok(());
         }
         if let Some(level) = arg.strip_prefix("-v=") {
-            self.stay.push(format!("--v={level}"));
+            self.remaining_flags.push(format!("--v={level}"));
             return Ok(());
         }
         let Some(flag) = arg.strip_prefix("--").filter(|f| !f.is_empty()) else {
@@ -179,13 +179,13 @@ impl Writer {
         if matches!(form, List | Gates) && !self.lists.insert(name.clone()) {
             return Err(refused(&format!("--{name}"), "given twice: give it once, with commas"));
         }
-        let value = written(&name, &value, *form)
+        let value = config_value(&name, &value, *form)
             .map_err(|cause| refused(&format!("--{name}={value}"), &cause))?;
         self.put(path, value);
         Ok(())
     }
 
-    /// A flag that no file holds stays as it is.
+    /// Keeps a flag that no file holds as it is.
     fn keep<'a>(
         &mut self,
         name: &str,
@@ -207,7 +207,7 @@ impl Writer {
                 rest.next().ok_or_else(|| refused(&format!("--{name}"), "it has no value"))?.clone()
             }
         };
-        self.stay.push(format!("--{name}={value}"));
+        self.remaining_flags.push(format!("--{name}={value}"));
         Ok(())
     }
 
@@ -238,8 +238,8 @@ impl Writer {
     }
 }
 
-/// A value as the file has it, or why it cannot be there.
-fn written(name: &str, value: &str, form: Form) -> Result<Value, String> {
+/// The value in the form of the file, or why a file cannot hold it.
+fn config_value(name: &str, value: &str, form: Form) -> Result<Value, String> {
     if name == "proxy-mode" {
         parse_mode(value)?.map(Mode::name);
     }
@@ -295,22 +295,22 @@ mod tests {
              --nodeport-addresses=primary --hostname-override 007 --ipvs-udp-timeout=5s \
              --conntrack-tcp-be-liberal --kube-api-qps 7.5 -v 3",
         );
-        let written = configuration(&args).unwrap();
-        assert_eq!(written.stay, ["--v=2", "--logtostderr=true", "--v=3"]);
-        let file = KubeProxyConfig::parse("f", &written.text).unwrap();
+        let config = flags_to_config(&args).unwrap();
+        assert_eq!(config.remaining_flags, ["--v=2", "--logtostderr=true", "--v=3"]);
+        let file = KubeProxyConfig::parse("f", &config.text).unwrap();
         let mut flags = CommandLine::parse(&args).unwrap().flags;
         flags.healthz_bind_address = Some("127.0.0.1:10256".into());
-        assert_eq!(file, flags, "{}", written.text);
+        assert_eq!(file, flags, "{}", config.text);
         for line in ["kubeconfig: /k", "qps: 7.5", "hostnameOverride: '007'", "kind: KubeProxyCo"] {
-            assert!(written.text.contains(line), "{line} in {}", written.text);
+            assert!(config.text.contains(line), "{line} in {}", config.text);
         }
     }
 
     #[test]
     fn without_flags_it_says_nothing() {
-        let written = configuration(&words("kube-proxy")).unwrap();
-        assert_eq!(KubeProxyConfig::parse("f", &written.text).unwrap(), KubeProxyConfig::default());
-        assert_eq!(written.text.lines().count(), 2);
+        let config = flags_to_config(&words("kube-proxy")).unwrap();
+        assert_eq!(KubeProxyConfig::parse("f", &config.text).unwrap(), KubeProxyConfig::default());
+        assert_eq!(config.text.lines().count(), 2);
     }
 
     #[test]
@@ -338,7 +338,7 @@ mod tests {
             ),
             ("kube-proxy --cluster-cidr=10.0.0.0/99", "the configuration: "),
         ] {
-            let error = configuration(&words(line)).unwrap_err().to_string();
+            let error = flags_to_config(&words(line)).unwrap_err().to_string();
             assert!(error.starts_with(expected), "{line}: {error}");
         }
     }

@@ -9,9 +9,12 @@ use std::process::{Child, Command};
 use std::time::Duration;
 
 use common::{in_namespace, poll, run};
+use proxyshift::apply::kube_proxy::Operate;
 use proxyshift::error::Kind;
-use proxyshift::node::controller::{Argv, Controller};
 use proxyshift::node::processes::pids;
+use proxyshift::state::argv::{Argv, Rerun};
+use proxyshift::state::kube_proxy::ConfigSource;
+use proxyshift::state::kube_proxy::controller::{Commands, StaticPod, SystemdUnit};
 
 const WITHIN: Duration = Duration::from_secs(20);
 
@@ -24,9 +27,9 @@ fn sh(script: &str) -> Argv {
     Argv::try_from(vec!["sh".to_owned(), "-c".into(), script.into()]).unwrap()
 }
 
-fn commands(start: &str, stop: &str, restart: Option<&str>) -> Controller {
-    let restart = restart.map(sh);
-    Controller::Commands { stop: sh(stop), start: sh(start), restart, program: "kube-proxy".into() }
+fn commands(start: &str, stop: &str, restart: Option<&str>) -> Commands {
+    let (stop, start, restart) = (sh(stop), sh(start), restart.map(sh));
+    Commands { stop, start, restart, again: Rerun::Ask, program: "kube-proxy".into() }
 }
 
 const START: &str = "/run/kube-proxy 100 & echo $! > /run/pid";
@@ -78,7 +81,7 @@ fn what_does_not_come_in_time_is_named() {
     assert_eq!(failing.cause, "exit status: 3: no right");
     commands(START, STOP, None).stop(WITHIN).unwrap();
 
-    let unit = Controller::Systemd { unit: "kube-proxy-of-a-test.service".into() };
+    let unit = SystemdUnit { unit: "kube-proxy-of-a-test.service".into() };
     let error = unit.restart(WITHIN).unwrap_err();
     assert_eq!(error.kind, Kind::Command);
     assert!(error.object.ends_with("restart -- kube-proxy-of-a-test.service"), "{error}");
@@ -106,12 +109,13 @@ fn a_static_pod_is_stopped_by_its_manifest() {
     install();
     run("mkdir /run/manifests");
     let manifest = Path::new("/run/manifests/kp.yaml");
-    let aside = Path::new("/run/manifests/.kp.yaml.stopped");
+    let parked = Path::new("/run/manifests/.kp.yaml.stopped");
     fs::write(manifest, "kind: Pod\n").unwrap();
     let mut kubelet = kubelet();
     poll("the pod starts", || pids("kube-proxy").unwrap().len() == 1);
     let first = pids("kube-proxy").unwrap()[0];
-    let controller = Controller::StaticPod { manifest: manifest.to_owned() };
+    let controller = StaticPod { manifest: manifest.to_owned() };
+    let source = ConfigSource::Manifest(manifest.to_owned());
 
     assert_eq!(controller.start(WITHIN).unwrap(), first);
     let second = controller.restart(WITHIN).unwrap();
@@ -119,34 +123,34 @@ fn a_static_pod_is_stopped_by_its_manifest() {
     assert_eq!(fs::read_to_string(manifest).unwrap(), "kind: Pod\n");
     for _ in 0..2 {
         controller.stop(WITHIN).unwrap();
-        assert!(aside.exists() && !manifest.exists());
+        assert!(parked.exists() && !manifest.exists());
         assert!(pids("kube-proxy").unwrap().is_empty());
     }
     // Killed between the two halves, the next run starts it from where it stands.
     let third = controller.start(WITHIN).unwrap();
-    assert!(!aside.exists());
+    assert!(!parked.exists());
     assert_eq!(pids("kube-proxy").unwrap(), [third]);
 
     // It is told while it does not run, also where a killed run left it.
     let (old, new, newer) = (Some("kind: Pod\n"), Some("kind: Pod # 2\n"), "kind: Pod # 3\n");
-    let fourth = controller.tell(manifest, old, new, WITHIN).unwrap();
+    let fourth = controller.configure(&source, old, new, WITHIN).unwrap();
     assert_eq!(pids("kube-proxy").unwrap(), [fourth]);
     controller.stop(WITHIN).unwrap();
-    let fifth = controller.tell(manifest, new, Some(newer), WITHIN).unwrap();
+    let fifth = controller.configure(&source, new, Some(newer), WITHIN).unwrap();
     assert_eq!(pids("kube-proxy").unwrap(), [fifth]);
     assert_eq!(fs::read_to_string(manifest).unwrap(), newer);
     // What somebody else wrote stays, and runs.
-    let lost = controller.tell(manifest, old, new, WITHIN).unwrap_err();
+    let lost = controller.configure(&source, old, new, WITHIN).unwrap_err();
     assert_eq!(lost.kind, Kind::LostRace);
     assert_eq!(pids("kube-proxy").unwrap().len(), 1);
     assert_eq!(fs::read_to_string(manifest).unwrap(), newer);
     // At boot nobody waits for the kubelet.
     controller.stop(WITHIN).unwrap();
-    controller.tell_stopped(manifest, Some(newer), old).unwrap();
-    assert!(!aside.exists());
+    controller.configure_stopped(&source, Some(newer), old).unwrap();
+    assert!(!parked.exists());
     assert_eq!(fs::read_to_string(manifest).ok().as_deref(), old);
 
-    let other = Controller::StaticPod { manifest: "/run/manifests/other.yaml".into() };
+    let other = StaticPod { manifest: "/run/manifests/other.yaml".into() };
     assert_eq!(other.stop(WITHIN).unwrap_err().kind, Kind::NotFound);
     controller.stop(WITHIN).unwrap();
     kubelet.kill().unwrap();

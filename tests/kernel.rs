@@ -9,10 +9,13 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use common::{in_namespace, run};
+use proxyshift::apply::conntrack::delete;
+use proxyshift::apply::files::persist;
+use proxyshift::apply::{modules, sysctl};
 use proxyshift::error::Kind;
 use proxyshift::node::conntrack::{Conntrack, Services};
-use proxyshift::node::controller::read;
-use proxyshift::node::kernel;
+use proxyshift::node::files::read;
+use proxyshift::node::sysctls::value_of;
 
 #[test]
 fn sysctls_are_set_and_set_back() {
@@ -26,17 +29,17 @@ fn sysctls_are_set_and_set_back() {
         ("net.ipv4.conf.br0/7.rp_filter", "2"),
         ("net.ipv4.ip_local_port_range", "20000 30000"),
     ] {
-        let old = kernel::sysctl(name).unwrap().unwrap();
-        kernel::set_sysctl(name, value).unwrap();
-        let now = kernel::sysctl(name).unwrap().unwrap();
+        let old = value_of(name).unwrap().unwrap();
+        sysctl::set(name, value).unwrap();
+        let now = value_of(name).unwrap().unwrap();
         assert_eq!(now.replace('\t', " "), value, "{name}");
         assert_ne!(now, old);
-        kernel::set_sysctl(name, &old).unwrap();
-        assert_eq!(kernel::sysctl(name).unwrap(), Some(old));
+        sysctl::set(name, &old).unwrap();
+        assert_eq!(value_of(name).unwrap(), Some(old));
     }
-    assert_eq!(kernel::sysctl("net.ipv4.no_such_value").unwrap(), None);
+    assert_eq!(value_of("net.ipv4.no_such_value").unwrap(), None);
     for (name, value) in [("net.ipv4.no_such_value", "1"), ("net.ipv4.ip_forward", "much")] {
-        let error = kernel::set_sysctl(name, value).unwrap_err();
+        let error = sysctl::set(name, value).unwrap_err();
         assert_eq!(error.kind, Kind::Kernel, "{error}");
         assert!(error.object.contains(name), "{error}");
     }
@@ -48,22 +51,22 @@ fn what_is_set_at_boot_comes_and_goes() {
         return;
     }
     run("mount -t tmpfs proxyshift /etc");
-    let file = Path::new(kernel::SYSCTLS);
+    let file = Path::new(sysctl::BOOT_FILE);
     let values = BTreeMap::from([("net.ipv4.ip_forward".to_owned(), "1".to_owned())]);
-    let text = kernel::sysctls_text(&values);
+    let text = sysctl::boot_text(&values);
     assert_eq!(read(file).unwrap(), None);
-    kernel::persist(file, None, Some(&text)).unwrap();
+    persist(file, None, Some(&text)).unwrap();
     // The file is one that sysctl reads, and what it says comes true.
-    run(&format!("sysctl -q -p {}", kernel::SYSCTLS));
-    assert_eq!(kernel::sysctl("net.ipv4.ip_forward").unwrap().as_deref(), Some("1"));
-    kernel::persist(file, Some(&text), None).unwrap();
+    run(&format!("sysctl -q -p {}", sysctl::BOOT_FILE));
+    assert_eq!(value_of("net.ipv4.ip_forward").unwrap().as_deref(), Some("1"));
+    persist(file, Some(&text), None).unwrap();
     assert_eq!(read(file).unwrap(), None);
 
-    let file = Path::new(kernel::MODULES);
-    let text = kernel::modules_text(["ip_vs"]);
-    kernel::persist(file, None, Some(&text)).unwrap();
+    let file = Path::new(modules::BOOT_FILE);
+    let text = modules::boot_text(["ip_vs"]);
+    persist(file, None, Some(&text)).unwrap();
     fs::write(file, "# an operator's\nip_vs\n").unwrap();
-    let error = kernel::persist(file, Some(&text), None).unwrap_err();
+    let error = persist(file, Some(&text), None).unwrap_err();
     assert_eq!(error.kind, Kind::LostRace);
     assert!(file.exists(), "what someone else wrote stays");
 }
@@ -115,8 +118,8 @@ fn stale_entries_go_and_all_others_stay() {
     let ports: BTreeSet<u16> = stale.iter().map(|entry| entry.client.port()).collect();
     assert_eq!(ports, BTreeSet::from([4001, 4002, 4007]));
     for entry in &stale {
-        assert!(conntrack.delete(entry).unwrap(), "{entry}");
-        assert!(!conntrack.delete(entry).unwrap(), "it is gone: {entry}");
+        assert!(delete(&mut conntrack, entry).unwrap(), "{entry}");
+        assert!(!delete(&mut conntrack, entry).unwrap(), "it is gone: {entry}");
     }
     assert_eq!(conntrack.stale(&services).unwrap(), []);
     let left = run("conntrack -L -f ipv4") + &run("conntrack -L -f ipv6");
@@ -142,7 +145,7 @@ fn an_entry_that_was_made_anew_stays() {
     let new = conntrack.stale(&services).unwrap();
     // The kernel makes the number of where the entry lies in memory: rarely it is the same.
     if new != old {
-        assert!(!conntrack.delete(&old[0]).unwrap());
+        assert!(!delete(&mut conntrack, &old[0]).unwrap());
         assert_eq!(conntrack.stale(&services).unwrap(), new);
     }
 }

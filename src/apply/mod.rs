@@ -1,17 +1,21 @@
-//! Edits into the kernel, and nothing else. The only code that changes a node's rules.
+//! The only code that changes a node: its rules, sets, links and sysctls, its files and units, and
+//! kube-proxy itself. Whatever it has to read first is read in `node`.
 //!
 //! Each table is changed in one transaction that the kernel, or the xtables lock, binds to the
 //! state the edit was checked against: whoever wrote in between wins, and the edit is refused with
 //! [`Kind::LostRace`](crate::error::Kind::LostRace) instead of taking their write with it.
 
+pub mod argv;
+pub mod conntrack;
+pub mod files;
 mod ipvs;
-mod legacy;
+pub mod kube_proxy;
 mod links;
-mod native;
-mod nft;
-mod payload;
+pub mod modules;
+mod rules;
 mod sets;
-mod table;
+pub mod sysctl;
+pub mod systemd;
 
 use std::time::Duration;
 
@@ -66,11 +70,11 @@ impl<'a> Kernel<'a> {
     pub fn apply(&self, edit: &Edit) -> Result<Applied> {
         match &edit.target {
             Target::Table(table) => match table.ruleset.backend {
-                Backend::Legacy => legacy::apply(self, edit.direction, table),
-                Backend::Nft => nft::apply(self, edit.direction, table),
+                Backend::Legacy => rules::legacy::apply(self, edit.direction, table),
+                Backend::Nft => rules::nft::apply(self, edit.direction, table),
             },
             Target::NativeTable(native) => {
-                native::apply(self, edit.direction, native).map(|()| Applied::default())
+                rules::native::apply(self, edit.direction, native).map(|()| Applied::default())
             }
             Target::VirtualServer(server) => {
                 ipvs::apply(self, edit.direction, server).map(|()| Applied::default())

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::apply::systemd::{enable, systemctl, write};
 use crate::error::{Error, Kind, Result};
 use crate::guard::Exception;
 use crate::guard::Guard;
 use crate::node::locks::LOCK_DIR;
 use crate::node::locks::NodeLock;
-use crate::node::systemd::{self, systemctl};
+use crate::node::systemd;
 use crate::runtime;
 use crate::store::Store;
 
@@ -98,12 +99,12 @@ impl<'a> Unit<'a> {
             }
             self.store.make_guard_dir()?;
             runtime::copy_program(&self.program())?;
-            systemd::write(UNIT, &self.text())?;
+            write(UNIT, &self.text())?;
             systemctl(&["daemon-reload"], PATIENCE)?;
             systemctl(&["restart", UNIT], PATIENCE)?;
         }
         self.wait()?;
-        systemd::enable(UNIT)?;
+        enable(UNIT)?;
         Ok(!matches!(lacks, Lacks::Nothing))
     }
 

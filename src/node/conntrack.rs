@@ -1,27 +1,25 @@
-//! Stale UDP entries of connection tracking: a client that goes on sending to a service keeps being
-//! sent to a backend that is gone, for as long as it goes on.
+//! Stale UDP entries of connection tracking: as long as a client keeps sending to a service, it is
+//! sent to the backend of its entry, even one that is gone.
 //!
-//! Over netlink, so that no `conntrack` program is needed, and each entry is deleted by the
-//! kernel's own number for it: one that was made anew meanwhile stays.
+//! Over netlink, so that no `conntrack` program is needed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use netlink_bindings::conntrack::{IterableTupleAttrs, Nfgenmsg, OpGetDo, Request};
-use netlink_bindings::consts::NLM_F_ACK;
-use netlink_bindings::traits::{NetlinkRequest, Protocol};
+use netlink_bindings::conntrack::{IterableTupleAttrs, Nfgenmsg, Request};
+use netlink_bindings::traits::NetlinkRequest;
 use netlink_bindings::utils::ErrorContext;
 use serde::Serialize;
 
 use super::nfnetlink::socket::Socket;
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 
 /// The UDP services, by address and port, each with its backends.
 pub type Services = BTreeMap<SocketAddr, BTreeSet<SocketAddr>>;
 
 /// IPPROTO_UDP.
-const UDP: u8 = 17;
+pub(crate) const UDP: u8 = 17;
 
 /// An entry of a UDP flow to a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -63,7 +61,7 @@ impl Conntrack {
     /// Connects.
     ///
     /// # Errors
-    /// [`Kind::Permission`] without the right to, [`Kind::Kernel`] without netfilter netlink.
+    /// [`crate::error::Kind::Permission`] without the right to, [`crate::error::Kind::Kernel`] without netfilter netlink.
     pub fn open() -> Result<Conntrack> {
         Ok(Conntrack { socket: Socket::open()? })
     }
@@ -71,7 +69,7 @@ impl Conntrack {
     /// The stale entries of `services`, IPv4 and IPv6.
     ///
     /// # Errors
-    /// [`Kind::Kernel`] if this kernel does not list its entries, [`Kind::Permission`] without
+    /// [`crate::error::Kind::Kernel`] if this kernel does not list its entries, [`crate::error::Kind::Permission`] without
     /// CAP_NET_ADMIN.
     pub fn stale(&mut self, services: &Services) -> Result<Vec<Entry>> {
         let mut found = Vec::new();
@@ -94,43 +92,12 @@ impl Conntrack {
         Ok(found)
     }
 
-    /// Deletes one entry; false if it is gone already, or was made anew.
+    /// Sends one request and waits for the kernel's answer.
     ///
     /// # Errors
-    /// [`Kind::Kernel`] or [`Kind::Permission`], with the entry.
-    pub fn delete(&mut self, entry: &Entry) -> Result<bool> {
-        let family = if entry.service.is_ipv4() { 2 } else { 10 };
-        let mut request =
-            Request::new().op_get_do(&Nfgenmsg { nfgen_family: family, ..Nfgenmsg::new() });
-        let tuple = request.encode().nested_tuple_orig();
-        let addresses = tuple.nested_tuple_ip();
-        let addresses = match (entry.client.ip(), entry.service.ip()) {
-            (IpAddr::V4(client), IpAddr::V4(service)) => {
-                addresses.push_ip_v4_src(client).push_ip_v4_dst(service)
-            }
-            (IpAddr::V6(client), IpAddr::V6(service)) => {
-                addresses.push_ip_v6_src(client).push_ip_v6_dst(service)
-            }
-            _ => return Err(Error::new(Kind::Unexpected, entry.to_string(), "of two families")),
-        };
-        let attributes = addresses
-            .end_nested()
-            .nested_tuple_proto()
-            .push_proto_num(UDP)
-            .push_proto_src_port(entry.client.port())
-            .push_proto_dst_port(entry.service.port())
-            .end_nested()
-            .end_nested()
-            .push_id(entry.id);
-        match entry.zone {
-            0 => drop(attributes),
-            zone => drop(attributes.push_zone(zone)),
-        }
-        match self.socket.ask(&Delete(request), &entry.to_string(), |_| Ok(())) {
-            Ok(_) => Ok(true),
-            Err(error) if error.cause == rustix::io::Errno::NOENT.to_string() => Ok(false),
-            Err(error) => Err(error),
-        }
+    /// [`crate::error::Kind::Kernel`] or [`crate::error::Kind::Permission`], with `object`.
+    pub(crate) fn request<R: NetlinkRequest>(&mut self, request: &R, object: &str) -> Result<()> {
+        self.socket.ask(request, object, |_| Ok(())).map(drop)
     }
 }
 
@@ -147,29 +114,6 @@ fn ends(
         SocketAddr::new(source, ports.get_proto_src_port()?),
         SocketAddr::new(destination, ports.get_proto_dst_port()?),
     ))
-}
-
-/// The deletion of an entry, which is named as one that is asked for; the bindings know only the
-/// latter.
-struct Delete<'r>(OpGetDo<'r>);
-
-impl NetlinkRequest for Delete<'_> {
-    fn protocol(&self) -> Protocol {
-        // NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_DELETE
-        Protocol::Raw { protonum: 12, request_type: 1 << 8 | 2 }
-    }
-
-    fn flags(&self) -> u16 {
-        self.0.flags() | NLM_F_ACK as u16
-    }
-
-    fn payload(&self) -> &[u8] {
-        self.0.payload()
-    }
-
-    type ReplyType<'buf> = ();
-
-    fn decode_reply(_: &[u8]) -> Self::ReplyType<'_> {}
 }
 
 #[cfg(test)]

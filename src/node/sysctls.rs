@@ -2,9 +2,9 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
 const ROOT: &str = "/proc/sys";
 
@@ -40,8 +40,9 @@ pub fn read() -> Result<String> {
     Ok(lines.concat())
 }
 
-/// A path's name, and a name's path: `/` and `.` change places, as for a link named `eth0.7`.
-pub(super) fn name(path: &str) -> String {
+/// The name of a path, and the path of a name: `/` and `.` are exchanged, as for a link named
+/// `eth0.7`.
+fn name(path: &str) -> String {
     path.chars()
         .map(|c| match c {
             '/' => '.',
@@ -55,15 +56,16 @@ pub(super) fn name(path: &str) -> String {
 fn walk(directory: &str, paths: &mut Vec<String>) -> Result<()> {
     for (name, is_directory) in names(directory)? {
         let path = format!("{directory}/{name}");
-        match is_directory {
-            true => walk(&path, paths)?,
-            false => paths.push(path),
+        if is_directory {
+            walk(&path, paths)?;
+        } else {
+            paths.push(path);
         }
     }
     Ok(())
 }
 
-/// The names in a directory, and which are directories; none when it is not there.
+/// The names in a directory, each with whether it is a directory; none without the directory.
 fn names(directory: &str) -> Result<Vec<(String, bool)>> {
     let path = Path::new(ROOT).join(directory);
     let entries = match fs::read_dir(&path) {
@@ -80,7 +82,7 @@ fn names(directory: &str) -> Result<Vec<(String, bool)>> {
         .map_err(|e| Error::io(&path, &e))
 }
 
-/// A value; nothing for one that is gone with its link, or is only to be written.
+/// A value; none for one that is gone with its link, or that can only be written.
 fn value(path: &str) -> Result<Option<String>> {
     let path = Path::new(ROOT).join(path);
     match fs::read_to_string(&path) {
@@ -88,6 +90,33 @@ fn value(path: &str) -> Result<Option<String>> {
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => Ok(None),
         Err(e) => Err(Error::io(&path, &e)),
     }
+}
+
+/// The value of a sysctl, by its name (`net.ipv4.vs.conntrack`; a dot in a link's name is `/`);
+/// none if this kernel, with the modules that are loaded, has none.
+///
+/// # Errors
+/// [`Kind::Usage`] for anything but a name, else what the system reports.
+pub fn value_of(name: &str) -> Result<Option<String>> {
+    let path = path(name)?;
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(text.trim_end_matches('\n').to_owned())),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io(&path, &e)),
+    }
+}
+
+/// The file of a sysctl, by its name.
+///
+/// # Errors
+/// [`Kind::Usage`] for anything but a name.
+pub(crate) fn path(name: &str) -> Result<PathBuf> {
+    let below = PathBuf::from(self::name(name));
+    let plain = below.components().all(|part| matches!(part, Component::Normal(_)));
+    if !plain || name.is_empty() {
+        return Err(Error::new(Kind::Usage, name, "not the name of a sysctl"));
+    }
+    Ok(Path::new(ROOT).join(below))
 }
 
 #[cfg(test)]
@@ -98,6 +127,19 @@ mod tests {
     #[test]
     fn dots_in_a_link_name_become_slashes() {
         assert_eq!(name("net/ipv4/conf/eth0.7/rp_filter"), "net.ipv4.conf.eth0/7.rp_filter");
+    }
+
+    #[test]
+    fn only_names_below_proc_sys_are_names() {
+        let at = |name| path(name).map(|p| p.display().to_string());
+        assert_eq!(at("net.ipv4.vs.conntrack").unwrap(), "/proc/sys/net/ipv4/vs/conntrack");
+        assert_eq!(
+            at("net.ipv4.conf.eth0/7.rp_filter").unwrap(),
+            "/proc/sys/net/ipv4/conf/eth0.7/rp_filter"
+        );
+        for name in ["", ".etc.passwd", "net.//.//.x", "//.x"] {
+            assert_eq!(at(name).unwrap_err().kind, Kind::Usage, "{name}");
+        }
     }
 
     #[test]

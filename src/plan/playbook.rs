@@ -17,14 +17,14 @@ use crate::error::{Error, Kind, Result};
 use crate::state::kube_proxy::Mode;
 use crate::yaml;
 
-pub use controller::{Commands, Controller, Switch};
+pub use controller::{ControllerChoice, Switch};
 pub use hooks::{Hook, Hooks, Point, When};
 pub use prepare::Prepare;
 pub use stage::{
     Clean, Confirm, Conntrack, Converge, Invariants, Means, Parity, Preflight, Probes, Settle,
     Stage, StageName, Upgrade, Verify,
 };
-pub use words::{Again, Argv, duration};
+pub use words::duration;
 
 use order::Stages;
 

@@ -3,8 +3,8 @@
 
 use std::path::Path;
 
+use crate::apply::systemd;
 use crate::error::Result;
-use crate::node::systemd;
 
 const UNIT: &str = "proxyshift-rollback.service";
 

@@ -1,6 +1,8 @@
 //! kube-proxy's configuration: its file and its command line.
 
 mod args;
+pub mod controller;
+pub mod edit;
 mod flags;
 mod flags_to_config;
 
@@ -17,6 +19,8 @@ use crate::error::{Error, Kind, Result};
 use crate::yaml;
 
 pub use args::CommandLine;
+pub use controller::Controller;
+pub use edit::{ConfigEdit, ConfigSource};
 pub use flags::{flag_names, heeded_beside_config};
 pub use flags_to_config::{GeneratedConfig, flags_to_config};
 

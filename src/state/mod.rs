@@ -3,6 +3,7 @@
 //! Parsers do no I/O. A capture, a snapshot on disk and an imported archive all yield [`Files`];
 //! [`NodeState::parse`] is the one way from there to data.
 
+pub mod argv;
 pub mod cni;
 pub mod conntrack;
 pub mod equivalence;

@@ -1,7 +1,7 @@
 //! The fragments of docs/controllers.md: each may stand in a playbook.
 
-use proxyshift::plan::playbook::{Controller, Playbook, Stage, StageName};
-use proxyshift::state::kube_proxy::Mode;
+use proxyshift::plan::playbook::{ControllerChoice, Playbook, Stage, StageName};
+use proxyshift::state::kube_proxy::{Controller, Mode};
 
 const DOCS: &str = include_str!("../../docs/controllers.md");
 const PLAYBOOK: &str = include_str!("../../playbooks/iptables-to-ipvs.yaml");
@@ -20,7 +20,9 @@ fn every_recipe_is_a_stage_of_a_playbook() {
         let Some(Stage::Switch(switch)) = playbook.stage(StageName::Switch) else {
             panic!("{block}")
         };
-        let Controller::Commands(commands) = &switch.controller else { panic!("{block}") };
+        let ControllerChoice::Named(Controller::Commands(commands)) = &switch.controller else {
+            panic!("{block}")
+        };
         assert_eq!(commands.stop.program(), commands.start.program(), "{block}");
     }
 }

@@ -8,7 +8,8 @@ use serde::de::Deserializer;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::stage::StageName;
-use super::words::{Again, Argv, time, word};
+use super::words::{time, word};
+use crate::state::argv::{Argv, Rerun};
 
 /// Commands by the point at which they run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,7 +27,7 @@ pub struct Hook {
     pub timeout: Duration,
     /// Whether it may run twice.
     #[serde(default)]
-    pub again: Again,
+    pub again: Rerun,
 }
 
 fn five_minutes() -> Duration {

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::controller::Switch;
 use super::prepare::Prepare;
-use super::words::{Again, Argv, time};
+use super::words::time;
+use crate::state::argv::{Argv, Rerun};
 
 /// The names of stages, in the order in which they may stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -198,7 +199,7 @@ pub enum Means {
         /// What is run.
         run: Argv,
         /// Whether it may run twice.
-        again: Again,
+        again: Rerun,
     },
     /// The operator; the run waits meanwhile.
     Operator {
@@ -211,7 +212,7 @@ pub enum Means {
 #[serde(deny_unknown_fields)]
 struct RawUpgrade {
     run: Option<Argv>,
-    again: Option<Again>,
+    again: Option<Rerun>,
     ask: Option<String>,
     #[serde(with = "time", default = "half_an_hour")]
     timeout: Duration,

@@ -5,6 +5,9 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::*;
+use crate::state::argv::Rerun;
+use crate::state::kube_proxy::Controller;
+use crate::state::kube_proxy::controller::{StaticPod, SystemdUnit};
 
 const SMALL: &str = "\
 playbook: small
@@ -111,10 +114,12 @@ hooks:
 
 #[test]
 fn controllers_are_a_word_or_one_key() {
+    let unit = SystemdUnit { unit: "kube-proxy.service".into() };
+    let pod = StaticPod { manifest: "/etc/x.yaml".into() };
     for (text, expected) in [
-        ("auto", Controller::Auto),
-        ("{systemd: kube-proxy.service}", Controller::Systemd("kube-proxy.service".into())),
-        ("{static-pod: /etc/x.yaml}", Controller::StaticPod("/etc/x.yaml".into())),
+        ("auto", ControllerChoice::Auto),
+        ("{systemd: kube-proxy.service}", ControllerChoice::Named(Controller::Systemd(unit))),
+        ("{static-pod: /etc/x.yaml}", ControllerChoice::Named(Controller::StaticPod(pod))),
     ] {
         let playbook = parse(&replaced("switch: {}", &format!("switch: {{controller: {text}}}")));
         let playbook = playbook.unwrap();
@@ -134,7 +139,7 @@ fn an_upgrade_names_no_mode_and_has_one_means() {
     let playbook = parse(&text("{run: [apt-get, install, kube-proxy], again: safe}")).unwrap();
     assert_eq!((playbook.from, playbook.to), (Mode::Iptables, Mode::Iptables));
     let Some(Stage::Upgrade(upgrade)) = playbook.stage(StageName::Upgrade) else { panic!() };
-    assert!(matches!(&upgrade.by, Means::Command { again: Again::Safe, .. }));
+    assert!(matches!(&upgrade.by, Means::Command { again: Rerun::Safe, .. }));
     assert_eq!(upgrade.timeout, Duration::from_secs(1800));
     let asked = parse(&text("{ask: now, timeout: 1h}")).unwrap();
     assert_eq!(
@@ -160,7 +165,14 @@ fn errors_name_file_line_and_cause() {
         ("- switch: {}", "- switch", "line 6 column 5", "expected one stage with its options"),
         ("- switch: {}", "- switch: {}\n    clean: {}", "line 6 column 5", "`clean` stands beside"),
         ("- switch: {}", "- switch: {controller: sytemd}", "line 6 column 26", "`auto`, or one of"),
-        ("- switch: {}", "- switch: {controller: {unit: x}}", "line 6 column", "field `unit`"),
+        ("- switch: {}", "- switch: {controller: {unit: x}}", "line 6 column", "variant `unit`"),
+        ("- switch: {}", "- switch: {controller: {}}", "line 6 column 26", "expected enum"),
+        (
+            "- switch: {}",
+            "- switch: {controller: {systemd: x, commands: {}}}",
+            "line 6 column 26",
+            "one controller",
+        ),
         (
             "- switch: {}",
             "- switch: {controller: {static-pod: x}}",

@@ -1,11 +1,10 @@
-//! The words that several stages share: times, commands, and whether one may be run again.
+//! The words that several stages share: times.
 
 use std::fmt;
 use std::time::Duration;
 
 use jiff::SignedDuration;
 use serde::de::{self, Deserializer, Visitor};
-use serde::{Deserialize, Serialize};
 
 /// Reads a time: `30s`, `2m`, `1h 30m`.
 ///
@@ -60,53 +59,6 @@ impl<T, F: FnOnce(&str) -> Result<T, String>> Visitor<'_> for Word<F> {
     }
 }
 
-/// A command: a program and its arguments, run without a shell.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Argv(Vec<String>);
-
-impl Argv {
-    /// A command; none without a program.
-    pub fn new(words: Vec<String>) -> Option<Argv> {
-        words.first().is_some_and(|program| !program.is_empty()).then_some(Argv(words))
-    }
-
-    /// The program.
-    pub fn program(&self) -> &str {
-        // Never empty, by its making.
-        self.0.first().map_or("", String::as_str)
-    }
-
-    /// What the program is given.
-    pub fn arguments(&self) -> &[String] {
-        self.0.get(1..).unwrap_or_default()
-    }
-}
-
-/// `kubectl drain node1`.
-impl fmt::Display for Argv {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.join(" "))
-    }
-}
-
-impl<'de> Deserialize<'de> for Argv {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Argv, D::Error> {
-        let wrong = || de::Error::custom("a command is a list that begins with its program");
-        Argv::new(Vec::deserialize(from)?).ok_or_else(wrong)
-    }
-}
-
-/// Whether a command that may have run already, when everything was cut off, is run again.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Again {
-    /// Twice is as good as once.
-    Safe,
-    /// The operator is asked first.
-    #[default]
-    Ask,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,13 +72,5 @@ mod tests {
         for text in ["", "30", "-5s", "soon", "5 parsecs"] {
             assert!(duration(text).unwrap_err().contains("write 30s"), "{text}");
         }
-    }
-
-    #[test]
-    fn a_command_has_a_program() {
-        let argv = Argv::new(vec!["kubectl".into(), "drain".into()]).unwrap();
-        assert_eq!((argv.program(), argv.arguments().len()), ("kubectl", 1));
-        assert_eq!(argv.to_string(), "kubectl drain");
-        assert!(Argv::new(vec![]).is_none() && Argv::new(vec![String::new()]).is_none());
     }
 }

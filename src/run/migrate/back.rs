@@ -2,13 +2,12 @@
 //! was cleaned comes back where nobody else puts it back.
 
 use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::apply::kube_proxy::operate;
 use crate::error::{Error, Kind, Result};
-use crate::node::controller::Controller;
 use crate::node::observe::observe_tolerant;
 use crate::node::processes;
 use crate::owners::catalogue::Catalogue;
@@ -31,6 +30,7 @@ use crate::run::{Context, boot_unit};
 use crate::state::NodeState;
 use crate::state::equivalence::canonical;
 use crate::state::ipvs::Service;
+use crate::state::kube_proxy::{ConfigSource, Controller};
 use crate::store::journal::{Journal, read};
 use crate::store::run::{Modes, Run, RunState};
 use crate::store::snapshots::Snapshot;
@@ -99,14 +99,14 @@ pub(in crate::run) fn after_reboot(context: &Context<'_>, run: &mut Run) -> Resu
     let mut restored = 0;
     let persisted = steps.iter().filter(|s| matches!(s, Step::File { .. }));
     restored += restore_files(&persisted.cloned().collect::<Vec<_>>(), &mut trouble);
-    if let Some((path, controller)) = settings(&steps) {
+    if let Some((source, controller)) = settings(&steps) {
         // One that this boot has not started yet reads the old file when it is started.
         let back = || match processes::pids(KUBE_PROXY)?.is_empty() {
             true => {
                 let (after, before) = texts(context, run)?;
-                controller.tell_stopped(path, Some(&after), Some(&before))
+                operate(controller).configure_stopped(source, Some(&after), Some(&before))
             }
-            false => tell_back(context, run, path, controller),
+            false => configure_back(context, run, source, controller),
         };
         match back() {
             Ok(()) => restored += 1,
@@ -146,16 +146,16 @@ fn restore_config(
     modes: Modes,
     trouble: &mut Vec<String>,
 ) -> Result<bool> {
-    let Some((path, controller)) = settings(steps) else { return Ok(true) };
+    let Some((source, controller)) = settings(steps) else { return Ok(true) };
     let task = format!("back to kube-proxy in {} mode", modes.from);
     context.sink.started(&task);
-    let back = tell_back(context, run, path, controller).and_then(|()| {
+    let back = configure_back(context, run, source, controller).and_then(|()| {
         let before = services(base, modes.from);
         converge::wait(context, modes.from, &before, None, RESTART, &|| Ok(()))
     });
     match back {
         Ok(_) => {
-            context.sink.finished(&task, format!("{} as before, and it serves", path.display()));
+            context.sink.finished(&task, format!("{source} as before, and it serves"));
             Ok(true)
         }
         Err(e) => {
@@ -169,17 +169,22 @@ fn restore_config(
 }
 
 /// The file that told kube-proxy its mode, and who restarts it, if the run came to that.
-fn settings(steps: &[Step]) -> Option<(&Path, &Controller)> {
+fn settings(steps: &[Step]) -> Option<(&ConfigSource, &Controller)> {
     steps.iter().rev().find_map(|step| match step {
-        Step::Settings { path, controller } => Some((path.as_path(), controller)),
+        Step::Settings { source, controller } => Some((source, controller)),
         _ => None,
     })
 }
 
 /// The old text of kube-proxy's settings back into their file, and kube-proxy started with it.
-fn tell_back(context: &Context<'_>, run: &Run, path: &Path, controller: &Controller) -> Result<()> {
+fn configure_back(
+    context: &Context<'_>,
+    run: &Run,
+    source: &ConfigSource,
+    controller: &Controller,
+) -> Result<()> {
     let (after, before) = texts(context, run)?;
-    controller.tell(path, Some(&after), Some(&before), RESTART).map(drop)
+    operate(controller).configure(source, Some(&after), Some(&before), RESTART).map(drop)
 }
 
 /// The texts of kube-proxy's settings after the switch, and before it.

@@ -20,7 +20,7 @@ use serde_json::json;
 use crate::checks::{self, Facts, Finding};
 use crate::error::{Error, Kind, Result};
 use crate::interrupt;
-use crate::node::controller::{Controller, Settings};
+use crate::node::kube_proxy_controller::config_source;
 use crate::node::live_facts;
 use crate::node::observe::observe;
 use crate::node::systemd;
@@ -38,7 +38,7 @@ use crate::run::snapshot::take_snapshot;
 use crate::run::watchdog;
 use crate::run::{Context, boot_unit};
 use crate::state::NodeState;
-use crate::state::kube_proxy::Mode;
+use crate::state::kube_proxy::{ConfigSource, Controller, Mode};
 use crate::state::tools::Process;
 use crate::store::run::{BINARY, Modes, Pending, Run, RunState};
 
@@ -171,7 +171,7 @@ struct Ready {
     /// The playbook's text.
     text: String,
     /// Who restarts kube-proxy, and where it is told its mode.
-    found: Option<(Controller, Settings)>,
+    found: Option<(Controller, ConfigSource)>,
     probes: Vec<Probe>,
 }
 
@@ -186,7 +186,7 @@ fn ready(context: &Context<'_>, asked: &Asked<'_>) -> Result<Ready> {
     let probes = baseline(context, &now, from);
     let intended = Intended {
         from,
-        restarts: found.as_ref().map(|(c, s)| (c.to_string(), s.path().display().to_string())),
+        restarts: found.as_ref().map(|(c, s)| (c.to_string(), s.to_string())),
         warnings,
         probes: probes.iter().map(ToString::to_string).collect(),
         playbook,
@@ -237,12 +237,15 @@ fn read_playbook(asked: &Asked<'_>, running: Mode) -> Result<(Playbook, String)>
 /// # Errors
 /// [`Kind::Blocked`] unless one kube-proxy runs; [`Kind::UnknownController`] where nobody can tell who runs
 /// it; [`Kind::Contested`] where its settings are not this node's to change.
-pub fn kube_proxy(playbook: &Playbook, now: &NodeState) -> Result<Option<(Controller, Settings)>> {
+pub fn kube_proxy(
+    playbook: &Playbook,
+    now: &NodeState,
+) -> Result<Option<(Controller, ConfigSource)>> {
     let process = only_process(now)?;
     let Some(Stage::Switch(switch)) = playbook.stage(StageName::Switch) else { return Ok(None) };
     let controller = steps::controller(&switch.controller, process)?;
-    let settings = Settings::find(&controller, process)?;
-    Ok(Some((controller, settings)))
+    let source = config_source(&controller, process)?;
+    Ok(Some((controller, source)))
 }
 
 /// The one kube-proxy of this node.

@@ -5,9 +5,9 @@ use std::path::Path;
 use serde::Serialize;
 use similar::{ChangeTag, TextDiff};
 
+use crate::apply::{modules, sysctl};
 use crate::error::{Error, Kind, Result};
-use crate::node::controller::{self, Change, Settings};
-use crate::node::kernel;
+use crate::node::kube_proxy_controller::read_config;
 use crate::owners::catalogue::Catalogue;
 use crate::plan::ahead::{leftovers_once, taken_over};
 use crate::plan::playbook::{Means, Playbook, Prepare, Stage, StageName, When};
@@ -16,7 +16,7 @@ use crate::plan::{ObjectKind, Plan, playbook};
 use crate::run::migrate::{Asked, back, kube_proxy, read_playbook, running};
 use crate::run::probes;
 use crate::state::NodeState;
-use crate::state::kube_proxy::{CommandLine, Mode};
+use crate::state::kube_proxy::{CommandLine, ConfigEdit, ConfigSource, Mode};
 use crate::state::sysctl::Sysctls;
 
 /// What a migration would do.
@@ -190,8 +190,8 @@ impl View<'_> {
                 None => format!("{name}: → {to}, where there is none yet"),
             }
         });
-        let lasting =
-            format!("{} and {}: the same for the next boot", kernel::MODULES, kernel::SYSCTLS);
+        let (modules_file, sysctl_file) = (modules::BOOT_FILE, sysctl::BOOT_FILE);
+        let lasting = format!("{modules_file} and {sysctl_file}: the same for the next boot");
         modules.chain(sysctls).chain([lasting]).collect()
     }
 
@@ -205,7 +205,7 @@ impl View<'_> {
             Mode::Ipvs => back::foreign_servers(self.catalogue, self.state),
             _ => Vec::new(),
         };
-        let after = settings.edit(&text, &Change { mode: self.playbook.to, exclude })?;
+        let after = settings.edit(&text, &ConfigEdit { mode: self.playbook.to, exclude })?;
         let diff = TextDiff::from_lines(text.as_str(), after.as_str());
         let lines = diff.iter_all_changes().filter_map(|change| {
             let sign = match change.tag() {
@@ -215,23 +215,21 @@ impl View<'_> {
             };
             Some(format!("{sign} {}", change.value().trim_end()))
         });
-        let path = settings.path().display();
-        let mut does = vec![format!("edits {path}, and {who} kube-proxy at once")];
+        let mut does = vec![format!("edits {settings}, and {who} kube-proxy at once")];
         does.extend(lines);
         Ok(does)
     }
 
-    fn live_settings(&self) -> Result<(Settings, String, String)> {
+    fn live_settings(&self) -> Result<(ConfigSource, String, String)> {
         let (controller, settings) = kube_proxy(self.playbook, self.state)?
             .ok_or_else(|| Error::new(Kind::NotFound, "kube-proxy's settings", "are not found"))?;
-        let path = settings.path();
-        let text = controller::read(path)?
-            .ok_or_else(|| Error::new(Kind::NotFound, path.display().to_string(), "is gone"))?;
+        let text = read_config(&settings)?
+            .ok_or_else(|| Error::new(Kind::NotFound, settings.to_string(), "is gone"))?;
         Ok((settings, text, format!("by {controller} restarts")))
     }
 
     /// As far as a capture has them: the file that kube-proxy was started with.
-    fn captured_settings(&self) -> Result<(Settings, String, String)> {
+    fn captured_settings(&self) -> Result<(ConfigSource, String, String)> {
         let unknown = |cause: &str| {
             Err(Error::new(Kind::NotFound, "kube-proxy's settings", cause)
                 .hint("on the node itself, `proxyshift plan` finds them"))
@@ -244,7 +242,7 @@ impl View<'_> {
         let Some(text) = self.state.file(&config).map(str::to_owned) else {
             return unknown("are in a file that this state does not hold");
         };
-        Ok((Settings::Configuration { path: config.into() }, text, "restarts".into()))
+        Ok((ConfigSource::File(config.into()), text, "restarts".into()))
     }
 }
 

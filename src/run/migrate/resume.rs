@@ -6,7 +6,7 @@ use crate::error::{Error, Kind, Result};
 use crate::node::observe::observe_tolerant;
 use crate::plan::edit::Edit;
 use crate::plan::invariants::{Outcome, outcome};
-use crate::plan::playbook::{Again, Playbook, StageName, When};
+use crate::plan::playbook::{Playbook, StageName, When};
 use crate::run::Context;
 use crate::run::apply_edits::Place;
 use crate::run::apply_edits::ROLLBACK;
@@ -15,6 +15,7 @@ use crate::run::apply_edits::told;
 use crate::run::migrate::work::Execution;
 use crate::run::migrate::{PLAYBOOK, Report};
 use crate::run::snapshot::load_baseline;
+use crate::state::argv::Rerun;
 use crate::store::journal::{Entry, Journal, read};
 use crate::store::run::Run;
 
@@ -88,7 +89,7 @@ impl Execution<'_> {
         let hooks = [When::Before, When::After]
             .into_iter()
             .flat_map(|when| self.playbook.hooks.at(when, name))
-            .filter(|hook| hook.again == Again::Ask)
+            .filter(|hook| hook.again == Rerun::Ask)
             .map(|hook| hook.run.to_string());
         hooks.into_iter().find(|command| begun(command))
     }

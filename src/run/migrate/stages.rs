@@ -7,13 +7,15 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::apply::kube_proxy::operate;
+use crate::apply::{argv, conntrack, files, modules, sysctl};
 use crate::error::{Error, Kind, Result};
 use crate::interrupt;
-use crate::node::conntrack::{self, Conntrack};
-use crate::node::controller::{self, Change, Controller, Settings};
-use crate::node::kernel;
-use crate::node::live_facts::modules;
+use crate::node::conntrack::{Conntrack, Services as UdpServices};
+use crate::node::kube_proxy_controller::read_config;
+use crate::node::live_facts;
 use crate::node::observe::observe_tolerant;
+use crate::node::sysctls;
 use crate::owners::mode;
 use crate::plan::leftovers::Wanted;
 use crate::plan::playbook::{Clean, Converge, Means, Prepare, StageName, Switch, Upgrade};
@@ -23,13 +25,13 @@ use crate::run::change::{Changed, apply_and_verify};
 use crate::run::migrate::proof::verify;
 use crate::run::migrate::steps::{self, AFTER, BEFORE, Step};
 use crate::run::migrate::work::Execution;
-use crate::run::migrate::{back, converge, drain, hooks, only_process};
+use crate::run::migrate::{back, converge, drain, only_process};
 use crate::run::rehearsal::{Tried, rehearse};
 use crate::run::snapshot::parse_snapshot;
 use crate::run::snapshot::take_snapshot;
 use crate::state::NodeState;
 use crate::state::ipvs::Protocol;
-use crate::state::kube_proxy::Mode;
+use crate::state::kube_proxy::{ConfigEdit, ConfigSource, Controller, Mode};
 use crate::store::snapshots::Snapshot;
 
 impl Execution<'_> {
@@ -42,37 +44,37 @@ impl Execution<'_> {
         let (sink, stage) = (self.context.sink, StageName::Prepare.name());
         let task = "preparing the kernel";
         sink.started(task);
-        let known = modules::read();
+        let known = live_facts::modules::read();
         let wanted = modules_for(&prepare.modules, self.scheduler().as_deref());
         for name in &wanted {
-            kernel::load(self.context.tools, name, &known)?;
+            modules::load(self.context.tools, name, &known)?;
         }
         let mut number = 0;
         for (name, to) in &prepare.sysctls {
-            let from = kernel::sysctl(name)?;
+            let from = sysctls::value_of(name)?;
             if from.as_deref() == Some(to) {
                 continue;
             }
             number += 1;
             let step = Step::Sysctl { name: name.clone(), from, to: to.clone() };
             step.begin(&mut self.journal, stage, number)?;
-            kernel::set_sysctl(name, to)?;
+            sysctl::set(name, to)?;
             steps::done(&mut self.journal, stage, number)?;
         }
         let lasting = [
-            (kernel::MODULES, kernel::modules_text(wanted.iter().map(String::as_str))),
-            (kernel::SYSCTLS, kernel::sysctls_text(&prepare.sysctls)),
+            (modules::BOOT_FILE, modules::boot_text(wanted.iter().map(String::as_str))),
+            (sysctl::BOOT_FILE, sysctl::boot_text(&prepare.sysctls)),
         ];
         for (path, to) in lasting {
             let path = Path::new(path);
-            let from = controller::read(path)?;
+            let from = crate::node::files::read(path)?;
             if from.as_deref() == Some(&to) {
                 continue;
             }
             number += 1;
             let step = Step::File { path: path.into(), from: from.clone(), to: Some(to.clone()) };
             step.begin(&mut self.journal, stage, number)?;
-            kernel::persist(path, from.as_deref(), Some(&to))?;
+            files::persist(path, from.as_deref(), Some(&to))?;
             steps::done(&mut self.journal, stage, number)?;
         }
         sink.finished(task, format!("{} modules, {number} settings", wanted.len()));
@@ -91,16 +93,15 @@ impl Execution<'_> {
         let to = self.playbook.to;
         let task = format!("switching kube-proxy to {to} mode");
         sink.started(&task);
-        let (controller, settings) = self.kube_proxy()?;
-        let path = settings.path().to_owned();
+        let (controller, source) = self.kube_proxy()?;
         let dir = self.context.store.run_dir(&self.run.id);
         let before = match fs::read_to_string(dir.join(BEFORE)) {
             Ok(text) => text,
-            Err(_) => controller::read(&path)?
-                .ok_or_else(|| Error::new(Kind::NotFound, path.display().to_string(), "is gone"))?,
+            Err(_) => read_config(&source)?
+                .ok_or_else(|| Error::new(Kind::NotFound, source.to_string(), "is gone"))?,
         };
-        let change = Change { mode: to, exclude: self.foreign_networks() };
-        let after = settings.edit(&before, &change)?;
+        let change = ConfigEdit { mode: to, exclude: self.foreign_networks() };
+        let after = source.edit(&before, &change)?;
         if after == before && self.base_serves(to) {
             sink.finished(&task, "it runs in that mode already");
             return Ok(());
@@ -111,19 +112,17 @@ impl Execution<'_> {
         for (name, text) in [(BEFORE, &before), (AFTER, &after)] {
             steps::keep(&dir.join(name), text)?;
         }
-        let step = Step::Settings { path: path.clone(), controller: controller.clone() };
+        let step = Step::Settings { source: source.clone(), controller: controller.clone() };
         step.begin(&mut self.journal, stage, 1)?;
-        let pid = controller.tell(&path, Some(&before), Some(&after), switch.timeout)?;
+        let (from, to) = (Some(before.as_str()), Some(after.as_str()));
+        let pid = operate(&controller).configure(&source, from, to, switch.timeout)?;
         steps::done(&mut self.journal, stage, 1)?;
-        sink.finished(
-            &task,
-            format!("{} edited, {controller} restarted (pid {pid})", path.display()),
-        );
+        sink.finished(&task, format!("{source} edited, {controller} restarted (pid {pid})"));
         Ok(())
     }
 
     /// Who runs kube-proxy and where it is told its mode, as found before anything was changed.
-    fn kube_proxy(&self) -> Result<(Controller, Settings)> {
+    fn kube_proxy(&self) -> Result<(Controller, ConfigSource)> {
         let read = |name: &str| self.run.plan[name].clone();
         let broken = |e| Error::new(Kind::Store, format!("run {}", self.run.id), e);
         let controller = serde_json::from_value(read("controller")).map_err(broken)?;
@@ -155,7 +154,7 @@ impl Execution<'_> {
             Means::Command { run, .. } => {
                 let task = format!("upgrading: {run}");
                 sink.started(&task);
-                hooks::command(run)?.deadline(upgrade.timeout).run()?;
+                argv::run(run, upgrade.timeout)?;
                 sink.finished(&task, "done");
             }
             Means::Operator { ask } => {
@@ -245,7 +244,7 @@ impl Execution<'_> {
         let mut conntrack = Conntrack::open()?;
         let mut forgotten = 0;
         for entry in conntrack.stale(&udp_backends(&services(&now, self.playbook.to)))? {
-            forgotten += usize::from(conntrack.delete(&entry)?);
+            forgotten += usize::from(conntrack::delete(&mut conntrack, &entry)?);
         }
         steps::note(&mut self.journal, StageName::Settle.name(), json!({"forgotten": forgotten}))?;
         self.context.sink.finished(task, format!("{forgotten} forgotten"));
@@ -270,7 +269,7 @@ fn modules_for(named: &[String], scheduler: Option<&str>) -> Vec<String> {
 }
 
 /// The UDP services at addresses of their own, with their backends.
-fn udp_backends(services: &Services) -> conntrack::Services {
+fn udp_backends(services: &Services) -> UdpServices {
     let udp = services.iter().filter(|(key, _)| key.protocol == Protocol::Udp);
     udp.filter_map(|(key, service)| {
         Some((SocketAddr::new(key.address()?, key.port), service.backends.clone()))

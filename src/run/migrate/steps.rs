@@ -9,10 +9,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::apply::files::swap;
+use crate::apply::sysctl;
 use crate::error::{Error, Kind, Result};
-use crate::node::controller::{self, Controller};
-use crate::node::kernel;
-use crate::plan::playbook::{self, Argv};
+use crate::node::{kube_proxy_controller, sysctls};
+use crate::plan::playbook::ControllerChoice;
+use crate::state::kube_proxy::{ConfigSource, Controller};
 use crate::state::tools::Process;
 use crate::store::journal::{Entry, Journal, Mark, Record};
 
@@ -41,8 +43,8 @@ pub(super) enum Step {
     /// kube-proxy's settings get another text, and it is restarted. The texts lie in the run's
     /// folder, and go into no export.
     Settings {
-        /// The file.
-        path: PathBuf,
+        /// Where they are.
+        source: ConfigSource,
         /// Who restarts kube-proxy.
         controller: Controller,
     },
@@ -57,8 +59,8 @@ impl std::fmt::Display for Step {
             }
             Step::File { path, from: None, .. } => write!(f, "file {} written", path.display()),
             Step::File { path, .. } => write!(f, "file {} changed", path.display()),
-            Step::Settings { path, controller } => {
-                write!(f, "kube-proxy's {} edited, {controller} restarted", path.display())
+            Step::Settings { source, controller } => {
+                write!(f, "kube-proxy's {source} edited, {controller} restarted")
             }
         }
     }
@@ -97,16 +99,18 @@ impl Step {
     /// [`Kind::LostRace`] when someone has changed it since; it is left as found.
     pub(super) fn undo(&self) -> Result<()> {
         match self {
-            Step::File { path, from, to } => controller::swap(path, to.as_deref(), from.as_deref()),
-            Step::Sysctl { name, from: Some(from), to } => match kernel::sysctl(name)?.as_deref() {
-                Some(now) if now == from => Ok(()),
-                Some(now) if now != to => Err(Error::new(
-                    Kind::LostRace,
-                    name,
-                    format!("is {now} now, neither {from} nor {to}; it is left as found"),
-                )),
-                _ => kernel::set_sysctl(name, from),
-            },
+            Step::File { path, from, to } => swap(path, to.as_deref(), from.as_deref()),
+            Step::Sysctl { name, from: Some(from), to } => {
+                match sysctls::value_of(name)?.as_deref() {
+                    Some(now) if now == from => Ok(()),
+                    Some(now) if now != to => Err(Error::new(
+                        Kind::LostRace,
+                        name,
+                        format!("is {now} now, neither {from} nor {to}; it is left as found"),
+                    )),
+                    _ => sysctl::set(name, from),
+                }
+            }
             // It came with a module, which stays loaded.
             Step::Sysctl { from: None, .. } | Step::Settings { .. } => Ok(()),
         }
@@ -148,22 +152,9 @@ fn append(journal: &mut Journal, stage: &str, step: u32, kind: Mark, edit: Value
 }
 
 /// The controller that the playbook names, or the one that is found.
-pub(super) fn controller(chosen: &playbook::Controller, process: &Process) -> Result<Controller> {
-    let argv = |argv: &Argv| {
-        let words = std::iter::once(argv.program().to_owned()).chain(argv.arguments().to_vec());
-        controller::Argv::try_from(words.collect::<Vec<_>>())
-    };
+pub(super) fn controller(chosen: &ControllerChoice, process: &Process) -> Result<Controller> {
     match chosen {
-        playbook::Controller::Auto => Controller::detect(process, Path::new("/")),
-        playbook::Controller::Systemd(unit) => Ok(Controller::Systemd { unit: unit.clone() }),
-        playbook::Controller::StaticPod(path) => {
-            Ok(Controller::StaticPod { manifest: path.into() })
-        }
-        playbook::Controller::Commands(commands) => Ok(Controller::Commands {
-            stop: argv(&commands.stop)?,
-            start: argv(&commands.start)?,
-            restart: commands.restart.as_ref().map(argv).transpose()?,
-            program: "kube-proxy".into(),
-        }),
+        ControllerChoice::Auto => kube_proxy_controller::detect(process, Path::new("/")),
+        ControllerChoice::Named(controller) => Ok(controller.clone()),
     }
 }

@@ -7,7 +7,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use crate::apply::{Applied, Kernel, payload, table};
+use crate::apply::rules::{payload, table};
+use crate::apply::{Applied, Kernel};
 use crate::error::{Error, Kind, Result};
 use crate::node::command::Command;
 use crate::node::locks::XTABLES_LOCK;
@@ -18,7 +19,7 @@ use crate::plan::edit::{Direction, TableEdit};
 /// The variable by which a child is told which lock file to use.
 const LOCK_VARIABLE: &str = "XTABLES_LOCKFILE";
 
-pub(super) fn apply(
+pub(in crate::apply) fn apply(
     kernel: &Kernel<'_>,
     direction: Direction,
     edit: &TableEdit,

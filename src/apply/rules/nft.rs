@@ -7,7 +7,8 @@
 
 use std::time::Duration;
 
-use crate::apply::{Applied, Kernel, payload, table};
+use crate::apply::rules::{payload, table};
+use crate::apply::{Applied, Kernel};
 use crate::error::{Error, Kind, Result};
 use crate::node::command::Command;
 use crate::node::nfnetlink::{Batch, Netfilter};
@@ -29,7 +30,7 @@ const LONGEST_PAUSE_MS: u32 = 10;
 /// all chains at once and keeps no list: 2 s (measured with 1.8.9).
 const READ_ALL_CHAINS: &str = "-S\n";
 
-pub(super) fn apply(
+pub(in crate::apply) fn apply(
     kernel: &Kernel<'_>,
     direction: Direction,
     edit: &TableEdit,

@@ -6,8 +6,8 @@
 use ipnet::IpNet;
 use serde_json::{Map, Value};
 
+use super::config_edit::ConfigEdit;
 use super::line::{indent, is_content, key, put, quoted_like, refused, value};
-use super::settings::Change;
 use crate::error::Result;
 use crate::state::kube_proxy::KubeProxyConfig;
 use crate::yaml;
@@ -16,7 +16,7 @@ use crate::yaml;
 ///
 /// # Errors
 /// [`crate::error::Kind::Parse`], with file and line, for a form that is not understood.
-pub(super) fn edit(file: &str, text: &str, change: &Change) -> Result<String> {
+pub(super) fn edit(file: &str, text: &str, change: &ConfigEdit) -> Result<String> {
     let before = KubeProxyConfig::parse(file, text);
     let missing = |before: &KubeProxyConfig| change.missing(&before.ipvs.exclude_cidrs);
     if before.as_ref().is_ok_and(|b| b.mode == Some(change.mode) && missing(b).is_empty()) {
@@ -174,19 +174,13 @@ fn last_item(file: &str, lines: &[String], at: usize, end: usize) -> Result<Opti
     for next in (at + 1..end).filter(|next| is_content(&lines[*next])) {
         let line = &lines[next];
         let depth = last.map_or(indent(line), |last: usize| indent(&lines[last]));
-        match is_item(line) && indent(line) == depth && depth >= indent(&lines[at]) {
-            true => {
-                if value(line, depth + 1).is_none() {
-                    return Err(refused(
-                        file,
-                        next,
-                        "the item is in a form that is not understood",
-                    ));
-                }
-                last = Some(next);
-            }
-            false => break,
+        if !is_item(line) || indent(line) != depth || depth < indent(&lines[at]) {
+            break;
         }
+        if value(line, depth + 1).is_none() {
+            return Err(refused(file, next, "the item is in a form that is not understood"));
+        }
+        last = Some(next);
     }
     Ok(last)
 }
@@ -209,7 +203,7 @@ fn quoted(networks: &[IpNet]) -> Vec<String> {
 }
 
 /// What the document shall mean; none if its fields are of other types.
-fn asked(mut document: Value, change: &Change, missing: &[IpNet]) -> Option<Value> {
+fn asked(mut document: Value, change: &ConfigEdit, missing: &[IpNet]) -> Option<Value> {
     let fields = document.as_object_mut()?;
     fields.insert("mode".into(), change.mode.name().into());
     if !missing.is_empty() {
@@ -234,9 +228,9 @@ mod tests {
     use crate::error::Kind;
     use crate::state::kube_proxy::Mode;
 
-    fn change(networks: &[&str]) -> Change {
+    fn change(networks: &[&str]) -> ConfigEdit {
         let exclude = networks.iter().map(|n| n.parse().unwrap()).collect();
-        Change { mode: Mode::Ipvs, exclude }
+        ConfigEdit { mode: Mode::Ipvs, exclude }
     }
 
     const HEAD: &str =
@@ -381,9 +375,12 @@ mod tests {
             Just("  excludeCIDRs: [10.1.0.0/16]   # l\n"),
             Just("  excludeCIDRs:\n  # i\n  - 10.1.0.0/16 # j\n"),
         ];
-        (list, any::<bool>()).prop_map(|(list, first)| match first {
-            true => format!("ipvs: # s\n{list}  strictARP: true # t"),
-            false => format!("ipvs: # s\n  strictARP: true # t\n{list}  # last"),
+        (list, any::<bool>()).prop_map(|(list, first)| {
+            if first {
+                format!("ipvs: # s\n{list}  strictARP: true # t")
+            } else {
+                format!("ipvs: # s\n  strictARP: true # t\n{list}  # last")
+            }
         })
     }
 

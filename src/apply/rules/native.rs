@@ -9,7 +9,11 @@ use crate::node::tools::Tool;
 use crate::plan::edit::{Direction, NativeTable};
 use crate::state::nft::{NftTable, NftTables, rebuild};
 
-pub(super) fn apply(kernel: &Kernel<'_>, direction: Direction, table: &NativeTable) -> Result<()> {
+pub(in crate::apply) fn apply(
+    kernel: &Kernel<'_>,
+    direction: Direction,
+    table: &NativeTable,
+) -> Result<()> {
     match direction {
         Direction::Remove => remove(kernel, table),
         Direction::Add => add(kernel, table),

@@ -1,17 +1,15 @@
-//! A configuration file, read whole and exchanged whole.
+//! Configuration files, exchanged whole.
 
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{XattrFlags, fgetxattr, fsetxattr};
 use rustix::io::Errno;
 
 use crate::error::{Error, Kind, Result};
-
-/// The largest file that is read, in bytes: configuration is a few KiB.
-const LIMIT: u64 = 1 << 20;
+use crate::node::files::{read_target, target};
 
 /// What a file carries besides its bytes, owner and mode: its SELinux label and its access list.
 const ATTRIBUTES: [&str; 2] = ["security.selinux", "system.posix_acl_access"];
@@ -19,28 +17,19 @@ const ATTRIBUTES: [&str; 2] = ["security.selinux", "system.posix_acl_access"];
 /// The largest of these, as the kernel allows.
 const ATTRIBUTE: usize = 64 << 10;
 
-/// The text of a file; none if there is no such file.
-///
-/// # Errors
-/// [`Kind::Parse`] for what is no regular file, larger than 1 MiB, not UTF-8, or behind links that
-/// lead nowhere; else what the system says.
-pub fn read(path: &Path) -> Result<Option<String>> {
-    read_real(path, &real(path)?)
-}
-
-/// Exchanges the text of a file, from what it is believed to be to what it shall be; none is no
-/// file. Its undoing is the same call with the two exchanged.
+/// Exchanges the text of a file; `None` stands for no file. The same call with `from` and `to`
+/// exchanged undoes it.
 ///
 /// The new file is whole or not there at any instant, and on the disk when this returns. It has the
-/// old one's owner, mode, SELinux label and access list; a new file is root's, and anyone's to
-/// read. A file that is already as it shall be is left alone. Links are followed and kept.
+/// old one's owner, mode, SELinux label and access list; a new file belongs to root and is readable
+/// by all. A file that holds `to` already is left alone. Links are followed and kept.
 ///
 /// # Errors
 /// [`Kind::LostRace`] if the file is neither `from` nor `to`: someone else wrote it, and nothing is
-/// changed. Else as [`read`], and what the system says of writing.
+/// changed. Else as [`crate::node::files::read`], and what the system reports of writing.
 pub fn swap(path: &Path, from: Option<&str>, to: Option<&str>) -> Result<()> {
-    let real = real(path)?;
-    let now = read_real(path, &real)?;
+    let real = target(path)?;
+    let now = read_target(path, &real)?;
     if now.as_deref() == to {
         return Ok(());
     }
@@ -57,38 +46,15 @@ pub fn swap(path: &Path, from: Option<&str>, to: Option<&str>) -> Result<()> {
     File::open(folder).and_then(|f| f.sync_all()).map_err(|e| Error::io(folder, &e))
 }
 
-/// Where `path` leads, whether or not there is a file.
-fn real(path: &Path) -> Result<PathBuf> {
-    let refused = |cause: String| Error::new(Kind::Parse, path.display().to_string(), cause);
-    match fs::canonicalize(path) {
-        Ok(real) => Ok(real),
-        Err(e) if e.kind() == ErrorKind::NotFound => match fs::symlink_metadata(path) {
-            Ok(_) => Err(refused("a symbolic link that leads nowhere".into())),
-            Err(_) => Ok(path.to_owned()),
-        },
-        Err(e) if e.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
-            Err(refused(format!("its symbolic links lead in a circle: {e}")))
-        }
-        Err(e) => Err(Error::io(path, &e)),
+/// As [`swap`], for a file that is read at boot; makes its folder where there is none.
+///
+/// # Errors
+/// As [`swap`].
+pub fn persist(file: &Path, from: Option<&str>, to: Option<&str>) -> Result<()> {
+    if let (Some(_), Some(folder)) = (to, file.parent()) {
+        fs::create_dir_all(folder).map_err(|e| Error::io(folder, &e))?;
     }
-}
-
-fn read_real(path: &Path, real: &Path) -> Result<Option<String>> {
-    let refused = |cause: String| Error::new(Kind::Parse, path.display().to_string(), cause);
-    match fs::symlink_metadata(real) {
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-        // A pipe would keep us waiting.
-        Ok(meta) if !meta.is_file() => return Err(refused("not a regular file".into())),
-        meta => meta.map_err(|e| Error::io(path, &e))?,
-    };
-    let mut bytes = Vec::new();
-    File::open(real)
-        .and_then(|file| file.take(LIMIT + 1).read_to_end(&mut bytes))
-        .map_err(|e| Error::io(path, &e))?;
-    if bytes.len() as u64 > LIMIT {
-        return Err(refused(format!("larger than {LIMIT} bytes")));
-    }
-    String::from_utf8(bytes).map(Some).map_err(|_| refused("not text in UTF-8".into()))
+    swap(file, from, to)
 }
 
 /// Puts `text` in place of the file, through a temporary that nobody takes for a configuration
@@ -123,7 +89,7 @@ fn fill(real: &Path, temporary: &Path, text: &str) -> Result<()> {
         .map_err(|e| Error::io(temporary, &e))?;
     let failed = |e: std::io::Error| Error::io(temporary, &e);
     match File::open(real) {
-        Ok(old) => look_like(&file, &old, real)?,
+        Ok(old) => copy_attributes(&file, &old, real)?,
         Err(e) if e.kind() == ErrorKind::NotFound => {
             file.set_permissions(Permissions::from_mode(0o644)).map_err(failed)?;
         }
@@ -133,7 +99,7 @@ fn fill(real: &Path, temporary: &Path, text: &str) -> Result<()> {
 }
 
 /// Gives `new` the owner, mode and attributes of `old`.
-fn look_like(new: &File, old: &File, real: &Path) -> Result<()> {
+fn copy_attributes(new: &File, old: &File, real: &Path) -> Result<()> {
     let failed = |e: std::io::Error| Error::io(real, &e);
     let meta = old.metadata().map_err(failed)?;
     if meta.nlink() > 1 {
@@ -162,6 +128,7 @@ mod tests {
     use rustix::fs::{getxattr, setxattr};
 
     use super::*;
+    use crate::node::files::read;
 
     #[test]
     fn a_file_is_exchanged_with_all_that_it_carries() {
@@ -214,28 +181,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_plain_file_is_refused() {
+    fn a_file_with_another_name_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
-        symlink("b", at("a")).unwrap();
-        symlink("a", at("b")).unwrap();
-        symlink("nowhere", at("dangling")).unwrap();
-        fs::write(at("binary"), [0xff]).unwrap();
-        fs::write(at("large"), vec![b'a'; (1 << 20) + 1]).unwrap();
         fs::write(at("one"), "x").unwrap();
         fs::hard_link(at("one"), at("two")).unwrap();
-        fs::create_dir(at("folder")).unwrap();
-        for (name, cause) in [
-            ("a", "circle"),
-            ("dangling", "nowhere"),
-            ("binary", "UTF-8"),
-            ("large", "larger"),
-            ("folder", "regular"),
-        ] {
-            let error = read(&at(name)).unwrap_err();
-            assert_eq!(error.kind, Kind::Parse, "{error}");
-            assert!(error.object.ends_with(name) && error.cause.contains(cause), "{error}");
-        }
         let error = swap(&at("one"), Some("x"), Some("y")).unwrap_err();
         assert!(error.cause.contains("2 names"), "{error}");
         assert_eq!(read(&at("two")).unwrap().as_deref(), Some("x"));

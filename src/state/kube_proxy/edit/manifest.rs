@@ -5,8 +5,8 @@ use std::path::{Component, Path, PathBuf};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::config_edit::ConfigEdit;
 use super::line::{indent, is_content, put, quoted_like, refused, unquoted, value};
-use super::settings::Change;
 use crate::error::{Error, Kind, Result};
 use crate::state::kube_proxy::CommandLine;
 use crate::yaml;
@@ -76,7 +76,7 @@ fn is_program(word: &str) -> bool {
 }
 
 /// True for the manifest of a pod that runs kube-proxy.
-pub(super) fn runs_kube_proxy(text: &str) -> bool {
+pub fn runs_kube_proxy(text: &str) -> bool {
     // Most manifests are another component's.
     text.contains("kube-proxy")
         && yaml::parse::<Pod>("", text)
@@ -98,7 +98,7 @@ fn container(file: &str, pod: &Pod) -> Result<usize> {
 ///
 /// # Errors
 /// [`Kind::Parse`] if no folder or file of the host is mounted there.
-pub(super) fn host_path(file: &str, text: &str, inside: &str) -> Result<PathBuf> {
+pub fn host_path(file: &str, text: &str, inside: &str) -> Result<PathBuf> {
     let pod: Pod = yaml::parse(file, text)?;
     let container = &pod.spec.containers[container(file, &pod)?];
     let inside = Path::new(inside);
@@ -125,17 +125,17 @@ pub(super) fn host_path(file: &str, text: &str, inside: &str) -> Result<PathBuf>
         .ok_or_else(|| refused("something else than a hostPath is mounted at"))?;
     let rest = inside.strip_prefix(&mount.mount_path).unwrap_or(Path::new(""));
     // Joining an empty path would end it in a slash.
-    Ok(match rest.as_os_str().is_empty() {
-        true => host.path.clone(),
-        false => host.path.join(rest),
-    })
+    if rest.as_os_str().is_empty() {
+        return Ok(host.path.clone());
+    }
+    Ok(host.path.join(rest))
 }
 
 /// The manifest with the change made in kube-proxy's arguments, each on a line of its own.
 ///
 /// # Errors
 /// [`Kind::Parse`], with file and line, for a form that is not understood.
-pub(super) fn edit(file: &str, text: &str, change: &Change) -> Result<String> {
+pub(super) fn edit(file: &str, text: &str, change: &ConfigEdit) -> Result<String> {
     let pod: Pod = yaml::parse(file, text)?;
     let number = container(file, &pod)?;
     let mut words = pod.spec.containers[number].words();
@@ -263,9 +263,9 @@ mod tests {
 
     const HEAD: &str = "# static\napiVersion: v1\nkind: Pod\nspec:\n  containers:\n";
 
-    fn change(networks: &[&str]) -> Change {
+    fn change(networks: &[&str]) -> ConfigEdit {
         let exclude = networks.iter().map(|n| n.parse().unwrap()).collect();
-        Change { mode: Mode::Ipvs, exclude }
+        ConfigEdit { mode: Mode::Ipvs, exclude }
     }
 
     #[test]

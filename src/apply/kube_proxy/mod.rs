@@ -1,0 +1,195 @@
+//! Stops, starts and configures kube-proxy. A kind of controller is one file here.
+
+mod commands;
+mod static_pod;
+mod systemd;
+
+use std::fmt;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::files::swap;
+use crate::error::{Error, Kind, Result};
+use crate::node::processes;
+use crate::runtime::process_start;
+use crate::state::kube_proxy::controller::{PROGRAM, for_kind};
+use crate::state::kube_proxy::{ConfigSource, Controller};
+
+/// The pause between two looks at the processes.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A process, for good: its number, and when it started.
+type Running = (u32, Option<u64>);
+
+/// The operations of a controller.
+pub fn operate(controller: &Controller) -> &dyn Operate {
+    for_kind!(controller, kind => kind)
+}
+
+/// Stops, starts and configures kube-proxy in the way of one kind of controller.
+pub trait Operate: fmt::Display {
+    /// Requests a stop; does not wait until the process is gone.
+    ///
+    /// # Errors
+    /// [`Kind::Command`], with the last lines of the output or log.
+    fn request_stop(&self, within: Duration) -> Result<()>;
+
+    /// Requests a start; does not wait for the process.
+    ///
+    /// # Errors
+    /// As [`Operate::request_stop`].
+    fn request_start(&self, within: Duration) -> Result<()>;
+
+    /// Requests a restart in one step. False where there is none: a stop and a start do instead.
+    ///
+    /// # Errors
+    /// As [`Operate::request_stop`].
+    fn request_restart(&self, _within: Duration) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// The program whose process is waited for.
+    fn program(&self) -> &str {
+        PROGRAM
+    }
+
+    /// Where to find out why a process did not come or go: lines of a log, and a hint.
+    fn log_and_hint(&self) -> (String, String);
+
+    /// Stops kube-proxy and waits until no process of it is left in this network namespace. Nothing
+    /// happens if it is stopped already.
+    ///
+    /// # Errors
+    /// [`Kind::Command`], with the last lines of the output or log, if it fails or `within` passes.
+    fn stop(&self, within: Duration) -> Result<()> {
+        let until = Until::new(within);
+        match self.request_stop(until.left()) {
+            // To stop one that is stopped may be an error.
+            Err(_) if running(self.program())?.is_empty() => Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => wait_for_none(self, &until),
+        }
+    }
+
+    /// Starts kube-proxy, waits until its process is there, and returns its number. One that runs
+    /// already is left alone.
+    ///
+    /// That it runs does not mean that it works.
+    ///
+    /// # Errors
+    /// As [`Operate::stop`].
+    fn start(&self, within: Duration) -> Result<u32> {
+        let until = Until::new(within);
+        self.request_start(until.left())?;
+        wait_for_one(self, &[], &until)
+    }
+
+    /// Restarts kube-proxy, or starts one that does not run; waits until the processes of before
+    /// are gone and another is there, and returns its number.
+    ///
+    /// # Errors
+    /// As [`Operate::stop`].
+    fn restart(&self, within: Duration) -> Result<u32> {
+        let until = Until::new(within);
+        let before = running(self.program())?;
+        if self.request_restart(until.left())? {
+            return wait_for_one(self, &before, &until);
+        }
+        self.stop(until.left())?;
+        self.start(until.left())
+    }
+
+    /// Exchanges kube-proxy's configuration as [`swap`] does, and has it run with the new one;
+    /// returns its number.
+    ///
+    /// Up to 1.30 kube-proxy exits by itself when its file is written: so this is one step.
+    ///
+    /// # Errors
+    /// As [`swap`], with kube-proxy running as before, and as [`Operate::stop`].
+    fn configure(
+        &self,
+        source: &ConfigSource,
+        from: Option<&str>,
+        to: Option<&str>,
+        within: Duration,
+    ) -> Result<u32> {
+        swap(source.path(), from, to)?;
+        self.restart(within)
+    }
+
+    /// As [`Operate::configure`], for a kube-proxy that does not run, and that somebody else will
+    /// start.
+    ///
+    /// # Errors
+    /// As [`swap`].
+    fn configure_stopped(
+        &self,
+        source: &ConfigSource,
+        from: Option<&str>,
+        to: Option<&str>,
+    ) -> Result<()> {
+        swap(source.path(), from, to)
+    }
+}
+
+/// A point in time up to which something is waited for.
+struct Until {
+    end: Instant,
+    within: Duration,
+}
+
+impl Until {
+    fn new(within: Duration) -> Until {
+        Until { end: Instant::now() + within, within }
+    }
+
+    fn left(&self) -> Duration {
+        self.end.saturating_duration_since(Instant::now())
+    }
+}
+
+/// The processes of `program` in this network namespace.
+fn running(program: &str) -> Result<Vec<Running>> {
+    let pids = processes::pids(program)?;
+    Ok(pids.into_iter().map(|pid| (pid, process_start(pid))).collect())
+}
+
+fn wait_for_none(controller: &(impl Operate + ?Sized), until: &Until) -> Result<()> {
+    loop {
+        let running = running(controller.program())?;
+        let Some((pid, _)) = running.first() else { return Ok(()) };
+        if until.left().is_zero() {
+            let cause = format!("kube-proxy (pid {pid}) still runs {:?} later", until.within);
+            return Err(timeout_error(controller, cause));
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+/// Waits for a process that is not one of `before`, and until these are gone.
+fn wait_for_one(
+    controller: &(impl Operate + ?Sized),
+    before: &[Running],
+    until: &Until,
+) -> Result<u32> {
+    loop {
+        let running = running(controller.program())?;
+        let (old, new): (Vec<_>, Vec<_>) = running.into_iter().partition(|r| before.contains(r));
+        let cause = match (old.first(), new.first()) {
+            (None, Some((pid, _))) => return Ok(*pid),
+            (Some((pid, _)), _) => {
+                format!("kube-proxy (pid {pid}) still runs {:?} later", until.within)
+            }
+            (None, None) => format!("no kube-proxy runs {:?} later", until.within),
+        };
+        if until.left().is_zero() {
+            return Err(timeout_error(controller, cause));
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+fn timeout_error(controller: &(impl Operate + ?Sized), cause: String) -> Error {
+    let (log, hint) = controller.log_and_hint();
+    Error::new(Kind::Command, controller.to_string(), format!("{cause}{log}")).hint(hint)
+}

@@ -1,0 +1,93 @@
+//! kube-proxy as a static pod: kubelet stops it when its manifest is gone, and starts it when the
+//! manifest is there.
+
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{Operate, Until, wait_for_none};
+use crate::apply::files::swap;
+use crate::error::{Error, Result};
+use crate::state::kube_proxy::ConfigSource;
+use crate::state::kube_proxy::controller::StaticPod;
+
+impl Operate for StaticPod {
+    /// Renames the manifest to `.NAME.stopped`, in the same folder.
+    fn request_stop(&self, _within: Duration) -> Result<()> {
+        rename(&self.manifest, &parked_path(&self.manifest))
+    }
+
+    /// Renames the manifest back.
+    fn request_start(&self, _within: Duration) -> Result<()> {
+        rename(&parked_path(&self.manifest), &self.manifest)
+    }
+
+    fn log_and_hint(&self) -> (String, String) {
+        let hint = "see kubelet's log, and /var/log/pods/kube-system_kube-proxy-*";
+        (String::new(), hint.to_owned())
+    }
+
+    /// A manifest that is nowhere is an error, even where no kube-proxy runs.
+    fn stop(&self, within: Duration) -> Result<()> {
+        let until = Until::new(within);
+        self.request_stop(until.left())?;
+        wait_for_none(self, &until)
+    }
+
+    /// Stops the pod first: a kubelet that sees the manifest change again while it is still ending
+    /// the old pod may start the new one twice (seen with 1.20.2).
+    fn configure(
+        &self,
+        source: &ConfigSource,
+        from: Option<&str>,
+        to: Option<&str>,
+        within: Duration,
+    ) -> Result<u32> {
+        let until = Until::new(within);
+        self.stop(until.left())?;
+        let configured = swap(&self.current_path(source.path()), from, to);
+        let started = self.start(until.left());
+        configured.and(started)
+    }
+
+    fn configure_stopped(
+        &self,
+        source: &ConfigSource,
+        from: Option<&str>,
+        to: Option<&str>,
+    ) -> Result<()> {
+        let configured = swap(&self.current_path(source.path()), from, to);
+        let parked = parked_path(&self.manifest);
+        if parked.exists() {
+            rename(&parked, &self.manifest)?;
+        }
+        configured
+    }
+}
+
+impl StaticPod {
+    /// Where the file `path` is now: the manifest of a stopped pod is parked.
+    fn current_path(&self, path: &Path) -> PathBuf {
+        if self.manifest == path && !path.exists() {
+            return parked_path(&self.manifest);
+        }
+        path.to_owned()
+    }
+}
+
+/// Where a manifest is while its pod is stopped: kubelet ignores names that begin with a dot.
+fn parked_path(manifest: &Path) -> PathBuf {
+    let name = manifest.file_name().unwrap_or_default().to_string_lossy();
+    manifest.with_file_name(format!(".{name}.stopped"))
+}
+
+/// Renames a manifest, and syncs its folder; done already if only the other is there.
+fn rename(from: &Path, to: &Path) -> Result<()> {
+    match fs::rename(from, to) {
+        Err(e) if e.kind() == ErrorKind::NotFound && to.exists() => return Ok(()),
+        renamed => renamed.map_err(|e| Error::io(from, &e))?,
+    }
+    let folder = from.parent().unwrap_or(Path::new("/"));
+    File::open(folder).and_then(|f| f.sync_all()).map_err(|e| Error::io(folder, &e))
+}

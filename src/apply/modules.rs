@@ -1,0 +1,65 @@
+//! Kernel modules: loaded now, and at each boot. A loaded module stays loaded when a run is undone:
+//! someone else may use it by then.
+
+use std::time::Duration;
+
+use crate::error::Result;
+use crate::node::modules::is_loaded;
+use crate::node::tools::{Tool, Tools};
+use crate::state::live_facts::Modules;
+
+/// The file with the modules that are loaded at boot.
+pub const BOOT_FILE: &str = "/etc/modules-load.d/proxyshift.conf";
+
+/// How long a module may take to load.
+const LOADING: Duration = Duration::from_secs(30);
+
+/// Loads the module `name` with `modprobe`; nothing to do where it [`is_loaded`].
+///
+/// # Errors
+/// [`crate::error::Kind::MissingTool`] without modprobe, [`crate::error::Kind::Command`] if there is no such module.
+pub fn load(tools: &Tools, name: &str, known: &Modules) -> Result<()> {
+    if is_loaded(name, known)? {
+        return Ok(());
+    }
+    let modprobe = tools.command(Tool::Modprobe)?.args(["--", name]).deadline(LOADING);
+    modprobe.run().map(drop).map_err(|error| {
+        error.hint(format!(
+            "install the modules of this kernel, or boot one that has {name} (Debian: apt install \
+             linux-image-amd64)"
+        ))
+    })
+}
+
+/// The text of [`BOOT_FILE`]: a module a line.
+pub fn boot_text<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    let names = names.into_iter().map(|name| format!("{name}\n"));
+    format!("# Written by proxyshift for kube-proxy's mode.\n{}", names.collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::error::Kind;
+
+    #[test]
+    fn the_boot_file_has_a_module_a_line() {
+        let text = boot_text(["ip_vs", "ip_vs_rr"]);
+        assert_eq!(text.lines().skip(1).collect::<Vec<_>>(), ["ip_vs", "ip_vs_rr"]);
+    }
+
+    #[test]
+    fn a_module_that_is_nowhere_is_an_error_and_a_built_in_one_is_not() {
+        let built_in = BTreeSet::from(["proxyshift_built_in".to_owned()]);
+        let known = Modules { built_in, ..Modules::default() };
+        let tools = Tools::find();
+        load(&tools, "proxyshift-built-in", &known).unwrap();
+        assert!(!is_loaded("proxyshift_nowhere", &known).unwrap());
+        let error = load(&tools, "proxyshift_nowhere", &known).unwrap_err();
+        assert_eq!(error.kind, Kind::Command, "{error}");
+        assert!(error.object.ends_with("modprobe -- proxyshift_nowhere"), "{error}");
+        assert!(error.hint.is_some());
+    }
+}

@@ -1,0 +1,55 @@
+//! Sysctls: set now, and at each boot.
+
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write};
+
+use crate::error::{Error, Kind, Result};
+use crate::node::sysctls;
+
+/// The file with the sysctls that are set at boot, after the modules are loaded.
+pub const BOOT_FILE: &str = "/etc/sysctl.d/90-proxyshift.conf";
+
+/// Sets a sysctl, and reads it again.
+///
+/// # Errors
+/// [`Kind::Kernel`] if there is no such sysctl, or it does not take the value; [`Kind::Usage`] for
+/// anything but a name.
+pub fn set(name: &str, value: &str) -> Result<()> {
+    let refused = |cause: String| {
+        Error::new(Kind::Kernel, format!("sysctl {name} = {value}"), cause)
+            .hint("see whether its module is loaded, and which values it takes")
+    };
+    let file = sysctls::path(name)?;
+    OpenOptions::new()
+        .write(true)
+        .open(&file)
+        .and_then(|mut file| file.write_all(value.as_bytes()))
+        .map_err(|e| match e.kind() {
+            ErrorKind::NotFound | ErrorKind::InvalidInput => refused(e.to_string()),
+            _ => Error::io(&file, &e),
+        })?;
+    let now = sysctls::value_of(name)?.unwrap_or_default();
+    // Some are lists, whose words the kernel sets apart in its own way.
+    if now.split_whitespace().ne(value.split_whitespace()) {
+        return Err(refused(format!("the kernel made it {now}")));
+    }
+    Ok(())
+}
+
+/// The text of [`BOOT_FILE`]: `name = value` a line.
+pub fn boot_text(values: &BTreeMap<String, String>) -> String {
+    let values = values.iter().map(|(name, value)| format!("{name} = {value}\n"));
+    format!("# Written by proxyshift for kube-proxy's mode.\n{}", values.collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_boot_file_has_a_value_a_line() {
+        let values = BTreeMap::from([("net.ipv4.vs.conntrack".to_owned(), "1".to_owned())]);
+        assert!(boot_text(&values).ends_with("mode.\nnet.ipv4.vs.conntrack = 1\n"));
+    }
+}

@@ -1,0 +1,114 @@
+//! Units of systemd: written, enabled, started, stopped, removed.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::node::command::Command;
+use crate::node::systemd::{self, UNITS, WANTS};
+
+/// Runs `systemctl` with these words: an action, and the unit at the end.
+///
+/// # Errors
+/// [`crate::error::Kind::Command`], with the last lines of the unit's log; [`crate::error::Kind::MissingTool`].
+pub fn systemctl(words: &[&str], within: Duration) -> Result<()> {
+    let run = Command::new(systemd::program("systemctl")?).args(words).deadline(within).run();
+    run.map(drop).map_err(|mut error| match words {
+        [_, .., unit] => {
+            error.cause.push_str(&systemd::log(unit));
+            error.hint(format!("see `systemctl status {unit}` and `journalctl -u {unit}`"))
+        }
+        _ => error,
+    })
+}
+
+/// Writes a unit, which nothing starts yet. It is on the disk, whole, when this returns.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write(unit: &str, text: &str) -> Result<()> {
+    write_in(Path::new(UNITS), unit, text)
+}
+
+/// Enables a unit: each boot starts it.
+///
+/// # Errors
+/// When the link cannot be made.
+pub fn enable(unit: &str) -> Result<()> {
+    enable_in(Path::new(UNITS), unit)
+}
+
+/// Removes a unit, if it is there.
+///
+/// # Errors
+/// When a file cannot be removed.
+pub fn remove(unit: &str) -> Result<()> {
+    remove_in(Path::new(UNITS), unit)
+}
+
+fn paths(units: &Path, unit: &str) -> [PathBuf; 2] {
+    [units.join(WANTS).join(unit), units.join(unit)]
+}
+
+fn write_in(units: &Path, unit: &str, text: &str) -> Result<()> {
+    let [_, path] = paths(units, unit);
+    let write = || {
+        fs::create_dir_all(units)?;
+        let mut file = tempfile::Builder::new().prefix(".proxyshift").tempfile_in(units)?;
+        file.write_all(text.as_bytes())?;
+        file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
+        file.as_file().sync_all()?;
+        file.persist(&path)?;
+        fs::File::open(units)?.sync_all()
+    };
+    write().map_err(|e: io::Error| Error::io(&path, &e))
+}
+
+fn enable_in(units: &Path, unit: &str) -> Result<()> {
+    let [wanted, path] = paths(units, unit);
+    let folder = units.join(WANTS);
+    let link = || {
+        fs::create_dir_all(&folder)?;
+        match symlink(&path, &wanted) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+            _ => {}
+        }
+        fs::File::open(&folder)?.sync_all()?;
+        fs::File::open(units)?.sync_all()
+    };
+    link().map_err(|e| Error::io(&wanted, &e))
+}
+
+fn remove_in(units: &Path, unit: &str) -> Result<()> {
+    for path in paths(units, unit) {
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(Error::io(&path, &e)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unit_is_wanted_at_boot_until_it_is_removed() {
+        let tmp = tempfile::tempdir().unwrap();
+        for text in ["[Unit]\n", "[Unit]\nAfter=x\n"] {
+            write_in(tmp.path(), "a.service", text).unwrap();
+            enable_in(tmp.path(), "a.service").unwrap();
+        }
+        let [wanted, file] = paths(tmp.path(), "a.service");
+        assert_eq!(fs::canonicalize(wanted).unwrap(), file.canonicalize().unwrap());
+        assert_eq!(fs::read_to_string(&file).unwrap(), "[Unit]\nAfter=x\n");
+        for _ in 0..2 {
+            remove_in(tmp.path(), "a.service").unwrap();
+        }
+        assert!(!file.exists() && !tmp.path().join(WANTS).join("a.service").is_symlink());
+    }
+}

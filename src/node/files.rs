@@ -1,0 +1,92 @@
+//! Configuration files, read whole.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+
+use crate::error::{Error, Kind, Result};
+
+/// The largest file that is read, in bytes: configuration is a few KiB.
+const LIMIT: u64 = 1 << 20;
+
+/// The text of a file; none if there is no such file.
+///
+/// # Errors
+/// [`Kind::Parse`] for anything but a regular file of at most 1 MiB in UTF-8, and for links that lead
+/// nowhere; else what the system reports.
+pub fn read(path: &Path) -> Result<Option<String>> {
+    read_target(path, &target(path)?)
+}
+
+/// The file that `path` leads to by its links, whether or not it exists.
+///
+/// # Errors
+/// [`Kind::Parse`] for links that lead nowhere or in a circle.
+pub(crate) fn target(path: &Path) -> Result<PathBuf> {
+    let refused = |cause: String| Error::new(Kind::Parse, path.display().to_string(), cause);
+    match fs::canonicalize(path) {
+        Ok(real) => Ok(real),
+        Err(e) if e.kind() == ErrorKind::NotFound => match fs::symlink_metadata(path) {
+            Ok(_) => Err(refused("a symbolic link that leads nowhere".into())),
+            Err(_) => Ok(path.to_owned()),
+        },
+        Err(e) if e.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
+            Err(refused(format!("its symbolic links lead in a circle: {e}")))
+        }
+        Err(e) => Err(Error::io(path, &e)),
+    }
+}
+
+/// As [`read`], for a `path` whose [`target`] is known.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn read_target(path: &Path, target: &Path) -> Result<Option<String>> {
+    let refused = |cause: String| Error::new(Kind::Parse, path.display().to_string(), cause);
+    match fs::symlink_metadata(target) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        // A pipe would keep us waiting.
+        Ok(meta) if !meta.is_file() => return Err(refused("not a regular file".into())),
+        meta => meta.map_err(|e| Error::io(path, &e))?,
+    };
+    let mut bytes = Vec::new();
+    File::open(target)
+        .and_then(|file| file.take(LIMIT + 1).read_to_end(&mut bytes))
+        .map_err(|e| Error::io(path, &e))?;
+    if bytes.len() as u64 > LIMIT {
+        return Err(refused(format!("larger than {LIMIT} bytes")));
+    }
+    String::from_utf8(bytes).map(Some).map_err(|_| refused("not text in UTF-8".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn anything_but_a_plain_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        symlink("b", at("a")).unwrap();
+        symlink("a", at("b")).unwrap();
+        symlink("nowhere", at("dangling")).unwrap();
+        fs::write(at("binary"), [0xff]).unwrap();
+        fs::write(at("large"), vec![b'a'; (1 << 20) + 1]).unwrap();
+        fs::create_dir(at("folder")).unwrap();
+        for (name, cause) in [
+            ("a", "circle"),
+            ("dangling", "nowhere"),
+            ("binary", "UTF-8"),
+            ("large", "larger"),
+            ("folder", "regular"),
+        ] {
+            let error = read(&at(name)).unwrap_err();
+            assert_eq!(error.kind, Kind::Parse, "{error}");
+            assert!(error.object.ends_with(name) && error.cause.contains(cause), "{error}");
+        }
+    }
+}

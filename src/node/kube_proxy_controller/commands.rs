@@ -1,0 +1,13 @@
+//! kube-proxy under commands of the operator's. They are named in a playbook, never found.
+
+use super::kind::{ReadController, host_config};
+use crate::error::Result;
+use crate::state::kube_proxy::controller::Commands;
+use crate::state::kube_proxy::{CommandLine, ConfigSource};
+use crate::state::tools::Process;
+
+impl ReadController for Commands {
+    fn config_source(&self, process: &Process, line: CommandLine) -> Result<ConfigSource> {
+        host_config(self, process, line)
+    }
+}

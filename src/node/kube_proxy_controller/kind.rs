@@ -1,0 +1,73 @@
+//! What every kind of controller shares: how it is read, and the process it is found by.
+
+use std::fmt::Display;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use crate::error::{Error, Kind, Result};
+use crate::state::kube_proxy::{CommandLine, ConfigSource};
+use crate::state::tools::Process;
+
+/// What to do where the controller is unknown.
+const NAME_IT: &str = "name how it is stopped and started in the playbook: \
+    switch: {controller: {commands: {stop: [PROGRAM, …], start: [PROGRAM, …]}}}";
+
+/// How a kind of controller is read.
+pub(super) trait ReadController {
+    /// Finds the configuration of the running kube-proxy `process`, whose command line is `line`.
+    ///
+    /// # Errors
+    /// [`Kind::Parse`], with what to do, where no file that can be edited holds it.
+    fn config_source(&self, process: &Process, line: CommandLine) -> Result<ConfigSource>;
+}
+
+/// What is known of a process whose controller is to be found.
+pub(super) struct Origin<'a> {
+    /// The process, for errors.
+    pub(super) object: String,
+    /// The paths of its cgroups.
+    pub(super) cgroups: Vec<&'a str>,
+    /// `/`, but for tests.
+    pub(super) root: &'a Path,
+}
+
+impl Origin<'_> {
+    /// True for a container of a pod.
+    pub(super) fn is_pod(&self) -> bool {
+        self.cgroups.iter().any(|path| path.contains("kubepods"))
+    }
+
+    pub(super) fn unknown(&self, cause: String) -> Error {
+        Error::new(Kind::UnknownController, &self.object, cause).hint(NAME_IT)
+    }
+}
+
+/// The `--config` of a process that sees the host's own files, and that `starter` starts.
+pub(super) fn host_config(
+    starter: &dyn Display,
+    process: &Process,
+    line: CommandLine,
+) -> Result<ConfigSource> {
+    let Some(config) = line.config else {
+        let object = format!("kube-proxy (pid {})", process.pid);
+        let cause = format!("its mode is given by flags of {starter}, not by a configuration file");
+        return Err(Error::new(Kind::Parse, object, cause).hint(
+            "`proxyshift check --write-config FILE` writes a file that means the same; start \
+             kube-proxy with --config=FILE in place of the flags",
+        ));
+    };
+    let refused =
+        |cause: &str| Error::new(Kind::Parse, format!("kube-proxy's --config={config}"), cause);
+    if !config.starts_with('/') {
+        return Err(refused("a path that is not absolute").hint("give it an absolute path"));
+    }
+    // The slash at the end leads into the root itself.
+    let root = |path: &str| fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
+    match root(&format!("/proc/{}/root/", process.pid)) {
+        Some(theirs) if Some(theirs) == root("/") => Ok(ConfigSource::File(config.into())),
+        Some(_) => Err(refused("a file within its container")
+            .hint("run kube-proxy as a unit or a static pod, or change the file by a hook")),
+        None => Err(refused("the process that has it is gone").hint("begin again")),
+    }
+}

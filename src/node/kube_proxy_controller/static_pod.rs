@@ -1,0 +1,55 @@
+//! kube-proxy as a static pod: its manifest is a file of this node.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::kind::{Origin, ReadController};
+use crate::error::{Error, Kind, Result};
+use crate::node::files;
+use crate::state::kube_proxy::controller::StaticPod;
+use crate::state::kube_proxy::edit::{host_path, runs_kube_proxy};
+use crate::state::kube_proxy::{CommandLine, ConfigSource, Controller};
+use crate::state::tools::Process;
+
+/// The folder in which kubelet reads static pods, unless it is configured otherwise.
+pub(super) const MANIFESTS: &str = "etc/kubernetes/manifests";
+
+pub(super) fn detect(origin: &Origin<'_>) -> Result<Option<Controller>> {
+    if !origin.is_pod() {
+        return Ok(None);
+    }
+    let mut found = manifests(&origin.root.join(MANIFESTS));
+    let Some(manifest) = found.pop() else { return Ok(None) };
+    if let Some(other) = found.pop() {
+        let cause = format!("both {} and {} run kube-proxy", other.display(), manifest.display());
+        return Err(
+            Error::new(Kind::NotFound, &origin.object, cause).hint("take the wrong one away")
+        );
+    }
+    Ok(Some(Controller::StaticPod(StaticPod { manifest })))
+}
+
+/// The manifests in a folder that run kube-proxy, as kubelet would read them.
+fn manifests(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut found: Vec<PathBuf> = entries
+        .filter(|entry| !entry.file_name().to_string_lossy().starts_with('.'))
+        .map(|entry| entry.path())
+        .filter(|path| fs::read_to_string(path).is_ok_and(|text| runs_kube_proxy(&text)))
+        .collect();
+    found.sort();
+    found
+}
+
+impl ReadController for StaticPod {
+    fn config_source(&self, _: &Process, line: CommandLine) -> Result<ConfigSource> {
+        let Some(config) = line.config else {
+            return Ok(ConfigSource::Manifest(self.manifest.clone()));
+        };
+        let name = self.manifest.display().to_string();
+        let text = files::read(&self.manifest)?.ok_or_else(|| {
+            Error::new(Kind::NotFound, name.as_str(), "no such manifest of a static pod")
+        })?;
+        Ok(ConfigSource::File(host_path(&name, &text, &config)?))
+    }
+}

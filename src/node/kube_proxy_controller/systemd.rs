@@ -1,0 +1,38 @@
+//! kube-proxy in a unit of systemd, found by its cgroup.
+
+use super::kind::{Origin, ReadController, host_config};
+use crate::error::Result;
+use crate::state::kube_proxy::controller::SystemdUnit;
+use crate::state::kube_proxy::{CommandLine, ConfigSource, Controller};
+use crate::state::tools::Process;
+
+/// Units that start more than kube-proxy: a process without a cgroup of its own counts as theirs.
+const SHARED: [&str; 9] = [
+    "containerd",
+    "cri-docker",
+    "crio",
+    "docker",
+    "k3s",
+    "k3s-agent",
+    "kubelet",
+    "rke2-agent",
+    "rke2-server",
+];
+
+pub(super) fn detect(origin: &Origin<'_>) -> Result<Option<Controller>> {
+    // A user's own systemd has units that the system's does not know.
+    let mut system = origin.cgroups.iter().filter(|path| !path.contains("/user.slice"));
+    let unit = system.find_map(|path| path.rsplit('/').find(|part| part.ends_with(".service")));
+    let Some(unit) = unit else { return Ok(None) };
+    if SHARED.contains(&unit.trim_end_matches(".service")) {
+        let cause = format!("it is counted as a part of unit {unit}, which runs more");
+        return Err(origin.unknown(cause));
+    }
+    Ok(Some(Controller::Systemd(SystemdUnit { unit: unit.to_owned() })))
+}
+
+impl ReadController for SystemdUnit {
+    fn config_source(&self, process: &Process, line: CommandLine) -> Result<ConfigSource> {
+        host_config(self, process, line)
+    }
+}

@@ -1,0 +1,41 @@
+//! The edit of kube-proxy's configuration, whatever form that has.
+
+use ipnet::IpNet;
+
+use crate::state::kube_proxy::Mode;
+
+/// An edit of kube-proxy's configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigEdit {
+    /// The mode that it shall run in.
+    pub mode: Mode,
+    /// Networks whose virtual servers kube-proxy shall leave alone, besides those of its
+    /// `ipvs.excludeCIDRs` now.
+    pub exclude: Vec<IpNet>,
+}
+
+impl ConfigEdit {
+    /// The networks that `excluded` does not cover yet.
+    pub(super) fn missing(&self, excluded: &[IpNet]) -> Vec<IpNet> {
+        let mut missing: Vec<IpNet> = Vec::new();
+        for network in self.exclude.iter().map(IpNet::trunc) {
+            if !excluded.iter().chain(&missing).any(|known| known.contains(&network)) {
+                missing.push(network);
+            }
+        }
+        missing
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_that_are_covered_are_not_missing() {
+        let nets = |all: &[&str]| all.iter().map(|n| n.parse().unwrap()).collect::<Vec<IpNet>>();
+        let exclude = nets(&["10.0.0.5/32", "10.9.0.7/24", "10.9.0.0/24", "fd00::1/128"]);
+        let edit = ConfigEdit { mode: Mode::Ipvs, exclude };
+        assert_eq!(edit.missing(&nets(&["10.0.0.0/16"])), nets(&["10.9.0.0/24", "fd00::1/128"]));
+    }
+}

@@ -23,7 +23,7 @@ const FILES: &[&str] = &[
     "/etc/sysconfig/iptables",
     "/etc/sysconfig/ip6tables",
     "/etc/nftables.conf",
-    // What other writers of rules are told
+    // The configuration of other writers of rules
     "/etc/firewalld/firewalld.conf",
     "/etc/ufw/ufw.conf",
     "/etc/ferm/ferm.conf",
@@ -35,13 +35,14 @@ const FILES: &[&str] = &[
 const DIRECTORIES: &[(&str, &str)] = &[("/etc/cni/net.d", ""), ("/etc/iptables", "rules.")];
 
 /// Programs with the flags that name their configuration, a file in their own root.
-const TOLD: &[(&str, &[&str])] =
+const CONFIG_FLAGS: &[(&str, &[&str])] =
     &[("kube-proxy", &["--config"]), ("node-cache", &["-conf", "--conf"])];
 
 /// How many symbolic links a path may lead through, as in the kernel.
 const LINKS: usize = 40;
 
-/// The configuration of this node, of its kube-proxy and of its nodelocaldns, and a sentence for each file left out.
+/// The configuration of this node, of its kube-proxy and of its nodelocaldns, and a note for each
+/// file that is not captured.
 pub fn read(processes: &[Process]) -> (Files, Vec<String>) {
     let mut read = (Files::new(), Vec::new());
     let root = Path::new("/");
@@ -56,7 +57,8 @@ pub fn read(processes: &[Process]) -> (Files, Vec<String>) {
         }
     }
     for process in processes {
-        let flags = TOLD.iter().filter(|(name, _)| *name == process.name).flat_map(|(_, f)| *f);
+        let flags =
+            CONFIG_FLAGS.iter().filter(|(name, _)| *name == process.name).flat_map(|(_, f)| *f);
         for path in flags.filter_map(|flag| flag_value(&process.args, flag)) {
             let root = PathBuf::from(format!("/proc/{}/root", process.pid));
             add(&root, path, &mut read);
@@ -65,14 +67,15 @@ pub fn read(processes: &[Process]) -> (Files, Vec<String>) {
     read
 }
 
-/// Adds the file at `path` below `root`, or the reason why not; one that is not there is neither.
+/// Adds the file at `path` below `root`, or a note why it is not captured. A missing file adds
+/// neither.
 fn add(root: &Path, path: &str, (files, notes): &mut (Files, Vec<String>)) {
     match text(root, path) {
         Ok(Some(text)) => {
             files.entry(format!("files{path}")).or_insert_with(|| text.into());
         }
         Ok(None) => {}
-        Err(why) => notes.push(format!("{path} is left out of the capture: {why}")),
+        Err(why) => notes.push(format!("{path} is not captured: {why}")),
     }
 }
 
@@ -87,7 +90,7 @@ fn names(directory: &str) -> Vec<String> {
     names
 }
 
-/// A file's text, nothing when there is no such file, or why it is not to be captured.
+/// A file's text, none if there is no such file, or why it must not be captured.
 fn text(root: &Path, path: &str) -> Result<Option<String>, String> {
     let absolute =
         path.starts_with('/') && !Path::new(path).components().any(|c| c == Component::ParentDir);
@@ -189,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_is_asked_for_the_file_that_it_was_told_of() {
+    fn the_file_that_a_programs_flag_names_is_captured() {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(&file, ". {\n    bind 169.254.20.10\n}\n").unwrap();
         let path = file.path().to_str().unwrap();

@@ -61,6 +61,28 @@ fn commands_stop_and_start_it() {
 }
 
 #[test]
+fn a_clean_up_is_not_waited_for() {
+    if !in_namespace("a_clean_up_is_not_waited_for") {
+        return;
+    }
+    install();
+    std::fs::create_dir("/run/other").unwrap();
+    std::fs::copy("/bin/sh", "/run/other/kube-proxy").unwrap();
+    let mut cleaning = std::process::Command::new("/run/other/kube-proxy")
+        .args(["-c", "sleep 100; :", "kube-proxy", "--cleanup"])
+        .spawn()
+        .unwrap();
+    let controller = commands(START, STOP, None);
+    let first = controller.start(WITHIN).unwrap();
+    assert_ne!(first, cleaning.id());
+    assert_eq!(pids("kube-proxy").unwrap(), [first]);
+    controller.stop(WITHIN).unwrap();
+    assert!(cleaning.try_wait().unwrap().is_none(), "it still cleans up");
+    cleaning.kill().unwrap();
+    cleaning.wait().unwrap();
+}
+
+#[test]
 fn what_does_not_come_in_time_is_named() {
     if !in_namespace("what_does_not_come_in_time_is_named") {
         return;

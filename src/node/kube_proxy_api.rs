@@ -9,7 +9,7 @@ use std::time::Duration;
 use ureq::Agent;
 
 use crate::runtime::process_start;
-use crate::state::kube_proxy::{CommandLine, KubeProxyConfig};
+use crate::state::kube_proxy::{CommandLine, Instances, KubeProxyConfig};
 use crate::state::tools::Process;
 use crate::state::{Files, NodeState};
 
@@ -38,7 +38,8 @@ pub fn mode(state: &NodeState) -> Option<String> {
 /// container: nobody runs its program to ask. `files` has its configuration.
 pub(super) fn tell_version(processes: &mut [Process], files: &Files) {
     let address = address(processes, files);
-    let process = processes.iter_mut().find(|p| p.name == "kube-proxy" && p.version.is_none());
+    let pid = Instances::of(processes).one().map(|p| p.pid);
+    let process = processes.iter_mut().find(|p| Some(p.pid) == pid && p.version.is_none());
     let (Some(address), Some(process)) = (address, process) else { return };
     let start = process_start(process.pid);
     let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
@@ -83,8 +84,7 @@ fn get(address: SocketAddr, path: &str, limit: u64) -> Option<String> {
 /// Where the kube-proxy among `processes` answers; none if there is none, or more than one. `files` has
 /// its configuration.
 fn address(processes: &[Process], files: &Files) -> Option<SocketAddr> {
-    let mut all = processes.iter().filter(|p| p.name == "kube-proxy");
-    let (Some(process), None) = (all.next(), all.next()) else { return None };
+    let process = Instances::of(processes).one()?;
     let line = CommandLine::parse(&process.args).ok()?;
     let text = |path: &str| files.get(&format!("files{path}"));
     let config = line.config.as_deref();
@@ -217,6 +217,9 @@ mod tests {
         let again = two.processes.as_ref().unwrap()[0].clone();
         two.processes.as_mut().unwrap().push(again);
         assert_eq!(address(&two), None);
+        // A clean-up answers nothing, and is not asked.
+        two.processes.as_mut().unwrap()[1].args.push("--cleanup".into());
+        assert_eq!(address(&two), address(&state("--v=2")));
         assert_eq!(address(&NodeState::default()), None);
     }
 }

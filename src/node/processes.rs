@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::command::Command;
 use crate::error::{Error, Kind, Result};
+use crate::state::kube_proxy::serves;
 use crate::state::tools::Process;
 
 /// Programs known to own rules, sets, virtual servers or links, or to embed one that does: those by
@@ -96,9 +97,9 @@ pub fn find() -> Result<Vec<Process>> {
 }
 
 /// The numbers of the processes in our network namespace that run the known program `name`, asking
-/// none of them anything; fails as [`find`] does.
+/// none of them anything. A kube-proxy that only cleans up is none of them. Fails as [`find`] does.
 pub fn pids(name: &str) -> Result<Vec<u32>> {
-    let named = named()?.into_iter().filter(|(_, known, _)| *known == name);
+    let named = named()?.into_iter().filter(|(_, known, args)| *known == name && serves(args));
     Ok(named.map(|(pid, ..)| pid).collect())
 }
 

@@ -5,6 +5,8 @@ pub mod controller;
 pub mod edit;
 mod flags;
 mod flags_to_config;
+mod mode;
+mod process;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use ipnet::IpNet;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer};
 
 use super::lines;
 use crate::error::{Error, Kind, Result};
@@ -23,58 +25,16 @@ pub use controller::Controller;
 pub use edit::{ConfigEdit, ConfigSource};
 pub use flags::{flag_names, heeded_beside_config};
 pub use flags_to_config::{GeneratedConfig, flags_to_config};
-
-/// How kube-proxy serves services.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// DNAT rules; what kube-proxy does on Linux when it is told nothing.
-    Iptables,
-    /// Virtual servers in the kernel, with a few iptables rules and ipsets.
-    Ipvs,
-    /// Its own nf_tables tables (1.29 and later).
-    Nftables,
-    /// A proxy process (up to 1.25).
-    Userspace,
-}
-
-impl Mode {
-    /// Its name in kube-proxy's configuration.
-    pub fn name(self) -> &'static str {
-        match self {
-            Mode::Iptables => "iptables",
-            Mode::Ipvs => "ipvs",
-            Mode::Nftables => "nftables",
-            Mode::Userspace => "userspace",
-        }
-    }
-}
-
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for Mode {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Mode> {
-        let all = [Mode::Iptables, Mode::Ipvs, Mode::Nftables, Mode::Userspace];
-        all.into_iter().find(|mode| mode.name() == name).ok_or_else(|| {
-            let cause = format!("kube-proxy has no mode `{name}`");
-            Error::new(Kind::Usage, "mode", cause).hint("use iptables, ipvs or nftables")
-        })
-    }
-}
+pub use mode::Mode;
+pub use process::{Instances, serves};
 
 /// What proxyshift uses of a `KubeProxyConfiguration`. An absent, null or empty field is `None`,
 /// false or empty here; keys that are not listed are passed over.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct KubeProxyConfig {
-    /// The mode; none means kube-proxy's default, [`Mode::Iptables`].
-    #[serde(deserialize_with = "mode")]
+    /// The mode; none means kube-proxy's default.
+    #[serde(deserialize_with = "optional_mode")]
     pub mode: Option<Mode>,
     /// The pod networks of the cluster.
     #[serde(rename = "clusterCIDR", deserialize_with = "networks")]
@@ -181,6 +141,13 @@ pub struct ConntrackConfig {
 /// The bit of the mark when nothing sets it.
 const MASQUERADE_BIT: u8 = 14;
 
+impl Masquerading {
+    /// The mark that asks for masquerading: 0x4000 unless a bit is set.
+    pub fn mark(&self) -> u32 {
+        1 << self.masquerade_bit.unwrap_or(MASQUERADE_BIT)
+    }
+}
+
 impl KubeProxyConfig {
     /// Reads a `KubeProxyConfiguration`; errors name `file`, and the line where there is one.
     pub fn parse(file: &str, text: &str) -> Result<KubeProxyConfig> {
@@ -201,13 +168,7 @@ impl KubeProxyConfig {
 
     /// The mode that it asks for. kube-proxy up to 1.25 may run another: it falls back silently.
     pub fn mode(&self) -> Mode {
-        self.mode.unwrap_or(Mode::Iptables)
-    }
-
-    /// The mark that asks for masquerading in `mode`: 0x4000 unless told otherwise.
-    pub fn masquerade_mark(&self, mode: Mode) -> u32 {
-        let section = if mode == Mode::Nftables { &self.nftables } else { &self.iptables };
-        1 << section.masquerade_bit.unwrap_or(MASQUERADE_BIT)
+        self.mode.unwrap_or_default()
     }
 
     /// Where `/healthz` is served, defaults filled in; none if the address cannot be read.
@@ -274,7 +235,7 @@ where
 }
 
 /// A mode; "" is none.
-fn mode<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Mode>, D::Error> {
+fn optional_mode<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Mode>, D::Error> {
     let name: String = nullable(from)?;
     parse_mode(&name).map_err(serde::de::Error::custom)
 }
@@ -346,7 +307,7 @@ mod tests {
         let bind_address = Some("0.0.0.0".parse().unwrap());
         assert_eq!(config, KubeProxyConfig { bind_address, ..KubeProxyConfig::default() });
         assert_eq!(config.mode(), Mode::Iptables);
-        assert_eq!(config.masquerade_mark(Mode::Ipvs), 0x4000);
+        assert_eq!(config.iptables.mark(), 0x4000);
         assert_eq!(config.metrics_address().unwrap().to_string(), "127.0.0.1:10249");
         assert_eq!(config.healthz_address().unwrap().to_string(), "0.0.0.0:10256");
     }
@@ -369,8 +330,8 @@ mod tests {
         assert_eq!(config.healthz_address(), None);
         assert_eq!(config.node_port_addresses, ["primary"]);
         assert_eq!(config.feature_gates.get("NFTablesProxyMode"), Some(&true));
-        assert_eq!(config.masquerade_mark(Mode::Ipvs), 1 << 15);
-        assert_eq!(config.masquerade_mark(Mode::Nftables), 1 << 9);
+        assert_eq!(config.iptables.mark(), 1 << 15);
+        assert_eq!(config.nftables.mark(), 1 << 9);
         assert_eq!(config.iptables.localhost_node_ports, Some(false));
         assert_eq!(config.ipvs.exclude_cidrs, ["10.9.0.0/24".parse().unwrap()]);
         assert!(config.ipvs.strict_arp && config.conntrack.tcp_be_liberal);
@@ -394,14 +355,5 @@ mod tests {
             assert!(error.starts_with("config.conf: "), "{error}");
             assert!(error.contains(line) && error.contains(cause), "{error}");
         }
-    }
-
-    #[test]
-    fn modes_have_one_name_everywhere() {
-        for mode in [Mode::Iptables, Mode::Ipvs, Mode::Nftables, Mode::Userspace] {
-            assert_eq!(mode.to_string().parse::<Mode>().unwrap(), mode);
-            assert_eq!(serde_json::to_value(mode).unwrap(), mode.name());
-        }
-        assert_eq!("".parse::<Mode>().unwrap_err().kind, Kind::Usage);
     }
 }

@@ -10,6 +10,7 @@ pub(super) mod nft;
 pub(super) mod privileges;
 
 use super::{Facts, Found, Verdict};
+use crate::state::kube_proxy::Instances;
 use crate::state::tools::{Tool, Version};
 
 /// Where a kubeadm node, or a service, has kube-proxy's log.
@@ -28,9 +29,14 @@ struct Seen<'a> {
 /// has. Else what was missing to know.
 fn seen<'a>(facts: &Facts<'a>, name: &str) -> Result<Seen<'a>, String> {
     let own = facts.live.and_then(|a| a.kube_proxy_tools.as_ref());
-    let runs = facts.now.processes.iter().flatten().any(|p| p.name == "kube-proxy");
-    if facts.live.is_some() && own.is_none() && runs {
-        return Err("the root of kube-proxy's process cannot be read".into());
+    if facts.live.is_some() && own.is_none() {
+        match Instances::of(facts.now.processes.as_deref().unwrap_or_default()) {
+            Instances::None => {}
+            Instances::One(_) => {
+                return Err("the root of kube-proxy's process cannot be read".into());
+            }
+            Instances::Many(_) => return Err("more than one kube-proxy runs".into()),
+        }
     }
     let tools = own.or(facts.now.tools.as_ref()).ok_or("the tools are not in this state")?;
     let tool = tools.get(name).ok_or(format!("the list of tools does not name {name}"))?;

@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::error::{Error, Kind, Result};
 use crate::front::cli::command::Command;
 use crate::state::NodeState;
-use crate::state::kube_proxy::flags_to_config;
+use crate::state::kube_proxy::{Instances, flags_to_config};
 use crate::state::tools::Process;
 use crate::ui::text::indented;
 
@@ -37,12 +37,13 @@ pub(super) fn run(command: &Command<'_>, snapshot: Option<&str>, file: &Path) ->
 
 /// The only kube-proxy.
 fn only(state: &NodeState) -> Result<&Process> {
-    let mut all = state.processes.iter().flatten().filter(|p| p.name == "kube-proxy");
-    match (all.next(), all.next()) {
-        (Some(one), None) => Ok(one),
-        (None, _) => Err(Error::new(Kind::NotFound, "kube-proxy", "no such process runs here")
-            .hint("k3s and others carry it in a program of their own, with its own settings")),
-        (Some(_), Some(_)) => Err(Error::new(Kind::Usage, "kube-proxy", "more than one runs here")
+    match Instances::of(state.processes.as_deref().unwrap_or_default()) {
+        Instances::One(process) => Ok(process),
+        Instances::None => {
+            Err(Error::new(Kind::NotFound, "kube-proxy", "no such process runs here")
+                .hint("k3s and others carry it in a program of their own, with its own settings"))
+        }
+        Instances::Many(_) => Err(Error::new(Kind::Usage, "kube-proxy", "more than one runs here")
             .hint("`proxyshift check --only kube-proxy.instances` names them")),
     }
 }

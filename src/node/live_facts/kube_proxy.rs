@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::node::command::TRUSTED_PATH;
 use crate::node::config_files::resolve;
 use crate::state::NodeState;
+use crate::state::kube_proxy::Instances;
 use crate::state::tools::{Tool, Tools};
 
 /// The programs that kube-proxy runs.
@@ -32,10 +33,10 @@ pub(super) struct Seen {
     pub(super) root: Option<String>,
 }
 
-/// Looks into the root of the kube-proxy process; nothing, if none runs or it cannot be read.
+/// Looks into the root of the only kube-proxy process; nothing, if it cannot be read.
 pub(super) fn look(state: &NodeState) -> Seen {
-    let mut processes = state.processes.iter().flatten().filter(|p| p.name == "kube-proxy");
-    let (Some(process), Some(tools)) = (processes.next(), &state.tools) else {
+    let instances = Instances::of(state.processes.as_deref().unwrap_or_default());
+    let (Some(process), Some(tools)) = (instances.one(), &state.tools) else {
         return Seen::default();
     };
     let root = format!("/proc/{}/root", process.pid);

@@ -175,7 +175,7 @@ mod tests {
         assert_eq!(flags.mode, Some(Mode::Ipvs));
         assert_eq!(flags.cluster_cidrs.len(), 2);
         assert!(flags.iptables.masquerade_all && !flags.ipvs.strict_arp);
-        assert_eq!(flags.masquerade_mark(Mode::Ipvs), 0x8000);
+        assert_eq!(flags.iptables.mark(), 0x8000);
         assert_eq!(flags.feature_gates.get("B"), Some(&false));
         assert_eq!(flags.conntrack.min, Some(0));
         assert_eq!(flags.ipvs.exclude_cidrs, ["10.9.0.0/24".parse().unwrap()]);

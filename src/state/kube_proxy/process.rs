@@ -1,0 +1,91 @@
+//! Which kube-proxy runs on a node.
+
+use super::CommandLine;
+use crate::state::tools::Process;
+
+/// The name of kube-proxy's program.
+const PROGRAM: &str = "kube-proxy";
+
+/// The kube-proxy processes of a network namespace that serve. One with `--cleanup` removes rules
+/// and ends: it is none of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Instances<'a> {
+    /// None runs, at least not by itself: k3s and others carry it in a program of their own.
+    None,
+    /// One runs, as it should be.
+    One(&'a Process),
+    /// Several run, and undo each other. Which of them counts is not known.
+    Many(Vec<&'a Process>),
+}
+
+impl<'a> Instances<'a> {
+    /// Those among all processes of the namespace.
+    pub fn of(processes: &'a [Process]) -> Instances<'a> {
+        let serving: Vec<&Process> =
+            processes.iter().filter(|p| p.name == PROGRAM && serves(&p.args)).collect();
+        match serving[..] {
+            [] => Instances::None,
+            [one] => Instances::One(one),
+            _ => Instances::Many(serving),
+        }
+    }
+
+    /// The only one.
+    pub fn one(&self) -> Option<&'a Process> {
+        match self {
+            Instances::One(process) => Some(process),
+            Instances::None | Instances::Many(_) => None,
+        }
+    }
+
+    /// Each of them, in the order of the processes.
+    pub fn all(&self) -> &[&'a Process] {
+        match self {
+            Instances::None => &[],
+            Instances::One(process) => std::slice::from_ref(process),
+            Instances::Many(processes) => processes,
+        }
+    }
+}
+
+/// Whether a kube-proxy with these arguments, the program first, serves: all but `--cleanup` do.
+pub fn serves(args: &[impl AsRef<str>]) -> bool {
+    !CommandLine::parse(args).is_ok_and(|line| line.cleanup)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn process(pid: u32, line: &str) -> Process {
+        let args: Vec<String> = line.split(' ').map(str::to_owned).collect();
+        Process { pid, name: args[0].clone(), args, version: None, version_source: None }
+    }
+
+    #[test]
+    fn a_clean_up_is_no_instance() {
+        let all = [
+            process(1, "kubelet"),
+            process(2, "kube-proxy --cleanup"),
+            process(3, "kube-proxy --config=/c"),
+            process(4, "kube-proxy --config=/c --cleanup=true"),
+        ];
+        assert_eq!(Instances::of(&all), Instances::One(&all[2]));
+        assert_eq!(Instances::of(&all[..2]), Instances::None);
+        assert_eq!(Instances::of(&all[..2]).all(), [] as [&Process; 0]);
+    }
+
+    #[test]
+    fn two_that_serve_are_many() {
+        let all = [process(2, "kube-proxy --v=2"), process(3, "kube-proxy --cleanup=false")];
+        let instances = Instances::of(&all);
+        assert_eq!(instances, Instances::Many(vec![&all[0], &all[1]]));
+        assert_eq!((instances.one(), instances.all().len()), (None, 2));
+    }
+
+    /// What cannot be read may serve: it is not passed over.
+    #[test]
+    fn a_line_that_cannot_be_read_serves() {
+        assert!(serves(&["kube-proxy", "--cleanup", "--cleanup=maybe"]));
+    }
+}

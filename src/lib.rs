@@ -7,9 +7,9 @@
 //!  snapshot  ─────────►     └───────► store ◄───────────────────── rollback (a plan like any other) ◄── journal
 //! ```
 //!
-//! Imports run one way: `event error yaml clock runtime interrupt allocator ← state ← owners ← plan
-//! ← checks`; `state ← node`, `state ← store`; `plan, node ← apply`; `checks, store, apply ← run,
-//! guard`; all of these `← front`; `event ← ui ← front`.
+//! Imports run one way: `event error yaml clock runtime interrupt allocator ← state ← owners ←
+//! kube_proxy ← plan ← checks`; `state ← node`, `state ← store`; `plan, node ← apply`; `checks, store,
+//! apply ← run, guard`; all of these `← front`; `event ← ui ← front`.
 //! `tests/layers.rs` holds the code to it.
 
 pub mod allocator;
@@ -21,6 +21,7 @@ pub mod event;
 pub mod front;
 pub mod guard;
 pub mod interrupt;
+pub mod kube_proxy;
 pub mod node;
 pub mod owners;
 pub mod plan;

@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 const SHARED: [&str; 7] = ["event", "error", "yaml", "clock", "runtime", "interrupt", "allocator"];
 
 /// Each layer and those just below it, which stand earlier; it may import whatever lies below.
-const ORDER: [(&str, &[&str]); 10] = [
+const ORDER: [(&str, &[&str]); 11] = [
     ("state", &[]),
     ("owners", &["state"]),
-    ("plan", &["owners"]),
+    ("kube_proxy", &["owners"]),
+    ("plan", &["kube_proxy"]),
     ("checks", &["plan"]),
     ("node", &["state"]),
     ("store", &["state"]),

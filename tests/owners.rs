@@ -5,9 +5,9 @@ mod nodes;
 use std::collections::BTreeSet;
 use std::fs;
 
+use proxyshift::kube_proxy::running::RunningMode;
 use proxyshift::owners::catalogue::Catalogue;
 use proxyshift::owners::matcher::{OPERATOR, Ownership, UNKNOWN, Why};
-use proxyshift::owners::mode;
 use proxyshift::state::kube_proxy::Mode;
 use proxyshift::state::{Backend, Family, Files, NodeState, RulesetId};
 
@@ -301,7 +301,7 @@ fn the_mode_that_runs() {
     for name in nodes::names() {
         let mut files = nodes::files(&name);
         let state = nodes::state(&files);
-        let running = mode::running(&state, &Ownership::of(&catalogue, &state));
+        let running = RunningMode::of(&state, &Ownership::of(&catalogue, &state));
         let expected = match &*name {
             n if n.contains("ipvs") => Mode::Ipvs,
             n if n.starts_with("nftables") => Mode::Nftables,
@@ -314,7 +314,7 @@ fn the_mode_that_runs() {
         let (from, to) = (format!("mode: {expected}"), format!("mode: {other}"));
         nodes::replace(&mut files, "files/var/lib/kube-proxy/config.conf", &from, &to);
         let state = nodes::state(&files);
-        let running = mode::running(&state, &Ownership::of(&catalogue, &state));
+        let running = RunningMode::of(&state, &Ownership::of(&catalogue, &state));
         assert_eq!(running.mode, None, "{name}: {}", running.evidence);
     }
 }

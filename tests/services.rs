@@ -5,13 +5,18 @@ mod nodes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use proxyshift::plan::services::*;
+use proxyshift::kube_proxy::mode::{self, chains_by_name};
+use proxyshift::kube_proxy::services::*;
 use proxyshift::state::NodeState;
 use proxyshift::state::ipvs::Protocol;
 use proxyshift::state::kube_proxy::Mode;
 
 fn node(name: &str) -> NodeState {
     nodes::state(&nodes::files(name))
+}
+
+fn services(state: &NodeState, mode: Mode) -> Services {
+    mode::of(mode).services(state)
 }
 
 fn find<'a>(services: &'a Services, key: &str) -> &'a Service {
@@ -101,7 +106,7 @@ fn a_half_migrated_node_still_has_the_old_endpoints_by_name() {
 fn a_weight_of_zero_is_no_backend() {
     let state = node("ipvs-dns-blackhole-1.20");
     let key = |k: &ServiceKey, _: Option<&str>| k.port == 53 && k.protocol == Protocol::Udp;
-    let dns = services_where(&state, Mode::Ipvs, key);
+    let dns = mode::of(Mode::Ipvs).services_where(&state, &key);
     assert_eq!(dns.len(), 1);
     assert_eq!(backends(find(&dns, "10.96.0.10:53/udp")), ["192.168.64.7:53"]);
 }

@@ -24,9 +24,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::kube_proxy::running::{RunningMode, configured};
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
-use crate::owners::mode::{self, Running};
 use crate::plan::edit::{Edit, edits};
 use crate::plan::leftovers::leftovers;
 use crate::plan::{Object, Plan};
@@ -67,7 +67,7 @@ pub struct Facts<'a> {
     /// The owner of each object of `now`.
     pub ownership: &'a Ownership<'a>,
     /// The mode that runs, by what the kernel holds.
-    pub running: Running,
+    pub running: RunningMode,
     /// What kube-proxy was told, where that is known.
     pub settings: Option<KubeProxyConfig>,
     /// What a clean-up would say of `now`, once a check has asked.
@@ -82,8 +82,8 @@ impl<'a> Facts<'a> {
         ownership: &'a Ownership<'a>,
         to: Option<Mode>,
     ) -> Facts<'a> {
-        let running = mode::running(now, ownership);
-        let settings = mode::settings(now);
+        let running = RunningMode::of(now, ownership);
+        let settings = configured(now);
         Facts {
             now,
             earlier: None,

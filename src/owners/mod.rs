@@ -6,7 +6,6 @@ pub mod content;
 pub(crate) mod expression;
 pub mod life;
 pub mod matcher;
-pub mod mode;
 mod rules;
 pub(crate) mod servers;
 pub mod template;

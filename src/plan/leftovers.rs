@@ -18,12 +18,13 @@ pub(in crate::plan) use black_holes::name as real_server_name;
 use draft::Draft;
 
 use crate::error::Result;
+use crate::kube_proxy::running::RunningMode;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
-use crate::owners::mode::{self, Running};
 use crate::plan::Plan;
 use crate::plan::edit::{Edit, edits};
 use crate::state::NodeState;
+use crate::state::kube_proxy::Mode;
 
 /// What a clean-up takes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -67,12 +68,21 @@ impl Wanted {
 ///
 /// The same state gives the same plan, in the same order.
 pub fn leftovers(catalogue: &Catalogue, state: &NodeState, ownership: &Ownership<'_>) -> Plan {
-    leftovers_under(&mode::running(state, ownership), catalogue, state, ownership)
+    leftovers_under(&RunningMode::of(state, ownership), catalogue, state, ownership)
+}
+
+/// The plan that removes what is left over once kube-proxy serves in the mode `to`. `after` is the node
+/// as [`predict_takeover`](crate::kube_proxy::takeover::predict_takeover) gives it, or as much of it as
+/// a kernel holds.
+pub fn leftovers_after(catalogue: &Catalogue, after: &NodeState, to: Mode) -> Plan {
+    let ownership = Ownership::of(catalogue, after);
+    let running = RunningMode { mode: Some(to), ..RunningMode::of(after, &ownership) };
+    leftovers_under(&running, catalogue, after, &ownership)
 }
 
 /// As [`leftovers`], with `running` for the kube-proxy that runs.
-pub(super) fn leftovers_under(
-    running: &Running,
+fn leftovers_under(
+    running: &RunningMode,
     catalogue: &Catalogue,
     state: &NodeState,
     ownership: &Ownership<'_>,

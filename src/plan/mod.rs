@@ -1,15 +1,11 @@
 //! What is to be done to a node, as data: which objects go, which stay, and why.
 
-pub mod ahead;
-pub mod convergence;
 pub mod edit;
 pub mod foreign;
 pub mod invariants;
 pub mod leftovers;
 pub mod merge;
-pub mod parity;
 pub mod playbook;
-pub mod services;
 
 use std::cmp::Ordering;
 use std::ops::Deref;

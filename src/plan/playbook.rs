@@ -14,6 +14,7 @@ mod words;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
+use crate::kube_proxy::mode;
 use crate::state::kube_proxy::Mode;
 use crate::yaml;
 
@@ -106,23 +107,17 @@ pub fn builtin_text(from: Mode, to: Mode) -> Result<(&'static str, &'static str)
 /// Refuses a mode that no playbook leads to yet, with what to do meanwhile.
 ///
 /// # Errors
-/// [`Kind::Usage`] for any mode but iptables and ipvs.
+/// [`Kind::Usage`], as the mode says.
 pub fn supported(to: Mode) -> Result<()> {
-    let refused = |cause| Err(Error::new(Kind::Usage, format!("--to {to}"), cause));
-    match to {
-        Mode::Iptables | Mode::Ipvs => Ok(()),
-        Mode::Nftables => refused("not yet: proxyshift cannot move a node to nftables mode")
-            .map_err(|e: Error| {
-                e.hint(
-                    "meanwhile: `proxyshift check --to nftables` says whether the node is ready; \
-                     drain it, set `mode: nftables` (kube-proxy 1.29 or later then removes the old \
-                     rules as it starts), restart kube-proxy, and `proxyshift plan` shows what is \
-                     left over",
-                )
-            }),
-        Mode::Userspace => refused("kube-proxy has no userspace mode since 1.26")
-            .map_err(|e: Error| e.hint("use iptables or ipvs")),
+    match mode::of(to).unsupported() {
+        Some(unsupported) => Err(unsupported.error(format!("--to {to}"))),
+        None => Ok(()),
     }
+}
+
+/// The mode that a built-in playbook takes a node from to `to`.
+pub fn origin(to: Mode) -> Option<Mode> {
+    Mode::ALL.into_iter().find(|from| *from != to && builtin_text(*from, to).is_ok())
 }
 
 /// An error with its place: the YAML reader leaves the very first one out.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::plan::services::{Place, Service, ServiceKey, Services};
+use crate::kube_proxy::services::{Place, Service, ServiceKey, Services};
 use crate::state::NodeState;
 use crate::state::ipvs::Protocol;
 use crate::state::{Family, links::Link};

@@ -1,8 +1,9 @@
 //! When a node has arrived in its new mode, on the captured nodes.
 
+use proxyshift::kube_proxy::convergence::{Convergence, Expected, convergence};
+use proxyshift::kube_proxy::mode;
+use proxyshift::kube_proxy::services::{Place, Services};
 use proxyshift::owners::catalogue::Catalogue;
-use proxyshift::plan::convergence::{Convergence, Expected, convergence};
-use proxyshift::plan::services::{Services, services};
 use proxyshift::state::Files;
 use proxyshift::state::kube_proxy::Mode;
 
@@ -13,7 +14,7 @@ const IPVS: &str = "half-migrated-ipvs-1.20";
 const NFTABLES: &str = "nftables-leftovers-1.30";
 
 fn served(name: &str, mode: Mode) -> Services {
-    services(&nodes::state(&nodes::files(name)), mode)
+    mode::of(mode).services(&nodes::state(&nodes::files(name)))
 }
 
 fn judge(files: &Files, said: Option<&str>, mode: Mode, before: &Services) -> Vec<String> {
@@ -71,8 +72,13 @@ fn kube_proxy_itself_must_run_once_and_say_so() {
     assert_eq!(with(&two), ["2 kube-proxies run, and there must be one: 7, 9"]);
     let cleaning = format!("[{}, {}]", one(7, config), one(9, "--cleanup"));
     assert_eq!(with(&cleaning), Vec::<String>::new());
+    assert_eq!(with(&format!("[{}]", one(9, "--cleanup"))), with("[]"));
     assert_eq!(with("[]"), ["no kube-proxy runs in this network namespace"]);
     assert!(with(r#"[{"pid": 7, "name": "k3s", "args": ["k3s", "server"]}]"#).is_empty());
+    // A clean-up beside it is not it.
+    let beside =
+        format!(r#"[{}, {{"pid": 9, "name": "k3s", "args": ["k3s"]}}]"#, one(7, "--cleanup"));
+    assert_eq!(with(&beside), Vec::<String>::new());
     let mut unknown = files.clone();
     unknown.remove("processes.json");
     let waiting = judge(&unknown, Some("ipvs"), Mode::Ipvs, &before);
@@ -144,7 +150,7 @@ fn each_family_that_had_services_must_arrive() {
     let mut before = served(IPTABLES, Mode::Iptables);
     let (key, service) = before.iter().find(|(_, s)| !s.backends.is_empty()).expect("a service");
     let (mut key, service) = (*key, service.clone());
-    key.place = proxyshift::plan::services::Place::Address("fd00::a".parse().expect("an address"));
+    key.place = Place::Address("fd00::a".parse().expect("an address"));
     before.insert(key, service);
     let waiting = judge(&nodes::files(IPVS), Some("ipvs"), Mode::Ipvs, &before);
     assert_eq!(waiting[0], "ipv6: the set KUBE-6-CLUSTER-IP is empty");

@@ -1,12 +1,12 @@
 //! The built-in playbooks against the checks and the owners that they name; parity and convergence
 //! on the captured nodes.
 
-mod ahead;
 mod controllers;
 mod convergence;
 #[path = "../nodes/mod.rs"]
 mod nodes;
 mod parity;
+mod takeover;
 
 use std::collections::BTreeSet;
 

@@ -1,13 +1,14 @@
 //! Parity between the modes of kube-proxy, on captured nodes that have the same services.
 
-use proxyshift::plan::parity::{parity, parity_since};
-use proxyshift::plan::services::{Services, services};
+use proxyshift::kube_proxy::mode;
+use proxyshift::kube_proxy::parity::{parity, parity_since};
+use proxyshift::kube_proxy::services::Services;
 use proxyshift::state::kube_proxy::Mode;
 
 use crate::nodes;
 
 fn served(files: &proxyshift::state::Files, mode: Mode) -> Services {
-    services(&nodes::state(files), mode)
+    mode::of(mode).services(&nodes::state(files))
 }
 
 fn of(name: &str, mode: Mode) -> Services {

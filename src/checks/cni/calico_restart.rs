@@ -1,8 +1,8 @@
 //! felix looks for kube-ipvs0 when it starts, and exits to start again when that changes.
 
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
+use crate::kube_proxy::mode;
 use crate::owners::life::{self, Life};
-use crate::state::kube_proxy::Mode;
 
 pub(in crate::checks) const CHECK: Check = Check {
     id: "cni.calico-restart",
@@ -17,8 +17,10 @@ pub(in crate::checks) const CHECK: Check = Check {
 fn applies(facts: &Facts<'_>) -> bool {
     let crosses = match (facts.running.mode, facts.to) {
         (_, None) => false,
-        (Some(from), Some(to)) => (from == Mode::Ipvs) != (to == Mode::Ipvs),
-        (None, Some(to)) => to == Mode::Ipvs,
+        (Some(from), Some(to)) => {
+            mode::of(from).binds_addresses() != mode::of(to).binds_addresses()
+        }
+        (None, Some(to)) => mode::of(to).binds_addresses(),
     };
     crosses && !life_of_calico(facts).is_gone()
 }
@@ -39,7 +41,7 @@ fn judge(facts: &Facts<'_>) -> Verdict {
         Life::Gone(evidence) => return Verdict::Ok(evidence),
     };
     let there = facts.now.links.iter().any(|l| l.name == "kube-ipvs0");
-    let (link, comes) = match (there, facts.to == Some(Mode::Ipvs)) {
+    let (link, comes) = match (there, facts.to.is_some_and(|to| mode::of(to).binds_addresses())) {
         (true, true) => return Verdict::Ok("kube-ipvs0 is there already".into()),
         (false, false) => return Verdict::Ok("kube-ipvs0 is not there already".into()),
         (true, false) => ("kube-ipvs0 is there, and goes", "when it goes"),
@@ -65,6 +67,7 @@ fn judge(facts: &Facts<'_>) -> Verdict {
 mod tests {
     use super::*;
     use crate::checks::testing::{changed, judged_to, node, with_facts};
+    use crate::state::kube_proxy::Mode;
 
     const CANAL: &str = "canal-stale-flannel-1.20";
 

@@ -22,7 +22,7 @@ fn judge(facts: &Facts<'_>) -> Verdict {
     if services.is_empty() {
         return Verdict::Unknown("no service of the cluster's DNS is in this state".into());
     }
-    let backends = |service: &crate::plan::services::Service| {
+    let backends = |service: &crate::kube_proxy::services::Service| {
         let all: Vec<String> = service.backends.iter().map(ToString::to_string).collect();
         if all.is_empty() { "none".to_owned() } else { all.join(", ") }
     };

@@ -9,13 +9,14 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::Facts;
-use crate::plan::services::{ServiceKey, Services, services_where};
+use crate::kube_proxy::mode;
+use crate::kube_proxy::services::{ServiceKey, Services};
 use crate::state::kube_proxy::Mode;
 
 /// The cluster's DNS services in `mode`: by name, or, where a mode keeps no names, every service
 /// on port 53.
 fn cluster_dns(facts: &Facts<'_>, mode: Mode) -> Services {
-    services_where(facts.now, mode, |key: &ServiceKey, name| {
+    mode::of(mode).services_where(facts.now, &|key: &ServiceKey, name| {
         let named = |n: &str| {
             let service = n.split(':').next().unwrap_or(n);
             ["kube-system/kube-dns", "kube-system/coredns"].contains(&service)
@@ -34,7 +35,8 @@ fn cluster_addresses(facts: &Facts<'_>) -> BTreeSet<IpAddr> {
 /// by a service of its own.
 fn dns_addresses(facts: &Facts<'_>) -> BTreeSet<IpAddr> {
     let services = modes(facts).into_iter();
-    let services = services.flat_map(|mode| services_where(facts.now, mode, |k, _| k.port == 53));
+    let services =
+        services.flat_map(|mode| mode::of(mode).services_where(facts.now, &|k, _| k.port == 53));
     services.filter_map(|(key, _)| key.address()).collect()
 }
 
@@ -42,7 +44,7 @@ fn dns_addresses(facts: &Facts<'_>) -> BTreeSet<IpAddr> {
 fn modes(facts: &Facts<'_>) -> Vec<Mode> {
     match facts.running.mode {
         Some(mode) => vec![mode],
-        None => vec![Mode::Iptables, Mode::Ipvs, Mode::Nftables],
+        None => Mode::ALL.to_vec(),
     }
 }
 

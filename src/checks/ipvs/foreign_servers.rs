@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
+use super::serves_by_servers;
 use crate::checks::kube_proxy::setting;
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::state::ipvs::Service;
@@ -36,7 +37,7 @@ pub(crate) const BESIDE: Check = Check {
 
 fn judge(facts: &Facts<'_>) -> Verdict {
     // Every cluster has at least the service of its own API.
-    if facts.running.mode == Some(Mode::Ipvs) && facts.now.ipvs.servers.is_empty() {
+    if serves_by_servers(facts) && facts.now.ipvs.servers.is_empty() {
         return Verdict::Unknown("ipvs mode runs, but no virtual server is in this state".into());
     }
     let (mut evidence, mut networks, mut nameless) = (Vec::new(), BTreeSet::new(), false);

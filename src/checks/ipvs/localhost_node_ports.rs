@@ -2,7 +2,8 @@
 
 use super::listing;
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
-use crate::plan::services::{Place, services_where};
+use crate::kube_proxy::mode;
+use crate::kube_proxy::services::Place;
 use crate::state::ipvs::Service;
 use crate::state::kube_proxy::Mode;
 
@@ -23,12 +24,16 @@ fn judge(facts: &Facts<'_>) -> Verdict {
         let evidence = &facts.running.evidence;
         return Verdict::Unknown(format!("which mode serves is not clear: {evidence}"));
     };
-    let ports = services_where(facts.now, mode, |key, _| matches!(key.place, Place::Node(_)));
+    let ports =
+        mode::of(mode).services_where(facts.now, &|key, _| matches!(key.place, Place::Node(_)));
     if ports.is_empty() {
         return Verdict::Ok("there is no NodePort".into());
     }
-    let off = facts.settings.as_ref().and_then(|s| s.iptables.localhost_node_ports) == Some(false);
-    if mode == Mode::Iptables && off {
+    if facts
+        .settings
+        .as_ref()
+        .is_some_and(|config| mode::of(mode).disables_localhost_node_ports(config))
+    {
         return Verdict::Ok(
             "iptables.localhostNodePorts is false: they are not served there".into(),
         );

@@ -13,8 +13,8 @@ pub(crate) mod unbacked;
 pub(crate) mod zero_weight;
 
 use super::Facts;
+use crate::kube_proxy::mode;
 use crate::state::ipvs::{Listing, Protocol, Service};
-use crate::state::kube_proxy::Mode;
 use crate::state::sysctl::Sysctls;
 
 /// The sysctls of the state.
@@ -34,9 +34,14 @@ fn is_kube_proxys(facts: &Facts<'_>, service: &Service) -> bool {
     owner.is_some_and(|o| o.name == "kube-proxy")
 }
 
+/// True where a mode runs that makes virtual servers.
+fn serves_by_servers(facts: &Facts<'_>) -> bool {
+    facts.running.mode.is_some_and(|mode| mode::of(mode).has_virtual_servers())
+}
+
 /// True where virtual servers are, or will be.
 fn has_servers(facts: &Facts<'_>) -> bool {
-    facts.running.mode == Some(Mode::Ipvs) || !facts.now.ipvs.servers.is_empty()
+    serves_by_servers(facts) || !facts.now.ipvs.servers.is_empty()
 }
 
 /// The worst first: UDP, which never closes, and DNS, which everything needs.

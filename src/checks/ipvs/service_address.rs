@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
-use crate::plan::services::{Services, services_where};
+use crate::kube_proxy::mode;
+use crate::kube_proxy::services::Services;
 use crate::state::kube_proxy::Mode;
 
 pub(crate) const CHECK: Check = Check {
@@ -30,9 +31,8 @@ fn judge(facts: &Facts<'_>) -> Verdict {
         return Verdict::Unknown(format!("which mode serves is not clear: {evidence}"));
     };
     let taken = taken(facts, mode);
-    let clashes: Services = services_where(facts.now, mode, |key, _| {
-        key.address().is_some_and(|a| taken.contains_key(&a))
-    });
+    let clashes: Services = mode::of(mode)
+        .services_where(facts.now, &|key, _| key.address().is_some_and(|a| taken.contains_key(&a)));
     // kube-ipvs0 also holds what no virtual server answers for any more.
     let bound: BTreeSet<IpAddr> = facts
         .now
@@ -92,7 +92,7 @@ fn taken(facts: &Facts<'_>, mode: Mode) -> BTreeMap<IpAddr, String> {
             taken.insert(gateway, format!("the next hop of the route to {}", route.dst));
         }
     }
-    let api = services_where(facts.now, mode, |key, name| match name {
+    let api = mode::of(mode).services_where(facts.now, &|key, name| match name {
         Some(name) => name == "default/kubernetes:https",
         None => key.port == 443 && key.address().is_some(),
     });

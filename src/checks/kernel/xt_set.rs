@@ -2,6 +2,7 @@
 
 use super::super::{Check, Facts, Severity, Verdict};
 use super::judge_module;
+use crate::kube_proxy::mode;
 use crate::state::kube_proxy::Mode;
 
 pub(in crate::checks) const CHECK: Check = Check {
@@ -16,7 +17,7 @@ pub(in crate::checks) const CHECK: Check = Check {
 
 fn judge(facts: &Facts<'_>) -> Verdict {
     // The evidence of ipvs mode is a rule that matches a set.
-    let runs = facts.running.mode == Some(Mode::Ipvs);
+    let runs = facts.running.mode.is_some_and(|mode| mode::of(mode).uses_ipsets());
     judge_module(
         facts,
         "xt_set",

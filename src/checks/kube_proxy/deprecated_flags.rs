@@ -2,7 +2,8 @@
 
 use super::instances;
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
-use crate::state::kube_proxy::{CommandLine, Mode, flag_names};
+use crate::kube_proxy::mode;
+use crate::state::kube_proxy::{CommandLine, Instances, Mode, flag_names};
 
 /// A flag, what became of it, and what to do instead.
 const DEPRECATED: [(&str, &str, &str); 6] = [
@@ -40,11 +41,11 @@ fn judge(facts: &Facts<'_>) -> Verdict {
     let Some(all) = instances(facts) else {
         return Verdict::Unknown("the processes are not in this state".into());
     };
-    if all.is_empty() {
+    if all == Instances::None {
         return Verdict::Unknown("no kube-proxy process runs here".into());
     }
     let (mut evidence, mut remedy) = (Vec::new(), Vec::new());
-    for process in all {
+    for process in all.all() {
         for flag in flag_names(&process.args) {
             if let Some((_, fate, instead)) = DEPRECATED.iter().find(|(name, ..)| *name == flag) {
                 evidence.push(format!("--{flag} (process {}): {fate}", process.pid));
@@ -52,10 +53,11 @@ fn judge(facts: &Facts<'_>) -> Verdict {
             }
         }
         let line = CommandLine::parse(&process.args).ok();
-        if line.is_some_and(|line| line.flags.mode == Some(Mode::Userspace)) {
-            evidence
-                .push(format!("--proxy-mode=userspace (process {}): gone in 1.26", process.pid));
-            remedy.push("--proxy-mode=iptables".into());
+        let mode = line.and_then(|line| line.flags.mode);
+        if let Some((mode, minor)) = mode.and_then(|mode| Some((mode, mode::of(mode).dropped()?))) {
+            let pid = process.pid;
+            evidence.push(format!("--proxy-mode={mode} (process {pid}): gone in 1.{minor}"));
+            remedy.push(format!("--proxy-mode={}", Mode::default()));
         }
     }
     if evidence.is_empty() {

@@ -2,7 +2,7 @@
 
 use super::instances;
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
-use crate::state::kube_proxy::{CommandLine, flag_names, heeded_beside_config};
+use crate::state::kube_proxy::{CommandLine, Instances, flag_names, heeded_beside_config};
 
 pub(crate) const CHECK: Check = Check {
     id: "kube-proxy.flags",
@@ -18,11 +18,11 @@ fn judge(facts: &Facts<'_>) -> Verdict {
     let Some(all) = instances(facts) else {
         return Verdict::Unknown("the processes are not in this state".into());
     };
-    if all.is_empty() {
+    if all == Instances::None {
         return Verdict::Unknown("no kube-proxy process runs here".into());
     }
     let (mut evidence, mut remedy) = (Vec::new(), Vec::new());
-    for process in all {
+    for process in all.all() {
         let config = CommandLine::parse(&process.args).ok().and_then(|line| line.config);
         let Some(config) = config else { continue };
         for flag in flag_names(&process.args).filter(|f| !heeded_beside_config(f)) {

@@ -2,6 +2,7 @@
 
 use super::instances;
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
+use crate::state::kube_proxy::Instances;
 
 pub(crate) const CHECK: Check = Check {
     id: "kube-proxy.instances",
@@ -17,12 +18,11 @@ fn judge(facts: &Facts<'_>) -> Verdict {
     let Some(all) = instances(facts) else {
         return Verdict::Unknown("the processes are not in this state".into());
     };
-    if all.len() < 2 {
-        return Verdict::Ok(match all.first() {
-            Some(one) => format!("one: process {}", one.pid),
-            None => "no process of that name runs here".into(),
-        });
-    }
+    let all = match all {
+        Instances::None => return Verdict::Ok("no process of that name runs here".into()),
+        Instances::One(process) => return Verdict::Ok(format!("one: process {}", process.pid)),
+        Instances::Many(all) => all,
+    };
     Verdict::Found(Found {
         evidence: all.iter().map(|p| format!("process {}: {}", p.pid, p.args.join(" "))).collect(),
         effect: "each sync of one undoes what the other wrote: services come and go; and which \

@@ -2,9 +2,10 @@
 //! act, and nobody takes them back when the service gets endpoints.
 
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
+use crate::kube_proxy::mode;
+use crate::kube_proxy::services::{Place, Services};
 use crate::plan::ObjectKind;
 use crate::plan::edit::ruleset_of;
-use crate::plan::services::{Place, Services, services_where};
 use crate::state::RulesetId;
 use crate::state::kube_proxy::Mode;
 use crate::state::rule::Words;
@@ -24,8 +25,8 @@ pub(crate) const CHECK: Check = Check {
 
 fn judge(facts: &Facts<'_>) -> Verdict {
     let mode = match facts.running.mode {
-        Some(Mode::Iptables) => {
-            return Verdict::Ok("iptables mode runs and keeps its refusals up to date".into());
+        Some(mode) if mode::of(mode).refuses_in_filter() => {
+            return Verdict::Ok(format!("{mode} mode runs and keeps its refusals up to date"));
         }
         Some(mode) => mode,
         None => {
@@ -94,7 +95,7 @@ fn standing(facts: &Facts<'_>, mode: Mode, words: Words<'_>) -> String {
     let value = |option| terms.iter().find(|t| t.option == option).map_or("", |t| t.value());
     let address = value("-d").split('/').next().unwrap_or_default().parse().ok();
     let (port, protocol) = (value("--dport").parse().ok(), value("-p").to_owned());
-    let found: Services = services_where(facts.now, mode, |key, _| {
+    let found: Services = mode::of(mode).services_where(facts.now, &|key, _| {
         Some(key.port) == port
             && key.protocol.to_string() == protocol
             && match key.place {

@@ -16,23 +16,16 @@ pub(crate) mod proxy_mode;
 pub(crate) mod teardown;
 
 use super::Facts;
-use crate::state::kube_proxy::{CommandLine, Mode};
-use crate::state::tools::Process;
+use crate::state::kube_proxy::{CommandLine, Instances};
 
 /// The kube-proxy processes that serve; none if the processes are not in the state.
-pub(crate) fn instances<'a>(facts: &Facts<'a>) -> Option<Vec<&'a Process>> {
-    let serves = |p: &&Process| {
-        p.name == "kube-proxy" && !CommandLine::parse(&p.args).is_ok_and(|line| line.cleanup)
-    };
-    Some(facts.now.processes.as_ref()?.iter().filter(serves).collect())
+pub(crate) fn instances<'a>(facts: &Facts<'a>) -> Option<Instances<'a>> {
+    facts.now.processes.as_deref().map(Instances::of)
 }
 
 /// The configuration file of the only kube-proxy.
 pub(crate) fn config_file(facts: &Facts<'_>) -> Option<String> {
-    match &instances(facts)?[..] {
-        [one] => CommandLine::parse(&one.args).ok()?.config,
-        _ => None,
-    }
+    CommandLine::parse(&instances(facts)?.one()?.args).ok()?.config
 }
 
 /// Where kubeadm mounts its ConfigMap.
@@ -46,7 +39,7 @@ pub(crate) fn node_name<'a>(facts: &'a Facts<'_>) -> &'a str {
 
 /// Where to write a setting: in the file, where there is one, or else as a flag.
 pub(crate) fn setting(facts: &Facts<'_>, line: &str, flag: &str) -> String {
-    let only = instances(facts).is_some_and(|all| all.len() == 1);
+    let only = instances(facts).is_some_and(|all| all.one().is_some());
     match config_file(facts) {
         Some(file) if file == KUBEADM => format!(
             "{line}   # in {file} (with kubeadm: in the ConfigMap kube-system/kube-proxy); then \
@@ -84,8 +77,9 @@ fn bounds(facts: &Facts<'_>) -> (Option<u32>, Option<u32>) {
         ("filter", "KUBE-NODE-PORT", 21),
         ("mangle", "KUBE-PROXY-CANARY", 16),
     ];
-    if facts.running.mode == Some(Mode::Nftables) {
-        return (Some(29), None);
+    let running = facts.running.mode.map(crate::kube_proxy::mode::of);
+    if let Some(since) = running.and_then(|mode| mode.since()) {
+        return (Some(since), None);
     }
     let has = |table: &str, name: &str| {
         let mut tables = facts.now.rulesets.values().filter_map(|r| r.table(table));
@@ -96,11 +90,8 @@ fn bounds(facts: &Facts<'_>) -> (Option<u32>, Option<u32>) {
     };
     let from = CAME.iter().find(|(table, name, _)| has(table, name)).map(|(.., minor)| *minor);
     let older = from.is_none_or(|minor| minor < 24);
-    let until = match facts.running.mode {
-        Some(Mode::Iptables) if older && has("nat", "KUBE-XLB-") => Some(23),
-        Some(Mode::Ipvs) if older && has("nat", "KUBE-FIREWALL") => Some(24),
-        _ => None,
-    };
+    let last = running.and_then(|mode| mode.last_version_of_chain());
+    let until = last.filter(|(chain, _)| older && has("nat", chain)).map(|(_, minor)| minor);
     (from, until)
 }
 

@@ -3,7 +3,7 @@
 
 use super::{instances, node_name};
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
-use crate::owners::mode::NOTHING_SERVED;
+use crate::state::kube_proxy::Instances;
 
 pub(crate) const CHECK: Check = Check {
     id: "kube-proxy.mode",
@@ -18,7 +18,7 @@ pub(crate) const CHECK: Check = Check {
 fn judge(facts: &Facts<'_>) -> Verdict {
     let running = &facts.running;
     let told = facts.settings.as_ref().map(|s| s.mode());
-    let serves = instances(facts).is_some_and(|all| !all.is_empty());
+    let serves = instances(facts).is_some_and(|all| all != Instances::None);
     match (running.mode, told) {
         (Some(mode), Some(told)) if mode == told => {
             Verdict::Ok(format!("{mode}: by its configuration, and {}", running.evidence))
@@ -27,19 +27,18 @@ fn judge(facts: &Facts<'_>) -> Verdict {
             "the kernel serves {mode} mode ({}), but what kube-proxy was told is not known",
             running.evidence
         )),
-        (None, _) if running.evidence == NOTHING_SERVED && !serves => {
-            Verdict::Unknown(format!("{NOTHING_SERVED}, and no kube-proxy is known to run"))
+        (None, _) if !running.serves && !serves => {
+            Verdict::Unknown(format!("{}, and no kube-proxy is known to run", running.evidence))
         }
         (mode, _) => {
             let mut evidence = vec![running.evidence.clone()];
             evidence.extend(mode.map(|m| format!("the kernel serves {m} mode")));
             evidence.extend(told.map(|t| format!("the configuration says {t} mode")));
-            let effect = match running.evidence == NOTHING_SERVED {
-                true => "a kube-proxy runs, but no service can be reached through this node",
-                false => {
-                    "it is not clear which rules serve, so none can be called a leftover; the next \
-                     restart of kube-proxy may change the mode"
-                }
+            let effect = if running.serves {
+                "it is not clear which rules serve, so none can be called a leftover; the next \
+                 restart of kube-proxy may change the mode"
+            } else {
+                "a kube-proxy runs, but no service can be reached through this node"
             };
             let node = node_name(facts);
             Verdict::Found(Found {

@@ -31,7 +31,7 @@ fn judge(facts: &Facts<'_>) -> Verdict {
         }
         None => "kube-proxy has no --proxy-mode".into(),
     };
-    let mode = facts.running.mode.map_or("iptables", |m| m.name());
+    let mode = facts.running.mode.unwrap_or_default();
     Verdict::Found(Found {
         evidence: vec![evidence],
         effect: "today that is iptables; 1.37 warns of it, and from 1.40, as planned, it is \

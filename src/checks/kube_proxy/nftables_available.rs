@@ -17,7 +17,7 @@ pub(crate) const CHECK: Check = Check {
 };
 
 fn judge(facts: &Facts<'_>) -> Verdict {
-    if facts.running.mode == Some(Mode::Nftables) {
+    if facts.running.mode == facts.to {
         return Verdict::Ok("nftables mode runs already".into());
     }
     let Some(version) = facts.running.version else {

@@ -2,21 +2,23 @@
 //! first sync.
 
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
-use crate::state::kube_proxy::Mode;
+use crate::kube_proxy::mode;
 
 pub(crate) const CHECK: Check = Check {
     id: "kube-proxy.nftables-gap",
     title: "the gap that kube-proxy makes as it goes to nftables mode",
     severity: Severity::Warn,
     when: "nftables mode is the target",
-    applies: |facts| facts.to == Some(Mode::Nftables),
+    applies: |facts| facts.to.is_some_and(|to| mode::of(to).cleans_up_at_start()),
     judge,
     reference: "https://kep.k8s.io/3866",
 };
 
 fn judge(facts: &Facts<'_>) -> Verdict {
     let mode = match facts.running.mode {
-        Some(Mode::Nftables) => return Verdict::Ok("nftables mode runs already".into()),
+        Some(mode) if facts.to == Some(mode) => {
+            return Verdict::Ok(format!("{mode} mode runs already"));
+        }
         Some(mode) => mode,
         None => {
             let evidence = &facts.running.evidence;
@@ -24,9 +26,10 @@ fn judge(facts: &Facts<'_>) -> Verdict {
         }
     };
     let node = super::node_name(facts);
-    let streams = match mode {
-        Mode::Ipvs => "; open connections end with the virtual servers",
-        _ => "; open connections go on, for conntrack keeps their endpoint",
+    let streams = if mode::of(mode).drains() {
+        "; open connections end with the virtual servers"
+    } else {
+        "; open connections go on, for conntrack keeps their endpoint"
     };
     Verdict::Found(Found {
         evidence: vec![
@@ -49,6 +52,7 @@ fn judge(facts: &Facts<'_>) -> Verdict {
 mod tests {
     use super::*;
     use crate::checks::testing::{judged_to, node};
+    use crate::state::kube_proxy::Mode;
 
     #[test]
     fn all_three_outcomes() {

@@ -2,6 +2,7 @@
 
 use super::instances;
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
+use crate::state::kube_proxy::Instances;
 
 pub(crate) const CHECK: Check = Check {
     id: "kube-proxy.proxy-mode",
@@ -18,10 +19,12 @@ fn judge(facts: &Facts<'_>) -> Verdict {
         return Verdict::Unknown("a captured node cannot be asked for /proxyMode".into());
     };
     let Some(said) = &asked.proxy_mode else {
-        return Verdict::Unknown(match instances(facts).is_some_and(|all| !all.is_empty()) {
-            true => "kube-proxy did not answer to GET /proxyMode within 1 s".into(),
-            false => "no kube-proxy process is known in this network namespace".into(),
-        });
+        return Verdict::Unknown(
+            match instances(facts).is_some_and(|all| all != Instances::None) {
+                true => "kube-proxy did not answer to GET /proxyMode within 1 s".into(),
+                false => "no kube-proxy process is known in this network namespace".into(),
+            },
+        );
     };
     let told = facts.settings.as_ref().map(|s| s.mode().name());
     let held = facts.running.mode.map(|m| m.name());

@@ -1,7 +1,7 @@
 //! What proxyshift itself runs to save and to restore what this node holds.
 
 use super::super::{Check, Facts, Found, Severity, Verdict, always};
-use crate::state::kube_proxy::Mode;
+use crate::kube_proxy::mode;
 
 pub(in crate::checks) const CHECK: Check = Check {
     id: "tools.host",
@@ -53,21 +53,15 @@ fn needed(facts: &Facts<'_>) -> Vec<Need> {
             needed.push((format!("{id}-restore"), "iptables", what));
         }
     }
-    let ipvs = facts.concerns(Mode::Ipvs);
-    for (name, package, count, what, soon) in [
-        ("ipset", "ipset", state.ipsets.sets.len(), "ipsets", ipvs),
-        ("ipvsadm", "ipvsadm", state.ipvs.servers.len(), "virtual servers", ipvs),
-        (
-            "nft",
-            "nftables",
-            state.native_tables().len(),
-            "native nf_tables tables",
-            facts.concerns(Mode::Nftables),
-        ),
+    let modes = || facts.running.mode.into_iter().chain(facts.to).map(mode::of);
+    for (name, package, count, what) in [
+        ("ipset", "ipset", state.ipsets.sets.len(), "ipsets"),
+        ("ipvsadm", "ipvsadm", state.ipvs.servers.len(), "virtual servers"),
+        ("nft", "nftables", state.native_tables().len(), "native nf_tables tables"),
     ] {
         if count > 0 {
             needed.push((name.into(), package, format!("are {count} {what}")));
-        } else if soon {
+        } else if modes().any(|mode| mode.host_tools().contains(&name)) {
             needed.push((name.into(), package, format!("will be {what}")));
         }
     }
@@ -78,6 +72,7 @@ fn needed(facts: &Facts<'_>) -> Vec<Need> {
 mod tests {
     use super::super::super::testing::{judged, judged_to, node};
     use super::*;
+    use crate::state::kube_proxy::Mode;
     use crate::state::tools::Tool;
 
     fn listed() -> crate::state::NodeState {

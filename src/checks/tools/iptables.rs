@@ -2,6 +2,7 @@
 
 use super::super::{Check, Facts, Found, Severity, Verdict};
 use super::seen;
+use crate::kube_proxy::mode;
 use crate::state::kube_proxy::Mode;
 use crate::state::tools::{Tool, Version};
 
@@ -19,7 +20,8 @@ pub(in crate::checks) const CHECK: Check = Check {
 };
 
 pub(super) fn applies(facts: &Facts<'_>) -> bool {
-    facts.running.mode != Some(Mode::Nftables) || facts.to.is_some_and(|to| to != Mode::Nftables)
+    let uses = |mode: Mode| mode::of(mode).uses_iptables();
+    facts.running.mode.is_none_or(uses) || facts.to.is_some_and(uses)
 }
 
 /// True for one of nf_tables: it says so, or is of a version whose packages say nothing of it and

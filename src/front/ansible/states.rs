@@ -16,11 +16,11 @@ use crate::front::cli::status;
 use crate::guard::Exception;
 use crate::guard::Guard;
 use crate::guard::unit::Unit;
+use crate::kube_proxy::running::RunningMode;
 use crate::node::live_facts;
 use crate::node::observe::observe;
 use crate::node::systemd;
 use crate::owners::matcher::Ownership;
-use crate::owners::mode;
 use crate::plan::leftovers::Wanted;
 use crate::run::Context;
 use crate::run::cleanup;
@@ -272,7 +272,7 @@ pub(super) fn unchanged(msg: &str) -> ModuleResult {
 
 /// The mode that kube-proxy serves in, where that is clear.
 pub(super) fn mode_of(context: &Context<'_>, state: &NodeState) -> Option<&'static str> {
-    mode::running(state, &Ownership::of(context.catalogue, state)).mode.map(Mode::name)
+    RunningMode::of(state, &Ownership::of(context.catalogue, state)).mode.map(Mode::name)
 }
 
 /// What templates may want to know; null where it is not known.

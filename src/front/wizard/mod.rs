@@ -15,6 +15,7 @@ use crate::front::cli::check::fix;
 use crate::front::cli::check::judge_each;
 pub(in crate::front) use crate::front::cli::command::Command;
 pub(in crate::front) use crate::front::cli::command::as_root;
+use crate::kube_proxy::mode;
 use crate::owners::catalogue::Catalogue;
 use crate::plan::leftovers::Wanted;
 use crate::plan::playbook::builtin_text;
@@ -84,8 +85,7 @@ fn goal(command: &Command<'_>, seen: &Seen) -> Result<Goal> {
         answers.push(Answer::new("clean up", then));
     }
     if let Some(from) = node::running(&seen.now)?.mode {
-        let ways = [Mode::Iptables, Mode::Ipvs].into_iter();
-        for to in ways.filter(|to| *to != from && builtin_text(from, *to).is_ok()) {
+        for to in mode::targets().filter(|to| *to != from && builtin_text(from, *to).is_ok()) {
             goals.push(Some(Goal::Modes(from, to)));
             let then = format!("kube-proxy goes from {from} to {to}, after more questions");
             answers.push(Answer::new(format!("move to {to}"), then));

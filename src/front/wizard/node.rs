@@ -4,10 +4,10 @@ use crate::checks::{Facts, Verdict, run};
 use crate::error::Result;
 pub(in crate::front) use crate::front::cli::command::Command;
 use crate::front::wizard::heading;
+use crate::kube_proxy::running::RunningMode;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::life::{self, Life};
 use crate::owners::matcher::Ownership;
-use crate::owners::mode::{self, Running};
 use crate::state::NodeState;
 
 /// The node's name.
@@ -16,9 +16,9 @@ pub(super) fn name() -> String {
 }
 
 /// The mode that runs.
-pub(super) fn running(now: &NodeState) -> Result<Running> {
+pub(super) fn running(now: &NodeState) -> Result<RunningMode> {
     let catalogue = Catalogue::builtin()?;
-    Ok(mode::running(now, &Ownership::of(&catalogue, now)))
+    Ok(RunningMode::of(now, &Ownership::of(&catalogue, now)))
 }
 
 /// Shows what node this is.
@@ -53,7 +53,7 @@ fn seen(names: Vec<&str>) -> String {
     if names.is_empty() { "none seen".to_owned() } else { names.join(", ") }
 }
 
-fn kube_proxy(running: &Running) -> String {
+fn kube_proxy(running: &RunningMode) -> String {
     let version = match &running.version {
         Some(version) => format!("version {version}"),
         None => "version not known".into(),

@@ -2,16 +2,16 @@
 
 use std::collections::HashMap;
 
+use crate::kube_proxy::mode::{self, ProxyMode};
+use crate::kube_proxy::running::RunningMode;
 use crate::owners::component::{ChainEntry, minor_version};
 use crate::owners::expression::Expression;
 use crate::owners::life;
 use crate::owners::matcher::Why;
-use crate::owners::mode::Running;
 use crate::plan::leftovers::draft::{ChainAt, Draft, OwnedChain, Row};
 use crate::plan::{Action, ObjectKind};
 use crate::state::Family;
 use crate::state::ipvs::Forward;
-use crate::state::kube_proxy::Mode;
 use crate::state::tools::Version;
 
 const NAME: &str = "kube-proxy";
@@ -23,7 +23,7 @@ enum Verdict {
 use Verdict::{Goes, Stays};
 
 /// Chains of kube-proxy's and of the kubelet's, and the jumps to them.
-pub(super) fn chains(draft: &mut Draft<'_>, running: &Running) {
+pub(super) fn chains(draft: &mut Draft<'_>, running: &RunningMode) {
     let kubelet = kubelet_may_own(draft);
     for OwnedChain { at, entry, .. } in draft.chains_of("kubelet") {
         let reason = entry.keep.as_deref().unwrap_or("the kubelet's");
@@ -45,7 +45,7 @@ pub(super) fn chains(draft: &mut Draft<'_>, running: &Running) {
 
 fn judge(
     entry: &ChainEntry,
-    running: &Running,
+    running: &RunningMode,
     kubelet: Option<&str>,
     successor: Option<&str>,
 ) -> Verdict {
@@ -107,7 +107,7 @@ fn kubelet_may_own(draft: &Draft<'_>) -> Option<String> {
 }
 
 /// kube-proxy's jumps from the built-in chains.
-fn hooks(draft: &mut Draft<'_>, running: &Running) {
+fn hooks(draft: &mut Draft<'_>, running: &RunningMode) {
     let Some(mode) = running.mode else { return };
     let Some(component) = draft.catalogue.component(NAME) else { return };
     for (at, place, to) in draft.built_in_rules() {
@@ -142,31 +142,35 @@ fn hooks(draft: &mut Draft<'_>, running: &Running) {
 }
 
 /// Sets, virtual servers, links and native tables.
-pub(super) fn elsewhere(draft: &mut Draft<'_>, running: &Running) {
+pub(super) fn elsewhere(draft: &mut Draft<'_>, running: &RunningMode) {
     sets(draft, running);
     servers(draft, running);
     links(draft, running);
     tables(draft, running);
 }
 
-/// Whether an object of that mode goes, and why.
-fn of_mode(running: &Running, theirs: Mode) -> Verdict {
+/// Whether an object goes that only some modes use, and why.
+fn of_mode(running: &RunningMode, uses: fn(&dyn ProxyMode) -> bool) -> Verdict {
     match running.mode {
         None => Stays(format!("which mode of kube-proxy runs is not clear: {}", running.evidence)),
-        Some(mode) if mode == theirs => {
+        Some(mode) if uses(mode::of(mode)) => {
             Stays(format!("kube-proxy runs in {mode} mode and uses it"))
         }
-        Some(mode) => Goes(format!("of {theirs} mode; kube-proxy runs in {mode} mode")),
+        Some(mode) => {
+            let theirs = mode::all().filter(|m| uses(*m)).map(|m| m.mode().name());
+            let theirs = theirs.collect::<Vec<_>>().join(" and ");
+            Goes(format!("of {theirs} mode; kube-proxy runs in {mode} mode"))
+        }
     }
 }
 
-fn sets(draft: &mut Draft<'_>, running: &Running) {
+fn sets(draft: &mut Draft<'_>, running: &RunningMode) {
     let state = draft.state;
     for set in &state.ipsets.sets {
         if draft.ownership.set(&set.name).is_none_or(|o| o.name != NAME) {
             continue;
         }
-        match of_mode(running, Mode::Ipvs) {
+        match of_mode(running, |mode| mode.uses_ipsets()) {
             Goes(reason) => draft.may_remove_set(&set.name, reason),
             Stays(reason) => {
                 let (family, name, text) = (Some(set.family), &*set.name, set.kind.clone());
@@ -177,21 +181,22 @@ fn sets(draft: &mut Draft<'_>, running: &Running) {
     }
 }
 
-fn servers(draft: &mut Draft<'_>, running: &Running) {
+fn servers(draft: &mut Draft<'_>, running: &RunningMode) {
     let (state, ownership) = (draft.state, draft.ownership);
     for (place, server) in state.ipvs.servers.iter().enumerate() {
         let Some(owner) = ownership.virtual_server(place) else { continue };
         let masquerades = server.reals.iter().all(|r| r.forward == Forward::Masq);
-        let (action, reason) = match (owner.name == NAME, of_mode(running, Mode::Ipvs)) {
-            (true, Goes(reason)) if masquerades => (Action::Remove, reason),
-            (true, Goes(_)) => (
-                Action::Keep,
-                "suspected: kube-proxy's by its address, but it does not masquerade".into(),
-            ),
-            // One a service: too many to list.
-            (true, Stays(_)) => continue,
-            (false, _) => (Action::Keep, owner.reason),
-        };
+        let (action, reason) =
+            match (owner.name == NAME, of_mode(running, |mode| mode.has_virtual_servers())) {
+                (true, Goes(reason)) if masquerades => (Action::Remove, reason),
+                (true, Goes(_)) => (
+                    Action::Keep,
+                    "suspected: kube-proxy's by its address, but it does not masquerade".into(),
+                ),
+                // One a service: too many to list.
+                (true, Stays(_)) => continue,
+                (false, _) => (Action::Keep, owner.reason),
+            };
         let row = Row {
             family: Some(server.service.family()),
             backend: "ipvs",
@@ -204,13 +209,13 @@ fn servers(draft: &mut Draft<'_>, running: &Running) {
     }
 }
 
-fn links(draft: &mut Draft<'_>, running: &Running) {
+fn links(draft: &mut Draft<'_>, running: &RunningMode) {
     let (state, ownership) = (draft.state, draft.ownership);
     for link in &state.links {
         if ownership.link(&link.name).is_none_or(|o| o.name != NAME) {
             continue;
         }
-        let (action, reason) = match of_mode(running, Mode::Ipvs) {
+        let (action, reason) = match of_mode(running, |mode| mode.binds_addresses()) {
             Goes(reason) => (Action::Remove, reason),
             Stays(reason) => (Action::Keep, reason),
         };
@@ -221,13 +226,13 @@ fn links(draft: &mut Draft<'_>, running: &Running) {
     }
 }
 
-fn tables(draft: &mut Draft<'_>, running: &Running) {
+fn tables(draft: &mut Draft<'_>, running: &RunningMode) {
     let (state, ownership) = (draft.state, draft.ownership);
     for table in state.native_tables() {
         if ownership.table(&table.family, &table.name).is_none_or(|o| o.name != NAME) {
             continue;
         }
-        let (action, reason) = match of_mode(running, Mode::Nftables) {
+        let (action, reason) = match of_mode(running, |mode| mode.has_own_tables()) {
             Goes(reason) => (Action::Remove, reason),
             Stays(reason) => (Action::Keep, reason),
         };

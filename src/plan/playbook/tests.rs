@@ -274,4 +274,7 @@ fn the_built_in_ones_fit_their_modes() {
     let error = builtin(Mode::Nftables, Mode::Ipvs).unwrap_err();
     assert_eq!(error.to_string(), "--to ipvs: there is no way from nftables to it");
     assert_eq!(builtin(Mode::Iptables, Mode::Userspace).unwrap_err().kind, Kind::Usage);
+    assert_eq!(origin(Mode::Ipvs), Some(Mode::Iptables));
+    assert_eq!(origin(Mode::Iptables), Some(Mode::Ipvs));
+    assert_eq!(origin(Mode::Nftables), None);
 }

@@ -4,18 +4,15 @@
 use std::fs;
 use std::time::Duration;
 
-use ipnet::IpNet;
-
 use crate::apply::kube_proxy::operate;
 use crate::error::{Error, Kind, Result};
+use crate::kube_proxy::mode;
 use crate::node::observe::observe_tolerant;
 use crate::node::processes;
-use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
 use crate::plan::edit::{Edit, Target, edits};
 use crate::plan::leftovers::Wanted;
 use crate::plan::merge;
-use crate::plan::services::services;
 use crate::plan::{Action, Object, ObjectKind, Plan};
 use crate::run::apply_edits::ROLLBACK;
 use crate::run::apply_edits::execute;
@@ -29,7 +26,6 @@ use crate::run::watchdog;
 use crate::run::{Context, boot_unit};
 use crate::state::NodeState;
 use crate::state::equivalence::canonical;
-use crate::state::ipvs::Service;
 use crate::state::kube_proxy::{ConfigSource, Controller};
 use crate::store::journal::{Journal, read};
 use crate::store::run::{Modes, Run, RunState};
@@ -150,7 +146,7 @@ fn restore_config(
     let task = format!("back to kube-proxy in {} mode", modes.from);
     context.sink.started(&task);
     let back = configure_back(context, run, source, controller).and_then(|()| {
-        let before = services(base, modes.from);
+        let before = mode::of(modes.from).services(base);
         converge::wait(context, modes.from, &before, None, RESTART, &|| Ok(()))
     });
     match back {
@@ -315,23 +311,6 @@ fn others_part(edit: &Edit, base: &NodeState, ownership: &Ownership<'_>) -> Opti
     });
     let empty = others.chains.is_empty() && others.rules.is_empty();
     (!empty).then(|| Edit { direction: edit.direction, target: Target::Table(others) })
-}
-
-/// The addresses of virtual servers that are not kube-proxy's, as networks of one.
-pub(super) fn foreign_servers(catalogue: &Catalogue, base: &NodeState) -> Vec<IpNet> {
-    let ownership = Ownership::of(catalogue, base);
-    let servers = base.ipvs.servers.iter().enumerate();
-    let foreign = servers.filter(|(place, _)| {
-        ownership.virtual_server(*place).is_none_or(|owner| owner.name != KUBE_PROXY)
-    });
-    let address = |service: &Service| match service {
-        Service::Address { address, .. } => Some(IpNet::from(address.ip())),
-        Service::Fwmark { .. } => None,
-    };
-    let mut networks: Vec<IpNet> = foreign.filter_map(|(_, s)| address(&s.service)).collect();
-    networks.sort();
-    networks.dedup();
-    networks
 }
 
 fn not_back(e: Error) -> Error {

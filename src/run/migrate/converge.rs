@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
+use crate::kube_proxy::convergence::{Convergence, Expected, convergence};
+use crate::kube_proxy::services::Services;
 use crate::node::kube_proxy_api;
 use crate::node::observe::observe_tolerant;
-use crate::plan::convergence::{Convergence, Expected, convergence};
-use crate::plan::services::Services;
 use crate::run::Context;
 use crate::run::wait::{Poll, poll};
 use crate::state::NodeState;

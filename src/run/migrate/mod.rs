@@ -20,15 +20,15 @@ use serde_json::json;
 use crate::checks::{self, Facts, Finding};
 use crate::error::{Error, Kind, Result};
 use crate::interrupt;
+use crate::kube_proxy::mode;
+use crate::kube_proxy::running::RunningMode;
 use crate::node::kube_proxy_controller::config_source;
 use crate::node::live_facts;
 use crate::node::observe::observe;
 use crate::node::systemd;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
-use crate::owners::mode;
 use crate::plan::playbook::{self, Playbook, Stage, StageName};
-use crate::plan::services::services;
 use crate::run::change::{begin, prune, refuse_pending};
 use crate::run::probes::{self, Probe};
 use crate::run::rehearsal::{Tried, rehearse};
@@ -38,7 +38,7 @@ use crate::run::snapshot::take_snapshot;
 use crate::run::watchdog;
 use crate::run::{Context, boot_unit};
 use crate::state::NodeState;
-use crate::state::kube_proxy::{ConfigSource, Controller, Mode};
+use crate::state::kube_proxy::{ConfigSource, Controller, Instances, Mode};
 use crate::state::tools::Process;
 use crate::store::run::{BINARY, Modes, Pending, Run, RunState};
 
@@ -201,7 +201,7 @@ fn is_check(id: &str) -> bool {
 /// The mode that runs.
 fn running(catalogue: &Catalogue, now: &NodeState) -> Result<Mode> {
     let ownership = Ownership::of(catalogue, now);
-    let running = mode::running(now, &ownership);
+    let running = RunningMode::of(now, &ownership);
     running.mode.ok_or_else(|| {
         Error::new(Kind::Blocked, "kube-proxy's mode", running.evidence).hint(
             "bring kube-proxy to serve in one mode first; `proxyshift check` says what stands in \
@@ -223,11 +223,8 @@ fn read_playbook(asked: &Asked<'_>, running: Mode) -> Result<(Playbook, String)>
         }
         return Ok((playbook, text));
     }
-    let from = match (running == asked.to, asked.to) {
-        (false, _) => running,
-        (true, Mode::Ipvs) => Mode::Iptables,
-        (true, _) => Mode::Ipvs,
-    };
+    let origin = playbook::origin(asked.to).filter(|_| running == asked.to);
+    let from = origin.unwrap_or(running);
     let (file, text) = playbook::builtin_text(from, asked.to)?;
     Ok((Playbook::parse(file, text, from)?, text.to_owned()))
 }
@@ -250,14 +247,14 @@ pub fn kube_proxy(
 
 /// The one kube-proxy of this node.
 fn only_process(now: &NodeState) -> Result<&Process> {
-    let mut all = now.processes.iter().flatten().filter(|p| p.name == "kube-proxy");
-    match (all.next(), all.next()) {
-        (Some(process), None) => Ok(process),
-        (None, _) => Err(Error::new(Kind::Blocked, "kube-proxy", "does not run here")
+    match Instances::of(now.processes.as_deref().unwrap_or_default()) {
+        Instances::One(process) => Ok(process),
+        Instances::None => Err(Error::new(Kind::Blocked, "kube-proxy", "does not run here")
             .hint("start it; without kube-proxy, `proxyshift cleanup` removes leftovers alone")),
-        (Some(one), Some(other)) => {
-            let cause = format!("runs twice here: pid {} and {}", one.pid, other.pid);
-            Err(Error::new(Kind::Blocked, "kube-proxy", cause).hint("end the one too many"))
+        Instances::Many(all) => {
+            let pids: Vec<String> = all.iter().map(|p| p.pid.to_string()).collect();
+            let cause = format!("runs {} times here: pid {}", all.len(), pids.join(", "));
+            Err(Error::new(Kind::Blocked, "kube-proxy", cause).hint("end all but one"))
         }
     }
 }
@@ -317,7 +314,7 @@ fn preflight(
 fn baseline(context: &Context<'_>, now: &NodeState, mode: Mode) -> Vec<Probe> {
     let task = "asking the node's services";
     context.sink.started(task);
-    let (passed, failed) = probes::ask(probes::choose(&services(now, mode), now));
+    let (passed, failed) = probes::ask(probes::choose(&mode::of(mode).services(now), now));
     for (probe, e) in &failed {
         let text = format!("{probe}: {e}, before anything was changed; it is not judged further");
         context.sink.warning(text);

@@ -7,16 +7,19 @@ use similar::{ChangeTag, TextDiff};
 
 use crate::apply::{modules, sysctl};
 use crate::error::{Error, Kind, Result};
+use crate::kube_proxy::mode;
+use crate::kube_proxy::services::{Service, ServiceKey, Services};
+use crate::kube_proxy::takeover::predict_takeover;
 use crate::node::kube_proxy_controller::read_config;
 use crate::owners::catalogue::Catalogue;
-use crate::plan::ahead::{leftovers_once, taken_over};
+use crate::owners::matcher::Ownership;
+use crate::plan::leftovers::leftovers_after;
 use crate::plan::playbook::{Means, Playbook, Prepare, Stage, StageName, When};
-use crate::plan::services::{Service, ServiceKey, Services, services};
 use crate::plan::{ObjectKind, Plan, playbook};
-use crate::run::migrate::{Asked, back, kube_proxy, read_playbook, running};
+use crate::run::migrate::{Asked, kube_proxy, read_playbook, running};
 use crate::run::probes;
 use crate::state::NodeState;
-use crate::state::kube_proxy::{CommandLine, ConfigEdit, ConfigSource, Mode};
+use crate::state::kube_proxy::{CommandLine, ConfigSource, Instances, Mode};
 use crate::state::sysctl::Sysctls;
 
 /// What a migration would do.
@@ -70,7 +73,7 @@ pub fn preview(
     let (playbook, _) = read_playbook(&asked, from)?;
     let view = View { catalogue, state, live, from, playbook: &playbook };
     let plan = view.leftovers()?;
-    let served = services(state, from);
+    let served = mode::of(from).services(state);
     let stages = playbook.stages.iter().map(|stage| view.ahead(stage, &served, &plan)).collect();
     Ok(Some(Preview { stages, plan, from, playbook }))
 }
@@ -90,8 +93,8 @@ impl View<'_> {
         let Some(Stage::Clean(clean)) = self.playbook.stage(StageName::Clean) else {
             return Ok(Plan::default());
         };
-        let after = taken_over(self.catalogue, self.state, self.playbook.to)?;
-        let plan = leftovers_once(self.catalogue, &after, self.playbook.to);
+        let after = predict_takeover(self.catalogue, self.state, self.playbook.to)?;
+        let plan = leftovers_after(self.catalogue, &after, self.playbook.to);
         Ok(plan.of_owners(std::slice::from_ref(&clean.leftovers_of)))
     }
 
@@ -201,11 +204,9 @@ impl View<'_> {
             true => self.live_settings()?,
             false => self.captured_settings()?,
         };
-        let exclude = match self.playbook.to {
-            Mode::Ipvs => back::foreign_servers(self.catalogue, self.state),
-            _ => Vec::new(),
-        };
-        let after = settings.edit(&text, &ConfigEdit { mode: self.playbook.to, exclude })?;
+        let ownership = Ownership::of(self.catalogue, self.state);
+        let edit = mode::of(self.playbook.to).config_edit(self.state, &ownership);
+        let after = settings.edit(&text, &edit)?;
         let diff = TextDiff::from_lines(text.as_str(), after.as_str());
         let lines = diff.iter_all_changes().filter_map(|change| {
             let sign = match change.tag() {
@@ -234,8 +235,12 @@ impl View<'_> {
             Err(Error::new(Kind::NotFound, "kube-proxy's settings", cause)
                 .hint("on the node itself, `proxyshift plan` finds them"))
         };
-        let mut all = self.state.processes.iter().flatten().filter(|p| p.name == "kube-proxy");
-        let Some(process) = all.next() else { return unknown("no kube-proxy is in this state") };
+        let processes = self.state.processes.as_deref().unwrap_or_default();
+        let process = match Instances::of(processes) {
+            Instances::One(process) => process,
+            Instances::None => return unknown("no kube-proxy is in this state"),
+            Instances::Many(_) => return unknown("more than one kube-proxy is in this state"),
+        };
         let Some(config) = CommandLine::parse(&process.args)?.config else {
             return unknown("are flags of its command line, in no file of this state");
         };

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
+use crate::kube_proxy::mode;
+use crate::kube_proxy::parity::{What, parity};
+use crate::kube_proxy::services::Services;
 use crate::node::observe::observe_tolerant;
 use crate::owners::catalogue::Catalogue;
 use crate::plan::foreign::lost;
-use crate::plan::parity::{What, parity};
-use crate::plan::services::{Services, services};
 use crate::run::Context;
 use crate::run::probes::{self, Probe};
 use crate::run::wait::{Poll, poll};
@@ -47,7 +48,7 @@ pub(super) fn verify(
         return Err(Error::new(Kind::Kernel, first.to_string(), cause));
     }
     sink.finished(task, "what is not kube-proxy's is all there, in the same order");
-    wait_for_parity(context, &services(base, modes.from), now, mode)?;
+    wait_for_parity(context, &mode::of(modes.from).services(base), now, mode)?;
     let task = "asking the node's services again";
     sink.started(task);
     let (passed, failed) = probes::ask(probes.to_vec());
@@ -74,7 +75,7 @@ fn wait_for_parity(
         let now =
             at_hand.take().map_or_else(|| observe_tolerant(context.tools, context.sink), Ok)?;
         // That every backend was there is known since the new mode took over; some come and go.
-        let missing = parity(before, &services(&now, mode));
+        let missing = parity(before, &mode::of(mode).services(&now));
         let (backends, whole): (Vec<_>, Vec<_>) =
             missing.into_iter().partition(|m| matches!(m.what, What::Backend(_)));
         Ok(match whole.into_iter().next() {

@@ -11,32 +11,34 @@ use crate::apply::kube_proxy::operate;
 use crate::apply::{argv, conntrack, files, modules, sysctl};
 use crate::error::{Error, Kind, Result};
 use crate::interrupt;
+use crate::kube_proxy::mode;
+use crate::kube_proxy::running::configured;
+use crate::kube_proxy::services::Services;
 use crate::node::conntrack::{Conntrack, Services as UdpServices};
 use crate::node::kube_proxy_controller::read_config;
 use crate::node::live_facts;
 use crate::node::observe::observe_tolerant;
 use crate::node::sysctls;
-use crate::owners::mode;
+use crate::owners::matcher::Ownership;
 use crate::plan::leftovers::Wanted;
 use crate::plan::playbook::{Clean, Converge, Means, Prepare, StageName, Switch, Upgrade};
-use crate::plan::services::{Services, services};
 use crate::run::apply_edits::CLEAN;
 use crate::run::change::{Changed, apply_and_verify};
 use crate::run::migrate::proof::verify;
 use crate::run::migrate::steps::{self, AFTER, BEFORE, Step};
 use crate::run::migrate::work::Execution;
-use crate::run::migrate::{back, converge, drain, only_process};
+use crate::run::migrate::{converge, drain, only_process};
 use crate::run::rehearsal::{Tried, rehearse};
 use crate::run::snapshot::parse_snapshot;
 use crate::run::snapshot::take_snapshot;
 use crate::state::NodeState;
 use crate::state::ipvs::Protocol;
-use crate::state::kube_proxy::{ConfigEdit, ConfigSource, Controller, Mode};
+use crate::state::kube_proxy::{ConfigSource, Controller, Mode};
 use crate::store::snapshots::Snapshot;
 
 impl Execution<'_> {
     fn services_before(&self) -> Services {
-        services(&self.base, self.modes().from)
+        mode::of(self.modes().from).services(&self.base)
     }
 
     /// Loads modules and sets sysctls, now and for the next boot.
@@ -45,7 +47,7 @@ impl Execution<'_> {
         let task = "preparing the kernel";
         sink.started(task);
         let known = live_facts::modules::read();
-        let wanted = modules_for(&prepare.modules, self.scheduler().as_deref());
+        let wanted = modules_for(&prepare.modules, self.configured_modules());
         for name in &wanted {
             modules::load(self.context.tools, name, &known)?;
         }
@@ -81,10 +83,10 @@ impl Execution<'_> {
         Ok(())
     }
 
-    /// The scheduler that kube-proxy's configuration names, if it goes to ipvs mode.
-    fn scheduler(&self) -> Option<String> {
-        let to_ipvs = self.playbook.to == Mode::Ipvs;
-        mode::settings(&self.base).filter(|_| to_ipvs).and_then(|s| s.ipvs.scheduler)
+    /// The modules that the new mode needs by kube-proxy's configuration.
+    fn configured_modules(&self) -> Vec<String> {
+        let config = configured(&self.base);
+        config.map(|config| mode::of(self.playbook.to).modules(&config)).unwrap_or_default()
     }
 
     /// Edits kube-proxy's settings and restarts it.
@@ -100,14 +102,15 @@ impl Execution<'_> {
             Err(_) => read_config(&source)?
                 .ok_or_else(|| Error::new(Kind::NotFound, source.to_string(), "is gone"))?,
         };
-        let change = ConfigEdit { mode: to, exclude: self.foreign_networks() };
-        let after = source.edit(&before, &change)?;
+        let ownership = Ownership::of(self.context.catalogue, &self.base);
+        let edit = mode::of(to).config_edit(&self.base, &ownership);
+        let after = source.edit(&before, &edit)?;
         if after == before && self.base_serves(to) {
             sink.finished(&task, "it runs in that mode already");
             return Ok(());
         }
         let now = observe_tolerant(self.context.tools, sink)?;
-        self.later = Some(services(&now, self.modes().from));
+        self.later = Some(mode::of(self.modes().from).services(&now));
         drop(now);
         for (name, text) in [(BEFORE, &before), (AFTER, &after)] {
             steps::keep(&dir.join(name), text)?;
@@ -132,15 +135,6 @@ impl Execution<'_> {
 
     fn base_serves(&self, mode: Mode) -> bool {
         self.modes().from == mode
-    }
-
-    /// The networks of virtual servers that are somebody else's: kube-proxy must not take them for
-    /// its own and remove them.
-    fn foreign_networks(&self) -> Vec<ipnet::IpNet> {
-        if self.playbook.to != Mode::Ipvs {
-            return Vec::new();
-        }
-        back::foreign_servers(self.context.catalogue, &self.base)
     }
 
     /// Has kube-proxy replaced by another version.
@@ -243,7 +237,7 @@ impl Execution<'_> {
         let now = observe_tolerant(self.context.tools, self.context.sink)?;
         let mut conntrack = Conntrack::open()?;
         let mut forgotten = 0;
-        for entry in conntrack.stale(&udp_backends(&services(&now, self.playbook.to)))? {
+        for entry in conntrack.stale(&udp_backends(&mode::of(self.playbook.to).services(&now)))? {
             forgotten += usize::from(conntrack::delete(&mut conntrack, &entry)?);
         }
         steps::note(&mut self.journal, StageName::Settle.name(), json!({"forgotten": forgotten}))?;
@@ -260,11 +254,10 @@ impl Execution<'_> {
     }
 }
 
-/// The modules that the playbook names, and that of the scheduler that kube-proxy is told.
-fn modules_for(named: &[String], scheduler: Option<&str>) -> Vec<String> {
+/// The modules that the playbook names, and those that are configured besides.
+fn modules_for(named: &[String], configured: Vec<String>) -> Vec<String> {
     let mut modules = named.to_vec();
-    let told = scheduler.map(|scheduler| format!("ip_vs_{scheduler}"));
-    modules.extend(told.filter(|module| !named.contains(module)));
+    modules.extend(configured.into_iter().filter(|module| !named.contains(module)));
     modules
 }
 
@@ -282,10 +275,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_scheduler_that_kube_proxy_is_told_is_loaded_too() {
+    fn the_scheduler_that_is_configured_is_loaded_too() {
         let named = ["ip_vs".to_owned(), "ip_vs_rr".to_owned()];
-        assert_eq!(modules_for(&named, Some("lc")), ["ip_vs", "ip_vs_rr", "ip_vs_lc"]);
-        assert_eq!(modules_for(&named, Some("rr")), named);
-        assert_eq!(modules_for(&named, None), named);
+        let with = |configured: &[&str]| {
+            modules_for(&named, configured.iter().map(|m| (*m).to_owned()).collect())
+        };
+        assert_eq!(with(&["ip_vs_lc"]), ["ip_vs", "ip_vs_rr", "ip_vs_lc"]);
+        assert_eq!(with(&["ip_vs_rr"]), named);
+        assert_eq!(with(&[]), named);
     }
 }

@@ -7,8 +7,8 @@ use serde_json::json;
 
 use crate::error::{Error, Result};
 use crate::interrupt;
+use crate::kube_proxy::services::Services;
 use crate::plan::playbook::{Clean, Converge, Playbook, Stage, StageName, Switch, Upgrade, When};
-use crate::plan::services::Services;
 use crate::run::change::{prune, rollback_error};
 use crate::run::migrate::{MARGIN, Report, back, hooks, steps};
 use crate::run::probes::Probe;

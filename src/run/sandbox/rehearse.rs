@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
 use crate::event::{Event, Silent, Sink};
+use crate::kube_proxy::takeover::predict_takeover;
 use crate::node::observe::observe_tolerant;
 use crate::node::tools::Tools;
 use crate::owners::catalogue::Catalogue;
 use crate::plan::Plan;
-use crate::plan::ahead::{leftovers_once, taken_over};
 use crate::plan::edit::{Edit, by_themselves, edits};
 use crate::plan::invariants::{rest, unexpected};
-use crate::plan::leftovers::Wanted;
+use crate::plan::leftovers::{Wanted, leftovers_after};
 use crate::run::Context;
 use crate::run::apply_edits::CLEAN;
 use crate::run::apply_edits::execute;
@@ -77,7 +77,7 @@ impl Given {
         let state = state_in(Path::new(&format!("/proc/self/fd/{}", self.folder.as_raw_fd())))?;
         match self.to {
             None => Ok(state),
-            Some(to) => taken_over(&Catalogue::builtin()?, &state, to),
+            Some(to) => predict_takeover(&Catalogue::builtin()?, &state, to),
         }
     }
 }
@@ -219,7 +219,7 @@ pub(super) fn rehearse(dir: &Path, asked: Asked, tools: &Tools, sink: &dyn Sink)
         Asked::Leaving(to) => {
             let here = as_held_here(folder.state()?, state_in(&snapshot.dir)?);
             let owners = [KUBE_PROXY.to_owned()];
-            planned(here, |s| Ok(leftovers_once(&catalogue, s, to).of_owners(&owners)))?
+            planned(here, |s| Ok(leftovers_after(&catalogue, s, to).of_owners(&owners)))?
         }
     };
     if edits.is_empty() {

@@ -3,7 +3,7 @@
 //! Only what is lost counts: a backend that is new is no difference. What a mode cannot say is none
 //! either: ipvs keeps no names, lists the addresses of NodePorts, and has nothing but an empty
 //! virtual server, if that, where iptables has a refusal. So a service without backends is not
-//! asked for, and only services that have backends on both sides are held against each other.
+//! asked for, and only services that have backends on both sides are compared.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use ipnet::IpNet;
 use serde::Serialize;
 
-use crate::plan::services::{Place, Service, ServiceKey, Services};
+use crate::kube_proxy::services::{Place, Service, ServiceKey, Services};
 
 /// Something that was served before and is not now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -101,7 +101,7 @@ pub fn parity(before: &Services, after: &Services) -> Vec<Missing> {
 }
 
 /// As [`parity`], where endpoints may have come and gone meanwhile: `later` is what the old side
-/// served at a later moment. That is what `after` is held against then; what only `before` had is
+/// served at a later moment. That is what `after` must serve then; what only `before` had is
 /// named as changed.
 pub fn parity_since(before: &Services, later: Option<&Services>, after: &Services) -> Parity {
     let Some(later) = later else {

@@ -2,20 +2,20 @@
 
 use std::collections::BTreeSet;
 
+use proxyshift::kube_proxy::takeover::predict_takeover;
 use proxyshift::owners::catalogue::Catalogue;
 use proxyshift::owners::matcher::Ownership;
-use proxyshift::plan::ahead::{leftovers_once, taken_over};
-use proxyshift::plan::leftovers::leftovers;
+use proxyshift::plan::leftovers::{leftovers, leftovers_after};
 use proxyshift::plan::{ObjectKind, Plan};
 use proxyshift::state::NodeState;
 use proxyshift::state::kube_proxy::Mode;
 
 use crate::nodes;
 
-fn ahead(state: &NodeState, to: Mode) -> (NodeState, Plan) {
+fn predict(state: &NodeState, to: Mode) -> (NodeState, Plan) {
     let catalogue = Catalogue::builtin().expect("the catalogue");
-    let after = taken_over(&catalogue, state, to).expect("a state");
-    let plan = leftovers_once(&catalogue, &after, to);
+    let after = predict_takeover(&catalogue, state, to).expect("a state");
+    let plan = leftovers_after(&catalogue, &after, to);
     (after, plan)
 }
 
@@ -34,7 +34,7 @@ fn chains(plan: &Plan) -> BTreeSet<String> {
 #[test]
 fn what_will_be_left_is_what_is_left_on_a_node_that_went_that_way() {
     let before = nodes::state(&nodes::files("docker-legacy-iptables-1.20-no-conntrack"));
-    let (_, plan) = ahead(&before, Mode::Ipvs);
+    let (_, plan) = predict(&before, Mode::Ipvs);
     let half = nodes::state(&nodes::files("half-migrated-ipvs-1.20"));
     let catalogue = Catalogue::builtin().expect("the catalogue");
     let found = leftovers(&catalogue, &half, &Ownership::of(&catalogue, &half));
@@ -47,7 +47,7 @@ fn what_will_be_left_is_what_is_left_on_a_node_that_went_that_way() {
 #[test]
 fn ipvs_mode_leaves_its_own_and_nothing_of_anybody_else() {
     let state = nodes::state(&nodes::files("ipvs-with-keepalived-1.20"));
-    let (after, plan) = ahead(&state, Mode::Iptables);
+    let (after, plan) = predict(&state, Mode::Iptables);
     let names = |kind| -> BTreeSet<&str> {
         plan.removals().filter(|o| o.kind == kind).map(|o| o.name.as_str()).collect()
     };

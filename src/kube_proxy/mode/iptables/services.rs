@@ -6,7 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use super::{Place, Service, ServiceKey, Services, protocol};
+use crate::kube_proxy::mode::ServiceFilter;
+use crate::kube_proxy::services::{Place, Service, ServiceKey, Services, protocol};
 use crate::state::rule::{Term, Words};
 use crate::state::ruleset::{Rule, Ruleset, Table};
 use crate::state::{Family, NodeState};
@@ -18,10 +19,8 @@ const DEPTH: usize = 5;
 const LEADING: [&str; 6] =
     ["KUBE-SVC-", "KUBE-SEP-", "KUBE-FW-", "KUBE-XLB-", "KUBE-EXT-", "KUBE-SVL-"];
 
-pub(super) fn services(
-    state: &NodeState,
-    wanted: &impl Fn(&ServiceKey, Option<&str>) -> bool,
-) -> Services {
+/// The services of a node, of those that are wanted.
+pub(super) fn read(state: &NodeState, wanted: &ServiceFilter<'_>) -> Services {
     let mut found = Services::new();
     for (id, ruleset) in &state.rulesets {
         for table in &ruleset.tables {
@@ -52,8 +51,9 @@ pub(super) fn services(
     found
 }
 
-/// The endpoints of each KUBE-SVC chain by the name in its comments.
-pub(super) fn by_name(state: &NodeState) -> BTreeMap<String, BTreeSet<SocketAddr>> {
+/// The endpoints of each KUBE-SVC chain by the service's name in its comments, whether or not
+/// anything still leads there: what is left of them after a change of mode.
+pub fn chains_by_name(state: &NodeState) -> BTreeMap<String, BTreeSet<SocketAddr>> {
     let mut found: BTreeMap<String, BTreeSet<SocketAddr>> = BTreeMap::new();
     for ruleset in state.rulesets.values() {
         let Some(table) = ruleset.table("nat") else { continue };

@@ -4,15 +4,14 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use super::{Place, ServiceKey, Services, protocol};
+use crate::kube_proxy::mode::ServiceFilter;
+use crate::kube_proxy::services::{Place, ServiceKey, Services, protocol};
 use crate::owners::servers::Servers;
 use crate::state::NodeState;
 use crate::state::ipvs::{Protocol, Service as Virtual};
 
-pub(super) fn services(
-    state: &NodeState,
-    wanted: &impl Fn(&ServiceKey, Option<&str>) -> bool,
-) -> Services {
+/// The services of a node, of those that are wanted.
+pub(super) fn read(state: &NodeState, wanted: &ServiceFilter<'_>) -> Services {
     let mut found = Services::new();
     if state.ipvs.servers.is_empty() {
         return found;

@@ -6,20 +6,20 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use serde_json::Value;
 
-use super::{Place, Service, ServiceKey, Services, protocol};
+use crate::kube_proxy::NAME;
+use crate::kube_proxy::mode::ServiceFilter;
+use crate::kube_proxy::services::{Place, Service, ServiceKey, Services, protocol};
 use crate::state::nft::NftTable;
 use crate::state::{Family, NodeState};
 
 /// How deep kube-proxy's chains lead: external, service or local, endpoint.
 const DEPTH: usize = 4;
 
-pub(super) fn services(
-    state: &NodeState,
-    wanted: &impl Fn(&ServiceKey, Option<&str>) -> bool,
-) -> Services {
+/// The services of a node, of those that are wanted.
+pub(super) fn read(state: &NodeState, wanted: &ServiceFilter<'_>) -> Services {
     let mut found = Services::new();
     for family in Family::ALL {
-        if let Some(table) = state.nft.get(family.nft(), "kube-proxy") {
+        if let Some(table) = state.nft.get(family.nft(), NAME) {
             Reader::of(table, family).read(&mut found, wanted);
         }
     }
@@ -53,7 +53,7 @@ impl<'a> Reader<'a> {
         Reader { table, family, chains, timeouts }
     }
 
-    fn read(&self, found: &mut Services, wanted: &impl Fn(&ServiceKey, Option<&str>) -> bool) {
+    fn read(&self, found: &mut Services, wanted: &ServiceFilter<'_>) {
         for map in self.table.of_kind("map") {
             let kind = map.get("name").and_then(Value::as_str).unwrap_or_default();
             let known = [

@@ -1,11 +1,7 @@
-//! The services that a node serves, read from what the kernel holds in each mode of kube-proxy.
+//! The services that a node serves. Each mode of kube-proxy reads them from what the kernel holds.
 //!
-//! The same services read the same way in every mode, so two modes can be compared, and a check
-//! can ask who stands behind an address.
-
-mod iptables;
-mod ipvs;
-mod nftables;
+//! The same services read the same in every mode. Two modes can be compared, and a check can ask
+//! which endpoints an address has.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -14,9 +10,8 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use serde::Serialize;
 
+use crate::state::Family;
 use crate::state::ipvs::Protocol;
-use crate::state::kube_proxy::Mode;
-use crate::state::{Family, NodeState};
 
 /// Where a service answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -87,35 +82,8 @@ impl fmt::Display for ServiceKey {
     }
 }
 
-/// The services as the kernel serves them in `mode`; none in userspace mode, where a process
-/// alone knows them.
-pub fn services(state: &NodeState, mode: Mode) -> Services {
-    services_where(state, mode, |_, _| true)
-}
-
-/// As [`services`], but only those whose key, and name if there is one, `wanted` takes: cheap
-/// where there are many.
-pub fn services_where(
-    state: &NodeState,
-    mode: Mode,
-    wanted: impl Fn(&ServiceKey, Option<&str>) -> bool,
-) -> Services {
-    match mode {
-        Mode::Iptables => iptables::services(state, &wanted),
-        Mode::Ipvs => ipvs::services(state, &wanted),
-        Mode::Nftables => nftables::services(state, &wanted),
-        Mode::Userspace => Services::new(),
-    }
-}
-
-/// The endpoints in the chains of iptables mode by the service's name, whether or not anything
-/// still leads to them: what is left of them after a change of mode.
-pub fn chains_by_name(state: &NodeState) -> BTreeMap<String, BTreeSet<SocketAddr>> {
-    iptables::by_name(state)
-}
-
 /// A protocol by its name in rules.
-fn protocol(name: &str) -> Option<Protocol> {
+pub(super) fn protocol(name: &str) -> Option<Protocol> {
     match name {
         "tcp" => Some(Protocol::Tcp),
         "udp" => Some(Protocol::Udp),

@@ -1,0 +1,162 @@
+//! Convergence: whether kube-proxy serves in its new mode, so that what the old one left can go.
+//!
+//! The kernel shows it; kube-proxy's word is not enough. In ipvs mode the virtual servers are there,
+//! and `/proxyMode` says ipvs, seconds before the one restore that takes over. Until then the old
+//! rules serve, and removing them fails or hurts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use crate::kube_proxy::NAME;
+use crate::kube_proxy::mode::{self, ProxyMode};
+use crate::kube_proxy::parity::{Changed, parity_since};
+use crate::kube_proxy::running::RunningMode;
+use crate::kube_proxy::services::{Place, ServiceKey, Services};
+use crate::kube_proxy::takeover::Rewrite;
+use crate::owners::catalogue::Catalogue;
+use crate::owners::matcher::Ownership;
+use crate::state::kube_proxy::{Instances, Mode};
+use crate::state::tools::Process;
+use crate::state::{Family, NodeState};
+
+/// Whether the new mode serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Convergence {
+    /// It does; with what the old mode lost too, for the report.
+    Converged(Vec<Changed>),
+    /// Not yet, and why, one sentence each.
+    Waiting(Vec<String>),
+}
+
+/// What the new mode must serve.
+#[derive(Debug, Clone, Copy)]
+pub struct Expected<'a> {
+    /// The mode.
+    pub mode: Mode,
+    /// What the old mode served before the change.
+    pub before: &'a Services,
+    /// What it served at a later moment, if it was observed again.
+    pub later: Option<&'a Services>,
+}
+
+/// Judges a node by its state and by the mode that kube-proxy reported to `GET /proxyMode`.
+pub fn convergence(
+    catalogue: &Catalogue,
+    state: &NodeState,
+    reported: Option<&str>,
+    expected: Expected<'_>,
+) -> Convergence {
+    let Expected { mode: new, before, later } = expected;
+    let mode = mode::of(new);
+    let ownership = Ownership::of(catalogue, state);
+    let now = mode.services(state);
+    let mut waiting: Vec<String> = processes(catalogue, state).into_iter().collect();
+    waiting.extend(answer(reported, new));
+    let families = families(before);
+    waiting.extend(own_objects(state, &ownership, mode, &families));
+    waiting.extend(mode.missing_addresses(state, before, &now));
+    let is_served = |family| families.contains(&family) || mode.has_started(state, family);
+    waiting.extend(used_leftovers(state, &ownership, new, is_served));
+    let parity = parity_since(before, later, &now);
+    waiting.extend(parity.missing.iter().map(ToString::to_string));
+    if waiting.is_empty() {
+        Convergence::Converged(parity.changed)
+    } else {
+        Convergence::Waiting(waiting)
+    }
+}
+
+/// What is wrong with the processes: there must be one, by itself or as a part of another (k3s).
+fn processes(catalogue: &Catalogue, state: &NodeState) -> Option<String> {
+    let Some(all) = &state.processes else { return Some("the processes are not known".into()) };
+    match Instances::of(all) {
+        Instances::One(_) => None,
+        Instances::None => {
+            let host = catalogue.component(NAME).map(|c| &c.alive.processes);
+            let is_host = |p: &Process| host.is_some_and(|names| names.contains(&p.name));
+            let embedded = all.iter().any(|p| p.name != NAME && is_host(p));
+            (!embedded).then(|| "no kube-proxy runs in this network namespace".into())
+        }
+        Instances::Many(all) => {
+            let pids: Vec<String> = all.iter().map(|p| p.pid.to_string()).collect();
+            let (count, pids) = (all.len(), pids.join(", "));
+            Some(format!("{count} kube-proxies run, and there must be one: {pids}"))
+        }
+    }
+}
+
+fn answer(reported: Option<&str>, mode: Mode) -> Option<String> {
+    match reported {
+        Some(reported) if reported == mode.name() => None,
+        Some(reported) => Some(format!("kube-proxy says that it runs in {reported} mode")),
+        None => Some("kube-proxy does not answer to GET /proxyMode".into()),
+    }
+}
+
+/// The families that have services.
+fn families(before: &Services) -> BTreeSet<Family> {
+    let family = |key: &ServiceKey| match key.place {
+        Place::Address(IpAddr::V4(_)) => Family::Ipv4,
+        Place::Address(IpAddr::V6(_)) => Family::Ipv6,
+        Place::Node(family) => family,
+    };
+    before.iter().filter(|(_, s)| !s.backends.is_empty()).map(|(key, _)| family(key)).collect()
+}
+
+/// What is missing of the mode's own objects, for each family that has services.
+fn own_objects(
+    state: &NodeState,
+    ownership: &Ownership<'_>,
+    mode: &dyn ProxyMode,
+    families: &BTreeSet<Family>,
+) -> Vec<String> {
+    let missing: Vec<String> =
+        families.iter().filter_map(|family| mode.missing_objects(state, *family)).collect();
+    if !missing.is_empty() || families.is_empty() {
+        return missing;
+    }
+    // Hooked in, written by kube-proxy, and no other mode serves beside it.
+    let running = RunningMode::of(state, ownership);
+    if running.mode == Some(mode.mode()) { Vec::new() } else { vec![running.evidence] }
+}
+
+/// Chains that the mode uses and that still refer to what only another mode uses. A family that only
+/// an earlier kube-proxy wrote is not waited for: nobody will write it anew.
+fn used_leftovers(
+    state: &NodeState,
+    ownership: &Ownership<'_>,
+    to: Mode,
+    is_served: impl Fn(Family) -> bool,
+) -> Vec<String> {
+    let mut found = Vec::new();
+    for (id, ruleset) in state.rulesets.iter().filter(|(id, _)| is_served(id.family)) {
+        let rewrite = Rewrite { ownership, id: *id, ruleset, to };
+        for table in &ruleset.tables {
+            for chain in table.chains.iter().filter(|c| rewrite.uses(table, &c.name) == Some(true))
+            {
+                // The first of each kind, and how many.
+                let mut dangling: BTreeMap<&str, (String, usize)> = BTreeMap::new();
+                let mut count = |refers, to: &str| {
+                    dangling.entry(refers).or_insert_with(|| (to.to_owned(), 0)).1 += 1;
+                };
+                for rule in &chain.rules {
+                    if let Some(chain) = rewrite.unused_chain(table, rule) {
+                        count("leads to", chain);
+                    }
+                    if let Some(set) = rewrite.unused_set(rule) {
+                        count("matches the set", &set);
+                    }
+                }
+                for (refers, (first, count)) in dangling {
+                    let more = match count {
+                        1 => String::new(),
+                        n => format!(" and {} more", n - 1),
+                    };
+                    let position = format!("{id} {} {}", table.name, chain.name);
+                    found.push(format!("{position} still {refers} {first}{more}"));
+                }
+            }
+        }
+    }
+    found
+}

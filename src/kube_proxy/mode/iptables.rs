@@ -1,0 +1,61 @@
+//! iptables mode: each service is a chain of DNAT rules.
+
+mod services;
+
+use super::{ProxyMode, ServiceFilter, rules};
+use crate::kube_proxy::services::Services;
+use crate::owners::matcher::Ownership;
+use crate::state::kube_proxy::{KubeProxyConfig, Mode};
+use crate::state::ruleset::Rule;
+use crate::state::{Family, NodeState};
+
+pub use services::chains_by_name;
+
+/// iptables mode.
+pub(super) struct Iptables;
+
+impl ProxyMode for Iptables {
+    fn mode(&self) -> Mode {
+        Mode::Iptables
+    }
+
+    fn services_where(&self, state: &NodeState, wanted: &ServiceFilter<'_>) -> Services {
+        services::read(state, wanted)
+    }
+
+    fn evidence(&self, state: &NodeState, ownership: &Ownership<'_>) -> Option<String> {
+        rules::serving_rules(state, ownership).find_map(|(id, _, rule)| {
+            let target = service_chain(rule)?;
+            Some(format!("nat KUBE-SERVICES ({id}) leads to {target}"))
+        })
+    }
+
+    fn missing_objects(&self, state: &NodeState, family: Family) -> Option<String> {
+        let mut rules = rules::services_chains(state, family).flat_map(|(_, chain)| &chain.rules);
+        let found = rules.any(|rule| service_chain(rule).is_some());
+        (!found).then(|| format!("{family}: nat KUBE-SERVICES leads to no service"))
+    }
+
+    fn has_started(&self, state: &NodeState, family: Family) -> bool {
+        state.rulesets.iter().filter(|(id, _)| id.family == family).any(|(_, ruleset)| {
+            ruleset.table("nat").is_some_and(|nat| nat.chain("KUBE-PROXY-CANARY").is_some())
+        })
+    }
+
+    fn refuses_in_filter(&self) -> bool {
+        true
+    }
+
+    fn disables_localhost_node_ports(&self, config: &KubeProxyConfig) -> bool {
+        config.iptables.localhost_node_ports == Some(false)
+    }
+
+    fn last_version_of_chain(&self) -> Option<(&'static str, u32)> {
+        Some(("KUBE-XLB-", 23))
+    }
+}
+
+/// The chain of a service that a rule leads to.
+fn service_chain(rule: &Rule) -> Option<&str> {
+    rule.target.as_deref().filter(|target| target.starts_with("KUBE-SVC-"))
+}

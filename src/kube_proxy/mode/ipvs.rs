@@ -1,0 +1,139 @@
+//! ipvs mode: each service is a virtual server on an address of kube-ipvs0; rules match ipsets.
+//!
+//! The virtual servers are there, and `/proxyMode` says ipvs, seconds before the one restore of
+//! rules that takes over.
+
+mod services;
+
+use std::collections::{BTreeSet, HashSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::{ProxyMode, ServiceFilter, rules};
+use crate::kube_proxy::NAME;
+use crate::kube_proxy::services::{ServiceKey, Services};
+use crate::owners::matcher::Ownership;
+use crate::state::ipvs::Service;
+use crate::state::kube_proxy::{ConfigEdit, KubeProxyConfig, Mode};
+use crate::state::{Family, NodeState};
+
+/// ipvs mode.
+pub(super) struct Ipvs;
+
+impl ProxyMode for Ipvs {
+    fn mode(&self) -> Mode {
+        Mode::Ipvs
+    }
+
+    fn services_where(&self, state: &NodeState, wanted: &ServiceFilter<'_>) -> Services {
+        services::read(state, wanted)
+    }
+
+    fn evidence(&self, state: &NodeState, ownership: &Ownership<'_>) -> Option<String> {
+        let is_cluster_set = |s: &str| Family::ALL.into_iter().any(|f| cluster_set(f) == s);
+        rules::serving_rules(state, ownership).find_map(|(id, ruleset, rule)| {
+            let sets = ruleset.words(rule).sets();
+            let found = sets.iter().any(|set| is_cluster_set(set));
+            found.then(|| format!("nat KUBE-SERVICES ({id}) matches the set {}", sets[0]))
+        })
+    }
+
+    fn missing_objects(&self, state: &NodeState, family: Family) -> Option<String> {
+        let set = cluster_set(family);
+        if state.ipsets.get(set).is_none_or(|s| s.entries.is_empty()) {
+            return Some(format!("{family}: the set {set} is empty"));
+        }
+        let found = rules::services_chains(state, family).any(|(ruleset, chain)| {
+            let matches = |rule| ruleset.words(rule).sets().iter().any(|s| s == set);
+            chain.rules.iter().any(matches)
+        });
+        (!found).then(|| format!("{family}: nat KUBE-SERVICES does not match the set {set} yet"))
+    }
+
+    fn has_started(&self, state: &NodeState, family: Family) -> bool {
+        state.ipsets.get(cluster_set(family)).is_some()
+    }
+
+    /// Addresses that virtual servers serve but no link has: no packet comes to them.
+    fn missing_addresses(
+        &self,
+        state: &NodeState,
+        before: &Services,
+        now: &Services,
+    ) -> Vec<String> {
+        if state.links.is_empty() {
+            return vec!["the links are not known".into()];
+        }
+        let links = state.links.iter().flat_map(|l| &l.addresses);
+        let bound: HashSet<IpAddr> = links.map(IpNet::addr).collect();
+        let served = now.keys().filter(|key| before.contains_key(key));
+        let missing: BTreeSet<IpAddr> =
+            served.filter_map(ServiceKey::address).filter(|a| !bound.contains(a)).collect();
+        missing.iter().map(|a| format!("{a} is not on kube-ipvs0 yet")).collect()
+    }
+
+    fn uses_ipsets(&self) -> bool {
+        true
+    }
+
+    fn has_virtual_servers(&self) -> bool {
+        true
+    }
+
+    fn binds_addresses(&self) -> bool {
+        true
+    }
+
+    fn drains(&self) -> bool {
+        true
+    }
+
+    fn host_tools(&self) -> &'static [&'static str] {
+        &["ipset", "ipvsadm"]
+    }
+
+    /// That of the scheduler.
+    fn modules(&self, config: &KubeProxyConfig) -> Vec<String> {
+        config.ipvs.scheduler.iter().map(|scheduler| format!("ip_vs_{scheduler}")).collect()
+    }
+
+    /// The addresses of virtual servers that are not kube-proxy's are excluded, as networks of one:
+    /// it would take them for its own and remove them.
+    fn config_edit(&self, state: &NodeState, ownership: &Ownership<'_>) -> ConfigEdit {
+        let servers = state.ipvs.servers.iter().enumerate();
+        let foreign = servers.filter(|(index, _)| {
+            ownership.virtual_server(*index).is_none_or(|owner| owner.name != NAME)
+        });
+        let networks = foreign.filter_map(|(_, server)| match server.service {
+            Service::Address { address, .. } => Some(IpNet::from(address.ip())),
+            Service::Fwmark { .. } => None,
+        });
+        let exclude = networks.collect::<BTreeSet<IpNet>>().into_iter().collect();
+        ConfigEdit { mode: self.mode(), exclude }
+    }
+
+    fn last_version_of_chain(&self) -> Option<(&'static str, u32)> {
+        Some(("KUBE-FIREWALL", 24))
+    }
+}
+
+/// The set of the ClusterIPs of a family.
+fn cluster_set(family: Family) -> &'static str {
+    match family {
+        Family::Ipv4 => "KUBE-CLUSTER-IP",
+        Family::Ipv6 => "KUBE-6-CLUSTER-IP",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_scheduler_that_is_configured_is_loaded() {
+        let modules = |text| Ipvs.modules(&KubeProxyConfig::parse("config.conf", text).unwrap());
+        assert_eq!(modules("ipvs: {scheduler: lc}\n"), ["ip_vs_lc"]);
+        assert_eq!(modules("ipvs: {scheduler: ''}\n"), [] as [&str; 0]);
+    }
+}

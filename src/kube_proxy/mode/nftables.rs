@@ -1,0 +1,92 @@
+//! nftables mode: a native nf_tables table a family, all kube-proxy's own.
+
+mod services;
+
+use serde_json::{Map, Value};
+
+use super::{ProxyMode, ServiceFilter, Unsupported};
+use crate::kube_proxy::NAME;
+use crate::kube_proxy::services::Services;
+use crate::owners::matcher::Ownership;
+use crate::state::kube_proxy::{KubeProxyConfig, Masquerading, Mode};
+use crate::state::{Family, NodeState};
+
+/// nftables mode.
+pub(super) struct Nftables;
+
+impl ProxyMode for Nftables {
+    fn mode(&self) -> Mode {
+        Mode::Nftables
+    }
+
+    fn services_where(&self, state: &NodeState, wanted: &ServiceFilter<'_>) -> Services {
+        services::read(state, wanted)
+    }
+
+    fn evidence(&self, state: &NodeState, _: &Ownership<'_>) -> Option<String> {
+        let serves = |map: &Map<String, Value>| map.get("name").is_some_and(|n| n == "service-ips");
+        let tables = state.native_tables();
+        let table = tables.iter().find(|t| t.name == NAME && t.of_kind("map").any(serves))?;
+        Some(format!("table {} {NAME} has the map service-ips", table.family))
+    }
+
+    fn missing_objects(&self, state: &NodeState, family: Family) -> Option<String> {
+        let found = self.has_started(state, family);
+        (!found).then(|| format!("{family}: there is no table {} {NAME}", family.nft()))
+    }
+
+    fn has_started(&self, state: &NodeState, family: Family) -> bool {
+        state.nft.get(family.nft(), NAME).is_some()
+    }
+
+    fn uses_iptables(&self) -> bool {
+        false
+    }
+
+    fn has_own_tables(&self) -> bool {
+        true
+    }
+
+    /// From 1.29 on.
+    fn cleans_up_at_start(&self) -> bool {
+        true
+    }
+
+    fn host_tools(&self) -> &'static [&'static str] {
+        &["nft"]
+    }
+
+    fn masquerading<'c>(&self, config: &'c KubeProxyConfig) -> &'c Masquerading {
+        &config.nftables
+    }
+
+    fn since(&self) -> Option<u32> {
+        Some(29)
+    }
+
+    fn unsupported(&self) -> Option<Unsupported> {
+        Some(Unsupported {
+            cause: "not yet: proxyshift cannot move a node to nftables mode",
+            hint: "meanwhile: `proxyshift check --to nftables` says whether the node is ready; \
+                   drain it, set `mode: nftables` (kube-proxy 1.29 or later then removes the old \
+                   rules as it starts), restart kube-proxy, and `proxyshift plan` shows what is \
+                   left over",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::nft::NftTables;
+
+    #[test]
+    fn it_has_started_with_each_family_whose_table_is_there() {
+        let text = r#"{"nftables": [{"table": {"family": "ip6", "name": "kube-proxy"}},
+                                    {"table": {"family": "ip", "name": "other"}}]}"#;
+        let state =
+            NodeState { nft: NftTables::parse("nft.json", text).unwrap(), ..NodeState::default() };
+        assert!(Nftables.has_started(&state, Family::Ipv6));
+        assert!(!Nftables.has_started(&state, Family::Ipv4));
+    }
+}

@@ -1,0 +1,46 @@
+//! What iptables and ipvs mode share: the chain nat KUBE-SERVICES.
+
+use crate::kube_proxy::NAME;
+use crate::owners::matcher::{Ownership, Why};
+use crate::state::ruleset::{Chain, Rule, Ruleset, Table};
+use crate::state::{Family, NodeState, RulesetId};
+
+const SERVICES: &str = "KUBE-SERVICES";
+
+/// The chain nat KUBE-SERVICES of a family, in either backend.
+pub(super) fn services_chains(
+    state: &NodeState,
+    family: Family,
+) -> impl Iterator<Item = (&Ruleset, &Chain)> {
+    let of_family = state.rulesets.iter().filter(move |(id, _)| id.family == family);
+    of_family.filter_map(|(_, ruleset)| Some((ruleset, ruleset.table("nat")?.chain(SERVICES)?)))
+}
+
+/// kube-proxy's own rules in each nat KUBE-SERVICES that packets reach.
+pub(super) fn serving_rules<'a>(
+    state: &'a NodeState,
+    ownership: &'a Ownership<'_>,
+) -> impl Iterator<Item = (RulesetId, &'a Ruleset, &'a Rule)> {
+    let nats = state.rulesets.iter().filter_map(|(id, r)| Some((*id, r, r.table("nat")?)));
+    nats.filter(|(id, _, nat)| is_hooked(ownership, *id, nat)).flat_map(
+        move |(id, ruleset, nat)| {
+            let rules = nat.chain(SERVICES).map_or(&[][..], |c| &c.rules).iter().enumerate();
+            let own = rules.filter(move |(position, _)| {
+                let owner = ownership.rule_attribution(id, "nat", SERVICES, *position);
+                ownership.name(owner) == NAME
+            });
+            own.map(move |(_, rule)| (id, ruleset, rule))
+        },
+    )
+}
+
+/// Whether packets reach KUBE-SERVICES by kube-proxy's own jump.
+fn is_hooked(ownership: &Ownership<'_>, id: RulesetId, nat: &Table) -> bool {
+    ["PREROUTING", "OUTPUT"].iter().any(|name| {
+        let rules = nat.chain(name).map_or(&[][..], |c| &c.rules);
+        rules.iter().enumerate().any(|(position, rule)| {
+            let owner = ownership.rule_attribution(id, "nat", name, position);
+            matches!(owner.why, Why::Hook(_)) && rule.target.as_deref() == Some(SERVICES)
+        })
+    })
+}

@@ -1,0 +1,49 @@
+//! userspace mode: a process takes each connection. kube-proxy had it up to 1.25; what is left of it
+//! can be removed.
+
+use super::{ProxyMode, ServiceFilter, Unsupported};
+use crate::kube_proxy::services::Services;
+use crate::owners::matcher::Ownership;
+use crate::state::kube_proxy::Mode;
+use crate::state::{Family, NodeState};
+
+/// userspace mode.
+pub(super) struct Userspace;
+
+impl ProxyMode for Userspace {
+    fn mode(&self) -> Mode {
+        Mode::Userspace
+    }
+
+    /// None: the process alone knows them.
+    fn services_where(&self, _: &NodeState, _: &ServiceFilter<'_>) -> Services {
+        Services::new()
+    }
+
+    fn evidence(&self, _: &NodeState, _: &Ownership<'_>) -> Option<String> {
+        None
+    }
+
+    fn missing_objects(&self, _: &NodeState, _: Family) -> Option<String> {
+        Some("userspace mode cannot be judged".into())
+    }
+
+    fn has_started(&self, _: &NodeState, _: Family) -> bool {
+        false
+    }
+
+    fn dropped(&self) -> Option<u32> {
+        Some(26)
+    }
+
+    fn is_target(&self) -> bool {
+        false
+    }
+
+    fn unsupported(&self) -> Option<Unsupported> {
+        Some(Unsupported {
+            cause: "kube-proxy has no userspace mode since 1.26",
+            hint: "use iptables or ipvs",
+        })
+    }
+}

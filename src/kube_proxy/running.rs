@@ -1,0 +1,134 @@
+//! Which mode of kube-proxy runs: what the kernel holds, with the configuration as a second
+//! witness (`reference/kube-proxy.md`, 1.5).
+
+use std::collections::BTreeMap;
+
+use crate::kube_proxy::mode;
+use crate::owners::matcher::Ownership;
+use crate::state::NodeState;
+use crate::state::kube_proxy::{CommandLine, Instances, KubeProxyConfig, Mode};
+use crate::state::tools::Version;
+
+/// The mode that runs on a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunningMode {
+    /// The mode that serves; none if that is not clear, as between two modes.
+    pub mode: Option<Mode>,
+    /// Whether the kernel holds the services of any mode.
+    pub serves: bool,
+    /// What shows the mode, or why it is not clear.
+    pub evidence: String,
+    /// The version of the only kube-proxy, where it is known.
+    pub version: Option<Version>,
+}
+
+/// Where a kubeadm node has the configuration, if no process says otherwise.
+const CONFIG: &str = "/var/lib/kube-proxy/config.conf";
+
+impl RunningMode {
+    /// The mode that runs, by what the kernel holds.
+    pub fn of(state: &NodeState, ownership: &Ownership<'_>) -> RunningMode {
+        let kernel: BTreeMap<Mode, String> = mode::all()
+            .filter_map(|mode| Some((mode.mode(), mode.evidence(state, ownership)?)))
+            .collect();
+        let (mode, evidence) = decide(&kernel, configured(state).map(|config| config.mode()));
+        let version = instances(state).one().and_then(|p| Version::find(p.version.as_deref()?));
+        RunningMode { mode, serves: !kernel.is_empty(), evidence, version }
+    }
+}
+
+/// What kube-proxy is configured to do, by its command line and file; none if that is not known.
+pub fn configured(state: &NodeState) -> Option<KubeProxyConfig> {
+    let file = |path: &str| KubeProxyConfig::parse(path, state.file(path)?).ok();
+    match instances(state) {
+        Instances::One(process) => {
+            let line = CommandLine::parse(&process.args).ok()?;
+            let config = line.config.as_deref().and_then(file);
+            line.settings(config.as_ref())
+        }
+        Instances::None => file(CONFIG),
+        Instances::Many(_) => None,
+    }
+}
+
+/// The kube-proxy processes; none, where the processes are not in the state.
+fn instances(state: &NodeState) -> Instances<'_> {
+    Instances::of(state.processes.as_deref().unwrap_or_default())
+}
+
+/// The mode that serves, by those whose services the kernel holds and by the one that is configured,
+/// with the evidence.
+fn decide(kernel: &BTreeMap<Mode, String>, configured: Option<Mode>) -> (Option<Mode>, String) {
+    let held: Vec<(Mode, &str)> = kernel.iter().map(|(m, e)| (*m, e.as_str())).collect();
+    let all = || kernel.values().map(String::as_str).collect::<Vec<_>>().join("; ");
+    match (&held[..], configured) {
+        ([], _) => (None, "the kernel holds the services of no mode".into()),
+        ([(mode, evidence)], Some(configured)) if *mode != configured => {
+            (None, format!("the configuration says {configured}, but {evidence}"))
+        }
+        ([(mode, evidence)], _) => (Some(*mode), (*evidence).to_owned()),
+        // Both serve: nf_tables tables, and the rules of another mode that are still hooked in.
+        ([(one, _), (other, _)], Some(configured))
+            if [*one, *other].contains(&configured)
+                && [*one, *other].into_iter().any(|m| mode::of(m).has_own_tables()) =>
+        {
+            (Some(configured), format!("the configuration says {configured}; {}", all()))
+        }
+        _ => (None, format!("more than one mode serves: {}", all())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::owners::catalogue::Catalogue;
+    use crate::state::tools::Process;
+
+    fn held(modes: &[Mode]) -> BTreeMap<Mode, String> {
+        modes.iter().map(|m| (*m, m.to_string())).collect()
+    }
+
+    #[test]
+    fn one_mode_that_the_configuration_does_not_deny() {
+        use Mode::{Iptables, Ipvs, Nftables};
+        for (kernel, configured, expected) in [
+            (vec![], Some(Ipvs), None),
+            (vec![Ipvs], Some(Ipvs), Some(Ipvs)),
+            (vec![Ipvs], None, Some(Ipvs)),
+            // Configured and restarted, but the rules have not been rewritten yet.
+            (vec![Iptables], Some(Ipvs), None),
+            (vec![Iptables, Ipvs], Some(Ipvs), None),
+            (vec![Iptables, Nftables], Some(Nftables), Some(Nftables)),
+            (vec![Iptables, Nftables], Some(Iptables), Some(Iptables)),
+            (vec![Iptables, Nftables], Some(Ipvs), None),
+            (vec![Iptables, Nftables], None, None),
+            (vec![Ipvs, Nftables], Some(Nftables), Some(Nftables)),
+            (vec![Iptables, Ipvs, Nftables], Some(Nftables), None),
+        ] {
+            assert_eq!(decide(&held(&kernel), configured).0, expected, "{kernel:?} {configured:?}");
+        }
+    }
+
+    fn process(pid: u32, args: &[&str], version: &str) -> Process {
+        let args = args.iter().map(|a| (*a).to_owned()).collect();
+        let (name, version) = ("kube-proxy".into(), Some(version.to_owned()));
+        Process { pid, name, args, version, version_source: None }
+    }
+
+    #[test]
+    fn a_clean_up_is_neither_asked_for_its_mode_nor_for_its_version() {
+        let catalogue = Catalogue::builtin().unwrap();
+        let of = |processes: Vec<Process>| {
+            let state = NodeState { processes: Some(processes), ..NodeState::default() };
+            let running = RunningMode::of(&state, &Ownership::of(&catalogue, &state));
+            (configured(&state).map(|c| c.mode()), running.version.map(|v| v.to_string()))
+        };
+        let serving = process(9, &["kube-proxy", "--proxy-mode=ipvs"], "v1.30.5");
+        let cleaning = process(7, &["kube-proxy", "--cleanup"], "v1.20.2");
+        let expected = (Some(Mode::Ipvs), Some("1.30.5".to_owned()));
+        assert_eq!(of(vec![cleaning.clone(), serving.clone()]), expected);
+        assert_eq!(of(vec![cleaning]), (None, None));
+        let other = process(11, &["kube-proxy", "--proxy-mode=iptables"], "v1.31.2");
+        assert_eq!(of(vec![serving, other]), (None, None), "which one counts is not known");
+    }
+}

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use crate::error::{Error, Kind, Result};
 use crate::front::cli::args;
 use crate::guard::Exception;
+use crate::kube_proxy::mode;
 use crate::state::kube_proxy::Mode;
 
 /// What the names of Ansible's own options begin with.
@@ -65,7 +66,7 @@ impl Task {
         let name = given.text("state")?.ok_or_else(|| missing("state", STATES))?;
         let state = match name.as_str() {
             "checked" => State::Checked {
-                to: given.parsed("to")?,
+                to: given.target("to")?,
                 snapshot: given.text("snapshot")?,
                 ignore: given.list("ignore")?,
             },
@@ -75,7 +76,7 @@ impl Task {
                 confirm_within: given.time("confirm_within")?,
             },
             "migrated" => State::Migrated {
-                to: given.parsed("to")?.ok_or_else(|| missing("to", "name the mode to go to"))?,
+                to: given.target("to")?.ok_or_else(|| missing("to", "name the mode to go to"))?,
                 playbook: given.text("playbook")?.map(PathBuf::from),
                 confirm_within: given.time("confirm_within")?,
                 ignore: given.list("ignore")?,
@@ -183,9 +184,10 @@ impl<'a> Given<'a> {
         }
     }
 
-    fn parsed<T: std::str::FromStr<Err = Error>>(&mut self, option: &str) -> Result<Option<T>> {
-        let parse = |text: String| {
-            text.parse().map_err(|e: Error| usage(option, e.cause, &e.hint.unwrap_or_default()))
+    /// A mode that a node can be taken to.
+    fn target(&mut self, option: &str) -> Result<Option<Mode>> {
+        let parse = |name: String| {
+            mode::target(&name).map_err(|e| usage(option, e.cause, &e.hint.unwrap_or_default()))
         };
         self.text(option)?.map(parse).transpose()
     }

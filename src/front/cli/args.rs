@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 
 use crate::front::cli::help;
 use crate::guard::Exception;
+use crate::kube_proxy::mode;
 use crate::run::sandbox::Task;
 use crate::state::kube_proxy::Mode;
 use crate::ui::{Output, Progress};
@@ -207,7 +208,7 @@ pub enum Snapshot {
 #[derive(Debug, Default, clap::Args)]
 pub struct Check {
     /// The mode that kube-proxy is to go to; adds the checks that matter on the way there.
-    #[arg(long, value_name = "MODE", value_parser = mode())]
+    #[arg(long, value_name = "MODE", value_parser = target())]
     pub to: Option<Mode>,
     /// Judge this state instead of the live node: an id, a prefix, `latest`, or a directory.
     #[arg(long, value_name = "S")]
@@ -238,7 +239,7 @@ pub struct Check {
 pub struct Plan {
     /// The mode that kube-proxy is to go to: shows the stages of that migration, and what it will
     /// remove.
-    #[arg(long, value_name = "MODE")]
+    #[arg(long, value_name = "MODE", value_parser = target())]
     pub to: Option<Mode>,
     /// A playbook in place of the built-in one.
     #[arg(long, value_name = "FILE", requires = "to")]
@@ -253,7 +254,7 @@ pub struct Plan {
 pub struct Rehearse {
     /// The mode that kube-proxy is to go to: rehearses the removal of what the mode that runs now
     /// will have left then.
-    #[arg(long, value_name = "MODE")]
+    #[arg(long, value_name = "MODE", value_parser = target())]
     pub to: Option<Mode>,
     /// Rehearse on this state instead of the live node's: an id, a prefix, `latest`, or a directory.
     #[arg(long, value_name = "S")]
@@ -264,7 +265,7 @@ pub struct Rehearse {
 #[derive(Debug, clap::Args)]
 pub struct Migrate {
     /// The mode to go to.
-    #[arg(long, value_name = "MODE", value_parser = mode())]
+    #[arg(long, value_name = "MODE", value_parser = target())]
     pub to: Mode,
     /// A playbook in place of the built-in one.
     #[arg(long, value_name = "FILE")]
@@ -328,8 +329,8 @@ pub struct Guard {
 }
 
 /// A mode that a node can be taken to.
-fn mode() -> impl TypedValueParser<Value = Mode> {
-    PossibleValuesParser::new(["iptables", "ipvs", "nftables"]).try_map(|name| name.parse::<Mode>())
+fn target() -> impl TypedValueParser<Value = Mode> {
+    PossibleValuesParser::new(mode::targets().map(Mode::name)).try_map(|name| mode::target(&name))
 }
 
 /// From a second to a day.
@@ -350,4 +351,20 @@ fn interval(text: &str) -> Result<Duration, String> {
         return Err("between 0.01 and 3600 seconds".into());
     }
     Ok(Duration::from_secs_f64(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_verb_takes_a_node_to_userspace_mode() {
+        for verb in ["check", "plan", "rehearse", "migrate"] {
+            let parse = |mode| Args::try_parse_from(["proxyshift", verb, "--to", mode]);
+            assert!(parse("ipvs").is_ok() && parse("nftables").is_ok(), "{verb}");
+            let error = parse("userspace").unwrap_err();
+            assert_eq!(error.kind(), clap::error::ErrorKind::InvalidValue, "{verb}");
+            assert_eq!(error.exit_code(), 2, "{verb}");
+        }
+    }
 }

@@ -1,0 +1,130 @@
+//! `node/` reads, `apply/` writes.
+
+use super::source::{Source, is_word, made_up, places, sources};
+
+/// Calls that change a node.
+const WRITES: [&str; 33] = [
+    "File::create",
+    "File::options",
+    "OpenOptions",
+    "DirBuilder",
+    "NamedTempFile",
+    "tempfile",
+    "tempdir",
+    "create_dir",
+    "create_dir_all",
+    "fs::write",
+    "fs::copy",
+    "fs::rename",
+    "rename(",
+    "remove_file",
+    "remove_dir",
+    "remove_dir_all",
+    "hard_link",
+    "symlink",
+    "set_permissions",
+    "set_len",
+    "chown",
+    "fchown",
+    "setxattr",
+    "fsetxattr",
+    "persist",
+    "write_all",
+    "mount(",
+    "kill_process",
+    "kill_process_group",
+    "Tool::Modprobe",
+    "Tool::Restore",
+    "Protocol::Raw",
+    "Batch",
+];
+
+/// The requests that change netfilter begin with these.
+const NETLINK_WRITES: [&str; 3] = ["op_new", "op_del", "op_batch"];
+
+/// The files below `node` that make such calls all the same, which, and why.
+const READERS_THAT_WRITE: [(&str, &[&str], &str); 6] = [
+    (
+        "node/locks.rs",
+        &["OpenOptions", "DirBuilder", "set_len", "write_all"],
+        "a lock is a file, with its holder's name in it",
+    ),
+    (
+        "node/command.rs",
+        &["write_all", "kill_process_group"],
+        "a child reads what it is given, and is ended past its deadline",
+    ),
+    ("node/tools.rs", &["Tool::Modprobe", "Tool::Restore"], "the list of all programs"),
+    ("node/nfnetlink/socket.rs", &["Protocol::Raw"], "it sends whatever request it is given"),
+    ("node/nfnetlink/mod.rs", &["Batch"], "one connection reads and commits"),
+    (
+        "node/nfnetlink/batch.rs",
+        &["Batch", "op_del", "op_batch"],
+        "the batches that `apply` commits; an empty one waits for another's commit",
+    ),
+];
+
+/// The writing calls of a file below `node` outside its tests.
+fn writes(source: &Source) -> Vec<&'static str> {
+    if source.layer() != "node" {
+        return Vec::new();
+    }
+    let end = source.code.find("#[cfg(test)]").unwrap_or(source.code.len());
+    let code = &source.code[..end];
+    let begins =
+        |word: &str| code.match_indices(word).any(|(at, _)| !code[..at].ends_with(is_word));
+    let calls = WRITES.into_iter().filter(|word| places(code, word).next().is_some());
+    calls.chain(NETLINK_WRITES.into_iter().filter(|word| begins(word))).collect()
+}
+
+/// The excepted calls of a file.
+fn excepted(path: &str) -> &'static [&'static str] {
+    READERS_THAT_WRITE.iter().find(|(file, ..)| *file == path).map_or(&[], |(_, calls, _)| calls)
+}
+
+#[test]
+fn below_node_nothing_is_written() {
+    let mut wrong = Vec::new();
+    for source in sources() {
+        let (found, allowed) = (writes(&source), excepted(&source.path));
+        let new = found.iter().filter(|call| !allowed.contains(call));
+        wrong.extend(new.map(|call| format!("src/{}: {call}", source.path)));
+        let stale = allowed.iter().filter(|call| !found.contains(call));
+        wrong.extend(
+            stale.map(|call| format!("src/{}: {call} is excepted for nothing", source.path)),
+        );
+    }
+    assert!(wrong.is_empty(), "what changes a node belongs below src/apply:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn only_apply_commits_batches() {
+    for source in sources().iter().filter(|s| !matches!(s.layer(), "apply" | "node")) {
+        assert_eq!(places(&source.code, "Batch").next(), None, "src/{}", source.path);
+    }
+}
+
+#[test]
+fn a_write_below_node_is_found_however_it_is_called() {
+    for (text, call) in [
+        ("fn f() { std::fs::write(PATH, text) }", "fs::write"),
+        ("use std::fs::{self, OpenOptions};", "OpenOptions"),
+        ("use std::fs::rename as moved;", "fs::rename"),
+        ("fn f() { File::create(path) }", "File::create"),
+        ("fn f(mut file: File) { file.write_all(b) }", "write_all"),
+        ("fn f() { rustix::process::kill_process(pid, Signal::KILL) }", "kill_process"),
+        ("fn f() { tools.command(Tool::Modprobe) }", "Tool::Modprobe"),
+        ("fn f() { Request::new().op_delrule_do(&header) }", "op_del"),
+    ] {
+        assert_eq!(writes(&made_up("node/x.rs", text)), [call], "{text}");
+        assert_eq!(writes(&made_up("apply/x.rs", text)), [""; 0], "{text}");
+    }
+    for text in [
+        "fn f() { fs::read_to_string(PATH) }",
+        "// fs::write\nconst A: &str = \"fs::write\"; fn renamed() {}",
+        "fn f() { Request::new().op_getrule_dump(&header) }",
+        "#[cfg(test)]\nmod tests {\n    fn f() { std::fs::write(PATH, text) }\n}",
+    ] {
+        assert_eq!(writes(&made_up("node/x.rs", text)), [""; 0], "{text}");
+    }
+}

@@ -9,9 +9,11 @@ use serde_json::Value;
 
 use crate::apply::Applied;
 use crate::error::{Error, Kind, Result};
+use crate::event::{Outcome, Task};
 use crate::interrupt;
 use crate::plan::edit::{Direction, Edit, Target};
 use crate::run::Context;
+use crate::state::stage::RunStage;
 use crate::store::journal::{Entry, Journal, Mark, Record};
 
 /// How often a lost race leads to a new plan before the run gives up.
@@ -23,18 +25,8 @@ const BUSY: usize = 5;
 /// How long the lock is left to others before a new try: iptables asks for it once a second.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The stage in which leftovers are removed.
-pub const CLEAN: &str = "clean";
-/// The stage in which remedies of checks are applied.
-pub const FIX: &str = "fix";
-/// The stage in which a run is undone.
-pub const ROLLBACK: &str = "rollback";
-
-/// What is said of an edit that was made.
-pub(super) const DONE: &str = "done, in one transaction";
-
 /// The stages whose entries are edits.
-const STAGES: [&str; 3] = [CLEAN, FIX, ROLLBACK];
+const STAGES: [RunStage; 3] = [RunStage::CLEAN, RunStage::Fix, RunStage::Rollback];
 
 /// Applies `edits`; on a lost race, whatever `plan_again` says is left to do. Returns those that were
 /// applied.
@@ -44,36 +36,37 @@ const STAGES: [&str; 3] = [CLEAN, FIX, ROLLBACK];
 pub fn execute(
     context: &Context<'_>,
     journal: &mut Journal,
-    stage: &str,
+    stage: RunStage,
     edits: Vec<Edit>,
     plan_again: &dyn Fn() -> Result<Vec<Edit>>,
 ) -> Result<Vec<Edit>> {
     let mut edits = VecDeque::from(edits);
     let (mut step, mut races, mut applied) = (0, 0, Vec::new());
-    let undoing = stage == ROLLBACK;
+    let undoing = stage == RunStage::Rollback;
     let done = if undoing { Mark::Undone } else { Mark::Done };
     while let Some(edit) = edits.pop_front() {
         if !undoing {
-            interrupt::check(stage)?;
+            interrupt::check(stage.name())?;
         }
         step += 1;
-        let task = if undoing { edit.way_back() } else { edit.to_string() };
+        let words = if undoing { edit.way_back() } else { edit.to_string() };
+        let task = Task::Edit { edit: words };
         context.sink.started(&task);
         journal.append(record(stage, step, Mark::Intent, &edit))?;
         match apply(context, &edit, undoing) {
             Ok(result) => {
                 journal.append(record(stage, step, done, &edit))?;
                 if let Some(difference) = result.unexpected.first() {
-                    context.sink.finished(&task, "done, but not as planned");
+                    context.sink.finished(&task, Outcome::AppliedUnexpectedly);
                     let cause = "this changed too, and nobody else wrote";
                     return Err(Error::new(Kind::Kernel, difference.to_string(), cause));
                 }
-                context.sink.finished(&task, DONE);
+                context.sink.finished(&task, Outcome::Applied);
                 applied.push(edit);
             }
             Err(e) => {
                 journal.append(failure(stage, step, &e))?;
-                context.sink.finished(&task, format!("not done: {e}"));
+                context.sink.finished(&task, Outcome::NotApplied { cause: e.to_string() });
                 if e.kind != Kind::LostRace || races == RACES {
                     return Err(e);
                 }
@@ -107,14 +100,14 @@ fn apply(context: &Context<'_>, edit: &Edit, undoing: bool) -> Result<Applied> {
     kernel.without_limit().apply(edit)
 }
 
-fn record<'a>(stage: &str, step: u32, kind: Mark, edit: &'a Edit) -> Record<Option<&'a Edit>> {
+fn record<'a>(stage: RunStage, step: u32, kind: Mark, edit: &'a Edit) -> Record<Option<&'a Edit>> {
     // What became of an edit needs no second copy of it.
     let edit = Some(edit).filter(|_| kind == Mark::Intent);
-    Record { stage: stage.into(), step, kind, edit, undo: Value::Null }
+    Record { stage: stage.name().into(), step, kind, edit, undo: Value::Null }
 }
 
-fn failure<'a>(stage: &str, step: u32, error: &'a Error) -> Record<&'a Error> {
-    Record { stage: stage.into(), step, kind: Mark::Failed, edit: error, undo: Value::Null }
+fn failure<'a>(stage: RunStage, step: u32, error: &'a Error) -> Record<&'a Error> {
+    Record { stage: stage.name().into(), step, kind: Mark::Failed, edit: error, undo: Value::Null }
 }
 
 /// What a line of the journal has in the place of its edit: an edit, an error, or nothing. Read as
@@ -154,8 +147,11 @@ pub fn told(entries: Vec<Line>) -> Result<Told> {
     let mut told = Told::default();
     let mut intent: Option<Line> = None;
     // Other stages change no objects of the kernel's.
-    for entry in entries.into_iter().filter(|e| STAGES.contains(&e.stage.as_str())) {
-        if entry.stage == ROLLBACK {
+    for entry in entries {
+        let Some(stage) = RunStage::find(&entry.stage).filter(|s| STAGES.contains(s)) else {
+            continue;
+        };
+        if stage == RunStage::Rollback {
             // An edit that was open when the run began to be undone may be in the kernel all the
             // same: it stays open, for the next rollback to look at.
             told.rolling_back = true;

@@ -1,8 +1,7 @@
 //! What every run does alike once its edits are known: begin, carry out, prove, or undo.
 
-use serde_json::Value;
-
 use crate::error::{Error, Kind, Result};
+use crate::event;
 use crate::node::observe::observe_tolerant;
 use crate::plan::edit::{Direction, Edit};
 use crate::plan::invariants::{Outcome, outcome, unexpected};
@@ -14,9 +13,10 @@ use crate::run::snapshot::Baseline;
 use crate::run::snapshot::load_baseline;
 use crate::run::writers::Writers;
 use crate::state::NodeState;
+use crate::state::stage::RunStage;
 use crate::store::KEEP;
 use crate::store::journal::Journal;
-use crate::store::run::{Run, RunState};
+use crate::store::run::{Run, RunKind, RunState};
 
 /// What a run did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,20 +36,19 @@ pub(super) fn refuse_pending(context: &Context<'_>) -> Result<()> {
     }
 }
 
-/// Begins a run of `verb` that goes back to `taken`, with room in its journal for `edits` and for
+/// Begins a run that goes back to `taken`, with room in its journal for `edits` and for
 /// `more` bytes.
 pub(super) fn begin(
     context: &Context<'_>,
-    verb: &str,
+    kind: RunKind,
     taken: &Baseline,
-    summary: Value,
     edits: &[Edit],
     more: u64,
 ) -> Result<(Run, Journal)> {
     let size = edits.iter().map(journal_size).sum::<u64>() + more;
     context.store.room_for(size)?;
-    let mut run = context.store.start(verb, &taken.snapshot.id, summary)?;
-    context.sink.run(&run.id, verb);
+    let mut run = context.store.start(kind, &taken.snapshot.id)?;
+    context.sink.run(&run.id, run.verb());
     match Journal::create(&context.store.run_dir(&run.id), size) {
         Ok(journal) => Ok((run, journal)),
         Err(e) => {
@@ -87,7 +86,7 @@ pub(super) fn apply_or_undo(
     context: &Context<'_>,
     run: &mut Run,
     journal: &mut Journal,
-    stage: &str,
+    stage: RunStage,
     base: &NodeState,
     edits: Vec<Edit>,
     plan_again: &dyn Fn() -> Result<Vec<Edit>>,
@@ -110,7 +109,7 @@ pub(super) fn apply_and_verify(
     context: &Context<'_>,
     run: &Run,
     journal: &mut Journal,
-    stage: &str,
+    stage: RunStage,
     base: &NodeState,
     edits: Vec<Edit>,
     plan_again: &dyn Fn() -> Result<Vec<Edit>>,
@@ -159,8 +158,8 @@ fn verify(
     base: &NodeState,
     writers: &mut Writers,
 ) -> Result<Changed> {
-    let task = "verifying against the kernel";
-    context.sink.started(task);
+    let task = event::Task::VerifyKernel;
+    context.sink.started(&task);
     let now = observe_tolerant(context.tools, context.sink)?;
     for edit in edits {
         if outcome(edit, base, &now) != Outcome::Done {
@@ -182,7 +181,7 @@ fn verify(
     others.dedup();
     let all: usize = now.rulesets.values().map(|r| r.rule_count()).sum();
     let kept = all.saturating_sub(edits.iter().map(Edit::rules_added).sum());
-    context.sink.finished(task, format!("{kept} rules as before, in the same order"));
+    context.sink.finished(&task, event::Outcome::Unchanged { rules: kept });
     for change in &others {
         context.sink.note(format!("changed by someone else meanwhile, kept: {change}"));
     }

@@ -3,8 +3,6 @@
 
 use std::time::Duration;
 
-use serde_json::json;
-
 use crate::error::{Error, Kind, Result};
 use crate::interrupt;
 use crate::node::observe::observe;
@@ -14,7 +12,6 @@ use crate::plan::edit::{Edit, by_themselves, edits};
 use crate::plan::invariants::{Outcome, outcome, rest};
 use crate::plan::leftovers::Wanted;
 use crate::run::Context;
-use crate::run::apply_edits::CLEAN;
 use crate::run::apply_edits::settle;
 use crate::run::apply_edits::told;
 use crate::run::change::{apply_or_undo, begin, prune, refuse_pending};
@@ -28,8 +25,9 @@ use crate::run::snapshot::parse_snapshot;
 use crate::run::snapshot::take_snapshot;
 use crate::run::watchdog;
 use crate::state::NodeState;
+use crate::state::stage::RunStage;
 use crate::store::journal::Journal;
-use crate::store::run::{Pending, Run, RunState};
+use crate::store::run::{self, Pending, Run, RunKind, RunState};
 use crate::store::snapshots::Snapshot;
 
 /// How long a clean-up that is to be confirmed may take.
@@ -71,7 +69,7 @@ pub fn cleanup(
     confirm_within: Option<Duration>,
     approve: &dyn Fn(&Plan) -> Result<bool>,
 ) -> Result<Report> {
-    let _lock = context.lock("cleanup")?;
+    let _lock = context.lock(RunKind::CLEANUP)?;
     refuse_pending(context)?;
     let first = wanted.plan(context.catalogue, &observe(context.tools, context.sink)?)?;
     if first.is_empty() {
@@ -84,7 +82,11 @@ pub fn cleanup(
         });
     }
     if !approve(&first)? {
-        return Err(Error::new(Kind::Interrupted, "cleanup", "declined; nothing was changed"));
+        return Err(Error::new(
+            Kind::Interrupted,
+            RunKind::CLEANUP,
+            "declined; nothing was changed",
+        ));
     }
     drop(first);
     // Attempts that were refused before they became runs leave their snapshots behind.
@@ -94,9 +96,11 @@ pub fn cleanup(
     let state = parse_snapshot(Snapshot::load(&snapshot.dir)?.files)?;
     let plan = wanted.plan(context.catalogue, &state)?;
     let edits = edits(&plan, &state);
-    let confirm = confirm_within.map(|time| time.as_secs());
-    let summary = json!({
-        "owners": wanted.owners, "black_holes": wanted.black_holes, "remove": plan.removals().count(), "confirm_within": confirm,
+    let kind = RunKind::Cleanup(run::Cleanup {
+        owners: wanted.owners.clone(),
+        black_holes: wanted.black_holes,
+        objects: plan.removals().count(),
+        confirm_within: confirm_within.map(|time| time.as_secs()),
     });
     // A large plan is as large as the node, and so is its state, which the snapshot has.
     drop(plan);
@@ -106,9 +110,9 @@ pub fn cleanup(
     let tried = if wanted.black_holes { Tried::Edits(&edits) } else { Tried::CleanUp };
     rehearse(context, &taken, tried)?;
     let _change = interrupt::change();
-    let (mut run, mut journal) = begin(context, "cleanup", &taken, summary, &edits, 0)?;
+    let (mut run, mut journal) = begin(context, kind, &taken, &edits, 0)?;
     if confirm_within.is_some() {
-        run.pending = Some(Pending::new(None, CLEAN, STAGE_TIME));
+        run.pending = Some(Pending::new(RunStage::CLEAN, STAGE_TIME));
         if let Err(e) = watchdog::arm(context, &mut run) {
             context.store.finish(&mut run, RunState::Failed)?;
             return Err(e);
@@ -128,9 +132,9 @@ fn clean(
 ) -> Result<Report> {
     let plan_again =
         || wanted.edits(context.catalogue, &observe_tolerant(context.tools, context.sink)?);
-    let changed = apply_or_undo(context, run, journal, CLEAN, base, edits, &plan_again)?;
-    if let Some(time) = run.plan["confirm_within"].as_u64().filter(|_| run.pending.is_some()) {
-        confirm::wait_for(context, run, Duration::from_secs(time))?;
+    let changed = apply_or_undo(context, run, journal, RunStage::CLEAN, base, edits, &plan_again)?;
+    if let Some(time) = run.confirm_within().filter(|_| run.pending.is_some()) {
+        confirm::wait_for(context, run, time)?;
     }
     let (id, snapshot) = (Some(run.id.clone()), Some(run.snapshot.clone()));
     let confirm_within = run.pending.as_ref().map(|s| s.left().as_secs());
@@ -150,9 +154,13 @@ fn clean(
 /// offered.
 pub(super) fn keep_waiting(context: &Context<'_>, mut run: Run) -> Result<Report> {
     rollback::same_boot(context, &mut run)?;
-    if run.verb == fix::FIX {
-        return Err(fix::not_resumed(&run.id));
-    }
+    let wanted = match &run.kind {
+        RunKind::Cleanup(options) => wanted_of(options),
+        RunKind::Fix { .. } => return Err(fix::not_resumed(&run.id)),
+        RunKind::Migrate(_) => {
+            return Err(Error::new(Kind::Unexpected, format!("run {}", run.id), "is no clean-up"));
+        }
+    };
     let base = load_baseline(context, &run)?;
     let dir = context.store.run_dir(&run.id);
     let only_back = |cause: &str| {
@@ -191,16 +199,13 @@ pub(super) fn keep_waiting(context: &Context<'_>, mut run: Run) -> Result<Report
         pending.set_deadline(STAGE_TIME);
     }
     context.store.update(&run)?;
-    context.sink.run(&run.id, &run.verb);
+    context.sink.run(&run.id, run.verb());
     watchdog::arm(context, &mut run)?;
-    let wanted = wanted_of(&run);
     let left = wanted.edits(context.catalogue, &now)?;
     clean(context, &mut run, &mut journal, &base, left, &wanted)
 }
 
-/// What the operator wanted of the clean-up `run`.
-pub(super) fn wanted_of(run: &Run) -> Wanted {
-    let names = run.plan["owners"].as_array().into_iter().flatten();
-    let owners = names.filter_map(|n| n.as_str().map(str::to_owned)).collect();
-    Wanted { owners, black_holes: run.plan["black_holes"].as_bool().unwrap_or(false) }
+/// What the operator wanted of a clean-up.
+pub(super) fn wanted_of(options: &run::Cleanup) -> Wanted {
+    Wanted { owners: options.owners.clone(), black_holes: options.black_holes }
 }

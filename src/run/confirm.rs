@@ -9,11 +9,9 @@ use crate::interrupt;
 use crate::run::Context;
 use crate::run::boot_unit;
 use crate::run::watchdog;
+use crate::state::stage::RunStage;
 use crate::store::journal::{Journal, Mark, Record};
 use crate::store::run::{Run, RunState};
-
-/// The stage in which a run waits for its last word.
-pub const CONFIRM: &str = "confirm";
 
 /// What `confirm` found.
 #[derive(Debug, Clone, PartialEq)]
@@ -64,7 +62,7 @@ pub fn awaited(context: &Context<'_>) -> Result<Confirmed> {
 /// When that cannot be written down.
 pub(super) fn wait_for(context: &Context<'_>, run: &mut Run, time: Duration) -> Result<()> {
     if let Some(pending) = &mut run.pending {
-        pending.stage = CONFIRM.into();
+        pending.stage = RunStage::CONFIRM;
         pending.set_deadline(time);
     }
     run.state = RunState::Unconfirmed;
@@ -123,6 +121,6 @@ fn waits(run: &Run) -> Result<()> {
 
 fn note(context: &Context<'_>, run: &Run, kind: Mark, edit: Value) -> Result<()> {
     let (mut journal, _) = Journal::open::<Value>(&context.store.run_dir(&run.id))?;
-    let stage = CONFIRM.to_owned();
+    let stage = RunStage::CONFIRM.name().to_owned();
     journal.append(Record { stage, step: 1, kind, edit, undo: Value::Null }).map(|_| ())
 }

@@ -1,4 +1,4 @@
-//! Keeps what a run says in the run's folder, for its report.
+//! Keeps the events of a run in the run's folder, for its report.
 
 use std::fs::File;
 use std::sync::{Mutex, PoisonError};
@@ -6,16 +6,14 @@ use std::time::Duration;
 
 use crate::clock;
 use crate::error::Error;
-use crate::event::{Event, Sink};
-use crate::run::apply_edits;
-use crate::run::rehearsal::REHEARSAL;
+use crate::event::{Event, Outcome, Sink, Task};
 use crate::store::Store;
 use crate::store::event_log;
 use crate::store::event_log::LoggedEvent;
 use crate::store::event_log::What;
 
-/// Passes events on, and keeps those that a report needs. What was said before the run had its
-/// folder waits until then, and is dropped if no run comes of it.
+/// Passes events on, and keeps those that a report needs. Events from before the run has its folder
+/// wait until then, and are dropped if there is no run.
 pub struct EventLogger<'a> {
     store: &'a Store,
     sink: &'a dyn Sink,
@@ -24,21 +22,21 @@ pub struct EventLogger<'a> {
 
 #[derive(Default)]
 struct Buffer {
-    /// The tasks in hand, and the time since boot at which each began.
-    started: Vec<(String, Duration)>,
+    /// The tasks under way, and the time since boot at which each began.
+    started: Vec<(Task, Duration)>,
     waiting: Vec<LoggedEvent>,
     file: Option<File>,
 }
 
 impl<'a> EventLogger<'a> {
-    /// Records runs of `store`, and passes everything on to `sink`.
+    /// Logs runs of `store`, and passes everything on to `sink`.
     pub fn new(store: &'a Store, sink: &'a dyn Sink) -> EventLogger<'a> {
         EventLogger { store, sink, buffer: Mutex::default() }
     }
 
     /// Keeps why the run failed, if there is one.
     pub fn failed(&self, error: &Error) {
-        self.buffer().say(What::Error(error.clone()), None);
+        self.buffer().log(What::Error(error.clone()), None);
     }
 
     fn buffer(&self) -> std::sync::MutexGuard<'_, Buffer> {
@@ -47,7 +45,7 @@ impl<'a> EventLogger<'a> {
 }
 
 impl Buffer {
-    fn say(&mut self, what: What, seconds: Option<f64>) {
+    fn log(&mut self, what: What, seconds: Option<f64>) {
         let line = LoggedEvent::now(what, seconds);
         match &mut self.file {
             Some(file) => event_log::write(file, &line),
@@ -56,34 +54,42 @@ impl Buffer {
     }
 
     fn event(&mut self, store: &Store, event: &Event) {
-        let mut seconds = None;
-        match event {
-            Event::Run { id, .. } => {
-                self.file = store.event_log(id);
-                for line in std::mem::take(&mut self.waiting) {
-                    self.file.iter_mut().for_each(|file| event_log::write(file, &line));
-                }
-                return;
-            }
+        let seconds = match event {
+            Event::Run { id, .. } => return self.open(store, id),
             Event::Started { task } => {
                 self.started.push((task.clone(), clock::boottime()));
                 return;
             }
-            Event::Finished { task, result } => {
-                let begun = self.started.iter().rposition(|(name, _)| name == task);
-                seconds = begun.map(|place| {
-                    let took = clock::boottime().saturating_sub(self.started.remove(place).1);
-                    (took.as_secs_f64() * 1000.0).round() / 1000.0
-                });
+            Event::Finished { task, outcome } => {
+                let seconds = self.seconds(task);
                 // The journal has each edit.
-                if result == apply_edits::DONE || task.starts_with(REHEARSAL) {
+                if *outcome == Outcome::Applied {
                     return;
                 }
+                seconds
             }
-            Event::Note { text } if text.starts_with(REHEARSAL) => return,
-            Event::Note { .. } | Event::Proved { .. } | Event::Warning { .. } => {}
+            Event::Rehearsal { inner } => match **inner {
+                Event::Verified { .. } | Event::Warning { .. } => None,
+                _ => return,
+            },
+            Event::Note { .. } | Event::Verified { .. } | Event::Warning { .. } => None,
+        };
+        self.log(What::Event(event.clone()), seconds);
+    }
+
+    /// Opens the log of the run `id`, and writes what has waited for it.
+    fn open(&mut self, store: &Store, id: &str) {
+        self.file = store.event_log(id);
+        for line in std::mem::take(&mut self.waiting) {
+            self.file.iter_mut().for_each(|file| event_log::write(file, &line));
         }
-        self.say(What::Event(event.clone()), seconds);
+    }
+
+    /// How long the task took that is finished; none where its beginning is not known.
+    fn seconds(&mut self, task: &Task) -> Option<f64> {
+        let index = self.started.iter().rposition(|(started, _)| started == task)?;
+        let took = clock::boottime().saturating_sub(self.started.remove(index).1);
+        Some((took.as_secs_f64() * 1000.0).round() / 1000.0)
     }
 }
 

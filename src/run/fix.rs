@@ -1,21 +1,17 @@
 //! The remedies of checks: a validated snapshot, a rehearsal, each remedy's edits, proof.
 
-use serde_json::json;
-
 use crate::error::{Error, Kind, Result};
 use crate::interrupt;
 use crate::node::observe::observe;
 use crate::node::observe::observe_all_tolerant;
 use crate::plan::edit::Edit;
 use crate::run::Context;
-use crate::run::apply_edits;
 use crate::run::change::{apply_or_undo, begin, prune, refuse_pending};
 use crate::run::rehearsal::{Tried, rehearse};
 use crate::run::snapshot::take_snapshot;
 use crate::state::NodeState;
-
-/// The verb of such a run.
-pub const FIX: &str = "check --fix";
+use crate::state::stage::RunStage;
+use crate::store::run::RunKind;
 
 /// What ends one finding.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +46,7 @@ pub fn fix(
     judge: &dyn Fn(&NodeState) -> Result<Vec<Remedy>>,
     approve: &dyn Fn(&Remedy) -> Result<bool>,
 ) -> Result<Report> {
-    let _lock = context.lock(FIX)?;
+    let _lock = context.lock(RunKind::FIX)?;
     refuse_pending(context)?;
     let mut approved = Vec::new();
     for remedy in judge(&observe(context.tools, context.sink)?)? {
@@ -71,16 +67,16 @@ pub fn fix(
     }
     rehearse(context, &taken, Tried::Edits(&edits))?;
     let applied: Vec<&'static str> = approved.iter().map(|r| r.id).collect();
-    let summary = json!({"checks": applied});
+    let checks = applied.iter().map(|id| (*id).to_owned()).collect();
     let _change = interrupt::change();
-    let (mut run, mut journal) = begin(context, FIX, &taken, summary, &edits, 0)?;
+    let (mut run, mut journal) = begin(context, RunKind::Fix { checks }, &taken, &edits, 0)?;
     let plan_again =
         || Ok(still_wanted(&approved, judge(&observe_all_tolerant(context.tools, context.sink)?)?));
     let changed = apply_or_undo(
         context,
         &mut run,
         &mut journal,
-        apply_edits::FIX,
+        RunStage::Fix,
         &taken.state,
         edits,
         &plan_again,

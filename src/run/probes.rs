@@ -3,18 +3,16 @@
 //! Asked before anything is changed; only what answered then is asked again. Each is a connection or
 //! a datagram of this node to an address of its own cluster.
 
-use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use crate::kube_proxy::services::{Place, Service, ServiceKey, Services};
 use crate::state::NodeState;
 use crate::state::ipvs::Protocol;
 use crate::state::{Family, links::Link};
+use crate::store::run::Probe;
 
 /// How many service addresses are asked.
 const SAMPLE: usize = 5;
@@ -28,21 +26,6 @@ pub const LONGEST: Duration = Duration::from_secs(7);
 
 /// The name that is asked for; any answer will do.
 const NAME: [&str; 5] = ["kubernetes", "default", "svc", "cluster", "local"];
-
-/// One question.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Probe {
-    /// What is asked, for people: `DNS at 10.96.0.10:53/udp (kube-system/kube-dns:dns)`.
-    what: String,
-    address: SocketAddr,
-    protocol: Protocol,
-}
-
-impl fmt::Display for Probe {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.what)
-    }
-}
 
 impl Probe {
     /// Asks; how it failed, if it did.

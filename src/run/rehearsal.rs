@@ -1,7 +1,7 @@
 //! What a run is about to do, tried on a private copy of the node first.
 
 use crate::error::Result;
-use crate::event::{Event, Sink};
+use crate::event::{self, Event, Outcome, Sink};
 use crate::plan::edit::Edit;
 use crate::run::Context;
 use crate::run::sandbox;
@@ -19,14 +19,13 @@ pub(super) enum Tried<'a> {
     Leaving(Mode),
 }
 
-/// Does and undoes it in a private namespace. What happens there is said as a rehearsal, so that
-/// nobody takes it for the node.
+/// Does and undoes it in a private namespace. Its events are those of a rehearsal, not of the node.
 ///
 /// # Errors
 /// [`Kind::Rehearsal`](crate::error::Kind::Rehearsal), naming what failed.
 pub(super) fn rehearse(context: &Context<'_>, taken: &Baseline, tried: Tried<'_>) -> Result<()> {
-    let task = "rehearsing in a private namespace";
-    context.sink.started(task);
+    let task = event::Task::Rehearse;
+    context.sink.started(&task);
     let sink = Rehearsal(context.sink);
     let (dir, tools) = (&taken.snapshot.dir, context.tools);
     let report = match tried {
@@ -34,26 +33,15 @@ pub(super) fn rehearse(context: &Context<'_>, taken: &Baseline, tried: Tried<'_>
         Tried::Edits(edits) => sandbox::mend(edits, dir, tools, &sink)?,
         Tried::Leaving(to) => sandbox::leave(to, dir, tools, &sink)?,
     };
-    context.sink.finished(task, format!("{} proofs", report.proofs.len()));
+    context.sink.finished(&task, Outcome::Rehearsed { claims: report.claims.len() });
     Ok(())
 }
-
-/// What each event of a rehearsal begins with.
-pub(super) const REHEARSAL: &str = "rehearsal: ";
 
 /// Passes events on as those of a rehearsal.
 struct Rehearsal<'a>(&'a dyn Sink);
 
 impl Sink for Rehearsal<'_> {
     fn emit(&self, event: Event) {
-        let said = |text: String| format!("{REHEARSAL}{text}");
-        self.0.emit(match event {
-            run @ Event::Run { .. } => run,
-            Event::Started { task } => Event::Started { task: said(task) },
-            Event::Finished { task, result } => Event::Finished { task: said(task), result },
-            Event::Proved { what, evidence } => Event::Proved { what: said(what), evidence },
-            Event::Note { text } => Event::Note { text: said(text) },
-            Event::Warning { text } => Event::Warning { text: said(text) },
-        });
+        self.0.emit(Event::Rehearsal { inner: Box::new(event) });
     }
 }

@@ -1,33 +1,30 @@
-//! What a run did, told from what is kept of it: its folder and its snapshot. It asks the node
-//! nothing.
+//! What a run did, read from its folder and its snapshot. The node is not captured for it.
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::Serialize;
 
 use crate::checks::{CHECKS, Finding, Severity, Verdict};
 use crate::error::{Error, Result};
-use crate::event::Event;
+use crate::event::{Claim, Event, Outcome, Task};
 use crate::node::processes::masked;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
 use crate::plan::edit::{Direction, Edit, Target};
 use crate::plan::leftovers::Wanted;
-use crate::run::apply_edits::ROLLBACK;
 use crate::run::apply_edits::told;
 use crate::run::cleanup::wanted_of;
-use crate::run::rehearsal::REHEARSAL;
+use crate::run::migrate;
 use crate::run::snapshot::parse_snapshot;
-use crate::run::{fix, migrate};
 use crate::state::ipvs::Service;
+use crate::state::stage::RunStage;
 use crate::state::{Backend, NodeState};
 use crate::store::Store;
 use crate::store::event_log::LoggedEvent;
 use crate::store::event_log::What;
 use crate::store::journal::{self, Entry, JOURNAL, Mark};
 use crate::store::manifest::Manifest;
-use crate::store::run::{Modes, Run, RunState};
+use crate::store::run::{Modes, RecordedFinding, Run, RunKind, RunState};
 use crate::store::snapshots::Snapshot;
 
 /// What is kept of a run.
@@ -38,8 +35,8 @@ pub struct StoredRun {
     edits: Vec<Edit>,
     /// Its journal's lines.
     journal: Vec<Entry>,
-    /// What it said.
-    said: Vec<LoggedEvent>,
+    /// Its events.
+    events: Vec<LoggedEvent>,
     /// Its snapshot, if that is still there.
     base: Option<(Option<Manifest>, NodeState)>,
 }
@@ -66,44 +63,25 @@ impl StoredRun {
             Ok::<_, Error>((loaded.manifest, parse_snapshot(loaded.files)?))
         };
         let base = load(clean_snapshot.unwrap_or(&run.snapshot)).ok();
-        let said = store.events(&run.id);
-        Ok(StoredRun { run, edits, journal: lines, said, base })
+        let events = store.events(&run.id);
+        Ok(StoredRun { run, edits, journal: lines, events, base })
     }
 }
 
-/// A finding of a check, as a run keeps it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RecordedFinding {
-    /// The check's id.
-    pub id: String,
-    /// What it looks at.
-    pub title: String,
-    /// How much it matters: `block`, `warn`, `info`.
-    pub severity: String,
-    /// What shows it.
-    pub evidence: Vec<String>,
+/// A finding, as a run keeps it; none if nothing was found.
+pub(super) fn recorded(finding: &Finding) -> Option<RecordedFinding> {
+    let Verdict::Found(found) = &finding.verdict else { return None };
+    let evidence = found.evidence.clone();
+    Some(record(finding.id, finding.title, finding.severity, evidence))
 }
 
-impl RecordedFinding {
-    /// What was found, if something was.
-    pub fn of(finding: &Finding) -> Option<RecordedFinding> {
-        let Verdict::Found(found) = &finding.verdict else { return None };
-        Some(RecordedFinding::new(
-            finding.id,
-            finding.title,
-            finding.severity,
-            found.evidence.clone(),
-        ))
-    }
-
-    fn new(id: &str, title: &str, severity: Severity, evidence: Vec<String>) -> RecordedFinding {
-        let severity = match severity {
-            Severity::Block => "block",
-            Severity::Warn => "warn",
-            Severity::Info => "info",
-        };
-        RecordedFinding { id: id.into(), title: title.into(), severity: severity.into(), evidence }
-    }
+fn record(id: &str, title: &str, severity: Severity, evidence: Vec<String>) -> RecordedFinding {
+    let severity = match severity {
+        Severity::Block => "block",
+        Severity::Warn => "warn",
+        Severity::Info => "info",
+    };
+    RecordedFinding { id: id.into(), title: title.into(), severity: severity.into(), evidence }
 }
 
 /// Where the run was.
@@ -145,13 +123,13 @@ pub struct Change {
     pub objects: Vec<String>,
 }
 
-/// Something that took time.
-#[derive(Debug, Clone, Serialize)]
+/// A task that took time.
+#[derive(Debug, Clone)]
 pub struct Timing {
-    /// What.
-    pub task: String,
+    /// The task.
+    pub task: Task,
     /// What came of it.
-    pub result: String,
+    pub outcome: Outcome,
     /// When it was done.
     pub at: String,
     /// How long it took, in seconds; none where its beginning was not seen.
@@ -164,11 +142,11 @@ pub struct Report {
     /// The run.
     pub run: String,
     /// Its verb.
-    pub verb: String,
+    pub verb: &'static str,
     /// How far it came.
     pub state: RunState,
     /// Its last stage, of a run in stages.
-    pub stage: Option<String>,
+    pub stage: Option<RunStage>,
     /// From which mode to which, of a migration.
     pub modes: Option<Modes>,
     /// When it began.
@@ -193,14 +171,18 @@ pub struct Report {
     pub steps: Vec<String>,
     /// True when what it changed was undone, or that was begun.
     pub undone: bool,
-    /// What was proven.
-    pub proofs: Vec<String>,
-    /// What was proven in its rehearsal.
-    pub rehearsed: Vec<String>,
-    /// What took how long.
+    /// Tasks that verified the node, and claims that were verified on it.
+    #[serde(skip)]
+    pub verified: Vec<Event>,
+    /// What was verified in its rehearsal.
+    #[serde(skip)]
+    pub rehearsed: Vec<Claim>,
+    /// The tasks that took time.
+    #[serde(skip)]
     pub times: Vec<Timing>,
-    /// What needed to be known on the way, and warnings.
-    pub notes: Vec<String>,
+    /// Notes and warnings.
+    #[serde(skip)]
+    pub notes: Vec<Event>,
     /// Why it failed, as far as it did; the last one last.
     pub errors: Vec<Error>,
 }
@@ -217,10 +199,10 @@ pub fn report(catalogue: &Catalogue, kept: &StoredRun) -> Result<Report> {
     let ownership = kept.base.as_ref().map(|(_, state)| Ownership::of(catalogue, state));
     let mut report = Report {
         run: run.id.clone(),
-        verb: run.verb.clone(),
+        verb: run.verb(),
         state: run.state,
-        stage: run.pending.as_ref().map(|s| s.stage.clone()),
-        modes: run.pending.as_ref().and_then(|s| s.modes),
+        stage: run.pending.as_ref().map(|s| s.stage),
+        modes: run.modes(),
         started: run.started.clone(),
         seconds: ended.as_deref().and_then(|ended| seconds_between(&run.started, ended)),
         ended,
@@ -234,51 +216,52 @@ pub fn report(catalogue: &Catalogue, kept: &StoredRun) -> Result<Report> {
         },
         changes: changes(&kept.edits, kept.base.as_ref().map(|b| &b.1), ownership.as_ref()),
         steps: migrate::shown(&kept.journal).iter().map(|step| masked(step)).collect(),
-        undone: kept.journal.iter().any(|e| e.stage == ROLLBACK)
+        undone: kept.journal.iter().any(|e| e.stage == RunStage::Rollback.name())
             || matches!(run.state, RunState::RolledBack | RunState::UndonePartly),
-        proofs: Vec::new(),
+        verified: Vec::new(),
         rehearsed: Vec::new(),
         times: Vec::new(),
         notes: Vec::new(),
         errors: Vec::new(),
     };
-    for said in &kept.said {
-        report.add(said);
+    for logged in &kept.events {
+        report.add(logged);
     }
     Ok(report)
 }
 
 impl Report {
-    fn add(&mut self, said: &LoggedEvent) {
-        match &said.what {
-            What::Error(e) => self.errors.push(Error {
-                kind: e.kind,
-                object: masked(&e.object),
-                cause: masked(&e.cause),
-                hint: e.hint.clone(),
-            }),
-            What::Event(Event::Proved { what, evidence }) => {
-                let proof = masked(format!("{what} {evidence}").trim_end());
-                match proof.strip_prefix(REHEARSAL) {
-                    Some(proof) => self.rehearsed.push(proof.to_owned()),
-                    None => self.proofs.push(proof),
-                }
-            }
-            What::Event(Event::Finished { task, result }) => {
-                if task.starts_with("verifying") || task.starts_with("asking") {
-                    self.proofs.push(format!("{task}: {result}"));
-                }
-                self.times.push(Timing {
-                    task: masked(task),
-                    result: masked(result),
-                    at: said.at.clone(),
-                    seconds: said.seconds,
+    fn add(&mut self, logged: &LoggedEvent) {
+        let event = match &logged.what {
+            What::Event(event) => event,
+            What::Error(e) => {
+                return self.errors.push(Error {
+                    kind: e.kind,
+                    object: masked(&e.object),
+                    cause: masked(&e.cause),
+                    hint: e.hint.clone(),
                 });
             }
-            What::Event(Event::Note { text } | Event::Warning { text }) => {
-                self.notes.push(masked(text));
+        };
+        match event {
+            Event::Verified { .. } => self.verified.push(event.clone()),
+            Event::Finished { task, outcome } => {
+                if task.verifies() {
+                    self.verified.push(event.clone());
+                }
+                self.times.push(Timing {
+                    task: task.clone(),
+                    outcome: outcome.clone(),
+                    at: logged.at.clone(),
+                    seconds: logged.seconds,
+                });
             }
-            What::Event(Event::Run { .. } | Event::Started { .. }) => {}
+            Event::Note { .. } | Event::Warning { .. } => self.notes.push(event.clone()),
+            Event::Rehearsal { inner } => match &**inner {
+                Event::Verified { claim } => self.rehearsed.push(claim.clone()),
+                _ => self.notes.push(event.clone()),
+            },
+            Event::Run { .. } | Event::Started { .. } => {}
         }
     }
 }
@@ -297,25 +280,25 @@ fn seconds_between(from: &str, to: &str) -> Option<i64> {
     Some(time(to)?.as_second() - time(from)?.as_second())
 }
 
-/// What the run kept of its checks; of remedies, what they are for.
+/// The findings that a migration kept; for remedies, the checks that they are of.
 fn findings(run: &Run) -> Vec<RecordedFinding> {
-    if run.verb != fix::FIX {
-        return serde_json::from_value(run.plan["findings"].clone()).unwrap_or_default();
+    match &run.kind {
+        RunKind::Cleanup(_) => Vec::new(),
+        RunKind::Migrate(migration) => migration.findings.clone(),
+        RunKind::Fix { checks } => {
+            let known = checks.iter().filter_map(|id| CHECKS.iter().find(|c| c.id == id));
+            known.map(|c| record(c.id, c.title, c.severity, Vec::new())).collect()
+        }
     }
-    let ids = run.plan["checks"].as_array().into_iter().flatten().filter_map(Value::as_str);
-    let check = |id| CHECKS.iter().find(|check| check.id == id);
-    let judged =
-        |c: &crate::checks::Check| RecordedFinding::new(c.id, c.title, c.severity, Vec::new());
-    ids.filter_map(check).map(judged).collect()
 }
 
-/// What the run's snapshot shows to be left over of the owners it was to clean up after.
+/// The leftovers in the run's snapshot, of the owners that it was to clean up after.
 fn leftovers(catalogue: &Catalogue, run: &Run, state: &NodeState) -> Result<Vec<Leftovers>> {
     let cleaned = run.pending.as_ref().is_some_and(|s| s.clean_snapshot.is_some());
-    let wanted = match run.verb.as_str() {
-        "cleanup" => wanted_of(run),
-        migrate::MIGRATE if cleaned => Wanted::of_owner("kube-proxy"),
-        _ => return Ok(Vec::new()),
+    let wanted = match &run.kind {
+        RunKind::Cleanup(options) => wanted_of(options),
+        RunKind::Migrate(_) if cleaned => Wanted::of_owner("kube-proxy"),
+        RunKind::Migrate(_) | RunKind::Fix { .. } => return Ok(Vec::new()),
     };
     let plan = wanted.plan(catalogue, state)?;
     let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();

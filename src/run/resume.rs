@@ -3,7 +3,7 @@
 use crate::error::{Error, Kind, Result};
 use crate::interrupt;
 use crate::run::{Context, cleanup, migrate};
-use crate::store::run::RunState;
+use crate::store::run::{RunKind, RunState};
 
 /// What was gone on with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,8 +31,10 @@ pub fn resume(context: &Context<'_>) -> Result<Resumed> {
         return Err(Error::new(Kind::Pending, format!("run {}", run.id), cause)
             .hint("`proxyshift confirm` keeps it, `proxyshift rollback` undoes it"));
     }
-    if run.verb == migrate::MIGRATE {
-        return migrate::resume(context, run).map(Resumed::Migration);
+    match run.kind {
+        RunKind::Migrate(_) => migrate::resume(context, run).map(Resumed::Migration),
+        RunKind::Cleanup(_) | RunKind::Fix { .. } => {
+            cleanup::keep_waiting(context, run).map(Resumed::Cleanup)
+        }
     }
-    cleanup::keep_waiting(context, run).map(Resumed::Cleanup)
 }

@@ -6,6 +6,7 @@ pub mod to;
 use serde::de::IgnoredAny;
 
 use crate::error::{Error, Kind, Result};
+use crate::event;
 use crate::interrupt;
 use crate::node::observe::observe_tolerant;
 use crate::plan::edit::{Direction, Edit};
@@ -13,7 +14,6 @@ use crate::plan::invariants::{Outcome, outcome};
 use crate::plan::merge::{self, Named};
 use crate::run::Context;
 use crate::run::apply_edits::Place;
-use crate::run::apply_edits::ROLLBACK;
 use crate::run::apply_edits::Told;
 use crate::run::apply_edits::execute;
 use crate::run::apply_edits::told;
@@ -21,6 +21,7 @@ use crate::run::migrate;
 use crate::run::snapshot::load_baseline;
 use crate::runtime::Netns;
 use crate::state::NodeState;
+use crate::state::stage::RunStage;
 use crate::store::journal::{JOURNAL, Journal};
 use crate::store::run::{Run, RunState};
 
@@ -104,9 +105,9 @@ pub fn rollback_run(context: &Context<'_>, id: &str) -> Result<Option<Report>> {
 }
 
 fn back(context: &Context<'_>, mut run: Run) -> Result<Report> {
-    context.sink.run(&run.id, &run.verb);
+    context.sink.run(&run.id, run.verb());
     let _change = interrupt::change();
-    let is_migration = run.pending.as_ref().is_some_and(|s| s.modes.is_some());
+    let is_migration = run.migration().is_some();
     if is_migration && run.boot_id != crate::clock::boot_id() {
         return migrate::after_reboot(context, &mut run);
     }
@@ -176,10 +177,10 @@ pub(super) fn undo(
         way_back.edits.iter().filter(|e| e.direction == direction).map(Edit::objects).sum()
     };
     let (restored, taken_out) = (going(Direction::Add), going(Direction::Remove));
-    execute(context, journal, ROLLBACK, way_back.edits, &plan_again).map_err(not_back)?;
+    execute(context, journal, RunStage::Rollback, way_back.edits, &plan_again).map_err(not_back)?;
 
-    let task = "verifying the rollback";
-    context.sink.started(task);
+    let task = event::Task::VerifyRollback;
+    context.sink.started(&task);
     let now = observe_tolerant(context.tools, context.sink)?;
     let left = merge::undo(&ours, base, &now);
     let mut missing = left.conflicts;
@@ -194,16 +195,16 @@ pub(super) fn undo(
     );
     if !missing.is_empty() {
         context.store.finish(run, RunState::UndonePartly)?;
-        context.sink.finished(task, format!("{} objects are not back", missing.len()));
+        context.sink.finished(&task, event::Outcome::NotRestored { objects: missing.len() });
         return Err(Error::new(Kind::NotRolledBack, format!("run {}", run.id), missing.join("; "))
             .hint("put these back by hand; the snapshot has them, and its restore.sh"));
     }
     context.store.finish(run, RunState::RolledBack)?;
     let result = match restored {
-        0 if taken_out > 0 => "what the run added is gone",
-        _ => "every object is back in its place",
+        0 if taken_out > 0 => event::Outcome::AdditionsRemoved,
+        _ => event::Outcome::Restored,
     };
-    context.sink.finished(task, result);
+    context.sink.finished(&task, result);
     let already_back = way_back.already_back;
     Ok(Report { run: run.id.clone(), restored, taken_out, already_back })
 }

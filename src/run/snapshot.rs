@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Kind, Result};
+use crate::event::{self, Outcome};
 use crate::node::observe::observe;
 use crate::run::Context;
 use crate::run::sandbox;
@@ -34,13 +35,13 @@ pub struct Baseline {
 /// [`Kind::Unstable`] naming what keeps changing; [`Kind::LossyCapture`]; [`Kind::Store`];
 /// [`Kind::Rehearsal`] when it does not restore. Nothing of it is kept then.
 pub fn take_snapshot(context: &Context<'_>, why: &str) -> Result<Baseline> {
-    let task = "capturing the node, twice";
-    context.sink.started(task);
+    let task = event::Task::CaptureStable;
+    context.sink.started(&task);
     let state = capture_stable(context)?;
-    context.sink.finished(task, summary(&state));
+    context.sink.finished(&task, summary(&state));
 
-    let task = "writing the snapshot and restoring it in a private namespace";
-    context.sink.started(task);
+    let task = event::Task::Snapshot;
+    context.sink.started(&task);
     let snapshot = write_snapshot(context, &state, why)?;
     let restored = sandbox::run(Task::Validate, &snapshot.dir, context.tools, context.sink)
         .and_then(|report| match report.left_out.first() {
@@ -57,7 +58,8 @@ pub fn take_snapshot(context: &Context<'_>, why: &str) -> Result<Baseline> {
         std::fs::remove_dir_all(&snapshot.dir).map_err(|e| Error::io(dir, &e))?;
         return Err(e);
     }
-    context.sink.finished(task, format!("{} in {}", snapshot.id, context.store.dir().display()));
+    let store = context.store.dir().display().to_string();
+    context.sink.finished(&task, Outcome::Written { snapshot: snapshot.id.clone(), store });
     Ok(Baseline { snapshot, state })
 }
 
@@ -142,11 +144,13 @@ fn capture_stable(context: &Context<'_>) -> Result<NodeState> {
         .hint("find its writer and wait until it is done, or stop it for the time of the run"))
 }
 
-/// The state in a few words.
-pub fn summary(state: &NodeState) -> String {
-    let rules: usize = state.rulesets.values().map(|r| r.rule_count()).sum();
-    let tables: usize = state.rulesets.values().map(|r| r.tables.len()).sum();
-    format!("{rules} rules in {tables} tables, {} ipsets", state.ipsets.sets.len())
+/// What a capture holds, in numbers.
+pub fn summary(state: &NodeState) -> Outcome {
+    Outcome::Captured {
+        rules: state.rulesets.values().map(|r| r.rule_count()).sum(),
+        tables: state.rulesets.values().map(|r| r.tables.len()).sum(),
+        sets: state.ipsets.sets.len(),
+    }
 }
 
 /// The state in a snapshot's files.

@@ -19,6 +19,7 @@ mod node_state;
 pub mod rule;
 pub mod ruleset;
 pub mod shared_str;
+pub mod stage;
 pub mod sysctl;
 pub mod tools;
 

@@ -1,6 +1,6 @@
-//! What a run said while it worked, kept beside its journal for whoever reads of it later.
+//! The events of a run, kept beside its journal for its report.
 //!
-//! Nothing depends on it: it is written as well as may be, and where it cannot be, the run goes on.
+//! Nothing depends on them: where they cannot be written, the run continues.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -15,12 +15,12 @@ use crate::error::Error;
 use crate::event::Event;
 
 /// The file in a run's folder.
-pub const SAID: &str = "events.jsonl";
+pub const EVENTS: &str = "events.jsonl";
 
-/// The version of the line format; lines of a later one are passed over.
+/// The version of the line format; lines of a later one are skipped.
 const VERSION: u32 = 1;
 
-/// The room set aside for it, and the most that is ever written, in bytes.
+/// The room that is reserved, and the most that is written, in bytes.
 const ROOM: u64 = 64 << 10;
 const MOST: u64 = 256 << 10;
 
@@ -34,17 +34,17 @@ pub struct LoggedEvent {
     /// How long it took, for what took time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
-    /// What.
+    /// What happened.
     pub what: What,
 }
 
-/// What was said.
+/// What a line says.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum What {
-    /// On the way.
+    /// An event.
     Event(Event),
-    /// At the end of the process that worked on the run: why it failed.
+    /// Why the run failed; written when its process ends.
     Error(Error),
 }
 
@@ -56,9 +56,9 @@ impl LoggedEvent {
 }
 
 impl Store {
-    /// The file of the run `id`, to write to; none where it cannot be had.
+    /// The file of the run `id`, to append to; none where it cannot be opened.
     pub fn event_log(&self, id: &str) -> Option<File> {
-        let path = self.run_dir(id).join(SAID);
+        let path = self.run_dir(id).join(EVENTS);
         let is_new = !path.exists();
         let mut options = OpenOptions::new();
         options.append(true).create(true).mode(0o600);
@@ -69,18 +69,17 @@ impl Store {
         Some(file)
     }
 
-    /// What the run `id` said; nothing where nothing was kept. A line that cannot be read is left
-    /// out.
+    /// The events of the run `id`. A line that cannot be read is skipped.
     pub fn events(&self, id: &str) -> Vec<LoggedEvent> {
-        let text = fs::read_to_string(self.run_dir(id).join(SAID)).unwrap_or_default();
+        let text = fs::read_to_string(self.run_dir(id).join(EVENTS)).unwrap_or_default();
         let lines = text.lines().filter_map(|line| serde_json::from_str::<LoggedEvent>(line).ok());
-        lines.filter(|said| said.v <= VERSION).collect()
+        lines.filter(|logged| logged.v <= VERSION).collect()
     }
 }
 
 /// Writes one line, as long as there is room.
-pub fn write(file: &mut File, said: &LoggedEvent) {
-    let Ok(mut line) = serde_json::to_string(said) else { return };
+pub fn write(file: &mut File, logged: &LoggedEvent) {
+    let Ok(mut line) = serde_json::to_string(logged) else { return };
     line.push('\n');
     // Whole or not at all: others append to the same file.
     if file.metadata().is_ok_and(|meta| meta.len() + (line.len() as u64) <= MOST) {

@@ -1,18 +1,21 @@
 //! A run: one attempt to change a node, from its first edit until it is finished or undone.
 
+use std::fmt;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::clock;
 use crate::runtime::NAME;
 use crate::runtime::Netns;
 use crate::runtime::process_start;
-use crate::state::kube_proxy::Mode;
+use crate::state::ipvs::Protocol;
+use crate::state::kube_proxy::{ConfigSource, Controller, Mode};
+use crate::state::stage::RunStage;
 
-/// The copy of the program in the folder of a run that someone must confirm: what is pending depends
-/// on nothing that an upgrade, an unmounted folder or Ansible takes away.
+/// The copy of the program in the folder of a run that someone must confirm. A pending run depends on
+/// nothing that an upgrade, an unmounted folder or Ansible takes away.
 pub const BINARY: &str = NAME;
 
 /// The version of `run.json`; a later one is refused.
@@ -28,14 +31,14 @@ pub enum RunState {
     Unconfirmed,
     /// Confirmed.
     Done,
-    /// Undone, and proven to be.
+    /// Undone, and verified to be.
     RolledBack,
     /// It failed before it changed anything.
     Failed,
     /// It could not be undone entirely: a person is needed.
     UndonePartly,
     /// The node was rebooted meanwhile, and its rules were made anew: nothing of it is left to
-    /// undo or to go on with.
+    /// undo or to resume.
     Rebooted,
 }
 
@@ -53,9 +56,9 @@ pub struct Run {
     pub v: u32,
     /// Its identifier: the name of its folder.
     pub id: String,
-    /// The verb of the command line.
-    pub verb: String,
-    /// The snapshot that it goes back to.
+    /// What it is to do.
+    pub kind: RunKind,
+    /// The snapshot that a rollback restores.
     pub snapshot: String,
     /// When it began: `2026-11-21T20:15:02Z`.
     pub started: String,
@@ -72,11 +75,113 @@ pub struct Run {
     pub pid: u32,
     /// When that process started, in clock ticks since boot.
     pub pid_start: u64,
-    /// The plan in short, as the plan's owner writes it.
-    pub plan: Value,
-    /// What a run has beside that someone must confirm; none if it is done when its work is.
+    /// What undoes it unless someone confirms it; none for a run that needs no confirmation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending: Option<Pending>,
+}
+
+/// What a run is to do, with its options.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum RunKind {
+    /// Remove leftovers.
+    Cleanup(Cleanup),
+    /// Apply remedies of checks.
+    Fix {
+        /// The ids of the checks.
+        checks: Vec<String>,
+    },
+    /// Migrate kube-proxy to another mode.
+    Migrate(Migration),
+}
+
+impl RunKind {
+    /// The verb that removes leftovers.
+    pub const CLEANUP: &'static str = "cleanup";
+    /// The verb that applies remedies of checks.
+    pub const FIX: &'static str = "check --fix";
+    /// The verb that migrates kube-proxy.
+    pub const MIGRATE: &'static str = "migrate";
+
+    /// The verb of the command line.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            RunKind::Cleanup(_) => RunKind::CLEANUP,
+            RunKind::Fix { .. } => RunKind::FIX,
+            RunKind::Migrate(_) => RunKind::MIGRATE,
+        }
+    }
+}
+
+/// The options of a clean-up.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cleanup {
+    /// Whose leftovers are removed; everybody's if empty.
+    pub owners: Vec<String>,
+    /// Whether virtual servers without a backend are removed as well.
+    pub black_holes: bool,
+    /// How many objects were to be removed.
+    pub objects: usize,
+    /// How many seconds the run waits to be confirmed; none if it needs no confirmation.
+    pub confirm_within: Option<u64>,
+}
+
+/// The options of a migration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Migration {
+    /// The modes before and after it.
+    pub modes: Modes,
+    /// The name of its playbook.
+    pub playbook: String,
+    /// How many seconds the run waits to be confirmed; none if it needs no confirmation.
+    pub confirm_within: Option<u64>,
+    /// The probes that were answered before it.
+    pub probes: Vec<Probe>,
+    /// What restarts kube-proxy, as found before it; none for an upgrade.
+    pub kube_proxy: Option<ConfiguredBy>,
+    /// The findings of its preflight that did not stop it.
+    pub findings: Vec<RecordedFinding>,
+    /// The checks that the operator ignored.
+    pub ignored: Vec<String>,
+}
+
+/// What restarts kube-proxy, and where kube-proxy reads its mode.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfiguredBy {
+    /// What restarts it.
+    pub controller: Controller,
+    /// The source of its configuration.
+    pub source: ConfigSource,
+}
+
+/// One probe of a service: a connection or a datagram of this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    /// Its target, for people: `DNS at 10.96.0.10:53/udp (kube-system/kube-dns:dns)`.
+    pub what: String,
+    /// Where it is sent.
+    pub address: SocketAddr,
+    /// With which protocol.
+    pub protocol: Protocol,
+}
+
+impl fmt::Display for Probe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+/// A finding of a check, as a run keeps it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordedFinding {
+    /// The check's id.
+    pub id: String,
+    /// The check's title.
+    pub title: String,
+    /// How much it matters: `block`, `warn`, `info`.
+    pub severity: String,
+    /// The evidence for it.
+    pub evidence: Vec<String>,
 }
 
 /// From which mode of kube-proxy to which.
@@ -88,20 +193,17 @@ pub struct Modes {
     pub to: Mode,
 }
 
-/// What a run has beside that is undone unless someone confirms it.
+/// What undoes a run unless someone confirms it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pending {
-    /// What it does to kube-proxy; none for a clean-up.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub modes: Option<Modes>,
-    /// The stage it is in, or came to last.
-    pub stage: String,
-    /// The time since boot at which it is undone, in nanoseconds; it moves with each stage.
+    /// The stage it is in, or was in last.
+    pub stage: RunStage,
+    /// The time since boot at which it is undone, in nanoseconds; each stage moves it.
     pub deadline_ns: u64,
-    /// The snapshot that its clean-up goes back to, which is later than the run's.
+    /// The snapshot that its clean-up is undone to, which is later than the run's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clean_snapshot: Option<String>,
-    /// The process that undoes it when nobody else does.
+    /// Its watchdog.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watchdog: Option<WatchdogProcess>,
 }
@@ -129,10 +231,8 @@ impl Pending {
     }
 
     /// A run at its first stage, with so much time for it.
-    pub fn new(modes: Option<Modes>, stage: &str, time: Duration) -> Pending {
-        let (stage, deadline_ns) = (stage.to_owned(), 0);
-        let mut pending =
-            Pending { modes, stage, deadline_ns, clean_snapshot: None, watchdog: None };
+    pub fn new(stage: RunStage, time: Duration) -> Pending {
+        let mut pending = Pending { stage, deadline_ns: 0, clean_snapshot: None, watchdog: None };
         pending.set_deadline(time);
         pending
     }
@@ -145,6 +245,34 @@ impl Pending {
 }
 
 impl Run {
+    /// The verb of the command line.
+    pub fn verb(&self) -> &'static str {
+        self.kind.verb()
+    }
+
+    /// The options of a migration; none for another run.
+    pub fn migration(&self) -> Option<&Migration> {
+        match &self.kind {
+            RunKind::Migrate(migration) => Some(migration),
+            RunKind::Cleanup(_) | RunKind::Fix { .. } => None,
+        }
+    }
+
+    /// The modes before and after a migration; none for another run.
+    pub fn modes(&self) -> Option<Modes> {
+        self.migration().map(|migration| migration.modes)
+    }
+
+    /// How long the run waits to be confirmed; none if it needs no confirmation.
+    pub fn confirm_within(&self) -> Option<Duration> {
+        let seconds = match &self.kind {
+            RunKind::Cleanup(cleanup) => cleanup.confirm_within,
+            RunKind::Migrate(migration) => migration.confirm_within,
+            RunKind::Fix { .. } => None,
+        };
+        seconds.map(Duration::from_secs)
+    }
+
     /// Whether the process that runs it is alive.
     pub fn runner_is_alive(&self) -> bool {
         self.boot_id == clock::boot_id() && process_start(self.pid) == Some(self.pid_start)

@@ -5,9 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use serde_json::Value;
 
-use super::run::{BINARY, Run, RunState, VERSION};
+use super::run::{BINARY, Run, RunKind, RunState, VERSION};
 use super::{Store, disk, entries};
 use crate::clock;
 use crate::error::{Error, Kind, Result};
@@ -17,12 +16,12 @@ use crate::runtime::Netns;
 pub const RUN: &str = "run.json";
 
 impl Store {
-    /// Begins a run of `verb` in this network namespace: its folder and its `run.json`. The caller
-    /// holds the node's lock.
+    /// Begins a run in this network namespace: its folder and its `run.json`. The caller holds the
+    /// node's lock.
     ///
     /// # Errors
     /// [`Kind::Pending`] while another run waits here; [`Kind::Store`] on a full disk.
-    pub fn start(&self, verb: &str, snapshot: &str, plan: Value) -> Result<Run> {
+    pub fn start(&self, kind: RunKind, snapshot: &str) -> Result<Run> {
         if let Some(run) = self.pending()? {
             return Err(Error::new(Kind::Pending, run.id, "this run is not finished")
                 .hint("`proxyshift resume`, `proxyshift rollback` or `proxyshift confirm` it"));
@@ -30,7 +29,7 @@ impl Store {
         let mut run = Run {
             v: VERSION,
             id: clock::new_id(),
-            verb: verb.into(),
+            kind,
             snapshot: snapshot.into(),
             started: clock::now(),
             netns: Netns::current()?,
@@ -39,7 +38,6 @@ impl Store {
             ended: None,
             pid: 0,
             pid_start: 0,
-            plan,
             pending: None,
         };
         run.claim();
@@ -62,7 +60,7 @@ impl Store {
         write(&self.run_dir(&run.id), run)
     }
 
-    /// Ends `run` in `state`. Nobody stands by for it any more, so its copy of the program goes.
+    /// Ends `run` in `state`. It has no watchdog any more, so its copy of the program is removed.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -207,6 +205,46 @@ fn read(dir: &Path) -> Result<Run> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::ipvs::Protocol;
+    use crate::state::kube_proxy::Mode;
+    use crate::store::run::{Cleanup, Migration, Modes, Probe, RecordedFinding};
+
+    fn cleanup() -> RunKind {
+        RunKind::Cleanup(Cleanup { objects: 3, ..Cleanup::default() })
+    }
+
+    fn fix() -> RunKind {
+        RunKind::Fix { checks: vec!["docker.masquerade".into()] }
+    }
+
+    #[test]
+    fn what_a_run_is_to_do_is_read_as_it_was_written() {
+        let (_tmp, store) = store();
+        let migration = Migration {
+            modes: Modes { from: Mode::Iptables, to: Mode::Ipvs },
+            playbook: "iptables-to-ipvs".into(),
+            confirm_within: Some(600),
+            probes: vec![Probe {
+                what: "DNS at 10.96.0.10:53/udp".into(),
+                address: "10.96.0.10:53".parse().unwrap(),
+                protocol: Protocol::Udp,
+            }],
+            kube_proxy: None,
+            findings: vec![RecordedFinding {
+                id: "ipvs.expiry".into(),
+                title: "a title".into(),
+                severity: "warn".into(),
+                evidence: vec!["some".into()],
+            }],
+            ignored: vec!["dns.resolver".into()],
+        };
+        for kind in [cleanup(), fix(), RunKind::Migrate(migration)] {
+            let mut run = store.start(kind, "s").unwrap();
+            assert_eq!(store.pending().unwrap().as_ref(), Some(&run));
+            assert_eq!(run.modes().is_some(), run.verb() == RunKind::MIGRATE);
+            store.finish(&mut run, RunState::Done).unwrap();
+        }
+    }
 
     fn store() -> (tempfile::TempDir, Store) {
         let tmp = tempfile::tempdir().unwrap();
@@ -218,23 +256,23 @@ mod tests {
     fn one_run_at_a_time_until_it_is_finished() {
         let (_tmp, store) = store();
         assert_eq!(store.pending().unwrap(), None);
-        let mut run = store.start("cleanup", "s1", serde_json::json!({"edits": 3})).unwrap();
+        let mut run = store.start(cleanup(), "s1").unwrap();
         assert!(run.runner_is_alive());
         assert_eq!(store.pending().unwrap().as_ref(), Some(&run));
-        let error = store.start("migrate", "s2", Value::Null).unwrap_err();
+        let error = store.start(fix(), "s2").unwrap_err();
         assert_eq!((error.kind, error.object), (Kind::Pending, run.id.clone()));
 
         store.finish(&mut run, RunState::Unconfirmed).unwrap();
         assert_eq!(store.pending().unwrap().unwrap().state, RunState::Unconfirmed);
         store.finish(&mut run, RunState::Done).unwrap();
         assert_eq!(store.pending().unwrap(), None);
-        store.start("migrate", "s2", Value::Null).unwrap();
+        store.start(fix(), "s2").unwrap();
     }
 
     #[test]
     fn a_run_elsewhere_is_none_of_ours_but_one_before_a_reboot_is() {
         let (_tmp, store) = store();
-        let run = store.start("migrate", "s", Value::Null).unwrap();
+        let run = store.start(fix(), "s").unwrap();
         let here = run.netns;
         let elsewhere = Netns { inode: here.inode + 1, of_init: false };
         assert!(run.concerns(here, &run.boot_id));
@@ -250,7 +288,7 @@ mod tests {
     #[test]
     fn a_runner_whose_number_was_given_away_is_dead() {
         let (_tmp, store) = store();
-        let mut run = store.start("migrate", "s", Value::Null).unwrap();
+        let mut run = store.start(fix(), "s").unwrap();
         run.pid_start += 1;
         assert!(!run.runner_is_alive());
     }
@@ -258,7 +296,7 @@ mod tests {
     #[test]
     fn a_run_that_cannot_be_read_is_not_passed_over() {
         let (_tmp, store) = store();
-        let run = store.start("migrate", "s", Value::Null).unwrap();
+        let run = store.start(fix(), "s").unwrap();
         let path = store.run_dir(&run.id).join(RUN);
         fs::write(&path, r#"{"v": 2}"#).unwrap();
         let error = store.pending().unwrap_err();
@@ -272,10 +310,10 @@ mod tests {
         let (_tmp, store) = store();
         let ends = [RunState::Done, RunState::UndonePartly, RunState::RolledBack, RunState::Done];
         for (n, state) in ends.into_iter().enumerate() {
-            let mut run = store.start("cleanup", &format!("s{n}"), Value::Null).unwrap();
+            let mut run = store.start(cleanup(), &format!("s{n}")).unwrap();
             store.finish(&mut run, state).unwrap();
         }
-        store.start("cleanup", "s9", Value::Null).unwrap();
+        store.start(cleanup(), "s9").unwrap();
         let needed = store.needed_snapshots().unwrap();
         assert_eq!(needed.into_iter().collect::<Vec<_>>(), ["s1", "s3", "s9"]);
         // Of five runs, the first goes; the second waits for a person, the last is pending.

@@ -1,8 +1,9 @@
-//! How events and results reach a person or a program: terminal, plain lines, JSON lines, nothing.
+//! Events and results, for a person or a program: terminal, plain lines, JSON lines, nothing.
 //!
 //! Progress goes to standard error, results to standard output.
 
 pub mod prompt;
+pub mod sentences;
 pub mod table;
 mod terminal;
 pub mod text;
@@ -15,7 +16,7 @@ use console::{Style, Term};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::error::{Error, Kind};
-use crate::event::{Event, Sink};
+use crate::event::{Event, Sink, Task};
 
 /// What results look like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -48,8 +49,8 @@ pub struct Ui {
     progress: Progress,
     colour: bool,
     style: Styles,
-    /// The task in hand with its spinner and when it began, innermost last.
-    tasks: Mutex<Vec<Task>>,
+    /// The tasks under way, innermost last.
+    tasks: Mutex<Vec<RunningTask>>,
 }
 
 /// An event as a line of JSON that says by itself what it is.
@@ -59,16 +60,25 @@ struct Line<'a> {
     version: u32,
     #[serde(flatten)]
     event: &'a Event,
+    /// The event in words; a note and a warning have theirs already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sentence: Option<String>,
 }
 
 impl<'a> From<&'a Event> for Line<'a> {
     fn from(event: &'a Event) -> Self {
-        Line { schema: "proxyshift.event", version: 1, event }
+        let sentence = match event {
+            Event::Note { .. } | Event::Warning { .. } => None,
+            _ => sentences::event(event),
+        };
+        Line { schema: "proxyshift.event", version: 1, event, sentence }
     }
 }
 
-struct Task {
-    name: String,
+/// A task under way.
+struct RunningTask {
+    task: Task,
+    of_rehearsal: bool,
     start: Instant,
     spinner: Option<ProgressBar>,
 }
@@ -231,31 +241,59 @@ impl Ui {
         }
     }
 
-    fn started(&self, task: &str) {
+    fn show(&self, event: &Event, of_rehearsal: bool) {
+        let worded = |text: String| {
+            if of_rehearsal { sentences::rehearsed(&text) } else { text }
+        };
+        match event {
+            Event::Run { .. } => {}
+            Event::Started { task } => {
+                self.started(task, of_rehearsal, &worded(sentences::task(task)));
+            }
+            Event::Finished { task, outcome } => {
+                self.finished(task, of_rehearsal, &worded(sentences::finished(task, outcome)));
+            }
+            Event::Verified { claim } => {
+                let mark = self.style.good.apply_to("✓");
+                self.above_spinner(&format!("  {mark} {}", worded(sentences::claim(claim))));
+            }
+            Event::Note { text } => {
+                self.above_spinner(&format!("    {}", worded(text.clone())));
+            }
+            Event::Warning { text } => {
+                let mark = self.style.warn.apply_to("!");
+                self.above_spinner(&format!("  {mark} {}", worded(text.clone())));
+            }
+            Event::Rehearsal { inner } => self.show(inner, true),
+        }
+    }
+
+    fn started(&self, task: &Task, of_rehearsal: bool, text: &str) {
         if self.progress == Progress::Plain {
-            self.line(&format!("  … {task}"));
+            self.line(&format!("  … {text}"));
         }
         let mut tasks = lock(&self.tasks);
-        // One spinner at a time: the outer one goes before the next is drawn.
+        // One spinner at a time: the outer one is cleared before the next is drawn.
         if let Some(outer) = tasks.last().and_then(|t| t.spinner.as_ref()) {
             outer.finish_and_clear();
         }
-        let spinner = self.spinner(task);
-        tasks.push(Task { name: task.to_owned(), start: Instant::now(), spinner });
+        let (task, start) = (task.clone(), Instant::now());
+        tasks.push(RunningTask { task, of_rehearsal, start, spinner: self.spinner(text) });
     }
 
-    fn finished(&self, task: &str, result: &str) {
+    fn finished(&self, task: &Task, of_rehearsal: bool, text: &str) {
         let mut tasks = lock(&self.tasks);
-        let Some(position) = tasks.iter().rposition(|t| t.name == task) else { return };
-        let task = tasks.remove(position);
+        let index = tasks.iter().rposition(|t| t.task == *task && t.of_rehearsal == of_rehearsal);
+        let Some(index) = index else { return };
+        let running = tasks.remove(index);
         drop(tasks);
-        if let Some(spinner) = task.spinner {
+        if let Some(spinner) = running.spinner {
             spinner.finish_and_clear();
         }
-        let took = task.start.elapsed().as_secs_f64();
+        let took = running.start.elapsed().as_secs_f64();
         let took = if took >= 0.1 { format!(" ({took:.1} s)") } else { String::new() };
         let mark = self.style.good.apply_to("✓");
-        self.line(&format!("  {mark} {}: {result}{}", task.name, self.style.dim.apply_to(took)));
+        self.line(&format!("  {mark} {text}{}", self.style.dim.apply_to(took)));
     }
 }
 
@@ -267,29 +305,13 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 impl Sink for Ui {
     fn emit(&self, event: Event) {
         match self.progress {
-            Progress::None => return,
+            Progress::None => {}
             Progress::Json => {
                 if let Ok(line) = serde_json::to_string(&Line::from(&event)) {
                     self.line(&line);
                 }
-                return;
             }
-            Progress::Auto | Progress::Plain => {}
-        }
-        match event {
-            Event::Run { .. } => {}
-            Event::Started { task } => self.started(&task),
-            Event::Finished { task, result } => self.finished(&task, &result),
-            Event::Proved { what, evidence } => {
-                let mark = self.style.good.apply_to("✓");
-                let evidence = self.style.dim.apply_to(evidence);
-                let line = format!("  {mark} {what} {evidence}");
-                self.above_spinner(line.trim_end());
-            }
-            Event::Note { text } => self.above_spinner(&format!("    {text}")),
-            Event::Warning { text } => {
-                self.above_spinner(&format!("  {} {text}", self.style.warn.apply_to("!")));
-            }
+            Progress::Auto | Progress::Plain => self.show(&event, false),
         }
     }
 }

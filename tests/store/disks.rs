@@ -11,8 +11,7 @@ use proxyshift::store::Store;
 use proxyshift::store::archive;
 use proxyshift::store::journal::{self, Journal};
 use proxyshift::store::manifest::Manifest;
-use proxyshift::store::run::RunState;
-use serde_json::Value;
+use proxyshift::store::run::{Cleanup, RunKind, RunState};
 
 use super::{create, docker, fine, in_namespaces, is_empty, record, sh, store};
 
@@ -37,7 +36,7 @@ fn a_full_disk_stops_a_snapshot_but_no_run() {
     assert_eq!(error.kind, Kind::Store);
     assert!(error.cause.contains("KiB are missing"), "{error}");
 
-    let mut run = store.start("cleanup", "s", serde_json::json!({"edits": 40})).unwrap();
+    let mut run = store.start(RunKind::Cleanup(Cleanup::default()), "s").unwrap();
     let dir = store.run_dir(&run.id);
     let mut journal = Journal::create(&dir, 64 * 1024).unwrap();
     journal.append(record(0)).unwrap();
@@ -102,7 +101,10 @@ fn a_disk_that_fills_up_half_way_keeps_nothing() {
     let error = store.create(&docker(), manifest, &fine).unwrap_err();
     assert_eq!(error.kind, Kind::Store);
     assert!(error.hint.unwrap().contains("--store"));
-    assert_eq!(store.start("cleanup", "s", Value::Null).unwrap_err().kind, Kind::Store);
+    assert_eq!(
+        store.start(RunKind::Cleanup(Cleanup::default()), "s").unwrap_err().kind,
+        Kind::Store
+    );
     let error = Store::open(Some(Path::new("/run/disk/other"))).unwrap_err();
     assert_eq!(error.kind, Kind::Store);
 }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::error::Error;
 use crate::event::{Event, Sink};
 use crate::front::ansible::diff::Diff;
+use crate::ui::sentences;
 
 /// What is said during a task, kept for the answer.
 #[derive(Debug, Default)]
@@ -22,13 +23,22 @@ impl Sink for EventCollector {
     fn emit(&self, event: Event) {
         // A poisoned lock only means that a thread died while it spoke.
         let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match event {
-            Event::Run { .. } | Event::Started { .. } => {}
-            Event::Finished { task, result } => said.log.push(format!("{task}: {result}")),
-            Event::Proved { what, evidence } => said.log.push(format!("{what} {evidence}")),
-            Event::Note { text } => said.log.push(text),
-            Event::Warning { text } => said.warnings.push(text),
+        let Some(text) = sentences::event(&event) else { return };
+        match innermost(&event) {
+            Event::Warning { .. } => said.warnings.push(text),
+            Event::Finished { .. } | Event::Verified { .. } | Event::Note { .. } => {
+                said.log.push(text);
+            }
+            Event::Run { .. } | Event::Started { .. } | Event::Rehearsal { .. } => {}
         }
+    }
+}
+
+/// The event itself, of a rehearsal or not.
+fn innermost(event: &Event) -> &Event {
+    match event {
+        Event::Rehearsal { inner } => innermost(inner),
+        other => other,
     }
 }
 

@@ -78,7 +78,7 @@ pub(super) fn check_mode(context: &Context<'_>, task: &Task) -> Result<ModuleRes
                 return Ok(unchanged(NOTHING_TO_UNDO));
             };
             let msg = format!("run {} would be undone", run.id);
-            if let Some(modes) = run.pending.as_ref().and_then(|s| s.modes) {
+            if let Some(modes) = run.modes() {
                 let diff = Some(Diff::default().modes(modes.to.name(), modes.from.name()));
                 return Ok(ModuleResult { changed: true, diff, ..unchanged(&msg) });
             }

@@ -30,7 +30,7 @@ use crate::run::rollback::{self, to::rollback_to};
 use crate::run::snapshot;
 use crate::state::NodeState;
 use crate::state::kube_proxy::Mode;
-use crate::store::run::{Run, RunState};
+use crate::store::run::{Run, RunKind, RunState};
 use crate::store::snapshots::Snapshot;
 use crate::ui::table::counted;
 
@@ -155,17 +155,15 @@ pub(super) fn cleaned_already(
         return Err(Error::new(Kind::Usage, "option `owners`", format!("nobody knows `{owner}`"))
             .hint("`proxyshift snapshot show` counts what a node holds by owner"));
     }
-    let own = |run: &Run| {
-        run.pending.as_ref().is_some_and(|s| s.modes.is_none())
-            && run.plan["owners"] == json!(owners)
-    };
+    let own =
+        |run: &Run| matches!(&run.kind, RunKind::Cleanup(options) if options.owners == owners);
     Ok(unconfirmed(context)?.filter(own).map(|run| waits(&run)))
 }
 
 /// The answer where kube-proxy is to stay as it is: it serves in that mode and left nothing of another,
 /// or this very migration waits to be confirmed.
 pub(super) fn migrated_already(context: &Context<'_>, to: Mode) -> Result<Option<ModuleResult>> {
-    let own = |run: &Run| run.pending.as_ref().and_then(|s| s.modes).is_some_and(|s| s.to == to);
+    let own = |run: &Run| run.modes().is_some_and(|modes| modes.to == to);
     if let Some(run) = unconfirmed(context)?.filter(own) {
         return Ok(Some(waits(&run)));
     }
@@ -203,8 +201,7 @@ fn migrated(context: &Context<'_>, asked: &Asked<'_>) -> Result<ModuleResult> {
 }
 
 fn rolled_back(context: &Context<'_>) -> Result<ModuleResult> {
-    let shifted = rollback::revertible_run(context)?
-        .is_some_and(|r| r.pending.is_some_and(|s| s.modes.is_some()));
+    let shifted = rollback::revertible_run(context)?.is_some_and(|run| run.migration().is_some());
     match rollback::rollback_once(context) {
         Ok(Some(report)) => {
             let changed = shifted || report.restored + report.taken_out > 0;

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::checks::{self, CHECKS, Facts, Finding, Severity, Verdict};
 use crate::error::{Error, Kind, Result};
+use crate::event::{Outcome, Task};
 use crate::front::cli::args;
 use crate::front::cli::command::Command;
 use crate::node::live_facts;
@@ -18,7 +19,6 @@ use crate::state::NodeState;
 use crate::state::kube_proxy::Mode;
 use crate::state::live_facts::LiveFacts;
 use crate::store::DEFAULT_DIR;
-use crate::ui::table::counted;
 use crate::ui::text::{indented, wrapped};
 
 pub(in crate::front) fn run(command: &Command<'_>, options: &args::Check) -> Result<u8> {
@@ -57,10 +57,10 @@ pub(in crate::front) fn run(command: &Command<'_>, options: &args::Check) -> Res
     };
     let mut seen = Seen { now, earlier: earlier.map(|(state, _)| state), interval, live: asked };
     let fixed = if options.fix { Some(fix::run(command, options, &mut seen)?) } else { None };
-    let task = "judging the node";
-    command.sink().started(task);
+    let task = Task::Check;
+    command.sink().started(&task);
     let findings = judge(&seen, &seen.now, options)?;
-    command.sink().finished(task, counted(findings.len(), "check"));
+    command.sink().finished(&task, Outcome::Checked { checks: findings.len() });
     let blocked = findings.iter().any(Finding::blocks);
     let (mut document, mut text) =
         (document(options.snapshot.as_deref(), &findings), text(&findings, command.args.verbose));

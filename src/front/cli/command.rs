@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
-use crate::event::Sink;
+use crate::event::{Sink, Task};
 use crate::front::cli::args::Args;
 use crate::node::observe::observe;
 use crate::node::tools::Tools;
@@ -72,10 +72,10 @@ impl Command<'_> {
         match snapshot {
             Some(name) => parse_snapshot(Snapshot::load(&self.snapshot_dir(name)?)?.files),
             None => {
-                let task = "capturing the node";
-                self.sink().started(task);
+                let task = Task::Capture;
+                self.sink().started(&task);
                 let state = observe(&Tools::find(), self.ui)?;
-                self.sink().finished(task, summary(&state));
+                self.sink().finished(&task, summary(&state));
                 Ok(state)
             }
         }

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
+use crate::event::Claim;
 use crate::front::cli::args;
 use crate::front::cli::command::Command;
 use crate::node::tools::Tools;
@@ -15,6 +16,7 @@ use crate::run::sandbox::Report;
 use crate::run::sandbox::Task;
 use crate::state::NodeState;
 use crate::state::kube_proxy::Mode;
+use crate::ui::sentences;
 use crate::ui::table::counted;
 
 /// How much of what was left out is shown.
@@ -54,7 +56,7 @@ pub(in crate::front) fn run(command: &Command<'_>, options: &args::Rehearse) -> 
         Some(modes) => sandbox::leave(modes.to, &dir, &tools, command.ui)?,
         None => sandbox::run(Task::Rehearse, &dir, &tools, command.ui)?,
     };
-    report.proofs.extend(modes.iter().flat_map(|modes| modes.edit.clone()));
+    report.claims.extend(modes.iter().flat_map(|modes| modes.edit.clone()));
     for object in report.left_out.iter().take(SHOWN) {
         command.sink().warning(format!("this kernel cannot hold {object}"));
     }
@@ -76,8 +78,8 @@ pub(in crate::front) fn run(command: &Command<'_>, options: &args::Rehearse) -> 
 struct Modes {
     from: Mode,
     to: Mode,
-    /// What is known of the edit of kube-proxy's settings, if it can be made.
-    edit: Option<String>,
+    /// The edit of kube-proxy's settings, if it can be made.
+    edit: Option<Claim>,
     /// What no rehearsal proves.
     unproven: Vec<String>,
 }
@@ -104,7 +106,7 @@ impl Modes {
         if let Some(switch) = switch {
             match switch.stops {
                 Some(cause) => unproven.push(format!("the edit of its settings: {cause}")),
-                None => edit = Some(format!("kube-proxy's settings: {}", switch.does.join("; "))),
+                None => edit = Some(Claim::Config { edit: switch.does.join("; ") }),
             }
         }
         Ok(Some(Modes { from, to, edit, unproven }))
@@ -115,11 +117,12 @@ fn answer(command: &Command<'_>, report: &Report, modes: Option<&Modes>) {
     let partial = !report.left_out.is_empty();
     let mut document = json!({
         "schema": "proxyshift.rehearsal", "version": 1, "partial": partial,
-        "left_out": report.left_out, "removed": report.removed, "proofs": report.proofs,
+        "left_out": report.left_out, "removed": report.removed,
+        "proofs": report.claims.iter().map(sentences::claim).collect::<Vec<_>>(),
     });
     let how = if partial { "Partly proven" } else { "Proven" };
     let objects = counted(report.removed, "object");
-    let proofs = report.proofs.len();
+    let proofs = report.claims.len();
     let mut text = match (report.removed, modes) {
         (0, _) => format!("{how}: nothing to remove; {proofs} proofs."),
         (_, None) => format!("{how}: {objects} removed and put back; {proofs} proofs."),

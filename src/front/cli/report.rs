@@ -5,10 +5,13 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::error::Result;
+use crate::event::Event;
 use crate::front::cli::command::Command;
+use crate::node::processes::masked;
 use crate::owners::catalogue::Catalogue;
 use crate::run::report::{Change, Report, StoredRun, report};
-use crate::store::run::RunState;
+use crate::store::run::{RunKind, RunState};
+use crate::ui::sentences;
 use crate::ui::table::counted;
 
 /// Up to so many objects are listed; more are counted by owner and table.
@@ -23,22 +26,66 @@ struct Document<'a> {
     version: u32,
     #[serde(flatten)]
     report: &'a Report,
+    #[serde(flatten)]
+    sentences: &'a Sentences,
+}
+
+/// What was verified and what happened, in sentences without secrets.
+#[derive(Serialize)]
+struct Sentences {
+    /// What was verified on the node.
+    proofs: Vec<String>,
+    /// What was verified in the rehearsal.
+    rehearsed: Vec<String>,
+    times: Vec<Row>,
+    notes: Vec<String>,
+}
+
+/// A task that took time, in sentences.
+#[derive(Serialize)]
+struct Row {
+    task: String,
+    result: String,
+    at: String,
+    seconds: Option<f64>,
+}
+
+impl Sentences {
+    fn of(report: &Report) -> Sentences {
+        let all = |events: &[Event]| {
+            events.iter().filter_map(sentences::event).map(|text| masked(&text)).collect()
+        };
+        let rows = report.times.iter().map(|timing| Row {
+            task: masked(&sentences::task(&timing.task)),
+            result: masked(&sentences::outcome(&timing.outcome)),
+            at: timing.at.clone(),
+            seconds: timing.seconds,
+        });
+        Sentences {
+            proofs: all(&report.verified),
+            rehearsed: report.rehearsed.iter().map(|c| masked(&sentences::claim(c))).collect(),
+            times: rows.collect(),
+            notes: all(&report.notes),
+        }
+    }
 }
 
 pub(in crate::front) fn run(command: &Command<'_>, name: Option<&str>) -> Result<u8> {
     let store = command.store()?;
     let kept = StoredRun::read(&store, store.find_run(name)?)?;
     let report = report(&Catalogue::builtin()?, &kept)?;
-    let document = Document { schema: "proxyshift.report", version: 1, report: &report };
-    command.answer(&document, &markdown(&report));
+    let sentences = Sentences::of(&report);
+    let text = markdown(&report, &sentences);
+    let (schema, version, report) = ("proxyshift.report", 1, &report);
+    command.answer(&Document { schema, version, report, sentences: &sentences }, &text);
     Ok(0)
 }
 
-fn markdown(report: &Report) -> String {
+fn markdown(report: &Report, sentences: &Sentences) -> String {
     let (ending, next) = ending(report);
-    let what = match (&report.modes, report.verb.as_str()) {
+    let what = match (&report.modes, report.verb) {
         (Some(modes), _) => format!("kube-proxy from {} to {} mode", modes.from, modes.to),
-        (None, "cleanup") => "clean-up".to_owned(),
+        (None, RunKind::CLEANUP) => "clean-up".to_owned(),
         (None, verb) => verb.to_owned(),
     };
     let name = report.node.as_ref().map(|node| format!(" on {}", node.name)).unwrap_or_default();
@@ -68,14 +115,14 @@ fn markdown(report: &Report) -> String {
     }
     text += &found(report);
     text += &changed(report);
-    let proofs = report.proofs.clone();
-    let rehearsal = match report.rehearsed.len() {
+    let proofs = sentences.proofs.clone();
+    let rehearsal = match sentences.rehearsed.len() {
         0 => None,
         n => Some(format!("in a rehearsal on a private copy, {}", counted(n, "proof"))),
     };
     text += &section("What was proven", &rehearsal.into_iter().chain(proofs).collect::<Vec<_>>());
-    text += &section("What was said on the way", &report.notes);
-    text += &times(report);
+    text += &section("What was said on the way", &sentences.notes);
+    text += &times(&sentences.times);
     let errors: Vec<String> = report.errors.iter().map(ToString::to_string).collect();
     text += &section("What failed", &errors);
     text
@@ -156,12 +203,12 @@ fn changed(report: &Report) -> String {
     text
 }
 
-fn times(report: &Report) -> String {
-    if report.times.is_empty() {
+fn times(rows: &[Row]) -> String {
+    if rows.is_empty() {
         return String::new();
     }
     let mut text = String::from("\n## Times\n\n| done | what | took |\n|---|---|---:|\n");
-    for timed in &report.times {
+    for timed in rows {
         let took = timed.seconds.map(duration).unwrap_or_default();
         let what = escaped(&format!("{}: {}", timed.task, timed.result));
         let clock = timed.at.split_once('T').map_or("", |(_, clock)| clock.trim_end_matches('Z'));

@@ -11,6 +11,7 @@ use crate::run::snapshot;
 use crate::state::NodeState;
 use crate::store::archive;
 use crate::store::snapshots::Snapshot;
+use crate::ui::sentences;
 use crate::ui::table::{columns, thousands};
 
 pub(in crate::front) fn run(command: &Command<'_>, verb: &args::Snapshot) -> Result<u8> {
@@ -89,7 +90,7 @@ fn show(command: &Command<'_>, name: &str) -> Result<u8> {
         Some(m) => format!("{} of {}, taken {} ({})\n", m.id, m.node, m.time, m.why),
         None => format!("{}, a capture without a manifest\n", dir.display()),
     };
-    text += &format!("{}\n\n", snapshot::summary(&state));
+    text += &format!("{}\n\n", sentences::outcome(&snapshot::summary(&state)));
     let heads = ["owner", "chains", "rules", "sets", "servers", "links", "tables"];
     let mut rows = vec![heads.map(str::to_owned).to_vec()];
     rows.extend(counts.iter().map(|(owner, c)| {

@@ -26,7 +26,7 @@ pub(in crate::front) fn run(command: &Command<'_>) -> Result<u8> {
     let lines = runs.iter().map(|r| {
         vec![
             r.id.clone(),
-            r.verb.clone(),
+            r.verb().to_owned(),
             state(r),
             r.started.clone(),
             format!("snapshot {}", r.snapshot),
@@ -89,11 +89,11 @@ fn state(run: &Run) -> String {
 pub(in crate::front) fn row(run: &Run) -> serde_json::Value {
     let pending = run.pending.as_ref();
     json!({
-        "id": run.id, "verb": run.verb, "state": state(run), "started": run.started,
+        "id": run.id, "verb": run.verb(), "state": state(run), "started": run.started,
         "snapshot": run.snapshot, "alive": run.runner_is_alive(),
-        "stage": pending.map(|s| &s.stage),
-        "from": pending.and_then(|s| s.modes).map(|s| s.from),
-        "to": pending.and_then(|s| s.modes).map(|s| s.to),
+        "stage": pending.map(|s| s.stage),
+        "from": run.modes().map(|modes| modes.from),
+        "to": run.modes().map(|modes| modes.to),
         "seconds_left": pending.filter(|_| run.state.is_pending()).map(|s| s.left().as_secs()),
         "watchdog": pending.map(|s| s.watchdog.is_some_and(WatchdogProcess::is_alive)),
     })

@@ -7,8 +7,7 @@ use crate::front::cli::confirm_prompt;
 use crate::front::cli::rollback;
 use crate::front::cli::status;
 use crate::front::wizard::heading;
-use crate::run::fix::FIX;
-use crate::store::run::{Run, RunState};
+use crate::store::run::{Run, RunKind, RunState};
 use crate::ui::prompt::Answer;
 
 pub(super) fn run(command: &Command<'_>, run: &Run) -> Result<u8> {
@@ -25,7 +24,7 @@ pub(super) fn run(command: &Command<'_>, run: &Run) -> Result<u8> {
         Answer::new("roll it back", "what it did is undone, and proven to be"),
     ];
     // Remedies that were cut off are only undone.
-    if run.verb != FIX {
+    if !matches!(run.kind, RunKind::Fix { .. }) {
         answers.push(Answer::new("go on with it", "what is left to do is done"));
     }
     match command.ui.choose("This run", &answers, 0)? {

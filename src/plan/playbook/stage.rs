@@ -1,6 +1,5 @@
 //! The stages and their options.
 
-use std::fmt;
 use std::time::Duration;
 
 use serde::de::MapAccess;
@@ -11,84 +10,7 @@ use super::prepare::Prepare;
 use super::words::time;
 use crate::state::argv::{Argv, Rerun};
 
-/// The names of stages, in the order in which they may stand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum StageName {
-    /// Looks for what must be mended first.
-    Preflight,
-    /// Takes the snapshot to go back to.
-    Snapshot,
-    /// Tries the run on a private copy of the node.
-    Rehearse,
-    /// Loads modules and sets sysctls.
-    Prepare,
-    /// Edits kube-proxy's configuration and restarts it.
-    Switch,
-    /// Replaces kube-proxy by another version.
-    Upgrade,
-    /// Waits until the new mode serves.
-    Converge,
-    /// Removes leftovers.
-    Clean,
-    /// Proves what must hold.
-    Verify,
-    /// Forgets stale connections.
-    Settle,
-    /// Waits for the operator.
-    Confirm,
-}
-
-impl StageName {
-    /// All of them, in order.
-    pub const ALL: [StageName; 11] = [
-        StageName::Preflight,
-        StageName::Snapshot,
-        StageName::Rehearse,
-        StageName::Prepare,
-        StageName::Switch,
-        StageName::Upgrade,
-        StageName::Converge,
-        StageName::Clean,
-        StageName::Verify,
-        StageName::Settle,
-        StageName::Confirm,
-    ];
-
-    /// Its name in a playbook and in the journal.
-    pub fn name(self) -> &'static str {
-        match self {
-            StageName::Preflight => "preflight",
-            StageName::Snapshot => "snapshot",
-            StageName::Rehearse => "rehearse",
-            StageName::Prepare => "prepare",
-            StageName::Switch => "switch",
-            StageName::Upgrade => "upgrade",
-            StageName::Converge => "converge",
-            StageName::Clean => "clean",
-            StageName::Verify => "verify",
-            StageName::Settle => "settle",
-            StageName::Confirm => "confirm",
-        }
-    }
-
-    /// The stage of that name.
-    pub fn find(name: &str) -> Option<StageName> {
-        StageName::ALL.into_iter().find(|stage| stage.name() == name)
-    }
-
-    /// True for the stages that change the node.
-    pub fn changes_the_node(self) -> bool {
-        use StageName::{Clean, Prepare, Settle, Switch, Upgrade};
-        matches!(self, Prepare | Switch | Upgrade | Clean | Settle)
-    }
-}
-
-impl fmt::Display for StageName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
+pub use crate::state::stage::StageName;
 
 /// A stage with its options.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::apply::kube_proxy::operate;
 use crate::error::{Error, Kind, Result};
+use crate::event::{Outcome, Task};
 use crate::kube_proxy::mode;
 use crate::node::observe::observe_tolerant;
 use crate::node::processes;
@@ -14,7 +15,6 @@ use crate::plan::edit::{Edit, Target, edits};
 use crate::plan::leftovers::Wanted;
 use crate::plan::merge;
 use crate::plan::{Action, Object, ObjectKind, Plan};
-use crate::run::apply_edits::ROLLBACK;
 use crate::run::apply_edits::execute;
 use crate::run::apply_edits::told;
 use crate::run::migrate::proof::verify;
@@ -27,8 +27,9 @@ use crate::run::{Context, boot_unit};
 use crate::state::NodeState;
 use crate::state::equivalence::canonical;
 use crate::state::kube_proxy::{ConfigSource, Controller};
+use crate::state::stage::RunStage;
 use crate::store::journal::{Journal, read};
-use crate::store::run::{Modes, Run, RunState};
+use crate::store::run::{Migration, Modes, Run, RunState};
 use crate::store::snapshots::Snapshot;
 
 /// How long the way back may take before somebody else begins it anew.
@@ -52,13 +53,13 @@ pub(in crate::run) fn undo(
 ) -> Result<Report> {
     run.claim();
     run.state = RunState::Running;
-    let Some(modes) = run.pending.as_mut().and_then(|pending| {
-        ROLLBACK.clone_into(&mut pending.stage);
-        pending.set_deadline(TIME);
-        pending.modes
-    }) else {
+    let Some(Migration { modes, probes, .. }) = run.migration().cloned() else {
         return Err(Error::new(Kind::Unexpected, format!("run {}", run.id), "is no migration"));
     };
+    if let Some(pending) = &mut run.pending {
+        pending.stage = RunStage::Rollback;
+        pending.set_deadline(TIME);
+    }
     context.store.update(run)?;
     if let Err(e) = watchdog::arm(context, run) {
         context.sink.warning(format!("nobody stands by: {e}"));
@@ -76,7 +77,6 @@ pub(in crate::run) fn undo(
     // In the mode that it was in all along, kube-proxy does not make anew what another one left.
     let made_anew = serves && modes.from != modes.to;
     restored += restore_cleaned(context, run, journal, !made_anew)?;
-    let probes: Vec<_> = serde_json::from_value(run.plan["probes"].clone()).unwrap_or_default();
     if let Err(e) = verify(context, context.catalogue, base, modes.from, modes, &probes) {
         trouble.push(e.to_string());
     }
@@ -118,17 +118,17 @@ fn finish(
     (restored, taken_out): (usize, usize),
     trouble: Vec<String>,
 ) -> Result<Report> {
-    let task = "verifying the rollback";
-    context.sink.started(task);
+    let task = Task::VerifyRollback;
+    context.sink.started(&task);
     boot_unit::remove()?;
     if trouble.is_empty() {
         context.store.finish(run, RunState::RolledBack)?;
-        context.sink.finished(task, "the node is as before");
+        context.sink.finished(&task, Outcome::Undone);
         let (run, already_back) = (run.id.clone(), Vec::new());
         return Ok(Report { run, restored, taken_out, already_back });
     }
     context.store.finish(run, RunState::UndonePartly)?;
-    context.sink.finished(task, format!("{} things are not as before", trouble.len()));
+    context.sink.finished(&task, Outcome::NotUndone { failures: trouble.len() });
     Err(Error::new(Kind::NotRolledBack, format!("run {}", run.id), trouble.join("; "))
         .hint("mend these by hand; the snapshot has the rules, and its restore.sh"))
 }
@@ -143,7 +143,7 @@ fn restore_config(
     trouble: &mut Vec<String>,
 ) -> Result<bool> {
     let Some((source, controller)) = settings(steps) else { return Ok(true) };
-    let task = format!("back to kube-proxy in {} mode", modes.from);
+    let task = Task::RestoreConfig { mode: modes.from.to_string() };
     context.sink.started(&task);
     let back = configure_back(context, run, source, controller).and_then(|()| {
         let before = mode::of(modes.from).services(base);
@@ -151,13 +151,11 @@ fn restore_config(
     });
     match back {
         Ok(_) => {
-            context.sink.finished(&task, format!("{source} as before, and it serves"));
+            context.sink.finished(&task, Outcome::ConfigRestored { file: source.to_string() });
             Ok(true)
         }
         Err(e) => {
-            context
-                .sink
-                .finished(&task, "it does not serve; its rules are put back from the snapshot");
+            context.sink.finished(&task, Outcome::NotServing);
             trouble.push(e.to_string());
             Ok(false)
         }
@@ -224,7 +222,7 @@ fn remove_new_mode(
     // Nobody waits on the way back, but what it cuts is said.
     drain::wait(context, &going, Duration::ZERO, &|| Ok(()))?;
     let plan_again = || left(&observe_tolerant(context.tools, context.sink)?);
-    execute(context, journal, ROLLBACK, going, &plan_again).map_err(not_back)?;
+    execute(context, journal, RunStage::Rollback, going, &plan_again).map_err(not_back)?;
     Ok(count)
 }
 
@@ -278,7 +276,7 @@ fn restore_cleaned(
     let back = way_back(&observe_tolerant(context.tools, context.sink)?);
     let count = back.edits.iter().map(Edit::objects).sum();
     let plan_again = || Ok(way_back(&observe_tolerant(context.tools, context.sink)?).edits);
-    execute(context, journal, ROLLBACK, back.edits, &plan_again).map_err(not_back)?;
+    execute(context, journal, RunStage::Rollback, back.edits, &plan_again).map_err(not_back)?;
     Ok(count)
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
+use crate::event::{Outcome, Task};
 use crate::kube_proxy::convergence::{Convergence, Expected, convergence};
 use crate::kube_proxy::services::Services;
 use crate::node::kube_proxy_api;
@@ -25,7 +26,7 @@ pub(super) fn wait(
     timeout: Duration,
     keep_waiting: &dyn Fn() -> Result<()>,
 ) -> Result<NodeState> {
-    let task = format!("waiting until kube-proxy serves in {mode} mode");
+    let task = Task::Converge { mode: mode.to_string() };
     context.sink.started(&task);
     let seen = poll(timeout, keep_waiting, || {
         let now = observe_tolerant(context.tools, context.sink)?;
@@ -38,7 +39,7 @@ pub(super) fn wait(
     })?;
     match seen {
         Poll::Ready((now, changed)) => {
-            context.sink.finished(&task, format!("{} service ports", before.len()));
+            context.sink.finished(&task, Outcome::Converged { ports: before.len() });
             changed.iter().for_each(|change| context.sink.note(change.to_string()));
             Ok(now)
         }
@@ -46,7 +47,7 @@ pub(super) fn wait(
             let shown: Vec<&str> = missing.iter().take(3).map(String::as_str).collect();
             let more = missing.len() - shown.len();
             let more = if more == 0 { String::new() } else { format!("; {more} more") };
-            context.sink.finished(&task, "not in time");
+            context.sink.finished(&task, Outcome::TimedOut);
             let cause = format!("after {} s: {}{more}", timeout.as_secs(), shown.join("; "));
             Err(Error::new(Kind::Command, format!("kube-proxy in {mode} mode"), cause)
                 .hint("its log says why"))

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::error::Result;
+use crate::event::{Outcome, Task};
 use crate::node::tools::Tool;
 use crate::plan::edit::{Direction, Edit, Target};
 use crate::run::Context;
@@ -28,17 +29,17 @@ pub(super) fn wait(
     if going.is_empty() {
         return Ok(());
     }
-    let task = "waiting for connections through ipvs to end";
-    context.sink.started(task);
+    let task = Task::Drain;
+    context.sink.started(&task);
     let seen = poll(timeout, keep_waiting, || {
         let listed = context.tools.command(Tool::Ipvsadm)?.args(["-L", "-n"]).run()?.stdout;
         let open = open(&Listing::parse("ipvsadm -L -n", &listed)?, &going);
         Ok(if open.is_empty() { Poll::Ready(()) } else { Poll::NotYet(open) })
     })?;
     match seen {
-        Poll::Ready(()) => context.sink.finished(task, "none is open"),
+        Poll::Ready(()) => context.sink.finished(&task, Outcome::Drained),
         Poll::NotYet(open) => {
-            context.sink.finished(task, format!("{} are open", count(&open)));
+            context.sink.finished(&task, Outcome::StillOpen { connections: count(&open) });
             context.sink.warning(cut(&open));
         }
     }

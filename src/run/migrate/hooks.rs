@@ -2,7 +2,7 @@
 
 use crate::apply::argv;
 use crate::error::Result;
-use crate::event::Sink;
+use crate::event::{Outcome, Sink, Task};
 use crate::plan::playbook::Hook;
 
 /// Runs a hook.
@@ -10,9 +10,9 @@ use crate::plan::playbook::Hook;
 /// # Errors
 /// [`crate::error::Kind::Command`], with what it said.
 pub(super) fn run(hook: &Hook, sink: &dyn Sink) -> Result<()> {
-    let task = format!("hook: {}", hook.run);
+    let task = Task::Hook { command: hook.run.to_string() };
     sink.started(&task);
     argv::run(&hook.run, hook.timeout)?;
-    sink.finished(&task, "done");
+    sink.finished(&task, Outcome::Succeeded);
     Ok(())
 }

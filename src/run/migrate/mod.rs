@@ -15,10 +15,9 @@ mod work;
 use std::path::Path;
 use std::time::Duration;
 
-use serde_json::json;
-
 use crate::checks::{self, Facts, Finding};
 use crate::error::{Error, Kind, Result};
+use crate::event::{Outcome, Task};
 use crate::interrupt;
 use crate::kube_proxy::mode;
 use crate::kube_proxy::running::RunningMode;
@@ -30,17 +29,20 @@ use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
 use crate::plan::playbook::{self, Playbook, Stage, StageName};
 use crate::run::change::{begin, prune, refuse_pending};
-use crate::run::probes::{self, Probe};
+use crate::run::probes;
 use crate::run::rehearsal::{Tried, rehearse};
-use crate::run::report::RecordedFinding;
+use crate::run::report::recorded;
 use crate::run::snapshot::Baseline;
 use crate::run::snapshot::take_snapshot;
 use crate::run::watchdog;
 use crate::run::{Context, boot_unit};
 use crate::state::NodeState;
 use crate::state::kube_proxy::{ConfigSource, Controller, Instances, Mode};
+use crate::state::stage::RunStage;
 use crate::state::tools::Process;
-use crate::store::run::{BINARY, Modes, Pending, Run, RunState};
+use crate::store::run::{
+    BINARY, ConfiguredBy, Migration, Modes, Pending, Probe, Run, RunKind, RunState,
+};
 
 pub(super) use back::{after_reboot, undo};
 pub use preview::{Preview, StagePreview, preview};
@@ -48,9 +50,6 @@ pub use resume::resume;
 pub(super) use steps::shown;
 
 use work::Execution;
-
-/// The verb of such a run.
-pub const MIGRATE: &str = "migrate";
 
 /// The playbook's copy in the run's folder.
 const PLAYBOOK: &str = "playbook.yaml";
@@ -119,13 +118,16 @@ pub fn migrate(
     approve: &dyn Fn(&Intended) -> Result<bool>,
 ) -> Result<Report> {
     supported(asked)?;
-    let _lock = context.lock(MIGRATE)?;
+    let _lock = context.lock(RunKind::MIGRATE)?;
     let Ready { intended, text, found, probes } = ready(context, asked)?;
     if !approve(&intended)? {
-        return Err(Error::new(Kind::Interrupted, MIGRATE, "declined; nothing was changed"));
+        return Err(Error::new(
+            Kind::Interrupted,
+            RunKind::MIGRATE,
+            "declined; nothing was changed",
+        ));
     }
     let Intended { playbook, from, warnings, .. } = intended;
-    let warnings: Vec<RecordedFinding> = warnings.iter().filter_map(RecordedFinding::of).collect();
     prune(context)?;
     let taken = take_snapshot(context, &format!("before migrate --to {}", asked.to))?;
     if playbook.stage(StageName::Rehearse).is_some() {
@@ -133,15 +135,17 @@ pub fn migrate(
         let tried = if from == asked.to { Tried::CleanUp } else { Tried::Leaving(asked.to) };
         rehearse(context, &taken, tried)?;
     }
-    let within = confirm_within(&playbook, asked);
-    let (controller, settings) = found.unzip();
-    let summary = json!({
-        "playbook": playbook.name, "confirm_within": within.map(|w| w.as_secs()),
-        "probes": probes, "controller": controller, "settings": settings,
-        "findings": warnings, "ignored": asked.ignore,
-    });
+    let migration = Migration {
+        modes: Modes { from, to: playbook.to },
+        playbook: playbook.name.clone(),
+        confirm_within: confirm_within(&playbook, asked).map(|time| time.as_secs()),
+        probes: probes.clone(),
+        kube_proxy: found.map(|(controller, source)| ConfiguredBy { controller, source }),
+        findings: warnings.iter().filter_map(recorded).collect(),
+        ignored: asked.ignore.to_vec(),
+    };
     let _change = interrupt::change();
-    let (run, journal) = open(context, &playbook, &text, &taken, from, summary)?;
+    let (run, journal) = open(context, migration, &text, &taken)?;
     let work =
         Execution { context, playbook, run, journal, base: taken.state, later: None, probes };
     work.go(None)
@@ -269,8 +273,8 @@ fn preflight(
     let Some(Stage::Preflight(lists)) = playbook.stage(StageName::Preflight) else {
         return Ok(Vec::new());
     };
-    let task = "judging the node";
-    context.sink.started(task);
+    let task = Task::Check;
+    context.sink.started(&task);
     let live = live_facts::probe(now, Some(context.store.dir()));
     let ownership = Ownership::of(context.catalogue, now);
     let facts = Facts {
@@ -282,7 +286,7 @@ fn preflight(
         (listed(&lists.block, id) || listed(&lists.warn, id)) && !listed(asked.ignore, id)
     };
     let findings = checks::run(&facts, &wanted);
-    context.sink.finished(task, format!("{} checks", findings.len()));
+    context.sink.finished(&task, Outcome::Checked { checks: findings.len() });
     let (found, rest): (Vec<_>, Vec<_>) =
         findings.into_iter().partition(|f| matches!(f.verdict, checks::Verdict::Found(_)));
     for finding in rest.iter().filter(|f| matches!(f.verdict, checks::Verdict::Unknown(_))) {
@@ -312,16 +316,15 @@ fn preflight(
 
 /// Asks the services; those that do not answer are named and not asked again.
 fn baseline(context: &Context<'_>, now: &NodeState, mode: Mode) -> Vec<Probe> {
-    let task = "asking the node's services";
-    context.sink.started(task);
+    let task = Task::Probe;
+    context.sink.started(&task);
     let (passed, failed) = probes::ask(probes::choose(&mode::of(mode).services(now), now));
     for (probe, e) in &failed {
         let text = format!("{probe}: {e}, before anything was changed; it is not judged further");
         context.sink.warning(text);
     }
-    context
-        .sink
-        .finished(task, format!("{} of {} answer", passed.len(), passed.len() + failed.len()));
+    let all = passed.len() + failed.len();
+    context.sink.finished(&task, Outcome::Probed { answered: passed.len(), all });
     passed
 }
 
@@ -336,19 +339,17 @@ fn confirm_within(playbook: &Playbook, asked: &Asked<'_>) -> Option<Duration> {
 /// Begins the run: its folder, its journal, and the process that stands by.
 fn open(
     context: &Context<'_>,
-    playbook: &Playbook,
-    text: &str,
+    migration: Migration,
+    playbook: &str,
     taken: &Baseline,
-    from: Mode,
-    summary: serde_json::Value,
 ) -> Result<(Run, crate::store::journal::Journal)> {
     // What will be removed is written down whole, twice with what undoes it.
     let rules: usize = taken.state.files.values().map(|text| text.len()).sum();
-    let (mut run, journal) = begin(context, MIGRATE, taken, summary, &[], 4 * rules as u64)?;
-    let modes = Modes { from, to: playbook.to };
-    run.pending = Some(Pending::new(Some(modes), MIGRATE, MARGIN));
+    let (mut run, journal) =
+        begin(context, RunKind::Migrate(migration), taken, &[], 4 * rules as u64)?;
+    run.pending = Some(Pending::new(RunStage::Begun, MARGIN));
     let dir = context.store.run_dir(&run.id);
-    let armed = steps::keep(&dir.join(PLAYBOOK), text)
+    let armed = steps::keep(&dir.join(PLAYBOOK), playbook)
         .and_then(|()| watchdog::arm(context, &mut run))
         .and_then(|()| match systemd::runs_the_node() {
             true => boot_unit::write(&dir.join(BINARY), context.store.dir()),

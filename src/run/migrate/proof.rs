@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
+use crate::event::{Outcome, Task};
 use crate::kube_proxy::mode;
 use crate::kube_proxy::parity::{What, parity};
 use crate::kube_proxy::services::Services;
@@ -10,11 +11,11 @@ use crate::node::observe::observe_tolerant;
 use crate::owners::catalogue::Catalogue;
 use crate::plan::foreign::lost;
 use crate::run::Context;
-use crate::run::probes::{self, Probe};
+use crate::run::probes;
 use crate::run::wait::{Poll, poll};
 use crate::state::NodeState;
 use crate::state::kube_proxy::Mode;
-use crate::store::run::Modes;
+use crate::store::run::{Modes, Probe};
 
 /// How long a kube-proxy that was just started may still lack services: it writes for the first time
 /// when it has the list of all, not when it has dealt with each.
@@ -34,8 +35,8 @@ pub(super) fn verify(
     probes: &[Probe],
 ) -> Result<()> {
     let sink = context.sink;
-    let task = "verifying against the kernel";
-    sink.started(task);
+    let task = Task::VerifyKernel;
+    sink.started(&task);
     let now = observe_tolerant(context.tools, sink)?;
     let (gone, healing): (Vec<_>, Vec<_>) =
         lost(catalogue, base, &now).into_iter().partition(|l| l.for_good());
@@ -43,16 +44,17 @@ pub(super) fn verify(
         sink.note(format!("not there now, its owner puts it back within {}: {lost}", lost.heals));
     }
     if let Some(first) = gone.first() {
-        sink.finished(task, format!("{} rules of others are lost", gone.len()));
+        sink.finished(&task, Outcome::ForeignMissing { rules: gone.len() });
         let cause = "was there before, and is not in its place now";
         return Err(Error::new(Kind::Kernel, first.to_string(), cause));
     }
-    sink.finished(task, "what is not kube-proxy's is all there, in the same order");
+    sink.finished(&task, Outcome::ForeignUnchanged);
     wait_for_parity(context, &mode::of(modes.from).services(base), now, mode)?;
-    let task = "asking the node's services again";
-    sink.started(task);
+    let task = Task::ProbeAgain;
+    sink.started(&task);
     let (passed, failed) = probes::ask(probes.to_vec());
-    sink.finished(task, format!("{} of {} answer", passed.len(), passed.len() + failed.len()));
+    let all = passed.len() + failed.len();
+    sink.finished(&task, Outcome::Probed { answered: passed.len(), all });
     match failed.first() {
         None => Ok(()),
         Some((probe, e)) => Err(Error::new(

@@ -9,13 +9,13 @@ use crate::plan::invariants::{Outcome, outcome};
 use crate::plan::playbook::{Playbook, StageName, When};
 use crate::run::Context;
 use crate::run::apply_edits::Place;
-use crate::run::apply_edits::ROLLBACK;
 use crate::run::apply_edits::settle;
 use crate::run::apply_edits::told;
 use crate::run::migrate::work::Execution;
 use crate::run::migrate::{PLAYBOOK, Report};
 use crate::run::snapshot::load_baseline;
 use crate::state::argv::Rerun;
+use crate::state::stage::RunStage;
 use crate::store::journal::{Entry, Journal, read};
 use crate::store::run::Run;
 
@@ -28,10 +28,10 @@ pub fn resume(context: &Context<'_>, mut run: Run) -> Result<Report> {
         Err(Error::new(Kind::Pending, format!("run {}", run.id), cause)
             .hint("`proxyshift rollback` brings the node back"))
     };
-    let Some((modes, stage)) = run.pending.as_ref().and_then(|s| Some((s.modes?, s.stage.clone())))
-    else {
+    let Some((migration, pending)) = run.migration().zip(run.pending.as_ref()) else {
         return only_back(&run, "is not a migration");
     };
+    let (modes, stage, probes) = (migration.modes, pending.stage, migration.probes.clone());
     if run.boot_id != crate::clock::boot_id() {
         return only_back(&run, "the node was rebooted since");
     }
@@ -42,25 +42,24 @@ pub fn resume(context: &Context<'_>, mut run: Run) -> Result<Report> {
     let playbook = Playbook::parse(&file, &text, modes.from)?;
     let (journal, lines) = Journal::open(&dir)?;
     let told = told(lines)?;
-    if told.rolling_back || stage == ROLLBACK {
+    if told.rolling_back || stage == RunStage::Rollback {
         return only_back(&run, "it had begun to roll back");
     }
     let base = load_baseline(context, &run)?;
-    let probes = serde_json::from_value(run.plan["probes"].clone()).unwrap_or_default();
     run.claim();
     context.store.update(&run)?;
-    context.sink.run(&run.id, &run.verb);
+    context.sink.run(&run.id, run.verb());
     let mut work = Execution { context, playbook, run, journal, base, later: None, probes };
     if let Some((edit, place)) = told.open {
         work.close_open_edit(&edit, &place)?;
     }
-    if let Some(hook) = work.asks_first(&read(&dir)?, &stage) {
+    let stage = stage.of_playbook();
+    if let Some(hook) = work.asks_first(&read(&dir)?, stage) {
         return only_back(
             &work.run,
             &format!("`{hook}` may have run already, and must not run twice"),
         );
     }
-    let stage = StageName::find(&stage);
     work.go(stage)
 }
 
@@ -82,8 +81,8 @@ impl Execution<'_> {
     }
 
     /// A command that may have run already in the stage that was cut off, and must not run twice.
-    fn asks_first(&self, entries: &[Entry], stage: &str) -> Option<String> {
-        let name = StageName::find(stage)?;
+    fn asks_first(&self, entries: &[Entry], stage: Option<StageName>) -> Option<String> {
+        let name = stage?;
         let begun =
             |command: &str| entries.iter().any(|e| e.edit["hook"].as_str() == Some(command));
         let hooks = [When::Before, When::After]

@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::apply::kube_proxy::operate;
 use crate::apply::{argv, conntrack, files, modules, sysctl};
 use crate::error::{Error, Kind, Result};
+use crate::event::{Outcome, Task};
 use crate::interrupt;
 use crate::kube_proxy::mode;
 use crate::kube_proxy::running::configured;
@@ -22,7 +23,6 @@ use crate::node::sysctls;
 use crate::owners::matcher::Ownership;
 use crate::plan::leftovers::Wanted;
 use crate::plan::playbook::{Clean, Converge, Means, Prepare, StageName, Switch, Upgrade};
-use crate::run::apply_edits::CLEAN;
 use crate::run::change::{Changed, apply_and_verify};
 use crate::run::migrate::proof::verify;
 use crate::run::migrate::steps::{self, AFTER, BEFORE, Step};
@@ -34,6 +34,8 @@ use crate::run::snapshot::take_snapshot;
 use crate::state::NodeState;
 use crate::state::ipvs::Protocol;
 use crate::state::kube_proxy::{ConfigSource, Controller, Mode};
+use crate::state::stage::RunStage;
+use crate::store::run::ConfiguredBy;
 use crate::store::snapshots::Snapshot;
 
 impl Execution<'_> {
@@ -44,8 +46,8 @@ impl Execution<'_> {
     /// Loads modules and sets sysctls, now and for the next boot.
     pub(super) fn prepare(&mut self, prepare: &Prepare) -> Result<()> {
         let (sink, stage) = (self.context.sink, StageName::Prepare.name());
-        let task = "preparing the kernel";
-        sink.started(task);
+        let task = Task::Prepare;
+        sink.started(&task);
         let known = live_facts::modules::read();
         let wanted = modules_for(&prepare.modules, self.configured_modules());
         for name in &wanted {
@@ -79,7 +81,10 @@ impl Execution<'_> {
             files::persist(path, from.as_deref(), Some(&to))?;
             steps::done(&mut self.journal, stage, number)?;
         }
-        sink.finished(task, format!("{} modules, {number} settings", wanted.len()));
+        sink.finished(
+            &task,
+            Outcome::Prepared { modules: wanted.len(), settings: number as usize },
+        );
         Ok(())
     }
 
@@ -93,7 +98,7 @@ impl Execution<'_> {
     pub(super) fn switch(&mut self, switch: &Switch) -> Result<()> {
         let (sink, stage) = (self.context.sink, StageName::Switch.name());
         let to = self.playbook.to;
-        let task = format!("switching kube-proxy to {to} mode");
+        let task = Task::Switch { mode: to.to_string() };
         sink.started(&task);
         let (controller, source) = self.kube_proxy()?;
         let dir = self.context.store.run_dir(&self.run.id);
@@ -106,7 +111,7 @@ impl Execution<'_> {
         let edit = mode::of(to).config_edit(&self.base, &ownership);
         let after = source.edit(&before, &edit)?;
         if after == before && self.base_serves(to) {
-            sink.finished(&task, "it runs in that mode already");
+            sink.finished(&task, Outcome::AlreadySwitched);
             return Ok(());
         }
         let now = observe_tolerant(self.context.tools, sink)?;
@@ -120,17 +125,19 @@ impl Execution<'_> {
         let (from, to) = (Some(before.as_str()), Some(after.as_str()));
         let pid = operate(&controller).configure(&source, from, to, switch.timeout)?;
         steps::done(&mut self.journal, stage, 1)?;
-        sink.finished(&task, format!("{source} edited, {controller} restarted (pid {pid})"));
+        let (file, controller) = (source.to_string(), controller.to_string());
+        sink.finished(&task, Outcome::Switched { file, controller, pid });
         Ok(())
     }
 
     /// Who runs kube-proxy and where it is told its mode, as found before anything was changed.
     fn kube_proxy(&self) -> Result<(Controller, ConfigSource)> {
-        let read = |name: &str| self.run.plan[name].clone();
-        let broken = |e| Error::new(Kind::Store, format!("run {}", self.run.id), e);
-        let controller = serde_json::from_value(read("controller")).map_err(broken)?;
-        let settings = serde_json::from_value(read("settings")).map_err(broken)?;
-        Ok((controller, settings))
+        let found = self.run.migration().and_then(|migration| migration.kube_proxy.clone());
+        let ConfiguredBy { controller, source } = found.ok_or_else(|| {
+            let cause = "does not say what restarts kube-proxy";
+            Error::new(Kind::Store, format!("run {}", self.run.id), cause)
+        })?;
+        Ok((controller, source))
     }
 
     fn base_serves(&self, mode: Mode) -> bool {
@@ -146,15 +153,15 @@ impl Execution<'_> {
         };
         match &upgrade.by {
             Means::Command { run, .. } => {
-                let task = format!("upgrading: {run}");
+                let task = Task::Upgrade { command: run.to_string() };
                 sink.started(&task);
                 argv::run(run, upgrade.timeout)?;
-                sink.finished(&task, "done");
+                sink.finished(&task, Outcome::Succeeded);
             }
             Means::Operator { ask } => {
                 sink.warning(ask.clone());
-                let task = "waiting for another kube-proxy to run";
-                sink.started(task);
+                let task = Task::AwaitUpgrade;
+                sink.started(&task);
                 let start = Instant::now();
                 loop {
                     let now = observe_tolerant(self.context.tools, sink)?;
@@ -162,14 +169,14 @@ impl Execution<'_> {
                         break;
                     }
                     if start.elapsed() > upgrade.timeout {
-                        sink.finished(task, "not in time");
+                        sink.finished(&task, Outcome::TimedOut);
                         let cause = format!("pid {old} still runs after {:?}", upgrade.timeout);
                         return Err(Error::new(Kind::Command, "kube-proxy", cause));
                     }
                     interrupt::check("waiting for the upgrade")?;
                     std::thread::sleep(Duration::from_secs(1));
                 }
-                sink.finished(task, "it runs");
+                sink.finished(&task, Outcome::Replaced);
             }
         }
         Ok(())
@@ -215,7 +222,15 @@ impl Execution<'_> {
         drain::wait(context, &edits, clean.drain, &|| interrupt::check("draining"))?;
         let plan_again =
             || wanted.edits(context.catalogue, &observe_tolerant(context.tools, context.sink)?);
-        apply_and_verify(context, &self.run, &mut self.journal, CLEAN, &base, edits, &plan_again)
+        apply_and_verify(
+            context,
+            &self.run,
+            &mut self.journal,
+            RunStage::CLEAN,
+            &base,
+            edits,
+            &plan_again,
+        )
     }
 
     /// Proves that what is not kube-proxy's is as before, and that the services answer.
@@ -232,8 +247,8 @@ impl Execution<'_> {
 
     /// Forgets stale UDP connections to services.
     pub(super) fn settle(&mut self) -> Result<()> {
-        let task = "forgetting stale UDP connections to services";
-        self.context.sink.started(task);
+        let task = Task::Settle;
+        self.context.sink.started(&task);
         let now = observe_tolerant(self.context.tools, self.context.sink)?;
         let mut conntrack = Conntrack::open()?;
         let mut forgotten = 0;
@@ -241,7 +256,7 @@ impl Execution<'_> {
             forgotten += usize::from(conntrack::delete(&mut conntrack, &entry)?);
         }
         steps::note(&mut self.journal, StageName::Settle.name(), json!({"forgotten": forgotten}))?;
-        self.context.sink.finished(task, format!("{forgotten} forgotten"));
+        self.context.sink.finished(&task, Outcome::Settled { deleted: forgotten });
         Ok(())
     }
 

@@ -11,12 +11,12 @@ use crate::kube_proxy::services::Services;
 use crate::plan::playbook::{Clean, Converge, Playbook, Stage, StageName, Switch, Upgrade, When};
 use crate::run::change::{prune, rollback_error};
 use crate::run::migrate::{MARGIN, Report, back, hooks, steps};
-use crate::run::probes::Probe;
 use crate::run::watchdog;
 use crate::run::{Context, boot_unit, confirm};
 use crate::state::NodeState;
+use crate::state::stage::RunStage;
 use crate::store::journal::Journal;
-use crate::store::run::{Modes, Run, RunState};
+use crate::store::run::{Modes, Probe, Run, RunState};
 
 /// A migration under way.
 pub(super) struct Execution<'a> {
@@ -88,7 +88,7 @@ impl Execution<'_> {
             self.playbook.hooks.at(when, name).iter().map(|hook| hook.timeout).sum::<Duration>()
         });
         if let Some(pending) = &mut self.run.pending {
-            pending.stage = name.name().to_owned();
+            pending.stage = RunStage::Playbook(name);
             pending.set_deadline(time + hooks[0] + hooks[1] + MARGIN);
         }
         self.context.store.update(&self.run)?;
@@ -106,17 +106,15 @@ impl Execution<'_> {
 
     pub(super) fn modes(&self) -> Modes {
         let asked = Modes { from: self.playbook.from, to: self.playbook.to };
-        self.run.pending.as_ref().and_then(|s| s.modes).unwrap_or(asked)
+        self.run.modes().unwrap_or(asked)
     }
 
     /// The stages are done: the run waits to be confirmed, or is kept.
     fn end(mut self, removed: usize, others: Vec<String>) -> Result<Report> {
         let context = self.context;
         let modes = self.modes();
-        match self.run.plan["confirm_within"].as_u64() {
-            Some(seconds) => {
-                confirm::wait_for(context, &mut self.run, Duration::from_secs(seconds))?;
-            }
+        match self.run.confirm_within() {
+            Some(time) => confirm::wait_for(context, &mut self.run, time)?,
             None => {
                 context.store.finish(&mut self.run, RunState::Done)?;
                 boot_unit::remove()?;
@@ -139,7 +137,7 @@ impl Execution<'_> {
     fn undo(&mut self, cause: Error) -> Error {
         let context = self.context;
         context.sink.warning(format!("{cause}; undoing"));
-        let _ = steps::failed(&mut self.journal, "migrate", &cause);
+        let _ = steps::failed(&mut self.journal, RunStage::Begun.name(), &cause);
         let undone = back::undo(context, &mut self.run, &mut self.journal, &self.base);
         rollback_error(cause, undone)
     }

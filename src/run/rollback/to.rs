@@ -56,7 +56,7 @@ pub fn rollback_to(
     let RollbackPlan { snapshot, runs } = way;
     let mut undone = Vec::new();
     for run in runs {
-        context.sink.note(format!("undoing run {} ({})", run.id, run.verb));
+        context.sink.note(format!("undoing run {} ({})", run.id, run.verb()));
         undone.push(back(context, run)?);
     }
     let now = observe_tolerant(context.tools, context.sink)?;
@@ -150,6 +150,7 @@ fn across(runs: &[Run], snapshot: &Manifest) -> Option<Run> {
 mod tests {
     use super::*;
     use crate::runtime::Netns;
+    use crate::store::run::{Cleanup, RunKind};
 
     fn here() -> Manifest {
         let netns = Netns::current().unwrap().inode;
@@ -186,7 +187,7 @@ mod tests {
             ("20261121T201502Z-800001", RunState::RolledBack),
             ("20261121T201503Z-000000", RunState::UndonePartly),
         ] {
-            let mut run = store.start("cleanup", id, serde_json::Value::Null).unwrap();
+            let mut run = store.start(RunKind::Cleanup(Cleanup::default()), id).unwrap();
             store.finish(&mut run, state).unwrap();
             all.push(run);
         }

@@ -20,18 +20,34 @@ const PIECE: usize = 100;
 /// What a program says then; the line that it names has nothing to do with it.
 const TOO_LONG: &str = "Message too long";
 
-/// Loads sets, then rules, then native tables. Returns what this kernel cannot hold, by name.
+/// What this kernel does not support, by name.
+#[derive(Debug, Default)]
+pub struct Unsupported {
+    /// Sets and rules: a line of a save.
+    pub lines: Vec<String>,
+    /// Virtual servers.
+    pub servers: Vec<String>,
+}
+
+impl Unsupported {
+    /// The names of all.
+    pub fn into_names(self) -> Vec<String> {
+        [self.lines, self.servers].concat()
+    }
+}
+
+/// Loads sets, then rules, then native tables. Returns what this kernel does not support.
 ///
 /// # Errors
 /// A tool that is missing, or a refusal that names no line.
-pub fn load(state: &NodeState, tools: &Tools) -> Result<Vec<String>> {
-    let mut left_out = Vec::new();
+pub fn load(state: &NodeState, tools: &Tools) -> Result<Unsupported> {
+    let mut lines = Vec::new();
     if !state.ipsets.sets.is_empty() {
         let command = Command::new(tools.tool(Tool::Ipset)?).args(["restore"]);
-        load_lines(&command, "ipset", state.ipsets.render(), &mut left_out)?;
+        load_lines(&command, "ipset", state.ipsets.render(), &mut lines)?;
     }
     for (id, ruleset) in &state.rulesets {
-        load_ruleset(*id, ruleset.text(), tools, &mut left_out)?;
+        load_ruleset(*id, ruleset.text(), tools, &mut lines)?;
     }
     if !state.native_tables().is_empty() {
         Command::new(tools.tool(Tool::Nft)?)
@@ -39,25 +55,23 @@ pub fn load(state: &NodeState, tools: &Tools) -> Result<Vec<String>> {
             .stdin(rebuild(state.native_tables().iter().flat_map(|t| &t.objects)).to_string())
             .run()?;
     }
-    load_ipvs(state, tools, &mut left_out)?;
-    Ok(left_out)
+    Ok(Unsupported { lines, servers: load_ipvs(state, tools)? })
 }
 
-/// Virtual servers, where this kernel has ipvs.
-fn load_ipvs(state: &NodeState, tools: &Tools, left_out: &mut Vec<String>) -> Result<()> {
+/// Loads virtual servers where this kernel has ipvs; else returns their names.
+fn load_ipvs(state: &NodeState, tools: &Tools) -> Result<Vec<String>> {
     let servers = &state.ipvs.servers;
     if servers.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     if !subsystems::ip_vs() {
-        left_out.extend(servers.iter().map(|s| format!("virtual server {}", s.service)));
-        return Ok(());
+        return Ok(servers.iter().map(|s| format!("virtual server {}", s.service)).collect());
     }
     // Before a namespace has its first address, no other address is one to the kernel.
     Command::new(tools.tool(Tool::Ip)?).args(["link", "set", "lo", "up"]).run()?;
     let command = Command::new(tools.tool(Tool::Ipvsadm)?).args(["-R"]);
     command.stdin(state.ipvs.render()).run()?;
-    Ok(())
+    Ok(Vec::new())
 }
 
 fn load_ruleset(

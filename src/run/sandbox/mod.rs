@@ -19,7 +19,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
-use crate::event::{Event, Sink};
+use crate::event::{Claim, Event, Sink};
 use crate::node::command::child;
 use crate::node::tools::{Tool, Tools};
 use crate::plan::edit::Edit;
@@ -47,8 +47,8 @@ pub struct Report {
     pub left_out: Vec<String>,
     /// Objects removed and put back.
     pub removed: usize,
-    /// What was proven, in order.
-    pub proofs: Vec<String>,
+    /// What was verified, in order.
+    pub claims: Vec<Claim>,
 }
 
 /// One line of the inner process.

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
-use crate::event::{Event, Silent, Sink};
+use crate::event::{Claim, Moment, Outcome, Silent, Sink, Task};
 use crate::kube_proxy::takeover::predict_takeover;
 use crate::node::observe::observe_tolerant;
 use crate::node::tools::Tools;
@@ -18,7 +18,6 @@ use crate::plan::edit::{Edit, by_themselves, edits};
 use crate::plan::invariants::{rest, unexpected};
 use crate::plan::leftovers::{Wanted, leftovers_after};
 use crate::run::Context;
-use crate::run::apply_edits::CLEAN;
 use crate::run::apply_edits::execute;
 use crate::run::rollback;
 use crate::run::sandbox::Report;
@@ -30,8 +29,10 @@ use crate::run::snapshot::write_snapshot;
 use crate::state::NodeState;
 use crate::state::ipset::IpSets;
 use crate::state::kube_proxy::Mode;
+use crate::state::stage::RunStage;
 use crate::store::Store;
 use crate::store::journal::Journal;
+use crate::store::run::{Cleanup, RunKind};
 use crate::store::snapshots::Snapshot;
 
 /// Whose leftovers a migration removes.
@@ -87,7 +88,7 @@ pub(super) fn validate(dir: &Path, tools: &Tools) -> Result<Report> {
     let folder = Given::open(dir, None)?;
     let given = folder.state()?;
     own_run()?;
-    let left_out = load(&given, tools)?;
+    let left_out = load(&given, tools)?.into_names();
     let loaded = given.fingerprint();
     drop(given);
     let now = observe_tolerant(tools, &Silent)?;
@@ -117,37 +118,32 @@ fn same_rules(what: &str, before: &NodeState, after: &NodeState, edits: &[Edit])
     Ok(rules(after).saturating_sub(edits.iter().map(Edit::rules_added).sum()))
 }
 
-/// How close two states are whose rules mean the same: the same to the byte, but for rules that
-/// only one of them has?
-fn same_bytes(a: &NodeState, b: &NodeState) -> &'static str {
+/// Whether two states whose rules mean the same are the same to the byte, but for rules that only one
+/// of them has.
+fn same_bytes(a: &NodeState, b: &NodeState) -> bool {
     fn texts(state: &NodeState) -> BTreeSet<&str> {
         let rules = state.rulesets.values().flat_map(|r| r.tables.iter().map(move |t| (r, t)));
         rules.flat_map(|(r, t)| t.rules().map(|(_, _, rule)| r.rule_text(rule))).collect()
     }
     let (a, b) = (texts(a), texts(b));
-    if a.is_superset(&b) || b.is_superset(&a) {
-        "are the same to the byte"
-    } else {
-        "mean the same"
-    }
+    a.is_superset(&b) || b.is_superset(&a)
 }
 
-/// What has been proven so far, told as it happens.
-struct Proofs<'a> {
+/// What has been verified so far, reported as it happens.
+struct Claims<'a> {
     sink: &'a dyn Sink,
-    told: Vec<String>,
+    all: Vec<Claim>,
 }
 
-impl Proofs<'_> {
-    fn hold(&mut self, what: impl Into<String>) {
-        let what = what.into();
-        self.sink.emit(Event::Proved { what: what.clone(), evidence: String::new() });
-        self.told.push(what);
+impl Claims<'_> {
+    fn verified(&mut self, claim: Claim) {
+        self.sink.verified(claim.clone());
+        self.all.push(claim);
     }
 
-    fn packets(&mut self, when: &str, hosts: Option<&Hosts>) -> Result<()> {
-        for proof in hosts.map(Hosts::probe).transpose()?.into_iter().flatten() {
-            self.hold(format!("{when}: {proof}"));
+    fn packets(&mut self, when: Moment, hosts: Option<&Hosts>) -> Result<()> {
+        for path in hosts.map(Hosts::probe).transpose()?.into_iter().flatten() {
+            self.verified(Claim::Packet { when, path });
         }
         Ok(())
     }
@@ -162,29 +158,28 @@ pub(super) fn rehearse(dir: &Path, asked: Asked, tools: &Tools, sink: &dyn Sink)
     let folder = Given::open(dir, to)?;
     let given = folder.state()?;
     own_run()?;
-    let mut proofs = Proofs { sink, told: Vec::new() };
+    let mut claims = Claims { sink, all: Vec::new() };
 
-    let task = "loading the node into a private namespace";
-    sink.started(task);
+    let task = Task::Load;
+    sink.started(&task);
     create_stand_ins(&given, tools)?;
-    let left_out = load(&given, tools)?;
+    let unsupported = load(&given, tools)?;
     let mut hosts = Hosts::attach(&given, tools)?;
     let captured = given.fingerprint();
     drop(given);
     let now = observe_tolerant(tools, &Silent)?;
-    let loaded = match left_out.iter().any(|o| !o.starts_with("virtual server")) {
-        false => {
-            if now.fingerprint() != captured {
-                same_rules("the capture", &folder.state()?, &now, &[])?;
-            }
-            let less = to.map(|to| format!(", less what {to} mode writes over"));
-            let less = less.unwrap_or_default();
-            format!("{} rules mean the same as in the capture{less}", rules(&now))
+    let all_rules = unsupported.lines.is_empty();
+    let left_out = unsupported.into_names();
+    let loaded = if all_rules {
+        if now.fingerprint() != captured {
+            same_rules("the capture", &folder.state()?, &now, &[])?;
         }
-        true => format!("all but {} objects that this kernel cannot hold", left_out.len()),
+        Outcome::Loaded { rules: rules(&now), less: to.map(|to| to.to_string()) }
+    } else {
+        Outcome::LoadedPartly { unsupported: left_out.len() }
     };
-    sink.finished(task, &loaded);
-    proofs.told.push(format!("loaded: {loaded}"));
+    sink.finished(&task, loaded.clone());
+    claims.all.push(Claim::Loaded { outcome: loaded });
     let store = Store::open(Some(Path::new("/run/proxyshift-store")))?;
     let catalogue = Catalogue::builtin()?;
     let context = Context {
@@ -202,7 +197,9 @@ pub(super) fn rehearse(dir: &Path, asked: Asked, tools: &Tools, sink: &dyn Sink)
         None => sink.note("the node has no docker bridge whose packets could be followed"),
         Some(hosts) => {
             let (passed, failed) = hosts.baseline();
-            passed.into_iter().for_each(|p| proofs.hold(format!("before: {p}")));
+            for path in passed {
+                claims.verified(Claim::Packet { when: Moment::Before, path });
+            }
             for e in failed {
                 sink.warning(format!("{e}, before anything was changed; it is not judged further"));
             }
@@ -210,8 +207,8 @@ pub(super) fn rehearse(dir: &Path, asked: Asked, tools: &Tools, sink: &dyn Sink)
     }
 
     let (what, after) = match asked {
-        Asked::Edits(_) => ("the remedies", "after mending"),
-        Asked::CleanUp | Asked::Leaving(_) => ("the clean-up", "after cleaning"),
+        Asked::Edits(_) => ("the remedies", Moment::AfterFix),
+        Asked::CleanUp | Asked::Leaving(_) => ("the clean-up", Moment::AfterCleanup),
     };
     let edits = match asked {
         Asked::Edits(edits) => edits,
@@ -224,38 +221,39 @@ pub(super) fn rehearse(dir: &Path, asked: Asked, tools: &Tools, sink: &dyn Sink)
     };
     if edits.is_empty() {
         sink.note("there is nothing to remove");
-        return Ok(Report { left_out, removed: 0, proofs: proofs.told });
+        return Ok(Report { left_out, removed: 0, claims: claims.all });
     }
     let mut base = rest(state_in(&snapshot.dir)?, &edits)?;
-    let mut run = store.start("rehearse", &snapshot.id, serde_json::Value::Null)?;
+    let mut run = store.start(RunKind::Cleanup(Cleanup::default()), &snapshot.id)?;
     let mut journal = Journal::create(&store.run_dir(&run.id), 4096)?;
-    let edits = execute(&context, &mut journal, CLEAN, edits, &|| {
+    let edits = execute(&context, &mut journal, RunStage::CLEAN, edits, &|| {
         Err(Error::new(Kind::Rehearsal, "the private namespace", "changed by someone else"))
     })
     .map_err(rehearsal)?;
     let clean = observe_tolerant(tools, &Silent)?;
     let kept = same_rules(what, &base, &clean, &edits)?;
-    let how = same_bytes(&base, &clean);
+    let identical = same_bytes(&base, &clean);
     drop(clean);
     // Held against it just now; undoing asks which sets there are, not which there were.
     base.ipsets = IpSets::default();
     let removed = edits.iter().map(Edit::objects).sum();
     drop(edits);
-    proofs.hold(format!("{after}: the {kept} other rules {how}, in the same order"));
-    proofs.packets(after, hosts.as_ref())?;
+    claims.verified(Claim::Rules { when: after, count: kept, identical });
+    claims.packets(after, hosts.as_ref())?;
 
     rollback::undo(&context, &mut run, &mut journal, &base).map_err(rehearsal)?;
     let back = observe_tolerant(tools, &Silent)?;
-    let how = if back.fingerprint() == before {
-        "are the same to the byte"
+    let identical = if back.fingerprint() == before {
+        true
     } else {
         let base = state_in(&snapshot.dir)?;
         same_rules("the rollback", &base, &back, &[])?;
         same_bytes(&base, &back)
     };
-    proofs.hold(format!("after rollback: all {} rules {how} as before", rules(&back)));
-    proofs.packets("after rollback", hosts.as_ref())?;
-    Ok(Report { left_out, removed, proofs: proofs.told })
+    let when = Moment::AfterRollback;
+    claims.verified(Claim::Rules { when, count: rules(&back), identical });
+    claims.packets(when, hosts.as_ref())?;
+    Ok(Report { left_out, removed, claims: claims.all })
 }
 
 /// The edits of a plan for `state`.

@@ -28,7 +28,7 @@ fn approve(command: &Command<'_>, way: &RollbackPlan) -> Result<bool> {
     }
     let RollbackPlan { snapshot, runs } = way;
     let row = |run: &crate::store::run::Run| {
-        vec![format!("  {}", run.id), run.verb.clone(), run.started.clone()]
+        vec![format!("  {}", run.id), run.verb().to_owned(), run.started.clone()]
     };
     eprintln!(
         "Back to snapshot {} of {} ({}). These runs are undone, the last first:\n{}\

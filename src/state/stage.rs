@@ -1,0 +1,166 @@
+//! The stages of a run, by name.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// The names of stages, in the order in which they may stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StageName {
+    /// Runs the checks.
+    Preflight,
+    /// Takes the snapshot that a rollback restores.
+    Snapshot,
+    /// Tries the run in a private namespace.
+    Rehearse,
+    /// Loads modules and sets sysctls.
+    Prepare,
+    /// Edits kube-proxy's configuration and restarts it.
+    Switch,
+    /// Replaces kube-proxy by another version.
+    Upgrade,
+    /// Waits until the new mode serves.
+    Converge,
+    /// Removes leftovers.
+    Clean,
+    /// Verifies the node against the kernel.
+    Verify,
+    /// Deletes stale entries of conntrack.
+    Settle,
+    /// Waits for the operator.
+    Confirm,
+}
+
+impl StageName {
+    /// All of them, in order.
+    pub const ALL: [StageName; 11] = [
+        StageName::Preflight,
+        StageName::Snapshot,
+        StageName::Rehearse,
+        StageName::Prepare,
+        StageName::Switch,
+        StageName::Upgrade,
+        StageName::Converge,
+        StageName::Clean,
+        StageName::Verify,
+        StageName::Settle,
+        StageName::Confirm,
+    ];
+
+    /// Its name in a playbook and in the journal.
+    pub fn name(self) -> &'static str {
+        match self {
+            StageName::Preflight => "preflight",
+            StageName::Snapshot => "snapshot",
+            StageName::Rehearse => "rehearse",
+            StageName::Prepare => "prepare",
+            StageName::Switch => "switch",
+            StageName::Upgrade => "upgrade",
+            StageName::Converge => "converge",
+            StageName::Clean => "clean",
+            StageName::Verify => "verify",
+            StageName::Settle => "settle",
+            StageName::Confirm => "confirm",
+        }
+    }
+
+    /// The stage of that name.
+    pub fn find(name: &str) -> Option<StageName> {
+        StageName::ALL.into_iter().find(|stage| stage.name() == name)
+    }
+
+    /// True for the stages that change the node.
+    pub fn changes_the_node(self) -> bool {
+        use StageName::{Clean, Prepare, Settle, Switch, Upgrade};
+        matches!(self, Prepare | Switch | Upgrade | Clean | Settle)
+    }
+}
+
+impl fmt::Display for StageName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The stage that a run is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "&'static str")]
+pub enum RunStage {
+    /// A migration before the first stage that changes the node.
+    Begun,
+    /// A stage of a playbook; of a clean-up as well.
+    Playbook(StageName),
+    /// The remedies of checks are applied.
+    Fix,
+    /// The run is undone.
+    Rollback,
+}
+
+impl RunStage {
+    /// The stage in which leftovers are removed.
+    pub const CLEAN: RunStage = RunStage::Playbook(StageName::Clean);
+    /// The stage in which a run waits to be confirmed.
+    pub const CONFIRM: RunStage = RunStage::Playbook(StageName::Confirm);
+
+    /// Its name in `run.json` and in the journal.
+    pub fn name(self) -> &'static str {
+        match self {
+            RunStage::Begun => "migrate",
+            RunStage::Playbook(stage) => stage.name(),
+            RunStage::Fix => "fix",
+            RunStage::Rollback => "rollback",
+        }
+    }
+
+    /// The stage of that name.
+    pub fn find(name: &str) -> Option<RunStage> {
+        let own = [RunStage::Begun, RunStage::Fix, RunStage::Rollback];
+        let own = own.into_iter().find(|stage| stage.name() == name);
+        own.or_else(|| StageName::find(name).map(RunStage::Playbook))
+    }
+
+    /// Its name in a playbook, if it is a stage of one.
+    pub fn of_playbook(self) -> Option<StageName> {
+        match self {
+            RunStage::Playbook(stage) => Some(stage),
+            RunStage::Begun | RunStage::Fix | RunStage::Rollback => None,
+        }
+    }
+}
+
+impl From<RunStage> for &'static str {
+    fn from(stage: RunStage) -> &'static str {
+        stage.name()
+    }
+}
+
+impl TryFrom<String> for RunStage {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<RunStage, String> {
+        RunStage::find(&name).ok_or_else(|| format!("no stage is named `{name}`"))
+    }
+}
+
+impl fmt::Display for RunStage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_stage_is_found_by_its_name() {
+        let own = [RunStage::Begun, RunStage::Fix, RunStage::Rollback];
+        for stage in own.into_iter().chain(StageName::ALL.map(RunStage::Playbook)) {
+            assert_eq!(RunStage::find(stage.name()), Some(stage));
+            let json = serde_json::to_string(&stage).unwrap();
+            assert_eq!(serde_json::from_str::<RunStage>(&json).unwrap(), stage);
+        }
+        assert!(serde_json::from_str::<RunStage>("\"nowhere\"").is_err());
+    }
+}

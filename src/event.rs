@@ -210,7 +210,7 @@ pub enum Outcome {
     AppliedUnexpectedly,
     /// The edit was not made.
     NotApplied {
-        /// Why, for people.
+        /// Evidence, for people.
         cause: String,
     },
     /// Stale entries were deleted.

@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 use proptest::sample::Index;
-use proxyshift::plan::edit::{ChainText, Direction, Edit, RuleAt, TableEdit, Target};
+use proxyshift::plan::change::{ChainText, Direction, Edit, RulePos, TableEdit, Target};
 use proxyshift::plan::merge::{Undo, undo};
 use proxyshift::state::{Backend, Family, Files, NodeState, RulesetId};
 
@@ -30,7 +30,7 @@ fn rule(chain: &str, whose: &str, n: usize) -> String {
     format!("-A {chain} -s 10.0.0.{n}/32 -m comment --comment {whose}-{n} -j ACCEPT")
 }
 
-fn removal(rules: Vec<RuleAt>, chains: Vec<ChainText>) -> Edit {
+fn removal(rules: Vec<RulePos>, chains: Vec<ChainText>) -> Edit {
     let table = TableEdit { ruleset: ID, table: "nat".into(), rules, chains };
     Edit { direction: Direction::Remove, target: Target::Table(table) }
 }
@@ -41,7 +41,7 @@ fn remove(base: &[String], gone: &[bool]) -> (Edit, Vec<String>) {
     for (position, text) in base.iter().enumerate() {
         if gone[position] {
             let text = text.as_str().into();
-            rules.push(RuleAt { chain: CHAIN.into(), position, text, after: None });
+            rules.push(RulePos { chain: CHAIN.into(), position, text, after: None });
         } else {
             left.push(text.clone());
         }
@@ -173,7 +173,7 @@ proptest! {
 fn a_jump_to_a_chain_that_others_removed_is_named_and_left_out() {
     let jump = format!("-A {CHAIN} -j {OURS}");
     let base = node(std::slice::from_ref(&jump), Some(&[]));
-    let at = RuleAt { chain: CHAIN.into(), position: 0, text: jump.into(), after: None };
+    let at = RulePos { chain: CHAIN.into(), position: 0, text: jump.into(), after: None };
     let undone = undo(&[removal(vec![at], Vec::new())], &base, &node(&[], None));
     assert!(undone.edits.is_empty(), "{:?}", undone.edits);
     assert!(undone.conflicts[0].contains("the chain KUBE-SVC-X is gone"), "{:?}", undone.conflicts);

@@ -7,7 +7,7 @@ use std::fs;
 
 use proxyshift::kube_proxy::running::RunningMode;
 use proxyshift::owners::catalogue::Catalogue;
-use proxyshift::owners::matcher::{OPERATOR, Ownership, UNKNOWN, Why};
+use proxyshift::owners::matcher::{Evidence, OPERATOR, Ownership, UNKNOWN};
 use proxyshift::state::kube_proxy::Mode;
 use proxyshift::state::{Backend, Family, Files, NodeState, RulesetId};
 
@@ -291,7 +291,7 @@ fn weak_evidence_is_called_so() {
     let owners = Ownership::of(&catalogue, &state);
     let owner = owners.rule(NFT, "nat", "POSTROUTING", 3).expect("the stale rule");
     assert_eq!(owner.name, "flannel");
-    assert!(matches!(owner.why, Why::Shape(_)));
+    assert!(matches!(owner.why, Evidence::Shape(_)));
     assert!(owner.reason.starts_with("probably flannel's"), "{}", owner.reason);
 }
 

@@ -4,7 +4,7 @@ use crate::apply::Kernel;
 use crate::error::{Error, Kind, Result};
 use crate::node::command::Command;
 use crate::node::tools::Tool;
-use crate::plan::edit::{Direction, RealServerOf};
+use crate::plan::change::{Direction, RealServerRef};
 use crate::state::ipvs::VirtualServer;
 
 pub(super) fn apply(
@@ -27,9 +27,9 @@ const GONE: [&str; 3] = ["No such destination", "No such service", "Service not 
 pub(super) fn apply_real(
     kernel: &Kernel<'_>,
     direction: Direction,
-    server: &RealServerOf,
+    server: &RealServerRef,
 ) -> Result<()> {
-    let RealServerOf { service, real } = server;
+    let RealServerRef { service, real } = server;
     let verb = match direction {
         Direction::Remove => "-d",
         Direction::Add => "-a",

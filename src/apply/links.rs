@@ -6,9 +6,9 @@ use crate::apply::Kernel;
 use crate::error::{Error, Kind, Result};
 use crate::node::command::Command;
 use crate::node::tools::Tool;
-use crate::plan::edit::{Direction, LinkText};
+use crate::plan::change::{Direction, LinkSpec};
 
-pub(super) fn apply(kernel: &Kernel<'_>, direction: Direction, link: &LinkText) -> Result<()> {
+pub(super) fn apply(kernel: &Kernel<'_>, direction: Direction, link: &LinkSpec) -> Result<()> {
     let mut batch = String::new();
     match direction {
         Direction::Remove => {

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use crate::error::Result;
 use crate::node::tools::Tools;
-use crate::plan::edit::{Edit, Target};
+use crate::plan::change::{Edit, Target};
 use crate::state::Backend;
 use crate::state::equivalence::Difference;
 

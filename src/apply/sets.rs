@@ -6,12 +6,12 @@ use crate::apply::Kernel;
 use crate::error::{Error, Kind, Result};
 use crate::node::command::Command;
 use crate::node::tools::Tool;
-use crate::plan::edit::{Direction, SetText};
+use crate::plan::change::{Direction, SetDump};
 
 /// A set may count as in use for a moment after the last rule that names it is gone (weave #3847).
 const IN_USE_FOR: Duration = Duration::from_secs(3);
 
-pub(super) fn apply(kernel: &Kernel<'_>, direction: Direction, set: &SetText) -> Result<()> {
+pub(super) fn apply(kernel: &Kernel<'_>, direction: Direction, set: &SetDump) -> Result<()> {
     match direction {
         Direction::Remove => destroy(kernel, &set.name),
         Direction::Add => add(kernel, set),
@@ -33,7 +33,7 @@ fn destroy(kernel: &Kernel<'_>, name: &str) -> Result<()> {
 }
 
 /// Filled under a temporary name and renamed, so that nobody sees it half full.
-fn add(kernel: &Kernel<'_>, set: &SetText) -> Result<()> {
+fn add(kernel: &Kernel<'_>, set: &SetDump) -> Result<()> {
     let temporary = format!("proxyshift-{}", std::process::id());
     let mut text = String::new();
     for line in &set.lines {

@@ -27,7 +27,7 @@ use serde::Serialize;
 use crate::kube_proxy::running::{RunningMode, configured};
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
-use crate::plan::edit::{Edit, edits};
+use crate::plan::change::{Edit, edits};
 use crate::plan::leftovers::leftovers;
 use crate::plan::{Object, Plan};
 use crate::state::NodeState;

@@ -33,8 +33,8 @@ use crate::node::locks::LOCK_DIR;
 use crate::node::locks::NodeLock;
 use crate::node::tools::Tools;
 use crate::owners::catalogue::Catalogue;
-use crate::owners::life;
-use crate::plan::edit::Edit;
+use crate::owners::liveness;
+use crate::plan::change::Edit;
 use crate::state::RulesetId;
 
 /// How often one rule set is set right anew while others write to it.
@@ -234,7 +234,7 @@ impl Guard<'_> {
         }
         let Some(calico) = self.catalogue.component("calico") else { return Ok(()) };
         let state = calico_state(self.tools)?;
-        let life = life::of(calico, &state);
+        let life = liveness::liveness(calico, &state);
         if life.is_gone() {
             return Ok(());
         }

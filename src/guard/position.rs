@@ -2,7 +2,7 @@
 
 use crate::checks::first_gate;
 use crate::guard::exception::COMMENT;
-use crate::plan::edit::{Direction, Edit, RuleAt, TableEdit, Target};
+use crate::plan::change::{Direction, Edit, RulePos, TableEdit, Target};
 use crate::state::RulesetId;
 use crate::state::equivalence::same_rule;
 use crate::state::ruleset::{Chain, Rule, Ruleset};
@@ -59,7 +59,7 @@ impl Position {
                     if asked.is_some() {
                         wrong = Deviation::Behind;
                     }
-                    strays.push(RuleAt { chain: CHAIN.into(), position, text, after: None });
+                    strays.push(RulePos { chain: CHAIN.into(), position, text, after: None });
                 }
             }
         }
@@ -100,9 +100,9 @@ fn target(rule: &Rule) -> String {
     rule.target.as_deref().unwrap_or_default().to_owned()
 }
 
-fn additions(ruleset: &Ruleset, chain: &Chain, at: usize, texts: &[&String]) -> Vec<RuleAt> {
+fn additions(ruleset: &Ruleset, chain: &Chain, at: usize, texts: &[&String]) -> Vec<RulePos> {
     let above = at.checked_sub(1).map(|i| ruleset.rule_text(&chain.rules[i]).to_owned());
-    let rule = |(i, text): (usize, &&String)| RuleAt {
+    let rule = |(i, text): (usize, &&String)| RulePos {
         chain: CHAIN.into(),
         position: at + i,
         text: text.as_str().into(),

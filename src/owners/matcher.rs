@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::owners::catalogue::{Catalogue, Entry};
 use crate::owners::component::{ChainEntry, Component};
-use crate::owners::life;
+use crate::owners::liveness;
 use crate::owners::rules::Matcher;
 use crate::owners::servers::Servers;
 use crate::state::ruleset::Name;
@@ -23,7 +23,7 @@ pub const KERNEL: &str = "kernel";
 
 /// Why an object has the owner it has: the entry of the catalogue that says so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
+pub enum Evidence {
     /// Its own name.
     Name,
     /// It stands in the owner's chain.
@@ -31,7 +31,7 @@ pub enum Why {
     /// It stands in a chain whose content is the operator's.
     ForOperators,
     /// It stands in a chain of that component's, which writes no such rules.
-    NotItsForm(u16),
+    UnexpectedForm(u16),
     /// It is the owner's hook of that number.
     Hook(u16),
     /// It jumps to the owner's chain.
@@ -45,9 +45,9 @@ pub enum Why {
     /// It has the owner's shape of that number.
     Shape(u16),
     /// It is kube-proxy's by its address, or port, in kube-ipvs0 or the sets.
-    Served,
+    ServedByKubeProxy,
     /// The owner alone makes such objects and runs here.
-    OnlyOne,
+    SoleCandidate,
     /// It is part of the kernel.
     Kernel,
     /// Nothing in the catalogue fits.
@@ -58,27 +58,27 @@ pub enum Why {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Attribution {
     pub(crate) component: u16,
-    pub(crate) why: Why,
+    pub(crate) why: Evidence,
 }
 
-pub(super) const NO_ONE: u16 = u16::MAX;
-pub(super) const THE_OPERATOR: u16 = u16::MAX - 1;
-pub(super) const THE_KERNEL: u16 = u16::MAX - 2;
+pub(super) const UNOWNED: u16 = u16::MAX;
+pub(super) const OPERATOR_ID: u16 = u16::MAX - 1;
+pub(super) const KERNEL_ID: u16 = u16::MAX - 2;
 
-pub(crate) const fn attributed(component: u16, why: Why) -> Attribution {
+pub(crate) const fn attributed(component: u16, why: Evidence) -> Attribution {
     Attribution { component, why }
 }
 
-pub(crate) const NOTHING: Attribution = attributed(NO_ONE, Why::Nothing);
+pub(crate) const NOTHING: Attribution = attributed(UNOWNED, Evidence::Nothing);
 
 /// An owner, with the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner<'a> {
     /// The component's name, or [`UNKNOWN`], [`OPERATOR`], [`KERNEL`].
     pub name: &'a str,
-    /// Why, as data.
-    pub why: Why,
-    /// Why, in words.
+    /// Evidence, as data.
+    pub why: Evidence,
+    /// Evidence, in words.
     pub reason: String,
 }
 
@@ -131,7 +131,8 @@ impl<'c> Ownership<'c> {
         let matcher = Matcher { catalogue };
         let rulesets =
             state.rulesets.iter().map(|(id, ruleset)| (*id, matcher.ruleset(ruleset))).collect();
-        let named = |e: Option<Entry>| e.map_or(NOTHING, |e| attributed(e.component, Why::Name));
+        let named =
+            |e: Option<Entry>| e.map_or(NOTHING, |e| attributed(e.component, Evidence::Name));
         let sets = state.ipsets.sets.iter();
         let links = state.links.iter();
         let tables = state.native_tables().into_iter().map(|t| {
@@ -196,7 +197,7 @@ impl<'c> Ownership<'c> {
         let mut counts: BTreeMap<&str, Counts> = BTreeMap::new();
         for table in self.rulesets.values().flatten() {
             for chain in &table.chains {
-                if chain.chain.component != THE_KERNEL {
+                if chain.chain.component != KERNEL_ID {
                     counts.entry(self.name(chain.chain)).or_default().chains += 1;
                 }
                 for rule in &chain.rules {
@@ -252,7 +253,7 @@ impl<'c> Ownership<'c> {
     }
 
     /// The place of a chain in its table.
-    pub(crate) fn chain_place(&self, id: RulesetId, table: &str, chain: &str) -> Option<usize> {
+    pub(crate) fn chain_index(&self, id: RulesetId, table: &str, chain: &str) -> Option<usize> {
         let table = self.rulesets.get(&id)?.iter().find(|t| &*t.name == table)?;
         table.index.get(chain).copied()
     }
@@ -270,9 +271,9 @@ impl<'c> Ownership<'c> {
     /// The name of an owner.
     pub(crate) fn name(&self, a: Attribution) -> &'c str {
         match a.component {
-            NO_ONE => UNKNOWN,
-            THE_OPERATOR => OPERATOR,
-            THE_KERNEL => KERNEL,
+            UNOWNED => UNKNOWN,
+            OPERATOR_ID => OPERATOR,
+            KERNEL_ID => KERNEL,
             c => &self.catalogue.components[usize::from(c)].name,
         }
     }
@@ -284,23 +285,23 @@ impl<'c> Ownership<'c> {
     fn reason(&self, a: Attribution) -> String {
         let name = self.name(a);
         match a.why {
-            Why::Name => format!("{name}'s by its name"),
-            Why::InChain => format!("in a chain of {name}'s"),
-            Why::ForOperators => "in a chain that is there for operators' rules".into(),
-            Why::NotItsForm(c) => {
+            Evidence::Name => format!("{name}'s by its name"),
+            Evidence::InChain => format!("in a chain of {name}'s"),
+            Evidence::ForOperators => "in a chain that is there for operators' rules".into(),
+            Evidence::UnexpectedForm(c) => {
                 let chain = &self.catalogue.components[usize::from(c)].name;
                 format!("in a chain of {chain}'s, which writes no such rule")
             }
-            Why::Hook(i) => {
+            Evidence::Hook(i) => {
                 let hooks = self.component(a).map_or(&[][..], |c| &c.hooks);
                 let to = hooks.get(usize::from(i)).map_or("", |h| &h.to);
                 format!("{name}'s jump to {to}, by its comment")
             }
-            Why::Target => format!("jumps to a chain of {name}'s"),
-            Why::Comment => format!("{name}'s by its comment"),
-            Why::Set => format!("matches a set of {name}'s"),
-            Why::Link => format!("names a link of {name}'s"),
-            Why::Shape(i) => {
+            Evidence::Target => format!("jumps to a chain of {name}'s"),
+            Evidence::Comment => format!("{name}'s by its comment"),
+            Evidence::Set => format!("matches a set of {name}'s"),
+            Evidence::Link => format!("names a link of {name}'s"),
+            Evidence::Shape(i) => {
                 let shapes = self.component(a).map_or(&[][..], |c| &c.rules);
                 match shapes.get(usize::from(i)) {
                     Some(shape) if shape.weak => {
@@ -310,12 +311,12 @@ impl<'c> Ownership<'c> {
                     None => format!("{name}'s by its shape"),
                 }
             }
-            Why::Served => "on kube-ipvs0 or in kube-proxy's sets".into(),
-            Why::OnlyOne => {
+            Evidence::ServedByKubeProxy => "on kube-ipvs0 or in kube-proxy's sets".into(),
+            Evidence::SoleCandidate => {
                 format!("not on kube-ipvs0 nor in kube-proxy's sets, and {name} runs here")
             }
-            Why::Kernel => "built in".into(),
-            Why::Nothing => "nothing in the catalogue fits".into(),
+            Evidence::Kernel => "built in".into(),
+            Evidence::Nothing => "nothing in the catalogue fits".into(),
         }
     }
 
@@ -330,8 +331,8 @@ fn servers(catalogue: &Catalogue, state: &NodeState) -> Vec<Attribution> {
         return Vec::new();
     }
     let number = |name| catalogue.components.iter().position(|c| c.name == name);
-    let proxy = number("kube-proxy").and_then(|i| u16::try_from(i).ok()).unwrap_or(NO_ONE);
-    let other = |c: &&Component| c.virtual_servers && life::of(c, state).is_alive();
+    let proxy = number("kube-proxy").and_then(|i| u16::try_from(i).ok()).unwrap_or(UNOWNED);
+    let other = |c: &&Component| c.virtual_servers && liveness::liveness(c, state).is_alive();
     let mut others = catalogue.components.iter().filter(other);
     let only = match (others.next(), others.next()) {
         (Some(one), None) => number(&one.name).and_then(|i| u16::try_from(i).ok()),
@@ -339,8 +340,8 @@ fn servers(catalogue: &Catalogue, state: &NodeState) -> Vec<Attribution> {
     };
     let served = Servers::of(state);
     let owner = |s| match (served.serves(s), only) {
-        (true, _) => attributed(proxy, Why::Served),
-        (false, Some(one)) => attributed(one, Why::OnlyOne),
+        (true, _) => attributed(proxy, Evidence::ServedByKubeProxy),
+        (false, Some(one)) => attributed(one, Evidence::SoleCandidate),
         (false, None) => NOTHING,
     };
     state.ipvs.servers.iter().map(owner).collect()

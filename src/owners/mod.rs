@@ -4,7 +4,7 @@ pub mod catalogue;
 pub mod component;
 pub mod content;
 pub(crate) mod expression;
-pub mod life;
+pub mod liveness;
 pub mod matcher;
 mod rules;
 pub(crate) mod servers;

@@ -6,7 +6,7 @@ use crate::owners::catalogue::{Catalogue, Entry};
 use crate::owners::component::Shape;
 use crate::owners::content::Reading;
 use crate::owners::matcher::{
-    Attribution, ChainOwners, NO_ONE, NOTHING, THE_KERNEL, THE_OPERATOR, TableOwners, Why,
+    Attribution, ChainOwners, Evidence, KERNEL_ID, NOTHING, OPERATOR_ID, TableOwners, UNOWNED,
     attributed,
 };
 use crate::owners::template::Template;
@@ -42,8 +42,8 @@ impl Matcher<'_> {
         let mut reading = Reading::default();
         for (chain, entry) in table.chains.iter().zip(&entries) {
             let owner = match entry {
-                _ if chain.is_built_in() => attributed(THE_KERNEL, Why::Kernel),
-                Some(e) => attributed(e.component, Why::Name),
+                _ if chain.is_built_in() => attributed(KERNEL_ID, Evidence::Kernel),
+                Some(e) => attributed(e.component, Evidence::Name),
                 None => NOTHING,
             };
             let mut rules = Vec::with_capacity(chain.rules.len());
@@ -72,13 +72,13 @@ impl Matcher<'_> {
         entry: Entry,
     ) -> Attribution {
         let Some(content) = self.catalogue.content(entry) else {
-            return attributed(entry.component, Why::InChain);
+            return attributed(entry.component, Evidence::InChain);
         };
         reading.read(place.ruleset.words(place.rule));
         match content.fits(reading) {
-            true => attributed(entry.component, Why::InChain),
-            false if content.operator => attributed(THE_OPERATOR, Why::ForOperators),
-            false => attributed(NO_ONE, Why::NotItsForm(entry.component)),
+            true => attributed(entry.component, Evidence::InChain),
+            false if content.operator => attributed(OPERATOR_ID, Evidence::ForOperators),
+            false => attributed(UNOWNED, Evidence::UnexpectedForm(entry.component)),
         }
     }
 
@@ -94,24 +94,24 @@ impl Matcher<'_> {
         if let Some(target) = &place.rule.target
             && let Some(hook) = catalogue.hook(table, chain, target, &rule.comments)
         {
-            return attributed(hook.component, Why::Hook(hook.item));
+            return attributed(hook.component, Evidence::Hook(hook.item));
         }
         let loose = |e: &Entry| !catalogue.at(*e).strict;
         if let Some(owner) = target.filter(loose) {
-            return attributed(owner.component, Why::Target);
+            return attributed(owner.component, Evidence::Target);
         }
         let comment = |c| catalogue.comments.first(c);
         if let Some(owner) = rule.comments.iter().find_map(|c| comment(c)) {
-            return attributed(owner.component, Why::Comment);
+            return attributed(owner.component, Evidence::Comment);
         }
         let words = place.ruleset.words(place.rule);
         let set = |s: &str| catalogue.sets.all(s).find(loose);
         if let Some(owner) = words.sets().iter().find_map(|s| set(s)) {
-            return attributed(owner.component, Why::Set);
+            return attributed(owner.component, Evidence::Set);
         }
         let link = |l: &str| catalogue.links.all(l).find(loose);
         if let Some(owner) = links(&rule.body).find_map(link) {
-            return attributed(owner.component, Why::Link);
+            return attributed(owner.component, Evidence::Link);
         }
         for (entry, shape, template) in catalogue.shapes() {
             // Whoever wrote a comment that is not known did not leave others to guess.
@@ -120,7 +120,7 @@ impl Matcher<'_> {
                 && stands(shape, table, chain)
                 && self.fits(place, entry, shape, template, rule, memory)
             {
-                return attributed(entry.component, Why::Shape(entry.item));
+                return attributed(entry.component, Evidence::Shape(entry.item));
             }
         }
         NOTHING

@@ -4,16 +4,16 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::error::Result;
-use crate::plan::edit::{ChainText, Direction, Edit, TableEdit, Target};
-use crate::state::equivalence::Change;
+use crate::plan::change::{ChainText, Direction, Edit, TableEdit, Target};
 use crate::state::equivalence::Difference;
+use crate::state::equivalence::DifferenceKind;
 use crate::state::equivalence::canonical;
 use crate::state::equivalence::ruleset_differences_but;
 use crate::state::ruleset::{Chain, Ruleset};
 use crate::state::{Files, NodeState, RulesetId};
 
 /// How a rule set differs from what `edits` should have made of it.
-pub fn unexpected(
+pub fn unexpected_changes(
     id: RulesetId,
     before: Option<&Ruleset>,
     after: Option<&Ruleset>,
@@ -23,19 +23,19 @@ pub fn unexpected(
         Target::Table(table) if table.ruleset == id => Some((e.direction, table)),
         _ => None,
     });
-    unexpected_of(id, before, after, tables)
+    unexpected_changes_of(id, before, after, tables)
 }
 
-/// As [`unexpected`], for edits of tables of this rule set.
-pub fn unexpected_of<'a>(
+/// As [`unexpected_changes`], for edits of tables of this rule set.
+pub fn unexpected_changes_of<'a>(
     id: RulesetId,
     before: Option<&Ruleset>,
     after: Option<&Ruleset>,
     edits: impl IntoIterator<Item = (Direction, &'a TableEdit)>,
 ) -> Vec<Difference> {
     let edits: Vec<_> = edits.into_iter().collect();
-    let whole = whole_chains(&edits, before, after);
-    let mut expected: BTreeMap<(String, Change, String), usize> = BTreeMap::new();
+    let whole = fully_applied(&edits, before, after);
+    let mut expected: BTreeMap<(String, DifferenceKind, String), usize> = BTreeMap::new();
     for (direction, table) in edits {
         expect(table, direction, &whole, &mut expected);
     }
@@ -54,9 +54,9 @@ pub fn unexpected_of<'a>(
     differences.extend(expected.into_iter().filter(|(_, left)| *left > 0).map(
         |((place, what, text), _)| Difference {
             place,
-            what: Change::Changed,
+            what: DifferenceKind::Changed,
             text: match what {
-                Change::New => format!("not there: {text}"),
+                DifferenceKind::New => format!("not there: {text}"),
                 _ => format!("not removed: {text}"),
             },
         },
@@ -66,7 +66,7 @@ pub fn unexpected_of<'a>(
 
 /// The chains, by table and name, that went or came whole, to the letter as the edits say: nearly
 /// all of them, and nothing more has to be found out about these.
-fn whole_chains<'a>(
+fn fully_applied<'a>(
     edits: &[(Direction, &'a TableEdit)],
     before: Option<&Ruleset>,
     after: Option<&Ruleset>,
@@ -84,7 +84,7 @@ fn whole_chains<'a>(
                     let texts = c.rules.iter().map(|rule| r.rule_text(rule));
                     texts.eq(chain.rules.iter().map(|text| &**text))
                 }
-                // See `rest`: what was to go and is on neither side is gone.
+                // See `remaining_state`: what was to go and is on neither side is gone.
                 None => direction == Direction::Remove,
             };
             if there && chain_of(without, table, &chain.name).is_none() {
@@ -100,7 +100,7 @@ fn whole_chains<'a>(
 ///
 /// # Errors
 /// None for a state that parsed: what is left of it parses too.
-pub fn rest(state: NodeState, edits: &[Edit]) -> Result<NodeState> {
+pub fn remaining_state(state: NodeState, edits: &[Edit]) -> Result<NodeState> {
     let NodeState { mut rulesets, .. } = state;
     for edit in edits.iter().filter(|e| e.direction == Direction::Remove) {
         let Target::Table(table) = &edit.target else { continue };
@@ -114,7 +114,7 @@ pub fn rest(state: NodeState, edits: &[Edit]) -> Result<NodeState> {
 /// The rules of `ruleset` but for the chains that the edit takes whole.
 ///
 /// # Errors
-/// As [`rest`].
+/// As [`remaining_state`].
 pub fn without(ruleset: &Ruleset, edit: &TableEdit) -> Result<Ruleset> {
     let chains = edit.chains.iter().map(|c| c.name.as_str()).collect();
     let text = ruleset.text_without(&edit.table, &chains);
@@ -125,12 +125,12 @@ fn expect(
     edit: &TableEdit,
     direction: Direction,
     whole: &HashSet<(&str, &str)>,
-    expected: &mut BTreeMap<(String, Change, String), usize>,
+    expected: &mut BTreeMap<(String, DifferenceKind, String), usize>,
 ) {
     let place = format!("{} {}", edit.ruleset, edit.table);
     let what = match direction {
-        Direction::Remove => Change::Gone,
-        Direction::Add => Change::New,
+        Direction::Remove => DifferenceKind::Gone,
+        Direction::Add => DifferenceKind::New,
     };
     let is_left = |c: &&ChainText| !whole.contains(&(edit.table.as_str(), c.name.as_str()));
     let rules = edit.rules.iter().map(|r| &r.text);

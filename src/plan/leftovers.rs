@@ -7,38 +7,36 @@
 mod black_holes;
 mod cni;
 mod docker;
-mod draft;
 mod flannel;
 mod kube_proxy;
-mod sets;
 
 pub use black_holes::black_holes;
 pub(in crate::plan) use black_holes::name as real_server_name;
 
-use draft::Draft;
+use crate::plan::candidates::Candidates;
 
 use crate::error::Result;
 use crate::kube_proxy::running::RunningMode;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
 use crate::plan::Plan;
-use crate::plan::edit::{Edit, edits};
+use crate::plan::change::{Edit, edits};
 use crate::state::NodeState;
 use crate::state::kube_proxy::Mode;
 
 /// What a clean-up takes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Wanted {
+pub struct CleanupScope {
     /// Leftovers of these owners only; of all, if none are named.
     pub owners: Vec<String>,
     /// kube-proxy's real servers at weight 0 that UDP clients are still sent to, too.
     pub black_holes: bool,
 }
 
-impl Wanted {
+impl CleanupScope {
     /// The leftovers of one owner.
-    pub fn of_owner(owner: &str) -> Wanted {
-        Wanted { owners: vec![owner.to_owned()], black_holes: false }
+    pub fn of_owner(owner: &str) -> CleanupScope {
+        CleanupScope { owners: vec![owner.to_owned()], black_holes: false }
     }
 
     /// The plan that removes this of a node's leftovers.
@@ -58,7 +56,7 @@ impl Wanted {
     /// The edits of that plan.
     ///
     /// # Errors
-    /// As [`Wanted::plan`].
+    /// As [`CleanupScope::plan`].
     pub fn edits(&self, catalogue: &Catalogue, state: &NodeState) -> Result<Vec<Edit>> {
         Ok(edits(&self.plan(catalogue, state)?, state))
     }
@@ -87,12 +85,12 @@ fn leftovers_under(
     state: &NodeState,
     ownership: &Ownership<'_>,
 ) -> Plan {
-    let mut draft = Draft::new(catalogue, state, ownership);
-    kube_proxy::chains(&mut draft, running);
-    kube_proxy::elsewhere(&mut draft, running);
-    cni::components(&mut draft);
-    cni::empty_port_chains(&mut draft);
-    flannel::rules(&mut draft);
-    docker::suspects(&mut draft);
-    Plan { objects: draft.settle() }
+    let mut candidates = Candidates::new(catalogue, state, ownership);
+    kube_proxy::chains(&mut candidates, running);
+    kube_proxy::elsewhere(&mut candidates, running);
+    cni::components(&mut candidates);
+    cni::empty_port_chains(&mut candidates);
+    flannel::rules(&mut candidates);
+    docker::suspects(&mut candidates);
+    Plan { objects: candidates.resolve() }
 }

@@ -14,7 +14,7 @@ use serde::{Serialize, Serializer};
 
 use similar::{Algorithm, DiffOp, capture_diff_slices};
 
-use crate::plan::edit::{ChainText, Direction, Edit, RuleAt, TableEdit, Target};
+use crate::plan::change::{ChainText, Direction, Edit, RulePos, TableEdit, Target};
 use crate::state::NodeState;
 use crate::state::equivalence::canonical;
 use crate::state::equivalence::same_rule;
@@ -57,7 +57,7 @@ impl Serialize for Named {
 
 /// How to undo `edits` (in the order in which they were applied) on a node that is now in the state
 /// `now`, and was in the state `base` before them; or `base` is what they leave of that state (see
-/// [`rest`](crate::plan::invariants::rest)).
+/// [`remaining_state`](crate::plan::invariants::remaining_state)).
 pub fn undo(edits: &[Edit], base: &NodeState, now: &NodeState) -> Undo {
     let mut undo = Undo::default();
     for edit in edits.iter().rev() {
@@ -126,7 +126,7 @@ fn undo_table(edit: &TableEdit, base: &NodeState, now: &NodeState, undo: &mut Un
     let mut names: Vec<&str> = edit.rules.iter().map(|r| r.chain.as_str()).collect();
     names.dedup();
     for name in names {
-        let removed: Vec<&RuleAt> = edit.rules.iter().filter(|r| r.chain == name).collect();
+        let removed: Vec<&RulePos> = edit.rules.iter().filter(|r| r.chain == name).collect();
         match now.and_then(|(r, t)| Some((r, t.chain(name)?))) {
             Some(now) => merge_chain(&place, &removed, chain_of(base, name), now, &mut back, undo),
             None => undo.conflicts.extend(
@@ -170,7 +170,7 @@ struct Slot {
 
 fn merge_chain(
     place: &str,
-    removed: &[&RuleAt],
+    removed: &[&RulePos],
     base: Option<(&Ruleset, &Chain)>,
     now: (&Ruleset, &Chain),
     back: &mut TableEdit,
@@ -213,7 +213,7 @@ fn merge_chain(
             let found = ours.iter().position(|(key, _)| *key == slot.canonical);
             let Some(text) = found.map(|i| ours.remove(i).1.clone()) else { continue };
             let chain = removed[0].chain.clone();
-            back.rules.push(RuleAt { chain, position, text: text.clone(), after });
+            back.rules.push(RulePos { chain, position, text: text.clone(), after });
             text.to_string()
         } else {
             theirs.next().unwrap_or_default().to_owned()
@@ -224,7 +224,7 @@ fn merge_chain(
 
 /// Where each removed rule stood in the base chain. The edit's own position is believed when the
 /// base has that rule there; others may have moved it between the snapshot and the edit.
-fn positions_in_base(removed: &[&RuleAt], base: &[String]) -> Vec<Option<usize>> {
+fn positions_in_base(removed: &[&RulePos], base: &[String]) -> Vec<Option<usize>> {
     let mut taken = Vec::new();
     for rule in removed {
         let key = canonical(&rule.text);
@@ -258,7 +258,12 @@ fn align(base: &[String], kept: &[usize], now: Vec<String>) -> Vec<Slot> {
 
 /// Gives rules of ours that came back by themselves the position that they had: the others among
 /// ours stand before or behind them as well.
-fn mark_returned(removed: &[&RuleAt], ours: &[Option<usize>], base: &[String], slots: &mut [Slot]) {
+fn mark_returned(
+    removed: &[&RulePos],
+    ours: &[Option<usize>],
+    base: &[String],
+    slots: &mut [Slot],
+) {
     for (rule, at) in removed.iter().zip(ours) {
         let key = canonical(&rule.text);
         let there = slots.iter().filter(|s| s.canonical == key).count();

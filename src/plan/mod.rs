@@ -1,7 +1,8 @@
 //! What is to be done to a node, as data: which objects go, which stay, and why.
 
-pub mod edit;
-pub mod foreign;
+mod candidates;
+pub mod change;
+pub mod foreign_rules;
 pub mod invariants;
 pub mod leftovers;
 pub mod merge;

@@ -11,7 +11,7 @@ use crate::apply::Applied;
 use crate::error::{Error, Kind, Result};
 use crate::event::{Outcome, Task};
 use crate::interrupt;
-use crate::plan::edit::{Direction, Edit, Target};
+use crate::plan::change::{Direction, Edit, Target};
 use crate::run::Context;
 use crate::state::stage::RunStage;
 use crate::store::journal::{Entry, Journal, Mark, Record};
@@ -49,7 +49,7 @@ pub fn execute(
             interrupt::check(stage.name())?;
         }
         step += 1;
-        let words = if undoing { edit.way_back() } else { edit.to_string() };
+        let words = if undoing { edit.describe_undo() } else { edit.to_string() };
         let task = Task::Edit { edit: words };
         context.sink.started(&task);
         journal.append(record(stage, step, Mark::Intent, &edit))?;

@@ -3,8 +3,8 @@
 use crate::error::{Error, Kind, Result};
 use crate::event;
 use crate::node::observe::observe_tolerant;
-use crate::plan::edit::{Direction, Edit};
-use crate::plan::invariants::{Outcome, outcome, unexpected};
+use crate::plan::change::{Direction, Edit};
+use crate::plan::invariants::{Outcome, outcome, unexpected_changes};
 use crate::run::Context;
 use crate::run::apply_edits::execute;
 use crate::run::apply_edits::told;
@@ -81,7 +81,7 @@ impl std::io::Write for Length {
 }
 
 /// Makes the edits and proves them; on a failure undoes them. `base` is what the node was, or what
-/// the edits leave of it (see [`rest`](crate::plan::invariants::rest)).
+/// the edits leave of it (see [`remaining_state`](crate::plan::invariants::remaining_state)).
 pub(super) fn apply_or_undo(
     context: &Context<'_>,
     run: &mut Run,
@@ -175,7 +175,8 @@ fn verify(
     let mut others = Vec::new();
     for id in base.rulesets.keys().chain(now.rulesets.keys()) {
         let (before, after) = (base.rulesets.get(id), now.rulesets.get(id));
-        others.extend(unexpected(*id, before, after, edits).iter().map(ToString::to_string));
+        others
+            .extend(unexpected_changes(*id, before, after, edits).iter().map(ToString::to_string));
     }
     others.sort();
     others.dedup();

@@ -8,9 +8,9 @@ use crate::interrupt;
 use crate::node::observe::observe;
 use crate::node::observe::observe_tolerant;
 use crate::plan::Plan;
-use crate::plan::edit::{Edit, by_themselves, edits};
-use crate::plan::invariants::{Outcome, outcome, rest};
-use crate::plan::leftovers::Wanted;
+use crate::plan::change::{Edit, detach, edits};
+use crate::plan::invariants::{Outcome, outcome, remaining_state};
+use crate::plan::leftovers::CleanupScope;
 use crate::run::Context;
 use crate::run::apply_edits::settle;
 use crate::run::apply_edits::told;
@@ -37,7 +37,7 @@ const STAGE_TIME: Duration = Duration::from_secs(600);
 ///
 /// # Errors
 /// [`Kind::Pending`] while another run is in hand; when the node cannot be captured.
-pub fn intended(context: &Context<'_>, wanted: &Wanted) -> Result<Vec<Edit>> {
+pub fn intended(context: &Context<'_>, wanted: &CleanupScope) -> Result<Vec<Edit>> {
     refuse_pending(context)?;
     wanted.edits(context.catalogue, &observe(context.tools, context.sink)?)
 }
@@ -65,7 +65,7 @@ pub struct Report {
 /// otherwise the node is as before.
 pub fn cleanup(
     context: &Context<'_>,
-    wanted: &Wanted,
+    wanted: &CleanupScope,
     confirm_within: Option<Duration>,
     approve: &dyn Fn(&Plan) -> Result<bool>,
 ) -> Result<Report> {
@@ -104,8 +104,8 @@ pub fn cleanup(
     });
     // A large plan is as large as the node, and so is its state, which the snapshot has.
     drop(plan);
-    let taken = Baseline { snapshot, state: rest(state, &edits)? };
-    let edits = by_themselves(edits)?;
+    let taken = Baseline { snapshot, state: remaining_state(state, &edits)? };
+    let edits = detach(edits)?;
     // What is no leftover must be told to the rehearsal.
     let tried = if wanted.black_holes { Tried::Edits(&edits) } else { Tried::CleanUp };
     rehearse(context, &taken, tried)?;
@@ -128,7 +128,7 @@ fn clean(
     journal: &mut Journal,
     base: &NodeState,
     edits: Vec<Edit>,
-    wanted: &Wanted,
+    wanted: &CleanupScope,
 ) -> Result<Report> {
     let plan_again =
         || wanted.edits(context.catalogue, &observe_tolerant(context.tools, context.sink)?);
@@ -206,6 +206,6 @@ pub(super) fn keep_waiting(context: &Context<'_>, mut run: Run) -> Result<Report
 }
 
 /// What the operator wanted of a clean-up.
-pub(super) fn wanted_of(options: &run::Cleanup) -> Wanted {
-    Wanted { owners: options.owners.clone(), black_holes: options.black_holes }
+pub(super) fn wanted_of(options: &run::Cleanup) -> CleanupScope {
+    CleanupScope { owners: options.owners.clone(), black_holes: options.black_holes }
 }

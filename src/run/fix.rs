@@ -4,7 +4,7 @@ use crate::error::{Error, Kind, Result};
 use crate::interrupt;
 use crate::node::observe::observe;
 use crate::node::observe::observe_all_tolerant;
-use crate::plan::edit::Edit;
+use crate::plan::change::Edit;
 use crate::run::Context;
 use crate::run::change::{apply_or_undo, begin, prune, refuse_pending};
 use crate::run::rehearsal::{Tried, rehearse};

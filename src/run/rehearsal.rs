@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::event::{self, Event, Outcome, Sink};
-use crate::plan::edit::Edit;
+use crate::plan::change::Edit;
 use crate::run::Context;
 use crate::run::sandbox;
 use crate::run::sandbox::Task;

@@ -10,8 +10,8 @@ use crate::event::{Claim, Event, Outcome, Task};
 use crate::node::processes::masked;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
-use crate::plan::edit::{Direction, Edit, Target};
-use crate::plan::leftovers::Wanted;
+use crate::plan::change::{Direction, Edit, Target};
+use crate::plan::leftovers::CleanupScope;
 use crate::run::apply_edits::told;
 use crate::run::cleanup::wanted_of;
 use crate::run::migrate;
@@ -297,7 +297,7 @@ fn leftovers(catalogue: &Catalogue, run: &Run, state: &NodeState) -> Result<Vec<
     let cleaned = run.pending.as_ref().is_some_and(|s| s.clean_snapshot.is_some());
     let wanted = match &run.kind {
         RunKind::Cleanup(options) => wanted_of(options),
-        RunKind::Migrate(_) if cleaned => Wanted::of_owner("kube-proxy"),
+        RunKind::Migrate(_) if cleaned => CleanupScope::of_owner("kube-proxy"),
         RunKind::Migrate(_) | RunKind::Fix { .. } => return Ok(Vec::new()),
     };
     let plan = wanted.plan(catalogue, state)?;

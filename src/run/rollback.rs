@@ -9,7 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::event;
 use crate::interrupt;
 use crate::node::observe::observe_tolerant;
-use crate::plan::edit::{Direction, Edit};
+use crate::plan::change::{Direction, Edit};
 use crate::plan::invariants::{Outcome, outcome};
 use crate::plan::merge::{self, Named};
 use crate::run::Context;
@@ -184,7 +184,7 @@ pub(super) fn undo(
     let now = observe_tolerant(context.tools, context.sink)?;
     let left = merge::undo(&ours, base, &now);
     let mut missing = left.conflicts;
-    missing.extend(left.edits.iter().map(|e| format!("not done: {}", e.way_back())));
+    missing.extend(left.edits.iter().map(|e| format!("not done: {}", e.describe_undo())));
     let moved = left.misplaced.iter().filter(|m| !way_back.misplaced.contains(m));
     missing.extend(moved.map(|m| format!("{m}: is back, but not in its place")));
     missing.extend(

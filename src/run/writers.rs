@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::node::nfnetlink::{Heard, Listener};
 use crate::node::tools::Tool;
-use crate::plan::edit::{Direction, Edit, Target};
+use crate::plan::change::{Direction, Edit, Target};
 use crate::state::{Backend, NodeState};
 
 /// How many writers are named.

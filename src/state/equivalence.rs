@@ -160,14 +160,14 @@ pub struct Difference {
     /// Which part: `iptables-nft nat`, `ipset`, `links`.
     pub place: String,
     /// What is different about it.
-    pub what: Change,
+    pub what: DifferenceKind,
     /// The object: a rule's text, a chain's name.
     pub text: String,
 }
 
 /// How an object differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Change {
+pub enum DifferenceKind {
     /// In the first, not in the second.
     Gone,
     /// In the second, not in the first.
@@ -179,9 +179,9 @@ pub enum Change {
 impl std::fmt::Display for Difference {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let sign = match self.what {
-            Change::Gone => '-',
-            Change::New => '+',
-            Change::Changed => '~',
+            DifferenceKind::Gone => '-',
+            DifferenceKind::New => '+',
+            DifferenceKind::Changed => '~',
         };
         write!(f, "{sign} {}: {}", self.place, self.text)
     }
@@ -256,10 +256,13 @@ fn chain_differences(
     };
     let user = |s: Option<(&Ruleset, &Chain)>| s.is_some_and(|(_, c)| !c.is_built_in());
     match (user(a), user(b)) {
-        (true, false) if b.is_none() => report(Change::Gone, format!("chain {name}")),
-        (false, true) if a.is_none() => report(Change::New, format!("chain {name}")),
+        (true, false) if b.is_none() => report(DifferenceKind::Gone, format!("chain {name}")),
+        (false, true) if a.is_none() => report(DifferenceKind::New, format!("chain {name}")),
         _ if policy(a) != policy(b) => {
-            report(Change::Changed, format!("policy of {name}: {} → {}", policy(a), policy(b)));
+            report(
+                DifferenceKind::Changed,
+                format!("policy of {name}: {} → {}", policy(a), policy(b)),
+            );
         }
         _ => {}
     }
@@ -278,8 +281,8 @@ fn chain_differences(
         if op.tag() == DiffTag::Equal {
             continue;
         }
-        a[op.old_range()].iter().for_each(|t| report(Change::Gone, t.clone()));
-        b[op.new_range()].iter().for_each(|t| report(Change::New, t.clone()));
+        a[op.old_range()].iter().for_each(|t| report(DifferenceKind::Gone, t.clone()));
+        b[op.new_range()].iter().for_each(|t| report(DifferenceKind::New, t.clone()));
     }
 }
 
@@ -339,10 +342,10 @@ impl NodeState {
 /// `- fact`, `+ fact` or `~ fact` as a difference.
 fn in_words(place: &str, text: String) -> Difference {
     let (what, text) = match text.split_at_checked(2) {
-        Some(("- ", text)) => (Change::Gone, text),
-        Some(("+ ", text)) => (Change::New, text),
-        Some(("~ ", text)) => (Change::Changed, text),
-        _ => (Change::Changed, text.as_str()),
+        Some(("- ", text)) => (DifferenceKind::Gone, text),
+        Some(("+ ", text)) => (DifferenceKind::New, text),
+        Some(("~ ", text)) => (DifferenceKind::Changed, text),
+        _ => (DifferenceKind::Changed, text.as_str()),
     };
     Difference { place: place.into(), what, text: text.to_owned() }
 }

@@ -118,7 +118,7 @@ fn each_layer_stands_on_earlier_ones() {
 #[test]
 fn a_wrong_import_is_found_however_it_is_written() {
     let wrong = [
-        ("node/x.rs", "use crate::plan::edit::Edit;"),
+        ("node/x.rs", "use crate::plan::change::Edit;"),
         ("node/x.rs", "use crate::{error::Error, plan::{edit, merge}};"),
         ("node/x.rs", "use crate::{\n    error::Error,\n    run,\n};"),
         ("node/x.rs", "fn f() { crate::front::run() }"),

@@ -14,7 +14,7 @@ use crate::node::command::Command;
 use crate::node::locks::XTABLES_LOCK;
 use crate::node::locks::XtablesLock;
 use crate::node::tools::Tool;
-use crate::plan::edit::{Direction, TableEdit};
+use crate::plan::change::{Direction, TableEdit};
 
 /// The variable by which a child is told which lock file to use.
 const LOCK_VARIABLE: &str = "XTABLES_LOCKFILE";
@@ -32,11 +32,11 @@ pub(in crate::apply) fn apply(
     let now = table::read(kernel.tools, edit.ruleset, &edit.table, environment)?;
     let text = match direction {
         Direction::Remove => {
-            let rules = table::locate(edit, now.as_ref())?;
+            let rules = table::find_rules(edit, now.as_ref())?;
             payload::removal(&edit.table, &rules, &edit.chains)
         }
         Direction::Add => {
-            let rules = table::places(edit, now.as_ref())?;
+            let rules = table::insert_positions(edit, now.as_ref())?;
             payload::addition(&edit.table, "", &rules, &edit.chains)
         }
     };

@@ -6,7 +6,7 @@ use crate::error::{Error, Kind, Result};
 use crate::node::command::Command;
 use crate::node::nfnetlink::{Batch, Netfilter};
 use crate::node::tools::Tool;
-use crate::plan::edit::{Direction, NativeTable};
+use crate::plan::change::{Direction, NativeTable};
 use crate::state::nft::{NftTable, NftTables, rebuild};
 
 pub(in crate::apply) fn apply(

@@ -13,7 +13,7 @@ use crate::error::{Error, Kind, Result};
 use crate::node::command::Command;
 use crate::node::nfnetlink::{Batch, Netfilter};
 use crate::node::tools::Tool;
-use crate::plan::edit::{Direction, RuleAt, TableEdit};
+use crate::plan::change::{Direction, RulePos, TableEdit};
 use crate::plan::invariants::without;
 use crate::state::ruleset::Ruleset;
 
@@ -136,9 +136,9 @@ fn proof(
 }
 
 /// The table as it is, and where the edit's rules stand in it: held against the edit.
-fn planned_rules(kernel: &Kernel<'_>, edit: &TableEdit) -> Result<(Ruleset, Vec<RuleAt>)> {
+fn planned_rules(kernel: &Kernel<'_>, edit: &TableEdit) -> Result<(Ruleset, Vec<RulePos>)> {
     let now = table::read(kernel.tools, edit.ruleset, &edit.table, None)?;
-    let rules = table::locate(edit, now.as_ref())?;
+    let rules = table::find_rules(edit, now.as_ref())?;
     now.map(|now| (now, rules)).ok_or_else(|| lost_race(edit))
 }
 
@@ -196,8 +196,8 @@ fn read_handles(
 }
 
 /// The chain and handle of each rule, by the handles of the chains `names`.
-fn of_rules(rules: &[RuleAt], names: &[&str], handles: &[Vec<u64>]) -> Option<Vec<(String, u64)>> {
-    let of_rule = |rule: &RuleAt| {
+fn of_rules(rules: &[RulePos], names: &[&str], handles: &[Vec<u64>]) -> Option<Vec<(String, u64)>> {
+    let of_rule = |rule: &RulePos| {
         let chain = names.iter().position(|name| *name == rule.chain)?;
         let handle = handles.get(chain)?.get(rule.position)?;
         Some((rule.chain.clone(), *handle))
@@ -248,7 +248,7 @@ fn add(kernel: &Kernel<'_>, edit: &TableEdit) -> Result<Applied> {
     let mut netfilter = Netfilter::open()?;
     let generation = netfilter.generation()?;
     let before = table::read(kernel.tools, edit.ruleset, &edit.table, None)?;
-    let rules = table::places(edit, before.as_ref())?;
+    let rules = table::insert_positions(edit, before.as_ref())?;
     let restored = Command::new(kernel.tools.tool(Tool::Restore(edit.ruleset))?)
         .args(["--noflush"])
         .stdin(payload::addition(&edit.table, READ_ALL_CHAINS, &rules, &edit.chains))
@@ -274,7 +274,7 @@ fn add(kernel: &Kernel<'_>, edit: &TableEdit) -> Result<Applied> {
 
 /// Takes rules out again that landed in the wrong place. By their text: they stand there once, and
 /// iptables-nft-restore finds them in the state in which it commits, however busy others are.
-fn take_out(kernel: &Kernel<'_>, edit: &TableEdit, wrong: Vec<RuleAt>) -> Result<()> {
+fn take_out(kernel: &Kernel<'_>, edit: &TableEdit, wrong: Vec<RulePos>) -> Result<()> {
     let by_text = Command::new(kernel.tools.tool(Tool::Restore(edit.ruleset))?)
         .args(["--noflush"])
         .stdin(payload::withdrawal(&edit.table, &wrong))

@@ -3,12 +3,12 @@
 use std::fmt::Write;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use crate::plan::edit::{ChainText, RuleAt};
+use crate::plan::change::{ChainText, RulePos};
 
 /// Removes `rules` by number, from the bottom (`-D` with a rule's text takes the first of equals),
 /// then empties and deletes `chains`.
-pub(super) fn removal(table: &str, rules: &[RuleAt], chains: &[ChainText]) -> String {
-    let mut rules: Vec<&RuleAt> = rules.iter().collect();
+pub(super) fn removal(table: &str, rules: &[RulePos], chains: &[ChainText]) -> String {
+    let mut rules: Vec<&RulePos> = rules.iter().collect();
     rules.sort_by(|a, b| (&a.chain, b.position).cmp(&(&b.chain, a.position)));
     let mut text = format!("*{table}\n");
     for rule in rules {
@@ -29,7 +29,12 @@ pub(super) fn removal(table: &str, rules: &[RuleAt], chains: &[ChainText]) -> St
 ///
 /// The chains are declared in scattered order: a table built in the sorted order of a save makes
 /// every later iptables-nft-save of it many times slower.
-pub(super) fn addition(table: &str, first: &str, rules: &[RuleAt], chains: &[ChainText]) -> String {
+pub(super) fn addition(
+    table: &str,
+    first: &str,
+    rules: &[RulePos],
+    chains: &[ChainText],
+) -> String {
     let mut scattered: Vec<&ChainText> = chains.iter().collect();
     scattered.sort_by_cached_key(|c| {
         let mut hasher = DefaultHasher::new();
@@ -43,7 +48,7 @@ pub(super) fn addition(table: &str, first: &str, rules: &[RuleAt], chains: &[Cha
     for rule in chains.iter().flat_map(|c| &c.rules) {
         let _ = writeln!(text, "{rule}");
     }
-    let mut rules: Vec<&RuleAt> = rules.iter().collect();
+    let mut rules: Vec<&RulePos> = rules.iter().collect();
     rules.sort_by(|a, b| (&a.chain, a.position).cmp(&(&b.chain, b.position)));
     for rule in rules {
         let _ = writeln!(text, "-I {} {}{}", rule.chain, rule.position + 1, body(rule));
@@ -53,7 +58,7 @@ pub(super) fn addition(table: &str, first: &str, rules: &[RuleAt], chains: &[Cha
 }
 
 /// Removes `rules` by their text, each of which stands in its chain once.
-pub(super) fn withdrawal(table: &str, rules: &[RuleAt]) -> String {
+pub(super) fn withdrawal(table: &str, rules: &[RulePos]) -> String {
     let mut text = format!("*{table}\n");
     for rule in rules {
         let _ = writeln!(text, "-D {}{}", rule.chain, body(rule));
@@ -63,7 +68,7 @@ pub(super) fn withdrawal(table: &str, rules: &[RuleAt]) -> String {
 }
 
 /// What stands behind the name of its chain.
-fn body(rule: &RuleAt) -> &str {
+fn body(rule: &RulePos) -> &str {
     let body = rule.text.strip_prefix("-A ").unwrap_or(&rule.text);
     body.strip_prefix(rule.chain.as_str()).unwrap_or(body)
 }
@@ -72,8 +77,8 @@ fn body(rule: &RuleAt) -> &str {
 mod tests {
     use super::*;
 
-    fn at(chain: &str, position: usize, text: &str) -> RuleAt {
-        RuleAt { chain: chain.into(), position, text: text.into(), after: None }
+    fn at(chain: &str, position: usize, text: &str) -> RulePos {
+        RulePos { chain: chain.into(), position, text: text.into(), after: None }
     }
 
     #[test]

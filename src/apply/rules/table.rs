@@ -7,8 +7,8 @@ use crate::apply::Applied;
 use crate::error::{Error, Kind, Result};
 use crate::node::command::Command;
 use crate::node::tools::{Tool, Tools};
-use crate::plan::edit::{ChainText, Direction, RuleAt, TableEdit};
-use crate::plan::invariants::unexpected_of;
+use crate::plan::change::{ChainText, Direction, RulePos, TableEdit};
+use crate::plan::invariants::unexpected_changes_of;
 use crate::state::RulesetId;
 use crate::state::equivalence::canonical;
 use crate::state::equivalence::same_rule;
@@ -44,12 +44,12 @@ pub(super) fn applied(
     before: Option<&Ruleset>,
     after: Option<&Ruleset>,
 ) -> Applied {
-    Applied { unexpected: unexpected_of(edit.ruleset, before, after, [(direction, edit)]) }
+    Applied { unexpected: unexpected_changes_of(edit.ruleset, before, after, [(direction, edit)]) }
 }
 
 /// The edit's rules with the positions at which they stand now, checked: every chain that goes
 /// holds just what the edit says.
-pub(super) fn locate(edit: &TableEdit, ruleset: Option<&Ruleset>) -> Result<Vec<RuleAt>> {
+pub(super) fn find_rules(edit: &TableEdit, ruleset: Option<&Ruleset>) -> Result<Vec<RulePos>> {
     let changed = |what: &str, why: &str| {
         let place = format!("{} {}", edit.ruleset, edit.table);
         Err(Error::new(Kind::LostRace, format!("{place} {what}"), why))
@@ -60,20 +60,20 @@ pub(super) fn locate(edit: &TableEdit, ruleset: Option<&Ruleset>) -> Result<Vec<
     for chain in &edit.chains {
         match table.chain(&chain.name) {
             None => return changed(&chain.name, "the chain is gone"),
-            Some(now) if !holds(ruleset, now, chain) => {
+            Some(now) if !chain_matches(ruleset, now, chain) => {
                 return changed(&chain.name, "someone else changed the chain");
             }
             Some(_) => {}
         }
     }
-    let mut found: Vec<RuleAt> = Vec::with_capacity(edit.rules.len());
+    let mut found: Vec<RulePos> = Vec::with_capacity(edit.rules.len());
     let mut taken: HashSet<(&str, usize)> = HashSet::new();
     for rule in &edit.rules {
         let free = |i: usize| !taken.contains(&(rule.chain.as_str(), i));
         match position(ruleset, table, rule, &free) {
             Some(position) => {
                 taken.insert((&rule.chain, position));
-                found.push(RuleAt { position, ..rule.clone() });
+                found.push(RulePos { position, ..rule.clone() });
             }
             None => return changed(&rule.text, "the rule is gone"),
         }
@@ -83,7 +83,10 @@ pub(super) fn locate(edit: &TableEdit, ruleset: Option<&Ruleset>) -> Result<Vec<
 
 /// The places of an addition's rules in the table as it is now, checked: no chain that comes back
 /// is there, and each rule goes right behind the one that it is to follow.
-pub(super) fn places(edit: &TableEdit, ruleset: Option<&Ruleset>) -> Result<Vec<RuleAt>> {
+pub(super) fn insert_positions(
+    edit: &TableEdit,
+    ruleset: Option<&Ruleset>,
+) -> Result<Vec<RulePos>> {
     let changed = |what: &str, why: &str| {
         let place = format!("{} {}", edit.ruleset, edit.table);
         Error::new(Kind::LostRace, format!("{place} {what}"), why)
@@ -94,7 +97,7 @@ pub(super) fn places(edit: &TableEdit, ruleset: Option<&Ruleset>) -> Result<Vec<
             return Err(changed(&chain.name, "someone made the chain meanwhile"));
         }
     }
-    let mut placed: Vec<RuleAt> = Vec::with_capacity(edit.rules.len());
+    let mut placed: Vec<RulePos> = Vec::with_capacity(edit.rules.len());
     let mut chain: (&str, Vec<&str>) = ("", Vec::new());
     for rule in &edit.rules {
         if chain.0 != rule.chain {
@@ -114,7 +117,7 @@ pub(super) fn places(edit: &TableEdit, ruleset: Option<&Ruleset>) -> Result<Vec<
             return Err(changed(&rule.text, "the rule that it is to follow is gone"));
         };
         chain.1.insert(position, &rule.text);
-        placed.push(RuleAt { position, ..rule.clone() });
+        placed.push(RulePos { position, ..rule.clone() });
     }
     Ok(placed)
 }
@@ -123,10 +126,10 @@ pub(super) fn places(edit: &TableEdit, ruleset: Option<&Ruleset>) -> Result<Vec<
 /// wrote while they were put in by number, at the places `placed`.
 pub(super) fn misplaced(
     edit: &TableEdit,
-    placed: &[RuleAt],
+    placed: &[RulePos],
     before: Option<&Ruleset>,
     after: Option<&Ruleset>,
-) -> Vec<RuleAt> {
+) -> Vec<RulePos> {
     let keys = |ruleset: Option<&Ruleset>, chain: &str| -> Vec<String> {
         let found = ruleset.and_then(|r| Some((r, r.table(&edit.table)?.chain(chain)?)));
         found.map_or_else(Vec::new, |(r, c)| {
@@ -144,8 +147,8 @@ pub(super) fn misplaced(
 
 /// As [`misplaced`], in one chain, whose rules are given in canonical form. Rules that say the same
 /// as another cannot be told from it, and bear no witness.
-fn out_of_order(ours: &[RuleAt], before: &[String], after: &[String]) -> Vec<RuleAt> {
-    let mut wanted: Vec<(String, Option<&RuleAt>)> =
+fn out_of_order(ours: &[RulePos], before: &[String], after: &[String]) -> Vec<RulePos> {
+    let mut wanted: Vec<(String, Option<&RulePos>)> =
         before.iter().map(|key| (key.clone(), None)).collect();
     for rule in ours {
         wanted.insert(rule.position.min(wanted.len()), (canonical(&rule.text), Some(rule)));
@@ -158,20 +161,20 @@ fn out_of_order(ours: &[RuleAt], before: &[String], after: &[String]) -> Vec<Rul
         Some(&[only]) => Some(only),
         _ => None,
     };
-    let stand: Vec<(usize, Option<&RuleAt>)> =
+    let stand: Vec<(usize, Option<&RulePos>)> =
         wanted.iter().filter_map(|(key, rule)| Some((at(key)?, *rule))).collect();
-    let others = |part: &[(usize, Option<&RuleAt>)]| -> Vec<usize> {
+    let others = |part: &[(usize, Option<&RulePos>)]| -> Vec<usize> {
         part.iter().filter(|(_, rule)| rule.is_none()).map(|(position, _)| *position).collect()
     };
-    let wrong = |(i, (own, rule)): (usize, &(usize, Option<&RuleAt>))| {
+    let wrong = |(i, (own, rule)): (usize, &(usize, Option<&RulePos>))| {
         let (above, below) = (others(&stand[..i]), others(&stand[i + 1..]));
         let passed = above.iter().any(|a| a > own) || below.iter().any(|b| b < own);
-        rule.filter(|_| passed).map(|rule| RuleAt { position: *own, ..rule.clone() })
+        rule.filter(|_| passed).map(|rule| RulePos { position: *own, ..rule.clone() })
     };
     stand.iter().enumerate().filter(|(_, (_, rule))| rule.is_some()).filter_map(wrong).collect()
 }
 
-fn holds(ruleset: &Ruleset, now: &Chain, planned: &ChainText) -> bool {
+fn chain_matches(ruleset: &Ruleset, now: &Chain, planned: &ChainText) -> bool {
     now.rules.len() == planned.rules.len()
         && now.rules.iter().zip(&planned.rules).all(|(a, b)| same_rule(ruleset.rule_text(a), b))
 }
@@ -180,7 +183,7 @@ fn holds(ruleset: &Ruleset, now: &Chain, planned: &ChainText) -> bool {
 fn position(
     ruleset: &Ruleset,
     table: &Table,
-    rule: &RuleAt,
+    rule: &RulePos,
     free: &dyn Fn(usize) -> bool,
 ) -> Option<usize> {
     let rules = &table.chain(&rule.chain)?.rules;
@@ -209,13 +212,13 @@ mod tests {
         let keys = |names: &str| -> Vec<String> {
             names.split_whitespace().map(|name| canonical(&rule(name))).collect()
         };
-        let at = |(position, name): &(usize, &str)| RuleAt {
+        let at = |(position, name): &(usize, &str)| RulePos {
             chain: "FORWARD".into(),
             position: *position,
             text: rule(name).into(),
             after: None,
         };
-        let ours: Vec<RuleAt> = ours.iter().map(at).collect();
+        let ours: Vec<RulePos> = ours.iter().map(at).collect();
         let found = out_of_order(&ours, &keys(before), &keys(after));
         found.iter().map(|r| r.text.to_string()).collect()
     }

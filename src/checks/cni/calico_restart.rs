@@ -2,7 +2,7 @@
 
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::kube_proxy::mode;
-use crate::owners::life::{self, Life};
+use crate::owners::liveness::{self, Liveness};
 
 pub(in crate::checks) const CHECK: Check = Check {
     id: "cni.calico-restart",
@@ -25,20 +25,20 @@ fn applies(facts: &Facts<'_>) -> bool {
     crosses && !life_of_calico(facts).is_gone()
 }
 
-fn life_of_calico(facts: &Facts<'_>) -> Life {
+fn life_of_calico(facts: &Facts<'_>) -> Liveness {
     match facts.catalogue.component("calico") {
-        Some(component) => life::of(component, facts.now),
-        None => Life::Gone("calico is not in the catalogue".into()),
+        Some(component) => liveness::liveness(component, facts.now),
+        None => Liveness::Gone("calico is not in the catalogue".into()),
     }
 }
 
 fn judge(facts: &Facts<'_>) -> Verdict {
     let evidence = match life_of_calico(facts) {
-        Life::Alive(evidence) => evidence,
-        Life::Unknown(missing) => {
+        Liveness::Alive(evidence) => evidence,
+        Liveness::Unknown(missing) => {
             return Verdict::Unknown(format!("whether Calico runs: {missing}"));
         }
-        Life::Gone(evidence) => return Verdict::Ok(evidence),
+        Liveness::Gone(evidence) => return Verdict::Ok(evidence),
     };
     let there = facts.now.links.iter().any(|l| l.name == "kube-ipvs0");
     let (link, comes) = match (there, facts.to.is_some_and(|to| mode::of(to).binds_addresses())) {

@@ -2,8 +2,8 @@
 
 use super::{program, shown};
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
-use crate::owners::life;
-use crate::plan::edit::ruleset_of;
+use crate::owners::liveness;
+use crate::plan::change::ruleset_of;
 use crate::plan::{Action, Object, ObjectKind};
 
 pub(in crate::checks) const CHECK: Check = Check {
@@ -28,7 +28,7 @@ fn judge(facts: &Facts<'_>) -> Verdict {
         return Verdict::Unknown("the rules are not in this state".into());
     }
     let component = facts.catalogue.component(NAME);
-    if component.is_some_and(|c| life::of(c, facts.now).is_gone()) {
+    if component.is_some_and(|c| liveness::liveness(c, facts.now).is_gone()) {
         return Verdict::Ok("flannel does not run: cni.leftovers judges what it left".into());
     }
     let rows = facts.leftovers().objects.iter();
@@ -87,7 +87,7 @@ fn effect(removed: &[&Object], suspected: &[&Object]) -> String {
 mod tests {
     use super::*;
     use crate::checks::testing::{changed, judged, node, with_facts};
-    use crate::plan::edit::Direction;
+    use crate::plan::change::Direction;
 
     const CANAL: &str = "canal-stale-flannel-1.20";
     const SAVE: &str = "iptables-nft.save";

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::shown;
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 use crate::owners::component::Component;
-use crate::owners::life::{self, Life};
+use crate::owners::liveness::{self, Liveness};
 use crate::plan::{Action, Object, ObjectKind};
 
 pub(in crate::checks) const CHECK: Check = Check {
@@ -37,10 +37,10 @@ fn judge(facts: &Facts<'_>) -> Verdict {
     let makers = facts.catalogue.components().iter().filter(|c| c.cni);
     for component in makers.filter(|c| !c.alive.processes.is_empty()) {
         let Some(rows) = rows.get(component.name.as_str()) else { continue };
-        match life::of(component, facts.now) {
-            Life::Gone(evidence) => gone(facts, component, &evidence, rows, &mut found),
-            Life::Unknown(missing) => unknown.push(format!("{}: {missing}", component.name)),
-            Life::Alive(_) => {}
+        match liveness::liveness(component, facts.now) {
+            Liveness::Gone(evidence) => gone(facts, component, &evidence, rows, &mut found),
+            Liveness::Unknown(missing) => unknown.push(format!("{}: {missing}", component.name)),
+            Liveness::Alive(_) => {}
         }
     }
     match (found.evidence.is_empty(), unknown.is_empty()) {

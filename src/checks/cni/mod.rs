@@ -9,7 +9,7 @@ pub(super) mod leftovers;
 pub(super) mod portmap;
 
 use crate::plan::Object;
-use crate::plan::edit::ruleset_of;
+use crate::plan::change::ruleset_of;
 use crate::state::{Backend, Family, NodeState, RulesetId};
 
 /// A row of a plan with its place in its file, and what is wrong with it.

@@ -3,7 +3,7 @@
 use super::masquerade::program;
 use super::networks::{life, v4};
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
-use crate::owners::life::Life;
+use crate::owners::liveness::Liveness;
 
 pub(in crate::checks) const CHECK: Check = Check {
     id: "docker.forward-policy",
@@ -31,11 +31,11 @@ fn judge(facts: &Facts<'_>) -> Verdict {
         return Verdict::Ok("ACCEPT".into());
     }
     match life(facts) {
-        Life::Alive(evidence) => Verdict::Ok(format!("DROP, as docker sets it: {evidence}")),
-        Life::Unknown(missing) => {
+        Liveness::Alive(evidence) => Verdict::Ok(format!("DROP, as docker sets it: {evidence}")),
+        Liveness::Unknown(missing) => {
             Verdict::Unknown(format!("the policy is DROP; whether docker runs: {missing}"))
         }
-        Life::Gone(_) => Verdict::Found(Found {
+        Liveness::Gone(_) => Verdict::Found(Found {
             evidence: dropping
                 .iter()
                 .map(|(id, counted, bare)| {

@@ -6,7 +6,7 @@ use super::networks::{
     postrouting, translates, v4,
 };
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
-use crate::plan::edit::{Direction, Edit, RuleAt, TableEdit, Target};
+use crate::plan::change::{Direction, Edit, RulePos, TableEdit, Target};
 use crate::state::ruleset::{Chain, Ruleset, Table};
 use crate::state::{Backend, RulesetId};
 
@@ -74,7 +74,7 @@ fn found(facts: &Facts<'_>, lost: &[Bridge]) -> Found {
         ..Found::default()
     };
     // Two rules that go to one place stand in the order of the bridges.
-    let mut put: Vec<RuleAt> = Vec::new();
+    let mut put: Vec<RulePos> = Vec::new();
     for bridge in lost {
         let spot = place.and_then(|(id, r)| Some((id, r, postrouting(r)?)));
         let (program, position) = match spot {
@@ -92,7 +92,7 @@ fn found(facts: &Facts<'_>, lost: &[Bridge]) -> Found {
             ));
         } else if let Some((_, r, (_, chain))) = spot {
             let after = position.checked_sub(1).map(|i| r.rule_text(&chain.rules[i]).to_owned());
-            put.push(RuleAt { chain: "POSTROUTING".into(), position, text: rule.into(), after });
+            put.push(RulePos { chain: "POSTROUTING".into(), position, text: rule.into(), after });
         }
     }
     if let (Some((id, _)), false) = (place, put.is_empty()) {

@@ -6,7 +6,7 @@ use ipnet::{IpNet, Ipv4Net};
 use serde_json::Value;
 
 use crate::checks::Facts;
-use crate::owners::life::{self, Life};
+use crate::owners::liveness::{self, Liveness};
 use crate::state::ruleset::{Chain, Rule, Ruleset, Table};
 use crate::state::{Family, NodeState, RulesetId};
 
@@ -69,10 +69,10 @@ pub(super) fn bridges(state: &NodeState) -> Vec<Bridge> {
 }
 
 /// Whether docker lives here.
-pub(super) fn life(facts: &Facts<'_>) -> Life {
+pub(super) fn life(facts: &Facts<'_>) -> Liveness {
     match facts.catalogue.component("docker") {
-        Some(component) => life::of(component, facts.now),
-        None => Life::Unknown("docker is not in the catalogue".into()),
+        Some(component) => liveness::liveness(component, facts.now),
+        None => Liveness::Unknown("docker is not in the catalogue".into()),
     }
 }
 

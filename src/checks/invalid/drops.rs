@@ -2,7 +2,7 @@
 
 use super::rules::{Dropping, LIBERAL, by_owner, dropping, first_gate, program, sysctls};
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
-use crate::owners::life;
+use crate::owners::liveness;
 use crate::state::NodeState;
 use crate::state::tools::Version;
 
@@ -126,7 +126,7 @@ pub(crate) fn felix_setting(state: &NodeState) -> String {
 /// Where an exception must stand to act at all, and whether it would stay there.
 fn exception(facts: &Facts<'_>, rules: &[Dropping]) -> Vec<String> {
     let calico = facts.catalogue.component("calico");
-    let felix = calico.is_some_and(|c| !life::of(c, facts.now).is_gone());
+    let felix = calico.is_some_and(|c| !liveness::liveness(c, facts.now).is_gone());
     let mut remedy = Vec::new();
     for (id, ruleset) in &facts.now.rulesets {
         if !rules.iter().any(|r| r.id == *id && r.table == "filter") {

@@ -5,7 +5,7 @@ use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 use crate::kube_proxy::mode;
 use crate::kube_proxy::services::{Place, Services};
 use crate::plan::ObjectKind;
-use crate::plan::edit::ruleset_of;
+use crate::plan::change::ruleset_of;
 use crate::state::RulesetId;
 use crate::state::kube_proxy::Mode;
 use crate::state::rule::Words;

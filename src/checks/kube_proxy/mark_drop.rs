@@ -2,7 +2,7 @@
 
 use super::at_least;
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
-use crate::plan::edit::{ChainText, Direction, Edit, TableEdit, Target};
+use crate::plan::change::{ChainText, Direction, Edit, TableEdit, Target};
 use crate::state::RulesetId;
 use crate::state::ruleset::Ruleset;
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::super::{Check, Facts, Found, Severity, Verdict, always};
 use crate::owners::matcher::{Ownership, UNKNOWN};
-use crate::state::equivalence::Change;
 use crate::state::equivalence::Difference;
+use crate::state::equivalence::DifferenceKind;
 use crate::state::{NodeState, RulesetId};
 
 pub(in crate::checks) const CHECK: Check = Check {
@@ -37,7 +37,7 @@ fn judge(facts: &Facts<'_>) -> Verdict {
     let before = Ownership::of(facts.catalogue, earlier);
     let mut owners: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for difference in &differences {
-        let gone = difference.what == Change::Gone || difference.text.starts_with("- ");
+        let gone = difference.what == DifferenceKind::Gone || difference.text.starts_with("- ");
         let owner = match gone {
             true => owner(difference, earlier, &before),
             false => owner(difference, facts.now, facts.ownership),

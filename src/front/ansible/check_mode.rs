@@ -14,8 +14,8 @@ use crate::front::ansible::states::unchanged;
 use crate::front::ansible::states::undone;
 use crate::guard::unit::Unit;
 use crate::node::systemd;
-use crate::plan::edit::Edit;
-use crate::plan::leftovers::Wanted;
+use crate::plan::change::Edit;
+use crate::plan::leftovers::CleanupScope;
 use crate::run::confirm::{self, Confirmed};
 use crate::run::migrate::{self, Asked};
 use crate::run::rollback::to::{self, RollbackPlan};
@@ -41,7 +41,7 @@ pub(super) fn check_mode(context: &Context<'_>, task: &Task) -> Result<ModuleRes
         State::Cleaned { owners, .. } => match cleaned_already(context, owners)? {
             Some(answer) => Ok(answer),
             None => {
-                let wanted = Wanted { owners: owners.clone(), black_holes: false };
+                let wanted = CleanupScope { owners: owners.clone(), black_holes: false };
                 let edits = cleanup::intended(context, &wanted)?;
                 let objects = edits.iter().map(Edit::objects).sum();
                 Ok(would(&edits, &format!("{} would be removed", counted(objects, "object"))))
@@ -54,7 +54,7 @@ pub(super) fn check_mode(context: &Context<'_>, task: &Task) -> Result<ModuleRes
             let playbook = playbook.as_deref();
             let asked = Asked { to: *to, playbook, confirm_within: None, confirm: true, ignore };
             let from = migrate::intended(context, &asked)?.from;
-            let edits = cleanup::intended(context, &Wanted::of_owner("kube-proxy"))?;
+            let edits = cleanup::intended(context, &CleanupScope::of_owner("kube-proxy"))?;
             let diff = Some(Diff::of(&edits).modes(from.name(), to.name()));
             let msg = format!("kube-proxy would go from {from} to {to} mode");
             Ok(ModuleResult { changed: true, diff, ..unchanged(&msg) })

@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::plan::edit::{Direction, Edit, Target};
+use crate::plan::change::{Direction, Edit, Target};
 use crate::state::NodeState;
-use crate::state::equivalence::Change;
+use crate::state::equivalence::DifferenceKind;
 
 /// The objects that change: their lines before, and their lines after.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -20,9 +20,9 @@ impl Diff {
         for difference in before.differences(after) {
             let line = format!("{} {}", difference.place, difference.text);
             match difference.what {
-                Change::Gone => diff.gone(&line),
-                Change::New => diff.came(&line),
-                Change::Changed => diff.came(&format!("{line} (changed)")),
+                DifferenceKind::Gone => diff.gone(&line),
+                DifferenceKind::New => diff.came(&line),
+                DifferenceKind::Changed => diff.came(&format!("{line} (changed)")),
             }
         }
         diff

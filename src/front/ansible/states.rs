@@ -21,7 +21,7 @@ use crate::node::live_facts;
 use crate::node::observe::observe;
 use crate::node::systemd;
 use crate::owners::matcher::Ownership;
-use crate::plan::leftovers::Wanted;
+use crate::plan::leftovers::CleanupScope;
 use crate::run::Context;
 use crate::run::cleanup;
 use crate::run::confirm::{self, Confirmed};
@@ -48,7 +48,7 @@ pub(super) fn act(context: &Context<'_>, task: &Task) -> Result<ModuleResult> {
             if let Some(answer) = cleaned_already(context, owners)? {
                 return Ok(answer);
             }
-            let wanted = Wanted { owners: owners.clone(), black_holes: false };
+            let wanted = CleanupScope { owners: owners.clone(), black_holes: false };
             let report = cleanup::cleanup(context, &wanted, *confirm_within, &|_| Ok(true))?;
             let waits = report.confirm_within.is_some();
             Ok(match report.run {
@@ -172,7 +172,7 @@ pub(super) fn migrated_already(context: &Context<'_>, to: Mode) -> Result<Option
     }
     let now = observe(context.tools, context.sink)?;
     let there = mode_of(context, &now) == Some(to.name())
-        && Wanted::of_owner("kube-proxy").plan(context.catalogue, &now)?.is_empty();
+        && CleanupScope::of_owner("kube-proxy").plan(context.catalogue, &now)?.is_empty();
     Ok(there.then(|| unchanged(&format!("kube-proxy serves in {to} mode, and left nothing"))))
 }
 
@@ -274,7 +274,7 @@ pub(super) fn mode_of(context: &Context<'_>, state: &NodeState) -> Option<&'stat
 
 /// What templates may want to know; null where it is not known.
 pub(super) fn facts(context: &Context<'_>, now: Option<&NodeState>) -> Value {
-    let leftovers = now.and_then(|now| Wanted::default().plan(context.catalogue, now).ok());
+    let leftovers = now.and_then(|now| CleanupScope::default().plan(context.catalogue, now).ok());
     let runs = context.store.runs().unwrap_or_default();
     json!({
         "version": env!("CARGO_PKG_VERSION"),

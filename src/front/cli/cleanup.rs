@@ -13,14 +13,14 @@ use crate::front::cli::plan;
 use crate::front::cli::status::time;
 use crate::owners::catalogue::Catalogue;
 use crate::plan::Plan;
-use crate::plan::leftovers::Wanted;
+use crate::plan::leftovers::CleanupScope;
 use crate::run::cleanup::{self, Report};
 use crate::run::resume::{self, Resumed};
 use crate::ui::prompt;
 use crate::ui::table::counted;
 
 pub(in crate::front) fn run(command: &Command<'_>, options: &args::Cleanup) -> Result<u8> {
-    let wanted = Wanted { owners: options.owner.clone(), black_holes: options.black_holes };
+    let wanted = CleanupScope { owners: options.owner.clone(), black_holes: options.black_holes };
     let asks_proxy = wanted.owners.is_empty() || wanted.owners.iter().any(|o| o == "kube-proxy");
     if wanted.black_holes && !asks_proxy {
         return Err(Error::new(Kind::Usage, "--black-holes", "they are kube-proxy's")

@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::front::cli::args;
 use crate::front::cli::command::Command;
 use crate::owners::catalogue::Catalogue;
-use crate::plan::leftovers::Wanted;
+use crate::plan::leftovers::CleanupScope;
 use crate::plan::playbook::supported;
 use crate::plan::{Action, Object, ObjectKind, Plan};
 use crate::run::migrate::preview;
@@ -31,7 +31,7 @@ pub(in crate::front) fn run(command: &Command<'_>, options: &args::Plan) -> Resu
                 .answer(&stages::document(&preview), &stages::text(&preview, command.args.verbose));
         }
         None => {
-            let plan = Wanted::default().plan(&catalogue, &state)?;
+            let plan = CleanupScope::default().plan(&catalogue, &state)?;
             command.answer(&document(&plan), &text(&plan, command.args.verbose));
         }
     }

@@ -11,7 +11,7 @@ use crate::front::wizard::Answers;
 use crate::front::wizard::heading;
 use crate::front::wizard::print_summary;
 use crate::plan::Plan;
-use crate::plan::leftovers::Wanted;
+use crate::plan::leftovers::CleanupScope;
 use crate::run::cleanup;
 use crate::ui::table::counted;
 
@@ -27,7 +27,7 @@ pub(super) fn run(command: &Command<'_>, answers: &Answers) -> Result<u8> {
         true,
     )?;
     let within = confirmed.then_some(WITHIN);
-    let all = Wanted::default();
+    let all = CleanupScope::default();
     let report = command.with_context(|context| {
         cleanup::cleanup(context, &all, within, &|plan| approve(command, plan))
     })?;

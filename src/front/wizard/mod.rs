@@ -17,7 +17,7 @@ pub(in crate::front) use crate::front::cli::command::Command;
 pub(in crate::front) use crate::front::cli::command::as_root;
 use crate::kube_proxy::mode;
 use crate::owners::catalogue::Catalogue;
-use crate::plan::leftovers::Wanted;
+use crate::plan::leftovers::CleanupScope;
 use crate::plan::playbook::builtin_text;
 use crate::state::kube_proxy::Mode;
 use crate::ui::Output;
@@ -75,7 +75,7 @@ impl Answers {
 
 /// What is to be done, of what can be.
 fn goal(command: &Command<'_>, seen: &Seen) -> Result<Goal> {
-    let plan = Wanted::default().plan(&Catalogue::builtin()?, &seen.now)?;
+    let plan = CleanupScope::default().plan(&Catalogue::builtin()?, &seen.now)?;
     let leftovers = plan.removals().count();
     let mut goals = vec![None];
     let mut answers = vec![Answer::new("nothing", "nothing is changed")];

@@ -6,7 +6,7 @@ pub(in crate::front) use crate::front::cli::command::Command;
 use crate::front::wizard::heading;
 use crate::kube_proxy::running::RunningMode;
 use crate::owners::catalogue::Catalogue;
-use crate::owners::life::{self, Life};
+use crate::owners::liveness::{self, Liveness};
 use crate::owners::matcher::Ownership;
 use crate::state::NodeState;
 
@@ -27,7 +27,8 @@ pub(super) fn show(command: &Command<'_>, now: &NodeState) -> Result<()> {
     let ownership = Ownership::of(&catalogue, now);
     let facts = Facts::of(now, &catalogue, &ownership, None);
     let alive = catalogue.components().iter();
-    let alive: Vec<_> = alive.filter(|c| matches!(life::of(c, now), Life::Alive(_))).collect();
+    let alive: Vec<_> =
+        alive.filter(|c| matches!(liveness::liveness(c, now), Liveness::Alive(_))).collect();
     let networks = alive.iter().filter(|c| c.cni).map(|c| c.name.as_str()).collect();
     let docker = alive.iter().filter(|c| c.name == "docker").map(|_| "runs").collect();
     let found = run(&facts, &|id| id.starts_with("writers."));

@@ -1,7 +1,7 @@
 //! What iptables and ipvs mode share: the chain nat KUBE-SERVICES.
 
 use crate::kube_proxy::NAME;
-use crate::owners::matcher::{Ownership, Why};
+use crate::owners::matcher::{Evidence, Ownership};
 use crate::state::ruleset::{Chain, Rule, Ruleset, Table};
 use crate::state::{Family, NodeState, RulesetId};
 
@@ -40,7 +40,7 @@ fn is_hooked(ownership: &Ownership<'_>, id: RulesetId, nat: &Table) -> bool {
         let rules = nat.chain(name).map_or(&[][..], |c| &c.rules);
         rules.iter().enumerate().any(|(position, rule)| {
             let owner = ownership.rule_attribution(id, "nat", name, position);
-            matches!(owner.why, Why::Hook(_)) && rule.target.as_deref() == Some(SERVICES)
+            matches!(owner.why, Evidence::Hook(_)) && rule.target.as_deref() == Some(SERVICES)
         })
     })
 }

@@ -27,8 +27,8 @@ pub fn black_holes(state: &NodeState, ownership: &Ownership<'_>) -> Result<Vec<O
     let listing = listing.transpose()?;
     let slow = slow(state);
     let mut rows = Vec::new();
-    for (place, server) in state.ipvs.servers.iter().enumerate() {
-        let owned = ownership.virtual_server(place).is_some_and(|o| o.name == NAME);
+    for (context, server) in state.ipvs.servers.iter().enumerate() {
+        let owned = ownership.virtual_server(context).is_some_and(|o| o.name == NAME);
         if !owned || !is_udp(&server.service) {
             continue;
         }
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
     use crate::owners::catalogue::Catalogue;
     use crate::plan::Plan;
-    use crate::plan::edit::{Edit, Target, edits};
+    use crate::plan::change::{Edit, Target, edits};
     use crate::plan::invariants::{Outcome, outcome};
     use crate::plan::merge;
     use crate::state::Files;

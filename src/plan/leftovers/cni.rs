@@ -2,90 +2,96 @@
 
 use crate::owners::component::Component;
 use crate::owners::content::Reading;
-use crate::owners::life::{self, Life};
-use crate::plan::leftovers::draft::{Draft, OwnedChain, Place, Row, RuleAt};
+use crate::owners::liveness::{self, Liveness};
+use crate::plan::candidates::{Candidates, OwnedChain, PlanRow, RuleContext, RuleIndex};
 use crate::plan::{Action, ObjectKind};
 
 /// Each component that makes pod networks: all of it goes if it is known to be gone and the
 /// catalogue says that this is proof enough, else it stays.
-pub(super) fn components(draft: &mut Draft<'_>) {
-    let catalogue = draft.catalogue;
+pub(super) fn components(candidates: &mut Candidates<'_>) {
+    let catalogue = candidates.catalogue;
     for component in catalogue.components().iter().filter(|c| c.cni) {
-        let life = life::of(component, draft.state);
+        let life = liveness::liveness(component, candidates.state);
         if life.is_gone() && component.removed_when_gone {
-            remove(draft, component, life.evidence());
+            remove(candidates, component, life.evidence());
         } else {
-            keep(draft, component, &life);
+            keep(candidates, component, &life);
         }
     }
 }
 
-fn remove(draft: &mut Draft<'_>, component: &Component, evidence: &str) {
+fn remove(candidates: &mut Candidates<'_>, component: &Component, evidence: &str) {
     let reason = || format!("{} is gone: {evidence}", component.name);
-    for OwnedChain { at, .. } in draft.chains_of(&component.name) {
-        draft.may_remove_chain(at, reason());
+    for OwnedChain { at, .. } in candidates.chains_of(&component.name) {
+        candidates.propose_chain(at, reason());
     }
-    for (at, place, to) in draft.built_in_rules() {
-        if owner(draft, &place) != component.name {
+    for (at, context, to) in candidates.built_in_rules() {
+        if owner(candidates, &context) != component.name {
             continue;
         }
-        if is_signed(draft, component, &place) {
-            let with = to.filter(|c| draft.is_candidate(*c));
-            draft.may_remove_rule(at, with, reason());
+        if is_signed(candidates, component, &context) {
+            let with = to.filter(|c| candidates.is_candidate(*c));
+            candidates.propose_rule(at, with, reason());
         } else {
             let reason = format!("suspected: {}, but nothing proves the rule its own", reason());
-            draft.keep_rule(at, reason);
+            candidates.keep_rule(at, reason);
         }
     }
-    let state = draft.state;
+    let state = candidates.state;
     for set in &state.ipsets.sets {
-        if draft.ownership.set(&set.name).is_some_and(|o| o.name == component.name) {
-            draft.may_remove_set(&set.name, reason());
+        if candidates.ownership.set(&set.name).is_some_and(|o| o.name == component.name) {
+            candidates.propose_set(&set.name, reason());
         }
     }
 }
 
-fn keep(draft: &mut Draft<'_>, component: &Component, life: &Life) {
+fn keep(candidates: &mut Candidates<'_>, component: &Component, life: &Liveness) {
     let name = &component.name;
     let reason = match life {
-        Life::Alive(evidence) => format!("{name}'s, which lives: {evidence}"),
-        Life::Gone(evidence) => format!("suspected: {name} seems gone: {evidence}"),
-        Life::Unknown(_) if component.alive.processes.is_empty() => {
+        Liveness::Alive(evidence) => format!("{name}'s, which lives: {evidence}"),
+        Liveness::Gone(evidence) => format!("suspected: {name} seems gone: {evidence}"),
+        Liveness::Unknown(_) if component.alive.processes.is_empty() => {
             format!("{name}'s, which never writes it again by itself")
         }
-        Life::Unknown(evidence) => format!("{name}'s; whether it lives is not known: {evidence}"),
+        Liveness::Unknown(evidence) => {
+            format!("{name}'s; whether it lives is not known: {evidence}")
+        }
     };
-    for OwnedChain { at, .. } in draft.chains_of(name).into_iter().filter(|c| !c.entry.many) {
-        draft.keep_chain(at, reason.clone());
+    for OwnedChain { at, .. } in candidates.chains_of(name).into_iter().filter(|c| !c.entry.many) {
+        candidates.keep_chain(at, reason.clone());
     }
-    let state = draft.state;
+    let state = candidates.state;
     for set in &state.ipsets.sets {
-        if draft.ownership.set(&set.name).is_some_and(|o| o.name == *name) {
+        if candidates.ownership.set(&set.name).is_some_and(|o| o.name == *name) {
             let (family, text) = (Some(set.family), set.kind.clone());
             let (backend, owner, reason) = ("ipset", name.as_str(), reason.clone());
-            let row = Row { family, backend, name: &set.name, text, owner, reason };
-            draft.row(Action::Keep, ObjectKind::Set, row);
+            let row = PlanRow { family, backend, name: &set.name, text, owner, reason };
+            candidates.row(Action::Keep, ObjectKind::Set, row);
         }
     }
 }
 
 /// The name of the owner of a rule.
-pub(super) fn owner<'a>(draft: &Draft<'a>, place: &Place<'_>) -> &'a str {
-    let (table, chain) = (&place.table.name, &place.chain.name);
-    let a = draft.ownership.rule_attribution(place.id, table, chain, place.position);
-    draft.ownership.name(a)
+pub(super) fn owner<'a>(candidates: &Candidates<'a>, context: &RuleContext<'_>) -> &'a str {
+    let (table, chain) = (&context.table.name, &context.chain.name);
+    let a = candidates.ownership.rule_attribution(context.id, table, chain, context.position);
+    candidates.ownership.name(a)
 }
 
 /// True if the rule carries a comment that only the component writes.
-pub(super) fn is_signed(draft: &Draft<'_>, component: &Component, place: &Place<'_>) -> bool {
-    let reading = Reading::of(place.ruleset.words(place.rule));
-    reading.comments.iter().any(|c| draft.catalogue.writes_comment(component, c))
+pub(super) fn is_signed(
+    candidates: &Candidates<'_>,
+    component: &Component,
+    context: &RuleContext<'_>,
+) -> bool {
+    let reading = Reading::of(context.ruleset.words(context.rule));
+    reading.comments.iter().any(|c| candidates.catalogue.writes_comment(component, c))
 }
 
 /// portmap's chain of a pod without a rule does nothing, and neither does the jump to it: a pod
 /// whose end was missed.
-pub(super) fn empty_port_chains(draft: &mut Draft<'_>) {
-    let chains = draft.chains_of("cni-portmap");
+pub(super) fn empty_port_chains(candidates: &mut Candidates<'_>) {
+    let chains = candidates.chains_of("cni-portmap");
     let mut found = Vec::new();
     for OwnedChain { at, chain, .. } in chains.iter().filter(|c| !c.entry.many) {
         for (position, rule) in chain.rules.iter().enumerate() {
@@ -96,13 +102,13 @@ pub(super) fn empty_port_chains(draft: &mut Draft<'_>) {
                     && rule.target.as_ref() == Some(&c.chain.name)
             };
             if let Some(target) = chains.iter().find(empty) {
-                found.push((RuleAt { chain: *at, position }, target));
+                found.push((RuleIndex { chain: *at, position }, target));
             }
         }
     }
     for (jump, target) in found {
-        draft.may_remove_chain(target.at, "holds no rule, so its jumps lead nowhere");
+        candidates.propose_chain(target.at, "holds no rule, so its jumps lead nowhere");
         let reason = format!("leads to {}, which holds no rule", target.chain.name);
-        draft.may_remove_rule(jump, Some(target.at), reason);
+        candidates.propose_rule(jump, Some(target.at), reason);
     }
 }

@@ -8,10 +8,10 @@ use std::collections::BTreeSet;
 use ipnet::IpNet;
 
 use crate::owners::component::Component;
-use crate::owners::life;
-use crate::owners::matcher::Why;
+use crate::owners::liveness;
+use crate::owners::matcher::Evidence;
+use crate::plan::candidates::{Candidates, RuleContext, RuleIndex};
 use crate::plan::leftovers::cni::{is_signed, owner};
-use crate::plan::leftovers::draft::{Draft, Place, RuleAt};
 use crate::state::ruleset::{Rule, Ruleset};
 
 const NAME: &str = "flannel";
@@ -61,33 +61,33 @@ impl Nets {
 }
 
 /// Judges each rule of flannel's, unless it is known to be gone (then `cni` does).
-pub(super) fn rules(draft: &mut Draft<'_>) {
-    let Some(component) = draft.catalogue.component(NAME) else { return };
-    if life::of(component, draft.state).is_gone() {
+pub(super) fn rules(candidates: &mut Candidates<'_>) {
+    let Some(component) = candidates.catalogue.component(NAME) else { return };
+    if liveness::liveness(component, candidates.state).is_gone() {
         return;
     }
-    let (lease, doubt) = lease(draft, component);
-    for (at, ruleset, table, chain) in draft.all_chains() {
+    let (lease, doubt) = lease(candidates, component);
+    for (at, ruleset, table, chain) in candidates.all_chains() {
         if !chain.is_built_in() && !OWN_CHAINS.contains(&&*chain.name) {
             continue;
         }
         let mut seen = BTreeSet::new();
         for (position, rule) in chain.rules.iter().enumerate() {
-            let place = Place { id: at.id, ruleset, table, chain, rule, position };
-            if owner(draft, &place) != NAME {
+            let context = RuleContext { id: at.id, ruleset, table, chain, rule, position };
+            if owner(candidates, &context) != NAME {
                 continue;
             }
             let first = seen.insert(ruleset.rule_text(rule));
-            let rule = RuleAt { chain: at, position };
-            match (&doubt, judge(draft, component, lease.as_ref(), &place, first)) {
-                (None, Some(Ok(reason))) => draft.may_remove_rule(rule, None, reason),
+            let rule = RuleIndex { chain: at, position };
+            match (&doubt, judge(candidates, component, lease.as_ref(), &context, first)) {
+                (None, Some(Ok(reason))) => candidates.propose_rule(rule, None, reason),
                 (Some(doubt), Some(Ok(reason))) => {
-                    draft.keep_rule(rule, format!("suspected: {reason}; but {doubt}"));
+                    candidates.keep_rule(rule, format!("suspected: {reason}; but {doubt}"));
                 }
                 (Some(doubt), Some(Err(_))) if lease.is_none() => {
-                    draft.keep_rule(rule, format!("flannel's; {doubt}"));
+                    candidates.keep_rule(rule, format!("flannel's; {doubt}"));
                 }
-                (_, Some(Err(reason))) => draft.keep_rule(rule, reason),
+                (_, Some(Err(reason))) => candidates.keep_rule(rule, reason),
                 (_, None) => {}
             }
         }
@@ -95,17 +95,20 @@ pub(super) fn rules(draft: &mut Draft<'_>) {
 }
 
 /// flannel's lease as far as it is known, and why it is not certain.
-fn lease<'a>(draft: &Draft<'a>, component: &Component) -> (Option<Lease<'a>>, Option<String>) {
-    let state = draft.state;
+fn lease<'a>(
+    candidates: &Candidates<'a>,
+    component: &Component,
+) -> (Option<Lease<'a>>, Option<String>) {
+    let state = candidates.state;
     let Some(env) = &state.flannel else {
         return (None, Some("its lease (/run/flannel/subnet.env) is not in this state".into()));
     };
     let lease = Lease { networks: &env.networks, subnets: &env.subnets };
-    if life::process(component, state).is_none() {
+    if liveness::process(component, state).is_none() {
         return (Some(lease), Some("that flannel runs is not certain".into()));
     }
     let links = state.links.iter();
-    let own = |name: &str| draft.ownership.link(name).is_some_and(|o| o.name == NAME);
+    let own = |name: &str| candidates.ownership.link(name).is_some_and(|o| o.name == NAME);
     for link in links.filter(|l| own(&l.name)) {
         for net in link.networks() {
             if !lease.subnets.iter().any(|s| s.contains(&net)) {
@@ -120,35 +123,35 @@ fn lease<'a>(draft: &Draft<'a>, component: &Component) -> (Option<Lease<'a>>, Op
 /// `Ok` with the reason to remove a rule, `Err` with the reason to keep it, none for a rule that
 /// is judged with its chain.
 fn judge(
-    draft: &Draft<'_>,
+    candidates: &Candidates<'_>,
     component: &Component,
     lease: Option<&Lease<'_>>,
-    place: &Place<'_>,
+    context: &RuleContext<'_>,
     first: bool,
 ) -> Option<Result<String, String>> {
-    if why(draft, place) == Why::Link {
+    if why(candidates, context) == Evidence::Link {
         // cni0 in a rule does not make it flannel's.
         return None;
     }
-    let nets = Nets::of(place.ruleset, place.rule)?;
+    let nets = Nets::of(context.ruleset, context.rule)?;
     nets.pods().next()?;
     let Some(lease) = lease else { return Some(Err(String::new())) };
-    let own_chain = !place.chain.is_built_in();
-    let signed = own_chain || is_signed(draft, component, place);
+    let own_chain = !context.chain.is_built_in();
+    let signed = own_chain || is_signed(candidates, component, context);
     let foreign: Vec<&IpNet> = nets.pods().filter(|n| !lease.has(n)).collect();
     Some(match (foreign.first(), signed) {
         (None, _) if !first => Ok("a second copy of a rule of flannel's".into()),
-        (None, true) if !own_chain && replaced(place) => {
+        (None, true) if !own_chain && replaced(context) => {
             Ok("of flannel before 0.20; FLANNEL-POSTRTG holds the rules now".into())
         }
-        (None, false) if replaced(place) => {
+        (None, false) if replaced(context) => {
             Err("suspected: of flannel before 0.20; FLANNEL-POSTRTG holds the rules now".into())
         }
         (None, _) => Err("flannel's, of its network and lease".into()),
         (Some(net), true) => {
             Ok(format!("of {net}, which is neither flannel's network nor its lease"))
         }
-        (Some(net), false) => match doubt(draft, lease, place, &nets) {
+        (Some(net), false) => match doubt(candidates, lease, context, &nets) {
             None => {
                 Ok(format!("left of its lease {net}; its lease is now {}", list(lease.subnets)))
             }
@@ -164,24 +167,29 @@ fn list(nets: &[IpNet]) -> String {
 }
 
 /// True for a rule of nat POSTROUTING beside a FLANNEL-POSTRTG with rules.
-fn replaced(place: &Place<'_>) -> bool {
-    let chain = place.table.chain("FLANNEL-POSTRTG");
-    &*place.table.name == "nat"
-        && place.rule.target.as_deref().is_none_or(|t| !OWN_CHAINS.contains(&t))
+fn replaced(context: &RuleContext<'_>) -> bool {
+    let chain = context.table.chain("FLANNEL-POSTRTG");
+    &*context.table.name == "nat"
+        && context.rule.target.as_deref().is_none_or(|t| !OWN_CHAINS.contains(&t))
         && chain.is_some_and(|c| !c.rules.is_empty())
 }
 
 /// By what the rule is flannel's.
-fn why(draft: &Draft<'_>, place: &Place<'_>) -> Why {
-    let (table, chain) = (&place.table.name, &place.chain.name);
-    draft.ownership.rule_attribution(place.id, table, chain, place.position).why
+fn why(candidates: &Candidates<'_>, context: &RuleContext<'_>) -> Evidence {
+    let (table, chain) = (&context.table.name, &context.chain.name);
+    candidates.ownership.rule_attribution(context.id, table, chain, context.position).why
 }
 
 /// Why a bare rule may not be of an earlier lease; none if everything proves that it is.
-fn doubt(draft: &Draft<'_>, lease: &Lease<'_>, place: &Place<'_>, nets: &Nets) -> Option<String> {
-    let shapes = draft.catalogue.component(NAME).map_or(&[][..], |c| &c.rules);
-    let shape = match why(draft, place) {
-        Why::Shape(i) => shapes.get(usize::from(i)).map_or("", |s| s.id.as_str()),
+fn doubt(
+    candidates: &Candidates<'_>,
+    lease: &Lease<'_>,
+    context: &RuleContext<'_>,
+    nets: &Nets,
+) -> Option<String> {
+    let shapes = candidates.catalogue.component(NAME).map_or(&[][..], |c| &c.rules);
+    let shape = match why(candidates, context) {
+        Evidence::Shape(i) => shapes.get(usize::from(i)).map_or("", |s| s.id.as_str()),
         _ => "",
     };
     let (Some((true, network)), Some((false, subnet))) = (nets.source, nets.destination) else {
@@ -193,20 +201,26 @@ fn doubt(draft: &Draft<'_>, lease: &Lease<'_>, place: &Place<'_>, nets: &Nets) -
     if !lease.networks.contains(&network) || !network.contains(&subnet) {
         return Some(format!("{network} is not flannel's network"));
     }
-    if !has_live_rules(draft, place, lease, network) {
+    if !has_live_rules(candidates, context, lease, network) {
         return Some("flannel's other rules are not beside it".into());
     }
-    used_here(draft, subnet)
+    used_here(candidates, subnet)
 }
 
 /// True if the four rules that flannel writes for its network and lease stand in the chain.
-fn has_live_rules(draft: &Draft<'_>, place: &Place<'_>, lease: &Lease<'_>, network: IpNet) -> bool {
+fn has_live_rules(
+    candidates: &Candidates<'_>,
+    context: &RuleContext<'_>,
+    lease: &Lease<'_>,
+    network: IpNet,
+) -> bool {
     let own = |(position, rule)| {
-        let place = Place { rule, position, ..*place };
-        let own = owner(draft, &place) == NAME && why(draft, &place) != Why::Link;
-        own.then(|| Nets::of(place.ruleset, rule))?
+        let context = RuleContext { rule, position, ..*context };
+        let own =
+            owner(candidates, &context) == NAME && why(candidates, &context) != Evidence::Link;
+        own.then(|| Nets::of(context.ruleset, rule))?
     };
-    let all: Vec<Nets> = place.chain.rules.iter().enumerate().filter_map(own).collect();
+    let all: Vec<Nets> = context.chain.rules.iter().enumerate().filter_map(own).collect();
     let has =
         |source, destination, target: &str| all.iter().any(|n| n.are(source, destination, target));
     let outgoing = all.iter().any(|n| {
@@ -221,8 +235,8 @@ fn has_live_rules(draft: &Draft<'_>, place: &Place<'_>, lease: &Lease<'_>, netwo
 }
 
 /// Why `subnet` is in use on this node, but for routes to other nodes through flannel's links.
-fn used_here(draft: &Draft<'_>, subnet: IpNet) -> Option<String> {
-    let state = draft.state;
+fn used_here(candidates: &Candidates<'_>, subnet: IpNet) -> Option<String> {
+    let state = candidates.state;
     if state.links.is_empty() || state.routes.is_empty() {
         return Some("the node's routes and addresses are not in this state".into());
     }
@@ -233,7 +247,7 @@ fn used_here(draft: &Draft<'_>, subnet: IpNet) -> Option<String> {
     }
     let overlaps = |net: IpNet| subnet.contains(&net) || net.contains(&subnet);
     let through_flannel = |dev: &Option<String>| {
-        let owner = dev.as_deref().and_then(|d| draft.ownership.link(d));
+        let owner = dev.as_deref().and_then(|d| candidates.ownership.link(d));
         owner.is_some_and(|o| o.name == NAME)
     };
     for route in &state.routes {

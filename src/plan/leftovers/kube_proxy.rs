@@ -6,9 +6,9 @@ use crate::kube_proxy::mode::{self, ProxyMode};
 use crate::kube_proxy::running::RunningMode;
 use crate::owners::component::{ChainEntry, minor_version};
 use crate::owners::expression::Expression;
-use crate::owners::life;
-use crate::owners::matcher::Why;
-use crate::plan::leftovers::draft::{ChainAt, Draft, OwnedChain, Row};
+use crate::owners::liveness;
+use crate::owners::matcher::Evidence;
+use crate::plan::candidates::{Candidates, ChainIndex, OwnedChain, PlanRow};
 use crate::plan::{Action, ObjectKind};
 use crate::state::Family;
 use crate::state::ipvs::Forward;
@@ -23,24 +23,24 @@ enum Verdict {
 use Verdict::{Goes, Stays};
 
 /// Chains of kube-proxy's and of the kubelet's, and the jumps to them.
-pub(super) fn chains(draft: &mut Draft<'_>, running: &RunningMode) {
-    let kubelet = kubelet_may_own(draft);
-    for OwnedChain { at, entry, .. } in draft.chains_of("kubelet") {
+pub(super) fn chains(candidates: &mut Candidates<'_>, running: &RunningMode) {
+    let kubelet = kubelet_may_own(candidates);
+    for OwnedChain { at, entry, .. } in candidates.chains_of("kubelet") {
         let reason = entry.keep.as_deref().unwrap_or("the kubelet's");
-        draft.keep_chain(at, reason);
+        candidates.keep_chain(at, reason);
     }
-    let chains = draft.chains_of(NAME);
+    let chains = candidates.chains_of(NAME);
     let mut successors = HashMap::new();
     for OwnedChain { at, entry, .. } in &chains {
         let key = (at.id, at.table, entry.replaced_by.as_deref());
         let successor = successors.entry(key).or_insert_with(|| successor(&chains, *at, entry));
         match judge(entry, running, kubelet.as_deref(), successor.as_deref()) {
-            Goes(reason) => draft.may_remove_chain(*at, reason),
-            Stays(reason) if !entry.many => draft.keep_chain(*at, reason),
+            Goes(reason) => candidates.propose_chain(*at, reason),
+            Stays(reason) if !entry.many => candidates.keep_chain(*at, reason),
             Stays(_) => {}
         }
     }
-    hooks(draft, running);
+    hooks(candidates, running);
 }
 
 fn judge(
@@ -68,7 +68,7 @@ fn judge(
         return Goes(format!("kube-proxy {version} has no such chain"));
     }
     if let Some(successor) = successor {
-        return Goes(format!("{successor} stands in its place, so a later version runs"));
+        return Goes(format!("{successor} stands in its context, so a later version runs"));
     }
     Stays(match (&entry.keep, entry.modes.len()) {
         (Some(reason), _) => reason.clone(),
@@ -78,7 +78,7 @@ fn judge(
 }
 
 /// A chain of a later version, in the same table, that does what `entry` did.
-fn successor(chains: &[OwnedChain<'_>], at: ChainAt, entry: &ChainEntry) -> Option<String> {
+fn successor(chains: &[OwnedChain<'_>], at: ChainIndex, entry: &ChainEntry) -> Option<String> {
     let expression = Expression::new(entry.replaced_by.as_deref()?).ok()?;
     let live = |c: &&OwnedChain<'_>| {
         (c.at.id, c.at.table) == (at.id, at.table)
@@ -90,38 +90,40 @@ fn successor(chains: &[OwnedChain<'_>], at: ChainAt, entry: &ChainEntry) -> Opti
 
 /// Why the kubelet may still own the shared chains: up to 1.26 it makes KUBE-MARK-DROP and
 /// KUBE-POSTROUTING together with KUBE-MARK-MASQ, and its canary beside them.
-fn kubelet_may_own(draft: &Draft<'_>) -> Option<String> {
-    let version = draft
+fn kubelet_may_own(candidates: &Candidates<'_>) -> Option<String> {
+    let version = candidates
         .catalogue
         .component("kubelet")
-        .and_then(|c| life::process(c, draft.state))
+        .and_then(|c| liveness::process(c, candidates.state))
         .filter(|p| p.name == "kubelet")
         .and_then(|p| Version::find(p.version.as_deref()?));
     if version.is_some_and(|v| (v.major, v.minor) >= (1, 28)) {
         return None;
     }
     let signs = ["KUBE-MARK-DROP", "KUBE-POSTROUTING", "KUBE-KUBELET-CANARY"];
-    let mut nat = draft.state.rulesets.values().filter_map(|r| r.table("nat"));
+    let mut nat = candidates.state.rulesets.values().filter_map(|r| r.table("nat"));
     let sign = nat.find_map(|t| signs.into_iter().find(|s| t.chain(s).is_some()))?;
     Some(format!("nat {sign}, which it makes too, is there"))
 }
 
 /// kube-proxy's jumps from the built-in chains.
-fn hooks(draft: &mut Draft<'_>, running: &RunningMode) {
+fn hooks(candidates: &mut Candidates<'_>, running: &RunningMode) {
     let Some(mode) = running.mode else { return };
-    let Some(component) = draft.catalogue.component(NAME) else { return };
-    for (at, place, to) in draft.built_in_rules() {
-        let owner = draft.ownership.rule_attribution(
-            place.id,
-            &place.table.name,
-            &place.chain.name,
-            place.position,
+    let Some(component) = candidates.catalogue.component(NAME) else { return };
+    for (at, context, to) in candidates.built_in_rules() {
+        let owner = candidates.ownership.rule_attribution(
+            context.id,
+            &context.table.name,
+            &context.chain.name,
+            context.position,
         );
-        let (Why::Hook(i), NAME) = (owner.why, draft.ownership.name(owner)) else { continue };
+        let (Evidence::Hook(i), NAME) = (owner.why, candidates.ownership.name(owner)) else {
+            continue;
+        };
         let Some(hook) = component.hooks.get(usize::from(i)) else { continue };
         let shared = hook.modes.contains(&mode);
-        if let Some(chain) = to.filter(|c| draft.is_candidate(*c)) {
-            draft.may_remove_rule(at, Some(chain), format!("leads to {}, which goes", hook.to));
+        if let Some(chain) = to.filter(|c| candidates.is_candidate(*c)) {
+            candidates.propose_rule(at, Some(chain), format!("leads to {}, which goes", hook.to));
             continue;
         }
         let after = |until: &str| minor_version(until);
@@ -130,23 +132,27 @@ fn hooks(draft: &mut Draft<'_>, running: &RunningMode) {
             _ => false,
         };
         // The chain stays. The other mode's jump to it goes if this mode has the chain as its own.
-        let entry = draft.catalogue.chain(&place.table.name, &hook.to);
+        let entry = candidates.catalogue.chain(&context.table.name, &hook.to);
         let used = entry.is_some_and(|(_, e)| e.modes.contains(&mode));
         if !shared && used {
-            draft.may_remove_rule(at, None, format!("{mode} mode does not jump to {} so", hook.to));
+            candidates.propose_rule(
+                at,
+                None,
+                format!("{mode} mode does not jump to {} so", hook.to),
+            );
         } else if shared && outdated {
             let reason = "a later version of kube-proxy runs, which has no such jump";
-            draft.may_remove_rule(at, None, reason);
+            candidates.propose_rule(at, None, reason);
         }
     }
 }
 
 /// Sets, virtual servers, links and native tables.
-pub(super) fn elsewhere(draft: &mut Draft<'_>, running: &RunningMode) {
-    sets(draft, running);
-    servers(draft, running);
-    links(draft, running);
-    tables(draft, running);
+pub(super) fn elsewhere(candidates: &mut Candidates<'_>, running: &RunningMode) {
+    sets(candidates, running);
+    servers(candidates, running);
+    links(candidates, running);
+    tables(candidates, running);
 }
 
 /// Whether an object goes that only some modes use, and why.
@@ -164,27 +170,27 @@ fn of_mode(running: &RunningMode, uses: fn(&dyn ProxyMode) -> bool) -> Verdict {
     }
 }
 
-fn sets(draft: &mut Draft<'_>, running: &RunningMode) {
-    let state = draft.state;
+fn sets(candidates: &mut Candidates<'_>, running: &RunningMode) {
+    let state = candidates.state;
     for set in &state.ipsets.sets {
-        if draft.ownership.set(&set.name).is_none_or(|o| o.name != NAME) {
+        if candidates.ownership.set(&set.name).is_none_or(|o| o.name != NAME) {
             continue;
         }
         match of_mode(running, |mode| mode.uses_ipsets()) {
-            Goes(reason) => draft.may_remove_set(&set.name, reason),
+            Goes(reason) => candidates.propose_set(&set.name, reason),
             Stays(reason) => {
                 let (family, name, text) = (Some(set.family), &*set.name, set.kind.clone());
-                let row = Row { family, backend: "ipset", name, text, owner: NAME, reason };
-                draft.row(Action::Keep, ObjectKind::Set, row);
+                let row = PlanRow { family, backend: "ipset", name, text, owner: NAME, reason };
+                candidates.row(Action::Keep, ObjectKind::Set, row);
             }
         }
     }
 }
 
-fn servers(draft: &mut Draft<'_>, running: &RunningMode) {
-    let (state, ownership) = (draft.state, draft.ownership);
-    for (place, server) in state.ipvs.servers.iter().enumerate() {
-        let Some(owner) = ownership.virtual_server(place) else { continue };
+fn servers(candidates: &mut Candidates<'_>, running: &RunningMode) {
+    let (state, ownership) = (candidates.state, candidates.ownership);
+    for (context, server) in state.ipvs.servers.iter().enumerate() {
+        let Some(owner) = ownership.virtual_server(context) else { continue };
         let masquerades = server.reals.iter().all(|r| r.forward == Forward::Masq);
         let (action, reason) =
             match (owner.name == NAME, of_mode(running, |mode| mode.has_virtual_servers())) {
@@ -197,7 +203,7 @@ fn servers(draft: &mut Draft<'_>, running: &RunningMode) {
                 (true, Stays(_)) => continue,
                 (false, _) => (Action::Keep, owner.reason),
             };
-        let row = Row {
+        let row = PlanRow {
             family: Some(server.service.family()),
             backend: "ipvs",
             name: &server.service.to_string(),
@@ -205,12 +211,12 @@ fn servers(draft: &mut Draft<'_>, running: &RunningMode) {
             owner: owner.name,
             reason,
         };
-        draft.row(action, ObjectKind::VirtualServer, row);
+        candidates.row(action, ObjectKind::VirtualServer, row);
     }
 }
 
-fn links(draft: &mut Draft<'_>, running: &RunningMode) {
-    let (state, ownership) = (draft.state, draft.ownership);
+fn links(candidates: &mut Candidates<'_>, running: &RunningMode) {
+    let (state, ownership) = (candidates.state, candidates.ownership);
     for link in &state.links {
         if ownership.link(&link.name).is_none_or(|o| o.name != NAME) {
             continue;
@@ -221,13 +227,13 @@ fn links(draft: &mut Draft<'_>, running: &RunningMode) {
         };
         let text = link.kind.clone().unwrap_or_default();
         let (family, backend) = (None, "link");
-        let row = Row { family, backend, name: &link.name, text, owner: NAME, reason };
-        draft.row(action, ObjectKind::Link, row);
+        let row = PlanRow { family, backend, name: &link.name, text, owner: NAME, reason };
+        candidates.row(action, ObjectKind::Link, row);
     }
 }
 
-fn tables(draft: &mut Draft<'_>, running: &RunningMode) {
-    let (state, ownership) = (draft.state, draft.ownership);
+fn tables(candidates: &mut Candidates<'_>, running: &RunningMode) {
+    let (state, ownership) = (candidates.state, candidates.ownership);
     for table in state.native_tables() {
         if ownership.table(&table.family, &table.name).is_none_or(|o| o.name != NAME) {
             continue;
@@ -238,7 +244,7 @@ fn tables(draft: &mut Draft<'_>, running: &RunningMode) {
         };
         let family = Family::ALL.into_iter().find(|f| f.nft() == table.family);
         let text = format!("table {} {}", table.family, table.name);
-        let row = Row { family, backend: "nft", name: &table.name, text, owner: NAME, reason };
-        draft.row(action, ObjectKind::Table, row);
+        let row = PlanRow { family, backend: "nft", name: &table.name, text, owner: NAME, reason };
+        candidates.row(action, ObjectKind::Table, row);
     }
 }

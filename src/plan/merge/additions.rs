@@ -1,6 +1,6 @@
 //! The way back from an addition: just what was added goes again, if it is still there.
 
-use crate::plan::edit::{ChainText, Direction, Edit, RuleAt, TableEdit, Target};
+use crate::plan::change::{ChainText, Direction, Edit, RulePos, TableEdit, Target};
 use crate::plan::invariants::{Outcome, outcome};
 use crate::plan::merge::{Side, Undo, chain_of, same_content, side};
 use crate::state::NodeState;
@@ -42,7 +42,7 @@ fn table_back(
     let mut names: Vec<&str> = edit.rules.iter().map(|r| r.chain.as_str()).collect();
     names.dedup();
     for name in names {
-        let added: Vec<&RuleAt> = edit.rules.iter().filter(|r| r.chain == name).collect();
+        let added: Vec<&RulePos> = edit.rules.iter().filter(|r| r.chain == name).collect();
         back.rules.extend(added_still(&added, chain_texts(base, name), chain_texts(now, name)));
     }
     back.rules.sort_by(|a, b| (&a.chain, a.position).cmp(&(&b.chain, b.position)));
@@ -58,10 +58,10 @@ fn chain_texts(side: Side<'_>, name: &str) -> Vec<String> {
 
 /// The added rules that are there beyond what the chain held before, each at its place: of equals
 /// the one nearest to where it was put.
-fn added_still(added: &[&RuleAt], base: Vec<String>, now: Vec<String>) -> Vec<RuleAt> {
+fn added_still(added: &[&RulePos], base: Vec<String>, now: Vec<String>) -> Vec<RulePos> {
     let keys = |texts: &[String]| texts.iter().map(|t| canonical(t)).collect::<Vec<_>>();
     let (base, now_keys) = (keys(&base), keys(&now));
-    let mut found: Vec<RuleAt> = Vec::new();
+    let mut found: Vec<RulePos> = Vec::new();
     for rule in added {
         let key = canonical(&rule.text);
         let count = |keys: &[String]| keys.iter().filter(|k| **k == key).count();
@@ -73,7 +73,7 @@ fn added_still(added: &[&RuleAt], base: Vec<String>, now: Vec<String>) -> Vec<Ru
         let equal = (0..now.len()).filter(|i| now_keys[*i] == key && !taken(i));
         if let Some(position) = equal.min_by_key(|i| i.abs_diff(rule.position)) {
             let (chain, text) = (rule.chain.clone(), now[position].clone());
-            found.push(RuleAt { chain, position, text: text.into(), after: None });
+            found.push(RulePos { chain, position, text: text.into(), after: None });
         }
     }
     found
@@ -95,7 +95,7 @@ mod tests {
 
     fn added(position: usize) -> Edit {
         let (chain, text, after) = ("POSTROUTING".into(), OURS.into(), None);
-        let rules = vec![RuleAt { chain, position, text, after }];
+        let rules = vec![RulePos { chain, position, text, after }];
         let (table, chains) = ("nat".into(), Vec::new());
         let target = Target::Table(TableEdit { ruleset: ID, table, rules, chains });
         Edit { direction: Direction::Add, target }

@@ -11,8 +11,8 @@ use crate::kube_proxy::mode;
 use crate::node::observe::observe_tolerant;
 use crate::node::processes;
 use crate::owners::matcher::Ownership;
-use crate::plan::edit::{Edit, Target, edits};
-use crate::plan::leftovers::Wanted;
+use crate::plan::change::{Edit, Target, edits};
+use crate::plan::leftovers::CleanupScope;
 use crate::plan::merge;
 use crate::plan::{Action, Object, ObjectKind, Plan};
 use crate::run::apply_edits::execute;
@@ -208,7 +208,7 @@ fn remove_new_mode(
     base: &NodeState,
 ) -> Result<usize> {
     let left = |now: &NodeState| -> Result<Vec<Edit>> {
-        let mut plan: Plan = Wanted::of_owner(KUBE_PROXY).plan(context.catalogue, now)?;
+        let mut plan: Plan = CleanupScope::of_owner(KUBE_PROXY).plan(context.catalogue, now)?;
         for object in plan.objects.iter_mut().filter(|o| o.action == Action::Remove) {
             if was_there(object, base) {
                 object.action = Action::Keep;

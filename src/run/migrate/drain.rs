@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::error::Result;
 use crate::event::{Outcome, Task};
 use crate::node::tools::Tool;
-use crate::plan::edit::{Direction, Edit, Target};
+use crate::plan::change::{Direction, Edit, Target};
 use crate::run::Context;
 use crate::run::wait::{Poll, poll};
 use crate::state::ipvs::{Listing, Service};

@@ -9,7 +9,7 @@ use crate::kube_proxy::parity::{What, parity};
 use crate::kube_proxy::services::Services;
 use crate::node::observe::observe_tolerant;
 use crate::owners::catalogue::Catalogue;
-use crate::plan::foreign::lost;
+use crate::plan::foreign_rules::missing_foreign;
 use crate::run::Context;
 use crate::run::probes;
 use crate::run::wait::{Poll, poll};
@@ -39,7 +39,7 @@ pub(super) fn verify(
     sink.started(&task);
     let now = observe_tolerant(context.tools, sink)?;
     let (gone, healing): (Vec<_>, Vec<_>) =
-        lost(catalogue, base, &now).into_iter().partition(|l| l.for_good());
+        missing_foreign(catalogue, base, &now).into_iter().partition(|l| l.is_permanent());
     for lost in &healing {
         sink.note(format!("not there now, its owner puts it back within {}: {lost}", lost.heals));
     }

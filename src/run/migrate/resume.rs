@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::error::{Error, Kind, Result};
 use crate::node::observe::observe_tolerant;
-use crate::plan::edit::Edit;
+use crate::plan::change::Edit;
 use crate::plan::invariants::{Outcome, outcome};
 use crate::plan::playbook::{Playbook, StageName, When};
 use crate::run::Context;

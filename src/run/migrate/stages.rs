@@ -21,7 +21,7 @@ use crate::node::live_facts;
 use crate::node::observe::observe_tolerant;
 use crate::node::sysctls;
 use crate::owners::matcher::Ownership;
-use crate::plan::leftovers::Wanted;
+use crate::plan::leftovers::CleanupScope;
 use crate::plan::playbook::{Clean, Converge, Means, Prepare, StageName, Switch, Upgrade};
 use crate::run::change::{Changed, apply_and_verify};
 use crate::run::migrate::proof::verify;
@@ -198,7 +198,7 @@ impl Execution<'_> {
     /// Removes what the old mode left, from a snapshot of its own.
     pub(super) fn clean(&mut self, clean: &Clean) -> Result<Changed> {
         let context = self.context;
-        let wanted = Wanted::of_owner(&clean.leftovers_of);
+        let wanted = CleanupScope::of_owner(&clean.leftovers_of);
         // Resumed, it goes back to where it began, and on from where it is.
         let begun = match self.clean_snapshot()? {
             Some(base) => (base, observe_tolerant(context.tools, context.sink)?),

@@ -22,7 +22,7 @@ use crate::error::{Error, Kind, Result};
 use crate::event::{Claim, Event, Sink};
 use crate::node::command::child;
 use crate::node::tools::{Tool, Tools};
-use crate::plan::edit::Edit;
+use crate::plan::change::Edit;
 use crate::run::sandbox::rehearse::Asked;
 use crate::runtime;
 use crate::state::kube_proxy::Mode;

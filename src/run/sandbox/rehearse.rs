@@ -14,9 +14,9 @@ use crate::node::observe::observe_tolerant;
 use crate::node::tools::Tools;
 use crate::owners::catalogue::Catalogue;
 use crate::plan::Plan;
-use crate::plan::edit::{Edit, by_themselves, edits};
-use crate::plan::invariants::{rest, unexpected};
-use crate::plan::leftovers::{Wanted, leftovers_after};
+use crate::plan::change::{Edit, detach, edits};
+use crate::plan::invariants::{remaining_state, unexpected_changes};
+use crate::plan::leftovers::{CleanupScope, leftovers_after};
 use crate::run::Context;
 use crate::run::apply_edits::execute;
 use crate::run::rollback;
@@ -104,14 +104,14 @@ fn same_rules(what: &str, before: &NodeState, after: &NodeState, edits: &[Edit])
     let ids = before.rulesets.keys().chain(after.rulesets.keys());
     for id in ids {
         let (a, b) = (before.rulesets.get(id), after.rulesets.get(id));
-        if let Some(difference) = unexpected(*id, a, b, edits).first() {
+        if let Some(difference) = unexpected_changes(*id, a, b, edits).first() {
             let cause = "differs after it was restored in a private namespace";
             return Err(Error::new(Kind::Rehearsal, difference.to_string(), cause).hint(format!(
                 "{what} cannot be relied on with the tools of this node; nothing was changed"
             )));
         }
     }
-    let sets = edits.iter().all(|e| matches!(e.target, crate::plan::edit::Target::Table(_)));
+    let sets = edits.iter().all(|e| matches!(e.target, crate::plan::change::Target::Table(_)));
     if let Some(difference) = before.ipsets.differences(&after.ipsets).first().filter(|_| sets) {
         return Err(Error::new(Kind::Rehearsal, difference, "an ipset differs"));
     }
@@ -212,7 +212,9 @@ pub(super) fn rehearse(dir: &Path, asked: Asked, tools: &Tools, sink: &dyn Sink)
     };
     let edits = match asked {
         Asked::Edits(edits) => edits,
-        Asked::CleanUp => planned(folder.state()?, |s| Wanted::default().plan(&catalogue, s))?,
+        Asked::CleanUp => {
+            planned(folder.state()?, |s| CleanupScope::default().plan(&catalogue, s))?
+        }
         Asked::Leaving(to) => {
             let here = as_held_here(folder.state()?, state_in(&snapshot.dir)?);
             let owners = [KUBE_PROXY.to_owned()];
@@ -223,7 +225,7 @@ pub(super) fn rehearse(dir: &Path, asked: Asked, tools: &Tools, sink: &dyn Sink)
         sink.note("there is nothing to remove");
         return Ok(Report { left_out, removed: 0, claims: claims.all });
     }
-    let mut base = rest(state_in(&snapshot.dir)?, &edits)?;
+    let mut base = remaining_state(state_in(&snapshot.dir)?, &edits)?;
     let mut run = store.start(RunKind::Cleanup(Cleanup::default()), &snapshot.id)?;
     let mut journal = Journal::create(&store.run_dir(&run.id), 4096)?;
     let edits = execute(&context, &mut journal, RunStage::CLEAN, edits, &|| {
@@ -260,7 +262,7 @@ pub(super) fn rehearse(dir: &Path, asked: Asked, tools: &Tools, sink: &dyn Sink)
 fn planned(state: NodeState, plan: impl Fn(&NodeState) -> Result<Plan>) -> Result<Vec<Edit>> {
     let edits = edits(&plan(&state)?, &state);
     drop(state);
-    by_themselves(edits)
+    detach(edits)
 }
 
 /// The node, with as much in its kernel as this one holds of it: an object that is not here can

@@ -18,7 +18,7 @@ use crate::state::{Backend, Family, NodeState, RulesetId};
 
 /// A rule and its place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RuleAt {
+pub struct RulePos {
     /// Its chain.
     pub chain: String,
     /// Its position, from 0: for a removal in the chain before the edit, for an addition in the
@@ -91,7 +91,7 @@ pub struct TableEdit {
     pub table: String,
     /// Rules that go from, or come back to, chains that stay. Sorted by chain and position.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub rules: Vec<RuleAt>,
+    pub rules: Vec<RulePos>,
     /// Chains that go or come back whole, with the rules they are known to hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[serde(deserialize_with = "ChainText::read_together")]
@@ -100,7 +100,7 @@ pub struct TableEdit {
 
 /// An ipset as `ipset save` prints it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SetText {
+pub struct SetDump {
     /// Its name.
     pub name: String,
     /// Its `create` line and `add` lines.
@@ -120,7 +120,7 @@ pub struct NativeTable {
 
 /// A link that a component made for itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LinkText {
+pub struct LinkSpec {
     /// Its name.
     pub name: String,
     /// Its kind: `dummy`.
@@ -133,7 +133,7 @@ pub struct LinkText {
 
 /// A real server of a virtual server that stays.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RealServerOf {
+pub struct RealServerRef {
     /// What its virtual server answers to.
     pub service: Service,
     /// The real server.
@@ -149,13 +149,13 @@ pub enum Target {
     /// A native nf_tables table.
     NativeTable(NativeTable),
     /// An ipset.
-    Set(SetText),
+    Set(SetDump),
     /// An ipvs virtual server with its real servers.
     VirtualServer(VirtualServer),
     /// A real server of a virtual server that stays.
-    RealServer(RealServerOf),
+    RealServer(RealServerRef),
     /// A link.
-    Link(LinkText),
+    Link(LinkSpec),
 }
 
 /// Whether an edit takes away or gives back.
@@ -189,7 +189,7 @@ impl Edit {
     }
 
     /// What it does where a run is undone: something comes back, or what the run added goes.
-    pub fn way_back(&self) -> String {
+    pub fn describe_undo(&self) -> String {
         let verb = match self.direction {
             Direction::Remove => "take out",
             Direction::Add => "put back",
@@ -216,7 +216,7 @@ impl Edit {
         };
         let place = format!("{} {}", table.ruleset, table.table);
         let chains = table.chains.iter().map(|c| format!("{verb} {place} chain {}", c.name));
-        let rule = |r: &RuleAt| match (&r.after, self.direction) {
+        let rule = |r: &RulePos| match (&r.after, self.direction) {
             (Some(after), Direction::Add) => {
                 format!("{verb} {place} {} right behind {after}", r.text)
             }
@@ -311,24 +311,24 @@ fn native_table(object: &Object, state: &NodeState) -> Option<NativeTable> {
     })
 }
 
-fn set_text(object: &Object, state: &NodeState) -> Option<SetText> {
+fn set_text(object: &Object, state: &NodeState) -> Option<SetDump> {
     let set = state.ipsets.get(&object.name)?;
     let lines = set.render().lines().map(str::to_owned).collect();
-    Some(SetText { name: object.name.to_string(), lines })
+    Some(SetDump { name: object.name.to_string(), lines })
 }
 
-fn real_server(object: &Object, state: &NodeState) -> Option<RealServerOf> {
+fn real_server(object: &Object, state: &NodeState) -> Option<RealServerRef> {
     state.ipvs.servers.iter().find_map(|server| {
         let mut reals = server.reals.iter();
         let real = reals.find(|r| real_server_name(&server.service, r) == *object.name)?;
-        Some(RealServerOf { service: server.service, real: real.clone() })
+        Some(RealServerRef { service: server.service, real: real.clone() })
     })
 }
 
-fn link_text(object: &Object, state: &NodeState) -> Option<LinkText> {
+fn link_text(object: &Object, state: &NodeState) -> Option<LinkSpec> {
     let link = state.links.iter().find(|l| l.name == object.name)?;
     let link_local = |a: &&IpNet| matches!(a, IpNet::V6(a) if a.addr().is_unicast_link_local());
-    Some(LinkText {
+    Some(LinkSpec {
         name: link.name.clone(),
         kind: link.kind.clone()?,
         // The kernel gives every link that is up a link-local address by itself.
@@ -342,7 +342,7 @@ fn link_text(object: &Object, state: &NodeState) -> Option<LinkText> {
 ///
 /// # Errors
 /// None for edits that can be journaled.
-pub fn by_themselves(edits: Vec<Edit>) -> Result<Vec<Edit>> {
+pub fn detach(edits: Vec<Edit>) -> Result<Vec<Edit>> {
     let failed = |e| Error::new(Kind::Unexpected, "edits", e);
     let text = serde_json::to_vec(&edits).map_err(failed)?;
     drop(edits);
@@ -396,7 +396,7 @@ fn table_edit(id: RulesetId, ruleset: &Ruleset, table: &Table, removal: &Removal
     let at = |&(chain, position): &(&str, usize)| {
         let rule = table.chain(chain)?.rules.get(position)?;
         let text = ruleset.shared_text(rule);
-        (!removal.chains.contains(chain)).then(|| RuleAt {
+        (!removal.chains.contains(chain)).then(|| RulePos {
             chain: chain.into(),
             position,
             text,

@@ -6,7 +6,7 @@ use crate::state::NodeState;
 
 /// Whether a component lives here, with the evidence in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Life {
+pub enum Liveness {
     /// It does: something of it runs or stands ready.
     Alive(String),
     /// It does not: everything that would show it is known to be missing.
@@ -15,49 +15,49 @@ pub enum Life {
     Unknown(String),
 }
 
-impl Life {
+impl Liveness {
     /// True if it is known to live.
     pub fn is_alive(&self) -> bool {
-        matches!(self, Life::Alive(_))
+        matches!(self, Liveness::Alive(_))
     }
 
     /// True if it is known to be gone.
     pub fn is_gone(&self) -> bool {
-        matches!(self, Life::Gone(_))
+        matches!(self, Liveness::Gone(_))
     }
 
     /// The evidence, in words.
     pub fn evidence(&self) -> &str {
         match self {
-            Life::Alive(e) | Life::Gone(e) | Life::Unknown(e) => e,
+            Liveness::Alive(e) | Liveness::Gone(e) | Liveness::Unknown(e) => e,
         }
     }
 }
 
 /// Whether a component lives on the node.
-pub fn of(component: &Component, state: &NodeState) -> Life {
+pub fn liveness(component: &Component, state: &NodeState) -> Liveness {
     let alive = &component.alive;
     let name = &component.name;
     if let Some(process) = process(component, state) {
-        return Life::Alive(format!("process {} ({}) runs", process.name, process.pid));
+        return Liveness::Alive(format!("process {} ({}) runs", process.name, process.pid));
     }
     if let Some(file) = alive.files.iter().find(|path| has_file(state, path)) {
-        return Life::Alive(format!("{file} is there"));
+        return Liveness::Alive(format!("{file} is there"));
     }
     // Compiled at load; the name alone is not a reason to fail here.
     let expressions: Vec<Expression> =
         alive.links.iter().filter_map(|p| Expression::new(p).ok()).collect();
     let link = |l: &&crate::state::links::Link| expressions.iter().any(|e| e.is_match(&l.name));
     if let Some(link) = state.links.iter().find(link) {
-        return Life::Alive(format!("the link {} is there", link.name));
+        return Liveness::Alive(format!("the link {} is there", link.name));
     }
     if alive.processes.is_empty() {
-        return Life::Unknown(format!("{name} has no process that would show it"));
+        return Liveness::Unknown(format!("{name} has no process that would show it"));
     }
     match (&state.processes, state.links.is_empty()) {
-        (None, _) => Life::Unknown("the processes are not in this state".into()),
-        (_, true) => Life::Unknown("the links are not in this state".into()),
-        _ => Life::Gone(format!("no process, link or file of {name} is left")),
+        (None, _) => Liveness::Unknown("the processes are not in this state".into()),
+        (_, true) => Liveness::Unknown("the links are not in this state".into()),
+        _ => Liveness::Gone(format!("no process, link or file of {name} is left")),
     }
 }
 

@@ -12,11 +12,11 @@ use crate::state::ruleset::{Chain, Ruleset};
 use crate::state::{NodeState, RulesetId};
 
 /// The component that a migration concerns: what it has comes and goes.
-const OURS: &str = "kube-proxy";
+const KUBE_PROXY: &str = "kube-proxy";
 
 /// A rule of somebody else that is gone, or has lost its place.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Lost {
+pub struct MissingRule {
     /// `iptables-nft nat`.
     pub place: String,
     /// The rule, from `-A` on.
@@ -27,21 +27,25 @@ pub struct Lost {
     pub heals: String,
 }
 
-impl Lost {
+impl MissingRule {
     /// Whether nobody puts it back.
-    pub fn for_good(&self) -> bool {
+    pub fn is_permanent(&self) -> bool {
         self.heals == "never" || self.heals.is_empty()
     }
 }
 
-impl fmt::Display for Lost {
+impl fmt::Display for MissingRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {} (of {})", self.place, self.text, self.owner)
     }
 }
 
 /// The rules of others that `before` has and `after` has not, or has in another order.
-pub fn lost(catalogue: &Catalogue, before: &NodeState, after: &NodeState) -> Vec<Lost> {
+pub fn missing_foreign(
+    catalogue: &Catalogue,
+    before: &NodeState,
+    after: &NodeState,
+) -> Vec<MissingRule> {
     let (then, now) = (Ownership::of(catalogue, before), Ownership::of(catalogue, after));
     let mut lost = Vec::new();
     for (id, ruleset) in &before.rulesets {
@@ -61,8 +65,8 @@ pub fn lost(catalogue: &Catalogue, before: &NodeState, after: &NodeState) -> Vec
     let heals = |owner: &str| heals(catalogue, owner);
     for set in &before.ipsets.sets {
         let owner = then.set(&set.name).map_or(UNKNOWN, |o| o.name);
-        if owner != OURS && after.ipsets.get(&set.name).is_none() {
-            lost.push(Lost {
+        if owner != KUBE_PROXY && after.ipsets.get(&set.name).is_none() {
+            lost.push(MissingRule {
                 place: "ipset".into(),
                 text: set.name.clone(),
                 owner: owner.into(),
@@ -72,8 +76,8 @@ pub fn lost(catalogue: &Catalogue, before: &NodeState, after: &NodeState) -> Vec
     }
     for (place, server) in before.ipvs.servers.iter().enumerate() {
         let owner = then.virtual_server(place).map_or(UNKNOWN, |o| o.name);
-        if owner != OURS && after.ipvs.get(&server.service) != Some(server) {
-            lost.push(Lost {
+        if owner != KUBE_PROXY && after.ipvs.get(&server.service) != Some(server) {
+            lost.push(MissingRule {
                 place: "ipvs".into(),
                 text: server.service.selector(),
                 owner: owner.into(),
@@ -114,7 +118,7 @@ impl Place<'_> {
             .filter_map(|(position, rule)| {
                 let owner = owners.rule_attribution(self.id, self.table, self.chain, position);
                 let (owner, text) = (owners.name(owner), ruleset.rule_text(rule));
-                (owner != OURS).then(|| Theirs {
+                (owner != KUBE_PROXY).then(|| Theirs {
                     text,
                     key: canonical(text),
                     owner: owner.to_owned(),
@@ -128,7 +132,7 @@ impl Place<'_> {
         catalogue: &Catalogue,
         before: Vec<Theirs<'_>>,
         after: &[Theirs<'_>],
-    ) -> Vec<Lost> {
+    ) -> Vec<MissingRule> {
         let old: Vec<&str> = before.iter().map(|t| t.key.as_str()).collect();
         let new: Vec<&str> = after.iter().map(|t| t.key.as_str()).collect();
         let mut kept = BTreeSet::new();
@@ -138,7 +142,7 @@ impl Place<'_> {
             }
         }
         let gone = before.iter().enumerate().filter(|(i, _)| !kept.contains(i));
-        gone.map(|(_, theirs)| Lost {
+        gone.map(|(_, theirs)| MissingRule {
             place: format!("{} {}", self.id, self.table),
             text: theirs.text.to_owned(),
             owner: theirs.owner.clone(),
@@ -170,13 +174,16 @@ mod tests {
         let catalogue = Catalogue::builtin().unwrap();
         let before = node(&[DOCKER, OPERATOR], "");
         let texts = |rules: &[&str]| -> Vec<String> {
-            lost(&catalogue, &before, &node(rules, "")).into_iter().map(|l| l.text).collect()
+            missing_foreign(&catalogue, &before, &node(rules, ""))
+                .into_iter()
+                .map(|l| l.text)
+                .collect()
         };
         assert!(texts(&[NEW, DOCKER, OPERATOR]).is_empty());
         assert_eq!(texts(&[OPERATOR]), [DOCKER]);
         assert_eq!(texts(&[OPERATOR, DOCKER]).len(), 1);
-        let gone = lost(&catalogue, &before, &node(&[OPERATOR], ""));
-        assert!(gone[0].owner == "docker" && gone[0].for_good(), "{gone:?}");
+        let gone = missing_foreign(&catalogue, &before, &node(&[OPERATOR], ""));
+        assert!(gone[0].owner == "docker" && gone[0].is_permanent(), "{gone:?}");
     }
 
     #[test]
@@ -188,8 +195,8 @@ mod tests {
             )
         };
         let before = node(&[], &servers(3));
-        assert!(lost(&catalogue, &before, &node(&[], &servers(3))).is_empty());
-        assert_eq!(lost(&catalogue, &before, &node(&[], &servers(1))).len(), 1);
-        assert_eq!(lost(&catalogue, &before, &node(&[], "")).len(), 1);
+        assert!(missing_foreign(&catalogue, &before, &node(&[], &servers(3))).is_empty());
+        assert_eq!(missing_foreign(&catalogue, &before, &node(&[], &servers(1))).len(), 1);
+        assert_eq!(missing_foreign(&catalogue, &before, &node(&[], "")).len(), 1);
     }
 }

@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::plan::leftovers::draft::{Draft, RuleAt};
+use crate::plan::candidates::{Candidates, RuleIndex};
 use crate::plan::{About, Action, Object, ObjectKind};
 
 /// The rows of the sets that may go: those that are still needed stay.
-pub(super) fn rows(
-    draft: &Draft<'_>,
+pub(in crate::plan) fn rows(
+    draft: &Candidates<'_>,
     candidates: &BTreeMap<String, String>,
-    removed: impl Fn(&RuleAt) -> bool,
+    removed: impl Fn(&RuleIndex) -> bool,
 ) -> Vec<Object> {
     let needed = if candidates.is_empty() { HashMap::new() } else { needed(draft, removed) };
     let mut needed_by_lists = HashMap::new();
@@ -44,11 +44,11 @@ pub(super) fn rows(
 }
 
 /// The sets that rules use which stay, each with the reason.
-fn needed(draft: &Draft<'_>, removed: impl Fn(&RuleAt) -> bool) -> HashMap<String, String> {
+fn needed(draft: &Candidates<'_>, removed: impl Fn(&RuleIndex) -> bool) -> HashMap<String, String> {
     let mut needed = HashMap::new();
     for (at, ruleset, _, chain) in draft.all_chains() {
         for (position, rule) in chain.rules.iter().enumerate() {
-            if removed(&RuleAt { chain: at, position }) {
+            if removed(&RuleIndex { chain: at, position }) {
                 continue;
             }
             for set in ruleset.words(rule).sets() {

@@ -1,58 +1,59 @@
 //! Candidates for removal, until it is clear what still refers to them.
 
+mod sets;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::owners::catalogue::Catalogue;
 use crate::owners::component::ChainEntry;
 use crate::owners::matcher::{Ownership, UNKNOWN};
-use crate::plan::leftovers::sets;
 use crate::plan::{About, Action, Object, ObjectKind};
 use crate::state::ruleset::{Chain, Name, Rule, Ruleset, Table};
 use crate::state::shared_str::StrSlice;
 use crate::state::{Family, NodeState, RulesetId};
 
-/// A chain, by its place in the state.
+/// A chain, by its context in the state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct ChainAt {
-    pub(super) id: RulesetId,
-    pub(super) table: usize,
-    pub(super) chain: usize,
+pub(in crate::plan) struct ChainIndex {
+    pub(in crate::plan) id: RulesetId,
+    pub(in crate::plan) table: usize,
+    pub(in crate::plan) chain: usize,
 }
 
 /// A rule, by its chain and its position in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct RuleAt {
-    pub(super) chain: ChainAt,
-    pub(super) position: usize,
+pub(in crate::plan) struct RuleIndex {
+    pub(in crate::plan) chain: ChainIndex,
+    pub(in crate::plan) position: usize,
 }
 
 struct RuleCandidate {
     reason: String,
     /// It goes only together with that chain.
-    with: Option<ChainAt>,
+    with: Option<ChainIndex>,
 }
 
 /// What may go, and what was found to stay.
-pub(super) struct Draft<'a> {
-    pub(super) catalogue: &'a Catalogue,
-    pub(super) state: &'a NodeState,
-    pub(super) ownership: &'a Ownership<'a>,
-    by_owner: HashMap<&'a str, Vec<ChainAt>>,
-    chains: BTreeMap<ChainAt, StrSlice>,
-    rules: BTreeMap<RuleAt, RuleCandidate>,
+pub(in crate::plan) struct Candidates<'a> {
+    pub(in crate::plan) catalogue: &'a Catalogue,
+    pub(in crate::plan) state: &'a NodeState,
+    pub(in crate::plan) ownership: &'a Ownership<'a>,
+    by_owner: HashMap<&'a str, Vec<ChainIndex>>,
+    chains: BTreeMap<ChainIndex, StrSlice>,
+    rules: BTreeMap<RuleIndex, RuleCandidate>,
     sets: BTreeMap<String, String>,
     abouts: BTreeSet<Arc<About>>,
     rows: Vec<Object>,
 }
 
-impl<'a> Draft<'a> {
-    pub(super) fn new(
+impl<'a> Candidates<'a> {
+    pub(in crate::plan) fn new(
         catalogue: &'a Catalogue,
         state: &'a NodeState,
         ownership: &'a Ownership<'a>,
-    ) -> Draft<'a> {
-        let mut draft = Draft {
+    ) -> Candidates<'a> {
+        let mut candidates = Candidates {
             catalogue,
             state,
             ownership,
@@ -63,16 +64,16 @@ impl<'a> Draft<'a> {
             abouts: BTreeSet::new(),
             rows: Vec::new(),
         };
-        for (at, _, table, chain) in draft.all_chains() {
-            let owner = draft.owner(at.id, table, chain);
-            draft.by_owner.entry(owner).or_default().push(at);
+        for (at, _, table, chain) in candidates.all_chains() {
+            let owner = candidates.owner(at.id, table, chain);
+            candidates.by_owner.entry(owner).or_default().push(at);
         }
-        draft
+        candidates
     }
 
     /// The chains of an owner, each with what the catalogue says of it.
-    pub(super) fn chains_of(&self, owner: &str) -> Vec<OwnedChain<'a>> {
-        let owned = |at: &ChainAt| {
+    pub(in crate::plan) fn chains_of(&self, owner: &str) -> Vec<OwnedChain<'a>> {
+        let owned = |at: &ChainIndex| {
             let (_, table, chain) = self.chain(*at)?;
             let entry = self.ownership.chain_entry(at.id, &table.name, &chain.name)?;
             Some(OwnedChain { at: *at, table, chain, entry })
@@ -81,42 +82,42 @@ impl<'a> Draft<'a> {
     }
 
     /// Every chain of the node, with its table.
-    pub(super) fn all_chains(
+    pub(in crate::plan) fn all_chains(
         &self,
-    ) -> impl Iterator<Item = (ChainAt, &'a Ruleset, &'a Table, &'a Chain)> + use<'a> {
+    ) -> impl Iterator<Item = (ChainIndex, &'a Ruleset, &'a Table, &'a Chain)> + use<'a> {
         self.state.rulesets.iter().flat_map(|(id, ruleset)| {
             ruleset.tables.iter().enumerate().flat_map(move |(table, t)| {
                 t.chains
                     .iter()
                     .enumerate()
-                    .map(move |(chain, c)| (ChainAt { id: *id, table, chain }, ruleset, t, c))
+                    .map(move |(chain, c)| (ChainIndex { id: *id, table, chain }, ruleset, t, c))
             })
         })
     }
 
     /// Every rule of the built-in chains, with its target's chain if it leads to one.
-    pub(super) fn built_in_rules(
+    pub(in crate::plan) fn built_in_rules(
         &self,
-    ) -> impl Iterator<Item = (RuleAt, Place<'a>, Option<ChainAt>)> + use<'a> {
+    ) -> impl Iterator<Item = (RuleIndex, RuleContext<'a>, Option<ChainIndex>)> + use<'a> {
         let ownership = self.ownership;
         let built_in = self.all_chains().filter(|(.., chain)| chain.is_built_in());
         built_in.flat_map(move |(at, ruleset, table, chain)| {
             chain.rules.iter().enumerate().map(move |(position, rule)| {
-                let place = |to: &Name| ownership.chain_place(at.id, &table.name, to);
-                let to = rule.target.as_ref().and_then(place);
-                let to = to.map(|chain| ChainAt { chain, ..at });
-                let place = Place { id: at.id, ruleset, table, chain, rule, position };
-                (RuleAt { chain: at, position }, place, to)
+                let context = |to: &Name| ownership.chain_index(at.id, &table.name, to);
+                let to = rule.target.as_ref().and_then(context);
+                let to = to.map(|chain| ChainIndex { chain, ..at });
+                let context = RuleContext { id: at.id, ruleset, table, chain, rule, position };
+                (RuleIndex { chain: at, position }, context, to)
             })
         })
     }
 
     /// The name of the owner of a chain.
-    pub(super) fn owner(&self, id: RulesetId, table: &Table, chain: &Chain) -> &'a str {
+    pub(in crate::plan) fn owner(&self, id: RulesetId, table: &Table, chain: &Chain) -> &'a str {
         self.ownership.chain_name(id, &table.name, &chain.name)
     }
 
-    pub(super) fn may_remove_chain(&mut self, at: ChainAt, reason: impl Into<String>) {
+    pub(in crate::plan) fn propose_chain(&mut self, at: ChainIndex, reason: impl Into<String>) {
         let reason = StrSlice::from(reason.into());
         // Thousands of chains go for one reason.
         let last = self.chains.last_key_value().map(|(_, last)| last).filter(|l| **l == reason);
@@ -124,36 +125,36 @@ impl<'a> Draft<'a> {
         self.chains.insert(at, reason);
     }
 
-    pub(super) fn is_candidate(&self, at: ChainAt) -> bool {
+    pub(in crate::plan) fn is_candidate(&self, at: ChainIndex) -> bool {
         self.chains.contains_key(&at)
     }
 
     /// A rule in a chain that stays may go, `with` a chain if it leads there.
-    pub(super) fn may_remove_rule(
+    pub(in crate::plan) fn propose_rule(
         &mut self,
-        at: RuleAt,
-        with: Option<ChainAt>,
+        at: RuleIndex,
+        with: Option<ChainIndex>,
         reason: impl Into<String>,
     ) {
         self.rules.insert(at, RuleCandidate { reason: reason.into(), with });
     }
 
-    pub(super) fn may_remove_set(&mut self, name: &str, reason: impl Into<String>) {
+    pub(in crate::plan) fn propose_set(&mut self, name: &str, reason: impl Into<String>) {
         self.sets.insert(name.to_owned(), reason.into());
     }
 
-    pub(super) fn keep_chain(&mut self, at: ChainAt, reason: impl Into<String>) {
+    pub(in crate::plan) fn keep_chain(&mut self, at: ChainIndex, reason: impl Into<String>) {
         let row = self.chain_row(Action::Keep, at, reason.into().into());
         self.rows.extend(row);
     }
 
-    pub(super) fn keep_rule(&mut self, at: RuleAt, reason: impl Into<String>) {
+    pub(in crate::plan) fn keep_rule(&mut self, at: RuleIndex, reason: impl Into<String>) {
         let row = self.rule_row(Action::Keep, at, &reason.into());
         self.rows.extend(row);
     }
 
     /// A row for something that is neither a chain nor a rule.
-    pub(super) fn row(&mut self, action: Action, kind: ObjectKind, row: Row<'_>) {
+    pub(in crate::plan) fn row(&mut self, action: Action, kind: ObjectKind, row: PlanRow<'_>) {
         let about = self.about(About {
             family: row.family,
             backend: row.backend.into(),
@@ -176,7 +177,7 @@ impl<'a> Draft<'a> {
     }
 
     /// Takes back every candidate that something else still needs, and lists the rest, sorted.
-    pub(super) fn settle(mut self) -> Vec<Object> {
+    pub(in crate::plan) fn resolve(mut self) -> Vec<Object> {
         let kept = self.kept();
         for (at, reason) in &kept {
             let row = self.chain_row(Action::Keep, *at, reason.as_str().into());
@@ -192,7 +193,7 @@ impl<'a> Draft<'a> {
             let row = self.rule_row(Action::Keep, at, &reason);
             self.rows.extend(row);
         }
-        let goes: BTreeMap<RuleAt, String> = goes
+        let goes: BTreeMap<RuleIndex, String> = goes
             .into_iter()
             .filter(|(at, _)| !self.chains.contains_key(&at.chain))
             .map(|(at, rule)| (at, rule.reason))
@@ -202,7 +203,7 @@ impl<'a> Draft<'a> {
             self.rows.extend(row);
         }
         self.removed_chains();
-        let removed = |at: &RuleAt| goes.contains_key(at) || self.chains.contains_key(&at.chain);
+        let removed = |at: &RuleIndex| goes.contains_key(at) || self.chains.contains_key(&at.chain);
         let rows = sets::rows(&self, &self.sets, removed);
         self.rows.extend(rows);
         // Most of them are sorted already, which this makes use of.
@@ -213,10 +214,10 @@ impl<'a> Draft<'a> {
 
     fn removed_chains(&mut self) {
         let chains = std::mem::take(&mut self.chains);
-        let rules = |at: &ChainAt| self.chain(*at).map_or(0, |(_, _, c)| c.rules.len());
+        let rules = |at: &ChainIndex| self.chain(*at).map_or(0, |(_, _, c)| c.rules.len());
         self.rows.reserve_exact(chains.keys().map(|at| 1 + rules(at)).sum());
         // In the order of rows: by name, all chains before all rules.
-        let mut sorted: Vec<(&Name, ChainAt, &StrSlice)> = chains
+        let mut sorted: Vec<(&Name, ChainIndex, &StrSlice)> = chains
             .iter()
             .filter_map(|(at, reason)| Some((&self.chain(*at)?.2.name, *at, reason)))
             .collect();
@@ -242,8 +243,8 @@ impl<'a> Draft<'a> {
     }
 
     /// The candidates that stay, each with the reason.
-    fn kept(&self) -> BTreeMap<ChainAt, String> {
-        let mut kept: BTreeMap<ChainAt, String> = BTreeMap::new();
+    fn kept(&self) -> BTreeMap<ChainIndex, String> {
+        let mut kept: BTreeMap<ChainIndex, String> = BTreeMap::new();
         let mut queue = Vec::new();
         if self.chains.is_empty() {
             return kept;
@@ -260,7 +261,7 @@ impl<'a> Draft<'a> {
                 continue;
             }
             for (position, rule) in chain.rules.iter().enumerate() {
-                if self.rules.contains_key(&RuleAt { chain: at, position }) {
+                if self.rules.contains_key(&RuleIndex { chain: at, position }) {
                     continue;
                 }
                 self.keep_target(at, ruleset, rule, &names, &mut kept, &mut queue);
@@ -278,12 +279,12 @@ impl<'a> Draft<'a> {
 
     fn keep_target(
         &self,
-        from: ChainAt,
+        from: ChainIndex,
         ruleset: &Ruleset,
         rule: &Rule,
-        names: &HashMap<(RulesetId, usize, &str), ChainAt>,
-        kept: &mut BTreeMap<ChainAt, String>,
-        queue: &mut Vec<ChainAt>,
+        names: &HashMap<(RulesetId, usize, &str), ChainIndex>,
+        kept: &mut BTreeMap<ChainIndex, String>,
+        queue: &mut Vec<ChainIndex>,
     ) {
         let Some(target) = &rule.target else { return };
         let Some(&to) = names.get(&(from.id, from.table, &**target)) else { return };
@@ -293,8 +294,8 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn candidates_by_name(&self) -> HashMap<(RulesetId, usize, &'a str), ChainAt> {
-        let name = |at: &ChainAt| {
+    fn candidates_by_name(&self) -> HashMap<(RulesetId, usize, &'a str), ChainIndex> {
+        let name = |at: &ChainIndex| {
             let (_, _, chain) = self.chain(*at)?;
             Some(((at.id, at.table, &*chain.name), *at))
         };
@@ -302,7 +303,7 @@ impl<'a> Draft<'a> {
     }
 
     /// Why a chain stays that holds a rule of another owner.
-    fn foreign_rule(&self, at: ChainAt) -> Option<String> {
+    fn foreign_rule(&self, at: ChainIndex) -> Option<String> {
         let (ruleset, table, chain) = self.chain(at)?;
         let owner = self.owner(at.id, table, chain);
         let owners = self.ownership.rule_attributions(at.id, &table.name, &chain.name);
@@ -314,13 +315,13 @@ impl<'a> Draft<'a> {
         })
     }
 
-    fn chain(&self, at: ChainAt) -> Option<(&'a Ruleset, &'a Table, &'a Chain)> {
+    fn chain(&self, at: ChainIndex) -> Option<(&'a Ruleset, &'a Table, &'a Chain)> {
         let ruleset = self.state.rulesets.get(&at.id)?;
         let table = ruleset.tables.get(at.table)?;
         Some((ruleset, table, table.chains.get(at.chain)?))
     }
 
-    fn chain_row(&mut self, action: Action, at: ChainAt, reason: StrSlice) -> Option<Object> {
+    fn chain_row(&mut self, action: Action, at: ChainIndex, reason: StrSlice) -> Option<Object> {
         let (_, table, chain) = self.chain(at)?;
         let owner = self.owner(at.id, table, chain);
         let about = self.about(in_table(at.id, table, owner, reason));
@@ -330,7 +331,7 @@ impl<'a> Draft<'a> {
         Some(Object { action, kind, about, name, position: None, text })
     }
 
-    fn rule_row(&mut self, action: Action, at: RuleAt, reason: &str) -> Option<Object> {
+    fn rule_row(&mut self, action: Action, at: RuleIndex, reason: &str) -> Option<Object> {
         let (ruleset, table, chain) = self.chain(at.chain)?;
         let rule = chain.rules.get(at.position)?;
         let id = at.chain.id;
@@ -354,30 +355,30 @@ fn in_table(id: RulesetId, table: &Table, owner: &str, reason: StrSlice) -> Abou
 }
 
 /// A chain that the catalogue knows.
-pub(super) struct OwnedChain<'a> {
-    pub(super) at: ChainAt,
-    pub(super) table: &'a Table,
-    pub(super) chain: &'a Chain,
-    pub(super) entry: &'a ChainEntry,
+pub(in crate::plan) struct OwnedChain<'a> {
+    pub(in crate::plan) at: ChainIndex,
+    pub(in crate::plan) table: &'a Table,
+    pub(in crate::plan) chain: &'a Chain,
+    pub(in crate::plan) entry: &'a ChainEntry,
 }
 
 /// A rule with all that it stands in.
 #[derive(Clone, Copy)]
-pub(super) struct Place<'a> {
-    pub(super) id: RulesetId,
-    pub(super) ruleset: &'a Ruleset,
-    pub(super) table: &'a Table,
-    pub(super) chain: &'a Chain,
-    pub(super) rule: &'a Rule,
-    pub(super) position: usize,
+pub(in crate::plan) struct RuleContext<'a> {
+    pub(in crate::plan) id: RulesetId,
+    pub(in crate::plan) ruleset: &'a Ruleset,
+    pub(in crate::plan) table: &'a Table,
+    pub(in crate::plan) chain: &'a Chain,
+    pub(in crate::plan) rule: &'a Rule,
+    pub(in crate::plan) position: usize,
 }
 
 /// What a row says of a set, a virtual server, a link or a table.
-pub(super) struct Row<'a> {
-    pub(super) family: Option<Family>,
-    pub(super) backend: &'a str,
-    pub(super) name: &'a str,
-    pub(super) text: String,
-    pub(super) owner: &'a str,
-    pub(super) reason: String,
+pub(in crate::plan) struct PlanRow<'a> {
+    pub(in crate::plan) family: Option<Family>,
+    pub(in crate::plan) backend: &'a str,
+    pub(in crate::plan) name: &'a str,
+    pub(in crate::plan) text: String,
+    pub(in crate::plan) owner: &'a str,
+    pub(in crate::plan) reason: String,
 }

@@ -2,13 +2,15 @@
 
 mod nodes;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use proxyshift::owners::catalogue::Catalogue;
 use proxyshift::owners::matcher::Ownership;
 use proxyshift::plan::leftovers::leftovers;
-use proxyshift::plan::{Action, Object, ObjectKind, Plan};
+use proxyshift::plan::{Action, Object, Plan};
+use proxyshift::state::object::{ObjectId, ObjectKind};
 use proxyshift::state::{Files, NodeState};
 
 const SAVE: &str = "iptables-nft.save";
@@ -36,51 +38,58 @@ fn plan_with(catalogue: &Catalogue, state: &NodeState) -> Plan {
 /// The removed chains, as `family table name`, those of services and endpoints by their kind.
 fn chains(plan: &Plan) -> BTreeMap<String, usize> {
     let mut found = BTreeMap::new();
-    for object in plan.removals().filter(|o| o.kind == ObjectKind::Chain) {
-        let table = object.table.as_deref().unwrap_or_default();
-        let name = match object.name.split('-').collect::<Vec<_>>()[..] {
+    for object in plan.removals().filter(|o| o.kind() == ObjectKind::Chain) {
+        let table = object.id.table().map_or("", |t| &t.name);
+        let name = match object.id.name().split('-').collect::<Vec<_>>()[..] {
             ["KUBE", kind, hash] if hash.len() == 16 => format!("KUBE-{kind}-*"),
-            _ => object.name.to_string(),
+            _ => object.id.name().to_string(),
         };
-        let family = object.family.map(|f| f.to_string()).unwrap_or_default();
+        let family = object.id.family().map(|f| f.to_string()).unwrap_or_default();
         *found.entry(format!("{family} {table} {name}")).or_default() += 1;
     }
     found
 }
 
 /// The rules that go from chains that stay.
-fn jumps(plan: &Plan) -> Vec<&str> {
+fn jumps(plan: &Plan) -> Vec<Cow<'_, str>> {
     let gone = |o: &Object| {
         plan.removals().any(|c| {
-            c.kind == ObjectKind::Chain
-                && (&c.name, &c.table, &c.family) == (&o.name, &o.table, &o.family)
+            c.kind() == ObjectKind::Chain
+                && (c.id.table(), c.id.chain()) == (o.id.table(), o.id.chain())
         })
     };
-    let rules = plan.removals().filter(|o| o.kind == ObjectKind::Rule && !gone(o));
-    rules.map(|o| o.text.as_str()).collect()
+    let rules = plan.removals().filter(|o| o.kind() == ObjectKind::Rule && !gone(o));
+    rules.map(|o| o.text()).collect()
 }
 
-fn names(plan: &Plan, action: Action, kind: ObjectKind) -> Vec<&str> {
-    let objects = plan.objects.iter().filter(|o| o.action == action && o.kind == kind);
-    objects.map(|o| o.name.as_str()).collect()
+fn names(plan: &Plan, action: Action, kind: ObjectKind) -> Vec<Cow<'_, str>> {
+    let objects = plan.objects.iter().filter(|o| o.action == action && o.kind() == kind);
+    objects.map(|o| o.id.name()).collect()
 }
 
-fn reason<'a>(plan: &'a Plan, table: &str, name: &str) -> &'a str {
+fn reason(plan: &Plan, table: &str, name: &str) -> String {
     let found = plan.objects.iter().find(|o| {
         o.action == Action::Keep
-            && o.kind == ObjectKind::Chain
-            && o.table.as_deref() == Some(table)
-            && o.name == name
+            && o.kind() == ObjectKind::Chain
+            && o.id.table().is_some_and(|t| t.name == table)
+            && o.id.name() == name
     });
-    found.map_or("", |o| &o.reason)
+    found.map_or_else(String::new, |o| o.sentence())
+}
+
+fn position(object: &Object) -> Option<u32> {
+    match object.id {
+        ObjectId::Rule { position, .. } => Some(position),
+        _ => None,
+    }
 }
 
 /// The removals, without positions.
 fn removals(plan: &Plan) -> BTreeSet<String> {
     let line = |o: &Object| {
-        let family = o.family.map(|f| f.to_string()).unwrap_or_default();
-        let table = o.table.as_deref().unwrap_or_default();
-        format!("{:?} {family} {} {table} {} {}", o.kind, o.backend, o.name, o.text)
+        let family = o.id.family().map(|f| f.to_string()).unwrap_or_default();
+        let table = o.id.table().map_or("", |t| &t.name);
+        format!("{:?} {family} {} {table} {} {}", o.kind(), o.id.backend(), o.id.name(), o.text())
     };
     plan.removals().map(line).collect()
 }
@@ -90,10 +99,10 @@ fn the_stale_rule_of_the_incident_and_nothing_else() {
     let plan = plan(&nodes::files(CANAL));
     let gone: Vec<&Object> = plan.removals().collect();
     assert_eq!(gone.len(), 1);
-    assert_eq!((gone[0].text.as_str(), gone[0].position), (STALE, Some(3)));
+    assert_eq!((gone[0].text(), position(gone[0])), (STALE.into(), Some(3)));
     assert_eq!(gone[0].owner, "flannel");
     assert_eq!(
-        gone[0].reason,
+        gone[0].sentence(),
         "left of its lease 192.168.66.0/24; its lease is now 192.168.75.0/24"
     );
     let live = |o: &&Object| o.owner == "flannel" && o.action == Action::Keep;
@@ -114,8 +123,8 @@ fn nodes_without_leftovers() {
             "the kubelet's; kube-proxy from 1.27 on only writes a copy"
         );
         let masquerade = "-A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE";
-        let kept = plan.objects.iter().find(|o| o.text == masquerade).expect("docker0's rule");
-        assert_eq!(kept.reason, "docker's, which never writes it again by itself");
+        let kept = plan.objects.iter().find(|o| o.text() == masquerade).expect("docker0's rule");
+        assert_eq!(kept.sentence(), "docker's, which never writes it again by itself");
     }
 }
 
@@ -150,9 +159,9 @@ fn half_migrated_nodes_lose_what_iptables_mode_left() {
             ],
             "{name}"
         );
-        let kinds: BTreeSet<ObjectKind> = plan.removals().map(|o| o.kind).collect();
+        let kinds: BTreeSet<ObjectKind> = plan.removals().map(|o| o.kind()).collect();
         assert_eq!(kinds, [ObjectKind::Chain, ObjectKind::Rule].into(), "{name}");
-        let rules = plan.removals().filter(|o| o.kind == ObjectKind::Rule).count();
+        let rules = plan.removals().filter(|o| o.kind() == ObjectKind::Rule).count();
         let in_leftovers = ["SVC-", "SEP-", "FW-", "XLB-", "NODEPORTS "];
         let rules_there: usize =
             in_leftovers.iter().map(|p| save.matches(&format!("] -A KUBE-{p}")).count()).sum();
@@ -279,7 +288,7 @@ fn a_foreign_rule_keeps_its_chain_and_all_it_leads_to() {
     nodes::add(&mut files, SAVE, "nat", &foreign);
     let after = plan(&files);
     let kept = names(&after, Action::Keep, ObjectKind::Chain);
-    assert!(kept.contains(&&*svc) && kept.contains(&&*sep), "{kept:?}");
+    assert!(kept.iter().any(|k| *k == svc) && kept.iter().any(|k| *k == sep), "{kept:?}");
     assert_eq!(reason(&after, "nat", &svc), format!("holds a rule of unknown owner: `{foreign}`"));
     assert!(reason(&after, "nat", &sep).starts_with("still referenced by `-A KUBE-SVC-"));
     assert!(removals(&after).is_subset(&removals(&before)));
@@ -298,7 +307,7 @@ fn a_foreign_jump_keeps_the_chain() {
     let found = plan(&files);
     assert_eq!(reason(&found, "nat", &svc), format!("still referenced by `{jump}`"));
     assert_ne!(reason(&found, "nat", &sep), "");
-    assert!(!found.removals().any(|o| o.text == jump || o.name == svc));
+    assert!(!found.removals().any(|o| o.text() == jump || o.id.name() == svc));
 }
 
 #[test]
@@ -308,7 +317,7 @@ fn a_kept_chain_keeps_kube_proxys_jumps_to_it() {
     let found = plan(&files);
     assert_eq!(jumps(&found).iter().filter(|j| j.ends_with("-j KUBE-SERVICES")).count(), 0);
     assert_eq!(jumps(&found).len(), 2, "those to KUBE-EXTERNAL-SERVICES go");
-    let kept = found.objects.iter().filter(|o| o.reason == "leads to a chain that stays");
+    let kept = found.objects.iter().filter(|o| o.sentence() == "leads to a chain that stays");
     assert_eq!(kept.count(), 2);
 }
 
@@ -437,8 +446,8 @@ fn chains_of_other_versions() {
 fn flannels_rules_are_judged_by_its_lease() {
     let stale = |files: &Files| {
         let plan = plan(files);
-        let row = plan.objects.into_iter().find(|o| o.text == STALE).expect("the rule");
-        (row.action, row.reason.clone())
+        let row = plan.objects.into_iter().find(|o| o.text() == STALE).expect("the rule");
+        (row.action, row.sentence())
     };
     let route = |dev: &str, gateway: &str| {
         let mut files = nodes::files(CANAL);
@@ -453,7 +462,7 @@ fn flannels_rules_are_judged_by_its_lease() {
     assert_eq!(stale(&route("flannel.1", "192.168.66.0")).0, Action::Remove);
     // Anybody else's route makes it doubtful.
     let (action, why) = stale(&route("n1", "10.9.0.1"));
-    assert_eq!(action, Action::Keep);
+    assert_eq!(action, Action::Suspect);
     assert!(
         why.starts_with("suspected: ") && why.ends_with("a unicast route to 192.168.66.0/24"),
         "{why}"
@@ -472,7 +481,7 @@ fn flannels_rules_are_judged_by_its_lease() {
     let mut files = nodes::files(CANAL);
     files.remove("processes.json");
     let (action, why) = stale(&files);
-    assert_eq!(action, Action::Keep);
+    assert_eq!(action, Action::Suspect);
     assert!(
         why.starts_with("suspected: left of its lease 192.168.66.0/24")
             && why.ends_with("but that flannel runs is not certain"),
@@ -487,7 +496,7 @@ fn flannels_rules_are_judged_by_its_lease() {
         "192.168.76.1/24",
     );
     let (action, why) = stale(&files);
-    assert_eq!(action, Action::Keep);
+    assert_eq!(action, Action::Suspect);
     assert!(why.starts_with("suspected: "), "{why}");
 
     let mut files = nodes::files(CANAL);
@@ -498,7 +507,7 @@ fn flannels_rules_are_judged_by_its_lease() {
         "",
     );
     let (action, why) = stale(&files);
-    assert_eq!(action, Action::Keep);
+    assert_eq!(action, Action::Suspect);
     assert!(why.ends_with("flannel's other rules are not beside it"), "{why}");
 }
 
@@ -512,13 +521,13 @@ fn flannels_comments_prove_and_copies_go() {
         nodes::add(&mut files, SAVE, "nat", rule);
     }
     let found = plan(&files);
-    let texts: BTreeSet<&str> = found.removals().map(|o| o.text.as_str()).collect();
-    assert_eq!(texts, [STALE, old, copy].into());
+    let texts: BTreeSet<Cow<'_, str>> = found.removals().map(|o| o.text()).collect();
+    assert_eq!(texts, [STALE, old, copy].map(Cow::Borrowed).into());
     let copies: Vec<_> =
-        found.objects.iter().filter(|o| o.text == copy).map(|o| o.action).collect();
+        found.objects.iter().filter(|o| o.text() == copy).map(|o| o.action).collect();
     assert_eq!(copies, [Action::Remove, Action::Keep]);
-    let doubtful = found.objects.iter().find(|o| o.text == bare).expect("the bare rule");
-    assert!(doubtful.reason.starts_with("suspected: "), "{}", doubtful.reason);
+    let doubtful = found.objects.iter().find(|o| o.text() == bare).expect("the bare rule");
+    assert!(doubtful.sentence().starts_with("suspected: "), "{}", doubtful.sentence());
 }
 
 #[test]
@@ -530,7 +539,7 @@ fn an_operators_rule_that_looks_like_flannels_stays() {
     nodes::add(&mut files, SAVE, "filter", log);
     nodes::add(&mut files, SAVE, "filter", log);
     let found = plan(&files);
-    let texts: Vec<&str> = found.removals().map(|o| o.text.as_str()).collect();
+    let texts: Vec<Cow<'_, str>> = found.removals().map(|o| o.text()).collect();
     assert_eq!(texts, [STALE]);
 }
 
@@ -580,10 +589,10 @@ fn bare_rules_of_a_flannel_that_is_gone_are_only_suspected() {
         r#"-A FORWARD -s 192.168.64.0/20 -m comment --comment "flanneld forward" -j ACCEPT"#;
     nodes::add(&mut files, SAVE, "filter", commented);
     let found = plan(&files);
-    let texts: Vec<&str> = found.removals().map(|o| o.text.as_str()).collect();
+    let texts: Vec<Cow<'_, str>> = found.removals().map(|o| o.text()).collect();
     assert_eq!(texts, [commented]);
-    let stale = found.objects.iter().find(|o| o.text == STALE).expect("the bare rule");
-    assert!(stale.reason.starts_with("suspected: flannel is gone"), "{}", stale.reason);
+    let stale = found.objects.iter().find(|o| o.text() == STALE).expect("the bare rule");
+    assert!(stale.sentence().starts_with("suspected: flannel is gone"), "{}", stale.sentence());
 }
 
 #[test]
@@ -631,8 +640,8 @@ fn stale_docker_is_only_reported() {
     nodes::add(&mut files, SAVE, "nat", old);
     let found = plan(&files);
     assert!(found.is_empty());
-    let row = found.objects.iter().find(|o| o.text == old).expect("the rule");
-    assert_eq!(row.reason, "suspected: there is no link br-0123456789ab");
+    let row = found.objects.iter().find(|o| o.text() == old).expect("the rule");
+    assert_eq!(row.sentence(), "suspected: there is no link br-0123456789ab");
 }
 
 /// Needs `PROXYSHIFT_DUMPS`.

@@ -100,8 +100,8 @@ fn sets_servers_links_and_tables() {
         (catalogue(), nodes::state(&nodes::files("ipvs-with-keepalived-1.20")));
     let owners = Ownership::of(&catalogue, &state);
     let mut foreign = Vec::new();
-    for (place, server) in state.ipvs.servers.iter().enumerate() {
-        let owner = owners.virtual_server(place).expect("an owner");
+    for server in &state.ipvs.servers {
+        let owner = owners.virtual_server(&server.service).expect("an owner");
         if owner.name != "kube-proxy" {
             foreign.push((server.service.to_string(), owner.name.to_owned()));
         }
@@ -291,7 +291,7 @@ fn weak_evidence_is_called_so() {
     let owners = Ownership::of(&catalogue, &state);
     let owner = owners.rule(NFT, "nat", "POSTROUTING", 3).expect("the stale rule");
     assert_eq!(owner.name, "flannel");
-    assert!(matches!(owner.why, Evidence::Shape(_)));
+    assert!(matches!(owner.evidence, Evidence::Shape(_)));
     assert!(owner.reason.starts_with("probably flannel's"), "{}", owner.reason);
 }
 

@@ -39,7 +39,10 @@ fn plans_have_the_documented_form() {
         for object in plan["objects"].as_array().expect("a list") {
             assert_eq!(keys(object), BTreeSet::from(fields), "{name}: {object}");
             let kinds = ["table", "chain", "rule", "set", "virtual-server", "link"];
-            assert!(is_one_of(&object["action"], &["remove", "keep"]), "{name}: {object}");
+            assert!(
+                is_one_of(&object["action"], &["remove", "keep", "suspect"]),
+                "{name}: {object}"
+            );
             assert!(is_one_of(&object["kind"], &kinds), "{name}: {object}");
             for field in ["backend", "name", "text", "owner", "reason"] {
                 assert!(object[field].is_string(), "{name}: {object}");

@@ -1,4 +1,4 @@
-//! Evidence that a component lives on the node.
+//! Whether a component lives on the node, and what shows it.
 
 use crate::owners::component::Component;
 use crate::owners::expression::Expression;

@@ -8,9 +8,11 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::owners::catalogue::{Catalogue, Entry};
 use crate::owners::component::{ChainEntry, Component};
-use crate::owners::liveness;
+use crate::owners::liveness::liveness;
 use crate::owners::rules::Matcher;
 use crate::owners::servers::Servers;
+use crate::state::ipvs::{Service, VirtualServer};
+use crate::state::object::ObjectId;
 use crate::state::ruleset::Name;
 use crate::state::{NodeState, RulesetId};
 
@@ -21,7 +23,7 @@ pub const OPERATOR: &str = "operator";
 /// The owner of built-in chains.
 pub const KERNEL: &str = "kernel";
 
-/// Why an object has the owner it has: the entry of the catalogue that says so.
+/// What shows whose an object is: the entry of the catalogue that says so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Evidence {
     /// Its own name.
@@ -44,7 +46,7 @@ pub enum Evidence {
     Link,
     /// It has the owner's shape of that number.
     Shape(u16),
-    /// It is kube-proxy's by its address, or port, in kube-ipvs0 or the sets.
+    /// Its address, or port, is on kube-ipvs0 or in kube-proxy's sets.
     ServedByKubeProxy,
     /// The owner alone makes such objects and runs here.
     SoleCandidate,
@@ -54,19 +56,19 @@ pub enum Evidence {
     Nothing,
 }
 
-/// A component's number, with why; the last numbers stand for operator, kernel and unknown.
+/// A component's number, with the evidence; the last numbers stand for operator, kernel and unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Attribution {
     pub(crate) component: u16,
-    pub(crate) why: Evidence,
+    pub(crate) evidence: Evidence,
 }
 
 pub(super) const UNOWNED: u16 = u16::MAX;
 pub(super) const OPERATOR_ID: u16 = u16::MAX - 1;
 pub(super) const KERNEL_ID: u16 = u16::MAX - 2;
 
-pub(crate) const fn attributed(component: u16, why: Evidence) -> Attribution {
-    Attribution { component, why }
+pub(crate) const fn attributed(component: u16, evidence: Evidence) -> Attribution {
+    Attribution { component, evidence }
 }
 
 pub(crate) const NOTHING: Attribution = attributed(UNOWNED, Evidence::Nothing);
@@ -76,9 +78,9 @@ pub(crate) const NOTHING: Attribution = attributed(UNOWNED, Evidence::Nothing);
 pub struct Owner<'a> {
     /// The component's name, or [`UNKNOWN`], [`OPERATOR`], [`KERNEL`].
     pub name: &'a str,
-    /// Evidence, as data.
-    pub why: Evidence,
-    /// Evidence, in words.
+    /// What shows it.
+    pub evidence: Evidence,
+    /// What shows it, in words.
     pub reason: String,
 }
 
@@ -121,7 +123,7 @@ pub struct Ownership<'c> {
     rulesets: BTreeMap<RulesetId, Vec<TableOwners>>,
     sets: BTreeMap<String, Attribution>,
     links: BTreeMap<String, Attribution>,
-    servers: Vec<Attribution>,
+    servers: BTreeMap<Service, Attribution>,
     tables: BTreeMap<(String, String), Attribution>,
 }
 
@@ -182,14 +184,29 @@ impl<'c> Ownership<'c> {
         self.links.get(name).map(|a| self.owner(*a))
     }
 
-    /// The owner of a virtual server, by its place in the state.
-    pub fn virtual_server(&self, place: usize) -> Option<Owner<'_>> {
-        self.servers.get(place).map(|a| self.owner(*a))
+    /// The owner of a virtual server.
+    pub fn virtual_server(&self, service: &Service) -> Option<Owner<'_>> {
+        self.servers.get(service).map(|a| self.owner(*a))
     }
 
     /// The owner of a native nf_tables table, by nft's family and its name.
     pub fn table(&self, family: &str, name: &str) -> Option<Owner<'_>> {
         self.tables.get(&(family.to_owned(), name.to_owned())).map(|a| self.owner(*a))
+    }
+
+    /// The owner of an object; none if it is not in this state.
+    pub fn of_object(&self, id: &ObjectId) -> Option<Owner<'_>> {
+        match id {
+            ObjectId::NativeTable { family, name } => self.table(family, name),
+            ObjectId::Chain { table, name } => self.chain(table.ruleset, &table.name, name),
+            ObjectId::Rule { table, chain, position, .. } => {
+                self.rule(table.ruleset, &table.name, chain, *position as usize)
+            }
+            ObjectId::Set { name, .. } => self.set(name),
+            ObjectId::VirtualServer(service) => self.virtual_server(service),
+            ObjectId::RealServer(real) => self.virtual_server(&real.service),
+            ObjectId::Link { name } => self.link(name),
+        }
     }
 
     /// How many objects each owner has, built-in chains aside.
@@ -211,7 +228,7 @@ impl<'c> Ownership<'c> {
         for link in self.links.values() {
             counts.entry(self.name(*link)).or_default().links += 1;
         }
-        for server in &self.servers {
+        for server in self.servers.values() {
             counts.entry(self.name(*server)).or_default().virtual_servers += 1;
         }
         for table in self.tables.values() {
@@ -252,7 +269,7 @@ impl<'c> Ownership<'c> {
         self.catalogue.at(entry).chains.get(usize::from(entry.item))
     }
 
-    /// The place of a chain in its table.
+    /// The index of a chain in its table.
     pub(crate) fn chain_index(&self, id: RulesetId, table: &str, chain: &str) -> Option<usize> {
         let table = self.rulesets.get(&id)?.iter().find(|t| &*t.name == table)?;
         table.index.get(chain).copied()
@@ -279,12 +296,12 @@ impl<'c> Ownership<'c> {
     }
 
     fn owner(&self, a: Attribution) -> Owner<'_> {
-        Owner { name: self.name(a), why: a.why, reason: self.reason(a) }
+        Owner { name: self.name(a), evidence: a.evidence, reason: self.reason(a) }
     }
 
     fn reason(&self, a: Attribution) -> String {
         let name = self.name(a);
-        match a.why {
+        match a.evidence {
             Evidence::Name => format!("{name}'s by its name"),
             Evidence::InChain => format!("in a chain of {name}'s"),
             Evidence::ForOperators => "in a chain that is there for operators' rules".into(),
@@ -325,24 +342,24 @@ impl<'c> Ownership<'c> {
     }
 }
 
-/// The owners of the virtual servers, in the order of the state.
-fn servers(catalogue: &Catalogue, state: &NodeState) -> Vec<Attribution> {
+/// The owners of the virtual servers.
+fn servers(catalogue: &Catalogue, state: &NodeState) -> BTreeMap<Service, Attribution> {
     if state.ipvs.servers.is_empty() {
-        return Vec::new();
+        return BTreeMap::new();
     }
     let number = |name| catalogue.components.iter().position(|c| c.name == name);
     let proxy = number("kube-proxy").and_then(|i| u16::try_from(i).ok()).unwrap_or(UNOWNED);
-    let other = |c: &&Component| c.virtual_servers && liveness::liveness(c, state).is_alive();
+    let other = |c: &&Component| c.virtual_servers && liveness(c, state).is_alive();
     let mut others = catalogue.components.iter().filter(other);
     let only = match (others.next(), others.next()) {
         (Some(one), None) => number(&one.name).and_then(|i| u16::try_from(i).ok()),
         _ => None,
     };
     let served = Servers::of(state);
-    let owner = |s| match (served.serves(s), only) {
+    let owner = |s: &VirtualServer| match (served.serves(s), only) {
         (true, _) => attributed(proxy, Evidence::ServedByKubeProxy),
         (false, Some(one)) => attributed(one, Evidence::SoleCandidate),
         (false, None) => NOTHING,
     };
-    state.ipvs.servers.iter().map(owner).collect()
+    state.ipvs.servers.iter().map(|s| (s.service, owner(s))).collect()
 }

@@ -20,7 +20,7 @@ pub(super) struct Matcher<'c> {
 /// What is looked up again and again in one ruleset.
 #[derive(Default)]
 struct Memory {
-    /// The networks that a shape was found with, by the shape's place and the field.
+    /// The networks that a shape was found with, by the shape's entry and the field.
     beside: HashMap<(Entry, String), Vec<String>>,
 }
 
@@ -48,15 +48,15 @@ impl Matcher<'_> {
             };
             let mut rules = Vec::with_capacity(chain.rules.len());
             for rule in &chain.rules {
-                let place = Place { ruleset, table, chain, rule };
+                let at = RuleRef { ruleset, table, chain, rule };
                 let target = rule.target.as_ref().and_then(|t| index.get(t));
                 let target = target.and_then(|&i| entries[i]);
                 rules.push(match entry {
                     _ if chain.is_built_in() => {
                         reading.read(ruleset.words(rule));
-                        self.in_built_in(&place, &reading, target, memory)
+                        self.in_built_in(&at, &reading, target, memory)
                     }
-                    Some(e) => self.in_chain(&place, &mut reading, *e),
+                    Some(e) => self.in_chain(&at, &mut reading, *e),
                     None => NOTHING,
                 });
             }
@@ -67,14 +67,14 @@ impl Matcher<'_> {
 
     fn in_chain<'r>(
         &self,
-        place: &Place<'r>,
+        at: &RuleRef<'r>,
         reading: &mut Reading<'r>,
         entry: Entry,
     ) -> Attribution {
         let Some(content) = self.catalogue.content(entry) else {
             return attributed(entry.component, Evidence::InChain);
         };
-        reading.read(place.ruleset.words(place.rule));
+        reading.read(at.ruleset.words(at.rule));
         match content.fits(reading) {
             true => attributed(entry.component, Evidence::InChain),
             false if content.operator => attributed(OPERATOR_ID, Evidence::ForOperators),
@@ -84,14 +84,14 @@ impl Matcher<'_> {
 
     fn in_built_in(
         &self,
-        place: &Place<'_>,
+        at: &RuleRef<'_>,
         rule: &Reading<'_>,
         target: Option<Entry>,
         memory: &mut Memory,
     ) -> Attribution {
         let catalogue = self.catalogue;
-        let (table, chain) = (&*place.table.name, &*place.chain.name);
-        if let Some(target) = &place.rule.target
+        let (table, chain) = (&*at.table.name, &*at.chain.name);
+        if let Some(target) = &at.rule.target
             && let Some(hook) = catalogue.hook(table, chain, target, &rule.comments)
         {
             return attributed(hook.component, Evidence::Hook(hook.item));
@@ -104,7 +104,7 @@ impl Matcher<'_> {
         if let Some(owner) = rule.comments.iter().find_map(|c| comment(c)) {
             return attributed(owner.component, Evidence::Comment);
         }
-        let words = place.ruleset.words(place.rule);
+        let words = at.ruleset.words(at.rule);
         let set = |s: &str| catalogue.sets.all(s).find(loose);
         if let Some(owner) = words.sets().iter().find_map(|s| set(s)) {
             return attributed(owner.component, Evidence::Set);
@@ -118,7 +118,7 @@ impl Matcher<'_> {
             let silent = rule.comments.is_empty() || !shape.weak;
             if silent
                 && stands(shape, table, chain)
-                && self.fits(place, entry, shape, template, rule, memory)
+                && self.fits(at, entry, shape, template, rule, memory)
             {
                 return attributed(entry.component, Evidence::Shape(entry.item));
             }
@@ -128,7 +128,7 @@ impl Matcher<'_> {
 
     fn fits(
         &self,
-        place: &Place<'_>,
+        at: &RuleRef<'_>,
         entry: Entry,
         shape: &Shape,
         template: &Template,
@@ -141,10 +141,10 @@ impl Matcher<'_> {
         let Some((_, other)) = self.catalogue.shape(component, &beside.rule) else { return false };
         fields.iter().all(|(field, value)| {
             let known = memory.beside.entry((entry, field.clone())).or_insert_with(|| {
-                let table = place.ruleset.table(&beside.table);
+                let table = at.ruleset.table(&beside.table);
                 let chain = table.and_then(|t| t.chain(&beside.chain));
                 let rules = chain.iter().flat_map(|c| &c.rules);
-                let bodies = rules.map(|r| Reading::of(place.ruleset.words(r)).body);
+                let bodies = rules.map(|r| Reading::of(at.ruleset.words(r)).body);
                 bodies.filter_map(|b| Some((*other.captures(&b)?.get(field)?).to_owned())).collect()
             });
             known.iter().any(|k| k == value)
@@ -152,7 +152,7 @@ impl Matcher<'_> {
     }
 }
 
-struct Place<'r> {
+struct RuleRef<'r> {
     ruleset: &'r Ruleset,
     table: &'r Table,
     chain: &'r Chain,

@@ -2,53 +2,57 @@
 
 mod sets;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::owners::catalogue::Catalogue;
 use crate::owners::component::ChainEntry;
 use crate::owners::matcher::{Ownership, UNKNOWN};
-use crate::plan::{About, Action, Object, ObjectKind};
+use crate::plan::reason::Reason;
+use crate::plan::{About, Action, Object};
+use crate::state::object::{ObjectId, TableId};
 use crate::state::ruleset::{Chain, Name, Rule, Ruleset, Table};
 use crate::state::shared_str::StrSlice;
-use crate::state::{Family, NodeState, RulesetId};
+use crate::state::{NodeState, RulesetId};
 
-/// A chain, by its context in the state.
+/// A chain, by its indices in the state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(in crate::plan) struct ChainIndex {
-    pub(in crate::plan) id: RulesetId,
-    pub(in crate::plan) table: usize,
-    pub(in crate::plan) chain: usize,
+pub(super) struct ChainIndex {
+    pub(super) id: RulesetId,
+    pub(super) table: usize,
+    pub(super) chain: usize,
 }
 
 /// A rule, by its chain and its position in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(in crate::plan) struct RuleIndex {
-    pub(in crate::plan) chain: ChainIndex,
-    pub(in crate::plan) position: usize,
+pub(super) struct RuleIndex {
+    pub(super) chain: ChainIndex,
+    pub(super) position: usize,
 }
 
 struct RuleCandidate {
-    reason: String,
+    reason: Reason,
     /// It goes only together with that chain.
     with: Option<ChainIndex>,
 }
 
 /// What may go, and what was found to stay.
-pub(in crate::plan) struct Candidates<'a> {
-    pub(in crate::plan) catalogue: &'a Catalogue,
-    pub(in crate::plan) state: &'a NodeState,
-    pub(in crate::plan) ownership: &'a Ownership<'a>,
+pub(super) struct Candidates<'a> {
+    pub(super) catalogue: &'a Catalogue,
+    pub(super) state: &'a NodeState,
+    pub(super) ownership: &'a Ownership<'a>,
     by_owner: HashMap<&'a str, Vec<ChainIndex>>,
-    chains: BTreeMap<ChainIndex, StrSlice>,
+    chains: BTreeMap<ChainIndex, Arc<Reason>>,
     rules: BTreeMap<RuleIndex, RuleCandidate>,
-    sets: BTreeMap<String, String>,
+    sets: BTreeMap<String, Reason>,
+    tables: HashMap<(RulesetId, usize), Arc<TableId>>,
     abouts: BTreeSet<Arc<About>>,
     rows: Vec<Object>,
 }
 
 impl<'a> Candidates<'a> {
-    pub(in crate::plan) fn new(
+    pub(super) fn new(
         catalogue: &'a Catalogue,
         state: &'a NodeState,
         ownership: &'a Ownership<'a>,
@@ -61,6 +65,7 @@ impl<'a> Candidates<'a> {
             chains: BTreeMap::new(),
             rules: BTreeMap::new(),
             sets: BTreeMap::new(),
+            tables: HashMap::new(),
             abouts: BTreeSet::new(),
             rows: Vec::new(),
         };
@@ -72,7 +77,7 @@ impl<'a> Candidates<'a> {
     }
 
     /// The chains of an owner, each with what the catalogue says of it.
-    pub(in crate::plan) fn chains_of(&self, owner: &str) -> Vec<OwnedChain<'a>> {
+    pub(super) fn chains_of(&self, owner: &str) -> Vec<OwnedChain<'a>> {
         let owned = |at: &ChainIndex| {
             let (_, table, chain) = self.chain(*at)?;
             let entry = self.ownership.chain_entry(at.id, &table.name, &chain.name)?;
@@ -82,7 +87,7 @@ impl<'a> Candidates<'a> {
     }
 
     /// Every chain of the node, with its table.
-    pub(in crate::plan) fn all_chains(
+    pub(super) fn all_chains(
         &self,
     ) -> impl Iterator<Item = (ChainIndex, &'a Ruleset, &'a Table, &'a Chain)> + use<'a> {
         self.state.rulesets.iter().flat_map(|(id, ruleset)| {
@@ -96,15 +101,15 @@ impl<'a> Candidates<'a> {
     }
 
     /// Every rule of the built-in chains, with its target's chain if it leads to one.
-    pub(in crate::plan) fn built_in_rules(
+    pub(super) fn built_in_rules(
         &self,
     ) -> impl Iterator<Item = (RuleIndex, RuleContext<'a>, Option<ChainIndex>)> + use<'a> {
         let ownership = self.ownership;
         let built_in = self.all_chains().filter(|(.., chain)| chain.is_built_in());
         built_in.flat_map(move |(at, ruleset, table, chain)| {
             chain.rules.iter().enumerate().map(move |(position, rule)| {
-                let context = |to: &Name| ownership.chain_index(at.id, &table.name, to);
-                let to = rule.target.as_ref().and_then(context);
+                let target = rule.target.as_ref();
+                let to = target.and_then(|to| ownership.chain_index(at.id, &table.name, to));
                 let to = to.map(|chain| ChainIndex { chain, ..at });
                 let context = RuleContext { id: at.id, ruleset, table, chain, rule, position };
                 (RuleIndex { chain: at, position }, context, to)
@@ -113,57 +118,40 @@ impl<'a> Candidates<'a> {
     }
 
     /// The name of the owner of a chain.
-    pub(in crate::plan) fn owner(&self, id: RulesetId, table: &Table, chain: &Chain) -> &'a str {
+    pub(super) fn owner(&self, id: RulesetId, table: &Table, chain: &Chain) -> &'a str {
         self.ownership.chain_name(id, &table.name, &chain.name)
     }
 
-    pub(in crate::plan) fn propose_chain(&mut self, at: ChainIndex, reason: impl Into<String>) {
-        let reason = StrSlice::from(reason.into());
+    pub(super) fn propose_chain(&mut self, at: ChainIndex, reason: Reason) {
         // Thousands of chains go for one reason.
-        let last = self.chains.last_key_value().map(|(_, last)| last).filter(|l| **l == reason);
-        let reason = last.cloned().unwrap_or(reason);
+        let last = self.chains.last_key_value().map(|(_, last)| last);
+        let reason =
+            last.filter(|last| ***last == reason).cloned().unwrap_or_else(|| Arc::new(reason));
         self.chains.insert(at, reason);
     }
 
-    pub(in crate::plan) fn is_candidate(&self, at: ChainIndex) -> bool {
+    pub(super) fn is_candidate(&self, at: ChainIndex) -> bool {
         self.chains.contains_key(&at)
     }
 
-    /// A rule in a chain that stays may go, `with` a chain if it leads there.
-    pub(in crate::plan) fn propose_rule(
-        &mut self,
-        at: RuleIndex,
-        with: Option<ChainIndex>,
-        reason: impl Into<String>,
-    ) {
-        self.rules.insert(at, RuleCandidate { reason: reason.into(), with });
+    /// Proposes a rule in a chain that stays, `with` a chain if it leads there.
+    pub(super) fn propose_rule(&mut self, at: RuleIndex, with: Option<ChainIndex>, reason: Reason) {
+        self.rules.insert(at, RuleCandidate { reason, with });
     }
 
-    pub(in crate::plan) fn propose_set(&mut self, name: &str, reason: impl Into<String>) {
-        self.sets.insert(name.to_owned(), reason.into());
+    pub(super) fn propose_set(&mut self, name: &str, reason: Reason) {
+        self.sets.insert(name.to_owned(), reason);
     }
 
-    pub(in crate::plan) fn keep_chain(&mut self, at: ChainIndex, reason: impl Into<String>) {
-        let row = self.chain_row(Action::Keep, at, reason.into().into());
-        self.rows.extend(row);
-    }
-
-    pub(in crate::plan) fn keep_rule(&mut self, at: RuleIndex, reason: impl Into<String>) {
-        let row = self.rule_row(Action::Keep, at, &reason.into());
-        self.rows.extend(row);
-    }
-
-    /// A row for something that is neither a chain nor a rule.
-    pub(in crate::plan) fn row(&mut self, action: Action, kind: ObjectKind, row: PlanRow<'_>) {
+    /// Adds a row for something that is neither a chain nor a rule.
+    pub(super) fn add(&mut self, row: PlanRow<'_>) {
         let about = self.about(About {
-            family: row.family,
-            backend: row.backend.into(),
-            table: None,
+            action: row.action,
             owner: row.owner.into(),
-            reason: row.reason.into(),
+            reason: Arc::new(row.reason),
+            details: row.details.into(),
         });
-        let (name, text) = (row.name.into(), row.text.into());
-        self.rows.push(Object { action, kind, about, name, position: None, text });
+        self.rows.push(Object { id: row.id, about });
     }
 
     /// Thousands of objects have the same in common: it is kept once.
@@ -176,75 +164,71 @@ impl<'a> Candidates<'a> {
         about
     }
 
+    fn table_id(&mut self, at: ChainIndex, table: &Table) -> Arc<TableId> {
+        let id = || Arc::new(TableId { ruleset: at.id, name: StrSlice::from(&*table.name) });
+        self.tables.entry((at.id, at.table)).or_insert_with(id).clone()
+    }
+
     /// Takes back every candidate that something else still needs, and lists the rest, sorted.
-    pub(in crate::plan) fn resolve(mut self) -> Vec<Object> {
-        let kept = self.kept();
-        for (at, reason) in &kept {
-            let row = self.chain_row(Action::Keep, *at, reason.as_str().into());
-            self.rows.extend(row);
-            self.chains.remove(at);
+    pub(super) fn resolve(mut self) -> Vec<Object> {
+        for (at, reason) in self.needed_chains() {
+            self.add_chain(Action::Keep, at, reason);
+            self.chains.remove(&at);
         }
-        let rules = std::mem::take(&mut self.rules);
-        let (goes, stays): (Vec<_>, Vec<_>) = rules
-            .into_iter()
-            .partition(|(_, r)| r.with.is_none_or(|chain| self.chains.contains_key(&chain)));
-        for (at, _) in stays {
-            let reason = "leads to a chain that stays".to_owned();
-            let row = self.rule_row(Action::Keep, at, &reason);
-            self.rows.extend(row);
+        let mut removed = BTreeSet::new();
+        for (at, rule) in std::mem::take(&mut self.rules) {
+            if rule.with.is_some_and(|chain| !self.chains.contains_key(&chain)) {
+                self.add_rule(Action::Keep, at, Reason::LeadsToKept);
+            } else if !self.chains.contains_key(&at.chain) {
+                self.add_rule(Action::Remove, at, rule.reason);
+                removed.insert(at);
+            }
         }
-        let goes: BTreeMap<RuleIndex, String> = goes
-            .into_iter()
-            .filter(|(at, _)| !self.chains.contains_key(&at.chain))
-            .map(|(at, rule)| (at, rule.reason))
-            .collect();
-        for (at, reason) in &goes {
-            let row = self.rule_row(Action::Remove, *at, reason);
-            self.rows.extend(row);
-        }
-        self.removed_chains();
-        let removed = |at: &RuleIndex| goes.contains_key(at) || self.chains.contains_key(&at.chain);
-        let rows = sets::rows(&self, &self.sets, removed);
-        self.rows.extend(rows);
+        self.add_removed_chains();
+        self.add_sets(&removed);
         // Most of them are sorted already, which this makes use of.
         self.rows.sort();
         self.rows.dedup();
         self.rows
     }
 
-    fn removed_chains(&mut self) {
+    /// Adds the chains that go, and their rules.
+    fn add_removed_chains(&mut self) {
         let chains = std::mem::take(&mut self.chains);
         let rules = |at: &ChainIndex| self.chain(*at).map_or(0, |(_, _, c)| c.rules.len());
         self.rows.reserve_exact(chains.keys().map(|at| 1 + rules(at)).sum());
         // In the order of rows: by name, all chains before all rules.
-        let mut sorted: Vec<(&Name, ChainIndex, &StrSlice)> = chains
+        let mut sorted: Vec<(&Name, ChainIndex, &Arc<Reason>)> = chains
             .iter()
             .filter_map(|(at, reason)| Some((&self.chain(*at)?.2.name, *at, reason)))
             .collect();
         sorted.sort_unstable();
         let start = self.rows.len();
         for (_, at, reason) in &sorted {
-            let row = self.chain_row(Action::Remove, *at, StrSlice::clone(reason));
-            self.rows.extend(row);
+            self.add_chain(Action::Remove, *at, Arc::clone(reason));
         }
-        let end = self.rows.len();
-        for (i, (_, at, _)) in (start..end).zip(&sorted) {
-            let Some((ruleset, _, chain)) = self.chain(*at) else { continue };
-            // A chain goes only with rules of its own owner: they share what is said of it.
-            let row = self.rows[i].clone();
-            self.rows.extend((0..).zip(&chain.rules).map(|(position, rule)| Object {
-                kind: ObjectKind::Rule,
-                position: Some(position),
-                text: ruleset.shared_text(rule),
-                ..row.clone()
-            }));
+        for (row, (_, at, _)) in (start..).zip(&sorted) {
+            let Some((ruleset, table, chain)) = self.chain(*at) else { continue };
+            let table = self.table_id(*at, table);
+            // A chain goes only with rules of its own owner: they have all in common with it.
+            let about = self.rows[row].about.clone();
+            let rule = |(position, rule)| Object {
+                id: ObjectId::Rule {
+                    table: table.clone(),
+                    chain: chain.name.clone(),
+                    position,
+                    text: ruleset.shared_text(rule),
+                },
+                about: about.clone(),
+            };
+            self.rows.extend((0..).zip(&chain.rules).map(rule));
         }
         self.chains = chains;
     }
 
     /// The candidates that stay, each with the reason.
-    fn kept(&self) -> BTreeMap<ChainIndex, String> {
-        let mut kept: BTreeMap<ChainIndex, String> = BTreeMap::new();
+    fn needed_chains(&self) -> BTreeMap<ChainIndex, Reason> {
+        let mut kept: BTreeMap<ChainIndex, Reason> = BTreeMap::new();
         let mut queue = Vec::new();
         if self.chains.is_empty() {
             return kept;
@@ -283,13 +267,13 @@ impl<'a> Candidates<'a> {
         ruleset: &Ruleset,
         rule: &Rule,
         names: &HashMap<(RulesetId, usize, &str), ChainIndex>,
-        kept: &mut BTreeMap<ChainIndex, String>,
+        kept: &mut BTreeMap<ChainIndex, Reason>,
         queue: &mut Vec<ChainIndex>,
     ) {
         let Some(target) = &rule.target else { return };
         let Some(&to) = names.get(&(from.id, from.table, &**target)) else { return };
-        if let std::collections::btree_map::Entry::Vacant(entry) = kept.entry(to) {
-            entry.insert(format!("still referenced by `{}`", ruleset.rule_text(rule)));
+        if let Entry::Vacant(entry) = kept.entry(to) {
+            entry.insert(Reason::ReferencedBy(ruleset.rule_text(rule).to_owned()));
             queue.push(to);
         }
     }
@@ -303,16 +287,18 @@ impl<'a> Candidates<'a> {
     }
 
     /// Why a chain stays that holds a rule of another owner.
-    fn foreign_rule(&self, at: ChainIndex) -> Option<String> {
+    fn foreign_rule(&self, at: ChainIndex) -> Option<Reason> {
         let (ruleset, table, chain) = self.chain(at)?;
         let owner = self.owner(at.id, table, chain);
         let owners = self.ownership.rule_attributions(at.id, &table.name, &chain.name);
-        chain.rules.iter().zip(owners).find_map(|(rule, a)| {
-            let other = self.ownership.name(*a);
-            let whose = if other == UNKNOWN { "unknown owner" } else { other };
-            let text = ruleset.rule_text(rule);
-            (other != owner).then(|| format!("holds a rule of {whose}: `{text}`"))
-        })
+        let other = |(rule, attribution): (&Rule, _)| {
+            let other = self.ownership.name(attribution);
+            (other != owner).then(|| Reason::HoldsForeignRule {
+                owner: (other != UNKNOWN).then(|| other.to_owned()),
+                rule: ruleset.rule_text(rule).to_owned(),
+            })
+        };
+        chain.rules.iter().zip(owners.iter().copied()).find_map(other)
     }
 
     fn chain(&self, at: ChainIndex) -> Option<(&'a Ruleset, &'a Table, &'a Chain)> {
@@ -321,64 +307,70 @@ impl<'a> Candidates<'a> {
         Some((ruleset, table, table.chains.get(at.chain)?))
     }
 
-    fn chain_row(&mut self, action: Action, at: ChainIndex, reason: StrSlice) -> Option<Object> {
-        let (_, table, chain) = self.chain(at)?;
-        let owner = self.owner(at.id, table, chain);
-        let about = self.about(in_table(at.id, table, owner, reason));
-        let (kind, name) = (ObjectKind::Chain, chain.name.clone());
-        // No text: an empty part of one that there is anyhow.
-        let text = name.empty();
-        Some(Object { action, kind, about, name, position: None, text })
+    /// Adds a row for a chain of which it is known what happens to it.
+    pub(super) fn add_chain(
+        &mut self,
+        action: Action,
+        at: ChainIndex,
+        reason: impl Into<Arc<Reason>>,
+    ) {
+        let Some((_, table, chain)) = self.chain(at) else { return };
+        let owner = self.owner(at.id, table, chain).into();
+        let reason = reason.into();
+        let about = self.about(About { action, owner, reason, details: StrSlice::default() });
+        let id = ObjectId::Chain { table: self.table_id(at, table), name: chain.name.clone() };
+        self.rows.push(Object { id, about });
     }
 
-    fn rule_row(&mut self, action: Action, at: RuleIndex, reason: &str) -> Option<Object> {
-        let (ruleset, table, chain) = self.chain(at.chain)?;
-        let rule = chain.rules.get(at.position)?;
-        let id = at.chain.id;
-        let owner = self.ownership.rule_attribution(id, &table.name, &chain.name, at.position);
-        let owner = self.ownership.name(owner);
-        let about = self.about(in_table(id, table, owner, reason.into()));
-        let (kind, position) = (ObjectKind::Rule, u32::try_from(at.position).ok());
-        let (name, text) = (chain.name.clone(), ruleset.shared_text(rule));
-        Some(Object { action, kind, about, name, position, text })
-    }
-}
-
-fn in_table(id: RulesetId, table: &Table, owner: &str, reason: StrSlice) -> About {
-    About {
-        family: Some(id.family),
-        backend: id.backend.to_string().into(),
-        table: Some(StrSlice::from(&*table.name)),
-        owner: owner.into(),
-        reason,
+    /// As [`Self::add_chain`], for a rule.
+    pub(super) fn add_rule(&mut self, action: Action, at: RuleIndex, reason: Reason) {
+        let Some((ruleset, table, chain)) = self.chain(at.chain) else { return };
+        let (Some(rule), Ok(position)) = (chain.rules.get(at.position), u32::try_from(at.position))
+        else {
+            return;
+        };
+        let owners = self.ownership;
+        let owner = owners.rule_attribution(at.chain.id, &table.name, &chain.name, at.position);
+        let about = self.about(About {
+            action,
+            owner: owners.name(owner).into(),
+            reason: Arc::new(reason),
+            details: StrSlice::default(),
+        });
+        let id = ObjectId::Rule {
+            table: self.table_id(at.chain, table),
+            chain: chain.name.clone(),
+            position,
+            text: ruleset.shared_text(rule),
+        };
+        self.rows.push(Object { id, about });
     }
 }
 
 /// A chain that the catalogue knows.
-pub(in crate::plan) struct OwnedChain<'a> {
-    pub(in crate::plan) at: ChainIndex,
-    pub(in crate::plan) table: &'a Table,
-    pub(in crate::plan) chain: &'a Chain,
-    pub(in crate::plan) entry: &'a ChainEntry,
+pub(super) struct OwnedChain<'a> {
+    pub(super) at: ChainIndex,
+    pub(super) table: &'a Table,
+    pub(super) chain: &'a Chain,
+    pub(super) entry: &'a ChainEntry,
 }
 
 /// A rule with all that it stands in.
 #[derive(Clone, Copy)]
-pub(in crate::plan) struct RuleContext<'a> {
-    pub(in crate::plan) id: RulesetId,
-    pub(in crate::plan) ruleset: &'a Ruleset,
-    pub(in crate::plan) table: &'a Table,
-    pub(in crate::plan) chain: &'a Chain,
-    pub(in crate::plan) rule: &'a Rule,
-    pub(in crate::plan) position: usize,
+pub(super) struct RuleContext<'a> {
+    pub(super) id: RulesetId,
+    pub(super) ruleset: &'a Ruleset,
+    pub(super) table: &'a Table,
+    pub(super) chain: &'a Chain,
+    pub(super) rule: &'a Rule,
+    pub(super) position: usize,
 }
 
-/// What a row says of a set, a virtual server, a link or a table.
-pub(in crate::plan) struct PlanRow<'a> {
-    pub(in crate::plan) family: Option<Family>,
-    pub(in crate::plan) backend: &'a str,
-    pub(in crate::plan) name: &'a str,
-    pub(in crate::plan) text: String,
-    pub(in crate::plan) owner: &'a str,
-    pub(in crate::plan) reason: String,
+/// A row for a set, a virtual server, a link or a table.
+pub(super) struct PlanRow<'a> {
+    pub(super) action: Action,
+    pub(super) id: ObjectId,
+    pub(super) owner: &'a str,
+    pub(super) reason: Reason,
+    pub(super) details: String,
 }

@@ -2,33 +2,38 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 use similar::{Algorithm, DiffOp, capture_diff_slices};
 
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::{Ownership, UNKNOWN};
+use crate::state::NodeState;
 use crate::state::equivalence::canonical;
+use crate::state::object::{ObjectId, TableId};
 use crate::state::ruleset::{Chain, Ruleset};
-use crate::state::{NodeState, RulesetId};
 
 /// The component that a migration concerns: what it has comes and goes.
 const KUBE_PROXY: &str = "kube-proxy";
 
-/// A rule of somebody else that is gone, or has lost its place.
+/// An object of somebody else that is gone, or stands elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct MissingRule {
-    /// `iptables-nft nat`.
-    pub place: String,
-    /// The rule, from `-A` on.
-    pub text: String,
+    /// Which.
+    pub id: ObjectId,
     /// Whose it is.
     pub owner: String,
-    /// How soon its owner puts it back by itself, as the catalogue says: `5s`, `never`.
+    /// How soon its owner writes it again by itself, as the catalogue says: `5s`, `never`.
     pub heals: String,
 }
 
 impl MissingRule {
-    /// Whether nobody puts it back.
+    fn new(catalogue: &Catalogue, id: ObjectId, owner: &str) -> MissingRule {
+        let heals = catalogue.component(owner).map_or_else(String::new, |c| c.heals.clone());
+        MissingRule { id, owner: owner.to_owned(), heals }
+    }
+
+    /// Whether nobody writes it again.
     pub fn is_permanent(&self) -> bool {
         self.heals == "never" || self.heals.is_empty()
     }
@@ -36,120 +41,97 @@ impl MissingRule {
 
 impl fmt::Display for MissingRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} (of {})", self.place, self.text, self.owner)
+        write!(f, "{} (of {})", self.id, self.owner)
     }
 }
 
-/// The rules of others that `before` has and `after` has not, or has in another order.
+/// The rules, sets and virtual servers of others that `before` has and `after` has not, or has in
+/// another order.
 pub fn missing_foreign(
     catalogue: &Catalogue,
     before: &NodeState,
     after: &NodeState,
 ) -> Vec<MissingRule> {
     let (then, now) = (Ownership::of(catalogue, before), Ownership::of(catalogue, after));
-    let mut lost = Vec::new();
+    let mut missing = Vec::new();
     for (id, ruleset) in &before.rulesets {
         for table in &ruleset.tables {
+            let of = Arc::new(TableId { ruleset: *id, name: table.name.clone() });
             for chain in &table.chains {
-                let at = Place { id: *id, table: &table.name, chain: &chain.name };
-                let theirs = at.foreign(&then, ruleset, chain);
+                let old = foreign(&then, &of, ruleset, chain);
                 let left = after
                     .rulesets
                     .get(id)
                     .and_then(|r| Some((r, r.table(&table.name)?.chain(&chain.name)?)));
-                let left = left.map_or_else(Vec::new, |(r, c)| at.foreign(&now, r, c));
-                lost.extend(at.missing(catalogue, theirs, &left));
+                let new = left.map_or_else(Vec::new, |(r, c)| foreign(&now, &of, r, c));
+                let gone = not_in(old, &new).into_iter();
+                missing.extend(gone.map(|r| MissingRule::new(catalogue, r.id, &r.owner)));
             }
         }
     }
-    let heals = |owner: &str| heals(catalogue, owner);
     for set in &before.ipsets.sets {
         let owner = then.set(&set.name).map_or(UNKNOWN, |o| o.name);
-        if owner != KUBE_PROXY && after.ipsets.get(&set.name).is_none() {
-            lost.push(MissingRule {
-                place: "ipset".into(),
-                text: set.name.clone(),
-                owner: owner.into(),
-                heals: heals(owner),
-            });
+        let id = ObjectId::Set { family: set.family, name: set.name.as_str().into() };
+        if owner != KUBE_PROXY && !id.present_in(after) {
+            missing.push(MissingRule::new(catalogue, id, owner));
         }
     }
-    for (place, server) in before.ipvs.servers.iter().enumerate() {
-        let owner = then.virtual_server(place).map_or(UNKNOWN, |o| o.name);
+    for server in &before.ipvs.servers {
+        let owner = then.virtual_server(&server.service).map_or(UNKNOWN, |o| o.name);
         if owner != KUBE_PROXY && after.ipvs.get(&server.service) != Some(server) {
-            lost.push(MissingRule {
-                place: "ipvs".into(),
-                text: server.service.selector(),
-                owner: owner.into(),
-                heals: heals(owner),
-            });
+            let id = ObjectId::VirtualServer(server.service);
+            missing.push(MissingRule::new(catalogue, id, owner));
         }
     }
-    lost.sort();
-    lost
-}
-
-fn heals(catalogue: &Catalogue, owner: &str) -> String {
-    catalogue.component(owner).map_or_else(String::new, |c| c.heals.clone())
+    missing.sort();
+    missing
 }
 
 /// A rule of somebody else.
-struct Theirs<'a> {
-    text: &'a str,
-    key: String,
+struct ForeignRule {
+    id: ObjectId,
+    canonical: String,
     owner: String,
 }
 
-struct Place<'a> {
-    id: RulesetId,
-    table: &'a str,
-    chain: &'a str,
-}
-
-impl Place<'_> {
-    fn foreign<'a>(
-        &self,
-        owners: &Ownership<'_>,
-        ruleset: &'a Ruleset,
-        chain: &'a Chain,
-    ) -> Vec<Theirs<'a>> {
-        let rules = chain.rules.iter().enumerate();
-        rules
-            .filter_map(|(position, rule)| {
-                let owner = owners.rule_attribution(self.id, self.table, self.chain, position);
-                let (owner, text) = (owners.name(owner), ruleset.rule_text(rule));
-                (owner != KUBE_PROXY).then(|| Theirs {
-                    text,
-                    key: canonical(text),
-                    owner: owner.to_owned(),
-                })
+fn foreign(
+    owners: &Ownership<'_>,
+    table: &Arc<TableId>,
+    ruleset: &Ruleset,
+    chain: &Chain,
+) -> Vec<ForeignRule> {
+    let attributions = owners.rule_attributions(table.ruleset, &table.name, &chain.name);
+    let rules = (0..).zip(chain.rules.iter().zip(attributions));
+    rules
+        .filter_map(|(position, (rule, attribution))| {
+            let owner = owners.name(*attribution);
+            (owner != KUBE_PROXY).then(|| ForeignRule {
+                id: ObjectId::Rule {
+                    table: Arc::clone(table),
+                    chain: chain.name.clone(),
+                    position,
+                    text: ruleset.shared_text(rule),
+                },
+                canonical: canonical(ruleset.rule_text(rule)),
+                owner: owner.to_owned(),
             })
-            .collect()
-    }
-
-    fn missing(
-        &self,
-        catalogue: &Catalogue,
-        before: Vec<Theirs<'_>>,
-        after: &[Theirs<'_>],
-    ) -> Vec<MissingRule> {
-        let old: Vec<&str> = before.iter().map(|t| t.key.as_str()).collect();
-        let new: Vec<&str> = after.iter().map(|t| t.key.as_str()).collect();
-        let mut kept = BTreeSet::new();
-        for op in capture_diff_slices(Algorithm::Myers, &old, &new) {
-            if let DiffOp::Equal { old_index, len, .. } = op {
-                kept.extend(old_index..old_index + len);
-            }
-        }
-        let gone = before.iter().enumerate().filter(|(i, _)| !kept.contains(i));
-        gone.map(|(_, theirs)| MissingRule {
-            place: format!("{} {}", self.id, self.table),
-            text: theirs.text.to_owned(),
-            owner: theirs.owner.clone(),
-            heals: heals(catalogue, &theirs.owner),
         })
         .collect()
+}
+
+/// The rules that `after` has not, or has in another order.
+fn not_in(before: Vec<ForeignRule>, after: &[ForeignRule]) -> Vec<ForeignRule> {
+    let texts = |rules: &[ForeignRule]| -> Vec<String> {
+        rules.iter().map(|rule| rule.canonical.clone()).collect()
+    };
+    let mut kept = BTreeSet::new();
+    for op in capture_diff_slices(Algorithm::Myers, &texts(&before), &texts(after)) {
+        if let DiffOp::Equal { old_index, len, .. } = op {
+            kept.extend(old_index..old_index + len);
+        }
     }
+    let numbered = before.into_iter().enumerate();
+    numbered.filter(|(i, _)| !kept.contains(i)).map(|(_, rule)| rule).collect()
 }
 
 #[cfg(test)]
@@ -167,6 +149,13 @@ mod tests {
 
     const DOCKER: &str = "-A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE";
     const OPERATOR: &str = "-A POSTROUTING -s 10.9.0.0/16 -j SNAT --to-source 192.0.2.1";
+    fn text(id: ObjectId) -> String {
+        match id {
+            ObjectId::Rule { text, .. } => text.to_string(),
+            other => other.to_string(),
+        }
+    }
+
     const NEW: &str = "-A POSTROUTING -s 172.18.0.0/16 ! -o br-1 -j MASQUERADE";
 
     #[test]
@@ -176,7 +165,7 @@ mod tests {
         let texts = |rules: &[&str]| -> Vec<String> {
             missing_foreign(&catalogue, &before, &node(rules, ""))
                 .into_iter()
-                .map(|l| l.text)
+                .map(|l| text(l.id))
                 .collect()
         };
         assert!(texts(&[NEW, DOCKER, OPERATOR]).is_empty());

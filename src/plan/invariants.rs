@@ -171,13 +171,10 @@ fn removal_outcome(edit: &Edit, base: &NodeState, now: &NodeState) -> Outcome {
             base.rulesets.get(&table.ruleset),
             now.rulesets.get(&table.ruleset),
         ),
-        Target::NativeTable(t) => {
-            present(now.nft.tables.iter().any(|n| n.family == t.family && n.name == t.name))
-        }
-        Target::Set(set) => present(now.ipsets.get(&set.name).is_some()),
-        Target::VirtualServer(server) => present(now.ipvs.get(&server.service).is_some()),
-        Target::RealServer(r) => present(now.ipvs.real(&r.service, &r.real.address).is_some()),
-        Target::Link(link) => present(now.links.iter().any(|l| l.name == link.name)),
+        target => match target.id().is_some_and(|id| id.present_in(now)) {
+            true => Outcome::NotDone,
+            false => Outcome::Done,
+        },
     }
 }
 
@@ -197,10 +194,6 @@ fn addition_outcome(edit: &Edit, base: &NodeState, now: &NodeState) -> Outcome {
     }
 }
 
-fn present(there: bool) -> Outcome {
-    if there { Outcome::NotDone } else { Outcome::Done }
-}
-
 fn table_outcome(edit: &TableEdit, base: Option<&Ruleset>, now: Option<&Ruleset>) -> Outcome {
     let (mut done, mut not_done) = (0, 0);
     for planned in &edit.chains {
@@ -210,9 +203,9 @@ fn table_outcome(edit: &TableEdit, base: Option<&Ruleset>, now: Option<&Ruleset>
             Some(_) => return Outcome::Unclear,
         }
     }
-    let named = named(edit);
-    let (before, after) = (count(base, edit), count(now, edit));
-    for (rule, &removed) in &named {
+    let counts = rule_counts(edit);
+    let (before, after) = (current_counts(base, edit), current_counts(now, edit));
+    for (rule, &removed) in &counts {
         let there = |counts: &HashMap<_, usize>| counts.get(rule).copied().unwrap_or(0);
         let was = there(&before).max(removed);
         match there(&after) {
@@ -229,16 +222,19 @@ fn table_outcome(edit: &TableEdit, base: Option<&Ruleset>, now: Option<&Ruleset>
 }
 
 /// How often the edit names each rule, in its one spelling, by chain.
-fn named(edit: &TableEdit) -> HashMap<(&str, String), usize> {
-    let mut named: HashMap<(&str, String), usize> = HashMap::new();
+fn rule_counts(edit: &TableEdit) -> HashMap<(&str, String), usize> {
+    let mut counts: HashMap<(&str, String), usize> = HashMap::new();
     for rule in &edit.rules {
-        *named.entry((&rule.chain, canonical(&rule.text))).or_default() += 1;
+        *counts.entry((&rule.chain, canonical(&rule.text))).or_default() += 1;
     }
-    named
+    counts
 }
 
 /// How often each rule, in its one spelling, stands in the chains of which the edit names rules.
-fn count<'a>(ruleset: Option<&Ruleset>, edit: &'a TableEdit) -> HashMap<(&'a str, String), usize> {
+fn current_counts<'a>(
+    ruleset: Option<&Ruleset>,
+    edit: &'a TableEdit,
+) -> HashMap<(&'a str, String), usize> {
     let chains: HashSet<&str> = edit.rules.iter().map(|r| r.chain.as_str()).collect();
     let mut counts = HashMap::new();
     for name in chains {
@@ -264,9 +260,9 @@ fn table_addition_outcome(
             Some(_) => return Outcome::Unclear,
         }
     }
-    let named = named(edit);
-    let (before, after) = (count(base, edit), count(now, edit));
-    for (rule, &added) in &named {
+    let counts = rule_counts(edit);
+    let (before, after) = (current_counts(base, edit), current_counts(now, edit));
+    for (rule, &added) in &counts {
         let there = |counts: &HashMap<_, usize>| counts.get(rule).copied().unwrap_or(0);
         let was = there(&before);
         match there(&after) {

@@ -1,8 +1,7 @@
 //! Which objects of a node are leftovers, and why everything near them stays.
 //!
 //! Removal is by positive list: an object goes only if its owner is known, the owner is known not
-//! to use it any more, and nothing that stays refers to it. What is only suspected stays, with a
-//! reason that begins with `suspected:`.
+//! to use it any more, and nothing that stays refers to it. What is only suspected stays.
 
 mod black_holes;
 mod cni;
@@ -11,20 +10,18 @@ mod flannel;
 mod kube_proxy;
 
 pub use black_holes::black_holes;
-pub(in crate::plan) use black_holes::name as real_server_name;
-
-use crate::plan::candidates::Candidates;
 
 use crate::error::Result;
 use crate::kube_proxy::running::RunningMode;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
 use crate::plan::Plan;
+use crate::plan::candidates::Candidates;
 use crate::plan::change::{Edit, edits};
 use crate::state::NodeState;
 use crate::state::kube_proxy::Mode;
 
-/// What a clean-up takes.
+/// What a clean-up removes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CleanupScope {
     /// Leftovers of these owners only; of all, if none are named.

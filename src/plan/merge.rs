@@ -1,16 +1,13 @@
-//! The way back from an edit, when others have written since: a three-way merge.
+//! Undoes edits when others have written since: a three-way merge.
 //!
 //! base = the snapshot, ours = the edit, theirs = what the node holds now. A rule goes back between
-//! the neighbours it had; what others added stays where it is; what came back by itself is not
-//! added twice; what cannot be placed is named and left as found.
+//! the neighbours that it had. What others added stays where it is. What came back by itself is not
+//! added twice. What cannot be placed is named and left as found.
 
 mod additions;
 
 use std::collections::{HashMap, HashSet};
-use std::fmt;
 use std::sync::Arc;
-
-use serde::{Serialize, Serializer};
 
 use similar::{Algorithm, DiffOp, capture_diff_slices};
 
@@ -18,6 +15,7 @@ use crate::plan::change::{ChainText, Direction, Edit, RulePos, TableEdit, Target
 use crate::state::NodeState;
 use crate::state::equivalence::canonical;
 use crate::state::equivalence::same_rule;
+use crate::state::object::{ObjectId, TableId};
 use crate::state::rule::Words;
 use crate::state::ruleset::{Chain, Ruleset, Table};
 use crate::state::shared_str::StrSlice;
@@ -27,37 +25,17 @@ use crate::state::shared_str::StrSlice;
 pub struct Undo {
     /// The edits to apply, in order.
     pub edits: Vec<Edit>,
-    /// Objects that cannot be put back, each with the reason.
+    /// Objects that cannot be restored, each with the reason.
     pub conflicts: Vec<String>,
     /// Objects that are there again without us.
-    pub already_back: Vec<Named>,
+    pub already_back: Vec<ObjectId>,
     /// Those of them that stand on the wrong side of a rule that they stood beside.
-    pub misplaced: Vec<String>,
-}
-
-/// The name of an object, put together only when it is shown: on a large node there are many.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Named {
-    /// What it is in, and of what kind.
-    place: Arc<str>,
-    name: StrSlice,
-}
-
-impl fmt::Display for Named {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", self.place, self.name)
-    }
-}
-
-impl Serialize for Named {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
+    pub misplaced: Vec<ObjectId>,
 }
 
 /// How to undo `edits` (in the order in which they were applied) on a node that is now in the state
 /// `now`, and was in the state `base` before them; or `base` is what they leave of that state (see
-/// [`remaining_state`](crate::plan::invariants::remaining_state)).
+/// [`remaining_state`](crate::plan::invariants::rest)).
 pub fn undo(edits: &[Edit], base: &NodeState, now: &NodeState) -> Undo {
     let mut undo = Undo::default();
     for edit in edits.iter().rev() {
@@ -67,40 +45,20 @@ pub fn undo(edits: &[Edit], base: &NodeState, now: &NodeState) -> Undo {
         }
         match &edit.target {
             Target::Table(table) => undo_table(table, base, now, &mut undo),
-            Target::NativeTable(table) => {
-                let there =
-                    now.nft.tables.iter().any(|t| t.family == table.family && t.name == table.name);
-                put_back(there, edit, &mut undo);
-            }
-            Target::Set(set) => put_back(now.ipsets.get(&set.name).is_some(), edit, &mut undo),
-            Target::VirtualServer(server) => {
-                put_back(now.ipvs.get(&server.service).is_some(), edit, &mut undo);
-            }
             Target::RealServer(r) if now.ipvs.get(&r.service).is_none() => undo
                 .conflicts
                 .push(format!("{}: the virtual server {} is gone", edit.target, r.service)),
-            Target::RealServer(r) => {
-                put_back(now.ipvs.real(&r.service, &r.real.address).is_some(), edit, &mut undo);
-            }
-            Target::Link(link) => {
-                put_back(now.links.iter().any(|l| l.name == link.name), edit, &mut undo);
-            }
+            target => match target.id() {
+                Some(id) if id.present_in(now) => undo.already_back.push(id),
+                _ => undo.edits.push(Edit { direction: Direction::Add, target: target.clone() }),
+            },
         }
     }
     undo
 }
 
-fn put_back(there: bool, edit: &Edit, undo: &mut Undo) {
-    if there {
-        let name = edit.target.to_string().into();
-        undo.already_back.push(Named { place: "".into(), name });
-    } else {
-        undo.edits.push(Edit { direction: Direction::Add, target: edit.target.clone() });
-    }
-}
-
 fn undo_table(edit: &TableEdit, base: &NodeState, now: &NodeState, undo: &mut Undo) {
-    let place = format!("{} {}", edit.ruleset, edit.table);
+    let table = Arc::new(edit.id());
     let base = side(edit, base);
     let now = side(edit, now);
     let mut back = TableEdit {
@@ -109,16 +67,15 @@ fn undo_table(edit: &TableEdit, base: &NodeState, now: &NodeState, undo: &mut Un
         rules: Vec::new(),
         chains: Vec::new(),
     };
-    let kind: Arc<str> = format!("{place} chain ").into();
     for chain in &edit.chains {
-        match now.and_then(|(r, t)| Some((r, t.chain(&chain.name)?))) {
+        match chain_of(now, &chain.name) {
             None => back.chains.push(chain.clone()),
             Some((r, c)) if same_content(chain, r, c) => {
-                let (place, name) = (Arc::clone(&kind), chain.name.clone());
-                undo.already_back.push(Named { place, name });
+                let (table, name) = (Arc::clone(&table), chain.name.clone());
+                undo.already_back.push(ObjectId::Chain { table, name });
             }
             Some(_) => undo.conflicts.push(format!(
-                "{place} chain {}: someone made it anew with other rules; left as found",
+                "{table} chain {}: someone made it anew with other rules; left as found",
                 chain.name
             )),
         }
@@ -127,10 +84,10 @@ fn undo_table(edit: &TableEdit, base: &NodeState, now: &NodeState, undo: &mut Un
     names.dedup();
     for name in names {
         let removed: Vec<&RulePos> = edit.rules.iter().filter(|r| r.chain == name).collect();
-        match now.and_then(|(r, t)| Some((r, t.chain(name)?))) {
-            Some(now) => merge_chain(&place, &removed, chain_of(base, name), now, &mut back, undo),
+        match chain_of(now, name) {
+            Some(now) => merge_chain(&table, &removed, chain_of(base, name), now, &mut back, undo),
             None => undo.conflicts.extend(
-                removed.iter().map(|r| format!("{place} {}: chain {name} is gone", r.text)),
+                removed.iter().map(|r| format!("{table} {}: chain {name} is gone", r.text)),
             ),
         }
     }
@@ -138,7 +95,7 @@ fn undo_table(edit: &TableEdit, base: &NodeState, now: &NodeState, undo: &mut Un
         return;
     }
     let gone: HashSet<&str> = edit.chains.iter().map(|c| c.name.as_str()).collect();
-    drop_dangling(&place, &mut back, &gone, base, now, undo);
+    drop_dangling(&table, &mut back, &gone, base, now, undo);
     if !back.rules.is_empty() || !back.chains.is_empty() {
         undo.edits.push(Edit { direction: Direction::Add, target: Target::Table(back) });
     }
@@ -169,7 +126,7 @@ struct Slot {
 }
 
 fn merge_chain(
-    place: &str,
+    table: &Arc<TableId>,
     removed: &[&RulePos],
     base: Option<(&Ruleset, &Chain)>,
     now: (&Ruleset, &Chain),
@@ -190,17 +147,17 @@ fn merge_chain(
         let there = slots.iter().filter(|s| s.canonical == key).count();
         let wanted = base.iter().filter(|b| **b == key).count().max(1);
         if there >= wanted {
-            if out_of_place(&slots, *at) {
-                undo.misplaced.push(format!("{place} {}", rule.text));
+            let id = rule_id(table, rule);
+            if out_of_order(&slots, *at) {
+                undo.misplaced.push(id.clone());
             }
-            let (place, name) = (format!("{place} ").into(), rule.text.clone());
-            undo.already_back.push(Named { place, name });
+            undo.already_back.push(id);
             continue;
         }
-        match place_for(&slots, *at, kept.is_empty()) {
+        match index_for(&slots, *at, kept.is_empty()) {
             Some(index) => slots.insert(index, Slot { base: *at, ours: true, canonical: key }),
             None => undo.conflicts.push(format!(
-                "{place} {}: both rules that stood beside it are gone; left as found",
+                "{table} {}: both rules that stood beside it are gone; left as found",
                 rule.text
             )),
         }
@@ -219,6 +176,15 @@ fn merge_chain(
             theirs.next().unwrap_or_default().to_owned()
         };
         after = Some(text);
+    }
+}
+
+fn rule_id(table: &Arc<TableId>, rule: &RulePos) -> ObjectId {
+    ObjectId::Rule {
+        table: Arc::clone(table),
+        chain: rule.chain.as_str().into(),
+        position: u32::try_from(rule.position).unwrap_or(u32::MAX),
+        text: rule.text.clone(),
     }
 }
 
@@ -278,7 +244,7 @@ fn mark_returned(
 /// Whether the rule that stood at `at` of the base chain now stands behind one that it stood before,
 /// or the other way round. Rules that say the same as another cannot be told from it, and bear no
 /// witness.
-fn out_of_place(slots: &[Slot], at: Option<usize>) -> bool {
+fn out_of_order(slots: &[Slot], at: Option<usize>) -> bool {
     let mut equal: HashMap<&str, usize> = HashMap::new();
     for slot in slots {
         *equal.entry(&slot.canonical).or_default() += 1;
@@ -294,7 +260,7 @@ fn out_of_place(slots: &[Slot], at: Option<usize>) -> bool {
 
 /// Right behind the nearest rule that stood before it, else right before the nearest that stood
 /// behind it. `alone`: it had no neighbours that stayed, so the top of the chain is its place.
-fn place_for(slots: &[Slot], at: Option<usize>, alone: bool) -> Option<usize> {
+fn index_for(slots: &[Slot], at: Option<usize>, alone: bool) -> Option<usize> {
     let at = at?;
     let before = slots.iter().enumerate().filter(|(_, s)| s.base.is_some_and(|b| b < at));
     if let Some((index, _)) = before.max_by_key(|(_, s)| s.base) {
@@ -310,7 +276,7 @@ fn place_for(slots: &[Slot], at: Option<usize>, alone: bool) -> Option<usize> {
 /// A rule that jumps to a chain that is gone would fail the whole transaction: such a rule is named
 /// and left out, with the chain it stands in. `gone` are the chains that the edit took.
 fn drop_dangling(
-    place: &str,
+    table: &TableId,
     back: &mut TableEdit,
     gone: &HashSet<&str>,
     base: Side<'_>,
@@ -331,7 +297,7 @@ fn drop_dangling(
             back.rules.iter().enumerate().find_map(|(i, r)| Some((i, lost(&r.text)?)))
         {
             let rule = back.rules.remove(i);
-            undo.conflicts.push(format!("{place} {}: the chain {target} is gone", rule.text));
+            undo.conflicts.push(format!("{table} {}: the chain {target} is gone", rule.text));
             continue;
         }
         let chain = |c: &ChainText| c.rules.iter().find_map(|r| lost(r));
@@ -342,6 +308,6 @@ fn drop_dangling(
         };
         let chain = back.chains.remove(i);
         coming.remove(&chain.name);
-        undo.conflicts.push(format!("{place} chain {}: the chain {target} is gone", chain.name));
+        undo.conflicts.push(format!("{table} chain {}: the chain {target} is gone", chain.name));
     }
 }

@@ -7,14 +7,18 @@ pub mod invariants;
 pub mod leftovers;
 pub mod merge;
 pub mod playbook;
+pub mod reason;
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::ops::Deref;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::plan::reason::Reason;
 use crate::state::Family;
+use crate::state::object::{ObjectId, ObjectKind};
 use crate::state::shared_str::StrSlice;
 
 /// What a plan does with an object.
@@ -25,59 +29,41 @@ pub enum Action {
     Remove,
     /// It stays.
     Keep,
-}
-
-/// The kinds of objects that have owners.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ObjectKind {
-    /// A native nf_tables table.
-    Table,
-    /// A chain of an xtables table.
-    Chain,
-    /// A rule.
-    Rule,
-    /// An ipset.
-    Set,
-    /// An ipvs virtual server.
-    VirtualServer,
-    /// A real server of an ipvs virtual server that stays.
-    RealServer,
-    /// A network link.
-    Link,
+    /// It stays, for it is not known for certain to be a leftover.
+    Suspect,
 }
 
 /// What many objects of a plan have in common.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct About {
-    /// Their address family, where they have one.
-    pub family: Option<Family>,
-    /// Where they live: `legacy`, `nft`, `ipset`, `ipvs`, `link`.
-    pub backend: StrSlice,
-    /// Their table, for chains and rules.
-    pub table: Option<StrSlice>,
+    /// Whether they go.
+    pub action: Action,
     /// The component they belong to, or `unknown`.
     pub owner: StrSlice,
+    /// Why they go or stay.
+    pub reason: Arc<Reason>,
+    /// What they are besides their names: the kind of a set or link, the options of a server.
+    pub details: StrSlice,
+}
+
+impl About {
     /// Why they go or stay, in one sentence.
-    pub reason: StrSlice,
+    pub fn sentence(&self) -> String {
+        match self.action {
+            Action::Suspect => format!("suspected: {}", self.reason),
+            Action::Remove | Action::Keep => self.reason.to_string(),
+        }
+    }
 }
 
 /// One object of a plan. On a large node there are as many as the node has rules, so each is kept
 /// small: what it has in common with others is shared, and read as if it were its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Object {
-    /// Whether it goes.
-    pub action: Action,
-    /// What it is.
-    pub kind: ObjectKind,
+    /// Which object.
+    pub id: ObjectId,
     /// What it has in common with others.
     pub about: Arc<About>,
-    /// Its own name; for a rule, its chain's.
-    pub name: StrSlice,
-    /// Its position in its chain, from 0, for a rule.
-    pub position: Option<u32>,
-    /// Its text: a rule from `-A` on, a virtual server with its scheduler; empty for a chain.
-    pub text: StrSlice,
 }
 
 impl Deref for Object {
@@ -88,43 +74,56 @@ impl Deref for Object {
     }
 }
 
-/// An object's fields in the order in which they are shown, and by which rows are sorted.
-#[derive(Serialize, PartialEq, Eq, PartialOrd, Ord)]
-struct Row<'a> {
-    action: Action,
-    kind: ObjectKind,
-    family: Option<Family>,
-    backend: &'a StrSlice,
-    table: &'a Option<StrSlice>,
-    name: &'a StrSlice,
-    #[serde(skip)]
-    position: Option<u32>,
-    text: &'a StrSlice,
-    owner: &'a StrSlice,
-    reason: &'a StrSlice,
-}
-
 impl Object {
-    fn row(&self) -> Row<'_> {
-        let About { family, backend, table, owner, reason } = &*self.about;
-        Row {
-            action: self.action,
-            kind: self.kind,
-            family: *family,
-            backend,
-            table,
-            name: &self.name,
-            position: self.position,
-            text: &self.text,
-            owner,
-            reason,
+    /// What it is.
+    pub fn kind(&self) -> ObjectKind {
+        self.id.kind()
+    }
+
+    /// Its text: a rule from `-A` on, a server with its options; empty for a chain.
+    pub fn text(&self) -> Cow<'_, str> {
+        match &self.id {
+            ObjectId::NativeTable { family, name } => Cow::Owned(format!("table {family} {name}")),
+            ObjectId::Chain { .. } => Cow::Borrowed(""),
+            ObjectId::Rule { text, .. } => Cow::Borrowed(text),
+            ObjectId::Set { .. } | ObjectId::Link { .. } => Cow::Borrowed(&self.details),
+            ObjectId::VirtualServer(service) => Cow::Owned(format!("{service} {}", self.details)),
+            ObjectId::RealServer(real) => {
+                let selector = real.service.selector();
+                Cow::Owned(format!("{selector} -r {} {}", real.address, self.details))
+            }
         }
     }
 }
 
+/// An object's fields as they are shown.
+#[derive(Serialize)]
+struct Row<'a> {
+    action: Action,
+    kind: ObjectKind,
+    family: Option<Family>,
+    backend: &'static str,
+    table: Option<&'a StrSlice>,
+    name: Cow<'a, str>,
+    text: Cow<'a, str>,
+    owner: &'a StrSlice,
+    reason: String,
+}
+
 impl Serialize for Object {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.row().serialize(serializer)
+        let row = Row {
+            action: self.action,
+            kind: self.kind(),
+            family: self.id.family(),
+            backend: self.id.backend(),
+            table: self.id.table().map(|table| &table.name),
+            name: self.id.name(),
+            text: self.text(),
+            owner: &self.owner,
+            reason: self.sentence(),
+        };
+        row.serialize(serializer)
     }
 }
 
@@ -135,8 +134,12 @@ impl PartialOrd for Object {
 }
 
 impl Ord for Object {
+    /// What goes first; objects of a kind by their names.
     fn cmp(&self, other: &Object) -> Ordering {
-        self.row().cmp(&other.row())
+        self.action
+            .cmp(&other.action)
+            .then_with(|| self.id.cmp(&other.id))
+            .then_with(|| self.about.cmp(&other.about))
     }
 }
 
@@ -158,22 +161,22 @@ impl Plan {
         if owners.is_empty() {
             return self;
         }
-        // What was said of many objects is said of many again.
+        // What many objects had in common they have in common again.
         let mut kept: Vec<(Arc<About>, Arc<About>)> = Vec::new();
         for object in self.objects.iter_mut().filter(|o| o.action == Action::Remove) {
             if owners.iter().any(|o| **o == *object.owner) {
                 continue;
             }
-            object.action = Action::Keep;
             let known = kept.iter().find(|(was, _)| Arc::ptr_eq(was, &object.about));
             object.about = match known {
                 Some((_, now)) => now.clone(),
                 None => {
-                    let mut about = About::clone(&object.about);
-                    about.reason =
-                        format!("a leftover, but of an owner not asked for: {}", about.reason)
-                            .into();
-                    let now = Arc::new(about);
+                    let reason = Reason::OwnerNotAskedFor(Box::new(Reason::clone(&object.reason)));
+                    let now = Arc::new(About {
+                        action: Action::Keep,
+                        reason: Arc::new(reason),
+                        ..About::clone(&object.about)
+                    });
                     kept.push((object.about.clone(), now.clone()));
                     now
                 }

@@ -7,7 +7,7 @@ use crate::plan::change::{Direction, Edit};
 use crate::plan::invariants::{Outcome, outcome, unexpected_changes};
 use crate::run::Context;
 use crate::run::apply_edits::execute;
-use crate::run::apply_edits::told;
+use crate::run::payload::replay;
 use crate::run::rollback;
 use crate::run::snapshot::Baseline;
 use crate::run::snapshot::load_baseline;
@@ -15,7 +15,7 @@ use crate::run::writers::Writers;
 use crate::state::NodeState;
 use crate::state::stage::RunStage;
 use crate::store::KEEP;
-use crate::store::journal::Journal;
+use crate::store::journal::{self, Journal};
 use crate::store::run::{Run, RunKind, RunState};
 
 /// What a run did.
@@ -193,7 +193,7 @@ fn verify(
 }
 
 fn done_edits(context: &Context<'_>, run: &Run) -> Result<Vec<Edit>> {
-    Ok(told(crate::store::journal::read(&context.store.run_dir(&run.id))?)?.done)
+    Ok(replay(journal::read(&context.store.run_dir(&run.id))?)?.done)
 }
 
 /// Removes the snapshots and runs that are too old to be of use.

@@ -12,11 +12,10 @@ use crate::plan::change::{Edit, detach, edits};
 use crate::plan::invariants::{Outcome, outcome, remaining_state};
 use crate::plan::leftovers::CleanupScope;
 use crate::run::Context;
-use crate::run::apply_edits::settle;
-use crate::run::apply_edits::told;
 use crate::run::change::{apply_or_undo, begin, prune, refuse_pending};
 use crate::run::confirm;
 use crate::run::fix;
+use crate::run::payload::replay;
 use crate::run::rehearsal::{Tried, rehearse};
 use crate::run::rollback;
 use crate::run::snapshot::Baseline;
@@ -26,7 +25,7 @@ use crate::run::snapshot::take_snapshot;
 use crate::run::watchdog;
 use crate::state::NodeState;
 use crate::state::stage::RunStage;
-use crate::store::journal::Journal;
+use crate::store::journal::{JOURNAL, Journal};
 use crate::store::run::{self, Pending, Run, RunKind, RunState};
 use crate::store::snapshots::Snapshot;
 
@@ -167,7 +166,7 @@ pub(super) fn keep_waiting(context: &Context<'_>, mut run: Run) -> Result<Report
         Error::new(Kind::Pending, format!("run {}", run.id), cause)
             .hint("`proxyshift rollback` brings the node back")
     };
-    if !dir.join(crate::store::journal::JOURNAL).exists() {
+    if !dir.join(JOURNAL).exists() {
         // It died before it could change anything.
         context.store.finish(&mut run, RunState::Failed)?;
         return Err(Error::new(
@@ -177,15 +176,15 @@ pub(super) fn keep_waiting(context: &Context<'_>, mut run: Run) -> Result<Report
         )
         .hint("start again with `proxyshift cleanup`"));
     }
-    let (mut journal, entries) = Journal::open(&dir)?;
-    let told = told(entries)?;
-    if told.rolling_back {
+    let (mut journal, lines) = Journal::open(&dir)?;
+    let replay = replay(lines)?;
+    if replay.rolling_back {
         return Err(only_back("it had begun to roll back"));
     }
     let now = observe_tolerant(context.tools, context.sink)?;
-    if let Some((edit, place)) = &told.open {
+    if let Some((edit, step)) = &replay.open {
         match outcome(edit, &base, &now) {
-            Outcome::Done => settle(&mut journal, place)?,
+            Outcome::Done => step.mark_done(&mut journal)?,
             Outcome::NotDone => {}
             Outcome::Unclear => {
                 return Err(only_back(

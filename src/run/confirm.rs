@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde::de::IgnoredAny;
 
 use crate::error::{Error, Kind, Result};
 use crate::interrupt;
 use crate::run::Context;
 use crate::run::boot_unit;
+use crate::run::payload::{Payload, StepRef};
 use crate::run::watchdog;
 use crate::state::stage::RunStage;
-use crate::store::journal::{Journal, Mark, Record};
+use crate::store::journal::{Journal, Mark};
 use crate::store::run::{Run, RunState};
 
 /// What `confirm` found.
@@ -32,7 +33,7 @@ pub fn confirm(context: &Context<'_>) -> Result<Confirmed> {
     let _change = interrupt::change();
     let found = awaited(context)?;
     let Confirmed::Now(mut run) = found else { return Ok(found) };
-    note(context, &run, Mark::Confirmed, Value::Null)?;
+    note(context, &run, Mark::Confirmed, None)?;
     context.store.finish(&mut run, RunState::Done)?;
     boot_unit::remove()?;
     Ok(Confirmed::Now(run))
@@ -79,7 +80,7 @@ pub fn extend(context: &Context<'_>, time: Duration) -> Result<Run> {
         return Err(Error::new(Kind::NotFound, "extend", "no run waits to be confirmed"));
     };
     waits(&run)?;
-    note(context, &run, Mark::Extended, json!({"seconds": time.as_secs()}))?;
+    note(context, &run, Mark::Extended, Some(Payload::Extended { seconds: time.as_secs() }))?;
     if let Some(pending) = &mut run.pending {
         pending.set_deadline(time);
     }
@@ -119,8 +120,7 @@ fn waits(run: &Run) -> Result<()> {
     }
 }
 
-fn note(context: &Context<'_>, run: &Run, kind: Mark, edit: Value) -> Result<()> {
-    let (mut journal, _) = Journal::open::<Value>(&context.store.run_dir(&run.id))?;
-    let stage = RunStage::CONFIRM.name().to_owned();
-    journal.append(Record { stage, step: 1, kind, edit, undo: Value::Null }).map(|_| ())
+fn note(context: &Context<'_>, run: &Run, kind: Mark, payload: Option<Payload>) -> Result<()> {
+    let (mut journal, _) = Journal::open::<IgnoredAny>(&context.store.run_dir(&run.id))?;
+    StepRef::new(RunStage::CONFIRM.name(), 1).append(&mut journal, kind, payload)
 }

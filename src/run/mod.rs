@@ -8,6 +8,7 @@ pub mod confirm;
 pub mod event_log;
 pub mod fix;
 pub mod migrate;
+pub mod payload;
 pub mod probes;
 mod rehearsal;
 pub mod report;

@@ -9,20 +9,19 @@ use crate::error::{Error, Result};
 use crate::event::{Claim, Event, Outcome, Task};
 use crate::node::processes::masked;
 use crate::owners::catalogue::Catalogue;
-use crate::owners::matcher::Ownership;
-use crate::plan::change::{Direction, Edit, Target};
+use crate::owners::matcher::{Owner, Ownership, UNKNOWN};
+use crate::plan::change::{Direction, Edit, TableEdit, Target};
 use crate::plan::leftovers::CleanupScope;
-use crate::run::apply_edits::told;
+use crate::plan::reason::Reason;
 use crate::run::cleanup::wanted_of;
-use crate::run::migrate;
+use crate::run::payload::{Line, Replay, replay};
 use crate::run::snapshot::parse_snapshot;
-use crate::state::ipvs::Service;
 use crate::state::stage::RunStage;
 use crate::state::{Backend, NodeState};
 use crate::store::Store;
 use crate::store::event_log::LoggedEvent;
 use crate::store::event_log::What;
-use crate::store::journal::{self, Entry, JOURNAL, Mark};
+use crate::store::journal::{self, JOURNAL, Mark};
 use crate::store::manifest::Manifest;
 use crate::store::run::{Modes, RecordedFinding, Run, RunKind, RunState};
 use crate::store::snapshots::Snapshot;
@@ -31,10 +30,12 @@ use crate::store::snapshots::Snapshot;
 pub struct StoredRun {
     /// Its `run.json`.
     pub run: Run,
-    /// Its journal, read as edits, for what it changed in the kernel.
-    edits: Vec<Edit>,
-    /// Its journal's lines.
-    journal: Vec<Entry>,
+    /// What its journal says.
+    journal: Replay,
+    /// When the journal's last line was written.
+    last: Option<String>,
+    /// When it was confirmed.
+    confirmed: Option<String>,
     /// Its events.
     events: Vec<LoggedEvent>,
     /// Its snapshot, if that is still there.
@@ -49,14 +50,16 @@ impl StoredRun {
     /// [`Kind::Store`](crate::error::Kind::Store) when its journal cannot be read.
     pub fn read(store: &Store, run: Run) -> Result<StoredRun> {
         let dir = store.run_dir(&run.id);
-        let (mut edits, mut lines) = (Vec::new(), Vec::new());
-        if dir.join(JOURNAL).exists() {
-            let told = told(journal::read(&dir)?)?;
-            edits = told.done;
-            // Begun when everything was cut off: what became of it, only the node can say.
-            edits.extend(told.open.map(|(edit, _)| edit));
-            lines = journal::read(&dir)?;
-        }
+        let lines: Vec<Line> = match dir.join(JOURNAL).exists() {
+            true => journal::read(&dir)?,
+            false => Vec::new(),
+        };
+        let last = lines.last().map(|line| line.at.clone());
+        let confirmed = lines.iter().rfind(|line| line.kind == Mark::Confirmed);
+        let confirmed = confirmed.map(|line| line.at.clone());
+        let mut journal = replay(lines)?;
+        // Begun when everything was cut off: what became of it, only the node can say.
+        journal.done.extend(journal.open.take().map(|(edit, _)| edit));
         let clean_snapshot = run.pending.as_ref().and_then(|s| s.clean_snapshot.as_ref());
         let load = |id: &String| {
             let loaded = Snapshot::load(&store.find(id)?.dir)?;
@@ -64,7 +67,7 @@ impl StoredRun {
         };
         let base = load(clean_snapshot.unwrap_or(&run.snapshot)).ok();
         let events = store.events(&run.id);
-        Ok(StoredRun { run, edits, journal: lines, events, base })
+        Ok(StoredRun { run, journal, last, confirmed, events, base })
     }
 }
 
@@ -110,7 +113,7 @@ pub struct Leftovers {
 
 /// What changed of one owner's in one place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Change {
+pub struct OwnerChanges {
     /// The owner; `unknown` where the snapshot does not say.
     pub owner: String,
     /// Where: a table with its backend, or the kind of the objects.
@@ -166,7 +169,7 @@ pub struct Report {
     /// What was left over, and why.
     pub leftovers: Vec<Leftovers>,
     /// What it changed in the kernel's tables, sets, servers and links.
-    pub changes: Vec<Change>,
+    pub changes: Vec<OwnerChanges>,
     /// What else it changed or ran, in order.
     pub steps: Vec<String>,
     /// True when what it changed was undone, or that was begun.
@@ -193,9 +196,8 @@ pub struct Report {
 /// When the catalogue or the snapshot cannot be judged.
 pub fn report(catalogue: &Catalogue, kept: &StoredRun) -> Result<Report> {
     let run = &kept.run;
-    let last = || kept.journal.last().map(|entry| entry.at.clone());
-    let ended = run.ended.clone().or_else(last).filter(|_| !run.state.is_pending());
-    let confirmed = kept.journal.iter().rfind(|e| e.kind == Mark::Confirmed);
+    let ended = run.ended.clone().or_else(|| kept.last.clone());
+    let ended = ended.filter(|_| !run.state.is_pending());
     let ownership = kept.base.as_ref().map(|(_, state)| Ownership::of(catalogue, state));
     let mut report = Report {
         run: run.id.clone(),
@@ -206,7 +208,7 @@ pub fn report(catalogue: &Catalogue, kept: &StoredRun) -> Result<Report> {
         started: run.started.clone(),
         seconds: ended.as_deref().and_then(|ended| seconds_between(&run.started, ended)),
         ended,
-        confirmed: confirmed.map(|entry| entry.at.clone()),
+        confirmed: kept.confirmed.clone(),
         snapshot: run.snapshot.clone(),
         node: kept.base.as_ref().and_then(|(manifest, _)| Some(node(manifest.as_ref()?))),
         findings: findings(run),
@@ -214,9 +216,9 @@ pub fn report(catalogue: &Catalogue, kept: &StoredRun) -> Result<Report> {
             Some((_, state)) => leftovers(catalogue, run, state)?,
             None => Vec::new(),
         },
-        changes: changes(&kept.edits, kept.base.as_ref().map(|b| &b.1), ownership.as_ref()),
-        steps: migrate::shown(&kept.journal).iter().map(|step| masked(step)).collect(),
-        undone: kept.journal.iter().any(|e| e.stage == RunStage::Rollback.name())
+        changes: changes(&kept.journal.done, ownership.as_ref()),
+        steps: kept.journal.begun.iter().map(|change| masked(&change.to_string())).collect(),
+        undone: kept.journal.rolling_back
             || matches!(run.state, RunState::RolledBack | RunState::UndonePartly),
         verified: Vec::new(),
         rehearsed: Vec::new(),
@@ -301,29 +303,27 @@ fn leftovers(catalogue: &Catalogue, run: &Run, state: &NodeState) -> Result<Vec<
         RunKind::Migrate(_) | RunKind::Fix { .. } => return Ok(Vec::new()),
     };
     let plan = wanted.plan(catalogue, state)?;
-    let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    let mut counts: BTreeMap<(&str, &Reason), usize> = BTreeMap::new();
     for object in plan.removals() {
         *counts.entry((&object.owner, &object.reason)).or_default() += 1;
     }
-    let row = |((owner, reason), objects): ((&str, &str), usize)| Leftovers {
+    let row = |((owner, reason), objects): ((&str, &Reason), usize)| Leftovers {
         owner: owner.to_owned(),
-        reason: reason.to_owned(),
+        reason: reason.to_string(),
         objects,
     };
-    Ok(counts.into_iter().map(row).collect())
+    let mut rows: Vec<Leftovers> = counts.into_iter().map(row).collect();
+    rows.sort_by(|a, b| (&a.owner, &a.reason).cmp(&(&b.owner, &b.reason)));
+    Ok(rows)
 }
 
 /// What the edits changed, by owner and place.
-fn changes(
-    edits: &[Edit],
-    base: Option<&NodeState>,
-    ownership: Option<&Ownership<'_>>,
-) -> Vec<Change> {
-    let mut all: BTreeMap<(String, String), Change> = BTreeMap::new();
+fn changes(edits: &[Edit], ownership: Option<&Ownership<'_>>) -> Vec<OwnerChanges> {
+    let mut all: BTreeMap<(String, String), OwnerChanges> = BTreeMap::new();
     for edit in edits {
-        for (owner, place, object) in objects(edit, base, ownership) {
+        for (owner, place, object) in objects(edit, ownership) {
             let key = (owner.clone(), place.clone());
-            let change = all.entry(key).or_insert_with(|| Change {
+            let change = all.entry(key).or_insert_with(|| OwnerChanges {
                 owner,
                 place,
                 removed: 0,
@@ -340,65 +340,50 @@ fn changes(
     all.into_values().collect()
 }
 
-/// Each object of an edit: its owner, its place, and itself.
-fn objects(
-    edit: &Edit,
-    base: Option<&NodeState>,
+/// Each object of an edit: its owner, where it is, and itself.
+fn objects(edit: &Edit, ownership: Option<&Ownership<'_>>) -> Vec<(String, String, String)> {
+    let (place, object) = match &edit.target {
+        Target::Table(table) => return table_objects(edit.direction, table, ownership),
+        Target::NativeTable(t) => ("nft tables", format!("{} {}", t.family, t.name)),
+        Target::Set(set) => ("ipsets", set.name.clone()),
+        Target::VirtualServer(server) => ("virtual servers", server.service.to_string()),
+        Target::RealServer(real) => {
+            ("real servers", format!("{} of {}", real.real.address, real.service))
+        }
+        Target::Link(link) => ("links", link.name.clone()),
+    };
+    let owner = ownership.zip(edit.target.id()).and_then(|(o, id)| o.of_object(&id).map(name));
+    vec![(owner.unwrap_or_else(unknown), place.to_owned(), object)]
+}
+
+fn table_objects(
+    direction: Direction,
+    table: &TableEdit,
     ownership: Option<&Ownership<'_>>,
 ) -> Vec<(String, String, String)> {
-    let unknown = || "unknown".to_owned();
-    let one = |owner: Option<&str>, place: &str, object: String| {
-        vec![(owner.map_or_else(unknown, str::to_owned), place.to_owned(), object)]
-    };
-    let server_of = |service: &Service| {
-        let place = base?.ipvs.servers.iter().position(|s| s.service == *service)?;
-        ownership?.virtual_server(place).map(|o| o.name)
-    };
-    match &edit.target {
-        Target::Table(table) => {
-            let place = format!("{} {}", table.ruleset, table.table);
-            let mut all = Vec::new();
-            for rule in &table.rules {
-                let found = |o: &Ownership<'_>| {
-                    let owner = o.rule(table.ruleset, &table.table, &rule.chain, rule.position)?;
-                    Some(owner.name.to_owned())
-                };
-                // What was added stands at no place of the snapshot's.
-                let owner = ownership.filter(|_| edit.direction == Direction::Remove);
-                let owner = owner.and_then(found).unwrap_or_else(unknown);
-                all.push((owner, place.clone(), rule.text.to_string()));
-            }
-            for chain in &table.chains {
-                let owner = ownership.and_then(|o| {
-                    let owner = o.chain(table.ruleset, &table.table, &chain.name)?;
-                    Some(owner.name.to_owned())
-                });
-                let owner = owner.unwrap_or_else(unknown);
-                all.push((owner.clone(), place.clone(), format!("chain {}", chain.name)));
-                let rules = chain.rules.iter();
-                all.extend(rules.map(|rule| (owner.clone(), place.clone(), rule.to_string())));
-            }
-            all
-        }
-        Target::NativeTable(t) => {
-            let owner = ownership.and_then(|o| o.table(&t.family, &t.name)).map(|o| o.name);
-            one(owner, "nft tables", format!("{} {}", t.family, t.name))
-        }
-        Target::Set(set) => one(
-            ownership.and_then(|o| o.set(&set.name)).map(|o| o.name),
-            "ipsets",
-            set.name.clone(),
-        ),
-        Target::VirtualServer(server) => {
-            one(server_of(&server.service), "virtual servers", server.service.to_string())
-        }
-        Target::RealServer(real) => {
-            let object = format!("{} of {}", real.real.address, real.service);
-            one(server_of(&real.service), "real servers", object)
-        }
-        Target::Link(link) => {
-            let owner = ownership.and_then(|o| o.link(&link.name)).map(|o| o.name);
-            one(owner, "links", link.name.clone())
-        }
+    let (id, place) = (table.ruleset, table.id().to_string());
+    // What was added has no position in the snapshot.
+    let of_rules = ownership.filter(|_| direction == Direction::Remove);
+    let mut all = Vec::new();
+    for rule in &table.rules {
+        let owner =
+            of_rules.and_then(|o| o.rule(id, &table.table, &rule.chain, rule.position).map(name));
+        all.push((owner.unwrap_or_else(unknown), place.clone(), rule.text.to_string()));
     }
+    for chain in &table.chains {
+        let owner = ownership.and_then(|o| o.chain(id, &table.table, &chain.name).map(name));
+        let owner = owner.unwrap_or_else(unknown);
+        all.push((owner.clone(), place.clone(), format!("chain {}", chain.name)));
+        let rules = chain.rules.iter();
+        all.extend(rules.map(|rule| (owner.clone(), place.clone(), rule.to_string())));
+    }
+    all
+}
+
+fn name(owner: Owner<'_>) -> String {
+    owner.name.to_owned()
+}
+
+fn unknown() -> String {
+    UNKNOWN.to_owned()
 }

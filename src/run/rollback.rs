@@ -11,18 +11,17 @@ use crate::interrupt;
 use crate::node::observe::observe_tolerant;
 use crate::plan::change::{Direction, Edit};
 use crate::plan::invariants::{Outcome, outcome};
-use crate::plan::merge::{self, Named};
+use crate::plan::merge;
 use crate::run::Context;
-use crate::run::apply_edits::Place;
-use crate::run::apply_edits::Told;
 use crate::run::apply_edits::execute;
-use crate::run::apply_edits::told;
 use crate::run::migrate;
+use crate::run::payload::{Replay, StepRef, replay};
 use crate::run::snapshot::load_baseline;
 use crate::runtime::Netns;
 use crate::state::NodeState;
+use crate::state::object::ObjectId;
 use crate::state::stage::RunStage;
-use crate::store::journal::{JOURNAL, Journal};
+use crate::store::journal::{self, JOURNAL, Journal};
 use crate::store::run::{Run, RunState};
 
 /// What a rollback did.
@@ -35,7 +34,7 @@ pub struct Report {
     /// Objects that the run had added, and that are taken out again.
     pub taken_out: usize,
     /// Objects that were there again without us.
-    pub already_back: Vec<Named>,
+    pub already_back: Vec<ObjectId>,
 }
 
 /// Undoes the run in hand, or else the last one that was done.
@@ -87,9 +86,10 @@ pub fn way_back(context: &Context<'_>, run: &Run) -> Result<Vec<Edit>> {
     if !dir.join(JOURNAL).exists() {
         return Ok(Vec::new());
     }
-    let (base, told) = (load_baseline(context, run)?, told(crate::store::journal::read(&dir)?)?);
+    let base = load_baseline(context, run)?;
+    let journal = replay(journal::read(&dir)?)?;
     let now = observe_tolerant(context.tools, context.sink)?;
-    Ok(merge::undo(&to_undo(told, &base, &now), &base, &now).edits)
+    Ok(merge::undo(&to_undo(journal, &base, &now), &base, &now).edits)
 }
 
 /// Undoes the run `id` if it is still pending.
@@ -165,9 +165,9 @@ pub(super) fn undo(
     run.claim();
     run.state = RunState::Running;
     context.store.update(run)?;
-    let told = told(crate::store::journal::read(&context.store.run_dir(&run.id))?)?;
+    let replay = replay(journal::read(&context.store.run_dir(&run.id))?)?;
     let now = observe_tolerant(context.tools, context.sink)?;
-    let ours = to_undo(told, base, &now);
+    let ours = to_undo(replay, base, &now);
     let way_back = merge::undo(&ours, base, &now);
     let plan_again = || {
         let now = observe_tolerant(context.tools, context.sink)?;
@@ -210,10 +210,10 @@ pub(super) fn undo(
 }
 
 /// The edits that the kernel shows to have been made, the last one perhaps not journaled.
-fn to_undo(told: Told, base: &NodeState, now: &NodeState) -> Vec<Edit> {
-    let mut edits = told.done;
-    let made = |(edit, _): &(Edit, Place)| outcome(edit, base, now) != Outcome::NotDone;
-    edits.extend(told.open.filter(made).map(|(edit, _)| edit));
+fn to_undo(replay: Replay, base: &NodeState, now: &NodeState) -> Vec<Edit> {
+    let mut edits = replay.done;
+    let made = |(edit, _): &(Edit, StepRef)| outcome(edit, base, now) != Outcome::NotDone;
+    edits.extend(replay.open.filter(made).map(|(edit, _)| edit));
     edits
 }
 

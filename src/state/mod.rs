@@ -16,6 +16,7 @@ pub mod links;
 pub mod live_facts;
 pub mod nft;
 mod node_state;
+pub mod object;
 pub mod rule;
 pub mod ruleset;
 pub mod shared_str;
@@ -80,12 +81,19 @@ impl fmt::Display for Family {
     }
 }
 
-impl fmt::Display for Backend {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Backend {
+    /// `legacy` or `nft`.
+    pub fn name(self) -> &'static str {
+        match self {
             Backend::Legacy => "legacy",
             Backend::Nft => "nft",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::disk;
 use crate::clock;
@@ -20,7 +19,7 @@ pub const JOURNAL: &str = "journal.jsonl";
 /// The version of the line format; a later one is refused.
 const VERSION: u32 = 1;
 
-/// What a line of the journal says of its edit.
+/// What a line of the journal says of its step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mark {
@@ -28,34 +27,32 @@ pub enum Mark {
     Intent,
     /// Made.
     Done,
-    /// Not made: it failed, and says so in `edit`.
+    /// Not made: it failed, and the payload says why.
     Failed,
     /// Made, and undone since.
     Undone,
-    /// No edit: the deadline was moved.
+    /// No change: the deadline was moved.
     Extended,
-    /// No edit: the operator confirmed the run.
+    /// No change: the operator confirmed the run.
     Confirmed,
 }
 
 /// What is to be written; the journal adds number, time and boot.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Record<E = Value> {
+pub struct Record<P> {
     /// The stage's name.
     pub stage: String,
     /// The number of the step within its stage; an intent and what became of it share it.
     pub step: u32,
     /// What this line says.
     pub kind: Mark,
-    /// The edit, as its owner writes it.
-    pub edit: E,
-    /// The edit that undoes it.
-    pub undo: Value,
+    /// What else it says, as the run writes it.
+    pub payload: P,
 }
 
 /// One line of the journal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Entry<E = Value> {
+pub struct Entry<P> {
     /// The version of the line format.
     pub v: u32,
     /// Its number, from 1, without a gap.
@@ -72,10 +69,8 @@ pub struct Entry<E = Value> {
     pub step: u32,
     /// What this line says.
     pub kind: Mark,
-    /// The edit, as its owner reads it.
-    pub edit: E,
-    /// The edit that undoes it.
-    pub undo: Value,
+    /// What else it says, as the run reads it.
+    pub payload: P,
 }
 
 /// A journal to be written to.
@@ -108,7 +103,7 @@ impl Journal {
     ///
     /// # Errors
     /// As [`read`].
-    pub fn open<E: DeserializeOwned>(dir: &Path) -> Result<(Journal, Vec<Entry<E>>)> {
+    pub fn open<P: DeserializeOwned>(dir: &Path) -> Result<(Journal, Vec<Entry<P>>)> {
         let path = dir.join(JOURNAL);
         let (entries, end) = parse_file(&path)?;
         let file = OpenOptions::new()
@@ -125,7 +120,7 @@ impl Journal {
     /// # Errors
     /// [`Kind::Store`] on a full disk, once the room set aside is used up. The line then does not
     /// count, and the next one takes its place.
-    pub fn append<E: Serialize>(&mut self, record: Record<E>) -> Result<Entry<E>> {
+    pub fn append<P: Serialize>(&mut self, record: Record<P>) -> Result<Entry<P>> {
         let entry = Entry {
             v: VERSION,
             seq: self.next,
@@ -135,8 +130,7 @@ impl Journal {
             stage: record.stage,
             step: record.step,
             kind: record.kind,
-            edit: record.edit,
-            undo: record.undo,
+            payload: record.payload,
         };
         crash_point(When::Before, &entry);
         self.write(&entry)?;
@@ -144,10 +138,10 @@ impl Journal {
         Ok(entry)
     }
 
-    fn write<E: Serialize>(&mut self, entry: &Entry<E>) -> Result<()> {
+    fn write<P: Serialize>(&mut self, entry: &Entry<P>) -> Result<()> {
         let io = |e: io::Error| Error::io(&self.path, &e);
         let length = self.file.metadata().map_err(io)?.len();
-        // Piece by piece: an edit may be as large as the node.
+        // Piece by piece: a change may be as large as the node.
         let mut line = BufWriter::with_capacity(1 << 16, At { file: &self.file, end: self.end });
         serde_json::to_writer(&mut line, entry).map_err(|e| io(e.into()))?;
         line.flush().map_err(io)?;
@@ -188,11 +182,11 @@ impl Write for At<'_> {
 ///
 /// # Errors
 /// [`Kind::Store`] when lines are missing, broken before the end, or of a later version.
-pub fn read<E: DeserializeOwned>(dir: &Path) -> Result<Vec<Entry<E>>> {
+pub fn read<P: DeserializeOwned>(dir: &Path) -> Result<Vec<Entry<P>>> {
     Ok(parse_file(&dir.join(JOURNAL))?.0)
 }
 
-fn parse_file<E: DeserializeOwned>(path: &Path) -> Result<(Vec<Entry<E>>, usize)> {
+fn parse_file<P: DeserializeOwned>(path: &Path) -> Result<(Vec<Entry<P>>, usize)> {
     let bytes = fs::read(path).map_err(|e| Error::io(path, &e))?;
     parse(&bytes).map_err(|cause| {
         Error::new(Kind::Store, path.display().to_string(), cause).hint(
@@ -203,17 +197,17 @@ fn parse_file<E: DeserializeOwned>(path: &Path) -> Result<(Vec<Entry<E>>, usize)
 }
 
 /// The entries, and where the next line goes.
-fn parse<E: DeserializeOwned>(bytes: &[u8]) -> std::result::Result<(Vec<Entry<E>>, usize), String> {
+fn parse<P: DeserializeOwned>(bytes: &[u8]) -> std::result::Result<(Vec<Entry<P>>, usize), String> {
     #[derive(Deserialize)]
     struct Header {
         v: u32,
     }
-    let mut entries: Vec<Entry<E>> = Vec::new();
+    let mut entries: Vec<Entry<P>> = Vec::new();
     let mut end = 0;
     for line in bytes.split_inclusive(|b| *b == b'\n') {
         let number = entries.len() as u64 + 1;
         let is_last = end + line.len() == bytes.len();
-        let entry = serde_json::from_slice::<Entry<E>>(line);
+        let entry = serde_json::from_slice::<Entry<P>>(line);
         // A line may be as large as the node: what is not of this version is read for that alone.
         let v = match &entry {
             Ok(entry) => Some(entry.v),
@@ -247,7 +241,7 @@ enum When {
 /// Kills this process, in debug builds, when `PROXYSHIFT_CRASH=before|after:<line>` asks for it
 /// here; the line by its number, or the first of a stage and a mark: `after:switch:intent`.
 /// [`Journal::append`] calls it around each line; tests use it to crash a run anywhere.
-fn crash_point<E>(when: When, entry: &Entry<E>) {
+fn crash_point<P>(when: When, entry: &Entry<P>) {
     if !cfg!(debug_assertions) {
         return;
     }
@@ -263,11 +257,13 @@ fn crash_point<E>(when: When, entry: &Entry<E>) {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
-    fn record(step: u32) -> Record {
-        let edit = serde_json::json!({"step": step});
-        Record { stage: "clean".into(), step, kind: Mark::Intent, edit, undo: Value::Null }
+    fn record(step: u32) -> Record<Value> {
+        let payload = serde_json::json!({"step": step});
+        Record { stage: "clean".into(), step, kind: Mark::Intent, payload }
     }
 
     fn journal_of(lines: u32) -> (tempfile::TempDir, Journal) {
@@ -289,7 +285,7 @@ mod tests {
         let (mut journal, entries) = Journal::open::<Value>(tmp.path()).unwrap();
         assert_eq!(entries.iter().map(|e| e.seq).collect::<Vec<_>>(), [1, 2]);
         assert!(entries[0].boottime_ns <= entries[1].boottime_ns);
-        assert_eq!(entries[1].edit["step"], 1);
+        assert_eq!(entries[1].payload["step"], 1);
         let third = journal.append(record(7)).unwrap();
         assert_eq!((third.seq, third.step), (3, 7));
         assert_eq!(read::<Value>(tmp.path()).unwrap()[2], third);

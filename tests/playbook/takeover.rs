@@ -1,14 +1,16 @@
 //! What a migration will have to remove, told before it on the captured nodes.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use proxyshift::kube_proxy::takeover::predict_takeover;
 use proxyshift::owners::catalogue::Catalogue;
 use proxyshift::owners::matcher::Ownership;
+use proxyshift::plan::Plan;
 use proxyshift::plan::leftovers::{leftovers, leftovers_after};
-use proxyshift::plan::{ObjectKind, Plan};
 use proxyshift::state::NodeState;
 use proxyshift::state::kube_proxy::Mode;
+use proxyshift::state::object::ObjectKind;
 
 use crate::nodes;
 
@@ -22,12 +24,14 @@ fn predict(state: &NodeState, to: Mode) -> (NodeState, Plan) {
 /// `nat chain KUBE-NODEPORTS`, with hashes left out; chains of kube-proxy's that go.
 fn chains(plan: &Plan) -> BTreeSet<String> {
     let removed = plan.removals().filter(|o| o.owner == "kube-proxy");
-    let chains = removed.filter(|o| o.kind == ObjectKind::Chain);
+    let chains = removed.filter(|o| o.kind() == ObjectKind::Chain);
     let name = |name: &str| match name.rsplit_once('-') {
         Some((family, hash)) if hash.len() == 16 => family.to_owned(),
         _ => name.to_owned(),
     };
-    chains.map(|o| format!("{} {}", o.table.as_deref().unwrap_or(""), name(&o.name))).collect()
+    chains
+        .map(|o| format!("{} {}", o.id.table().map_or("", |t| &t.name), name(&o.id.name())))
+        .collect()
 }
 
 /// The same cluster, before a migration and in the midst of one: what is foretold is what is found.
@@ -48,10 +52,10 @@ fn what_will_be_left_is_what_is_left_on_a_node_that_went_that_way() {
 fn ipvs_mode_leaves_its_own_and_nothing_of_anybody_else() {
     let state = nodes::state(&nodes::files("ipvs-with-keepalived-1.20"));
     let (after, plan) = predict(&state, Mode::Iptables);
-    let names = |kind| -> BTreeSet<&str> {
-        plan.removals().filter(|o| o.kind == kind).map(|o| o.name.as_str()).collect()
+    let names = |kind| -> BTreeSet<Cow<'_, str>> {
+        plan.removals().filter(|o| o.kind() == kind).map(|o| o.id.name()).collect()
     };
-    assert_eq!(names(ObjectKind::Link), BTreeSet::from(["kube-ipvs0"]));
+    assert_eq!(names(ObjectKind::Link), BTreeSet::from(["kube-ipvs0".into()]));
     let servers = names(ObjectKind::VirtualServer);
     assert_eq!(servers.len() + 1, state.ipvs.servers.len());
     assert!(!servers.contains("10.9.0.100:8443/tcp"), "keepalived's");

@@ -123,7 +123,7 @@ impl Drop for Killed {
     }
 }
 
-fn record(step: u32) -> Record {
-    let edit = serde_json::json!({"remove": "-A POSTROUTING -j KUBE-POSTROUTING", "step": step});
-    Record { stage: "clean".into(), step, kind: Mark::Intent, edit, undo: Value::Null }
+fn record(step: u32) -> Record<Value> {
+    let payload = serde_json::json!({"remove": "-A POSTROUTING -j KUBE-POSTROUTING", "step": step});
+    Record { stage: "clean".into(), step, kind: Mark::Intent, payload }
 }

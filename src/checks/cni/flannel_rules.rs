@@ -3,8 +3,9 @@
 use super::{program, shown};
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::owners::liveness;
-use crate::plan::change::ruleset_of;
-use crate::plan::{Action, Object, ObjectKind};
+use crate::plan::reason::{FlannelReason, Reason};
+use crate::plan::{Action, Object};
+use crate::state::object::{ObjectId, ObjectKind};
 
 pub(in crate::checks) const CHECK: Check = Check {
     id: "cni.flannel-rules",
@@ -33,25 +34,25 @@ fn judge(facts: &Facts<'_>) -> Verdict {
     }
     let rows = facts.leftovers().objects.iter();
     let rows: Vec<&Object> =
-        rows.filter(|o| &*o.owner == NAME && o.kind == ObjectKind::Rule).collect();
+        rows.filter(|o| &*o.owner == NAME && o.kind() == ObjectKind::Rule).collect();
     let (removed, kept): (Vec<&Object>, Vec<&Object>) =
         rows.into_iter().partition(|o| o.action == Action::Remove);
     let suspected: Vec<&Object> =
-        kept.iter().filter(|o| o.reason.starts_with("suspected")).copied().collect();
+        kept.iter().filter(|o| o.action == Action::Suspect).copied().collect();
     if removed.is_empty() && suspected.is_empty() {
-        return match kept.iter().find(|o| o.reason.starts_with("flannel's; ")) {
-            Some(doubt) => Verdict::Unknown(doubt.reason.to_string()),
+        let unknown =
+            |o: &&&Object| matches!(*o.reason, Reason::Flannel(FlannelReason::LeaseUnknown(_)));
+        return match kept.iter().find(unknown) {
+            Some(doubt) => Verdict::Unknown(doubt.sentence()),
             None => Verdict::Ok(format!("{} rules, all of its network and lease", kept.len())),
         };
     }
     let state = facts.now;
     let mut remedy = Vec::new();
     for object in &removed {
-        let second = object.reason.starts_with("a second copy");
-        if let (Some(id), false) = (ruleset_of(object), second) {
-            let table = object.table.as_deref().unwrap_or("nat");
-            let rule = object.text.trim_start_matches("-A ");
-            remedy.push(format!("{} -t {table} -D {rule}", program(id)));
+        if let (ObjectId::Rule { table, text, .. }, false) = (&object.id, is_second_copy(object)) {
+            let rule = text.trim_start_matches("-A ");
+            remedy.push(format!("{} -t {} -D {rule}", program(table.ruleset), table.name));
         }
     }
     if !removed.is_empty() {
@@ -60,7 +61,7 @@ fn judge(facts: &Facts<'_>) -> Verdict {
     if !suspected.is_empty() {
         remedy.push("a suspected rule: ask who wrote it, then delete it by its text".into());
     }
-    let fix = facts.removal(|o| &*o.owner == NAME && o.kind == ObjectKind::Rule);
+    let fix = facts.removal(|o| &*o.owner == NAME && o.kind() == ObjectKind::Rule);
     Verdict::Found(Found {
         evidence: removed.iter().chain(&suspected).map(|o| shown(state, o)).collect(),
         effect: effect(&removed, &suspected),
@@ -69,9 +70,13 @@ fn judge(facts: &Facts<'_>) -> Verdict {
     })
 }
 
+/// A rule that stands twice cannot be deleted by its text: the first would go.
+fn is_second_copy(object: &Object) -> bool {
+    *object.reason == Reason::Flannel(FlannelReason::SecondCopy)
+}
+
 fn effect(removed: &[&Object], suspected: &[&Object]) -> String {
-    let returns =
-        |o: &&&Object| o.text.ends_with("-j RETURN") && !o.reason.starts_with("a second copy");
+    let returns = |o: &&&Object| o.text().ends_with("-j RETURN") && !is_second_copy(o);
     match removed.iter().chain(suspected).find(returns) {
         Some(_) => "what this node sends to that network (its own clients of services among it) \
                     leaves without the node's own pod address: the answer takes another way, and \

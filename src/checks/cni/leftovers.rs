@@ -6,7 +6,8 @@ use super::shown;
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 use crate::owners::component::Component;
 use crate::owners::liveness::{self, Liveness};
-use crate::plan::{Action, Object, ObjectKind};
+use crate::plan::{Action, Object};
+use crate::state::object::{ObjectId, ObjectKind};
 
 pub(in crate::checks) const CHECK: Check = Check {
     id: "cni.leftovers",
@@ -58,7 +59,7 @@ fn gone(
     found: &mut Found,
 ) {
     let name = &component.name;
-    let count = |kind: ObjectKind| rows.iter().filter(|o| o.kind == kind).count();
+    let count = |kind: ObjectKind| rows.iter().filter(|o| o.kind() == kind).count();
     found.evidence.push(format!(
         "{name}: {} chains, {} rules, {} ipsets; {evidence}",
         count(ObjectKind::Chain),
@@ -66,9 +67,10 @@ fn gone(
         count(ObjectKind::Set)
     ));
     // The jumps from the kernel's own chains are what makes the others act.
-    let jumps = rows
-        .iter()
-        .filter(|o| o.kind == ObjectKind::Rule && o.name.bytes().all(|b| b.is_ascii_uppercase()));
+    let jumps = rows.iter().filter(|o| match &o.id {
+        ObjectId::Rule { chain, .. } => chain.bytes().all(|b| b.is_ascii_uppercase()),
+        _ => false,
+    });
     found.evidence.extend(jumps.take(3).map(|o| shown(facts.now, o)));
     if rows.iter().any(|o| o.action == Action::Remove) {
         found.remedy.push(format!("proxyshift cleanup --owner {name}"));

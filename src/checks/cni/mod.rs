@@ -9,18 +9,20 @@ pub(super) mod leftovers;
 pub(super) mod portmap;
 
 use crate::plan::Object;
-use crate::plan::change::ruleset_of;
+use crate::state::object::ObjectId;
 use crate::state::{Backend, Family, NodeState, RulesetId};
 
-/// A row of a plan with its place in its file, and what is wrong with it.
+/// A row of a plan with its line in its file, and what is wrong with it.
 fn shown(state: &NodeState, object: &Object) -> String {
-    let line = ruleset_of(object).and_then(|id| {
-        let table = state.rulesets.get(&id)?.table(object.table.as_deref()?)?;
-        let rule = table.chain(&object.name)?.rules.get(object.position? as usize)?;
-        Some(format!("{}:{}: ", id.file(), rule.line))
-    });
-    let what = if object.text.is_empty() { &*object.name } else { &*object.text };
-    format!("{}{what}: {}", line.unwrap_or_default(), object.reason)
+    let line = || {
+        let ObjectId::Rule { table, chain, position, .. } = &object.id else { return None };
+        let chain = state.rulesets.get(&table.ruleset)?.table(&table.name)?.chain(chain)?;
+        let rule = chain.rules.get(*position as usize)?;
+        Some(format!("{}:{}: ", table.ruleset.file(), rule.line))
+    };
+    let text = object.text();
+    let what = if text.is_empty() { object.id.name() } else { text };
+    format!("{}{what}: {}", line().unwrap_or_default(), object.sentence())
 }
 
 /// The program that writes rules of this kind.

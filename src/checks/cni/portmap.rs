@@ -8,7 +8,8 @@ use ipnet::IpNet;
 
 use super::shown;
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
-use crate::plan::{Action, ObjectKind};
+use crate::plan::Action;
+use crate::state::object::ObjectKind;
 use crate::state::ruleset::{Rule, Ruleset, Table};
 use crate::state::{NodeState, RulesetId};
 
@@ -129,7 +130,7 @@ fn judge(facts: &Facts<'_>) -> Verdict {
 fn empty(facts: &Facts<'_>) -> Vec<String> {
     let rows = facts.leftovers().objects.iter();
     let empty = rows.filter(|o| &*o.owner == OWNER && o.action == Action::Remove);
-    empty.filter(|o| o.kind == ObjectKind::Chain).map(|o| shown(facts.now, o)).collect()
+    empty.filter(|o| o.kind() == ObjectKind::Chain).map(|o| shown(facts.now, o)).collect()
 }
 
 /// Why there can be no pod at that address.

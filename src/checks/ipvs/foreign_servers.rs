@@ -42,8 +42,8 @@ fn judge(facts: &Facts<'_>) -> Verdict {
     }
     let (mut evidence, mut networks, mut nameless) = (Vec::new(), BTreeSet::new(), false);
     let mut foreign = 0;
-    for (place, server) in facts.now.ipvs.servers.iter().enumerate() {
-        let Some(owner) = facts.ownership.virtual_server(place) else { continue };
+    for server in &facts.now.ipvs.servers {
+        let Some(owner) = facts.ownership.virtual_server(&server.service) else { continue };
         if owner.name == "kube-proxy" {
             continue;
         }

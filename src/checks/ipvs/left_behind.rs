@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
-use crate::plan::ObjectKind;
 use crate::state::kube_proxy::Mode;
+use crate::state::object::ObjectId;
 
 pub(crate) const CHECK: Check = Check {
     id: "ipvs.left-behind",
@@ -33,8 +33,8 @@ fn judge(facts: &Facts<'_>) -> Verdict {
     for link in &links {
         evidence.push(format!("link {} with {} addresses", link.name, link.addresses.len()));
     }
-    let servers = facts.now.ipvs.servers.iter().enumerate();
-    let servers = servers.filter(|(at, _)| ours(facts.ownership.virtual_server(*at))).count();
+    let servers = facts.now.ipvs.servers.iter();
+    let servers = servers.filter(|s| ours(facts.ownership.virtual_server(&s.service))).count();
     if servers > 0 {
         evidence.push(format!("{servers} virtual servers"));
     }
@@ -57,9 +57,9 @@ fn judge(facts: &Facts<'_>) -> Verdict {
     let named = sets_of_rules(facts);
     let fix = facts.removal(|o| {
         &*o.owner == "kube-proxy"
-            && match o.kind {
-                ObjectKind::Link | ObjectKind::VirtualServer => true,
-                ObjectKind::Set => !named.contains(&*o.name),
+            && match &o.id {
+                ObjectId::Link { .. } | ObjectId::VirtualServer(_) => true,
+                ObjectId::Set { name, .. } => !named.contains(name.as_str()),
                 _ => false,
             }
     });

@@ -29,9 +29,7 @@ fn listing(facts: &Facts<'_>) -> Option<Listing> {
 
 /// True for a virtual server of kube-proxy's.
 fn is_kube_proxys(facts: &Facts<'_>, service: &Service) -> bool {
-    let place = facts.now.ipvs.servers.iter().position(|s| s.service == *service);
-    let owner = place.and_then(|place| facts.ownership.virtual_server(place));
-    owner.is_some_and(|o| o.name == "kube-proxy")
+    facts.ownership.virtual_server(service).is_some_and(|o| o.name == "kube-proxy")
 }
 
 /// True where a mode runs that makes virtual servers.

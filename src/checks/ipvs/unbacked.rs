@@ -34,11 +34,11 @@ fn judge(facts: &Facts<'_>) -> Verdict {
         .ipvs
         .servers
         .iter()
-        .enumerate()
-        .filter(|(place, _)| {
-            facts.ownership.virtual_server(*place).is_some_and(|o| o.name == "kube-proxy")
+        .filter(|server| {
+            let owner = facts.ownership.virtual_server(&server.service);
+            owner.is_some_and(|o| o.name == "kube-proxy")
         })
-        .flat_map(|(_, server)| server.reals.iter().map(|real| (&server.service, real)))
+        .flat_map(|server| server.reals.iter().map(|real| (&server.service, real)))
         .filter(|(_, real)| {
             let ip = real.address.ip();
             let longest = |nets: &[IpNet]| {

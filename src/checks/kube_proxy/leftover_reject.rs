@@ -4,10 +4,9 @@
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 use crate::kube_proxy::mode;
 use crate::kube_proxy::services::{Place, Services};
-use crate::plan::ObjectKind;
-use crate::plan::change::ruleset_of;
 use crate::state::RulesetId;
 use crate::state::kube_proxy::Mode;
+use crate::state::object::ObjectId;
 use crate::state::rule::Words;
 use crate::state::ruleset::Table;
 
@@ -57,12 +56,12 @@ fn judge(facts: &Facts<'_>) -> Verdict {
         return Verdict::Ok("no refusal of iptables mode is left".into());
     }
     // The refusals alone: what else is left there does nothing, and `cleanup` has it.
-    let fix = facts.removal(|o| {
-        let position = o.position.and_then(|p| usize::try_from(p).ok());
-        let at = ruleset_of(o).zip(position).map(|(id, position)| (id, &*o.name, position));
-        o.kind == ObjectKind::Rule
-            && o.table.as_deref() == Some("filter")
-            && at.is_some_and(|at| refusals.contains(&at))
+    let fix = facts.removal(|o| match &o.id {
+        ObjectId::Rule { table, chain, position, .. } => {
+            &*table.name == "filter"
+                && refusals.contains(&(table.ruleset, &**chain, *position as usize))
+        }
+        _ => false,
     });
     Verdict::Found(Found {
         evidence,

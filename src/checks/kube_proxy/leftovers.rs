@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
-use crate::plan::{Object, ObjectKind};
+use crate::plan::Object;
 use crate::state::Family;
-use crate::state::shared_str::StrSlice;
+use crate::state::object::{ObjectKind, TableId};
 
 pub(crate) const CHECK: Check = Check {
     id: "kube-proxy.leftovers",
@@ -18,7 +18,7 @@ pub(crate) const CHECK: Check = Check {
 };
 
 /// The family's tool, backend and table, and the kind of what is there.
-type Place<'a> = (Option<&'static str>, &'a StrSlice, &'a Option<StrSlice>, ObjectKind);
+type Place<'a> = (Option<&'static str>, &'static str, Option<&'a TableId>, ObjectKind);
 
 fn judge(facts: &Facts<'_>) -> Verdict {
     let Some(mode) = facts.running.mode else {
@@ -29,19 +29,16 @@ fn judge(facts: &Facts<'_>) -> Verdict {
     };
     let mut groups: BTreeMap<Place<'_>, (usize, &Object)> = BTreeMap::new();
     for object in facts.leftovers().removals().filter(|o| o.owner == "kube-proxy") {
-        let tool = object.family.map(Family::tool);
-        let place = (tool, &object.backend, &object.table, object.kind);
+        let id = &object.id;
+        let place = (id.family().map(Family::tool), id.backend(), id.table(), id.kind());
         groups.entry(place).or_insert((0, object)).0 += 1;
     }
     if groups.is_empty() {
         return Verdict::Ok(format!("nothing but what {mode} mode uses"));
     }
-    let row = |((tool, backend, table, kind), (count, first)): (Place<'_>, (usize, &Object))| {
-        let place = match (table, tool) {
-            (Some(table), Some(tool)) => format!("{tool}-{backend} {table}"),
-            _ => backend.to_string(),
-        };
-        let example = if kind == ObjectKind::Rule { &first.text } else { &first.name };
+    let row = |((_, backend, table, kind), (count, first)): (Place<'_>, (usize, &Object))| {
+        let place = table.map_or_else(|| backend.to_owned(), ToString::to_string);
+        let example = if kind == ObjectKind::Rule { first.text() } else { first.id.name() };
         let kind = match kind {
             ObjectKind::Table => "table",
             ObjectKind::Chain => "chain",

@@ -74,10 +74,10 @@ fn owner<'a>(difference: &Difference, state: &NodeState, owners: &'a Ownership<'
         // `ipvs SERVICE …`
         "ipvs" => {
             let servers = &state.ipvs.servers;
-            let named = |s: &crate::state::ipvs::VirtualServer| {
+            let named = |s: &&crate::state::ipvs::VirtualServer| {
                 difference.text.contains(&format!(" {} ", s.service))
             };
-            servers.iter().position(named).and_then(|at| owners.virtual_server(at))
+            servers.iter().find(named).and_then(|s| owners.virtual_server(&s.service))
         }
         place => rule_owner(place, &difference.text, state, owners),
     };

@@ -12,9 +12,9 @@ use crate::front::cli::command::Command;
 use crate::owners::catalogue::Catalogue;
 use crate::plan::leftovers::CleanupScope;
 use crate::plan::playbook::supported;
-use crate::plan::{Action, Object, ObjectKind, Plan};
+use crate::plan::{Action, Object, Plan};
 use crate::run::migrate::preview;
-use crate::state::Family;
+use crate::state::object::{ObjectId, ObjectKind, TableId};
 use crate::ui::table::{columns, counted};
 
 pub(in crate::front) fn run(command: &Command<'_>, options: &args::Plan) -> Result<u8> {
@@ -54,13 +54,13 @@ pub(super) fn document(plan: &Plan) -> Document<'_> {
 /// The plan for people: what goes, in full; what stays, counted, or in full when asked.
 pub(in crate::front) fn text(plan: &Plan, verbose: bool) -> String {
     let removed: Vec<&Object> = plan.removals().collect();
-    let kept: Vec<&Object> = plan.objects.iter().filter(|o| o.action == Action::Keep).collect();
+    let kept: Vec<&Object> = plan.objects.iter().filter(|o| o.action != Action::Remove).collect();
     let mut text = match removed.len() {
         0 => "Nothing to remove: no leftovers were found.\n".to_owned(),
         n => format!("{} to remove:\n\n{}", objects(n), listing(&removed, verbose)),
     };
     let suspected: Vec<&Object> =
-        kept.iter().filter(|o| o.reason.starts_with("suspected")).copied().collect();
+        kept.iter().filter(|o| o.action == Action::Suspect).copied().collect();
     if !suspected.is_empty() && !verbose {
         text += &format!("\nSuspected, not removed:\n\n{}", listing(&suspected, true));
     }
@@ -80,17 +80,20 @@ fn objects(n: usize) -> String {
 /// Objects under their owner and reason. Unless `all` is asked for, rules inside a chain that goes
 /// are counted with it, and chains that differ by a hash alone are one line.
 fn listing(objects: &[&Object], all: bool) -> String {
-    let mut groups: Vec<((&str, &str), Vec<&Object>)> = Vec::new();
+    let mut groups: Vec<Vec<&Object>> = Vec::new();
     for object in objects {
-        let key = (object.owner.as_str(), object.reason.as_str());
-        match groups.iter_mut().find(|(k, _)| *k == key) {
-            Some((_, members)) => members.push(object),
-            None => groups.push((key, vec![object])),
+        let same = |group: &&mut Vec<&Object>| {
+            let first = group[0];
+            (&first.owner, &first.reason) == (&object.owner, &object.reason)
+        };
+        match groups.iter_mut().find(same) {
+            Some(group) => group.push(object),
+            None => groups.push(vec![object]),
         }
     }
     let mut text = String::new();
-    for ((owner, reason), members) in groups {
-        text += &format!("  {owner}: {reason}\n");
+    for members in groups {
+        text += &format!("  {}: {}\n", members[0].owner, members[0].sentence());
         let lines = if all { members.iter().map(|o| line(o)).collect() } else { folded(&members) };
         text.extend(lines.iter().map(|l| format!("    {l}\n")));
     }
@@ -99,16 +102,18 @@ fn listing(objects: &[&Object], all: bool) -> String {
 
 /// One line an object; chains with their rules as a count, and those of a family together.
 fn folded(objects: &[&Object]) -> Vec<String> {
-    let mut rules: BTreeMap<Place<'_>, usize> = BTreeMap::new();
-    for rule in objects.iter().filter(|o| o.kind == ObjectKind::Rule) {
-        *rules.entry(place(rule)).or_default() += 1;
+    let mut rules: BTreeMap<(&TableId, &str), usize> = BTreeMap::new();
+    for object in objects {
+        if let ObjectId::Rule { table, chain, .. } = &object.id {
+            *rules.entry((table, chain)).or_default() += 1;
+        }
     }
     let mut families: BTreeMap<(String, &str), (usize, usize)> = BTreeMap::new();
     let mut lines = Vec::new();
-    let chains: Vec<&&Object> = objects.iter().filter(|o| o.kind == ObjectKind::Chain).collect();
-    for chain in &chains {
-        let inside = rules.remove(&place(chain)).unwrap_or(0);
-        match chain.name.rsplit_once('-').filter(|(_, hash)| hash.len() == 16) {
+    for chain in objects {
+        let ObjectId::Chain { table, name } = &chain.id else { continue };
+        let inside = rules.remove(&(&**table, name.as_str())).unwrap_or(0);
+        match name.rsplit_once('-').filter(|(_, hash)| hash.len() == 16) {
             Some((family, _)) => {
                 let sum = families.entry((where_is(chain), family)).or_default();
                 *sum = (sum.0 + 1, sum.1 + inside);
@@ -120,19 +125,13 @@ fn folded(objects: &[&Object]) -> Vec<String> {
         let chains = counted(chains, "chain");
         lines.push(format!("{place}{chains} {family}-…{}", with_rules(inside)));
     }
-    let others = objects.iter().filter(|o| match o.kind {
-        ObjectKind::Chain => false,
-        ObjectKind::Rule => rules.contains_key(&place(o)),
+    let others = objects.iter().filter(|o| match &o.id {
+        ObjectId::Chain { .. } => false,
+        ObjectId::Rule { table, chain, .. } => rules.contains_key(&(&**table, chain.as_str())),
         _ => true,
     });
     lines.extend(others.map(|o| line(o)));
     lines
-}
-
-type Place<'a> = (Option<Family>, &'a str, Option<&'a str>, &'a str);
-
-fn place(object: &Object) -> Place<'_> {
-    (object.family, &object.backend, object.table.as_deref(), &object.name)
 }
 
 fn with_rules(rules: usize) -> String {
@@ -141,19 +140,18 @@ fn with_rules(rules: usize) -> String {
 
 /// `ipv4 nft nat `, as far as the object has these.
 fn where_is(object: &Object) -> String {
-    let family = object.family.map(|f| format!("{f} ")).unwrap_or_default();
-    let table = object.table.as_ref().map(|t| format!("{t} ")).unwrap_or_default();
-    match object.kind {
-        ObjectKind::Chain | ObjectKind::Rule | ObjectKind::Table => {
-            format!("{family}{} {table}", object.backend)
-        }
+    let id = &object.id;
+    let family = id.family().map(|f| format!("{f} ")).unwrap_or_default();
+    match (id, id.table()) {
+        (_, Some(table)) => format!("{family}{} {} ", id.backend(), table.name),
+        (ObjectId::NativeTable { .. }, None) => format!("{family}{} ", id.backend()),
         _ => family,
     }
 }
 
 fn line(object: &Object) -> String {
-    let what = match object.kind {
-        ObjectKind::Rule => return format!("{}{}", where_is(object), object.text),
+    let what = match object.kind() {
+        ObjectKind::Rule => return format!("{}{}", where_is(object), object.text()),
         ObjectKind::Chain => "chain",
         ObjectKind::Table => "table",
         ObjectKind::Set => "ipset",
@@ -161,7 +159,7 @@ fn line(object: &Object) -> String {
         ObjectKind::RealServer => "real server",
         ObjectKind::Link => "link",
     };
-    format!("{}{what} {}", where_is(object), object.name)
+    format!("{}{what} {}", where_is(object), object.id.name())
 }
 
 /// Counts by owner, for a question.

@@ -9,7 +9,7 @@ use crate::event::Event;
 use crate::front::cli::command::Command;
 use crate::node::processes::masked;
 use crate::owners::catalogue::Catalogue;
-use crate::run::report::{Change, Report, StoredRun, report};
+use crate::run::report::{OwnerChanges, Report, StoredRun, report};
 use crate::store::run::{RunKind, RunState};
 use crate::ui::sentences;
 use crate::ui::table::counted;
@@ -183,7 +183,7 @@ fn changed(report: &Report) -> String {
     }
     if !report.changes.is_empty() {
         text += "| owner | where | removed | added |\n|---|---|---:|---:|\n";
-        for Change { owner, place, removed, added, .. } in &report.changes {
+        for OwnerChanges { owner, place, removed, added, .. } in &report.changes {
             text += &format!("| {owner} | {} | {removed} | {added} |\n", escaped(place));
         }
         let objects = report

@@ -101,11 +101,10 @@ impl ProxyMode for Ipvs {
     /// The addresses of virtual servers that are not kube-proxy's are excluded, as networks of one:
     /// it would take them for its own and remove them.
     fn config_edit(&self, state: &NodeState, ownership: &Ownership<'_>) -> ConfigEdit {
-        let servers = state.ipvs.servers.iter().enumerate();
-        let foreign = servers.filter(|(index, _)| {
-            ownership.virtual_server(*index).is_none_or(|owner| owner.name != NAME)
+        let foreign = state.ipvs.servers.iter().filter(|server| {
+            ownership.virtual_server(&server.service).is_none_or(|owner| owner.name != NAME)
         });
-        let networks = foreign.filter_map(|(_, server)| match server.service {
+        let networks = foreign.filter_map(|server| match server.service {
             Service::Address { address, .. } => Some(IpNet::from(address.ip())),
             Service::Fwmark { .. } => None,
         });

@@ -40,7 +40,7 @@ fn is_hooked(ownership: &Ownership<'_>, id: RulesetId, nat: &Table) -> bool {
         let rules = nat.chain(name).map_or(&[][..], |c| &c.rules);
         rules.iter().enumerate().any(|(position, rule)| {
             let owner = ownership.rule_attribution(id, "nat", name, position);
-            matches!(owner.why, Evidence::Hook(_)) && rule.target.as_deref() == Some(SERVICES)
+            matches!(owner.evidence, Evidence::Hook(_)) && rule.target.as_deref() == Some(SERVICES)
         })
     })
 }

@@ -1,63 +1,59 @@
 //! ipsets go when no rule that stays, and no list that stays, needs them.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap};
 
-use crate::plan::candidates::{Candidates, RuleIndex};
-use crate::plan::{About, Action, Object, ObjectKind};
+use crate::plan::Action;
+use crate::plan::candidates::{Candidates, PlanRow, RuleIndex};
+use crate::plan::reason::Reason;
+use crate::state::ipset::IpSet;
+use crate::state::object::ObjectId;
 
-/// The rows of the sets that may go: those that are still needed stay.
-pub(in crate::plan) fn rows(
-    draft: &Candidates<'_>,
-    candidates: &BTreeMap<String, String>,
-    removed: impl Fn(&RuleIndex) -> bool,
-) -> Vec<Object> {
-    let needed = if candidates.is_empty() { HashMap::new() } else { needed(draft, removed) };
-    let mut needed_by_lists = HashMap::new();
-    for list in draft.state.ipsets.sets.iter().filter(|s| s.kind == "list:set") {
-        if !candidates.contains_key(&list.name) || needed.contains_key(&list.name) {
-            let members = list.entries.iter().filter_map(|e| e.split(' ').next());
-            needed_by_lists.extend(
-                members.map(|m| (m.to_owned(), format!("a member of the set {}", list.name))),
-            );
+impl Candidates<'_> {
+    /// Adds the sets that may go: those that are still needed stay. `removed` are the rules that go
+    /// from chains that stay.
+    pub(super) fn add_sets(&mut self, removed: &BTreeSet<RuleIndex>) {
+        if self.sets.is_empty() {
+            return;
+        }
+        let mut needed = self.sets_of_rules(removed);
+        let kept = |list: &&IpSet| {
+            list.kind == "list:set"
+                && (!self.sets.contains_key(&list.name) || needed.contains_key(&list.name))
+        };
+        let mut of_lists = HashMap::new();
+        for list in self.state.ipsets.sets.iter().filter(kept) {
+            let members = list.entries.iter().filter_map(|entry| entry.split(' ').next());
+            let reason = || Reason::MemberOf(list.name.clone());
+            of_lists.extend(members.map(|member| (member.to_owned(), reason())));
+        }
+        for (name, reason) in std::mem::take(&mut self.sets) {
+            let Some(set) = self.state.ipsets.get(&name) else { continue };
+            let kept = needed.remove(&name).or_else(|| of_lists.remove(&name));
+            self.add(PlanRow {
+                action: if kept.is_some() { Action::Keep } else { Action::Remove },
+                id: ObjectId::Set { family: set.family, name: name.as_str().into() },
+                owner: self.ownership.set(&name).map_or("", |owner| owner.name),
+                reason: kept.unwrap_or(reason),
+                details: set.kind.clone(),
+            });
         }
     }
-    let row = |(name, reason): (&String, &String)| {
-        let set = draft.state.ipsets.get(name)?;
-        let needed = needed.get(name).or_else(|| needed_by_lists.get(name));
-        Some(Object {
-            action: if needed.is_some() { Action::Keep } else { Action::Remove },
-            kind: ObjectKind::Set,
-            about: Arc::new(About {
-                family: Some(set.family),
-                backend: "ipset".into(),
-                table: None,
-                owner: draft.ownership.set(name).map_or("", |o| o.name).into(),
-                reason: needed.unwrap_or(reason).as_str().into(),
-            }),
-            name: name.as_str().into(),
-            position: None,
-            text: set.kind.as_str().into(),
-        })
-    };
-    candidates.iter().filter_map(row).collect()
-}
 
-/// The sets that rules use which stay, each with the reason.
-fn needed(draft: &Candidates<'_>, removed: impl Fn(&RuleIndex) -> bool) -> HashMap<String, String> {
-    let mut needed = HashMap::new();
-    for (at, ruleset, _, chain) in draft.all_chains() {
-        for (position, rule) in chain.rules.iter().enumerate() {
-            if removed(&RuleIndex { chain: at, position }) {
-                continue;
-            }
-            for set in ruleset.words(rule).sets() {
-                let text = ruleset.rule_text(rule);
-                needed
-                    .entry(set.into_owned())
-                    .or_insert_with(|| format!("still referenced by `{text}`"));
+    /// The sets that rules use which stay, each with the reason.
+    fn sets_of_rules(&self, removed: &BTreeSet<RuleIndex>) -> HashMap<String, Reason> {
+        let mut needed = HashMap::new();
+        for (at, ruleset, _, chain) in self.all_chains().filter(|(at, ..)| !self.is_candidate(*at))
+        {
+            for (position, rule) in chain.rules.iter().enumerate() {
+                if removed.contains(&RuleIndex { chain: at, position }) {
+                    continue;
+                }
+                for set in ruleset.words(rule).sets() {
+                    let reason = || Reason::ReferencedBy(ruleset.rule_text(rule).to_owned());
+                    needed.entry(set.into_owned()).or_insert_with(reason);
+                }
             }
         }
+        needed
     }
-    needed
 }

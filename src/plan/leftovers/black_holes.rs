@@ -7,9 +7,11 @@ use std::sync::Arc;
 
 use crate::error::Result;
 use crate::owners::matcher::Ownership;
-use crate::plan::{About, Action, Object, ObjectKind};
+use crate::plan::reason::Reason;
+use crate::plan::{About, Action, Object};
 use crate::state::NodeState;
 use crate::state::ipvs::{Listing, Protocol, RealServer, Service};
+use crate::state::object::{ObjectId, RealServerId};
 use crate::state::sysctl::Sysctls;
 
 const NAME: &str = "kube-proxy";
@@ -25,26 +27,23 @@ const EXPIRE: &str = "net.ipv4.vs.expire_nodest_conn";
 pub fn black_holes(state: &NodeState, ownership: &Ownership<'_>) -> Result<Vec<Object>> {
     let listing = state.files.get("ipvs.list").map(|text| Listing::parse("ipvs.list", text));
     let listing = listing.transpose()?;
-    let slow = slow(state);
+    let until_they_pause = end_once_they_pause(state);
     let mut rows = Vec::new();
-    for (context, server) in state.ipvs.servers.iter().enumerate() {
-        let owned = ownership.virtual_server(context).is_some_and(|o| o.name == NAME);
-        if !owned || !is_udp(&server.service) {
+    for server in &state.ipvs.servers {
+        let service = &server.service;
+        let owned = ownership.virtual_server(service).is_some_and(|o| o.name == NAME);
+        if !owned || !is_udp(service) {
             continue;
         }
         for real in server.reals.iter().filter(|real| real.weight == 0) {
             let (action, reason) = match &listing {
-                None => (Action::Keep, "suspected: its connections are not in this state".into()),
-                Some(listing) => match connections(listing, &server.service, real) {
-                    0 => (Action::Keep, "at weight 0, and nobody is sent there any more".into()),
-                    n => {
-                        let what =
-                            format!("at weight 0, and {n} UDP flows of before still go there");
-                        (Action::Remove, format!("{what}{slow}"))
-                    }
+                None => (Action::Suspect, Reason::ConnectionsUnknown),
+                Some(listing) => match connections(listing, service, real) {
+                    0 => (Action::Keep, Reason::NoFlows),
+                    flows => (Action::Remove, Reason::OldFlows { flows, until_they_pause }),
                 },
             };
-            rows.push(row(action, &server.service, real, reason));
+            rows.push(row(action, service, real, reason));
         }
     }
     Ok(rows)
@@ -60,36 +59,22 @@ fn connections(listing: &Listing, service: &Service, real: &RealServer) -> u64 {
     here.map(|(_, r)| r.active + r.inactive).sum()
 }
 
-fn slow(state: &NodeState) -> &'static str {
+/// Whether flows to a real server that is gone end only once they pause.
+fn end_once_they_pause(state: &NodeState) -> bool {
     let text = state.files.get("sysctl.txt");
     let sysctls = text.and_then(|text| Sysctls::parse("sysctl.txt", text).ok());
-    match sysctls.as_ref().and_then(|s| s.get(EXPIRE)) {
-        Some("0") => "; net.ipv4.vs.expire_nodest_conn is 0, so they end only once they pause",
-        _ => "",
-    }
+    sysctls.as_ref().and_then(|s| s.get(EXPIRE)) == Some("0")
 }
 
-/// The name of a real server's row.
-pub(in crate::plan) fn name(service: &Service, real: &RealServer) -> String {
-    format!("{service} -> {}", real.address)
-}
-
-fn row(action: Action, service: &Service, real: &RealServer, reason: String) -> Object {
+fn row(action: Action, service: &Service, real: &RealServer, reason: Reason) -> Object {
     let about = About {
-        family: Some(service.family()),
-        backend: "ipvs".into(),
-        table: None,
-        owner: NAME.into(),
-        reason: reason.into(),
-    };
-    Object {
         action,
-        kind: ObjectKind::RealServer,
-        about: Arc::new(about),
-        name: name(service, real).into(),
-        position: None,
-        text: format!("{} -r {} {}", service.selector(), real.address, real.options()).into(),
-    }
+        owner: NAME.into(),
+        reason: Arc::new(reason),
+        details: real.options().into(),
+    };
+    let id = RealServerId { service: *service, address: real.address };
+    Object { id: ObjectId::RealServer(Box::new(id)), about: Arc::new(about) }
 }
 
 #[cfg(test)]
@@ -140,8 +125,8 @@ mod tests {
         let one = |state: &NodeState| {
             let rows = found(state);
             assert_eq!(rows.len(), 1, "{rows:?}");
-            assert_eq!(&*rows[0].name, "10.96.0.10:53/udp -> 10.0.0.3:53");
-            (rows[0].action, rows[0].reason.to_string())
+            assert_eq!(rows[0].id.name(), "10.96.0.10:53/udp -> 10.0.0.3:53");
+            (rows[0].action, rows[0].sentence())
         };
         let list = listing(6);
         let (action, reason) = one(&node(SERVERS, &[("ipvs.list", &list)]));
@@ -152,7 +137,10 @@ mod tests {
         assert!(one(&node(SERVERS, &off)).1.contains("expire_nodest_conn is 0"));
         assert_eq!(one(&node(SERVERS, &[("ipvs.list", &listing(0))])).0, Action::Keep);
         let (action, reason) = one(&node(SERVERS, &[]));
-        assert!(action == Action::Keep && reason.starts_with("suspected"), "{reason}");
+        assert_eq!(
+            (action, reason.as_str()),
+            (Action::Suspect, "suspected: its connections are not in this state")
+        );
     }
 
     #[test]

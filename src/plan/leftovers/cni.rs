@@ -2,26 +2,29 @@
 
 use crate::owners::component::Component;
 use crate::owners::content::Reading;
-use crate::owners::liveness::{self, Liveness};
+use crate::owners::liveness::{Liveness, liveness};
+use crate::plan::Action;
 use crate::plan::candidates::{Candidates, OwnedChain, PlanRow, RuleContext, RuleIndex};
-use crate::plan::{Action, ObjectKind};
+use crate::plan::reason::Reason;
+use crate::state::object::ObjectId;
 
 /// Each component that makes pod networks: all of it goes if it is known to be gone and the
 /// catalogue says that this is proof enough, else it stays.
 pub(super) fn components(candidates: &mut Candidates<'_>) {
     let catalogue = candidates.catalogue;
     for component in catalogue.components().iter().filter(|c| c.cni) {
-        let life = liveness::liveness(component, candidates.state);
-        if life.is_gone() && component.removed_when_gone {
-            remove(candidates, component, life.evidence());
+        let liveness = liveness(component, candidates.state);
+        if liveness.is_gone() && component.removed_when_gone {
+            propose(candidates, component, liveness.evidence());
         } else {
-            keep(candidates, component, &life);
+            keep(candidates, component, &liveness);
         }
     }
 }
 
-fn remove(candidates: &mut Candidates<'_>, component: &Component, evidence: &str) {
-    let reason = || format!("{} is gone: {evidence}", component.name);
+fn propose(candidates: &mut Candidates<'_>, component: &Component, evidence: &str) {
+    let (name, evidence) = (component.name.clone(), evidence.to_owned());
+    let reason = || Reason::OwnerGone(name.clone(), evidence.clone());
     for OwnedChain { at, .. } in candidates.chains_of(&component.name) {
         candidates.propose_chain(at, reason());
     }
@@ -33,8 +36,8 @@ fn remove(candidates: &mut Candidates<'_>, component: &Component, evidence: &str
             let with = to.filter(|c| candidates.is_candidate(*c));
             candidates.propose_rule(at, with, reason());
         } else {
-            let reason = format!("suspected: {}, but nothing proves the rule its own", reason());
-            candidates.keep_rule(at, reason);
+            let reason = Reason::OwnerGoneUnsigned(name.clone(), evidence.clone());
+            candidates.add_rule(Action::Suspect, at, reason);
         }
     }
     let state = candidates.state;
@@ -45,28 +48,29 @@ fn remove(candidates: &mut Candidates<'_>, component: &Component, evidence: &str
     }
 }
 
-fn keep(candidates: &mut Candidates<'_>, component: &Component, life: &Liveness) {
+fn keep(candidates: &mut Candidates<'_>, component: &Component, liveness: &Liveness) {
     let name = &component.name;
-    let reason = match life {
-        Liveness::Alive(evidence) => format!("{name}'s, which lives: {evidence}"),
-        Liveness::Gone(evidence) => format!("suspected: {name} seems gone: {evidence}"),
+    let (action, reason) = match liveness {
+        Liveness::Alive(e) => (Action::Keep, Reason::OwnerAlive(name.clone(), e.clone())),
+        Liveness::Gone(e) => (Action::Suspect, Reason::OwnerSeemsGone(name.clone(), e.clone())),
         Liveness::Unknown(_) if component.alive.processes.is_empty() => {
-            format!("{name}'s, which never writes it again by itself")
+            (Action::Keep, Reason::NeverRewritten(name.clone()))
         }
-        Liveness::Unknown(evidence) => {
-            format!("{name}'s; whether it lives is not known: {evidence}")
-        }
+        Liveness::Unknown(e) => (Action::Keep, Reason::OwnerUnknown(name.clone(), e.clone())),
     };
     for OwnedChain { at, .. } in candidates.chains_of(name).into_iter().filter(|c| !c.entry.many) {
-        candidates.keep_chain(at, reason.clone());
+        candidates.add_chain(action, at, reason.clone());
     }
     let state = candidates.state;
     for set in &state.ipsets.sets {
         if candidates.ownership.set(&set.name).is_some_and(|o| o.name == *name) {
-            let (family, text) = (Some(set.family), set.kind.clone());
-            let (backend, owner, reason) = ("ipset", name.as_str(), reason.clone());
-            let row = PlanRow { family, backend, name: &set.name, text, owner, reason };
-            candidates.row(Action::Keep, ObjectKind::Set, row);
+            candidates.add(PlanRow {
+                action,
+                id: ObjectId::Set { family: set.family, name: set.name.as_str().into() },
+                owner: name,
+                reason: reason.clone(),
+                details: set.kind.clone(),
+            });
         }
     }
 }
@@ -107,8 +111,8 @@ pub(super) fn empty_port_chains(candidates: &mut Candidates<'_>) {
         }
     }
     for (jump, target) in found {
-        candidates.propose_chain(target.at, "holds no rule, so its jumps lead nowhere");
-        let reason = format!("leads to {}, which holds no rule", target.chain.name);
+        candidates.propose_chain(target.at, Reason::Empty);
+        let reason = Reason::LeadsToEmpty(target.chain.name.to_string());
         candidates.propose_rule(jump, Some(target.at), reason);
     }
 }

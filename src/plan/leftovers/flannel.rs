@@ -8,10 +8,12 @@ use std::collections::BTreeSet;
 use ipnet::IpNet;
 
 use crate::owners::component::Component;
-use crate::owners::liveness;
+use crate::owners::liveness::{self, liveness};
 use crate::owners::matcher::Evidence;
+use crate::plan::Action;
 use crate::plan::candidates::{Candidates, RuleContext, RuleIndex};
 use crate::plan::leftovers::cni::{is_signed, owner};
+use crate::plan::reason::{FlannelReason, Reason};
 use crate::state::ruleset::{Rule, Ruleset};
 
 const NAME: &str = "flannel";
@@ -63,7 +65,7 @@ impl Nets {
 /// Judges each rule of flannel's, unless it is known to be gone (then `cni` does).
 pub(super) fn rules(candidates: &mut Candidates<'_>) {
     let Some(component) = candidates.catalogue.component(NAME) else { return };
-    if liveness::liveness(component, candidates.state).is_gone() {
+    if liveness(component, candidates.state).is_gone() {
         return;
     }
     let (lease, doubt) = lease(candidates, component);
@@ -79,16 +81,22 @@ pub(super) fn rules(candidates: &mut Candidates<'_>) {
             }
             let first = seen.insert(ruleset.rule_text(rule));
             let rule = RuleIndex { chain: at, position };
-            match (&doubt, judge(candidates, component, lease.as_ref(), &context, first)) {
-                (None, Some(Ok(reason))) => candidates.propose_rule(rule, None, reason),
-                (Some(doubt), Some(Ok(reason))) => {
-                    candidates.keep_rule(rule, format!("suspected: {reason}; but {doubt}"));
+            match (judge(candidates, component, lease.as_ref(), &context, first), &doubt) {
+                (None, _) => {}
+                (Some(_), Some(doubt)) if lease.is_none() => {
+                    let reason = Reason::Flannel(FlannelReason::LeaseUnknown(doubt.clone()));
+                    candidates.add_rule(Action::Keep, rule, reason);
                 }
-                (Some(doubt), Some(Err(_))) if lease.is_none() => {
-                    candidates.keep_rule(rule, format!("flannel's; {doubt}"));
+                (Some((Action::Remove, reason)), Some(doubt)) => {
+                    let reason = FlannelReason::LeaseUncertain(Box::new(reason), doubt.clone());
+                    candidates.add_rule(Action::Suspect, rule, Reason::Flannel(reason));
                 }
-                (_, Some(Err(reason))) => candidates.keep_rule(rule, reason),
-                (_, None) => {}
+                (Some((Action::Remove, reason)), None) => {
+                    candidates.propose_rule(rule, None, Reason::Flannel(reason));
+                }
+                (Some((action, reason)), _) => {
+                    candidates.add_rule(action, rule, Reason::Flannel(reason));
+                }
             }
         }
     }
@@ -120,50 +128,41 @@ fn lease<'a>(
     (Some(lease), None)
 }
 
-/// `Ok` with the reason to remove a rule, `Err` with the reason to keep it, none for a rule that
-/// is judged with its chain.
+/// What happens to a rule and why, if flannel's lease is certain; none for a rule that is judged with
+/// its chain.
 fn judge(
     candidates: &Candidates<'_>,
     component: &Component,
     lease: Option<&Lease<'_>>,
     context: &RuleContext<'_>,
     first: bool,
-) -> Option<Result<String, String>> {
-    if why(candidates, context) == Evidence::Link {
+) -> Option<(Action, FlannelReason)> {
+    if evidence(candidates, context) == Evidence::Link {
         // cni0 in a rule does not make it flannel's.
         return None;
     }
     let nets = Nets::of(context.ruleset, context.rule)?;
     nets.pods().next()?;
-    let Some(lease) = lease else { return Some(Err(String::new())) };
+    let Some(lease) = lease else { return Some((Action::Keep, FlannelReason::OfLease)) };
     let own_chain = !context.chain.is_built_in();
     let signed = own_chain || is_signed(candidates, component, context);
     let foreign: Vec<&IpNet> = nets.pods().filter(|n| !lease.has(n)).collect();
     Some(match (foreign.first(), signed) {
-        (None, _) if !first => Ok("a second copy of a rule of flannel's".into()),
+        (None, _) if !first => (Action::Remove, FlannelReason::SecondCopy),
         (None, true) if !own_chain && replaced(context) => {
-            Ok("of flannel before 0.20; FLANNEL-POSTRTG holds the rules now".into())
+            (Action::Remove, FlannelReason::BeforeOwnChains)
         }
-        (None, false) if replaced(context) => {
-            Err("suspected: of flannel before 0.20; FLANNEL-POSTRTG holds the rules now".into())
-        }
-        (None, _) => Err("flannel's, of its network and lease".into()),
-        (Some(net), true) => {
-            Ok(format!("of {net}, which is neither flannel's network nor its lease"))
-        }
-        (Some(net), false) => match doubt(candidates, lease, context, &nets) {
+        (None, false) if replaced(context) => (Action::Suspect, FlannelReason::BeforeOwnChains),
+        (None, _) => (Action::Keep, FlannelReason::OfLease),
+        (Some(&net), true) => (Action::Remove, FlannelReason::NotOfLease(*net)),
+        (Some(&net), false) => match doubt(candidates, lease, context, &nets) {
             None => {
-                Ok(format!("left of its lease {net}; its lease is now {}", list(lease.subnets)))
+                let now = lease.subnets.to_vec();
+                (Action::Remove, FlannelReason::OfEarlierLease(*net, now))
             }
-            Some(doubt) => Err(format!(
-                "suspected: shaped like a rule of flannel's, of {net}, which is not its own; {doubt}"
-            )),
+            Some(doubt) => (Action::Suspect, FlannelReason::LooksLike(*net, doubt)),
         },
     })
-}
-
-fn list(nets: &[IpNet]) -> String {
-    nets.iter().map(IpNet::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// True for a rule of nat POSTROUTING beside a FLANNEL-POSTRTG with rules.
@@ -175,9 +174,9 @@ fn replaced(context: &RuleContext<'_>) -> bool {
 }
 
 /// By what the rule is flannel's.
-fn why(candidates: &Candidates<'_>, context: &RuleContext<'_>) -> Evidence {
+fn evidence(candidates: &Candidates<'_>, context: &RuleContext<'_>) -> Evidence {
     let (table, chain) = (&context.table.name, &context.chain.name);
-    candidates.ownership.rule_attribution(context.id, table, chain, context.position).why
+    candidates.ownership.rule_attribution(context.id, table, chain, context.position).evidence
 }
 
 /// Why a bare rule may not be of an earlier lease; none if everything proves that it is.
@@ -188,7 +187,7 @@ fn doubt(
     nets: &Nets,
 ) -> Option<String> {
     let shapes = candidates.catalogue.component(NAME).map_or(&[][..], |c| &c.rules);
-    let shape = match why(candidates, context) {
+    let shape = match evidence(candidates, context) {
         Evidence::Shape(i) => shapes.get(usize::from(i)).map_or("", |s| s.id.as_str()),
         _ => "",
     };
@@ -217,7 +216,7 @@ fn has_live_rules(
     let own = |(position, rule)| {
         let context = RuleContext { rule, position, ..*context };
         let own =
-            owner(candidates, &context) == NAME && why(candidates, &context) != Evidence::Link;
+            owner(candidates, &context) == NAME && evidence(candidates, &context) != Evidence::Link;
         own.then(|| Nets::of(context.ruleset, rule))?
     };
     let all: Vec<Nets> = context.chain.rules.iter().enumerate().filter_map(own).collect();

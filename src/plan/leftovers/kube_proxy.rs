@@ -8,26 +8,21 @@ use crate::owners::component::{ChainEntry, minor_version};
 use crate::owners::expression::Expression;
 use crate::owners::liveness;
 use crate::owners::matcher::Evidence;
+use crate::plan::Action;
 use crate::plan::candidates::{Candidates, ChainIndex, OwnedChain, PlanRow};
-use crate::plan::{Action, ObjectKind};
-use crate::state::Family;
+use crate::plan::reason::Reason;
 use crate::state::ipvs::Forward;
+use crate::state::object::ObjectId;
 use crate::state::tools::Version;
 
 const NAME: &str = "kube-proxy";
-
-enum Verdict {
-    Goes(String),
-    Stays(String),
-}
-use Verdict::{Goes, Stays};
 
 /// Chains of kube-proxy's and of the kubelet's, and the jumps to them.
 pub(super) fn chains(candidates: &mut Candidates<'_>, running: &RunningMode) {
     let kubelet = kubelet_may_own(candidates);
     for OwnedChain { at, entry, .. } in candidates.chains_of("kubelet") {
-        let reason = entry.keep.as_deref().unwrap_or("the kubelet's");
-        candidates.keep_chain(at, reason);
+        let reason = entry.keep.clone().map_or(Reason::Kubelets, Reason::Catalogue);
+        candidates.add_chain(Action::Keep, at, reason);
     }
     let chains = candidates.chains_of(NAME);
     let mut successors = HashMap::new();
@@ -35,46 +30,44 @@ pub(super) fn chains(candidates: &mut Candidates<'_>, running: &RunningMode) {
         let key = (at.id, at.table, entry.replaced_by.as_deref());
         let successor = successors.entry(key).or_insert_with(|| successor(&chains, *at, entry));
         match judge(entry, running, kubelet.as_deref(), successor.as_deref()) {
-            Goes(reason) => candidates.propose_chain(*at, reason),
-            Stays(reason) if !entry.many => candidates.keep_chain(*at, reason),
-            Stays(_) => {}
+            (Action::Remove, reason) => candidates.propose_chain(*at, reason),
+            (action, reason) if !entry.many => candidates.add_chain(action, *at, reason),
+            _ => {}
         }
     }
     hooks(candidates, running);
 }
 
+/// What happens to a chain of kube-proxy's, and why.
 fn judge(
     entry: &ChainEntry,
     running: &RunningMode,
     kubelet: Option<&str>,
     successor: Option<&str>,
-) -> Verdict {
+) -> (Action, Reason) {
     let Some(mode) = running.mode else {
-        return Stays(format!("which mode of kube-proxy runs is not clear: {}", running.evidence));
+        return (Action::Keep, Reason::ModeUnknown(running.evidence.clone()));
     };
     if !entry.modes.contains(&mode) {
-        if entry.shared_with.is_some()
-            && let Some(evidence) = kubelet
-        {
-            return Stays(format!("the kubelet up to 1.26 writes it too, and {evidence}"));
-        }
-        let modes: Vec<&str> = entry.modes.iter().map(|m| m.name()).collect();
-        let modes = modes.join(" and ");
-        return Goes(format!("of {modes} mode; kube-proxy runs in {mode} mode"));
+        return match kubelet.filter(|_| entry.shared_with.is_some()) {
+            Some(evidence) => (Action::Keep, Reason::KubeletMayUse(evidence.to_owned())),
+            None => (Action::Remove, Reason::OtherModes(entry.modes.clone(), mode)),
+        };
     }
     if let Some(version) = running.version
         && !entry.in_version(version)
     {
-        return Goes(format!("kube-proxy {version} has no such chain"));
+        return (Action::Remove, Reason::NotInVersion(version));
     }
     if let Some(successor) = successor {
-        return Goes(format!("{successor} stands in its context, so a later version runs"));
+        return (Action::Remove, Reason::Replaced(successor.to_owned()));
     }
-    Stays(match (&entry.keep, entry.modes.len()) {
-        (Some(reason), _) => reason.clone(),
-        (None, 1) => format!("kube-proxy runs in {mode} mode and uses it"),
-        (None, _) => "shared by iptables and ipvs mode".into(),
-    })
+    let reason = match (&entry.keep, entry.modes.len()) {
+        (Some(reason), _) => Reason::Catalogue(reason.clone()),
+        (None, 1) => Reason::InUse(mode),
+        (None, _) => Reason::SharedByModes,
+    };
+    (Action::Keep, reason)
 }
 
 /// A chain of a later version, in the same table, that does what `entry` did.
@@ -117,17 +110,16 @@ fn hooks(candidates: &mut Candidates<'_>, running: &RunningMode) {
             &context.chain.name,
             context.position,
         );
-        let (Evidence::Hook(i), NAME) = (owner.why, candidates.ownership.name(owner)) else {
+        let (Evidence::Hook(i), NAME) = (owner.evidence, candidates.ownership.name(owner)) else {
             continue;
         };
         let Some(hook) = component.hooks.get(usize::from(i)) else { continue };
         let shared = hook.modes.contains(&mode);
         if let Some(chain) = to.filter(|c| candidates.is_candidate(*c)) {
-            candidates.propose_rule(at, Some(chain), format!("leads to {}, which goes", hook.to));
+            candidates.propose_rule(at, Some(chain), Reason::LeadsToRemoved(hook.to.clone()));
             continue;
         }
-        let after = |until: &str| minor_version(until);
-        let outdated = match (running.version, hook.until.as_deref().and_then(after)) {
+        let outdated = match (running.version, hook.until.as_deref().and_then(minor_version)) {
             (Some(version), Some(until)) => (version.major, version.minor) > until,
             _ => false,
         };
@@ -135,14 +127,9 @@ fn hooks(candidates: &mut Candidates<'_>, running: &RunningMode) {
         let entry = candidates.catalogue.chain(&context.table.name, &hook.to);
         let used = entry.is_some_and(|(_, e)| e.modes.contains(&mode));
         if !shared && used {
-            candidates.propose_rule(
-                at,
-                None,
-                format!("{mode} mode does not jump to {} so", hook.to),
-            );
+            candidates.propose_rule(at, None, Reason::NoJumpInMode(mode, hook.to.clone()));
         } else if shared && outdated {
-            let reason = "a later version of kube-proxy runs, which has no such jump";
-            candidates.propose_rule(at, None, reason);
+            candidates.propose_rule(at, None, Reason::NoJumpInVersion);
         }
     }
 }
@@ -155,17 +142,14 @@ pub(super) fn elsewhere(candidates: &mut Candidates<'_>, running: &RunningMode) 
     tables(candidates, running);
 }
 
-/// Whether an object goes that only some modes use, and why.
-fn of_mode(running: &RunningMode, uses: fn(&dyn ProxyMode) -> bool) -> Verdict {
+/// What happens to an object that only some modes use, and why.
+fn of_mode(running: &RunningMode, uses: fn(&dyn ProxyMode) -> bool) -> (Action, Reason) {
     match running.mode {
-        None => Stays(format!("which mode of kube-proxy runs is not clear: {}", running.evidence)),
-        Some(mode) if uses(mode::of(mode)) => {
-            Stays(format!("kube-proxy runs in {mode} mode and uses it"))
-        }
+        None => (Action::Keep, Reason::ModeUnknown(running.evidence.clone())),
+        Some(mode) if uses(mode::of(mode)) => (Action::Keep, Reason::InUse(mode)),
         Some(mode) => {
-            let theirs = mode::all().filter(|m| uses(*m)).map(|m| m.mode().name());
-            let theirs = theirs.collect::<Vec<_>>().join(" and ");
-            Goes(format!("of {theirs} mode; kube-proxy runs in {mode} mode"))
+            let theirs = mode::all().filter(|m| uses(*m)).map(|m| m.mode()).collect();
+            (Action::Remove, Reason::OtherModes(theirs, mode))
         }
     }
 }
@@ -177,41 +161,40 @@ fn sets(candidates: &mut Candidates<'_>, running: &RunningMode) {
             continue;
         }
         match of_mode(running, |mode| mode.uses_ipsets()) {
-            Goes(reason) => candidates.propose_set(&set.name, reason),
-            Stays(reason) => {
-                let (family, name, text) = (Some(set.family), &*set.name, set.kind.clone());
-                let row = PlanRow { family, backend: "ipset", name, text, owner: NAME, reason };
-                candidates.row(Action::Keep, ObjectKind::Set, row);
-            }
+            (Action::Remove, reason) => candidates.propose_set(&set.name, reason),
+            (action, reason) => candidates.add(PlanRow {
+                action,
+                id: ObjectId::Set { family: set.family, name: set.name.as_str().into() },
+                owner: NAME,
+                reason,
+                details: set.kind.clone(),
+            }),
         }
     }
 }
 
 fn servers(candidates: &mut Candidates<'_>, running: &RunningMode) {
     let (state, ownership) = (candidates.state, candidates.ownership);
-    for (context, server) in state.ipvs.servers.iter().enumerate() {
-        let Some(owner) = ownership.virtual_server(context) else { continue };
+    for server in &state.ipvs.servers {
+        let Some(owner) = ownership.virtual_server(&server.service) else { continue };
         let masquerades = server.reals.iter().all(|r| r.forward == Forward::Masq);
         let (action, reason) =
             match (owner.name == NAME, of_mode(running, |mode| mode.has_virtual_servers())) {
-                (true, Goes(reason)) if masquerades => (Action::Remove, reason),
-                (true, Goes(_)) => (
-                    Action::Keep,
-                    "suspected: kube-proxy's by its address, but it does not masquerade".into(),
-                ),
+                (true, (Action::Remove, _)) if !masquerades => {
+                    (Action::Suspect, Reason::DoesNotMasquerade)
+                }
+                (true, (Action::Remove, reason)) => (Action::Remove, reason),
                 // One a service: too many to list.
-                (true, Stays(_)) => continue,
-                (false, _) => (Action::Keep, owner.reason),
+                (true, _) => continue,
+                (false, _) => (Action::Keep, Reason::Foreign(owner.reason)),
             };
-        let row = PlanRow {
-            family: Some(server.service.family()),
-            backend: "ipvs",
-            name: &server.service.to_string(),
-            text: format!("{} {}", server.service, server.options()),
+        candidates.add(PlanRow {
+            action,
+            id: ObjectId::VirtualServer(server.service),
             owner: owner.name,
             reason,
-        };
-        candidates.row(action, ObjectKind::VirtualServer, row);
+            details: server.options(),
+        });
     }
 }
 
@@ -221,14 +204,10 @@ fn links(candidates: &mut Candidates<'_>, running: &RunningMode) {
         if ownership.link(&link.name).is_none_or(|o| o.name != NAME) {
             continue;
         }
-        let (action, reason) = match of_mode(running, |mode| mode.binds_addresses()) {
-            Goes(reason) => (Action::Remove, reason),
-            Stays(reason) => (Action::Keep, reason),
-        };
-        let text = link.kind.clone().unwrap_or_default();
-        let (family, backend) = (None, "link");
-        let row = PlanRow { family, backend, name: &link.name, text, owner: NAME, reason };
-        candidates.row(action, ObjectKind::Link, row);
+        let (action, reason) = of_mode(running, |mode| mode.binds_addresses());
+        let id = ObjectId::Link { name: link.name.as_str().into() };
+        let details = link.kind.clone().unwrap_or_default();
+        candidates.add(PlanRow { action, id, owner: NAME, reason, details });
     }
 }
 
@@ -238,13 +217,9 @@ fn tables(candidates: &mut Candidates<'_>, running: &RunningMode) {
         if ownership.table(&table.family, &table.name).is_none_or(|o| o.name != NAME) {
             continue;
         }
-        let (action, reason) = match of_mode(running, |mode| mode.has_own_tables()) {
-            Goes(reason) => (Action::Remove, reason),
-            Stays(reason) => (Action::Keep, reason),
-        };
-        let family = Family::ALL.into_iter().find(|f| f.nft() == table.family);
-        let text = format!("table {} {}", table.family, table.name);
-        let row = PlanRow { family, backend: "nft", name: &table.name, text, owner: NAME, reason };
-        candidates.row(action, ObjectKind::Table, row);
+        let (action, reason) = of_mode(running, |mode| mode.has_own_tables());
+        let (family, name) = (table.family.as_str().into(), table.name.as_str().into());
+        let id = ObjectId::NativeTable { family, name };
+        candidates.add(PlanRow { action, id, owner: NAME, reason, details: String::new() });
     }
 }

@@ -1,4 +1,4 @@
-//! The way back from an addition: just what was added goes again, if it is still there.
+//! Undoes an addition: just what was added goes again, if it is still there.
 
 use crate::plan::change::{ChainText, Direction, Edit, RulePos, TableEdit, Target};
 use crate::plan::invariants::{Outcome, outcome};
@@ -27,14 +27,15 @@ fn table_back(
     now: Side<'_>,
     undo: &mut Undo,
 ) -> Option<TableEdit> {
-    let place = format!("{} {}", edit.ruleset, edit.table);
-    let mut back = TableEdit { rules: Vec::new(), chains: Vec::new(), ..edit.clone() };
+    let (ruleset, table) = (edit.ruleset, edit.table.clone());
+    let mut back = TableEdit { ruleset, table, rules: Vec::new(), chains: Vec::new() };
     for chain in &edit.chains {
         match chain_of(now, &chain.name) {
             None => {}
             Some((r, c)) if same_content(chain, r, c) => back.chains.push(ChainText::of(r, c)),
             Some(_) => undo.conflicts.push(format!(
-                "{place} chain {}: someone else changed it since; left as found",
+                "{} chain {}: someone else changed it since; left as found",
+                edit.id(),
                 chain.name
             )),
         }

@@ -10,22 +10,21 @@ use crate::event::{Outcome, Task};
 use crate::kube_proxy::mode;
 use crate::node::observe::observe_tolerant;
 use crate::node::processes;
-use crate::owners::matcher::Ownership;
-use crate::plan::change::{Edit, Target, edits};
+use crate::owners::matcher::{Owner, Ownership};
+use crate::plan::change::{Change, Edit, TableEdit, Target, edits};
 use crate::plan::leftovers::CleanupScope;
 use crate::plan::merge;
-use crate::plan::{Action, Object, ObjectKind, Plan};
+use crate::plan::{Action, Plan};
 use crate::run::apply_edits::execute;
-use crate::run::apply_edits::told;
 use crate::run::migrate::proof::verify;
-use crate::run::migrate::steps::{AFTER, BEFORE, Step};
-use crate::run::migrate::{converge, drain};
+use crate::run::migrate::steps::{AFTER, BEFORE};
+use crate::run::migrate::{converge, drain, steps};
+use crate::run::payload::{Replay, replay};
 use crate::run::rollback::Report;
 use crate::run::snapshot::parse_snapshot;
 use crate::run::watchdog;
 use crate::run::{Context, boot_unit};
 use crate::state::NodeState;
-use crate::state::equivalence::canonical;
 use crate::state::kube_proxy::{ConfigSource, Controller};
 use crate::state::stage::RunStage;
 use crate::store::journal::{Journal, read};
@@ -64,19 +63,18 @@ pub(in crate::run) fn undo(
     if let Err(e) = watchdog::arm(context, run) {
         context.sink.warning(format!("nobody stands by: {e}"));
     }
-    let entries = read(&context.store.run_dir(&run.id))?;
-    let steps = Step::begun(&entries);
+    let replay = replay(read(&context.store.run_dir(&run.id))?)?;
     let mut trouble: Vec<String> = Vec::new();
     let (mut restored, mut taken_out) = (0, 0);
 
-    let serves = restore_config(context, run, &steps, base, modes, &mut trouble)?;
-    restored += restore_files(&steps, &mut trouble);
+    let serves = restore_config(context, run, &replay.begun, base, modes, &mut trouble)?;
+    restored += restore_files(replay.begun.iter().rev(), &mut trouble);
     if serves {
         taken_out += remove_new_mode(context, journal, base)?;
     }
     // In the mode that it was in all along, kube-proxy does not make anew what another one left.
     let made_anew = serves && modes.from != modes.to;
-    restored += restore_cleaned(context, run, journal, !made_anew)?;
+    restored += restore_cleaned(context, run, journal, replay, !made_anew)?;
     if let Err(e) = verify(context, context.catalogue, base, modes.from, modes, &probes) {
         trouble.push(e.to_string());
     }
@@ -89,13 +87,11 @@ pub(in crate::run) fn undo(
 /// # Errors
 /// As [`undo`].
 pub(in crate::run) fn after_reboot(context: &Context<'_>, run: &mut Run) -> Result<Report> {
-    let entries = read(&context.store.run_dir(&run.id))?;
-    let steps = Step::begun(&entries);
+    let changes = replay(read(&context.store.run_dir(&run.id))?)?.begun;
     let mut trouble = Vec::new();
-    let mut restored = 0;
-    let persisted = steps.iter().filter(|s| matches!(s, Step::File { .. }));
-    restored += restore_files(&persisted.cloned().collect::<Vec<_>>(), &mut trouble);
-    if let Some((source, controller)) = settings(&steps) {
+    let persisted = changes.iter().rev().filter(|c| matches!(c, Change::File { .. }));
+    let mut restored = restore_files(persisted, &mut trouble);
+    if let Some((source, controller)) = settings(&changes) {
         // One that this boot has not started yet reads the old file when it is started.
         let back = || match processes::pids(KUBE_PROXY)?.is_empty() {
             true => {
@@ -137,12 +133,12 @@ fn finish(
 fn restore_config(
     context: &Context<'_>,
     run: &Run,
-    steps: &[Step],
+    changes: &[Change],
     base: &NodeState,
     modes: Modes,
     trouble: &mut Vec<String>,
 ) -> Result<bool> {
-    let Some((source, controller)) = settings(steps) else { return Ok(true) };
+    let Some((source, controller)) = settings(changes) else { return Ok(true) };
     let task = Task::RestoreConfig { mode: modes.from.to_string() };
     context.sink.started(&task);
     let back = configure_back(context, run, source, controller).and_then(|()| {
@@ -163,9 +159,9 @@ fn restore_config(
 }
 
 /// The file that told kube-proxy its mode, and who restarts it, if the run came to that.
-fn settings(steps: &[Step]) -> Option<(&ConfigSource, &Controller)> {
-    steps.iter().rev().find_map(|step| match step {
-        Step::Settings { source, controller } => Some((source, controller)),
+fn settings(changes: &[Change]) -> Option<(&ConfigSource, &Controller)> {
+    changes.iter().rev().find_map(|change| match change {
+        Change::Configuration { source, controller } => Some((source, controller)),
         _ => None,
     })
 }
@@ -189,12 +185,15 @@ fn texts(context: &Context<'_>, run: &Run) -> Result<(String, String)> {
     Ok((text(AFTER)?, text(BEFORE)?))
 }
 
-/// Files and sysctls as they were, the last first; how many.
-fn restore_files(steps: &[Step], trouble: &mut Vec<String>) -> usize {
+/// Files and sysctls as they were, in this order; how many.
+fn restore_files<'a>(
+    changes: impl Iterator<Item = &'a Change>,
+    trouble: &mut Vec<String>,
+) -> usize {
     let mut count = 0;
-    for step in steps.iter().rev().filter(|s| !matches!(s, Step::Settings { .. })) {
-        match step.undo() {
-            Ok(()) => count += 1,
+    for change in changes {
+        match steps::undo(change) {
+            Ok(undone) => count += usize::from(undone),
             Err(e) => trouble.push(e.to_string()),
         }
     }
@@ -209,12 +208,7 @@ fn remove_new_mode(
 ) -> Result<usize> {
     let left = |now: &NodeState| -> Result<Vec<Edit>> {
         let mut plan: Plan = CleanupScope::of_owner(KUBE_PROXY).plan(context.catalogue, now)?;
-        for object in plan.objects.iter_mut().filter(|o| o.action == Action::Remove) {
-            if was_there(object, base) {
-                object.action = Action::Keep;
-            }
-        }
-        plan.objects.sort();
+        plan.objects.retain(|o| o.action == Action::Remove && !o.id.present_in(base));
         Ok(edits(&plan, now))
     };
     let going = left(&observe_tolerant(context.tools, context.sink)?)?;
@@ -226,51 +220,26 @@ fn remove_new_mode(
     Ok(count)
 }
 
-/// Whether the node had the object before.
-fn was_there(object: &Object, base: &NodeState) -> bool {
-    let chain = || {
-        let ruleset = base.rulesets.iter().find(|(id, _)| {
-            Some(id.family) == object.family && *id.backend.to_string() == *object.backend
-        });
-        ruleset
-            .and_then(|(_, r)| Some((r, r.table(object.table.as_deref()?)?.chain(&object.name)?)))
-    };
-    match object.kind {
-        ObjectKind::Chain => chain().is_some(),
-        ObjectKind::Rule => chain().is_some_and(|(r, c)| {
-            let key = canonical(&object.text);
-            c.rules.iter().any(|rule| canonical(r.rule_text(rule)) == key)
-        }),
-        ObjectKind::Set => base.ipsets.get(&object.name).is_some(),
-        ObjectKind::VirtualServer => {
-            base.ipvs.servers.iter().any(|s| s.service.to_string() == *object.name)
-        }
-        ObjectKind::RealServer => false,
-        ObjectKind::Link => base.links.iter().any(|l| l.name == *object.name),
-        ObjectKind::Table => base.nft.tables.iter().any(|t| t.name == *object.name),
-    }
-}
-
 /// Puts back what the stage `clean` removed, in a three-way merge: what is not kube-proxy's, and all
 /// of it when kube-proxy does not make its own anew.
 fn restore_cleaned(
     context: &Context<'_>,
     run: &Run,
     journal: &mut Journal,
+    replay: Replay,
     all: bool,
 ) -> Result<usize> {
     let clean_snapshot = run.pending.as_ref().and_then(|s| s.clean_snapshot.clone());
     let Some(id) = clean_snapshot else { return Ok(0) };
-    let told = told(read(&context.store.run_dir(&run.id))?)?;
-    if told.done.is_empty() && told.open.is_none() {
+    let mut done = replay.done;
+    done.extend(replay.open.map(|(edit, _)| edit));
+    if done.is_empty() {
         return Ok(0);
     }
     let base = parse_snapshot(Snapshot::load(&context.store.find(&id)?.dir)?.files)?;
-    let mut done = told.done;
-    done.extend(told.open.map(|(edit, _)| edit));
     if !all {
         let ownership = Ownership::of(context.catalogue, &base);
-        done = done.iter().filter_map(|edit| others_part(edit, &base, &ownership)).collect();
+        done = done.into_iter().filter_map(|edit| foreign_part(edit, &ownership)).collect();
     }
     let way_back = |now: &NodeState| merge::undo(&done, &base, now);
     let back = way_back(&observe_tolerant(context.tools, context.sink)?);
@@ -281,34 +250,18 @@ fn restore_cleaned(
 }
 
 /// The part of an edit that is not kube-proxy's, which makes its own anew.
-fn others_part(edit: &Edit, base: &NodeState, ownership: &Ownership<'_>) -> Option<Edit> {
-    let Target::Table(table) = &edit.target else {
-        let owner = match &edit.target {
-            Target::Set(set) => ownership.set(&set.name).map(|o| o.name),
-            Target::Link(link) => ownership.link(&link.name).map(|o| o.name),
-            Target::VirtualServer(server) => {
-                let place = base.ipvs.servers.iter().position(|s| s.service == server.service)?;
-                ownership.virtual_server(place).map(|o| o.name)
-            }
-            // kube-proxy's alone are removed.
-            Target::RealServer(_) => Some(KUBE_PROXY),
-            Target::NativeTable(t) => ownership.table(&t.family, &t.name).map(|o| o.name),
-            Target::Table(_) => None,
-        };
-        return (owner != Some(KUBE_PROXY)).then(|| edit.clone());
+fn foreign_part(edit: Edit, ownership: &Ownership<'_>) -> Option<Edit> {
+    let ours = |owner: Option<Owner<'_>>| owner.is_some_and(|owner| owner.name == KUBE_PROXY);
+    let Edit { direction, target } = edit;
+    let Target::Table(mut table) = target else {
+        let foreign = target.id().is_some_and(|id| !ours(ownership.of_object(&id)));
+        return foreign.then_some(Edit { direction, target });
     };
-    let mut others = table.clone();
-    let ours = |owner: Option<&str>| owner == Some(KUBE_PROXY);
-    others.chains.retain(|chain| {
-        !ours(ownership.chain(table.ruleset, &table.table, &chain.name).map(|o| o.name))
-    });
-    others.rules.retain(|rule| {
-        !ours(
-            ownership.rule(table.ruleset, &table.table, &rule.chain, rule.position).map(|o| o.name),
-        )
-    });
-    let empty = others.chains.is_empty() && others.rules.is_empty();
-    (!empty).then(|| Edit { direction: edit.direction, target: Target::Table(others) })
+    let TableEdit { ruleset, table: name, rules, chains } = &mut table;
+    chains.retain(|chain| !ours(ownership.chain(*ruleset, name, &chain.name)));
+    rules.retain(|rule| !ours(ownership.rule(*ruleset, name, &rule.chain, rule.position)));
+    let is_empty = chains.is_empty() && rules.is_empty();
+    (!is_empty).then_some(Edit { direction, target: Target::Table(table) })
 }
 
 fn not_back(e: Error) -> Error {

@@ -47,7 +47,6 @@ use crate::store::run::{
 pub(super) use back::{after_reboot, undo};
 pub use preview::{Preview, StagePreview, preview};
 pub use resume::resume;
-pub(super) use steps::shown;
 
 use work::Execution;
 
@@ -349,7 +348,7 @@ fn open(
         begin(context, RunKind::Migrate(migration), taken, &[], 4 * rules as u64)?;
     run.pending = Some(Pending::new(RunStage::Begun, MARGIN));
     let dir = context.store.run_dir(&run.id);
-    let armed = steps::keep(&dir.join(PLAYBOOK), playbook)
+    let armed = steps::write_private(&dir.join(PLAYBOOK), playbook)
         .and_then(|()| watchdog::arm(context, &mut run))
         .and_then(|()| match systemd::runs_the_node() {
             true => boot_unit::write(&dir.join(BINARY), context.store.dir()),

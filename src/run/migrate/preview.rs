@@ -15,11 +15,12 @@ use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
 use crate::plan::leftovers::leftovers_after;
 use crate::plan::playbook::{Means, Playbook, Prepare, Stage, StageName, When};
-use crate::plan::{ObjectKind, Plan, playbook};
+use crate::plan::{Plan, playbook};
 use crate::run::migrate::{Asked, kube_proxy, read_playbook, running};
 use crate::run::probes;
 use crate::state::NodeState;
 use crate::state::kube_proxy::{CommandLine, ConfigSource, Instances, Mode};
+use crate::state::object::ObjectKind;
 use crate::state::sysctl::Sysctls;
 
 /// What a migration would do.
@@ -275,7 +276,7 @@ fn counts(plan: &Plan) -> Vec<String> {
         (ObjectKind::RealServer, "real servers"),
         (ObjectKind::Link, "links"),
     ];
-    let count = |kind| plan.removals().filter(|o| o.kind == kind).count();
+    let count = |kind| plan.removals().filter(|o| o.kind() == kind).count();
     let counted = kinds.into_iter().map(|(kind, words)| (count(kind), words));
     counted.filter(|(n, _)| *n > 0).map(|(n, words)| format!("{n} {words}")).collect()
 }

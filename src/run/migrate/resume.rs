@@ -8,15 +8,13 @@ use crate::plan::change::Edit;
 use crate::plan::invariants::{Outcome, outcome};
 use crate::plan::playbook::{Playbook, StageName, When};
 use crate::run::Context;
-use crate::run::apply_edits::Place;
-use crate::run::apply_edits::settle;
-use crate::run::apply_edits::told;
 use crate::run::migrate::work::Execution;
 use crate::run::migrate::{PLAYBOOK, Report};
+use crate::run::payload::{Replay, StepRef, replay};
 use crate::run::snapshot::load_baseline;
 use crate::state::argv::Rerun;
 use crate::state::stage::RunStage;
-use crate::store::journal::{Entry, Journal, read};
+use crate::store::journal::Journal;
 use crate::store::run::Run;
 
 /// Goes on with a migration that was cut off, from the stage that it was in.
@@ -41,8 +39,8 @@ pub fn resume(context: &Context<'_>, mut run: Run) -> Result<Report> {
     let file = path.display().to_string();
     let playbook = Playbook::parse(&file, &text, modes.from)?;
     let (journal, lines) = Journal::open(&dir)?;
-    let told = told(lines)?;
-    if told.rolling_back || stage == RunStage::Rollback {
+    let mut replay = replay(lines)?;
+    if replay.rolling_back || stage == RunStage::Rollback {
         return only_back(&run, "it had begun to roll back");
     }
     let base = load_baseline(context, &run)?;
@@ -50,11 +48,11 @@ pub fn resume(context: &Context<'_>, mut run: Run) -> Result<Report> {
     context.store.update(&run)?;
     context.sink.run(&run.id, run.verb());
     let mut work = Execution { context, playbook, run, journal, base, later: None, probes };
-    if let Some((edit, place)) = told.open {
-        work.close_open_edit(&edit, &place)?;
+    if let Some((edit, step)) = replay.open.take() {
+        work.close_open_edit(&edit, &step)?;
     }
     let stage = stage.of_playbook();
-    if let Some(hook) = work.asks_first(&read(&dir)?, stage) {
+    if let Some(hook) = work.asks_first(&replay, stage) {
         return only_back(
             &work.run,
             &format!("`{hook}` may have run already, and must not run twice"),
@@ -65,11 +63,11 @@ pub fn resume(context: &Context<'_>, mut run: Run) -> Result<Report> {
 
 impl Execution<'_> {
     /// Closes an edit that was under way when everything was cut off, as the kernel shows it.
-    fn close_open_edit(&mut self, edit: &Edit, place: &Place) -> Result<()> {
+    fn close_open_edit(&mut self, edit: &Edit, step: &StepRef) -> Result<()> {
         let Some(base) = self.clean_snapshot()? else { return Ok(()) };
         let now = observe_tolerant(self.context.tools, self.context.sink)?;
         match outcome(edit, &base, &now) {
-            Outcome::Done => settle(&mut self.journal, place),
+            Outcome::Done => step.mark_done(&mut self.journal),
             Outcome::NotDone => Ok(()),
             Outcome::Unclear => Err(Error::new(
                 Kind::Pending,
@@ -81,15 +79,13 @@ impl Execution<'_> {
     }
 
     /// A command that may have run already in the stage that was cut off, and must not run twice.
-    fn asks_first(&self, entries: &[Entry], stage: Option<StageName>) -> Option<String> {
+    fn asks_first(&self, replay: &Replay, stage: Option<StageName>) -> Option<String> {
         let name = stage?;
-        let begun =
-            |command: &str| entries.iter().any(|e| e.edit["hook"].as_str() == Some(command));
         let hooks = [When::Before, When::After]
             .into_iter()
             .flat_map(|when| self.playbook.hooks.at(when, name))
             .filter(|hook| hook.again == Rerun::Ask)
             .map(|hook| hook.run.to_string());
-        hooks.into_iter().find(|command| begun(command))
+        hooks.into_iter().find(|command| replay.has_begun_hook(command))
     }
 }

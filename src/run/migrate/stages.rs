@@ -5,8 +5,6 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
-
 use crate::apply::kube_proxy::operate;
 use crate::apply::{argv, conntrack, files, modules, sysctl};
 use crate::error::{Error, Kind, Result};
@@ -18,16 +16,19 @@ use crate::kube_proxy::services::Services;
 use crate::node::conntrack::{Conntrack, Services as UdpServices};
 use crate::node::kube_proxy_controller::read_config;
 use crate::node::live_facts;
+use crate::node::modules::is_loaded;
 use crate::node::observe::observe_tolerant;
 use crate::node::sysctls;
 use crate::owners::matcher::Ownership;
+use crate::plan::change::{Change, Edit, Irreversible};
 use crate::plan::leftovers::CleanupScope;
 use crate::plan::playbook::{Clean, Converge, Means, Prepare, StageName, Switch, Upgrade};
 use crate::run::change::{Changed, apply_and_verify};
 use crate::run::migrate::proof::verify;
-use crate::run::migrate::steps::{self, AFTER, BEFORE, Step};
+use crate::run::migrate::steps::{AFTER, BEFORE, write_private};
 use crate::run::migrate::work::Execution;
 use crate::run::migrate::{converge, drain, only_process};
+use crate::run::payload::StepRef;
 use crate::run::rehearsal::{Tried, rehearse};
 use crate::run::snapshot::parse_snapshot;
 use crate::run::snapshot::take_snapshot;
@@ -50,20 +51,30 @@ impl Execution<'_> {
         sink.started(&task);
         let known = live_facts::modules::read();
         let wanted = modules_for(&prepare.modules, self.configured_modules());
-        for name in &wanted {
-            modules::load(self.context.tools, name, &known)?;
-        }
         let mut number = 0;
+        for name in &wanted {
+            if is_loaded(name, &known)? {
+                continue;
+            }
+            number += 1;
+            let step = StepRef::new(stage, number);
+            let change = Irreversible::Module { name: name.clone() };
+            step.begin::<Edit>(&mut self.journal, Change::Irreversible(change))?;
+            modules::load(self.context.tools, name, &known)?;
+            step.mark_done(&mut self.journal)?;
+        }
+        let loaded = number;
         for (name, to) in &prepare.sysctls {
             let from = sysctls::value_of(name)?;
             if from.as_deref() == Some(to) {
                 continue;
             }
             number += 1;
-            let step = Step::Sysctl { name: name.clone(), from, to: to.clone() };
-            step.begin(&mut self.journal, stage, number)?;
+            let step = StepRef::new(stage, number);
+            let change = Change::Sysctl { name: name.clone(), from, to: to.clone() };
+            step.begin::<Edit>(&mut self.journal, change)?;
             sysctl::set(name, to)?;
-            steps::done(&mut self.journal, stage, number)?;
+            step.mark_done(&mut self.journal)?;
         }
         let lasting = [
             (modules::BOOT_FILE, modules::boot_text(wanted.iter().map(String::as_str))),
@@ -76,15 +87,15 @@ impl Execution<'_> {
                 continue;
             }
             number += 1;
-            let step = Step::File { path: path.into(), from: from.clone(), to: Some(to.clone()) };
-            step.begin(&mut self.journal, stage, number)?;
+            let step = StepRef::new(stage, number);
+            let change =
+                Change::File { path: path.into(), from: from.clone(), to: Some(to.clone()) };
+            step.begin::<Edit>(&mut self.journal, change)?;
             files::persist(path, from.as_deref(), Some(&to))?;
-            steps::done(&mut self.journal, stage, number)?;
+            step.mark_done(&mut self.journal)?;
         }
-        sink.finished(
-            &task,
-            Outcome::Prepared { modules: wanted.len(), settings: number as usize },
-        );
+        let settings = (number - loaded) as usize;
+        sink.finished(&task, Outcome::Prepared { modules: wanted.len(), settings });
         Ok(())
     }
 
@@ -118,13 +129,15 @@ impl Execution<'_> {
         self.later = Some(mode::of(self.modes().from).services(&now));
         drop(now);
         for (name, text) in [(BEFORE, &before), (AFTER, &after)] {
-            steps::keep(&dir.join(name), text)?;
+            write_private(&dir.join(name), text)?;
         }
-        let step = Step::Settings { source: source.clone(), controller: controller.clone() };
-        step.begin(&mut self.journal, stage, 1)?;
+        let step = StepRef::new(stage, 1);
+        let change =
+            Change::Configuration { source: source.clone(), controller: controller.clone() };
+        step.begin::<Edit>(&mut self.journal, change)?;
         let (from, to) = (Some(before.as_str()), Some(after.as_str()));
         let pid = operate(&controller).configure(&source, from, to, switch.timeout)?;
-        steps::done(&mut self.journal, stage, 1)?;
+        step.mark_done(&mut self.journal)?;
         let (file, controller) = (source.to_string(), controller.to_string());
         sink.finished(&task, Outcome::Switched { file, controller, pid });
         Ok(())
@@ -251,12 +264,13 @@ impl Execution<'_> {
         self.context.sink.started(&task);
         let now = observe_tolerant(self.context.tools, self.context.sink)?;
         let mut conntrack = Conntrack::open()?;
-        let mut forgotten = 0;
+        let mut cleared = 0;
         for entry in conntrack.stale(&udp_backends(&mode::of(self.playbook.to).services(&now)))? {
-            forgotten += usize::from(conntrack::delete(&mut conntrack, &entry)?);
+            cleared += usize::from(conntrack::delete(&mut conntrack, &entry)?);
         }
-        steps::note(&mut self.journal, StageName::Settle.name(), json!({"forgotten": forgotten}))?;
-        self.context.sink.finished(&task, Outcome::Settled { deleted: forgotten });
+        let step = StepRef::new(StageName::Settle.name(), 1);
+        step.note(&mut self.journal, Irreversible::Conntrack { cleared })?;
+        self.context.sink.finished(&task, Outcome::Settled { deleted: cleared });
         Ok(())
     }
 

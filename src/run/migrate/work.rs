@@ -3,14 +3,14 @@
 
 use std::time::Duration;
 
-use serde_json::json;
-
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::kube_proxy::services::Services;
+use crate::plan::change::{Change, Edit, Irreversible};
 use crate::plan::playbook::{Clean, Converge, Playbook, Stage, StageName, Switch, Upgrade, When};
 use crate::run::change::{prune, rollback_error};
-use crate::run::migrate::{MARGIN, Report, back, hooks, steps};
+use crate::run::migrate::{MARGIN, Report, back, hooks};
+use crate::run::payload::StepRef;
 use crate::run::watchdog;
 use crate::run::{Context, boot_unit, confirm};
 use crate::state::NodeState;
@@ -97,9 +97,11 @@ impl Execution<'_> {
 
     fn hooks(&mut self, when: When, stage: StageName) -> Result<()> {
         for hook in self.playbook.hooks.at(when, stage) {
-            steps::hook(&mut self.journal, &hook.run.to_string())?;
+            let step = StepRef::new("hook", 1);
+            let change = Irreversible::Hook { command: hook.run.to_string() };
+            step.begin::<Edit>(&mut self.journal, Change::Irreversible(change))?;
             hooks::run(hook, self.context.sink)?;
-            steps::note(&mut self.journal, "hook", json!({"hook": hook.run.to_string()}))?;
+            step.mark_done(&mut self.journal)?;
         }
         Ok(())
     }
@@ -137,7 +139,8 @@ impl Execution<'_> {
     fn undo(&mut self, cause: Error) -> Error {
         let context = self.context;
         context.sink.warning(format!("{cause}; undoing"));
-        let _ = steps::failed(&mut self.journal, RunStage::Begun.name(), &cause);
+        let step = StepRef::new(RunStage::Begun.name(), 0);
+        let _ = step.mark_failed(&mut self.journal, &cause);
         let undone = back::undo(context, &mut self.run, &mut self.journal, &self.base);
         rollback_error(cause, undone)
     }

@@ -24,7 +24,7 @@ fn fails(case: &Case, what: &str, object: &str, cause: &str) {
     assert!(line.is_some(), "{what}: no line has {object:?} and {cause:?}: {}", ended.err);
     let journal = case.journal();
     let failed = journal.iter().find(|e| e["kind"] == "failed").expect("the journal says it");
-    assert!(failed["edit"].to_string().contains(cause), "{failed}");
+    assert!(failed["payload"].to_string().contains(cause), "{failed}");
     assert_eq!(case.last_run()["state"], "rolled-back");
     case.proxyshift.expect(0, "status");
     case.is_in("iptables");

@@ -1,0 +1,127 @@
+//! The edits that carry out a plan.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
+
+use crate::error::{Error, Kind, Result};
+use crate::plan::Plan;
+use crate::plan::change::{
+    ChainText, Direction, Edit, LinkSpec, NativeTable, RealServerRef, RulePos, SetDump, TableEdit,
+    Target,
+};
+use crate::state::NodeState;
+use crate::state::object::{ObjectId, TableId};
+use crate::state::ruleset::{Ruleset, Table};
+
+/// The edits that carry out a plan made on `state`, in the order in which they must be applied:
+/// one a table (jumps before chains inside it), then native tables, sets, virtual servers, and
+/// links.
+pub fn edits(plan: &Plan, state: &NodeState) -> Vec<Edit> {
+    let mut edits = table_edits(plan, state);
+    let targets = plan.removals().filter_map(|object| target(&object.id, state));
+    edits.extend(targets.map(|target| Edit { direction: Direction::Remove, target }));
+    edits.sort_by_key(|e| match &e.target {
+        Target::Table(_) => 0,
+        Target::NativeTable(_) => 1,
+        Target::Set(_) => 2,
+        Target::VirtualServer(_) | Target::RealServer(_) => 3,
+        Target::Link(_) => 4,
+    });
+    edits
+}
+
+/// The object as `state` has it; none for chains and rules, which go with others of their table.
+fn target(id: &ObjectId, state: &NodeState) -> Option<Target> {
+    Some(match id {
+        ObjectId::Chain { .. } | ObjectId::Rule { .. } => return None,
+        ObjectId::NativeTable { family, name } => {
+            let table = state.nft.get(family, name)?;
+            Target::NativeTable(NativeTable {
+                family: table.family.clone(),
+                name: table.name.clone(),
+                objects: table.objects.clone(),
+            })
+        }
+        ObjectId::Set { name, .. } => {
+            let set = state.ipsets.get(name)?;
+            let lines = set.render().lines().map(str::to_owned).collect();
+            Target::Set(SetDump { family: set.family, name: set.name.clone(), lines })
+        }
+        ObjectId::VirtualServer(service) => Target::VirtualServer(state.ipvs.get(service)?.clone()),
+        ObjectId::RealServer(id) => {
+            let real = state.ipvs.real(&id.service, &id.address)?.clone();
+            Target::RealServer(RealServerRef { service: id.service, real })
+        }
+        ObjectId::Link { name } => Target::Link(link(name, state)?),
+    })
+}
+
+fn link(name: &str, state: &NodeState) -> Option<LinkSpec> {
+    let link = state.links.iter().find(|link| link.name == name)?;
+    let link_local = |a: &&IpNet| matches!(a, IpNet::V6(a) if a.addr().is_unicast_link_local());
+    Some(LinkSpec {
+        name: link.name.clone(),
+        kind: link.kind.clone()?,
+        // The kernel gives every link that is up a link-local address by itself.
+        addresses: link.addresses.iter().filter(|a| !link_local(a)).copied().collect(),
+        up: link.up,
+    })
+}
+
+/// What the plan removes in one table.
+#[derive(Default)]
+struct Removal<'a> {
+    chains: BTreeSet<&'a str>,
+    rules: BTreeSet<(&'a str, usize)>,
+}
+
+fn table_edits(plan: &Plan, state: &NodeState) -> Vec<Edit> {
+    let mut tables: BTreeMap<&TableId, Removal<'_>> = BTreeMap::new();
+    for object in plan.removals() {
+        match &object.id {
+            ObjectId::Chain { table, name } => {
+                tables.entry(table).or_default().chains.insert(name);
+            }
+            ObjectId::Rule { table, chain, position, .. } => {
+                tables.entry(table).or_default().rules.insert((chain, *position as usize));
+            }
+            _ => {}
+        }
+    }
+    let edit = |(id, removal): (&TableId, Removal<'_>)| {
+        let ruleset = state.rulesets.get(&id.ruleset)?;
+        let edit = table_edit(id, ruleset, ruleset.table(&id.name)?, &removal);
+        Some(Edit { direction: Direction::Remove, target: Target::Table(edit) })
+    };
+    tables.into_iter().filter_map(edit).collect()
+}
+
+fn table_edit(id: &TableId, ruleset: &Ruleset, table: &Table, removal: &Removal<'_>) -> TableEdit {
+    let chains = table.chains.iter().filter(|c| removal.chains.contains(&*c.name));
+    let rule = |&(chain, position): &(&str, usize)| {
+        if removal.chains.contains(chain) {
+            return None;
+        }
+        let text = ruleset.shared_text(table.chain(chain)?.rules.get(position)?);
+        Some(RulePos { chain: chain.into(), position, text, after: None })
+    };
+    TableEdit {
+        ruleset: id.ruleset,
+        table: table.name.to_string(),
+        rules: removal.rules.iter().filter_map(rule).collect(),
+        chains: chains.map(|c| ChainText::of(ruleset, c)).collect(),
+    }
+}
+
+/// The same edits, in memory of their own: each of those that were planned keeps the whole state's
+/// text, and lies scattered among what else was needed to plan it.
+///
+/// # Errors
+/// None for edits that can be journaled.
+pub fn detach(edits: Vec<Edit>) -> Result<Vec<Edit>> {
+    let failed = |e| Error::new(Kind::Unexpected, "edits", e);
+    let text = serde_json::to_vec(&edits).map_err(failed)?;
+    drop(edits);
+    serde_json::from_slice(&text).map_err(failed)
+}

@@ -1,0 +1,192 @@
+//! What a run writes into its journal, and what is read from there.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Kind, Result};
+use crate::plan::change::{Change, Edit, Irreversible};
+use crate::state::stage::RunStage;
+use crate::store::journal::{Entry, Journal, Mark, Record};
+
+/// What a line of the journal says besides its mark: a change with its intent, an error with a
+/// failure. Read as what it is, for a large edit in general JSON is several times as large.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Payload<E = Edit> {
+    /// The change that begins, or one that cannot be undone and is done.
+    Change(Change<E>),
+    /// Why a change failed.
+    Error(Error),
+    /// The run waits to be confirmed for so long from then on.
+    Extended {
+        /// How long, in seconds.
+        seconds: u64,
+    },
+}
+
+/// A line of a run's journal.
+pub type Line = Entry<Option<Payload>>;
+
+/// A step of a run: its intent and what became of it share it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StepRef {
+    stage: String,
+    number: u32,
+}
+
+impl StepRef {
+    /// The step of that number in a stage.
+    pub fn new(stage: &str, number: u32) -> StepRef {
+        StepRef { stage: stage.to_owned(), number }
+    }
+
+    fn of(line: &Line) -> StepRef {
+        StepRef::new(&line.stage, line.step)
+    }
+
+    /// Writes down that `change` begins.
+    pub fn begin<E: Serialize>(&self, journal: &mut Journal, change: Change<E>) -> Result<()> {
+        self.append(journal, Mark::Intent, Some(Payload::Change(change)))
+    }
+
+    /// Writes down that the change was made. What became of it needs no second copy of it.
+    pub fn mark_done(&self, journal: &mut Journal) -> Result<()> {
+        self.append::<Edit>(journal, Mark::Done, None)
+    }
+
+    /// Writes down that the change undoes another one, and was made.
+    pub fn mark_undone(&self, journal: &mut Journal) -> Result<()> {
+        self.append::<Edit>(journal, Mark::Undone, None)
+    }
+
+    /// Writes down why the change failed.
+    pub fn mark_failed(&self, journal: &mut Journal, error: &Error) -> Result<()> {
+        self.append::<Edit>(journal, Mark::Failed, Some(Payload::Error(error.clone())))
+    }
+
+    /// Writes down that a change was made of which only then is known what it was.
+    pub fn note(&self, journal: &mut Journal, change: Irreversible) -> Result<()> {
+        let payload = Payload::<Edit>::Change(Change::Irreversible(change));
+        self.append(journal, Mark::Done, Some(payload))
+    }
+
+    /// Writes a line of this step.
+    pub fn append<E: Serialize>(
+        &self,
+        journal: &mut Journal,
+        kind: Mark,
+        payload: Option<Payload<E>>,
+    ) -> Result<()> {
+        let stage = self.stage.clone();
+        journal.append(Record { stage, step: self.number, kind, payload }).map(drop)
+    }
+}
+
+/// What a journal says of a run.
+#[derive(Debug, Default)]
+pub struct Replay {
+    /// Edits that were made, in order.
+    pub done: Vec<Edit>,
+    /// An edit that was begun, and of which nothing more is known.
+    pub open: Option<(Edit, StepRef)>,
+    /// Every other change that was begun, in order.
+    pub begun: Vec<Change>,
+    /// True once the run began to be undone.
+    pub rolling_back: bool,
+}
+
+impl Replay {
+    /// Whether a command of the operator's was begun.
+    pub fn has_begun_hook(&self, command: &str) -> bool {
+        let hook = |change: &Change| match change {
+            Change::Irreversible(Irreversible::Hook { command: begun }) => begun == command,
+            _ => false,
+        };
+        self.begun.iter().any(hook)
+    }
+}
+
+/// Reads a journal's lines.
+///
+/// # Errors
+/// [`Kind::Store`] when an intent is of no change.
+pub fn replay(lines: Vec<Line>) -> Result<Replay> {
+    let mut replay = Replay::default();
+    for line in lines {
+        if line.stage == RunStage::Rollback.name() {
+            // An edit that was open when the run began to be undone may be in the kernel all the
+            // same: it stays open, for the next rollback to look at.
+            replay.rolling_back = true;
+            continue;
+        }
+        let step = StepRef::of(&line);
+        let is_open = replay.open.as_ref().is_some_and(|(_, open)| *open == step);
+        match (line.kind, line.payload) {
+            (Mark::Intent, Some(Payload::Change(Change::Objects(edit)))) => {
+                replay.open = Some((edit, step));
+            }
+            (Mark::Intent, Some(Payload::Change(change))) => replay.begun.push(change),
+            (Mark::Intent, _) => {
+                let entry = format!("journal entry {}", line.seq);
+                return Err(Error::new(Kind::Store, entry, "holds no change"));
+            }
+            (Mark::Done, _) if is_open => replay.done.extend(replay.open.take().map(|(e, _)| e)),
+            (Mark::Failed | Mark::Undone, _) if is_open => replay.open = None,
+            _ => {}
+        }
+    }
+    Ok(replay)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+    use crate::plan::change::{Direction, LinkSpec, Target};
+    use crate::store::journal::read;
+
+    fn edit(name: &str) -> Edit {
+        let link =
+            LinkSpec { name: name.into(), kind: "dummy".into(), addresses: Vec::new(), up: true };
+        Edit { direction: Direction::Remove, target: Target::Link(link) }
+    }
+
+    #[test]
+    fn a_journal_says_what_was_done_what_is_open_and_what_else_was_begun() {
+        let tmp = tempfile::tempdir().unwrap();
+        let mut journal = Journal::create(tmp.path(), 64 * 1024).unwrap();
+        let replayed = || replay(read(tmp.path()).unwrap()).unwrap();
+        let hook = || Irreversible::Hook { command: "drain it".into() };
+        StepRef::new("hook", 1).begin::<Edit>(&mut journal, Change::Irreversible(hook())).unwrap();
+        let [first, second] = [1, 2].map(|number| StepRef::new(RunStage::CLEAN.name(), number));
+        first.begin(&mut journal, Change::Objects(&edit("a"))).unwrap();
+        first.mark_done(&mut journal).unwrap();
+        second.begin(&mut journal, Change::Objects(&edit("b"))).unwrap();
+        // What another stage has done says nothing of this one's.
+        let cleared = Irreversible::Conntrack { cleared: 3 };
+        StepRef::new("settle", 1).note(&mut journal, cleared).unwrap();
+        let found = replayed();
+        assert_eq!((found.done, found.rolling_back), (vec![edit("a")], false));
+        assert_eq!(found.open, Some((edit("b"), second.clone())));
+        assert_eq!(found.begun, [Change::Irreversible(hook())]);
+
+        StepRef::new(RunStage::Rollback.name(), 1)
+            .begin(&mut journal, Change::Objects(&edit("c")))
+            .unwrap();
+        assert!(replayed().rolling_back && replayed().open.is_some());
+        let lost = Error::new(Kind::LostRace, "b", "is gone");
+        second.mark_failed(&mut journal, &lost).unwrap();
+        assert_eq!((replayed().done, replayed().open), (vec![edit("a")], None));
+        assert!(replayed().has_begun_hook("drain it") && !replayed().has_begun_hook("drain"));
+    }
+
+    #[test]
+    fn an_intent_of_nothing_is_refused() {
+        let tmp = tempfile::tempdir().unwrap();
+        let mut journal = Journal::create(tmp.path(), 64 * 1024).unwrap();
+        StepRef::new(RunStage::CLEAN.name(), 1)
+            .append::<Edit>(&mut journal, Mark::Intent, None)
+            .unwrap();
+        let error = replay(read(tmp.path()).unwrap()).unwrap_err();
+        assert_eq!((error.kind, error.object.as_str()), (Kind::Store, "journal entry 1"));
+    }
+}

@@ -7,6 +7,7 @@ use std::fs;
 
 use proxyshift::kube_proxy::running::RunningMode;
 use proxyshift::owners::catalogue::Catalogue;
+use proxyshift::owners::files::known_processes;
 use proxyshift::owners::matcher::{Evidence, OPERATOR, Ownership, UNKNOWN};
 use proxyshift::state::kube_proxy::Mode;
 use proxyshift::state::{Backend, Family, Files, NodeState, RulesetId};
@@ -352,15 +353,7 @@ fn dumps_from_the_wild() {
 #[test]
 fn every_process_of_the_catalogue_is_looked_for_and_no_other() {
     let catalogue = Catalogue::builtin().expect("the catalogue");
-    let mut of_catalogue: Vec<&str> = catalogue
-        .components()
-        .iter()
-        .flat_map(|c| &c.alive.processes)
-        .map(String::as_str)
-        .collect();
-    let mut known = proxyshift::node::processes::KNOWN.to_vec();
-    of_catalogue.sort_unstable();
-    of_catalogue.dedup();
-    known.sort_unstable();
-    assert_eq!(known, of_catalogue, "one end of this is KNOWN in src/node/processes.rs");
+    let components = catalogue.components().iter();
+    let expected: BTreeSet<String> = components.flat_map(|c| c.alive.processes.clone()).collect();
+    assert_eq!(*known_processes().expect("the catalogue"), expected);
 }

@@ -1,6 +1,6 @@
 //! The processes of this network namespace that own rules.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -9,74 +9,9 @@ use std::time::Duration;
 
 use super::command::Command;
 use crate::error::{Error, Kind, Result};
+use crate::owners::files::known_processes;
 use crate::state::kube_proxy::serves;
 use crate::state::tools::Process;
-
-/// Programs known to own rules, sets, virtual servers or links, or to embed one that does: those by
-/// which the catalogue (`playbooks/owners`) knows that an owner lives, and no others.
-pub const KNOWN: &[&str] = &[
-    // Kubernetes itself, and distributions that have kubelet and kube-proxy in one program
-    "kube-proxy",
-    "kubelet",
-    "kubelite",
-    "k3s",
-    "k3s-server",
-    "k3s-agent",
-    "rke2",
-    "hyperkube",
-    // container engines with rules of their own
-    "dockerd",
-    "docker-containerd",
-    "crio",
-    "podman",
-    "aardvark-dns",
-    // networks and policies
-    "flanneld",
-    "calico-node",
-    "calico-felix",
-    "felix",
-    "cilium-agent",
-    "weaver",
-    "weave-npc",
-    "kube-router",
-    "antrea-agent",
-    "aws-k8s-agent",
-    "ipamd",
-    "aws-vpc-cni",
-    "azure-cns",
-    "azure-vnet-telemetry",
-    "azure-npm",
-    "ovnkube",
-    "ovnkube-node",
-    "kube-ovn-daemon",
-    "openshift-sdn-node",
-    "openshift-sdn",
-    "multi-networkpolicy-iptables",
-    "ztunnel",
-    "install-cni",
-    "submariner-gateway",
-    "submariner-route-agent",
-    "submariner-globalnet",
-    "fabedge-agent",
-    "neutron-l3-agent",
-    "neutron-linuxbridge-agent",
-    "neutron-openvswitch-agent",
-    // node-level helpers
-    "ip-masq-agent",
-    "node-cache",
-    "kube-vip",
-    "keepalived",
-    // MetalLB's
-    "speaker",
-    // the host's own
-    "libvirtd",
-    "virtnetworkd",
-    "firewalld",
-    "fail2ban-server",
-    "tailscaled",
-    "netbird",
-    "puppet",
-];
 
 /// Programs whose `--version` is harmless and says which Kubernetes they are of.
 const TELL_VERSION: &[&str] = &["kube-proxy", "kubelet"];
@@ -107,10 +42,11 @@ pub fn pids(name: &str) -> Result<Vec<u32>> {
 fn named() -> Result<Vec<(u32, &'static str, Vec<String>)>> {
     let ours = link("/proc/self/ns/net")
         .ok_or_else(|| Error::new(Kind::Unexpected, "/proc/self/ns/net", "cannot be read"))?;
+    let names = known_processes()?;
     let entries = fs::read_dir("/proc").map_err(|e| Error::io("/proc", &e))?;
     let mut found: Vec<_> = entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter_map(|pid| known(pid, &ours))
+        .filter_map(|pid| known(pid, &ours, names))
         .collect();
     found.sort_by_key(|(pid, ..)| *pid);
     Ok(without_forks(found, parent))
@@ -145,8 +81,12 @@ pub fn flag_value<'a>(args: &'a [String], flag: &str) -> Option<&'a str> {
     })
 }
 
-/// A process of `namespace`, if its program is known.
-fn known(pid: u32, namespace: &Path) -> Option<(u32, &'static str, Vec<String>)> {
+/// A process of `namespace`, if its program is one of `names`.
+fn known(
+    pid: u32,
+    namespace: &Path,
+    names: &'static BTreeSet<String>,
+) -> Option<(u32, &'static str, Vec<String>)> {
     let proc = PathBuf::from(format!("/proc/{pid}"));
     if link(proc.join("ns/net"))? != namespace {
         return None;
@@ -154,7 +94,8 @@ fn known(pid: u32, namespace: &Path) -> Option<(u32, &'static str, Vec<String>)>
     let args = arguments(&fs::read(proc.join("cmdline")).ok()?);
     let exe = link(proc.join("exe"));
     let comm = fs::read_to_string(proc.join("comm")).unwrap_or_default();
-    let name = known_name(exe.as_deref(), comm.trim_end(), args.first().map(String::as_str))?;
+    let first = args.first().map(String::as_str);
+    let name = known_name(names, exe.as_deref(), comm.trim_end(), first)?;
     Some((pid, name, args))
 }
 
@@ -181,12 +122,18 @@ fn arguments(cmdline: &[u8]) -> Vec<String> {
 
 /// The known name of a program: by its file, its command name (a script's file is its
 /// interpreter; the kernel cuts it to 15 bytes), or its first argument.
-fn known_name(exe: Option<&Path>, comm: &str, first: Option<&str>) -> Option<&'static str> {
+fn known_name<'n>(
+    names: &'n BTreeSet<String>,
+    exe: Option<&Path>,
+    comm: &str,
+    first: Option<&str>,
+) -> Option<&'n str> {
     let file = |path: &Path| Some(path.file_name()?.to_str()?.to_owned());
     let exe = exe.and_then(file).map(|n| n.trim_end_matches(" (deleted)").to_owned());
     let first = first.map(Path::new).and_then(file);
-    let is_known = |name: &str| KNOWN.iter().copied().find(|known| *known == name);
-    let by_comm = || KNOWN.iter().copied().find(|known| known.get(..15).unwrap_or(known) == comm);
+    let is_known = |name: &str| names.get(name).map(String::as_str);
+    let cut = |name: &&str| name.get(..15).unwrap_or(name) == comm;
+    let by_comm = || names.iter().map(String::as_str).find(cut);
     exe.and_then(|n| is_known(&n)).or_else(by_comm).or_else(|| is_known(&first?))
 }
 
@@ -279,6 +226,8 @@ mod tests {
 
     #[test]
     fn a_program_is_known_by_file_command_name_or_first_argument() {
+        let names = known_processes().unwrap();
+        let known_name = |exe, comm, first| known_name(names, exe, comm, first);
         let exe = |path| Some(Path::new(path));
         assert_eq!(known_name(exe("/x/bin/k3s"), "k3s-server", None), Some("k3s"));
         assert_eq!(known_name(exe("/opt/flanneld (deleted)"), "", None), Some("flanneld"));

@@ -1,96 +1,22 @@
 //! The catalogue of components, read from `playbooks/owners/*.yaml`.
 //!
-//! One file a component: what it writes, by name, comment and shape, and what shows that it lives.
-//! Names are regular expressions anchored at the start; shapes are templates
+//! One file describes one component: what it writes, by name, comment and shape, and what shows
+//! that it lives. Names are regular expressions anchored at the start; shapes are templates
 //! (see [`crate::owners::template`]).
 
 use crate::error::{Error, Kind, Result};
-use crate::owners::component::{ChainEntry, Component, Shape, minor_version};
+use crate::owners::component::{ChainEntry, Component, Shape};
 use crate::owners::content::Content;
-use crate::owners::expression::{Expression, Expressions};
+use crate::owners::expression::Expression;
+use crate::owners::files::FILES;
+pub(crate) use crate::owners::names::Entry;
+use crate::owners::names::{Names, anchored, refused};
+use crate::owners::precedence::ordered;
 use crate::owners::template::Template;
 use crate::yaml;
 
-macro_rules! files {
-    ($($name:literal),* $(,)?) => {
-        [$(($name, include_str!(concat!("../../playbooks/owners/", $name, ".yaml")))),*]
-    };
-}
-
-/// Every file, in order of precedence: where two components' names overlap, the first wins
-/// (`OVN-KUBE-*` before `OVN-*`).
-const FILES: [(&str, &str); 44] = files![
-    "kube-router",
-    "kube-vip",
-    "hostport",
-    "kubelet",
-    "kube-proxy",
-    "calico",
-    "flannel",
-    "weave",
-    "cilium",
-    "antrea",
-    "cni-portmap",
-    "cni-firewall",
-    "cni-masq",
-    "aws-vpc-cni",
-    "azure-cni",
-    "azure-npm",
-    "aks",
-    "ip-masq-agent",
-    "nodelocaldns",
-    "docker",
-    "podman",
-    "nerdctl",
-    "libvirt",
-    "istio",
-    "openshift-sdn",
-    "ovn-kubernetes",
-    "kube-ovn",
-    "submariner",
-    "fabedge",
-    "multi-networkpolicy",
-    "neutron",
-    "tailscale",
-    "netbird",
-    "fail2ban",
-    "proxyshift",
-    "ufw",
-    "firewalld",
-    "rancher",
-    "microk8s",
-    "k3s",
-    "keepalived",
-    "metallb",
-    "puppet",
-    "firewall-files",
-];
-
-/// An entry of the catalogue: a component, and which of its entries of one kind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Entry {
-    pub(crate) component: u16,
-    pub(crate) item: u16,
-}
-
-/// Names of one kind, of all components, in order of precedence.
-#[derive(Debug)]
-pub(crate) struct Names {
-    set: Expressions,
-    entries: Vec<Entry>,
-}
-
-impl Names {
-    /// Every entry that fits, best first.
-    pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = Entry> {
-        self.set.matches(name).map(|i| self.entries[i])
-    }
-
-    /// The entry that fits.
-    pub(crate) fn first(&self, name: &str) -> Option<Entry> {
-        self.all(name).next()
-    }
-}
+/// The component whose mode and version are known.
+const KUBE_PROXY: &str = "kube-proxy";
 
 /// All components, compiled.
 #[derive(Debug)]
@@ -115,15 +41,15 @@ impl Catalogue {
     /// # Errors
     /// [`Kind::Usage`], naming file and field; a test makes sure that there is none.
     pub fn builtin() -> Result<Catalogue> {
-        Catalogue::parse(&FILES)
+        Catalogue::parse(FILES)
     }
 
-    /// Reads components from texts, each with its name, in order of precedence.
+    /// Reads components from texts, each with its file's name.
     ///
     /// # Errors
-    /// [`Kind::Parse`] for what is not YAML or has unknown keys; [`Kind::Usage`], naming file and
-    /// field, for an expression whose form is wrong or that is not anchored, a name that is not the
-    /// file's, a template or a reference that cannot be.
+    /// [`Kind::Parse`] for what is not YAML or has unknown keys. [`Kind::Usage`], naming file and
+    /// field, for an expression that is malformed or not anchored, a name that is not the file's, a
+    /// template or a reference that cannot be, and a key that has no effect in that file.
     pub fn parse(files: &[(&str, &str)]) -> Result<Catalogue> {
         let mut components: Vec<Component> = Vec::new();
         for (name, text) in files {
@@ -136,9 +62,11 @@ impl Catalogue {
             for pattern in &component.alive.links {
                 anchored(name, "alive.links", pattern)?;
             }
+            refuse_idle_keys(&component)?;
             components.push(component);
         }
-        let names = |field, list: fn(&Component) -> Vec<&str>| names(&components, field, list);
+        let components = ordered(components)?;
+        let names = |field, list: fn(&Component) -> Vec<&str>| Names::new(&components, field, list);
         Ok(Catalogue {
             chains: names("chains", |c| c.chains.iter().map(|e| e.name.as_str()).collect())?,
             comments: names("comments", |c| strs(&c.comments))?,
@@ -162,12 +90,12 @@ impl Catalogue {
         self.components.iter().find(|c| c.name == name)
     }
 
-    /// True if only that component writes that comment.
+    /// True for a comment of that component.
     pub fn writes_comment(&self, component: &Component, comment: &str) -> bool {
         self.comments.first(comment).is_some_and(|e| self.at(e).name == component.name)
     }
 
-    /// Whose chain that is, and which entry says so.
+    /// The owner of a chain, with its entry.
     pub fn chain(&self, table: &str, name: &str) -> Option<(&Component, &ChainEntry)> {
         let entry = self.chain_entry(table, name)?;
         let component = self.at(entry);
@@ -185,7 +113,7 @@ impl Catalogue {
         &self.components[usize::from(entry.component)]
     }
 
-    /// What the rules of a chain look like, if the catalogue says.
+    /// The forms of the rules of a chain, if the catalogue has them.
     pub(crate) fn content(&self, chain: Entry) -> Option<&Content> {
         self.contents[usize::from(chain.component)][usize::from(chain.item)].as_ref()
     }
@@ -198,7 +126,7 @@ impl Catalogue {
                 .iter()
                 .zip(&self.shapes[c])
                 .enumerate()
-                .map(move |(i, (shape, t))| (entry(c, i), shape, t))
+                .map(move |(i, (shape, t))| (Entry::new(c, i), shape, t))
         })
     }
 
@@ -209,7 +137,7 @@ impl Catalogue {
         self.shapes().find(found).map(|(_, shape, template)| (shape, template))
     }
 
-    /// The hook that a rule is, by where it stands, where it leads, and its comments.
+    /// The hook that matches a rule, by its chain, its target and its comments.
     pub(crate) fn hook<C: AsRef<str>>(
         &self,
         table: &str,
@@ -225,7 +153,7 @@ impl Catalogue {
                     && hook.chains.iter().any(|h| h == chain)
                     && comments.iter().any(|comment| expression.is_match(comment.as_ref()))
                 {
-                    return Some(entry(c, i));
+                    return Some(Entry::new(c, i));
                 }
             }
         }
@@ -233,85 +161,31 @@ impl Catalogue {
     }
 }
 
-/// Catalogues are small: `parse` runs on a few dozen files, so the numbers fit.
-#[expect(clippy::cast_possible_truncation)]
-fn entry(component: usize, item: usize) -> Entry {
-    Entry { component: component as u16, item: item as u16 }
+/// Refuses modes, versions and successors in the file of any other component than kube-proxy. A
+/// clean-up knows the mode and version of kube-proxy alone, so elsewhere they would have no effect.
+fn refuse_idle_keys(component: &Component) -> Result<()> {
+    if component.name == KUBE_PROXY {
+        return Ok(());
+    }
+    let chains = component.chains.iter().filter(|c| c.is_versioned()).map(|c| ("chains", &c.name));
+    let hooks = component.hooks.iter().filter(|h| h.is_versioned()).map(|h| ("hooks", &h.to));
+    match chains.chain(hooks).next() {
+        None => Ok(()),
+        Some((field, name)) => {
+            let cause = "has `modes`, `since`, `until` or `replaced_by`, which only count for";
+            Err(refused(&component.name, field, format!("`{name}` {cause} {KUBE_PROXY}")))
+        }
+    }
 }
 
 fn strs(list: &[String]) -> Vec<&str> {
     list.iter().map(String::as_str).collect()
 }
 
-/// An error about one field of a component's file.
-pub(crate) fn refused(component: &str, field: &str, cause: impl std::fmt::Display) -> Error {
-    Error::new(Kind::Usage, format!("owners/{component}.yaml"), format!("{field}: {cause}"))
-}
-
-fn names(
-    components: &[Component],
-    field: &str,
-    list: fn(&Component) -> Vec<&str>,
-) -> Result<Names> {
-    let (mut patterns, mut entries) = (Vec::new(), Vec::new());
-    for (c, component) in components.iter().enumerate() {
-        for (i, pattern) in list(component).into_iter().enumerate() {
-            is_anchored(&component.name, field, pattern)?;
-            patterns.push(pattern);
-            entries.push(entry(c, i));
-        }
-    }
-    let set = Expressions::new(&patterns).map_err(|e| {
-        // The set does not say in which.
-        let mut each = components.iter().flat_map(|c| list(c).into_iter().map(|p| (&c.name, p)));
-        let bad = each.find_map(|(component, pattern)| anchored(component, field, pattern).err());
-        bad.unwrap_or_else(|| Error::new(Kind::Usage, field, e))
-    })?;
-    Ok(Names { set, entries })
-}
-
-/// Refuses an expression that does not begin at the start, in each of its alternatives.
-pub(crate) fn is_anchored(component: &str, field: &str, pattern: &str) -> Result<()> {
-    if pattern.starts_with('^') && !has_loose_alternative(pattern) {
-        return Ok(());
-    }
-    let cause = "is not anchored at the start (`^`, alternatives in brackets)";
-    Err(refused(component, field, format!("`{pattern}` {cause}")))
-}
-
-/// Compiles an expression that [`is_anchored`].
-fn anchored(component: &str, field: &str, pattern: &str) -> Result<Expression> {
-    is_anchored(component, field, pattern)?;
-    Expression::new(pattern).map_err(|e| refused(component, field, format!("`{pattern}` {e}")))
-}
-
-/// True with a `|` outside of every bracket.
-fn has_loose_alternative(pattern: &str) -> bool {
-    let (mut depth, mut class, mut escaped) = (0, false, false);
-    for c in pattern.chars() {
-        match c {
-            _ if escaped => escaped = false,
-            '\\' => escaped = true,
-            '[' => class = true,
-            ']' => class = false,
-            '(' if !class => depth += 1,
-            ')' if !class => depth -= 1,
-            '|' if !class && depth == 0 => return true,
-            _ => {}
-        }
-    }
-    false
-}
-
 fn contents(component: &Component) -> Result<Vec<Option<Content>>> {
     let mut used: Vec<&str> = Vec::new();
     let mut found = Vec::new();
     for chain in &component.chains {
-        for bound in [&chain.since, &chain.until].into_iter().flatten() {
-            if minor_version(bound).is_none() {
-                return Err(refused(&component.name, "chains", format!("`{bound}` is no 1.24")));
-            }
-        }
         if let Some(pattern) = &chain.replaced_by {
             anchored(&component.name, "replaced_by", pattern)?;
         }
@@ -356,25 +230,13 @@ mod tests {
     use crate::owners::content::Reading;
 
     #[test]
-    fn the_list_is_the_directory() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/playbooks/owners");
-        let name = |e: std::fs::DirEntry| e.file_name().to_string_lossy().into_owned();
-        let mut there: Vec<String> =
-            std::fs::read_dir(path).unwrap().map(|e| name(e.unwrap())).collect();
-        let mut listed: Vec<String> = FILES.iter().map(|(n, _)| format!("{n}.yaml")).collect();
-        there.sort();
-        listed.sort();
-        assert_eq!(there, listed);
-    }
-
-    #[test]
     fn every_file_compiles() {
         let catalogue = Catalogue::builtin().unwrap();
         assert_eq!(catalogue.components().len(), FILES.len());
         let empty =
             |c: &&Component| c.about.is_empty() || c.source.is_empty() || c.heals.is_empty();
         assert_eq!(catalogue.components().iter().filter(empty).count(), 0);
-        // Asked for the first time, an expression is compiled.
+        // The first use compiles an expression.
         let Catalogue {
             chains, comments, sets, links, nft_tables, contents, shapes, hooks, ..
         } = &catalogue;
@@ -437,7 +299,17 @@ mod tests {
             ("chains: [{name: '^A$', content: c}]\n", "content: `c` is not in contents"),
             ("contents: {c: {}}\n", "contents: no chain has `c`"),
             ("rules: [{id: r, rule: '-s {a}'}]\n", "rules.r: no field is called `a`"),
-            ("chains: [{name: '^A$', since: new}]\n", "chains: `new` is no 1.24"),
+            ("chains: [{name: '^A$', since: new}]\n", "`new` is no minor version, as 1.24"),
+            ("chains: [{name: '^A$', since: '1.24'}]\n", "chains: `^A$` has `modes`, `since`"),
+            ("chains: [{name: '^A$', until: '1.24'}]\n", "chains: `^A$` has `modes`, `since`"),
+            ("chains: [{name: '^A$', replaced_by: '^B$'}]\n", "chains: `^A$` has `modes`, `since`"),
+            ("chains: [{name: '^A$', modes: [ipvs]}]\n", "chains: `^A$` has `modes`, `since`"),
+            (
+                "hooks: [{table: t, chains: [], to: A, comment: '^c', until: '1.2'}]\n",
+                "hooks: `A` has",
+            ),
+            ("before: [z]\n", "before: no component is called `z`"),
+            ("before: [x]\n", "before: two components are before each other"),
             ("chains: [{name: '^A$', modes: [ebpf]}]\n", "unknown variant `ebpf`"),
         ] {
             let error = error(body);

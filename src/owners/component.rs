@@ -1,4 +1,4 @@
-//! What one file of the catalogue says of one component.
+//! One component, as its file in the catalogue describes it.
 
 use std::collections::BTreeMap;
 
@@ -19,24 +19,27 @@ pub struct Component {
     pub about: String,
     /// Where the facts were read.
     pub source: String,
-    /// How soon it writes again what was removed: `5s`, `never`, `on restart`.
+    /// How soon it restores what was removed: `5s`, `never`, `on restart`.
     pub heals: String,
-    /// True for what makes pod networks: plans list what they keep of it.
+    /// Components that claim the same names, and that this one takes precedence over.
+    #[serde(default)]
+    pub before: Vec<String>,
+    /// True for a pod network: plans list what they keep of it.
     #[serde(default)]
     pub cni: bool,
-    /// True if nothing in a built-in chain is its own by target, set or link alone.
+    /// True if target, set or link alone do not prove a rule in a built-in chain its own.
     #[serde(default)]
     pub strict: bool,
-    /// True if everything of it that it signed may go once it is known to be gone.
+    /// True if all that it signed may be removed once it is known to be gone.
     #[serde(default)]
     pub removed_when_gone: bool,
-    /// True if it makes ipvs virtual servers of its own.
+    /// True if it creates ipvs virtual servers.
     #[serde(default)]
     pub virtual_servers: bool,
-    /// What shows that it lives.
+    /// The evidence that it lives.
     #[serde(default)]
     pub alive: Alive,
-    /// What its rules look like in its own chains, by a name that `chains` refer to.
+    /// The forms of its rules in its own chains, by the names that `chains` refer to.
     #[serde(default)]
     pub(crate) contents: BTreeMap<String, RawContent>,
     /// The comments of its rules in its own chains.
@@ -48,7 +51,7 @@ pub struct Component {
     /// Its rules in built-in chains that lead into its own.
     #[serde(default)]
     pub hooks: Vec<Hook>,
-    /// Comments that no one else writes.
+    /// Comments that only it writes.
     #[serde(default)]
     pub comments: Vec<String>,
     /// Its ipsets.
@@ -60,10 +63,10 @@ pub struct Component {
     /// Its native nf_tables tables, as `family name`.
     #[serde(default)]
     pub nft_tables: Vec<String>,
-    /// The packet marks it uses, for people.
+    /// The packet marks that it uses, as information.
     #[serde(default)]
     pub marks: Vec<String>,
-    /// What the fields of templates may hold.
+    /// The expressions of the fields of templates.
     #[serde(default)]
     pub(crate) fields: Fields,
     /// Its rules in built-in chains, by shape.
@@ -78,7 +81,7 @@ pub struct Alive {
     /// Names of processes.
     #[serde(default)]
     pub processes: Vec<String>,
-    /// Paths of files, of which a snapshot holds some.
+    /// Paths of files or folders that a snapshot may hold.
     #[serde(default)]
     pub files: Vec<String>,
     /// Names of links, as expressions.
@@ -95,25 +98,26 @@ pub struct ChainEntry {
     /// The tables; none listed means all.
     #[serde(default)]
     pub tables: Vec<String>,
-    /// kube-proxy's modes that use them; none listed means all.
+    /// kube-proxy's modes that use them; for kube-proxy alone.
     #[serde(default)]
     pub modes: Vec<Mode>,
-    /// The first version that has them (`1.24`).
+    /// The first version that has them; for kube-proxy alone.
     #[serde(default)]
-    pub since: Option<String>,
-    /// The last version that has them.
+    pub since: Option<Minor>,
+    /// The last version that has them; for kube-proxy alone.
     #[serde(default)]
-    pub until: Option<String>,
-    /// What stands in their place in later versions: proof that they are out of use.
+    pub until: Option<Minor>,
+    /// The chains of later versions that do their work, as an expression: proof that they are out
+    /// of use. For kube-proxy alone.
     #[serde(default)]
     pub replaced_by: Option<String>,
     /// The other component that writes them.
     #[serde(default)]
     pub shared_with: Option<String>,
-    /// Why they stay, for the plan.
+    /// Why a plan keeps them.
     #[serde(default)]
     pub keep: Option<String>,
-    /// True if there is one a service, pod or workload: too many to list in plans.
+    /// True for one chain a service, pod or workload: too many to list in plans.
     #[serde(default)]
     pub many: bool,
     /// Which of `contents` they hold; without one, every rule in them is the component's.
@@ -121,11 +125,11 @@ pub struct ChainEntry {
     pub content: Option<String>,
 }
 
-/// What rules of a component look like in its own chains.
+/// The forms of rules in chains of a component.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawContent {
-    /// `operator`, if what does not look like that is the operator's.
+    /// `operator`, if every rule of another form belongs to the operator.
     #[serde(default)]
     pub(crate) by: Option<String>,
     /// Comments, besides the component's `content_comments`.
@@ -136,23 +140,24 @@ pub(crate) struct RawContent {
     pub(crate) forms: Option<Vec<String>>,
 }
 
-/// A rule in a built-in chain that leads into a chain of the component's.
+/// A rule in a built-in chain that jumps to a chain of the component.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Hook {
     /// Its table.
     pub table: String,
-    /// The built-in chains it stands in.
+    /// Its built-in chains.
     pub chains: Vec<String>,
     /// The chain it jumps to.
     pub to: String,
     /// Its comment, as an expression.
     pub comment: String,
-    /// kube-proxy's modes that write it.
-    pub modes: Vec<Mode>,
-    /// The last version that writes it.
+    /// kube-proxy's modes that write it; for kube-proxy alone.
     #[serde(default)]
-    pub until: Option<String>,
+    pub modes: Vec<Mode>,
+    /// The last version that writes it; for kube-proxy alone.
+    #[serde(default)]
+    pub until: Option<Minor>,
 }
 
 /// A rule in a built-in chain, known by its shape.
@@ -164,20 +169,20 @@ pub struct Shape {
     /// Its table; any if none.
     #[serde(default)]
     pub table: Option<String>,
-    /// The built-in chains it stands in; any if none.
+    /// Its built-in chains; any if none.
     #[serde(default)]
     pub chains: Vec<String>,
     /// The template.
     pub rule: String,
-    /// True if others write such rules too.
+    /// True if others write rules of that shape too.
     #[serde(default)]
     pub weak: bool,
-    /// It counts only beside that rule, with the same fields.
+    /// Another rule that must be present, with the same fields.
     #[serde(default)]
     pub beside: Option<Beside>,
 }
 
-/// Where a rule must stand that a shape needs.
+/// A rule that a shape requires.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Beside {
@@ -190,17 +195,71 @@ pub struct Beside {
 }
 
 impl ChainEntry {
+    /// True with a mode, a version or a successor.
+    pub(crate) fn is_versioned(&self) -> bool {
+        let bounds = [self.since, self.until];
+        !self.modes.is_empty() || bounds.iter().any(Option::is_some) || self.replaced_by.is_some()
+    }
+
     /// False if that version of the component is known not to have the chain.
     pub fn in_version(&self, version: Version) -> bool {
-        let minor = (version.major, version.minor);
-        let bound = |text: &Option<String>| text.as_deref().and_then(minor_version);
-        bound(&self.since).is_none_or(|since| minor >= since)
-            && bound(&self.until).is_none_or(|until| minor <= until)
+        let minor = Minor::of(version);
+        self.since.is_none_or(|since| minor >= since)
+            && self.until.is_none_or(|until| minor <= until)
     }
 }
 
-/// `1.24` as numbers.
-pub(crate) fn minor_version(text: &str) -> Option<(u32, u32)> {
-    let (major, minor) = text.split_once('.')?;
-    Some((major.parse().ok()?, minor.parse().ok()?))
+impl Hook {
+    /// True with a mode or a version.
+    pub(crate) fn is_versioned(&self) -> bool {
+        !self.modes.is_empty() || self.until.is_some()
+    }
+
+    /// False if that version of the component is known not to write the rule.
+    pub fn in_version(&self, version: Version) -> bool {
+        self.until.is_none_or(|until| Minor::of(version) <= until)
+    }
+}
+
+/// A minor version, as `1.24`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Minor {
+    major: u32,
+    minor: u32,
+}
+
+impl Minor {
+    /// The minor version that a version belongs to.
+    pub fn of(version: Version) -> Minor {
+        Minor { major: version.major, minor: version.minor }
+    }
+}
+
+impl TryFrom<String> for Minor {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Minor, String> {
+        let numbers = || {
+            let (major, minor) = text.split_once('.')?;
+            Some(Minor { major: major.parse().ok()?, minor: minor.parse().ok()? })
+        };
+        numbers().ok_or_else(|| format!("`{text}` is no minor version, as 1.24"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_bounds_of_a_version_are_inside() {
+        let chain: ChainEntry =
+            crate::yaml::parse("t", "{name: '^A$', since: '1.9', until: '1.24'}").unwrap();
+        for (version, inside) in
+            [("1.8.15", false), ("1.9.0", true), ("1.24.17", true), ("1.25.0", false)]
+        {
+            assert_eq!(chain.in_version(Version::find(version).unwrap()), inside, "{version}");
+        }
+    }
 }

@@ -1,22 +1,21 @@
-//! What a component's rules look like inside its own chains, so that someone else's rule there is
-//! told apart.
+//! The forms of a component's rules in its own chains: every other rule there is foreign.
 
 use std::borrow::Cow;
 
 use crate::error::Result;
-use crate::owners::catalogue::{is_anchored, refused};
 use crate::owners::component::{Component, RawContent};
 use crate::owners::expression::Expressions;
+use crate::owners::names::{is_anchored, refused};
 use crate::owners::template::plain_pattern;
 use crate::state::rule::Words;
 
-/// The rules of a component in one kind of its chains.
+/// The forms of rules in one kind of chain.
 #[derive(Debug)]
 pub(crate) struct Content {
-    /// True if every other rule is the operator's.
+    /// True if every other rule belongs to the operator.
     pub(crate) operator: bool,
     comments: Expressions,
-    /// The rule without its comments; none if the comment alone decides.
+    /// Expressions for the rule without its comments; none if the comment alone decides.
     forms: Option<Expressions>,
 }
 
@@ -50,7 +49,7 @@ impl Content {
         })
     }
 
-    /// True for a rule as the component writes it.
+    /// True for a rule of these forms.
     pub(crate) fn fits(&self, rule: &Reading<'_>) -> bool {
         let comments = rule.comments.iter().all(|c| self.comments.is_match(c));
         match &self.forms {
@@ -60,7 +59,7 @@ impl Content {
     }
 }
 
-/// A rule read for matching: its comments, and its other words with a blank before each.
+/// A rule, split for matching: its comments, and its other words with a blank before each.
 #[derive(Debug, Default)]
 pub struct Reading<'a> {
     /// The rule without its comments.

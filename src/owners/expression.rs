@@ -1,15 +1,15 @@
 //! The catalogue's regular expressions. Rules are ASCII where a component writes them, so bytes are
 //! matched: tables of Unicode's classes would be most of what the catalogue takes in memory.
 //!
-//! Each is checked when it is read and compiled when it is first asked: compiling all of them would
-//! be most of what a short verb does, and a node has few of the components.
+//! Each is checked when it is read and compiled at its first use: compiling all of them would be
+//! most of the work of a short verb, and a node has few of the components.
 
 use std::sync::LazyLock;
 
 use regex::bytes::{Captures, Regex, RegexBuilder, RegexSet, RegexSetBuilder};
 use regex_syntax::ast::parse::Parser;
 
-/// What is compiled when it is first asked.
+/// A value that is compiled at its first use.
 type Lazy<T> = LazyLock<T, Box<dyn FnOnce() -> T + Send>>;
 
 /// One expression.
@@ -17,7 +17,7 @@ type Lazy<T> = LazyLock<T, Box<dyn FnOnce() -> T + Send>>;
 pub(crate) struct Expression(Lazy<Regex>);
 
 impl Expression {
-    /// Takes it.
+    /// Checks it.
     ///
     /// # Errors
     /// What is wrong with it, and where.
@@ -36,7 +36,7 @@ impl Expression {
         self.0.is_match(text.as_bytes())
     }
 
-    /// What its groups hold, if it fits.
+    /// The values of its groups, if it matches.
     pub(crate) fn groups<'a>(&self, text: &'a str) -> Option<Groups<'a>> {
         Some(Groups { text, found: self.0.captures(text.as_bytes())? })
     }
@@ -47,30 +47,30 @@ impl Expression {
     }
 }
 
-/// Checks the form of an expression; what else may be wrong, a test finds by asking all of them.
+/// Checks the form of an expression; a test compiles all of the catalogue to find other faults.
 fn check(pattern: &str) -> Result<(), String> {
     Parser::new().parse(pattern).map(drop).map_err(|e| e.to_string())
 }
 
-/// The groups of an [`Expression`] that fits a text.
+/// The groups of an [`Expression`] that matches a text.
 pub(crate) struct Groups<'a> {
     text: &'a str,
     found: Captures<'a>,
 }
 
 impl<'a> Groups<'a> {
-    /// What the group of that name holds.
+    /// The value of a group.
     pub(crate) fn get(&self, name: &str) -> Option<&'a str> {
         self.text.get(self.found.name(name)?.range())
     }
 }
 
-/// Several, of which some fit.
+/// Several expressions.
 #[derive(Debug)]
 pub(crate) struct Expressions(Lazy<RegexSet>);
 
 impl Expressions {
-    /// Takes them.
+    /// Checks them.
     ///
     /// # Errors
     /// What is wrong with one of them.
@@ -87,7 +87,7 @@ impl Expressions {
         self.0.is_match(text.as_bytes())
     }
 
-    /// The numbers of those that fit, in their order.
+    /// The indices of those that match, in their order.
     pub(crate) fn matches(&self, text: &str) -> impl Iterator<Item = usize> + use<> {
         self.0.matches(text.as_bytes()).into_iter()
     }

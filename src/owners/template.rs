@@ -1,7 +1,7 @@
 //! Templates: rules with fields, as `! -s {network} -d {subnet} -j RETURN`.
 //!
-//! A word in braces is a field, whose expression the component's `fields` gives; a field that
-//! stands twice holds the same both times. `[words]` may be missing.
+//! A word in braces is a field; the component's `fields` has its expression. A field that occurs
+//! twice has the same value both times. `[words]` are optional.
 
 use std::collections::BTreeMap;
 
@@ -14,11 +14,11 @@ pub type Fields = BTreeMap<String, String>;
 #[derive(Debug)]
 pub struct Template {
     expression: Expression,
-    /// Groups that must hold the same.
+    /// Groups that must have the same value.
     equal: Vec<(String, String)>,
 }
 
-/// What the fields of a template hold in one rule.
+/// The values of the fields in one rule.
 pub type Captured<'a> = BTreeMap<String, &'a str>;
 
 impl Template {
@@ -32,7 +32,7 @@ impl Template {
         Ok(Template { expression, equal })
     }
 
-    /// What the fields hold, if the body of a rule (see [`crate::owners::content::Reading`]) fits.
+    /// The values of the fields, if the body of a rule (see [`crate::owners::content::Reading`]) fits.
     pub fn captures<'a>(&self, body: &'a str) -> Option<Captured<'a>> {
         let found = self.expression.groups(body)?;
         if self.equal.iter().any(|(a, b)| found.get(a) != found.get(b)) {
@@ -43,7 +43,7 @@ impl Template {
     }
 }
 
-/// The expression of a template in which no field stands twice, without names.
+/// The expression of a template in which no field occurs twice.
 ///
 /// # Errors
 /// The cause, in words.
@@ -59,7 +59,7 @@ pub fn plain_pattern(text: &str, fields: &Fields) -> Result<String, String> {
 fn pattern(text: &str, fields: &Fields) -> Result<(String, Vec<(String, String)>), String> {
     let mut pattern = String::from("^");
     let mut equal = Vec::new();
-    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     let mut depth = 0;
     for mut word in text.split_whitespace() {
         while let Some(rest) = word.strip_prefix('[') {
@@ -74,7 +74,7 @@ fn pattern(text: &str, fields: &Fields) -> Result<(String, Vec<(String, String)>
             let (name, after) =
                 after.split_once('}').ok_or_else(|| format!("`{bare}` has an open brace"))?;
             let field = fields.get(name).ok_or_else(|| format!("no field is called `{name}`"))?;
-            let count = seen.entry(name).or_default();
+            let count = counts.entry(name).or_default();
             *count += 1;
             let group = match *count {
                 1 => name.to_owned(),

@@ -17,7 +17,7 @@ const ORDER: [(&str, &[&str]); 11] = [
     ("kube_proxy", &["owners"]),
     ("plan", &["kube_proxy"]),
     ("checks", &["plan"]),
-    ("node", &["state"]),
+    ("node", &["owners"]),
     ("store", &["state"]),
     ("apply", &["plan", "node"]),
     ("run", &["checks", "store", "apply"]),

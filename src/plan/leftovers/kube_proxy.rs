@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::kube_proxy::mode::{self, ProxyMode};
 use crate::kube_proxy::running::RunningMode;
-use crate::owners::component::{ChainEntry, minor_version};
+use crate::owners::component::ChainEntry;
 use crate::owners::expression::Expression;
 use crate::owners::liveness;
 use crate::owners::matcher::Evidence;
@@ -119,10 +119,7 @@ fn hooks(candidates: &mut Candidates<'_>, running: &RunningMode) {
             candidates.propose_rule(at, Some(chain), Reason::LeadsToRemoved(hook.to.clone()));
             continue;
         }
-        let outdated = match (running.version, hook.until.as_deref().and_then(minor_version)) {
-            (Some(version), Some(until)) => (version.major, version.minor) > until,
-            _ => false,
-        };
+        let outdated = running.version.is_some_and(|version| !hook.in_version(version));
         // The chain stays. The other mode's jump to it goes if this mode has the chain as its own.
         let entry = candidates.catalogue.chain(&context.table.name, &hook.to);
         let used = entry.is_some_and(|(_, e)| e.modes.contains(&mode));

@@ -1,0 +1,68 @@
+//! The files of `playbooks/owners`, built in, and the names of processes in them.
+
+use std::collections::BTreeSet;
+use std::sync::LazyLock;
+
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+use crate::yaml;
+
+/// Every file's name and text, sorted by name; `build.rs` lists them.
+pub(crate) static FILES: &[(&str, &str)] = &include!(concat!(env!("OUT_DIR"), "/owners.rs"));
+
+/// The part of a file that names processes.
+#[derive(Deserialize)]
+struct Component {
+    #[serde(default)]
+    alive: Alive,
+}
+
+#[derive(Default, Deserialize)]
+struct Alive {
+    #[serde(default)]
+    processes: Vec<String>,
+}
+
+/// The names of the processes by which the components are known to live.
+///
+/// # Errors
+/// [`crate::error::Kind::Parse`] for a file of another form; a test makes sure that there is none.
+pub fn known_processes() -> Result<&'static BTreeSet<String>> {
+    static NAMES: LazyLock<Result<BTreeSet<String>>> = LazyLock::new(|| {
+        let mut names = BTreeSet::new();
+        for (file, text) in FILES {
+            let component: Component = yaml::parse(&format!("owners/{file}.yaml"), text)?;
+            names.extend(component.alive.processes);
+        }
+        Ok(names)
+    });
+    NAMES.as_ref().map_err(Error::clone)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_is_the_folder() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/playbooks/owners");
+        let name = |e: std::fs::DirEntry| e.file_name().to_string_lossy().into_owned();
+        let mut there: Vec<String> =
+            std::fs::read_dir(folder).unwrap().map(|e| name(e.unwrap())).collect();
+        let listed: Vec<String> = FILES.iter().map(|(n, _)| format!("{n}.yaml")).collect();
+        there.sort();
+        assert_eq!(there, listed);
+    }
+
+    #[test]
+    fn processes_come_from_every_file() {
+        let names = known_processes().unwrap();
+        for name in ["kube-proxy", "k3s", "speaker", "calico-node", "ztunnel"] {
+            assert!(names.contains(name), "{name}");
+        }
+        // The kernel cuts a command name to 15 bytes; no two names may be alike in those.
+        let short: BTreeSet<&str> = names.iter().map(|n| n.get(..15).unwrap_or(n)).collect();
+        assert_eq!(short.len(), names.len());
+    }
+}

@@ -1,4 +1,4 @@
-//! The captured nodes, as files to read and to change.
+//! The captured nodes, as files to read and to change: the one loader of unit and integration tests.
 
 // Each test program uses a part of this.
 #![allow(dead_code)]
@@ -7,10 +7,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use proxyshift::state::{Files, NodeState};
+use serde_json::{Value, json};
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("snapshots")
+}
 
 /// The names of the captured nodes, sorted.
 pub fn names() -> Vec<String> {
-    let nodes = fs::read_dir("snapshots").expect("snapshots/");
+    let nodes = fs::read_dir(folder()).expect("snapshots/");
     let directories = nodes.map(|e| e.expect("an entry")).filter(|e| e.path().is_dir());
     let mut names: Vec<String> =
         directories.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
@@ -21,7 +26,7 @@ pub fn names() -> Vec<String> {
 
 /// The files of a captured node.
 pub fn files(name: &str) -> Files {
-    let root = Path::new("snapshots").join(name);
+    let root = folder().join(name);
     let mut files = Files::new();
     collect(&root, &root, &mut files);
     assert!(!files.is_empty(), "{name}");
@@ -42,6 +47,90 @@ fn collect(root: &Path, at: &Path, files: &mut Files) {
             let name = path.strip_prefix(root).expect("below it").to_string_lossy().into_owned();
             files.insert(name, fs::read_to_string(&path).expect("text").into());
         }
+    }
+}
+
+/// A captured node, to be changed before it is parsed.
+#[derive(Clone)]
+pub struct Node(Files);
+
+impl Node {
+    /// The node of that name, as it was captured.
+    pub fn captured(name: &str) -> Node {
+        Node(files(name))
+    }
+
+    /// Writes a file of the capture.
+    pub fn put(mut self, file: &str, text: &str) -> Node {
+        self.0.insert(file.into(), text.into());
+        self
+    }
+
+    /// Writes a file of the node's own file system.
+    pub fn put_file(self, path: &str, text: &str) -> Node {
+        self.put(&format!("files{path}"), text)
+    }
+
+    /// Replaces text that must be there.
+    pub fn replace(mut self, file: &str, from: &str, to: &str) -> Node {
+        replace(&mut self.0, file, from, to);
+        self
+    }
+
+    /// Appends text to a file of the capture.
+    pub fn append(self, file: &str, text: &str) -> Node {
+        let whole = format!("{}{text}", self.0[file]);
+        self.put(file, &whole)
+    }
+
+    /// Removes a file, or a folder, that must be there.
+    pub fn remove(mut self, file: &str) -> Node {
+        let (count, below) = (self.0.len(), format!("{file}/"));
+        self.0.retain(|name, _| name != file && !name.starts_with(&below));
+        assert!(self.0.len() < count, "no {file}");
+        self
+    }
+
+    /// Sets a sysctl, or removes it.
+    pub fn sysctl(self, name: &str, value: Option<&str>) -> Node {
+        let prefix = format!("{name} = ");
+        let others = self.0["sysctl.txt"].lines().filter(|line| !line.starts_with(&prefix));
+        let mut text: String = others.map(|line| format!("{line}\n")).collect();
+        text.extend(value.map(|value| format!("{prefix}{value}\n")));
+        self.put("sysctl.txt", &text)
+    }
+
+    /// Adds a process.
+    pub fn process(self, pid: u32, name: &str, args: &[&str]) -> Node {
+        self.processes(|all| all.push(json!({"pid": pid, "name": name, "args": args})))
+    }
+
+    /// Sets the version that kube-proxy reports.
+    pub fn kube_proxy_version(self, version: &str) -> Node {
+        self.kube_proxy("version", json!(version))
+    }
+
+    /// Sets the command line of kube-proxy.
+    pub fn kube_proxy_args(self, args: &[&str]) -> Node {
+        self.kube_proxy("args", json!(args))
+    }
+
+    fn kube_proxy(self, field: &str, value: Value) -> Node {
+        self.processes(|all| {
+            let mut found = all.iter_mut().filter(|p| p["name"] == "kube-proxy");
+            found.next().expect("kube-proxy")[field] = value;
+        })
+    }
+
+    fn processes(self, change: impl FnOnce(&mut Vec<Value>)) -> Node {
+        let mut all = serde_json::from_str(&self.0["processes.json"]).expect("processes");
+        change(&mut all);
+        self.put("processes.json", &json!(all).to_string())
+    }
+
+    /// Its state.
+    pub fn state(&self) -> NodeState {
+        state(&self.0)
     }
 }
 

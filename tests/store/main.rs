@@ -15,6 +15,8 @@ use serde_json::Value;
 
 mod archives;
 mod disks;
+#[path = "../nodes/mod.rs"]
+mod nodes;
 mod processes;
 mod restore_sh;
 mod snapshots;
@@ -25,15 +27,8 @@ fn fine(_: &Files) -> Result<()> {
     Ok(())
 }
 
-fn captured(name: &str) -> Files {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("snapshots").join(name);
-    let loaded = Snapshot::load(&dir).unwrap();
-    assert!(loaded.manifest.is_none());
-    loaded.files
-}
-
 fn docker() -> Files {
-    captured("docker-iptables-1.30")
+    nodes::files("docker-iptables-1.30")
 }
 
 fn store() -> (tempfile::TempDir, Store) {

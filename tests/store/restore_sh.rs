@@ -7,7 +7,7 @@ use proxyshift::state::Files;
 use proxyshift::store::manifest::Manifest;
 use proxyshift::store::snapshots::Snapshot;
 
-use super::{captured, create, docker, fine, in_namespaces, sh, store};
+use super::{create, docker, fine, in_namespaces, nodes, sh, store};
 
 fn restore(snapshot: &Snapshot, args: &str) -> Output {
     let script = format!("TMPDIR=/run sh {}/restore.sh {args}", snapshot.dir.display());
@@ -80,7 +80,7 @@ fn brings_flushed_nft_tables_back() {
 #[test]
 fn brings_flushed_legacy_tables_back() {
     if in_namespaces("restore_sh::brings_flushed_legacy_tables_back") {
-        flush_and_restore(&captured("docker-legacy-iptables-1.20-no-conntrack"), "legacy");
+        flush_and_restore(&nodes::files("docker-legacy-iptables-1.20-no-conntrack"), "legacy");
     }
 }
 

@@ -33,6 +33,7 @@ fn a_snapshot_reads_back_as_it_was_captured() {
 fn a_bare_directory_is_to_look_at_only() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("snapshots/docker-iptables-1.30");
     let loaded = Snapshot::load(&dir).unwrap();
+    assert!(loaded.manifest.is_none());
     assert!(loaded.files.contains_key("files/var/lib/kube-proxy/config.conf"));
     assert_eq!(loaded.for_rollback().unwrap_err().kind, Kind::SnapshotRefused);
     assert_eq!(Snapshot::load(Path::new("/no/such")).unwrap_err().kind, Kind::NotFound);

@@ -1,7 +1,8 @@
-//! Preflight: what an operator would have wanted to know the night before.
+//! Preflight checks: what an operator wants to know before a change.
 //!
-//! The registry is a plain list. A check is one file with a stable id; it looks at facts that were
-//! captured before, never at the node, and says ok, found or unknown. Unknown never looks like ok.
+//! A check has a stable id. It reads captured facts, never the node. Its verdict is ok, found or
+//! unknown; unknown never looks like ok. A check with logic is a file; checks of one table are the
+//! rows of one file. Each area lists its checks in its `mod.rs`.
 
 mod backends;
 mod cni;
@@ -14,6 +15,7 @@ mod kernel;
 mod kube_proxy;
 mod markdown;
 mod registry;
+mod sysctls;
 #[cfg(test)]
 mod testing;
 mod tools;
@@ -36,7 +38,7 @@ use crate::state::live_facts::LiveFacts;
 
 pub(crate) use invalid::{felix_setting, first_gate};
 pub use markdown::markdown;
-pub use registry::CHECKS;
+pub use registry::{all, find};
 
 /// How much a finding matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -50,27 +52,30 @@ pub enum Severity {
     Info,
 }
 
-/// What the checks look at: all of it captured before.
+/// What is missing where the processes were not captured.
+const NO_PROCESSES: &str = "the processes are not in this state";
+
+/// The facts that checks read; all of them are captured before.
 pub struct Facts<'a> {
     /// The node as it is.
     pub now: &'a NodeState,
-    /// The node some time earlier; without it, what rises or changes is unknown.
+    /// An earlier capture; without it, rises and changes are unknown.
     pub earlier: Option<&'a NodeState>,
-    /// How long ago `earlier` was.
+    /// The time between the two captures.
     pub interval: Option<Duration>,
-    /// What only a live node can be asked; none for a snapshot.
+    /// The facts of a live node; none for a snapshot.
     pub live: Option<&'a LiveFacts>,
-    /// The mode that kube-proxy is to go to, if it is to go anywhere.
+    /// The target mode of a migration, if there is one.
     pub to: Option<Mode>,
-    /// Who owns what.
+    /// The catalogue of owners.
     pub catalogue: &'a Catalogue,
     /// The owner of each object of `now`.
     pub ownership: &'a Ownership<'a>,
-    /// The mode that runs, by what the kernel holds.
+    /// The running mode, by what the kernel holds.
     pub running: RunningMode,
-    /// What kube-proxy was told, where that is known.
+    /// kube-proxy's configuration, where it is known.
     pub settings: Option<KubeProxyConfig>,
-    /// What a clean-up would say of `now`, once a check has asked.
+    /// The clean-up plan of `now`, made when a check first needs it.
     pub plan: OnceCell<Plan>,
 }
 
@@ -98,44 +103,54 @@ impl<'a> Facts<'a> {
         }
     }
 
-    /// What a clean-up would remove and keep.
+    /// The clean-up plan: what it removes and what it keeps.
     pub fn leftovers(&self) -> &Plan {
         self.plan.get_or_init(|| leftovers(self.catalogue, self.now, self.ownership))
     }
 
-    /// The edits that remove those of a clean-up's objects that `wanted` takes.
+    /// The edits that remove the objects of the clean-up plan that `wanted` accepts.
     fn removal(&self, wanted: impl Fn(&Object) -> bool) -> Vec<Edit> {
         let objects = self.leftovers().removals().filter(|o| wanted(o)).cloned().collect();
         edits(&Plan { objects }, self.now)
     }
 
-    /// True when kube-proxy runs in `mode`, or is to.
+    /// True where `mode` runs, or is the target.
     pub fn concerns(&self, mode: Mode) -> bool {
         self.running.mode == Some(mode) || self.to == Some(mode)
     }
 }
 
-/// What a check says.
+/// The outcome of a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// All is well; what shows it.
+    /// All is well, with the evidence.
     Ok(String),
     /// Something is wrong.
     Found(Found),
-    /// It cannot be said; what was missing.
+    /// Not known, with what is missing to know.
     Unknown(String),
+}
+
+/// The verdict where the processes were not captured.
+fn no_processes() -> Verdict {
+    Verdict::Unknown(NO_PROCESSES.into())
+}
+
+/// The verdict on a captured node where only a live one can tell.
+fn not_live() -> Verdict {
+    Verdict::Unknown("a live node alone can be asked".into())
 }
 
 /// Something wrong.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Found {
-    /// The very rule, counter, or file and line.
+    /// The rule, the counter, or the file and line.
     pub evidence: Vec<String>,
-    /// What it does to traffic, in one sentence.
+    /// The effect on traffic, in one sentence.
     pub effect: String,
     /// Commands or configuration lines that end it, in order.
     pub remedy: Vec<String>,
-    /// Edits that end it, where proxyshift can make them safely.
+    /// Edits that end it, where proxyshift can apply them safely.
     pub fix: Vec<Edit>,
 }
 
@@ -143,7 +158,7 @@ pub struct Found {
 pub struct Check {
     /// Its stable id: `tools.conntrack`.
     pub id: &'static str,
-    /// What it looks at, as a noun phrase: `the conntrack binary that kube-proxy runs`.
+    /// Its subject, as a noun phrase: `the conntrack binary that kube-proxy runs`.
     pub title: &'static str,
     /// How much it matters when it finds something.
     pub severity: Severity,
@@ -151,13 +166,13 @@ pub struct Check {
     pub when: &'static str,
     /// Whether it applies.
     pub applies: fn(&Facts<'_>) -> bool,
-    /// Its judgement.
-    pub judge: fn(&Facts<'_>) -> Verdict,
+    /// Its verdict on the facts.
+    pub evaluate: fn(&Facts<'_>) -> Verdict,
     /// Where to read more: an issue, a KEP, a manual page.
     pub reference: &'static str,
 }
 
-/// A check's id, what it is about, and what it said.
+/// A check's verdict, with the check.
 #[derive(Debug, Clone)]
 pub struct Finding {
     /// The check's id.
@@ -166,7 +181,7 @@ pub struct Finding {
     pub title: &'static str,
     /// The check's severity.
     pub severity: Severity,
-    /// What it said.
+    /// The verdict.
     pub verdict: Verdict,
     /// The check's reference.
     pub reference: &'static str,
@@ -178,7 +193,7 @@ impl Finding {
         self.severity == Severity::Block && matches!(self.verdict, Verdict::Found(_))
     }
 
-    /// 0 found, 1 unknown, 2 ok: found things first, most serious first among them.
+    /// The rank in a report: found before unknown before ok, and the most serious first.
     fn rank(&self) -> (u8, Severity, &'static str) {
         let outcome = match self.verdict {
             Verdict::Found(_) => 0,
@@ -189,16 +204,15 @@ impl Finding {
     }
 }
 
-/// Runs the checks that apply and whose id `wanted` takes; most serious findings first.
+/// Runs the checks that apply and whose id `wanted` accepts; the most serious findings come first.
 pub fn run(facts: &Facts<'_>, wanted: &dyn Fn(&str) -> bool) -> Vec<Finding> {
-    let mut findings: Vec<Finding> = CHECKS
-        .iter()
+    let mut findings: Vec<Finding> = all()
         .filter(|check| wanted(check.id) && (check.applies)(facts))
         .map(|check| Finding {
             id: check.id,
             title: check.title,
             severity: check.severity,
-            verdict: (check.judge)(facts),
+            verdict: (check.evaluate)(facts),
             reference: check.reference,
         })
         .collect();
@@ -219,9 +233,9 @@ mod tests {
 
     #[test]
     fn ids_are_unique_and_sorted_words() {
-        let ids: Vec<_> = CHECKS.iter().map(|c| c.id).collect();
+        let ids: Vec<_> = all().map(|c| c.id).collect();
         assert_eq!(ids.len(), ids.iter().collect::<BTreeSet<_>>().len());
-        for check in CHECKS {
+        for check in all() {
             let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c);
             assert!(check.id.chars().all(plain) && check.id.contains('.'), "{}", check.id);
             assert!(!check.title.is_empty() && !check.reference.is_empty(), "{}", check.id);

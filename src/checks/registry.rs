@@ -1,87 +1,30 @@
-//! The list of checks.
+//! The checks of all areas.
 
 use super::{
     Check, backends, cni, conntrack, dns, docker, invalid, ipvs, kernel, kube_proxy, tools, writers,
 };
 
-/// Every check, in the order of the documentation: by area, then by file.
-pub const CHECKS: &[Check] = &[
-    backends::both::CHECK,
-    backends::garbled::CHECK,
-    backends::hint::CHECK,
-    cni::bridge_nf_call::CHECK,
-    cni::calico_restart::CHECK,
-    cni::configurations::CHECK,
-    cni::flannel_order::CHECK,
-    cni::flannel_rules::CHECK,
-    cni::leftovers::CHECK,
-    cni::portmap::CHECK,
-    conntrack::be_liberal::CHECK,
-    conntrack::rising::DROP,
-    conntrack::rising::EARLY_DROP,
-    conntrack::rising::INSERT_FAILED,
-    conntrack::table_full::CHECK,
-    conntrack::tcp_loose::CHECK,
-    dns::endpoints::CHECK,
-    dns::node_local::CHECK,
-    dns::resolver::CHECK,
-    docker::forward_policy::CHECK,
-    docker::masquerade::CHECK,
-    docker::shadowed::CHECK,
-    invalid::asymmetric_routing::CHECK,
-    invalid::drops::CHECK,
-    invalid::exception_order::CHECK,
-    invalid::protection_ends::CHECK,
-    invalid::rising::CHECK,
-    ipvs::conn_reuse_mode::CHECK,
-    ipvs::expiry::CHECK,
-    ipvs::foreign_servers::BEFORE,
-    ipvs::foreign_servers::BESIDE,
-    ipvs::host_firewall::CHECK,
-    ipvs::left_behind::CHECK,
-    ipvs::localhost_node_ports::CHECK,
-    ipvs::service_address::CHECK,
-    ipvs::strict_arp::CHECK,
-    ipvs::udp_timeout::CHECK,
-    ipvs::unbacked::CHECK,
-    ipvs::zero_weight::CHECK,
-    kernel::dummy::CHECK,
-    kernel::ip_vs::CHECK,
-    kernel::modules_at_boot::CHECK,
-    kernel::nftables::CHECK,
-    kernel::schedulers::CHECK,
-    kernel::xt_ipvs::CHECK,
-    kernel::xt_set::CHECK,
-    kube_proxy::deprecated_flags::CHECK,
-    kube_proxy::flags::CHECK,
-    kube_proxy::instances::CHECK,
-    kube_proxy::ipvs_deprecated::CHECK,
-    kube_proxy::ipvs_removed::CHECK,
-    kube_proxy::leftover_reject::CHECK,
-    kube_proxy::leftovers::CHECK,
-    kube_proxy::mark_drop::CHECK,
-    kube_proxy::mode::CHECK,
-    kube_proxy::mode_empty::CHECK,
-    kube_proxy::nftables_available::CHECK,
-    kube_proxy::nftables_gap::CHECK,
-    kube_proxy::proxy_mode::CHECK,
-    kube_proxy::teardown::CHECK,
-    tools::conntrack::CHECK,
-    tools::disk_room::CHECK,
-    tools::host::CHECK,
-    tools::ipset::CHECK,
-    tools::iptables::CHECK,
-    tools::iptables_old::CHECK,
-    tools::nft::CHECK,
-    tools::privileges::CHECK,
-    writers::boot_files::CHECK,
-    writers::changes::CHECK,
-    writers::firewalld::CHECK,
-    writers::lock::CHECK,
-    writers::programs::FERM,
-    writers::programs::NETFILTER_PERSISTENT,
-    writers::programs::NFTABLES,
-    writers::programs::PUPPET,
-    writers::programs::SHOREWALL,
-    writers::programs::UFW,
+/// The checks of each area, in the order of the documentation.
+const AREAS: &[&[&Check]] = &[
+    backends::CHECKS,
+    cni::CHECKS,
+    conntrack::CHECKS,
+    dns::CHECKS,
+    docker::CHECKS,
+    invalid::CHECKS,
+    ipvs::CHECKS,
+    kernel::CHECKS,
+    kube_proxy::CHECKS,
+    tools::CHECKS,
+    writers::CHECKS,
 ];
+
+/// Every check, by area and id.
+pub fn all() -> impl Iterator<Item = &'static Check> {
+    AREAS.iter().copied().flatten().copied()
+}
+
+/// The check of that id.
+pub fn find(id: &str) -> Option<&'static Check> {
+    all().find(|check| check.id == id)
+}

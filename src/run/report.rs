@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::checks::{CHECKS, Finding, Severity, Verdict};
+use crate::checks::{Finding, Severity, Verdict, find};
 use crate::error::{Error, Result};
 use crate::event::{Claim, Event, Outcome, Task};
 use crate::node::processes::masked;
@@ -288,7 +288,7 @@ fn findings(run: &Run) -> Vec<RecordedFinding> {
         RunKind::Cleanup(_) => Vec::new(),
         RunKind::Migrate(migration) => migration.findings.clone(),
         RunKind::Fix { checks } => {
-            let known = checks.iter().filter_map(|id| CHECKS.iter().find(|c| c.id == id));
+            let known = checks.iter().filter_map(|id| find(id));
             known.map(|c| record(c.id, c.title, c.severity, Vec::new())).collect()
         }
     }

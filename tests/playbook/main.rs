@@ -10,7 +10,7 @@ mod takeover;
 
 use std::collections::BTreeSet;
 
-use proxyshift::checks::{CHECKS, Severity};
+use proxyshift::checks::{self, Severity};
 use proxyshift::owners::catalogue::Catalogue;
 use proxyshift::plan::playbook::{Playbook, Stage, StageName, builtin};
 use proxyshift::state::kube_proxy::Mode;
@@ -32,7 +32,7 @@ fn preflight(playbook: &Playbook) -> (&[String], &[String]) {
 fn every_check_and_owner_is_known_and_named_once() {
     let catalogue = Catalogue::builtin().expect("the catalogue");
     for playbook in all() {
-        let is_check = |id: &str| CHECKS.iter().any(|c| c.id == id);
+        let is_check = |id: &str| checks::find(id).is_some();
         let is_owner = |name: &str| catalogue.component(name).is_some();
         playbook.refers_to_known(is_check, is_owner).expect("known words");
         let (block, warn) = preflight(&playbook);
@@ -47,7 +47,7 @@ fn what_blocks_a_check_blocks_the_migration() {
     let playbook = builtin(Mode::Iptables, Mode::Ipvs).expect("a playbook");
     let (block, warn) = preflight(&playbook);
     let of_nftables = ["kernel.nftables", "kube-proxy.nftables-available", "tools.nft"];
-    for check in CHECKS.iter().filter(|c| c.severity == Severity::Block) {
+    for check in checks::all().filter(|c| c.severity == Severity::Block) {
         let id = check.id.to_owned();
         let blocks = block.contains(&id);
         match check.id {

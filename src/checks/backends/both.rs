@@ -1,24 +1,24 @@
-//! Rules in both backends at once: packets pass through both, and each tool shows one half.
+//! Rules in both backends: packets pass both, and each tool shows one half.
 
 use std::collections::BTreeMap;
 
-use super::super::{Check, Facts, Found, Severity, Verdict, always};
 use super::{of_the_host, used};
+use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 use crate::state::{Backend, Family, RulesetId};
 
-pub(in crate::checks) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "backends.both",
     title: "rules in both backends of iptables at once",
     severity: Severity::Warn,
     when: "always",
     applies: always,
-    judge,
+    evaluate,
     reference: "https://wiki.nftables.org/wiki-nftables/index.php/Legacy_xtables_tools",
 };
 
 const BACKENDS: [Backend; 2] = [Backend::Legacy, Backend::Nft];
 
-fn judge(facts: &Facts<'_>) -> Verdict {
+fn evaluate(facts: &Facts<'_>) -> Verdict {
     if facts.now.rulesets.is_empty() && facts.now.tools.is_none() {
         return Verdict::Unknown("the rules are not in this state".into());
     }
@@ -34,7 +34,7 @@ fn judge(facts: &Facts<'_>) -> Verdict {
         let ruleset = used(facts, id.family, id.backend)?;
         Some(format!("{}: rules: {}, of {}", id.file(), ruleset.rule_count(), owners(facts, id)))
     });
-    // What stays is what the host's own tools write; without them, the newer backend.
+    // The host's own tools decide which backend remains; without them, the newer one does.
     let other = match of_the_host(facts) {
         Ok(Backend::Legacy) => Backend::Nft,
         _ => Backend::Legacy,
@@ -56,7 +56,7 @@ fn judge(facts: &Facts<'_>) -> Verdict {
     })
 }
 
-/// Whose the rules are, with how many each has, most first.
+/// The owners of the rules with their counts, greatest first.
 fn owners(facts: &Facts<'_>, id: RulesetId) -> String {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for table in facts.now.rulesets.get(&id).iter().flat_map(|r| &r.tables) {
@@ -75,17 +75,19 @@ fn owners(facts: &Facts<'_>, id: RulesetId) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::testing::{judged, node};
     use super::*;
+    use crate::checks::testing::{Node, verdict_of};
     use crate::state::NodeState;
+
+    fn with_legacy(rules: &str) -> NodeState {
+        Node::captured("docker-iptables-1.30").put("iptables-legacy.save", rules).state()
+    }
 
     #[test]
     fn found_where_both_hold_rules() {
-        let mut files = node("docker-iptables-1.30").files;
         let legacy = "*nat\n:POSTROUTING ACCEPT [0:0]\n\
             -A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE\nCOMMIT\n";
-        files.insert("iptables-legacy.save".into(), legacy.into());
-        let Verdict::Found(found) = judged(&CHECK, &NodeState::parse(files).unwrap()) else {
+        let Verdict::Found(found) = verdict_of(&CHECK, &with_legacy(legacy)) else {
             panic!("not found");
         };
         assert_eq!(found.evidence[0], "iptables-legacy.save: rules: 1, of docker (1)");
@@ -95,10 +97,8 @@ mod tests {
 
     #[test]
     fn ok_with_one_or_empty_tables_and_unknown_without_rules() {
-        let mut files = node("docker-iptables-1.30").files;
         let empty = "*nat\n:POSTROUTING ACCEPT [0:0]\nCOMMIT\n";
-        files.insert("iptables-legacy.save".into(), empty.into());
-        assert!(matches!(judged(&CHECK, &NodeState::parse(files).unwrap()), Verdict::Ok(_)));
-        assert!(matches!(judged(&CHECK, &NodeState::default()), Verdict::Unknown(_)));
+        assert!(matches!(verdict_of(&CHECK, &with_legacy(empty)), Verdict::Ok(_)));
+        assert!(matches!(verdict_of(&CHECK, &NodeState::default()), Verdict::Unknown(_)));
     }
 }

@@ -1,24 +1,24 @@
-//! What a save by another version of iptables shows: rules that parse and mean something else.
+//! Rules that another version of iptables garbled: they parse and mean something else.
 
 use std::net::Ipv4Addr;
 
-use super::super::{Check, Facts, Found, Severity, Verdict, always};
+use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 use crate::state::rule::Words;
 
-pub(in crate::checks) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "backends.garbled",
     title: "rules that the save of another iptables version garbled",
     severity: Severity::Block,
     when: "always",
     applies: always,
-    judge,
+    evaluate,
     reference: "https://github.com/kubernetes/kubernetes/issues/114537",
 };
 
-/// How many rules are shown.
+/// The most rules that are shown.
 const SHOWN: usize = 10;
 
-fn judge(facts: &Facts<'_>) -> Verdict {
+fn evaluate(facts: &Facts<'_>) -> Verdict {
     if facts.now.rulesets.is_empty() {
         return match &facts.now.tools {
             Some(_) => Verdict::Ok("there are no rules".into()),
@@ -89,8 +89,8 @@ fn fault(chain: &str, text: &str, links: &[&str]) -> Option<String> {
     }
 }
 
-/// The four letters that an address spells, if a link's name, or cilium's, begins with them: the
-/// save took the name of a link for an address.
+/// The four letters that an address spells, if the name of a link, or of cilium, begins with them:
+/// the save read the name of a link as an address.
 fn spells_a_link(address: &str, links: &[&str]) -> Option<String> {
     let ip: Ipv4Addr = address.split([':', '-']).next()?.parse().ok()?;
     let word = std::str::from_utf8(&ip.octets()).ok()?.to_owned();
@@ -100,8 +100,8 @@ fn spells_a_link(address: &str, links: &[&str]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::testing::{judged, node};
     use super::*;
+    use crate::checks::testing::{Node, verdict_of};
     use crate::state::NodeState;
 
     #[test]
@@ -133,14 +133,13 @@ mod tests {
 
     #[test]
     fn found_with_file_and_line_ok_and_unknown() {
-        let mut state = node("docker-iptables-1.30");
-        assert!(matches!(judged(&CHECK, &state), Verdict::Ok(_)));
+        let node = Node::captured("docker-iptables-1.30");
+        assert!(matches!(verdict_of(&CHECK, &node.state()), Verdict::Ok(_)));
         let text =
             "*nat\n:K - [0:0]\n-A K -p tcp -j DNAT --to-destination :0 --persistent\nCOMMIT\n";
-        state.files.insert("iptables-legacy.save".into(), text.into());
-        let state = NodeState::parse(state.files).unwrap();
-        let Verdict::Found(found) = judged(&CHECK, &state) else { panic!("not found") };
+        let state = node.put("iptables-legacy.save", text).state();
+        let Verdict::Found(found) = verdict_of(&CHECK, &state) else { panic!("not found") };
         assert!(found.evidence[0].starts_with("iptables-legacy.save:3: a DNAT to port 0: -A K"));
-        assert!(matches!(judged(&CHECK, &NodeState::default()), Verdict::Unknown(_)));
+        assert!(matches!(verdict_of(&CHECK, &NodeState::default()), Verdict::Unknown(_)));
     }
 }

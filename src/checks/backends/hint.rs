@@ -1,22 +1,22 @@
-//! The kubelet's hint, and the canaries of the kubelet and kube-proxy, tell which backend they use.
+//! The backend of Kubernetes, shown by the hint of the kubelet and the canaries.
 
-use super::super::{Check, Facts, Found, Severity, Verdict, always};
 use super::of_the_host;
+use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 use crate::state::{Backend, Family, RulesetId};
 
-pub(in crate::checks) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "backends.hint",
     title: "the backend that Kubernetes uses, and the host's own",
     severity: Severity::Warn,
     when: "always",
     applies: always,
-    judge,
+    evaluate,
     reference: "https://github.com/kubernetes-sigs/iptables-wrappers",
 };
 
 const CHAINS: [&str; 3] = ["KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY", "KUBE-PROXY-CANARY"];
 
-fn judge(facts: &Facts<'_>) -> Verdict {
+fn evaluate(facts: &Facts<'_>) -> Verdict {
     let host = match of_the_host(facts) {
         Ok(host) => host,
         Err(why) => return Verdict::Unknown(why),
@@ -37,15 +37,16 @@ fn judge(facts: &Facts<'_>) -> Verdict {
         evidence.push(format!("{} is {}", text.path.as_deref().unwrap_or("iptables"), text.text));
     }
     let backend = if host == Backend::Nft { Backend::Legacy } else { Backend::Nft };
-    let remedy = match same.is_empty() {
-        true => Family::ALL
+    let remedy = if same.is_empty() {
+        Family::ALL
             .map(|f| format!("update-alternatives --set {0} /usr/sbin/{0}-{backend}", f.tool()))
-            .to_vec(),
-        // The host's backend is in use as well: what is in the other is of before.
-        false => vec![
+            .to_vec()
+    } else {
+        // The host's backend is in use too, so the rules in the other one are older.
+        vec![
             format!("iptables-{backend}-save   # what was left there"),
             "proxyshift plan   # which of them are leftovers".into(),
-        ],
+        ]
     };
     Verdict::Found(Found {
         evidence,
@@ -57,7 +58,7 @@ fn judge(facts: &Facts<'_>) -> Verdict {
     })
 }
 
-/// The chains that tell, with where each is.
+/// The hint and the canaries, each with its rule set.
 fn hints(facts: &Facts<'_>) -> Vec<(RulesetId, &'static str)> {
     let mangle = |id: RulesetId| facts.now.rulesets.get(&id)?.table("mangle");
     let tables = RulesetId::ALL.into_iter().filter_map(|id| Some((id, mangle(id)?)));
@@ -71,13 +72,13 @@ fn hints(facts: &Facts<'_>) -> Vec<(RulesetId, &'static str)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::testing::{judged, node};
     use super::*;
+    use crate::checks::testing::{node, verdict_of};
 
     #[test]
     fn ok_where_they_agree() {
         for name in ["docker-iptables-1.30", "docker-legacy-iptables-1.20-no-conntrack"] {
-            assert!(matches!(judged(&CHECK, &node(name)), Verdict::Ok(_)), "{name}");
+            assert!(matches!(verdict_of(&CHECK, &node(name)), Verdict::Ok(_)), "{name}");
         }
     }
 
@@ -86,10 +87,10 @@ mod tests {
         let mut state = node("docker-legacy-iptables-1.20-no-conntrack");
         let iptables = |text: &str| crate::state::tools::Tool::found("iptables", "/sbin/i", text);
         state.tools.as_mut().unwrap().tools = vec![iptables("iptables v1.8.9 (nf_tables)")];
-        let Verdict::Found(found) = judged(&CHECK, &state) else { panic!("not found") };
+        let Verdict::Found(found) = verdict_of(&CHECK, &state) else { panic!("not found") };
         assert!(found.evidence[0].starts_with("iptables-legacy.save: mangle has KUBE-"));
         assert_eq!(found.remedy[0], "update-alternatives --set iptables /usr/sbin/iptables-legacy");
         state.tools.as_mut().unwrap().tools = vec![iptables("")];
-        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Unknown(_)));
     }
 }

@@ -1,12 +1,14 @@
-//! The two backends of iptables, and what their saves can no longer tell.
+//! The two backends of iptables, and what their saves no longer show.
 
-pub(super) mod both;
-pub(super) mod garbled;
-pub(super) mod hint;
+mod both;
+mod garbled;
+mod hint;
 
-use super::Facts;
+use super::{Check, Facts};
 use crate::state::ruleset::Ruleset;
 use crate::state::{Backend, Family, RulesetId};
+
+pub(super) const CHECKS: &[&Check] = &[&both::CHECK, &garbled::CHECK, &hint::CHECK];
 
 /// The rules of a family in a backend, if there are any.
 fn used<'a>(facts: &Facts<'a>, family: Family, backend: Backend) -> Option<&'a Ruleset> {

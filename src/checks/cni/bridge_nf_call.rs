@@ -1,16 +1,16 @@
 //! Whether packets between two ports of a bridge pass iptables.
 
-use crate::checks::invalid::sysctls;
+use crate::checks::sysctls::sysctls;
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::state::NodeState;
 
-pub(in crate::checks) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "cni.bridge-nf-call",
     title: "iptables for packets within a bridge",
     severity: Severity::Warn,
     when: "there is a bridge, or the links are not known",
     applies: |facts| facts.now.links.is_empty() || !bridges(facts.now).is_empty(),
-    judge,
+    evaluate,
     reference: "https://kubernetes.io/docs/setup/production-environment/container-runtimes/",
 };
 
@@ -22,7 +22,7 @@ fn bridges(state: &NodeState) -> Vec<&str> {
     bridges.map(|l| l.name.as_str()).collect()
 }
 
-fn judge(facts: &Facts<'_>) -> Verdict {
+fn evaluate(facts: &Facts<'_>) -> Verdict {
     let state = facts.now;
     if state.links.is_empty() {
         return Verdict::Unknown("the links are not in this state".into());
@@ -66,28 +66,29 @@ fn judge(facts: &Facts<'_>) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::testing::{changed, judged, node};
+    use crate::checks::testing::{Node, node, verdict_of};
 
     const NODE: &str = "docker-legacy-iptables-1.20-no-conntrack";
 
     #[test]
     fn found_when_off_or_without_the_module() {
         let line = format!("{} = 1\n", NAMES[0]);
-        let off = changed(NODE, |f| f.replace("sysctl.txt", &line, &line.replace('1', "0")));
-        let Verdict::Found(found) = judged(&CHECK, &off) else { panic!("off") };
+        let off =
+            Node::captured(NODE).replace("sysctl.txt", &line, &line.replace('1', "0")).state();
+        let Verdict::Found(found) = verdict_of(&CHECK, &off) else { panic!("off") };
         assert!(found.evidence[0].ends_with("= 0, and there is docker0"), "{:?}", found.evidence);
         assert_eq!(found.remedy.len(), 1);
-        let gone = changed(NODE, |f| f.replace("sysctl.txt", &line, ""));
-        let Verdict::Found(found) = judged(&CHECK, &gone) else { panic!("no module") };
+        let gone = Node::captured(NODE).replace("sysctl.txt", &line, "").state();
+        let Verdict::Found(found) = verdict_of(&CHECK, &gone) else { panic!("no module") };
         assert!(found.remedy[0].starts_with("modprobe br_netfilter"), "{:?}", found.remedy);
     }
 
     #[test]
     fn ok_when_on_and_unknown_without_links_or_sysctls() {
-        assert!(matches!(judged(&CHECK, &node(NODE)), Verdict::Ok(_)));
+        assert!(matches!(verdict_of(&CHECK, &node(NODE)), Verdict::Ok(_)));
         for file in ["addr.json", "sysctl.txt"] {
-            let state = changed(NODE, |f| f.remove(file));
-            assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)), "{file}");
+            let state = Node::captured(NODE).remove(file).state();
+            assert!(matches!(verdict_of(&CHECK, &state), Verdict::Unknown(_)), "{file}");
         }
     }
 }

@@ -1,16 +1,16 @@
-//! felix looks for kube-ipvs0 when it starts, and exits to start again when that changes.
+//! felix looks for kube-ipvs0 when it starts, and restarts when the link comes or goes.
 
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::kube_proxy::mode;
 use crate::owners::liveness::{self, Liveness};
 
-pub(in crate::checks) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "cni.calico-restart",
     title: "felix, which starts anew when kube-ipvs0 appears or goes",
     severity: Severity::Info,
     when: "Calico may run, and kube-proxy is to go to ipvs mode or away from it",
     applies,
-    judge,
+    evaluate,
     reference: "https://github.com/projectcalico/calico/blob/master/felix/dataplane/linux/int_dataplane.go",
 };
 
@@ -32,7 +32,7 @@ fn life_of_calico(facts: &Facts<'_>) -> Liveness {
     }
 }
 
-fn judge(facts: &Facts<'_>) -> Verdict {
+fn evaluate(facts: &Facts<'_>) -> Verdict {
     let evidence = match life_of_calico(facts) {
         Liveness::Alive(evidence) => evidence,
         Liveness::Unknown(missing) => {
@@ -66,30 +66,28 @@ fn judge(facts: &Facts<'_>) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::testing::{changed, judged_to, node, with_facts};
+    use crate::checks::testing::{Node, given, node};
     use crate::state::kube_proxy::Mode;
 
     const CANAL: &str = "canal-stale-flannel-1.20";
 
     #[test]
-    fn said_on_the_way_to_ipvs_alone() {
-        let Verdict::Found(found) = judged_to(&CHECK, &node(CANAL), Some(Mode::Ipvs)) else {
+    fn found_on_the_way_to_ipvs_alone() {
+        let Verdict::Found(found) = given(&node(CANAL)).to(Mode::Ipvs).verdict(&CHECK) else {
             panic!("not found")
         };
         assert!(found.remedy[0].contains("daemonset/canal"), "{:?}", found.remedy);
         for to in [None, Some(Mode::Iptables), Some(Mode::Nftables)] {
-            with_facts(&node(CANAL), to, |facts| assert!(!(CHECK.applies)(facts), "{to:?}"));
+            given(&node(CANAL)).to(to).facts(|facts| assert!(!(CHECK.applies)(facts), "{to:?}"));
         }
     }
 
     #[test]
     fn ok_when_the_link_is_there_and_unknown_when_calico_is() {
-        let links = |f: &mut crate::checks::testing::Changes| {
-            f.replace("addr.json", "\"docker0\"", "\"kube-ipvs0\"");
-        };
-        let there = changed(CANAL, links);
-        assert!(matches!(judged_to(&CHECK, &there, Some(Mode::Ipvs)), Verdict::Ok(_)));
-        let unknown = changed("docker-iptables-1.30", |f| f.remove("processes.json"));
-        assert!(matches!(judged_to(&CHECK, &unknown, Some(Mode::Ipvs)), Verdict::Unknown(_)));
+        let there =
+            Node::captured(CANAL).replace("addr.json", "\"docker0\"", "\"kube-ipvs0\"").state();
+        assert!(matches!(given(&there).to(Mode::Ipvs).verdict(&CHECK), Verdict::Ok(_)));
+        let unknown = Node::captured("docker-iptables-1.30").remove("processes.json").state();
+        assert!(matches!(given(&unknown).to(Mode::Ipvs).verdict(&CHECK), Verdict::Unknown(_)));
     }
 }

@@ -3,22 +3,22 @@
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 use crate::state::cni::CniConfig;
 
-pub(in crate::checks) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "cni.configurations",
     title: "the configurations in /etc/cni/net.d",
     severity: Severity::Warn,
     when: "always",
     applies: always,
-    judge,
+    evaluate,
     reference: "https://github.com/containerd/containerd/blob/main/docs/cri/config.md",
 };
 
 const DIR: &str = "files/etc/cni/net.d/";
 
-/// Networks of container tools for people, which no kubelet uses, and their usual places.
+/// Networks of container tools that no kubelet uses, with their usual paths.
 const OTHERS: [&str; 3] = ["podman", "nerdctl", "cri-o-loopback"];
 
-fn judge(facts: &Facts<'_>) -> Verdict {
+fn evaluate(facts: &Facts<'_>) -> Verdict {
     let files = &facts.now.files;
     if !files.keys().any(|name| name.starts_with("files/")) {
         return Verdict::Unknown("the configuration files are not in this state".into());
@@ -40,7 +40,7 @@ fn judge(facts: &Facts<'_>) -> Verdict {
         Some((name, _)) if configs.len() == 1 && broken.is_empty() => {
             return Verdict::Ok((*name).to_owned());
         }
-        // It calls the others itself.
+        // multus calls the others itself.
         Some((name, Ok(first))) if has_plugin(first, "multus") && broken.is_empty() => {
             return Verdict::Ok(format!("{name}, which leads to the others"));
         }
@@ -78,7 +78,7 @@ fn has_plugin(config: &CniConfig, kind: &str) -> bool {
     config.plugins.iter().any(|p| p.kind == kind)
 }
 
-/// True for loopback alone, and for networks of tools for people.
+/// True for loopback alone, and for networks of container tools.
 fn is_none_of_pods(config: &CniConfig) -> bool {
     config.plugins.iter().all(|p| p.kind == "loopback") || OTHERS.contains(&config.name.as_str())
 }
@@ -86,12 +86,12 @@ fn is_none_of_pods(config: &CniConfig) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::testing::{changed, judged, node};
+    use crate::checks::testing::{Node, node, verdict_of};
 
     const CANAL: &str = "canal-stale-flannel-1.20";
 
     fn with(name: &str, text: &str) -> Verdict {
-        judged(&CHECK, &changed(CANAL, |f| f.put(&format!("{DIR}{name}"), text)))
+        verdict_of(&CHECK, &Node::captured(CANAL).put(&format!("{DIR}{name}"), text).state())
     }
 
     #[test]
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn ok_with_one_and_with_those_of_other_tools() {
-        assert_eq!(judged(&CHECK, &node(CANAL)), Verdict::Ok("10-canal.conflist".into()));
+        assert_eq!(verdict_of(&CHECK, &node(CANAL)), Verdict::Ok("10-canal.conflist".into()));
         for (name, text) in [
             ("99-loopback.conf", r#"{"type": "loopback"}"#),
             ("87-podman.conflist", r#"{"name": "podman", "plugins": [{"type": "bridge"}]}"#),
@@ -117,12 +117,12 @@ mod tests {
             let verdict = with(name, text);
             assert!(matches!(verdict, Verdict::Ok(_)), "{name}: {verdict:?}");
         }
-        assert_eq!(judged(&CHECK, &node("docker-iptables-1.30")), Verdict::Ok("none".into()));
+        assert_eq!(verdict_of(&CHECK, &node("docker-iptables-1.30")), Verdict::Ok("none".into()));
     }
 
     #[test]
     fn unknown_without_files() {
-        let state = changed(CANAL, |f| f.remove("files"));
-        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+        let state = Node::captured(CANAL).remove("files").state();
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Unknown(_)));
     }
 }

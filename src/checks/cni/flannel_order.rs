@@ -1,5 +1,5 @@
-//! flannel's rules in another order than it writes them: its RETURN rules are exceptions to its
-//! MASQUERADE rules, and must stand before them.
+//! flannel's rules out of order: its RETURN rules are exceptions to its MASQUERADE rules, and have
+//! to come first.
 
 use ipnet::IpNet;
 
@@ -10,20 +10,20 @@ use crate::state::RulesetId;
 use crate::state::cni::SubnetEnv;
 use crate::state::ruleset::{Chain, Rule, Ruleset};
 
-pub(in crate::checks) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "cni.flannel-order",
     title: "the order of flannel's masquerade rules",
     severity: Severity::Warn,
     when: "flannel runs, or something of it is there",
     applies: concerns_flannel,
-    judge,
+    evaluate,
     reference: "https://github.com/flannel-io/flannel/issues/797",
 };
 
-/// The chains in which it masquerades; the second from 0.20 on.
+/// The chains with its masquerade rules; the second from 0.20 on.
 const CHAINS: [&str; 2] = ["POSTROUTING", "FLANNEL-POSTRTG"];
 
-fn judge(facts: &Facts<'_>) -> Verdict {
+fn evaluate(facts: &Facts<'_>) -> Verdict {
     let state = facts.now;
     if state.rulesets.is_empty() {
         return Verdict::Unknown("the rules are not in this state".into());
@@ -38,22 +38,22 @@ fn judge(facts: &Facts<'_>) -> Verdict {
                 .into(),
         ..Found::default()
     };
-    let mut seen = 0;
+    let mut masquerades = 0;
     for (id, ruleset) in &state.rulesets {
         let Some(nat) = ruleset.table("nat") else { continue };
         for chain in CHAINS.iter().filter_map(|name| nat.chain(name)) {
-            seen += judge_chain(*id, ruleset, chain, lease, &mut found);
+            masquerades += evaluate_chain(*id, ruleset, chain, lease, &mut found);
         }
     }
-    match (found.evidence.is_empty(), seen) {
+    match (found.evidence.is_empty(), masquerades) {
         (true, 0) => Verdict::Ok("flannel masquerades nothing here".into()),
         (true, n) => Verdict::Ok(format!("{n} masquerade rules, each behind its exceptions")),
         (false, _) => Verdict::Found(found),
     }
 }
 
-/// Returns how many of flannel's masquerade rules the chain has.
-fn judge_chain(
+/// Counts flannel's masquerade rules in a chain.
+fn evaluate_chain(
     id: RulesetId,
     ruleset: &Ruleset,
     chain: &Chain,
@@ -89,9 +89,9 @@ fn judge_chain(
     masquerades.count()
 }
 
-/// One of flannel's rules: what it is an exception to is the masquerading of the same sources.
+/// One of flannel's rules. A RETURN is an exception to the masquerading of the same sources.
 struct Shape {
-    /// True if it is about packets from pods, false about those from elsewhere.
+    /// True for packets from pods, false for those from elsewhere.
     from_pods: bool,
     masquerades: bool,
 }
@@ -121,7 +121,7 @@ impl Shape {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::testing::{changed, judged, node};
+    use crate::checks::testing::{Node, node, verdict_of};
 
     const CANAL: &str = "canal-stale-flannel-1.20";
     const SAVE: &str = "iptables-nft.save";
@@ -134,11 +134,11 @@ mod tests {
     #[test]
     fn an_exception_behind_its_rule_is_found() {
         for (exception, rule) in [(LEASE, INTO), (INSIDE, OUT)] {
-            let state = changed(CANAL, |f| {
-                f.replace(SAVE, exception, "");
-                f.replace(SAVE, rule, &format!("{rule}{exception}"));
-            });
-            let Verdict::Found(found) = judged(&CHECK, &state) else { panic!("{exception}") };
+            let state = Node::captured(CANAL)
+                .replace(SAVE, exception, "")
+                .replace(SAVE, rule, &format!("{rule}{exception}"))
+                .state();
+            let Verdict::Found(found) = verdict_of(&CHECK, &state) else { panic!("{exception}") };
             assert_eq!(found.evidence.len(), 1, "{:?}", found.evidence);
             let body = rule.trim_start_matches("[0:0] -A ").trim_end();
             assert!(found.remedy[0].starts_with(&format!("iptables-nft -t nat -D {body} ")));
@@ -147,11 +147,11 @@ mod tests {
 
     #[test]
     fn ok_in_order_and_unknown_without_the_lease_or_the_rules() {
-        let Verdict::Ok(shown) = judged(&CHECK, &node(CANAL)) else { panic!("found") };
+        let Verdict::Ok(shown) = verdict_of(&CHECK, &node(CANAL)) else { panic!("found") };
         assert!(shown.starts_with("2 masquerade rules"), "{shown}");
-        let state = changed(CANAL, |f| f.remove("files/run/flannel/subnet.env"));
-        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
-        let state = changed(CANAL, |f| f.remove(SAVE));
-        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+        let state = Node::captured(CANAL).remove("files/run/flannel/subnet.env").state();
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Unknown(_)));
+        let state = Node::captured(CANAL).remove(SAVE).state();
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Unknown(_)));
     }
 }

@@ -1,4 +1,4 @@
-//! Rules of flannel's that are of a lease or network it no longer has, or there twice.
+//! Rules of flannel for a lease or network that it no longer has, and duplicates.
 
 use super::{program, shown};
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
@@ -7,13 +7,13 @@ use crate::plan::reason::{FlannelReason, Reason};
 use crate::plan::{Action, Object};
 use crate::state::object::{ObjectId, ObjectKind};
 
-pub(in crate::checks) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "cni.flannel-rules",
     title: "rules of flannel's that it no longer uses",
     severity: Severity::Warn,
     when: "flannel runs, or something of it is there",
     applies: concerns_flannel,
-    judge,
+    evaluate,
     reference: "https://github.com/flannel-io/flannel/issues/986",
 };
 
@@ -24,7 +24,7 @@ pub(super) fn concerns_flannel(facts: &Facts<'_>) -> bool {
     facts.now.flannel.is_some() || facts.leftovers().objects.iter().any(|o| &*o.owner == NAME)
 }
 
-fn judge(facts: &Facts<'_>) -> Verdict {
+fn evaluate(facts: &Facts<'_>) -> Verdict {
     if facts.now.rulesets.is_empty() {
         return Verdict::Unknown("the rules are not in this state".into());
     }
@@ -91,7 +91,7 @@ fn effect(removed: &[&Object], suspected: &[&Object]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::testing::{changed, judged, node, with_facts};
+    use crate::checks::testing::{Node, given, node, verdict_of};
     use crate::plan::change::Direction;
 
     const CANAL: &str = "canal-stale-flannel-1.20";
@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn the_stale_return_of_the_incident() {
-        let Verdict::Found(found) = judged(&CHECK, &node(CANAL)) else { panic!("not found") };
+        let Verdict::Found(found) = verdict_of(&CHECK, &node(CANAL)) else { panic!("not found") };
         assert_eq!(found.evidence.len(), 1, "{:?}", found.evidence);
         let stale = "-A POSTROUTING ! -s 192.168.64.0/20 -d 192.168.66.0/24 -j RETURN";
         assert!(found.evidence[0].starts_with(&format!("{SAVE}:206: {stale}: left of its lease ")));
@@ -114,10 +114,8 @@ mod tests {
     #[test]
     fn a_second_copy_is_found() {
         let inside = "[0:0] -A POSTROUTING -s 192.168.64.0/20 -d 192.168.64.0/20 -j RETURN\n";
-        let state = changed(CANAL, |f| {
-            f.replace(SAVE, STALE, inside);
-        });
-        let Verdict::Found(found) = judged(&CHECK, &state) else { panic!("not found") };
+        let state = Node::captured(CANAL).replace(SAVE, STALE, inside).state();
+        let Verdict::Found(found) = verdict_of(&CHECK, &state) else { panic!("not found") };
         assert!(found.evidence[0].ends_with("a second copy of a rule of flannel's"));
         assert!(found.effect.starts_with("none while"), "{}", found.effect);
         assert_eq!(found.remedy, ["or: proxyshift cleanup --owner flannel"]);
@@ -125,13 +123,13 @@ mod tests {
 
     #[test]
     fn ok_without_it_and_unknown_without_the_lease_or_the_rules() {
-        let state = changed(CANAL, |f| f.replace(SAVE, STALE, ""));
-        assert!(matches!(judged(&CHECK, &state), Verdict::Ok(_)));
-        let state = changed(CANAL, |f| f.remove("files/run/flannel/subnet.env"));
-        let Verdict::Unknown(missing) = judged(&CHECK, &state) else { panic!("known") };
+        let state = Node::captured(CANAL).replace(SAVE, STALE, "").state();
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Ok(_)));
+        let state = Node::captured(CANAL).remove("files/run/flannel/subnet.env").state();
+        let Verdict::Unknown(missing) = verdict_of(&CHECK, &state) else { panic!("known") };
         assert!(missing.contains("subnet.env"), "{missing}");
-        let state = changed(CANAL, |f| f.remove(SAVE));
-        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
-        with_facts(&node("docker-iptables-1.30"), None, |f| assert!(!(CHECK.applies)(f)));
+        let state = Node::captured(CANAL).remove(SAVE).state();
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Unknown(_)));
+        given(&node("docker-iptables-1.30")).facts(|f| assert!(!(CHECK.applies)(f)));
     }
 }

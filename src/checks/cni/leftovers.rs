@@ -9,17 +9,17 @@ use crate::owners::liveness::{self, Liveness};
 use crate::plan::{Action, Object};
 use crate::state::object::{ObjectId, ObjectKind};
 
-pub(in crate::checks) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "cni.leftovers",
     title: "chains and sets of a pod network that is gone",
     severity: Severity::Warn,
     when: "always",
     applies: always,
-    judge,
+    evaluate,
     reference: "https://github.com/k3s-io/k3s/issues/5060",
 };
 
-fn judge(facts: &Facts<'_>) -> Verdict {
+fn evaluate(facts: &Facts<'_>) -> Verdict {
     if facts.now.rulesets.is_empty() {
         return Verdict::Unknown("the rules are not in this state".into());
     }
@@ -66,7 +66,7 @@ fn gone(
         count(ObjectKind::Rule),
         count(ObjectKind::Set)
     ));
-    // The jumps from the kernel's own chains are what makes the others act.
+    // The jumps from built-in chains make the others act.
     let jumps = rows.iter().filter(|o| match &o.id {
         ObjectId::Rule { chain, .. } => chain.bytes().all(|b| b.is_ascii_uppercase()),
         _ => false,
@@ -82,19 +82,20 @@ fn gone(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::testing::{Changes, changed, judged, node};
+    use crate::checks::testing::{Node, node, verdict_of};
 
     const CANAL: &str = "canal-stale-flannel-1.20";
 
-    fn without_calico(f: &mut Changes) {
-        f.replace("processes.json", "\"calico-node\"", "\"other\"");
-        f.remove("files/etc/cni/net.d/10-canal.conflist");
-        f.replace("addr.json", "cali02fca994756", "veth1");
+    fn without_calico() -> Node {
+        Node::captured(CANAL)
+            .replace("processes.json", "\"calico-node\"", "\"other\"")
+            .remove("files/etc/cni/net.d/10-canal.conflist")
+            .replace("addr.json", "cali02fca994756", "veth1")
     }
 
     #[test]
     fn calico_without_felix_is_found() {
-        let Verdict::Found(found) = judged(&CHECK, &changed(CANAL, without_calico)) else {
+        let Verdict::Found(found) = verdict_of(&CHECK, &without_calico().state()) else {
             panic!("not found")
         };
         assert!(found.evidence[0].starts_with("calico: "), "{:?}", found.evidence);
@@ -104,13 +105,10 @@ mod tests {
 
     #[test]
     fn ok_where_they_live_and_unknown_without_processes() {
-        assert_eq!(judged(&CHECK, &node(CANAL)), Verdict::Ok("none".into()));
-        assert_eq!(judged(&CHECK, &node("docker-iptables-1.30")), Verdict::Ok("none".into()));
-        let state = changed(CANAL, |f| {
-            without_calico(f);
-            f.remove("processes.json");
-        });
-        let Verdict::Unknown(missing) = judged(&CHECK, &state) else { panic!("known") };
+        assert_eq!(verdict_of(&CHECK, &node(CANAL)), Verdict::Ok("none".into()));
+        assert_eq!(verdict_of(&CHECK, &node("docker-iptables-1.30")), Verdict::Ok("none".into()));
+        let state = without_calico().remove("processes.json").state();
+        let Verdict::Unknown(missing) = verdict_of(&CHECK, &state) else { panic!("known") };
         assert!(missing.contains("calico: the processes"), "{missing}");
     }
 }

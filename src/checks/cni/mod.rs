@@ -1,18 +1,29 @@
 //! Pod networks: their rules, sets and configuration.
 
-pub(super) mod bridge_nf_call;
-pub(super) mod calico_restart;
-pub(super) mod configurations;
-pub(super) mod flannel_order;
-pub(super) mod flannel_rules;
-pub(super) mod leftovers;
-pub(super) mod portmap;
+mod bridge_nf_call;
+mod calico_restart;
+mod configurations;
+mod flannel_order;
+mod flannel_rules;
+mod leftovers;
+mod portmap;
 
+use super::Check;
 use crate::plan::Object;
 use crate::state::object::ObjectId;
 use crate::state::{Backend, Family, NodeState, RulesetId};
 
-/// A row of a plan with its line in its file, and what is wrong with it.
+pub(super) const CHECKS: &[&Check] = &[
+    &bridge_nf_call::CHECK,
+    &calico_restart::CHECK,
+    &configurations::CHECK,
+    &flannel_order::CHECK,
+    &flannel_rules::CHECK,
+    &leftovers::CHECK,
+    &portmap::CHECK,
+];
+
+/// A row of a plan, with its file and line, and its reason.
 fn shown(state: &NodeState, object: &Object) -> String {
     let line = || {
         let ObjectId::Rule { table, chain, position, .. } = &object.id else { return None };

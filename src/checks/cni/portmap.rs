@@ -1,5 +1,5 @@
-//! Host ports of pods that are gone: portmap's chains stay when a pod's end was missed, and the
-//! older of two chains for one port wins.
+//! Host ports of pods that are gone: portmap's chains remain when nothing reported the end of a
+//! pod, and the older of two chains for one port wins.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -13,13 +13,13 @@ use crate::state::object::ObjectKind;
 use crate::state::ruleset::{Rule, Ruleset, Table};
 use crate::state::{NodeState, RulesetId};
 
-pub(in crate::checks) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "cni.portmap",
     title: "host ports of pods that are gone",
     severity: Severity::Warn,
     when: "the portmap plugin has chains of pods, or the rules are not known",
     applies: |facts| facts.now.rulesets.is_empty() || ports(facts.now).next().is_some(),
-    judge,
+    evaluate,
     reference: "https://github.com/rancher/rke/issues/3440",
 };
 
@@ -37,7 +37,7 @@ struct Port<'a> {
 }
 
 impl Port<'_> {
-    /// What it matches: protocol, ports, and an address of the node's if it is bound to one.
+    /// Its match: protocol, ports, and the address of the node that it is bound to.
     fn matches(&self) -> (String, String, Option<String>) {
         let words = self.ruleset.words(self.rule);
         let value = |o: &str| words.value(o).map(|(_, v)| v.into_owned());
@@ -78,7 +78,7 @@ fn ports(state: &NodeState) -> impl Iterator<Item = Port<'_>> {
     })
 }
 
-fn judge(facts: &Facts<'_>) -> Verdict {
+fn evaluate(facts: &Facts<'_>) -> Verdict {
     let state = facts.now;
     if state.rulesets.is_empty() {
         return Verdict::Unknown("the rules are not in this state".into());
@@ -89,11 +89,11 @@ fn judge(facts: &Facts<'_>) -> Verdict {
         remedy.push(format!("proxyshift cleanup --owner {OWNER}"));
     }
     let leased = facts.live.and_then(|a| a.pod_addresses.as_ref());
-    let mut seen: Vec<((RulesetId, _), String)> = Vec::new();
+    let mut known: Vec<((RulesetId, _), String)> = Vec::new();
     let mut gone = false;
     for port in ports(state) {
         let key = (port.id, port.matches());
-        if let Some((_, first)) = seen.iter().find(|(k, _)| *k == key) {
+        if let Some((_, first)) = known.iter().find(|(k, _)| *k == key) {
             evidence.push(format!("{} comes too late: `{first}` takes its packets", port.shown()));
             gone = true;
         }
@@ -103,7 +103,7 @@ fn judge(facts: &Facts<'_>) -> Verdict {
                 gone = true;
             }
         }
-        seen.push((key, port.ruleset.rule_text(port.rule).to_owned()));
+        known.push((key, port.ruleset.rule_text(port.rule).to_owned()));
     }
     if gone {
         remedy.push(
@@ -116,17 +116,19 @@ fn judge(facts: &Facts<'_>) -> Verdict {
         let effect = "connections to that port of the node go to an address where no pod is, also \
                       when a new pod has the same port"
             .into();
-        // Which pods live is for a person to find out; an empty chain is nobody's.
+        // A person has to find out which pods live; an empty chain belongs to none.
         let fix = facts.removal(|o| &*o.owner == OWNER);
         return Verdict::Found(Found { evidence, effect, remedy, fix });
     }
     match leased {
-        Some(_) => Verdict::Ok(format!("{} host ports, each of a pod with an address", seen.len())),
+        Some(_) => {
+            Verdict::Ok(format!("{} host ports, each of a pod with an address", known.len()))
+        }
         None => Verdict::Unknown("which pods live is not in this state".into()),
     }
 }
 
-/// Chains without a rule, as a clean-up finds them.
+/// Chains without a rule, from the clean-up plan.
 fn empty(facts: &Facts<'_>) -> Vec<String> {
     let rows = facts.leftovers().objects.iter();
     let empty = rows.filter(|o| &*o.owner == OWNER && o.action == Action::Remove);
@@ -141,7 +143,7 @@ fn why_gone(state: &NodeState, pod: IpAddr, leased: Option<&BTreeSet<IpAddr>>) -
     if !state.routes.is_empty() && !state.routes.iter().any(routed) {
         return Some(format!("this node has no route to {pod}"));
     }
-    // Addresses of another plugin say nothing of this one's.
+    // Addresses of another plugin are no evidence for this one's.
     let near = |a: &IpAddr| {
         IpNet::new(pod, if pod.is_ipv4() { 24 } else { 64 }).is_ok_and(|n| n.trunc().contains(a))
     };
@@ -152,7 +154,7 @@ fn why_gone(state: &NodeState, pod: IpAddr, leased: Option<&BTreeSet<IpAddr>>) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::testing::{changed, judged, judged_live, node, with_facts};
+    use crate::checks::testing::{Node, given, node, verdict_of};
     use crate::state::live_facts::LiveFacts;
 
     const CANAL: &str = "canal-stale-flannel-1.20";
@@ -166,18 +168,23 @@ mod tests {
         )
     }
 
+    /// The node with `chains` in place of the line of its nat table, and `rules` ahead of its first.
+    fn with_rules(chains: &str, rules: &str) -> NodeState {
+        let first = "[0:0] -A PREROUTING -m comment --comment \"cali:6gwbT8clXdHdC1b1\"";
+        Node::captured(CANAL)
+            .replace(SAVE, "*nat\n", chains)
+            .replace(SAVE, first, &format!("{rules}{first}"))
+            .state()
+    }
+
     fn with(ports: &[(&str, &str)]) -> NodeState {
-        changed(CANAL, |f| {
-            let mut chains = "*nat\n:CNI-HOSTPORT-DNAT - [0:0]\n".to_owned();
-            let mut rules = String::new();
-            for (id, to) in ports {
-                chains += &format!(":CNI-DN-{id} - [0:0]\n");
-                rules += &port(id, to);
-            }
-            f.replace(SAVE, "*nat\n", &chains);
-            let first = "[0:0] -A PREROUTING -m comment --comment \"cali:6gwbT8clXdHdC1b1\"";
-            f.replace(SAVE, first, &format!("{rules}{first}"));
-        })
+        let mut chains = "*nat\n:CNI-HOSTPORT-DNAT - [0:0]\n".to_owned();
+        let mut rules = String::new();
+        for (id, to) in ports {
+            chains += &format!(":CNI-DN-{id} - [0:0]\n");
+            rules += &port(id, to);
+        }
+        with_rules(&chains, &rules)
     }
 
     fn leased(addresses: &[&str]) -> LiveFacts {
@@ -188,24 +195,20 @@ mod tests {
     #[test]
     fn a_port_that_leads_nowhere_and_one_that_comes_too_late() {
         let state = with(&[("aa", "10.77.0.5")]);
-        let Verdict::Found(found) = judged(&CHECK, &state) else { panic!("no route") };
+        let Verdict::Found(found) = verdict_of(&CHECK, &state) else { panic!("no route") };
         assert!(found.evidence[0].ends_with("no route to 10.77.0.5"), "{:?}", found.evidence);
         let state = with(&[("aa", "192.168.75.5"), ("bb", "192.168.75.5")]);
-        let Verdict::Found(found) = judged(&CHECK, &state) else { panic!("twice") };
+        let Verdict::Found(found) = verdict_of(&CHECK, &state) else { panic!("twice") };
         assert_eq!(found.evidence.len(), 1);
         assert!(found.evidence[0].contains("CNI-DN-bb comes too late"), "{:?}", found.evidence);
     }
 
     #[test]
     fn an_empty_chain_is_mended_and_a_pods_is_left_to_a_person() {
-        let state = changed(CANAL, |f| {
-            let first = "[0:0] -A PREROUTING -m comment --comment \"cali:6gwbT8clXdHdC1b1\"";
-            let chains = ":CNI-HOSTPORT-DNAT - [0:0]\n:CNI-DN-aa - [0:0]\n:CNI-DN-bb - [0:0]\n";
-            f.replace(SAVE, "*nat\n", &format!("*nat\n{chains}"));
-            let jump = "-A CNI-HOSTPORT-DNAT -p tcp -m multiport --dports 81 -j CNI-DN-bb";
-            f.replace(SAVE, first, &format!("{}{jump}\n{first}", port("aa", "10.77.0.5")));
-        });
-        let Verdict::Found(found) = judged(&CHECK, &state) else { panic!("not found") };
+        let chains = "*nat\n:CNI-HOSTPORT-DNAT - [0:0]\n:CNI-DN-aa - [0:0]\n:CNI-DN-bb - [0:0]\n";
+        let jump = "-A CNI-HOSTPORT-DNAT -p tcp -m multiport --dports 81 -j CNI-DN-bb";
+        let state = with_rules(chains, &format!("{}{jump}\n", port("aa", "10.77.0.5")));
+        let Verdict::Found(found) = verdict_of(&CHECK, &state) else { panic!("not found") };
         let lines: Vec<String> = found.fix.iter().flat_map(|e| e.lines()).collect();
         assert_eq!(lines.len(), 2, "{lines:?}");
         assert!(lines[0].ends_with("--dports 81 -j CNI-DN-bb"), "{lines:?}");
@@ -216,18 +219,18 @@ mod tests {
     #[test]
     fn the_leases_of_a_live_node_decide() {
         let state = with(&[("aa", "192.168.75.5")]);
-        let live = judged_live(&CHECK, &state, &leased(&["192.168.75.5"]));
+        let live = given(&state).live(&leased(&["192.168.75.5"])).verdict(&CHECK);
         assert!(matches!(live, Verdict::Ok(_)), "{live:?}");
-        let dead = judged_live(&CHECK, &state, &leased(&["192.168.75.6"]));
+        let dead = given(&state).live(&leased(&["192.168.75.6"])).verdict(&CHECK);
         assert!(matches!(dead, Verdict::Found(_)), "{dead:?}");
         // Leases of another network say nothing.
-        let other = judged_live(&CHECK, &state, &leased(&["10.88.0.2"]));
+        let other = given(&state).live(&leased(&["10.88.0.2"])).verdict(&CHECK);
         assert!(matches!(other, Verdict::Ok(_)), "{other:?}");
-        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Unknown(_)));
     }
 
     #[test]
-    fn no_host_ports_are_not_judged() {
-        with_facts(&node(CANAL), None, |facts| assert!(!(CHECK.applies)(facts)));
+    fn it_does_not_apply_without_host_ports() {
+        given(&node(CANAL)).facts(|facts| assert!(!(CHECK.applies)(facts)));
     }
 }

@@ -1,36 +1,21 @@
-//! Counters that say that packets are lost, when they rise between two looks.
+//! Counters of lost packets that rise between two captures: a row each.
 
-use super::super::{Check, Facts, Found, Severity, Verdict, always};
+use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 use crate::state::NodeState;
 use crate::state::conntrack::ConntrackStat;
 
-const WHEN: &str = "always; needs two looks (--watch)";
-const REFERENCE: &str = "https://conntrack-tools.netfilter.org/conntrack.html";
-
-pub(in crate::checks) const DROP: Check = Check {
-    id: "conntrack.drop",
-    title: "packets that connection tracking drops",
-    severity: Severity::Warn,
-    when: WHEN,
-    applies: always,
-    judge: |facts| {
+pub(super) const DROP: Check =
+    row("conntrack.drop", "packets that connection tracking drops", |facts| {
         rising(
             facts,
             "drop",
             "new connections are dropped: the table is full, or memory ran out",
             &["sysctl net.netfilter.nf_conntrack_count net.netfilter.nf_conntrack_max", RAISE],
         )
-    },
-    reference: REFERENCE,
-};
+    });
 
-pub(in crate::checks) const EARLY_DROP: Check = Check {
-    id: "conntrack.early-drop",
-    title: "connections that are forgotten to make room",
-    severity: Severity::Warn,
-    when: WHEN,
-    applies: always,
-    judge: |facts| {
+pub(super) const EARLY_DROP: Check =
+    row("conntrack.early-drop", "connections that are forgotten to make room", |facts| {
         rising(
             facts,
             "early_drop",
@@ -38,17 +23,12 @@ pub(in crate::checks) const EARLY_DROP: Check = Check {
              answers arrive untranslated and are dropped",
             &[RAISE],
         )
-    },
-    reference: REFERENCE,
-};
+    });
 
-pub(in crate::checks) const INSERT_FAILED: Check = Check {
-    id: "conntrack.insert-failed",
-    title: "connections that two packets open at once",
-    severity: Severity::Warn,
-    when: WHEN,
-    applies: always,
-    judge: |facts| {
+pub(super) const INSERT_FAILED: Check = row(
+    "conntrack.insert-failed",
+    "connections that two packets open at once",
+    |facts| {
         rising(
             facts,
             "insert_failed",
@@ -60,13 +40,25 @@ pub(in crate::checks) const INSERT_FAILED: Check = Check {
             ],
         )
     },
-    reference: REFERENCE,
-};
+);
 
 const RAISE: &str = "sysctl -w net.netfilter.nf_conntrack_max=N   # and conntrack.min: N in \
                      kube-proxy's configuration";
 
-/// Found, if `name` rose between the looks.
+/// A check of one counter.
+const fn row(id: &'static str, title: &'static str, evaluate: fn(&Facts<'_>) -> Verdict) -> Check {
+    Check {
+        id,
+        title,
+        severity: Severity::Warn,
+        when: "always; needs two looks (--watch)",
+        applies: always,
+        evaluate,
+        reference: "https://conntrack-tools.netfilter.org/conntrack.html",
+    }
+}
+
+/// Finds a counter that rose since the earlier capture.
 fn rising(facts: &Facts<'_>, name: &str, effect: &str, remedy: &[&str]) -> Verdict {
     let Some(earlier) = facts.earlier else {
         return Verdict::Unknown("it needs two looks: check --watch 10".into());
@@ -98,37 +90,36 @@ fn counter(state: &NodeState, name: &str) -> Result<u64, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::testing::{judged_with, node};
     use super::*;
+    use crate::checks::testing::{Node, given};
 
-    fn state(value: u32) -> NodeState {
-        let mut state = node("docker-iptables-1.30");
+    fn counted(value: u32) -> Node {
         let text = format!(
             "entries insert_failed drop early_drop\n00000001 {value:08x} {value:08x} {value:08x}\n"
         );
-        state.files.insert("nf_conntrack.stat".into(), text.into());
-        state
-    }
-
-    fn judged(check: &Check, before: Option<&NodeState>, now: &NodeState) -> Verdict {
-        judged_with(check, now, None, before, None)
+        Node::captured("docker-iptables-1.30").put("nf_conntrack.stat", &text)
     }
 
     #[test]
     fn found_ok_and_unknown() {
+        let (seven, nine) = (counted(7).state(), counted(9).state());
+        let without = counted(9).remove("nf_conntrack.stat").state();
         for check in [&DROP, &EARLY_DROP, &INSERT_FAILED] {
-            let (seven, nine) = (state(7), state(9));
-            let Verdict::Found(found) = judged(check, Some(&seven), &nine) else {
+            let between = |before: Option<&NodeState>, now: &NodeState| {
+                given(now).earlier(before).verdict(check)
+            };
+            let Verdict::Found(found) = between(Some(&seven), &nine) else {
                 panic!("{} is not found", check.id);
             };
             assert!(found.evidence[0].ends_with(" 7 → 9, 2 more"), "{found:?}");
-            assert!(matches!(judged(check, Some(&nine), &nine), Verdict::Ok(_)), "{}", check.id);
-            for verdict in [judged(check, None, &nine), judged(check, Some(&nine), &seven)] {
+            assert!(matches!(between(Some(&nine), &nine), Verdict::Ok(_)), "{}", check.id);
+            for verdict in [
+                between(None, &nine),
+                between(Some(&nine), &seven),
+                between(Some(&seven), &without),
+            ] {
                 assert!(matches!(verdict, Verdict::Unknown(_)), "{}", check.id);
             }
-            let mut without = state(9);
-            without.files.remove("nf_conntrack.stat");
-            assert!(matches!(judged(check, Some(&seven), &without), Verdict::Unknown(_)));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! nodelocaldns' own configuration: where it listens, and whom it asks.
+//! The configuration of nodelocaldns: where it listens, and where it forwards to.
 
 use std::net::IpAddr;
 
@@ -14,7 +14,7 @@ pub(super) struct Directive<'a> {
 }
 
 impl Directive<'_> {
-    /// The addresses that it has its server listen on; none if it says nothing of that.
+    /// The addresses of a `bind` line; none for any other line.
     pub(super) fn binds(&self) -> Vec<IpAddr> {
         match &self.words[..] {
             ["bind", to @ ..] => to.iter().filter_map(|word| word.parse().ok()).collect(),
@@ -22,7 +22,7 @@ impl Directive<'_> {
         }
     }
 
-    /// The only address that questions of every zone go to, if it says so.
+    /// The only server of a line that forwards every zone.
     pub(super) fn asks_alone(&self) -> Option<IpAddr> {
         match &self.words[..] {
             ["forward", ".", to] if self.zones.contains(&".") => address(to),
@@ -38,7 +38,7 @@ fn address(to: &str) -> Option<IpAddr> {
     bare.parse().ok().or_else(|| bare.rsplit_once(':')?.0.parse().ok())
 }
 
-/// What nodelocaldns is told; nothing if its configuration is not in this state.
+/// The configuration of nodelocaldns; empty if it is not in this state.
 pub(super) fn directives<'a>(facts: &Facts<'a>) -> Vec<Directive<'a>> {
     let processes = facts.now.processes.iter().flatten().filter(|p| p.name == "node-cache");
     let mut paths = processes.filter_map(|p| conf(&p.args));
@@ -94,23 +94,19 @@ fn zone_of(key: &str) -> &str {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::state::NodeState;
-    use crate::state::tools::Process;
+    use crate::checks::testing::Node;
 
     pub(in crate::checks::dns) const USUAL: &str = "cluster.local:53 {\n    errors\n    cache {\n\
         \x20       success 9984 30\n    }\n    bind 169.254.20.10 10.96.0.10\n    forward . 10.103.1.1 {\n\
         \x20       force_tcp\n    }\n}\n.:53 {\n    bind 169.254.20.10 # not here: bind 10.96.0.10\n\
         \x20   forward . /etc/resolv.conf\n}\n";
 
-    /// `state` with a nodelocaldns that is told `text`.
-    pub(in crate::checks::dns) fn told(mut state: NodeState, text: &str) -> NodeState {
+    /// A captured node with a nodelocaldns whose Corefile is `text`.
+    pub(in crate::checks::dns) fn configured(text: &str) -> Node {
         let args = ["/node-cache", "-localip", "169.254.20.10", "-conf", "/etc/Corefile"];
-        let args = args.map(str::to_owned).to_vec();
-        let (name, version, version_source) = ("node-cache".into(), None, None);
-        let process = Process { pid: 77, name, args, version, version_source };
-        state.processes.get_or_insert_default().push(process);
-        state.files.insert("files/etc/Corefile".into(), text.into());
-        state
+        Node::captured("docker-iptables-1.30")
+            .process(77, "node-cache", &args)
+            .put_file("/etc/Corefile", text)
     }
 
     #[test]

@@ -3,17 +3,17 @@
 use super::cluster_dns;
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 
-pub(crate) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "dns.endpoints",
     title: "how many endpoints answer for the cluster's DNS",
     severity: Severity::Warn,
     when: "always",
     applies: always,
-    judge,
+    evaluate,
     reference: "https://kubernetes.io/docs/tasks/administer-cluster/dns-horizontal-autoscaling/",
 };
 
-fn judge(facts: &Facts<'_>) -> Verdict {
+fn evaluate(facts: &Facts<'_>) -> Verdict {
     let Some(mode) = facts.running.mode else {
         let evidence = &facts.running.evidence;
         return Verdict::Unknown(format!("which mode serves is not clear: {evidence}"));
@@ -49,19 +49,19 @@ fn judge(facts: &Facts<'_>) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::testing::{judged, node};
+    use crate::checks::testing::{node, verdict_of};
 
     #[test]
     fn two_are_enough_in_every_mode() {
         for name in ["docker-iptables-1.30", "half-migrated-ipvs-1.20", "nftables-leftovers-1.30"] {
-            let verdict = judged(&CHECK, &node(name));
+            let verdict = verdict_of(&CHECK, &node(name));
             assert!(matches!(verdict, Verdict::Ok(_)), "{name}: {verdict:?}");
         }
     }
 
     #[test]
     fn one_at_weight_0_does_not_count() {
-        let Verdict::Found(found) = judged(&CHECK, &node("ipvs-dns-blackhole-1.20")) else {
+        let Verdict::Found(found) = verdict_of(&CHECK, &node("ipvs-dns-blackhole-1.20")) else {
             panic!("not found")
         };
         assert_eq!(found.evidence, ["10.96.0.10:53/udp: 192.168.64.7:53 (ready endpoints)"]);
@@ -71,6 +71,6 @@ mod tests {
     fn unknown_without_rules() {
         let mut state = node("docker-iptables-1.30");
         state.rulesets.clear();
-        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Unknown(_)));
     }
 }

@@ -1,17 +1,19 @@
-//! The cluster's DNS: what everything needs while a mode changes.
+//! The cluster's DNS, which everything needs while a mode changes.
 
 mod corefile;
-pub(crate) mod endpoints;
-pub(crate) mod node_local;
-pub(crate) mod resolver;
+mod endpoints;
+mod node_local;
+mod resolver;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::Facts;
+use super::{Check, Facts};
 use crate::kube_proxy::mode;
 use crate::kube_proxy::services::{ServiceKey, Services};
 use crate::state::kube_proxy::Mode;
+
+pub(super) const CHECKS: &[&Check] = &[&endpoints::CHECK, &node_local::CHECK, &resolver::CHECK];
 
 /// The cluster's DNS services in `mode`: by name, or, where a mode keeps no names, every service
 /// on port 53.
@@ -31,8 +33,8 @@ fn cluster_addresses(facts: &Facts<'_>) -> BTreeSet<IpAddr> {
     services.filter_map(|(key, _)| key.address()).collect()
 }
 
-/// The addresses of every service on port 53, whatever its name: nodelocaldns asks the cluster's DNS
-/// by a service of its own.
+/// The addresses of every service on port 53, whatever its name: nodelocaldns forwards to the
+/// cluster's DNS through a service of its own.
 fn dns_addresses(facts: &Facts<'_>) -> BTreeSet<IpAddr> {
     let services = modes(facts).into_iter();
     let services =
@@ -40,7 +42,7 @@ fn dns_addresses(facts: &Facts<'_>) -> BTreeSet<IpAddr> {
     services.filter_map(|(key, _)| key.address()).collect()
 }
 
-/// The mode that runs; each, if that is not clear.
+/// The running mode, or each mode if that is not clear.
 fn modes(facts: &Facts<'_>) -> Vec<Mode> {
     match facts.running.mode {
         Some(mode) => vec![mode],
@@ -48,7 +50,7 @@ fn modes(facts: &Facts<'_>) -> Vec<Mode> {
     }
 }
 
-/// True for an address that is good on this node alone, as nodelocaldns' own is.
+/// True for an address that is valid on this node alone, such as that of nodelocaldns.
 fn is_link_local(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(a) => a.is_link_local(),

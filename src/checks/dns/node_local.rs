@@ -1,4 +1,4 @@
-//! nodelocaldns on the cluster's DNS address: kube-ipvs0 takes that address from it.
+//! nodelocaldns on the cluster's DNS address: kube-ipvs0 takes over that address.
 
 use std::net::IpAddr;
 
@@ -7,24 +7,24 @@ use super::{cluster_addresses, is_link_local, node_local_addresses};
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::state::kube_proxy::Mode;
 
-pub(crate) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "dns.nodelocaldns",
     title: "nodelocaldns on the cluster's DNS address",
     severity: Severity::Block,
     when: "ipvs mode runs, or is the target",
     applies: |facts| facts.concerns(Mode::Ipvs),
-    judge,
+    evaluate,
     reference: "https://kubernetes.io/docs/tasks/administer-cluster/nodelocaldns/",
 };
 
-/// The address that its documentation gives it.
+/// The address in its documentation.
 const LOCAL: &str = "169.254.20.10";
 
-fn judge(facts: &Facts<'_>) -> Verdict {
+fn evaluate(facts: &Facts<'_>) -> Verdict {
     if facts.now.links.is_empty() {
         return Verdict::Unknown("the links are not in this state".into());
     }
-    // ::1 and the like are nobody's service.
+    // ::1 and the like are no service addresses.
     let is_service = |a: &IpAddr| !is_link_local(*a) && !a.is_loopback() && !a.is_unspecified();
     let mut evidence: Vec<String> = node_local_addresses(facts)
         .into_iter()
@@ -32,9 +32,10 @@ fn judge(facts: &Facts<'_>) -> Verdict {
         .map(|a| format!("link nodelocaldns has the address {a}"))
         .collect();
     evidence.extend(untracked(facts));
-    let told = directives(facts);
-    evidence
-        .extend(told.iter().filter(|d| d.binds().iter().any(is_service)).map(|d| d.shown.clone()));
+    let configured = directives(facts);
+    evidence.extend(
+        configured.iter().filter(|d| d.binds().iter().any(is_service)).map(|d| d.shown.clone()),
+    );
     if evidence.is_empty() {
         return Verdict::Ok("nodelocaldns is not there, or on its link-local address alone".into());
     }
@@ -54,7 +55,7 @@ fn judge(facts: &Facts<'_>) -> Verdict {
     })
 }
 
-/// Rules in raw that take DNS of the cluster's address out of conntrack.
+/// Rules in raw that exempt DNS to the cluster's address from conntrack.
 fn untracked(facts: &Facts<'_>) -> Vec<String> {
     let mut found = Vec::new();
     let mut cluster = None;
@@ -84,15 +85,18 @@ fn untracked(facts: &Facts<'_>) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::corefile::tests::{USUAL, told};
+    use super::super::corefile::tests::{USUAL, configured};
     use super::*;
-    use crate::checks::testing::{judged_to, node};
-    use crate::state::{NodeState, RulesetId};
+    use crate::checks::testing::{Node, given, node};
+    use crate::state::NodeState;
 
     const TO: Option<Mode> = Some(Mode::Ipvs);
 
     fn with_link(addresses: &[&str]) -> NodeState {
-        let mut state = node("docker-iptables-1.30");
+        linked(node("docker-iptables-1.30"), addresses)
+    }
+
+    fn linked(mut state: NodeState, addresses: &[&str]) -> NodeState {
         let mut link = state.links[0].clone();
         link.name = "nodelocaldns".into();
         link.addresses = addresses.iter().map(|a| a.parse().expect("a network")).collect();
@@ -102,40 +106,46 @@ mod tests {
 
     #[test]
     fn all_three_outcomes() {
-        assert!(matches!(judged_to(&CHECK, &node("docker-iptables-1.30"), TO), Verdict::Ok(_)));
+        assert!(matches!(
+            given(&node("docker-iptables-1.30")).to(TO).verdict(&CHECK),
+            Verdict::Ok(_)
+        ));
         let state = with_link(&["169.254.20.10/32"]);
-        assert!(matches!(judged_to(&CHECK, &state, TO), Verdict::Ok(_)));
+        assert!(matches!(given(&state).to(TO).verdict(&CHECK), Verdict::Ok(_)));
         let mut state = with_link(&["169.254.25.10/32", "10.96.0.10/32"]);
-        let Verdict::Found(found) = judged_to(&CHECK, &state, TO) else { panic!("not found") };
+        let Verdict::Found(found) = given(&state).to(TO).verdict(&CHECK) else {
+            panic!("not found")
+        };
         assert_eq!(found.evidence, ["link nodelocaldns has the address 10.96.0.10"]);
         assert!(found.remedy[0].starts_with("-localip 169.254.25.10 "), "{found:?}");
         state.links.clear();
-        assert!(matches!(judged_to(&CHECK, &state, TO), Verdict::Unknown(_)));
+        assert!(matches!(given(&state).to(TO).verdict(&CHECK), Verdict::Unknown(_)));
     }
 
     #[test]
     fn the_lines_of_its_corefile_are_found() {
-        let state = told(with_link(&["169.254.20.10/32"]), USUAL);
-        let Verdict::Found(found) = judged_to(&CHECK, &state, TO) else { panic!("not found") };
+        let state = linked(configured(USUAL).state(), &["169.254.20.10/32"]);
+        let Verdict::Found(found) = given(&state).to(TO).verdict(&CHECK) else {
+            panic!("not found")
+        };
         assert_eq!(found.evidence, ["/etc/Corefile:6: bind 169.254.20.10 10.96.0.10"]);
         let mended = USUAL.replace("bind 169.254.20.10 10.96.0.10", "bind 169.254.20.10 ::1");
-        let state = told(with_link(&["169.254.20.10/32"]), &mended);
-        assert!(matches!(judged_to(&CHECK, &state, TO), Verdict::Ok(_)));
+        let state = linked(configured(&mended).state(), &["169.254.20.10/32"]);
+        assert!(matches!(given(&state).to(TO).verdict(&CHECK), Verdict::Ok(_)));
     }
 
     #[test]
     fn its_untracked_rules_are_found() {
-        let mut files = node("docker-iptables-1.30").files;
-        let name = RulesetId::ALL[1].file();
         let raw = "*raw\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n\
              [0:0] -A PREROUTING -d 169.254.20.10/32 -p udp -m udp --dport 53 -j CT --notrack\n\
              [0:0] -A PREROUTING -d 10.96.0.10/32 -p udp -m udp --dport 53 -j CT --notrack\n\
              [0:0] -A PREROUTING -d 10.1.1.1/32 -p udp -m udp --dport 123 -j CT --notrack\n\
              COMMIT\n";
-        let text = format!("{}{raw}", files[&name]);
-        files.insert(name, text.into());
-        let state = NodeState::parse(files).expect("a state");
-        let Verdict::Found(found) = judged_to(&CHECK, &state, TO) else { panic!("not found") };
+        let node = Node::captured("docker-iptables-1.30");
+        let state = node.append("iptables-nft.save", raw).state();
+        let Verdict::Found(found) = given(&state).to(TO).verdict(&CHECK) else {
+            panic!("not found")
+        };
         assert_eq!(found.evidence.len(), 1, "{found:?}");
         assert!(found.evidence[0].contains("-d 10.96.0.10/32 -p udp"), "{found:?}");
     }

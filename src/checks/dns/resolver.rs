@@ -11,17 +11,17 @@ const EFFECT: &str = "while the service cannot be reached, as between two modes,
                       or what asks its nodelocaldns, resolves nothing: no image, no API server by \
                       name";
 
-pub(crate) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "dns.resolver",
     title: "a node that resolves names by one address of the cluster's DNS",
     severity: Severity::Warn,
     when: "always",
     applies: always,
-    judge,
+    evaluate,
     reference: "https://kubernetes.io/docs/tasks/administer-cluster/dns-debugging-resolution/",
 };
 
-fn judge(facts: &Facts<'_>) -> Verdict {
+fn evaluate(facts: &Facts<'_>) -> Verdict {
     let services = dns_addresses(facts);
     let alone = directives(facts).into_iter().find_map(|directive| {
         let address = directive.asks_alone().filter(|a| services.contains(a))?;
@@ -72,13 +72,14 @@ fn host(facts: &Facts<'_>) -> Verdict {
         ));
     }
     let cluster = cluster_addresses(facts);
-    let whose = match () {
-        () if cluster.contains(address) => "the cluster's DNS",
-        () if node_local_addresses(facts).contains(address) => "nodelocaldns",
-        () if cluster.is_empty() => {
-            return Verdict::Unknown("the address of the cluster's DNS is not known".into());
-        }
-        () => return Verdict::Ok(format!("{address} is not the cluster's")),
+    let whose = if cluster.contains(address) {
+        "the cluster's DNS"
+    } else if node_local_addresses(facts).contains(address) {
+        "nodelocaldns"
+    } else if cluster.is_empty() {
+        return Verdict::Unknown("the address of the cluster's DNS is not known".into());
+    } else {
+        return Verdict::Ok(format!("{address} is not the cluster's"));
     };
     Verdict::Found(Found {
         evidence: vec![format!("{FILE}:{number}: {line}"), format!("{address} is {whose}")],
@@ -92,40 +93,34 @@ fn host(facts: &Facts<'_>) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use super::super::corefile::tests::{USUAL, told};
+    use super::super::corefile::tests::{USUAL, configured};
     use super::*;
-    use crate::checks::testing::{judged, node};
+    use crate::checks::testing::{Node, node, verdict_of};
 
     #[test]
     fn nodelocaldns_that_asks_the_cluster_alone_is_found() {
         let alone = "cluster.local {\n forward . 10.96.0.10\n}\n. {\n forward . 10.96.0.10\n}\n";
         let beside = "nameserver 9.9.9.9\n";
-        let judge = |text: &str| {
-            let mut state = told(node("docker-iptables-1.30"), text);
-            state.files.insert(format!("files{FILE}"), beside.into());
-            judged(&CHECK, &state)
-        };
-        let Verdict::Found(found) = judge(alone) else { panic!("not found") };
+        let evaluate =
+            |text: &str| verdict_of(&CHECK, &configured(text).put_file(FILE, beside).state());
+        let Verdict::Found(found) = evaluate(alone) else { panic!("not found") };
         assert_eq!(found.evidence[0], "/etc/Corefile:5: forward . 10.96.0.10");
         for text in [USUAL, &alone.replace("\n. {\n forward .", "\n. {\n forward . 9.9.9.9")] {
-            assert!(matches!(judge(text), Verdict::Ok(_)), "{text}");
+            assert!(matches!(evaluate(text), Verdict::Ok(_)), "{text}");
         }
-        let mut state = told(node("docker-iptables-1.30"), alone);
-        state.files.insert(format!("files{FILE}"), "nameserver 10.96.0.10\n".into());
-        let Verdict::Found(found) = judged(&CHECK, &state) else { panic!("not found") };
+        let state = configured(alone).put_file(FILE, "nameserver 10.96.0.10\n").state();
+        let Verdict::Found(found) = verdict_of(&CHECK, &state) else { panic!("not found") };
         assert_eq!((found.evidence.len(), found.remedy.len()), (4, 2), "{found:?}");
     }
 
     fn with(text: &str) -> Verdict {
-        let mut state = node("docker-iptables-1.30");
-        state.files.insert(format!("files{FILE}"), text.into());
-        judged(&CHECK, &state)
+        verdict_of(&CHECK, &Node::captured("docker-iptables-1.30").put_file(FILE, text).state())
     }
 
     #[test]
     fn found_on_each_captured_node_that_has_the_file() {
         for name in ["canal-stale-flannel-1.20", "half-migrated-ipvs-1.20"] {
-            let Verdict::Found(found) = judged(&CHECK, &node(name)) else { panic!("{name}") };
+            let Verdict::Found(found) = verdict_of(&CHECK, &node(name)) else { panic!("{name}") };
             assert_eq!(found.evidence[0], "/etc/resolv.conf:1: nameserver 10.96.0.10", "{name}");
         }
     }
@@ -139,7 +134,7 @@ mod tests {
 
     #[test]
     fn unknown_without_the_file_or_behind_a_local_resolver() {
-        let verdict = judged(&CHECK, &node("nftables-leftovers-1.30"));
+        let verdict = verdict_of(&CHECK, &node("nftables-leftovers-1.30"));
         assert!(matches!(verdict, Verdict::Unknown(_)));
         for text in ["nameserver 127.0.0.53\n", "search x\n", "nameserver nowhere\n"] {
             assert!(matches!(with(text), Verdict::Unknown(_)), "{text}");

@@ -1,21 +1,21 @@
-//! The policy DROP that docker gives FORWARD, and that stays when docker goes.
+//! The policy DROP that docker sets on FORWARD: it remains when docker is removed.
 
 use super::masquerade::program;
 use super::networks::{life, v4};
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 use crate::owners::liveness::Liveness;
 
-pub(in crate::checks) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "docker.forward-policy",
     title: "the policy of FORWARD",
     severity: Severity::Warn,
     when: "always",
     applies: always,
-    judge,
+    evaluate,
     reference: "https://docs.docker.com/engine/network/packet-filtering-firewalls/",
 };
 
-fn judge(facts: &Facts<'_>) -> Verdict {
+fn evaluate(facts: &Facts<'_>) -> Verdict {
     if v4(facts.now).next().is_none() {
         return Verdict::Unknown("the IPv4 rules are not in this state".into());
     }
@@ -66,26 +66,26 @@ fn judge(facts: &Facts<'_>) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::testing::{changed, judged, node};
+    use crate::checks::testing::{Node, node, verdict_of};
 
     const NODE: &str = "docker-legacy-iptables-1.20-no-conntrack";
 
     #[test]
     fn docker_sets_it_and_its_remains_are_found() {
-        let Verdict::Ok(shown) = judged(&CHECK, &node(NODE)) else { panic!("docker runs") };
+        let Verdict::Ok(shown) = verdict_of(&CHECK, &node(NODE)) else { panic!("docker runs") };
         assert!(shown.contains("dockerd"), "{shown}");
-        let gone = changed(NODE, |f| f.replace("processes.json", "dockerd", "gone"));
-        let Verdict::Found(found) = judged(&CHECK, &gone) else { panic!("not found") };
+        let gone = Node::captured(NODE).replace("processes.json", "dockerd", "gone").state();
+        let Verdict::Found(found) = verdict_of(&CHECK, &gone) else { panic!("not found") };
         assert!(found.evidence[0].contains(":FORWARD DROP [0:0]"), "{:?}", found.evidence);
         assert!(found.remedy[0].starts_with("iptables-legacy -P FORWARD ACCEPT"));
-        assert_eq!(judged(&CHECK, &node("docker-iptables-1.30")), Verdict::Ok("ACCEPT".into()));
+        assert_eq!(verdict_of(&CHECK, &node("docker-iptables-1.30")), Verdict::Ok("ACCEPT".into()));
     }
 
     #[test]
     fn unknown_without_processes_or_rules() {
-        let state = changed(NODE, |f| f.remove("processes.json"));
-        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
-        let state = changed(NODE, |f| f.remove("iptables-legacy.save"));
-        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+        let state = Node::captured(NODE).remove("processes.json").state();
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Unknown(_)));
+        let state = Node::captured(NODE).remove("iptables-legacy.save").state();
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Unknown(_)));
     }
 }

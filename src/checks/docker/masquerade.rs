@@ -1,5 +1,4 @@
-//! The rule that gives a container's packets the node's address: once flushed, docker does not
-//! write it again before it is restarted.
+//! The masquerade rule of a bridge: docker writes a flushed rule again only when it restarts.
 
 use super::networks::{
     Bridge, WHEN, applies, bridges, ends, is_internal, life, missing, no_iptables, no_masquerade,
@@ -10,44 +9,45 @@ use crate::plan::change::{Direction, Edit, RulePos, TableEdit, Target};
 use crate::state::ruleset::{Chain, Ruleset, Table};
 use crate::state::{Backend, RulesetId};
 
-pub(in crate::checks) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "docker.masquerade",
     title: "the masquerade rule of each docker bridge",
     severity: Severity::Warn,
     when: WHEN,
     applies,
-    judge,
+    evaluate,
     reference: "https://github.com/moby/moby/issues/12294",
 };
 
-fn judge(facts: &Facts<'_>) -> Verdict {
+fn evaluate(facts: &Facts<'_>) -> Verdict {
     let state = facts.now;
     if let Some(missing) = missing(state) {
         return Verdict::Unknown(missing.into());
     }
-    if let Some(told) = no_iptables(state) {
-        return Verdict::Ok(format!("docker writes no rules: {told}"));
+    if let Some(configured) = no_iptables(state) {
+        return Verdict::Ok(format!("docker writes no rules: {configured}"));
     }
     let life = life(facts);
     if life.is_gone() {
         return Verdict::Ok(format!("docker does not run: {}", life.evidence()));
     }
     let not_wanted = no_masquerade(state);
-    let (mut present, mut exempt, mut lost) = (0, Vec::new(), Vec::new());
+    let mut present = 0;
+    let mut exempt = Vec::new();
+    let mut lost = Vec::new();
     for bridge in bridges(state) {
         let stands = |(_, r): (RulesetId, &Ruleset)| {
             let rules = postrouting(r).map_or(&[][..], |(_, c)| &c.rules);
             rules.iter().any(|rule| translates(r, rule, &bridge))
         };
-        match () {
-            () if v4(state).any(stands) => present += 1,
-            () if bridge.name == "docker0" && not_wanted.is_some() => {
-                exempt.extend(not_wanted.clone());
-            }
-            () if is_internal(state, &bridge) => {
-                exempt.push(format!("{} is an internal network", bridge.name));
-            }
-            () => lost.push(bridge),
+        if v4(state).any(stands) {
+            present += 1;
+        } else if bridge.name == "docker0" && not_wanted.is_some() {
+            exempt.extend(not_wanted.clone());
+        } else if is_internal(state, &bridge) {
+            exempt.push(format!("{} is an internal network", bridge.name));
+        } else {
+            lost.push(bridge);
         }
     }
     if lost.is_empty() {
@@ -73,7 +73,7 @@ fn found(facts: &Facts<'_>, lost: &[Bridge]) -> Found {
         ),
         ..Found::default()
     };
-    // Two rules that go to one place stand in the order of the bridges.
+    // Two rules at one position are in the order of the bridges.
     let mut put: Vec<RulePos> = Vec::new();
     for bridge in lost {
         let spot = place.and_then(|(id, r)| Some((id, r, postrouting(r)?)));
@@ -103,7 +103,7 @@ fn found(facts: &Facts<'_>, lost: &[Bridge]) -> Found {
     found
 }
 
-/// Where docker's rules are: with its own chain, else in the only rule set that has nat rules.
+/// The rule set of docker's rules: the one with its chain, else the only one with nat rules.
 fn home<'a>(facts: &Facts<'a>) -> Option<(RulesetId, &'a Ruleset)> {
     let has_chain = |(_, r): &(RulesetId, &Ruleset)| {
         r.table("nat").is_some_and(|t| t.chain("DOCKER").is_some())
@@ -116,8 +116,8 @@ fn home<'a>(facts: &Facts<'a>) -> Option<(RulesetId, &'a Ruleset)> {
     }
 }
 
-/// Behind the jumps at the top of the chain, which want every packet, and before the first rule
-/// that would take the bridge's.
+/// The position of the rule: after the jumps at the top of the chain, and before the first rule
+/// that would take the bridge's packets.
 fn right_place(ruleset: &Ruleset, table: &Table, chain: &Chain, bridge: &Bridge) -> usize {
     let jumps = |rule: &crate::state::ruleset::Rule| {
         let leads = rule.target.as_ref().is_some_and(|t| table.chain(t).is_some());
@@ -136,7 +136,7 @@ pub(super) fn program(id: RulesetId) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::testing::{changed, judged, node};
+    use crate::checks::testing::{Node, node, verdict_of};
 
     const NODE: &str = "docker-iptables-1.30";
     const SAVE: &str = "iptables-nft.save";
@@ -153,15 +153,15 @@ mod tests {
             "half-migrated-ipvs-1.20",
             "nftables-leftovers-1.30",
         ] {
-            let verdict = judged(&CHECK, &node(name));
+            let verdict = verdict_of(&CHECK, &node(name));
             assert!(matches!(verdict, Verdict::Ok(_)), "{name}: {verdict:?}");
         }
     }
 
     #[test]
     fn found_with_its_place_behind_kube_proxy() {
-        let state = changed(NODE, |f| f.replace(SAVE, DOCKER0, ""));
-        let Verdict::Found(found) = judged(&CHECK, &state) else { panic!("not found") };
+        let state = Node::captured(NODE).replace(SAVE, DOCKER0, "").state();
+        let Verdict::Found(found) = verdict_of(&CHECK, &state) else { panic!("not found") };
         assert_eq!(
             found.remedy,
             ["iptables-nft -t nat -I POSTROUTING 2 -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE"]
@@ -180,19 +180,17 @@ mod tests {
     #[test]
     fn goes_before_whatever_would_take_its_packets() {
         let before = "[0:0] -A POSTROUTING -m comment --comment \"kubernetes postrouting";
-        let state = changed(NODE, |f| {
-            f.replace(SAVE, DOCKER0, "");
-            let with = format!("[0:0] -A POSTROUTING -s 172.16.0.0/12 -j RETURN\n{before}");
-            f.replace(SAVE, before, &with);
-        });
-        let Verdict::Found(found) = judged(&CHECK, &state) else { panic!("not found") };
+        let with = format!("[0:0] -A POSTROUTING -s 172.16.0.0/12 -j RETURN\n{before}");
+        let state =
+            Node::captured(NODE).replace(SAVE, DOCKER0, "").replace(SAVE, before, &with).state();
+        let Verdict::Found(found) = verdict_of(&CHECK, &state) else { panic!("not found") };
         assert!(found.remedy[0].contains("-I POSTROUTING 1 "), "{:?}", found.remedy);
     }
 
     #[test]
     fn another_network_is_left_to_the_operator() {
-        let state = changed(NODE, |f| f.replace(SAVE, OTHER, ""));
-        let Verdict::Found(found) = judged(&CHECK, &state) else { panic!("not found") };
+        let state = Node::captured(NODE).replace(SAVE, OTHER, "").state();
+        let Verdict::Found(found) = verdict_of(&CHECK, &state) else { panic!("not found") };
         assert!(found.fix.is_empty());
         assert!(found.remedy[1].contains("docker network inspect 09c2aebb3de0"));
     }
@@ -200,29 +198,29 @@ mod tests {
     #[test]
     fn what_docker_was_told_is_respected() {
         for option in ["iptables", "ip-masq"] {
-            let state = changed(NODE, |f| {
-                f.replace(SAVE, DOCKER0, "");
-                f.put("files/etc/docker/daemon.json", &format!("{{\"{option}\": false}}"));
-            });
-            let Verdict::Ok(shown) = judged(&CHECK, &state) else { panic!("{option}") };
+            let state = Node::captured(NODE)
+                .replace(SAVE, DOCKER0, "")
+                .put("files/etc/docker/daemon.json", &format!("{{\"{option}\": false}}"))
+                .state();
+            let Verdict::Ok(shown) = verdict_of(&CHECK, &state) else { panic!("{option}") };
             assert!(shown.contains("daemon.json"), "{shown}");
         }
-        let state = changed(NODE, |f| {
-            f.replace(SAVE, OTHER, "");
-            let stage = "[0:0] -A DOCKER-ISOLATION-STAGE-1 -j RETURN\n";
-            let drop = "[0:0] -A DOCKER-ISOLATION-STAGE-1 ! -s 172.18.0.0/16 -o br-09c2aebb3de0 \
-                        -j DROP\n";
-            f.replace(SAVE, stage, &format!("{drop}{stage}"));
-        });
-        let Verdict::Ok(shown) = judged(&CHECK, &state) else { panic!("internal") };
+        let stage = "[0:0] -A DOCKER-ISOLATION-STAGE-1 -j RETURN\n";
+        let drop = "[0:0] -A DOCKER-ISOLATION-STAGE-1 ! -s 172.18.0.0/16 -o br-09c2aebb3de0 \
+                    -j DROP\n";
+        let state = Node::captured(NODE)
+            .replace(SAVE, OTHER, "")
+            .replace(SAVE, stage, &format!("{drop}{stage}"))
+            .state();
+        let Verdict::Ok(shown) = verdict_of(&CHECK, &state) else { panic!("internal") };
         assert!(shown.contains("internal"), "{shown}");
     }
 
     #[test]
     fn unknown_without_links_or_rules() {
-        let state = changed(NODE, |f| f.remove("addr.json"));
-        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
-        let state = changed(NODE, |f| f.remove(SAVE));
-        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+        let state = Node::captured(NODE).remove("addr.json").state();
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Unknown(_)));
+        let state = Node::captured(NODE).remove(SAVE).state();
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Unknown(_)));
     }
 }

@@ -1,6 +1,11 @@
 //! Docker's bridges: their masquerade rules, and the policy of FORWARD.
 
-pub(super) mod forward_policy;
-pub(super) mod masquerade;
+mod forward_policy;
+mod masquerade;
 mod networks;
-pub(super) mod shadowed;
+mod shadowed;
+
+use super::Check;
+
+pub(super) const CHECKS: &[&Check] =
+    &[&forward_policy::CHECK, &masquerade::CHECK, &shadowed::CHECK];

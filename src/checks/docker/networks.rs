@@ -1,4 +1,4 @@
-//! Docker's bridge networks, what docker was told of them, and the rules that stand before theirs.
+//! Docker's bridge networks, docker's options for them, and the rules ahead of theirs.
 
 use std::net::Ipv4Addr;
 
@@ -12,7 +12,7 @@ use crate::state::{Family, NodeState, RulesetId};
 
 const CONFIG: &str = "/etc/docker/daemon.json";
 
-/// A bridge of docker's, with its IPv4 network.
+/// A bridge of docker, with its IPv4 network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Bridge {
     pub(super) name: String,
@@ -37,7 +37,7 @@ pub(super) fn applies(facts: &Facts<'_>) -> bool {
     facts.now.links.is_empty() || !bridges(facts.now).is_empty()
 }
 
-/// What a state lacks for them to be judged.
+/// What is missing in a state to evaluate them.
 pub(super) fn missing(state: &NodeState) -> Option<&'static str> {
     if state.links.is_empty() {
         return Some("the links are not in this state");
@@ -45,7 +45,7 @@ pub(super) fn missing(state: &NodeState) -> Option<&'static str> {
     v4(state).next().is_none().then_some("the IPv4 rules are not in this state")
 }
 
-/// The bridges that are docker's by their names.
+/// The bridges that have docker's names.
 pub(super) fn bridges(state: &NodeState) -> Vec<Bridge> {
     let docker = |name: &str| {
         name == "docker0"
@@ -68,7 +68,7 @@ pub(super) fn bridges(state: &NodeState) -> Vec<Bridge> {
     networks.filter_map(v4).collect()
 }
 
-/// Whether docker lives here.
+/// Whether docker runs here.
 pub(super) fn life(facts: &Facts<'_>) -> Liveness {
     match facts.catalogue.component("docker") {
         Some(component) => liveness::liveness(component, facts.now),
@@ -76,17 +76,17 @@ pub(super) fn life(facts: &Facts<'_>) -> Liveness {
     }
 }
 
-/// Why docker writes no rules at all, if it was told so.
+/// Where docker is configured to write no rules at all.
 pub(super) fn no_iptables(state: &NodeState) -> Option<String> {
     told_no(state, "iptables")
 }
 
-/// Why docker0 is not masqueraded, if docker was told so.
+/// Where docker is configured not to masquerade docker0.
 pub(super) fn no_masquerade(state: &NodeState) -> Option<String> {
     told_no(state, "ip-masq")
 }
 
-/// Where docker was told `false` for an option: in its file, or on its command line.
+/// Where an option of docker is `false`: in its file, or on its command line.
 fn told_no(state: &NodeState, option: &str) -> Option<String> {
     let config = state.file(CONFIG).and_then(|text| serde_json::from_str::<Value>(text).ok());
     if config.is_some_and(|c| c[option] == Value::Bool(false)) {
@@ -97,8 +97,8 @@ fn told_no(state: &NodeState, option: &str) -> Option<String> {
     dockerd.args.iter().find(|a| **a == flag).map(|a| format!("dockerd {a}"))
 }
 
-/// True for the bridge of an internal network, which has no way out by intent: docker drops
-/// whatever comes from elsewhere.
+/// True for the bridge of an internal network, isolated by intent: docker drops all packets from
+/// other networks.
 pub(super) fn is_internal(state: &NodeState, bridge: &Bridge) -> bool {
     v4(state).any(|(_, ruleset)| {
         let rules = ruleset.table("filter").into_iter().flat_map(Table::rules);
@@ -126,7 +126,7 @@ pub(super) fn postrouting(ruleset: &Ruleset) -> Option<(&Table, &Chain)> {
     Some((nat, nat.chain("POSTROUTING")?))
 }
 
-/// True if the rule gives packets that leave `bridge`'s network another source address.
+/// True if the rule changes the source address of packets that leave the bridge's network.
 pub(super) fn translates(ruleset: &Ruleset, rule: &Rule, bridge: &Bridge) -> bool {
     let words = ruleset.words(rule);
     let from = match words.value("-s") {
@@ -144,17 +144,17 @@ pub(super) fn translates(ruleset: &Ruleset, rule: &Rule, bridge: &Bridge) -> boo
     matches!(rule.target.as_deref(), Some("MASQUERADE" | "SNAT")) && from && away && !narrower
 }
 
-/// How much of a bridge's outgoing packets a rule takes.
+/// The share of a bridge's outgoing packets that a rule matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Takes {
     Nothing,
-    /// Some destinations only, or by a match that is not looked into.
+    /// Some destinations only, or by a match that is not evaluated.
     Some,
     All,
 }
 
-/// True if the rule ends nat for all of the bridge's outgoing packets (of one protocol perhaps),
-/// so that no later rule masquerades them.
+/// True if the rule ends nat for all outgoing packets of the bridge, or all of one protocol: no
+/// later rule masquerades them.
 pub(super) fn ends(ruleset: &Ruleset, table: &Table, rule: &Rule, bridge: &Bridge) -> bool {
     if takes(ruleset, rule, bridge) != Takes::All {
         return false;
@@ -166,7 +166,7 @@ pub(super) fn ends(ruleset: &Ruleset, table: &Table, rule: &Rule, bridge: &Bridg
     }
 }
 
-/// True if a chain of someone's accepts all of the bridge's packets.
+/// True if a chain accepts all packets of the bridge.
 fn accepts(r: &Ruleset, table: &Table, chain: &Chain, bridge: &Bridge, depth: usize) -> bool {
     // The kernel refuses loops; a file may hold one.
     if depth > 8 {
@@ -192,11 +192,11 @@ fn takes(ruleset: &Ruleset, rule: &Rule, bridge: &Bridge) -> Takes {
         let one = match term.option {
             "-s" => of_source(value, not, bridge),
             "-d" => of_destination(value, not),
-            // Out of the bridge itself: not what leaves.
+            // Out of the bridge itself, so not outgoing.
             "-o" if !not && value == bridge.name => Takes::Nothing,
             "-o" if !not && !bridge.ways_out.iter().any(|w| w == value) => Takes::Some,
             "-o" | "-p" | "--comment" | "-j" | "-g" => Takes::All,
-            // The module of a protocol adds nothing by itself.
+            // The module of a protocol matches nothing by itself.
             "-m" if ["comment", "tcp", "udp", "sctp"].contains(&value) => Takes::All,
             "--random-fully" | "--to-source" => Takes::All,
             _ => Takes::Some,

@@ -8,17 +8,17 @@ use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::state::RulesetId;
 use crate::state::ruleset::Ruleset;
 
-pub(in crate::checks) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "docker.shadowed",
     title: "rules that stand before a docker bridge's masquerade rule",
     severity: Severity::Warn,
     when: WHEN,
     applies,
-    judge,
+    evaluate,
     reference: "https://docs.docker.com/engine/network/packet-filtering-firewalls/",
 };
 
-fn judge(facts: &Facts<'_>) -> Verdict {
+fn evaluate(facts: &Facts<'_>) -> Verdict {
     let state = facts.now;
     if let Some(missing) = missing(state) {
         return Verdict::Unknown(missing.into());
@@ -43,8 +43,8 @@ fn judge(facts: &Facts<'_>) -> Verdict {
     Verdict::Found(found)
 }
 
-/// The first rule that takes the bridge's packets before they are masqueraded. Whether it is meant
-/// so nobody but its owner knows: moving rules is left to a person.
+/// The first rule that takes the bridge's packets before they are masqueraded. Its owner may have
+/// meant it so: moving rules is left to a person.
 fn shadow(id: RulesetId, ruleset: &Ruleset, bridge: &Bridge, found: &mut Found) {
     let Some((table, chain)) = postrouting(ruleset) else { return };
     let own = chain.rules.iter().position(|rule| translates(ruleset, rule, bridge));
@@ -69,17 +69,17 @@ fn shadow(id: RulesetId, ruleset: &Ruleset, bridge: &Bridge, found: &mut Found) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::testing::{changed, judged, node};
+    use crate::checks::testing::{Node, node, verdict_of};
 
     const NODE: &str = "docker-iptables-1.30";
     const SAVE: &str = "iptables-nft.save";
     const DOCKER0: &str = "[0:0] -A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE\n";
 
     fn with_before(rule: &str) -> Verdict {
-        let state = changed(NODE, |f| {
-            f.replace(SAVE, DOCKER0, &format!("[0:0] -A POSTROUTING {rule}\n{DOCKER0}"));
-        });
-        judged(&CHECK, &state)
+        let state = Node::captured(NODE)
+            .replace(SAVE, DOCKER0, &format!("[0:0] -A POSTROUTING {rule}\n{DOCKER0}"))
+            .state();
+        verdict_of(&CHECK, &state)
     }
 
     #[test]
@@ -119,26 +119,26 @@ mod tests {
             assert!(matches!(verdict, Verdict::Ok(_)), "{rule}: {verdict:?}");
         }
         for name in ["canal-stale-flannel-1.20", "docker-legacy-iptables-1.20-no-conntrack"] {
-            assert!(matches!(judged(&CHECK, &node(name)), Verdict::Ok(_)), "{name}");
+            assert!(matches!(verdict_of(&CHECK, &node(name)), Verdict::Ok(_)), "{name}");
         }
     }
 
     #[test]
     fn found_behind_a_jump_that_accepts() {
-        let state = changed(NODE, |f| {
-            f.replace(SAVE, "*nat\n", "*nat\n:MINE - [0:0]\n");
-            let with = format!("[0:0] -A POSTROUTING -j MINE\n{DOCKER0}[0:0] -A MINE -j ACCEPT\n");
-            f.replace(SAVE, DOCKER0, &with);
-        });
-        let Verdict::Found(found) = judged(&CHECK, &state) else { panic!("not found") };
+        let with = format!("[0:0] -A POSTROUTING -j MINE\n{DOCKER0}[0:0] -A MINE -j ACCEPT\n");
+        let state = Node::captured(NODE)
+            .replace(SAVE, "*nat\n", "*nat\n:MINE - [0:0]\n")
+            .replace(SAVE, DOCKER0, &with)
+            .state();
+        let Verdict::Found(found) = verdict_of(&CHECK, &state) else { panic!("not found") };
         assert!(found.evidence[0].contains("-j MINE"), "{:?}", found.evidence);
     }
 
     #[test]
     fn unknown_without_links_or_rules() {
-        let state = changed(NODE, |f| f.remove("addr.json"));
-        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
-        let state = changed(NODE, |f| f.remove(SAVE));
-        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+        let state = Node::captured(NODE).remove("addr.json").state();
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Unknown(_)));
+        let state = Node::captured(NODE).remove(SAVE).state();
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Unknown(_)));
     }
 }

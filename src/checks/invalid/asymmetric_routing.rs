@@ -1,26 +1,26 @@
-//! Signs that a connection's packets take two ways, so that this node sees half of it.
+//! Signs of asymmetric routing: this node sees only one direction of a connection.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::rules::sysctls;
+use crate::checks::sysctls::sysctls;
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 use crate::state::links::Route;
 use crate::state::sysctl::Sysctls;
 
-pub(in crate::checks) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "invalid.asymmetric-routing",
     title: "networks that this node reaches by two ways",
     severity: Severity::Info,
     when: "always",
     applies: always,
-    judge,
+    evaluate,
     reference: "https://github.com/kubernetes/kubernetes/issues/95197",
 };
 
-/// One way of a route: its link, and its gateway if it has one.
+/// A next hop of a route: its link, and its gateway if it has one.
 type Way = (String, Option<String>);
 
-fn judge(facts: &Facts<'_>) -> Verdict {
+fn evaluate(facts: &Facts<'_>) -> Verdict {
     let routes = &facts.now.routes;
     if routes.is_empty() {
         return Verdict::Unknown("the routes are not in this state".into());
@@ -92,7 +92,7 @@ fn ways_of(route: &Route) -> Vec<Way> {
     one.into_iter().chain(hops).collect()
 }
 
-/// The stricter of a link's own and the node's setting counts, and 2 (loose) is above 1 (strict).
+/// The rp_filter of a link: the greater of its own and the node's value; 2 is loose, 1 is strict.
 fn rp_filter(sysctls: &Sysctls, dev: &str) -> Option<u8> {
     let value = |name: &str| -> Option<u8> {
         sysctls.get(&format!("net.ipv4.conf.{name}.rp_filter"))?.parse().ok()
@@ -104,23 +104,18 @@ fn rp_filter(sysctls: &Sysctls, dev: &str) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::testing::{changed, judged, node};
+    use crate::checks::testing::{Node, node, verdict_of};
 
     const NODE: &str = "docker-iptables-1.30";
 
     fn with_route(route: &str, rp_filter: &str) -> Verdict {
-        let state = changed(NODE, |f| {
-            let text = node(NODE).files["route.json"].to_string();
-            let text = text.trim_end().trim_end_matches(']').to_owned();
-            f.put("route.json", &format!("{text},{route}]"));
-            let line = "net.ipv4.conf.docker0.rp_filter = 0";
-            f.replace(
-                "sysctl.txt",
-                line,
-                &line.replace('0', rp_filter).replace(&format!("docker{rp_filter}"), "docker0"),
-            );
-        });
-        judged(&CHECK, &state)
+        let text = node(NODE).files["route.json"].to_string();
+        let text = text.trim_end().trim_end_matches(']').to_owned();
+        let state = Node::captured(NODE)
+            .put("route.json", &format!("{text},{route}]"))
+            .sysctl("net.ipv4.conf.docker0.rp_filter", Some(rp_filter))
+            .state();
+        verdict_of(&CHECK, &state)
     }
 
     #[test]
@@ -139,13 +134,13 @@ mod tests {
     #[test]
     fn ok_with_one_way_each_and_unknown_without_routes() {
         for name in [NODE, "canal-stale-flannel-1.20", "half-migrated-ipvs-1.20"] {
-            let verdict = judged(&CHECK, &node(name));
+            let verdict = verdict_of(&CHECK, &node(name));
             assert!(matches!(verdict, Verdict::Ok(_)), "{name}: {verdict:?}");
         }
         // The default route of another family is another network.
         let v6 = r#"{"dst": "default", "dev": "docker0", "gateway": "fe80::1"}"#;
         assert!(matches!(with_route(v6, "0"), Verdict::Ok(_)));
-        let state = changed(NODE, |f| f.remove("route.json"));
-        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+        let state = Node::captured(NODE).remove("route.json").state();
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Unknown(_)));
     }
 }

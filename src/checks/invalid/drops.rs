@@ -1,28 +1,29 @@
-//! INVALID packets that were dropped, by rule and by owner, and what each owner offers against it.
+//! INVALID packets that were dropped, by rule and by owner, with each owner's remedy.
 
-use super::rules::{Dropping, LIBERAL, by_owner, dropping, first_gate, program, sysctls};
+use super::rules::{Dropping, LIBERAL, by_owner, dropping, first_gate, program};
+use crate::checks::sysctls::sysctls;
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 use crate::owners::liveness;
 use crate::state::NodeState;
 use crate::state::tools::Version;
 
-pub(in crate::checks) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "invalid.drops",
     title: "packets dropped because conntrack calls them INVALID",
     severity: Severity::Warn,
     when: "always",
     applies: always,
-    judge,
+    evaluate,
     reference: "https://github.com/kubernetes/kubernetes/issues/94861",
 };
 
 /// The first version that leaves its rule out when conntrack is liberal (kubernetes PR 120412).
 pub(super) const TCP_BE_LIBERAL: Version = Version { major: 1, minor: 29, patch: 0 };
 
-/// How many rules are shown.
+/// The most rules that are shown.
 const TOP: usize = 10;
 
-fn judge(facts: &Facts<'_>) -> Verdict {
+fn evaluate(facts: &Facts<'_>) -> Verdict {
     if facts.now.rulesets.is_empty() {
         return Verdict::Unknown("the rules are not in this state".into());
     }
@@ -92,20 +93,20 @@ pub(super) fn of_kube_proxy(facts: &Facts<'_>) -> Vec<String> {
              # packets outside the window are no longer INVALID"
         )
     };
-    let told = "kube-proxy's configuration: `conntrack: {tcpBeLiberal: true}`, then restart it: it \
+    let configured = "kube-proxy's configuration: `conntrack: {tcpBeLiberal: true}`, then restart it: it \
                 leaves its rule out";
     match (facts.running.version, liberal) {
         (Some(v), Some(true)) if v >= TCP_BE_LIBERAL => {
             vec![format!("restart kube-proxy: {LIBERAL} is 1, which it reads at its start")]
         }
-        (Some(v), _) if v >= TCP_BE_LIBERAL => vec![told.into()],
+        (Some(v), _) if v >= TCP_BE_LIBERAL => vec![configured.into()],
         (Some(v), Some(true)) => {
             vec![format!(
                 "kube-proxy {v} writes its rule always; from 1.29 on, not with {LIBERAL}=1"
             )]
         }
         (Some(_), _) => vec![set()],
-        (None, _) => vec![format!("from kube-proxy 1.29 on: {told}"), set()],
+        (None, _) => vec![format!("from kube-proxy 1.29 on: {configured}"), set()],
     }
 }
 
@@ -123,7 +124,7 @@ pub(crate) fn felix_setting(state: &NodeState) -> String {
     )
 }
 
-/// Where an exception must stand to act at all, and whether it would stay there.
+/// Where an exception must be inserted to have an effect, and whether it would stay there.
 fn exception(facts: &Facts<'_>, rules: &[Dropping]) -> Vec<String> {
     let calico = facts.catalogue.component("calico");
     let felix = calico.is_some_and(|c| !liveness::liveness(c, facts.now).is_gone());
@@ -155,13 +156,13 @@ fn exception(facts: &Facts<'_>, rules: &[Dropping]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::testing::{changed, judged, judged_after, node};
+    use crate::checks::testing::{Node, given, node, verdict_of};
 
     const CANAL: &str = "canal-stale-flannel-1.20";
     const SAVE: &str = "iptables-nft.save";
 
     fn found(state: &crate::state::NodeState) -> Found {
-        let Verdict::Found(found) = judged(&CHECK, state) else { panic!("not found") };
+        let Verdict::Found(found) = verdict_of(&CHECK, state) else { panic!("not found") };
         found
     }
 
@@ -187,10 +188,7 @@ mod tests {
         assert!(remedy.contains("daemonset/canal FELIX_DISABLECONNTRACKINVALIDCHECK=true"));
         assert!(remedy.contains("before cali-FORWARD (iptables-nft FORWARD, rule 1)"), "{remedy}");
         let version = |v: &str| {
-            let state = changed(CANAL, |f| {
-                let old = "\"name\": \"kube-proxy\",";
-                f.replace("processes.json", old, &format!("{old} \"version\": \"v{v}\","));
-            });
+            let state = Node::captured(CANAL).kube_proxy_version(&format!("v{v}")).state();
             found(&state).remedy.join("\n")
         };
         assert!(!version("1.20.2").contains("tcpBeLiberal"));
@@ -201,43 +199,41 @@ mod tests {
 
     #[test]
     fn without_calico_an_exception_has_its_place_before_kube_proxys_rule() {
-        let state = changed("docker-iptables-1.30", |f| {
-            f.replace(
+        let state = Node::captured("docker-iptables-1.30")
+            .replace(
                 SAVE,
                 "[0:0] -A KUBE-FORWARD -m conntrack",
                 "[9:99] -A KUBE-FORWARD -m conntrack",
-            );
-        });
+            )
+            .state();
         let remedy = found(&state).remedy.join("\n");
         assert!(remedy.contains("iptables-nft -I FORWARD 2 -s NETWORK"), "{remedy}");
     }
 
     #[test]
     fn ok_with_nothing_dropped_and_unknown_without_rules_or_counters() {
-        let Verdict::Ok(shown) = judged(&CHECK, &node("docker-iptables-1.30")) else {
+        let Verdict::Ok(shown) = verdict_of(&CHECK, &node("docker-iptables-1.30")) else {
             panic!("nothing was dropped")
         };
         assert_eq!(shown, "none by the 2 rules that would");
-        let ipvs = judged(&CHECK, &node("half-migrated-ipvs-1.20"));
+        let ipvs = verdict_of(&CHECK, &node("half-migrated-ipvs-1.20"));
         assert_eq!(ipvs, Verdict::Ok("no rule drops INVALID packets".into()));
-        let state = changed(CANAL, |f| f.remove(SAVE));
-        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
-        let state = changed(CANAL, |f| {
-            for counters in ["[773:30920] ", "[190:7600] ", "[385:15400] "] {
-                f.replace(SAVE, counters, "");
-            }
-        });
-        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+        let state = Node::captured(CANAL).remove(SAVE).state();
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Unknown(_)));
+        let state = Node::captured(CANAL)
+            .replace(SAVE, "[773:30920] ", "")
+            .replace(SAVE, "[190:7600] ", "")
+            .replace(SAVE, "[385:15400] ", "")
+            .state();
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Unknown(_)));
     }
 
     #[test]
     fn the_top_ten_of_many() {
         let more: String =
             (1..=12).map(|n| format!("[{n}:1] -A FORWARD -s 10.0.0.{n}/32 -m conntrack --ctstate INVALID,UNTRACKED -j DROP\n")).collect();
-        let state = changed(CANAL, |f| {
-            let first = "[1348:53920] -A FORWARD ";
-            f.replace(SAVE, first, &format!("{more}{first}"));
-        });
+        let first = "[1348:53920] -A FORWARD ";
+        let state = Node::captured(CANAL).replace(SAVE, first, &format!("{more}{first}")).state();
         let evidence = found(&state).evidence;
         assert_eq!(evidence.last().expect("evidence"), "and 5 rules with fewer packets");
         assert_eq!(evidence.len(), 3 + TOP + 1);
@@ -245,8 +241,9 @@ mod tests {
 
     #[test]
     fn an_earlier_look_tells_the_rate() {
-        let earlier = changed(CANAL, |f| f.replace(SAVE, "[773:30920] -A KUBE", "[760:1] -A KUBE"));
-        let verdict = judged_after(&CHECK, &node(CANAL), &earlier, 10);
+        let earlier =
+            Node::captured(CANAL).replace(SAVE, "[773:30920] -A KUBE", "[760:1] -A KUBE").state();
+        let verdict = given(&node(CANAL)).earlier(&earlier).after(10).verdict(&CHECK);
         let Verdict::Found(found) = verdict else { panic!("not found") };
         assert!(found.evidence[2].starts_with("773 packets (+13 in 10 s), "), "{found:?}");
     }

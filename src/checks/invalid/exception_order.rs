@@ -1,17 +1,17 @@
-//! An exception for INVALID packets that stands behind what drops them.
+//! An exception for INVALID packets that comes after the rule that drops them.
 
 use super::rules::{first_gate, matches_invalid, program};
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::state::NodeState;
 use crate::state::ruleset::{Chain, Rule, Ruleset};
 
-pub(in crate::checks) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "invalid.exception-order",
     title: "exceptions for INVALID packets, and what stands before them in FORWARD",
     severity: Severity::Warn,
     when: "a rule of filter FORWARD accepts INVALID packets, or the rules are not known",
     applies: |facts| facts.now.rulesets.is_empty() || exceptions(facts.now) > 0,
-    judge,
+    evaluate,
     reference: "https://docs.tigera.io/calico/latest/reference/felix/configuration",
 };
 
@@ -30,7 +30,7 @@ fn exceptions(state: &NodeState) -> usize {
     state.rulesets.values().map(rules).sum()
 }
 
-fn judge(facts: &Facts<'_>) -> Verdict {
+fn evaluate(facts: &Facts<'_>) -> Verdict {
     if facts.now.rulesets.is_empty() {
         return Verdict::Unknown("the rules are not in this state".into());
     }
@@ -72,7 +72,7 @@ fn judge(facts: &Facts<'_>) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::testing::{changed, judged, node, with_facts};
+    use crate::checks::testing::{Node, given, node, verdict_of};
 
     const CANAL: &str = "canal-stale-flannel-1.20";
     const SAVE: &str = "iptables-nft.save";
@@ -82,20 +82,20 @@ mod tests {
     fn found_behind_calicos_jump_and_ok_before_it() {
         let calico = "[1348:53920] -A FORWARD ";
         let kube = "[773:30920] -A FORWARD ";
-        let state = changed(CANAL, |f| f.replace(SAVE, kube, &format!("{RULE}{kube}")));
-        let Verdict::Found(found) = judged(&CHECK, &state) else { panic!("not found") };
+        let state = Node::captured(CANAL).replace(SAVE, kube, &format!("{RULE}{kube}")).state();
+        let Verdict::Found(found) = verdict_of(&CHECK, &state) else { panic!("not found") };
         assert!(found.evidence[0].contains("-j cali-FORWARD"), "{:?}", found.evidence);
         assert_eq!(found.remedy[0], "iptables-nft -D FORWARD 2");
         assert!(found.remedy[1].starts_with("iptables-nft -I FORWARD 1 -s 10.9.0.0/24 "));
         assert!(found.remedy[2].contains("FELIX_DISABLECONNTRACKINVALIDCHECK"));
-        let state = changed(CANAL, |f| f.replace(SAVE, calico, &format!("{RULE}{calico}")));
-        assert!(matches!(judged(&CHECK, &state), Verdict::Ok(_)));
+        let state = Node::captured(CANAL).replace(SAVE, calico, &format!("{RULE}{calico}")).state();
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Ok(_)));
     }
 
     #[test]
     fn no_exception_is_not_judged_and_no_rules_are_unknown() {
-        with_facts(&node(CANAL), None, |facts| assert!(!(CHECK.applies)(facts)));
-        let state = changed(CANAL, |f| f.remove(SAVE));
-        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+        given(&node(CANAL)).facts(|facts| assert!(!(CHECK.applies)(facts)));
+        let state = Node::captured(CANAL).remove(SAVE).state();
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Unknown(_)));
     }
 }

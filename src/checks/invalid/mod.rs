@@ -1,12 +1,21 @@
 //! Packets that conntrack calls INVALID, and the rules that drop them.
 
-pub(super) mod asymmetric_routing;
-pub(super) mod drops;
-pub(super) mod exception_order;
-pub(super) mod protection_ends;
-pub(super) mod rising;
+mod asymmetric_routing;
+mod drops;
+mod exception_order;
+mod protection_ends;
+mod rising;
 mod rules;
+
+use super::Check;
 
 pub(crate) use drops::felix_setting;
 pub(crate) use rules::first_gate;
-pub(super) use rules::sysctls;
+
+pub(super) const CHECKS: &[&Check] = &[
+    &asymmetric_routing::CHECK,
+    &drops::CHECK,
+    &exception_order::CHECK,
+    &protection_ends::CHECK,
+    &rising::CHECK,
+];

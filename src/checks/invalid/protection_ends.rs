@@ -1,21 +1,22 @@
 //! kube-proxy drops INVALID packets in iptables mode alone.
 
-use super::rules::{LIBERAL, dropping, sysctls};
+use super::rules::{LIBERAL, dropping};
+use crate::checks::sysctls::sysctls;
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::state::kube_proxy::Mode;
 use crate::state::tools::Version;
 
-pub(in crate::checks) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "invalid.protection-ends",
     title: "kube-proxy's own protection against INVALID packets",
     severity: Severity::Info,
     when: "the target is ipvs or nftables",
     applies: |facts| matches!(facts.to, Some(Mode::Ipvs | Mode::Nftables)),
-    judge,
+    evaluate,
     reference: "https://github.com/kubernetes/kubernetes/issues/74839",
 };
 
-fn judge(facts: &Facts<'_>) -> Verdict {
+fn evaluate(facts: &Facts<'_>) -> Verdict {
     if facts.now.rulesets.is_empty() {
         return Verdict::Unknown("the rules are not in this state".into());
     }
@@ -30,11 +31,12 @@ fn judge(facts: &Facts<'_>) -> Verdict {
         return Verdict::Ok(format!("{LIBERAL} is set, which serves as well"));
     }
     let to = facts.to.map_or("", Mode::name);
-    let told = facts.running.version.is_none_or(|v| v >= Version { major: 1, minor: 29, patch: 0 });
+    let configured =
+        facts.running.version.is_none_or(|v| v >= Version { major: 1, minor: 29, patch: 0 });
     let mut remedy = vec![format!(
         "sysctl -w {LIBERAL}=1; echo '{LIBERAL} = 1' > /etc/sysctl.d/90-conntrack.conf"
     )];
-    if told {
+    if configured {
         remedy.push(
             "or, from kube-proxy 1.29 on, in its configuration: `conntrack: {tcpBeLiberal: true}`"
                 .into(),
@@ -54,28 +56,28 @@ fn judge(facts: &Facts<'_>) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::testing::{changed, judged_to, node, with_facts};
+    use crate::checks::testing::{Node, given, node};
 
     const NODE: &str = "docker-iptables-1.30";
 
     #[test]
     fn said_on_the_way_to_ipvs() {
-        let Verdict::Found(found) = judged_to(&CHECK, &node(NODE), Some(Mode::Ipvs)) else {
+        let Verdict::Found(found) = given(&node(NODE)).to(Mode::Ipvs).verdict(&CHECK) else {
             panic!("not found")
         };
         assert!(found.evidence[0].contains("-A KUBE-FORWARD"), "{:?}", found.evidence);
-        with_facts(&node(NODE), None, |facts| assert!(!(CHECK.applies)(facts)));
+        given(&node(NODE)).facts(|facts| assert!(!(CHECK.applies)(facts)));
     }
 
     #[test]
     fn ok_when_liberal_or_without_the_rule_and_unknown_without_the_sysctl() {
-        let liberal = changed(NODE, |f| {
-            f.replace("sysctl.txt", &format!("{LIBERAL} = 0"), &format!("{LIBERAL} = 1"));
-        });
-        assert!(matches!(judged_to(&CHECK, &liberal, Some(Mode::Ipvs)), Verdict::Ok(_)));
+        let liberal = Node::captured(NODE)
+            .replace("sysctl.txt", &format!("{LIBERAL} = 0"), &format!("{LIBERAL} = 1"))
+            .state();
+        assert!(matches!(given(&liberal).to(Mode::Ipvs).verdict(&CHECK), Verdict::Ok(_)));
         let ipvs = node("half-migrated-ipvs-1.20");
-        assert!(matches!(judged_to(&CHECK, &ipvs, Some(Mode::Nftables)), Verdict::Ok(_)));
-        let without = changed(NODE, |f| f.remove("sysctl.txt"));
-        assert!(matches!(judged_to(&CHECK, &without, Some(Mode::Ipvs)), Verdict::Unknown(_)));
+        assert!(matches!(given(&ipvs).to(Mode::Nftables).verdict(&CHECK), Verdict::Ok(_)));
+        let without = Node::captured(NODE).remove("sysctl.txt").state();
+        assert!(matches!(given(&without).to(Mode::Ipvs).verdict(&CHECK), Verdict::Unknown(_)));
     }
 }

@@ -1,19 +1,19 @@
-//! INVALID packets that are being dropped while one looks.
+//! INVALID packets that were dropped between two captures.
 
 use super::rules::{by_owner, dropping};
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 
-pub(in crate::checks) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "invalid.rising",
     title: "INVALID packets dropped between two looks",
     severity: Severity::Warn,
     when: "always; with --watch it can be said",
     applies: always,
-    judge,
+    evaluate,
     reference: "https://github.com/kubernetes/kubernetes/issues/117924",
 };
 
-fn judge(facts: &Facts<'_>) -> Verdict {
+fn evaluate(facts: &Facts<'_>) -> Verdict {
     if facts.earlier.is_none() {
         return Verdict::Unknown("there is no earlier look (`check --watch 10`)".into());
     }
@@ -55,20 +55,20 @@ fn judge(facts: &Facts<'_>) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::testing::{changed, judged, judged_after, node};
+    use crate::checks::testing::{Node, given, node, verdict_of};
     use crate::state::NodeState;
 
     const CANAL: &str = "canal-stale-flannel-1.20";
 
     fn after(earlier: &NodeState) -> Verdict {
-        judged_after(&CHECK, &node(CANAL), earlier, 5)
+        given(&node(CANAL)).earlier(earlier).after(5).verdict(&CHECK)
     }
 
     #[test]
     fn found_with_its_rate() {
-        let earlier = changed(CANAL, |f| {
-            f.replace("iptables-nft.save", "[385:15400] -A cali-tw", "[375:15400] -A cali-tw");
-        });
+        let earlier = Node::captured(CANAL)
+            .replace("iptables-nft.save", "[385:15400] -A cali-tw", "[375:15400] -A cali-tw")
+            .state();
         let Verdict::Found(found) = after(&earlier) else { panic!("not found") };
         assert_eq!(found.evidence[0], "calico: 10 packets in 5 s, 2.0 a second");
         assert!(found.evidence[1].contains("-A cali-tw-"), "{:?}", found.evidence);
@@ -77,9 +77,9 @@ mod tests {
 
     #[test]
     fn a_rule_that_was_written_anew_counts_from_zero() {
-        let earlier = changed(CANAL, |f| {
-            f.replace("iptables-nft.save", "[773:30920] -A KUBE-F", "[9000:1] -A KUBE-F");
-        });
+        let earlier = Node::captured(CANAL)
+            .replace("iptables-nft.save", "[773:30920] -A KUBE-F", "[9000:1] -A KUBE-F")
+            .state();
         let Verdict::Found(found) = after(&earlier) else { panic!("not found") };
         assert!(found.evidence[0].starts_with("kube-proxy: 773 packets"), "{:?}", found.evidence);
     }
@@ -87,6 +87,6 @@ mod tests {
     #[test]
     fn ok_when_nothing_rises_and_unknown_without_an_earlier_look() {
         assert_eq!(after(&node(CANAL)), Verdict::Ok("none was dropped in 5 s".into()));
-        assert!(matches!(judged(&CHECK, &node(CANAL)), Verdict::Unknown(_)));
+        assert!(matches!(verdict_of(&CHECK, &node(CANAL)), Verdict::Unknown(_)));
     }
 }

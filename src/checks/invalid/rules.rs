@@ -1,11 +1,10 @@
-//! The rules that drop INVALID packets, by what they counted, and the way that leads to them.
+//! The rules that drop INVALID packets, their counters, and the chains that lead to them.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::checks::Facts;
 use crate::state::equivalence::canonical;
 use crate::state::ruleset::{Chain, Rule, Ruleset, Table};
-use crate::state::sysctl::Sysctls;
 use crate::state::{Backend, Family, NodeState, RulesetId};
 
 /// The sysctl with which conntrack takes packets outside a connection's window for valid.
@@ -19,20 +18,20 @@ pub(super) struct Dropping {
     pub(super) line: u32,
     pub(super) text: String,
     pub(super) owner: String,
-    /// What it counted; none where the file has no counters.
+    /// Its packet counter; none where the file has no counters.
     pub(super) packets: Option<u64>,
-    /// What it counted between two looks.
+    /// The packets between two captures.
     pub(super) rise: Option<u64>,
 }
 
 impl Dropping {
-    /// The rule with its place and owner.
+    /// The rule with its file, line and owner.
     pub(super) fn shown(&self) -> String {
         format!("{}:{} ({}): {}", self.id.file(), self.line, self.owner, self.text)
     }
 }
 
-/// Every such rule of the node as it is, most packets first.
+/// Every rule of the current state that drops INVALID packets, most packets first.
 pub(super) fn dropping(facts: &Facts<'_>) -> Vec<Dropping> {
     let mut found = Vec::new();
     let mut earlier = facts.earlier.map(counted);
@@ -44,7 +43,7 @@ pub(super) fn dropping(facts: &Facts<'_>) -> Vec<Dropping> {
             let of_rule = e.get_mut(&key(id, table, text))?;
             if of_rule.is_empty() { None } else { Some(of_rule.remove(0)) }
         });
-        // A rule that is new, or was written anew, has counted from 0.
+        // The counter of a new or rewritten rule begins at 0.
         let rise = |now: u64| now.checked_sub(before.unwrap_or(0)).unwrap_or(now);
         found.push(Dropping {
             id,
@@ -60,7 +59,7 @@ pub(super) fn dropping(facts: &Facts<'_>) -> Vec<Dropping> {
     found
 }
 
-/// A number by owner, greatest first.
+/// Sums by owner, greatest first.
 pub(super) fn by_owner(
     rules: &[Dropping],
     number: impl Fn(&Dropping) -> Option<u64>,
@@ -82,7 +81,7 @@ fn key(id: RulesetId, table: &Table, text: &str) -> Key {
     (id, table.name.to_string(), canonical(text))
 }
 
-/// What each rule had counted; equal rules in their order.
+/// The counters of each rule; equal rules in their order.
 fn counted(state: &NodeState) -> HashMap<Key, Vec<u64>> {
     let mut counted: HashMap<Key, Vec<u64>> = HashMap::new();
     for (id, ruleset, table, _, _, rule) in all(state) {
@@ -120,8 +119,7 @@ pub(super) fn matches_invalid(ruleset: &Ruleset, rule: &Rule) -> bool {
     })
 }
 
-/// The first rule of filter FORWARD that leads, by any way, to a rule that drops INVALID packets,
-/// or is one.
+/// The first rule of filter FORWARD that drops INVALID packets, or that leads to such a rule.
 pub(crate) fn first_gate(ruleset: &Ruleset) -> Option<(usize, &Rule)> {
     let table = ruleset.table("filter")?;
     let leading = leading(ruleset, table);
@@ -131,7 +129,7 @@ pub(crate) fn first_gate(ruleset: &Ruleset) -> Option<(usize, &Rule)> {
     })
 }
 
-/// The chains from which packets can come to such a rule.
+/// The chains that lead to a rule that drops INVALID packets.
 fn leading<'a>(ruleset: &Ruleset, table: &'a Table) -> HashSet<&'a str> {
     let mut from: HashMap<&str, Vec<&str>> = HashMap::new();
     let mut open: Vec<&str> = Vec::new();
@@ -160,10 +158,4 @@ pub(super) fn program(id: RulesetId) -> &'static str {
         (Family::Ipv6, Backend::Legacy) => "ip6tables-legacy",
         (Family::Ipv6, Backend::Nft) => "ip6tables-nft",
     }
-}
-
-/// The sysctls of a state; none if they were not captured.
-pub(in crate::checks) fn sysctls(state: &NodeState) -> Option<Sysctls> {
-    let (name, text) = state.files.get_key_value("sysctl.txt")?;
-    Sysctls::parse(name, text).ok()
 }

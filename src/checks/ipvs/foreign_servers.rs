@@ -14,28 +14,28 @@ const TITLE: &str = "virtual servers of others that kube-proxy is not told to le
 const REFERENCE: &str = "https://github.com/kubernetes/kubernetes/issues/59507";
 
 /// Before a switch to ipvs mode.
-pub(crate) const BEFORE: Check = Check {
+pub(super) const BEFORE: Check = Check {
     id: "ipvs.foreign-servers",
     title: TITLE,
     severity: Severity::Block,
     when: "ipvs mode is the target, and does not run yet",
     applies: |facts| facts.to == Some(Mode::Ipvs) && facts.running.mode != Some(Mode::Ipvs),
-    judge,
+    evaluate,
     reference: REFERENCE,
 };
 
-/// While ipvs mode runs: what is there has outlived kube-proxy so far.
-pub(crate) const BESIDE: Check = Check {
+/// While ipvs mode runs: kube-proxy has not deleted them so far.
+pub(super) const BESIDE: Check = Check {
     id: "ipvs.foreign-servers-beside",
     title: TITLE,
     severity: Severity::Warn,
     when: "ipvs mode runs",
     applies: |facts| facts.running.mode == Some(Mode::Ipvs),
-    judge,
+    evaluate,
     reference: REFERENCE,
 };
 
-fn judge(facts: &Facts<'_>) -> Verdict {
+fn evaluate(facts: &Facts<'_>) -> Verdict {
     // Every cluster has at least the service of its own API.
     if serves_by_servers(facts) && facts.now.ipvs.servers.is_empty() {
         return Verdict::Unknown("ipvs mode runs, but no virtual server is in this state".into());
@@ -107,33 +107,33 @@ fn judge(facts: &Facts<'_>) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::testing::{judged, judged_to, node, with_facts};
+    use crate::checks::testing::{Node, given, node, verdict_of};
 
     const EVIDENCE: &str = "10.9.0.100:8443/tcp wlc with 2 real servers; owner: keepalived";
 
     #[test]
     fn found_while_ipvs_runs() {
         let state = node("ipvs-with-keepalived-1.20");
-        let Verdict::Found(found) = judged(&BESIDE, &state) else { panic!("not found") };
+        let Verdict::Found(found) = verdict_of(&BESIDE, &state) else { panic!("not found") };
         assert_eq!(found.evidence, [EVIDENCE]);
         assert!(found.remedy[0].starts_with("ipvs: {excludeCIDRs: [10.9.0.100/32]}"), "{found:?}");
-        let excluded = with_facts(&state, None, |facts| {
+        let excluded = given(&state).facts(|facts| {
             let settings = facts.settings.as_mut().expect("settings");
             settings.ipvs.exclude_cidrs.push("10.9.0.0/24".parse().expect("a network"));
-            judge(facts)
+            evaluate(facts)
         });
         assert_eq!(excluded, Verdict::Ok("1 of others, all of them in excludeCIDRs".into()));
-        assert!(matches!(judged(&BESIDE, &node("half-migrated-ipvs-1.20")), Verdict::Ok(_)));
+        assert!(matches!(verdict_of(&BESIDE, &node("half-migrated-ipvs-1.20")), Verdict::Ok(_)));
     }
 
     #[test]
     fn unknown_where_ipvs_runs_and_no_virtual_server_is_known() {
         let mut state = node("ipvs-with-keepalived-1.20");
-        let mode = with_facts(&state, None, |facts| facts.running.mode);
+        let mode = given(&state).facts(|facts| facts.running.mode);
         state.ipvs.servers.clear();
-        let verdict = with_facts(&state, None, |facts| {
+        let verdict = given(&state).facts(|facts| {
             facts.running.mode = mode;
-            judge(facts)
+            evaluate(facts)
         });
         assert!(matches!(verdict, Verdict::Unknown(_)), "{verdict:?}");
     }
@@ -141,12 +141,12 @@ mod tests {
     #[test]
     fn a_switch_is_stopped() {
         let mut state = node("docker-iptables-1.30");
-        assert!(matches!(judged_to(&BEFORE, &state, Some(Mode::Ipvs)), Verdict::Ok(_)));
+        assert!(matches!(given(&state).to(Mode::Ipvs).verdict(&BEFORE), Verdict::Ok(_)));
         let foreign = node("ipvs-with-keepalived-1.20").ipvs;
         let foreign =
             foreign.servers.into_iter().filter(|s| s.service.to_string().contains(":8443"));
         state.ipvs.servers.extend(foreign);
-        let Verdict::Found(found) = judged_to(&BEFORE, &state, Some(Mode::Ipvs)) else {
+        let Verdict::Found(found) = given(&state).to(Mode::Ipvs).verdict(&BEFORE) else {
             panic!("not found")
         };
         assert!(found.evidence[0].starts_with("10.9.0.100:8443/tcp wlc"), "{found:?}");
@@ -154,9 +154,10 @@ mod tests {
 
     #[test]
     fn the_strict_reading_without_a_configuration() {
-        let mut state = node("ipvs-with-keepalived-1.20");
-        state.files.remove("files/var/lib/kube-proxy/config.conf");
-        let Verdict::Found(found) = judged(&BESIDE, &state) else { panic!("not found") };
+        let state = Node::captured("ipvs-with-keepalived-1.20")
+            .remove("files/var/lib/kube-proxy/config.conf")
+            .state();
+        let Verdict::Found(found) = verdict_of(&BESIDE, &state) else { panic!("not found") };
         assert!(found.evidence[1].contains("is not known"), "{found:?}");
     }
 }

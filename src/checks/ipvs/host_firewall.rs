@@ -1,21 +1,21 @@
-//! In ipvs mode service traffic goes through INPUT, where other modes go through FORWARD.
+//! In ipvs mode service traffic passes INPUT; in other modes it passes FORWARD.
 
 use serde_json::Value;
 
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::state::kube_proxy::Mode;
 
-pub(crate) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "ipvs.host-firewall",
     title: "a host firewall that closes INPUT, where ipvs serves",
     severity: Severity::Warn,
     when: "ipvs mode runs, or is the target",
     applies: |facts| facts.concerns(Mode::Ipvs),
-    judge,
+    evaluate,
     reference: "https://github.com/kubernetes/kubernetes/issues/98465",
 };
 
-fn judge(facts: &Facts<'_>) -> Verdict {
+fn evaluate(facts: &Facts<'_>) -> Verdict {
     if facts.now.rulesets.is_empty() && facts.now.nft.tables.is_empty() {
         return Verdict::Unknown("no rules are in this state".into());
     }
@@ -86,43 +86,39 @@ fn judge(facts: &Facts<'_>) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::testing::{judged_to, node};
-    use crate::state::{NodeState, RulesetId};
+    use crate::checks::testing::{Node, given, node};
+    use crate::state::NodeState;
 
     const TO: Option<Mode> = Some(Mode::Ipvs);
 
     fn changed(from: &str, to: &str) -> NodeState {
-        let mut files = node("docker-iptables-1.30").files;
-        let name = RulesetId::ALL[1].file();
-        let text = files[&name].replacen(from, to, 1);
-        assert_ne!(text, &*files[&name]);
-        files.insert(name, text.into());
-        NodeState::parse(files).expect("a state")
+        Node::captured("docker-iptables-1.30").replace("iptables-nft.save", from, to).state()
     }
 
     #[test]
     fn all_three_outcomes() {
-        let mut state = node("docker-iptables-1.30");
-        assert!(matches!(judged_to(&CHECK, &state, TO), Verdict::Ok(_)));
+        let state = node("docker-iptables-1.30");
+        assert!(matches!(given(&state).to(TO).verdict(&CHECK), Verdict::Ok(_)));
         let filter = "*filter\n:INPUT ACCEPT";
         let closed = changed(filter, "*filter\n:INPUT DROP");
-        let Verdict::Found(found) = judged_to(&CHECK, &closed, TO) else { panic!("not found") };
+        let Verdict::Found(found) = given(&closed).to(TO).verdict(&CHECK) else {
+            panic!("not found")
+        };
         assert_eq!(found.evidence, ["iptables-nft filter: the policy of INPUT is DROP"]);
         assert_eq!(found.remedy, ["iptables-nft -I INPUT -s 192.168.64.0/20 -j ACCEPT"]);
 
         let rule = "-A FORWARD -m conntrack --ctstate NEW -m comment --comment \"kubernetes load";
         let last = format!("-A INPUT -j REJECT --reject-with icmp-host-prohibited\n[0:0] {rule}");
-        let Verdict::Found(found) = judged_to(&CHECK, &changed(rule, &last), TO) else {
+        let Verdict::Found(found) = given(&changed(rule, &last)).to(TO).verdict(&CHECK) else {
             panic!("not found")
         };
         assert!(found.evidence[0].contains("last rule: -A INPUT -j REJECT"), "{found:?}");
 
-        let mut firewalld = super::super::super::kube_proxy::testing::proxy(&mut state).clone();
-        firewalld.name = "firewalld".into();
-        state.processes.as_mut().expect("processes").push(firewalld);
-        assert!(matches!(judged_to(&CHECK, &state, TO), Verdict::Found(_)));
+        let node = Node::captured("docker-iptables-1.30").process(7, "firewalld", &[]);
+        let mut state = node.state();
+        assert!(matches!(given(&state).to(TO).verdict(&CHECK), Verdict::Found(_)));
         state.rulesets.clear();
         state.nft.tables.clear();
-        assert!(matches!(judged_to(&CHECK, &state, TO), Verdict::Unknown(_)));
+        assert!(matches!(given(&state).to(TO).verdict(&CHECK), Verdict::Unknown(_)));
     }
 }

@@ -6,17 +6,17 @@ use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::state::kube_proxy::Mode;
 use crate::state::object::ObjectId;
 
-pub(crate) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "ipvs.left-behind",
     title: "what ipvs mode left behind and that still acts",
     severity: Severity::Warn,
     when: "ipvs mode does not run",
     applies: |facts| facts.running.mode != Some(Mode::Ipvs),
-    judge,
+    evaluate,
     reference: "https://github.com/gardener/gardener/issues/4599",
 };
 
-fn judge(facts: &Facts<'_>) -> Verdict {
+fn evaluate(facts: &Facts<'_>) -> Verdict {
     let Some(mode) = facts.running.mode else {
         let evidence = &facts.running.evidence;
         return Verdict::Unknown(format!("which mode runs is not clear: {evidence}"));
@@ -46,14 +46,13 @@ fn judge(facts: &Facts<'_>) -> Verdict {
     if evidence.is_empty() {
         return Verdict::Ok("no link, virtual server or set of ipvs mode is there".into());
     }
-    let effect = match links.is_empty() {
-        true => "they serve nothing, and are in the way of a later kube-proxy with other sets",
-        false => {
-            "this node answers for every address on kube-ipvs0 itself, also of services that are \
-             gone or have no endpoints; Calico stays in its ipvs mode while the link is there"
-        }
+    let effect = if links.is_empty() {
+        "they serve nothing, and are in the way of a later kube-proxy with other sets"
+    } else {
+        "this node answers for every address on kube-ipvs0 itself, also of services that are gone \
+         or have no endpoints; Calico stays in its ipvs mode while the link is there"
     };
-    // A set that a rule names goes with that rule, and `cleanup` has both.
+    // A set that a rule names is removed with that rule, by `cleanup`.
     let named = sets_of_rules(facts);
     let fix = facts.removal(|o| {
         &*o.owner == "kube-proxy"
@@ -82,22 +81,22 @@ fn sets_of_rules(facts: &Facts<'_>) -> BTreeSet<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::testing::{judged, node};
+    use crate::checks::testing::{node, verdict_of};
 
     #[test]
     fn all_three_outcomes() {
         let mut state = node("docker-iptables-1.30");
-        assert!(matches!(judged(&CHECK, &state), Verdict::Ok(_)));
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Ok(_)));
         let ipvs = node("half-migrated-ipvs-1.20");
         state.links.extend(ipvs.links.into_iter().filter(|l| l.name == "kube-ipvs0"));
         state.ipsets = ipvs.ipsets;
-        let Verdict::Found(found) = judged(&CHECK, &state) else { panic!("not found") };
+        let Verdict::Found(found) = verdict_of(&CHECK, &state) else { panic!("not found") };
         assert_eq!(found.evidence[0], "link kube-ipvs0 with 30 addresses");
         assert!(found.evidence[1].contains("ipsets, the first KUBE-"), "{found:?}");
         let names: Vec<String> = found.fix.iter().map(ToString::to_string).collect();
         assert!(names.contains(&"remove link kube-ipvs0".to_owned()), "{names:?}");
         assert!(names.contains(&"remove ipset KUBE-CLUSTER-IP".to_owned()), "{names:?}");
         state.links.clear();
-        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Unknown(_)));
     }
 }

@@ -7,7 +7,7 @@ use crate::kube_proxy::services::Place;
 use crate::state::ipvs::Service;
 use crate::state::kube_proxy::Mode;
 
-pub(crate) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "ipvs.localhost-nodeports",
     title: "NodePorts that are used on 127.0.0.1",
     severity: Severity::Warn,
@@ -15,11 +15,11 @@ pub(crate) const CHECK: Check = Check {
     applies: |facts| {
         matches!(facts.to, Some(Mode::Ipvs | Mode::Nftables)) && facts.to != facts.running.mode
     },
-    judge,
+    evaluate,
     reference: "https://github.com/kubernetes/kubernetes/issues/67730",
 };
 
-fn judge(facts: &Facts<'_>) -> Verdict {
+fn evaluate(facts: &Facts<'_>) -> Verdict {
     let Some(mode) = facts.running.mode else {
         let evidence = &facts.running.evidence;
         return Verdict::Unknown(format!("which mode serves is not clear: {evidence}"));
@@ -90,46 +90,45 @@ fn connected(facts: &Facts<'_>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::testing::{judged_to, node, with_facts};
-    use crate::state::{NodeState, RulesetId};
+    use crate::checks::testing::{Node, given, node};
 
     const TO: Option<Mode> = Some(Mode::Nftables);
 
     #[test]
     fn found_by_a_counter_or_a_connection() {
-        let mut files = node("docker-legacy-iptables-1.20-no-conntrack").files;
-        let name = RulesetId::ALL[0].file();
-        let text = files[&name].replacen(
-            "[0:0] -A KUBE-NODEPORTS -s 127.0.0.0/8",
-            "[7:420] -A KUBE-NODEPORTS -s 127.0.0.0/8",
-            1,
-        );
-        files.insert(name, text.into());
-        let state = NodeState::parse(files).expect("a state");
-        let Verdict::Found(found) = judged_to(&CHECK, &state, Some(Mode::Ipvs)) else {
+        let rule = "-A KUBE-NODEPORTS -s 127.0.0.0/8";
+        let state = Node::captured("docker-legacy-iptables-1.20-no-conntrack")
+            .replace("iptables-legacy.save", &format!("[0:0] {rule}"), &format!("[7:420] {rule}"))
+            .state();
+        let Verdict::Found(found) = given(&state).to(Mode::Ipvs).verdict(&CHECK) else {
             panic!("not found")
         };
         assert!(found.evidence[0].contains("[7 packets] -A KUBE-NODEPORTS"), "{found:?}");
 
-        let mut state = node("half-migrated-ipvs-1.20");
-        let text = state.files["ipvs.list"].replace(
-            "127.0.0.1:30443 rr\n  -> 192.168.64.11:443            Masq    1      0 ",
-            "127.0.0.1:30443 rr\n  -> 192.168.64.11:443            Masq    1      2 ",
-        );
-        state.files.insert("ipvs.list".into(), text.into());
-        let Verdict::Found(found) = judged_to(&CHECK, &state, TO) else { panic!("not found") };
+        let state = Node::captured("half-migrated-ipvs-1.20")
+            .replace(
+                "ipvs.list",
+                "127.0.0.1:30443 rr\n  -> 192.168.64.11:443            Masq    1      0 ",
+                "127.0.0.1:30443 rr\n  -> 192.168.64.11:443            Masq    1      2 ",
+            )
+            .state();
+        let Verdict::Found(found) = given(&state).to(TO).verdict(&CHECK) else {
+            panic!("not found")
+        };
         assert_eq!(found.evidence, ["virtual server 127.0.0.1:30443/tcp: 2 connections"]);
     }
 
     #[test]
     fn unknown_without_a_trace_and_ok_where_they_are_off() {
         let state = node("docker-iptables-1.30");
-        let Verdict::Unknown(missing) = judged_to(&CHECK, &state, TO) else { panic!("known") };
+        let Verdict::Unknown(missing) = given(&state).to(TO).verdict(&CHECK) else {
+            panic!("known")
+        };
         assert!(missing.starts_with("there is node port 30080/tcp, node port 30443/tcp;"));
-        let verdict = with_facts(&state, TO, |facts| {
+        let verdict = given(&state).to(TO).facts(|facts| {
             let settings = facts.settings.as_mut().expect("settings");
             settings.iptables.localhost_node_ports = Some(false);
-            judge(facts)
+            evaluate(facts)
         });
         assert!(matches!(verdict, Verdict::Ok(_)));
     }

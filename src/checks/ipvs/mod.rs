@@ -1,26 +1,34 @@
-//! Traps of ipvs mode, running or ahead.
+//! Traps of ipvs mode, running or as the target.
 
-pub(crate) mod conn_reuse_mode;
-pub(crate) mod expiry;
-pub(crate) mod foreign_servers;
-pub(crate) mod host_firewall;
-pub(crate) mod left_behind;
-pub(crate) mod localhost_node_ports;
-pub(crate) mod service_address;
-pub(crate) mod strict_arp;
-pub(crate) mod udp_timeout;
-pub(crate) mod unbacked;
-pub(crate) mod zero_weight;
+mod foreign_servers;
+mod host_firewall;
+mod left_behind;
+mod localhost_node_ports;
+mod service_address;
+mod strict_arp;
+mod sysctls;
+mod udp_timeout;
+mod unbacked;
+mod zero_weight;
 
-use super::Facts;
+use super::{Check, Facts};
 use crate::kube_proxy::mode;
 use crate::state::ipvs::{Listing, Protocol, Service};
-use crate::state::sysctl::Sysctls;
 
-/// The sysctls of the state.
-fn sysctls(facts: &Facts<'_>) -> Option<Sysctls> {
-    Sysctls::parse("sysctl.txt", facts.now.files.get("sysctl.txt")?).ok()
-}
+pub(super) const CHECKS: &[&Check] = &[
+    &sysctls::CONN_REUSE_MODE,
+    &sysctls::EXPIRY,
+    &foreign_servers::BEFORE,
+    &foreign_servers::BESIDE,
+    &host_firewall::CHECK,
+    &left_behind::CHECK,
+    &localhost_node_ports::CHECK,
+    &service_address::CHECK,
+    &strict_arp::CHECK,
+    &udp_timeout::CHECK,
+    &unbacked::CHECK,
+    &zero_weight::CHECK,
+];
 
 /// Virtual servers with their connections; none if they were not captured.
 fn listing(facts: &Facts<'_>) -> Option<Listing> {
@@ -37,12 +45,12 @@ fn serves_by_servers(facts: &Facts<'_>) -> bool {
     facts.running.mode.is_some_and(|mode| mode::of(mode).has_virtual_servers())
 }
 
-/// True where virtual servers are, or will be.
+/// True where virtual servers are, or are to be.
 fn has_servers(facts: &Facts<'_>) -> bool {
     serves_by_servers(facts) || !facts.now.ipvs.servers.is_empty()
 }
 
-/// The worst first: UDP, which never closes, and DNS, which everything needs.
+/// The urgency of a service, 0 first: UDP never closes, and everything needs DNS.
 fn urgency(service: &Service) -> u8 {
     match service {
         Service::Address { protocol: Protocol::Udp, address } if address.port() == 53 => 0,

@@ -1,5 +1,5 @@
-//! ipvs mode binds every service address to kube-ipvs0, on every node. An address that a node or
-//! the API server has as well is then cut off.
+//! ipvs mode binds every service address to kube-ipvs0, on every node. That cuts off a node or an
+//! API server with the same address.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -9,20 +9,20 @@ use crate::kube_proxy::mode;
 use crate::kube_proxy::services::Services;
 use crate::state::kube_proxy::Mode;
 
-pub(crate) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "ipvs.service-address",
     title: "service addresses that a node or the API server has as well",
     severity: Severity::Block,
     when: "ipvs mode runs, or is the target",
     applies: |facts| facts.concerns(Mode::Ipvs),
-    judge,
+    evaluate,
     reference: "https://github.com/kubernetes/kubernetes/issues/127410",
 };
 
 /// Links whose addresses are service addresses by design; nodelocaldns has a check of its own.
 const BY_DESIGN: [&str; 2] = ["kube-ipvs0", "nodelocaldns"];
 
-fn judge(facts: &Facts<'_>) -> Verdict {
+fn evaluate(facts: &Facts<'_>) -> Verdict {
     if facts.now.links.is_empty() {
         return Verdict::Unknown("the links are not in this state".into());
     }
@@ -33,7 +33,7 @@ fn judge(facts: &Facts<'_>) -> Verdict {
     let taken = taken(facts, mode);
     let clashes: Services = mode::of(mode)
         .services_where(facts.now, &|key, _| key.address().is_some_and(|a| taken.contains_key(&a)));
-    // kube-ipvs0 also holds what no virtual server answers for any more.
+    // kube-ipvs0 also holds addresses without a virtual server.
     let bound: BTreeSet<IpAddr> = facts
         .now
         .links
@@ -84,7 +84,7 @@ fn judge(facts: &Facts<'_>) -> Verdict {
     })
 }
 
-/// Addresses that are someone's already, with whose.
+/// Addresses in use, each with its holder.
 fn taken(facts: &Facts<'_>, mode: Mode) -> BTreeMap<IpAddr, String> {
     let mut taken = BTreeMap::new();
     for route in &facts.now.routes {
@@ -97,13 +97,13 @@ fn taken(facts: &Facts<'_>, mode: Mode) -> BTreeMap<IpAddr, String> {
         None => key.port == 443 && key.address().is_some(),
     });
     for service in api.values() {
-        // Without names, the API server is known by its port alone.
+        // Without names, only its port identifies the API server.
         let is_api = |port| service.name.is_some() || port == 6443;
         for backend in service.backends.iter().filter(|b| is_api(b.port())) {
             taken.insert(backend.ip(), "the API server's".into());
         }
     }
-    // kube-vip puts a load balancer's address on a link of the node that announces it, by design.
+    // By design, kube-vip adds a load balancer's address to a link of the node that announces it.
     let announces = facts.now.processes.iter().flatten().any(|p| p.name == "kube-vip");
     for link in facts.now.links.iter().filter(|l| !BY_DESIGN.contains(&l.name.as_str())) {
         let whole = |net: &&ipnet::IpNet| net.prefix_len() == net.max_prefix_len();
@@ -124,12 +124,12 @@ fn taken(facts: &Facts<'_>, mode: Mode) -> BTreeMap<IpAddr, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::testing::{judged, judged_to, node};
+    use crate::checks::testing::{Node, given, node, verdict_of};
 
     #[test]
     fn ok_where_none_clashes() {
         for name in ["docker-iptables-1.30", "half-migrated-ipvs-1.20", "nftables-leftovers-1.30"] {
-            let verdict = judged_to(&CHECK, &node(name), Some(Mode::Ipvs));
+            let verdict = given(&node(name)).to(Mode::Ipvs).verdict(&CHECK);
             assert!(matches!(verdict, Verdict::Ok(_)), "{name}: {verdict:?}");
         }
     }
@@ -138,7 +138,7 @@ mod tests {
     fn an_external_address_of_a_node_is_found_before_the_switch() {
         let mut state = node("docker-iptables-1.30");
         state.links[0].addresses.push("198.51.100.7/32".parse().expect("a network"));
-        let Verdict::Found(found) = judged_to(&CHECK, &state, Some(Mode::Ipvs)) else {
+        let Verdict::Found(found) = given(&state).to(Mode::Ipvs).verdict(&CHECK) else {
             panic!("not found")
         };
         assert_eq!(
@@ -153,26 +153,23 @@ mod tests {
         let mut state = node("docker-iptables-1.30");
         state.links[0].addresses.push("203.0.113.50/32".parse().expect("a network"));
         let to = Some(Mode::Ipvs);
-        assert!(matches!(judged_to(&CHECK, &state, to), Verdict::Found(_)));
-        let mut announcer = crate::checks::kube_proxy::testing::proxy(&mut state).clone();
-        announcer.name = "kube-vip".into();
-        state.processes.as_mut().expect("processes").push(announcer);
-        assert!(matches!(judged_to(&CHECK, &state, to), Verdict::Ok(_)));
+        assert!(matches!(given(&state).to(to).verdict(&CHECK), Verdict::Found(_)));
+        let announcer = Node::captured("docker-iptables-1.30").process(7, "kube-vip", &[]);
+        state.processes = announcer.state().processes;
+        assert!(matches!(given(&state).to(to).verdict(&CHECK), Verdict::Ok(_)));
     }
 
     #[test]
     fn a_next_hop_and_the_api_server_count_too() {
-        let files = node("docker-iptables-1.30").files;
-        let text = files["iptables-nft.save"].replace("-d 203.0.113.50/32", "-d 10.9.0.1/32");
-        let mut files = files;
-        files.insert("iptables-nft.save".into(), text.into());
-        let mut state = crate::state::NodeState::parse(files).expect("a state");
+        let mut state = Node::captured("docker-iptables-1.30")
+            .replace("iptables-nft.save", "-d 203.0.113.50/32", "-d 10.9.0.1/32")
+            .state();
         let route = r#"[{"dst": "10.5.0.0/16", "gateway": "198.51.100.7", "dev": "n1"}]"#;
         state.routes = crate::state::links::parse_routes("route.json", route).expect("a route");
         for link in &mut state.links {
             link.addresses.retain(|a| a.addr().to_string() != "10.9.0.1");
         }
-        let Verdict::Found(found) = judged_to(&CHECK, &state, Some(Mode::Ipvs)) else {
+        let Verdict::Found(found) = given(&state).to(Mode::Ipvs).verdict(&CHECK) else {
             panic!("not found")
         };
         assert_eq!(
@@ -190,7 +187,7 @@ mod tests {
         let mut state = node("half-migrated-ipvs-1.20");
         let link = state.links.iter_mut().find(|l| l.name == "kube-ipvs0").expect("kube-ipvs0");
         link.addresses.push("10.9.0.1/32".parse().expect("a network"));
-        let Verdict::Found(found) = judged(&CHECK, &state) else { panic!("not found") };
+        let Verdict::Found(found) = verdict_of(&CHECK, &state) else { panic!("not found") };
         let last = found.evidence.last().expect("evidence");
         assert_eq!(last, "10.9.0.1 is on kube-ipvs0 and on this node's lo");
     }
@@ -199,6 +196,6 @@ mod tests {
     fn unknown_without_links() {
         let mut state = node("docker-iptables-1.30");
         state.links.clear();
-        assert!(matches!(judged_to(&CHECK, &state, Some(Mode::Ipvs)), Verdict::Unknown(_)));
+        assert!(matches!(given(&state).to(Mode::Ipvs).verdict(&CHECK), Verdict::Unknown(_)));
     }
 }

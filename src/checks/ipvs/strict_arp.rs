@@ -1,32 +1,30 @@
-//! MetalLB announces addresses by ARP; with kube-ipvs0 every node would answer for them.
+//! MetalLB announces addresses by ARP; with kube-ipvs0 every node answers for them.
 
-use super::sysctls;
 use crate::checks::kube_proxy::setting;
-use crate::checks::{Check, Facts, Found, Severity, Verdict};
+use crate::checks::sysctls::sysctls;
+use crate::checks::{Check, Facts, Found, Severity, Verdict, no_processes};
 use crate::state::kube_proxy::Mode;
 
-pub(crate) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "ipvs.strict-arp",
     title: "strictARP, which MetalLB and kube-vip need in ipvs mode",
     severity: Severity::Warn,
     when: "ipvs mode runs, or is the target",
     applies: |facts| facts.concerns(Mode::Ipvs),
-    judge,
+    evaluate,
     reference: "https://metallb.io/installation/",
 };
 
 /// Programs that announce addresses by ARP.
 const ANNOUNCERS: [&str; 2] = ["speaker", "kube-vip"];
 
-fn judge(facts: &Facts<'_>) -> Verdict {
-    let Some(processes) = &facts.now.processes else {
-        return Verdict::Unknown("the processes are not in this state".into());
-    };
+fn evaluate(facts: &Facts<'_>) -> Verdict {
+    let Some(processes) = &facts.now.processes else { return no_processes() };
     let Some(announcer) = processes.iter().find(|p| ANNOUNCERS.contains(&p.name.as_str())) else {
         return Verdict::Ok("neither MetalLB's speaker nor kube-vip runs here".into());
     };
     let who = format!("{} (process {}) announces addresses", announcer.name, announcer.pid);
-    let sysctls = sysctls(facts);
+    let sysctls = sysctls(facts.now);
     let is = |name: &str, value: &str| {
         let name = format!("net.ipv4.conf.all.{name}");
         sysctls.as_ref().and_then(|s| s.get(&name)).map(|v| v == value)
@@ -55,23 +53,21 @@ fn judge(facts: &Facts<'_>) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::testing::{judged, node, with_facts};
+    use crate::checks::testing::{Node, given, verdict_of};
 
     #[test]
     fn all_three_outcomes() {
-        let mut state = node("half-migrated-ipvs-1.20");
-        assert!(matches!(judged(&CHECK, &state), Verdict::Ok(_)));
-        let mut speaker = crate::checks::kube_proxy::testing::proxy(&mut state).clone();
-        speaker.name = "speaker".into();
-        state.processes.as_mut().expect("processes").push(speaker);
-        let Verdict::Found(found) = judged(&CHECK, &state) else { panic!("not found") };
+        let node = Node::captured("half-migrated-ipvs-1.20");
+        assert!(matches!(verdict_of(&CHECK, &node.state()), Verdict::Ok(_)));
+        let mut state = node.process(7, "speaker", &[]).state();
+        let Verdict::Found(found) = verdict_of(&CHECK, &state) else { panic!("not found") };
         assert!(found.remedy[0].starts_with("ipvs: {strictARP: true}"), "{found:?}");
-        let strict = with_facts(&state, None, |facts| {
+        let strict = given(&state).facts(|facts| {
             facts.settings.as_mut().expect("settings").ipvs.strict_arp = true;
-            judge(facts)
+            evaluate(facts)
         });
         assert!(matches!(strict, Verdict::Ok(_)));
         state.processes = None;
-        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Unknown(_)));
     }
 }

@@ -1,24 +1,24 @@
-//! How long ipvs keeps an idle UDP flow: 300 s if nothing is said.
+//! How long ipvs keeps an idle UDP flow: 300 s by default.
 
 use crate::checks::kube_proxy::setting;
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::state::kube_proxy::Mode;
 
-pub(crate) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "ipvs.udp-timeout",
     title: "how long ipvs keeps an idle UDP flow",
     severity: Severity::Info,
     when: "ipvs mode runs, or is the target",
     applies: |facts| facts.concerns(Mode::Ipvs),
-    judge,
+    evaluate,
     reference: "https://github.com/kubernetes/kubernetes/issues/76664",
 };
 
-fn judge(facts: &Facts<'_>) -> Verdict {
+fn evaluate(facts: &Facts<'_>) -> Verdict {
     let Some(settings) = &facts.settings else {
         return Verdict::Unknown("what kube-proxy was told is not known".into());
     };
-    // A Go duration of nothing but zeros leaves the kernel's value alone.
+    // A Go duration of zeros leaves the kernel's value unchanged.
     let set = |t: &&String| t.bytes().any(|b| (b'1'..=b'9').contains(&b));
     if let Some(time) = settings.ipvs.udp_timeout.as_ref().filter(set) {
         return Verdict::Ok(format!("ipvs.udpTimeout is {time}"));
@@ -38,21 +38,23 @@ fn judge(facts: &Facts<'_>) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::testing::{judged, node, with_facts};
+    use crate::checks::testing::{Node, given, node, verdict_of};
 
     #[test]
     fn all_three_outcomes() {
-        let mut state = node("half-migrated-ipvs-1.20");
+        let state = node("half-migrated-ipvs-1.20");
         let with = |time: &str| {
-            with_facts(&state, None, |facts| {
+            given(&state).facts(|facts| {
                 facts.settings.as_mut().expect("settings").ipvs.udp_timeout = Some(time.into());
-                judge(facts)
+                evaluate(facts)
             })
         };
         assert_eq!(with("10s"), Verdict::Ok("ipvs.udpTimeout is 10s".into()));
         assert!(matches!(with("0s"), Verdict::Found(_)));
-        assert!(matches!(judged(&CHECK, &state), Verdict::Found(_)));
-        state.files.remove("files/var/lib/kube-proxy/config.conf");
-        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Found(_)));
+        let state = Node::captured("half-migrated-ipvs-1.20")
+            .remove("files/var/lib/kube-proxy/config.conf")
+            .state();
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Unknown(_)));
     }
 }

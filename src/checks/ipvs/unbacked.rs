@@ -1,23 +1,23 @@
-//! Real servers whose pod is gone. Only a network that gives each pod a route of its own tells.
+//! Real servers whose pod is gone. Only a network with one route a pod shows it.
 
 use ipnet::IpNet;
 
-use super::{has_servers, urgency};
+use super::{has_servers, is_kube_proxys, urgency};
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::state::links::Route;
 
-pub(crate) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "ipvs.unbacked",
     title: "real servers on this node that no pod backs",
     severity: Severity::Warn,
     when: "there are virtual servers",
     applies: has_servers,
-    judge,
+    evaluate,
     reference: "https://github.com/kubernetes/kubernetes/issues/71514",
 };
 
-fn judge(facts: &Facts<'_>) -> Verdict {
-    // Calico keeps a blackhole route for the block of this node, and one route a pod in it.
+fn evaluate(facts: &Facts<'_>) -> Verdict {
+    // Calico keeps a blackhole route for the block of this node, and one route a pod inside it.
     let networks = |wanted: fn(&&Route) -> bool| -> Vec<IpNet> {
         facts.now.routes.iter().filter(wanted).filter_map(Route::network).collect()
     };
@@ -34,10 +34,7 @@ fn judge(facts: &Facts<'_>) -> Verdict {
         .ipvs
         .servers
         .iter()
-        .filter(|server| {
-            let owner = facts.ownership.virtual_server(&server.service);
-            owner.is_some_and(|o| o.name == "kube-proxy")
-        })
+        .filter(|server| is_kube_proxys(facts, &server.service))
         .flat_map(|server| server.reals.iter().map(|real| (&server.service, real)))
         .filter(|(_, real)| {
             let ip = real.address.ip();
@@ -69,7 +66,7 @@ fn judge(facts: &Facts<'_>) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::testing::{judged, node};
+    use crate::checks::testing::{node, verdict_of};
     use crate::state::NodeState;
     use crate::state::links::parse_routes;
 
@@ -84,11 +81,11 @@ mod tests {
     #[test]
     fn all_three_outcomes() {
         let state = node("half-migrated-ipvs-1.20");
-        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Unknown(_)));
         let block = r#"{"type": "blackhole", "dst": "192.168.66.0/29", "protocol": "bird"}"#;
         let state = with_routes(&format!("[{block}, {POD}]"));
-        assert!(matches!(judged(&CHECK, &state), Verdict::Ok(_)));
-        let Verdict::Found(found) = judged(&CHECK, &with_routes(&format!("[{block}]"))) else {
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Ok(_)));
+        let Verdict::Found(found) = verdict_of(&CHECK, &with_routes(&format!("[{block}]"))) else {
             panic!("not found")
         };
         assert_eq!(found.evidence.len(), 3);

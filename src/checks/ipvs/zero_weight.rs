@@ -1,19 +1,19 @@
-//! Real servers that kube-proxy set to weight 0 and that old connections still go to.
+//! Real servers at weight 0 that old connections still use.
 
 use super::{has_servers, is_kube_proxys, listing, urgency};
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
 
-pub(crate) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "ipvs.zero-weight",
     title: "real servers at weight 0 that still have connections",
     severity: Severity::Warn,
     when: "there are virtual servers",
     applies: has_servers,
-    judge,
+    evaluate,
     reference: "https://github.com/kubernetes/kubernetes/issues/76664",
 };
 
-fn judge(facts: &Facts<'_>) -> Verdict {
+fn evaluate(facts: &Facts<'_>) -> Verdict {
     let Some(listing) = listing(facts) else {
         return Verdict::Unknown("ipvs.list, with the connections, is not in this state".into());
     };
@@ -64,11 +64,11 @@ fn judge(facts: &Facts<'_>) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::testing::{judged, node};
+    use crate::checks::testing::{Node, node, verdict_of};
 
     #[test]
     fn the_dns_black_hole_is_found() {
-        let Verdict::Found(found) = judged(&CHECK, &node("ipvs-dns-blackhole-1.20")) else {
+        let Verdict::Found(found) = verdict_of(&CHECK, &node("ipvs-dns-blackhole-1.20")) else {
             panic!("not found")
         };
         assert_eq!(
@@ -81,26 +81,26 @@ mod tests {
 
     #[test]
     fn ok_without_any_and_unknown_without_the_listing() {
-        let mut state = node("half-migrated-ipvs-1.20");
-        assert!(matches!(judged(&CHECK, &state), Verdict::Ok(_)));
-        state.files.remove("ipvs.list");
-        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+        let node = Node::captured("half-migrated-ipvs-1.20");
+        assert!(matches!(verdict_of(&CHECK, &node.state()), Verdict::Ok(_)));
+        let state = node.remove("ipvs.list").state();
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Unknown(_)));
     }
 
     #[test]
     fn someone_elses_draining_is_their_business() {
-        let mut state = node("ipvs-with-keepalived-1.20");
-        let text = state.files["ipvs.list"]
+        let state = Node::captured("ipvs-with-keepalived-1.20")
             .replace(
+                "ipvs.list",
                 "10.9.0.11:8443               Route   1      0          0 ",
                 "10.9.0.11:8443               Route   0      3          0 ",
             )
             .replace(
+                "ipvs.list",
                 "192.168.66.5:53              Masq    0      0          6 ",
                 "192.168.66.5:53              Masq    1      0          6 ",
-            );
-        assert_ne!(text, &*state.files["ipvs.list"]);
-        state.files.insert("ipvs.list".into(), text.into());
-        assert!(matches!(judged(&CHECK, &state), Verdict::Ok(_)));
+            )
+            .state();
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Ok(_)));
     }
 }

@@ -1,73 +1,53 @@
 //! What the kernel must have, found without loading anything.
 
-pub(super) mod dummy;
-pub(super) mod ip_vs;
-pub(super) mod modules_at_boot;
-pub(super) mod nftables;
-pub(super) mod schedulers;
-pub(super) mod xt_ipvs;
-pub(super) mod xt_set;
+mod modules;
+mod modules_at_boot;
+mod nftables;
+mod schedulers;
 
-use super::{Facts, Found, Verdict};
+use super::{Check, Facts};
 use crate::state::live_facts::Availability;
 
-/// Where a module is.
-enum Place {
-    /// It can be had; how.
-    There(String),
-    /// It cannot; where it was looked for.
+pub(super) const CHECKS: &[&Check] = &[
+    &modules::DUMMY,
+    &modules::IP_VS,
+    &modules_at_boot::CHECK,
+    &nftables::CHECK,
+    &schedulers::CHECK,
+    &modules::XT_IPVS,
+    &modules::XT_SET,
+];
+
+/// Whether the kernel can have a module, with the evidence in words.
+enum Presence {
+    Present(String),
     Missing(String),
-    /// What was missing to know.
     Unknown(String),
 }
 
-/// Where the module `name` is: loaded when the state was captured, or where a live node has it.
-fn place(facts: &Facts<'_>, name: &str) -> Place {
+/// Looks for a module: loaded at the capture, or available on a live node.
+fn presence(facts: &Facts<'_>, name: &str) -> Presence {
     let loaded = facts.now.files.get("modules.txt");
     let line = |text: &str| text.lines().any(|l| l.split(' ').next() == Some(name));
     if loaded.is_some_and(|text| line(text)) {
-        return Place::There(format!("{name} is loaded (/proc/modules)"));
+        return Presence::Present(format!("{name} is loaded (/proc/modules)"));
     }
     let Some(modules) = facts.live.and_then(|a| a.modules.as_ref()) else {
         let why = "was not loaded at the capture; a live node alone can say if it could be";
-        return Place::Unknown(format!("{name} {why}"));
+        return Presence::Unknown(format!("{name} {why}"));
     };
     match modules.availability(name) {
-        Availability::Loaded => Place::There(format!("{name} is loaded (/proc/modules)")),
-        Availability::BuiltIn => Place::There(format!("{name} is part of the kernel")),
-        Availability::Loadable => Place::There(format!("{name} can be loaded (modules.dep)")),
-        Availability::Missing => Place::Missing(format!(
+        Availability::Loaded => Presence::Present(format!("{name} is loaded (/proc/modules)")),
+        Availability::BuiltIn => Presence::Present(format!("{name} is part of the kernel")),
+        Availability::Loadable => Presence::Present(format!("{name} can be loaded (modules.dep)")),
+        Availability::Missing => Presence::Missing(format!(
             "{name}: not in /proc/modules, modules.builtin, the kernel's configuration, or \
              modules.dep"
         )),
-        Availability::Unknown => Place::Unknown(format!(
+        Availability::Unknown => Presence::Unknown(format!(
             "{name} is not loaded, and /lib/modules of this kernel cannot be read"
         )),
     }
-}
-
-/// The judgement of one module; `there` is another proof that the kernel has it.
-fn judge_module(facts: &Facts<'_>, name: &str, there: Option<String>, effect: &str) -> Verdict {
-    if let Some(shown) = there {
-        return Verdict::Ok(shown);
-    }
-    match place(facts, name) {
-        Place::There(shown) => Verdict::Ok(shown),
-        Place::Unknown(why) => Verdict::Unknown(why),
-        Place::Missing(evidence) => Verdict::Found(Found {
-            evidence: std::iter::once(evidence).chain(complaints(facts, name)).collect(),
-            effect: effect.into(),
-            remedy: vec![install(facts, name)],
-            fix: Vec::new(),
-        }),
-    }
-}
-
-/// Lines of kube-proxy's log that miss the module.
-fn complaints(facts: &Facts<'_>, name: &str) -> Vec<String> {
-    let lines = facts.live.iter().flat_map(|a| &a.kube_proxy_complaints);
-    let named = |l: &&String| l.contains("kernel modules") && l.contains(name);
-    lines.filter(named).take(1).cloned().collect()
 }
 
 /// How to get the modules `names` for this kernel.
@@ -86,21 +66,12 @@ fn install(facts: &Facts<'_>, names: &str) -> String {
 }
 
 #[cfg(test)]
-pub(super) mod testing {
-    use super::super::{Check, Verdict};
-    use crate::state::NodeState;
-    use crate::state::kube_proxy::Mode;
+mod testing {
     use crate::state::live_facts::LiveFacts;
     use crate::state::live_facts::Modules;
 
-    /// What `check` says of a live node that is to go to `to` and has these modules to load.
-    pub fn judged_with(
-        check: &Check,
-        state: &NodeState,
-        to: Mode,
-        loadable: &[&str],
-        at_boot: &[&str],
-    ) -> Verdict {
+    /// A live node that can load some modules, and loads some of them at boot.
+    pub(super) fn modules(loadable: &[&str], at_boot: &[&str]) -> LiveFacts {
         let names = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect();
         let modules = Modules {
             loadable: names(loadable),
@@ -108,7 +79,6 @@ pub(super) mod testing {
             complete: true,
             ..Modules::default()
         };
-        let asked = LiveFacts { modules: Some(modules), ..LiveFacts::default() };
-        super::super::testing::judged_with(check, state, Some(to), None, Some(&asked))
+        LiveFacts { modules: Some(modules), ..LiveFacts::default() }
     }
 }

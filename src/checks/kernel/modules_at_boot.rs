@@ -1,34 +1,34 @@
-//! Modules that were loaded by hand are gone after a reboot.
+//! Modules loaded by hand are gone after a reboot.
 
 use std::collections::BTreeSet;
 
-use super::super::{Check, Facts, Found, Severity, Verdict};
 use super::schedulers;
+use crate::checks::{Check, Facts, Found, Severity, Verdict, not_live};
 use crate::state::kube_proxy::Mode;
 use crate::state::live_facts::Availability;
 
-pub(in crate::checks) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "kernel.modules-at-boot",
     title: "the modules of ipvs mode after a reboot",
     severity: Severity::Warn,
     when: "ipvs mode runs, or is the target; a live node alone can be asked",
     applies: |facts| facts.concerns(Mode::Ipvs),
-    judge,
+    evaluate,
     reference: "https://man7.org/linux/man-pages/man5/modules-load.d.5.html",
 };
 
-fn judge(facts: &Facts<'_>) -> Verdict {
+fn evaluate(facts: &Facts<'_>) -> Verdict {
     let Some(modules) = facts.live.and_then(|a| a.modules.as_ref()) else {
-        return Verdict::Unknown("a live node alone can be asked".into());
+        return not_live();
     };
     let mut needed = schedulers::needed(facts);
     needed.insert("ip_vs".into());
-    // Built in, they are always there; missing, no file would bring them.
+    // A built-in module is always there; no file can load a missing one.
     let by_file = |n: &&String| {
         matches!(modules.availability(n), Availability::Loaded | Availability::Loadable)
     };
     let by_file: BTreeSet<&String> = needed.iter().filter(by_file).collect();
-    // A scheduler brings ip_vs with it.
+    // A scheduler loads ip_vs too.
     let brought = |n: &str| {
         modules.at_boot.contains(n)
             || n == "ip_vs" && modules.at_boot.iter().any(|m| m.starts_with("ip_vs_"))
@@ -57,17 +57,19 @@ fn judge(facts: &Facts<'_>) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::testing::{judged, node};
-    use super::super::testing::judged_with;
+    use super::super::testing::modules;
     use super::*;
+    use crate::checks::testing::{given, node, verdict_of};
 
     const ALL: [&str; 4] = ["ip_vs", "ip_vs_rr", "ip_vs_sh", "ip_vs_wrr"];
 
     #[test]
     fn found_ok_and_unknown() {
         let state = node("half-migrated-ipvs-1.20");
-        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
-        let at_boot = |names: &[&str]| judged_with(&CHECK, &state, Mode::Ipvs, &ALL, names);
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Unknown(_)));
+        let at_boot = |names: &[&str]| {
+            given(&state).to(Mode::Ipvs).live(&modules(&ALL, names)).verdict(&CHECK)
+        };
         let Verdict::Found(found) = at_boot(&["ip_vs_rr", "ip_vs_sh"]) else {
             panic!("not found");
         };
@@ -76,7 +78,10 @@ mod tests {
             ["printf 'ip_vs_wrr\\n' > /etc/modules-load.d/kube-proxy-ipvs.conf"]
         );
         assert!(matches!(at_boot(&ALL), Verdict::Ok(_)));
-        // What is nowhere is for another check.
-        assert!(matches!(judged_with(&CHECK, &state, Mode::Ipvs, &[], &[]), Verdict::Ok(_)));
+        // Missing modules are for another check.
+        assert!(matches!(
+            given(&state).to(Mode::Ipvs).live(&modules(&[], &[])).verdict(&CHECK),
+            Verdict::Ok(_)
+        ));
     }
 }

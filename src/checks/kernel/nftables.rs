@@ -1,23 +1,23 @@
 //! nftables mode needs a kernel of 5.13.
 
-use super::super::{Check, Facts, Found, Severity, Verdict};
+use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::state::kube_proxy::Mode;
 use crate::state::tools::Version;
 
-/// What kube-proxy's nftables mode asks for (kubernetes PR 124152).
+/// The kernel that nftables mode requires (kubernetes PR 124152).
 const NEEDED: Version = Version { major: 5, minor: 13, patch: 0 };
 
-pub(in crate::checks) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "kernel.nftables",
     title: "a kernel that nftables mode can use",
     severity: Severity::Block,
     when: "nftables mode runs, or is the target",
     applies: |facts| facts.concerns(Mode::Nftables),
-    judge,
+    evaluate,
     reference: "https://github.com/kubernetes/kubernetes/issues/122743",
 };
 
-fn judge(facts: &Facts<'_>) -> Verdict {
+fn evaluate(facts: &Facts<'_>) -> Verdict {
     let Some(tools) = &facts.now.tools else {
         return Verdict::Unknown("the kernel's version is not in this state".into());
     };
@@ -38,18 +38,18 @@ fn judge(facts: &Facts<'_>) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::testing::{judged, node};
     use super::*;
+    use crate::checks::testing::{node, verdict_of};
 
     #[test]
     fn found_ok_and_unknown() {
         let mut state = node("nftables-leftovers-1.30");
-        assert!(matches!(judged(&CHECK, &state), Verdict::Ok(_)));
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Ok(_)));
         state.tools.as_mut().unwrap().kernel = "5.10.0-28-amd64".into();
-        assert!(matches!(judged(&CHECK, &state), Verdict::Found(_)));
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Found(_)));
         state.tools.as_mut().unwrap().kernel = "custom".into();
-        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Unknown(_)));
         state.tools = None;
-        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Unknown(_)));
     }
 }

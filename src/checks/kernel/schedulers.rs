@@ -1,52 +1,55 @@
-//! The schedulers of ipvs that kube-proxy looks for, and the one that it is told.
+//! The schedulers of ipvs that kube-proxy requires, and the configured one.
 
 use std::collections::BTreeSet;
 
-use super::super::{Check, Facts, Found, Severity, Verdict};
-use super::{Place, install, place};
+use super::{Presence, install, presence};
+use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::state::kube_proxy::Mode;
 use crate::state::tools::Version;
 
-/// The first version that makes a virtual server to see, and no longer wants all of these.
+/// The first version that probes with a virtual server and does not require all of these.
 const PROBES: Version = Version { major: 1, minor: 27, patch: 0 };
 
-pub(in crate::checks) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "kernel.schedulers",
     title: "the schedulers of ipvs (ip_vs_rr and others)",
     severity: Severity::Block,
     when: "ipvs mode runs, or is the target",
     applies: |facts| facts.concerns(Mode::Ipvs),
-    judge,
+    evaluate,
     reference: "https://github.com/kubernetes/kubernetes/blob/v1.30.0/pkg/proxy/ipvs/README.md",
 };
 
-/// The modules that this kube-proxy needs; the strictest reading for an unknown version.
+/// The modules that this kube-proxy requires; an unknown version requires all.
 pub(super) fn needed(facts: &Facts<'_>) -> BTreeSet<String> {
-    let told = facts.settings.as_ref().and_then(|s| s.ipvs.scheduler.as_deref()).unwrap_or("rr");
-    let mut schedulers = vec![told];
+    let configured =
+        facts.settings.as_ref().and_then(|s| s.ipvs.scheduler.as_deref()).unwrap_or("rr");
+    let mut schedulers = vec![configured];
     if facts.running.version.is_none_or(|v| v < PROBES) {
         schedulers.extend(["rr", "wrr", "sh"]);
     }
     schedulers.into_iter().map(|s| format!("ip_vs_{s}")).collect()
 }
 
-fn judge(facts: &Facts<'_>) -> Verdict {
+fn evaluate(facts: &Facts<'_>) -> Verdict {
     let used: BTreeSet<String> =
         facts.now.ipvs.servers.iter().map(|s| format!("ip_vs_{}", s.scheduler)).collect();
-    let (mut there, mut missing, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
+    let mut present = Vec::new();
+    let mut missing = Vec::new();
+    let mut unknown = Vec::new();
     let mut names = Vec::new();
     for name in needed(facts) {
         if used.contains(&name) {
-            there.push(format!("virtual servers use {name}"));
+            present.push(format!("virtual servers use {name}"));
             continue;
         }
-        match place(facts, &name) {
-            Place::There(shown) => there.push(shown),
-            Place::Missing(evidence) => {
+        match presence(facts, &name) {
+            Presence::Present(shown) => present.push(shown),
+            Presence::Missing(evidence) => {
                 missing.push(evidence);
                 names.push(name);
             }
-            Place::Unknown(why) => unknown.push(why),
+            Presence::Unknown(why) => unknown.push(why),
         }
     }
     if !missing.is_empty() {
@@ -60,27 +63,29 @@ fn judge(facts: &Facts<'_>) -> Verdict {
         });
     }
     match &unknown[..] {
-        [] => Verdict::Ok(there.join("; ")),
+        [] => Verdict::Ok(present.join("; ")),
         unknown => Verdict::Unknown(unknown.join("; ")),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::testing::{judged, node, with_facts};
-    use super::super::testing::judged_with;
+    use super::super::testing::modules;
     use super::*;
+    use crate::checks::testing::{given, node, verdict_of};
 
     #[test]
     fn found_ok_and_unknown() {
         let state = node("docker-iptables-1.30");
-        let with = |modules: &[&str]| judged_with(&CHECK, &state, Mode::Ipvs, modules, &[]);
+        let with = |names: &[&str]| {
+            given(&state).to(Mode::Ipvs).live(&modules(names, &[])).verdict(&CHECK)
+        };
         let Verdict::Found(found) = with(&["ip_vs_rr", "ip_vs_sh"]) else { panic!("not found") };
         assert!(found.evidence[0].starts_with("ip_vs_wrr: not in"), "{found:?}");
         assert!(matches!(with(&["ip_vs_rr", "ip_vs_sh", "ip_vs_wrr"]), Verdict::Ok(_)));
         let mut snapshot = node("half-migrated-ipvs-1.20");
         snapshot.files.remove("modules.txt");
-        assert!(matches!(judged(&CHECK, &snapshot), Verdict::Unknown(_)));
+        assert!(matches!(verdict_of(&CHECK, &snapshot), Verdict::Unknown(_)));
     }
 
     #[test]
@@ -88,7 +93,7 @@ mod tests {
         let mut state = node("half-migrated-ipvs-1.20");
         let config = "mode: ipvs\nipvs: {scheduler: lc}\n";
         state.files.insert("files/var/lib/kube-proxy/config.conf".into(), config.into());
-        with_facts(&state, None, |facts| {
+        given(&state).facts(|facts| {
             assert_eq!(needed(facts).len(), 4);
             facts.running.version = Version::find("1.30.5");
             assert_eq!(needed(facts), BTreeSet::from(["ip_vs_lc".to_owned()]));

@@ -1,23 +1,21 @@
 //! Two kube-proxies in one network namespace undo each other.
 
 use super::instances;
-use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
+use crate::checks::{Check, Facts, Found, Severity, Verdict, always, no_processes};
 use crate::state::kube_proxy::Instances;
 
-pub(crate) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "kube-proxy.instances",
     title: "the number of kube-proxies in this network namespace",
     severity: Severity::Block,
     when: "always",
     applies: always,
-    judge,
+    evaluate,
     reference: "https://kubernetes.io/docs/reference/command-line-tools-reference/kube-proxy/",
 };
 
-fn judge(facts: &Facts<'_>) -> Verdict {
-    let Some(all) = instances(facts) else {
-        return Verdict::Unknown("the processes are not in this state".into());
-    };
+fn evaluate(facts: &Facts<'_>) -> Verdict {
+    let Some(all) = instances(facts) else { return no_processes() };
     let all = match all {
         Instances::None => return Verdict::Ok("no process of that name runs here".into()),
         Instances::One(process) => return Verdict::Ok(format!("one: process {}", process.pid)),
@@ -40,23 +38,19 @@ fn judge(facts: &Facts<'_>) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::testing::{judged, node};
+    use crate::checks::testing::{Node, verdict_of};
 
     #[test]
     fn all_three_outcomes() {
-        let mut state = node("docker-iptables-1.30");
-        assert_eq!(judged(&CHECK, &state), Verdict::Ok("one: process 1450".into()));
-        let mut second = super::super::testing::proxy(&mut state).clone();
-        second.pid = 1451;
-        second.args.push("--cleanup".into());
-        state.processes.as_mut().expect("processes").push(second.clone());
-        assert!(matches!(judged(&CHECK, &state), Verdict::Ok(_)), "a clean-up does not serve");
-        second.args.pop();
-        second.pid = 1452;
-        state.processes.as_mut().expect("processes").push(second);
-        let Verdict::Found(found) = judged(&CHECK, &state) else { panic!("not found") };
+        let node = Node::captured("docker-iptables-1.30");
+        assert_eq!(verdict_of(&CHECK, &node.state()), Verdict::Ok("one: process 1450".into()));
+        let node = node.process(1451, "kube-proxy", &["kube-proxy", "--cleanup"]);
+        let clean_up = verdict_of(&CHECK, &node.state());
+        assert!(matches!(clean_up, Verdict::Ok(_)), "a clean-up does not serve");
+        let mut state = node.process(1452, "kube-proxy", &["kube-proxy"]).state();
+        let Verdict::Found(found) = verdict_of(&CHECK, &state) else { panic!("not found") };
         assert_eq!(found.evidence.len(), 2);
         state.processes = None;
-        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Unknown(_)));
     }
 }

@@ -1,5 +1,5 @@
 //! Refusals of services without endpoints that iptables mode left in the filter table: they still
-//! act, and nobody takes them back when the service gets endpoints.
+//! act, and nothing removes them when the service gets endpoints.
 
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 use crate::kube_proxy::mode;
@@ -12,17 +12,17 @@ use crate::state::ruleset::Table;
 
 const CHAINS: [&str; 2] = ["KUBE-SERVICES", "KUBE-EXTERNAL-SERVICES"];
 
-pub(crate) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "kube-proxy.leftover-reject",
     title: "refusals that iptables mode left behind and that still act",
     severity: Severity::Warn,
     when: "always",
     applies: always,
-    judge,
+    evaluate,
     reference: "https://github.com/kubernetes/kubernetes/issues/102314",
 };
 
-fn judge(facts: &Facts<'_>) -> Verdict {
+fn evaluate(facts: &Facts<'_>) -> Verdict {
     let mode = match facts.running.mode {
         Some(mode) if mode::of(mode).refuses_in_filter() => {
             return Verdict::Ok(format!("{mode} mode runs and keeps its refusals up to date"));
@@ -55,7 +55,7 @@ fn judge(facts: &Facts<'_>) -> Verdict {
     if evidence.is_empty() {
         return Verdict::Ok("no refusal of iptables mode is left".into());
     }
-    // The refusals alone: what else is left there does nothing, and `cleanup` has it.
+    // The refusals alone: other leftovers have no effect, and `cleanup` removes them.
     let fix = facts.removal(|o| match &o.id {
         ObjectId::Rule { table, chain, position, .. } => {
             &*table.name == "filter"
@@ -86,7 +86,7 @@ fn jumps<'a>(table: &'a Table, to: &str) -> Vec<&'a str> {
     table.chains.iter().filter(leads).map(|c| &*c.name).collect()
 }
 
-/// Which service a refusal names, and how it stands in the mode that runs.
+/// The service that a refusal names, and its endpoints in the running mode.
 fn standing(facts: &Facts<'_>, mode: Mode, words: Words<'_>) -> String {
     let comments = words.comments();
     let name = comments.first().and_then(|c| c.split(' ').next()).unwrap_or("a service");
@@ -112,12 +112,12 @@ fn standing(facts: &Facts<'_>, mode: Mode, words: Words<'_>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::testing::{judged, node};
+    use crate::checks::testing::{node, verdict_of};
 
     #[test]
     fn found_with_the_service_and_how_it_stands() {
         let mut state = node("half-migrated-ipvs-1.20");
-        let Verdict::Found(found) = judged(&CHECK, &state) else { panic!("not found") };
+        let Verdict::Found(found) = verdict_of(&CHECK, &state) else { panic!("not found") };
         assert!(found.evidence[0].contains("-d 10.96.1.5/32"), "{found:?}");
         assert!(
             found.evidence[1].starts_with("it is reached from FORWARD, OUTPUT; 0"),
@@ -135,16 +135,16 @@ mod tests {
         let real = state.ipvs.servers[0].reals[0].clone();
         let empty = state.ipvs.servers.iter_mut().find(|s| s.reals.is_empty()).expect("one");
         empty.reals.push(real);
-        let Verdict::Found(found) = judged(&CHECK, &state) else { panic!("not found") };
+        let Verdict::Found(found) = verdict_of(&CHECK, &state) else { panic!("not found") };
         assert!(found.evidence[2].contains("has 1 endpoints"), "{found:?}");
     }
 
     #[test]
     fn ok_in_iptables_mode_or_when_clean_and_unknown_between_modes() {
         let mut state = node("docker-iptables-1.30");
-        assert!(matches!(judged(&CHECK, &state), Verdict::Ok(_)));
-        assert!(matches!(judged(&CHECK, &node("nftables-leftovers-1.30")), Verdict::Ok(_)));
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Ok(_)));
+        assert!(matches!(verdict_of(&CHECK, &node("nftables-leftovers-1.30")), Verdict::Ok(_)));
         state.rulesets.clear();
-        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Unknown(_)));
     }
 }

@@ -7,37 +7,37 @@ use crate::plan::Object;
 use crate::state::Family;
 use crate::state::object::{ObjectKind, TableId};
 
-pub(crate) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "kube-proxy.leftovers",
     title: "what other modes and versions of kube-proxy left behind",
     severity: Severity::Info,
     when: "always",
     applies: always,
-    judge,
+    evaluate,
     reference: "https://github.com/kubernetes/kubernetes/issues/102314",
 };
 
-/// The family's tool, backend and table, and the kind of what is there.
-type Place<'a> = (Option<&'static str>, &'static str, Option<&'a TableId>, ObjectKind);
+/// The family's tool, the backend, the table, and the kind of object.
+type Group<'a> = (Option<&'static str>, &'static str, Option<&'a TableId>, ObjectKind);
 
-fn judge(facts: &Facts<'_>) -> Verdict {
+fn evaluate(facts: &Facts<'_>) -> Verdict {
     let Some(mode) = facts.running.mode else {
         return Verdict::Unknown(format!(
             "which mode runs is not clear: {}",
             facts.running.evidence
         ));
     };
-    let mut groups: BTreeMap<Place<'_>, (usize, &Object)> = BTreeMap::new();
+    let mut groups: BTreeMap<Group<'_>, (usize, &Object)> = BTreeMap::new();
     for object in facts.leftovers().removals().filter(|o| o.owner == "kube-proxy") {
         let id = &object.id;
-        let place = (id.family().map(Family::tool), id.backend(), id.table(), id.kind());
-        groups.entry(place).or_insert((0, object)).0 += 1;
+        let group = (id.family().map(Family::tool), id.backend(), id.table(), id.kind());
+        groups.entry(group).or_insert((0, object)).0 += 1;
     }
     if groups.is_empty() {
         return Verdict::Ok(format!("nothing but what {mode} mode uses"));
     }
-    let row = |((_, backend, table, kind), (count, first)): (Place<'_>, (usize, &Object))| {
-        let place = table.map_or_else(|| backend.to_owned(), ToString::to_string);
+    let row = |((_, backend, table, kind), (count, first)): (Group<'_>, (usize, &Object))| {
+        let group = table.map_or_else(|| backend.to_owned(), ToString::to_string);
         let example = if kind == ObjectKind::Rule { first.text() } else { first.id.name() };
         let kind = match kind {
             ObjectKind::Table => "table",
@@ -49,7 +49,7 @@ fn judge(facts: &Facts<'_>) -> Verdict {
             ObjectKind::Link => "link",
         };
         let more = if count > 1 { "s, the first" } else { "" };
-        format!("{place}: {count} {kind}{more}: {example}")
+        format!("{group}: {count} {kind}{more}: {example}")
     };
     Verdict::Found(Found {
         evidence: groups.into_iter().map(row).collect(),
@@ -68,17 +68,17 @@ fn judge(facts: &Facts<'_>) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::testing::{judged, node};
+    use crate::checks::testing::{node, verdict_of};
 
     #[test]
     fn found_by_kind() {
-        let Verdict::Found(found) = judged(&CHECK, &node("half-migrated-ipvs-1.20")) else {
+        let Verdict::Found(found) = verdict_of(&CHECK, &node("half-migrated-ipvs-1.20")) else {
             panic!("not found")
         };
         let text = found.evidence.join("\n");
         assert!(text.contains("iptables-nft filter: 5 rules, the first: -A FORWARD"), "{text}");
         assert!(text.contains("iptables-nft mangle: 1 chain: KUBE-PROXY-CANARY"), "{text}");
-        let Verdict::Found(found) = judged(&CHECK, &node("nftables-leftovers-1.30")) else {
+        let Verdict::Found(found) = verdict_of(&CHECK, &node("nftables-leftovers-1.30")) else {
             panic!("not found")
         };
         assert!(found.evidence.iter().any(|e| e.contains("ip6tables-nft nat: 2 chains")));
@@ -87,8 +87,8 @@ mod tests {
     #[test]
     fn ok_on_a_clean_node_and_unknown_between_modes() {
         let mut state = node("docker-iptables-1.30");
-        assert!(matches!(judged(&CHECK, &state), Verdict::Ok(_)));
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Ok(_)));
         state.rulesets.clear();
-        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Unknown(_)));
     }
 }

@@ -6,17 +6,17 @@ use crate::plan::change::{ChainText, Direction, Edit, TableEdit, Target};
 use crate::state::RulesetId;
 use crate::state::ruleset::Ruleset;
 
-pub(crate) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "kube-proxy.mark-drop",
     title: "the kubelet's KUBE-MARK-DROP, which kube-proxy up to 1.24 needs",
     severity: Severity::Warn,
     when: "kube-proxy up to 1.24, or of an unknown version",
     applies: |facts| at_least(facts, 25) != Some(true),
-    judge,
+    evaluate,
     reference: "https://github.com/kubernetes/kubernetes/issues/80462",
 };
 
-fn judge(facts: &Facts<'_>) -> Verdict {
+fn evaluate(facts: &Facts<'_>) -> Verdict {
     let (mut fine, mut evidence, mut remedy) = (Vec::new(), Vec::new(), Vec::new());
     let mut fix = Vec::new();
     for (id, ruleset) in &facts.now.rulesets {
@@ -40,12 +40,11 @@ fn judge(facts: &Facts<'_>) -> Verdict {
         }
     }
     if evidence.is_empty() {
-        return match fine.is_empty() {
-            true => {
-                Verdict::Unknown("no nat table with kube-proxy's chains is in this state".into())
-            }
-            false => Verdict::Ok(fine.join("; ")),
-        };
+        if fine.is_empty() {
+            let why = "no nat table with kube-proxy's chains is in this state";
+            return Verdict::Unknown(why.into());
+        }
+        return Verdict::Ok(fine.join("; "));
     }
     if at_least(facts, 25).is_none() {
         let evidence = evidence.join("; ");
@@ -67,7 +66,7 @@ fn judge(facts: &Facts<'_>) -> Verdict {
     })
 }
 
-/// True if the kubelet's own drop is by the mark that it sets unless it is told another.
+/// True if the kubelet's rule drops by its default mark.
 fn drops_by_this_mark(ruleset: &Ruleset) -> bool {
     let chain = ruleset.table("filter").and_then(|t| t.chain("KUBE-FIREWALL"));
     chain.into_iter().flat_map(|c| &c.rules).any(|rule| {
@@ -76,7 +75,7 @@ fn drops_by_this_mark(ruleset: &Ruleset) -> bool {
     })
 }
 
-/// The chain as the kubelet writes it, and as it is saved; the kubelet adds nothing to it then.
+/// The chain as the kubelet writes it and as a save shows it: the kubelet then adds nothing.
 fn written(id: RulesetId) -> Edit {
     let rule = "-A KUBE-MARK-DROP -j MARK --set-xmark 0x8000/0x8000";
     let chain = ChainText { name: "KUBE-MARK-DROP".into(), rules: vec![rule.into()] };
@@ -87,35 +86,34 @@ fn written(id: RulesetId) -> Edit {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::versioned;
     use super::*;
-    use crate::checks::testing::{changed, judged, node, with_facts};
+    use crate::checks::testing::{Node, given, node, verdict_of};
 
     #[test]
     fn all_three_outcomes() {
         for name in ["half-migrated-ipvs-1.20", "canal-stale-flannel-1.20"] {
-            let verdict = judged(&CHECK, &node(name));
+            let verdict = verdict_of(&CHECK, &node(name));
             assert!(matches!(verdict, Verdict::Ok(_)), "{name}: {verdict:?}");
         }
-        let state = versioned("docker-iptables-1.30", "v1.24.17");
-        let Verdict::Found(found) = judged(&CHECK, &state) else { panic!("not found") };
+        let state = Node::captured("docker-iptables-1.30").kube_proxy_version("v1.24.17").state();
+        let Verdict::Found(found) = verdict_of(&CHECK, &state) else { panic!("not found") };
         assert_eq!(found.evidence[0], "iptables-nft nat has no chain KUBE-MARK-DROP");
         assert!(found.fix.is_empty(), "which mark the kubelet drops by is not known");
         let mut state = node("half-migrated-ipvs-1.20");
         state.rulesets.clear();
-        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Unknown(_)));
     }
 
     #[test]
     fn a_missing_chain_is_written_as_the_kubelet_would() {
         let save = "iptables-nft.save";
         let rule = "-A KUBE-MARK-DROP -j MARK --set-xmark 0x8000/0x8000";
-        let state = changed("canal-stale-flannel-1.20", |f| {
-            f.replace(save, ":KUBE-MARK-DROP - [0:0]\n", "");
-            f.replace(save, &format!("[0:0] {rule}\n"), "");
-            f.replace(save, "IP\" -j KUBE-MARK-DROP", "IP\" -j RETURN");
-        });
-        let Verdict::Found(found) = judged(&CHECK, &state) else { panic!("not found") };
+        let state = Node::captured("canal-stale-flannel-1.20")
+            .replace(save, ":KUBE-MARK-DROP - [0:0]\n", "")
+            .replace(save, &format!("[0:0] {rule}\n"), "")
+            .replace(save, "IP\" -j KUBE-MARK-DROP", "IP\" -j RETURN")
+            .state();
+        let Verdict::Found(found) = verdict_of(&CHECK, &state) else { panic!("not found") };
         let [Edit { direction: Direction::Add, target: Target::Table(edit) }] = &found.fix[..]
         else {
             panic!("{:?}", found.fix);
@@ -130,6 +128,6 @@ mod tests {
     #[test]
     fn it_does_not_apply_to_later_versions() {
         let state = node("docker-iptables-1.30");
-        assert!(!with_facts(&state, None, |facts| (CHECK.applies)(facts)));
+        assert!(!given(&state).facts(|facts| (CHECK.applies)(facts)));
     }
 }

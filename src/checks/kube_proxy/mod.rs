@@ -1,22 +1,37 @@
 //! kube-proxy itself: its mode, its version, its configuration, and what it left behind.
 
-pub(crate) mod deprecated_flags;
-pub(crate) mod flags;
-pub(crate) mod instances;
-pub(crate) mod ipvs_deprecated;
-pub(crate) mod ipvs_removed;
-pub(crate) mod leftover_reject;
-pub(crate) mod leftovers;
-pub(crate) mod mark_drop;
-pub(crate) mod mode;
-pub(crate) mod mode_empty;
-pub(crate) mod nftables_available;
-pub(crate) mod nftables_gap;
-pub(crate) mod proxy_mode;
-pub(crate) mod teardown;
+mod flags;
+mod instances;
+mod ipvs_support;
+mod leftover_reject;
+mod leftovers;
+mod mark_drop;
+mod mode;
+mod mode_empty;
+mod nftables_available;
+mod nftables_gap;
+mod proxy_mode;
+mod teardown;
 
-use super::Facts;
+use super::{Check, Facts};
 use crate::state::kube_proxy::{CommandLine, Instances};
+
+pub(super) const CHECKS: &[&Check] = &[
+    &flags::DEPRECATED,
+    &flags::IGNORED,
+    &instances::CHECK,
+    &ipvs_support::DEPRECATED,
+    &ipvs_support::REMOVED,
+    &leftover_reject::CHECK,
+    &leftovers::CHECK,
+    &mark_drop::CHECK,
+    &mode::CHECK,
+    &mode_empty::CHECK,
+    &nftables_available::CHECK,
+    &nftables_gap::CHECK,
+    &proxy_mode::CHECK,
+    &teardown::CHECK,
+];
 
 /// The kube-proxy processes that serve; none if the processes are not in the state.
 pub(crate) fn instances<'a>(facts: &Facts<'a>) -> Option<Instances<'a>> {
@@ -31,13 +46,13 @@ pub(crate) fn config_file(facts: &Facts<'_>) -> Option<String> {
 /// Where kubeadm mounts its ConfigMap.
 const KUBEADM: &str = "/var/lib/kube-proxy/config.conf";
 
-/// The node's name in the cluster, or the command that most likely says it.
+/// The node's name in the cluster, or the command that most likely prints it.
 pub(crate) fn node_name<'a>(facts: &'a Facts<'_>) -> &'a str {
-    let told = facts.settings.as_ref().and_then(|s| s.hostname_override.as_deref());
-    told.unwrap_or("$(hostname)")
+    let configured = facts.settings.as_ref().and_then(|s| s.hostname_override.as_deref());
+    configured.unwrap_or("$(hostname)")
 }
 
-/// Where to write a setting: in the file, where there is one, or else as a flag.
+/// How to change a setting: in the file, where there is one, or else as a flag.
 pub(crate) fn setting(facts: &Facts<'_>, line: &str, flag: &str) -> String {
     let only = instances(facts).is_some_and(|all| all.one().is_some());
     match config_file(facts) {
@@ -51,23 +66,22 @@ pub(crate) fn setting(facts: &Facts<'_>, line: &str, flag: &str) -> String {
     }
 }
 
-/// Whether kube-proxy is of 1.`minor` or later: by its version, or else by chains that only some
-/// versions write; none if neither tells.
+/// Whether kube-proxy is 1.`minor` or later: by its version, or by chains that only some versions
+/// write; none if neither is known.
 pub(crate) fn at_least(facts: &Facts<'_>, minor: u32) -> Option<bool> {
     if let Some(version) = facts.running.version {
         return Some((version.major, version.minor) >= (1, minor));
     }
     let (from, until) = bounds(facts);
-    match () {
-        () if from.is_some_and(|from| from >= minor) => Some(true),
-        () if until.is_some_and(|until| until < minor) => Some(false),
-        () => None,
+    if from.is_some_and(|from| from >= minor) {
+        return Some(true);
     }
+    until.is_some_and(|until| until < minor).then_some(false)
 }
 
-/// The first and the last minor version that write what the kernel holds.
+/// The first and the last minor version that write the chains in the kernel.
 fn bounds(facts: &Facts<'_>) -> (Option<u32>, Option<u32>) {
-    // In which minor version each chain came; a prefix ends with `-`.
+    // The first minor version of each chain; a prefix ends with `-`.
     const CAME: [(&str, &str, u32); 7] = [
         ("filter", "KUBE-IPVS-OUT-FILTER", 29),
         ("filter", "KUBE-IPVS-FILTER", 26),
@@ -83,10 +97,8 @@ fn bounds(facts: &Facts<'_>) -> (Option<u32>, Option<u32>) {
     }
     let has = |table: &str, name: &str| {
         let mut tables = facts.now.rulesets.values().filter_map(|r| r.table(table));
-        tables.any(|t| match name.ends_with('-') {
-            true => t.chains.iter().any(|c| c.name.starts_with(name)),
-            false => t.chain(name).is_some(),
-        })
+        let fits = |chain: &str| chain == name || name.ends_with('-') && chain.starts_with(name);
+        tables.any(|t| t.chains.iter().any(|c| fits(&c.name)))
     };
     let from = CAME.iter().find(|(table, name, _)| has(table, name)).map(|(.., minor)| *minor);
     let older = from.is_none_or(|minor| minor < 24);
@@ -96,34 +108,9 @@ fn bounds(facts: &Facts<'_>) -> (Option<u32>, Option<u32>) {
 }
 
 #[cfg(test)]
-pub(crate) mod testing {
-    use crate::checks::testing::node;
-    use crate::state::NodeState;
-
-    /// A captured node whose kube-proxy says that it is of that version.
-    pub fn versioned(name: &str, version: &str) -> NodeState {
-        let mut state = node(name);
-        proxy(&mut state).version = Some(version.into());
-        state
-    }
-
-    /// A captured node whose kube-proxy was started with those arguments.
-    pub fn started(name: &str, args: &[&str]) -> NodeState {
-        let mut state = node(name);
-        proxy(&mut state).args = args.iter().map(|a| (*a).to_owned()).collect();
-        state
-    }
-
-    pub fn proxy(state: &mut NodeState) -> &mut crate::state::tools::Process {
-        let processes = state.processes.as_mut().expect("processes");
-        processes.iter_mut().find(|p| p.name == "kube-proxy").expect("kube-proxy")
-    }
-}
-
-#[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::testing::{node, with_facts};
+    use crate::checks::testing::{Node, given, node};
 
     #[test]
     fn chains_tell_the_version_where_no_process_does() {
@@ -137,11 +124,11 @@ mod tests {
             ("nftables-leftovers-1.30", 29, Some(true)),
         ] {
             let state = node(name);
-            let found = with_facts(&state, None, |facts| at_least(facts, minor));
+            let found = given(&state).facts(|facts| at_least(facts, minor));
             assert_eq!(found, expected, "{name} 1.{minor}");
         }
-        let state = testing::versioned("docker-iptables-1.30", "v1.31.2");
-        assert_eq!(with_facts(&state, None, |facts| at_least(facts, 31)), Some(true));
-        assert_eq!(with_facts(&state, None, |facts| at_least(facts, 32)), Some(false));
+        let state = Node::captured("docker-iptables-1.30").kube_proxy_version("v1.31.2").state();
+        assert_eq!(given(&state).facts(|facts| at_least(facts, 31)), Some(true));
+        assert_eq!(given(&state).facts(|facts| at_least(facts, 32)), Some(false));
     }
 }

@@ -1,26 +1,26 @@
-//! What the configuration says against what the kernel holds. kube-proxy up to 1.25 falls back to
-//! iptables mode silently, and a changed ConfigMap restarts nothing.
+//! The configured mode against the mode in the kernel. kube-proxy up to 1.25 falls back to iptables
+//! mode silently, and a changed ConfigMap restarts nothing.
 
 use super::{instances, node_name};
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 use crate::state::kube_proxy::Instances;
 
-pub(crate) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "kube-proxy.mode",
     title: "the mode that is configured and the mode that the kernel serves",
     severity: Severity::Warn,
     when: "always",
     applies: always,
-    judge,
+    evaluate,
     reference: "https://github.com/kubernetes/kubernetes/issues/57144",
 };
 
-fn judge(facts: &Facts<'_>) -> Verdict {
+fn evaluate(facts: &Facts<'_>) -> Verdict {
     let running = &facts.running;
-    let told = facts.settings.as_ref().map(|s| s.mode());
+    let configured = facts.settings.as_ref().map(|s| s.mode());
     let serves = instances(facts).is_some_and(|all| all != Instances::None);
-    match (running.mode, told) {
-        (Some(mode), Some(told)) if mode == told => {
+    match (running.mode, configured) {
+        (Some(mode), Some(configured)) if mode == configured => {
             Verdict::Ok(format!("{mode}: by its configuration, and {}", running.evidence))
         }
         (Some(mode), None) => Verdict::Unknown(format!(
@@ -33,7 +33,7 @@ fn judge(facts: &Facts<'_>) -> Verdict {
         (mode, _) => {
             let mut evidence = vec![running.evidence.clone()];
             evidence.extend(mode.map(|m| format!("the kernel serves {m} mode")));
-            evidence.extend(told.map(|t| format!("the configuration says {t} mode")));
+            evidence.extend(configured.map(|t| format!("the configuration says {t} mode")));
             let effect = if running.serves {
                 "it is not clear which rules serve, so none can be called a leftover; the next \
                  restart of kube-proxy may change the mode"
@@ -60,23 +60,23 @@ fn judge(facts: &Facts<'_>) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::testing::{judged, node};
+    use crate::checks::testing::{Node, node, verdict_of};
 
     #[test]
     fn ok_where_both_agree() {
         for name in ["docker-iptables-1.30", "half-migrated-ipvs-1.20", "nftables-leftovers-1.30"] {
-            let verdict = judged(&CHECK, &node(name));
+            let verdict = verdict_of(&CHECK, &node(name));
             assert!(matches!(verdict, Verdict::Ok(_)), "{name}: {verdict:?}");
         }
     }
 
     #[test]
     fn found_where_the_configuration_says_otherwise() {
-        let mut state = node("docker-iptables-1.30");
         let path = "files/var/lib/kube-proxy/config.conf";
-        let text = state.files[path].replace("mode: iptables", "mode: ipvs");
-        state.files.insert(path.into(), text.into());
-        let Verdict::Found(found) = judged(&CHECK, &state) else { panic!("not found") };
+        let state = Node::captured("docker-iptables-1.30")
+            .replace(path, "mode: iptables", "mode: ipvs")
+            .state();
+        let Verdict::Found(found) = verdict_of(&CHECK, &state) else { panic!("not found") };
         assert!(found.evidence[0].contains("says ipvs, but nat KUBE-SERVICES"), "{found:?}");
     }
 
@@ -84,16 +84,17 @@ mod tests {
     fn found_where_a_kube_proxy_serves_nothing() {
         let mut state = node("docker-iptables-1.30");
         state.rulesets.clear();
-        assert!(matches!(judged(&CHECK, &state), Verdict::Found(_)));
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Found(_)));
     }
 
     #[test]
     fn unknown_without_a_configuration_or_without_kube_proxy() {
-        let mut state = node("docker-iptables-1.30");
-        state.files.remove("files/var/lib/kube-proxy/config.conf");
-        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+        let mut state = Node::captured("docker-iptables-1.30")
+            .remove("files/var/lib/kube-proxy/config.conf")
+            .state();
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Unknown(_)));
         state.rulesets.clear();
         state.processes = None;
-        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Unknown(_)));
     }
 }

@@ -3,17 +3,17 @@
 use super::{config_file, setting};
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 
-pub(crate) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "kube-proxy.mode-empty",
     title: "a mode that is left to kube-proxy's default",
     severity: Severity::Info,
     when: "always",
     applies: always,
-    judge,
+    evaluate,
     reference: "https://kep.k8s.io/5343",
 };
 
-fn judge(facts: &Facts<'_>) -> Verdict {
+fn evaluate(facts: &Facts<'_>) -> Verdict {
     let Some(settings) = &facts.settings else {
         return Verdict::Unknown("what kube-proxy was told is not known".into());
     };
@@ -44,24 +44,22 @@ fn judge(facts: &Facts<'_>) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::started;
     use super::*;
-    use crate::checks::testing::{judged, node};
+    use crate::checks::testing::{Node, verdict_of};
 
     #[test]
     fn all_three_outcomes() {
-        let mut state = node("docker-iptables-1.30");
-        assert_eq!(judged(&CHECK, &state), Verdict::Ok("it is told iptables".into()));
+        let node = || Node::captured("docker-iptables-1.30");
+        assert_eq!(verdict_of(&CHECK, &node().state()), Verdict::Ok("it is told iptables".into()));
         let path = "files/var/lib/kube-proxy/config.conf";
-        let text = state.files[path].replace("mode: iptables", "mode: \"\"");
-        state.files.insert(path.into(), text.into());
-        let Verdict::Found(found) = judged(&CHECK, &state) else { panic!("not found") };
+        let state = node().replace(path, "mode: iptables", "mode: \"\"").state();
+        let Verdict::Found(found) = verdict_of(&CHECK, &state) else { panic!("not found") };
         assert_eq!(found.evidence, ["/var/lib/kube-proxy/config.conf:7: mode: \"\""]);
         assert!(found.remedy[0].starts_with("mode: iptables   # in /var/lib"), "{found:?}");
-        let flags = started("docker-iptables-1.30", &["kube-proxy"]);
-        let Verdict::Found(found) = judged(&CHECK, &flags) else { panic!("not found") };
+        let flags = node().kube_proxy_args(&["kube-proxy"]).state();
+        let Verdict::Found(found) = verdict_of(&CHECK, &flags) else { panic!("not found") };
         assert!(found.remedy[0].starts_with("--proxy-mode=iptables   # on"), "{found:?}");
-        state.files.remove(path);
-        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+        let state = node().remove(path).state();
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Unknown(_)));
     }
 }

@@ -6,17 +6,17 @@ use crate::state::kube_proxy::Mode;
 /// The gate of nftables mode, while there is one.
 const GATE: &str = "NFTablesProxyMode";
 
-pub(crate) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "kube-proxy.nftables-available",
     title: "a kube-proxy that has no nftables mode, or keeps it off",
     severity: Severity::Block,
     when: "nftables mode is the target",
     applies: |facts| facts.to == Some(Mode::Nftables),
-    judge,
+    evaluate,
     reference: "https://kep.k8s.io/3866",
 };
 
-fn judge(facts: &Facts<'_>) -> Verdict {
+fn evaluate(facts: &Facts<'_>) -> Verdict {
     if facts.running.mode == facts.to {
         return Verdict::Ok("nftables mode runs already".into());
     }
@@ -31,29 +31,31 @@ fn judge(facts: &Facts<'_>) -> Verdict {
     };
     let minor = (version.major, version.minor);
     let gate = facts.settings.as_ref().and_then(|s| s.feature_gates.get(GATE).copied());
-    match () {
-        () if minor < (1, 29) => found(
+    if minor < (1, 29) {
+        return found(
             format!("kube-proxy {version} has no nftables mode"),
             "upgrade kube-proxy to 1.31 or later before the switch".into(),
-        ),
-        // GA in 1.33: the gate is locked from then on.
-        () if minor >= (1, 33) => Verdict::Ok(format!("kube-proxy {version} has it")),
-        () if gate.unwrap_or(minor >= (1, 31)) => {
-            Verdict::Ok(format!("kube-proxy {version} has it, and its gate is on"))
-        }
-        () if facts.settings.is_none() => Verdict::Unknown(format!(
-            "kube-proxy {version} has it behind the gate {GATE}; what it was told is not known"
-        )),
-        () => {
-            let state = if gate == Some(false) { "set to false" } else { "off by default" };
-            let line = format!("featureGates: {{{GATE}: true}}");
-            let flag = format!("--feature-gates={GATE}=true");
-            found(
-                format!("kube-proxy {version}: the feature gate {GATE} is {state}"),
-                super::setting(facts, &line, &flag),
-            )
-        }
+        );
     }
+    // GA in 1.33: the gate is locked from then on.
+    if minor >= (1, 33) {
+        return Verdict::Ok(format!("kube-proxy {version} has it"));
+    }
+    if gate.unwrap_or(minor >= (1, 31)) {
+        return Verdict::Ok(format!("kube-proxy {version} has it, and its gate is on"));
+    }
+    if facts.settings.is_none() {
+        return Verdict::Unknown(format!(
+            "kube-proxy {version} has it behind the gate {GATE}; what it was told is not known"
+        ));
+    }
+    let state = if gate == Some(false) { "set to false" } else { "off by default" };
+    let line = format!("featureGates: {{{GATE}: true}}");
+    let flag = format!("--feature-gates={GATE}=true");
+    found(
+        format!("kube-proxy {version}: the feature gate {GATE} is {state}"),
+        super::setting(facts, &line, &flag),
+    )
 }
 
 fn found(evidence: String, remedy: String) -> Verdict {
@@ -69,18 +71,17 @@ fn found(evidence: String, remedy: String) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::versioned;
     use super::*;
-    use crate::checks::testing::{judged_to, node, with_facts};
+    use crate::checks::testing::{Node, given, node};
 
     const TO: Option<Mode> = Some(Mode::Nftables);
 
     fn at(version: &str, gate: Option<bool>) -> Verdict {
-        let state = versioned("docker-iptables-1.30", version);
-        with_facts(&state, TO, |facts| {
+        let state = Node::captured("docker-iptables-1.30").kube_proxy_version(version).state();
+        given(&state).to(TO).facts(|facts| {
             let gates = &mut facts.settings.as_mut().expect("settings").feature_gates;
             gates.extend(gate.map(|on| (GATE.to_owned(), on)));
-            judge(facts)
+            evaluate(facts)
         })
     }
 
@@ -102,11 +103,11 @@ mod tests {
 
     #[test]
     fn without_a_version_chains_decide_or_nothing_does() {
-        let old = judged_to(&CHECK, &node("canal-stale-flannel-1.20"), TO);
+        let old = given(&node("canal-stale-flannel-1.20")).to(TO).verdict(&CHECK);
         assert!(matches!(old, Verdict::Found(_)), "{old:?}");
-        let new = judged_to(&CHECK, &node("docker-iptables-1.30"), TO);
+        let new = given(&node("docker-iptables-1.30")).to(TO).verdict(&CHECK);
         assert!(matches!(new, Verdict::Unknown(_)), "{new:?}");
-        let there = judged_to(&CHECK, &node("nftables-leftovers-1.30"), TO);
+        let there = given(&node("nftables-leftovers-1.30")).to(TO).verdict(&CHECK);
         assert!(matches!(there, Verdict::Ok(_)), "{there:?}");
     }
 }

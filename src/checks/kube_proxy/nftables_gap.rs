@@ -1,20 +1,20 @@
-//! kube-proxy from 1.29 on cleans the other modes away at its start in nftables mode, before its
-//! first sync.
+//! kube-proxy from 1.29 on removes the other modes when it starts in nftables mode, before its first
+//! sync.
 
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::kube_proxy::mode;
 
-pub(crate) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "kube-proxy.nftables-gap",
     title: "the gap that kube-proxy makes as it goes to nftables mode",
     severity: Severity::Warn,
     when: "nftables mode is the target",
     applies: |facts| facts.to.is_some_and(|to| mode::of(to).cleans_up_at_start()),
-    judge,
+    evaluate,
     reference: "https://kep.k8s.io/3866",
 };
 
-fn judge(facts: &Facts<'_>) -> Verdict {
+fn evaluate(facts: &Facts<'_>) -> Verdict {
     let mode = match facts.running.mode {
         Some(mode) if facts.to == Some(mode) => {
             return Verdict::Ok(format!("{mode} mode runs already"));
@@ -51,22 +51,25 @@ fn judge(facts: &Facts<'_>) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::testing::{judged_to, node};
+    use crate::checks::testing::{given, node};
     use crate::state::kube_proxy::Mode;
 
     #[test]
     fn all_three_outcomes() {
         let to = Some(Mode::Nftables);
         let mut state = node("docker-iptables-1.30");
-        let Verdict::Found(found) = judged_to(&CHECK, &state, to) else { panic!("not found") };
+        let Verdict::Found(found) = given(&state).to(to).verdict(&CHECK) else {
+            panic!("not found")
+        };
         assert!(found.effect.contains("conntrack keeps"), "{found:?}");
-        let Verdict::Found(found) = judged_to(&CHECK, &node("half-migrated-ipvs-1.20"), to) else {
+        let Verdict::Found(found) = given(&node("half-migrated-ipvs-1.20")).to(to).verdict(&CHECK)
+        else {
             panic!("not found")
         };
         assert!(found.effect.contains("virtual servers"), "{found:?}");
-        let there = judged_to(&CHECK, &node("nftables-leftovers-1.30"), to);
+        let there = given(&node("nftables-leftovers-1.30")).to(to).verdict(&CHECK);
         assert!(matches!(there, Verdict::Ok(_)));
         state.rulesets.clear();
-        assert!(matches!(judged_to(&CHECK, &state, to), Verdict::Unknown(_)));
+        assert!(matches!(given(&state).to(to).verdict(&CHECK), Verdict::Unknown(_)));
     }
 }

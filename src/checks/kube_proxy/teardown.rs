@@ -3,17 +3,17 @@
 use super::at_least;
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 
-pub(crate) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "kube-proxy.teardown",
     title: "a kube-proxy that tears other modes down at each start",
     severity: Severity::Warn,
     when: "kube-proxy up to 1.14, or of an unknown version",
     applies: always,
-    judge,
+    evaluate,
     reference: "https://github.com/kubernetes/kubernetes/issues/75360",
 };
 
-fn judge(facts: &Facts<'_>) -> Verdict {
+fn evaluate(facts: &Facts<'_>) -> Verdict {
     match at_least(facts, 15) {
         Some(true) => {
             Verdict::Ok("kube-proxy is 1.15 or later: it leaves other modes alone".into())
@@ -35,18 +35,17 @@ fn judge(facts: &Facts<'_>) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::versioned;
     use super::*;
-    use crate::checks::testing::{judged, node};
+    use crate::checks::testing::{Node, node, verdict_of};
 
     #[test]
     fn all_three_outcomes() {
-        assert!(matches!(judged(&CHECK, &node("canal-stale-flannel-1.20")), Verdict::Ok(_)));
-        let old = versioned("canal-stale-flannel-1.20", "v1.14.0");
-        let Verdict::Found(found) = judged(&CHECK, &old) else { panic!("not found") };
+        assert!(matches!(verdict_of(&CHECK, &node("canal-stale-flannel-1.20")), Verdict::Ok(_)));
+        let old = Node::captured("canal-stale-flannel-1.20").kube_proxy_version("v1.14.0").state();
+        let Verdict::Found(found) = verdict_of(&CHECK, &old) else { panic!("not found") };
         assert_eq!(found.evidence, ["kube-proxy 1.14.0"]);
         let mut state = node("canal-stale-flannel-1.20");
         state.rulesets.clear();
-        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Unknown(_)));
     }
 }

@@ -1,25 +1,25 @@
 //! Snapshots and the journal need room before anything begins.
 
-use super::super::{Check, Facts, Found, Severity, Verdict, always};
+use crate::checks::{Check, Facts, Found, Severity, Verdict, always, not_live};
 
-pub(in crate::checks) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "tools.disk-room",
     title: "the room for snapshots and the journal",
     severity: Severity::Block,
     when: "always; a live node alone can be asked",
     applies: always,
-    judge,
+    evaluate,
     reference: "https://man7.org/linux/man-pages/man3/statvfs.3.html",
 };
 
-/// Room for this many states: ten that are kept, those of a run, and the journal.
+/// Room for this many states: ten snapshots, those of a run, and the journal.
 const STATES: u64 = 20;
-/// However small the state is.
+/// The least room, however small the state is.
 const LEAST: u64 = 64 << 20;
 
-fn judge(facts: &Facts<'_>) -> Verdict {
+fn evaluate(facts: &Facts<'_>) -> Verdict {
     let Some(free) = facts.live.and_then(|a| a.store_free) else {
-        return Verdict::Unknown("a live node alone can be asked".into());
+        return not_live();
     };
     let state: u64 = facts.now.files.values().map(|text| text.len() as u64).sum();
     let needed = LEAST.max(state.saturating_mul(STATES));
@@ -40,17 +40,17 @@ fn judge(facts: &Facts<'_>) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::testing::{judged, judged_with, node};
     use super::*;
+    use crate::checks::testing::{given, node, verdict_of};
     use crate::state::live_facts::LiveFacts;
 
     #[test]
     fn enough_is_ok_less_is_found_and_a_snapshot_does_not_say() {
         let mut state = node("docker-iptables-1.30");
-        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Unknown(_)));
         let with = |state: &crate::state::NodeState, free| {
-            let asked = LiveFacts { store_free: Some(free), ..LiveFacts::default() };
-            judged_with(&CHECK, state, None, None, Some(&asked))
+            let live = LiveFacts { store_free: Some(free), ..LiveFacts::default() };
+            given(state).live(&live).verdict(&CHECK)
         };
         assert!(matches!(with(&state, LEAST), Verdict::Ok(_)));
         assert!(matches!(with(&state, LEAST - 1), Verdict::Found(_)));

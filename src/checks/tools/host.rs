@@ -1,19 +1,19 @@
-//! What proxyshift itself runs to save and to restore what this node holds.
+//! The programs that proxyshift runs to save and to restore this node's state.
 
-use super::super::{Check, Facts, Found, Severity, Verdict, always};
+use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 use crate::kube_proxy::mode;
 
-pub(in crate::checks) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "tools.host",
     title: "the host's own programs for what the kernel holds, or will hold",
     severity: Severity::Block,
     when: "always",
     applies: always,
-    judge,
+    evaluate,
     reference: "https://www.netfilter.org/projects/index.html",
 };
 
-fn judge(facts: &Facts<'_>) -> Verdict {
+fn evaluate(facts: &Facts<'_>) -> Verdict {
     let Some(tools) = &facts.now.tools else {
         return Verdict::Unknown("the tools are not in this state".into());
     };
@@ -70,8 +70,8 @@ fn needed(facts: &Facts<'_>) -> Vec<Need> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::testing::{judged, judged_to, node};
     use super::*;
+    use crate::checks::testing::{given, node, verdict_of};
     use crate::state::kube_proxy::Mode;
     use crate::state::tools::Tool;
 
@@ -86,9 +86,9 @@ mod tests {
 
     #[test]
     fn ok_with_all_of_them_and_unknown_where_the_list_is_short() {
-        let verdict = judged(&CHECK, &listed());
+        let verdict = verdict_of(&CHECK, &listed());
         assert_eq!(verdict, Verdict::Ok("4 programs are needed and there".into()));
-        let verdict = judged(&CHECK, &node("half-migrated-ipvs-1.20"));
+        let verdict = verdict_of(&CHECK, &node("half-migrated-ipvs-1.20"));
         assert!(matches!(verdict, Verdict::Unknown(why) if why.contains("iptables-nft-save")));
     }
 
@@ -97,7 +97,7 @@ mod tests {
         let mut state = listed();
         let tools = &mut state.tools.as_mut().unwrap().tools;
         *tools.iter_mut().find(|t| t.name == "ipvsadm").unwrap() = Tool::missing("ipvsadm");
-        let Verdict::Found(found) = judged(&CHECK, &state) else { panic!("not found") };
+        let Verdict::Found(found) = verdict_of(&CHECK, &state) else { panic!("not found") };
         assert!(found.evidence[0].starts_with("ipvsadm: missing; there are"), "{found:?}");
         assert_eq!(found.remedy, ["apt-get install ipvsadm"]);
     }
@@ -107,8 +107,8 @@ mod tests {
         let mut state = node("docker-iptables-1.30");
         let tools = &mut state.tools.as_mut().unwrap().tools;
         *tools.iter_mut().find(|t| t.name == "ipvsadm").unwrap() = Tool::missing("ipvsadm");
-        assert!(!matches!(judged(&CHECK, &state), Verdict::Found(_)));
-        let Verdict::Found(found) = judged_to(&CHECK, &state, Some(Mode::Ipvs)) else {
+        assert!(!matches!(verdict_of(&CHECK, &state), Verdict::Found(_)));
+        let Verdict::Found(found) = given(&state).to(Mode::Ipvs).verdict(&CHECK) else {
             panic!("not found");
         };
         assert_eq!(found.evidence, ["ipvsadm: missing; there will be virtual servers"]);

@@ -1,33 +1,41 @@
 //! The programs, rights and room that kube-proxy and proxyshift need.
 
-pub(super) mod conntrack;
-pub(super) mod disk_room;
-pub(super) mod host;
-pub(super) mod ipset;
-pub(super) mod iptables;
-pub(super) mod iptables_old;
-pub(super) mod nft;
-pub(super) mod privileges;
+mod disk_room;
+mod host;
+mod iptables;
+mod privileges;
+mod programs;
 
-use super::{Facts, Found, Verdict};
+use super::{Check, Facts, Found, Verdict};
 use crate::state::kube_proxy::Instances;
 use crate::state::tools::{Tool, Version};
+
+pub(super) const CHECKS: &[&Check] = &[
+    &programs::CONNTRACK,
+    &disk_room::CHECK,
+    &host::CHECK,
+    &programs::IPSET,
+    &iptables::CHECK,
+    &iptables::OLD,
+    &programs::NFT,
+    &privileges::CHECK,
+];
 
 /// Where a kubeadm node, or a service, has kube-proxy's log.
 const LOG: &str = "/var/log/kube-proxy.log";
 
-/// A program as kube-proxy sees it.
-struct Seen<'a> {
+/// A program in the root of the kube-proxy process.
+struct Program<'a> {
     tool: &'a Tool,
-    /// `/proc/PID/root`, when that is not this node's own.
+    /// `/proc/PID/root`, if it is not this node's root.
     root: Option<&'a str>,
-    /// What kube-proxy's log says of it.
+    /// Lines of kube-proxy's log about it.
     complaints: Vec<String>,
 }
 
-/// The program `name` as the kube-proxy process sees it; in a container, that is not what the host
-/// has. Else what was missing to know.
-fn seen<'a>(facts: &Facts<'a>, name: &str) -> Result<Seen<'a>, String> {
+/// The program `name` in the root of the kube-proxy process: a container's is not the host's. The
+/// error is what is missing to know.
+fn program<'a>(facts: &Facts<'a>, name: &str) -> Result<Program<'a>, String> {
     let own = facts.live.and_then(|a| a.kube_proxy_tools.as_ref());
     if facts.live.is_some() && own.is_none() {
         match Instances::of(facts.now.processes.as_deref().unwrap_or_default()) {
@@ -40,15 +48,15 @@ fn seen<'a>(facts: &Facts<'a>, name: &str) -> Result<Seen<'a>, String> {
     }
     let tools = own.or(facts.now.tools.as_ref()).ok_or("the tools are not in this state")?;
     let tool = tools.get(name).ok_or(format!("the list of tools does not name {name}"))?;
-    // What was seen in its own root is newer than any log.
+    // A program found in its root is newer evidence than any log.
     let complaints = match (own, &tool.path) {
         (Some(_), Some(_)) => Vec::new(),
         _ => complaints(facts, name),
     };
-    Ok(Seen { tool, root: facts.live.and_then(|a| a.kube_proxy_root.as_deref()), complaints })
+    Ok(Program { tool, root: facts.live.and_then(|a| a.kube_proxy_root.as_deref()), complaints })
 }
 
-/// The first line of each log that tells of a missing program.
+/// The first line of each log about a missing program.
 fn complaints(facts: &Facts<'_>, name: &str) -> Vec<String> {
     let tells = |line: &&str| {
         line.contains("executable file not found") && line.split('"').any(|word| word == name)
@@ -57,12 +65,12 @@ fn complaints(facts: &Facts<'_>, name: &str) -> Vec<String> {
     };
     let captured = facts.now.file(LOG).unwrap_or_default();
     let captured = captured.lines().find(tells).map(|l| format!("{LOG}: {l}"));
-    let asked = facts.live.iter().flat_map(|a| &a.kube_proxy_complaints);
-    captured.into_iter().chain(asked.filter(|l| tells(&l.as_str())).take(1).cloned()).collect()
+    let live = facts.live.iter().flat_map(|a| &a.kube_proxy_complaints);
+    captured.into_iter().chain(live.filter(|l| tells(&l.as_str())).take(1).cloned()).collect()
 }
 
-impl Seen<'_> {
-    /// Its path, with what it said of its version.
+impl Program<'_> {
+    /// Its path and its version, as reported.
     fn shown(&self) -> String {
         let path = self.tool.path.as_deref().unwrap_or_default();
         format!("{}{path} {}", self.root.unwrap_or_default(), self.tool.text).trim().to_owned()
@@ -87,7 +95,7 @@ impl Seen<'_> {
         })
     }
 
-    /// How to get a package to where kube-proxy runs.
+    /// How to install a package where kube-proxy runs.
     fn install(&self, package: &str) -> String {
         let name = &self.tool.name;
         match (self.root, &self.tool.path) {
@@ -104,7 +112,7 @@ impl Seen<'_> {
     }
 }
 
-/// Judges a tool that kube-proxy runs and needs in version `needed` or later; `package` has it.
+/// Finds a program that is missing or older than `needed`; `package` installs it.
 fn at_least(
     facts: &Facts<'_>,
     tool: &str,
@@ -112,38 +120,37 @@ fn at_least(
     needed: Version,
     effect: &str,
 ) -> Verdict {
-    let seen = match seen(facts, tool) {
+    let program = match program(facts, tool) {
         Err(why) => return Verdict::Unknown(why),
-        Ok(seen) => seen,
+        Ok(program) => program,
     };
-    if let Some(found) = seen.missing(package, effect) {
+    if let Some(found) = program.missing(package, effect) {
         return Verdict::Found(found);
     }
-    match seen.tool.version() {
-        Some(version) if version >= needed => Verdict::Ok(seen.shown()),
+    match program.tool.version() {
+        Some(version) if version >= needed => Verdict::Ok(program.shown()),
         Some(version) => Verdict::Found(Found {
-            evidence: vec![format!("{}: {version} is older than {needed}", seen.shown())],
+            evidence: vec![format!("{}: {version} is older than {needed}", program.shown())],
             effect: effect.into(),
-            remedy: vec![seen.install(package)],
+            remedy: vec![program.install(package)],
             fix: Vec::new(),
         }),
         None => {
-            Verdict::Unknown(format!("{} is there, but its version is not known", seen.shown()))
+            Verdict::Unknown(format!("{} is there, but its version is not known", program.shown()))
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{judged, judged_with, node};
-    use super::super::{Check, Verdict};
     use super::*;
+    use crate::checks::testing::{Node, given, node, verdict_of};
     use crate::state::live_facts::LiveFacts;
     use crate::state::tools::Tools;
 
     const IPTABLES: &Check = &super::iptables::CHECK;
 
-    fn asked(tools: Option<&str>) -> LiveFacts {
+    fn live(tools: Option<&str>) -> LiveFacts {
         LiveFacts {
             kube_proxy_tools: tools.map(|t| Tools::parse("t", t).unwrap()),
             kube_proxy_root: tools.map(|_| "/proc/7/root".into()),
@@ -154,8 +161,8 @@ mod tests {
     #[test]
     fn kube_proxys_own_root_decides() {
         let state = node("docker-iptables-1.30");
-        assert!(matches!(judged(IPTABLES, &state), Verdict::Ok(_)));
-        let with = |own: Option<&str>| judged_with(IPTABLES, &state, None, None, Some(&asked(own)));
+        assert!(matches!(verdict_of(IPTABLES, &state), Verdict::Ok(_)));
+        let with = |own: Option<&str>| given(&state).live(&live(own)).verdict(IPTABLES);
         let Verdict::Found(found) = with(Some("kernel 6.1\niptables missing\n")) else {
             panic!("not found");
         };
@@ -169,14 +176,13 @@ mod tests {
 
     #[test]
     fn a_log_contradicts_the_hosts_list_but_not_its_own_root() {
-        let mut state = node("docker-iptables-1.30");
         let line = "E1121 exec: \"iptables\": executable file not found in $PATH\n";
-        state.files.insert(format!("files{LOG}"), line.into());
-        let Verdict::Found(found) = judged(IPTABLES, &state) else { panic!("not found") };
+        let state = Node::captured("docker-iptables-1.30").put_file(LOG, line).state();
+        let Verdict::Found(found) = verdict_of(IPTABLES, &state) else { panic!("not found") };
         assert!(found.evidence[1].starts_with("/var/log/kube-proxy.log: E1121"), "{found:?}");
-        assert!(matches!(judged(&super::conntrack::CHECK, &state), Verdict::Ok(_)));
-        let own = asked(Some("kernel 6.1\niptables /sbin/iptables package iptables 1.8.9-2\n"));
-        let verdict = judged_with(IPTABLES, &state, None, None, Some(&own));
+        assert!(matches!(verdict_of(&super::programs::CONNTRACK, &state), Verdict::Ok(_)));
+        let own = live(Some("kernel 6.1\niptables /sbin/iptables package iptables 1.8.9-2\n"));
+        let verdict = given(&state).live(&own).verdict(IPTABLES);
         assert!(matches!(verdict, Verdict::Ok(_)), "{verdict:?}");
     }
 }

@@ -1,21 +1,21 @@
 //! Changing a node needs root with its capabilities.
 
-use super::super::{Check, Facts, Found, Severity, Verdict, always};
+use crate::checks::{Check, Facts, Found, Severity, Verdict, always, not_live};
 
-pub(in crate::checks) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "tools.privileges",
     title: "the right to change the network and to mount",
     severity: Severity::Block,
     when: "always; a live node alone can be asked",
     applies: always,
-    judge,
+    evaluate,
     reference: "https://man7.org/linux/man-pages/man7/capabilities.7.html",
 };
 
-fn judge(facts: &Facts<'_>) -> Verdict {
+fn evaluate(facts: &Facts<'_>) -> Verdict {
     match facts.live {
-        None => Verdict::Unknown("a live node alone can be asked".into()),
-        Some(asked) if asked.privileged => {
+        None => not_live(),
+        Some(live) if live.privileged => {
             Verdict::Ok("root with CAP_NET_ADMIN and CAP_SYS_ADMIN".into())
         }
         Some(_) => Verdict::Found(Found {
@@ -32,17 +32,17 @@ fn judge(facts: &Facts<'_>) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::testing::{judged, judged_with, node};
     use super::*;
+    use crate::checks::testing::{given, node, verdict_of};
     use crate::state::live_facts::LiveFacts;
 
     #[test]
     fn root_is_ok_another_is_found_and_a_snapshot_does_not_say() {
         let state = node("docker-iptables-1.30");
-        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Unknown(_)));
         for privileged in [true, false] {
-            let asked = LiveFacts { privileged, ..LiveFacts::default() };
-            let verdict = judged_with(&CHECK, &state, None, None, Some(&asked));
+            let live = LiveFacts { privileged, ..LiveFacts::default() };
+            let verdict = given(&state).live(&live).verdict(&CHECK);
             assert_eq!(matches!(verdict, Verdict::Ok(_)), privileged);
             assert_eq!(matches!(verdict, Verdict::Found(_)), !privileged);
         }

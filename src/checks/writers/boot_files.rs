@@ -1,32 +1,34 @@
 //! Saved rules that hold what Kubernetes, docker and the CNI wrote: it returns at the next boot.
 
-use super::super::{Check, Facts, Found, Severity, Verdict, always};
+use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 
-pub(in crate::checks) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "writers.boot-files",
     title: "boot files that bring rules of others back",
     severity: Severity::Warn,
     when: "always",
     applies: always,
-    judge,
+    evaluate,
     reference: "https://github.com/k3s-io/k3s/issues/7261",
 };
 
-/// What stands in names and comments of rules that are not to be in a file.
+/// Parts of names and comments of rules that do not belong in a file.
 const MARKS: [&str; 7] = ["KUBE-", "CNI-", "FLANNEL", "flanneld masq", "DOCKER", "cali-", "felix-"];
-/// Chains that are there for operators, who may well keep them in a file.
+/// Chains for operators, who may well keep them in a file.
 const OF_OPERATORS: [&str; 2] = ["DOCKER-USER", "CNI-ADMIN"];
 const NFT: &str = "/etc/nftables.conf";
 /// How many lines of each file are shown.
 const SHOWN: usize = 5;
 
-fn judge(facts: &Facts<'_>) -> Verdict {
+fn evaluate(facts: &Facts<'_>) -> Verdict {
     if facts.live.is_none() && !facts.now.files.keys().any(|k| k.starts_with("files/")) {
         return Verdict::Unknown("no configuration file is in this state".into());
     }
-    let (mut evidence, mut remedy, mut seen) = (Vec::new(), Vec::new(), 0);
+    let mut evidence = Vec::new();
+    let mut remedy = Vec::new();
+    let mut files = 0;
     for (path, text) in boot_files(facts) {
-        seen += 1;
+        files += 1;
         let lines: Vec<(usize, &str)> =
             (1..).zip(text.lines()).filter(|(_, l)| marked(l)).collect();
         if lines.is_empty() {
@@ -43,9 +45,9 @@ fn judge(facts: &Facts<'_>) -> Verdict {
         });
     }
     if evidence.is_empty() {
-        return Verdict::Ok(match seen {
+        return Verdict::Ok(match files {
             0 => "there is no boot file".into(),
-            _ => format!("boot files without such lines: {seen}"),
+            _ => format!("boot files without such lines: {files}"),
         });
     }
     Verdict::Found(Found {
@@ -74,7 +76,7 @@ fn marked(line: &str) -> bool {
     !line.trim_start().starts_with('#') && MARKS.iter().any(|mark| line.contains(mark))
 }
 
-/// `3,9d;12` of lines that follow one another.
+/// Line numbers as `3,9d;12`: adjacent ones become a range.
 fn ranges(lines: &[usize], between: &str) -> String {
     let runs = lines.chunk_by(|a, b| a + 1 == *b);
     let words = runs.map(|run| match run {
@@ -86,36 +88,37 @@ fn ranges(lines: &[usize], between: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::testing::{judged, node};
     use super::*;
+    use crate::checks::testing::{Node, node, verdict_of};
     use crate::state::NodeState;
 
     fn with(path: &str, text: &str) -> NodeState {
-        let mut state = node("docker-iptables-1.30");
-        state.files.insert(format!("files{path}"), text.into());
-        state
+        Node::captured("docker-iptables-1.30").put_file(path, text).state()
     }
 
     #[test]
     fn found_with_file_and_line() {
         let text = "*nat\n:KUBE-SERVICES - [0:0]\n:DOCKER - [0:0]\n:MINE - [0:0]\n\
             # KUBE-X\n-A OUTPUT -j KUBE-SERVICES\n-A MINE -j ACCEPT\nCOMMIT\n";
-        let Verdict::Found(found) = judged(&CHECK, &with("/etc/iptables/rules.v4", text)) else {
+        let Verdict::Found(found) = verdict_of(&CHECK, &with("/etc/iptables/rules.v4", text))
+        else {
             panic!("not found");
         };
         assert_eq!(found.evidence[2], "/etc/iptables/rules.v4:6: -A OUTPUT -j KUBE-SERVICES");
         assert_eq!(found.remedy, ["sed -i.bak '2,3d;6d' /etc/iptables/rules.v4"]);
         let text = "table ip nat {\n chain cali-x {\n }\n}\n";
-        let Verdict::Found(found) = judged(&CHECK, &with(NFT, text)) else { panic!("not found") };
+        let Verdict::Found(found) = verdict_of(&CHECK, &with(NFT, text)) else {
+            panic!("not found")
+        };
         assert!(found.remedy[0].contains("lines 2; then nft -c"), "{found:?}");
     }
 
     #[test]
     fn ok_without_such_lines_and_unknown_without_files() {
         let own = "*filter\n:DOCKER-USER - [0:0]\n-A DOCKER-USER -s 10.0.0.1 -j DROP\nCOMMIT\n";
-        let verdict = judged(&CHECK, &with("/etc/sysconfig/iptables", own));
+        let verdict = verdict_of(&CHECK, &with("/etc/sysconfig/iptables", own));
         assert_eq!(verdict, Verdict::Ok("boot files without such lines: 1".into()));
-        assert!(matches!(judged(&CHECK, &node("docker-iptables-1.30")), Verdict::Ok(_)));
-        assert!(matches!(judged(&CHECK, &NodeState::default()), Verdict::Unknown(_)));
+        assert!(matches!(verdict_of(&CHECK, &node("docker-iptables-1.30")), Verdict::Ok(_)));
+        assert!(matches!(verdict_of(&CHECK, &NodeState::default()), Verdict::Unknown(_)));
     }
 }

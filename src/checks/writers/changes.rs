@@ -1,31 +1,31 @@
-//! What changes between two looks, and whose it is.
+//! Changes between two captures, and the owners of what changed.
 
 use std::collections::BTreeMap;
 
-use super::super::{Check, Facts, Found, Severity, Verdict, always};
+use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 use crate::owners::matcher::{Ownership, UNKNOWN};
 use crate::state::equivalence::Difference;
 use crate::state::equivalence::DifferenceKind;
 use crate::state::{NodeState, RulesetId};
 
-pub(in crate::checks) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "writers.changes",
     title: "rules that change while nobody migrates anything",
     severity: Severity::Info,
     when: "always; needs two looks (--watch)",
     applies: always,
-    judge,
+    evaluate,
     reference: "https://kubernetes.io/docs/reference/networking/virtual-ips/",
 };
 
-/// How many changes of each owner are shown.
+/// The most changes of one owner that are shown.
 const SHOWN: usize = 3;
 
-fn judge(facts: &Facts<'_>) -> Verdict {
+fn evaluate(facts: &Facts<'_>) -> Verdict {
     let Some(earlier) = facts.earlier else {
         return Verdict::Unknown("it needs two looks: check --watch 10".into());
     };
-    // Links and routes come and go with pods; they are nobody's rules.
+    // Links and routes come and go with pods.
     let differences: Vec<Difference> = earlier
         .differences(facts.now)
         .into_iter()
@@ -38,9 +38,10 @@ fn judge(facts: &Facts<'_>) -> Verdict {
     let mut owners: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for difference in &differences {
         let gone = difference.what == DifferenceKind::Gone || difference.text.starts_with("- ");
-        let owner = match gone {
-            true => owner(difference, earlier, &before),
-            false => owner(difference, facts.now, facts.ownership),
+        let owner = if gone {
+            owner(difference, earlier, &before)
+        } else {
+            owner(difference, facts.now, facts.ownership)
         };
         owners.entry(owner).or_default().push(difference.to_string());
     }
@@ -63,7 +64,7 @@ fn judge(facts: &Facts<'_>) -> Verdict {
     })
 }
 
-/// Whose the object of a difference is, in the state that has it.
+/// The owner of the object of a difference, in the state that has it.
 fn owner<'a>(difference: &Difference, state: &NodeState, owners: &'a Ownership<'_>) -> &'a str {
     let words: Vec<&str> = difference.text.split(' ').collect();
     let name = match difference.place.as_str() {
@@ -79,19 +80,19 @@ fn owner<'a>(difference: &Difference, state: &NodeState, owners: &'a Ownership<'
             };
             servers.iter().find(named).and_then(|s| owners.virtual_server(&s.service))
         }
-        place => rule_owner(place, &difference.text, state, owners),
+        table => rule_owner(table, &difference.text, state, owners),
     };
     name.map_or(UNKNOWN, |owner| owner.name)
 }
 
-/// The owner of a rule (`-A CHAIN …`) or chain (`chain NAME`) of a place (`iptables-nft nat`).
+/// The owner of a rule (`-A CHAIN …`) or chain (`chain NAME`) of a table (`iptables-nft nat`).
 fn rule_owner<'a>(
-    place: &str,
+    table: &str,
     text: &str,
     state: &NodeState,
     owners: &'a Ownership<'_>,
 ) -> Option<crate::owners::matcher::Owner<'a>> {
-    let (id, table) = place.split_once(' ')?;
+    let (id, table) = table.split_once(' ')?;
     let id = RulesetId::ALL.into_iter().find(|i| i.to_string() == id)?;
     if let Some(chain) = text.strip_prefix("chain ") {
         return owners.chain(id, table, chain);
@@ -105,28 +106,26 @@ fn rule_owner<'a>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::testing::{judged, judged_with, node};
     use super::*;
+    use crate::checks::testing::{Node, given, node, verdict_of};
 
-    fn judged_after(earlier: &NodeState, now: &NodeState) -> Verdict {
-        judged_with(&CHECK, now, None, Some(earlier), None)
+    fn between(earlier: &NodeState, now: &NodeState) -> Verdict {
+        given(now).earlier(earlier).verdict(&CHECK)
     }
 
     #[test]
     fn found_with_the_owner_of_what_came_and_of_what_went() {
         let earlier = node("half-migrated-ipvs-1.20");
-        let mut files = earlier.files.clone();
-        let rules = files["iptables-nft.save"].to_string();
+        let rules = earlier.files["iptables-nft.save"].to_string();
         let docker = "-A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE\n";
         let at = rules.find(docker).unwrap();
         let line = rules[..at].rfind('\n').unwrap() + 1;
         let rules = format!("{}{}", &rules[..line], &rules[at + docker.len()..]);
-        files.insert("iptables-nft.save".into(), rules.into());
-        let sets = files["ipset.save"].to_string();
-        let sets = format!("{sets}add KUBE-CLUSTER-IP 10.96.77.77,tcp:80\n");
-        files.insert("ipset.save".into(), sets.into());
-        let now = NodeState::parse(files).unwrap();
-        let Verdict::Found(found) = judged_after(&earlier, &now) else { panic!("not found") };
+        let now = Node::captured("half-migrated-ipvs-1.20")
+            .put("iptables-nft.save", &rules)
+            .append("ipset.save", "add KUBE-CLUSTER-IP 10.96.77.77,tcp:80\n")
+            .state();
+        let Verdict::Found(found) = between(&earlier, &now) else { panic!("not found") };
         assert_eq!(found.evidence[0], "docker: 1 changed", "{found:?}");
         assert!(found.evidence[1].contains(docker.trim()), "{found:?}");
         assert_eq!(found.evidence[2], "kube-proxy: 1 changed", "{found:?}");
@@ -136,7 +135,7 @@ mod tests {
     #[test]
     fn ok_where_nothing_changes_and_unknown_with_one_look() {
         let state = node("half-migrated-ipvs-1.20");
-        assert!(matches!(judged_after(&state, &state), Verdict::Ok(_)));
-        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+        assert!(matches!(between(&state, &state), Verdict::Ok(_)));
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Unknown(_)));
     }
 }

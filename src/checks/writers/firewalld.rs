@@ -1,15 +1,15 @@
 //! firewalld, which by default flushes everybody's rules when it reloads.
 
-use super::super::{Check, Facts, Found, Severity, Verdict, always};
 use super::{Writer, active};
+use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 
-pub(in crate::checks) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "writers.firewalld",
     title: "firewalld, which flushes all rules when it reloads",
     severity: Severity::Warn,
     when: "always",
     applies: always,
-    judge,
+    evaluate,
     reference: "https://firewalld.org/documentation/man-pages/firewalld.conf.html",
 };
 
@@ -24,7 +24,7 @@ const FIREWALLD: Writer = Writer {
     unit_decides: false,
 };
 
-fn judge(facts: &Facts<'_>) -> Verdict {
+fn evaluate(facts: &Facts<'_>) -> Verdict {
     let mut evidence = FIREWALLD.traces(facts);
     if evidence.is_empty() {
         return match FIREWALLD.missing(facts) {
@@ -58,24 +58,16 @@ fn judge(facts: &Facts<'_>) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::testing::{judged, node};
     use super::*;
+    use crate::checks::testing::{Node, node, verdict_of};
     use crate::state::NodeState;
-    use crate::state::tools::Process;
 
     fn running(config: Option<&str>) -> NodeState {
-        let mut state = node("docker-iptables-1.30");
-        state.processes.as_mut().unwrap().push(Process {
-            pid: 7,
-            name: "firewalld".into(),
-            args: Vec::new(),
-            version: None,
-            version_source: None,
-        });
-        if let Some(config) = config {
-            state.files.insert(format!("files{CONFIG}"), config.into());
+        let node = Node::captured("docker-iptables-1.30").process(7, "firewalld", &[]);
+        match config {
+            Some(config) => node.put_file(CONFIG, config).state(),
+            None => node.state(),
         }
-        state
     }
 
     #[test]
@@ -85,7 +77,7 @@ mod tests {
             (Some("A=b\n"), "its default is yes"),
             (None, "not in this state"),
         ] {
-            let Verdict::Found(found) = judged(&CHECK, &running(config)) else {
+            let Verdict::Found(found) = verdict_of(&CHECK, &running(config)) else {
                 panic!("not found: {config:?}");
             };
             assert!(found.evidence[1].contains(evidence), "{found:?}");
@@ -94,10 +86,13 @@ mod tests {
 
     #[test]
     fn ok_without_it_or_told_not_to_and_unknown_without_processes() {
-        assert!(matches!(judged(&CHECK, &running(Some("FlushAllOnReload=no\n"))), Verdict::Ok(_)));
+        assert!(matches!(
+            verdict_of(&CHECK, &running(Some("FlushAllOnReload=no\n"))),
+            Verdict::Ok(_)
+        ));
         let mut state = node("docker-iptables-1.30");
-        assert!(matches!(judged(&CHECK, &state), Verdict::Ok(_)));
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Ok(_)));
         state.processes = None;
-        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Unknown(_)));
     }
 }

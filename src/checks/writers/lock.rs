@@ -2,33 +2,33 @@
 
 use std::time::Duration;
 
-use super::super::{Check, Facts, Found, Severity, Verdict, always};
+use crate::checks::{Check, Facts, Found, Severity, Verdict, always, not_live};
 
-pub(in crate::checks) const CHECK: Check = Check {
+pub(super) const CHECK: Check = Check {
     id: "writers.lock",
     title: "the lock of iptables, and who holds it",
     severity: Severity::Warn,
     when: "always; a live node alone can be asked",
     applies: always,
-    judge,
+    evaluate,
     reference: "https://man7.org/linux/man-pages/man8/iptables.8.html",
 };
 
-/// From here on somebody holds it so long that others notice.
+/// A wait so long that other writers notice.
 const LONG: Duration = Duration::from_millis(500);
 
-fn judge(facts: &Facts<'_>) -> Verdict {
-    let Some(asked) = facts.live else {
-        return Verdict::Unknown("a live node alone can be asked".into());
+fn evaluate(facts: &Facts<'_>) -> Verdict {
+    let Some(live) = facts.live else {
+        return not_live();
     };
-    let Some(wait) = asked.lock_wait else {
+    let Some(wait) = live.lock_wait else {
         return Verdict::Unknown("/run/xtables.lock cannot be opened".into());
     };
-    let shown = match &asked.lock_holder {
+    let shown = match &live.lock_holder {
         Some(holder) => format!("/run/xtables.lock: {holder}"),
         None => format!("/run/xtables.lock was had after {} ms", wait.as_millis()),
     };
-    if asked.lock_holder.is_none() && wait < LONG {
+    if live.lock_holder.is_none() && wait < LONG {
         return Verdict::Ok(shown);
     }
     Verdict::Found(Found {
@@ -46,21 +46,21 @@ fn judge(facts: &Facts<'_>) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::testing::{judged, judged_with, node};
     use super::*;
+    use crate::checks::testing::{given, node, verdict_of};
     use crate::state::live_facts::LiveFacts;
 
     #[test]
     fn found_ok_and_unknown() {
         let state = node("docker-iptables-1.30");
-        assert!(matches!(judged(&CHECK, &state), Verdict::Unknown(_)));
+        assert!(matches!(verdict_of(&CHECK, &state), Verdict::Unknown(_)));
         let with = |lock_wait: Option<u64>, holder: Option<&str>| {
-            let asked = LiveFacts {
+            let live = LiveFacts {
                 lock_wait: lock_wait.map(Duration::from_millis),
                 lock_holder: holder.map(str::to_owned),
                 ..LiveFacts::default()
             };
-            judged_with(&CHECK, &state, None, None, Some(&asked))
+            given(&state).live(&live).verdict(&CHECK)
         };
         assert!(matches!(with(None, None), Verdict::Unknown(_)));
         assert!(matches!(with(Some(3), None), Verdict::Ok(_)));

@@ -1,31 +1,44 @@
 //! Programs and files that write rules and know nothing of Kubernetes.
 
-pub(super) mod boot_files;
-pub(super) mod changes;
-pub(super) mod firewalld;
-pub(super) mod lock;
-pub(super) mod programs;
+mod boot_files;
+mod changes;
+mod firewalld;
+mod lock;
+mod programs;
 
-use super::Facts;
+use super::{Check, Facts, NO_PROCESSES};
+
+pub(super) const CHECKS: &[&Check] = &[
+    &boot_files::CHECK,
+    &changes::CHECK,
+    &firewalld::CHECK,
+    &lock::CHECK,
+    &programs::FERM,
+    &programs::NETFILTER_PERSISTENT,
+    &programs::NFTABLES,
+    &programs::PUPPET,
+    &programs::SHOREWALL,
+    &programs::UFW,
+];
 
 /// A program that writes rules for the whole host.
 struct Writer {
-    /// What it is called.
+    /// Its name.
     name: &'static str,
-    /// Its name among the processes, if it stays.
+    /// The name of its process, if it keeps running.
     process: Option<&'static str>,
     /// Its name as an owner in the catalogue.
     owner: Option<&'static str>,
-    /// Its files, with the line that makes it active; with an empty one, any content does.
+    /// Its files, each with the line that makes it active. An empty line stands for any content.
     files: &'static [(&'static str, &'static str)],
     /// Its units.
     units: &'static [&'static str],
-    /// True if its files do nothing without its unit.
+    /// True if its files have no effect without its unit.
     unit_decides: bool,
 }
 
 impl Writer {
-    /// What shows that it is active.
+    /// The evidence that it is active.
     fn traces(&self, facts: &Facts<'_>) -> Vec<String> {
         let mut traces = Vec::new();
         let processes = facts.now.processes.iter().flatten();
@@ -46,21 +59,21 @@ impl Writer {
         traces
     }
 
-    /// What was missing to know, if nothing shows it.
+    /// What is missing to know whether it is active.
     fn missing(&self, facts: &Facts<'_>) -> Option<String> {
-        // A live node was just looked at: what was not captured is not there.
+        // A live node was just captured: what is not in the state is not there.
         if facts.live.is_some() {
             return None;
         }
         if self.process.is_some() && facts.now.processes.is_none() {
-            return Some("the processes are not in this state".into());
+            return Some(NO_PROCESSES.into());
         }
         let files = facts.now.files.keys().any(|k| k.starts_with("files/"));
         (!files && !self.files.is_empty()).then(|| "no configuration file is in this state".into())
     }
 }
 
-/// The file at `path`, with the line that is `wanted` (blanks, quotes, `;` and case aside).
+/// Finds the line `wanted` in a file, regardless of blanks, quotes, `;` and case.
 fn active(facts: &Facts<'_>, path: &str, wanted: &str) -> Option<String> {
     let text = facts.now.file(path)?;
     if wanted.is_empty() {

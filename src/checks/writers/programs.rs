@@ -1,8 +1,8 @@
-//! Programs that write the rules of the whole host: when they run again, or at boot, they put
-//! theirs in place of what is there.
+//! Programs that write the rules of the whole host: a row each. When one runs again, or at boot, its
+//! rules replace all others.
 
-use super::super::{Check, Facts, Found, Severity, Verdict, always};
 use super::{Writer, active};
+use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 
 const WHEN: &str = "always";
 
@@ -16,14 +16,14 @@ const NFTABLES_SERVICE: Writer = Writer {
     unit_decides: true,
 };
 
-pub(in crate::checks) const FERM: Check = Check {
+pub(super) const FERM: Check = Check {
     id: "writers.ferm",
     title: "ferm, which writes whole tables",
     severity: Severity::Warn,
     when: WHEN,
     applies: always,
-    judge: |facts| {
-        judge(
+    evaluate: |facts| {
+        evaluate(
             facts,
             &Writer {
                 name: "ferm",
@@ -45,14 +45,14 @@ pub(in crate::checks) const FERM: Check = Check {
     reference: "https://github.com/MaxKellermann/ferm/blob/master/doc/ferm.pod",
 };
 
-pub(in crate::checks) const NETFILTER_PERSISTENT: Check = Check {
+pub(super) const NETFILTER_PERSISTENT: Check = Check {
     id: "writers.netfilter-persistent",
     title: "netfilter-persistent or iptables-services, which load saved rules",
     severity: Severity::Warn,
     when: WHEN,
     applies: always,
-    judge: |facts| {
-        judge(
+    evaluate: |facts| {
+        evaluate(
             facts,
             &Writer {
                 name: "netfilter-persistent",
@@ -78,17 +78,17 @@ pub(in crate::checks) const NETFILTER_PERSISTENT: Check = Check {
     reference: "https://github.com/k3s-io/k3s/issues/7261",
 };
 
-pub(in crate::checks) const NFTABLES: Check = Check {
+pub(super) const NFTABLES: Check = Check {
     id: "writers.nftables",
     title: "nftables.service, which flushes every table of nf_tables",
     severity: Severity::Warn,
     when: WHEN,
     applies: always,
-    judge: |facts| {
+    evaluate: |facts| {
         let (path, flush) = NFTABLES_FLUSH;
         let known = facts.live.is_some_and(|a| a.enabled_units.is_some());
         match active(facts, path, flush) {
-            // Debian has the file everywhere, and the unit enabled nowhere.
+            // Debian installs the file everywhere and enables the unit nowhere.
             Some(line) if !known => {
                 return Verdict::Unknown(format!("{line}; whether its unit starts is not known"));
             }
@@ -97,7 +97,7 @@ pub(in crate::checks) const NFTABLES: Check = Check {
             }
             _ => {}
         }
-        judge(
+        evaluate(
             facts,
             &NFTABLES_SERVICE,
             "each start, reload and stop of it removes every table, also those of iptables-nft and \
@@ -112,14 +112,14 @@ pub(in crate::checks) const NFTABLES: Check = Check {
     reference: "https://wiki.nftables.org/wiki-nftables/index.php/Scripting",
 };
 
-pub(in crate::checks) const PUPPET: Check = Check {
+pub(super) const PUPPET: Check = Check {
     id: "writers.puppet",
     title: "puppet, which may purge rules that it does not know",
     severity: Severity::Warn,
     when: WHEN,
     applies: always,
-    judge: |facts| {
-        judge(
+    evaluate: |facts| {
+        evaluate(
             facts,
             &Writer {
                 name: "puppet",
@@ -141,14 +141,14 @@ pub(in crate::checks) const PUPPET: Check = Check {
     reference: "https://forge.puppet.com/modules/puppetlabs/firewall",
 };
 
-pub(in crate::checks) const SHOREWALL: Check = Check {
+pub(super) const SHOREWALL: Check = Check {
     id: "writers.shorewall",
     title: "shorewall, which writes whole tables",
     severity: Severity::Warn,
     when: WHEN,
     applies: always,
-    judge: |facts| {
-        judge(
+    evaluate: |facts| {
+        evaluate(
             facts,
             &Writer {
                 name: "shorewall",
@@ -169,14 +169,14 @@ pub(in crate::checks) const SHOREWALL: Check = Check {
     reference: "https://shorewall.org/Docker.html",
 };
 
-pub(in crate::checks) const UFW: Check = Check {
+pub(super) const UFW: Check = Check {
     id: "writers.ufw",
     title: "ufw, which sets the policies of the built-in chains",
     severity: Severity::Warn,
     when: WHEN,
     applies: always,
-    judge: |facts| {
-        judge(
+    evaluate: |facts| {
+        evaluate(
             facts,
             &Writer {
                 name: "ufw",
@@ -197,7 +197,7 @@ pub(in crate::checks) const UFW: Check = Check {
     reference: "https://manpages.ubuntu.com/manpages/noble/en/man8/ufw.8.html",
 };
 
-fn judge(facts: &Facts<'_>, writer: &Writer, effect: &str, remedy: &[&str]) -> Verdict {
+fn evaluate(facts: &Facts<'_>, writer: &Writer, effect: &str, remedy: &[&str]) -> Verdict {
     let traces = writer.traces(facts);
     if traces.is_empty() {
         return match writer.missing(facts) {
@@ -217,31 +217,29 @@ fn judge(facts: &Facts<'_>, writer: &Writer, effect: &str, remedy: &[&str]) -> V
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::super::super::testing::{judged, judged_with, node};
     use super::*;
+    use crate::checks::testing::{Node, given, node, verdict_of};
     use crate::state::NodeState;
     use crate::state::live_facts::LiveFacts;
 
     const ALL: [&Check; 6] = [&FERM, &NETFILTER_PERSISTENT, &NFTABLES, &PUPPET, &SHOREWALL, &UFW];
 
     fn with_file(path: &str, text: &str) -> NodeState {
-        let mut files = node("docker-iptables-1.30").files;
-        files.insert(format!("files{path}"), text.into());
-        NodeState::parse(files).unwrap()
+        Node::captured("docker-iptables-1.30").put_file(path, text).state()
     }
 
     fn with_unit(check: &Check, state: &NodeState, unit: &str) -> Verdict {
         let units = BTreeSet::from([unit.to_owned()]);
-        let asked = LiveFacts { enabled_units: Some(units), ..LiveFacts::default() };
-        judged_with(check, state, None, None, Some(&asked))
+        let live = LiveFacts { enabled_units: Some(units), ..LiveFacts::default() };
+        given(state).live(&live).verdict(check)
     }
 
     #[test]
     fn each_is_ok_on_a_node_without_it_and_unknown_without_a_state() {
         for check in ALL {
-            let verdict = judged(check, &node("docker-iptables-1.30"));
+            let verdict = verdict_of(check, &node("docker-iptables-1.30"));
             assert!(matches!(verdict, Verdict::Ok(_)), "{}: {verdict:?}", check.id);
-            let verdict = judged(check, &NodeState::default());
+            let verdict = verdict_of(check, &NodeState::default());
             assert!(matches!(verdict, Verdict::Unknown(_)), "{}: {verdict:?}", check.id);
         }
     }
@@ -264,19 +262,19 @@ mod tests {
             ),
             (&UFW, "/etc/ufw/ufw.conf", "# x\nENABLED=yes\n", "/etc/ufw/ufw.conf:2: ENABLED=yes"),
         ] {
-            let Verdict::Found(found) = judged(check, &with_file(path, text)) else {
+            let Verdict::Found(found) = verdict_of(check, &with_file(path, text)) else {
                 panic!("{} is not found", check.id);
             };
             assert!(found.evidence[0].contains(evidence), "{found:?}");
         }
         let off = with_file("/etc/ufw/ufw.conf", "ENABLED=no\n");
-        assert!(matches!(judged(&UFW, &off), Verdict::Ok(_)));
+        assert!(matches!(verdict_of(&UFW, &off), Verdict::Ok(_)));
     }
 
     #[test]
     fn a_flush_counts_where_its_unit_starts() {
         let state = with_file("/etc/nftables.conf", "#!/usr/sbin/nft -f\n\nflush ruleset\n");
-        assert!(matches!(judged(&NFTABLES, &state), Verdict::Unknown(_)));
+        assert!(matches!(verdict_of(&NFTABLES, &state), Verdict::Unknown(_)));
         assert!(matches!(with_unit(&NFTABLES, &state, "ssh.service"), Verdict::Ok(_)));
         let verdict = with_unit(&NFTABLES, &state, "nftables.service");
         let Verdict::Found(found) = verdict else { panic!("not found") };
@@ -285,13 +283,11 @@ mod tests {
 
     #[test]
     fn puppet_is_found_by_its_rules() {
-        let mut files = node("docker-iptables-1.30").files;
         let text = "*filter\n:INPUT ACCEPT [0:0]\n\
             -A INPUT -p tcp -m comment --comment \"100 allow ssh\" -j ACCEPT\nCOMMIT\n";
-        files.insert("iptables-legacy.save".into(), text.into());
-        let Verdict::Found(found) = judged(&PUPPET, &NodeState::parse(files).unwrap()) else {
-            panic!("not found");
-        };
+        let state =
+            Node::captured("docker-iptables-1.30").put("iptables-legacy.save", text).state();
+        let Verdict::Found(found) = verdict_of(&PUPPET, &state) else { panic!("not found") };
         assert_eq!(found.evidence, ["its own chains: 0, rules: 1, tables: 0"]);
     }
 

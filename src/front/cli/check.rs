@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::checks::{self, CHECKS, Facts, Finding, Severity, Verdict};
+use crate::checks::{self, Facts, Finding, Severity, Verdict};
 use crate::error::{Error, Kind, Result};
 use crate::event::{Outcome, Task};
 use crate::front::cli::args;
@@ -116,7 +116,7 @@ pub(in crate::front) fn judge_each(
     tell: &dyn Fn(&Finding),
 ) -> Result<Vec<Finding>> {
     with_facts(seen, &seen.now, to, |facts| {
-        let each = CHECKS.iter().flat_map(|check| checks::run(facts, &|id| id == check.id));
+        let each = checks::all().flat_map(|check| checks::run(facts, &|id| id == check.id));
         each.inspect(|finding| tell(finding)).collect()
     })
 }
@@ -141,7 +141,7 @@ fn with_facts<T>(
 /// A misspelt id must not look like a check that found nothing.
 pub(in crate::front) fn known_ids(options: &args::Check) -> Result<()> {
     let mut ids = options.only.iter().chain(&options.ignore);
-    match ids.find(|id| !CHECKS.iter().any(|c| c.id == **id)) {
+    match ids.find(|id| checks::find(id).is_none()) {
         None => Ok(()),
         Some(id) => Err(Error::new(Kind::Usage, id, "no check has this id")
             .hint("`proxyshift check --list` names them all")),
@@ -230,8 +230,7 @@ fn text(findings: &[Finding], verbose: bool) -> String {
 }
 
 fn catalogue_document() -> Value {
-    let rows: Vec<Value> = CHECKS
-        .iter()
+    let rows: Vec<Value> = checks::all()
         .map(|c| {
             json!({
                 "id": c.id, "title": c.title, "severity": c.severity, "when": c.when,
@@ -244,7 +243,7 @@ fn catalogue_document() -> Value {
 
 fn catalogue_text() -> String {
     let mut text = String::new();
-    for check in CHECKS {
+    for check in checks::all() {
         text += &format!("{} ({:?})\n", check.id, check.severity).to_lowercase();
         text += &indented("", check.title);
         text += &indented("when", check.when);

@@ -198,7 +198,7 @@ fn ready(context: &Context<'_>, asked: &Asked<'_>) -> Result<Ready> {
 }
 
 fn is_check(id: &str) -> bool {
-    checks::CHECKS.iter().any(|check| check.id == id)
+    checks::find(id).is_some()
 }
 
 /// The mode that runs.

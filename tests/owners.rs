@@ -6,9 +6,10 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use proxyshift::kube_proxy::running::RunningMode;
+use proxyshift::owners::attribution::Evidence;
 use proxyshift::owners::catalogue::Catalogue;
 use proxyshift::owners::files::known_processes;
-use proxyshift::owners::matcher::{Evidence, OPERATOR, Ownership, UNKNOWN};
+use proxyshift::owners::matcher::{OPERATOR, Ownership, UNKNOWN};
 use proxyshift::state::kube_proxy::Mode;
 use proxyshift::state::{Backend, Family, Files, NodeState, RulesetId};
 

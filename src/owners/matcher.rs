@@ -4,8 +4,12 @@
 //! if the rule looks like one of its; in a built-in chain the jump's target, the comment, the
 //! ipset, the link, the bare shape.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
+use crate::owners::attribution::{
+    Attribution, ChainOwners, Evidence, KERNEL_ID, NOTHING, OPERATOR_ID, TableOwners, UNOWNED,
+    attributed,
+};
 use crate::owners::catalogue::{Catalogue, Entry};
 use crate::owners::component::{ChainEntry, Component};
 use crate::owners::liveness::liveness;
@@ -13,7 +17,6 @@ use crate::owners::rules::Matcher;
 use crate::owners::servers::Servers;
 use crate::state::ipvs::{Service, VirtualServer};
 use crate::state::object::ObjectId;
-use crate::state::ruleset::Name;
 use crate::state::{NodeState, RulesetId};
 
 /// The owner of what the catalogue does not know.
@@ -22,56 +25,6 @@ pub const UNKNOWN: &str = "unknown";
 pub const OPERATOR: &str = "operator";
 /// The owner of built-in chains.
 pub const KERNEL: &str = "kernel";
-
-/// What shows whose an object is: the entry of the catalogue that says so.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Evidence {
-    /// Its own name.
-    Name,
-    /// It stands in the owner's chain.
-    InChain,
-    /// It stands in a chain whose content is the operator's.
-    ForOperators,
-    /// It stands in a chain of that component's, which writes no such rules.
-    UnexpectedForm(u16),
-    /// It is the owner's hook of that number.
-    Hook(u16),
-    /// It jumps to the owner's chain.
-    Target,
-    /// Its comment.
-    Comment,
-    /// The ipset it matches.
-    Set,
-    /// The link it matches.
-    Link,
-    /// It has the owner's shape of that number.
-    Shape(u16),
-    /// Its address, or port, is on kube-ipvs0 or in kube-proxy's sets.
-    ServedByKubeProxy,
-    /// The owner alone makes such objects and runs here.
-    SoleCandidate,
-    /// It is part of the kernel.
-    Kernel,
-    /// Nothing in the catalogue fits.
-    Nothing,
-}
-
-/// A component's number, with the evidence; the last numbers stand for operator, kernel and unknown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Attribution {
-    pub(crate) component: u16,
-    pub(crate) evidence: Evidence,
-}
-
-pub(super) const UNOWNED: u16 = u16::MAX;
-pub(super) const OPERATOR_ID: u16 = u16::MAX - 1;
-pub(super) const KERNEL_ID: u16 = u16::MAX - 2;
-
-pub(crate) const fn attributed(component: u16, evidence: Evidence) -> Attribution {
-    Attribution { component, evidence }
-}
-
-pub(crate) const NOTHING: Attribution = attributed(UNOWNED, Evidence::Nothing);
 
 /// An owner, with the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,21 +52,6 @@ pub struct Counts {
     pub links: usize,
     /// Native nf_tables tables.
     pub tables: usize,
-}
-
-#[derive(Debug)]
-pub(super) struct ChainOwners {
-    pub(super) chain: Attribution,
-    /// The entry of the catalogue, for a chain that is in it.
-    pub(super) entry: Option<Entry>,
-    pub(super) rules: Vec<Attribution>,
-}
-
-#[derive(Debug)]
-pub(super) struct TableOwners {
-    pub(super) name: Name,
-    pub(super) index: HashMap<Name, usize>,
-    pub(super) chains: Vec<ChainOwners>,
 }
 
 /// The owner of each object of one node state.

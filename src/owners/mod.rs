@@ -1,5 +1,6 @@
 //! Who owns each object: the catalogue and the matcher.
 
+pub mod attribution;
 pub mod catalogue;
 pub mod component;
 pub mod content;

@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 
-use crate::owners::catalogue::{Catalogue, Entry};
-use crate::owners::component::Shape;
-use crate::owners::content::Reading;
-use crate::owners::matcher::{
+use crate::owners::attribution::{
     Attribution, ChainOwners, Evidence, KERNEL_ID, NOTHING, OPERATOR_ID, TableOwners, UNOWNED,
     attributed,
 };
+use crate::owners::catalogue::{Catalogue, Entry};
+use crate::owners::component::Shape;
+use crate::owners::content::Reading;
 use crate::owners::template::Template;
 use crate::state::ruleset::{Chain, Name, Rule, Ruleset, Table};
 

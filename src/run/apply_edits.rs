@@ -6,13 +6,18 @@ use std::time::Duration;
 
 use crate::apply::Applied;
 use crate::error::{Error, Kind, Result};
-use crate::event::{Outcome, Task};
+use crate::event::{self, Task};
 use crate::interrupt;
-use crate::plan::change::{Change, Edit};
+use crate::node::observe::observe_tolerant;
+use crate::plan::change::{Change, Direction, Edit};
+use crate::plan::invariants::{Outcome, outcome, unexpected_changes};
 use crate::run::Context;
-use crate::run::payload::StepRef;
+use crate::run::payload::{StepRef, replay};
+use crate::run::writers::Writers;
+use crate::state::NodeState;
 use crate::state::stage::RunStage;
-use crate::store::journal::Journal;
+use crate::store::journal::{self, Journal};
+use crate::store::run::Run;
 
 /// How often a lost race leads to a new plan before the run gives up.
 const RACES: usize = 5;
@@ -23,12 +28,21 @@ const BUSY: usize = 5;
 /// How long the lock is left to others before a new try: iptables asks for it once a second.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// What a stage of edits did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Changed {
+    /// Objects of the edits that were made.
+    pub(super) objects: usize,
+    /// Foreign changes meanwhile; kept.
+    pub(super) foreign: Vec<String>,
+}
+
 /// Applies `edits`; on a lost race, whatever `plan_again` says is left to do. Returns those that were
 /// applied.
 ///
 /// # Errors
 /// The first failure, journaled. What was applied before it stays, for the caller to undo.
-pub fn execute(
+pub(super) fn execute(
     context: &Context<'_>,
     journal: &mut Journal,
     stage: RunStage,
@@ -57,16 +71,16 @@ pub fn execute(
                     step.mark_done(journal)?;
                 }
                 if let Some(difference) = result.unexpected.first() {
-                    context.sink.finished(&task, Outcome::AppliedUnexpectedly);
+                    context.sink.finished(&task, event::Outcome::AppliedUnexpectedly);
                     let cause = "this changed too, and nobody else wrote";
                     return Err(Error::new(Kind::Kernel, difference.to_string(), cause));
                 }
-                context.sink.finished(&task, Outcome::Applied);
+                context.sink.finished(&task, event::Outcome::Applied);
                 applied.push(edit);
             }
             Err(e) => {
                 step.mark_failed(journal, &e)?;
-                context.sink.finished(&task, Outcome::NotApplied { cause: e.to_string() });
+                context.sink.finished(&task, event::Outcome::NotApplied { cause: e.to_string() });
                 if e.kind != Kind::LostRace || races == RACES {
                     return Err(e);
                 }
@@ -98,4 +112,72 @@ fn apply(context: &Context<'_>, edit: &Edit, undoing: bool) -> Result<Applied> {
     }
     context.sink.note("now others wait for the xtables lock for as long as it takes");
     kernel.without_limit().apply(edit)
+}
+
+/// Applies `edits`, and verifies them against the kernel. `base` is the node before, or what the edits
+/// leave of it (see [`remaining_state`](crate::plan::invariants::remaining_state)).
+///
+/// # Errors
+/// As [`execute`]; [`Kind::Kernel`] when an edit does not hold.
+pub(super) fn apply_and_verify(
+    context: &Context<'_>,
+    run: &Run,
+    journal: &mut Journal,
+    stage: RunStage,
+    base: &NodeState,
+    edits: Vec<Edit>,
+    plan_again: &dyn Fn() -> Result<Vec<Edit>>,
+) -> Result<Changed> {
+    let mut writers = Writers::of(base, &edits);
+    execute(context, journal, stage, edits, plan_again)
+        // In the journal, with those of before a crash; one copy at a time.
+        .map(drop)
+        .and_then(|()| done_edits(context, run))
+        .and_then(|done| verify(context, &done, base, &mut writers))
+}
+
+/// Verifies that the objects of `edits` have changed, and nothing else. Foreign changes since the
+/// snapshot are named and kept.
+fn verify(
+    context: &Context<'_>,
+    edits: &[Edit],
+    base: &NodeState,
+    writers: &mut Writers,
+) -> Result<Changed> {
+    let task = Task::VerifyKernel;
+    context.sink.started(&task);
+    let now = observe_tolerant(context.tools, context.sink)?;
+    for edit in edits {
+        if outcome(edit, base, &now) != Outcome::Done {
+            let cause = match edit.direction {
+                Direction::Remove => "is there again after the edit",
+                Direction::Add => "is gone again after the edit",
+            };
+            return Err(Error::new(Kind::Kernel, edit.to_string(), cause));
+        }
+    }
+    // Each transaction was compared with what it should have made when it was made: what differs
+    // now beyond that is the work of others, and stays.
+    let mut foreign = Vec::new();
+    for id in base.rulesets.keys().chain(now.rulesets.keys()) {
+        let (before, after) = (base.rulesets.get(id), now.rulesets.get(id));
+        foreign
+            .extend(unexpected_changes(*id, before, after, edits).iter().map(ToString::to_string));
+    }
+    foreign.sort();
+    foreign.dedup();
+    let all: usize = now.rulesets.values().map(|r| r.rule_count()).sum();
+    let kept = all.saturating_sub(edits.iter().map(Edit::rules_added).sum());
+    context.sink.finished(&task, event::Outcome::Unchanged { rules: kept });
+    for change in &foreign {
+        context.sink.note(format!("changed by someone else meanwhile, kept: {change}"));
+    }
+    if !foreign.is_empty() {
+        writers.others(edits).into_iter().for_each(|text| context.sink.note(text));
+    }
+    Ok(Changed { objects: edits.iter().map(Edit::objects).sum(), foreign })
+}
+
+fn done_edits(context: &Context<'_>, run: &Run) -> Result<Vec<Edit>> {
+    Ok(replay(journal::read(&context.store.run_dir(&run.id))?)?.done)
 }

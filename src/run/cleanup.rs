@@ -1,210 +1,119 @@
-//! Leftovers out, nothing else: snapshot, rehearsal, edits, proof. And going on with a clean-up
-//! that was cut off.
+//! The request to remove leftovers, and nothing else.
 
 use std::time::Duration;
 
-use crate::error::{Error, Kind, Result};
-use crate::interrupt;
+use crate::error::Result;
 use crate::node::observe::observe;
-use crate::node::observe::observe_tolerant;
 use crate::plan::Plan;
 use crate::plan::change::{Edit, detach, edits};
-use crate::plan::invariants::{Outcome, outcome, remaining_state};
+use crate::plan::invariants::remaining_state;
 use crate::plan::leftovers::CleanupScope;
+use crate::plan::playbook::{Confirm, Hooks};
 use crate::run::Context;
-use crate::run::change::{apply_or_undo, begin, prune, refuse_pending};
-use crate::run::confirm;
-use crate::run::fix;
-use crate::run::payload::replay;
-use crate::run::rehearsal::{Tried, rehearse};
-use crate::run::rollback;
-use crate::run::snapshot::Baseline;
-use crate::run::snapshot::load_baseline;
-use crate::run::snapshot::parse_snapshot;
-use crate::run::snapshot::take_snapshot;
-use crate::run::watchdog;
-use crate::state::NodeState;
-use crate::state::stage::RunStage;
-use crate::store::journal::{JOURNAL, Journal};
-use crate::store::run::{self, Pending, Run, RunKind, RunState};
+use crate::run::engine::{self, Report, Request, Work, refuse_pending};
+use crate::run::execution::Planned;
+use crate::run::stage::Stage;
+use crate::run::stage::clean::RemoveLeftovers;
+use crate::run::stage::rehearse::{Rehearsed, rehearse};
+use crate::run::stored::{Baseline, parse_snapshot};
+use crate::store::run::{Cleanup, RunKind};
 use crate::store::snapshots::Snapshot;
-
-/// How long a clean-up that is to be confirmed may take.
-const STAGE_TIME: Duration = Duration::from_secs(600);
 
 /// The edits that a clean-up would make now; nothing is changed.
 ///
 /// # Errors
-/// [`Kind::Pending`] while another run is in hand; when the node cannot be captured.
-pub fn intended(context: &Context<'_>, wanted: &CleanupScope) -> Result<Vec<Edit>> {
+/// [`Kind::Pending`](crate::error::Kind::Pending) while another run is pending; when the node cannot
+/// be captured.
+pub fn intended(context: &Context<'_>, scope: &CleanupScope) -> Result<Vec<Edit>> {
     refuse_pending(context)?;
-    wanted.edits(context.catalogue, &observe(context.tools, context.sink)?)
+    scope.edits(context.catalogue, &observe(context.tools, context.sink)?)
 }
 
-/// What a clean-up did.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Report {
-    /// The run, if there was anything to do.
-    pub run: Option<String>,
-    /// The snapshot to go back to.
-    pub snapshot: Option<String>,
-    /// Objects removed.
-    pub removed: usize,
-    /// What others changed meanwhile; kept.
-    pub others: Vec<String>,
-    /// Seconds that are left to confirm it; none if it needs no confirmation.
-    pub confirm_within: Option<u64>,
-}
-
-/// Cleans the node up. `approve` is asked once, with the plan, before anything is changed. With
-/// `confirm_within`, the run is undone when nobody confirms it in that time.
+/// Removes leftovers; none when there are none. `approve` is called once, with the plan, before
+/// anything is changed. With `confirm_within`, the run is undone when nobody confirms it in that time.
 ///
 /// # Errors
-/// [`Kind::RolledBack`] or [`Kind::NotRolledBack`] when it failed after it had changed something;
-/// otherwise the node is as before.
+/// [`Kind::RolledBack`](crate::error::Kind::RolledBack) or
+/// [`Kind::NotRolledBack`](crate::error::Kind::NotRolledBack) when it failed after it had changed
+/// something; otherwise the node is as before.
 pub fn cleanup(
     context: &Context<'_>,
-    wanted: &CleanupScope,
+    scope: &CleanupScope,
     confirm_within: Option<Duration>,
     approve: &dyn Fn(&Plan) -> Result<bool>,
-) -> Result<Report> {
-    let _lock = context.lock(RunKind::CLEANUP)?;
-    refuse_pending(context)?;
-    let first = wanted.plan(context.catalogue, &observe(context.tools, context.sink)?)?;
-    if first.is_empty() {
-        return Ok(Report {
-            run: None,
-            snapshot: None,
-            removed: 0,
-            others: Vec::new(),
-            confirm_within: None,
-        });
-    }
-    if !approve(&first)? {
-        return Err(Error::new(
-            Kind::Interrupted,
-            RunKind::CLEANUP,
-            "declined; nothing was changed",
-        ));
-    }
-    drop(first);
-    // Attempts that were refused before they became runs leave their snapshots behind.
-    prune(context)?;
-    let snapshot = take_snapshot(context, "before cleanup")?.snapshot;
-    // Read from there again: what is captured lies scattered in memory, and none of it is given back.
-    let state = parse_snapshot(Snapshot::load(&snapshot.dir)?.files)?;
-    let plan = wanted.plan(context.catalogue, &state)?;
-    let edits = edits(&plan, &state);
-    let kind = RunKind::Cleanup(run::Cleanup {
-        owners: wanted.owners.clone(),
-        black_holes: wanted.black_holes,
-        objects: plan.removals().count(),
-        confirm_within: confirm_within.map(|time| time.as_secs()),
-    });
-    // A large plan is as large as the node, and so is its state, which the snapshot has.
-    drop(plan);
-    let taken = Baseline { snapshot, state: remaining_state(state, &edits)? };
-    let edits = detach(edits)?;
-    // What is no leftover must be told to the rehearsal.
-    let tried = if wanted.black_holes { Tried::Edits(&edits) } else { Tried::CleanUp };
-    rehearse(context, &taken, tried)?;
-    let _change = interrupt::change();
-    let (mut run, mut journal) = begin(context, kind, &taken, &edits, 0)?;
-    if confirm_within.is_some() {
-        run.pending = Some(Pending::new(RunStage::CLEAN, STAGE_TIME));
-        if let Err(e) = watchdog::arm(context, &mut run) {
-            context.store.finish(&mut run, RunState::Failed)?;
-            return Err(e);
-        }
-    }
-    clean(context, &mut run, &mut journal, &taken.state, edits, wanted)
+) -> Result<Option<Report>> {
+    engine::run(context, &Leftovers { scope, confirm_within }, approve)
 }
 
-/// Makes the edits, and on a lost race those of a new plan.
-fn clean(
-    context: &Context<'_>,
-    run: &mut Run,
-    journal: &mut Journal,
-    base: &NodeState,
-    edits: Vec<Edit>,
-    wanted: &CleanupScope,
-) -> Result<Report> {
-    let plan_again =
-        || wanted.edits(context.catalogue, &observe_tolerant(context.tools, context.sink)?);
-    let changed = apply_or_undo(context, run, journal, RunStage::CLEAN, base, edits, &plan_again)?;
-    if let Some(time) = run.confirm_within().filter(|_| run.pending.is_some()) {
-        confirm::wait_for(context, run, time)?;
-    }
-    let (id, snapshot) = (Some(run.id.clone()), Some(run.snapshot.clone()));
-    let confirm_within = run.pending.as_ref().map(|s| s.left().as_secs());
-    Ok(Report {
-        run: id,
-        snapshot,
-        removed: changed.objects,
-        others: changed.others,
-        confirm_within,
-    })
+/// The request.
+struct Leftovers<'a> {
+    scope: &'a CleanupScope,
+    confirm_within: Option<Duration>,
 }
 
-/// Goes on with a clean-up that was cut off; the caller holds the node's lock.
-///
-/// # Errors
-/// [`Kind::NotFound`] when it had changed nothing; [`Kind::Pending`] when only a rollback can be
-/// offered.
-pub(super) fn keep_waiting(context: &Context<'_>, mut run: Run) -> Result<Report> {
-    rollback::same_boot(context, &mut run)?;
-    let wanted = match &run.kind {
-        RunKind::Cleanup(options) => wanted_of(options),
-        RunKind::Fix { .. } => return Err(fix::not_resumed(&run.id)),
-        RunKind::Migrate(_) => {
-            return Err(Error::new(Kind::Unexpected, format!("run {}", run.id), "is no clean-up"));
-        }
-    };
-    let base = load_baseline(context, &run)?;
-    let dir = context.store.run_dir(&run.id);
-    let only_back = |cause: &str| {
-        Error::new(Kind::Pending, format!("run {}", run.id), cause)
-            .hint("`proxyshift rollback` brings the node back")
-    };
-    if !dir.join(JOURNAL).exists() {
-        // It died before it could change anything.
-        context.store.finish(&mut run, RunState::Failed)?;
-        return Err(Error::new(
-            Kind::NotFound,
-            "resume",
-            "the run had not changed anything; it is closed",
-        )
-        .hint("start again with `proxyshift cleanup`"));
+impl Request for Leftovers<'_> {
+    type Proposal = Plan;
+
+    fn verb(&self) -> &'static str {
+        RunKind::CLEANUP
     }
-    let (mut journal, lines) = Journal::open(&dir)?;
-    let replay = replay(lines)?;
-    if replay.rolling_back {
-        return Err(only_back("it had begun to roll back"));
+
+    fn reason(&self) -> String {
+        "before cleanup".into()
     }
-    let now = observe_tolerant(context.tools, context.sink)?;
-    if let Some((edit, step)) = &replay.open {
-        match outcome(edit, &base, &now) {
-            Outcome::Done => step.mark_done(&mut journal)?,
-            Outcome::NotDone => {}
-            Outcome::Unclear => {
-                return Err(only_back(
-                    "the kernel shows neither the state before nor after its last edit",
-                ));
-            }
-        }
+
+    fn propose(&self, context: &Context<'_>) -> Result<Option<Plan>> {
+        let now = observe(context.tools, context.sink)?;
+        let plan = self.scope.plan(context.catalogue, &now)?;
+        Ok((!plan.is_empty()).then_some(plan))
     }
-    run.claim();
-    if let Some(pending) = &mut run.pending {
-        pending.set_deadline(STAGE_TIME);
+
+    fn plan<'a>(
+        &'a self,
+        context: &Context<'_>,
+        proposal: Plan,
+        baseline: Baseline,
+    ) -> Result<Option<Work<'a>>> {
+        // A plan and a state are each as large as the node. The state is read from the snapshot
+        // again: a captured one lies scattered in memory, and none of it is given back.
+        drop(proposal);
+        let Baseline { snapshot, state } = baseline;
+        drop(state);
+        let state = parse_snapshot(Snapshot::load(&snapshot.dir)?.files)?;
+        let plan = self.scope.plan(context.catalogue, &state)?;
+        let edits = edits(&plan, &state);
+        let options = Cleanup {
+            owners: self.scope.owners.clone(),
+            black_holes: self.scope.black_holes,
+            objects: plan.removals().count(),
+            confirm_within: self.confirm_within.map(|time| time.as_secs()),
+        };
+        drop(plan);
+        let base = remaining_state(state, &edits)?;
+        let edits = detach(edits)?;
+        // A rehearsal finds leftovers by itself; other edits it is given.
+        let rehearsed =
+            if self.scope.black_holes { Rehearsed::Edits(&edits) } else { Rehearsed::CleanUp };
+        rehearse(context, &snapshot, rehearsed)?;
+        Ok(Some(Work {
+            stages: stages(&options),
+            kind: RunKind::Cleanup(options),
+            snapshot: snapshot.id,
+            planned: Some(Planned { base, edits }),
+            room: 0,
+            hooks: Hooks::default(),
+            playbook: None,
+        }))
     }
-    context.store.update(&run)?;
-    context.sink.run(&run.id, run.verb());
-    watchdog::arm(context, &mut run)?;
-    let left = wanted.edits(context.catalogue, &now)?;
-    clean(context, &mut run, &mut journal, &base, left, &wanted)
 }
 
-/// What the operator wanted of a clean-up.
-pub(super) fn wanted_of(options: &run::Cleanup) -> CleanupScope {
-    CleanupScope { owners: options.owners.clone(), black_holes: options.black_holes }
+/// The stages of a clean-up from its first change on.
+pub(super) fn stages(options: &Cleanup) -> Vec<Box<dyn Stage>> {
+    let scope = CleanupScope { owners: options.owners.clone(), black_holes: options.black_holes };
+    let mut stages: Vec<Box<dyn Stage>> =
+        vec![Box::new(RemoveLeftovers { scope, drain: Duration::ZERO })];
+    if let Some(seconds) = options.confirm_within {
+        stages.push(Box::new(Confirm { within: Duration::from_secs(seconds) }));
+    }
+    stages
 }

@@ -57,19 +57,6 @@ pub fn awaited(context: &Context<'_>) -> Result<Confirmed> {
     Ok(Confirmed::Now(run))
 }
 
-/// From here on `run` waits to be confirmed, so long and no longer.
-///
-/// # Errors
-/// When that cannot be written down.
-pub(super) fn wait_for(context: &Context<'_>, run: &mut Run, time: Duration) -> Result<()> {
-    if let Some(pending) = &mut run.pending {
-        pending.stage = RunStage::CONFIRM;
-        pending.set_deadline(time);
-    }
-    run.state = RunState::Unconfirmed;
-    context.store.update(run)
-}
-
 /// Gives the run that waits `time` from now; returns it.
 ///
 /// # Errors

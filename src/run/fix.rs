@@ -1,16 +1,16 @@
-//! The remedies of checks: a validated snapshot, a rehearsal, each remedy's edits, proof.
+//! The request to apply remedies of checks.
 
 use crate::error::{Error, Kind, Result};
-use crate::interrupt;
 use crate::node::observe::observe;
-use crate::node::observe::observe_all_tolerant;
 use crate::plan::change::Edit;
+use crate::plan::playbook::Hooks;
 use crate::run::Context;
-use crate::run::change::{apply_or_undo, begin, prune, refuse_pending};
-use crate::run::rehearsal::{Tried, rehearse};
-use crate::run::snapshot::take_snapshot;
+use crate::run::engine::{self, Report, Request, Work};
+use crate::run::execution::Planned;
+use crate::run::stage::apply::ApplyRemedies;
+use crate::run::stage::rehearse::{Rehearsed, rehearse};
+use crate::run::stored::Baseline;
 use crate::state::NodeState;
-use crate::state::stage::RunStage;
 use crate::store::run::RunKind;
 
 /// What ends one finding.
@@ -22,21 +22,8 @@ pub struct Remedy {
     pub edits: Vec<Edit>,
 }
 
-/// What was mended.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
-    /// The run, if anything was done.
-    pub run: Option<String>,
-    /// The snapshot to go back to.
-    pub snapshot: Option<String>,
-    /// The checks whose remedies were applied.
-    pub applied: Vec<&'static str>,
-    /// What others changed meanwhile; kept.
-    pub others: Vec<String>,
-}
-
-/// Applies the remedies that `judge` finds and `approve` takes; `approve` is asked for each one
-/// before anything is changed.
+/// Applies the remedies that `judge` finds and `approve` takes; none when there is nothing to apply.
+/// `approve` is called for each remedy, before anything is changed.
 ///
 /// # Errors
 /// [`Kind::RolledBack`] or [`Kind::NotRolledBack`] when it failed after it had changed something;
@@ -45,48 +32,76 @@ pub fn fix(
     context: &Context<'_>,
     judge: &dyn Fn(&NodeState) -> Result<Vec<Remedy>>,
     approve: &dyn Fn(&Remedy) -> Result<bool>,
-) -> Result<Report> {
-    let _lock = context.lock(RunKind::FIX)?;
-    refuse_pending(context)?;
-    let mut approved = Vec::new();
-    for remedy in judge(&observe(context.tools, context.sink)?)? {
-        if approve(&remedy)? {
-            approved.push(remedy);
+) -> Result<Option<Report>> {
+    let approved = std::cell::OnceCell::new();
+    let plan_again = |now: &NodeState| {
+        let approved: &[Remedy] = approved.get().map_or(&[], |all: &Vec<Remedy>| all);
+        Ok(still_approved(approved, judge(now)?))
+    };
+    let request = Remedies { judge, approve, approved: &approved, plan_again: &plan_again };
+    engine::run(context, &request, &|_| Ok(true))
+}
+
+/// The request.
+struct Remedies<'a> {
+    judge: &'a dyn Fn(&NodeState) -> Result<Vec<Remedy>>,
+    approve: &'a dyn Fn(&Remedy) -> Result<bool>,
+    /// What the operator approved, once that is known.
+    approved: &'a std::cell::OnceCell<Vec<Remedy>>,
+    plan_again: &'a dyn Fn(&NodeState) -> Result<Vec<Edit>>,
+}
+
+impl Request for Remedies<'_> {
+    type Proposal = ();
+
+    fn verb(&self) -> &'static str {
+        RunKind::FIX
+    }
+
+    fn reason(&self) -> String {
+        "before check --fix".into()
+    }
+
+    fn propose(&self, context: &Context<'_>) -> Result<Option<()>> {
+        let mut approved = Vec::new();
+        for remedy in (self.judge)(&observe(context.tools, context.sink)?)? {
+            if (self.approve)(&remedy)? {
+                approved.push(remedy);
+            }
         }
+        let any = !approved.is_empty();
+        let _ = self.approved.set(approved);
+        Ok(any.then_some(()))
     }
-    if approved.is_empty() {
-        return Ok(Report::default());
+
+    fn plan<'a>(
+        &'a self,
+        context: &Context<'_>,
+        (): (),
+        baseline: Baseline,
+    ) -> Result<Option<Work<'a>>> {
+        let Baseline { snapshot, state: base } = baseline;
+        let edits = (self.plan_again)(&base)?;
+        if edits.is_empty() {
+            context.sink.note("someone else mended it meanwhile");
+            return Ok(None);
+        }
+        rehearse(context, &snapshot, Rehearsed::Edits(&edits))?;
+        let checks = self.approved.get().into_iter().flatten().map(|r| r.id.to_owned()).collect();
+        Ok(Some(Work {
+            kind: RunKind::Fix { checks },
+            snapshot: snapshot.id,
+            stages: vec![Box::new(ApplyRemedies { plan_again: self.plan_again })],
+            planned: Some(Planned { base, edits }),
+            room: 0,
+            hooks: Hooks::default(),
+            playbook: None,
+        }))
     }
-    // Attempts that were refused before they became runs leave their snapshots behind.
-    prune(context)?;
-    let taken = take_snapshot(context, "before check --fix")?;
-    let edits = still_wanted(&approved, judge(&taken.state)?);
-    if edits.is_empty() {
-        context.sink.note("someone else mended it meanwhile");
-        return Ok(Report::default());
-    }
-    rehearse(context, &taken, Tried::Edits(&edits))?;
-    let applied: Vec<&'static str> = approved.iter().map(|r| r.id).collect();
-    let checks = applied.iter().map(|id| (*id).to_owned()).collect();
-    let _change = interrupt::change();
-    let (mut run, mut journal) = begin(context, RunKind::Fix { checks }, &taken, &edits, 0)?;
-    let plan_again =
-        || Ok(still_wanted(&approved, judge(&observe_all_tolerant(context.tools, context.sink)?)?));
-    let changed = apply_or_undo(
-        context,
-        &mut run,
-        &mut journal,
-        RunStage::Fix,
-        &taken.state,
-        edits,
-        &plan_again,
-    )?;
-    let (id, snapshot) = (Some(run.id), Some(run.snapshot));
-    Ok(Report { run: id, snapshot, applied, others: changed.others })
 }
 
 /// The edits of `found` that were approved; positions may have moved since.
-fn still_wanted(approved: &[Remedy], found: Vec<Remedy>) -> Vec<Edit> {
+fn still_approved(approved: &[Remedy], found: Vec<Remedy>) -> Vec<Edit> {
     let known = |remedy: &Remedy, edit: &Edit| {
         approved
             .iter()
@@ -101,7 +116,7 @@ fn still_wanted(approved: &[Remedy], found: Vec<Remedy>) -> Vec<Edit> {
     edits
 }
 
-/// A run of remedies that was cut off is only undone: what is left to mend, the next check says.
+/// An interrupted run of remedies is only undone: the next check finds what is left.
 pub(super) fn not_resumed(id: &str) -> Error {
     Error::new(Kind::Pending, format!("run {id}"), "was applying remedies of checks")
         .hint("`proxyshift rollback` undoes it; then run `proxyshift check --fix` again")

@@ -1,21 +1,28 @@
-//! Runs: the stages that change a node, and the ways back.
+//! Runs: one engine, one file a stage, and what undoes them.
 
-pub mod apply_edits;
+mod apply_edits;
 pub mod boot_unit;
-mod change;
 pub mod cleanup;
 pub mod confirm;
+mod controller;
+mod engine;
 pub mod event_log;
+mod execution;
 pub mod fix;
+mod hooks;
 pub mod migrate;
-pub mod payload;
-pub mod probes;
-mod rehearsal;
+mod payload;
+pub mod preview;
+mod probes;
 pub mod report;
 pub mod resume;
 pub mod rollback;
 pub mod sandbox;
 pub mod snapshot;
+mod stage;
+pub mod stored;
+mod undo;
+mod undo_edits;
 mod wait;
 pub mod watchdog;
 mod writers;
@@ -26,11 +33,12 @@ use std::time::Duration;
 use crate::apply::Kernel;
 use crate::error::Result;
 use crate::event::Sink;
-use crate::node::locks::LOCK_DIR;
-use crate::node::locks::NodeLock;
+use crate::node::locks::{LOCK_DIR, NodeLock};
 use crate::node::tools::Tools;
 use crate::owners::catalogue::Catalogue;
 use crate::store::Store;
+
+pub use engine::Report;
 
 /// What every run needs.
 #[derive(Clone, Copy)]

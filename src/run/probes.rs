@@ -8,9 +8,13 @@ use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
+use crate::event::{Outcome, Task};
+use crate::kube_proxy::mode;
 use crate::kube_proxy::services::{Place, Service, ServiceKey, Services};
+use crate::run::Context;
 use crate::state::NodeState;
 use crate::state::ipvs::Protocol;
+use crate::state::kube_proxy::Mode;
 use crate::state::{Family, links::Link};
 use crate::store::run::Probe;
 
@@ -20,9 +24,6 @@ const SAMPLE: usize = 5;
 /// How long one answer may take, and how often it is asked for.
 const PATIENCE: Duration = Duration::from_secs(2);
 const TRIES: usize = 3;
-
-/// The longest that all probes together take: they run side by side.
-pub const LONGEST: Duration = Duration::from_secs(7);
 
 /// The name that is asked for; any answer will do.
 const NAME: [&str; 5] = ["kubernetes", "default", "svc", "cluster", "local"];
@@ -149,4 +150,18 @@ fn resolve(server: SocketAddr) -> io::Result<()> {
         }
         _ => e,
     })
+}
+/// Probes the services that are served in `mode`. Those that do not answer are named, and are not
+/// probed again.
+pub(super) fn baseline(context: &Context<'_>, now: &NodeState, mode: Mode) -> Vec<Probe> {
+    let task = Task::Probe;
+    context.sink.started(&task);
+    let (passed, failed) = ask(choose(&mode::of(mode).services(now), now));
+    for (probe, e) in &failed {
+        let text = format!("{probe}: {e}, before anything was changed; it is not judged further");
+        context.sink.warning(text);
+    }
+    let all = passed.len() + failed.len();
+    context.sink.finished(&task, Outcome::Probed { answered: passed.len(), all });
+    passed
 }

@@ -13,9 +13,8 @@ use crate::owners::matcher::{Owner, Ownership, UNKNOWN};
 use crate::plan::change::{Direction, Edit, TableEdit, Target};
 use crate::plan::leftovers::CleanupScope;
 use crate::plan::reason::Reason;
-use crate::run::cleanup::wanted_of;
 use crate::run::payload::{Line, Replay, replay};
-use crate::run::snapshot::parse_snapshot;
+use crate::run::stored::parse_snapshot;
 use crate::state::stage::RunStage;
 use crate::state::{Backend, NodeState};
 use crate::store::Store;
@@ -296,9 +295,11 @@ fn findings(run: &Run) -> Vec<RecordedFinding> {
 
 /// The leftovers in the run's snapshot, of the owners that it was to clean up after.
 fn leftovers(catalogue: &Catalogue, run: &Run, state: &NodeState) -> Result<Vec<Leftovers>> {
-    let cleaned = run.pending.as_ref().is_some_and(|s| s.clean_snapshot.is_some());
+    let cleaned = run.clean_snapshot().is_some();
     let wanted = match &run.kind {
-        RunKind::Cleanup(options) => wanted_of(options),
+        RunKind::Cleanup(options) => {
+            CleanupScope { owners: options.owners.clone(), black_holes: options.black_holes }
+        }
         RunKind::Migrate(_) if cleaned => CleanupScope::of_owner("kube-proxy"),
         RunKind::Migrate(_) | RunKind::Fix { .. } => return Ok(Vec::new()),
     };

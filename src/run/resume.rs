@@ -1,28 +1,32 @@
-//! Going on with whatever run was cut off.
+//! Resumes a run that was interrupted.
+
+use std::fs;
 
 use crate::error::{Error, Kind, Result};
 use crate::interrupt;
-use crate::run::{Context, cleanup, migrate};
-use crate::store::run::{RunKind, RunState};
+use crate::plan::change::Edit;
+use crate::plan::invariants::{Outcome, outcome};
+use crate::plan::playbook::{Hooks, Playbook, When};
+use crate::run::engine::{PLAYBOOK, Report, carry_out};
+use crate::run::execution::Execution;
+use crate::run::payload::{Replay, StepRef, replay};
+use crate::run::rollback::same_boot;
+use crate::run::stage::Stage;
+use crate::run::{Context, cleanup, fix, migrate};
+use crate::state::argv::Rerun;
+use crate::state::stage::RunStage;
+use crate::store::journal::{JOURNAL, Journal};
+use crate::store::run::{Migration, Run, RunKind, RunState};
 
-/// What was gone on with.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Resumed {
-    /// A clean-up.
-    Cleanup(cleanup::Report),
-    /// A migration.
-    Migration(migrate::Report),
-}
-
-/// Goes on with the run that is pending.
+/// Resumes the run that is pending, from the stage that it was in.
 ///
 /// # Errors
-/// [`Kind::NotFound`] when there is none; [`Kind::Pending`] when only a rollback can be offered, or
-/// when it waits to be confirmed.
-pub fn resume(context: &Context<'_>) -> Result<Resumed> {
+/// [`Kind::NotFound`] when there is none, or it had changed nothing; [`Kind::Pending`] when it can only
+/// be rolled back, or waits to be confirmed.
+pub fn resume(context: &Context<'_>) -> Result<Report> {
     let _lock = context.lock("resume")?;
     let _change = interrupt::change();
-    let Some(run) = context.store.pending()? else {
+    let Some(mut run) = context.store.pending()? else {
         return Err(Error::new(Kind::NotFound, "resume", "no run is pending")
             .hint("`proxyshift status` lists the runs"));
     };
@@ -31,10 +35,88 @@ pub fn resume(context: &Context<'_>) -> Result<Resumed> {
         return Err(Error::new(Kind::Pending, format!("run {}", run.id), cause)
             .hint("`proxyshift confirm` keeps it, `proxyshift rollback` undoes it"));
     }
-    match run.kind {
-        RunKind::Migrate(_) => migrate::resume(context, run).map(Resumed::Migration),
-        RunKind::Cleanup(_) | RunKind::Fix { .. } => {
-            cleanup::keep_waiting(context, run).map(Resumed::Cleanup)
+    let (stages, hooks) = stages(context, &mut run)?;
+    let dir = context.store.run_dir(&run.id);
+    if !dir.join(JOURNAL).exists() {
+        // It died before it could change anything.
+        context.store.finish(&mut run, RunState::Failed)?;
+        let cause = "the run had not changed anything; it is closed";
+        return Err(Error::new(Kind::NotFound, "resume", cause)
+            .hint(format!("start again with `proxyshift {}`", run.verb())));
+    }
+    let (journal, lines) = Journal::open(&dir)?;
+    let mut replay = replay(lines)?;
+    let stage = run.pending.as_ref().map(|pending| pending.stage);
+    if replay.rolling_back || stage == Some(RunStage::Rollback) {
+        return Err(only_rollback(&run, "it had begun to roll back"));
+    }
+    run.claim();
+    context.store.update(&run)?;
+    context.sink.run(&run.id, run.verb());
+    let mut execution = Execution::new(context, run, journal);
+    if let Some((edit, step)) = replay.open.take() {
+        close_open_edit(&mut execution, &edit, &step)?;
+    }
+    if let Some(hook) = must_not_rerun(&replay, &hooks, stage) {
+        let cause = format!("`{hook}` may have run already, and must not run twice");
+        return Err(only_rollback(&execution.run, &cause));
+    }
+    let first = stages.iter().position(|s| Some(s.name()) == stage).unwrap_or(0);
+    carry_out(execution, &stages[first..], &hooks)
+}
+
+/// The stages of a run, and its hooks.
+fn stages(context: &Context<'_>, run: &mut Run) -> Result<(Vec<Box<dyn Stage>>, Hooks)> {
+    match &run.kind {
+        RunKind::Fix { .. } => Err(fix::not_resumed(&run.id)),
+        RunKind::Cleanup(_) => {
+            same_boot(context, run)?;
+            match &run.kind {
+                RunKind::Cleanup(options) => Ok((cleanup::stages(options), Hooks::default())),
+                RunKind::Fix { .. } | RunKind::Migrate(_) => Ok(Default::default()),
+            }
+        }
+        RunKind::Migrate(_) if run.boot_id != crate::clock::boot_id() => {
+            Err(only_rollback(run, "the node was rebooted since"))
+        }
+        RunKind::Migrate(migration) => {
+            let playbook = read_playbook(context, run, migration)?;
+            Ok((migrate::stages(&playbook, migration), playbook.hooks))
         }
     }
+}
+
+fn read_playbook(context: &Context<'_>, run: &Run, migration: &Migration) -> Result<Playbook> {
+    let path = context.store.run_dir(&run.id).join(PLAYBOOK);
+    let text = fs::read_to_string(&path).map_err(|e| Error::io(&path, &e))?;
+    Playbook::parse(&path.display().to_string(), &text, migration.modes.from)
+}
+
+fn only_rollback(run: &Run, cause: &str) -> Error {
+    Error::new(Kind::Pending, format!("run {}", run.id), cause)
+        .hint("`proxyshift rollback` brings the node back")
+}
+
+/// Closes an edit that was open when the run was interrupted, as the kernel shows it.
+fn close_open_edit(execution: &mut Execution<'_>, edit: &Edit, step: &StepRef) -> Result<()> {
+    let Some(base) = execution.clean_base()? else { return Ok(()) };
+    match outcome(edit, &base, &execution.observe()?) {
+        Outcome::Done => step.mark_done(&mut execution.journal),
+        Outcome::NotDone => Ok(()),
+        Outcome::Unclear => {
+            let cause = "the kernel shows neither the state before nor after its last edit";
+            Err(only_rollback(&execution.run, cause))
+        }
+    }
+}
+
+/// A hook of the interrupted stage that may have run already, and must not run twice.
+fn must_not_rerun(replay: &Replay, hooks: &Hooks, stage: Option<RunStage>) -> Option<String> {
+    let name = stage?.of_playbook()?;
+    [When::Before, When::After]
+        .into_iter()
+        .flat_map(|when| hooks.at(when, name))
+        .filter(|hook| hook.again == Rerun::Ask)
+        .map(|hook| hook.run.to_string())
+        .find(|command| replay.has_begun_hook(command))
 }

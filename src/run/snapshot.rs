@@ -11,23 +11,14 @@ use crate::node::observe::observe;
 use crate::run::Context;
 use crate::run::sandbox;
 use crate::run::sandbox::Task;
-use crate::state::ipvs::{Ipvs, RealServer, VirtualServer};
-use crate::state::{Files, NodeState};
-use crate::store::manifest::{IpvsThreshold, Manifest};
-use crate::store::run::Run;
+use crate::run::stored::{Baseline, parse_snapshot, write_snapshot};
+use crate::state::NodeState;
+use crate::store::manifest::Manifest;
 use crate::store::snapshots::Snapshot;
 
 /// How often, and for how long, a node that keeps changing is captured.
 const TRIES: usize = 5;
 const TIMEOUT: Duration = Duration::from_secs(15);
-
-/// A snapshot and what it holds.
-pub struct Baseline {
-    /// Where it is.
-    pub snapshot: Snapshot,
-    /// The node's state in it.
-    pub state: NodeState,
-}
 
 /// Takes a validated snapshot of the node; `why` goes into its manifest.
 ///
@@ -63,21 +54,6 @@ pub fn take_snapshot(context: &Context<'_>, why: &str) -> Result<Baseline> {
     Ok(Baseline { snapshot, state })
 }
 
-/// Writes a snapshot of the node as it was seen. What is read back is what was parsed, to the byte,
-/// or it is refused; that it restores is not known yet.
-///
-/// # Errors
-/// [`Kind::Store`].
-pub(super) fn write_snapshot(
-    context: &Context<'_>,
-    state: &NodeState,
-    why: &str,
-) -> Result<Snapshot> {
-    let ipvs_thresholds = thresholds(&state.ipvs);
-    let manifest = Manifest { ipvs_thresholds, ..Manifest::for_this_node(why)? };
-    context.store.create(&state.files, manifest, &|_| renders_back(state))
-}
-
 /// The latest snapshot, if it can be rolled back to and means the same as the node does now.
 ///
 /// # Errors
@@ -102,19 +78,6 @@ pub fn latest_if_current(context: &Context<'_>) -> Result<Option<Snapshot>> {
         context.sink.note(format!("snapshot {id} no longer tells what the node is: {first}"));
     }
     Ok(differences.is_empty().then_some(listed.snapshot))
-}
-
-/// The connection limits of real servers, for who reads the manifest; `ipvs.save` has them too.
-fn thresholds(ipvs: &Ipvs) -> Vec<IpvsThreshold> {
-    let reals = ipvs.servers.iter().flat_map(|s| s.reals.iter().map(move |real| (s, real)));
-    let limited = reals.filter(|(_, real)| real.upper.is_some() || real.lower.is_some());
-    let row = |(server, real): (&VirtualServer, &RealServer)| IpvsThreshold {
-        service: server.service.selector(),
-        server: real.address.to_string(),
-        upper: real.upper.unwrap_or(0),
-        lower: real.lower.unwrap_or(0),
-    };
-    limited.map(row).collect()
 }
 
 /// Captures until two in a row mean the same.
@@ -150,57 +113,5 @@ pub fn summary(state: &NodeState) -> Outcome {
         rules: state.rulesets.values().map(|r| r.rule_count()).sum(),
         tables: state.rulesets.values().map(|r| r.tables.len()).sum(),
         sets: state.ipsets.sets.len(),
-    }
-}
-
-/// The state in a snapshot's files.
-///
-/// # Errors
-/// [`Kind::SnapshotRefused`] naming the file that does not parse.
-pub fn parse_snapshot(files: Files) -> Result<NodeState> {
-    let known = |name: &String| {
-        name.ends_with(".save") || name == "addr.json" || name == "nft.json" || name == "tools.txt"
-    };
-    if !files.keys().any(known) {
-        return Err(Error::new(
-            Kind::SnapshotRefused,
-            "the directory",
-            "is not a captured node: it holds none of a capture's files",
-        ));
-    }
-    NodeState::parse(files).map_err(|e| {
-        Error::new(Kind::SnapshotRefused, e.object, e.cause).hint(
-            "choose another with `proxyshift snapshot list`, \
-             or take a new one with `proxyshift snapshot create`",
-        )
-    })
-}
-
-/// The state that a run goes back to.
-///
-/// # Errors
-/// When its snapshot is gone, damaged, or of another kind than one to go back to.
-pub(super) fn load_baseline(context: &Context<'_>, run: &Run) -> Result<NodeState> {
-    let snapshot = context.store.find(&run.snapshot)?;
-    let loaded = Snapshot::load(&snapshot.dir)?;
-    loaded.for_rollback()?;
-    parse_snapshot(loaded.files)
-}
-
-/// Parses each file again; those made of lines must render to the same bytes.
-///
-/// # Errors
-/// [`Kind::SnapshotRefused`] naming the file.
-pub fn reparses(files: &Files) -> Result<()> {
-    renders_back(&parse_snapshot(files.clone())?)
-}
-
-fn renders_back(state: &NodeState) -> Result<()> {
-    match state.not_given_back() {
-        None => Ok(()),
-        Some(name) => {
-            let cause = "parses, but does not render to the same bytes";
-            Err(Error::new(Kind::SnapshotRefused, name, cause))
-        }
     }
 }

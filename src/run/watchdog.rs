@@ -21,7 +21,7 @@ use crate::error::{Error, Kind, Result};
 use crate::node::command;
 use crate::node::locks::LOCK_DIR;
 use crate::node::locks::NodeLock;
-use crate::run::{Context, rollback};
+use crate::run::Context;
 use crate::runtime;
 use crate::runtime::process_start;
 use crate::store::run::{BINARY, Run, RunState, WatchdogProcess};
@@ -126,7 +126,7 @@ pub fn ensure_running(context: &Context<'_>) -> Result<Option<Run>> {
 ///
 /// # Errors
 /// What the undoing failed with.
-pub fn watch(context: &Context<'_>, id: &str) -> Result<()> {
+pub fn watch(context: &Context<'_>, id: &str, rollback: &dyn Fn() -> Result<bool>) -> Result<()> {
     // It is no leader of a process group, so it can have a session of its own.
     let _ = rustix::process::setsid();
     let deaf = Arc::new(AtomicBool::new(false));
@@ -141,7 +141,7 @@ pub fn watch(context: &Context<'_>, id: &str) -> Result<()> {
     let Some(why) = wait(context, id)? else { return Ok(()) };
     context.sink.warning(format!("run {id}: {why}; rolling back"));
     log(&format!("run {id}: {why}; rolling back"));
-    let result = roll_back(context, id);
+    let result = roll_back(context, id, rollback);
     match &result {
         Ok(None) => {}
         Ok(Some(said)) => log(&format!("run {id}: {said}")),
@@ -180,14 +180,18 @@ fn wait(context: &Context<'_>, id: &str) -> Result<Option<String>> {
 }
 
 /// Undoes the run; says how that ended, or nothing if somebody else had resolved it.
-fn roll_back(context: &Context<'_>, id: &str) -> Result<Option<String>> {
+fn roll_back(
+    context: &Context<'_>,
+    id: &str,
+    rollback: &dyn Fn() -> Result<bool>,
+) -> Result<Option<String>> {
     if let Some(run) = context.store.run(id)?.filter(|r| r.state == RunState::Running) {
         end(&run);
     }
     loop {
-        match rollback::rollback_run(context, id) {
-            Ok(None) => return Ok(None),
-            Ok(Some(_)) => return Ok(Some("rolled back; the node is as before".into())),
+        match rollback() {
+            Ok(false) => return Ok(None),
+            Ok(true) => return Ok(Some("rolled back; the node is as before".into())),
             // Someone acts on the node; what they make of the run is looked at afterwards.
             Err(e) if e.kind == Kind::Lock => sleep(INTERVAL),
             Err(e) => return Err(e),

@@ -263,6 +263,16 @@ impl Run {
         self.migration().map(|migration| migration.modes)
     }
 
+    /// The snapshot that its clean-up is undone to: its own in a clean-up, a later one in a migration
+    /// that has come to the stage `clean`.
+    pub fn clean_snapshot(&self) -> Option<&str> {
+        match &self.kind {
+            RunKind::Cleanup(_) => Some(&self.snapshot),
+            RunKind::Migrate(_) => self.pending.as_ref()?.clean_snapshot.as_deref(),
+            RunKind::Fix { .. } => None,
+        }
+    }
+
     /// How long the run waits to be confirmed; none if it needs no confirmation.
     pub fn confirm_within(&self) -> Option<Duration> {
         let seconds = match &self.kind {

@@ -2,6 +2,7 @@
 //!
 //! Comments and strings are blanked first, so that only code counts.
 
+mod circles;
 mod source;
 mod writes;
 

@@ -82,7 +82,7 @@ pub(super) fn check_mode(context: &Context<'_>, task: &Task) -> Result<ModuleRes
                 let diff = Some(Diff::default().modes(modes.to.name(), modes.from.name()));
                 return Ok(ModuleResult { changed: true, diff, ..unchanged(&msg) });
             }
-            Ok(would(&rollback::way_back(context, &run)?, &msg))
+            Ok(would(&rollback::intended_edits(context, &run)?, &msg))
         }
         State::Guarded { exceptions } => {
             let guard = guard(context, exceptions);

@@ -28,6 +28,7 @@ use crate::run::confirm::{self, Confirmed};
 use crate::run::migrate::{self, Asked};
 use crate::run::rollback::{self, to::rollback_to};
 use crate::run::snapshot;
+use crate::run::stored::parse_snapshot;
 use crate::state::NodeState;
 use crate::state::kube_proxy::Mode;
 use crate::store::run::{Run, RunKind, RunState};
@@ -50,11 +51,12 @@ pub(super) fn act(context: &Context<'_>, task: &Task) -> Result<ModuleResult> {
             }
             let wanted = CleanupScope { owners: owners.clone(), black_holes: false };
             let report = cleanup::cleanup(context, &wanted, *confirm_within, &|_| Ok(true))?;
-            let waits = report.confirm_within.is_some();
-            Ok(match report.run {
+            Ok(match report {
                 None => unchanged("no leftovers were found"),
-                Some(run) => {
-                    ran(run, format!("{} removed", counted(report.removed, "object")), waits)
+                Some(report) => {
+                    let done = format!("{} removed", counted(report.objects, "object"));
+                    let waits = report.left().is_some();
+                    ran(report.run.id, done, waits)
                 }
             })
         }
@@ -107,9 +109,7 @@ pub(super) fn checked(
     check::known_ids(&options)?;
     let now = match snapshot {
         None => observe(context.tools, context.sink)?,
-        Some(name) => {
-            snapshot::parse_snapshot(Snapshot::load(&context.store.find(name)?.dir)?.files)?
-        }
+        Some(name) => parse_snapshot(Snapshot::load(&context.store.find(name)?.dir)?.files)?,
     };
     let asked = match snapshot {
         None => Some(live_facts::probe(&now, Some(context.store.dir()))),
@@ -193,11 +193,10 @@ fn migrated(context: &Context<'_>, asked: &Asked<'_>) -> Result<ModuleResult> {
         }
         other => other?,
     };
-    let done = format!("kube-proxy went from {} to {} mode", report.from, report.to);
-    Ok(ModuleResult {
-        findings: findings.into_inner(),
-        ..ran(report.run, done, report.left.is_some())
-    })
+    let from = report.run.modes().map_or(asked.to, |modes| modes.from);
+    let done = format!("kube-proxy went from {from} to {} mode", asked.to);
+    let waits = report.left().is_some();
+    Ok(ModuleResult { findings: findings.into_inner(), ..ran(report.run.id, done, waits) })
 }
 
 fn rolled_back(context: &Context<'_>) -> Result<ModuleResult> {

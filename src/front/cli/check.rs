@@ -65,8 +65,8 @@ pub(in crate::front) fn run(command: &Command<'_>, options: &args::Check) -> Res
     let (mut document, mut text) =
         (document(options.snapshot.as_deref(), &findings), text(&findings, command.args.verbose));
     if let Some(report) = &fixed {
-        document["fixed"] = fix::document(report);
-        text += &fix::text(report);
+        document["fixed"] = fix::document(report.as_ref());
+        text += &fix::text(report.as_ref());
     }
     command.answer(&document, &text);
     Ok(if blocked { 3 } else { 0 })

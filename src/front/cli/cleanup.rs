@@ -1,7 +1,5 @@
 //! `cleanup` and `resume`.
 
-use std::time::Duration;
-
 use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
@@ -14,8 +12,9 @@ use crate::front::cli::status::time;
 use crate::owners::catalogue::Catalogue;
 use crate::plan::Plan;
 use crate::plan::leftovers::CleanupScope;
-use crate::run::cleanup::{self, Report};
-use crate::run::resume::{self, Resumed};
+use crate::run::Report;
+use crate::run::cleanup;
+use crate::run::resume;
 use crate::ui::prompt;
 use crate::ui::table::counted;
 
@@ -35,17 +34,20 @@ pub(in crate::front) fn run(command: &Command<'_>, options: &args::Cleanup) -> R
     let report = command.with_context(|context| {
         cleanup::cleanup(context, &wanted, options.confirm_within, &|p| approve(command, p))
     })?;
-    answer(command, &report);
-    match report.confirm_within.and(report.run) {
-        Some(run) if prompt::attended() && !command.args.yes => confirm_prompt::stay(command, &run),
+    answer(command, report.as_ref());
+    match report.filter(|report| report.left().is_some()) {
+        Some(report) if prompt::attended() && !command.args.yes => {
+            confirm_prompt::stay(command, &report.run.id)
+        }
         _ => Ok(0),
     }
 }
 
 pub(in crate::front) fn resume(command: &Command<'_>) -> Result<u8> {
-    match command.with_context(resume::resume)? {
-        Resumed::Cleanup(report) => answer(command, &report),
-        Resumed::Migration(report) => migrate::answer(command, &report),
+    let report = command.with_context(resume::resume)?;
+    match report.run.modes() {
+        None => answer(command, Some(&report)),
+        Some(modes) => migrate::answer(command, &report, modes),
     }
     Ok(0)
 }
@@ -60,23 +62,29 @@ fn approve(command: &Command<'_>, plan: &Plan) -> Result<bool> {
     command.ui.confirm("Remove them?", yes, "nothing is changed", false)
 }
 
-pub(in crate::front) fn answer(command: &Command<'_>, report: &Report) {
+pub(in crate::front) fn answer(command: &Command<'_>, report: Option<&Report>) {
+    let left = report.and_then(Report::left);
     let document = json!({
-        "schema": "proxyshift.cleanup", "version": 1, "run": report.run,
-        "snapshot": report.snapshot, "removed": report.removed, "others": report.others,
-        "confirm_within": report.confirm_within,
+        "schema": "proxyshift.cleanup", "version": 1,
+        "run": report.map(|report| &report.run.id),
+        "snapshot": report.map(|report| &report.run.snapshot),
+        "removed": report.map_or(0, |report| report.objects),
+        "others": report.map_or(&[][..], |report| &report.foreign),
+        "confirm_within": left.map(|left| left.as_secs()),
     });
-    let text = match &report.run {
-        None => "Nothing to do: no leftovers were found.".to_owned(),
-        Some(run) if report.confirm_within.is_some() => format!(
-            "{} removed in run {run}, which waits to be confirmed.\n\
+    let text = match (report, left) {
+        (None, _) => "Nothing to do: no leftovers were found.".to_owned(),
+        (Some(report), Some(left)) => format!(
+            "{} removed in run {}, which waits to be confirmed.\n\
              To keep it: proxyshift confirm\nElse it is undone in {}.",
-            counted(report.removed, "object"),
-            time(Duration::from_secs(report.confirm_within.unwrap_or_default())),
+            counted(report.objects, "object"),
+            report.run.id,
+            time(left),
         ),
-        Some(run) => format!(
-            "Done: {} removed in run {run}.\nTo undo it: proxyshift rollback",
-            counted(report.removed, "object")
+        (Some(report), None) => format!(
+            "Done: {} removed in run {}.\nTo undo it: proxyshift rollback",
+            counted(report.objects, "object"),
+            report.run.id,
         ),
     };
     command.answer(&document, &text);

@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::front::cli::command::Command;
 use crate::front::cli::status::time;
 use crate::run::confirm::{self, Confirmed};
+use crate::run::rollback;
 use crate::run::watchdog;
 
 pub(in crate::front) fn confirm(command: &Command<'_>) -> Result<u8> {
@@ -38,5 +39,10 @@ pub(in crate::front) fn extend(command: &Command<'_>, by: Duration) -> Result<u8
 }
 
 pub(in crate::front) fn watchdog(command: &Command<'_>, run: &str) -> Result<u8> {
-    command.with_context(|context| watchdog::watch(context, run)).map(|()| 0)
+    command
+        .with_context(|context| {
+            let rollback = || Ok(rollback::rollback_run(context, run)?.is_some());
+            watchdog::watch(context, run, &rollback)
+        })
+        .map(|()| 0)
 }

@@ -9,7 +9,9 @@ use crate::front::cli::command::Command;
 use crate::front::cli::confirm_prompt;
 use crate::front::cli::status::time;
 use crate::plan::playbook::Playbook;
-use crate::run::migrate::{self, Asked, Intended, Report};
+use crate::run::Report;
+use crate::run::migrate::{self, Asked, Intended};
+use crate::store::run::Modes;
 use crate::ui::table::counted;
 
 pub(in crate::front) fn run(command: &Command<'_>, options: &args::Migrate) -> Result<u8> {
@@ -24,13 +26,13 @@ pub(in crate::front) fn run(command: &Command<'_>, options: &args::Migrate) -> R
     };
     let report = command
         .with_context(|context| migrate::migrate(context, &asked, &|i| approve(command, i)))?;
-    answer(command, &report);
-    match report.left {
-        Some(_) if command.attended() && !command.args.yes => {
-            confirm_prompt::stay(command, &report.run)
-        }
-        _ => Ok(0),
+    if let Some(modes) = report.run.modes() {
+        answer(command, &report, modes);
     }
+    if report.left().is_some() && command.attended() && !command.args.yes {
+        return confirm_prompt::stay(command, &report.run.id);
+    }
+    Ok(0)
 }
 
 /// What is about to be done; the operator's yes.
@@ -70,22 +72,24 @@ fn stages(playbook: &Playbook) -> String {
     names.join(" → ")
 }
 
-pub(in crate::front) fn answer(command: &Command<'_>, report: &Report) {
-    let state = if report.left.is_some() { "unconfirmed" } else { "done" };
+pub(in crate::front) fn answer(command: &Command<'_>, report: &Report, modes: Modes) {
+    let Report { run, objects, foreign } = report;
+    let left = report.left();
+    let state = if left.is_some() { "unconfirmed" } else { "done" };
     let document = json!({
-        "schema": "proxyshift.migrate", "version": 1, "run": report.run,
-        "snapshot": report.snapshot, "from": report.from, "to": report.to,
-        "removed": report.removed, "others": report.others, "state": state,
-        "seconds_left": report.left.map(|left| left.as_secs()),
+        "schema": "proxyshift.migrate", "version": 1, "run": run.id,
+        "snapshot": run.snapshot, "from": modes.from, "to": modes.to,
+        "removed": objects, "others": foreign, "state": state,
+        "seconds_left": left.map(|left| left.as_secs()),
     });
     let mut text = format!(
         "kube-proxy serves in {} mode (it was {}); {} removed in run {}.\n",
-        report.to,
-        report.from,
-        counted(report.removed, "leftover"),
-        report.run
+        modes.to,
+        modes.from,
+        counted(*objects, "leftover"),
+        run.id
     );
-    text += &match report.left {
+    text += &match left {
         None => "To undo it: proxyshift rollback".to_owned(),
         Some(left) => format!(
             "To keep it: proxyshift confirm\nElse it is undone in {}; at once: proxyshift rollback",

@@ -8,6 +8,7 @@ use crate::front::cli::command::Command;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
 use crate::run::snapshot;
+use crate::run::stored;
 use crate::state::NodeState;
 use crate::store::archive;
 use crate::store::snapshots::Snapshot;
@@ -29,7 +30,7 @@ pub(in crate::front) fn run(command: &Command<'_>, verb: &args::Snapshot) -> Res
             Ok(0)
         }
         args::Snapshot::Import { file } => {
-            let snapshot = command.store()?.import(file, &snapshot::reparses)?;
+            let snapshot = command.store()?.import(file, &stored::reparses)?;
             let document =
                 json!({"schema": "proxyshift.import", "version": 1, "snapshot": snapshot.id});
             command.answer(&document, &format!("Imported snapshot {}.", snapshot.id));
@@ -78,7 +79,7 @@ fn list(command: &Command<'_>) -> Result<u8> {
 fn show(command: &Command<'_>, name: &str) -> Result<u8> {
     let dir = command.snapshot_dir(name)?;
     let loaded = Snapshot::load(&dir)?;
-    let state = snapshot::parse_snapshot(loaded.files)?;
+    let state = stored::parse_snapshot(loaded.files)?;
     let catalogue = Catalogue::builtin()?;
     let ownership = Ownership::of(&catalogue, &state);
     let counts = ownership.counts();
@@ -106,7 +107,7 @@ fn show(command: &Command<'_>, name: &str) -> Result<u8> {
 fn verify(command: &Command<'_>, name: &str) -> Result<u8> {
     let dir = command.snapshot_dir(name)?;
     let loaded = Snapshot::load(&dir)?;
-    snapshot::reparses(&loaded.files)?;
+    stored::reparses(&loaded.files)?;
     let files = loaded.files.len();
     let what = match &loaded.manifest {
         Some(_) => "checksums match, and each file parses and renders to the same bytes",

@@ -31,15 +31,12 @@ pub(super) fn run(command: &Command<'_>, answers: &Answers) -> Result<u8> {
     let report = command.with_context(|context| {
         cleanup::cleanup(context, &all, within, &|plan| approve(command, plan))
     })?;
-    verb::answer(command, &report);
-    let code = match report.run.filter(|_| confirmed) {
-        Some(run) => confirm_prompt::stay(command, &run)?,
+    verb::answer(command, report.as_ref());
+    let code = match report.filter(|_| confirmed) {
+        Some(report) => confirm_prompt::stay(command, &report.run.id)?,
         None => 0,
     };
-    let same = match confirmed {
-        true => "cleanup --confirm-within 5m --yes",
-        false => "cleanup --yes",
-    };
+    let same = if confirmed { "cleanup --confirm-within 5m --yes" } else { "cleanup --yes" };
     print_summary(command, &answers.same(same));
     Ok(code)
 }

@@ -18,6 +18,7 @@ use crate::plan::playbook::{Playbook, builtin};
 use crate::run::migrate::{self, Asked, Intended};
 use crate::state::NodeState;
 use crate::state::kube_proxy::Mode;
+use crate::store::run::Modes;
 use crate::ui::prompt::Answer;
 use crate::ui::table::counted;
 
@@ -35,9 +36,9 @@ pub(super) fn run(
     heading(command, &format!("From {from} to {to}"));
     let report = command
         .with_context(|context| migrate::migrate(context, &asked, &|i| approve(command, now, i)))?;
-    verb::answer(command, &report);
-    let code = match report.left {
-        Some(_) => confirm_prompt::stay(command, &report.run)?,
+    verb::answer(command, &report, Modes { from, to });
+    let code = match report.left() {
+        Some(_) => confirm_prompt::stay(command, &report.run.id)?,
         None => 0,
     };
     let mut same = format!("migrate --to {to}");
@@ -60,7 +61,7 @@ fn playbook(
     from: Mode,
     to: Mode,
 ) -> Result<Option<PathBuf>> {
-    let unknown = match migrate::kube_proxy(&builtin(from, to)?, now) {
+    let unknown = match migrate::find_controller(&builtin(from, to)?, now) {
         Ok(_) => return Ok(None),
         Err(e) if e.kind != Kind::UnknownController => return Err(e),
         Err(e) => e,

@@ -202,8 +202,8 @@ fn settle(
         _ => {
             let options = args::Check { only: vec![finding.id.into()], ..Default::default() };
             let report = fix::run(command, &options, seen)?;
-            ui.say(fix::text(&report).trim_end());
-            if report.run.is_some() {
+            ui.say(fix::text(report.as_ref()).trim_end());
+            if report.is_some() {
                 answers.fixed.push(finding.id);
             }
             *seen = check::Seen::live(command)?;

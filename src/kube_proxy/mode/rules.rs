@@ -1,7 +1,8 @@
 //! What iptables and ipvs mode share: the chain nat KUBE-SERVICES.
 
 use crate::kube_proxy::NAME;
-use crate::owners::matcher::{Evidence, Ownership};
+use crate::owners::attribution::Evidence;
+use crate::owners::matcher::Ownership;
 use crate::state::ruleset::{Chain, Rule, Ruleset, Table};
 use crate::state::{Family, NodeState, RulesetId};
 

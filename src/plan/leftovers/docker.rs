@@ -1,7 +1,7 @@
 //! Docker: nothing is ever removed, for nothing of it comes back; what looks stale is named.
 
+use crate::owners::attribution::Evidence;
 use crate::owners::liveness::liveness;
-use crate::owners::matcher::Evidence;
 use crate::plan::Action;
 use crate::plan::candidates::{Candidates, OwnedChain};
 use crate::plan::leftovers::cni::owner;

@@ -7,9 +7,9 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
+use crate::owners::attribution::Evidence;
 use crate::owners::component::Component;
 use crate::owners::liveness::{self, liveness};
-use crate::owners::matcher::Evidence;
 use crate::plan::Action;
 use crate::plan::candidates::{Candidates, RuleContext, RuleIndex};
 use crate::plan::leftovers::cni::{is_signed, owner};

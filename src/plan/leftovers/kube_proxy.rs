@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 use crate::kube_proxy::mode::{self, ProxyMode};
 use crate::kube_proxy::running::RunningMode;
+use crate::owners::attribution::Evidence;
 use crate::owners::component::ChainEntry;
 use crate::owners::expression::Expression;
 use crate::owners::liveness;
-use crate::owners::matcher::Evidence;
 use crate::plan::Action;
 use crate::plan::candidates::{Candidates, ChainIndex, OwnedChain, PlanRow};
 use crate::plan::reason::Reason;

@@ -8,8 +8,8 @@ use std::path::Path;
 use crate::error::{Error, Kind, Result};
 use crate::node::observe::observe_tolerant;
 use crate::run::Context;
-use crate::run::rollback::{Report, back};
-use crate::run::snapshot::parse_snapshot;
+use crate::run::rollback::{Report, roll_back};
+use crate::run::stored::parse_snapshot;
 use crate::state::Files;
 use crate::store::KEEP;
 use crate::store::manifest::Manifest;
@@ -57,7 +57,7 @@ pub fn rollback_to(
     let mut undone = Vec::new();
     for run in runs {
         context.sink.note(format!("undoing run {} ({})", run.id, run.verb()));
-        undone.push(back(context, run)?);
+        undone.push(roll_back(context, run)?);
     }
     let now = observe_tolerant(context.tools, context.sink)?;
     let others = base.differences(&now).iter().map(ToString::to_string).collect();

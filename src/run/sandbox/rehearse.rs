@@ -19,19 +19,19 @@ use crate::plan::invariants::{remaining_state, unexpected_changes};
 use crate::plan::leftovers::{CleanupScope, leftovers_after};
 use crate::run::Context;
 use crate::run::apply_edits::execute;
-use crate::run::rollback;
+use crate::run::payload::replay;
 use crate::run::sandbox::Report;
 use crate::run::sandbox::links::create_stand_ins;
 use crate::run::sandbox::load::load;
 use crate::run::sandbox::packet_probe::Hosts;
-use crate::run::snapshot::parse_snapshot;
-use crate::run::snapshot::write_snapshot;
+use crate::run::stored::{parse_snapshot, write_snapshot};
+use crate::run::undo_edits::undo_edits;
 use crate::state::NodeState;
 use crate::state::ipset::IpSets;
 use crate::state::kube_proxy::Mode;
 use crate::state::stage::RunStage;
 use crate::store::Store;
-use crate::store::journal::Journal;
+use crate::store::journal::{self, Journal};
 use crate::store::run::{Cleanup, RunKind};
 use crate::store::snapshots::Snapshot;
 
@@ -226,7 +226,7 @@ pub(super) fn rehearse(dir: &Path, asked: Asked, tools: &Tools, sink: &dyn Sink)
         return Ok(Report { left_out, removed: 0, claims: claims.all });
     }
     let mut base = remaining_state(state_in(&snapshot.dir)?, &edits)?;
-    let mut run = store.start(RunKind::Cleanup(Cleanup::default()), &snapshot.id)?;
+    let run = store.start(RunKind::Cleanup(Cleanup::default()), &snapshot.id)?;
     let mut journal = Journal::create(&store.run_dir(&run.id), 4096)?;
     let edits = execute(&context, &mut journal, RunStage::CLEAN, edits, &|| {
         Err(Error::new(Kind::Rehearsal, "the private namespace", "changed by someone else"))
@@ -243,7 +243,12 @@ pub(super) fn rehearse(dir: &Path, asked: Asked, tools: &Tools, sink: &dyn Sink)
     claims.verified(Claim::Rules { when: after, count: kept, identical });
     claims.packets(after, hosts.as_ref())?;
 
-    rollback::undo(&context, &mut run, &mut journal, &base).map_err(rehearsal)?;
+    let lines = journal::read(&store.run_dir(&run.id))?;
+    let undone = undo_edits(&context, &mut journal, replay(lines)?, &base).map_err(rehearsal)?;
+    if !undone.failures.is_empty() {
+        let cause = undone.failures.join("; ");
+        return Err(Error::new(Kind::Rehearsal, "the rollback", cause));
+    }
     let back = observe_tolerant(tools, &Silent)?;
     let identical = if back.fingerprint() == before {
         true

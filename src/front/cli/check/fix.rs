@@ -9,8 +9,10 @@ use crate::front::cli::check::Seen;
 use crate::front::cli::check::judge;
 use crate::front::cli::check::probe_live_facts;
 use crate::front::cli::command::Command;
-use crate::run::fix::{self, Remedy, Report};
+use crate::run::Report;
+use crate::run::fix::{self, Remedy};
 use crate::state::NodeState;
+use crate::store::run::{Run, RunKind};
 use crate::ui::text::indented;
 
 /// Refuses what `--fix` cannot go with, before anything is looked at.
@@ -30,16 +32,16 @@ pub(in crate::front) fn run(
     command: &Command<'_>,
     options: &args::Check,
     seen: &mut Seen,
-) -> Result<Report> {
+) -> Result<Option<Report>> {
     if remedies(seen, &seen.now, options)?.is_empty() {
         command.sink().note("nothing was found that can be mended safely");
-        return Ok(Report::default());
+        return Ok(None);
     }
     let report = command.with_context(|context| {
         let found = |now: &NodeState| remedies(seen, now, options);
         fix::fix(context, &found, &|remedy| approve(command, remedy))
     })?;
-    if report.run.is_some() {
+    if report.is_some() {
         seen.now = command.state(None)?;
         seen.live = Some(probe_live_facts(command, &seen.now));
     }
@@ -73,20 +75,31 @@ fn approve(command: &Command<'_>, remedy: &Remedy) -> Result<bool> {
 }
 
 /// What was done, for the document of findings.
-pub(in crate::front) fn document(report: &Report) -> Value {
+pub(in crate::front) fn document(report: Option<&Report>) -> Value {
     json!({
-        "run": report.run, "snapshot": report.snapshot, "checks": report.applied,
-        "others": report.others,
+        "run": report.map(|report| &report.run.id),
+        "snapshot": report.map(|report| &report.run.snapshot),
+        "checks": report.map_or(&[][..], |report| applied(&report.run)),
+        "others": report.map_or(&[][..], |report| &report.foreign),
     })
 }
 
 /// What was done, for people.
-pub(in crate::front) fn text(report: &Report) -> String {
-    match &report.run {
+pub(in crate::front) fn text(report: Option<&Report>) -> String {
+    match report {
         None => "Nothing was changed.\n".to_owned(),
-        Some(run) => format!(
-            "Mended in run {run}: {}.\nTo undo it: proxyshift rollback\n",
-            report.applied.join(", ")
+        Some(report) => format!(
+            "Mended in run {}: {}.\nTo undo it: proxyshift rollback\n",
+            report.run.id,
+            applied(&report.run).join(", ")
         ),
+    }
+}
+
+/// The checks whose remedies a run applied.
+fn applied(run: &Run) -> &[String] {
+    match &run.kind {
+        RunKind::Fix { checks } => checks,
+        RunKind::Cleanup(_) | RunKind::Migrate(_) => &[],
     }
 }

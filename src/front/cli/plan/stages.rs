@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::front::cli::plan::listing;
 use crate::plan::{Object, Plan};
-use crate::run::migrate::{Preview, StagePreview};
+use crate::run::preview::{Preview, StagePreview};
 use crate::state::kube_proxy::Mode;
 use crate::ui::table::counted;
 use crate::ui::text::wrapped;

@@ -1,4 +1,4 @@
-//! What must hold after a migration, and after the way back.
+//! The stage `verify`: what must hold after a migration, and after it is undone.
 
 use std::time::Duration;
 
@@ -8,27 +8,65 @@ use crate::kube_proxy::mode;
 use crate::kube_proxy::parity::{What, parity};
 use crate::kube_proxy::services::Services;
 use crate::node::observe::observe_tolerant;
-use crate::owners::catalogue::Catalogue;
 use crate::plan::foreign_rules::missing_foreign;
+use crate::plan::playbook::Verify;
 use crate::run::Context;
+use crate::run::execution::{Execution, Undo};
+use crate::run::preview::{Previewed, Previewer};
 use crate::run::probes;
+use crate::run::stage::Stage;
 use crate::run::wait::{Poll, poll};
 use crate::state::NodeState;
 use crate::state::kube_proxy::Mode;
-use crate::store::run::{Modes, Probe};
+use crate::state::stage::{RunStage, StageName};
+use crate::store::run::{Migration, Modes, Probe};
+
+impl Stage for Verify {
+    fn name(&self) -> RunStage {
+        RunStage::Playbook(StageName::Verify)
+    }
+
+    fn preview(&self, previewer: &Previewer<'_>) -> Previewed {
+        let probes = probes::choose(previewer.served, previewer.state);
+        let with: Vec<String> = probes.iter().map(ToString::to_string).collect();
+        let line = format!(
+            "proves that what is not kube-proxy's is all there, in the same order, and asks {} \
+             services that answered before",
+            with.len()
+        );
+        Previewed { with, ..Previewed::line(line) }
+    }
+
+    fn run(&self, execution: &mut Execution<'_>) -> Result<()> {
+        let Migration { modes, probes, .. } = execution.migration()?.clone();
+        let context = execution.context;
+        verify(context, execution.base()?, modes.to, modes, &probes)
+    }
+}
+
+/// Verifies that the node is as before the migration.
+///
+/// # Errors
+/// None: what does not hold is collected.
+pub(in crate::run) fn undo(undo: &mut Undo<'_>) -> Result<()> {
+    let Some(Migration { modes, probes, .. }) = undo.run.migration() else { return Ok(()) };
+    if let Err(e) = verify(undo.context, undo.base, modes.from, *modes, probes) {
+        undo.fail(&e);
+    }
+    Ok(())
+}
 
 /// How long a kube-proxy that was just started may still lack services: it writes for the first time
 /// when it has the list of all, not when it has dealt with each.
 const LATE: Duration = Duration::from_secs(30);
 
-/// Proves that what is not kube-proxy's is as in `base`, that every service is served in `mode`, and
-/// that the probes answer.
+/// Verifies that foreign rules are as in `base`, that every service is served in `mode`, and that the
+/// probes are answered.
 ///
 /// # Errors
 /// [`Kind::Kernel`], naming what is lost.
-pub(super) fn verify(
+fn verify(
     context: &Context<'_>,
-    catalogue: &Catalogue,
     base: &NodeState,
     mode: Mode,
     modes: Modes,
@@ -39,7 +77,7 @@ pub(super) fn verify(
     sink.started(&task);
     let now = observe_tolerant(context.tools, sink)?;
     let (gone, healing): (Vec<_>, Vec<_>) =
-        missing_foreign(catalogue, base, &now).into_iter().partition(|l| l.is_permanent());
+        missing_foreign(context.catalogue, base, &now).into_iter().partition(|l| l.is_permanent());
     for lost in &healing {
         sink.note(format!("not there now, its owner puts it back within {}: {lost}", lost.heals));
     }
@@ -72,10 +110,9 @@ fn wait_for_parity(
     now: NodeState,
     mode: Mode,
 ) -> Result<()> {
-    let mut at_hand = Some(now);
-    let seen = poll(LATE, &|| Ok(()), || {
-        let now =
-            at_hand.take().map_or_else(|| observe_tolerant(context.tools, context.sink), Ok)?;
+    let mut first = Some(now);
+    let result = poll(LATE, &|| Ok(()), || {
+        let now = first.take().map_or_else(|| observe_tolerant(context.tools, context.sink), Ok)?;
         // That every backend was there is known since the new mode took over; some come and go.
         let missing = parity(before, &mode::of(mode).services(&now));
         let (backends, whole): (Vec<_>, Vec<_>) =
@@ -85,7 +122,7 @@ fn wait_for_parity(
             Some(first) => Poll::NotYet(first),
         })
     })?;
-    match seen {
+    match result {
         Poll::Ready(backends) => {
             backends.iter().for_each(|backend| context.sink.note(backend.to_string()));
             Ok(())

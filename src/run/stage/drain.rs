@@ -1,4 +1,4 @@
-//! Connections through virtual servers that are about to go.
+//! Connections through virtual servers that are about to be removed.
 
 use std::time::Duration;
 
@@ -14,11 +14,10 @@ use crate::state::ipvs::{Listing, Service};
 const NAMED: usize = 5;
 
 /// Waits up to `timeout` until no connection runs through the virtual servers that `edits` remove;
-/// says how many are cut, and where they go. Between two looks `keep_waiting` is asked whether to wait any
-/// longer.
+/// warns how many are cut. `keep_waiting` may end the wait.
 ///
 /// # Errors
-/// When ipvsadm fails; what `keep_waiting` says.
+/// When ipvsadm fails; what `keep_waiting` returns.
 pub(super) fn wait(
     context: &Context<'_>,
     edits: &[Edit],
@@ -31,12 +30,12 @@ pub(super) fn wait(
     }
     let task = Task::Drain;
     context.sink.started(&task);
-    let seen = poll(timeout, keep_waiting, || {
+    let result = poll(timeout, keep_waiting, || {
         let listed = context.tools.command(Tool::Ipvsadm)?.args(["-L", "-n"]).run()?.stdout;
         let open = open(&Listing::parse("ipvsadm -L -n", &listed)?, &going);
         Ok(if open.is_empty() { Poll::Ready(()) } else { Poll::NotYet(open) })
     })?;
-    match seen {
+    match result {
         Poll::Ready(()) => context.sink.finished(&task, Outcome::Drained),
         Poll::NotYet(open) => {
             context.sink.finished(&task, Outcome::StillOpen { connections: count(&open) });

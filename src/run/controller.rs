@@ -1,0 +1,46 @@
+//! What runs kube-proxy on this node, and where kube-proxy reads its mode.
+
+use std::path::Path;
+
+use crate::error::{Error, Kind, Result};
+use crate::node::kube_proxy_controller::{config_source, detect};
+use crate::plan::playbook::ControllerChoice;
+use crate::state::NodeState;
+use crate::state::kube_proxy::{ConfigSource, Controller, Instances};
+use crate::state::tools::Process;
+
+/// The controller that the playbook names, or the one that is detected, and the source of
+/// kube-proxy's configuration.
+///
+/// # Errors
+/// [`Kind::Blocked`] unless one kube-proxy runs; [`Kind::UnknownController`] where the controller
+/// cannot be detected; [`Kind::Contested`] where the configuration is not this node's to change.
+pub(super) fn find(
+    choice: &ControllerChoice,
+    now: &NodeState,
+) -> Result<(Controller, ConfigSource)> {
+    let process = only_process(now)?;
+    let controller = match choice {
+        ControllerChoice::Auto => detect(process, Path::new("/"))?,
+        ControllerChoice::Named(controller) => controller.clone(),
+    };
+    let source = config_source(&controller, process)?;
+    Ok((controller, source))
+}
+
+/// The one kube-proxy of this node.
+///
+/// # Errors
+/// [`Kind::Blocked`] when there is none, or more than one.
+pub(super) fn only_process(now: &NodeState) -> Result<&Process> {
+    match Instances::of(now.processes.as_deref().unwrap_or_default()) {
+        Instances::One(process) => Ok(process),
+        Instances::None => Err(Error::new(Kind::Blocked, "kube-proxy", "does not run here")
+            .hint("start it; without kube-proxy, `proxyshift cleanup` removes leftovers alone")),
+        Instances::Many(all) => {
+            let pids: Vec<String> = all.iter().map(|p| p.pid.to_string()).collect();
+            let cause = format!("runs {} times here: pid {}", all.len(), pids.join(", "));
+            Err(Error::new(Kind::Blocked, "kube-proxy", cause).hint("end all but one"))
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! The request to move kube-proxy to another mode, or to another version, by a playbook.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::checks::{self, Finding};
+use crate::error::{Error, Kind, Result};
+use crate::kube_proxy::mode;
+use crate::kube_proxy::running::RunningMode;
+use crate::kube_proxy::takeover::predict_takeover;
+use crate::node::observe::observe;
+use crate::owners::catalogue::Catalogue;
+use crate::owners::matcher::Ownership;
+use crate::plan::Plan;
+use crate::plan::leftovers::leftovers_after;
+use crate::plan::playbook::{self, Playbook, Stage, StageName, When};
+use crate::run::Context;
+use crate::run::controller::{find, only_process};
+use crate::run::engine::{self, Report, Request, Work, refuse_pending};
+use crate::run::preview::{Preview, Previewed, Previewer, StagePreview};
+use crate::run::probes;
+use crate::run::report::recorded;
+use crate::run::stage;
+use crate::run::stage::preflight::preflight;
+use crate::run::stage::rehearse::{Rehearsed, rehearse};
+use crate::run::stored::Baseline;
+use crate::state::NodeState;
+use crate::state::kube_proxy::{ConfigSource, Controller, Mode};
+use crate::store::run::{ConfiguredBy, Migration, Modes, Probe, RunKind};
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub struct Asked<'a> {
+    /// The mode to go to.
+    pub to: Mode,
+    /// The playbook's file, in place of the built-in one.
+    pub playbook: Option<&'a Path>,
+    /// How long the run waits to be confirmed, in place of the playbook's time.
+    pub confirm_within: Option<Duration>,
+    /// False: the run is done when its stages are.
+    pub confirm: bool,
+    /// Checks whose findings do not stop the run.
+    pub ignore: &'a [String],
+}
+
+/// What a migration is about to do, for the operator to decide on.
+#[derive(Debug, Clone)]
+pub struct Intended {
+    /// The playbook.
+    pub playbook: Playbook,
+    /// The mode that runs now.
+    pub from: Mode,
+    /// Who restarts kube-proxy, and the file that tells it its mode; none for an upgrade, which
+    /// somebody else does.
+    pub restarts: Option<(String, String)>,
+    /// What the checks found that does not stop the run.
+    pub warnings: Vec<Finding>,
+    /// The questions to the node's services that were answered.
+    pub probes: Vec<String>,
+}
+
+/// Moves the node; `approve` is called once, before anything is changed.
+///
+/// # Errors
+/// [`Kind::RolledBack`] or [`Kind::NotRolledBack`] when it failed after it had changed something;
+/// otherwise the node is as before.
+pub fn migrate(
+    context: &Context<'_>,
+    asked: &Asked<'_>,
+    approve: &dyn Fn(&Intended) -> Result<bool>,
+) -> Result<Report> {
+    supported(asked)?;
+    let report = engine::run(context, &Move { asked }, &|ready| approve(&ready.intended))?;
+    report.ok_or_else(|| Error::new(Kind::Unexpected, RunKind::MIGRATE, "had nothing to do"))
+}
+
+/// What [`migrate`] would be about to do; nothing is changed.
+///
+/// # Errors
+/// What keeps the migration from being begun.
+pub fn intended(context: &Context<'_>, asked: &Asked<'_>) -> Result<Intended> {
+    supported(asked)?;
+    refuse_pending(context)?;
+    ready(context, asked).map(|ready| ready.intended)
+}
+
+/// The request.
+struct Move<'a> {
+    asked: &'a Asked<'a>,
+}
+
+impl Request for Move<'_> {
+    type Proposal = Ready;
+
+    fn verb(&self) -> &'static str {
+        RunKind::MIGRATE
+    }
+
+    fn reason(&self) -> String {
+        format!("before migrate --to {}", self.asked.to)
+    }
+
+    fn propose(&self, context: &Context<'_>) -> Result<Option<Ready>> {
+        ready(context, self.asked).map(Some)
+    }
+
+    fn plan<'a>(
+        &'a self,
+        context: &Context<'_>,
+        ready: Ready,
+        baseline: Baseline,
+    ) -> Result<Option<Work<'a>>> {
+        let Ready { intended, text, found, probes } = ready;
+        let Intended { playbook, from, warnings, .. } = intended;
+        if playbook.stage(StageName::Rehearse).is_some() {
+            // Where the new mode runs already, its leftovers are there to be found.
+            let to = self.asked.to;
+            let what = if from == to { Rehearsed::CleanUp } else { Rehearsed::Leaving(to) };
+            rehearse(context, &baseline.snapshot, what)?;
+        }
+        let migration = Migration {
+            modes: Modes { from, to: playbook.to },
+            playbook: playbook.name.clone(),
+            confirm_within: confirm_within(&playbook, self.asked).map(|time| time.as_secs()),
+            probes,
+            kube_proxy: found.map(|(controller, source)| ConfiguredBy { controller, source }),
+            findings: warnings.iter().filter_map(recorded).collect(),
+            ignored: self.asked.ignore.to_vec(),
+        };
+        // What the stage `clean` will remove is journaled whole, twice with what undoes it.
+        let rules: usize = baseline.state.files.values().map(|text| text.len()).sum();
+        Ok(Some(Work {
+            stages: stages(&playbook, &migration),
+            kind: RunKind::Migrate(migration),
+            snapshot: baseline.snapshot.id,
+            planned: None,
+            room: 4 * rules as u64,
+            hooks: playbook.hooks,
+            playbook: Some(text),
+        }))
+    }
+}
+
+/// The stages of a playbook from its first change on. It waits to be confirmed as long as the run
+/// says, or not at all.
+pub(super) fn stages(playbook: &Playbook, migration: &Migration) -> Vec<Box<dyn stage::Stage>> {
+    let mut stages = playbook.stages.clone();
+    stages.retain_mut(|stage| match stage {
+        Stage::Preflight(_) | Stage::Snapshot {} | Stage::Rehearse {} => false,
+        Stage::Confirm(confirm) => {
+            let within = migration.confirm_within.map(Duration::from_secs);
+            within.inspect(|within| confirm.within = *within).is_some()
+        }
+        _ => true,
+    });
+    stages.into_iter().map(stage::of).collect()
+}
+
+fn supported(asked: &Asked<'_>) -> Result<()> {
+    playbook::supported(asked.to)?;
+    match asked.ignore.iter().find(|id| !is_check(id)) {
+        None => Ok(()),
+        Some(id) => Err(Error::new(Kind::Usage, id, "no check has this id")
+            .hint("`proxyshift check --list` names them all")),
+    }
+}
+
+/// What is known before anything is changed.
+struct Ready {
+    intended: Intended,
+    /// The playbook's text.
+    text: String,
+    /// What restarts kube-proxy, and the source of its configuration.
+    found: Option<(Controller, ConfigSource)>,
+    probes: Vec<Probe>,
+}
+
+fn ready(context: &Context<'_>, asked: &Asked<'_>) -> Result<Ready> {
+    let now = observe(context.tools, context.sink)?;
+    let from = running(context.catalogue, &now)?;
+    let (playbook, text) = read_playbook(asked, from)?;
+    playbook.refers_to_known(is_check, |owner| context.catalogue.component(owner).is_some())?;
+    let found = find_controller(&playbook, &now)?;
+    let warnings = match playbook.stage(StageName::Preflight) {
+        Some(Stage::Preflight(lists)) => preflight(context, lists, &now, asked.to, asked.ignore)?,
+        _ => Vec::new(),
+    };
+    let probes = probes::baseline(context, &now, from);
+    let intended = Intended {
+        from,
+        restarts: found.as_ref().map(|(c, s)| (c.to_string(), s.to_string())),
+        warnings,
+        probes: probes.iter().map(ToString::to_string).collect(),
+        playbook,
+    };
+    Ok(Ready { intended, text, found, probes })
+}
+
+/// What restarts kube-proxy, and the source of its configuration. An upgrade is somebody else's; for
+/// it, one kube-proxy must run.
+///
+/// # Errors
+/// [`Kind::Blocked`] unless one kube-proxy runs; [`Kind::UnknownController`] where the controller
+/// cannot be detected; [`Kind::Contested`] where the configuration is not this node's to change.
+pub fn find_controller(
+    playbook: &Playbook,
+    now: &NodeState,
+) -> Result<Option<(Controller, ConfigSource)>> {
+    match playbook.stage(StageName::Switch) {
+        Some(Stage::Switch(switch)) => find(&switch.controller, now).map(Some),
+        _ => only_process(now).map(|_| None),
+    }
+}
+
+fn is_check(id: &str) -> bool {
+    checks::find(id).is_some()
+}
+
+/// The mode that runs.
+fn running(catalogue: &Catalogue, now: &NodeState) -> Result<Mode> {
+    let ownership = Ownership::of(catalogue, now);
+    let running = RunningMode::of(now, &ownership);
+    running.mode.ok_or_else(|| {
+        Error::new(Kind::Blocked, "kube-proxy's mode", running.evidence).hint(
+            "bring kube-proxy to serve in one mode first; `proxyshift check` says what stands in \
+             the way",
+        )
+    })
+}
+
+/// The playbook and its text. A node that is in the mode asked for already is taken as one on the
+/// way: what the other mode left is still to be cleaned.
+fn read_playbook(asked: &Asked<'_>, running: Mode) -> Result<(Playbook, String)> {
+    if let Some(path) = asked.playbook {
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| Error::new(Kind::Usage, path.display().to_string(), e))?;
+        let playbook = Playbook::parse(&path.display().to_string(), &text, running)?;
+        if playbook.to != asked.to {
+            let cause = format!("leads to {}, not to {}", playbook.to, asked.to);
+            return Err(Error::new(Kind::Usage, path.display().to_string(), cause));
+        }
+        return Ok((playbook, text));
+    }
+    let origin = playbook::origin(asked.to).filter(|_| running == asked.to);
+    let from = origin.unwrap_or(running);
+    let (file, text) = playbook::builtin_text(from, asked.to)?;
+    Ok((Playbook::parse(file, text, from)?, text.to_owned()))
+}
+
+fn confirm_within(playbook: &Playbook, asked: &Asked<'_>) -> Option<Duration> {
+    let of_playbook = match playbook.stage(StageName::Confirm) {
+        Some(Stage::Confirm(confirm)) => Some(confirm.within),
+        _ => None,
+    };
+    asked.confirm_within.or(of_playbook).filter(|_| asked.confirm)
+}
+
+/// What `migrate` would do to a node in that state; `live` says that it is this node's. None where
+/// the mode asked for runs already and no other playbook is given: there is a clean-up to do, if
+/// anything.
+///
+/// # Errors
+/// [`Kind::Usage`] for a mode that no playbook leads to, or a playbook that does not fit;
+/// [`Kind::Blocked`] where it is not clear which mode runs.
+pub fn preview(
+    catalogue: &Catalogue,
+    state: &NodeState,
+    live: bool,
+    to: Mode,
+    playbook: Option<&Path>,
+) -> Result<Option<Preview>> {
+    playbook::supported(to)?;
+    let from = running(catalogue, state)?;
+    if from == to && playbook.is_none() {
+        return Ok(None);
+    }
+    let asked = Asked { to, playbook, confirm_within: None, confirm: true, ignore: &[] };
+    let (playbook, _) = read_playbook(&asked, from)?;
+    let (served, plan) = (mode::of(from).services(state), leftovers(catalogue, state, &playbook)?);
+    let previewer = Previewer {
+        catalogue,
+        state,
+        live,
+        from,
+        playbook: &playbook,
+        served: &served,
+        plan: &plan,
+    };
+    let stages = playbook.stages.iter().map(|stage| preview_stage(&previewer, stage)).collect();
+    Ok(Some(Preview { stages, plan, from, playbook }))
+}
+
+/// What the stage `clean` will find. It removes what is its owner's, and nothing else.
+fn leftovers(catalogue: &Catalogue, state: &NodeState, playbook: &Playbook) -> Result<Plan> {
+    let Some(Stage::Clean(clean)) = playbook.stage(StageName::Clean) else {
+        return Ok(Plan::default());
+    };
+    let after = predict_takeover(catalogue, state, playbook.to)?;
+    let plan = leftovers_after(catalogue, &after, playbook.to);
+    Ok(plan.of_owners(std::slice::from_ref(&clean.leftovers_of)))
+}
+
+/// What one stage would do, with its hooks.
+fn preview_stage(previewer: &Previewer<'_>, stage: &Stage) -> StagePreview {
+    let name = stage.name();
+    let Previewed { mut does, with, stops } = stage::of(stage.clone()).preview(previewer);
+    for (when, word) in [(When::Before, "before"), (When::After, "after")] {
+        let hooks = previewer.playbook.hooks.at(when, name);
+        does.extend(hooks.iter().map(|hook| format!("{word} it runs `{}`", hook.run)));
+    }
+    StagePreview { stage: name, changes: name.changes_the_node(), does, with, stops }
+}

@@ -1,0 +1,63 @@
+//! The stage `apply`: the remedies of checks.
+
+use std::time::Duration;
+
+use crate::error::{Error, Kind, Result};
+use crate::node::observe::observe_all_tolerant;
+use crate::plan::change::Edit;
+use crate::run::apply_edits::apply_and_verify;
+use crate::run::execution::{Execution, Planned, Undo};
+use crate::run::preview::{Previewed, Previewer};
+use crate::run::stage::{Stage, clean};
+use crate::state::NodeState;
+use crate::state::stage::RunStage;
+use crate::store::run::RunKind;
+
+/// What the stage is given beyond its margin: a large node takes minutes.
+const TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Applies the remedies that were planned before the run began.
+pub(in crate::run) struct ApplyRemedies<'a> {
+    /// The edits of the same remedies on a node that somebody else has changed meanwhile.
+    pub(in crate::run) plan_again: &'a dyn Fn(&NodeState) -> Result<Vec<Edit>>,
+}
+
+impl Stage for ApplyRemedies<'_> {
+    fn name(&self) -> RunStage {
+        RunStage::Fix
+    }
+
+    fn timeout(&self) -> Duration {
+        TIMEOUT
+    }
+
+    fn preview(&self, _: &Previewer<'_>) -> Previewed {
+        Previewed::line("applies the remedies of checks")
+    }
+
+    fn run(&self, execution: &mut Execution<'_>) -> Result<()> {
+        let context = execution.context;
+        let Planned { base, edits } = execution.planned.take().ok_or_else(|| {
+            let object = format!("run {}", execution.run.id);
+            Error::new(Kind::Unexpected, object, "has no remedies")
+        })?;
+        let plan_again = || (self.plan_again)(&observe_all_tolerant(context.tools, context.sink)?);
+        let Execution { run, journal, .. } = execution;
+        let changed =
+            apply_and_verify(context, run, journal, self.name(), &base, edits, &plan_again)?;
+        execution.objects += changed.objects;
+        execution.foreign.extend(changed.foreign);
+        Ok(())
+    }
+}
+
+/// Undoes the remedies.
+///
+/// # Errors
+/// [`Kind::NotRolledBack`] when an edit cannot be undone.
+pub(in crate::run) fn undo(undo: &mut Undo<'_>) -> Result<()> {
+    match undo.run.kind {
+        RunKind::Fix { .. } => clean::restore_edits(undo),
+        RunKind::Cleanup(_) | RunKind::Migrate(_) => Ok(()),
+    }
+}

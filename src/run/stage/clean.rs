@@ -1,0 +1,191 @@
+//! The stage `clean`: removes leftovers. In a migration it has a snapshot and a rehearsal of its own,
+//! for only then the leftovers are there.
+
+use std::time::Duration;
+
+use crate::error::Result;
+use crate::interrupt;
+use crate::owners::matcher::{Owner, Ownership};
+use crate::plan::Plan;
+use crate::plan::change::{Edit, TableEdit, Target};
+use crate::plan::leftovers::CleanupScope;
+use crate::plan::merge;
+use crate::run::apply_edits::{apply_and_verify, execute};
+use crate::run::execution::{Execution, Planned, Undo};
+use crate::run::preview::{Previewed, Previewer};
+use crate::run::snapshot::take_snapshot;
+use crate::run::stage::rehearse::{Rehearsed, rehearse};
+use crate::run::stage::{Stage, drain};
+use crate::run::stored::load_state;
+use crate::run::undo_edits::{not_rolled_back, undo_edits};
+use crate::state::NodeState;
+use crate::state::object::ObjectKind;
+use crate::state::stage::RunStage;
+use crate::store::run::RunKind;
+
+/// The component whose objects a mode makes.
+const KUBE_PROXY: &str = "kube-proxy";
+
+/// What the stage is given beyond its margin: a large node takes minutes.
+const TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Removes leftovers.
+pub(in crate::run) struct RemoveLeftovers {
+    /// Which.
+    pub(in crate::run) scope: CleanupScope,
+    /// How long open connections through virtual servers are waited for.
+    pub(in crate::run) drain: Duration,
+}
+
+impl Stage for RemoveLeftovers {
+    fn name(&self) -> RunStage {
+        RunStage::CLEAN
+    }
+
+    fn timeout(&self) -> Duration {
+        self.drain + TIMEOUT
+    }
+
+    fn preview(&self, previewer: &Previewer<'_>) -> Previewed {
+        let mut does = vec![match previewer.plan.removals().count() {
+            0 => format!("finds nothing that {} will have left", self.scope.owners.join(", ")),
+            n if previewer.from == previewer.to() => {
+                format!("removes {n} objects that are left over")
+            }
+            n => format!("removes {n} objects that {} mode will have left", previewer.from),
+        }];
+        if !self.drain.is_zero() {
+            let seconds = self.drain.as_secs();
+            does.push(format!(
+                "waits up to {seconds} s for open connections through ipvs, and cuts what is left \
+                 of them"
+            ));
+        }
+        Previewed { with: counts(previewer.plan), ..Previewed::lines(does) }
+    }
+
+    fn run(&self, execution: &mut Execution<'_>) -> Result<()> {
+        let context = execution.context;
+        let Some(Planned { base, edits }) = self.planned(execution)? else {
+            context.sink.note("nothing is left over of the old mode");
+            return Ok(());
+        };
+        drain::wait(context, &edits, self.drain, &|| interrupt::check("draining"))?;
+        let now = || crate::node::observe::observe_tolerant(context.tools, context.sink);
+        let plan_again = || self.scope.edits(context.catalogue, &now()?);
+        let Execution { run, journal, .. } = execution;
+        let changed =
+            apply_and_verify(context, run, journal, self.name(), &base, edits, &plan_again)?;
+        execution.objects += changed.objects;
+        execution.foreign.extend(changed.foreign);
+        Ok(())
+    }
+}
+
+impl RemoveLeftovers {
+    /// The edits to make and the node before them; none when nothing is left over. An interrupted
+    /// stage is resumed from where the node is, and undone to where it began.
+    fn planned(&self, execution: &mut Execution<'_>) -> Result<Option<Planned>> {
+        let context = execution.context;
+        if let Some(planned) = execution.planned.take() {
+            return Ok(Some(planned));
+        }
+        if let Some(base) = execution.clean_base()? {
+            let edits = self.scope.edits(context.catalogue, &execution.observe()?)?;
+            return Ok(Some(Planned { base, edits }));
+        }
+        let baseline = take_snapshot(context, "before the stage clean")?;
+        if let Some(pending) = &mut execution.run.pending {
+            pending.clean_snapshot = Some(baseline.snapshot.id.clone());
+        }
+        context.store.update(&execution.run)?;
+        rehearse(context, &baseline.snapshot, Rehearsed::CleanUp)?;
+        let base = baseline.state;
+        let edits = self.scope.edits(context.catalogue, &base)?;
+        Ok((!edits.is_empty()).then_some(Planned { base, edits }))
+    }
+}
+
+/// How many objects of each kind are removed.
+fn counts(plan: &Plan) -> Vec<String> {
+    let kinds = [
+        (ObjectKind::Chain, "chains"),
+        (ObjectKind::Rule, "rules"),
+        (ObjectKind::Table, "nft tables"),
+        (ObjectKind::Set, "ipsets"),
+        (ObjectKind::VirtualServer, "virtual servers"),
+        (ObjectKind::RealServer, "real servers"),
+        (ObjectKind::Link, "links"),
+    ];
+    let count = |kind| plan.removals().filter(|o| o.kind() == kind).count();
+    let counted = kinds.into_iter().map(|(kind, words)| (count(kind), words));
+    counted.filter(|(n, _)| *n > 0).map(|(n, words)| format!("{n} {words}")).collect()
+}
+
+/// Restores what the stage removed.
+///
+/// # Errors
+/// [`Kind::NotRolledBack`](crate::error::Kind::NotRolledBack) when an edit cannot be undone.
+pub(in crate::run) fn undo(undo: &mut Undo<'_>) -> Result<()> {
+    match undo.run.kind {
+        RunKind::Fix { .. } => Ok(()),
+        RunKind::Cleanup(_) => restore_edits(undo),
+        RunKind::Migrate(_) => restore_cleaned(undo),
+    }
+}
+
+/// Undoes all edits of a run that has no other stage.
+///
+/// # Errors
+/// As [`undo`].
+pub(in crate::run) fn restore_edits(undo: &mut Undo<'_>) -> Result<()> {
+    let replay = std::mem::take(&mut undo.replay);
+    let undone = undo_edits(undo.context, undo.journal, replay, undo.base)?;
+    undo.restored += undone.restored;
+    undo.removed += undone.removed;
+    undo.already_restored.extend(undone.already_restored);
+    undo.failures.extend(undone.failures);
+    Ok(())
+}
+
+/// Restores what a migration removed. kube-proxy makes its own objects anew when it has changed its
+/// mode and serves; then only what is foreign is restored.
+fn restore_cleaned(undo: &mut Undo<'_>) -> Result<()> {
+    let context = undo.context;
+    let Some(id) = undo.run.clean_snapshot() else { return Ok(()) };
+    let replay = std::mem::take(&mut undo.replay);
+    let mut done = replay.done;
+    done.extend(replay.open.map(|(edit, _)| edit));
+    if done.is_empty() {
+        return Ok(());
+    }
+    let base = load_state(context, id)?;
+    let changed_mode = undo.run.modes().is_some_and(|modes| modes.from != modes.to);
+    if undo.serves && changed_mode {
+        let ownership = Ownership::of(context.catalogue, &base);
+        done = done.into_iter().filter_map(|edit| foreign_part(edit, &ownership)).collect();
+    }
+    let plan = |now: &NodeState| merge::undo(&done, &base, now);
+    let edits = plan(&undo.observe()?).edits;
+    undo.restored += edits.iter().map(Edit::objects).sum::<usize>();
+    let now = || crate::node::observe::observe_tolerant(context.tools, context.sink);
+    let plan_again = || Ok(plan(&now()?).edits);
+    execute(context, undo.journal, RunStage::Rollback, edits, &plan_again)
+        .map_err(not_rolled_back)?;
+    Ok(())
+}
+
+/// The part of an edit that is not kube-proxy's, which makes its own anew.
+fn foreign_part(edit: Edit, ownership: &Ownership<'_>) -> Option<Edit> {
+    let ours = |owner: Option<Owner<'_>>| owner.is_some_and(|owner| owner.name == KUBE_PROXY);
+    let Edit { direction, target } = edit;
+    let Target::Table(mut table) = target else {
+        let foreign = target.id().is_some_and(|id| !ours(ownership.of_object(&id)));
+        return foreign.then_some(Edit { direction, target });
+    };
+    let TableEdit { ruleset, table: name, rules, chains } = &mut table;
+    chains.retain(|chain| !ours(ownership.chain(*ruleset, name, &chain.name)));
+    rules.retain(|rule| !ours(ownership.rule(*ruleset, name, &rule.chain, rule.position)));
+    let is_empty = chains.is_empty() && rules.is_empty();
+    (!is_empty).then_some(Edit { direction, target: Target::Table(table) })
+}

@@ -1,0 +1,32 @@
+//! The stage `confirm`: the run waits for the operator, and is undone without an answer.
+
+use crate::error::Result;
+use crate::plan::playbook::Confirm;
+use crate::run::execution::Execution;
+use crate::run::preview::{Previewed, Previewer};
+use crate::run::stage::Stage;
+use crate::state::stage::RunStage;
+use crate::store::run::RunState;
+
+impl Stage for Confirm {
+    fn name(&self) -> RunStage {
+        RunStage::CONFIRM
+    }
+
+    fn preview(&self, _: &Previewer<'_>) -> Previewed {
+        Previewed::line(format!(
+            "waits {} s for `proxyshift confirm`, and undoes the run without it",
+            self.within.as_secs()
+        ))
+    }
+
+    fn run(&self, execution: &mut Execution<'_>) -> Result<()> {
+        let Execution { context, run, .. } = execution;
+        if let Some(pending) = &mut run.pending {
+            pending.stage = self.name();
+            pending.set_deadline(self.within);
+        }
+        run.state = RunState::Unconfirmed;
+        context.store.update(run)
+    }
+}

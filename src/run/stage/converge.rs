@@ -1,0 +1,136 @@
+//! The stage `converge`: wait until kube-proxy serves in its new mode, with every service that was
+//! served before.
+
+use std::time::Duration;
+
+use crate::error::{Error, Kind, Result};
+use crate::event::{Outcome, Task};
+use crate::interrupt;
+use crate::kube_proxy::convergence::{Convergence, Expected, convergence};
+use crate::kube_proxy::mode;
+use crate::kube_proxy::services::{Service, ServiceKey, Services};
+use crate::node::kube_proxy_api;
+use crate::node::observe::observe_tolerant;
+use crate::plan::change::{Edit, edits};
+use crate::plan::leftovers::CleanupScope;
+use crate::plan::playbook::Converge;
+use crate::plan::{Action, Plan};
+use crate::run::Context;
+use crate::run::apply_edits::execute;
+use crate::run::execution::{Execution, Undo};
+use crate::run::preview::{Previewed, Previewer};
+use crate::run::stage::{Stage, drain};
+use crate::run::undo_edits::not_rolled_back;
+use crate::run::wait::{Poll, poll};
+use crate::state::NodeState;
+use crate::state::kube_proxy::Mode;
+use crate::state::stage::{RunStage, StageName};
+use crate::store::run::Modes;
+
+/// The component whose objects a mode makes.
+const KUBE_PROXY: &str = "kube-proxy";
+
+impl Stage for Converge {
+    fn name(&self) -> RunStage {
+        RunStage::Playbook(StageName::Converge)
+    }
+
+    fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    fn preview(&self, previewer: &Previewer<'_>) -> Previewed {
+        let served = previewer.served.iter().filter(|(_, s)| !s.backends.is_empty());
+        let with: Vec<String> = served.map(|(key, service)| served_by(key, service)).collect();
+        let line = format!(
+            "waits up to {} s until kube-proxy serves these {} service ports in {} mode, each with \
+             every backend",
+            self.timeout.as_secs(),
+            with.len(),
+            previewer.to()
+        );
+        Previewed { with, ..Previewed::line(line) }
+    }
+
+    fn run(&self, execution: &mut Execution<'_>) -> Result<()> {
+        let Modes { from, to } = execution.migration()?.modes;
+        let before = mode::of(from).services(execution.base()?);
+        let keep_waiting = || interrupt::check("waiting for kube-proxy");
+        let later = execution.later.as_ref();
+        wait(execution.context, to, &before, later, self.timeout, &keep_waiting).map(drop)
+    }
+}
+
+/// `10.96.0.10:53/udp (kube-system/kube-dns:dns) → 192.168.66.5:53, 192.168.66.6:53`.
+fn served_by(key: &ServiceKey, service: &Service) -> String {
+    let name = service.name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
+    let backends: Vec<String> = service.backends.iter().map(ToString::to_string).collect();
+    format!("{key}{name} → {}", backends.join(", "))
+}
+
+/// Waits until the node serves `before` in `mode`, or what the old mode served `later` than that.
+/// Returns the node as it is then. `keep_waiting` may end the wait.
+///
+/// # Errors
+/// [`Kind::Command`], naming what is still missing after `timeout`; what `keep_waiting` returns.
+pub(in crate::run) fn wait(
+    context: &Context<'_>,
+    mode: Mode,
+    before: &Services,
+    later: Option<&Services>,
+    timeout: Duration,
+    keep_waiting: &dyn Fn() -> Result<()>,
+) -> Result<NodeState> {
+    let task = Task::Converge { mode: mode.to_string() };
+    context.sink.started(&task);
+    let result = poll(timeout, keep_waiting, || {
+        let now = observe_tolerant(context.tools, context.sink)?;
+        let reported = kube_proxy_api::mode(&now);
+        let expected = Expected { mode, before, later };
+        Ok(match convergence(context.catalogue, &now, reported.as_deref(), expected) {
+            Convergence::Converged(changed) => Poll::Ready((now, changed)),
+            Convergence::Waiting(missing) => Poll::NotYet(missing),
+        })
+    })?;
+    match result {
+        Poll::Ready((now, changed)) => {
+            context.sink.finished(&task, Outcome::Converged { ports: before.len() });
+            changed.iter().for_each(|change| context.sink.note(change.to_string()));
+            Ok(now)
+        }
+        Poll::NotYet(missing) => {
+            let shown: Vec<&str> = missing.iter().take(3).map(String::as_str).collect();
+            let more = missing.len() - shown.len();
+            let more = if more == 0 { String::new() } else { format!("; {more} more") };
+            context.sink.finished(&task, Outcome::TimedOut);
+            let cause = format!("after {} s: {}{more}", timeout.as_secs(), shown.join("; "));
+            Err(Error::new(Kind::Command, format!("kube-proxy in {mode} mode"), cause)
+                .hint("its log says why"))
+        }
+    }
+}
+
+/// Removes what kube-proxy made in its new mode: leftovers now, which the node did not have before.
+/// Nothing is removed unless the old mode serves.
+///
+/// # Errors
+/// [`Kind::NotRolledBack`] when an object cannot be removed.
+pub(in crate::run) fn undo(undo: &mut Undo<'_>) -> Result<()> {
+    if undo.run.migration().is_none() || !undo.serves {
+        return Ok(());
+    }
+    let (context, base) = (undo.context, undo.base);
+    let added = |now: &NodeState| -> Result<Vec<Edit>> {
+        let mut plan: Plan = CleanupScope::of_owner(KUBE_PROXY).plan(context.catalogue, now)?;
+        plan.objects.retain(|o| o.action == Action::Remove && !o.id.present_in(base));
+        Ok(edits(&plan, now))
+    };
+    let edits = added(&undo.observe()?)?;
+    undo.removed += edits.iter().map(Edit::objects).sum::<usize>();
+    // An undo waits for nobody, but names the connections that it cuts.
+    drain::wait(context, &edits, Duration::ZERO, &|| Ok(()))?;
+    let plan_again = || added(&observe_tolerant(context.tools, context.sink)?);
+    execute(context, undo.journal, RunStage::Rollback, edits, &plan_again)
+        .map_err(not_rolled_back)?;
+    Ok(())
+}

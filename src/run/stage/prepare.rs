@@ -1,0 +1,193 @@
+//! The stage `prepare`: kernel modules and sysctls, now and for the next boot.
+
+use std::path::Path;
+
+use crate::apply::files::swap;
+use crate::apply::{files, modules, sysctl};
+use crate::error::{Error, Kind, Result};
+use crate::event::{Outcome, Task};
+use crate::kube_proxy::mode;
+use crate::kube_proxy::running::configured;
+use crate::node::live_facts;
+use crate::node::modules::is_loaded;
+use crate::node::sysctls;
+use crate::plan::change::{Change, Edit, Irreversible};
+use crate::plan::playbook::Prepare;
+use crate::run::execution::{Execution, Undo};
+use crate::run::payload::StepRef;
+use crate::run::preview::{Previewed, Previewer};
+use crate::run::stage::Stage;
+use crate::state::stage::{RunStage, StageName};
+use crate::state::sysctl::Sysctls;
+
+impl Stage for Prepare {
+    fn name(&self) -> RunStage {
+        RunStage::Playbook(StageName::Prepare)
+    }
+
+    fn preview(&self, previewer: &Previewer<'_>) -> Previewed {
+        let loaded = |name: &str| {
+            let list = previewer.state.files.get("modules.txt").map_or("", |text| text);
+            list.lines().any(|line| line.split(' ').next() == Some(name))
+        };
+        let modules = self.modules.iter().map(|name| {
+            if loaded(name) {
+                format!("module {name}: loaded already")
+            } else {
+                format!("module {name}: loads it, unless it is built in")
+            }
+        });
+        let text = previewer.state.files.get("sysctl.txt");
+        let now = text.and_then(|text| Sysctls::parse("sysctl.txt", text).ok());
+        let sysctls = self.sysctls.iter().map(|(name, to)| {
+            match now.as_ref().and_then(|now| now.get(name)) {
+                Some(from) if from == to => format!("{name}: {to} already"),
+                Some(from) => format!("{name}: {from} → {to}"),
+                None => format!("{name}: → {to}, where there is none yet"),
+            }
+        });
+        let (modules_file, sysctl_file) = (modules::BOOT_FILE, sysctl::BOOT_FILE);
+        let lasting = format!("{modules_file} and {sysctl_file}: the same for the next boot");
+        Previewed::lines(modules.chain(sysctls).chain([lasting]))
+    }
+
+    fn run(&self, execution: &mut Execution<'_>) -> Result<()> {
+        let (sink, stage) = (execution.context.sink, StageName::Prepare.name());
+        let task = Task::Prepare;
+        sink.started(&task);
+        let known = live_facts::modules::read();
+        let wanted = modules_for(&self.modules, configured_modules(execution)?);
+        let mut number = 0;
+        for name in &wanted {
+            if is_loaded(name, &known)? {
+                continue;
+            }
+            number += 1;
+            let step = StepRef::new(stage, number);
+            let change = Irreversible::Module { name: name.clone() };
+            step.begin::<Edit>(&mut execution.journal, Change::Irreversible(change))?;
+            modules::load(execution.context.tools, name, &known)?;
+            step.mark_done(&mut execution.journal)?;
+        }
+        let loaded = number;
+        for (name, to) in &self.sysctls {
+            let from = sysctls::value_of(name)?;
+            if from.as_deref() == Some(to) {
+                continue;
+            }
+            number += 1;
+            let step = StepRef::new(stage, number);
+            let change = Change::Sysctl { name: name.clone(), from, to: to.clone() };
+            step.begin::<Edit>(&mut execution.journal, change)?;
+            sysctl::set(name, to)?;
+            step.mark_done(&mut execution.journal)?;
+        }
+        let lasting = [
+            (modules::BOOT_FILE, modules::boot_text(wanted.iter().map(String::as_str))),
+            (sysctl::BOOT_FILE, sysctl::boot_text(&self.sysctls)),
+        ];
+        for (path, to) in lasting {
+            let path = Path::new(path);
+            let from = crate::node::files::read(path)?;
+            if from.as_deref() == Some(&to) {
+                continue;
+            }
+            number += 1;
+            let step = StepRef::new(stage, number);
+            let change =
+                Change::File { path: path.into(), from: from.clone(), to: Some(to.clone()) };
+            step.begin::<Edit>(&mut execution.journal, change)?;
+            files::persist(path, from.as_deref(), Some(&to))?;
+            step.mark_done(&mut execution.journal)?;
+        }
+        let settings = (number - loaded) as usize;
+        sink.finished(&task, Outcome::Prepared { modules: wanted.len(), settings });
+        Ok(())
+    }
+}
+
+/// The modules that the new mode needs by kube-proxy's configuration.
+fn configured_modules(execution: &mut Execution<'_>) -> Result<Vec<String>> {
+    let to = execution.migration()?.modes.to;
+    let config = configured(execution.base()?);
+    Ok(config.map(|config| mode::of(to).modules(&config)).unwrap_or_default())
+}
+
+/// The modules that the playbook names, and those that are configured besides.
+fn modules_for(named: &[String], configured: Vec<String>) -> Vec<String> {
+    let mut modules = named.to_vec();
+    modules.extend(configured.into_iter().filter(|module| !named.contains(module)));
+    modules
+}
+
+/// Restores sysctls and files.
+///
+/// # Errors
+/// None: what fails is collected.
+pub(in crate::run) fn undo(undo: &mut Undo<'_>) -> Result<()> {
+    undo.restored += restore(undo.replay.begun.iter().rev(), &mut undo.failures);
+    Ok(())
+}
+
+/// Restores the files alone, after a reboot; returns how many.
+pub(in crate::run) fn restore_persisted(changes: &[Change], failures: &mut Vec<String>) -> usize {
+    let files = changes.iter().rev().filter(|c| matches!(c, Change::File { .. }));
+    restore(files, failures)
+}
+
+/// Restores files and sysctls in this order; returns how many.
+fn restore<'a>(changes: impl Iterator<Item = &'a Change>, failures: &mut Vec<String>) -> usize {
+    let mut count = 0;
+    for change in changes {
+        match undo_change(change) {
+            Ok(undone) => count += usize::from(undone),
+            Err(e) => failures.push(e.to_string()),
+        }
+    }
+    count
+}
+
+/// Undoes a change of a file or a sysctl, if it is still as the run made it. Returns whether it was
+/// one.
+///
+/// # Errors
+/// [`Kind::LostRace`] when someone has changed it since; it is left as found.
+fn undo_change(change: &Change) -> Result<bool> {
+    match change {
+        Change::File { path, from, to } => swap(path, to.as_deref(), from.as_deref())?,
+        Change::Sysctl { name, from: Some(from), to } => {
+            match sysctls::value_of(name)?.as_deref() {
+                Some(now) if now == from => {}
+                Some(now) if now != to => {
+                    let cause =
+                        format!("is {now} now, neither {from} nor {to}; it is left as found");
+                    return Err(Error::new(Kind::LostRace, name, cause));
+                }
+                _ => sysctl::set(name, from)?,
+            }
+        }
+        // It came with a module, which stays loaded.
+        Change::Sysctl { from: None, .. } => {}
+        // The merge undoes edits, and the old configuration comes back before anything else.
+        Change::Objects(_) | Change::Configuration { .. } | Change::Irreversible(_) => {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_scheduler_that_is_configured_is_loaded_too() {
+        let named = ["ip_vs".to_owned(), "ip_vs_rr".to_owned()];
+        let with = |configured: &[&str]| {
+            modules_for(&named, configured.iter().map(|m| (*m).to_owned()).collect())
+        };
+        assert_eq!(with(&["ip_vs_lc"]), ["ip_vs", "ip_vs_rr", "ip_vs_lc"]);
+        assert_eq!(with(&["ip_vs_rr"]), named);
+        assert_eq!(with(&[]), named);
+    }
+}

@@ -1,0 +1,71 @@
+//! The stage `rehearse`: what a run is about to do, done and undone in a private namespace.
+
+use crate::error::Result;
+use crate::event::{self, Event, Outcome, Sink};
+use crate::plan::change::Edit;
+use crate::run::Context;
+use crate::run::preview::{Previewed, Previewer};
+use crate::run::sandbox::{self, Task};
+use crate::run::stage::Stage;
+use crate::state::kube_proxy::Mode;
+use crate::state::stage::{RunStage, StageName};
+use crate::store::snapshots::Snapshot;
+
+/// Rehearses the clean-up.
+pub(in crate::run) struct RehearseCleanup;
+
+impl Stage for RehearseCleanup {
+    fn name(&self) -> RunStage {
+        RunStage::Playbook(StageName::Rehearse)
+    }
+
+    fn preview(&self, previewer: &Previewer<'_>) -> Previewed {
+        Previewed::line(format!(
+            "tries the clean-up and its undoing on a private copy; `proxyshift rehearse --to {}` \
+             does it now",
+            previewer.to()
+        ))
+    }
+}
+
+/// What is rehearsed.
+pub(in crate::run) enum Rehearsed<'a> {
+    /// The removal of what is left over now.
+    CleanUp,
+    /// These edits.
+    Edits(&'a [Edit]),
+    /// The removal of what will be left over when kube-proxy serves in that mode.
+    Leaving(Mode),
+}
+
+/// Does and undoes it in a private namespace that holds the state of `snapshot`. Its events are those
+/// of a rehearsal.
+///
+/// # Errors
+/// [`Kind::Rehearsal`](crate::error::Kind::Rehearsal), naming what failed.
+pub(in crate::run) fn rehearse(
+    context: &Context<'_>,
+    snapshot: &Snapshot,
+    what: Rehearsed<'_>,
+) -> Result<()> {
+    let task = event::Task::Rehearse;
+    context.sink.started(&task);
+    let sink = Rehearsal(context.sink);
+    let (dir, tools) = (&snapshot.dir, context.tools);
+    let report = match what {
+        Rehearsed::CleanUp => sandbox::run(Task::Rehearse, dir, tools, &sink)?,
+        Rehearsed::Edits(edits) => sandbox::mend(edits, dir, tools, &sink)?,
+        Rehearsed::Leaving(to) => sandbox::leave(to, dir, tools, &sink)?,
+    };
+    context.sink.finished(&task, Outcome::Rehearsed { claims: report.claims.len() });
+    Ok(())
+}
+
+/// Passes events on as those of a rehearsal.
+struct Rehearsal<'a>(&'a dyn Sink);
+
+impl Sink for Rehearsal<'_> {
+    fn emit(&self, event: Event) {
+        self.0.emit(Event::Rehearsal { inner: Box::new(event) });
+    }
+}

@@ -1,0 +1,18 @@
+//! The stage `snapshot`: what a rollback restores. [`crate::run::snapshot`] takes it.
+
+use crate::run::preview::{Previewed, Previewer};
+use crate::run::stage::Stage;
+use crate::state::stage::{RunStage, StageName};
+
+/// Takes the snapshot.
+pub(in crate::run) struct TakeSnapshot;
+
+impl Stage for TakeSnapshot {
+    fn name(&self) -> RunStage {
+        RunStage::Playbook(StageName::Snapshot)
+    }
+
+    fn preview(&self, _: &Previewer<'_>) -> Previewed {
+        Previewed::line("takes a snapshot, and proves that it restores in a private namespace")
+    }
+}

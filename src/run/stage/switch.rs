@@ -1,0 +1,229 @@
+//! The stage `switch`: kube-proxy's configuration is edited, and kube-proxy restarted with it.
+
+use std::fs;
+use std::time::Duration;
+
+use similar::{ChangeTag, TextDiff};
+
+use crate::apply::files::write_private;
+use crate::apply::kube_proxy::operate;
+use crate::error::{Error, Kind, Result};
+use crate::event::{Outcome, Task};
+use crate::kube_proxy::mode;
+use crate::node::kube_proxy_controller::read_config;
+use crate::node::processes;
+use crate::owners::matcher::Ownership;
+use crate::plan::change::{Change, Edit};
+use crate::plan::playbook::Switch;
+use crate::run::Context;
+use crate::run::controller::find;
+use crate::run::execution::{Execution, Undo};
+use crate::run::payload::StepRef;
+use crate::run::preview::{Previewed, Previewer};
+use crate::run::stage::{Stage, converge};
+use crate::state::kube_proxy::{CommandLine, ConfigSource, Controller, Instances};
+use crate::state::stage::{RunStage, StageName};
+use crate::store::run::{ConfiguredBy, Modes, Run};
+
+/// The component that is restarted.
+const KUBE_PROXY: &str = "kube-proxy";
+
+/// How long kube-proxy may take to stop, start, and serve, when the switch is undone.
+const RESTART: Duration = Duration::from_secs(120);
+
+/// The texts of kube-proxy's configuration in the run's folder.
+const BEFORE: &str = "settings.before";
+const AFTER: &str = "settings.after";
+
+impl Stage for Switch {
+    fn name(&self) -> RunStage {
+        RunStage::Playbook(StageName::Switch)
+    }
+
+    fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    fn preview(&self, previewer: &Previewer<'_>) -> Previewed {
+        match config_diff(previewer, self) {
+            Ok(lines) => Previewed::lines(lines),
+            Err(e) => Previewed::stops(&e),
+        }
+    }
+
+    fn run(&self, execution: &mut Execution<'_>) -> Result<()> {
+        let (context, stage) = (execution.context, StageName::Switch.name());
+        let sink = context.sink;
+        let Modes { from: old, to } = execution.migration()?.modes;
+        let task = Task::Switch { mode: to.to_string() };
+        sink.started(&task);
+        let (controller, source) = configured_by(execution)?;
+        let dir = context.store.run_dir(&execution.run.id);
+        let before = match fs::read_to_string(dir.join(BEFORE)) {
+            Ok(text) => text,
+            Err(_) => read_config(&source)?
+                .ok_or_else(|| Error::new(Kind::NotFound, source.to_string(), "is gone"))?,
+        };
+        let base = execution.base()?;
+        let ownership = Ownership::of(context.catalogue, base);
+        let edit = mode::of(to).config_edit(base, &ownership);
+        let after = source.edit(&before, &edit)?;
+        if after == before && old == to {
+            sink.finished(&task, Outcome::AlreadySwitched);
+            return Ok(());
+        }
+        let now = execution.observe()?;
+        execution.later = Some(mode::of(old).services(&now));
+        drop(now);
+        for (name, text) in [(BEFORE, &before), (AFTER, &after)] {
+            write_private(&dir.join(name), text)?;
+        }
+        let step = StepRef::new(stage, 1);
+        let change =
+            Change::Configuration { source: source.clone(), controller: controller.clone() };
+        step.begin::<Edit>(&mut execution.journal, change)?;
+        let (from, to) = (Some(before.as_str()), Some(after.as_str()));
+        let pid = operate(&controller).configure(&source, from, to, self.timeout)?;
+        step.mark_done(&mut execution.journal)?;
+        let (file, controller) = (source.to_string(), controller.to_string());
+        sink.finished(&task, Outcome::Switched { file, controller, pid });
+        Ok(())
+    }
+}
+
+/// What restarts kube-proxy, and the source of its configuration, as found before the run.
+fn configured_by(execution: &Execution<'_>) -> Result<(Controller, ConfigSource)> {
+    let found = execution.run.migration().and_then(|migration| migration.kube_proxy.clone());
+    let ConfiguredBy { controller, source } = found.ok_or_else(|| {
+        let cause = "does not say what restarts kube-proxy";
+        Error::new(Kind::Store, format!("run {}", execution.run.id), cause)
+    })?;
+    Ok((controller, source))
+}
+
+/// The lines of kube-proxy's configuration that the switch changes.
+fn config_diff(previewer: &Previewer<'_>, switch: &Switch) -> Result<Vec<String>> {
+    let (settings, text, who) =
+        if previewer.live { live_config(previewer, switch)? } else { captured_config(previewer)? };
+    let ownership = Ownership::of(previewer.catalogue, previewer.state);
+    let edit = mode::of(previewer.to()).config_edit(previewer.state, &ownership);
+    let after = settings.edit(&text, &edit)?;
+    let diff = TextDiff::from_lines(text.as_str(), after.as_str());
+    let lines = diff.iter_all_changes().filter_map(|change| {
+        let sign = match change.tag() {
+            ChangeTag::Delete => '-',
+            ChangeTag::Insert => '+',
+            ChangeTag::Equal => return None,
+        };
+        Some(format!("{sign} {}", change.value().trim_end()))
+    });
+    let mut does = vec![format!("edits {settings}, and {who} kube-proxy at once")];
+    does.extend(lines);
+    Ok(does)
+}
+
+fn live_config(
+    previewer: &Previewer<'_>,
+    switch: &Switch,
+) -> Result<(ConfigSource, String, String)> {
+    let (controller, settings) = find(&switch.controller, previewer.state)?;
+    let text = read_config(&settings)?
+        .ok_or_else(|| Error::new(Kind::NotFound, settings.to_string(), "is gone"))?;
+    Ok((settings, text, format!("by {controller} restarts")))
+}
+
+/// As far as a capture has them: the file that kube-proxy was started with.
+fn captured_config(previewer: &Previewer<'_>) -> Result<(ConfigSource, String, String)> {
+    let unknown = |cause: &str| {
+        Err(Error::new(Kind::NotFound, "kube-proxy's settings", cause)
+            .hint("on the node itself, `proxyshift plan` finds them"))
+    };
+    let processes = previewer.state.processes.as_deref().unwrap_or_default();
+    let process = match Instances::of(processes) {
+        Instances::One(process) => process,
+        Instances::None => return unknown("no kube-proxy is in this state"),
+        Instances::Many(_) => return unknown("more than one kube-proxy is in this state"),
+    };
+    let Some(config) = CommandLine::parse(&process.args)?.config else {
+        return unknown("are flags of its command line, in no file of this state");
+    };
+    let Some(text) = previewer.state.file(&config).map(str::to_owned) else {
+        return unknown("are in a file that this state does not hold");
+    };
+    Ok((ConfigSource::File(config.into()), text, "restarts".into()))
+}
+
+/// Restores the old configuration and starts the old mode.
+///
+/// # Errors
+/// None: what fails is collected.
+pub(in crate::run) fn undo(undo: &mut Undo<'_>) -> Result<()> {
+    let Some(Modes { from, .. }) = undo.run.modes() else { return Ok(()) };
+    let Some((source, controller)) = switched(&undo.replay.begun) else { return Ok(()) };
+    let context = undo.context;
+    let task = Task::RestoreConfig { mode: from.to_string() };
+    context.sink.started(&task);
+    let restored = configure_back(context, undo.run, source, controller).and_then(|()| {
+        let before = mode::of(from).services(undo.base);
+        converge::wait(context, from, &before, None, RESTART, &|| Ok(()))
+    });
+    match restored {
+        Ok(_) => {
+            context.sink.finished(&task, Outcome::ConfigRestored { file: source.to_string() });
+            undo.restored += 1;
+        }
+        Err(e) => {
+            context.sink.finished(&task, Outcome::NotServing);
+            undo.serves = false;
+            undo.fail(&e);
+        }
+    }
+    Ok(())
+}
+
+/// Restores the old configuration after a reboot; returns whether there was one to restore. A
+/// kube-proxy that this boot has not started yet reads it when it is started.
+///
+/// # Errors
+/// When it cannot be restored.
+pub(in crate::run) fn restore_after_reboot(
+    context: &Context<'_>,
+    run: &Run,
+    changes: &[Change],
+) -> Result<bool> {
+    let Some((source, controller)) = switched(changes) else { return Ok(false) };
+    if processes::pids(KUBE_PROXY)?.is_empty() {
+        let (after, before) = texts(context, run)?;
+        operate(controller).configure_stopped(source, Some(&after), Some(&before))?;
+    } else {
+        configure_back(context, run, source, controller)?;
+    }
+    Ok(true)
+}
+
+/// The source of the configuration, and what restarts kube-proxy, if the run has switched it.
+fn switched(changes: &[Change]) -> Option<(&ConfigSource, &Controller)> {
+    changes.iter().rev().find_map(|change| match change {
+        Change::Configuration { source, controller } => Some((source, controller)),
+        _ => None,
+    })
+}
+
+/// Writes the old configuration, and restarts kube-proxy with it.
+fn configure_back(
+    context: &Context<'_>,
+    run: &Run,
+    source: &ConfigSource,
+    controller: &Controller,
+) -> Result<()> {
+    let (after, before) = texts(context, run)?;
+    operate(controller).configure(source, Some(&after), Some(&before), RESTART).map(drop)
+}
+
+/// The texts of the configuration after the switch, and before it.
+fn texts(context: &Context<'_>, run: &Run) -> Result<(String, String)> {
+    let dir = context.store.run_dir(&run.id);
+    let text =
+        |name: &str| fs::read_to_string(dir.join(name)).map_err(|e| Error::io(dir.join(name), &e));
+    Ok((text(AFTER)?, text(BEFORE)?))
+}

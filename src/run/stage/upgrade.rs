@@ -1,0 +1,66 @@
+//! The stage `upgrade`: somebody or a command replaces kube-proxy by another version.
+
+use std::time::Duration;
+
+use crate::apply::argv;
+use crate::error::{Error, Kind, Result};
+use crate::event::{Outcome, Task};
+use crate::interrupt;
+use crate::plan::playbook::{Means, Upgrade};
+use crate::run::controller::only_process;
+use crate::run::execution::Execution;
+use crate::run::preview::{Previewed, Previewer};
+use crate::run::stage::Stage;
+use crate::run::wait::{Poll, poll};
+use crate::state::stage::{RunStage, StageName};
+
+impl Stage for Upgrade {
+    fn name(&self) -> RunStage {
+        RunStage::Playbook(StageName::Upgrade)
+    }
+
+    fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    fn preview(&self, _: &Previewer<'_>) -> Previewed {
+        Previewed::line(match &self.by {
+            Means::Command { run, .. } => format!("runs `{run}`"),
+            Means::Operator { ask } => format!("asks: {ask}"),
+        })
+    }
+
+    fn run(&self, execution: &mut Execution<'_>) -> Result<()> {
+        let sink = execution.context.sink;
+        let old = {
+            let now = execution.observe()?;
+            only_process(&now)?.pid
+        };
+        match &self.by {
+            Means::Command { run, .. } => {
+                let task = Task::Upgrade { command: run.to_string() };
+                sink.started(&task);
+                argv::run(run, self.timeout)?;
+                sink.finished(&task, Outcome::Succeeded);
+            }
+            Means::Operator { ask } => {
+                sink.warning(ask.clone());
+                let task = Task::AwaitUpgrade;
+                sink.started(&task);
+                let keep_waiting = || interrupt::check("waiting for the upgrade");
+                let replaced = poll(self.timeout, &keep_waiting, || {
+                    let now = execution.observe()?;
+                    let other = only_process(&now).is_ok_and(|process| process.pid != old);
+                    Ok(if other { Poll::Ready(()) } else { Poll::NotYet(()) })
+                })?;
+                if let Poll::NotYet(()) = replaced {
+                    sink.finished(&task, Outcome::TimedOut);
+                    let cause = format!("pid {old} still runs after {:?}", self.timeout);
+                    return Err(Error::new(Kind::Command, "kube-proxy", cause));
+                }
+                sink.finished(&task, Outcome::Replaced);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,105 @@
+//! Snapshots as the store has them: written, read back, parsed.
+
+use crate::error::{Error, Kind, Result};
+use crate::run::Context;
+use crate::state::ipvs::{Ipvs, RealServer, VirtualServer};
+use crate::state::{Files, NodeState};
+use crate::store::manifest::{IpvsThreshold, Manifest};
+use crate::store::run::Run;
+use crate::store::snapshots::Snapshot;
+
+/// A snapshot and what it holds.
+pub struct Baseline {
+    /// Where it is.
+    pub snapshot: Snapshot,
+    /// The node's state in it.
+    pub state: NodeState,
+}
+
+/// Writes a snapshot of `state`; `why` goes into its manifest. It is read back and must parse to the
+/// same bytes. Whether it restores is not known yet.
+///
+/// # Errors
+/// [`Kind::Store`]; [`Kind::SnapshotRefused`].
+pub(super) fn write_snapshot(
+    context: &Context<'_>,
+    state: &NodeState,
+    why: &str,
+) -> Result<Snapshot> {
+    let ipvs_thresholds = thresholds(&state.ipvs);
+    let manifest = Manifest { ipvs_thresholds, ..Manifest::for_this_node(why)? };
+    context.store.create(&state.files, manifest, &|_| renders_back(state))
+}
+
+/// The connection limits of real servers, for who reads the manifest; `ipvs.save` has them too.
+fn thresholds(ipvs: &Ipvs) -> Vec<IpvsThreshold> {
+    let reals = ipvs.servers.iter().flat_map(|s| s.reals.iter().map(move |real| (s, real)));
+    let limited = reals.filter(|(_, real)| real.upper.is_some() || real.lower.is_some());
+    let row = |(server, real): (&VirtualServer, &RealServer)| IpvsThreshold {
+        service: server.service.selector(),
+        server: real.address.to_string(),
+        upper: real.upper.unwrap_or(0),
+        lower: real.lower.unwrap_or(0),
+    };
+    limited.map(row).collect()
+}
+
+/// The state in a snapshot's files.
+///
+/// # Errors
+/// [`Kind::SnapshotRefused`] naming the file that does not parse.
+pub fn parse_snapshot(files: Files) -> Result<NodeState> {
+    let known = |name: &String| {
+        name.ends_with(".save") || name == "addr.json" || name == "nft.json" || name == "tools.txt"
+    };
+    if !files.keys().any(known) {
+        return Err(Error::new(
+            Kind::SnapshotRefused,
+            "the directory",
+            "is not a captured node: it holds none of a capture's files",
+        ));
+    }
+    NodeState::parse(files).map_err(|e| {
+        Error::new(Kind::SnapshotRefused, e.object, e.cause).hint(
+            "choose another with `proxyshift snapshot list`, \
+             or take a new one with `proxyshift snapshot create`",
+        )
+    })
+}
+
+/// The node state that a rollback of `run` restores.
+///
+/// # Errors
+/// When its snapshot is gone, damaged, or of a kind that cannot be restored.
+pub(super) fn load_baseline(context: &Context<'_>, run: &Run) -> Result<NodeState> {
+    let snapshot = context.store.find(&run.snapshot)?;
+    let loaded = Snapshot::load(&snapshot.dir)?;
+    loaded.for_rollback()?;
+    parse_snapshot(loaded.files)
+}
+
+/// The node state in the snapshot `id`.
+///
+/// # Errors
+/// When it is gone or damaged.
+pub(super) fn load_state(context: &Context<'_>, id: &str) -> Result<NodeState> {
+    parse_snapshot(Snapshot::load(&context.store.find(id)?.dir)?.files)
+}
+
+/// Parses each file again; those made of lines must render to the same bytes.
+///
+/// # Errors
+/// [`Kind::SnapshotRefused`] naming the file.
+pub fn reparses(files: &Files) -> Result<()> {
+    renders_back(&parse_snapshot(files.clone())?)
+}
+
+fn renders_back(state: &NodeState) -> Result<()> {
+    match state.not_given_back() {
+        None => Ok(()),
+        Some(name) => {
+            let cause = "parses, but does not render to the same bytes";
+            Err(Error::new(Kind::SnapshotRefused, name, cause))
+        }
+    }
+}

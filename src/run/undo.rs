@@ -1,0 +1,123 @@
+//! Undoes a run: each stage its own part, in one order, then verified.
+
+use std::time::Duration;
+
+use crate::error::{Error, Kind, Result};
+use crate::event::{Outcome, Task};
+use crate::run::execution::Undo;
+use crate::run::payload::replay;
+use crate::run::stage::{apply, clean, converge, prepare, switch, verify};
+use crate::run::{Context, boot_unit, watchdog};
+use crate::state::NodeState;
+use crate::state::object::ObjectId;
+use crate::state::stage::RunStage;
+use crate::store::journal::{self, Journal};
+use crate::store::run::{Run, RunState};
+
+/// What a rollback did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Report {
+    /// The run that was undone.
+    pub run: String,
+    /// Objects, files and sysctls that were restored.
+    pub restored: usize,
+    /// Objects that the run had added, and that were removed.
+    pub taken_out: usize,
+    /// Objects that somebody else had restored before.
+    pub already_back: Vec<ObjectId>,
+}
+
+/// How long the undoing may take before the watchdog begins it anew.
+const TIMEOUT: Duration = Duration::from_secs(15 * 60);
+
+/// The stages that undo something, in the order in which they do it: the old mode serves again
+/// before anything of the new one is removed.
+const ORDER: [fn(&mut Undo<'_>) -> Result<()>; 6] =
+    [switch::undo, prepare::undo, converge::undo, clean::undo, apply::undo, verify::undo];
+
+/// Undoes what `run` did, and verifies it. `base` is the node before it.
+///
+/// # Errors
+/// [`Kind::NotRolledBack`] naming what is not as before.
+pub(super) fn undo(
+    context: &Context<'_>,
+    run: &mut Run,
+    journal: &mut Journal,
+    base: &NodeState,
+) -> Result<Report> {
+    run.claim();
+    run.state = RunState::Running;
+    if let Some(pending) = &mut run.pending {
+        pending.stage = RunStage::Rollback;
+        pending.set_deadline(TIMEOUT);
+    }
+    context.store.update(run)?;
+    if let Err(e) = watchdog::arm(context, run) {
+        context.sink.warning(format!("no watchdog runs: {e}"));
+    }
+    let replay = replay(journal::read(&context.store.run_dir(&run.id))?)?;
+    let mut undo = Undo {
+        context,
+        run,
+        journal,
+        base,
+        replay,
+        serves: true,
+        restored: 0,
+        removed: 0,
+        already_restored: Vec::new(),
+        failures: Vec::new(),
+    };
+    for stage in ORDER {
+        stage(&mut undo)?;
+    }
+    let Undo { restored, removed, already_restored, failures, .. } = undo;
+    let run_id = run.id.clone();
+    finish(context, run, failures)?;
+    Ok(Report { run: run_id, restored, taken_out: removed, already_back: already_restored })
+}
+
+/// Undoes the migration `run` of an earlier boot: kube-proxy's configuration, and what was persisted.
+/// The rules were lost with that boot, and so was what could be compared with them.
+///
+/// # Errors
+/// As [`undo`].
+pub(super) fn undo_after_reboot(context: &Context<'_>, run: &mut Run) -> Result<Report> {
+    let changes = replay(journal::read(&context.store.run_dir(&run.id))?)?.begun;
+    let mut failures = Vec::new();
+    let mut restored = prepare::restore_persisted(&changes, &mut failures);
+    match switch::restore_after_reboot(context, run, &changes) {
+        Ok(done) => restored += usize::from(done),
+        Err(e) => failures.push(e.to_string()),
+    }
+    let run_id = run.id.clone();
+    finish(context, run, failures)?;
+    Ok(Report { run: run_id, restored, ..Report::default() })
+}
+
+/// Writes down how the undoing ended.
+fn finish(context: &Context<'_>, run: &mut Run, failures: Vec<String>) -> Result<()> {
+    let task = Task::VerifyRollback;
+    // Undone edits were verified one by one.
+    let verified = run.migration().is_none();
+    if !verified {
+        context.sink.started(&task);
+        boot_unit::remove()?;
+    }
+    let state = if failures.is_empty() { RunState::RolledBack } else { RunState::UndonePartly };
+    context.store.finish(run, state)?;
+    if !verified {
+        context.sink.finished(
+            &task,
+            match failures.len() {
+                0 => Outcome::Undone,
+                failures => Outcome::NotUndone { failures },
+            },
+        );
+    }
+    if failures.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(Kind::NotRolledBack, format!("run {}", run.id), failures.join("; "))
+        .hint("restore these by hand; the snapshot has them, and its restore.sh"))
+}

@@ -1,0 +1,86 @@
+//! Undoes edits: a three-way merge of the baseline, the edits, and the node as it is now.
+
+use crate::error::{Error, Kind, Result};
+use crate::event;
+use crate::node::observe::observe_tolerant;
+use crate::plan::change::{Direction, Edit};
+use crate::plan::invariants::{Outcome, outcome};
+use crate::plan::merge;
+use crate::run::Context;
+use crate::run::apply_edits::execute;
+use crate::run::payload::{Replay, StepRef};
+use crate::state::NodeState;
+use crate::state::object::ObjectId;
+use crate::state::stage::RunStage;
+use crate::store::journal::Journal;
+
+/// What was undone.
+pub(super) struct Undone {
+    /// Objects that were restored.
+    pub(super) restored: usize,
+    /// Objects that the edits had added, and that were removed.
+    pub(super) removed: usize,
+    /// Objects that somebody else had restored before.
+    pub(super) already_restored: Vec<ObjectId>,
+    /// What is not as before.
+    pub(super) failures: Vec<String>,
+}
+
+/// Undoes the edits that `replay` has, and verifies it. `base` is the node before them.
+///
+/// # Errors
+/// [`Kind::NotRolledBack`] when an edit could not be undone.
+pub(super) fn undo_edits(
+    context: &Context<'_>,
+    journal: &mut Journal,
+    replay: Replay,
+    base: &NodeState,
+) -> Result<Undone> {
+    let observe = || observe_tolerant(context.tools, context.sink);
+    let now = observe()?;
+    let made = edits_made(replay, base, &now);
+    let plan = merge::undo(&made, base, &now);
+    drop(now);
+    let plan_again = || Ok(merge::undo(&made, base, &observe()?).edits);
+    let count = |direction: Direction| {
+        plan.edits.iter().filter(|e| e.direction == direction).map(Edit::objects).sum()
+    };
+    let (restored, removed) = (count(Direction::Add), count(Direction::Remove));
+    execute(context, journal, RunStage::Rollback, plan.edits, &plan_again)
+        .map_err(not_rolled_back)?;
+
+    let task = event::Task::VerifyRollback;
+    context.sink.started(&task);
+    let now = observe()?;
+    let left = merge::undo(&made, base, &now);
+    let mut failures = left.conflicts;
+    failures.extend(left.edits.iter().map(|e| format!("not done: {}", e.describe_undo())));
+    let moved = left.misplaced.iter().filter(|m| !plan.misplaced.contains(m));
+    failures.extend(moved.map(|m| format!("{m}: is back, but not in its place")));
+    if failures.is_empty() {
+        let standing = made.iter().filter(|e| outcome(e, base, &now) != Outcome::NotDone);
+        failures.extend(standing.map(|e| format!("not undone: {e}")));
+    }
+    let result = if !failures.is_empty() {
+        event::Outcome::NotRestored { objects: failures.len() }
+    } else if restored == 0 && removed > 0 {
+        event::Outcome::AdditionsRemoved
+    } else {
+        event::Outcome::Restored
+    };
+    context.sink.finished(&task, result);
+    Ok(Undone { restored, removed, already_restored: plan.already_back, failures })
+}
+
+/// The edits that the kernel shows to have been made; the last one may not be journaled.
+pub(super) fn edits_made(replay: Replay, base: &NodeState, now: &NodeState) -> Vec<Edit> {
+    let mut edits = replay.done;
+    let made = |(edit, _): &(Edit, StepRef)| outcome(edit, base, now) != Outcome::NotDone;
+    edits.extend(replay.open.filter(made).map(|(edit, _)| edit));
+    edits
+}
+
+/// An error while a run is undone.
+pub(super) fn not_rolled_back(e: Error) -> Error {
+    Error { kind: Kind::NotRolledBack, ..e }
+}

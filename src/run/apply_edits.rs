@@ -30,7 +30,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// What a stage of edits did.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Changed {
+pub(super) struct AppliedEdits {
     /// Objects of the edits that were made.
     pub(super) objects: usize,
     /// Foreign changes meanwhile; kept.
@@ -127,7 +127,7 @@ pub(super) fn apply_and_verify(
     base: &NodeState,
     edits: Vec<Edit>,
     plan_again: &dyn Fn() -> Result<Vec<Edit>>,
-) -> Result<Changed> {
+) -> Result<AppliedEdits> {
     let mut writers = Writers::of(base, &edits);
     execute(context, journal, stage, edits, plan_again)
         // In the journal, with those of before a crash; one copy at a time.
@@ -143,7 +143,7 @@ fn verify(
     edits: &[Edit],
     base: &NodeState,
     writers: &mut Writers,
-) -> Result<Changed> {
+) -> Result<AppliedEdits> {
     let task = Task::VerifyKernel;
     context.sink.started(&task);
     let now = observe_tolerant(context.tools, context.sink)?;
@@ -175,7 +175,7 @@ fn verify(
     if !foreign.is_empty() {
         writers.others(edits).into_iter().for_each(|text| context.sink.note(text));
     }
-    Ok(Changed { objects: edits.iter().map(Edit::objects).sum(), foreign })
+    Ok(AppliedEdits { objects: edits.iter().map(Edit::objects).sum(), foreign })
 }
 
 fn done_edits(context: &Context<'_>, run: &Run) -> Result<Vec<Edit>> {

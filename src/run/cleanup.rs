@@ -10,7 +10,7 @@ use crate::plan::invariants::remaining_state;
 use crate::plan::leftovers::CleanupScope;
 use crate::plan::playbook::{Confirm, Hooks};
 use crate::run::Context;
-use crate::run::engine::{self, Report, Request, Work, refuse_pending};
+use crate::run::engine::{self, Request, RunResult, Work, refuse_pending};
 use crate::run::execution::Planned;
 use crate::run::stage::Stage;
 use crate::run::stage::clean::RemoveLeftovers;
@@ -41,17 +41,17 @@ pub fn cleanup(
     scope: &CleanupScope,
     confirm_within: Option<Duration>,
     approve: &dyn Fn(&Plan) -> Result<bool>,
-) -> Result<Option<Report>> {
-    engine::run(context, &Leftovers { scope, confirm_within }, approve)
+) -> Result<Option<RunResult>> {
+    engine::run(context, &CleanupRequest { scope, confirm_within }, approve)
 }
 
 /// The request.
-struct Leftovers<'a> {
+struct CleanupRequest<'a> {
     scope: &'a CleanupScope,
     confirm_within: Option<Duration>,
 }
 
-impl Request for Leftovers<'_> {
+impl Request for CleanupRequest<'_> {
     type Proposal = Plan;
 
     fn verb(&self) -> &'static str {

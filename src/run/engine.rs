@@ -32,7 +32,7 @@ const MARGIN: Duration = Duration::from_secs(300);
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Report {
+pub struct RunResult {
     /// The run.
     pub run: Run,
     /// How many objects were changed.
@@ -41,7 +41,7 @@ pub struct Report {
     pub foreign: Vec<String>,
 }
 
-impl Report {
+impl RunResult {
     /// How long the run still waits to be confirmed; none if it does not.
     pub fn left(&self) -> Option<Duration> {
         let waits = self.run.state == RunState::Unconfirmed;
@@ -106,7 +106,7 @@ pub(super) fn run<R: Request>(
     context: &Context<'_>,
     request: &R,
     approve: &dyn Fn(&R::Proposal) -> Result<bool>,
-) -> Result<Option<Report>> {
+) -> Result<Option<RunResult>> {
     let _lock = context.lock(request.verb())?;
     refuse_pending(context)?;
     let Some(proposal) = request.propose(context)? else { return Ok(None) };
@@ -208,11 +208,11 @@ pub(super) fn carry_out(
     mut execution: Execution<'_>,
     stages: &[Box<dyn Stage + '_>],
     hooks: &Hooks,
-) -> Result<Report> {
+) -> Result<RunResult> {
     match run_stages(&mut execution, stages, hooks).and_then(|()| finish(&mut execution)) {
         Ok(()) => {
             let Execution { run, objects, foreign, .. } = execution;
-            Ok(Report { run, objects, foreign })
+            Ok(RunResult { run, objects, foreign })
         }
         Err(cause) => Err(undo_after(&mut execution, cause)),
     }

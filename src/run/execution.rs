@@ -5,10 +5,12 @@ use crate::kube_proxy::services::Services;
 use crate::node::observe::observe_tolerant;
 use crate::plan::change::Edit;
 use crate::run::Context;
+use crate::run::apply_edits::apply_and_verify;
 use crate::run::payload::Replay;
 use crate::run::stored::{load_baseline, load_state};
 use crate::state::NodeState;
 use crate::state::object::ObjectId;
+use crate::state::stage::RunStage;
 use crate::store::journal::Journal;
 use crate::store::run::{Migration, Run};
 
@@ -99,6 +101,25 @@ impl<'a> Execution<'a> {
     pub(super) fn observe(&self) -> Result<NodeState> {
         observe_tolerant(self.context.tools, self.context.sink)
     }
+
+    /// Applies and verifies the edits of a stage, and counts them. After a lost race `plan_again`
+    /// plans what is still to do.
+    ///
+    /// # Errors
+    /// As [`apply_and_verify`].
+    pub(super) fn apply(
+        &mut self,
+        stage: RunStage,
+        planned: Planned,
+        plan_again: &dyn Fn() -> Result<Vec<Edit>>,
+    ) -> Result<()> {
+        let Execution { context, run, journal, .. } = self;
+        let Planned { base, edits } = planned;
+        let applied = apply_and_verify(context, run, journal, stage, &base, edits, plan_again)?;
+        self.objects += applied.objects;
+        self.foreign.extend(applied.foreign);
+        Ok(())
+    }
 }
 
 fn no_base(run: &Run) -> Error {
@@ -107,7 +128,7 @@ fn no_base(run: &Run) -> Error {
 
 /// A run that is undone. Each stage undoes its own part; what fails is collected, so that the rest
 /// is undone all the same.
-pub(super) struct Undo<'a> {
+pub(super) struct UndoContext<'a> {
     pub(super) context: &'a Context<'a>,
     pub(super) run: &'a Run,
     pub(super) journal: &'a mut Journal,
@@ -127,7 +148,7 @@ pub(super) struct Undo<'a> {
     pub(super) failures: Vec<String>,
 }
 
-impl Undo<'_> {
+impl UndoContext<'_> {
     /// Observes the node, whoever else writes to it.
     ///
     /// # Errors

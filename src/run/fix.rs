@@ -5,7 +5,7 @@ use crate::node::observe::observe;
 use crate::plan::change::Edit;
 use crate::plan::playbook::Hooks;
 use crate::run::Context;
-use crate::run::engine::{self, Report, Request, Work};
+use crate::run::engine::{self, Request, RunResult, Work};
 use crate::run::execution::Planned;
 use crate::run::stage::apply::ApplyRemedies;
 use crate::run::stage::rehearse::{Rehearsed, rehearse};
@@ -32,18 +32,18 @@ pub fn fix(
     context: &Context<'_>,
     judge: &dyn Fn(&NodeState) -> Result<Vec<Remedy>>,
     approve: &dyn Fn(&Remedy) -> Result<bool>,
-) -> Result<Option<Report>> {
+) -> Result<Option<RunResult>> {
     let approved = std::cell::OnceCell::new();
     let plan_again = |now: &NodeState| {
         let approved: &[Remedy] = approved.get().map_or(&[], |all: &Vec<Remedy>| all);
         Ok(still_approved(approved, judge(now)?))
     };
-    let request = Remedies { judge, approve, approved: &approved, plan_again: &plan_again };
+    let request = FixRequest { judge, approve, approved: &approved, plan_again: &plan_again };
     engine::run(context, &request, &|_| Ok(true))
 }
 
 /// The request.
-struct Remedies<'a> {
+struct FixRequest<'a> {
     judge: &'a dyn Fn(&NodeState) -> Result<Vec<Remedy>>,
     approve: &'a dyn Fn(&Remedy) -> Result<bool>,
     /// What the operator approved, once that is known.
@@ -51,7 +51,7 @@ struct Remedies<'a> {
     plan_again: &'a dyn Fn(&NodeState) -> Result<Vec<Edit>>,
 }
 
-impl Request for Remedies<'_> {
+impl Request for FixRequest<'_> {
     type Proposal = ();
 
     fn verb(&self) -> &'static str {

@@ -16,7 +16,7 @@ use crate::plan::leftovers::leftovers_after;
 use crate::plan::playbook::{self, Playbook, Stage, StageName, When};
 use crate::run::Context;
 use crate::run::controller::{find, only_process};
-use crate::run::engine::{self, Report, Request, Work, refuse_pending};
+use crate::run::engine::{self, Request, RunResult, Work, refuse_pending};
 use crate::run::preview::{Preview, Previewed, Previewer, StagePreview};
 use crate::run::probes;
 use crate::run::report::recorded;
@@ -28,9 +28,9 @@ use crate::state::NodeState;
 use crate::state::kube_proxy::{ConfigSource, Controller, Mode};
 use crate::store::run::{ConfiguredBy, Migration, Modes, Probe, RunKind};
 
-/// What is asked for.
+/// What is options for.
 #[derive(Debug, Clone)]
-pub struct Asked<'a> {
+pub struct MigrateOptions<'a> {
     /// The mode to go to.
     pub to: Mode,
     /// The playbook's file, in place of the built-in one.
@@ -66,11 +66,12 @@ pub struct Intended {
 /// otherwise the node is as before.
 pub fn migrate(
     context: &Context<'_>,
-    asked: &Asked<'_>,
+    options: &MigrateOptions<'_>,
     approve: &dyn Fn(&Intended) -> Result<bool>,
-) -> Result<Report> {
-    supported(asked)?;
-    let report = engine::run(context, &Move { asked }, &|ready| approve(&ready.intended))?;
+) -> Result<RunResult> {
+    supported(options)?;
+    let report =
+        engine::run(context, &MigrateRequest { options }, &|ready| approve(&ready.intended))?;
     report.ok_or_else(|| Error::new(Kind::Unexpected, RunKind::MIGRATE, "had nothing to do"))
 }
 
@@ -78,18 +79,18 @@ pub fn migrate(
 ///
 /// # Errors
 /// What keeps the migration from being begun.
-pub fn intended(context: &Context<'_>, asked: &Asked<'_>) -> Result<Intended> {
-    supported(asked)?;
+pub fn intended(context: &Context<'_>, options: &MigrateOptions<'_>) -> Result<Intended> {
+    supported(options)?;
     refuse_pending(context)?;
-    ready(context, asked).map(|ready| ready.intended)
+    ready(context, options).map(|ready| ready.intended)
 }
 
 /// The request.
-struct Move<'a> {
-    asked: &'a Asked<'a>,
+struct MigrateRequest<'a> {
+    options: &'a MigrateOptions<'a>,
 }
 
-impl Request for Move<'_> {
+impl Request for MigrateRequest<'_> {
     type Proposal = Ready;
 
     fn verb(&self) -> &'static str {
@@ -97,11 +98,11 @@ impl Request for Move<'_> {
     }
 
     fn reason(&self) -> String {
-        format!("before migrate --to {}", self.asked.to)
+        format!("before migrate --to {}", self.options.to)
     }
 
     fn propose(&self, context: &Context<'_>) -> Result<Option<Ready>> {
-        ready(context, self.asked).map(Some)
+        ready(context, self.options).map(Some)
     }
 
     fn plan<'a>(
@@ -114,18 +115,18 @@ impl Request for Move<'_> {
         let Intended { playbook, from, warnings, .. } = intended;
         if playbook.stage(StageName::Rehearse).is_some() {
             // Where the new mode runs already, its leftovers are there to be found.
-            let to = self.asked.to;
+            let to = self.options.to;
             let what = if from == to { Rehearsed::CleanUp } else { Rehearsed::Leaving(to) };
             rehearse(context, &baseline.snapshot, what)?;
         }
         let migration = Migration {
             modes: Modes { from, to: playbook.to },
             playbook: playbook.name.clone(),
-            confirm_within: confirm_within(&playbook, self.asked).map(|time| time.as_secs()),
+            confirm_within: confirm_within(&playbook, self.options).map(|time| time.as_secs()),
             probes,
             kube_proxy: found.map(|(controller, source)| ConfiguredBy { controller, source }),
             findings: warnings.iter().filter_map(recorded).collect(),
-            ignored: self.asked.ignore.to_vec(),
+            ignored: self.options.ignore.to_vec(),
         };
         // What the stage `clean` will remove is journaled whole, twice with what undoes it.
         let rules: usize = baseline.state.files.values().map(|text| text.len()).sum();
@@ -156,9 +157,9 @@ pub(super) fn stages(playbook: &Playbook, migration: &Migration) -> Vec<Box<dyn 
     stages.into_iter().map(stage::of).collect()
 }
 
-fn supported(asked: &Asked<'_>) -> Result<()> {
-    playbook::supported(asked.to)?;
-    match asked.ignore.iter().find(|id| !is_check(id)) {
+fn supported(options: &MigrateOptions<'_>) -> Result<()> {
+    playbook::supported(options.to)?;
+    match options.ignore.iter().find(|id| !is_check(id)) {
         None => Ok(()),
         Some(id) => Err(Error::new(Kind::Usage, id, "no check has this id")
             .hint("`proxyshift check --list` names them all")),
@@ -175,14 +176,16 @@ struct Ready {
     probes: Vec<Probe>,
 }
 
-fn ready(context: &Context<'_>, asked: &Asked<'_>) -> Result<Ready> {
+fn ready(context: &Context<'_>, options: &MigrateOptions<'_>) -> Result<Ready> {
     let now = observe(context.tools, context.sink)?;
     let from = running(context.catalogue, &now)?;
-    let (playbook, text) = read_playbook(asked, from)?;
+    let (playbook, text) = read_playbook(options, from)?;
     playbook.refers_to_known(is_check, |owner| context.catalogue.component(owner).is_some())?;
     let found = find_controller(&playbook, &now)?;
     let warnings = match playbook.stage(StageName::Preflight) {
-        Some(Stage::Preflight(lists)) => preflight(context, lists, &now, asked.to, asked.ignore)?,
+        Some(Stage::Preflight(lists)) => {
+            preflight(context, lists, &now, options.to, options.ignore)?
+        }
         _ => Vec::new(),
     };
     let probes = probes::baseline(context, &now, from);
@@ -228,35 +231,35 @@ fn running(catalogue: &Catalogue, now: &NodeState) -> Result<Mode> {
     })
 }
 
-/// The playbook and its text. A node that is in the mode asked for already is taken as one on the
+/// The playbook and its text. A node that is in the mode options for already is taken as one on the
 /// way: what the other mode left is still to be cleaned.
-fn read_playbook(asked: &Asked<'_>, running: Mode) -> Result<(Playbook, String)> {
-    if let Some(path) = asked.playbook {
+fn read_playbook(options: &MigrateOptions<'_>, running: Mode) -> Result<(Playbook, String)> {
+    if let Some(path) = options.playbook {
         let text = std::fs::read_to_string(path)
             .map_err(|e| Error::new(Kind::Usage, path.display().to_string(), e))?;
         let playbook = Playbook::parse(&path.display().to_string(), &text, running)?;
-        if playbook.to != asked.to {
-            let cause = format!("leads to {}, not to {}", playbook.to, asked.to);
+        if playbook.to != options.to {
+            let cause = format!("leads to {}, not to {}", playbook.to, options.to);
             return Err(Error::new(Kind::Usage, path.display().to_string(), cause));
         }
         return Ok((playbook, text));
     }
-    let origin = playbook::origin(asked.to).filter(|_| running == asked.to);
+    let origin = playbook::origin(options.to).filter(|_| running == options.to);
     let from = origin.unwrap_or(running);
-    let (file, text) = playbook::builtin_text(from, asked.to)?;
+    let (file, text) = playbook::builtin_text(from, options.to)?;
     Ok((Playbook::parse(file, text, from)?, text.to_owned()))
 }
 
-fn confirm_within(playbook: &Playbook, asked: &Asked<'_>) -> Option<Duration> {
+fn confirm_within(playbook: &Playbook, options: &MigrateOptions<'_>) -> Option<Duration> {
     let of_playbook = match playbook.stage(StageName::Confirm) {
         Some(Stage::Confirm(confirm)) => Some(confirm.within),
         _ => None,
     };
-    asked.confirm_within.or(of_playbook).filter(|_| asked.confirm)
+    options.confirm_within.or(of_playbook).filter(|_| options.confirm)
 }
 
 /// What `migrate` would do to a node in that state; `live` says that it is this node's. None where
-/// the mode asked for runs already and no other playbook is given: there is a clean-up to do, if
+/// the mode options for runs already and no other playbook is given: there is a clean-up to do, if
 /// anything.
 ///
 /// # Errors
@@ -274,8 +277,8 @@ pub fn preview(
     if from == to && playbook.is_none() {
         return Ok(None);
     }
-    let asked = Asked { to, playbook, confirm_within: None, confirm: true, ignore: &[] };
-    let (playbook, _) = read_playbook(&asked, from)?;
+    let options = MigrateOptions { to, playbook, confirm_within: None, confirm: true, ignore: &[] };
+    let (playbook, _) = read_playbook(&options, from)?;
     let (served, plan) = (mode::of(from).services(state), leftovers(catalogue, state, &playbook)?);
     let previewer = Previewer {
         catalogue,

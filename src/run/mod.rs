@@ -38,7 +38,7 @@ use crate::node::tools::Tools;
 use crate::owners::catalogue::Catalogue;
 use crate::store::Store;
 
-pub use engine::Report;
+pub use engine::RunResult;
 
 /// What every run needs.
 #[derive(Clone, Copy)]

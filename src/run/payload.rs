@@ -24,7 +24,7 @@ pub enum Payload<E = Edit> {
 }
 
 /// A line of a run's journal.
-pub type Line = Entry<Option<Payload>>;
+pub type JournalLine = Entry<Option<Payload>>;
 
 /// A step of a run: its intent and what became of it share it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +39,7 @@ impl StepRef {
         StepRef { stage: stage.to_owned(), number }
     }
 
-    fn of(line: &Line) -> StepRef {
+    fn of(line: &JournalLine) -> StepRef {
         StepRef::new(&line.stage, line.step)
     }
 
@@ -109,7 +109,7 @@ impl Replay {
 ///
 /// # Errors
 /// [`Kind::Store`] when an intent is of no change.
-pub fn replay(lines: Vec<Line>) -> Result<Replay> {
+pub fn replay(lines: Vec<JournalLine>) -> Result<Replay> {
     let mut replay = Replay::default();
     for line in lines {
         if line.stage == RunStage::Rollback.name() {

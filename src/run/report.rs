@@ -13,7 +13,7 @@ use crate::owners::matcher::{Owner, Ownership, UNKNOWN};
 use crate::plan::change::{Direction, Edit, TableEdit, Target};
 use crate::plan::leftovers::CleanupScope;
 use crate::plan::reason::Reason;
-use crate::run::payload::{Line, Replay, replay};
+use crate::run::payload::{JournalLine, Replay, replay};
 use crate::run::stored::parse_snapshot;
 use crate::state::stage::RunStage;
 use crate::state::{Backend, NodeState};
@@ -49,7 +49,7 @@ impl StoredRun {
     /// [`Kind::Store`](crate::error::Kind::Store) when its journal cannot be read.
     pub fn read(store: &Store, run: Run) -> Result<StoredRun> {
         let dir = store.run_dir(&run.id);
-        let lines: Vec<Line> = match dir.join(JOURNAL).exists() {
+        let lines: Vec<JournalLine> = match dir.join(JOURNAL).exists() {
             true => journal::read(&dir)?,
             false => Vec::new(),
         };

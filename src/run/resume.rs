@@ -7,7 +7,7 @@ use crate::interrupt;
 use crate::plan::change::Edit;
 use crate::plan::invariants::{Outcome, outcome};
 use crate::plan::playbook::{Hooks, Playbook, When};
-use crate::run::engine::{PLAYBOOK, Report, carry_out};
+use crate::run::engine::{PLAYBOOK, RunResult, carry_out};
 use crate::run::execution::Execution;
 use crate::run::payload::{Replay, StepRef, replay};
 use crate::run::rollback::same_boot;
@@ -23,7 +23,7 @@ use crate::store::run::{Migration, Run, RunKind, RunState};
 /// # Errors
 /// [`Kind::NotFound`] when there is none, or it had changed nothing; [`Kind::Pending`] when it can only
 /// be rolled back, or waits to be confirmed.
-pub fn resume(context: &Context<'_>) -> Result<Report> {
+pub fn resume(context: &Context<'_>) -> Result<RunResult> {
     let _lock = context.lock("resume")?;
     let _change = interrupt::change();
     let Some(mut run) = context.store.pending()? else {

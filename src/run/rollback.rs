@@ -18,14 +18,14 @@ use crate::runtime::Netns;
 use crate::store::journal::{self, JOURNAL, Journal};
 use crate::store::run::{Run, RunState};
 
-pub use crate::run::undo::Report;
+pub use crate::run::undo::UndoReport;
 
 /// Undoes the pending run, or else the last one that was done.
 ///
 /// # Errors
 /// [`Kind::NotFound`] when there is nothing to undo; [`Kind::NotRolledBack`] naming what could not
 /// be undone.
-pub fn rollback(context: &Context<'_>) -> Result<Report> {
+pub fn rollback(context: &Context<'_>) -> Result<UndoReport> {
     let _lock = context.lock("rollback")?;
     let run = match context.store.pending()? {
         Some(run) => run,
@@ -39,7 +39,7 @@ pub fn rollback(context: &Context<'_>) -> Result<Report> {
 ///
 /// # Errors
 /// As [`rollback`].
-pub fn rollback_once(context: &Context<'_>) -> Result<Option<Report>> {
+pub fn rollback_once(context: &Context<'_>) -> Result<Option<UndoReport>> {
     let _lock = context.lock("rollback")?;
     match revertible_run(context)? {
         Some(run) => roll_back(context, run).map(Some),
@@ -79,7 +79,7 @@ pub fn intended_edits(context: &Context<'_>, run: &Run) -> Result<Vec<Edit>> {
 ///
 /// # Errors
 /// As [`rollback`]; [`Kind::Lock`] while somebody acts on the node.
-pub fn rollback_run(context: &Context<'_>, id: &str) -> Result<Option<Report>> {
+pub fn rollback_run(context: &Context<'_>, id: &str) -> Result<Option<UndoReport>> {
     let _lock = context.lock("rollback")?;
     match context.store.pending()?.filter(|run| run.id == id) {
         Some(run) => roll_back(context, run).map(Some),
@@ -87,7 +87,7 @@ pub fn rollback_run(context: &Context<'_>, id: &str) -> Result<Option<Report>> {
     }
 }
 
-fn roll_back(context: &Context<'_>, mut run: Run) -> Result<Report> {
+fn roll_back(context: &Context<'_>, mut run: Run) -> Result<UndoReport> {
     context.sink.run(&run.id, run.verb());
     let _change = interrupt::change();
     if run.migration().is_some() && run.boot_id != crate::clock::boot_id() {
@@ -98,7 +98,7 @@ fn roll_back(context: &Context<'_>, mut run: Run) -> Result<Report> {
     let dir = context.store.run_dir(&run.id);
     if !dir.join(JOURNAL).exists() {
         context.store.finish(&mut run, RunState::RolledBack)?;
-        return Ok(Report { run: run.id, ..Report::default() });
+        return Ok(UndoReport { run: run.id, ..UndoReport::default() });
     }
     let (mut journal, _) = Journal::open::<IgnoredAny>(&dir)?;
     undo(context, &mut run, &mut journal, &base)

@@ -10,7 +10,7 @@ use crate::event::{self, Outcome};
 use crate::node::observe::observe;
 use crate::run::Context;
 use crate::run::sandbox;
-use crate::run::sandbox::Task;
+use crate::run::sandbox::SandboxTask;
 use crate::run::stored::{Baseline, parse_snapshot, write_snapshot};
 use crate::state::NodeState;
 use crate::store::manifest::Manifest;
@@ -34,8 +34,8 @@ pub fn take_snapshot(context: &Context<'_>, why: &str) -> Result<Baseline> {
     let task = event::Task::Snapshot;
     context.sink.started(&task);
     let snapshot = write_snapshot(context, &state, why)?;
-    let restored = sandbox::run(Task::Validate, &snapshot.dir, context.tools, context.sink)
-        .and_then(|report| match report.left_out.first() {
+    let restored = sandbox::run(SandboxTask::Validate, &snapshot.dir, context.tools, context.sink)
+        .and_then(|report| match report.unsupported.first() {
             None => Ok(()),
             Some(object) => Err(Error::new(
                 Kind::Rehearsal,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
 use crate::event::{Outcome, Task};
-use crate::run::execution::Undo;
+use crate::run::execution::UndoContext;
 use crate::run::payload::replay;
 use crate::run::stage::{apply, clean, converge, prepare, switch, verify};
 use crate::run::{Context, boot_unit, watchdog};
@@ -16,7 +16,7 @@ use crate::store::run::{Run, RunState};
 
 /// What a rollback did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Report {
+pub struct UndoReport {
     /// The run that was undone.
     pub run: String,
     /// Objects, files and sysctls that were restored.
@@ -32,7 +32,7 @@ const TIMEOUT: Duration = Duration::from_secs(15 * 60);
 
 /// The stages that undo something, in the order in which they do it: the old mode serves again
 /// before anything of the new one is removed.
-const ORDER: [fn(&mut Undo<'_>) -> Result<()>; 6] =
+const ORDER: [fn(&mut UndoContext<'_>) -> Result<()>; 6] =
     [switch::undo, prepare::undo, converge::undo, clean::undo, apply::undo, verify::undo];
 
 /// Undoes what `run` did, and verifies it. `base` is the node before it.
@@ -44,7 +44,7 @@ pub(super) fn undo(
     run: &mut Run,
     journal: &mut Journal,
     base: &NodeState,
-) -> Result<Report> {
+) -> Result<UndoReport> {
     run.claim();
     run.state = RunState::Running;
     if let Some(pending) = &mut run.pending {
@@ -56,7 +56,7 @@ pub(super) fn undo(
         context.sink.warning(format!("no watchdog runs: {e}"));
     }
     let replay = replay(journal::read(&context.store.run_dir(&run.id))?)?;
-    let mut undo = Undo {
+    let mut undo = UndoContext {
         context,
         run,
         journal,
@@ -71,10 +71,10 @@ pub(super) fn undo(
     for stage in ORDER {
         stage(&mut undo)?;
     }
-    let Undo { restored, removed, already_restored, failures, .. } = undo;
+    let UndoContext { restored, removed, already_restored, failures, .. } = undo;
     let run_id = run.id.clone();
     finish(context, run, failures)?;
-    Ok(Report { run: run_id, restored, taken_out: removed, already_back: already_restored })
+    Ok(UndoReport { run: run_id, restored, taken_out: removed, already_back: already_restored })
 }
 
 /// Undoes the migration `run` of an earlier boot: kube-proxy's configuration, and what was persisted.
@@ -82,7 +82,7 @@ pub(super) fn undo(
 ///
 /// # Errors
 /// As [`undo`].
-pub(super) fn undo_after_reboot(context: &Context<'_>, run: &mut Run) -> Result<Report> {
+pub(super) fn undo_after_reboot(context: &Context<'_>, run: &mut Run) -> Result<UndoReport> {
     let changes = replay(journal::read(&context.store.run_dir(&run.id))?)?.begun;
     let mut failures = Vec::new();
     let mut restored = prepare::restore_persisted(&changes, &mut failures);
@@ -92,7 +92,7 @@ pub(super) fn undo_after_reboot(context: &Context<'_>, run: &mut Run) -> Result<
     }
     let run_id = run.id.clone();
     finish(context, run, failures)?;
-    Ok(Report { run: run_id, restored, ..Report::default() })
+    Ok(UndoReport { run: run_id, restored, ..UndoReport::default() })
 }
 
 /// Writes down how the undoing ended.

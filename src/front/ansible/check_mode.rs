@@ -17,7 +17,7 @@ use crate::node::systemd;
 use crate::plan::change::Edit;
 use crate::plan::leftovers::CleanupScope;
 use crate::run::confirm::{self, Confirmed};
-use crate::run::migrate::{self, Asked};
+use crate::run::migrate::{self, MigrateOptions};
 use crate::run::rollback::to::{self, RollbackPlan};
 use crate::run::snapshot;
 use crate::run::{Context, cleanup, rollback};
@@ -52,7 +52,8 @@ pub(super) fn check_mode(context: &Context<'_>, task: &Task) -> Result<ModuleRes
                 return Ok(answer);
             }
             let playbook = playbook.as_deref();
-            let asked = Asked { to: *to, playbook, confirm_within: None, confirm: true, ignore };
+            let asked =
+                MigrateOptions { to: *to, playbook, confirm_within: None, confirm: true, ignore };
             let from = migrate::intended(context, &asked)?.from;
             let edits = cleanup::intended(context, &CleanupScope::of_owner("kube-proxy"))?;
             let diff = Some(Diff::of(&edits).modes(from.name(), to.name()));

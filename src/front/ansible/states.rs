@@ -25,7 +25,7 @@ use crate::plan::leftovers::CleanupScope;
 use crate::run::Context;
 use crate::run::cleanup;
 use crate::run::confirm::{self, Confirmed};
-use crate::run::migrate::{self, Asked};
+use crate::run::migrate::{self, MigrateOptions};
 use crate::run::rollback::{self, to::rollback_to};
 use crate::run::snapshot;
 use crate::run::stored::parse_snapshot;
@@ -61,7 +61,7 @@ pub(super) fn act(context: &Context<'_>, task: &Task) -> Result<ModuleResult> {
             })
         }
         State::Migrated { to, playbook, confirm_within, ignore } => {
-            let asked = Asked {
+            let asked = MigrateOptions {
                 to: *to,
                 playbook: playbook.as_deref(),
                 confirm_within: *confirm_within,
@@ -176,7 +176,7 @@ pub(super) fn migrated_already(context: &Context<'_>, to: Mode) -> Result<Option
     Ok(there.then(|| unchanged(&format!("kube-proxy serves in {to} mode, and left nothing"))))
 }
 
-fn migrated(context: &Context<'_>, asked: &Asked<'_>) -> Result<ModuleResult> {
+fn migrated(context: &Context<'_>, asked: &MigrateOptions<'_>) -> Result<ModuleResult> {
     if let Some(answer) = migrated_already(context, asked.to)? {
         return Ok(answer);
     }

@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 use crate::front::cli::help;
 use crate::guard::Exception;
 use crate::kube_proxy::mode;
-use crate::run::sandbox::Task;
+use crate::run::sandbox::SandboxTask;
 use crate::state::kube_proxy::Mode;
 use crate::ui::{Output, Progress};
 
@@ -145,7 +145,7 @@ pub enum Verb {
     #[command(hide = true)]
     Inside {
         /// What to do there.
-        job: Task,
+        job: SandboxTask,
         /// The state to load.
         dir: PathBuf,
         /// The mode of kube-proxy that is gone to.

@@ -12,7 +12,7 @@ use crate::front::cli::status::time;
 use crate::owners::catalogue::Catalogue;
 use crate::plan::Plan;
 use crate::plan::leftovers::CleanupScope;
-use crate::run::Report;
+use crate::run::RunResult;
 use crate::run::cleanup;
 use crate::run::resume;
 use crate::ui::prompt;
@@ -62,8 +62,8 @@ fn approve(command: &Command<'_>, plan: &Plan) -> Result<bool> {
     command.ui.confirm("Remove them?", yes, "nothing is changed", false)
 }
 
-pub(in crate::front) fn answer(command: &Command<'_>, report: Option<&Report>) {
-    let left = report.and_then(Report::left);
+pub(in crate::front) fn answer(command: &Command<'_>, report: Option<&RunResult>) {
+    let left = report.and_then(RunResult::left);
     let document = json!({
         "schema": "proxyshift.cleanup", "version": 1,
         "run": report.map(|report| &report.run.id),

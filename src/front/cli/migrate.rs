@@ -9,15 +9,15 @@ use crate::front::cli::command::Command;
 use crate::front::cli::confirm_prompt;
 use crate::front::cli::status::time;
 use crate::plan::playbook::Playbook;
-use crate::run::Report;
-use crate::run::migrate::{self, Asked, Intended};
+use crate::run::RunResult;
+use crate::run::migrate::{self, Intended, MigrateOptions};
 use crate::store::run::Modes;
 use crate::ui::table::counted;
 
 pub(in crate::front) fn run(command: &Command<'_>, options: &args::Migrate) -> Result<u8> {
     crate::plan::playbook::supported(options.to)?;
     command.can_ask("migrate", &format!("look first: `proxyshift check --to {}`", options.to))?;
-    let asked = Asked {
+    let asked = MigrateOptions {
         to: options.to,
         playbook: options.playbook.as_deref(),
         confirm_within: options.confirm_within,
@@ -62,7 +62,7 @@ pub(in crate::front) fn text(intended: &Intended) -> String {
     }
     text += "  Stages: ";
     text += &stages(playbook);
-    text += &format!("\n  Asked before and after: {}\n", counted(probes.len(), "service"));
+    text += &format!("\n  MigrateOptions before and after: {}\n", counted(probes.len(), "service"));
     text.extend(probes.iter().map(|probe| format!("    {probe}\n")));
     text
 }
@@ -72,8 +72,8 @@ fn stages(playbook: &Playbook) -> String {
     names.join(" → ")
 }
 
-pub(in crate::front) fn answer(command: &Command<'_>, report: &Report, modes: Modes) {
-    let Report { run, objects, foreign } = report;
+pub(in crate::front) fn answer(command: &Command<'_>, report: &RunResult, modes: Modes) {
+    let RunResult { run, objects, foreign } = report;
     let left = report.left();
     let state = if left.is_some() { "unconfirmed" } else { "done" };
     let document = json!({

@@ -12,8 +12,8 @@ use crate::plan::playbook::{StageName, supported};
 use crate::run::migrate::preview;
 use crate::run::preview::Preview;
 use crate::run::sandbox;
-use crate::run::sandbox::Report;
-use crate::run::sandbox::Task;
+use crate::run::sandbox::RehearsalReport;
+use crate::run::sandbox::SandboxTask;
 use crate::state::NodeState;
 use crate::state::kube_proxy::Mode;
 use crate::ui::sentences;
@@ -53,21 +53,21 @@ pub(in crate::front) fn run(command: &Command<'_>, options: &args::Rehearse) -> 
     drop(state);
     let dir = dir.canonicalize().map_err(|e| Error::io(&dir, &e))?;
     let mut report = match &modes {
-        Some(modes) => sandbox::leave(modes.to, &dir, &tools, command.ui)?,
-        None => sandbox::run(Task::Rehearse, &dir, &tools, command.ui)?,
+        Some(modes) => sandbox::rehearse_takeover(modes.to, &dir, &tools, command.ui)?,
+        None => sandbox::run(SandboxTask::Rehearse, &dir, &tools, command.ui)?,
     };
     report.claims.extend(modes.iter().flat_map(|modes| modes.edit.clone()));
-    for object in report.left_out.iter().take(SHOWN) {
+    for object in report.unsupported.iter().take(SHOWN) {
         command.sink().warning(format!("this kernel cannot hold {object}"));
     }
-    if let Some(more) = report.left_out.len().checked_sub(SHOWN).filter(|n| *n > 0) {
+    if let Some(more) = report.unsupported.len().checked_sub(SHOWN).filter(|n| *n > 0) {
         command.sink().warning(format!("nor {more} others (`-o json` names them all)"));
     }
-    if !report.left_out.is_empty() && live {
+    if !report.unsupported.is_empty() && live {
         return Err(Error::new(
             Kind::Rehearsal,
             "the rehearsal",
-            format!("partial: {} objects of this node were left out", report.left_out.len()),
+            format!("partial: {} objects of this node were left out", report.unsupported.len()),
         ));
     }
     answer(command, &report, modes.as_ref());
@@ -113,11 +113,11 @@ impl Modes {
     }
 }
 
-fn answer(command: &Command<'_>, report: &Report, modes: Option<&Modes>) {
-    let partial = !report.left_out.is_empty();
+fn answer(command: &Command<'_>, report: &RehearsalReport, modes: Option<&Modes>) {
+    let partial = !report.unsupported.is_empty();
     let mut document = json!({
         "schema": "proxyshift.rehearsal", "version": 1, "partial": partial,
-        "left_out": report.left_out, "removed": report.removed,
+        "left_out": report.unsupported, "removed": report.removed,
         "proofs": report.claims.iter().map(sentences::claim).collect::<Vec<_>>(),
     });
     let how = if partial { "Partly proven" } else { "Proven" };

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::error::Result;
 use crate::front::cli::command::Command;
-use crate::run::rollback::{self, Report};
+use crate::run::rollback::{self, UndoReport};
 use crate::ui::table::counted;
 
 pub(in crate::front) fn run(command: &Command<'_>, to: Option<&str>) -> Result<u8> {
@@ -23,7 +23,7 @@ pub(in crate::front) fn run(command: &Command<'_>, to: Option<&str>) -> Result<u
     Ok(0)
 }
 
-fn text(report: &Report) -> String {
+fn text(report: &UndoReport) -> String {
     let mut text = format!("Rolled back run {}: {}.", report.run, done(report));
     for object in &report.already_back {
         text += &format!("\n  was there again already: {object}");
@@ -32,7 +32,7 @@ fn text(report: &Report) -> String {
 }
 
 /// What came back, and what was added before and went.
-fn done(report: &Report) -> String {
+fn done(report: &UndoReport) -> String {
     let put_back = || format!("{} put back", counted(report.restored, "object"));
     let taken_out = || format!("{} taken out again", counted(report.taken_out, "added object"));
     match (report.restored, report.taken_out) {
@@ -48,7 +48,9 @@ mod tests {
 
     #[test]
     fn the_words_fit_the_direction() {
-        let said = |restored, taken_out| done(&Report { restored, taken_out, ..Report::default() });
+        let said = |restored, taken_out| {
+            done(&UndoReport { restored, taken_out, ..UndoReport::default() })
+        };
         assert_eq!(said(2, 0), "2 objects put back");
         assert_eq!(said(0, 1), "1 added object taken out again");
         assert_eq!(said(1, 2), "1 object put back, 2 added objects taken out again");

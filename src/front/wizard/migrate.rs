@@ -15,7 +15,7 @@ use crate::front::wizard::stopped;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
 use crate::plan::playbook::{Playbook, builtin};
-use crate::run::migrate::{self, Asked, Intended};
+use crate::run::migrate::{self, Intended, MigrateOptions};
 use crate::state::NodeState;
 use crate::state::kube_proxy::Mode;
 use crate::store::run::Modes;
@@ -31,8 +31,13 @@ pub(super) fn run(
 ) -> Result<u8> {
     let ignore = &answers.ignored;
     let playbook = playbook(command, now, from, to)?;
-    let asked =
-        Asked { to, playbook: playbook.as_deref(), confirm_within: None, confirm: true, ignore };
+    let asked = MigrateOptions {
+        to,
+        playbook: playbook.as_deref(),
+        confirm_within: None,
+        confirm: true,
+        ignore,
+    };
     heading(command, &format!("From {from} to {to}"));
     let report = command
         .with_context(|context| migrate::migrate(context, &asked, &|i| approve(command, now, i)))?;

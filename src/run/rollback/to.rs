@@ -8,7 +8,7 @@ use std::path::Path;
 use crate::error::{Error, Kind, Result};
 use crate::node::observe::observe_tolerant;
 use crate::run::Context;
-use crate::run::rollback::{Report, roll_back};
+use crate::run::rollback::{UndoReport, roll_back};
 use crate::run::stored::parse_snapshot;
 use crate::state::Files;
 use crate::store::KEEP;
@@ -31,7 +31,7 @@ pub struct RollbackReport {
     /// The snapshot.
     pub snapshot: String,
     /// The runs that were undone, the last first.
-    pub undone: Vec<Report>,
+    pub undone: Vec<UndoReport>,
     /// What differs from the snapshot still, because others changed it; kept.
     pub others: Vec<String>,
 }

@@ -22,14 +22,14 @@ const TOO_LONG: &str = "Message too long";
 
 /// What this kernel does not support, by name.
 #[derive(Debug, Default)]
-pub struct Unsupported {
+pub struct UnsupportedObjects {
     /// Sets and rules: a line of a save.
     pub lines: Vec<String>,
     /// Virtual servers.
     pub servers: Vec<String>,
 }
 
-impl Unsupported {
+impl UnsupportedObjects {
     /// The names of all.
     pub fn into_names(self) -> Vec<String> {
         [self.lines, self.servers].concat()
@@ -40,7 +40,7 @@ impl Unsupported {
 ///
 /// # Errors
 /// A tool that is missing, or a refusal that names no line.
-pub fn load(state: &NodeState, tools: &Tools) -> Result<Unsupported> {
+pub fn load(state: &NodeState, tools: &Tools) -> Result<UnsupportedObjects> {
     let mut lines = Vec::new();
     if !state.ipsets.sets.is_empty() {
         let command = Command::new(tools.tool(Tool::Ipset)?).args(["restore"]);
@@ -55,7 +55,7 @@ pub fn load(state: &NodeState, tools: &Tools) -> Result<Unsupported> {
             .stdin(rebuild(state.native_tables().iter().flat_map(|t| &t.objects)).to_string())
             .run()?;
     }
-    Ok(Unsupported { lines, servers: load_ipvs(state, tools)? })
+    Ok(UnsupportedObjects { lines, servers: load_ipvs(state, tools)? })
 }
 
 /// Loads virtual servers where this kernel has ipvs; else returns their names.
@@ -78,19 +78,19 @@ fn load_ruleset(
     id: RulesetId,
     text: &str,
     tools: &Tools,
-    left_out: &mut Vec<String>,
+    unsupported: &mut Vec<String>,
 ) -> Result<()> {
     let command = Command::new(tools.tool(Tool::Restore(id))?)
         .args(["-c"])
         .deadline(std::time::Duration::from_secs(60));
-    let (what, before) = (id.to_string(), left_out.len());
-    match load_lines(&command, &what, scattered(text), left_out) {
-        Err(e) if e.cause.contains(TOO_LONG) => left_out.truncate(before),
+    let (what, before) = (id.to_string(), unsupported.len());
+    match load_lines(&command, &what, scattered(text), unsupported) {
+        Err(e) if e.cause.contains(TOO_LONG) => unsupported.truncate(before),
         done => return done,
     }
     for (first, piece) in pieces(&scattered(text)) {
         let more = if first { None } else { Some("--noflush") };
-        load_lines(&command.clone().args(more), &what, piece, left_out)?;
+        load_lines(&command.clone().args(more), &what, piece, unsupported)?;
     }
     Ok(())
 }
@@ -139,7 +139,7 @@ fn load_lines(
     command: &Command,
     what: &str,
     text: String,
-    left_out: &mut Vec<String>,
+    unsupported: &mut Vec<String>,
 ) -> Result<()> {
     let mut text = Arc::new(text);
     let mut error = None;
@@ -159,7 +159,7 @@ fn load_lines(
                     // The kernel refused the table as a whole: there is no one line to leave out.
                     return Err(Error { kind: Kind::Rehearsal, ..e });
                 }
-                left_out.push(format!("{what}: {}", lines[bad - 1]));
+                unsupported.push(format!("{what}: {}", lines[bad - 1]));
                 lines[bad - 1] = "#";
                 let mut left = lines.join("\n");
                 left.push('\n');

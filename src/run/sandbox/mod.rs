@@ -23,28 +23,28 @@ use crate::event::{Claim, Event, Sink};
 use crate::node::command::child;
 use crate::node::tools::{Tool, Tools};
 use crate::plan::change::Edit;
-use crate::run::sandbox::rehearse::Asked;
+use crate::run::sandbox::rehearse::Rehearsal;
 use crate::runtime;
 use crate::state::kube_proxy::Mode;
 
 /// What the inner process is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Task {
+pub enum SandboxTask {
     /// Load the state, save it again, compare.
     Validate,
     /// Load the state, clean it up, roll it back, and prove both.
     Rehearse,
-    /// As [`Task::Rehearse`], with the edits on standard input in place of a clean-up's.
+    /// As [`SandboxTask::Rehearse`], with the edits on standard input in place of a clean-up's.
     Mend,
-    /// As [`Task::Rehearse`], with the removal of what another mode of kube-proxy will have left.
+    /// As [`SandboxTask::Rehearse`], with the removal of what another mode of kube-proxy will have left.
     Leave,
 }
 
 /// What came of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Report {
+pub struct RehearsalReport {
     /// Objects that this kernel cannot hold; not empty means that the result is partial.
-    pub left_out: Vec<String>,
+    pub unsupported: Vec<String>,
     /// Objects removed and put back.
     pub removed: usize,
     /// What was verified, in order.
@@ -54,18 +54,23 @@ pub struct Report {
 /// One line of the inner process.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Line {
+enum Message {
     Event(Event),
-    Report(Report),
+    Report(RehearsalReport),
     Error(Error),
 }
 
-/// Does `job` on the state in `dir`, in private network and mount namespaces.
+/// Does `task` on the state in `dir`, in private network and mount namespaces.
 ///
 /// # Errors
 /// What the inner process failed with, or [`Kind::Permission`] when no namespace is to be had.
-pub fn run(job: Task, dir: &Path, tools: &Tools, sink: &dyn Sink) -> Result<Report> {
-    run_with(job, None, Vec::new(), dir, tools, sink)
+pub fn run(
+    task: SandboxTask,
+    dir: &Path,
+    tools: &Tools,
+    sink: &dyn Sink,
+) -> Result<RehearsalReport> {
+    run_with(task, None, Vec::new(), dir, tools, sink)
 }
 
 /// Rehearses on the state in `dir`, in such namespaces, the clean-up that follows when kube-proxy
@@ -74,36 +79,46 @@ pub fn run(job: Task, dir: &Path, tools: &Tools, sink: &dyn Sink) -> Result<Repo
 ///
 /// # Errors
 /// As [`run`].
-pub fn leave(to: Mode, dir: &Path, tools: &Tools, sink: &dyn Sink) -> Result<Report> {
-    run_with(Task::Leave, Some(to), Vec::new(), dir, tools, sink)
+pub fn rehearse_takeover(
+    to: Mode,
+    dir: &Path,
+    tools: &Tools,
+    sink: &dyn Sink,
+) -> Result<RehearsalReport> {
+    run_with(SandboxTask::Leave, Some(to), Vec::new(), dir, tools, sink)
 }
 
 /// Makes `edits` on the state in `dir` in such namespaces, undoes them, and proves both.
 ///
 /// # Errors
 /// As [`run`].
-pub fn mend(edits: &[Edit], dir: &Path, tools: &Tools, sink: &dyn Sink) -> Result<Report> {
+pub fn rehearse_edits(
+    edits: &[Edit],
+    dir: &Path,
+    tools: &Tools,
+    sink: &dyn Sink,
+) -> Result<RehearsalReport> {
     let input = serde_json::to_vec(edits)
         .map_err(|e| Error::new(Kind::Unexpected, "the edits to rehearse", e))?;
-    run_with(Task::Mend, None, input, dir, tools, sink)
+    run_with(SandboxTask::Mend, None, input, dir, tools, sink)
 }
 
 fn run_with(
-    job: Task,
+    task: SandboxTask,
     to: Option<Mode>,
     input: Vec<u8>,
     dir: &Path,
     tools: &Tools,
     sink: &dyn Sink,
-) -> Result<Report> {
+) -> Result<RehearsalReport> {
     let own = runtime::program()?;
     let root = rustix::process::geteuid().is_root();
     let spaces = if root { "-nm" } else { "-Urnm" };
-    let word = match job {
-        Task::Validate => "validate",
-        Task::Rehearse => "rehearse",
-        Task::Mend => "mend",
-        Task::Leave => "leave",
+    let word = match task {
+        SandboxTask::Validate => "validate",
+        SandboxTask::Rehearse => "rehearse",
+        SandboxTask::Mend => "mend",
+        SandboxTask::Leave => "leave",
     };
     let mut args: Vec<OsString> = [spaces, "--kill-child"].map(OsString::from).into();
     args.extend([own.into(), "inside".into(), word.into(), dir.into()]);
@@ -122,14 +137,14 @@ fn run_with(
             break;
         }
         match serde_json::from_str(&line) {
-            Ok(Line::Event(event)) => sink.emit(event),
+            Ok(Message::Event(event)) => sink.emit(event),
             Ok(end) => last = Some(end),
             Err(_) => return Err(failed_inside(&line)),
         }
     }
     match last {
-        Some(Line::Report(report)) => Ok(report),
-        Some(Line::Error(error)) => Err(error),
+        Some(Message::Report(report)) => Ok(report),
+        Some(Message::Error(error)) => Err(error),
         _ => Err(no_answer(&reader, root)),
     }
 }
@@ -154,7 +169,7 @@ fn no_answer(reader: &duct::ReaderHandle, root: bool) -> Error {
 pub struct JsonLines;
 
 impl JsonLines {
-    fn line(line: &Line) {
+    fn line(line: &Message) {
         if let Ok(text) = serde_json::to_string(line) {
             // When the outer process is gone, nobody needs to know.
             let _ = writeln!(std::io::stdout().lock(), "{text}");
@@ -162,15 +177,15 @@ impl JsonLines {
     }
 
     /// Says how it ended; the exit code is for `unshare` alone.
-    pub fn end(result: Result<Report>) -> u8 {
+    pub fn end(result: Result<RehearsalReport>) -> u8 {
         match result {
             Ok(report) => {
-                Self::line(&Line::Report(report));
+                Self::line(&Message::Report(report));
                 0
             }
             Err(error) => {
                 let code = error.kind.exit_code();
-                Self::line(&Line::Error(error));
+                Self::line(&Message::Error(error));
                 code
             }
         }
@@ -179,20 +194,22 @@ impl JsonLines {
 
 impl Sink for JsonLines {
     fn emit(&self, event: Event) {
-        Self::line(&Line::Event(event));
+        Self::line(&Message::Event(event));
     }
 }
 
 /// The inner process' work; `to` is the mode that is gone to.
-pub fn inside(job: Task, dir: &Path, to: Option<Mode>) -> Result<Report> {
+pub fn inside(task: SandboxTask, dir: &Path, to: Option<Mode>) -> Result<RehearsalReport> {
     thread::spawn(end_unheard);
     let tools = Tools::find();
-    let asked = match (job, to) {
-        (Task::Validate, _) => return rehearse::validate(dir, &tools),
-        (Task::Rehearse, _) => Asked::CleanUp,
-        (Task::Mend, _) => Asked::Edits(given_edits()?),
-        (Task::Leave, Some(to)) => Asked::Leaving(to),
-        (Task::Leave, None) => return Err(Error::new(Kind::Usage, "leave", "to which mode?")),
+    let asked = match (task, to) {
+        (SandboxTask::Validate, _) => return rehearse::validate(dir, &tools),
+        (SandboxTask::Rehearse, _) => Rehearsal::CleanUp,
+        (SandboxTask::Mend, _) => Rehearsal::Edits(given_edits()?),
+        (SandboxTask::Leave, Some(to)) => Rehearsal::Leaving(to),
+        (SandboxTask::Leave, None) => {
+            return Err(Error::new(Kind::Usage, "leave", "to which mode?"));
+        }
     };
     rehearse::rehearse(dir, asked, &tools, &JsonLines)
 }

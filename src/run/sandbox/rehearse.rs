@@ -20,7 +20,7 @@ use crate::plan::leftovers::{CleanupScope, leftovers_after};
 use crate::run::Context;
 use crate::run::apply_edits::execute;
 use crate::run::payload::replay;
-use crate::run::sandbox::Report;
+use crate::run::sandbox::RehearsalReport;
 use crate::run::sandbox::links::create_stand_ins;
 use crate::run::sandbox::load::load;
 use crate::run::sandbox::packet_probe::Hosts;
@@ -51,7 +51,7 @@ fn state_in(dir: &Path) -> Result<NodeState> {
 }
 
 /// What a rehearsal is to try.
-pub(super) enum Asked {
+pub(super) enum Rehearsal {
     /// The removal of what is left over now.
     CleanUp,
     /// These edits: the remedies of checks.
@@ -62,16 +62,16 @@ pub(super) enum Asked {
 
 /// The folder of a snapshot, still to be read when something else lies over its path. A state is as
 /// large as the node's rules: it is read again rather than kept while others are looked at.
-struct Given {
+struct SnapshotFolder {
     folder: File,
     /// The mode that is taken to have taken over, where another one serves in the folder's state.
     to: Option<Mode>,
 }
 
-impl Given {
-    fn open(dir: &Path, to: Option<Mode>) -> Result<Given> {
+impl SnapshotFolder {
+    fn open(dir: &Path, to: Option<Mode>) -> Result<SnapshotFolder> {
         let folder = File::open(dir).map_err(|e| Error::io(dir, &e))?;
-        Ok(Given { folder, to })
+        Ok(SnapshotFolder { folder, to })
     }
 
     fn state(&self) -> Result<NodeState> {
@@ -84,18 +84,18 @@ impl Given {
 }
 
 /// Loads the state in `dir`, saves it again, and compares.
-pub(super) fn validate(dir: &Path, tools: &Tools) -> Result<Report> {
-    let folder = Given::open(dir, None)?;
+pub(super) fn validate(dir: &Path, tools: &Tools) -> Result<RehearsalReport> {
+    let folder = SnapshotFolder::open(dir, None)?;
     let given = folder.state()?;
     own_run()?;
-    let left_out = load(&given, tools)?.into_names();
+    let unsupported = load(&given, tools)?.into_names();
     let loaded = given.fingerprint();
     drop(given);
     let now = observe_tolerant(tools, &Silent)?;
-    if left_out.is_empty() && now.fingerprint() != loaded {
+    if unsupported.is_empty() && now.fingerprint() != loaded {
         same_rules("the snapshot", &folder.state()?, &now, &[])?;
     }
-    Ok(Report { left_out, ..Report::default() })
+    Ok(RehearsalReport { unsupported, ..RehearsalReport::default() })
 }
 
 /// Fails on the first way in which rules or sets differ from what `edits` should have made of them.
@@ -150,12 +150,17 @@ impl Claims<'_> {
 }
 
 /// Loads the state in `dir`, does what is asked for, rolls it back, and proves both.
-pub(super) fn rehearse(dir: &Path, asked: Asked, tools: &Tools, sink: &dyn Sink) -> Result<Report> {
+pub(super) fn rehearse(
+    dir: &Path,
+    asked: Rehearsal,
+    tools: &Tools,
+    sink: &dyn Sink,
+) -> Result<RehearsalReport> {
     let to = match asked {
-        Asked::Leaving(to) => Some(to),
-        Asked::CleanUp | Asked::Edits(_) => None,
+        Rehearsal::Leaving(to) => Some(to),
+        Rehearsal::CleanUp | Rehearsal::Edits(_) => None,
     };
-    let folder = Given::open(dir, to)?;
+    let folder = SnapshotFolder::open(dir, to)?;
     let given = folder.state()?;
     own_run()?;
     let mut claims = Claims { sink, all: Vec::new() };
@@ -169,14 +174,14 @@ pub(super) fn rehearse(dir: &Path, asked: Asked, tools: &Tools, sink: &dyn Sink)
     drop(given);
     let now = observe_tolerant(tools, &Silent)?;
     let all_rules = unsupported.lines.is_empty();
-    let left_out = unsupported.into_names();
+    let unsupported = unsupported.into_names();
     let loaded = if all_rules {
         if now.fingerprint() != captured {
             same_rules("the capture", &folder.state()?, &now, &[])?;
         }
         Outcome::Loaded { rules: rules(&now), less: to.map(|to| to.to_string()) }
     } else {
-        Outcome::LoadedPartly { unsupported: left_out.len() }
+        Outcome::LoadedPartly { unsupported: unsupported.len() }
     };
     sink.finished(&task, loaded.clone());
     claims.all.push(Claim::Loaded { outcome: loaded });
@@ -207,15 +212,15 @@ pub(super) fn rehearse(dir: &Path, asked: Asked, tools: &Tools, sink: &dyn Sink)
     }
 
     let (what, after) = match asked {
-        Asked::Edits(_) => ("the remedies", Moment::AfterFix),
-        Asked::CleanUp | Asked::Leaving(_) => ("the clean-up", Moment::AfterCleanup),
+        Rehearsal::Edits(_) => ("the remedies", Moment::AfterFix),
+        Rehearsal::CleanUp | Rehearsal::Leaving(_) => ("the clean-up", Moment::AfterCleanup),
     };
     let edits = match asked {
-        Asked::Edits(edits) => edits,
-        Asked::CleanUp => {
+        Rehearsal::Edits(edits) => edits,
+        Rehearsal::CleanUp => {
             planned(folder.state()?, |s| CleanupScope::default().plan(&catalogue, s))?
         }
-        Asked::Leaving(to) => {
+        Rehearsal::Leaving(to) => {
             let here = as_held_here(folder.state()?, state_in(&snapshot.dir)?);
             let owners = [KUBE_PROXY.to_owned()];
             planned(here, |s| Ok(leftovers_after(&catalogue, s, to).of_owners(&owners)))?
@@ -223,7 +228,7 @@ pub(super) fn rehearse(dir: &Path, asked: Asked, tools: &Tools, sink: &dyn Sink)
     };
     if edits.is_empty() {
         sink.note("there is nothing to remove");
-        return Ok(Report { left_out, removed: 0, claims: claims.all });
+        return Ok(RehearsalReport { unsupported, removed: 0, claims: claims.all });
     }
     let mut base = remaining_state(state_in(&snapshot.dir)?, &edits)?;
     let run = store.start(RunKind::Cleanup(Cleanup::default()), &snapshot.id)?;
@@ -260,7 +265,7 @@ pub(super) fn rehearse(dir: &Path, asked: Asked, tools: &Tools, sink: &dyn Sink)
     let when = Moment::AfterRollback;
     claims.verified(Claim::Rules { when, count: rules(&back), identical });
     claims.packets(when, hosts.as_ref())?;
-    Ok(Report { left_out, removed, claims: claims.all })
+    Ok(RehearsalReport { unsupported, removed, claims: claims.all })
 }
 
 /// The edits of a plan for `state`.

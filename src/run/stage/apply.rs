@@ -5,8 +5,7 @@ use std::time::Duration;
 use crate::error::{Error, Kind, Result};
 use crate::node::observe::observe_all_tolerant;
 use crate::plan::change::Edit;
-use crate::run::apply_edits::apply_and_verify;
-use crate::run::execution::{Execution, Planned, Undo};
+use crate::run::execution::{Execution, UndoContext};
 use crate::run::preview::{Previewed, Previewer};
 use crate::run::stage::{Stage, clean};
 use crate::state::NodeState;
@@ -37,17 +36,12 @@ impl Stage for ApplyRemedies<'_> {
 
     fn run(&self, execution: &mut Execution<'_>) -> Result<()> {
         let context = execution.context;
-        let Planned { base, edits } = execution.planned.take().ok_or_else(|| {
+        let planned = execution.planned.take().ok_or_else(|| {
             let object = format!("run {}", execution.run.id);
             Error::new(Kind::Unexpected, object, "has no remedies")
         })?;
         let plan_again = || (self.plan_again)(&observe_all_tolerant(context.tools, context.sink)?);
-        let Execution { run, journal, .. } = execution;
-        let changed =
-            apply_and_verify(context, run, journal, self.name(), &base, edits, &plan_again)?;
-        execution.objects += changed.objects;
-        execution.foreign.extend(changed.foreign);
-        Ok(())
+        execution.apply(self.name(), planned, &plan_again)
     }
 }
 
@@ -55,7 +49,7 @@ impl Stage for ApplyRemedies<'_> {
 ///
 /// # Errors
 /// [`Kind::NotRolledBack`] when an edit cannot be undone.
-pub(in crate::run) fn undo(undo: &mut Undo<'_>) -> Result<()> {
+pub(in crate::run) fn undo(undo: &mut UndoContext<'_>) -> Result<()> {
     match undo.run.kind {
         RunKind::Fix { .. } => clean::restore_edits(undo),
         RunKind::Cleanup(_) | RunKind::Migrate(_) => Ok(()),

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use crate::error::Result;
 use crate::interrupt;
+use crate::node::observe::observe_tolerant;
 use crate::owners::matcher::{Owner, Ownership};
 use crate::plan::Plan;
 use crate::plan::change::{Edit, TableEdit, Target};
 use crate::plan::leftovers::CleanupScope;
 use crate::plan::merge;
-use crate::run::apply_edits::{apply_and_verify, execute};
-use crate::run::execution::{Execution, Planned, Undo};
+use crate::run::apply_edits::execute;
+use crate::run::execution::{Execution, Planned, UndoContext};
 use crate::run::preview::{Previewed, Previewer};
 use crate::run::snapshot::take_snapshot;
 use crate::run::stage::rehearse::{Rehearsed, rehearse};
@@ -66,19 +67,14 @@ impl Stage for RemoveLeftovers {
 
     fn run(&self, execution: &mut Execution<'_>) -> Result<()> {
         let context = execution.context;
-        let Some(Planned { base, edits }) = self.planned(execution)? else {
+        let Some(planned) = self.planned(execution)? else {
             context.sink.note("nothing is left over of the old mode");
             return Ok(());
         };
-        drain::wait(context, &edits, self.drain, &|| interrupt::check("draining"))?;
-        let now = || crate::node::observe::observe_tolerant(context.tools, context.sink);
-        let plan_again = || self.scope.edits(context.catalogue, &now()?);
-        let Execution { run, journal, .. } = execution;
-        let changed =
-            apply_and_verify(context, run, journal, self.name(), &base, edits, &plan_again)?;
-        execution.objects += changed.objects;
-        execution.foreign.extend(changed.foreign);
-        Ok(())
+        drain::wait(context, &planned.edits, self.drain, &|| interrupt::check("draining"))?;
+        let observe = || observe_tolerant(context.tools, context.sink);
+        let plan_again = || self.scope.edits(context.catalogue, &observe()?);
+        execution.apply(self.name(), planned, &plan_again)
     }
 }
 
@@ -126,7 +122,7 @@ fn counts(plan: &Plan) -> Vec<String> {
 ///
 /// # Errors
 /// [`Kind::NotRolledBack`](crate::error::Kind::NotRolledBack) when an edit cannot be undone.
-pub(in crate::run) fn undo(undo: &mut Undo<'_>) -> Result<()> {
+pub(in crate::run) fn undo(undo: &mut UndoContext<'_>) -> Result<()> {
     match undo.run.kind {
         RunKind::Fix { .. } => Ok(()),
         RunKind::Cleanup(_) => restore_edits(undo),
@@ -138,7 +134,7 @@ pub(in crate::run) fn undo(undo: &mut Undo<'_>) -> Result<()> {
 ///
 /// # Errors
 /// As [`undo`].
-pub(in crate::run) fn restore_edits(undo: &mut Undo<'_>) -> Result<()> {
+pub(in crate::run) fn restore_edits(undo: &mut UndoContext<'_>) -> Result<()> {
     let replay = std::mem::take(&mut undo.replay);
     let undone = undo_edits(undo.context, undo.journal, replay, undo.base)?;
     undo.restored += undone.restored;
@@ -150,7 +146,7 @@ pub(in crate::run) fn restore_edits(undo: &mut Undo<'_>) -> Result<()> {
 
 /// Restores what a migration removed. kube-proxy makes its own objects anew when it has changed its
 /// mode and serves; then only what is foreign is restored.
-fn restore_cleaned(undo: &mut Undo<'_>) -> Result<()> {
+fn restore_cleaned(undo: &mut UndoContext<'_>) -> Result<()> {
     let context = undo.context;
     let Some(id) = undo.run.clean_snapshot() else { return Ok(()) };
     let replay = std::mem::take(&mut undo.replay);
@@ -168,8 +164,8 @@ fn restore_cleaned(undo: &mut Undo<'_>) -> Result<()> {
     let plan = |now: &NodeState| merge::undo(&done, &base, now);
     let edits = plan(&undo.observe()?).edits;
     undo.restored += edits.iter().map(Edit::objects).sum::<usize>();
-    let now = || crate::node::observe::observe_tolerant(context.tools, context.sink);
-    let plan_again = || Ok(plan(&now()?).edits);
+    let observe = || observe_tolerant(context.tools, context.sink);
+    let plan_again = || Ok(plan(&observe()?).edits);
     execute(context, undo.journal, RunStage::Rollback, edits, &plan_again)
         .map_err(not_rolled_back)?;
     Ok(())

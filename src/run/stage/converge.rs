@@ -17,7 +17,7 @@ use crate::plan::playbook::Converge;
 use crate::plan::{Action, Plan};
 use crate::run::Context;
 use crate::run::apply_edits::execute;
-use crate::run::execution::{Execution, Undo};
+use crate::run::execution::{Execution, UndoContext};
 use crate::run::preview::{Previewed, Previewer};
 use crate::run::stage::{Stage, drain};
 use crate::run::undo_edits::not_rolled_back;
@@ -115,7 +115,7 @@ pub(in crate::run) fn wait(
 ///
 /// # Errors
 /// [`Kind::NotRolledBack`] when an object cannot be removed.
-pub(in crate::run) fn undo(undo: &mut Undo<'_>) -> Result<()> {
+pub(in crate::run) fn undo(undo: &mut UndoContext<'_>) -> Result<()> {
     if undo.run.migration().is_none() || !undo.serves {
         return Ok(());
     }

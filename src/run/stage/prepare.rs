@@ -13,7 +13,7 @@ use crate::node::modules::is_loaded;
 use crate::node::sysctls;
 use crate::plan::change::{Change, Edit, Irreversible};
 use crate::plan::playbook::Prepare;
-use crate::run::execution::{Execution, Undo};
+use crate::run::execution::{Execution, UndoContext};
 use crate::run::payload::StepRef;
 use crate::run::preview::{Previewed, Previewer};
 use crate::run::stage::Stage;
@@ -124,7 +124,7 @@ fn modules_for(named: &[String], configured: Vec<String>) -> Vec<String> {
 ///
 /// # Errors
 /// None: what fails is collected.
-pub(in crate::run) fn undo(undo: &mut Undo<'_>) -> Result<()> {
+pub(in crate::run) fn undo(undo: &mut UndoContext<'_>) -> Result<()> {
     undo.restored += restore(undo.replay.begun.iter().rev(), &mut undo.failures);
     Ok(())
 }

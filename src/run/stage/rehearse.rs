@@ -5,7 +5,7 @@ use crate::event::{self, Event, Outcome, Sink};
 use crate::plan::change::Edit;
 use crate::run::Context;
 use crate::run::preview::{Previewed, Previewer};
-use crate::run::sandbox::{self, Task};
+use crate::run::sandbox::{self, SandboxTask};
 use crate::run::stage::Stage;
 use crate::state::kube_proxy::Mode;
 use crate::state::stage::{RunStage, StageName};
@@ -53,9 +53,9 @@ pub(in crate::run) fn rehearse(
     let sink = Rehearsal(context.sink);
     let (dir, tools) = (&snapshot.dir, context.tools);
     let report = match what {
-        Rehearsed::CleanUp => sandbox::run(Task::Rehearse, dir, tools, &sink)?,
-        Rehearsed::Edits(edits) => sandbox::mend(edits, dir, tools, &sink)?,
-        Rehearsed::Leaving(to) => sandbox::leave(to, dir, tools, &sink)?,
+        Rehearsed::CleanUp => sandbox::run(SandboxTask::Rehearse, dir, tools, &sink)?,
+        Rehearsed::Edits(edits) => sandbox::rehearse_edits(edits, dir, tools, &sink)?,
+        Rehearsed::Leaving(to) => sandbox::rehearse_takeover(to, dir, tools, &sink)?,
     };
     context.sink.finished(&task, Outcome::Rehearsed { claims: report.claims.len() });
     Ok(())

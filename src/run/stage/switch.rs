@@ -17,7 +17,7 @@ use crate::plan::change::{Change, Edit};
 use crate::plan::playbook::Switch;
 use crate::run::Context;
 use crate::run::controller::find;
-use crate::run::execution::{Execution, Undo};
+use crate::run::execution::{Execution, UndoContext};
 use crate::run::payload::StepRef;
 use crate::run::preview::{Previewed, Previewer};
 use crate::run::stage::{Stage, converge};
@@ -157,7 +157,7 @@ fn captured_config(previewer: &Previewer<'_>) -> Result<(ConfigSource, String, S
 ///
 /// # Errors
 /// None: what fails is collected.
-pub(in crate::run) fn undo(undo: &mut Undo<'_>) -> Result<()> {
+pub(in crate::run) fn undo(undo: &mut UndoContext<'_>) -> Result<()> {
     let Some(Modes { from, .. }) = undo.run.modes() else { return Ok(()) };
     let Some((source, controller)) = switched(&undo.replay.begun) else { return Ok(()) };
     let context = undo.context;

@@ -11,7 +11,7 @@ use crate::node::observe::observe_tolerant;
 use crate::plan::foreign_rules::missing_foreign;
 use crate::plan::playbook::Verify;
 use crate::run::Context;
-use crate::run::execution::{Execution, Undo};
+use crate::run::execution::{Execution, UndoContext};
 use crate::run::preview::{Previewed, Previewer};
 use crate::run::probes;
 use crate::run::stage::Stage;
@@ -48,7 +48,7 @@ impl Stage for Verify {
 ///
 /// # Errors
 /// None: what does not hold is collected.
-pub(in crate::run) fn undo(undo: &mut Undo<'_>) -> Result<()> {
+pub(in crate::run) fn undo(undo: &mut UndoContext<'_>) -> Result<()> {
     let Some(Migration { modes, probes, .. }) = undo.run.migration() else { return Ok(()) };
     if let Err(e) = verify(undo.context, undo.base, modes.from, *modes, probes) {
         undo.fail(&e);

@@ -9,7 +9,7 @@ use crate::front::cli::check::Seen;
 use crate::front::cli::check::judge;
 use crate::front::cli::check::probe_live_facts;
 use crate::front::cli::command::Command;
-use crate::run::Report;
+use crate::run::RunResult;
 use crate::run::fix::{self, Remedy};
 use crate::state::NodeState;
 use crate::store::run::{Run, RunKind};
@@ -32,7 +32,7 @@ pub(in crate::front) fn run(
     command: &Command<'_>,
     options: &args::Check,
     seen: &mut Seen,
-) -> Result<Option<Report>> {
+) -> Result<Option<RunResult>> {
     if remedies(seen, &seen.now, options)?.is_empty() {
         command.sink().note("nothing was found that can be mended safely");
         return Ok(None);
@@ -75,7 +75,7 @@ fn approve(command: &Command<'_>, remedy: &Remedy) -> Result<bool> {
 }
 
 /// What was done, for the document of findings.
-pub(in crate::front) fn document(report: Option<&Report>) -> Value {
+pub(in crate::front) fn document(report: Option<&RunResult>) -> Value {
     json!({
         "run": report.map(|report| &report.run.id),
         "snapshot": report.map(|report| &report.run.snapshot),
@@ -85,7 +85,7 @@ pub(in crate::front) fn document(report: Option<&Report>) -> Value {
 }
 
 /// What was done, for people.
-pub(in crate::front) fn text(report: Option<&Report>) -> String {
+pub(in crate::front) fn text(report: Option<&RunResult>) -> String {
     match report {
         None => "Nothing was changed.\n".to_owned(),
         Some(report) => format!(

@@ -47,7 +47,7 @@ fn approve(command: &Command<'_>, way: &RollbackPlan) -> Result<bool> {
 }
 
 fn document(back: &RollbackReport) -> serde_json::Value {
-    let sum = |of: fn(&crate::run::rollback::Report) -> usize| back.undone.iter().map(of).sum();
+    let sum = |of: fn(&crate::run::rollback::UndoReport) -> usize| back.undone.iter().map(of).sum();
     let (restored, taken_out): (usize, usize) = (sum(|r| r.restored), sum(|r| r.taken_out));
     json!({
         "schema": "proxyshift.rollback", "version": 1, "snapshot": back.snapshot,

@@ -10,4 +10,4 @@ pub mod services;
 pub mod takeover;
 
 /// kube-proxy's name in the catalogue.
-const NAME: &str = "kube-proxy";
+pub const NAME: &str = "kube-proxy";

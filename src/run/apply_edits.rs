@@ -1,4 +1,4 @@
-//! Edits, one after the other, journaled before and after.
+//! Applies edits one after the other. Each is journaled before it is made and after.
 
 use std::collections::VecDeque;
 use std::thread;
@@ -8,7 +8,6 @@ use crate::apply::Applied;
 use crate::error::{Error, Kind, Result};
 use crate::event::{self, Task};
 use crate::interrupt;
-use crate::node::observe::observe_tolerant;
 use crate::plan::change::{Change, Direction, Edit};
 use crate::plan::invariants::{Outcome, outcome, unexpected_changes};
 use crate::run::Context;
@@ -25,7 +24,8 @@ const RACES: usize = 5;
 /// How often an edit is tried again on a node that is too busy for a short lock.
 const BUSY: usize = 5;
 
-/// How long the lock is left to others before a new try: iptables asks for it once a second.
+/// The pause before a new try. iptables asks for the lock once a second, so others get it
+/// meanwhile.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// What a stage of edits did.
@@ -37,11 +37,11 @@ pub(super) struct AppliedEdits {
     pub(super) foreign: Vec<String>,
 }
 
-/// Applies `edits`; on a lost race, whatever `plan_again` says is left to do. Returns those that were
+/// Applies `edits`. After a lost race, applies what `plan_again` plans. Returns the edits that were
 /// applied.
 ///
 /// # Errors
-/// The first failure, journaled. What was applied before it stays, for the caller to undo.
+/// The first failure, journaled. Earlier edits stay applied; the caller undoes them.
 pub(super) fn execute(
     context: &Context<'_>,
     journal: &mut Journal,
@@ -93,9 +93,8 @@ pub(super) fn execute(
     Ok(applied)
 }
 
-/// Makes one edit. When others would wait for the xtables lock for too long, it is tried again. Undoing
-/// is not given up for that, nor for a lock that was not to be had: in the end others wait for as long
-/// as it takes.
+/// Applies one edit. On a node that is too busy for a short lock it tries again. An undo is never
+/// given up for a busy lock: its last try holds the lock for as long as it takes.
 fn apply(context: &Context<'_>, edit: &Edit, undoing: bool) -> Result<Applied> {
     let kernel = context.kernel();
     for _ in 0..BUSY {
@@ -130,7 +129,7 @@ pub(super) fn apply_and_verify(
 ) -> Result<AppliedEdits> {
     let mut writers = Writers::of(base, &edits);
     execute(context, journal, stage, edits, plan_again)
-        // In the journal, with those of before a crash; one copy at a time.
+        // The journal has the applied edits, and those of before a crash: one copy at a time.
         .map(drop)
         .and_then(|()| done_edits(context, run))
         .and_then(|done| verify(context, &done, base, &mut writers))
@@ -146,7 +145,7 @@ fn verify(
 ) -> Result<AppliedEdits> {
     let task = Task::VerifyKernel;
     context.sink.started(&task);
-    let now = observe_tolerant(context.tools, context.sink)?;
+    let now = context.observe()?;
     for edit in edits {
         if outcome(edit, base, &now) != Outcome::Done {
             let cause = match edit.direction {
@@ -156,8 +155,8 @@ fn verify(
             return Err(Error::new(Kind::Kernel, edit.to_string(), cause));
         }
     }
-    // Each transaction was compared with what it should have made when it was made: what differs
-    // now beyond that is the work of others, and stays.
+    // Each transaction was compared with its plan when it was applied. Any other difference now is
+    // a foreign change, and is kept.
     let mut foreign = Vec::new();
     for id in base.rulesets.keys().chain(now.rulesets.keys()) {
         let (before, after) = (base.rulesets.get(id), now.rulesets.get(id));

@@ -1,4 +1,4 @@
-//! The unit that undoes a run after a reboot. It is there from the moment a run is armed until it is
+//! The systemd unit that undoes a run after a reboot. It exists from arming until the run is
 //! resolved.
 
 use std::path::Path;
@@ -8,7 +8,7 @@ use crate::error::Result;
 
 const UNIT: &str = "proxyshift-rollback.service";
 
-/// Writes the unit, which starts `program` (the copy in the run's folder) with `store`.
+/// Writes the unit. It starts `program`, the copy in the run's folder, with `store`.
 ///
 /// # Errors
 /// When a file cannot be written.
@@ -17,7 +17,7 @@ pub fn write(program: &Path, store: &Path) -> Result<()> {
     systemd::enable(UNIT)
 }
 
-/// Takes the unit away again, if it is there.
+/// Removes the unit, if it exists.
 ///
 /// # Errors
 /// When a file cannot be removed.

@@ -53,6 +53,7 @@ struct CleanupRequest<'a> {
 
 impl Request for CleanupRequest<'_> {
     type Proposal = Plan;
+    type Approved = ();
 
     fn verb(&self) -> &'static str {
         RunKind::CLEANUP
@@ -68,19 +69,23 @@ impl Request for CleanupRequest<'_> {
         Ok((!plan.is_empty()).then_some(plan))
     }
 
+    fn approved(&self, _: Plan) {}
+
     fn plan<'a>(
         &'a self,
         context: &Context<'_>,
-        proposal: Plan,
+        (): (),
         baseline: Baseline,
     ) -> Result<Option<Work<'a>>> {
         // A plan and a state are each as large as the node. The state is read from the snapshot
         // again: a captured one lies scattered in memory, and none of it is given back.
-        drop(proposal);
         let Baseline { snapshot, state } = baseline;
         drop(state);
         let state = parse_snapshot(Snapshot::load(&snapshot.dir)?.files)?;
         let plan = self.scope.plan(context.catalogue, &state)?;
+        if plan.is_empty() {
+            return Ok(None);
+        }
         let edits = edits(&plan, &state);
         let options = Cleanup {
             owners: self.scope.owners.clone(),
@@ -99,6 +104,7 @@ impl Request for CleanupRequest<'_> {
             stages: stages(&options),
             kind: RunKind::Cleanup(options),
             snapshot: snapshot.id,
+            base: None,
             planned: Some(Planned { base, edits }),
             room: 0,
             hooks: Hooks::default(),
@@ -110,8 +116,7 @@ impl Request for CleanupRequest<'_> {
 /// The stages of a clean-up from its first change on.
 pub(super) fn stages(options: &Cleanup) -> Vec<Box<dyn Stage>> {
     let scope = CleanupScope { owners: options.owners.clone(), black_holes: options.black_holes };
-    let mut stages: Vec<Box<dyn Stage>> =
-        vec![Box::new(RemoveLeftovers { scope, drain: Duration::ZERO })];
+    let mut stages: Vec<Box<dyn Stage>> = vec![Box::new(RemoveLeftovers { scope, drain: None })];
     if let Some(seconds) = options.confirm_within {
         stages.push(Box::new(Confirm { within: Duration::from_secs(seconds) }));
     }

@@ -1,4 +1,4 @@
-//! The last word on a run in stages: keep it, or wait longer for that word.
+//! The verbs `confirm` and `extend`: keep a run, or give it more time.
 
 use std::time::Duration;
 
@@ -7,26 +7,27 @@ use serde::de::IgnoredAny;
 use crate::error::{Error, Kind, Result};
 use crate::interrupt;
 use crate::run::Context;
-use crate::run::boot_unit;
+use crate::run::engine::remove_boot_unit;
 use crate::run::payload::{Payload, StepRef};
 use crate::run::watchdog;
 use crate::state::stage::RunStage;
 use crate::store::journal::{Journal, Mark};
 use crate::store::run::{Run, RunState};
 
-/// What `confirm` found.
+/// The run that `confirm` found.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Confirmed {
-    /// The run waited for it, and is kept now.
+    /// The run was unconfirmed, and is kept now.
     Now(Run),
     /// The last run was confirmed before.
     Already(Run),
 }
 
-/// Keeps the run that waits for it.
+/// Keeps the unconfirmed run.
 ///
 /// # Errors
-/// [`Kind::NotFound`] when nothing waits, naming the run if it was rolled back meanwhile;
+/// [`Kind::NotFound`] when no run is unconfirmed, naming one that was rolled back meanwhile;
+/// [`Kind::Pending`] when the run has not come that far.
 /// [`Kind::Pending`] when the run has not come that far.
 pub fn confirm(context: &Context<'_>) -> Result<Confirmed> {
     let _lock = context.lock("confirm")?;
@@ -35,11 +36,11 @@ pub fn confirm(context: &Context<'_>) -> Result<Confirmed> {
     let Confirmed::Now(mut run) = found else { return Ok(found) };
     note(context, &run, Mark::Confirmed, None)?;
     context.store.finish(&mut run, RunState::Done)?;
-    boot_unit::remove()?;
+    remove_boot_unit(context, &run);
     Ok(Confirmed::Now(run))
 }
 
-/// What [`confirm`] would find now; nothing is changed.
+/// The run that [`confirm`] would find; nothing is changed.
 ///
 /// # Errors
 /// As [`confirm`].
@@ -57,7 +58,7 @@ pub fn awaited(context: &Context<'_>) -> Result<Confirmed> {
     Ok(Confirmed::Now(run))
 }
 
-/// Gives the run that waits `time` from now; returns it.
+/// Moves the deadline of the unconfirmed run to `time` from now. Returns the run.
 ///
 /// # Errors
 /// As [`confirm`].

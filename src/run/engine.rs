@@ -19,6 +19,7 @@ use crate::run::stage::Stage;
 use crate::run::stored::Baseline;
 use crate::run::undo::undo;
 use crate::run::{Context, boot_unit, hooks, watchdog};
+use crate::state::NodeState;
 use crate::state::stage::RunStage;
 use crate::store::KEEP;
 use crate::store::journal::Journal;
@@ -54,6 +55,10 @@ pub(super) trait Request {
     /// What the caller approves.
     type Proposal;
 
+    /// What is kept of it until the run is planned. A plan is as large as the node, and the snapshot
+    /// is taken meanwhile.
+    type Approved;
+
     /// The verb of the command line.
     fn verb(&self) -> &'static str;
 
@@ -66,6 +71,9 @@ pub(super) trait Request {
     /// What stands in the way.
     fn propose(&self, context: &Context<'_>) -> Result<Option<Self::Proposal>>;
 
+    /// Drops what is not needed any more once it is approved.
+    fn approved(&self, proposal: Self::Proposal) -> Self::Approved;
+
     /// Plans on the snapshot, and rehearses the plan; none when there is nothing to do any more.
     ///
     /// # Errors
@@ -73,7 +81,7 @@ pub(super) trait Request {
     fn plan<'a>(
         &'a self,
         context: &Context<'_>,
-        proposal: Self::Proposal,
+        approved: Self::Approved,
         baseline: Baseline,
     ) -> Result<Option<Work<'a>>>;
 }
@@ -86,7 +94,9 @@ pub(super) struct Work<'a> {
     pub(super) snapshot: String,
     /// Its stages, in order.
     pub(super) stages: Vec<Box<dyn Stage + 'a>>,
-    /// The edits of a run that is nothing but edits.
+    /// The node before the run; none in a clean-up, which keeps only what its edits leave.
+    pub(super) base: Option<NodeState>,
+    /// The edits of a run that consists of edits alone.
     pub(super) planned: Option<Planned>,
     /// How many bytes of journal its stages may need.
     pub(super) room: u64,
@@ -114,13 +124,14 @@ pub(super) fn run<R: Request>(
         let cause = "declined; nothing was changed";
         return Err(Error::new(Kind::Interrupted, request.verb(), cause));
     }
+    let approved = request.approved(proposal);
     // Attempts that were refused before they became runs leave their snapshots behind.
     prune(context)?;
     let baseline = take_snapshot(context, &request.reason())?;
-    let Some(mut work) = request.plan(context, proposal, baseline)? else { return Ok(None) };
+    let Some(mut work) = request.plan(context, approved, baseline)? else { return Ok(None) };
     let _change = interrupt::change();
     let (run, journal) = begin(context, &work)?;
-    let mut execution = Execution::new(context, run, journal);
+    let mut execution = Execution::new(context, run, journal, work.base.take());
     execution.planned = work.planned.take();
     carry_out(execution, &work.stages, &work.hooks).map(Some)
 }
@@ -134,48 +145,66 @@ pub(super) fn refuse_pending(context: &Context<'_>) -> Result<()> {
     }
 }
 
-/// Begins the run: its folder, its journal with room reserved, and its watchdog.
+/// Begins the run: its folder, its playbook, its journal with room reserved, and its watchdog. A run
+/// with a journal has all that is needed to resume it.
 fn begin(context: &Context<'_>, work: &Work<'_>) -> Result<(Run, Journal)> {
     let edits = work.planned.iter().flat_map(|planned| &planned.edits);
     let size = edits.map(journal_size).sum::<u64>() + work.room;
     context.store.room_for(size)?;
     let mut run = context.store.start(work.kind.clone(), &work.snapshot)?;
     context.sink.run(&run.id, run.verb());
-    let begun = Journal::create(&context.store.run_dir(&run.id), size)
-        .and_then(|journal| arm(context, &mut run, work.playbook.as_deref()).map(|()| journal));
+    let dir = context.store.run_dir(&run.id);
+    let playbook = work.playbook.as_ref();
+    let begun = playbook
+        .map_or(Ok(()), |text| write_private(&dir.join(PLAYBOOK), text))
+        .and_then(|()| Journal::create(&dir, size))
+        .and_then(|journal| arm(context, &mut run).map(|()| journal));
     match begun {
         Ok(journal) => Ok((run, journal)),
         Err(e) => {
             context.store.finish(&mut run, RunState::Failed)?;
-            boot_unit::remove()?;
+            remove_boot_unit(context, &run);
             Err(e)
         }
     }
 }
 
-/// Starts the watchdog of a run that is undone unless it is confirmed. A migration outlives a reboot,
-/// so that it has a boot unit as well.
-fn arm(context: &Context<'_>, run: &mut Run, playbook: Option<&str>) -> Result<()> {
-    let dir = context.store.run_dir(&run.id);
-    if let Some(text) = playbook {
-        write_private(&dir.join(PLAYBOOK), text)?;
-    }
+/// Starts the watchdog of a run that is undone unless it is confirmed, or makes sure that it runs. A
+/// migration outlives a reboot, so that it has a boot unit as well.
+///
+/// # Errors
+/// As [`watchdog::arm`]; when the boot unit cannot be written.
+pub(super) fn arm(context: &Context<'_>, run: &mut Run) -> Result<()> {
     let migrates = run.migration().is_some();
     if !migrates && run.confirm_within().is_none() {
         return Ok(());
     }
-    run.pending = Some(Pending::new(RunStage::Begun, MARGIN));
+    let pending = run.pending.get_or_insert_with(|| Pending::new(RunStage::Begun, MARGIN));
+    pending.set_deadline(MARGIN);
+    context.store.update(run)?;
     watchdog::arm(context, run)?;
     if !migrates {
         return Ok(());
     }
     if systemd::runs_the_node() {
-        return boot_unit::write(&dir.join(BINARY), context.store.dir());
+        let program = context.store.run_dir(&run.id).join(BINARY);
+        return boot_unit::write(&program, context.store.dir());
     }
     context
         .sink
         .note("there is no systemd here: after a reboot, undo the run with `proxyshift rollback`");
     Ok(())
+}
+
+/// Removes the boot unit of a migration. Another namespace's migration may be pending: a run without
+/// a boot unit removes none.
+pub(super) fn remove_boot_unit(context: &Context<'_>, run: &Run) {
+    if run.migration().is_none() {
+        return;
+    }
+    if let Err(e) = boot_unit::remove() {
+        context.sink.warning(format!("the boot unit is still there: {e}"));
+    }
 }
 
 /// Room in the journal for an edit, its undoing, and what became of both.
@@ -209,13 +238,12 @@ pub(super) fn carry_out(
     stages: &[Box<dyn Stage + '_>],
     hooks: &Hooks,
 ) -> Result<RunResult> {
-    match run_stages(&mut execution, stages, hooks).and_then(|()| finish(&mut execution)) {
-        Ok(()) => {
-            let Execution { run, objects, foreign, .. } = execution;
-            Ok(RunResult { run, objects, foreign })
-        }
-        Err(cause) => Err(undo_after(&mut execution, cause)),
+    if let Err(cause) = run_stages(&mut execution, stages, hooks) {
+        return Err(undo_after(&mut execution, cause));
     }
+    finish(&mut execution)?;
+    let Execution { run, objects, foreign, .. } = execution;
+    Ok(RunResult { run, objects, foreign })
 }
 
 fn run_stages(
@@ -258,17 +286,24 @@ fn run_hooks(execution: &mut Execution<'_>, hooks: &[Hook]) -> Result<()> {
     Ok(())
 }
 
-/// The stages are done. A run that waits to be confirmed is left pending; any other is kept.
+/// The stages are done. The run waits to be confirmed, or is done. It is verified: what fails from
+/// here on does not undo it.
 fn finish(execution: &mut Execution<'_>) -> Result<()> {
     let Execution { context, run, .. } = execution;
-    if run.state == RunState::Unconfirmed {
-        return Ok(());
+    if let Some(time) = run.confirm_within() {
+        if let Some(pending) = &mut run.pending {
+            pending.stage = RunStage::CONFIRM;
+            pending.set_deadline(time);
+        }
+        run.state = RunState::Unconfirmed;
+        return context.store.update(run);
     }
     context.store.finish(run, RunState::Done)?;
-    if run.migration().is_some() {
-        boot_unit::remove()?;
+    remove_boot_unit(context, run);
+    if let Err(e) = prune(context) {
+        context.sink.warning(format!("old runs and snapshots are still there: {e}"));
     }
-    prune(context)
+    Ok(())
 }
 
 /// Undoes a run that failed of `cause`. The error says both why it failed and how the undoing ended.
@@ -277,6 +312,8 @@ fn undo_after(execution: &mut Execution<'_>, cause: Error) -> Error {
     context.sink.warning(format!("{cause}; undoing"));
     let step = StepRef::new(RunStage::Begun.name(), 0);
     let _ = step.mark_failed(&mut execution.journal, &cause);
+    // Both are as large as the node.
+    execution.planned = None;
     let undone = execution.take_base().and_then(|base| {
         let Execution { run, journal, .. } = execution;
         undo(context, run, journal, &base)

@@ -1,4 +1,4 @@
-//! Keeps the events of a run in the run's folder, for its report.
+//! Writes the events of a run into its folder, for the report.
 
 use std::fs::File;
 use std::sync::{Mutex, PoisonError};
@@ -12,8 +12,8 @@ use crate::store::event_log;
 use crate::store::event_log::LoggedEvent;
 use crate::store::event_log::What;
 
-/// Passes events on, and keeps those that a report needs. Events from before the run has its folder
-/// wait until then, and are dropped if there is no run.
+/// Passes events on, and logs those that a report needs. Events before the run has a folder are
+/// buffered. They are dropped if no run begins.
 pub struct EventLogger<'a> {
     store: &'a Store,
     sink: &'a dyn Sink,
@@ -34,7 +34,7 @@ impl<'a> EventLogger<'a> {
         EventLogger { store, sink, buffer: Mutex::default() }
     }
 
-    /// Keeps why the run failed, if there is one.
+    /// Logs why the run failed, if there is a run.
     pub fn failed(&self, error: &Error) {
         self.buffer().log(What::Error(error.clone()), None);
     }
@@ -62,7 +62,7 @@ impl Buffer {
             }
             Event::Finished { task, outcome } => {
                 let seconds = self.seconds(task);
-                // The journal has each edit.
+                // Edits are in the journal.
                 if *outcome == Outcome::Applied {
                     return;
                 }
@@ -77,7 +77,7 @@ impl Buffer {
         self.log(What::Event(event.clone()), seconds);
     }
 
-    /// Opens the log of the run `id`, and writes what has waited for it.
+    /// Opens the log of the run `id`, and writes the buffered events.
     fn open(&mut self, store: &Store, id: &str) {
         self.file = store.event_log(id);
         for line in std::mem::take(&mut self.waiting) {
@@ -85,7 +85,7 @@ impl Buffer {
         }
     }
 
-    /// How long the task took that is finished; none where its beginning is not known.
+    /// The time that a finished task took; none if its start was not seen.
     fn seconds(&mut self, task: &Task) -> Option<f64> {
         let index = self.started.iter().rposition(|(started, _)| started == task)?;
         let took = clock::boottime().saturating_sub(self.started.remove(index).1);

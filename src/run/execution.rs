@@ -1,8 +1,7 @@
-//! A run under way, and one that is undone: what each stage may use.
+//! What the stages of a run share, while it runs and while it is undone.
 
 use crate::error::{Error, Kind, Result};
 use crate::kube_proxy::services::Services;
-use crate::node::observe::observe_tolerant;
 use crate::plan::change::Edit;
 use crate::run::Context;
 use crate::run::apply_edits::apply_and_verify;
@@ -29,9 +28,9 @@ pub(super) struct Execution<'a> {
     pub(super) journal: Journal,
     /// The node before the run, once a stage has asked for it.
     base: Option<NodeState>,
-    /// The edits of a run that is nothing but edits.
+    /// The edits of a run that consists of edits alone.
     pub(super) planned: Option<Planned>,
-    /// What the old mode served right before the switch: endpoints come and go.
+    /// The services of the old mode right before the switch. Endpoints come and go.
     pub(super) later: Option<Services>,
     /// How many objects were changed.
     pub(super) objects: usize,
@@ -41,12 +40,17 @@ pub(super) struct Execution<'a> {
 
 impl<'a> Execution<'a> {
     /// A run that begins, or is resumed.
-    pub(super) fn new(context: &'a Context<'a>, run: Run, journal: Journal) -> Execution<'a> {
+    pub(super) fn new(
+        context: &'a Context<'a>,
+        run: Run,
+        journal: Journal,
+        base: Option<NodeState>,
+    ) -> Execution<'a> {
         Execution {
             context,
             run,
             journal,
-            base: None,
+            base,
             planned: None,
             later: None,
             objects: 0,
@@ -59,13 +63,11 @@ impl<'a> Execution<'a> {
     /// # Errors
     /// When it must be read from the snapshot, and cannot be.
     pub(super) fn base(&mut self) -> Result<&NodeState> {
-        if self.base.is_none() {
-            self.base = Some(load_baseline(self.context, &self.run)?);
-        }
-        self.base.as_ref().ok_or_else(|| no_base(&self.run))
+        let base = self.take_base()?;
+        Ok(self.base.insert(base))
     }
 
-    /// As [`base`](Self::base), by value, when the run needs it no more.
+    /// As [`base`](Self::base), by value, at the end of the run.
     ///
     /// # Errors
     /// As [`base`](Self::base).
@@ -76,15 +78,19 @@ impl<'a> Execution<'a> {
         }
     }
 
-    /// The node that the clean-up of this run is undone to, once that has begun.
+    /// The node that an undo of the clean-up restores, once the clean-up has begun.
     ///
     /// # Errors
     /// When the snapshot cannot be read.
     pub(super) fn clean_base(&self) -> Result<Option<NodeState>> {
-        self.run.clean_snapshot().map(|id| load_state(self.context, id)).transpose()
+        match self.run.clean_snapshot() {
+            None => Ok(None),
+            Some(id) if id == self.run.snapshot => load_baseline(self.context, &self.run).map(Some),
+            Some(id) => load_state(self.context, id).map(Some),
+        }
     }
 
-    /// The options of the migration that this is.
+    /// The options of this migration.
     ///
     /// # Errors
     /// [`Kind::Unexpected`] for another run.
@@ -92,14 +98,6 @@ impl<'a> Execution<'a> {
         self.run.migration().ok_or_else(|| {
             Error::new(Kind::Unexpected, format!("run {}", self.run.id), "is no migration")
         })
-    }
-
-    /// Observes the node, whoever else writes to it.
-    ///
-    /// # Errors
-    /// What the capture fails with.
-    pub(super) fn observe(&self) -> Result<NodeState> {
-        observe_tolerant(self.context.tools, self.context.sink)
     }
 
     /// Applies and verifies the edits of a stage, and counts them. After a lost race `plan_again`
@@ -122,11 +120,7 @@ impl<'a> Execution<'a> {
     }
 }
 
-fn no_base(run: &Run) -> Error {
-    Error::new(Kind::Unexpected, format!("run {}", run.id), "has no baseline")
-}
-
-/// A run that is undone. Each stage undoes its own part; what fails is collected, so that the rest
+/// A run that is undone. Each stage undoes its own part. Failures are collected, so that the rest
 /// is undone all the same.
 pub(super) struct UndoContext<'a> {
     pub(super) context: &'a Context<'a>,
@@ -134,29 +128,21 @@ pub(super) struct UndoContext<'a> {
     pub(super) journal: &'a mut Journal,
     /// The node before the run.
     pub(super) base: &'a NodeState,
-    /// What the journal says of the run.
+    /// The changes in the journal.
     pub(super) replay: Replay,
-    /// Whether kube-proxy serves in the mode that it had before.
+    /// Whether kube-proxy serves in its old mode.
     pub(super) serves: bool,
     /// Objects, files and sysctls that were restored.
     pub(super) restored: usize,
-    /// Objects that the run had added, and that were removed.
+    /// Objects that the run had added, and that are removed.
     pub(super) removed: usize,
-    /// Objects that somebody else had restored before.
+    /// Objects that somebody else has restored.
     pub(super) already_restored: Vec<ObjectId>,
-    /// What could not be undone.
+    /// What is not undone.
     pub(super) failures: Vec<String>,
 }
 
 impl UndoContext<'_> {
-    /// Observes the node, whoever else writes to it.
-    ///
-    /// # Errors
-    /// What the capture fails with.
-    pub(super) fn observe(&self) -> Result<NodeState> {
-        observe_tolerant(self.context.tools, self.context.sink)
-    }
-
     /// Adds a failure.
     pub(super) fn fail(&mut self, error: &Error) {
         self.failures.push(error.to_string());

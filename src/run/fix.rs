@@ -53,6 +53,7 @@ struct FixRequest<'a> {
 
 impl Request for FixRequest<'_> {
     type Proposal = ();
+    type Approved = ();
 
     fn verb(&self) -> &'static str {
         RunKind::FIX
@@ -74,6 +75,8 @@ impl Request for FixRequest<'_> {
         Ok(any.then_some(()))
     }
 
+    fn approved(&self, (): ()) {}
+
     fn plan<'a>(
         &'a self,
         context: &Context<'_>,
@@ -92,6 +95,7 @@ impl Request for FixRequest<'_> {
             kind: RunKind::Fix { checks },
             snapshot: snapshot.id,
             stages: vec![Box::new(ApplyRemedies { plan_again: self.plan_again })],
+            base: None,
             planned: Some(Planned { base, edits }),
             room: 0,
             hooks: Hooks::default(),

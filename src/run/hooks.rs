@@ -1,4 +1,4 @@
-//! The operator's own commands before and after stages.
+//! Hooks: commands of the operator's before and after stages.
 
 use crate::apply::argv;
 use crate::error::Result;
@@ -8,7 +8,7 @@ use crate::plan::playbook::Hook;
 /// Runs a hook.
 ///
 /// # Errors
-/// [`crate::error::Kind::Command`], with what it said.
+/// [`crate::error::Kind::Command`], with the command's output.
 pub(super) fn run(hook: &Hook, sink: &dyn Sink) -> Result<()> {
     let task = Task::Hook { command: hook.run.to_string() };
     sink.started(&task);

@@ -28,7 +28,7 @@ use crate::state::NodeState;
 use crate::state::kube_proxy::{ConfigSource, Controller, Mode};
 use crate::store::run::{ConfiguredBy, Migration, Modes, Probe, RunKind};
 
-/// What is options for.
+/// The options of a migration.
 #[derive(Debug, Clone)]
 pub struct MigrateOptions<'a> {
     /// The mode to go to.
@@ -37,25 +37,24 @@ pub struct MigrateOptions<'a> {
     pub playbook: Option<&'a Path>,
     /// How long the run waits to be confirmed, in place of the playbook's time.
     pub confirm_within: Option<Duration>,
-    /// False: the run is done when its stages are.
+    /// Whether the run waits to be confirmed at all.
     pub confirm: bool,
     /// Checks whose findings do not stop the run.
     pub ignore: &'a [String],
 }
 
-/// What a migration is about to do, for the operator to decide on.
+/// What a migration is about to do, for the operator to approve.
 #[derive(Debug, Clone)]
 pub struct Intended {
     /// The playbook.
     pub playbook: Playbook,
     /// The mode that runs now.
     pub from: Mode,
-    /// Who restarts kube-proxy, and the file that tells it its mode; none for an upgrade, which
-    /// somebody else does.
+    /// The controller, and the file of the configuration; none for an upgrade.
     pub restarts: Option<(String, String)>,
-    /// What the checks found that does not stop the run.
+    /// Findings that do not stop the run.
     pub warnings: Vec<Finding>,
-    /// The questions to the node's services that were answered.
+    /// The probes that were answered.
     pub probes: Vec<String>,
 }
 
@@ -78,7 +77,7 @@ pub fn migrate(
 /// What [`migrate`] would be about to do; nothing is changed.
 ///
 /// # Errors
-/// What keeps the migration from being begun.
+/// What stands in the way of the migration.
 pub fn intended(context: &Context<'_>, options: &MigrateOptions<'_>) -> Result<Intended> {
     supported(options)?;
     refuse_pending(context)?;
@@ -92,6 +91,7 @@ struct MigrateRequest<'a> {
 
 impl Request for MigrateRequest<'_> {
     type Proposal = Ready;
+    type Approved = Ready;
 
     fn verb(&self) -> &'static str {
         RunKind::MIGRATE
@@ -105,6 +105,10 @@ impl Request for MigrateRequest<'_> {
         ready(context, self.options).map(Some)
     }
 
+    fn approved(&self, proposal: Ready) -> Ready {
+        proposal
+    }
+
     fn plan<'a>(
         &'a self,
         context: &Context<'_>,
@@ -114,7 +118,7 @@ impl Request for MigrateRequest<'_> {
         let Ready { intended, text, found, probes } = ready;
         let Intended { playbook, from, warnings, .. } = intended;
         if playbook.stage(StageName::Rehearse).is_some() {
-            // Where the new mode runs already, its leftovers are there to be found.
+            // In the new mode already, its leftovers can be found now.
             let to = self.options.to;
             let what = if from == to { Rehearsed::CleanUp } else { Rehearsed::Leaving(to) };
             rehearse(context, &baseline.snapshot, what)?;
@@ -128,12 +132,13 @@ impl Request for MigrateRequest<'_> {
             findings: warnings.iter().filter_map(recorded).collect(),
             ignored: self.options.ignore.to_vec(),
         };
-        // What the stage `clean` will remove is journaled whole, twice with what undoes it.
+        // The stage `clean` journals each object it removes, and its undoing.
         let rules: usize = baseline.state.files.values().map(|text| text.len()).sum();
         Ok(Some(Work {
-            stages: stages(&playbook, &migration),
+            stages: stages(&playbook),
             kind: RunKind::Migrate(migration),
             snapshot: baseline.snapshot.id,
+            base: Some(baseline.state),
             planned: None,
             room: 4 * rules as u64,
             hooks: playbook.hooks,
@@ -142,17 +147,11 @@ impl Request for MigrateRequest<'_> {
     }
 }
 
-/// The stages of a playbook from its first change on. It waits to be confirmed as long as the run
-/// says, or not at all.
-pub(super) fn stages(playbook: &Playbook, migration: &Migration) -> Vec<Box<dyn stage::Stage>> {
+/// The stages of a playbook from its first change on.
+pub(super) fn stages(playbook: &Playbook) -> Vec<Box<dyn stage::Stage>> {
     let mut stages = playbook.stages.clone();
-    stages.retain_mut(|stage| match stage {
-        Stage::Preflight(_) | Stage::Snapshot {} | Stage::Rehearse {} => false,
-        Stage::Confirm(confirm) => {
-            let within = migration.confirm_within.map(Duration::from_secs);
-            within.inspect(|within| confirm.within = *within).is_some()
-        }
-        _ => true,
+    stages.retain(|stage| {
+        !matches!(stage, Stage::Preflight(_) | Stage::Snapshot {} | Stage::Rehearse {})
     });
     stages.into_iter().map(stage::of).collect()
 }
@@ -171,7 +170,7 @@ struct Ready {
     intended: Intended,
     /// The playbook's text.
     text: String,
-    /// What restarts kube-proxy, and the source of its configuration.
+    /// The controller, and the source of kube-proxy's configuration.
     found: Option<(Controller, ConfigSource)>,
     probes: Vec<Probe>,
 }
@@ -231,8 +230,8 @@ fn running(catalogue: &Catalogue, now: &NodeState) -> Result<Mode> {
     })
 }
 
-/// The playbook and its text. A node that is in the mode options for already is taken as one on the
-/// way: what the other mode left is still to be cleaned.
+/// The playbook and its text. A node that runs in the mode already is on the way: the other mode's
+/// leftovers are still to be cleaned.
 fn read_playbook(options: &MigrateOptions<'_>, running: Mode) -> Result<(Playbook, String)> {
     if let Some(path) = options.playbook {
         let text = std::fs::read_to_string(path)
@@ -258,12 +257,12 @@ fn confirm_within(playbook: &Playbook, options: &MigrateOptions<'_>) -> Option<D
     options.confirm_within.or(of_playbook).filter(|_| options.confirm)
 }
 
-/// What `migrate` would do to a node in that state; `live` says that it is this node's. None where
-/// the mode options for runs already and no other playbook is given: there is a clean-up to do, if
-/// anything.
+/// Previews `migrate` on a node; `live` says that the state is this node's. None where the mode
+/// runs already and no other playbook is given: then there is a clean-up at most.
 ///
 /// # Errors
-/// [`Kind::Usage`] for a mode that no playbook leads to, or a playbook that does not fit;
+/// [`Kind::Usage`] for a mode without a playbook, or a playbook that does not fit;
+/// [`Kind::Blocked`] where the mode that runs is not clear.
 /// [`Kind::Blocked`] where it is not clear which mode runs.
 pub fn preview(
     catalogue: &Catalogue,
@@ -293,7 +292,7 @@ pub fn preview(
     Ok(Some(Preview { stages, plan, from, playbook }))
 }
 
-/// What the stage `clean` will find. It removes what is its owner's, and nothing else.
+/// The plan of the stage `clean`: leftovers of its owner.
 fn leftovers(catalogue: &Catalogue, state: &NodeState, playbook: &Playbook) -> Result<Plan> {
     let Some(Stage::Clean(clean)) = playbook.stage(StageName::Clean) else {
         return Ok(Plan::default());
@@ -303,7 +302,7 @@ fn leftovers(catalogue: &Catalogue, state: &NodeState, playbook: &Playbook) -> R
     Ok(plan.of_owners(std::slice::from_ref(&clean.leftovers_of)))
 }
 
-/// What one stage would do, with its hooks.
+/// Previews one stage, with its hooks.
 fn preview_stage(previewer: &Previewer<'_>, stage: &Stage) -> StagePreview {
     let name = stage.name();
     let Previewed { mut does, with, stops } = stage::of(stage.clone()).preview(previewer);

@@ -34,8 +34,10 @@ use crate::apply::Kernel;
 use crate::error::Result;
 use crate::event::Sink;
 use crate::node::locks::{LOCK_DIR, NodeLock};
+use crate::node::observe::observe_tolerant;
 use crate::node::tools::Tools;
 use crate::owners::catalogue::Catalogue;
+use crate::state::NodeState;
 use crate::store::Store;
 
 pub use engine::RunResult;
@@ -59,6 +61,14 @@ impl<'a> Context<'a> {
     /// The code that changes the kernel.
     pub fn kernel(&self) -> Kernel<'a> {
         Kernel::new(self.tools, self.lock_wait)
+    }
+
+    /// Observes the node's objects, even while others write to them.
+    ///
+    /// # Errors
+    /// As [`observe_tolerant`].
+    fn observe(&self) -> Result<NodeState> {
+        observe_tolerant(self.tools, self.sink)
     }
 
     /// The right to change this node, for `verb`.

@@ -1,4 +1,4 @@
-//! What a run writes into its journal, and what is read from there.
+//! The content of journal lines, and its replay.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,16 +7,17 @@ use crate::plan::change::{Change, Edit, Irreversible};
 use crate::state::stage::RunStage;
 use crate::store::journal::{Entry, Journal, Mark, Record};
 
-/// What a line of the journal says besides its mark: a change with its intent, an error with a
-/// failure. Read as what it is, for a large edit in general JSON is several times as large.
+/// The content of a journal line besides its mark: a change with its intent, an error with a
+/// failure. It is parsed straight into this type: a large edit as general JSON takes several times
+/// the memory.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Payload<E = Edit> {
-    /// The change that begins, or one that cannot be undone and is done.
+    /// The change that begins; or an irreversible one that is done.
     Change(Change<E>),
     /// Why a change failed.
     Error(Error),
-    /// The run waits to be confirmed for so long from then on.
+    /// The deadline was moved.
     Extended {
         /// How long, in seconds.
         seconds: u64,
@@ -26,7 +27,7 @@ pub enum Payload<E = Edit> {
 /// A line of a run's journal.
 pub type JournalLine = Entry<Option<Payload>>;
 
-/// A step of a run: its intent and what became of it share it.
+/// A step of a run. Its intent and its result share it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StepRef {
     stage: String,
@@ -43,27 +44,27 @@ impl StepRef {
         StepRef::new(&line.stage, line.step)
     }
 
-    /// Writes down that `change` begins.
+    /// Journals the intent of `change`.
     pub fn begin<E: Serialize>(&self, journal: &mut Journal, change: Change<E>) -> Result<()> {
         self.append(journal, Mark::Intent, Some(Payload::Change(change)))
     }
 
-    /// Writes down that the change was made. What became of it needs no second copy of it.
+    /// Journals that the change was made. The line does not repeat the change.
     pub fn mark_done(&self, journal: &mut Journal) -> Result<()> {
         self.append::<Edit>(journal, Mark::Done, None)
     }
 
-    /// Writes down that the change undoes another one, and was made.
+    /// Journals that a change was made that undoes another one.
     pub fn mark_undone(&self, journal: &mut Journal) -> Result<()> {
         self.append::<Edit>(journal, Mark::Undone, None)
     }
 
-    /// Writes down why the change failed.
+    /// Journals why the change failed.
     pub fn mark_failed(&self, journal: &mut Journal, error: &Error) -> Result<()> {
         self.append::<Edit>(journal, Mark::Failed, Some(Payload::Error(error.clone())))
     }
 
-    /// Writes down that a change was made of which only then is known what it was.
+    /// Journals a change after it was made, because its extent is known only then.
     pub fn note(&self, journal: &mut Journal, change: Irreversible) -> Result<()> {
         let payload = Payload::<Edit>::Change(Change::Irreversible(change));
         self.append(journal, Mark::Done, Some(payload))
@@ -86,7 +87,7 @@ impl StepRef {
 pub struct Replay {
     /// Edits that were made, in order.
     pub done: Vec<Edit>,
-    /// An edit that was begun, and of which nothing more is known.
+    /// An edit that was begun; whether it was made is not known.
     pub open: Option<(Edit, StepRef)>,
     /// Every other change that was begun, in order.
     pub begun: Vec<Change>,
@@ -95,7 +96,13 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// Whether a command of the operator's was begun.
+    /// Takes the edits out; the other changes stay.
+    pub fn take_edits(&mut self) -> Replay {
+        let (done, open) = (std::mem::take(&mut self.done), self.open.take());
+        Replay { done, open, begun: Vec::new(), rolling_back: self.rolling_back }
+    }
+
+    /// Whether this hook was begun.
     pub fn has_begun_hook(&self, command: &str) -> bool {
         let hook = |change: &Change| match change {
             Change::Irreversible(Irreversible::Hook { command: begun }) => begun == command,
@@ -113,8 +120,8 @@ pub fn replay(lines: Vec<JournalLine>) -> Result<Replay> {
     let mut replay = Replay::default();
     for line in lines {
         if line.stage == RunStage::Rollback.name() {
-            // An edit that was open when the run began to be undone may be in the kernel all the
-            // same: it stays open, for the next rollback to look at.
+            // A rollback does not close an open edit: the edit may be in the kernel. The next
+            // rollback finds out.
             replay.rolling_back = true;
             continue;
         }
@@ -161,7 +168,7 @@ mod tests {
         first.begin(&mut journal, Change::Objects(&edit("a"))).unwrap();
         first.mark_done(&mut journal).unwrap();
         second.begin(&mut journal, Change::Objects(&edit("b"))).unwrap();
-        // What another stage has done says nothing of this one's.
+        // A line of another stage closes no step of this one.
         let cleared = Irreversible::Conntrack { cleared: 3 };
         StepRef::new("settle", 1).note(&mut journal, cleared).unwrap();
         let found = replayed();

@@ -1,7 +1,7 @@
-//! Questions to the services themselves: does the node still reach them?
+//! Probes of services: does the node still reach them?
 //!
-//! Asked before anything is changed; only what answered then is asked again. Each is a connection or
-//! a datagram of this node to an address of its own cluster.
+//! Probes run before anything is changed. Those that were answered run again afterwards. Each is a
+//! connection or a datagram of this node to an address of its own cluster.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
@@ -18,18 +18,18 @@ use crate::state::kube_proxy::Mode;
 use crate::state::{Family, links::Link};
 use crate::store::run::Probe;
 
-/// How many service addresses are asked.
+/// How many service addresses are probed.
 const SAMPLE: usize = 5;
 
-/// How long one answer may take, and how often it is asked for.
+/// How long one try may take, and how many tries there are.
 const PATIENCE: Duration = Duration::from_secs(2);
 const TRIES: usize = 3;
 
-/// The name that is asked for; any answer will do.
+/// The DNS name in a probe. Any answer counts.
 const NAME: [&str; 5] = ["kubernetes", "default", "svc", "cluster", "local"];
 
 impl Probe {
-    /// Asks; how it failed, if it did.
+    /// Probes once or more.
     ///
     /// # Errors
     /// That of the last try.
@@ -48,7 +48,7 @@ impl Probe {
     }
 }
 
-/// The probes for a node with these services: its DNS, its API, a sample of the rest, a node port.
+/// The probes for a node with these services: its DNS, its API, a sample of the others, a NodePort.
 pub fn choose(services: &Services, state: &NodeState) -> Vec<Probe> {
     let reachable =
         |service: &Service| !service.backends.is_empty() && service.source_ranges.is_empty();
@@ -76,13 +76,13 @@ pub fn choose(services: &Services, state: &NodeState) -> Vec<Probe> {
             _ => {}
         }
     }
-    // From all over the address range, not the first few.
+    // A sample of the whole address range.
     let step = others.len().div_ceil(SAMPLE).max(1);
     let sample = others.into_iter().step_by(step);
     dns.into_iter().take(2).chain(api).chain(sample).chain(node_ports.into_iter().take(1)).collect()
 }
 
-/// Where a service port is asked: a node port on an address of this node.
+/// The address of a probe. A NodePort is probed on an address of this node.
 fn address(key: &ServiceKey, service: &Service, links: &[Link]) -> Option<SocketAddr> {
     let ip = match key.place {
         Place::Address(ip) => ip,
@@ -105,7 +105,7 @@ fn global(ip: IpAddr) -> bool {
     }
 }
 
-/// Asks all of `probes` side by side; those that answered, and those that did not, with the reason.
+/// Runs all `probes` at once. Returns those that were answered, and the others with the reason.
 pub fn ask(probes: Vec<Probe>) -> (Vec<Probe>, Vec<(Probe, io::Error)>) {
     let asked: Vec<_> = probes
         .into_iter()
@@ -126,7 +126,7 @@ pub fn ask(probes: Vec<Probe>) -> (Vec<Probe>, Vec<(Probe, io::Error)>) {
     (passed, failed)
 }
 
-/// Asks a name server for an address (RFC 1035, 4.1); any answer of its own counts.
+/// Sends a DNS query (RFC 1035, 4.1). Any response of the server counts.
 fn resolve(server: SocketAddr) -> io::Result<()> {
     let socket = UdpSocket::bind(match server {
         SocketAddr::V4(_) => "0.0.0.0:0",
@@ -141,9 +141,9 @@ fn resolve(server: SocketAddr) -> io::Result<()> {
     }
     question.extend_from_slice(&[0, 0, 1, 0, 1]);
     socket.send(&question)?;
-    // Connected, so that only the server itself can have sent it.
+    // A connected socket receives from that server alone.
     socket.recv(&mut [0; 512]).map(drop).map_err(|e| match e.kind() {
-        // What the kernel says when the time is over.
+        // The kernel's error when the time is over.
         io::ErrorKind::WouldBlock => {
             let silent = format!("no answer within {} s", PATIENCE.as_secs());
             io::Error::new(io::ErrorKind::TimedOut, silent)

@@ -25,7 +25,7 @@ use crate::store::manifest::Manifest;
 use crate::store::run::{Modes, RecordedFinding, Run, RunKind, RunState};
 use crate::store::snapshots::Snapshot;
 
-/// What is kept of a run.
+/// A run as the store has it.
 pub struct StoredRun {
     /// Its `run.json`.
     pub run: Run,
@@ -42,8 +42,8 @@ pub struct StoredRun {
 }
 
 impl StoredRun {
-    /// Reads what is kept of `run`. What is not there any more, or was not kept by an earlier
-    /// proxyshift, is left out.
+    /// Reads `run` from the store. What is missing, or was not kept by an earlier proxyshift, is
+    /// empty.
     ///
     /// # Errors
     /// [`Kind::Store`](crate::error::Kind::Store) when its journal cannot be read.
@@ -57,7 +57,8 @@ impl StoredRun {
         let confirmed = lines.iter().rfind(|line| line.kind == Mark::Confirmed);
         let confirmed = confirmed.map(|line| line.at.clone());
         let mut journal = replay(lines)?;
-        // Begun when everything was cut off: what became of it, only the node can say.
+        // This edit was open when the run was interrupted. Whether it was made, only the node can
+        // tell.
         journal.done.extend(journal.open.take().map(|(edit, _)| edit));
         let clean_snapshot = run.pending.as_ref().and_then(|s| s.clean_snapshot.as_ref());
         let load = |id: &String| {
@@ -86,7 +87,7 @@ fn record(id: &str, title: &str, severity: Severity, evidence: Vec<String>) -> R
     RecordedFinding { id: id.into(), title: title.into(), severity: severity.into(), evidence }
 }
 
-/// Where the run was.
+/// The node of the run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Node {
     /// The host name.
@@ -110,7 +111,7 @@ pub struct Leftovers {
     pub objects: usize,
 }
 
-/// What changed of one owner's in one place.
+/// Changes of one owner's objects in one table, or of one kind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct OwnerChanges {
     /// The owner; `unknown` where the snapshot does not say.
@@ -145,11 +146,11 @@ pub struct Report {
     pub run: String,
     /// Its verb.
     pub verb: &'static str,
-    /// How far it came.
+    /// How far it has come.
     pub state: RunState,
     /// Its last stage, of a run in stages.
     pub stage: Option<RunStage>,
-    /// From which mode to which, of a migration.
+    /// The modes before and after a migration.
     pub modes: Option<Modes>,
     /// When it began.
     pub started: String,
@@ -159,19 +160,19 @@ pub struct Report {
     pub seconds: Option<i64>,
     /// When it was confirmed.
     pub confirmed: Option<String>,
-    /// The snapshot that it goes back to.
+    /// The snapshot that a rollback restores.
     pub snapshot: String,
     /// The node; none when the snapshot is gone.
     pub node: Option<Node>,
-    /// What checks found beforehand and did not stop it, or what it mended.
+    /// Findings that did not stop the run, or that it fixed.
     pub findings: Vec<RecordedFinding>,
-    /// What was left over, and why.
+    /// Leftovers, with the reason.
     pub leftovers: Vec<Leftovers>,
-    /// What it changed in the kernel's tables, sets, servers and links.
+    /// Objects that it changed in the kernel.
     pub changes: Vec<OwnerChanges>,
-    /// What else it changed or ran, in order.
+    /// Other changes, and hooks, in order.
     pub steps: Vec<String>,
-    /// True when what it changed was undone, or that was begun.
+    /// True once its undoing has begun.
     pub undone: bool,
     /// Tasks that verified the node, and claims that were verified on it.
     #[serde(skip)]
@@ -185,11 +186,11 @@ pub struct Report {
     /// Notes and warnings.
     #[serde(skip)]
     pub notes: Vec<Event>,
-    /// Why it failed, as far as it did; the last one last.
+    /// Its errors, in order.
     pub errors: Vec<Error>,
 }
 
-/// The report on what is kept of a run.
+/// The report on a stored run.
 ///
 /// # Errors
 /// When the catalogue or the snapshot cannot be judged.
@@ -281,7 +282,7 @@ fn seconds_between(from: &str, to: &str) -> Option<i64> {
     Some(time(to)?.as_second() - time(from)?.as_second())
 }
 
-/// The findings that a migration kept; for remedies, the checks that they are of.
+/// The findings that a migration kept; for a fix, the checks that it was for.
 fn findings(run: &Run) -> Vec<RecordedFinding> {
     match &run.kind {
         RunKind::Cleanup(_) => Vec::new(),
@@ -293,7 +294,7 @@ fn findings(run: &Run) -> Vec<RecordedFinding> {
     }
 }
 
-/// The leftovers in the run's snapshot, of the owners that it was to clean up after.
+/// Leftovers in the run's snapshot, of the owners that the clean-up was for.
 fn leftovers(catalogue: &Catalogue, run: &Run, state: &NodeState) -> Result<Vec<Leftovers>> {
     let cleaned = run.clean_snapshot().is_some();
     let wanted = match &run.kind {
@@ -318,7 +319,7 @@ fn leftovers(catalogue: &Catalogue, run: &Run, state: &NodeState) -> Result<Vec<
     Ok(rows)
 }
 
-/// What the edits changed, by owner and place.
+/// The changes that the edits made, by owner and table.
 fn changes(edits: &[Edit], ownership: Option<&Ownership<'_>>) -> Vec<OwnerChanges> {
     let mut all: BTreeMap<(String, String), OwnerChanges> = BTreeMap::new();
     for edit in edits {
@@ -363,7 +364,7 @@ fn table_objects(
     ownership: Option<&Ownership<'_>>,
 ) -> Vec<(String, String, String)> {
     let (id, place) = (table.ruleset, table.id().to_string());
-    // What was added has no position in the snapshot.
+    // An added object has no position in the snapshot.
     let of_rules = ownership.filter(|_| direction == Direction::Remove);
     let mut all = Vec::new();
     for rule in &table.rules {

@@ -7,7 +7,7 @@ use crate::interrupt;
 use crate::plan::change::Edit;
 use crate::plan::invariants::{Outcome, outcome};
 use crate::plan::playbook::{Hooks, Playbook, When};
-use crate::run::engine::{PLAYBOOK, RunResult, carry_out};
+use crate::run::engine::{PLAYBOOK, RunResult, arm, carry_out};
 use crate::run::execution::Execution;
 use crate::run::payload::{Replay, StepRef, replay};
 use crate::run::rollback::same_boot;
@@ -35,25 +35,34 @@ pub fn resume(context: &Context<'_>) -> Result<RunResult> {
         return Err(Error::new(Kind::Pending, format!("run {}", run.id), cause)
             .hint("`proxyshift confirm` keeps it, `proxyshift rollback` undoes it"));
     }
-    let (stages, hooks) = stages(context, &mut run)?;
+    if run.migration().is_none() {
+        same_boot(context, &mut run)?;
+    }
     let dir = context.store.run_dir(&run.id);
     if !dir.join(JOURNAL).exists() {
         // It died before it could change anything.
         context.store.finish(&mut run, RunState::Failed)?;
         let cause = "the run had not changed anything; it is closed";
+        let again = run.modes().map_or_else(String::new, |modes| format!(" --to {}", modes.to));
         return Err(Error::new(Kind::NotFound, "resume", cause)
-            .hint(format!("start again with `proxyshift {}`", run.verb())));
+            .hint(format!("start again with `proxyshift {}{again}`", run.verb())));
     }
+    let (stages, hooks) = stages(context, &run)?;
     let (journal, lines) = Journal::open(&dir)?;
     let mut replay = replay(lines)?;
-    let stage = run.pending.as_ref().map(|pending| pending.stage);
-    if replay.rolling_back || stage == Some(RunStage::Rollback) {
+    let stage = run.pending.as_ref().map_or(RunStage::Begun, |pending| pending.stage);
+    if replay.rolling_back || stage == RunStage::Rollback {
         return Err(only_rollback(&run, "it had begun to roll back"));
     }
+    let Some(first) = first_stage(&stages, stage) else {
+        let cause = format!("its stage {stage} is none of its playbook");
+        return Err(only_rollback(&run, &cause));
+    };
     run.claim();
     context.store.update(&run)?;
     context.sink.run(&run.id, run.verb());
-    let mut execution = Execution::new(context, run, journal);
+    arm(context, &mut run)?;
+    let mut execution = Execution::new(context, run, journal, None);
     if let Some((edit, step)) = replay.open.take() {
         close_open_edit(&mut execution, &edit, &step)?;
     }
@@ -61,27 +70,33 @@ pub fn resume(context: &Context<'_>) -> Result<RunResult> {
         let cause = format!("`{hook}` may have run already, and must not run twice");
         return Err(only_rollback(&execution.run, &cause));
     }
-    let first = stages.iter().position(|s| Some(s.name()) == stage).unwrap_or(0);
-    carry_out(execution, &stages[first..], &hooks)
+    let stages = &stages[first..];
+    if stages.iter().all(|stage| stage.name() != RunStage::CLEAN) {
+        // Else the stage counts them, with those of before.
+        execution.objects = replay.done.iter().map(Edit::objects).sum();
+    }
+    carry_out(execution, stages, &hooks)
+}
+
+/// The index of the stage that a run was in. A run without a deadline has one stage.
+fn first_stage(stages: &[Box<dyn Stage>], stage: RunStage) -> Option<usize> {
+    if stage == RunStage::Begun {
+        return Some(0);
+    }
+    stages.iter().position(|s| s.name() == stage)
 }
 
 /// The stages of a run, and its hooks.
-fn stages(context: &Context<'_>, run: &mut Run) -> Result<(Vec<Box<dyn Stage>>, Hooks)> {
+fn stages(context: &Context<'_>, run: &Run) -> Result<(Vec<Box<dyn Stage>>, Hooks)> {
     match &run.kind {
         RunKind::Fix { .. } => Err(fix::not_resumed(&run.id)),
-        RunKind::Cleanup(_) => {
-            same_boot(context, run)?;
-            match &run.kind {
-                RunKind::Cleanup(options) => Ok((cleanup::stages(options), Hooks::default())),
-                RunKind::Fix { .. } | RunKind::Migrate(_) => Ok(Default::default()),
-            }
-        }
+        RunKind::Cleanup(options) => Ok((cleanup::stages(options), Hooks::default())),
         RunKind::Migrate(_) if run.boot_id != crate::clock::boot_id() => {
             Err(only_rollback(run, "the node was rebooted since"))
         }
         RunKind::Migrate(migration) => {
             let playbook = read_playbook(context, run, migration)?;
-            Ok((migrate::stages(&playbook, migration), playbook.hooks))
+            Ok((migrate::stages(&playbook), playbook.hooks))
         }
     }
 }
@@ -100,7 +115,7 @@ fn only_rollback(run: &Run, cause: &str) -> Error {
 /// Closes an edit that was open when the run was interrupted, as the kernel shows it.
 fn close_open_edit(execution: &mut Execution<'_>, edit: &Edit, step: &StepRef) -> Result<()> {
     let Some(base) = execution.clean_base()? else { return Ok(()) };
-    match outcome(edit, &base, &execution.observe()?) {
+    match outcome(edit, &base, &execution.context.observe()?) {
         Outcome::Done => step.mark_done(&mut execution.journal),
         Outcome::NotDone => Ok(()),
         Outcome::Unclear => {
@@ -111,8 +126,8 @@ fn close_open_edit(execution: &mut Execution<'_>, edit: &Edit, step: &StepRef) -
 }
 
 /// A hook of the interrupted stage that may have run already, and must not run twice.
-fn must_not_rerun(replay: &Replay, hooks: &Hooks, stage: Option<RunStage>) -> Option<String> {
-    let name = stage?.of_playbook()?;
+fn must_not_rerun(replay: &Replay, hooks: &Hooks, stage: RunStage) -> Option<String> {
+    let name = stage.of_playbook()?;
     [When::Before, When::After]
         .into_iter()
         .flat_map(|when| hooks.at(when, name))

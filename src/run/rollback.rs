@@ -6,10 +6,10 @@ use serde::de::IgnoredAny;
 
 use crate::error::{Error, Kind, Result};
 use crate::interrupt;
-use crate::node::observe::observe_tolerant;
 use crate::plan::change::Edit;
 use crate::plan::merge;
 use crate::run::Context;
+use crate::run::engine::remove_boot_unit;
 use crate::run::payload::replay;
 use crate::run::stored::load_baseline;
 use crate::run::undo::{undo, undo_after_reboot};
@@ -20,7 +20,7 @@ use crate::store::run::{Run, RunState};
 
 pub use crate::run::undo::UndoReport;
 
-/// Undoes the pending run, or else the last one that was done.
+/// Undoes the pending run. If there is none, undoes the last run that was done.
 ///
 /// # Errors
 /// [`Kind::NotFound`] when there is nothing to undo; [`Kind::NotRolledBack`] naming what could not
@@ -34,8 +34,7 @@ pub fn rollback(context: &Context<'_>) -> Result<UndoReport> {
     roll_back(context, run)
 }
 
-/// Undoes the pending run, or else the last one if that is not undone yet. Doing it again undoes
-/// nothing more.
+/// Undoes the pending run. If there is none, undoes the last run unless that was undone before.
 ///
 /// # Errors
 /// As [`rollback`].
@@ -60,7 +59,7 @@ pub fn revertible_run(context: &Context<'_>) -> Result<Option<Run>> {
     Ok(runs.pop().filter(is_revertible))
 }
 
-/// The edits that would undo `run` now, which is no migration; nothing is changed.
+/// The edits that would undo `run`, which must not be a migration; nothing is changed.
 ///
 /// # Errors
 /// When the snapshot, the journal or the node cannot be read.
@@ -71,14 +70,14 @@ pub fn intended_edits(context: &Context<'_>, run: &Run) -> Result<Vec<Edit>> {
     }
     let base = load_baseline(context, run)?;
     let journal = replay(journal::read(&dir)?)?;
-    let now = observe_tolerant(context.tools, context.sink)?;
+    let now = context.observe()?;
     Ok(merge::undo(&edits_made(journal, &base, &now), &base, &now).edits)
 }
 
 /// Undoes the run `id` if it is still pending.
 ///
 /// # Errors
-/// As [`rollback`]; [`Kind::Lock`] while somebody acts on the node.
+/// As [`rollback`]; [`Kind::Lock`] while another process acts on the node.
 pub fn rollback_run(context: &Context<'_>, id: &str) -> Result<Option<UndoReport>> {
     let _lock = context.lock("rollback")?;
     match context.store.pending()?.filter(|run| run.id == id) {
@@ -90,21 +89,23 @@ pub fn rollback_run(context: &Context<'_>, id: &str) -> Result<Option<UndoReport
 fn roll_back(context: &Context<'_>, mut run: Run) -> Result<UndoReport> {
     context.sink.run(&run.id, run.verb());
     let _change = interrupt::change();
+    let dir = context.store.run_dir(&run.id);
+    if !dir.join(JOURNAL).exists() {
+        // It died before it could change anything.
+        context.store.finish(&mut run, RunState::RolledBack)?;
+        remove_boot_unit(context, &run);
+        return Ok(UndoReport { run: run.id, ..UndoReport::default() });
+    }
     if run.migration().is_some() && run.boot_id != crate::clock::boot_id() {
         return undo_after_reboot(context, &mut run);
     }
     same_boot(context, &mut run)?;
     let base = load_baseline(context, &run)?;
-    let dir = context.store.run_dir(&run.id);
-    if !dir.join(JOURNAL).exists() {
-        context.store.finish(&mut run, RunState::RolledBack)?;
-        return Ok(UndoReport { run: run.id, ..UndoReport::default() });
-    }
     let (mut journal, _) = Journal::open::<IgnoredAny>(&dir)?;
     undo(context, &mut run, &mut journal, &base)
 }
 
-/// A run of an earlier boot is closed: its rules went with that boot.
+/// Closes a run of an earlier boot: its rules were lost with that boot.
 ///
 /// # Errors
 /// [`Kind::NotFound`], saying so.

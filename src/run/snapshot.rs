@@ -1,7 +1,8 @@
-//! A validated snapshot: what every change begins with.
+//! Takes validated snapshots. Every change begins with one.
 //!
-//! Validated means: two captures mean the same; written, synced, read back and parsed again to the
-//! same bytes; and restored into an empty private namespace, where it means the same again.
+//! Validated means: two captures mean the same; the files were written, synced, read back and
+//! parsed to the same bytes; and they restore in an empty private namespace, where they mean the
+//! same.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use crate::state::NodeState;
 use crate::store::manifest::Manifest;
 use crate::store::snapshots::Snapshot;
 
-/// How often, and for how long, a node that keeps changing is captured.
+/// How many captures, and for how long, a changing node is given.
 const TRIES: usize = 5;
 const TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -45,7 +46,7 @@ pub fn take_snapshot(context: &Context<'_>, why: &str) -> Result<Baseline> {
         });
     if let Err(e) = restored {
         let dir = snapshot.dir.display().to_string();
-        // What is not proven to restore must not look like a snapshot.
+        // A state that does not restore must not look like a snapshot.
         std::fs::remove_dir_all(&snapshot.dir).map_err(|e| Error::io(dir, &e))?;
         return Err(e);
     }
@@ -54,7 +55,7 @@ pub fn take_snapshot(context: &Context<'_>, why: &str) -> Result<Baseline> {
     Ok(Baseline { snapshot, state })
 }
 
-/// The latest snapshot, if it can be rolled back to and means the same as the node does now.
+/// The latest snapshot, if a rollback can restore it and the node still means the same.
 ///
 /// # Errors
 /// When the node cannot be captured, or the store cannot be read.
@@ -67,7 +68,7 @@ pub fn latest_if_current(context: &Context<'_>) -> Result<Option<Snapshot>> {
     if !listed.manifest.as_ref().is_ok_and(of_here) {
         return Ok(None);
     }
-    // A damaged one is as good as none.
+    // A damaged snapshot counts as none.
     let loaded =
         Snapshot::load(&listed.snapshot.dir).and_then(|loaded| parse_snapshot(loaded.files));
     let Ok(before) = loaded else { return Ok(None) };
@@ -80,7 +81,7 @@ pub fn latest_if_current(context: &Context<'_>) -> Result<Option<Snapshot>> {
     Ok(differences.is_empty().then_some(listed.snapshot))
 }
 
-/// Captures until two in a row mean the same.
+/// Captures until two captures in a row mean the same.
 fn capture_stable(context: &Context<'_>) -> Result<NodeState> {
     let start = Instant::now();
     let first = observe(context.tools, context.sink)?;
@@ -89,7 +90,7 @@ fn capture_stable(context: &Context<'_>) -> Result<NodeState> {
     if before.fingerprint() == rules && rest.other_differences(&before).is_empty() {
         return Ok(before);
     }
-    // To say what is different, both have to be at hand.
+    // The difference is named from two whole states.
     let mut differences = Vec::new();
     for _ in 1..TRIES {
         let after = observe(context.tools, context.sink)?;
@@ -107,7 +108,7 @@ fn capture_stable(context: &Context<'_>) -> Result<NodeState> {
         .hint("find its writer and wait until it is done, or stop it for the time of the run"))
 }
 
-/// What a capture holds, in numbers.
+/// The size of a capture.
 pub fn summary(state: &NodeState) -> Outcome {
     Outcome::Captured {
         rules: state.rulesets.values().map(|r| r.rule_count()).sum(),

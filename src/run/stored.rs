@@ -31,7 +31,8 @@ pub(super) fn write_snapshot(
     context.store.create(&state.files, manifest, &|_| renders_back(state))
 }
 
-/// The connection limits of real servers, for who reads the manifest; `ipvs.save` has them too.
+/// The connection limits of real servers, for a person who reads the manifest. `ipvs.save` has them
+/// too.
 fn thresholds(ipvs: &Ipvs) -> Vec<IpvsThreshold> {
     let reals = ipvs.servers.iter().flat_map(|s| s.reals.iter().map(move |real| (s, real)));
     let limited = reals.filter(|(_, real)| real.upper.is_some() || real.lower.is_some());
@@ -44,7 +45,7 @@ fn thresholds(ipvs: &Ipvs) -> Vec<IpvsThreshold> {
     limited.map(row).collect()
 }
 
-/// The state in a snapshot's files.
+/// The node state in a snapshot's files.
 ///
 /// # Errors
 /// [`Kind::SnapshotRefused`] naming the file that does not parse.
@@ -86,7 +87,7 @@ pub(super) fn load_state(context: &Context<'_>, id: &str) -> Result<NodeState> {
     parse_snapshot(Snapshot::load(&context.store.find(id)?.dir)?.files)
 }
 
-/// Parses each file again; those made of lines must render to the same bytes.
+/// Parses each file again. Line formats must render to the same bytes.
 ///
 /// # Errors
 /// [`Kind::SnapshotRefused`] naming the file.

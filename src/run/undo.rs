@@ -6,11 +6,11 @@ use crate::error::{Error, Kind, Result};
 use crate::event::{Outcome, Task};
 use crate::run::execution::UndoContext;
 use crate::run::payload::replay;
-use crate::run::stage::{apply, clean, converge, prepare, switch, verify};
+use crate::run::stage::{prepare, switch, undo_of};
 use crate::run::{Context, boot_unit, watchdog};
 use crate::state::NodeState;
 use crate::state::object::ObjectId;
-use crate::state::stage::RunStage;
+use crate::state::stage::{RunStage, StageName};
 use crate::store::journal::{self, Journal};
 use crate::store::run::{Run, RunState};
 
@@ -32,8 +32,14 @@ const TIMEOUT: Duration = Duration::from_secs(15 * 60);
 
 /// The stages that undo something, in the order in which they do it: the old mode serves again
 /// before anything of the new one is removed.
-const ORDER: [fn(&mut UndoContext<'_>) -> Result<()>; 6] =
-    [switch::undo, prepare::undo, converge::undo, clean::undo, apply::undo, verify::undo];
+const ORDER: [RunStage; 6] = [
+    RunStage::Playbook(StageName::Switch),
+    RunStage::Playbook(StageName::Prepare),
+    RunStage::Playbook(StageName::Converge),
+    RunStage::Playbook(StageName::Clean),
+    RunStage::Fix,
+    RunStage::Playbook(StageName::Verify),
+];
 
 /// Undoes what `run` did, and verifies it. `base` is the node before it.
 ///
@@ -68,8 +74,10 @@ pub(super) fn undo(
         already_restored: Vec::new(),
         failures: Vec::new(),
     };
-    for stage in ORDER {
-        stage(&mut undo)?;
+    for undo_stage in ORDER.into_iter().filter_map(undo_of) {
+        if let Err(e) = undo_stage(&mut undo) {
+            undo.fail(&e);
+        }
     }
     let UndoContext { restored, removed, already_restored, failures, .. } = undo;
     let run_id = run.id.clone();
@@ -98,26 +106,40 @@ pub(super) fn undo_after_reboot(context: &Context<'_>, run: &mut Run) -> Result<
 /// Writes down how the undoing ended.
 fn finish(context: &Context<'_>, run: &mut Run, failures: Vec<String>) -> Result<()> {
     let task = Task::VerifyRollback;
-    // Undone edits were verified one by one.
-    let verified = run.migration().is_none();
-    if !verified {
-        context.sink.started(&task);
-        boot_unit::remove()?;
-    }
+    let migrates = run.migration().is_some();
     let state = if failures.is_empty() { RunState::RolledBack } else { RunState::UndonePartly };
     context.store.finish(run, state)?;
-    if !verified {
-        context.sink.finished(
-            &task,
-            match failures.len() {
-                0 => Outcome::Undone,
-                failures => Outcome::NotUndone { failures },
-            },
-        );
+    if migrates {
+        context.sink.started(&task);
+        if let Err(e) = boot_unit::remove() {
+            context.sink.warning(format!("the boot unit is still there: {e}"));
+        }
+        let outcome = match failures.len() {
+            0 => Outcome::Undone,
+            failures => Outcome::NotUndone { failures },
+        };
+        context.sink.finished(&task, outcome);
     }
     if failures.is_empty() {
         return Ok(());
     }
-    Err(Error::new(Kind::NotRolledBack, format!("run {}", run.id), failures.join("; "))
-        .hint("restore these by hand; the snapshot has them, and its restore.sh"))
+    let hint = if migrates {
+        "mend these by hand; the snapshot has the rules, and its restore.sh"
+    } else {
+        "put these back by hand; the snapshot has them, and its restore.sh"
+    };
+    Err(Error::new(Kind::NotRolledBack, format!("run {}", run.id), failures.join("; ")).hint(hint))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_stage_that_can_be_undone_is() {
+        let all = StageName::ALL.map(RunStage::Playbook);
+        for stage in all.into_iter().chain([RunStage::Begun, RunStage::Fix, RunStage::Rollback]) {
+            assert_eq!(undo_of(stage).is_some(), ORDER.contains(&stage), "{stage}");
+        }
+    }
 }

@@ -2,12 +2,12 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::event;
-use crate::node::observe::observe_tolerant;
 use crate::plan::change::{Direction, Edit};
 use crate::plan::invariants::{Outcome, outcome};
 use crate::plan::merge;
 use crate::run::Context;
 use crate::run::apply_edits::execute;
+use crate::run::execution::UndoContext;
 use crate::run::payload::{Replay, StepRef};
 use crate::state::NodeState;
 use crate::state::object::ObjectId;
@@ -36,7 +36,7 @@ pub(super) fn undo_edits(
     replay: Replay,
     base: &NodeState,
 ) -> Result<Undone> {
-    let observe = || observe_tolerant(context.tools, context.sink);
+    let observe = || context.observe();
     let now = observe()?;
     let made = edits_made(replay, base, &now);
     let plan = merge::undo(&made, base, &now);
@@ -70,6 +70,20 @@ pub(super) fn undo_edits(
     };
     context.sink.finished(&task, result);
     Ok(Undone { restored, removed, already_restored: plan.already_back, failures })
+}
+
+/// Undoes all edits of a run that consists of edits alone.
+///
+/// # Errors
+/// As [`undo_edits`].
+pub(super) fn undo_all_edits(undo: &mut UndoContext<'_>) -> Result<()> {
+    let replay = undo.replay.take_edits();
+    let undone = undo_edits(undo.context, undo.journal, replay, undo.base)?;
+    undo.restored += undone.restored;
+    undo.removed += undone.removed;
+    undo.already_restored.extend(undone.already_restored);
+    undo.failures.extend(undone.failures);
+    Ok(())
 }
 
 /// The edits that the kernel shows to have been made; the last one may not be journaled.

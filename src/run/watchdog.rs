@@ -1,8 +1,8 @@
-//! The dead man's switch: a process of its own that undoes a run in stages when its deadline has
-//! passed unconfirmed, or when the process that ran it is gone and nobody goes on with it.
+//! The watchdog, or dead man's switch: a process of its own that undoes a run. It acts when the
+//! deadline passes unconfirmed, or when the runner died and nobody has resumed the run.
 //!
-//! It runs from a copy of the program in the run's folder, in a session of its own, and a hang-up or
-//! a request to end does not end it. The node's lock decides who acts.
+//! It runs from a copy of the program in the run's folder, in a session of its own. SIGHUP and
+//! SIGTERM do not end it. The node's lock decides who acts.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -26,19 +26,19 @@ use crate::runtime;
 use crate::runtime::process_start;
 use crate::store::run::{BINARY, Run, RunState, WatchdogProcess};
 
-/// What it says on its standard output once it stands by.
+/// The line on its standard output once it is armed.
 const ARMED: &str = "armed";
 
-/// How long after the death of a run's process somebody may still go on with it.
+/// How long after the death of its runner a run may still be resumed.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// How often it looks.
+/// The pause between two looks at the run.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// How long a process that is past its deadline may take to end by itself.
+/// How long a runner past its deadline may take to end by itself.
 const LAST_CHANCE: Duration = Duration::from_secs(20);
 
-/// Starts the process that stands by for `run`, unless one is alive, and writes down which it is.
+/// Starts the watchdog of `run`, unless it is alive, and writes its process into `run.json`.
 ///
 /// # Errors
 /// [`Kind::Store`] when the program cannot be copied, [`Kind::Command`] when it does not start.
@@ -47,7 +47,7 @@ pub fn arm(context: &Context<'_>, run: &mut Run) -> Result<()> {
     if pending.watchdog.is_some_and(WatchdogProcess::is_alive) {
         return Ok(());
     }
-    // It reads there whom it stands by for.
+    // The watchdog reads the run from there.
     context.store.update(run)?;
     let dir = context.store.run_dir(&run.id);
     let copy = dir.join(BINARY);
@@ -72,7 +72,7 @@ pub fn arm(context: &Context<'_>, run: &mut Run) -> Result<()> {
         .arg(context.store.dir())
         .args(["watchdog", &run.id])
         .current_dir("/")
-        // A crash that a test asks for is the run's.
+        // A test's crash point concerns the runner alone.
         .env_remove("PROXYSHIFT_CRASH")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -90,13 +90,13 @@ pub fn arm(context: &Context<'_>, run: &mut Run) -> Result<()> {
     if let Some(pending) = &mut run.pending {
         pending.watchdog = Some(WatchdogProcess { pid: child.id(), start });
     }
-    // Collected by whoever is the parent when it ends.
+    // Reaps the watchdog if this process lives that long.
     std::thread::spawn(move || child.wait());
     context.store.update(run)
 }
 
-/// Has somebody stand by again for the run in hand, when the process that did was killed; the run,
-/// if that was so. Whoever acts on the node at this moment arms the run itself.
+/// Starts the watchdog of the pending run again when it was killed. Returns the run in that case. A
+/// process that acts on the node right now arms the run itself.
 ///
 /// # Errors
 /// As [`arm`].
@@ -122,12 +122,12 @@ pub fn ensure_running(context: &Context<'_>) -> Result<Option<Run>> {
     Ok(Some(run))
 }
 
-/// Stands by for the run `id` until it is over, or undoes it.
+/// Watches the run `id` until it is resolved, and undoes it with `rollback` when it must be.
 ///
 /// # Errors
 /// What the undoing failed with.
 pub fn watch(context: &Context<'_>, id: &str, rollback: &dyn Fn() -> Result<bool>) -> Result<()> {
-    // It is no leader of a process group, so it can have a session of its own.
+    // It leads no process group, so that `setsid` succeeds.
     let _ = rustix::process::setsid();
     let deaf = Arc::new(AtomicBool::new(false));
     for signal in [SIGHUP, SIGINT, SIGTERM] {
@@ -154,7 +154,7 @@ pub fn watch(context: &Context<'_>, id: &str, rollback: &dyn Fn() -> Result<bool
     result.map(|_| ())
 }
 
-/// Waits until the run is over (none), or has to be undone, and why.
+/// Waits until the run is resolved (none), or must be undone (why).
 fn wait(context: &Context<'_>, id: &str) -> Result<Option<String>> {
     let mut gone: Option<Instant> = None;
     loop {
@@ -179,7 +179,7 @@ fn wait(context: &Context<'_>, id: &str) -> Result<Option<String>> {
     }
 }
 
-/// Undoes the run; says how that ended, or nothing if somebody else had resolved it.
+/// Undoes the run. Returns the result for the log; none if somebody else has resolved the run.
 fn roll_back(
     context: &Context<'_>,
     id: &str,
@@ -192,14 +192,14 @@ fn roll_back(
         match rollback() {
             Ok(false) => return Ok(None),
             Ok(true) => return Ok(Some("rolled back; the node is as before".into())),
-            // Someone acts on the node; what they make of the run is looked at afterwards.
+            // Another process acts on the node. The run is looked at again afterwards.
             Err(e) if e.kind == Kind::Lock => sleep(INTERVAL),
             Err(e) => return Err(e),
         }
     }
 }
 
-/// Ends the process of a run that is past its deadline: it is asked to undo the run itself first.
+/// Ends the runner that is past its deadline. SIGTERM lets it undo the run itself; SIGKILL follows.
 fn end(run: &Run) {
     let Some(pid) = i32::try_from(run.pid).ok().and_then(Pid::from_raw) else { return };
     for signal in [Signal::TERM, Signal::KILL] {
@@ -216,17 +216,17 @@ fn end(run: &Run) {
     }
 }
 
-/// Into the system's log, where there is one.
+/// Writes to the system's log, where there is one.
 fn log(text: &str) {
     best_effort("logger", &["-t", "proxyshift", "-p", "daemon.warning", text]);
 }
 
-/// To every terminal.
+/// Writes to every terminal.
 fn broadcast(text: &str) {
     best_effort("wall", &[&format!("proxyshift: {text}")]);
 }
 
-/// Runs a program that may be missing; nobody waits for what it says.
+/// Runs a program that may be missing; its failure is ignored.
 fn best_effort(program: &str, args: &[&str]) {
     if let Ok(path) = which::which_in(program, Some(command::TRUSTED_PATH), "/") {
         let _ = command::Command::new(path).args(args.iter().copied()).run();

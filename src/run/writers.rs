@@ -1,4 +1,5 @@
-//! Who else wrote to nf_tables while a run made its edits; not asked beside very large ones.
+//! Names the other writers to nf_tables while a run applies its edits. Not used with very large
+//! edits.
 
 use std::collections::BTreeSet;
 
@@ -10,33 +11,33 @@ use crate::state::{Backend, NodeState};
 /// How many writers are named.
 const SHOWN: usize = 5;
 
-/// The most objects whose removal is listened to. The kernel tells a listener of each object of our
-/// own commits too: of 100,000 that takes it longer than the commit, and leaves no room for others.
+/// The largest edits with a listener. The kernel reports each object of our own commits too. For
+/// 100,000 objects that takes longer than the commit, and the socket overflows.
 const LISTENED_TO: usize = 10_000;
 
-/// Listens where nf_tables is in use. That nobody can be named stops no run.
+/// Listens where nf_tables is in use. A run goes on when it cannot listen.
 pub(super) struct Writers {
     listener: Option<Listener>,
 }
 
 impl Writers {
-    /// Listens from now on, if `base` has tables of nf_tables (asking would load it), and `edits` leave
-    /// room to hear others.
+    /// Listens from now on, if `base` has nf_tables tables (a request would load the module) and
+    /// `edits` are small enough.
     pub(super) fn of(base: &NodeState, edits: &[Edit]) -> Writers {
         let nft = base.rulesets.keys().any(|id| id.backend == Backend::Nft);
         let few = edits.iter().map(Edit::objects).sum::<usize>() <= LISTENED_TO;
         Writers { listener: (nft && few).then(Listener::open).and_then(Result::ok) }
     }
 
-    /// A sentence on everybody but this run, which made `edits`.
+    /// A sentence on the writers other than this run, which made `edits`.
     pub(super) fn others(&mut self, edits: &[Edit]) -> Option<String> {
         let heard = self.listener.as_mut()?.drain();
         sentence(&heard, &own_names(edits))
     }
 }
 
-/// The command names under which this run writes. Numbers would not do: a container has its own,
-/// and the programs that we ran are gone.
+/// The command names of this run's own writers. Process ids would not do: a container has its own,
+/// and our children have ended.
 fn own_names(edits: &[Edit]) -> BTreeSet<String> {
     let programs = edits.iter().filter_map(|edit| match (&edit.target, edit.direction) {
         (Target::Table(t), Direction::Add) => Some(Tool::Restore(t.ruleset).program()),

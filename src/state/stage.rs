@@ -87,7 +87,7 @@ impl fmt::Display for StageName {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "&'static str")]
 pub enum RunStage {
-    /// A migration before the first stage that changes the node.
+    /// A run before its first stage.
     Begun,
     /// A stage of a playbook; of a clean-up as well.
     Playbook(StageName),
@@ -106,7 +106,7 @@ impl RunStage {
     /// Its name in `run.json` and in the journal.
     pub fn name(self) -> &'static str {
         match self {
-            RunStage::Begun => "migrate",
+            RunStage::Begun => "begun",
             RunStage::Playbook(stage) => stage.name(),
             RunStage::Fix => "fix",
             RunStage::Rollback => "rollback",

@@ -41,7 +41,7 @@ pub(super) fn run(
     heading(command, &format!("From {from} to {to}"));
     let report = command
         .with_context(|context| migrate::migrate(context, &asked, &|i| approve(command, now, i)))?;
-    verb::answer(command, &report, Modes { from, to });
+    verb::answer(command, &report, report.run.modes().unwrap_or(Modes { from, to }));
     let code = match report.left() {
         Some(_) => confirm_prompt::stay(command, &report.run.id)?,
         None => 0,

@@ -1,12 +1,10 @@
-//! Back to a snapshot that is not the last run's: every run since then is undone, the last first,
-//! each by its own way back and with its own snapshot as the base of its merge. So a rule finds the
-//! neighbours that it had when it was removed, and a migration goes back by starting the old mode,
-//! never by rules. What others have changed since stays.
+//! Rolls back to an earlier snapshot. Every run since then is undone, the last first, each with its
+//! own snapshot as the base of its merge. So a rule finds the neighbours that it had, and a
+//! migration is undone by starting the old mode, never by rules. Foreign changes are kept.
 
 use std::path::Path;
 
 use crate::error::{Error, Kind, Result};
-use crate::node::observe::observe_tolerant;
 use crate::run::Context;
 use crate::run::rollback::{UndoReport, roll_back};
 use crate::run::stored::parse_snapshot;
@@ -16,32 +14,32 @@ use crate::store::manifest::Manifest;
 use crate::store::run::{Run, RunState};
 use crate::store::snapshots::Snapshot;
 
-/// What has to be undone to be back at a snapshot.
+/// The runs to undo for a snapshot.
 #[derive(Debug, Clone)]
 pub struct RollbackPlan {
     /// The snapshot.
     pub snapshot: Manifest,
-    /// The runs since, the last first.
+    /// The runs since the snapshot, the last first.
     pub runs: Vec<Run>,
 }
 
-/// How that ended.
+/// The result of a rollback to a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RollbackReport {
     /// The snapshot.
     pub snapshot: String,
     /// The runs that were undone, the last first.
     pub undone: Vec<UndoReport>,
-    /// What differs from the snapshot still, because others changed it; kept.
+    /// Foreign changes: what still differs from the snapshot. They are kept.
     pub others: Vec<String>,
 }
 
-/// Goes back to the snapshot in `dir`. `approve` is asked once, unless there is nothing to undo.
+/// Rolls back to the snapshot in `dir`. `approve` is called once, unless there is nothing to undo.
 ///
 /// # Errors
-/// [`Kind::SnapshotRefused`] for another machine's, another boot's, another network namespace's, or
-/// one from within a run; [`Kind::NotRolledBack`] from the first run that cannot be undone
-/// entirely: the ones before it stay as they are.
+/// [`Kind::SnapshotRefused`] for a snapshot of another machine, boot or network namespace, or from
+/// within a run; [`Kind::NotRolledBack`] for the first run that cannot be undone entirely. Earlier
+/// runs stay as they are.
 pub fn rollback_to(
     context: &Context<'_>,
     dir: &Path,
@@ -59,15 +57,15 @@ pub fn rollback_to(
         context.sink.note(format!("undoing run {} ({})", run.id, run.verb()));
         undone.push(roll_back(context, run)?);
     }
-    let now = observe_tolerant(context.tools, context.sink)?;
+    let now = context.observe()?;
     let others = base.differences(&now).iter().map(ToString::to_string).collect();
     Ok(RollbackReport { snapshot: snapshot.id, undone, others })
 }
 
-/// What [`rollback_to`] would undo; nothing is changed.
+/// The runs that [`rollback_to`] would undo; nothing is changed.
 ///
 /// # Errors
-/// As it has before it changes anything.
+/// As [`rollback_to`], before it changes anything.
 pub fn intended(context: &Context<'_>, dir: &Path) -> Result<RollbackPlan> {
     way(context, dir).map(|(way, _)| way)
 }
@@ -93,7 +91,7 @@ fn refused(snapshot: &Manifest, cause: impl std::fmt::Display) -> Error {
     Error::new(Kind::SnapshotRefused, format!("snapshot {}", snapshot.id), cause)
 }
 
-/// Refuses what was not taken on this machine, in this boot, and in this network namespace.
+/// Refuses a snapshot of another machine, boot or network namespace.
 fn of_here(snapshot: &Manifest, here: &Manifest) -> Result<()> {
     if snapshot.machine_id != here.machine_id {
         let cause = format!("was taken on another machine, {}", snapshot.node);
@@ -137,7 +135,8 @@ fn since(snapshot: &Manifest, runs: Vec<Run>) -> Result<Vec<Run>> {
     Ok(since)
 }
 
-/// The run that took the snapshot in its own midst. Nobody else can: a run holds the node's lock.
+/// The run that took the snapshot while it ran. No other process could: a run holds the node's
+/// lock.
 fn across(runs: &[Run], snapshot: &Manifest) -> Option<Run> {
     let clean_snapshot = |run: &&Run| {
         let id = run.pending.as_ref().and_then(|s| s.clean_snapshot.as_deref());

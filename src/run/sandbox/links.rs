@@ -1,8 +1,8 @@
-//! The links, addresses and routes of a node, stood in for in a private namespace.
+//! Stand-ins for a node's links, addresses and routes in a private namespace.
 //!
-//! A link is stood in for by name and address: a bridge stays a bridge, everything else becomes
-//! one too, since every kernel that runs containers has bridges (many lack `dummy`). The uplink
-//! becomes one end of a cable to a host outside.
+//! A stand-in has the link's name and addresses. Every link becomes a bridge: each kernel that runs
+//! containers has bridges, and many lack `dummy`. The uplink becomes one end of a veth pair to a
+//! host outside.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -15,10 +15,10 @@ use crate::state::NodeState;
 use crate::state::links::{Link, Route};
 use crate::state::sysctl::Sysctls;
 
-/// The name of the outside host's end of the cable, until it is moved there.
+/// The name of the outside host's end of the veth pair, until it is moved there.
 pub(super) const CABLE: &str = "ps-outside";
 
-/// The node's way out.
+/// The uplink of the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Uplink {
     /// The link's name.
@@ -27,8 +27,8 @@ pub(super) struct Uplink {
     pub address: Ipv4Net,
 }
 
-/// The link of the default route, or else the first that is neither a bridge nor loopback and has
-/// an IPv4 address.
+/// The link of the default route. Without one, the first link with an IPv4 address that is neither
+/// a bridge nor loopback.
 pub(super) fn uplink(state: &NodeState) -> Option<Uplink> {
     let by_route = state.routes.iter().find(|r| is_main(r) && r.dst == "default");
     let named = by_route.and_then(|r| r.dev.as_deref());
@@ -53,8 +53,8 @@ fn is_main(route: &Route) -> bool {
     route.table == "main"
 }
 
-/// Makes the links, gives them their addresses, and sets the routes and the few sysctls that
-/// decide where a packet goes.
+/// Creates the links and addresses, and sets the routes and those sysctls that decide where a
+/// packet goes.
 pub(super) fn create_stand_ins(state: &NodeState, tools: &Tools) -> Result<()> {
     let uplink = uplink(state);
     let mut batch = String::from("link set lo up\n");
@@ -79,18 +79,18 @@ pub(super) fn create_stand_ins(state: &NodeState, tools: &Tools) -> Result<()> {
         state.files.get("sysctl.txt").map(|t| Sysctls::parse("sysctl.txt", t)).transpose()?;
     for (name, value) in sysctls.iter().flat_map(Sysctls::iter) {
         if name == "net.ipv4.ip_forward" || name.starts_with("net.ipv4.conf.") {
-            // What a namespace cannot set does not decide where a packet goes.
+            // A sysctl that a namespace cannot set does not decide where a packet goes.
             let _ = std::fs::write(format!("/proc/sys/{}", name.replace('.', "/")), value);
         }
     }
     let routes: String =
         state.routes.iter().filter(|r| is_main(r)).filter_map(route_line).collect();
-    // A route through something that is not stood in for (a tunnel's far end) is not needed here.
+    // A route through a link without a stand-in, such as a tunnel's far end, is not needed.
     let _ = Command::new(tools.tool(Tool::Ip)?).args(["-force", "-batch", "-"]).stdin(routes).run();
     Ok(())
 }
 
-/// Addresses that every namespace has by itself.
+/// Addresses that every namespace has.
 fn is_own(address: &IpNet) -> bool {
     match address.addr() {
         IpAddr::V4(a) => a.is_loopback() && address.prefix_len() == 8,
@@ -105,7 +105,7 @@ fn route_line(route: &Route) -> Option<String> {
     (!by_kernel).then(|| format!("route add {dst}{via} dev {dev}\n"))
 }
 
-/// Runs a list of `ip` commands, whole.
+/// Runs a list of `ip` commands as one batch.
 pub(super) fn ip_batch(commands: &str, tools: &Tools) -> Result<()> {
     Command::new(tools.tool(Tool::Ip)?)
         .args(["-batch", "-"])

@@ -1,4 +1,4 @@
-//! A node's sets and rules into the private namespace, with the node's own backend.
+//! Loads a node's sets and rules into the private namespace, with the node's own backend.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -10,14 +10,14 @@ use crate::node::tools::{Tool, Tools};
 use crate::state::nft::rebuild;
 use crate::state::{NodeState, RulesetId};
 
-/// How many objects this kernel may lack before the whole is given up.
+/// How many objects this kernel may not support before loading fails.
 const TRIES: usize = 40;
 
-/// How many lines of a table go into one message, when the whole is too long for one. Without the
-/// rights of the first user namespace, iptables-nft-restore cannot make its socket's buffer larger.
+/// How many lines of a table go into one message, when the whole table is too long for one. Outside
+/// the first user namespace iptables-nft-restore cannot enlarge its socket's buffer.
 const PIECE: usize = 100;
 
-/// What a program says then; the line that it names has nothing to do with it.
+/// The error of a program in that case. The line that it names is not the cause.
 const TOO_LONG: &str = "Message too long";
 
 /// What this kernel does not support, by name.
@@ -58,7 +58,7 @@ pub fn load(state: &NodeState, tools: &Tools) -> Result<UnsupportedObjects> {
     Ok(UnsupportedObjects { lines, servers: load_ipvs(state, tools)? })
 }
 
-/// Loads virtual servers where this kernel has ipvs; else returns their names.
+/// Loads virtual servers if this kernel has ipvs; else returns their names.
 fn load_ipvs(state: &NodeState, tools: &Tools) -> Result<Vec<String>> {
     let servers = &state.ipvs.servers;
     if servers.is_empty() {
@@ -67,7 +67,7 @@ fn load_ipvs(state: &NodeState, tools: &Tools) -> Result<Vec<String>> {
     if !subsystems::ip_vs() {
         return Ok(servers.iter().map(|s| format!("virtual server {}", s.service)).collect());
     }
-    // Before a namespace has its first address, no other address is one to the kernel.
+    // A namespace without any address accepts no virtual server.
     Command::new(tools.tool(Tool::Ip)?).args(["link", "set", "lo", "up"]).run()?;
     let command = Command::new(tools.tool(Tool::Ipvsadm)?).args(["-R"]);
     command.stdin(state.ipvs.render()).run()?;
@@ -95,8 +95,8 @@ fn load_ruleset(
     Ok(())
 }
 
-/// The save with its chains declared in scattered order, as their owners made them: in the sorted
-/// order of a save, every later iptables-nft-save would take many times as long.
+/// The save with its chains declared in scattered order, as their owners made them. After a restore
+/// in sorted order, every later iptables-nft-save takes many times as long.
 fn scattered(save: &str) -> String {
     let hash = |line: &&str| {
         let mut hasher = DefaultHasher::new();
@@ -116,7 +116,7 @@ fn scattered(save: &str) -> String {
     text
 }
 
-/// Each table of a save in pieces, the first of which empties it and the others add to.
+/// Each table of a save in pieces. The first piece empties the table, the others add to it.
 fn pieces(text: &str) -> Vec<(bool, String)> {
     let mut all = Vec::new();
     for table in text.split("\nCOMMIT") {
@@ -134,7 +134,8 @@ fn pieces(text: &str) -> Vec<(bool, String)> {
     all
 }
 
-/// Feeds `text` to `command`; a line that it refuses is left out and named, and all is tried again.
+/// Feeds `text` to `command`. A line that is refused is dropped and named, and the rest is tried
+/// again.
 fn load_lines(
     command: &Command,
     what: &str,
@@ -156,7 +157,7 @@ fn load_lines(
                     return Err(Error { kind: Kind::Rehearsal, ..e });
                 };
                 if lines[bad - 1].trim() == "COMMIT" {
-                    // The kernel refused the table as a whole: there is no one line to leave out.
+                    // The kernel refused the table as a whole, so no one line can be dropped.
                     return Err(Error { kind: Kind::Rehearsal, ..e });
                 }
                 unsupported.push(format!("{what}: {}", lines[bad - 1]));

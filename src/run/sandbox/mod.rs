@@ -1,7 +1,7 @@
-//! Work in private namespaces: proxyshift runs itself again under `unshare`, where it loads a
-//! node's state into an empty kernel namespace and may do with it what it likes.
+//! The sandbox: proxyshift runs itself again under `unshare`, and loads a node's state into an
+//! empty network namespace.
 //!
-//! The inner process speaks JSON lines on its standard output: events, then a report or an error.
+//! The inner process writes JSON lines to its standard output: events, then a report or an error.
 
 pub mod links;
 pub mod load;
@@ -27,27 +27,28 @@ use crate::run::sandbox::rehearse::Rehearsal;
 use crate::runtime;
 use crate::state::kube_proxy::Mode;
 
-/// What the inner process is to do.
+/// The task of the inner process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum SandboxTask {
     /// Load the state, save it again, compare.
     Validate,
-    /// Load the state, clean it up, roll it back, and prove both.
+    /// Load the state, clean it up, roll that back, and verify both.
     Rehearse,
-    /// As [`SandboxTask::Rehearse`], with the edits on standard input in place of a clean-up's.
+    /// As [`SandboxTask::Rehearse`], with edits from standard input.
     Mend,
-    /// As [`SandboxTask::Rehearse`], with the removal of what another mode of kube-proxy will have left.
+    /// As [`SandboxTask::Rehearse`], with the leftovers of the present mode after another mode has
+    /// taken over.
     Leave,
 }
 
-/// What came of it.
+/// The result of a rehearsal.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RehearsalReport {
-    /// Objects that this kernel cannot hold; not empty means that the result is partial.
+    /// Objects that this kernel does not support. If there are any, the result is partial.
     pub unsupported: Vec<String>,
-    /// Objects removed and put back.
+    /// Objects removed and restored.
     pub removed: usize,
-    /// What was verified, in order.
+    /// The claims that were verified, in order.
     pub claims: Vec<Claim>,
 }
 
@@ -60,10 +61,10 @@ enum Message {
     Error(Error),
 }
 
-/// Does `task` on the state in `dir`, in private network and mount namespaces.
+/// Runs `task` on the state in `dir`, in private network and mount namespaces.
 ///
 /// # Errors
-/// What the inner process failed with, or [`Kind::Permission`] when no namespace is to be had.
+/// The error of the inner process; [`Kind::Permission`] when a namespace cannot be made.
 pub fn run(
     task: SandboxTask,
     dir: &Path,
@@ -73,9 +74,9 @@ pub fn run(
     run_with(task, None, Vec::new(), dir, tools, sink)
 }
 
-/// Rehearses on the state in `dir`, in such namespaces, the clean-up that follows when kube-proxy
-/// has gone to the mode `to`. The new mode's own work is not rehearsed: the chains that both modes
-/// write lose what leads to the old one's, and nothing comes in its place.
+/// Rehearses the clean-up that follows when kube-proxy has gone to the mode `to`. The new mode's
+/// own writes are not rehearsed: in chains that both modes write, the jumps to the old mode's
+/// chains are removed, and nothing is added.
 ///
 /// # Errors
 /// As [`run`].
@@ -88,7 +89,7 @@ pub fn rehearse_takeover(
     run_with(SandboxTask::Leave, Some(to), Vec::new(), dir, tools, sink)
 }
 
-/// Makes `edits` on the state in `dir` in such namespaces, undoes them, and proves both.
+/// Rehearses `edits` on the state in `dir`: applies and undoes them, and verifies both.
 ///
 /// # Errors
 /// As [`run`].
@@ -124,7 +125,7 @@ fn run_with(
     args.extend([own.into(), "inside".into(), word.into(), dir.into()]);
     args.extend(to.map(|mode| mode.name().into()));
     let child = child(tools.tool(Tool::Unshare)?, args)
-        // A crash that a test asks for is the run's, not the rehearsal's.
+        // A test's crash point concerns the run, not the rehearsal.
         .env_remove("PROXYSHIFT_CRASH")
         .stdin_bytes(input);
     let failed = |e| Error::new(Kind::Command, "unshare", e);
@@ -165,18 +166,18 @@ fn no_answer(reader: &duct::ReaderHandle, root: bool) -> Error {
     }
 }
 
-/// The inner side: events and the end go to standard output as lines.
+/// The sink of the inner process: events and the result go to standard output as lines.
 pub struct JsonLines;
 
 impl JsonLines {
     fn line(line: &Message) {
         if let Ok(text) = serde_json::to_string(line) {
-            // When the outer process is gone, nobody needs to know.
+            // A write fails when the outer process is gone; then nobody reads it.
             let _ = writeln!(std::io::stdout().lock(), "{text}");
         }
     }
 
-    /// Says how it ended; the exit code is for `unshare` alone.
+    /// Writes the result. The exit code is for `unshare` alone.
     pub fn end(result: Result<RehearsalReport>) -> u8 {
         match result {
             Ok(report) => {
@@ -198,7 +199,7 @@ impl Sink for JsonLines {
     }
 }
 
-/// The inner process' work; `to` is the mode that is gone to.
+/// Runs the task of the inner process. `to` is the mode after a takeover.
 pub fn inside(task: SandboxTask, dir: &Path, to: Option<Mode>) -> Result<RehearsalReport> {
     thread::spawn(end_unheard);
     let tools = Tools::find();
@@ -214,10 +215,10 @@ pub fn inside(task: SandboxTask, dir: &Path, to: Option<Mode>) -> Result<Rehears
     rehearse::rehearse(dir, asked, &tools, &JsonLines)
 }
 
-/// Ends this process when nobody reads any more what it says: the outer one is gone.
+/// Ends this process when the outer one is gone, and nobody reads its output.
 fn end_unheard() {
     let stdout = std::io::stdout();
-    // Without flags, it is only told of the other end's closing.
+    // With no events requested, poll reports only that the other end was closed.
     let mut end = [PollFd::new(&stdout, PollFlags::empty())];
     while let Ok(0) | Err(Errno::INTR) = poll(&mut end, None) {}
     exit(1);

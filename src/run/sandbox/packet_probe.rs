@@ -1,5 +1,5 @@
-//! Small hosts around the rehearsed node: one behind each docker bridge, one outside. A packet
-//! from each of the first must arrive at the last with the node's address.
+//! Hosts around the rehearsed node: one behind each docker bridge, one outside. A packet from each
+//! of the first must arrive outside with the node's address.
 
 use std::fs::File;
 use std::io;
@@ -23,9 +23,9 @@ use crate::state::{Family, RulesetId};
 
 /// The namespace of the host outside.
 const OUTSIDE: &str = "ps-outside";
-/// Where that host listens.
+/// The port of the host outside.
 const PORT: u16 = 9999;
-/// How long a packet may take, bridges learning and neighbours resolving included.
+/// How long a packet may take, with bridges that learn and neighbours that resolve.
 const DEADLINE: Duration = Duration::from_secs(5);
 
 /// A host behind a bridge.
@@ -35,7 +35,7 @@ struct Inner {
     address: Ipv4Addr,
     /// The address with which its packets must arrive.
     arrives_as: Ipv4Addr,
-    /// The network that it is in, with the rule that sees to it.
+    /// The bridge network, and the rule that masquerades it.
     network: Masqueraded,
 }
 
@@ -59,7 +59,7 @@ struct Masqueraded {
 }
 
 impl Hosts {
-    /// Hangs the hosts on the node; none if it has no masqueraded bridge, or no way out.
+    /// Attaches the hosts to the node; none if it has no masqueraded bridge, or no uplink.
     pub(super) fn attach(state: &NodeState, tools: &Tools) -> Result<Option<Hosts>> {
         let bridges = masqueraded(state);
         let Some(up) = uplink(state).filter(|_| !bridges.is_empty()) else { return Ok(None) };
@@ -101,7 +101,7 @@ impl Hosts {
         Ok(Some(Hosts { outside, inner: inner.into_iter().map(|(_, host)| host).collect() }))
     }
 
-    /// Sends a packet from each host; returns what arrived, in words.
+    /// Sends a packet from each host. Returns the paths of those that arrived.
     ///
     /// # Errors
     /// [`Kind::Rehearsal`] naming the bridge, when a packet does not arrive or has the wrong source.
@@ -109,8 +109,8 @@ impl Hosts {
         self.inner.iter().map(|host| self.probe_from(host)).collect()
     }
 
-    /// The first probes, before anything is changed: what does not pass now proves nothing later.
-    /// Returns what arrived, and what is left out from here on.
+    /// The probes before anything is changed. A path that fails now is not probed again. Returns
+    /// the paths that work, and the failures.
     pub(super) fn baseline(&mut self) -> (Vec<String>, Vec<Error>) {
         let (mut passed, mut failed) = (Vec::new(), Vec::new());
         for host in std::mem::take(&mut self.inner) {
@@ -144,7 +144,7 @@ impl Hosts {
     }
 }
 
-/// Sends until something of ours arrives; returns where it came from.
+/// Sends until a packet of ours arrives. Returns its source address.
 fn exchange(sender: &UdpSocket, listener: &UdpSocket, to: SocketAddr) -> io::Result<IpAddr> {
     let word = crate::clock::random().to_be_bytes();
     listener.set_read_timeout(Some(Duration::from_millis(200)))?;
@@ -161,7 +161,7 @@ fn exchange(sender: &UdpSocket, listener: &UdpSocket, to: SocketAddr) -> io::Res
     }
 }
 
-/// The bridge networks of the node whose packets the nat rules send out under another address.
+/// The bridge networks whose packets the nat rules give another source address.
 fn masqueraded(state: &NodeState) -> Vec<Masqueraded> {
     let mut found: Vec<Masqueraded> = Vec::new();
     for id in RulesetId::ALL.into_iter().filter(|id| id.family == Family::Ipv4) {
@@ -202,8 +202,8 @@ fn bridge_address(state: &NodeState, bridge: &str, network: Ipv4Net) -> Option<I
     })
 }
 
-/// Runs `work` on a thread of its own inside a named network namespace. Sockets made there stay
-/// there; so do programs started there.
+/// Runs `work` on a thread inside a named network namespace. Sockets and programs made there stay
+/// there.
 fn in_namespace<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> Result<T> {
     let path = PathBuf::from("/run/netns").join(name);
     let file = File::open(&path).map_err(|e| Error::io(&path, &e))?;

@@ -1,5 +1,5 @@
-//! The whole of a run on a private namespace that holds a node's state: load, prove, clean, prove,
-//! roll back, prove.
+//! A whole run in a private namespace that holds a node's state: load, verify, clean, verify, roll
+//! back, verify.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
 use crate::event::{Claim, Moment, Outcome, Silent, Sink, Task};
+use crate::kube_proxy;
 use crate::kube_proxy::takeover::predict_takeover;
 use crate::node::observe::observe_tolerant;
 use crate::node::tools::Tools;
@@ -35,11 +36,8 @@ use crate::store::journal::{self, Journal};
 use crate::store::run::{Cleanup, RunKind};
 use crate::store::snapshots::Snapshot;
 
-/// Whose leftovers a migration removes.
-const KUBE_PROXY: &str = "kube-proxy";
-
-/// A `/run` of our own: locks, named namespaces and the store of the rehearsal lie there. What lay in
-/// the other one is out of sight from here on.
+/// Mounts a `/run` of our own, for locks, named namespaces and the store of the rehearsal. It hides
+/// the node's.
 fn own_run() -> Result<()> {
     use rustix::mount::{MountFlags, mount};
     mount("tmpfs", "/run", "tmpfs", MountFlags::NOSUID, c"mode=0755")
@@ -50,21 +48,21 @@ fn state_in(dir: &Path) -> Result<NodeState> {
     parse_snapshot(Snapshot::load(dir)?.files)
 }
 
-/// What a rehearsal is to try.
+/// The edits of a rehearsal.
 pub(super) enum Rehearsal {
-    /// The removal of what is left over now.
+    /// The removal of leftovers.
     CleanUp,
     /// These edits: the remedies of checks.
     Edits(Vec<Edit>),
-    /// The removal of what will be left over when kube-proxy has gone to that mode.
+    /// The removal of leftovers after kube-proxy has gone to that mode.
     Leaving(Mode),
 }
 
-/// The folder of a snapshot, still to be read when something else lies over its path. A state is as
-/// large as the node's rules: it is read again rather than kept while others are looked at.
+/// The folder of a snapshot, held open because our `/run` may hide its path. A state is as large as
+/// the node's rules, so it is read again rather than kept.
 struct SnapshotFolder {
     folder: File,
-    /// The mode that is taken to have taken over, where another one serves in the folder's state.
+    /// The mode after a takeover, if one is rehearsed.
     to: Option<Mode>,
 }
 
@@ -98,8 +96,8 @@ pub(super) fn validate(dir: &Path, tools: &Tools) -> Result<RehearsalReport> {
     Ok(RehearsalReport { unsupported, ..RehearsalReport::default() })
 }
 
-/// Fails on the first way in which rules or sets differ from what `edits` should have made of them.
-/// Returns how many rules are as they were.
+/// Fails on the first difference in rules or sets that `edits` do not explain. Returns how many
+/// other rules there are.
 fn same_rules(what: &str, before: &NodeState, after: &NodeState, edits: &[Edit]) -> Result<usize> {
     let ids = before.rulesets.keys().chain(after.rulesets.keys());
     for id in ids {
@@ -118,8 +116,8 @@ fn same_rules(what: &str, before: &NodeState, after: &NodeState, edits: &[Edit])
     Ok(rules(after).saturating_sub(edits.iter().map(Edit::rules_added).sum()))
 }
 
-/// Whether two states whose rules mean the same are the same to the byte, but for rules that only one
-/// of them has.
+/// Whether the common rules of two states are the same to the byte. Their meaning is known to be
+/// the same.
 fn same_bytes(a: &NodeState, b: &NodeState) -> bool {
     fn texts(state: &NodeState) -> BTreeSet<&str> {
         let rules = state.rulesets.values().flat_map(|r| r.tables.iter().map(move |t| (r, t)));
@@ -129,7 +127,7 @@ fn same_bytes(a: &NodeState, b: &NodeState) -> bool {
     a.is_superset(&b) || b.is_superset(&a)
 }
 
-/// What has been verified so far, reported as it happens.
+/// The claims so far, reported as they are verified.
 struct Claims<'a> {
     sink: &'a dyn Sink,
     all: Vec<Claim>,
@@ -149,7 +147,7 @@ impl Claims<'_> {
     }
 }
 
-/// Loads the state in `dir`, does what is asked for, rolls it back, and proves both.
+/// Loads the state in `dir`, applies the edits, rolls them back, and verifies both.
 pub(super) fn rehearse(
     dir: &Path,
     asked: Rehearsal,
@@ -194,7 +192,7 @@ pub(super) fn rehearse(
         sink,
         lock_wait: Duration::from_secs(5),
     };
-    // That it restores is known of the one that was loaded: nothing is proven a second time.
+    // The captured state was loaded just now, so this snapshot is known to restore.
     let snapshot = write_snapshot(&context, &now, "rehearsal")?;
     let before = now.fingerprint();
     drop(now);
@@ -222,7 +220,7 @@ pub(super) fn rehearse(
         }
         Rehearsal::Leaving(to) => {
             let here = as_held_here(folder.state()?, state_in(&snapshot.dir)?);
-            let owners = [KUBE_PROXY.to_owned()];
+            let owners = [kube_proxy::NAME.to_owned()];
             planned(here, |s| Ok(leftovers_after(&catalogue, s, to).of_owners(&owners)))?
         }
     };
@@ -241,7 +239,7 @@ pub(super) fn rehearse(
     let kept = same_rules(what, &base, &clean, &edits)?;
     let identical = same_bytes(&base, &clean);
     drop(clean);
-    // Held against it just now; undoing asks which sets there are, not which there were.
+    // The sets were compared just now. The undo needs only the sets that exist.
     base.ipsets = IpSets::default();
     let removed = edits.iter().map(Edit::objects).sum();
     drop(edits);
@@ -275,8 +273,8 @@ fn planned(state: NodeState, plan: impl Fn(&NodeState) -> Result<Plan>) -> Resul
     detach(edits)
 }
 
-/// The node, with as much in its kernel as this one holds of it: an object that is not here can
-/// neither go nor come back.
+/// The captured node, with the objects that this kernel holds of it. An object that could not be
+/// loaded can neither be removed nor restored.
 fn as_held_here(given: NodeState, here: NodeState) -> NodeState {
     let NodeState { rulesets, nft, ipsets, ipvs, links, .. } = here;
     NodeState { rulesets, nft, ipsets, ipvs, links, ..given }

@@ -1,33 +1,25 @@
 //! The stage `apply`: the remedies of checks.
 
-use std::time::Duration;
-
 use crate::error::{Error, Kind, Result};
 use crate::node::observe::observe_all_tolerant;
 use crate::plan::change::Edit;
 use crate::run::execution::{Execution, UndoContext};
 use crate::run::preview::{Previewed, Previewer};
-use crate::run::stage::{Stage, clean};
+use crate::run::stage::Stage;
+use crate::run::undo_edits::undo_all_edits;
 use crate::state::NodeState;
 use crate::state::stage::RunStage;
 use crate::store::run::RunKind;
 
-/// What the stage is given beyond its margin: a large node takes minutes.
-const TIMEOUT: Duration = Duration::from_secs(300);
-
 /// Applies the remedies that were planned before the run began.
 pub(in crate::run) struct ApplyRemedies<'a> {
-    /// The edits of the same remedies on a node that somebody else has changed meanwhile.
+    /// Plans the same remedies again, after a foreign change.
     pub(in crate::run) plan_again: &'a dyn Fn(&NodeState) -> Result<Vec<Edit>>,
 }
 
 impl Stage for ApplyRemedies<'_> {
     fn name(&self) -> RunStage {
         RunStage::Fix
-    }
-
-    fn timeout(&self) -> Duration {
-        TIMEOUT
     }
 
     fn preview(&self, _: &Previewer<'_>) -> Previewed {
@@ -51,7 +43,7 @@ impl Stage for ApplyRemedies<'_> {
 /// [`Kind::NotRolledBack`] when an edit cannot be undone.
 pub(in crate::run) fn undo(undo: &mut UndoContext<'_>) -> Result<()> {
     match undo.run.kind {
-        RunKind::Fix { .. } => clean::restore_edits(undo),
+        RunKind::Fix { .. } => undo_all_edits(undo),
         RunKind::Cleanup(_) | RunKind::Migrate(_) => Ok(()),
     }
 }

@@ -1,11 +1,11 @@
-//! The stage `clean`: removes leftovers. In a migration it has a snapshot and a rehearsal of its own,
-//! for only then the leftovers are there.
+//! The stage `clean`: removes leftovers. In a migration it takes a snapshot and rehearses by
+//! itself, because the leftovers exist only then.
 
 use std::time::Duration;
 
 use crate::error::Result;
 use crate::interrupt;
-use crate::node::observe::observe_tolerant;
+use crate::kube_proxy;
 use crate::owners::matcher::{Owner, Ownership};
 use crate::plan::Plan;
 use crate::plan::change::{Edit, TableEdit, Target};
@@ -13,29 +13,27 @@ use crate::plan::leftovers::CleanupScope;
 use crate::plan::merge;
 use crate::run::apply_edits::execute;
 use crate::run::execution::{Execution, Planned, UndoContext};
+use crate::run::payload::Replay;
 use crate::run::preview::{Previewed, Previewer};
 use crate::run::snapshot::take_snapshot;
 use crate::run::stage::rehearse::{Rehearsed, rehearse};
 use crate::run::stage::{Stage, drain};
 use crate::run::stored::load_state;
-use crate::run::undo_edits::{not_rolled_back, undo_edits};
+use crate::run::undo_edits::{not_rolled_back, undo_all_edits};
 use crate::state::NodeState;
 use crate::state::object::ObjectKind;
 use crate::state::stage::RunStage;
 use crate::store::run::RunKind;
 
-/// The component whose objects a mode makes.
-const KUBE_PROXY: &str = "kube-proxy";
-
-/// What the stage is given beyond its margin: a large node takes minutes.
+/// The time beyond the margin. A large node takes minutes.
 const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Removes leftovers.
 pub(in crate::run) struct RemoveLeftovers {
     /// Which.
     pub(in crate::run) scope: CleanupScope,
-    /// How long open connections through virtual servers are waited for.
-    pub(in crate::run) drain: Duration,
+    /// How long to wait for open connections through virtual servers; none: they are not counted.
+    pub(in crate::run) drain: Option<Duration>,
 }
 
 impl Stage for RemoveLeftovers {
@@ -44,7 +42,7 @@ impl Stage for RemoveLeftovers {
     }
 
     fn timeout(&self) -> Duration {
-        self.drain + TIMEOUT
+        self.drain.unwrap_or_default() + TIMEOUT
     }
 
     fn preview(&self, previewer: &Previewer<'_>) -> Previewed {
@@ -55,8 +53,8 @@ impl Stage for RemoveLeftovers {
             }
             n => format!("removes {n} objects that {} mode will have left", previewer.from),
         }];
-        if !self.drain.is_zero() {
-            let seconds = self.drain.as_secs();
+        if let Some(drain) = self.drain.filter(|drain| !drain.is_zero()) {
+            let seconds = drain.as_secs();
             does.push(format!(
                 "waits up to {seconds} s for open connections through ipvs, and cuts what is left \
                  of them"
@@ -71,23 +69,25 @@ impl Stage for RemoveLeftovers {
             context.sink.note("nothing is left over of the old mode");
             return Ok(());
         };
-        drain::wait(context, &planned.edits, self.drain, &|| interrupt::check("draining"))?;
-        let observe = || observe_tolerant(context.tools, context.sink);
+        if let Some(drain) = self.drain {
+            drain::wait(context, &planned.edits, drain, &|| interrupt::check("draining"))?;
+        }
+        let observe = || context.observe();
         let plan_again = || self.scope.edits(context.catalogue, &observe()?);
         execution.apply(self.name(), planned, &plan_again)
     }
 }
 
 impl RemoveLeftovers {
-    /// The edits to make and the node before them; none when nothing is left over. An interrupted
-    /// stage is resumed from where the node is, and undone to where it began.
+    /// The edits, and the node before them; none when nothing is left over. An interrupted stage
+    /// continues from the node as it is, and is undone to where it began.
     fn planned(&self, execution: &mut Execution<'_>) -> Result<Option<Planned>> {
         let context = execution.context;
         if let Some(planned) = execution.planned.take() {
             return Ok(Some(planned));
         }
         if let Some(base) = execution.clean_base()? {
-            let edits = self.scope.edits(context.catalogue, &execution.observe()?)?;
+            let edits = self.scope.edits(context.catalogue, &execution.context.observe()?)?;
             return Ok(Some(Planned { base, edits }));
         }
         let baseline = take_snapshot(context, "before the stage clean")?;
@@ -125,33 +125,18 @@ fn counts(plan: &Plan) -> Vec<String> {
 pub(in crate::run) fn undo(undo: &mut UndoContext<'_>) -> Result<()> {
     match undo.run.kind {
         RunKind::Fix { .. } => Ok(()),
-        RunKind::Cleanup(_) => restore_edits(undo),
+        RunKind::Cleanup(_) => undo_all_edits(undo),
         RunKind::Migrate(_) => restore_cleaned(undo),
     }
 }
 
-/// Undoes all edits of a run that has no other stage.
-///
-/// # Errors
-/// As [`undo`].
-pub(in crate::run) fn restore_edits(undo: &mut UndoContext<'_>) -> Result<()> {
-    let replay = std::mem::take(&mut undo.replay);
-    let undone = undo_edits(undo.context, undo.journal, replay, undo.base)?;
-    undo.restored += undone.restored;
-    undo.removed += undone.removed;
-    undo.already_restored.extend(undone.already_restored);
-    undo.failures.extend(undone.failures);
-    Ok(())
-}
-
-/// Restores what a migration removed. kube-proxy makes its own objects anew when it has changed its
-/// mode and serves; then only what is foreign is restored.
+/// Restores what a migration removed. When kube-proxy has changed its mode and serves, it makes its
+/// own objects anew, so only foreign objects are restored.
 fn restore_cleaned(undo: &mut UndoContext<'_>) -> Result<()> {
     let context = undo.context;
     let Some(id) = undo.run.clean_snapshot() else { return Ok(()) };
-    let replay = std::mem::take(&mut undo.replay);
-    let mut done = replay.done;
-    done.extend(replay.open.map(|(edit, _)| edit));
+    let Replay { mut done, open, .. } = undo.replay.take_edits();
+    done.extend(open.map(|(edit, _)| edit));
     if done.is_empty() {
         return Ok(());
     }
@@ -162,18 +147,18 @@ fn restore_cleaned(undo: &mut UndoContext<'_>) -> Result<()> {
         done = done.into_iter().filter_map(|edit| foreign_part(edit, &ownership)).collect();
     }
     let plan = |now: &NodeState| merge::undo(&done, &base, now);
-    let edits = plan(&undo.observe()?).edits;
+    let edits = plan(&undo.context.observe()?).edits;
     undo.restored += edits.iter().map(Edit::objects).sum::<usize>();
-    let observe = || observe_tolerant(context.tools, context.sink);
+    let observe = || context.observe();
     let plan_again = || Ok(plan(&observe()?).edits);
     execute(context, undo.journal, RunStage::Rollback, edits, &plan_again)
         .map_err(not_rolled_back)?;
     Ok(())
 }
 
-/// The part of an edit that is not kube-proxy's, which makes its own anew.
+/// The foreign part of an edit. kube-proxy makes its own objects anew.
 fn foreign_part(edit: Edit, ownership: &Ownership<'_>) -> Option<Edit> {
-    let ours = |owner: Option<Owner<'_>>| owner.is_some_and(|owner| owner.name == KUBE_PROXY);
+    let ours = |owner: Option<Owner<'_>>| owner.is_some_and(|owner| owner.name == kube_proxy::NAME);
     let Edit { direction, target } = edit;
     let Target::Table(mut table) = target else {
         let foreign = target.id().is_some_and(|id| !ours(ownership.of_object(&id)));

@@ -6,7 +6,6 @@ use crate::run::execution::Execution;
 use crate::run::preview::{Previewed, Previewer};
 use crate::run::stage::Stage;
 use crate::state::stage::RunStage;
-use crate::store::run::RunState;
 
 impl Stage for Confirm {
     fn name(&self) -> RunStage {
@@ -20,13 +19,8 @@ impl Stage for Confirm {
         ))
     }
 
-    fn run(&self, execution: &mut Execution<'_>) -> Result<()> {
-        let Execution { context, run, .. } = execution;
-        if let Some(pending) = &mut run.pending {
-            pending.stage = self.name();
-            pending.set_deadline(self.within);
-        }
-        run.state = RunState::Unconfirmed;
-        context.store.update(run)
+    fn run(&self, _: &mut Execution<'_>) -> Result<()> {
+        // The engine sets the deadline after the hooks of this stage.
+        Ok(())
     }
 }

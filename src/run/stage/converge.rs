@@ -7,10 +7,9 @@ use crate::error::{Error, Kind, Result};
 use crate::event::{Outcome, Task};
 use crate::interrupt;
 use crate::kube_proxy::convergence::{Convergence, Expected, convergence};
-use crate::kube_proxy::mode;
 use crate::kube_proxy::services::{Service, ServiceKey, Services};
+use crate::kube_proxy::{self, mode};
 use crate::node::kube_proxy_api;
-use crate::node::observe::observe_tolerant;
 use crate::plan::change::{Edit, edits};
 use crate::plan::leftovers::CleanupScope;
 use crate::plan::playbook::Converge;
@@ -26,9 +25,6 @@ use crate::state::NodeState;
 use crate::state::kube_proxy::Mode;
 use crate::state::stage::{RunStage, StageName};
 use crate::store::run::Modes;
-
-/// The component whose objects a mode makes.
-const KUBE_PROXY: &str = "kube-proxy";
 
 impl Stage for Converge {
     fn name(&self) -> RunStage {
@@ -84,7 +80,7 @@ pub(in crate::run) fn wait(
     let task = Task::Converge { mode: mode.to_string() };
     context.sink.started(&task);
     let result = poll(timeout, keep_waiting, || {
-        let now = observe_tolerant(context.tools, context.sink)?;
+        let now = context.observe()?;
         let reported = kube_proxy_api::mode(&now);
         let expected = Expected { mode, before, later };
         Ok(match convergence(context.catalogue, &now, reported.as_deref(), expected) {
@@ -110,8 +106,8 @@ pub(in crate::run) fn wait(
     }
 }
 
-/// Removes what kube-proxy made in its new mode: leftovers now, which the node did not have before.
-/// Nothing is removed unless the old mode serves.
+/// Removes the objects of the new mode: leftovers now, which the node did not have before. Nothing
+/// is removed unless the old mode serves.
 ///
 /// # Errors
 /// [`Kind::NotRolledBack`] when an object cannot be removed.
@@ -121,15 +117,16 @@ pub(in crate::run) fn undo(undo: &mut UndoContext<'_>) -> Result<()> {
     }
     let (context, base) = (undo.context, undo.base);
     let added = |now: &NodeState| -> Result<Vec<Edit>> {
-        let mut plan: Plan = CleanupScope::of_owner(KUBE_PROXY).plan(context.catalogue, now)?;
+        let mut plan: Plan =
+            CleanupScope::of_owner(kube_proxy::NAME).plan(context.catalogue, now)?;
         plan.objects.retain(|o| o.action == Action::Remove && !o.id.present_in(base));
         Ok(edits(&plan, now))
     };
-    let edits = added(&undo.observe()?)?;
+    let edits = added(&undo.context.observe()?)?;
     undo.removed += edits.iter().map(Edit::objects).sum::<usize>();
     // An undo waits for nobody, but names the connections that it cuts.
     drain::wait(context, &edits, Duration::ZERO, &|| Ok(()))?;
-    let plan_again = || added(&observe_tolerant(context.tools, context.sink)?);
+    let plan_again = || added(&context.observe()?);
     execute(context, undo.journal, RunStage::Rollback, edits, &plan_again)
         .map_err(not_rolled_back)?;
     Ok(())

@@ -13,8 +13,8 @@ use crate::state::ipvs::{Listing, Service};
 /// How many virtual servers are named.
 const NAMED: usize = 5;
 
-/// Waits up to `timeout` until no connection runs through the virtual servers that `edits` remove;
-/// warns how many are cut. `keep_waiting` may end the wait.
+/// Waits up to `timeout` until no connection runs through the virtual servers that `edits` remove.
+/// Warns of connections that will be cut. `keep_waiting` may end the wait.
 ///
 /// # Errors
 /// When ipvsadm fails; what `keep_waiting` returns.
@@ -54,7 +54,7 @@ fn removed(edit: &Edit) -> Option<Service> {
     }
 }
 
-/// How many connections are active through each of these virtual servers that has any, most first.
+/// The active connections of each of these virtual servers, most first.
 fn open(listing: &Listing, going: &[Service]) -> Vec<(Service, u64)> {
     let servers = listing.servers.iter().filter(|s| going.contains(&s.service));
     let mut open: Vec<(Service, u64)> =

@@ -19,31 +19,50 @@ use std::time::Duration;
 use crate::error::Result;
 use crate::plan::leftovers::CleanupScope;
 use crate::plan::playbook;
-use crate::run::execution::Execution;
+use crate::run::execution::{Execution, UndoContext};
 use crate::run::preview::{Previewed, Previewer};
-use crate::state::stage::RunStage;
+use crate::state::stage::{RunStage, StageName};
 
-/// One stage of a run. What undoes it stands beside it as `undo`: [`super::undo`] has their order, and
-/// needs nothing but the journal.
+/// One stage of a run. Its `undo` stands beside it as a function, because an undo has no playbook:
+/// see [`undo_of`].
 pub(super) trait Stage {
     /// Its name.
     fn name(&self) -> RunStage;
 
-    /// How long it may take, beyond a margin that every stage has.
+    /// Its timeout, beyond the margin of every stage.
     fn timeout(&self) -> Duration {
         Duration::ZERO
     }
 
-    /// What it would do to a node; nothing is changed.
+    /// Previews the stage on a node; nothing is changed.
     fn preview(&self, previewer: &Previewer<'_>) -> Previewed;
 
-    /// Does it; each change is journaled. The stages up to the rehearsal change nothing, and are done
-    /// before the run has a journal.
+    /// Runs the stage; each change is journaled. The stages up to the rehearsal change nothing: the
+    /// engine does them before the run has a journal.
     ///
     /// # Errors
-    /// What failed. The engine undoes the run then.
-    fn run(&self, _execution: &mut Execution<'_>) -> Result<()> {
-        Ok(())
+    /// The first failure. The engine then undoes the run.
+    fn run(&self, execution: &mut Execution<'_>) -> Result<()>;
+}
+
+/// The function that undoes a stage, of the journal and the baseline; none for a stage that changes
+/// nothing, or nothing that can be undone.
+pub(super) fn undo_of(stage: RunStage) -> Option<fn(&mut UndoContext<'_>) -> Result<()>> {
+    let RunStage::Playbook(stage) = stage else {
+        return (stage == RunStage::Fix).then_some(apply::undo as _);
+    };
+    match stage {
+        StageName::Prepare => Some(prepare::undo),
+        StageName::Switch => Some(switch::undo),
+        StageName::Converge => Some(converge::undo),
+        StageName::Clean => Some(clean::undo),
+        StageName::Verify => Some(verify::undo),
+        StageName::Preflight
+        | StageName::Snapshot
+        | StageName::Rehearse
+        | StageName::Upgrade
+        | StageName::Settle
+        | StageName::Confirm => None,
     }
 }
 
@@ -59,7 +78,7 @@ pub(super) fn of(stage: playbook::Stage) -> Box<dyn Stage> {
         playbook::Stage::Converge(options) => Box::new(options),
         playbook::Stage::Clean(options) => Box::new(clean::RemoveLeftovers {
             scope: CleanupScope::of_owner(&options.leftovers_of),
-            drain: options.drain,
+            drain: Some(options.drain),
         }),
         playbook::Stage::Verify(options) => Box::new(options),
         playbook::Stage::Settle(options) => Box::new(options),

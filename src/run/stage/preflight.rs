@@ -7,6 +7,7 @@ use crate::node::live_facts;
 use crate::owners::matcher::Ownership;
 use crate::plan::playbook::Preflight;
 use crate::run::Context;
+use crate::run::execution::Execution;
 use crate::run::preview::{Previewed, Previewer};
 use crate::run::stage::Stage;
 use crate::state::NodeState;
@@ -26,6 +27,11 @@ impl Stage for Preflight {
             self.warn.len(),
             previewer.to()
         ))
+    }
+
+    fn run(&self, _: &mut Execution<'_>) -> Result<()> {
+        // Done before the run has a journal.
+        Ok(())
     }
 }
 

@@ -113,7 +113,7 @@ fn configured_modules(execution: &mut Execution<'_>) -> Result<Vec<String>> {
     Ok(config.map(|config| mode::of(to).modules(&config)).unwrap_or_default())
 }
 
-/// The modules that the playbook names, and those that are configured besides.
+/// The modules of the playbook, and those that kube-proxy's configuration needs.
 fn modules_for(named: &[String], configured: Vec<String>) -> Vec<String> {
     let mut modules = named.to_vec();
     modules.extend(configured.into_iter().filter(|module| !named.contains(module)));
@@ -123,7 +123,7 @@ fn modules_for(named: &[String], configured: Vec<String>) -> Vec<String> {
 /// Restores sysctls and files.
 ///
 /// # Errors
-/// None: what fails is collected.
+/// None: failures are collected.
 pub(in crate::run) fn undo(undo: &mut UndoContext<'_>) -> Result<()> {
     undo.restored += restore(undo.replay.begun.iter().rev(), &mut undo.failures);
     Ok(())
@@ -147,11 +147,11 @@ fn restore<'a>(changes: impl Iterator<Item = &'a Change>, failures: &mut Vec<Str
     count
 }
 
-/// Undoes a change of a file or a sysctl, if it is still as the run made it. Returns whether it was
-/// one.
+/// Undoes a change of a file or a sysctl, if the value is still the run's. Returns whether it was
+/// such a change.
 ///
 /// # Errors
-/// [`Kind::LostRace`] when someone has changed it since; it is left as found.
+/// [`Kind::LostRace`] when somebody has changed it since; it is left as it is.
 fn undo_change(change: &Change) -> Result<bool> {
     match change {
         Change::File { path, from, to } => swap(path, to.as_deref(), from.as_deref())?,
@@ -166,9 +166,9 @@ fn undo_change(change: &Change) -> Result<bool> {
                 _ => sysctl::set(name, from)?,
             }
         }
-        // It came with a module, which stays loaded.
+        // The sysctl came with a module, which stays loaded.
         Change::Sysctl { from: None, .. } => {}
-        // The merge undoes edits, and the old configuration comes back before anything else.
+        // Other stages undo edits and the configuration.
         Change::Objects(_) | Change::Configuration { .. } | Change::Irreversible(_) => {
             return Ok(false);
         }

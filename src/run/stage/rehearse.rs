@@ -1,9 +1,10 @@
-//! The stage `rehearse`: what a run is about to do, done and undone in a private namespace.
+//! The stage `rehearse`: the edits of a run, applied and undone in a private namespace.
 
 use crate::error::Result;
 use crate::event::{self, Event, Outcome, Sink};
 use crate::plan::change::Edit;
 use crate::run::Context;
+use crate::run::execution::Execution;
 use crate::run::preview::{Previewed, Previewer};
 use crate::run::sandbox::{self, SandboxTask};
 use crate::run::stage::Stage;
@@ -26,20 +27,24 @@ impl Stage for RehearseCleanup {
             previewer.to()
         ))
     }
+
+    fn run(&self, _: &mut Execution<'_>) -> Result<()> {
+        // Done before the run has a journal.
+        Ok(())
+    }
 }
 
-/// What is rehearsed.
+/// The edits that are rehearsed.
 pub(in crate::run) enum Rehearsed<'a> {
-    /// The removal of what is left over now.
+    /// The removal of leftovers.
     CleanUp,
     /// These edits.
     Edits(&'a [Edit]),
-    /// The removal of what will be left over when kube-proxy serves in that mode.
+    /// The removal of leftovers after kube-proxy has gone to that mode.
     Leaving(Mode),
 }
 
-/// Does and undoes it in a private namespace that holds the state of `snapshot`. Its events are those
-/// of a rehearsal.
+/// Applies and undoes the edits in a private namespace that holds the state of `snapshot`.
 ///
 /// # Errors
 /// [`Kind::Rehearsal`](crate::error::Kind::Rehearsal), naming what failed.
@@ -50,7 +55,7 @@ pub(in crate::run) fn rehearse(
 ) -> Result<()> {
     let task = event::Task::Rehearse;
     context.sink.started(&task);
-    let sink = Rehearsal(context.sink);
+    let sink = RehearsalSink(context.sink);
     let (dir, tools) = (&snapshot.dir, context.tools);
     let report = match what {
         Rehearsed::CleanUp => sandbox::run(SandboxTask::Rehearse, dir, tools, &sink)?,
@@ -62,9 +67,9 @@ pub(in crate::run) fn rehearse(
 }
 
 /// Passes events on as those of a rehearsal.
-struct Rehearsal<'a>(&'a dyn Sink);
+struct RehearsalSink<'a>(&'a dyn Sink);
 
-impl Sink for Rehearsal<'_> {
+impl Sink for RehearsalSink<'_> {
     fn emit(&self, event: Event) {
         self.0.emit(Event::Rehearsal { inner: Box::new(event) });
     }

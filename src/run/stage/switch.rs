@@ -1,4 +1,4 @@
-//! The stage `switch`: kube-proxy's configuration is edited, and kube-proxy restarted with it.
+//! The stage `switch`: edits kube-proxy's configuration, and restarts kube-proxy with it.
 
 use std::fs;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::apply::files::write_private;
 use crate::apply::kube_proxy::operate;
 use crate::error::{Error, Kind, Result};
 use crate::event::{Outcome, Task};
-use crate::kube_proxy::mode;
+use crate::kube_proxy::{self, mode};
 use crate::node::kube_proxy_controller::read_config;
 use crate::node::processes;
 use crate::owners::matcher::Ownership;
@@ -24,9 +24,6 @@ use crate::run::stage::{Stage, converge};
 use crate::state::kube_proxy::{CommandLine, ConfigSource, Controller, Instances};
 use crate::state::stage::{RunStage, StageName};
 use crate::store::run::{ConfiguredBy, Modes, Run};
-
-/// The component that is restarted.
-const KUBE_PROXY: &str = "kube-proxy";
 
 /// How long kube-proxy may take to stop, start, and serve, when the switch is undone.
 const RESTART: Duration = Duration::from_secs(120);
@@ -72,7 +69,7 @@ impl Stage for Switch {
             sink.finished(&task, Outcome::AlreadySwitched);
             return Ok(());
         }
-        let now = execution.observe()?;
+        let now = execution.context.observe()?;
         execution.later = Some(mode::of(old).services(&now));
         drop(now);
         for (name, text) in [(BEFORE, &before), (AFTER, &after)] {
@@ -91,7 +88,7 @@ impl Stage for Switch {
     }
 }
 
-/// What restarts kube-proxy, and the source of its configuration, as found before the run.
+/// The controller and the source of the configuration, as found before the run.
 fn configured_by(execution: &Execution<'_>) -> Result<(Controller, ConfigSource)> {
     let found = execution.run.migration().and_then(|migration| migration.kube_proxy.clone());
     let ConfiguredBy { controller, source } = found.ok_or_else(|| {
@@ -132,7 +129,7 @@ fn live_config(
     Ok((settings, text, format!("by {controller} restarts")))
 }
 
-/// As far as a capture has them: the file that kube-proxy was started with.
+/// The configuration in a capture: the file that kube-proxy was started with.
 fn captured_config(previewer: &Previewer<'_>) -> Result<(ConfigSource, String, String)> {
     let unknown = |cause: &str| {
         Err(Error::new(Kind::NotFound, "kube-proxy's settings", cause)
@@ -156,7 +153,7 @@ fn captured_config(previewer: &Previewer<'_>) -> Result<(ConfigSource, String, S
 /// Restores the old configuration and starts the old mode.
 ///
 /// # Errors
-/// None: what fails is collected.
+/// None: failures are collected.
 pub(in crate::run) fn undo(undo: &mut UndoContext<'_>) -> Result<()> {
     let Some(Modes { from, .. }) = undo.run.modes() else { return Ok(()) };
     let Some((source, controller)) = switched(&undo.replay.begun) else { return Ok(()) };
@@ -170,7 +167,6 @@ pub(in crate::run) fn undo(undo: &mut UndoContext<'_>) -> Result<()> {
     match restored {
         Ok(_) => {
             context.sink.finished(&task, Outcome::ConfigRestored { file: source.to_string() });
-            undo.restored += 1;
         }
         Err(e) => {
             context.sink.finished(&task, Outcome::NotServing);
@@ -181,8 +177,8 @@ pub(in crate::run) fn undo(undo: &mut UndoContext<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Restores the old configuration after a reboot; returns whether there was one to restore. A
-/// kube-proxy that this boot has not started yet reads it when it is started.
+/// Restores the old configuration after a reboot. Returns whether there was one. A kube-proxy that
+/// has not started yet will read it.
 ///
 /// # Errors
 /// When it cannot be restored.
@@ -192,7 +188,7 @@ pub(in crate::run) fn restore_after_reboot(
     changes: &[Change],
 ) -> Result<bool> {
     let Some((source, controller)) = switched(changes) else { return Ok(false) };
-    if processes::pids(KUBE_PROXY)?.is_empty() {
+    if processes::pids(kube_proxy::NAME)?.is_empty() {
         let (after, before) = texts(context, run)?;
         operate(controller).configure_stopped(source, Some(&after), Some(&before))?;
     } else {
@@ -201,7 +197,7 @@ pub(in crate::run) fn restore_after_reboot(
     Ok(true)
 }
 
-/// The source of the configuration, and what restarts kube-proxy, if the run has switched it.
+/// The source of the configuration and the controller, if the run has switched kube-proxy.
 fn switched(changes: &[Change]) -> Option<(&ConfigSource, &Controller)> {
     changes.iter().rev().find_map(|change| match change {
         Change::Configuration { source, controller } => Some((source, controller)),

@@ -33,7 +33,7 @@ impl Stage for Upgrade {
     fn run(&self, execution: &mut Execution<'_>) -> Result<()> {
         let sink = execution.context.sink;
         let old = {
-            let now = execution.observe()?;
+            let now = execution.context.observe()?;
             only_process(&now)?.pid
         };
         match &self.by {
@@ -49,7 +49,7 @@ impl Stage for Upgrade {
                 sink.started(&task);
                 let keep_waiting = || interrupt::check("waiting for the upgrade");
                 let replaced = poll(self.timeout, &keep_waiting, || {
-                    let now = execution.observe()?;
+                    let now = execution.context.observe()?;
                     let other = only_process(&now).is_ok_and(|process| process.pid != old);
                     Ok(if other { Poll::Ready(()) } else { Poll::NotYet(()) })
                 })?;

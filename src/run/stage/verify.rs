@@ -47,7 +47,7 @@ impl Stage for Verify {
 /// Verifies that the node is as before the migration.
 ///
 /// # Errors
-/// None: what does not hold is collected.
+/// None: failures are collected.
 pub(in crate::run) fn undo(undo: &mut UndoContext<'_>) -> Result<()> {
     let Some(Migration { modes, probes, .. }) = undo.run.migration() else { return Ok(()) };
     if let Err(e) = verify(undo.context, undo.base, modes.from, *modes, probes) {
@@ -56,15 +56,15 @@ pub(in crate::run) fn undo(undo: &mut UndoContext<'_>) -> Result<()> {
     Ok(())
 }
 
-/// How long a kube-proxy that was just started may still lack services: it writes for the first time
-/// when it has the list of all, not when it has dealt with each.
+/// How long a kube-proxy that has just started may lack services. Its first write comes when it has
+/// the list of services, not when it has handled each of them.
 const LATE: Duration = Duration::from_secs(30);
 
 /// Verifies that foreign rules are as in `base`, that every service is served in `mode`, and that the
 /// probes are answered.
 ///
 /// # Errors
-/// [`Kind::Kernel`], naming what is lost.
+/// [`Kind::Kernel`], naming what is missing.
 fn verify(
     context: &Context<'_>,
     base: &NodeState,
@@ -103,7 +103,7 @@ fn verify(
     }
 }
 
-/// Waits until each service is served in `mode` as it was `before`; the node is as `now` first.
+/// Waits until each service is served in `mode` as it was `before`. `now` is the first observation.
 fn wait_for_parity(
     context: &Context<'_>,
     before: &Services,
@@ -112,8 +112,8 @@ fn wait_for_parity(
 ) -> Result<()> {
     let mut first = Some(now);
     let result = poll(LATE, &|| Ok(()), || {
-        let now = first.take().map_or_else(|| observe_tolerant(context.tools, context.sink), Ok)?;
-        // That every backend was there is known since the new mode took over; some come and go.
+        let now = first.take().map_or_else(|| context.observe(), Ok)?;
+        // Each endpoint was there when the mode converged. Some come and go since.
         let missing = parity(before, &mode::of(mode).services(&now));
         let (backends, whole): (Vec<_>, Vec<_>) =
             missing.into_iter().partition(|m| matches!(m.what, What::Backend(_)));

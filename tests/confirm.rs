@@ -174,3 +174,26 @@ fn a_run_that_is_resumed_in_time_is_not_undone() {
     std::thread::sleep(std::time::Duration::from_secs(32));
     assert_same(&case.node.rules(), &clean, "resumed and confirmed");
 }
+
+#[test]
+fn a_run_that_died_before_it_was_armed_is_armed_when_it_is_resumed() {
+    if !in_namespace("a_run_that_died_before_it_was_armed_is_armed_when_it_is_resumed") {
+        return;
+    }
+    let case = Case::new();
+    case.proxyshift.killed("cleanup --yes --confirm-within 10m", "before:1");
+    // As if it had died between its journal and its watchdog.
+    let run = case.pending()["id"].as_str().expect("pending").to_owned();
+    let watchdog = case.watchdog();
+    kill_process(watchdog, Signal::KILL).expect("killed");
+    let file = case.proxyshift.store.join("runs").join(run).join("run.json");
+    let text = std::fs::read(&file).expect("run.json");
+    let mut json: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+    json.as_object_mut().expect("an object").remove("pending").expect("armed");
+    std::fs::write(&file, serde_json::to_vec(&json).expect("plain data")).expect("written");
+    case.proxyshift.expect(0, "resume");
+    assert_eq!(case.pending()["state"], "unconfirmed");
+    assert_ne!(case.node.rules(), case.before);
+    case.proxyshift.expect(0, "extend 1s");
+    case.is_undone("nobody confirmed");
+}

@@ -22,8 +22,8 @@ pub use controller::{ControllerChoice, Switch};
 pub use hooks::{Hook, Hooks, Point, When};
 pub use prepare::Prepare;
 pub use stage::{
-    Clean, Confirm, Conntrack, Converge, Invariants, Means, Parity, Preflight, Probes, Settle,
-    Stage, StageName, Upgrade, Verify,
+    Clean, Confirm, Conntrack, Converge, Invariants, Means, NoOptions, Parity, Preflight, Probes,
+    Settle, StageName, StageOptions, Upgrade, Verify,
 };
 pub use words::duration;
 
@@ -40,7 +40,7 @@ pub struct Playbook {
     /// The mode that it brings; the same as `from` for an upgrade.
     pub to: Mode,
     /// Its stages, in the order in which they run.
-    pub stages: Vec<Stage>,
+    pub stages: Vec<StageOptions>,
     /// What is done when a stage fails.
     pub on_failure: OnFailure,
     /// What runs before and after its stages.
@@ -132,7 +132,7 @@ impl Playbook {
     /// The checks whose findings stop it.
     pub fn blocking(&self) -> Vec<String> {
         match self.stage(StageName::Preflight) {
-            Some(Stage::Preflight(lists)) => lists.block.clone(),
+            Some(StageOptions::Preflight(lists)) => lists.block.clone(),
             _ => Vec::new(),
         }
     }
@@ -184,7 +184,7 @@ impl Playbook {
     }
 
     /// The stage of that name, if the playbook has it.
-    pub fn stage(&self, name: StageName) -> Option<&Stage> {
+    pub fn stage(&self, name: StageName) -> Option<&StageOptions> {
         self.stages.iter().find(|s| s.name() == name)
     }
 
@@ -205,13 +205,13 @@ impl Playbook {
         };
         for stage in &self.stages {
             match stage {
-                Stage::Preflight(p) => {
+                StageOptions::Preflight(p) => {
                     if let Some(id) = p.block.iter().chain(&p.warn).find(|id| !is_check(id)) {
                         let hint = "`proxyshift check --list` lists them";
                         return unknown(stage.name(), "check", id, hint);
                     }
                 }
-                Stage::Clean(c) if !is_owner(&c.leftovers_of) => {
+                StageOptions::Clean(c) if !is_owner(&c.leftovers_of) => {
                     let hint = "`proxyshift plan` names the owners on this node";
                     return unknown(stage.name(), "owner", &c.leftovers_of, hint);
                 }

@@ -13,7 +13,7 @@ use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
 use crate::plan::Plan;
 use crate::plan::leftovers::leftovers_after;
-use crate::plan::playbook::{self, Playbook, Stage, StageName, When};
+use crate::plan::playbook::{self, Playbook, StageName, StageOptions, When};
 use crate::run::Context;
 use crate::run::controller::{find, only_process};
 use crate::run::engine::{self, Request, RunResult, Work, refuse_pending};
@@ -151,7 +151,10 @@ impl Request for MigrateRequest<'_> {
 pub(super) fn stages(playbook: &Playbook) -> Vec<Box<dyn stage::Stage>> {
     let mut stages = playbook.stages.clone();
     stages.retain(|stage| {
-        !matches!(stage, Stage::Preflight(_) | Stage::Snapshot {} | Stage::Rehearse {})
+        !matches!(
+            stage,
+            StageOptions::Preflight(_) | StageOptions::Snapshot(_) | StageOptions::Rehearse(_)
+        )
     });
     stages.into_iter().map(stage::of).collect()
 }
@@ -182,7 +185,7 @@ fn ready(context: &Context<'_>, options: &MigrateOptions<'_>) -> Result<Ready> {
     playbook.refers_to_known(is_check, |owner| context.catalogue.component(owner).is_some())?;
     let found = find_controller(&playbook, &now)?;
     let warnings = match playbook.stage(StageName::Preflight) {
-        Some(Stage::Preflight(lists)) => {
+        Some(StageOptions::Preflight(lists)) => {
             preflight(context, lists, &now, options.to, options.ignore)?
         }
         _ => Vec::new(),
@@ -209,7 +212,7 @@ pub fn find_controller(
     now: &NodeState,
 ) -> Result<Option<(Controller, ConfigSource)>> {
     match playbook.stage(StageName::Switch) {
-        Some(Stage::Switch(switch)) => find(&switch.controller, now).map(Some),
+        Some(StageOptions::Switch(switch)) => find(&switch.controller, now).map(Some),
         _ => only_process(now).map(|_| None),
     }
 }
@@ -251,7 +254,7 @@ fn read_playbook(options: &MigrateOptions<'_>, running: Mode) -> Result<(Playboo
 
 fn confirm_within(playbook: &Playbook, options: &MigrateOptions<'_>) -> Option<Duration> {
     let of_playbook = match playbook.stage(StageName::Confirm) {
-        Some(Stage::Confirm(confirm)) => Some(confirm.within),
+        Some(StageOptions::Confirm(confirm)) => Some(confirm.within),
         _ => None,
     };
     options.confirm_within.or(of_playbook).filter(|_| options.confirm)
@@ -294,7 +297,7 @@ pub fn preview(
 
 /// The plan of the stage `clean`: leftovers of its owner.
 fn leftovers(catalogue: &Catalogue, state: &NodeState, playbook: &Playbook) -> Result<Plan> {
-    let Some(Stage::Clean(clean)) = playbook.stage(StageName::Clean) else {
+    let Some(StageOptions::Clean(clean)) = playbook.stage(StageName::Clean) else {
         return Ok(Plan::default());
     };
     let after = predict_takeover(catalogue, state, playbook.to)?;
@@ -303,7 +306,7 @@ fn leftovers(catalogue: &Catalogue, state: &NodeState, playbook: &Playbook) -> R
 }
 
 /// Previews one stage, with its hooks.
-fn preview_stage(previewer: &Previewer<'_>, stage: &Stage) -> StagePreview {
+fn preview_stage(previewer: &Previewer<'_>, stage: &StageOptions) -> StagePreview {
     let name = stage.name();
     let Previewed { mut does, with, stops } = stage::of(stage.clone()).preview(previewer);
     for (when, word) in [(When::Before, "before"), (When::After, "after")] {

@@ -4,76 +4,76 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The names of stages, in the order in which they may stand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum StageName {
-    /// Runs the checks.
-    Preflight,
-    /// Takes the snapshot that a rollback restores.
-    Snapshot,
-    /// Tries the run in a private namespace.
-    Rehearse,
-    /// Loads modules and sets sysctls.
-    Prepare,
-    /// Edits kube-proxy's configuration and restarts it.
-    Switch,
-    /// Replaces kube-proxy by another version.
-    Upgrade,
-    /// Waits until the new mode serves.
-    Converge,
-    /// Removes leftovers.
-    Clean,
-    /// Verifies the node against the kernel.
-    Verify,
-    /// Deletes stale entries of conntrack.
-    Settle,
-    /// Waits for the operator.
-    Confirm,
+/// The list of stages, in the order in which they may stand. Calls `$then!` with each: its meaning, its
+/// name, its word in playbooks and journals, its module in `run/stage`, the type of its options in
+/// `plan/playbook`, and whether it changes the node.
+macro_rules! for_each_stage {
+    ($then:ident) => {
+        $then! {
+            /// Runs the checks.
+            Preflight, "preflight", preflight, Preflight, false;
+            /// Takes the snapshot that a rollback restores.
+            Snapshot, "snapshot", snapshot, NoOptions, false;
+            /// Tries the run in a private namespace.
+            Rehearse, "rehearse", rehearse, NoOptions, false;
+            /// Loads modules and sets sysctls.
+            Prepare, "prepare", prepare, Prepare, true;
+            /// Edits kube-proxy's configuration and restarts it.
+            Switch, "switch", switch, Switch, true;
+            /// Replaces kube-proxy by another version.
+            Upgrade, "upgrade", upgrade, Upgrade, true;
+            /// Waits until the new mode serves.
+            Converge, "converge", converge, Converge, false;
+            /// Removes leftovers.
+            Clean, "clean", clean, Clean, true;
+            /// Verifies the node against the kernel.
+            Verify, "verify", verify, Verify, false;
+            /// Deletes stale entries of conntrack.
+            Settle, "settle", settle, Settle, true;
+            /// Waits for the operator.
+            Confirm, "confirm", confirm, Confirm, false;
+        }
+    };
 }
+pub(crate) use for_each_stage;
+
+/// Makes [`StageName`] of the list.
+macro_rules! stage_names {
+    ($($(#[$meaning:meta])* $Name:ident, $word:literal, $module:ident, $Options:ident, $changes:literal;)*) => {
+        /// The names of stages, in the order in which they may stand.
+        #[derive(
+            Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+        )]
+        pub enum StageName {
+            $($(#[$meaning])* #[serde(rename = $word)] $Name,)*
+        }
+
+        impl StageName {
+            /// All of them, in order.
+            pub const ALL: [StageName; [$($word),*].len()] = [$(StageName::$Name),*];
+
+            /// Its word in a playbook and in the journal.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(StageName::$Name => $word,)*
+                }
+            }
+
+            /// Whether it changes the node.
+            pub fn changes_the_node(self) -> bool {
+                match self {
+                    $(StageName::$Name => $changes,)*
+                }
+            }
+        }
+    };
+}
+for_each_stage!(stage_names);
 
 impl StageName {
-    /// All of them, in order.
-    pub const ALL: [StageName; 11] = [
-        StageName::Preflight,
-        StageName::Snapshot,
-        StageName::Rehearse,
-        StageName::Prepare,
-        StageName::Switch,
-        StageName::Upgrade,
-        StageName::Converge,
-        StageName::Clean,
-        StageName::Verify,
-        StageName::Settle,
-        StageName::Confirm,
-    ];
-
-    /// Its name in a playbook and in the journal.
-    pub fn name(self) -> &'static str {
-        match self {
-            StageName::Preflight => "preflight",
-            StageName::Snapshot => "snapshot",
-            StageName::Rehearse => "rehearse",
-            StageName::Prepare => "prepare",
-            StageName::Switch => "switch",
-            StageName::Upgrade => "upgrade",
-            StageName::Converge => "converge",
-            StageName::Clean => "clean",
-            StageName::Verify => "verify",
-            StageName::Settle => "settle",
-            StageName::Confirm => "confirm",
-        }
-    }
-
     /// The stage of that name.
     pub fn find(name: &str) -> Option<StageName> {
         StageName::ALL.into_iter().find(|stage| stage.name() == name)
-    }
-
-    /// True for the stages that change the node.
-    pub fn changes_the_node(self) -> bool {
-        use StageName::{Clean, Prepare, Settle, Switch, Upgrade};
-        matches!(self, Prepare | Switch | Upgrade | Clean | Settle)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The fragments of docs/controllers.md: each may stand in a playbook.
 
-use proxyshift::plan::playbook::{ControllerChoice, Playbook, Stage, StageName};
+use proxyshift::plan::playbook::{ControllerChoice, Playbook, StageName, StageOptions};
 use proxyshift::state::kube_proxy::{Controller, Mode};
 
 const DOCS: &str = include_str!("../../docs/controllers.md");
@@ -17,7 +17,7 @@ fn every_recipe_is_a_stage_of_a_playbook() {
         let text = PLAYBOOK.replace(SWITCH, &format!("  {block}"));
         let playbook = Playbook::parse("a recipe", &text, Mode::Iptables)
             .unwrap_or_else(|e| panic!("{e}\n{block}"));
-        let Some(Stage::Switch(switch)) = playbook.stage(StageName::Switch) else {
+        let Some(StageOptions::Switch(switch)) = playbook.stage(StageName::Switch) else {
             panic!("{block}")
         };
         let ControllerChoice::Named(Controller::Commands(commands)) = &switch.controller else {

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 
 use proxyshift::checks::{self, Severity};
 use proxyshift::owners::catalogue::Catalogue;
-use proxyshift::plan::playbook::{Playbook, Stage, StageName, builtin};
+use proxyshift::plan::playbook::{Playbook, StageName, StageOptions, builtin};
 use proxyshift::state::kube_proxy::Mode;
 
 fn all() -> Vec<Playbook> {
@@ -22,7 +22,7 @@ fn all() -> Vec<Playbook> {
 }
 
 fn preflight(playbook: &Playbook) -> (&[String], &[String]) {
-    let Some(Stage::Preflight(preflight)) = playbook.stage(StageName::Preflight) else {
+    let Some(StageOptions::Preflight(preflight)) = playbook.stage(StageName::Preflight) else {
         panic!("{} has no preflight", playbook.name)
     };
     (&preflight.block, &preflight.warn)

@@ -5,12 +5,12 @@ use std::fmt;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-use super::stage::{Stage, StageName};
+use super::stage::{StageName, StageOptions};
 
 /// Stages that may run in their order.
 #[derive(Debug, Serialize)]
 #[serde(transparent)]
-pub(super) struct Stages(pub(super) Vec<Stage>);
+pub(super) struct Stages(pub(super) Vec<StageOptions>);
 
 impl<'de> Deserialize<'de> for Stages {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Stages, D::Error> {
@@ -38,29 +38,29 @@ impl<'de> Visitor<'de> for All {
 }
 
 /// The stage after those.
-struct Next<'a>(&'a [Stage]);
+struct Next<'a>(&'a [StageOptions]);
 
 impl<'de> DeserializeSeed<'de> for Next<'_> {
-    type Value = Stage;
+    type Value = StageOptions;
 
-    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Stage, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<StageOptions, D::Error> {
         from.deserialize_map(self)
     }
 }
 
 impl<'de> Visitor<'de> for Next<'_> {
-    type Value = Stage;
+    type Value = StageOptions;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("one stage with its options, as `snapshot: {}`")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Stage, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<StageOptions, A::Error> {
         let Some(name) = map.next_key::<StageName>()? else {
             return Err(de::Error::custom("a stage without a name"));
         };
         may_follow(&names(self.0), name).map_err(de::Error::custom)?;
-        let stage = Stage::options(name, &mut map)?;
+        let stage = StageOptions::read(name, &mut map)?;
         match map.next_key::<String>()? {
             None => Ok(stage),
             Some(key) => {
@@ -72,8 +72,8 @@ impl<'de> Visitor<'de> for Next<'_> {
     }
 }
 
-fn names(stages: &[Stage]) -> Vec<StageName> {
-    stages.iter().map(Stage::name).collect()
+fn names(stages: &[StageOptions]) -> Vec<StageName> {
+    stages.iter().map(StageOptions::name).collect()
 }
 
 /// Whether a stage may stand behind those.

@@ -10,85 +10,45 @@ use super::prepare::Prepare;
 use super::words::time;
 use crate::state::argv::{Argv, Rerun};
 
+use crate::state::stage::for_each_stage;
+
 pub use crate::state::stage::StageName;
 
-/// A stage with its options.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Stage {
-    /// See [`StageName::Preflight`].
-    Preflight(Preflight),
-    /// See [`StageName::Snapshot`].
-    Snapshot {},
-    /// See [`StageName::Rehearse`].
-    Rehearse {},
-    /// See [`StageName::Prepare`].
-    Prepare(Prepare),
-    /// See [`StageName::Switch`].
-    Switch(Switch),
-    /// See [`StageName::Upgrade`].
-    Upgrade(Upgrade),
-    /// See [`StageName::Converge`].
-    Converge(Converge),
-    /// See [`StageName::Clean`].
-    Clean(Clean),
-    /// See [`StageName::Verify`].
-    Verify(Verify),
-    /// See [`StageName::Settle`].
-    Settle(Settle),
-    /// See [`StageName::Confirm`].
-    Confirm(Confirm),
-}
-
-impl Stage {
-    /// Its name.
-    pub fn name(&self) -> StageName {
-        match self {
-            Stage::Preflight(_) => StageName::Preflight,
-            Stage::Snapshot {} => StageName::Snapshot,
-            Stage::Rehearse {} => StageName::Rehearse,
-            Stage::Prepare(_) => StageName::Prepare,
-            Stage::Switch(_) => StageName::Switch,
-            Stage::Upgrade(_) => StageName::Upgrade,
-            Stage::Converge(_) => StageName::Converge,
-            Stage::Clean(_) => StageName::Clean,
-            Stage::Verify(_) => StageName::Verify,
-            Stage::Settle(_) => StageName::Settle,
-            Stage::Confirm(_) => StageName::Confirm,
+/// Makes [`StageOptions`] of the list of stages.
+macro_rules! stage_options {
+    ($($(#[$meaning:meta])* $Name:ident, $word:literal, $module:ident, $Options:ident, $changes:literal;)*) => {
+        /// A stage with its options.
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+        pub enum StageOptions {
+            $($(#[$meaning])* #[serde(rename = $word)] $Name($Options),)*
         }
-    }
 
-    /// Reads the options that follow a stage's name.
-    pub(super) fn options<'de, A: MapAccess<'de>>(
-        name: StageName,
-        map: &mut A,
-    ) -> Result<Stage, A::Error> {
-        Ok(match name {
-            StageName::Preflight => Stage::Preflight(map.next_value()?),
-            StageName::Snapshot => {
-                map.next_value::<Nothing>()?;
-                Stage::Snapshot {}
+        impl StageOptions {
+            /// The stage's name.
+            pub fn name(&self) -> StageName {
+                match self {
+                    $(StageOptions::$Name(_) => StageName::$Name,)*
+                }
             }
-            StageName::Rehearse => {
-                map.next_value::<Nothing>()?;
-                Stage::Rehearse {}
+
+            /// Reads the options that follow a stage's name.
+            pub(super) fn read<'de, A: MapAccess<'de>>(
+                name: StageName,
+                map: &mut A,
+            ) -> Result<StageOptions, A::Error> {
+                Ok(match name {
+                    $(StageName::$Name => StageOptions::$Name(map.next_value()?),)*
+                })
             }
-            StageName::Prepare => Stage::Prepare(map.next_value()?),
-            StageName::Switch => Stage::Switch(map.next_value()?),
-            StageName::Upgrade => Stage::Upgrade(map.next_value()?),
-            StageName::Converge => Stage::Converge(map.next_value()?),
-            StageName::Clean => Stage::Clean(map.next_value()?),
-            StageName::Verify => Stage::Verify(map.next_value()?),
-            StageName::Settle => Stage::Settle(map.next_value()?),
-            StageName::Confirm => Stage::Confirm(map.next_value()?),
-        })
-    }
+        }
+    };
 }
+for_each_stage!(stage_options);
 
 /// No options.
-#[derive(Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Nothing {}
+pub struct NoOptions {}
 
 /// Which checks are asked, and what their findings do. No other check is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -35,9 +35,9 @@ fn what_is_left_out_has_its_default() {
     let playbook = parse(SMALL).unwrap();
     assert_eq!((playbook.from, playbook.to), (Mode::Iptables, Mode::Ipvs));
     assert_eq!(playbook.on_failure, OnFailure::Rollback);
-    assert_eq!(playbook.stage(StageName::Switch), Some(&Stage::Switch(Switch::default())));
+    assert_eq!(playbook.stage(StageName::Switch), Some(&StageOptions::Switch(Switch::default())));
     assert_eq!(playbook.stage(StageName::Clean), None);
-    let Some(Stage::Confirm(confirm)) = playbook.stage(StageName::Confirm) else { panic!() };
+    let Some(StageOptions::Confirm(confirm)) = playbook.stage(StageName::Confirm) else { panic!() };
     assert_eq!(confirm.within, Duration::from_secs(5400));
     assert!(playbook.hooks.at(When::Before, StageName::Switch).is_empty());
 }
@@ -123,7 +123,9 @@ fn controllers_are_a_word_or_one_key() {
     ] {
         let playbook = parse(&replaced("switch: {}", &format!("switch: {{controller: {text}}}")));
         let playbook = playbook.unwrap();
-        let Some(Stage::Switch(switch)) = playbook.stage(StageName::Switch) else { panic!() };
+        let Some(StageOptions::Switch(switch)) = playbook.stage(StageName::Switch) else {
+            panic!()
+        };
         assert_eq!(switch.controller, expected);
         let again = serde_json::to_value(&playbook).unwrap().to_string();
         assert_eq!(parse(&again).unwrap(), playbook);
@@ -138,7 +140,7 @@ fn an_upgrade_names_no_mode_and_has_one_means() {
     };
     let playbook = parse(&text("{run: [apt-get, install, kube-proxy], again: safe}")).unwrap();
     assert_eq!((playbook.from, playbook.to), (Mode::Iptables, Mode::Iptables));
-    let Some(Stage::Upgrade(upgrade)) = playbook.stage(StageName::Upgrade) else { panic!() };
+    let Some(StageOptions::Upgrade(upgrade)) = playbook.stage(StageName::Upgrade) else { panic!() };
     assert!(matches!(&upgrade.by, Means::Command { again: Rerun::Safe, .. }));
     assert_eq!(upgrade.timeout, Duration::from_secs(1800));
     let asked = parse(&text("{ask: now, timeout: 1h}")).unwrap();

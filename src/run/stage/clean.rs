@@ -11,13 +11,14 @@ use crate::plan::Plan;
 use crate::plan::change::{Edit, TableEdit, Target};
 use crate::plan::leftovers::CleanupScope;
 use crate::plan::merge;
+use crate::plan::playbook::Clean;
 use crate::run::apply_edits::execute;
 use crate::run::execution::{Execution, Planned, UndoContext};
 use crate::run::payload::Replay;
 use crate::run::preview::{Previewed, Previewer};
 use crate::run::snapshot::take_snapshot;
 use crate::run::stage::rehearse::{Rehearsed, rehearse};
-use crate::run::stage::{Stage, drain};
+use crate::run::stage::{Stage, Undo, drain};
 use crate::run::stored::load_state;
 use crate::run::undo_edits::{not_rolled_back, undo_all_edits};
 use crate::state::NodeState;
@@ -27,6 +28,17 @@ use crate::store::run::RunKind;
 
 /// The time beyond the margin. A large node takes minutes.
 const TIMEOUT: Duration = Duration::from_secs(300);
+
+/// What undoes the stage.
+pub(super) const UNDO: Option<Undo> = Some(undo);
+
+/// The stage with these options.
+pub(super) fn stage(options: Clean) -> Box<dyn Stage> {
+    Box::new(RemoveLeftovers {
+        scope: CleanupScope::of_owner(&options.leftovers_of),
+        drain: Some(options.drain),
+    })
+}
 
 /// Removes leftovers.
 pub(in crate::run) struct RemoveLeftovers {

@@ -4,8 +4,16 @@ use crate::error::Result;
 use crate::plan::playbook::Confirm;
 use crate::run::execution::Execution;
 use crate::run::preview::{Previewed, Previewer};
-use crate::run::stage::Stage;
+use crate::run::stage::{Stage, Undo};
 use crate::state::stage::RunStage;
+
+/// What undoes the stage.
+pub(super) const UNDO: Option<Undo> = None;
+
+/// The stage with these options.
+pub(super) fn stage(options: Confirm) -> Box<dyn Stage> {
+    Box::new(options)
+}
 
 impl Stage for Confirm {
     fn name(&self) -> RunStage {

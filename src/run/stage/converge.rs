@@ -18,13 +18,21 @@ use crate::run::Context;
 use crate::run::apply_edits::execute;
 use crate::run::execution::{Execution, UndoContext};
 use crate::run::preview::{Previewed, Previewer};
-use crate::run::stage::{Stage, drain};
+use crate::run::stage::{Stage, Undo, drain};
 use crate::run::undo_edits::not_rolled_back;
 use crate::run::wait::{Poll, poll};
 use crate::state::NodeState;
 use crate::state::kube_proxy::Mode;
 use crate::state::stage::{RunStage, StageName};
 use crate::store::run::Modes;
+
+/// What undoes the stage.
+pub(super) const UNDO: Option<Undo> = Some(undo);
+
+/// The stage with these options.
+pub(super) fn stage(options: Converge) -> Box<dyn Stage> {
+    Box::new(options)
+}
 
 impl Stage for Converge {
     fn name(&self) -> RunStage {

@@ -17,11 +17,10 @@ pub(super) mod verify;
 use std::time::Duration;
 
 use crate::error::Result;
-use crate::plan::leftovers::CleanupScope;
-use crate::plan::playbook;
+use crate::plan::playbook::StageOptions;
 use crate::run::execution::{Execution, UndoContext};
 use crate::run::preview::{Previewed, Previewer};
-use crate::state::stage::{RunStage, StageName};
+use crate::state::stage::{RunStage, StageName, for_each_stage};
 
 /// One stage of a run. Its `undo` stands beside it as a function, because an undo has no playbook:
 /// see [`undo_of`].
@@ -45,43 +44,35 @@ pub(super) trait Stage {
     fn run(&self, execution: &mut Execution<'_>) -> Result<()>;
 }
 
-/// The function that undoes a stage, of the journal and the baseline; none for a stage that changes
-/// nothing, or nothing that can be undone.
-pub(super) fn undo_of(stage: RunStage) -> Option<fn(&mut UndoContext<'_>) -> Result<()>> {
-    let RunStage::Playbook(stage) = stage else {
-        return (stage == RunStage::Fix).then_some(apply::undo as _);
-    };
-    match stage {
-        StageName::Prepare => Some(prepare::undo),
-        StageName::Switch => Some(switch::undo),
-        StageName::Converge => Some(converge::undo),
-        StageName::Clean => Some(clean::undo),
-        StageName::Verify => Some(verify::undo),
-        StageName::Preflight
-        | StageName::Snapshot
-        | StageName::Rehearse
-        | StageName::Upgrade
-        | StageName::Settle
-        | StageName::Confirm => None,
-    }
-}
+/// Undoes a stage, of the journal and the baseline.
+pub(super) type Undo = fn(&mut UndoContext<'_>) -> Result<()>;
 
-/// The stage that a playbook names, with its options.
-pub(super) fn of(stage: playbook::Stage) -> Box<dyn Stage> {
+/// Makes [`of`] and [`undo_of_playbook`] of the list of stages. Each stage's module has a function
+/// `stage`, which takes its options, and a constant `UNDO`: none for a stage that changes nothing, or
+/// nothing that can be undone.
+macro_rules! dispatch {
+    ($($(#[$meaning:meta])* $Name:ident, $word:literal, $module:ident, $Options:ident, $changes:literal;)*) => {
+        /// The stage with these options.
+        pub(super) fn of(options: StageOptions) -> Box<dyn Stage> {
+            match options {
+                $(StageOptions::$Name(options) => $module::stage(options),)*
+            }
+        }
+
+        fn undo_of_playbook(stage: StageName) -> Option<Undo> {
+            match stage {
+                $(StageName::$Name => $module::UNDO,)*
+            }
+        }
+    };
+}
+for_each_stage!(dispatch);
+
+/// What undoes a stage; none for a stage that cannot be undone.
+pub(super) fn undo_of(stage: RunStage) -> Option<Undo> {
     match stage {
-        playbook::Stage::Preflight(options) => Box::new(options),
-        playbook::Stage::Snapshot {} => Box::new(snapshot::TakeSnapshot),
-        playbook::Stage::Rehearse {} => Box::new(rehearse::RehearseCleanup),
-        playbook::Stage::Prepare(options) => Box::new(options),
-        playbook::Stage::Switch(options) => Box::new(options),
-        playbook::Stage::Upgrade(options) => Box::new(options),
-        playbook::Stage::Converge(options) => Box::new(options),
-        playbook::Stage::Clean(options) => Box::new(clean::RemoveLeftovers {
-            scope: CleanupScope::of_owner(&options.leftovers_of),
-            drain: Some(options.drain),
-        }),
-        playbook::Stage::Verify(options) => Box::new(options),
-        playbook::Stage::Settle(options) => Box::new(options),
-        playbook::Stage::Confirm(options) => Box::new(options),
+        RunStage::Playbook(stage) => undo_of_playbook(stage),
+        RunStage::Fix => Some(apply::undo),
+        RunStage::Begun | RunStage::Rollback => None,
     }
 }

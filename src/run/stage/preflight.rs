@@ -9,10 +9,18 @@ use crate::plan::playbook::Preflight;
 use crate::run::Context;
 use crate::run::execution::Execution;
 use crate::run::preview::{Previewed, Previewer};
-use crate::run::stage::Stage;
+use crate::run::stage::{Stage, Undo};
 use crate::state::NodeState;
 use crate::state::kube_proxy::Mode;
 use crate::state::stage::{RunStage, StageName};
+
+/// What undoes the stage.
+pub(super) const UNDO: Option<Undo> = None;
+
+/// The stage with these options.
+pub(super) fn stage(options: Preflight) -> Box<dyn Stage> {
+    Box::new(options)
+}
 
 impl Stage for Preflight {
     fn name(&self) -> RunStage {

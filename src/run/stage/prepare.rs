@@ -16,9 +16,17 @@ use crate::plan::playbook::Prepare;
 use crate::run::execution::{Execution, UndoContext};
 use crate::run::payload::StepRef;
 use crate::run::preview::{Previewed, Previewer};
-use crate::run::stage::Stage;
+use crate::run::stage::{Stage, Undo};
 use crate::state::stage::{RunStage, StageName};
 use crate::state::sysctl::Sysctls;
+
+/// What undoes the stage.
+pub(super) const UNDO: Option<Undo> = Some(undo);
+
+/// The stage with these options.
+pub(super) fn stage(options: Prepare) -> Box<dyn Stage> {
+    Box::new(options)
+}
 
 impl Stage for Prepare {
     fn name(&self) -> RunStage {

@@ -3,14 +3,23 @@
 use crate::error::Result;
 use crate::event::{self, Event, Outcome, Sink};
 use crate::plan::change::Edit;
+use crate::plan::playbook::NoOptions;
 use crate::run::Context;
 use crate::run::execution::Execution;
 use crate::run::preview::{Previewed, Previewer};
 use crate::run::sandbox::{self, SandboxTask};
-use crate::run::stage::Stage;
+use crate::run::stage::{Stage, Undo};
 use crate::state::kube_proxy::Mode;
 use crate::state::stage::{RunStage, StageName};
 use crate::store::snapshots::Snapshot;
+
+/// What undoes the stage.
+pub(super) const UNDO: Option<Undo> = None;
+
+/// The stage with these options.
+pub(super) fn stage(_: NoOptions) -> Box<dyn Stage> {
+    Box::new(RehearseCleanup)
+}
 
 /// Rehearses the clean-up.
 pub(in crate::run) struct RehearseCleanup;

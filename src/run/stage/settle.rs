@@ -14,9 +14,17 @@ use crate::plan::playbook::Settle;
 use crate::run::execution::Execution;
 use crate::run::payload::StepRef;
 use crate::run::preview::{Previewed, Previewer};
-use crate::run::stage::Stage;
+use crate::run::stage::{Stage, Undo};
 use crate::state::ipvs::Protocol;
 use crate::state::stage::{RunStage, StageName};
+
+/// What undoes the stage.
+pub(super) const UNDO: Option<Undo> = None;
+
+/// The stage with these options.
+pub(super) fn stage(options: Settle) -> Box<dyn Stage> {
+    Box::new(options)
+}
 
 impl Stage for Settle {
     fn name(&self) -> RunStage {

@@ -1,10 +1,19 @@
 //! The stage `snapshot`: what a rollback restores. [`crate::run::snapshot`] takes it.
 
 use crate::error::Result;
+use crate::plan::playbook::NoOptions;
 use crate::run::execution::Execution;
 use crate::run::preview::{Previewed, Previewer};
-use crate::run::stage::Stage;
+use crate::run::stage::{Stage, Undo};
 use crate::state::stage::{RunStage, StageName};
+
+/// What undoes the stage.
+pub(super) const UNDO: Option<Undo> = None;
+
+/// The stage with these options.
+pub(super) fn stage(_: NoOptions) -> Box<dyn Stage> {
+    Box::new(TakeSnapshot)
+}
 
 /// Takes the snapshot.
 pub(in crate::run) struct TakeSnapshot;

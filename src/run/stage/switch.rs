@@ -20,7 +20,7 @@ use crate::run::controller::find;
 use crate::run::execution::{Execution, UndoContext};
 use crate::run::payload::StepRef;
 use crate::run::preview::{Previewed, Previewer};
-use crate::run::stage::{Stage, converge};
+use crate::run::stage::{Stage, Undo, converge};
 use crate::state::kube_proxy::{CommandLine, ConfigSource, Controller, Instances};
 use crate::state::stage::{RunStage, StageName};
 use crate::store::run::{ConfiguredBy, Modes, Run};
@@ -31,6 +31,14 @@ const RESTART: Duration = Duration::from_secs(120);
 /// The texts of kube-proxy's configuration in the run's folder.
 const BEFORE: &str = "settings.before";
 const AFTER: &str = "settings.after";
+
+/// What undoes the stage.
+pub(super) const UNDO: Option<Undo> = Some(undo);
+
+/// The stage with these options.
+pub(super) fn stage(options: Switch) -> Box<dyn Stage> {
+    Box::new(options)
+}
 
 impl Stage for Switch {
     fn name(&self) -> RunStage {

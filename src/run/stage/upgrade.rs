@@ -10,9 +10,17 @@ use crate::plan::playbook::{Means, Upgrade};
 use crate::run::controller::only_process;
 use crate::run::execution::Execution;
 use crate::run::preview::{Previewed, Previewer};
-use crate::run::stage::Stage;
+use crate::run::stage::{Stage, Undo};
 use crate::run::wait::{Poll, poll};
 use crate::state::stage::{RunStage, StageName};
+
+/// What undoes the stage.
+pub(super) const UNDO: Option<Undo> = None;
+
+/// The stage with these options.
+pub(super) fn stage(options: Upgrade) -> Box<dyn Stage> {
+    Box::new(options)
+}
 
 impl Stage for Upgrade {
     fn name(&self) -> RunStage {

@@ -14,12 +14,20 @@ use crate::run::Context;
 use crate::run::execution::{Execution, UndoContext};
 use crate::run::preview::{Previewed, Previewer};
 use crate::run::probes;
-use crate::run::stage::Stage;
+use crate::run::stage::{Stage, Undo};
 use crate::run::wait::{Poll, poll};
 use crate::state::NodeState;
 use crate::state::kube_proxy::Mode;
 use crate::state::stage::{RunStage, StageName};
 use crate::store::run::{Migration, Modes, Probe};
+
+/// What undoes the stage.
+pub(super) const UNDO: Option<Undo> = Some(undo);
+
+/// The stage with these options.
+pub(super) fn stage(options: Verify) -> Box<dyn Stage> {
+    Box::new(options)
+}
 
 impl Stage for Verify {
     fn name(&self) -> RunStage {

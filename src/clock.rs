@@ -9,30 +9,30 @@ pub fn now() -> String {
     jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-/// A new identifier that sorts by time: `20261121T201502Z-6hex`, the six digits being the fraction
-/// of the second in units of 60 ns, so that two of one second sort too.
+/// A new identifier that sorts by time: `20261121T201502Z-6hex`. The six digits are the fraction of
+/// the second in units of 60 ns, so two identifiers of one second sort too.
 pub fn new_id() -> String {
     let now = jiff::Timestamp::now();
     let fraction = (u64::from(now.subsec_nanosecond().unsigned_abs()) << 24) / 1_000_000_000;
     format!("{}-{fraction:06x}", now.strftime("%Y%m%dT%H%M%SZ"))
 }
 
-/// A random number, for telling one packet from the next.
+/// A random number that identifies a packet.
 pub fn random() -> u64 {
     let mut bytes = [0u8; 8];
-    // getrandom(2) does not fail for so few bytes once the pool is ready; a zero would only make
+    // getrandom(2) does not fail for so few bytes once the pool is ready. A zero would only make
     // packets look alike.
     let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
     u64::from_ne_bytes(bytes)
 }
 
-/// Time since boot, sleep included: what deadlines are counted in.
+/// Time since boot, sleep included. Deadlines are counted in it.
 pub fn boottime() -> Duration {
     let t = clock_gettime(ClockId::Boottime);
     Duration::new(t.tv_sec.unsigned_abs(), u32::try_from(t.tv_nsec).unwrap_or(0))
 }
 
-/// The kernel's name for this boot, or an empty string where /proc has none.
+/// The kernel's identifier of this boot, or an empty string without /proc.
 pub fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .map(|s| s.trim().to_owned())

@@ -1,64 +1,64 @@
-//! One error type for the whole program: what kind, which object, why, and what to do next.
+//! One error type for the whole program: kind, object, cause, and the next step.
 //!
-//! The kind decides the exit code; a hint is data, so that the terminal, JSON and Ansible say the
-//! same thing.
+//! The kind decides the exit code. A hint is data, so the terminal, JSON and Ansible report the
+//! same.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The result of everything that can fail here.
+/// The result of every fallible function here.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong, in few enough kinds that each has one documented exit code.
+/// The kinds of errors, each with one documented exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
-    /// A defect of proxyshift, or something it has no name for.
+    /// A defect of proxyshift, or a failure without a kind of its own.
     Unexpected,
-    /// Wrong arguments, or a playbook or catalogue that cannot be used.
+    /// Wrong arguments, or an unusable playbook or catalogue.
     Usage,
-    /// Text that is not what its file says it is.
+    /// A file whose text is not in its format.
     Parse,
-    /// A capture that does not tell the whole truth about the kernel.
+    /// A capture that differs from the kernel.
     LossyCapture,
     /// The node kept changing while it was being captured.
     Unstable,
-    /// A snapshot that is damaged, of a later format, or not to be trusted.
+    /// A snapshot that is damaged, of a later format, or untrusted.
     SnapshotRefused,
     /// No such snapshot, run, file or object.
     NotFound,
-    /// A program that is needed is not installed.
+    /// A required program is not installed.
     MissingTool,
-    /// A program that was run failed.
+    /// A program failed.
     Command,
     /// The kernel refused a request.
     Kernel,
     /// Not root, or no right to make a namespace.
     Permission,
-    /// A lock was not to be had in time.
+    /// A lock was not free in time.
     Lock,
-    /// No room, or no right to write, in the store.
+    /// No room in the store, or no right to write there.
     Store,
-    /// Something about the node must be mended first.
+    /// Something about the node must be fixed first.
     Blocked,
-    /// The rehearsal did not prove what it should have.
+    /// The rehearsal failed to verify a claim.
     Rehearsal,
-    /// Someone else wrote first, every time.
+    /// Another program wrote first, at every try.
     LostRace,
-    /// Others would have had to wait for us for too long, every time.
+    /// Other programs would have waited too long for us, at every try.
     Busy,
     /// Another component would undo the change at once.
     Contested,
-    /// Nobody can tell who stops and starts kube-proxy.
+    /// The controller of kube-proxy is unknown.
     UnknownController,
-    /// A run is waiting for `resume`, `rollback` or `confirm`.
+    /// A pending run waits for `resume`, `rollback` or `confirm`.
     Pending,
     /// Ctrl-C before anything was changed.
     Interrupted,
     /// The run failed and was undone.
     RolledBack,
-    /// The run failed and could not be undone entirely.
+    /// The run failed, and could not be undone entirely.
     NotRolledBack,
 }
 
@@ -77,12 +77,12 @@ impl Kind {
     }
 }
 
-/// An error: kind, object, cause, and the next step where there is one.
+/// An error: kind, object, cause, and the next step if there is one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Error {
     /// Its kind, which decides the exit code.
     pub kind: Kind,
-    /// The thing concerned: a file, a rule, a tool, a snapshot.
+    /// The object concerned: a file, a rule, a tool, a snapshot.
     pub object: String,
     /// Why it failed.
     pub cause: String,
@@ -103,7 +103,7 @@ impl Error {
         self
     }
 
-    /// An input/output error on `path`; a full disk and a missing right are told apart.
+    /// An input/output error on `path`. A full disk and a missing right have kinds of their own.
     pub fn io(path: impl AsRef<std::path::Path>, error: &std::io::Error) -> Self {
         use std::io::ErrorKind as E;
         let path = path.as_ref().display().to_string();

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// One thing that happened. The core emits these and never prints.
+/// One event. The core emits events and never prints.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
@@ -18,11 +18,11 @@ pub enum Event {
         /// The task.
         task: Task,
     },
-    /// The task that was last started is over.
+    /// The last started task is over.
     Finished {
         /// The task, the same as when it was started.
         task: Task,
-        /// What came of it.
+        /// Its outcome.
         outcome: Outcome,
     },
     /// A claim was verified.
@@ -30,17 +30,17 @@ pub enum Event {
         /// The claim.
         claim: Claim,
     },
-    /// Something the operator should know; nothing failed.
+    /// Information for the operator; nothing failed.
     Note {
         /// A sentence for people.
         text: String,
     },
-    /// Something that may need the operator; the work continues.
+    /// A warning that may need the operator; the work continues.
     Warning {
         /// A sentence for people.
         text: String,
     },
-    /// An event of a rehearsal: it happened in a private namespace, not on the node.
+    /// An event of a rehearsal: it happened in the sandbox, not on the node.
     Rehearsal {
         /// The event.
         inner: Box<Event>,
@@ -53,19 +53,19 @@ pub enum Event {
 pub enum Task {
     /// Capturing the node.
     Capture,
-    /// Capturing the node until two captures in a row mean the same.
+    /// Capturing the node until two captures in a row are equivalent.
     CaptureStable,
-    /// Writing the snapshot and restoring it in a private namespace.
+    /// Writing the snapshot and restoring it in a sandbox.
     Snapshot,
-    /// Rehearsing in a private namespace.
+    /// Rehearsing in a sandbox.
     Rehearse,
-    /// Loading a node's state into a private namespace.
+    /// Loading a node's state into a sandbox.
     Load,
     /// Running the checks.
     Check,
     /// Probing the node's services before anything is changed.
     Probe,
-    /// Probing the services that answered before.
+    /// Probing again the services that answered before.
     ProbeAgain,
     /// Loading modules and setting sysctls.
     Prepare,
@@ -83,21 +83,21 @@ pub enum Task {
     AwaitUpgrade,
     /// Waiting until kube-proxy serves.
     Converge {
-        /// The mode that it is to serve in.
+        /// The mode in which it is to serve.
         mode: String,
     },
-    /// Waiting until no connection runs through virtual servers that are to be removed.
+    /// Waiting until no connection uses the virtual servers to remove.
     Drain,
     /// Making one edit.
     Edit {
-        /// What it does, in words.
+        /// The edit, in words.
         edit: String,
     },
     /// Deleting stale UDP entries of conntrack.
     Settle,
-    /// Verifying against the kernel what a run changed, and what it did not.
+    /// Verifying the run's changes, and everything else, against the kernel.
     VerifyKernel,
-    /// Giving kube-proxy its earlier configuration and mode.
+    /// Restoring kube-proxy's earlier configuration and mode.
     RestoreConfig {
         /// The mode.
         mode: String,
@@ -112,13 +112,13 @@ pub enum Task {
 }
 
 impl Task {
-    /// Whether its outcome is evidence of what a run left of the node.
+    /// Whether the outcome is evidence of the node's state after the run.
     pub fn verifies(&self) -> bool {
         matches!(self, Task::VerifyKernel | Task::VerifyRollback | Task::Probe | Task::ProbeAgain)
     }
 }
 
-/// What came of a task.
+/// The outcome of a task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Outcome {
@@ -131,7 +131,7 @@ pub enum Outcome {
         /// Its ipsets.
         sets: usize,
     },
-    /// The snapshot is written, and restores.
+    /// The snapshot is written, and can be restored.
     Written {
         /// Its identifier.
         snapshot: String,
@@ -143,15 +143,16 @@ pub enum Outcome {
         /// The claims that it verified.
         claims: usize,
     },
-    /// A private namespace holds the node's state.
+    /// A sandbox holds the node's state.
     Loaded {
-        /// Its rules, which mean the same as the captured ones.
+        /// Its rules, equivalent to the captured ones.
         rules: usize,
-        /// The mode whose writes are taken off the captured rules, in a rehearsal of a migration.
+        /// The mode whose writes are removed from the captured rules, in a rehearsal of a
+        /// migration.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         less: Option<String>,
     },
-    /// A private namespace holds the node's state but for some objects.
+    /// A sandbox holds the node's state but for some objects.
     LoadedPartly {
         /// The objects that this kernel does not support.
         unsupported: usize,
@@ -181,7 +182,7 @@ pub enum Outcome {
     Switched {
         /// The file that was edited.
         file: String,
-        /// What restarted kube-proxy.
+        /// The controller that restarted kube-proxy.
         controller: String,
         /// The new process.
         pid: u32,
@@ -190,12 +191,12 @@ pub enum Outcome {
     Succeeded,
     /// Another kube-proxy runs.
     Replaced,
-    /// kube-proxy serves what was served before.
+    /// kube-proxy serves every service that was served before.
     Converged {
         /// The service ports that were served before.
         ports: usize,
     },
-    /// The time is over.
+    /// The time is up.
     TimedOut,
     /// No connection is open.
     Drained,
@@ -204,7 +205,7 @@ pub enum Outcome {
         /// How many.
         connections: u64,
     },
-    /// The edit was made in one transaction, and nothing else changed with it.
+    /// The edit was made in one transaction, and changed nothing else.
     Applied,
     /// The edit was made, and something else changed with it.
     AppliedUnexpectedly,
@@ -259,12 +260,12 @@ pub enum Outcome {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Claim {
-    /// The private namespace holds the node's state.
+    /// The sandbox holds the node's state.
     Loaded {
         /// How much of it.
         outcome: Outcome,
     },
-    /// A packet arrives where it should.
+    /// A packet arrives at its destination.
     Packet {
         /// When it was sent.
         when: Moment,
@@ -277,7 +278,7 @@ pub enum Claim {
         when: Moment,
         /// How many there are.
         count: usize,
-        /// Whether they are the same to the byte; else they mean the same.
+        /// Whether they are the same to the byte; else they are equivalent.
         identical: bool,
     },
     /// An edit of kube-proxy's configuration can be made.
@@ -301,9 +302,9 @@ pub enum Moment {
     AfterRollback,
 }
 
-/// Where events go.
+/// The receiver of events.
 pub trait Sink: Sync {
-    /// Takes one event; must not fail or block for long.
+    /// Takes one event. Must not fail, nor block for long.
     fn emit(&self, event: Event);
 }
 
@@ -339,7 +340,7 @@ impl dyn Sink + '_ {
     }
 }
 
-/// Takes events and forgets them.
+/// Drops every event.
 pub struct Silent;
 
 impl Sink for Silent {

@@ -1,7 +1,7 @@
-//! Ctrl-C, SIGTERM and a closed terminal: at once while nothing is changed, and never in the middle
-//! of a change.
+//! Ctrl-C, SIGTERM and SIGHUP. A signal ends the program at once while nothing is being changed,
+//! and never in the middle of a change.
 //!
-//! Until a program [`watch`]es, signals do what they always do.
+//! Until a program calls [`watch`], signals act as usual.
 
 use std::process::exit;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,29 +12,29 @@ use signal_hook::iterator::Signals;
 
 use crate::error::{Error, Kind, Result};
 
-/// How many changes are under way. Held locked by who ends the program, so that none begins then.
+/// How many changes are under way. Locked while the program ends, so that no change begins then.
 static CHANGES: Mutex<usize> = Mutex::new(0);
 
-/// Whether a signal came while something was being changed.
+/// Whether a signal arrived during a change.
 static RAISED: AtomicBool = AtomicBool::new(false);
 
-/// A change under way, until it is dropped: no signal ends the program meanwhile.
+/// A change under way, until dropped. No signal ends the program meanwhile.
 #[derive(Debug)]
-pub struct Change(());
+pub struct ChangeGuard(());
 
-/// From here on a signal is only noted.
-pub fn change() -> Change {
+/// Begins a change. A signal is only recorded from here on.
+pub fn begin_change() -> ChangeGuard {
     *changes() += 1;
-    Change(())
+    ChangeGuard(())
 }
 
-impl Drop for Change {
+impl Drop for ChangeGuard {
     fn drop(&mut self) {
         *changes() -= 1;
     }
 }
 
-/// Whether a signal came while something was being changed: to be undone, and nothing more begun.
+/// Whether a signal arrived during a change. The change is then to be undone, and no other begun.
 pub fn raised() -> bool {
     RAISED.load(Ordering::Relaxed)
 }
@@ -42,26 +42,26 @@ pub fn raised() -> bool {
 /// The error of a change that a signal interrupted.
 ///
 /// # Errors
-/// [`Kind::Interrupted`], once one came.
+/// [`Kind::Interrupted`], once a signal arrived.
 pub fn check(object: &str) -> Result<()> {
-    match raised() {
-        true => Err(Error::new(Kind::Interrupted, object, "interrupted by a signal")),
-        false => Ok(()),
+    if raised() {
+        return Err(Error::new(Kind::Interrupted, object, "interrupted by a signal"));
     }
+    Ok(())
 }
 
-/// Ends the program with the exit code that `last_words` gives; whoever else wants to meanwhile
-/// waits for that. The caller has no [`Change`] under way.
+/// Ends the program with the exit code of `last_words`. Another caller waits meanwhile. The caller
+/// must have no [`ChangeGuard`].
 pub fn end(last_words: impl FnOnce() -> u8) -> ! {
     let _no_change_begins = changes();
     exit(last_words().into())
 }
 
-/// Takes the signals, in a thread of its own: with nothing being changed, one ends the program;
-/// else `noted` says that it was heard.
+/// Handles the signals in a thread of its own. A signal ends the program while nothing is being
+/// changed; else it is recorded, and `noted` is called.
 ///
 /// # Errors
-/// When the signals cannot be had.
+/// When the signals cannot be handled.
 pub fn watch(
     noted: impl Fn() + Send + 'static,
     last_words: impl Fn() -> u8 + Send + 'static,
@@ -83,7 +83,7 @@ pub fn watch(
     Ok(())
 }
 
-/// A poisoned lock only means that a thread died while counting.
+/// Recovers a poisoned lock: it only means that a thread panicked while counting.
 fn changes() -> MutexGuard<'static, usize> {
     CHANGES.lock().unwrap_or_else(PoisonError::into_inner)
 }

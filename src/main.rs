@@ -1,4 +1,4 @@
-//! Arguments → command, or task of Ansible's → exit code.
+//! Maps arguments to a command or an Ansible task, and its result to an exit code.
 
 use std::process::ExitCode;
 
@@ -8,7 +8,7 @@ use proxyshift::front;
 use proxyshift::front::cli::args::Args;
 
 fn main() -> ExitCode {
-    proxyshift::allocator::give_back_early();
+    proxyshift::allocator::return_memory_early();
     let words: Vec<_> = std::env::args_os().collect();
     if let Some(task) = front::ansible::task(&words) {
         return ExitCode::from(front::ansible::run(&task));

@@ -1,4 +1,4 @@
-//! Which namespace, process and program this is.
+//! This process: its namespace, its start, its program.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -11,47 +11,47 @@ use crate::error::{Error, Result};
 /// A network namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Netns {
-    /// Its inode: unique while the machine is up, and not kept over a reboot.
+    /// Its inode: unique until the machine reboots.
     pub inode: u64,
-    /// Whether it is the one of process 1, which every boot has.
+    /// Whether it is the namespace of process 1, which every boot has.
     pub of_init: bool,
 }
 
 impl Netns {
-    /// The one this process is in.
+    /// The network namespace of this process.
     ///
     /// # Errors
-    /// When /proc is not there.
+    /// When /proc is missing.
     pub fn current() -> Result<Netns> {
         let path = "/proc/self/ns/net";
         let inode = fs::metadata(path).map_err(|e| Error::io(path, &e))?.ino();
-        // Who may not look at process 1 cannot change its namespace either.
+        // A process that may not read process 1 cannot change its namespace either.
         let of_init = fs::metadata("/proc/1/ns/net").is_ok_and(|meta| meta.ino() == inode);
         Ok(Netns { inode, of_init })
     }
 }
 
-/// The program of this process, by a path that can be executed: its name, or the kernel's own link to
-/// it where its name leads nowhere from here, as in a namespace with a /run of its own.
+/// The path of this program, which can be executed. It is the kernel's link `/proc/PID/exe` where
+/// the name does not exist, as in a namespace with a /run of its own.
 ///
 /// # Errors
-/// When /proc is not there.
+/// When /proc is missing.
 pub fn program() -> Result<PathBuf> {
     let name = std::env::current_exe().map_err(|e| Error::io("/proc/self/exe", &e))?;
-    Ok(match name.exists() {
-        true => name,
-        false => format!("/proc/{}/exe", std::process::id()).into(),
-    })
+    if name.exists() {
+        return Ok(name);
+    }
+    Ok(format!("/proc/{}/exe", std::process::id()).into())
 }
 
-/// What the program is called.
+/// The program's name.
 pub const NAME: &str = "proxyshift";
 
-/// A copy of this program at `to`, on the disk when it has its name: an empty file would be a shell's
-/// idea of a program that succeeds, to whoever starts it after the power was cut.
+/// Copies this program to `to`. The copy is synced before it has its name: after a power cut an
+/// empty file would be there, and a shell runs an empty file with success.
 ///
 /// # Errors
-/// [`Kind::Store`](crate::error::Kind::Store), when it cannot be written.
+/// [`Kind::Store`](crate::error::Kind::Store), when the copy cannot be written.
 pub fn copy_program(to: &Path) -> Result<()> {
     let own = program()?;
     let folder = to.parent().unwrap_or(Path::new("/"));
@@ -64,8 +64,8 @@ pub fn copy_program(to: &Path) -> Result<()> {
         .map_err(|e| Error::io(to, &e))
 }
 
-/// When process `pid` started, in clock ticks since boot; with the pid it names a process for
-/// good. `None` if there is no such process, or one that has ended and was not collected yet.
+/// When process `pid` started, in clock ticks since boot. Pid and start together identify a
+/// process. `None` for a missing process, or one that has exited and was not reaped yet.
 pub fn process_start(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name, in parentheses, may hold anything; the start is the 22nd field, the 20th after it.

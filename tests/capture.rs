@@ -1,4 +1,4 @@
-//! The capture, against the real kernel and the real tools, each case in a namespace of its own.
+//! The capture, against the real kernel and the real tools, each case in its own namespace.
 
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -9,35 +9,35 @@ use std::{env, fs, thread};
 
 use proxyshift::error::Kind;
 use proxyshift::event::{Event, Sink};
-use proxyshift::node::capture::{Extent, capture, capture_telling};
+use proxyshift::node::capture::{Extent, capture, capture_reporting};
 use proxyshift::node::processes;
 use proxyshift::node::tools::{Tool, Tools};
 use proxyshift::state::Files;
 
-/// Runs `body` in a network and mount namespace of its own, with its own /run and /etc: the test
-/// named `test` starts itself again there.
+/// Runs `body` in its own network and mount namespace, with its own /run and /etc: starts the test
+/// `test` again there.
 fn in_namespace(test: &str, body: impl FnOnce()) {
     const INSIDE: &str = "PROXYSHIFT_CAPTURE_INSIDE";
-    if let Some(proof) = env::var_os(INSIDE) {
+    if let Some(marker) = env::var_os(INSIDE) {
         body();
-        return fs::write(proof, "ran").unwrap();
+        return fs::write(marker, "ran").unwrap();
     }
-    // A test name that is misspelt runs no test, successfully.
-    let proof = tempfile::NamedTempFile::new().unwrap();
+    // A misspelt test name runs no test, and succeeds: the marker shows that it ran.
+    let marker = tempfile::NamedTempFile::new().unwrap();
     let script = "mount -t tmpfs none /run && cp -a /etc /run/etc && mount --bind /run/etc /etc \
                   && exec \"$0\" \"$@\"";
     let status = Command::new("unshare")
         .args(["-nm", "--propagation", "private", "sh", "-c", script])
         .arg(env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
-        .env(INSIDE, proof.path())
+        .env(INSIDE, marker.path())
         .status()
         .expect("unshare runs");
     assert!(status.success(), "the test failed in its namespace (it needs root)");
-    assert_eq!(fs::read_to_string(proof).unwrap(), "ran");
+    assert_eq!(fs::read_to_string(marker).unwrap(), "ran");
 }
 
-/// Runs a program, with text to read; its standard output.
+/// Runs a program with input, and returns its standard output.
 fn run(argv: &[&str], stdin: &str) -> String {
     let mut child = Command::new(argv[0])
         .args(&argv[1..])
@@ -55,7 +55,7 @@ fn node(name: &str, file: &str) -> String {
     fs::read_to_string(Path::new("snapshots").join(name).join(file)).unwrap()
 }
 
-/// The lines of a save but for comments, which carry the time.
+/// The lines of a save without comments, which have the time.
 fn rules(save: &str) -> Vec<&str> {
     save.lines().filter(|l| !l.starts_with('#')).collect()
 }
@@ -64,7 +64,7 @@ fn names(files: &Files) -> Vec<&str> {
     files.keys().map(String::as_str).collect()
 }
 
-/// What a look must not change.
+/// The state that a capture must not change.
 fn kernel_state() -> Vec<String> {
     let proc = |path: &str| fs::read_to_string(path).unwrap_or_else(|e| e.to_string());
     let modules = proc("/proc/modules");
@@ -76,7 +76,7 @@ fn kernel_state() -> Vec<String> {
     ]
 }
 
-/// A child that is ended with the test.
+/// A child that is killed with the test.
 struct Running(Child);
 
 impl Running {
@@ -89,7 +89,7 @@ impl Running {
         self.0.id()
     }
 
-    /// Waits until /proc shows the program under its name, in whatever namespace.
+    /// Waits until /proc shows the program under its name, in any namespace.
     fn named(self, name: &str) -> Self {
         let exe = format!("/proc/{}/exe", self.pid());
         until(|| fs::read_link(&exe).is_ok_and(|exe| exe.ends_with(name)));
@@ -112,7 +112,7 @@ fn until(condition: impl Fn() -> bool) {
     }
 }
 
-/// Copies a program under another name into /run/bin.
+/// Copies a program to /run/bin under another name.
 fn copy_as(program: &str, name: &str) -> String {
     fs::create_dir_all("/run/bin").unwrap();
     let path = format!("/run/bin/{name}");
@@ -132,8 +132,8 @@ impl Sink for Notes {
 }
 
 #[test]
-fn an_empty_namespace_stays_empty() {
-    in_namespace("an_empty_namespace_stays_empty", || {
+fn capturing_an_empty_namespace_changes_nothing() {
+    in_namespace("capturing_an_empty_namespace_changes_nothing", || {
         let before = kernel_state();
         let files = capture(&Tools::find()).unwrap();
         assert_eq!(kernel_state(), before);
@@ -195,7 +195,7 @@ fn legacy_rules_are_captured_table_by_table_beside_those_of_nft() {
         let before = kernel_state();
         let captured = capture(&Tools::find()).unwrap();
         assert_eq!(kernel_state(), before);
-        // Tables come in the kernel's order, which is not that of the input.
+        // Tables are in the kernel's order, not in that of the input.
         let tables = |text: &str| {
             let mut tables: Vec<_> =
                 rules(text).split(|l| *l == "COMMIT").map(|t| t.join("\n")).collect();
@@ -225,7 +225,7 @@ fn legacy_rules_are_captured_without_root_where_their_list_is_hidden() {
         return;
     }
     in_namespace(test, || {
-        // Whoever it is may neither read the build's folder nor write to /run.
+        // That user may neither read the build's folder nor write to /run.
         let program = copy_as(env::current_exe().unwrap().to_str().unwrap(), "test");
         run(&["mount", "-t", "tmpfs", "-o", "mode=1777", "none", "/dev/shm"], "");
         let user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
@@ -308,8 +308,8 @@ fn the_configuration_of_kube_proxy_is_read_in_its_own_root_and_secrets_are_maske
 }
 
 #[test]
-fn a_version_is_asked_of_a_program_that_only_root_can_write() {
-    let test = "a_version_is_asked_of_a_program_that_only_root_can_write";
+fn only_a_program_that_root_alone_can_write_is_run_for_its_version() {
+    let test = "only_a_program_that_root_alone_can_write_is_run_for_its_version";
     in_namespace(test, || {
         let source = r#"fn main() {
             match std::env::args().any(|a| a == "--version") {
@@ -336,8 +336,8 @@ fn a_version_is_asked_of_a_program_that_only_root_can_write() {
 }
 
 #[test]
-fn credentials_are_left_out_and_named() {
-    in_namespace("credentials_are_left_out_and_named", || {
+fn credentials_are_omitted_and_named() {
+    in_namespace("credentials_are_omitted_and_named", || {
         fs::create_dir_all("/etc/cni/net.d").unwrap();
         let put =
             |name: &str, text: &str| fs::write(format!("/etc/cni/net.d/{name}"), text).unwrap();
@@ -347,7 +347,7 @@ fn credentials_are_left_out_and_named() {
         fs::create_dir_all("/run/flannel").unwrap();
         fs::write("/run/flannel/subnet.env", "FLANNEL_SUBNET=192.168.64.1/24\n").unwrap();
         let notes = Notes::default();
-        let captured = capture_telling(&Tools::find(), Extent::Whole, &notes).unwrap();
+        let captured = capture_reporting(&Tools::find(), Extent::Whole, &notes).unwrap();
         assert_eq!(captured["files/etc/cni/net.d/10-x.conflist"].as_ref(), "{\"name\": \"x\"}\n");
         assert!(captured.contains_key("files/run/flannel/subnet.env"));
         assert!(captured.values().all(|text| !text.contains("abc123")));

@@ -1,5 +1,5 @@
-//! kube-proxy's controllers, with processes that carry its name: what is waited for, and what is
-//! said when it does not come.
+//! kube-proxy's controllers, with processes of its name: what is waited for, and what is reported
+//! when a process does not start.
 
 mod common;
 
@@ -18,7 +18,7 @@ use proxyshift::state::kube_proxy::controller::{Commands, StaticPod, SystemdUnit
 
 const WITHIN: Duration = Duration::from_secs(20);
 
-/// A program by that name, which only sleeps, and not for ever.
+/// Installs a program of that name, which only sleeps, for a limited time.
 fn install() {
     fs::copy("/bin/sleep", "/run/kube-proxy").unwrap();
 }
@@ -52,7 +52,7 @@ fn commands_stop_and_start_it() {
     controller.stop(WITHIN).unwrap();
     assert!(pids("kube-proxy").unwrap().is_empty());
     controller.stop(WITHIN).expect("it is stopped already, whatever the command says");
-    // One that died before is started by a restart too: so a failed migration comes back.
+    // A restart also starts a stopped one: the rollback of a failed migration needs it.
     let third = controller.restart(WITHIN).unwrap();
     assert_eq!(pids("kube-proxy").unwrap(), [third]);
     let both = commands(START, STOP, Some(&format!("{STOP}; {START}")));
@@ -110,7 +110,7 @@ fn what_does_not_come_in_time_is_named() {
     assert!(error.hint.unwrap().contains("journalctl -u kube-proxy-of-a-test"));
 }
 
-/// Does with one manifest what the kubelet does.
+/// A stand-in for the kubelet, for one manifest.
 fn kubelet() -> Child {
     let script = "pid=
         while sleep 0.05; do
@@ -148,12 +148,12 @@ fn a_static_pod_is_stopped_by_its_manifest() {
         assert!(parked.exists() && !manifest.exists());
         assert!(pids("kube-proxy").unwrap().is_empty());
     }
-    // Killed between the two halves, the next run starts it from where it stands.
+    // After a kill between the two halves, the next run starts it with the parked manifest.
     let third = controller.start(WITHIN).unwrap();
     assert!(!parked.exists());
     assert_eq!(pids("kube-proxy").unwrap(), [third]);
 
-    // It is told while it does not run, also where a killed run left it.
+    // Configuring a stopped one works, also after a killed run.
     let (old, new, newer) = (Some("kind: Pod\n"), Some("kind: Pod # 2\n"), "kind: Pod # 3\n");
     let fourth = controller.configure(&source, old, new, WITHIN).unwrap();
     assert_eq!(pids("kube-proxy").unwrap(), [fourth]);
@@ -161,12 +161,12 @@ fn a_static_pod_is_stopped_by_its_manifest() {
     let fifth = controller.configure(&source, new, Some(newer), WITHIN).unwrap();
     assert_eq!(pids("kube-proxy").unwrap(), [fifth]);
     assert_eq!(fs::read_to_string(manifest).unwrap(), newer);
-    // What somebody else wrote stays, and runs.
-    let lost = controller.configure(&source, old, new, WITHIN).unwrap_err();
-    assert_eq!(lost.kind, Kind::LostRace);
+    // A foreign change is kept, and runs.
+    let error = controller.configure(&source, old, new, WITHIN).unwrap_err();
+    assert_eq!(error.kind, Kind::LostRace);
     assert_eq!(pids("kube-proxy").unwrap().len(), 1);
     assert_eq!(fs::read_to_string(manifest).unwrap(), newer);
-    // At boot nobody waits for the kubelet.
+    // At boot there is no wait for the kubelet.
     controller.stop(WITHIN).unwrap();
     controller.configure_stopped(&source, Some(newer), old).unwrap();
     assert!(!parked.exists());

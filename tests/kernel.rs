@@ -1,5 +1,4 @@
-//! What a migration changes in the kernel besides rules: sysctls, what is set at boot, and entries
-//! of connection tracking.
+//! Changes of a migration besides rules: sysctls, boot files, and entries of connection tracking.
 
 mod common;
 
@@ -13,13 +12,13 @@ use proxyshift::apply::conntrack::delete;
 use proxyshift::apply::files::persist;
 use proxyshift::apply::{modules, sysctl};
 use proxyshift::error::Kind;
-use proxyshift::node::conntrack::{Conntrack, Services};
+use proxyshift::node::conntrack::{ConntrackSocket, UdpServices};
 use proxyshift::node::files::read;
 use proxyshift::node::sysctls::value_of;
 
 #[test]
-fn sysctls_are_set_and_set_back() {
-    if !in_namespace("sysctls_are_set_and_set_back") {
+fn sysctls_are_set_and_restored() {
+    if !in_namespace("sysctls_are_set_and_restored") {
         return;
     }
     run("ip link add br0 type bridge");
@@ -46,8 +45,8 @@ fn sysctls_are_set_and_set_back() {
 }
 
 #[test]
-fn what_is_set_at_boot_comes_and_goes() {
-    if !in_namespace("what_is_set_at_boot_comes_and_goes") {
+fn boot_settings_are_written_and_removed() {
+    if !in_namespace("boot_settings_are_written_and_removed") {
         return;
     }
     run("mount -t tmpfs proxyshift /etc");
@@ -56,7 +55,7 @@ fn what_is_set_at_boot_comes_and_goes() {
     let text = sysctl::boot_text(&values);
     assert_eq!(read(file).unwrap(), None);
     persist(file, None, Some(&text)).unwrap();
-    // The file is one that sysctl reads, and what it says comes true.
+    // sysctl reads the file, and sets its values.
     run(&format!("sysctl -q -p {}", sysctl::BOOT_FILE));
     assert_eq!(value_of("net.ipv4.ip_forward").unwrap().as_deref(), Some("1"));
     persist(file, Some(&text), None).unwrap();
@@ -75,7 +74,7 @@ fn at(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
-/// Makes an entry from `client` to `service`, answered by `backend`.
+/// Creates an entry from `client` to `service`, answered by `backend`.
 fn flow(protocol: &str, client: &str, service: &str, backend: &str) {
     let [client, service, backend] = [client, service, backend].map(at);
     let state = if protocol == "tcp" { "--state ESTABLISHED" } else { "" };
@@ -94,15 +93,15 @@ fn flow(protocol: &str, client: &str, service: &str, backend: &str) {
 }
 
 #[test]
-fn stale_entries_go_and_all_others_stay() {
-    if !in_namespace("stale_entries_go_and_all_others_stay") {
+fn only_stale_entries_are_removed() {
+    if !in_namespace("only_stale_entries_are_removed") {
         return;
     }
-    let services = Services::from([
+    let services = UdpServices::from([
         (at("10.96.0.10:53"), BTreeSet::from([at("10.244.0.5:5353")])),
         (at("[fd00:96::a]:53"), BTreeSet::from([at("[fd00:244::5]:5353")])),
     ]);
-    let mut conntrack = Conntrack::open().unwrap();
+    let mut conntrack = ConntrackSocket::open().unwrap();
     assert_eq!(conntrack.stale(&services).unwrap(), []);
 
     flow("udp", "10.0.0.1:4000", "10.96.0.10:53", "10.244.0.5:5353");
@@ -131,19 +130,19 @@ fn stale_entries_go_and_all_others_stay() {
 }
 
 #[test]
-fn an_entry_that_was_made_anew_stays() {
-    if !in_namespace("an_entry_that_was_made_anew_stays") {
+fn an_entry_that_was_made_anew_is_kept() {
+    if !in_namespace("an_entry_that_was_made_anew_is_kept") {
         return;
     }
-    let services = Services::from([(at("10.96.0.10:53"), BTreeSet::new())]);
-    let mut conntrack = Conntrack::open().unwrap();
+    let services = UdpServices::from([(at("10.96.0.10:53"), BTreeSet::new())]);
+    let mut conntrack = ConntrackSocket::open().unwrap();
     let make = || flow("udp", "10.0.0.1:4000", "10.96.0.10:53", "10.244.0.6:5353");
     make();
     let old = conntrack.stale(&services).unwrap();
     run("conntrack -F");
     make();
     let new = conntrack.stale(&services).unwrap();
-    // The kernel makes the number of where the entry lies in memory: rarely it is the same.
+    // The kernel derives the number from the entry's memory address: it is rarely the same.
     if new != old {
         assert!(!delete(&mut conntrack, &old[0]).unwrap());
         assert_eq!(conntrack.stale(&services).unwrap(), new);

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use common::{in_namespace, in_user_namespace, run, run_with};
 use proxyshift::error::Kind;
-use proxyshift::node::nfnetlink::{Batch, Listener, Netfilter, TableFamily, Writer};
+use proxyshift::node::nfnetlink::{Batch, Commit, Listener, Netfilter, TableFamily};
 use proxyshift::state::Family;
 
 const V4: Family = Family::Ipv4;
 
-/// The rules in a chain, as the kernel lists them: which are native.
+/// Which of a chain's rules are native, in the kernel's order.
 fn native(netfilter: &mut Netfilter, family: Family, table: &str, chain: &str) -> Vec<bool> {
     netfilter.rules(family, table, chain).unwrap().iter().map(|rule| rule.native).collect()
 }
@@ -32,7 +32,7 @@ fn any_write_moves_the_generation() {
     let mut netfilter = Netfilter::open().unwrap();
     let before = netfilter.generation().unwrap();
     assert_eq!(netfilter.generation().unwrap(), before);
-    // Waiting for others to be done is no write.
+    // Waiting for a commit is no write.
     assert_eq!(netfilter.settled_generation().unwrap(), before);
     assert_eq!(netfilter.generation().unwrap(), before);
     run("iptables-nft -t nat -N KUBE-SERVICES");
@@ -82,7 +82,7 @@ fn tables_and_chains_are_listed() {
     );
 }
 
-/// Adds the removal of every rule that the chain of nat holds now.
+/// Adds to the batch the removal of every current rule of the chain in nat.
 fn empty<'a>(netfilter: &mut Netfilter, batch: &mut Batch<'a>, chain: &'a str) {
     for rule in netfilter.rules(V4, "nat", chain).unwrap() {
         batch.delete_rule(V4, "nat", chain, rule.handle);
@@ -112,7 +112,7 @@ fn a_stale_generation_is_refused_and_loses_nothing() {
     assert_eq!(rules_of(&run("iptables-nft-save -t nat")), rules_of(&before));
     assert_eq!(netfilter.generation().unwrap(), moved_to);
 
-    // Even on the generation that knows of the rule: the batch does not name it.
+    // Even at the generation with the rule: the batch does not name it.
     let error = netfilter.commit(&batch, moved_to).unwrap_err();
     assert_eq!((error.kind, error.object.as_str()), (Kind::LostRace, "chain ip nat KUBE-SVC-A"));
     assert_eq!(rules_of(&run("iptables-nft-save -t nat")), rules_of(&before));
@@ -150,7 +150,7 @@ fn a_chain_in_use_fails_the_whole_batch_and_is_named() {
     assert_eq!(rules_of(&run("iptables-nft-save -t nat")), rules_of(&before));
     assert_eq!(netfilter.generation().unwrap(), generation);
 
-    // The socket is as good as new after a failure.
+    // The socket works again after a failure.
     run("iptables-nft -t nat -F PREROUTING");
     let generation = netfilter.generation().unwrap();
     netfilter.commit(&batch, generation).unwrap();
@@ -204,7 +204,7 @@ fn single_rules_and_tables_are_deleted() {
         netfilter.tables().unwrap().iter().map(|table| table.family).collect();
     assert_eq!(families, [TableFamily::from(V4)]);
 
-    // What is gone cannot go again, and says which it is.
+    // A second removal fails, and names the object.
     let generation = netfilter.generation().unwrap();
     let error = netfilter.commit(&batch, generation).unwrap_err();
     let object = format!("rule with handle {} of chain ip filter FORWARD", rules[3].handle);
@@ -224,7 +224,7 @@ fn what_cannot_be_committed_is_refused() {
 
     let mut batch = Batch::new();
     batch.delete_chain(V4, "nat", "KUBE-SVC-A");
-    // Zero would tell the kernel not to compare.
+    // Zero would mean "do not compare" to the kernel.
     assert_eq!(netfilter.commit(&batch, 0).unwrap_err().kind, Kind::Unexpected);
     batch.delete_table("ipv4", "nat");
     assert_eq!(netfilter.commit(&batch, generation).unwrap_err().object, "table ipv4 nat");
@@ -235,8 +235,8 @@ fn what_cannot_be_committed_is_refused() {
 }
 
 #[test]
-fn without_the_right_it_says_so() {
-    if !in_namespace("without_the_right_it_says_so") {
+fn without_the_right_the_error_names_it() {
+    if !in_namespace("without_the_right_the_error_names_it") {
         return;
     }
     // A copy of this test without any capability.
@@ -248,21 +248,21 @@ fn without_the_right_it_says_so() {
     let status = Command::new("setpriv")
         .args(["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"])
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "without_the_right_it_says_so", "--nocapture"])
+        .args(["--exact", "without_the_right_the_error_names_it", "--nocapture"])
         .env(POWERLESS, "1")
         .status()
         .unwrap();
     assert!(status.success());
 }
 
-/// Enough chains for the largest clusters: as kube-proxy has them, each with its mark-for-masquerade
+/// Enough chains for the largest clusters. Each has, as kube-proxy's have, its mark-for-masquerade
 /// rule and a jump to the next.
 const MANY: usize = 30_000;
 
 fn many_chains(netfilter: &mut Netfilter) {
     run("iptables-nft -t nat -N KUBE-MARK-MASQ");
     let name = |index: usize| format!("KUBE-SVC-{index:016}");
-    // In pieces: in a user namespace iptables-nft-restore sends no more than wmem_default at once.
+    // In pieces: in a user namespace iptables-nft-restore sends at most wmem_default at once.
     const PIECE: usize = 250;
     for chains in (0..MANY).collect::<Vec<_>>().chunks(PIECE) {
         let mut text = String::from("*nat\n");
@@ -300,7 +300,7 @@ fn delete_many_chains() {
     assert_eq!(batch.len(), 2 * MANY);
     chains.iter().for_each(|chain| batch.delete_chain(V4, "nat", chain));
 
-    // All of them fail: a stale generation, then chains that are in use.
+    // Each of them fails: a stale generation, then chains that are in use.
     assert_eq!(netfilter.commit(&batch, generation - 1).unwrap_err().kind, Kind::LostRace);
     let mut too_early = Batch::new();
     chains.iter().for_each(|chain| too_early.delete_chain(V4, "nat", chain));
@@ -330,8 +330,8 @@ fn thirty_thousand_chains_go_in_one_batch_without_root_on_the_host() {
 }
 
 #[test]
-fn a_batch_beyond_the_send_buffer_says_what_to_raise() {
-    if !in_user_namespace("a_batch_beyond_the_send_buffer_says_what_to_raise") {
+fn a_batch_beyond_the_send_buffer_names_the_limit() {
+    if !in_user_namespace("a_batch_beyond_the_send_buffer_names_the_limit") {
         return;
     }
     let limit = std::fs::read_to_string("/proc/sys/net/core/wmem_max").unwrap();
@@ -349,8 +349,8 @@ fn a_batch_beyond_the_send_buffer_says_what_to_raise() {
 }
 
 #[test]
-fn a_long_chain_comes_whole_and_in_order() {
-    if !in_namespace("a_long_chain_comes_whole_and_in_order") {
+fn a_long_chain_is_whole_and_in_order() {
+    if !in_namespace("a_long_chain_is_whole_and_in_order") {
         return;
     }
     const RULES: usize = 6000;
@@ -376,7 +376,7 @@ fn a_long_chain_comes_whole_and_in_order() {
 }
 
 /// A dump takes several reads, and a write between two of them mixes two moments. The kernel marks
-/// such a dump; what is returned is another, whole one, or an error.
+/// such a dump; the result is another, complete one, or an error.
 #[test]
 fn a_dump_shows_one_moment() {
     if !in_namespace("a_dump_shows_one_moment") {
@@ -396,14 +396,14 @@ fn a_dump_shows_one_moment() {
             }
         });
         let mut netfilter = Netfilter::open().unwrap();
-        let (mut whole, mut torn, mut lost) = (0, 0, 0);
+        let (mut whole, mut torn, mut missing) = (0, 0, 0);
         while Instant::now() < deadline {
-            // The kernel marks a dump only between its messages, and moves the generation a moment
-            // before the rules: so it is waited for.
+            // The kernel marks a dump only between its messages, and moves the generation just
+            // before the rules: so wait for the commit.
             let generation = netfilter.settled_generation().unwrap();
             let dump = netfilter.rules(V4, "filter", "A");
             if netfilter.generation().unwrap() != generation {
-                lost += 1;
+                missing += 1;
                 continue;
             }
             match dump {
@@ -415,11 +415,11 @@ fn a_dump_shows_one_moment() {
                         if one_commit && rules.len() == RULES { &mut whole } else { &mut torn };
                     *kind += 1;
                 }
-                Err(error) if error.kind == Kind::LostRace => lost += 1,
+                Err(error) if error.kind == Kind::LostRace => missing += 1,
                 Err(error) => panic!("{error}"),
             }
         }
-        println!("beside a writer: {whole} dumps whole, {torn} torn, {lost} given up");
+        println!("beside a writer: {whole} dumps whole, {torn} torn, {missing} given up");
         assert_eq!(torn, 0);
         assert!(whole > 0);
     });
@@ -495,7 +495,7 @@ fn rules_from_the_wild_are_not_native() {
                 assert!(same_as_save(*family, &save) > 0, "{}", file.display());
                 loaded += 1;
             }
-            // It needs ipsets, or an extension that this kernel lacks.
+            // The save needs ipsets, or an extension that this kernel lacks.
             None => refused.push(file),
         }
         run("nft flush ruleset");
@@ -504,7 +504,8 @@ fn rules_from_the_wild_are_not_native() {
     assert!(loaded >= 20, "only {loaded} dumps loaded");
 }
 
-/// Every chain in the save has as many rules as in the kernel, in the same order, none native.
+/// Verifies that every chain of the save has as many rules as in the kernel, in the same order, and
+/// none native.
 fn same_as_save(family: Family, save: &str) -> usize {
     let mut netfilter = Netfilter::open().unwrap();
     let mut table = "";
@@ -538,7 +539,7 @@ fn same_as_save(family: Family, save: &str) -> usize {
     expected.len()
 }
 
-/// Rules that iptables-nft writes, of every form for which it uses no xtables match.
+/// iptables-nft's rules of every form without an xtables match.
 #[test]
 fn what_iptables_nft_writes_is_not_native() {
     if !in_namespace("what_iptables_nft_writes_is_not_native") {
@@ -620,7 +621,7 @@ fn what_iptables_nft_writes_is_not_native() {
     assert_eq!(same_as_save(Family::Ipv6, &run("ip6tables-nft-save")), 3);
 }
 
-/// Rules of nft that iptables-nft-save prints as something else, or not at all.
+/// nft's rules that iptables-nft-save prints as something else, or not at all.
 #[test]
 fn what_only_nft_writes_is_native() {
     if !in_namespace("what_only_nft_writes_is_native") {
@@ -677,14 +678,14 @@ fn what_only_nft_writes_is_native() {
     }
     assert_eq!(native(&mut netfilter, V4, "nat", "POSTROUTING"), [false]);
 
-    // These iptables-nft-save shows as they are.
+    // iptables-nft-save prints these correctly.
     run("iptables-nft -N plain");
     for rule in ["ip saddr 1.2.3.4 tcp dport 80 accept", "ip protocol tcp drop", "counter return"] {
         run_with(&format!("add rule ip filter plain {rule}\n"), &["nft", "-f", "-"]);
     }
     assert_eq!(native(&mut netfilter, V4, "filter", "plain"), [false; 3]);
 
-    // The same rule as iptables-nft-save shows it: wider than it is.
+    // The rule that iptables-nft-save prints for it: wider than the real one.
     run("nft flush chain ip nat other");
     run("nft add rule ip nat POSTROUTING ip saddr 1.2.3.4 tcp dport {80,443} accept");
     assert!(
@@ -709,7 +710,7 @@ fn a_listener_hears_who_made_each_commit() {
     let mut netfilter = Netfilter::open().unwrap();
     run("iptables-nft -t nat -N KUBE-SVC-A");
     let mut listener = Listener::open().unwrap();
-    assert_eq!(listener.drain().writers, [], "what was before is not told");
+    assert_eq!(listener.drain().commits, [], "what was before is not told");
 
     let by = |words: &str| {
         let mut words = words.split(' ');
@@ -725,30 +726,30 @@ fn a_listener_hears_who_made_each_commit() {
     empty(&mut netfilter, &mut batch, "KUBE-SVC-A");
     netfilter.commit(&batch, generation).unwrap();
 
-    let heard = listener.drain();
-    assert!(!heard.missed);
+    let received = listener.drain();
+    assert!(!received.missed);
     let me = (std::process::id(), std::fs::read_to_string("/proc/thread-self/comm").unwrap());
     let wanted = [
         (generation - 1, first, "iptables-nft"),
         (generation, second, "nft"),
         (generation + 1, me.0, me.1.trim_end()),
     ];
-    let writer = |(generation, pid, name): (u32, u32, &str)| Writer {
+    let writer = |(generation, pid, name): (u32, u32, &str)| Commit {
         generation,
         pid,
         name: name.to_owned(),
     };
-    // A thread of ours commits, by its own number.
+    // A thread of ours commits, with its own number.
     let own_thread =
-        |w: Writer| if w.name == me.1.trim_end() { Writer { pid: me.0, ..w } } else { w };
-    let writers: Vec<Writer> = heard.writers.into_iter().map(own_thread).collect();
+        |w: Commit| if w.name == me.1.trim_end() { Commit { pid: me.0, ..w } } else { w };
+    let writers: Vec<Commit> = received.commits.into_iter().map(own_thread).collect();
     assert_eq!(writers, wanted.map(writer));
-    assert_eq!(listener.drain().writers, [], "nothing is told twice");
+    assert_eq!(listener.drain().commits, [], "nothing is told twice");
 }
 
 #[test]
-fn a_listener_without_room_says_that_it_missed_something() {
-    if !in_namespace("a_listener_without_room_says_that_it_missed_something") {
+fn a_listener_without_room_reports_missed_commits() {
+    if !in_namespace("a_listener_without_room_reports_missed_commits") {
         return;
     }
     let mut listener = Listener::open().unwrap();
@@ -760,6 +761,6 @@ fn a_listener_without_room_says_that_it_missed_something() {
     assert!(listener.drain().missed);
     run("iptables-nft -t nat -F X");
     run("nft add table inet firewalld");
-    let heard = listener.drain();
-    assert!(heard.writers.last().is_none_or(|w| w.name == "nft"), "{heard:?}");
+    let received = listener.drain();
+    assert!(received.commits.last().is_none_or(|w| w.name == "nft"), "{received:?}");
 }

@@ -1,4 +1,4 @@
-//! The parsers of the small state files against what real nodes wrote, and against anything.
+//! The parsers of the small state files, against files of real nodes, and against arbitrary input.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use proxyshift::state::cni::{CniConfig, SubnetEnv};
 use proxyshift::state::conntrack::ConntrackStat;
 use proxyshift::state::ipset::{IpSet, IpSets};
 use proxyshift::state::ipvs::{
-    Forward, Ipvs, Listing, Protocol, RealServer, Service, VirtualServer,
+    Forward, Listing, Protocol, RealServer, VirtualServer, VirtualServerId, VirtualServers,
 };
 use proxyshift::state::kube_proxy::{CommandLine, KubeProxyConfig, Mode};
 use proxyshift::state::links::{
@@ -22,7 +22,7 @@ use proxyshift::state::links::{
 };
 use proxyshift::state::nft::NftTables;
 use proxyshift::state::sysctl::Sysctls;
-use proxyshift::state::tools::{Tools, parse_processes, render_processes};
+use proxyshift::state::tools::{ToolList, parse_processes, render_processes};
 
 fn snapshots() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("snapshots");
@@ -34,17 +34,17 @@ fn snapshots() -> Vec<PathBuf> {
     found
 }
 
-/// Calls `check` with each snapshot's file `name`, and makes sure that `count` of them have one.
+/// Calls `check` with the file `name` of each snapshot, and verifies that `count` of them have one.
 fn each(name: &str, count: usize, check: impl Fn(&str, &str)) {
-    let mut seen = 0;
+    let mut count_found = 0;
     for snapshot in snapshots() {
         let path = snapshot.join(name);
         if path.exists() {
             check(&path.display().to_string(), &fs::read_to_string(&path).unwrap());
-            seen += 1;
+            count_found += 1;
         }
     }
-    assert!(seen >= count, "{name}: {seen} of {count}");
+    assert!(count_found >= count, "{name}: {count_found} of {count}");
 }
 
 fn snapshot(node: &str, file: &str) -> String {
@@ -52,7 +52,7 @@ fn snapshot(node: &str, file: &str) -> String {
     fs::read_to_string(root.join(node).join(file)).unwrap()
 }
 
-/// A text of a dump from elsewhere; none if there are no dumps here.
+/// A text of a foreign dump; none without dumps on this machine.
 fn dump(name: &str) -> Option<String> {
     let Some(root) = std::env::var_os("PROXYSHIFT_DUMPS") else {
         assert!(std::env::var_os("CI").is_none(), "PROXYSHIFT_DUMPS is not set");
@@ -67,9 +67,9 @@ type Render = fn(&str) -> Result<String>;
 /// The line formats: parse and render.
 const LINE_FORMATS: &[(&str, usize, Render)] = &[
     ("ipset.save", 4, |text| Ok(IpSets::parse("f", text)?.render())),
-    ("ipvs.save", 3, |text| Ok(Ipvs::parse("f", text)?.render())),
+    ("ipvs.save", 3, |text| Ok(VirtualServers::parse("f", text)?.render())),
     ("sysctl.txt", 7, |text| Ok(Sysctls::parse("f", text)?.render())),
-    ("tools.txt", 7, |text| Ok(Tools::parse("f", text)?.render())),
+    ("tools.txt", 7, |text| Ok(ToolList::parse("f", text)?.render())),
 ];
 
 #[test]
@@ -185,8 +185,9 @@ fn the_black_hole_shows_in_the_listing() {
     assert_eq!((real.weight, real.active, real.inactive), (0, 0, 6));
 
     let before = snapshot("half-migrated-ipvs-1.20", "ipvs.save");
-    let before = Ipvs::parse("before", &before).unwrap();
-    let after = Ipvs::parse("after", &snapshot("ipvs-dns-blackhole-1.20", "ipvs.save")).unwrap();
+    let before = VirtualServers::parse("before", &before).unwrap();
+    let after =
+        VirtualServers::parse("after", &snapshot("ipvs-dns-blackhole-1.20", "ipvs.save")).unwrap();
     assert_eq!(
         before.differences(&after),
         [
@@ -199,8 +200,9 @@ fn the_black_hole_shows_in_the_listing() {
 #[test]
 fn a_foreign_virtual_server_is_the_difference_that_keepalived_made() {
     let before = snapshot("ipvs-dns-blackhole-1.20", "ipvs.save");
-    let before = Ipvs::parse("before", &before).unwrap();
-    let after = Ipvs::parse("after", &snapshot("ipvs-with-keepalived-1.20", "ipvs.save")).unwrap();
+    let before = VirtualServers::parse("before", &before).unwrap();
+    let after = VirtualServers::parse("after", &snapshot("ipvs-with-keepalived-1.20", "ipvs.save"))
+        .unwrap();
     assert_eq!(
         before.differences(&after),
         [
@@ -212,7 +214,7 @@ fn a_foreign_virtual_server_is_the_difference_that_keepalived_made() {
 }
 
 #[test]
-fn dumps_from_elsewhere() {
+fn dumps_of_other_nodes() {
     if let Some(text) = dump("ipset-ipvs-kube-router-ipset-save.txt") {
         let sets = IpSets::parse("dump", &text).unwrap();
         assert_eq!(sets.render(), text);
@@ -226,7 +228,8 @@ fn dumps_from_elsewhere() {
     }
 }
 
-/// What `script` prints in a network and mount namespace of its own; none if there is no right to
+/// The output of `script` in its own network and mount namespace; none without the right to create
+/// one.
 /// make one.
 fn in_namespace(script: &str) -> Option<String> {
     let script = format!("set -e; mount -t tmpfs tmpfs /run; ip link set lo up; {script}");
@@ -361,16 +364,18 @@ fn ipsets() -> impl Strategy<Value = IpSets> {
     })
 }
 
-fn service() -> impl Strategy<Value = Service> {
+fn service() -> impl Strategy<Value = VirtualServerId> {
     let protocol = prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp), Just(Protocol::Sctp)];
     prop_oneof![
-        (protocol, any::<SocketAddr>())
-            .prop_map(|(protocol, address)| Service::Address { protocol, address: plain(address) }),
-        (1u32.., families()).prop_map(|(mark, family)| Service::Fwmark { mark, family }),
+        (protocol, any::<SocketAddr>()).prop_map(|(protocol, address)| VirtualServerId::Address {
+            protocol,
+            address: plain(address)
+        }),
+        (1u32.., families()).prop_map(|(mark, family)| VirtualServerId::Fwmark { mark, family }),
     ]
 }
 
-/// An address without a scope, which ipvs does not know.
+/// An address without a scope, which ipvs does not have.
 fn plain(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip(), address.port())
 }
@@ -413,11 +418,11 @@ fn server() -> impl Strategy<Value = VirtualServer> {
     )
 }
 
-fn ipvs() -> impl Strategy<Value = Ipvs> {
+fn ipvs() -> impl Strategy<Value = VirtualServers> {
     vec(server(), 0..5).prop_map(|mut servers| {
         servers.sort_by_key(|server| server.service);
         servers.dedup_by_key(|server| server.service);
-        Ipvs { servers }
+        VirtualServers { servers }
     })
 }
 
@@ -443,11 +448,11 @@ proptest! {
     #[test]
     fn virtual_servers_survive_their_text_and_json(ipvs in ipvs()) {
         let text = ipvs.render();
-        let read = Ipvs::parse("f", &text).unwrap();
+        let read = VirtualServers::parse("f", &text).unwrap();
         prop_assert_eq!(&read, &ipvs);
         prop_assert_eq!(read.render(), text);
         let json = serde_json::to_string(&ipvs).unwrap();
-        prop_assert_eq!(serde_json::from_str::<Ipvs>(&json).unwrap(), ipvs.clone());
+        prop_assert_eq!(serde_json::from_str::<VirtualServers>(&json).unwrap(), ipvs.clone());
         let mut turned = ipvs.clone();
         turned.servers.reverse();
         turned.servers.iter_mut().for_each(|server| server.reals.reverse());

@@ -1,5 +1,5 @@
-//! Deletes entries of connection tracking, each by the kernel's own number for it: an entry that was
-//! made anew meanwhile is kept.
+//! Deletes entries of connection tracking by the kernel's identifier: an entry that was made anew
+//! meanwhile is kept.
 
 use std::net::IpAddr;
 
@@ -8,13 +8,13 @@ use netlink_bindings::consts::NLM_F_ACK;
 use netlink_bindings::traits::{NetlinkRequest, Protocol};
 
 use crate::error::{Error, Kind, Result};
-use crate::node::conntrack::{Conntrack, Entry, UDP};
+use crate::node::conntrack::{ConntrackEntry, ConntrackSocket, UDP};
 
-/// Deletes one entry; false if it is gone already, or was made anew.
+/// Deletes one entry; false if it is gone, or was made anew.
 ///
 /// # Errors
 /// [`Kind::Kernel`] or [`Kind::Permission`], with the entry.
-pub fn delete(conntrack: &mut Conntrack, entry: &Entry) -> Result<bool> {
+pub fn delete(conntrack: &mut ConntrackSocket, entry: &ConntrackEntry) -> Result<bool> {
     let family = if entry.service.is_ipv4() { 2 } else { 10 };
     let mut request =
         Request::new().op_get_do(&Nfgenmsg { nfgen_family: family, ..Nfgenmsg::new() });
@@ -49,8 +49,8 @@ pub fn delete(conntrack: &mut Conntrack, entry: &Entry) -> Result<bool> {
     }
 }
 
-/// The deletion of an entry: a request for it under another number, since the bindings have requests
-/// only.
+/// The deletion of an entry: a get request with another message number, since the bindings have get
+/// requests only.
 struct Delete<'r>(OpGetDo<'r>);
 
 impl NetlinkRequest for Delete<'_> {

@@ -1,4 +1,4 @@
-//! Configuration files, exchanged whole.
+//! Configuration files, replaced as a whole.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Write};
@@ -11,22 +11,22 @@ use rustix::io::Errno;
 use crate::error::{Error, Kind, Result};
 use crate::node::files::{read_target, target};
 
-/// What a file carries besides its bytes, owner and mode: its SELinux label and its access list.
+/// The attributes of a file besides owner and mode: its SELinux label and its access list.
 const ATTRIBUTES: [&str; 2] = ["security.selinux", "system.posix_acl_access"];
 
-/// The largest of these, as the kernel allows.
+/// The kernel's limit of an attribute, in bytes.
 const ATTRIBUTE: usize = 64 << 10;
 
-/// Exchanges the text of a file; `None` stands for no file. The same call with `from` and `to`
-/// exchanged undoes it.
+/// Replaces the text of a file; `None` stands for no file. The same call with `from` and `to`
+/// swapped undoes it.
 ///
-/// The new file is whole or not there at any instant, and on the disk when this returns. It has the
-/// old one's owner, mode, SELinux label and access list; a new file belongs to root and is readable
-/// by all. A file that holds `to` already is left alone. Links are followed and kept.
+/// The replacement is atomic, and synced when this returns. It keeps the old file's owner, mode,
+/// SELinux label and access list; a new file belongs to root and is readable by all. A file that is
+/// `to` already is kept. Links are followed and kept.
 ///
 /// # Errors
-/// [`Kind::LostRace`] if the file is neither `from` nor `to`: someone else wrote it, and nothing is
-/// changed. Else as [`crate::node::files::read`], and what the system reports of writing.
+/// [`Kind::LostRace`] if the file is neither `from` nor `to`: another program wrote it, and nothing
+/// is changed. Else as [`crate::node::files::read`], and the system's error of writing.
 pub fn swap(path: &Path, from: Option<&str>, to: Option<&str>) -> Result<()> {
     let real = target(path)?;
     let now = read_target(path, &real)?;
@@ -46,7 +46,7 @@ pub fn swap(path: &Path, from: Option<&str>, to: Option<&str>) -> Result<()> {
     File::open(folder).and_then(|f| f.sync_all()).map_err(|e| Error::io(folder, &e))
 }
 
-/// As [`swap`], for a file that is read at boot; makes its folder where there is none.
+/// As [`swap`], for a file that is read at boot; creates its folder if it is missing.
 ///
 /// # Errors
 /// As [`swap`].
@@ -57,12 +57,12 @@ pub fn persist(file: &Path, from: Option<&str>, to: Option<&str>) -> Result<()> 
     swap(file, from, to)
 }
 
-/// Puts `text` in place of the file, through a temporary that nobody takes for a configuration
-/// file: kubelet, sysctl and modules-load pass over such names.
+/// Replaces the file by `text`, through a temporary file with a name that kubelet, sysctl and
+/// modules-load ignore.
 fn write(real: &Path, folder: &Path, text: &str) -> Result<()> {
     let name = real.file_name().unwrap_or_default().to_string_lossy();
     let temporary = folder.join(format!(".{name}.proxyshift"));
-    // One that a killed run left is in the way; the folder is not for others to write.
+    // Removes the temporary file of a killed run; only root may write to the folder.
     let _ = fs::remove_file(&temporary);
     let written = fill(real, &temporary, text).and_then(|()| {
         fs::rename(&temporary, real).map_err(|e| match e.kind() {
@@ -121,10 +121,10 @@ fn copy_attributes(new: &File, old: &File, real: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Writes a text into a file that only root may read.
+/// Writes a text to a file that only root may read.
 ///
 /// # Errors
-/// What the system reports of writing.
+/// The system's error of writing.
 pub fn write_private(path: &Path, text: &str) -> Result<()> {
     let io = |e: std::io::Error| Error::io(path, &e);
     let mut options = OpenOptions::new();
@@ -145,7 +145,8 @@ mod tests {
     #[test]
     fn a_file_is_exchanged_with_all_that_it_carries() {
         let dir = tempfile::tempdir().unwrap();
-        let (file, link) = (dir.path().join("config.conf"), dir.path().join("link"));
+        let file = dir.path().join("config.conf");
+        let link = dir.path().join("link");
         fs::write(&file, "old").unwrap();
         symlink("config.conf", &link).unwrap();
         let label = b"system_u:object_r:etc_t:s0\0";

@@ -1,4 +1,4 @@
-//! ipvs virtual servers, one by one: a flush would take those of others along.
+//! ipvs virtual servers, one by one: a flush would remove foreign ones too.
 
 use crate::apply::Kernel;
 use crate::error::{Error, Kind, Result};
@@ -21,7 +21,7 @@ pub(super) fn apply(
     command.run().map(|_| ()).map_err(|e| Error { kind: Kind::Kernel, ..e })
 }
 
-/// What ipvsadm says when kube-proxy has taken a real server, or its virtual server, away first.
+/// Messages of ipvsadm when kube-proxy has removed a real server, or its virtual server, first.
 const GONE: [&str; 3] = ["No such destination", "No such service", "Service not defined"];
 
 pub(super) fn apply_real(
@@ -40,7 +40,7 @@ pub(super) fn apply_real(
     }
     let command = Command::new(kernel.tools.tool(Tool::Ipvsadm)?).args(words.split(' '));
     command.run().map(|_| ()).map_err(|e| {
-        let first = GONE.iter().any(|said| e.cause.contains(said));
+        let first = GONE.iter().any(|message| e.cause.contains(message));
         let kind = if first { Kind::LostRace } else { Kind::Kernel };
         Error { kind, ..e }
     })

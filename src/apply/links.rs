@@ -1,4 +1,4 @@
-//! Network links that a component made for itself, with their addresses.
+//! Network links of a component, with their addresses.
 
 use std::fmt::Write;
 

@@ -1,5 +1,5 @@
-//! Kernel modules: loaded now, and at each boot. A loaded module stays loaded when a run is undone:
-//! someone else may use it by then.
+//! Kernel modules: loaded now, and at each boot. A rollback does not unload a module: another
+//! program may use it by then.
 
 use std::time::Duration;
 
@@ -11,13 +11,14 @@ use crate::state::live_facts::Modules;
 /// The file with the modules that are loaded at boot.
 pub const BOOT_FILE: &str = "/etc/modules-load.d/proxyshift.conf";
 
-/// How long a module may take to load.
+/// The deadline for loading a module.
 const LOADING: Duration = Duration::from_secs(30);
 
-/// Loads the module `name` with `modprobe`; nothing to do where it [`is_loaded`].
+/// Loads the module `name` with `modprobe`, unless it [`is_loaded`].
 ///
 /// # Errors
-/// [`crate::error::Kind::MissingTool`] without modprobe, [`crate::error::Kind::Command`] if there is no such module.
+/// [`crate::error::Kind::MissingTool`] without modprobe, [`crate::error::Kind::Command`] for a
+/// missing module.
 pub fn load(tools: &Tools, name: &str, known: &Modules) -> Result<()> {
     if is_loaded(name, known)? {
         return Ok(());
@@ -31,7 +32,7 @@ pub fn load(tools: &Tools, name: &str, known: &Modules) -> Result<()> {
     })
 }
 
-/// The text of [`BOOT_FILE`]: a module a line.
+/// The text of [`BOOT_FILE`]: one module a line.
 pub fn boot_text<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     let names = names.into_iter().map(|name| format!("{name}\n"));
     format!("# Written by proxyshift for kube-proxy's mode.\n{}", names.collect::<String>())
@@ -51,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn a_module_that_is_nowhere_is_an_error_and_a_built_in_one_is_not() {
+    fn a_missing_module_is_an_error_and_a_built_in_one_is_not() {
         let built_in = BTreeSet::from(["proxyshift_built_in".to_owned()]);
         let known = Modules { built_in, ..Modules::default() };
         let tools = Tools::find();

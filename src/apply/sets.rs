@@ -8,7 +8,7 @@ use crate::node::command::Command;
 use crate::node::tools::Tool;
 use crate::plan::change::{Direction, SetDump};
 
-/// A set may count as in use for a moment after the last rule that names it is gone (weave #3847).
+/// How long a set may count as in use after its last rule is gone (weave #3847).
 const IN_USE_FOR: Duration = Duration::from_secs(3);
 
 pub(super) fn apply(kernel: &Kernel<'_>, direction: Direction, set: &SetDump) -> Result<()> {
@@ -32,7 +32,7 @@ fn destroy(kernel: &Kernel<'_>, name: &str) -> Result<()> {
     }
 }
 
-/// Filled under a temporary name and renamed, so that nobody sees it half full.
+/// Fills the set under a temporary name and renames it, so that it is never visible half full.
 fn add(kernel: &Kernel<'_>, set: &SetDump) -> Result<()> {
     let temporary = format!("proxyshift-{}", std::process::id());
     let mut text = String::new();
@@ -44,8 +44,7 @@ fn add(kernel: &Kernel<'_>, set: &SetDump) -> Result<()> {
     text += &format!("rename {temporary} {}\n", set.name);
     let ipset = kernel.tools.tool(Tool::Ipset)?;
     Command::new(ipset).args(["restore"]).stdin(text).run().map_err(|e| {
-        // What was made under the temporary name must not stay behind; the first error is the one
-        // that tells.
+        // Removes the temporary set. The first error is the one to report.
         let _ = Command::new(ipset).args(["destroy", &temporary]).run();
         Error { kind: Kind::Kernel, ..e }
     })?;

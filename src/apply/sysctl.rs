@@ -10,11 +10,11 @@ use crate::node::sysctls;
 /// The file with the sysctls that are set at boot, after the modules are loaded.
 pub const BOOT_FILE: &str = "/etc/sysctl.d/90-proxyshift.conf";
 
-/// Sets a sysctl, and reads it again.
+/// Sets a sysctl, and reads it back.
 ///
 /// # Errors
-/// [`Kind::Kernel`] if there is no such sysctl, or it does not take the value; [`Kind::Usage`] for
-/// anything but a name.
+/// [`Kind::Kernel`] for a missing sysctl or a refused value; [`Kind::Usage`] for anything but a
+/// name.
 pub fn set(name: &str, value: &str) -> Result<()> {
     let refused = |cause: String| {
         Error::new(Kind::Kernel, format!("sysctl {name} = {value}"), cause)
@@ -30,14 +30,14 @@ pub fn set(name: &str, value: &str) -> Result<()> {
             _ => Error::io(&file, &e),
         })?;
     let now = sysctls::value_of(name)?.unwrap_or_default();
-    // Some are lists, whose words the kernel sets apart in its own way.
+    // Some are lists; the kernel separates their words in its own way.
     if now.split_whitespace().ne(value.split_whitespace()) {
         return Err(refused(format!("the kernel made it {now}")));
     }
     Ok(())
 }
 
-/// The text of [`BOOT_FILE`]: `name = value` a line.
+/// The text of [`BOOT_FILE`]: lines of `name = value`.
 pub fn boot_text(values: &BTreeMap<String, String>) -> String {
     let values = values.iter().map(|(name, value)| format!("{name} = {value}\n"));
     format!("# Written by proxyshift for kube-proxy's mode.\n{}", values.collect::<String>())

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::node::command::Command;
 use crate::node::systemd::{self, UNITS, WANTS};
 
-/// Runs `systemctl` with these words: an action, and the unit at the end.
+/// Runs `systemctl` with an action and, last, the unit.
 ///
 /// # Errors
 /// [`crate::error::Kind::Command`], with the last lines of the unit's log; [`crate::error::Kind::MissingTool`].
@@ -25,7 +25,7 @@ pub fn systemctl(words: &[&str], within: Duration) -> Result<()> {
     })
 }
 
-/// Writes a unit, which nothing starts yet. It is on the disk, whole, when this returns.
+/// Writes a unit, which nothing starts yet. Atomic, and synced when this returns.
 ///
 /// # Errors
 /// When the file cannot be written.
@@ -41,7 +41,7 @@ pub fn enable(unit: &str) -> Result<()> {
     enable_in(Path::new(UNITS), unit)
 }
 
-/// Removes a unit, if it is there.
+/// Removes a unit, if it exists.
 ///
 /// # Errors
 /// When a file cannot be removed.

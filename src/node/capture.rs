@@ -1,7 +1,7 @@
 //! The capture of a node: every file of a node state, read from this namespace.
 //!
-//! Looking changes nothing: each family of netfilter state is asked only when the kernel shows that
-//! it is there ([`super::subsystems`]), and a save that lies is refused by name ([`super::lossy_save`]).
+//! A capture changes nothing. A program is run only when the kernel shows its family of netfilter
+//! state ([`super::subsystems`]), and a lossy save is refused by name ([`super::lossy_save`]).
 
 use std::thread;
 use std::time::Duration;
@@ -9,17 +9,17 @@ use std::time::Duration;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
-use super::command::Output;
+use super::command::CommandOutput;
 use super::nfnetlink::Netfilter;
 use super::tools::{Tool, Tools};
 use super::{config_files, kube_proxy_api, lossy_save::lossy, processes, subsystems, sysctls};
 use crate::error::{Error, Kind, Result};
 use crate::event::{Event, Silent, Sink};
-use crate::state::ipvs::{Ipvs, Limits};
+use crate::state::ipvs::{ConnectionLimits, VirtualServers};
 use crate::state::tools::render_processes;
 use crate::state::{Backend, Family, Files, RulesetId};
 
-/// How long a save may take: with 115,000 lines and a busy writer it starts again and again.
+/// The deadline of a save. With 115,000 lines and a busy writer a save restarts again and again.
 const SAVE_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How much is captured.
@@ -27,26 +27,25 @@ const SAVE_DEADLINE: Duration = Duration::from_secs(30);
 pub enum Extent {
     /// Everything that a snapshot keeps.
     Whole,
-    /// Without counters and versions: they say nothing of what a run has changed, and each is a
-    /// program to start.
+    /// Without counters and versions. No run changes them, and each is a program to start.
     Objects,
 }
 
-/// Captures the whole node, saying nothing; see [`capture_telling`].
+/// Captures the whole node, and drops the notes; see [`capture_reporting`].
 pub fn capture(tools: &Tools) -> Result<Files> {
-    capture_telling(tools, Extent::Whole, &Silent)
+    capture_reporting(tools, Extent::Whole, &Silent)
 }
 
-/// Captures what makes up the state of the node, of the namespaces that we are in. A file is absent
-/// when there is nothing of its kind; a configuration file that is left out (too large, or with a
-/// secret in it) is named in a note.
+/// Captures the state of the node in the current namespaces. An absent file means that nothing of
+/// its kind exists. A note names each configuration file that is not captured: too large, or with a
+/// secret.
 ///
-/// Fails with [`Kind::LossyCapture`] when a save does not tell the truth, [`Kind::MissingTool`] when
-/// the kernel shows something that no installed tool can print, and [`Kind::Command`] when a program
+/// Fails with [`Kind::LossyCapture`] for a save that differs from the kernel, [`Kind::MissingTool`]
+/// when no installed tool can print what the kernel shows, and [`Kind::Command`] when a program
 /// fails.
-pub fn capture_telling(tools: &Tools, extent: Extent, sink: &dyn Sink) -> Result<Files> {
+pub fn capture_reporting(tools: &Tools, extent: Extent, sink: &dyn Sink) -> Result<Files> {
     let mut files = Files::new();
-    // At the same time: both take long on a large node.
+    // In parallel: both take long on a large node.
     let (rules, sets) = thread::scope(|scope| {
         let sets = scope.spawn(|| ipsets(tools));
         (legacy(tools, &mut files).and_then(|()| nft(tools, &mut files)), sets.join())
@@ -57,10 +56,14 @@ pub fn capture_telling(tools: &Tools, extent: Extent, sink: &dyn Sink) -> Result
     ipvs(tools, &mut files)?;
     links(tools, &mut files)?;
     put(&mut files, "sysctl.txt", sysctls::read()?);
-    put(&mut files, "modules.txt", subsystems::read_if_there("/proc/modules")?.unwrap_or_default());
+    put(
+        &mut files,
+        "modules.txt",
+        subsystems::read_if_exists("/proc/modules")?.unwrap_or_default(),
+    );
     let mut processes = processes::find()?;
     let (configuration, notes) = config_files::read(&processes);
-    kube_proxy_api::tell_version(&mut processes, &configuration);
+    kube_proxy_api::fill_in_version(&mut processes, &configuration);
     if !processes.is_empty() {
         put(&mut files, "processes.json", render_processes(&processes)?);
     }
@@ -75,7 +78,7 @@ pub fn capture_telling(tools: &Tools, extent: Extent, sink: &dyn Sink) -> Result
 }
 
 fn counters_and_versions(tools: &Tools, files: &mut Files) -> Result<()> {
-    let conntrack = subsystems::read_if_there("/proc/net/stat/nf_conntrack")?;
+    let conntrack = subsystems::read_if_exists("/proc/net/stat/nf_conntrack")?;
     put(files, "nf_conntrack.stat", conntrack.unwrap_or_default());
     put(files, "tools.txt", tools.tools_txt());
     if files.contains_key("ipvs.save") {
@@ -94,12 +97,12 @@ fn put(files: &mut Files, name: &str, text: String) {
     }
 }
 
-/// Runs a tool that may take as long as a save.
-fn save(tools: &Tools, tool: Tool, args: &[&str]) -> Result<Output> {
+/// Runs a tool with the deadline of a save.
+fn save(tools: &Tools, tool: Tool, args: &[&str]) -> Result<CommandOutput> {
     tools.command(tool)?.args(args).deadline(SAVE_DEADLINE).run()
 }
 
-/// What `ip` is asked for, all at once, with the file for each answer.
+/// The arguments of `ip`, with the file for the output of each.
 const LINKS: [(&str, &str); 3] = [
     ("addr.json", "addr show"),
     ("route.json", "route show table all"),
@@ -117,7 +120,7 @@ fn links(tools: &Tools, files: &mut Files) -> Result<()> {
     Ok(())
 }
 
-/// The JSON documents that follow each other in a text, as they are.
+/// The JSON documents of a text, one after the other, unchanged.
 fn documents(text: &str) -> Result<Vec<&str>> {
     let mut documents = serde_json::Deserializer::from_str(text).into_iter::<IgnoredAny>();
     let (mut found, mut begin) = (Vec::new(), 0);
@@ -134,7 +137,7 @@ fn documents(text: &str) -> Result<Vec<&str>> {
 }
 
 /// Keeps a save, or refuses it.
-fn put_save(files: &mut Files, id: RulesetId, output: Output) -> Result<()> {
+fn put_save(files: &mut Files, id: RulesetId, output: CommandOutput) -> Result<()> {
     let file = id.file();
     if let Some(refused) = lossy(&file, &output.stdout, &output.stderr) {
         return Err(refused);
@@ -143,8 +146,8 @@ fn put_save(files: &mut Files, id: RulesetId, output: Output) -> Result<()> {
     Ok(())
 }
 
-/// The legacy tables. Where the kernel does not list them, each is asked for by name, and a table
-/// that was not there is made.
+/// The legacy tables. Where the kernel does not list them, each is requested by name, and
+/// requesting a missing table creates it.
 fn legacy(tools: &Tools, files: &mut Files) -> Result<()> {
     for family in Family::ALL {
         let id = RulesetId { family, backend: Backend::Legacy };
@@ -158,9 +161,9 @@ fn legacy(tools: &Tools, files: &mut Files) -> Result<()> {
     Ok(())
 }
 
-/// The legacy tables of a family that somebody uses, of all whose code is in the kernel.
-fn legacy_by_name(tools: &Tools, id: RulesetId) -> Result<Output> {
-    let mut whole = Output { stdout: String::new(), stderr: String::new() };
+/// The legacy tables of a family that are in use, of all whose code is in the kernel.
+fn legacy_by_name(tools: &Tools, id: RulesetId) -> Result<CommandOutput> {
+    let mut whole = CommandOutput { stdout: String::new(), stderr: String::new() };
     for table in subsystems::legacy_tables_loaded(id.family) {
         let output = save(tools, Tool::Save(id), &["-c", "-t", &table])?;
         if !untouched(&output.stdout) {
@@ -171,20 +174,19 @@ fn legacy_by_name(tools: &Tools, id: RulesetId) -> Result<Output> {
     Ok(whole)
 }
 
-/// True for the save of a table as the kernel makes it: no rules, and no chain but its own, which
-/// accept.
+/// True for the save of an unused table: no rules, and only built-in chains with the policy ACCEPT.
 fn untouched(save: &str) -> bool {
     let plain = |l: &str| !l.starts_with(':') || l.contains(" ACCEPT [");
     save.lines().all(|l| plain(l) && !l.contains("-A "))
 }
 
 /// A table of nf_tables.
-struct Table {
+struct NftTableName {
     family: String,
     name: String,
 }
 
-impl Table {
+impl NftTableName {
     /// True for a table that `iptables-nft-save`, or `ip6tables-nft-save`, prints.
     fn is_of(&self, family: Family) -> bool {
         self.family == family.nft() && subsystems::XTABLES.contains(&self.name.as_str())
@@ -200,11 +202,11 @@ fn nft(tools: &Tools, files: &mut Files) -> Result<()> {
     if !subsystems::nf_tables() {
         return Ok(());
     }
-    // Asked over netlink: a node whose only nf_tables rules are iptables-nft's needs no `nft`.
-    let tables: Vec<Table> = Netfilter::open()?
+    // Read over netlink: a node whose only nf_tables rules are iptables-nft's needs no `nft`.
+    let tables: Vec<NftTableName> = Netfilter::open()?
         .tables()?
         .into_iter()
-        .map(|t| Table { family: t.family.to_string(), name: t.name })
+        .map(|t| NftTableName { family: t.family.to_string(), name: t.name })
         .collect();
     for family in Family::ALL {
         if tables.iter().any(|t| t.is_of(family)) {
@@ -215,7 +217,7 @@ fn nft(tools: &Tools, files: &mut Files) -> Result<()> {
     let mut native: Vec<Value> = Vec::new();
     for table in tables.iter().filter(|t| t.is_native()) {
         let mut items = native_table(tools, table)?;
-        // Each listing says which nft made it; once is enough.
+        // Each listing repeats nft's version; one is enough.
         items.retain(|item| native.is_empty() || item.get("metainfo").is_none());
         native.append(&mut items);
     }
@@ -225,8 +227,8 @@ fn nft(tools: &Tools, files: &mut Files) -> Result<()> {
     Ok(())
 }
 
-/// The items of one native table; none when it went away meanwhile.
-fn native_table(tools: &Tools, table: &Table) -> Result<Vec<Value>> {
+/// The items of one native table; none if it was deleted meanwhile.
+fn native_table(tools: &Tools, table: &NftTableName) -> Result<Vec<Value>> {
     match save(tools, Tool::Nft, &["-j", "list", "table", &table.family, &table.name]) {
         Ok(output) => json(&output.stdout),
         Err(e) if e.kind == Kind::Command && e.cause.contains("No such file or directory") => {
@@ -249,7 +251,7 @@ fn json(text: &str) -> Result<Vec<Value>> {
     }
 }
 
-/// The sets; without any, nothing.
+/// The sets; empty without any.
 fn ipsets(tools: &Tools) -> Result<String> {
     match subsystems::ip_set() {
         true => Ok(save(tools, Tool::Ipset, &["save"])?.stdout),
@@ -257,7 +259,7 @@ fn ipsets(tools: &Tools) -> Result<String> {
     }
 }
 
-/// Virtual servers; without any, nothing.
+/// Captures virtual servers, if there are any.
 fn ipvs(tools: &Tools, files: &mut Files) -> Result<()> {
     if !subsystems::ip_vs() {
         return Ok(());
@@ -270,14 +272,14 @@ fn ipvs(tools: &Tools, files: &mut Files) -> Result<()> {
     Ok(())
 }
 
-/// The save with the connection limits that `ipvsadm -S` leaves out and `ipvsadm -R` reads.
+/// Adds to the save the connection limits that `ipvsadm -S` omits and `ipvsadm -R` reads.
 fn limited(tools: &Tools, rules: String) -> Result<String> {
     let listed = save(tools, Tool::Ipvsadm, &["-L", "-n", "--thresholds"])?.stdout;
-    let limits = Limits::parse("ipvsadm --thresholds", &listed)?;
+    let limits = ConnectionLimits::parse("ipvsadm --thresholds", &listed)?;
     if limits.is_empty() {
         return Ok(rules);
     }
-    let mut ipvs = Ipvs::parse("ipvs.save", &rules)?;
+    let mut ipvs = VirtualServers::parse("ipvs.save", &rules)?;
     limits.put(&mut ipvs);
     Ok(ipvs.render())
 }
@@ -287,17 +289,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tables_of_iptables_are_told_from_native_ones() {
-        let table = |family: &str, name: &str| Table { family: family.into(), name: name.into() };
+    fn tables_of_iptables_are_distinguished_from_native_ones() {
+        let table =
+            |family: &str, name: &str| NftTableName { family: family.into(), name: name.into() };
         let names = [("ip", "nat"), ("ip6", "nat"), ("inet", "nat"), ("ip", "kube-proxy")];
         let tables = names.map(|(family, name)| table(family, name));
-        let native: Vec<_> = tables.iter().map(Table::is_native).collect();
+        let native: Vec<_> = tables.iter().map(NftTableName::is_native).collect();
         assert_eq!(native, [false, false, true, true]);
         assert!(tables[0].is_of(Family::Ipv4) && !tables[0].is_of(Family::Ipv6));
     }
 
     #[test]
-    fn a_table_as_the_kernel_makes_it_is_told_from_a_used_one() {
+    fn an_unused_table_is_distinguished_from_a_used_one() {
         assert!(untouched("# x\n*raw\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n"));
         for line in [":OUTPUT DROP [0:0]", ":MINE - [0:0]", "[0:0] -A OUTPUT -j ACCEPT"] {
             assert!(!untouched(&format!("*raw\n:OUTPUT ACCEPT [0:0]\n{line}\nCOMMIT\n")), "{line}");

@@ -1,8 +1,8 @@
-//! Running programs: argv, a deadline, and their error text.
+//! Runs programs with a deadline, and captures their error text.
 //!
-//! Never a shell. Children speak the C locale, find their own helpers on the trusted path only,
-//! and have a process group of their own: Ctrl-C does not cut a restore in half, and a child that
-//! passes its deadline is killed together with whatever it started.
+//! Never uses a shell. A child has the C locale, finds its own helpers only on the trusted path,
+//! and leads a process group of its own. So Ctrl-C does not interrupt a restore, and a child that
+//! passes its deadline is killed with its descendants.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -16,16 +16,16 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::error::{Error, Kind, Result};
 
-/// The only directories in which programs are looked for; never the caller's `PATH`.
+/// The only directories in which programs are searched; never the caller's `PATH`.
 pub const TRUSTED_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// How long a program may take unless it is told otherwise.
+/// The default deadline of a program.
 pub const DEADLINE: Duration = Duration::from_secs(10);
 
-/// How much of a program's error text an error repeats.
+/// How many lines of a program's error text an error repeats.
 const ERROR_LINES: usize = 3;
 
-/// One program run: what, with what, and for how long.
+/// One run of a program: its arguments, input and deadline.
 #[derive(Debug, Clone)]
 pub struct Command {
     program: PathBuf,
@@ -35,18 +35,18 @@ pub struct Command {
     deadline: Duration,
 }
 
-/// What a program that succeeded wrote.
+/// The output of a successful program.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Output {
+pub struct CommandOutput {
     /// Its standard output.
     pub stdout: String,
-    /// Its standard error; some programs say here that their output is not the whole truth.
+    /// Its standard error; some programs report here that their output is incomplete.
     pub stderr: String,
 }
 
 impl Command {
-    /// A run of `program` (a path, as [`super::tools::Tools`] gives it) without arguments, with
-    /// nothing to read, and [`DEADLINE`].
+    /// A run of `program` (a path, as [`super::tools::Tools`] finds it) without arguments and
+    /// input, with the deadline [`DEADLINE`].
     pub fn new(program: impl Into<PathBuf>) -> Self {
         Command {
             program: program.into(),
@@ -71,20 +71,21 @@ impl Command {
         self
     }
 
-    /// The text that the program reads; without it, `/dev/null`.
+    /// Sets the standard input; `/dev/null` by default.
     #[must_use]
     pub fn stdin(self, text: impl Into<String>) -> Self {
         self.shared_stdin(Arc::new(text.into()))
     }
 
-    /// As [`Self::stdin`], for a text that is needed again: it may be as large as the node's rules.
+    /// As [`Self::stdin`], for a text that the caller keeps: it may be as large as the node's
+    /// rules.
     #[must_use]
     pub fn shared_stdin(mut self, text: Arc<String>) -> Self {
         self.stdin = Some(text);
         self
     }
 
-    /// How long it may take before it is killed.
+    /// Sets the deadline, after which it is killed.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
@@ -93,19 +94,19 @@ impl Command {
 
     /// Runs it to its end.
     ///
-    /// Fails with [`Kind::Command`] when it cannot be started, passes its deadline, exits with
-    /// another status than 0, or writes something that is not UTF-8.
-    pub fn run(&self) -> Result<Output> {
+    /// Fails with [`Kind::Command`] when it cannot be started, passes its deadline, exits with a
+    /// status other than 0, or writes something other than UTF-8.
+    pub fn run(&self) -> Result<CommandOutput> {
         let handle = self.start().map_err(|e| self.error(e))?;
         let done = handle.wait_timeout(self.deadline).map_err(|e| self.error(e))?.is_some();
         if !done {
             kill_group(&handle.pids());
-            // Reaps it. Not for ever: a child that left its group may still hold the pipes.
+            // Reaps it, with a limit: a child that left its group may still hold the pipes.
             let _ = handle.wait_timeout(Duration::from_secs(1));
             let cause = format!("did not finish within {:?}, and was killed", self.deadline);
             return Err(self.error(cause));
         }
-        // Done, so this does not wait; and the output, which may be large, is not copied.
+        // It has ended, so this does not wait; the output, which may be large, is not copied.
         let output = handle.into_output().map_err(|e| self.error(e))?;
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         if !output.status.success() {
@@ -113,15 +114,15 @@ impl Command {
         }
         let stdout = String::from_utf8(output.stdout)
             .map_err(|e| self.error(format!("its output is not UTF-8: {e}")))?;
-        Ok(Output { stdout, stderr })
+        Ok(CommandOutput { stdout, stderr })
     }
 
-    /// Starts it, and a thread that writes what it reads.
+    /// Starts it, and a thread that writes its input.
     fn start(&self) -> io::Result<duct::Handle> {
         let Some(text) = self.stdin.clone() else { return self.expression().stdin_null().start() };
         let (reader, mut writer) = io::pipe()?;
         let handle = self.expression().stdin_file(reader).start()?;
-        // A program that does not read to the end closes its input; its status tells.
+        // A program that stops reading closes its input; its status reports the failure.
         thread::spawn(move || writer.write_all(text.as_bytes()));
         Ok(handle)
     }
@@ -150,8 +151,8 @@ impl std::fmt::Display for Command {
     }
 }
 
-/// A child as each of ours is: with an environment of our own, and out of reach of a terminal's
-/// signals, which are ours to act on. Its status is not looked at yet.
+/// Starts a child with a clean environment, out of reach of a terminal's signals, which this
+/// process handles. Its status is not checked.
 pub fn child(
     program: &Path,
     args: impl IntoIterator<Item = impl Into<OsString>>,
@@ -171,17 +172,17 @@ pub fn child(
 fn failure(status: &str, stderr: &str) -> String {
     let lines: Vec<_> =
         stderr.lines().map(str::trim).filter(|l| !l.is_empty()).take(ERROR_LINES).collect();
-    match lines.is_empty() {
-        true => status.to_owned(),
-        false => format!("{status}: {}", lines.join("; ")),
+    if lines.is_empty() {
+        return status.to_owned();
     }
+    format!("{status}: {}", lines.join("; "))
 }
 
 /// Kills the process groups that the children lead.
 fn kill_group(leaders: &[u32]) {
     for leader in leaders {
         let group = i32::try_from(*leader).ok().and_then(Pid::from_raw);
-        // A group that is gone meanwhile needs no killing.
+        // A group that is gone needs no killing.
         let _: Option<io::Result<()>> =
             group.map(|g| kill_process_group(g, Signal::KILL).map_err(Into::into));
     }
@@ -200,7 +201,7 @@ mod tests {
     #[test]
     fn gives_output_and_error_text() {
         let out = sh("cat; echo warned >&2").stdin("text").run().unwrap();
-        assert_eq!(out, Output { stdout: "text".into(), stderr: "warned\n".into() });
+        assert_eq!(out, CommandOutput { stdout: "text".into(), stderr: "warned\n".into() });
     }
 
     #[test]
@@ -223,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_is_not_there_is_an_error() {
+    fn a_missing_program_is_an_error() {
         let e = Command::new("/no/such/program").run().unwrap_err();
         assert_eq!((e.kind, e.object.as_str()), (Kind::Command, "/no/such/program"));
     }

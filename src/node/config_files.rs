@@ -1,4 +1,4 @@
-//! Configuration files of the components: text below a size, and never a secret.
+//! Configuration files of the components: text of limited size, and never a secret.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -16,14 +16,14 @@ use crate::state::tools::Process;
 /// The largest file that is captured, in bytes.
 const LIMIT: u64 = 1 << 20;
 
-/// Files that are captured where they are there.
+/// Files that are captured if they exist.
 const FILES: &[&str] = &[
     "/run/flannel/subnet.env",
     "/etc/docker/daemon.json",
     "/etc/sysconfig/iptables",
     "/etc/sysconfig/ip6tables",
     "/etc/nftables.conf",
-    // The configuration of other writers of rules
+    // The configuration of other writers of rules.
     "/etc/firewalld/firewalld.conf",
     "/etc/ufw/ufw.conf",
     "/etc/ferm/ferm.conf",
@@ -31,14 +31,14 @@ const FILES: &[&str] = &[
     "/etc/resolv.conf",
 ];
 
-/// Directories, with how the names of the files in them begin.
+/// Directories, and the prefix of the names of their files.
 const DIRECTORIES: &[(&str, &str)] = &[("/etc/cni/net.d", ""), ("/etc/iptables", "rules.")];
 
-/// Programs with the flags that name their configuration, a file in their own root.
+/// Programs, and the flags that name their configuration, a file in their own root.
 const CONFIG_FLAGS: &[(&str, &[&str])] =
     &[("kube-proxy", &["--config"]), ("node-cache", &["-conf", "--conf"])];
 
-/// How many symbolic links a path may lead through, as in the kernel.
+/// The limit of symbolic links in a path, as in the kernel.
 const LINKS: usize = 40;
 
 /// The configuration of this node, of its kube-proxy and of its nodelocaldns, and a note for each
@@ -67,8 +67,8 @@ pub fn read(processes: &[Process]) -> (Files, Vec<String>) {
     read
 }
 
-/// Adds the file at `path` below `root`, or a note why it is not captured. A missing file adds
-/// neither.
+/// Adds the file at `path` below `root`, or a note with the reason. Adds nothing for a missing
+/// file.
 fn add(root: &Path, path: &str, (files, notes): &mut (Files, Vec<String>)) {
     match text(root, path) {
         Ok(Some(text)) => {
@@ -79,7 +79,7 @@ fn add(root: &Path, path: &str, (files, notes): &mut (Files, Vec<String>)) {
     }
 }
 
-/// The names of the regular files, or links, in a directory, in order.
+/// The names of the regular files and links in a directory, sorted.
 fn names(directory: &str) -> Vec<String> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let mut names: Vec<_> = entries
@@ -90,7 +90,7 @@ fn names(directory: &str) -> Vec<String> {
     names
 }
 
-/// A file's text, none if there is no such file, or why it must not be captured.
+/// A file's text; none if the file is missing; or why it must not be captured.
 fn text(root: &Path, path: &str) -> Result<Option<String>, String> {
     let absolute =
         path.starts_with('/') && !Path::new(path).components().any(|c| c == Component::ParentDir);
@@ -111,9 +111,9 @@ fn text(root: &Path, path: &str) -> Result<Option<String>, String> {
     secret(&text).map_or(Ok(Some(text)), |what| Err(format!("it holds {what}")))
 }
 
-/// At most one byte more than the limit of a regular file.
+/// Reads a regular file, up to one byte above the limit.
 fn bytes(path: &Path) -> io::Result<Vec<u8>> {
-    // A pipe would keep us waiting, a device would never end.
+    // Reading a pipe would block, and a device would never end.
     if !fs::symlink_metadata(path)?.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }
@@ -122,8 +122,8 @@ fn bytes(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Where `path` leads below `root`. An absolute link in a container means the container's root,
-/// where the kernel would follow it into the host's (`openat2` would help, but from 5.6 only).
+/// Resolves `path` below `root`. An absolute link in a container means the container's root, but
+/// the kernel would follow it into the host's (`openat2` would help, but from 5.6 only).
 pub(super) fn resolve(root: &Path, path: &str) -> io::Result<PathBuf> {
     let parts = |path: &Path| -> Vec<OsString> {
         path.components().map(|c| c.as_os_str().to_owned()).filter(|c| c != "/").collect()
@@ -154,7 +154,8 @@ pub(super) fn resolve(root: &Path, path: &str) -> io::Result<PathBuf> {
     Ok(root.join(done))
 }
 
-/// What secret a text holds, if any: a private key, a kubeconfig, or a value named as one.
+/// The kind of secret that a text holds, if any: a private key, a kubeconfig, or a value whose name
+/// is a secret's.
 fn secret(text: &str) -> Option<&'static str> {
     static KUBECONFIG: LazyLock<Regex> =
         LazyLock::new(|| constant(r#"(?m)["']?kind["']?\s*:\s*["']?Config["']?\s*(,|\}|#|$)"#));
@@ -173,9 +174,9 @@ fn secret(text: &str) -> Option<&'static str> {
     }
 }
 
-/// A pattern that is part of the program.
+/// Compiles a constant pattern.
 fn constant(pattern: &str) -> Regex {
-    // Each is compiled by the tests below.
+    // The tests below compile each.
     Regex::new(pattern).expect("a valid pattern")
 }
 
@@ -204,7 +205,8 @@ mod tests {
         ] {
             let args = format!("/{name} {flag}").split(' ').map(str::to_owned).collect();
             let pid = std::process::id();
-            let (version, version_source) = (None, None);
+            let version = None;
+            let version_source = None;
             let process = Process { pid, name: name.into(), args, version, version_source };
             let (files, notes) = read(&[process]);
             assert_eq!(files.contains_key(&format!("files{path}")), captured, "{name} {notes:?}");
@@ -245,11 +247,11 @@ mod tests {
 
     #[test]
     fn files_of_every_captured_node_are_let_through() {
-        fn check(directory: &Path, seen: &mut usize) {
+        fn check(directory: &Path, count: &mut usize) {
             for entry in fs::read_dir(directory).unwrap() {
                 let path = entry.unwrap().path();
                 if path.is_dir() {
-                    check(&path, seen);
+                    check(&path, count);
                 } else if path.components().any(|c| c.as_os_str() == "files") {
                     assert_eq!(
                         secret(&fs::read_to_string(&path).unwrap()),
@@ -257,17 +259,17 @@ mod tests {
                         "{}",
                         path.display()
                     );
-                    *seen += 1;
+                    *count += 1;
                 }
             }
         }
-        let mut seen = 0;
-        check(Path::new("snapshots"), &mut seen);
-        assert!(seen > 10);
+        let mut count = 0;
+        check(Path::new("snapshots"), &mut count);
+        assert!(count > 10);
     }
 
     #[test]
-    fn an_absolute_link_stays_below_the_root() {
+    fn an_absolute_link_is_resolved_below_the_root() {
         let root = tempfile::tempdir().unwrap();
         let at = |path: &str| root.path().join(path);
         fs::create_dir_all(at("etc/..data")).unwrap();

@@ -1,7 +1,7 @@
-//! Stale UDP entries of connection tracking: as long as a client keeps sending to a service, it is
-//! sent to the backend of its entry, even one that is gone.
+//! Stale UDP entries of connection tracking. While a client keeps sending to a service, its packets
+//! go to the backend of its entry, even to a removed one.
 //!
-//! Over netlink, so that no `conntrack` program is needed.
+//! Over netlink, so no `conntrack` program is needed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -16,54 +16,56 @@ use super::nfnetlink::socket::Socket;
 use crate::error::Result;
 
 /// The UDP services, by address and port, each with its backends.
-pub type Services = BTreeMap<SocketAddr, BTreeSet<SocketAddr>>;
+pub type UdpServices = BTreeMap<SocketAddr, BTreeSet<SocketAddr>>;
 
 /// IPPROTO_UDP.
 pub(crate) const UDP: u8 = 17;
 
 /// An entry of a UDP flow to a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Entry {
-    /// Who sends.
+pub struct ConntrackEntry {
+    /// The sender.
     pub client: SocketAddr,
-    /// Where to: the address of a service.
+    /// The destination: the address of a service.
     pub service: SocketAddr,
-    /// Who is to answer: the backend that was chosen, or the service itself where none was.
+    /// The address that is to answer: the chosen backend, or the service itself without one.
     pub backend: SocketAddr,
-    /// The kernel's number for the entry.
+    /// The kernel's identifier of the entry.
     pub id: u32,
-    /// Its conntrack zone; 0 unless rules say otherwise.
+    /// Its conntrack zone; 0 by default.
     pub zone: u16,
 }
 
-impl fmt::Display for Entry {
-    /// For sentences: `udp 10.0.0.1:4000 → 10.96.0.10:53, answered by 10.244.0.5:53`.
+impl fmt::Display for ConntrackEntry {
+    /// In sentences: `udp 10.0.0.1:4000 → 10.96.0.10:53, answered by 10.244.0.5:53`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "udp {} → {}, answered by {}", self.client, self.service, self.backend)
     }
 }
 
-impl Entry {
-    /// True if it leads to a service of `services`, but to none of that service's backends.
-    pub fn is_stale(&self, services: &Services) -> bool {
+impl ConntrackEntry {
+    /// True if its destination is a service of `services`, but its backend is none of that
+    /// service's.
+    pub fn is_stale(&self, services: &UdpServices) -> bool {
         services.get(&self.service).is_some_and(|backends| !backends.contains(&self.backend))
     }
 }
 
-/// A connection to this network namespace's connection tracking. Opening it, and asking, may load
-/// the kernel's `nf_conntrack_netlink`.
+/// A connection to this network namespace's connection tracking. Opening it, and a request, may
+/// load the kernel's `nf_conntrack_netlink`.
 #[derive(Debug)]
-pub struct Conntrack {
+pub struct ConntrackSocket {
     socket: Socket,
 }
 
-impl Conntrack {
+impl ConntrackSocket {
     /// Connects.
     ///
     /// # Errors
-    /// [`crate::error::Kind::Permission`] without the right to, [`crate::error::Kind::Kernel`] without netfilter netlink.
-    pub fn open() -> Result<Conntrack> {
-        Ok(Conntrack { socket: Socket::open()? })
+    /// [`crate::error::Kind::Permission`] without the right, [`crate::error::Kind::Kernel`] without
+    /// netfilter netlink.
+    pub fn open() -> Result<ConntrackSocket> {
+        Ok(ConntrackSocket { socket: Socket::open()? })
     }
 
     /// The stale entries of `services`, IPv4 and IPv6.
@@ -71,10 +73,10 @@ impl Conntrack {
     /// # Errors
     /// [`crate::error::Kind::Kernel`] if this kernel does not list its entries, [`crate::error::Kind::Permission`] without
     /// CAP_NET_ADMIN.
-    pub fn stale(&mut self, services: &Services) -> Result<Vec<Entry>> {
+    pub fn stale(&mut self, services: &UdpServices) -> Result<Vec<ConntrackEntry>> {
         let mut found = Vec::new();
         let request = Request::new().op_get_dump(&Nfgenmsg::new());
-        self.socket.ask(&request, "conntrack entries", |(_, entry)| {
+        self.socket.request(&request, "conntrack entries", |(_, entry)| {
             let original = entry.get_tuple_orig()?;
             if original.get_tuple_proto()?.get_proto_num()? != UDP {
                 return Ok(());
@@ -83,7 +85,7 @@ impl Conntrack {
             let (backend, _) = ends(&entry.get_tuple_reply()?)?;
             // An entry without a zone is in zone 0.
             let zone = entry.get_zone().unwrap_or(0);
-            let entry = Entry { client, service, backend, id: entry.get_id()?, zone };
+            let entry = ConntrackEntry { client, service, backend, id: entry.get_id()?, zone };
             if entry.is_stale(services) {
                 found.push(entry);
             }
@@ -97,7 +99,7 @@ impl Conntrack {
     /// # Errors
     /// [`crate::error::Kind::Kernel`] or [`crate::error::Kind::Permission`], with `object`.
     pub(crate) fn request<R: NetlinkRequest>(&mut self, request: &R, object: &str) -> Result<()> {
-        self.socket.ask(request, object, |_| Ok(())).map(drop)
+        self.socket.request(request, object, |_| Ok(())).map(drop)
     }
 }
 
@@ -105,7 +107,8 @@ impl Conntrack {
 fn ends(
     tuple: &IterableTupleAttrs<'_>,
 ) -> std::result::Result<(SocketAddr, SocketAddr), ErrorContext> {
-    let (ip, ports) = (tuple.get_tuple_ip()?, tuple.get_tuple_proto()?);
+    let ip = tuple.get_tuple_ip()?;
+    let ports = tuple.get_tuple_proto()?;
     let source =
         ip.get_ip_v4_src().map(IpAddr::from).or_else(|_| ip.get_ip_v6_src().map(IpAddr::from))?;
     let destination =
@@ -123,7 +126,7 @@ mod tests {
     #[test]
     fn stale_is_what_leads_to_no_backend_of_its_service() {
         let at = |text: &str| text.parse::<SocketAddr>().unwrap();
-        let entry = |service, backend| Entry {
+        let entry = |service, backend| ConntrackEntry {
             client: at("10.0.0.1:4000"),
             service: at(service),
             backend: at(backend),
@@ -131,7 +134,7 @@ mod tests {
             zone: 0,
         };
         let backends = BTreeSet::from([at("10.244.0.5:53"), at("10.244.0.6:53")]);
-        let services = Services::from([
+        let services = UdpServices::from([
             (at("10.96.0.10:53"), backends),
             (at("10.96.0.11:53"), BTreeSet::new()),
         ]);

@@ -1,4 +1,4 @@
-//! Configuration files, read whole.
+//! Configuration files, read as a whole.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
@@ -14,16 +14,16 @@ const LIMIT: u64 = 1 << 20;
 /// The text of a file; none if there is no such file.
 ///
 /// # Errors
-/// [`Kind::Parse`] for anything but a regular file of at most 1 MiB in UTF-8, and for links that lead
-/// nowhere; else what the system reports.
+/// [`Kind::Parse`] for a file that is not regular, larger than 1 MiB or not in UTF-8, and for links
+/// without a target; else the system's error.
 pub fn read(path: &Path) -> Result<Option<String>> {
     read_target(path, &target(path)?)
 }
 
-/// The file that `path` leads to by its links, whether or not it exists.
+/// The target of the links of `path`, whether or not it exists.
 ///
 /// # Errors
-/// [`Kind::Parse`] for links that lead nowhere or in a circle.
+/// [`Kind::Parse`] for links without a target or in a circle.
 pub(crate) fn target(path: &Path) -> Result<PathBuf> {
     let refused = |cause: String| Error::new(Kind::Parse, path.display().to_string(), cause);
     match fs::canonicalize(path) {
@@ -47,7 +47,7 @@ pub(crate) fn read_target(path: &Path, target: &Path) -> Result<Option<String>> 
     let refused = |cause: String| Error::new(Kind::Parse, path.display().to_string(), cause);
     match fs::symlink_metadata(target) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-        // A pipe would keep us waiting.
+        // Reading a pipe would block.
         Ok(meta) if !meta.is_file() => return Err(refused("not a regular file".into())),
         meta => meta.map_err(|e| Error::io(path, &e))?,
     };

@@ -1,5 +1,4 @@
-//! What kube-proxy answers where it serves its metrics: in which mode it runs, and of which version it
-//! is.
+//! kube-proxy's metrics server: its mode and its version.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -13,20 +12,20 @@ use crate::state::kube_proxy::{CommandLine, Instances, KubeProxyConfig};
 use crate::state::tools::Process;
 use crate::state::{Files, NodeState};
 
-/// How long to wait for the whole answer.
+/// The deadline of the whole answer.
 const DEADLINE: Duration = Duration::from_secs(2);
 
-/// The longest answer that is a mode, in bytes.
+/// The largest answer with a mode, in bytes.
 const MODE: u64 = 64;
 
-/// Metrics are longer: those of a kube-proxy with 5,000 services are some hundred kilobytes.
+/// The largest metrics, in bytes: those of a kube-proxy with 5,000 services are some hundred KiB.
 const METRICS: u64 = 16 << 20;
 
-/// The metric that tells the version, in its labels.
+/// The metric with the version in its labels.
 const BUILD: &str = "kubernetes_build_info{";
 
-/// In which mode the kube-proxy of this namespace says that it runs, if one is in `state`; none if it
-/// does not answer.
+/// The mode that the kube-proxy of this namespace reports, if `state` has one; none without an
+/// answer.
 pub fn mode(state: &NodeState) -> Option<String> {
     let address = address(state.processes.as_deref()?, &state.files)?;
     let text = get(address, "proxyMode", MODE)?;
@@ -34,29 +33,29 @@ pub fn mode(state: &NodeState) -> Option<String> {
     (!mode.is_empty()).then(|| mode.to_owned())
 }
 
-/// Gives the kube-proxy among `processes` the version that it tells itself, if it has none yet, as in a
-/// container: nobody runs its program to ask. `files` has its configuration.
-pub(super) fn tell_version(processes: &mut [Process], files: &Files) {
+/// Fills in the version that the kube-proxy among `processes` reports, if it is unknown, as in a
+/// container, whose program is not run. `files` has its configuration.
+pub(super) fn fill_in_version(processes: &mut [Process], files: &Files) {
     let address = address(processes, files);
     let pid = Instances::of(processes).one().map(|p| p.pid);
     let process = processes.iter_mut().find(|p| Some(p.pid) == pid && p.version.is_none());
     let (Some(address), Some(process)) = (address, process) else { return };
     let start = process_start(process.pid);
-    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
-    let known = told.get(&(process.pid, start)).cloned();
+    let mut cached = VERSIONS.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = cached.get(&(process.pid, start)).cloned();
     let version = known.or_else(|| version(&get(address, "metrics", METRICS)?));
     if let Some(version) = version {
-        told.insert((process.pid, start), version.clone());
+        cached.insert((process.pid, start), version.clone());
         process.version_source = Some(format!("http://{address}/metrics"));
         process.version = Some(version);
     }
 }
 
-/// The versions told, by process: one is asked once.
-static TOLD: Mutex<BTreeMap<(u32, Option<u64>), String>> = Mutex::new(BTreeMap::new());
+/// The reported versions, by process. Each process is probed once.
+static VERSIONS: Mutex<BTreeMap<(u32, Option<u64>), String>> = Mutex::new(BTreeMap::new());
 
-/// The version in kube-proxy's metrics; up to 1.18 its label was `gitVersion`
-/// (<https://github.com/kubernetes/kubernetes/pull/91805>). One built by hand may tell of a `v0.0.0`.
+/// The version in kube-proxy's metrics. Up to 1.18 its label was `gitVersion`
+/// (<https://github.com/kubernetes/kubernetes/pull/91805>). A custom build may report `v0.0.0`.
 fn version(metrics: &str) -> Option<String> {
     let labels = metrics.lines().find_map(|line| line.strip_prefix(BUILD))?;
     let value = |label: &str| labels.split_once(label)?.1.split('"').next();
@@ -65,9 +64,9 @@ fn version(metrics: &str) -> Option<String> {
     version.strip_prefix('v').is_some_and(is_release).then(|| version.to_owned())
 }
 
-/// What is served at `path`, of `limit` bytes at most.
+/// The answer to `GET path`, of at most `limit` bytes.
 fn get(address: SocketAddr, path: &str, limit: u64) -> Option<String> {
-    // An answer must come from this node: no proxy of the environment, and no redirection.
+    // The answer must come from this node: no proxy of the environment, and no redirection.
     let agent: Agent = Agent::config_builder()
         .timeout_global(Some(DEADLINE))
         .proxy(None)
@@ -81,15 +80,15 @@ fn get(address: SocketAddr, path: &str, limit: u64) -> Option<String> {
     answer.body_mut().with_config().limit(limit).read_to_string().ok()
 }
 
-/// Where the kube-proxy among `processes` answers; none if there is none, or more than one. `files` has
-/// its configuration.
+/// The address at which the kube-proxy among `processes` answers; none without exactly one. `files`
+/// has its configuration.
 fn address(processes: &[Process], files: &Files) -> Option<SocketAddr> {
     let process = Instances::of(processes).one()?;
     let line = CommandLine::parse(&process.args).ok()?;
     let text = |path: &str| files.get(&format!("files{path}"));
     let config = line.config.as_deref();
     let config = config.and_then(|path| KubeProxyConfig::parse(path, text(path)?).ok());
-    // With a file that is not at hand, the default is worth a try.
+    // Without the file, the default is worth a try.
     let mut address = line.settings(config.as_ref()).unwrap_or_default().metrics_address()?;
     if address.ip().is_unspecified() {
         address.set_ip(match address.ip() {
@@ -120,17 +119,17 @@ mod tests {
         NodeState { processes: Some(vec![process]), ..NodeState::default() }
     }
 
-    /// A server that gives each client who asks for `path` the same answer.
+    /// A server that answers each request for `path` alike.
     fn serve(path: &'static str, answer: String) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();
-                let mut asked = [0; 1024];
-                let length = stream.read(&mut asked).unwrap();
-                let asked = String::from_utf8_lossy(&asked[..length]);
-                assert!(asked.starts_with(&format!("GET /{path} HTTP/1.1\r\n")), "{asked}");
+                let mut request = [0; 1024];
+                let length = stream.read(&mut request).unwrap();
+                let request = String::from_utf8_lossy(&request[..length]);
+                assert!(request.starts_with(&format!("GET /{path} HTTP/1.1\r\n")), "{request}");
                 stream.write_all(answer.as_bytes()).unwrap();
             }
         });
@@ -166,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_version_is_asked_for_where_none_is_known_and_only_once() {
+    fn an_unknown_version_is_probed_once() {
         let metrics = "# TYPE kubernetes_build_info gauge\n\
             kubernetes_build_info{build_date=\"x\",git_version=\"v1.30.5\",go_version=\"go1\"} 1\n";
         let answer =
@@ -180,20 +179,20 @@ mod tests {
             version: version.map(str::to_owned),
             version_source: None,
         };
-        let mut asked = [process(u32::MAX, None)];
-        tell_version(&mut asked, &Files::new());
-        assert_eq!(asked[0].version.as_deref(), Some("v1.30.5"));
-        assert_eq!(asked[0].version_source, Some(format!("http://{at}/metrics")));
+        let mut probed = [process(u32::MAX, None)];
+        fill_in_version(&mut probed, &Files::new());
+        assert_eq!(probed[0].version.as_deref(), Some("v1.30.5"));
+        assert_eq!(probed[0].version_source, Some(format!("http://{at}/metrics")));
         let mut known = [process(u32::MAX - 1, Some("v1.2.3"))];
-        tell_version(&mut known, &Files::new());
+        fill_in_version(&mut known, &Files::new());
         assert_eq!(
             (known[0].version.as_deref(), &known[0].version_source),
             (Some("v1.2.3"), &None)
         );
         let mut again = [process(u32::MAX, None)];
         again[0].args[1] = "--metrics-bind-address=127.0.0.1:1".into();
-        tell_version(&mut again, &Files::new());
-        assert_eq!(again[0].version, asked[0].version);
+        fill_in_version(&mut again, &Files::new());
+        assert_eq!(again[0].version, probed[0].version);
     }
 
     #[test]
@@ -217,7 +216,7 @@ mod tests {
         let again = two.processes.as_ref().unwrap()[0].clone();
         two.processes.as_mut().unwrap().push(again);
         assert_eq!(address(&two), None);
-        // A clean-up answers nothing, and is not asked.
+        // A kube-proxy that only cleans up has no metrics, and is not probed.
         two.processes.as_mut().unwrap()[1].args.push("--cleanup".into());
         assert_eq!(address(&two), address(&state("--v=2")));
         assert_eq!(address(&NodeState::default()), None);

@@ -1,4 +1,4 @@
-//! Asks the live node what no file says. Nothing is changed, and no module is loaded.
+//! Probes the live node for facts that no file has. Changes nothing, and loads no module.
 
 mod kube_proxy;
 mod lock;
@@ -13,10 +13,10 @@ use super::kube_proxy_api;
 use crate::state::NodeState;
 use crate::state::live_facts::LiveFacts;
 
-/// Asks what can be asked; `store` is the store's directory, there or not.
+/// Probes every live fact; `store` is the store's directory, which may be missing.
 pub fn probe(state: &NodeState, store: Option<&Path>) -> LiveFacts {
     let (lock_wait, lock_holder) = lock::wait();
-    let kube_proxy = kube_proxy::look(state);
+    let kube_proxy = kube_proxy::observe_root(state);
     LiveFacts {
         pod_addresses: pods::addresses(),
         proxy_mode: kube_proxy_api::mode(state),
@@ -32,13 +32,14 @@ pub fn probe(state: &NodeState, store: Option<&Path>) -> LiveFacts {
     }
 }
 
-/// True for root that may change the network and mount; root in a container often may not.
+/// True for root with the rights to change the network and to mount; root in a container often
+/// lacks them.
 fn privileged() -> bool {
     const NET_ADMIN: u64 = 1 << 12;
     const SYS_ADMIN: u64 = 1 << 21;
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status.lines().find_map(|l| l.strip_prefix("CapEff:"));
-    let held = effective.and_then(|c| u64::from_str_radix(c.trim(), 16).ok()).unwrap_or(0);
+    let capabilities = effective.and_then(|c| u64::from_str_radix(c.trim(), 16).ok()).unwrap_or(0);
     let wanted = NET_ADMIN | SYS_ADMIN;
-    rustix::process::geteuid().is_root() && held & wanted == wanted
+    rustix::process::geteuid().is_root() && capabilities & wanted == wanted
 }

@@ -1,4 +1,4 @@
-//! Locks that say who holds them.
+//! Locks that name their holder.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -13,20 +13,20 @@ use crate::clock;
 use crate::error::{Error, Kind, Result};
 use crate::runtime::Netns;
 
-/// Where node locks are, whatever the store.
+/// The directory of node locks, whatever the store.
 pub const LOCK_DIR: &str = "/run/proxyshift";
 
 /// The lock that iptables, kube-proxy and the CNI plugins share.
 pub const XTABLES_LOCK: &str = "/run/xtables.lock";
 
-/// Who holds a node's lock.
+/// The holder of a node's lock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
     /// Its process.
     pub pid: u32,
-    /// What it is doing: the verb of the command line.
+    /// The verb of its command line.
     pub verb: String,
-    /// Since when: `2026-11-21T20:15:02Z`.
+    /// When it took the lock: `2026-11-21T20:15:02Z`.
     pub since: String,
 }
 
@@ -37,8 +37,8 @@ pub struct NodeLock {
 }
 
 impl NodeLock {
-    /// Takes the lock of this network namespace in `dir` ([`LOCK_DIR`] but in tests), waiting up
-    /// to `wait` for it.
+    /// Takes the lock of this network namespace in `dir` ([`LOCK_DIR`] but in tests). Waits up to
+    /// `wait` for it.
     ///
     /// # Errors
     /// [`Kind::Lock`], naming the holder.
@@ -46,8 +46,8 @@ impl NodeLock {
         NodeLock::named(dir, &format!("{}.lock", Netns::current()?.inode), verb, wait)
     }
 
-    /// Takes the lock of the one guard of this network namespace, which keeps nobody else from
-    /// changing it; without waiting.
+    /// Takes the lock of this network namespace's only guard, without waiting. Others may change
+    /// the namespace meanwhile.
     ///
     /// # Errors
     /// [`Kind::Lock`], naming the holder.
@@ -70,11 +70,11 @@ impl NodeLock {
                 Err(TryLockError::Error(e)) => Err(e),
             })?;
         let Some(file) = file else {
-            return Err(held(&path));
+            return Err(lock_error(&path));
         };
         let holder = Holder { pid: std::process::id(), verb: verb.into(), since: clock::now() };
         let json = serde_json::to_vec(&holder).unwrap_or_default();
-        // Who holds it is a courtesy: without room for it the lock is held all the same.
+        // The holder's name is optional: without room for it the lock is held all the same.
         let _ = file.set_len(0).and_then(|()| (&file).write_all(&json));
         Ok(NodeLock { file })
     }
@@ -86,12 +86,12 @@ impl Drop for NodeLock {
     }
 }
 
-/// Who holds the node's lock at `path` as it says itself; nobody, if it says nothing.
+/// The holder that the lock file at `path` names; none if it is empty.
 fn holder(path: &Path) -> Option<Holder> {
     serde_json::from_str(&fs::read_to_string(path).ok()?).ok()
 }
 
-fn held(path: &Path) -> Error {
+fn lock_error(path: &Path) -> Error {
     let who = holder(path).map_or("another proxyshift holds it".into(), |h| {
         format!("held by `proxyshift {}`, pid {}, since {}", h.verb, h.pid, h.since)
     });
@@ -106,8 +106,8 @@ pub struct XtablesLock {
 }
 
 impl XtablesLock {
-    /// Takes the lock at `path` ([`XTABLES_LOCK`] but in tests), waiting up to `wait` for it. The
-    /// file is made if missing, never replaced: others hold the one that is there.
+    /// Takes the lock at `path` ([`XTABLES_LOCK`] but in tests). Waits up to `wait` for it. A
+    /// missing file is created, and never replaced: others lock the existing file.
     ///
     /// # Errors
     /// [`Kind::Lock`], naming the holder where /proc/locks knows it.
@@ -138,9 +138,8 @@ impl XtablesLock {
     }
 }
 
-/// Opens the file at `path` and tries for its lock until it is held or `wait` is over (`None`). A
-/// file that was removed or replaced meanwhile is locked for nobody else to see: the one that is
-/// there now is opened.
+/// Opens the file at `path` and tries to lock it until `wait` is over (`None`). A file that was
+/// removed or replaced meanwhile is useless to lock: the new one is opened.
 fn wait_for(
     path: &Path,
     wait: Duration,
@@ -179,8 +178,8 @@ fn open(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// The process that holds an flock(2) on the file, from the text of /proc/locks:
-/// `1: FLOCK  ADVISORY  WRITE 1234 00:1a:5678 0 EOF`; a `->` marks one that waits.
+/// The process that holds an flock(2) on the file, from the text of /proc/locks: `1: FLOCK
+/// ADVISORY  WRITE 1234 00:1a:5678 0 EOF`. A `->` marks a waiting process.
 fn flock_holder(locks: &str, dev: u64, inode: u64) -> Option<u32> {
     let file = format!("{:02x}:{:02x}:{inode}", rustix::fs::major(dev), rustix::fs::minor(dev));
     locks.lines().find_map(|line| {
@@ -198,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_one_is_told_who_holds_the_lock() {
+    fn a_refused_lock_names_its_holder() {
         let tmp = tempfile::tempdir().unwrap();
         let dir = tmp.path().join("locks");
         let first = NodeLock::acquire(&dir, "migrate", Duration::ZERO).unwrap();

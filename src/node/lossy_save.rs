@@ -1,12 +1,12 @@
-//! Saves that do not tell the whole truth about the kernel, known by their text.
+//! Lossy saves: those that differ from the kernel, recognised by their text.
 //!
-//! `iptables-save` exits 0 all the same: an older build leaves out a match that it does not know
-//! (KUBE-FIREWALL's `-m mark`, and what is left drops everything), and one of the nft backend
-//! leaves out tables that it cannot express. Restoring such a save would break the node.
+//! `iptables-save` exits 0 all the same. An older build omits a match that it does not know
+//! (KUBE-FIREWALL's `-m mark`, and the remaining rule drops everything). A build of the nft backend
+//! omits tables that it cannot express. Restoring such a save would break the node.
 
 use crate::error::{Error, Kind};
 
-/// What is wrong with a save, if anything: `file` names it, `stderr` is what its program said.
+/// The fault of a save, if any. `file` names the save; `stderr` is its program's error text.
 ///
 /// An empty text is no error: there was no table.
 pub fn lossy(file: &str, text: &str, stderr: &str) -> Option<Error> {
@@ -16,7 +16,7 @@ pub fn lossy(file: &str, text: &str, stderr: &str) -> Option<Error> {
         .map(|fault| Error::new(Kind::LossyCapture, file, fault.cause).hint(fault.hint))
 }
 
-struct Fault {
+struct SaveFault {
     cause: String,
     hint: &'static str,
 }
@@ -26,37 +26,37 @@ const OTHER_BUILD: &str =
 const BY_NFT: &str = "move the rules that nft wrote into a table of their own (`nft list table …`)";
 const AGAIN: &str = "run the program by hand and see what it prints";
 
-/// Anything said on standard error, but for the remark that the other backend has tables as well.
-fn complaint(stderr: &str) -> Option<Fault> {
+/// Any standard error, but for the remark that the other backend has tables as well.
+fn complaint(stderr: &str) -> Option<SaveFault> {
     let line = stderr.lines().map(str::trim).find(|line| {
         let both_backends =
             line.starts_with("# Warning: ") && line.contains(" tables present, use ");
         !line.is_empty() && !both_backends
     })?;
-    Some(Fault { cause: format!("its program warned: {line}"), hint: AGAIN })
+    Some(SaveFault { cause: format!("its program warned: {line}"), hint: AGAIN })
 }
 
-fn bad_line(line: &str) -> Option<Fault> {
+fn bad_line(line: &str) -> Option<SaveFault> {
     if line.contains("[unsupported revision]") {
         let cause = format!("its iptables is older than the one that wrote this rule: {line}");
-        return Some(Fault { cause, hint: OTHER_BUILD });
+        return Some(SaveFault { cause, hint: OTHER_BUILD });
     }
-    let left_out = line.starts_with('#')
+    let unsupported = line.starts_with('#')
         && (line.contains(" is incompatible, use 'nft' tool")
             || line.contains(" incompatible base-chains"));
-    if left_out {
+    if unsupported {
         let cause = format!("a table is left out: {}", line.trim_start_matches(['#', ' ']));
-        return Some(Fault { cause, hint: BY_NFT });
+        return Some(SaveFault { cause, hint: BY_NFT });
     }
     if drops_everything(line) {
         let cause = format!("a match was lost, this rule drops every packet: {line}");
-        return Some(Fault { cause, hint: OTHER_BUILD });
+        return Some(SaveFault { cause, hint: OTHER_BUILD });
     }
     None
 }
 
-/// True for a DROP in KUBE-FIREWALL that nothing narrows: both real ones have a mark, or addresses
-/// and a connection state.
+/// True for an unconditional DROP in KUBE-FIREWALL. Both real ones have a mark, or addresses and a
+/// connection state.
 fn drops_everything(line: &str) -> bool {
     if !line.contains("-A KUBE-FIREWALL ") {
         return false;
@@ -70,7 +70,7 @@ fn drops_everything(line: &str) -> bool {
         && !has(&["--mark", "-s", "--source", "-d", "--destination", "--ctstate"])
 }
 
-/// The line without what stands in double quotes, where a backslash takes the next character.
+/// The line without its double-quoted parts, in which a backslash escapes the next character.
 fn outside_quotes(line: &str) -> String {
     let (mut quoted, mut escaped) = (false, false);
     line.chars()
@@ -87,12 +87,12 @@ fn outside_quotes(line: &str) -> String {
         .collect()
 }
 
-/// What is wrong with the order of tables and their ends.
-fn shape(text: &str) -> Option<Fault> {
+/// The fault in the order of tables and their ends.
+fn shape(text: &str) -> Option<SaveFault> {
     if text.is_empty() {
         return None;
     }
-    let fault = |cause: String| Some(Fault { cause, hint: AGAIN });
+    let fault = |cause: String| Some(SaveFault { cause, hint: AGAIN });
     let (mut open, mut tables) = (None, 0);
     for (number, line) in (1..).zip(text.lines()) {
         match (line.strip_prefix('*'), open) {
@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn every_captured_node_is_let_through() {
-        let mut seen = 0;
+        let mut count = 0;
         for entry in std::fs::read_dir("snapshots").unwrap() {
             let Ok(files) = std::fs::read_dir(entry.unwrap().path()) else { continue };
             for file in files {
@@ -158,11 +158,11 @@ mod tests {
                 if name.contains("tables") {
                     let text = std::fs::read_to_string(&path).unwrap();
                     assert!(lossy(&name, &text, "").is_none(), "{}", path.display());
-                    seen += 1;
+                    count += 1;
                 }
             }
         }
-        assert!(seen >= 7);
+        assert!(count >= 7);
     }
 
     #[test]
@@ -170,18 +170,18 @@ mod tests {
         let remark =
             "# Warning: iptables-legacy tables present, use iptables-legacy-save to see them\n";
         assert!(lossy("f", GOOD, remark).is_none());
-        let said = cause(GOOD, &format!("{remark}iptables-save: something failed\n"));
-        assert!(said.contains("something failed"), "{said}");
+        let message = cause(GOOD, &format!("{remark}iptables-save: something failed\n"));
+        assert!(message.contains("something failed"), "{message}");
     }
 
     #[test]
     fn an_unsupported_revision_is_refused() {
-        let said = cause(&with_rule("-A INPUT -m set [unsupported revision] -j DROP"), "");
-        assert!(said.contains("-A INPUT -m set"), "{said}");
+        let message = cause(&with_rule("-A INPUT -m set [unsupported revision] -j DROP"), "");
+        assert!(message.contains("-A INPUT -m set"), "{message}");
     }
 
     #[test]
-    fn tables_left_out_are_refused() {
+    fn missing_tables_are_refused() {
         for line in [
             "# Table `filter' is incompatible, use 'nft' tool.",
             "# Table `filter' contains incompatible base-chains, use 'nft' tool to list them.",

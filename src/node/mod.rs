@@ -1,7 +1,7 @@
-//! Reading this node: its tools, its commands, netlink, and the capture. Nothing here changes the
-//! node (tests/layers.rs proves it): that is done in `apply`.
+//! Reads this node: its tools, its commands, netlink, and the capture. Changes nothing
+//! (tests/layers.rs verifies it); `apply` makes all changes.
 //!
-//! Everything here reads the namespaces it runs in; nothing takes a namespace argument.
+//! Everything here reads the current namespaces. No function has a namespace argument.
 
 pub mod capture;
 pub mod command;

@@ -1,20 +1,20 @@
-//! Kernel modules that are loaded now.
+//! Loaded kernel modules.
 
 use std::path::Path;
 
-use super::subsystems::read_if_there;
+use super::subsystems::read_if_exists;
 use crate::error::Result;
 use crate::state::live_facts::Availability;
 use crate::state::live_facts::Modules;
 
-/// True if the module `name` is in the kernel now, loaded or built in; `known` lists what is built
-/// in without a trace in /proc or /sys.
+/// True if the module `name` is loaded or built in. `known` lists the built-in ones that leave no
+/// trace in /proc or /sys.
 ///
 /// # Errors
 /// When /proc cannot be read.
 pub fn is_loaded(name: &str, known: &Modules) -> Result<bool> {
     let name = name.replace('-', "_");
-    let list = read_if_there("/proc/modules")?.unwrap_or_default();
+    let list = read_if_exists("/proc/modules")?.unwrap_or_default();
     Ok(list.lines().any(|line| line.split(' ').next() == Some(&name))
         || Path::new("/sys/module").join(&name).exists()
         || known.availability(&name) == Availability::BuiltIn)

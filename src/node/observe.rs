@@ -1,4 +1,4 @@
-//! A look at the live node that can be trusted: captured, parsed, and compared with the kernel.
+//! Captures the live node, parses it, and compares it with the kernel.
 
 use std::collections::{BTreeMap, HashSet};
 use std::num::TryFromIntError;
@@ -6,7 +6,7 @@ use std::thread;
 
 use crate::error::{Error, Kind, Result};
 use crate::event::Sink;
-use crate::node::capture::{Extent, capture_telling};
+use crate::node::capture::{Extent, capture_reporting};
 use crate::node::nfnetlink::Netfilter;
 use crate::node::subsystems;
 use crate::node::tools::Tools;
@@ -15,14 +15,14 @@ use crate::state::shared_str::StrArena;
 use crate::state::shared_str::StrSlice;
 use crate::state::{Backend, Family, NodeState, RulesetId};
 
-/// How often a capture is tried again while others write.
+/// How often a capture is retried while other programs write.
 const TRIES: usize = 5;
 
-/// Captures the node, and makes sure that the saves of nft tables say all that the kernel holds.
+/// Captures the node, and verifies that the saves of nft tables hold all of the kernel's rules.
 ///
 /// # Errors
-/// [`Kind::LossyCapture`] naming the chain whose save lies; [`Kind::Unstable`] when others write all
-/// the time; whatever the capture fails with.
+/// [`Kind::LossyCapture`] with the chain whose save is lossy; [`Kind::Unstable`] when other
+/// programs write all the time; the errors of the capture.
 pub fn observe(tools: &Tools, sink: &dyn Sink) -> Result<NodeState> {
     match capture_verified(tools, Extent::Whole, sink)? {
         Observation::Whole(state) => Ok(state),
@@ -34,18 +34,18 @@ pub fn observe(tools: &Tools, sink: &dyn Sink) -> Result<NodeState> {
     }
 }
 
-/// As [`observe`], for a run that has changed something: others who never cease to write must not keep
-/// it from being proven or undone. Each save is still of one moment, for iptables-nft-save starts
-/// over when someone writes; only what they were writing is not compared with the kernel. Counters
-/// and versions are left out: no run changes them.
+/// As [`observe`], for a run that has changed something. Constant writes of other programs must not
+/// prevent its verification or rollback. Each save is still of one moment, since iptables-nft-save
+/// restarts after a write; only what was being written is not compared with the kernel. Omits
+/// counters and versions: no run changes them.
 ///
 /// # Errors
-/// As [`observe`], but for [`Kind::Unstable`].
+/// As [`observe`], without [`Kind::Unstable`].
 pub fn observe_tolerant(tools: &Tools, sink: &dyn Sink) -> Result<NodeState> {
     observe_until_stable(tools, Extent::Objects, sink)
 }
 
-/// As [`observe_tolerant`], with counters and versions, to judge the node anew.
+/// As [`observe_tolerant`], with counters and versions, to check the node again.
 ///
 /// # Errors
 /// As [`observe_tolerant`].
@@ -59,10 +59,10 @@ fn observe_until_stable(tools: &Tools, extent: Extent, sink: &dyn Sink) -> Resul
     }
 }
 
-/// A state, and whether all of it could be compared with the kernel.
+/// A state, and whether all of it was compared with the kernel.
 enum Observation {
     Whole(NodeState),
-    /// Others wrote every time; the object that did not fit at last.
+    /// Other programs wrote every time; with the last object that differed.
     Moving(NodeState, String),
 }
 
@@ -71,15 +71,15 @@ fn capture_verified(tools: &Tools, extent: Extent, sink: &dyn Sink) -> Result<Ob
     loop {
         let mut netfilter = if subsystems::nf_tables() { Some(Netfilter::open()?) } else { None };
         let generation = netfilter.as_mut().map(Netfilter::generation).transpose()?;
-        // At the same time: both take long on a large node, and most of it in the kernel.
+        // In parallel: both take long on a large node, mostly in the kernel.
         let (state, kernel) = thread::scope(|scope| {
             let kernel = scope.spawn(|| netfilter.as_mut().map(kernel_chains));
-            (capture_telling(tools, extent, sink).and_then(NodeState::parse), kernel.join())
+            (capture_reporting(tools, extent, sink).and_then(NodeState::parse), kernel.join())
         });
         let mut moved =
             || Ok(netfilter.as_mut().map(Netfilter::generation).transpose()? != generation);
         let state = match state {
-            // A table that is written just then may look as if it could not be saved.
+            // A table may look lossy while it is being written.
             Err(e) if e.kind == Kind::LossyCapture && tries > 1 && moved()? => {
                 tries -= 1;
                 continue;
@@ -95,17 +95,17 @@ fn capture_verified(tools: &Tools, extent: Extent, sink: &dyn Sink) -> Result<Ob
         match kernel.and_then(|kernel| verify_against_kernel(&kernel, &state)) {
             Ok(()) => return Ok(Observation::Whole(state)),
             Err(e) if Some(netfilter.generation()?) == generation => return Err(e),
-            // Someone wrote between the save and the comparison: that proves nothing.
+            // A write came between the save and the comparison: the difference is no evidence.
             Err(e) if tries == 0 => return Ok(Observation::Moving(state, e.object)),
             Err(_) => {}
         }
     }
 }
 
-/// What the kernel holds of the tables that iptables-nft writes.
-type KernelChains = BTreeMap<(Family, String), Vec<KernelChain>>;
+/// The kernel's chains in the tables that iptables-nft writes.
+type KernelChains = BTreeMap<(Family, String), Vec<ChainSummary>>;
 
-struct KernelChain {
+struct ChainSummary {
     name: StrSlice,
     rules: u32,
     /// The position of its first rule that iptables did not write.
@@ -119,14 +119,14 @@ fn kernel_chains(netfilter: &mut Netfilter) -> Result<KernelChains> {
         if !subsystems::XTABLES.contains(&table.name.as_str()) {
             continue;
         }
-        // The kernel's list of chains takes more room than their names, so it goes first.
+        // The kernel's list of chains takes more room than their names, so it is dropped first.
         let mut names = StrArena::default();
         netfilter.chains(family, &table.name)?.iter().for_each(|chain| names.push(&chain.name));
         let chains = names.texts().map_err(too_large)?.map(|name| {
             let rules = netfilter.rules(family, &table.name, &name)?;
             let native = (0..).zip(&rules).find(|(_, rule)| rule.native).map(|(at, _)| at);
             let rules = u32::try_from(rules.len()).map_err(too_large)?;
-            Ok(KernelChain { name, rules, native })
+            Ok(ChainSummary { name, rules, native })
         });
         let chains = chains.collect::<Result<_>>()?;
         kernel.insert((family, table.name), chains);
@@ -138,7 +138,7 @@ fn too_large(e: TryFromIntError) -> Error {
     Error::new(Kind::Unexpected, "nf_tables", e)
 }
 
-/// Holds each save of an nft table against the kernel, chain by chain.
+/// Compares each save of an nft table with the kernel, chain by chain.
 fn verify_against_kernel(kernel: &KernelChains, state: &NodeState) -> Result<()> {
     for (id, ruleset) in state.rulesets.iter().filter(|(id, _)| id.backend == Backend::Nft) {
         for table in &ruleset.tables {
@@ -150,7 +150,7 @@ fn verify_against_kernel(kernel: &KernelChains, state: &NodeState) -> Result<()>
 }
 
 fn verify_table(
-    chains: &[KernelChain],
+    chains: &[ChainSummary],
     id: RulesetId,
     ruleset: &Ruleset,
     table: &Table,
@@ -169,7 +169,8 @@ fn verify_table(
             );
             return Err(lossy(&chain.name, cause));
         }
-        let (kernel, saved) = (chain.rules as usize, saved.map_or(0, <[_]>::len));
+        let kernel = chain.rules as usize;
+        let saved = saved.map_or(0, <[_]>::len);
         if kernel != saved {
             let cause = format!("the kernel holds {kernel} rules, its save {saved}");
             return Err(lossy(&chain.name, cause));

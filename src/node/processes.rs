@@ -13,26 +13,26 @@ use crate::owners::files::known_processes;
 use crate::state::kube_proxy::serves;
 use crate::state::tools::Process;
 
-/// Programs whose `--version` is harmless and says which Kubernetes they are of.
-const TELL_VERSION: &[&str] = &["kube-proxy", "kubelet"];
+/// Programs whose `--version` is harmless and reports their Kubernetes version.
+const REPORT_VERSION: &[&str] = &["kube-proxy", "kubelet"];
 
-/// Words that make a flag's value a secret, unless the value is a path.
+/// Words in a flag that make its value a secret, unless the value is a path.
 const SECRETS: &[&str] =
     &["token", "password", "passwd", "secret", "authkey", "auth-key", "api-key", "apikey"];
 
-/// What stands in place of a secret.
+/// The replacement of a secret.
 const MASK: &str = "<masked>";
 
 /// The known processes in our network namespace, by number.
 ///
-/// Fails when /proc cannot be read; a process that ends meanwhile, or that we may not look at, is
-/// left out.
+/// Fails when /proc cannot be read. Skips processes that end meanwhile, and those that we may not
+/// read.
 pub fn find() -> Result<Vec<Process>> {
-    Ok(named()?.into_iter().map(|(pid, name, args)| look(pid, name, args)).collect())
+    Ok(named()?.into_iter().map(|(pid, name, args)| read_process(pid, name, args)).collect())
 }
 
-/// The numbers of the processes in our network namespace that run the known program `name`, asking
-/// none of them anything. A kube-proxy that only cleans up is none of them. Fails as [`find`] does.
+/// The numbers of the processes in our network namespace that run the known program `name`. Probes
+/// none of them, and skips a kube-proxy that only cleans up. Fails as [`find`] does.
 pub fn pids(name: &str) -> Result<Vec<u32>> {
     let named = named()?.into_iter().filter(|(_, known, args)| *known == name && serves(args));
     Ok(named.map(|(pid, ..)| pid).collect())
@@ -52,8 +52,8 @@ fn named() -> Result<Vec<(u32, &'static str, Vec<String>)>> {
     Ok(without_forks(found, parent))
 }
 
-/// Without those that look like their own parent: between its fork and its exec a child that will
-/// be `iptables` is a second kube-proxy to whoever looks.
+/// Removes the processes that look like their own parent. Between its fork and its exec, a child
+/// that will be `iptables` looks like a second kube-proxy.
 fn without_forks<N: PartialEq>(
     found: Vec<(u32, N, Vec<String>)>,
     parent: impl Fn(u32) -> Option<u32>,
@@ -99,9 +99,9 @@ fn known(
     Some((pid, name, args))
 }
 
-fn look(pid: u32, name: &str, args: Vec<String>) -> Process {
+fn read_process(pid: u32, name: &str, args: Vec<String>) -> Process {
     let proc = PathBuf::from(format!("/proc/{pid}"));
-    let version = TELL_VERSION.contains(&name).then(|| ask_version(&proc)).flatten();
+    let version = REPORT_VERSION.contains(&name).then(|| probe_version(&proc)).flatten();
     Process {
         pid,
         name: name.to_owned(),
@@ -120,8 +120,8 @@ fn arguments(cmdline: &[u8]) -> Vec<String> {
     text.strip_suffix('\0').unwrap_or(&text).split('\0').map(str::to_owned).collect()
 }
 
-/// The known name of a program: by its file, its command name (a script's file is its
-/// interpreter; the kernel cuts it to 15 bytes), or its first argument.
+/// The known name of a program: by its file, its command name, or its first argument. A script's
+/// file is its interpreter, and the kernel truncates a command name to 15 bytes.
 fn known_name<'n>(
     names: &'n BTreeSet<String>,
     exe: Option<&Path>,
@@ -137,9 +137,10 @@ fn known_name<'n>(
     exe.and_then(|n| is_known(&n)).or_else(by_comm).or_else(|| is_known(&first?))
 }
 
-/// Runs the process' own program with `--version`, when it is as trustworthy as a tool of ours: in
-/// our own file system, root's, and nobody else's to write. A container's program is not run.
-fn ask_version(proc: &Path) -> Option<String> {
+/// Runs the process' own program with `--version`, if the program is as trustworthy as our tools:
+/// in our own file system, owned by root, and writable by root alone. A container's program is not
+/// run.
+fn probe_version(proc: &Path) -> Option<String> {
     let same =
         |file: &str| Some(link(proc.join(file))? == link(Path::new("/proc/self").join(file))?);
     if !(same("root")? && same("ns/mnt")?) {
@@ -151,32 +152,32 @@ fn ask_version(proc: &Path) -> Option<String> {
         return None;
     }
     let file = (meta.dev(), meta.ino(), meta.ctime(), meta.ctime_nsec());
-    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(version) = told.get(&file) {
+    let mut cached = VERSIONS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(version) = cached.get(&file) {
         return Some(version.clone());
     }
     let output =
         Command::new(exe).args(["--version"]).deadline(Duration::from_secs(2)).run().ok()?;
     let version = kubernetes_version(&output.stdout)?;
-    told.insert(file, version.clone());
+    cached.insert(file, version.clone());
     Some(version)
 }
 
-/// The versions that programs told, by file and its last change: one is asked once.
-static TOLD: Mutex<BTreeMap<(u64, u64, i64, i64), String>> = Mutex::new(BTreeMap::new());
+/// The reported versions, by the program's file and its last change. Each program is run once.
+static VERSIONS: Mutex<BTreeMap<(u64, u64, i64, i64), String>> = Mutex::new(BTreeMap::new());
 
-/// `v1.30.5` of `Kubernetes v1.30.5`.
+/// Extracts `v1.30.5` from `Kubernetes v1.30.5`.
 fn kubernetes_version(text: &str) -> Option<String> {
     let version = text.lines().next()?.trim().strip_prefix("Kubernetes ")?;
     version.strip_prefix('v')?.starts_with(|c: char| c.is_ascii_digit()).then(|| version.to_owned())
 }
 
-/// A line with the secrets of the command lines in it masked.
+/// A line with the secrets of its command lines masked.
 pub fn masked(line: &str) -> String {
     mask(line.split(' ').map(str::to_owned).collect()).join(" ")
 }
 
-/// Masks values that are secrets: of flags that say so, and passwords in addresses.
+/// Masks secret values: those of secret flags, and passwords in addresses.
 fn mask(args: Vec<String>) -> Vec<String> {
     let mut value_is_secret = false;
     args.into_iter()
@@ -197,7 +198,7 @@ fn mask(args: Vec<String>) -> Vec<String> {
         .collect()
 }
 
-/// True for a flag, or variable, whose value is a secret and not the path of one.
+/// True for a flag or variable whose value is a secret, and not the path of one.
 fn is_secret(flag: &str) -> bool {
     let flag = flag.to_ascii_lowercase().replace('_', "-");
     let path = ["-file", "-path", "-dir"].iter().any(|end| flag.ends_with(end));
@@ -240,14 +241,14 @@ mod tests {
     }
 
     #[test]
-    fn a_child_that_still_looks_like_its_parent_is_no_second_one() {
+    fn a_child_before_its_exec_does_not_count() {
         let proxy = |pid, args: &[&str]| (pid, "kube-proxy", strings(args));
         let parent = |pid| Some(if pid == 12 || pid == 13 { 10 } else { 1 });
         let found = vec![
             proxy(10, &["kube-proxy", "--v=2"]),
             // About to be iptables-save.
             proxy(12, &["kube-proxy", "--v=2"]),
-            // A child with arguments of its own, and one of somebody else's.
+            // A child with other arguments, and a child of another process.
             proxy(13, &["kube-proxy", "--cleanup"]),
             proxy(14, &["kube-proxy", "--v=2"]),
         ];

@@ -1,8 +1,8 @@
-//! Which families of netfilter state the kernel shows, found without loading any.
+//! Families of netfilter state in the kernel, found without loading any.
 //!
-//! Asking is not free: `ipvsadm` loads ip_vs, `ipset` ip_set, `iptables-nft-save` nf_tables,
-//! `nft --version` nfnetlink, and `iptables-legacy-save -t T` makes the table T. /proc and /sys tell
-//! beforehand.
+//! A probe may load modules: `ipvsadm` loads ip_vs, `ipset` ip_set, `iptables-nft-save` nf_tables,
+//! `nft --version` nfnetlink, and `iptables-legacy-save -t T` creates the table T. /proc and /sys
+//! show beforehand what is loaded.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader};
@@ -15,17 +15,17 @@ use crate::state::Family;
 /// The tables that iptables knows, in both backends.
 pub const XTABLES: [&str; 5] = ["filter", "nat", "mangle", "raw", "security"];
 
-/// The legacy tables of this namespace, in the kernel's order; none when `ip_tables` is not there.
+/// The legacy tables of this namespace, in the kernel's order; none without `ip_tables`.
 ///
-/// Nothing at all when it cannot be known: the list is for root of the first user namespace only. In
-/// another user namespace (a rehearsal by somebody else) [`legacy_tables_loaded`] helps; in the first
-/// one the lack of rights is an error.
+/// `None` when unknown: the list is readable only for root of the first user namespace. In another
+/// user namespace (a rehearsal by another user), [`legacy_tables_loaded`] helps. In the first one,
+/// missing rights are an error.
 pub fn legacy_tables(family: Family) -> Result<Option<Vec<String>>> {
     let path = match family {
         Family::Ipv4 => "/proc/net/ip_tables_names",
         Family::Ipv6 => "/proc/net/ip6_tables_names",
     };
-    match read_if_there(path) {
+    match read_if_exists(path) {
         Ok(names) => {
             let names = names.unwrap_or_default();
             Ok(Some(names.lines().filter(|l| !l.is_empty()).map(str::to_owned).collect()))
@@ -35,14 +35,14 @@ pub fn legacy_tables(family: Family) -> Result<Option<Vec<String>>> {
     }
 }
 
-/// The legacy tables whose code is in the kernel: asking for one makes it, empty, in this namespace,
+/// The legacy tables whose code is in the kernel. Reading one creates it, empty, in this namespace,
 /// but loads nothing.
 pub fn legacy_tables_loaded(family: Family) -> Vec<String> {
     let module = match family {
         Family::Ipv4 => "iptable",
         Family::Ipv6 => "ip6table",
     };
-    // A kernel without modules has what it has; built in, a table shows nowhere.
+    // A kernel without modules cannot load any; a built-in table is listed nowhere.
     let cannot_load = !Path::new("/proc/modules").exists();
     let loaded = |table: &str| Path::new(&format!("/sys/module/{module}_{table}")).exists();
     let tables = XTABLES.iter().filter(|table| cannot_load || loaded(table));
@@ -55,30 +55,30 @@ fn in_user_namespace() -> bool {
     map.split_whitespace().ne(["0", "0", "4294967295"])
 }
 
-/// True when ip_set is there. A built-in one shows here as well, for it has a parameter.
+/// True with ip_set. A built-in one is listed here as well, since it has a parameter.
 pub fn ip_set() -> bool {
     Path::new("/sys/module/ip_set").exists()
 }
 
-/// True when ip_vs is there.
+/// True with ip_vs.
 pub fn ip_vs() -> bool {
     Path::new("/proc/net/ip_vs").exists()
 }
 
-/// True when nfnetlink is there: opening a socket to it, as `nft --version` does, would load it. The
-/// kernel's own end of it is on the list of sockets.
+/// True with nfnetlink. Opening a socket to it, as `nft --version` does, would load it. The
+/// kernel's own socket of it is in the list of sockets.
 pub fn nfnetlink() -> bool {
     const NETLINK_NETFILTER: &str = "12";
     let sockets = fs::read_to_string("/proc/net/netlink").unwrap_or_default();
     sockets.lines().any(|l| l.split_whitespace().nth(1) == Some(NETLINK_NETFILTER))
 }
 
-/// True when nf_tables is there. Built in, it shows nowhere but among the kernel's symbols; a
-/// kernel that hides those may have it, so the answer is then yes.
+/// True with nf_tables. A built-in one is listed only among the kernel's symbols. A kernel that
+/// hides its symbols may have it, so the answer is then true.
 pub fn nf_tables() -> bool {
-    // What is built in does not change: a hundred thousand symbols are not read for every look.
+    // The built-in code does not change: a hundred thousand symbols are read once.
     static BUILT_IN: LazyLock<bool> = LazyLock::new(|| {
-        // Exported to the modules of expressions ever since there is nf_tables.
+        // Exported to the modules of expressions since the first nf_tables.
         let exports = |symbols| names_symbol(BufReader::new(symbols), " nft_register_expr");
         fs::File::open("/proc/kallsyms").map_or(true, exports)
     });
@@ -96,8 +96,8 @@ fn names_symbol(symbols: impl BufRead, symbol: &str) -> bool {
     !any
 }
 
-/// The text of a file of /proc, or nothing when it is not there.
-pub fn read_if_there(path: &str) -> Result<Option<String>> {
+/// The text of a file of /proc; none if it is missing.
+pub fn read_if_exists(path: &str) -> Result<Option<String>> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_no_error() {
-        assert_eq!(read_if_there("/proc/no-such-file").unwrap(), None);
+    fn a_missing_file_is_no_error() {
+        assert_eq!(read_if_exists("/proc/no-such-file").unwrap(), None);
     }
 }

@@ -1,4 +1,4 @@
-//! The sysctls that steer services and their translation, read where `sysctl` reads them.
+//! The sysctls of services and their translation, read from /proc/sys.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -17,14 +17,14 @@ const VALUES: &[&str] = &["net/ipv6/conf/all/forwarding", "net/nf_conntrack_max"
 /// Values of each link, and of `all` and `default`.
 const PER_LINK: &[&str] = &["arp_announce", "arp_ignore", "route_localnet", "rp_filter"];
 
-/// The text of `sysctl.txt`: `name = value` a line, as `sysctl` prints them, in order of names.
+/// The text of `sysctl.txt`: lines of `name = value`, as `sysctl` prints them, sorted by name.
 pub fn read() -> Result<String> {
     let mut paths = Vec::new();
     for tree in TREES {
         walk(tree, &mut paths)?;
     }
     paths.extend(VALUES.iter().map(|&v| v.to_owned()));
-    // ip_forward itself, and what goes with it.
+    // ip_forward itself, and its companions.
     let ipv4 = names("net/ipv4")?.into_iter().filter(|(n, _)| n.starts_with("ip_forward"));
     paths.extend(ipv4.map(|(n, _)| format!("net/ipv4/{n}")));
     for (link, _) in names("net/ipv4/conf")? {
@@ -40,8 +40,7 @@ pub fn read() -> Result<String> {
     Ok(lines.concat())
 }
 
-/// The name of a path, and the path of a name: `/` and `.` are exchanged, as for a link named
-/// `eth0.7`.
+/// Turns a path into a name and back: `/` and `.` are swapped, for a link named `eth0.7`.
 fn name(path: &str) -> String {
     path.chars()
         .map(|c| match c {
@@ -65,7 +64,7 @@ fn walk(directory: &str, paths: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
-/// The names in a directory, each with whether it is a directory; none without the directory.
+/// The names in a directory, each with whether it is a directory; none for a missing directory.
 fn names(directory: &str) -> Result<Vec<(String, bool)>> {
     let path = Path::new(ROOT).join(directory);
     let entries = match fs::read_dir(&path) {
@@ -82,7 +81,7 @@ fn names(directory: &str) -> Result<Vec<(String, bool)>> {
         .map_err(|e| Error::io(&path, &e))
 }
 
-/// A value; none for one that is gone with its link, or that can only be written.
+/// A value; none if it disappeared with its link, or is write-only.
 fn value(path: &str) -> Result<Option<String>> {
     let path = Path::new(ROOT).join(path);
     match fs::read_to_string(&path) {
@@ -93,10 +92,10 @@ fn value(path: &str) -> Result<Option<String>> {
 }
 
 /// The value of a sysctl, by its name (`net.ipv4.vs.conntrack`; a dot in a link's name is `/`);
-/// none if this kernel, with the modules that are loaded, has none.
+/// none if this kernel, with its loaded modules, lacks it.
 ///
 /// # Errors
-/// [`Kind::Usage`] for anything but a name, else what the system reports.
+/// [`Kind::Usage`] for anything but a name, else the system's error.
 pub fn value_of(name: &str) -> Result<Option<String>> {
     let path = path(name)?;
     match fs::read_to_string(&path) {

@@ -1,4 +1,4 @@
-//! systemd, where it runs the node: its units, and their logs.
+//! systemd, if it runs the node: its units and their logs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,18 +11,18 @@ use crate::runtime::Netns;
 /// The folder of this node's own units.
 pub const UNITS: &str = "/etc/systemd/system";
 
-/// The folder below it with the links to the units that each boot starts.
+/// The folder in it with the links to the units that each boot starts.
 pub const WANTS: &str = "multi-user.target.wants";
 
-/// How long systemd may take to report the state of a unit.
+/// The deadline for systemd to report the state of a unit.
 const STATE: Duration = Duration::from_secs(10);
 
-/// Whether systemd runs this node, so that a unit is of use.
+/// Whether systemd runs this node.
 pub fn runs_the_node() -> bool {
     Path::new("/run/systemd/system").is_dir() && Netns::current().is_ok_and(|n| n.of_init)
 }
 
-/// The last lines of a unit's log, as `; its log: one; two`; nothing if there is none.
+/// The last lines of a unit's log, as `; its log: one; two`; empty without any.
 pub fn log(unit: &str) -> String {
     let args = ["--unit", unit, "--lines", "3", "--output", "cat", "--no-pager", "--quiet"];
     let output = program("journalctl").and_then(|program| Command::new(program).args(args).run());
@@ -31,7 +31,7 @@ pub fn log(unit: &str) -> String {
     if lines.is_empty() { String::new() } else { format!("; its log: {}", lines.join("; ")) }
 }
 
-/// Finds a program of systemd's.
+/// Finds a program of systemd.
 ///
 /// # Errors
 /// [`Kind::MissingTool`].
@@ -44,13 +44,13 @@ pub fn program(name: &str) -> Result<PathBuf> {
 
 /// Whether a unit runs.
 pub fn is_active(unit: &str) -> bool {
-    let asked = program("systemctl").and_then(|systemctl| {
+    let state = program("systemctl").and_then(|systemctl| {
         Command::new(systemctl).args(["is-active", "--quiet", unit]).deadline(STATE).run()
     });
-    asked.is_ok()
+    state.is_ok()
 }
 
-/// A unit that is there.
+/// An installed unit.
 pub struct Installed {
     /// The text of its file.
     pub text: String,
@@ -58,7 +58,7 @@ pub struct Installed {
     pub at_boot: bool,
 }
 
-/// The unit of that name, if there is one.
+/// The installed unit of that name.
 pub fn installed(unit: &str) -> Option<Installed> {
     let units = Path::new(UNITS);
     let text = fs::read_to_string(units.join(unit)).ok()?;

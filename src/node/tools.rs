@@ -1,4 +1,4 @@
-//! The programs needed, found once on a trusted path.
+//! The required programs, searched once on a trusted path.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use crate::state::{Backend, Family, RulesetId};
 /// A program that this tool runs or reports on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Tool {
-    /// `iptables`, whichever backend it is of.
+    /// `iptables`, of either backend.
     Iptables,
     /// `nft`.
     Nft,
@@ -32,19 +32,19 @@ pub enum Tool {
     Modprobe,
     /// `unshare`.
     Unshare,
-    /// The program that prints one rule set.
+    /// The program that prints one ruleset.
     Save(RulesetId),
-    /// The program that loads one rule set.
+    /// The program that loads one ruleset.
     Restore(RulesetId),
 }
 
-/// When a tool may be asked for its version.
-enum Version {
+/// When a tool may be run for its version.
+enum VersionProbe {
     /// Whenever it is installed.
     Always(&'static str),
-    /// When its part of the kernel is there: asking would load it.
+    /// When its part of the kernel is present: the program would load it.
     WhenPresent(fn() -> bool),
-    /// Never: it is of the same package as one that is asked.
+    /// Never: it is in the same package as another tool.
     Never,
 }
 
@@ -75,7 +75,7 @@ impl Tool {
         }
     }
 
-    /// The Debian package that has it.
+    /// Its Debian package.
     fn package(self) -> &'static str {
         match self {
             Tool::Iptables | Tool::Save(_) | Tool::Restore(_) => "iptables",
@@ -91,30 +91,30 @@ impl Tool {
         }
     }
 
-    fn version(self) -> Version {
+    fn version(self) -> VersionProbe {
         match self {
-            Tool::Ipset => Version::WhenPresent(subsystems::ip_set),
-            Tool::Ipvsadm => Version::WhenPresent(subsystems::ip_vs),
+            Tool::Ipset => VersionProbe::WhenPresent(subsystems::ip_set),
+            Tool::Ipvsadm => VersionProbe::WhenPresent(subsystems::ip_vs),
             Tool::Iptables | Tool::Nft | Tool::Conntrack => {
-                Version::WhenPresent(subsystems::nfnetlink)
+                VersionProbe::WhenPresent(subsystems::nfnetlink)
             }
-            Tool::Ip => Version::Always("-V"),
-            Tool::Save(_) | Tool::Restore(_) => Version::Never,
-            _ => Version::Always("--version"),
+            Tool::Ip => VersionProbe::Always("-V"),
+            Tool::Save(_) | Tool::Restore(_) => VersionProbe::Never,
+            _ => VersionProbe::Always("--version"),
         }
     }
 }
 
-/// Where each tool is, looked up once.
+/// The path of each tool, searched once.
 #[derive(Debug)]
 pub struct Tools {
     found: BTreeMap<Tool, PathBuf>,
-    /// The versions that were asked for: a program does not change while we run.
+    /// The known versions: a program does not change while we run.
     versions: Mutex<BTreeMap<Tool, String>>,
 }
 
 impl Tools {
-    /// Looks each tool up on [`TRUSTED_PATH`]; one that is missing is no error until it is needed.
+    /// Searches each tool on [`TRUSTED_PATH`]. A missing tool is an error only when it is needed.
     pub fn find() -> Self {
         Self::find_in(TRUSTED_PATH)
     }
@@ -128,7 +128,7 @@ impl Tools {
         Tools { found, versions: Mutex::default() }
     }
 
-    /// The path of a tool; [`Kind::MissingTool`], with the package to install, when it is not there.
+    /// The path of a tool; [`Kind::MissingTool`], with the package to install, if it is missing.
     pub fn tool(&self, tool: Tool) -> Result<&Path> {
         self.found.get(&tool).map(PathBuf::as_path).ok_or_else(|| {
             Error::new(Kind::MissingTool, tool.program(), format!("not found in {TRUSTED_PATH}"))
@@ -141,8 +141,8 @@ impl Tools {
         Ok(Command::new(self.tool(tool)?))
     }
 
-    /// The text of `tools.txt`: the kernel, then `name path version` or `name missing` a line. A
-    /// version is left out where asking for it would load a part of the kernel.
+    /// The text of `tools.txt`: the kernel, then lines of `name path version` or `name missing`.
+    /// Omits a version if the program would load a part of the kernel.
     pub fn tools_txt(&self) -> String {
         let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
         let mut text = format!("kernel {kernel}\n");
@@ -157,15 +157,16 @@ impl Tools {
         let name = tool.program();
         let Some(path) = self.found.get(&tool) else { return format!("{name} missing") };
         let flag = match tool.version() {
-            Version::Always(flag) => flag,
-            Version::WhenPresent(present) if present() || is_legacy(path) => "--version",
-            Version::WhenPresent(_) | Version::Never => {
+            VersionProbe::Always(flag) => flag,
+            VersionProbe::WhenPresent(present) if present() || is_legacy(path) => "--version",
+            VersionProbe::WhenPresent(_) | VersionProbe::Never => {
                 return format!("{name} {}", path.display());
             }
         };
         let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
         let version = versions.entry(tool).or_insert_with(|| {
-            // A tool that does not tell its version is still there; whoever needs it hears why.
+            // A tool that does not report its version is still installed; running it later gives
+            // the error.
             let text = Command::new(path).args([flag]).run().map(|out| out.stdout);
             text.unwrap_or_default().lines().next().unwrap_or_default().to_owned()
         });
@@ -223,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tool_that_is_found_tells_its_version_once() {
+    fn a_tool_is_run_for_its_version_once() {
         let dir = tempfile::tempdir().unwrap();
         program(dir.path(), "nft", "echo 'nftables v1'; echo more");
         program(dir.path(), "conntrack", "exit 1");

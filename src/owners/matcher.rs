@@ -15,7 +15,7 @@ use crate::owners::component::{ChainEntry, Component};
 use crate::owners::liveness::liveness;
 use crate::owners::rules::Matcher;
 use crate::owners::servers::Servers;
-use crate::state::ipvs::{Service, VirtualServer};
+use crate::state::ipvs::{VirtualServer, VirtualServerId};
 use crate::state::object::ObjectId;
 use crate::state::{NodeState, RulesetId};
 
@@ -61,7 +61,7 @@ pub struct Ownership<'c> {
     rulesets: BTreeMap<RulesetId, Vec<TableOwners>>,
     sets: BTreeMap<String, Attribution>,
     links: BTreeMap<String, Attribution>,
-    servers: BTreeMap<Service, Attribution>,
+    servers: BTreeMap<VirtualServerId, Attribution>,
     tables: BTreeMap<(String, String), Attribution>,
 }
 
@@ -123,7 +123,7 @@ impl<'c> Ownership<'c> {
     }
 
     /// The owner of a virtual server.
-    pub fn virtual_server(&self, service: &Service) -> Option<Owner<'_>> {
+    pub fn virtual_server(&self, service: &VirtualServerId) -> Option<Owner<'_>> {
         self.servers.get(service).map(|a| self.owner(*a))
     }
 
@@ -281,7 +281,7 @@ impl<'c> Ownership<'c> {
 }
 
 /// The owners of the virtual servers.
-fn servers(catalogue: &Catalogue, state: &NodeState) -> BTreeMap<Service, Attribution> {
+fn servers(catalogue: &Catalogue, state: &NodeState) -> BTreeMap<VirtualServerId, Attribution> {
     if state.ipvs.servers.is_empty() {
         return BTreeMap::new();
     }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::state::NodeState;
-use crate::state::ipvs::{Protocol, Service, VirtualServer};
+use crate::state::ipvs::{Protocol, VirtualServer, VirtualServerId};
 
 /// What kube-proxy serves in ipvs mode, by its link and its sets.
 pub(crate) struct Servers {
@@ -77,7 +77,7 @@ impl Servers {
 
     /// True for a virtual server of kube-proxy's.
     pub(crate) fn serves(&self, server: &VirtualServer) -> bool {
-        let Service::Address { protocol, address } = server.service else { return false };
+        let VirtualServerId::Address { protocol, address } = server.service else { return false };
         self.bound.contains(&address.ip())
             || self.addresses.contains(&(protocol, address))
             || self.is_node_port(protocol, address)

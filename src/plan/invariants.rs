@@ -42,7 +42,7 @@ pub fn unexpected_changes_of<'a>(
     let skip = |table: &str, chain: &str| whole.contains(&(table, chain));
     let mut differences = ruleset_differences_but(id, before, after, &skip);
     differences.retain(|d| {
-        let key = (d.place.clone(), d.what, canonical_object(&d.text));
+        let key = (d.part.clone(), d.what, canonical_object(&d.text));
         match expected.get_mut(&key) {
             Some(left) if *left > 0 => {
                 *left -= 1;
@@ -52,8 +52,8 @@ pub fn unexpected_changes_of<'a>(
         }
     });
     differences.extend(expected.into_iter().filter(|(_, left)| *left > 0).map(
-        |((place, what, text), _)| Difference {
-            place,
+        |((part, what, text), _)| Difference {
+            part,
             what: DifferenceKind::Changed,
             text: match what {
                 DifferenceKind::New => format!("not there: {text}"),

@@ -16,7 +16,7 @@ use crate::run::stage::Stage;
 use crate::run::stage::clean::RemoveLeftovers;
 use crate::run::stage::rehearse::{Rehearsed, rehearse};
 use crate::run::stored::{Baseline, parse_snapshot};
-use crate::store::run::{Cleanup, RunKind};
+use crate::store::run::{CleanupOptions, RunKind};
 use crate::store::snapshots::Snapshot;
 
 /// The edits that a clean-up would make now; nothing is changed.
@@ -87,7 +87,7 @@ impl Request for CleanupRequest<'_> {
             return Ok(None);
         }
         let edits = edits(&plan, &state);
-        let options = Cleanup {
+        let options = CleanupOptions {
             owners: self.scope.owners.clone(),
             black_holes: self.scope.black_holes,
             objects: plan.removals().count(),
@@ -114,7 +114,7 @@ impl Request for CleanupRequest<'_> {
 }
 
 /// The stages of a clean-up from its first change on.
-pub(super) fn stages(options: &Cleanup) -> Vec<Box<dyn Stage>> {
+pub(super) fn stages(options: &CleanupOptions) -> Vec<Box<dyn Stage>> {
     let scope = CleanupScope { owners: options.owners.clone(), black_holes: options.black_holes };
     let mut stages: Vec<Box<dyn Stage>> = vec![Box::new(RemoveLeftovers { scope, drain: None })];
     if let Some(seconds) = options.confirm_within {

@@ -31,7 +31,7 @@ pub enum Confirmed {
 /// [`Kind::Pending`] when the run has not come that far.
 pub fn confirm(context: &Context<'_>) -> Result<Confirmed> {
     let _lock = context.lock("confirm")?;
-    let _change = interrupt::change();
+    let _change = interrupt::begin_change();
     let found = awaited(context)?;
     let Confirmed::Now(mut run) = found else { return Ok(found) };
     note(context, &run, Mark::Confirmed, None)?;

@@ -129,7 +129,7 @@ pub(super) fn run<R: Request>(
     prune(context)?;
     let baseline = take_snapshot(context, &request.reason())?;
     let Some(mut work) = request.plan(context, approved, baseline)? else { return Ok(None) };
-    let _change = interrupt::change();
+    let _change = interrupt::begin_change();
     let (run, journal) = begin(context, &work)?;
     let mut execution = Execution::new(context, run, journal, work.base.take());
     execution.planned = work.planned.take();

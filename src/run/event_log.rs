@@ -9,8 +9,8 @@ use crate::error::Error;
 use crate::event::{Event, Outcome, Sink, Task};
 use crate::store::Store;
 use crate::store::event_log;
+use crate::store::event_log::LogContent;
 use crate::store::event_log::LoggedEvent;
-use crate::store::event_log::What;
 
 /// Passes events on, and logs those that a report needs. Events before the run has a folder are
 /// buffered. They are dropped if no run begins.
@@ -36,7 +36,7 @@ impl<'a> EventLogger<'a> {
 
     /// Logs why the run failed, if there is a run.
     pub fn failed(&self, error: &Error) {
-        self.buffer().log(What::Error(error.clone()), None);
+        self.buffer().log(LogContent::Error(error.clone()), None);
     }
 
     fn buffer(&self) -> std::sync::MutexGuard<'_, Buffer> {
@@ -45,7 +45,7 @@ impl<'a> EventLogger<'a> {
 }
 
 impl Buffer {
-    fn log(&mut self, what: What, seconds: Option<f64>) {
+    fn log(&mut self, what: LogContent, seconds: Option<f64>) {
         let line = LoggedEvent::now(what, seconds);
         match &mut self.file {
             Some(file) => event_log::write(file, &line),
@@ -74,7 +74,7 @@ impl Buffer {
             },
             Event::Note { .. } | Event::Verified { .. } | Event::Warning { .. } => None,
         };
-        self.log(What::Event(event.clone()), seconds);
+        self.log(LogContent::Event(event.clone()), seconds);
     }
 
     /// Opens the log of the run `id`, and writes the buffered events.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Kind, Result};
 use crate::plan::change::{Change, Edit, Irreversible};
 use crate::state::stage::RunStage;
-use crate::store::journal::{Entry, Journal, Mark, Record};
+use crate::store::journal::{Journal, JournalEntry, Mark, Record};
 
 /// The content of a journal line besides its mark: a change with its intent, an error with a
 /// failure. It is parsed straight into this type: a large edit as general JSON takes several times
@@ -25,7 +25,7 @@ pub enum Payload<E = Edit> {
 }
 
 /// A line of a run's journal.
-pub type JournalLine = Entry<Option<Payload>>;
+pub type JournalLine = JournalEntry<Option<Payload>>;
 
 /// A step of a run. Its intent and its result share it.
 #[derive(Debug, Clone, PartialEq, Eq)]

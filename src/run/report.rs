@@ -18,8 +18,8 @@ use crate::run::stored::parse_snapshot;
 use crate::state::stage::RunStage;
 use crate::state::{Backend, NodeState};
 use crate::store::Store;
+use crate::store::event_log::LogContent;
 use crate::store::event_log::LoggedEvent;
-use crate::store::event_log::What;
 use crate::store::journal::{self, JOURNAL, Mark};
 use crate::store::manifest::Manifest;
 use crate::store::run::{Modes, RecordedFinding, Run, RunKind, RunState};
@@ -235,8 +235,8 @@ pub fn report(catalogue: &Catalogue, kept: &StoredRun) -> Result<Report> {
 impl Report {
     fn add(&mut self, logged: &LoggedEvent) {
         let event = match &logged.what {
-            What::Event(event) => event,
-            What::Error(e) => {
+            LogContent::Event(event) => event,
+            LogContent::Error(e) => {
                 return self.errors.push(Error {
                     kind: e.kind,
                     object: masked(&e.object),

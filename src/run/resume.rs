@@ -25,7 +25,7 @@ use crate::store::run::{Migration, Run, RunKind, RunState};
 /// be rolled back, or waits to be confirmed.
 pub fn resume(context: &Context<'_>) -> Result<RunResult> {
     let _lock = context.lock("resume")?;
-    let _change = interrupt::change();
+    let _change = interrupt::begin_change();
     let Some(mut run) = context.store.pending()? else {
         return Err(Error::new(Kind::NotFound, "resume", "no run is pending")
             .hint("`proxyshift status` lists the runs"));

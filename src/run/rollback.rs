@@ -88,7 +88,7 @@ pub fn rollback_run(context: &Context<'_>, id: &str) -> Result<Option<UndoReport
 
 fn roll_back(context: &Context<'_>, mut run: Run) -> Result<UndoReport> {
     context.sink.run(&run.id, run.verb());
-    let _change = interrupt::change();
+    let _change = interrupt::begin_change();
     let dir = context.store.run_dir(&run.id);
     if !dir.join(JOURNAL).exists() {
         // It died before it could change anything.

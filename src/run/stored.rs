@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::run::Context;
-use crate::state::ipvs::{Ipvs, RealServer, VirtualServer};
+use crate::state::ipvs::{RealServer, VirtualServer, VirtualServers};
 use crate::state::{Files, NodeState};
 use crate::store::manifest::{IpvsThreshold, Manifest};
 use crate::store::run::Run;
@@ -33,7 +33,7 @@ pub(super) fn write_snapshot(
 
 /// The connection limits of real servers, for a person who reads the manifest. `ipvs.save` has them
 /// too.
-fn thresholds(ipvs: &Ipvs) -> Vec<IpvsThreshold> {
+fn thresholds(ipvs: &VirtualServers) -> Vec<IpvsThreshold> {
     let reals = ipvs.servers.iter().flat_map(|s| s.reals.iter().map(move |real| (s, real)));
     let limited = reals.filter(|(_, real)| real.upper.is_some() || real.lower.is_some());
     let row = |(server, real): (&VirtualServer, &RealServer)| IpvsThreshold {
@@ -96,7 +96,7 @@ pub fn reparses(files: &Files) -> Result<()> {
 }
 
 fn renders_back(state: &NodeState) -> Result<()> {
-    match state.not_given_back() {
+    match state.unfaithful_file() {
         None => Ok(()),
         Some(name) => {
             let cause = "parses, but does not render to the same bytes";

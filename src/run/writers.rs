@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::node::nfnetlink::{Heard, Listener};
+use crate::node::nfnetlink::{Commits, Listener};
 use crate::node::tools::Tool;
 use crate::plan::change::{Direction, Edit, Target};
 use crate::state::{Backend, NodeState};
@@ -31,8 +31,8 @@ impl Writers {
 
     /// A sentence on the writers other than this run, which made `edits`.
     pub(super) fn others(&mut self, edits: &[Edit]) -> Option<String> {
-        let heard = self.listener.as_mut()?.drain();
-        sentence(&heard, &own_names(edits))
+        let received = self.listener.as_mut()?.drain();
+        sentence(&received, &own_names(edits))
     }
 }
 
@@ -51,9 +51,9 @@ fn own_names(edits: &[Edit]) -> BTreeSet<String> {
     names
 }
 
-fn sentence(heard: &Heard, own: &BTreeSet<String>) -> Option<String> {
+fn sentence(received: &Commits, own: &BTreeSet<String>) -> Option<String> {
     let mut named: Vec<String> = Vec::new();
-    for writer in heard.writers.iter().filter(|w| !own.contains(&w.name)) {
+    for writer in received.commits.iter().filter(|w| !own.contains(&w.name)) {
         let name = format!("{} (pid {})", writer.name, writer.pid);
         if !named.contains(&name) {
             named.push(name);
@@ -64,7 +64,7 @@ fn sentence(heard: &Heard, own: &BTreeSet<String>) -> Option<String> {
     if more > 0 {
         named.push(format!("{more} more"));
     }
-    if heard.missed {
+    if received.missed {
         named.push("perhaps others, of whom the kernel could not tell".into());
     }
     (!named.is_empty()).then(|| format!("written meanwhile by {}", named.join(", ")))
@@ -73,23 +73,27 @@ fn sentence(heard: &Heard, own: &BTreeSet<String>) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::nfnetlink::Writer;
+    use crate::node::nfnetlink::Commit;
 
     #[test]
     fn everybody_else_is_named_once() {
-        let writer = |pid, name: &str| Writer { generation: pid, pid, name: name.into() };
+        let writer = |pid, name: &str| Commit { generation: pid, pid, name: name.into() };
         let own = BTreeSet::from(["proxyshift".to_owned()]);
-        let mut heard = Heard {
-            writers: vec![writer(7, "proxyshift"), writer(8, "nft"), writer(8, "nft")],
+        let mut received = Commits {
+            commits: vec![writer(7, "proxyshift"), writer(8, "nft"), writer(8, "nft")],
             missed: false,
         };
-        let said = |heard: &Heard| sentence(heard, &own);
-        assert_eq!(said(&heard).as_deref(), Some("written meanwhile by nft (pid 8)"));
-        heard.writers.extend((20..26).map(|pid| writer(pid, "dockerd")));
-        assert!(said(&heard).unwrap().ends_with("dockerd (pid 23), 2 more"), "{:?}", said(&heard));
-        heard.writers.truncate(1);
-        assert_eq!(said(&heard), None);
-        heard.missed = true;
-        assert!(said(&heard).unwrap().contains("could not tell"));
+        let said = |received: &Commits| sentence(received, &own);
+        assert_eq!(said(&received).as_deref(), Some("written meanwhile by nft (pid 8)"));
+        received.commits.extend((20..26).map(|pid| writer(pid, "dockerd")));
+        assert!(
+            said(&received).unwrap().ends_with("dockerd (pid 23), 2 more"),
+            "{:?}",
+            said(&received)
+        );
+        received.commits.truncate(1);
+        assert_eq!(said(&received), None);
+        received.missed = true;
+        assert!(said(&received).unwrap().contains("could not tell"));
     }
 }

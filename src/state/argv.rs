@@ -1,4 +1,4 @@
-//! Commands of the operator's: a program with its arguments, and whether it may run twice.
+//! Commands of the operator: a program with its arguments, and whether it may run twice.
 
 use std::fmt;
 
@@ -46,11 +46,11 @@ impl fmt::Display for Argv {
     }
 }
 
-/// Whether a command runs again that an interrupted run may have run already.
+/// Whether `resume` runs a command again that may have run before the interruption.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Rerun {
-    /// Twice is as good as once.
+    /// The command may run twice.
     Safe,
     /// The operator decides.
     #[default]

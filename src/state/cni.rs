@@ -22,7 +22,7 @@ pub struct SubnetEnv {
 }
 
 impl SubnetEnv {
-    /// Reads `NAME=value` lines; names that are not flannel's are passed over. flannel writes the
+    /// Parses `NAME=value` lines, and skips names that are not flannel's. flannel writes the
     /// gateway's address into the lease (`192.168.75.1/24`). Errors name `file` and the line.
     pub fn parse(file: &str, text: &str) -> Result<SubnetEnv> {
         let mut env = SubnetEnv { networks: vec![], subnets: vec![], mtu: None, ipmasq: None };
@@ -64,9 +64,9 @@ fn word<T: FromStr>(value: &str) -> Result<T, String> {
 /// A CNI configuration: one plugin (`.conf`) or a list (`.conflist`).
 #[derive(Debug, Clone, PartialEq)]
 pub struct CniConfig {
-    /// The network's name, which CNI's iptables chains and comments are made of.
+    /// The network's name, from which CNI builds its iptables chains and comments.
     pub name: String,
-    /// The plugins in order, each as it was.
+    /// The plugins in order, unchanged.
     pub plugins: Vec<Plugin>,
 }
 
@@ -75,18 +75,18 @@ pub struct CniConfig {
 pub struct Plugin {
     /// Its type: `bridge`, `flannel`, `calico`, `portmap`.
     pub kind: String,
-    /// All of its configuration, as it was.
+    /// Its whole configuration, unchanged.
     pub config: Value,
 }
 
-/// What `portmap` was told; both influence its rules.
+/// The settings of `portmap` that affect its rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Portmap {
-    /// Whether it masquerades hairpin and local traffic; yes unless told otherwise.
+    /// Whether it masquerades hairpin and local traffic; yes by default.
     pub snat: bool,
-    /// The bit of the mark that asks for masquerading; 13 unless told otherwise.
+    /// The bit of the mark that requests masquerading; 13 by default.
     pub mark_masq_bit: u64,
-    /// The chain that sets the mark instead, mostly KUBE-MARK-MASQ.
+    /// The chain that sets the mark instead, usually KUBE-MARK-MASQ.
     pub external_set_mark_chain: Option<String>,
 }
 
@@ -108,7 +108,7 @@ impl CniConfig {
         Ok(CniConfig { name, plugins: plugins.into_iter().map(typed).collect::<Result<_>>()? })
     }
 
-    /// What the first `portmap` in the list was told.
+    /// The settings of the first `portmap` in the list.
     pub fn portmap(&self) -> Option<Portmap> {
         let config = &self.plugins.iter().find(|plugin| plugin.kind == "portmap")?.config;
         Some(Portmap {
@@ -123,14 +123,14 @@ impl CniConfig {
         self.plugins.iter().filter_map(Plugin::bridge).collect()
     }
 
-    /// The networks that its plugins give addresses from, where they are written down.
+    /// The networks from which its plugins give addresses, where the configuration names them.
     pub fn subnets(&self) -> Vec<IpNet> {
         self.plugins.iter().flat_map(Plugin::subnets).collect()
     }
 }
 
 impl Plugin {
-    /// The bridge that it uses: the one it names, or the `cni0` of `bridge` and `flannel`.
+    /// Its bridge: the named one, or the `cni0` of `bridge` and `flannel`.
     pub fn bridge(&self) -> Option<&str> {
         let named = self.config["bridge"].as_str();
         let delegated = self.config["delegate"]["bridge"].as_str();
@@ -142,7 +142,7 @@ impl Plugin {
         }
     }
 
-    /// The networks that its IPAM names; words such as `usePodCidr` are none.
+    /// The networks that its IPAM names. Words such as `usePodCidr` are not networks.
     pub fn subnets(&self) -> Vec<IpNet> {
         let ipam = &self.config["ipam"];
         let list = |value: &Value| value.as_array().cloned().unwrap_or_default();

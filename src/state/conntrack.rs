@@ -5,17 +5,17 @@ use std::collections::BTreeMap;
 use super::lines;
 use crate::error::Result;
 
-/// Connection tracking's counters since boot, by the kernel's own names of them.
+/// Connection tracking's counters since boot, by the kernel's names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ConntrackStat {
-    /// Each column, summed over the CPUs. `entries` is not a sum: every line carries the number
-    /// of entries of the whole table.
+    /// Each column, summed over the CPUs. `entries` is not a sum: every line has the number of
+    /// entries of the whole table.
     pub counters: BTreeMap<String, u64>,
 }
 
 impl ConntrackStat {
-    /// Reads a heading of names, then a line of hexadecimal numbers for each CPU. Kernels differ
-    /// in their columns; errors name `file` and the line.
+    /// Parses a heading of names, then a line of hexadecimal numbers for each CPU. Columns differ
+    /// between kernels. Errors name `file` and the line.
     pub fn parse(file: &str, text: &str) -> Result<ConntrackStat> {
         let mut lines = lines::numbered(file, text)?.into_iter();
         let names: Vec<&str> = match lines.next() {

@@ -1,8 +1,8 @@
-//! When two rule sets mean the same: the one place that says so.
+//! Equivalence of rulesets: the only place that defines it.
 //!
-//! Counters do not matter, nor do comment lines, nor the order of tables and chains. The order of
-//! rules does. iptables versions spell the same rule differently; [`canonical`] has the list, and
-//! a test for each. Sources: iptables-extensions(8), and `reference` notes on 1.4 to 1.8.
+//! Counters, comment lines, and the order of tables and chains do not matter. The order of rules
+//! does. iptables versions spell the same rule differently; [`canonical`] has the list, and a test
+//! for each spelling. Sources: iptables-extensions(8), and `reference` notes on 1.4 to 1.8.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -14,10 +14,10 @@ use crate::state::rule::{Term, Words};
 use crate::state::ruleset::{Chain, Name, Ruleset, Table};
 use crate::state::{NodeState, RulesetId};
 
-/// Matches that keep a state, so that their place among the others changes what they see.
+/// Matches with a state. Their position among the other matches decides which packets they count.
 const STATEFUL: [&str; 5] = ["limit", "hashlimit", "recent", "quota", "statistic"];
 
-/// A rule's text in the one spelling by which rules are compared: not for restoring.
+/// A rule's text in canonical spelling, for comparison only: not for restoring.
 pub fn canonical(rule: &str) -> String {
     let chain = rule.split_whitespace().nth(1).unwrap_or_default();
     let terms = Words::of_rule(rule).terms();
@@ -55,7 +55,7 @@ pub fn canonical(rule: &str) -> String {
     text
 }
 
-/// True when two rules' texts mean the same.
+/// True for two equivalent rules.
 pub fn same_rule(a: &str, b: &str) -> bool {
     a == b || canonical(a) == canonical(b)
 }
@@ -64,7 +64,7 @@ fn is_jump(term: &Term<'_>) -> bool {
     matches!(term.option, "-j" | "--jump" | "-g" | "--goto")
 }
 
-/// Groups between two stateful matches may stand in any order; a stateful one stays in its place.
+/// Sorts the groups between two stateful matches. A stateful match keeps its position.
 fn sort_between_stateful(groups: &mut [String]) {
     let stateful = |g: &String| {
         let module = g.strip_prefix("-m ").and_then(|g| g.split(' ').next());
@@ -79,7 +79,7 @@ fn sort_between_stateful(groups: &mut [String]) {
     }
 }
 
-/// One match option in its one spelling; none where it only says the default.
+/// One match option in canonical spelling; none for a default.
 fn canonical_term(term: &Term<'_>, modules: &[Vec<Cow<'_, str>>]) -> Option<String> {
     let option = match term.option {
         "--source" | "--src" => "-s",
@@ -107,13 +107,13 @@ fn is_full_mask(value: &str) -> bool {
     value == "255.255.255.255" || value == "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
 }
 
-/// An address without the prefix length that says "this one".
+/// An address without the prefix length of a single host.
 fn host_network(value: &str) -> String {
     let full = if value.contains(':') { "/128" } else { "/32" };
     value.strip_suffix(full).or(value.strip_suffix("/255.255.255.255")).unwrap_or(value).into()
 }
 
-/// Values as one text in which a blank inside a value is not a blank between two.
+/// Joins values into one text. A blank inside a value differs from a blank between two.
 fn values(term: &Term<'_>) -> String {
     let quoted = |v: &Cow<'_, str>| {
         if v.contains([' ', '"', '\t']) { format!("{v:?}") } else { v.to_string() }
@@ -126,7 +126,7 @@ fn join(negated: bool, option: &str, value: &str) -> String {
     if value.is_empty() { format!("{not}{option}") } else { format!("{not}{option} {value}") }
 }
 
-/// The jump with its target's options, which are one list in any order.
+/// The jump with its target's options, sorted.
 fn spelled_target(jump: &[Term<'_>]) -> Vec<String> {
     let Some((jump, options)) = jump.split_first() else { return Vec::new() };
     let goto = matches!(jump.option, "-g" | "--goto");
@@ -154,11 +154,11 @@ fn spelled_target_option(target: &str, term: &Term<'_>) -> String {
     join(term.negated, option, &value)
 }
 
-/// One way in which two rule sets differ, in words that name the object.
+/// One difference between two rulesets, in words that name the object.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Difference {
-    /// Which part: `iptables-nft nat`, `ipset`, `links`.
-    pub place: String,
+    /// The part of the state: `iptables-nft nat`, `ipset`, `links`.
+    pub part: String,
     /// What is different about it.
     pub what: DifferenceKind,
     /// The object: a rule's text, a chain's name.
@@ -168,11 +168,11 @@ pub struct Difference {
 /// How an object differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DifferenceKind {
-    /// In the first, not in the second.
+    /// Only in the first.
     Gone,
-    /// In the second, not in the first.
+    /// Only in the second.
     New,
-    /// In both, but not the same.
+    /// In both, but different.
     Changed,
 }
 
@@ -183,11 +183,11 @@ impl std::fmt::Display for Difference {
             DifferenceKind::New => '+',
             DifferenceKind::Changed => '~',
         };
-        write!(f, "{sign} {}: {}", self.place, self.text)
+        write!(f, "{sign} {}: {}", self.part, self.text)
     }
 }
 
-/// Every way in which rule set `b` differs from `a`; none means that they mean the same.
+/// Every difference of ruleset `b` from `a`; none if they are equivalent.
 pub fn ruleset_differences(
     id: RulesetId,
     a: Option<&Ruleset>,
@@ -196,7 +196,7 @@ pub fn ruleset_differences(
     ruleset_differences_but(id, a, b, &|_, _| false)
 }
 
-/// As [`ruleset_differences`], but for the chains that `skip` names by table and chain.
+/// As [`ruleset_differences`], without the chains that `skip` names by table and chain.
 pub fn ruleset_differences_but(
     id: RulesetId,
     a: Option<&Ruleset>,
@@ -208,48 +208,48 @@ pub fn ruleset_differences_but(
     };
     let mut found = Vec::new();
     for name in &tables(a) | &tables(b) {
-        let place = format!("{id} {name}");
+        let part = format!("{id} {name}");
         let left = a.zip(a.and_then(|r| r.table(&name)));
         let right = b.zip(b.and_then(|r| r.table(&name)));
-        table_differences(&place, left, right, &|chain| skip(&name, chain), &mut found);
+        table_differences(&part, left, right, &|chain| skip(&name, chain), &mut found);
     }
     found
 }
 
-type Side<'a> = Option<(&'a Ruleset, &'a Table)>;
+type TableSide<'a> = Option<(&'a Ruleset, &'a Table)>;
 
 fn table_differences(
-    place: &str,
-    a: Side<'_>,
-    b: Side<'_>,
+    part: &str,
+    a: TableSide<'_>,
+    b: TableSide<'_>,
     skip: &dyn Fn(&str) -> bool,
     found: &mut Vec<Difference>,
 ) {
-    // A table that was never used means the same as one that is not there.
-    let used = |s: Side<'_>| s.is_some_and(|(_, t)| !t.is_pristine());
+    // A table that was never used is equivalent to a missing one.
+    let used = |s: TableSide<'_>| s.is_some_and(|(_, t)| !t.is_pristine());
     if !used(a) && !used(b) {
         return;
     }
-    let chains = |s: Side<'_>| -> BTreeSet<Name> {
+    let chains = |s: TableSide<'_>| -> BTreeSet<Name> {
         let chains = s.into_iter().flat_map(|(_, t)| &t.chains);
         chains.map(|c| &c.name).filter(|name| !skip(name)).cloned().collect()
     };
     for name in &chains(a) | &chains(b) {
         let left = a.and_then(|(r, t)| t.chain(&name).map(|c| (r, c)));
         let right = b.and_then(|(r, t)| t.chain(&name).map(|c| (r, c)));
-        chain_differences(place, &name, left, right, found);
+        chain_differences(part, &name, left, right, found);
     }
 }
 
 fn chain_differences(
-    place: &str,
+    part: &str,
     name: &str,
     a: Option<(&Ruleset, &Chain)>,
     b: Option<(&Ruleset, &Chain)>,
     found: &mut Vec<Difference>,
 ) {
     let mut report = |what, text: String| {
-        found.push(Difference { place: place.to_owned(), what, text });
+        found.push(Difference { part: part.to_owned(), what, text });
     };
     let policy = |s: Option<(&Ruleset, &Chain)>| {
         s.and_then(|(_, c)| c.policy.as_deref().map(str::to_owned)).unwrap_or("ACCEPT".into())
@@ -286,7 +286,7 @@ fn chain_differences(
     }
 }
 
-/// The common case without an allocation: the same rules in the same order.
+/// Compares rules in order, without an allocation: the common case.
 fn same_rules(a: Option<(&Ruleset, &Chain)>, b: Option<(&Ruleset, &Chain)>) -> bool {
     let count = |s: Option<(&Ruleset, &Chain)>| s.map_or(0, |(_, c)| c.rules.len());
     if count(a) != count(b) {
@@ -297,7 +297,7 @@ fn same_rules(a: Option<(&Ruleset, &Chain)>, b: Option<(&Ruleset, &Chain)>) -> b
 }
 
 impl NodeState {
-    /// Every way in which the node, when it was in the state `after`, differed from this one.
+    /// Every difference of the node in the state `after` from this state.
     pub fn differences(&self, after: &NodeState) -> Vec<Difference> {
         let ids: BTreeSet<RulesetId> =
             self.rulesets.keys().chain(after.rulesets.keys()).copied().collect();
@@ -311,11 +311,11 @@ impl NodeState {
         found
     }
 
-    /// As [`Self::differences`], rules and sets aside.
+    /// As [`Self::differences`], without rules and sets.
     pub fn other_differences(&self, after: &NodeState) -> Vec<Difference> {
         let mut found = Vec::new();
-        let mut report = |place: &str, differences: Vec<String>| {
-            found.extend(differences.into_iter().map(|text| in_words(place, text)));
+        let mut report = |part: &str, differences: Vec<String>| {
+            found.extend(differences.into_iter().map(|text| in_words(part, text)));
         };
         report("nft", self.nft.differences(&after.nft));
         report("ipvs", self.ipvs.differences(&after.ipvs));
@@ -325,29 +325,29 @@ impl NodeState {
         found
     }
 
-    /// The first file that, rendered from what was parsed, is not the same to the byte: the parser has
-    /// lost something of it. Those made of lines, that is; JSON is kept as it is.
-    pub fn not_given_back(&self) -> Option<String> {
+    /// The first file that does not render to the same bytes: its parser has dropped something.
+    /// Covers the files made of lines; JSON is kept as text.
+    pub fn unfaithful_file(&self) -> Option<String> {
         // A ruleset may be large: it is rendered line by line.
         let rules = self.rulesets.iter().filter(|(_, r)| !r.lines().eq(r.text().lines()));
         let same = |name: &str, text: &str| self.files.get(name).is_none_or(|kept| **kept == *text);
-        let mut others = vec![("ipset.save", self.ipsets.render())];
-        others.push(("ipvs.save", self.ipvs.render()));
-        others.extend(self.tools.iter().map(|tools| ("tools.txt", tools.render())));
-        let others = others.into_iter().filter(|(name, text)| !same(name, text));
-        rules.map(|(id, _)| id.file()).chain(others.map(|(name, _)| name.to_owned())).next()
+        let mut rest = vec![("ipset.save", self.ipsets.render())];
+        rest.push(("ipvs.save", self.ipvs.render()));
+        rest.extend(self.tools.iter().map(|tools| ("tools.txt", tools.render())));
+        let rest = rest.into_iter().filter(|(name, text)| !same(name, text));
+        rules.map(|(id, _)| id.file()).chain(rest.map(|(name, _)| name.to_owned())).next()
     }
 }
 
 /// `- fact`, `+ fact` or `~ fact` as a difference.
-fn in_words(place: &str, text: String) -> Difference {
+fn in_words(part: &str, text: String) -> Difference {
     let (what, text) = match text.split_at_checked(2) {
         Some(("- ", text)) => (DifferenceKind::Gone, text),
         Some(("+ ", text)) => (DifferenceKind::New, text),
         Some(("~ ", text)) => (DifferenceKind::Changed, text),
         _ => (DifferenceKind::Changed, text.as_str()),
     };
-    Difference { place: place.into(), what, text: text.to_owned() }
+    Difference { part: part.into(), what, text: text.to_owned() }
 }
 
 #[cfg(test)]

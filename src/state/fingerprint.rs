@@ -1,23 +1,22 @@
-//! A short word for all rules and sets of a state, so that two states can be compared without having
-//! both at hand: on a large node, each is as large as the node's rules.
+//! A hash of all rules and sets of a state. Two states can be compared without holding both: on a
+//! large node, each is as large as the node's rules.
 
 use sha2::{Digest, Sha256};
 
 use crate::state::NodeState;
 use crate::state::ruleset::Table;
 
-/// Equal only for states whose rules are the same to the letter, in the same order, and whose sets
-/// mean the same. Two that are not equal may still mean the same: that takes
-/// [`NodeState::differences`].
+/// Equal only for states with the same rules to the letter, in the same order, and equivalent sets.
+/// Unequal fingerprints may still be equivalent states: see [`NodeState::differences`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint([u8; 32]);
 
 impl NodeState {
-    /// The fingerprint of its rules and sets.
+    /// The fingerprint of the rules and sets.
     pub fn fingerprint(&self) -> Fingerprint {
         let mut hash = Sha256::new();
         let mut put = |word: &str| {
-            // With its length first, no two lists of words give the same bytes.
+            // With each length first, no two lists of words give the same bytes.
             hash.update((word.len() as u64).to_le_bytes());
             hash.update(word);
         };

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::{Family, lines};
 use crate::error::Result;
 
-/// Options of `create` with which the kernel lays out its memory; they change nothing that the
-/// set means, and differ after each restore. Each has one value.
+/// Options of `create` that only lay out the kernel's memory, and differ after each restore. Each
+/// has one value.
 const LAYOUT: [&str; 3] = ["hashsize", "bucketsize", "initval"];
 
 /// All ipsets, in the order of the save: a list comes after its members.
@@ -28,15 +28,15 @@ pub struct IpSet {
     pub kind: String,
     /// Its family; IPv4 for kinds that have none.
     pub family: Family,
-    /// The words after the kind, verbatim (`family inet hashsize 1024`).
+    /// The words after the kind, unchanged (`family inet hashsize 1024`).
     pub options: Vec<String>,
-    /// What follows the set's name in each `add`, options included
-    /// (`10.0.0.1,tcp:80 timeout 7`).
+    /// The words after the set's name in each `add`, options included (`10.0.0.1,tcp:80 timeout
+    /// 7`).
     pub entries: Vec<String>,
 }
 
 impl IpSets {
-    /// Reads what `ipset save` printed; errors name `file` and the line.
+    /// Parses the output of `ipset save`. Errors name `file` and the line.
     pub fn parse(file: &str, text: &str) -> Result<IpSets> {
         let mut sets: Vec<IpSet> = Vec::new();
         let mut index = HashMap::new();
@@ -65,8 +65,7 @@ impl IpSets {
         Ok(IpSets { sets })
     }
 
-    /// The text that `ipset restore` reads, each set followed by its entries: the bytes that were
-    /// parsed.
+    /// Renders the text for `ipset restore`, each set followed by its entries: the parsed bytes.
     pub fn render(&self) -> String {
         self.sets.iter().map(IpSet::render).collect()
     }
@@ -76,14 +75,14 @@ impl IpSets {
         self.sets.iter().find(|set| set.name == name)
     }
 
-    /// What `after` means that `self` does not (`+`), and the other way round (`-`). Order, memory
-    /// layout, counters and remaining times aside; whether an entry expires at all, and a set's
-    /// default timeout, count.
+    /// Entries and sets only in `after` (`+`), and only in `self` (`-`). Order, memory layout,
+    /// counters and remaining times do not count. Whether an entry expires, and a set's default
+    /// timeout, do.
     pub fn differences(&self, after: &IpSets) -> Vec<String> {
         lines::differences(self.facts(), after.facts())
     }
 
-    /// What the sets mean, in words.
+    /// The sets as one text for each fact, for comparison.
     pub(super) fn facts(&self) -> Vec<String> {
         self.sets.iter().flat_map(IpSet::facts).collect()
     }
@@ -150,8 +149,8 @@ impl IpSet {
     }
 }
 
-/// An entry without what moves by itself: counters, and the seconds left of a timeout. Zero
-/// seconds mean that it never expires, which stays. Words inside a quoted comment stay too.
+/// An entry without its counters and the seconds left of a timeout. A timeout of zero, which never
+/// expires, is kept, and so are words inside a quoted comment.
 fn lasting(entry: &str) -> String {
     let mut kept: Vec<&str> = Vec::new();
     let mut quoted = false;

@@ -2,23 +2,24 @@
 
 mod limits;
 mod listing;
+mod save_line;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Family, lines};
 use crate::error::Result;
 
-pub use limits::Limits;
-pub use listing::{Listed, ListedReal, Listing};
+pub use limits::ConnectionLimits;
+pub use listing::{ListedReal, ListedServer, Listing};
+use save_line::SaveLine;
 
 /// All virtual servers, in the order of the save.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ipvs {
+pub struct VirtualServers {
     /// The virtual servers.
     pub servers: Vec<VirtualServer>,
 }
@@ -35,10 +36,10 @@ pub enum Protocol {
     Sctp,
 }
 
-/// What a virtual server answers to; its identity in the kernel.
+/// The identity of a virtual server in the kernel: what it answers to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Service {
+pub enum VirtualServerId {
     /// An address; port 0 stands for every port.
     Address {
         /// Its protocol.
@@ -59,12 +60,12 @@ pub enum Service {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VirtualServer {
     /// What it answers to.
-    pub service: Service,
+    pub service: VirtualServerId,
     /// Its scheduler: `rr`.
     pub scheduler: String,
-    /// Seconds that a client stays with its real server (`-p`).
+    /// How many seconds a client keeps its real server (`-p`).
     pub persistent: Option<u32>,
-    /// The mask (IPv4) or prefix length (IPv6) that makes clients one (`-M`).
+    /// The mask (IPv4) or prefix length (IPv6) that groups clients (`-M`).
     pub mask: Option<String>,
     /// The persistence engine (`--pe`).
     pub engine: Option<String>,
@@ -72,7 +73,7 @@ pub struct VirtualServer {
     pub one_packet: bool,
     /// The scheduler's own flags, comma-separated (`-b`).
     pub flags: Option<String>,
-    /// Words that are not known here, verbatim.
+    /// Unknown words, unchanged.
     pub other: Vec<String>,
     /// Its real servers.
     pub reals: Vec<RealServer>,
@@ -82,7 +83,7 @@ pub struct VirtualServer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Forward {
-    /// Masquerading (`-m`), the only one kube-proxy uses.
+    /// Masquerading (`-m`), the only method of kube-proxy.
     Masq,
     /// Direct routing (`-g`); a listing calls it `Local` when the real server is this node.
     Route,
@@ -99,24 +100,24 @@ pub struct RealServer {
     pub forward: Forward,
     /// Its weight; 0 takes no new connections.
     pub weight: u32,
-    /// Connections above which it takes no more (`-x`). `ipvsadm -S` drops both limits; see
-    /// [`Limits`].
+    /// The number of connections above which it takes no more (`-x`). `ipvsadm -S` drops both
+    /// limits; see [`ConnectionLimits`].
     pub upper: Option<u32>,
-    /// Connections below which it takes some again (`-y`).
+    /// The number of connections below which it takes some again (`-y`).
     pub lower: Option<u32>,
-    /// Words that are not known here, verbatim (`--tun-type gue`).
+    /// Unknown words, unchanged (`--tun-type gue`).
     pub other: Vec<String>,
 }
 
-impl Ipvs {
-    /// Reads what `ipvsadm -S -n` printed; errors name `file` and the line.
-    pub fn parse(file: &str, text: &str) -> Result<Ipvs> {
+impl VirtualServers {
+    /// Parses the output of `ipvsadm -S -n`. Errors name `file` and the line.
+    pub fn parse(file: &str, text: &str) -> Result<VirtualServers> {
         let mut servers: Vec<VirtualServer> = Vec::new();
         let mut index = HashMap::new();
         for (number, line) in lines::numbered(file, text)? {
             let error = |cause: String| lines::error(file, number, cause);
-            let mut words = Words(line.split(' '));
-            match words.0.next() {
+            let mut words = SaveLine::new(line);
+            match words.next_word() {
                 Some("-A") => {
                     let server = words.server().map_err(error)?;
                     if index.insert(server.service, servers.len()).is_some() {
@@ -135,27 +136,27 @@ impl Ipvs {
                 _ => return Err(error(format!("`{line}` begins with neither `-A` nor `-a`"))),
             }
         }
-        Ok(Ipvs { servers })
+        Ok(VirtualServers { servers })
     }
 
-    /// The text that `ipvsadm -R` reads, in ipvsadm's own order of options: the bytes of a save.
+    /// Renders the text for `ipvsadm -R`, with options in ipvsadm's own order: the bytes of a save.
     pub fn render(&self) -> String {
         self.servers.iter().map(VirtualServer::render).collect()
     }
 
     /// The virtual server of `service`.
-    pub fn get(&self, service: &Service) -> Option<&VirtualServer> {
+    pub fn get(&self, service: &VirtualServerId) -> Option<&VirtualServer> {
         self.servers.iter().find(|server| server.service == *service)
     }
 
     /// The real server at `address` of the virtual server of `service`.
-    pub fn real(&self, service: &Service, address: &SocketAddr) -> Option<&RealServer> {
+    pub fn real(&self, service: &VirtualServerId, address: &SocketAddr) -> Option<&RealServer> {
         self.get(service)?.reals.iter().find(|real| real.address == *address)
     }
 
-    /// What `after` has that `self` has not (`+`), and the other way round (`-`), whatever the
-    /// order. A server that lost its real servers is itself still the same.
-    pub fn differences(&self, after: &Ipvs) -> Vec<String> {
+    /// Servers only in `after` (`+`), and only in `self` (`-`), in any order. A virtual server
+    /// without its real servers is still the same virtual server.
+    pub fn differences(&self, after: &VirtualServers) -> Vec<String> {
         lines::differences(self.facts(), after.facts())
     }
 
@@ -171,33 +172,37 @@ impl Ipvs {
     }
 }
 
-impl Service {
+impl VirtualServerId {
     /// Its family.
     pub fn family(&self) -> Family {
         match self {
-            Service::Address { address: SocketAddr::V4(_), .. } => Family::Ipv4,
-            Service::Address { address: SocketAddr::V6(_), .. } => Family::Ipv6,
-            Service::Fwmark { family, .. } => *family,
+            VirtualServerId::Address { address: SocketAddr::V4(_), .. } => Family::Ipv4,
+            VirtualServerId::Address { address: SocketAddr::V6(_), .. } => Family::Ipv6,
+            VirtualServerId::Fwmark { family, .. } => *family,
         }
     }
 
-    /// The words by which ipvsadm is told of it: `-t 10.96.0.10:53`, `-f 7 -6`.
+    /// The words that select it for ipvsadm: `-t 10.96.0.10:53`, `-f 7 -6`.
     pub fn selector(&self) -> String {
         match self {
-            Service::Address { protocol, address } => format!("{} {address}", protocol.option()),
-            Service::Fwmark { mark, family: Family::Ipv4 } => format!("-f {mark}"),
-            Service::Fwmark { mark, family: Family::Ipv6 } => format!("-f {mark} -6"),
+            VirtualServerId::Address { protocol, address } => {
+                format!("{} {address}", protocol.option())
+            }
+            VirtualServerId::Fwmark { mark, family: Family::Ipv4 } => format!("-f {mark}"),
+            VirtualServerId::Fwmark { mark, family: Family::Ipv6 } => format!("-f {mark} -6"),
         }
     }
 }
 
 /// `10.96.0.10:53/udp`, `[fd00::a]:53/tcp`, `fwmark 7`, `fwmark 7 ipv6`.
-impl fmt::Display for Service {
+impl fmt::Display for VirtualServerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Service::Address { protocol, address } => write!(f, "{address}/{protocol}"),
-            Service::Fwmark { mark, family: Family::Ipv4 } => write!(f, "fwmark {mark}"),
-            Service::Fwmark { mark, family: Family::Ipv6 } => write!(f, "fwmark {mark} ipv6"),
+            VirtualServerId::Address { protocol, address } => write!(f, "{address}/{protocol}"),
+            VirtualServerId::Fwmark { mark, family: Family::Ipv4 } => write!(f, "fwmark {mark}"),
+            VirtualServerId::Fwmark { mark, family: Family::Ipv6 } => {
+                write!(f, "fwmark {mark} ipv6")
+            }
         }
     }
 }
@@ -223,7 +228,7 @@ impl fmt::Display for Protocol {
 }
 
 impl VirtualServer {
-    /// What follows the selector when it is added or edited: `-s rr -p 10800`.
+    /// The words after the selector to add or edit it: `-s rr -p 10800`.
     pub fn options(&self) -> String {
         let mut text = format!("-s {}", self.scheduler);
         let persistent = self.persistent.map(|seconds| seconds.to_string());
@@ -250,7 +255,7 @@ impl VirtualServer {
 }
 
 impl RealServer {
-    /// What follows its address when it is added or edited: `-m -w 1`.
+    /// The words after its address to add or edit it: `-m -w 1`.
     pub fn options(&self) -> String {
         let forward = match self.forward {
             Forward::Masq => "-m",
@@ -278,99 +283,12 @@ fn push_other(text: &mut String, words: &[String]) {
     }
 }
 
-/// The words of one line.
-struct Words<'a>(std::str::Split<'a, char>);
-
-impl Words<'_> {
-    fn value<T: FromStr>(&mut self, option: &str) -> Result<T, String> {
-        match self.0.next() {
-            None | Some("") => Err(format!("{option} has no value: the line is cut off")),
-            Some(word) => {
-                word.parse().map_err(|_| format!("`{word}` is no value of {option} (with -n)"))
-            }
-        }
-    }
-
-    fn service(&mut self) -> Result<Service, String> {
-        let option = self.0.next().unwrap_or_default();
-        let protocol = match option {
-            "-t" => Protocol::Tcp,
-            "-u" => Protocol::Udp,
-            "--sctp-service" => Protocol::Sctp,
-            "-f" => {
-                let mark = self.value(option)?;
-                let mut ahead = self.0.clone();
-                let ipv6 = ahead.next() == Some("-6");
-                if ipv6 {
-                    self.0 = ahead;
-                }
-                let family = if ipv6 { Family::Ipv6 } else { Family::Ipv4 };
-                return Ok(Service::Fwmark { mark, family });
-            }
-            _ => return Err(format!("`{option}` names no kind of virtual server")),
-        };
-        Ok(Service::Address { protocol, address: self.value(option)? })
-    }
-
-    fn server(&mut self) -> Result<VirtualServer, String> {
-        let mut server = VirtualServer {
-            service: self.service()?,
-            scheduler: String::new(),
-            persistent: None,
-            mask: None,
-            engine: None,
-            one_packet: false,
-            flags: None,
-            other: vec![],
-            reals: vec![],
-        };
-        while let Some(option) = self.0.next() {
-            match option {
-                "-s" => server.scheduler = self.value(option)?,
-                "-p" => server.persistent = Some(self.value(option)?),
-                "-M" => server.mask = Some(self.value(option)?),
-                "--pe" => server.engine = Some(self.value(option)?),
-                "-o" => server.one_packet = true,
-                "-b" => server.flags = Some(self.value(option)?),
-                _ => server.other.push(option.to_owned()),
-            }
-        }
-        match server.scheduler.is_empty() {
-            true => Err(format!("{} has no scheduler: the line is cut off", server.service)),
-            false => Ok(server),
-        }
-    }
-
-    fn real(&mut self) -> Result<(Service, RealServer), String> {
-        let service = self.service()?;
-        let (mut address, mut forward, mut weight) = (None, None, None);
-        let (mut upper, mut lower, mut other) = (None, None, vec![]);
-        while let Some(option) = self.0.next() {
-            match option {
-                "-r" => address = Some(self.value(option)?),
-                "-m" => forward = Some(Forward::Masq),
-                "-g" => forward = Some(Forward::Route),
-                "-i" => forward = Some(Forward::Tunnel),
-                "-w" => weight = Some(self.value(option)?),
-                "-x" => upper = Some(self.value(option)?),
-                "-y" => lower = Some(self.value(option)?),
-                _ => other.push(option.to_owned()),
-            }
-        }
-        let (Some(address), Some(forward), Some(weight)) = (address, forward, weight) else {
-            let cause = "lacks its address, way of forwarding or weight: the line is cut off";
-            return Err(format!("a real server of {service} {cause}"));
-        };
-        Ok((service, RealServer { address, forward, weight, upper, lower, other }))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Ipvs {
-        let ipvs = Ipvs::parse("ipvs.save", text).unwrap();
+    fn parse(text: &str) -> VirtualServers {
+        let ipvs = VirtualServers::parse("ipvs.save", text).unwrap();
         assert_eq!(ipvs.render(), text);
         ipvs
     }
@@ -443,7 +361,7 @@ mod tests {
             ("-A -f 7 -s rr\n-a -f 7 -r 10.0.0.2:0 -g -w 1", "ipvs.save:2: the last line is cut"),
             ("-C\n", "ipvs.save:1: `-C` begins with neither"),
         ] {
-            let error = Ipvs::parse("ipvs.save", text).unwrap_err().to_string();
+            let error = VirtualServers::parse("ipvs.save", text).unwrap_err().to_string();
             assert!(error.starts_with(expected), "{error}");
         }
     }

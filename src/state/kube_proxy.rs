@@ -28,18 +28,18 @@ pub use flags_to_config::{GeneratedConfig, flags_to_config};
 pub use mode::Mode;
 pub use process::{Instances, serves};
 
-/// What proxyshift uses of a `KubeProxyConfiguration`. An absent, null or empty field is `None`,
-/// false or empty here; keys that are not listed are passed over.
+/// The fields of a `KubeProxyConfiguration` that proxyshift uses. An absent, null or empty field is
+/// `None`, false or empty here; other keys are ignored.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct KubeProxyConfig {
-    /// The mode; none means kube-proxy's default.
+    /// The mode; none is kube-proxy's default.
     #[serde(deserialize_with = "optional_mode")]
     pub mode: Option<Mode>,
     /// The pod networks of the cluster.
     #[serde(rename = "clusterCIDR", deserialize_with = "networks")]
     pub cluster_cidrs: Vec<IpNet>,
-    /// The address that it serves on.
+    /// The address that it binds to.
     #[serde(deserialize_with = "word")]
     pub bind_address: Option<IpAddr>,
     /// Where it serves `/healthz`; see [`KubeProxyConfig::healthz_address`].
@@ -54,7 +54,7 @@ pub struct KubeProxyConfig {
     /// Networks, or `primary`, whose addresses serve NodePorts.
     #[serde(deserialize_with = "nullable")]
     pub node_port_addresses: Vec<String>,
-    /// How local traffic is told: `ClusterCIDR`, `NodeCIDR`, `BridgeInterface`.
+    /// How local traffic is detected: `ClusterCIDR`, `NodeCIDR`, `BridgeInterface`.
     #[serde(deserialize_with = "word")]
     pub detect_local_mode: Option<String>,
     /// Feature gates that are set.
@@ -66,7 +66,7 @@ pub struct KubeProxyConfig {
     /// Masquerading in nftables mode.
     #[serde(deserialize_with = "nullable")]
     pub nftables: Masquerading,
-    /// What concerns ipvs mode.
+    /// The settings of ipvs mode.
     #[serde(deserialize_with = "nullable")]
     pub ipvs: IpvsConfig,
     /// Connection tracking.
@@ -81,7 +81,7 @@ pub struct Masquerading {
     /// Masquerade everything that goes to a service address.
     #[serde(deserialize_with = "nullable")]
     pub masquerade_all: bool,
-    /// The bit of the mark that asks for masquerading, 0 to 31.
+    /// The bit of the mark that requests masquerading, 0 to 31.
     #[serde(deserialize_with = "bit")]
     pub masquerade_bit: Option<u8>,
     /// Whether NodePorts answer on 127.0.0.1 (iptables mode, 1.26 and later).
@@ -95,10 +95,10 @@ pub struct IpvsConfig {
     /// The scheduler; none means `rr`.
     #[serde(deserialize_with = "word")]
     pub scheduler: Option<String>,
-    /// Networks whose virtual servers are someone else's, and left alone.
+    /// Networks whose virtual servers kube-proxy leaves alone.
     #[serde(rename = "excludeCIDRs", deserialize_with = "networks")]
     pub exclude_cidrs: Vec<IpNet>,
-    /// Whether addresses are announced by the links that have them alone.
+    /// Whether links answer and announce only their own addresses over ARP.
     #[serde(rename = "strictARP", deserialize_with = "nullable")]
     pub strict_arp: bool,
     /// How long an idle TCP connection is kept.
@@ -118,7 +118,7 @@ pub struct IpvsConfig {
 pub struct ConntrackConfig {
     /// Entries for each CPU core; 0 leaves the kernel's limit alone.
     pub max_per_core: Option<i32>,
-    /// Entries at least, whatever the number of cores.
+    /// The minimum of entries, whatever the number of cores.
     pub min: Option<i32>,
     /// How long an established TCP connection is kept.
     #[serde(deserialize_with = "word")]
@@ -126,8 +126,7 @@ pub struct ConntrackConfig {
     /// How long a half-closed TCP connection is kept.
     #[serde(deserialize_with = "word")]
     pub tcp_close_wait_timeout: Option<String>,
-    /// Whether packets outside the TCP window are let through instead of being INVALID (1.29
-    /// and later).
+    /// Whether packets outside the TCP window pass instead of being INVALID (1.29 and later).
     #[serde(deserialize_with = "nullable")]
     pub tcp_be_liberal: bool,
     /// How long an unanswered UDP flow is kept.
@@ -138,24 +137,24 @@ pub struct ConntrackConfig {
     pub udp_stream_timeout: Option<String>,
 }
 
-/// The bit of the mark when nothing sets it.
+/// The default bit of the mark.
 const MASQUERADE_BIT: u8 = 14;
 
 impl Masquerading {
-    /// The mark that asks for masquerading: 0x4000 unless a bit is set.
+    /// The mark that requests masquerading: 0x4000 by default.
     pub fn mark(&self) -> u32 {
         1 << self.masquerade_bit.unwrap_or(MASQUERADE_BIT)
     }
 }
 
 impl KubeProxyConfig {
-    /// Reads a `KubeProxyConfiguration`; errors name `file`, and the line where there is one.
+    /// Parses a `KubeProxyConfiguration`. Errors name `file`, and the line if known.
     pub fn parse(file: &str, text: &str) -> Result<KubeProxyConfig> {
         #[derive(Deserialize)]
-        struct Document {
+        struct ConfigDocument {
             kind: Option<String>,
         }
-        match yaml::parse::<Document>(file, text)?.kind.as_deref() {
+        match yaml::parse::<ConfigDocument>(file, text)?.kind.as_deref() {
             None | Some("KubeProxyConfiguration") => {
                 yaml::parse(file, text).map_err(|error| located(error, text))
             }
@@ -166,19 +165,18 @@ impl KubeProxyConfig {
         }
     }
 
-    /// The mode that it asks for. kube-proxy up to 1.25 may run another: it falls back silently.
+    /// The configured mode. kube-proxy up to 1.25 may run another: it falls back silently.
     pub fn mode(&self) -> Mode {
         self.mode.unwrap_or_default()
     }
 
-    /// Where `/healthz` is served, defaults filled in; none if the address cannot be read.
+    /// The address of `/healthz`, defaults filled in; none if it cannot be parsed.
     pub fn healthz_address(&self) -> Option<SocketAddr> {
         let any = if self.is_ipv6() { [0u16; 8].into() } else { [0u8; 4].into() };
         address(self.healthz_bind_address.as_deref(), any, 10256)
     }
 
-    /// Where `/metrics` and `/proxyMode` are served, defaults filled in; none if the address
-    /// cannot be read.
+    /// The address of `/metrics` and `/proxyMode`, defaults filled in; none if it cannot be parsed.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
         let loopback = if self.is_ipv6() {
             [0u16, 0, 0, 0, 0, 0, 0, 1].into()
@@ -193,7 +191,7 @@ impl KubeProxyConfig {
     }
 }
 
-/// kube-proxy takes an address with or without a port.
+/// Parses an address with or without a port, as kube-proxy does.
 fn address(text: Option<&str>, default: IpAddr, port: u16) -> Option<SocketAddr> {
     match text {
         None => Some(SocketAddr::new(default, port)),
@@ -204,8 +202,8 @@ fn address(text: Option<&str>, default: IpAddr, port: u16) -> Option<SocketAddr>
     }
 }
 
-/// An error with the line of the value that it quotes: the YAML reader knows no line for fields
-/// of the document itself.
+/// Adds to an error the line of the value that it quotes: the YAML reader has no line for fields of
+/// the document itself.
 fn located(mut error: Error, text: &str) -> Error {
     let value = error.cause.split('`').nth(1).filter(|_| !error.cause.contains(" at line "));
     let number = value.and_then(|value| text.lines().position(|line| line.contains(value)));
@@ -215,7 +213,7 @@ fn located(mut error: Error, text: &str) -> Error {
     error
 }
 
-/// A field for which null means its default.
+/// A field for which null is its default.
 fn nullable<'de, D, T>(from: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
@@ -224,7 +222,7 @@ where
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
-/// A text for which null and "" mean that nothing was said.
+/// A text for which null and "" are `None`.
 fn word<'de, D, T>(from: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -234,7 +232,7 @@ where
     parse_word(&text).map_err(serde::de::Error::custom)
 }
 
-/// A mode; "" is none.
+/// A mode; "" is `None`.
 fn optional_mode<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Mode>, D::Error> {
     let name: String = nullable(from)?;
     parse_mode(&name).map_err(serde::de::Error::custom)
@@ -293,7 +291,7 @@ mod tests {
 
     #[test]
     fn nulls_and_empty_texts_say_nothing() {
-        // The shape that kubeadm writes.
+        // As kubeadm writes it.
         let config = parse(
             "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nbindAddress: 0.0.0.0\n\
              bindAddressHardFail: false\nclientConnection:\n  kubeconfig: /x\nclusterCIDR: ''\n\
@@ -313,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_is_read() {
+    fn set_fields_are_read() {
         let config = parse(
             "kind: KubeProxyConfiguration\nmode: ipvs\nclusterCIDR: 10.244.0.0/16,fd00::/48\n\
              bindAddress: '::'\nmetricsBindAddress: 10.0.0.1\nhealthzBindAddress: nowhere\n\

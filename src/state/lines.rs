@@ -1,5 +1,5 @@
-//! What the parsers share: numbered lines and errors, lists of networks, and differences between
-//! two sets of facts.
+//! Shared by the parsers: numbered lines and errors, lists of networks, and differences between two
+//! sets of facts.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -13,8 +13,8 @@ pub(super) fn error(file: &str, number: usize, cause: impl fmt::Display) -> Erro
     Error::new(Kind::Parse, format!("{file}:{number}"), cause)
 }
 
-/// The lines of `text` with their numbers, from 1. A text whose last line does not end, or that
-/// has carriage returns, was cut off or rewritten on its way: it is refused.
+/// The lines of `text` with their numbers, from 1. Refuses a text with carriage returns or without
+/// a final newline: it was truncated or rewritten.
 pub(super) fn numbered<'a>(file: &str, text: &'a str) -> Result<Vec<(usize, &'a str)>> {
     let lines: Vec<_> = text.lines().enumerate().map(|(at, line)| (at + 1, line)).collect();
     if !text.is_empty() && !text.ends_with('\n') {
@@ -34,8 +34,8 @@ pub(super) fn networks(text: &str) -> Result<Vec<IpNet>, String> {
     parts.map(|part| net(part).map(|net: IpNet| net.trunc())).collect()
 }
 
-/// What differs between two sets of facts, whatever their order: `- fact` is gone, `+ fact` is
-/// new, sorted by fact so that the two sides of a change stand together.
+/// The differences between two sets of facts, in any order: `- fact` is only in `before`, `+ fact`
+/// only in `after`. Sorted by fact, so that both sides of a change are adjacent.
 pub(super) fn differences(mut before: Vec<String>, mut after: Vec<String>) -> Vec<String> {
     before.sort_unstable();
     after.sort_unstable();

@@ -10,8 +10,8 @@ use serde_json::{Map, Value};
 use super::lines;
 use crate::error::{Error, Kind, Result};
 
-/// Fields of a link's own data that move without anyone setting them: timers, and what a bridge
-/// or a bond elects.
+/// Fields of a link's own data that change without a writer: timers, and what a bridge or a bond
+/// elects.
 const MOVING_DATA: &[&str] = &[
     "ad_info",
     "active_slave",
@@ -27,7 +27,7 @@ const MOVING_DATA: &[&str] = &[
     "topology_change_timer",
 ];
 
-/// Fields of a routing rule that follow the links: whether the device that it names exists.
+/// Fields of a routing rule that follow the links: whether its device exists.
 const MOVING_RULE: &[&str] = &["iif_detached", "oif_detached"];
 
 /// A network link with its addresses.
@@ -37,7 +37,7 @@ pub struct Link {
     pub name: String,
     /// Its kind: `bridge`, `veth`, `dummy`, `vxlan`; none for hardware and `lo`.
     pub kind: Option<String>,
-    /// Whether it is set up. That packets can pass is another matter.
+    /// Whether it is set up. Up does not mean that packets pass.
     pub up: bool,
     /// The largest packet, in bytes.
     pub mtu: u32,
@@ -47,7 +47,7 @@ pub struct Link {
     pub master: Option<String>,
     /// Its addresses, each with the length of its network.
     pub addresses: Vec<IpNet>,
-    /// What its kind knows of it (`linkinfo.info_data`), as it was.
+    /// The data of its kind (`linkinfo.info_data`), unchanged.
     pub data: Map<String, Value>,
 }
 
@@ -61,40 +61,40 @@ pub struct Route {
     pub dst: String,
     /// The next hop.
     pub gateway: Option<IpAddr>,
-    /// The link that it leaves by.
+    /// The outgoing link.
     pub dev: Option<String>,
     /// Its table: `main`, `local`, a number.
     #[serde(default = "main")]
     pub table: String,
-    /// Who made it: `kernel`, `bird`, `dhcp`; `boot` is an operator with `ip`.
+    /// Its origin: `kernel`, `bird`, `dhcp`; `boot` is an operator with `ip`.
     #[serde(default = "boot")]
     pub protocol: String,
     /// Its scope: `global`, `link`, `host`.
     #[serde(default = "global")]
     pub scope: String,
-    /// The source address that it prefers.
+    /// Its preferred source address.
     pub prefsrc: Option<IpAddr>,
     /// Its metric.
     pub metric: Option<u32>,
-    /// A next hop of another family (`{"family": "inet6", "host": "fe80::1"}`), as it was.
+    /// A next hop of another family (`{"family": "inet6", "host": "fe80::1"}`), unchanged.
     pub via: Option<Value>,
-    /// Several next hops, as they were.
+    /// Several next hops, unchanged.
     pub nexthops: Option<Value>,
 }
 
 /// A routing rule: which table answers for which packets.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct PolicyRule {
-    /// Its priority; lower is asked first.
+    /// Its priority; the lowest is tried first.
     pub priority: u32,
-    /// The table that it asks, unless it does something else.
+    /// The table to look up, unless it has another action.
     pub table: Option<String>,
-    /// Everything else (`src`, `fwmark`, `iif`, `action`), as it was.
+    /// Everything else (`src`, `fwmark`, `iif`, `action`), unchanged.
     #[serde(flatten)]
     pub selector: Map<String, Value>,
 }
 
-// What `ip` leaves out unless it is asked for details (`-d`).
+// Omitted by `ip` without `-d` (details).
 
 fn unicast() -> String {
     "unicast".to_owned()
@@ -112,7 +112,7 @@ fn main() -> String {
     "main".to_owned()
 }
 
-/// A link as `ip` prints it. Some versions print `{}` for one that a filter left out.
+/// A link as `ip` prints it. Some versions print `{}` for a filtered one.
 #[derive(Deserialize)]
 struct RawLink {
     ifname: Option<String>,
@@ -141,7 +141,7 @@ struct RawAddress {
     prefixlen: Option<u8>,
 }
 
-/// Reads `ip -j -d addr`; errors name `file` and the line.
+/// Parses `ip -j -d addr`. Errors name `file` and the line.
 pub fn parse_links(file: &str, text: &str) -> Result<Vec<Link>> {
     let mut links = Vec::new();
     for raw in list::<RawLink>(file, text)? {
@@ -169,12 +169,12 @@ pub fn parse_links(file: &str, text: &str) -> Result<Vec<Link>> {
     Ok(links)
 }
 
-/// Reads `ip -j route show table all`; errors name `file` and the line.
+/// Parses `ip -j route show table all`. Errors name `file` and the line.
 pub fn parse_routes(file: &str, text: &str) -> Result<Vec<Route>> {
     list(file, text)
 }
 
-/// Reads `ip -j rule`; errors name `file` and the line.
+/// Parses `ip -j rule`. Errors name `file` and the line.
 pub fn parse_rules(file: &str, text: &str) -> Result<Vec<PolicyRule>> {
     list(file, text)
 }
@@ -184,7 +184,7 @@ fn list<T: DeserializeOwned>(file: &str, text: &str) -> Result<Vec<T>> {
 }
 
 impl Link {
-    /// The networks that it is in, link-local ones of IPv6 aside: docker0's `172.17.0.0/16`.
+    /// The networks of its addresses, without link-local ones of IPv6: docker0's `172.17.0.0/16`.
     pub fn networks(&self) -> Vec<IpNet> {
         let local =
             |net: &IpNet| matches!(net, IpNet::V6(net) if net.addr().is_unicast_link_local());
@@ -235,7 +235,7 @@ impl Route {
     }
 }
 
-/// Next hops without their flags, which say what the link does at this moment.
+/// Next hops without their flags, which are momentary states of the link.
 fn without_flags(mut hops: Value) -> String {
     for hop in hops.as_array_mut().into_iter().flatten() {
         if let Some(hop) = hop.as_object_mut() {
@@ -255,21 +255,21 @@ impl PolicyRule {
     }
 }
 
-/// What `after` has that `before` has not (`+`), and the other way round (`-`). Indexes,
-/// operational states, lifetimes, statistics, timers and elected bridges aside.
+/// Links only in `after` (`+`), and only in `before` (`-`). Indexes, operational states, lifetimes,
+/// statistics, timers and elected bridges do not count.
 pub fn link_differences(before: &[Link], after: &[Link]) -> Vec<String> {
     let facts = |links: &[Link]| links.iter().flat_map(Link::facts).collect();
     lines::differences(facts(before), facts(after))
 }
 
-/// What `after` has that `before` has not (`+`), and the other way round (`-`); the state of the
-/// links and what is left of lifetimes aside.
+/// Routes only in `after` (`+`), and only in `before` (`-`). The state of the links and remaining
+/// lifetimes do not count.
 pub fn route_differences(before: &[Route], after: &[Route]) -> Vec<String> {
     let facts = |routes: &[Route]| routes.iter().map(Route::fact).collect();
     lines::differences(facts(before), facts(after))
 }
 
-/// What `after` has that `before` has not (`+`), and the other way round (`-`).
+/// Routing rules only in `after` (`+`), and only in `before` (`-`).
 pub fn rule_differences(before: &[PolicyRule], after: &[PolicyRule]) -> Vec<String> {
     let facts = |rules: &[PolicyRule]| rules.iter().map(PolicyRule::fact).collect();
     lines::differences(facts(before), facts(after))

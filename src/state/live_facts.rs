@@ -1,40 +1,40 @@
-//! What only a live node can be asked, and what no file of a snapshot says.
+//! Facts that only a live node has, and no file of a snapshot.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::state::tools::Tools;
+use crate::state::tools::ToolList;
 
-/// Answers of a live node; what was not asked, or not answered, is none.
+/// Facts of a live node. A fact that was not probed, or had no answer, is none.
 #[derive(Debug, Clone, Default)]
 pub struct LiveFacts {
-    /// What kube-proxy answered to `GET /proxyMode`.
+    /// kube-proxy's answer to `GET /proxyMode`.
     pub proxy_mode: Option<String>,
-    /// The tools as the kube-proxy process sees them, in its own root. Versions are those of the
-    /// package lists found there: nothing is run.
-    pub kube_proxy_tools: Option<Tools>,
-    /// kube-proxy's own root, `/proc/PID/root`, when it is not this one: it runs in a container.
+    /// The tools in the root of the kube-proxy process. Versions come from the package lists there:
+    /// no program is run.
+    pub kube_proxy_tools: Option<ToolList>,
+    /// kube-proxy's own root, `/proc/PID/root`, when it runs in a container.
     pub kube_proxy_root: Option<String>,
-    /// Lines of kube-proxy's log that tell of a tool or module that it lacks, with the file.
+    /// Lines of kube-proxy's log that report a missing tool or module, with the file.
     pub kube_proxy_complaints: Vec<String>,
     /// Bytes free in the store's file system.
     pub store_free: Option<u64>,
     /// True for root with the rights to change the network and to mount.
     pub privileged: bool,
-    /// How long it took to get `/run/xtables.lock`; the whole wait if it was not to be had.
+    /// The time to get `/run/xtables.lock`; the whole wait if the lock was not free.
     pub lock_wait: Option<Duration>,
-    /// Who held `/run/xtables.lock`, if it was not to be had.
+    /// The holder of `/run/xtables.lock`, if the lock was not free.
     pub lock_holder: Option<String>,
     /// The addresses that the CNI plugin host-local has leased to pods, if it is in use.
     pub pod_addresses: Option<BTreeSet<IpAddr>>,
-    /// Kernel modules that can be had without a change to the system.
+    /// Kernel modules that are available without a change to the system.
     pub modules: Option<Modules>,
     /// systemd's units that start at boot: `netfilter-persistent.service`.
     pub enabled_units: Option<BTreeSet<String>>,
 }
 
-/// Where each kernel module is, in the order in which it is looked for.
+/// Where each kernel module is, in the order of search.
 #[derive(Debug, Clone, Default)]
 pub struct Modules {
     /// In `/proc/modules`.
@@ -43,13 +43,13 @@ pub struct Modules {
     pub built_in: BTreeSet<String>,
     /// In `modules.dep`.
     pub loadable: BTreeSet<String>,
-    /// Named in `/etc/modules-load.d` or `/etc/modules`, so there again after a reboot.
+    /// Named in `/etc/modules-load.d` or `/etc/modules`, so loaded again after a reboot.
     pub at_boot: BTreeSet<String>,
-    /// True where every place was readable: what is nowhere is then really missing.
+    /// True if all of these could be read: a module in none of them is then missing.
     pub complete: bool,
 }
 
-/// Where a module is.
+/// The availability of a module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Availability {
     /// Loaded.
@@ -60,20 +60,24 @@ pub enum Availability {
     Loadable,
     /// Nowhere.
     Missing,
-    /// Not found, but not every place could be read.
+    /// Not found, but not every list could be read.
     Unknown,
 }
 
 impl Modules {
-    /// Where the module `name` is (`-` and `_` are the same).
+    /// The availability of the module `name` (`-` and `_` are the same).
     pub fn availability(&self, name: &str) -> Availability {
         let name = name.replace('-', "_");
-        match () {
-            () if self.loaded.contains(&name) => Availability::Loaded,
-            () if self.built_in.contains(&name) => Availability::BuiltIn,
-            () if self.loadable.contains(&name) => Availability::Loadable,
-            () if self.complete => Availability::Missing,
-            () => Availability::Unknown,
+        if self.loaded.contains(&name) {
+            Availability::Loaded
+        } else if self.built_in.contains(&name) {
+            Availability::BuiltIn
+        } else if self.loadable.contains(&name) {
+            Availability::Loadable
+        } else if self.complete {
+            Availability::Missing
+        } else {
+            Availability::Unknown
         }
     }
 }
@@ -83,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_place_counts_and_nowhere_needs_every_place() {
+    fn the_first_location_counts_and_missing_needs_all() {
         let set = |name: &str| BTreeSet::from([name.to_owned()]);
         let mut modules = Modules {
             loaded: set("ip_vs"),

@@ -1,7 +1,7 @@
-//! The state of a node at one moment: plain data, and the parsers that make it from text.
+//! The state of a node at one moment: plain data, and its parsers.
 //!
-//! Parsers do no I/O. A capture, a snapshot on disk and an imported archive all yield [`Files`];
-//! [`NodeState::parse`] is the one way from there to data.
+//! Parsers do no I/O. A capture, a snapshot on disk and an imported archive all yield [`Files`],
+//! and [`NodeState::parse`] turns them into data.
 
 pub mod argv;
 pub mod cni;
@@ -41,7 +41,7 @@ pub enum Family {
     Ipv6,
 }
 
-/// Which kernel interface holds a set of xtables rules.
+/// The kernel interface that holds a set of xtables rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Backend {
@@ -97,7 +97,7 @@ impl fmt::Display for Backend {
     }
 }
 
-/// The rule set of one family in one backend.
+/// The ruleset of one family in one backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RulesetId {
     /// Its address family.
@@ -128,6 +128,6 @@ impl fmt::Display for RulesetId {
 }
 
 /// The text of each file of a node state, by its path in the snapshot's directory
-/// (`iptables-nft.save`, `files/run/flannel/subnet.env`). A file that is absent means that
-/// nothing of that kind was there.
+/// (`iptables-nft.save`, `files/run/flannel/subnet.env`). An absent file means that nothing of that
+/// kind existed.
 pub type Files = BTreeMap<String, shared_str::SharedStr>;

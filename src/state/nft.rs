@@ -1,4 +1,4 @@
-//! `nft -j list table` and `list ruleset`: native nf_tables objects, kept as they are.
+//! `nft -j list table` and `list ruleset`: native nf_tables objects, kept unchanged.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,12 +7,12 @@ use serde_json::{Map, Value};
 use super::lines;
 use crate::error::{Error, Kind, Result};
 
-/// The tables of one or more nft documents, and what belongs to no table.
+/// The tables of one or more nft documents, and everything without a table.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct NftTables {
-    /// The tables, in the order in which nft first named them.
+    /// The tables, in nft's order.
     pub tables: Vec<NftTable>,
-    /// Everything without a table (`metainfo`, kinds of a later nft), as it was.
+    /// Everything without a table (`metainfo`, kinds of a later nft), unchanged.
     pub other: Vec<Value>,
 }
 
@@ -23,13 +23,13 @@ pub struct NftTable {
     pub family: String,
     /// Its name.
     pub name: String,
-    /// Its objects in nft's order, the table itself included, each as `{"chain": {…}}`. Kinds
-    /// that are not known here are among them.
+    /// Its objects in nft's order, the table itself included, each as `{"chain": {…}}`. Unknown
+    /// kinds are among them.
     pub objects: Vec<Value>,
 }
 
 impl NftTables {
-    /// Reads one document, or several after each other; errors name `file` and the line.
+    /// Parses one document, or several in a row. Errors name `file` and the line.
     pub fn parse(file: &str, text: &str) -> Result<NftTables> {
         let mut found = NftTables::default();
         let error = |cause: String| Error::new(Kind::Parse, file, cause);
@@ -67,14 +67,13 @@ impl NftTables {
         self.tables.iter().find(|table| table.family == family && table.name == name)
     }
 
-    /// The tables that are not iptables-nft's own; `xtables` names those by family and name.
+    /// The tables without iptables-nft's own; `xtables` names those by family and name.
     pub fn native(&self, xtables: &BTreeSet<(String, String)>) -> Vec<&NftTable> {
         let ours = |t: &&NftTable| !xtables.contains(&(t.family.clone(), t.name.clone()));
         self.tables.iter().filter(ours).collect()
     }
 
-    /// What `after` means that `self` does not (`+`), and the other way round (`-`); see
-    /// [`NftTable::differences`].
+    /// Objects only in `after` (`+`), and only in `self` (`-`); see [`NftTable::differences`].
     pub fn differences(&self, after: &NftTables) -> Vec<String> {
         let key = |t: &NftTable| (t.family.clone(), t.name.clone());
         let keys: BTreeSet<_> = self.tables.iter().chain(&after.tables).map(key).collect();
@@ -90,7 +89,7 @@ impl NftTables {
     }
 }
 
-/// What a table means: one text for each object, and the rules of each chain in order.
+/// A table's meaning: one text for each object, and the rules of each chain in order.
 #[derive(Default)]
 struct Meaning {
     objects: Vec<String>,
@@ -98,15 +97,15 @@ struct Meaning {
 }
 
 impl NftTable {
-    /// The objects of one kind (`chain`, `rule`, `set`), without the wrapping.
+    /// The objects of one kind (`chain`, `rule`, `set`), without the outer key.
     pub fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Map<String, Value>> {
         self.objects.iter().filter_map(move |object| object.get(kind)?.as_object())
     }
 
-    /// What `after` means that `self` does not (`+`), and the other way round (`-`). Handles,
-    /// counters, times and used quotas aside, the order of objects and of set elements too; so are
-    /// elements that expire, and those of sets that rules fill. The order of rules in a chain
-    /// counts.
+    /// Objects only in `after` (`+`), and only in `self` (`-`). Handles, counters, times and used
+    /// quotas do not count, nor does the order of objects and of set elements. Elements that
+    /// expire, and those of sets that rules fill, do not count either. The order of rules in a
+    /// chain counts.
     pub fn differences(&self, after: &NftTable) -> Vec<String> {
         self.compare(&self.meaning(), &after.meaning())
     }
@@ -175,9 +174,8 @@ fn table_of(object: &Value) -> Option<(&str, &str)> {
     Some((body.get("family")?.as_str()?, body.get(table)?.as_str()?))
 }
 
-/// Collects the names of sets and maps that a rule's statements fill or empty
-/// (`{"set": {"op": "add", "set": "@name", …}}`). nft's JSON does not always name their flag
-/// `dynamic` (1.0.6).
+/// Collects the names of sets and maps that a rule's statements fill or empty (`{"set": {"op":
+/// "add", "set": "@name", …}}`). nft's JSON does not always have their flag `dynamic` (1.0.6).
 fn find_filled(value: &Value, filled: &mut BTreeSet<String>) {
     match value {
         Value::Array(values) => values.iter().for_each(|value| find_filled(value, filled)),
@@ -194,7 +192,8 @@ fn find_filled(value: &Value, filled: &mut BTreeSet<String>) {
     }
 }
 
-/// Removes from an object what moves by itself; `filled` names the sets that rules fill.
+/// Removes the fields of an object that change without a writer. `filled` names the sets that rules
+/// fill.
 fn strip(kind: &str, body: &mut Map<String, Value>, filled: &BTreeSet<String>) {
     body.shift_remove("handle");
     let moving: &[&str] = match kind {
@@ -215,7 +214,7 @@ fn strip(kind: &str, body: &mut Map<String, Value>, filled: &BTreeSet<String>) {
     }
 }
 
-/// A value without inline counters and expiring elements, its sets in one order.
+/// A value without inline counters and expiring elements, its sets sorted.
 fn settle(value: Value) -> Value {
     match value {
         Value::Array(values) => values.into_iter().map(settle).collect(),
@@ -238,7 +237,7 @@ fn settle(value: Value) -> Value {
     }
 }
 
-/// The elements of a set, sorted, without those that expire by themselves.
+/// The elements of a set, sorted, without those that expire.
 fn unordered(elements: Vec<Value>) -> Value {
     let lasting = elements.into_iter().filter(|element| !expires(element));
     let mut elements: Vec<Value> = lasting.map(settle).collect();
@@ -253,8 +252,8 @@ fn expires(element: &Value) -> bool {
     key.get("elem").is_some_and(|elem| elem.get("expires").is_some())
 }
 
-/// The document that makes `nft -j -f` build tables with these objects, in an order in which each
-/// finds what it refers to: chains before the maps whose elements jump to them, rules last.
+/// The document for `nft -j -f` that rebuilds tables with these objects. Each object comes after
+/// those that it refers to: chains before the maps whose elements jump to them, rules last.
 pub fn rebuild<'a>(objects: impl IntoIterator<Item = &'a Value>) -> Value {
     let rank = |object: &&Value| match object.as_object().and_then(|o| o.keys().next()) {
         Some(kind) if kind == "table" => 0,
@@ -286,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_dropped_and_native_tables_are_told_apart() {
+    fn nothing_is_dropped_and_native_tables_are_distinguished() {
         let text = r#"{"nftables":[{"metainfo":{"version":"1.0.6"}},
             {"table":{"family":"ip","name":"nat","handle":1}},
             {"table":{"family":"inet","name":"nat","handle":2}},

@@ -5,15 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::error::Result;
 use crate::state::cni::SubnetEnv;
 use crate::state::ipset::IpSets;
-use crate::state::ipvs::Ipvs;
+use crate::state::ipvs::VirtualServers;
 use crate::state::links::{self, Link, PolicyRule, Route};
 use crate::state::nft::{NftTable, NftTables};
 use crate::state::ruleset::Ruleset;
-use crate::state::tools::{self, Process, Tools};
+use crate::state::tools::{self, Process, ToolList};
 use crate::state::{Backend, Files, RulesetId};
 
-/// Everything known of a node at one moment. A part that was not there is empty; what only an
-/// incomplete directory leaves out, and a node always has, is `None`.
+/// Everything captured of a node at one moment. A part that did not exist is empty. A part that
+/// every node has is `None` if an incomplete directory omits it.
 #[derive(Debug, Clone, Default)]
 pub struct NodeState {
     /// The xtables rules, by family and backend.
@@ -23,20 +23,20 @@ pub struct NodeState {
     /// The ipsets.
     pub ipsets: IpSets,
     /// The ipvs virtual servers.
-    pub ipvs: Ipvs,
-    /// The network links; empty if they were not captured, for a node has `lo`.
+    pub ipvs: VirtualServers,
+    /// The network links; empty if they were not captured, since a node has `lo`.
     pub links: Vec<Link>,
     /// The routes of all tables.
     pub routes: Vec<Route>,
     /// The routing rules.
     pub policy_rules: Vec<PolicyRule>,
-    /// The programs, where they were captured.
-    pub tools: Option<Tools>,
-    /// The processes that own rules, where they were captured.
+    /// The programs, if captured.
+    pub tools: Option<ToolList>,
+    /// The processes that own rules, if captured.
     pub processes: Option<Vec<Process>>,
-    /// flannel's lease, where flannel wrote one.
+    /// flannel's lease, if flannel wrote one.
     pub flannel: Option<SubnetEnv>,
-    /// Every file of the state, with the text it was parsed from.
+    /// Every file of the state, with its text.
     pub files: Files,
 }
 
@@ -44,7 +44,7 @@ impl NodeState {
     /// Parses each file of a state.
     ///
     /// # Errors
-    /// The first file that is not what its name says.
+    /// The first file that is not in the format of its name.
     pub fn parse(files: Files) -> Result<NodeState> {
         let mut state = NodeState::default();
         for id in RulesetId::ALL {
@@ -60,7 +60,7 @@ impl NodeState {
             state.ipsets = IpSets::parse(name, text)?;
         }
         if let Some((name, text)) = text("ipvs.save") {
-            state.ipvs = Ipvs::parse(name, text)?;
+            state.ipvs = VirtualServers::parse(name, text)?;
         }
         if let Some((name, text)) = text("addr.json") {
             state.links = links::parse_links(name, text)?;
@@ -72,7 +72,7 @@ impl NodeState {
             state.policy_rules = links::parse_rules(name, text)?;
         }
         if let Some((name, text)) = text("tools.txt") {
-            state.tools = Some(Tools::parse(name, text)?);
+            state.tools = Some(ToolList::parse(name, text)?);
         }
         if let Some((name, text)) = text("processes.json") {
             state.processes = Some(tools::parse_processes(name, text)?);
@@ -84,7 +84,7 @@ impl NodeState {
         Ok(state)
     }
 
-    /// All of it but rules, sets and files: what is small on every node.
+    /// Everything but rules, sets and files: small on every node.
     pub fn without_rules(self) -> NodeState {
         let (rulesets, ipsets, files) = Default::default();
         NodeState { rulesets, ipsets, files, ..self }
@@ -95,7 +95,7 @@ impl NodeState {
         self.files.get(&format!("files{path}")).map(|text| &**text)
     }
 
-    /// The nf_tables tables that are not iptables-nft's.
+    /// The nf_tables tables without iptables-nft's.
     pub fn native_tables(&self) -> Vec<&NftTable> {
         let xtables: BTreeSet<(String, String)> = self
             .rulesets

@@ -1,5 +1,5 @@
-//! What an object of the kernel's is called: one name for it in plans, edits and reports, by which it
-//! is found in any state of the node.
+//! The identity of a kernel object: one name for plans, edits and reports. Any state of the node
+//! can be searched for it.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::state::equivalence::canonical;
-use crate::state::ipvs::Service;
+use crate::state::ipvs::VirtualServerId;
 use crate::state::ruleset::{Chain, Ruleset};
 use crate::state::shared_str::StrSlice;
 use crate::state::{Backend, Family, NodeState, RulesetId};
@@ -52,14 +52,14 @@ impl fmt::Display for TableId {
 /// A real server of a virtual server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RealServerId {
-    /// What its virtual server answers to.
-    pub service: Service,
+    /// The identity of its virtual server.
+    pub service: VirtualServerId,
     /// Its address and port.
     pub address: SocketAddr,
 }
 
 /// The identity of one object. A plan of a large node has one for each rule: names and texts are
-/// stretches of the node's own text.
+/// slices of the node's own text.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ObjectId {
     /// A native nf_tables table.
@@ -76,7 +76,7 @@ pub enum ObjectId {
         /// Its name.
         name: StrSlice,
     },
-    /// A rule. In the state that it was read from it is known by its position, in others by its text.
+    /// A rule. Its position identifies it in its own state, its text in other states.
     Rule {
         /// Its table.
         table: Arc<TableId>,
@@ -95,8 +95,8 @@ pub enum ObjectId {
         name: StrSlice,
     },
     /// An ipvs virtual server.
-    VirtualServer(Service),
-    /// A real server of a virtual server that stays.
+    VirtualServer(VirtualServerId),
+    /// A real server of a virtual server that is kept.
     RealServer(Box<RealServerId>),
     /// A link.
     Link {
@@ -156,7 +156,7 @@ impl ObjectId {
         }
     }
 
-    /// The chain that it is, or stands in.
+    /// The chain itself, or the rule's chain.
     pub fn chain(&self) -> Option<&StrSlice> {
         match self {
             ObjectId::Chain { name, .. } => Some(name),
@@ -180,7 +180,7 @@ impl ObjectId {
         }
     }
 
-    /// Whether `state` has it. A rule is there if its chain holds one that means the same.
+    /// Whether `state` has it. A rule is present if its chain holds an equivalent one.
     pub fn present_in(&self, state: &NodeState) -> bool {
         match self {
             ObjectId::NativeTable { family, name } => state.nft.get(family, name).is_some(),
@@ -207,7 +207,7 @@ fn chain_in<'a>(
 
 fn has_rule(ruleset: &Ruleset, chain: &Chain, text: &str) -> bool {
     let mut texts = chain.rules.iter().map(|rule| ruleset.rule_text(rule));
-    // Spelled the same, nearly always.
+    // Almost always to the letter.
     if texts.clone().any(|other| other == text) {
         return true;
     }
@@ -231,7 +231,7 @@ impl fmt::Display for ObjectId {
     }
 }
 
-/// As it is shown.
+/// As displayed.
 impl Serialize for ObjectId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
@@ -276,7 +276,7 @@ mod tests {
                 ObjectId::Chain { table: table.clone(), name: "X".into() },
                 "iptables-nft nat chain X",
             ),
-            // Wherever it stands, and however it is spelled.
+            // In any position, and in any spelling.
             (rule(7, "-A X -s 10.0.0.1 -j RETURN"), "iptables-nft nat -A X -s 10.0.0.1 -j RETURN"),
             (ObjectId::Set { family: Family::Ipv4, name: "A".into() }, "ipset A"),
             (ObjectId::VirtualServer(service), "virtual server 10.0.0.1:80/tcp"),

@@ -26,8 +26,8 @@ pub struct Words<'a> {
     text: &'a str,
 }
 
-/// Options whose value may look like anything, with how many values they take: a comment of one
-/// safe word is printed bare (`--comment -x`), a set's name raw (`--match-set !a#b src`).
+/// Options with arbitrary values, and how many values they take. A comment of one safe word is
+/// printed bare (`--comment -x`), a set's name raw (`--match-set !a#b src`).
 const VERBATIM: [(&str, usize); 5] = [
     ("--comment", 1),
     ("--log-prefix", 1),
@@ -86,9 +86,9 @@ impl<'a> Words<'a> {
         })
     }
 
-    /// What the rule jumps or goes to, and whether it is a goto.
+    /// The chain or target of `-j` or `-g`, and whether it is a goto.
     pub fn target(self) -> Option<(Cow<'a, str>, bool)> {
-        // Targets stand near the end; a quoted word before them may contain "-j", so words count.
+        // The target is near the end. A quoted word before it may be "-j", so words are counted.
         let mut take = None;
         let mut verbatim = 0;
         for token in Tokens(self.text) {
@@ -125,7 +125,7 @@ impl<'a> Words<'a> {
         self.terms().into_iter().filter_map(set).collect()
     }
 
-    /// Refuses what iptables-restore refuses: an open quote, and a `#` remark behind a rule.
+    /// Refuses what iptables-restore refuses: an open quote, and a `#` remark after a rule.
     ///
     /// # Errors
     /// The cause, in words.
@@ -159,7 +159,7 @@ fn push_value<'a>(terms: &mut Vec<Term<'a>>, token: Token<'a>) {
 
 #[derive(Clone, Copy)]
 struct Token<'a> {
-    /// The word as it stands, quotes aside.
+    /// The word, without its quotes.
     raw: &'a str,
     quoted: bool,
     closed: bool,
@@ -214,7 +214,7 @@ impl<'a> Iterator for Tokens<'a> {
     }
 }
 
-/// Where the closing quote stands.
+/// The index of the closing quote.
 fn quote_end(body: &str) -> Option<usize> {
     let mut escaped = false;
     for (i, b) in body.bytes().enumerate() {

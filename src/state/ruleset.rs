@@ -1,8 +1,8 @@
 //! `iptables-save` text as tables, chains and rules.
 //!
-//! The text is kept once; a rule is a span of it, and its words are read on demand by
-//! [`Ruleset::words`] (see [`crate::state::rule`]). Syntax facts: iptables-save(8), and
-//! libxtables' `xtables_save_string` for quoting.
+//! The text is kept once. A rule is a span of it, and [`Ruleset::words`] splits it on demand (see
+//! [`crate::state::rule`]). Syntax: iptables-save(8), and libxtables' `xtables_save_string` for
+//! quoting.
 
 use std::collections::{HashMap, HashSet};
 
@@ -33,7 +33,7 @@ struct Span {
 /// One rule, a span of the ruleset's text.
 #[derive(Debug, Clone)]
 pub struct Rule {
-    /// What `-j` or `-g` names, if anything.
+    /// The name after `-j` or `-g`, if any.
     pub target: Option<Name>,
     /// True for `-g`.
     pub goto: bool,
@@ -49,7 +49,7 @@ pub struct Chain {
     pub name: Name,
     /// The policy of a built-in chain; none for a user-defined one.
     pub policy: Option<Name>,
-    /// What the policy counted, where the file says.
+    /// The policy's counters, if the file has them.
     pub counters: Option<Counters>,
     /// Its rules, first to last.
     pub rules: Vec<Rule>,
@@ -64,7 +64,7 @@ pub struct Table {
     pub name: Name,
     /// Its chains.
     pub chains: Vec<Chain>,
-    /// The places of the chains, sorted by name.
+    /// The positions of the chains, sorted by name.
     by_name: Vec<u32>,
 }
 
@@ -75,10 +75,10 @@ pub struct Ruleset {
     /// Its tables, in the order of the file.
     pub tables: Vec<Table>,
     /// Comments, blank lines, `*table` and `COMMIT`, by line.
-    others: Vec<(u32, Span)>,
+    other_lines: Vec<(u32, Span)>,
 }
 
-/// Chains that exist without being declared.
+/// Chains that exist without a declaration.
 const BUILT_IN: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
 
 impl Table {
@@ -99,21 +99,21 @@ impl Table {
         self.chains.iter().flat_map(|c| c.rules.iter().enumerate().map(move |(i, r)| (c, i, r)))
     }
 
-    /// True where nothing was ever put: built-in chains with the policy ACCEPT and no rule.
+    /// True for a table that was never used: built-in chains with the policy ACCEPT and no rule.
     pub fn is_pristine(&self) -> bool {
         self.chains.iter().all(|c| c.rules.is_empty() && c.policy.as_deref() == Some("ACCEPT"))
     }
 }
 
 impl Chain {
-    /// True for a chain of the kernel's own, which has a policy.
+    /// True for a built-in chain, which has a policy.
     pub fn is_built_in(&self) -> bool {
         self.policy.is_some()
     }
 }
 
 impl Ruleset {
-    /// Reads an `iptables-save` text; `file` names it in errors.
+    /// Parses an `iptables-save` text; `file` names it in errors.
     ///
     /// # Errors
     /// [`Kind::Parse`] with the line and the cause. A text without any `*table … COMMIT` is an
@@ -121,7 +121,7 @@ impl Ruleset {
     pub fn parse(file: &str, text: SharedStr) -> Result<Ruleset> {
         let mut parser = Parser::new(file, &text);
         parser.run()?;
-        let Parser { mut tables, others, .. } = parser;
+        let Parser { mut tables, other_lines, .. } = parser;
         for table in &mut tables {
             table.chains.shrink_to_fit();
             let mut by_name: Vec<u32> = (0..).take(table.chains.len()).collect();
@@ -130,10 +130,10 @@ impl Ruleset {
             });
             table.by_name = by_name;
         }
-        Ok(Ruleset { tables, others, text })
+        Ok(Ruleset { tables, other_lines, text })
     }
 
-    /// The text it was read from.
+    /// The parsed text.
     pub fn text(&self) -> &str {
         &self.text
     }
@@ -148,12 +148,12 @@ impl Ruleset {
         self.slice(rule.span)
     }
 
-    /// As [`Self::rule_text`], to keep: it shares the text it was read from.
+    /// As [`Self::rule_text`], as a slice that shares the parsed text.
     pub fn shared_text(&self, rule: &Rule) -> StrSlice {
         StrSlice::part(&self.text, rule.span.start, rule.span.end)
     }
 
-    /// What the rule counted, where the file says (`iptables-save -c`).
+    /// The rule's counters, if the file has them (`iptables-save -c`).
     pub fn counters(&self, rule: &Rule) -> Option<Counters> {
         counters(self.line_of(rule))
     }
@@ -175,7 +175,7 @@ impl Ruleset {
         self.tables.iter().flat_map(|t| &t.chains).map(|c| c.rules.len()).sum()
     }
 
-    /// The file again, from the parsed parts, to the byte.
+    /// Renders the file again, to the byte.
     pub fn render(&self) -> String {
         let mut text = String::with_capacity(self.text().len());
         for line in self.lines() {
@@ -188,7 +188,7 @@ impl Ruleset {
     /// The lines of [`Self::render`].
     pub fn lines(&self) -> impl Iterator<Item = &str> {
         let mut lines: Vec<(u32, &str)> =
-            self.others.iter().map(|(line, span)| (*line, self.slice(*span))).collect();
+            self.other_lines.iter().map(|(line, span)| (*line, self.slice(*span))).collect();
         for chain in self.tables.iter().flat_map(|t| &t.chains) {
             if chain.line > 0 {
                 lines.push((chain.line, self.slice(chain.span)));
@@ -199,7 +199,7 @@ impl Ruleset {
         lines.into_iter().map(|(_, text)| text)
     }
 
-    /// The file's text without these chains of `table`; their rules go with them.
+    /// The file's text without these chains of `table` and their rules.
     pub fn text_without(&self, table: &str, chains: &HashSet<&str>) -> String {
         let mut text = String::new();
         let mut inside = false;
@@ -219,7 +219,7 @@ impl Ruleset {
         text
     }
 
-    /// The file's text without these rules, by their lines.
+    /// The file's text without the rules of these lines.
     pub fn text_without_rules(&self, lines: &HashSet<u32>) -> String {
         let kept = (1..).zip(self.text().lines()).filter(|(number, _)| !lines.contains(number));
         kept.flat_map(|(_, line)| [line, "\n"]).collect()
@@ -230,7 +230,7 @@ impl Ruleset {
     }
 }
 
-/// `[packets:bytes]`, with or without text behind it.
+/// `[packets:bytes]`, with or without text after it.
 fn counters(text: &str) -> Option<Counters> {
     let (packets, bytes) = text.strip_prefix('[')?.split_once(']')?.0.split_once(':')?;
     Some(Counters { packets: packets.parse().ok()?, bytes: bytes.parse().ok()? })
@@ -241,20 +241,20 @@ struct Parser<'a> {
     text: &'a SharedStr,
     line: u32,
     tables: Vec<Table>,
-    /// The places of the last table's chains.
+    /// The positions of the last table's chains.
     chains: HashMap<&'a str, usize>,
-    /// The rules of one of them, until one of another comes: most chains are short, and there are
-    /// many, so that each gets just the room it needs.
+    /// The pending rules of one chain, by the chain's index. Most chains are short, and there are
+    /// many: each gets exactly the room it needs.
     rules: (usize, Vec<Rule>),
-    others: Vec<(u32, Span)>,
+    other_lines: Vec<(u32, Span)>,
     /// True between `*table` and `COMMIT`.
     open: bool,
 }
 
 impl<'a> Parser<'a> {
     fn new(file: &'a str, text: &'a SharedStr) -> Self {
-        let (tables, chains, rules, others) = Default::default();
-        Parser { file, text, line: 0, tables, chains, rules, others, open: false }
+        let (tables, chains, rules, other_lines) = Default::default();
+        Parser { file, text, line: 0, tables, chains, rules, other_lines, open: false }
     }
 
     fn run(&mut self) -> Result<()> {
@@ -391,8 +391,9 @@ impl<'a> Parser<'a> {
             if !BUILT_IN.contains(&chain) {
                 return Err(self.error(format!("a rule in chain `{chain}`, which is not declared")));
             }
-            // iptables-restore takes rules of a built-in chain that the file does not declare.
-            let (name, policy) = (self.text.slice_of(chain), Some("ACCEPT".into()));
+            // iptables-restore accepts rules of an undeclared built-in chain.
+            let name = self.text.slice_of(chain);
+            let policy = Some("ACCEPT".into());
             let span = span(0, 0);
             let rules = Vec::new();
             let added = Chain { name, policy, counters: None, rules, line: 0, span };
@@ -408,7 +409,7 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
-    /// Gives the rules that were gathered to their chain.
+    /// Moves the pending rules into their chain.
     fn settle_rules(&mut self) {
         let (chain, rules) = &mut self.rules;
         if let Some(chain) = self.tables.last_mut().and_then(|table| table.chains.get_mut(*chain)) {
@@ -418,7 +419,7 @@ impl<'a> Parser<'a> {
     }
 
     fn keep(&mut self, start: usize, end: usize) {
-        self.others.push((self.line, span(start, end)));
+        self.other_lines.push((self.line, span(start, end)));
     }
 
     fn error(&self, cause: impl std::fmt::Display) -> Error {
@@ -426,7 +427,7 @@ impl<'a> Parser<'a> {
     }
 }
 
-/// The text's length is checked to fit before any span is made.
+/// A span. The text's length was checked to fit.
 #[expect(clippy::cast_possible_truncation)]
 fn span(start: usize, end: usize) -> Span {
     Span { start: start as u32, end: end as u32 }

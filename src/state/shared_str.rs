@@ -1,4 +1,4 @@
-//! Stretches of a text that is kept once.
+//! Slices of a text that is kept once.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -9,12 +9,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A text with several owners. A file of a node may be large: sharing it does not copy it.
+/// A text with several owners. A file of a node may be large: sharing does not copy it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SharedStr(Arc<String>);
 
 impl SharedStr {
-    /// The slice of this text that `word` is; a copy if it is none.
+    /// The slice of this text that `word` is; a copy if `word` is not part of the text.
     pub(super) fn slice_of(&self, word: &str) -> StrSlice {
         let start = word.as_ptr().addr().wrapping_sub(self.as_ptr().addr());
         let end = start.wrapping_add(word.len());
@@ -57,8 +57,8 @@ impl From<&str> for SharedStr {
     }
 }
 
-/// A slice of a shared text: on a large node most rules are named in a plan, and a copy of each
-/// would be a copy of the node. Equal, ordered and shown as the text it is.
+/// A slice of a shared text. On a large node a plan names most rules, and a copy of each would be a
+/// copy of the node. Compares and displays as its text.
 #[derive(Clone)]
 pub struct StrSlice {
     whole: SharedStr,
@@ -72,7 +72,7 @@ impl StrSlice {
         StrSlice { whole: whole.clone(), start, end }
     }
 
-    /// No text, which shares what this one shares.
+    /// An empty slice of the same text.
     pub fn empty(&self) -> StrSlice {
         StrSlice { whole: self.whole.clone(), start: 0, end: 0 }
     }
@@ -92,7 +92,7 @@ impl Deref for StrSlice {
 }
 
 impl From<String> for StrSlice {
-    /// All of `text`: a rule or a name, nothing near the 4 GiB that it can be at most.
+    /// Takes all of `text`: a rule or a name, far below the limit of 4 GiB.
     fn from(text: String) -> StrSlice {
         let end = u32::try_from(text.len()).unwrap_or(0);
         StrSlice { whole: text.into(), start: 0, end }
@@ -179,8 +179,7 @@ impl<'de> Deserialize<'de> for StrSlice {
     }
 }
 
-/// Texts put into one, of which each is a slice then: many small texts take more room than they
-/// hold.
+/// Joins texts into one, then slices it: many small texts take more room than their content.
 #[derive(Debug, Default)]
 pub struct StrArena {
     whole: String,
@@ -197,7 +196,7 @@ impl StrArena {
     /// The texts, in order.
     ///
     /// # Errors
-    /// When they are larger than 4 GiB.
+    /// When they exceed 4 GiB.
     pub fn texts(self) -> Result<impl Iterator<Item = StrSlice>, TryFromIntError> {
         u32::try_from(self.whole.len())?;
         let whole = SharedStr::from(self.whole);
@@ -235,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_gathered_are_what_they_were() {
+    fn joined_texts_are_unchanged() {
         let mut gathered = StrArena::default();
         ["one", "", "three"].iter().for_each(|text| gathered.push(text));
         let texts: Vec<StrSlice> = gathered.texts().unwrap().collect();

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The list of stages, in the order in which they may stand. Calls `$then!` with each: its meaning, its
+/// The list of stages, in the order of a playbook. Calls `$then!` with each: its meaning, its
 /// name, its word in playbooks and journals, its module in `run/stage`, the type of its options in
 /// `plan/playbook`, and whether it changes the node.
 macro_rules! for_each_stage {
@@ -12,9 +12,9 @@ macro_rules! for_each_stage {
         $then! {
             /// Runs the checks.
             Preflight, "preflight", preflight, Preflight, false;
-            /// Takes the snapshot that a rollback restores.
+            /// Takes the snapshot for the rollback.
             Snapshot, "snapshot", snapshot, NoOptions, false;
-            /// Tries the run in a private namespace.
+            /// Rehearses the run in a sandbox.
             Rehearse, "rehearse", rehearse, NoOptions, false;
             /// Loads modules and sets sysctls.
             Prepare, "prepare", prepare, Prepare, true;
@@ -40,7 +40,7 @@ pub(crate) use for_each_stage;
 /// Makes [`StageName`] of the list.
 macro_rules! stage_names {
     ($($(#[$meaning:meta])* $Name:ident, $word:literal, $module:ident, $Options:ident, $changes:literal;)*) => {
-        /// The names of stages, in the order in which they may stand.
+        /// The names of stages, in the order of a playbook.
         #[derive(
             Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
         )]
@@ -83,13 +83,13 @@ impl fmt::Display for StageName {
     }
 }
 
-/// The stage that a run is in.
+/// The stage of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "&'static str")]
 pub enum RunStage {
     /// A run before its first stage.
     Begun,
-    /// A stage of a playbook; of a clean-up as well.
+    /// A stage of a playbook, or of a clean-up.
     Playbook(StageName),
     /// The remedies of checks are applied.
     Fix,
@@ -98,9 +98,9 @@ pub enum RunStage {
 }
 
 impl RunStage {
-    /// The stage in which leftovers are removed.
+    /// The stage that removes leftovers.
     pub const CLEAN: RunStage = RunStage::Playbook(StageName::Clean);
-    /// The stage in which a run waits to be confirmed.
+    /// The stage that waits for the operator's confirmation.
     pub const CONFIRM: RunStage = RunStage::Playbook(StageName::Confirm);
 
     /// Its name in `run.json` and in the journal.
@@ -120,7 +120,7 @@ impl RunStage {
         own.or_else(|| StageName::find(name).map(RunStage::Playbook))
     }
 
-    /// Its name in a playbook, if it is a stage of one.
+    /// The stage of a playbook, if it is one.
     pub fn of_playbook(self) -> Option<StageName> {
         match self {
             RunStage::Playbook(stage) => Some(stage),

@@ -5,11 +5,11 @@ use std::fmt::Write;
 use super::lines;
 use crate::error::Result;
 
-/// Sysctls that the kernel moves by itself, so that two captures of an unchanged node differ in
-/// them; `*` at the end stands for any rest, at the beginning for any start.
+/// Sysctls that change without a writer, so that two captures of an unchanged node differ in them.
+/// `*` at the end stands for any end, at the beginning for any beginning.
 pub const MOVING: &[&str] = &[
-    // How many there are at this moment: files, inodes, directory entries, ptys, asynchronous
-    // requests, tracked connections.
+    // Numbers of the moment: files, inodes, directory entries, ptys, asynchronous requests, tracked
+    // connections.
     "fs.file-nr",
     "fs.inode-nr",
     "fs.inode-state",
@@ -19,9 +19,9 @@ pub const MOVING: &[&str] = &[
     "net.netfilter.nf_conntrack_count",
     // Statistics of disk quotas.
     "fs.quota.*",
-    // Another uuid at each reading, and the entropy left.
+    // A new uuid at each read, and the remaining entropy.
     "kernel.random.*",
-    // The last process id that was given away.
+    // The last process id.
     "kernel.ns_last_pid",
     // The kernel lowers it when profiling costs too much.
     "kernel.perf_event_max_sample_rate",
@@ -36,8 +36,8 @@ pub struct Sysctls {
 }
 
 impl Sysctls {
-    /// Reads lines of `name = value`. A value may be empty or hold blanks and ` = `; one of
-    /// several lines repeats the name on each, as sysctl prints it, and is joined with newlines.
+    /// Parses lines of `name = value`. A value may be empty or hold blanks and ` = `. A value of
+    /// several lines repeats the name on each, as sysctl prints it; they are joined with newlines.
     /// Errors name `file` and the line.
     pub fn parse(file: &str, text: &str) -> Result<Sysctls> {
         let mut entries: Vec<(String, String)> = Vec::new();
@@ -59,7 +59,7 @@ impl Sysctls {
         Ok(Sysctls { entries })
     }
 
-    /// The text that was parsed, to the byte.
+    /// The parsed text, to the byte.
     pub fn render(&self) -> String {
         let mut text = String::new();
         for (name, value) in &self.entries {
@@ -81,8 +81,7 @@ impl Sysctls {
         self.entries.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// What `after` has that `self` has not (`+`), and the other way round (`-`), those that
-    /// are [`MOVING`] aside.
+    /// Values only in `after` (`+`), and only in `self` (`-`), without the [`MOVING`] ones.
     pub fn differences(&self, after: &Sysctls) -> Vec<String> {
         lines::differences(self.facts(), after.facts())
     }
@@ -93,7 +92,7 @@ impl Sysctls {
     }
 }
 
-/// Whether the kernel moves this sysctl by itself: it is one of [`MOVING`].
+/// Whether this sysctl changes without a writer: it is one of [`MOVING`].
 pub fn moves(name: &str) -> bool {
     MOVING.iter().any(|pattern| match (pattern.strip_prefix('*'), pattern.strip_suffix('*')) {
         (Some(end), _) => name.ends_with(end),

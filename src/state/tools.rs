@@ -1,4 +1,4 @@
-//! `tools.txt` (which programs the node has) and `processes.json` (which components run).
+//! `tools.txt` (the node's programs) and `processes.json` (the running components).
 
 use std::fmt::{self, Write};
 
@@ -10,25 +10,25 @@ use crate::error::{Error, Kind, Result};
 
 /// The kernel and the programs of a node, in the order of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tools {
+pub struct ToolList {
     /// The kernel's release: `6.1.0-40-amd64`.
     pub kernel: String,
-    /// The programs that were looked for.
-    pub tools: Vec<Tool>,
+    /// The programs of the search.
+    pub tools: Vec<InstalledTool>,
 }
 
-/// A program that was looked for.
+/// A program, found or missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tool {
+pub struct InstalledTool {
     /// Its name: `conntrack`.
     pub name: String,
-    /// Where it is; none if it is missing.
+    /// Its path; none if it is missing.
     pub path: Option<String>,
-    /// What it said of its version: one line, perhaps an error message, perhaps nothing.
+    /// Its version output: one line, perhaps an error message, perhaps empty.
     pub text: String,
 }
 
-/// A version; parts that were not written are 0.
+/// A version; missing parts are 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Version {
     /// First number.
@@ -39,10 +39,10 @@ pub struct Version {
     pub patch: u32,
 }
 
-impl Tools {
-    /// Reads `kernel RELEASE`, then lines of `NAME PATH TEXT` or `NAME missing`; errors name
+impl ToolList {
+    /// Parses `kernel RELEASE`, then lines of `NAME PATH TEXT` or `NAME missing`. Errors name
     /// `file` and the line.
-    pub fn parse(file: &str, text: &str) -> Result<Tools> {
+    pub fn parse(file: &str, text: &str) -> Result<ToolList> {
         let mut lines = lines::numbered(file, text)?.into_iter();
         let kernel = match lines.next().and_then(|(_, line)| line.strip_prefix("kernel ")) {
             Some(kernel) if !kernel.is_empty() => kernel.to_owned(),
@@ -50,11 +50,11 @@ impl Tools {
         };
         let tool = |(number, line): (usize, &str)| {
             let mut words = line.splitn(3, ' ');
-            let (name, place, text) = (words.next(), words.next(), words.next());
-            match (name, place, text) {
-                (Some(name), Some("missing"), None) => Ok(Tool::missing(name)),
+            let (name, path, text) = (words.next(), words.next(), words.next());
+            match (name, path, text) {
+                (Some(name), Some("missing"), None) => Ok(InstalledTool::missing(name)),
                 (Some(name), Some(path), text) if path.starts_with('/') && text != Some("") => {
-                    Ok(Tool::found(name, path, text.unwrap_or_default()))
+                    Ok(InstalledTool::found(name, path, text.unwrap_or_default()))
                 }
                 _ => {
                     let cause = format!("`{line}` is neither `NAME PATH TEXT` nor `NAME missing`");
@@ -62,23 +62,23 @@ impl Tools {
                 }
             }
         };
-        Ok(Tools { kernel, tools: lines.map(tool).collect::<Result<_>>()? })
+        Ok(ToolList { kernel, tools: lines.map(tool).collect::<Result<_>>()? })
     }
 
-    /// The text that was parsed, to the byte.
+    /// The parsed text, to the byte.
     pub fn render(&self) -> String {
         let mut text = format!("kernel {}\n", self.kernel);
         for tool in &self.tools {
-            let place = tool.path.as_deref().unwrap_or("missing");
+            let path = tool.path.as_deref().unwrap_or("missing");
             let blank = if tool.text.is_empty() { "" } else { " " };
             // Writing to a String cannot fail.
-            let _ = writeln!(text, "{} {place}{blank}{}", tool.name, tool.text);
+            let _ = writeln!(text, "{} {path}{blank}{}", tool.name, tool.text);
         }
         text
     }
 
-    /// The program `name`, if it was looked for; it may still be missing.
-    pub fn get(&self, name: &str) -> Option<&Tool> {
+    /// The program `name`, if it was searched for; it may be missing.
+    pub fn get(&self, name: &str) -> Option<&InstalledTool> {
         self.tools.iter().find(|tool| tool.name == name)
     }
 
@@ -88,25 +88,25 @@ impl Tools {
     }
 }
 
-impl Tool {
+impl InstalledTool {
     /// A program that is not installed.
-    pub fn missing(name: &str) -> Tool {
-        Tool { name: name.to_owned(), path: None, text: String::new() }
+    pub fn missing(name: &str) -> InstalledTool {
+        InstalledTool { name: name.to_owned(), path: None, text: String::new() }
     }
 
-    /// A program at `path` that said `text` of its version.
-    pub fn found(name: &str, path: &str, text: &str) -> Tool {
-        Tool { name: name.to_owned(), path: Some(path.to_owned()), text: text.to_owned() }
+    /// A program at `path` with the version output `text`.
+    pub fn found(name: &str, path: &str, text: &str) -> InstalledTool {
+        InstalledTool { name: name.to_owned(), path: Some(path.to_owned()), text: text.to_owned() }
     }
 
-    /// The version in its text; an error message has none.
+    /// The version in its output; an error message has none.
     pub fn version(&self) -> Option<Version> {
         Version::find(&self.text)
     }
 }
 
 impl Version {
-    /// The first `1.2` or `1.2.3` in `text`, in front of whatever follows it.
+    /// The first `1.2` or `1.2.3` in `text`, whatever follows.
     pub fn find(text: &str) -> Option<Version> {
         let runs = text.split(|c: char| !c.is_ascii_digit() && c != '.');
         let version = |run: &str| {
@@ -137,12 +137,12 @@ pub struct Process {
     /// Its version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// How the version was learnt.
+    /// The source of the version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version_source: Option<String>,
 }
 
-/// Reads `processes.json`; errors name `file` and the line.
+/// Parses `processes.json`. Errors name `file` and the line.
 pub fn parse_processes(file: &str, text: &str) -> Result<Vec<Process>> {
     serde_json::from_str(text).map_err(|e| Error::new(Kind::Parse, file, e))
 }
@@ -171,7 +171,7 @@ mod tests {
             docker /usr/bin/docker Docker version 20.10.24+dfsg1, build 297e128\n\
             quiet /bin/quiet\n\
             conntrack missing\n";
-        let tools = Tools::parse("tools.txt", text).unwrap();
+        let tools = ToolList::parse("tools.txt", text).unwrap();
         assert_eq!(tools.render(), text);
         let version = |name: &str| Some(tools.get(name)?.version()?.to_string());
         assert_eq!(version("iptables").as_deref(), Some("1.8.9"));
@@ -180,7 +180,7 @@ mod tests {
         assert_eq!(version("docker").as_deref(), Some("20.10.24"));
         assert_eq!((version("ipvsadm"), version("quiet")), (None, None));
         assert!(tools.get("ipvsadm").unwrap().path.is_some());
-        assert_eq!(tools.get("conntrack"), Some(&Tool::missing("conntrack")));
+        assert_eq!(tools.get("conntrack"), Some(&InstalledTool::missing("conntrack")));
         assert_eq!(tools.get("nft"), None);
         assert_eq!(tools.kernel_version(), Version::find("v6.1"));
         assert!(Version::find("1.10").unwrap() > Version::find("1.9.9").unwrap());
@@ -195,13 +195,13 @@ mod tests {
             ("kernel 6.1\nnft gone\n", "tools.txt:2: `nft gone` is neither"),
             ("kernel 6.1\nnft /usr/sbin/nft", "tools.txt:2: the last line is cut off"),
         ] {
-            let error = Tools::parse("tools.txt", text).unwrap_err().to_string();
+            let error = ToolList::parse("tools.txt", text).unwrap_err().to_string();
             assert!(error.starts_with(expected), "{error}");
         }
     }
 
     #[test]
-    fn an_unknown_version_is_left_out() {
+    fn an_unknown_version_is_omitted() {
         let text = r#"[{"pid": 7, "name": "kube-proxy", "args": ["kube-proxy"], "later": 1},
             {"pid": 8, "name": "x", "args": [], "version": "1.20.2", "version_source": "log"}]"#;
         let processes = parse_processes("processes.json", text).unwrap();

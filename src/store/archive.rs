@@ -1,4 +1,4 @@
-//! Snapshots as one `.tar.gz`, out and in.
+//! Export and import of snapshots, as one `.tar.gz`.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -11,17 +11,17 @@ use flate2::write::GzEncoder;
 use tar::{Archive, Builder, Entry, EntryType, Header};
 
 use super::Store;
-use super::disk::{self, LIMITS, Limits, check_path, refused};
+use super::disk::{self, LIMITS, SnapshotLimits, check_path, refused};
 use super::manifest::{MANIFEST, Manifest};
 use super::snapshots::{Reparse, Snapshot, files_of, read_verified};
 use crate::error::{Error, Kind, Result};
 
-/// Writes the snapshot in `dir` to the new file `to`, mode 0600. The same snapshot gives the same
-/// bytes, whoever exports it.
+/// Writes the snapshot in `dir` to the new file `to`, mode 0600. Every export of a snapshot gives
+/// the same bytes.
 ///
 /// # Errors
-/// [`Kind::SnapshotRefused`] when it is damaged or has no manifest; [`Kind::Store`] on a full
-/// disk; [`Kind::Usage`] when `to` is there already. No half-written file is left behind.
+/// [`Kind::SnapshotRefused`] for a damaged snapshot or one without a manifest; [`Kind::Store`] on a
+/// full disk; [`Kind::Usage`] if `to` exists. Leaves no partial file behind.
 pub fn export(dir: &Path, to: &Path) -> Result<()> {
     let (tree, manifest) = read_verified(dir, LIMITS)?;
     let Some(manifest) = manifest else {
@@ -51,28 +51,32 @@ pub fn export(dir: &Path, to: &Path) -> Result<()> {
     disk::sync_dir(folder)
 }
 
-/// The same for everyone: no owner, and the time at which the snapshot was taken.
+/// The same header for every exporter: no owner, and the time of the snapshot.
 fn header(manifest: &Manifest, size: u64) -> Header {
-    let taken = manifest.time.parse::<jiff::Timestamp>().map_or(0, jiff::Timestamp::as_second);
+    let time = manifest.time.parse::<jiff::Timestamp>().map_or(0, jiff::Timestamp::as_second);
     let mut header = Header::new_gnu();
     header.set_size(size);
     header.set_mode(0o600);
-    header.set_mtime(u64::try_from(taken).unwrap_or(0));
+    header.set_mtime(u64::try_from(time).unwrap_or(0));
     header
 }
 
 impl Store {
-    /// Takes the snapshot in the archive `from` into the store, with every check of
-    /// [`Snapshot::load`] and then `reparse`. One that is there already, the same to the byte, is
-    /// simply returned.
+    /// Imports the archive `from` into the store, with every check of [`Snapshot::load`] and then
+    /// `reparse`. A snapshot that is already there, the same to the byte, is returned.
     ///
     /// # Errors
-    /// [`Kind::SnapshotRefused`] with the reason. Nothing is left behind.
+    /// [`Kind::SnapshotRefused`] with the reason. Leaves nothing behind.
     pub fn import(&self, from: &Path, reparse: Reparse) -> Result<Snapshot> {
         self.import_within(from, reparse, LIMITS)
     }
 
-    fn import_within(&self, from: &Path, reparse: Reparse, limits: Limits) -> Result<Snapshot> {
+    fn import_within(
+        &self,
+        from: &Path,
+        reparse: Reparse,
+        limits: SnapshotLimits,
+    ) -> Result<Snapshot> {
         let file = File::open(from).map_err(|e| Error::io(from, &e))?;
         let temporary = self.temporary()?;
         let mut unpack = Unpack {
@@ -86,7 +90,8 @@ impl Store {
         unpack.all(GzDecoder::new(io::BufReader::new(file)))?;
 
         let (tree, manifest) = read_verified(temporary.path(), limits).map_err(|e| {
-            // What was unpacked is gone when this is read: the archive is what they know.
+            // The error names the archive: the unpacked directory no longer exists when the error
+            // is read.
             let unpacked = temporary.path().display().to_string();
             Error { object: e.object.replace(&unpacked, &unpack.archive), ..e }
         })?;
@@ -107,13 +112,13 @@ impl Store {
     }
 }
 
-/// An archive on its way into a directory, trusted in nothing.
+/// The unpacking of an untrusted archive into a directory.
 struct Unpack<'a> {
     archive: String,
     root: &'a Path,
-    limits: Limits,
+    limits: SnapshotLimits,
     entries: usize,
-    /// The one directory that everything is in.
+    /// The only top directory.
     top: Option<String>,
     files: BTreeSet<String>,
 }
@@ -128,8 +133,8 @@ impl Unpack<'_> {
     }
 
     fn all(&mut self, stream: impl Read) -> Result<()> {
-        // Whatever the archive claims, no more than this is ever unpacked of it: the files, and a
-        // header and a rest of a block for each.
+        // The limit of unpacked bytes, whatever the archive claims: the files, and a header and a
+        // partial block for each.
         let most = self.limits.bytes + 1024 * self.limits.entries as u64 + 1024;
         let mut archive = Archive::new(Capped { inner: stream, left: most });
         let entries = archive.entries().map_err(|e| self.damaged(&e))?;
@@ -191,7 +196,7 @@ impl Unpack<'_> {
     }
 }
 
-/// Fails as soon as more than `left` bytes come out of `inner`.
+/// A reader that fails after more than `left` bytes.
 struct Capped<R> {
     inner: R,
     left: u64,
@@ -212,7 +217,7 @@ impl<R: Read> Read for Capped<R> {
 mod tests {
     use super::*;
 
-    /// Imports an archive of one file of `size` zeros into a store that takes 64 KiB.
+    /// Imports an archive of one file of `size` zeros into a store with a limit of 64 KiB.
     fn import(size: usize) -> Error {
         let tmp = tempfile::tempdir().unwrap();
         let store = Store::open(Some(&tmp.path().join("store"))).unwrap();
@@ -225,7 +230,7 @@ mod tests {
         builder.into_inner().unwrap().finish().unwrap();
         assert!(path.metadata().unwrap().len() < 64 * 1024);
 
-        let limits = Limits { entries: 4, bytes: 64 * 1024 };
+        let limits = SnapshotLimits { entries: 4, bytes: 64 * 1024 };
         let error = store.import_within(&path, &|_| Ok(()), limits).unwrap_err();
         assert_eq!(error.kind, Kind::SnapshotRefused);
         assert_eq!(store.snapshots_dir().read_dir().unwrap().count(), 0);
@@ -243,8 +248,8 @@ mod tests {
     #[test]
     fn nothing_is_read_past_the_cap() {
         let mut capped = Capped { inner: io::repeat(0), left: 1000 };
-        let mut taken = Vec::new();
-        capped.read_to_end(&mut taken).unwrap_err();
-        assert!(taken.len() <= 1000, "{}", taken.len());
+        let mut unpacked = Vec::new();
+        capped.read_to_end(&mut unpacked).unwrap_err();
+        assert!(unpacked.len() <= 1000, "{}", unpacked.len());
     }
 }

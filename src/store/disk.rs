@@ -1,4 +1,4 @@
-//! Files as the store writes and reads them: private, synced, and never through a link.
+//! Files of the store: private, synced, and never reached through a link.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -14,22 +14,22 @@ use crate::error::{Error, Kind, Result};
 /// The bytes of each file of a directory, by its path in it.
 pub(super) type Tree = BTreeMap<String, Vec<u8>>;
 
-/// How much a snapshot may hold.
+/// The limits of a snapshot.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
+pub(super) struct SnapshotLimits {
     /// Files and directories.
     pub entries: usize,
-    /// Bytes, of all files together.
+    /// Bytes of all files together.
     pub bytes: u64,
 }
 
 /// The limits of every snapshot and archive.
-pub(super) const LIMITS: Limits = Limits { entries: 10_000, bytes: 1 << 30 };
+pub(super) const LIMITS: SnapshotLimits = SnapshotLimits { entries: 10_000, bytes: 1 << 30 };
 
-/// Captured files keep their absolute path: deep, but not endless.
+/// The deepest path: captured files keep their absolute path.
 const MAX_DEPTH: usize = 64;
 
-/// A snapshot or archive that is not to be trusted.
+/// The error of an untrusted snapshot or archive.
 pub(super) fn refused(object: impl Into<String>, cause: impl std::fmt::Display) -> Error {
     Error::new(Kind::SnapshotRefused, object, cause).hint(
         "choose another with `proxyshift snapshot list`, \
@@ -37,12 +37,12 @@ pub(super) fn refused(object: impl Into<String>, cause: impl std::fmt::Display) 
     )
 }
 
-/// Says why `path` cannot name a file of a snapshot, if it cannot.
+/// Refuses a `path` that cannot name a file of a snapshot, with the reason.
 pub(super) fn check_path(path: &str) -> std::result::Result<(), &'static str> {
     if path.starts_with('/') {
         return Err("an absolute path");
     }
-    // A backslash or a newline would be written in another way in SHA256SUMS.
+    // SHA256SUMS would escape a backslash or a newline.
     if path.contains(|c: char| c.is_control() || c == '\\') {
         return Err("a path with a control character or a backslash");
     }
@@ -56,25 +56,25 @@ pub(super) fn check_path(path: &str) -> std::result::Result<(), &'static str> {
     Ok(())
 }
 
-/// Reads every file below `root`; refuses links, special files, and more than `limits`.
-pub(super) fn read_tree(root: &Path, limits: Limits) -> Result<Tree> {
+/// Reads every file below `root`. Refuses links, special files, and more than `limits`.
+pub(super) fn read_tree(root: &Path, limits: SnapshotLimits) -> Result<Tree> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir =
         rustix::fs::open(root, flags, Mode::empty()).map_err(|e| Error::io(root, &e.into()))?;
-    let mut walk = Walk { root, limits, entries: 0, tree: Tree::new() };
+    let mut walk = TreeReader { root, limits, entries: 0, tree: Tree::new() };
     walk.dir(&dir, "", 0)?;
     Ok(walk.tree)
 }
 
-struct Walk<'a> {
+struct TreeReader<'a> {
     root: &'a Path,
-    /// What is left of the bytes, and how many entries there may be.
-    limits: Limits,
+    /// The remaining bytes, and the limit of entries.
+    limits: SnapshotLimits,
     entries: usize,
     tree: Tree,
 }
 
-impl Walk<'_> {
+impl TreeReader<'_> {
     fn refused(&self, path: &str, cause: impl std::fmt::Display) -> Error {
         refused(self.root.join(path).display().to_string(), cause)
     }
@@ -118,7 +118,7 @@ impl Walk<'_> {
             }
             _ => return Err(self.refused(&path, "a special file in place of a file")),
         }
-        // Should the entry be replaced just now, a link is still refused and a pipe does not wait.
+        // If the entry is replaced now, a link is still refused and a pipe does not block.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd =
             rustix::fs::openat(dir, name, flags, Mode::empty()).map_err(|e| self.io(&path, e))?;
@@ -143,7 +143,7 @@ impl Walk<'_> {
     }
 }
 
-/// Reads one file; a link is not followed, a pipe not waited for.
+/// Reads one file. Does not follow a link, nor wait for a pipe.
 pub(super) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let mut options = fs::OpenOptions::new();
@@ -153,7 +153,7 @@ pub(super) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Whether the file holds just these bytes. It is read piece by piece; a link is not followed.
+/// Whether the file holds exactly these bytes. Reads piece by piece; does not follow a link.
 pub(super) fn holds(path: &Path, bytes: &[u8]) -> Result<bool> {
     let io = |e: io::Error| Error::io(path, &e);
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
@@ -173,7 +173,7 @@ pub(super) fn holds(path: &Path, bytes: &[u8]) -> Result<bool> {
     }
 }
 
-/// Makes a file that was not there, mode 0600.
+/// Creates a new file, mode 0600.
 pub(super) fn create_new(path: &Path) -> Result<File> {
     fs::OpenOptions::new()
         .write(true)
@@ -183,17 +183,16 @@ pub(super) fn create_new(path: &Path) -> Result<File> {
         .map_err(|e| Error::io(path, &e))
 }
 
-/// Writes and syncs a file that was not there, and gives up its cached pages, so that whoever
-/// reads it next reads the disk.
+/// Writes and syncs a new file, and drops its cached pages, so that the next reader reads the disk.
 pub(super) fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = create_new(path)?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|e| Error::io(path, &e))?;
-    // Advice only: where the file system does not take it, the checks are no weaker than before.
+    // Advice only: a file system may ignore it, and the checks are no weaker then.
     let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);
     Ok(())
 }
 
-/// A private directory in `dir`, hidden, that is removed when dropped.
+/// A private, hidden directory in `dir` that is removed when dropped.
 pub(super) fn temporary_dir(dir: &Path) -> Result<tempfile::TempDir> {
     tempfile::Builder::new()
         .prefix(".new-")
@@ -202,12 +201,12 @@ pub(super) fn temporary_dir(dir: &Path) -> Result<tempfile::TempDir> {
         .map_err(|e| Error::io(dir, &e))
 }
 
-/// Makes `dir` and its parents, mode 0700.
+/// Creates `dir` and its parents, mode 0700.
 pub(super) fn make_dirs(dir: &Path) -> Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| Error::io(dir, &e))
 }
 
-/// Makes the names in `dir` durable.
+/// Syncs the names in `dir`.
 pub(super) fn sync_dir(dir: &Path) -> Result<()> {
     File::open(dir).and_then(|d| d.sync_all()).map_err(|e| Error::io(dir, &e))
 }
@@ -222,7 +221,7 @@ pub(super) fn sync_dirs<'a>(root: &Path, paths: impl Iterator<Item = &'a str>) -
     dirs.iter().rev().try_for_each(|dir| sync_dir(&root.join(dir)))
 }
 
-/// Sets room aside beyond the end of `file`: what is written there later needs no free block.
+/// Reserves space beyond the end of `file`: a later write there needs no free block.
 pub(super) fn reserve(file: &File, path: &Path, bytes: u64) -> Result<()> {
     use rustix::io::Errno;
     match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, bytes) {
@@ -238,11 +237,11 @@ pub(super) fn reserve(file: &File, path: &Path, bytes: u64) -> Result<()> {
     }
 }
 
-/// Replaces a JSON file in one step, even on a full disk.
+/// Replaces a JSON file atomically, even on a full disk.
 ///
-/// The new text goes into a spare file of the same directory, which then changes places with the
-/// old one and so becomes the next spare: no block is ever given back or asked for. Text that is
-/// shorter than what it covers is filled up with spaces, which JSON allows.
+/// The new text goes into a spare file of the same directory, which is then exchanged with the old
+/// file. The old file becomes the next spare, so no block is ever freed or allocated. Text that is
+/// shorter than its spare is padded with spaces, which JSON allows.
 pub(super) fn replace_json(path: &Path, json: &[u8]) -> Result<()> {
     let spare = path.with_extension("spare");
     let old = open_spare(&spare, json.len())?;
@@ -258,8 +257,8 @@ pub(super) fn replace_json(path: &Path, json: &[u8]) -> Result<()> {
         Err(e) => {
             fs::rename(&spare, path).map_err(|e| Error::io(path, &e))?;
             let next = open_spare(&spare, json.len());
-            // The first time there is nothing to change places with, and room must be had. A file
-            // system that cannot exchange files gets its next spare if there is room.
+            // The first time there is no file to exchange with, and space must be allocated. A file
+            // system without the exchange gets its next spare if there is space.
             if e == rustix::io::Errno::NOENT {
                 next?;
             }
@@ -268,7 +267,7 @@ pub(super) fn replace_json(path: &Path, json: &[u8]) -> Result<()> {
     path.parent().map_or(Ok(()), sync_dir)
 }
 
-/// The spare file, with room for `length` bytes and some more when it is new.
+/// The spare file, with space for `length` bytes, and some more when new.
 fn open_spare(spare: &Path, length: usize) -> Result<File> {
     let (file, is_new) = match create_new(spare) {
         Ok(file) => (file, true),
@@ -328,7 +327,7 @@ mod tests {
         for name in ["a", "b", "c"] {
             write_new(&tmp.path().join(name), b"1234").unwrap();
         }
-        let read = |entries, bytes| read_tree(tmp.path(), Limits { entries, bytes });
+        let read = |entries, bytes| read_tree(tmp.path(), SnapshotLimits { entries, bytes });
         assert_eq!(read(3, 12).unwrap().len(), 3);
         assert_eq!(read(2, 12).unwrap_err().kind, Kind::SnapshotRefused);
         assert_eq!(read(3, 11).unwrap_err().kind, Kind::SnapshotRefused);

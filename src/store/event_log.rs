@@ -1,6 +1,6 @@
 //! The events of a run, kept beside its journal for its report.
 //!
-//! Nothing depends on them: where they cannot be written, the run continues.
+//! Optional: a run continues where they cannot be written.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -14,13 +14,13 @@ use crate::clock;
 use crate::error::Error;
 use crate::event::Event;
 
-/// The file in a run's folder.
+/// The file's name in a run's folder.
 pub const EVENTS: &str = "events.jsonl";
 
-/// The version of the line format; lines of a later one are skipped.
+/// The version of the line format; later ones are skipped.
 const VERSION: u32 = 1;
 
-/// The room that is reserved, and the most that is written, in bytes.
+/// The space that is reserved, and the limit of what is written, in bytes.
 const ROOM: u64 = 64 << 10;
 const MOST: u64 = 256 << 10;
 
@@ -29,34 +29,34 @@ const MOST: u64 = 256 << 10;
 pub struct LoggedEvent {
     /// The version of the line format.
     pub v: u32,
-    /// When: `2026-11-21T20:15:02Z`.
+    /// The time: `2026-11-21T20:15:02Z`.
     pub at: String,
-    /// How long it took, for what took time.
+    /// The duration, of an event with one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
-    /// What happened.
-    pub what: What,
+    /// The content.
+    pub what: LogContent,
 }
 
-/// What a line says.
+/// The content of a line.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum What {
+pub enum LogContent {
     /// An event.
     Event(Event),
-    /// Why the run failed; written when its process ends.
+    /// The error of the failed run; written when its process ends.
     Error(Error),
 }
 
 impl LoggedEvent {
-    /// A line of now.
-    pub fn now(what: What, seconds: Option<f64>) -> LoggedEvent {
+    /// A line with the current time.
+    pub fn now(what: LogContent, seconds: Option<f64>) -> LoggedEvent {
         LoggedEvent { v: VERSION, at: clock::now(), seconds, what }
     }
 }
 
 impl Store {
-    /// The file of the run `id`, to append to; none where it cannot be opened.
+    /// Opens the file of the run `id` for appending; none if it cannot be opened.
     pub fn event_log(&self, id: &str) -> Option<File> {
         let path = self.run_dir(id).join(EVENTS);
         let is_new = !path.exists();
@@ -69,7 +69,7 @@ impl Store {
         Some(file)
     }
 
-    /// The events of the run `id`. A line that cannot be read is skipped.
+    /// The events of the run `id`. Unreadable lines are skipped.
     pub fn events(&self, id: &str) -> Vec<LoggedEvent> {
         let text = fs::read_to_string(self.run_dir(id).join(EVENTS)).unwrap_or_default();
         let lines = text.lines().filter_map(|line| serde_json::from_str::<LoggedEvent>(line).ok());
@@ -77,11 +77,11 @@ impl Store {
     }
 }
 
-/// Writes one line, as long as there is room.
+/// Writes one line, if there is space.
 pub fn write(file: &mut File, logged: &LoggedEvent) {
     let Ok(mut line) = serde_json::to_string(logged) else { return };
     line.push('\n');
-    // Whole or not at all: others append to the same file.
+    // All of it or nothing: other processes append to the same file.
     if file.metadata().is_ok_and(|meta| meta.len() + (line.len() as u64) <= MOST) {
         let _ = file.write_all(line.as_bytes());
     }

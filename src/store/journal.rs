@@ -13,53 +13,53 @@ use super::disk;
 use crate::clock;
 use crate::error::{Error, Kind, Result};
 
-/// The journal's file in a run's folder.
+/// The journal's name in a run's folder.
 pub const JOURNAL: &str = "journal.jsonl";
 
 /// The version of the line format; a later one is refused.
 const VERSION: u32 = 1;
 
-/// What a line of the journal says of its step.
+/// The kind of a journal line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mark {
-    /// About to be made.
+    /// The change is about to be made.
     Intent,
-    /// Made.
+    /// The change was made.
     Done,
-    /// Not made: it failed, and the payload says why.
+    /// The change failed; the payload has the cause.
     Failed,
-    /// Made, and undone since.
+    /// The change was made, and undone since.
     Undone,
-    /// No change: the deadline was moved.
+    /// The deadline was moved; no change.
     Extended,
-    /// No change: the operator confirmed the run.
+    /// The operator confirmed the run; no change.
     Confirmed,
 }
 
-/// What is to be written; the journal adds number, time and boot.
+/// The content of a new line; the journal adds number, time and boot.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Record<P> {
     /// The stage's name.
     pub stage: String,
-    /// The number of the step within its stage; an intent and what became of it share it.
+    /// The number of the step within its stage. An intent and its outcome share it.
     pub step: u32,
-    /// What this line says.
+    /// The kind of the line.
     pub kind: Mark,
-    /// What else it says, as the run writes it.
+    /// The run's own data.
     pub payload: P,
 }
 
 /// One line of the journal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Entry<P> {
+pub struct JournalEntry<P> {
     /// The version of the line format.
     pub v: u32,
     /// Its number, from 1, without a gap.
     pub seq: u64,
-    /// When it was written: `2026-11-21T20:15:02Z`.
+    /// CrashTime it was written: `2026-11-21T20:15:02Z`.
     pub at: String,
-    /// In which boot.
+    /// The boot in which it was written.
     pub boot_id: String,
     /// Time since that boot, in nanoseconds.
     pub boottime_ns: u64,
@@ -67,29 +67,29 @@ pub struct Entry<P> {
     pub stage: String,
     /// The number of the step within its stage.
     pub step: u32,
-    /// What this line says.
+    /// The kind of the line.
     pub kind: Mark,
-    /// What else it says, as the run reads it.
+    /// The run's own data.
     pub payload: P,
 }
 
-/// A journal to be written to.
+/// A journal, open for writing.
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
     file: File,
-    /// Where the next line begins.
+    /// The offset of the next line.
     end: u64,
     /// The number of the next line.
     next: u64,
 }
 
 impl Journal {
-    /// Makes the journal of the run in `dir`, with room for `reserve` bytes set aside, so that a
-    /// full disk stops neither the run nor its rollback.
+    /// Creates the journal of the run in `dir`, with `reserve` bytes of space: a full disk then
+    /// stops neither the run nor its rollback.
     ///
     /// # Errors
-    /// [`Kind::Store`] when there is no room, or the file system cannot set any aside.
+    /// [`Kind::Store`] without space, or if the file system cannot reserve any.
     pub fn create(dir: &Path, reserve: u64) -> Result<Journal> {
         let path = dir.join(JOURNAL);
         let file = disk::create_new(&path)?;
@@ -99,11 +99,11 @@ impl Journal {
         Ok(Journal { path, file, end: 0, next: 1 })
     }
 
-    /// Opens the journal of the run in `dir` to go on with it, and returns what it says so far.
+    /// Opens the journal of the run in `dir` to continue it, and returns its entries.
     ///
     /// # Errors
     /// As [`read`].
-    pub fn open<P: DeserializeOwned>(dir: &Path) -> Result<(Journal, Vec<Entry<P>>)> {
+    pub fn open<P: DeserializeOwned>(dir: &Path) -> Result<(Journal, Vec<JournalEntry<P>>)> {
         let path = dir.join(JOURNAL);
         let (entries, end) = parse_file(&path)?;
         let file = OpenOptions::new()
@@ -115,13 +115,13 @@ impl Journal {
         Ok((Journal { path, file, end: end as u64, next }, entries))
     }
 
-    /// Writes one line; it is on the disk when this returns.
+    /// Writes one line, and syncs it.
     ///
     /// # Errors
-    /// [`Kind::Store`] on a full disk, once the room set aside is used up. The line then does not
-    /// count, and the next one takes its place.
-    pub fn append<P: Serialize>(&mut self, record: Record<P>) -> Result<Entry<P>> {
-        let entry = Entry {
+    /// [`Kind::Store`] on a full disk, once the reserved space is used up. The next line then
+    /// overwrites this one.
+    pub fn append<P: Serialize>(&mut self, record: Record<P>) -> Result<JournalEntry<P>> {
+        let entry = JournalEntry {
             v: VERSION,
             seq: self.next,
             at: clock::now(),
@@ -132,21 +132,21 @@ impl Journal {
             kind: record.kind,
             payload: record.payload,
         };
-        crash_point(When::Before, &entry);
+        crash_point(CrashTime::Before, &entry);
         self.write(&entry)?;
-        crash_point(When::After, &entry);
+        crash_point(CrashTime::After, &entry);
         Ok(entry)
     }
 
-    fn write<P: Serialize>(&mut self, entry: &Entry<P>) -> Result<()> {
+    fn write<P: Serialize>(&mut self, entry: &JournalEntry<P>) -> Result<()> {
         let io = |e: io::Error| Error::io(&self.path, &e);
         let length = self.file.metadata().map_err(io)?.len();
-        // Piece by piece: a change may be as large as the node.
+        // In pieces: a change may be as large as the node.
         let mut line = BufWriter::with_capacity(1 << 16, At { file: &self.file, end: self.end });
         serde_json::to_writer(&mut line, entry).map_err(|e| io(e.into()))?;
         line.flush().map_err(io)?;
-        // A torn line is covered, not cut off: cutting would give back the room set aside.
-        // Spaces before the end of a line mean nothing in JSON.
+        // A torn line is overwritten, not truncated, which would give up the reserved space. Spaces
+        // before the end of a line mean nothing in JSON.
         let covered = line.get_ref().end + 1;
         let torn = usize::try_from(length.saturating_sub(covered)).unwrap_or(0);
         line.write_all(&b" ".repeat(torn)).map_err(io)?;
@@ -160,7 +160,7 @@ impl Journal {
     }
 }
 
-/// Writes to a file from a place on.
+/// Writes to a file from an offset on.
 struct At<'a> {
     file: &'a File,
     end: u64,
@@ -178,15 +178,15 @@ impl Write for At<'_> {
     }
 }
 
-/// What the journal of the run in `dir` says. A torn last line counts as never written.
+/// The journal of the run in `dir`. A torn last line counts as never written.
 ///
 /// # Errors
-/// [`Kind::Store`] when lines are missing, broken before the end, or of a later version.
-pub fn read<P: DeserializeOwned>(dir: &Path) -> Result<Vec<Entry<P>>> {
+/// [`Kind::Store`] for missing lines, broken lines before the end, or lines of a later version.
+pub fn read<P: DeserializeOwned>(dir: &Path) -> Result<Vec<JournalEntry<P>>> {
     Ok(parse_file(&dir.join(JOURNAL))?.0)
 }
 
-fn parse_file<P: DeserializeOwned>(path: &Path) -> Result<(Vec<Entry<P>>, usize)> {
+fn parse_file<P: DeserializeOwned>(path: &Path) -> Result<(Vec<JournalEntry<P>>, usize)> {
     let bytes = fs::read(path).map_err(|e| Error::io(path, &e))?;
     parse(&bytes).map_err(|cause| {
         Error::new(Kind::Store, path.display().to_string(), cause).hint(
@@ -196,28 +196,31 @@ fn parse_file<P: DeserializeOwned>(path: &Path) -> Result<(Vec<Entry<P>>, usize)
     })
 }
 
-/// The entries, and where the next line goes.
-fn parse<P: DeserializeOwned>(bytes: &[u8]) -> std::result::Result<(Vec<Entry<P>>, usize), String> {
+/// The entries, and the offset of the next line.
+fn parse<P: DeserializeOwned>(
+    bytes: &[u8],
+) -> std::result::Result<(Vec<JournalEntry<P>>, usize), String> {
     #[derive(Deserialize)]
-    struct Header {
+    struct JournalHeader {
         v: u32,
     }
-    let mut entries: Vec<Entry<P>> = Vec::new();
+    let mut entries: Vec<JournalEntry<P>> = Vec::new();
     let mut end = 0;
     for line in bytes.split_inclusive(|b| *b == b'\n') {
         let number = entries.len() as u64 + 1;
         let is_last = end + line.len() == bytes.len();
-        let entry = serde_json::from_slice::<Entry<P>>(line);
-        // A line may be as large as the node: what is not of this version is read for that alone.
+        let entry = serde_json::from_slice::<JournalEntry<P>>(line);
+        // A line may be as large as the node: only a line that does not parse is parsed again for
+        // its version.
         let v = match &entry {
             Ok(entry) => Some(entry.v),
-            Err(_) => serde_json::from_slice(line).ok().map(|Header { v }| v),
+            Err(_) => serde_json::from_slice(line).ok().map(|JournalHeader { v }| v),
         };
         if let Some(v) = v.filter(|v| *v > VERSION) {
             return Err(format!("line {number} was written by a newer proxyshift (version {v})"));
         }
         match entry {
-            // Without its newline it was not written to the end, complete as it may look.
+            // A line without its newline was not fully written, even if it parses.
             Ok(_) if is_last && !line.ends_with(b"\n") => break,
             Ok(entry) if entry.seq == number => entries.push(entry),
             Ok(entry) => return Err(format!("line {number} has the number {}", entry.seq)),
@@ -229,26 +232,27 @@ fn parse<P: DeserializeOwned>(bytes: &[u8]) -> std::result::Result<(Vec<Entry<P>
     Ok((entries, end))
 }
 
-/// On which side of a step a crash is asked for.
+/// Whether a requested crash is before or after a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum When {
-    /// Before it.
+enum CrashTime {
+    /// Before the line is written.
     Before,
-    /// After it.
+    /// After the line is written.
     After,
 }
 
-/// Kills this process, in debug builds, when `PROXYSHIFT_CRASH=before|after:<line>` asks for it
-/// here; the line by its number, or the first of a stage and a mark: `after:switch:intent`.
+/// Kills this process, in debug builds, when `PROXYSHIFT_CRASH=before|after:<line>` names this
+/// line: by its number, or the first of a stage and a mark, as in `after:switch:intent`.
 /// [`Journal::append`] calls it around each line; tests use it to crash a run anywhere.
-fn crash_point<P>(when: When, entry: &Entry<P>) {
+fn crash_point<P>(when: CrashTime, entry: &JournalEntry<P>) {
     if !cfg!(debug_assertions) {
         return;
     }
-    let Ok(asked) = std::env::var("PROXYSHIFT_CRASH") else { return };
-    let when = if when == When::Before { "before" } else { "after" };
+    let Ok(requested) = std::env::var("PROXYSHIFT_CRASH") else { return };
+    let when = if when == CrashTime::Before { "before" } else { "after" };
     let mark = format!("{:?}", entry.kind).to_lowercase();
-    if asked == format!("{when}:{}", entry.seq) || asked == format!("{when}:{}:{mark}", entry.stage)
+    if requested == format!("{when}:{}", entry.seq)
+        || requested == format!("{when}:{}:{mark}", entry.stage)
     {
         let me = rustix::process::getpid();
         let _ = rustix::process::kill_process(me, rustix::process::Signal::KILL);
@@ -280,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_was_written_and_goes_on() {
+    fn a_journal_reads_back_and_continues() {
         let (tmp, _) = journal_of(2);
         let (mut journal, entries) = Journal::open::<Value>(tmp.path()).unwrap();
         assert_eq!(entries.iter().map(|e| e.seq).collect::<Vec<_>>(), [1, 2]);
@@ -293,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_last_line_never_happened_wherever_it_is_torn() {
+    fn a_torn_last_line_does_not_count_wherever_it_is_torn() {
         let (tmp, _) = journal_of(2);
         let whole = text(tmp.path());
         let first = whole.find('\n').unwrap() + 1;

@@ -1,4 +1,4 @@
-//! What a snapshot says of itself, and its checksums.
+//! A snapshot's manifest, and its checksums.
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
@@ -12,23 +12,23 @@ use crate::error::{Error, Result};
 use crate::runtime::Netns;
 use crate::state::{Backend, Files, RulesetId};
 
-/// The manifest's file in a snapshot.
+/// The manifest's name in a snapshot.
 pub const MANIFEST: &str = "manifest.json";
-/// The checksums' file in a snapshot, in the format of coreutils.
+/// The checksums' name in a snapshot, in the format of coreutils.
 pub const SHA256SUMS: &str = "SHA256SUMS";
-/// The script's file in a snapshot.
+/// The script's name in a snapshot.
 pub const RESTORE: &str = "restore.sh";
 
 /// The version of the snapshot format.
 ///
-/// It rises when an older proxyshift would misread a snapshot; a field or file that an older one
-/// may ignore leaves it as it is.
+/// Raised when an older proxyshift would misread a snapshot. A field or file that an older one may
+/// ignore does not raise it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Format(u32);
 
 impl Format {
-    /// The version that is written.
+    /// The version that this proxyshift writes.
     pub const CURRENT: Format = Format(1);
 
     /// Whether this proxyshift can read it: its own version, and every earlier one.
@@ -37,55 +37,55 @@ impl Format {
     }
 }
 
-/// How many connections a real server of ipvs may have; `ipvsadm --save` does not write it.
+/// The connection limits of an ipvs real server; `ipvsadm --save` omits them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IpvsThreshold {
-    /// The virtual server, as `ipvsadm --save` spells it: `-t 10.96.0.1:443`.
+    /// The virtual server, in the spelling of `ipvsadm --save`: `-t 10.96.0.1:443`.
     pub service: String,
     /// The real server: `192.168.66.5:6443`.
     pub server: String,
-    /// Connections above which it gets no new ones; 0 is no limit.
+    /// The number of connections above which it gets no new ones; 0 is no limit.
     pub upper: u32,
-    /// Connections below which it gets new ones again.
+    /// The number of connections below which it gets new ones again.
     pub lower: u32,
 }
 
-/// `manifest.json`: where, when and why a snapshot was taken.
+/// `manifest.json`: the origin, time and reason of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     /// The version of the format.
     pub format: Format,
     /// The version of the proxyshift that wrote it.
     pub proxyshift: String,
-    /// The snapshot's identifier, which is its directory's name.
+    /// The snapshot's identifier, its directory's name.
     pub id: String,
     /// The node's host name.
     pub node: String,
-    /// `/etc/machine-id`, empty where there is none.
+    /// `/etc/machine-id`; empty without one.
     pub machine_id: String,
-    /// The kernel's name for the boot.
+    /// The kernel's identifier of the boot.
     pub boot_id: String,
-    /// When it was taken: `2026-11-21T20:15:02Z`.
+    /// When it was captured: `2026-11-21T20:15:02Z`.
     pub time: String,
     /// The kernel's release.
     pub kernel: String,
-    /// The backends of which there are rules in it.
+    /// The backends with rules in it.
     pub backends: Vec<Backend>,
-    /// Why it was taken, in a few words.
+    /// The reason, in a few words.
     pub why: String,
-    /// The inode of the network namespace that it was taken in.
+    /// The inode of its network namespace.
     pub netns: u64,
-    /// The connection limits of ipvs real servers that have any.
+    /// The connection limits of ipvs real servers.
     #[serde(default)]
     pub ipvs_thresholds: Vec<IpvsThreshold>,
 }
 
 impl Manifest {
-    /// The manifest of a snapshot taken here and now; the backends and the ipvs thresholds are
-    /// for the caller and [`super::Store::create`] to fill in.
+    /// The manifest of a snapshot of this node, now. The caller and [`super::Store::create`] fill
+    /// in the backends and the ipvs thresholds.
     ///
     /// # Errors
-    /// [`crate::error::Kind::Unexpected`] where /proc is not there.
+    /// [`crate::error::Kind::Unexpected`] without /proc.
     pub fn for_this_node(why: &str) -> Result<Manifest> {
         let uname = rustix::system::uname();
         let machine_id = match std::fs::read_to_string("/etc/machine-id") {
@@ -112,7 +112,7 @@ impl Manifest {
     /// Reads a manifest; `object` names it in errors.
     ///
     /// # Errors
-    /// [`crate::error::Kind::SnapshotRefused`]: of a later format, or no manifest at all.
+    /// [`crate::error::Kind::SnapshotRefused`] for a later format, or anything but a manifest.
     pub fn parse(object: &str, json: &[u8]) -> Result<Manifest> {
         check_format(object, json)?;
         let manifest: Manifest = serde_json::from_slice(json).map_err(|e| refused(object, e))?;
@@ -132,20 +132,20 @@ impl Manifest {
     }
 }
 
-/// Refuses a later format before anything else of it is read: it may look quite different.
+/// Refuses a later format before the rest is parsed, which may look quite different.
 pub(super) fn check_format(object: &str, json: &[u8]) -> Result<()> {
     #[derive(Deserialize)]
-    struct Header {
+    struct ManifestHeader {
         format: Format,
         #[serde(default)]
         proxyshift: String,
     }
-    let header: Header = serde_json::from_slice(json)
+    let header: ManifestHeader = serde_json::from_slice(json)
         .map_err(|e| refused(object, format!("not a manifest: {e}")))?;
     if header.format.is_readable() {
         return Ok(());
     }
-    let Header { format: Format(theirs), proxyshift } = header;
+    let ManifestHeader { format: Format(theirs), proxyshift } = header;
     let ours = Format::CURRENT.0;
     Err(refused(
         object,
@@ -154,7 +154,7 @@ pub(super) fn check_format(object: &str, json: &[u8]) -> Result<()> {
     .hint("use the proxyshift that wrote it, or a later one"))
 }
 
-/// Whether `id` can be the name of a snapshot's directory and is no word of the command line.
+/// Whether `id` is a valid name of a snapshot's directory, and no word of the command line.
 pub(super) fn is_id(id: &str) -> bool {
     !id.is_empty()
         && id.len() <= 128
@@ -175,7 +175,7 @@ pub fn backends_of(files: &Files) -> Vec<Backend> {
 pub(super) fn checksums<P: Display, B: AsRef<[u8]>>(tree: &BTreeMap<P, B>) -> String {
     let mut text = String::new();
     for (path, bytes) in tree {
-        // Writing to a string does not fail.
+        // Writing to a String cannot fail.
         let _ = writeln!(text, "{}  {path}", sha256(bytes.as_ref()));
     }
     text
@@ -189,10 +189,10 @@ fn sha256(bytes: &[u8]) -> String {
     hex
 }
 
-/// Holds when `SHA256SUMS` names every other file of `tree`, nothing else, and each is as it says.
+/// Verifies that `SHA256SUMS` names exactly the other files of `tree`, with their checksums.
 ///
 /// # Errors
-/// [`crate::error::Kind::SnapshotRefused`], naming the first file that is not.
+/// [`crate::error::Kind::SnapshotRefused`] with the first file that differs.
 pub(super) fn verify_checksums(dir: &str, tree: &Tree) -> Result<()> {
     let object = |path: &str| format!("{dir}/{path}");
     let damaged = |cause: String| refused(object(SHA256SUMS), cause);

@@ -1,4 +1,4 @@
-//! The store: snapshots, runs, journals and locks. Files only; it knows nothing of the kernel.
+//! The store: snapshots, runs, journals and locks. Files only, independent of the kernel.
 
 pub mod archive;
 mod disk;
@@ -16,16 +16,16 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Kind, Result};
 
-/// Where the store is unless `--store DIR` says otherwise.
+/// The default directory, without `--store DIR`.
 pub const DEFAULT_DIR: &str = "/var/lib/proxyshift";
 
-/// How many snapshots, and how many runs, are kept after a run.
+/// How many snapshots, and how many runs, pruning keeps.
 pub const KEEP: usize = 10;
 
-/// The folders of a store; with [`GUARD`] the only names that may be in one.
+/// The folders of a store; with [`GUARD`] the only valid names in it.
 const FOLDERS: [&str; 2] = ["snapshots", "runs"];
 
-/// The folder of the program that a unit of systemd starts to keep an exception, where there is one.
+/// The folder of the guard's program, which a systemd unit starts.
 const GUARD: &str = "guard";
 
 /// A directory, mode 0700, with the folders `snapshots` and `runs`.
@@ -35,11 +35,11 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the store at `dir`, or at [`DEFAULT_DIR`], and makes what is missing of it.
+    /// Opens the store at `dir`, or at [`DEFAULT_DIR`], and creates what is missing.
     ///
     /// # Errors
-    /// [`Kind::Permission`] when the directory is someone else's, open to others while it holds
-    /// other things, or cannot be written; [`Kind::Store`] on a full or read-only disk.
+    /// [`Kind::Permission`] when the directory has another owner, is readable by others while it
+    /// holds other files, or cannot be written; [`Kind::Store`] on a full or read-only disk.
     pub fn open(dir: Option<&Path>) -> Result<Store> {
         let dir = dir.unwrap_or(Path::new(DEFAULT_DIR));
         private_dir(dir, |name| FOLDERS.contains(&name) || name == GUARD)?;
@@ -49,9 +49,9 @@ impl Store {
         Ok(Store { dir: dir.to_owned() })
     }
 
-    /// The store at `dir`, or at [`DEFAULT_DIR`], to look at: nothing is made, and one that is not
-    /// there holds nothing.
-    pub fn look(dir: Option<&Path>) -> Store {
+    /// The store at `dir`, or at [`DEFAULT_DIR`], for reading. Creates nothing; a missing store is
+    /// empty.
+    pub fn read_only(dir: Option<&Path>) -> Store {
         Store { dir: dir.unwrap_or(Path::new(DEFAULT_DIR)).to_owned() }
     }
 
@@ -60,22 +60,22 @@ impl Store {
         &self.dir
     }
 
-    /// Where its snapshots are, one directory each.
+    /// The directory of its snapshots, one directory each.
     pub fn snapshots_dir(&self) -> PathBuf {
         self.dir.join("snapshots")
     }
 
-    /// Where its runs are, one directory each.
+    /// The directory of its runs, one directory each.
     pub fn runs_dir(&self) -> PathBuf {
         self.dir.join("runs")
     }
 
-    /// Where the program is that keeps an exception.
+    /// The directory of the guard's program.
     pub fn guard_dir(&self) -> PathBuf {
         self.dir.join(GUARD)
     }
 
-    /// Makes [`Self::guard_dir`], or makes sure that it is private.
+    /// Creates [`Self::guard_dir`], or verifies that it is private.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -83,10 +83,10 @@ impl Store {
         private_dir(&self.guard_dir(), |_| true)
     }
 
-    /// Holds when there is room for another `bytes`.
+    /// Verifies that there is space for another `bytes`.
     ///
     /// # Errors
-    /// [`Kind::Store`], naming how much is missing.
+    /// [`Kind::Store`] with the missing space.
     pub fn room_for(&self, bytes: u64) -> Result<()> {
         let stat = rustix::fs::statvfs(&self.dir).map_err(|e| Error::io(&self.dir, &e.into()))?;
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
@@ -103,7 +103,7 @@ impl Store {
     }
 }
 
-/// What is in `dir`; nothing where there is no such directory.
+/// The entries of `dir`; none for a missing directory.
 fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
     let io = |e: std::io::Error| Error::io(dir, &e);
     match fs::read_dir(dir) {
@@ -112,10 +112,10 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
     }
 }
 
-/// Makes `dir` with mode 0700, or makes sure that an existing one is private.
+/// Creates `dir` with mode 0700, or verifies that an existing one is private.
 ///
-/// A directory that others may write to is not to be trusted; one that they may read is closed,
-/// but only where all that is in it `is_ours`: `--store /etc` must not lock up /etc.
+/// A directory that others may write to is not trusted. One that others may read is closed, but
+/// only if everything in it `is_ours`: `--store /etc` must not close /etc.
 fn private_dir(dir: &Path, is_ours: impl Fn(&str) -> bool) -> Result<()> {
     let io = |e: std::io::Error| Error::io(dir, &e);
     let refuse = |cause: String| {
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn closes_a_store_that_others_may_read() {
+    fn closes_a_readable_store() {
         let tmp = tempfile::tempdir().unwrap();
         let dir = tmp.path().join("store");
         let store = Store::open(Some(&dir)).unwrap();
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn says_how_much_room_is_missing() {
+    fn names_the_missing_room() {
         let tmp = tempfile::tempdir().unwrap();
         let store = Store::open(Some(&tmp.path().join("s"))).unwrap();
         store.room_for(1).unwrap();

@@ -1,12 +1,12 @@
-//! `restore.sh`: the last resort, by hand.
+//! `restore.sh`: the last resort, without proxyshift.
 
 use super::manifest::Manifest;
 
-/// What is the same in every snapshot; it expects the variables that [`render`] sets before it.
+/// The part that is the same in every snapshot; [`render`] sets its variables.
 const BODY: &str = include_str!("restore.sh");
 
-/// The script for the snapshot that `manifest` describes. It needs no proxyshift: POSIX sh, and
-/// the tools that it names when one is missing.
+/// The script for the snapshot of `manifest`. Needs no proxyshift, only POSIX sh and tools; it
+/// names a missing one.
 pub fn render(manifest: &Manifest) -> String {
     let Manifest { id, node, machine_id, boot_id, netns, time, why, .. } = manifest;
     let netns = netns.to_string();
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_shell_can_read_it_whatever_the_manifest_says() {
+    fn every_shell_can_read_it_with_any_manifest() {
         let mut manifest = Manifest::for_this_node("it's `this` $(that)\n\"and\" more").unwrap();
         manifest.node = "'; exit 7; '".into();
         let tmp = tempfile::tempdir().unwrap();

@@ -14,31 +14,31 @@ use crate::state::ipvs::Protocol;
 use crate::state::kube_proxy::{ConfigSource, Controller, Mode};
 use crate::state::stage::RunStage;
 
-/// The copy of the program in the folder of a run that someone must confirm. A pending run depends on
-/// nothing that an upgrade, an unmounted folder or Ansible takes away.
+/// The copy of the program in the folder of a run that must be confirmed. A pending run must not
+/// depend on the installed program: an upgrade, an unmount or Ansible may remove it.
 pub const BINARY: &str = NAME;
 
 /// The version of `run.json`; a later one is refused.
 pub(super) const VERSION: u32 = 1;
 
-/// How far a run has come.
+/// The state of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RunState {
-    /// Under way, or its runner died.
+    /// Under way, or its process died.
     Running,
-    /// All stages done; undone at the deadline unless confirmed.
+    /// All stages are done. Undone at the deadline unless confirmed.
     Unconfirmed,
     /// Confirmed.
     Done,
-    /// Undone, and verified to be.
+    /// Undone, and verified.
     RolledBack,
-    /// It failed before it changed anything.
+    /// It failed before any change.
     Failed,
-    /// It could not be undone entirely: a person is needed.
+    /// It could not be undone entirely: the operator is needed.
     UndonePartly,
-    /// The node was rebooted meanwhile, and its rules were made anew: nothing of it is left to
-    /// undo or to resume.
+    /// The node was rebooted meanwhile, which replaced its rules: nothing is left to undo or to
+    /// resume.
     Rebooted,
 }
 
@@ -49,43 +49,43 @@ impl RunState {
     }
 }
 
-/// `run.json`: what a run is and how far it has come.
+/// `run.json`: a run and its state.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Run {
     /// The version of the format.
     pub v: u32,
-    /// Its identifier: the name of its folder.
+    /// Its identifier, the name of its folder.
     pub id: String,
-    /// What it is to do.
+    /// Its kind, with options.
     pub kind: RunKind,
-    /// The snapshot that a rollback restores.
+    /// The snapshot for its rollback.
     pub snapshot: String,
     /// When it began: `2026-11-21T20:15:02Z`.
     pub started: String,
-    /// The network namespace that it changes.
+    /// Its network namespace.
     pub netns: Netns,
-    /// The boot that it began in.
+    /// The boot in which it began.
     pub boot_id: String,
-    /// How far it has come.
+    /// Its state.
     pub state: RunState,
-    /// When it came to an end, as far as it has.
+    /// When it ended, if it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<String>,
-    /// The process that runs it.
+    /// Its process.
     pub pid: u32,
-    /// When that process started, in clock ticks since boot.
+    /// When its process started, in clock ticks since boot.
     pub pid_start: u64,
-    /// What undoes it unless someone confirms it; none for a run that needs no confirmation.
+    /// Its deadline and watchdog; none for a run that needs no confirmation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending: Option<Pending>,
 }
 
-/// What a run is to do, with its options.
+/// The kind of a run, with its options.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum RunKind {
     /// Remove leftovers.
-    Cleanup(Cleanup),
+    Cleanup(CleanupOptions),
     /// Apply remedies of checks.
     Fix {
         /// The ids of the checks.
@@ -115,14 +115,14 @@ impl RunKind {
 
 /// The options of a clean-up.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Cleanup {
-    /// Whose leftovers are removed; everybody's if empty.
+pub struct CleanupOptions {
+    /// Whose leftovers are removed; all if empty.
     pub owners: Vec<String>,
     /// Whether virtual servers without a backend are removed as well.
     pub black_holes: bool,
-    /// How many objects were to be removed.
+    /// The number of planned objects.
     pub objects: usize,
-    /// How many seconds the run waits to be confirmed; none if it needs no confirmation.
+    /// How many seconds the run waits for confirmation; none if it needs no confirmation.
     pub confirm_within: Option<u64>,
 }
 
@@ -133,11 +133,11 @@ pub struct Migration {
     pub modes: Modes,
     /// The name of its playbook.
     pub playbook: String,
-    /// How many seconds the run waits to be confirmed; none if it needs no confirmation.
+    /// How many seconds the run waits for confirmation; none if it needs no confirmation.
     pub confirm_within: Option<u64>,
     /// The probes that were answered before it.
     pub probes: Vec<Probe>,
-    /// What restarts kube-proxy, as found before it; none for an upgrade.
+    /// The controller before it, and the source of the configuration; none for an upgrade.
     pub kube_proxy: Option<ConfiguredBy>,
     /// The findings of its preflight that did not stop it.
     pub findings: Vec<RecordedFinding>,
@@ -145,23 +145,23 @@ pub struct Migration {
     pub ignored: Vec<String>,
 }
 
-/// What restarts kube-proxy, and where kube-proxy reads its mode.
+/// The controller, and the source from which kube-proxy reads its mode.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfiguredBy {
-    /// What restarts it.
+    /// The controller.
     pub controller: Controller,
     /// The source of its configuration.
     pub source: ConfigSource,
 }
 
-/// One probe of a service: a connection or a datagram of this node.
+/// One probe of a service: a connection or a datagram from this node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Probe {
     /// Its target, for people: `DNS at 10.96.0.10:53/udp (kube-system/kube-dns:dns)`.
     pub what: String,
-    /// Where it is sent.
+    /// Its address.
     pub address: SocketAddr,
-    /// With which protocol.
+    /// Its protocol.
     pub protocol: Protocol,
 }
 
@@ -171,20 +171,20 @@ impl fmt::Display for Probe {
     }
 }
 
-/// A finding of a check, as a run keeps it.
+/// A finding of a check, as stored with a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordedFinding {
     /// The check's id.
     pub id: String,
     /// The check's title.
     pub title: String,
-    /// How much it matters: `block`, `warn`, `info`.
+    /// Its severity: `block`, `warn`, `info`.
     pub severity: String,
     /// The evidence for it.
     pub evidence: Vec<String>,
 }
 
-/// From which mode of kube-proxy to which.
+/// The modes before and after a migration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Modes {
     /// The mode before the run.
@@ -193,14 +193,14 @@ pub struct Modes {
     pub to: Mode,
 }
 
-/// What undoes a run unless someone confirms it.
+/// The deadline and watchdog of a run that must be confirmed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pending {
-    /// The stage it is in, or was in last.
+    /// The current or last stage.
     pub stage: RunStage,
-    /// The time since boot at which it is undone, in nanoseconds; each stage moves it.
+    /// The deadline, in nanoseconds since boot; each stage moves it.
     pub deadline_ns: u64,
-    /// The snapshot that its clean-up is undone to, which is later than the run's.
+    /// The snapshot before its clean-up, which is later than the run's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clean_snapshot: Option<String>,
     /// Its watchdog.
@@ -208,7 +208,7 @@ pub struct Pending {
     pub watchdog: Option<WatchdogProcess>,
 }
 
-/// The process that undoes a run when nobody else does.
+/// The watchdog's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WatchdogProcess {
     /// Its number.
@@ -225,19 +225,19 @@ impl WatchdogProcess {
 }
 
 impl Pending {
-    /// What is left until it is undone; nothing once that is due.
+    /// The time until the deadline; zero after it.
     pub fn left(&self) -> Duration {
         Duration::from_nanos(self.deadline_ns).saturating_sub(clock::boottime())
     }
 
-    /// A run at its first stage, with so much time for it.
+    /// A run at its first stage, with the time for it.
     pub fn new(stage: RunStage, time: Duration) -> Pending {
         let mut pending = Pending { stage, deadline_ns: 0, clean_snapshot: None, watchdog: None };
         pending.set_deadline(time);
         pending
     }
 
-    /// Moves the deadline: so much time from now.
+    /// Moves the deadline to `time` from now.
     pub fn set_deadline(&mut self, time: Duration) {
         let deadline = clock::boottime().saturating_add(time);
         self.deadline_ns = u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX);
@@ -250,7 +250,7 @@ impl Run {
         self.kind.verb()
     }
 
-    /// The options of a migration; none for another run.
+    /// The options of a migration; none for another kind.
     pub fn migration(&self) -> Option<&Migration> {
         match &self.kind {
             RunKind::Migrate(migration) => Some(migration),
@@ -258,13 +258,13 @@ impl Run {
         }
     }
 
-    /// The modes before and after a migration; none for another run.
+    /// The modes before and after a migration; none for another kind.
     pub fn modes(&self) -> Option<Modes> {
         self.migration().map(|migration| migration.modes)
     }
 
-    /// The snapshot that its clean-up is undone to: its own in a clean-up, a later one in a migration
-    /// that has come to the stage `clean`.
+    /// The snapshot before its clean-up: the run's own in a clean-up, a later one in a migration
+    /// that has reached the stage `clean`.
     pub fn clean_snapshot(&self) -> Option<&str> {
         match &self.kind {
             RunKind::Cleanup(_) => Some(&self.snapshot),
@@ -273,7 +273,7 @@ impl Run {
         }
     }
 
-    /// How long the run waits to be confirmed; none if it needs no confirmation.
+    /// How long the run waits for confirmation; none if it needs no confirmation.
     pub fn confirm_within(&self) -> Option<Duration> {
         let seconds = match &self.kind {
             RunKind::Cleanup(cleanup) => cleanup.confirm_within,
@@ -283,24 +283,24 @@ impl Run {
         seconds.map(Duration::from_secs)
     }
 
-    /// Whether the process that runs it is alive.
+    /// Whether its process is alive.
     pub fn runner_is_alive(&self) -> bool {
         self.boot_id == clock::boot_id() && process_start(self.pid) == Some(self.pid_start)
     }
 
-    /// Makes this process the one that runs it.
+    /// Makes this process the run's process.
     pub fn claim(&mut self) {
         self.pid = std::process::id();
         self.pid_start = process_start(self.pid).unwrap_or(0);
     }
 
-    /// Whether it changed the namespace `here`, in the boot `boot_id`. After a reboot only the
-    /// namespace of process 1 is there again.
-    pub(super) fn concerns(&self, here: Netns, boot_id: &str) -> bool {
+    /// Whether it belongs to the namespace `netns` of the boot `boot_id`. After a reboot only the
+    /// namespace of process 1 exists again.
+    pub(super) fn concerns(&self, netns: Netns, boot_id: &str) -> bool {
         if self.boot_id == boot_id {
-            self.netns.inode == here.inode
+            self.netns.inode == netns.inode
         } else {
-            self.netns.of_init && here.of_init
+            self.netns.of_init && netns.of_init
         }
     }
 }

@@ -16,11 +16,11 @@ use crate::runtime::Netns;
 pub const RUN: &str = "run.json";
 
 impl Store {
-    /// Begins a run in this network namespace: its folder and its `run.json`. The caller holds the
-    /// node's lock.
+    /// Begins a run in this network namespace: creates its folder and its `run.json`. The caller
+    /// must hold the node's lock.
     ///
     /// # Errors
-    /// [`Kind::Pending`] while another run waits here; [`Kind::Store`] on a full disk.
+    /// [`Kind::Pending`] while another run is pending here; [`Kind::Store`] on a full disk.
     pub fn start(&self, kind: RunKind, snapshot: &str) -> Result<Run> {
         if let Some(run) = self.pending()? {
             return Err(Error::new(Kind::Pending, run.id, "this run is not finished")
@@ -41,7 +41,7 @@ impl Store {
             pending: None,
         };
         run.claim();
-        // A folder has its run.json from the moment it has its name.
+        // The folder gets its name only with its run.json in it.
         let runs = self.runs_dir();
         let folder = disk::temporary_dir(&runs)?;
         write(folder.path(), &run)?;
@@ -52,7 +52,7 @@ impl Store {
         Ok(run)
     }
 
-    /// Writes how far `run` has come; needs no free room on the disk.
+    /// Writes the state of `run`; needs no free space on the disk.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -60,7 +60,7 @@ impl Store {
         write(&self.run_dir(&run.id), run)
     }
 
-    /// Ends `run` in `state`. It has no watchdog any more, so its copy of the program is removed.
+    /// Ends `run` in `state`. Removes its copy of the program, which only its watchdog needed.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -75,23 +75,24 @@ impl Store {
         }
     }
 
-    /// The folder of a run, for its journal, its playbook and its copy of the binary.
+    /// The folder of a run: its journal, its playbook and its copy of the program.
     pub fn run_dir(&self, id: &str) -> PathBuf {
         self.runs_dir().join(id)
     }
 
-    /// The unfinished run of this network namespace, if there is one.
+    /// The pending run of this network namespace.
     ///
     /// # Errors
-    /// [`Kind::Store`] when a run cannot be read: it might be the one.
+    /// [`Kind::Store`] when a run cannot be read: it might be the pending one.
     pub fn pending(&self) -> Result<Option<Run>> {
-        let (here, boot_id) = (Netns::current()?, clock::boot_id());
+        let this_netns = Netns::current()?;
+        let boot_id = clock::boot_id();
         let mut runs = self.runs()?;
-        runs.retain(|run| run.state.is_pending() && run.concerns(here, &boot_id));
+        runs.retain(|run| run.state.is_pending() && run.concerns(this_netns, &boot_id));
         Ok(runs.pop())
     }
 
-    /// The run `id`; none if there is no such run any more.
+    /// The run `id`; none if it is missing.
     ///
     /// # Errors
     /// As [`Store::runs`].
@@ -99,11 +100,11 @@ impl Store {
         Ok(self.runs()?.into_iter().find(|run| run.id == id))
     }
 
-    /// The run that `name` means: an identifier, the beginning of just one, or the last one where
-    /// no name is given.
+    /// The run that `name` identifies: an identifier or its unique prefix; the last run without a
+    /// name.
     ///
     /// # Errors
-    /// [`Kind::NotFound`]; [`Kind::Usage`] when several begin so; as [`Store::runs`].
+    /// [`Kind::NotFound`]; [`Kind::Usage`] for an ambiguous prefix; as [`Store::runs`].
     pub fn find_run(&self, name: Option<&str>) -> Result<Run> {
         let mut runs = self.runs()?;
         let named = name.unwrap_or("the last run");
@@ -128,7 +129,7 @@ impl Store {
     /// All runs, oldest first.
     ///
     /// # Errors
-    /// [`Kind::Store`], naming one that is broken or was written by a newer proxyshift.
+    /// [`Kind::Store`] with a run that is broken or of a newer proxyshift.
     pub fn runs(&self) -> Result<Vec<Run>> {
         let hidden =
             |dir: &PathBuf| dir.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"."));
@@ -138,8 +139,8 @@ impl Store {
         Ok(runs)
     }
 
-    /// Removes all but the last `keep` runs, and never one that is pending or that a person still
-    /// has to look at. Returns the identifiers of those removed.
+    /// Removes all but the last `keep` runs. Keeps pending runs and those that still need the
+    /// operator. Returns the removed identifiers.
     ///
     /// # Errors
     /// As [`Store::runs`], or when a folder cannot be removed.
@@ -149,8 +150,10 @@ impl Store {
         let open = |r: &&Run| r.state.is_pending() || r.state == RunState::UndonePartly;
         let mut removed = Vec::new();
         for run in runs.iter().take(old).filter(|r| !open(r)) {
-            // Under a name that is not listed first: half a run would stand in everybody's way.
-            let (dir, hidden) = (self.run_dir(&run.id), self.run_dir(&format!(".old-{}", run.id)));
+            // Renamed first, to a name that is not listed: a half-removed run would block every
+            // verb.
+            let dir = self.run_dir(&run.id);
+            let hidden = self.run_dir(&format!(".old-{}", run.id));
             fs::rename(&dir, &hidden).map_err(|e| Error::io(&dir, &e))?;
             fs::remove_dir_all(&hidden).map_err(|e| Error::io(&hidden, &e))?;
             removed.push(run.id.clone());
@@ -158,8 +161,8 @@ impl Store {
         Ok(removed)
     }
 
-    /// The snapshots that pruning must leave: of the runs that are pending, of those that a person
-    /// still has to look at, and of the last one that was confirmed.
+    /// The snapshots that pruning must keep: those of pending runs, of runs that still need the
+    /// operator, and of the last confirmed run.
     ///
     /// # Errors
     /// As [`Store::runs`].
@@ -185,7 +188,7 @@ fn write(dir: &Path, run: &Run) -> Result<()> {
 
 fn read(dir: &Path) -> Result<Run> {
     #[derive(Deserialize)]
-    struct Header {
+    struct RunHeader {
         v: u32,
     }
     let path = dir.join(RUN);
@@ -194,7 +197,7 @@ fn read(dir: &Path) -> Result<Run> {
             .hint("look at the folder, and move it out of the store when its run is of no concern")
     };
     let json = fs::read(&path).map_err(|e| broken(e.to_string()))?;
-    let Header { v } = serde_json::from_slice(&json).map_err(|e| broken(e.to_string()))?;
+    let RunHeader { v } = serde_json::from_slice(&json).map_err(|e| broken(e.to_string()))?;
     if v > VERSION {
         return Err(broken(format!("written by a newer proxyshift (version {v})"))
             .hint("use the proxyshift that began this run"));
@@ -207,10 +210,10 @@ mod tests {
     use super::*;
     use crate::state::ipvs::Protocol;
     use crate::state::kube_proxy::Mode;
-    use crate::store::run::{Cleanup, Migration, Modes, Probe, RecordedFinding};
+    use crate::store::run::{CleanupOptions, Migration, Modes, Probe, RecordedFinding};
 
     fn cleanup() -> RunKind {
-        RunKind::Cleanup(Cleanup { objects: 3, ..Cleanup::default() })
+        RunKind::Cleanup(CleanupOptions { objects: 3, ..CleanupOptions::default() })
     }
 
     fn fix() -> RunKind {
@@ -270,12 +273,12 @@ mod tests {
     }
 
     #[test]
-    fn a_run_elsewhere_is_none_of_ours_but_one_before_a_reboot_is() {
+    fn a_run_of_another_namespace_is_not_pending_here_but_one_before_a_reboot_is() {
         let (_tmp, store) = store();
         let run = store.start(fix(), "s").unwrap();
-        let here = run.netns;
-        let elsewhere = Netns { inode: here.inode + 1, of_init: false };
-        assert!(run.concerns(here, &run.boot_id));
+        let this_netns = run.netns;
+        let elsewhere = Netns { inode: this_netns.inode + 1, of_init: false };
+        assert!(run.concerns(this_netns, &run.boot_id));
         assert!(!run.concerns(elsewhere, &run.boot_id));
 
         let of_node = Run { netns: Netns { inode: 1, of_init: true }, ..run.clone() };
@@ -306,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn pruning_is_told_what_is_needed() {
+    fn needed_snapshots_are_named() {
         let (_tmp, store) = store();
         let ends = [RunState::Done, RunState::UndonePartly, RunState::RolledBack, RunState::Done];
         for (n, state) in ends.into_iter().enumerate() {
@@ -316,7 +319,7 @@ mod tests {
         store.start(cleanup(), "s9").unwrap();
         let needed = store.needed_snapshots().unwrap();
         assert_eq!(needed.into_iter().collect::<Vec<_>>(), ["s1", "s3", "s9"]);
-        // Of five runs, the first goes; the second waits for a person, the last is pending.
+        // Of five runs, the first is removed; the second needs the operator, the last is pending.
         assert_eq!(store.prune_runs(3).unwrap().len(), 1);
         let left: Vec<String> = store.runs().unwrap().into_iter().map(|r| r.snapshot).collect();
         assert_eq!(left, ["s1", "s2", "s3", "s9"]);

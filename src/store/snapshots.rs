@@ -5,34 +5,34 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::disk::{self, LIMITS, Limits, Tree, check_path, refused};
+use super::disk::{self, LIMITS, SnapshotLimits, Tree, check_path, refused};
 use super::manifest::{self, MANIFEST, Manifest, RESTORE, SHA256SUMS};
 use super::{Store, entries, restore};
 use crate::error::{Error, Kind, Result};
 use crate::state::Files;
 
-/// The files of a snapshot's directory that are about the snapshot, not of the node.
+/// The files of a snapshot's directory that are not of the node.
 const OWN_FILES: [&str; 3] = [MANIFEST, SHA256SUMS, RESTORE];
 
-/// How old a half-made directory must be to be nobody's work in hand.
+/// The age from which a half-made directory is abandoned.
 const ABANDONED: Duration = Duration::from_secs(24 * 3600);
 
-/// Judges the files of a node state; the store itself reads none of them.
+/// Parses the files of a node state, to validate them; the store itself parses none.
 pub type Reparse<'a> = &'a dyn Fn(&Files) -> Result<()>;
 
-/// A snapshot's name and place.
+/// A snapshot's identifier and directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Its identifier: the name of its directory.
+    /// Its identifier, the name of its directory.
     pub id: String,
     /// Its directory.
     pub dir: PathBuf,
 }
 
-/// What was read from a snapshot's directory.
+/// The content of a snapshot's directory.
 #[derive(Debug, Clone)]
 pub struct Loaded {
-    /// Absent for a bare directory of captured files.
+    /// Missing for a bare directory of captured files.
     pub manifest: Option<Manifest>,
     /// The node's files.
     pub files: Files,
@@ -40,19 +40,19 @@ pub struct Loaded {
 
 /// A line of the list of snapshots.
 #[derive(Debug)]
-pub struct Listed {
-    /// Which one.
+pub struct ListedSnapshot {
+    /// The snapshot.
     pub snapshot: Snapshot,
-    /// Its manifest, or why it cannot be used. Its files were not read.
+    /// Its manifest, or its error. Its files were not read.
     pub manifest: Result<Manifest>,
 }
 
 impl Snapshot {
-    /// Reads the directory `dir`, whole: with a manifest every check is made; without one, it is
-    /// a capture to look at.
+    /// Reads all of the directory `dir`. With a manifest every check is made; without one, it is a
+    /// capture that can only be read.
     ///
     /// # Errors
-    /// [`Kind::SnapshotRefused`] with the reason; [`Kind::NotFound`] if there is no directory.
+    /// [`Kind::SnapshotRefused`] with the reason; [`Kind::NotFound`] for a missing directory.
     pub fn load(dir: &Path) -> Result<Loaded> {
         let (tree, manifest) = read_verified(dir, LIMITS)?;
         let files = files_of(&dir.display().to_string(), tree)?;
@@ -61,7 +61,7 @@ impl Snapshot {
 }
 
 impl Loaded {
-    /// Its manifest, without which nothing can be rolled back to it.
+    /// Its manifest, which a rollback requires.
     ///
     /// # Errors
     /// [`Kind::SnapshotRefused`] for a bare directory.
@@ -72,8 +72,11 @@ impl Loaded {
     }
 }
 
-/// The bytes of a snapshot's directory, with every check that needs no parser.
-pub(super) fn read_verified(dir: &Path, limits: Limits) -> Result<(Tree, Option<Manifest>)> {
+/// The bytes of a snapshot's directory, after every check that needs no parser.
+pub(super) fn read_verified(
+    dir: &Path,
+    limits: SnapshotLimits,
+) -> Result<(Tree, Option<Manifest>)> {
     let name = dir.display().to_string();
     let tree = disk::read_tree(dir, limits)?;
     let Some(json) = tree.get(MANIFEST) else {
@@ -83,14 +86,14 @@ pub(super) fn read_verified(dir: &Path, limits: Limits) -> Result<(Tree, Option<
         return Ok((tree, None));
     };
     let object = format!("{name}/{MANIFEST}");
-    // First, as the checksums of a later format may be another thing.
+    // First, since the checksums of a later format may differ.
     manifest::check_format(&object, json)?;
     manifest::verify_checksums(&name, &tree)?;
     let manifest = Manifest::parse(&object, json)?;
     Ok((tree, Some(manifest)))
 }
 
-/// The node's files of a directory: its text, without what is about the snapshot itself.
+/// The node's files of a directory: its text, without the snapshot's own files.
 pub(super) fn files_of(dir: &str, tree: Tree) -> Result<Files> {
     tree.into_iter()
         .filter(|(path, _)| !OWN_FILES.contains(&path.as_str()))
@@ -102,11 +105,11 @@ pub(super) fn files_of(dir: &str, tree: Tree) -> Result<Files> {
 }
 
 impl Store {
-    /// Writes a snapshot of `files`, reads it back from the disk, has it judged by `reparse`, and
-    /// only then gives it its name. A snapshot that exists is a good one.
+    /// Writes a snapshot of `files`, reads it back from the disk, validates it with `reparse`, and
+    /// only then names it. So every listed snapshot is valid.
     ///
     /// # Errors
-    /// [`Kind::Store`] when there is no room; whatever `reparse` says. Nothing is left behind.
+    /// [`Kind::Store`] without space; the error of `reparse`. Leaves nothing behind.
     pub fn create(
         &self,
         files: &Files,
@@ -123,7 +126,8 @@ impl Store {
         self.room_for(size as u64 + (1 << 20))?;
 
         manifest.backends = manifest::backends_of(files);
-        let (script, json) = (restore::render(&manifest), manifest.to_json()?);
+        let script = restore::render(&manifest);
+        let json = manifest.to_json()?;
         // The files may be large: they are not copied.
         let mut tree: BTreeMap<&str, &[u8]> =
             files.iter().map(|(path, text)| (path.as_str(), text.as_bytes())).collect();
@@ -153,29 +157,29 @@ impl Store {
     pub(super) fn keep(&self, temporary: tempfile::TempDir, id: &str) -> Result<Snapshot> {
         let dir = self.snapshots_dir().join(id);
         fs::rename(temporary.path(), &dir).map_err(|e| Error::io(&dir, &e))?;
-        // The old name is gone, and with it what would be removed.
+        // The old name is gone, so nothing must be removed.
         let _ = temporary.keep();
         disk::sync_dir(&self.snapshots_dir())?;
         Ok(Snapshot { id: id.into(), dir })
     }
 
-    /// All snapshots by identifier, oldest first; a broken one comes with its error.
+    /// All snapshots by identifier, oldest first; a broken one with its error.
     ///
     /// # Errors
     /// When the store's directory cannot be read.
-    pub fn list(&self) -> Result<Vec<Listed>> {
+    pub fn list(&self) -> Result<Vec<ListedSnapshot>> {
         let listed = self.snapshots()?.into_iter().map(|snapshot| {
             let manifest = read_manifest(&snapshot);
-            Listed { snapshot, manifest }
+            ListedSnapshot { snapshot, manifest }
         });
         Ok(listed.collect())
     }
 
-    /// The snapshot that `name` means: an identifier, the beginning of just one, `latest`, or a
+    /// The snapshot that `name` identifies: an identifier or its unique prefix, `latest`, or a
     /// directory.
     ///
     /// # Errors
-    /// [`Kind::NotFound`]; [`Kind::Usage`] when several begin so.
+    /// [`Kind::NotFound`]; [`Kind::Usage`] for an ambiguous prefix.
     pub fn find(&self, name: &str) -> Result<Snapshot> {
         if !name.contains('/') {
             let mut all = self.snapshots()?;
@@ -203,8 +207,8 @@ impl Store {
         Ok(Snapshot { id, dir })
     }
 
-    /// Removes all but the newest `keep` snapshots, never one that is `needed`, and returns the
-    /// identifiers of those that it removed. Half-made ones of yesterday go as well.
+    /// Removes all but the newest `keep` snapshots, and abandoned half-made ones. Keeps those in
+    /// `needed`. Returns the removed identifiers.
     ///
     /// # Errors
     /// When one cannot be removed.
@@ -213,7 +217,8 @@ impl Store {
         let old = all.len().saturating_sub(keep);
         let mut removed = Vec::new();
         for snapshot in all.into_iter().take(old).filter(|s| !needed.contains(&s.id)) {
-            // Under a name that is not listed first, so that no half of it is ever taken for one.
+            // Renamed first, to a name that is not listed: a half-removed snapshot must never look
+            // valid.
             let hidden = self.snapshots_dir().join(format!(".old-{}", snapshot.id));
             fs::rename(&snapshot.dir, &hidden).map_err(|e| Error::io(&snapshot.dir, &e))?;
             fs::remove_dir_all(&hidden).map_err(|e| Error::io(&hidden, &e))?;

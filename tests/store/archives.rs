@@ -1,4 +1,4 @@
-//! Archives: from one store to another, and hostile ones.
+//! Archives: from one store to another, and malicious ones.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -13,8 +13,8 @@ use super::{create, docker, fine, is_empty, sh, store};
 
 #[test]
 fn an_archive_brings_the_same_snapshot_to_another_store() {
-    let (tmp, here) = store();
-    let snapshot = create(&here, &docker());
+    let (tmp, local) = store();
+    let snapshot = create(&local, &docker());
     let [one, two] = ["one.tar.gz", "two.tar.gz"].map(|name| tmp.path().join(name));
     archive::export(&snapshot.dir, &one).unwrap();
     archive::export(&snapshot.dir, &two).unwrap();
@@ -40,25 +40,25 @@ fn an_archive_brings_the_same_snapshot_to_another_store() {
 
 #[test]
 fn an_archive_that_tar_made_is_as_good() {
-    let (tmp, here) = store();
-    let snapshot = create(&here, &docker());
+    let (tmp, local) = store();
+    let snapshot = create(&local, &docker());
     let to = tmp.path().join("by-hand.tar.gz");
-    let snapshots = here.snapshots_dir();
+    let snapshots = local.snapshots_dir();
     sh(&format!("tar czf {} -C {} {}", to.display(), snapshots.display(), snapshot.id));
     let there = Store::open(Some(&tmp.path().join("there"))).unwrap();
     assert_eq!(there.import(&to, &fine).unwrap().id, snapshot.id);
 }
 
-/// Why an archive is refused that `make`, a shell script, made as `$out`; in its directory are
-/// a good snapshot `s` and one `t` of another name.
+/// The refusal of an archive that the shell script `make` writes to `$out`. Its directory has a
+/// valid snapshot `s`, and `t` with another name.
 fn import_refusal(make: &str) -> String {
-    let (tmp, here) = store();
+    let (tmp, local) = store();
     for name in ["s", "t"] {
         let manifest = Manifest { id: name.into(), ..Manifest::for_this_node("test").unwrap() };
-        here.create(&docker(), manifest, &fine).unwrap();
+        local.create(&docker(), manifest, &fine).unwrap();
     }
     let out = tmp.path().join("hostile.tar.gz");
-    let dir = here.snapshots_dir();
+    let dir = local.snapshots_dir();
     sh(&format!("cd {}; out={}; {make}", dir.display(), out.display()));
     let there = Store::open(Some(&tmp.path().join("there"))).unwrap();
     let error = there.import(&out, &fine).unwrap_err();

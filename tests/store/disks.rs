@@ -11,11 +11,11 @@ use proxyshift::store::Store;
 use proxyshift::store::archive;
 use proxyshift::store::journal::{self, Journal};
 use proxyshift::store::manifest::Manifest;
-use proxyshift::store::run::{Cleanup, RunKind, RunState};
+use proxyshift::store::run::{CleanupOptions, RunKind, RunState};
 
 use super::{create, docker, fine, in_namespaces, is_empty, record, sh, store};
 
-/// Writes to a file in `dir` until there is no room at all.
+/// Fills the disk of `dir`.
 fn fill(dir: &Path) {
     let command = format!("cat /dev/zero > {}/filling", dir.display());
     let output = Command::new("sh").args(["-c", &command]).output().unwrap();
@@ -36,14 +36,14 @@ fn a_full_disk_stops_a_snapshot_but_no_run() {
     assert_eq!(error.kind, Kind::Store);
     assert!(error.cause.contains("KiB are missing"), "{error}");
 
-    let mut run = store.start(RunKind::Cleanup(Cleanup::default()), "s").unwrap();
+    let mut run = store.start(RunKind::Cleanup(CleanupOptions::default()), "s").unwrap();
     let dir = store.run_dir(&run.id);
     let mut journal = Journal::create(&dir, 64 * 1024).unwrap();
     journal.append(record(0)).unwrap();
     fill(disk);
     assert_eq!(Journal::create(disk, 4096).unwrap_err().kind, Kind::Store, "the disk is not full");
 
-    // The room set aside holds, even after a torn line.
+    // The reserved space is enough, even after a torn line.
     for step in 1..40 {
         journal.append(record(step)).unwrap();
     }
@@ -63,7 +63,7 @@ fn a_full_disk_stops_a_snapshot_but_no_run() {
         assert_eq!(store.runs().unwrap()[0].state, state);
     }
 
-    // Beyond it there is an error, and what was written stays readable.
+    // Beyond it there is an error, and the written lines stay readable.
     let mut written = 60;
     let error = loop {
         match journal.append(record(written)) {
@@ -102,7 +102,7 @@ fn a_disk_that_fills_up_half_way_keeps_nothing() {
     assert_eq!(error.kind, Kind::Store);
     assert!(error.hint.unwrap().contains("--store"));
     assert_eq!(
-        store.start(RunKind::Cleanup(Cleanup::default()), "s").unwrap_err().kind,
+        store.start(RunKind::Cleanup(CleanupOptions::default()), "s").unwrap_err().kind,
         Kind::Store
     );
     let error = Store::open(Some(Path::new("/run/disk/other"))).unwrap_err();

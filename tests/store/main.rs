@@ -41,7 +41,7 @@ fn create(store: &Store, files: &Files) -> Snapshot {
     store.create(files, Manifest::for_this_node("test").unwrap(), &fine).unwrap()
 }
 
-/// Everything below `dir`, hidden or not.
+/// All paths below `dir`, hidden or not.
 fn all_below(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).unwrap() {
@@ -59,8 +59,8 @@ fn is_empty(dir: &Path) -> bool {
     fs::read_dir(dir).unwrap().next().is_none()
 }
 
-/// Runs the test `name`, with its module, once more, in network and mount namespaces of its own with
-/// an empty /run. True there, where the test is to go on; false, when it is over, here.
+/// Runs the test `name`, with its module, again in new network and mount namespaces with an empty
+/// /run. Returns true there, and false here, after it has passed.
 fn in_namespaces(name: &str) -> bool {
     if std::env::var_os("PROXYSHIFT_TEST_INSIDE").is_some() {
         sh("mount -t tmpfs tmpfs /run");
@@ -74,14 +74,14 @@ fn in_namespaces(name: &str) -> bool {
         .env("PROXYSHIFT_TEST_INSIDE", "1")
         .output()
         .expect("unshare is needed");
-    let said = String::from_utf8_lossy(&output.stdout);
+    let stdout = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
-    let passed = output.status.success() && said.contains("1 passed");
-    assert!(passed, "{name} failed in its namespaces: {errors}{said}");
+    let passed = output.status.success() && stdout.contains("1 passed");
+    assert!(passed, "{name} failed in its namespaces: {errors}{stdout}");
     false
 }
 
-/// Runs the test `name`, with its module, as another process, with `role` to play in it.
+/// Runs the test `name`, with its module, as another process with a `role`.
 fn another_process(name: &str, role: &str, dir: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", name, "--nocapture"]);
@@ -89,7 +89,7 @@ fn another_process(name: &str, role: &str, dir: &Path) -> Command {
     command
 }
 
-/// The role of this process, and the directory to play it in, if it was given one.
+/// The role of this process, and its directory, if it has one.
 fn role() -> Option<(String, PathBuf)> {
     let dir = std::env::var_os("PROXYSHIFT_TEST_DIR")?;
     Some((std::env::var("PROXYSHIFT_TEST_ROLE").ok()?, dir.into()))

@@ -84,7 +84,8 @@ fn the_xtables_lock_is_the_one_that_iptables_takes() {
     poll("the lock to be held", || Path::new("/run/held").exists());
     let error = XtablesLock::acquire(path, Duration::from_millis(50)).unwrap_err();
     assert_eq!(error.kind, Kind::Lock);
-    // The command flock took it for the shell that became sleep, and is gone.
+    // The lock belongs to the command flock, which has exited, and is held by the shell's child
+    // sleep.
     assert!(error.cause.starts_with("held by a child of process"), "{error}");
     drop(holder);
     XtablesLock::acquire(path, CEILING).unwrap();

@@ -14,18 +14,18 @@ fn restore(snapshot: &Snapshot, args: &str) -> Output {
     Command::new("sh").args(["-c", &script]).stdin(Stdio::null()).output().unwrap()
 }
 
-/// What a restore says, and its exit code.
-fn said(output: &Output) -> (Option<i32>, String) {
+/// The output of a restore, and its exit code.
+fn result(output: &Output) -> (Option<i32>, String) {
     let text = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
     (output.status.code(), String::from_utf8(text).unwrap())
 }
 
-/// A save with the parts that move taken out.
+/// A save without counters and comments.
 fn rules(program: &str) -> String {
     sh(&format!("{program} | sed -e '/^#/d' -e '/^:/s/ \\[.*//' -e 's/^\\[[0-9:]*\\] //'"))
 }
 
-/// Loads a captured node, flushes it, and lets restore.sh bring it back.
+/// Loads a captured node, flushes it, and restores it with restore.sh.
 fn flush_and_restore(files: &Files, backend: &str) {
     let (_tmp, store) = store();
     let snapshot = create(&store, files);
@@ -46,7 +46,7 @@ fn flush_and_restore(files: &Files, backend: &str) {
     };
     let before = saved();
     assert!(before[0][0].contains("-j MASQUERADE") && before[0][0].contains("KUBE-SEP-"));
-    let (code, text) = said(&restore(&snapshot, "--yes"));
+    let (code, text) = result(&restore(&snapshot, "--yes"));
     assert!(code == Some(0) && text.contains("nothing to restore"), "{text}");
 
     for tool in &tools {
@@ -56,37 +56,37 @@ fn flush_and_restore(files: &Files, backend: &str) {
     let flushed = saved();
     assert!(flushed != before);
 
-    let (code, text) = said(&restore(&snapshot, "--dry-run"));
+    let (code, text) = result(&restore(&snapshot, "--dry-run"));
     assert!(code == Some(0) && text.contains("Dry run"), "{text}");
     assert!(text.contains("\n--A POSTROUTING -s 10.9.9.0/24 -j RETURN\n"), "{text}");
-    let (code, text) = said(&restore(&snapshot, ""));
+    let (code, text) = result(&restore(&snapshot, ""));
     assert!(code == Some(3) && text.contains("add --yes"), "{text}");
     assert!(saved() == flushed, "neither may change anything");
     assert!(!sh("ls /run").contains("proxyshift-restore"));
 
-    let (code, text) = said(&restore(&snapshot, "--yes"));
+    let (code, text) = result(&restore(&snapshot, "--yes"));
     assert!(code == Some(0) && text.contains("DONE"), "{text}");
     assert!(saved() == before, "the tables are not as they were");
     assert!(sh("cat /run/proxyshift-restore.*/before/ip*").contains("10.9.9.0/24"));
 }
 
 #[test]
-fn brings_flushed_nft_tables_back() {
-    if in_namespaces("restore_sh::brings_flushed_nft_tables_back") {
+fn restores_flushed_nft_tables() {
+    if in_namespaces("restore_sh::restores_flushed_nft_tables") {
         flush_and_restore(&docker(), "nft");
     }
 }
 
 #[test]
-fn brings_flushed_legacy_tables_back() {
-    if in_namespaces("restore_sh::brings_flushed_legacy_tables_back") {
+fn restores_flushed_legacy_tables() {
+    if in_namespaces("restore_sh::restores_flushed_legacy_tables") {
         flush_and_restore(&nodes::files("docker-legacy-iptables-1.20-no-conntrack"), "legacy");
     }
 }
 
 #[test]
-fn makes_missing_sets_and_leaves_the_others() {
-    if !in_namespaces("restore_sh::makes_missing_sets_and_leaves_the_others") {
+fn makes_missing_sets_and_keeps_the_others() {
+    if !in_namespaces("restore_sh::makes_missing_sets_and_keeps_the_others") {
         return;
     }
     let (_tmp, store) = store();
@@ -101,7 +101,7 @@ fn makes_missing_sets_and_leaves_the_others() {
     let before = rules("iptables-nft-save");
     sh("iptables-nft -F; ipset flush LIST; ipset destroy LIST; ipset destroy GONE
         ipset add KEPT 10.0.0.9");
-    let (code, text) = said(&restore(&snapshot, "--yes"));
+    let (code, text) = result(&restore(&snapshot, "--yes"));
     assert!(code == Some(0) && text.contains("set GONE is missing"), "{text}");
     assert!(!text.contains("set KEPT is missing"), "{text}");
     assert_eq!(rules("iptables-nft-save"), before);
@@ -112,46 +112,46 @@ fn makes_missing_sets_and_leaves_the_others() {
 }
 
 #[test]
-fn refuses_another_place_and_a_damaged_snapshot() {
-    if !in_namespaces("restore_sh::refuses_another_place_and_a_damaged_snapshot") {
+fn refuses_another_node_and_a_damaged_snapshot() {
+    if !in_namespaces("restore_sh::refuses_another_node_and_a_damaged_snapshot") {
         return;
     }
     let (_tmp, store) = store();
-    let here = || Manifest::for_this_node("test").unwrap();
+    let manifest = || Manifest::for_this_node("test").unwrap();
     let elsewhere = [
-        (Manifest { machine_id: "0123".into(), ..here() }, "another machine"),
-        (Manifest { boot_id: "0123".into(), ..here() }, "another boot"),
-        (Manifest { netns: 1, ..here() }, "another network namespace"),
+        (Manifest { machine_id: "0123".into(), ..manifest() }, "another machine"),
+        (Manifest { boot_id: "0123".into(), ..manifest() }, "another boot"),
+        (Manifest { netns: 1, ..manifest() }, "another network namespace"),
     ];
     for (manifest, reason) in elsewhere {
         let snapshot = store.create(&docker(), manifest, &fine).unwrap();
-        let (code, text) = said(&restore(&snapshot, "--yes"));
+        let (code, text) = result(&restore(&snapshot, "--yes"));
         assert!(code == Some(3) && text.contains(reason), "{text}");
         assert!(text.contains("--force") && text.contains("Nothing was changed"), "{text}");
-        let (code, text) = said(&restore(&snapshot, "--dry-run --force"));
+        let (code, text) = result(&restore(&snapshot, "--dry-run --force"));
         assert!(code == Some(0) && text.contains("WARNING"), "{text}");
     }
     let snapshot = create(&store, &docker());
-    let (code, text) = said(&restore(&snapshot, "--nonsense"));
+    let (code, text) = result(&restore(&snapshot, "--nonsense"));
     assert!(code == Some(2) && text.contains("usage"), "{text}");
     let save = snapshot.dir.join("iptables-nft.save");
     let text = fs::read_to_string(&save).unwrap();
     fs::write(&save, text.replace("MASQUERADE", "ACCEPT")).unwrap();
-    let (code, text) = said(&restore(&snapshot, "--yes"));
+    let (code, text) = result(&restore(&snapshot, "--yes"));
     assert!(code == Some(3) && text.contains("iptables-nft.save: FAILED"), "{text}");
     assert_eq!(rules("iptables-nft-save"), "");
 }
 
 #[test]
-fn says_so_when_it_fails_half_way() {
-    if !in_namespaces("restore_sh::says_so_when_it_fails_half_way") {
+fn reports_a_failure_half_way() {
+    if !in_namespaces("restore_sh::reports_a_failure_half_way") {
         return;
     }
     let (_tmp, store) = store();
     let mut files = docker();
     files.insert("ip6tables-nft.save".into(), "*filter\n-A INPUT -j NO-SUCH\nCOMMIT\n".into());
     let snapshot = create(&store, &files);
-    let (code, text) = said(&restore(&snapshot, "--yes"));
+    let (code, text) = result(&restore(&snapshot, "--yes"));
     assert!(code == Some(5) && text.contains("did not take ip6tables-nft.save"), "{text}");
     assert!(text.contains("/before"), "{text}");
 }

@@ -30,7 +30,7 @@ fn a_snapshot_reads_back_as_it_was_captured() {
 }
 
 #[test]
-fn a_bare_directory_is_to_look_at_only() {
+fn a_bare_directory_is_read_only() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("snapshots/docker-iptables-1.30");
     let loaded = Snapshot::load(&dir).unwrap();
     assert!(loaded.manifest.is_none());
@@ -54,7 +54,7 @@ fn nothing_is_left_of_a_snapshot_that_failed() {
     assert!(is_empty(&store.snapshots_dir()));
 }
 
-/// Changes a good snapshot with `change`, and returns why it is refused then.
+/// The reason why a valid snapshot is refused after `change`.
 fn refusal(change: impl FnOnce(&Path)) -> String {
     let (_tmp, store) = store();
     let snapshot = create(&store, &docker());
@@ -66,7 +66,7 @@ fn refusal(change: impl FnOnce(&Path)) -> String {
 }
 
 #[test]
-fn any_file_cut_changed_or_taken_away_is_noticed() {
+fn any_file_cut_changed_or_removed_is_noticed() {
     let (_tmp, store) = store();
     let snapshot = create(&store, &docker());
     let files = all_below(&snapshot.dir);
@@ -116,7 +116,7 @@ fn what_does_not_belong_into_a_snapshot_is_refused() {
     assert!(cause.ends_with("rule.json: named in SHA256SUMS, but missing"), "{cause}");
 }
 
-/// Makes the checksums of `dir` those of what is there.
+/// Writes new checksums for the files of `dir`.
 fn sum_again(dir: &Path) {
     sh(&format!(
         "cd {} && find . -type f ! -name SHA256SUMS | sed 's,^./,,' | LC_ALL=C sort | \
@@ -192,15 +192,15 @@ fn pruning_leaves_the_newest_and_the_needed() {
             Manifest { id: format!("2026-{n}"), ..Manifest::for_this_node("t").unwrap() };
         store.create(&docker(), manifest, &fine).unwrap();
     }
-    let in_hand = store.snapshots_dir().join(".new-in-hand");
+    let half_made = store.snapshots_dir().join(".new-in-hand");
     let abandoned = store.snapshots_dir().join(".new-abandoned");
-    fs::create_dir(&in_hand).unwrap();
+    fs::create_dir(&half_made).unwrap();
     fs::create_dir(&abandoned).unwrap();
     sh(&format!("touch -d '2 days ago' {}", abandoned.display()));
     let needed = BTreeSet::from(["2026-2".to_owned()]);
     assert_eq!(store.prune(2, &needed).unwrap(), ["2026-1", "2026-3"]);
     let left: Vec<String> = store.list().unwrap().into_iter().map(|l| l.snapshot.id).collect();
     assert_eq!(left, ["2026-2", "2026-4", "2026-5"]);
-    assert!(in_hand.exists() && !abandoned.exists());
+    assert!(half_made.exists() && !abandoned.exists());
     assert!(store.prune(10, &needed).unwrap().is_empty());
 }

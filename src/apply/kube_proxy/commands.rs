@@ -1,4 +1,4 @@
-//! kube-proxy under commands of the operator's.
+//! kube-proxy under commands of the operator.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ impl Operate for Commands {
         argv::run(&self.stop, within)
     }
 
-    /// A command would start a second one beside one that runs.
+    /// Starting a running kube-proxy would run a second one.
     fn request_start(&self, within: Duration) -> Result<()> {
         if running(&self.program)?.is_empty() {
             argv::run(&self.start, within)?;

@@ -15,10 +15,10 @@ use crate::runtime::process_start;
 use crate::state::kube_proxy::controller::{PROGRAM, for_kind};
 use crate::state::kube_proxy::{ConfigSource, Controller};
 
-/// The pause between two looks at the processes.
+/// The pause between two scans of the processes.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A process, for good: its number, and when it started.
+/// The identity of a process: its number, and when it started.
 type Running = (u32, Option<u64>);
 
 /// The operations of a controller.
@@ -26,9 +26,9 @@ pub fn operate(controller: &Controller) -> &dyn Operate {
     for_kind!(controller, kind => kind)
 }
 
-/// Stops, starts and configures kube-proxy in the way of one kind of controller.
+/// Stops, starts and configures kube-proxy under one kind of controller.
 pub trait Operate: fmt::Display {
-    /// Requests a stop; does not wait until the process is gone.
+    /// Requests a stop; does not wait for the process to exit.
     ///
     /// # Errors
     /// [`Kind::Command`], with the last lines of the output or log.
@@ -40,7 +40,7 @@ pub trait Operate: fmt::Display {
     /// As [`Operate::request_stop`].
     fn request_start(&self, within: Duration) -> Result<()>;
 
-    /// Requests a restart in one step. False where there is none: a stop and a start do instead.
+    /// Requests a restart in one step. False if the kind has none: then it is a stop and a start.
     ///
     /// # Errors
     /// As [`Operate::request_stop`].
@@ -48,33 +48,32 @@ pub trait Operate: fmt::Display {
         Ok(false)
     }
 
-    /// The program whose process is waited for.
+    /// The name of the process to wait for.
     fn program(&self) -> &str {
         PROGRAM
     }
 
-    /// Where to find out why a process did not come or go: lines of a log, and a hint.
+    /// Where to find the cause when a process did not start or exit: lines of a log, and a hint.
     fn log_and_hint(&self) -> (String, String);
 
-    /// Stops kube-proxy and waits until no process of it is left in this network namespace. Nothing
-    /// happens if it is stopped already.
+    /// Stops kube-proxy and waits until no process of it is left in this network namespace. Does
+    /// nothing if it is stopped.
     ///
     /// # Errors
-    /// [`Kind::Command`], with the last lines of the output or log, if it fails or `within` passes.
+    /// [`Kind::Command`], with the last lines of the output or log, on failure or after `within`.
     fn stop(&self, within: Duration) -> Result<()> {
         let until = Until::new(within);
         match self.request_stop(until.left()) {
-            // To stop one that is stopped may be an error.
+            // Stopping a stopped one may be an error.
             Err(_) if running(self.program())?.is_empty() => Ok(()),
             Err(error) => Err(error),
             Ok(()) => wait_for_none(self, &until),
         }
     }
 
-    /// Starts kube-proxy, waits until its process is there, and returns its number. One that runs
-    /// already is left alone.
+    /// Starts kube-proxy, waits for its process, and returns its number. Keeps a running one.
     ///
-    /// That it runs does not mean that it works.
+    /// A running process may still not serve.
     ///
     /// # Errors
     /// As [`Operate::stop`].
@@ -84,8 +83,8 @@ pub trait Operate: fmt::Display {
         wait_for_one(self, &[], &until)
     }
 
-    /// Restarts kube-proxy, or starts one that does not run; waits until the processes of before
-    /// are gone and another is there, and returns its number.
+    /// Restarts kube-proxy, or starts it if it is stopped. Waits until the old processes are gone
+    /// and a new one runs, and returns its number.
     ///
     /// # Errors
     /// As [`Operate::stop`].
@@ -99,10 +98,10 @@ pub trait Operate: fmt::Display {
         self.start(until.left())
     }
 
-    /// Exchanges kube-proxy's configuration as [`swap`] does, and has it run with the new one;
+    /// Replaces kube-proxy's configuration as [`swap`] does, restarts kube-proxy with it, and
     /// returns its number.
     ///
-    /// Up to 1.30 kube-proxy exits by itself when its file is written: so this is one step.
+    /// One step, since up to 1.30 kube-proxy exits when its file is written.
     ///
     /// # Errors
     /// As [`swap`], with kube-proxy running as before, and as [`Operate::stop`].
@@ -117,8 +116,7 @@ pub trait Operate: fmt::Display {
         self.restart(within)
     }
 
-    /// As [`Operate::configure`], for a kube-proxy that does not run, and that somebody else will
-    /// start.
+    /// As [`Operate::configure`], for a stopped kube-proxy that is to be started later.
     ///
     /// # Errors
     /// As [`swap`].
@@ -132,7 +130,7 @@ pub trait Operate: fmt::Display {
     }
 }
 
-/// A point in time up to which something is waited for.
+/// A deadline.
 struct Until {
     end: Instant,
     within: Duration,
@@ -166,7 +164,7 @@ fn wait_for_none(controller: &(impl Operate + ?Sized), until: &Until) -> Result<
     }
 }
 
-/// Waits for a process that is not one of `before`, and until these are gone.
+/// Waits until the processes of `before` are gone and another one runs.
 fn wait_for_one(
     controller: &(impl Operate + ?Sized),
     before: &[Running],

@@ -1,5 +1,5 @@
-//! kube-proxy as a static pod: kubelet stops it when its manifest is gone, and starts it when the
-//! manifest is there.
+//! kube-proxy as a static pod: kubelet stops it when its manifest disappears, and starts it when
+//! the manifest appears.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -18,7 +18,7 @@ impl Operate for StaticPod {
         rename(&self.manifest, &parked_path(&self.manifest))
     }
 
-    /// Renames the manifest back.
+    /// Renames the parked manifest to its name.
     fn request_start(&self, _within: Duration) -> Result<()> {
         rename(&parked_path(&self.manifest), &self.manifest)
     }
@@ -28,15 +28,15 @@ impl Operate for StaticPod {
         (String::new(), hint.to_owned())
     }
 
-    /// A manifest that is nowhere is an error, even where no kube-proxy runs.
+    /// A missing manifest is an error, even without a running kube-proxy.
     fn stop(&self, within: Duration) -> Result<()> {
         let until = Until::new(within);
         self.request_stop(until.left())?;
         wait_for_none(self, &until)
     }
 
-    /// Stops the pod first: a kubelet that sees the manifest change again while it is still ending
-    /// the old pod may start the new one twice (seen with 1.20.2).
+    /// Stops the pod first. A kubelet whose manifest changes again while the old pod is ending may
+    /// start the new one twice (observed with 1.20.2).
     fn configure(
         &self,
         source: &ConfigSource,
@@ -67,7 +67,7 @@ impl Operate for StaticPod {
 }
 
 impl StaticPod {
-    /// Where the file `path` is now: the manifest of a stopped pod is parked.
+    /// The current path of `path`: the manifest of a stopped pod is parked.
     fn current_path(&self, path: &Path) -> PathBuf {
         if self.manifest == path && !path.exists() {
             return parked_path(&self.manifest);
@@ -76,13 +76,13 @@ impl StaticPod {
     }
 }
 
-/// Where a manifest is while its pod is stopped: kubelet ignores names that begin with a dot.
+/// The path of a manifest while its pod is stopped: kubelet ignores names that begin with a dot.
 fn parked_path(manifest: &Path) -> PathBuf {
     let name = manifest.file_name().unwrap_or_default().to_string_lossy();
     manifest.with_file_name(format!(".{name}.stopped"))
 }
 
-/// Renames a manifest, and syncs its folder; done already if only the other is there.
+/// Renames a manifest, and syncs its folder. Already done if only `to` exists.
 fn rename(from: &Path, to: &Path) -> Result<()> {
     match fs::rename(from, to) {
         Err(e) if e.kind() == ErrorKind::NotFound && to.exists() => return Ok(()),

@@ -1,8 +1,8 @@
 //! Legacy tables: read, compare and write under `/run/xtables.lock`.
 //!
-//! The kernel replaces a legacy table whole, so only the lock keeps other writers out. We hold it,
-//! and our own children get a lock file of their own (`XTABLES_LOCKFILE`, iptables ≥ 1.8.5), which
-//! makes the read, the comparison and the write one step.
+//! The kernel replaces a legacy table as a whole, so only the lock excludes other writers. This
+//! process holds it, and its children get a lock file of their own (`XTABLES_LOCKFILE`, iptables ≥
+//! 1.8.5). So the read, the comparison and the write are one step.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -16,7 +16,7 @@ use crate::node::locks::XtablesLock;
 use crate::node::tools::Tool;
 use crate::plan::change::{Direction, TableEdit};
 
-/// The variable by which a child is told which lock file to use.
+/// The variable that names a child's lock file.
 const LOCK_VARIABLE: &str = "XTABLES_LOCKFILE";
 
 pub(in crate::apply) fn apply(
@@ -41,11 +41,11 @@ pub(in crate::apply) fn apply(
         }
     };
     if kernel.hold_limit.is_some_and(|limit| start.elapsed() * 2 > limit) {
-        // Reading alone took half of what others may be made to wait: writing would take the rest.
-        let place = format!("{} {}", edit.ruleset, edit.table);
+        // Reading alone took half of the time that others may wait: writing would take the rest.
+        let object = format!("{} {}", edit.ruleset, edit.table);
         let took = start.elapsed().as_secs_f64();
         let cause = format!("reading it took {took:.1} s under the xtables lock, and others wait");
-        return Err(Error::new(Kind::Busy, place, cause).hint(
+        return Err(Error::new(Kind::Busy, object, cause).hint(
             "try again when the node is less busy; a table this large needs a drained node",
         ));
     }
@@ -60,7 +60,7 @@ pub(in crate::apply) fn apply(
     Ok(table::applied(direction, edit, now.as_ref(), after.as_ref()))
 }
 
-/// The lock file that our children use while we hold the real one.
+/// The lock file of our children while this process holds the real one.
 struct ChildLock {
     path: PathBuf,
     _dir: tempfile::TempDir,
@@ -72,8 +72,9 @@ impl ChildLock {
         Ok(ChildLock { path: dir.path().join("xtables.lock"), _dir: dir })
     }
 
-    /// A version that does not know the variable would wait for the lock that we hold, for ever.
-    /// Shown by a child that must fail: it is told to use a lock in a folder that does not exist.
+    /// Verifies that the variable works. A version without it would wait forever for the lock that
+    /// this process holds. The test is a child that must fail, since the folder of its lock does
+    /// not exist.
     fn is_honoured(&self, kernel: &Kernel<'_>, edit: &TableEdit) -> Result<()> {
         let nowhere = self.path.with_file_name("none").join("xtables.lock");
         let refused = Command::new(kernel.tools.tool(Tool::Restore(edit.ruleset))?)

@@ -1,5 +1,5 @@
-//! Native nf_tables tables, whole. They are read and rebuilt by `nft`; they go in a netlink batch
-//! that is bound to the generation at which they were found to be as planned.
+//! Native nf_tables tables, as a whole. `nft` reads and rebuilds them. A netlink batch removes
+//! them, bound to the generation at which they were as planned.
 
 use crate::apply::Kernel;
 use crate::error::{Error, Kind, Result};

@@ -1,9 +1,10 @@
-//! iptables-nft tables: one netlink batch bound to the generation it was planned on.
+//! iptables-nft tables: one netlink batch, bound to the generation of its plan.
 //!
-//! The batch carries the generation that the table was read on: the kernel refuses it as a whole when
-//! anyone has written since (`ERESTART`). Then it names each rule by its handle, and is sent on the
-//! next generation: it is refused when one of its rules is gone, or when a chain that goes holds a rule
-//! that it does not name. The save says what the rules are, a netlink dump which handles they have.
+//! The first batch carries the generation at which the table was read: the kernel refuses all of it
+//! after any other write (`ERESTART`). The next batch names each rule by its handle, and carries
+//! the next generation: the kernel refuses it when one of its rules is gone, or when a removed
+//! chain holds a rule that the batch does not name. The save has the rules; a netlink dump has
+//! their handles.
 
 use std::time::Duration;
 
@@ -17,17 +18,17 @@ use crate::plan::change::{Direction, RulePos, TableEdit};
 use crate::plan::invariants::without;
 use crate::state::ruleset::Ruleset;
 
-/// How often handles are read again because someone wrote to the same chains meanwhile, and a batch
-/// sent again because someone wrote at all.
+/// How often handles are read again because another program wrote to the same chains, and a batch
+/// is sent again because another program wrote at all.
 const TRIES: u32 = 50;
 
-/// Longest pause between two tries, so that a writer with a rhythm of its own does not always meet
-/// ours.
+/// The longest pause between two tries; random, so that tries do not coincide with a periodic
+/// writer.
 const LONGEST_PAUSE_MS: u32 = 10;
 
-/// With `--noflush`, iptables-nft-restore goes through a sorted list of all chains named so far, for
-/// each line: a minute and more for 30,000 chains. Once a line names no chain, as this one, it reads
-/// all chains at once and keeps no list: 2 s (measured with 1.8.9).
+/// With `--noflush`, iptables-nft-restore searches a sorted list of all chains named so far, for
+/// each line: over a minute for 30,000 chains. After a line that names no chain, such as this one,
+/// it reads all chains at once and keeps no list: 2 s (measured with 1.8.9).
 const READ_ALL_CHAINS: &str = "-S\n";
 
 pub(in crate::apply) fn apply(
@@ -49,10 +50,10 @@ fn remove(kernel: &Kernel<'_>, edit: &TableEdit) -> Result<Applied> {
     }
 }
 
-/// What nearly always does: reads the table, and empties the chains that go as they were read. None
-/// when someone wrote meanwhile, and the kernel refused.
+/// The usual case: reads the table, and flushes the removed chains as they were read. None when the
+/// kernel refused because another program wrote meanwhile.
 ///
-/// All that is read here is of one moment, or the batch is refused: see
+/// Everything read here is of one moment, or the batch is refused: see
 /// [`Netfilter::settled_generation`].
 fn remove_at_once(
     kernel: &Kernel<'_>,
@@ -63,28 +64,27 @@ fn remove_at_once(
     let (now, rules) = planned_rules(kernel, edit)?;
     let before = without(&now, edit)?;
     drop(now);
-    let names = chains_that_stay(edit);
+    let names = kept_chains(edit);
     let handles = read_handles(netfilter, edit, &names)?;
     let Some(handles) = of_rules(&rules, &names, &handles) else { return Ok(None) };
     let committed = netfilter.commit(&batch(edit, &handles, None), generation);
     match committed {
-        Ok(()) => proof(kernel, netfilter, generation, edit, &before).map(Some),
+        Ok(()) => verify_removal(kernel, netfilter, generation, edit, &before).map(Some),
         Err(e) if e.kind == Kind::LostRace && netfilter.generation()? != generation => Ok(None),
         Err(e) => Err(e),
     }
 }
 
-/// What a removal names, by numbers that the kernel never gives twice: whatever others write, they
-/// mean these rules or nothing.
+/// The handles of a removal. The kernel never reuses a handle, so foreign changes cannot redirect one.
 struct Handles {
-    /// Rules that go from chains that stay.
+    /// Rules to remove from chains that are kept.
     rules: Vec<(String, u64)>,
-    /// All rules of each chain that goes, in the edit's order.
+    /// All rules of each removed chain, in the edit's order.
     chains: Vec<Vec<u64>>,
 }
 
-/// For a table that others do not leave alone: every rule is named, and each try is on the generation
-/// that the last one was refused for.
+/// For a table that others keep writing to: names every rule, and retries on the generation at
+/// which the last try was refused.
 fn remove_by_handle(
     kernel: &Kernel<'_>,
     netfilter: &mut Netfilter,
@@ -96,15 +96,15 @@ fn remove_by_handle(
     for _ in 0..TRIES {
         match netfilter.commit(&batch, generation) {
             Ok(()) if generation == planned => {
-                return proof(kernel, netfilter, planned, edit, &before);
+                return verify_removal(kernel, netfilter, planned, edit, &before);
             }
-            // Others wrote since the table was read: there is nothing to compare with.
+            // Another program wrote since the table was read: there is nothing to compare with.
             Ok(()) => return Ok(Applied::default()),
             Err(e) if e.kind != Kind::LostRace => return Err(e),
             Err(e) => {
                 let now = netfilter.generation()?;
                 if now == generation {
-                    // Refused for what the batch names, not for when it came.
+                    // Refused for its content, not for its generation.
                     return Err(e);
                 }
                 generation = now;
@@ -115,13 +115,13 @@ fn remove_by_handle(
 }
 
 fn lost_race(edit: &TableEdit) -> Error {
-    let place = format!("{} {}", edit.ruleset, edit.table);
-    Error::new(Kind::LostRace, place, "others wrote while it was being read, every time")
+    let object = format!("{} {}", edit.ruleset, edit.table);
+    Error::new(Kind::LostRace, object, "others wrote while it was being read, every time")
 }
 
-/// Holds the table against what a removal should have made of it, if ours was the only commit since
+/// Compares the table with the expected result of the removal, if ours was the only commit since
 /// `generation`.
-fn proof(
+fn verify_removal(
     kernel: &Kernel<'_>,
     netfilter: &mut Netfilter,
     generation: u32,
@@ -135,7 +135,7 @@ fn proof(
     Ok(table::applied(Direction::Remove, edit, Some(before), after.as_ref()))
 }
 
-/// The table as it is, and where the edit's rules stand in it: held against the edit.
+/// The current table, and the positions of the edit's rules in it, compared with the edit.
 fn planned_rules(kernel: &Kernel<'_>, edit: &TableEdit) -> Result<(Ruleset, Vec<RulePos>)> {
     let now = table::read(kernel.tools, edit.ruleset, &edit.table, None)?;
     let rules = table::find_rules(edit, now.as_ref())?;
@@ -143,37 +143,37 @@ fn planned_rules(kernel: &Kernel<'_>, edit: &TableEdit) -> Result<(Ruleset, Vec<
 }
 
 /// The chains that only lose rules.
-fn chains_that_stay(edit: &TableEdit) -> Vec<&str> {
+fn kept_chains(edit: &TableEdit) -> Vec<&str> {
     let mut names: Vec<&str> = edit.rules.iter().map(|r| r.chain.as_str()).collect();
     names.dedup();
     names
 }
 
-/// Reads the table and the handles of the edit's rules, with the generation before that. Of the table
-/// only what the edit leaves is kept: the rest was just held against the edit, and is large.
+/// Reads the table and the handles of the edit's rules, with the generation before that. Keeps only
+/// the part of the table that the edit keeps: the rest is compared with the edit, and is large.
 ///
-/// A chain that has the same handles before and after the save held just these rules all the time,
-/// since a handle is never given twice; the save may show one more that came and went, which its
-/// number of rules tells. Who writes to other chains does not disturb.
+/// A chain with the same handles before and after the save held exactly these rules all the time,
+/// since a handle is never reused. The save may hold one more rule that was added and removed
+/// meanwhile; its number of rules shows that. Writers to other chains do not matter.
 fn planned_handles(
     kernel: &Kernel<'_>,
     netfilter: &mut Netfilter,
     edit: &TableEdit,
 ) -> Result<(u32, Ruleset, Handles)> {
-    let mut names = chains_that_stay(edit);
-    let stay = names.len();
+    let mut names = kept_chains(edit);
+    let kept = names.len();
     names.extend(edit.chains.iter().map(|c| c.name.as_str()));
     for attempt in 0..TRIES {
         let generation = netfilter.generation()?;
         let before = read_handles(netfilter, edit, &names)?;
         let (now, rules) = planned_rules(kernel, edit)?;
-        let held = |name: &&str| Some(now.table(&edit.table)?.chain(name)?.rules.len());
-        let seen = names.iter().map(held).eq(before.iter().map(|chain| Some(chain.len())));
+        let saved = |name: &&str| Some(now.table(&edit.table)?.chain(name)?.rules.len());
+        let unchanged = names.iter().map(saved).eq(before.iter().map(|chain| Some(chain.len())));
         let left = without(&now, edit)?;
         drop(now);
         let mut handles = read_handles(netfilter, edit, &names)?;
-        if seen && before == handles {
-            let chains = handles.split_off(stay);
+        if unchanged && before == handles {
+            let chains = handles.split_off(kept);
             let rules = of_rules(&rules, &names, &handles).ok_or_else(|| lost_race(edit))?;
             return Ok((generation, left, Handles { rules, chains }));
         }
@@ -195,7 +195,7 @@ fn read_handles(
     names.iter().map(of_chain).collect()
 }
 
-/// The chain and handle of each rule, by the handles of the chains `names`.
+/// The chain and handle of each rule, from the handles of the chains `names`.
 fn of_rules(rules: &[RulePos], names: &[&str], handles: &[Vec<u64>]) -> Option<Vec<(String, u64)>> {
     let of_rule = |rule: &RulePos| {
         let chain = names.iter().position(|name| *name == rule.chain)?;
@@ -205,21 +205,23 @@ fn of_rules(rules: &[RulePos], names: &[&str], handles: &[Vec<u64>]) -> Option<V
     rules.iter().map(of_rule).collect()
 }
 
-/// Waits a little, each time for another time.
+/// Waits a little, for a random time.
 fn pause(attempt: u32) {
     let micros = (attempt * 2617) % (LONGEST_PAUSE_MS * 1000);
     std::thread::sleep(Duration::from_micros(micros.into()));
 }
 
-/// Jumps first, then every rule of the chains that go, then these chains. With `handles`, each rule
-/// goes by its own: a chain that someone added a rule to is then not empty, and the kernel refuses the
-/// whole batch. Without, a chain is emptied at once, on the very generation that it was read on.
+/// Removes jumps first, then every rule of the removed chains, then these chains. With `handles`,
+/// each rule is removed by its own: a chain with a foreign new rule is then not empty, and the
+/// kernel refuses the whole batch. Without `handles`, a chain is flushed, at the very generation at
+/// which it was read.
 fn batch<'a>(
     edit: &'a TableEdit,
     rules: &'a [(String, u64)],
     handles: Option<&[Vec<u64>]>,
 ) -> Batch<'a> {
-    let (family, table) = (edit.ruleset.family, edit.table.as_str());
+    let family = edit.ruleset.family;
+    let table = edit.table.as_str();
     let mut batch = Batch::new();
     for (chain, handle) in rules {
         batch.delete_rule(family, table, chain, *handle);
@@ -241,9 +243,9 @@ fn batch<'a>(
     batch
 }
 
-/// Rules are put back by the tool that wrote them: `nft` cannot re-add xtables expressions, and
-/// iptables-nft-restore takes no generation. So what it did is looked at afterwards, and a rule that
-/// landed in the wrong place because someone wrote meanwhile is taken out again.
+/// The tool that wrote the rules restores them: `nft` cannot re-add xtables expressions, and
+/// iptables-nft-restore takes no generation. So the result is verified afterwards, and a rule that
+/// landed at the wrong position because of another write is removed again.
 fn add(kernel: &Kernel<'_>, edit: &TableEdit) -> Result<Applied> {
     let mut netfilter = Netfilter::open()?;
     let generation = netfilter.generation()?;
@@ -255,7 +257,7 @@ fn add(kernel: &Kernel<'_>, edit: &TableEdit) -> Result<Applied> {
         .deadline(table::DEADLINE)
         .run();
     match restored {
-        // Someone took a rule away, so that a number was too high: nothing was put in.
+        // Another program removed a rule, so an index was too high: nothing was added.
         Err(_) if netfilter.generation()? != generation => return Err(lost_race(edit)),
         Err(e) => return Err(Error { kind: Kind::Kernel, ..e }),
         Ok(_) => {}
@@ -264,30 +266,30 @@ fn add(kernel: &Kernel<'_>, edit: &TableEdit) -> Result<Applied> {
     if netfilter.generation()? == generation.wrapping_add(1) {
         return Ok(table::applied(Direction::Add, edit, before.as_ref(), after.as_ref()));
     }
-    let wrong = table::misplaced(edit, &rules, before.as_ref(), after.as_ref());
-    if wrong.is_empty() {
+    let misplaced = table::misplaced(edit, &rules, before.as_ref(), after.as_ref());
+    if misplaced.is_empty() {
         return Ok(Applied::default());
     }
-    take_out(kernel, edit, wrong)?;
+    remove_misplaced(kernel, edit, misplaced)?;
     Err(lost_race(edit))
 }
 
-/// Takes rules out again that landed in the wrong place. By their text: they stand there once, and
-/// iptables-nft-restore finds them in the state in which it commits, however busy others are.
-fn take_out(kernel: &Kernel<'_>, edit: &TableEdit, wrong: Vec<RulePos>) -> Result<()> {
+/// Removes misplaced rules again, by their text. The text occurs once in its chain, and
+/// iptables-nft-restore finds it in the state at its commit, however busy others are.
+fn remove_misplaced(kernel: &Kernel<'_>, edit: &TableEdit, misplaced: Vec<RulePos>) -> Result<()> {
     let by_text = Command::new(kernel.tools.tool(Tool::Restore(edit.ruleset))?)
         .args(["--noflush"])
-        .stdin(payload::withdrawal(&edit.table, &wrong))
+        .stdin(payload::withdrawal(&edit.table, &misplaced))
         .deadline(table::DEADLINE)
         .run();
     if by_text.is_ok() {
         return Ok(());
     }
-    let named = wrong.first().map_or_else(String::new, |r| r.text.to_string());
-    let by_handle = TableEdit { rules: wrong, chains: Vec::new(), ..edit.clone() };
+    let named = misplaced.first().map_or_else(String::new, |r| r.text.to_string());
+    let by_handle = TableEdit { rules: misplaced, chains: Vec::new(), ..edit.clone() };
     remove(kernel, &by_handle).map(|_| ()).map_err(|e| {
-        let place = format!("{} {} {named}", edit.ruleset, edit.table);
+        let object = format!("{} {} {named}", edit.ruleset, edit.table);
         let cause = format!("landed in the wrong place, and could not be taken out again: {e}");
-        Error::new(Kind::Kernel, place, cause)
+        Error::new(Kind::Kernel, object, cause)
     })
 }

@@ -1,4 +1,4 @@
-//! What both backends do alike: read one table, and find an edit's objects in it.
+//! Shared by both backends: reads one table, and finds an edit's objects in it.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -14,10 +14,10 @@ use crate::state::equivalence::canonical;
 use crate::state::equivalence::same_rule;
 use crate::state::ruleset::{Chain, Ruleset, Table};
 
-/// iptables-nft-save starts over whenever someone writes, so it may take long on a busy node.
+/// iptables-nft-save restarts after each write, so it may take long on a busy node.
 pub(super) const DEADLINE: Duration = Duration::from_secs(30);
 
-/// The table as the kernel holds it now; none if it does not exist. `environment` is for
+/// The current table in the kernel; none if it does not exist. `environment` is for
 /// `XTABLES_LOCKFILE`.
 pub(super) fn read(
     tools: &Tools,
@@ -37,7 +37,7 @@ pub(super) fn read(
     Ruleset::parse(&id.file(), text.into()).map(Some)
 }
 
-/// Compares the table after the edit with what the edit should have made of it.
+/// Compares the table after the edit with the expected one.
 pub(super) fn applied(
     direction: Direction,
     edit: &TableEdit,
@@ -47,12 +47,12 @@ pub(super) fn applied(
     Applied { unexpected: unexpected_changes_of(edit.ruleset, before, after, [(direction, edit)]) }
 }
 
-/// The edit's rules with the positions at which they stand now, checked: every chain that goes
-/// holds just what the edit says.
+/// The edit's rules at their current positions. Verifies that every chain to remove is as the edit
+/// has it.
 pub(super) fn find_rules(edit: &TableEdit, ruleset: Option<&Ruleset>) -> Result<Vec<RulePos>> {
     let changed = |what: &str, why: &str| {
-        let place = format!("{} {}", edit.ruleset, edit.table);
-        Err(Error::new(Kind::LostRace, format!("{place} {what}"), why))
+        let object = format!("{} {}", edit.ruleset, edit.table);
+        Err(Error::new(Kind::LostRace, format!("{object} {what}"), why))
     };
     let Some((ruleset, table)) = ruleset.and_then(|r| Some((r, r.table(&edit.table)?))) else {
         return changed("", "the table is gone");
@@ -67,12 +67,12 @@ pub(super) fn find_rules(edit: &TableEdit, ruleset: Option<&Ruleset>) -> Result<
         }
     }
     let mut found: Vec<RulePos> = Vec::with_capacity(edit.rules.len());
-    let mut taken: HashSet<(&str, usize)> = HashSet::new();
+    let mut used: HashSet<(&str, usize)> = HashSet::new();
     for rule in &edit.rules {
-        let free = |i: usize| !taken.contains(&(rule.chain.as_str(), i));
+        let free = |i: usize| !used.contains(&(rule.chain.as_str(), i));
         match position(ruleset, table, rule, &free) {
             Some(position) => {
-                taken.insert((&rule.chain, position));
+                used.insert((&rule.chain, position));
                 found.push(RulePos { position, ..rule.clone() });
             }
             None => return changed(&rule.text, "the rule is gone"),
@@ -81,15 +81,15 @@ pub(super) fn find_rules(edit: &TableEdit, ruleset: Option<&Ruleset>) -> Result<
     Ok(found)
 }
 
-/// The places of an addition's rules in the table as it is now, checked: no chain that comes back
-/// is there, and each rule goes right behind the one that it is to follow.
+/// The positions for an addition's rules in the current table. Verifies that no restored chain
+/// exists, and that each rule directly follows its predecessor.
 pub(super) fn insert_positions(
     edit: &TableEdit,
     ruleset: Option<&Ruleset>,
 ) -> Result<Vec<RulePos>> {
     let changed = |what: &str, why: &str| {
-        let place = format!("{} {}", edit.ruleset, edit.table);
-        Error::new(Kind::LostRace, format!("{place} {what}"), why)
+        let object = format!("{} {}", edit.ruleset, edit.table);
+        Error::new(Kind::LostRace, format!("{object} {what}"), why)
     };
     let table = ruleset.and_then(|r| Some((r, r.table(&edit.table)?)));
     for chain in &edit.chains {
@@ -97,7 +97,7 @@ pub(super) fn insert_positions(
             return Err(changed(&chain.name, "someone made the chain meanwhile"));
         }
     }
-    let mut placed: Vec<RulePos> = Vec::with_capacity(edit.rules.len());
+    let mut positions: Vec<RulePos> = Vec::with_capacity(edit.rules.len());
     let mut chain: (&str, Vec<&str>) = ("", Vec::new());
     for rule in &edit.rules {
         if chain.0 != rule.chain {
@@ -112,21 +112,21 @@ pub(super) fn insert_positions(
             (Some(after), Some(before)) => same_rule(chain.1[before], after),
             (Some(_), None) => false,
         };
-        let place = (0..=chain.1.len()).filter(follows).min_by_key(|i| i.abs_diff(rule.position));
-        let Some(position) = place else {
+        let index = (0..=chain.1.len()).filter(follows).min_by_key(|i| i.abs_diff(rule.position));
+        let Some(position) = index else {
             return Err(changed(&rule.text, "the rule that it is to follow is gone"));
         };
         chain.1.insert(position, &rule.text);
-        placed.push(RulePos { position, ..rule.clone() });
+        positions.push(RulePos { position, ..rule.clone() });
     }
-    Ok(placed)
+    Ok(positions)
 }
 
-/// The rules of an addition that stand on the wrong side of a rule that was there `before`: someone
-/// wrote while they were put in by number, at the places `placed`.
+/// The rules of an addition that are on the wrong side of a rule of `before`: another program wrote
+/// while they were inserted by index, at `positions`.
 pub(super) fn misplaced(
     edit: &TableEdit,
-    placed: &[RulePos],
+    positions: &[RulePos],
     before: Option<&Ruleset>,
     after: Option<&Ruleset>,
 ) -> Vec<RulePos> {
@@ -136,7 +136,7 @@ pub(super) fn misplaced(
             c.rules.iter().map(|rule| canonical(r.rule_text(rule))).collect()
         })
     };
-    placed
+    positions
         .chunk_by(|a, b| a.chain == b.chain)
         .flat_map(|ours| {
             let chain = &ours[0].chain;
@@ -145,8 +145,8 @@ pub(super) fn misplaced(
         .collect()
 }
 
-/// As [`misplaced`], in one chain, whose rules are given in canonical form. Rules that say the same
-/// as another cannot be told from it, and bear no witness.
+/// As [`misplaced`], in one chain, whose rules are in canonical form. Ignores rules of equal text,
+/// which cannot be distinguished.
 fn out_of_order(ours: &[RulePos], before: &[String], after: &[String]) -> Vec<RulePos> {
     let mut wanted: Vec<(String, Option<&RulePos>)> =
         before.iter().map(|key| (key.clone(), None)).collect();
@@ -161,17 +161,18 @@ fn out_of_order(ours: &[RulePos], before: &[String], after: &[String]) -> Vec<Ru
         Some(&[only]) => Some(only),
         _ => None,
     };
-    let stand: Vec<(usize, Option<&RulePos>)> =
+    let order: Vec<(usize, Option<&RulePos>)> =
         wanted.iter().filter_map(|(key, rule)| Some((at(key)?, *rule))).collect();
-    let others = |part: &[(usize, Option<&RulePos>)]| -> Vec<usize> {
+    let foreign = |part: &[(usize, Option<&RulePos>)]| -> Vec<usize> {
         part.iter().filter(|(_, rule)| rule.is_none()).map(|(position, _)| *position).collect()
     };
-    let wrong = |(i, (own, rule)): (usize, &(usize, Option<&RulePos>))| {
-        let (above, below) = (others(&stand[..i]), others(&stand[i + 1..]));
+    let misplaced = |(i, (own, rule)): (usize, &(usize, Option<&RulePos>))| {
+        let above = foreign(&order[..i]);
+        let below = foreign(&order[i + 1..]);
         let passed = above.iter().any(|a| a > own) || below.iter().any(|b| b < own);
         rule.filter(|_| passed).map(|rule| RulePos { position: *own, ..rule.clone() })
     };
-    stand.iter().enumerate().filter(|(_, (_, rule))| rule.is_some()).filter_map(wrong).collect()
+    order.iter().enumerate().filter(|(_, (_, rule))| rule.is_some()).filter_map(misplaced).collect()
 }
 
 fn chain_matches(ruleset: &Ruleset, now: &Chain, planned: &ChainText) -> bool {
@@ -179,7 +180,7 @@ fn chain_matches(ruleset: &Ruleset, now: &Chain, planned: &ChainText) -> bool {
         && now.rules.iter().zip(&planned.rules).all(|(a, b)| same_rule(ruleset.rule_text(a), b))
 }
 
-/// Where the rule stands: at its planned place, or, when others have moved it, the nearest to it.
+/// The position of the rule: the planned one, or the nearest to it after foreign changes.
 fn position(
     ruleset: &Ruleset,
     table: &Table,
@@ -193,7 +194,7 @@ fn position(
     if same(&rule.position) {
         return Some(rule.position);
     }
-    // From the planned place outwards: others seldom move it far.
+    // From the planned position outwards: foreign changes seldom move it far.
     let at = rule.position;
     let outwards = (1..=at.max(rules.len())).flat_map(|d| [at.checked_sub(d), at.checked_add(d)]);
     outwards.flatten().find(same)
@@ -207,7 +208,7 @@ mod tests {
         format!("-A FORWARD -j {name}")
     }
 
-    /// Of the rules `ours`, put in at the places given, those that stand wrong in `after`.
+    /// Of the rules `ours`, inserted at the given positions, those that are misplaced in `after`.
     fn wrong(ours: &[(usize, &str)], before: &str, after: &str) -> Vec<String> {
         let keys = |names: &str| -> Vec<String> {
             names.split_whitespace().map(|name| canonical(&rule(name))).collect()
@@ -228,7 +229,7 @@ mod tests {
         let ours = [(1, "X"), (3, "Y")];
         assert!(wrong(&ours, "a b c", "a X b Y c").is_empty());
         assert!(wrong(&ours, "a b c", "new a X b other Y c").is_empty());
-        // Someone put one in at the top, or took one from there, just before.
+        // Another program inserted a rule at the top, or removed one there, just before.
         assert_eq!(wrong(&ours, "a b c", "new X a Y b c"), [rule("X"), rule("Y")]);
         assert_eq!(wrong(&ours, "a b c", "b X c Y"), [rule("X"), rule("Y")]);
         assert!(wrong(&ours, "a b c", "b").is_empty(), "gone again, by someone else");

@@ -85,7 +85,8 @@ mod tests {
     #[test]
     fn found_where_they_do_not_and_unknown_without_a_word() {
         let mut state = node("docker-legacy-iptables-1.20-no-conntrack");
-        let iptables = |text: &str| crate::state::tools::Tool::found("iptables", "/sbin/i", text);
+        let iptables =
+            |text: &str| crate::state::tools::InstalledTool::found("iptables", "/sbin/i", text);
         state.tools.as_mut().unwrap().tools = vec![iptables("iptables v1.8.9 (nf_tables)")];
         let Verdict::Found(found) = verdict_of(&CHECK, &state) else { panic!("not found") };
         assert!(found.evidence[0].starts_with("iptables-legacy.save: mangle has KUBE-"));

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::serves_by_servers;
 use crate::checks::kube_proxy::setting;
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
-use crate::state::ipvs::Service;
+use crate::state::ipvs::VirtualServerId;
 use crate::state::kube_proxy::Mode;
 
 const TITLE: &str = "virtual servers of others that kube-proxy is not told to leave alone";
@@ -53,11 +53,11 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
             settings.is_some_and(|s| s.ipvs.exclude_cidrs.iter().any(|net| net.contains(&ip)))
         };
         match server.service {
-            Service::Address { address, .. } if excluded(address.ip()) => continue,
-            Service::Address { address, .. } => {
+            VirtualServerId::Address { address, .. } if excluded(address.ip()) => continue,
+            VirtualServerId::Address { address, .. } => {
                 networks.insert(IpNet::from(address.ip()));
             }
-            Service::Fwmark { .. } => nameless = true,
+            VirtualServerId::Fwmark { .. } => nameless = true,
         }
         let reals = server.reals.len();
         evidence.push(format!(

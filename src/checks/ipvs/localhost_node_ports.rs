@@ -4,7 +4,7 @@ use super::listing;
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::kube_proxy::mode;
 use crate::kube_proxy::services::Place;
-use crate::state::ipvs::Service;
+use crate::state::ipvs::VirtualServerId;
 use crate::state::kube_proxy::Mode;
 
 pub(super) const CHECK: Check = Check {
@@ -77,7 +77,7 @@ fn connected(facts: &Facts<'_>) -> Vec<String> {
     let mut found = Vec::new();
     for server in &listing.servers {
         let connections: u64 = server.reals.iter().map(|r| r.active + r.inactive).sum();
-        if let Service::Address { address, .. } = server.service
+        if let VirtualServerId::Address { address, .. } = server.service
             && address.ip().is_loopback()
             && connections > 0
         {

@@ -13,7 +13,7 @@ mod zero_weight;
 
 use super::{Check, Facts};
 use crate::kube_proxy::mode;
-use crate::state::ipvs::{Listing, Protocol, Service};
+use crate::state::ipvs::{Listing, Protocol, VirtualServerId};
 
 pub(super) const CHECKS: &[&Check] = &[
     &sysctls::CONN_REUSE_MODE,
@@ -36,7 +36,7 @@ fn listing(facts: &Facts<'_>) -> Option<Listing> {
 }
 
 /// True for a virtual server of kube-proxy's.
-fn is_kube_proxys(facts: &Facts<'_>, service: &Service) -> bool {
+fn is_kube_proxys(facts: &Facts<'_>, service: &VirtualServerId) -> bool {
     facts.ownership.virtual_server(service).is_some_and(|o| o.name == "kube-proxy")
 }
 
@@ -51,11 +51,11 @@ fn has_servers(facts: &Facts<'_>) -> bool {
 }
 
 /// The urgency of a service, 0 first: UDP never closes, and everything needs DNS.
-fn urgency(service: &Service) -> u8 {
+fn urgency(service: &VirtualServerId) -> u8 {
     match service {
-        Service::Address { protocol: Protocol::Udp, address } if address.port() == 53 => 0,
-        Service::Address { protocol: Protocol::Udp, .. } => 1,
-        Service::Address { address, .. } if address.port() == 53 => 2,
+        VirtualServerId::Address { protocol: Protocol::Udp, address } if address.port() == 53 => 0,
+        VirtualServerId::Address { protocol: Protocol::Udp, .. } => 1,
+        VirtualServerId::Address { address, .. } if address.port() == 53 => 2,
         _ => 3,
     }
 }

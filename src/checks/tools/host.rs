@@ -73,13 +73,13 @@ mod tests {
     use super::*;
     use crate::checks::testing::{given, node, verdict_of};
     use crate::state::kube_proxy::Mode;
-    use crate::state::tools::Tool;
+    use crate::state::tools::InstalledTool;
 
     fn listed() -> crate::state::NodeState {
         let mut state = node("half-migrated-ipvs-1.20");
         let tools = &mut state.tools.as_mut().unwrap().tools;
         for name in ["iptables-nft-save", "iptables-nft-restore"] {
-            tools.push(Tool::found(name, &format!("/usr/sbin/{name}"), ""));
+            tools.push(InstalledTool::found(name, &format!("/usr/sbin/{name}"), ""));
         }
         state
     }
@@ -96,7 +96,8 @@ mod tests {
     fn found_where_one_is_missing() {
         let mut state = listed();
         let tools = &mut state.tools.as_mut().unwrap().tools;
-        *tools.iter_mut().find(|t| t.name == "ipvsadm").unwrap() = Tool::missing("ipvsadm");
+        *tools.iter_mut().find(|t| t.name == "ipvsadm").unwrap() =
+            InstalledTool::missing("ipvsadm");
         let Verdict::Found(found) = verdict_of(&CHECK, &state) else { panic!("not found") };
         assert!(found.evidence[0].starts_with("ipvsadm: missing; there are"), "{found:?}");
         assert_eq!(found.remedy, ["apt-get install ipvsadm"]);
@@ -106,7 +107,8 @@ mod tests {
     fn a_target_needs_what_can_show_it() {
         let mut state = node("docker-iptables-1.30");
         let tools = &mut state.tools.as_mut().unwrap().tools;
-        *tools.iter_mut().find(|t| t.name == "ipvsadm").unwrap() = Tool::missing("ipvsadm");
+        *tools.iter_mut().find(|t| t.name == "ipvsadm").unwrap() =
+            InstalledTool::missing("ipvsadm");
         assert!(!matches!(verdict_of(&CHECK, &state), Verdict::Found(_)));
         let Verdict::Found(found) = given(&state).to(Mode::Ipvs).verdict(&CHECK) else {
             panic!("not found");

@@ -4,7 +4,7 @@ use super::program;
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::kube_proxy::mode;
 use crate::state::kube_proxy::Mode;
-use crate::state::tools::{Tool, Version};
+use crate::state::tools::{InstalledTool, Version};
 
 /// The version that iptables-wrappers, and so the official images, require.
 const NEEDED: Version = Version { major: 1, minor: 8, patch: 4 };
@@ -26,7 +26,7 @@ fn applies(facts: &Facts<'_>) -> bool {
 
 /// True for an iptables of nf_tables: by its own report, or by a version that may be either where
 /// only the package is known.
-fn is_nf_tables(tool: &Tool) -> bool {
+fn is_nf_tables(tool: &InstalledTool) -> bool {
     let first = Version { major: 1, minor: 8, patch: 0 };
     !tool.text.contains("(legacy)") && tool.version().is_some_and(|v| v >= first)
 }
@@ -107,7 +107,7 @@ fn evaluate_old(facts: &Facts<'_>) -> Verdict {
     })
 }
 
-fn is_old(tool: &Tool) -> bool {
+fn is_old(tool: &InstalledTool) -> bool {
     tool.version().is_some_and(|v| v < NEEDED)
 }
 
@@ -116,11 +116,11 @@ mod tests {
     use super::*;
     use crate::checks::testing::{given, node, verdict_of};
     use crate::state::live_facts::LiveFacts;
-    use crate::state::tools::Tools;
+    use crate::state::tools::ToolList;
 
     fn with(text: &str) -> crate::state::NodeState {
         let mut state = node("docker-iptables-1.30");
-        let tool = Tool::found("iptables", "/usr/sbin/iptables", text);
+        let tool = InstalledTool::found("iptables", "/usr/sbin/iptables", text);
         state.tools.as_mut().unwrap().tools = vec![tool];
         state
     }
@@ -132,7 +132,7 @@ mod tests {
         };
         assert!(found.evidence[0].contains("older than 1.8.4"), "{:?}", found.evidence);
         let mut state = with("");
-        state.tools.as_mut().unwrap().tools = vec![Tool::missing("iptables")];
+        state.tools.as_mut().unwrap().tools = vec![InstalledTool::missing("iptables")];
         assert!(matches!(verdict_of(&CHECK, &state), Verdict::Found(_)));
     }
 
@@ -156,7 +156,7 @@ mod tests {
         let mut state = node("docker-legacy-iptables-1.20-no-conntrack");
         assert!(matches!(verdict_of(&OLD, &state), Verdict::Ok(_)));
         let mut with = |text: &str| {
-            let tool = Tool::found("iptables", "/sbin/iptables", text);
+            let tool = InstalledTool::found("iptables", "/sbin/iptables", text);
             state.tools.as_mut().unwrap().tools = vec![tool];
             verdict_of(&OLD, &state)
         };
@@ -171,13 +171,13 @@ mod tests {
         let mut state = node("docker-iptables-1.30");
         let own = "kernel 6.1\niptables /usr/sbin/iptables package iptables 1.8.9-2\n";
         let live = LiveFacts {
-            kube_proxy_tools: Some(Tools::parse("t", own).unwrap()),
+            kube_proxy_tools: Some(ToolList::parse("t", own).unwrap()),
             kube_proxy_root: Some("/proc/7/root".into()),
             ..LiveFacts::default()
         };
         let verdict = given(&state).live(&live).verdict(&OLD);
         assert!(matches!(verdict, Verdict::Ok(_)), "{verdict:?}");
-        let old = Tool::found("iptables", "/sbin/iptables", "iptables v1.8.2 (nf_tables)");
+        let old = InstalledTool::found("iptables", "/sbin/iptables", "iptables v1.8.2 (nf_tables)");
         state.tools.as_mut().unwrap().tools = vec![old];
         let Verdict::Found(found) = given(&state).live(&live).verdict(&OLD) else {
             panic!("not found");

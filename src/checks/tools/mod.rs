@@ -8,7 +8,7 @@ mod programs;
 
 use super::{Check, Facts, Found, Verdict};
 use crate::state::kube_proxy::Instances;
-use crate::state::tools::{Tool, Version};
+use crate::state::tools::{InstalledTool, Version};
 
 pub(super) const CHECKS: &[&Check] = &[
     &programs::CONNTRACK,
@@ -26,7 +26,7 @@ const LOG: &str = "/var/log/kube-proxy.log";
 
 /// A program in the root of the kube-proxy process.
 struct Program<'a> {
-    tool: &'a Tool,
+    tool: &'a InstalledTool,
     /// `/proc/PID/root`, if it is not this node's root.
     root: Option<&'a str>,
     /// Lines of kube-proxy's log about it.
@@ -146,13 +146,13 @@ mod tests {
     use super::*;
     use crate::checks::testing::{Node, given, node, verdict_of};
     use crate::state::live_facts::LiveFacts;
-    use crate::state::tools::Tools;
+    use crate::state::tools::ToolList;
 
     const IPTABLES: &Check = &super::iptables::CHECK;
 
     fn live(tools: Option<&str>) -> LiveFacts {
         LiveFacts {
-            kube_proxy_tools: tools.map(|t| Tools::parse("t", t).unwrap()),
+            kube_proxy_tools: tools.map(|t| ToolList::parse("t", t).unwrap()),
             kube_proxy_root: tools.map(|_| "/proc/7/root".into()),
             ..LiveFacts::default()
         }

@@ -68,7 +68,7 @@ pub(super) const NFT: Check = Check {
 mod tests {
     use super::*;
     use crate::checks::testing::{given, node, verdict_of};
-    use crate::state::tools::Tool;
+    use crate::state::tools::InstalledTool;
 
     #[test]
     fn conntrack_is_found_where_it_is_missing() {
@@ -99,8 +99,8 @@ mod tests {
     fn ipset_is_found_where_it_is_missing_or_old() {
         let mut state = node("docker-iptables-1.30");
         for (tool, evidence) in [
-            (Tool::missing("ipset"), "ipset: not installed"),
-            (Tool::found("ipset", "/sbin/ipset", "ipset v4.5"), "older than 6.0.0"),
+            (InstalledTool::missing("ipset"), "ipset: not installed"),
+            (InstalledTool::found("ipset", "/sbin/ipset", "ipset v4.5"), "older than 6.0.0"),
         ] {
             state.tools.as_mut().unwrap().tools = vec![tool];
             let Verdict::Found(found) = given(&state).to(Mode::Ipvs).verdict(&IPSET) else {
@@ -115,14 +115,17 @@ mod tests {
         let mut state = node("half-migrated-ipvs-1.20");
         assert!(matches!(verdict_of(&IPSET, &state), Verdict::Ok(_)));
         let tools = &mut state.tools.as_mut().unwrap().tools;
-        *tools = vec![Tool::found("ipset", "/sbin/ipset", "")];
+        *tools = vec![InstalledTool::found("ipset", "/sbin/ipset", "")];
         assert!(matches!(verdict_of(&IPSET, &state), Verdict::Unknown(_)));
     }
 
     #[test]
     fn nft_is_found_where_it_is_missing_or_old() {
         let mut state = node("docker-iptables-1.30");
-        for tool in [Tool::missing("nft"), Tool::found("nft", "/sbin/nft", "nftables v0.9.8 (E)")] {
+        for tool in [
+            InstalledTool::missing("nft"),
+            InstalledTool::found("nft", "/sbin/nft", "nftables v0.9.8 (E)"),
+        ] {
             state.tools.as_mut().unwrap().tools = vec![tool];
             let verdict = given(&state).to(Mode::Nftables).verdict(&NFT);
             assert!(matches!(verdict, Verdict::Found(_)), "{verdict:?}");

@@ -29,7 +29,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     let differences: Vec<Difference> = earlier
         .differences(facts.now)
         .into_iter()
-        .filter(|d| !["link", "route", "rule"].contains(&d.place.as_str()))
+        .filter(|d| !["link", "route", "rule"].contains(&d.part.as_str()))
         .collect();
     if differences.is_empty() {
         return Verdict::Ok("rules, sets and virtual servers mean the same in both looks".into());
@@ -67,7 +67,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
 /// The owner of the object of a difference, in the state that has it.
 fn owner<'a>(difference: &Difference, state: &NodeState, owners: &'a Ownership<'_>) -> &'a str {
     let words: Vec<&str> = difference.text.split(' ').collect();
-    let name = match difference.place.as_str() {
+    let name = match difference.part.as_str() {
         // `ipset NAME …`
         "ipset" => words.get(1).and_then(|name| owners.set(name)),
         // `nft FAMILY TABLE …`

@@ -18,7 +18,7 @@ impl Diff {
     pub(super) fn between(before: &NodeState, after: &NodeState) -> Diff {
         let mut diff = Diff::default();
         for difference in before.differences(after) {
-            let line = format!("{} {}", difference.place, difference.text);
+            let line = format!("{} {}", difference.part, difference.text);
             match difference.what {
                 DifferenceKind::Gone => diff.gone(&line),
                 DifferenceKind::New => diff.came(&line),

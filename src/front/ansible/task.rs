@@ -36,7 +36,7 @@ pub(super) fn run_task(task: &Task, heard: &EventCollector) -> ModuleResult {
 fn store(task: &Task) -> Result<Store> {
     let dir = task.store.as_deref();
     if task.check || matches!(task.state, State::Checked { .. }) {
-        return Ok(Store::look(dir));
+        return Ok(Store::read_only(dir));
     }
     as_root()?;
     Store::open(dir)

@@ -129,7 +129,7 @@ fn diff(command: &Command<'_>, from: &str, to: Option<&str>) -> Result<u8> {
     let differences = before.differences(&after);
     let rows: Vec<_> = differences
         .iter()
-        .map(|d| json!({"place": d.place, "change": d.to_string().chars().next(), "text": d.text}))
+        .map(|d| json!({"place": d.part, "change": d.to_string().chars().next(), "text": d.text}))
         .collect();
     let document = json!({"schema": "proxyshift.diff", "version": 1, "differences": rows});
     let mut text: String = differences.iter().map(|d| format!("{d}\n")).collect();

@@ -14,7 +14,7 @@ use super::{ProxyMode, ServiceFilter, rules};
 use crate::kube_proxy::NAME;
 use crate::kube_proxy::services::{ServiceKey, Services};
 use crate::owners::matcher::Ownership;
-use crate::state::ipvs::Service;
+use crate::state::ipvs::VirtualServerId;
 use crate::state::kube_proxy::{ConfigEdit, KubeProxyConfig, Mode};
 use crate::state::{Family, NodeState};
 
@@ -105,8 +105,8 @@ impl ProxyMode for Ipvs {
             ownership.virtual_server(&server.service).is_none_or(|owner| owner.name != NAME)
         });
         let networks = foreign.filter_map(|server| match server.service {
-            Service::Address { address, .. } => Some(IpNet::from(address.ip())),
-            Service::Fwmark { .. } => None,
+            VirtualServerId::Address { address, .. } => Some(IpNet::from(address.ip())),
+            VirtualServerId::Fwmark { .. } => None,
         });
         let exclude = networks.collect::<BTreeSet<IpNet>>().into_iter().collect();
         ConfigEdit { mode: self.mode(), exclude }

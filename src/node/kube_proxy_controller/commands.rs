@@ -1,4 +1,4 @@
-//! kube-proxy under commands of the operator's. They are named in a playbook, never found.
+//! kube-proxy under commands of the operator. A playbook names them; they are never detected.
 
 use super::kind::{ReadController, host_config};
 use crate::error::Result;

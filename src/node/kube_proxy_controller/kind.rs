@@ -1,4 +1,5 @@
-//! What every kind of controller shares: how it is read, and the process it is found by.
+//! Shared by every kind of controller: the trait to read it, and the process that it is detected
+//! by.
 
 use std::fmt::Display;
 use std::fs;
@@ -9,20 +10,20 @@ use crate::error::{Error, Kind, Result};
 use crate::state::kube_proxy::{CommandLine, ConfigSource};
 use crate::state::tools::Process;
 
-/// What to do where the controller is unknown.
+/// The hint for an unknown controller.
 const NAME_IT: &str = "name how it is stopped and started in the playbook: \
     switch: {controller: {commands: {stop: [PROGRAM, …], start: [PROGRAM, …]}}}";
 
-/// How a kind of controller is read.
+/// Reads a kind of controller.
 pub(super) trait ReadController {
     /// Finds the configuration of the running kube-proxy `process`, whose command line is `line`.
     ///
     /// # Errors
-    /// [`Kind::Parse`], with what to do, where no file that can be edited holds it.
+    /// [`Kind::Parse`], with a hint, where no editable file holds it.
     fn config_source(&self, process: &Process, line: CommandLine) -> Result<ConfigSource>;
 }
 
-/// What is known of a process whose controller is to be found.
+/// The facts about a process whose controller is to be detected.
 pub(super) struct Origin<'a> {
     /// The process, for errors.
     pub(super) object: String,
@@ -43,7 +44,7 @@ impl Origin<'_> {
     }
 }
 
-/// The `--config` of a process that sees the host's own files, and that `starter` starts.
+/// The `--config` of a process that sees the host's own files and is started by `starter`.
 pub(super) fn host_config(
     starter: &dyn Display,
     process: &Process,

@@ -1,5 +1,5 @@
-//! Who runs kube-proxy on this node, and where its configuration is. Reads only; a kind of
-//! controller is one file here.
+//! The controller of kube-proxy on this node, and the source of its configuration. Reads only. A
+//! kind of controller is one file here.
 
 mod commands;
 mod kind;
@@ -17,19 +17,18 @@ use crate::state::kube_proxy::controller::{PROGRAM, for_kind};
 use crate::state::kube_proxy::{CommandLine, ConfigSource, Controller};
 use crate::state::tools::Process;
 
-/// Finds the controller if it is of one kind: `None` where another kind may be it, or the error that
-/// ends the search.
+/// Detects one kind of controller: `None` for another kind, or an error that ends the search.
 type Detect = fn(&Origin<'_>) -> Result<Option<Controller>>;
 
-/// Each kind that is found by itself, in the order in which they are tried.
+/// The detectable kinds, in the order of the search.
 const DETECTORS: [Detect; 3] = [static_pod::detect, unsupported::refuse, systemd::detect];
 
-/// Finds who runs the kube-proxy `process`; `root` is `/`, but for tests.
+/// Detects the controller of the kube-proxy `process`; `root` is `/`, but for tests.
 ///
 /// # Errors
 /// [`crate::error::Kind::Contested`] for a DaemonSet: its configuration is that of every node.
-/// [`crate::error::Kind::UnknownController`] where the node does not show it, with what to name
-/// instead.
+/// [`crate::error::Kind::UnknownController`] where the node does not show the controller, with what
+/// to name in the playbook.
 pub fn detect(process: &Process, root: &Path) -> Result<Controller> {
     let object = format!("{} (pid {})", process.name, process.pid);
     let path = root.join(format!("proc/{}/cgroup", process.pid));
@@ -48,7 +47,7 @@ pub fn detect(process: &Process, root: &Path) -> Result<Controller> {
     Err(origin.unknown(format!("its cgroup `{line}` does not tell who started it")))
 }
 
-/// The paths in /proc/PID/cgroup: `0::/system.slice/kube-proxy.service`, or a line a hierarchy.
+/// The paths in /proc/PID/cgroup: `0::/system.slice/kube-proxy.service`, or one line a hierarchy.
 fn cgroup_paths(cgroup: &str) -> Vec<&str> {
     cgroup.lines().filter_map(|line| line.splitn(3, ':').nth(2)).collect()
 }
@@ -56,14 +55,14 @@ fn cgroup_paths(cgroup: &str) -> Vec<&str> {
 /// Finds the configuration of a running kube-proxy and its controller.
 ///
 /// # Errors
-/// [`crate::error::Kind::Parse`], with what to do, where no file that can be edited holds it: flags
-/// of a unit or a command, or a file within a container.
+/// [`crate::error::Kind::Parse`], with a hint, where no editable file holds it: flags of a unit or
+/// a command, or a file within a container.
 pub fn config_source(controller: &Controller, process: &Process) -> Result<ConfigSource> {
     let line = CommandLine::parse(&process.args)?;
     for_kind!(controller, kind => kind.config_source(process, line))
 }
 
-/// Reads kube-proxy's configuration; none if it is not there.
+/// Reads kube-proxy's configuration; none for a missing file.
 ///
 /// # Errors
 /// As [`files::read`].
@@ -79,7 +78,7 @@ mod tests {
     use crate::state::kube_proxy::controller::{Commands, StaticPod, SystemdUnit};
 
     #[test]
-    fn cgroups_tell_who_started_a_process() {
+    fn cgroups_name_the_controller() {
         let pod = Err(Kind::Contested);
         let unknown = Err(Kind::UnknownController);
         let unit = |name: &str| Ok(Controller::Systemd(SystemdUnit { unit: name.to_owned() }));

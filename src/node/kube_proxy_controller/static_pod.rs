@@ -11,7 +11,7 @@ use crate::state::kube_proxy::edit::{host_path, runs_kube_proxy};
 use crate::state::kube_proxy::{CommandLine, ConfigSource, Controller};
 use crate::state::tools::Process;
 
-/// The folder in which kubelet reads static pods, unless it is configured otherwise.
+/// The folder of kubelet's static pods by default.
 pub(super) const MANIFESTS: &str = "etc/kubernetes/manifests";
 
 pub(super) fn detect(origin: &Origin<'_>) -> Result<Option<Controller>> {
@@ -29,7 +29,7 @@ pub(super) fn detect(origin: &Origin<'_>) -> Result<Option<Controller>> {
     Ok(Some(Controller::StaticPod(StaticPod { manifest })))
 }
 
-/// The manifests in a folder that run kube-proxy, as kubelet would read them.
+/// The manifests in a folder that run kube-proxy, as kubelet reads them.
 fn manifests(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut found: Vec<PathBuf> = entries

@@ -1,4 +1,4 @@
-//! kube-proxy in a unit of systemd, found by its cgroup.
+//! kube-proxy in a unit of systemd, detected by its cgroup.
 
 use super::kind::{Origin, ReadController, host_config};
 use crate::error::Result;
@@ -6,7 +6,7 @@ use crate::state::kube_proxy::controller::SystemdUnit;
 use crate::state::kube_proxy::{CommandLine, ConfigSource, Controller};
 use crate::state::tools::Process;
 
-/// Units that start more than kube-proxy: a process without a cgroup of its own counts as theirs.
+/// Units that start more than kube-proxy: a process without a cgroup of its own is listed in them.
 const SHARED: [&str; 9] = [
     "containerd",
     "cri-docker",
@@ -20,7 +20,7 @@ const SHARED: [&str; 9] = [
 ];
 
 pub(super) fn detect(origin: &Origin<'_>) -> Result<Option<Controller>> {
-    // A user's own systemd has units that the system's does not know.
+    // A user's own systemd has units that the system's does not have.
     let mut system = origin.cgroups.iter().filter(|path| !path.contains("/user.slice"));
     let unit = system.find_map(|path| path.rsplit('/').find(|part| part.ends_with(".service")));
     let Some(unit) = unit else { return Ok(None) };

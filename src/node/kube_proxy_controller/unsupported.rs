@@ -1,11 +1,11 @@
-//! Pods without a manifest of this node's own: recognised, and refused before any change.
+//! Pods without a manifest on this node: detected, and refused before any change.
 
 use super::kind::Origin;
 use super::static_pod;
 use crate::error::{Error, Kind, Result};
 use crate::state::kube_proxy::Controller;
 
-/// The manifest that rke2 writes anew at each start.
+/// The manifest that rke2 rewrites at each start.
 pub(super) const RKE2: &str = "var/lib/rancher/rke2/agent/pod-manifests/kube-proxy.yaml";
 
 pub(super) fn refuse(origin: &Origin<'_>) -> Result<Option<Controller>> {

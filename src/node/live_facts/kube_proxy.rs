@@ -1,4 +1,4 @@
-//! The tools as the kube-proxy process sees them, and what its log says of them.
+//! The tools in the root of the kube-proxy process, and the complaints in its log.
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
@@ -9,12 +9,12 @@ use crate::node::command::TRUSTED_PATH;
 use crate::node::config_files::resolve;
 use crate::state::NodeState;
 use crate::state::kube_proxy::Instances;
-use crate::state::tools::{Tool, Tools};
+use crate::state::tools::{InstalledTool, ToolList};
 
 /// The programs that kube-proxy runs.
 const PROGRAMS: [&str; 5] = ["iptables", "nft", "ipset", "conntrack", "modprobe"];
 
-/// What a log says of a tool or module that is not there.
+/// Phrases in a log about a missing tool or module.
 const COMPLAINTS: [&str; 5] = [
     "executable file not found in $PATH",
     "required kernel modules are not loaded",
@@ -23,48 +23,48 @@ const COMPLAINTS: [&str; 5] = [
     "can't use ipset",
 ];
 
-/// How much of a log is read, from its end.
+/// How many bytes of a log are read, from its end.
 const LOG: u64 = 256 << 10;
 
-/// What kube-proxy sees.
+/// The root of the kube-proxy process.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
-    pub(super) tools: Option<Tools>,
+pub(super) struct ProxyRoot {
+    pub(super) tools: Option<ToolList>,
     pub(super) root: Option<String>,
 }
 
-/// Looks into the root of the only kube-proxy process; nothing, if it cannot be read.
-pub(super) fn look(state: &NodeState) -> Seen {
+/// Reads the root of the only kube-proxy process; empty if it cannot be read.
+pub(super) fn observe_root(state: &NodeState) -> ProxyRoot {
     let instances = Instances::of(state.processes.as_deref().unwrap_or_default());
     let (Some(process), Some(tools)) = (instances.one(), &state.tools) else {
-        return Seen::default();
+        return ProxyRoot::default();
     };
     let root = format!("/proc/{}/root", process.pid);
-    // The slash behind it leads into the root itself.
+    // The slash at the end leads into the root itself.
     let file = |path: &str| fs::metadata(path).ok().map(|m| (m.dev(), m.ino()));
     match (file(&format!("{root}/")), file("/")) {
         (Some(theirs), Some(ours)) if theirs == ours => {
-            Seen { tools: Some(tools.clone()), root: None }
+            ProxyRoot { tools: Some(tools.clone()), root: None }
         }
         (Some(_), _) => {
             let path =
                 path_of(&fs::read(format!("/proc/{}/environ", process.pid)).unwrap_or_default());
             let tools = below(Path::new(&root), &path, &tools.kernel);
-            Seen { tools: Some(tools), root: Some(root) }
+            ProxyRoot { tools: Some(tools), root: Some(root) }
         }
-        (None, _) => Seen::default(),
+        (None, _) => ProxyRoot::default(),
     }
 }
 
-/// Where a process with this environment looks for programs.
+/// The `PATH` in this environment.
 fn path_of(environ: &[u8]) -> String {
     let environ = String::from_utf8_lossy(environ);
     let path = environ.split('\0').find_map(|variable| variable.strip_prefix("PATH="));
     path.unwrap_or(TRUSTED_PATH).to_owned()
 }
 
-/// The programs on `path` below `root`, with the versions of its lists of packages.
-fn below(root: &Path, path: &str, kernel: &str) -> Tools {
+/// The programs on `path` below `root`, with the versions of its package lists.
+fn below(root: &Path, path: &str, kernel: &str) -> ToolList {
     let tool = |name: &str| {
         let paths = path.split(':').map(|directory| format!("{directory}/{name}"));
         let runs = |path: &String| {
@@ -73,15 +73,17 @@ fn below(root: &Path, path: &str, kernel: &str) -> Tools {
                 .is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
         };
         match { paths }.find(runs) {
-            Some(path) => Tool::found(name, &path, &version(root, name).unwrap_or_default()),
-            None => Tool::missing(name),
+            Some(path) => {
+                InstalledTool::found(name, &path, &version(root, name).unwrap_or_default())
+            }
+            None => InstalledTool::missing(name),
         }
     };
-    Tools { kernel: kernel.to_owned(), tools: PROGRAMS.into_iter().map(tool).collect() }
+    ToolList { kernel: kernel.to_owned(), tools: PROGRAMS.into_iter().map(tool).collect() }
 }
 
-/// The version of the package that has a program, as the image's own list says: dpkg's (images
-/// without a package manager keep one file a package) or apk's. What rpm has is a database.
+/// The version of a program's package, from the image's package list: dpkg's (images without a
+/// package manager keep one file a package) or apk's. rpm's is a database, which is not read.
 fn version(root: &Path, program: &str) -> Option<String> {
     let text = |path: &str| fs::read_to_string(resolve(root, path).ok()?).ok();
     let debian = if program == "nft" { "nftables" } else { program };
@@ -107,11 +109,11 @@ fn package_version(status: &str, package: &str) -> Option<String> {
     let mut paragraphs = status.split("\n\n");
     let of = |p: &&str| p.lines().any(|l| l.strip_prefix("Package: ") == Some(package));
     let version = paragraphs.find(of)?.lines().find_map(|l| l.strip_prefix("Version: "))?;
-    // An epoch is none of the program's business.
+    // The epoch is not part of the program's version.
     Some(version.split_once(':').map_or(version, |(_, v)| v).to_owned())
 }
 
-/// Lines of kube-proxy's logs that tell of something missing, the last of each kind.
+/// Lines of kube-proxy's logs about a missing tool or module, the last of each kind.
 pub(super) fn complaints() -> Vec<String> {
     logs().iter().flat_map(|path| complaints_of(path, &tail(path))).collect()
 }
@@ -122,7 +124,7 @@ fn complaints_of(path: &Path, text: &str) -> Vec<String> {
     lines.map(|line| format!("{}: {line}", path.display())).collect()
 }
 
-/// The files that may be kube-proxy's log: that of a service, and the newest of each pod.
+/// The possible log files of kube-proxy: that of a service, and the newest of each pod.
 fn logs() -> Vec<PathBuf> {
     let mut logs = vec![PathBuf::from("/var/log/kube-proxy.log")];
     let entries = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten();
@@ -136,7 +138,7 @@ fn logs() -> Vec<PathBuf> {
     logs
 }
 
-/// The end of a file; nothing of one that cannot be read.
+/// The end of a file; empty if it cannot be read.
 fn tail(path: &Path) -> String {
     let read = || -> std::io::Result<String> {
         let mut file = fs::File::open(path)?;
@@ -170,7 +172,7 @@ mod tests {
         program("usr/sbin/ipset", 0o644);
         symlink("/etc/alternatives/iptables", at("usr/sbin/iptables")).unwrap();
         symlink("/usr/sbin/xtables-nft-multi", at("etc/alternatives/iptables")).unwrap();
-        // There on this host, but not in that root.
+        // Present on this host, but not in that root.
         symlink("/usr/bin/env", at("usr/sbin/nft")).unwrap();
         let status = "Package: iptables\nVersion: 1:1.8.9-2\n";
         fs::write(at("var/lib/dpkg/status.d/iptables"), status).unwrap();
@@ -190,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_of_alpine_tells_its_versions_and_one_of_rpm_does_not() {
+    fn alpine_versions_are_read_and_rpm_ones_are_not() {
         let root = tempfile::tempdir().unwrap();
         let at = |path: &str| root.path().join(path);
         for directory in ["sbin", "lib/apk/db", "var/lib/rpm"] {
@@ -202,8 +204,9 @@ mod tests {
             fs::set_permissions(at(&format!("sbin/{name}")), runs).unwrap();
         }
         fs::write(at("var/lib/rpm/rpmdb.sqlite"), "SQLite format 3\0").unwrap();
-        let of =
-            |tools: &Tools, name: &str| tools.get(name).unwrap().version().map(|v| v.to_string());
+        let of = |tools: &ToolList, name: &str| {
+            tools.get(name).unwrap().version().map(|v| v.to_string())
+        };
         let unknown = below(root.path(), TRUSTED_PATH, "6.1.0");
         assert_eq!((of(&unknown, "iptables"), of(&unknown, "nft")), (None, None));
 
@@ -225,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_tells_the_last_of_each_kind() {
+    fn the_last_complaint_of_each_kind_is_found() {
         let text = "a: executable file not found in $PATH\nfine\n\
                     b: executable file not found in $PATH\n";
         let found = complaints_of(Path::new("/l"), text);
@@ -233,8 +236,8 @@ mod tests {
     }
 
     #[test]
-    fn without_kube_proxy_nothing_is_seen() {
-        let seen = look(&NodeState::default());
-        assert!(seen.tools.is_none() && seen.root.is_none());
+    fn without_kube_proxy_nothing_is_found() {
+        let found = observe_root(&NodeState::default());
+        assert!(found.tools.is_none() && found.root.is_none());
     }
 }

@@ -1,4 +1,4 @@
-//! How long it takes to get the xtables lock, and who holds it if it is not to be had.
+//! The time to get the xtables lock, and its holder if it is not free.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -7,16 +7,17 @@ use crate::error::Kind;
 use crate::node::locks::XTABLES_LOCK;
 use crate::node::locks::XtablesLock;
 
-/// The longest that is waited.
+/// The longest wait.
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// Takes the lock and gives it back at once.
+/// Takes the lock and releases it at once.
 pub(super) fn wait() -> (Option<Duration>, Option<String>) {
     wait_for(Path::new(XTABLES_LOCK), LONGEST)
 }
 
 fn wait_for(path: &Path, longest: Duration) -> (Option<Duration>, Option<String>) {
-    // Taking it would make the file, and looking changes nothing: nobody has a lock on no file.
+    // Taking the lock would create the file, and a probe changes nothing. No one holds a missing
+    // file.
     if !path.exists() {
         return (Some(Duration::ZERO), None);
     }
@@ -35,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tells_who_holds_it_and_makes_no_file() {
+    fn names_the_holder_and_makes_no_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
         let short = Duration::from_millis(50);

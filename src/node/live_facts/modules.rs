@@ -1,4 +1,4 @@
-//! Where kernel modules are, without loading one.
+//! The availability of kernel modules, found without loading one.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,8 +7,8 @@ use std::path::Path;
 
 use crate::state::live_facts::Modules;
 
-/// The kernel's options of modules that kube-proxy needs, but for the schedulers of ipvs, whose
-/// options are all named alike.
+/// The kernel's options of modules that kube-proxy needs. The schedulers of ipvs are missing: their
+/// options share one pattern.
 const OPTIONS: [(&str, &str); 5] = [
     ("CONFIG_DUMMY", "dummy"),
     ("CONFIG_IP_SET", "ip_set"),
@@ -17,11 +17,11 @@ const OPTIONS: [(&str, &str); 5] = [
     ("CONFIG_NETFILTER_XT_SET", "xt_set"),
 ];
 
-/// Reads each place.
+/// Reads every list.
 pub fn read() -> Modules {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let mut modules = read_below(Path::new("/"), &release);
-    // It shows here however it got into the kernel.
+    // Listed here however it got into the kernel.
     if Path::new("/proc/net/ip_vs").exists() && !modules.loaded.contains("ip_vs") {
         modules.built_in.insert("ip_vs".into());
     }
@@ -49,7 +49,7 @@ fn read_below(root: &Path, release: &str) -> Modules {
     }
 }
 
-/// `ip_vs_rr` of `kernel/net/netfilter/ipvs/ip_vs_rr.ko.xz`.
+/// Extracts `ip_vs_rr` from `kernel/net/netfilter/ipvs/ip_vs_rr.ko.xz`.
 fn module(path: &str) -> Option<String> {
     let file = path.trim().rsplit('/').next()?;
     Some(file.split_once(".ko")?.0.replace('-', "_"))
@@ -69,7 +69,8 @@ fn unpacked(path: &Path) -> Option<String> {
     Some(text)
 }
 
-/// The modules that are loaded at boot; a file in /etc or /run hides its namesake in /usr/lib.
+/// The modules that are loaded at boot. A file in /etc or /run overrides the file of that name in
+/// /usr/lib.
 fn at_boot(root: &Path) -> BTreeSet<String> {
     let mut files = vec![root.join("etc/modules")];
     let mut seen = BTreeSet::new();
@@ -95,7 +96,7 @@ mod tests {
     use crate::state::live_facts::Availability;
 
     #[test]
-    fn each_place_is_read() {
+    fn each_list_is_read() {
         let root = tempfile::tempdir().unwrap();
         let write = |path: &str, text: &str| {
             let path = root.path().join(path);
@@ -130,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_without_modules_has_what_its_configuration_says() {
+    fn a_kernel_without_modules_is_read_from_its_configuration() {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir_all(root.path().join("boot")).unwrap();
         fs::write(root.path().join("boot/config-6.1"), "CONFIG_NETFILTER_XT_SET=y\n").unwrap();

@@ -1,4 +1,4 @@
-//! The addresses that the host-local plugin has leased to pods: a file an address.
+//! The addresses that the host-local plugin has leased to pods: one file an address.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,7 +7,7 @@ use std::path::Path;
 
 const LEASES: &str = "/var/lib/cni/networks";
 
-/// The leased addresses of all networks; none if host-local has leased nothing here.
+/// The leased addresses of all networks; none without a lease of host-local.
 pub(super) fn addresses() -> Option<BTreeSet<IpAddr>> {
     below(Path::new(LEASES))
 }

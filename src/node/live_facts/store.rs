@@ -1,8 +1,8 @@
-//! The room that the store has.
+//! The free space for the store.
 
 use std::path::Path;
 
-/// Bytes free for root where `directory` is, or will be made.
+/// Free bytes for root in the file system of `directory`, which may not exist yet.
 pub(super) fn free(directory: &Path) -> Option<u64> {
     let there = directory.ancestors().find(|d| d.exists())?;
     let stat = rustix::fs::statvfs(there).ok()?;

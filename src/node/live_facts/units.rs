@@ -1,4 +1,4 @@
-//! Which units systemd starts at boot, by the links that `systemctl enable` makes.
+//! The units that systemd starts at boot, by the links of `systemctl enable`.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,4 +1,4 @@
-//! Batches: edits that the kernel applies all at once, on the generation they were planned on.
+//! Batches: edits that the kernel applies all at once, on the generation of their plan.
 
 use std::fmt;
 
@@ -6,23 +6,23 @@ use netlink_bindings::consts::{NLM_F_ACK, NLM_F_NONREC};
 use netlink_bindings::nftables::{Nfgenmsg, Request};
 use rustix::io::Errno;
 
-use super::socket::{Socket, Verdict, append, refused};
+use super::socket::{BatchReply, Socket, append, refused};
 use super::{TableFamily, checked_name};
 use crate::error::{Error, Kind, Result};
 use crate::state::Family;
 
-/// To the kernel zero means "do not compare".
+/// Zero means "do not compare" to the kernel.
 const ANY_GENERATION: u32 = 0;
 
-/// Removals to be applied together, in the order in which they were added.
+/// Removals to apply together, in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch<'a> {
-    removals: Vec<Removal<'a>>,
+    removals: Vec<BatchMessage<'a>>,
 }
 
 /// One message of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Removal<'a> {
+enum BatchMessage<'a> {
     Rule { family: Family, table: &'a str, chain: &'a str, handle: u64 },
     Rules { family: Family, table: &'a str, chain: &'a str },
     Chain { family: Family, table: &'a str, chain: &'a str },
@@ -35,26 +35,26 @@ impl<'a> Batch<'a> {
         Batch::default()
     }
 
-    /// Deletes one rule; fails if it is not there.
+    /// Deletes one rule; fails if it is missing.
     pub fn delete_rule(&mut self, family: Family, table: &'a str, chain: &'a str, handle: u64) {
-        self.removals.push(Removal::Rule { family, table, chain, handle });
+        self.removals.push(BatchMessage::Rule { family, table, chain, handle });
     }
 
-    /// Deletes all rules that a chain has when the batch is applied. Fails if there is no such chain.
-    /// The kernel finds a rule by walking its chain, so that naming each of 40,000 takes it 6 s.
+    /// Deletes all rules that a chain has when the batch is applied. Fails for a missing chain. The
+    /// kernel finds a rule by walking its chain, so naming each of 40,000 takes 6 s.
     pub fn flush_chain(&mut self, family: Family, table: &'a str, chain: &'a str) {
-        self.removals.push(Removal::Rules { family, table, chain });
+        self.removals.push(BatchMessage::Rules { family, table, chain });
     }
 
-    /// Deletes a chain; fails if it still has rules, or if a rule or map element still jumps to it.
-    /// Chains that jump to each other are all emptied first, then deleted.
+    /// Deletes a chain. Fails if it has rules, or if a rule or map element jumps to it. Chains that
+    /// jump to each other must all be emptied first.
     pub fn delete_chain(&mut self, family: Family, table: &'a str, chain: &'a str) {
-        self.removals.push(Removal::Chain { family, table, chain });
+        self.removals.push(BatchMessage::Chain { family, table, chain });
     }
 
-    /// Deletes a table with all that is in it; `family` is nft's name (`ip`, `ip6`, `inet`, …).
+    /// Deletes a table with its content; `family` is nft's name (`ip`, `ip6`, `inet`, …).
     pub fn delete_table(&mut self, family: &'a str, table: &'a str) {
-        self.removals.push(Removal::Table { family, table });
+        self.removals.push(BatchMessage::Table { family, table });
     }
 
     /// The number of removals.
@@ -62,34 +62,34 @@ impl<'a> Batch<'a> {
         self.removals.len()
     }
 
-    /// Nothing is to be removed.
+    /// True without removals.
     pub fn is_empty(&self) -> bool {
         self.removals.is_empty()
     }
 }
 
-impl fmt::Display for Removal<'_> {
-    /// The object that is removed, as nft names it.
+impl fmt::Display for BatchMessage<'_> {
+    /// The removed object, in nft's words.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Removal::Rule { family, table, chain, handle } => {
+            BatchMessage::Rule { family, table, chain, handle } => {
                 write!(f, "rule with handle {handle} of chain {} {table} {chain}", family.nft())
             }
-            Removal::Rules { family, table, chain } => {
+            BatchMessage::Rules { family, table, chain } => {
                 write!(f, "rules of chain {} {table} {chain}", family.nft())
             }
-            Removal::Chain { family, table, chain } => {
+            BatchMessage::Chain { family, table, chain } => {
                 write!(f, "chain {} {table} {chain}", family.nft())
             }
-            Removal::Table { family, table } => write!(f, "table {family} {table}"),
+            BatchMessage::Table { family, table } => write!(f, "table {family} {table}"),
         }
     }
 }
 
-impl Removal<'_> {
+impl BatchMessage<'_> {
     fn append(&self, buffer: &mut Vec<u8>, sequence: u32, flags: i32) -> Result<()> {
         match self {
-            Removal::Rule { family, table, chain, handle } => {
+            BatchMessage::Rule { family, table, chain, handle } => {
                 let header = TableFamily::from(*family).header();
                 let mut request = Request::new().op_delrule_do(&header);
                 request
@@ -99,7 +99,7 @@ impl Removal<'_> {
                     .push_handle(*handle);
                 append(buffer, &request, sequence, flags);
             }
-            Removal::Rules { family, table, chain } => {
+            BatchMessage::Rules { family, table, chain } => {
                 let header = TableFamily::from(*family).header();
                 let mut request = Request::new().op_delrule_do(&header);
                 request
@@ -108,17 +108,18 @@ impl Removal<'_> {
                     .push_chain_bytes(checked_name(chain)?);
                 append(buffer, &request, sequence, flags);
             }
-            Removal::Chain { family, table, chain } => {
+            BatchMessage::Chain { family, table, chain } => {
                 let header = TableFamily::from(*family).header();
                 let mut request = Request::new().op_delchain_do(&header);
                 request
                     .encode()
                     .push_table_bytes(checked_name(table)?)
                     .push_name_bytes(checked_name(chain)?);
-                // Without NONREC the kernel would delete the chain's rules too, unnamed.
+                // Without NONREC the kernel would also delete the chain's rules, which the batch
+                // does not name.
                 append(buffer, &request, sequence, flags | NLM_F_NONREC);
             }
-            Removal::Table { family, table } => {
+            BatchMessage::Table { family, table } => {
                 let family = TableFamily::from_name(family)
                     .ok_or_else(|| Error::new(Kind::Kernel, self.to_string(), "unknown family"))?;
                 let mut request = Request::new().op_deltable_do(&family.header());
@@ -147,15 +148,15 @@ pub(super) fn commit(socket: &mut Socket, batch: &Batch<'_>, generation: u32) ->
     let mut bytes = Vec::new();
     append_frame(&mut bytes, Frame::Begin(generation), begin);
     for (index, removal) in batch.removals.iter().enumerate() {
-        // One acknowledgement, of the last removal, says that the commit went through: kernels
-        // before 6.10 do not acknowledge the end of a batch, and one for each of tens of
-        // thousands would overrun the receive buffer.
+        // One acknowledgement, of the last removal, reports the commit. Kernels before 6.10 do not
+        // acknowledge the end of a batch, and an acknowledgement for each of tens of thousands
+        // would overrun the receive buffer.
         let flags = if index + 1 == count { NLM_F_ACK } else { 0 };
         removal.append(&mut bytes, begin.wrapping_add(index as u32 + 1), flags)?;
     }
     append_frame(&mut bytes, Frame::End, begin.wrapping_add(messages - 1));
 
-    let Verdict { sequence, outcome } = socket.ask_batch(&bytes, begin, messages, &object)?;
+    let BatchReply { sequence, outcome } = socket.send_batch(&bytes, begin, messages, &object)?;
     let Err(errno) = outcome else { return Ok(()) };
     if errno == Errno::RESTART {
         let cause = format!("someone else wrote nftables rules after generation {generation}");
@@ -163,7 +164,7 @@ pub(super) fn commit(socket: &mut Socket, batch: &Batch<'_>, generation: u32) ->
             Error::new(Kind::LostRace, object, cause).hint("nothing was changed: plan again")
         );
     }
-    // Sequence 0 is the beginning of the batch: what fails there is the commit as a whole.
+    // Sequence 0 is the beginning of the batch: its error concerns the whole commit.
     let index = sequence.wrapping_sub(begin).wrapping_sub(1) as usize;
     let object = batch.removals.get(index).map_or(object, |removal| removal.to_string());
     let error = refused(&object, errno);
@@ -175,14 +176,14 @@ pub(super) fn commit(socket: &mut Socket, batch: &Batch<'_>, generation: u32) ->
     })
 }
 
-/// Waits until nobody is in the midst of a commit. An empty batch takes the lock under which the
-/// kernel commits, and changes nothing, not even the generation.
+/// Waits until no commit is under way. An empty batch takes the kernel's commit lock, and changes
+/// nothing, not even the generation.
 pub(super) fn await_commit(socket: &mut Socket) -> Result<()> {
     let begin = socket.reserve(2);
     let mut bytes = Vec::new();
     append_frame(&mut bytes, Frame::Begin(ANY_GENERATION), begin);
     append_frame(&mut bytes, Frame::End, begin.wrapping_add(1));
-    socket.tell_batch(&bytes, begin, "empty batch")
+    socket.send_quiet_batch(&bytes, begin, "empty batch")
 }
 
 enum Frame {
@@ -190,7 +191,7 @@ enum Frame {
     End,
 }
 
-/// The messages that a batch begins and ends with.
+/// The messages at the beginning and the end of a batch.
 fn append_frame(buffer: &mut Vec<u8>, frame: Frame, sequence: u32) {
     let mut header = Nfgenmsg::new();
     header.set_res_id(10); // NFNL_SUBSYS_NFTABLES

@@ -1,7 +1,7 @@
-//! Who writes to nf_tables: what `nft monitor` tells of each commit.
+//! Writers of nf_tables: the events of each commit, as in `nft monitor`.
 //!
-//! The kernel tells a listener of every object that a commit changes, and last who made it. Only that
-//! last word is kept.
+//! The kernel sends an event for each object that a commit changes, and last one with the process.
+//! Only the last one is kept.
 
 use std::ffi::CStr;
 
@@ -15,12 +15,12 @@ use crate::error::Result;
 const GROUP: u32 = 7;
 /// The message that ends a commit: NFT_MSG_NEWGEN of NFNL_SUBSYS_NFTABLES.
 const NEWGEN: u16 = 10 << 8 | 15;
-/// Room for what is told between two looks, in bytes: some ten thousand rules.
+/// Room for the events between two drains, in bytes: some ten thousand rules.
 const ROOM: usize = 8 << 20;
 
-/// Who made a commit.
+/// A commit and its writer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Writer {
+pub struct Commit {
     /// The generation that the commit made.
     pub generation: u32,
     /// The process, by its number in the first process namespace.
@@ -29,16 +29,16 @@ pub struct Writer {
     pub name: String,
 }
 
-/// What was heard since the last look.
+/// The commits since the last drain.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Heard {
+pub struct Commits {
     /// The commits, in order.
-    pub writers: Vec<Writer>,
-    /// True if there was not room for all that was told: other commits may have been made.
+    pub commits: Vec<Commit>,
+    /// True if the room was too small for all events: commits may be missing.
     pub missed: bool,
 }
 
-/// Hears of every commit in the network namespace that opened it, by anyone, from then on.
+/// Receives an event of every commit in the network namespace that opened it, whoever commits.
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
@@ -54,22 +54,23 @@ impl Listener {
         Ok(Listener { socket: Socket::subscribed(GROUP, ROOM)? })
     }
 
-    /// What was told by now; does not wait.
-    pub fn drain(&mut self) -> Heard {
-        let mut heard = Heard::default();
-        heard.missed = self.socket.told(|kind, payload| {
+    /// Drains the events received so far; does not wait.
+    pub fn drain(&mut self) -> Commits {
+        let mut received = Commits::default();
+        received.missed = self.socket.receive_events(|kind, payload| {
             if kind == NEWGEN {
-                heard.writers.extend(writer(payload));
+                received.commits.extend(commit(payload));
             }
         });
-        heard
+        received
     }
 }
 
-/// Kernels before 4.9 do not say who it was.
-fn writer(payload: &[u8]) -> Option<Writer> {
+/// The commit of an event. Kernels before 4.9 do not report the process.
+fn commit(payload: &[u8]) -> Option<Commit> {
     let (_, attributes) = OpGetgenDo::decode_reply(payload);
     let name = attributes.get_proc_name().map(CStr::to_string_lossy).ok()?.into_owned();
-    let (generation, pid) = (attributes.get_id().ok()?, attributes.get_proc_pid().ok()?);
-    Some(Writer { generation, pid, name })
+    let generation = attributes.get_id().ok()?;
+    let pid = attributes.get_proc_pid().ok()?;
+    Some(Commit { generation, pid, name })
 }

@@ -1,7 +1,7 @@
 //! nf_tables over netlink: generations, dumps, and batches bound to a generation.
 //!
-//! Asking loads the kernel's `nfnetlink` and `nf_tables` modules: open this only where they are
-//! already in use. Rules are dumped chain by chain, since a dump of the whole rule set takes
+//! Opening it loads the kernel's `nfnetlink` and `nf_tables` modules: open it only where they are
+//! already in use. Rules are dumped chain by chain, since a dump of the whole ruleset takes
 //! quadratic time.
 
 mod batch;
@@ -16,16 +16,16 @@ use netlink_bindings::nftables::{Nfgenmsg, Request};
 use netlink_bindings::utils::ErrorContext;
 
 pub use batch::Batch;
-pub use listener::{Heard, Listener, Writer};
+pub use listener::{Commit, Commits, Listener};
 use socket::Socket;
 
 use crate::error::{Error, Kind, Result};
 use crate::state::Family;
 
-/// How often a dump that someone's write interrupted is started again.
+/// How often an interrupted dump is restarted.
 const DUMP_TRIES: u32 = 5;
 
-/// nf_tables' number of a table's family; `ip` and `ip6` hold what iptables-nft writes.
+/// nf_tables' number of a table's family; iptables-nft writes in `ip` and `ip6`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TableFamily(u8);
 
@@ -34,7 +34,7 @@ const FAMILIES: [(u8, &str); 6] =
     [(1, "inet"), (2, "ip"), (3, "arp"), (5, "netdev"), (7, "bridge"), (10, "ip6")];
 
 impl TableFamily {
-    /// The family that nft calls `name`: `ip`, `ip6`, `inet`, `arp`, `bridge` or `netdev`.
+    /// The family of nft's `name`: `ip`, `ip6`, `inet`, `arp`, `bridge` or `netdev`.
     pub fn from_name(name: &str) -> Option<Self> {
         FAMILIES.iter().find(|(_, known)| *known == name).map(|(number, _)| TableFamily(*number))
     }
@@ -59,7 +59,7 @@ impl From<Family> for TableFamily {
 }
 
 impl fmt::Display for TableFamily {
-    /// nft's name, or the number of a family that is newer than this list.
+    /// nft's name, or the number of a newer family.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match FAMILIES.iter().find(|(number, _)| *number == self.0) {
             Some((_, name)) => f.write_str(name),
@@ -75,7 +75,7 @@ pub struct KernelTable {
     pub family: TableFamily,
     /// Its name.
     pub name: String,
-    /// The kernel's number for it; never used again after it is deleted.
+    /// The kernel's number for it; never reused after its deletion.
     pub handle: u64,
 }
 
@@ -84,9 +84,9 @@ pub struct KernelTable {
 pub struct KernelChain {
     /// Its name.
     pub name: String,
-    /// The kernel's number for it; never used again after it is deleted.
+    /// The kernel's number for it; never reused after its deletion.
     pub handle: u64,
-    /// It is attached to a hook, as iptables' built-in chains are.
+    /// Whether it is attached to a hook, as iptables' built-in chains are.
     pub base: bool,
     /// Its rules, plus the rules and map elements that jump to it.
     pub use_count: u32,
@@ -95,10 +95,10 @@ pub struct KernelChain {
 /// A rule, as the kernel lists it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KernelRule {
-    /// The kernel's number for it; never used again after it is deleted.
+    /// The kernel's number for it; never reused after its deletion.
     pub handle: u64,
-    /// It has a part that iptables-nft 1.8.9 does not write, so `iptables-nft-save` may drop that
-    /// part without a word.
+    /// Whether it has a part that iptables-nft 1.8.9 does not write. `iptables-nft-save` may
+    /// silently drop such a part.
     pub native: bool,
 }
 
@@ -109,29 +109,29 @@ pub struct Netfilter {
 }
 
 impl Netfilter {
-    /// Connects, and asks once: [`Kind::Permission`] without CAP_NET_ADMIN, [`Kind::Kernel`] if
-    /// this kernel has no nf_tables.
+    /// Connects, and sends one request: [`Kind::Permission`] without CAP_NET_ADMIN,
+    /// [`Kind::Kernel`] without nf_tables in this kernel.
     pub fn open() -> Result<Self> {
         let mut netfilter = Netfilter { socket: Socket::open()? };
         netfilter.generation()?;
         Ok(netfilter)
     }
 
-    /// The generation of the rule set: it changes with every commit, by anyone, in any table of
-    /// this network namespace.
+    /// The generation of the ruleset. It changes with every commit in any table of this network
+    /// namespace.
     pub fn generation(&mut self) -> Result<u32> {
         let request = Request::new().op_getgen_do(&Nfgenmsg::new());
         let mut generation = None;
-        self.socket.ask(&request, "nftables generation", |(_, attributes)| {
+        self.socket.request(&request, "nftables generation", |(_, attributes)| {
             generation = Some(attributes.get_id()?);
             Ok(())
         })?;
         generation.ok_or_else(|| no_answer("nftables generation"))
     }
 
-    /// The generation, once whoever made it is done: the kernel counts a commit just before it shows
-    /// it. What is read after this and before a [`Self::commit`] on this generation was of one moment,
-    /// for that is refused if anyone wrote in between.
+    /// The generation after its commit is complete: the kernel counts a commit just before it shows
+    /// it. Everything read between this and a successful [`Self::commit`] on this generation is of
+    /// one moment, since the kernel refuses the batch after any other write.
     pub fn settled_generation(&mut self) -> Result<u32> {
         let generation = self.generation()?;
         batch::await_commit(&mut self.socket)?;
@@ -142,7 +142,7 @@ impl Netfilter {
     pub fn tables(&mut self) -> Result<Vec<KernelTable>> {
         let request = Request::new().op_gettable_dump(&Nfgenmsg::new());
         self.dump("nftables tables", |socket, tables| {
-            socket.ask(&request, "nftables tables", |(header, table)| {
+            socket.request(&request, "nftables tables", |(header, table)| {
                 tables.push(KernelTable {
                     family: TableFamily(header.nfgen_family),
                     name: text(table.get_name()?),
@@ -153,14 +153,14 @@ impl Netfilter {
         })
     }
 
-    /// The chains of a table, in the kernel's order; none if there is no such table.
+    /// The chains of a table, in the kernel's order; none for a missing table.
     pub fn chains(&mut self, family: Family, table: &str) -> Result<Vec<KernelChain>> {
         let object = format!("chains of table {} {table}", family.nft());
         let mut request = Request::new().op_getchain_dump(&TableFamily::from(family).header());
         request.encode().push_table_bytes(checked_name(table)?);
         self.dump(&object, |socket, chains| {
-            socket.ask(&request, &object, |(_, chain)| {
-                // The kernel dumps the whole family, whatever table was asked for.
+            socket.request(&request, &object, |(_, chain)| {
+                // The kernel dumps the whole family, whatever the requested table.
                 if chain.get_table()?.to_bytes() == table.as_bytes() {
                     chains.push(KernelChain {
                         name: text(chain.get_name()?),
@@ -174,8 +174,7 @@ impl Netfilter {
         })
     }
 
-    /// The rules of a chain, in the order in which packets meet them; none if there is no such
-    /// chain.
+    /// The rules of a chain, in the order of evaluation; none for a missing chain.
     pub fn rules(&mut self, family: Family, table: &str, chain: &str) -> Result<Vec<KernelRule>> {
         let object = format!("rules of chain {} {table} {chain}", family.nft());
         let mut request = Request::new().op_getrule_dump(&TableFamily::from(family).header());
@@ -184,7 +183,7 @@ impl Netfilter {
             .push_table_bytes(checked_name(table)?)
             .push_chain_bytes(checked_name(chain)?);
         self.dump(&object, |socket, rules| {
-            socket.ask(&request, &object, |(_, rule)| {
+            socket.request(&request, &object, |(_, rule)| {
                 rules.push(KernelRule {
                     handle: rule.get_handle()?,
                     native: native::is_native(family, rule),
@@ -196,9 +195,9 @@ impl Netfilter {
 
     /// Applies the whole batch, or nothing of it.
     ///
-    /// The kernel itself refuses it if `generation` is no longer the rule set's:
-    /// [`Kind::LostRace`]. Any other refusal is a [`Kind::Kernel`] that names the object of the
-    /// first failing edit. An empty batch is done without asking the kernel.
+    /// The kernel refuses the batch if `generation` is not the current one: [`Kind::LostRace`]. Any
+    /// other refusal is a [`Kind::Kernel`] with the object of the first failing edit. An empty
+    /// batch sends no request.
     pub fn commit(&mut self, batch: &Batch<'_>, generation: u32) -> Result<()> {
         batch::commit(&mut self.socket, batch, generation)
     }
@@ -207,11 +206,11 @@ impl Netfilter {
     fn dump<T>(
         &mut self,
         object: &str,
-        mut ask: impl FnMut(&mut Socket, &mut Vec<T>) -> Result<socket::Consistent>,
+        mut request: impl FnMut(&mut Socket, &mut Vec<T>) -> Result<socket::Consistent>,
     ) -> Result<Vec<T>> {
         for _ in 0..DUMP_TRIES {
             let mut found = Vec::new();
-            if ask(&mut self.socket, &mut found)? == socket::Consistent::Yes {
+            if request(&mut self.socket, &mut found)? == socket::Consistent::Yes {
                 return Ok(found);
             }
         }
@@ -224,16 +223,16 @@ impl Netfilter {
     }
 }
 
-/// A name as nf_tables can have it: never one that the message format would cut short.
+/// A valid name for nf_tables: the message format would truncate others.
 fn checked_name(name: &str) -> Result<&[u8]> {
-    // NFT_NAME_MAXLEN counts the closing NUL.
+    // NFT_NAME_MAXLEN counts the final NUL.
     if name.is_empty() || name.len() > 255 || name.contains('\0') {
         return Err(Error::new(Kind::Kernel, name.escape_debug().to_string(), "no nftables name"));
     }
     Ok(name.as_bytes())
 }
 
-/// Names are bytes to the kernel; what is not UTF-8 no tool of ours can name anyhow.
+/// Decodes a name. Names are bytes to the kernel; our tools cannot name anything but UTF-8.
 fn text(name: &CStr) -> String {
     name.to_string_lossy().into_owned()
 }

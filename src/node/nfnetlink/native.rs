@@ -1,9 +1,9 @@
-//! Which rules iptables-nft wrote, and which only `nft` can have written.
+//! Distinguishes rules of iptables-nft from rules that only `nft` can have written.
 //!
-//! `iptables-nft-save` leaves out, without a word and with exit code 0, what it does not expect in
-//! a rule: a set lookup, a second test of the same field, a field or operator that iptables has no
-//! match for. So a rule counts as iptables' own only if every part of it has a shape in which
-//! iptables-nft 1.8.9 writes it, as `nft --debug=netlink` shows it, and in that order.
+//! `iptables-nft-save` silently omits unexpected parts of a rule, with exit code 0: a set lookup, a
+//! second test of the same field, a field or operator without an iptables match. A rule counts as
+//! iptables' own only if all its parts have the shape and order in which iptables-nft 1.8.9 writes
+//! them, as `nft --debug=netlink` shows.
 
 use netlink_bindings::nftables::{
     BitwiseOps, CmpOps, ExprOps, IterableExprAttrs, IterableExprImmediateAttrs,
@@ -47,28 +47,28 @@ enum Operator {
     Ordered,
 }
 
-/// One expression of a rule, as far as it decides who can have written it.
+/// One expression of a rule, reduced to what reveals its writer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Part {
     Load(Field),
     Mask(Vec<u8>),
     Compare(Operator, Vec<u8>),
     Range(Operator),
-    /// Counters, xtables matches and limits, which may be anywhere before the action.
+    /// Counters, xtables matches and limits: anywhere before the action.
     Free,
     /// A verdict, an xtables target, or NFLOG.
     Action,
-    /// The value and the write that `-j TRACE` is made of.
+    /// The value and the write of `-j TRACE`.
     TraceValue,
     TraceSet,
 }
 
-/// The expression, unless iptables never writes it.
+/// The expression; none if iptables never writes it.
 fn part(family: Family, expression: IterableExprAttrs<'_>) -> Option<Part> {
     match expression.get_name().ok()?.to_bytes() {
         b"counter" | b"match" => return Some(Part::Free),
         b"target" => return Some(Part::Action),
-        // Not known to netlink-bindings.
+        // Unknown to netlink-bindings.
         b"limit" => return limit(find_attr(expression.get_buf(), NFTA_EXPR_DATA)?),
         _ => {}
     }
@@ -78,7 +78,7 @@ fn part(family: Family, expression: IterableExprAttrs<'_>) -> Option<Part> {
         ExprOps::Immediate(immediate) => immediate_part(immediate),
         ExprOps::Log(log) => nflog(log),
         ExprOps::Bitwise(bitwise) => {
-            // Kernels before 5.6 do not tell the operation.
+            // Kernels before 5.6 do not report the operation.
             let and = bitwise.get_op().is_ok_and(|op| op != BitwiseOps::MaskXor as u32);
             let flips = bitwise.get_xor().ok()?.get_value().ok()?.iter().any(|byte| *byte != 0);
             let mask = bitwise.get_mask().ok()?.get_value().ok()?;
@@ -120,10 +120,10 @@ fn payload_field(family: Family, payload: IterableExprPayloadAttrs<'_>) -> Optio
         return None; // A write into the packet.
     }
     let base = PayloadBase::from_value(payload.get_base().ok()?.into())?;
-    // An address is loaded as far as its prefix goes, in whole bytes.
+    // An address is loaded up to its prefix, in whole bytes.
     Some(match (base, family, payload.get_offset().ok()?, payload.get_len().ok()?) {
         (PayloadBase::NetworkHeader, Family::Ipv4, 6, 2) => Field::Fragment,
-        // The older form of `-p`, which 1.8.9 reads back; IPv6's it takes for a hop limit.
+        // The older form of `-p`, which 1.8.9 reads too; in IPv6 it would be a hop limit.
         (PayloadBase::NetworkHeader, Family::Ipv4, 9, 1) => Field::Protocol,
         (PayloadBase::NetworkHeader, Family::Ipv4, 12, n @ 1..=4) => {
             Field::Source { whole: n == 4 }
@@ -156,12 +156,12 @@ fn immediate_part(immediate: IterableExprImmediateAttrs<'_>) -> Option<Part> {
             _ => None,
         };
     }
-    // One byte of 1, which the kernel may pad.
+    // One byte of 1, possibly padded by the kernel.
     let (first, rest) = data.get_value().ok()?.split_first()?;
     (*first == 1 && rest.iter().all(|byte| *byte == 0)).then_some(Part::TraceValue)
 }
 
-/// `-j NFLOG`; other logging is an xtables target.
+/// `-j NFLOG`; any other logging is an xtables target.
 fn nflog(log: IterableLogAttrs<'_>) -> Option<Part> {
     let fits = log.get_prefix().map_or(0, |prefix| prefix.to_bytes().len()) < 64;
     (log.get_group().is_ok() && log.get_level().is_err() && fits).then_some(Part::Action)
@@ -173,7 +173,7 @@ const NFTA_LIMIT_UNIT: u16 = 2;
 const NFTA_LIMIT_TYPE: u16 = 4;
 const NFTA_LIMIT_FLAGS: u16 = 5;
 
-/// `-m limit`: packets up to a rate that xtables can express, which counts in 1/10,000 s.
+/// `-m limit`: a packet rate that xtables can express, in units of 1/10,000 s.
 fn limit(attributes: &[u8]) -> Option<Part> {
     let rate = parse_be_u64(find_attr(attributes, NFTA_LIMIT_RATE)?)?;
     let unit = parse_be_u64(find_attr(attributes, NFTA_LIMIT_UNIT)?)?;
@@ -210,13 +210,13 @@ fn written_by_iptables(parts: &[Part]) -> bool {
     }
 }
 
-/// The same field, loaded as far as another prefix goes or not.
+/// The same field, with the same prefix or another.
 fn same(one: Field, other: Field) -> bool {
     std::mem::discriminant(&one) == std::mem::discriminant(&other)
 }
 
-/// How many parts test `field`, if iptables writes such a test of it where the transport protocol
-/// is `protocol`, and the protocol if that is what they fix.
+/// How many parts test `field`, if iptables writes such a test where the transport protocol is
+/// `protocol`; and the protocol that they require, if any.
 fn tested(field: Field, protocol: Option<u8>, parts: &[Part]) -> Option<(usize, Option<u8>)> {
     use Operator::{Equal, NotEqual};
     use Part::{Compare, Mask, Range};
@@ -264,18 +264,18 @@ mod tests {
     }
 
     #[test]
-    fn what_nft_adds_around_iptables_own_parts_is_seen() {
+    fn parts_that_nft_adds_are_found() {
         let address = [SOURCE, equal(&[1, 2, 3, 4])];
         let rule = |parts: &[Part]| written_by_iptables(&[&address, parts].concat());
         assert!(rule(&[]));
         assert!(rule(&[Part::Free, Part::Action]));
         // A second test of the same field, whatever its prefix.
         assert!(!rule(&[Part::Load(Field::Source { whole: false }), equal(&[1, 2]), Part::Action]));
-        // Something after the action, as in `log group 3 accept`.
+        // A part after the action, as in `log group 3 accept`.
         assert!(!rule(&[Part::Action, Part::Action]));
         // Two comparisons of one load: `ip saddr 1.2.3.1-1.2.3.9`.
         assert!(!rule(&[equal(&[1, 2, 3, 9])]));
-        // A value that is not written anywhere.
+        // A value without a write.
         assert!(!rule(&[Part::TraceValue]));
         assert!(!rule(&[Part::TraceSet]));
         assert!(rule(&[Part::TraceValue, Part::TraceSet]));

@@ -1,9 +1,9 @@
 //! The netlink socket: one request at a time, and its answers.
 //!
-//! `netlink-bindings` writes and reads the messages. The socket is our own, since the one of
-//! `netlink-socket2` hides what is needed here: whether a dump was interrupted, the send buffer's
-//! size, a receive timeout, and which messages of a batch ask for an acknowledgement (it asks for
-//! all of them, which overruns the receive buffer).
+//! `netlink-bindings` encodes and decodes the messages. The socket is our own, since
+//! `netlink-socket2` lacks four things: whether a dump was interrupted, the size of the send
+//! buffer, a receive timeout, and which messages of a batch request an acknowledgement (it requests
+//! all, which overruns the receive buffer).
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -19,10 +19,10 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 use super::malformed;
 use crate::error::{Error, Kind, Result};
 
-/// The kernel answers while it is asked, so this only ends a wait that should not be.
+/// The kernel answers during the request, so this only ends an unexpected wait.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The kernel fills at most 32 KiB at a time.
+/// The kernel sends at most 32 KiB at a time.
 const BUFFER: usize = 64 * 1024;
 
 /// Message types below this are netlink's own.
@@ -30,17 +30,17 @@ const NLMSG_MIN_TYPE: u16 = 0x10;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 
-/// Whether a dump shows one moment.
+/// Whether a dump is of one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::node) enum Consistent {
     Yes,
-    /// Someone wrote meanwhile (NLM_F_DUMP_INTR).
+    /// Another program wrote meanwhile (NLM_F_DUMP_INTR).
     No,
 }
 
-/// The kernel's word on one message of a batch.
+/// The kernel's reply to one message of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Verdict {
+pub(super) struct BatchReply {
     pub(super) sequence: u32,
     pub(super) outcome: Result<(), Errno>,
 }
@@ -68,12 +68,12 @@ impl Socket {
         Ok(Socket { fd, buffer: vec![0; BUFFER], sequence: 0 })
     }
 
-    /// A socket that is told what happens in a multicast group (from 1), with `room` bytes for what
-    /// was not read yet.
+    /// A socket that receives the events of a multicast group (from 1), with `room` bytes for
+    /// unread ones.
     pub(super) fn subscribed(group: u32, room: usize) -> Result<Self> {
         let socket = Socket::open()?;
         if sockopt::set_socket_recv_buffer_size_force(&socket.fd, room).is_err() {
-            // Root of another user namespace gets what rmem_max allows.
+            // Root of another user namespace gets at most rmem_max.
             let _ = sockopt::set_socket_recv_buffer_size(&socket.fd, room);
         }
         rustix::net::bind(&socket.fd, &netlink::SocketAddrNetlink::new(0, 1 << (group - 1)))
@@ -81,10 +81,10 @@ impl Socket {
         Ok(socket)
     }
 
-    /// Hands on the type and payload of each message that is there. True if some were lost.
-    pub(super) fn told(&mut self, mut each: impl FnMut(u16, &[u8])) -> bool {
+    /// Passes on the type and payload of each received message. True if some were missed.
+    pub(super) fn receive_events(&mut self, mut each: impl FnMut(u16, &[u8])) -> bool {
         let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
-        let mut lost = false;
+        let mut missed = false;
         loop {
             match rustix::net::recv(&self.fd, self.buffer.as_mut_slice(), flags) {
                 Ok((_, length)) if length <= self.buffer.len() => {
@@ -92,23 +92,23 @@ impl Socket {
                         each(message.header.r#type, message.payload);
                     }
                 }
-                Ok(_) | Err(Errno::NOBUFS) => lost = true,
+                Ok(_) | Err(Errno::NOBUFS) => missed = true,
                 Err(Errno::INTR) => {}
-                Err(_) => return lost,
+                Err(_) => return missed,
             }
         }
     }
 
-    /// The first of `count` sequence numbers that nothing else uses.
+    /// Reserves `count` sequence numbers, and returns the first.
     pub(super) fn reserve(&mut self, count: u32) -> u32 {
         let first = self.sequence.wrapping_add(1);
         self.sequence = self.sequence.wrapping_add(count);
         first
     }
 
-    /// Sends one request and hands each answer to `each`, up to the end of a dump or, for a plain
-    /// request, up to its one answer.
-    pub(in crate::node) fn ask<R: NetlinkRequest>(
+    /// Sends one request and passes each answer to `each`: all of a dump, or the one answer of a
+    /// plain request.
+    pub(in crate::node) fn request<R: NetlinkRequest>(
         &mut self,
         request: &R,
         object: &str,
@@ -121,7 +121,7 @@ impl Socket {
 
         let dump = i32::from(request.flags()) & NLM_F_DUMP != 0;
         let mut consistent = Consistent::Yes;
-        // A dump is read to its end even so: until then the kernel starts no other.
+        // The dump is read to its end all the same: until then the kernel starts no other.
         let mut unreadable = None;
         loop {
             let length = self.receive(object)?;
@@ -151,18 +151,18 @@ impl Socket {
         }
     }
 
-    /// Sends a whole batch of `count` messages in one piece and returns the kernel's first word on it.
+    /// Sends a whole batch of `count` messages at once, and returns the kernel's first reply.
     ///
-    /// That word is all that counts: errors come in the order of the messages and before the
+    /// The first reply decides. Errors arrive in the order of the messages, before the
     /// acknowledgement of the last one, and one error means that nothing was applied. The kernel
-    /// has answered by the time the batch is sent.
-    pub(super) fn ask_batch(
+    /// has replied by the time the batch is sent.
+    pub(super) fn send_batch(
         &mut self,
         batch: &[u8],
         first: u32,
         count: u32,
         object: &str,
-    ) -> Result<Verdict> {
+    ) -> Result<BatchReply> {
         self.make_room_to_send(batch.len());
         self.send(batch, object)?;
         let verdict = loop {
@@ -170,7 +170,10 @@ impl Socket {
             let verdict = Messages(&self.buffer[..length])
                 .filter(|answer| answer.header.r#type == NLMSG_ERROR)
                 .find(|answer| answer.header.seq.wrapping_sub(first) < count)
-                .map(|answer| Verdict { sequence: answer.header.seq, outcome: answer.outcome() });
+                .map(|answer| BatchReply {
+                    sequence: answer.header.seq,
+                    outcome: answer.outcome(),
+                });
             if let Some(verdict) = verdict {
                 break verdict;
             }
@@ -179,9 +182,14 @@ impl Socket {
         Ok(verdict)
     }
 
-    /// Sends a batch that asks for no word of success. The kernel is done with it by the time it is
-    /// sent, and has then said what was wrong, if anything was.
-    pub(super) fn tell_batch(&mut self, batch: &[u8], first: u32, object: &str) -> Result<()> {
+    /// Sends a batch without acknowledgements. By the time it is sent, the kernel has processed it
+    /// and has replied with its error, if any.
+    pub(super) fn send_quiet_batch(
+        &mut self,
+        batch: &[u8],
+        first: u32,
+        object: &str,
+    ) -> Result<()> {
         self.send(batch, object)?;
         let mut outcome = Ok(());
         let flags = RecvFlags::DONTWAIT;
@@ -201,14 +209,14 @@ impl Socket {
         }
     }
 
-    /// A batch must fit into the send buffer as a whole. Root of the first user namespace may
-    /// exceed net.core.wmem_max (SO_SNDBUFFORCE); root of another one may not, and gets what
-    /// wmem_max allows. `nft` gives up there at wmem_default.
+    /// Enlarges the send buffer: a batch must fit into it as a whole. Root of the first user
+    /// namespace may exceed net.core.wmem_max (SO_SNDBUFFORCE). Root of another one may not, and
+    /// gets at most wmem_max. `nft` gives up there at wmem_default.
     fn make_room_to_send(&self, bytes: usize) {
-        // The kernel keeps some of the buffer for itself, and doubles what it is asked for.
+        // The kernel keeps some of the buffer for itself, and doubles the requested size.
         let wanted = bytes + 4096;
         if sockopt::set_socket_send_buffer_size_force(&self.fd, wanted).is_err() {
-            // If this is not enough either, sending says so (EMSGSIZE).
+            // If the room is still too small, sending fails with EMSGSIZE.
             let _ = sockopt::set_socket_send_buffer_size(&self.fd, wanted);
         }
     }
@@ -239,7 +247,7 @@ impl Socket {
                     let cause = format!("an answer of {length} bytes, more than the kernel sends");
                     return Err(Error::new(Kind::Kernel, object, cause));
                 }
-                // ENOBUFS only says that later answers were dropped; the first ones are there.
+                // ENOBUFS only means that later replies were dropped; the first ones are complete.
                 Err(Errno::INTR | Errno::NOBUFS) => {}
                 Err(Errno::AGAIN) => return Err(super::no_answer(object)),
                 Err(errno) => return Err(refused(object, errno)),
@@ -247,7 +255,7 @@ impl Socket {
         }
     }
 
-    /// Throws away what the kernel said further about a batch, so that it fills no buffer.
+    /// Discards the further replies to a batch, so that they fill no buffer.
     fn drain(&mut self) {
         let flags = RecvFlags::DONTWAIT;
         loop {
@@ -268,7 +276,7 @@ pub(super) fn append<R: NetlinkRequest>(
 ) {
     let request_type = match request.protocol() {
         Protocol::Raw { request_type, .. } => request_type,
-        // Not for nf_tables, which is no generic netlink family; the kernel ignores a NOOP.
+        // Not used for nf_tables, which is no generic netlink family; the kernel ignores a NOOP.
         Protocol::Generic(_) => 1,
     };
     let start = buffer.len();
@@ -296,12 +304,12 @@ pub(super) fn refused(object: &str, errno: Errno) -> Error {
     }
 }
 
-struct Message<'a> {
+struct NetlinkMessage<'a> {
     header: Nlmsghdr,
     payload: &'a [u8],
 }
 
-impl Message<'_> {
+impl NetlinkMessage<'_> {
     /// The error number that an NLMSG_ERROR or NLMSG_DONE begins with; zero is success.
     fn outcome(&self) -> Result<(), Errno> {
         match parse_i32(self.payload) {
@@ -316,13 +324,13 @@ impl Message<'_> {
 struct Messages<'a>(&'a [u8]);
 
 impl<'a> Iterator for Messages<'a> {
-    type Item = Message<'a>;
+    type Item = NetlinkMessage<'a>;
 
-    fn next(&mut self) -> Option<Message<'a>> {
+    fn next(&mut self) -> Option<NetlinkMessage<'a>> {
         let header = Nlmsghdr::new_from_slice(self.0.get(..Nlmsghdr::len())?)?;
         let length = header.len as usize;
         let payload = self.0.get(Nlmsghdr::len()..length)?;
         self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some(Message { header, payload })
+        Some(NetlinkMessage { header, payload })
     }
 }

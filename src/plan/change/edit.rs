@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::state::ipvs::{RealServer, Service, VirtualServer};
+use crate::state::ipvs::{RealServer, VirtualServer, VirtualServerId};
 use crate::state::object::{ObjectId, RealServerId, TableId};
 use crate::state::ruleset::{Chain, Ruleset};
 use crate::state::shared_str::StrArena;
@@ -134,7 +134,7 @@ pub struct LinkSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RealServerRef {
     /// What its virtual server answers to.
-    pub service: Service,
+    pub service: VirtualServerId,
     /// The real server.
     pub real: RealServer,
 }

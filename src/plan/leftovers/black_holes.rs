@@ -10,7 +10,7 @@ use crate::owners::matcher::Ownership;
 use crate::plan::reason::Reason;
 use crate::plan::{About, Action, Object};
 use crate::state::NodeState;
-use crate::state::ipvs::{Listing, Protocol, RealServer, Service};
+use crate::state::ipvs::{Listing, Protocol, RealServer, VirtualServerId};
 use crate::state::object::{ObjectId, RealServerId};
 use crate::state::sysctl::Sysctls;
 
@@ -49,11 +49,11 @@ pub fn black_holes(state: &NodeState, ownership: &Ownership<'_>) -> Result<Vec<O
     Ok(rows)
 }
 
-fn is_udp(service: &Service) -> bool {
-    matches!(service, Service::Address { protocol: Protocol::Udp, .. })
+fn is_udp(service: &VirtualServerId) -> bool {
+    matches!(service, VirtualServerId::Address { protocol: Protocol::Udp, .. })
 }
 
-fn connections(listing: &Listing, service: &Service, real: &RealServer) -> u64 {
+fn connections(listing: &Listing, service: &VirtualServerId, real: &RealServer) -> u64 {
     let draining = listing.draining();
     let here = draining.filter(|(s, r)| *s == service && r.address == real.address);
     here.map(|(_, r)| r.active + r.inactive).sum()
@@ -66,7 +66,7 @@ fn end_once_they_pause(state: &NodeState) -> bool {
     sysctls.as_ref().and_then(|s| s.get(EXPIRE)) == Some("0")
 }
 
-fn row(action: Action, service: &Service, real: &RealServer, reason: Reason) -> Object {
+fn row(action: Action, service: &VirtualServerId, real: &RealServer, reason: Reason) -> Object {
     let about = About {
         action,
         owner: NAME.into(),

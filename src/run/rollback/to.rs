@@ -149,7 +149,7 @@ fn across(runs: &[Run], snapshot: &Manifest) -> Option<Run> {
 mod tests {
     use super::*;
     use crate::runtime::Netns;
-    use crate::store::run::{Cleanup, RunKind};
+    use crate::store::run::{CleanupOptions, RunKind};
 
     fn here() -> Manifest {
         let netns = Netns::current().unwrap().inode;
@@ -186,7 +186,7 @@ mod tests {
             ("20261121T201502Z-800001", RunState::RolledBack),
             ("20261121T201503Z-000000", RunState::UndonePartly),
         ] {
-            let mut run = store.start(RunKind::Cleanup(Cleanup::default()), id).unwrap();
+            let mut run = store.start(RunKind::Cleanup(CleanupOptions::default()), id).unwrap();
             store.finish(&mut run, state).unwrap();
             all.push(run);
         }

@@ -33,7 +33,7 @@ use crate::state::kube_proxy::Mode;
 use crate::state::stage::RunStage;
 use crate::store::Store;
 use crate::store::journal::{self, Journal};
-use crate::store::run::{Cleanup, RunKind};
+use crate::store::run::{CleanupOptions, RunKind};
 use crate::store::snapshots::Snapshot;
 
 /// Mounts a `/run` of our own, for locks, named namespaces and the store of the rehearsal. It hides
@@ -229,7 +229,7 @@ pub(super) fn rehearse(
         return Ok(RehearsalReport { unsupported, removed: 0, claims: claims.all });
     }
     let mut base = remaining_state(state_in(&snapshot.dir)?, &edits)?;
-    let run = store.start(RunKind::Cleanup(Cleanup::default()), &snapshot.id)?;
+    let run = store.start(RunKind::Cleanup(CleanupOptions::default()), &snapshot.id)?;
     let mut journal = Journal::create(&store.run_dir(&run.id), 4096)?;
     let edits = execute(&context, &mut journal, RunStage::CLEAN, edits, &|| {
         Err(Error::new(Kind::Rehearsal, "the private namespace", "changed by someone else"))

@@ -8,7 +8,7 @@ use crate::node::tools::Tool;
 use crate::plan::change::{Direction, Edit, Target};
 use crate::run::Context;
 use crate::run::wait::{Poll, poll};
-use crate::state::ipvs::{Listing, Service};
+use crate::state::ipvs::{Listing, VirtualServerId};
 
 /// How many virtual servers are named.
 const NAMED: usize = 5;
@@ -24,7 +24,7 @@ pub(super) fn wait(
     timeout: Duration,
     keep_waiting: &dyn Fn() -> Result<()>,
 ) -> Result<()> {
-    let going: Vec<Service> = edits.iter().filter_map(removed).collect();
+    let going: Vec<VirtualServerId> = edits.iter().filter_map(removed).collect();
     if going.is_empty() {
         return Ok(());
     }
@@ -45,7 +45,7 @@ pub(super) fn wait(
     Ok(())
 }
 
-fn removed(edit: &Edit) -> Option<Service> {
+fn removed(edit: &Edit) -> Option<VirtualServerId> {
     match &edit.target {
         Target::VirtualServer(server) if edit.direction == Direction::Remove => {
             Some(server.service)
@@ -55,21 +55,21 @@ fn removed(edit: &Edit) -> Option<Service> {
 }
 
 /// The active connections of each of these virtual servers, most first.
-fn open(listing: &Listing, going: &[Service]) -> Vec<(Service, u64)> {
+fn open(listing: &Listing, going: &[VirtualServerId]) -> Vec<(VirtualServerId, u64)> {
     let servers = listing.servers.iter().filter(|s| going.contains(&s.service));
-    let mut open: Vec<(Service, u64)> =
+    let mut open: Vec<(VirtualServerId, u64)> =
         servers.map(|s| (s.service, s.reals.iter().map(|real| real.active).sum())).collect();
     open.retain(|(_, active)| *active > 0);
     open.sort_by_key(|(_, active)| std::cmp::Reverse(*active));
     open
 }
 
-fn count(open: &[(Service, u64)]) -> u64 {
+fn count(open: &[(VirtualServerId, u64)]) -> u64 {
     open.iter().map(|(_, active)| active).sum()
 }
 
 /// `3 connections through ipvs end with its virtual servers: 10.96.1.1:80/tcp (2), …`.
-fn cut(open: &[(Service, u64)]) -> String {
+fn cut(open: &[(VirtualServerId, u64)]) -> String {
     let named = open.iter().take(NAMED).map(|(service, active)| format!("{service} ({active})"));
     let named = named.collect::<Vec<_>>().join(", ");
     let more = match open.len().saturating_sub(NAMED) {
@@ -102,7 +102,8 @@ TCP  192.168.100.50:7000 wrr
     #[test]
     fn it_counts_and_names_what_goes_and_nothing_else() {
         let listing = Listing::parse("ipvsadm", LISTED).unwrap();
-        let going: Vec<Service> = listing.servers.iter().take(3).map(|s| s.service).collect();
+        let going: Vec<VirtualServerId> =
+            listing.servers.iter().take(3).map(|s| s.service).collect();
         assert_eq!(
             cut(&open(&listing, &going)),
             "4 connections through ipvs end with its virtual servers: 10.96.1.1:80/tcp (3), \

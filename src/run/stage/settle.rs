@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::event::{Outcome, Task};
 use crate::kube_proxy::mode;
 use crate::kube_proxy::services::Services;
-use crate::node::conntrack::{Conntrack, Services as UdpServices};
+use crate::node::conntrack::{ConntrackSocket, UdpServices};
 use crate::plan::change::Irreversible;
 use crate::plan::playbook::Settle;
 use crate::run::execution::Execution;
@@ -40,7 +40,7 @@ impl Stage for Settle {
         let task = Task::Settle;
         execution.context.sink.started(&task);
         let now = execution.context.observe()?;
-        let mut conntrack = Conntrack::open()?;
+        let mut conntrack = ConntrackSocket::open()?;
         let mut cleared = 0;
         for entry in conntrack.stale(&udp_backends(&mode::of(to).services(&now)))? {
             cleared += usize::from(conntrack::delete(&mut conntrack, &entry)?);

@@ -1,20 +1,20 @@
-//! `ipvsadm -L -n --thresholds`: the connection limits of real servers, which a save leaves out.
+//! `ipvsadm -L -n --thresholds`: the connection limits of real servers, which a save does not have.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use super::listing::server;
-use super::{Ipvs, Service};
+use super::{VirtualServerId, VirtualServers};
 use crate::error::Result;
 use crate::state::lines;
 
-/// The upper and lower limit of each real server that has any; 0 is none.
+/// The upper and lower limit of each limited real server; 0 is no limit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Limits(HashMap<(Service, SocketAddr), [u32; 2]>);
+pub struct ConnectionLimits(HashMap<(VirtualServerId, SocketAddr), [u32; 2]>);
 
-impl Limits {
-    /// Reads what `ipvsadm -L -n --thresholds` printed; errors name `file` and the line.
-    pub fn parse(file: &str, text: &str) -> Result<Limits> {
+impl ConnectionLimits {
+    /// Parses the output of `ipvsadm -L -n --thresholds`. Errors name `file` and the line.
+    pub fn parse(file: &str, text: &str) -> Result<ConnectionLimits> {
         let mut limits = HashMap::new();
         let mut of = None;
         // Three lines of headings.
@@ -31,16 +31,16 @@ impl Limits {
                 limits.insert((service, address.parse().map_err(|_| error())?), both);
             }
         }
-        Ok(Limits(limits))
+        Ok(ConnectionLimits(limits))
     }
 
-    /// True if no real server has any.
+    /// True without any limit.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Puts the limits into `ipvs`. What came or went between the two looks is passed over.
-    pub fn put(&self, ipvs: &mut Ipvs) {
+    /// Adds the limits to `ipvs`. Servers that are in only one of the two listings are skipped.
+    pub fn put(&self, ipvs: &mut VirtualServers) {
         let some = |limit: u32| (limit > 0).then_some(limit);
         for server in &mut ipvs.servers {
             for real in &mut server.reals {
@@ -56,7 +56,7 @@ impl Limits {
 mod tests {
     use super::*;
 
-    // As ipvsadm 1.31 printed both on Linux 6.1.
+    // The output of ipvsadm 1.31 on Linux 6.1, both.
     const SAVE: &str = "-A -t 10.0.0.1:80 -s rr -p 300\n\
         -a -t 10.0.0.1:80 -r 10.1.1.1:80 -m -w 1\n\
         -a -t 10.0.0.1:80 -r 10.1.1.2:80 -m -w 1\n\
@@ -74,33 +74,33 @@ mod tests {
         FWM  7 rr\n";
 
     #[test]
-    fn limits_come_back_into_what_ipvsadm_restores() {
-        let limits = Limits::parse("ipvsadm", LISTED).unwrap();
-        let mut ipvs = Ipvs::parse("ipvs.save", SAVE).unwrap();
+    fn limits_are_in_what_ipvsadm_restores() {
+        let limits = ConnectionLimits::parse("ipvsadm", LISTED).unwrap();
+        let mut ipvs = VirtualServers::parse("ipvs.save", SAVE).unwrap();
         limits.put(&mut ipvs);
         let wanted = SAVE
             .replace("10.1.1.1:80 -m -w 1", "10.1.1.1:80 -m -w 1 -x 100 -y 50")
             .replace("[fd00::2]:80 -m -w 1", "[fd00::2]:80 -m -w 1 -x 7");
         assert_eq!(ipvs.render(), wanted);
-        assert_eq!(Ipvs::parse("ipvs.save", &wanted).unwrap(), ipvs);
-        // A real server that is there no more.
+        assert_eq!(VirtualServers::parse("ipvs.save", &wanted).unwrap(), ipvs);
+        // A real server that is gone.
         let without = SAVE.replace("-a -t 10.0.0.1:80 -r 10.1.1.1:80 -m -w 1\n", "");
-        let mut ipvs = Ipvs::parse("ipvs.save", &without).unwrap();
+        let mut ipvs = VirtualServers::parse("ipvs.save", &without).unwrap();
         limits.put(&mut ipvs);
         assert_eq!(ipvs.render().matches("-x").count(), 1);
     }
 
     #[test]
-    fn without_any_there_is_nothing_to_put() {
+    fn without_limits_nothing_is_added() {
         let none = LISTED.replace("100        50", "0          0").replace(" 7          0", " 0 0");
-        assert!(Limits::parse("ipvsadm", &none).unwrap().is_empty());
-        assert!(!Limits::parse("ipvsadm", LISTED).unwrap().is_empty());
+        assert!(ConnectionLimits::parse("ipvsadm", &none).unwrap().is_empty());
+        assert!(!ConnectionLimits::parse("ipvsadm", LISTED).unwrap().is_empty());
     }
 
     #[test]
     fn errors_name_the_line() {
         for (from, to) in [("100 ", "x "), ("10.1.1.1:80 ", "nowhere "), ("FWM  7 rr", "FWM")] {
-            let error = Limits::parse("ipvsadm", &LISTED.replace(from, to)).unwrap_err();
+            let error = ConnectionLimits::parse("ipvsadm", &LISTED.replace(from, to)).unwrap_err();
             let line = if from.starts_with('F') { 9 } else { 5 };
             assert!(error.to_string().starts_with(&format!("ipvsadm:{line}: ")), "{error}");
         }

@@ -2,22 +2,22 @@
 
 use std::net::SocketAddr;
 
-use super::{Forward, Protocol, Service};
+use super::{Forward, Protocol, VirtualServerId};
 use crate::error::Result;
 use crate::state::{Family, lines};
 
-/// The virtual servers of a listing, in its order.
+/// The virtual servers of a listing, in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listing {
     /// The virtual servers.
-    pub servers: Vec<Listed>,
+    pub servers: Vec<ListedServer>,
 }
 
 /// A virtual server of a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listed {
+pub struct ListedServer {
     /// What it answers to.
-    pub service: Service,
+    pub service: VirtualServerId,
     /// Its scheduler.
     pub scheduler: String,
     /// Its real servers.
@@ -40,9 +40,9 @@ pub struct ListedReal {
 }
 
 impl Listing {
-    /// Reads what `ipvsadm -L -n` printed; errors name `file` and the line.
+    /// Parses the output of `ipvsadm -L -n`. Errors name `file` and the line.
     pub fn parse(file: &str, text: &str) -> Result<Listing> {
-        let mut servers: Vec<Listed> = Vec::new();
+        let mut servers: Vec<ListedServer> = Vec::new();
         for (number, line) in lines::numbered(file, text)? {
             let error = |cause: &str| lines::error(file, number, format!("`{line}` {cause}"));
             let words: Vec<&str> = line.split_whitespace().collect();
@@ -66,20 +66,21 @@ impl Listing {
         Ok(Listing { servers })
     }
 
-    /// Real servers that take no new connections but still have old ones, with their virtual
-    /// server. On UDP, old clients keep being sent there: the DNS black hole.
-    pub fn draining(&self) -> impl Iterator<Item = (&Service, &ListedReal)> {
+    /// Real servers of weight 0 with open connections, with their virtual server. On UDP, old
+    /// clients keep being sent there: the DNS black hole.
+    pub fn draining(&self) -> impl Iterator<Item = (&VirtualServerId, &ListedReal)> {
         let all = self.servers.iter().flat_map(|s| s.reals.iter().map(|real| (&s.service, real)));
         all.filter(|(_, real)| real.weight == 0 && real.active + real.inactive > 0)
     }
 }
 
 /// `TCP 10.0.0.1:80 rr …`, `FWM 7 rr …`, `FWM 7 IPv6 rr …`.
-pub(super) fn server(words: &[&str]) -> Option<Listed> {
+pub(super) fn server(words: &[&str]) -> Option<ListedServer> {
     let at = |protocol, address: &str| {
-        Some(Service::Address { protocol, address: address.parse().ok()? })
+        Some(VirtualServerId::Address { protocol, address: address.parse().ok()? })
     };
-    let fwmark = |mark: &str, family| Some(Service::Fwmark { mark: mark.parse().ok()?, family });
+    let fwmark =
+        |mark: &str, family| Some(VirtualServerId::Fwmark { mark: mark.parse().ok()?, family });
     let (service, scheduler) = match words {
         ["TCP", address, scheduler, ..] => (at(Protocol::Tcp, address)?, scheduler),
         ["UDP", address, scheduler, ..] => (at(Protocol::Udp, address)?, scheduler),
@@ -88,7 +89,7 @@ pub(super) fn server(words: &[&str]) -> Option<Listed> {
         ["FWM", mark, scheduler, ..] => (fwmark(mark, Family::Ipv4)?, scheduler),
         _ => return None,
     };
-    Some(Listed { service, scheduler: (*scheduler).to_owned(), reals: vec![] })
+    Some(ListedServer { service, scheduler: (*scheduler).to_owned(), reals: vec![] })
 }
 
 /// `192.168.66.5:53 Masq 0 0 6`.

@@ -4,28 +4,28 @@ use super::{KubeProxyConfig, check_bit, parse_mode, parse_word};
 use crate::error::{Error, Kind, Result};
 use crate::state::lines;
 
-/// Where it serves `/healthz` when no flag says, whatever the family of `--bind-address`; a file
-/// that says nothing goes by that family.
+/// The default address of `/healthz` for flags, whatever the family of `--bind-address`. The
+/// default for a file follows that family.
 pub(super) const HEALTHZ_OF_FLAGS: &str = "0.0.0.0:10256";
 
-/// Where it serves `/metrics` and `/proxyMode`, likewise.
+/// The default address of `/metrics` and `/proxyMode` for flags, likewise.
 pub(super) const METRICS_OF_FLAGS: &str = "127.0.0.1:10249";
 
-/// What kube-proxy was started with.
+/// kube-proxy's parsed command line.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CommandLine {
     /// Its configuration file (`--config`).
     pub config: Option<String>,
     /// Whether it only cleans up and exits (`--cleanup`).
     pub cleanup: bool,
-    /// What the other flags say.
+    /// The values of the other flags.
     pub flags: KubeProxyConfig,
 }
 
 impl CommandLine {
-    /// Reads a command line, the program first. Both `--flag=value` and `--flag value` are read,
-    /// with `_` for `-` too; of a flag that is given twice the last counts; flags that are not
-    /// known here are passed over. An error names the flag.
+    /// Parses a command line, the program first. Accepts both `--flag=value` and `--flag value`,
+    /// and `_` for `-`. The last of repeated flags counts; unknown flags are ignored. Errors name
+    /// the flag.
     pub fn parse(args: &[impl AsRef<str>]) -> Result<CommandLine> {
         let mut line = CommandLine::default();
         let mut args = args.iter().map(AsRef::as_ref).skip(1);
@@ -55,9 +55,8 @@ impl CommandLine {
         Ok(line)
     }
 
-    /// What it was told altogether; `file` is what `--config` names. With a file, kube-proxy
-    /// heeds no other flag but `--hostname-override`; if the file is not at hand, nothing is
-    /// known.
+    /// The effective settings; `file` is the parsed file of `--config`. With a file, kube-proxy
+    /// ignores all flags but `--hostname-override`. None if the file is missing here.
     pub fn settings(&self, file: Option<&KubeProxyConfig>) -> Option<KubeProxyConfig> {
         match (&self.config, file) {
             (None, _) => Some(self.flags.clone()),
@@ -72,7 +71,7 @@ impl CommandLine {
         }
     }
 
-    /// Flags that need no value, and take one with `=` alone.
+    /// Flags that need no value, and take one only with `=`.
     fn switch(&mut self, name: &str) -> Option<&mut bool> {
         let flags = &mut self.flags;
         Some(match name {
@@ -87,7 +86,7 @@ impl CommandLine {
         })
     }
 
-    /// A flag that needs a value; a flag that is not known here does not ask for it.
+    /// A flag that needs a value. An unknown flag consumes none.
     fn set<'a>(
         &mut self,
         name: &str,
@@ -142,7 +141,7 @@ pub(super) fn list(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|part| !part.is_empty())
 }
 
-/// A boolean as Go spells it.
+/// A boolean in Go's spelling.
 pub(super) fn boolean(text: &str) -> Result<bool, String> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
@@ -180,7 +179,7 @@ mod tests {
         assert_eq!(flags.conntrack.min, Some(0));
         assert_eq!(flags.ipvs.exclude_cidrs, ["10.9.0.0/24".parse().unwrap()]);
         assert_eq!(line.settings(None).as_ref(), Some(flags));
-        // `--bind-address ::` does not move these, as it would in a file.
+        // `--bind-address ::` does not change these, unlike in a file.
         assert_eq!(flags.healthz_address().unwrap().to_string(), "0.0.0.0:10256");
         assert_eq!(flags.metrics_address().unwrap().to_string(), "127.0.0.1:10249");
     }

@@ -1,8 +1,7 @@
-//! Who starts and stops kube-proxy: one type for playbooks, journals and the code that does it.
+//! The controller of kube-proxy: one type for playbooks, journals and code.
 //!
-//! A kind of controller is a variant here, with what identifies it; how its configuration is found
-//! is in `node/kube_proxy_controller/KIND.rs`, how it is stopped and started in
-//! `apply/kube_proxy/KIND.rs`.
+//! A kind of controller is a variant here, with its identity. `node/kube_proxy_controller/KIND.rs`
+//! finds its configuration; `apply/kube_proxy/KIND.rs` stops and starts it.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -14,20 +13,20 @@ use crate::state::argv::{Argv, Rerun};
 /// The name of kube-proxy's own process.
 pub const PROGRAM: &str = "kube-proxy";
 
-/// Who starts and stops kube-proxy. Serialised as a map of one key:
-/// `{systemd: kube-proxy.service}`.
+/// The controller that starts and stops kube-proxy. Serialised as a map of one key: `{systemd:
+/// kube-proxy.service}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Controller {
     /// systemd.
     Systemd(SystemdUnit),
-    /// The kubelet, from a file.
+    /// The kubelet, from a manifest.
     StaticPod(StaticPod),
-    /// Commands of the operator's.
+    /// Commands of the operator.
     Commands(Commands),
 }
 
-/// Evaluates one expression for whichever kind a [`Controller`] is.
+/// Evaluates one expression for any kind of [`Controller`].
 macro_rules! for_kind {
     ($controller:expr, $kind:ident => $result:expr) => {
         match $controller {
@@ -56,21 +55,21 @@ pub struct StaticPod {
     pub manifest: PathBuf,
 }
 
-/// Commands of the operator's.
+/// Commands of the operator.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Commands {
-    /// Stops kube-proxy; when it succeeds, no such process is left, or will soon be.
+    /// Stops kube-proxy. After its success the process is gone, or is about to end.
     pub stop: Argv,
-    /// Starts kube-proxy, and ends while it runs.
+    /// Starts kube-proxy, and exits while it runs.
     pub start: Argv,
-    /// Does both; without it, `stop` and `start` do.
+    /// Restarts kube-proxy; `stop` and `start` by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart: Option<Argv>,
     /// Whether they may run twice.
     #[serde(default)]
     pub again: Rerun,
-    /// The process that is waited for, where kube-proxy is a part of another program: `k3s`.
+    /// The process to wait for, where kube-proxy is part of another program: `k3s`.
     #[serde(default = "kube_proxy", skip_serializing_if = "is_kube_proxy")]
     pub program: String,
 }
@@ -93,7 +92,7 @@ fn absolute<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
 }
 
 impl fmt::Display for Controller {
-    /// For sentences: `unit kube-proxy.service`.
+    /// In sentences: `unit kube-proxy.service`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for_kind!(self, kind => kind.fmt(f))
     }
@@ -122,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_controller_comes_back_from_a_journal_and_names_a_program() {
+    fn a_controller_is_read_from_a_journal_and_names_a_program() {
         let parse = |text: &str| serde_json::from_str::<Controller>(text);
         let unit = parse(r#"{"systemd": "kube-proxy.service"}"#).unwrap();
         assert_eq!(unit, Controller::Systemd(SystemdUnit { unit: "kube-proxy.service".into() }));

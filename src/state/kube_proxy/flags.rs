@@ -1,7 +1,7 @@
 //! The names of kube-proxy's flags, and which of them count beside a configuration file.
 
-/// Flags that kube-proxy heeds beside `--config`: those about the process itself, and those of
-/// the log.
+/// Flags that kube-proxy obeys beside `--config`: those of the process itself, and those of the
+/// log.
 const HEEDED: &[&str] = &[
     "config",
     "hostname-override",
@@ -15,7 +15,7 @@ const HEEDED: &[&str] = &[
     "help",
 ];
 
-/// Flags of the log, which no configuration file replaces in every version.
+/// Flags of the log. A configuration file does not replace them in every version.
 const LOG: &[&str] = &[
     "v",
     "vmodule",
@@ -34,8 +34,8 @@ const LOG: &[&str] = &[
     "one-output",
 ];
 
-/// The names of the flags of a command line, the program first, without dashes and with `-` for
-/// `_`.
+/// The names of the flags of a command line, the program first. Dashes in front are removed, and
+/// `_` is `-`.
 pub fn flag_names(args: &[String]) -> impl Iterator<Item = String> {
     let flags = args.iter().skip(1).take_while(|a| *a != "--");
     flags.filter_map(|arg| {
@@ -44,7 +44,7 @@ pub fn flag_names(args: &[String]) -> impl Iterator<Item = String> {
     })
 }
 
-/// Whether kube-proxy heeds a flag beside `--config`.
+/// Whether kube-proxy obeys a flag beside `--config`.
 pub fn heeded_beside_config(name: &str) -> bool {
     HEEDED.contains(&name) || is_of_the_log(name)
 }
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_told_from_values() {
+    fn names_are_distinguished_from_values() {
         let args = ["kube-proxy", "--a_b", "value", "--c=--d", "-v", "2", "--", "--late"];
         let args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
         assert_eq!(flag_names(&args).collect::<Vec<_>>(), ["a-b", "c"]);

@@ -1,6 +1,6 @@
-//! A configuration file that means the same as a command line.
+//! Turns a command line into an equivalent configuration file.
 //!
-//! What is not understood is refused: a file that means almost the same would be worse than none.
+//! Refuses what has no equivalent: a file that means almost the same would be worse than none.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -13,16 +13,16 @@ use super::{KubeProxyConfig, Mode, parse_mode};
 use crate::error::{Error, Kind, Result};
 use crate::yaml;
 
-/// A configuration file, and what it cannot hold.
+/// A configuration file, and the flags that it cannot hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GeneratedConfig {
     /// The file's text.
     pub text: String,
-    /// Arguments that no file holds: they belong beside `--config`.
+    /// Flags without a field in the file: they belong beside `--config`.
     pub remaining_flags: Vec<String>,
 }
 
-/// How the value of a flag is config.
+/// The form of a flag's value in the file.
 #[derive(Clone, Copy, PartialEq)]
 enum Form {
     Text,
@@ -30,12 +30,12 @@ enum Form {
     Switch,
     List,
     Gates,
-    /// An address that gets this port if it has none.
+    /// An address, with this port by default.
     Address(u16),
 }
 use Form::{Address, Gates, List, Number, Switch, Text};
 
-/// Each flag, where its value stands in the file, and in which form.
+/// Each flag, its field in the file, and the form of its value.
 const FLAGS: &[(&str, &str, Form)] = &[
     ("proxy-mode", "mode", Text),
     ("cluster-cidr", "clusterCIDR", Text),
@@ -82,8 +82,8 @@ const FLAGS: &[(&str, &str, Form)] = &[
 /// Turns a command line, the program first, into a `KubeProxyConfiguration`.
 ///
 /// # Errors
-/// [`Kind::Usage`], with the argument, for one that is not known, has no equal in a file, or
-/// makes the whole meaningless.
+/// [`Kind::Usage`] with the argument: it is unknown, has no equivalent in a file, or makes
+/// the command line meaningless.
 pub fn flags_to_config(args: &[String]) -> Result<GeneratedConfig> {
     let mut conversion = Conversion::default();
     let mut rest = args.iter().skip(1);
@@ -99,7 +99,7 @@ pub fn flags_to_config(args: &[String]) -> Result<GeneratedConfig> {
         ));
     }
     if nftables && conversion.fields.contains_key("iptables") {
-        // Whether such flags count for nftables mode has changed between versions.
+        // Versions differ in whether such flags count for nftables mode.
         return Err(refused("--proxy-mode=nftables", "flags of iptables mode beside it")
             .hint("take --masquerade-all and --iptables-… out, or write the nftables section"));
     }
@@ -109,7 +109,7 @@ pub fn flags_to_config(args: &[String]) -> Result<GeneratedConfig> {
     document.insert("kind".into(), json!("KubeProxyConfiguration"));
     document.append(&mut conversion.fields);
     let text = yaml::render("KubeProxyConfiguration", &document)?;
-    // What we cannot read ourselves, kube-proxy would not take either.
+    // kube-proxy would refuse what we cannot parse.
     KubeProxyConfig::parse("the configuration", &text)?;
     Ok(GeneratedConfig { text, remaining_flags: conversion.remaining_flags })
 }
@@ -185,7 +185,7 @@ impl Conversion {
         Ok(())
     }
 
-    /// Keeps a flag that no file holds as it is.
+    /// Keeps a flag without a field.
     fn keep<'a>(
         &mut self,
         name: &str,
@@ -211,8 +211,8 @@ impl Conversion {
         Ok(())
     }
 
-    /// A file that serves on an IPv6 address listens on others of that family by default; flags
-    /// do not.
+    /// Sets the addresses to the defaults of flags. A file that binds to an IPv6 address has other
+    /// defaults, of that family.
     fn addresses_of_flags(&mut self) {
         let address = self.fields.get("bindAddress").and_then(Value::as_str);
         if address.is_some_and(|a| a.parse().is_ok_and(|ip: IpAddr| ip.is_ipv6())) {
@@ -244,7 +244,7 @@ fn config_value(name: &str, value: &str, form: Form) -> Result<Value, String> {
         parse_mode(value)?.map(Mode::name);
     }
     Ok(match form {
-        // In a file an empty text is the default; as a flag it may turn something off.
+        // In a file an empty text is the default; as a flag it may disable a feature.
         Text | Address(_) if value.is_empty() && name != "proxy-mode" => {
             return Err("an empty value, which a file cannot say".into());
         }
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn without_flags_it_says_nothing() {
+    fn without_flags_the_file_is_empty() {
         let config = flags_to_config(&words("kube-proxy")).unwrap();
         assert_eq!(KubeProxyConfig::parse("f", &config.text).unwrap(), KubeProxyConfig::default());
         assert_eq!(config.text.lines().count(), 2);

@@ -1,4 +1,4 @@
-//! The modes of kube-proxy, by name. What the program knows about each is in `kube_proxy/mode`.
+//! The modes of kube-proxy, by name. `kube_proxy/mode` has everything else about each.
 
 use std::fmt;
 use std::str::FromStr;

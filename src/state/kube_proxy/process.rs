@@ -1,4 +1,4 @@
-//! Which kube-proxy runs on a node.
+//! The kube-proxy processes of a node.
 
 use super::CommandLine;
 use crate::state::tools::Process;
@@ -6,20 +6,20 @@ use crate::state::tools::Process;
 /// The name of kube-proxy's program.
 const PROGRAM: &str = "kube-proxy";
 
-/// The kube-proxy processes of a network namespace that serve. One with `--cleanup` removes rules
-/// and ends: it is none of them.
+/// The serving kube-proxy processes of a network namespace. One with `--cleanup` removes rules and
+/// exits: it does not count.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Instances<'a> {
-    /// None runs, at least not by itself: k3s and others carry it in a program of their own.
+    /// None runs as a process of its own. k3s and others embed kube-proxy.
     None,
     /// One runs, as it should be.
     One(&'a Process),
-    /// Several run, and undo each other. Which of them counts is not known.
+    /// Several run, and undo each other's writes. Which of them counts is unknown.
     Many(Vec<&'a Process>),
 }
 
 impl<'a> Instances<'a> {
-    /// Those among all processes of the namespace.
+    /// Selects them from all processes of the namespace.
     pub fn of(processes: &'a [Process]) -> Instances<'a> {
         let serving: Vec<&Process> =
             processes.iter().filter(|p| p.name == PROGRAM && serves(&p.args)).collect();
@@ -30,7 +30,7 @@ impl<'a> Instances<'a> {
         }
     }
 
-    /// The only one.
+    /// The only one, if exactly one runs.
     pub fn one(&self) -> Option<&'a Process> {
         match self {
             Instances::One(process) => Some(process),
@@ -48,7 +48,7 @@ impl<'a> Instances<'a> {
     }
 }
 
-/// Whether a kube-proxy with these arguments, the program first, serves: all but `--cleanup` do.
+/// Whether a kube-proxy with these arguments, the program first, serves: true without `--cleanup`.
 pub fn serves(args: &[impl AsRef<str>]) -> bool {
     !CommandLine::parse(args).is_ok_and(|line| line.cleanup)
 }
@@ -83,7 +83,7 @@ mod tests {
         assert_eq!((instances.one(), instances.all().len()), (None, 2));
     }
 
-    /// What cannot be read may serve: it is not passed over.
+    /// An unreadable command line may serve: it counts.
     #[test]
     fn a_line_that_cannot_be_read_serves() {
         assert!(serves(&["kube-proxy", "--cleanup", "--cleanup=maybe"]));

@@ -8,7 +8,7 @@ use crate::kube_proxy::mode::ServiceFilter;
 use crate::kube_proxy::services::{Place, ServiceKey, Services, protocol};
 use crate::owners::servers::Servers;
 use crate::state::NodeState;
-use crate::state::ipvs::{Protocol, Service as Virtual};
+use crate::state::ipvs::{Protocol, VirtualServerId as Virtual};
 
 /// The services of a node, of those that are wanted.
 pub(super) fn read(state: &NodeState, wanted: &ServiceFilter<'_>) -> Services {

@@ -1,4 +1,4 @@
-//! The edit of kube-proxy's configuration, whatever form that has.
+//! The edit of kube-proxy's configuration, in whatever form.
 
 use ipnet::IpNet;
 
@@ -7,10 +7,9 @@ use crate::state::kube_proxy::Mode;
 /// An edit of kube-proxy's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigEdit {
-    /// The mode that it shall run in.
+    /// The new mode.
     pub mode: Mode,
-    /// Networks whose virtual servers kube-proxy shall leave alone, besides those of its
-    /// `ipvs.excludeCIDRs` now.
+    /// Networks to add to `ipvs.excludeCIDRs`: kube-proxy leaves their virtual servers alone.
     pub exclude: Vec<IpNet>,
 }
 

@@ -1,7 +1,7 @@
-//! The editor of a `KubeProxyConfiguration`: it changes the lines concerned and no other byte.
+//! The editor of a `KubeProxyConfiguration`: changes the lines concerned, and no other byte.
 //!
-//! It knows little of YAML, and need not know more: its result is read again, and refused unless
-//! exactly what was asked for differs.
+//! Parses only simple YAML. The result is parsed again, and refused unless it differs in exactly
+//! the requested edit.
 
 use ipnet::IpNet;
 use serde_json::{Map, Value};
@@ -12,10 +12,10 @@ use crate::error::Result;
 use crate::state::kube_proxy::KubeProxyConfig;
 use crate::yaml;
 
-/// The text with the change made; `file` is its name, for errors.
+/// The edited text; `file` is its name, for errors.
 ///
 /// # Errors
-/// [`crate::error::Kind::Parse`], with file and line, for a form that is not understood.
+/// [`crate::error::Kind::Parse`], with file and line, for an unsupported form.
 pub(super) fn edit(file: &str, text: &str, change: &ConfigEdit) -> Result<String> {
     let before = KubeProxyConfig::parse(file, text);
     let missing = |before: &KubeProxyConfig| change.missing(&before.ipvs.exclude_cidrs);
@@ -35,7 +35,7 @@ pub(super) fn edit(file: &str, text: &str, change: &ConfigEdit) -> Result<String
         at = at.or(Some(list));
     }
     let edited = lines.join("\n");
-    let expected = yaml::parse(file, text).ok().and_then(|old| asked(old, change, &missing));
+    let expected = yaml::parse(file, text).ok().and_then(|old| requested(old, change, &missing));
     if expected.is_none() || yaml::parse(file, &edited).ok() != expected {
         let cause = "changed here, the file would not mean what was asked";
         return Err(refused(file, at.unwrap_or(0), cause));
@@ -43,7 +43,7 @@ pub(super) fn edit(file: &str, text: &str, change: &ConfigEdit) -> Result<String
     Ok(edited)
 }
 
-/// Refuses what the lines alone do not tell.
+/// Refuses forms that cannot be recognised line by line.
 fn check_form(file: &str, text: &str) -> Result<()> {
     let mut begun = false;
     for (at, line) in text.split('\n').enumerate().filter(|(_, line)| is_content(line)) {
@@ -71,7 +71,7 @@ fn check_form(file: &str, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// Where the field `name` of the document stands.
+/// The range of lines of the document's field `name`.
 fn field(lines: &[String], name: &str) -> Option<(usize, usize)> {
     lines.iter().enumerate().find_map(|(at, line)| match key(line, 0) {
         Some((found, start)) if found == name && is_content(line) => Some((at, start)),
@@ -79,7 +79,7 @@ fn field(lines: &[String], name: &str) -> Option<(usize, usize)> {
     })
 }
 
-/// Sets the mode; gives the line.
+/// Sets the mode, and returns its line.
 fn set_mode(file: &str, lines: &mut Vec<String>, mode: &str) -> Result<usize> {
     let Some((at, start)) = field(lines, "mode") else {
         return Ok(append(lines, vec![format!("mode: {mode}")]));
@@ -97,7 +97,7 @@ fn set_mode(file: &str, lines: &mut Vec<String>, mode: &str) -> Result<usize> {
     Ok(at)
 }
 
-/// Adds networks to the list of those left alone; gives the line.
+/// Adds networks to `excludeCIDRs`, and returns the line.
 fn exclude(file: &str, lines: &mut Vec<String>, networks: &[IpNet]) -> Result<usize> {
     let list = quoted(networks).join(", ");
     let Some((section, start)) = field(lines, "ipvs") else {
@@ -145,7 +145,7 @@ fn extend(
     match (old, inner) {
         ("", _) => {
             if let Some(last) = last_item(file, lines, at, end)? {
-                // The same dash, at the same place, as the one above.
+                // The same dash, at the same indent, as the one above.
                 let dash = indent(&lines[last]) + 1;
                 let value = value(&lines[last], dash).ok_or_else(|| strange(last))?;
                 let before = lines[last][..value.start].to_owned();
@@ -185,8 +185,8 @@ fn last_item(file: &str, lines: &[String], at: usize, end: usize) -> Result<Opti
     Ok(last)
 }
 
-/// Adds fields at the end of the document, but before the comments that close it: indented ones
-/// belong to the section above. Gives the line.
+/// Adds fields at the end of the document, but before its final comments: indented ones belong to
+/// the section above. Returns the line.
 fn append(lines: &mut Vec<String>, new: Vec<String>) -> usize {
     let belongs = |line: &String| is_content(line) || line.trim_start().len() < line.len();
     let at = lines.iter().rposition(belongs).map_or(0, |last| last + 1);
@@ -197,13 +197,13 @@ fn append(lines: &mut Vec<String>, new: Vec<String>) -> usize {
     at
 }
 
-/// Networks as the items of a list: in quotes, since IPv6 ones have colons.
+/// Networks as the items of a list, quoted, since IPv6 ones have colons.
 fn quoted(networks: &[IpNet]) -> Vec<String> {
     networks.iter().map(|network| format!("\"{network}\"")).collect()
 }
 
-/// What the document shall mean; none if its fields are of other types.
-fn asked(mut document: Value, change: &ConfigEdit, missing: &[IpNet]) -> Option<Value> {
+/// The expected meaning of the document; none if its fields have other types.
+fn requested(mut document: Value, change: &ConfigEdit, missing: &[IpNet]) -> Option<Value> {
     let fields = document.as_object_mut()?;
     fields.insert("mode".into(), change.mode.name().into());
     if !missing.is_empty() {
@@ -237,7 +237,7 @@ mod tests {
         "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
 
     #[test]
-    fn the_mode_changes_and_its_line_stays_otherwise() {
+    fn only_the_mode_of_its_line_changes() {
         for (old, new) in [
             ("mode: iptables\nb: 1\n", "mode: ipvs\nb: 1\n"),
             ("mode:   \"iptables\"  # why\n", "mode:   \"ipvs\"  # why\n"),
@@ -329,7 +329,7 @@ mod tests {
 
     #[test]
     fn captured_configurations_are_edited_in_one_line() {
-        let mut seen = 0;
+        let mut count = 0;
         for node in std::fs::read_dir("snapshots").unwrap() {
             let path = node.unwrap().path().join("files/var/lib/kube-proxy/config.conf");
             let Ok(text) = std::fs::read_to_string(&path) else { continue };
@@ -338,12 +338,12 @@ mod tests {
             assert_eq!(text.lines().count(), edited.lines().count());
             assert!(differ <= 1, "{edited}");
             assert_eq!(KubeProxyConfig::parse("f", &edited).unwrap().mode, Some(Mode::Ipvs));
-            seen += 1;
+            count += 1;
         }
-        assert!(seen >= 7);
+        assert!(count >= 7);
     }
 
-    /// One part of a file, in some spelling.
+    /// One part of a file, in any spelling.
     fn part() -> impl Strategy<Value = String> {
         prop_oneof![
             "# [a-z: '\"-]{0,20}",
@@ -395,7 +395,7 @@ mod tests {
             seed in any::<proptest::sample::Index>(),
         ) {
             let mut parts = parts;
-            // A key may be there once.
+            // A key may occur once.
             let mut seen = std::collections::BTreeSet::new();
             parts.retain(|p| p.starts_with('#') || seen.insert(p.clone()));
             for extra in [mode, ipvs].into_iter().flatten() {
@@ -406,7 +406,7 @@ mod tests {
             let config = KubeProxyConfig::parse("f", &edited).unwrap();
             prop_assert_eq!(config.mode, Some(Mode::Ipvs));
             prop_assert!(config.ipvs.exclude_cidrs.contains(&"10.9.0.0/24".parse().unwrap()));
-            // Every other line is there, in order, and at most three are new.
+            // Every other line is kept, in order, and at most three are new.
             let concerned =
                 |l: &str| l.starts_with("mode:") || l.trim().starts_with("excludeCIDRs:");
             let mut rest = edited.lines();
@@ -414,12 +414,12 @@ mod tests {
                 prop_assert!(rest.any(|l| l == line), "{line:?} is gone from\n{edited}");
             }
             prop_assert!(edited.lines().count() <= text.lines().count() + 3, "{edited}");
-            // Comments of the lines concerned stay too.
+            // Comments of the lines concerned are kept too.
             let comments = |t: &str| -> Vec<String> {
                 t.lines().filter_map(|l| Some(l[l.find('#')?..].to_owned())).collect()
             };
             prop_assert_eq!(comments(&text), comments(&edited));
-            // Nothing more to do.
+            // A second edit changes nothing.
             prop_assert_eq!(edit("f", &edited, &change(&["10.9.0.0/24"])).unwrap(), edited);
         }
     }

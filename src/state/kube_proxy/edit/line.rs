@@ -1,10 +1,10 @@
-//! What the editors know of a line of YAML: enough to change one value and nothing beside it.
+//! One line of YAML, parsed just enough to change one value and nothing else.
 
 use std::ops::Range;
 
 use crate::error::{Error, Kind};
 
-/// What cannot be edited, in line `at` (from 0) of `file`.
+/// Line `at` (from 0) of `file` cannot be edited.
 pub(super) fn refused(file: &str, at: usize, cause: impl std::fmt::Display) -> Error {
     Error::new(Kind::Parse, format!("{file}:{}", at + 1), cause)
         .hint("make this change by hand, or write the line in the plain form")
@@ -16,12 +16,12 @@ pub(super) fn is_content(line: &str) -> bool {
     !line.is_empty() && !line.starts_with('#')
 }
 
-/// The number of spaces that a line begins with.
+/// The number of leading spaces.
 pub(super) fn indent(line: &str) -> usize {
     line.len() - line.trim_start_matches(' ').len()
 }
 
-/// The key that stands at `indent`, and where what follows its colon begins.
+/// The key at `indent`, and the index after its colon.
 pub(super) fn key(line: &str, indent: usize) -> Option<(&str, usize)> {
     let rest = line.get(indent..)?;
     let (key, end) = match rest.chars().next()? {
@@ -43,15 +43,15 @@ pub(super) fn key(line: &str, indent: usize) -> Option<(&str, usize)> {
     matches!(line[start..].chars().next(), None | Some(' ')).then_some((key, start))
 }
 
-/// Where the value after `from` stands: a plain or quoted text of one line, or a list in brackets;
-/// empty, just at `from`, if there is none. `None` for whatever else YAML has.
+/// The range of the value after `from`: a plain or quoted text of one line, or a list in brackets.
+/// Empty, at `from`, without a value. `None` for any other YAML.
 pub(super) fn value(line: &str, from: usize) -> Option<Range<usize>> {
     let rest = line.get(from..)?;
     let start = from + (rest.len() - rest.trim_start_matches(' ').len());
     let text = &line[start..];
     let end = match text.chars().next() {
         None => return Some(from..from),
-        // Only after a space does it begin a comment.
+        // A comment begins only after a space.
         Some('#') => return (start > from).then_some(from..from),
         Some(quote @ ('"' | '\'')) => {
             let inner = &text[1..];
@@ -80,7 +80,7 @@ pub(super) fn unquoted(text: &str) -> &str {
     within('"').or_else(|| within('\'')).unwrap_or(text)
 }
 
-/// `new`, in quotes as `old` is; `new` has no quotes of its own.
+/// `new`, quoted as `old` is. `new` must have no quotes of its own.
 pub(super) fn quoted_like(old: &str, new: &str) -> String {
     match old.chars().next() {
         Some(quote @ ('"' | '\'')) => format!("{quote}{new}{quote}"),
@@ -88,7 +88,7 @@ pub(super) fn quoted_like(old: &str, new: &str) -> String {
     }
 }
 
-/// Puts `new` in the place of the value at `range`, a space before it if it had none.
+/// Replaces the value at `range` by `new`, with a space before it if there was none.
 pub(super) fn put(line: &mut String, range: Range<usize>, new: &str) {
     let space = if range.is_empty() { " " } else { "" };
     line.replace_range(range, &format!("{space}{new}"));

@@ -1,4 +1,4 @@
-//! The manifest of a static pod that runs kube-proxy: where its files are, and its arguments.
+//! The manifest of a static pod that runs kube-proxy: its mounts, and its arguments.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -61,7 +61,7 @@ struct HostPath {
 }
 
 impl Container {
-    /// Its words: the program, unless that is its image's choice, and the arguments.
+    /// The command line: the program, unless the image chooses it, and the arguments.
     fn words(&self) -> Vec<String> {
         self.command.iter().chain(&self.args).flatten().cloned().collect()
     }
@@ -77,13 +77,13 @@ fn is_program(word: &str) -> bool {
 
 /// True for the manifest of a pod that runs kube-proxy.
 pub fn runs_kube_proxy(text: &str) -> bool {
-    // Most manifests are another component's.
+    // Most manifests are of other components.
     text.contains("kube-proxy")
         && yaml::parse::<Pod>("", text)
             .is_ok_and(|pod| pod.spec.containers.iter().any(Container::is_kube_proxy))
 }
 
-/// The container that runs kube-proxy, and its number in the pod.
+/// The container that runs kube-proxy, and its index in the pod.
 fn container(file: &str, pod: &Pod) -> Result<usize> {
     let containers = &pod.spec.containers;
     let mut of_kube_proxy = (0..containers.len()).filter(|at| containers[*at].is_kube_proxy());
@@ -94,7 +94,7 @@ fn container(file: &str, pod: &Pod) -> Result<usize> {
     }
 }
 
-/// Where a path of the container is on the host.
+/// The path on the host of a path in the container.
 ///
 /// # Errors
 /// [`Kind::Parse`] if no folder or file of the host is mounted there.
@@ -111,7 +111,7 @@ pub fn host_path(file: &str, text: &str, inside: &str) -> Result<PathBuf> {
         return Err(refused("nobody knows where `..` leads in"));
     }
     let mounts = container.volume_mounts.iter().flatten();
-    // Of two mounts the inner one counts.
+    // The innermost mount counts.
     let mount = mounts
         .filter(|mount| inside.starts_with(&mount.mount_path))
         .max_by_key(|mount| mount.mount_path.components().count())
@@ -124,17 +124,17 @@ pub fn host_path(file: &str, text: &str, inside: &str) -> Result<PathBuf> {
         .and_then(|volume| volume.host_path.as_ref())
         .ok_or_else(|| refused("something else than a hostPath is mounted at"))?;
     let rest = inside.strip_prefix(&mount.mount_path).unwrap_or(Path::new(""));
-    // Joining an empty path would end it in a slash.
+    // Joining an empty path would add a slash.
     if rest.as_os_str().is_empty() {
         return Ok(host.path.clone());
     }
     Ok(host.path.join(rest))
 }
 
-/// The manifest with the change made in kube-proxy's arguments, each on a line of its own.
+/// The manifest with kube-proxy's arguments edited, one argument a line.
 ///
 /// # Errors
-/// [`Kind::Parse`], with file and line, for a form that is not understood.
+/// [`Kind::Parse`], with file and line, for an unsupported form.
 pub(super) fn edit(file: &str, text: &str, change: &ConfigEdit) -> Result<String> {
     let pod: Pod = yaml::parse(file, text)?;
     let number = container(file, &pod)?;
@@ -178,7 +178,7 @@ pub(super) fn edit(file: &str, text: &str, change: &ConfigEdit) -> Result<String
     Ok(edited)
 }
 
-/// Sets one flag in the lines and among the words; gives the line.
+/// Sets one flag in the lines and among the words, and returns the line.
 fn set(
     file: &str,
     lines: &mut Vec<String>,
@@ -216,7 +216,7 @@ fn set(
     }
 }
 
-/// The only line that is the item `text` of a list, and where it stands in it.
+/// The only line with the list item `text`, and the item's range in it.
 fn item(
     file: &str,
     lines: &[String],
@@ -242,7 +242,7 @@ fn item(
     }
 }
 
-/// Puts the words where they came from; what is new is at the end of the last list.
+/// Writes the words back into their lists; new ones go to the end of the last list.
 fn put_words(pod: &mut Value, number: usize, old: &Container, words: &[String]) {
     let Some(container) = pod.pointer_mut(&format!("/spec/containers/{number}")) else { return };
     let command = old.command.as_ref().map_or(0, Vec::len);

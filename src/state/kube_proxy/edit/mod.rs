@@ -1,4 +1,4 @@
-//! Where kube-proxy's configuration is, and the edit of its text. No I/O.
+//! The source of kube-proxy's configuration, and the edit of its text. No I/O.
 
 mod config_edit;
 mod configuration;
@@ -15,7 +15,7 @@ use crate::error::Result;
 pub use config_edit::ConfigEdit;
 pub use manifest::{host_path, runs_kube_proxy};
 
-/// Where kube-proxy's configuration is.
+/// The source of kube-proxy's configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ConfigSource {
@@ -26,18 +26,18 @@ pub enum ConfigSource {
 }
 
 impl ConfigSource {
-    /// The file on the host that holds it.
+    /// Its file on the host.
     pub fn path(&self) -> &Path {
         match self {
             ConfigSource::File(path) | ConfigSource::Manifest(path) => path,
         }
     }
 
-    /// The text with `edit` made: the lines concerned and no other byte. The same text, if there
-    /// is nothing to change.
+    /// The edited text: changes the lines concerned and no other byte. The same text, if nothing is
+    /// to change.
     ///
     /// # Errors
-    /// [`crate::error::Kind::Parse`], with file and line, for a form that is not understood.
+    /// [`crate::error::Kind::Parse`], with file and line, for an unsupported form.
     pub fn edit(&self, text: &str, edit: &ConfigEdit) -> Result<String> {
         let name = self.to_string();
         match self {

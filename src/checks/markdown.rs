@@ -1,4 +1,4 @@
-//! The page of the documentation that lists the checks.
+//! The documentation page of the checks.
 
 use std::collections::BTreeMap;
 

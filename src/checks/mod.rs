@@ -1,7 +1,7 @@
-//! Preflight checks: what an operator wants to know before a change.
+//! Preflight checks: questions about a node before a change.
 //!
 //! A check has a stable id. It reads captured facts, never the node. Its verdict is ok, found or
-//! unknown; unknown never looks like ok. A check with logic is a file; checks of one table are the
+//! unknown; unknown never counts as ok. A check with logic is a file; checks of one table are the
 //! rows of one file. Each area lists its checks in its `mod.rs`.
 
 mod backends;
@@ -40,22 +40,22 @@ pub(crate) use invalid::{felix_setting, first_gate};
 pub use markdown::markdown;
 pub use registry::{all, find};
 
-/// How much a finding matters.
+/// The severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// A migration or clean-up must not begin.
     Block,
-    /// It will hurt, or does already.
+    /// It harms traffic, now or after the change.
     Warn,
     /// Worth knowing.
     Info,
 }
 
-/// What is missing where the processes were not captured.
+/// The missing data if the processes were not captured.
 const NO_PROCESSES: &str = "the processes are not in this state";
 
-/// The facts that checks read; all of them are captured before.
+/// The facts that checks read. All of them are captured before the checks run.
 pub struct Facts<'a> {
     /// The node as it is.
     pub now: &'a NodeState,
@@ -63,7 +63,7 @@ pub struct Facts<'a> {
     pub earlier: Option<&'a NodeState>,
     /// The time between the two captures.
     pub interval: Option<Duration>,
-    /// The facts of a live node; none for a snapshot.
+    /// The facts of a live node; `None` for a snapshot.
     pub live: Option<&'a LiveFacts>,
     /// The target mode of a migration, if there is one.
     pub to: Option<Mode>,
@@ -73,7 +73,7 @@ pub struct Facts<'a> {
     pub ownership: &'a Ownership<'a>,
     /// The running mode, by what the kernel holds.
     pub running: RunningMode,
-    /// kube-proxy's configuration, where it is known.
+    /// kube-proxy's configuration, if it is known.
     pub settings: Option<KubeProxyConfig>,
     /// The clean-up plan of `now`, made when a check first needs it.
     pub plan: OnceCell<Plan>,
@@ -103,18 +103,18 @@ impl<'a> Facts<'a> {
         }
     }
 
-    /// The clean-up plan: what it removes and what it keeps.
+    /// The clean-up plan.
     pub fn leftovers(&self) -> &Plan {
         self.plan.get_or_init(|| leftovers(self.catalogue, self.now, self.ownership))
     }
 
-    /// The edits that remove the objects of the clean-up plan that `wanted` accepts.
+    /// The edits for those removals of the clean-up plan that `wanted` accepts.
     fn removal(&self, wanted: impl Fn(&Object) -> bool) -> Vec<Edit> {
         let objects = self.leftovers().removals().filter(|o| wanted(o)).cloned().collect();
         edits(&Plan { objects }, self.now)
     }
 
-    /// True where `mode` runs, or is the target.
+    /// True if `mode` runs or is the target.
     pub fn concerns(&self, mode: Mode) -> bool {
         self.running.mode == Some(mode) || self.to == Some(mode)
     }
@@ -123,20 +123,20 @@ impl<'a> Facts<'a> {
 /// The outcome of a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// All is well, with the evidence.
+    /// Nothing is wrong; the evidence.
     Ok(String),
     /// Something is wrong.
     Found(Found),
-    /// Not known, with what is missing to know.
+    /// Not known; the missing data.
     Unknown(String),
 }
 
-/// The verdict where the processes were not captured.
+/// The verdict if the processes were not captured.
 fn no_processes() -> Verdict {
     Verdict::Unknown(NO_PROCESSES.into())
 }
 
-/// The verdict on a captured node where only a live one can tell.
+/// The verdict on a snapshot, if the check needs a live node.
 fn not_live() -> Verdict {
     Verdict::Unknown("a live node alone can be asked".into())
 }
@@ -148,9 +148,9 @@ pub struct Found {
     pub evidence: Vec<String>,
     /// The effect on traffic, in one sentence.
     pub effect: String,
-    /// Commands or configuration lines that end it, in order.
+    /// The commands or configuration lines that fix it, in order.
     pub remedy: Vec<String>,
-    /// Edits that end it, where proxyshift can apply them safely.
+    /// The edits that fix it, if proxyshift can apply them safely.
     pub fix: Vec<Edit>,
 }
 
@@ -160,7 +160,7 @@ pub struct Check {
     pub id: &'static str,
     /// Its subject, as a noun phrase: `the conntrack binary that kube-proxy runs`.
     pub title: &'static str,
-    /// How much it matters when it finds something.
+    /// The severity of its finding.
     pub severity: Severity,
     /// When it applies, in words, for the documentation.
     pub when: &'static str,
@@ -168,7 +168,7 @@ pub struct Check {
     pub applies: fn(&Facts<'_>) -> bool,
     /// Its verdict on the facts.
     pub evaluate: fn(&Facts<'_>) -> Verdict,
-    /// Where to read more: an issue, a KEP, a manual page.
+    /// A reference: an issue, a KEP, a manual page.
     pub reference: &'static str,
 }
 
@@ -188,7 +188,7 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// True for something found that must stop a run.
+    /// True for a finding that must stop a run.
     pub fn blocks(&self) -> bool {
         self.severity == Severity::Block && matches!(self.verdict, Verdict::Found(_))
     }
@@ -204,7 +204,7 @@ impl Finding {
     }
 }
 
-/// Runs the checks that apply and whose id `wanted` accepts; the most serious findings come first.
+/// Runs the checks that apply and whose id `wanted` accepts. The most serious findings come first.
 pub fn run(facts: &Facts<'_>, wanted: &dyn Fn(&str) -> bool) -> Vec<Finding> {
     let mut findings: Vec<Finding> = all()
         .filter(|check| wanted(check.id) && (check.applies)(facts))
@@ -220,7 +220,7 @@ pub fn run(facts: &Facts<'_>, wanted: &dyn Fn(&str) -> bool) -> Vec<Finding> {
     findings
 }
 
-/// Applies to every node.
+/// True: the check applies to every node.
 pub(crate) fn always(_: &Facts<'_>) -> bool {
     true
 }

@@ -24,7 +24,7 @@ pub fn all() -> impl Iterator<Item = &'static Check> {
     AREAS.iter().copied().flatten().copied()
 }
 
-/// The check of that id.
+/// The check with that id.
 pub fn find(id: &str) -> Option<&'static Check> {
     all().find(|check| check.id == id)
 }

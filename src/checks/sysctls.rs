@@ -3,13 +3,13 @@
 use crate::state::NodeState;
 use crate::state::sysctl::Sysctls;
 
-/// The sysctls, if they are in the state.
+/// The sysctls, if the state has them.
 pub(super) fn sysctls(state: &NodeState) -> Option<Sysctls> {
     const FILE: &str = "sysctl.txt";
     Sysctls::parse(FILE, state.files.get(FILE)?).ok()
 }
 
-/// The number that a sysctl holds, or what is missing to know it.
+/// The number in a sysctl.
 pub(super) fn number(state: &NodeState, name: &str) -> Result<u64, String> {
     let sysctls = sysctls(state).ok_or("the sysctls are not in this state")?;
     let value = sysctls.get(name).ok_or(format!("{name} is not in this state"))?;

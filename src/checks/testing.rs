@@ -1,4 +1,4 @@
-//! What the tests of checks share: captured nodes, and a check's verdict on one.
+//! Helpers for the tests of checks: captured nodes, and the verdict of a check on one.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub fn verdict_of(check: &Check, state: &NodeState) -> Verdict {
     given(state).verdict(check)
 }
 
-/// Facts for a check, of which the state is one.
+/// Builds the facts for a check from a state.
 pub fn given(state: &NodeState) -> Given<'_> {
     Given { state, to: None, earlier: None, interval: None, live: None }
 }
@@ -39,22 +39,22 @@ pub struct Given<'a> {
 }
 
 impl<'a> Given<'a> {
-    /// kube-proxy is to change to that mode.
+    /// Sets the target mode.
     pub fn to(self, to: impl Into<Option<Mode>>) -> Given<'a> {
         Given { to: to.into(), ..self }
     }
 
-    /// An earlier capture.
+    /// Sets the earlier capture.
     pub fn earlier(self, earlier: impl Into<Option<&'a NodeState>>) -> Given<'a> {
         Given { earlier: earlier.into(), ..self }
     }
 
-    /// So many seconds between the two captures.
+    /// Sets the time between the two captures.
     pub fn after(self, seconds: u64) -> Given<'a> {
         Given { interval: Some(Duration::from_secs(seconds)), ..self }
     }
 
-    /// The facts of a live node.
+    /// Sets the facts of a live node.
     pub fn live(self, live: &'a LiveFacts) -> Given<'a> {
         Given { live: Some(live), ..self }
     }

@@ -1,6 +1,7 @@
-//! kube-proxy in its modes: which one runs, what it serves, whether a new one has taken over.
+//! kube-proxy in its modes: the running mode, the services it serves, and the takeover by a new
+//! one.
 //!
-//! All that differs between modes is in [`mode`], one file a mode.
+//! Every difference between modes is in [`mode`], one file a mode.
 
 pub mod convergence;
 pub mod mode;

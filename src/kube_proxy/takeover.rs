@@ -1,7 +1,8 @@
-//! What a node will hold once another mode of kube-proxy serves, as far as that is known before.
+//! The prediction of a takeover: what a node holds once another mode of kube-proxy serves.
 //!
-//! Until then the chains that both modes write lead to what only the old one uses. The new mode
-//! rewrites them in one restore. What nothing leads to any more is left over.
+//! Before the takeover, the chains that both modes write lead to objects of the old mode. The new
+//! mode rewrites these chains in one restore. Objects without a reference are leftovers from then
+//! on.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -15,12 +16,12 @@ use crate::state::ruleset::{Rule, Ruleset, Table};
 use crate::state::shared_str::SharedStr;
 use crate::state::{NodeState, RulesetId};
 
-/// The node as the mode `to` leaves it when it takes over, without what that mode makes itself. The
-/// rules are gone that lead from chains which it rewrites to chains and sets which it does not use.
-/// Everything else is as before.
+/// The node after the takeover by the mode `to`, without the new objects of that mode. The mode
+/// rewrites its chains, so their rules to unused chains and sets are gone. Everything else is
+/// unchanged.
 ///
 /// # Errors
-/// None for a state that parsed: what is left of it parses too.
+/// Never for a state that parsed: the rest of it parses too.
 pub fn predict_takeover(catalogue: &Catalogue, state: &NodeState, to: Mode) -> Result<NodeState> {
     let ownership = Ownership::of(catalogue, state);
     let mut after = state.clone();
@@ -38,7 +39,7 @@ pub fn predict_takeover(catalogue: &Catalogue, state: &NodeState, to: Mode) -> R
     Ok(after)
 }
 
-/// One rule set that kube-proxy rewrites in the mode `to`.
+/// One ruleset that kube-proxy rewrites in the mode `to`.
 pub(super) struct Rewrite<'a> {
     pub(super) ownership: &'a Ownership<'a>,
     pub(super) id: RulesetId,
@@ -47,19 +48,19 @@ pub(super) struct Rewrite<'a> {
 }
 
 impl<'a> Rewrite<'a> {
-    /// Whether the mode uses a chain of kube-proxy's; none if it is not kube-proxy's.
+    /// Whether the mode uses a chain of kube-proxy; `None` for any other chain.
     pub(super) fn uses(&self, table: &Table, chain: &str) -> Option<bool> {
         let entry = self.ownership.chain_entry(self.id, &table.name, chain)?;
         let own = self.ownership.chain_name(self.id, &table.name, chain) == NAME;
         own.then(|| entry.modes.is_empty() || entry.modes.contains(&self.to))
     }
 
-    /// The chain of kube-proxy's that a rule leads to and that the mode does not use.
+    /// The target of a rule, if it is a chain of kube-proxy that the mode does not use.
     pub(super) fn unused_chain(&self, table: &Table, rule: &'a Rule) -> Option<&'a str> {
         rule.target.as_deref().filter(|target| self.uses(table, target) == Some(false))
     }
 
-    /// The set of kube-proxy's that a rule matches, in a mode that uses none.
+    /// The set of kube-proxy that a rule matches, if the mode uses no sets.
     pub(super) fn unused_set(&self, rule: &Rule) -> Option<Cow<'a, str>> {
         if mode::of(self.to).uses_ipsets() {
             return None;
@@ -68,12 +69,12 @@ impl<'a> Rewrite<'a> {
         self.ruleset.words(rule).sets().into_iter().find(|set| own(set))
     }
 
-    /// Whether a rule leads to what the mode does not use.
+    /// Whether a rule refers to a chain or set that the mode does not use.
     fn is_dangling(&self, table: &Table, rule: &'a Rule) -> bool {
         self.unused_chain(table, rule).is_some() || self.unused_set(rule).is_some()
     }
 
-    /// The lines of the rules that the mode removes as it rewrites its chains.
+    /// The lines of the rules that the mode removes when it rewrites its chains.
     fn removed_lines(&self, table: &'a Table) -> Vec<u32> {
         let mut lines = Vec::new();
         for chain in table.chains.iter().filter(|c| self.uses(table, &c.name) == Some(true)) {

@@ -1,4 +1,4 @@
-//! The forms of a component's rules in its own chains: every other rule there is foreign.
+//! The forms of a component's rules in its own chains. Every other rule there is foreign.
 
 use std::borrow::Cow;
 
@@ -12,10 +12,10 @@ use crate::state::rule::Words;
 /// The forms of rules in one kind of chain.
 #[derive(Debug)]
 pub(crate) struct Content {
-    /// True if every other rule belongs to the operator.
+    /// True if every other rule is the operator's.
     pub(crate) operator: bool,
     comments: Expressions,
-    /// Expressions for the rule without its comments; none if the comment alone decides.
+    /// Expressions for the rule without its comments; `None` if the comment alone decides.
     forms: Option<Expressions>,
 }
 
@@ -59,7 +59,7 @@ impl Content {
     }
 }
 
-/// A rule, split for matching: its comments, and its other words with a blank before each.
+/// A rule, split for matching: its comments, and its other words, each after a blank.
 #[derive(Debug, Default)]
 pub struct Reading<'a> {
     /// The rule without its comments.
@@ -78,7 +78,7 @@ impl<'a> Reading<'a> {
         reading
     }
 
-    /// Reads a rule in place of the last one, to save allocations.
+    /// Reads a rule into the same buffers, to save allocations.
     pub(crate) fn read(&mut self, words: Words<'a>) {
         self.body.clear();
         self.comments.clear();

@@ -1,15 +1,15 @@
-//! The catalogue's regular expressions. Rules are ASCII where a component writes them, so bytes are
-//! matched: tables of Unicode's classes would be most of what the catalogue takes in memory.
+//! The regular expressions of the catalogue. They match bytes: components write ASCII rules, and
+//! the tables of Unicode classes would be most of the catalogue's memory.
 //!
-//! Each is checked when it is read and compiled at its first use: compiling all of them would be
-//! most of the work of a short verb, and a node has few of the components.
+//! An expression is checked when it is read, and compiled at its first use. Compiling all of them
+//! would be most of the work of a short verb, and a node has few of the components.
 
 use std::sync::LazyLock;
 
 use regex::bytes::{Captures, Regex, RegexBuilder, RegexSet, RegexSetBuilder};
 use regex_syntax::ast::parse::Parser;
 
-/// A value that is compiled at its first use.
+/// A value, compiled at its first use.
 type Lazy<T> = LazyLock<T, Box<dyn FnOnce() -> T + Send>>;
 
 /// One expression.
@@ -17,10 +17,10 @@ type Lazy<T> = LazyLock<T, Box<dyn FnOnce() -> T + Send>>;
 pub(crate) struct Expression(Lazy<Regex>);
 
 impl Expression {
-    /// Checks it.
+    /// Checks an expression.
     ///
     /// # Errors
-    /// What is wrong with it, and where.
+    /// The fault, and its position.
     pub(crate) fn new(pattern: &str) -> Result<Expression, String> {
         check(pattern)?;
         let pattern = pattern.to_owned();
@@ -36,23 +36,23 @@ impl Expression {
         self.0.is_match(text.as_bytes())
     }
 
-    /// The values of its groups, if it matches.
+    /// The values of its groups; `None` if it does not match.
     pub(crate) fn groups<'a>(&self, text: &'a str) -> Option<Groups<'a>> {
         Some(Groups { text, found: self.0.captures(text.as_bytes())? })
     }
 
-    /// The names of its groups, in their order.
+    /// The names of its groups, in order.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.capture_names().flatten()
     }
 }
 
-/// Checks the form of an expression; a test compiles all of the catalogue to find other faults.
+/// Checks the form of an expression. A test compiles the whole catalogue and finds other faults.
 fn check(pattern: &str) -> Result<(), String> {
     Parser::new().parse(pattern).map(drop).map_err(|e| e.to_string())
 }
 
-/// The groups of an [`Expression`] that matches a text.
+/// The groups of one match of an [`Expression`].
 pub(crate) struct Groups<'a> {
     text: &'a str,
     found: Captures<'a>,
@@ -70,10 +70,10 @@ impl<'a> Groups<'a> {
 pub(crate) struct Expressions(Lazy<RegexSet>);
 
 impl Expressions {
-    /// Checks them.
+    /// Checks expressions.
     ///
     /// # Errors
-    /// What is wrong with one of them.
+    /// The fault of the first invalid one.
     pub(crate) fn new<S: AsRef<str>>(patterns: &[S]) -> Result<Expressions, String> {
         patterns.iter().try_for_each(|pattern| check(pattern.as_ref()))?;
         let patterns: Vec<String> = patterns.iter().map(|p| p.as_ref().to_owned()).collect();
@@ -87,7 +87,7 @@ impl Expressions {
         self.0.is_match(text.as_bytes())
     }
 
-    /// The indices of those that match, in their order.
+    /// The indices of the expressions that match, in order.
     pub(crate) fn matches(&self, text: &str) -> impl Iterator<Item = usize> + use<> {
         self.0.matches(text.as_bytes()).into_iter()
     }

@@ -1,22 +1,22 @@
-//! Whether a component lives on the node, and what shows it.
+//! Liveness: whether a component is alive on the node, and the evidence.
 
 use crate::owners::component::Component;
 use crate::owners::expression::Expression;
 use crate::state::NodeState;
 
-/// Whether a component lives here, with the evidence in words.
+/// Whether a component is alive on this node, with the evidence in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Liveness {
-    /// It does: something of it runs or stands ready.
+    /// Alive: a process, a link or a file of it exists.
     Alive(String),
-    /// It does not: everything that would show it is known to be missing.
+    /// Gone: all evidence of life is known to be missing.
     Gone(String),
-    /// The state does not say.
+    /// Unknown: the state lacks the evidence.
     Unknown(String),
 }
 
 impl Liveness {
-    /// True if it is known to live.
+    /// True if it is known to be alive.
     pub fn is_alive(&self) -> bool {
         matches!(self, Liveness::Alive(_))
     }
@@ -34,7 +34,7 @@ impl Liveness {
     }
 }
 
-/// Whether a component lives on the node.
+/// The liveness of a component on the node.
 pub fn liveness(component: &Component, state: &NodeState) -> Liveness {
     let alive = &component.alive;
     let name = &component.name;
@@ -44,7 +44,7 @@ pub fn liveness(component: &Component, state: &NodeState) -> Liveness {
     if let Some(file) = alive.files.iter().find(|path| has_file(state, path)) {
         return Liveness::Alive(format!("{file} is there"));
     }
-    // Compiled at load; the name alone is not a reason to fail here.
+    // The catalogue checked the expressions; a fault must not fail here.
     let expressions: Vec<Expression> =
         alive.links.iter().filter_map(|p| Expression::new(p).ok()).collect();
     let link = |l: &&crate::state::links::Link| expressions.iter().any(|e| e.is_match(&l.name));
@@ -61,7 +61,7 @@ pub fn liveness(component: &Component, state: &NodeState) -> Liveness {
     }
 }
 
-/// The process of a component that runs, if one does.
+/// The running process of a component, if there is one.
 pub fn process<'a>(
     component: &Component,
     state: &'a NodeState,
@@ -70,7 +70,7 @@ pub fn process<'a>(
     state.processes.iter().flatten().find(listed)
 }
 
-/// True for a captured file of that path, or below it.
+/// True if a captured file has that path, or a path below it.
 fn has_file(state: &NodeState, path: &str) -> bool {
     let key = format!("files{path}");
     let below = format!("{key}/");

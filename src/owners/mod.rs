@@ -1,4 +1,4 @@
-//! Who owns each object: the catalogue and the matcher.
+//! The owner of each object: the catalogue and the matcher.
 
 pub mod attribution;
 pub mod catalogue;

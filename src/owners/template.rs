@@ -1,7 +1,7 @@
-//! Templates: rules with fields, as `! -s {network} -d {subnet} -j RETURN`.
+//! Templates: rules with fields, such as `! -s {network} -d {subnet} -j RETURN`.
 //!
-//! A word in braces is a field; the component's `fields` has its expression. A field that occurs
-//! twice has the same value both times. `[words]` are optional.
+//! A word in braces is a field; its expression is in the component's `fields`. A field that occurs
+//! twice must have the same value both times. `[words]` are optional.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ pub type Fields = BTreeMap<String, String>;
 #[derive(Debug)]
 pub struct Template {
     expression: Expression,
-    /// Groups that must have the same value.
+    /// Pairs of groups that must have the same value.
     equal: Vec<(String, String)>,
 }
 
@@ -32,7 +32,8 @@ impl Template {
         Ok(Template { expression, equal })
     }
 
-    /// The values of the fields, if the body of a rule (see [`crate::owners::content::Reading`]) fits.
+    /// The values of the fields; `None` if the body of a rule (see
+    /// [`crate::owners::content::Reading`]) does not match.
     pub fn captures<'a>(&self, body: &'a str) -> Option<Captured<'a>> {
         let found = self.expression.groups(body)?;
         if self.equal.iter().any(|(a, b)| found.get(a) != found.get(b)) {
@@ -43,7 +44,7 @@ impl Template {
     }
 }
 
-/// The expression of a template in which no field occurs twice.
+/// The expression of a template without repeated fields.
 ///
 /// # Errors
 /// The cause, in words.
@@ -55,7 +56,7 @@ pub fn plain_pattern(text: &str, fields: &Fields) -> Result<String, String> {
     }
 }
 
-/// The expression of a template: each word with a blank before it.
+/// The expression of a template: each word after a blank.
 fn pattern(text: &str, fields: &Fields) -> Result<(String, Vec<(String, String)>), String> {
     let mut pattern = String::from("^");
     let mut equal = Vec::new();

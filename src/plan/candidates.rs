@@ -1,4 +1,4 @@
-//! Candidates for removal, until it is clear what still refers to them.
+//! Candidates for removal, before references to them are known.
 
 mod sets;
 
@@ -33,11 +33,11 @@ pub(super) struct RuleIndex {
 
 struct RuleCandidate {
     reason: Reason,
-    /// It goes only together with that chain.
+    /// The rule is removed only together with that chain.
     with: Option<ChainIndex>,
 }
 
-/// What may go, and what was found to stay.
+/// The candidates for removal, and the rows that are already decided.
 pub(super) struct Candidates<'a> {
     pub(super) catalogue: &'a Catalogue,
     pub(super) state: &'a NodeState,
@@ -76,7 +76,7 @@ impl<'a> Candidates<'a> {
         candidates
     }
 
-    /// The chains of an owner, each with what the catalogue says of it.
+    /// The chains of an owner, each with its entry in the catalogue.
     pub(super) fn chains_of(&self, owner: &str) -> Vec<OwnedChain<'a>> {
         let owned = |at: &ChainIndex| {
             let (_, table, chain) = self.chain(*at)?;
@@ -100,7 +100,7 @@ impl<'a> Candidates<'a> {
         })
     }
 
-    /// Every rule of the built-in chains, with its target's chain if it leads to one.
+    /// Every rule of the built-in chains, with the chain of its target if it has one.
     pub(super) fn built_in_rules(
         &self,
     ) -> impl Iterator<Item = (RuleIndex, RuleContext<'a>, Option<ChainIndex>)> + use<'a> {
@@ -123,7 +123,7 @@ impl<'a> Candidates<'a> {
     }
 
     pub(super) fn propose_chain(&mut self, at: ChainIndex, reason: Reason) {
-        // Thousands of chains go for one reason.
+        // Thousands of chains share one reason.
         let last = self.chains.last_key_value().map(|(_, last)| last);
         let reason =
             last.filter(|last| ***last == reason).cloned().unwrap_or_else(|| Arc::new(reason));
@@ -134,7 +134,7 @@ impl<'a> Candidates<'a> {
         self.chains.contains_key(&at)
     }
 
-    /// Proposes a rule in a chain that stays, `with` a chain if it leads there.
+    /// Proposes a rule in a chain that is kept, `with` the chain it jumps to, if any.
     pub(super) fn propose_rule(&mut self, at: RuleIndex, with: Option<ChainIndex>, reason: Reason) {
         self.rules.insert(at, RuleCandidate { reason, with });
     }
@@ -143,7 +143,7 @@ impl<'a> Candidates<'a> {
         self.sets.insert(name.to_owned(), reason);
     }
 
-    /// Adds a row for something that is neither a chain nor a rule.
+    /// Adds a row for an object that is neither a chain nor a rule.
     pub(super) fn add(&mut self, row: PlanRow<'_>) {
         let about = self.about(About {
             action: row.action,
@@ -154,7 +154,7 @@ impl<'a> Candidates<'a> {
         self.rows.push(Object { id: row.id, about });
     }
 
-    /// Thousands of objects have the same in common: it is kept once.
+    /// Shares equal attributes: thousands of objects have the same ones.
     fn about(&mut self, about: About) -> Arc<About> {
         if let Some(known) = self.abouts.get(&about) {
             return known.clone();
@@ -169,7 +169,7 @@ impl<'a> Candidates<'a> {
         self.tables.entry((at.id, at.table)).or_insert_with(id).clone()
     }
 
-    /// Takes back every candidate that something else still needs, and lists the rest, sorted.
+    /// Drops every candidate that is still referenced, and lists the rest, sorted.
     pub(super) fn resolve(mut self) -> Vec<Object> {
         for (at, reason) in self.needed_chains() {
             self.add_chain(Action::Keep, at, reason);
@@ -186,18 +186,18 @@ impl<'a> Candidates<'a> {
         }
         self.add_removed_chains();
         self.add_sets(&removed);
-        // Most of them are sorted already, which this makes use of.
+        // Most rows are sorted already, and `sort` is fast on those.
         self.rows.sort();
         self.rows.dedup();
         self.rows
     }
 
-    /// Adds the chains that go, and their rules.
+    /// Adds the removed chains and their rules.
     fn add_removed_chains(&mut self) {
         let chains = std::mem::take(&mut self.chains);
         let rules = |at: &ChainIndex| self.chain(*at).map_or(0, |(_, _, c)| c.rules.len());
         self.rows.reserve_exact(chains.keys().map(|at| 1 + rules(at)).sum());
-        // In the order of rows: by name, all chains before all rules.
+        // Rows are in the order of names, all chains before all rules.
         let mut sorted: Vec<(&Name, ChainIndex, &Arc<Reason>)> = chains
             .iter()
             .filter_map(|(at, reason)| Some((&self.chain(*at)?.2.name, *at, reason)))
@@ -210,7 +210,7 @@ impl<'a> Candidates<'a> {
         for (row, (_, at, _)) in (start..).zip(&sorted) {
             let Some((ruleset, table, chain)) = self.chain(*at) else { continue };
             let table = self.table_id(*at, table);
-            // A chain goes only with rules of its own owner: they have all in common with it.
+            // A removed chain holds rules of its own owner only, so they share its attributes.
             let about = self.rows[row].about.clone();
             let rule = |(position, rule)| Object {
                 id: ObjectId::Rule {
@@ -226,7 +226,7 @@ impl<'a> Candidates<'a> {
         self.chains = chains;
     }
 
-    /// The candidates that stay, each with the reason.
+    /// The candidates that are kept, each with the reason.
     fn needed_chains(&self) -> BTreeMap<ChainIndex, Reason> {
         let mut kept: BTreeMap<ChainIndex, Reason> = BTreeMap::new();
         let mut queue = Vec::new();
@@ -286,7 +286,7 @@ impl<'a> Candidates<'a> {
         self.chains.keys().filter_map(name).collect()
     }
 
-    /// Why a chain stays that holds a rule of another owner.
+    /// The reason to keep a chain that holds a foreign rule.
     fn foreign_rule(&self, at: ChainIndex) -> Option<Reason> {
         let (ruleset, table, chain) = self.chain(at)?;
         let owner = self.owner(at.id, table, chain);
@@ -307,7 +307,7 @@ impl<'a> Candidates<'a> {
         Some((ruleset, table, table.chains.get(at.chain)?))
     }
 
-    /// Adds a row for a chain of which it is known what happens to it.
+    /// Adds a row for a chain with a known action.
     pub(super) fn add_chain(
         &mut self,
         action: Action,
@@ -355,7 +355,7 @@ pub(super) struct OwnedChain<'a> {
     pub(super) entry: &'a ChainEntry,
 }
 
-/// A rule with all that it stands in.
+/// A rule with its chain, table and ruleset.
 #[derive(Clone, Copy)]
 pub(super) struct RuleContext<'a> {
     pub(super) id: RulesetId,

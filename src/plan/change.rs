@@ -1,4 +1,4 @@
-//! One change to a node, as data: what a journal holds, what a run undoes, and what a report tells.
+//! One change to a node, as data. The journal holds it, a run undoes it, a report describes it.
 
 mod edit;
 mod removal;
@@ -16,18 +16,18 @@ pub use edit::{
 };
 pub use removal::{detach, edits};
 
-/// One change. An edit may be as large as the node: `E` is a reference to one where a change is only
-/// written down.
+/// One change. An edit may be as large as the node: where a change is only written, `E` is a
+/// reference.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Change<E = Edit> {
-    /// Objects of the kernel's go, or come back.
+    /// Objects of the kernel are removed or added.
     Objects(E),
     /// A sysctl gets another value.
     Sysctl {
         /// Its name: `net.ipv4.vs.conntrack`.
         name: String,
-        /// Its value before; none if there was no such sysctl.
+        /// Its value before; `None` if there was no such sysctl.
         from: Option<String>,
         /// Its value after.
         to: String,
@@ -36,33 +36,33 @@ pub enum Change<E = Edit> {
     File {
         /// The file.
         path: PathBuf,
-        /// Its text before; none if there was no such file.
+        /// Its text before; `None` if there was no such file.
         from: Option<String>,
-        /// Its text after; none if it goes.
+        /// Its text after; `None` if the file is removed.
         to: Option<String>,
     },
-    /// kube-proxy's configuration gets another text, and kube-proxy is restarted. The texts lie in
-    /// the run's folder, and go into no export.
+    /// kube-proxy's configuration gets another text, and kube-proxy is restarted. The texts are in
+    /// the run's folder, and in no export.
     Configuration {
-        /// Where it is.
+        /// Its source: a file, a manifest or a ConfigMap.
         source: ConfigSource,
-        /// What restarts kube-proxy.
+        /// The controller that restarts kube-proxy.
         controller: Controller,
     },
-    /// What nothing undoes.
+    /// A change that cannot be undone.
     Irreversible(Irreversible),
 }
 
-/// A change that nothing undoes.
+/// A change that cannot be undone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Irreversible {
-    /// A command of the operator's ran.
+    /// A command of the operator ran.
     Hook {
         /// The command.
         command: String,
     },
-    /// A kernel module was loaded. It stays: someone else may use it by the time of a rollback.
+    /// A kernel module was loaded. A rollback keeps it: another program may use it by then.
     Module {
         /// Its name.
         name: String,
@@ -75,7 +75,7 @@ pub enum Irreversible {
 }
 
 impl<E: fmt::Display> fmt::Display for Change<E> {
-    /// For reports: no text of a file.
+    /// For reports: without the text of files.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Change::Objects(edit) => edit.fmt(f),

@@ -1,7 +1,7 @@
-//! Which objects of a node are leftovers, and why everything near them stays.
+//! The leftovers of a node, and the reason for everything near them that is kept.
 //!
-//! Removal is by positive list: an object goes only if its owner is known, the owner is known not
-//! to use it any more, and nothing that stays refers to it. What is only suspected stays.
+//! Removal is by positive list. An object is removed only if its owner is known, its owner no
+//! longer uses it, and nothing that is kept refers to it. A suspected leftover is kept.
 
 mod black_holes;
 mod cni;
@@ -21,12 +21,12 @@ use crate::plan::change::{Edit, edits};
 use crate::state::NodeState;
 use crate::state::kube_proxy::Mode;
 
-/// What a clean-up removes.
+/// The scope of a clean-up.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CleanupScope {
-    /// Leftovers of these owners only; of all, if none are named.
+    /// Only leftovers of these owners; of all, if the list is empty.
     pub owners: Vec<String>,
-    /// kube-proxy's real servers at weight 0 that UDP clients are still sent to, too.
+    /// Also kube-proxy's real servers at weight 0 that still get packets of UDP clients.
     pub black_holes: bool,
 }
 
@@ -36,10 +36,10 @@ impl CleanupScope {
         CleanupScope { owners: vec![owner.to_owned()], black_holes: false }
     }
 
-    /// The plan that removes this of a node's leftovers.
+    /// The plan that removes the leftovers of this scope.
     ///
     /// # Errors
-    /// When black holes are wanted and the node's connections cannot be judged.
+    /// If black holes are in the scope and the node's connections cannot be judged.
     pub fn plan(&self, catalogue: &Catalogue, state: &NodeState) -> Result<Plan> {
         let ownership = Ownership::of(catalogue, state);
         let mut plan = leftovers(catalogue, state, &ownership).of_owners(&self.owners);
@@ -50,7 +50,7 @@ impl CleanupScope {
         Ok(plan)
     }
 
-    /// The edits of that plan.
+    /// The edits of this scope's plan.
     ///
     /// # Errors
     /// As [`CleanupScope::plan`].
@@ -59,23 +59,23 @@ impl CleanupScope {
     }
 }
 
-/// The plan that removes what is left over on a node, and names what stays nearby.
+/// The plan that removes the leftovers of a node, and lists what is kept near them.
 ///
-/// The same state gives the same plan, in the same order.
+/// The same state always gives the same plan, in the same order.
 pub fn leftovers(catalogue: &Catalogue, state: &NodeState, ownership: &Ownership<'_>) -> Plan {
     leftovers_under(&RunningMode::of(state, ownership), catalogue, state, ownership)
 }
 
-/// The plan that removes what is left over once kube-proxy serves in the mode `to`. `after` is the node
-/// as [`predict_takeover`](crate::kube_proxy::takeover::predict_takeover) gives it, or as much of it as
-/// a kernel holds.
+/// The plan that removes the leftovers once kube-proxy serves in the mode `to`. `after` is the
+/// state from [`predict_takeover`](crate::kube_proxy::takeover::predict_takeover), or as much of it
+/// as a kernel could load.
 pub fn leftovers_after(catalogue: &Catalogue, after: &NodeState, to: Mode) -> Plan {
     let ownership = Ownership::of(catalogue, after);
     let running = RunningMode { mode: Some(to), ..RunningMode::of(after, &ownership) };
     leftovers_under(&running, catalogue, after, &ownership)
 }
 
-/// As [`leftovers`], with `running` for the kube-proxy that runs.
+/// As [`leftovers`], with `running` as the running mode.
 fn leftovers_under(
     running: &RunningMode,
     catalogue: &Catalogue,

@@ -1,4 +1,4 @@
-//! Why an object goes or stays: a code that decisions are made on, and a sentence for people.
+//! The reason to remove or keep an object: a code for decisions, and a sentence for people.
 
 use std::fmt;
 
@@ -10,81 +10,81 @@ use crate::state::tools::Version;
 /// Why a plan removes, keeps or suspects an object.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
-    /// It is of modes of kube-proxy that do not run.
+    /// Only modes that do not run use it; those modes, and the running one.
     OtherModes(Vec<Mode>, Mode),
-    /// kube-proxy of this version has no such chain.
+    /// The running version of kube-proxy has no such chain.
     NotInVersion(Version),
-    /// A chain of a later version does what it did.
+    /// A chain of a later version replaces it; that chain.
     Replaced(String),
-    /// kube-proxy's mode uses it.
+    /// The running mode uses it.
     InUse(Mode),
-    /// The modes iptables and ipvs both use it.
+    /// Both iptables and ipvs mode use it.
     SharedByModes,
-    /// Which mode runs is not known; why.
+    /// The running mode is not clear; why.
     ModeUnknown(String),
-    /// The kubelet may use it; what shows that.
+    /// The kubelet may use it; the evidence.
     KubeletMayUse(String),
-    /// The kubelet's.
+    /// It is the kubelet's.
     Kubelets,
-    /// The catalogue says why it stays.
+    /// The catalogue has the reason to keep it.
     Catalogue(String),
-    /// The mode has other jumps to that chain.
+    /// The running mode jumps to that chain in another way.
     NoJumpInMode(Mode, String),
     /// A later version of kube-proxy has no such jump.
     NoJumpInVersion,
-    /// A virtual server at an address of kube-proxy's that does not forward as kube-proxy does.
+    /// A virtual server at kube-proxy's address that does not forward as kube-proxy's do.
     DoesNotMasquerade,
-    /// Somebody else's; how that is known.
+    /// It is foreign; the evidence.
     Foreign(String),
-    /// It jumps to a chain that goes.
+    /// It jumps to a removed chain.
     LeadsToRemoved(String),
-    /// It jumps to a chain that stays.
+    /// It jumps to a kept chain.
     LeadsToKept,
-    /// It jumps to a chain without a rule.
+    /// It jumps to a chain without rules.
     LeadsToEmpty(String),
-    /// A chain without a rule.
+    /// It is a chain without rules.
     Empty,
-    /// A rule that stays refers to it.
+    /// A kept rule refers to it.
     ReferencedBy(String),
-    /// It is in a set that stays.
+    /// It is a member of a kept set.
     MemberOf(String),
     /// It holds a rule of another owner.
     HoldsForeignRule {
-        /// That owner; none if it is not known.
+        /// That owner; `None` if it is not known.
         owner: Option<String>,
         /// The rule.
         rule: String,
     },
-    /// Its owner is gone; the owner, and what shows it.
+    /// Its owner is gone; the owner, and the evidence.
     OwnerGone(String, String),
-    /// As [`Reason::OwnerGone`], but nothing proves that it is that owner's.
+    /// As [`Reason::OwnerGone`], but the object has no evidence of its own for that owner.
     OwnerGoneUnsigned(String, String),
-    /// Its owner seems to be gone; the owner, and what shows it.
+    /// Its owner seems to be gone; the owner, and the evidence.
     OwnerSeemsGone(String, String),
-    /// Its owner lives; the owner, and what shows it.
+    /// Its owner is alive; the owner, and the evidence.
     OwnerAlive(String, String),
-    /// Whether its owner lives is not known; the owner, and what is missing.
+    /// The liveness of its owner is unknown; the owner, and the missing evidence.
     OwnerUnknown(String, String),
-    /// Its owner never writes it again by itself.
+    /// Its owner never writes it again; the owner.
     NeverRewritten(String),
-    /// docker's; no rule leads to it.
+    /// An object of docker; no rule leads to it.
     Unreachable,
-    /// docker's; it names a link that is not there.
+    /// An object of docker; it names a missing link.
     NoSuchLink(String),
-    /// flannel's, or like flannel's.
+    /// A rule of flannel, or one of the same shape.
     Flannel(FlannelReason),
-    /// At weight 0; whether clients are sent there is not in this state.
+    /// At weight 0; the state has no connections.
     ConnectionsUnknown,
     /// At weight 0, and unused.
     NoFlows,
-    /// At weight 0, and flows of before still go there.
+    /// At weight 0, and earlier flows still go there.
     OldFlows {
-        /// How many.
+        /// Their number.
         flows: u64,
-        /// True if they end only once they pause.
+        /// True if they end only after a pause.
         until_they_pause: bool,
     },
-    /// It would go for that reason, but its owner was not asked for.
+    /// A leftover for that reason, but its owner was not requested.
     OwnerNotAskedFor(Box<Reason>),
 }
 
@@ -159,24 +159,24 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Why a rule of flannel's, or one like it, goes or stays.
+/// The reason to remove or keep a rule of flannel, or one of the same shape.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FlannelReason {
-    /// A copy of it stands before it.
+    /// An equal rule precedes it.
     SecondCopy,
-    /// flannel before 0.20 wrote it; later versions have chains of their own.
+    /// flannel before 0.20 wrote it; later versions have their own chains.
     BeforeOwnChains,
-    /// Of flannel's network and lease.
+    /// It belongs to flannel's network and lease.
     OfLease,
-    /// Of a network that is neither flannel's nor its lease.
+    /// It belongs to neither flannel's network nor its lease; its network.
     NotOfLease(IpNet),
-    /// Of a lease that flannel had; that lease, and those that it has now.
+    /// It belongs to an earlier lease of flannel; that lease, and the current ones.
     OfEarlierLease(IpNet, Vec<IpNet>),
-    /// It looks like a rule of flannel's for that network; why it may not be.
+    /// It has the shape of flannel's rule for that network; why it may not be flannel's.
     LooksLike(IpNet, String),
-    /// It would go for that reason, if the lease were certain; why it is not.
+    /// A leftover for that reason if the lease were certain; why it is not.
     LeaseUncertain(Box<FlannelReason>, String),
-    /// The lease is not known; why.
+    /// The lease is unknown; why.
     LeaseUnknown(String),
 }
 

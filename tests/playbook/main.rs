@@ -1,5 +1,5 @@
-//! The built-in playbooks against the checks and the owners that they name; parity and convergence
-//! on the captured nodes.
+//! The built-in playbooks against the checks and owners that they name; parity and convergence on
+//! the captured nodes.
 
 mod controllers;
 mod convergence;
@@ -41,7 +41,8 @@ fn every_check_and_owner_is_known_and_named_once() {
     }
 }
 
-/// What blocks a `check --to ipvs` blocks the migration too, but for what the migration mends.
+/// Every finding that blocks `check --to ipvs` blocks the migration too, unless the migration fixes
+/// it.
 #[test]
 fn what_blocks_a_check_blocks_the_migration() {
     let playbook = builtin(Mode::Iptables, Mode::Ipvs).expect("a playbook");

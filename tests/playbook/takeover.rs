@@ -1,4 +1,4 @@
-//! What a migration will have to remove, told before it on the captured nodes.
+//! The removals of a migration, predicted on the captured nodes.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -21,7 +21,7 @@ fn predict(state: &NodeState, to: Mode) -> (NodeState, Plan) {
     (after, plan)
 }
 
-/// `nat chain KUBE-NODEPORTS`, with hashes left out; chains of kube-proxy's that go.
+/// The removed chains of kube-proxy, as `nat chain KUBE-NODEPORTS`, without hashes.
 fn chains(plan: &Plan) -> BTreeSet<String> {
     let removed = plan.removals().filter(|o| o.owner == "kube-proxy");
     let chains = removed.filter(|o| o.kind() == ObjectKind::Chain);
@@ -34,7 +34,8 @@ fn chains(plan: &Plan) -> BTreeSet<String> {
         .collect()
 }
 
-/// The same cluster, before a migration and in the midst of one: what is foretold is what is found.
+/// The same cluster before and in the middle of a migration: the prediction is what the second
+/// capture has.
 #[test]
 fn what_will_be_left_is_what_is_left_on_a_node_that_went_that_way() {
     let before = nodes::state(&nodes::files("docker-legacy-iptables-1.20-no-conntrack"));
@@ -43,7 +44,7 @@ fn what_will_be_left_is_what_is_left_on_a_node_that_went_that_way() {
     let catalogue = Catalogue::builtin().expect("the catalogue");
     let found = leftovers(&catalogue, &half, &Ownership::of(&catalogue, &half));
     assert_eq!(chains(&plan), chains(&found));
-    // Nothing of it was left over while iptables mode served.
+    // None of it was a leftover while iptables mode served.
     let now = leftovers(&catalogue, &before, &Ownership::of(&catalogue, &before));
     assert!(chains(&now).is_empty());
 }
@@ -62,7 +63,7 @@ fn ipvs_mode_leaves_its_own_and_nothing_of_anybody_else() {
     let own = state.ipsets.sets.iter().filter(|s| s.name.starts_with("KUBE-")).count();
     assert_eq!(names(ObjectKind::Set).len(), own, "no rule that stays matches one");
     assert!(names(ObjectKind::Chain).contains("KUBE-LOAD-BALANCER"));
-    // Only rules that lead to what goes are taken to be gone, and they are kube-proxy's.
+    // Only rules of kube-proxy with a removed target are predicted to be gone.
     for (id, ruleset) in &state.rulesets {
         let lines = |r: &proxyshift::state::ruleset::Ruleset| -> BTreeSet<String> {
             r.lines().map(str::to_owned).collect()

@@ -1,4 +1,4 @@
-//! Rules in both backends: packets pass both, and each tool shows one half.
+//! Rules in both backends: packets pass through both, and each tool shows one half.
 
 use std::collections::BTreeMap;
 
@@ -34,7 +34,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
         let ruleset = used(facts, id.family, id.backend)?;
         Some(format!("{}: rules: {}, of {}", id.file(), ruleset.rule_count(), owners(facts, id)))
     });
-    // The host's own tools decide which backend remains; without them, the newer one does.
+    // The host's tools decide which backend is kept; without them, the newer one is.
     let other = match of_the_host(facts) {
         Ok(Backend::Legacy) => Backend::Nft,
         _ => Backend::Legacy,

@@ -1,4 +1,4 @@
-//! The two backends of iptables, and what their saves no longer show.
+//! The two backends of iptables, and rules that a save no longer shows.
 
 mod both;
 mod garbled;

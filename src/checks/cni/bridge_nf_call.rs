@@ -1,4 +1,4 @@
-//! Whether packets between two ports of a bridge pass iptables.
+//! Whether iptables sees packets between two ports of a bridge.
 
 use crate::checks::sysctls::sysctls;
 use crate::checks::{Check, Facts, Found, Severity, Verdict};

@@ -40,7 +40,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
         Some((name, _)) if configs.len() == 1 && broken.is_empty() => {
             return Verdict::Ok((*name).to_owned());
         }
-        // multus calls the others itself.
+        // multus itself calls the other networks.
         Some((name, Ok(first))) if has_plugin(first, "multus") && broken.is_empty() => {
             return Verdict::Ok(format!("{name}, which leads to the others"));
         }
@@ -78,7 +78,7 @@ fn has_plugin(config: &CniConfig, kind: &str) -> bool {
     config.plugins.iter().any(|p| p.kind == kind)
 }
 
-/// True for loopback alone, and for networks of container tools.
+/// True for a network that is not the pods': loopback, and those of container tools.
 fn is_none_of_pods(config: &CniConfig) -> bool {
     config.plugins.iter().all(|p| p.kind == "loopback") || OTHERS.contains(&config.name.as_str())
 }

@@ -1,4 +1,4 @@
-//! Rules of flannel for a lease or network that it no longer has, and duplicates.
+//! Rules of flannel for a lease or network that it no longer has, and duplicate rules.
 
 use super::{program, shown};
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
@@ -19,7 +19,7 @@ pub(super) const CHECK: Check = Check {
 
 const NAME: &str = "flannel";
 
-/// True where flannel runs or has left something.
+/// True if flannel runs, or has leftovers.
 pub(super) fn concerns_flannel(facts: &Facts<'_>) -> bool {
     facts.now.flannel.is_some() || facts.leftovers().objects.iter().any(|o| &*o.owner == NAME)
 }
@@ -70,7 +70,8 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     })
 }
 
-/// A rule that stands twice cannot be deleted by its text: the first would go.
+/// True for the second copy of a rule. It cannot be deleted by its text: the first copy would be
+/// deleted.
 fn is_second_copy(object: &Object) -> bool {
     *object.reason == Reason::Flannel(FlannelReason::SecondCopy)
 }

@@ -1,4 +1,4 @@
-//! Chains and sets of a pod network whose component is gone: they still filter.
+//! Chains and sets of a pod network whose component is gone: they still filter packets.
 
 use std::collections::BTreeMap;
 
@@ -66,7 +66,7 @@ fn gone(
         count(ObjectKind::Rule),
         count(ObjectKind::Set)
     ));
-    // The jumps from built-in chains make the others act.
+    // Only the jumps from built-in chains make the other chains take effect.
     let jumps = rows.iter().filter(|o| match &o.id {
         ObjectId::Rule { chain, .. } => chain.bytes().all(|b| b.is_ascii_uppercase()),
         _ => false,

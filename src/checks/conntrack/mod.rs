@@ -1,4 +1,4 @@
-//! Connection tracking: its table, its counters, and its settings.
+//! Connection tracking: table, counters, and settings.
 
 mod rising;
 mod sysctls;

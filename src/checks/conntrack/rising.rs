@@ -1,4 +1,4 @@
-//! Counters of lost packets that rise between two captures: a row each.
+//! Counters of lost packets that rise between two captures: one row each.
 
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 use crate::state::NodeState;

@@ -1,4 +1,4 @@
-//! Sysctls of connection tracking, as they are and as they should be.
+//! Sysctls of connection tracking: their values against the right ones.
 
 use crate::checks::sysctls::number;
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
@@ -7,7 +7,7 @@ use crate::state::tools::Version;
 const COUNT: &str = "net.netfilter.nf_conntrack_count";
 const MAX: &str = "net.netfilter.nf_conntrack_max";
 
-/// The first version that has conntrack.tcpBeLiberal (kubernetes PR 120412).
+/// The first version with conntrack.tcpBeLiberal (kubernetes PR 120412).
 const HAS_BE_LIBERAL: Version = Version { major: 1, minor: 29, patch: 0 };
 
 pub(super) const BE_LIBERAL: Check = Check {
@@ -65,7 +65,7 @@ pub(super) const TABLE_FULL: Check = Check {
     reference: "https://docs.kernel.org/networking/nf_conntrack-sysctl.html",
 };
 
-/// The percentage at which the table counts as nearly full.
+/// The fill level, in percent, from which the table counts as nearly full.
 const NEARLY: u64 = 80;
 
 fn table_full(facts: &Facts<'_>) -> Verdict {
@@ -88,7 +88,7 @@ fn table_full(facts: &Facts<'_>) -> Verdict {
         effect: "once it is full, the first packet of each new connection is dropped".into(),
         remedy: vec![
             format!("sysctl -w {MAX}={double}"),
-            // kube-proxy sets the limit when it starts, to at least this.
+            // kube-proxy sets the limit to at least this when it starts.
             format!("kube-proxy's configuration: conntrack: {{min: {double}}}"),
         ],
         fix: Vec::new(),
@@ -163,12 +163,12 @@ mod tests {
         Node::captured("docker-iptables-1.30")
     }
 
-    /// A captured node with another value of a sysctl, or without it.
+    /// A captured node with another value of a sysctl, or without the sysctl.
     fn with(name: &str, value: Option<&str>) -> NodeState {
         captured().sysctl(name, value).state()
     }
 
-    /// A captured node whose kube-proxy is configured so, with a value of the sysctl.
+    /// A captured node with `tcpBeLiberal` configured or not, and a value of the sysctl.
     fn liberal(configured: bool, is: Option<&str>) -> NodeState {
         let config = format!("conntrack: {{tcpBeLiberal: {configured}}}\n");
         captured().put(CONFIG, &config).sysctl(LIBERAL, is).state()

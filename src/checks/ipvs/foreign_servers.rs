@@ -1,4 +1,4 @@
-//! kube-proxy in ipvs mode deletes every virtual server that is neither its own nor excluded.
+//! Foreign virtual servers: kube-proxy in ipvs mode deletes every one that is not excluded.
 
 use std::collections::BTreeSet;
 
@@ -24,7 +24,7 @@ pub(super) const BEFORE: Check = Check {
     reference: REFERENCE,
 };
 
-/// While ipvs mode runs: kube-proxy has not deleted them so far.
+/// While ipvs mode runs: servers that kube-proxy has not deleted yet.
 pub(super) const BESIDE: Check = Check {
     id: "ipvs.foreign-servers-beside",
     title: TITLE,

@@ -52,7 +52,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
         "this node answers for every address on kube-ipvs0 itself, also of services that are gone \
          or have no endpoints; Calico stays in its ipvs mode while the link is there"
     };
-    // A set that a rule names is removed with that rule, by `cleanup`.
+    // `cleanup` removes a set that a rule names, together with the rule.
     let named = sets_of_rules(facts);
     let fix = facts.removal(|o| {
         &*o.owner == "kube-proxy"

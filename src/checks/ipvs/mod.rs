@@ -30,7 +30,7 @@ pub(super) const CHECKS: &[&Check] = &[
     &zero_weight::CHECK,
 ];
 
-/// Virtual servers with their connections; none if they were not captured.
+/// Virtual servers with their connections; `None` if they were not captured.
 fn listing(facts: &Facts<'_>) -> Option<Listing> {
     Listing::parse("ipvs.list", facts.now.files.get("ipvs.list")?).ok()
 }
@@ -40,17 +40,17 @@ fn is_kube_proxys(facts: &Facts<'_>, service: &VirtualServerId) -> bool {
     facts.ownership.virtual_server(service).is_some_and(|o| o.name == "kube-proxy")
 }
 
-/// True where a mode runs that makes virtual servers.
+/// True if the running mode makes virtual servers.
 fn serves_by_servers(facts: &Facts<'_>) -> bool {
     facts.running.mode.is_some_and(|mode| mode::of(mode).has_virtual_servers())
 }
 
-/// True where virtual servers are, or are to be.
+/// True if the running mode or the target mode makes virtual servers.
 fn has_servers(facts: &Facts<'_>) -> bool {
     serves_by_servers(facts) || !facts.now.ipvs.servers.is_empty()
 }
 
-/// The urgency of a service, 0 first: UDP never closes, and everything needs DNS.
+/// The rank of a service in the report, 0 first: UDP flows never close, and every pod needs DNS.
 fn urgency(service: &VirtualServerId) -> u8 {
     match service {
         VirtualServerId::Address { protocol: Protocol::Udp, address } if address.port() == 53 => 0,

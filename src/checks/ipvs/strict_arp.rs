@@ -1,4 +1,4 @@
-//! MetalLB announces addresses by ARP; with kube-ipvs0 every node answers for them.
+//! MetalLB announces addresses by ARP. With kube-ipvs0 every node answers for them.
 
 use crate::checks::kube_proxy::setting;
 use crate::checks::sysctls::sysctls;

@@ -1,4 +1,4 @@
-//! How long ipvs keeps an idle UDP flow: 300 s by default.
+//! The timeout of an idle UDP flow in ipvs: 300 s by default.
 
 use crate::checks::kube_proxy::setting;
 use crate::checks::{Check, Facts, Found, Severity, Verdict};

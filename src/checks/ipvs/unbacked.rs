@@ -1,4 +1,4 @@
-//! Real servers whose pod is gone. Only a network with one route a pod shows it.
+//! Real servers without a pod. Only a network with one route a pod shows them.
 
 use ipnet::IpNet;
 

@@ -1,4 +1,4 @@
-//! What the kernel must have, found without loading anything.
+//! Requirements on the kernel, checked without loading a module.
 
 mod modules;
 mod modules_at_boot;
@@ -25,7 +25,7 @@ enum Presence {
     Unknown(String),
 }
 
-/// Looks for a module: loaded at the capture, or available on a live node.
+/// Looks up a module: loaded at the capture, or available on a live node.
 fn presence(facts: &Facts<'_>, name: &str) -> Presence {
     let loaded = facts.now.files.get("modules.txt");
     let line = |text: &str| text.lines().any(|l| l.split(' ').next() == Some(name));
@@ -50,7 +50,7 @@ fn presence(facts: &Facts<'_>, name: &str) -> Presence {
     }
 }
 
-/// How to get the modules `names` for this kernel.
+/// The commands that install the modules `names` for this kernel.
 fn install(facts: &Facts<'_>, names: &str) -> String {
     let loads = facts.live.and_then(|a| a.modules.as_ref()).is_some_and(|m| !m.loadable.is_empty());
     match &facts.now.tools {

@@ -1,4 +1,4 @@
-//! Modules loaded by hand are gone after a reboot.
+//! Modules loaded by hand: they are missing after a reboot.
 
 use std::collections::BTreeSet;
 
@@ -23,12 +23,12 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     };
     let mut needed = schedulers::needed(facts);
     needed.insert("ip_vs".into());
-    // A built-in module is always there; no file can load a missing one.
+    // A built-in module needs no file, and no file can load a missing one.
     let by_file = |n: &&String| {
         matches!(modules.availability(n), Availability::Loaded | Availability::Loadable)
     };
     let by_file: BTreeSet<&String> = needed.iter().filter(by_file).collect();
-    // A scheduler loads ip_vs too.
+    // A scheduler loads ip_vs as well.
     let brought = |n: &str| {
         modules.at_boot.contains(n)
             || n == "ip_vs" && modules.at_boot.iter().any(|m| m.starts_with("ip_vs_"))
@@ -78,7 +78,7 @@ mod tests {
             ["printf 'ip_vs_wrr\\n' > /etc/modules-load.d/kube-proxy-ipvs.conf"]
         );
         assert!(matches!(at_boot(&ALL), Verdict::Ok(_)));
-        // Missing modules are for another check.
+        // Another check finds missing modules.
         assert!(matches!(
             given(&state).to(Mode::Ipvs).live(&modules(&[], &[])).verdict(&CHECK),
             Verdict::Ok(_)

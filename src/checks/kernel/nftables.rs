@@ -1,4 +1,4 @@
-//! nftables mode needs a kernel of 5.13.
+//! nftables mode requires kernel 5.13.
 
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::state::kube_proxy::Mode;

@@ -60,7 +60,7 @@ pub(super) const REMOVED: Check = Check {
 /// The first kernel that nftables mode supports (kubernetes PR 124152).
 const NFTABLES: Version = Version { major: 5, minor: 13, patch: 0 };
 
-/// The configured gate of ipvs mode.
+/// The configured feature gate of ipvs mode.
 fn gate(facts: &Facts<'_>) -> Option<bool> {
     facts.settings.as_ref()?.feature_gates.get("KubeProxyIPVS").copied()
 }
@@ -74,7 +74,7 @@ fn is_off(facts: &Facts<'_>) -> bool {
     })
 }
 
-/// How to check the next mode: nftables, where the kernel supports it.
+/// The advice for the next mode: nftables, if the kernel supports it.
 fn next_mode(facts: &Facts<'_>) -> String {
     let kernel = facts.now.tools.as_ref().and_then(|t| t.kernel_version());
     match kernel {

@@ -1,4 +1,4 @@
-//! What other modes and versions of kube-proxy left behind.
+//! Leftovers of other modes and versions of kube-proxy.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! kube-proxy itself: its mode, its version, its configuration, and what it left behind.
+//! kube-proxy itself: mode, version, configuration, and leftovers.
 
 mod flags;
 mod instances;
@@ -33,7 +33,7 @@ pub(super) const CHECKS: &[&Check] = &[
     &teardown::CHECK,
 ];
 
-/// The kube-proxy processes that serve; none if the processes are not in the state.
+/// The kube-proxy processes that serve; `None` if the processes are not in the state.
 pub(crate) fn instances<'a>(facts: &Facts<'a>) -> Option<Instances<'a>> {
     facts.now.processes.as_deref().map(Instances::of)
 }
@@ -43,16 +43,16 @@ pub(crate) fn config_file(facts: &Facts<'_>) -> Option<String> {
     CommandLine::parse(&instances(facts)?.one()?.args).ok()?.config
 }
 
-/// Where kubeadm mounts its ConfigMap.
+/// The path at which kubeadm mounts its ConfigMap.
 const KUBEADM: &str = "/var/lib/kube-proxy/config.conf";
 
-/// The node's name in the cluster, or the command that most likely prints it.
+/// The node's name in the cluster, or the command that usually prints it.
 pub(crate) fn node_name<'a>(facts: &'a Facts<'_>) -> &'a str {
     let configured = facts.settings.as_ref().and_then(|s| s.hostname_override.as_deref());
     configured.unwrap_or("$(hostname)")
 }
 
-/// How to change a setting: in the file, where there is one, or else as a flag.
+/// The remedy that changes a setting: in the file if there is one, else as a flag.
 pub(crate) fn setting(facts: &Facts<'_>, line: &str, flag: &str) -> String {
     let only = instances(facts).is_some_and(|all| all.one().is_some());
     match config_file(facts) {
@@ -67,7 +67,7 @@ pub(crate) fn setting(facts: &Facts<'_>, line: &str, flag: &str) -> String {
 }
 
 /// Whether kube-proxy is 1.`minor` or later: by its version, or by chains that only some versions
-/// write; none if neither is known.
+/// write; `None` if neither is known.
 pub(crate) fn at_least(facts: &Facts<'_>, minor: u32) -> Option<bool> {
     if let Some(version) = facts.running.version {
         return Some((version.major, version.minor) >= (1, minor));
@@ -79,7 +79,7 @@ pub(crate) fn at_least(facts: &Facts<'_>, minor: u32) -> Option<bool> {
     until.is_some_and(|until| until < minor).then_some(false)
 }
 
-/// The first and the last minor version that write the chains in the kernel.
+/// The first and last minor version that write the chains in the kernel.
 fn bounds(facts: &Facts<'_>) -> (Option<u32>, Option<u32>) {
     // The first minor version of each chain; a prefix ends with `-`.
     const CAME: [(&str, &str, u32); 7] = [

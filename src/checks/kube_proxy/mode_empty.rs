@@ -1,4 +1,4 @@
-//! `mode: ""` means another mode in a later version.
+//! `mode: ""`: its meaning changes in a later version.
 
 use super::{config_file, setting};
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};

@@ -1,9 +1,9 @@
-//! nftables mode came in 1.29, behind a gate that is off until 1.31.
+//! nftables mode exists from 1.29 on, behind a feature gate that is off until 1.31.
 
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::state::kube_proxy::Mode;
 
-/// The gate of nftables mode, while there is one.
+/// The feature gate of nftables mode.
 const GATE: &str = "NFTablesProxyMode";
 
 pub(super) const CHECK: Check = Check {

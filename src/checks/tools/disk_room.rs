@@ -1,4 +1,4 @@
-//! Snapshots and the journal need room before anything begins.
+//! Disk space for snapshots and the journal.
 
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always, not_live};
 
@@ -12,9 +12,9 @@ pub(super) const CHECK: Check = Check {
     reference: "https://man7.org/linux/man-pages/man3/statvfs.3.html",
 };
 
-/// Room for this many states: ten snapshots, those of a run, and the journal.
+/// Space for this many states: ten snapshots, those of a run, and the journal.
 const STATES: u64 = 20;
-/// The least room, however small the state is.
+/// The minimum space, for any state.
 const LEAST: u64 = 64 << 20;
 
 fn evaluate(facts: &Facts<'_>) -> Verdict {
@@ -54,7 +54,7 @@ mod tests {
         };
         assert!(matches!(with(&state, LEAST), Verdict::Ok(_)));
         assert!(matches!(with(&state, LEAST - 1), Verdict::Found(_)));
-        // A large node needs more.
+        // A large node needs more space.
         state.files.insert("large".into(), "x".repeat(8 << 20).into());
         assert!(matches!(with(&state, LEAST), Verdict::Found(_)));
     }

@@ -40,7 +40,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     }
 }
 
-/// A program, its package, and what it is needed for.
+/// A program, its package, and its use.
 type Need = (String, &'static str, String);
 
 fn needed(facts: &Facts<'_>) -> Vec<Need> {

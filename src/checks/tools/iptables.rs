@@ -1,4 +1,4 @@
-//! iptables, which kube-proxy runs in every mode but nftables.
+//! iptables: kube-proxy runs it in every mode but nftables.
 
 use super::program;
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
@@ -6,7 +6,7 @@ use crate::kube_proxy::mode;
 use crate::state::kube_proxy::Mode;
 use crate::state::tools::{InstalledTool, Version};
 
-/// The version that iptables-wrappers, and so the official images, require.
+/// The version that iptables-wrappers requires, and with it the official images.
 const NEEDED: Version = Version { major: 1, minor: 8, patch: 4 };
 
 pub(super) const CHECK: Check = Check {
@@ -24,8 +24,8 @@ fn applies(facts: &Facts<'_>) -> bool {
     facts.running.mode.is_none_or(uses) || facts.to.is_some_and(uses)
 }
 
-/// True for an iptables of nf_tables: by its own report, or by a version that may be either where
-/// only the package is known.
+/// True for an iptables of nf_tables: by its own report, or by a version that may be either if only
+/// the package is known.
 fn is_nf_tables(tool: &InstalledTool) -> bool {
     let first = Version { major: 1, minor: 8, patch: 0 };
     !tool.text.contains("(legacy)") && tool.version().is_some_and(|v| v >= first)
@@ -78,12 +78,12 @@ fn evaluate_old(facts: &Facts<'_>) -> Verdict {
         Ok(program) => program,
     };
     let mut old = Vec::new();
-    // The host's iptables saves the rules of the one in kube-proxy's container.
+    // The host's iptables saves the rules of the iptables in kube-proxy's container.
     let host = facts.now.tools.as_ref().and_then(|t| t.get("iptables"));
     if let Some(host) = host.filter(|t| program.root.is_some() && is_old(t)) {
         old.push(format!("{} {}", host.path.as_deref().unwrap_or_default(), host.text));
     }
-    // A missing one, or one of an early nf_tables, is for tools.iptables.
+    // tools.iptables reports a missing iptables, and an early one of nf_tables.
     if is_old(program.tool) && !is_nf_tables(program.tool) {
         old.push(program.shown());
     }

@@ -21,7 +21,7 @@ pub(super) const CHECKS: &[&Check] = &[
     &privileges::CHECK,
 ];
 
-/// Where a kubeadm node, or a service, has kube-proxy's log.
+/// The path of kube-proxy's log on a kubeadm node, or of a service.
 const LOG: &str = "/var/log/kube-proxy.log";
 
 /// A program in the root of the kube-proxy process.
@@ -29,12 +29,12 @@ struct Program<'a> {
     tool: &'a InstalledTool,
     /// `/proc/PID/root`, if it is not this node's root.
     root: Option<&'a str>,
-    /// Lines of kube-proxy's log about it.
+    /// The lines of kube-proxy's log about it.
     complaints: Vec<String>,
 }
 
-/// The program `name` in the root of the kube-proxy process: a container's is not the host's. The
-/// error is what is missing to know.
+/// The program `name` in the root of the kube-proxy process: a container's program is not the
+/// host's. The error is the missing data.
 fn program<'a>(facts: &Facts<'a>, name: &str) -> Result<Program<'a>, String> {
     let own = facts.live.and_then(|a| a.kube_proxy_tools.as_ref());
     if facts.live.is_some() && own.is_none() {
@@ -48,7 +48,7 @@ fn program<'a>(facts: &Facts<'a>, name: &str) -> Result<Program<'a>, String> {
     }
     let tools = own.or(facts.now.tools.as_ref()).ok_or("the tools are not in this state")?;
     let tool = tools.get(name).ok_or(format!("the list of tools does not name {name}"))?;
-    // A program found in its root is newer evidence than any log.
+    // A program in its root is newer evidence than a log.
     let complaints = match (own, &tool.path) {
         (Some(_), Some(_)) => Vec::new(),
         _ => complaints(facts, name),
@@ -56,7 +56,7 @@ fn program<'a>(facts: &Facts<'a>, name: &str) -> Result<Program<'a>, String> {
     Ok(Program { tool, root: facts.live.and_then(|a| a.kube_proxy_root.as_deref()), complaints })
 }
 
-/// The first line of each log about a missing program.
+/// The first line in each log about a missing program.
 fn complaints(facts: &Facts<'_>, name: &str) -> Vec<String> {
     let tells = |line: &&str| {
         line.contains("executable file not found") && line.split('"').any(|word| word == name)
@@ -76,7 +76,7 @@ impl Program<'_> {
         format!("{}{path} {}", self.root.unwrap_or_default(), self.tool.text).trim().to_owned()
     }
 
-    /// What is wrong, if kube-proxy cannot run it.
+    /// The finding if kube-proxy cannot run it.
     fn missing(&self, package: &str, effect: &str) -> Option<Found> {
         let name = &self.tool.name;
         if self.tool.path.is_some() && self.complaints.is_empty() {
@@ -95,7 +95,7 @@ impl Program<'_> {
         })
     }
 
-    /// How to install a package where kube-proxy runs.
+    /// The advice to install a package where kube-proxy runs.
     fn install(&self, package: &str) -> String {
         let name = &self.tool.name;
         match (self.root, &self.tool.path) {

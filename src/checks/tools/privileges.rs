@@ -1,4 +1,4 @@
-//! Changing a node needs root with its capabilities.
+//! Privileges: a change of a node needs root with its capabilities.
 
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always, not_live};
 

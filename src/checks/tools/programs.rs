@@ -1,4 +1,4 @@
-//! The programs that kube-proxy runs besides iptables: a row each.
+//! The programs that kube-proxy runs besides iptables: one row each.
 
 use super::{at_least, program};
 use crate::checks::{Check, Severity, Verdict, always};
@@ -8,10 +8,10 @@ use crate::state::tools::Version;
 /// The first kube-proxy that clears stale UDP entries over netlink (kubernetes PR 126847).
 const CLEARS_OVER_NETLINK: Version = Version { major: 1, minor: 32, patch: 0 };
 
-/// The ipset that kube-proxy asks for when it starts in ipvs mode.
+/// The version of ipset that kube-proxy requires in ipvs mode.
 const IPSET_NEEDED: Version = Version { major: 6, minor: 0, patch: 0 };
 
-/// The nft that kube-proxy asks for in nftables mode (kubernetes PR 124152).
+/// The version of nft that kube-proxy requires in nftables mode (kubernetes PR 124152).
 const NFT_NEEDED: Version = Version { major: 1, minor: 0, patch: 1 };
 
 pub(super) const CONNTRACK: Check = Check {

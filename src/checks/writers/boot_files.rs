@@ -1,4 +1,4 @@
-//! Saved rules that hold what Kubernetes, docker and the CNI wrote: it returns at the next boot.
+//! Saved rules of Kubernetes, docker or the CNI: they are loaded again at the next boot.
 
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 
@@ -12,12 +12,12 @@ pub(super) const CHECK: Check = Check {
     reference: "https://github.com/k3s-io/k3s/issues/7261",
 };
 
-/// Parts of names and comments of rules that do not belong in a file.
+/// Parts of names and comments of rules that a saved file must not hold.
 const MARKS: [&str; 7] = ["KUBE-", "CNI-", "FLANNEL", "flanneld masq", "DOCKER", "cali-", "felix-"];
-/// Chains for operators, who may well keep them in a file.
+/// Chains for operators, who may keep them in a file.
 const OF_OPERATORS: [&str; 2] = ["DOCKER-USER", "CNI-ADMIN"];
 const NFT: &str = "/etc/nftables.conf";
-/// How many lines of each file are shown.
+/// The maximum number of lines of one file in the evidence.
 const SHOWN: usize = 5;
 
 fn evaluate(facts: &Facts<'_>) -> Verdict {

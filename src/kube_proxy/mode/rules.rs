@@ -1,4 +1,4 @@
-//! What iptables and ipvs mode share: the chain nat KUBE-SERVICES.
+//! The chain nat KUBE-SERVICES, which iptables and ipvs mode share.
 
 use crate::kube_proxy::NAME;
 use crate::owners::attribution::Evidence;
@@ -17,7 +17,7 @@ pub(super) fn services_chains(
     of_family.filter_map(|(_, ruleset)| Some((ruleset, ruleset.table("nat")?.chain(SERVICES)?)))
 }
 
-/// kube-proxy's own rules in each nat KUBE-SERVICES that packets reach.
+/// kube-proxy's own rules in each nat KUBE-SERVICES that is hooked in.
 pub(super) fn serving_rules<'a>(
     state: &'a NodeState,
     ownership: &'a Ownership<'_>,
@@ -35,7 +35,7 @@ pub(super) fn serving_rules<'a>(
     )
 }
 
-/// Whether packets reach KUBE-SERVICES by kube-proxy's own jump.
+/// Whether kube-proxy's own jump leads to KUBE-SERVICES.
 fn is_hooked(ownership: &Ownership<'_>, id: RulesetId, nat: &Table) -> bool {
     ["PREROUTING", "OUTPUT"].iter().any(|name| {
         let rules = nat.chain(name).map_or(&[][..], |c| &c.rules);

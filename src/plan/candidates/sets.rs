@@ -1,4 +1,4 @@
-//! ipsets go when no rule that stays, and no list that stays, needs them.
+//! ipsets: removed when no kept rule and no kept list needs them.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -9,8 +9,8 @@ use crate::state::ipset::IpSet;
 use crate::state::object::ObjectId;
 
 impl Candidates<'_> {
-    /// Adds the sets that may go: those that are still needed stay. `removed` are the rules that go
-    /// from chains that stay.
+    /// Adds the sets that may be removed, and keeps those that are still needed. `removed` are the
+    /// rules that are removed from kept chains.
     pub(super) fn add_sets(&mut self, removed: &BTreeSet<RuleIndex>) {
         if self.sets.is_empty() {
             return;
@@ -39,7 +39,7 @@ impl Candidates<'_> {
         }
     }
 
-    /// The sets that rules use which stay, each with the reason.
+    /// The sets that kept rules use, each with the reason.
     fn sets_of_rules(&self, removed: &BTreeSet<RuleIndex>) -> HashMap<String, Reason> {
         let mut needed = HashMap::new();
         for (at, ruleset, _, chain) in self.all_chains().filter(|(at, ..)| !self.is_candidate(*at))

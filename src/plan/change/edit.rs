@@ -1,4 +1,4 @@
-//! A change to objects of the kernel's, as data: some go, or some come back.
+//! A change to objects of the kernel, as data: a removal or an addition.
 
 use std::fmt;
 
@@ -18,12 +18,12 @@ use crate::state::{Family, RulesetId};
 pub struct RulePos {
     /// Its chain.
     pub chain: String,
-    /// Its position, from 0: for a removal in the chain before the edit, for an addition in the
+    /// Its position, from 0: for a removal, in the chain before the edit; for an addition, in the
     /// chain after it.
     pub position: usize,
     /// Its text from `-A` on.
     pub text: StrSlice,
-    /// For an addition: the rule that stands right before it; none at the top of the chain.
+    /// For an addition: the rule right before it; `None` at the top of the chain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<String>,
 }
@@ -33,18 +33,19 @@ pub struct RulePos {
 pub struct ChainText {
     /// Its name.
     pub name: StrSlice,
-    /// Its rules' texts, from `-A` on, first to last.
+    /// The texts of its rules, from `-A` on, first to last.
     pub rules: Vec<StrSlice>,
 }
 
 impl ChainText {
-    /// The chain with its rules, as `ruleset` has them.
+    /// The text of a chain and its rules in `ruleset`.
     pub fn of(ruleset: &Ruleset, chain: &Chain) -> ChainText {
         let rules = chain.rules.iter().map(|r| ruleset.shared_text(r)).collect();
         ChainText { name: chain.name.clone(), rules }
     }
 
-    /// Reads chains whose texts are stretches of one: each by itself, they take twice the room.
+    /// Reads chains with texts that are slices of one string. Separate strings take twice the
+    /// memory.
     fn read_together<'de, D: Deserializer<'de>>(
         list: D,
     ) -> std::result::Result<Vec<ChainText>, D::Error> {
@@ -79,17 +80,17 @@ impl ChainText {
     }
 }
 
-/// What changes in one table, in one transaction: removals, or additions.
+/// The changes in one table, in one transaction: removals, or additions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableEdit {
     /// The family and backend.
     pub ruleset: RulesetId,
     /// The table.
     pub table: String,
-    /// Rules that go from, or come back to, chains that stay. Sorted by chain and position.
+    /// Rules that are removed from, or added to, chains that remain. Sorted by chain and position.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<RulePos>,
-    /// Chains that go or come back whole, with the rules they are known to hold.
+    /// Chains that are removed or added as a whole, with the rules they hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[serde(deserialize_with = "ChainText::read_together")]
     pub chains: Vec<ChainText>,
@@ -113,11 +114,11 @@ pub struct NativeTable {
     pub family: String,
     /// Its name.
     pub name: String,
-    /// Its objects, as `nft -j list table` gives them.
+    /// Its objects, as `nft -j list table` prints them.
     pub objects: Vec<serde_json::Value>,
 }
 
-/// A link that a component made for itself.
+/// A link that a component made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkSpec {
     /// Its name.
@@ -126,20 +127,20 @@ pub struct LinkSpec {
     pub kind: String,
     /// Its addresses with their prefix lengths.
     pub addresses: Vec<IpNet>,
-    /// Whether it is set up.
+    /// Whether it is up.
     pub up: bool,
 }
 
-/// A real server of a virtual server that stays.
+/// A real server of a virtual server that remains.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RealServerRef {
-    /// What its virtual server answers to.
+    /// The id of its virtual server.
     pub service: VirtualServerId,
     /// The real server.
     pub real: RealServer,
 }
 
-/// What an edit concerns.
+/// The object of an edit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Target {
@@ -151,28 +152,28 @@ pub enum Target {
     Set(SetDump),
     /// An ipvs virtual server with its real servers.
     VirtualServer(VirtualServer),
-    /// A real server of a virtual server that stays.
+    /// A real server of a virtual server that remains.
     RealServer(RealServerRef),
     /// A link.
     Link(LinkSpec),
 }
 
-/// Whether an edit takes away or gives back.
+/// The direction of an edit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Direction {
-    /// The objects go.
+    /// The objects are removed.
     Remove,
-    /// The objects come back.
+    /// The objects are added.
     Add,
 }
 
 /// One reversible change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Edit {
-    /// Whether it takes away or gives back.
+    /// Removal or addition.
     pub direction: Direction,
-    /// What it concerns.
+    /// The objects.
     pub target: Target,
 }
 
@@ -184,7 +185,7 @@ impl TableEdit {
 }
 
 impl Target {
-    /// The one object that it is, unless it is several of a table.
+    /// The id of the object; `None` for rules and chains of a table.
     pub fn id(&self) -> Option<ObjectId> {
         Some(match self {
             Target::Table(_) => return None,
@@ -206,7 +207,7 @@ impl Target {
 }
 
 impl Edit {
-    /// How many objects it concerns.
+    /// The number of objects it changes.
     pub fn objects(&self) -> usize {
         match &self.target {
             Target::Table(t) => {
@@ -216,7 +217,8 @@ impl Edit {
         }
     }
 
-    /// What it does where a run is undone: something comes back, or what the run added goes.
+    /// Describes the edit as the undo of a run: an object is added again, or an addition is
+    /// removed.
     pub fn describe_undo(&self) -> String {
         let verb = match self.direction {
             Direction::Remove => "take out",
@@ -225,7 +227,7 @@ impl Edit {
         format!("{verb} {}", self.target)
     }
 
-    /// How many rules it brings.
+    /// The number of rules it adds.
     pub fn rules_added(&self) -> usize {
         match (&self.target, self.direction) {
             (Target::Table(t), Direction::Add) => {
@@ -235,7 +237,7 @@ impl Edit {
         }
     }
 
-    /// What it does, a line an object, for a person to judge it.
+    /// Describes the edit for a person, one line an object.
     pub fn lines(&self) -> Vec<String> {
         let Target::Table(table) = &self.target else { return vec![self.to_string()] };
         let verb = match self.direction {

@@ -1,4 +1,5 @@
-//! Docker: nothing is ever removed, for nothing of it comes back; what looks stale is named.
+//! Docker: nothing is removed, for docker restores nothing by itself. Rules that look stale are
+//! named.
 
 use crate::owners::attribution::Evidence;
 use crate::owners::liveness::liveness;
@@ -9,7 +10,7 @@ use crate::plan::reason::Reason;
 
 const NAME: &str = "docker";
 
-/// Names what is probably stale.
+/// Adds a row for each object that is probably stale.
 pub(super) fn suspects(candidates: &mut Candidates<'_>) {
     let Some(component) = candidates.catalogue.component(NAME) else { return };
     let liveness = liveness(component, candidates.state);

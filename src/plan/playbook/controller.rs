@@ -1,4 +1,4 @@
-//! How kube-proxy gets its new mode, and what stops and starts it.
+//! The options of the switch: the controller of kube-proxy, and its timeout.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,13 +10,13 @@ use serde::{Deserialize, Serialize};
 use super::words::time;
 use crate::state::kube_proxy::Controller;
 
-/// How kube-proxy gets its new mode.
+/// The options of the stage `switch`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Switch {
-    /// What stops and starts kube-proxy.
+    /// The controller of kube-proxy.
     pub controller: ControllerChoice,
-    /// How long that may take.
+    /// The timeout.
     #[serde(with = "time")]
     pub timeout: Duration,
 }
@@ -27,13 +27,13 @@ impl Default for Switch {
     }
 }
 
-/// What stops and starts kube-proxy: `auto`, or a [`Controller`].
+/// The controller of kube-proxy: `auto`, or a [`Controller`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ControllerChoice {
-    /// Whatever is found on the node.
+    /// The controller that the node has.
     Auto,
-    /// The one that the playbook names.
+    /// The controller that the playbook names.
     #[serde(untagged)]
     Named(Controller),
 }
@@ -44,7 +44,7 @@ impl<'de> Deserialize<'de> for ControllerChoice {
     }
 }
 
-/// Reads a controller from a plain map: YAML's own form of an enum would be a tag.
+/// Reads a controller from a plain map. YAML's own form of an enum would be a tag.
 struct WordOrMap;
 
 impl<'de> Visitor<'de> for WordOrMap {

@@ -1,4 +1,4 @@
-//! The words that several stages share: times.
+//! Values that several stages share: times.
 
 use std::fmt;
 use std::time::Duration;
@@ -33,7 +33,7 @@ pub(super) mod time {
     }
 }
 
-/// Reads one word with `parse`; an error points at the word.
+/// Parses one word; an error has the word's position.
 pub(super) fn word<'de, D: Deserializer<'de>, T>(
     from: D,
     expected: &'static str,

@@ -1,5 +1,5 @@
-//! What the checks of kube-proxy, ipvs and DNS find on each captured node, and
-//! `check --write-config`.
+//! Findings of the checks of kube-proxy, ipvs and DNS on each captured node, and `check
+//! --write-config`.
 
 mod nodes;
 
@@ -65,16 +65,17 @@ fn each_captured_node_has_its_findings() {
     }
 }
 
-/// Nothing on these nodes is in the way of a change of mode, but that 1.20 has no nftables mode.
+/// No finding on these nodes blocks a migration, except that 1.20 has no nftables mode.
 #[test]
 fn no_blocker_that_is_not_real() {
     for node in nodes::names() {
         for to in [Mode::Iptables, Mode::Ipvs, Mode::Nftables] {
             let blocking = |(_, severity): &(&str, Severity)| *severity == Severity::Block;
             let blockers = found(&node, Some(to)).into_iter().filter(blocking);
-            let expected: &[&str] = match to == Mode::Nftables && node.contains("1.20") {
-                true => &["kube-proxy.nftables-available"],
-                false => &[],
+            let expected: &[&str] = if to == Mode::Nftables && node.contains("1.20") {
+                &["kube-proxy.nftables-available"]
+            } else {
+                &[]
             };
             let blockers: Vec<_> = blockers.map(|(id, _)| id).collect();
             assert_eq!(blockers, expected, "{node} to {to}");

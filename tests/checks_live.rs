@@ -1,4 +1,4 @@
-//! Checks against a live kernel: packets really dropped, and a lost rule really put back.
+//! Checks against a live kernel: packets are really dropped, and a lost rule is really restored.
 
 mod common;
 
@@ -50,7 +50,7 @@ fn set(sysctl: &str, value: &str) {
     std::fs::write(format!("/proc/sys/{sysctl}"), value).expect(sysctl);
 }
 
-/// Runs `work` in a named namespace; sockets made there stay there.
+/// Runs `work` in a named namespace. Sockets made there stay in it.
 fn at<T: Send>(host: &str, work: impl FnOnce() -> T + Send) -> T {
     let file = File::open(format!("/run/netns/{host}")).expect(host);
     let enter = || {
@@ -60,11 +60,11 @@ fn at<T: Send>(host: &str, work: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| scope.spawn(enter).join().expect("the thread inside"))
 }
 
-/// The address with which a packet of the inner host arrives outside.
+/// The source address of a packet of the inner host when it arrives outside.
 fn arrives_as() -> IpAddr {
     let listener = at("outside", || UdpSocket::bind("192.0.2.2:9")).expect("outside");
     listener.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
-    // A socket of its own each time: what conntrack knows of an old one stays as it was.
+    // Each packet has a new socket: conntrack keeps its entry of an old one.
     let sender = at("inner", || UdpSocket::bind("172.17.0.5:0")).expect("inner");
     for _ in 0..50 {
         sender.send_to(b"x", "192.0.2.2:9").expect("sent");
@@ -75,7 +75,7 @@ fn arrives_as() -> IpAddr {
     panic!("no packet arrived");
 }
 
-/// A process by the name of dockerd, until it is dropped.
+/// A process named dockerd, which ends when it is dropped.
 struct Dockerd(Child);
 
 impl Dockerd {
@@ -118,7 +118,7 @@ fn postrouting(program: &str) -> Vec<String> {
 
 const MASQUERADE: &str = "-A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE";
 
-fn masquerade_lost_and_put_back(program: &str) {
+fn masquerade_missing_and_restored(program: &str) {
     hosts();
     let _dockerd = Dockerd::start();
     let rules = "*nat\n:DOCKER - [0:0]\n:KUBE-POSTROUTING - [0:0]\n\
@@ -141,7 +141,7 @@ fn masquerade_lost_and_put_back(program: &str) {
     }
     assert_eq!(postrouting(program), before, "nothing was changed so far");
 
-    // The rehearsal cannot stand in for a link of the name of its own cable.
+    // The rehearsal cannot create a stand-in for a link with the name of its own cable.
     run("ip link add ps-outside type bridge");
     let (code, _, err) = proxyshift(&format!("{only} --fix --yes"));
     assert!(code == 3 && err.contains("File exists"), "{code} {err}");
@@ -151,15 +151,15 @@ fn masquerade_lost_and_put_back(program: &str) {
 
     let (code, out, err) = proxyshift(&format!("{only} --fix --yes -o json"));
     assert_eq!(code, 0, "{out}{err}");
-    for proof in ["after mending: the 4 other rules", "after rollback: all 4 rules"] {
-        assert!(err.contains(&format!("rehearsal: {proof}")), "{err}");
+    for claim in ["after mending: the 4 other rules", "after rollback: all 4 rules"] {
+        assert!(err.contains(&format!("rehearsal: {claim}")), "{err}");
     }
     let fixed: Value = serde_json::from_str(&out).expect("a document");
     assert_eq!(fixed["findings"][0]["outcome"], "ok", "{fixed}");
     assert_eq!(fixed["fixed"]["checks"][0], "docker.masquerade", "{fixed}");
-    let mut mended = before.clone();
-    mended.insert(1, MASQUERADE.to_owned());
-    assert_eq!(postrouting(program), mended, "in its place, behind kube-proxy's jump");
+    let mut repaired = before.clone();
+    repaired.insert(1, MASQUERADE.to_owned());
+    assert_eq!(postrouting(program), repaired, "in its place, behind kube-proxy's jump");
     assert_eq!(arrives_as().to_string(), "192.0.2.1", "it has the node's address");
     let (code, out, err) = proxyshift("rehearse");
     assert!(code == 0 && err.contains("a packet from docker0"), "{code} {out}{err}");
@@ -196,7 +196,7 @@ fn who_wrote_meanwhile_is_named() {
     let rules = "*nat\n:POSTROUTING ACCEPT [0:0]\n:DOCKER - [0:0]\nCOMMIT\n\
                  *filter\n:FORWARD ACCEPT [0:0]\nCOMMIT\n";
     run_with(rules, &["iptables-nft-restore"]);
-    // Once the other one may come too late.
+    // A single command may come too late.
     for _ in 0..5 {
         let writer = thread::spawn(|| {
             write_meanwhile("iptables-nft -A FORWARD -s 198.18.0.1 -j RETURN");
@@ -217,21 +217,21 @@ fn who_wrote_meanwhile_is_named() {
 }
 
 #[test]
-fn docker_masquerade_is_put_back_in_nft() {
-    if in_namespace("docker_masquerade_is_put_back_in_nft") {
-        masquerade_lost_and_put_back("iptables-nft");
+fn docker_masquerade_is_restored_in_nft() {
+    if in_namespace("docker_masquerade_is_restored_in_nft") {
+        masquerade_missing_and_restored("iptables-nft");
     }
 }
 
 #[test]
-fn docker_masquerade_is_put_back_in_legacy() {
-    if in_namespace("docker_masquerade_is_put_back_in_legacy") {
-        masquerade_lost_and_put_back("iptables-legacy");
+fn docker_masquerade_is_restored_in_legacy() {
+    if in_namespace("docker_masquerade_is_restored_in_legacy") {
+        masquerade_missing_and_restored("iptables-legacy");
     }
 }
 
-/// Connections through the node that it has not seen the beginning of: conntrack comes to this
-/// namespace with the first rule that needs it, and takes up nothing half-way.
+/// Connections through the node that started before its conntrack. conntrack is set up in this
+/// namespace with the first rule that needs it, and picks up no connection in the middle.
 #[test]
 fn invalid_packets_are_counted_where_they_are_dropped() {
     if !in_namespace("invalid_packets_are_counted_where_they_are_dropped") {
@@ -282,36 +282,37 @@ fn invalid_packets_are_counted_where_they_are_dropped() {
     assert!(!line.starts_with("[0:"), "the kernel counted none: {line}");
 }
 
-/// Mends what the check `id` finds, looks at the node with `seen`, and undoes it. Returns the rules
-/// in between.
-fn mended_and_undone(node: &Node, id: &str, seen: impl Fn()) -> String {
-    let (proxyshift, before) = (Proxyshift::new(id), node.rules());
+/// Fixes the finding of the check `id`, calls `inspect`, and undoes the fix. Returns the rules in
+/// between.
+fn fix_and_undo(node: &Node, id: &str, inspect: impl Fn()) -> String {
+    let proxyshift = Proxyshift::new(id);
+    let before = node.rules();
     let fixed = proxyshift.expect(0, &format!("check --only {id} --fix --yes -o json")).json();
     assert_eq!(fixed["fixed"]["checks"][0], id, "{fixed}");
     assert_eq!(fixed["findings"][0]["outcome"], "ok", "{fixed}");
-    seen();
-    let mended = node.rules();
+    inspect();
+    let repaired = node.rules();
     proxyshift.expect(0, "rollback");
     assert_same(&node.rules(), &before, id);
-    mended
+    repaired
 }
 
-/// The lines that `rules` has and `without` has not.
+/// The lines of `rules` that `without` lacks.
 fn more<'a>(rules: &'a str, without: &str) -> Vec<&'a str> {
     rules.lines().filter(|l| !without.lines().any(|w| w == *l)).collect()
 }
 
 #[test]
-fn refusals_left_behind_are_mended() {
-    if !in_namespace("refusals_left_behind_are_mended") {
+fn leftover_refusals_are_fixed() {
+    if !in_namespace("leftover_refusals_are_fixed") {
         return;
     }
     let node = Node::load("half-migrated-ipvs-1.20", Backend::Nft);
     let before = node.rules();
-    let mended = mended_and_undone(&node, "kube-proxy.leftover-reject", || {});
-    let gone = more(&before, &mended);
+    let repaired = fix_and_undo(&node, "kube-proxy.leftover-reject", || {});
+    let gone = more(&before, &repaired);
     assert!(!gone.is_empty() && gone.iter().all(|l| l.contains("-j REJECT")), "{gone:?}");
-    assert_eq!(more(&mended, &before), [] as [&str; 0]);
+    assert_eq!(more(&repaired, &before), [] as [&str; 0]);
 }
 
 fn the_kubelets_chain(backend: Backend) {
@@ -322,29 +323,29 @@ fn the_kubelets_chain(backend: Backend) {
     };
     node.load_rules(&without(&node.rules()));
     let before = node.rules();
-    let mended = mended_and_undone(&node, "kube-proxy.mark-drop", || {});
+    let repaired = fix_and_undo(&node, "kube-proxy.mark-drop", || {});
     let rule = "-A KUBE-MARK-DROP -j MARK --set-xmark 0x8000/0x8000";
-    assert_eq!(more(&mended, &before), [":KUBE-MARK-DROP - [0:0]", rule]);
-    assert_same(&without(&mended), &before, "all else");
+    assert_eq!(more(&repaired, &before), [":KUBE-MARK-DROP - [0:0]", rule]);
+    assert_same(&without(&repaired), &before, "all else");
 }
 
 #[test]
-fn the_kubelets_chain_is_mended_in_nft() {
-    if in_namespace("the_kubelets_chain_is_mended_in_nft") {
+fn the_kubelets_chain_is_fixed_in_nft() {
+    if in_namespace("the_kubelets_chain_is_fixed_in_nft") {
         the_kubelets_chain(Backend::Nft);
     }
 }
 
 #[test]
-fn the_kubelets_chain_is_mended_in_legacy() {
-    if in_namespace("the_kubelets_chain_is_mended_in_legacy") {
+fn the_kubelets_chain_is_fixed_in_legacy() {
+    if in_namespace("the_kubelets_chain_is_fixed_in_legacy") {
         the_kubelets_chain(Backend::Legacy);
     }
 }
 
 #[test]
-fn what_ipvs_mode_left_behind_is_mended() {
-    if !in_namespace("what_ipvs_mode_left_behind_is_mended") {
+fn leftovers_of_ipvs_mode_are_fixed() {
+    if !in_namespace("leftovers_of_ipvs_mode_are_fixed") {
         return;
     }
     let node = Node::load("docker-iptables-1.30", Backend::Nft);
@@ -359,7 +360,7 @@ fn what_ipvs_mode_left_behind_is_mended() {
         (links.contains("kube-ipvs0"), run("ipset save").contains("add KUBE-CLUSTER-IP 10.96.0.1"))
     };
     assert_eq!(there(), (true, true));
-    mended_and_undone(&node, "ipvs.left-behind", || assert_eq!(there(), (false, false)));
+    fix_and_undo(&node, "ipvs.left-behind", || assert_eq!(there(), (false, false)));
     assert_eq!(there(), (true, true), "both are back");
     assert!(run("ip -br addr show").contains("10.96.0.1/32"), "with its address");
 }

@@ -1,6 +1,6 @@
-//! What every check says of every captured node: no finding appears, or goes, unseen.
+//! The finding of every check on every captured node. A change of any of them is visible.
 //!
-//! After a change that is meant: `INSTA_UPDATE=always cargo test --test checks_table`.
+//! After an intended change: `INSTA_UPDATE=always cargo test --test checks_table`.
 
 mod nodes;
 
@@ -11,7 +11,7 @@ use proxyshift::owners::catalogue::Catalogue;
 use proxyshift::owners::matcher::Ownership;
 use proxyshift::state::kube_proxy::Mode;
 
-/// What the checks say of a captured node, as it is or on its way to a mode.
+/// The findings on a captured node, without or with a target mode.
 fn findings(node: &str, to: Option<Mode>) -> Vec<Finding> {
     let state = nodes::state(&nodes::files(node));
     let catalogue = Catalogue::builtin().expect("the catalogue");
@@ -19,7 +19,7 @@ fn findings(node: &str, to: Option<Mode>) -> Vec<Finding> {
     checks::run(&Facts::of(&state, &catalogue, &ownership, to), &|_| true)
 }
 
-/// The evidence of all that was found, and whether it blocks, by id.
+/// The findings with evidence.
 fn found(findings: &[Finding]) -> impl Iterator<Item = (&Finding, &checks::Found)> {
     findings.iter().filter_map(|f| match &f.verdict {
         Verdict::Found(found) => Some((f, found)),
@@ -33,12 +33,12 @@ fn table_of_nodes_and_checks() {
     for node in nodes::names() {
         for to in [None, Some(Mode::Ipvs), Some(Mode::Nftables)] {
             let findings = findings(&node, to);
-            let way = to.map_or(String::new(), |to| format!(" → {to}"));
+            let target = to.map_or(String::new(), |to| format!(" → {to}"));
             // Writing to a String cannot fail.
-            let _ = writeln!(table, "{node}{way}");
+            let _ = writeln!(table, "{node}{target}");
             for finding in &findings {
-                let (outcome, said) = match &finding.verdict {
-                    // Where a node is to go changes few verdicts; the well ones are left out.
+                let (outcome, message) = match &finding.verdict {
+                    // A target mode changes few verdicts; those that are ok are omitted.
                     Verdict::Ok(_) if to.is_some() => continue,
                     Verdict::Ok(_) => ("ok", ""),
                     Verdict::Unknown(_) if to.is_some() => ("unknown", ""),
@@ -46,7 +46,7 @@ fn table_of_nodes_and_checks() {
                     Verdict::Found(f) => ("FOUND", f.evidence.first().map_or("", |e| e)),
                 };
                 let severity = format!("{:?}", finding.severity).to_lowercase();
-                let line = format!("  {outcome:<7} {severity:<5} {:<30} {said}", finding.id);
+                let line = format!("  {outcome:<7} {severity:<5} {:<30} {message}", finding.id);
                 let _ = writeln!(table, "{}", line.trim_end());
             }
         }
@@ -68,7 +68,7 @@ fn every_finding_says_what_it_does_and_what_to_do() {
     }
 }
 
-/// What `snapshots/README.md` says that a run must see: an area of checks, and a piece of evidence.
+/// The findings that `snapshots/README.md` requires: an area of checks, and a part of the evidence.
 const EXPECTED: &[(&str, &str, &str)] = &[
     ("canal-stale-flannel-1.20", "cni", "! -s 192.168.64.0/20 -d 192.168.66.0/24 -j RETURN"),
     ("canal-stale-flannel-1.20", "invalid", "773 packets"),
@@ -120,6 +120,6 @@ fn the_clean_node_is_clean() {
     let findings = findings("docker-iptables-1.30", None);
     let serious = found(&findings).filter(|(f, _)| f.severity != Severity::Info);
     let ids: Vec<&str> = serious.map(|(f, _)| f.id).collect();
-    // Its rules are clean; its resolv.conf does name the cluster's DNS alone.
+    // Its rules are clean; its resolv.conf names only the cluster's DNS.
     assert_eq!(ids, ["dns.resolver"]);
 }

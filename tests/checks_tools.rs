@@ -1,4 +1,4 @@
-//! What checks ask of a live node: kube-proxy's own root, and the lock of iptables.
+//! Facts of a live node: kube-proxy's own root, and the lock of iptables.
 
 mod common;
 
@@ -41,7 +41,7 @@ fn finding(id: &str) -> Value {
     document["findings"][0].clone()
 }
 
-/// Waits until something holds.
+/// Waits until a condition holds.
 fn until(what: &str, holds: impl Fn() -> bool) {
     let began = Instant::now();
     while !holds() {
@@ -69,7 +69,7 @@ fn the_holder_of_the_lock_is_named_and_no_file_is_made() {
     assert!(found["evidence"][0].as_str().unwrap().contains(&named), "{found}");
 }
 
-/// A root with nothing but `sleep`, called kube-proxy, and an iptables that must not run.
+/// A root with only `sleep`, named kube-proxy, and an iptables that must not run.
 fn container(root: &Path) {
     let copy = |from: &str, to: &str| {
         let to = root.join(to.trim_start_matches('/'));
@@ -80,7 +80,7 @@ fn container(root: &Path) {
     for word in common::run("ldd /bin/sleep").split_whitespace().filter(|w| w.starts_with('/')) {
         copy(word, word);
     }
-    // If it were run, in that root or in ours, it would leave a trace.
+    // If it ran, in that root or in ours, it would leave a trace.
     let iptables = root.join("ran");
     fs::write(&iptables, format!("#!/bin/sh\ntouch /ran2 {}/ran2\n", root.display())).unwrap();
     copy(iptables.to_str().unwrap(), "/usr/sbin/iptables");
@@ -92,8 +92,8 @@ fn container(root: &Path) {
 }
 
 #[test]
-fn the_tools_of_a_container_are_seen_in_its_own_root_and_not_run() {
-    if !in_namespace("the_tools_of_a_container_are_seen_in_its_own_root_and_not_run") {
+fn the_tools_of_a_container_are_found_in_its_own_root_and_not_run() {
+    if !in_namespace("the_tools_of_a_container_are_found_in_its_own_root_and_not_run") {
         return;
     }
     assert_eq!(finding("tools.conntrack")["outcome"], "ok", "this host has conntrack");
@@ -109,8 +109,11 @@ fn the_tools_of_a_container_are_seen_in_its_own_root_and_not_run() {
     assert_eq!(found["outcome"], "found", "{found}");
     let own = format!("kube-proxy's own root, /proc/{}/root", child.0.id());
     assert!(found["evidence"][0].as_str().unwrap().ends_with(&own), "{found}");
-    let seen = finding("tools.iptables");
-    assert_eq!(seen["outcome"], "ok", "{seen}");
-    assert!(seen["evidence"][0].as_str().unwrap().ends_with("package iptables 1.8.7-1"), "{seen}");
+    let found = finding("tools.iptables");
+    assert_eq!(found["outcome"], "ok", "{found}");
+    assert!(
+        found["evidence"][0].as_str().unwrap().ends_with("package iptables 1.8.7-1"),
+        "{found}"
+    );
     assert!(!root.path().join("ran2").exists(), "a program of the container was run");
 }

@@ -1,4 +1,4 @@
-//! What the plan removes from the captured nodes, exactly, and what it keeps and why.
+//! The exact removals of the plan on each captured node, and the reasons for what it keeps.
 
 mod nodes;
 
@@ -35,7 +35,7 @@ fn plan_with(catalogue: &Catalogue, state: &NodeState) -> Plan {
     plan
 }
 
-/// The removed chains, as `family table name`, those of services and endpoints by their kind.
+/// The removed chains, as `family table name`; those of services and endpoints by their kind.
 fn chains(plan: &Plan) -> BTreeMap<String, usize> {
     let mut found = BTreeMap::new();
     for object in plan.removals().filter(|o| o.kind() == ObjectKind::Chain) {
@@ -50,7 +50,7 @@ fn chains(plan: &Plan) -> BTreeMap<String, usize> {
     found
 }
 
-/// The rules that go from chains that stay.
+/// The rules that are removed from kept chains.
 fn jumps(plan: &Plan) -> Vec<Cow<'_, str>> {
     let gone = |o: &Object| {
         plan.removals().any(|c| {
@@ -165,7 +165,7 @@ fn half_migrated_nodes_lose_what_iptables_mode_left() {
         let in_leftovers = ["SVC-", "SEP-", "FW-", "XLB-", "NODEPORTS "];
         let rules_there: usize =
             in_leftovers.iter().map(|p| save.matches(&format!("] -A KUBE-{p}")).count()).sum();
-        // And the REJECT in filter KUBE-SERVICES, and four jumps.
+        // Plus the REJECT in filter KUBE-SERVICES, and four jumps.
         assert_eq!(rules, rules_there + 1 + 4, "{name}");
         for (table, kept, why) in [
             ("nat", "KUBE-SERVICES", "shared by iptables and ipvs mode"),
@@ -220,7 +220,7 @@ fn nftables_mode_leaves_marks_and_canaries() {
     assert_eq!(names(&found, Action::Keep, ObjectKind::Table), ["kube-proxy"; 2]);
     assert_ne!(reason(&found, "filter", "KUBE-FIREWALL"), "");
 
-    // A kubelet up to 1.26 would have made its other chains too.
+    // A kubelet up to 1.26 would also have made its other chains.
     nodes::replace(
         &mut files,
         SAVE,
@@ -231,7 +231,7 @@ fn nftables_mode_leaves_marks_and_canaries() {
     assert_eq!(chains(&found).keys().filter(|c| c.contains("MASQ")).count(), 0);
     let why = "the kubelet up to 1.26 writes it too, and nat KUBE-MARK-DROP, which it makes too, is there";
     assert_eq!(reason(&found, "nat", "KUBE-MARK-MASQ"), why);
-    // Unless its version is known.
+    // With a known version the kubelet is out of the question.
     nodes::replace(
         &mut files,
         "processes.json",
@@ -242,7 +242,7 @@ fn nftables_mode_leaves_marks_and_canaries() {
 }
 
 #[test]
-fn between_two_modes_nothing_of_kube_proxys_goes() {
+fn between_two_modes_nothing_of_kube_proxys_is_removed() {
     let mut files = nodes::files(HALF);
     nodes::replace(
         &mut files,
@@ -265,7 +265,8 @@ fn between_two_modes_nothing_of_kube_proxys_goes() {
     assert!(plan(&files).is_empty());
 }
 
-/// The first `KUBE-SVC-*` chain of the half-migrated node that leads to an endpoint, and that.
+/// The first `KUBE-SVC-*` chain of the half-migrated node that leads to an endpoint, and the
+/// endpoint.
 fn service() -> (String, String) {
     let save = nodes::files(HALF)[SAVE].to_string();
     let line = save
@@ -292,7 +293,7 @@ fn a_foreign_rule_keeps_its_chain_and_all_it_leads_to() {
     assert_eq!(reason(&after, "nat", &svc), format!("holds a rule of unknown owner: `{foreign}`"));
     assert!(reason(&after, "nat", &sep).starts_with("still referenced by `-A KUBE-SVC-"));
     assert!(removals(&after).is_subset(&removals(&before)));
-    // The chains that lead there may go: they are kube-proxy's, and no one else's rule is in them.
+    // The chains that lead to them may be removed: they are kube-proxy's, and hold no foreign rule.
     assert!(chains(&after).contains_key("ipv4 nat KUBE-NODEPORTS"));
     let rest = chains(&before)["ipv4 nat KUBE-SVC-*"] - chains(&after)["ipv4 nat KUBE-SVC-*"];
     assert_eq!(rest, 1);
@@ -332,7 +333,7 @@ fn adding_a_rule_of_no_one_never_adds_a_removal() {
         let ruleset = state.rulesets.values().next().expect("rules");
         let mut tried = 0;
         for table in &ruleset.tables {
-            // Of the many alike a few.
+            // A few of the many similar ones.
             for chain in table.chains.iter().filter(|c| {
                 !c.name.starts_with("KUBE-S") || c.name.len() < 20 || c.name.contains("-A")
             }) {
@@ -381,7 +382,7 @@ fn ipvs_mode_leaves_sets_servers_and_its_link() {
     assert_eq!(names(&found, Action::Remove, ObjectKind::Link), ["kube-ipvs0"]);
     assert_eq!(names(&found, Action::Keep, ObjectKind::VirtualServer), ["10.9.0.100:8443/tcp"]);
 
-    // Somebody's rule that matches a set keeps the set.
+    // A foreign rule that matches a set keeps the set.
     let rule = "-A INPUT -m set --match-set KUBE-CLUSTER-IP dst,dst -j ACCEPT";
     nodes::add(&mut files, save, "filter", rule);
     let found = plan(&files);
@@ -396,7 +397,7 @@ fn tables_of_nftables_mode_go_when_another_runs() {
     let found = plan(&files);
     assert_eq!(names(&found, Action::Remove, ObjectKind::Table), ["kube-proxy"; 2]);
     assert_eq!(found.removals().count(), 2);
-    // Neither goes while nobody says which of the two serves.
+    // Neither is removed while the running mode is unclear.
     files.remove("files/var/lib/kube-proxy/config.conf");
     assert!(plan(&files).is_empty());
 }
@@ -426,7 +427,7 @@ fn chains_of_other_versions() {
         ["ipv4 nat KUBE-FIREWALL", "ipv4 nat KUBE-PORTALS-HOST", "ipv4 nat KUBE-XLB-*"]
     );
 
-    // Without a chain that took its place, and without a version, nothing is certain.
+    // Without a successor and without a version, nothing is certain.
     let legacy = "docker-legacy-iptables-1.20-no-conntrack";
     let mut files = nodes::files(legacy);
     assert!(plan(&files).is_empty());
@@ -436,7 +437,7 @@ fn chains_of_other_versions() {
         r#""name": "kube-proxy","#,
         r#""name": "kube-proxy", "version": "v1.24.3","#,
     );
-    // Even then it stays: KUBE-SERVICES still leads there.
+    // Even then it is kept: KUBE-SERVICES still leads to it.
     let found = plan(&files);
     assert!(found.is_empty());
     assert!(reason(&found, "nat", xlb).starts_with("still referenced by"), "{found:?}");
@@ -458,9 +459,9 @@ fn flannels_rules_are_judged_by_its_lease() {
         files.insert("route.json".into(), (new + &text).into());
         files
     };
-    // Another node's lease now, as in the incident: flannel itself routes there.
+    // The lease is another node's now, as in the incident: flannel itself routes to it.
     assert_eq!(stale(&route("flannel.1", "192.168.66.0")).0, Action::Remove);
-    // Anybody else's route makes it doubtful.
+    // A foreign route makes it doubtful.
     let (action, why) = stale(&route("n1", "10.9.0.1"));
     assert_eq!(action, Action::Suspect);
     assert!(
@@ -531,7 +532,7 @@ fn flannels_comments_prove_and_copies_go() {
 }
 
 #[test]
-fn an_operators_rule_that_looks_like_flannels_stays() {
+fn an_operators_rule_of_flannels_shape_is_kept() {
     let mut files = nodes::files(CANAL);
     let own = r#"-A POSTROUTING ! -s 192.168.64.0/20 -d 192.168.67.0/24 -m comment --comment "ticket 4711" -j RETURN"#;
     let log = "-A FORWARD -s 192.168.64.0/20 -i cni0 -j LOG";
@@ -543,7 +544,7 @@ fn an_operators_rule_that_looks_like_flannels_stays() {
     assert_eq!(texts, [STALE]);
 }
 
-/// The canal node after Calico, or all pod networking, has gone.
+/// The canal node after the removal of Calico, or of all pod networking.
 fn without(components: &[&str]) -> Files {
     let mut files = nodes::files(CANAL);
     files.remove("files/etc/cni/net.d/10-canal.conflist");
@@ -555,7 +556,7 @@ fn without(components: &[&str]) -> Files {
 }
 
 #[test]
-fn calico_that_is_gone_goes_whole() {
+fn calico_is_removed_whole_once_it_is_gone() {
     let found = plan(&without(&["calico-node"]));
     assert_eq!(chains(&found).len(), 11, "{:?}", chains(&found));
     assert!(chains(&found).keys().all(|c| c.contains(" cali-")));
@@ -564,7 +565,7 @@ fn calico_that_is_gone_goes_whole() {
     assert_eq!(hooks.len(), 5, "and flannel's stale rule: {hooks:?}");
     assert_eq!(names(&found, Action::Remove, ObjectKind::Set).len(), 3);
 
-    // A directory without processes knows nothing of them.
+    // A directory without processes shows nothing about them.
     let mut files = without(&["calico-node"]);
     files.remove("processes.json");
     assert!(plan(&files).is_empty());
@@ -596,7 +597,7 @@ fn bare_rules_of_a_flannel_that_is_gone_are_only_suspected() {
 }
 
 #[test]
-fn an_empty_host_port_chain_goes_with_its_jump() {
+fn an_empty_host_port_chain_is_removed_with_its_jump() {
     let mut files = nodes::files("docker-iptables-1.30");
     let (empty, full) = ("CNI-DN-0123456789abcdef01234", "CNI-DN-fedcba98765432101234f");
     nodes::replace(
@@ -662,7 +663,7 @@ fn no_dump_loses_what_is_not_the_cluster_networks() {
         removed.insert(name, plan.removals().count());
     }
     removed.retain(|_, count| *count > 0);
-    // ipvs runs there, and every chain of iptables mode was left empty.
+    // ipvs mode runs on it, and every chain of iptables mode was left empty.
     let migrated = "calico-kubeproxy-MIGRATED-ipvs-after-nat-flush".to_owned();
     assert_eq!(removed.keys().collect::<Vec<_>>(), [&migrated]);
 }

@@ -1,10 +1,10 @@
-//! The three-way merge on rule sets of every shape: what we removed is back between its
-//! neighbours, and what others did stays as they did it.
+//! The three-way merge on rulesets of every shape: our removed rules are restored between their
+//! neighbours, and foreign changes are kept.
 
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proxyshift::plan::change::{ChainText, Direction, Edit, RulePos, TableEdit, Target};
-use proxyshift::plan::merge::{Undo, undo};
+use proxyshift::plan::merge::{UndoPlan, undo};
 use proxyshift::state::{Backend, Family, Files, NodeState, RulesetId};
 
 const ID: RulesetId = RulesetId { family: Family::Ipv4, backend: Backend::Nft };
@@ -25,7 +25,7 @@ fn node(rules: &[String], ours: Option<&[String]>) -> NodeState {
     NodeState::parse(files).expect("a table")
 }
 
-/// The rule number `n` of somebody.
+/// The rule number `n` of one writer.
 fn rule(chain: &str, whose: &str, n: usize) -> String {
     format!("-A {chain} -s 10.0.0.{n}/32 -m comment --comment {whose}-{n} -j ACCEPT")
 }
@@ -35,7 +35,7 @@ fn removal(rules: Vec<RulePos>, chains: Vec<ChainText>) -> Edit {
     Edit { direction: Direction::Remove, target: Target::Table(table) }
 }
 
-/// The edit that removes the rules of `base` that `gone` says, and what is left.
+/// The edit that removes the marked rules of `base`, and the remaining rules.
 fn remove(base: &[String], gone: &[bool]) -> (Edit, Vec<String>) {
     let (mut rules, mut left) = (Vec::new(), Vec::new());
     for (position, text) in base.iter().enumerate() {
@@ -49,8 +49,8 @@ fn remove(base: &[String], gone: &[bool]) -> (Edit, Vec<String>) {
     (removal(rules, Vec::new()), left)
 }
 
-/// What POSTROUTING holds once `undo` is applied to a node where it holds `now`.
-fn applied(undo: &Undo, now: &[String]) -> Vec<String> {
+/// The rules of POSTROUTING after `undo` on a node where they are `now`.
+fn applied(undo: &UndoPlan, now: &[String]) -> Vec<String> {
     let mut rules = now.to_vec();
     for edit in &undo.edits {
         assert_eq!(edit.direction, Direction::Add);
@@ -69,14 +69,14 @@ fn only(all: &[String], some: &[String]) -> Vec<String> {
     all.iter().filter(|r| some.contains(r)).cloned().collect()
 }
 
-/// Up to nine rules, and which of them go.
+/// Up to nine rules, and a mark for each one to remove.
 fn rules_and_removal(kinds: usize) -> impl Strategy<Value = (Vec<usize>, Vec<bool>)> {
     prop::collection::vec((0..kinds, any::<bool>()), 1..10)
         .prop_map(|both| both.into_iter().unzip())
 }
 
 proptest! {
-    // A failure says its input; a test writes nothing into the tree.
+    // A failure prints its input; a test writes nothing into the tree.
     #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
 
     #[test]
@@ -85,7 +85,7 @@ proptest! {
         let (edit, left) = remove(&base, &gone);
         let undone = undo(&[edit], &node(&base, None), &node(&left, None));
         prop_assert!(undone.conflicts.is_empty(), "{:?}", undone.conflicts);
-        prop_assert!(undone.already_back.is_empty(), "{:?}", undone.already_back);
+        prop_assert!(undone.already_restored.is_empty(), "{:?}", undone.already_restored);
         prop_assert_eq!(&applied(&undone, &left), &base);
         let (edit, _) = remove(&base, &gone);
         let looked_at = undo(&[edit], &node(&base, None), &node(&base, None));
@@ -93,15 +93,15 @@ proptest! {
     }
 
     #[test]
-    fn what_others_did_stays_and_ours_comes_back_between_its_neighbours(
+    fn foreign_changes_are_kept_and_ours_is_restored_between_its_neighbours(
         (marks, gone) in rules_and_removal(2),
         added in prop::collection::vec(any::<Index>(), 0..6),
     ) {
-        // A mark of 1 means: removed by others, unless it was ours to remove.
+        // A mark of 1 means: removed by a foreign change, unless the edit removes it.
         let base: Vec<String> = (0..marks.len()).map(|n| rule(CHAIN, "base", n)).collect();
         let (edit, left) = remove(&base, &gone);
-        let stays = |r: &String| marks[base.iter().position(|b| b == r).expect("of base")] == 0;
-        let mut now: Vec<String> = left.iter().filter(|r| stays(r)).cloned().collect();
+        let is_kept = |r: &String| marks[base.iter().position(|b| b == r).expect("of base")] == 0;
+        let mut now: Vec<String> = left.iter().filter(|r| is_kept(r)).cloned().collect();
         let survivors = now.clone();
         for (n, at) in added.iter().enumerate() {
             now.insert(at.index(now.len() + 1), rule(CHAIN, "foreign", n));
@@ -115,7 +115,7 @@ proptest! {
         prop_assert_eq!(back.len() + undone.conflicts.len(), ours.len(), "{:?}", undone);
         let from_base = only(&after, &base);
         prop_assert_eq!(&from_base, &only(&base, &from_base), "not in their old order");
-        // With one old rule left, or none that anyone but us removed, each has its place.
+        // With one old rule left, or with no foreign removal, each rule has its position.
         if !survivors.is_empty() || left.is_empty() {
             prop_assert_eq!(back, ours, "{:?}", undone.conflicts);
             let (edit, _) = remove(&base, &gone);
@@ -127,7 +127,7 @@ proptest! {
     }
 
     #[test]
-    fn what_came_back_by_itself_is_not_added_twice(
+    fn what_is_already_back_is_not_added_twice(
         (numbers, gone) in rules_and_removal(1), again in prop::collection::vec(any::<bool>(), 10),
     ) {
         let base: Vec<String> = (0..numbers.len()).map(|n| rule(CHAIN, "base", n)).collect();
@@ -137,7 +137,7 @@ proptest! {
         let undone = undo(&[edit], &node(&base, None), &node(&now, None));
         prop_assert_eq!(applied(&undone, &now), base.clone());
         let returned = (0..base.len()).filter(|i| gone[*i] && again[*i]).count();
-        prop_assert_eq!(undone.already_back.len(), returned, "{:?}", undone.already_back);
+        prop_assert_eq!(undone.already_restored.len(), returned, "{:?}", undone.already_restored);
     }
 
     #[test]
@@ -157,12 +157,12 @@ proptest! {
         match now {
             None => {
                 let back = Edit { direction: Direction::Add, ..edit };
-                prop_assert_eq!(undone, Undo { edits: vec![back], ..Undo::default() });
+                prop_assert_eq!(undone, UndoPlan { edits: vec![back], ..UndoPlan::default() });
             }
             Some(now) => {
                 prop_assert!(undone.edits.is_empty(), "{:?}", undone.edits);
                 let same = now == was;
-                prop_assert_eq!(undone.already_back.len(), usize::from(same));
+                prop_assert_eq!(undone.already_restored.len(), usize::from(same));
                 prop_assert_eq!(undone.conflicts.len(), usize::from(!same));
             }
         }
@@ -170,7 +170,7 @@ proptest! {
 }
 
 #[test]
-fn a_jump_to_a_chain_that_others_removed_is_named_and_left_out() {
+fn a_jump_to_a_chain_that_is_gone_is_a_conflict() {
     let jump = format!("-A {CHAIN} -j {OURS}");
     let base = node(std::slice::from_ref(&jump), Some(&[]));
     let at = RulePos { chain: CHAIN.into(), position: 0, text: jump.into(), after: None };
@@ -188,7 +188,7 @@ fn a_rule_that_is_back_on_the_wrong_side_of_another_is_named() {
         now.insert(position, base[1].clone());
         let edit = std::slice::from_ref(&edit);
         let undone = undo(edit, &node(&base, None), &node(&now, None));
-        assert_eq!(undone.already_back.len(), 1);
+        assert_eq!(undone.already_restored.len(), 1);
         assert_eq!(undone.misplaced.len(), usize::from(position != 1), "{:?}", undone.misplaced);
     }
 }

@@ -1,4 +1,4 @@
-//! Every object of the captured nodes has the owner that it should have.
+//! The owner of every object of the captured nodes.
 
 mod nodes;
 
@@ -19,7 +19,7 @@ fn catalogue() -> Catalogue {
     Catalogue::builtin().expect("the catalogue")
 }
 
-/// Rules whose owner is unknown, with the reason.
+/// Rules with an unknown owner, and the reason.
 fn unknown_rules(state: &NodeState, owners: &Ownership<'_>) -> Vec<String> {
     let mut found = Vec::new();
     for (id, ruleset) in &state.rulesets {
@@ -72,7 +72,7 @@ fn everything_on_the_nodes_has_an_owner() {
         for set in &state.ipsets.sets {
             assert_ne!(owners.set(&set.name).expect("an owner").name, UNKNOWN, "{}", set.name);
         }
-        // The machine's own links are nobody's: loopback, and one to the outside.
+        // The machine's own links have no owner: loopback, and the link to the outside.
         let of_no_one = |l: &&str| owners.link(l).expect("an owner").name == UNKNOWN;
         let links: BTreeSet<&str> =
             state.links.iter().map(|l| l.name.as_str()).filter(of_no_one).collect();
@@ -83,7 +83,8 @@ fn everything_on_the_nodes_has_an_owner() {
 
 #[test]
 fn counts_of_the_incident() {
-    let (catalogue, state) = (catalogue(), nodes::state(&nodes::files("canal-stale-flannel-1.20")));
+    let catalogue = catalogue();
+    let state = nodes::state(&nodes::files("canal-stale-flannel-1.20"));
     let owners = Ownership::of(&catalogue, &state);
     let counts = owners.counts();
     let rules = |name: &str| (counts[name].chains, counts[name].rules);
@@ -124,7 +125,8 @@ fn sets_servers_links_and_tables() {
 fn without_a_process_the_foreign_server_is_unknown() {
     let mut files = nodes::files("ipvs-with-keepalived-1.20");
     files.remove("processes.json");
-    let (catalogue, state) = (catalogue(), nodes::state(&files));
+    let catalogue = catalogue();
+    let state = nodes::state(&files);
     let owners = Ownership::of(&catalogue, &state);
     assert_eq!(owners.counts()[UNKNOWN].virtual_servers, 1);
 }
@@ -134,7 +136,8 @@ fn names_of_sets_are_cut() {
     let set = |name: &str| {
         let text = format!("create {name} hash:ip family inet6\n");
         let files = Files::from([("ipset.save".to_owned(), text.into())]);
-        let (catalogue, state) = (catalogue(), NodeState::parse(files).expect("sets"));
+        let catalogue = catalogue();
+        let state = NodeState::parse(files).expect("sets");
         Ownership::of(&catalogue, &state).set(name).expect("an owner").name.to_owned()
     };
     for (name, owner) in [
@@ -166,7 +169,7 @@ fn someone_elses_rule_in_kube_proxys_chain_is_not_kube_proxys() {
         "-A KUBE-MARK-MASQ -j ACCEPT".to_owned(),
         "-A KUBE-MARK-MASQ -s 1.2.3.4/32 -j MARK --set-xmark 0x4000/0x4000".to_owned(),
         format!("-A KUBE-SERVICES -j {svc}"),
-        // In a built-in chain, its target alone does not make a rule kube-proxy's.
+        // In a built-in chain, its target alone is no evidence that a rule is kube-proxy's.
         "-A PREROUTING -s 1.2.3.4/32 -j KUBE-SERVICES".to_owned(),
         "-A PREROUTING -m set --match-set KUBE-CLUSTER-IP dst,dst -j ACCEPT".to_owned(),
     ] {
@@ -242,7 +245,7 @@ fn rules_of_built_in_chains() {
             "-A POSTROUTING -s 10.0.0.0/8 -m comment --comment \"flannel masq\" -j RETURN",
             "flannel",
         ),
-        // Without a rule of flannel's with the same network, FORWARD is anyone's.
+        // Without another rule of flannel with the same network, a rule in FORWARD has no owner.
         ("filter", &[], "-A FORWARD -s 10.0.0.0/8 -j ACCEPT", UNKNOWN),
         ("filter", &[], "-A FORWARD -i cali02fca994756 -j ACCEPT", "calico"),
         (
@@ -289,7 +292,8 @@ fn rules_of_built_in_chains() {
 
 #[test]
 fn weak_evidence_is_called_so() {
-    let (catalogue, state) = (catalogue(), nodes::state(&nodes::files("canal-stale-flannel-1.20")));
+    let catalogue = catalogue();
+    let state = nodes::state(&nodes::files("canal-stale-flannel-1.20"));
     let owners = Ownership::of(&catalogue, &state);
     let owner = owners.rule(NFT, "nat", "POSTROUTING", 3).expect("the stale rule");
     assert_eq!(owner.name, "flannel");
@@ -311,7 +315,7 @@ fn the_mode_that_runs() {
         };
         assert_eq!(running.mode, Some(expected), "{name}: {}", running.evidence);
         assert_eq!(running.version, None, "{name}");
-        // A configuration that says otherwise: between two modes.
+        // The configuration names another mode: the node is between two modes.
         let other = if expected == Mode::Ipvs { "iptables" } else { "ipvs" };
         let (from, to) = (format!("mode: {expected}"), format!("mode: {other}"));
         nodes::replace(&mut files, "files/var/lib/kube-proxy/config.conf", &from, &to);
@@ -327,7 +331,7 @@ fn dumps_from_the_wild() {
     let Some(dumps) = nodes::dumps() else { return };
     let catalogue = catalogue();
     let (mut objects, mut unknown) = (0, 0);
-    let mut owners_seen = BTreeSet::new();
+    let mut found_owners = BTreeSet::new();
     for entry in fs::read_dir(dumps.join("whole")).expect("whole/") {
         let path = entry.expect("an entry").path();
         let state = of_rules(&fs::read_to_string(&path).expect("text"));
@@ -335,8 +339,8 @@ fn dumps_from_the_wild() {
         let nobodys = unknown_rules(&state, &owners);
         let counts = owners.counts();
         let known: Vec<&str> = counts.keys().copied().filter(|n| *n != UNKNOWN).collect();
-        owners_seen.extend(known.iter().map(|n| (*n).to_owned()));
-        // Hosts without any component say nothing about the catalogue.
+        found_owners.extend(known.iter().map(|n| (*n).to_owned()));
+        // Hosts without a component tell nothing about the catalogue.
         if !known.is_empty() {
             objects += counts.values().map(|c| c.chains + c.rules).sum::<usize>();
             unknown += nobodys.len() + counts.get(UNKNOWN).map_or(0, |c| c.chains);
@@ -347,12 +351,12 @@ fn dumps_from_the_wild() {
     assert_eq!(unknown, 31);
     for owner in ["weave", "azure-npm", "calico", "istio", "libvirt", "firewalld", "docker", "aks"]
     {
-        assert!(owners_seen.contains(owner), "{owner}: {owners_seen:?}");
+        assert!(found_owners.contains(owner), "{owner}: {found_owners:?}");
     }
 }
 
 #[test]
-fn every_process_of_the_catalogue_is_looked_for_and_no_other() {
+fn exactly_the_processes_of_the_catalogue_are_captured() {
     let catalogue = Catalogue::builtin().expect("the catalogue");
     let components = catalogue.components().iter();
     let expected: BTreeSet<String> = components.flat_map(|c| c.alive.processes.clone()).collect();

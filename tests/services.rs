@@ -19,12 +19,12 @@ fn services(state: &NodeState, mode: Mode) -> Services {
     mode::of(mode).services(state)
 }
 
-fn find<'a>(services: &'a Services, key: &str) -> &'a Service {
+fn find<'a>(services: &'a Services, key: &str) -> &'a ServicePort {
     let found = services.iter().find(|(k, _)| k.to_string() == key);
     found.unwrap_or_else(|| panic!("no {key}: {:?}", services.keys().collect::<Vec<_>>())).1
 }
 
-fn backends(service: &Service) -> Vec<String> {
+fn backends(service: &ServicePort) -> Vec<String> {
     service.backends.iter().map(ToString::to_string).collect()
 }
 
@@ -62,7 +62,7 @@ fn every_kind_of_service_reads_the_same_in_every_mode() {
     }
 }
 
-/// The nodes have the same services: parity between modes is what a migration must show.
+/// The nodes have the same services: a migration must show this parity between modes.
 #[test]
 fn modes_agree_on_endpoints() {
     let plain = |services: Services| -> BTreeMap<ServiceKey, BTreeSet<SocketAddr>> {

@@ -1,17 +1,18 @@
-//! Convergence: whether kube-proxy serves in its new mode, so that what the old one left can go.
+//! Convergence: whether kube-proxy serves in its new mode. Until then the old mode's objects are
+//! kept.
 //!
-//! The kernel shows it; kube-proxy's word is not enough. In ipvs mode the virtual servers are there,
-//! and `/proxyMode` says ipvs, seconds before the one restore that takes over. Until then the old
-//! rules serve, and removing them fails or hurts.
+//! The kernel decides; what kube-proxy reports is not enough. In ipvs mode the virtual servers
+//! exist, and `/proxyMode` reports ipvs, seconds before the one restore of rules that takes over.
+//! Until that restore the old rules serve, and removing them fails or drops traffic.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::kube_proxy::NAME;
 use crate::kube_proxy::mode::{self, ProxyMode};
-use crate::kube_proxy::parity::{Changed, parity_since};
+use crate::kube_proxy::parity::{ChangedMeanwhile, parity_since};
 use crate::kube_proxy::running::RunningMode;
-use crate::kube_proxy::services::{Place, ServiceKey, Services};
+use crate::kube_proxy::services::{Location, ServiceKey, Services};
 use crate::kube_proxy::takeover::Rewrite;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
@@ -22,9 +23,9 @@ use crate::state::{Family, NodeState};
 /// Whether the new mode serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Convergence {
-    /// It does; with what the old mode lost too, for the report.
-    Converged(Vec<Changed>),
-    /// Not yet, and why, one sentence each.
+    /// The new mode serves. The report also names what the old mode no longer served.
+    Converged(Vec<ChangedMeanwhile>),
+    /// The new mode does not serve yet. One sentence for each reason.
     Waiting(Vec<String>),
 }
 
@@ -35,11 +36,11 @@ pub struct Expected<'a> {
     pub mode: Mode,
     /// What the old mode served before the change.
     pub before: &'a Services,
-    /// What it served at a later moment, if it was observed again.
+    /// What the old mode served at a later capture, if there was one.
     pub later: Option<&'a Services>,
 }
 
-/// Judges a node by its state and by the mode that kube-proxy reported to `GET /proxyMode`.
+/// Judges a node by its state and by the answer of kube-proxy to `GET /proxyMode`.
 pub fn convergence(
     catalogue: &Catalogue,
     state: &NodeState,
@@ -66,7 +67,8 @@ pub fn convergence(
     }
 }
 
-/// What is wrong with the processes: there must be one, by itself or as a part of another (k3s).
+/// A fault of the processes: exactly one kube-proxy must run, alone or inside another program
+/// (k3s).
 fn processes(catalogue: &Catalogue, state: &NodeState) -> Option<String> {
     let Some(all) = &state.processes else { return Some("the processes are not known".into()) };
     match Instances::of(all) {
@@ -79,8 +81,8 @@ fn processes(catalogue: &Catalogue, state: &NodeState) -> Option<String> {
         }
         Instances::Many(all) => {
             let pids: Vec<String> = all.iter().map(|p| p.pid.to_string()).collect();
-            let (count, pids) = (all.len(), pids.join(", "));
-            Some(format!("{count} kube-proxies run, and there must be one: {pids}"))
+            let count = all.len();
+            Some(format!("{count} kube-proxies run, and there must be one: {}", pids.join(", ")))
         }
     }
 }
@@ -93,17 +95,17 @@ fn answer(reported: Option<&str>, mode: Mode) -> Option<String> {
     }
 }
 
-/// The families that have services.
+/// The families of the services that have endpoints.
 fn families(before: &Services) -> BTreeSet<Family> {
-    let family = |key: &ServiceKey| match key.place {
-        Place::Address(IpAddr::V4(_)) => Family::Ipv4,
-        Place::Address(IpAddr::V6(_)) => Family::Ipv6,
-        Place::Node(family) => family,
+    let family = |key: &ServiceKey| match key.location {
+        Location::Address(IpAddr::V4(_)) => Family::Ipv4,
+        Location::Address(IpAddr::V6(_)) => Family::Ipv6,
+        Location::Node(family) => family,
     };
     before.iter().filter(|(_, s)| !s.backends.is_empty()).map(|(key, _)| family(key)).collect()
 }
 
-/// What is missing of the mode's own objects, for each family that has services.
+/// The missing objects of the mode, for each family that has services.
 fn own_objects(
     state: &NodeState,
     ownership: &Ownership<'_>,
@@ -115,13 +117,13 @@ fn own_objects(
     if !missing.is_empty() || families.is_empty() {
         return missing;
     }
-    // Hooked in, written by kube-proxy, and no other mode serves beside it.
+    // The mode is hooked in and written by kube-proxy, and no other mode serves beside it.
     let running = RunningMode::of(state, ownership);
     if running.mode == Some(mode.mode()) { Vec::new() } else { vec![running.evidence] }
 }
 
-/// Chains that the mode uses and that still refer to what only another mode uses. A family that only
-/// an earlier kube-proxy wrote is not waited for: nobody will write it anew.
+/// Chains of the mode that still refer to objects of another mode alone. A family that only an
+/// earlier kube-proxy wrote does not count: nothing rewrites it.
 fn used_leftovers(
     state: &NodeState,
     ownership: &Ownership<'_>,
@@ -134,7 +136,7 @@ fn used_leftovers(
         for table in &ruleset.tables {
             for chain in table.chains.iter().filter(|c| rewrite.uses(table, &c.name) == Some(true))
             {
-                // The first of each kind, and how many.
+                // The first rule of each kind, and the number of rules.
                 let mut dangling: BTreeMap<&str, (String, usize)> = BTreeMap::new();
                 let mut count = |refers, to: &str| {
                     dangling.entry(refers).or_insert_with(|| (to.to_owned(), 0)).1 += 1;

@@ -1,9 +1,9 @@
-//! Parity: what the old mode served, the new one serves too; what is missing has a name.
+//! Parity: the new mode serves everything that the old one served. Every difference has a name.
 //!
-//! Only what is lost counts: a backend that is new is no difference. What a mode cannot say is none
-//! either: ipvs keeps no names, lists the addresses of NodePorts, and has nothing but an empty
-//! virtual server, if that, where iptables has a refusal. So a service without backends is not
-//! asked for, and only services that have backends on both sides are compared.
+//! Only a loss counts: a new backend is no difference. What a mode cannot express does not count
+//! either: ipvs keeps no names, lists the addresses of NodePorts, and has at most an empty virtual
+//! server where iptables has a refusal. A service without backends is therefore not required, and
+//! only services with backends on both sides are compared.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
@@ -12,30 +12,30 @@ use std::net::SocketAddr;
 use ipnet::IpNet;
 use serde::Serialize;
 
-use crate::kube_proxy::services::{Place, Service, ServiceKey, Services};
+use crate::kube_proxy::services::{Location, ServiceKey, ServicePort, Services};
 
-/// Something that was served before and is not now.
+/// A part of a service that was served before and is not now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Missing {
     /// The service port.
     pub service: ServiceKey,
     /// `namespace/name:port`, where one of the modes keeps it.
     pub name: Option<String>,
-    /// What is not as it was.
-    pub what: What,
+    /// What is missing or changed.
+    pub what: MissingPart,
 }
 
-/// What is not as it was.
+/// What is missing or changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum What {
+pub enum MissingPart {
     /// The service port as a whole.
     Service,
     /// One of its backends.
     Backend(SocketAddr),
-    /// Whether a client stays with its backend; for how long is not compared.
+    /// Session affinity. Its timeout is not compared.
     Affinity {
-        /// True if it does now, and did not before.
+        /// True if the affinity is new.
         now: bool,
     },
     /// The only networks that may use it; empty if everyone may.
@@ -47,18 +47,18 @@ pub enum What {
     },
 }
 
-/// A difference that is no failure: the old side had changed in the same way.
+/// A difference that is no failure: the old side changed in the same way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
-pub struct Changed(pub Missing);
+pub struct ChangedMeanwhile(pub Missing);
 
-/// What two sides differ in.
+/// The differences between two sides.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Parity {
     /// What is missing.
     pub missing: Vec<Missing>,
-    /// What is missing too, but was gone from the old side already.
-    pub changed: Vec<Changed>,
+    /// What is missing, but was already gone from the old side.
+    pub changed: Vec<ChangedMeanwhile>,
 }
 
 impl Parity {
@@ -68,7 +68,7 @@ impl Parity {
     }
 }
 
-/// What `before` served and `after` does not, in the order of the services.
+/// What `before` served and `after` does not, in the order of services.
 pub fn parity(before: &Services, after: &Services) -> Vec<Missing> {
     let known = Known::of(before, after);
     let mut missing = Vec::new();
@@ -77,32 +77,31 @@ pub fn parity(before: &Services, after: &Services) -> Vec<Missing> {
             missing.push(Missing { service: *key, name: known.name(key).map(str::to_owned), what });
         };
         let Some(new) = after.get(key) else {
-            push(What::Service);
+            push(MissingPart::Service);
             continue;
         };
         if new.backends.is_empty() && known.serves_elsewhere(key, old) {
             continue;
         }
         for backend in old.backends.difference(&new.backends) {
-            push(What::Backend(*backend));
+            push(MissingPart::Backend(*backend));
         }
         if new.backends.is_empty() {
             continue;
         }
         if old.affinity.is_some() != new.affinity.is_some() {
-            push(What::Affinity { now: new.affinity.is_some() });
+            push(MissingPart::Affinity { now: new.affinity.is_some() });
         }
         let (before, now) = (ranges(key, old), ranges(key, new));
         if before != now {
-            push(What::SourceRanges { before, now });
+            push(MissingPart::SourceRanges { before, now });
         }
     }
     missing
 }
 
-/// As [`parity`], where endpoints may have come and gone meanwhile: `later` is what the old side
-/// served at a later moment. That is what `after` must serve then; what only `before` had is
-/// named as changed.
+/// As [`parity`], where endpoints may change meanwhile. `later` is what the old side served at a
+/// later capture, and what `after` must serve. What only `before` had counts as changed.
 pub fn parity_since(before: &Services, later: Option<&Services>, after: &Services) -> Parity {
     let Some(later) = later else {
         return Parity { missing: parity(before, after), changed: Vec::new() };
@@ -110,7 +109,8 @@ pub fn parity_since(before: &Services, later: Option<&Services>, after: &Service
     let missing = parity(later, after);
     let subjects: HashSet<Subject> = missing.iter().map(Missing::subject).collect();
     let changed = parity(before, after).into_iter();
-    let changed = changed.filter(|m| !subjects.contains(&m.subject())).map(Changed).collect();
+    let changed =
+        changed.filter(|m| !subjects.contains(&m.subject())).map(ChangedMeanwhile).collect();
     Parity { missing, changed }
 }
 
@@ -120,23 +120,23 @@ type Subject = (ServiceKey, u8, Option<SocketAddr>);
 impl Missing {
     fn subject(&self) -> Subject {
         match &self.what {
-            What::Service => (self.service, 0, None),
-            What::Backend(address) => (self.service, 1, Some(*address)),
-            What::Affinity { .. } => (self.service, 2, None),
-            What::SourceRanges { .. } => (self.service, 3, None),
+            MissingPart::Service => (self.service, 0, None),
+            MissingPart::Backend(address) => (self.service, 1, Some(*address)),
+            MissingPart::Affinity { .. } => (self.service, 2, None),
+            MissingPart::SourceRanges { .. } => (self.service, 3, None),
         }
     }
 }
 
-/// The names of services, by either side, and what else the new side serves by them.
+/// The names of services from both sides, and the services of the new side by name.
 struct Known<'a> {
     names: HashMap<ServiceKey, &'a str>,
-    after: HashMap<&'a str, Vec<&'a Service>>,
+    after: HashMap<&'a str, Vec<&'a ServicePort>>,
 }
 
 impl<'a> Known<'a> {
     fn of(before: &'a Services, after: &'a Services) -> Known<'a> {
-        let named = |(key, service): (&'a ServiceKey, &'a Service)| {
+        let named = |(key, service): (&'a ServiceKey, &'a ServicePort)| {
             service.name.as_deref().map(|name| (name, *key, service))
         };
         let mut known = Known { names: HashMap::new(), after: HashMap::new() };
@@ -154,23 +154,25 @@ impl<'a> Known<'a> {
         self.names.get(key).copied()
     }
 
-    /// True if the new side keeps every backend behind another address of the same service. With
+    /// True if the new side has every backend behind another address of the same service. With
     /// `externalTrafficPolicy: Local` and no endpoint on this node, ipvs mode leads outside traffic
-    /// to all endpoints (1.21 and later) and iptables mode to none.
-    fn serves_elsewhere(&self, key: &ServiceKey, old: &Service) -> bool {
-        let others = self.name(key).and_then(|name| self.after.get(name));
-        others.into_iter().flatten().any(|s| s.backends.is_superset(&old.backends))
+    /// to all endpoints (1.21 and later), and iptables mode to none.
+    fn serves_elsewhere(&self, key: &ServiceKey, old: &ServicePort) -> bool {
+        let namesakes = self.name(key).and_then(|name| self.after.get(name));
+        namesakes.into_iter().flatten().any(|s| s.backends.is_superset(&old.backends))
     }
 }
 
-/// The networks that may use a service, as either mode can say it: everyone is no restriction; and
-/// the service's own address stands for the node itself, when the node is inside one of them.
-fn ranges(key: &ServiceKey, service: &Service) -> BTreeSet<IpNet> {
+/// The source ranges of a service, in a form that both modes share. A range of all addresses is no
+/// restriction. The service's own address stands for the node, if the node is inside another range.
+fn ranges(key: &ServiceKey, service: &ServicePort) -> BTreeSet<IpNet> {
     let ranges: BTreeSet<IpNet> = service.source_ranges.iter().map(IpNet::trunc).collect();
-    let is_own = |net: &IpNet| matches!(key.place, Place::Address(own) if *net == IpNet::from(own));
-    match ranges.iter().any(|net| net.prefix_len() == 0) {
-        true => BTreeSet::new(),
-        false => ranges.into_iter().filter(|net| !is_own(net)).collect(),
+    let is_own =
+        |net: &IpNet| matches!(key.location, Location::Address(own) if *net == IpNet::from(own));
+    if ranges.iter().any(|net| net.prefix_len() == 0) {
+        BTreeSet::new()
+    } else {
+        ranges.into_iter().filter(|net| !is_own(net)).collect()
     }
 }
 
@@ -182,21 +184,23 @@ impl fmt::Display for Missing {
             write!(f, " ({name})")?;
         }
         match &self.what {
-            What::Service => f.write_str(" is missing"),
-            What::Backend(backend) => write!(f, ": the backend {backend} is missing"),
-            What::Affinity { now: false } => {
+            MissingPart::Service => f.write_str(" is missing"),
+            MissingPart::Backend(backend) => write!(f, ": the backend {backend} is missing"),
+            MissingPart::Affinity { now: false } => {
                 f.write_str(": clients no longer stay with their backend")
             }
-            What::Affinity { now: true } => f.write_str(": clients now stay with their backend"),
-            What::SourceRanges { before, now } => {
+            MissingPart::Affinity { now: true } => {
+                f.write_str(": clients now stay with their backend")
+            }
+            MissingPart::SourceRanges { before, now } => {
                 write!(f, ": open to {} now, to {} before", Networks(now), Networks(before))
             }
         }
     }
 }
 
-/// As the difference itself, and why it is no failure.
-impl fmt::Display for Changed {
+/// The difference, and why it is no failure.
+impl fmt::Display for ChangedMeanwhile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}; it had changed so before", self.0)
     }

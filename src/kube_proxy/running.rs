@@ -1,5 +1,5 @@
-//! Which mode of kube-proxy runs: what the kernel holds, with the configuration as a second
-//! witness (`reference/kube-proxy.md`, 1.5).
+//! The running mode of kube-proxy: what the kernel holds decides. The configuration is the second
+//! source (`reference/kube-proxy.md`, 1.5).
 
 use std::collections::BTreeMap;
 
@@ -9,24 +9,24 @@ use crate::state::NodeState;
 use crate::state::kube_proxy::{CommandLine, Instances, KubeProxyConfig, Mode};
 use crate::state::tools::Version;
 
-/// The mode that runs on a node.
+/// The running mode of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunningMode {
-    /// The mode that serves; none if that is not clear, as between two modes.
+    /// The mode that serves; `None` if it is not clear, as between two modes.
     pub mode: Option<Mode>,
     /// Whether the kernel holds the services of any mode.
     pub serves: bool,
-    /// What shows the mode, or why it is not clear.
+    /// The evidence for the mode, or why it is not clear.
     pub evidence: String,
-    /// The version of the only kube-proxy, where it is known.
+    /// The version of the only kube-proxy; `None` if it is not known.
     pub version: Option<Version>,
 }
 
-/// Where a kubeadm node has the configuration, if no process says otherwise.
+/// The configuration file of a kubeadm node, if no process names another.
 const CONFIG: &str = "/var/lib/kube-proxy/config.conf";
 
 impl RunningMode {
-    /// The mode that runs, by what the kernel holds.
+    /// The running mode, by what the kernel holds.
     pub fn of(state: &NodeState, ownership: &Ownership<'_>) -> RunningMode {
         let kernel: BTreeMap<Mode, String> = mode::all()
             .filter_map(|mode| Some((mode.mode(), mode.evidence(state, ownership)?)))
@@ -37,7 +37,7 @@ impl RunningMode {
     }
 }
 
-/// What kube-proxy is configured to do, by its command line and file; none if that is not known.
+/// kube-proxy's configuration, by its command line and file; `None` if it is not known.
 pub fn configured(state: &NodeState) -> Option<KubeProxyConfig> {
     let file = |path: &str| KubeProxyConfig::parse(path, state.file(path)?).ok();
     match instances(state) {
@@ -51,23 +51,22 @@ pub fn configured(state: &NodeState) -> Option<KubeProxyConfig> {
     }
 }
 
-/// The kube-proxy processes; none, where the processes are not in the state.
+/// The kube-proxy processes; none if the state has no processes.
 fn instances(state: &NodeState) -> Instances<'_> {
     Instances::of(state.processes.as_deref().unwrap_or_default())
 }
 
-/// The mode that serves, by those whose services the kernel holds and by the one that is configured,
-/// with the evidence.
+/// The mode that serves, and the evidence. `kernel` has the modes whose services the kernel holds.
 fn decide(kernel: &BTreeMap<Mode, String>, configured: Option<Mode>) -> (Option<Mode>, String) {
-    let held: Vec<(Mode, &str)> = kernel.iter().map(|(m, e)| (*m, e.as_str())).collect();
+    let serving: Vec<(Mode, &str)> = kernel.iter().map(|(m, e)| (*m, e.as_str())).collect();
     let all = || kernel.values().map(String::as_str).collect::<Vec<_>>().join("; ");
-    match (&held[..], configured) {
+    match (&serving[..], configured) {
         ([], _) => (None, "the kernel holds the services of no mode".into()),
         ([(mode, evidence)], Some(configured)) if *mode != configured => {
             (None, format!("the configuration says {configured}, but {evidence}"))
         }
         ([(mode, evidence)], _) => (Some(*mode), (*evidence).to_owned()),
-        // Both serve: nf_tables tables, and the rules of another mode that are still hooked in.
+        // Both serve: nf_tables tables, and rules of another mode that are still hooked in.
         ([(one, _), (other, _)], Some(configured))
             if [*one, *other].contains(&configured)
                 && [*one, *other].into_iter().any(|m| mode::of(m).has_own_tables()) =>
@@ -84,7 +83,7 @@ mod tests {
     use crate::owners::catalogue::Catalogue;
     use crate::state::tools::Process;
 
-    fn held(modes: &[Mode]) -> BTreeMap<Mode, String> {
+    fn evidence_of(modes: &[Mode]) -> BTreeMap<Mode, String> {
         modes.iter().map(|m| (*m, m.to_string())).collect()
     }
 
@@ -95,7 +94,7 @@ mod tests {
             (vec![], Some(Ipvs), None),
             (vec![Ipvs], Some(Ipvs), Some(Ipvs)),
             (vec![Ipvs], None, Some(Ipvs)),
-            // Configured and restarted, but the rules have not been rewritten yet.
+            // Configured and restarted, but the rules are not rewritten yet.
             (vec![Iptables], Some(Ipvs), None),
             (vec![Iptables, Ipvs], Some(Ipvs), None),
             (vec![Iptables, Nftables], Some(Nftables), Some(Nftables)),
@@ -105,18 +104,23 @@ mod tests {
             (vec![Ipvs, Nftables], Some(Nftables), Some(Nftables)),
             (vec![Iptables, Ipvs, Nftables], Some(Nftables), None),
         ] {
-            assert_eq!(decide(&held(&kernel), configured).0, expected, "{kernel:?} {configured:?}");
+            assert_eq!(
+                decide(&evidence_of(&kernel), configured).0,
+                expected,
+                "{kernel:?} {configured:?}"
+            );
         }
     }
 
     fn process(pid: u32, args: &[&str], version: &str) -> Process {
         let args = args.iter().map(|a| (*a).to_owned()).collect();
-        let (name, version) = ("kube-proxy".into(), Some(version.to_owned()));
+        let name = "kube-proxy".into();
+        let version = Some(version.to_owned());
         Process { pid, name, args, version, version_source: None }
     }
 
     #[test]
-    fn a_clean_up_is_neither_asked_for_its_mode_nor_for_its_version() {
+    fn a_clean_up_has_no_say_in_mode_or_version() {
         let catalogue = Catalogue::builtin().unwrap();
         let of = |processes: Vec<Process>| {
             let state = NodeState { processes: Some(processes), ..NodeState::default() };

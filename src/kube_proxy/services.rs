@@ -1,7 +1,7 @@
-//! The services that a node serves. Each mode of kube-proxy reads them from what the kernel holds.
+//! The services of a node. Each mode of kube-proxy reads them from the kernel's objects.
 //!
-//! The same services read the same in every mode. Two modes can be compared, and a check can ask
-//! which endpoints an address has.
+//! All modes give the same data for the same services. Two modes can be compared, and a check can
+//! look up the endpoints of an address.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -13,57 +13,57 @@ use serde::Serialize;
 use crate::state::Family;
 use crate::state::ipvs::Protocol;
 
-/// Where a service answers.
+/// The addresses of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Place {
-    /// On an address of its own: a ClusterIP, an external IP, a load balancer's address.
+pub enum Location {
+    /// One address of its own: a ClusterIP, an external IP, a load balancer's address.
     Address(IpAddr),
-    /// On addresses of the node: a NodePort.
+    /// Addresses of the node: a NodePort.
     Node(Family),
 }
 
-/// What tells one service port from another.
+/// The identity of a service port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct ServiceKey {
-    /// Where it answers.
-    pub place: Place,
+    /// Its addresses.
+    pub location: Location,
     /// Its port.
     pub port: u16,
     /// Its protocol.
     pub protocol: Protocol,
 }
 
-/// What stands behind a service port.
+/// A service port, with its endpoints.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Service {
-    /// `namespace/name:port`, where the mode keeps it; ipvs does not.
+pub struct ServicePort {
+    /// `namespace/name:port`, where the mode keeps names; ipvs keeps none.
     pub name: Option<String>,
-    /// The endpoints that get new connections; for traffic from outside, where only local ones
-    /// serve that, only those.
+    /// The endpoints that get new connections. Where only local endpoints serve traffic from
+    /// outside, only the local ones.
     pub backends: BTreeSet<SocketAddr>,
-    /// Seconds that a client stays with its endpoint.
+    /// The timeout of session affinity, in seconds.
     pub affinity: Option<u32>,
     /// The only networks that may use it; empty if everyone may.
     pub source_ranges: BTreeSet<IpNet>,
-    /// For a NodePort, the addresses it answers on, where the mode lists them.
+    /// The addresses of a NodePort, where the mode lists them.
     pub node_addresses: BTreeSet<IpAddr>,
 }
 
-/// Services by what they answer to.
-pub type Services = BTreeMap<ServiceKey, Service>;
+/// Services by their keys.
+pub type Services = BTreeMap<ServiceKey, ServicePort>;
 
 impl ServiceKey {
-    /// A service port on an address of its own.
+    /// The key of a service port on an address of its own.
     pub fn at(address: SocketAddr, protocol: Protocol) -> ServiceKey {
-        ServiceKey { place: Place::Address(address.ip()), port: address.port(), protocol }
+        ServiceKey { location: Location::Address(address.ip()), port: address.port(), protocol }
     }
 
-    /// Its own address; none for a NodePort.
+    /// Its own address; `None` for a NodePort.
     pub fn address(&self) -> Option<IpAddr> {
-        match self.place {
-            Place::Address(address) => Some(address),
-            Place::Node(_) => None,
+        match self.location {
+            Location::Address(address) => Some(address),
+            Location::Node(_) => None,
         }
     }
 }
@@ -72,12 +72,12 @@ impl ServiceKey {
 impl fmt::Display for ServiceKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ServiceKey { port, protocol, .. } = self;
-        match self.place {
-            Place::Address(address) => {
+        match self.location {
+            Location::Address(address) => {
                 write!(f, "{}/{protocol}", SocketAddr::new(address, *port))
             }
-            Place::Node(Family::Ipv4) => write!(f, "node port {port}/{protocol}"),
-            Place::Node(Family::Ipv6) => write!(f, "node port {port}/{protocol} (ipv6)"),
+            Location::Node(Family::Ipv4) => write!(f, "node port {port}/{protocol}"),
+            Location::Node(Family::Ipv6) => write!(f, "node port {port}/{protocol} (ipv6)"),
         }
     }
 }

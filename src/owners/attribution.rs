@@ -1,22 +1,22 @@
-//! What the matcher finds of each object: the component that it belongs to, and the evidence.
+//! The attribution of an object: its component, and the evidence.
 
 use std::collections::HashMap;
 
-use crate::owners::catalogue::Entry;
+use crate::owners::catalogue::EntryId;
 use crate::state::ruleset::Name;
 
-/// What shows whose an object is: the entry of the catalogue that says so.
+/// The evidence for an owner: the entry of the catalogue that matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Evidence {
     /// Its own name.
     Name,
-    /// It stands in the owner's chain.
+    /// It is in the owner's chain.
     InChain,
-    /// It stands in a chain whose content is the operator's.
+    /// It is in a chain for operators.
     ForOperators,
-    /// It stands in a chain of that component's, which writes no such rules.
+    /// It is in a chain of that component, which writes no such rules.
     UnexpectedForm(u16),
-    /// It is the owner's hook of that number.
+    /// It is the owner's hook with that index.
     Hook(u16),
     /// It jumps to the owner's chain.
     Target,
@@ -26,11 +26,11 @@ pub enum Evidence {
     Set,
     /// The link it matches.
     Link,
-    /// It has the owner's shape of that number.
+    /// It has the owner's shape with that index.
     Shape(u16),
     /// Its address, or port, is on kube-ipvs0 or in kube-proxy's sets.
     ServedByKubeProxy,
-    /// The owner alone makes such objects and runs here.
+    /// Only the owner makes such objects, and it runs on this node.
     SoleCandidate,
     /// It is part of the kernel.
     Kernel,
@@ -38,7 +38,8 @@ pub enum Evidence {
     Nothing,
 }
 
-/// A component's number, with the evidence; the last numbers stand for operator, kernel and unknown.
+/// The index of a component, with the evidence. The last indices stand for operator, kernel and
+/// unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Attribution {
     pub(super) component: u16,
@@ -59,7 +60,7 @@ pub(super) const NOTHING: Attribution = attributed(UNOWNED, Evidence::Nothing);
 pub(super) struct ChainOwners {
     pub(super) chain: Attribution,
     /// The entry of the catalogue, for a chain that is in it.
-    pub(super) entry: Option<Entry>,
+    pub(super) entry: Option<EntryId>,
     pub(super) rules: Vec<Attribution>,
 }
 

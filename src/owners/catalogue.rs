@@ -1,21 +1,21 @@
 //! The catalogue of components, read from `playbooks/owners/*.yaml`.
 //!
-//! One file describes one component: what it writes, by name, comment and shape, and what shows
-//! that it lives. Names are regular expressions anchored at the start; shapes are templates
-//! (see [`crate::owners::template`]).
+//! One file describes one component: its objects, by name, comment and shape, and the evidence that
+//! it is alive. Names are regular expressions anchored at the start; shapes are templates (see
+//! [`crate::owners::template`]).
 
 use crate::error::{Error, Kind, Result};
 use crate::owners::component::{ChainEntry, Component, Shape};
 use crate::owners::content::Content;
 use crate::owners::expression::Expression;
 use crate::owners::files::FILES;
-pub(crate) use crate::owners::names::Entry;
+pub(crate) use crate::owners::names::EntryId;
 use crate::owners::names::{Names, anchored, refused};
 use crate::owners::precedence::ordered;
 use crate::owners::template::Template;
 use crate::yaml;
 
-/// The component whose mode and version are known.
+/// The only component whose mode and version are known.
 const KUBE_PROXY: &str = "kube-proxy";
 
 /// All components, compiled.
@@ -39,7 +39,7 @@ impl Catalogue {
     /// The catalogue that is built in.
     ///
     /// # Errors
-    /// [`Kind::Usage`], naming file and field; a test makes sure that there is none.
+    /// [`Kind::Usage`], with file and field. A test shows that there is no such error.
     pub fn builtin() -> Result<Catalogue> {
         Catalogue::parse(FILES)
     }
@@ -47,9 +47,9 @@ impl Catalogue {
     /// Reads components from texts, each with its file's name.
     ///
     /// # Errors
-    /// [`Kind::Parse`] for what is not YAML or has unknown keys. [`Kind::Usage`], naming file and
-    /// field, for an expression that is malformed or not anchored, a name that is not the file's, a
-    /// template or a reference that cannot be, and a key that has no effect in that file.
+    /// [`Kind::Parse`] for a text that is not YAML or has unknown keys. [`Kind::Usage`], with file
+    /// and field, for an expression that is malformed or not anchored, a name that differs from the
+    /// file's, an invalid template or reference, and a key without effect in that file.
     pub fn parse(files: &[(&str, &str)]) -> Result<Catalogue> {
         let mut components: Vec<Component> = Vec::new();
         for (name, text) in files {
@@ -90,7 +90,7 @@ impl Catalogue {
         self.components.iter().find(|c| c.name == name)
     }
 
-    /// True for a comment of that component.
+    /// True for a comment that the component writes.
     pub fn writes_comment(&self, component: &Component, comment: &str) -> bool {
         self.comments.first(comment).is_some_and(|e| self.at(e).name == component.name)
     }
@@ -102,38 +102,38 @@ impl Catalogue {
         Some((component, &component.chains[usize::from(entry.item)]))
     }
 
-    pub(crate) fn chain_entry(&self, table: &str, name: &str) -> Option<Entry> {
+    pub(crate) fn chain_entry(&self, table: &str, name: &str) -> Option<EntryId> {
         self.chains.all(name).find(|e| {
             let tables = &self.at(*e).chains[usize::from(e.item)].tables;
             tables.is_empty() || tables.iter().any(|t| t == table)
         })
     }
 
-    pub(crate) fn at(&self, entry: Entry) -> &Component {
+    pub(crate) fn at(&self, entry: EntryId) -> &Component {
         &self.components[usize::from(entry.component)]
     }
 
-    /// The forms of the rules of a chain, if the catalogue has them.
-    pub(crate) fn content(&self, chain: Entry) -> Option<&Content> {
+    /// The forms of a chain's rules, if the catalogue has them.
+    pub(crate) fn content(&self, chain: EntryId) -> Option<&Content> {
         self.contents[usize::from(chain.component)][usize::from(chain.item)].as_ref()
     }
 
-    /// Every shape with its template, best first.
-    pub(crate) fn shapes(&self) -> impl Iterator<Item = (Entry, &Shape, &Template)> {
+    /// Every shape with its template, in order of precedence.
+    pub(crate) fn shapes(&self) -> impl Iterator<Item = (EntryId, &Shape, &Template)> {
         self.components.iter().enumerate().flat_map(|(c, component)| {
             component
                 .rules
                 .iter()
                 .zip(&self.shapes[c])
                 .enumerate()
-                .map(move |(i, (shape, t))| (Entry::new(c, i), shape, t))
+                .map(move |(i, (shape, t))| (EntryId::new(c, i), shape, t))
         })
     }
 
-    /// The shape called `id` of a component, with its template.
+    /// The shape `id` of a component, with its template.
     pub(crate) fn shape(&self, component: &str, id: &str) -> Option<(&Shape, &Template)> {
         let found =
-            |(e, s, _): &(Entry, &Shape, &Template)| self.at(*e).name == component && s.id == id;
+            |(e, s, _): &(EntryId, &Shape, &Template)| self.at(*e).name == component && s.id == id;
         self.shapes().find(found).map(|(_, shape, template)| (shape, template))
     }
 
@@ -144,7 +144,7 @@ impl Catalogue {
         chain: &str,
         target: &str,
         comments: &[C],
-    ) -> Option<Entry> {
+    ) -> Option<EntryId> {
         for (c, component) in self.components.iter().enumerate() {
             for (i, hook) in component.hooks.iter().enumerate() {
                 let expression = &self.hooks[c][i];
@@ -153,7 +153,7 @@ impl Catalogue {
                     && hook.chains.iter().any(|h| h == chain)
                     && comments.iter().any(|comment| expression.is_match(comment.as_ref()))
                 {
-                    return Some(Entry::new(c, i));
+                    return Some(EntryId::new(c, i));
                 }
             }
         }
@@ -161,8 +161,8 @@ impl Catalogue {
     }
 }
 
-/// Refuses modes, versions and successors in the file of any other component than kube-proxy. A
-/// clean-up knows the mode and version of kube-proxy alone, so elsewhere they would have no effect.
+/// Refuses modes, versions and successors in the file of any component but kube-proxy. A clean-up
+/// knows the mode and version of kube-proxy alone; in other files these keys have no effect.
 fn refuse_idle_keys(component: &Component) -> Result<()> {
     if component.name == KUBE_PROXY {
         return Ok(());
@@ -236,7 +236,7 @@ mod tests {
         let empty =
             |c: &&Component| c.about.is_empty() || c.source.is_empty() || c.heals.is_empty();
         assert_eq!(catalogue.components().iter().filter(empty).count(), 0);
-        // The first use compiles an expression.
+        // An expression is compiled at its first use.
         let Catalogue {
             chains, comments, sets, links, nft_tables, contents, shapes, hooks, ..
         } = &catalogue;

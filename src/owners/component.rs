@@ -1,4 +1,4 @@
-//! One component, as its file in the catalogue describes it.
+//! One component, as its catalogue file describes it.
 
 use std::collections::BTreeMap;
 
@@ -12,34 +12,34 @@ use crate::state::tools::Version;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Component {
-    /// Its name, which is the file's.
+    /// Its name, equal to the name of its file.
     #[serde(rename = "component")]
     pub name: String,
     /// What it is, in one line.
     pub about: String,
-    /// Where the facts were read.
+    /// The source of the facts.
     pub source: String,
-    /// How soon it restores what was removed: `5s`, `never`, `on restart`.
+    /// How soon it writes a removed object again: `5s`, `never`, `on restart`.
     pub heals: String,
-    /// Components that claim the same names, and that this one takes precedence over.
+    /// Components with overlapping names that this one precedes.
     #[serde(default)]
     pub before: Vec<String>,
-    /// True for a pod network: plans list what they keep of it.
+    /// True for a pod network: plans list the objects that they keep of it.
     #[serde(default)]
     pub cni: bool,
-    /// True if target, set or link alone do not prove a rule in a built-in chain its own.
+    /// True if a target, set or link alone is not enough evidence for a rule in a built-in chain.
     #[serde(default)]
     pub strict: bool,
-    /// True if all that it signed may be removed once it is known to be gone.
+    /// True if every object with its comment may be removed once the component is gone.
     #[serde(default)]
     pub removed_when_gone: bool,
     /// True if it creates ipvs virtual servers.
     #[serde(default)]
     pub virtual_servers: bool,
-    /// The evidence that it lives.
+    /// The evidence that it is alive.
     #[serde(default)]
     pub alive: Alive,
-    /// The forms of its rules in its own chains, by the names that `chains` refer to.
+    /// The forms of its rules in its own chains, by the names in `chains`.
     #[serde(default)]
     pub(crate) contents: BTreeMap<String, RawContent>,
     /// The comments of its rules in its own chains.
@@ -50,8 +50,8 @@ pub struct Component {
     pub chains: Vec<ChainEntry>,
     /// Its rules in built-in chains that lead into its own.
     #[serde(default)]
-    pub hooks: Vec<Hook>,
-    /// Comments that only it writes.
+    pub hooks: Vec<HookRule>,
+    /// Comments that no other component writes.
     #[serde(default)]
     pub comments: Vec<String>,
     /// Its ipsets.
@@ -63,7 +63,7 @@ pub struct Component {
     /// Its native nf_tables tables, as `family name`.
     #[serde(default)]
     pub nft_tables: Vec<String>,
-    /// The packet marks that it uses, as information.
+    /// The packet marks that it uses. For information only.
     #[serde(default)]
     pub marks: Vec<String>,
     /// The expressions of the fields of templates.
@@ -74,7 +74,7 @@ pub struct Component {
     pub rules: Vec<Shape>,
 }
 
-/// Evidence of life; any one suffices.
+/// Evidence of life. One piece is enough.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Alive {
@@ -95,7 +95,7 @@ pub struct Alive {
 pub struct ChainEntry {
     /// Their name, as an expression.
     pub name: String,
-    /// The tables; none listed means all.
+    /// The tables; all if none is listed.
     #[serde(default)]
     pub tables: Vec<String>,
     /// kube-proxy's modes that use them; for kube-proxy alone.
@@ -107,11 +107,11 @@ pub struct ChainEntry {
     /// The last version that has them; for kube-proxy alone.
     #[serde(default)]
     pub until: Option<Minor>,
-    /// The chains of later versions that do their work, as an expression: proof that they are out
+    /// The chains of later versions that replace them, as an expression: evidence that they are out
     /// of use. For kube-proxy alone.
     #[serde(default)]
     pub replaced_by: Option<String>,
-    /// The other component that writes them.
+    /// Another component that writes them too.
     #[serde(default)]
     pub shared_with: Option<String>,
     /// Why a plan keeps them.
@@ -120,16 +120,16 @@ pub struct ChainEntry {
     /// True for one chain a service, pod or workload: too many to list in plans.
     #[serde(default)]
     pub many: bool,
-    /// Which of `contents` they hold; without one, every rule in them is the component's.
+    /// Their entry in `contents`; without one, every rule in them is the component's.
     #[serde(default)]
     pub content: Option<String>,
 }
 
-/// The forms of rules in chains of a component.
+/// The forms of rules in a component's chains.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawContent {
-    /// `operator`, if every rule of another form belongs to the operator.
+    /// `operator`, if every rule of another form is the operator's.
     #[serde(default)]
     pub(crate) by: Option<String>,
     /// Comments, besides the component's `content_comments`.
@@ -143,7 +143,7 @@ pub(crate) struct RawContent {
 /// A rule in a built-in chain that jumps to a chain of the component.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Hook {
+pub struct HookRule {
     /// Its table.
     pub table: String,
     /// Its built-in chains.
@@ -164,25 +164,25 @@ pub struct Hook {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Shape {
-    /// Its name in the component.
+    /// Its name within the component.
     pub id: String,
-    /// Its table; any if none.
+    /// Its table; every table if none is given.
     #[serde(default)]
     pub table: Option<String>,
-    /// Its built-in chains; any if none.
+    /// Its built-in chains; every one if none is given.
     #[serde(default)]
     pub chains: Vec<String>,
     /// The template.
     pub rule: String,
-    /// True if others write rules of that shape too.
+    /// True if other components write rules of that shape too.
     #[serde(default)]
     pub weak: bool,
-    /// Another rule that must be present, with the same fields.
+    /// Another rule that must exist, with the same fields.
     #[serde(default)]
     pub beside: Option<Beside>,
 }
 
-/// A rule that a shape requires.
+/// A rule that a shape requires beside it.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Beside {
@@ -195,13 +195,13 @@ pub struct Beside {
 }
 
 impl ChainEntry {
-    /// True with a mode, a version or a successor.
+    /// True if it has a mode, a version or a successor.
     pub(crate) fn is_versioned(&self) -> bool {
         let bounds = [self.since, self.until];
         !self.modes.is_empty() || bounds.iter().any(Option::is_some) || self.replaced_by.is_some()
     }
 
-    /// False if that version of the component is known not to have the chain.
+    /// False if that version of the component does not have the chain.
     pub fn in_version(&self, version: Version) -> bool {
         let minor = Minor::of(version);
         self.since.is_none_or(|since| minor >= since)
@@ -209,13 +209,13 @@ impl ChainEntry {
     }
 }
 
-impl Hook {
-    /// True with a mode or a version.
+impl HookRule {
+    /// True if it has a mode or a version.
     pub(crate) fn is_versioned(&self) -> bool {
         !self.modes.is_empty() || self.until.is_some()
     }
 
-    /// False if that version of the component is known not to write the rule.
+    /// False if that version of the component does not write the rule.
     pub fn in_version(&self, version: Version) -> bool {
         self.until.is_none_or(|until| Minor::of(version) <= until)
     }
@@ -230,7 +230,7 @@ pub struct Minor {
 }
 
 impl Minor {
-    /// The minor version that a version belongs to.
+    /// The minor version of a version.
     pub fn of(version: Version) -> Minor {
         Minor { major: version.major, minor: version.minor }
     }

@@ -11,28 +11,28 @@ use crate::yaml;
 /// Every file's name and text, sorted by name; `build.rs` lists them.
 pub(crate) static FILES: &[(&str, &str)] = &include!(concat!(env!("OUT_DIR"), "/owners.rs"));
 
-/// The part of a file that names processes.
+/// The part of a catalogue file that names processes.
 #[derive(Deserialize)]
-struct Component {
+struct ComponentFile {
     #[serde(default)]
-    alive: Alive,
+    alive: ProcessNames,
 }
 
 #[derive(Default, Deserialize)]
-struct Alive {
+struct ProcessNames {
     #[serde(default)]
     processes: Vec<String>,
 }
 
-/// The names of the processes by which the components are known to live.
+/// The names of the processes that show a component alive.
 ///
 /// # Errors
-/// [`crate::error::Kind::Parse`] for a file of another form; a test makes sure that there is none.
+/// [`crate::error::Kind::Parse`] for a file of another form. A test shows that there is none.
 pub fn known_processes() -> Result<&'static BTreeSet<String>> {
     static NAMES: LazyLock<Result<BTreeSet<String>>> = LazyLock::new(|| {
         let mut names = BTreeSet::new();
         for (file, text) in FILES {
-            let component: Component = yaml::parse(&format!("owners/{file}.yaml"), text)?;
+            let component: ComponentFile = yaml::parse(&format!("owners/{file}.yaml"), text)?;
             names.extend(component.alive.processes);
         }
         Ok(names)
@@ -61,7 +61,8 @@ mod tests {
         for name in ["kube-proxy", "k3s", "speaker", "calico-node", "ztunnel"] {
             assert!(names.contains(name), "{name}");
         }
-        // The kernel cuts a command name to 15 bytes; no two names may be alike in those.
+        // The kernel cuts a command name to 15 bytes. The first 15 bytes of each name must be
+        // unique.
         let short: BTreeSet<&str> = names.iter().map(|n| n.get(..15).unwrap_or(n)).collect();
         assert_eq!(short.len(), names.len());
     }

@@ -1,8 +1,8 @@
 //! Gives every object of a node state exactly one owner, or `unknown`.
 //!
-//! The order is that of `reference/owners.md`, rule 1.2: in a chain of its own, the chain's owner,
-//! if the rule looks like one of its; in a built-in chain the jump's target, the comment, the
-//! ipset, the link, the bare shape.
+//! The order is that of `reference/owners.md`, rule 1.2. A rule in a component's own chain is the
+//! component's, if it has one of its forms. For a rule in a built-in chain the evidence is, in this
+//! order: the jump's target, the comment, the ipset, the link, the bare shape.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::owners::attribution::{
     Attribution, ChainOwners, Evidence, KERNEL_ID, NOTHING, OPERATOR_ID, TableOwners, UNOWNED,
     attributed,
 };
-use crate::owners::catalogue::{Catalogue, Entry};
+use crate::owners::catalogue::{Catalogue, EntryId};
 use crate::owners::component::{ChainEntry, Component};
 use crate::owners::liveness::liveness;
 use crate::owners::rules::Matcher;
@@ -19,25 +19,25 @@ use crate::state::ipvs::{VirtualServer, VirtualServerId};
 use crate::state::object::ObjectId;
 use crate::state::{NodeState, RulesetId};
 
-/// The owner of what the catalogue does not know.
+/// The owner of objects that the catalogue does not know.
 pub const UNKNOWN: &str = "unknown";
-/// The owner of what an operator put into a chain that is there for operators.
+/// The owner of rules in chains for operators.
 pub const OPERATOR: &str = "operator";
 /// The owner of built-in chains.
 pub const KERNEL: &str = "kernel";
 
-/// An owner, with the reason.
+/// An owner, with the evidence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner<'a> {
     /// The component's name, or [`UNKNOWN`], [`OPERATOR`], [`KERNEL`].
     pub name: &'a str,
-    /// What shows it.
+    /// The evidence.
     pub evidence: Evidence,
-    /// What shows it, in words.
+    /// The evidence, in words.
     pub reason: String,
 }
 
-/// How many objects an owner has.
+/// The number of an owner's objects.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Counts {
     /// xtables chains, built-in ones aside.
@@ -72,7 +72,7 @@ impl<'c> Ownership<'c> {
         let rulesets =
             state.rulesets.iter().map(|(id, ruleset)| (*id, matcher.ruleset(ruleset))).collect();
         let named =
-            |e: Option<Entry>| e.map_or(NOTHING, |e| attributed(e.component, Evidence::Name));
+            |e: Option<EntryId>| e.map_or(NOTHING, |e| attributed(e.component, Evidence::Name));
         let sets = state.ipsets.sets.iter();
         let links = state.links.iter();
         let tables = state.native_tables().into_iter().map(|t| {
@@ -89,18 +89,18 @@ impl<'c> Ownership<'c> {
         }
     }
 
-    /// The catalogue it was found with.
+    /// The catalogue that the owners are from.
     pub fn catalogue(&self) -> &'c Catalogue {
         self.catalogue
     }
 
-    /// The owner of a chain; none if there is no such chain.
+    /// The owner of a chain; `None` if there is no such chain.
     pub fn chain(&self, id: RulesetId, table: &str, chain: &str) -> Option<Owner<'_>> {
         let found = self.chain_owners(id, table, chain)?;
         Some(self.owner(found.chain))
     }
 
-    /// The owner of a rule by its position in its chain, from 0; none if there is no such rule.
+    /// The owner of a rule, by its position in its chain, from 0; `None` if there is no such rule.
     pub fn rule(
         &self,
         id: RulesetId,
@@ -132,7 +132,7 @@ impl<'c> Ownership<'c> {
         self.tables.get(&(family.to_owned(), name.to_owned())).map(|a| self.owner(*a))
     }
 
-    /// The owner of an object; none if it is not in this state.
+    /// The owner of an object; `None` if it is not in this state.
     pub fn of_object(&self, id: &ObjectId) -> Option<Owner<'_>> {
         match id {
             ObjectId::NativeTable { family, name } => self.table(family, name),
@@ -147,7 +147,7 @@ impl<'c> Ownership<'c> {
         }
     }
 
-    /// How many objects each owner has, built-in chains aside.
+    /// The number of objects of each owner, without built-in chains.
     pub fn counts(&self) -> BTreeMap<&str, Counts> {
         let mut counts: BTreeMap<&str, Counts> = BTreeMap::new();
         for table in self.rulesets.values().flatten() {
@@ -175,7 +175,7 @@ impl<'c> Ownership<'c> {
         counts
     }
 
-    /// The component that owns a rule, without words.
+    /// The attribution of a rule, without words.
     pub(crate) fn rule_attribution(
         &self,
         id: RulesetId,
@@ -186,7 +186,7 @@ impl<'c> Ownership<'c> {
         self.rule_attributions(id, table, chain).get(position).copied().unwrap_or(NOTHING)
     }
 
-    /// As [`Self::rule_attribution`], of each rule of a chain.
+    /// As [`Self::rule_attribution`], for each rule of a chain.
     pub(crate) fn rule_attributions(
         &self,
         id: RulesetId,
@@ -196,7 +196,7 @@ impl<'c> Ownership<'c> {
         self.chain_owners(id, table, chain).map_or(&[][..], |c| &c.rules)
     }
 
-    /// What the catalogue says of a chain.
+    /// The catalogue's entry for a chain.
     pub(crate) fn chain_entry(
         &self,
         id: RulesetId,
@@ -287,9 +287,9 @@ fn servers(catalogue: &Catalogue, state: &NodeState) -> BTreeMap<VirtualServerId
     }
     let number = |name| catalogue.components.iter().position(|c| c.name == name);
     let proxy = number("kube-proxy").and_then(|i| u16::try_from(i).ok()).unwrap_or(UNOWNED);
-    let other = |c: &&Component| c.virtual_servers && liveness(c, state).is_alive();
-    let mut others = catalogue.components.iter().filter(other);
-    let only = match (others.next(), others.next()) {
+    let is_other_maker = |c: &&Component| c.virtual_servers && liveness(c, state).is_alive();
+    let mut makers = catalogue.components.iter().filter(is_other_maker);
+    let only = match (makers.next(), makers.next()) {
         (Some(one), None) => number(&one.name).and_then(|i| u16::try_from(i).ok()),
         _ => None,
     };

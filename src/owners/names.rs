@@ -1,33 +1,35 @@
-//! The names and comments of one kind of object, of all components.
+//! The names and comments of one kind of object, for all components.
 
 use crate::error::{Error, Kind, Result};
 use crate::owners::component::Component;
 use crate::owners::expression::{Expression, Expressions};
 
-/// An entry of the catalogue: a component, and which of its entries of one kind.
+/// The index of an entry in the catalogue: its component, and its position among entries of its
+/// kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Entry {
+pub(crate) struct EntryId {
     pub(crate) component: u16,
     pub(crate) item: u16,
 }
 
-impl Entry {
-    /// Catalogues are small, a few dozen files, so the numbers fit.
+impl EntryId {
+    /// A catalogue has a few dozen files, so the indices fit.
     #[expect(clippy::cast_possible_truncation)]
-    pub(crate) fn new(component: usize, item: usize) -> Entry {
-        Entry { component: component as u16, item: item as u16 }
+    pub(crate) fn new(component: usize, item: usize) -> EntryId {
+        EntryId { component: component as u16, item: item as u16 }
     }
 }
 
-/// Names of one kind, of all components, in order of precedence.
+/// Names of one kind, for all components, in order of precedence.
 #[derive(Debug)]
 pub(crate) struct Names {
     set: Expressions,
-    entries: Vec<Entry>,
+    entries: Vec<EntryId>,
 }
 
 impl Names {
-    /// Compiles what `list` finds in each component; `field` is its name in the files.
+    /// Compiles the names that `list` returns for each component. `field` is their key in the
+    /// files.
     pub(crate) fn new(
         components: &[Component],
         field: &str,
@@ -38,11 +40,11 @@ impl Names {
             for (i, pattern) in list(component).into_iter().enumerate() {
                 is_anchored(&component.name, field, pattern)?;
                 patterns.push(pattern);
-                entries.push(Entry::new(c, i));
+                entries.push(EntryId::new(c, i));
             }
         }
         let set = Expressions::new(&patterns).map_err(|e| {
-            // A set's error does not name the component, so each is tried alone.
+            // The error of a set does not name the component, so each expression is checked alone.
             let mut each =
                 components.iter().flat_map(|c| list(c).into_iter().map(|p| (&c.name, p)));
             let bad =
@@ -52,13 +54,13 @@ impl Names {
         Ok(Names { set, entries })
     }
 
-    /// Every entry that matches, best first.
-    pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = Entry> {
+    /// Every entry that matches, in order of precedence.
+    pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = EntryId> {
         self.set.matches(name).map(|i| self.entries[i])
     }
 
-    /// The entry that matches best.
-    pub(crate) fn first(&self, name: &str) -> Option<Entry> {
+    /// The matching entry of highest precedence.
+    pub(crate) fn first(&self, name: &str) -> Option<EntryId> {
         self.all(name).next()
     }
 }
@@ -68,7 +70,7 @@ pub(crate) fn refused(component: &str, field: &str, cause: impl std::fmt::Displa
     Error::new(Kind::Usage, format!("owners/{component}.yaml"), format!("{field}: {cause}"))
 }
 
-/// Refuses an expression that does not begin at the start, in each of its alternatives.
+/// Refuses an expression with an alternative that is not anchored at the start.
 pub(crate) fn is_anchored(component: &str, field: &str, pattern: &str) -> Result<()> {
     if pattern.starts_with('^') && !has_loose_alternative(pattern) {
         return Ok(());
@@ -83,7 +85,7 @@ pub(crate) fn anchored(component: &str, field: &str, pattern: &str) -> Result<Ex
     Expression::new(pattern).map_err(|e| refused(component, field, format!("`{pattern}` {e}")))
 }
 
-/// True with a `|` outside of every bracket.
+/// True if the pattern has a `|` outside of brackets.
 fn has_loose_alternative(pattern: &str) -> bool {
     let (mut depth, mut class, mut escaped) = (0, false, false);
     for c in pattern.chars() {

@@ -1,14 +1,13 @@
-//! The order of the components: where two would claim an object, the first has it.
+//! The precedence of components: of two that match an object, the first is its owner.
 
 use crate::error::Result;
 use crate::owners::component::Component;
 use crate::owners::names::refused;
 
-/// Orders components by name, but each ahead of those that it names in `before`.
+/// Sorts components by name, and puts each before those that its `before` names.
 ///
 /// # Errors
-/// [`crate::error::Kind::Usage`] for a name of no component, and for components that are before
-/// each other.
+/// [`crate::error::Kind::Usage`] for an unknown name, and for components that precede each other.
 pub(crate) fn ordered(mut components: Vec<Component>) -> Result<Vec<Component>> {
     let unknown = |name: &&String| !components.iter().any(|c| c.name == **name);
     for component in &components {
@@ -36,16 +35,16 @@ mod tests {
     use proptest::test_runner::TestRunner;
 
     use super::*;
-    use crate::owners::catalogue::{Catalogue, Entry};
+    use crate::owners::catalogue::{Catalogue, EntryId};
 
-    /// True if one of the two says which of them comes first.
+    /// True if one of the two names the other in `before`.
     fn is_settled(a: &Component, b: &Component) -> bool {
         a.name == b.name || a.before.contains(&b.name) || b.before.contains(&a.name)
     }
 
-    /// True if chains of both entries can be in one table.
-    fn share_a_table(catalogue: &Catalogue, a: Entry, b: Entry) -> bool {
-        let tables = |e: Entry| &catalogue.at(e).chains[usize::from(e.item)].tables;
+    /// True if both entries can have chains in one table.
+    fn share_a_table(catalogue: &Catalogue, a: EntryId, b: EntryId) -> bool {
+        let tables = |e: EntryId| &catalogue.at(e).chains[usize::from(e.item)].tables;
         let (a, b) = (tables(a), tables(b));
         a.is_empty() || b.is_empty() || a.iter().any(|table| b.contains(table))
     }
@@ -61,7 +60,7 @@ mod tests {
         };
         for (c, component) in catalogue.components().iter().enumerate() {
             for (i, chain) in component.chains.iter().enumerate() {
-                let entry = Entry::new(c, i);
+                let entry = EntryId::new(c, i);
                 for name in samples(&chain.name) {
                     let rivals = catalogue
                         .chains

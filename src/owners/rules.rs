@@ -6,7 +6,7 @@ use crate::owners::attribution::{
     Attribution, ChainOwners, Evidence, KERNEL_ID, NOTHING, OPERATOR_ID, TableOwners, UNOWNED,
     attributed,
 };
-use crate::owners::catalogue::{Catalogue, Entry};
+use crate::owners::catalogue::{Catalogue, EntryId};
 use crate::owners::component::Shape;
 use crate::owners::content::Reading;
 use crate::owners::template::Template;
@@ -17,11 +17,11 @@ pub(super) struct Matcher<'c> {
     pub(super) catalogue: &'c Catalogue,
 }
 
-/// What is looked up again and again in one ruleset.
+/// Cached values of one ruleset.
 #[derive(Default)]
 struct Memory {
-    /// The networks that a shape was found with, by the shape's entry and the field.
-    beside: HashMap<(Entry, String), Vec<String>>,
+    /// The values of a field, found with a shape, by the shape's entry and the field.
+    beside: HashMap<(EntryId, String), Vec<String>>,
 }
 
 impl Matcher<'_> {
@@ -31,13 +31,19 @@ impl Matcher<'_> {
     }
 
     fn table(&self, ruleset: &Ruleset, table: &Table, memory: &mut Memory) -> TableOwners {
-        let entry = |c: &Chain| match c.is_built_in() {
-            true => None,
-            false => self.catalogue.chain_entry(&table.name, &c.name),
-        };
         let index: HashMap<Name, usize> =
             table.chains.iter().enumerate().map(|(i, c)| (c.name.clone(), i)).collect();
-        let entries: Vec<Option<Entry>> = table.chains.iter().map(entry).collect();
+        let entries: Vec<Option<EntryId>> = table
+            .chains
+            .iter()
+            .map(|c| {
+                if c.is_built_in() {
+                    None
+                } else {
+                    self.catalogue.chain_entry(&table.name, &c.name)
+                }
+            })
+            .collect();
         let mut chains = Vec::with_capacity(table.chains.len());
         let mut reading = Reading::default();
         for (chain, entry) in table.chains.iter().zip(&entries) {
@@ -69,16 +75,18 @@ impl Matcher<'_> {
         &self,
         at: &RuleRef<'r>,
         reading: &mut Reading<'r>,
-        entry: Entry,
+        entry: EntryId,
     ) -> Attribution {
         let Some(content) = self.catalogue.content(entry) else {
             return attributed(entry.component, Evidence::InChain);
         };
         reading.read(at.ruleset.words(at.rule));
-        match content.fits(reading) {
-            true => attributed(entry.component, Evidence::InChain),
-            false if content.operator => attributed(OPERATOR_ID, Evidence::ForOperators),
-            false => attributed(UNOWNED, Evidence::UnexpectedForm(entry.component)),
+        if content.fits(reading) {
+            attributed(entry.component, Evidence::InChain)
+        } else if content.operator {
+            attributed(OPERATOR_ID, Evidence::ForOperators)
+        } else {
+            attributed(UNOWNED, Evidence::UnexpectedForm(entry.component))
         }
     }
 
@@ -86,7 +94,7 @@ impl Matcher<'_> {
         &self,
         at: &RuleRef<'_>,
         rule: &Reading<'_>,
-        target: Option<Entry>,
+        target: Option<EntryId>,
         memory: &mut Memory,
     ) -> Attribution {
         let catalogue = self.catalogue;
@@ -96,7 +104,7 @@ impl Matcher<'_> {
         {
             return attributed(hook.component, Evidence::Hook(hook.item));
         }
-        let loose = |e: &Entry| !catalogue.at(*e).strict;
+        let loose = |e: &EntryId| !catalogue.at(*e).strict;
         if let Some(owner) = target.filter(loose) {
             return attributed(owner.component, Evidence::Target);
         }
@@ -114,10 +122,10 @@ impl Matcher<'_> {
             return attributed(owner.component, Evidence::Link);
         }
         for (entry, shape, template) in catalogue.shapes() {
-            // Whoever wrote a comment that is not known did not leave others to guess.
+            // A rule with an unknown comment has another writer: a weak shape does not count.
             let silent = rule.comments.is_empty() || !shape.weak;
             if silent
-                && stands(shape, table, chain)
+                && allows_chain(shape, table, chain)
                 && self.fits(at, entry, shape, template, rule, memory)
             {
                 return attributed(entry.component, Evidence::Shape(entry.item));
@@ -129,7 +137,7 @@ impl Matcher<'_> {
     fn fits(
         &self,
         at: &RuleRef<'_>,
-        entry: Entry,
+        entry: EntryId,
         shape: &Shape,
         template: &Template,
         rule: &Reading<'_>,
@@ -159,12 +167,12 @@ struct RuleRef<'r> {
     rule: &'r Rule,
 }
 
-fn stands(shape: &Shape, table: &str, chain: &str) -> bool {
+fn allows_chain(shape: &Shape, table: &str, chain: &str) -> bool {
     shape.table.as_ref().is_none_or(|t| t == table)
         && (shape.chains.is_empty() || shape.chains.iter().any(|c| c == chain))
 }
 
-/// The links that a rule's body names.
+/// The links in a rule's body.
 fn links(body: &str) -> impl Iterator<Item = &str> {
     let words = || body.split(' ');
     let option = |w: &&str| *w == "-i" || *w == "-o";

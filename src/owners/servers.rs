@@ -1,4 +1,4 @@
-//! Which virtual servers kube-proxy made.
+//! kube-proxy's virtual servers, by its link and its sets.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::state::NodeState;
 use crate::state::ipvs::{Protocol, VirtualServer, VirtualServerId};
 
-/// What kube-proxy serves in ipvs mode, by its link and its sets.
+/// The services of ipvs mode, by kube-proxy's link and sets.
 pub(crate) struct Servers {
     bound: HashSet<IpAddr>,
     addresses: HashSet<(Protocol, SocketAddr)>,
@@ -14,7 +14,7 @@ pub(crate) struct Servers {
     local: HashSet<IpAddr>,
 }
 
-/// The sets of services' addresses, `KUBE-` or `KUBE-6-` aside.
+/// The sets of service addresses, without the prefix `KUBE-` or `KUBE-6-`.
 const ADDRESS_SETS: [&str; 5] =
     ["CLUSTER-IP", "EXTERNAL-IP", "EXTERNAL-IP-LOCAL", "LOAD-BALANCER", "LOAD-BALANCER-LOCAL"];
 
@@ -28,9 +28,10 @@ impl Servers {
         };
         for link in &state.links {
             let addresses = link.addresses.iter().map(ipnet::IpNet::addr);
-            match link.name == "kube-ipvs0" {
-                true => found.bound.extend(addresses),
-                false => found.local.extend(addresses),
+            if link.name == "kube-ipvs0" {
+                found.bound.extend(addresses);
+            } else {
+                found.local.extend(addresses);
             }
         }
         for set in &state.ipsets.sets {
@@ -53,7 +54,7 @@ impl Servers {
         let protocol = match protocol {
             "TCP" => Protocol::Tcp,
             "UDP" => Protocol::Udp,
-            // hash:ip,port, with the node's own addresses.
+            // hash:ip,port with addresses of the node.
             _ => {
                 self.addresses.extend(address_port(entry));
                 return;
@@ -70,12 +71,12 @@ impl Servers {
         self.bound.contains(&address)
     }
 
-    /// True for a NodePort on an address of the node's own.
+    /// True for a NodePort on an address of the node.
     pub(crate) fn is_node_port(&self, protocol: Protocol, address: SocketAddr) -> bool {
         self.local.contains(&address.ip()) && self.node_ports.contains(&(protocol, address.port()))
     }
 
-    /// True for a virtual server of kube-proxy's.
+    /// True if kube-proxy made the virtual server.
     pub(crate) fn serves(&self, server: &VirtualServer) -> bool {
         let VirtualServerId::Address { protocol, address } = server.service else { return false };
         self.bound.contains(&address.ip())

@@ -1,4 +1,4 @@
-//! What is not kube-proxy's: whether all of it is still there, in the same order.
+//! Foreign objects: whether all of them still exist, in the same order.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -13,17 +13,17 @@ use crate::state::equivalence::canonical;
 use crate::state::object::{ObjectId, TableId};
 use crate::state::ruleset::{Chain, Ruleset};
 
-/// The component that a migration concerns: what it has comes and goes.
+/// The component of a migration: its own objects may come and go.
 const KUBE_PROXY: &str = "kube-proxy";
 
-/// An object of somebody else that is gone, or stands elsewhere.
+/// A foreign object that is gone or has another position.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct MissingRule {
-    /// Which.
+    /// The object.
     pub id: ObjectId,
-    /// Whose it is.
+    /// Its owner.
     pub owner: String,
-    /// How soon its owner writes it again by itself, as the catalogue says: `5s`, `never`.
+    /// How soon its owner writes it again, by the catalogue: `5s`, `never`.
     pub heals: String,
 }
 
@@ -33,7 +33,7 @@ impl MissingRule {
         MissingRule { id, owner: owner.to_owned(), heals }
     }
 
-    /// Whether nobody writes it again.
+    /// Whether its owner never writes it again.
     pub fn is_permanent(&self) -> bool {
         self.heals == "never" || self.heals.is_empty()
     }
@@ -45,8 +45,8 @@ impl fmt::Display for MissingRule {
     }
 }
 
-/// The rules, sets and virtual servers of others that `before` has and `after` has not, or has in
-/// another order.
+/// The foreign rules, sets and virtual servers of `before` that `after` lacks, or has in another
+/// order.
 pub fn missing_foreign(
     catalogue: &Catalogue,
     before: &NodeState,
@@ -87,7 +87,7 @@ pub fn missing_foreign(
     missing
 }
 
-/// A rule of somebody else.
+/// A foreign rule.
 struct ForeignRule {
     id: ObjectId,
     canonical: String,
@@ -119,7 +119,7 @@ fn foreign(
         .collect()
 }
 
-/// The rules that `after` has not, or has in another order.
+/// The rules that `after` lacks, or has in another order.
 fn not_in(before: Vec<ForeignRule>, after: &[ForeignRule]) -> Vec<ForeignRule> {
     let texts = |rules: &[ForeignRule]| -> Vec<String> {
         rules.iter().map(|rule| rule.canonical.clone()).collect()
@@ -159,7 +159,7 @@ mod tests {
     const NEW: &str = "-A POSTROUTING -s 172.18.0.0/16 ! -o br-1 -j MASQUERADE";
 
     #[test]
-    fn a_rule_that_is_gone_or_has_changed_places_is_lost_and_a_new_one_is_not() {
+    fn a_removed_or_moved_rule_is_missing_and_a_new_one_is_not() {
         let catalogue = Catalogue::builtin().unwrap();
         let before = node(&[DOCKER, OPERATOR], "");
         let texts = |rules: &[&str]| -> Vec<String> {
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_virtual_server_of_somebody_else_stays_to_the_weight() {
+    fn a_foreign_virtual_server_is_compared_to_the_weight() {
         let catalogue = Catalogue::builtin().unwrap();
         let servers = |weight| {
             format!(

@@ -1,5 +1,4 @@
-//! What must hold whatever a run does: everything that an edit does not name means the same, in
-//! the same order.
+//! Invariants of every run: whatever an edit does not name keeps its meaning and its order.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -12,7 +11,7 @@ use crate::state::equivalence::ruleset_differences_but;
 use crate::state::ruleset::{Chain, Ruleset};
 use crate::state::{Files, NodeState, RulesetId};
 
-/// How a rule set differs from what `edits` should have made of it.
+/// The differences between a ruleset and the result that `edits` should have.
 pub fn unexpected_changes(
     id: RulesetId,
     before: Option<&Ruleset>,
@@ -26,7 +25,7 @@ pub fn unexpected_changes(
     unexpected_changes_of(id, before, after, tables)
 }
 
-/// As [`unexpected_changes`], for edits of tables of this rule set.
+/// As [`unexpected_changes`], for edits of this ruleset's tables.
 pub fn unexpected_changes_of<'a>(
     id: RulesetId,
     before: Option<&Ruleset>,
@@ -64,8 +63,8 @@ pub fn unexpected_changes_of<'a>(
     differences
 }
 
-/// The chains, by table and name, that went or came whole, to the letter as the edits say: nearly
-/// all of them, and nothing more has to be found out about these.
+/// The chains, by table and name, that were removed or added as a whole, exactly as the edits have
+/// them. These are nearly all chains, and need no further comparison.
 fn fully_applied<'a>(
     edits: &[(Direction, &'a TableEdit)],
     before: Option<&Ruleset>,
@@ -84,7 +83,7 @@ fn fully_applied<'a>(
                     let texts = c.rules.iter().map(|rule| r.rule_text(rule));
                     texts.eq(chain.rules.iter().map(|text| &**text))
                 }
-                // See `remaining_state`: what was to go and is on neither side is gone.
+                // A removed chain on neither side is gone: see `remaining_state`.
                 None => direction == Direction::Remove,
             };
             if there && chain_of(without, table, &chain.name).is_none() {
@@ -95,11 +94,11 @@ fn fully_applied<'a>(
     whole
 }
 
-/// What removals leave of a state: its rules but for the chains that go whole, and no files. It is
-/// all that a proof of the removals needs, and small where nearly everything goes.
+/// The state without the chains that the removals take as a whole, and without files. A
+/// verification of the removals needs no more. It is small if nearly everything is removed.
 ///
 /// # Errors
-/// None for a state that parsed: what is left of it parses too.
+/// Never for a state that parsed: the rest of it parses too.
 pub fn remaining_state(state: NodeState, edits: &[Edit]) -> Result<NodeState> {
     let NodeState { mut rulesets, .. } = state;
     for edit in edits.iter().filter(|e| e.direction == Direction::Remove) {
@@ -111,7 +110,7 @@ pub fn remaining_state(state: NodeState, edits: &[Edit]) -> Result<NodeState> {
     Ok(NodeState { rulesets, files: Files::new(), ..state })
 }
 
-/// The rules of `ruleset` but for the chains that the edit takes whole.
+/// The rules of `ruleset`, without the chains that the edit takes as a whole.
 ///
 /// # Errors
 /// As [`remaining_state`].
@@ -145,62 +144,60 @@ fn canonical_object(text: &str) -> String {
     if text.starts_with("-A ") { canonical(text) } else { text.to_owned() }
 }
 
-/// How far an edit has come, as the kernel shows it.
+/// The progress of an edit, as the kernel shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum EditProgress {
     /// Nothing of it is done.
     NotDone,
     /// All of it is done.
     Done,
-    /// Some of it, or something else happened to its objects.
+    /// A part of it is done, or its objects have changed otherwise.
     Unclear,
 }
 
-/// How far an edit has come on a node that was in the state `base` and is now in the state `now`.
-pub fn outcome(edit: &Edit, base: &NodeState, now: &NodeState) -> Outcome {
+/// The progress of an edit, on a node that had the state `base` before and has the state `now`.
+pub fn progress(edit: &Edit, base: &NodeState, now: &NodeState) -> EditProgress {
     match edit.direction {
-        Direction::Remove => removal_outcome(edit, base, now),
-        Direction::Add => addition_outcome(edit, base, now),
+        Direction::Remove => removal_progress(edit, base, now),
+        Direction::Add => addition_progress(edit, base, now),
     }
 }
 
-fn removal_outcome(edit: &Edit, base: &NodeState, now: &NodeState) -> Outcome {
+fn removal_progress(edit: &Edit, base: &NodeState, now: &NodeState) -> EditProgress {
     match &edit.target {
-        Target::Table(table) => table_outcome(
+        Target::Table(table) => table_progress(
             table,
             base.rulesets.get(&table.ruleset),
             now.rulesets.get(&table.ruleset),
         ),
-        target => match target.id().is_some_and(|id| id.present_in(now)) {
-            true => Outcome::NotDone,
-            false => Outcome::Done,
-        },
+        target if target.id().is_some_and(|id| id.present_in(now)) => EditProgress::NotDone,
+        _ => EditProgress::Done,
     }
 }
 
-fn addition_outcome(edit: &Edit, base: &NodeState, now: &NodeState) -> Outcome {
+fn addition_progress(edit: &Edit, base: &NodeState, now: &NodeState) -> EditProgress {
     match &edit.target {
-        Target::Table(table) => table_addition_outcome(
+        Target::Table(table) => table_addition_progress(
             table,
             base.rulesets.get(&table.ruleset),
             now.rulesets.get(&table.ruleset),
         ),
-        // What was not there before is there as a whole, or not at all.
-        _ => match removal_outcome(edit, base, now) {
-            Outcome::NotDone => Outcome::Done,
-            Outcome::Done => Outcome::NotDone,
-            Outcome::Unclear => Outcome::Unclear,
+        // An object that did not exist before either exists as a whole or does not exist.
+        _ => match removal_progress(edit, base, now) {
+            EditProgress::NotDone => EditProgress::Done,
+            EditProgress::Done => EditProgress::NotDone,
+            EditProgress::Unclear => EditProgress::Unclear,
         },
     }
 }
 
-fn table_outcome(edit: &TableEdit, base: Option<&Ruleset>, now: Option<&Ruleset>) -> Outcome {
+fn table_progress(edit: &TableEdit, base: Option<&Ruleset>, now: Option<&Ruleset>) -> EditProgress {
     let (mut done, mut not_done) = (0, 0);
     for planned in &edit.chains {
         match chain_of(now, &edit.table, &planned.name) {
             None => done += 1,
             Some((_, c)) if c.rules.len() == planned.rules.len() => not_done += 1,
-            Some(_) => return Outcome::Unclear,
+            Some(_) => return EditProgress::Unclear,
         }
     }
     let counts = rule_counts(edit);
@@ -211,17 +208,17 @@ fn table_outcome(edit: &TableEdit, base: Option<&Ruleset>, now: Option<&Ruleset>
         match there(&after) {
             n if n + removed == was => done += 1,
             n if n >= was => not_done += 1,
-            _ => return Outcome::Unclear,
+            _ => return EditProgress::Unclear,
         }
     }
     match (done, not_done) {
-        (_, 0) => Outcome::Done,
-        (0, _) => Outcome::NotDone,
-        _ => Outcome::Unclear,
+        (_, 0) => EditProgress::Done,
+        (0, _) => EditProgress::NotDone,
+        _ => EditProgress::Unclear,
     }
 }
 
-/// How often the edit names each rule, in its one spelling, by chain.
+/// The number of times the edit names each rule, in its canonical spelling, by chain.
 fn rule_counts(edit: &TableEdit) -> HashMap<(&str, String), usize> {
     let mut counts: HashMap<(&str, String), usize> = HashMap::new();
     for rule in &edit.rules {
@@ -230,7 +227,8 @@ fn rule_counts(edit: &TableEdit) -> HashMap<(&str, String), usize> {
     counts
 }
 
-/// How often each rule, in its one spelling, stands in the chains of which the edit names rules.
+/// The number of times each rule occurs, in its canonical spelling, in the chains whose rules the
+/// edit names.
 fn current_counts<'a>(
     ruleset: Option<&Ruleset>,
     edit: &'a TableEdit,
@@ -247,17 +245,17 @@ fn current_counts<'a>(
     counts
 }
 
-fn table_addition_outcome(
+fn table_addition_progress(
     edit: &TableEdit,
     base: Option<&Ruleset>,
     now: Option<&Ruleset>,
-) -> Outcome {
+) -> EditProgress {
     let (mut done, mut not_done) = (0, 0);
     for planned in &edit.chains {
         match chain_of(now, &edit.table, &planned.name) {
             None => not_done += 1,
             Some((_, c)) if c.rules.len() == planned.rules.len() => done += 1,
-            Some(_) => return Outcome::Unclear,
+            Some(_) => return EditProgress::Unclear,
         }
     }
     let counts = rule_counts(edit);
@@ -268,13 +266,13 @@ fn table_addition_outcome(
         match there(&after) {
             n if n >= was + added => done += 1,
             n if n <= was => not_done += 1,
-            _ => return Outcome::Unclear,
+            _ => return EditProgress::Unclear,
         }
     }
     match (done, not_done) {
-        (_, 0) => Outcome::Done,
-        (0, _) => Outcome::NotDone,
-        _ => Outcome::Unclear,
+        (_, 0) => EditProgress::Done,
+        (0, _) => EditProgress::NotDone,
+        _ => EditProgress::Unclear,
     }
 }
 

@@ -1,8 +1,8 @@
-//! Undoes edits when others have written since: a three-way merge.
+//! Undo as a three-way merge, for a node with foreign changes.
 //!
-//! base = the snapshot, ours = the edit, theirs = what the node holds now. A rule goes back between
-//! the neighbours that it had. What others added stays where it is. What came back by itself is not
-//! added twice. What cannot be placed is named and left as found.
+//! base = the snapshot, ours = the edit, theirs = the node's current state. A removed rule is
+//! restored between its former neighbours. Foreign additions keep their positions. Objects that are
+//! already back are not added twice. A conflict is named, and its object is left as found.
 
 mod additions;
 
@@ -20,24 +20,24 @@ use crate::state::rule::Words;
 use crate::state::ruleset::{Chain, Ruleset, Table};
 use crate::state::shared_str::StrSlice;
 
-/// What undoes some edits, and what cannot be undone.
+/// The undo of some edits, and the conflicts.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Undo {
+pub struct UndoPlan {
     /// The edits to apply, in order.
     pub edits: Vec<Edit>,
     /// Objects that cannot be restored, each with the reason.
     pub conflicts: Vec<String>,
-    /// Objects that are there again without us.
-    pub already_back: Vec<ObjectId>,
-    /// Those of them that stand on the wrong side of a rule that they stood beside.
+    /// Objects that another program has already restored.
+    pub already_restored: Vec<ObjectId>,
+    /// Of those, the rules on the wrong side of a former neighbour.
     pub misplaced: Vec<ObjectId>,
 }
 
-/// How to undo `edits` (in the order in which they were applied) on a node that is now in the state
-/// `now`, and was in the state `base` before them; or `base` is what they leave of that state (see
-/// [`remaining_state`](crate::plan::invariants::rest)).
-pub fn undo(edits: &[Edit], base: &NodeState, now: &NodeState) -> Undo {
-    let mut undo = Undo::default();
+/// Computes the undo of `edits`, which are in the order in which they were applied. `base` is the
+/// node's state before them, or what they leave of it (see
+/// [`remaining_state`](crate::plan::invariants::remaining_state)); `now` is its current state.
+pub fn undo(edits: &[Edit], base: &NodeState, now: &NodeState) -> UndoPlan {
+    let mut undo = UndoPlan::default();
     for edit in edits.iter().rev() {
         if edit.direction == Direction::Add {
             additions::undo(edit, base, now, &mut undo);
@@ -49,7 +49,7 @@ pub fn undo(edits: &[Edit], base: &NodeState, now: &NodeState) -> Undo {
                 .conflicts
                 .push(format!("{}: the virtual server {} is gone", edit.target, r.service)),
             target => match target.id() {
-                Some(id) if id.present_in(now) => undo.already_back.push(id),
+                Some(id) if id.present_in(now) => undo.already_restored.push(id),
                 _ => undo.edits.push(Edit { direction: Direction::Add, target: target.clone() }),
             },
         }
@@ -57,11 +57,11 @@ pub fn undo(edits: &[Edit], base: &NodeState, now: &NodeState) -> Undo {
     undo
 }
 
-fn undo_table(edit: &TableEdit, base: &NodeState, now: &NodeState, undo: &mut Undo) {
+fn undo_table(edit: &TableEdit, base: &NodeState, now: &NodeState, undo: &mut UndoPlan) {
     let table = Arc::new(edit.id());
     let base = side(edit, base);
     let now = side(edit, now);
-    let mut back = TableEdit {
+    let mut restored = TableEdit {
         ruleset: edit.ruleset,
         table: edit.table.clone(),
         rules: Vec::new(),
@@ -69,10 +69,11 @@ fn undo_table(edit: &TableEdit, base: &NodeState, now: &NodeState, undo: &mut Un
     };
     for chain in &edit.chains {
         match chain_of(now, &chain.name) {
-            None => back.chains.push(chain.clone()),
+            None => restored.chains.push(chain.clone()),
             Some((r, c)) if same_content(chain, r, c) => {
-                let (table, name) = (Arc::clone(&table), chain.name.clone());
-                undo.already_back.push(ObjectId::Chain { table, name });
+                let table = Arc::clone(&table);
+                let name = chain.name.clone();
+                undo.already_restored.push(ObjectId::Chain { table, name });
             }
             Some(_) => undo.conflicts.push(format!(
                 "{table} chain {}: someone made it anew with other rules; left as found",
@@ -85,29 +86,31 @@ fn undo_table(edit: &TableEdit, base: &NodeState, now: &NodeState, undo: &mut Un
     for name in names {
         let removed: Vec<&RulePos> = edit.rules.iter().filter(|r| r.chain == name).collect();
         match chain_of(now, name) {
-            Some(now) => merge_chain(&table, &removed, chain_of(base, name), now, &mut back, undo),
+            Some(now) => {
+                merge_chain(&table, &removed, chain_of(base, name), now, &mut restored, undo)
+            }
             None => undo.conflicts.extend(
                 removed.iter().map(|r| format!("{table} {}: chain {name} is gone", r.text)),
             ),
         }
     }
-    if back.rules.is_empty() && back.chains.is_empty() {
+    if restored.rules.is_empty() && restored.chains.is_empty() {
         return;
     }
     let gone: HashSet<&str> = edit.chains.iter().map(|c| c.name.as_str()).collect();
-    drop_dangling(&table, &mut back, &gone, base, now, undo);
-    if !back.rules.is_empty() || !back.chains.is_empty() {
-        undo.edits.push(Edit { direction: Direction::Add, target: Target::Table(back) });
+    drop_dangling(&table, &mut restored, &gone, base, now, undo);
+    if !restored.rules.is_empty() || !restored.chains.is_empty() {
+        undo.edits.push(Edit { direction: Direction::Add, target: Target::Table(restored) });
     }
 }
 
-type Side<'a> = Option<(&'a Ruleset, &'a Table)>;
+type MergeSide<'a> = Option<(&'a Ruleset, &'a Table)>;
 
-fn side<'a>(edit: &TableEdit, state: &'a NodeState) -> Side<'a> {
+fn side<'a>(edit: &TableEdit, state: &'a NodeState) -> MergeSide<'a> {
     state.rulesets.get(&edit.ruleset).and_then(|r| Some((r, r.table(&edit.table)?)))
 }
 
-fn chain_of<'a>(side: Side<'a>, name: &str) -> Option<(&'a Ruleset, &'a Chain)> {
+fn chain_of<'a>(side: MergeSide<'a>, name: &str) -> Option<(&'a Ruleset, &'a Chain)> {
     side.and_then(|(r, t)| Some((r, t.chain(name)?)))
 }
 
@@ -116,11 +119,11 @@ fn same_content(chain: &ChainText, ruleset: &Ruleset, now: &Chain) -> bool {
         && chain.rules.iter().zip(&now.rules).all(|(a, b)| same_rule(a, ruleset.rule_text(b)))
 }
 
-/// One rule of the chain as it will be.
+/// One rule of the merged chain.
 struct Slot {
-    /// Its position in the base chain, if it was there.
+    /// Its position in the base chain, if it was in it.
     base: Option<usize>,
-    /// True when we put it back.
+    /// True if this undo restores it.
     ours: bool,
     canonical: String,
 }
@@ -130,28 +133,29 @@ fn merge_chain(
     removed: &[&RulePos],
     base: Option<(&Ruleset, &Chain)>,
     now: (&Ruleset, &Chain),
-    back: &mut TableEdit,
-    undo: &mut Undo,
+    restored: &mut TableEdit,
+    undo: &mut UndoPlan,
 ) {
     let canon = |(r, c): (&Ruleset, &Chain)| -> Vec<String> {
         c.rules.iter().map(|rule| canonical(r.rule_text(rule))).collect()
     };
     let texts_now: Vec<&str> = now.1.rules.iter().map(|r| now.0.rule_text(r)).collect();
-    let (base, now) = (base.map(canon).unwrap_or_default(), canon(now));
+    let base = base.map(canon).unwrap_or_default();
+    let now = canon(now);
     let ours = positions_in_base(removed, &base);
     let kept: Vec<usize> = (0..base.len()).filter(|i| !ours.contains(&Some(*i))).collect();
     let mut slots = align(&base, &kept, now);
     mark_returned(removed, &ours, &base, &mut slots);
     for (rule, at) in removed.iter().zip(&ours) {
         let key = canonical(&rule.text);
-        let there = slots.iter().filter(|s| s.canonical == key).count();
+        let present = slots.iter().filter(|s| s.canonical == key).count();
         let wanted = base.iter().filter(|b| **b == key).count().max(1);
-        if there >= wanted {
+        if present >= wanted {
             let id = rule_id(table, rule);
             if out_of_order(&slots, *at) {
                 undo.misplaced.push(id.clone());
             }
-            undo.already_back.push(id);
+            undo.already_restored.push(id);
             continue;
         }
         match index_for(&slots, *at, kept.is_empty()) {
@@ -170,7 +174,7 @@ fn merge_chain(
             let found = ours.iter().position(|(key, _)| *key == slot.canonical);
             let Some(text) = found.map(|i| ours.remove(i).1.clone()) else { continue };
             let chain = removed[0].chain.clone();
-            back.rules.push(RulePos { chain, position, text: text.clone(), after });
+            restored.rules.push(RulePos { chain, position, text: text.clone(), after });
             text.to_string()
         } else {
             theirs.next().unwrap_or_default().to_owned()
@@ -188,25 +192,25 @@ fn rule_id(table: &Arc<TableId>, rule: &RulePos) -> ObjectId {
     }
 }
 
-/// Where each removed rule stood in the base chain. The edit's own position is believed when the
-/// base has that rule there; others may have moved it between the snapshot and the edit.
+/// The position of each removed rule in the base chain. The edit's own position is used if the base
+/// has the rule there; a foreign change may have moved the rule between the snapshot and the edit.
 fn positions_in_base(removed: &[&RulePos], base: &[String]) -> Vec<Option<usize>> {
-    let mut taken = Vec::new();
+    let mut positions = Vec::new();
     for rule in removed {
         let key = canonical(&rule.text);
         let exact = base.get(rule.position).is_some_and(|b| *b == key);
-        let free = |i: &usize| base[*i] == key && !taken.contains(&Some(*i));
+        let free = |i: &usize| base[*i] == key && !positions.contains(&Some(*i));
         let at = if exact && free(&rule.position) {
             Some(rule.position)
         } else {
             (0..base.len()).find(free)
         };
-        taken.push(at);
+        positions.push(at);
     }
-    taken
+    positions
 }
 
-/// The rules that are there now, each with its position in the base chain if it was there.
+/// The current rules, each with its position in the base chain, if it was in it.
 fn align(base: &[String], kept: &[usize], now: Vec<String>) -> Vec<Slot> {
     let old: Vec<&String> = kept.iter().map(|i| &base[*i]).collect();
     let new: Vec<&String> = now.iter().collect();
@@ -222,8 +226,8 @@ fn align(base: &[String], kept: &[usize], now: Vec<String>) -> Vec<Slot> {
     now.into_iter().zip(origin).map(slot).collect()
 }
 
-/// Gives rules of ours that came back by themselves the position that they had: the others among
-/// ours stand before or behind them as well.
+/// Gives each removed rule that is already back its position in the base chain, so that the other
+/// removed rules find their neighbours.
 fn mark_returned(
     removed: &[&RulePos],
     ours: &[Option<usize>],
@@ -232,18 +236,17 @@ fn mark_returned(
 ) {
     for (rule, at) in removed.iter().zip(ours) {
         let key = canonical(&rule.text);
-        let there = slots.iter().filter(|s| s.canonical == key).count();
-        let all_there = there >= base.iter().filter(|b| **b == key).count();
-        let returned = |s: &&mut Slot| all_there && s.base.is_none() && s.canonical == key;
+        let present = slots.iter().filter(|s| s.canonical == key).count();
+        let all_present = present >= base.iter().filter(|b| **b == key).count();
+        let returned = |s: &&mut Slot| all_present && s.base.is_none() && s.canonical == key;
         if let Some(slot) = slots.iter_mut().find(returned) {
             slot.base = *at;
         }
     }
 }
 
-/// Whether the rule that stood at `at` of the base chain now stands behind one that it stood before,
-/// or the other way round. Rules that say the same as another cannot be told from it, and bear no
-/// witness.
+/// Whether the order of the rule at `at` of the base chain and another rule has changed. Equal
+/// rules cannot be told apart, so they do not count.
 fn out_of_order(slots: &[Slot], at: Option<usize>) -> bool {
     let mut equal: HashMap<&str, usize> = HashMap::new();
     for slot in slots {
@@ -251,15 +254,15 @@ fn out_of_order(slots: &[Slot], at: Option<usize>) -> bool {
     }
     let only = |s: &&Slot| equal[s.canonical.as_str()] == 1;
     let known: Vec<usize> = slots.iter().filter(only).filter_map(|s| s.base).collect();
-    let Some(here) = at.and_then(|at| known.iter().position(|base| *base == at)) else {
+    let Some(index) = at.and_then(|at| known.iter().position(|base| *base == at)) else {
         return false;
     };
-    let at = known[here];
-    known[..here].iter().any(|above| *above > at) || known[here + 1..].iter().any(|b| *b < at)
+    let at = known[index];
+    known[..index].iter().any(|above| *above > at) || known[index + 1..].iter().any(|b| *b < at)
 }
 
-/// Right behind the nearest rule that stood before it, else right before the nearest that stood
-/// behind it. `alone`: it had no neighbours that stayed, so the top of the chain is its place.
+/// The index right behind the nearest rule that preceded it, else right before the nearest that
+/// followed it. `alone`: none of its neighbours was kept, so the index is the top of the chain.
 fn index_for(slots: &[Slot], at: Option<usize>, alone: bool) -> Option<usize> {
     let at = at?;
     let before = slots.iter().enumerate().filter(|(_, s)| s.base.is_some_and(|b| b < at));
@@ -273,19 +276,20 @@ fn index_for(slots: &[Slot], at: Option<usize>, alone: bool) -> Option<usize> {
     alone.then_some(0)
 }
 
-/// A rule that jumps to a chain that is gone would fail the whole transaction: such a rule is named
-/// and left out, with the chain it stands in. `gone` are the chains that the edit took.
+/// Drops rules that jump to a missing chain, with the chain they are in, and names them as
+/// conflicts: such a jump would fail the whole transaction. `gone` are the chains that the edit
+/// removed.
 fn drop_dangling(
     table: &TableId,
-    back: &mut TableEdit,
+    restored: &mut TableEdit,
     gone: &HashSet<&str>,
-    base: Side<'_>,
-    now: Side<'_>,
-    undo: &mut Undo,
+    base: MergeSide<'_>,
+    now: MergeSide<'_>,
+    undo: &mut UndoPlan,
 ) {
-    let mut coming: HashSet<StrSlice> = back.chains.iter().map(|c| c.name.clone()).collect();
+    let mut coming: HashSet<StrSlice> = restored.chains.iter().map(|c| c.name.clone()).collect();
     loop {
-        let lost = |text: &str| {
+        let missing_target = |text: &str| {
             let (target, _) = Words::of_rule(text).target()?;
             let was_chain =
                 gone.contains(&*target) || base.is_some_and(|(_, t)| t.chain(&target).is_some());
@@ -294,19 +298,19 @@ fn drop_dangling(
             (was_chain && !is_chain).then(|| target.into_owned())
         };
         if let Some((i, target)) =
-            back.rules.iter().enumerate().find_map(|(i, r)| Some((i, lost(&r.text)?)))
+            restored.rules.iter().enumerate().find_map(|(i, r)| Some((i, missing_target(&r.text)?)))
         {
-            let rule = back.rules.remove(i);
+            let rule = restored.rules.remove(i);
             undo.conflicts.push(format!("{table} {}: the chain {target} is gone", rule.text));
             continue;
         }
-        let chain = |c: &ChainText| c.rules.iter().find_map(|r| lost(r));
+        let chain = |c: &ChainText| c.rules.iter().find_map(|r| missing_target(r));
         let Some((i, target)) =
-            back.chains.iter().enumerate().find_map(|(i, c)| Some((i, chain(c)?)))
+            restored.chains.iter().enumerate().find_map(|(i, c)| Some((i, chain(c)?)))
         else {
             return;
         };
-        let chain = back.chains.remove(i);
+        let chain = restored.chains.remove(i);
         coming.remove(&chain.name);
         undo.conflicts.push(format!("{table} chain {}: the chain {target} is gone", chain.name));
     }

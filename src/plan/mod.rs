@@ -1,4 +1,4 @@
-//! What is to be done to a node, as data: which objects go, which stay, and why.
+//! The plan for a node, as data: the objects that are removed and kept, and the reasons.
 
 mod candidates;
 pub mod change;
@@ -21,33 +21,33 @@ use crate::state::Family;
 use crate::state::object::{ObjectId, ObjectKind};
 use crate::state::shared_str::StrSlice;
 
-/// What a plan does with an object.
+/// The action of a plan for an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
-    /// It goes.
+    /// The object is removed.
     Remove,
-    /// It stays.
+    /// The object is kept.
     Keep,
-    /// It stays, for it is not known for certain to be a leftover.
+    /// The object is kept: it may be a leftover, but this is not certain.
     Suspect,
 }
 
-/// What many objects of a plan have in common.
+/// Attributes that many objects of a plan share.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct About {
-    /// Whether they go.
+    /// The action for them.
     pub action: Action,
     /// The component they belong to, or `unknown`.
     pub owner: StrSlice,
-    /// Why they go or stay.
+    /// The reason for the action.
     pub reason: Arc<Reason>,
-    /// What they are besides their names: the kind of a set or link, the options of a server.
+    /// More about them: the kind of a set or link, the options of a server.
     pub details: StrSlice,
 }
 
 impl About {
-    /// Why they go or stay, in one sentence.
+    /// The reason, in one sentence.
     pub fn sentence(&self) -> String {
         match self.action {
             Action::Suspect => format!("suspected: {}", self.reason),
@@ -56,13 +56,13 @@ impl About {
     }
 }
 
-/// One object of a plan. On a large node there are as many as the node has rules, so each is kept
-/// small: what it has in common with others is shared, and read as if it were its own.
+/// One object of a plan. A large node has as many as it has rules, so each is small: it shares its
+/// attributes, and derefs to them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Object {
-    /// Which object.
+    /// The object.
     pub id: ObjectId,
-    /// What it has in common with others.
+    /// Its shared attributes.
     pub about: Arc<About>,
 }
 
@@ -75,7 +75,7 @@ impl Deref for Object {
 }
 
 impl Object {
-    /// What it is.
+    /// Its kind.
     pub fn kind(&self) -> ObjectKind {
         self.id.kind()
     }
@@ -96,9 +96,9 @@ impl Object {
     }
 }
 
-/// An object's fields as they are shown.
+/// An object's fields in JSON.
 #[derive(Serialize)]
-struct Row<'a> {
+struct ObjectRow<'a> {
     action: Action,
     kind: ObjectKind,
     family: Option<Family>,
@@ -112,7 +112,7 @@ struct Row<'a> {
 
 impl Serialize for Object {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let row = Row {
+        let row = ObjectRow {
             action: self.action,
             kind: self.kind(),
             family: self.id.family(),
@@ -134,7 +134,7 @@ impl PartialOrd for Object {
 }
 
 impl Ord for Object {
-    /// What goes first; objects of a kind by their names.
+    /// Removed objects first; objects of one kind by their names.
     fn cmp(&self, other: &Object) -> Ordering {
         self.action
             .cmp(&other.action)
@@ -143,7 +143,7 @@ impl Ord for Object {
     }
 }
 
-/// All objects concerned, sorted; the same state gives the same plan.
+/// All rows, sorted. The same state gives the same plan.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Plan {
     /// The rows.
@@ -151,17 +151,17 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The objects that go.
+    /// The objects that are removed.
     pub fn removals(&self) -> impl Iterator<Item = &Object> {
         self.objects.iter().filter(|o| o.action == Action::Remove)
     }
 
-    /// The same plan, where only objects of these owners go; of all, if none are named.
+    /// The plan limited to removals of these owners; of all, if the list is empty.
     pub fn of_owners(mut self, owners: &[String]) -> Plan {
         if owners.is_empty() {
             return self;
         }
-        // What many objects had in common they have in common again.
+        // Attributes that objects shared before are shared again.
         let mut kept: Vec<(Arc<About>, Arc<About>)> = Vec::new();
         for object in self.objects.iter_mut().filter(|o| o.action == Action::Remove) {
             if owners.iter().any(|o| **o == *object.owner) {
@@ -186,7 +186,7 @@ impl Plan {
         self
     }
 
-    /// True when nothing goes.
+    /// True if nothing is removed.
     pub fn is_empty(&self) -> bool {
         self.removals().next().is_none()
     }

@@ -1,7 +1,7 @@
 //! The playbook: the YAML that names the stages of one migration.
 //!
-//! What differs between migrations is data here; the engine knows stages and steps. A playbook that
-//! was read is in order: it changes nothing before its snapshot, cleans nothing before the new mode
+//! The differences between migrations are data here; the engine knows only stages. A playbook that
+//! parsed is in order: it changes nothing before its snapshot, cleans nothing before the new mode
 //! serves, and ends with a confirmation.
 
 mod controller;
@@ -19,11 +19,11 @@ use crate::state::kube_proxy::Mode;
 use crate::yaml;
 
 pub use controller::{ControllerChoice, Switch};
-pub use hooks::{Hook, Hooks, Point, When};
+pub use hooks::{Hook, Hooks, Point, StageSide};
 pub use prepare::Prepare;
 pub use stage::{
-    Clean, Confirm, Conntrack, Converge, Invariants, Means, NoOptions, Parity, Preflight, Probes,
-    Settle, StageName, StageOptions, Upgrade, Verify,
+    Clean, Confirm, ConntrackScope, Converge, Invariants, NoOptions, ParityScope, Preflight,
+    Probes, Settle, StageName, StageOptions, Upgrade, UpgradeMethod, Verify,
 };
 pub use words::duration;
 
@@ -35,31 +35,31 @@ pub struct Playbook {
     /// Its name: `iptables-to-ipvs`.
     #[serde(rename = "playbook")]
     pub name: String,
-    /// The mode that it leaves.
+    /// The mode before.
     pub from: Mode,
-    /// The mode that it brings; the same as `from` for an upgrade.
+    /// The mode after; the same as `from` for an upgrade.
     pub to: Mode,
     /// Its stages, in the order in which they run.
     pub stages: Vec<StageOptions>,
-    /// What is done when a stage fails.
+    /// The reaction to a stage that fails.
     pub on_failure: OnFailure,
-    /// What runs before and after its stages.
+    /// The commands before and after its stages.
     pub hooks: Hooks,
 }
 
-/// What is done when a stage fails.
+/// The reaction to a stage that fails.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnFailure {
-    /// The node goes back to what it was.
+    /// The run is undone.
     #[default]
     Rollback,
 }
 
-/// A playbook as it is written. Without `from` and `to`, whatever mode runs stays.
+/// The YAML of a playbook. Without `from` and `to` the mode is kept.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Document {
+struct RawPlaybook {
     playbook: String,
     from: Option<Mode>,
     to: Option<Mode>,
@@ -70,7 +70,7 @@ struct Document {
     hooks: Hooks,
 }
 
-/// The playbooks that are built in: file and text.
+/// The built-in playbooks: file name and text.
 pub const BUILTIN: [(&str, &str); 3] = [
     ("iptables-to-ipvs.yaml", include_str!("../../playbooks/iptables-to-ipvs.yaml")),
     ("ipvs-to-iptables.yaml", include_str!("../../playbooks/ipvs-to-iptables.yaml")),
@@ -79,35 +79,32 @@ pub const BUILTIN: [(&str, &str); 3] = [
 
 const UPGRADE: &str = "upgrade.yaml";
 
-/// The built-in playbook from one mode to another, or for an upgrade where both are the same.
+/// The built-in playbook from one mode to another; an upgrade if both are the same.
 ///
 /// # Errors
-/// [`Kind::Usage`] where there is none.
+/// [`Kind::Usage`] if there is none.
 pub fn builtin(from: Mode, to: Mode) -> Result<Playbook> {
     let (file, text) = builtin_text(from, to)?;
     Playbook::parse(file, text, from)
 }
 
-/// As [`builtin`], unread: its file's name and its text, for the run's folder.
+/// As [`builtin`], but the file's name and text, for the run's folder.
 ///
 /// # Errors
-/// [`Kind::Usage`] where there is none.
+/// [`Kind::Usage`] if there is none.
 pub fn builtin_text(from: Mode, to: Mode) -> Result<(&'static str, &'static str)> {
     supported(to)?;
-    let name = match from == to {
-        true => UPGRADE.to_owned(),
-        false => format!("{from}-to-{to}.yaml"),
-    };
+    let name = if from == to { UPGRADE.to_owned() } else { format!("{from}-to-{to}.yaml") };
     BUILTIN.into_iter().find(|(file, _)| *file == name).ok_or_else(|| {
         Error::new(Kind::Usage, format!("--to {to}"), format!("there is no way from {from} to it"))
             .hint("proxyshift goes from iptables to ipvs and from ipvs to iptables")
     })
 }
 
-/// Refuses a mode that no playbook leads to yet, with what to do meanwhile.
+/// Refuses a mode that no playbook leads to yet. The hint says what to do meanwhile.
 ///
 /// # Errors
-/// [`Kind::Usage`], as the mode says.
+/// [`Kind::Usage`], with the mode's reason.
 pub fn supported(to: Mode) -> Result<()> {
     match mode::of(to).unsupported() {
         Some(unsupported) => Err(unsupported.error(format!("--to {to}"))),
@@ -115,12 +112,12 @@ pub fn supported(to: Mode) -> Result<()> {
     }
 }
 
-/// The mode that a built-in playbook takes a node from to `to`.
+/// The mode that the built-in playbook to `to` starts from.
 pub fn origin(to: Mode) -> Option<Mode> {
     Mode::ALL.into_iter().find(|from| *from != to && builtin_text(*from, to).is_ok())
 }
 
-/// An error with its place: the YAML reader leaves the very first one out.
+/// Adds line and column to an error: the YAML reader omits those of the very first one.
 fn located(mut error: Error) -> Error {
     if !error.cause.contains(" at line ") {
         error.cause.push_str(" at line 1 column 1");
@@ -129,7 +126,7 @@ fn located(mut error: Error) -> Error {
 }
 
 impl Playbook {
-    /// The checks whose findings stop it.
+    /// The checks with findings that stop the run.
     pub fn blocking(&self) -> Vec<String> {
         match self.stage(StageName::Preflight) {
             Some(StageOptions::Preflight(lists)) => lists.block.clone(),
@@ -140,11 +137,11 @@ impl Playbook {
     /// Reads a playbook, for a node where kube-proxy runs in mode `running`.
     ///
     /// # Errors
-    /// [`Kind::Parse`] for what is no YAML, for unknown keys, stages and types, and for stages that
-    /// must not stand where they stand, with line and column; [`Kind::Usage`] for a playbook that
-    /// does not fit the node, or hooks of a stage that it does not have.
+    /// [`Kind::Parse`], with line and column, for a text that is not YAML, for unknown keys, stages
+    /// and types, and for stages out of order. [`Kind::Usage`] for a playbook that does not fit the
+    /// node, or hooks of a stage that it does not have.
     pub fn parse(file: &str, text: &str, running: Mode) -> Result<Playbook> {
-        let read: Document = yaml::parse(file, text).map_err(located)?;
+        let read: RawPlaybook = yaml::parse(file, text).map_err(located)?;
         let unfit = |cause: String| Err(Error::new(Kind::Usage, file, cause));
         if read.playbook.is_empty() {
             return unfit("playbook: has no name".into());
@@ -158,7 +155,8 @@ impl Playbook {
             _ => return unfit("from, to: names one and not the other".into()),
         };
         supported(to)?;
-        // A node that is in the new mode already is on the way: what the old one left is to be cleaned.
+        // A node that is already in the new mode is accepted: the leftovers of the old mode are
+        // still to be cleaned.
         if from != running && to != running {
             let cause = format!("from: it leaves {from} mode, but kube-proxy runs in {running}");
             return Err(Error::new(Kind::Usage, file, cause)
@@ -179,7 +177,7 @@ impl Playbook {
         {
             return unfit(format!("hooks: {point}: there is no stage `{}`", point.stage));
         }
-        let Document { playbook: name, on_failure, hooks, .. } = read;
+        let RawPlaybook { playbook: name, on_failure, hooks, .. } = read;
         Ok(Playbook { name, from, to, stages, on_failure, hooks })
     }
 
@@ -188,11 +186,11 @@ impl Playbook {
         self.stages.iter().find(|s| s.name() == name)
     }
 
-    /// Refuses checks and owners that nobody knows: a misspelt one would block nothing, or clean
-    /// nothing, and say nothing.
+    /// Refuses unknown checks and owners. A misspelt name would block or clean nothing, without a
+    /// message.
     ///
     /// # Errors
-    /// [`Kind::Usage`], naming stage and word.
+    /// [`Kind::Usage`], with the stage and the name.
     pub fn refers_to_known(
         &self,
         is_check: impl Fn(&str) -> bool,

@@ -9,7 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::event::{self, Task};
 use crate::interrupt;
 use crate::plan::change::{Change, Direction, Edit};
-use crate::plan::invariants::{Outcome, outcome, unexpected_changes};
+use crate::plan::invariants::{EditProgress, progress, unexpected_changes};
 use crate::run::Context;
 use crate::run::payload::{StepRef, replay};
 use crate::run::writers::Writers;
@@ -147,7 +147,7 @@ fn verify(
     context.sink.started(&task);
     let now = context.observe()?;
     for edit in edits {
-        if outcome(edit, base, &now) != Outcome::Done {
+        if progress(edit, base, &now) != EditProgress::Done {
             let cause = match edit.direction {
                 Direction::Remove => "is there again after the edit",
                 Direction::Add => "is gone again after the edit",

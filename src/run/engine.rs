@@ -11,7 +11,7 @@ use crate::error::{Error, Kind, Result};
 use crate::interrupt;
 use crate::node::systemd;
 use crate::plan::change::{Change, Edit, Irreversible};
-use crate::plan::playbook::{Hook, Hooks, When};
+use crate::plan::playbook::{Hook, Hooks, StageSide};
 use crate::run::execution::{Execution, Planned};
 use crate::run::payload::StepRef;
 use crate::run::snapshot::take_snapshot;
@@ -255,7 +255,7 @@ fn run_stages(
         let name = stage.name();
         interrupt::check(name.name())?;
         let of_stage = |when| name.of_playbook().map_or(&[][..], |name| hooks.at(when, name));
-        let (before, after) = (of_stage(When::Before), of_stage(When::After));
+        let (before, after) = (of_stage(StageSide::Before), of_stage(StageSide::After));
         let hooks_timeout: Duration = before.iter().chain(after).map(|hook| hook.timeout).sum();
         enter(execution, name, stage.timeout() + hooks_timeout + MARGIN)?;
         run_hooks(execution, before)?;

@@ -13,7 +13,7 @@ use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
 use crate::plan::Plan;
 use crate::plan::leftovers::leftovers_after;
-use crate::plan::playbook::{self, Playbook, StageName, StageOptions, When};
+use crate::plan::playbook::{self, Playbook, StageName, StageOptions, StageSide};
 use crate::run::Context;
 use crate::run::controller::{find, only_process};
 use crate::run::engine::{self, Request, RunResult, Work, refuse_pending};
@@ -309,7 +309,7 @@ fn leftovers(catalogue: &Catalogue, state: &NodeState, playbook: &Playbook) -> R
 fn preview_stage(previewer: &Previewer<'_>, stage: &StageOptions) -> StagePreview {
     let name = stage.name();
     let Previewed { mut does, with, stops } = stage::of(stage.clone()).preview(previewer);
-    for (when, word) in [(When::Before, "before"), (When::After, "after")] {
+    for (when, word) in [(StageSide::Before, "before"), (StageSide::After, "after")] {
         let hooks = previewer.playbook.hooks.at(when, name);
         does.extend(hooks.iter().map(|hook| format!("{word} it runs `{}`", hook.run)));
     }

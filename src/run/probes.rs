@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::event::{Outcome, Task};
 use crate::kube_proxy::mode;
-use crate::kube_proxy::services::{Place, Service, ServiceKey, Services};
+use crate::kube_proxy::services::{Location, ServiceKey, ServicePort, Services};
 use crate::run::Context;
 use crate::state::NodeState;
 use crate::state::ipvs::Protocol;
@@ -51,8 +51,8 @@ impl Probe {
 /// The probes for a node with these services: its DNS, its API, a sample of the others, a NodePort.
 pub fn choose(services: &Services, state: &NodeState) -> Vec<Probe> {
     let reachable =
-        |service: &Service| !service.backends.is_empty() && service.source_ranges.is_empty();
-    let named = |service: &Service, part: &str| {
+        |service: &ServicePort| !service.backends.is_empty() && service.source_ranges.is_empty();
+    let named = |service: &ServicePort, part: &str| {
         service.name.as_deref().is_none_or(|name| name.contains(part))
     };
     let (mut dns, mut api, mut others, mut node_ports) = (vec![], vec![], vec![], vec![]);
@@ -62,17 +62,17 @@ pub fn choose(services: &Services, state: &NodeState) -> Vec<Probe> {
             let name = service.name.as_ref().map(|n| format!(" ({n})")).unwrap_or_default();
             Probe { what: format!("{kind} {key}{name}"), address, protocol: key.protocol }
         };
-        match (key.place, key.protocol) {
-            (Place::Address(_), Protocol::Udp) if key.port == 53 && named(service, "dns") => {
+        match (key.location, key.protocol) {
+            (Location::Address(_), Protocol::Udp) if key.port == 53 && named(service, "dns") => {
                 dns.push(probe("DNS at"));
             }
-            (Place::Address(_), Protocol::Tcp)
+            (Location::Address(_), Protocol::Tcp)
                 if service.name.as_deref() == Some("default/kubernetes:https") =>
             {
                 api.push(probe("the API at"));
             }
-            (Place::Address(_), Protocol::Tcp) => others.push(probe("a connection to")),
-            (Place::Node(_), Protocol::Tcp) => node_ports.push(probe("a connection to")),
+            (Location::Address(_), Protocol::Tcp) => others.push(probe("a connection to")),
+            (Location::Node(_), Protocol::Tcp) => node_ports.push(probe("a connection to")),
             _ => {}
         }
     }
@@ -83,10 +83,10 @@ pub fn choose(services: &Services, state: &NodeState) -> Vec<Probe> {
 }
 
 /// The address of a probe. A NodePort is probed on an address of this node.
-fn address(key: &ServiceKey, service: &Service, links: &[Link]) -> Option<SocketAddr> {
-    let ip = match key.place {
-        Place::Address(ip) => ip,
-        Place::Node(family) => {
+fn address(key: &ServiceKey, service: &ServicePort, links: &[Link]) -> Option<SocketAddr> {
+    let ip = match key.location {
+        Location::Address(ip) => ip,
+        Location::Node(family) => {
             let own = links
                 .iter()
                 .filter(|l| l.name != "lo" && l.kind.as_deref() != Some("dummy"))

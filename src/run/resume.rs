@@ -5,8 +5,8 @@ use std::fs;
 use crate::error::{Error, Kind, Result};
 use crate::interrupt;
 use crate::plan::change::Edit;
-use crate::plan::invariants::{Outcome, outcome};
-use crate::plan::playbook::{Hooks, Playbook, When};
+use crate::plan::invariants::{EditProgress, progress};
+use crate::plan::playbook::{Hooks, Playbook, StageSide};
 use crate::run::engine::{PLAYBOOK, RunResult, arm, carry_out};
 use crate::run::execution::Execution;
 use crate::run::payload::{Replay, StepRef, replay};
@@ -115,10 +115,10 @@ fn only_rollback(run: &Run, cause: &str) -> Error {
 /// Closes an edit that was open when the run was interrupted, as the kernel shows it.
 fn close_open_edit(execution: &mut Execution<'_>, edit: &Edit, step: &StepRef) -> Result<()> {
     let Some(base) = execution.clean_base()? else { return Ok(()) };
-    match outcome(edit, &base, &execution.context.observe()?) {
-        Outcome::Done => step.mark_done(&mut execution.journal),
-        Outcome::NotDone => Ok(()),
-        Outcome::Unclear => {
+    match progress(edit, &base, &execution.context.observe()?) {
+        EditProgress::Done => step.mark_done(&mut execution.journal),
+        EditProgress::NotDone => Ok(()),
+        EditProgress::Unclear => {
             let cause = "the kernel shows neither the state before nor after its last edit";
             Err(only_rollback(&execution.run, cause))
         }
@@ -128,7 +128,7 @@ fn close_open_edit(execution: &mut Execution<'_>, edit: &Edit, step: &StepRef) -
 /// A hook of the interrupted stage that may have run already, and must not run twice.
 fn must_not_rerun(replay: &Replay, hooks: &Hooks, stage: RunStage) -> Option<String> {
     let name = stage.of_playbook()?;
-    [When::Before, When::After]
+    [StageSide::Before, StageSide::After]
         .into_iter()
         .flat_map(|when| hooks.at(when, name))
         .filter(|hook| hook.again == Rerun::Ask)

@@ -3,7 +3,7 @@
 use crate::error::{Error, Kind, Result};
 use crate::event;
 use crate::plan::change::{Direction, Edit};
-use crate::plan::invariants::{Outcome, outcome};
+use crate::plan::invariants::{EditProgress, progress};
 use crate::plan::merge;
 use crate::run::Context;
 use crate::run::apply_edits::execute;
@@ -58,7 +58,7 @@ pub(super) fn undo_edits(
     let moved = left.misplaced.iter().filter(|m| !plan.misplaced.contains(m));
     failures.extend(moved.map(|m| format!("{m}: is back, but not in its place")));
     if failures.is_empty() {
-        let standing = made.iter().filter(|e| outcome(e, base, &now) != Outcome::NotDone);
+        let standing = made.iter().filter(|e| progress(e, base, &now) != EditProgress::NotDone);
         failures.extend(standing.map(|e| format!("not undone: {e}")));
     }
     let result = if !failures.is_empty() {
@@ -69,7 +69,7 @@ pub(super) fn undo_edits(
         event::Outcome::Restored
     };
     context.sink.finished(&task, result);
-    Ok(Undone { restored, removed, already_restored: plan.already_back, failures })
+    Ok(Undone { restored, removed, already_restored: plan.already_restored, failures })
 }
 
 /// Undoes all edits of a run that consists of edits alone.
@@ -89,7 +89,7 @@ pub(super) fn undo_all_edits(undo: &mut UndoContext<'_>) -> Result<()> {
 /// The edits that the kernel shows to have been made; the last one may not be journaled.
 pub(super) fn edits_made(replay: Replay, base: &NodeState, now: &NodeState) -> Vec<Edit> {
     let mut edits = replay.done;
-    let made = |(edit, _): &(Edit, StepRef)| outcome(edit, base, now) != Outcome::NotDone;
+    let made = |(edit, _): &(Edit, StepRef)| progress(edit, base, now) != EditProgress::NotDone;
     edits.extend(replay.open.filter(made).map(|(edit, _)| edit));
     edits
 }

@@ -1,6 +1,7 @@
-//! The captured nodes, as files to read and to change: the one loader of unit and integration tests.
+//! The captured nodes, as files to read and to change: the one loader of unit and integration
+//! tests.
 
-// Each test program uses a part of this.
+// Each test program uses only a part of this module.
 #![allow(dead_code)]
 
 use std::fs;
@@ -50,7 +51,7 @@ fn collect(root: &Path, at: &Path, files: &mut Files) {
     }
 }
 
-/// A captured node, to be changed before it is parsed.
+/// A captured node that a test may change before it is parsed.
 #[derive(Clone)]
 pub struct Node(Files);
 
@@ -85,7 +86,8 @@ impl Node {
 
     /// Removes a file, or a folder, that must be there.
     pub fn remove(mut self, file: &str) -> Node {
-        let (count, below) = (self.0.len(), format!("{file}/"));
+        let count = self.0.len();
+        let below = format!("{file}/");
         self.0.retain(|name, _| name != file && !name.starts_with(&below));
         assert!(self.0.len() < count, "no {file}");
         self
@@ -94,8 +96,8 @@ impl Node {
     /// Sets a sysctl, or removes it.
     pub fn sysctl(self, name: &str, value: Option<&str>) -> Node {
         let prefix = format!("{name} = ");
-        let others = self.0["sysctl.txt"].lines().filter(|line| !line.starts_with(&prefix));
-        let mut text: String = others.map(|line| format!("{line}\n")).collect();
+        let kept = self.0["sysctl.txt"].lines().filter(|line| !line.starts_with(&prefix));
+        let mut text: String = kept.map(|line| format!("{line}\n")).collect();
         text.extend(value.map(|value| format!("{prefix}{value}\n")));
         self.put("sysctl.txt", &text)
     }
@@ -149,7 +151,7 @@ pub fn replace(files: &mut Files, file: &str, from: &str, to: &str) {
     files.insert(file.into(), text.replace(from, to).into());
 }
 
-/// The dumps from the wild are other people's texts and lie outside the project.
+/// The dumps from other people's nodes, kept outside of the project.
 pub fn dumps() -> Option<PathBuf> {
     let dir = std::env::var_os("PROXYSHIFT_DUMPS").map(PathBuf::from);
     assert!(

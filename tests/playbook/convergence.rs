@@ -1,8 +1,8 @@
-//! When a node has arrived in its new mode, on the captured nodes.
+//! Convergence on the captured nodes.
 
 use proxyshift::kube_proxy::convergence::{Convergence, Expected, convergence};
 use proxyshift::kube_proxy::mode;
-use proxyshift::kube_proxy::services::{Place, Services};
+use proxyshift::kube_proxy::services::{Location, Services};
 use proxyshift::owners::catalogue::Catalogue;
 use proxyshift::state::Files;
 use proxyshift::state::kube_proxy::Mode;
@@ -17,10 +17,10 @@ fn served(name: &str, mode: Mode) -> Services {
     mode::of(mode).services(&nodes::state(&nodes::files(name)))
 }
 
-fn judge(files: &Files, said: Option<&str>, mode: Mode, before: &Services) -> Vec<String> {
+fn judge(files: &Files, reported: Option<&str>, mode: Mode, before: &Services) -> Vec<String> {
     let catalogue = Catalogue::builtin().expect("the catalogue");
     let expected = Expected { mode, before, later: None };
-    match convergence(&catalogue, &nodes::state(files), said, expected) {
+    match convergence(&catalogue, &nodes::state(files), reported, expected) {
         Convergence::Converged(changed) => {
             assert!(changed.is_empty(), "{changed:?}");
             Vec::new()
@@ -55,7 +55,7 @@ fn kube_proxy_itself_must_run_once_and_say_so() {
         judge(&files, None, Mode::Ipvs, &before),
         ["kube-proxy does not answer to GET /proxyMode"]
     );
-    // As kube-proxy up to 1.25 does when it cannot have ipvs.
+    // kube-proxy up to 1.25 does this when it cannot run in ipvs mode.
     assert_eq!(
         judge(&files, Some("iptables"), Mode::Ipvs, &before),
         ["kube-proxy says that it runs in iptables mode"]
@@ -75,7 +75,7 @@ fn kube_proxy_itself_must_run_once_and_say_so() {
     assert_eq!(with(&format!("[{}]", one(9, "--cleanup"))), with("[]"));
     assert_eq!(with("[]"), ["no kube-proxy runs in this network namespace"]);
     assert!(with(r#"[{"pid": 7, "name": "k3s", "args": ["k3s", "server"]}]"#).is_empty());
-    // A clean-up beside it is not it.
+    // A kube-proxy that only cleans up does not count.
     let beside =
         format!(r#"[{}, {{"pid": 9, "name": "k3s", "args": ["k3s"]}}]"#, one(7, "--cleanup"));
     assert_eq!(with(&beside), Vec::<String>::new());
@@ -85,7 +85,7 @@ fn kube_proxy_itself_must_run_once_and_say_so() {
     assert_eq!(waiting, ["the processes are not known"]);
 }
 
-/// Virtual servers, sets and kube-ipvs0 are there and `/proxyMode` says ipvs: the old rules serve
+/// Virtual servers, sets and kube-ipvs0 exist, and `/proxyMode` reports ipvs. The old rules serve
 /// until the restore that rewrites nat KUBE-SERVICES.
 #[test]
 fn the_seconds_before_the_restore_are_not_arrival() {
@@ -106,7 +106,7 @@ fn the_seconds_before_the_restore_are_not_arrival() {
     assert_eq!(waiting[0], "ipv4: nat KUBE-SERVICES does not match the set KUBE-CLUSTER-IP yet");
     let leads = "iptables-nft nat KUBE-SERVICES still leads to KUBE-";
     assert!(waiting[1].starts_with(leads) && waiting[1].ends_with(" more"), "{}", waiting[1]);
-    // kube-proxy has begun with IPv6 too, where there are no services.
+    // kube-proxy has started with IPv6 too, which has no services.
     let set = "create KUBE-6-CLUSTER-IP hash:ip,port family inet6 hashsize 1024 maxelem 65536\n";
     let sets = format!("{}{set}", files["ipset.save"]);
     files.insert("ipset.save".into(), sets.into());
@@ -114,7 +114,7 @@ fn the_seconds_before_the_restore_are_not_arrival() {
         judge(&files, Some("ipvs"), Mode::Ipvs, &before)[2],
         "ip6tables-nft nat KUBE-SERVICES still leads to KUBE-NODEPORTS"
     );
-    // Still earlier: nothing of ipvs mode is there.
+    // Still earlier: no object of ipvs mode exists.
     let files = nodes::files("docker-iptables-1.30");
     let waiting = judge(&files, Some("ipvs"), Mode::Ipvs, &before);
     assert!(waiting.contains(&"ipv4: the set KUBE-CLUSTER-IP is empty".to_owned()), "{waiting:?}");
@@ -131,7 +131,7 @@ fn an_address_that_no_link_has_is_not_served() {
     assert_eq!(waiting, ["10.97.0.3 is not on kube-ipvs0 yet"]);
 }
 
-/// On the way back a chain that both modes have still refers to a set until it is rewritten.
+/// On the way back to iptables mode, a chain of both modes refers to a set until it is rewritten.
 #[test]
 fn a_shared_chain_that_still_matches_a_set_is_not_rewritten_yet() {
     let before = served(IPVS, Mode::Ipvs);
@@ -150,7 +150,7 @@ fn each_family_that_had_services_must_arrive() {
     let mut before = served(IPTABLES, Mode::Iptables);
     let (key, service) = before.iter().find(|(_, s)| !s.backends.is_empty()).expect("a service");
     let (mut key, service) = (*key, service.clone());
-    key.place = Place::Address("fd00::a".parse().expect("an address"));
+    key.location = Location::Address("fd00::a".parse().expect("an address"));
     before.insert(key, service);
     let waiting = judge(&nodes::files(IPVS), Some("ipvs"), Mode::Ipvs, &before);
     assert_eq!(waiting[0], "ipv6: the set KUBE-6-CLUSTER-IP is empty");

@@ -15,7 +15,7 @@ fn of(name: &str, mode: Mode) -> Services {
     served(&nodes::files(name), mode)
 }
 
-fn said(before: &Services, after: &Services) -> Vec<String> {
+fn sentences(before: &Services, after: &Services) -> Vec<String> {
     parity(before, after).iter().map(ToString::to_string).collect()
 }
 
@@ -31,7 +31,7 @@ fn no_mode_lacks_what_another_serves() {
     for (old, before) in &all {
         assert!(before.len() >= 34, "{old}");
         for (new, after) in &all {
-            assert_eq!(said(before, after), Vec::<String>::new(), "from {old} to {new}");
+            assert_eq!(sentences(before, after), Vec::<String>::new(), "from {old} to {new}");
         }
     }
 }
@@ -43,7 +43,7 @@ fn a_real_server_at_weight_zero_is_missing() {
     let after = of("ipvs-dns-blackhole-1.20", Mode::Ipvs);
     let udp =
         "10.96.0.10:53/udp (kube-system/kube-dns:dns): the backend 192.168.66.5:53 is missing";
-    assert_eq!(said(&before, &after), [udp]);
+    assert_eq!(sentences(&before, &after), [udp]);
     let since = parity_since(&before, Some(&after), &after);
     assert!(since.holds());
     assert_eq!(since.changed[0].to_string(), format!("{udp}; it had changed so before"));
@@ -57,14 +57,14 @@ fn a_virtual_server_that_is_not_there_yet_is_missing() {
     let reals =
         ["65", "66", "67"].map(|n| format!("-a -t 10.97.0.3:80 -r 192.168.{n}.23:80 -m -w 1\n"));
     nodes::replace(&mut files, "ipvs.save", &reals.concat(), "");
-    assert_eq!(said(&before, &served(&files, Mode::Ipvs)).len(), 3);
+    assert_eq!(sentences(&before, &served(&files, Mode::Ipvs)).len(), 3);
     nodes::replace(&mut files, "ipvs.save", server, "");
     assert_eq!(
-        said(&before, &served(&files, Mode::Ipvs)),
+        sentences(&before, &served(&files, Mode::Ipvs)),
         ["10.97.0.3:80/tcp (default/app-3:http) is missing"]
     );
-    // The other way round nothing is: iptables serves more than this ipvs did.
-    assert!(said(&served(&files, Mode::Ipvs), &before).is_empty());
+    // The other way round nothing is missing: iptables mode serves more than this ipvs mode did.
+    assert!(sentences(&served(&files, Mode::Ipvs), &before).is_empty());
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn affinity_and_source_ranges_count() {
     let entry = entry.expect("a source range").to_owned();
     nodes::replace(&mut files, "ipset.save", &format!("{entry}\n"), "");
     assert_eq!(
-        said(&before, &served(&files, Mode::Ipvs)),
+        sentences(&before, &served(&files, Mode::Ipvs)),
         [
             "10.96.1.2:8000/tcp (shop/cart:http): clients no longer stay with their backend",
             "203.0.113.50:443/tcp (shop/lb:https): open to everyone now, to 203.0.113.0/24 before",

@@ -1,4 +1,4 @@
-//! Rules that another version of iptables garbled: they parse and mean something else.
+//! Rules that another version of iptables garbled: they parse with another meaning.
 
 use std::net::Ipv4Addr;
 
@@ -15,7 +15,7 @@ pub(super) const CHECK: Check = Check {
     reference: "https://github.com/kubernetes/kubernetes/issues/114537",
 };
 
-/// The most rules that are shown.
+/// The maximum number of rules in the evidence.
 const SHOWN: usize = 10;
 
 fn evaluate(facts: &Facts<'_>) -> Verdict {
@@ -61,7 +61,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     })
 }
 
-/// What is wrong with a rule's text, if anything.
+/// The fault of a rule's text, if there is one.
 fn fault(chain: &str, text: &str, links: &[&str]) -> Option<String> {
     if text.contains("[unsupported revision]") {
         return Some("written by a newer iptables".into());
@@ -89,8 +89,8 @@ fn fault(chain: &str, text: &str, links: &[&str]) -> Option<String> {
     }
 }
 
-/// The four letters that an address spells, if the name of a link, or of cilium, begins with them:
-/// the save read the name of a link as an address.
+/// The four letters that an address spells, if the name of a link or of cilium begins with them:
+/// the save read a link's name as an address.
 fn spells_a_link(address: &str, links: &[&str]) -> Option<String> {
     let ip: Ipv4Addr = address.split([':', '-']).next()?.parse().ok()?;
     let word = std::str::from_utf8(&ip.octets()).ok()?.to_owned();
@@ -105,7 +105,7 @@ mod tests {
     use crate::state::NodeState;
 
     #[test]
-    fn each_form_is_told() {
+    fn each_form_is_reported() {
         let fault = |text: &str| {
             let chain = text.split(' ').nth(1).unwrap();
             fault(chain, text, &["lo", "ens9f0"]).unwrap_or_default()
@@ -119,7 +119,7 @@ mod tests {
             ("-A K -p tcp -j DNAT --to-destination :0 --persistent", "port 0"),
             ("-A K -p tcp -j DNAT --to-destination 101.110.115.57:80", "spells `ens9`"),
             ("-A K -p tcp -j DNAT --to-destination 99.105.108.105", "spells `cili`"),
-            // An address of a real network that happens to be letters.
+            // An address of a real network that spells letters by chance.
             ("-A K -p tcp -j DNAT --to-destination 100.100.100.100:80", ""),
             ("-A K -m comment [unsupported revision] -j ACCEPT", "a newer iptables"),
             ("-A KUBE-FIREWALL -m comment --comment \"a --mark\" -j DROP", "drops everything"),

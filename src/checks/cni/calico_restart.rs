@@ -1,4 +1,4 @@
-//! felix looks for kube-ipvs0 when it starts, and restarts when the link comes or goes.
+//! felix checks for kube-ipvs0 when it starts, and restarts when the link is added or removed.
 
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::kube_proxy::mode;
@@ -22,10 +22,10 @@ fn applies(facts: &Facts<'_>) -> bool {
         }
         (None, Some(to)) => mode::of(to).binds_addresses(),
     };
-    crosses && !life_of_calico(facts).is_gone()
+    crosses && !calico_liveness(facts).is_gone()
 }
 
-fn life_of_calico(facts: &Facts<'_>) -> Liveness {
+fn calico_liveness(facts: &Facts<'_>) -> Liveness {
     match facts.catalogue.component("calico") {
         Some(component) => liveness::liveness(component, facts.now),
         None => Liveness::Gone("calico is not in the catalogue".into()),
@@ -33,7 +33,7 @@ fn life_of_calico(facts: &Facts<'_>) -> Liveness {
 }
 
 fn evaluate(facts: &Facts<'_>) -> Verdict {
-    let evidence = match life_of_calico(facts) {
+    let evidence = match calico_liveness(facts) {
         Liveness::Alive(evidence) => evidence,
         Liveness::Unknown(missing) => {
             return Verdict::Unknown(format!("whether Calico runs: {missing}"));

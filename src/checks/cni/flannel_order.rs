@@ -1,5 +1,5 @@
-//! flannel's rules out of order: its RETURN rules are exceptions to its MASQUERADE rules, and have
-//! to come first.
+//! flannel's rules out of order. Its RETURN rules are exceptions to its MASQUERADE rules, and must
+//! precede them.
 
 use ipnet::IpNet;
 
@@ -20,7 +20,7 @@ pub(super) const CHECK: Check = Check {
     reference: "https://github.com/flannel-io/flannel/issues/797",
 };
 
-/// The chains with its masquerade rules; the second from 0.20 on.
+/// The chains with flannel's masquerade rules; the second from 0.20 on.
 const CHAINS: [&str; 2] = ["POSTROUTING", "FLANNEL-POSTRTG"];
 
 fn evaluate(facts: &Facts<'_>) -> Verdict {
@@ -52,7 +52,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     }
 }
 
-/// Counts flannel's masquerade rules in a chain.
+/// Checks the order in one chain, and counts flannel's masquerade rules there.
 fn evaluate_chain(
     id: RulesetId,
     ruleset: &Ruleset,
@@ -60,10 +60,10 @@ fn evaluate_chain(
     lease: &SubnetEnv,
     found: &mut Found,
 ) -> usize {
-    let shapes: Vec<(&Rule, Shape)> = chain
+    let shapes: Vec<(&Rule, FlannelRule)> = chain
         .rules
         .iter()
-        .filter_map(|rule| Some((rule, Shape::of(ruleset, rule, lease)?)))
+        .filter_map(|rule| Some((rule, FlannelRule::of(ruleset, rule, lease)?)))
         .collect();
     let masquerades = shapes.iter().filter(|(_, s)| s.masquerades);
     for (rule, shape) in masquerades.clone() {
@@ -89,15 +89,15 @@ fn evaluate_chain(
     masquerades.count()
 }
 
-/// One of flannel's rules. A RETURN is an exception to the masquerading of the same sources.
-struct Shape {
-    /// True for packets from pods, false for those from elsewhere.
+/// A rule of flannel. A RETURN is an exception to the masquerading of the same sources.
+struct FlannelRule {
+    /// True for packets from pods, false for packets from other sources.
     from_pods: bool,
     masquerades: bool,
 }
 
-impl Shape {
-    fn of(ruleset: &Ruleset, rule: &Rule, lease: &SubnetEnv) -> Option<Shape> {
+impl FlannelRule {
+    fn of(ruleset: &Ruleset, rule: &Rule, lease: &SubnetEnv) -> Option<FlannelRule> {
         let masquerades = match rule.target.as_deref()? {
             "MASQUERADE" => true,
             "RETURN" => false,
@@ -109,12 +109,13 @@ impl Shape {
             Some((negated, value.parse::<IpNet>().ok()?.trunc()))
         };
         let ours = |n: &IpNet| lease.networks.contains(n) || lease.subnets.contains(n);
-        let (from_others, source) = net("-s")?;
+        let (from_outside, source) = net("-s")?;
         let (but, destination) = net("-d")?;
-        // `-s N ! -d 224.0.0.0/4`: from pods to outside. All others name two of its networks.
+        // `-s N ! -d 224.0.0.0/4`: from pods to outside. All other rules name two of flannel's
+        // networks.
         let outgoing = but && destination.addr().is_multicast();
         (ours(&source) && (outgoing || !but && ours(&destination)))
-            .then_some(Shape { from_pods: !from_others, masquerades })
+            .then_some(FlannelRule { from_pods: !from_outside, masquerades })
     }
 }
 

@@ -1,5 +1,5 @@
-//! Host ports of pods that are gone: portmap's chains remain when nothing reported the end of a
-//! pod, and the older of two chains for one port wins.
+//! Host ports of pods that are gone. portmap's chains remain if nothing reported the end of a pod.
+//! Of two chains for one port, the older one wins.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -116,7 +116,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
         let effect = "connections to that port of the node go to an address where no pod is, also \
                       when a new pod has the same port"
             .into();
-        // A person has to find out which pods live; an empty chain belongs to none.
+        // A person must find out which pods are alive; an empty chain belongs to none.
         let fix = facts.removal(|o| &*o.owner == OWNER);
         return Verdict::Found(Found { evidence, effect, remedy, fix });
     }
@@ -135,7 +135,7 @@ fn empty(facts: &Facts<'_>) -> Vec<String> {
     empty.filter(|o| o.kind() == ObjectKind::Chain).map(|o| shown(facts.now, o)).collect()
 }
 
-/// Why there can be no pod at that address.
+/// Why no pod can have that address; `None` if one may.
 fn why_gone(state: &NodeState, pod: IpAddr, leased: Option<&BTreeSet<IpAddr>>) -> Option<String> {
     let routed = |r: &crate::state::links::Route| {
         r.network().is_some_and(|n| n.prefix_len() > 0 && n.contains(&pod))
@@ -143,7 +143,7 @@ fn why_gone(state: &NodeState, pod: IpAddr, leased: Option<&BTreeSet<IpAddr>>) -
     if !state.routes.is_empty() && !state.routes.iter().any(routed) {
         return Some(format!("this node has no route to {pod}"));
     }
-    // Addresses of another plugin are no evidence for this one's.
+    // Addresses of another plugin are no evidence about this one's.
     let near = |a: &IpAddr| {
         IpNet::new(pod, if pod.is_ipv4() { 24 } else { 64 }).is_ok_and(|n| n.trunc().contains(a))
     };
@@ -168,7 +168,8 @@ mod tests {
         )
     }
 
-    /// The node with `chains` in place of the line of its nat table, and `rules` ahead of its first.
+    /// The node with `chains` instead of the line of its nat table, and `rules` before its first
+    /// rule.
     fn with_rules(chains: &str, rules: &str) -> NodeState {
         let first = "[0:0] -A PREROUTING -m comment --comment \"cali:6gwbT8clXdHdC1b1\"";
         Node::captured(CANAL)
@@ -204,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_chain_is_mended_and_a_pods_is_left_to_a_person() {
+    fn an_empty_chain_is_fixed_and_a_pods_is_left_to_a_person() {
         let chains = "*nat\n:CNI-HOSTPORT-DNAT - [0:0]\n:CNI-DN-aa - [0:0]\n:CNI-DN-bb - [0:0]\n";
         let jump = "-A CNI-HOSTPORT-DNAT -p tcp -m multiport --dports 81 -j CNI-DN-bb";
         let state = with_rules(chains, &format!("{}{jump}\n", port("aa", "10.77.0.5")));
@@ -223,7 +224,7 @@ mod tests {
         assert!(matches!(live, Verdict::Ok(_)), "{live:?}");
         let dead = given(&state).live(&leased(&["192.168.75.6"])).verdict(&CHECK);
         assert!(matches!(dead, Verdict::Found(_)), "{dead:?}");
-        // Leases of another network say nothing.
+        // Leases of another network are no evidence.
         let other = given(&state).live(&leased(&["10.88.0.2"])).verdict(&CHECK);
         assert!(matches!(other, Verdict::Ok(_)), "{other:?}");
         assert!(matches!(verdict_of(&CHECK, &state), Verdict::Unknown(_)));

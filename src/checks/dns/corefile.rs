@@ -1,4 +1,4 @@
-//! The configuration of nodelocaldns: where it listens, and where it forwards to.
+//! The configuration of nodelocaldns: the addresses it binds, and its upstreams.
 
 use std::net::IpAddr;
 
@@ -6,7 +6,7 @@ use crate::checks::Facts;
 
 /// A line inside a server block of a Corefile.
 pub(super) struct Directive<'a> {
-    /// The file and its line, as evidence.
+    /// The file and its line, for the evidence.
     pub(super) shown: String,
     /// The zones of its block: `.`, `cluster.local`.
     zones: Vec<&'a str>,
@@ -14,7 +14,7 @@ pub(super) struct Directive<'a> {
 }
 
 impl Directive<'_> {
-    /// The addresses of a `bind` line; none for any other line.
+    /// The addresses of a `bind` line; empty for any other line.
     pub(super) fn binds(&self) -> Vec<IpAddr> {
         match &self.words[..] {
             ["bind", to @ ..] => to.iter().filter_map(|word| word.parse().ok()).collect(),
@@ -22,8 +22,8 @@ impl Directive<'_> {
         }
     }
 
-    /// The only server of a line that forwards every zone.
-    pub(super) fn asks_alone(&self) -> Option<IpAddr> {
+    /// The only upstream of a line that forwards every zone.
+    pub(super) fn only_upstream(&self) -> Option<IpAddr> {
         match &self.words[..] {
             ["forward", ".", to] if self.zones.contains(&".") => address(to),
             _ => None,
@@ -38,7 +38,7 @@ fn address(to: &str) -> Option<IpAddr> {
     bare.parse().ok().or_else(|| bare.rsplit_once(':')?.0.parse().ok())
 }
 
-/// The configuration of nodelocaldns; empty if it is not in this state.
+/// The lines of nodelocaldns's configuration; empty if it is not in this state.
 pub(super) fn directives<'a>(facts: &Facts<'a>) -> Vec<Directive<'a>> {
     let processes = facts.now.processes.iter().flatten().filter(|p| p.name == "node-cache");
     let mut paths = processes.filter_map(|p| conf(&p.args));
@@ -110,19 +110,19 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn blocks_and_their_lines_are_told_apart() {
+    fn blocks_and_their_lines_are_separate() {
         let found = parsed("/c", USUAL);
         let binds: Vec<_> = found.iter().filter(|d| !d.binds().is_empty()).collect();
         assert_eq!(binds.len(), 2);
         assert_eq!(binds[0].shown, "/c:6: bind 169.254.20.10 10.96.0.10");
         assert_eq!(binds[1].binds(), ["169.254.20.10".parse::<IpAddr>().unwrap()]);
         assert!(!found.iter().any(|d| d.words[0] == "success" || d.words[0] == "force_tcp"));
-        assert!(found.iter().all(|d| d.asks_alone().is_none()), "of its own zone, or by a file");
+        assert!(found.iter().all(|d| d.only_upstream().is_none()), "of its own zone, or by a file");
     }
 
     #[test]
     fn the_only_server_for_every_zone_is_found_however_it_is_written() {
-        for (text, asks) in [
+        for (text, upstream) in [
             ("dns://.:53 {\n forward . 10.96.0.10:53\n}\n", Some("10.96.0.10")),
             ("cluster.local, . {\n forward . dns://10.96.0.10 {\n}\n}\n", Some("10.96.0.10")),
             (".\n{\n forward . [fd00::a]:53\n}\n", Some("fd00::a")),
@@ -130,8 +130,8 @@ pub(super) mod tests {
             (". {\n forward . 10.96.0.10 9.9.9.9\n}\n", None),
             (". {\n}\nx {\n forward . 10.96.0.10\n}\n", None),
         ] {
-            let found = parsed("/c", text).iter().find_map(Directive::asks_alone);
-            assert_eq!(found, asks.map(|a| a.parse().unwrap()), "{text}");
+            let found = parsed("/c", text).iter().find_map(Directive::only_upstream);
+            assert_eq!(found, upstream.map(|a| a.parse().unwrap()), "{text}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! How many endpoints answer for the cluster's DNS.
+//! The number of endpoints of the cluster's DNS.
 
 use super::cluster_dns;
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
@@ -22,7 +22,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     if services.is_empty() {
         return Verdict::Unknown("no service of the cluster's DNS is in this state".into());
     }
-    let backends = |service: &crate::kube_proxy::services::Service| {
+    let backends = |service: &crate::kube_proxy::services::ServicePort| {
         let all: Vec<String> = service.backends.iter().map(ToString::to_string).collect();
         if all.is_empty() { "none".to_owned() } else { all.join(", ") }
     };

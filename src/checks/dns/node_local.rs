@@ -1,4 +1,4 @@
-//! nodelocaldns on the cluster's DNS address: kube-ipvs0 takes over that address.
+//! nodelocaldns on the cluster's DNS address: in ipvs mode kube-ipvs0 takes that address.
 
 use std::net::IpAddr;
 
@@ -17,14 +17,14 @@ pub(super) const CHECK: Check = Check {
     reference: "https://kubernetes.io/docs/tasks/administer-cluster/nodelocaldns/",
 };
 
-/// The address in its documentation.
+/// The address that its documentation uses.
 const LOCAL: &str = "169.254.20.10";
 
 fn evaluate(facts: &Facts<'_>) -> Verdict {
     if facts.now.links.is_empty() {
         return Verdict::Unknown("the links are not in this state".into());
     }
-    // ::1 and the like are no service addresses.
+    // ::1 and similar addresses are no service addresses.
     let is_service = |a: &IpAddr| !is_link_local(*a) && !a.is_loopback() && !a.is_unspecified();
     let mut evidence: Vec<String> = node_local_addresses(facts)
         .into_iter()
@@ -129,8 +129,8 @@ mod tests {
             panic!("not found")
         };
         assert_eq!(found.evidence, ["/etc/Corefile:6: bind 169.254.20.10 10.96.0.10"]);
-        let mended = USUAL.replace("bind 169.254.20.10 10.96.0.10", "bind 169.254.20.10 ::1");
-        let state = linked(configured(&mended).state(), &["169.254.20.10/32"]);
+        let fixed = USUAL.replace("bind 169.254.20.10 10.96.0.10", "bind 169.254.20.10 ::1");
+        let state = linked(configured(&fixed).state(), &["169.254.20.10/32"]);
         assert!(matches!(given(&state).to(TO).verdict(&CHECK), Verdict::Ok(_)));
     }
 

@@ -1,4 +1,4 @@
-//! A node, or its nodelocaldns, that resolves names through the cluster alone.
+//! A node, or its nodelocaldns, whose only resolver is the cluster's DNS.
 
 use std::net::IpAddr;
 
@@ -24,7 +24,7 @@ pub(super) const CHECK: Check = Check {
 fn evaluate(facts: &Facts<'_>) -> Verdict {
     let services = dns_addresses(facts);
     let alone = directives(facts).into_iter().find_map(|directive| {
-        let address = directive.asks_alone().filter(|a| services.contains(a))?;
+        let address = directive.only_upstream().filter(|a| services.contains(a))?;
         Some((
             directive.shown,
             format!("{address} is the cluster's: nodelocaldns asks nobody else"),
@@ -45,7 +45,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     Verdict::Found(found)
 }
 
-/// The node itself.
+/// The verdict on the node's own resolver.
 fn host(facts: &Facts<'_>) -> Verdict {
     let Some(text) = facts.now.file(FILE) else {
         return Verdict::Unknown(format!("{FILE} is not in this state"));
@@ -98,7 +98,7 @@ mod tests {
     use crate::checks::testing::{Node, node, verdict_of};
 
     #[test]
-    fn nodelocaldns_that_asks_the_cluster_alone_is_found() {
+    fn nodelocaldns_with_the_cluster_as_its_only_upstream_is_found() {
         let alone = "cluster.local {\n forward . 10.96.0.10\n}\n. {\n forward . 10.96.0.10\n}\n";
         let beside = "nameserver 9.9.9.9\n";
         let evaluate =

@@ -1,7 +1,7 @@
-//! The policy DROP that docker sets on FORWARD: it remains when docker is removed.
+//! The policy DROP that docker sets on FORWARD. It remains after docker is removed.
 
 use super::masquerade::program;
-use super::networks::{life, v4};
+use super::networks::{docker_liveness, v4};
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 use crate::owners::liveness::Liveness;
 
@@ -30,7 +30,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     if dropping.is_empty() {
         return Verdict::Ok("ACCEPT".into());
     }
-    match life(facts) {
+    match docker_liveness(facts) {
         Liveness::Alive(evidence) => Verdict::Ok(format!("DROP, as docker sets it: {evidence}")),
         Liveness::Unknown(missing) => {
             Verdict::Unknown(format!("the policy is DROP; whether docker runs: {missing}"))

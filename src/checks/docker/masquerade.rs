@@ -1,8 +1,8 @@
-//! The masquerade rule of a bridge: docker writes a flushed rule again only when it restarts.
+//! The masquerade rule of a bridge: after a flush docker writes it only at its next restart.
 
 use super::networks::{
-    Bridge, WHEN, applies, bridges, ends, is_internal, life, missing, no_iptables, no_masquerade,
-    postrouting, translates, v4,
+    Bridge, WHEN, applies, bridges, docker_liveness, ends, is_internal, missing, no_iptables,
+    no_masquerade, postrouting, translates, v4,
 };
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::plan::change::{Direction, Edit, RulePos, TableEdit, Target};
@@ -27,45 +27,45 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     if let Some(configured) = no_iptables(state) {
         return Verdict::Ok(format!("docker writes no rules: {configured}"));
     }
-    let life = life(facts);
-    if life.is_gone() {
-        return Verdict::Ok(format!("docker does not run: {}", life.evidence()));
+    let liveness = docker_liveness(facts);
+    if liveness.is_gone() {
+        return Verdict::Ok(format!("docker does not run: {}", liveness.evidence()));
     }
     let not_wanted = no_masquerade(state);
     let mut present = 0;
     let mut exempt = Vec::new();
-    let mut lost = Vec::new();
+    let mut unmasqueraded = Vec::new();
     for bridge in bridges(state) {
-        let stands = |(_, r): (RulesetId, &Ruleset)| {
+        let exists = |(_, r): (RulesetId, &Ruleset)| {
             let rules = postrouting(r).map_or(&[][..], |(_, c)| &c.rules);
             rules.iter().any(|rule| translates(r, rule, &bridge))
         };
-        if v4(state).any(stands) {
+        if v4(state).any(exists) {
             present += 1;
         } else if bridge.name == "docker0" && not_wanted.is_some() {
             exempt.extend(not_wanted.clone());
         } else if is_internal(state, &bridge) {
             exempt.push(format!("{} is an internal network", bridge.name));
         } else {
-            lost.push(bridge);
+            unmasqueraded.push(bridge);
         }
     }
-    if lost.is_empty() {
+    if unmasqueraded.is_empty() {
         exempt.insert(0, format!("{present} of {present} are there"));
         return Verdict::Ok(exempt.join("; "));
     }
-    Verdict::Found(found(facts, &lost))
+    Verdict::Found(found(facts, &unmasqueraded))
 }
 
-fn found(facts: &Facts<'_>, lost: &[Bridge]) -> Found {
-    let place = home(facts);
-    let file = place.map_or_else(|| "iptables".to_owned(), |(id, _)| id.file());
+fn found(facts: &Facts<'_>, unmasqueraded: &[Bridge]) -> Found {
+    let home = home(facts);
+    let file = home.map_or_else(|| "iptables".to_owned(), |(id, _)| id.file());
     let evidence = |b: &Bridge| {
         format!("{} has {}, but {file} has no `{}` in nat", b.name, b.network, b.masquerade())
     };
-    let names: Vec<&str> = lost.iter().map(|b| b.name.as_str()).collect();
+    let names: Vec<&str> = unmasqueraded.iter().map(|b| b.name.as_str()).collect();
     let mut found = Found {
-        evidence: lost.iter().map(evidence).collect(),
+        evidence: unmasqueraded.iter().map(evidence).collect(),
         effect: format!(
             "packets from {} leave with a container's address, so that no answer comes back: its \
              containers have no network outside this node",
@@ -73,12 +73,14 @@ fn found(facts: &Facts<'_>, lost: &[Bridge]) -> Found {
         ),
         ..Found::default()
     };
-    // Two rules at one position are in the order of the bridges.
-    let mut put: Vec<RulePos> = Vec::new();
-    for bridge in lost {
-        let spot = place.and_then(|(id, r)| Some((id, r, postrouting(r)?)));
+    // Two rules at one position keep the order of their bridges.
+    let mut rules: Vec<RulePos> = Vec::new();
+    for bridge in unmasqueraded {
+        let spot = home.and_then(|(id, r)| Some((id, r, postrouting(r)?)));
         let (program, position) = match spot {
-            Some((id, r, (table, chain))) => (program(id), right_place(r, table, chain, bridge)),
+            Some((id, r, (table, chain))) => {
+                (program(id), insert_position(r, table, chain, bridge))
+            }
             None => ("iptables", 0),
         };
         let rule = bridge.masquerade();
@@ -92,18 +94,18 @@ fn found(facts: &Facts<'_>, lost: &[Bridge]) -> Found {
             ));
         } else if let Some((_, r, (_, chain))) = spot {
             let after = position.checked_sub(1).map(|i| r.rule_text(&chain.rules[i]).to_owned());
-            put.push(RulePos { chain: "POSTROUTING".into(), position, text: rule.into(), after });
+            rules.push(RulePos { chain: "POSTROUTING".into(), position, text: rule.into(), after });
         }
     }
-    if let (Some((id, _)), false) = (place, put.is_empty()) {
-        let (table, chains) = ("nat".into(), Vec::new());
-        let target = Target::Table(TableEdit { ruleset: id, table, rules: put, chains });
+    if let Some((ruleset, _)) = home.filter(|_| !rules.is_empty()) {
+        let table = "nat".into();
+        let target = Target::Table(TableEdit { ruleset, table, rules, chains: Vec::new() });
         found.fix.push(Edit { direction: Direction::Add, target });
     }
     found
 }
 
-/// The rule set of docker's rules: the one with its chain, else the only one with nat rules.
+/// The ruleset of docker's rules: the one with its chain, else the only one with nat rules.
 fn home<'a>(facts: &Facts<'a>) -> Option<(RulesetId, &'a Ruleset)> {
     let has_chain = |(_, r): &(RulesetId, &Ruleset)| {
         r.table("nat").is_some_and(|t| t.chain("DOCKER").is_some())
@@ -116,9 +118,9 @@ fn home<'a>(facts: &Facts<'a>) -> Option<(RulesetId, &'a Ruleset)> {
     }
 }
 
-/// The position of the rule: after the jumps at the top of the chain, and before the first rule
-/// that would take the bridge's packets.
-fn right_place(ruleset: &Ruleset, table: &Table, chain: &Chain, bridge: &Bridge) -> usize {
+/// The position for the rule: after the jumps at the top of the chain, and before the first rule
+/// that matches the bridge's packets and ends nat for them.
+fn insert_position(ruleset: &Ruleset, table: &Table, chain: &Chain, bridge: &Bridge) -> usize {
     let jumps = |rule: &crate::state::ruleset::Rule| {
         let leads = rule.target.as_ref().is_some_and(|t| table.chain(t).is_some());
         leads && !ends(ruleset, table, rule, bridge)
@@ -159,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn found_with_its_place_behind_kube_proxy() {
+    fn found_with_its_position_behind_kube_proxy() {
         let state = Node::captured(NODE).replace(SAVE, DOCKER0, "").state();
         let Verdict::Found(found) = verdict_of(&CHECK, &state) else { panic!("not found") };
         assert_eq!(
@@ -178,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn goes_before_whatever_would_take_its_packets() {
+    fn inserted_before_a_rule_that_takes_its_packets() {
         let before = "[0:0] -A POSTROUTING -m comment --comment \"kubernetes postrouting";
         let with = format!("[0:0] -A POSTROUTING -s 172.16.0.0/12 -j RETURN\n{before}");
         let state =
@@ -196,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_docker_was_told_is_respected() {
+    fn dockers_configuration_is_respected() {
         for option in ["iptables", "ip-masq"] {
             let state = Node::captured(NODE)
                 .replace(SAVE, DOCKER0, "")

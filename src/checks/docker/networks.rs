@@ -1,4 +1,4 @@
-//! Docker's bridge networks, docker's options for them, and the rules ahead of theirs.
+//! Docker's bridge networks, docker's options for them, and the rules before docker's.
 
 use std::net::Ipv4Addr;
 
@@ -18,11 +18,11 @@ pub(super) struct Bridge {
     pub(super) name: String,
     pub(super) network: Ipv4Net,
     /// The links of the node's default routes.
-    ways_out: Vec<String>,
+    default_links: Vec<String>,
 }
 
 impl Bridge {
-    /// The rule that docker writes for it.
+    /// The masquerade rule that docker writes for it.
     pub(super) fn masquerade(&self) -> String {
         format!("-A POSTROUTING -s {} ! -o {} -j MASQUERADE", self.network, self.name)
     }
@@ -37,7 +37,7 @@ pub(super) fn applies(facts: &Facts<'_>) -> bool {
     facts.now.links.is_empty() || !bridges(facts.now).is_empty()
 }
 
-/// What is missing in a state to evaluate them.
+/// The data that the checks need and a state lacks.
 pub(super) fn missing(state: &NodeState) -> Option<&'static str> {
     if state.links.is_empty() {
         return Some("the links are not in this state");
@@ -45,7 +45,7 @@ pub(super) fn missing(state: &NodeState) -> Option<&'static str> {
     v4(state).next().is_none().then_some("the IPv4 rules are not in this state")
 }
 
-/// The bridges that have docker's names.
+/// The bridges with docker's names.
 pub(super) fn bridges(state: &NodeState) -> Vec<Bridge> {
     let docker = |name: &str| {
         name == "docker0"
@@ -61,33 +61,33 @@ pub(super) fn bridges(state: &NodeState) -> Vec<Bridge> {
     let out: Vec<String> = default.filter_map(|r| r.dev.clone()).collect();
     let v4 = |(name, net): (String, IpNet)| match net {
         IpNet::V4(network) if network.prefix_len() < 32 => {
-            Some(Bridge { name, network, ways_out: out.clone() })
+            Some(Bridge { name, network, default_links: out.clone() })
         }
         _ => None,
     };
     networks.filter_map(v4).collect()
 }
 
-/// Whether docker runs here.
-pub(super) fn life(facts: &Facts<'_>) -> Liveness {
+/// The liveness of docker.
+pub(super) fn docker_liveness(facts: &Facts<'_>) -> Liveness {
     match facts.catalogue.component("docker") {
         Some(component) => liveness::liveness(component, facts.now),
         None => Liveness::Unknown("docker is not in the catalogue".into()),
     }
 }
 
-/// Where docker is configured to write no rules at all.
+/// The setting that turns docker's rules off, if there is one.
 pub(super) fn no_iptables(state: &NodeState) -> Option<String> {
-    told_no(state, "iptables")
+    disabled_by(state, "iptables")
 }
 
-/// Where docker is configured not to masquerade docker0.
+/// The setting that turns masquerading of docker0 off, if there is one.
 pub(super) fn no_masquerade(state: &NodeState) -> Option<String> {
-    told_no(state, "ip-masq")
+    disabled_by(state, "ip-masq")
 }
 
-/// Where an option of docker is `false`: in its file, or on its command line.
-fn told_no(state: &NodeState, option: &str) -> Option<String> {
+/// The file or command line that sets an option of docker to `false`.
+fn disabled_by(state: &NodeState, option: &str) -> Option<String> {
     let config = state.file(CONFIG).and_then(|text| serde_json::from_str::<Value>(text).ok());
     if config.is_some_and(|c| c[option] == Value::Bool(false)) {
         return Some(format!("{CONFIG}: \"{option}\": false"));
@@ -97,8 +97,8 @@ fn told_no(state: &NodeState, option: &str) -> Option<String> {
     dockerd.args.iter().find(|a| **a == flag).map(|a| format!("dockerd {a}"))
 }
 
-/// True for the bridge of an internal network, isolated by intent: docker drops all packets from
-/// other networks.
+/// True for the bridge of an internal network. It is isolated on purpose: docker drops all packets
+/// from other networks.
 pub(super) fn is_internal(state: &NodeState, bridge: &Bridge) -> bool {
     v4(state).any(|(_, ruleset)| {
         let rules = ruleset.table("filter").into_iter().flat_map(Table::rules);
@@ -114,13 +114,13 @@ pub(super) fn is_internal(state: &NodeState, bridge: &Bridge) -> bool {
     })
 }
 
-/// The IPv4 rule sets.
+/// The IPv4 rulesets.
 pub(super) fn v4(state: &NodeState) -> impl Iterator<Item = (RulesetId, &Ruleset)> {
     let v4 = state.rulesets.iter().filter(|(id, _)| id.family == Family::Ipv4);
     v4.map(|(id, ruleset)| (*id, ruleset))
 }
 
-/// nat POSTROUTING of a rule set.
+/// nat POSTROUTING of a ruleset.
 pub(super) fn postrouting(ruleset: &Ruleset) -> Option<(&Table, &Chain)> {
     let nat = ruleset.table("nat")?;
     Some((nat, nat.chain("POSTROUTING")?))
@@ -148,12 +148,12 @@ pub(super) fn translates(ruleset: &Ruleset, rule: &Rule, bridge: &Bridge) -> boo
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Takes {
     Nothing,
-    /// Some destinations only, or by a match that is not evaluated.
+    /// Packets to some destinations only, or by a match that is not evaluated.
     Some,
     All,
 }
 
-/// True if the rule ends nat for all outgoing packets of the bridge, or all of one protocol: no
+/// True if the rule ends nat for all outgoing packets of the bridge, or all of one protocol. No
 /// later rule masquerades them.
 pub(super) fn ends(ruleset: &Ruleset, table: &Table, rule: &Rule, bridge: &Bridge) -> bool {
     if takes(ruleset, rule, bridge) != Takes::All {
@@ -168,7 +168,7 @@ pub(super) fn ends(ruleset: &Ruleset, table: &Table, rule: &Rule, bridge: &Bridg
 
 /// True if a chain accepts all packets of the bridge.
 fn accepts(r: &Ruleset, table: &Table, chain: &Chain, bridge: &Bridge, depth: usize) -> bool {
-    // The kernel refuses loops; a file may hold one.
+    // The kernel refuses loops, but a file may have one.
     if depth > 8 {
         return false;
     }
@@ -188,13 +188,14 @@ fn accepts(r: &Ruleset, table: &Table, chain: &Chain, bridge: &Bridge, depth: us
 fn takes(ruleset: &Ruleset, rule: &Rule, bridge: &Bridge) -> Takes {
     let mut takes = Takes::All;
     for term in ruleset.words(rule).terms() {
-        let (value, not) = (term.value(), term.negated);
+        let value = term.value();
+        let not = term.negated;
         let one = match term.option {
             "-s" => of_source(value, not, bridge),
             "-d" => of_destination(value, not),
-            // Out of the bridge itself, so not outgoing.
+            // Packets to the bridge itself are not outgoing.
             "-o" if !not && value == bridge.name => Takes::Nothing,
-            "-o" if !not && !bridge.ways_out.iter().any(|w| w == value) => Takes::Some,
+            "-o" if !not && !bridge.default_links.iter().any(|w| w == value) => Takes::Some,
             "-o" | "-p" | "--comment" | "-j" | "-g" => Takes::All,
             // The module of a protocol matches nothing by itself.
             "-m" if ["comment", "tcp", "udp", "sctp"].contains(&value) => Takes::All,
@@ -223,7 +224,7 @@ fn of_source(value: &str, not: bool, bridge: &Bridge) -> Takes {
 fn of_destination(value: &str, not: bool) -> Takes {
     match network(value) {
         Some(net) if net.prefix_len() == 0 && !not => Takes::All,
-        // All but a little.
+        // An exception for one network leaves nearly all packets.
         Some(net) if not && net.prefix_len() > 0 => Takes::All,
         _ => Takes::Some,
     }

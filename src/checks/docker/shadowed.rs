@@ -2,7 +2,7 @@
 
 use super::masquerade::program;
 use super::networks::{
-    Bridge, WHEN, applies, bridges, ends, life, missing, postrouting, translates, v4,
+    Bridge, WHEN, applies, bridges, docker_liveness, ends, missing, postrouting, translates, v4,
 };
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::state::RulesetId;
@@ -23,7 +23,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     if let Some(missing) = missing(state) {
         return Verdict::Unknown(missing.into());
     }
-    if life(facts).is_gone() {
+    if docker_liveness(facts).is_gone() {
         return Verdict::Ok("docker does not run".into());
     }
     let mut found = Found {
@@ -43,8 +43,8 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     Verdict::Found(found)
 }
 
-/// The first rule that takes the bridge's packets before they are masqueraded. Its owner may have
-/// meant it so: moving rules is left to a person.
+/// Adds the first rule that takes the bridge's packets before they are masqueraded. Its owner may
+/// intend this order, so a person has to move rules.
 fn shadow(id: RulesetId, ruleset: &Ruleset, bridge: &Bridge, found: &mut Found) {
     let Some((table, chain)) = postrouting(ruleset) else { return };
     let own = chain.rules.iter().position(|rule| translates(ruleset, rule, bridge));
@@ -53,7 +53,8 @@ fn shadow(id: RulesetId, ruleset: &Ruleset, bridge: &Bridge, found: &mut Found) 
     let Some(at) = before.clone().position(|rule| ends(ruleset, table, rule, bridge)) else {
         return;
     };
-    let (first, rule) = (&chain.rules[at], ruleset.rule_text(&chain.rules[own]));
+    let first = &chain.rules[at];
+    let rule = ruleset.rule_text(&chain.rules[own]);
     found.evidence.push(format!(
         "{}:{}: `{}` stands before `{rule}` (line {})",
         id.file(),
@@ -61,7 +62,8 @@ fn shadow(id: RulesetId, ruleset: &Ruleset, bridge: &Bridge, found: &mut Found) 
         ruleset.rule_text(first),
         chain.rules[own].line
     ));
-    let (program, body) = (program(id), rule.trim_start_matches("-A POSTROUTING "));
+    let program = program(id);
+    let body = rule.trim_start_matches("-A POSTROUTING ");
     found.remedy.push(format!("{program} -t nat -I POSTROUTING {} {body}", at + 1));
     found.remedy.push(format!("{program} -t nat -D POSTROUTING {}", own + 2));
 }

@@ -1,4 +1,4 @@
-//! Signs of asymmetric routing: this node sees only one direction of a connection.
+//! Signs of asymmetric routing: the node gets the packets of only one direction of a connection.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,36 +18,36 @@ pub(super) const CHECK: Check = Check {
 };
 
 /// A next hop of a route: its link, and its gateway if it has one.
-type Way = (String, Option<String>);
+type NextHop = (String, Option<String>);
 
 fn evaluate(facts: &Facts<'_>) -> Verdict {
     let routes = &facts.now.routes;
     if routes.is_empty() {
         return Verdict::Unknown("the routes are not in this state".into());
     }
-    let mut ways: BTreeMap<(bool, &str), BTreeSet<Way>> = BTreeMap::new();
+    let mut hops: BTreeMap<(bool, &str), BTreeSet<NextHop>> = BTreeMap::new();
     for route in routes.iter().filter(|r| r.table == "main" && r.kind == "unicast") {
         // Every link has the same link-local and multicast networks.
         let local = |dst: &str| dst.starts_with("fe80:") || dst.starts_with("ff00:");
         if !local(&route.dst) {
-            ways.entry((is_v6(route), &route.dst)).or_default().extend(ways_of(route));
+            hops.entry((is_v6(route), &route.dst)).or_default().extend(next_hops(route));
         }
     }
-    ways.retain(|_, ways| ways.len() > 1);
-    if ways.is_empty() {
+    hops.retain(|_, hops| hops.len() > 1);
+    if hops.is_empty() {
         return Verdict::Ok("each network by one way".into());
     }
     let sysctls = sysctls(facts.now);
     let mut strict = BTreeSet::new();
     let mut evidence = Vec::new();
-    for ((_, dst), ways) in &ways {
-        let shown = |(dev, gateway): &Way| match gateway {
+    for ((_, dst), hops) in &hops {
+        let shown = |(dev, gateway): &NextHop| match gateway {
             Some(gateway) => format!("{dev} via {gateway}"),
             None => dev.clone(),
         };
-        let list: Vec<String> = ways.iter().map(shown).collect();
+        let list: Vec<String> = hops.iter().map(shown).collect();
         evidence.push(format!("route.json: {dst} by {}", list.join(" and by ")));
-        for (dev, _) in ways {
+        for (dev, _) in hops {
             match sysctls.as_ref().and_then(|s| rp_filter(s, dev)) {
                 Some(1) => {
                     strict.insert(dev.clone());
@@ -82,7 +82,7 @@ fn is_v6(route: &Route) -> bool {
     route.network().map(|n| n.addr().is_ipv6()).or(gateway).unwrap_or(false)
 }
 
-fn ways_of(route: &Route) -> Vec<Way> {
+fn next_hops(route: &Route) -> Vec<NextHop> {
     let one = route.dev.clone().map(|dev| (dev, route.gateway.map(|g| g.to_string())));
     let hops = route.nexthops.as_ref().and_then(|h| h.as_array()).into_iter().flatten();
     let hops = hops.filter_map(|hop| {
@@ -92,7 +92,7 @@ fn ways_of(route: &Route) -> Vec<Way> {
     one.into_iter().chain(hops).collect()
 }
 
-/// The rp_filter of a link: the greater of its own and the node's value; 2 is loose, 1 is strict.
+/// The rp_filter of a link: the greater of its own value and the node's; 2 is loose, 1 is strict.
 fn rp_filter(sysctls: &Sysctls, dev: &str) -> Option<u8> {
     let value = |name: &str| -> Option<u8> {
         sysctls.get(&format!("net.ipv4.conf.{name}.rp_filter"))?.parse().ok()
@@ -120,11 +120,11 @@ mod tests {
 
     #[test]
     fn found_with_two_ways_and_worse_when_strict() {
-        let way = r#"{"dst": "10.9.4.0/24", "dev": "docker0", "gateway": "172.17.0.9"}"#;
-        let Verdict::Found(found) = with_route(way, "0") else { panic!("not found") };
+        let route = r#"{"dst": "10.9.4.0/24", "dev": "docker0", "gateway": "172.17.0.9"}"#;
+        let Verdict::Found(found) = with_route(route, "0") else { panic!("not found") };
         let shown = "route.json: 10.9.4.0/24 by docker0 via 172.17.0.9 and by nl";
         assert_eq!(found.evidence[0], shown);
-        let Verdict::Found(found) = with_route(way, "1") else { panic!("not found") };
+        let Verdict::Found(found) = with_route(route, "1") else { panic!("not found") };
         assert_eq!(found.remedy, ["sysctl -w net.ipv4.conf.docker0.rp_filter=2"]);
         let hops = r#"{"dst": "10.50.0.0/16", "nexthops": [{"dev": "docker0", "gateway": "a"},
             {"dev": "docker0", "gateway": "b"}]}"#;
@@ -137,7 +137,7 @@ mod tests {
             let verdict = verdict_of(&CHECK, &node(name));
             assert!(matches!(verdict, Verdict::Ok(_)), "{name}: {verdict:?}");
         }
-        // The default route of another family is another network.
+        // The default route of the other family does not count.
         let v6 = r#"{"dst": "default", "dev": "docker0", "gateway": "fe80::1"}"#;
         assert!(matches!(with_route(v6, "0"), Verdict::Ok(_)));
         let state = Node::captured(NODE).remove("route.json").state();

@@ -1,4 +1,4 @@
-//! INVALID packets that were dropped, by rule and by owner, with each owner's remedy.
+//! Dropped INVALID packets, by rule and by owner, with each owner's remedy.
 
 use super::rules::{Dropping, LIBERAL, by_owner, dropping, first_gate, program};
 use crate::checks::sysctls::sysctls;
@@ -17,10 +17,10 @@ pub(super) const CHECK: Check = Check {
     reference: "https://github.com/kubernetes/kubernetes/issues/94861",
 };
 
-/// The first version that leaves its rule out when conntrack is liberal (kubernetes PR 120412).
+/// The first version that omits its rule when conntrack is liberal (kubernetes PR 120412).
 pub(super) const TCP_BE_LIBERAL: Version = Version { major: 1, minor: 29, patch: 0 };
 
-/// The most rules that are shown.
+/// The maximum number of rules in the evidence.
 const TOP: usize = 10;
 
 fn evaluate(facts: &Facts<'_>) -> Verdict {
@@ -84,7 +84,7 @@ fn remedy(facts: &Facts<'_>, rules: &[Dropping]) -> Vec<String> {
     remedy
 }
 
-/// kube-proxy reads the sysctl once, at its start.
+/// The remedy for kube-proxy. It reads the sysctl once, at its start.
 pub(super) fn of_kube_proxy(facts: &Facts<'_>) -> Vec<String> {
     let liberal = sysctls(facts.now).and_then(|s| s.get(LIBERAL).map(|v| v != "0"));
     let set = || {
@@ -115,7 +115,7 @@ fn of_calico(facts: &Facts<'_>) -> Vec<String> {
     vec![format!("{setting}   # Calico's rules go, in every pod's chains")]
 }
 
-/// The command that makes Calico drop no INVALID packets.
+/// The command that makes Calico accept INVALID packets.
 pub(crate) fn felix_setting(state: &NodeState) -> String {
     let canal = state.file("/etc/cni/net.d/10-canal.conflist").is_some();
     let set = if canal { "canal" } else { "calico-node" };
@@ -124,7 +124,8 @@ pub(crate) fn felix_setting(state: &NodeState) -> String {
     )
 }
 
-/// Where an exception must be inserted to have an effect, and whether it would stay there.
+/// The commands for an exception at the position where it takes effect, and whether its position is
+/// stable.
 fn exception(facts: &Facts<'_>, rules: &[Dropping]) -> Vec<String> {
     let calico = facts.catalogue.component("calico");
     let felix = calico.is_some_and(|c| !liveness::liveness(c, facts.now).is_gone());
@@ -135,17 +136,17 @@ fn exception(facts: &Facts<'_>, rules: &[Dropping]) -> Vec<String> {
         }
         let Some((position, gate)) = first_gate(ruleset) else { continue };
         let first = gate.target.as_deref().unwrap_or("DROP");
-        let place = position + 1;
+        let number = position + 1;
         if first == "cali-FORWARD" && felix {
             remedy.push(format!(
-                "an exception would have to stand before {first} ({id} FORWARD, rule {place}): \
+                "an exception would have to stand before {first} ({id} FORWARD, rule {number}): \
                  there it bypasses every network policy, and felix, which inserts {first} at the \
                  top (ChainInsertMode), moves before it again; so use Calico's own setting"
             ));
             continue;
         }
         remedy.push(format!(
-            "{} -I FORWARD {place} -s NETWORK -m conntrack --ctstate INVALID -j ACCEPT   # a \
+            "{} -I FORWARD {number} -s NETWORK -m conntrack --ctstate INVALID -j ACCEPT   # a \
              narrow exception, for one network, before {first}; `proxyshift guard` keeps it there",
             program(*id)
         ));
@@ -183,7 +184,7 @@ mod tests {
     #[test]
     fn the_remedies_are_those_of_the_owners_and_their_versions() {
         let remedy = found(&node(CANAL)).remedy.join("\n");
-        // The version is not known: both ways are named.
+        // Without a version, both remedies are named.
         assert!(remedy.contains("from kube-proxy 1.29 on: ") && remedy.contains("sysctl -w"));
         assert!(remedy.contains("daemonset/canal FELIX_DISABLECONNTRACKINVALIDCHECK=true"));
         assert!(remedy.contains("before cali-FORWARD (iptables-nft FORWARD, rule 1)"), "{remedy}");
@@ -198,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn without_calico_an_exception_has_its_place_before_kube_proxys_rule() {
+    fn without_calico_an_exception_precedes_kube_proxys_rule() {
         let state = Node::captured("docker-iptables-1.30")
             .replace(
                 SAVE,
@@ -240,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn an_earlier_look_tells_the_rate() {
+    fn an_earlier_capture_gives_the_rate() {
         let earlier =
             Node::captured(CANAL).replace(SAVE, "[773:30920] -A KUBE", "[760:1] -A KUBE").state();
         let verdict = given(&node(CANAL)).earlier(&earlier).after(10).verdict(&CHECK);

@@ -1,4 +1,4 @@
-//! An exception for INVALID packets that comes after the rule that drops them.
+//! An exception for INVALID packets behind the rule that drops them.
 
 use super::rules::{first_gate, matches_invalid, program};
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
@@ -43,7 +43,8 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
         let Some((gate, rule)) = first_gate(ruleset) else { continue };
         let late = chain.rules.iter().enumerate().skip(gate);
         for (position, exception) in late.filter(|(_, r)| accepts(ruleset, r)) {
-            let (text, before) = (ruleset.rule_text(exception), ruleset.rule_text(rule));
+            let text = ruleset.rule_text(exception);
+            let before = ruleset.rule_text(rule);
             found.evidence.push(format!(
                 "{}:{}: `{text}` stands behind `{before}` (line {})",
                 id.file(),

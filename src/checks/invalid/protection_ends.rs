@@ -1,4 +1,4 @@
-//! kube-proxy drops INVALID packets in iptables mode alone.
+//! kube-proxy's drop of INVALID packets. Only iptables mode has it.
 
 use super::rules::{LIBERAL, dropping};
 use crate::checks::sysctls::sysctls;
@@ -61,7 +61,7 @@ mod tests {
     const NODE: &str = "docker-iptables-1.30";
 
     #[test]
-    fn said_on_the_way_to_ipvs() {
+    fn found_on_the_way_to_ipvs() {
         let Verdict::Found(found) = given(&node(NODE)).to(Mode::Ipvs).verdict(&CHECK) else {
             panic!("not found")
         };

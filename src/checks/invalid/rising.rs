@@ -1,4 +1,4 @@
-//! INVALID packets that were dropped between two captures.
+//! INVALID packets dropped between two captures.
 
 use super::rules::{by_owner, dropping};
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn ok_when_nothing_rises_and_unknown_without_an_earlier_look() {
+    fn ok_when_nothing_rises_and_unknown_without_an_earlier_capture() {
         assert_eq!(after(&node(CANAL)), Verdict::Ok("none was dropped in 5 s".into()));
         assert!(matches!(verdict_of(&CHECK, &node(CANAL)), Verdict::Unknown(_)));
     }

@@ -7,7 +7,7 @@ use crate::state::equivalence::canonical;
 use crate::state::ruleset::{Chain, Rule, Ruleset, Table};
 use crate::state::{Backend, Family, NodeState, RulesetId};
 
-/// The sysctl with which conntrack takes packets outside a connection's window for valid.
+/// The sysctl that makes conntrack accept packets outside a connection's window as valid.
 pub(super) const LIBERAL: &str = "net.netfilter.nf_conntrack_tcp_be_liberal";
 
 /// A rule that drops INVALID packets.
@@ -18,7 +18,7 @@ pub(super) struct Dropping {
     pub(super) line: u32,
     pub(super) text: String,
     pub(super) owner: String,
-    /// Its packet counter; none where the file has no counters.
+    /// Its packet counter; `None` if the file has no counters.
     pub(super) packets: Option<u64>,
     /// The packets between two captures.
     pub(super) rise: Option<u64>,
@@ -43,7 +43,7 @@ pub(super) fn dropping(facts: &Facts<'_>) -> Vec<Dropping> {
             let of_rule = e.get_mut(&key(id, table, text))?;
             if of_rule.is_empty() { None } else { Some(of_rule.remove(0)) }
         });
-        // The counter of a new or rewritten rule begins at 0.
+        // The counter of a new or rewritten rule starts at 0.
         let rise = |now: u64| now.checked_sub(before.unwrap_or(0)).unwrap_or(now);
         found.push(Dropping {
             id,
@@ -81,7 +81,7 @@ fn key(id: RulesetId, table: &Table, text: &str) -> Key {
     (id, table.name.to_string(), canonical(text))
 }
 
-/// The counters of each rule; equal rules in their order.
+/// The counters of each rule; those of equal rules in their order.
 fn counted(state: &NodeState) -> HashMap<Key, Vec<u64>> {
     let mut counted: HashMap<Key, Vec<u64>> = HashMap::new();
     for (id, ruleset, table, _, _, rule) in all(state) {
@@ -91,9 +91,9 @@ fn counted(state: &NodeState) -> HashMap<Key, Vec<u64>> {
     counted
 }
 
-type Place<'a> = (RulesetId, &'a Ruleset, &'a Table, &'a Chain, usize, &'a Rule);
+type LocatedRule<'a> = (RulesetId, &'a Ruleset, &'a Table, &'a Chain, usize, &'a Rule);
 
-fn all(state: &NodeState) -> impl Iterator<Item = Place<'_>> {
+fn all(state: &NodeState) -> impl Iterator<Item = LocatedRule<'_>> {
     state.rulesets.iter().flat_map(|(id, ruleset)| {
         let rules = ruleset.tables.iter().flat_map(|t| t.rules().map(move |r| (t, r)));
         rules.filter(move |(_, (_, _, rule))| drops_invalid(ruleset, rule)).map(

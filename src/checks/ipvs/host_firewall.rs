@@ -43,7 +43,8 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
         };
         for chain in table.of_kind("chain") {
             if text(chain, "hook") == "input" && text(chain, "policy") == "drop" {
-                let (family, name) = (&table.family, &table.name);
+                let family = &table.family;
+                let name = &table.name;
                 let chain = text(chain, "name");
                 evidence.push(format!("nft table {family} {name}: the policy of {chain} is drop"));
             }

@@ -1,9 +1,9 @@
-//! NodePorts on 127.0.0.1 work in iptables mode alone.
+//! NodePorts on 127.0.0.1. Only iptables mode serves them.
 
 use super::listing;
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::kube_proxy::mode;
-use crate::kube_proxy::services::Place;
+use crate::kube_proxy::services::Location;
 use crate::state::ipvs::VirtualServerId;
 use crate::state::kube_proxy::Mode;
 
@@ -24,8 +24,8 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
         let evidence = &facts.running.evidence;
         return Verdict::Unknown(format!("which mode serves is not clear: {evidence}"));
     };
-    let ports =
-        mode::of(mode).services_where(facts.now, &|key, _| matches!(key.place, Place::Node(_)));
+    let ports = mode::of(mode)
+        .services_where(facts.now, &|key, _| matches!(key.location, Location::Node(_)));
     if ports.is_empty() {
         return Verdict::Ok("there is no NodePort".into());
     }
@@ -56,7 +56,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     })
 }
 
-/// Rules for NodePorts of clients at 127.0.0.0/8 that have counted packets.
+/// Rules for NodePorts with counted packets from clients at 127.0.0.0/8.
 fn counted(facts: &Facts<'_>) -> Vec<String> {
     let mut found = Vec::new();
     for (id, ruleset) in &facts.now.rulesets {

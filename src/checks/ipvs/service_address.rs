@@ -1,5 +1,5 @@
-//! ipvs mode binds every service address to kube-ipvs0, on every node. That cuts off a node or an
-//! API server with the same address.
+//! ipvs mode binds every service address to kube-ipvs0, on every node. A node or an API server with
+//! the same address is cut off.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -19,7 +19,7 @@ pub(super) const CHECK: Check = Check {
     reference: "https://github.com/kubernetes/kubernetes/issues/127410",
 };
 
-/// Links whose addresses are service addresses by design; nodelocaldns has a check of its own.
+/// Links with service addresses by design. nodelocaldns has a check of its own.
 const BY_DESIGN: [&str; 2] = ["kube-ipvs0", "nodelocaldns"];
 
 fn evaluate(facts: &Facts<'_>) -> Verdict {
@@ -30,9 +30,10 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
         let evidence = &facts.running.evidence;
         return Verdict::Unknown(format!("which mode serves is not clear: {evidence}"));
     };
-    let taken = taken(facts, mode);
-    let clashes: Services = mode::of(mode)
-        .services_where(facts.now, &|key, _| key.address().is_some_and(|a| taken.contains_key(&a)));
+    let in_use = in_use(facts, mode);
+    let clashes: Services = mode::of(mode).services_where(facts.now, &|key, _| {
+        key.address().is_some_and(|a| in_use.contains_key(&a))
+    });
     // kube-ipvs0 also holds addresses without a virtual server.
     let bound: BTreeSet<IpAddr> = facts
         .now
@@ -40,21 +41,21 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
         .iter()
         .filter(|l| l.name == "kube-ipvs0")
         .flat_map(|l| l.addresses.iter().map(ipnet::IpNet::addr))
-        .filter(|a| taken.contains_key(a))
+        .filter(|a| in_use.contains_key(a))
         .collect();
     if clashes.is_empty() && bound.is_empty() {
-        return Verdict::Ok(format!("no service has one of {} addresses in use", taken.len()));
+        return Verdict::Ok(format!("no service has one of {} addresses in use", in_use.len()));
     }
     let mut evidence: Vec<String> = clashes
         .iter()
         .filter_map(|(key, service)| {
             let name = service.name.as_deref().unwrap_or("a service");
             let address = key.address()?;
-            Some(format!("{key} is {name}; {address} is {}", taken.get(&address)?))
+            Some(format!("{key} is {name}; {address} is {}", in_use.get(&address)?))
         })
         .collect();
     evidence.extend(
-        bound.iter().filter_map(|a| Some(format!("{a} is on kube-ipvs0 and {}", taken.get(a)?))),
+        bound.iter().filter_map(|a| Some(format!("{a} is on kube-ipvs0 and {}", in_use.get(a)?))),
     );
     let names: BTreeSet<&str> = clashes.values().filter_map(|s| s.name.as_deref()).collect();
     let mut remedy: Vec<String> = names
@@ -85,11 +86,11 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
 }
 
 /// Addresses in use, each with its holder.
-fn taken(facts: &Facts<'_>, mode: Mode) -> BTreeMap<IpAddr, String> {
-    let mut taken = BTreeMap::new();
+fn in_use(facts: &Facts<'_>, mode: Mode) -> BTreeMap<IpAddr, String> {
+    let mut in_use = BTreeMap::new();
     for route in &facts.now.routes {
         if let Some(gateway) = route.gateway {
-            taken.insert(gateway, format!("the next hop of the route to {}", route.dst));
+            in_use.insert(gateway, format!("the next hop of the route to {}", route.dst));
         }
     }
     let api = mode::of(mode).services_where(facts.now, &|key, name| match name {
@@ -97,10 +98,10 @@ fn taken(facts: &Facts<'_>, mode: Mode) -> BTreeMap<IpAddr, String> {
         None => key.port == 443 && key.address().is_some(),
     });
     for service in api.values() {
-        // Without names, only its port identifies the API server.
+        // Without names, only the port identifies the API server.
         let is_api = |port| service.name.is_some() || port == 6443;
         for backend in service.backends.iter().filter(|b| is_api(b.port())) {
-            taken.insert(backend.ip(), "the API server's".into());
+            in_use.insert(backend.ip(), "the API server's".into());
         }
     }
     // By design, kube-vip adds a load balancer's address to a link of the node that announces it.
@@ -114,11 +115,11 @@ fn taken(facts: &Facts<'_>, mode: Mode) -> BTreeMap<IpAddr, String> {
                 IpAddr::V6(a) => a.is_loopback() || a.is_unicast_link_local(),
             };
             if !local {
-                taken.insert(address, format!("on this node's {}", link.name));
+                in_use.insert(address, format!("on this node's {}", link.name));
             }
         }
     }
-    taken
+    in_use
 }
 
 #[cfg(test)]

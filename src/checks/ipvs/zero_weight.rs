@@ -42,7 +42,8 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
                 .into(),
         );
         remedy.push("ipvsadm --set 0 0 10   # idle UDP flows end after 10 s; 0 leaves TCP".into());
-        let (line, flag) = ("ipvs: {udpTimeout: 10s}", "--ipvs-udp-timeout=10s");
+        let line = "ipvs: {udpTimeout: 10s}";
+        let flag = "--ipvs-udp-timeout=10s";
         remedy.push(crate::checks::kube_proxy::setting(facts, line, flag));
     }
     let name = match (dns, udp) {

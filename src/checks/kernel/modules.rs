@@ -1,4 +1,4 @@
-//! The modules that ipvs mode needs: a row each.
+//! The modules that ipvs mode needs: one row each.
 
 use super::{Presence, install, presence};
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
@@ -52,7 +52,7 @@ pub(super) const XT_IPVS: Check = Check {
 };
 
 pub(super) const XT_SET: Check = row("kernel.xt-set", "the match of ipsets (xt_set)", |facts| {
-    // The evidence of ipvs mode is a rule that matches a set.
+    // The evidence for ipvs mode is a rule that matches a set.
     let runs = facts.running.mode.is_some_and(|mode| mode::of(mode).uses_ipsets());
     require(
         facts,
@@ -63,7 +63,7 @@ pub(super) const XT_SET: Check = row("kernel.xt-set", "the match of ipsets (xt_s
     )
 });
 
-/// A module that ipvs mode does not start without.
+/// The check of a module that ipvs mode cannot start without.
 const fn row(id: &'static str, title: &'static str, evaluate: fn(&Facts<'_>) -> Verdict) -> Check {
     Check {
         id,
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn ip_vs_is_found_where_no_place_has_it() {
+    fn ip_vs_is_found_where_it_is_neither_loaded_nor_available() {
         let state = node("docker-iptables-1.30");
         let Verdict::Found(found) =
             given(&state).to(Mode::Ipvs).live(&modules(&["ip_set"], &[])).verdict(&IP_VS)

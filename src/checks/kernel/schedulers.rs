@@ -1,4 +1,4 @@
-//! The schedulers of ipvs that kube-proxy requires, and the configured one.
+//! The ipvs schedulers that kube-proxy requires, and the configured one.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::state::kube_proxy::Mode;
 use crate::state::tools::Version;
 
-/// The first version that probes with a virtual server and does not require all of these.
+/// The first version that probes with a virtual server, and does not require all of these.
 const PROBES: Version = Version { major: 1, minor: 27, patch: 0 };
 
 pub(super) const CHECK: Check = Check {
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_version_needs_what_it_is_told_alone() {
+    fn a_new_version_needs_only_the_configured_one() {
         let mut state = node("half-migrated-ipvs-1.20");
         let config = "mode: ipvs\nipvs: {scheduler: lc}\n";
         state.files.insert("files/var/lib/kube-proxy/config.conf".into(), config.into());

@@ -1,4 +1,4 @@
-//! Flags on kube-proxy's command line that have no effect, or that later versions do not have.
+//! Flags of kube-proxy without an effect, and flags that later versions lack.
 
 use super::instances;
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always, no_processes};
@@ -6,7 +6,7 @@ use crate::kube_proxy::mode;
 use crate::state::kube_proxy::{CommandLine, Instances, Mode, flag_names, heeded_beside_config};
 use crate::state::tools::Process;
 
-/// A flag, its fate, and what to use instead.
+/// A flag, its removal, and its replacement.
 const DEPRECATED_FLAGS: [(&str, &str, &str); 6] = [
     ("cleanup-ipvs", "deprecated from 1.17, gone in 1.21", "take --cleanup-ipvs out"),
     ("cleanup-iptables", "gone; --cleanup took its place", "take --cleanup-iptables out"),
@@ -67,8 +67,8 @@ pub(super) const IGNORED: Check = Check {
 const REFERENCE: &str =
     "https://kubernetes.io/docs/reference/command-line-tools-reference/kube-proxy/";
 
-/// A flag at fault.
-struct Fault {
+/// A flag with a fault.
+struct FlagFault {
     evidence: String,
     remedy: String,
 }
@@ -76,7 +76,7 @@ struct Fault {
 /// Finds the faults of every command line of kube-proxy.
 fn faults(
     facts: &Facts<'_>,
-    of_process: fn(&Process) -> Vec<Fault>,
+    of_process: fn(&Process) -> Vec<FlagFault>,
     fine: &str,
     effect: &str,
 ) -> Verdict {
@@ -84,7 +84,7 @@ fn faults(
     if all == Instances::None {
         return Verdict::Unknown("no kube-proxy process runs here".into());
     }
-    let faults: Vec<Fault> = all.all().iter().flat_map(|process| of_process(process)).collect();
+    let faults: Vec<FlagFault> = all.all().iter().flat_map(|process| of_process(process)).collect();
     if faults.is_empty() {
         return Verdict::Ok(fine.into());
     }
@@ -92,28 +92,28 @@ fn faults(
     Verdict::Found(Found { evidence, effect: effect.into(), remedy, fix: Vec::new() })
 }
 
-/// The flags that a later version does not have.
-fn deprecated(process: &Process) -> Vec<Fault> {
+/// The flags that a later version lacks.
+fn deprecated(process: &Process) -> Vec<FlagFault> {
     let pid = process.pid;
     let fault = |flag: String| {
         let (_, fate, instead) = DEPRECATED_FLAGS.iter().find(|(name, ..)| *name == flag)?;
         let evidence = format!("--{flag} (process {pid}): {fate}");
-        Some(Fault { evidence, remedy: (*instead).to_owned() })
+        Some(FlagFault { evidence, remedy: (*instead).to_owned() })
     };
-    let mut faults: Vec<Fault> = flag_names(&process.args).filter_map(fault).collect();
+    let mut faults: Vec<FlagFault> = flag_names(&process.args).filter_map(fault).collect();
     let mode = CommandLine::parse(&process.args).ok().and_then(|line| line.flags.mode);
     if let Some((mode, minor)) = mode.and_then(|mode| Some((mode, mode::of(mode).dropped()?))) {
         let evidence = format!("--proxy-mode={mode} (process {pid}): gone in 1.{minor}");
-        faults.push(Fault { evidence, remedy: format!("--proxy-mode={}", Mode::default()) });
+        faults.push(FlagFault { evidence, remedy: format!("--proxy-mode={}", Mode::default()) });
     }
     faults
 }
 
-/// The flags beside `--config` that do not count.
-fn ignored(process: &Process) -> Vec<Fault> {
+/// The flags that `--config` overrides.
+fn ignored(process: &Process) -> Vec<FlagFault> {
     let config = CommandLine::parse(&process.args).ok().and_then(|line| line.config);
     let Some(config) = config else { return Vec::new() };
-    let fault = |flag: String| Fault {
+    let fault = |flag: String| FlagFault {
         evidence: format!("--{flag} beside --config={config} (process {})", process.pid),
         remedy: format!("--{flag}   # take it out; say it in {config} if it is meant"),
     };

@@ -1,9 +1,9 @@
-//! Refusals of services without endpoints that iptables mode left in the filter table: they still
-//! act, and nothing removes them when the service gets endpoints.
+//! Refusals of services without endpoints that iptables mode left in the filter table. They still
+//! take effect, and nothing removes them when the service gets endpoints.
 
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 use crate::kube_proxy::mode;
-use crate::kube_proxy::services::{Place, Services};
+use crate::kube_proxy::services::{Location, Services};
 use crate::state::RulesetId;
 use crate::state::kube_proxy::Mode;
 use crate::state::object::ObjectId;
@@ -46,7 +46,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
                     let from = from.join(", ");
                     evidence.push(format!("{id} filter: {}", ruleset.rule_text(rule)));
                     evidence.push(format!("it is reached from {from}; {packets} packets refused"));
-                    evidence.push(standing(facts, mode, ruleset.words(rule)));
+                    evidence.push(describe_service(facts, mode, ruleset.words(rule)));
                     refusals.push((*id, name, position));
                 }
             }
@@ -55,7 +55,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     if evidence.is_empty() {
         return Verdict::Ok("no refusal of iptables mode is left".into());
     }
-    // The refusals alone: other leftovers have no effect, and `cleanup` removes them.
+    // Only the refusals: other leftovers have no effect, and `cleanup` removes them.
     let fix = facts.removal(|o| match &o.id {
         ObjectId::Rule { table, chain, position, .. } => {
             &*table.name == "filter"
@@ -87,19 +87,20 @@ fn jumps<'a>(table: &'a Table, to: &str) -> Vec<&'a str> {
 }
 
 /// The service that a refusal names, and its endpoints in the running mode.
-fn standing(facts: &Facts<'_>, mode: Mode, words: Words<'_>) -> String {
+fn describe_service(facts: &Facts<'_>, mode: Mode, words: Words<'_>) -> String {
     let comments = words.comments();
     let name = comments.first().and_then(|c| c.split(' ').next()).unwrap_or("a service");
     let terms = words.terms();
     let value = |option| terms.iter().find(|t| t.option == option).map_or("", |t| t.value());
     let address = value("-d").split('/').next().unwrap_or_default().parse().ok();
-    let (port, protocol) = (value("--dport").parse().ok(), value("-p").to_owned());
+    let port = value("--dport").parse().ok();
+    let protocol = value("-p").to_owned();
     let found: Services = mode::of(mode).services_where(facts.now, &|key, _| {
         Some(key.port) == port
             && key.protocol.to_string() == protocol
-            && match key.place {
-                Place::Address(at) => Some(at) == address,
-                Place::Node(_) => address.is_none(),
+            && match key.location {
+                Location::Address(at) => Some(at) == address,
+                Location::Node(_) => address.is_none(),
             }
     });
     match found.values().next().map(|s| s.backends.len()) {

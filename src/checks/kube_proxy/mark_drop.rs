@@ -66,7 +66,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     })
 }
 
-/// True if the kubelet's rule drops by its default mark.
+/// True if the kubelet's rule matches the kubelet's default mark.
 fn drops_by_this_mark(ruleset: &Ruleset) -> bool {
     let chain = ruleset.table("filter").and_then(|t| t.chain("KUBE-FIREWALL"));
     chain.into_iter().flat_map(|c| &c.rules).any(|rule| {
@@ -75,12 +75,16 @@ fn drops_by_this_mark(ruleset: &Ruleset) -> bool {
     })
 }
 
-/// The chain as the kubelet writes it and as a save shows it: the kubelet then adds nothing.
+/// The chain as the kubelet writes it, in the form of a save: with it, the kubelet adds no rule.
 fn written(id: RulesetId) -> Edit {
     let rule = "-A KUBE-MARK-DROP -j MARK --set-xmark 0x8000/0x8000";
     let chain = ChainText { name: "KUBE-MARK-DROP".into(), rules: vec![rule.into()] };
-    let (table, rules) = ("nat".into(), Vec::new());
-    let target = Target::Table(TableEdit { ruleset: id, table, rules, chains: vec![chain] });
+    let target = Target::Table(TableEdit {
+        ruleset: id,
+        table: "nat".into(),
+        rules: Vec::new(),
+        chains: vec![chain],
+    });
     Edit { direction: Direction::Add, target }
 }
 

@@ -28,18 +28,18 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
         return Verdict::Unknown(why.into());
     };
     let configured = facts.settings.as_ref().map(|s| s.mode().name());
-    let held = facts.running.mode.map(|m| m.name());
-    if configured.is_none() && held.is_none() {
+    let kernel = facts.running.mode.map(|m| m.name());
+    if configured.is_none() && kernel.is_none() {
         return Verdict::Unknown(format!(
             "kube-proxy says {reported}, but neither its configuration nor the kernel says a mode"
         ));
     }
-    if [configured, held].iter().flatten().all(|mode| mode == reported) {
+    if [configured, kernel].iter().flatten().all(|mode| mode == reported) {
         return Verdict::Ok(format!("GET /proxyMode: {reported}"));
     }
     let mut evidence = vec![format!("GET /proxyMode: {reported}")];
     evidence.extend(configured.map(|mode| format!("the configuration says {mode}")));
-    evidence.push(match held {
+    evidence.push(match kernel {
         Some(mode) => format!("the kernel serves {mode}: {}", facts.running.evidence),
         None => facts.running.evidence.clone(),
     });

@@ -1,4 +1,4 @@
-//! Changes between two captures, and the owners of what changed.
+//! Changes between two captures, with their owners.
 
 use std::collections::BTreeMap;
 
@@ -18,14 +18,14 @@ pub(super) const CHECK: Check = Check {
     reference: "https://kubernetes.io/docs/reference/networking/virtual-ips/",
 };
 
-/// The most changes of one owner that are shown.
+/// The maximum number of changes of one owner in the evidence.
 const SHOWN: usize = 3;
 
 fn evaluate(facts: &Facts<'_>) -> Verdict {
     let Some(earlier) = facts.earlier else {
         return Verdict::Unknown("it needs two looks: check --watch 10".into());
     };
-    // Links and routes come and go with pods.
+    // Links and routes are added and removed with pods.
     let differences: Vec<Difference> = earlier
         .differences(facts.now)
         .into_iter()
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn ok_where_nothing_changes_and_unknown_with_one_look() {
+    fn ok_where_nothing_changes_and_unknown_with_one_capture() {
         let state = node("half-migrated-ipvs-1.20");
         assert!(matches!(between(&state, &state), Verdict::Ok(_)));
         assert!(matches!(verdict_of(&CHECK, &state), Verdict::Unknown(_)));

@@ -1,6 +1,6 @@
-//! firewalld, which by default flushes everybody's rules when it reloads.
+//! firewalld: by default its reload flushes the rules of all programs.
 
-use super::{Writer, active};
+use super::{RulesWriter, active};
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 
 pub(super) const CHECK: Check = Check {
@@ -15,7 +15,7 @@ pub(super) const CHECK: Check = Check {
 
 const CONFIG: &str = "/etc/firewalld/firewalld.conf";
 
-const FIREWALLD: Writer = Writer {
+const FIREWALLD: RulesWriter = RulesWriter {
     name: "firewalld",
     process: Some("firewalld"),
     owner: Some("firewalld"),
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn ok_without_it_or_told_not_to_and_unknown_without_processes() {
+    fn ok_without_it_or_configured_not_to_and_unknown_without_processes() {
         assert!(matches!(
             verdict_of(&CHECK, &running(Some("FlushAllOnReload=no\n"))),
             Verdict::Ok(_)

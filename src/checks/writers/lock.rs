@@ -1,4 +1,4 @@
-//! The lock that every writer of legacy rules shares.
+//! The xtables lock, which all writers of legacy rules share.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ pub(super) const CHECK: Check = Check {
     reference: "https://man7.org/linux/man-pages/man8/iptables.8.html",
 };
 
-/// A wait so long that other writers notice.
+/// The wait that other writers notice.
 const LONG: Duration = Duration::from_millis(500);
 
 fn evaluate(facts: &Facts<'_>) -> Verdict {
@@ -65,8 +65,8 @@ mod tests {
         assert!(matches!(with(None, None), Verdict::Unknown(_)));
         assert!(matches!(with(Some(3), None), Verdict::Ok(_)));
         assert!(matches!(with(Some(700), None), Verdict::Found(_)));
-        let held = "held by iptables (pid 7) for over 1s";
-        let Verdict::Found(found) = with(Some(1000), Some(held)) else { panic!("not found") };
-        assert_eq!(found.evidence, [format!("/run/xtables.lock: {held}")]);
+        let holder = "held by iptables (pid 7) for over 1s";
+        let Verdict::Found(found) = with(Some(1000), Some(holder)) else { panic!("not found") };
+        assert_eq!(found.evidence, [format!("/run/xtables.lock: {holder}")]);
     }
 }

@@ -1,4 +1,4 @@
-//! Programs and files that write rules and know nothing of Kubernetes.
+//! Programs and files that write rules without regard to Kubernetes.
 
 mod boot_files;
 mod changes;
@@ -22,14 +22,14 @@ pub(super) const CHECKS: &[&Check] = &[
 ];
 
 /// A program that writes rules for the whole host.
-struct Writer {
+struct RulesWriter {
     /// Its name.
     name: &'static str,
     /// The name of its process, if it keeps running.
     process: Option<&'static str>,
     /// Its name as an owner in the catalogue.
     owner: Option<&'static str>,
-    /// Its files, each with the line that makes it active. An empty line stands for any content.
+    /// Its files, each with the line that makes it active. An empty line means any content.
     files: &'static [(&'static str, &'static str)],
     /// Its units.
     units: &'static [&'static str],
@@ -37,7 +37,7 @@ struct Writer {
     unit_decides: bool,
 }
 
-impl Writer {
+impl RulesWriter {
     /// The evidence that it is active.
     fn traces(&self, facts: &Facts<'_>) -> Vec<String> {
         let mut traces = Vec::new();
@@ -46,8 +46,10 @@ impl Writer {
             traces.push(format!("process {} ({}) runs", process.name, process.pid));
         }
         if let Some(counts) = self.owner.and_then(|o| facts.ownership.counts().get(o).copied()) {
-            let (chains, rules, tables) = (counts.chains, counts.rules, counts.tables);
-            traces.push(format!("its own chains: {chains}, rules: {rules}, tables: {tables}"));
+            traces.push(format!(
+                "its own chains: {}, rules: {}, tables: {}",
+                counts.chains, counts.rules, counts.tables
+            ));
         }
         let enabled = facts.live.and_then(|a| a.enabled_units.as_ref());
         let mut units = self.units.iter().filter(|u| enabled.is_some_and(|e| e.contains(**u)));
@@ -59,9 +61,9 @@ impl Writer {
         traces
     }
 
-    /// What is missing to know whether it is active.
+    /// The missing data about whether it is active.
     fn missing(&self, facts: &Facts<'_>) -> Option<String> {
-        // A live node was just captured: what is not in the state is not there.
+        // A live node was captured just now: a file that is not in the state does not exist.
         if facts.live.is_some() {
             return None;
         }

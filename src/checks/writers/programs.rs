@@ -1,13 +1,13 @@
-//! Programs that write the rules of the whole host: a row each. When one runs again, or at boot, its
+//! Programs that write the rules of the whole host: one row each. At each start or boot, their
 //! rules replace all others.
 
-use super::{Writer, active};
+use super::{RulesWriter, active};
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 
 const WHEN: &str = "always";
 
 const NFTABLES_FLUSH: (&str, &str) = ("/etc/nftables.conf", "flush ruleset");
-const NFTABLES_SERVICE: Writer = Writer {
+const NFTABLES_SERVICE: RulesWriter = RulesWriter {
     name: "nftables.service",
     process: None,
     owner: None,
@@ -25,7 +25,7 @@ pub(super) const FERM: Check = Check {
     evaluate: |facts| {
         evaluate(
             facts,
-            &Writer {
+            &RulesWriter {
                 name: "ferm",
                 process: None,
                 owner: None,
@@ -54,7 +54,7 @@ pub(super) const NETFILTER_PERSISTENT: Check = Check {
     evaluate: |facts| {
         evaluate(
             facts,
-            &Writer {
+            &RulesWriter {
                 name: "netfilter-persistent",
                 process: None,
                 owner: None,
@@ -88,7 +88,7 @@ pub(super) const NFTABLES: Check = Check {
         let (path, flush) = NFTABLES_FLUSH;
         let known = facts.live.is_some_and(|a| a.enabled_units.is_some());
         match active(facts, path, flush) {
-            // Debian installs the file everywhere and enables the unit nowhere.
+            // Debian installs the file on every node, and enables the unit on none.
             Some(line) if !known => {
                 return Verdict::Unknown(format!("{line}; whether its unit starts is not known"));
             }
@@ -121,7 +121,7 @@ pub(super) const PUPPET: Check = Check {
     evaluate: |facts| {
         evaluate(
             facts,
-            &Writer {
+            &RulesWriter {
                 name: "puppet",
                 process: Some("puppet"),
                 owner: Some("puppet"),
@@ -150,7 +150,7 @@ pub(super) const SHOREWALL: Check = Check {
     evaluate: |facts| {
         evaluate(
             facts,
-            &Writer {
+            &RulesWriter {
                 name: "shorewall",
                 process: None,
                 owner: Some("firewall-files"),
@@ -178,7 +178,7 @@ pub(super) const UFW: Check = Check {
     evaluate: |facts| {
         evaluate(
             facts,
-            &Writer {
+            &RulesWriter {
                 name: "ufw",
                 process: None,
                 owner: Some("ufw"),
@@ -197,7 +197,7 @@ pub(super) const UFW: Check = Check {
     reference: "https://manpages.ubuntu.com/manpages/noble/en/man8/ufw.8.html",
 };
 
-fn evaluate(facts: &Facts<'_>, writer: &Writer, effect: &str, remedy: &[&str]) -> Verdict {
+fn evaluate(facts: &Facts<'_>, writer: &RulesWriter, effect: &str, remedy: &[&str]) -> Verdict {
     let traces = writer.traces(facts);
     if traces.is_empty() {
         return match writer.missing(facts) {

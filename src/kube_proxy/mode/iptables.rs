@@ -12,9 +12,9 @@ use crate::state::{Family, NodeState};
 pub use services::chains_by_name;
 
 /// iptables mode.
-pub(super) struct Iptables;
+pub(super) struct IptablesMode;
 
-impl ProxyMode for Iptables {
+impl ProxyMode for IptablesMode {
     fn mode(&self) -> Mode {
         Mode::Iptables
     }

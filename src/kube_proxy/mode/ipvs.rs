@@ -1,6 +1,6 @@
 //! ipvs mode: each service is a virtual server on an address of kube-ipvs0; rules match ipsets.
 //!
-//! The virtual servers are there, and `/proxyMode` says ipvs, seconds before the one restore of
+//! The virtual servers exist, and `/proxyMode` reports ipvs, seconds before the one restore of
 //! rules that takes over.
 
 mod services;
@@ -19,9 +19,9 @@ use crate::state::kube_proxy::{ConfigEdit, KubeProxyConfig, Mode};
 use crate::state::{Family, NodeState};
 
 /// ipvs mode.
-pub(super) struct Ipvs;
+pub(super) struct IpvsMode;
 
-impl ProxyMode for Ipvs {
+impl ProxyMode for IpvsMode {
     fn mode(&self) -> Mode {
         Mode::Ipvs
     }
@@ -55,7 +55,7 @@ impl ProxyMode for Ipvs {
         state.ipsets.get(cluster_set(family)).is_some()
     }
 
-    /// Addresses that virtual servers serve but no link has: no packet comes to them.
+    /// Addresses of virtual servers that no link has: packets do not reach them.
     fn missing_addresses(
         &self,
         state: &NodeState,
@@ -93,13 +93,13 @@ impl ProxyMode for Ipvs {
         &["ipset", "ipvsadm"]
     }
 
-    /// That of the scheduler.
+    /// The module of the configured scheduler.
     fn modules(&self, config: &KubeProxyConfig) -> Vec<String> {
         config.ipvs.scheduler.iter().map(|scheduler| format!("ip_vs_{scheduler}")).collect()
     }
 
-    /// The addresses of virtual servers that are not kube-proxy's are excluded, as networks of one:
-    /// it would take them for its own and remove them.
+    /// Excludes the addresses of foreign virtual servers, as networks of one address. kube-proxy
+    /// would take these servers for its own and remove them.
     fn config_edit(&self, state: &NodeState, ownership: &Ownership<'_>) -> ConfigEdit {
         let foreign = state.ipvs.servers.iter().filter(|server| {
             ownership.virtual_server(&server.service).is_none_or(|owner| owner.name != NAME)
@@ -117,7 +117,7 @@ impl ProxyMode for Ipvs {
     }
 }
 
-/// The set of the ClusterIPs of a family.
+/// The set of a family's ClusterIPs.
 fn cluster_set(family: Family) -> &'static str {
     match family {
         Family::Ipv4 => "KUBE-CLUSTER-IP",
@@ -131,7 +131,8 @@ mod tests {
 
     #[test]
     fn the_scheduler_that_is_configured_is_loaded() {
-        let modules = |text| Ipvs.modules(&KubeProxyConfig::parse("config.conf", text).unwrap());
+        let modules =
+            |text| IpvsMode.modules(&KubeProxyConfig::parse("config.conf", text).unwrap());
         assert_eq!(modules("ipvs: {scheduler: lc}\n"), ["ip_vs_lc"]);
         assert_eq!(modules("ipvs: {scheduler: ''}\n"), [] as [&str; 0]);
     }

@@ -16,14 +16,14 @@ use crate::state::{Family, NodeState};
 
 pub use iptables::chains_by_name;
 
-/// All that the program knows about one mode. The default of a method says that the mode has
-/// nothing of the kind.
+/// Everything the program knows about one mode. The default of a method means: the mode has no such
+/// property.
 pub trait ProxyMode: Sync {
-    /// Which mode this is.
+    /// The mode.
     fn mode(&self) -> Mode;
 
-    /// The services that the kernel serves in this mode, of those whose key, and name if there is
-    /// one, `wanted` takes: cheap where there are many.
+    /// The services that the kernel serves in this mode and that `wanted` accepts, by key, and by
+    /// name where the mode keeps names. It is cheap where services are many.
     fn services_where(&self, state: &NodeState, wanted: &ServiceFilter<'_>) -> Services;
 
     /// All services that the kernel serves in this mode.
@@ -31,18 +31,18 @@ pub trait ProxyMode: Sync {
         self.services_where(state, &|_, _| true)
     }
 
-    /// What shows that the kernel serves services in this mode; none if it does not.
+    /// The evidence that the kernel serves services in this mode; `None` if it does not.
     fn evidence(&self, state: &NodeState, ownership: &Ownership<'_>) -> Option<String>;
 
-    /// What is missing of the chains, sets or tables without which no service of a family is
-    /// served; none if they are in place.
+    /// The missing chains, sets or tables without which no service of a family is served; `None` if
+    /// nothing is missing.
     fn missing_objects(&self, state: &NodeState, family: Family) -> Option<String>;
 
-    /// Whether kube-proxy in this mode writes a family, by what it makes at its start.
+    /// Whether kube-proxy in this mode writes a family: the objects of its start exist.
     fn has_started(&self, state: &NodeState, family: Family) -> bool;
 
-    /// What is missing of the addresses of the services `now`, one sentence each, where they were
-    /// served `before` too.
+    /// The missing addresses of the services `now` that were served `before` too, one sentence
+    /// each.
     fn missing_addresses(
         &self,
         _state: &NodeState,
@@ -57,7 +57,7 @@ pub trait ProxyMode: Sync {
         true
     }
 
-    /// Whether its rules match ipsets, which no other mode makes.
+    /// Whether its rules match ipsets. No other mode makes ipsets.
     fn uses_ipsets(&self) -> bool {
         false
     }
@@ -72,105 +72,107 @@ pub trait ProxyMode: Sync {
         false
     }
 
-    /// Whether its rules are in native nf_tables tables of its own, beside those of other modes.
+    /// Whether its rules are in native nf_tables tables of its own. Such tables stand beside those
+    /// of other modes.
     fn has_own_tables(&self) -> bool {
         false
     }
 
-    /// Whether rules of the filter table refuse what has no endpoints.
+    /// Whether rules of the filter table refuse services without endpoints.
     fn refuses_in_filter(&self) -> bool {
         false
     }
 
-    /// Whether connections end with its objects, so that a clean-up drains them first.
+    /// Whether connections end when its objects are removed. A clean-up drains them first.
     fn drains(&self) -> bool {
         false
     }
 
-    /// Whether kube-proxy, as it starts in this mode, removes what other modes left, before its
-    /// first sync.
+    /// Whether kube-proxy removes the leftovers of other modes when it starts in this mode, before
+    /// its first sync.
     fn cleans_up_at_start(&self) -> bool {
         false
     }
 
-    /// The host's programs that save and restore its objects, iptables aside.
+    /// The host's programs that save and restore its objects, besides iptables.
     fn host_tools(&self) -> &'static [&'static str] {
         &[]
     }
 
-    /// The kernel modules that a configuration asks for, besides those of the playbook.
+    /// The kernel modules that a configuration needs, besides those of the playbook.
     fn modules(&self, _config: &KubeProxyConfig) -> Vec<String> {
         Vec::new()
     }
 
-    /// What changes in kube-proxy's configuration when a node goes to this mode.
+    /// The edit of kube-proxy's configuration for a move to this mode.
     fn config_edit(&self, _state: &NodeState, _ownership: &Ownership<'_>) -> ConfigEdit {
         ConfigEdit { mode: self.mode(), exclude: Vec::new() }
     }
 
-    /// The section of a configuration that says how it masquerades.
+    /// The section of a configuration that sets its masquerading.
     fn masquerading<'c>(&self, config: &'c KubeProxyConfig) -> &'c Masquerading {
         &config.iptables
     }
 
-    /// Whether a configuration takes NodePorts off 127.0.0.1.
+    /// Whether a configuration disables NodePorts on 127.0.0.1.
     fn disables_localhost_node_ports(&self, _config: &KubeProxyConfig) -> bool {
         false
     }
 
-    /// The minor version of Kubernetes 1 that brought it, where its objects tell a version.
+    /// The minor version of Kubernetes 1 that introduced the mode, where its objects show a
+    /// version.
     fn since(&self) -> Option<u32> {
         None
     }
 
-    /// The minor version of Kubernetes 1 that dropped it.
+    /// The minor version of Kubernetes 1 that dropped the mode.
     fn dropped(&self) -> Option<u32> {
         None
     }
 
-    /// A chain of the nat table, by name or by prefix with `-`, that only versions up to this minor
-    /// one write.
+    /// A chain of the nat table, and the last minor version that writes it. A prefix ends with `-`.
     fn last_version_of_chain(&self) -> Option<(&'static str, u32)> {
         None
     }
 
-    /// Whether a node can be taken to it at all. Where it cannot, [`ProxyMode::unsupported`] says why.
+    /// Whether the mode can be the target of a migration. If not, [`ProxyMode::unsupported`] has
+    /// the reason.
     fn is_target(&self) -> bool {
         true
     }
 
-    /// Why no playbook leads to it, if none does.
-    fn unsupported(&self) -> Option<Unsupported> {
+    /// Why no playbook leads to the mode; `None` if one does.
+    fn unsupported(&self) -> Option<UnsupportedMode> {
         None
     }
 }
 
-/// Which services are wanted, by key and by name, where the mode keeps names.
+/// A filter of services, by key, and by name where the mode keeps names.
 pub type ServiceFilter<'a> = dyn Fn(&ServiceKey, Option<&str>) -> bool + 'a;
 
 /// Why no playbook leads to a mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Unsupported {
+pub struct UnsupportedMode {
     /// The cause.
     pub cause: &'static str,
-    /// What to do in its place.
+    /// What to do instead.
     pub hint: &'static str,
 }
 
-impl Unsupported {
-    /// As a usage error about `object`.
+impl UnsupportedMode {
+    /// The usage error about `object`.
     pub fn error(self, object: impl Into<String>) -> Error {
         Error::new(Kind::Usage, object, self.cause).hint(self.hint)
     }
 }
 
-/// What is known about a mode.
+/// The implementation of a mode.
 pub fn of(mode: Mode) -> &'static dyn ProxyMode {
     match mode {
-        Mode::Iptables => &iptables::Iptables,
-        Mode::Ipvs => &ipvs::Ipvs,
-        Mode::Nftables => &nftables::Nftables,
-        Mode::Userspace => &userspace::Userspace,
+        Mode::Iptables => &iptables::IptablesMode,
+        Mode::Ipvs => &ipvs::IpvsMode,
+        Mode::Nftables => &nftables::NftablesMode,
+        Mode::Userspace => &userspace::UserspaceMode,
     }
 }
 
@@ -179,15 +181,15 @@ pub fn all() -> impl Iterator<Item = &'static dyn ProxyMode> {
     Mode::ALL.into_iter().map(of)
 }
 
-/// The modes that a node can be taken to.
+/// The modes that can be the target of a migration.
 pub fn targets() -> impl Iterator<Item = Mode> {
     all().filter(|mode| mode.is_target()).map(ProxyMode::mode)
 }
 
-/// The mode of that name, to take a node to.
+/// The target mode of that name.
 ///
 /// # Errors
-/// [`Kind::Usage`] for a mode that is not known, or that no node can be taken to.
+/// [`Kind::Usage`] for an unknown mode, and for one that cannot be a target.
 pub fn target(name: &str) -> Result<Mode> {
     let mode: Mode = name.parse()?;
     match of(mode).unsupported().filter(|_| !of(mode).is_target()) {

@@ -1,10 +1,10 @@
-//! nftables mode: a native nf_tables table a family, all kube-proxy's own.
+//! nftables mode: one native nf_tables table a family, all of it kube-proxy's own.
 
 mod services;
 
 use serde_json::{Map, Value};
 
-use super::{ProxyMode, ServiceFilter, Unsupported};
+use super::{ProxyMode, ServiceFilter, UnsupportedMode};
 use crate::kube_proxy::NAME;
 use crate::kube_proxy::services::Services;
 use crate::owners::matcher::Ownership;
@@ -12,9 +12,9 @@ use crate::state::kube_proxy::{KubeProxyConfig, Masquerading, Mode};
 use crate::state::{Family, NodeState};
 
 /// nftables mode.
-pub(super) struct Nftables;
+pub(super) struct NftablesMode;
 
-impl ProxyMode for Nftables {
+impl ProxyMode for NftablesMode {
     fn mode(&self) -> Mode {
         Mode::Nftables
     }
@@ -64,8 +64,8 @@ impl ProxyMode for Nftables {
         Some(29)
     }
 
-    fn unsupported(&self) -> Option<Unsupported> {
-        Some(Unsupported {
+    fn unsupported(&self) -> Option<UnsupportedMode> {
+        Some(UnsupportedMode {
             cause: "not yet: proxyshift cannot move a node to nftables mode",
             hint: "meanwhile: `proxyshift check --to nftables` says whether the node is ready; \
                    drain it, set `mode: nftables` (kube-proxy 1.29 or later then removes the old \
@@ -86,7 +86,7 @@ mod tests {
                                     {"table": {"family": "ip", "name": "other"}}]}"#;
         let state =
             NodeState { nft: NftTables::parse("nft.json", text).unwrap(), ..NodeState::default() };
-        assert!(Nftables.has_started(&state, Family::Ipv6));
-        assert!(!Nftables.has_started(&state, Family::Ipv4));
+        assert!(NftablesMode.has_started(&state, Family::Ipv6));
+        assert!(!NftablesMode.has_started(&state, Family::Ipv4));
     }
 }

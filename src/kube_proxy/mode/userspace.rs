@@ -1,21 +1,21 @@
-//! userspace mode: a process takes each connection. kube-proxy had it up to 1.25; what is left of it
-//! can be removed.
+//! userspace mode: kube-proxy itself forwards each connection. It had this mode up to 1.25.
+//! Leftovers of it can be removed.
 
-use super::{ProxyMode, ServiceFilter, Unsupported};
+use super::{ProxyMode, ServiceFilter, UnsupportedMode};
 use crate::kube_proxy::services::Services;
 use crate::owners::matcher::Ownership;
 use crate::state::kube_proxy::Mode;
 use crate::state::{Family, NodeState};
 
 /// userspace mode.
-pub(super) struct Userspace;
+pub(super) struct UserspaceMode;
 
-impl ProxyMode for Userspace {
+impl ProxyMode for UserspaceMode {
     fn mode(&self) -> Mode {
         Mode::Userspace
     }
 
-    /// None: the process alone knows them.
+    /// No services: only the process knows them.
     fn services_where(&self, _: &NodeState, _: &ServiceFilter<'_>) -> Services {
         Services::new()
     }
@@ -40,8 +40,8 @@ impl ProxyMode for Userspace {
         false
     }
 
-    fn unsupported(&self) -> Option<Unsupported> {
-        Some(Unsupported {
+    fn unsupported(&self) -> Option<UnsupportedMode> {
+        Some(UnsupportedMode {
             cause: "kube-proxy has no userspace mode since 1.26",
             hint: "use iptables or ipvs",
         })

@@ -1,4 +1,4 @@
-//! Parity of services made at random, and of a few written down.
+//! Parity of random services, and of a few fixed ones.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -13,36 +13,36 @@ fn key(text: &str) -> ServiceKey {
     ServiceKey::at(text.parse().unwrap(), Protocol::Tcp)
 }
 
-fn service(backends: &[&str]) -> Service {
+fn service(backends: &[&str]) -> ServicePort {
     let backends = backends.iter().map(|b| b.parse().unwrap()).collect();
-    Service { backends, ..Service::default() }
+    ServicePort { backends, ..ServicePort::default() }
 }
 
-fn said(missing: &[Missing]) -> Vec<String> {
+fn sentences(missing: &[Missing]) -> Vec<String> {
     missing.iter().map(ToString::to_string).collect()
 }
 
 #[test]
 fn each_difference_has_a_name() {
-    let a = Service {
+    let a = ServicePort {
         name: Some("shop/web:http".into()),
         affinity: Some(10800),
         source_ranges: ["10.0.0.0/8".parse().unwrap()].into(),
         ..service(&["10.1.0.1:80", "10.1.0.2:80"])
     };
     let node_port =
-        ServiceKey { place: Place::Node(Family::Ipv4), port: 30080, protocol: Protocol::Tcp };
+        ServiceKey { location: Location::Node(Family::Ipv4), port: 30080, protocol: Protocol::Tcp };
     let before = Services::from([
         (key("10.96.0.1:80"), a.clone()),
         (key("10.96.0.2:80"), service(&["10.1.0.3:80"])),
         (key("10.96.0.3:80"), service(&[])),
-        (node_port, Service { affinity: None, ..a }),
+        (node_port, ServicePort { affinity: None, ..a }),
     ]);
     let after = Services::from([
         (key("10.96.0.1:80"), service(&["10.1.0.2:80", "10.1.0.9:80"])),
         (
             node_port,
-            Service {
+            ServicePort {
                 affinity: Some(1),
                 source_ranges: ["10.0.0.0/8".parse().unwrap()].into(),
                 ..service(&["10.1.0.1:80", "10.1.0.2:80"])
@@ -50,7 +50,7 @@ fn each_difference_has_a_name() {
         ),
     ]);
     assert_eq!(
-        said(&parity(&before, &after)),
+        sentences(&parity(&before, &after)),
         [
             "10.96.0.1:80/tcp (shop/web:http): the backend 10.1.0.1:80 is missing",
             "10.96.0.1:80/tcp (shop/web:http): clients no longer stay with their backend",
@@ -65,7 +65,7 @@ fn each_difference_has_a_name() {
 fn ranges_that_mean_the_same_are_no_difference() {
     let with = |ranges: &[&str]| {
         let source_ranges = ranges.iter().map(|r| r.parse().unwrap()).collect();
-        let service = Service { source_ranges, ..service(&["10.1.0.1:443"]) };
+        let service = ServicePort { source_ranges, ..service(&["10.1.0.1:443"]) };
         Services::from([(key("203.0.113.50:443"), service)])
     };
     for (before, after, same) in [
@@ -87,16 +87,17 @@ fn a_local_policy_without_a_local_endpoint_is_no_difference() {
     let backends = ["10.1.0.1:443", "10.1.0.2:443"];
     let (cluster, balancer) = (key("10.96.0.3:443"), key("203.0.113.50:443"));
     let before = Services::from([(cluster, service(&backends)), (balancer, service(&backends))]);
-    let named = |backends: &[&str]| Service { name: Some("shop/lb".into()), ..service(backends) };
+    let named =
+        |backends: &[&str]| ServicePort { name: Some("shop/lb".into()), ..service(backends) };
     let mut after = Services::from([(cluster, named(&backends)), (balancer, named(&[]))]);
     assert!(parity(&before, &after).is_empty());
-    // Without the endpoints behind the other address, they are gone.
+    // The other address loses the endpoints too.
     after.insert(cluster, named(&backends[..1]));
     assert_eq!(parity(&before, &after).len(), 3);
 }
 
 #[test]
-fn what_the_old_side_lost_too_is_named_as_changed() {
+fn what_the_old_side_no_longer_has_counts_as_changed() {
     let (a, b) = (key("10.96.0.1:80"), key("10.96.0.2:80"));
     let before = Services::from([
         (a, service(&["10.1.0.1:80", "10.1.0.2:80", "10.1.0.3:80"])),
@@ -106,7 +107,7 @@ fn what_the_old_side_lost_too_is_named_as_changed() {
     let after = Services::from([(a, service(&["10.1.0.1:80"]))]);
     let found = parity_since(&before, Some(&later), &after);
     assert_eq!(
-        said(&found.missing),
+        sentences(&found.missing),
         [
             "10.96.0.1:80/tcp: the backend 10.1.0.3:80 is missing",
             "10.96.0.1:80/tcp: the backend 10.1.0.5:80 is missing",
@@ -124,7 +125,7 @@ fn what_the_old_side_lost_too_is_named_as_changed() {
     assert_eq!(parity_since(&before, None, &after).missing, parity(&before, &after));
 }
 
-fn any_service() -> impl Strategy<Value = Service> {
+fn any_service() -> impl Strategy<Value = ServicePort> {
     let backends = btree_set((0u8..6, 80u16..82), 0..4).prop_map(|all| {
         all.into_iter()
             .map(|(host, port)| SocketAddr::new(Ipv4Addr::new(10, 1, 0, host).into(), port))
@@ -137,35 +138,35 @@ fn any_service() -> impl Strategy<Value = Service> {
     let name = prop::option::of((0u8..3).prop_map(|n| format!("shop/web:{n}")));
     let affinity = prop::option::of(1u32..99);
     (name, backends, affinity, ranges).prop_map(|(name, backends, affinity, source_ranges)| {
-        Service { name, backends, affinity, source_ranges, node_addresses: BTreeSet::new() }
+        ServicePort { name, backends, affinity, source_ranges, node_addresses: BTreeSet::new() }
     })
 }
 
 fn any_services() -> impl Strategy<Value = Services> {
-    let place = prop_oneof![
-        (0u8..5).prop_map(|n| Place::Address(Ipv4Addr::new(10, 96, 0, n).into())),
-        Just(Place::Node(Family::Ipv4)),
-        Just(Place::Address("fd00::1".parse().unwrap())),
+    let location = prop_oneof![
+        (0u8..5).prop_map(|n| Location::Address(Ipv4Addr::new(10, 96, 0, n).into())),
+        Just(Location::Node(Family::Ipv4)),
+        Just(Location::Address("fd00::1".parse().unwrap())),
     ];
     let protocol = prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp)];
-    let key = (place, 80u16..83, protocol).prop_map(|(place, port, protocol)| ServiceKey {
-        place,
+    let key = (location, 80u16..83, protocol).prop_map(|(location, port, protocol)| ServiceKey {
+        location,
         port,
         protocol,
     });
     btree_map(key, any_service(), 0..12)
 }
 
-/// What ipvs mode would keep of services.
+/// Services as ipvs mode keeps them.
 fn as_ipvs(services: &Services, keeps_empty: bool) -> Services {
     let kept = services.iter().filter(|(_, s)| keeps_empty || !s.backends.is_empty());
     kept.map(|(key, service)| {
         let own: IpAddr = "10.9.0.1".parse().unwrap();
-        let node_addresses = match key.place {
-            Place::Node(_) => [own].into(),
-            Place::Address(_) => BTreeSet::new(),
+        let node_addresses = match key.location {
+            Location::Node(_) => [own].into(),
+            Location::Address(_) => BTreeSet::new(),
         };
-        (*key, Service { name: None, node_addresses, ..service.clone() })
+        (*key, ServicePort { name: None, node_addresses, ..service.clone() })
     })
     .collect()
 }
@@ -179,17 +180,17 @@ proptest! {
     ) {
         prop_assert_eq!(parity(&services, &services), vec![]);
         let mut ipvs = as_ipvs(&services, keeps_empty);
-        prop_assert_eq!(said(&parity(&services, &ipvs)), Vec::<String>::new());
-        prop_assert_eq!(said(&parity(&ipvs, &services)), Vec::<String>::new());
-        // What is new besides is no difference.
+        prop_assert_eq!(sentences(&parity(&services, &ipvs)), Vec::<String>::new());
+        prop_assert_eq!(sentences(&parity(&ipvs, &services)), Vec::<String>::new());
+        // New services are no difference.
         for (key, service) in more {
             ipvs.entry(key).or_insert(service);
         }
-        prop_assert_eq!(said(&parity(&services, &ipvs)), Vec::<String>::new());
+        prop_assert_eq!(sentences(&parity(&services, &ipvs)), Vec::<String>::new());
     }
 
     #[test]
-    fn what_is_taken_away_is_what_is_missing(
+    fn exactly_the_removed_part_is_missing(
         services in any_services(),
         at in any::<prop::sample::Index>(),
     ) {
@@ -201,18 +202,18 @@ proptest! {
         without.remove(&key);
         let missing = parity(&services, &without);
         prop_assert_eq!(missing.len(), 1);
-        prop_assert_eq!((missing[0].service, &missing[0].what), (key, &What::Service));
+        prop_assert_eq!((missing[0].service, &missing[0].what), (key, &MissingPart::Service));
 
         let mut fewer = as_ipvs(&services, true);
         let gone = *services[&key].backends.first().unwrap();
         fewer.get_mut(&key).unwrap().backends.remove(&gone);
         let missing = parity(&services, &fewer);
         prop_assert_eq!(missing.len(), 1);
-        prop_assert_eq!((missing[0].service, &missing[0].what), (key, &What::Backend(gone)));
+        prop_assert_eq!((missing[0].service, &missing[0].what), (key, &MissingPart::Backend(gone)));
     }
 
     #[test]
-    fn a_later_look_only_moves_what_it_explains(
+    fn a_later_capture_only_moves_what_it_explains(
         before in any_services(),
         later in any_services(),
         after in any_services(),

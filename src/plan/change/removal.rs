@@ -1,4 +1,4 @@
-//! The edits that carry out a plan.
+//! The edits of a plan.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,9 +14,8 @@ use crate::state::NodeState;
 use crate::state::object::{ObjectId, TableId};
 use crate::state::ruleset::{Ruleset, Table};
 
-/// The edits that carry out a plan made on `state`, in the order in which they must be applied:
-/// one a table (jumps before chains inside it), then native tables, sets, virtual servers, and
-/// links.
+/// The edits of a plan that was made on `state`, in the order in which they must be applied: one a
+/// table (jumps before chains inside it), then native tables, sets, virtual servers, and links.
 pub fn edits(plan: &Plan, state: &NodeState) -> Vec<Edit> {
     let mut edits = table_edits(plan, state);
     let targets = plan.removals().filter_map(|object| target(&object.id, state));
@@ -31,7 +30,7 @@ pub fn edits(plan: &Plan, state: &NodeState) -> Vec<Edit> {
     edits
 }
 
-/// The object as `state` has it; none for chains and rules, which go with others of their table.
+/// The object as `state` has it; `None` for chains and rules: their edit is that of their table.
 fn target(id: &ObjectId, state: &NodeState) -> Option<Target> {
     Some(match id {
         ObjectId::Chain { .. } | ObjectId::Rule { .. } => return None,
@@ -63,21 +62,21 @@ fn link(name: &str, state: &NodeState) -> Option<LinkSpec> {
     Some(LinkSpec {
         name: link.name.clone(),
         kind: link.kind.clone()?,
-        // The kernel gives every link that is up a link-local address by itself.
+        // The kernel itself adds a link-local address to every link that is up.
         addresses: link.addresses.iter().filter(|a| !link_local(a)).copied().collect(),
         up: link.up,
     })
 }
 
-/// What the plan removes in one table.
+/// The removals in one table.
 #[derive(Default)]
-struct Removal<'a> {
+struct TableRemoval<'a> {
     chains: BTreeSet<&'a str>,
     rules: BTreeSet<(&'a str, usize)>,
 }
 
 fn table_edits(plan: &Plan, state: &NodeState) -> Vec<Edit> {
-    let mut tables: BTreeMap<&TableId, Removal<'_>> = BTreeMap::new();
+    let mut tables: BTreeMap<&TableId, TableRemoval<'_>> = BTreeMap::new();
     for object in plan.removals() {
         match &object.id {
             ObjectId::Chain { table, name } => {
@@ -89,7 +88,7 @@ fn table_edits(plan: &Plan, state: &NodeState) -> Vec<Edit> {
             _ => {}
         }
     }
-    let edit = |(id, removal): (&TableId, Removal<'_>)| {
+    let edit = |(id, removal): (&TableId, TableRemoval<'_>)| {
         let ruleset = state.rulesets.get(&id.ruleset)?;
         let edit = table_edit(id, ruleset, ruleset.table(&id.name)?, &removal);
         Some(Edit { direction: Direction::Remove, target: Target::Table(edit) })
@@ -97,7 +96,12 @@ fn table_edits(plan: &Plan, state: &NodeState) -> Vec<Edit> {
     tables.into_iter().filter_map(edit).collect()
 }
 
-fn table_edit(id: &TableId, ruleset: &Ruleset, table: &Table, removal: &Removal<'_>) -> TableEdit {
+fn table_edit(
+    id: &TableId,
+    ruleset: &Ruleset,
+    table: &Table,
+    removal: &TableRemoval<'_>,
+) -> TableEdit {
     let chains = table.chains.iter().filter(|c| removal.chains.contains(&*c.name));
     let rule = |&(chain, position): &(&str, usize)| {
         if removal.chains.contains(chain) {
@@ -114,11 +118,11 @@ fn table_edit(id: &TableId, ruleset: &Ruleset, table: &Table, removal: &Removal<
     }
 }
 
-/// The same edits, in memory of their own: each of those that were planned keeps the whole state's
-/// text, and lies scattered among what else was needed to plan it.
+/// Copies edits into memory of their own. Planned edits keep the text of the whole state alive, and
+/// lie scattered among other objects of the plan.
 ///
 /// # Errors
-/// None for edits that can be journaled.
+/// Never for edits that can be journaled.
 pub fn detach(edits: Vec<Edit>) -> Result<Vec<Edit>> {
     let failed = |e| Error::new(Kind::Unexpected, "edits", e);
     let text = serde_json::to_vec(&edits).map_err(failed)?;

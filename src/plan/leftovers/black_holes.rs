@@ -1,7 +1,9 @@
-//! Real servers of kube-proxy's at weight 0 that UDP clients of before are still sent to: a flow
-//! that never pauses never ends (<https://github.com/kubernetes/kubernetes/issues/76664>).
+//! Black holes: real servers of kube-proxy at weight 0 that still get packets of earlier UDP
+//! clients. A flow that never pauses never ends
+//! (<https://github.com/kubernetes/kubernetes/issues/76664>).
 //!
-//! They are no leftovers, for kube-proxy uses them: they go when the operator asks for it.
+//! They are no leftovers, for kube-proxy uses them. They are removed only on the operator's
+//! request.
 
 use std::sync::Arc;
 
@@ -16,14 +18,14 @@ use crate::state::sysctl::Sysctls;
 
 const NAME: &str = "kube-proxy";
 
-/// Without this, packets of an open flow to a real server that is gone are dropped until the flow
-/// has been silent for its timeout (net/netfilter/ipvs/ip_vs_core.c).
+/// The sysctl that ends flows to a real server that is gone. Without it their packets are dropped
+/// until the flow is silent for its timeout (net/netfilter/ipvs/ip_vs_core.c).
 const EXPIRE: &str = "net.ipv4.vs.expire_nodest_conn";
 
-/// The rows of the black holes: each goes if it is known that clients are still sent there.
+/// The rows of the black holes. Each is removed if clients still send packets there.
 ///
 /// # Errors
-/// When the listing of connections does not parse.
+/// If the list of connections does not parse.
 pub fn black_holes(state: &NodeState, ownership: &Ownership<'_>) -> Result<Vec<Object>> {
     let listing = state.files.get("ipvs.list").map(|text| Listing::parse("ipvs.list", text));
     let listing = listing.transpose()?;
@@ -55,11 +57,11 @@ fn is_udp(service: &VirtualServerId) -> bool {
 
 fn connections(listing: &Listing, service: &VirtualServerId, real: &RealServer) -> u64 {
     let draining = listing.draining();
-    let here = draining.filter(|(s, r)| *s == service && r.address == real.address);
-    here.map(|(_, r)| r.active + r.inactive).sum()
+    let of_server = draining.filter(|(s, r)| *s == service && r.address == real.address);
+    of_server.map(|(_, r)| r.active + r.inactive).sum()
 }
 
-/// Whether flows to a real server that is gone end only once they pause.
+/// Whether flows to a real server that is gone end only after a pause.
 fn end_once_they_pause(state: &NodeState) -> bool {
     let text = state.files.get("sysctl.txt");
     let sysctls = text.and_then(|text| Sysctls::parse("sysctl.txt", text).ok());
@@ -83,7 +85,7 @@ mod tests {
     use crate::owners::catalogue::Catalogue;
     use crate::plan::Plan;
     use crate::plan::change::{Edit, Target, edits};
-    use crate::plan::invariants::{Outcome, outcome};
+    use crate::plan::invariants::{EditProgress, progress};
     use crate::plan::merge;
     use crate::state::Files;
 
@@ -121,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn only_udp_that_is_still_sent_there_goes() {
+    fn only_udp_with_flows_is_removed() {
         let one = |state: &NodeState| {
             let rows = found(state);
             assert_eq!(rows.len(), 1, "{rows:?}");
@@ -144,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_comes_back_unless_it_is_there_or_its_virtual_server_is_not() {
+    fn a_removed_server_is_restored_unless_it_exists_or_its_virtual_server_is_gone() {
         let before = node(SERVERS, &[("ipvs.list", &listing(6))]);
         let made: Vec<Edit> = edits(&Plan { objects: found(&before) }, &before);
         let [Edit { target: Target::RealServer(server), .. }] = &made[..] else {
@@ -152,14 +154,14 @@ mod tests {
         };
         assert_eq!(server.real.options(), "-m -w 0");
         let after = node(&SERVERS.replace("-a -u 10.96.0.10:53 -r 10.0.0.3:53 -m -w 0\n", ""), &[]);
-        assert_eq!(outcome(&made[0], &before, &before), Outcome::NotDone);
-        assert_eq!(outcome(&made[0], &before, &after), Outcome::Done);
+        assert_eq!(progress(&made[0], &before, &before), EditProgress::NotDone);
+        assert_eq!(progress(&made[0], &before, &after), EditProgress::Done);
         let undo = |now: NodeState| merge::undo(&made, &before, &now);
         assert_eq!(undo(after).edits.len(), 1);
-        // kube-proxy has an endpoint there again, or has taken the service away.
+        // kube-proxy has an endpoint there again, or has removed the service.
         let again = SERVERS.replace("10.0.0.3:53 -m -w 0", "10.0.0.3:53 -m -w 1");
         let again = undo(node(&again, &[]));
-        assert!(again.edits.is_empty() && again.already_back.len() == 1, "{again:?}");
+        assert!(again.edits.is_empty() && again.already_restored.len() == 1, "{again:?}");
         let gone = undo(node("-A -t 10.96.0.10:53 -s rr\n", &[]));
         assert!(gone.edits.is_empty() && gone.conflicts.len() == 1, "{gone:?}");
     }

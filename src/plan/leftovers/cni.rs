@@ -1,4 +1,4 @@
-//! Pod networks: what a component left behind that is gone, and empty host-port chains.
+//! Pod networks: leftovers of components that are gone, and empty host-port chains.
 
 use crate::owners::component::Component;
 use crate::owners::content::Reading;
@@ -8,8 +8,8 @@ use crate::plan::candidates::{Candidates, OwnedChain, PlanRow, RuleContext, Rule
 use crate::plan::reason::Reason;
 use crate::state::object::ObjectId;
 
-/// Each component that makes pod networks: all of it goes if it is known to be gone and the
-/// catalogue says that this is proof enough, else it stays.
+/// Judges the objects of each pod network. They are removed if the component is known to be gone
+/// and the catalogue accepts this as enough evidence; else they are kept.
 pub(super) fn components(candidates: &mut Candidates<'_>) {
     let catalogue = candidates.catalogue;
     for component in catalogue.components().iter().filter(|c| c.cni) {
@@ -23,7 +23,8 @@ pub(super) fn components(candidates: &mut Candidates<'_>) {
 }
 
 fn propose(candidates: &mut Candidates<'_>, component: &Component, evidence: &str) {
-    let (name, evidence) = (component.name.clone(), evidence.to_owned());
+    let name = component.name.clone();
+    let evidence = evidence.to_owned();
     let reason = || Reason::OwnerGone(name.clone(), evidence.clone());
     for OwnedChain { at, .. } in candidates.chains_of(&component.name) {
         candidates.propose_chain(at, reason());
@@ -82,7 +83,7 @@ pub(super) fn owner<'a>(candidates: &Candidates<'a>, context: &RuleContext<'_>) 
     candidates.ownership.name(a)
 }
 
-/// True if the rule carries a comment that only the component writes.
+/// True if the rule has a comment that only the component writes.
 pub(super) fn is_signed(
     candidates: &Candidates<'_>,
     component: &Component,
@@ -92,8 +93,8 @@ pub(super) fn is_signed(
     reading.comments.iter().any(|c| candidates.catalogue.writes_comment(component, c))
 }
 
-/// portmap's chain of a pod without a rule does nothing, and neither does the jump to it: a pod
-/// whose end was missed.
+/// Proposes portmap's chains without a rule, and the jumps to them: neither has an effect. portmap
+/// missed the end of these pods.
 pub(super) fn empty_port_chains(candidates: &mut Candidates<'_>) {
     let chains = candidates.chains_of("cni-portmap");
     let mut found = Vec::new();

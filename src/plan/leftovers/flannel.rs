@@ -1,7 +1,7 @@
 //! flannel's rules of a lease or network that it no longer has (`reference/owners.md`, 5.1).
 //!
-//! flannel writes no comment before 0.16.2, so that a bare rule is weak evidence: it goes only if
-//! everything around it proves what it is.
+//! flannel before 0.16.2 writes no comments, so a bare rule is weak evidence. It is removed only if
+//! all other evidence agrees.
 
 use std::collections::BTreeSet;
 
@@ -19,7 +19,7 @@ use crate::state::ruleset::{Rule, Ruleset};
 const NAME: &str = "flannel";
 const OWN_CHAINS: [&str; 3] = ["FLANNEL-POSTRTG", "FLANNEL-FWD", "FLANNEL"];
 
-/// What flannel holds now.
+/// flannel's current network and lease.
 struct Lease<'a> {
     networks: &'a [IpNet],
     subnets: &'a [IpNet],
@@ -31,7 +31,7 @@ impl Lease<'_> {
     }
 }
 
-/// The networks that a rule of flannel's names.
+/// The networks in a rule of flannel.
 struct Nets {
     source: Option<(bool, IpNet)>,
     destination: Option<(bool, IpNet)>,
@@ -49,7 +49,7 @@ impl Nets {
         Some(Nets { source: net("-s")?, destination: net("-d")?, target })
     }
 
-    /// The pod networks among them.
+    /// The pod networks of the rule.
     fn pods(&self) -> impl Iterator<Item = &IpNet> {
         let nets = [&self.source, &self.destination].into_iter().flatten().map(|(_, net)| net);
         nets.filter(|net| !net.addr().is_multicast())
@@ -62,7 +62,7 @@ impl Nets {
     }
 }
 
-/// Judges each rule of flannel's, unless it is known to be gone (then `cni` does).
+/// Judges each rule of flannel, unless flannel is known to be gone: then `cni` judges.
 pub(super) fn rules(candidates: &mut Candidates<'_>) {
     let Some(component) = candidates.catalogue.component(NAME) else { return };
     if liveness(component, candidates.state).is_gone() {
@@ -73,13 +73,13 @@ pub(super) fn rules(candidates: &mut Candidates<'_>) {
         if !chain.is_built_in() && !OWN_CHAINS.contains(&&*chain.name) {
             continue;
         }
-        let mut seen = BTreeSet::new();
+        let mut texts = BTreeSet::new();
         for (position, rule) in chain.rules.iter().enumerate() {
             let context = RuleContext { id: at.id, ruleset, table, chain, rule, position };
             if owner(candidates, &context) != NAME {
                 continue;
             }
-            let first = seen.insert(ruleset.rule_text(rule));
+            let first = texts.insert(ruleset.rule_text(rule));
             let rule = RuleIndex { chain: at, position };
             match (judge(candidates, component, lease.as_ref(), &context, first), &doubt) {
                 (None, _) => {}
@@ -102,7 +102,7 @@ pub(super) fn rules(candidates: &mut Candidates<'_>) {
     }
 }
 
-/// flannel's lease as far as it is known, and why it is not certain.
+/// flannel's lease, as far as it is known, and why it is not certain.
 fn lease<'a>(
     candidates: &Candidates<'a>,
     component: &Component,
@@ -128,8 +128,8 @@ fn lease<'a>(
     (Some(lease), None)
 }
 
-/// What happens to a rule and why, if flannel's lease is certain; none for a rule that is judged with
-/// its chain.
+/// The action for a rule and the reason, if flannel's lease is certain; `None` for a rule that is
+/// judged with its chain.
 fn judge(
     candidates: &Candidates<'_>,
     component: &Component,
@@ -165,7 +165,7 @@ fn judge(
     })
 }
 
-/// True for a rule of nat POSTROUTING beside a FLANNEL-POSTRTG with rules.
+/// True for a rule in nat POSTROUTING if FLANNEL-POSTRTG has rules.
 fn replaced(context: &RuleContext<'_>) -> bool {
     let chain = context.table.chain("FLANNEL-POSTRTG");
     &*context.table.name == "nat"
@@ -173,13 +173,13 @@ fn replaced(context: &RuleContext<'_>) -> bool {
         && chain.is_some_and(|c| !c.rules.is_empty())
 }
 
-/// By what the rule is flannel's.
+/// The evidence that the rule is flannel's.
 fn evidence(candidates: &Candidates<'_>, context: &RuleContext<'_>) -> Evidence {
     let (table, chain) = (&context.table.name, &context.chain.name);
     candidates.ownership.rule_attribution(context.id, table, chain, context.position).evidence
 }
 
-/// Why a bare rule may not be of an earlier lease; none if everything proves that it is.
+/// Why a bare rule may not be of an earlier lease; `None` if all evidence agrees that it is.
 fn doubt(
     candidates: &Candidates<'_>,
     lease: &Lease<'_>,
@@ -203,10 +203,10 @@ fn doubt(
     if !has_live_rules(candidates, context, lease, network) {
         return Some("flannel's other rules are not beside it".into());
     }
-    used_here(candidates, subnet)
+    used_on_node(candidates, subnet)
 }
 
-/// True if the four rules that flannel writes for its network and lease stand in the chain.
+/// True if the chain has the four rules that flannel writes for its network and lease.
 fn has_live_rules(
     candidates: &Candidates<'_>,
     context: &RuleContext<'_>,
@@ -233,8 +233,8 @@ fn has_live_rules(
         && lease.subnets.iter().any(|s| has((true, network), (false, *s), "RETURN"))
 }
 
-/// Why `subnet` is in use on this node, but for routes to other nodes through flannel's links.
-fn used_here(candidates: &Candidates<'_>, subnet: IpNet) -> Option<String> {
+/// Why `subnet` is in use on this node. Routes to other nodes through flannel's links do not count.
+fn used_on_node(candidates: &Candidates<'_>, subnet: IpNet) -> Option<String> {
     let state = candidates.state;
     if state.links.is_empty() || state.routes.is_empty() {
         return Some("the node's routes and addresses are not in this state".into());
@@ -250,10 +250,10 @@ fn used_here(candidates: &Candidates<'_>, subnet: IpNet) -> Option<String> {
         owner.is_some_and(|o| o.name == NAME)
     };
     for route in &state.routes {
-        let to_others = route.kind == "unicast" && through_flannel(&route.dev);
+        let to_other_node = route.kind == "unicast" && through_flannel(&route.dev);
         // A default route may be written as 0.0.0.0/0.
         let net = route.network().filter(|n| n.prefix_len() > 0);
-        if net.is_some_and(overlaps) && !to_others {
+        if net.is_some_and(overlaps) && !to_other_node {
             return Some(format!("the node has a {} route to {}", route.kind, route.dst));
         }
     }

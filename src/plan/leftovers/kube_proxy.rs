@@ -1,4 +1,4 @@
-//! What kube-proxy no longer uses, by mode and version.
+//! kube-proxy's leftovers, by mode and version.
 
 use std::collections::HashMap;
 
@@ -17,7 +17,7 @@ use crate::state::tools::Version;
 
 const NAME: &str = "kube-proxy";
 
-/// Chains of kube-proxy's and of the kubelet's, and the jumps to them.
+/// Judges chains of kube-proxy and of the kubelet, and the jumps to them.
 pub(super) fn chains(candidates: &mut Candidates<'_>, running: &RunningMode) {
     let kubelet = kubelet_may_own(candidates);
     for OwnedChain { at, entry, .. } in candidates.chains_of("kubelet") {
@@ -38,7 +38,7 @@ pub(super) fn chains(candidates: &mut Candidates<'_>, running: &RunningMode) {
     hooks(candidates, running);
 }
 
-/// What happens to a chain of kube-proxy's, and why.
+/// The action for a chain of kube-proxy, and the reason.
 fn judge(
     entry: &ChainEntry,
     running: &RunningMode,
@@ -70,7 +70,7 @@ fn judge(
     (Action::Keep, reason)
 }
 
-/// A chain of a later version, in the same table, that does what `entry` did.
+/// The chain of a later version, in the same table, that replaces `entry`.
 fn successor(chains: &[OwnedChain<'_>], at: ChainIndex, entry: &ChainEntry) -> Option<String> {
     let expression = Expression::new(entry.replaced_by.as_deref()?).ok()?;
     let live = |c: &&OwnedChain<'_>| {
@@ -81,8 +81,8 @@ fn successor(chains: &[OwnedChain<'_>], at: ChainIndex, entry: &ChainEntry) -> O
     chains.iter().find(live).map(|c| c.chain.name.to_string())
 }
 
-/// Why the kubelet may still own the shared chains: up to 1.26 it makes KUBE-MARK-DROP and
-/// KUBE-POSTROUTING together with KUBE-MARK-MASQ, and its canary beside them.
+/// Why the kubelet may still own the shared chains. Up to 1.26 it makes KUBE-MARK-DROP and
+/// KUBE-POSTROUTING together with KUBE-MARK-MASQ and its canary.
 fn kubelet_may_own(candidates: &Candidates<'_>) -> Option<String> {
     let version = candidates
         .catalogue
@@ -99,7 +99,7 @@ fn kubelet_may_own(candidates: &Candidates<'_>) -> Option<String> {
     Some(format!("nat {sign}, which it makes too, is there"))
 }
 
-/// kube-proxy's jumps from the built-in chains.
+/// Judges kube-proxy's jumps from the built-in chains.
 fn hooks(candidates: &mut Candidates<'_>, running: &RunningMode) {
     let Some(mode) = running.mode else { return };
     let Some(component) = candidates.catalogue.component(NAME) else { return };
@@ -120,7 +120,8 @@ fn hooks(candidates: &mut Candidates<'_>, running: &RunningMode) {
             continue;
         }
         let outdated = running.version.is_some_and(|version| !hook.in_version(version));
-        // The chain stays. The other mode's jump to it goes if this mode has the chain as its own.
+        // The chain is kept. The other mode's jump to it is removed if this mode has the chain as
+        // its own.
         let entry = candidates.catalogue.chain(&context.table.name, &hook.to);
         let used = entry.is_some_and(|(_, e)| e.modes.contains(&mode));
         if !shared && used {
@@ -131,7 +132,7 @@ fn hooks(candidates: &mut Candidates<'_>, running: &RunningMode) {
     }
 }
 
-/// Sets, virtual servers, links and native tables.
+/// Judges sets, virtual servers, links and native tables.
 pub(super) fn elsewhere(candidates: &mut Candidates<'_>, running: &RunningMode) {
     sets(candidates, running);
     servers(candidates, running);
@@ -139,7 +140,7 @@ pub(super) fn elsewhere(candidates: &mut Candidates<'_>, running: &RunningMode) 
     tables(candidates, running);
 }
 
-/// What happens to an object that only some modes use, and why.
+/// The action for an object that only some modes use, and the reason.
 fn of_mode(running: &RunningMode, uses: fn(&dyn ProxyMode) -> bool) -> (Action, Reason) {
     match running.mode {
         None => (Action::Keep, Reason::ModeUnknown(running.evidence.clone())),
@@ -171,7 +172,8 @@ fn sets(candidates: &mut Candidates<'_>, running: &RunningMode) {
 }
 
 fn servers(candidates: &mut Candidates<'_>, running: &RunningMode) {
-    let (state, ownership) = (candidates.state, candidates.ownership);
+    let state = candidates.state;
+    let ownership = candidates.ownership;
     for server in &state.ipvs.servers {
         let Some(owner) = ownership.virtual_server(&server.service) else { continue };
         let masquerades = server.reals.iter().all(|r| r.forward == Forward::Masq);
@@ -196,7 +198,8 @@ fn servers(candidates: &mut Candidates<'_>, running: &RunningMode) {
 }
 
 fn links(candidates: &mut Candidates<'_>, running: &RunningMode) {
-    let (state, ownership) = (candidates.state, candidates.ownership);
+    let state = candidates.state;
+    let ownership = candidates.ownership;
     for link in &state.links {
         if ownership.link(&link.name).is_none_or(|o| o.name != NAME) {
             continue;
@@ -209,13 +212,15 @@ fn links(candidates: &mut Candidates<'_>, running: &RunningMode) {
 }
 
 fn tables(candidates: &mut Candidates<'_>, running: &RunningMode) {
-    let (state, ownership) = (candidates.state, candidates.ownership);
+    let state = candidates.state;
+    let ownership = candidates.ownership;
     for table in state.native_tables() {
         if ownership.table(&table.family, &table.name).is_none_or(|o| o.name != NAME) {
             continue;
         }
         let (action, reason) = of_mode(running, |mode| mode.has_own_tables());
-        let (family, name) = (table.family.as_str().into(), table.name.as_str().into());
+        let family = table.family.as_str().into();
+        let name = table.name.as_str().into();
         let id = ObjectId::NativeTable { family, name };
         candidates.add(PlanRow { action, id, owner: NAME, reason, details: String::new() });
     }

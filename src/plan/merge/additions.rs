@@ -1,38 +1,39 @@
-//! Undoes an addition: just what was added goes again, if it is still there.
+//! Undo of an addition: removes the objects that it added and that still exist.
 
 use crate::plan::change::{ChainText, Direction, Edit, RulePos, TableEdit, Target};
-use crate::plan::invariants::{Outcome, outcome};
-use crate::plan::merge::{Side, Undo, chain_of, same_content, side};
+use crate::plan::invariants::{EditProgress, progress};
+use crate::plan::merge::{MergeSide, UndoPlan, chain_of, same_content, side};
 use crate::state::NodeState;
 use crate::state::equivalence::canonical;
 
-pub(super) fn undo(edit: &Edit, base: &NodeState, now: &NodeState, undo: &mut Undo) {
+pub(super) fn undo(edit: &Edit, base: &NodeState, now: &NodeState, undo: &mut UndoPlan) {
     let target = match &edit.target {
         Target::Table(table) => {
-            match table_back(table, side(table, base), side(table, now), undo) {
-                Some(back) => Target::Table(back),
+            match remaining_additions(table, side(table, base), side(table, now), undo) {
+                Some(removal) => Target::Table(removal),
                 None => return,
             }
         }
-        // Someone else has taken it away already.
-        _ if outcome(edit, base, now) == Outcome::NotDone => return,
+        // Another program has already removed it.
+        _ if progress(edit, base, now) == EditProgress::NotDone => return,
         target => target.clone(),
     };
     undo.edits.push(Edit { direction: Direction::Remove, target });
 }
 
-fn table_back(
+fn remaining_additions(
     edit: &TableEdit,
-    base: Side<'_>,
-    now: Side<'_>,
-    undo: &mut Undo,
+    base: MergeSide<'_>,
+    now: MergeSide<'_>,
+    undo: &mut UndoPlan,
 ) -> Option<TableEdit> {
-    let (ruleset, table) = (edit.ruleset, edit.table.clone());
-    let mut back = TableEdit { ruleset, table, rules: Vec::new(), chains: Vec::new() };
+    let ruleset = edit.ruleset;
+    let table = edit.table.clone();
+    let mut removal = TableEdit { ruleset, table, rules: Vec::new(), chains: Vec::new() };
     for chain in &edit.chains {
         match chain_of(now, &chain.name) {
             None => {}
-            Some((r, c)) if same_content(chain, r, c) => back.chains.push(ChainText::of(r, c)),
+            Some((r, c)) if same_content(chain, r, c) => removal.chains.push(ChainText::of(r, c)),
             Some(_) => undo.conflicts.push(format!(
                 "{} chain {}: someone else changed it since; left as found",
                 edit.id(),
@@ -44,37 +45,43 @@ fn table_back(
     names.dedup();
     for name in names {
         let added: Vec<&RulePos> = edit.rules.iter().filter(|r| r.chain == name).collect();
-        back.rules.extend(added_still(&added, chain_texts(base, name), chain_texts(now, name)));
+        removal.rules.extend(remaining_rules(
+            &added,
+            chain_texts(base, name),
+            chain_texts(now, name),
+        ));
     }
-    back.rules.sort_by(|a, b| (&a.chain, a.position).cmp(&(&b.chain, b.position)));
-    (!back.rules.is_empty() || !back.chains.is_empty()).then_some(back)
+    removal.rules.sort_by(|a, b| (&a.chain, a.position).cmp(&(&b.chain, b.position)));
+    (!removal.rules.is_empty() || !removal.chains.is_empty()).then_some(removal)
 }
 
-fn chain_texts(side: Side<'_>, name: &str) -> Vec<String> {
+fn chain_texts(side: MergeSide<'_>, name: &str) -> Vec<String> {
     let texts = |(r, c): (&crate::state::ruleset::Ruleset, &crate::state::ruleset::Chain)| {
         c.rules.iter().map(|rule| r.rule_text(rule).to_owned()).collect()
     };
     chain_of(side, name).map(texts).unwrap_or_default()
 }
 
-/// The added rules that are there beyond what the chain held before, each at its place: of equals
-/// the one nearest to where it was put.
-fn added_still(added: &[&RulePos], base: Vec<String>, now: Vec<String>) -> Vec<RulePos> {
+/// The added rules that the chain holds beyond those from before, each with its index. Of equal
+/// rules, the one nearest to the index of the addition.
+fn remaining_rules(added: &[&RulePos], base: Vec<String>, now: Vec<String>) -> Vec<RulePos> {
     let keys = |texts: &[String]| texts.iter().map(|t| canonical(t)).collect::<Vec<_>>();
-    let (base, now_keys) = (keys(&base), keys(&now));
+    let base = keys(&base);
+    let now_keys = keys(&now);
     let mut found: Vec<RulePos> = Vec::new();
     for rule in added {
         let key = canonical(&rule.text);
         let count = |keys: &[String]| keys.iter().filter(|k| **k == key).count();
-        let taken = |i: &usize| found.iter().any(|f| f.position == *i);
+        let is_found = |i: &usize| found.iter().any(|f| f.position == *i);
         let gone = found.iter().filter(|f| canonical(&f.text) == key).count();
         if count(&now_keys) <= count(&base) + gone {
             continue;
         }
-        let equal = (0..now.len()).filter(|i| now_keys[*i] == key && !taken(i));
+        let equal = (0..now.len()).filter(|i| now_keys[*i] == key && !is_found(i));
         if let Some(position) = equal.min_by_key(|i| i.abs_diff(rule.position)) {
-            let (chain, text) = (rule.chain.clone(), now[position].clone());
-            found.push(RulePos { chain, position, text: text.into(), after: None });
+            let chain = rule.chain.clone();
+            let text = now[position].as_str().into();
+            found.push(RulePos { chain, position, text, after: None });
         }
     }
     found
@@ -95,10 +102,10 @@ mod tests {
     }
 
     fn added(position: usize) -> Edit {
-        let (chain, text, after) = ("POSTROUTING".into(), OURS.into(), None);
-        let rules = vec![RulePos { chain, position, text, after }];
-        let (table, chains) = ("nat".into(), Vec::new());
-        let target = Target::Table(TableEdit { ruleset: ID, table, rules, chains });
+        let chain = "POSTROUTING".into();
+        let rules = vec![RulePos { chain, position, text: OURS.into(), after: None }];
+        let table = "nat".into();
+        let target = Target::Table(TableEdit { ruleset: ID, table, rules, chains: Vec::new() });
         Edit { direction: Direction::Add, target }
     }
 
@@ -114,12 +121,12 @@ mod tests {
     }
 
     #[test]
-    fn just_the_added_rule_goes() {
+    fn only_the_added_rule_is_removed() {
         let [a, b] = ["-A POSTROUTING -s 10.0.0.1/32 -j ACCEPT", "-A POSTROUTING -j RETURN"];
         assert_eq!(positions(&[a, b], &[a, OURS, b]), [1]);
-        // Someone else wrote above it meanwhile.
+        // Another program has added a rule above it.
         assert_eq!(positions(&[a, b], &[b, a, OURS, b]), [2]);
-        // One of the same was there before: the nearest to where ours was put goes.
+        // An equal rule existed before: the one nearest to the addition is removed.
         assert_eq!(positions(&[a, b, OURS], &[a, OURS, b, OURS]), [1]);
         // It is gone already.
         assert!(positions(&[a, b], &[a, b]).is_empty());
@@ -129,8 +136,8 @@ mod tests {
     #[test]
     fn an_addition_is_done_when_its_rule_is_there() {
         let (without, with) = (node(&["-A POSTROUTING -j RETURN"]), node(&[OURS]));
-        assert_eq!(outcome(&added(0), &without, &with), Outcome::Done);
-        assert_eq!(outcome(&added(0), &without, &without), Outcome::NotDone);
-        assert_eq!(outcome(&added(0), &with, &with), Outcome::NotDone);
+        assert_eq!(progress(&added(0), &without, &with), EditProgress::Done);
+        assert_eq!(progress(&added(0), &without, &without), EditProgress::NotDone);
+        assert_eq!(progress(&added(0), &with, &with), EditProgress::NotDone);
     }
 }

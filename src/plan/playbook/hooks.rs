@@ -1,4 +1,4 @@
-//! What runs before and after stages.
+//! Hooks: commands before and after stages.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,21 +11,21 @@ use super::stage::StageName;
 use super::words::{time, word};
 use crate::state::argv::{Argv, Rerun};
 
-/// Commands by the point at which they run.
+/// Commands, by their point in a run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Hooks(BTreeMap<Point, Vec<Hook>>);
 
-/// One command of the operator's.
+/// One command of the operator.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Hook {
-    /// What is run.
+    /// The command.
     pub run: Argv,
-    /// How long it may take.
+    /// The timeout.
     #[serde(with = "time", default = "five_minutes")]
     pub timeout: Duration,
-    /// Whether it may run twice.
+    /// Whether it may run again after an interruption.
     #[serde(default)]
     pub again: Rerun,
 }
@@ -40,25 +40,25 @@ pub struct Point {
     /// The stage.
     pub stage: StageName,
     /// Which side of it.
-    pub when: When,
+    pub when: StageSide,
 }
 
 /// Which side of a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum When {
+pub enum StageSide {
     /// Before it.
     Before,
-    /// After it, when it has succeeded.
+    /// After it has succeeded.
     After,
 }
 
 impl Hooks {
     /// The commands at a point, in order.
-    pub fn at(&self, when: When, stage: StageName) -> &[Hook] {
+    pub fn at(&self, when: StageSide, stage: StageName) -> &[Hook] {
         self.0.get(&Point { stage, when }).map_or(&[], Vec::as_slice)
     }
 
-    /// The points that have any.
+    /// The points with commands.
     pub fn points(&self) -> impl Iterator<Item = Point> {
         self.0.keys().copied()
     }
@@ -67,8 +67,8 @@ impl Hooks {
 impl fmt::Display for Point {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let when = match self.when {
-            When::Before => "before",
-            When::After => "after",
+            StageSide::Before => "before",
+            StageSide::After => "after",
         };
         write!(f, "{when}_{}", self.stage)
     }
@@ -85,8 +85,8 @@ impl<'de> Deserialize<'de> for Point {
         word(from, "before_STAGE or after_STAGE", |text| {
             let point = text.split_once('_').and_then(|(when, stage)| {
                 let when = match when {
-                    "before" => When::Before,
-                    "after" => When::After,
+                    "before" => StageSide::Before,
+                    "after" => StageSide::After,
                     _ => return None,
                 };
                 Some(Point { when, stage: StageName::find(stage)? })

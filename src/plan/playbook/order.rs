@@ -1,4 +1,4 @@
-//! The order of stages, checked while they are read, so that an error has its line.
+//! The order of stages. It is checked while they are read, so that an error has its line.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::stage::{StageName, StageOptions};
 
-/// Stages that may run in their order.
+/// Stages in a valid order.
 #[derive(Debug, Serialize)]
 #[serde(transparent)]
 pub(super) struct Stages(pub(super) Vec<StageOptions>);
@@ -37,7 +37,7 @@ impl<'de> Visitor<'de> for All {
     }
 }
 
-/// The stage after those.
+/// The visitor of the stage after those.
 struct Next<'a>(&'a [StageOptions]);
 
 impl<'de> DeserializeSeed<'de> for Next<'_> {
@@ -76,7 +76,7 @@ fn names(stages: &[StageOptions]) -> Vec<StageName> {
     stages.iter().map(StageOptions::name).collect()
 }
 
-/// Whether a stage may stand behind those.
+/// Refuses a stage that may not follow those.
 fn may_follow(before: &[StageName], stage: StageName) -> Result<(), String> {
     let has = |name| before.contains(&name);
     if has(stage) {
@@ -94,7 +94,7 @@ fn may_follow(before: &[StageName], stage: StageName) -> Result<(), String> {
     }
 }
 
-/// Whether nothing is missing at the end.
+/// Refuses a list that lacks a stage at its end.
 fn complete(stages: &[StageName]) -> Result<(), String> {
     let has = |name: &StageName| stages.contains(name);
     let changed = [StageName::Switch, StageName::Upgrade].into_iter().find(has);
@@ -105,9 +105,10 @@ fn complete(stages: &[StageName]) -> Result<(), String> {
             }
         }
     }
-    match has(&StageName::Confirm) {
-        true => Ok(()),
-        false => Err("there is no `confirm`: what nobody confirms is undone".into()),
+    if has(&StageName::Confirm) {
+        Ok(())
+    } else {
+        Err("there is no `confirm`: what nobody confirms is undone".into())
     }
 }
 
@@ -117,17 +118,18 @@ mod tests {
 
     use super::*;
 
-    /// What a run must never do, whatever the rules above are made of.
+    /// Whether a list never cleans too early or changes without a snapshot. It is independent of
+    /// the rules above.
     fn is_safe(stages: &[StageName]) -> bool {
-        let place = |name| stages.iter().position(|s| *s == name);
+        let position_of = |name| stages.iter().position(|s| *s == name);
         let first_change = stages.iter().position(|s| s.changes_the_node());
-        let snapshot_first = match (place(StageName::Snapshot), first_change) {
+        let snapshot_first = match (position_of(StageName::Snapshot), first_change) {
             (_, None) => true,
             (snapshot, Some(change)) => snapshot.is_some_and(|s| s < change),
         };
-        let clean_last = place(StageName::Clean).is_none_or(|clean| {
-            place(StageName::Converge).is_some_and(|c| c < clean)
-                && place(StageName::Switch).is_none_or(|s| s < clean)
+        let clean_last = position_of(StageName::Clean).is_none_or(|clean| {
+            position_of(StageName::Converge).is_some_and(|c| c < clean)
+                && position_of(StageName::Switch).is_none_or(|s| s < clean)
         });
         let once = StageName::ALL.iter().all(|n| stages.iter().filter(|s| *s == n).count() <= 1);
         snapshot_first && clean_last && once && stages.last() == Some(&StageName::Confirm)

@@ -1,4 +1,4 @@
-//! What the kernel is given before kube-proxy gets its new mode.
+//! The options of the stage `prepare`: modules and sysctls for the new mode.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,19 +6,20 @@ use std::fmt;
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 
-/// What the new mode needs of the kernel. It is set now and persisted for the next boot.
+/// The modules and sysctls that the new mode needs. They are set at once, and persisted for the
+/// next boot.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Prepare {
     /// Kernel modules to load.
     #[serde(deserialize_with = "modules")]
     pub modules: Vec<String>,
-    /// Sysctls by their dotted names, with their new values.
+    /// Sysctls: dotted name and new value.
     #[serde(deserialize_with = "sysctls")]
     pub sysctls: BTreeMap<String, String>,
 }
 
-/// Names of kernel modules: they become a line of a file, and a word of a command.
+/// Reads names of kernel modules. Each becomes a line of a file, and an argument of a command.
 fn modules<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
     let names = Vec::<String>::deserialize(from)?;
     let wrong = |n: &&String| {
@@ -32,23 +33,23 @@ fn modules<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> 
     }
 }
 
-/// Sysctls: their names become paths below `/proc/sys`.
+/// Reads sysctls. Their names become paths below `/proc/sys`.
 fn sysctls<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
-    let read = BTreeMap::<String, Value>::deserialize(from)?;
+    let read = BTreeMap::<String, SysctlValue>::deserialize(from)?;
     let is_name = |part: &str| {
         !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c))
     };
     if let Some(name) = read.keys().find(|n| !n.contains('.') || !n.split('.').all(is_name)) {
         return Err(de::Error::custom(format!("`{name}` is no name of a sysctl, as net.ipv4.x")));
     }
-    Ok(read.into_iter().map(|(name, Value(value))| (name, value)).collect())
+    Ok(read.into_iter().map(|(name, SysctlValue(value))| (name, value)).collect())
 }
 
 /// A value of a sysctl, as a number or as text.
-struct Value(String);
+struct SysctlValue(String);
 
-impl<'de> Deserialize<'de> for Value {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Value, D::Error> {
+impl<'de> Deserialize<'de> for SysctlValue {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<SysctlValue, D::Error> {
         from.deserialize_any(OneValue)
     }
 }
@@ -56,24 +57,25 @@ impl<'de> Deserialize<'de> for Value {
 struct OneValue;
 
 impl Visitor<'_> for OneValue {
-    type Value = Value;
+    type Value = SysctlValue;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a number or one line of text")
     }
 
-    fn visit_u64<E: de::Error>(self, number: u64) -> Result<Value, E> {
-        Ok(Value(number.to_string()))
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<SysctlValue, E> {
+        Ok(SysctlValue(number.to_string()))
     }
 
-    fn visit_i64<E: de::Error>(self, number: i64) -> Result<Value, E> {
-        Ok(Value(number.to_string()))
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<SysctlValue, E> {
+        Ok(SysctlValue(number.to_string()))
     }
 
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Value, E> {
-        match text.contains('\n') {
-            true => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
-            false => Ok(Value(text.to_owned())),
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<SysctlValue, E> {
+        if text.contains('\n') {
+            Err(E::invalid_value(de::Unexpected::Str(text), &self))
+        } else {
+            Ok(SysctlValue(text.to_owned()))
         }
     }
 }

@@ -31,7 +31,7 @@ macro_rules! stage_options {
                 }
             }
 
-            /// Reads the options that follow a stage's name.
+            /// Reads the options of a stage after its name.
             pub(super) fn read<'de, A: MapAccess<'de>>(
                 name: StageName,
                 map: &mut A,
@@ -50,42 +50,42 @@ for_each_stage!(stage_options);
 #[serde(deny_unknown_fields)]
 pub struct NoOptions {}
 
-/// Which checks are asked, and what their findings do. No other check is.
+/// The checks that run, and the effect of their findings. No other check runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Preflight {
-    /// The ids of checks whose findings stop the run.
+    /// The ids of checks with findings that stop the run.
     pub block: Vec<String>,
-    /// The ids of checks whose findings are shown.
+    /// The ids of checks with findings that are only shown.
     pub warn: Vec<String>,
 }
 
-/// How kube-proxy comes to its new version.
+/// The options of the stage `upgrade`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "RawUpgrade")]
 pub struct Upgrade {
-    /// Who does it.
+    /// The upgrade method.
     #[serde(flatten)]
-    pub by: Means,
-    /// How long it may take; the run is undone then.
+    pub by: UpgradeMethod,
+    /// The timeout. The run is undone after it.
     #[serde(with = "time")]
     pub timeout: Duration,
 }
 
-/// Who upgrades kube-proxy.
+/// The method of an upgrade.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
-pub enum Means {
+pub enum UpgradeMethod {
     /// A command.
     Command {
-        /// What is run.
+        /// The command.
         run: Argv,
-        /// Whether it may run twice.
+        /// Whether it may run again after an interruption.
         again: Rerun,
     },
-    /// The operator; the run waits meanwhile.
+    /// The operator upgrades; the run waits meanwhile.
     Operator {
-        /// What the operator is told.
+        /// The request to the operator.
         ask: String,
     },
 }
@@ -109,47 +109,49 @@ impl TryFrom<RawUpgrade> for Upgrade {
 
     fn try_from(raw: RawUpgrade) -> Result<Upgrade, &'static str> {
         let by = match (raw.run, raw.ask, raw.again) {
-            (Some(run), None, again) => Means::Command { run, again: again.unwrap_or_default() },
-            (None, Some(ask), None) => Means::Operator { ask },
+            (Some(run), None, again) => {
+                UpgradeMethod::Command { run, again: again.unwrap_or_default() }
+            }
+            (None, Some(ask), None) => UpgradeMethod::Operator { ask },
             _ => return Err("an upgrade has either `run`, with `again`, or `ask`"),
         };
         Ok(Upgrade { by, timeout: raw.timeout })
     }
 }
 
-/// What must be seen before anything is cleaned.
+/// The options of the stage `converge`: conditions for the clean-up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Converge {
-    /// What must be the same as before.
-    pub parity: Parity,
-    /// How long it may take.
+    /// The data that must be the same as before.
+    pub parity: ParityScope,
+    /// The timeout.
     #[serde(with = "time")]
     pub timeout: Duration,
 }
 
 impl Default for Converge {
     fn default() -> Converge {
-        Converge { parity: Parity::Services, timeout: minutes(2) }
+        Converge { parity: ParityScope::Services, timeout: minutes(2) }
     }
 }
 
-/// What must be the same in both modes.
+/// The scope of parity.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Parity {
-    /// Every service with its backends: [`crate::plan::parity`].
+pub enum ParityScope {
+    /// Every service with its backends: [`crate::kube_proxy::parity`].
     #[default]
     Services,
 }
 
-/// What is cleaned.
+/// The options of the stage `clean`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Clean {
-    /// The owner whose leftovers go.
+    /// The owner of the leftovers to remove.
     pub leftovers_of: String,
-    /// How long open connections through virtual servers are waited for.
+    /// The time to wait for open connections through virtual servers.
     #[serde(with = "time")]
     pub drain: Duration,
 }
@@ -160,17 +162,17 @@ impl Default for Clean {
     }
 }
 
-/// What is proven after the change.
+/// The options of the stage `verify`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Verify {
-    /// Which invariants.
+    /// The invariants to verify.
     pub invariants: Invariants,
-    /// Which probes.
+    /// The probes to repeat.
     pub probes: Probes,
 }
 
-/// Which invariants are held against the kernel.
+/// The invariants to verify against the kernel.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Invariants {
@@ -179,7 +181,7 @@ pub enum Invariants {
     All,
 }
 
-/// Which probes must pass.
+/// The probes that must pass.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Probes {
@@ -188,28 +190,28 @@ pub enum Probes {
     Baseline,
 }
 
-/// What is forgotten at the end.
+/// The options of the stage `settle`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settle {
-    /// Which tracked connections.
-    pub conntrack: Conntrack,
+    /// The conntrack entries to clear.
+    pub conntrack: ConntrackScope,
 }
 
-/// Which tracked connections are forgotten.
+/// The conntrack entries to clear.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Conntrack {
-    /// UDP flows to service addresses whose backend is gone.
+pub enum ConntrackScope {
+    /// Entries of UDP flows from a service address to a backend that is gone.
     #[default]
     StaleServiceUdp,
 }
 
-/// How long the operator has to confirm.
+/// The options of the stage `confirm`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Confirm {
-    /// The run is undone after this.
+    /// The time to confirm. The run is undone after it.
     #[serde(with = "time")]
     pub within: Duration,
 }

@@ -1,4 +1,4 @@
-//! Playbooks as operators write them, right and wrong.
+//! Playbooks of operators, valid and invalid.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ fn replaced(from: &str, to: &str) -> String {
 }
 
 #[test]
-fn what_is_left_out_has_its_default() {
+fn omitted_options_have_defaults() {
     let playbook = parse(SMALL).unwrap();
     assert_eq!((playbook.from, playbook.to), (Mode::Iptables, Mode::Ipvs));
     assert_eq!(playbook.on_failure, OnFailure::Rollback);
@@ -39,7 +39,7 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(playbook.stage(StageName::Clean), None);
     let Some(StageOptions::Confirm(confirm)) = playbook.stage(StageName::Confirm) else { panic!() };
     assert_eq!(confirm.within, Duration::from_secs(5400));
-    assert!(playbook.hooks.at(When::Before, StageName::Switch).is_empty());
+    assert!(playbook.hooks.at(StageSide::Before, StageName::Switch).is_empty());
 }
 
 #[test]
@@ -106,9 +106,9 @@ hooks:
             },
         })
     );
-    // What is written can be read: YAML reads JSON.
+    // The JSON form can be parsed again: JSON is YAML.
     assert_eq!(parse(&written.to_string()).unwrap(), playbook);
-    let hooks = playbook.hooks.at(When::Before, StageName::Switch);
+    let hooks = playbook.hooks.at(StageSide::Before, StageName::Switch);
     assert_eq!(hooks[0].run.to_string(), "kubectl drain node1");
 }
 
@@ -141,18 +141,18 @@ fn an_upgrade_names_no_mode_and_has_one_means() {
     let playbook = parse(&text("{run: [apt-get, install, kube-proxy], again: safe}")).unwrap();
     assert_eq!((playbook.from, playbook.to), (Mode::Iptables, Mode::Iptables));
     let Some(StageOptions::Upgrade(upgrade)) = playbook.stage(StageName::Upgrade) else { panic!() };
-    assert!(matches!(&upgrade.by, Means::Command { again: Rerun::Safe, .. }));
+    assert!(matches!(&upgrade.by, UpgradeMethod::Command { again: Rerun::Safe, .. }));
     assert_eq!(upgrade.timeout, Duration::from_secs(1800));
-    let asked = parse(&text("{ask: now, timeout: 1h}")).unwrap();
+    let manual = parse(&text("{ask: now, timeout: 1h}")).unwrap();
     assert_eq!(
-        serde_json::to_value(asked.stage(StageName::Upgrade)).unwrap(),
+        serde_json::to_value(manual.stage(StageName::Upgrade)).unwrap(),
         json!({"upgrade": {"ask": "now", "timeout": "1h"}})
     );
     for wrong in ["{}", "{ask: now, run: [x]}", "{ask: now, again: safe}"] {
         let error = parse(&text(wrong)).unwrap_err().to_string();
         assert!(error.contains("either `run`") && error.contains("line 4"), "{error}");
     }
-    // A switch is no upgrade, and the other way round.
+    // A switch is no upgrade, and an upgrade is no switch.
     let error = parse(&replaced("from: iptables\nto: ipvs\n", "")).unwrap_err().to_string();
     assert_eq!(error, "own.yaml: stages: from iptables to iptables takes `upgrade`, not `switch`");
 }
@@ -238,7 +238,7 @@ fn a_playbook_must_fit_the_node_and_itself() {
     }
     let elsewhere = Playbook::parse("own.yaml", SMALL, Mode::Nftables).unwrap_err();
     assert!(elsewhere.to_string().contains("kube-proxy runs in nftables"), "{elsewhere}");
-    // On the way already: what the old mode left is still there.
+    // A node already in the new mode still has leftovers of the old one.
     let there = Playbook::parse("own.yaml", SMALL, Mode::Ipvs).unwrap();
     assert_eq!((there.from, there.to), (Mode::Iptables, Mode::Ipvs));
 }

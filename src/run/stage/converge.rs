@@ -7,7 +7,7 @@ use crate::error::{Error, Kind, Result};
 use crate::event::{Outcome, Task};
 use crate::interrupt;
 use crate::kube_proxy::convergence::{Convergence, Expected, convergence};
-use crate::kube_proxy::services::{Service, ServiceKey, Services};
+use crate::kube_proxy::services::{ServiceKey, ServicePort, Services};
 use crate::kube_proxy::{self, mode};
 use crate::node::kube_proxy_api;
 use crate::plan::change::{Edit, edits};
@@ -66,7 +66,7 @@ impl Stage for Converge {
 }
 
 /// `10.96.0.10:53/udp (kube-system/kube-dns:dns) → 192.168.66.5:53, 192.168.66.6:53`.
-fn served_by(key: &ServiceKey, service: &Service) -> String {
+fn served_by(key: &ServiceKey, service: &ServicePort) -> String {
     let name = service.name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
     let backends: Vec<String> = service.backends.iter().map(ToString::to_string).collect();
     format!("{key}{name} → {}", backends.join(", "))

@@ -6,7 +6,7 @@ use crate::apply::argv;
 use crate::error::{Error, Kind, Result};
 use crate::event::{Outcome, Task};
 use crate::interrupt;
-use crate::plan::playbook::{Means, Upgrade};
+use crate::plan::playbook::{Upgrade, UpgradeMethod};
 use crate::run::controller::only_process;
 use crate::run::execution::Execution;
 use crate::run::preview::{Previewed, Previewer};
@@ -33,8 +33,8 @@ impl Stage for Upgrade {
 
     fn preview(&self, _: &Previewer<'_>) -> Previewed {
         Previewed::line(match &self.by {
-            Means::Command { run, .. } => format!("runs `{run}`"),
-            Means::Operator { ask } => format!("asks: {ask}"),
+            UpgradeMethod::Command { run, .. } => format!("runs `{run}`"),
+            UpgradeMethod::Operator { ask } => format!("asks: {ask}"),
         })
     }
 
@@ -45,13 +45,13 @@ impl Stage for Upgrade {
             only_process(&now)?.pid
         };
         match &self.by {
-            Means::Command { run, .. } => {
+            UpgradeMethod::Command { run, .. } => {
                 let task = Task::Upgrade { command: run.to_string() };
                 sink.started(&task);
                 argv::run(run, self.timeout)?;
                 sink.finished(&task, Outcome::Succeeded);
             }
-            Means::Operator { ask } => {
+            UpgradeMethod::Operator { ask } => {
                 sink.warning(ask.clone());
                 let task = Task::AwaitUpgrade;
                 sink.started(&task);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::error::{Error, Kind, Result};
 use crate::event::{Outcome, Task};
 use crate::kube_proxy::mode;
-use crate::kube_proxy::parity::{What, parity};
+use crate::kube_proxy::parity::{MissingPart, parity};
 use crate::kube_proxy::services::Services;
 use crate::node::observe::observe_tolerant;
 use crate::plan::foreign_rules::missing_foreign;
@@ -124,7 +124,7 @@ fn wait_for_parity(
         // Each endpoint was there when the mode converged. Some come and go since.
         let missing = parity(before, &mode::of(mode).services(&now));
         let (backends, whole): (Vec<_>, Vec<_>) =
-            missing.into_iter().partition(|m| matches!(m.what, What::Backend(_)));
+            missing.into_iter().partition(|m| matches!(m.what, MissingPart::Backend(_)));
         Ok(match whole.into_iter().next() {
             None => Poll::Ready(backends),
             Some(first) => Poll::NotYet(first),

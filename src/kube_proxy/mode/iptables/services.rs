@@ -1,5 +1,5 @@
-//! Services by the chains of iptables mode: KUBE-SERVICES → KUBE-SVC-* → KUBE-SEP-* in nat, and
-//! the refusals of those without endpoints in filter.
+//! Services, read from the chains of iptables mode: KUBE-SERVICES → KUBE-SVC-* → KUBE-SEP-* in nat,
+//! and the refusals of services without endpoints in filter.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -7,19 +7,19 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 
 use crate::kube_proxy::mode::ServiceFilter;
-use crate::kube_proxy::services::{Place, Service, ServiceKey, Services, protocol};
+use crate::kube_proxy::services::{Location, ServiceKey, ServicePort, Services, protocol};
 use crate::state::rule::{Term, Words};
 use crate::state::ruleset::{Rule, Ruleset, Table};
 use crate::state::{Family, NodeState};
 
-/// How deep kube-proxy's chains lead: KUBE-FW, KUBE-EXT, KUBE-SVC, KUBE-SEP.
+/// The depth of kube-proxy's chains: KUBE-FW, KUBE-EXT, KUBE-SVC, KUBE-SEP.
 const DEPTH: usize = 5;
 
-/// The chains that lead on to endpoints.
+/// The chains that lead to endpoints.
 const LEADING: [&str; 6] =
     ["KUBE-SVC-", "KUBE-SEP-", "KUBE-FW-", "KUBE-XLB-", "KUBE-EXT-", "KUBE-SVL-"];
 
-/// The services of a node, of those that are wanted.
+/// The services of a node that the filter accepts.
 pub(super) fn read(state: &NodeState, wanted: &ServiceFilter<'_>) -> Services {
     let mut found = Services::new();
     for (id, ruleset) in &state.rulesets {
@@ -44,15 +44,15 @@ pub(super) fn read(state: &NodeState, wanted: &ServiceFilter<'_>) -> Services {
                 }
                 let service = found.entry(key).or_default();
                 service.name = service.name.take().or(name);
-                Walk { ruleset, table, service }.chain(target, DEPTH);
+                ChainWalk { ruleset, table, service }.chain(target, DEPTH);
             }
         }
     }
     found
 }
 
-/// The endpoints of each KUBE-SVC chain by the service's name in its comments, whether or not
-/// anything still leads there: what is left of them after a change of mode.
+/// The endpoints of each KUBE-SVC chain, by the name of the service in its comments. Chains without
+/// a jump to them count too: a change of mode leaves them.
 pub fn chains_by_name(state: &NodeState) -> BTreeMap<String, BTreeSet<SocketAddr>> {
     let mut found: BTreeMap<String, BTreeSet<SocketAddr>> = BTreeMap::new();
     for ruleset in state.rulesets.values() {
@@ -61,27 +61,28 @@ pub fn chains_by_name(state: &NodeState) -> BTreeMap<String, BTreeSet<SocketAddr
             let Some(name) = chain.rules.iter().find_map(|r| name(ruleset.words(r))) else {
                 continue;
             };
-            let mut service = Service::default();
-            Walk { ruleset, table, service: &mut service }.chain(&chain.name, DEPTH);
+            let mut service = ServicePort::default();
+            ChainWalk { ruleset, table, service: &mut service }.chain(&chain.name, DEPTH);
             found.entry(name).or_default().extend(service.backends);
         }
     }
     found
 }
 
-/// What a rule of KUBE-SERVICES or KUBE-NODEPORTS answers to; without an address of its own it
-/// stands for the node's.
+/// The service of a rule of KUBE-SERVICES or KUBE-NODEPORTS. A rule without an address serves the
+/// addresses of the node.
 fn key(terms: &[Term<'_>], family: Family) -> Option<ServiceKey> {
     let value = |option| terms.iter().find(|t| t.option == option && !t.negated).map(Term::value);
-    let place = match value("-d") {
-        None => Place::Node(family),
-        Some(text) => Place::Address(host(text)?),
+    let location = match value("-d") {
+        None => Location::Node(family),
+        Some(text) => Location::Address(host(text)?),
     };
-    let (port, protocol) = (value("--dport")?.parse().ok()?, protocol(value("-p")?)?);
-    Some(ServiceKey { place, port, protocol })
+    let port = value("--dport")?.parse().ok()?;
+    let protocol = protocol(value("-p")?)?;
+    Some(ServiceKey { location, port, protocol })
 }
 
-/// The address of `10.96.0.1/32`; none for a network.
+/// The address of `10.96.0.1/32`, or `None` for a network.
 fn host(text: &str) -> Option<IpAddr> {
     match text.parse::<IpNet>() {
         Ok(net) => (net.prefix_len() == net.max_prefix_len()).then(|| net.addr()),
@@ -96,14 +97,14 @@ fn name(words: Words<'_>) -> Option<String> {
     first.contains('/').then(|| first.to_owned())
 }
 
-/// Follows chains from a service to its endpoints.
-struct Walk<'a> {
+/// The walk along chains, from a service to its endpoints.
+struct ChainWalk<'a> {
     ruleset: &'a Ruleset,
     table: &'a Table,
-    service: &'a mut Service,
+    service: &'a mut ServicePort,
 }
 
-impl Walk<'_> {
+impl ChainWalk<'_> {
     fn chain(&mut self, name: &str, depth: usize) {
         let table = self.table;
         let Some(chain) = table.chain(name).filter(|_| depth > 0) else { return };
@@ -127,8 +128,8 @@ impl Walk<'_> {
         }
     }
 
-    /// Notes affinity and source ranges; false for what serves only the node's or the pods' own
-    /// traffic to an address for the outside.
+    /// Records affinity and source ranges. False for a rule that serves only traffic of the node or
+    /// of its pods to an external address.
     fn is_for_everyone(&mut self, chain: &str, rule: &Rule) -> bool {
         let text = self.ruleset.words(rule);
         if !["-s ", "-m recent", "--src-type"].iter().any(|w| text.text().contains(w)) {

@@ -1,16 +1,16 @@
-//! Services by the virtual servers of ipvs mode.
+//! Services, read from the virtual servers of ipvs mode.
 
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
 use crate::kube_proxy::mode::ServiceFilter;
-use crate::kube_proxy::services::{Place, ServiceKey, Services, protocol};
+use crate::kube_proxy::services::{Location, ServiceKey, Services, protocol};
 use crate::owners::servers::Servers;
 use crate::state::NodeState;
 use crate::state::ipvs::{Protocol, VirtualServerId as Virtual};
 
-/// The services of a node, of those that are wanted.
+/// The services of a node that the filter accepts.
 pub(super) fn read(state: &NodeState, wanted: &ServiceFilter<'_>) -> Services {
     let mut found = Services::new();
     if state.ipvs.servers.is_empty() {
@@ -21,13 +21,13 @@ pub(super) fn read(state: &NodeState, wanted: &ServiceFilter<'_>) -> Services {
         let Virtual::Address { protocol, address } = server.service else { continue };
         let mut key = ServiceKey::at(address, protocol);
         if !served.is_bound(address.ip()) && served.is_node_port(protocol, address) {
-            key.place = Place::Node(server.service.family());
+            key.location = Location::Node(server.service.family());
         }
         if !wanted(&key, None) {
             continue;
         }
         let service = found.entry(key).or_default();
-        if let Place::Node(_) = key.place {
+        if let Location::Node(_) = key.location {
             service.node_addresses.insert(address.ip());
         }
         service.affinity = server.persistent;
@@ -42,7 +42,7 @@ pub(super) fn read(state: &NodeState, wanted: &ServiceFilter<'_>) -> Services {
     found
 }
 
-/// The networks that may use each load balancer's address.
+/// The source ranges of each load balancer's address.
 fn ranges(state: &NodeState) -> impl Iterator<Item = (ServiceKey, IpNet)> {
     let sets = state.ipsets.sets.iter().filter(|s| {
         let name = s.name.strip_prefix("KUBE-").map(|n| n.strip_prefix("6-").unwrap_or(n));

@@ -1,4 +1,4 @@
-//! Services by the maps and chains of kube-proxy's own nf_tables tables.
+//! Services, read from the maps and chains of kube-proxy's own nf_tables tables.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -8,14 +8,14 @@ use serde_json::Value;
 
 use crate::kube_proxy::NAME;
 use crate::kube_proxy::mode::ServiceFilter;
-use crate::kube_proxy::services::{Place, Service, ServiceKey, Services, protocol};
+use crate::kube_proxy::services::{Location, ServiceKey, ServicePort, Services, protocol};
 use crate::state::nft::NftTable;
 use crate::state::{Family, NodeState};
 
-/// How deep kube-proxy's chains lead: external, service or local, endpoint.
+/// The depth of kube-proxy's chains: external, service or local, endpoint.
 const DEPTH: usize = 4;
 
-/// The services of a node, of those that are wanted.
+/// The services of a node that the filter accepts.
 pub(super) fn read(state: &NodeState, wanted: &ServiceFilter<'_>) -> Services {
     let mut found = Services::new();
     for family in Family::ALL {
@@ -31,7 +31,7 @@ struct Reader<'a> {
     family: Family,
     /// The expressions of each rule, by chain.
     chains: HashMap<&'a str, Vec<&'a Vec<Value>>>,
-    /// The timeout of each set that keeps clients with their endpoints, in seconds.
+    /// The timeout of each affinity set, in seconds.
     timeouts: HashMap<&'a str, u32>,
 }
 
@@ -82,27 +82,28 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// `[{"concat": ["10.96.0.10", "udp", 53]}, {"goto": {"target": "…"}}]`; the key stands in
-    /// an `elem` beside its comment, if it has one.
+    /// `[{"concat": ["10.96.0.10", "udp", 53]}, {"goto": {"target": "…"}}]`. A key with a comment
+    /// is in an `elem`.
     fn element(&self, element: &'a Value) -> Option<(ServiceKey, Option<&'a str>, &'a str)> {
-        let (key, verdict) = (element.get(0)?, element.get(1)?);
+        let key = element.get(0)?;
+        let verdict = element.get(1)?;
         let inner = key.get("elem");
         let comment = inner.and_then(|e| e.get("comment")).and_then(Value::as_str);
         let concat = inner.and_then(|e| e.get("val")).unwrap_or(key).get("concat")?.as_array()?;
-        let (place, rest) = match &concat[..] {
+        let (location, rest) = match &concat[..] {
             [address, rest @ ..] if rest.len() == 2 => {
-                (Place::Address(address.as_str()?.parse().ok()?), rest)
+                (Location::Address(address.as_str()?.parse().ok()?), rest)
             }
-            rest => (Place::Node(self.family), rest),
+            rest => (Location::Node(self.family), rest),
         };
         let [name, port] = rest else { return None };
         let protocol = protocol(name.as_str()?)?;
         let port = u16::try_from(port.as_u64()?).ok()?;
-        Some((ServiceKey { place, port, protocol }, comment, target(verdict)?))
+        Some((ServiceKey { location, port, protocol }, comment, target(verdict)?))
     }
 
-    /// Endpoints that a chain leads everyone to.
-    fn follow(&self, chain: &str, service: &mut Service, depth: usize) {
+    /// Adds the endpoints of a chain, except those for some sources only.
+    fn follow(&self, chain: &str, service: &mut ServicePort, depth: usize) {
         if depth == 0 {
             return;
         }
@@ -129,8 +130,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The networks that a firewall chain lets through.
-    fn ranges(&self, chain: &str, service: &mut Service) {
+    /// Adds the source ranges that a firewall chain accepts.
+    fn ranges(&self, chain: &str, service: &mut ServicePort) {
         let networks = |right: &Value| -> Vec<IpNet> {
             let one = |v: &Value| match v.get("prefix") {
                 Some(p) => {
@@ -157,14 +158,14 @@ fn target(statement: &Value) -> Option<&str> {
     verdict.get("target")?.as_str().filter(|t| *t != "mark-for-masquerade")
 }
 
-/// True for a match of the source: of the pods' or the node's own traffic, or of a client.
+/// True for a match of the source: traffic of pods, of the node, or of one client.
 fn by_source(statement: &Value) -> bool {
     let Some(left) = statement.pointer("/match/left") else { return false };
     let field = left.pointer("/payload/field").and_then(Value::as_str);
     field == Some("saddr") || left.get("fib").is_some()
 }
 
-/// The set that a match looks a client up in.
+/// The affinity set of a match.
 fn affinity(statement: &Value) -> Option<&str> {
     statement.pointer("/match/right")?.as_str()?.strip_prefix('@')
 }

@@ -1,5 +1,5 @@
 //! proxyshift moves a Kubernetes node's kube-proxy from one mode to another without breaking
-//! anything that is not kube-proxy's, and brings the node back when something goes wrong.
+//! anything foreign, and restores the node when something fails.
 //!
 //! ```text
 //!             capture                     pure functions of data                 the only code that changes a node
@@ -10,7 +10,7 @@
 //! Imports run one way: `event error yaml clock runtime interrupt allocator ← state ← owners ←
 //! kube_proxy ← plan ← checks`; `owners ← node`, `state ← store`; `plan, node ← apply`; `checks, store,
 //! apply ← run, guard`; all of these `← front`; `event ← ui ← front`.
-//! `tests/layers.rs` holds the code to it.
+//! `tests/layers` checks that.
 
 pub mod allocator;
 pub mod apply;
@@ -32,6 +32,6 @@ pub mod store;
 pub mod ui;
 pub mod yaml;
 
-// The loader of captured nodes names the crate as integration tests do.
+// The loader of captured nodes imports the crate by this name, as integration tests do.
 #[cfg(test)]
 extern crate self as proxyshift;

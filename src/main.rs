@@ -15,6 +15,6 @@ fn main() -> ExitCode {
     }
     ExitCode::from(match Args::try_parse_from(&words) {
         Ok(args) => front::run(&args),
-        Err(error) => front::cli::usage::told(&error, &words),
+        Err(error) => front::cli::usage::report(&error, &words),
     })
 }

@@ -1,4 +1,4 @@
-//! Back to a snapshot from before several runs: each is undone, and what others did stays.
+//! Rollback to a snapshot older than several runs: each is undone, and foreign changes are kept.
 
 mod common;
 
@@ -11,8 +11,8 @@ const SECOND: &str = "POSTROUTING ! -s 192.168.64.0/20 -d 192.168.67.0/24 -j RET
 const OTHERS: &str = "POSTROUTING -s 10.5.0.0/16 -j MASQUERADE";
 
 #[test]
-fn every_run_since_a_snapshot_is_undone_and_what_others_did_stays() {
-    if !in_namespace("every_run_since_a_snapshot_is_undone_and_what_others_did_stays") {
+fn every_run_since_a_snapshot_is_undone_and_foreign_changes_are_kept() {
+    if !in_namespace("every_run_since_a_snapshot_is_undone_and_foreign_changes_are_kept") {
         return;
     }
     let node = Node::load("canal-stale-flannel-1.20", Backend::Nft);
@@ -23,7 +23,7 @@ fn every_run_since_a_snapshot_is_undone_and_what_others_did_stays() {
     let id = snapshot["snapshot"].as_str().expect("an id").to_owned();
     let back = format!("rollback --to {id} -o json");
 
-    // Nothing was done yet.
+    // No run has been made yet.
     let nothing = proxyshift.expect(0, &format!("{back} --yes")).json();
     assert_eq!(nothing["runs"].as_array().map(Vec::len), Some(0), "{nothing}");
 
@@ -35,7 +35,7 @@ fn every_run_since_a_snapshot_is_undone_and_what_others_did_stays() {
     assert_eq!([FIRST, SECOND, OTHERS].map(there), [0, 0, 1]);
     let between = proxyshift.expect(0, "snapshot create -o json").json();
 
-    proxyshift.expect(2, &format!("rollback --to {id}")).says(&["nobody is there to be asked"]);
+    proxyshift.expect(2, &format!("rollback --to {id}")).reports(&["nobody is there to be asked"]);
     assert_eq!([FIRST, SECOND, OTHERS].map(there), [0, 0, 1]);
     let later = format!("rollback --to {} --yes", between["snapshot"].as_str().expect("an id"));
     assert!(proxyshift.expect(0, &later).out.contains("Nothing to undo"));
@@ -43,9 +43,9 @@ fn every_run_since_a_snapshot_is_undone_and_what_others_did_stays() {
     let report = proxyshift.expect(0, &format!("{back} --yes")).json();
     assert_eq!(report["runs"].as_array().map(Vec::len), Some(2), "{report}");
     assert_eq!((&report["restored"], &report["snapshot"]), (&2.into(), &id.into()));
-    // The rule of the second run was not there when the snapshot was taken: others made it.
+    // The rule of the second run is not in the snapshot, so it is a foreign change.
     let others = report["others"].as_array().expect("a list").iter().filter_map(|o| o.as_str());
-    // The kernel gives the links IPv6 addresses meanwhile, with routes to them.
+    // The kernel meanwhile adds IPv6 addresses to the links, with routes.
     let others: Vec<&str> = others.filter(|other| !other.contains(" route: ")).collect();
     assert!(others.len() == 2 && others.iter().any(|o| o.contains(OTHERS)), "{others:?}");
     let rules = node.rules();
@@ -56,5 +56,5 @@ fn every_run_since_a_snapshot_is_undone_and_what_others_did_stays() {
     assert_eq!(left, before.lines().collect::<Vec<_>>(), "all else is as it was, in its place");
 
     let bare = format!("rollback --to {} --yes", captured("half-migrated-ipvs-1.20").display());
-    proxyshift.expect(3, &bare).says(&["where and when this was captured is not known"]);
+    proxyshift.expect(3, &bare).reports(&["where and when this was captured is not known"]);
 }

@@ -1,5 +1,6 @@
-//! A node so busy that reading a legacy table under the xtables lock takes longer than others may be
-//! made to wait: it is tried again, given up before anything is changed, and undone all the same.
+//! A node so busy that reading a legacy table under the xtables lock takes longer than others may
+//! be made to wait. The program tries again, gives up before the first change, and undoes a begun
+//! run all the same.
 
 mod common;
 
@@ -10,15 +11,16 @@ use common::node::{Case, assert_same};
 use common::{in_namespace, run};
 use proxyshift::state::Backend;
 
-/// How many times reading a table under the lock will be slow.
+/// The number of slow reads of a table under the lock.
 const SLOW: &str = "/run/slow";
 
 impl Case {
-    /// The programs of iptables-legacy, as slow as [`SLOW`] says where they are told of a lock file.
+    /// Wrappers of iptables-legacy's programs. Where they get a lock file, they are as slow as
+    /// [`SLOW`] says.
     fn new() -> Case {
         let program = "/usr/sbin/xtables-legacy-multi";
         let (real, slow) = ("/mnt/xtables-legacy-multi", "/mnt/slowly");
-        // A rehearsal has another /run: it finds these programs, and is not slow.
+        // A rehearsal has another /run: it finds these programs, and they are not slow there.
         run("mount -t tmpfs slow /mnt");
         fs::copy(program, real).expect(real);
         let script = format!(
@@ -48,7 +50,7 @@ fn a_busy_moment_is_waited_for() {
     let case = Case::new();
     case.slow(2);
     let ended = case.proxyshift.expect(0, "cleanup --yes");
-    ended.says(&["under the xtables lock, and others wait", "trying again"]);
+    ended.reports(&["under the xtables lock, and others wait", "trying again"]);
     assert_ne!(case.node.rules(), case.before);
 }
 
@@ -71,10 +73,10 @@ fn what_was_begun_is_undone_on_a_busy_node_too() {
         return;
     }
     let case = Case::new();
-    // Killed when the first edit is made.
+    // Killed at the first edit.
     case.proxyshift.killed("cleanup --yes", "after:2");
     assert_ne!(case.node.rules(), case.before);
     case.slow(1000);
-    case.proxyshift.expect(0, "rollback").says(&["for as long as it takes"]);
+    case.proxyshift.expect(0, "rollback").reports(&["for as long as it takes"]);
     assert_same(&case.node.rules(), &case.before, "undone");
 }

@@ -1,5 +1,5 @@
-//! A run that is to be confirmed is undone when nobody confirms it, when its process dies, and
-//! whatever is done to the process that stands by.
+//! An unconfirmed run is undone at its deadline, when its process dies, and whatever is done to its
+//! watchdog.
 
 mod common;
 
@@ -13,12 +13,12 @@ impl Case {
         Case::of("half-migrated-ipvs-1.20", Backend::Nft)
     }
 
-    /// The run in hand, as `status` tells it.
+    /// The pending run, from `status`.
     fn pending(&self) -> serde_json::Value {
         self.proxyshift.run("status -o json").json()["pending"].clone()
     }
 
-    /// The process that stands by for the run in hand.
+    /// The watchdog of the pending run.
     fn watchdog(&self) -> Pid {
         let run = self.pending()["id"].as_str().expect("pending").to_owned();
         let json = self.proxyshift.store.join("runs").join(run).join("run.json");
@@ -41,8 +41,8 @@ impl Case {
 }
 
 #[test]
-fn what_nobody_confirms_is_undone() {
-    if !in_namespace("what_nobody_confirms_is_undone") {
+fn an_unconfirmed_run_is_undone() {
+    if !in_namespace("an_unconfirmed_run_is_undone") {
         return;
     }
     let case = Case::new();
@@ -55,28 +55,28 @@ fn what_nobody_confirms_is_undone() {
     for word in ["waits to be confirmed", "proxyshift confirm", "proxyshift rollback"] {
         assert!(status.out.contains(word), "{}", status.out);
     }
-    // A hang-up and a request to end do not end the one who stands by.
+    // SIGHUP and SIGTERM do not end the watchdog.
     for signal in [Signal::HUP, Signal::TERM, Signal::INT] {
         kill_process(case.watchdog(), signal).expect("signalled");
     }
     case.is_undone("nobody confirmed");
-    case.proxyshift.expect(3, "confirm").says(&["was rolled back", "next:"]);
+    case.proxyshift.expect(3, "confirm").reports(&["was rolled back", "next:"]);
 }
 
 #[test]
-fn what_is_confirmed_stays() {
-    if !in_namespace("what_is_confirmed_stays") {
+fn a_confirmed_run_is_kept() {
+    if !in_namespace("a_confirmed_run_is_kept") {
         return;
     }
     let case = Case::new();
-    case.proxyshift.expect(3, "confirm").says(&["no run waits"]);
+    case.proxyshift.expect(3, "confirm").reports(&["no run waits"]);
     case.proxyshift.expect(3, "extend 1m");
-    case.proxyshift.expect(2, "extend soon").says(&["90s"]);
+    case.proxyshift.expect(2, "extend soon").reports(&["90s"]);
     case.proxyshift.expect(0, "cleanup --yes --confirm-within 20s");
     let clean = case.node.rules();
-    // Nothing else is begun meanwhile, and there is nothing to resume.
+    // No other run may begin meanwhile, and there is nothing to resume.
     case.proxyshift.expect(6, "cleanup --yes");
-    case.proxyshift.expect(6, "resume").says(&["waits to be confirmed"]);
+    case.proxyshift.expect(6, "resume").reports(&["waits to be confirmed"]);
     case.proxyshift.expect(0, "extend 10m");
     assert!(case.pending()["seconds_left"].as_u64().is_some_and(|left| left > 500));
     let watchdog = case.watchdog();
@@ -87,7 +87,7 @@ fn what_is_confirmed_stays() {
         proxyshift::runtime::process_start(watchdog.as_raw_nonzero().get().unsigned_abs()).is_none()
     });
     assert_same(&case.node.rules(), &clean, "confirmed");
-    // What was confirmed can be undone all the same.
+    // A confirmed run can still be undone.
     case.proxyshift.expect(0, "rollback");
     assert_same(&case.node.rules(), &case.before, "rolled back");
 }
@@ -102,7 +102,7 @@ fn a_rollback_at_once_leaves_nothing_to_undo() {
     case.proxyshift.expect(0, "rollback");
     assert_same(&case.node.rules(), &case.before, "rolled back");
     case.is_undone("by hand");
-    // The process that stood by leaves what comes next alone.
+    // The former watchdog does not touch the next run.
     case.proxyshift.expect(0, "cleanup --yes");
     let clean = case.node.rules();
     std::thread::sleep(std::time::Duration::from_secs(3));
@@ -110,8 +110,8 @@ fn a_rollback_at_once_leaves_nothing_to_undo() {
 }
 
 #[test]
-fn when_who_stands_by_is_killed_whoever_looks_has_another() {
-    if !in_namespace("when_who_stands_by_is_killed_whoever_looks_has_another") {
+fn a_killed_watchdog_is_restarted_by_the_next_verb() {
+    if !in_namespace("a_killed_watchdog_is_restarted_by_the_next_verb") {
         return;
     }
     let case = Case::new();
@@ -154,7 +154,7 @@ fn a_run_whose_process_dies_is_undone() {
     let status = case.proxyshift.expect(6, "status");
     assert!(status.out.contains("cut off"), "{}", status.out);
     assert_ne!(case.node.rules(), case.before);
-    // 30 s for somebody to resume it, then it is undone.
+    // 30 s to resume it, then it is undone.
     std::thread::sleep(std::time::Duration::from_secs(25));
     assert_eq!(case.state_of_last_run(), "running");
     case.is_undone("its process died");

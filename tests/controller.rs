@@ -83,8 +83,8 @@ fn a_clean_up_is_not_waited_for() {
 }
 
 #[test]
-fn what_does_not_come_in_time_is_named() {
-    if !in_namespace("what_does_not_come_in_time_is_named") {
+fn a_timeout_names_what_it_waited_for() {
+    if !in_namespace("a_timeout_names_what_it_waited_for") {
         return;
     }
     install();

@@ -1,5 +1,5 @@
-//! A run killed around every line of its journal: the next start finds it, offers to resume or to
-//! roll back and nothing else, and both ways end where they should.
+//! A run killed around every line of its journal. The next start reports it, allows only resume and
+//! rollback, and both end in the right state.
 
 mod common;
 
@@ -14,7 +14,7 @@ use proxyshift::state::Backend;
 
 const SIGKILL: i32 = 9;
 
-/// A node in the middle of something, to come back to.
+/// A node during a run, to return to.
 struct Moment {
     rules: String,
     store: String,
@@ -23,7 +23,7 @@ struct Moment {
 struct Case {
     node: Node,
     proxyshift: Proxyshift,
-    /// The rules before any run, and after one that nobody disturbed.
+    /// The rules before any run, and after an undisturbed one.
     before: String,
     clean: String,
 }
@@ -45,7 +45,7 @@ impl Case {
         fs::remove_dir_all(&self.proxyshift.store).expect("the store");
     }
 
-    /// Runs `words`, to be killed at `point`. False if it came to its end instead, with success.
+    /// Runs `words`, to be killed at `point`. False if it succeeded before that point.
     fn killed(&self, words: &str, point: &str) -> bool {
         let mut command = self.proxyshift.command(words);
         let output = command.env("PROXYSHIFT_CRASH", point).output().expect("proxyshift starts");
@@ -55,7 +55,7 @@ impl Case {
         killed
     }
 
-    /// The next start knows of the run, and does nothing but resume or roll back.
+    /// The next start reports the run, and only resumes or rolls back.
     fn is_pending(&self, point: &str) {
         let rules = self.node.rules();
         let status = self.proxyshift.expect(6, "status");
@@ -65,11 +65,11 @@ impl Case {
         let json = self.proxyshift.expect(6, "status -o json").json();
         assert_eq!(json["pending"]["alive"], false, "{point}");
         let refused = self.proxyshift.expect(6, "cleanup --yes");
-        refused.says(&["resume", "rollback", "next:"]);
+        refused.reports(&["resume", "rollback", "next:"]);
         assert_same(&self.node.rules(), &rules, point);
     }
 
-    /// Nothing is pending any more, and the rules are `wanted`.
+    /// No run is pending, and the rules are `wanted`.
     fn has_ended(&self, wanted: &str, what: &str) {
         assert_same(&self.node.rules(), wanted, what);
         self.proxyshift.expect(0, "status");
@@ -89,7 +89,7 @@ impl Case {
         run(&format!("cp -a {} {}", moment.store, store.display()));
     }
 
-    /// From here, a rollback that is killed around each of its own lines is finished by the next.
+    /// A rollback killed around each of its own lines is finished by the next one.
     fn killed_rollbacks(&self, what: &str) {
         let moment = self.keep();
         let first = lines(&self.proxyshift.store) + 1;
@@ -102,7 +102,7 @@ impl Case {
             let what = format!("{what}, rollback killed {point}");
             self.is_pending(&what);
             if lines(&self.proxyshift.store) >= first {
-                self.proxyshift.expect(6, "resume").says(&["it had begun to roll back"]);
+                self.proxyshift.expect(6, "resume").reports(&["it had begun to roll back"]);
             }
             self.proxyshift.expect(0, "rollback");
             self.has_ended(&self.before, &what);
@@ -115,7 +115,7 @@ fn points(first: usize) -> impl Iterator<Item = String> {
     (first..first + 100).flat_map(|line| [format!("before:{line}"), format!("after:{line}")])
 }
 
-/// How many lines the journal of the only run in `store` has.
+/// The number of lines in the journal of the only run in `store`.
 fn lines(store: &Path) -> usize {
     let runs: Vec<_> = fs::read_dir(store.join("runs")).expect("runs").collect();
     assert_eq!(runs.len(), 1);
@@ -160,7 +160,7 @@ fn killed_while_rolling_back(backend: Backend) {
     case.killed_rollbacks("after a run killed before its last line");
 }
 
-/// Remedies of checks: a rule that goes, and one that comes back.
+/// Remedies of checks: one rule removed, one added.
 const MEND: &str = "check --only cni.flannel-rules,docker.masquerade --fix --yes";
 
 fn killed_while_mending(backend: Backend) {
@@ -187,7 +187,7 @@ fn killed_while_mending(backend: Backend) {
         case.is_pending(&point);
         let rules = case.node.rules();
         let resumed = case.proxyshift.expect(6, "resume");
-        resumed.says(&["was applying remedies of checks", "proxyshift rollback"]);
+        resumed.reports(&["was applying remedies of checks", "proxyshift rollback"]);
         assert_same(&case.node.rules(), &rules, &format!("killed {point}, not resumed"));
         case.proxyshift.expect(0, "rollback");
         case.has_ended(&case.before, &format!("killed {point}, rolled back"));
@@ -238,12 +238,12 @@ fn killed_while_rolling_back_in_legacy() {
     }
 }
 
-/// Who was killed cannot end the process that rehearses for it; that one sees to it itself.
+/// A killed program cannot end its rehearsal process, which must end itself.
 #[test]
 fn a_rehearsal_ends_with_who_wanted_it() {
     let node = captured("half-migrated-ipvs-1.20");
     let mut command = Proxyshift::new("store").command(&format!("inside mend {}", node.display()));
-    // It waits for the edits to rehearse.
+    // It waits for the edits on its input.
     let mut rehearsal =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("proxyshift starts");
     let edits = rehearsal.stdin.take();

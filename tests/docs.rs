@@ -1,4 +1,4 @@
-//! Holds the README and its neighbours to the program.
+//! Compares the README and other pages with the program.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use regex::Regex;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_proxyshift");
 
-/// The transcript stands between this line and the end of its block; `make readme` writes it.
+/// The transcript is between this line and the end of its block; `make readme` writes it.
 const TRANSCRIPT: &str = "<!-- from `make readme` -->\n```console\n";
 
 fn root() -> PathBuf {
@@ -25,7 +25,7 @@ fn help(args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The verbs that a help text lists.
+/// The verbs in a help text.
 fn verbs(help: &str) -> Vec<String> {
     let list = help.split("\nCommands:\n").nth(1).expect("a list of commands");
     let name = Regex::new("^  ([a-z]+) ").unwrap();
@@ -34,8 +34,8 @@ fn verbs(help: &str) -> Vec<String> {
     names.filter(|name| name != "help").collect()
 }
 
-/// What the commands of a transcript print when they are run again, as on a terminal: there, a
-/// line that says what begins is gone when it is done.
+/// The output of a transcript's commands when they run again, as on a terminal: there, the line of
+/// a started task vanishes at its end.
 fn run_again(transcript: &str) -> String {
     let folder = Path::new(PROGRAM).parent().unwrap().display().to_string();
     let path = format!("{folder}:{}", std::env::var("PATH").unwrap_or_default());
@@ -59,7 +59,7 @@ fn run_again(transcript: &str) -> String {
     whole
 }
 
-/// A transcript without what differs from run to run: how long each step took, and when.
+/// A transcript without the variable parts: times and durations.
 fn without_times(transcript: &str) -> String {
     let took = Regex::new(r" \([0-9.]+ s\)").unwrap();
     let id = Regex::new(r"\b[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}\b").unwrap();
@@ -84,9 +84,9 @@ fn the_transcript_is_what_the_program_prints() {
     assert!(diff.is_empty(), "look at it, then run `make readme`:\n{diff}");
 }
 
-/// As somebody who is not root: a user namespace gives fewer rights, so that other things fail.
+/// As an ordinary user. A user namespace gives fewer rights, so that other operations fail.
 #[test]
-fn the_demo_proves_as_much_without_root() {
+fn the_demo_verifies_as_much_without_root() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
     let (program, node) = (folder.path().join("proxyshift"), "canal-stale-flannel-1.20");
@@ -152,11 +152,11 @@ fn every_verb_is_in_the_readme_and_no_other() {
     let (_, table) = readme.split_once("| verb | what it does |\n").expect("a table of verbs");
     let row = Regex::new(r"^\| `((?:snapshot )?[a-z]+)` \|").unwrap();
     let rows = table.lines().take_while(|line| !line.is_empty());
-    let mut told: Vec<String> =
+    let mut listed: Vec<String> =
         rows.filter_map(|line| row.captures(line).map(|c| c[1].to_owned())).collect();
     known.sort();
-    told.sort();
-    assert_eq!(told, known, "the table of verbs in the README");
+    listed.sort();
+    assert_eq!(listed, known, "the table of verbs in the README");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! What programs read: one document a call whatever happens, events as lines, all as the published
-//! schemas say; and nothing is ever asked where nobody can answer.
+//! Output for programs: one document a call whatever happens, events as lines, all valid by the
+//! published schemas; and no questions off a terminal.
 
 mod common;
 
@@ -20,13 +20,13 @@ fn elsewhere() -> (tempfile::TempDir, Proxyshift) {
 }
 
 #[test]
-fn captures_are_told_of_in_documents_that_have_schemas() {
+fn captures_are_reported_in_documents_with_schemas() {
     let (tmp, proxyshift) = elsewhere();
     let mut schemas = Schemas::load();
     for name in all_captured() {
         let dir = captured(&name).display().to_string();
         schemas.expect(&proxyshift, 0, &format!("plan --snapshot {dir}"));
-        // There is no way from nftables.
+        // No migration leads away from nftables.
         let code = if name.starts_with("nftables") { 2 } else { 0 };
         schemas.expect(&proxyshift, code, &format!("plan --to ipvs --snapshot {dir}"));
         schemas.expect(&proxyshift, 0, &format!("snapshot show {dir}"));
@@ -34,7 +34,7 @@ fn captures_are_told_of_in_documents_that_have_schemas() {
         let (code, _) = schemas.run(&proxyshift, &format!("check --to ipvs --snapshot {dir}"));
         assert!([0, 3].contains(&code), "{name}: {code}");
     }
-    // A node whose kube-proxy was started with flags alone.
+    // A node whose kube-proxy has flags and no configuration file.
     let flags = tmp.path().join("flags");
     fs::create_dir(&flags).expect("a folder");
     for entry in fs::read_dir(captured("canal-stale-flannel-1.20")).expect("a node") {
@@ -60,14 +60,14 @@ fn captures_are_told_of_in_documents_that_have_schemas() {
     schemas.expect(&proxyshift, 0, "status");
     schemas.expect(&proxyshift, 3, "report");
     schemas.expect(&proxyshift, 3, "plan --snapshot nowhere");
-    for seen in ["check", "checks", "diff", "plan", "write-config", "error", "status"] {
-        assert!(schemas.seen.contains(seen), "{seen}: {:?}", schemas.seen);
+    for printed in ["check", "checks", "diff", "plan", "write-config", "error", "status"] {
+        assert!(schemas.printed.contains(printed), "{printed}: {:?}", schemas.printed);
     }
 }
 
 #[test]
-fn wrong_arguments_are_told_in_the_form_that_was_asked_for() {
-    if !in_namespace("wrong_arguments_are_told_in_the_form_that_was_asked_for") {
+fn wrong_arguments_are_reported_in_the_requested_form() {
+    if !in_namespace("wrong_arguments_are_reported_in_the_requested_form") {
         return;
     }
     let proxyshift = Proxyshift::new("store");
@@ -102,10 +102,14 @@ fn wrong_arguments_are_told_in_the_form_that_was_asked_for() {
         let error = schemas.expect(&proxyshift, 2, words);
         assert_eq!(error["kind"], "usage", "{words}: {error}");
         assert!(error["hint"].is_string() || words.contains("--keep 0"), "{words}: {error}");
-        // The same without the document: for people, on standard error.
+        // The same without a document: as text on standard error.
         let ended = Ended::of(proxyshift.command(words));
-        let told = words == "completions bash";
-        assert!(told || (ended.code == Some(2) && ended.out.is_empty()), "{words}: {}", ended.out);
+        let is_script = words == "completions bash";
+        assert!(
+            is_script || (ended.code == Some(2) && ended.out.is_empty()),
+            "{words}: {}",
+            ended.out
+        );
     }
     // Progress as JSON alone: the error is a line of it.
     let ended = proxyshift.expect(2, "frob --progress json");
@@ -116,7 +120,7 @@ fn wrong_arguments_are_told_in_the_form_that_was_asked_for() {
     assert!(proxyshift.expect(0, "--version -o json").out.starts_with("proxyshift "));
 }
 
-/// Each verb that would ask on a terminal, and the flags that its refusal must name.
+/// Each verb with a question, and the flags that its refusal must name.
 const WOULD_ASK: [(&str, &[&str]); 5] = [
     ("cleanup", &["--yes", "--dry-run"]),
     ("cleanup --confirm-within 5m", &["--yes", "--dry-run"]),
@@ -133,7 +137,7 @@ fn nothing_is_asked_off_a_terminal_and_the_refusal_names_the_flag() {
     let _node = Node::load("canal-stale-flannel-1.20", Backend::Nft);
     let proxyshift = Proxyshift::new("store");
     for (words, flags) in WOULD_ASK {
-        // A yes that waits in a pipe is nobody's answer.
+        // A yes in a pipe is no answer.
         for yes in [false, true] {
             let mut command = proxyshift.command(words);
             if yes {
@@ -143,9 +147,9 @@ fn nothing_is_asked_off_a_terminal_and_the_refusal_names_the_flag() {
             }
             let ended = Ended::of(command);
             assert_eq!(ended.code, Some(2), "{words}: {}", ended.err);
-            ended.says(flags);
+            ended.reports(flags);
         }
-        // Nor is anything asked on a terminal when a program reads what is printed.
+        // Nor does it ask on a terminal when a program reads the output.
         for form in ["-o json", "--progress json"] {
             let own = env!("CARGO_BIN_EXE_proxyshift");
             let store = proxyshift.store.display();
@@ -160,7 +164,7 @@ fn nothing_is_asked_off_a_terminal_and_the_refusal_names_the_flag() {
             assert!(said.contains("--yes"), "{form} {words}: {said}");
         }
     }
-    // All others do their work, or say why not, without a question.
+    // All others work, or report why not, without a question.
     for words in ["resume", "confirm", "extend 1m", "rollback"] {
         proxyshift.expect(3, words);
     }
@@ -198,7 +202,7 @@ fn every_verb_on_a_node_gives_one_document_that_its_schema_knows() {
     fs::rename(proxyshift.store.join("snapshots").join(&id), "/run/aside").expect("moved");
     expect(0, "snapshot import /run/one.tar.gz");
     expect(0, "snapshot prune --keep 1");
-    // A clean-up that waits, is kept, and is undone all the same.
+    // A clean-up that waits, is confirmed, and is undone afterwards.
     expect(0, "cleanup --yes --confirm-within 5m");
     expect(6, "status");
     assert_eq!(expect(0, "report")["state"], "unconfirmed");
@@ -222,21 +226,21 @@ fn every_verb_on_a_node_gives_one_document_that_its_schema_knows() {
     let before = schemas.expect(&proxyshift, 0, "report")["snapshot"].clone();
     let words = format!("rollback --yes --to {}", before.as_str().expect("an id"));
     assert_eq!(schemas.expect(&proxyshift, 0, &words)["snapshot"], before);
-    // One that is cut off.
+    // An interrupted one.
     proxyshift.killed("cleanup --yes", "after:1");
     schemas.expect(&proxyshift, 6, "status");
     assert_eq!(schemas.expect(&proxyshift, 0, "report")["state"], "running");
     schemas.expect(&proxyshift, 0, "resume");
     assert_eq!(schemas.expect(&proxyshift, 0, "report")["state"], "done");
     schemas.expect(&proxyshift, 0, "status");
-    // An exception, where a living Calico has to be passed.
+    // An exception before the rules of a living Calico.
     schemas.expect(&proxyshift, 0, "guard --for 10.9.0.0/24 --once --contest");
-    // The virtual machine has a kube-proxy that can be taken elsewhere.
+    // The virtual machine has a kube-proxy that can be migrated.
     schemas.run(&proxyshift, "migrate --to ipvs --yes");
     let elsewhere = ["check", "checks", "migrate", "write-config"].map(str::to_owned);
     let mut known: BTreeSet<String> = schemas.validators.keys().cloned().collect();
-    known.retain(|name| !schemas.seen.contains(name) && !elsewhere.contains(name));
-    assert!(known.is_empty(), "no document of these was seen: {known:?}");
+    known.retain(|name| !schemas.printed.contains(name) && !elsewhere.contains(name));
+    assert!(known.is_empty(), "no document of these was printed: {known:?}");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! The guard on captured nodes, alive in namespaces: its exception stands before what drops INVALID
-//! packets, whatever others write.
+//! The guard on captured nodes in namespaces: its exception precedes the drop of INVALID packets,
+//! whatever others write.
 
 mod common;
 
@@ -36,7 +36,7 @@ fn count(node: &Node) -> usize {
     forward(node).iter().filter(|r| own().contains(r)).count()
 }
 
-/// True when both rules stand right before the jump `gate`, and nowhere else.
+/// True when both rules are right before the jump `gate`, and nowhere else.
 fn stands(node: &Node, gate: &str) -> bool {
     let rules = forward(node);
     let Some(at) = rules.iter().position(|r| r.ends_with(gate)) else { return false };
@@ -47,7 +47,7 @@ fn iptables(node: &Node, words: &[&str]) {
     run_with("", &[&[node.program("").as_str(), "-w", "-t", "filter"], words].concat());
 }
 
-/// A guard at work; killed if a test fails.
+/// A running guard, killed if a test fails.
 struct Running(Child);
 
 impl Running {
@@ -61,7 +61,7 @@ impl Running {
         kill_process(pid, signal).expect("it runs");
     }
 
-    /// Waits for its end, of itself or by `signal`.
+    /// Waits for its end, by itself or by `signal`.
     fn end(mut self, signal: Option<Signal>) -> Ended {
         signal.into_iter().for_each(|s| self.send(s));
         let (mut out, mut err) = (String::new(), String::new());
@@ -74,14 +74,14 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Both fail where it has ended, as it should have.
+        // Both calls fail after its regular end.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// Takes the exception away and moves in front of it, 20 times.
-fn keeps_its_place(backend: Backend) {
+/// Removes the exception and moves in front of it, 20 times.
+fn keeps_its_position(backend: Backend) {
     let (node, proxyshift) = (Node::load(DOCKER, backend), Proxyshift::new("store"));
     let before = forward(&node);
     let guard = Running::start(&proxyshift, FOR);
@@ -93,14 +93,20 @@ fn keeps_its_place(backend: Backend) {
             iptables(&node, &["-A", "FORWARD", "-j", "KUBE-FORWARD"]);
             iptables(&node, &["-A", "FORWARD", "-j", "DOCKER-USER"]);
         } else {
-            // In one step: deleted first, the exception would be taken away for want of a gate.
+            // In one step: after a deletion alone, the guard would remove the exception for want of
+            // a gate.
             iptables(&node, &["-I", "FORWARD", "-j", "KUBE-FORWARD"]);
         }
         poll("the rules back in their place", || stands(&node, GATE));
     }
     let ended = guard.end(Some(Signal::TERM));
     assert_eq!(ended.code, Some(0), "{}", ended.err);
-    ended.says(&["bypass", "KUBE-FORWARD, DOCKER-USER", "it was not there", "had fallen behind"]);
+    ended.reports(&[
+        "bypass",
+        "KUBE-FORWARD, DOCKER-USER",
+        "it was not there",
+        "had fallen behind",
+    ]);
     assert!(ended.err.matches("filter FORWARD: put the exception").count() >= 20, "{}", ended.err);
     assert_eq!(count(&node), 0);
     let left = forward(&node);
@@ -109,22 +115,22 @@ fn keeps_its_place(backend: Backend) {
 }
 
 #[test]
-fn keeps_its_place_in_nft() {
-    if in_namespace("keeps_its_place_in_nft") {
-        keeps_its_place(Backend::Nft);
+fn keeps_its_position_in_nft() {
+    if in_namespace("keeps_its_position_in_nft") {
+        keeps_its_position(Backend::Nft);
     }
 }
 
 #[test]
-fn keeps_its_place_in_legacy() {
-    if in_namespace("keeps_its_place_in_legacy") {
-        keeps_its_place(Backend::Legacy);
+fn keeps_its_position_in_legacy() {
+    if in_namespace("keeps_its_position_in_legacy") {
+        keeps_its_position(Backend::Legacy);
     }
 }
 
 #[test]
-fn others_rules_are_as_before_it_came() {
-    if !in_namespace("others_rules_are_as_before_it_came") {
+fn foreign_rules_are_as_before_the_guard() {
+    if !in_namespace("foreign_rules_are_as_before_the_guard") {
         return;
     }
     let (node, proxyshift) = (Node::load(DOCKER, Backend::Nft), Proxyshift::new("store"));
@@ -150,11 +156,11 @@ fn one_guard_alone_and_rules_that_are_left() {
     poll("the rules", || stands(&node, GATE));
     for words in ["guard --for 10.8.0.0/24", "guard --for 10.8.0.0/24 --once"] {
         let second = proxyshift.expect(3, words);
-        second.says(&["held by `proxyshift guard`", &format!("pid {}", guard.0.id()), "--for"]);
+        second.reports(&["held by `proxyshift guard`", &format!("pid {}", guard.0.id()), "--for"]);
     }
     assert_eq!(guard.end(Some(Signal::TERM)).code, Some(0));
     assert!(stands(&node, GATE), "{:?}", forward(&node));
-    // Another guard knows them for its own.
+    // Another guard recognises them as its own.
     let guard = Running::start(&proxyshift, "guard --for 10.8.0.0/24 --interval 0.05");
     poll("the old ones gone", || count(&node) == 0);
     poll("the new ones", || forward(&node).iter().any(|r| r.contains("-d 10.8.0.0/24 ")));
@@ -213,7 +219,7 @@ fn a_living_calico_has_its_own_setting() {
     let before = node.rules();
     for words in [FOR, "guard --once --for 10.9.0.0/24"] {
         let refused = proxyshift.expect(3, words);
-        refused.says(&["cali-FORWARD", "FELIX_DISABLECONNTRACKINVALIDCHECK=true", "--contest"]);
+        refused.reports(&["cali-FORWARD", "FELIX_DISABLECONNTRACKINVALIDCHECK=true", "--contest"]);
         assert_eq!(node.rules(), before);
     }
     let guard = Running::start(&proxyshift, &format!("{FOR} --contest"));
@@ -222,7 +228,7 @@ fn a_living_calico_has_its_own_setting() {
     iptables(&node, &["-I", "FORWARD", "-j", "cali-FORWARD"]);
     poll("the rules before it again", || stands(&node, "-j cali-FORWARD"));
     let ended = guard.end(Some(Signal::TERM));
-    ended.says(&["bypass", "cali-FORWARD, KUBE-FORWARD"]);
+    ended.reports(&["bypass", "cali-FORWARD, KUBE-FORWARD"]);
     assert_eq!((ended.code, count(&node)), (Some(0), 0));
 }
 
@@ -242,18 +248,18 @@ fn waits_for_what_drops_and_ends_when_calico_comes() {
     node.load_rules(&whole);
     let ended = guard.end(None);
     assert_eq!((ended.code, count(&node)), (Some(3), 0), "{}", ended.err);
-    ended.says(&["FELIX_DISABLECONNTRACKINVALIDCHECK"]);
+    ended.reports(&["FELIX_DISABLECONNTRACKINVALIDCHECK"]);
 }
 
 #[test]
-fn a_chain_that_its_save_does_not_tell_whole_is_refused() {
-    if !in_namespace("a_chain_that_its_save_does_not_tell_whole_is_refused") {
+fn a_chain_that_its_save_shows_in_part_is_refused() {
+    if !in_namespace("a_chain_that_its_save_shows_in_part_is_refused") {
         return;
     }
     let (node, proxyshift) = (Node::load(DOCKER, Backend::Nft), Proxyshift::new("store"));
     run_with("", &["nft", "insert", "rule", "ip", "filter", "FORWARD", "tcp", "dport", "{1,2}"]);
     let refused = proxyshift.expect(3, "guard --once --for 10.9.0.0/24");
-    refused.says(&["iptables-nft", "nft"]);
+    refused.reports(&["iptables-nft", "nft"]);
     assert_eq!(count(&node), 0);
 }
 

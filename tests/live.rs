@@ -9,7 +9,7 @@ use serde_json::Value;
 
 const NODE: &str = "half-migrated-ipvs-1.20";
 
-/// What a plan removes, without the backend.
+/// The removals of a plan, without the backend.
 fn removals(plan: &Value) -> Vec<String> {
     let objects = plan["objects"].as_array().expect("objects");
     let mut rows: Vec<String> = objects
@@ -51,8 +51,8 @@ fn there_and_back(backend: Backend) {
     assert_eq!(back["restored"], report["removed"]);
     assert_same(&node.rules(), &before, "rolled back");
     proxyshift.expect(0, "status");
-    proxyshift.expect(3, "rollback").says(&["no run of this node can be undone", "next:"]);
-    proxyshift.expect(3, "resume").says(&["no run is pending"]);
+    proxyshift.expect(3, "rollback").reports(&["no run of this node can be undone", "next:"]);
+    proxyshift.expect(3, "resume").reports(&["no run is pending"]);
     proxyshift.expect(0, "cleanup --yes");
     assert_same(&node.rules(), &clean, "cleaned again");
 }

@@ -33,7 +33,7 @@ fn page(command: &clap::Command, name: &str, pages: &mut BTreeMap<String, String
         page(verb, &verb_name, pages);
         verbs.push(verb_name);
     }
-    // clap keeps the names of its verbs only as long as the program runs.
+    // clap needs the names of its verbs for the whole life of the program.
     let leaked: &'static str = Box::leak(name.to_owned().into_boxed_str());
     let command = command.clone().name(leaked);
     let date = "";
@@ -59,7 +59,7 @@ fn page(command: &clap::Command, name: &str, pages: &mut BTreeMap<String, String
     pages.insert(format!("{name}.1"), text);
 }
 
-/// What stands below the options in the help: examples, or what proxyshift.1 has instead.
+/// The text below the options in the help: examples, or their replacement in proxyshift.1.
 fn after(name: &str) -> String {
     let words: Vec<&str> = name.split('-').skip(1).collect();
     let output = Command::new(PROGRAM).args(&words).arg("--help").output().expect("help");
@@ -96,7 +96,7 @@ fn after(name: &str) -> String {
     text
 }
 
-/// Text as roff takes it.
+/// Text escaped for roff.
 fn escaped(text: &str) -> String {
     let line = |line: &str| {
         let line = line.replace('\\', "\\\\").replace('-', "\\-");

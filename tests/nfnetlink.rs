@@ -74,7 +74,7 @@ fn tables_and_chains_are_listed() {
     let chains = netfilter.chains(V4, "nat").unwrap();
     let shown: BTreeMap<&str, (bool, u32)> =
         chains.iter().map(|chain| (chain.name.as_str(), (chain.base, chain.use_count))).collect();
-    // A jump to it and a rule in it.
+    // A jump to the chain, and a rule in it.
     assert_eq!(
         shown,
         BTreeMap::from([("KUBE-SERVICES", (false, 2)), ("PREROUTING", (true, 1))]),

@@ -1,5 +1,4 @@
-//! What proxyshift must not do, it refuses: with the reason, the next step, exit code 3, and
-//! without having changed a rule.
+//! Refusals: with the reason, the next step, exit code 3, and without a changed rule.
 
 mod common;
 
@@ -15,7 +14,7 @@ use rustix::fs::{FlockOperation, flock};
 
 const NODE: &str = "half-migrated-ipvs-1.20";
 
-/// A live node that was cleaned up, and the snapshot that it can go back to.
+/// A cleaned-up node, and the snapshot that it can roll back to.
 struct Cleaned {
     node: Node,
     proxyshift: Proxyshift,
@@ -34,12 +33,12 @@ impl Cleaned {
         Cleaned { node, proxyshift, snapshot, rules }
     }
 
-    /// The snapshot as it is now is refused for the reason `why`, whoever asks for it.
+    /// The snapshot as it is now is refused for the reason `why`, by every verb.
     fn is_refused(&self, what: &str, why: &str) {
         for words in ["snapshot verify", "rollback", "plan --snapshot latest"] {
             let ended = self.proxyshift.run(words);
             assert_eq!(ended.code, Some(3), "{what}, {words}: {}{}", ended.out, ended.err);
-            ended.says(&[why, "error:", "next:"]);
+            ended.reports(&[why, "error:", "next:"]);
         }
         assert_same(&self.node.rules(), &self.rules, what);
     }
@@ -73,7 +72,7 @@ fn a_broken_snapshot() {
         fs::write(dir.join(&file), &bytes[..bytes.len() / 2]).expect("cut");
         let ended = cleaned.proxyshift.run("snapshot verify");
         assert_eq!(ended.code, Some(3), "{file} cut in half: {}{}", ended.out, ended.err);
-        ended.says(&[dir.to_str().expect("text"), "next:"]);
+        ended.reports(&[dir.to_str().expect("text"), "next:"]);
         fs::write(dir.join(&file), &bytes).expect("whole");
     }
     cleaned.proxyshift.expect(0, "snapshot verify");
@@ -120,14 +119,14 @@ fn a_hostile_archive() {
         (format!("touch {id}/extra; tar czf $out {id}; rm {id}/extra"), "not named in SHA256SUMS"),
         (format!("sed s/ACCEPT/DROP/ {id}/iptables-nft.save > {id}/x; mv {id}/x {id}/iptables-nft.save
                   tar czf $out {id}"), "checksum"),
-        // More files than any snapshot has; too many bytes are the business of store::archive's tests.
+        // More files than any snapshot has. The tests of store::archive cover too many bytes.
         ("mkdir n; (cd n; seq 10001 | xargs touch); tar czf $out n".into(), "more than 10000"),
     ] {
         let out = "/run/hostile.tar.gz";
         sh(&format!("cd /run/work; out={out}; {make}"));
         let ended = elsewhere.run(&format!("snapshot import {out}"));
         assert_eq!(ended.code, Some(3), "{make}: {}{}", ended.out, ended.err);
-        ended.says(&[why, out, "next:"]);
+        ended.reports(&[why, out, "next:"]);
         let kept = fs::read_dir(elsewhere.store.join("snapshots")).expect("snapshots").count();
         assert_eq!(kept, 0, "{make}: something of it is kept");
     }
@@ -137,7 +136,7 @@ fn a_hostile_archive() {
     elsewhere.expect(0, "snapshot verify");
 }
 
-/// A rehearsal by a process that `setup` (words that end in `--`) has taken rights from.
+/// A rehearsal by a process without some rights. `setup` (words that end in `--`) removes them.
 fn rehearse_without_rights(setup: &str) -> Ended {
     let mut command = Command::new("unshare");
     command.args(["-m", "sh", "-ec"]);
@@ -153,15 +152,15 @@ fn a_rehearsal_without_namespaces() {
     if !in_namespace("a_rehearsal_without_namespaces") {
         return;
     }
-    // In a chroot the kernel gives nobody a user namespace; root without CAP_SYS_ADMIN has no use
-    // for one.
+    // In a chroot the kernel refuses user namespaces; root without CAP_SYS_ADMIN has no use for
+    // one.
     for setup in [
         "chroot --userspec=65534:65534 --groups= /run/root",
         "setpriv --bounding-set=-sys_admin --inh-caps=-sys_admin --",
     ] {
         let ended = rehearse_without_rights(setup);
         assert_eq!(ended.code, Some(3), "{setup}: {}{}", ended.out, ended.err);
-        ended.says(&["a private namespace", "Operation not permitted", "next:"]);
+        ended.reports(&["a private namespace", "Operation not permitted", "next:"]);
     }
 }
 
@@ -172,7 +171,7 @@ fn no_rights_to_change_the_node() {
     command.args([env!("CARGO_BIN_EXE_proxyshift"), "cleanup", "--yes"]);
     let ended = Ended::of(command);
     assert_eq!(ended.code, Some(3), "{}{}", ended.out, ended.err);
-    ended.says(&["only root may change it", "next:", "run as root"]);
+    ended.reports(&["only root may change it", "next:", "run as root"]);
 }
 
 #[test]
@@ -183,15 +182,15 @@ fn a_missing_iptables() {
     let node = Node::load(NODE, Backend::Nft);
     let proxyshift = Proxyshift::new("store");
     let rules = node.rules();
-    // What is not executable is not there for those who look for programs.
+    // A program that is not executable does not exist for a search.
     run("cp -a /usr/sbin/xtables-nft-multi /run/xtables");
     run("mount --bind /dev/null /usr/sbin/xtables-nft-multi");
     for words in ["cleanup --yes", "plan", "snapshot create"] {
         let ended = proxyshift.expect(3, words);
-        ended.says(&["iptables-nft-save", "not found in", "next:", "apt install iptables"]);
+        ended.reports(&["iptables-nft-save", "not found in", "next:", "apt install iptables"]);
     }
     let rehearse = format!("rehearse --snapshot {}", captured(NODE).display());
-    proxyshift.expect(3, &rehearse).says(&["iptables-nft-restore", "not found in", "next:"]);
+    proxyshift.expect(3, &rehearse).reports(&["iptables-nft-restore", "not found in", "next:"]);
     run("umount /usr/sbin/xtables-nft-multi");
     assert_same(&node.rules(), &rules, "without iptables");
     proxyshift.expect(0, "status");
@@ -209,19 +208,19 @@ fn a_held_xtables_lock() {
     flock(&lock, FlockOperation::LockExclusive).expect("the lock");
     let held_by = format!("(pid {}) for over 1s", std::process::id());
     let ended = proxyshift.expect(3, "cleanup --yes");
-    ended.says(&["/run/xtables.lock", "held by", &held_by, "next:"]);
+    ended.reports(&["/run/xtables.lock", "held by", &held_by, "next:"]);
     assert_same(&node.rules(), &rules, "the lock was held");
     proxyshift.expect(0, "status");
     drop(lock);
     proxyshift.expect(0, "cleanup --yes");
 
-    // Nor can it be undone while somebody holds the lock; afterwards it can.
+    // It cannot be undone while the lock is held; afterwards it can.
     let clean = node.rules();
     let lock = fs::File::open("/run/xtables.lock").expect("the lock file");
     flock(&lock, FlockOperation::LockExclusive).expect("the lock");
     let ended = proxyshift.run("rollback");
     assert!(matches!(ended.code, Some(3 | 5)), "{:?}: {}", ended.code, ended.err);
-    ended.says(&["/run/xtables.lock", &held_by, "next:"]);
+    ended.reports(&["/run/xtables.lock", &held_by, "next:"]);
     assert_same(&node.rules(), &clean, "the lock was held");
     drop(lock);
     proxyshift.expect(0, "rollback");
@@ -243,7 +242,7 @@ fn a_held_node_lock() {
     lock.lock().expect("the lock");
     for words in ["cleanup --yes", "rollback", "resume", "snapshot create"] {
         let ended = proxyshift.expect(3, words);
-        ended.says(&[&path, "another proxyshift holds it", "next:", "proxyshift status"]);
+        ended.reports(&[&path, "another proxyshift holds it", "next:", "proxyshift status"]);
     }
     assert_same(&node.rules(), &rules, "the lock was held");
     drop(lock);
@@ -261,14 +260,14 @@ fn a_full_disk() {
     let proxyshift = Proxyshift::new("disk/store");
     for words in ["cleanup --yes", "snapshot create"] {
         let ended = proxyshift.expect(3, words);
-        ended.says(&["/run/disk/store", "KiB are missing", "next:", "--store DIR"]);
+        ended.reports(&["/run/disk/store", "KiB are missing", "next:", "--store DIR"]);
     }
     // Room for the snapshot, but not for the journal as well.
     for size in ["256k", "320k", "384k", "448k"] {
         sh(&format!("mount -o remount,size={size} /run/disk"));
         let ended = proxyshift.run("cleanup --yes");
         match ended.code {
-            Some(3) => ended.says(&["/run/disk/store", "next:", "--store DIR"]),
+            Some(3) => ended.reports(&["/run/disk/store", "next:", "--store DIR"]),
             code => assert_eq!(code, Some(0), "{size}: {}", ended.err),
         }
         if ended.code == Some(0) {

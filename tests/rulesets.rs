@@ -1,5 +1,5 @@
-//! Every `iptables-save` text at hand parses and renders to the same bytes; every broken one says
-//! what is wrong with it.
+//! Every available `iptables-save` text parses and renders to the same bytes. Every broken one is
+//! refused with the reason.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// The dumps from the wild are other people's texts and lie outside the project.
+/// The foreign dumps are private texts outside the project.
 fn dumps() -> Option<PathBuf> {
     let dir = std::env::var_os("PROXYSHIFT_DUMPS").map(PathBuf::from);
     assert!(
@@ -76,7 +76,7 @@ fn broken_dumps_say_what_is_wrong() {
             Err(e) => {
                 assert_eq!(e.kind, Kind::Parse);
                 assert!(e.object.contains(" line "), "{e}");
-                // Other people's texts are not kept here: only where and why.
+                // Private texts are not kept here: only the position and the reason.
                 let cause = e.cause.split('`').next().unwrap_or_default().trim_end();
                 format!("{}: {cause}", e.object.trim_start_matches(&name).trim_start())
             }

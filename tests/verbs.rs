@@ -1,4 +1,5 @@
-//! Every captured node through the command line: read, judged and rehearsed, as root and as nobody.
+//! Every captured node through the command line: captured, checked and rehearsed, as root and as an
+//! ordinary user.
 
 mod common;
 
@@ -14,7 +15,8 @@ fn keys(value: &Value) -> BTreeSet<&str> {
     value.as_object().expect("an object").keys().map(String::as_str).collect()
 }
 
-/// Runs `words` twice with the store `store`; the document, which must be the same both times.
+/// Runs `words` twice with the store `store`. Returns the document, which must be the same both
+/// times.
 fn stable(proxyshift: &Proxyshift, words: &str) -> Value {
     let first = proxyshift.expect(0, words);
     assert_eq!(first.out, proxyshift.expect(0, words).out, "{words}: not the same twice");
@@ -84,7 +86,7 @@ fn plans_of_a_migration_add_its_stages() {
         let listed = proxyshift.expect(0, &format!("{words} -v")).out;
         assert!(listed.contains("once the new mode serves") && listed.len() > text.len());
     }
-    // The mode that runs: a clean-up, as without --to.
+    // The running mode: a clean-up, as without --to.
     let dir = captured("docker-iptables-1.30");
     let same = format!("plan --to iptables -o json --snapshot {}", dir.display());
     let without = format!("plan -o json --snapshot {}", dir.display());
@@ -92,18 +94,18 @@ fn plans_of_a_migration_add_its_stages() {
 }
 
 #[test]
-fn no_verb_leads_to_nftables_mode_yet_and_each_says_what_to_do_meanwhile() {
+fn no_verb_leads_to_nftables_mode_yet_and_each_names_the_alternative() {
     let tmp = tempfile::tempdir().expect("a folder");
     let proxyshift = Proxyshift::of_store(tmp.path().join("store"));
     let dir = captured("docker-iptables-1.30");
     for verb in ["plan", "rehearse"] {
         let words = format!("{verb} --to nftables --snapshot {}", dir.display());
-        proxyshift.expect(2, &words).says(&["not yet", "drain it, set `mode: nftables`"]);
+        proxyshift.expect(2, &words).reports(&["not yet", "drain it, set `mode: nftables`"]);
     }
-    proxyshift.expect(2, "migrate --to nftables --yes").says(&["not yet", "`mode: nftables`"]);
-    // Whether a node is ready for it can be asked.
+    proxyshift.expect(2, "migrate --to nftables --yes").reports(&["not yet", "`mode: nftables`"]);
+    // A node can be checked for it.
     let check = proxyshift.run(&format!("check --to nftables --snapshot {}", dir.display()));
-    check.says(&["not yet", "`mode: nftables`"]);
+    check.reports(&["not yet", "`mode: nftables`"]);
     assert!(check.code == Some(0) || check.code == Some(3), "{}", check.err);
 }
 
@@ -122,7 +124,7 @@ fn verified_and_shown() {
     }
 }
 
-/// What a rehearsal must say, whoever runs it.
+/// The document of a rehearsal, by any user.
 fn check_rehearsal(name: &str, ended: &Ended) {
     assert_eq!(ended.code, Some(0), "{name}: {}{}", ended.out, ended.err);
     let document = ended.json();
@@ -131,7 +133,7 @@ fn check_rehearsal(name: &str, ended: &Ended) {
     assert_eq!(document["schema"], "proxyshift.rehearsal", "{name}");
     let proofs: Vec<&str> =
         document["proofs"].as_array().expect("a list").iter().filter_map(Value::as_str).collect();
-    // With nothing to remove, there is nothing to clean and to roll back.
+    // With nothing to remove, there is nothing to clean and roll back.
     let moments: &[&str] = match document["removed"].as_u64() {
         Some(0) => &["loaded: "],
         _ => &["loaded: ", "after cleaning", "after rollback"],
@@ -183,7 +185,7 @@ fn rehearsed_by_nobody() {
     if !in_namespace("rehearsed_by_nobody") {
         return;
     }
-    // Nobody can look into the folders that the program and the nodes may lie in.
+    // Ordinary users cannot read the folders of the program and the nodes.
     let open = tempfile::tempdir().expect("a folder");
     let open = open.path().display();
     common::run(&format!("cp {} {open}/proxyshift", env!("CARGO_BIN_EXE_proxyshift")));

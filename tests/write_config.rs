@@ -1,5 +1,5 @@
-//! `check --write-config` against kube-proxy's own word: the file that proxyshift writes for some
-//! flags must make kube-proxy the same as these flags do.
+//! `check --write-config` against kube-proxy's own reading: the file that proxyshift writes for
+//! some flags must give kube-proxy the same configuration as these flags.
 
 mod common;
 
@@ -51,16 +51,16 @@ const FLAGS: &[&str] = &[
     "--conntrack-tcp-timeout-close-wait=30m",
 ];
 
-/// Values that a file may say in another way than a flag.
+/// Values that a file may write differently from a flag.
 const SPECIAL: &[&str] = &[
-    // Nothing said is what kube-proxy does by itself.
+    // An empty value is kube-proxy's default.
     "",
     "--proxy-mode=",
     // Addresses of the other family. One without a port has no oracle: 1.20.2 adds the port only
     // when it does not write a file.
     "--bind-address=:: --healthz-bind-address=[::]:1 --metrics-bind-address=[::1]:1",
     "--bind-address=::",
-    // 0 turns something off, and is not the same as nothing.
+    // 0 turns a feature off, and differs from no value.
     "--conntrack-max-per-core=0 --conntrack-min=0",
     "--conntrack-tcp-timeout-established=0s --conntrack-tcp-timeout-close-wait=0",
     "--kube-api-qps=0 --kube-api-burst=0",
@@ -68,11 +68,11 @@ const SPECIAL: &[&str] = &[
     "--iptables-masquerade-bit=0",
     "--iptables-min-sync-period=0s",
     "--ipvs-sync-period=0s",
-    // Text that YAML would take for something else.
+    // Text that YAML would read as another type.
     "--hostname-override=007",
     "--hostname-override=true",
     "--hostname-override=1e3",
-    // Both forms, and the last one of two.
+    // Both spellings, and the last of two values.
     "--proxy-mode iptables --proxy-mode=ipvs --masquerade-all=false --cluster-cidr 10.0.0.0/8",
     "--feature-gates=",
     "--nodeport-addresses=",
@@ -82,13 +82,13 @@ const SPECIAL: &[&str] = &[
 
 /// Flags of 1.20.2 that no file replaces, or that proxyshift refuses.
 const OTHERS: &[&str] = &[
-    // About the process.
+    // Flags of the process.
     "--cleanup",
     "--config",
     "--master",
     "--version",
     "--write-config-to",
-    // The log.
+    // Flags of the log.
     "--add-dir-header",
     "--alsologtostderr",
     "--log-backtrace-at",
@@ -119,7 +119,7 @@ fn the_file_makes_kube_proxy_what_the_flags_make_it() {
 fn compare(dir: &Path, line: &str) -> Result<(), String> {
     let flags: Vec<&str> = line.split_whitespace().collect();
     let ours = written_by_us(dir, &flags).map_err(|e| format!("{line}: {e}"))?;
-    // What the flags make goes through a file as well: some defaults are filled in only then.
+    // The flags' configuration goes through a file as well: some defaults are filled in only then.
     let (_, theirs) = kube_proxy(dir, &flags)?;
     let (theirs, _) = kube_proxy(dir, &[&format!("--config={theirs}")])?;
     let (found, _) = kube_proxy(dir, &[&format!("--config={ours}")])?;
@@ -157,8 +157,8 @@ fn written_by_us(dir: &Path, flags: &[&str]) -> proxyshift::error::Result<String
     Ok(file.display().to_string())
 }
 
-/// The configuration that kube-proxy itself makes of its flags, and the file that holds it; or the
-/// first line of what it says against them.
+/// kube-proxy's own configuration from its flags, and the file that holds it; or the first line of
+/// its error.
 fn kube_proxy(dir: &Path, flags: &[&str]) -> Result<(Value, String), String> {
     let is_file = flags.iter().any(|f| f.starts_with("--config="));
     let file = dir.join(if is_file { "theirs-again.yaml" } else { "theirs.yaml" });

@@ -1,5 +1,5 @@
-//! Runs while somebody else writes to the same tables: none of their writes is lost, and nothing
-//! that they removed comes back. `PROXYSHIFT_RUNS` says how many runs; 200 prove it (`make test`).
+//! Runs beside a foreign writer to the same tables: none of its writes is lost, and none of its
+//! removals is reverted. `PROXYSHIFT_RUNS` is the number of runs; `make test` makes 200.
 
 mod common;
 
@@ -19,13 +19,13 @@ use rustix::process::{Pid, Signal, kill_process};
 /// A chain that a clean-up removes, of the service default/app-0.
 const GOING: &str = "KUBE-SVC-LBOKUC2VI5Y5A4NO";
 
-/// A place to write to: a table and a chain.
+/// A position to write to: a table and a chain.
 type Place = (&'static str, &'static str);
 
-/// Where the other writer writes at any time.
+/// The writer's positions at any time.
 const BUILT_IN: [Place; 2] = [("nat", "POSTROUTING"), ("filter", "FORWARD")];
 
-/// Where the other writer writes while a chain is about to go.
+/// The writer's positions while a chain is about to be removed.
 const ALL: [Place; 3] = [BUILT_IN[0], BUILT_IN[1], ("nat", GOING)];
 
 /// The mark of its rules.
@@ -50,12 +50,12 @@ fn small(rules: &str) -> String {
     rules.iter().filter(declared).map(|l| format!("{l}\n")).collect()
 }
 
-/// The rules of everybody but the other writer.
+/// All rules but the foreign writer's.
 fn without_foreign(rules: &str) -> String {
     rules.lines().filter(|l| !l.contains(FOREIGN)).map(|l| format!("{l}\n")).collect()
 }
 
-/// The other writer's rules that are there, by table and chain, in their order.
+/// The foreign writer's rules, by table and chain, in their order.
 fn foreign(rules: &str) -> BTreeMap<(String, String), Vec<String>> {
     let mut found: BTreeMap<_, Vec<String>> = BTreeMap::new();
     let mut table = "";
@@ -71,14 +71,14 @@ fn foreign(rules: &str) -> BTreeMap<(String, String), Vec<String>> {
     found
 }
 
-/// Somebody else, who adds and removes rules of their own all the time.
+/// The foreign writer, which adds and removes its own rules all the time.
 struct Writer {
     iptables: String,
-    /// What they know to be there.
+    /// Its rules, as far as it knows.
     known: BTreeMap<(String, String), Vec<String>>,
-    /// The number of their next rule.
+    /// The number of its next rule.
     next: usize,
-    /// How long they wait for the xtables lock, in seconds.
+    /// Its seconds to wait for the xtables lock.
     wait: u32,
 }
 
@@ -87,7 +87,7 @@ impl Writer {
         Writer { iptables: node.program(""), known: BTreeMap::new(), next: 0, wait: 20 }
     }
 
-    /// Runs one command of iptables; what it says, if it fails.
+    /// Runs one command of iptables. Returns its message if it fails.
     fn iptables(&self, words: &str) -> Result<(), String> {
         let mut command = Command::new(&self.iptables);
         command.args(["-w", &self.wait.to_string()]).args(words.split(' ')).stdin(Stdio::null());
@@ -95,7 +95,7 @@ impl Writer {
         if ended.code == Some(0) { Ok(()) } else { Err(format!("{words}: {}", ended.err)) }
     }
 
-    /// Adds a rule at the top or the end of a chain. Fails only where the chain is gone.
+    /// Adds a rule at the top or the end of a chain. Fails only where the chain does not exist.
     fn add(&mut self, (table, chain): Place) -> bool {
         let top = self.next.is_multiple_of(2);
         let comment = format!("{FOREIGN}{}", self.next);
@@ -111,7 +111,7 @@ impl Writer {
         true
     }
 
-    /// Removes the rule that was added last, or first.
+    /// Removes its last or first rule.
     fn remove(&mut self, (table, chain): Place, comment: &str) {
         let rule = format!("-s 198.18.0.1/32 -m comment --comment {comment} -j RETURN");
         self.iptables(&format!("-t {table} -D {chain} {rule}")).expect("a rule was lost");
@@ -119,9 +119,9 @@ impl Writer {
         known.retain(|c| c != comment);
     }
 
-    /// Adds and removes for as long as nobody says stop. Until the run has a journal, a rule stays
-    /// for a moment only, with a pause before the next, as a node that never means the same twice is
-    /// not cleaned up at all.
+    /// Adds and removes until it is stopped. Before the run has a journal, each rule is removed
+    /// after a moment, with a pause before the next: a node that changes all the time is not
+    /// cleaned up at all.
     fn work(mut self, places: &[Place], runs: &Path, stop: &AtomicBool) -> Writer {
         while !stop.load(Ordering::Relaxed) {
             let round = self.next;
@@ -143,11 +143,11 @@ impl Writer {
 
     fn start(self, proxyshift: &Proxyshift, places: &'static [Place]) -> Working {
         let stop = Arc::new(AtomicBool::new(false));
-        let (runs, told) = (proxyshift.store.join("runs"), stop.clone());
-        Working { stop, thread: thread::spawn(move || self.work(places, &runs, &told)) }
+        let (runs, stopped) = (proxyshift.store.join("runs"), stop.clone());
+        Working { stop, thread: thread::spawn(move || self.work(places, &runs, &stopped)) }
     }
 
-    /// Every rule of theirs is there, in their order, and none that they removed.
+    /// All its rules exist, in their order, and none that it removed.
     fn check(&self, rules: &str, what: &str) {
         let mut known = self.known.clone();
         known.retain(|_, comments| !comments.is_empty());
@@ -203,12 +203,12 @@ impl Case {
         std::fs::remove_dir_all(&self.proxyshift.store).expect("the store");
     }
 
-    /// What the rules must be after a clean-up that ended with `code`, others' aside.
+    /// The expected rules after a clean-up that ended with `code`, without the foreign writer's.
     fn check_cleaned(&self, ended: &Ended, rules: &str) {
         let ours = without_foreign(rules);
         match ended.code {
             Some(0) if !rules.contains(GOING) => assert_same(&ours, &self.clean, "cleaned"),
-            // The chain has a rule of somebody else: it stays, with what it leads to.
+            // The chain has a foreign rule: it is kept, with the chains it leads to.
             Some(0) => {
                 let foreign_inside =
                     rules.lines().any(|l| l.contains(GOING) && l.contains(FOREIGN));
@@ -240,7 +240,7 @@ fn no_write_is_lost(backend: Backend) {
         case.check_cleaned(&ended, &rules);
         *ends.entry(format!("cleanup {:?}", ended.code)).or_default() += 1;
         writes += writer.next;
-        // What a rollback leaves in place is worth a part of the time only.
+        // Checked for a part of the runs only.
         if ended.code == Some(0) && run.is_multiple_of(4) {
             let writer = writer.start(&case.proxyshift, &BUILT_IN);
             let ended = case.proxyshift.run("rollback");
@@ -254,12 +254,12 @@ fn no_write_is_lost(backend: Backend) {
         case.start_over();
     }
     println!("{runs} runs, {writes} writes: {ends:?}");
-    // The others were refused or undone; how many depends on how busy this machine is.
+    // The others were refused or undone; their number depends on the load of this machine.
     assert!(ends.get("cleanup Some(0)").is_some_and(|done| done * 3 > runs), "{ends:?}");
 }
 
-/// Somebody adds a rule to a chain that is about to go, at each point of the run in turn.
-fn a_chain_that_someone_uses_stays(backend: Backend) {
+/// The foreign writer adds a rule to a chain about to be removed, at each point of the run in turn.
+fn a_chain_in_use_is_kept(backend: Backend) {
     let case = Case::new(backend);
     let runs = case.proxyshift.store.join("runs");
     let mut kept = 0;
@@ -269,7 +269,7 @@ fn a_chain_that_someone_uses_stays(backend: Backend) {
         let pid = Pid::from_child(&child);
         poll("the journal", || journal(&runs).is_some_and(|j| j.lines().count() >= lines));
         kill_process(pid, Signal::STOP).expect("stopped");
-        // Stopped while it holds the lock, it would keep the other writer waiting.
+        // Stopped while it holds the lock, the run would block the foreign writer.
         let mut writer = Writer { wait: 1, ..Writer::new(&case.node) };
         kept += usize::from(writer.add(("nat", GOING)));
         kill_process(pid, Signal::CONT).expect("continued");
@@ -285,16 +285,16 @@ fn a_chain_that_someone_uses_stays(backend: Backend) {
 }
 
 #[test]
-fn a_chain_that_someone_uses_stays_in_nft() {
-    if in_namespace("a_chain_that_someone_uses_stays_in_nft") {
-        a_chain_that_someone_uses_stays(Backend::Nft);
+fn a_chain_in_use_is_kept_in_nft() {
+    if in_namespace("a_chain_in_use_is_kept_in_nft") {
+        a_chain_in_use_is_kept(Backend::Nft);
     }
 }
 
 #[test]
-fn a_chain_that_someone_uses_stays_in_legacy() {
-    if in_namespace("a_chain_that_someone_uses_stays_in_legacy") {
-        a_chain_that_someone_uses_stays(Backend::Legacy);
+fn a_chain_in_use_is_kept_in_legacy() {
+    if in_namespace("a_chain_in_use_is_kept_in_legacy") {
+        a_chain_in_use_is_kept(Backend::Legacy);
     }
 }
 

@@ -1,8 +1,8 @@
-//! How long proxyshift takes on large nodes, beside `iptables-save` and the other ways to clean up.
+//! The duration of proxyshift on large nodes, beside `iptables-save` and other methods of clean-up.
 //!
-//! `cargo bench --bench scale [-- SERVICES…]`, as root: each measurement is made on the real kernel,
-//! in private namespaces. Prints a Markdown table, and fails if proxyshift is slower or larger than
-//! it should be.
+//! `cargo bench --bench scale [-- SERVICES…]`, as root: each measurement is made on the real
+//! kernel, in private namespaces. Prints a Markdown table, and fails if proxyshift exceeds a limit
+//! of time or memory.
 
 mod measure;
 mod node;
@@ -14,12 +14,12 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use measure::{KUBE_PROXY, Measured, Way, measure};
+use measure::{KUBE_PROXY, Measured, Method, measure};
 
 const SIZES: [usize; 3] = [1000, 5000, 20000];
 const BACKENDS: [&str; 2] = ["nft", "legacy"];
 
-/// How long all of it may take.
+/// The time for all measurements.
 const BUDGET: Duration = Duration::from_secs(3600);
 
 fn main() -> ExitCode {
@@ -30,23 +30,24 @@ fn main() -> ExitCode {
     // cargo adds `--bench`.
     let words: Vec<&str> =
         words[1..].iter().map(String::as_str).filter(|w| *w != "--bench").collect();
-    if let ["inside", way, backend, services, store] = words[..] {
-        let way = serde_json::from_str(way).expect("a way");
+    if let ["inside", method, backend, services, store] = words[..] {
+        let method = serde_json::from_str(method).expect("a method");
         let services = services.parse().expect("a number");
-        let measured = measure(way, backend, services, Path::new(store));
+        let measured = measure(method, backend, services, Path::new(store));
         println!("{}", serde_json::to_string(&measured).expect("plain data"));
         return ExitCode::SUCCESS;
     }
-    let asked: Vec<usize> = words.iter().filter_map(|w| w.parse().ok()).collect();
-    let sizes = if asked.is_empty() { SIZES.to_vec() } else { asked };
+    let requested: Vec<usize> = words.iter().filter_map(|w| w.parse().ok()).collect();
+    let sizes = if requested.is_empty() { SIZES.to_vec() } else { requested };
     let start = Instant::now();
     let mut columns = Vec::new();
     for services in sizes {
         for backend in BACKENDS {
             eprintln!("{services} services, iptables-{backend}");
-            let [ours, grep, kube_proxy] = [Way::Ours, Way::Grep, Way::KubeProxy].map(|way| {
-                in_namespace(way, backend, services, BUDGET.saturating_sub(start.elapsed()))
-            });
+            let [ours, grep, kube_proxy] =
+                [Method::Ours, Method::Grep, Method::KubeProxy].map(|method| {
+                    in_namespace(method, backend, services, BUDGET.saturating_sub(start.elapsed()))
+                });
             columns.push(report::Column {
                 services,
                 backend,
@@ -62,9 +63,9 @@ fn main() -> ExitCode {
     if missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Measures in namespaces of its own, with an empty /run. One of them is for processes, so that
-/// nothing is left behind when this program is stopped.
-fn in_namespace(way: Way, backend: &str, services: usize, left: Duration) -> Measured {
+/// Measures in private namespaces, with an empty /run. One of them is for processes, so that
+/// stopping this program leaves nothing behind.
+fn in_namespace(method: Method, backend: &str, services: usize, left: Duration) -> Measured {
     // On a real disk: a journal in memory would cost nothing.
     let store = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder for the store");
     // `timeout 0` would be no limit.
@@ -74,7 +75,7 @@ fn in_namespace(way: Way, backend: &str, services: usize, left: Duration) -> Mea
         .args(["-nmpf", "--propagation", "private", "--mount-proc", "--kill-child", "sh", "-c"])
         .args(["mount -t tmpfs -o mode=755 bench /run && exec \"$@\"", "sh"])
         .arg(std::env::current_exe().expect("our own path"))
-        .args(["inside", &serde_json::to_string(&way).expect("a word"), backend])
+        .args(["inside", &serde_json::to_string(&method).expect("a word"), backend])
         .arg(services.to_string())
         .arg(store.path())
         .stdin(Stdio::null())
@@ -82,14 +83,14 @@ fn in_namespace(way: Way, backend: &str, services: usize, left: Duration) -> Mea
         .output()
         .expect("timeout, of coreutils, runs");
     if output.status.signal() == Some(9) || output.status.code() == Some(137) {
-        eprintln!("{way:?} {backend} {services}: no time left");
+        eprintln!("{method:?} {backend} {services}: no time left");
         return Measured::default();
     }
-    assert!(output.status.success(), "{way:?} {backend} {services}: {}", output.status);
+    assert!(output.status.success(), "{method:?} {backend} {services}: {}", output.status);
     serde_json::from_slice(&output.stdout).expect("what the copy measured")
 }
 
-/// What this program does under the name of kube-proxy: says its version, or lives.
+/// Stands in for kube-proxy: prints its version, or sleeps.
 fn stand_in(args: &[String]) -> ExitCode {
     if args.iter().any(|a| a == "--version") {
         println!("Kubernetes v1.20.2");

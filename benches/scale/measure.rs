@@ -1,4 +1,4 @@
-//! What is measured on one node, inside a private namespace.
+//! The measurements on one node, inside a private namespace.
 
 use std::fs;
 use std::path::Path;
@@ -10,20 +10,19 @@ use serde::{Deserialize, Serialize};
 use crate::node::{self, Node};
 use crate::watch::{OWN, Took, Watched, watch};
 
-/// Whoever takes longer is stopped.
+/// The time after which a program is stopped.
 pub const LIMIT: Duration = Duration::from_secs(300);
 
-/// How often the quick things are done; the median counts.
+/// The repetitions of a quick measurement, of which the median counts.
 const TIMES: usize = 3;
 
-/// The word by which this program is called again inside, and the name under which it stands in
-/// for kube-proxy.
+/// The name of this program's copy that stands in for kube-proxy.
 pub const KUBE_PROXY: &str = "kube-proxy";
 
-/// One way to clean a node up. Each has a namespace of its own, since each ends with another node.
+/// A method of clean-up. Each has a namespace of its own, since each changes the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Way {
-    /// proxyshift's, with its rollback.
+pub enum Method {
+    /// proxyshift's clean-up, with its rollback.
     Ours,
     /// `iptables-save | grep -v KUBE- | iptables-restore`.
     Grep,
@@ -31,7 +30,7 @@ pub enum Way {
     KubeProxy,
 }
 
-/// What was measured of one way; the rest is left as it was.
+/// The measurements of one method; all children are at their default.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Measured {
     /// Lines and bytes of `iptables-save -c`.
@@ -46,25 +45,25 @@ pub struct Measured {
     pub save_after_rollback: Took,
     pub whole_cleanup: Took,
     pub whole_rollback: Took,
-    /// Bytes, proxyshift's and its children's.
+    /// Bytes of proxyshift and of its children.
     pub plan_memory: (u64, u64),
     pub cleanup_memory: (u64, u64),
-    /// The other ways' seconds.
+    /// The duration of the other methods.
     pub cleanup: Took,
 }
 
-/// Makes the node in the namespace that we are in, and measures.
-pub fn measure(way: Way, backend: &str, services: usize, store: &Path) -> Measured {
+/// Loads the node into the current namespace, and measures.
+pub fn measure(method: Method, backend: &str, services: usize, store: &Path) -> Measured {
     let node = node::generate(services);
     load(&node, backend);
-    match way {
-        Way::Ours => ours(backend, store),
-        Way::Grep => {
+    match method {
+        Method::Ours => ours(backend, store),
+        Method::Grep => {
             let line =
                 format!("iptables-{backend}-save | grep -v KUBE- | iptables-{backend}-restore");
             other(Command::new("sh").args(["-c", &line]), "")
         }
-        Way::KubeProxy => {
+        Method::KubeProxy => {
             let declared = node.leftovers.iter().map(|name| format!(":{name} - [0:0]\n"));
             let deleted = node.leftovers.iter().map(|name| format!("-X {name}\n"));
             let text: String = declared.chain(deleted).collect();
@@ -97,19 +96,19 @@ fn ours(backend: &str, store: &Path) -> Measured {
     let mut plan_memory = (0, 0);
     measured.plan = median(|| {
         let plan = watch(&mut proxyshift(store, &["plan"]), "", LIMIT);
-        plan_memory = (plan_memory.0.max(plan.own), plan_memory.1.max(plan.others));
+        plan_memory = (plan_memory.0.max(plan.own), plan_memory.1.max(plan.children));
         plan.took
     });
     measured.plan_memory = plan_memory;
 
-    // What is found here may well block: what counts is how long it takes to find it.
+    // A finding may block; only the duration counts.
     let check = watch(&mut proxyshift(store, &["check", "--to", "ipvs"]), "", LIMIT);
     measured.capture = between(&check, "capturing the node", "capturing the node");
     measured.checks = between(&check, "judging the node", "judging the node");
 
     let cleanup = watch(&mut proxyshift(store, &["cleanup"]), "", 3 * LIMIT);
     measured.whole_cleanup = cleanup.took;
-    measured.cleanup_memory = (cleanup.own, cleanup.others);
+    measured.cleanup_memory = (cleanup.own, cleanup.children);
     let task = "writing the snapshot and restoring it in a private namespace";
     measured.validation = between(&cleanup, task, task);
     measured.apply_and_verify = took(&cleanup, "remove ", "verifying against the kernel");
@@ -125,8 +124,8 @@ fn ours(backend: &str, store: &Path) -> Measured {
     measured
 }
 
-/// The time from the start of the last task `from` (the rehearsal has one too) to the end of the
-/// last task `to`.
+/// The time from the start of the last task `from` to the end of the last task `to`. The rehearsal
+/// has these tasks too.
 fn took(run: &Watched, from: &str, to: &str) -> Took {
     match run.took {
         Took::Seconds(_) => between(run, from, to),
@@ -137,8 +136,10 @@ fn took(run: &Watched, from: &str, to: &str) -> Took {
 /// As [`took`], whatever the run's exit code.
 fn between(run: &Watched, from: &str, to: &str) -> Took {
     let last = |event: &str, task: &str| {
-        let words = format!("\"event\":\"{event}\",\"task\":\"{task}");
-        run.said.iter().rev().find(|(_, line)| line.contains(&words)).map(|(at, _)| *at)
+        let event = format!("\"event\":\"{event}\"");
+        let sentence = format!("\"sentence\":\"{task}");
+        let named = |line: &str| line.contains(&event) && line.contains(&sentence);
+        run.lines.iter().rev().find(|(_, line)| named(line)).map(|(at, _)| *at)
     };
     match last("started", from).zip(last("finished", to)) {
         Some((from, to)) => Took::Seconds(to - from),
@@ -146,7 +147,7 @@ fn between(run: &Watched, from: &str, to: &str) -> Took {
     }
 }
 
-/// The median, or the first that did not end well.
+/// The median, or the first failure.
 fn median(mut run: impl FnMut() -> Took) -> Took {
     let mut seconds = Vec::new();
     for _ in 0..TIMES {
@@ -173,8 +174,7 @@ fn proxyshift(store: &Path, args: &[&str]) -> Command {
     command
 }
 
-/// A process that looks like kube-proxy in ipvs mode, without which nobody could say whose the
-/// rules are.
+/// A stand-in for kube-proxy in ipvs mode. Without it, the owner of the rules is unknown.
 struct KubeProxy(Child);
 
 impl KubeProxy {

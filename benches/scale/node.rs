@@ -1,22 +1,22 @@
-//! A generated node, half way from iptables to ipvs: kube-proxy serves by ipvs, and all chains of
-//! iptables mode are leftovers. The shapes are those of `snapshots/half-migrated-ipvs-1.20`.
+//! A generated node, half-migrated from iptables to ipvs: kube-proxy serves by ipvs, and all chains
+//! of iptables mode are leftovers. The shapes are those of `snapshots/half-migrated-ipvs-1.20`.
 
 use std::fmt::Write;
 
-/// Endpoints a service.
+/// The endpoints of each service.
 pub const ENDPOINTS: usize = 5;
 
 /// The node's sets and rules.
 pub struct Node {
-    /// What `ipset restore` reads.
+    /// The input of `ipset restore`.
     pub sets: String,
-    /// What `iptables-restore` reads.
+    /// The input of `iptables-restore`.
     pub rules: String,
-    /// The chains of nat that are leftovers.
+    /// The leftover chains of nat.
     pub leftovers: Vec<String>,
 }
 
-/// The node with that many services, the same each time.
+/// Generates the node with so many services, the same each time.
 pub fn generate(services: usize) -> Node {
     let mut names = Names(0);
     let mut sets = String::new();
@@ -35,7 +35,7 @@ pub fn generate(services: usize) -> Node {
         put(&mut sets, format_args!("add KUBE-CLUSTER-IP {address},tcp:80"));
         let comment = format!("-m comment --comment \"shop/app-{service}:http\"");
         let chain = names.next("KUBE-SVC-");
-        // One in fifty is reachable from outside.
+        // One service in fifty is reachable from outside.
         if service % 50 == 0 {
             let port = 30000 + service / 50;
             put(&mut sets, format_args!("add KUBE-NODE-PORT-TCP {port}"));
@@ -63,7 +63,7 @@ pub fn generate(services: usize) -> Node {
         rules += &endpoints;
         leftovers.push(chain);
     }
-    // Names are hashes, so declaring a service with its endpoints is no sorted order.
+    // Names are hashes: the chains of a service and its endpoints do not sort together.
     let declared: String = leftovers.iter().map(|name| format!(":{name} - [0:0]\n")).collect();
     let rules = format!("{HEAD}{declared}{IPVS}{ports}{rules}COMMIT\n");
     Node { sets, rules, leftovers }
@@ -79,7 +79,7 @@ fn ip(a: usize, b: usize, n: usize) -> String {
     format!("{a}.{}.{}.{}", b + (n >> 16), (n >> 8) & 255, n & 255)
 }
 
-/// Names as kube-proxy makes them: 16 letters and digits of base32, scattered.
+/// A name as kube-proxy makes it: 16 letters and digits of base32, scattered.
 struct Names(u64);
 
 impl Names {

@@ -1,4 +1,4 @@
-//! The table for people, and what was asked of the numbers in it.
+//! The table of results, and the requirements on its numbers.
 
 use std::fs;
 use std::process::Command;
@@ -55,7 +55,7 @@ pub fn table(columns: &[Column]) -> String {
     text
 }
 
-/// What was asked for and is not so.
+/// The requirements that are missed.
 pub fn missed(columns: &[Column]) -> Vec<String> {
     let mut missed = Vec::new();
     let mut ask = |c: &Column, holds: bool, what: &str| {
@@ -85,7 +85,7 @@ pub fn missed(columns: &[Column]) -> Vec<String> {
                 ask(c, small, &format!("{what} needs more memory than 5 dumps"));
             }
         }
-        // Twice as slow a line as on the smallest node is no longer linear.
+        // Twice the time a line of the smallest node is no longer linear.
         let first = columns.iter().find(|f| f.backend == c.backend).unwrap_or(c);
         let grown = c.ours.dump.0 as f64 / first.ours.dump.0 as f64;
         for (what, of) in [

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use crate::error::Kind;
 use crate::front::cli::args::{Args, Verb};
-use crate::front::cli::command::Command;
+use crate::front::cli::command::Invocation;
 use crate::front::cli::{
     check, cleanup, completions, confirm, guard, migrate, plan, rehearse, report, rollback,
     signals, snapshot, status,
@@ -18,11 +18,11 @@ use crate::run::watchdog;
 use crate::store::DEFAULT_DIR;
 use crate::ui::Ui;
 
-/// Carries out the command line; returns the exit code.
+/// Runs the command line. Returns the exit code.
 pub fn run(args: &Args) -> u8 {
-    // It lasts as long as the program, and so may be spoken through by who ends it.
+    // Leaked on purpose: the signal handlers print through it until the process ends.
     let ui: &'static Ui = Box::leak(Box::new(Ui::new(args.output, args.progress, args.no_color)));
-    let command = Command { args, ui };
+    let command = Invocation { args, ui };
     if let Err(e) = signals::watch(&command) {
         return ui.error(&e);
     }
@@ -54,9 +54,9 @@ pub fn run(args: &Args) -> u8 {
     })
 }
 
-/// Warns of a pending run, and starts its watchdog again when that was killed. The verbs that
-/// resolve a run speak of it themselves.
-fn warn_of_pending(command: &Command<'_>) {
+/// Warns of a pending run, and restarts its watchdog if that was killed. The verbs that resolve a
+/// run report it themselves.
+fn warn_of_pending(command: &Invocation<'_>) {
     let dir = command.args.store.as_deref().unwrap_or(Path::new(DEFAULT_DIR));
     let resolves = matches!(
         command.args.verb,
@@ -71,7 +71,7 @@ fn warn_of_pending(command: &Command<'_>) {
                 | Verb::Extend { .. }
         )
     );
-    // A look at someone else's store, or at none, must not make one.
+    // Reading must not create a store, nor touch somebody else's.
     if resolves || !dir.join("runs").is_dir() || !rustix::process::geteuid().is_root() {
         return;
     }

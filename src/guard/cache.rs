@@ -1,9 +1,9 @@
-//! What the guard has seen of the kernel, so that it reads no more than it must.
+//! The guard's cache of the kernel, so that it reads no more than necessary.
 
 use std::collections::BTreeMap;
 
 use crate::error::{Error, Kind, Result};
-use crate::guard::Kept;
+use crate::guard::GuardRule;
 use crate::guard::position::CHAIN;
 use crate::guard::position::TABLE;
 use crate::node::lossy_save::lossy;
@@ -15,17 +15,17 @@ use crate::state::ruleset::Ruleset;
 use crate::state::tools::render_processes;
 use crate::state::{Backend, NodeState, RulesetId};
 
-/// The rule sets as they were last set right.
+/// The rule sets after their last correction.
 #[derive(Default)]
-pub(super) struct Seen {
+pub(super) struct Cache {
     netfilter: Option<Netfilter>,
-    /// nf_tables' generation before the last look at all of them.
+    /// nf_tables' generation before the last read of all of them.
     generation: Option<u32>,
-    kept: BTreeMap<RulesetId, Vec<Kept>>,
+    kept: BTreeMap<RulesetId, Vec<GuardRule>>,
 }
 
-impl Seen {
-    /// nf_tables' generation now; none where nf_tables is not in use.
+impl Cache {
+    /// nf_tables' current generation; none where nf_tables is not in use.
     pub(super) fn generation(&mut self) -> Result<Option<u32>> {
         if self.netfilter.is_none() && subsystems::nf_tables() {
             self.netfilter = Some(Netfilter::open()?);
@@ -33,32 +33,32 @@ impl Seen {
         self.netfilter.as_mut().map(Netfilter::generation).transpose()
     }
 
-    /// True when nobody can have written to the rule set since the last look.
-    pub(super) fn is_settled(&self, id: RulesetId, generation: Option<u32>) -> bool {
+    /// True when the rule set cannot have changed since the last read.
+    pub(super) fn is_current(&self, id: RulesetId, generation: Option<u32>) -> bool {
         id.backend == Backend::Nft && self.generation.is_some() && self.generation == generation
     }
 
-    /// All rule sets are right, as of this generation.
-    pub(super) fn looked(&mut self, generation: Option<u32>) {
+    /// Marks all rule sets as current at this generation.
+    pub(super) fn mark_current(&mut self, generation: Option<u32>) {
         self.generation = generation;
     }
 
-    /// The rules that stand in a rule set, as of the last look; none before the first.
-    pub(super) fn kept(&self, id: RulesetId) -> Option<&[Kept]> {
+    /// The guard's rules in a rule set at the last read; none before the first.
+    pub(super) fn kept(&self, id: RulesetId) -> Option<&[GuardRule]> {
         self.kept.get(&id).map(Vec::as_slice)
     }
 
-    /// A rule set is right.
-    pub(super) fn settle(&mut self, id: RulesetId, kept: Vec<Kept>) {
+    /// Stores the guard's rules in a rule set.
+    pub(super) fn store(&mut self, id: RulesetId, kept: Vec<GuardRule>) {
         self.kept.insert(id, kept);
     }
 
-    /// The rules that stand in all of them.
-    pub(super) fn all_kept(&self) -> Vec<Kept> {
+    /// The guard's rules in all rule sets.
+    pub(super) fn all_kept(&self) -> Vec<GuardRule> {
         self.kept.values().flatten().cloned().collect()
     }
 
-    /// The filter table as the kernel holds it; none if it is not there. Looking makes no table.
+    /// Reads the filter table from the kernel; none if it does not exist. Reading creates no table.
     pub(super) fn read(&mut self, tools: &Tools, id: RulesetId) -> Result<Option<Ruleset>> {
         if !self.has_table(id)? {
             return Ok(None);
@@ -84,11 +84,11 @@ impl Seen {
         Ok(netfilter.tables()?.iter().any(|t| t.family == family && t.name == TABLE))
     }
 
-    /// Makes sure that the save says all of the chain: positions are counted in it.
+    /// Verifies that the save has the whole chain, as positions are counted in it.
     ///
     /// # Errors
     /// [`Kind::LossyCapture`].
-    pub(super) fn is_whole(&mut self, id: RulesetId, ruleset: &Ruleset) -> Result<()> {
+    pub(super) fn verify_whole(&mut self, id: RulesetId, ruleset: &Ruleset) -> Result<()> {
         let Some(netfilter) = self.netfilter.as_mut().filter(|_| id.backend == Backend::Nft) else {
             return Ok(());
         };
@@ -103,7 +103,7 @@ impl Seen {
     }
 }
 
-/// As much of the node as shows whether Calico lives.
+/// Captures as much of the node as shows whether Calico is alive.
 pub(super) fn calico_state(tools: &Tools) -> Result<NodeState> {
     let processes = processes::find()?;
     let links = tools.command(Tool::Ip)?.args(["-j", "-d", "addr", "show"]).run()?.stdout;

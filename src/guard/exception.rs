@@ -1,4 +1,4 @@
-//! Whom an exception is for: a network or an interface, never everything.
+//! The scope of an exception: a network or an interface, never everything.
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -8,21 +8,21 @@ use ipnet::IpNet;
 use crate::error::{Error, Kind, Result};
 use crate::state::Family;
 
-/// The comment of the guard's rules, by which they are known.
+/// The comment that identifies the guard's rules.
 pub const COMMENT: &str = "proxyshift guard";
 
-/// A network that is wider than this is no narrow exception.
+/// The shortest prefix of a network; a wider one is no narrow exception.
 const WIDEST: u8 = 8;
 
 /// The longest name of an interface (IFNAMSIZ, less the final zero).
 const LONGEST_NAME: usize = 15;
 
-/// Whose INVALID packets are let through.
+/// The INVALID packets to accept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Exception {
     /// Packets from or to a network.
     Network(IpNet),
-    /// Packets that come in, or go out, by an interface.
+    /// Packets that enter or leave by an interface.
     Interface(String),
 }
 
@@ -30,7 +30,7 @@ impl FromStr for Exception {
     type Err = Error;
 
     /// # Errors
-    /// [`Kind::Usage`] for what is neither, and for what would let (nearly) everything through.
+    /// [`Kind::Usage`] for anything else, and for a scope of (nearly) all packets.
     fn from_str(text: &str) -> Result<Exception> {
         let refuse = |cause: &str| Err(Error::new(Kind::Usage, text, cause));
         let network = match text.parse::<IpAddr>() {
@@ -79,7 +79,7 @@ impl std::fmt::Display for Exception {
 }
 
 impl Exception {
-    /// Its rules in filter FORWARD, in both directions; none if it is of the other family.
+    /// Its rules in filter FORWARD, in both directions; none for the other family.
     pub(super) fn rules(&self, family: Family) -> Vec<String> {
         let (from, to, value) = match (self, family) {
             (Exception::Network(n @ IpNet::V4(_)), Family::Ipv4)
@@ -124,7 +124,7 @@ mod tests {
             "!eth0",
         ] {
             let parsed = text.parse::<Exception>();
-            // Three numbers are an interface's name, odd as it is.
+            // `10.0.0` is a valid name of an interface.
             let fine = text == "10.0.0";
             assert_eq!(parsed.is_ok(), fine, "{text}: {parsed:?}");
             assert!(parsed.is_ok() || parsed.is_err_and(|e| e.kind == Kind::Usage), "{text}");

@@ -1,7 +1,7 @@
-//! The guard: a narrow exception for INVALID packets, kept where it must stand.
+//! The guard: a narrow exception for INVALID packets, kept in position.
 //!
-//! It is no run: one kind of rule, its own, goes in and comes out, so there is no snapshot and no
-//! journal. Its rules carry their own comment, and it never touches one that does not.
+//! The guard is no run. It adds and removes one kind of rule, its own, so it needs no snapshot and
+//! no journal. Its rules carry its comment, and it touches no rule without it.
 
 mod cache;
 mod exception;
@@ -22,7 +22,7 @@ use crate::apply::Kernel;
 use crate::clock;
 use crate::error::{Error, Kind, Result};
 use crate::event::Sink;
-use crate::guard::cache::Seen;
+use crate::guard::cache::Cache;
 use crate::guard::cache::calico_state;
 use crate::guard::position::CHAIN;
 use crate::guard::position::Deviation;
@@ -37,127 +37,128 @@ use crate::owners::liveness;
 use crate::plan::change::Edit;
 use crate::state::RulesetId;
 
-/// How often one rule set is set right anew while others write to it.
-const TRIES: usize = 20;
+/// The attempts to correct one rule set while others write to it.
+const ATTEMPTS: usize = 20;
 
-/// How long a signal may wait to be seen.
+/// The longest delay before a signal is noticed.
 const NAP: Duration = Duration::from_millis(50);
 
-/// Calico's jump, which felix inserts above all others.
+/// Calico's jump. felix inserts it above all other rules.
 const CALICO_GATE: &str = "cali-FORWARD";
 
-/// What the guard needs and is told.
+/// The guard's context and options.
 #[derive(Clone, Copy)]
 pub struct Guard<'a> {
-    /// The programs.
+    /// The external programs.
     pub tools: &'a Tools,
-    /// Who owns what.
+    /// The catalogue of owners.
     pub catalogue: &'a Catalogue,
-    /// Where events go.
+    /// The receiver of events.
     pub sink: &'a dyn Sink,
     /// How long to wait for the xtables lock.
     pub lock_wait: Duration,
-    /// Whose INVALID packets are let through.
+    /// The packets to accept.
     pub exceptions: &'a [Exception],
-    /// Stand before the jump of a living Calico, again and again.
+    /// Insert before the jump of a living Calico, again and again.
     pub contest: bool,
 }
 
-/// A rule that stands where it must.
+/// A rule in its position.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Kept {
+pub struct GuardRule {
     /// Its rule set: `iptables-nft`.
     pub ruleset: String,
     /// Its text, from `-A` on.
     pub rule: String,
-    /// The chain or verdict that it stands before.
+    /// The chain or verdict right behind it: the gate.
     pub before: String,
-    /// What its packets pass by: chains, verdicts, and a policy that does not accept.
+    /// What its packets bypass: chains, verdicts, and a policy that does not accept.
     pub bypasses: Vec<String>,
 }
 
-/// What the guard did.
+/// The result of the guard's work.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
+pub struct GuardReport {
     /// Whether anything had to be changed.
     pub changed: bool,
-    /// The rules that stand now.
-    pub rules: Vec<Kept>,
+    /// The rules now in position.
+    pub rules: Vec<GuardRule>,
 }
 
 impl Guard<'_> {
-    /// Sets the rules right once, and leaves them.
+    /// Corrects the rules once, and leaves them there.
     ///
     /// # Errors
-    /// [`Kind::Lock`] while another guard is at work; [`Kind::Contested`] when a living Calico would
-    /// undo it; what reading or writing the rules fails with.
-    pub fn once(&self) -> Result<Report> {
+    /// [`Kind::Lock`] while another guard runs. [`Kind::Contested`] when a living Calico would undo
+    /// the correction. Errors of reading or writing the rules.
+    pub fn once(&self) -> Result<GuardReport> {
         let _lock = NodeLock::of_guard(Path::new(LOCK_DIR), "guard --once")?;
-        self.set_right(&mut Seen::default())
+        self.correct_all(&mut Cache::default())
     }
 
-    /// The edits that [`Self::once`] would make now; nothing is changed.
+    /// Previews the edits of [`Self::once`]. Changes nothing.
     ///
     /// # Errors
     /// As [`Self::once`].
     pub fn intended(&self) -> Result<Vec<Edit>> {
-        let (mut seen, mut edits) = (Seen::default(), Vec::new());
+        let mut cache = Cache::default();
+        let mut edits = Vec::new();
         for id in RulesetId::ALL {
             let wanted = self.wanted(id);
-            let Some(ruleset) = seen.read(self.tools, id)? else { continue };
-            let Some(standing) = Position::of(id, &ruleset, &wanted) else { continue };
-            self.may_stand(id, &standing)?;
-            edits.extend(standing.wrong.map(|(wrong, table)| edit(wrong, table)));
+            let Some(ruleset) = cache.read(self.tools, id)? else { continue };
+            let Some(position) = Position::of(id, &ruleset, &wanted) else { continue };
+            self.refuse_contest(id, &position)?;
+            edits.extend(position.wrong.map(|(wrong, table)| edit(wrong, table)));
         }
         Ok(edits)
     }
 
-    /// The rules that should stand in a rule set.
+    /// The rules that a rule set should have.
     fn wanted(&self, id: RulesetId) -> Vec<String> {
         self.exceptions.iter().flat_map(|e| e.rules(id.family)).collect()
     }
 
-    /// Keeps the rules right until a signal ends it; then takes them away, unless `leave`.
+    /// Keeps the rules in position until a signal; then removes them, unless `leave`.
     ///
     /// # Errors
-    /// As [`Self::once`]. Once the rules stood, an error is only a warning, and it tries again, but
-    /// for [`Kind::Contested`].
-    pub fn watch(&self, interval: Duration, leave: bool) -> Result<Report> {
+    /// As [`Self::once`]. After the first success, every error but [`Kind::Contested`] is a
+    /// warning, and the guard attempts again.
+    pub fn watch(&self, interval: Duration, leave: bool) -> Result<GuardReport> {
         let _lock = NodeLock::of_guard(Path::new(LOCK_DIR), "guard")?;
         let ended = ending()?;
         let kept = self.keep(interval, &ended);
         if leave {
             return kept;
         }
-        let taken = self.take_away();
-        if let (Err(_), Err(left)) = (&kept, &taken) {
+        let removed = self.remove_all();
+        if let (Err(_), Err(left)) = (&kept, &removed) {
             self.sink.warning(format!("the exception may still be there: {left}"));
         }
         let changed = kept?.changed;
-        taken.map(|()| Report { changed, rules: Vec::new() })
+        removed.map(|()| GuardReport { changed, rules: Vec::new() })
     }
 
-    fn keep(&self, interval: Duration, ended: &AtomicBool) -> Result<Report> {
-        let mut seen = Seen::default();
-        let mut report = self.set_right(&mut seen)?;
+    fn keep(&self, interval: Duration, ended: &AtomicBool) -> Result<GuardReport> {
+        let mut cache = Cache::default();
+        let mut report = self.correct_all(&mut cache)?;
         let mut complaint = String::new();
         loop {
             pause(interval, ended);
             if ended.load(Ordering::Relaxed) {
                 return Ok(report);
             }
-            match self.set_right(&mut seen) {
+            match self.correct_all(&mut cache) {
                 Ok(now) => {
-                    report = Report { changed: report.changed || now.changed, ..now };
+                    report = GuardReport { changed: report.changed || now.changed, ..now };
                     complaint.clear();
                 }
                 Err(e) if e.kind == Kind::Contested => return Err(e),
                 Err(e) => {
-                    // What failed half-way may have left its answers in the socket.
-                    seen = Seen::default();
-                    let again = std::mem::replace(&mut complaint, e.to_string());
-                    // Logged once, not with every look.
-                    if complaint != again {
+                    // A failed request may have left replies in the socket.
+                    cache = Cache::default();
+                    let last = std::mem::replace(&mut complaint, e.to_string());
+                    // The same error is logged once.
+                    if complaint != last {
                         self.sink.warning(format!("{} {complaint}; trying again", clock::now()));
                     }
                 }
@@ -165,43 +166,49 @@ impl Guard<'_> {
         }
     }
 
-    /// Sets each rule set right that has changed since it was `seen`.
-    fn set_right(&self, seen: &mut Seen) -> Result<Report> {
-        let generation = seen.generation()?;
+    /// Corrects each rule set that has changed since `cache` read it.
+    fn correct_all(&self, cache: &mut Cache) -> Result<GuardReport> {
+        let generation = cache.generation()?;
         let mut changed = false;
         for id in RulesetId::ALL {
-            if seen.is_settled(id, generation) {
+            if cache.is_current(id, generation) {
                 continue;
             }
-            let (kept, mended) = self.mend(seen, id, &self.wanted(id))?;
-            self.tell_bypassed(seen.kept(id), &kept);
-            seen.settle(id, kept);
-            changed |= mended;
+            let (kept, corrected) = self.correct(cache, id, &self.wanted(id))?;
+            self.log_bypassed(cache.kept(id), &kept);
+            cache.store(id, kept);
+            changed |= corrected;
         }
-        // What was written meanwhile, by us or others, is looked at next time.
-        seen.looked(generation);
-        Ok(Report { changed, rules: seen.all_kept() })
+        // Writes since `generation`, ours or foreign, are read next time.
+        cache.mark_current(generation);
+        Ok(GuardReport { changed, rules: cache.all_kept() })
     }
 
-    /// Sets one rule set right; says what stands now, and whether anything had to be changed.
-    fn mend(&self, seen: &mut Seen, id: RulesetId, wanted: &[String]) -> Result<(Vec<Kept>, bool)> {
+    /// Corrects one rule set. Returns the rules now in position, and whether anything had to be
+    /// changed.
+    fn correct(
+        &self,
+        cache: &mut Cache,
+        id: RulesetId,
+        wanted: &[String],
+    ) -> Result<(Vec<GuardRule>, bool)> {
         let (mut changed, mut fell_behind) = (false, false);
-        for _ in 0..TRIES {
-            let generation = seen.generation()?;
-            let ruleset = seen.read(self.tools, id)?;
-            let standing = ruleset.as_ref().and_then(|r| Position::of(id, r, wanted));
-            let (Some(ruleset), Some(standing)) = (ruleset, standing) else {
+        for _ in 0..ATTEMPTS {
+            let generation = cache.generation()?;
+            let ruleset = cache.read(self.tools, id)?;
+            let position = ruleset.as_ref().and_then(|r| Position::of(id, r, wanted));
+            let (Some(ruleset), Some(position)) = (ruleset, position) else {
                 return Ok((Vec::new(), changed));
             };
             if !wanted.is_empty() {
-                self.may_stand(id, &standing)?;
+                self.refuse_contest(id, &position)?;
             }
-            let Some((wrong, table)) = standing.wrong else {
-                return Ok((kept(id, standing), changed));
+            let Some((wrong, table)) = position.wrong else {
+                return Ok((kept(id, position), changed));
             };
-            match seen.is_whole(id, &ruleset) {
-                Err(e) if seen.generation()? == generation => return Err(e),
-                // Someone wrote between the save and the comparison: that proves nothing.
+            match cache.verify_whole(id, &ruleset) {
+                Err(e) if cache.generation()? == generation => return Err(e),
+                // A foreign write between the save and the comparison: try again.
                 Err(_) => continue,
                 Ok(()) => {}
             }
@@ -209,7 +216,7 @@ impl Guard<'_> {
             match kernel.apply(&edit(wrong, table)) {
                 Ok(applied) => {
                     changed = true;
-                    let gate = standing.gate.as_deref();
+                    let gate = position.gate.as_deref();
                     if let Some(done) = done(wrong, gate, fell_behind, wanted.is_empty()) {
                         self.sink.note(format!("{} {id} {TABLE} {CHAIN}: {done}", clock::now()));
                     }
@@ -223,13 +230,13 @@ impl Guard<'_> {
                 Err(e) => return Err(e),
             }
         }
-        let place = format!("{id} {TABLE} {CHAIN}");
-        Err(Error::new(Kind::LostRace, place, "others write all the time"))
+        let chain = format!("{id} {TABLE} {CHAIN}");
+        Err(Error::new(Kind::LostRace, chain, "others write all the time"))
     }
 
-    /// Refuses to stand before the jump of a Calico that would insert it above again.
-    fn may_stand(&self, id: RulesetId, standing: &Position) -> Result<()> {
-        if self.contest || standing.gate.as_deref() != Some(CALICO_GATE) {
+    /// Refuses a position before the jump of a living Calico, which would insert it above again.
+    fn refuse_contest(&self, id: RulesetId, position: &Position) -> Result<()> {
+        if self.contest || position.gate.as_deref() != Some(CALICO_GATE) {
             return Ok(());
         }
         let Some(calico) = self.catalogue.component("calico") else { return Ok(()) };
@@ -250,9 +257,9 @@ impl Guard<'_> {
         Err(Error::new(Kind::Contested, format!("{id} {TABLE} {CHAIN}"), cause).hint(hint))
     }
 
-    /// Says which policies are bypassed, when that is news.
-    fn tell_bypassed(&self, before: Option<&[Kept]>, now: &[Kept]) {
-        let bypasses = |kept: &[Kept]| kept.first().map(|k| k.bypasses.clone());
+    /// Logs the bypassed policies when they changed.
+    fn log_bypassed(&self, before: Option<&[GuardRule]>, now: &[GuardRule]) {
+        let bypasses = |kept: &[GuardRule]| kept.first().map(|k| k.bypasses.clone());
         if let Some(names) = bypasses(now).filter(|n| before.and_then(bypasses).as_ref() != Some(n))
         {
             let whose: Vec<String> = self.exceptions.iter().map(ToString::to_string).collect();
@@ -265,14 +272,14 @@ impl Guard<'_> {
         }
     }
 
-    /// Takes every rule of the guard away.
-    fn take_away(&self) -> Result<()> {
-        let mut seen = Seen::default();
+    /// Removes all rules of the guard.
+    fn remove_all(&self) -> Result<()> {
+        let mut cache = Cache::default();
         for id in RulesetId::ALL {
-            let mut tries = TRIES;
-            while let Err(e) = self.mend(&mut seen, id, &[]) {
-                tries -= 1;
-                if tries == 0 || !matches!(e.kind, Kind::LostRace | Kind::Busy | Kind::Lock) {
+            let mut attempts = ATTEMPTS;
+            while let Err(e) = self.correct(&mut cache, id, &[]) {
+                attempts -= 1;
+                if attempts == 0 || !matches!(e.kind, Kind::LostRace | Kind::Busy | Kind::Lock) {
                     let hint = format!("its rules say \"{COMMENT}\": remove them by hand");
                     return Err(e.hint(hint));
                 }
@@ -282,26 +289,27 @@ impl Guard<'_> {
     }
 }
 
-fn kept(id: RulesetId, standing: Position) -> Vec<Kept> {
-    let before = standing.gate.unwrap_or_default();
-    let rule = |text: crate::state::shared_str::StrSlice| Kept {
+fn kept(id: RulesetId, position: Position) -> Vec<GuardRule> {
+    let before = position.gate.unwrap_or_default();
+    let rule = |text: crate::state::shared_str::StrSlice| GuardRule {
         ruleset: id.to_string(),
         rule: text.to_string(),
         before: before.clone(),
-        bypasses: standing.bypassed.clone(),
+        bypasses: position.bypassed.clone(),
     };
-    standing.kept.into_iter().map(rule).collect()
+    position.kept.into_iter().map(rule).collect()
 }
 
-/// What an edit did, in words; nothing for the first half of putting the rules back.
+/// The sentence of an edit; none for the first half of a move.
 fn done(wrong: Deviation, gate: Option<&str>, fell_behind: bool, ending: bool) -> Option<String> {
     Some(match (wrong, gate) {
         (Deviation::Behind, _) => return None,
         (Deviation::Missing, gate) => {
             let gate = gate.unwrap_or_default();
-            match fell_behind {
-                true => format!("put the exception back before {gate}: it had fallen behind"),
-                false => format!("put the exception in before {gate}: it was not there"),
+            if fell_behind {
+                format!("put the exception back before {gate}: it had fallen behind")
+            } else {
+                format!("put the exception in before {gate}: it was not there")
             }
         }
         (Deviation::Unwanted, _) if ending => "took the exception away".into(),
@@ -314,7 +322,7 @@ fn done(wrong: Deviation, gate: Option<&str>, fell_behind: bool, ending: bool) -
     })
 }
 
-/// From here on, a signal that would end the program only sets the flag.
+/// Makes the ending signals set a flag from now on.
 fn ending() -> Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     for signal in [SIGHUP, SIGINT, SIGTERM] {

@@ -1,4 +1,4 @@
-//! How the guard's rules stand in filter FORWARD, against where they must stand.
+//! The position of the guard's rules in filter FORWARD, and its deviation.
 
 use crate::checks::first_gate;
 use crate::guard::exception::COMMENT;
@@ -11,33 +11,33 @@ use crate::state::shared_str::StrSlice;
 pub(super) const TABLE: &str = "filter";
 pub(super) const CHAIN: &str = "FORWARD";
 
-/// What keeps the rules from standing where they must.
+/// How the rules deviate from their position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Deviation {
     /// Some are missing.
     Missing,
-    /// Some stand behind the gate, where the packets do not come.
+    /// Some are behind the gate, where the packets do not come.
     Behind,
-    /// Some are not wanted, or there twice.
+    /// Some are not requested, or duplicates.
     Unwanted,
 }
 
 /// The guard's rules in one rule set.
 #[derive(Debug)]
 pub(super) struct Position {
-    /// Where the first rule that leads to a drop of INVALID packets jumps; none if there is none,
-    /// and no exception is needed.
+    /// The target of the first rule that leads to a drop of INVALID packets. Without one, no
+    /// exception is needed.
     pub(super) gate: Option<String>,
-    /// The rules that stand where they must.
+    /// The rules in position.
     pub(super) kept: Vec<StrSlice>,
-    /// What the kept rules let packets pass by: chains and verdicts, each once.
+    /// What the kept rules bypass: chains and verdicts, each once.
     pub(super) bypassed: Vec<String>,
-    /// What is wrong, with the edit that comes next.
+    /// The deviation, with the next edit.
     pub(super) wrong: Option<(Deviation, TableEdit)>,
 }
 
 impl Position {
-    /// How the rules stand that should be `wanted`, right before the first gate.
+    /// Compares the chain with `wanted`, whose position is right before the first gate.
     pub(super) fn of(id: RulesetId, ruleset: &Ruleset, wanted: &[String]) -> Option<Position> {
         let chain = ruleset.table(TABLE)?.chain(CHAIN)?;
         let gate = first_gate(ruleset);
@@ -48,15 +48,15 @@ impl Position {
         let (mut first, mut wrong) = (None, Deviation::Unwanted);
         for (position, rule) in own(ruleset, chain) {
             let text = ruleset.shared_text(rule);
-            let asked = missing.iter().position(|wanted| same_rule(wanted, &text));
-            match asked {
+            let requested = missing.iter().position(|wanted| same_rule(wanted, &text));
+            match requested {
                 Some(i) if before_gate(position) => {
                     missing.remove(i);
                     first.get_or_insert(position);
                     kept.push(text);
                 }
-                asked => {
-                    if asked.is_some() {
+                requested => {
+                    if requested.is_some() {
                         wrong = Deviation::Behind;
                     }
                     strays.push(RulePos { chain: CHAIN.into(), position, text, after: None });
@@ -81,7 +81,7 @@ impl Position {
     }
 }
 
-/// The direction of the edit that mends it.
+/// The edit that corrects a deviation.
 pub(super) fn edit(wrong: Deviation, table: TableEdit) -> Edit {
     let direction = match wrong {
         Deviation::Missing => Direction::Add,
@@ -111,8 +111,8 @@ fn additions(ruleset: &Ruleset, chain: &Chain, at: usize, texts: &[&String]) -> 
     texts.iter().enumerate().map(rule).collect()
 }
 
-/// What stands behind position `first` in the chain: the chains it leads to, its verdicts against
-/// packets, and the policy.
+/// What follows index `first` in the chain: the chains it leads to, its rejecting verdicts, and the
+/// policy.
 fn bypassed(ruleset: &Ruleset, chain: &Chain, first: usize) -> Vec<String> {
     let user = |name: &str| {
         ruleset.table(TABLE).and_then(|t| t.chain(name)).is_some_and(|c| !c.is_built_in())
@@ -145,7 +145,7 @@ mod tests {
         network.parse::<Exception>().expect(network).rules(ID.family)
     }
 
-    /// A FORWARD chain of these rules.
+    /// A ruleset whose FORWARD chain has these rules.
     fn ruleset(rules: &[String]) -> Ruleset {
         let rules: String = rules.iter().map(|r| format!("{r}\n")).collect();
         let text = format!(
@@ -159,43 +159,43 @@ mod tests {
         format!("-A FORWARD {body}")
     }
 
-    fn standing(rules: &[String]) -> Position {
+    fn position_of(rules: &[String]) -> Position {
         Position::of(ID, &ruleset(rules), &wanted("10.9.0.0/24")).expect("a FORWARD chain")
     }
 
     #[test]
     fn missing_rules_go_right_before_the_gate() {
-        let found = standing(&[jump(DOCKER), jump(KUBE)]);
+        let found = position_of(&[jump(DOCKER), jump(KUBE)]);
         assert_eq!(found.gate.as_deref(), Some("KUBE-FORWARD"));
         let (wrong, table) = found.wrong.expect("missing");
         assert_eq!(wrong, Deviation::Missing);
-        let places: Vec<_> = table.rules.iter().map(|r| (r.position, r.after.clone())).collect();
-        assert_eq!(places[0], (1, Some(jump(DOCKER))));
-        assert_eq!(places[1], (2, Some(wanted("10.9.0.0/24")[0].clone())));
-        let (_, table) = standing(&[jump(KUBE)]).wrong.expect("missing");
+        let positions: Vec<_> = table.rules.iter().map(|r| (r.position, r.after.clone())).collect();
+        assert_eq!(positions[0], (1, Some(jump(DOCKER))));
+        assert_eq!(positions[1], (2, Some(wanted("10.9.0.0/24")[0].clone())));
+        let (_, table) = position_of(&[jump(KUBE)]).wrong.expect("missing");
         assert_eq!((table.rules[0].position, &table.rules[0].after), (0, &None));
     }
 
     #[test]
-    fn in_place_it_says_what_is_bypassed() {
+    fn in_position_it_reports_the_bypassed() {
         let [from, to] = &wanted("10.9.0.0/24")[..] else { panic!("two rules") };
         let rules = [jump(DOCKER), from.clone(), to.clone(), jump(KUBE), jump("-j REJECT")];
-        let found = standing(&rules);
+        let found = position_of(&rules);
         assert!(found.wrong.is_none() && found.kept.len() == 2);
         assert_eq!(found.bypassed, ["KUBE-FORWARD", "REJECT", "the policy DROP"]);
     }
 
     #[test]
-    fn rules_behind_twice_or_of_another_network_go_and_no_others() {
+    fn rules_behind_duplicate_or_of_another_network_are_removed_and_no_other() {
         let [from, to] = &wanted("10.9.0.0/24")[..] else { panic!("two rules") };
         let foreign = from.replace("proxyshift guard", "proxyshift guard of mine");
-        let found = standing(&[foreign.clone(), from.clone(), jump(KUBE), to.clone()]);
+        let found = position_of(&[foreign.clone(), from.clone(), jump(KUBE), to.clone()]);
         let (wrong, table) = found.wrong.expect("one behind");
         assert_eq!((wrong, table.rules.len(), table.rules[0].position), (Deviation::Behind, 1, 3));
 
         let other = wanted("10.8.0.0/24")[0].clone();
         let rules = [other, from.clone(), from.clone(), to.clone(), jump(KUBE)];
-        let (wrong, table) = standing(&rules).wrong.expect("two too many");
+        let (wrong, table) = position_of(&rules).wrong.expect("two too many");
         let positions: Vec<_> = table.rules.iter().map(|r| r.position).collect();
         assert_eq!((wrong, positions), (Deviation::Unwanted, vec![0, 2]));
     }
@@ -203,9 +203,9 @@ mod tests {
     #[test]
     fn without_a_gate_no_exception() {
         let [from, _] = &wanted("10.9.0.0/24")[..] else { panic!("two rules") };
-        let found = standing(&[from.clone(), jump(DOCKER)]);
+        let found = position_of(&[from.clone(), jump(DOCKER)]);
         assert_eq!(found.gate, None);
         assert_eq!(found.wrong.expect("unwanted").0, Deviation::Unwanted);
-        assert!(standing(&[jump(DOCKER)]).wrong.is_none());
+        assert!(position_of(&[jump(DOCKER)]).wrong.is_none());
     }
 }

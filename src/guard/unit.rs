@@ -1,4 +1,4 @@
-//! The unit of systemd that keeps an exception, for whom installs no program of ours on the node.
+//! The systemd unit that keeps an exception, for nodes without an installed program.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,47 +15,46 @@ use crate::node::systemd;
 use crate::runtime;
 use crate::store::Store;
 
-/// As the unit that comes with the program is called.
+/// The same name as the unit that comes with the program.
 const UNIT: &str = "proxyshift-guard.service";
 
-/// The first line of a unit that is ours to change.
+/// The first line of a unit that this module may change.
 const OURS: &str = "# Written by proxyshift for the state `guarded` of its Ansible module.\n";
 
-/// How long systemd may take: longer than it waits for a guard that takes its rules away.
-const PATIENCE: Duration = Duration::from_secs(90);
+/// The time for systemd to act. It is longer than systemd waits for a guard to remove its rules.
+const TIMEOUT: Duration = Duration::from_secs(90);
 
-/// A unit that keeps exceptions; it starts a copy of this program in the store.
+/// A unit that keeps exceptions. It starts a copy of this program in the store.
 pub struct Unit<'a> {
     guard: &'a Guard<'a>,
     store: &'a Store,
 }
 
-/// What a unit lacks to keep what it should.
+/// What a unit lacks to keep the exceptions.
 enum Lacks {
     Nothing,
-    /// It runs as it should; a rule is missing, which it is about to put back.
+    /// A rule is missing, which the running unit is about to restore.
     Rule,
-    /// Its file or program is another one, or it does not run.
+    /// Its file or program differs, or it does not run.
     Start,
 }
 
 impl<'a> Unit<'a> {
-    /// The unit for what `guard` is told.
+    /// The unit for the exceptions of `guard`.
     pub fn new(guard: &'a Guard<'a>, store: &'a Store) -> Unit<'a> {
         Unit { guard, store }
     }
 
-    /// Whether the unit, its program or a rule is not as it should be.
+    /// Whether the unit, its program or a rule needs a change.
     ///
     /// # Errors
-    /// [`Kind::Contested`] where somebody else has written a unit of that name, or as
-    /// [`Guard::intended`].
-    pub fn is_wanting(&self) -> Result<bool> {
+    /// [`Kind::Contested`] where a foreign unit has that name, or as [`Guard::intended`].
+    pub fn needs_change(&self) -> Result<bool> {
         Ok(!matches!(self.lacks()?, Lacks::Nothing))
     }
 
     fn lacks(&self) -> Result<Lacks> {
-        // Where the rules may not stand, no unit is to try.
+        // Where the rules are refused, no unit may try.
         let rules = self.guard.intended()?;
         let unit = systemd::installed(UNIT);
         if unit.as_ref().is_some_and(|unit| !unit.text.starts_with(OURS)) {
@@ -66,12 +65,11 @@ impl<'a> Unit<'a> {
         if !systemd::is_active(UNIT) {
             return Ok(Lacks::Start);
         }
-        let as_told = unit.is_some_and(|unit| unit.at_boot && unit.text == self.text());
-        Ok(match as_told && self.is_this_program()? {
-            false => Lacks::Start,
-            true if rules.is_empty() => Lacks::Nothing,
-            true => Lacks::Rule,
-        })
+        let as_configured = unit.is_some_and(|unit| unit.at_boot && unit.text == self.text());
+        if !as_configured || !self.is_this_program()? {
+            return Ok(Lacks::Start);
+        }
+        Ok(if rules.is_empty() { Lacks::Nothing } else { Lacks::Rule })
     }
 
     fn program(&self) -> PathBuf {
@@ -79,47 +77,46 @@ impl<'a> Unit<'a> {
     }
 
     fn is_this_program(&self) -> Result<bool> {
-        let (own, copy) = (runtime::program()?, self.program());
+        let own = runtime::program()?;
+        let copy = self.program();
         let read = |path: &Path| fs::read(path).map_err(|e| Error::io(path, &e));
         Ok(copy.exists() && read(&copy)? == read(&own)?)
     }
 
-    /// Has the unit keep the exceptions from now on, and after each boot; whether anything had to be
-    /// changed for that. Cut off, it begins anew the next time: that a boot starts the unit comes last.
+    /// Makes the unit keep the exceptions from now on, and after each boot. Returns whether
+    /// anything had to be changed. If interrupted, the next call begins anew: enabling the unit at
+    /// boot comes last.
     ///
     /// # Errors
-    /// As [`Self::is_wanting`]; [`Kind::Lock`] where another guard is at work; what writing it, or systemd, fails with; [`Kind::Command`] when the
-    /// rules do not come to stand.
-    pub fn keep(&self) -> Result<bool> {
+    /// As [`Self::needs_change`]. [`Kind::Lock`] while another guard runs. [`Kind::Command`] when
+    /// the rules do not appear in time. Errors of systemd and of writing the unit.
+    pub fn install(&self) -> Result<bool> {
         let lacks = self.lacks()?;
         if let Lacks::Start = lacks {
             if !systemd::is_active(UNIT) {
-                // Another guard, which somebody else has started, would not let this one be.
+                // A foreign guard holds this lock, and the unit could not start beside it.
                 NodeLock::of_guard(Path::new(LOCK_DIR), "guarded")?;
             }
             self.store.make_guard_dir()?;
             runtime::copy_program(&self.program())?;
             write(UNIT, &self.text())?;
-            systemctl(&["daemon-reload"], PATIENCE)?;
-            systemctl(&["restart", UNIT], PATIENCE)?;
+            systemctl(&["daemon-reload"], TIMEOUT)?;
+            systemctl(&["restart", UNIT], TIMEOUT)?;
         }
         self.wait()?;
         enable(UNIT)?;
         Ok(!matches!(lacks, Lacks::Nothing))
     }
 
-    /// Waits until the unit has its rules in place.
+    /// Waits until the unit's rules are in position.
     fn wait(&self) -> Result<()> {
         let start = Instant::now();
         loop {
             let missing = self.guard.intended()?.first().map(ToString::to_string);
-            let missing = match systemd::is_active(UNIT) {
-                true => missing,
-                false => Some("start".into()),
-            };
+            let missing = if systemd::is_active(UNIT) { missing } else { Some("start".into()) };
             let Some(missing) = missing else { return Ok(()) };
-            if start.elapsed() > PATIENCE {
-                let after = PATIENCE.as_secs();
+            if start.elapsed() > TIMEOUT {
+                let after = TIMEOUT.as_secs();
                 let cause = format!("did not, within {after} s: {missing}{}", systemd::log(UNIT));
                 let hint = format!("see `journalctl -u {UNIT}`");
                 return Err(Error::new(Kind::Command, UNIT, cause).hint(hint));
@@ -142,7 +139,7 @@ impl<'a> Unit<'a> {
              TimeoutStopSec=60\n\
              Restart=on-failure\n\
              RestartSec=30\n\
-             # Deviation arguments stay wrong.\n\
+             # Wrong arguments stay wrong.\n\
              RestartPreventExitStatus=2\n\n\
              [Install]\n\
              WantedBy=multi-user.target\n",

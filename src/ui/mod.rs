@@ -18,17 +18,17 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use crate::error::{Error, Kind};
 use crate::event::{Event, Sink, Task};
 
-/// What results look like.
+/// The form of results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
-pub enum Output {
-    /// For people; may change.
+pub enum OutputFormat {
+    /// Text for people; it may change.
     #[default]
     Text,
     /// One document with a schema and a version.
     Json,
 }
 
-/// What progress looks like.
+/// The form of progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Progress {
     /// Live on a terminal, plain lines elsewhere.
@@ -42,40 +42,40 @@ pub enum Progress {
     None,
 }
 
-/// The user interface: takes events, prints results and errors.
+/// The user interface: shows events, results and errors.
 pub struct Ui {
-    /// What results look like.
-    pub output: Output,
+    /// The form of results.
+    pub output: OutputFormat,
     progress: Progress,
     colour: bool,
     style: Styles,
-    /// The tasks under way, innermost last.
+    /// The running tasks, innermost last.
     tasks: Mutex<Vec<RunningTask>>,
 }
 
-/// An event as a line of JSON that says by itself what it is.
+/// An event as a self-contained line of JSON.
 #[derive(serde::Serialize)]
-struct Line<'a> {
+struct EventLine<'a> {
     schema: &'static str,
     version: u32,
     #[serde(flatten)]
     event: &'a Event,
-    /// The event in words; a note and a warning have theirs already.
+    /// The sentence of the event. A note and a warning are sentences already.
     #[serde(skip_serializing_if = "Option::is_none")]
     sentence: Option<String>,
 }
 
-impl<'a> From<&'a Event> for Line<'a> {
+impl<'a> From<&'a Event> for EventLine<'a> {
     fn from(event: &'a Event) -> Self {
         let sentence = match event {
             Event::Note { .. } | Event::Warning { .. } => None,
             _ => sentences::event(event),
         };
-        Line { schema: "proxyshift.event", version: 1, event, sentence }
+        EventLine { schema: "proxyshift.event", version: 1, event, sentence }
     }
 }
 
-/// A task under way.
+/// A running task.
 struct RunningTask {
     task: Task,
     of_rehearsal: bool,
@@ -83,18 +83,18 @@ struct RunningTask {
     spinner: Option<ProgressBar>,
 }
 
-/// The few styles in use; all plain without colour.
+/// The styles in use; all plain without colour.
 #[derive(Debug, Clone)]
 pub struct Styles {
-    /// Something done or proven.
+    /// Something done or verified.
     pub good: Style,
-    /// Something to look at.
+    /// Something that needs attention.
     pub warn: Style,
     /// Something failed.
     pub bad: Style,
     /// The less important part of a line.
     pub dim: Style,
-    /// The part of a line to look at first.
+    /// The most important part of a line.
     pub strong: Style,
 }
 
@@ -112,9 +112,9 @@ impl Styles {
 }
 
 impl Ui {
-    /// The interface for these choices. Colour needs a terminal, and neither `no_color` nor
+    /// The interface for these options. It has colour only on a terminal, without `no_color` and
     /// `NO_COLOR` (<https://no-color.org>).
-    pub fn new(output: Output, progress: Progress, no_color: bool) -> Self {
+    pub fn new(output: OutputFormat, progress: Progress, no_color: bool) -> Self {
         let terminal = std::io::stderr().is_terminal();
         let dumb = std::env::var_os("TERM").is_some_and(|t| t == "dumb");
         let wanted = !no_color && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
@@ -123,16 +123,16 @@ impl Ui {
             other => other,
         };
         let colour = terminal && wanted && !dumb;
-        // What dialoguer and indicatif style is styled by these.
+        // dialoguer and indicatif take their colours from here.
         console::set_colors_enabled_stderr(colour);
         terminal::remember();
         Ui { output, progress, colour, style: Styles::new(colour), tasks: Mutex::default() }
     }
 
-    /// True when a program reads results or progress: then nobody is asked anything, results are
-    /// one document, and progress is lines of JSON and nothing else.
+    /// True when a program reads results or progress. Then no question is asked, results are one
+    /// document, and progress is lines of JSON alone.
     pub fn for_programs(&self) -> bool {
-        self.output == Output::Json || self.progress == Progress::Json
+        self.output == OutputFormat::Json || self.progress == Progress::Json
     }
 
     /// The styles in use.
@@ -140,24 +140,24 @@ impl Ui {
         &self.style
     }
 
-    /// Prints a result; a closed pipe is nobody's error.
+    /// Prints a result. A closed pipe is no error.
     pub fn print(&self, text: &str) {
         let mut out = std::io::stdout().lock();
         let end = if text.ends_with('\n') { "" } else { "\n" };
         let _ = write!(out, "{text}{end}").and_then(|()| out.flush());
     }
 
-    /// Prints a document as JSON, piece by piece: a plan may be large.
+    /// Prints a document as JSON, in pieces, as a plan may be large.
     pub fn print_json(&self, document: &impl serde::Serialize) {
         let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-        // A closed pipe is nobody's error.
+        // A closed pipe is no error.
         let _ = serde_json::to_writer_pretty(&mut out, document)
             .map_err(std::io::Error::from)
             .and_then(|()| writeln!(out))
             .and_then(|()| out.flush());
     }
 
-    /// Prints an error in the form asked for; returns its exit code.
+    /// Prints an error in the requested form. Returns its exit code.
     pub fn error(&self, error: &Error) -> u8 {
         let code = error.kind.exit_code();
         self.stop_spinner();
@@ -167,7 +167,7 @@ impl Ui {
                 "object": error.object, "cause": error.cause, "hint": error.hint,
             })
         };
-        if self.output == Output::Json {
+        if self.output == OutputFormat::Json {
             self.print_json(&document());
         } else if self.progress == Progress::Json {
             self.line(&document().to_string());
@@ -184,23 +184,23 @@ impl Ui {
         code
     }
 
-    /// Ends whatever is drawn, and leaves the terminal as it was found.
+    /// Stops all drawing, and restores the terminal.
     pub fn close(&self) {
         self.stop_spinner();
         terminal::restore();
     }
 
-    /// Says a line to the person at the terminal.
+    /// Prints a line on the terminal.
     pub fn say(&self, text: &str) {
         self.line(text);
     }
 
-    /// Says a paragraph, in lines no wider than the terminal or a page.
+    /// Prints a paragraph, wrapped at the width of the terminal or of a page.
     pub fn paragraph(&self, text: &str, first: &str, next: &str) {
         self.line(text::folded(text, self.width(), first, next).trim_end_matches('\n'));
     }
 
-    /// The columns of a page, or of the terminal if it has fewer.
+    /// The columns of a page, or fewer if the terminal has fewer.
     pub fn width(&self) -> usize {
         let columns = Term::stderr().size_checked().map(|(_, columns)| usize::from(columns));
         columns.filter(|c| *c > 0).map_or(text::WIDTH, |c| c.min(text::WIDTH))
@@ -224,7 +224,7 @@ impl Ui {
         }
         let target = ProgressDrawTarget::term(Term::stderr(), 12);
         let bar = ProgressBar::with_draw_target(None, target);
-        // The template is a constant that parses.
+        // The template is a constant, and parses.
         if let Ok(style) = ProgressStyle::with_template("  {spinner} {msg} {elapsed:.dim}") {
             bar.set_style(style);
         }
@@ -233,7 +233,7 @@ impl Ui {
         Some(bar)
     }
 
-    /// Prints a line above whatever spins.
+    /// Prints a line above the spinner.
     fn above_spinner(&self, text: &str) {
         match lock(&self.tasks).last().and_then(|t| t.spinner.clone()) {
             Some(spinner) => spinner.suspend(|| self.line(text)),
@@ -273,7 +273,7 @@ impl Ui {
             self.line(&format!("  … {text}"));
         }
         let mut tasks = lock(&self.tasks);
-        // One spinner at a time: the outer one is cleared before the next is drawn.
+        // One spinner at a time: clear the outer one before the next is drawn.
         if let Some(outer) = tasks.last().and_then(|t| t.spinner.as_ref()) {
             outer.finish_and_clear();
         }
@@ -297,7 +297,7 @@ impl Ui {
     }
 }
 
-/// A poisoned lock only means that a thread died while printing.
+/// A poisoned lock only means that a thread panicked while it printed.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
@@ -307,7 +307,7 @@ impl Sink for Ui {
         match self.progress {
             Progress::None => {}
             Progress::Json => {
-                if let Ok(line) = serde_json::to_string(&Line::from(&event)) {
+                if let Ok(line) = serde_json::to_string(&EventLine::from(&event)) {
                     self.line(&line);
                 }
             }

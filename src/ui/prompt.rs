@@ -1,7 +1,7 @@
-//! Questions to a person, asked only on a terminal.
+//! Questions to a person, ask only on a terminal.
 //!
-//! What each answer leads to is said above the question, so that the question itself is short: a
-//! line that wraps cannot be redrawn. Where nothing may be redrawn, answers are typed as lines.
+//! The effect of each answer is printed above the question. So the question is short: a line that
+//! wraps cannot be redrawn. Where nothing may be redrawn, answers are typed as lines.
 
 use std::io::{BufRead, IsTerminal, Write};
 
@@ -13,47 +13,47 @@ use super::{Progress, Ui};
 use crate::error::{Error, Kind, Result};
 use crate::interrupt;
 
-/// True when there is someone to ask.
+/// True when a person can answer: on a terminal.
 pub fn attended() -> bool {
     std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
 }
 
-/// An answer that can be chosen.
+/// An answer to choose.
 #[derive(Debug, Clone)]
 pub struct Answer {
-    /// A word or two: `ignore it`.
+    /// Its label, a word or two: `ignore it`.
     pub label: String,
-    /// What happens then.
+    /// Its effect.
     pub then: String,
 }
 
 impl Answer {
-    /// An answer, and what happens then.
+    /// An answer and its effect.
     pub fn new(label: impl Into<String>, then: impl Into<String>) -> Answer {
         Answer { label: label.into(), then: then.into() }
     }
 }
 
 impl Ui {
-    /// Asks a yes-or-no question, which fits in 30 columns; says first what happens on either
-    /// answer.
+    /// Asks a yes-or-no question, which fits in 30 columns. Prints the effect of both answers
+    /// first.
     ///
     /// # Errors
-    /// [`Kind::Interrupted`] when the question was cut off.
+    /// [`Kind::Interrupted`] when the question was interrupted.
     pub fn confirm(&self, question: &str, yes: &str, no: &str, default: bool) -> Result<bool> {
         self.answers(&[Answer::new("yes", yes), Answer::new("no", no)]);
         self.yes_or_no(question, default)
     }
 
-    /// As [`Self::confirm`], of a question whose answers change nothing.
+    /// As [`Self::confirm`], for a question whose answers change nothing.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Self::confirm`].
     pub fn yes_or_no(&self, question: &str, default: bool) -> Result<bool> {
         if self.is_live() {
             let theme = self.theme();
             let confirm = Confirm::with_theme(&*theme).with_prompt(question).default(default);
-            return asked(|term| confirm.interact_on(term));
+            return ask(|term| confirm.interact_on(term));
         }
         let hint = if default { "Y/n" } else { "y/N" };
         loop {
@@ -66,18 +66,18 @@ impl Ui {
         }
     }
 
-    /// Has one of several answers chosen; says first what happens on each. Returns its place.
+    /// Asks for one of several answers, and prints the effect of each first. Returns its index.
     ///
     /// # Errors
-    /// [`Kind::Interrupted`] when the question was cut off.
+    /// [`Kind::Interrupted`] when the question was interrupted.
     pub fn choose(&self, question: &str, answers: &[Answer], default: usize) -> Result<usize> {
         self.choose_below("", question, answers, default)
     }
 
-    /// As [`Self::choose`], with a line above the question that [`Self::redraw`] draws anew.
+    /// As [`Self::choose`], below a line that [`Self::redraw`] redraws.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Self::choose`].
     pub fn choose_below(
         &self,
         line: &str,
@@ -96,7 +96,7 @@ impl Ui {
                 .items(answers.iter().map(|a| a.label.as_str()))
                 .default(default)
                 .report(true);
-            return asked(|term| select.interact_on(term));
+            return ask(|term| select.interact_on(term));
         }
         for (i, answer) in answers.iter().enumerate() {
             self.say(&format!("{}: {}", i + 1, answer.label));
@@ -113,19 +113,19 @@ impl Ui {
         }
     }
 
-    /// Wants `word` typed, for what is risky; anything else is a no.
+    /// Asks to type `word`, before a risky step. Anything else is a no.
     ///
     /// # Errors
-    /// [`Kind::Interrupted`] when the question was cut off.
+    /// [`Kind::Interrupted`] when the question was interrupted.
     pub fn typed(&self, question: &str, word: &str, yes: &str, no: &str) -> Result<bool> {
         let answers = [Answer::new(word, yes), Answer::new("anything else", no)];
         Ok(self.typed_line(question, &answers)? == word)
     }
 
-    /// Has a line typed, and returns it without blanks around it; says first what it leads to.
+    /// Asks for a line, and prints the effect of the answers first. Returns it trimmed.
     ///
     /// # Errors
-    /// [`Kind::Interrupted`] when the question was cut off.
+    /// [`Kind::Interrupted`] when the question was interrupted.
     pub fn typed_line(&self, question: &str, answers: &[Answer]) -> Result<String> {
         self.answers(answers);
         if !self.is_live() {
@@ -134,13 +134,13 @@ impl Ui {
         let theme = self.theme();
         let input: Input<'_, String> =
             Input::with_theme(&*theme).with_prompt(question).allow_empty(true);
-        Ok(asked(|term| input.interact_text_on(term))?.trim().to_owned())
+        Ok(ask(|term| input.interact_text_on(term))?.trim().to_owned())
     }
 
-    /// Draws the line anew that stands above the question now asked, which has so many answers.
+    /// Redraws the line above the current question, which has so many answers.
     pub fn redraw(&self, line: &str, answers: usize) {
         if self.is_live() {
-            // The question itself, and the line that the cursor rests in.
+            // The question itself, and the line of the cursor.
             let up = answers + 2;
             let mut err = std::io::stderr().lock();
             let drawn = format!("\x1b7\x1b[{up}A\r{line}\x1b[K\x1b8");
@@ -159,13 +159,10 @@ impl Ui {
     }
 
     fn theme(&self) -> Box<dyn Theme> {
-        match self.colour {
-            true => Box::new(ColorfulTheme::default()),
-            false => Box::new(SimpleTheme),
-        }
+        if self.colour { Box::new(ColorfulTheme::default()) } else { Box::new(SimpleTheme) }
     }
 
-    /// A typed line, without blanks around it.
+    /// Reads a typed line, trimmed.
     fn line_of_answer(&self, question: &str) -> Result<String> {
         interrupt::check(QUESTION)?;
         let mut err = std::io::stderr().lock();
@@ -188,9 +185,9 @@ fn cut_off() -> Error {
     Error::new(Kind::Interrupted, QUESTION, "was cut off; nothing was changed")
 }
 
-/// Asks with one of dialoguer's questions. What it draws goes out in one piece, so that a countdown
-/// may be drawn in between.
-fn asked<T>(question: impl FnOnce(&Term) -> dialoguer::Result<T>) -> Result<T> {
+/// Asks one of dialoguer's questions. Its output is written in one piece, so that a countdown may
+/// be drawn in between.
+fn ask<T>(question: impl FnOnce(&Term) -> dialoguer::Result<T>) -> Result<T> {
     interrupt::check(QUESTION)?;
     let term = Term::buffered_stderr();
     let answer = question(&term);

@@ -1,9 +1,9 @@
-//! The sentences of events, for people. Nothing is decided by them.
+//! The sentences of events, for people. They decide nothing.
 
 use crate::event::{Claim, Event, Moment, Outcome, Task};
 use crate::ui::table::counted;
 
-/// An event in words; none for one that is not shown.
+/// The sentence of an event; none for one that is not shown.
 pub fn event(event: &Event) -> Option<String> {
     match event {
         Event::Run { .. } => None,
@@ -25,7 +25,7 @@ pub fn rehearsed(text: &str) -> String {
     format!("rehearsal: {text}")
 }
 
-/// A task as a present participle: `capturing the node`.
+/// A task, beginning with a present participle: `capturing the node`.
 pub fn task(task: &Task) -> String {
     let fixed = match task {
         Task::Capture => "capturing the node",
@@ -54,7 +54,7 @@ pub fn task(task: &Task) -> String {
     fixed.to_owned()
 }
 
-/// What came of a task, in a few words.
+/// The outcome of a task, in a few words.
 pub fn outcome(outcome: &Outcome) -> String {
     let fixed = match outcome {
         Outcome::AlreadySwitched => "it runs in that mode already",
@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_of_a_rehearsal_is_told_apart() {
+    fn an_event_of_a_rehearsal_is_marked() {
         let task = Task::Edit { edit: "remove 1 rule in iptables-nft nat".into() };
         let done = Event::Finished { task, outcome: Outcome::Applied };
         let words = "remove 1 rule in iptables-nft nat: done, in one transaction";

@@ -2,7 +2,7 @@
 
 use console::measure_text_width;
 
-/// Rows in aligned columns, two blanks apart; the last column is not padded.
+/// Aligns rows in columns, two blanks apart. The last column is not padded.
 pub fn columns(rows: &[Vec<String>]) -> String {
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |i: usize| {
@@ -25,7 +25,7 @@ pub fn columns(rows: &[Vec<String>]) -> String {
     text
 }
 
-/// A number with thousands apart: `115,000`.
+/// A number with thousands separators: `115,000`.
 pub fn thousands(n: usize) -> String {
     let digits = n.to_string();
     let mut text = String::new();

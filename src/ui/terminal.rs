@@ -1,4 +1,4 @@
-//! The terminal as it was found, and as it is left.
+//! The settings of the terminal: remembered, and restored.
 
 use std::io::{IsTerminal, stdin};
 use std::sync::OnceLock;
@@ -6,15 +6,15 @@ use std::sync::OnceLock;
 use console::Term;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 
-/// How the terminal was set when the program began.
+/// The settings of the terminal when the program began.
 static FOUND: OnceLock<Option<Termios>> = OnceLock::new();
 
-/// Remembers how the terminal is set. A question sets it otherwise while it waits for a key.
+/// Remembers the settings of the terminal. A question changes them while it waits for a key.
 pub(super) fn remember() {
     FOUND.get_or_init(|| stdin().is_terminal().then(|| tcgetattr(stdin()).ok()).flatten());
 }
 
-/// Sets the terminal as it was found, cursor included. A terminal that is gone needs nothing.
+/// Restores the settings of the terminal and the cursor. A closed terminal is no error.
 pub(super) fn restore() {
     if let Some(found) = FOUND.get().and_then(Option::as_ref) {
         let _ = tcsetattr(stdin(), OptionalActions::Now, found);

@@ -5,12 +5,12 @@ use textwrap::Options;
 /// The width of a page.
 pub const WIDTH: usize = 80;
 
-/// `text` in lines of at most 80 columns; a word that is longer stays whole, to be copied.
+/// Wraps `text` at 80 columns. A longer word is not broken, so that it can be copied.
 pub fn wrapped(text: &str, first: &str, next: &str) -> String {
     folded(text, WIDTH, first, next)
 }
 
-/// As [`wrapped`], in lines of at most `width` columns.
+/// As [`wrapped`], at `width` columns.
 pub fn folded(text: &str, width: usize, first: &str, next: &str) -> String {
     let options = Options::new(width)
         .initial_indent(first)

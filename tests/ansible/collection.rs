@@ -1,4 +1,4 @@
-//! The collection: packed, documented, and held to the rules of its trade.
+//! The collection: packed, documented, and linted.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::site::{cached, collection};
 
-/// Runs a program of an Ansible's; what it prints.
+/// Runs a program of one Ansible installation. Returns its output.
 fn ansible(bin: &Path, program: &str, args: &[&str], folder: &Path, collections: &Path) -> String {
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
     let output = Command::new(bin.join(program))

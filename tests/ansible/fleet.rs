@@ -1,5 +1,5 @@
-//! A batch in which one host loses its network: it brings itself back, the others are kept, and no
-//! batch follows.
+//! One host of a batch loses its network. It rolls itself back, the others stay confirmed, and no
+//! further batch starts.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use crate::common::node::assert_same;
 use crate::hosts::{Fleet, served};
 use crate::site::{Played, cached};
 
-/// What the site does before a change is kept: here, ssh is lost on one host.
+/// The site's own tasks before a change are kept. Here they cut off ssh on one host.
 const HOOK: &str = "
 - name: Lose ssh in a moment
   ansible.builtin.raw: >-
@@ -23,7 +23,7 @@ const HOOK: &str = "
     seconds: 4
 ";
 
-/// The rule by which it is lost, which is not the run's and so stays.
+/// The rule that cuts it off. The run did not make it, so it is kept.
 const LOST: &str = "-A INPUT -p tcp -m tcp --dport 22 -j DROP\n";
 
 fn one_of_five_is_lost(test: &str, bin: &Path) {
@@ -37,16 +37,16 @@ fn one_of_five_is_lost(test: &str, bin: &Path) {
     let options = ["proxyshift_confirm_within=75s", "proxyshift_probe_timeout=5", &hook];
     let options: Vec<&str> = options.iter().flat_map(|option| ["-e", option]).collect();
     let played: Played = fleet.play(bin, "cleanup", &options);
-    assert_ne!(played.code, Some(0), "{}", played.said);
+    assert_ne!(played.code, Some(0), "{}", played.output);
 
     for (host, before) in fleet.hosts.iter().zip(&before) {
-        let (name, said) = (host.name.as_str(), &played.said);
+        let (name, output) = (host.name.as_str(), &played.output);
         match name {
             "h4" => {
-                assert_eq!(played.count(name, "unreachable"), 1, "{said}");
+                assert_eq!(played.count(name, "unreachable"), 1, "{output}");
                 let until = Instant::now() + Duration::from_secs(120);
                 while host.last_run().as_deref() != Some("rolled-back") {
-                    assert!(Instant::now() < until, "h4 does not come back: {said}");
+                    assert!(Instant::now() < until, "h4 does not come back: {output}");
                     std::thread::sleep(Duration::from_millis(100));
                 }
                 let now = host.rules();
@@ -54,12 +54,12 @@ fn one_of_five_is_lost(test: &str, bin: &Path) {
                 assert_same(&now.replacen(LOST, "", 1), before, "h4 brought itself back");
             }
             "h7" => {
-                assert_eq!(host.last_run(), None, "a batch followed: {said}");
+                assert_eq!(host.last_run(), None, "a batch followed: {output}");
                 assert_same(&host.rules(), before, "h7 is untouched");
             }
             _ => {
-                assert_eq!(host.last_run().as_deref(), Some("done"), "{name}: {said}");
-                assert!(!host.rules().contains("192.168.66.0/24 -j RETURN"), "{name}: {said}");
+                assert_eq!(host.last_run().as_deref(), Some("done"), "{name}: {output}");
+                assert!(!host.rules().contains("192.168.66.0/24 -j RETURN"), "{name}: {output}");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Hosts with sshd, each of namespaces of its own and with a captured node's state.
+//! Hosts with sshd, each in namespaces of its own and with a captured node's state.
 
 use std::fs;
 use std::io::Read;
@@ -11,10 +11,10 @@ use crate::common::{MACHINE, again, run};
 use crate::site::{Played, Site, sshd};
 use proxyshift::state::Backend;
 
-/// The captured node that each host is; it has one leftover.
+/// The captured node of each host. It has one leftover.
 const NODE: &str = "canal-stale-flannel-1.20";
 
-/// Set in the copy of a test that is a host: the folder with the keys.
+/// Set in the copy of a test that is a host. Its value is the folder with the keys.
 const KEYS: &str = "PROXYSHIFT_TEST_KEYS";
 
 /// Serves as a host until the fleet ends, if this copy of the test is one.
@@ -23,19 +23,19 @@ pub fn served() -> bool {
     let _node = Node::load(NODE, Backend::Nft);
     let _sshd = sshd(&keys);
     fs::write("/run/ready", "").expect("a file");
-    // Until the fleet closes it, or is gone.
+    // Blocks until the fleet closes it, or ends.
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
     true
 }
 
-/// A host of the fleet. All that runs on it ends with it.
+/// A host of the fleet. Its processes end with it.
 pub struct Host {
     pub name: String,
     child: Child,
 }
 
 impl Host {
-    /// What the host sees at `path`.
+    /// The host's file at `path`.
     pub fn sees(&self, path: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root{path}", self.child.id()))
     }
@@ -50,13 +50,13 @@ impl Host {
         without_counters(&self.run("iptables-nft-save"))
     }
 
-    /// How its last run ended; none if there was none.
+    /// The state of its last run; none if there was none.
     pub fn last_run(&self) -> Option<String> {
         let runs = fs::read_dir(self.sees("/run/store/runs")).ok()?;
         let last = runs.map(|e| e.expect("an entry").path()).max()?;
-        let told = fs::read(last.join("run.json")).expect("run.json");
-        let told: serde_json::Value = serde_json::from_slice(&told).expect("JSON");
-        told["state"].as_str().map(str::to_owned)
+        let run = fs::read(last.join("run.json")).expect("run.json");
+        let run: serde_json::Value = serde_json::from_slice(&run).expect("JSON");
+        run["state"].as_str().map(str::to_owned)
     }
 }
 
@@ -67,14 +67,14 @@ impl Drop for Host {
     }
 }
 
-/// Hosts on one network, and what Ansible needs to reach them.
+/// Hosts on one network, and the site from which Ansible reaches them.
 pub struct Fleet {
     pub hosts: Vec<Host>,
     pub site: Site,
 }
 
 impl Fleet {
-    /// The hosts `h1` … of `test`, which has called [`served`] first.
+    /// Starts the hosts `h1` … of `test`, which has called [`served`] first.
     pub fn new(test: &str, size: usize) -> Fleet {
         let site = Site::new();
         run("ip link set lo up");

@@ -1,7 +1,7 @@
 //! The program as an Ansible module: alone, and under the real Ansible over the real ssh.
 //!
-//! What they need, `make test` gets first: `tests/ansible/setup`, and what `make dist` makes, in a place
-//! of its own.
+//! `make test` prepares the requirements first: `tests/ansible/setup`, and the output of `make
+//! dist`, in a folder of its own.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -21,13 +21,14 @@ const STALE: &str = "-A POSTROUTING ! -s 192.168.64.0/20 -d 192.168.66.0/24 -j R
 
 impl Case {
     fn new(name: &str) -> Case {
-        // Or the kernel gives links that are new addresses and routes of their own, seconds later.
+        // Else the kernel adds addresses and routes to new links, seconds later.
         let _ = fs::write("/proc/sys/net/ipv6/conf/default/addr_gen_mode", "1");
         let node = Node::load(name, Backend::Nft);
         Case { before: node.rules(), node, store: "/run/store".into() }
     }
 
-    /// Carries out a task; the answer, which must fit the exit code. Its folder goes at once.
+    /// Runs a task, and removes its folder at once. Returns the answer, which must fit the exit
+    /// code.
     fn task(&self, state: &str, more: Value) -> Value {
         let mut options = json!({
             "state": state, "store": self.store, "lock_wait": 30, "_ansible_check_mode": false,
@@ -49,11 +50,11 @@ impl Case {
         answer
     }
 
-    /// As [`Self::task`]; only whether it changed, or would change, the node.
+    /// As [`Self::task`]. Returns only whether it changed, or would change, the node.
     fn changes(&self, state: &str, more: Value) -> bool {
         let answer = self.task(state, more);
         assert_eq!(answer["code"], 0, "{answer}");
-        answer["changed"].as_bool().expect("said")
+        answer["changed"].as_bool().expect("a boolean")
     }
 
     fn is_as_before(&self, what: &str) {
@@ -82,7 +83,7 @@ fn only_a_file_of_ansibles_is_a_task() {
     fs::write(folder.path().join("task"), task).expect("a file");
     assert_eq!(ended(&["task"]).json()["failed"], true);
     assert!(ended(&["task", "task"]).err.contains("unrecognized subcommand"));
-    // A file that is called like a verb is not looked at.
+    // A file with the name of a verb is not read.
     fs::write(folder.path().join("status"), task).expect("a file");
     assert!(ended(&["status", "--help"]).out.contains("pending"));
     assert!(ended(&["help"]).out.contains("Commands:"));
@@ -118,34 +119,35 @@ fn check_mode_predicts_and_changes_nothing() {
         return;
     }
     let case = Case::new("canal-stale-flannel-1.20");
-    let only_say = json!({"_ansible_check_mode": true, "_ansible_diff": true});
+    let check_mode = json!({"_ansible_check_mode": true, "_ansible_diff": true});
     for (state, more) in [("snapshotted", json!({})), ("cleaned", json!({"confirm_within": "9m"}))]
     {
-        let mut options = only_say.clone();
+        let mut options = check_mode.clone();
         options.as_object_mut().expect("options").extend(more.as_object().expect("more").clone());
         assert_eq!(case.task(state, options)["changed"], true, "{state}");
     }
-    assert!(!case.changes("rolled_back", only_say.clone()));
-    assert_eq!(case.task("confirmed", only_say.clone())["code"], 3);
+    assert!(!case.changes("rolled_back", check_mode.clone()));
+    assert_eq!(case.task("confirmed", check_mode.clone())["code"], 3);
     case.is_as_before("check mode");
     assert!(!case.store.exists(), "check mode made a store");
     assert!(!Path::new("/run/proxyshift").exists(), "check mode made a lock");
 
-    let said = case.task("cleaned", only_say.clone())["diff"].clone();
+    let preview = case.task("cleaned", check_mode.clone())["diff"].clone();
     let done = case.task("cleaned", json!({"_ansible_diff": true}));
-    assert_eq!(said["before"], format!("iptables-nft nat {STALE}\n"), "{said}");
-    assert_eq!((&said, &true.into()), (&done["diff"], &done["changed"]), "said and done");
-    let back = case.task("rolled_back", only_say);
-    assert_eq!((&back["diff"]["after"], &back["changed"]), (&said["before"], &true.into()));
+    assert_eq!(preview["before"], format!("iptables-nft nat {STALE}\n"), "{preview}");
+    assert_eq!((&preview, &true.into()), (&done["diff"], &done["changed"]), "preview and result");
+    let back = case.task("rolled_back", check_mode);
+    assert_eq!((&back["diff"]["after"], &back["changed"]), (&preview["before"], &true.into()));
     let undone = case.task("rolled_back", json!({"_ansible_diff": true}));
     assert_eq!((&undone["diff"], &undone["changed"]), (&back["diff"], &true.into()));
     case.is_as_before("rolled back");
 }
 
-/// They once said `changed: false` whatever they did, and `changed: true` though they did nothing.
+/// They once reported `changed: false` whatever they did, and `changed: true` though they did
+/// nothing.
 #[test]
-fn changed_is_said_when_the_node_changed_and_only_then() {
-    if !in_namespace("module::changed_is_said_when_the_node_changed_and_only_then") {
+fn changed_is_reported_when_the_node_changed_and_only_then() {
+    if !in_namespace("module::changed_is_reported_when_the_node_changed_and_only_then") {
         return;
     }
     let case = Case::new("canal-stale-flannel-1.20");
@@ -173,12 +175,14 @@ fn changed_is_said_when_the_node_changed_and_only_then() {
     assert!(case.changes("rolled_back", none()));
     case.is_as_before("rolled back after it was confirmed");
 
-    let taken = case.task("snapshotted", none())["ansible_facts"]["proxyshift"]["snapshot"].clone();
-    let to = || json!({"snapshot": taken});
+    let snapshot =
+        case.task("snapshotted", none())["ansible_facts"]["proxyshift"]["snapshot"].clone();
+    let to = || json!({"snapshot": snapshot});
     assert!(!case.changes("rolled_back", to()), "nothing was done since");
     assert!(case.changes("cleaned", none()));
-    let said = case.task("rolled_back", json!({"snapshot": taken, "_ansible_check_mode": true}));
-    assert_eq!(said["changed"], true, "{said}");
+    let preview =
+        case.task("rolled_back", json!({"snapshot": snapshot, "_ansible_check_mode": true}));
+    assert_eq!(preview["changed"], true, "{preview}");
     assert!(!case.node.rules().contains(STALE), "check mode");
     assert!(case.changes("rolled_back", to()));
     assert!(!case.changes("rolled_back", to()));
@@ -192,13 +196,13 @@ fn the_exception_is_set_right_once() {
     }
     let case = Case::new("docker-iptables-1.30");
     let of = |network: &str| json!({"for": network, "_ansible_diff": true});
-    let only_say =
+    let check_mode =
         json!({"for": "10.9.0.0/24", "_ansible_check_mode": true, "_ansible_diff": true});
-    let said = case.task("guarded", only_say);
-    assert_eq!(said["changed"], true, "{said}");
+    let preview = case.task("guarded", check_mode);
+    assert_eq!(preview["changed"], true, "{preview}");
     case.is_as_before("check mode");
     let done = case.task("guarded", of("10.9.0.0/24"));
-    assert_eq!((&done["changed"], &done["diff"]), (&true.into(), &said["diff"]));
+    assert_eq!((&done["changed"], &done["diff"]), (&true.into(), &preview["diff"]));
     assert!(done["diff"]["after"].as_str().is_some_and(|d| d.contains("-s 10.9.0.0/24")), "{done}");
     assert!(!case.changes("guarded", of("10.9.0.0/24")));
     assert!(case.changes("guarded", of("10.9.1.0/24")));
@@ -213,9 +217,9 @@ fn what_is_pending_needs_nothing_of_ansibles_folder() {
     let case = Case::new("canal-stale-flannel-1.20");
     let cleaned = case.task("cleaned", json!({"confirm_within": "5s"}));
     let run = case.store.join("runs").join(cleaned["run"].as_str().expect("a run"));
-    let told: Value =
+    let status: Value =
         serde_json::from_slice(&fs::read(run.join("run.json")).expect("run.json")).expect("JSON");
-    let pid = told["pending"]["watchdog"]["pid"].as_u64().expect("one stands by");
+    let pid = status["pending"]["watchdog"]["pid"].as_u64().expect("one stands by");
     let program = fs::read_link(format!("/proc/{pid}/exe")).expect("it lives");
     assert_eq!(program, run.join("proxyshift"));
     let proxyshift = Proxyshift { lock_wait: 30, ..Proxyshift::of_store(case.store.clone()) };

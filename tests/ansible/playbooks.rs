@@ -1,4 +1,4 @@
-//! Each playbook over ssh, with the newest Ansible and with Debian's.
+//! Each playbook over ssh, by the newest Ansible and by Debian's.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::site::cached;
 const STALE: &str =
     "iptables-nft nat -A POSTROUTING ! -s 192.168.64.0/20 -d 192.168.66.0/24 -j RETURN";
 
-/// Check, clean-up under check mode, clean-up, once more, and back.
+/// Check, clean-up in check mode, clean-up, a second clean-up, and rollback.
 fn there_and_back(test: &str, bin: &Path) {
     if served() || !in_machine(test) {
         return;
@@ -20,26 +20,26 @@ fn there_and_back(test: &str, bin: &Path) {
     let before = host.rules();
     let changed = |playbook: &str, more: &[&str]| {
         let played = fleet.play(bin, playbook, more).well();
-        (played.count("h1", "changed"), played.said)
+        (played.count("h1", "changed"), played.output)
     };
 
-    let (count, said) = changed("check", &[]);
-    assert_eq!(count, 0, "{said}");
-    let (count, said) = changed("cleanup", &["--check", "--diff"]);
-    assert_eq!(count, 1, "{said}");
-    assert!(said.contains(&format!("-{STALE}")), "{said}");
+    let (count, output) = changed("check", &[]);
+    assert_eq!(count, 0, "{output}");
+    let (count, output) = changed("cleanup", &["--check", "--diff"]);
+    assert_eq!(count, 1, "{output}");
+    assert!(output.contains(&format!("-{STALE}")), "{output}");
     assert_same(&host.rules(), &before, "check mode");
     assert!(!host.sees("/run/store").exists(), "check mode made a store");
 
-    let (count, said) = changed("cleanup", &["--diff"]);
-    assert_eq!(count, 2, "cleaned and confirmed: {said}");
-    assert!(said.contains(&format!("-{STALE}")), "{said}");
+    let (count, output) = changed("cleanup", &["--diff"]);
+    assert_eq!(count, 2, "cleaned and confirmed: {output}");
+    assert!(output.contains(&format!("-{STALE}")), "{output}");
     assert!(!host.rules().contains("192.168.66.0/24 -j RETURN"));
-    let (count, said) = changed("cleanup", &[]);
-    assert_eq!(count, 0, "a second time: {said}");
-    let (count, said) = changed("rollback", &["--diff"]);
-    assert_eq!(count, 1, "{said}");
-    assert!(said.contains(&format!("+{STALE}")), "{said}");
+    let (count, output) = changed("cleanup", &[]);
+    assert_eq!(count, 0, "a second time: {output}");
+    let (count, output) = changed("rollback", &["--diff"]);
+    assert_eq!(count, 1, "{output}");
+    assert!(output.contains(&format!("+{STALE}")), "{output}");
     assert_same(&host.rules(), &before, "rolled back");
 }
 

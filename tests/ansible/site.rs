@@ -1,4 +1,4 @@
-//! The real Ansible and the real sshd, and what one needs to reach the other.
+//! The real Ansible and the real sshd, and the keys and inventory between them.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use crate::common::vm::cache;
 use crate::common::{poll, run, run_with};
 
-/// What `tests/ansible/setup` put into the cache of this user.
+/// The files that `tests/ansible/setup` put into this user's cache.
 pub fn cached(name: &str) -> PathBuf {
     let path = cache().join("proxyshift/ansible").join(name);
     assert!(path.exists(), "{} is missing: run tests/ansible/setup", path.display());
@@ -25,12 +25,13 @@ impl Drop for Sshd {
     }
 }
 
-/// sshd in these namespaces, for whom has the user's key of the folder `keys`; it listens.
+/// Starts sshd in these namespaces, for the user's key in the folder `keys`. It listens on return.
 pub fn sshd(keys: &Path) -> Sshd {
-    // The user of its unprivileged half; and a root without a password is not a locked one.
+    // The user of its unprivileged process; and root, whose empty password must not count as
+    // locked.
     let passwd = fs::read_to_string("/etc/passwd").expect("passwd");
     if !passwd.contains("\nsshd:") {
-        // bash would read this user's own .bashrc for whatever sshd starts.
+        // bash would read this user's own .bashrc under sshd.
         let plain = passwd.replace(":/root:/bin/bash\n", ":/root:/bin/sh\n");
         fs::write("/etc/passwd", plain + "sshd:x:65533:65534::/run/sshd:/usr/sbin/nologin\n")
             .expect("passwd");
@@ -58,7 +59,7 @@ pub struct Site {
 }
 
 impl Site {
-    /// With keys, for hosts that are still to be made.
+    /// Creates the keys, before the hosts exist.
     pub fn new() -> Site {
         let folder = tempfile::tempdir().expect("a folder");
         for key in ["host", "user"] {
@@ -101,8 +102,8 @@ impl Site {
         fs::write(self.path(name), text).expect("a file");
     }
 
-    /// Runs a playbook of the collection, by its full name, with the Ansible whose programs are in
-    /// `bin`; by the command `within`, if that is not empty.
+    /// Runs a playbook of the collection by its full name, with the Ansible whose programs are in
+    /// `bin`, and by the command `within` unless that is empty.
     pub fn play(&self, within: &[&str], bin: &Path, playbook: &str, more: &[&str]) -> Played {
         let program = bin.join("ansible-playbook").display().to_string();
         let words: Vec<&str> = within.iter().copied().chain([&*program]).collect();
@@ -114,7 +115,7 @@ impl Site {
             .arg(playbook)
             .args(more)
             .env("HOME", self.folder.path())
-            // Of this machine, from which a node is probed.
+            // The tools of this machine, from which a node is probed.
             .env("ANSIBLE_REMOTE_TEMP", self.path("tmp"))
             .env("ANSIBLE_COLLECTIONS_PATH", self.path("collections"))
             .env("ANSIBLE_HOST_KEY_CHECKING", "False")
@@ -126,9 +127,9 @@ impl Site {
             .stdin(Stdio::null())
             .output()
             .expect("ansible-playbook runs");
-        let said = String::from_utf8_lossy(&output.stdout).into_owned()
+        let text = String::from_utf8_lossy(&output.stdout).into_owned()
             + &String::from_utf8_lossy(&output.stderr);
-        Played { code: output.status.code(), said }
+        Played { code: output.status.code(), output: text }
     }
 }
 
@@ -141,23 +142,22 @@ pub fn collection() -> PathBuf {
     collection
 }
 
-/// How a playbook went.
+/// The result of a playbook.
 pub struct Played {
     pub code: Option<i32>,
-    pub said: String,
+    pub output: String,
 }
 
 impl Played {
-    /// Fails unless it ended well.
+    /// Fails unless it succeeded.
     pub fn well(self) -> Played {
-        assert_eq!(self.code, Some(0), "{}", self.said);
+        assert_eq!(self.code, Some(0), "{}", self.output);
         self
     }
 
-    /// A host's number in the recap: `changed`, `failed`, `unreachable`; 0 for a host that is not
-    /// there.
+    /// A host's count in the recap: `changed`, `failed`, `unreachable`; 0 for an unknown host.
     pub fn count(&self, host: &str, what: &str) -> u32 {
-        let recap = self.said.split("PLAY RECAP").nth(1).expect(&self.said);
+        let recap = self.output.split("PLAY RECAP").nth(1).expect(&self.output);
         let line = recap.lines().find(|l| l.split(':').next().is_some_and(|n| n.trim() == host));
         let field = line.and_then(|l| l.split_whitespace().find_map(|w| w.strip_prefix(what)));
         field.map_or(0, |n| n.trim_start_matches('=').parse().expect("a number"))

@@ -13,24 +13,24 @@ const INSIDE: &str = "PROXYSHIFT_TEST_INSIDE";
 
 /// Runs the calling test again in network and mount namespaces of its own, with an empty /run.
 ///
-/// `true` in that copy, whose part it is to test; `false` in the caller, when the copy passed.
-/// Fails, never skips, if the copy failed or could not run. `test` is the test's name as
+/// Returns `true` in that copy, which is to run the test, and `false` in the caller after the copy
+/// passed. Fails, never skips, if the copy failed or could not run. `test` is the test's name as
 /// `cargo test` prints it. Use: `if !in_namespace("my_test") { return; }`
 pub fn in_namespace(test: &str) -> bool {
     enter(test, "-nm")
 }
 
-/// As [`in_namespace`], and in a user namespace of its own: root there, nobody on the host.
+/// As [`in_namespace`], and in a user namespace: root there, an ordinary user on the host.
 pub fn in_user_namespace(test: &str) -> bool {
     enter(test, "-Urnm")
 }
 
-/// As [`in_namespace`], and with processes of its own, all of which end with it.
+/// As [`in_namespace`], and in a PID namespace: all its processes end with it.
 pub fn in_machine(test: &str) -> bool {
     enter(test, MACHINE)
 }
 
-/// What makes a machine of namespaces.
+/// The namespaces of a whole machine.
 pub const MACHINE: &str = "-nmpf";
 
 /// The command that runs `test` in such namespaces.
@@ -56,16 +56,16 @@ fn enter(test: &str, namespaces: &str) -> bool {
         .stderr(Stdio::piped())
         .spawn()
         .expect("unshare, of util-linux, runs");
-    // As it comes: what takes long, or never ends, says how far it has come.
+    // Forwarded at once: a long or endless test shows its progress.
     let err = child.stderr.take().expect("piped");
-    let told = std::thread::spawn(move || lines(err).for_each(|line| eprintln!("{line}")));
+    let forwarded = std::thread::spawn(move || lines(err).for_each(|line| eprintln!("{line}")));
     let mut out = String::new();
     for line in lines(child.stdout.take().expect("piped")) {
         println!("{line}");
         out += &(line + "\n");
     }
     let status = child.wait().expect("waiting for a child");
-    told.join().expect("what it says is text");
+    forwarded.join().expect("what it says is text");
     assert!(status.success(), "{test} in namespaces {namespaces}: {status}");
     assert!(out.contains("1 passed"), "no test is called {test}: give its full name");
     false
@@ -88,7 +88,7 @@ pub fn run_with(input: &str, argv: &[&str]) -> String {
     let input = input.to_owned();
     let writer = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
     let output = child.wait_with_output().expect("waiting for a child");
-    // A program that fails early closes its input; its own message says more.
+    // A program that fails early closes its input; its own message has the cause.
     let _ = writer.join();
     let err = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{argv:?}: {}: {err}", output.status);

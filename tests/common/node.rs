@@ -1,5 +1,5 @@
-//! A captured node brought to life in the namespace of a test: its rules, sets, links, files and
-//! processes, so that a look at it sees what was captured.
+//! Loads a captured node into the namespace of a test: its rules, sets, links, files and processes,
+//! so that a capture finds the same again.
 
 use std::fs;
 use std::io::Write;
@@ -36,7 +36,7 @@ pub struct Proxyshift {
     pub store: PathBuf,
     /// How long it waits for locks, in seconds.
     pub lock_wait: u32,
-    /// What its command line begins with: how it gets to where it runs.
+    /// The prefix of its command line, which enters its namespaces.
     pub within: Vec<String>,
 }
 
@@ -46,12 +46,12 @@ impl Proxyshift {
         Proxyshift { lock_wait: 30, ..Proxyshift::of_store(Path::new("/run").join(name)) }
     }
 
-    /// With a store anywhere; it waits for no lock.
+    /// With a store anywhere. It waits for no lock.
     pub fn of_store(store: PathBuf) -> Self {
         Proxyshift { store, lock_wait: 0, within: Vec::new() }
     }
 
-    /// A command of it, not yet run; `words` are separated by spaces.
+    /// A command of it, not yet run. `words` are separated by spaces.
     pub fn command(&self, words: &str) -> Command {
         let program = env!("CARGO_BIN_EXE_proxyshift").to_owned();
         let line = [&*self.within, &[program, "--store".into()]].concat();
@@ -67,14 +67,14 @@ impl Proxyshift {
         Ended::of(self.command(words))
     }
 
-    /// Runs it to its end, which must be `code`.
+    /// Runs it to its end. Its exit code must be `code`.
     pub fn expect(&self, code: i32, words: &str) -> Ended {
         let ended = self.run(words);
         assert_eq!(ended.code, Some(code), "proxyshift {words}\n{}{}", ended.out, ended.err);
         ended
     }
 
-    /// Runs it to `point`, a line of its journal as `after:3`, where it must be killed.
+    /// Runs it until it is killed at `point`, a line of its journal as `after:3`.
     pub fn killed(&self, words: &str, point: &str) -> Ended {
         let mut command = self.command(words);
         let output = command.env("PROXYSHIFT_CRASH", point).output().expect("the program starts");
@@ -85,7 +85,7 @@ impl Proxyshift {
     }
 }
 
-/// How a program ended and what it said.
+/// The exit code and the output of a program.
 pub struct Ended {
     /// Its exit code; none if a signal ended it.
     pub code: Option<i32>,
@@ -104,7 +104,7 @@ impl Ended {
     }
 
     /// Fails unless standard error has each of `parts`.
-    pub fn says(&self, parts: &[&str]) {
+    pub fn reports(&self, parts: &[&str]) {
         for part in parts {
             assert!(self.err.contains(part), "{part:?} is not in: {}", self.err);
         }
@@ -118,11 +118,11 @@ impl From<Output> for Ended {
     }
 }
 
-/// A captured node on which nothing was done yet, and the program to do it with.
+/// A captured node before any run, and the program under test.
 pub struct Case {
     pub node: Node,
     pub proxyshift: Proxyshift,
-    /// The rules as they were.
+    /// The rules before any run.
     pub before: String,
 }
 
@@ -135,14 +135,15 @@ impl Case {
     }
 }
 
-/// A captured node, alive here. Its processes end with it.
+/// A captured node in this namespace. Its processes end with it.
 pub struct Node {
     backend: Backend,
     _components: Vec<Component>,
 }
 
 impl Node {
-    /// Loads the node `name` into this namespace, its IPv4 rules into `backend` whichever it had.
+    /// Loads the node `name` into this namespace. Its IPv4 rules go into `backend`, whatever their
+    /// own.
     pub fn load(name: &str, backend: Backend) -> Node {
         let dir = captured(name);
         let state = NodeState::parse(Snapshot::load(&dir).expect(name).files).expect(name);
@@ -166,7 +167,7 @@ impl Node {
         ruleset.text().to_string()
     }
 
-    /// Replaces the tables that `save` has by what it says.
+    /// Replaces the tables of `save` by its content.
     pub fn load_rules(&self, save: &str) {
         run_with(save, &[&self.program("restore"), "-c"]);
     }
@@ -192,7 +193,7 @@ pub fn without_counters(save: &str) -> String {
     save.lines().filter(|l| !l.starts_with('#')).map(line).collect()
 }
 
-/// Copies of /etc and /var/lib, for this mount namespace alone, with the node's files.
+/// Mounts copies of /etc and /var/lib, in this mount namespace alone, with the node's files.
 fn private_files(state: &NodeState) {
     let script = "mkdir /run/etc /run/var-lib && cp -a /etc/. /run/etc && mount --bind /run/etc /etc \
                   && mount --bind /run/var-lib /var/lib";
@@ -207,7 +208,7 @@ fn private_files(state: &NodeState) {
     }
 }
 
-/// The node's links: bridges all of them, by name and address, as many kernels have no others.
+/// Creates the node's links by name and address, all as bridges: many kernels have no other types.
 fn links(state: &NodeState) {
     let mut batch = String::from("link set lo up\n");
     for link in state.links.iter().filter(|l| l.name != "lo") {
@@ -222,8 +223,8 @@ fn links(state: &NodeState) {
     run_with(&batch, &["ip", "-batch", "-"]);
 }
 
-/// A process with the name and arguments of a component: a copy of `echo`, whose output nobody
-/// reads, so that it waits until this is dropped (or this process ends).
+/// A process with the name and arguments of a component: a copy of `echo`. It writes to a pipe that
+/// is not read, so it blocks until this is dropped (or this process ends).
 struct Component {
     child: Child,
     _unread: std::io::PipeReader,
@@ -249,7 +250,7 @@ impl Drop for Component {
     }
 }
 
-/// Fails with the lines that differ unless both mean the same to the letter.
+/// Fails with the lines that differ unless both are equal.
 pub fn assert_same(found: &str, wanted: &str, what: &str) {
     if found != wanted {
         let diff = similar::TextDiff::from_lines(wanted, found);

@@ -1,4 +1,4 @@
-//! The published schemas, and whether what the program prints is as they say.
+//! Validates documents against the published schemas.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -9,17 +9,17 @@ use serde_json::Value;
 
 use super::node::{Ended, Proxyshift};
 
-/// The published schemas, and the documents of which some were seen.
+/// The published schemas, and the names of the documents printed so far.
 pub struct Schemas {
     pub validators: BTreeMap<String, Validator>,
-    pub seen: BTreeSet<String>,
+    pub printed: BTreeSet<String>,
 }
 
 pub fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/schemas")
 }
 
-/// The names of the schemas, and what they say.
+/// The schemas by name.
 pub fn published() -> BTreeMap<String, Value> {
     let read = |path: PathBuf| {
         let text = fs::read_to_string(&path).expect("a schema");
@@ -41,10 +41,10 @@ impl Schemas {
             (name.clone(), built.unwrap_or_else(|e| panic!("{name}: {e}")))
         };
         let validators = published().into_iter().map(validator).collect();
-        Schemas { validators, seen: BTreeSet::new() }
+        Schemas { validators, printed: BTreeSet::new() }
     }
 
-    /// Holds `document` against the schema that it names.
+    /// Validates `document` against the schema that it names.
     pub fn hold(&mut self, document: &Value, what: &str) {
         let name = document["schema"].as_str().and_then(|name| name.strip_prefix("proxyshift."));
         let name = name.unwrap_or_else(|| panic!("{what}: names no schema: {document}"));
@@ -55,11 +55,10 @@ impl Schemas {
             .map(|e| format!("{}: {e}", e.instance_path()))
             .collect();
         assert!(wrong.is_empty(), "{what}: {}\n{document:#}", wrong.join("\n"));
-        self.seen.insert(name.to_owned());
+        self.printed.insert(name.to_owned());
     }
 
-    /// Runs `words` for a program to read, and holds what it prints against the schemas; the
-    /// document.
+    /// Runs `words` with JSON output and progress, and validates all of it. Returns the document.
     pub fn run(&mut self, proxyshift: &Proxyshift, words: &str) -> (i32, Value) {
         self.ended(
             &Ended::of(proxyshift.command(&format!("-o json --progress json {words}"))),
@@ -84,7 +83,7 @@ impl Schemas {
         (code, document)
     }
 
-    /// Runs `words`, which must end so; the document.
+    /// Runs `words`, whose exit code must be `code`. Returns the document.
     pub fn expect(&mut self, proxyshift: &Proxyshift, code: i32, words: &str) -> Value {
         let (ended, document) = self.run(proxyshift, words);
         assert_eq!(ended, code, "{words}: {document:#}");

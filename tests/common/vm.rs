@@ -1,4 +1,4 @@
-//! What `make vm` put into the cache of this user.
+//! The files that `make vm` put into this user's cache.
 
 use std::path::PathBuf;
 
@@ -13,6 +13,6 @@ pub fn cache() -> PathBuf {
 /// not there.
 pub fn cached(name: &str) -> PathBuf {
     let path = cache().join("proxyshift/vm").join(name);
-    // Resolved, so that it is the same file from everywhere.
+    // Resolved, so that it is the same file from every working directory.
     path.canonicalize().unwrap_or_else(|e| panic!("{}: {e}: run `make vm`", path.display()))
 }

@@ -1,17 +1,17 @@
-//! No circle: the modules below one folder import each other one way.
+//! No circles: the modules of one folder import each other in one direction.
 //!
-//! A module may use what its own parent defines, and a parent uses its children. Any other two
-//! modules of one folder, each with all that lies below it, must not reach each other both ways.
-//! Tests inside a file do not count.
+//! A module may use its parent's items, and a parent its children. Any other two modules of one
+//! folder, each with all below it, must not reach each other both paths. Tests inside a file do not
+//! count.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::source::{Source, inline_modules, is_word, made_up, places, sources};
+use super::source::{Source, inline_modules, is_word, made_up, positions, sources};
 
-/// A module by the names that lead to it: `run/stage/mod.rs` is `["run", "stage"]`.
+/// The path of a module: `run/stage/mod.rs` is `["run", "stage"]`.
 type Module = Vec<String>;
 
-/// The modules below one folder, and which of them each imports.
+/// The modules of one folder, each with the modules that it imports.
 type Graph = BTreeMap<String, BTreeSet<String>>;
 
 fn module_of(path: &str) -> Module {
@@ -27,7 +27,7 @@ fn paths_named(source: &Source) -> Vec<Module> {
     let own = module_of(&source.path);
     let mut found = Vec::new();
     for word in ["crate::", "self::", "super::"] {
-        for at in places(&source.code, word) {
+        for at in positions(&source.code, word) {
             // A later part of `super::super::` was read with the first.
             if source.code[..at].ends_with("::") || inline_modules(&source.code, at) > 0 {
                 continue;
@@ -76,7 +76,7 @@ fn read_tree(text: &str, base: &[String], found: &mut Vec<Module>) -> usize {
     at
 }
 
-/// For each folder, what its modules import of each other.
+/// For each folder, the imports among its modules.
 fn graphs(sources: &[Source]) -> BTreeMap<Module, Graph> {
     let known: BTreeSet<Module> = sources.iter().map(|s| module_of(&s.path)).collect();
     let mut graphs: BTreeMap<Module, Graph> = BTreeMap::new();
@@ -95,32 +95,33 @@ fn graphs(sources: &[Source]) -> BTreeMap<Module, Graph> {
     graphs
 }
 
-/// A way from `name` back to itself.
+/// A path from `name` back to itself.
 fn circle(graph: &Graph, name: &str) -> Option<Vec<String>> {
-    let mut ways = vec![vec![name.to_owned()]];
-    let mut seen = BTreeSet::new();
-    while let Some(way) = ways.pop() {
-        for next in graph.get(way.last()?).into_iter().flatten() {
-            let mut longer = way.clone();
+    let mut paths = vec![vec![name.to_owned()]];
+    let mut visited = BTreeSet::new();
+    while let Some(path) = paths.pop() {
+        for next in graph.get(path.last()?).into_iter().flatten() {
+            let mut longer = path.clone();
             longer.push(next.clone());
             if next == name {
                 return Some(longer);
             }
-            if seen.insert(next.clone()) {
-                ways.push(longer);
+            if visited.insert(next.clone()) {
+                paths.push(longer);
             }
         }
     }
     None
 }
 
-/// The circles among `sources`, one a module that is part of one.
+/// The circles among `sources`, one for each module that is part of one.
 fn circles(sources: &[Source]) -> Vec<String> {
     let mut found = Vec::new();
     for (folder, graph) in graphs(sources) {
         for name in graph.keys() {
-            let way = circle(&graph, name);
-            found.extend(way.map(|way| format!("src/{}: {}", folder.join("/"), way.join(" → "))));
+            let path = circle(&graph, name);
+            found
+                .extend(path.map(|path| format!("src/{}: {}", folder.join("/"), path.join(" → "))));
         }
     }
     found
@@ -150,7 +151,7 @@ fn a_circle_made_on_purpose_is_found_however_it_is_written() {
     ]);
     assert_eq!(found.len(), 3, "{found:?}");
     assert_eq!(found[0], "src/run: a → b → c → a");
-    // A folder and a file beside it: what lies below counts as the folder.
+    // A folder and a file beside it: everything below counts as the folder.
     let found = circle(&[
         ("run/a/mod.rs", ""),
         ("run/a/deep.rs", "use crate::run::b;"),

@@ -1,4 +1,4 @@
-//! Holds the source to its order: who may import whom, who may print, how long a file may grow.
+//! Checks the source: the order of imports, who may print, the length of files, the words.
 //!
 //! Comments and strings are blanked first, so that only code counts.
 
@@ -6,12 +6,12 @@ mod circles;
 mod source;
 mod writes;
 
-use source::{Source, made_up, places, sources};
+use source::{Source, made_up, positions, sources};
 
-/// Small and shared: every layer may import these, and they each other.
+/// Small shared modules. Every layer may import these, and they may import each other.
 const SHARED: [&str; 7] = ["event", "error", "yaml", "clock", "runtime", "interrupt", "allocator"];
 
-/// Each layer and those just below it, which stand earlier; it may import whatever lies below.
+/// Each layer with the layers just below it, which come earlier. It may import all layers below.
 const ORDER: [(&str, &[&str]); 11] = [
     ("state", &[]),
     ("owners", &["state"]),
@@ -26,10 +26,10 @@ const ORDER: [(&str, &[&str]); 11] = [
     ("front", &["run", "guard", "ui"]),
 ];
 
-/// The user interface shows events and errors, and knows nothing else.
+/// The user interface shows events and errors, and imports nothing else.
 const UI: [&str; 3] = ["event", "error", "interrupt"];
 
-/// All that `layer` may import besides itself; nothing for a layer that is not known.
+/// All that `layer` may import besides itself; none for an unknown layer.
 fn allowed(layer: &str) -> Option<Vec<&'static str>> {
     if SHARED.contains(&layer) {
         return Some(SHARED.to_vec());
@@ -46,13 +46,13 @@ fn allowed(layer: &str) -> Option<Vec<&'static str>> {
     Some(all)
 }
 
-/// A file longer than this is two.
+/// The most lines of a file.
 const MOST_LINES: usize = 450;
 
-/// What is wrong with one file's imports.
+/// The wrong imports of one file.
 fn against_order(source: &Source) -> Vec<String> {
     let layer = source.layer();
-    // The module map, and the door.
+    // The module map, and the entry point.
     if matches!(layer, "lib" | "main") {
         return Vec::new();
     }
@@ -79,14 +79,15 @@ fn only_the_user_interface_prints() {
     let mut wrong = Vec::new();
     for source in sources().iter().filter(|s| !matches!(s.layer(), "ui" | "front")) {
         for word in macros {
-            wrong
-                .extend(places(&source.code, word).map(|_| format!("src/{}: {word}", source.path)));
+            wrong.extend(
+                positions(&source.code, word).map(|_| format!("src/{}: {word}", source.path)),
+            );
         }
     }
     assert!(wrong.is_empty(), "emit an event instead:\n{}", wrong.join("\n"));
 }
 
-/// The one call of C that no crate makes for us.
+/// The one file with a call of C that no crate wraps.
 const MEMORY: &str = "allocator.rs";
 
 #[test]
@@ -94,7 +95,7 @@ fn nothing_else_is_unsafe() {
     let sources = sources();
     let wrong: Vec<&str> = sources
         .iter()
-        .filter(|s| s.path != MEMORY && places(&s.code, "unsafe").next().is_some())
+        .filter(|s| s.path != MEMORY && positions(&s.code, "unsafe").next().is_some())
         .map(|s| s.path.as_str())
         .collect();
     assert!(wrong.is_empty(), "{wrong:?}");

@@ -1,11 +1,11 @@
-//! Reads the source of the program, its comments and strings blanked, so that only code counts.
+//! Reads the source of the program. Comments and strings are blanked, so that only code counts.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// One source file, its comments and strings blanked.
+/// One source file, without comments and strings.
 pub struct Source {
-    /// Its path below `src`, as `run/inside/mod.rs`.
+    /// Its path below `src`, as `run/stage/mod.rs`.
     pub path: String,
     /// Its code, with as many lines as the file.
     pub code: String,
@@ -13,18 +13,18 @@ pub struct Source {
 }
 
 impl Source {
-    /// The top module that it belongs to.
+    /// Its top module.
     pub fn layer(&self) -> &str {
         self.path.split('/').next().unwrap_or_default().trim_end_matches(".rs")
     }
 
-    /// How deep below the crate its own module lies: `run/inside/mod.rs` is 2.
+    /// The depth of its module below the crate: `run/stage/mod.rs` is 2.
     pub fn depth(&self) -> usize {
         self.path.split('/').count() - usize::from(self.path.ends_with("/mod.rs"))
     }
 
-    /// Every top module that it names, with the line. Names of the crate's root are given as they
-    /// are, and then belong to no layer.
+    /// Every top module that it names, with the line. Names of the crate's root are returned as
+    /// they are, and belong to no layer.
     pub fn imports(&self) -> Vec<(usize, String)> {
         let mut found = paths_after(&self.code, "crate::");
         for (at, up) in supers(&self.code) {
@@ -64,7 +64,7 @@ pub fn sources() -> Vec<Source> {
     found
 }
 
-/// The text with comments and the insides of strings replaced by blanks; newlines stay.
+/// Blanks comments and strings; newlines are kept.
 pub fn code_only(text: &str) -> String {
     let mut code = String::with_capacity(text.len());
     let mut rest = text;
@@ -110,7 +110,7 @@ pub fn raw_string_length(text: &str) -> Option<usize> {
     Some(text[start + 1..].find(&end).map_or(text.len(), |i| start + 1 + i + end.len()))
 }
 
-/// The length of the character that `text` begins with; none for a lifetime.
+/// The length of the character literal that `text` begins with; none for a lifetime.
 pub fn char_length(text: &str) -> Option<usize> {
     let mut chars = text.char_indices().skip(1);
     let (_, first) = chars.next()?;
@@ -124,17 +124,17 @@ pub fn is_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
-/// Where `word` stands by itself in `code`.
-pub fn places<'a>(code: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
+/// The positions of `word` as a whole word in `code`.
+pub fn positions<'a>(code: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
     code.match_indices(word).map(|(at, _)| at).filter(move |at| {
-        let goes_on = word.ends_with(is_word) && code[at + word.len()..].starts_with(is_word);
-        !code[..*at].ends_with(is_word) && !goes_on
+        let continues = word.ends_with(is_word) && code[at + word.len()..].starts_with(is_word);
+        !code[..*at].ends_with(is_word) && !continues
     })
 }
 
-/// The names after each `prefix`: one, or each of a list in braces.
+/// The names after each `prefix`: one, or all of a list in braces.
 pub fn paths_after(code: &str, prefix: &str) -> Vec<(usize, String)> {
-    places(code, prefix)
+    positions(code, prefix)
         .flat_map(|at| names_at(code, at + prefix.len()).into_iter().map(move |name| (at, name)))
         .collect()
 }
@@ -143,7 +143,7 @@ pub fn paths_after(code: &str, prefix: &str) -> Vec<(usize, String)> {
 pub fn names_at(code: &str, at: usize) -> Vec<String> {
     let Some(list) = code[at..].strip_prefix('{') else {
         let name: String = code[at..].chars().take_while(|c| is_word(*c)).collect();
-        // A star or a nested list in another place is not a name, and so no layer's.
+        // A star or a nested list is no name, and so no layer.
         return vec![if name.is_empty() { code[at..].chars().take(1).collect() } else { name }];
     };
     let (mut depth, mut names, mut name) = (0, Vec::new(), Some(String::new()));
@@ -163,10 +163,10 @@ pub fn names_at(code: &str, at: usize) -> Vec<String> {
     names
 }
 
-/// Where a run of `super::` begins, and how many there are.
+/// The position of each run of `super::`, and its length.
 pub fn supers(code: &str) -> Vec<(usize, usize)> {
     let word = "super::";
-    places(code, word)
+    positions(code, word)
         .filter(|at| !code[..*at].ends_with("::"))
         .map(|at| {
             let ups = code.as_bytes()[at..].chunks(word.len());
@@ -175,7 +175,7 @@ pub fn supers(code: &str) -> Vec<(usize, usize)> {
         .collect()
 }
 
-/// How many inline modules enclose `at`. rustfmt closes each at its own indentation.
+/// The number of inline modules around `at`. rustfmt closes each at its own indentation.
 pub fn inline_modules(code: &str, at: usize) -> usize {
     let mut open: Vec<usize> = Vec::new();
     for line in code[..at].lines() {
@@ -192,7 +192,7 @@ pub fn inline_modules(code: &str, at: usize) -> usize {
     open.len()
 }
 
-/// A source made up for a test of this file's own reading.
+/// A made-up source, for tests of this file's own reading.
 pub fn made_up(path: &str, text: &str) -> Source {
     Source { path: path.into(), code: code_only(text), lines: text.lines().count() }
 }

@@ -1,6 +1,6 @@
 //! `node/` reads, `apply/` writes.
 
-use super::source::{Source, is_word, made_up, places, sources};
+use super::source::{Source, is_word, made_up, positions, sources};
 
 /// Calls that change a node.
 const WRITES: [&str; 33] = [
@@ -73,7 +73,7 @@ fn writes(source: &Source) -> Vec<&'static str> {
     let code = &source.code[..end];
     let begins =
         |word: &str| code.match_indices(word).any(|(at, _)| !code[..at].ends_with(is_word));
-    let calls = WRITES.into_iter().filter(|word| places(code, word).next().is_some());
+    let calls = WRITES.into_iter().filter(|word| positions(code, word).next().is_some());
     calls.chain(NETLINK_WRITES.into_iter().filter(|word| begins(word))).collect()
 }
 
@@ -100,7 +100,7 @@ fn below_node_nothing_is_written() {
 #[test]
 fn only_apply_commits_batches() {
     for source in sources().iter().filter(|s| !matches!(s.layer(), "apply" | "node")) {
-        assert_eq!(places(&source.code, "Batch").next(), None, "src/{}", source.path);
+        assert_eq!(positions(&source.code, "Batch").next(), None, "src/{}", source.path);
     }
 }
 

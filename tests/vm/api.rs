@@ -1,6 +1,6 @@
-//! The part of the Kubernetes API that kube-proxy and `kubectl drain` ask for: lists, watches and
-//! single objects, patches of nodes and evictions of pods, over plain HTTP. A request gets a connection
-//! and a thread of its own.
+//! The part of the Kubernetes API that kube-proxy and `kubectl drain` use: lists, watches and
+//! single objects, patches of nodes and evictions of pods, over plain HTTP. Each request has a
+//! connection and a thread of its own.
 
 use std::io::{BufRead, BufReader, Read, Result, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -8,13 +8,13 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use serde_json::{Value, json};
 
-/// The server; it goes on as long as the process.
+/// The server. It runs until the process ends.
 pub struct Api {
     pub address: SocketAddr,
     store: Arc<Store>,
 }
 
-/// All that ever happened to each object, in order; its place is its resource version.
+/// All events of all objects, in order. The index of an event is its resource version.
 #[derive(Default)]
 struct Store {
     events: Mutex<Vec<Event>>,
@@ -29,20 +29,20 @@ struct Event {
 }
 
 impl Event {
-    /// Whether it is of `services`, `endpoints`, `nodes` or `pods`.
+    /// Its resource: `services`, `endpoints`, `nodes` or `pods`.
     fn is_of(&self, resource: &str) -> bool {
         let kind = self.object["kind"].as_str().unwrap_or_default().to_lowercase();
         kind.trim_end_matches('s') == resource.trim_end_matches('s')
     }
 }
 
-/// What makes two objects of one kind the same.
+/// The identity of an object within its kind.
 fn identity(object: &Value) -> (&Value, &Value, &Value) {
     (&object["kind"], &object["metadata"]["namespace"], &object["metadata"]["name"])
 }
 
 impl Api {
-    /// Serves on a port of this network namespace; the address is that on loopback.
+    /// Serves on a port of this network namespace. Returns the address on loopback.
     pub fn start() -> Api {
         let listener = TcpListener::bind("0.0.0.0:0").expect("a port for the API");
         let port = listener.local_addr().expect("bound").port();
@@ -52,14 +52,14 @@ impl Api {
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let store = Arc::clone(&served);
-                // kube-proxy hangs up as it likes.
+                // kube-proxy may hang up at any time.
                 std::thread::spawn(move || drop(store.answer(stream)));
             }
         });
         Api { address, store }
     }
 
-    /// Makes an object what this says.
+    /// Adds or replaces an object.
     pub fn apply(&self, object: Value) {
         let mut events = self.store.events.lock().expect("not poisoned");
         let is_new = !current(&events).iter().any(|o| identity(o) == identity(&object));
@@ -67,7 +67,7 @@ impl Api {
         self.store.more.notify_all();
     }
 
-    /// What became of the object `kind` called `name`, in order: what happened, and the object then.
+    /// The history of the object `kind` called `name`: each event, and the object after it.
     pub fn history(&self, kind: &str, name: &str) -> Vec<(&'static str, Value)> {
         let events = self.store.events.lock().expect("not poisoned");
         let own = events.iter().filter(|e| is_called(&e.object, kind, name));
@@ -84,7 +84,7 @@ fn record(events: &mut Vec<Event>, kind: &'static str, mut object: Value) {
     events.push(Event { kind, object });
 }
 
-/// The objects that are there after all that happened.
+/// The objects that exist after all events.
 fn current(events: &[Event]) -> Vec<Value> {
     let mut objects: Vec<Value> = Vec::new();
     for event in events {
@@ -116,7 +116,7 @@ impl Store {
                 self.change("MODIFIED", "Node", name, |node| merge(node, &patch));
                 self.answer_one(&mut stream, "Node", name)
             }
-            // Events; nobody reads them.
+            // Posted events are discarded.
             _ if method == "POST" => reply(&mut stream, "201 Created", &body),
             [resource @ ("services" | "endpoints" | "nodes" | "pods")] => {
                 if parameter("watch").is_some() {
@@ -155,7 +155,7 @@ impl Store {
         }
     }
 
-    /// Something happens to an object, if it is there.
+    /// Applies an event to an object, if it exists.
     fn change(&self, what: &'static str, kind: &str, name: &str, how: impl FnOnce(&mut Value)) {
         let mut events = self.events.lock().expect("not poisoned");
         let object = current(&events).into_iter().find(|o| is_called(o, kind, name));
@@ -166,16 +166,16 @@ impl Store {
         }
     }
 
-    /// Sends what happened after version `seen`, and what happens from now on.
-    fn watch(&self, stream: &mut TcpStream, resource: &str, mut seen: usize) -> Result<()> {
+    /// Sends the events after version `sent`, and all further ones.
+    fn watch(&self, stream: &mut TcpStream, resource: &str, mut sent: usize) -> Result<()> {
         let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\
                     Transfer-Encoding: chunked\r\n\r\n";
         stream.write_all(head.as_bytes())?;
         loop {
             let events = self.events.lock().expect("not poisoned");
-            let events = self.more.wait_while(events, |e| e.len() <= seen).expect("not poisoned");
-            let news: Vec<Event> = events[seen..].to_vec();
-            seen = events.len();
+            let events = self.more.wait_while(events, |e| e.len() <= sent).expect("not poisoned");
+            let news: Vec<Event> = events[sent..].to_vec();
+            sent = events.len();
             drop(events);
             for event in news.into_iter().filter(|e| e.is_of(resource)) {
                 let line = format!("{}\n", json!({"type": event.kind, "object": event.object}));
@@ -185,7 +185,7 @@ impl Store {
     }
 }
 
-/// What kubectl asks for first: which kinds there are.
+/// The discovery documents, which kubectl requests first.
 fn discovery(path: &str) -> Option<Value> {
     let resource = |name: &str, namespaced: bool, kind: &str| {
         json!({"name": name, "singularName": "", "namespaced": namespaced, "kind": kind,
@@ -206,7 +206,7 @@ fn discovery(path: &str) -> Option<Value> {
     })
 }
 
-/// Makes an object what a patch says of it (RFC 7386).
+/// Applies a merge patch to an object (RFC 7386).
 fn merge(object: &mut Value, patch: &Value) {
     let Value::Object(changes) = patch else {
         *object = patch.clone();

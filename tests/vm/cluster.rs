@@ -13,16 +13,16 @@ use crate::common::{run, run_with};
 use crate::kube_proxy::{self, KubeProxy};
 use crate::network::{self, BACKENDS, NODE, of_family, tcp, udp};
 
-/// The address of a virtual server that is not kube-proxy's.
+/// The address of a foreign virtual server.
 pub const FOREIGN: &str = "192.168.100.50";
 
-/// The service that nobody is behind.
+/// The service without endpoints.
 const EMPTY: &str = "empty";
 
-/// Programs called as kube-proxy calls them, of the backend that this node has.
+/// The iptables programs by the names that kube-proxy uses, of this node's backend.
 pub const BIN: &str = "/run/bin";
 
-/// The node, the services, and what serves them.
+/// The node, the services, and the kube-proxy that serves them.
 pub struct Cluster {
     backend: &'static str,
     pub api: Api,
@@ -30,7 +30,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// In this namespace, with iptables of `backend`, `nft` or `legacy`; nothing serves yet.
+    /// Makes it in this namespace, with iptables of `backend`, `nft` or `legacy`. Nothing serves
+    /// yet.
     pub fn new(backend: &'static str) -> Cluster {
         fs::create_dir_all(BIN).expect(BIN);
         for program in ["iptables", "ip6tables"]
@@ -49,7 +50,7 @@ impl Cluster {
         Cluster { backend, api, kube_proxy: None }
     }
 
-    /// A node with virtual servers that someone else made, as keepalived would, and weighs.
+    /// A node with foreign virtual servers, made and weighted as keepalived would.
     pub fn foreign_server(&self) {
         let server = format!(
             "-A -t {FOREIGN}:7000 -s wrr -p 30\n\
@@ -59,27 +60,27 @@ impl Cluster {
         run_with(&of_family(&server), &["ipvsadm", "-R"]);
     }
 
-    /// Starts kube-proxy in `mode`, in place of the one that ran, and waits until it serves.
+    /// Starts kube-proxy in `mode` instead of the running one, and waits until it serves.
     pub fn kube_proxy(&mut self, mode: &str) {
         KubeProxy::configure(mode, &of_family(&format!("{FOREIGN}/32")));
-        self.kube_proxy_as_told(mode);
+        self.kube_proxy_as_configured(mode);
     }
 
-    /// Starts kube-proxy as it was told before, and waits until it serves in `mode`.
-    pub fn kube_proxy_as_told(&mut self, mode: &str) {
+    /// Starts kube-proxy with its last configuration, and waits until it serves in `mode`.
+    pub fn kube_proxy_as_configured(&mut self, mode: &str) {
         self.stop();
         let mut started = KubeProxy::start(BIN);
         started.wait(mode, || self.rules_are_of(mode) && self.is_complete(mode));
         self.kube_proxy = Some(started);
     }
 
-    /// Waits until the kube-proxy that somebody else has started serves in `mode`.
+    /// Waits until the kube-proxy that the test did not start serves in `mode`.
     pub fn wait(&self, mode: &str) {
         kube_proxy::wait(mode, || self.rules_are_of(mode) && self.is_complete(mode), || None);
     }
 
-    /// Whether the rules lead to services as `mode` does it, and as no other does: the rules of this
-    /// cluster's kube-proxy, not those that another one left.
+    /// Whether the rules lead to services in the form of `mode` and no other: the rules of this
+    /// cluster's kube-proxy, not leftovers.
     fn rules_are_of(&self, mode: &str) -> bool {
         let (nat, pods) = (self.save("nat"), of_family("10.244.0.0/16"));
         let of = |parts: &[&str]| {
@@ -90,7 +91,7 @@ impl Cluster {
             && of(&["--match-set KUBE-", &pods]) == (mode == "ipvs")
     }
 
-    /// Whether kube-proxy has dealt with each service. What it writes first may lack some (see
+    /// Whether kube-proxy has processed each service. Its first write may lack some (see
     /// [`headless`]).
     fn is_complete(&self, mode: &str) -> bool {
         let made = || {
@@ -107,12 +108,12 @@ impl Cluster {
         made() == before
     }
 
-    /// Stops it; what it made stays.
+    /// Stops it. Its objects are kept.
     pub fn stop(&mut self) {
         self.kube_proxy = None;
     }
 
-    /// Leaves kube-proxy to somebody else.
+    /// Hands kube-proxy over to another controller.
     pub fn release(&mut self) {
         if let Some(kube_proxy) = self.kube_proxy.take() {
             kube_proxy.release();
@@ -125,23 +126,23 @@ impl Cluster {
         save.lines().filter(|l| !l.starts_with('#')).map(|l| format!("{l}\n")).collect()
     }
 
-    /// Fails unless every service does what its kind says.
+    /// Fails unless every service works as its kind requires.
     pub fn serves(&self) {
         let answers = |from: &str, to: &str| {
             tcp(from, to)
                 .unwrap_or_else(|e| panic!("tcp {from:?} → {to}: {e}\n{}", kube_proxy::log()))
         };
-        let asks = |from: &str, to: &str| {
+        let queries = |from: &str, to: &str| {
             udp(from, to)
                 .unwrap_or_else(|e| panic!("udp {from:?} → {to}: {e}\n{}", kube_proxy::log()))
         };
         for from in ["pod", NODE] {
             answers(from, "10.96.1.1:80");
             answers(from, "10.96.0.10:53");
-            asks(from, "10.96.0.10:53");
+            queries(from, "10.96.0.10:53");
         }
         answers("outside", "192.168.100.1:30080");
-        asks("outside", "192.168.100.1:30053");
+        queries("outside", "192.168.100.1:30053");
         let sticky: Vec<_> = (0..6).map(|_| answers("pod", "10.96.1.3:80").server).collect();
         assert!(sticky.iter().all(|server| *server == sticky[0]), "{sticky:?}");
         answers("outside", "198.51.100.4:80");
@@ -152,7 +153,7 @@ impl Cluster {
         self.container_goes_out();
     }
 
-    /// Fails unless docker's masquerading acts.
+    /// Fails unless docker's masquerading works.
     pub fn container_goes_out(&self) {
         let seen = tcp("box", "192.168.100.2:8080").expect("a container reaches the outside");
         assert_eq!((&*seen.server, seen.client), ("outside", of_family("192.168.100.1")));
@@ -166,7 +167,7 @@ fn services() -> Vec<Value> {
     documents.map(|d| Value::deserialize(d).expect("services.yaml")).collect()
 }
 
-/// The addresses of the services that somebody is behind.
+/// The addresses of the services with endpoints.
 fn served() -> Vec<String> {
     let with_backends = services().into_iter().filter(|s| s["metadata"]["name"] != EMPTY);
     let addresses =
@@ -174,7 +175,7 @@ fn served() -> Vec<String> {
     addresses.filter(|address| address != "None").collect()
 }
 
-/// Those services, with endpoints for all that can have some, and the node.
+/// Those services, with endpoints where they have a backend, and the node.
 pub fn objects() -> Vec<Value> {
     let mut objects = vec![json!({
         "apiVersion": "v1", "kind": "Node", "metadata": {"name": "node"},
@@ -187,11 +188,11 @@ pub fn objects() -> Vec<Value> {
     objects
 }
 
-/// How many services come after all others.
+/// The number of services after all others.
 const LAST: usize = 30;
 
-/// A service that needs no rules. kube-proxy takes what it is told in order, and on a slow CPU writes
-/// before it has taken the last of it: many of these come last, so that it lacks no other.
+/// A service that needs no rules. kube-proxy reads services in order, and on a slow CPU writes
+/// before it has read the last: many of these come last, so that it lacks no other.
 fn headless(number: usize) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service",

@@ -9,32 +9,32 @@ use std::time::{Duration, Instant};
 use crate::common::vm::cached;
 use crate::network::{is_ipv6, of_family};
 
-/// Where its files are, in the private /run.
+/// The folder of its files, in the private /run.
 pub const DIR: &str = "/run/kube-proxy";
 
-/// Where it says its mode.
+/// The address at which it reports its mode.
 const METRICS: &str = "127.0.0.1:10249";
 
-/// How long it may take to serve, on an emulated CPU.
+/// The time for it to serve, on an emulated CPU.
 const CEILING: Duration = Duration::from_secs(180);
 
-/// A running kube-proxy; it ends with this.
+/// A running kube-proxy. It ends with this.
 pub struct KubeProxy(Child);
 
 impl KubeProxy {
-    /// Tells it its mode. Virtual servers in `exclude` are not its own.
+    /// Configures its mode. Virtual servers in `exclude` are foreign.
     pub fn configure(mode: &str, exclude: &str) {
         fs::create_dir_all(DIR).expect(DIR);
         fs::write(format!("{DIR}/config.conf"), configuration(mode, exclude)).expect("the file");
     }
 
-    /// Tells it where the API is.
+    /// Configures the address of the API.
     pub fn introduce(api: SocketAddr) {
         fs::create_dir_all(DIR).expect(DIR);
         fs::write(format!("{DIR}/kubeconfig"), kubeconfig(api)).expect("the kubeconfig");
     }
 
-    /// Starts it as it was told, with the programs of `bin` before all others.
+    /// Starts it with its last configuration, and the programs of `bin` first in PATH.
     pub fn start(bin: &str) -> KubeProxy {
         let log = fs::File::create(format!("{DIR}/log")).expect("a log");
         let path = format!("{bin}:{}", std::env::var("PATH").expect("a PATH"));
@@ -44,7 +44,8 @@ impl KubeProxy {
         KubeProxy(command.spawn().expect("kube-proxy starts"))
     }
 
-    /// It ends when somebody ends it, and is collected then: nobody is to take it for one that runs.
+    /// Releases it: whoever ends it, its process is collected then. A zombie would count as
+    /// running.
     pub fn release(self) {
         let mut released = std::mem::ManuallyDrop::new(self);
         std::thread::spawn(move || released.0.wait());
@@ -63,10 +64,10 @@ impl Drop for KubeProxy {
     }
 }
 
-/// Waits until one runs in `mode`, as it says itself, and `serves` is true, unless it has `ended`.
+/// Waits until one reports `mode` and `serves` is true, unless it has `ended`.
 pub fn wait(mode: &str, serves: impl Fn() -> bool, mut ended: impl FnMut() -> Option<ExitStatus>) {
     let until = Instant::now() + CEILING;
-    while !(says("/proxyMode").is_ok_and(|text| text.ends_with(mode)) && serves()) {
+    while !(reported("/proxyMode").is_ok_and(|text| text.ends_with(mode)) && serves()) {
         let ended = ended();
         if ended.is_some() || Instant::now() > until {
             panic!("kube-proxy serves not in {mode} mode ({ended:?}):\n{}", log());
@@ -75,12 +76,12 @@ pub fn wait(mode: &str, serves: impl Fn() -> bool, mut ended: impl FnMut() -> Op
     }
 }
 
-/// What the last one said.
+/// The log of the last one.
 pub fn log() -> String {
     fs::read_to_string(format!("{DIR}/log")).unwrap_or_default()
 }
 
-fn says(path: &str) -> std::io::Result<String> {
+fn reported(path: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(METRICS)?;
     stream.set_read_timeout(Some(CEILING))?;
     write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
@@ -89,7 +90,8 @@ fn says(path: &str) -> std::io::Result<String> {
     Ok(text)
 }
 
-/// In a private namespace connection tracking has limits that only the host may set.
+/// Its configuration, without limits of connection tracking: in a private namespace only the host
+/// may set those.
 fn configuration(mode: &str, exclude: &str) -> String {
     format!(
         "apiVersion: kubeproxy.config.k8s.io/v1alpha1
@@ -118,7 +120,7 @@ ipvs:
     )
 }
 
-/// How to reach the API at an address.
+/// The kubeconfig for an API at this address.
 pub fn kubeconfig(api: SocketAddr) -> String {
     format!(
         "apiVersion: v1

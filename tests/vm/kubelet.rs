@@ -1,5 +1,5 @@
-//! The real kubelet, which runs kube-proxy as a static pod: containerd starts it, in a container that
-//! has its files from the node.
+//! The real kubelet, which runs kube-proxy as a static pod. containerd starts it in a container
+//! with its files from the node.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -13,10 +13,11 @@ use crate::systemd::Systemd;
 /// The manifest of kube-proxy, where kubeadm would put it.
 pub const MANIFEST: &str = "/etc/kubernetes/manifests/kube-proxy.yaml";
 
-/// What containerd and the kubelet say.
+/// The logs of containerd and the kubelet.
 const LOG: &str = "/run/kubelet.log";
 
-/// No API, no certificates but its own, and no pod goes because the host's disk is full.
+/// Without an API, with its own certificates, and without evictions because the host's disk is
+/// full.
 const KUBELET: &str = "apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 staticPodPath: /etc/kubernetes/manifests
@@ -29,19 +30,19 @@ evictionHard: {memory.available: 0%, nodefs.available: 0%, imagefs.available: 0%
 imageGCHighThresholdPercent: 100
 ";
 
-/// The images are there, and nothing else is to be got.
+/// The images are present; nothing is pulled.
 const CONTAINERD: &str = "version = 2
 [plugins.'io.containerd.grpc.v1.cri']
 sandbox_image = 'docker.io/library/pause:latest'
 ";
 
-/// A node's systemd, whose units are the kubelet and containerd; they end with this.
+/// A node's systemd with the units kubelet and containerd. They end with this.
 pub struct Kubelet {
     pub systemd: Systemd,
 }
 
 impl Kubelet {
-    /// kube-proxy is told what it is to do by `arguments`.
+    /// Writes kube-proxy's manifest, which configures it by `arguments`.
     pub fn start(arguments: &[&str]) -> Kubelet {
         let kubelet = Kubelet { systemd: Systemd::boot() };
         fs::write("/run/containerd.toml", CONTAINERD).expect("a file");
@@ -67,7 +68,7 @@ impl Kubelet {
 }
 
 impl Drop for Kubelet {
-    /// Tells what it knows of a failure.
+    /// Prints the logs after a failure.
     fn drop(&mut self) {
         if std::thread::panicking() {
             println!("{}{}", fs::read_to_string(LOG).unwrap_or_default(), kube_proxy::log());
@@ -75,8 +76,7 @@ impl Drop for Kubelet {
     }
 }
 
-/// A pod as people write it; its container has the node's programs, and its files at other places.
-/// Without /etc/protocols, ipset knows no tcp.
+/// A typical pod. Its container has the node's programs, and its files under other paths.
 fn manifest(arguments: &[&str]) -> String {
     let program = cached("kube-proxy");
     let folder = program.parent().expect("a folder").display();

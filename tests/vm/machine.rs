@@ -1,5 +1,4 @@
-//! The virtual machine: from outside, what boots it and reads what it says; from inside, what each
-//! case begins with.
+//! The virtual machine. Outside: boots it and reads its output. Inside: begins each case.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,30 +15,30 @@ const INSIDE: &str = "PROXYSHIFT_VM";
 /// Seconds until the machine must have booted, on a busy host without KVM.
 const BOOT: u64 = 150;
 
-/// Seconds until all must be over, likewise; and when long cases are among them.
+/// Seconds until all cases must have ended, likewise; and with long cases among them.
 const ALL: u64 = 1800;
 const LONG: u64 = 3 * 3600;
 
-/// Cases with this in their names run only when asked for.
+/// Cases with this in their names run only on request.
 const SOAK: &str = "soak";
 
-/// The folder of the cases that are still to be taken.
+/// The folder of the cases not started yet.
 const QUEUE: &str = "queue";
 
-/// What a machine says when it has come to its end.
+/// The line that a machine prints at its end.
 const THROUGH: &str = "the machine is through";
 
-/// Between the name of a case and the seconds that it took.
+/// The separator between the name of a case and its seconds.
 pub const TOOK: &str = " took, in seconds: ";
 
-/// The case that is a boot of its own.
+/// The case that has a boot of its own.
 const REBOOT: &str = "cases::reboot";
 
-/// The disk that outlives a boot, for whom asks for one.
+/// The disk that outlives a boot, for the machine that requests one.
 const DISK: &str = "disk";
 
-/// The names of the cases that have one of the words of `part` in theirs; without one, of all that do
-/// not take long.
+/// The names of the cases that contain one of the words of `part`; without a word, of all but the
+/// long ones.
 pub fn cases(part: &str) -> Vec<String> {
     let exe = std::env::current_exe().expect("the test's own path");
     let selected = if part.is_empty() { vec!["--skip", SOAK] } else { part.split(' ').collect() };
@@ -50,20 +49,20 @@ pub fn cases(part: &str) -> Vec<String> {
     out.lines().filter_map(|l| l.strip_suffix(": test")).map(str::to_owned).collect()
 }
 
-/// Those of `cases` that did not pass, as they say in `log`.
+/// Those of `cases` that failed according to `log`.
 pub fn failed(cases: &[String], log: &str) -> Vec<String> {
     cases.iter().filter(|c| !log.contains(&format!("test {c} ... ok"))).cloned().collect()
 }
 
-/// Cases that machines take one by one until there are none left.
+/// A queue of cases, which machines take one by one until it is empty.
 pub struct Queue {
     shared: tempfile::TempDir,
-    /// For how long a machine may run, in seconds.
+    /// The time limit of a machine, in seconds.
     seconds: u64,
 }
 
 impl Queue {
-    /// With these cases. Taken from the end, those that take long come first.
+    /// With these cases. They are taken from the end, so the long ones come first.
     pub fn new(cases: &[String]) -> Queue {
         let shared = tempfile::tempdir().expect("a folder to share with machines");
         let queue = shared.path().join(QUEUE);
@@ -75,7 +74,7 @@ impl Queue {
         Queue { shared, seconds: if is_long { LONG } else { ALL } }
     }
 
-    /// Boots a machine that takes what is left, and returns what the cases say; `name` is the
+    /// Boots a machine that takes the remaining cases. Returns their output; `name` is the
     /// machine's.
     pub fn run(&self, name: &str) -> String {
         let queue = self.shared.path().join(QUEUE);
@@ -84,7 +83,7 @@ impl Queue {
         }
         let took = self.shared.path().join(format!("{name}-took"));
         fs::create_dir(&took).expect("a folder");
-        // Another machine may be as fast: who moves a case has it.
+        // Another machine may race for it: the one that moves a case has it.
         let all = format!(
             "for case in $(ls -r {queue}); do\n\
              mv {queue}/$case {took}/ 2>/dev/null && cases $case\n\
@@ -101,8 +100,8 @@ impl Queue {
     }
 }
 
-/// Boots a machine again and again; in each boot a migration comes to one of `stages`, and the power
-/// is cut. The next boot resolves that. Returns how long the boots took, in seconds.
+/// Boots a machine again and again. In each boot a migration reaches one of `stages`, and the power
+/// is cut. The next boot resolves that. Returns the duration of the boots, in seconds.
 pub fn reboots(stages: &[&str]) -> Vec<u64> {
     let shared = tempfile::tempdir().expect("a folder to share with the machine");
     let disk = shared.path().join(DISK);
@@ -130,9 +129,9 @@ pub fn reboots(stages: &[&str]) -> Vec<u64> {
     (0..=stages.len()).map(boot_of).collect()
 }
 
-/// Boots a machine with `shared` shared, where its files have names that begin with its own, does
-/// `what` inside, and returns what that says. It ends by itself, at the latest after `seconds`, or
-/// when somebody inside asks for its power to be cut.
+/// Boots a machine with the folder `shared`, where its files have the prefix `name`, and runs
+/// `what` inside. Returns the output. The machine ends by itself, at the latest after `seconds`, or
+/// when a case inside cuts its power.
 fn boot(shared: &Path, name: &str, seconds: u64, what: &str, variables: &str) -> String {
     for needed in ["kernel/vmlinuz", "bin/vng", "kube-proxy"] {
         cached(needed);
@@ -164,7 +163,8 @@ fn boot(shared: &Path, name: &str, seconds: u64, what: &str, variables: &str) ->
     format!("{}\n{}", read("log"), lines[lines.len().saturating_sub(40)..].join("\n"))
 }
 
-/// What a machine runs: `what`, after what a node has loaded at boot; `cases` are its cases.
+/// The script of a machine: loads the modules that a node has at boot, then runs `what`. `cases`
+/// are its cases.
 fn script(exe: &Path, shared: &Path, log: &Path, what: &str, variables: &str) -> String {
     format!(
         "export {INSIDE}=1 XDG_CACHE_HOME={cache} RUST_BACKTRACE=0 PATH=$PATH:/usr/local/sbin\n\
@@ -192,7 +192,7 @@ fn cache() -> PathBuf {
     vm.ancestors().nth(2).expect("below the cache").to_owned()
 }
 
-/// `true` in the copy of a case that has namespaces of its own, inside of the machine.
+/// Returns `true` in the copy of a case that has namespaces of its own, inside the machine.
 pub fn inside(case: &str) -> bool {
     assert!(
         std::env::var_os(INSIDE).is_some(),
@@ -206,7 +206,7 @@ pub fn inside(case: &str) -> bool {
     is_inside
 }
 
-/// The machine; it ends with this.
+/// A running machine. It ends with this.
 struct Machine(Child);
 
 impl Machine {

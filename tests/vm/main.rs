@@ -1,9 +1,9 @@
 //! Real ipvs and real kube-proxy, in a virtual machine with Debian's kernel.
 //!
-//! `every_case_passes_in_the_vm` boots two of them, which take the tests marked `#[ignore]` from one
-//! queue, each in namespaces of its own. To run some of them only: `PROXYSHIFT_CASES=back cargo test --test vm`.
-//! Those with `soak` in their names take long, and run only so. `make soak` runs them all, and writes
-//! what it found to docs/soak.md.
+//! `every_case_passes_in_the_vm` boots two of them, which take the tests marked `#[ignore]` from
+//! one queue, each in namespaces of its own. To run some of them only: `PROXYSHIFT_CASES=back cargo
+//! test --test vm`. Those with `soak` in their names are long, and run only on request. `make soak`
+//! runs them all, and writes the results to docs/soak.md.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -28,7 +28,7 @@ mod cases;
 /// Selects the boots that lose their power, and no case.
 const REBOOT: &str = "reboot";
 
-/// Where they do.
+/// The stages in which they lose it.
 const STAGES: [&str; 3] = ["switch", "clean", "confirm"];
 
 #[test]
@@ -40,7 +40,8 @@ fn every_case_passes_in_the_vm() {
     let (seconds, log) = run(&cases, cut);
     let mut failed = machine::failed(&cases, &log);
     if let Some(path) = std::env::var_os("PROXYSHIFT_SOAK_PAGE") {
-        // It is long, and an emulated CPU slow: what failed is seen once more, and the page says so.
+        // The run is long, and an emulated CPU slow: failed cases are run once more, and the page
+        // reports that.
         let mut logs = vec![log];
         if !failed.is_empty() {
             println!("once more: {failed:?}");
@@ -53,9 +54,9 @@ fn every_case_passes_in_the_vm() {
     assert!(failed.is_empty(), "{failed:?}");
 }
 
-/// Runs cases on two machines of one CPU each, which an emulator makes faster than one of two. The
-/// first one begins with the boots that lose their power, if that is wanted. Returns how long these
-/// took, in seconds, and what the cases said.
+/// Runs cases on two machines of one CPU each; an emulator is faster with two of these than with
+/// one of two. The first begins with the boots that lose their power, if requested. Returns their
+/// duration in seconds, and the output of the cases.
 fn run(cases: &[String], cut: bool) -> (Vec<u64>, String) {
     let queue = machine::Queue::new(cases);
     std::thread::scope(|scope| {

@@ -19,30 +19,30 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::common::{run, run_with};
 
-/// The node itself, as a place to speak from.
+/// The node itself, as a namespace of a client.
 pub const NODE: &str = "";
 
 /// Pods that serve, with their addresses.
 pub const BACKENDS: [(&str, &str); 2] = [("web-1", "10.244.0.11"), ("web-2", "10.244.0.12")];
 
-/// How long a client waits for an answer. The first SYN may get lost and is sent again after 1 s.
+/// The time for an answer. A lost first SYN is sent again after 1 s.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Whether this case, which has a process of its own, speaks IPv6.
+/// Whether this case uses IPv6. Each case has a process of its own.
 static IPV6: OnceLock<()> = OnceLock::new();
 
-/// From here on all addresses are those of IPv6.
-pub fn speak_ipv6() {
+/// Switches all addresses to IPv6.
+pub fn use_ipv6() {
     IPV6.set(()).expect("said once");
 }
 
-/// Whether this case speaks IPv6.
+/// Whether this case uses IPv6.
 pub fn is_ipv6() -> bool {
     IPV6.get().is_some()
 }
 
-/// A text with its addresses in the family that this case speaks: 10.96.0.10:53 is
-/// [fd00::10:96:0:10]:53 in IPv6, 10.244.0.0/16 is fd00::10:244:0:0/96. Loopback addresses stay.
+/// Translates a text's addresses into the case's family: 10.96.0.10:53 is [fd00::10:96:0:10]:53 in
+/// IPv6, 10.244.0.0/16 is fd00::10:244:0:0/96. Loopback addresses are kept.
 pub fn of_family(text: &str) -> String {
     if !is_ipv6() {
         return text.to_owned();
@@ -63,12 +63,12 @@ pub fn of_family(text: &str) -> String {
     translated.into_owned()
 }
 
-/// Gives a batch to `ip`, in the family that this case speaks.
+/// Runs a batch of `ip`, in the case's family.
 fn ip(arguments: &[&str], batch: &str) {
     let mut batch = of_family(batch);
     if is_ipv6() {
         let line = |l: &str| match l.starts_with("addr add ") {
-            // Addresses that are tried first cannot be used at once.
+            // Addresses under duplicate detection cannot be used at once.
             true => format!("{l} nodad\n"),
             false => format!("{l}\n"),
         };
@@ -77,7 +77,7 @@ fn ip(arguments: &[&str], batch: &str) {
     run_with(&batch, &[&["ip"], arguments, &["-batch", "-"]].concat());
 }
 
-/// Makes all of it, with rules of `backend`.
+/// Makes the whole network, with rules of `backend`.
 pub fn make(backend: &str) {
     ip(
         &[],
@@ -113,7 +113,7 @@ pub fn make(backend: &str) {
     }
 }
 
-/// `iptables` of the family that this case speaks.
+/// `iptables` of the case's family.
 pub fn iptables() -> &'static str {
     if is_ipv6() { "ip6tables" } else { "iptables" }
 }
@@ -139,11 +139,11 @@ fn within(namespace: &str, batch: &str) {
     ip(&["-n", namespace], &batch);
 }
 
-/// Runs `work` in a network namespace; sockets made there stay there.
-pub fn at<T: Send>(place: &str, work: impl FnOnce() -> T + Send) -> T {
+/// Runs `work` in a network namespace. Sockets opened in it keep it.
+pub fn at<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> T {
     let enter = || {
-        if place != NODE {
-            let file = File::open(format!("/run/netns/{place}")).expect(place);
+        if namespace != NODE {
+            let file = File::open(format!("/run/netns/{namespace}")).expect(namespace);
             move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
                 .expect("a thread can move");
         }
@@ -152,8 +152,8 @@ pub fn at<T: Send>(place: &str, work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| scope.spawn(enter).join()).expect("the work inside is done")
 }
 
-/// Servers in a namespace, which say its name and whom they see: TCP on 8080, which then echoes
-/// line by line, and UDP on 8053.
+/// Servers in a namespace. They send its name and the client's address: TCP on 8080, which then
+/// echoes line by line, and UDP on 8053.
 fn serve(name: &'static str) {
     let (tcp, udp) = at(name, || {
         let any = any();
@@ -172,7 +172,7 @@ fn serve(name: &'static str) {
     });
 }
 
-/// Every address of this namespace.
+/// The unspecified address, for every address of this namespace.
 fn any() -> IpAddr {
     match is_ipv6() {
         true => Ipv6Addr::UNSPECIFIED.into(),
@@ -192,7 +192,7 @@ fn echo(name: &str, mut stream: TcpStream) -> Result<()> {
     Ok(())
 }
 
-/// Who answered, and whom it saw.
+/// An answer: the server's name, and the client's address as it saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     pub server: String,
@@ -206,22 +206,22 @@ impl Answer {
     }
 }
 
-/// A new TCP connection from a place, with the server's first words.
-pub fn tcp(place: &str, to: &str) -> Result<Answer> {
-    stream(place, to).map(|(answer, _)| answer)
+/// Opens a TCP connection from a namespace. Returns the server's first line.
+pub fn tcp(namespace: &str, to: &str) -> Result<Answer> {
+    stream(namespace, to).map(|(answer, _)| answer)
 }
 
-/// A new TCP connection from a place, that stays open.
-pub fn stream(place: &str, to: &str) -> Result<(Answer, TcpStream)> {
-    at(place, || connect(to))
+/// Opens a TCP connection from a namespace, and keeps it open.
+pub fn stream(namespace: &str, to: &str) -> Result<(Answer, TcpStream)> {
+    at(namespace, || connect(to))
 }
 
-/// A new TCP connection from here, with the server's first words.
+/// Opens a TCP connection from the current namespace, with the server's first line.
 pub fn connect(to: &str) -> Result<(Answer, TcpStream)> {
     let mut stream = TcpStream::connect_timeout(&socket_address(to), PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut text = Vec::new();
-    // Byte by byte, so that nothing behind the line is lost.
+    // Byte by byte, so that nothing after the line is consumed.
     while text.last() != Some(&b'\n') {
         let mut byte = [0];
         stream.read_exact(&mut byte)?;
@@ -230,13 +230,13 @@ pub fn connect(to: &str) -> Result<(Answer, TcpStream)> {
     Ok((Answer::parse(&String::from_utf8_lossy(&text))?, stream))
 }
 
-/// A question by UDP from a place, from a new port.
-pub fn udp(place: &str, to: &str) -> Result<Answer> {
-    at(place, || ask(to))
+/// Sends a UDP query from a namespace, from a new port.
+pub fn udp(namespace: &str, to: &str) -> Result<Answer> {
+    at(namespace, || query(to))
 }
 
-/// A question by UDP from here, from a new port.
-pub fn ask(to: &str) -> Result<Answer> {
+/// Sends a UDP query from the current namespace, from a new port.
+pub fn query(to: &str) -> Result<Answer> {
     let socket = UdpSocket::bind((any(), 0))?;
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.connect(socket_address(to))?;

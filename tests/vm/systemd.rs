@@ -1,4 +1,4 @@
-//! A systemd of a case's own, with processes and cgroups of its own.
+//! A systemd for one case, with processes and cgroups of its own.
 
 use std::fs;
 use std::path::Path;
@@ -7,14 +7,14 @@ use std::process::{Child, Command};
 use crate::cluster::BIN;
 use crate::common::{poll, run};
 
-/// Where the case, who is outside of its namespaces, writes units for it.
+/// The folder in which the case writes units, from outside its namespaces.
 const UNITS: &str = "/run/systemd/system";
 
-/// A unit that starts at once is all that this systemd has to do.
+/// This systemd only starts units at once.
 const TARGET: &str = "[Unit]\nDefaultDependencies=no\n";
 
-/// What comes first in its namespaces. It sees the processes of its own only, no cgroup above its
-/// own, and none of this machine's units.
+/// The first program in its namespaces. It sees only its own processes, no cgroup above its own,
+/// and none of this machine's units.
 const BOOT: &str = "mount -t tmpfs units /etc/systemd/system
     mountpoint -q /sys/fs/cgroup || mount -t cgroup2 cgroup /sys/fs/cgroup
     for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do
@@ -25,7 +25,7 @@ const BOOT: &str = "mount -t tmpfs units /etc/systemd/system
         mount -t cgroup2 cgroup /sys/fs/cgroup
         exec env -i container=test PATH=$PATH /lib/systemd/systemd --log-target=null --unit=test.target'";
 
-/// It ends with this, and all that it started.
+/// A running systemd. It and its processes end with this.
 pub struct Systemd {
     child: Child,
     /// Its process, as seen from outside.
@@ -47,7 +47,7 @@ impl Systemd {
         Systemd { pid: pid(), child }
     }
 
-    /// What comes before a command, so that it runs inside.
+    /// The prefix of a command that runs inside.
     pub fn prefix(&self) -> Vec<String> {
         ["nsenter", "-t", &self.pid, "-p", "-m", "--"].map(str::to_owned).into()
     }
@@ -56,8 +56,8 @@ impl Systemd {
         run(&format!("{} systemctl {words}", self.prefix().join(" ")))
     }
 
-    /// Starts a unit of this name and type, which says what it says in the file `log`, and waits
-    /// until it has started, as its type means it.
+    /// Starts a unit of this name and type, with its output in the file `log`. Waits until it has
+    /// started in the sense of its type.
     pub fn start(&self, name: &str, kind: &str, command: &str, log: &str) {
         let unit = format!(
             "[Unit]\nDefaultDependencies=no\n[Service]\nType={kind}\nTimeoutStartSec=300\nDelegate=yes\n\

@@ -1,11 +1,11 @@
-//! What a whole run of the machine's cases found, as a page of the documentation.
+//! The results of a whole run of the machine's cases, as a page of the documentation.
 
 use std::fmt::Write;
 
 use crate::machine::TOOK;
 
-/// The page for what the cases said, of which these were asked for: in a first run, and in a second
-/// one those that had failed.
+/// The page for the output of these cases: of the first run, and of a second one of the failed
+/// cases.
 pub fn page(cases: &[String], logs: &[String]) -> String {
     let log = logs.join("\n");
     let kernel = log.lines().find_map(|l| l.strip_prefix("kernel: ")).unwrap_or("unknown");
@@ -38,8 +38,8 @@ pub fn page(cases: &[String], logs: &[String]) -> String {
     page
 }
 
-/// What the page says of the boots in which the power was cut at these stages, each resolved by the
-/// boot after it.
+/// The page's text on the boots whose power was cut at these stages, each resolved by the next
+/// boot.
 pub fn reboots(stages: &[&str], seconds: &[u64]) -> String {
     let mut part = "\nThe power was cut at these stages, and the next boot undid what was begun. \
         Each boot\nresolves the cut before it, then comes to its own.\n\n\
@@ -53,8 +53,8 @@ pub fn reboots(stages: &[&str], seconds: &[u64]) -> String {
 
 /// `WHEN: WHAT: 0 of 42 failed`.
 fn count(line: &str) -> Option<(&str, &str, &str, &str)> {
-    // What is printed first stands behind the name of its case.
-    let line = line.rsplit_once(" ... ").map_or(line, |(_, said)| said);
+    // The first output of a case follows its name on the same line.
+    let line = line.rsplit_once(" ... ").map_or(line, |(_, output)| output);
     let (when, rest) = line.strip_suffix(" failed")?.split_once(": ")?;
     let (what, counts) = rest.split_once(": ")?;
     let (failed, tries) = counts.split_once(" of ")?;

@@ -1,4 +1,4 @@
-//! Steady traffic, which notices what a change breaks.
+//! Steady traffic, which notices the failures that a change causes.
 
 use std::io::{BufRead, BufReader, Result, Write};
 use std::net::TcpStream;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::network::{NODE, ask, at, connect};
+use crate::network::{NODE, at, connect, query};
 
 /// A kind of traffic.
 #[derive(Clone, Copy)]
@@ -16,7 +16,7 @@ struct Kind {
     from: &'static str,
     how: How,
     to: &'static str,
-    /// Tries in a second, at most, when it is dense.
+    /// Attempts a second, at most, at full rate.
     rate: u32,
 }
 
@@ -24,9 +24,9 @@ struct Kind {
 enum How {
     /// A new TCP connection each time.
     Connect,
-    /// A question by UDP, each time from a new port.
-    Ask,
-    /// A line to and fro on one TCP connection.
+    /// A UDP query, each time from a new port.
+    Query,
+    /// A line echoed on one TCP connection.
     Stream,
 }
 
@@ -44,12 +44,12 @@ const KINDS: [Kind; 6] = [
     kind("ClusterIP from a pod", "pod", How::Connect, "10.96.1.1:80", 10),
     kind("ClusterIP from the node", NODE, How::Connect, "10.96.1.1:80", 10),
     kind("NodePort from outside", "outside", How::Connect, "192.168.100.1:30080", 5),
-    kind("DNS from a pod", "pod", How::Ask, "10.96.0.10:53", 5),
+    kind("DNS from a pod", "pod", How::Query, "10.96.0.10:53", 5),
     kind("container to the outside", "box", How::Connect, "192.168.100.2:8080", 1),
     kind("container's stream to the outside", "box", How::Stream, "192.168.100.2:8080", 1),
 ];
 
-/// Does not outlive the virtual server that it goes through.
+/// It ends with the virtual server that it goes through.
 const THROUGH_A_SERVICE: Kind =
     kind("stream through a service", "pod", How::Stream, "10.96.1.1:80", 1);
 
@@ -67,13 +67,13 @@ struct Count {
 }
 
 impl Traffic {
-    /// All kinds but a stream through a service; a fifth of the rates,
-    /// once a second at least, leaves an emulated CPU its time.
+    /// All kinds but a stream through a service, at a fifth of the rates and once a second at
+    /// least, which an emulated CPU can bear.
     pub fn start() -> Traffic {
         Traffic::of(&KINDS.map(|kind| Kind { rate: kind.rate.div_ceil(5), ..kind }))
     }
 
-    /// All kinds as they come on a busy node, and one stream through a service.
+    /// All kinds at the rates of a busy node, and one stream through a service.
     pub fn dense() -> Traffic {
         Traffic::of(&[&KINDS[..], &[THROUGH_A_SERVICE]].concat())
     }
@@ -88,13 +88,13 @@ impl Traffic {
         Traffic { stop, began: Instant::now(), kinds }
     }
 
-    /// Stops it, prints the counts, and fails if any try failed.
+    /// Stops it, prints the counts, and fails if any attempt failed.
     pub fn stop(self, when: &str) {
         let failed = self.failures(when);
         assert!(failed.is_empty(), "{when}: {failed:#?}");
     }
 
-    /// Stops it, prints the counts, and returns what failed.
+    /// Stops it, prints the counts, and returns the failures.
     pub fn failures(self, when: &str) -> Vec<String> {
         self.stop.store(true, Ordering::Relaxed);
         let seconds = self.began.elapsed().as_secs();
@@ -117,12 +117,12 @@ fn flow(stop: &AtomicBool, kind: Kind) -> Count {
     while !stop.load(Ordering::Relaxed) {
         let at = began.elapsed();
         count.tries += 1;
-        let tried = match kind.how {
+        let result = match kind.how {
             How::Connect => connect(kind.to).map(drop),
-            How::Ask => ask(kind.to).map(drop),
+            How::Query => query(kind.to).map(drop),
             How::Stream => to_and_fro(&mut stream, kind.to),
         };
-        if let Err(e) = tried {
+        if let Err(e) = result {
             count.failures.push(format!("after {:.1} s: {e}", at.as_secs_f32()));
         }
         let every = Duration::from_secs(1) / kind.rate;
@@ -131,7 +131,7 @@ fn flow(stop: &AtomicBool, kind: Kind) -> Count {
     count
 }
 
-/// A line to and fro on `stream`, which is opened if it is not; a broken one is given up.
+/// Echoes a line on `stream`. Opens it first if needed; drops a broken one.
 fn to_and_fro(stream: &mut Option<TcpStream>, to: &str) -> Result<()> {
     let mut open = match stream.take() {
         Some(open) => open,
@@ -142,7 +142,7 @@ fn to_and_fro(stream: &mut Option<TcpStream>, to: &str) -> Result<()> {
     Ok(())
 }
 
-/// A line to and fro.
+/// Echoes a line.
 pub fn echo(stream: &mut TcpStream) -> Result<()> {
     stream.write_all(b"still there?\n")?;
     let mut line = String::new();

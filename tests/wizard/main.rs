@@ -1,4 +1,4 @@
-//! The wizard on a real terminal, on a captured node that is alive in a namespace of the test.
+//! The wizard on a real terminal, on a captured node in a namespace of the test.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -23,15 +23,15 @@ impl Case {
         Session::start(&self.proxyshift.command(words), 40, 90)
     }
 
-    /// The wizard, with the first questions answered, up to the one that is named.
+    /// Starts the wizard, and answers its questions up to `question`.
     fn wizard_at(&self, question: &str) -> Session {
         let mut wizard = self.wizard("");
-        for (asked, answer) in QUESTIONS {
-            if asked == question {
-                wizard.expect(asked);
+        for (prompt, answer) in QUESTIONS {
+            if prompt == question {
+                wizard.expect(prompt);
                 return wizard;
             }
-            wizard.answer(asked, answer);
+            wizard.answer(prompt, answer);
         }
         panic!("it does not ask: {question}");
     }
@@ -42,7 +42,7 @@ impl Case {
     }
 }
 
-/// The questions of a clean-up, and the answers that lead on.
+/// The questions of a clean-up, and the answers that continue it.
 const QUESTIONS: [(&str, &str); 5] = [
     ("To do", "\x1b[B\r"),
     ("Undo it unless you keep it?", "y"),
@@ -66,7 +66,7 @@ fn the_happy_way_cleans_the_node_and_says_how_without_questions() {
     assert_ne!(clean, case.before);
     assert!(!clean.contains("KUBE-SVC-"), "{clean}");
     assert!(clean.contains("-A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE"));
-    let said = wizard.text();
+    let output = wizard.text();
     for part in [
         "ipvs mode, version",
         "checks,",
@@ -78,7 +78,7 @@ fn the_happy_way_cleans_the_node_and_says_how_without_questions() {
         "To go back, now or later: proxyshift rollback",
         "proxyshift cleanup --confirm-within 5m --yes",
     ] {
-        assert!(said.contains(part), "{part:?} is not in:\n{said}");
+        assert!(output.contains(part), "{part:?} is not in:\n{output}");
     }
     svg::write_or_compare(&wizard.screen());
     // The command line does the same.
@@ -100,7 +100,7 @@ fn a_no_at_any_question_changes_nothing() {
     wizard.expect("nothing was changed");
     wizard.ends(130);
     case.is_as_before();
-    // Not to be undone by itself, no list: another command line, no change yet.
+    // No confirmation, no list: another command line, no change yet.
     let mut wizard = case.wizard_at("Undo it unless you keep it?");
     wizard.answer("", "n");
     wizard.answer("Show all of them?", "n");
@@ -108,7 +108,7 @@ fn a_no_at_any_question_changes_nothing() {
     wizard.expect("nothing was changed");
     wizard.ends(130);
     case.is_as_before();
-    // Not kept, but undone now.
+    // Undone at once instead of confirmed.
     let mut wizard = case.wizard_at("Keep it?");
     assert_ne!(case.node.rules(), case.before);
     wizard.answer("", &format!("{DOWN}{DOWN}\r"));
@@ -130,12 +130,12 @@ fn ctrl_c_at_any_question_leaves_the_terminal_sane_and_says_the_state() {
         wizard.ends(130);
         case.is_as_before();
     }
-    // A request to end, while a question waits for a key.
+    // SIGTERM while a question waits for a key.
     let mut wizard = case.wizard_at("To do");
     wizard.answer("", "");
     rustix::process::kill_process(wizard.pid(), rustix::process::Signal::TERM).expect("alive");
     wizard.ends(130);
-    // Once there is something to confirm, it waits for that, and the next wizard opens with it.
+    // With an unconfirmed run the program waits, and the next wizard opens with that run.
     let mut wizard = case.wizard_at("Keep it?");
     wizard.answer("", CTRL_C);
     wizard.expect("proxyshift rollback");
@@ -210,7 +210,7 @@ fn forty_columns_and_plain_lines_serve_as_well() {
     assert!(wizard.text().contains("chain KUBE-PROXY-CANARY"), "{}", wizard.text());
     case.proxyshift.expect(0, "rollback");
     case.is_as_before();
-    // Nothing is redrawn, no colours; the end of input at a question is no answer.
+    // Nothing is redrawn, no colours. End of input at a question is no answer.
     for words in ["--progress plain --no-color", "--no-color"] {
         let mut command = case.proxyshift.command(words);
         if words == "--no-color" {
@@ -237,18 +237,18 @@ fn a_move_asks_for_what_it_needs_and_changes_nothing_without() {
     if !in_namespace("a_move_asks_for_what_it_needs_and_changes_nothing_without") {
         return;
     }
-    // This kernel has no ipvs, so that something stands in the way.
+    // This kernel has no ipvs, so a finding blocks.
     let case = Case::of("canal-stale-flannel-1.20", Backend::Nft);
     let mut wizard = case.wizard_at("To do");
     wizard.answer("", &format!("{DOWN}{DOWN}\r"));
-    // It is ignored, which wants the node's name; anything else stops.
+    // Ignoring it needs the node's name; anything else stops.
     wizard.answer("About this", &format!("{DOWN}\r"));
     wizard.answer("The node's name", "another\r");
     assert!(wizard.text().contains("In the way: kernel."), "{}", wizard.text());
     wizard.expect("nothing was changed");
     wizard.ends(130);
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    // Nobody can tell who restarts this kube-proxy: a playbook is asked for, until there is one.
+    // The controller is unknown: the wizard asks for a playbook until it gets a valid one.
     let to_the_playbook = || {
         let mut wizard = case.wizard_at("To do");
         wizard.answer("", &format!("{DOWN}{DOWN}\r"));
@@ -279,6 +279,6 @@ fn off_a_terminal_it_asks_nothing() {
         return;
     }
     let proxyshift = Proxyshift::new("store");
-    proxyshift.expect(2, "").says(&["which verb?", "proxyshift check"]);
+    proxyshift.expect(2, "").reports(&["which verb?", "proxyshift check"]);
     poll("no store is made", || !proxyshift.store.exists());
 }

@@ -1,4 +1,4 @@
-//! A program on a terminal of its own: what is typed, and what the screen shows.
+//! A program on a pseudo-terminal: types keys, and reads the screen.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Termios, Winsize, tcgetattr, tcsetwinsize};
 
-/// How long a question may take to come: work lies before it, a whole migration on an emulated CPU.
-const PATIENCE: Duration = Duration::from_secs(600);
+/// The time for a question to appear. A whole migration on an emulated CPU may precede it.
+const TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Lines that are kept above the screen.
 const HISTORY: usize = 2000;
@@ -22,13 +22,13 @@ pub struct Session {
     terminal: Option<File>,
     slave: Option<File>,
     before: Termios,
-    seen: Arc<Mutex<Seen>>,
+    output: Arc<Mutex<Output>>,
 }
 
-struct Seen {
+struct Output {
     parser: vt100::Parser,
     text: String,
-    /// How much of the text was waited for already.
+    /// The length of the text that [`Session::expect`] has matched.
     read: usize,
 }
 
@@ -44,7 +44,7 @@ impl Session {
         let open = || OpenOptions::new().read(true).write(true).open(&name).expect("a terminal");
         let slave = open();
         let before = tcgetattr(&slave).expect("its modes");
-        // In a session of its own, whose terminal this is.
+        // In a session of its own, with this terminal.
         let mut started = Command::new("setsid");
         started.arg("--ctty").arg(command.get_program()).args(command.get_args());
         started.env("TERM", "xterm-256color").env_remove("NO_COLOR").env("LANG", "C.UTF-8");
@@ -55,49 +55,50 @@ impl Session {
         let child = started.spawn().expect("setsid, of util-linux, starts");
         let cells = |n: u16| n.try_into().expect("a size that is not 0");
         let parser = vt100::Parser::new(cells(lines), cells(columns), HISTORY);
-        let seen = Arc::new(Mutex::new(Seen { parser, text: String::new(), read: 0 }));
-        let (mut reader, shared) = (File::from(master.try_clone().expect("a copy")), seen.clone());
+        let output = Arc::new(Mutex::new(Output { parser, text: String::new(), read: 0 }));
+        let (mut reader, shared) =
+            (File::from(master.try_clone().expect("a copy")), output.clone());
         std::thread::spawn(move || {
             let mut bytes = [0; 4096];
             while let Ok(n @ 1..) = reader.read(&mut bytes) {
-                let mut seen = shared.lock().expect("not poisoned");
-                seen.parser.process(&bytes[..n]);
-                seen.text.push_str(&String::from_utf8_lossy(&bytes[..n]));
+                let mut output = shared.lock().expect("not poisoned");
+                output.parser.process(&bytes[..n]);
+                output.text.push_str(&String::from_utf8_lossy(&bytes[..n]));
             }
         });
-        Session { child, terminal: Some(master.into()), slave: Some(slave), before, seen }
+        Session { child, terminal: Some(master.into()), slave: Some(slave), before, output }
     }
 
-    /// Waits until the program has said `text` since what was last waited for.
+    /// Waits until the program has printed `text` after the last match.
     pub fn expect(&mut self, text: &str) {
         self.expect_one(&[text]);
     }
 
     /// As [`Self::expect`], for one of several.
     pub fn expect_one(&mut self, texts: &[&str]) {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + TIMEOUT;
         loop {
-            // Seen before what it said last is looked at.
+            // Read before the last output, which is then complete.
             let over = self.child.try_wait().expect("its state").is_some();
             if over {
                 std::thread::sleep(Duration::from_millis(200));
             }
-            let mut seen = self.seen.lock().expect("not poisoned");
-            let plain = without_colours(&seen.text[seen.read..]);
+            let mut output = self.output.lock().expect("not poisoned");
+            let plain = without_colours(&output.text[output.read..]);
             if texts.iter().any(|text| plain.contains(text)) {
-                seen.read = seen.text.len();
+                output.read = output.text.len();
                 return;
             }
-            drop(seen);
+            drop(output);
             let late = over || Instant::now() > until;
             assert!(!late, "{texts:?} not said (ended: {over}):\n{}", self.text());
             std::thread::sleep(Duration::from_millis(10));
         }
     }
 
-    /// All that was said, to the byte.
+    /// The raw output.
     pub fn raw(&self) -> String {
-        self.seen.lock().expect("not poisoned").text.clone()
+        self.output.lock().expect("not poisoned").text.clone()
     }
 
     /// Types.
@@ -113,9 +114,9 @@ impl Session {
         self.send(keys);
     }
 
-    /// Until the program reads single keys: what is typed before would be echoed by the terminal.
+    /// Waits until the program reads single keys. The terminal would echo a key typed earlier.
     fn wait_for_key(&self) {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + TIMEOUT;
         let slave = self.slave.as_ref().expect("open");
         while tcgetattr(slave).expect("its modes").local_modes.contains(LocalModes::ICANON) {
             assert!(Instant::now() < until, "it waits for no key:\n{}", self.text());
@@ -123,14 +124,14 @@ impl Session {
         }
     }
 
-    /// All that was said, without colours.
+    /// The output without colours.
     pub fn text(&self) -> String {
-        without_colours(&self.seen.lock().expect("not poisoned").text)
+        without_colours(&self.output.lock().expect("not poisoned").text)
     }
 
-    /// What is on the screen.
+    /// The screen.
     pub fn screen(&self) -> vt100::Screen {
-        self.seen.lock().expect("not poisoned").parser.screen().clone()
+        self.output.lock().expect("not poisoned").parser.screen().clone()
     }
 
     /// The process.
@@ -138,18 +139,18 @@ impl Session {
         rustix::process::Pid::from_child(&self.child)
     }
 
-    /// Closes the terminal, as when a connection breaks.
+    /// Closes the terminal, as a broken connection does.
     pub fn hang_up(&mut self) {
         self.slave = None;
-        // The reader has a copy: the hang-up is sent by hand to all of the session, as the kernel
-        // does when the last one goes.
+        // The reader has a copy of it. So SIGHUP is sent by hand to the whole session, as the
+        // kernel does when the last copy is closed.
         self.terminal = None;
         rustix::process::kill_process(self.pid(), rustix::process::Signal::HUP).expect("alive");
     }
 
     /// Waits for the end; the exit code.
     pub fn code(&mut self) -> Option<i32> {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + TIMEOUT;
         loop {
             if let Some(status) = self.child.try_wait().expect("its state") {
                 std::thread::sleep(Duration::from_millis(100));
@@ -160,7 +161,8 @@ impl Session {
         }
     }
 
-    /// Waits for the end with `code`, which leaves the terminal as it was, the cursor shown.
+    /// Waits for the end with `code`. The settings of the terminal must be restored, and the cursor
+    /// shown.
     pub fn ends(&mut self, code: i32) {
         let ended = self.code();
         assert_eq!(ended, Some(code), "{}", self.text());
@@ -180,7 +182,7 @@ impl Drop for Session {
     }
 }
 
-/// The text without what moves the cursor or colours, carriage returns aside.
+/// The text without escape sequences and carriage returns.
 fn without_colours(text: &str) -> String {
     let escape = regex::Regex::new("\x1b(\\[[0-9;?]*[A-Za-z]|[78])").expect("a pattern");
     escape.replace_all(text, "").replace('\r', "")

@@ -11,7 +11,7 @@ const MARGIN: f32 = 16.0;
 const BACKGROUND: &str = "#14171c";
 const FOREGROUND: &str = "#d6dae0";
 
-/// The screen as an SVG: dark, with whatever monospaced font there is.
+/// The screen as an SVG, dark, in any monospaced font.
 pub fn render(screen: &Screen) -> String {
     let (rows, columns) = size(screen);
     let used = (0..rows).rev().find(|row| !text(screen, *row).is_empty()).map_or(1, |row| row + 1);
@@ -32,8 +32,8 @@ pub fn render(screen: &Screen) -> String {
             let mut run = String::new();
             while column < columns && self::style(screen.cell(row, column)) == style {
                 let cell = screen.cell(row, column);
-                let held = cell.map(Cell::contents).filter(|held| !held.is_empty());
-                run.push_str(held.unwrap_or(" "));
+                let contents = cell.map(Cell::contents).filter(|contents| !contents.is_empty());
+                run.push_str(contents.unwrap_or(" "));
                 column += 1;
             }
             let run = run.trim_end();
@@ -55,7 +55,7 @@ pub fn render(screen: &Screen) -> String {
     svg + "</svg>\n"
 }
 
-/// Its rows and columns.
+/// The rows and columns of the screen.
 fn size(screen: &Screen) -> (u16, u16) {
     let (rows, columns) = screen.size();
     (rows.get(), columns.get())
@@ -84,25 +84,29 @@ fn style(cell: Option<&Cell>) -> String {
     format!(" fill=\"{fill}\"{weight}")
 }
 
-/// Writes the picture when `make readme` asks for it; else holds the one that is there to what the
-/// wizard asks now. What it found differs from kernel to kernel.
+/// Writes the picture when `make readme` asks for it. Otherwise compares the questions of the
+/// existing picture with the wizard's. The findings differ from kernel to kernel.
 pub fn write_or_compare(screen: &Screen) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/wizard.svg");
     let picture = render(screen);
     if std::env::var_os("PROXYSHIFT_WRITE_README").is_some() {
         return std::fs::write(&path, picture).expect("the picture is written");
     }
-    let shown = asked(&std::fs::read_to_string(&path).expect("docs/wizard.svg"));
+    let shown = questions(&std::fs::read_to_string(&path).expect("docs/wizard.svg"));
     assert!(shown.len() > 5, "{shown:?}");
-    assert_eq!(shown, asked(&picture), "docs/wizard.svg is not current; `make readme` writes it");
+    assert_eq!(
+        shown,
+        questions(&picture),
+        "docs/wizard.svg is not current; `make readme` writes it"
+    );
 }
 
-/// The questions of a picture, and what each answer does, without their numbers.
-fn asked(picture: &str) -> Vec<String> {
+/// The questions of a picture, and the effect of each answer, without numbers.
+fn questions(picture: &str) -> Vec<String> {
     let text = |line: &str| {
         let text = line.rsplit_once("</text>")?.0.split_once('>')?.1;
         Some(text.replace(|c: char| c.is_ascii_digit(), "0"))
     };
-    let told = |l: &String| l.ends_with('?') || l.starts_with("yes: ") || l.starts_with("no: ");
-    picture.lines().filter_map(text).filter(told).collect()
+    let printed = |l: &String| l.ends_with('?') || l.starts_with("yes: ") || l.starts_with("no: ");
+    picture.lines().filter_map(text).filter(printed).collect()
 }

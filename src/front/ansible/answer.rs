@@ -1,4 +1,4 @@
-//! What the module answers: one JSON object.
+//! The result of the module: one JSON object.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -9,32 +9,32 @@ use crate::event::{Event, Sink};
 use crate::front::ansible::diff::Diff;
 use crate::ui::sentences;
 
-/// What is said during a task, kept for the answer.
+/// The events of a task, collected for the result.
 #[derive(Debug, Default)]
-pub(super) struct EventCollector(Mutex<LoggedEvent>);
+pub(super) struct EventCollector(Mutex<Collected>);
 
 #[derive(Debug, Default)]
-struct LoggedEvent {
+struct Collected {
     warnings: Vec<String>,
     log: Vec<String>,
 }
 
 impl Sink for EventCollector {
     fn emit(&self, event: Event) {
-        // A poisoned lock only means that a thread died while it spoke.
-        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // A poisoned lock only means that a thread panicked while it emitted.
+        let mut collected = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(text) = sentences::event(&event) else { return };
         match innermost(&event) {
-            Event::Warning { .. } => said.warnings.push(text),
+            Event::Warning { .. } => collected.warnings.push(text),
             Event::Finished { .. } | Event::Verified { .. } | Event::Note { .. } => {
-                said.log.push(text);
+                collected.log.push(text);
             }
             Event::Run { .. } | Event::Started { .. } | Event::Rehearsal { .. } => {}
         }
     }
 }
 
-/// The event itself, of a rehearsal or not.
+/// The event itself, without the mark of a rehearsal.
 fn innermost(event: &Event) -> &Event {
     match event {
         Event::Rehearsal { inner } => innermost(inner),
@@ -42,24 +42,24 @@ fn innermost(event: &Event) -> &Event {
     }
 }
 
-/// What came of a task.
+/// The result of a task.
 #[derive(Debug, Default)]
 pub(super) struct ModuleResult {
-    /// What was done, or would be, in a sentence.
+    /// What changed, or would change, in a sentence.
     pub(super) msg: String,
     /// Whether the node changed, or would.
     pub(super) changed: bool,
-    /// What the checks found.
+    /// The findings of the checks.
     pub(super) findings: Vec<Value>,
-    /// The rules concerned, when asked for.
+    /// The rules concerned, in diff mode.
     pub(super) diff: Option<Diff>,
-    /// What templates may want to know.
+    /// Facts for templates.
     pub(super) facts: Value,
-    /// The run that was made or found.
+    /// The run that was created or found.
     pub(super) run: Option<String>,
-    /// Every step is told.
+    /// Adds the log of all steps.
     pub(super) verbose: bool,
-    /// Why it failed.
+    /// The cause of a failure.
     pub(super) error: Option<Error>,
 }
 
@@ -75,9 +75,9 @@ impl ModuleResult {
         self.error.as_ref().map_or(0, |e| e.kind.exit_code())
     }
 
-    /// The answer, with what was said during the task.
-    pub(super) fn document(self, heard: EventCollector) -> Value {
-        let said = heard.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+    /// The result as JSON, with the events of the task.
+    pub(super) fn document(self, events: EventCollector) -> Value {
+        let collected = events.0.into_inner().unwrap_or_else(PoisonError::into_inner);
         let code = self.code();
         let mut document = json!({
             "changed": self.changed, "msg": self.msg, "code": code, "findings": self.findings,
@@ -92,11 +92,11 @@ impl ModuleResult {
         if let Some(diff) = &self.diff {
             document["diff"] = diff.document();
         }
-        if !said.warnings.is_empty() {
-            document["warnings"] = json!(said.warnings);
+        if !collected.warnings.is_empty() {
+            document["warnings"] = json!(collected.warnings);
         }
         if self.verbose || self.error.is_some() {
-            document["log"] = json!(said.log);
+            document["log"] = json!(collected.log);
         }
         document
     }

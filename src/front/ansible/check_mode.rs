@@ -1,10 +1,10 @@
-//! Check mode: what a task would change. Nothing is written, not even a store or a lock.
+//! Check mode: previews a task. Nothing is written, neither a store nor a lock.
 
 use crate::error::Result;
 use crate::front::ansible::answer::ModuleResult;
 use crate::front::ansible::diff::Diff;
+use crate::front::ansible::options::ModuleTask;
 use crate::front::ansible::options::State;
-use crate::front::ansible::options::Task;
 use crate::front::ansible::states::NOTHING_TO_UNDO;
 use crate::front::ansible::states::checked;
 use crate::front::ansible::states::cleaned_already;
@@ -23,11 +23,11 @@ use crate::run::snapshot;
 use crate::run::{Context, cleanup, rollback};
 use crate::ui::table::counted;
 
-/// What `task` would change.
+/// Previews what `task` would change.
 ///
 /// # Errors
-/// What the task itself would fail with before it changed anything.
-pub(super) fn check_mode(context: &Context<'_>, task: &Task) -> Result<ModuleResult> {
+/// Whatever would fail the task before its first change.
+pub(super) fn check_mode(context: &Context<'_>, task: &ModuleTask) -> Result<ModuleResult> {
     match &task.state {
         State::Checked { to, snapshot, ignore } => {
             checked(context, *to, snapshot.as_deref(), ignore)
@@ -52,9 +52,9 @@ pub(super) fn check_mode(context: &Context<'_>, task: &Task) -> Result<ModuleRes
                 return Ok(answer);
             }
             let playbook = playbook.as_deref();
-            let asked =
+            let requested =
                 MigrateOptions { to: *to, playbook, confirm_within: None, confirm: true, ignore };
-            let from = migrate::intended(context, &asked)?.from;
+            let from = migrate::intended(context, &requested)?.from;
             let edits = cleanup::intended(context, &CleanupScope::of_owner("kube-proxy"))?;
             let diff = Some(Diff::of(&edits).modes(from.name(), to.name()));
             let msg = format!("kube-proxy would go from {from} to {to} mode");
@@ -88,21 +88,22 @@ pub(super) fn check_mode(context: &Context<'_>, task: &Task) -> Result<ModuleRes
         State::Guarded { exceptions } => {
             let guard = guard(context, exceptions);
             let answer = would(&guard.intended()?, "the exceptions would be set right");
-            let wanting =
-                systemd::runs_the_node() && Unit::new(&guard, context.store).is_wanting()?;
-            Ok(match wanting && !answer.changed {
-                true => {
-                    ModuleResult { changed: true, ..unchanged("their unit would be set right") }
-                }
-                false => answer,
-            })
+            let unit =
+                systemd::runs_the_node() && Unit::new(&guard, context.store).needs_change()?;
+            if unit && !answer.changed {
+                return Ok(ModuleResult {
+                    changed: true,
+                    ..unchanged("their unit would be set right")
+                });
+            }
+            Ok(answer)
         }
     }
 }
 
 fn would(edits: &[Edit], msg: &str) -> ModuleResult {
-    match edits.is_empty() {
-        true => unchanged("nothing would be changed"),
-        false => ModuleResult { changed: true, diff: Some(Diff::of(edits)), ..unchanged(msg) },
+    if edits.is_empty() {
+        return unchanged("nothing would be changed");
     }
+    ModuleResult { changed: true, diff: Some(Diff::of(edits)), ..unchanged(msg) }
 }

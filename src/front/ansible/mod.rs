@@ -25,11 +25,11 @@ use crate::front::cli::args::Args;
 use crate::interrupt;
 
 use answer::{EventCollector, ModuleResult};
-use options::Task;
+use options::ModuleTask;
 
-/// The task of Ansible's, if these arguments, the program's name among them, are one: exactly one
-/// argument, no verb, which names a regular file that holds a JSON object with a key of Ansible's. The
-/// program's own name says nothing.
+/// Ansible's task, if `args` (the program's name first) have exactly one argument, no verb, that
+/// names a regular file with a JSON object with a key of Ansible's. The program's own name decides
+/// nothing.
 pub fn task(args: &[OsString]) -> Option<Map<String, Value>> {
     let [_, only] = args else { return None };
     if only.to_str().is_some_and(|word| Args::command().find_subcommand(word).is_some()) {
@@ -43,38 +43,38 @@ pub fn task(args: &[OsString]) -> Option<Map<String, Value>> {
     options.keys().any(|key| key.starts_with(options::ANSIBLE)).then_some(options)
 }
 
-/// Carries out a task and prints what came of it; returns the exit code.
+/// Runs a task and prints its result. Returns the exit code.
 pub fn run(options: &Map<String, Value>) -> u8 {
-    // Nothing but the answer is said, come what may.
+    // Nothing but the result may be printed.
     panic::set_hook(Box::new(|_| {}));
-    let heard = EventCollector::default();
-    let answer = match Task::parse(options).and_then(|task| watch().map(|()| task)) {
+    let events = EventCollector::default();
+    let answer = match ModuleTask::parse(options).and_then(|task| watch().map(|()| task)) {
         Err(error) => ModuleResult::failed(error),
-        Ok(task) => panic::catch_unwind(AssertUnwindSafe(|| task::run_task(&task, &heard)))
+        Ok(task) => panic::catch_unwind(AssertUnwindSafe(|| task::run_task(&task, &events)))
             .unwrap_or_else(|_| {
                 let cause = "proxyshift itself failed; see `proxyshift status` on the node";
                 ModuleResult::failed(Error::new(Kind::Unexpected, "the module", cause))
             }),
     };
-    tell(answer, heard)
+    print_result(answer, events)
 }
 
-/// A lost connection or a time-out of Ansible's ends the module at once while nothing is changed, and
-/// never in the middle of a change.
+/// Handles signals: a lost connection or a time-out of Ansible's ends the module at once while
+/// nothing is changed, and never in the middle of a change.
 fn watch() -> Result<()> {
     let cause = "interrupted by a signal; nothing was changed";
     interrupt::watch(
         || {},
         move || {
             let error = Error::new(Kind::Interrupted, "the module", cause);
-            tell(ModuleResult::failed(error), EventCollector::default())
+            print_result(ModuleResult::failed(error), EventCollector::default())
         },
     )
 }
 
-/// Prints the answer; returns the exit code.
-fn tell(answer: ModuleResult, heard: EventCollector) -> u8 {
+/// Prints the result. Returns the exit code.
+fn print_result(answer: ModuleResult, events: EventCollector) -> u8 {
     let code = answer.code();
-    println!("{}", answer.document(heard));
+    println!("{}", answer.document(events));
     code
 }

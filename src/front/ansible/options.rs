@@ -1,4 +1,4 @@
-//! The options of a task, read into types that cannot be wrong.
+//! The options of a task, parsed into types that admit only valid values.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,18 +11,18 @@ use crate::guard::Exception;
 use crate::kube_proxy::mode;
 use crate::state::kube_proxy::Mode;
 
-/// What the names of Ansible's own options begin with.
+/// The prefix of Ansible's own options.
 pub(super) const ANSIBLE: &str = "_ansible_";
 
-/// How long to wait for locks unless told otherwise, as on the command line.
+/// The default seconds to wait for locks, as on the command line.
 const LOCK_WAIT: u64 = 10;
 
 /// The state that the node is to be in.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum State {
-    /// It was judged, and nothing blocks.
+    /// The checks ran, and no finding blocks.
     Checked { to: Option<Mode>, snapshot: Option<String>, ignore: Vec<String> },
-    /// There is a snapshot of what it is now.
+    /// A snapshot of its current state exists.
     Snapshotted,
     /// It has no leftovers.
     Cleaned { owners: Vec<String>, confirm_within: Option<Duration> },
@@ -33,36 +33,36 @@ pub(super) enum State {
         confirm_within: Option<Duration>,
         ignore: Vec<String>,
     },
-    /// The run that waited is kept.
+    /// The run that waited is confirmed.
     Confirmed,
     /// The last run is undone, or all since that snapshot.
     RolledBack { to: Option<String> },
-    /// The exceptions for INVALID packets stand.
+    /// The exceptions for INVALID packets are in position.
     Guarded { exceptions: Vec<Exception> },
 }
 
 /// A task: the state, and how to get there.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Task {
+pub(super) struct ModuleTask {
     pub(super) state: State,
     pub(super) store: Option<PathBuf>,
     pub(super) lock_wait: Duration,
-    /// Only say what would be changed.
+    /// Check mode: preview only.
     pub(super) check: bool,
-    /// Show what changes.
+    /// Diff mode: show the changes.
     pub(super) diff: bool,
-    /// Say what was done, step by step.
+    /// Log every step.
     pub(super) verbose: bool,
 }
 
-impl Task {
+impl ModuleTask {
     /// Reads the options of a task.
     ///
     /// # Errors
-    /// [`Kind::Usage`], naming the option that is not known, missing, of no use to the state, or not
-    /// what it should be.
-    pub(super) fn parse(options: &Map<String, Value>) -> Result<Task> {
-        let mut given = Given::of(options);
+    /// [`Kind::Usage`]; it names the option that is unknown, missing, unused by the state, or
+    /// invalid.
+    pub(super) fn parse(options: &Map<String, Value>) -> Result<ModuleTask> {
+        let mut given = UnreadOptions::of(options);
         let name = given.text("state")?.ok_or_else(|| missing("state", STATES))?;
         let state = match name.as_str() {
             "checked" => State::Checked {
@@ -86,7 +86,7 @@ impl Task {
             "guarded" => State::Guarded { exceptions: exceptions(&mut given)? },
             other => return Err(usage("state", format!("there is no state `{other}`"), STATES)),
         };
-        let task = Task {
+        let task = ModuleTask {
             state,
             store: given.text("store")?.map(PathBuf::from),
             lock_wait: Duration::from_secs(given.number("lock_wait")?.unwrap_or(LOCK_WAIT)),
@@ -133,7 +133,7 @@ fn missing(option: &str, hint: &str) -> Error {
     usage(option, "is missing".into(), hint)
 }
 
-fn exceptions(given: &mut Given<'_>) -> Result<Vec<Exception>> {
+fn exceptions(given: &mut UnreadOptions<'_>) -> Result<Vec<Exception>> {
     let texts = given.list("for")?;
     if texts.is_empty() {
         return Err(missing("for", "name the networks or interfaces"));
@@ -144,7 +144,7 @@ fn exceptions(given: &mut Given<'_>) -> Result<Vec<Exception>> {
     parsed.collect()
 }
 
-/// A switch of Ansible's own.
+/// A boolean option of Ansible's own.
 fn flag(options: &Map<String, Value>, name: &str) -> Result<bool> {
     let name = format!("{ANSIBLE}{name}");
     match options.get(&name) {
@@ -154,14 +154,16 @@ fn flag(options: &Map<String, Value>, name: &str) -> Result<bool> {
     }
 }
 
-/// The options that are given and were not read yet; what is null is not given.
-struct Given<'a>(Vec<(&'a str, &'a Value)>);
+/// The options not read yet. A null option counts as not given.
+struct UnreadOptions<'a>(Vec<(&'a str, &'a Value)>);
 
-impl<'a> Given<'a> {
-    fn of(options: &'a Map<String, Value>) -> Given<'a> {
+impl<'a> UnreadOptions<'a> {
+    fn of(options: &'a Map<String, Value>) -> UnreadOptions<'a> {
         let own = options.iter().filter(|(key, _)| !key.starts_with(ANSIBLE));
         let named = own.map(|(key, value)| (key.as_str(), value));
-        Given(named.filter(|(key, value)| !(value.is_null() && OPTIONS.contains(key))).collect())
+        UnreadOptions(
+            named.filter(|(key, value)| !(value.is_null() && OPTIONS.contains(key))).collect(),
+        )
     }
 
     fn take(&mut self, option: &str) -> Option<&'a Value> {
@@ -169,12 +171,12 @@ impl<'a> Given<'a> {
         Some(self.0.swap_remove(at).1)
     }
 
-    /// An option that nobody read.
+    /// An option that the state does not use.
     fn left(&self) -> Option<&'a str> {
         self.0.first().map(|(key, _)| *key)
     }
 
-    /// A text; empty is as good as not given.
+    /// A text. An empty one counts as not given.
     fn text(&mut self, option: &str) -> Result<Option<String>> {
         match self.take(option) {
             None => Ok(None),
@@ -184,7 +186,7 @@ impl<'a> Given<'a> {
         }
     }
 
-    /// A mode that a node can be taken to.
+    /// A mode to migrate to.
     fn target(&mut self, option: &str) -> Result<Option<Mode>> {
         let parse = |name: String| {
             mode::target(&name).map_err(|e| usage(option, e.cause, &e.hint.unwrap_or_default()))
@@ -198,7 +200,7 @@ impl<'a> Given<'a> {
         self.text(option)?.map(parse).transpose()
     }
 
-    /// A list, or its members in one text with commas between.
+    /// A list, or a text with commas between the members.
     fn list(&mut self, option: &str) -> Result<Vec<String>> {
         let wrong = |value: &Value| {
             usage(option, format!("{value} is not a list of names"), "write it as [one, other]")
@@ -218,7 +220,7 @@ impl<'a> Given<'a> {
         }
     }
 
-    /// A number of seconds; a template makes a text of it.
+    /// A number of seconds. Templates pass it as text.
     fn number(&mut self, option: &str) -> Result<Option<u64>> {
         let Some(value) = self.take(option) else { return Ok(None) };
         let number = value.as_u64().or_else(|| value.as_str()?.parse().ok());
@@ -233,8 +235,8 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn parse(options: Value) -> Result<Task> {
-        Task::parse(options.as_object().expect("an object"))
+    fn parse(options: Value) -> Result<ModuleTask> {
+        ModuleTask::parse(options.as_object().expect("an object"))
     }
 
     #[test]
@@ -253,7 +255,7 @@ mod tests {
             ignore: vec!["a".into(), "b".into()],
         };
         let (store, lock_wait) = (Some("/s".into()), Duration::from_secs(30));
-        let wanted = Task { state, store, lock_wait, check: true, diff: true, verbose: true };
+        let wanted = ModuleTask { state, store, lock_wait, check: true, diff: true, verbose: true };
         assert_eq!(task, wanted);
         let plain = parse(json!({"state": "cleaned", "owners": ["flannel"]})).unwrap();
         assert_eq!((plain.check, plain.diff, plain.verbose), (false, false, false));

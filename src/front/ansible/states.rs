@@ -1,4 +1,4 @@
-//! Brings the node into the state asked for, with the same functions as the verbs.
+//! Brings the node into the requested state, by the functions of the verbs.
 
 use std::cell::RefCell;
 
@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 use crate::checks::{Finding, Verdict};
 use crate::error::{Error, Kind, Result};
 use crate::front::ansible::answer::ModuleResult;
+use crate::front::ansible::options::ModuleTask;
 use crate::front::ansible::options::State;
-use crate::front::ansible::options::Task;
 use crate::front::cli::args;
 use crate::front::cli::check;
-use crate::front::cli::check::Seen;
+use crate::front::cli::check::CheckInput;
 use crate::front::cli::status;
 use crate::guard::Exception;
 use crate::guard::Guard;
@@ -35,11 +35,11 @@ use crate::store::run::{Run, RunKind, RunState};
 use crate::store::snapshots::Snapshot;
 use crate::ui::table::counted;
 
-/// Brings the node into the state asked for.
+/// Brings the node into the requested state.
 ///
 /// # Errors
-/// What the verb of that state fails with.
-pub(super) fn act(context: &Context<'_>, task: &Task) -> Result<ModuleResult> {
+/// The errors of that state's verb.
+pub(super) fn perform(context: &Context<'_>, task: &ModuleTask) -> Result<ModuleResult> {
     match &task.state {
         State::Checked { to, snapshot, ignore } => {
             checked(context, *to, snapshot.as_deref(), ignore)
@@ -61,14 +61,14 @@ pub(super) fn act(context: &Context<'_>, task: &Task) -> Result<ModuleResult> {
             })
         }
         State::Migrated { to, playbook, confirm_within, ignore } => {
-            let asked = MigrateOptions {
+            let requested = MigrateOptions {
                 to: *to,
                 playbook: playbook.as_deref(),
                 confirm_within: *confirm_within,
                 confirm: true,
                 ignore,
             };
-            migrated(context, &asked)
+            migrated(context, &requested)
         }
         State::Confirmed => Ok(match confirm::confirm(context)? {
             Confirmed::Now(run) => ran(run.id.clone(), "confirmed".into(), false),
@@ -83,7 +83,7 @@ pub(super) fn act(context: &Context<'_>, task: &Task) -> Result<ModuleResult> {
             let guard = guard(context, exceptions);
             if systemd::runs_the_node() {
                 let _lock = context.lock("guarded")?;
-                let changed = Unit::new(&guard, context.store).keep()?;
+                let changed = Unit::new(&guard, context.store).install()?;
                 return Ok(ModuleResult {
                     changed,
                     ..unchanged("a unit of systemd keeps the exceptions")
@@ -98,25 +98,25 @@ pub(super) fn act(context: &Context<'_>, task: &Task) -> Result<ModuleResult> {
     }
 }
 
-/// Judges the node, or a snapshot; what blocks is an error.
+/// Checks the node, or a snapshot. A blocking finding is an error.
 pub(super) fn checked(
     context: &Context<'_>,
     to: Option<Mode>,
     snapshot: Option<&str>,
     ignore: &[String],
 ) -> Result<ModuleResult> {
-    let options = args::Check { to, ignore: ignore.to_vec(), ..args::Check::default() };
+    let options = args::CheckArgs { to, ignore: ignore.to_vec(), ..args::CheckArgs::default() };
     check::known_ids(&options)?;
     let now = match snapshot {
         None => observe(context.tools, context.sink)?,
         Some(name) => parse_snapshot(Snapshot::load(&context.store.find(name)?.dir)?.files)?,
     };
-    let asked = match snapshot {
+    let live = match snapshot {
         None => Some(live_facts::probe(&now, Some(context.store.dir()))),
         Some(_) => None,
     };
-    let seen = Seen { now, earlier: None, interval: None, live: asked };
-    let findings = check::judge(&seen, &seen.now, &options)?;
+    let input = CheckInput { now, earlier: None, interval: None, live };
+    let findings = check::judge(&input, &input.now, &options)?;
     let blocking: Vec<&str> = findings.iter().filter(|f| f.blocks()).map(|f| f.id).collect();
     let error = (!blocking.is_empty()).then(|| {
         Error::new(Kind::Blocked, blocking.join(", "), "must be mended first")
@@ -127,10 +127,10 @@ pub(super) fn checked(
     Ok(ModuleResult { findings: rows(&findings), error, ..unchanged(&msg) })
 }
 
-/// What was found, and what is not known.
+/// The findings, and the checks whose outcome is unknown.
 fn rows(findings: &[Finding]) -> Vec<Value> {
-    let told = findings.iter().filter(|f| !matches!(f.verdict, Verdict::Ok(_)));
-    told.map(check::row).collect()
+    let reported = findings.iter().filter(|f| !matches!(f.verdict, Verdict::Ok(_)));
+    reported.map(check::row).collect()
 }
 
 fn snapshotted(context: &Context<'_>) -> Result<ModuleResult> {
@@ -138,15 +138,15 @@ fn snapshotted(context: &Context<'_>) -> Result<ModuleResult> {
     if let Some(snapshot) = snapshot::latest_if_current(context)? {
         return Ok(unchanged(&format!("snapshot {} still tells what the node is", snapshot.id)));
     }
-    let taken = snapshot::take_snapshot(context, "asked for by Ansible")?;
-    let msg = format!("snapshot {} was taken", taken.snapshot.id);
+    let baseline = snapshot::take_snapshot(context, "asked for by Ansible")?;
+    let msg = format!("snapshot {} was taken", baseline.snapshot.id);
     Ok(ModuleResult { changed: true, ..unchanged(&msg) })
 }
 
-/// The answer where nothing is to be cleaned: this very clean-up waits to be confirmed.
+/// The result where nothing is to be cleaned: this very clean-up waits to be confirmed.
 ///
 /// # Errors
-/// [`Kind::Usage`] for an owner that nobody knows.
+/// [`Kind::Usage`] for an owner that the catalogue does not have.
 pub(super) fn cleaned_already(
     context: &Context<'_>,
     owners: &[String],
@@ -160,8 +160,8 @@ pub(super) fn cleaned_already(
     Ok(unconfirmed(context)?.filter(own).map(|run| waits(&run)))
 }
 
-/// The answer where kube-proxy is to stay as it is: it serves in that mode and left nothing of another,
-/// or this very migration waits to be confirmed.
+/// The result where kube-proxy needs no migration: it serves in that mode without leftovers, or
+/// this very migration waits to be confirmed.
 pub(super) fn migrated_already(context: &Context<'_>, to: Mode) -> Result<Option<ModuleResult>> {
     let own = |run: &Run| run.modes().is_some_and(|modes| modes.to == to);
     if let Some(run) = unconfirmed(context)?.filter(own) {
@@ -171,55 +171,55 @@ pub(super) fn migrated_already(context: &Context<'_>, to: Mode) -> Result<Option
         return Ok(None);
     }
     let now = observe(context.tools, context.sink)?;
-    let there = mode_of(context, &now) == Some(to.name())
+    let migrated = mode_of(context, &now) == Some(to.name())
         && CleanupScope::of_owner("kube-proxy").plan(context.catalogue, &now)?.is_empty();
-    Ok(there.then(|| unchanged(&format!("kube-proxy serves in {to} mode, and left nothing"))))
+    Ok(migrated.then(|| unchanged(&format!("kube-proxy serves in {to} mode, and left nothing"))))
 }
 
-fn migrated(context: &Context<'_>, asked: &MigrateOptions<'_>) -> Result<ModuleResult> {
-    if let Some(answer) = migrated_already(context, asked.to)? {
+fn migrated(context: &Context<'_>, requested: &MigrateOptions<'_>) -> Result<ModuleResult> {
+    if let Some(answer) = migrated_already(context, requested.to)? {
         return Ok(answer);
     }
     let findings = RefCell::new(Vec::new());
-    let report = migrate::migrate(context, asked, &|intended| {
+    let report = migrate::migrate(context, requested, &|intended| {
         *findings.borrow_mut() = rows(&intended.warnings);
         Ok(true)
     });
     let report = match report {
-        // What blocks is told like any finding.
+        // Blocking findings are reported like all others.
         Err(error) if error.kind == Kind::Blocked => {
-            let findings = checked(context, Some(asked.to), None, asked.ignore)?.findings;
+            let findings = checked(context, Some(requested.to), None, requested.ignore)?.findings;
             return Ok(ModuleResult { findings, ..ModuleResult::failed(error) });
         }
         other => other?,
     };
-    let from = report.run.modes().map_or(asked.to, |modes| modes.from);
-    let done = format!("kube-proxy went from {from} to {} mode", asked.to);
+    let from = report.run.modes().map_or(requested.to, |modes| modes.from);
+    let done = format!("kube-proxy went from {from} to {} mode", requested.to);
     let waits = report.left().is_some();
     Ok(ModuleResult { findings: findings.into_inner(), ..ran(report.run.id, done, waits) })
 }
 
 fn rolled_back(context: &Context<'_>) -> Result<ModuleResult> {
-    let shifted = rollback::revertible_run(context)?.is_some_and(|run| run.migration().is_some());
+    let migrated = rollback::revertible_run(context)?.is_some_and(|run| run.migration().is_some());
     match rollback::rollback_once(context) {
         Ok(Some(report)) => {
-            let changed = shifted || report.restored + report.taken_out > 0;
+            let changed = migrated || report.restored + report.taken_out > 0;
             let msg = format!("run {} is undone", report.run);
             Ok(ModuleResult { changed, run: Some(report.run), ..unchanged(&msg) })
         }
         Ok(None) => Ok(unchanged(NOTHING_TO_UNDO)),
-        // A reboot left nothing of it.
+        // Its changes were lost in a reboot.
         Err(e) if e.kind == Kind::NotFound => Ok(unchanged(&e.to_string())),
         Err(e) => Err(e),
     }
 }
 
 fn rolled_back_to(context: &Context<'_>, snapshot: &str) -> Result<ModuleResult> {
-    let back = rollback_to(context, &context.store.find(snapshot)?.dir, &|_| Ok(true))?;
-    let runs: Vec<&str> = back.undone.iter().map(|report| report.run.as_str()).collect();
+    let report = rollback_to(context, &context.store.find(snapshot)?.dir, &|_| Ok(true))?;
+    let runs: Vec<&str> = report.undone.iter().map(|undone| undone.run.as_str()).collect();
     Ok(ModuleResult {
         changed: !runs.is_empty(),
-        ..unchanged(&undone(&back.snapshot, &runs, "undone"))
+        ..unchanged(&undone(&report.snapshot, &runs, "undone"))
     })
 }
 
@@ -233,7 +233,7 @@ pub(super) fn undone(snapshot: &str, runs: &[&str], done: &str) -> String {
 
 pub(super) const NOTHING_TO_UNDO: &str = "no run is left to undo";
 
-/// The guard that the exceptions ask for.
+/// The guard for these exceptions.
 pub(super) fn guard<'a>(context: &Context<'a>, exceptions: &'a [Exception]) -> Guard<'a> {
     Guard {
         tools: context.tools,
@@ -255,10 +255,8 @@ fn waits(run: &Run) -> ModuleResult {
 }
 
 fn ran(run: String, done: String, waits: bool) -> ModuleResult {
-    let msg = match waits {
-        true => format!("{done} in run {run}, which is undone unless it is confirmed"),
-        false => format!("{done} in run {run}"),
-    };
+    let deadline = if waits { ", which is undone unless it is confirmed" } else { "" };
+    let msg = format!("{done} in run {run}{deadline}");
     ModuleResult { changed: true, run: Some(run), ..unchanged(&msg) }
 }
 
@@ -266,12 +264,12 @@ pub(super) fn unchanged(msg: &str) -> ModuleResult {
     ModuleResult { msg: msg.to_owned(), ..ModuleResult::default() }
 }
 
-/// The mode that kube-proxy serves in, where that is clear.
+/// The mode that kube-proxy serves in, if that is clear.
 pub(super) fn mode_of(context: &Context<'_>, state: &NodeState) -> Option<&'static str> {
     RunningMode::of(state, &Ownership::of(context.catalogue, state)).mode.map(Mode::name)
 }
 
-/// What templates may want to know; null where it is not known.
+/// Facts for templates; null where unknown.
 pub(super) fn facts(context: &Context<'_>, now: Option<&NodeState>) -> Value {
     let leftovers = now.and_then(|now| CleanupScope::default().plan(context.catalogue, now).ok());
     let runs = context.store.runs().unwrap_or_default();

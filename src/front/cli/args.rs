@@ -11,7 +11,7 @@ use crate::guard::Exception;
 use crate::kube_proxy::mode;
 use crate::run::sandbox::SandboxTask;
 use crate::state::kube_proxy::Mode;
-use crate::ui::{Output, Progress};
+use crate::ui::{OutputFormat, Progress};
 
 /// Moves kube-proxy on this node to another mode, removes what it and CNI plugins left behind, and
 /// brings the node back when something goes wrong.
@@ -30,8 +30,8 @@ pub struct Args {
     #[arg(long, global = true, help_heading = "Global options", value_name = "DIR")]
     pub store: Option<PathBuf>,
     /// The form of the result: text for people, or one JSON document with a schema.
-    #[arg(short, long, global = true, help_heading = "Global options", value_name = "text|json", value_enum, hide_possible_values = true, default_value_t = Output::Text)]
-    pub output: Output,
+    #[arg(short, long, global = true, help_heading = "Global options", value_name = "text|json", value_enum, hide_possible_values = true, default_value_t = OutputFormat::Text)]
+    pub output: OutputFormat,
     /// The form of progress on standard error: auto, live on a terminal; plain, a line an event; json,
     /// a JSON object an event; none.
     #[arg(long, global = true, help_heading = "Global options", value_name = "FORM", value_enum, hide_possible_values = true, default_value_t = Progress::Auto)]
@@ -66,20 +66,20 @@ pub enum Verb {
     /// Judges the node before a change: what is wrong, the evidence, what it does to traffic, and
     /// the remedy. Changes nothing without --fix. Exit code 3 when something must be mended first.
     #[command(alias = "preflight", after_help = help::CHECK)]
-    Check(Check),
+    Check(CheckArgs),
     /// Captures of the node's netfilter state: take, look at, check, compare, move.
     #[command(subcommand, after_help = help::SNAPSHOT)]
-    Snapshot(Snapshot),
+    Snapshot(SnapshotVerb),
     /// Shows what a clean-up would remove, and why; with --to, what a migration would do. Changes
     /// nothing.
     #[command(after_help = help::PLAN)]
-    Plan(Plan),
+    Plan(PlanArgs),
     /// Cleans up and rolls back on a private copy of the node, and proves both.
     ///
     /// The node's rules are loaded into a network namespace of their own on this kernel. Packets
     /// from behind each docker bridge must still leave with the node's address, before, after
     /// cleaning, and after rolling back. The node itself is not touched.
-    Rehearse(Rehearse),
+    Rehearse(RehearseArgs),
     /// Takes kube-proxy to another mode, stage by stage, and back if anything fails or nobody
     /// confirms.
     ///
@@ -88,10 +88,10 @@ pub enum Verb {
     /// and nobody resumes it. Off a terminal the run returns once its stages are done, and waits for
     /// `proxyshift confirm`.
     #[command(after_help = help::MIGRATE)]
-    Migrate(Migrate),
+    Migrate(MigrateArgs),
     /// Removes leftovers, and nothing else: snapshot, rehearsal, edits, proof.
     #[command(after_help = help::CLEANUP)]
-    Cleanup(Cleanup),
+    Cleanup(CleanupArgs),
     /// Keeps the run that waits for it. Without this, it is undone at its deadline.
     Confirm,
     /// Gives the run that waits to be confirmed more time, from now.
@@ -111,7 +111,7 @@ pub enum Verb {
     /// had. With --to, every run since that snapshot is undone, the last first. The result is
     /// verified.
     #[command(after_help = help::ROLLBACK)]
-    Rollback(Rollback),
+    Rollback(RollbackArgs),
     /// Says whether a run is pending (exit code 6), and lists the last ones.
     Status,
     /// Writes what a run did as Markdown, to hand on or to attach to a ticket.
@@ -134,7 +134,7 @@ pub enum Verb {
     ///
     /// Puts its rules back when they vanish or fall behind, says so each time, and takes them away
     /// when it ends. Its packets pass by the policies behind it, which it names.
-    Guard(Guard),
+    Guard(GuardArgs),
     /// Undoes a run when nobody else does; proxyshift calls this itself.
     #[command(hide = true)]
     Watchdog {
@@ -155,7 +155,7 @@ pub enum Verb {
 
 /// The verbs of `snapshot`.
 #[derive(Debug, Subcommand)]
-pub enum Snapshot {
+pub enum SnapshotVerb {
     /// Takes a snapshot and proves that it restores.
     Create {
         /// Why it is taken; kept in its manifest.
@@ -206,7 +206,7 @@ pub enum Snapshot {
 
 /// The options of `check`.
 #[derive(Debug, Default, clap::Args)]
-pub struct Check {
+pub struct CheckArgs {
     /// The mode that kube-proxy is to go to; adds the checks that matter on the way there.
     #[arg(long, value_name = "MODE", value_parser = target())]
     pub to: Option<Mode>,
@@ -236,7 +236,7 @@ pub struct Check {
 
 /// The options of `plan`.
 #[derive(Debug, clap::Args)]
-pub struct Plan {
+pub struct PlanArgs {
     /// The mode that kube-proxy is to go to: shows the stages of that migration, and what it will
     /// remove.
     #[arg(long, value_name = "MODE", value_parser = target())]
@@ -251,7 +251,7 @@ pub struct Plan {
 
 /// The options of `rehearse`.
 #[derive(Debug, clap::Args)]
-pub struct Rehearse {
+pub struct RehearseArgs {
     /// The mode that kube-proxy is to go to: rehearses the removal of what the mode that runs now
     /// will have left then.
     #[arg(long, value_name = "MODE", value_parser = target())]
@@ -263,7 +263,7 @@ pub struct Rehearse {
 
 /// The options of `migrate`.
 #[derive(Debug, clap::Args)]
-pub struct Migrate {
+pub struct MigrateArgs {
     /// The mode to go to.
     #[arg(long, value_name = "MODE", value_parser = target())]
     pub to: Mode,
@@ -284,7 +284,7 @@ pub struct Migrate {
 
 /// The options of `cleanup`.
 #[derive(Debug, clap::Args)]
-pub struct Cleanup {
+pub struct CleanupArgs {
     /// Only leftovers of these owners.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub owner: Vec<String>,
@@ -301,7 +301,7 @@ pub struct Cleanup {
 
 /// The options of `rollback`.
 #[derive(Debug, clap::Args)]
-pub struct Rollback {
+pub struct RollbackArgs {
     /// Back to this snapshot, of this boot: an id, a prefix, `latest`, or a directory.
     #[arg(long, value_name = "S")]
     pub to: Option<String>,
@@ -309,7 +309,7 @@ pub struct Rollback {
 
 /// The options of `guard`.
 #[derive(Debug, clap::Args)]
-pub struct Guard {
+pub struct GuardArgs {
     /// Whose packets: networks and interfaces, never everything. Rules of an earlier guard for others
     /// go.
     #[arg(long = "for", value_name = "CIDR|INTERFACE", required = true, num_args = 1.., value_delimiter = ',')]

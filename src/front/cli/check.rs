@@ -10,7 +10,7 @@ use crate::checks::{self, Facts, Finding, Severity, Verdict};
 use crate::error::{Error, Kind, Result};
 use crate::event::{Outcome, Task};
 use crate::front::cli::args;
-use crate::front::cli::command::Command;
+use crate::front::cli::command::Invocation;
 use crate::node::live_facts;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
@@ -21,14 +21,14 @@ use crate::state::live_facts::LiveFacts;
 use crate::store::DEFAULT_DIR;
 use crate::ui::text::{indented, wrapped};
 
-pub(in crate::front) fn run(command: &Command<'_>, options: &args::Check) -> Result<u8> {
+pub(in crate::front) fn run(command: &Invocation<'_>, options: &args::CheckArgs) -> Result<u8> {
     known_ids(options)?;
     if options.list {
         command.answer(&catalogue_document(), &catalogue_text());
         return Ok(0);
     }
     fix::usage(command, options)?;
-    // It can be asked whether a node is ready for a mode that nothing leads to yet.
+    // A mode without a playbook can be checked all the same.
     if let Some(e) = options.to.and_then(|to| supported(to).err()) {
         let hint = e.hint.as_deref().unwrap_or_default();
         command.sink().note(format!("{e}; {hint}"));
@@ -51,15 +51,15 @@ pub(in crate::front) fn run(command: &Command<'_>, options: &args::Check) -> Res
     };
     let now = command.state(options.snapshot.as_deref())?;
     let interval = earlier.as_ref().map(|(_, at)| at.elapsed());
-    let asked = match options.snapshot {
+    let live = match options.snapshot {
         Some(_) => None,
         None => Some(probe_live_facts(command, &now)),
     };
-    let mut seen = Seen { now, earlier: earlier.map(|(state, _)| state), interval, live: asked };
-    let fixed = if options.fix { Some(fix::run(command, options, &mut seen)?) } else { None };
+    let mut input = CheckInput { now, earlier: earlier.map(|(state, _)| state), interval, live };
+    let fixed = if options.fix { Some(fix::run(command, options, &mut input)?) } else { None };
     let task = Task::Check;
     command.sink().started(&task);
-    let findings = judge(&seen, &seen.now, options)?;
+    let findings = judge(&input, &input.now, options)?;
     command.sink().finished(&task, Outcome::Checked { checks: findings.len() });
     let blocked = findings.iter().any(Finding::blocks);
     let (mut document, mut text) =
@@ -72,57 +72,57 @@ pub(in crate::front) fn run(command: &Command<'_>, options: &args::Check) -> Res
     Ok(if blocked { 3 } else { 0 })
 }
 
-/// What the checks are to look at.
-pub(in crate::front) struct Seen {
+/// The input of the checks.
+pub(in crate::front) struct CheckInput {
     pub(in crate::front) now: NodeState,
     pub(in crate::front) earlier: Option<NodeState>,
     pub(in crate::front) interval: Option<Duration>,
     pub(in crate::front) live: Option<LiveFacts>,
 }
 
-impl Seen {
-    /// A look at the live node.
-    pub(in crate::front) fn live(command: &Command<'_>) -> Result<Seen> {
+impl CheckInput {
+    /// Captures the live node.
+    pub(in crate::front) fn live(command: &Invocation<'_>) -> Result<CheckInput> {
         let now = command.state(None)?;
-        let asked = Some(probe_live_facts(command, &now));
-        Ok(Seen { now, earlier: None, interval: None, live: asked })
+        let live = Some(probe_live_facts(command, &now));
+        Ok(CheckInput { now, earlier: None, interval: None, live })
     }
 }
 
-/// What only the live node can be asked.
-fn probe_live_facts(command: &Command<'_>, now: &NodeState) -> LiveFacts {
+/// Probes the live node for what no file says.
+fn probe_live_facts(command: &Invocation<'_>, now: &NodeState) -> LiveFacts {
     let store = command.args.store.as_deref().unwrap_or(DEFAULT_DIR.as_ref());
     live_facts::probe(now, Some(store))
 }
 
-/// What the checks say of `now`, which may be later than what was seen.
+/// Runs the selected checks on `now`, which may be a later capture than `input.now`.
 pub(in crate::front) fn judge(
-    seen: &Seen,
+    input: &CheckInput,
     now: &NodeState,
-    options: &args::Check,
+    options: &args::CheckArgs,
 ) -> Result<Vec<Finding>> {
     let named = |list: &[String], id: &str| list.iter().any(|i| i == id);
-    with_facts(seen, now, options.to, |facts| {
+    with_facts(input, now, options.to, |facts| {
         checks::run(facts, &|id| {
             (options.only.is_empty() || named(&options.only, id)) && !named(&options.ignore, id)
         })
     })
 }
 
-/// What all checks say on the way to a mode, each told as soon as it is done.
+/// Runs all checks for a migration to `to`, and reports each finding at once.
 pub(in crate::front) fn judge_each(
-    seen: &Seen,
+    input: &CheckInput,
     to: Option<Mode>,
-    tell: &dyn Fn(&Finding),
+    report: &dyn Fn(&Finding),
 ) -> Result<Vec<Finding>> {
-    with_facts(seen, &seen.now, to, |facts| {
+    with_facts(input, &input.now, to, |facts| {
         let each = checks::all().flat_map(|check| checks::run(facts, &|id| id == check.id));
-        each.inspect(|finding| tell(finding)).collect()
+        each.inspect(|finding| report(finding)).collect()
     })
 }
 
 fn with_facts<T>(
-    seen: &Seen,
+    input: &CheckInput,
     now: &NodeState,
     to: Option<Mode>,
     work: impl FnOnce(&Facts<'_>) -> T,
@@ -130,16 +130,16 @@ fn with_facts<T>(
     let catalogue = Catalogue::builtin()?;
     let ownership = Ownership::of(&catalogue, now);
     let facts = Facts {
-        earlier: seen.earlier.as_ref(),
-        interval: seen.interval,
-        live: seen.live.as_ref(),
+        earlier: input.earlier.as_ref(),
+        interval: input.interval,
+        live: input.live.as_ref(),
         ..Facts::of(now, &catalogue, &ownership, to)
     };
     Ok(work(&facts))
 }
 
-/// A misspelt id must not look like a check that found nothing.
-pub(in crate::front) fn known_ids(options: &args::Check) -> Result<()> {
+/// Refuses an unknown id: a misspelt one must not look like a check that found nothing.
+pub(in crate::front) fn known_ids(options: &args::CheckArgs) -> Result<()> {
     let mut ids = options.only.iter().chain(&options.ignore);
     match ids.find(|id| checks::find(id).is_none()) {
         None => Ok(()),
@@ -148,7 +148,7 @@ pub(in crate::front) fn known_ids(options: &args::Check) -> Result<()> {
     }
 }
 
-/// The findings as a document; the node is this host, or what `--snapshot` names.
+/// The findings as a document. Its node is this host, or the snapshot.
 fn document(snapshot: Option<&str>, findings: &[Finding]) -> Value {
     let rows: Vec<Value> = findings.iter().map(row).collect();
     let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -172,8 +172,8 @@ pub(in crate::front) fn row(finding: &Finding) -> Value {
     })
 }
 
-/// For people, in 80 columns: what was found in full, what is unknown in a line each, what is well
-/// as a number, or in a line each when asked.
+/// As text in 80 columns: findings in full, unknowns one a line, ok checks as a count or, with
+/// `verbose`, one a line.
 fn text(findings: &[Finding], verbose: bool) -> String {
     let mut text = String::new();
     for severity in [Severity::Block, Severity::Warn, Severity::Info] {
@@ -198,7 +198,7 @@ fn text(findings: &[Finding], verbose: bool) -> String {
     let (mut ok, mut unknown) = (0, Vec::<(&str, Vec<&str>)>::new());
     for finding in findings {
         match &finding.verdict {
-            // What the same thing keeps from being known is said once.
+            // One cause of several unknowns is named once.
             Verdict::Unknown(missing) => match unknown.iter_mut().find(|(m, _)| m == missing) {
                 Some((_, ids)) => ids.push(finding.id),
                 None => unknown.push((missing, vec![finding.id])),

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
 use crate::front::cli::args;
-use crate::front::cli::command::Command;
+use crate::front::cli::command::Invocation;
 use crate::front::cli::confirm_prompt;
 use crate::front::cli::migrate;
 use crate::front::cli::plan;
@@ -18,10 +18,10 @@ use crate::run::resume;
 use crate::ui::prompt;
 use crate::ui::table::counted;
 
-pub(in crate::front) fn run(command: &Command<'_>, options: &args::Cleanup) -> Result<u8> {
+pub(in crate::front) fn run(command: &Invocation<'_>, options: &args::CleanupArgs) -> Result<u8> {
     let wanted = CleanupScope { owners: options.owner.clone(), black_holes: options.black_holes };
-    let asks_proxy = wanted.owners.is_empty() || wanted.owners.iter().any(|o| o == "kube-proxy");
-    if wanted.black_holes && !asks_proxy {
+    let kube_proxy = wanted.owners.is_empty() || wanted.owners.iter().any(|o| o == "kube-proxy");
+    if wanted.black_holes && !kube_proxy {
         return Err(Error::new(Kind::Usage, "--black-holes", "they are kube-proxy's")
             .hint("say --owner kube-proxy too"));
     }
@@ -37,13 +37,13 @@ pub(in crate::front) fn run(command: &Command<'_>, options: &args::Cleanup) -> R
     answer(command, report.as_ref());
     match report.filter(|report| report.left().is_some()) {
         Some(report) if prompt::attended() && !command.args.yes => {
-            confirm_prompt::stay(command, &report.run.id)
+            confirm_prompt::run(command, &report.run.id)
         }
         _ => Ok(0),
     }
 }
 
-pub(in crate::front) fn resume(command: &Command<'_>) -> Result<u8> {
+pub(in crate::front) fn resume(command: &Invocation<'_>) -> Result<u8> {
     let report = command.with_context(resume::resume)?;
     match report.run.modes() {
         None => answer(command, Some(&report)),
@@ -52,7 +52,7 @@ pub(in crate::front) fn resume(command: &Command<'_>) -> Result<u8> {
     Ok(0)
 }
 
-fn approve(command: &Command<'_>, plan: &Plan) -> Result<bool> {
+fn approve(command: &Invocation<'_>, plan: &Plan) -> Result<bool> {
     if command.args.yes {
         return Ok(true);
     }
@@ -62,7 +62,7 @@ fn approve(command: &Command<'_>, plan: &Plan) -> Result<bool> {
     command.ui.confirm("Remove them?", yes, "nothing is changed", false)
 }
 
-pub(in crate::front) fn answer(command: &Command<'_>, report: Option<&RunResult>) {
+pub(in crate::front) fn answer(command: &Invocation<'_>, report: Option<&RunResult>) {
     let left = report.and_then(RunResult::left);
     let document = json!({
         "schema": "proxyshift.cleanup", "version": 1,

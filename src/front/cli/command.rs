@@ -1,4 +1,4 @@
-//! What every verb has: the arguments, the user interface, and what a run needs.
+//! The context of a verb: the arguments, the user interface, and what a run needs.
 
 use std::path::Path;
 use std::time::Duration;
@@ -18,13 +18,13 @@ use crate::store::Store;
 use crate::store::snapshots::Snapshot;
 use crate::ui::{Ui, prompt};
 
-/// What every verb has: the arguments and the user interface.
-pub(in crate::front) struct Command<'a> {
+/// The arguments and the user interface.
+pub(in crate::front) struct Invocation<'a> {
     pub(in crate::front) args: &'a Args,
     pub(in crate::front) ui: &'static Ui,
 }
 
-impl Command<'_> {
+impl Invocation<'_> {
     pub(in crate::front) fn store(&self) -> Result<Store> {
         Store::open(self.args.store.as_deref())
     }
@@ -33,15 +33,15 @@ impl Command<'_> {
         self.ui
     }
 
-    /// True when there is a person to ask: on a terminal, and no program reads what is printed.
+    /// True when a person can answer questions: on a terminal, with output for people.
     pub(in crate::front) fn attended(&self) -> bool {
         !self.ui.for_programs() && prompt::attended()
     }
 
-    /// Holds when a question of `verb` need not be asked, or can be.
+    /// Succeeds if `--yes` was given, or a person can answer the questions of `verb`.
     ///
     /// # Errors
-    /// [`Kind::Usage`], naming `--yes` and what else there is to do.
+    /// [`Kind::Usage`]; its hint names `--yes` and the alternative `otherwise`.
     pub(in crate::front) fn can_ask(&self, verb: &str, otherwise: &str) -> Result<()> {
         if self.args.yes || self.attended() {
             return Ok(());
@@ -50,7 +50,7 @@ impl Command<'_> {
             .hint(format!("say --yes, or {otherwise}")))
     }
 
-    /// Calls `work` with what a run needs.
+    /// Calls `work` with the context of a run.
     pub(in crate::front) fn with_context<T>(
         &self,
         work: impl FnOnce(&Context<'_>) -> Result<T>,
@@ -82,7 +82,7 @@ impl Command<'_> {
         }
     }
 
-    /// The directory of the snapshot of that name; a path needs no store.
+    /// The directory of a snapshot, by name or path. A path needs no store.
     pub(in crate::front) fn snapshot_dir(&self, name: &str) -> Result<std::path::PathBuf> {
         let path = Path::new(name);
         if name.contains('/') || path.is_dir() {
@@ -94,13 +94,13 @@ impl Command<'_> {
     /// Prints a result as a document or as text.
     pub(in crate::front) fn answer(&self, document: &impl serde::Serialize, text: &str) {
         match self.ui.output {
-            crate::ui::Output::Json => self.ui.print_json(document),
-            crate::ui::Output::Text => self.ui.print(text),
+            crate::ui::OutputFormat::Json => self.ui.print_json(document),
+            crate::ui::OutputFormat::Text => self.ui.print(text),
         }
     }
 }
 
-/// Who changes the node must be root.
+/// Fails unless this process is root.
 pub(in crate::front) fn as_root() -> Result<()> {
     if rustix::process::geteuid().is_root() {
         return Ok(());

@@ -1,15 +1,15 @@
-//! `completions`: what a shell completes, from the same definitions as the arguments.
+//! `completions`: shell completions, from the definitions of the arguments.
 
 use clap::CommandFactory;
 use clap_complete::Shell;
 
 use crate::error::{Error, Kind, Result};
 use crate::front::cli::args::Args;
-use crate::front::cli::command::Command;
-use crate::ui::Output;
+use crate::front::cli::command::Invocation;
+use crate::ui::OutputFormat;
 
-pub(in crate::front) fn run(command: &Command<'_>, shell: Shell) -> Result<u8> {
-    if command.ui.output == Output::Json {
+pub(in crate::front) fn run(command: &Invocation<'_>, shell: Shell) -> Result<u8> {
+    if command.ui.output == OutputFormat::Json {
         return Err(Error::new(Kind::Usage, "completions", "a script is no document")
             .hint("leave out -o json"));
     }
@@ -19,7 +19,7 @@ pub(in crate::front) fn run(command: &Command<'_>, shell: Shell) -> Result<u8> {
     Ok(0)
 }
 
-/// The command line as operators know it: without the verbs that proxyshift calls itself.
+/// The command line without the hidden verbs, which proxyshift calls itself.
 pub fn shown() -> clap::Command {
     let whole = Args::command();
     let mut shown = clap::Command::new("proxyshift")

@@ -1,17 +1,17 @@
-//! `confirm`, `extend`, and the process that stands by.
+//! `confirm`, `extend`, and the watchdog.
 
 use std::time::Duration;
 
 use serde_json::json;
 
 use crate::error::Result;
-use crate::front::cli::command::Command;
+use crate::front::cli::command::Invocation;
 use crate::front::cli::status::time;
 use crate::run::confirm::{self, Confirmed};
 use crate::run::rollback;
 use crate::run::watchdog;
 
-pub(in crate::front) fn confirm(command: &Command<'_>) -> Result<u8> {
+pub(in crate::front) fn confirm(command: &Invocation<'_>) -> Result<u8> {
     let (run, changed) = match command.with_context(confirm::confirm)? {
         Confirmed::Now(run) => (run, true),
         Confirmed::Already(run) => (run, false),
@@ -19,15 +19,16 @@ pub(in crate::front) fn confirm(command: &Command<'_>) -> Result<u8> {
     let document = json!({
         "schema": "proxyshift.confirm", "version": 1, "run": run.id, "changed": changed,
     });
-    let text = match changed {
-        true => format!("Run {} is confirmed and stays.", run.id),
-        false => format!("Nothing waits; run {} was confirmed before.", run.id),
+    let text = if changed {
+        format!("Run {} is confirmed and stays.", run.id)
+    } else {
+        format!("Nothing waits; run {} was confirmed before.", run.id)
     };
     command.answer(&document, &text);
     Ok(0)
 }
 
-pub(in crate::front) fn extend(command: &Command<'_>, by: Duration) -> Result<u8> {
+pub(in crate::front) fn extend(command: &Invocation<'_>, by: Duration) -> Result<u8> {
     let run = command.with_context(|context| confirm::extend(context, by))?;
     let left = run.pending.as_ref().map(|s| s.left()).unwrap_or_default();
     let document = json!({
@@ -38,7 +39,7 @@ pub(in crate::front) fn extend(command: &Command<'_>, by: Duration) -> Result<u8
     Ok(0)
 }
 
-pub(in crate::front) fn watchdog(command: &Command<'_>, run: &str) -> Result<u8> {
+pub(in crate::front) fn watchdog(command: &Invocation<'_>, run: &str) -> Result<u8> {
     command
         .with_context(|context| {
             let rollback = || Ok(rollback::rollback_run(context, run)?.is_some());

@@ -1,24 +1,24 @@
-//! The time that a run waits to be confirmed, spent with the operator.
+//! The prompt while a run waits to be confirmed.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
-use crate::front::cli::command::Command;
+use crate::front::cli::command::Invocation;
 use crate::front::cli::signals;
 use crate::front::cli::status;
 use crate::store::run::{Run, RunState};
 use crate::ui::prompt::Answer;
 
-/// How often the time that is left is drawn.
+/// The interval between two drawings of the remaining time.
 const TICK: Duration = Duration::from_millis(500);
 
-/// How much time `more time` gives.
+/// The extension that the answer `more time` gives.
 const MORE: Duration = Duration::from_secs(600);
 
-/// Stays until the run is kept, undone, or left to wait; the process that stands by undoes it at
-/// its deadline whatever happens here.
-pub(in crate::front) fn stay(command: &Command<'_>, id: &str) -> Result<u8> {
+/// Prompts until the run is confirmed, undone, or left to wait. The watchdog undoes it at its
+/// deadline whatever happens here.
+pub(in crate::front) fn run(command: &Invocation<'_>, id: &str) -> Result<u8> {
     let answers = [
         Answer::new("leave it waiting", "it is undone when the time is over"),
         Answer::new("keep it", "the run is confirmed, and stays"),
@@ -33,10 +33,10 @@ pub(in crate::front) fn stay(command: &Command<'_>, id: &str) -> Result<u8> {
         let shown = line(&run);
         let count = answers.len();
         let answer = std::thread::scope(|scope| {
-            let (asked, end) = channel::<()>();
+            let (answered, end) = channel::<()>();
             scope.spawn(move || tick(command, id, count, &end));
             let answer = command.ui.choose_below(&shown, "Keep it?", &answers, 0);
-            drop(asked);
+            drop(answered);
             answer
         })?;
         if waiting(command, id)?.is_none() {
@@ -51,8 +51,8 @@ pub(in crate::front) fn stay(command: &Command<'_>, id: &str) -> Result<u8> {
     }
 }
 
-/// The run, if it waits.
-fn waiting(command: &Command<'_>, id: &str) -> Result<Option<Run>> {
+/// The run, if it still waits to be confirmed.
+fn waiting(command: &Invocation<'_>, id: &str) -> Result<Option<Run>> {
     Ok(command.store()?.run(id)?.filter(|run| run.state == RunState::Unconfirmed))
 }
 
@@ -61,9 +61,9 @@ fn line(run: &Run) -> String {
     format!("  Undone in {}, unless kept.", status::time(left))
 }
 
-/// Draws the time that is left above a question of so many answers, until that is answered. When
-/// the run was undone meanwhile, the program ends.
-fn tick(command: &Command<'_>, id: &str, answers: usize, answered: &Receiver<()>) {
+/// Draws the remaining time above a question with `answers` answers, until it is answered. Ends the
+/// program if the run was undone meanwhile.
+fn tick(command: &Invocation<'_>, id: &str, answers: usize, answered: &Receiver<()>) {
     while answered.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
         match waiting(command, id) {
             Ok(Some(run)) => command.ui.redraw(&line(&run), answers),
@@ -76,8 +76,8 @@ fn tick(command: &Command<'_>, id: &str, answers: usize, answered: &Receiver<()>
     }
 }
 
-/// How a run ended without an answer here.
-fn resolved(command: &Command<'_>, id: &str) -> Result<u8> {
+/// The outcome of a run that ended before this prompt was answered.
+fn resolved(command: &Invocation<'_>, id: &str) -> Result<u8> {
     let state = command.store().and_then(|store| store.run(id)).ok().flatten().map(|r| r.state);
     let (kind, cause) = match state {
         Some(RunState::RolledBack) => {

@@ -1,4 +1,4 @@
-//! `guard`: an exception for INVALID packets, kept in its place.
+//! `guard`: an exception for INVALID packets, kept in its position.
 
 use std::time::Duration;
 
@@ -6,15 +6,15 @@ use serde_json::json;
 
 use crate::error::Result;
 use crate::front::cli::args;
-use crate::front::cli::command::Command;
+use crate::front::cli::command::Invocation;
 use crate::front::cli::command::as_root;
 use crate::guard::Guard;
-use crate::guard::Report;
+use crate::guard::GuardReport;
 use crate::node::tools::Tools;
 use crate::owners::catalogue::Catalogue;
 use crate::ui::table::counted;
 
-pub(in crate::front) fn run(command: &Command<'_>, options: &args::Guard) -> Result<u8> {
+pub(in crate::front) fn run(command: &Invocation<'_>, options: &args::GuardArgs) -> Result<u8> {
     as_root()?;
     let (tools, catalogue) = (Tools::find(), Catalogue::builtin()?);
     let guard = Guard {
@@ -35,7 +35,7 @@ pub(in crate::front) fn run(command: &Command<'_>, options: &args::Guard) -> Res
     Ok(0)
 }
 
-fn text(report: &Report) -> String {
+fn text(report: &GuardReport) -> String {
     let mut text = match (report.rules.len(), report.changed) {
         (0, _) => "No exception stands: none is left, or no rule drops INVALID packets.\n".into(),
         (n, true) => format!("Set right: {} in place.\n", counted(n, "rule")),

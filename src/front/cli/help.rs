@@ -1,4 +1,4 @@
-//! What stands below the options in the help: examples, and the exit codes.
+//! The end of each help page: examples, and the exit codes.
 
 pub(super) const PROXYSHIFT: &str = "\
 Start with (none of these changes anything):

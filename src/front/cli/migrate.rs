@@ -5,19 +5,20 @@ use serde_json::json;
 use crate::checks::Verdict;
 use crate::error::Result;
 use crate::front::cli::args;
-use crate::front::cli::command::Command;
+use crate::front::cli::command::Invocation;
 use crate::front::cli::confirm_prompt;
 use crate::front::cli::status::time;
 use crate::plan::playbook::Playbook;
 use crate::run::RunResult;
 use crate::run::migrate::{self, Intended, MigrateOptions};
+use crate::state::kube_proxy::Mode;
 use crate::store::run::Modes;
 use crate::ui::table::counted;
 
-pub(in crate::front) fn run(command: &Command<'_>, options: &args::Migrate) -> Result<u8> {
+pub(in crate::front) fn run(command: &Invocation<'_>, options: &args::MigrateArgs) -> Result<u8> {
     crate::plan::playbook::supported(options.to)?;
     command.can_ask("migrate", &format!("look first: `proxyshift check --to {}`", options.to))?;
-    let asked = MigrateOptions {
+    let requested = MigrateOptions {
         to: options.to,
         playbook: options.playbook.as_deref(),
         confirm_within: options.confirm_within,
@@ -25,18 +26,18 @@ pub(in crate::front) fn run(command: &Command<'_>, options: &args::Migrate) -> R
         ignore: &options.ignore,
     };
     let report = command
-        .with_context(|context| migrate::migrate(context, &asked, &|i| approve(command, i)))?;
+        .with_context(|context| migrate::migrate(context, &requested, &|i| approve(command, i)))?;
     if let Some(modes) = report.run.modes() {
         answer(command, &report, modes);
     }
     if report.left().is_some() && command.attended() && !command.args.yes {
-        return confirm_prompt::stay(command, &report.run.id);
+        return confirm_prompt::run(command, &report.run.id);
     }
     Ok(0)
 }
 
-/// What is about to be done; the operator's yes.
-fn approve(command: &Command<'_>, intended: &Intended) -> Result<bool> {
+/// Shows what is about to be done, and asks for a yes.
+fn approve(command: &Invocation<'_>, intended: &Intended) -> Result<bool> {
     for finding in &intended.warnings {
         if let Verdict::Found(found) = &finding.verdict {
             command.sink().warning(format!("{}: {}", finding.id, found.effect));
@@ -52,10 +53,7 @@ fn approve(command: &Command<'_>, intended: &Intended) -> Result<bool> {
 
 pub(in crate::front) fn text(intended: &Intended) -> String {
     let Intended { playbook, from, restarts, probes, .. } = intended;
-    let mut text = match *from == playbook.to {
-        true => format!("kube-proxy stays in {from} mode"),
-        false => format!("kube-proxy goes from {from} to {} mode", playbook.to),
-    };
+    let mut text = transition(*from, playbook.to);
     text += &format!(", by the playbook {}.\n", playbook.name);
     if let Some((controller, settings)) = restarts {
         text += &format!("  It is run by {controller}, and told its mode in {settings}.\n");
@@ -67,12 +65,20 @@ pub(in crate::front) fn text(intended: &Intended) -> String {
     text
 }
 
+/// The first words of a preview: what happens to the mode.
+pub(super) fn transition(from: Mode, to: Mode) -> String {
+    if from == to {
+        return format!("kube-proxy stays in {from} mode");
+    }
+    format!("kube-proxy goes from {from} to {to} mode")
+}
+
 fn stages(playbook: &Playbook) -> String {
     let names: Vec<&str> = playbook.stages.iter().map(|stage| stage.name().name()).collect();
     names.join(" → ")
 }
 
-pub(in crate::front) fn answer(command: &Command<'_>, report: &RunResult, modes: Modes) {
+pub(in crate::front) fn answer(command: &Invocation<'_>, report: &RunResult, modes: Modes) {
     let RunResult { run, objects, foreign } = report;
     let left = report.left();
     let state = if left.is_some() { "unconfirmed" } else { "done" };

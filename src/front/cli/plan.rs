@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::error::Result;
 use crate::front::cli::args;
-use crate::front::cli::command::Command;
+use crate::front::cli::command::Invocation;
 use crate::owners::catalogue::Catalogue;
 use crate::plan::leftovers::CleanupScope;
 use crate::plan::playbook::supported;
@@ -17,15 +17,19 @@ use crate::run::migrate::preview;
 use crate::state::object::{ObjectId, ObjectKind, TableId};
 use crate::ui::table::{columns, counted};
 
-pub(in crate::front) fn run(command: &Command<'_>, options: &args::Plan) -> Result<u8> {
+pub(in crate::front) fn run(command: &Invocation<'_>, options: &args::PlanArgs) -> Result<u8> {
     if let Some(to) = options.to {
         supported(to)?;
     }
     let state = command.state(options.snapshot.as_deref())?;
     let catalogue = Catalogue::builtin()?;
-    let (live, playbook) = (options.snapshot.is_none(), options.playbook.as_deref());
-    let ahead = |to| preview(&catalogue, &state, live, to, playbook);
-    match options.to.map(ahead).transpose()?.flatten() {
+    let live = options.snapshot.is_none();
+    let playbook = options.playbook.as_deref();
+    let migration = match options.to {
+        Some(to) => preview(&catalogue, &state, live, to, playbook)?,
+        None => None,
+    };
+    match migration {
         Some(preview) => {
             command
                 .answer(&stages::document(&preview), &stages::text(&preview, command.args.verbose));
@@ -40,18 +44,18 @@ pub(in crate::front) fn run(command: &Command<'_>, options: &args::Plan) -> Resu
 
 /// The plan as a document.
 #[derive(Serialize)]
-pub(super) struct Document<'a> {
+pub(super) struct PlanDocument<'a> {
     schema: &'static str,
     version: u32,
     objects: &'a [Object],
 }
 
 /// The plan as a document: `proxyshift.plan`, version 1.
-pub(super) fn document(plan: &Plan) -> Document<'_> {
-    Document { schema: "proxyshift.plan", version: 1, objects: &plan.objects }
+pub(super) fn document(plan: &Plan) -> PlanDocument<'_> {
+    PlanDocument { schema: "proxyshift.plan", version: 1, objects: &plan.objects }
 }
 
-/// The plan for people: what goes, in full; what stays, counted, or in full when asked.
+/// The plan as text: removals in full; kept objects counted, or in full with `verbose`.
 pub(in crate::front) fn text(plan: &Plan, verbose: bool) -> String {
     let removed: Vec<&Object> = plan.removals().collect();
     let kept: Vec<&Object> = plan.objects.iter().filter(|o| o.action != Action::Remove).collect();
@@ -77,8 +81,8 @@ fn objects(n: usize) -> String {
     counted(n, "object")
 }
 
-/// Objects under their owner and reason. Unless `all` is asked for, rules inside a chain that goes
-/// are counted with it, and chains that differ by a hash alone are one line.
+/// Objects grouped by owner and reason. Without `all`, the rules of a removed chain are counted
+/// with it, and chains that differ by a hash alone share a line.
 fn listing(objects: &[&Object], all: bool) -> String {
     let mut groups: Vec<Vec<&Object>> = Vec::new();
     for object in objects {
@@ -100,7 +104,7 @@ fn listing(objects: &[&Object], all: bool) -> String {
     text
 }
 
-/// One line an object; chains with their rules as a count, and those of a family together.
+/// One line an object. Chains carry the count of their rules; chains of one family share a line.
 fn folded(objects: &[&Object]) -> Vec<String> {
     let mut rules: BTreeMap<(&TableId, &str), usize> = BTreeMap::new();
     for object in objects {
@@ -115,22 +119,22 @@ fn folded(objects: &[&Object]) -> Vec<String> {
         let inside = rules.remove(&(&**table, name.as_str())).unwrap_or(0);
         match name.rsplit_once('-').filter(|(_, hash)| hash.len() == 16) {
             Some((family, _)) => {
-                let sum = families.entry((where_is(chain), family)).or_default();
+                let sum = families.entry((location(chain), family)).or_default();
                 *sum = (sum.0 + 1, sum.1 + inside);
             }
             None => lines.push(format!("{}{}", line(chain), with_rules(inside))),
         }
     }
-    for ((place, family), (chains, inside)) in families {
+    for ((prefix, family), (chains, inside)) in families {
         let chains = counted(chains, "chain");
-        lines.push(format!("{place}{chains} {family}-…{}", with_rules(inside)));
+        lines.push(format!("{prefix}{chains} {family}-…{}", with_rules(inside)));
     }
-    let others = objects.iter().filter(|o| match &o.id {
+    let rest = objects.iter().filter(|o| match &o.id {
         ObjectId::Chain { .. } => false,
         ObjectId::Rule { table, chain, .. } => rules.contains_key(&(&**table, chain.as_str())),
         _ => true,
     });
-    lines.extend(others.map(|o| line(o)));
+    lines.extend(rest.map(|o| line(o)));
     lines
 }
 
@@ -138,8 +142,8 @@ fn with_rules(rules: usize) -> String {
     if rules == 0 { String::new() } else { format!(" with {}", counted(rules, "rule")) }
 }
 
-/// `ipv4 nft nat `, as far as the object has these.
-fn where_is(object: &Object) -> String {
+/// `ipv4 nft nat `: family, backend and table, where the object has them.
+fn location(object: &Object) -> String {
     let id = &object.id;
     let family = id.family().map(|f| format!("{f} ")).unwrap_or_default();
     match (id, id.table()) {
@@ -151,7 +155,7 @@ fn where_is(object: &Object) -> String {
 
 fn line(object: &Object) -> String {
     let what = match object.kind() {
-        ObjectKind::Rule => return format!("{}{}", where_is(object), object.text()),
+        ObjectKind::Rule => return format!("{}{}", location(object), object.text()),
         ObjectKind::Chain => "chain",
         ObjectKind::Table => "table",
         ObjectKind::Set => "ipset",
@@ -159,10 +163,10 @@ fn line(object: &Object) -> String {
         ObjectKind::RealServer => "real server",
         ObjectKind::Link => "link",
     };
-    format!("{}{what} {}", where_is(object), object.id.name())
+    format!("{}{what} {}", location(object), object.id.name())
 }
 
-/// Counts by owner, for a question.
+/// The number of removals by owner.
 pub(in crate::front) fn by_owner(plan: &Plan) -> String {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for object in plan.removals() {

@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::error::{Error, Kind, Result};
 use crate::event::Claim;
 use crate::front::cli::args;
-use crate::front::cli::command::Command;
+use crate::front::cli::command::Invocation;
 use crate::node::tools::Tools;
 use crate::owners::catalogue::Catalogue;
 use crate::plan::playbook::{StageName, supported};
@@ -19,10 +19,10 @@ use crate::state::kube_proxy::Mode;
 use crate::ui::sentences;
 use crate::ui::table::counted;
 
-/// How much of what was left out is shown.
+/// The number of unsupported objects shown.
 const SHOWN: usize = 3;
 
-pub(in crate::front) fn run(command: &Command<'_>, options: &args::Rehearse) -> Result<u8> {
+pub(in crate::front) fn run(command: &Invocation<'_>, options: &args::RehearseArgs) -> Result<u8> {
     if let Some(to) = options.to {
         supported(to)?;
     }
@@ -33,10 +33,10 @@ pub(in crate::front) fn run(command: &Command<'_>, options: &args::Rehearse) -> 
         (name, _) => Some(command.state(name.as_deref())?),
     };
     let modes = match (&state, options.to) {
-        (Some(state), Some(to)) => Modes::of(state, live, to)?,
+        (Some(state), Some(to)) => RehearsedMigration::of(state, live, to)?,
         _ => None,
     };
-    // A capture of the live node lies in a private folder for as long as it is rehearsed on.
+    // A capture of the live node is kept in a private folder for the time of the rehearsal.
     let own = tempfile::tempdir().map_err(|e| Error::io(std::env::temp_dir(), &e))?;
     let dir = match (&options.snapshot, &state) {
         (Some(name), _) => command.snapshot_dir(name)?,
@@ -74,23 +74,21 @@ pub(in crate::front) fn run(command: &Command<'_>, options: &args::Rehearse) -> 
     Ok(0)
 }
 
-/// A migration, of which the clean-up is rehearsed.
-struct Modes {
+/// A migration whose clean-up is rehearsed.
+struct RehearsedMigration {
     from: Mode,
     to: Mode,
-    /// The edit of kube-proxy's settings, if it can be made.
+    /// The edit of kube-proxy's configuration, if possible.
     edit: Option<Claim>,
-    /// What no rehearsal proves.
+    /// The claims that no rehearsal can verify.
     unproven: Vec<String>,
 }
 
-impl Modes {
-    /// None where the mode asked for runs already.
-    fn of(state: &NodeState, live: bool, to: Mode) -> Result<Option<Modes>> {
-        let Some(ahead) = preview(&Catalogue::builtin()?, state, live, to, None)? else {
-            return Ok(None);
-        };
-        let Preview { playbook, from, stages, .. } = ahead;
+impl RehearsedMigration {
+    /// None where the requested mode runs already.
+    fn of(state: &NodeState, live: bool, to: Mode) -> Result<Option<RehearsedMigration>> {
+        let preview = preview(&Catalogue::builtin()?, state, live, to, None)?;
+        let Some(Preview { playbook, from, stages, .. }) = preview else { return Ok(None) };
         let mut unproven = vec![format!(
             "that kube-proxy starts and serves in {to} mode: `migrate` waits for that before it \
              removes anything, and goes back without it"
@@ -109,11 +107,11 @@ impl Modes {
                 None => edit = Some(Claim::Config { edit: switch.does.join("; ") }),
             }
         }
-        Ok(Some(Modes { from, to, edit, unproven }))
+        Ok(Some(RehearsedMigration { from, to, edit, unproven }))
     }
 }
 
-fn answer(command: &Command<'_>, report: &RehearsalReport, modes: Option<&Modes>) {
+fn answer(command: &Invocation<'_>, report: &RehearsalReport, modes: Option<&RehearsedMigration>) {
     let partial = !report.unsupported.is_empty();
     let mut document = json!({
         "schema": "proxyshift.rehearsal", "version": 1, "partial": partial,
@@ -135,7 +133,7 @@ fn answer(command: &Command<'_>, report: &RehearsalReport, modes: Option<&Modes>
         document["to"] = json!(modes.to);
         document["not_proven"] = json!(modes.unproven);
         text += "\nNot proven here:";
-        text.extend(modes.unproven.iter().map(|what| format!("\n  {what}")));
+        text.extend(modes.unproven.iter().map(|claim| format!("\n  {claim}")));
     }
     command.answer(&document, &text);
 }

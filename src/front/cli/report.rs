@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::error::Result;
 use crate::event::Event;
-use crate::front::cli::command::Command;
+use crate::front::cli::command::Invocation;
 use crate::node::processes::masked;
 use crate::owners::catalogue::Catalogue;
 use crate::run::report::{OwnerChanges, Report, StoredRun, report};
@@ -14,14 +14,14 @@ use crate::store::run::{RunKind, RunState};
 use crate::ui::sentences;
 use crate::ui::table::counted;
 
-/// Up to so many objects are listed; more are counted by owner and table.
+/// The most objects to list one by one. More are counted by owner and table.
 const LISTED: usize = 10;
 
-/// Up to so many lines of one section are shown.
+/// The most lines of one section.
 const SHOWN: usize = 8;
 
 #[derive(Serialize)]
-struct Document<'a> {
+struct ReportDocument<'a> {
     schema: &'static str,
     version: u32,
     #[serde(flatten)]
@@ -30,20 +30,20 @@ struct Document<'a> {
     sentences: &'a Sentences,
 }
 
-/// What was verified and what happened, in sentences without secrets.
+/// The verified claims and the events, as sentences without secrets.
 #[derive(Serialize)]
 struct Sentences {
     /// What was verified on the node.
     proofs: Vec<String>,
     /// What was verified in the rehearsal.
     rehearsed: Vec<String>,
-    times: Vec<Row>,
+    times: Vec<TimeRow>,
     notes: Vec<String>,
 }
 
-/// A task that took time, in sentences.
+/// A task with its duration, as sentences.
 #[derive(Serialize)]
-struct Row {
+struct TimeRow {
     task: String,
     result: String,
     at: String,
@@ -55,7 +55,7 @@ impl Sentences {
         let all = |events: &[Event]| {
             events.iter().filter_map(sentences::event).map(|text| masked(&text)).collect()
         };
-        let rows = report.times.iter().map(|timing| Row {
+        let rows = report.times.iter().map(|timing| TimeRow {
             task: masked(&sentences::task(&timing.task)),
             result: masked(&sentences::outcome(&timing.outcome)),
             at: timing.at.clone(),
@@ -70,14 +70,14 @@ impl Sentences {
     }
 }
 
-pub(in crate::front) fn run(command: &Command<'_>, name: Option<&str>) -> Result<u8> {
+pub(in crate::front) fn run(command: &Invocation<'_>, name: Option<&str>) -> Result<u8> {
     let store = command.store()?;
-    let kept = StoredRun::read(&store, store.find_run(name)?)?;
-    let report = report(&Catalogue::builtin()?, &kept)?;
+    let stored = StoredRun::read(&store, store.find_run(name)?)?;
+    let report = report(&Catalogue::builtin()?, &stored)?;
     let sentences = Sentences::of(&report);
     let text = markdown(&report, &sentences);
     let (schema, version, report) = ("proxyshift.report", 1, &report);
-    command.answer(&Document { schema, version, report, sentences: &sentences }, &text);
+    command.answer(&ReportDocument { schema, version, report, sentences: &sentences }, &text);
     Ok(0)
 }
 
@@ -128,7 +128,7 @@ fn markdown(report: &Report, sentences: &Sentences) -> String {
     text
 }
 
-/// How the run ended, and what can be done now.
+/// The outcome of the run, and the next step.
 fn ending(report: &Report) -> (String, Option<&'static str>) {
     let stage = report.stage.as_ref().map(|s| format!(" at its stage {s}")).unwrap_or_default();
     match report.state {
@@ -203,7 +203,7 @@ fn changed(report: &Report) -> String {
     text
 }
 
-fn times(rows: &[Row]) -> String {
+fn times(rows: &[TimeRow]) -> String {
     if rows.is_empty() {
         return String::new();
     }
@@ -221,7 +221,7 @@ fn section(head: &str, lines: &[String]) -> String {
     if lines.is_empty() { String::new() } else { format!("\n## {head}\n\n{}", list(lines)) }
 }
 
-/// A list, the end of a long one as a number.
+/// A list; the rest of a long one is a count.
 fn list(lines: &[String]) -> String {
     let mut text: String = lines.iter().take(SHOWN).map(|line| format!("- {line}\n")).collect();
     if let Some(more) = lines.len().checked_sub(SHOWN).filter(|n| *n > 0) {

@@ -5,11 +5,11 @@ mod to;
 use serde_json::json;
 
 use crate::error::Result;
-use crate::front::cli::command::Command;
+use crate::front::cli::command::Invocation;
 use crate::run::rollback::{self, UndoReport};
 use crate::ui::table::counted;
 
-pub(in crate::front) fn run(command: &Command<'_>, to: Option<&str>) -> Result<u8> {
+pub(in crate::front) fn run(command: &Invocation<'_>, to: Option<&str>) -> Result<u8> {
     if let Some(name) = to {
         return to::run(command, name);
     }
@@ -31,14 +31,14 @@ fn text(report: &UndoReport) -> String {
     text
 }
 
-/// What came back, and what was added before and went.
+/// The objects restored, and the added objects removed.
 fn done(report: &UndoReport) -> String {
-    let put_back = || format!("{} put back", counted(report.restored, "object"));
+    let restored = || format!("{} put back", counted(report.restored, "object"));
     let taken_out = || format!("{} taken out again", counted(report.taken_out, "added object"));
     match (report.restored, report.taken_out) {
-        (_, 0) => put_back(),
+        (_, 0) => restored(),
         (0, _) => taken_out(),
-        _ => format!("{}, {}", put_back(), taken_out()),
+        _ => format!("{}, {}", restored(), taken_out()),
     }
 }
 
@@ -47,13 +47,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_words_fit_the_direction() {
-        let said = |restored, taken_out| {
+    fn the_text_fits_the_direction() {
+        let text = |restored, taken_out| {
             done(&UndoReport { restored, taken_out, ..UndoReport::default() })
         };
-        assert_eq!(said(2, 0), "2 objects put back");
-        assert_eq!(said(0, 1), "1 added object taken out again");
-        assert_eq!(said(1, 2), "1 object put back, 2 added objects taken out again");
-        assert_eq!(said(0, 0), "0 objects put back");
+        assert_eq!(text(2, 0), "2 objects put back");
+        assert_eq!(text(0, 1), "1 added object taken out again");
+        assert_eq!(text(1, 2), "1 object put back, 2 added objects taken out again");
+        assert_eq!(text(0, 0), "0 objects put back");
     }
 }

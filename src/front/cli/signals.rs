@@ -1,20 +1,20 @@
-//! The end before the end: Ctrl-C, a request to end, a closed terminal. The terminal is left as it
-//! was found, and the state of the node is said in one line.
+//! Early ends: Ctrl-C, SIGTERM, a closed terminal. Each restores the terminal, and reports the
+//! state of the node in one line.
 
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Kind, Result};
 use crate::front::cli::args::Args;
 use crate::front::cli::args::Verb;
-use crate::front::cli::command::Command;
+use crate::front::cli::command::Invocation;
 use crate::front::cli::status;
 use crate::interrupt;
 use crate::runtime::process_start;
 use crate::store::run::{Run, RunState};
 use crate::store::{DEFAULT_DIR, Store};
 
-/// Takes the signals, for whoever may change the node or ask.
-pub(in crate::front) fn watch(command: &Command<'_>) -> Result<()> {
+/// Handles the signals, for the verbs that change the node or ask questions.
+pub(in crate::front) fn watch(command: &Invocation<'_>) -> Result<()> {
     if !changes(command.args) {
         return Ok(());
     }
@@ -34,7 +34,7 @@ pub(in crate::front) fn watch(command: &Command<'_>) -> Result<()> {
 
 fn changes(args: &Args) -> bool {
     match &args.verb {
-        // They end in their own ways.
+        // These handle signals themselves.
         Some(Verb::Guard(_) | Verb::Watchdog { .. } | Verb::Inside { .. }) => false,
         Some(Verb::Check(options)) => options.fix,
         Some(Verb::Plan(_) | Verb::Snapshot(_) | Verb::Rehearse(_) | Verb::Status) => false,
@@ -42,8 +42,8 @@ fn changes(args: &Args) -> bool {
     }
 }
 
-/// Ends a program that was interrupted, or told not to go on.
-pub(in crate::front) fn end(command: &Command<'_>, error: Error) -> ! {
+/// Ends an interrupted or stopped program.
+pub(in crate::front) fn end(command: &Invocation<'_>, error: Error) -> ! {
     let store = store_dir(command.args);
     interrupt::end(|| {
         command.ui.close();
@@ -55,8 +55,7 @@ fn store_dir(args: &Args) -> PathBuf {
     args.store.as_deref().unwrap_or(Path::new(DEFAULT_DIR)).to_owned()
 }
 
-/// What is said at the end: of a run that is pending, or that this process has done, else of
-/// `error`.
+/// The final line: of the pending run, else of the run that this process finished, else `error`.
 fn state(store: &Path, error: Option<Error>) -> Error {
     let nothing =
         || Error::new(Kind::Interrupted, "proxyshift", "interrupted; nothing was changed");
@@ -80,12 +79,12 @@ fn state(store: &Path, error: Option<Error>) -> Error {
 #[derive(Default)]
 struct Runs {
     pending: Option<Run>,
-    /// The last one that this process has done.
+    /// The last run that this process finished.
     own: Option<Run>,
 }
 
 fn runs(dir: &Path) -> Result<Runs> {
-    // A look must not make a store.
+    // Reading must not create a store.
     if !dir.join("runs").is_dir() || !rustix::process::geteuid().is_root() {
         return Ok(Runs::default());
     }

@@ -1,10 +1,10 @@
-//! `snapshot …`: the store.
+//! `snapshot …`: the snapshots in the store.
 
 use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
 use crate::front::cli::args;
-use crate::front::cli::command::Command;
+use crate::front::cli::command::Invocation;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
 use crate::run::snapshot;
@@ -15,21 +15,21 @@ use crate::store::snapshots::Snapshot;
 use crate::ui::sentences;
 use crate::ui::table::{columns, thousands};
 
-pub(in crate::front) fn run(command: &Command<'_>, verb: &args::Snapshot) -> Result<u8> {
+pub(in crate::front) fn run(command: &Invocation<'_>, verb: &args::SnapshotVerb) -> Result<u8> {
     match verb {
-        args::Snapshot::Create { why } => create(command, why),
-        args::Snapshot::List => list(command),
-        args::Snapshot::Show { snapshot } => show(command, snapshot),
-        args::Snapshot::Verify { snapshot } => verify(command, snapshot),
-        args::Snapshot::Diff { from, to } => diff(command, from, to.as_deref()),
-        args::Snapshot::Prune { keep } => prune(command, *keep),
-        args::Snapshot::Export { snapshot, file } => {
+        args::SnapshotVerb::Create { why } => create(command, why),
+        args::SnapshotVerb::List => list(command),
+        args::SnapshotVerb::Show { snapshot } => show(command, snapshot),
+        args::SnapshotVerb::Verify { snapshot } => verify(command, snapshot),
+        args::SnapshotVerb::Diff { from, to } => diff(command, from, to.as_deref()),
+        args::SnapshotVerb::Prune { keep } => prune(command, *keep),
+        args::SnapshotVerb::Export { snapshot, file } => {
             archive::export(&command.snapshot_dir(snapshot)?, file)?;
             let document = json!({"schema": "proxyshift.export", "version": 1, "file": file.display().to_string()});
             command.answer(&document, &format!("Wrote {}.", file.display()));
             Ok(0)
         }
-        args::Snapshot::Import { file } => {
+        args::SnapshotVerb::Import { file } => {
             let snapshot = command.store()?.import(file, &stored::reparses)?;
             let document =
                 json!({"schema": "proxyshift.import", "version": 1, "snapshot": snapshot.id});
@@ -39,21 +39,21 @@ pub(in crate::front) fn run(command: &Command<'_>, verb: &args::Snapshot) -> Res
     }
 }
 
-fn create(command: &Command<'_>, why: &str) -> Result<u8> {
-    let taken = command.with_context(|context| {
+fn create(command: &Invocation<'_>, why: &str) -> Result<u8> {
+    let baseline = command.with_context(|context| {
         let _lock = context.lock("snapshot")?;
         snapshot::take_snapshot(context, why)
     })?;
     let document = json!({
         "schema": "proxyshift.snapshot", "version": 1,
-        "snapshot": taken.snapshot.id, "directory": taken.snapshot.dir.display().to_string(),
+        "snapshot": baseline.snapshot.id, "directory": baseline.snapshot.dir.display().to_string(),
     });
-    let dir = taken.snapshot.dir.display();
-    command.answer(&document, &format!("Snapshot {} in {dir}.", taken.snapshot.id));
+    let dir = baseline.snapshot.dir.display();
+    command.answer(&document, &format!("Snapshot {} in {dir}.", baseline.snapshot.id));
     Ok(0)
 }
 
-fn list(command: &Command<'_>) -> Result<u8> {
+fn list(command: &Invocation<'_>) -> Result<u8> {
     let listed = command.store()?.list()?;
     let mut rows = Vec::new();
     let mut documents = Vec::new();
@@ -76,7 +76,7 @@ fn list(command: &Command<'_>) -> Result<u8> {
     Ok(0)
 }
 
-fn show(command: &Command<'_>, name: &str) -> Result<u8> {
+fn show(command: &Invocation<'_>, name: &str) -> Result<u8> {
     let dir = command.snapshot_dir(name)?;
     let loaded = Snapshot::load(&dir)?;
     let state = stored::parse_snapshot(loaded.files)?;
@@ -104,7 +104,7 @@ fn show(command: &Command<'_>, name: &str) -> Result<u8> {
     Ok(0)
 }
 
-fn verify(command: &Command<'_>, name: &str) -> Result<u8> {
+fn verify(command: &Invocation<'_>, name: &str) -> Result<u8> {
     let dir = command.snapshot_dir(name)?;
     let loaded = Snapshot::load(&dir)?;
     stored::reparses(&loaded.files)?;
@@ -123,7 +123,7 @@ fn verify(command: &Command<'_>, name: &str) -> Result<u8> {
     Ok(0)
 }
 
-fn diff(command: &Command<'_>, from: &str, to: Option<&str>) -> Result<u8> {
+fn diff(command: &Invocation<'_>, from: &str, to: Option<&str>) -> Result<u8> {
     let before = command.state(Some(from))?;
     let after: NodeState = command.state(to)?;
     let differences = before.differences(&after);
@@ -140,7 +140,7 @@ fn diff(command: &Command<'_>, from: &str, to: Option<&str>) -> Result<u8> {
     Ok(0)
 }
 
-fn prune(command: &Command<'_>, keep: usize) -> Result<u8> {
+fn prune(command: &Invocation<'_>, keep: usize) -> Result<u8> {
     if keep == 0 {
         return Err(Error::new(Kind::Usage, "--keep 0", "at least one snapshot must stay"));
     }

@@ -1,25 +1,25 @@
-//! `status`: the run in hand, and the last ones.
+//! `status`: the pending run, and the last ones.
 
 use std::time::Duration;
 
 use serde_json::json;
 
 use crate::error::Result;
-use crate::front::cli::command::Command;
+use crate::front::cli::command::Invocation;
 use crate::store::run::{Run, RunState, WatchdogProcess};
 use crate::ui::table::columns;
 
-pub(in crate::front) fn run(command: &Command<'_>) -> Result<u8> {
+pub(in crate::front) fn run(command: &Invocation<'_>) -> Result<u8> {
     let store = command.store()?;
-    let in_hand = store.pending()?;
+    let current = store.pending()?;
     let mut runs = store.runs()?;
     runs.reverse();
     runs.truncate(10);
     let document = json!({
         "schema": "proxyshift.status", "version": 1,
-        "pending": in_hand.as_ref().map(row), "runs": runs.iter().map(row).collect::<Vec<_>>(),
+        "pending": current.as_ref().map(row), "runs": runs.iter().map(row).collect::<Vec<_>>(),
     });
-    let mut text = match &in_hand {
+    let mut text = match &current {
         None => "No run is pending.\n".to_owned(),
         Some(run) => capital(&pending(run)) + ".\n",
     };
@@ -34,23 +34,25 @@ pub(in crate::front) fn run(command: &Command<'_>) -> Result<u8> {
     });
     text += &columns(&lines.collect::<Vec<_>>());
     command.answer(&document, &text);
-    Ok(if in_hand.is_some() { 6 } else { 0 })
+    Ok(if current.is_some() { 6 } else { 0 })
 }
 
-/// What a pending run waits for, and what can be done with it.
+/// The state of a pending run, and the verbs that resolve it.
 pub(in crate::front) fn pending(run: &Run) -> String {
     let id = &run.id;
-    let ways = "`proxyshift resume` goes on with it, `proxyshift rollback` undoes it";
+    let verbs = "`proxyshift resume` goes on with it, `proxyshift rollback` undoes it";
     let Some(pending) = &run.pending else {
-        return match run.runner_is_alive() {
-            true => format!("run {id} is under way in process {}", run.pid),
-            false => format!("run {id} was cut off: {ways}"),
+        return if run.runner_is_alive() {
+            format!("run {id} is under way in process {}", run.pid)
+        } else {
+            format!("run {id} was cut off: {verbs}")
         };
     };
-    let (stage, left) = (&pending.stage, time(pending.left()));
-    let watched = match pending.watchdog.is_some_and(WatchdogProcess::is_alive) {
-        true => format!("it is undone in {left}"),
-        false => "nobody stands by to undo it".into(),
+    let stage = &pending.stage;
+    let watched = if pending.watchdog.is_some_and(WatchdogProcess::is_alive) {
+        format!("it is undone in {}", time(pending.left()))
+    } else {
+        "nobody stands by to undo it".into()
     };
     match run.state {
         RunState::Unconfirmed => format!(
@@ -60,7 +62,7 @@ pub(in crate::front) fn pending(run: &Run) -> String {
         _ if run.runner_is_alive() => {
             format!("run {id} is under way in process {}, at its stage {stage}", run.pid)
         }
-        _ => format!("run {id} was cut off at its stage {stage}, and {watched}: {ways}"),
+        _ => format!("run {id} was cut off at its stage {stage}, and {watched}: {verbs}"),
     }
 }
 

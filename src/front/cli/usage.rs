@@ -1,4 +1,4 @@
-//! What is said when the arguments cannot be read, in the form that they ask for all the same.
+//! Reports arguments that cannot be parsed, in the output form that they request.
 
 use std::ffi::OsString;
 
@@ -8,24 +8,24 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use crate::error::{Error, Kind};
 use crate::ui::Ui;
 
-/// Prints help, a version, or why `words` are no command line; returns the exit code.
-pub fn told(error: &clap::Error, words: &[OsString]) -> u8 {
+/// Prints help, the version, or the error in `words`. Returns the exit code.
+pub fn report(error: &clap::Error, words: &[OsString]) -> u8 {
     let ui = Ui::new(
-        asked(words, &["-o", "--output"]),
-        asked(words, &["--progress"]),
-        // An error in colour is clap's own affair.
+        requested(words, &["-o", "--output"]),
+        requested(words, &["--progress"]),
+        // clap colours its errors itself.
         true,
     );
     if !error.use_stderr() || !ui.for_programs() {
-        // A closed pipe is nobody's error.
+        // A closed pipe is no error.
         let _ = error.print();
         return u8::try_from(error.exit_code()).unwrap_or(2);
     }
     ui.error(&as_error(error))
 }
 
-/// The last known value of an option that goes by these names, or the default.
-fn asked<T: ValueEnum + Default>(words: &[OsString], names: &[&str]) -> T {
+/// The last valid value of the option with these names, or the default.
+fn requested<T: ValueEnum + Default>(words: &[OsString], names: &[&str]) -> T {
     let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
     let value = |(at, word): (usize, &std::borrow::Cow<'_, str>)| {
         names.iter().find_map(|name| match word.strip_prefix(name)? {
@@ -40,7 +40,7 @@ fn asked<T: ValueEnum + Default>(words: &[OsString], names: &[&str]) -> T {
     words.iter().enumerate().filter_map(value).filter_map(known).next_back().unwrap_or_default()
 }
 
-/// clap's error as one of ours: its first paragraph, and its advice or else its usage line.
+/// Converts clap's error: its first paragraph is the cause, its tip or usage line the hint.
 fn as_error(error: &clap::Error) -> Error {
     let named = [ContextKind::InvalidArg, ContextKind::InvalidSubcommand].into_iter();
     let object = named.filter_map(|kind| error.get(kind)).find_map(|value| match value {
@@ -65,7 +65,7 @@ fn as_error(error: &clap::Error) -> Error {
     }
 }
 
-/// A paragraph in one line.
+/// Joins the lines of a paragraph.
 fn joined(paragraph: &str) -> String {
     paragraph.split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -73,19 +73,19 @@ fn joined(paragraph: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ui::Output;
+    use crate::ui::OutputFormat;
 
     #[test]
     fn the_form_is_found_however_it_is_written() {
         let output = |line: &str| {
             let words: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
-            asked::<Output>(&words, &["-o", "--output"])
+            requested::<OutputFormat>(&words, &["-o", "--output"])
         };
         for json in ["-o json", "x -ojson", "-o=json", "--output json y", "--output=json"] {
-            assert_eq!(output(json), Output::Json, "{json}");
+            assert_eq!(output(json), OutputFormat::Json, "{json}");
         }
         for text in ["", "-o", "-o yaml", "--outputjson", "-o json -o text", "check --only json"] {
-            assert_eq!(output(text), Output::Text, "{text}");
+            assert_eq!(output(text), OutputFormat::Text, "{text}");
         }
     }
 }

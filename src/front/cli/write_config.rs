@@ -7,13 +7,13 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
-use crate::front::cli::command::Command;
+use crate::front::cli::command::Invocation;
 use crate::state::NodeState;
 use crate::state::kube_proxy::{Instances, flags_to_config};
 use crate::state::tools::Process;
 use crate::ui::text::indented;
 
-pub(super) fn run(command: &Command<'_>, snapshot: Option<&str>, file: &Path) -> Result<u8> {
+pub(super) fn run(command: &Invocation<'_>, snapshot: Option<&str>, file: &Path) -> Result<u8> {
     let state = command.state(snapshot)?;
     let process = only(&state)?;
     let written = flags_to_config(&process.args)?;
@@ -35,7 +35,7 @@ pub(super) fn run(command: &Command<'_>, snapshot: Option<&str>, file: &Path) ->
     Ok(0)
 }
 
-/// The only kube-proxy.
+/// The one kube-proxy of this node.
 fn only(state: &NodeState) -> Result<&Process> {
     match Instances::of(state.processes.as_deref().unwrap_or_default()) {
         Instances::One(process) => Ok(process),
@@ -48,7 +48,7 @@ fn only(state: &NodeState) -> Result<&Process> {
     }
 }
 
-/// Writes a file that is not there yet.
+/// Writes a new file. An existing one is an error.
 fn create(file: &Path, text: &str) -> Result<()> {
     let mut options = OpenOptions::new();
     let opened = options.write(true).create_new(true).open(file);

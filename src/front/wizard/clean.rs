@@ -1,10 +1,10 @@
-//! The clean-up, asked for step by step.
+//! The questions of a clean-up, one a step.
 
 use std::time::Duration;
 
 use crate::error::Result;
 use crate::front::cli::cleanup as verb;
-pub(in crate::front) use crate::front::cli::command::Command;
+pub(in crate::front) use crate::front::cli::command::Invocation;
 use crate::front::cli::confirm_prompt;
 use crate::front::cli::plan;
 use crate::front::wizard::Answers;
@@ -15,10 +15,10 @@ use crate::plan::leftovers::CleanupScope;
 use crate::run::cleanup;
 use crate::ui::table::counted;
 
-/// How long a clean-up waits to be kept.
+/// The time to confirm a clean-up.
 const WITHIN: Duration = Duration::from_secs(300);
 
-pub(super) fn run(command: &Command<'_>, answers: &Answers) -> Result<u8> {
+pub(super) fn run(command: &Invocation<'_>, answers: &Answers) -> Result<u8> {
     heading(command, "A way back by itself?");
     let confirmed = command.ui.confirm(
         "Undo it unless you keep it?",
@@ -33,7 +33,7 @@ pub(super) fn run(command: &Command<'_>, answers: &Answers) -> Result<u8> {
     })?;
     verb::answer(command, report.as_ref());
     let code = match report.filter(|_| confirmed) {
-        Some(report) => confirm_prompt::stay(command, &report.run.id)?,
+        Some(report) => confirm_prompt::run(command, &report.run.id)?,
         None => 0,
     };
     let same = if confirmed { "cleanup --confirm-within 5m --yes" } else { "cleanup --yes" };
@@ -41,8 +41,8 @@ pub(super) fn run(command: &Command<'_>, answers: &Answers) -> Result<u8> {
     Ok(code)
 }
 
-/// What will change, counted by owner, with the full list a key away.
-fn approve(command: &Command<'_>, plan: &Plan) -> Result<bool> {
+/// Shows the removals by owner, the full list on request, and asks for a yes.
+fn approve(command: &Invocation<'_>, plan: &Plan) -> Result<bool> {
     let ui = command.ui;
     let count = counted(plan.removals().count(), "object");
     heading(command, &format!("What goes: {count}"));

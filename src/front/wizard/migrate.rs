@@ -1,10 +1,10 @@
-//! The way to another mode, asked for step by step.
+//! The questions of a migration, one a step.
 
 use std::path::PathBuf;
 
 use crate::checks::Verdict;
 use crate::error::{Error, Kind, Result};
-pub(in crate::front) use crate::front::cli::command::Command;
+pub(in crate::front) use crate::front::cli::command::Invocation;
 use crate::front::cli::confirm_prompt;
 use crate::front::cli::migrate as verb;
 use crate::front::wizard::Answers;
@@ -23,7 +23,7 @@ use crate::ui::prompt::Answer;
 use crate::ui::table::counted;
 
 pub(super) fn run(
-    command: &Command<'_>,
+    command: &Invocation<'_>,
     now: &NodeState,
     from: Mode,
     to: Mode,
@@ -31,7 +31,7 @@ pub(super) fn run(
 ) -> Result<u8> {
     let ignore = &answers.ignored;
     let playbook = playbook(command, now, from, to)?;
-    let asked = MigrateOptions {
+    let requested = MigrateOptions {
         to,
         playbook: playbook.as_deref(),
         confirm_within: None,
@@ -39,11 +39,12 @@ pub(super) fn run(
         ignore,
     };
     heading(command, &format!("From {from} to {to}"));
-    let report = command
-        .with_context(|context| migrate::migrate(context, &asked, &|i| approve(command, now, i)))?;
+    let report = command.with_context(|context| {
+        migrate::migrate(context, &requested, &|i| approve(command, now, i))
+    })?;
     verb::answer(command, &report, report.run.modes().unwrap_or(Modes { from, to }));
     let code = match report.left() {
-        Some(_) => confirm_prompt::stay(command, &report.run.id)?,
+        Some(_) => confirm_prompt::run(command, &report.run.id)?,
         None => 0,
     };
     let mut same = format!("migrate --to {to}");
@@ -58,10 +59,10 @@ pub(super) fn run(
     Ok(code)
 }
 
-/// The operator's own playbook, where nobody can tell who restarts kube-proxy; none where the built-in
-/// one will do.
+/// The operator's own playbook, for a node whose controller is unknown. None where the built-in one
+/// will do.
 fn playbook(
-    command: &Command<'_>,
+    command: &Invocation<'_>,
     now: &NodeState,
     from: Mode,
     to: Mode,
@@ -93,8 +94,8 @@ fn playbook(
     }
 }
 
-/// What is about to be done; the node's name typed.
-fn approve(command: &Command<'_>, now: &NodeState, intended: &Intended) -> Result<bool> {
+/// Shows what is about to be done, and asks for the node's name.
+fn approve(command: &Invocation<'_>, now: &NodeState, intended: &Intended) -> Result<bool> {
     let ui = command.ui;
     for finding in &intended.warnings {
         if let Verdict::Found(found) = &finding.verdict {

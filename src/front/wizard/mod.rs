@@ -1,5 +1,5 @@
-//! `proxyshift` alone, on a terminal: leads through the job, question by question. It does nothing
-//! that a verb does not do, by the verb's own code, and says at the end which.
+//! `proxyshift` without a verb, on a terminal: a wizard. Each step runs the code of a verb. The end
+//! names the verbs that do the same.
 
 mod clean;
 mod migrate;
@@ -10,23 +10,23 @@ use crate::checks::{Finding, Severity, Verdict};
 use crate::error::{Error, Kind, Result};
 use crate::front::cli::args;
 use crate::front::cli::check;
-use crate::front::cli::check::Seen;
+use crate::front::cli::check::CheckInput;
 use crate::front::cli::check::fix;
 use crate::front::cli::check::judge_each;
-pub(in crate::front) use crate::front::cli::command::Command;
+pub(in crate::front) use crate::front::cli::command::Invocation;
 pub(in crate::front) use crate::front::cli::command::as_root;
 use crate::kube_proxy::mode;
 use crate::owners::catalogue::Catalogue;
 use crate::plan::leftovers::CleanupScope;
 use crate::plan::playbook::builtin_text;
 use crate::state::kube_proxy::Mode;
-use crate::ui::Output;
+use crate::ui::OutputFormat;
 use crate::ui::prompt::{Answer, attended};
 use crate::ui::table::counted;
 
-/// Leads through the job.
-pub(super) fn run(command: &Command<'_>) -> Result<u8> {
-    if !attended() || command.args.yes || command.ui.output == Output::Json {
+/// Runs the wizard.
+pub(super) fn run(command: &Invocation<'_>) -> Result<u8> {
+    if !attended() || command.args.yes || command.ui.output == OutputFormat::Json {
         return Err(Error::new(Kind::Usage, "proxyshift", "which verb?").hint(
             "on a terminal, without --yes and -o json, it asks; else start with `proxyshift check` \
              or `proxyshift plan`: they change nothing",
@@ -36,17 +36,17 @@ pub(super) fn run(command: &Command<'_>) -> Result<u8> {
     if let Some(run) = command.store()?.pending()? {
         return pending::run(command, &run);
     }
-    let mut seen = Seen::live(command)?;
-    node::show(command, &seen.now)?;
-    let goal = goal(command, &seen)?;
-    let answers = findings(command, &mut seen, goal)?;
+    let mut input = CheckInput::live(command)?;
+    node::show(command, &input.now)?;
+    let goal = goal(command, &input)?;
+    let answers = findings(command, &mut input, goal)?;
     match goal {
         Goal::Clean => clean::run(command, &answers),
-        Goal::Modes(from, to) => migrate::run(command, &seen.now, from, to, &answers),
+        Goal::Modes(from, to) => migrate::run(command, &input.now, from, to, &answers),
     }
 }
 
-/// What the operator wants done.
+/// The operator's goal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Goal {
     Clean,
@@ -61,21 +61,19 @@ struct Answers {
 }
 
 impl Answers {
-    /// The one command line that does the same as this `verb` and the answers before it.
+    /// The command line that does the same as `verb` and the answers before it.
     fn same(&self, verb: &str) -> String {
-        match self.fixed.is_empty() {
-            true => format!("proxyshift {verb}"),
-            false => {
-                let only = self.fixed.join(",");
-                format!("proxyshift check --fix --only {only} --yes; proxyshift {verb}")
-            }
+        if self.fixed.is_empty() {
+            return format!("proxyshift {verb}");
         }
+        let only = self.fixed.join(",");
+        format!("proxyshift check --fix --only {only} --yes; proxyshift {verb}")
     }
 }
 
-/// What is to be done, of what can be.
-fn goal(command: &Command<'_>, seen: &Seen) -> Result<Goal> {
-    let plan = CleanupScope::default().plan(&Catalogue::builtin()?, &seen.now)?;
+/// Asks which of the possible goals to pursue.
+fn goal(command: &Invocation<'_>, input: &CheckInput) -> Result<Goal> {
+    let plan = CleanupScope::default().plan(&Catalogue::builtin()?, &input.now)?;
     let leftovers = plan.removals().count();
     let mut goals = vec![None];
     let mut answers = vec![Answer::new("nothing", "nothing is changed")];
@@ -84,7 +82,7 @@ fn goal(command: &Command<'_>, seen: &Seen) -> Result<Goal> {
         let then = format!("{} go, after more questions", counted(leftovers, "leftover"));
         answers.push(Answer::new("clean up", then));
     }
-    if let Some(from) = node::running(&seen.now)?.mode {
+    if let Some(from) = node::running(&input.now)?.mode {
         for to in mode::targets().filter(|to| *to != from && builtin_text(from, *to).is_ok()) {
             goals.push(Some(Goal::Modes(from, to)));
             let then = format!("kube-proxy goes from {from} to {to}, after more questions");
@@ -100,11 +98,11 @@ fn goal(command: &Command<'_>, seen: &Seen) -> Result<Goal> {
     goals[chosen].ok_or_else(stopped)
 }
 
-/// Tells what the checks find on the way to `goal`, and settles what stands in the way.
-fn findings(command: &Command<'_>, seen: &mut Seen, goal: Goal) -> Result<Answers> {
+/// Shows the findings on the way to `goal`, and asks about each one that blocks it.
+fn findings(command: &Invocation<'_>, input: &mut CheckInput, goal: Goal) -> Result<Answers> {
     let mut answers = Answers::default();
     loop {
-        let found = judged(command, seen, goal)?;
+        let found = run_checks(command, input, goal)?;
         let blocks = blocking(goal)?;
         let known = |f: &Finding| {
             answers.ignored.iter().any(|i| i == f.id) || answers.fixed.contains(&f.id)
@@ -112,11 +110,11 @@ fn findings(command: &Command<'_>, seen: &mut Seen, goal: Goal) -> Result<Answer
         let Some(finding) = found.iter().find(|f| blocks(f) && !known(f)) else {
             return Ok(answers);
         };
-        settle(command, seen, finding, &mut answers)?;
+        resolve(command, input, finding, &mut answers)?;
     }
 }
 
-/// The checks that matter to a clean-up: what it reads and writes with, and where.
+/// The checks that block a clean-up: its tools, its rights, and the disk it writes to.
 const CLEANING: [&str; 6] = [
     "backends.garbled",
     "tools.disk-room",
@@ -126,7 +124,7 @@ const CLEANING: [&str; 6] = [
     "tools.privileges",
 ];
 
-/// Whether a finding stands in the way of `goal`.
+/// Whether a finding blocks `goal`.
 fn blocking(goal: Goal) -> Result<impl Fn(&Finding) -> bool> {
     let listed = match goal {
         Goal::Clean => None,
@@ -138,15 +136,15 @@ fn blocking(goal: Goal) -> Result<impl Fn(&Finding) -> bool> {
     })
 }
 
-/// What the checks found.
-fn judged(command: &Command<'_>, seen: &Seen, goal: Goal) -> Result<Vec<Finding>> {
+/// Runs the checks and shows them. Returns the findings.
+fn run_checks(command: &Invocation<'_>, input: &CheckInput, goal: Goal) -> Result<Vec<Finding>> {
     heading(command, "Checks");
     let to = match goal {
         Goal::Clean => None,
         Goal::Modes(_, to) => Some(to),
     };
     let styles = command.ui.styles();
-    let all = judge_each(seen, to, &|finding| {
+    let all = judge_each(input, to, &|finding| {
         let mark = match (&finding.verdict, finding.severity) {
             (Verdict::Found(_), Severity::Block) => styles.bad.apply_to("✗"),
             (Verdict::Found(_), Severity::Warn) => styles.warn.apply_to("!"),
@@ -166,10 +164,10 @@ fn judged(command: &Command<'_>, seen: &Seen, goal: Goal) -> Result<Vec<Finding>
     Ok(all.into_iter().filter(|f| is_found(&f)).collect())
 }
 
-/// Asks what to do about a finding that stands in the way: mend it, ignore it, or stop.
-fn settle(
-    command: &Command<'_>,
-    seen: &mut Seen,
+/// Asks what to do about a blocking finding: fix it, ignore it, or stop.
+fn resolve(
+    command: &Invocation<'_>,
+    input: &mut CheckInput,
     finding: &Finding,
     answers: &mut Answers,
 ) -> Result<()> {
@@ -200,31 +198,31 @@ fn settle(
             Ok(())
         }
         _ => {
-            let options = args::Check { only: vec![finding.id.into()], ..Default::default() };
-            let report = fix::run(command, &options, seen)?;
+            let options = args::CheckArgs { only: vec![finding.id.into()], ..Default::default() };
+            let report = fix::run(command, &options, input)?;
             ui.say(fix::text(report.as_ref()).trim_end());
             if report.is_some() {
                 answers.fixed.push(finding.id);
             }
-            *seen = check::Seen::live(command)?;
+            *input = check::CheckInput::live(command)?;
             Ok(())
         }
     }
 }
 
-/// For what is risky: the node's name, typed.
-fn confirm_by_name(command: &Command<'_>, yes: &str, no: &str) -> Result<bool> {
+/// Confirms a risky step: the operator types the node's name.
+fn confirm_by_name(command: &Invocation<'_>, yes: &str, no: &str) -> Result<bool> {
     command.ui.typed("The node's name", &node::name(), yes, no)
 }
 
-/// The end: how to go back, and the same without questions.
-fn print_summary(command: &Command<'_>, same: &str) {
+/// Prints how to roll back, and the command line that does the same.
+fn print_summary(command: &Invocation<'_>, same: &str) {
     command.ui.print(&format!(
         "\nTo go back, now or later: proxyshift rollback\nThe same without questions:\n  {same}"
     ));
 }
 
-fn heading(command: &Command<'_>, text: &str) {
+fn heading(command: &Invocation<'_>, text: &str) {
     command.ui.say(&format!("\n{}", command.ui.styles().strong.apply_to(text)));
 }
 

@@ -2,7 +2,7 @@
 
 use crate::checks::{Facts, Verdict, run};
 use crate::error::Result;
-pub(in crate::front) use crate::front::cli::command::Command;
+pub(in crate::front) use crate::front::cli::command::Invocation;
 use crate::front::wizard::heading;
 use crate::kube_proxy::running::RunningMode;
 use crate::owners::catalogue::Catalogue;
@@ -15,14 +15,14 @@ pub(super) fn name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// The mode that runs.
+/// The mode that kube-proxy runs in.
 pub(super) fn running(now: &NodeState) -> Result<RunningMode> {
     let catalogue = Catalogue::builtin()?;
     Ok(RunningMode::of(now, &Ownership::of(&catalogue, now)))
 }
 
-/// Shows what node this is.
-pub(super) fn show(command: &Command<'_>, now: &NodeState) -> Result<()> {
+/// Shows the node: kube-proxy, rules, networks, docker and writers.
+pub(super) fn show(command: &Invocation<'_>, now: &NodeState) -> Result<()> {
     let catalogue = Catalogue::builtin()?;
     let ownership = Ownership::of(&catalogue, now);
     let facts = Facts::of(now, &catalogue, &ownership, None);
@@ -41,16 +41,16 @@ pub(super) fn show(command: &Command<'_>, now: &NodeState) -> Result<()> {
     for (label, text) in [
         ("kube-proxy", kube_proxy(&facts.running)),
         ("rules", rules(now)),
-        ("network", seen(networks)),
-        ("docker", seen(docker)),
-        ("writers", seen(writers)),
+        ("network", listed(networks)),
+        ("docker", listed(docker)),
+        ("writers", listed(writers)),
     ] {
         command.ui.paragraph(&text, &format!("  {label:<11} "), "              ");
     }
     Ok(())
 }
 
-fn seen(names: Vec<&str>) -> String {
+fn listed(names: Vec<&str>) -> String {
     if names.is_empty() { "none seen".to_owned() } else { names.join(", ") }
 }
 
@@ -68,8 +68,5 @@ fn kube_proxy(running: &RunningMode) -> String {
 fn rules(now: &NodeState) -> String {
     let each = now.rulesets.iter().map(|(id, r)| format!("{} {id}", r.rule_count()));
     let rules: Vec<String> = each.collect();
-    match rules.is_empty() {
-        true => "none".into(),
-        false => rules.join(", "),
-    }
+    if rules.is_empty() { "none".into() } else { rules.join(", ") }
 }

@@ -1,8 +1,8 @@
-//! A run that is pending comes first.
+//! The questions about a pending run. They come before all others.
 
 use crate::error::Result;
 use crate::front::cli::cleanup;
-pub(in crate::front) use crate::front::cli::command::Command;
+pub(in crate::front) use crate::front::cli::command::Invocation;
 use crate::front::cli::confirm_prompt;
 use crate::front::cli::rollback;
 use crate::front::cli::status;
@@ -10,11 +10,11 @@ use crate::front::wizard::heading;
 use crate::store::run::{Run, RunKind, RunState};
 use crate::ui::prompt::Answer;
 
-pub(super) fn run(command: &Command<'_>, run: &Run) -> Result<u8> {
+pub(super) fn run(command: &Invocation<'_>, run: &Run) -> Result<u8> {
     heading(command, "A run is pending");
     command.ui.paragraph(&status::pending(run), "  ", "  ");
     if run.state == RunState::Unconfirmed {
-        return confirm_prompt::stay(command, &run.id);
+        return confirm_prompt::run(command, &run.id);
     }
     if run.runner_is_alive() {
         return Ok(6);
@@ -23,7 +23,7 @@ pub(super) fn run(command: &Command<'_>, run: &Run) -> Result<u8> {
         Answer::new("leave it", "nothing is done now"),
         Answer::new("roll it back", "what it did is undone, and proven to be"),
     ];
-    // Remedies that were cut off are only undone.
+    // An interrupted fix cannot be resumed.
     if !matches!(run.kind, RunKind::Fix { .. }) {
         answers.push(Answer::new("go on with it", "what is left to do is done"));
     }

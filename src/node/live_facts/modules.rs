@@ -73,11 +73,11 @@ fn unpacked(path: &Path) -> Option<String> {
 /// /usr/lib.
 fn at_boot(root: &Path) -> BTreeSet<String> {
     let mut files = vec![root.join("etc/modules")];
-    let mut seen = BTreeSet::new();
+    let mut names = BTreeSet::new();
     for directory in ["etc/modules-load.d", "run/modules-load.d", "usr/lib/modules-load.d"] {
         for entry in fs::read_dir(root.join(directory)).into_iter().flatten().flatten() {
             let name = entry.file_name();
-            if Path::new(&name).extension().is_some_and(|e| e == "conf") && seen.insert(name) {
+            if Path::new(&name).extension().is_some_and(|e| e == "conf") && names.insert(name) {
                 files.push(entry.path());
             }
         }

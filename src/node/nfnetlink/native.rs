@@ -189,7 +189,7 @@ fn limit(attributes: &[u8]) -> Option<Part> {
 /// Whether iptables writes these parts, in this order.
 fn written_by_iptables(parts: &[Part]) -> bool {
     let mut rest = parts;
-    let mut seen: Vec<Field> = Vec::new();
+    let mut earlier: Vec<Field> = Vec::new();
     let mut protocol = None;
     loop {
         rest = match rest {
@@ -197,10 +197,10 @@ fn written_by_iptables(parts: &[Part]) -> bool {
             [Part::Free, rest @ ..] => rest,
             [Part::Load(field), after @ ..] => {
                 // iptables keeps one of each, but for marks.
-                if *field != Field::Mark && seen.iter().any(|other| same(*other, *field)) {
+                if *field != Field::Mark && earlier.iter().any(|other| same(*other, *field)) {
                     return false;
                 }
-                seen.push(*field);
+                earlier.push(*field);
                 let Some((length, found)) = tested(*field, protocol, after) else { return false };
                 protocol = found.or(protocol);
                 &after[length..]

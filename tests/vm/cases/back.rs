@@ -1,4 +1,4 @@
-//! ipvs → iptables: virtual servers, sets and kube-ipvs0 are taken away, and put back.
+//! ipvs → iptables: virtual servers, sets and kube-ipvs0 are removed and restored.
 
 use super::{names, removals, servers, sets, succeeds};
 use crate::cluster::{Cluster, FOREIGN};
@@ -48,7 +48,7 @@ fn soak_what_ipvs_mode_left_goes_and_comes_back() {
     assert_eq!(foreign.difference(&servers()).count(), 0, "{FOREIGN} is as it was");
 }
 
-/// kube-ipvs0 with its addresses, as `ip` shows them, without numbers.
+/// kube-ipvs0 with its addresses, as `ip` prints them, without numbers.
 fn link() -> String {
     let all = run("ip -o address show");
     let of_link = all.lines().filter(|l| l.contains(" kube-ipvs0 "));

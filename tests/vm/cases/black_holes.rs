@@ -1,4 +1,4 @@
-//! A real server that is gone, and to which clients of before are still sent.
+//! A real server that is gone, while earlier clients are still sent to it.
 
 use std::net::UdpSocket;
 use std::time::Duration;
@@ -12,8 +12,8 @@ use crate::network::at;
 
 const DNS: &str = "10.96.0.10:53";
 
-/// A question from a socket that has asked before; who answers.
-fn ask(socket: &UdpSocket) -> std::io::Result<String> {
+/// Sends a query from a used socket. Returns the server that answers.
+fn query(socket: &UdpSocket) -> std::io::Result<String> {
     socket.send(b"who")?;
     let mut buffer = [0; 512];
     let length = socket.recv(&mut buffer)?;
@@ -31,27 +31,27 @@ fn soak_a_black_hole_goes_when_the_operator_asks() {
     let proxyshift = Proxyshift::new("store");
     cluster.kube_proxy("ipvs");
     cluster.serves();
-    // A client that never pauses, from one port. Its pod goes; kube-proxy, as older ones did, only
-    // sends nobody else there.
+    // A client that never pauses, from one port. Its pod ends; an older kube-proxy then only sends
+    // no other client there.
     let client = at("pod", || UdpSocket::bind("0.0.0.0:0")).expect("a port");
     client.set_read_timeout(Some(Duration::from_secs(3))).expect("a timeout");
     client.connect(DNS).expect("an address");
-    let server = ask(&client).expect("an answer");
+    let server = query(&client).expect("an answer");
     let (_, address) = *crate::network::BACKENDS.iter().find(|(n, _)| *n == server).expect("known");
     let real = format!("{address}:8053");
     run(&format!("ip link set v-{server} down"));
     run(&format!("ipvsadm -e -u {DNS} -r {real} -m -w 0"));
-    assert!(ask(&client).is_err(), "nobody is there");
+    assert!(query(&client).is_err(), "nobody is there");
     assert!(removals(&proxyshift).is_empty(), "unless asked for, kube-proxy's own stays");
 
     let before = servers();
     let ended = succeeds(&proxyshift, "cleanup --owner kube-proxy --black-holes --yes");
-    ended.says(&[DNS, &real]);
+    ended.reports(&[DNS, &real]);
     let now = servers();
     let gone: Vec<_> = before.difference(&now).collect();
     assert_eq!(gone, [&format!("-a -u {DNS} -r {real} -m -w 0")]);
     assert_eq!(now.difference(&before).count(), 0);
-    assert_ne!(ask(&client).expect("another one answers"), server);
+    assert_ne!(query(&client).expect("another one answers"), server);
 
     succeeds(&proxyshift, "rollback --yes");
     assert_eq!(servers(), before, "as it was");

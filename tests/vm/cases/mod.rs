@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::common::node::{Ended, Proxyshift};
 use crate::common::run;
 
-/// All virtual servers that there are now, a line each and one for each of their real servers.
+/// All virtual servers and their real servers, one a line.
 fn servers() -> BTreeSet<String> {
     run("ipvsadm -Sn").lines().map(str::to_owned).collect()
 }
@@ -23,16 +23,16 @@ fn sets() -> BTreeSet<String> {
     run("ipset list -n").lines().map(str::to_owned).collect()
 }
 
-/// Does what must succeed. On an emulated CPU with little of the real one, the lock of legacy tables
-/// may be held for too long every time; then nothing is changed in the end, and one may try again.
+/// Runs `words`, which must succeed. On an emulated, starved CPU the lock of legacy tables may be
+/// held for too long every time; then nothing is changed, and a retry is allowed.
 fn patiently(does: impl Fn() -> Ended) -> Ended {
     for _ in 0..3 {
         let ended = does();
         if ended.code == Some(0) {
             return ended;
         }
-        let said = ended.out + &ended.err;
-        assert!(said.contains("under the xtables lock, and others wait"), "{said}");
+        let output = ended.out + &ended.err;
+        assert!(output.contains("under the xtables lock, and others wait"), "{output}");
         assert!(matches!(ended.code, Some(3 | 4)), "{:?}", ended.code);
     }
     panic!("this machine is too busy");
@@ -47,14 +47,14 @@ fn succeeds(proxyshift: &Proxyshift, words: &str) -> Ended {
     })
 }
 
-/// The objects that a plan made now would remove, as its JSON has them.
+/// The removals of a plan made now, as JSON.
 fn removals(proxyshift: &Proxyshift) -> Vec<Value> {
     let plan = proxyshift.expect(0, "plan -o json").json();
     let objects = plan["objects"].as_array().expect("objects").clone();
     objects.into_iter().filter(|o| o["action"] == "remove").collect()
 }
 
-/// What of a plan is of a kind: `chain`, `set`, `virtual-server`, `link`.
+/// The objects of a kind in a plan: `chain`, `set`, `virtual-server`, `link`.
 fn names<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a str> {
     let of_kind = objects.iter().filter(|o| o["kind"] == kind);
     of_kind.map(|o| o["name"].as_str().expect("a name")).collect()

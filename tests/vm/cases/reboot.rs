@@ -1,5 +1,5 @@
-//! The machine loses its power while a migration is under way. Its disk, with the store and what was
-//! persisted, is kept; rules are not.
+//! The machine loses its power during a migration. Its disk, with the store and the persisted
+//! settings, is kept; rules are not.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,24 +8,24 @@ use std::{env, fs};
 use super::migrate::Case;
 use crate::common::{run, run_with};
 
-/// The stage whose interruption in the boot before is to be resolved, and the one to interrupt.
+/// The stage interrupted in the last boot, to be resolved, and the stage to interrupt in this one.
 pub const RESOLVES: &str = "PROXYSHIFT_RESOLVES";
 pub const INTERRUPTS: &str = "PROXYSHIFT_INTERRUPTS";
 
-/// The file whose appearance asks for the power to be cut.
+/// The file whose creation cuts the power.
 pub const CUT: &str = "cut";
 
 /// Where the disk is.
 const DISK: &str = "/run/disk";
 
-/// What a node has on its disk, besides the store.
+/// The directories on a node's disk, besides the store.
 const KEPT: [&str; 4] =
     ["/etc/modules-load.d", "/etc/sysctl.d", "/etc/systemd/system", "/run/kube-proxy"];
 
 const CONFIGURATION: &str = "/run/kube-proxy/config.conf";
 const UNIT: &str = "/etc/systemd/system/multi-user.target.wants/proxyshift-rollback.service";
 
-/// One boot of the machine, in its own namespace, as only that is there again afterwards.
+/// One boot of the machine, in its own namespace: no other namespace survives a boot.
 #[test]
 #[ignore = "in the machine, of its own"]
 fn one_boot() {
@@ -38,7 +38,7 @@ fn one_boot() {
         fs::create_dir_all(dir).expect(dir);
         run(&format!("mount --bind {kept} {dir}"));
     }
-    // By this a node with systemd is known; the unit that it would start is started here.
+    // This directory marks a node with systemd. The unit that systemd would start is started here.
     fs::create_dir_all("/run/systemd/system").expect("a folder");
     let mut case = Case::idle("nft", "disk/store");
     match env::var(RESOLVES) {
@@ -53,42 +53,43 @@ fn one_boot() {
     }
 }
 
-/// The unit resolves what the boot before was cut off in; then kube-proxy serves as before.
+/// The unit resolves the run that the last boot interrupted. Then kube-proxy serves as before.
 fn resolves(case: &mut Case, stage: &str) {
     println!("-- after a reboot at {stage}");
-    let told = fs::read_to_string(CONFIGURATION).expect("kube-proxy's configuration");
-    assert!(told.contains("mode: ipvs"), "{told}");
+    let configuration = fs::read_to_string(CONFIGURATION).expect("kube-proxy's configuration");
+    assert!(configuration.contains("mode: ipvs"), "{configuration}");
     case.proxyshift.expect(6, "status");
-    // Once kube-proxy comes before the unit, as it is configured, the other times after it.
+    // For one stage kube-proxy starts before the unit, as it is configured; for all others after
+    // it.
     let first = stage == "clean";
     if first {
-        case.cluster.kube_proxy_as_told("ipvs");
+        case.cluster.kube_proxy_as_configured("ipvs");
         case.cluster.release();
     }
     let unit = fs::read_to_string(UNIT).expect("the unit");
     let command = unit.lines().find_map(|l| l.strip_prefix("ExecStart=")).expect("a command");
     run_with("", &["sh", "-c", &format!("{command} 2>&1")]);
-    let told = fs::read_to_string(CONFIGURATION).expect("kube-proxy's configuration");
-    assert!(told.contains("mode: iptables"), "{told}");
+    let configuration = fs::read_to_string(CONFIGURATION).expect("kube-proxy's configuration");
+    assert!(configuration.contains("mode: iptables"), "{configuration}");
     for gone in [UNIT, "/etc/modules-load.d/proxyshift.conf", "/etc/sysctl.d/90-proxyshift.conf"] {
         assert!(!Path::new(gone).exists(), "{gone} is still there");
     }
     assert_eq!(case.last_run()["state"], "rolled-back");
     case.proxyshift.expect(0, "status");
     match first {
-        // It was restarted, and needs its time.
+        // It was restarted, and needs time to serve.
         true => case.cluster.wait("iptables"),
-        false => case.cluster.kube_proxy_as_told("iptables"),
+        false => case.cluster.kube_proxy_as_configured("iptables"),
     }
     case.serves_from_now_on();
     if first {
-        // What ipvs mode made in this boot is a clean-up's.
+        // A clean-up removes the objects that ipvs mode made in this boot.
         case.proxyshift.expect(0, "cleanup --owner kube-proxy --yes");
     }
     case.is_in("iptables");
 }
 
-/// A migration comes to its stage, and the power is cut.
+/// A migration reaches its stage, and the power is cut.
 fn interrupts(case: &Case, stage: &str) {
     println!("-- a reboot at {stage}");
     case.playbook("iptables", "ipvs", |text| text);

@@ -1,22 +1,22 @@
-//! `check --fix`: the remedies that are safe, each shown first.
+//! `check --fix`: the safe remedies, each shown before it is applied.
 
 use serde_json::{Value, json};
 
 use crate::checks::{Finding, Verdict};
 use crate::error::{Error, Kind, Result};
 use crate::front::cli::args;
-use crate::front::cli::check::Seen;
+use crate::front::cli::check::CheckInput;
 use crate::front::cli::check::judge;
 use crate::front::cli::check::probe_live_facts;
-use crate::front::cli::command::Command;
+use crate::front::cli::command::Invocation;
 use crate::run::RunResult;
 use crate::run::fix::{self, Remedy};
 use crate::state::NodeState;
 use crate::store::run::{Run, RunKind};
 use crate::ui::text::indented;
 
-/// Refuses what `--fix` cannot go with, before anything is looked at.
-pub(super) fn usage(command: &Command<'_>, options: &args::Check) -> Result<()> {
+/// Refuses options that exclude `--fix`, before anything is captured.
+pub(super) fn usage(command: &Invocation<'_>, options: &args::CheckArgs) -> Result<()> {
     if !options.fix {
         return Ok(());
     }
@@ -27,38 +27,38 @@ pub(super) fn usage(command: &Command<'_>, options: &args::Check) -> Result<()> 
     command.can_ask("check --fix", "leave out --fix to see what would be mended")
 }
 
-/// Applies the remedies, and looks at the node again.
+/// Applies the remedies, and captures the node again.
 pub(in crate::front) fn run(
-    command: &Command<'_>,
-    options: &args::Check,
-    seen: &mut Seen,
+    command: &Invocation<'_>,
+    options: &args::CheckArgs,
+    input: &mut CheckInput,
 ) -> Result<Option<RunResult>> {
-    if remedies(seen, &seen.now, options)?.is_empty() {
+    if remedies(input, &input.now, options)?.is_empty() {
         command.sink().note("nothing was found that can be mended safely");
         return Ok(None);
     }
     let report = command.with_context(|context| {
-        let found = |now: &NodeState| remedies(seen, now, options);
+        let found = |now: &NodeState| remedies(input, now, options);
         fix::fix(context, &found, &|remedy| approve(command, remedy))
     })?;
     if report.is_some() {
-        seen.now = command.state(None)?;
-        seen.live = Some(probe_live_facts(command, &seen.now));
+        input.now = command.state(None)?;
+        input.live = Some(probe_live_facts(command, &input.now));
     }
     Ok(report)
 }
 
-fn remedies(seen: &Seen, now: &NodeState, options: &args::Check) -> Result<Vec<Remedy>> {
+fn remedies(input: &CheckInput, now: &NodeState, options: &args::CheckArgs) -> Result<Vec<Remedy>> {
     let remedy = |finding: Finding| match finding.verdict {
         Verdict::Found(found) if !found.fix.is_empty() => {
             Some(Remedy { id: finding.id, edits: found.fix })
         }
         _ => None,
     };
-    Ok(judge(seen, now, options)?.into_iter().filter_map(remedy).collect())
+    Ok(judge(input, now, options)?.into_iter().filter_map(remedy).collect())
 }
 
-fn approve(command: &Command<'_>, remedy: &Remedy) -> Result<bool> {
+fn approve(command: &Invocation<'_>, remedy: &Remedy) -> Result<bool> {
     let lines: Vec<String> = remedy.edits.iter().flat_map(|e| e.lines()).collect();
     if command.args.yes {
         for line in lines {
@@ -74,7 +74,7 @@ fn approve(command: &Command<'_>, remedy: &Remedy) -> Result<bool> {
     command.ui.confirm("Do this?", yes, "the finding is left as it is", false)
 }
 
-/// What was done, for the document of findings.
+/// The applied remedies, for the document of findings.
 pub(in crate::front) fn document(report: Option<&RunResult>) -> Value {
     json!({
         "run": report.map(|report| &report.run.id),
@@ -84,7 +84,7 @@ pub(in crate::front) fn document(report: Option<&RunResult>) -> Value {
     })
 }
 
-/// What was done, for people.
+/// The applied remedies, as text.
 pub(in crate::front) fn text(report: Option<&RunResult>) -> String {
     match report {
         None => "Nothing was changed.\n".to_owned(),

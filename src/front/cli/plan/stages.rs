@@ -1,7 +1,8 @@
-//! The stages of a migration, for people and as a document.
+//! The preview of a migration's stages, as text and as a document.
 
 use serde::Serialize;
 
+use crate::front::cli::migrate::transition;
 use crate::front::cli::plan::listing;
 use crate::plan::{Object, Plan};
 use crate::run::preview::{Preview, StagePreview};
@@ -9,16 +10,16 @@ use crate::state::kube_proxy::Mode;
 use crate::ui::table::counted;
 use crate::ui::text::wrapped;
 
-/// The width of the column of names.
+/// The width of the column of stage names.
 const NAMES: usize = 13;
 
-/// How much of what a stage does its work with is shown, unless all is asked for.
+/// The number of objects shown of each stage, without `-v`.
 const SHOWN: usize = 4;
 
-/// `proxyshift.plan`, version 1, of a migration: `objects` are those that it concerns once the new
-/// mode serves.
+/// `proxyshift.plan`, version 1, of a migration. `objects` are the leftovers once the new mode
+/// serves.
 #[derive(Serialize)]
-pub(super) struct Document<'a> {
+pub(super) struct MigrationDocument<'a> {
     schema: &'static str,
     version: u32,
     from: Mode,
@@ -28,8 +29,8 @@ pub(super) struct Document<'a> {
     objects: &'a [Object],
 }
 
-pub(super) fn document(preview: &Preview) -> Document<'_> {
-    Document {
+pub(super) fn document(preview: &Preview) -> MigrationDocument<'_> {
+    MigrationDocument {
         schema: "proxyshift.plan",
         version: 1,
         from: preview.from,
@@ -42,33 +43,30 @@ pub(super) fn document(preview: &Preview) -> Document<'_> {
 
 pub(super) fn text(preview: &Preview, verbose: bool) -> String {
     let Preview { playbook, from, stages, plan } = preview;
-    let mut text = match *from == playbook.to {
-        true => format!("kube-proxy stays in {from} mode"),
-        false => format!("kube-proxy goes from {from} to {} mode", playbook.to),
-    };
+    let mut text = transition(*from, playbook.to);
     text += &format!(", by the playbook {}. * changes the node:\n\n", playbook.name);
     text.extend(stages.iter().map(|stage| one(stage, verbose)));
     text += &left(plan, *from, playbook.to, verbose);
     text
 }
 
-fn one(ahead: &StagePreview, verbose: bool) -> String {
-    let mark = if ahead.changes { '*' } else { ' ' };
+fn one(preview: &StagePreview, verbose: bool) -> String {
+    let mark = if preview.changes { '*' } else { ' ' };
     let blank = " ".repeat(NAMES);
-    let mut first = format!("{:<NAMES$}", format!("{mark} {}", ahead.stage));
+    let mut first = format!("{:<NAMES$}", format!("{mark} {}", preview.stage));
     let mut text = String::new();
     let mut line = |words: &str| {
         text += &wrapped(words, &first, &blank);
         first.clone_from(&blank);
     };
-    ahead.does.iter().for_each(|words| line(words));
-    if let Some(cause) = &ahead.stops {
+    preview.does.iter().for_each(|words| line(words));
+    if let Some(cause) = &preview.stops {
         line(&format!("stops here: {cause}"));
     }
-    let shown = if verbose { ahead.with.len() } else { SHOWN };
-    // Whole, to be copied.
-    text.extend(ahead.with.iter().take(shown).map(|words| format!("{blank}  {words}\n")));
-    if let Some(more) = ahead.with.len().checked_sub(shown).filter(|n| *n > 0) {
+    let shown = if verbose { preview.with.len() } else { SHOWN };
+    // Not wrapped, so that it can be copied.
+    text.extend(preview.with.iter().take(shown).map(|words| format!("{blank}  {words}\n")));
+    if let Some(more) = preview.with.len().checked_sub(shown).filter(|n| *n > 0) {
         text += &format!("{blank}  and {more} more (-v lists them)\n");
     }
     text

@@ -3,30 +3,30 @@
 use serde_json::json;
 
 use crate::error::Result;
-use crate::front::cli::command::Command;
+use crate::front::cli::command::Invocation;
 use crate::front::cli::command::as_root;
 use crate::run::rollback::to::{RollbackPlan, RollbackReport, rollback_to};
 use crate::ui::table::{columns, counted};
 
-/// How much of what others changed is shown.
+/// The number of foreign changes shown.
 const SHOWN: usize = 5;
 
-pub(super) fn run(command: &Command<'_>, name: &str) -> Result<u8> {
+pub(super) fn run(command: &Invocation<'_>, name: &str) -> Result<u8> {
     command.can_ask("rollback --to", "see with `proxyshift status` which runs it would undo")?;
     as_root()?;
     let dir = command.snapshot_dir(name)?;
-    let back =
-        command.with_context(|context| rollback_to(context, &dir, &|way| approve(command, way)))?;
-    command.answer(&document(&back), &text(&back));
+    let report = command
+        .with_context(|context| rollback_to(context, &dir, &|plan| approve(command, plan)))?;
+    command.answer(&document(&report), &text(&report));
     Ok(0)
 }
 
-/// What is undone; the operator's yes.
-fn approve(command: &Command<'_>, way: &RollbackPlan) -> Result<bool> {
+/// Shows the runs to undo, and asks for a yes.
+fn approve(command: &Invocation<'_>, plan: &RollbackPlan) -> Result<bool> {
     if command.args.yes {
         return Ok(true);
     }
-    let RollbackPlan { snapshot, runs } = way;
+    let RollbackPlan { snapshot, runs } = plan;
     let row = |run: &crate::store::run::Run| {
         vec![format!("  {}", run.id), run.verb().to_owned(), run.started.clone()]
     };
@@ -46,32 +46,33 @@ fn approve(command: &Command<'_>, way: &RollbackPlan) -> Result<bool> {
     )
 }
 
-fn document(back: &RollbackReport) -> serde_json::Value {
-    let sum = |of: fn(&crate::run::rollback::UndoReport) -> usize| back.undone.iter().map(of).sum();
+fn document(report: &RollbackReport) -> serde_json::Value {
+    let sum =
+        |of: fn(&crate::run::rollback::UndoReport) -> usize| report.undone.iter().map(of).sum();
     let (restored, taken_out): (usize, usize) = (sum(|r| r.restored), sum(|r| r.taken_out));
     json!({
-        "schema": "proxyshift.rollback", "version": 1, "snapshot": back.snapshot,
-        "run": back.undone.first().map(|r| &r.run), "runs": back.undone,
+        "schema": "proxyshift.rollback", "version": 1, "snapshot": report.snapshot,
+        "run": report.undone.first().map(|r| &r.run), "runs": report.undone,
         "restored": restored, "taken_out": taken_out,
-        "already_back": back.undone.iter().flat_map(|r| &r.already_back).collect::<Vec<_>>(),
-        "others": back.others,
+        "already_back": report.undone.iter().flat_map(|r| &r.already_back).collect::<Vec<_>>(),
+        "others": report.others,
     })
 }
 
-fn text(back: &RollbackReport) -> String {
-    let mut text = match back.undone.len() {
-        0 => format!("Nothing to undo: no run has changed anything since {}.", back.snapshot),
+fn text(report: &RollbackReport) -> String {
+    let mut text = match report.undone.len() {
+        0 => format!("Nothing to undo: no run has changed anything since {}.", report.snapshot),
         n => {
-            let runs = back.undone.iter().map(super::text).collect::<Vec<_>>().join("\n");
-            format!("{runs}\nBack at snapshot {}: {} undone.", back.snapshot, counted(n, "run"))
+            let runs = report.undone.iter().map(super::text).collect::<Vec<_>>().join("\n");
+            format!("{runs}\nBack at snapshot {}: {} undone.", report.snapshot, counted(n, "run"))
         }
     };
-    if !back.others.is_empty() {
-        let n = counted(back.others.len(), "difference");
+    if !report.others.is_empty() {
+        let n = counted(report.others.len(), "difference");
         text += &format!("\n{n} from it left, by others; they stay:");
-        text.extend(back.others.iter().take(SHOWN).map(|other| format!("\n  {other}")));
-        if back.others.len() > SHOWN {
-            text += &format!("\n  … `proxyshift snapshot diff {}` shows all", back.snapshot);
+        text.extend(report.others.iter().take(SHOWN).map(|difference| format!("\n  {difference}")));
+        if report.others.len() > SHOWN {
+            text += &format!("\n  … `proxyshift snapshot diff {}` shows all", report.snapshot);
         }
     }
     text

@@ -396,8 +396,8 @@ mod tests {
         ) {
             let mut parts = parts;
             // A key may occur once.
-            let mut seen = std::collections::BTreeSet::new();
-            parts.retain(|p| p.starts_with('#') || seen.insert(p.clone()));
+            let mut known = std::collections::BTreeSet::new();
+            parts.retain(|p| p.starts_with('#') || known.insert(p.clone()));
             for extra in [mode, ipvs].into_iter().flatten() {
                 parts.insert(seed.index(parts.len() + 1), extra);
             }

@@ -1,4 +1,4 @@
-//! Migrations that succeed, beside traffic that notices what they break.
+//! Migrations that succeed under traffic, which would notice a failure.
 
 use std::fs;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::machine::inside;
 use crate::network;
 use crate::traffic::Traffic;
 
-/// From one mode to the other and confirmed, without a single failure of new connections.
+/// Migrates from one mode to the other and confirms, without a failed new connection.
 fn carries_over(backend: &'static str, from: &str, to: &str) {
     let case = Case::new(backend, from);
     case.playbook(from, to, |text| text);
@@ -70,13 +70,13 @@ fn ipvs_to_iptables_breaks_nothing_in_legacy() {
 #[ignore = "in the machine"]
 fn soak_iptables_to_ipvs_breaks_nothing_in_ipv6() {
     if inside("cases::migrate::carries::soak_iptables_to_ipvs_breaks_nothing_in_ipv6") {
-        network::speak_ipv6();
+        network::use_ipv6();
         carries_over("nft", "iptables", "ipvs");
         assert!(run("ipset list -n").contains("KUBE-6-CLUSTER-IP"));
     }
 }
 
-/// What operators did before, for comparison: kube-proxy's own clean-up, then the new mode.
+/// The operators' former method, for comparison: kube-proxy's own clean-up, then the new mode.
 #[test]
 #[ignore = "in the machine"]
 fn cleaning_up_first_breaks_what_a_migration_does_not() {
@@ -110,7 +110,7 @@ fn soak_a_half_migrated_node_is_finished_from_where_it_stands() {
     ) {
         return;
     }
-    // What a real node had left of iptables mode; kube-proxy comes up in ipvs mode beside it.
+    // The leftovers of iptables mode on a real node. kube-proxy starts in ipvs mode beside them.
     let case = Case::prepared("nft", "ipvs", |_| {
         let node = captured("half-migrated-ipvs-1.20");
         let read = |name: &str| fs::read_to_string(node.join(name)).expect(name);
@@ -123,11 +123,11 @@ fn soak_a_half_migrated_node_is_finished_from_where_it_stands() {
     let traffic = Traffic::start();
     let ended = case.migrate("ipvs", "");
     assert_eq!(ended.code, Some(0));
-    ended.says(&["it runs in that mode already"]);
+    ended.reports(&["it runs in that mode already"]);
     case.proxyshift.expect(0, "confirm");
     traffic.stop("half migrated");
     case.is_in("ipvs");
-    // What it had left is nobody's to make anew.
+    // Leftovers are not to be restored.
     case.proxyshift.expect(0, "rollback");
     case.cluster.serves();
     assert_eq!(super::super::removals(&case.proxyshift), left);

@@ -1,5 +1,5 @@
-//! Migrations that fail: each ends with 4, names the cause in one line and in its journal, and
-//! leaves the node as it was.
+//! Migrations that fail: each exits with 4, names the cause in one line and in its journal, and
+//! leaves the node unchanged.
 
 use std::fs;
 
@@ -12,10 +12,10 @@ use crate::machine::inside;
 
 const CONFIGURATION: &str = "/run/kube-proxy/config.conf";
 
-/// The operator's command that makes something fail.
+/// The operator's command that causes a failure.
 const HOOK: &str = "/run/bin/hook";
 
-/// A migration to ipvs fails of `cause`, which its line begins with `object`.
+/// A migration to ipvs fails with `cause`; its line begins with `object`.
 fn fails(case: &Case, what: &str, object: &str, cause: &str) {
     println!("-- {what}");
     let ended = case.migrate("ipvs", "");
@@ -34,7 +34,7 @@ fn hook(point: &str) -> String {
     format!("hooks: {{{point}: [{{run: [{HOOK}], timeout: 60s, again: safe}}]}}\n")
 }
 
-/// Little time for what does not come.
+/// A short time for an expected timeout.
 fn impatient(text: String) -> String {
     let short = text.replace("parity: services, timeout: 2m", "parity: services, timeout: 40s");
     assert_ne!(short, text);
@@ -67,10 +67,10 @@ fn soak_a_kube_proxy_that_does_not_take_over_is_undone() {
     starts_after(&format!("{in_ipvs_mode} && {{ echo no such luck >&2; exit 1; }}"), CONFIGURATION);
     fails(&case, "it does not start", "start-kube-proxy", "no such luck");
 
-    // A service that does not come: in ipvs mode, kube-proxy hears of an API that lacks it.
+    // A service that stays away: in ipvs mode, kube-proxy reads an API without it.
     let lacking = Api::start();
-    let others = cluster::objects().into_iter().filter(|o| o["metadata"]["name"] != "web");
-    others.for_each(|object| lacking.apply(object));
+    let rest = cluster::objects().into_iter().filter(|o| o["metadata"]["name"] != "web");
+    rest.for_each(|object| lacking.apply(object));
     fs::write("/run/kube-proxy/lacking", kubeconfig(lacking.address)).expect("a kubeconfig");
     let elsewhere = "/run/kube-proxy/elsewhere.conf";
     let to = format!("{in_ipvs_mode} && kubeconfig=lacking || kubeconfig=kubeconfig");
@@ -83,7 +83,7 @@ fn soak_a_kube_proxy_that_does_not_take_over_is_undone() {
     run(START);
     case.cluster.wait("iptables");
 
-    // As 1.25 and earlier do without ip_vs.
+    // As 1.25 and earlier behave without ip_vs.
     let wrong = "/run/kube-proxy/wrong.conf";
     starts_after(&format!("sed 's/^mode: .*/mode: iptables/' {CONFIGURATION} >{wrong}"), wrong);
     fails(&case, "it starts in the wrong mode", "ipvs mode", "it runs in iptables mode");
@@ -100,7 +100,7 @@ fn soak_what_fails_at_the_end_is_undone() {
     run(&format!("mount -t tmpfs -o size=300m,mode=700 store {store}"));
     let mut case = Case::new("nft", "iptables");
 
-    // Whoever goes through ipvs does not get out, though all is in its place.
+    // Packets through ipvs are dropped, though all objects are in position.
     script(HOOK, "iptables -A OUTPUT -m ipvs --ipvs -j DROP\n");
     case.playbook("iptables", "ipvs", |text| text + &hook("after_clean"));
     let before = case.foreign.clone();
@@ -109,21 +109,21 @@ fn soak_what_fails_at_the_end_is_undone() {
     run("iptables -D OUTPUT -m ipvs --ipvs -j DROP");
     case.foreign = before;
 
-    // The disk is full from the middle on.
+    // The disk is full from the middle of the run on.
     script(HOOK, &format!("dd if=/dev/zero of={store}/full bs=64k 2>/dev/null; true\n"));
     case.playbook("iptables", "ipvs", |text| text + &hook("after_converge"));
     fails(&case, "the disk is full", store, "are missing");
     fs::remove_file(format!("{store}/full")).expect("it is there");
 }
 
-/// What is foreign, with a rule that is foreign too, in its place between the tables.
+/// The foreign rules, with a further foreign rule in its position between the tables.
 fn with_rule(foreign: &str, rule: &str) -> String {
     let (mut lines, table) = (foreign.lines().collect::<Vec<_>>(), rule.split(':').next());
     let later = |l: &&str| match table {
         Some("filter") => !l.starts_with("nat:") && !l.starts_with("filter:"),
         _ => true,
     };
-    let place = lines.iter().position(later).unwrap_or(lines.len());
-    lines.insert(place, rule);
+    let index = lines.iter().position(later).unwrap_or(lines.len());
+    lines.insert(index, rule);
     lines.iter().map(|l| format!("{l}\n")).collect()
 }

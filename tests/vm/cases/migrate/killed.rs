@@ -1,4 +1,4 @@
-//! Migrations that are killed, themselves or who stands by for them.
+//! Migrations that are killed, and watchdogs that are killed.
 
 use std::collections::BTreeSet;
 
@@ -19,8 +19,9 @@ fn killed(case: &Case, point: &str) {
     case.proxyshift.expect(6, "status");
 }
 
-/// When the first change of a stage is announced and not made, or made and not written down: somebody
-/// comes to undo it, nobody comes, somebody goes on with it and does not confirm it.
+/// Kills a migration after the intent of a stage's first change, or after the change and before its
+/// outcome is written. Then the run is undone by a person, by the watchdog, or resumed and not
+/// confirmed.
 #[test]
 #[ignore = "in the machine"]
 fn killed_at_each_stage_it_is_resumed_or_undone() {
@@ -45,7 +46,7 @@ fn killed_at_each_stage_it_is_resumed_or_undone() {
     case.wait_until_undone();
     traffic.stop("killed at clean, resumed, not confirmed, undone");
     case.is_in("iptables");
-    case.proxyshift.expect(3, "confirm").says(&["was rolled back"]);
+    case.proxyshift.expect(3, "confirm").reports(&["was rolled back"]);
 }
 
 #[test]
@@ -57,7 +58,7 @@ fn soak_killed_at_each_end_of_a_stage_it_is_undone() {
     let case = Case::new("nft", "iptables");
     case.playbook("iptables", "ipvs", |text| text);
     assert_eq!(case.migrate("ipvs", "").code, Some(0));
-    // The lines of a stage are alike: the first and the last of each that changes something.
+    // The lines of a stage are alike: the first and the last of each that changes the node.
     let mut journal = case.journal();
     journal.retain(|line| CHANGING.iter().any(|stage| line["stage"] == *stage));
     let stages = journal.chunk_by(|a, b| a["stage"] == b["stage"]);
@@ -77,7 +78,7 @@ fn soak_killed_at_each_end_of_a_stage_it_is_undone() {
     }
 }
 
-/// Kills who stands by for the last run.
+/// Kills the watchdog of the last run.
 fn kill_watchdog(case: &Case) {
     let id = case.last_run()["id"].as_str().expect("a run").to_owned();
     let json = std::fs::read(case.proxyshift.store.join("runs").join(id).join("run.json"));
@@ -97,7 +98,7 @@ fn soak_when_who_stands_by_is_killed_whoever_looks_sees_to_another() {
     }
     let case = Case::new("nft", "iptables");
     case.playbook("iptables", "ipvs", |text| text);
-    // While it runs: the next stage has another. Then while it waits: whoever looks.
+    // While the run runs, the next stage starts another. While it waits, any verb does.
     let ended = std::thread::scope(|scope| {
         let killer = scope.spawn(|| {
             case.wait_until_cleaning();
@@ -110,7 +111,7 @@ fn soak_when_who_stands_by_is_killed_whoever_looks_sees_to_another() {
     assert_eq!(ended.code, Some(0));
     kill_watchdog(&case);
     std::thread::sleep(std::time::Duration::from_secs(1));
-    case.proxyshift.expect(6, "status").says(&["was gone; another one stands by now"]);
+    case.proxyshift.expect(6, "status").reports(&["was gone; another one stands by now"]);
     case.wait_until_undone();
     case.is_in("iptables");
 }

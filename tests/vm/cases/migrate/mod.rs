@@ -22,31 +22,31 @@ use crate::common::vm::cached;
 use crate::common::{run, run_with};
 use crate::network::of_family;
 
-/// Where the commands that stop and start kube-proxy are, and their playbook.
+/// The folder of the commands that stop and start kube-proxy, and of their playbook.
 const START: &str = "/run/bin/start-kube-proxy";
 const STOP: &str = "/run/bin/stop-kube-proxy";
 const PLAYBOOK: &str = "/run/playbook.yaml";
 
-/// What an emulated CPU may take to undo a migration.
+/// The time for an emulated CPU to undo a migration.
 const PATIENCE: Duration = Duration::from_secs(240);
 
 /// A node whose kube-proxy is run by commands.
 pub(super) struct Case {
     pub(super) cluster: Cluster,
     pub(super) proxyshift: Proxyshift,
-    /// What is not kube-proxy's.
+    /// The foreign objects.
     foreign: String,
 }
 
 impl Case {
-    /// kube-proxy serves in `mode`; a virtual server of somebody else stands beside it.
+    /// kube-proxy serves in `mode`, beside a foreign virtual server.
     fn new(backend: &'static str, mode: &str) -> Case {
         Case::prepared(backend, mode, |_| {})
     }
 
-    /// As [`Case::new`]; `prepare` is called before kube-proxy starts.
+    /// As [`Case::new`], with `prepare` called before kube-proxy starts.
     fn prepared(backend: &'static str, mode: &str, prepare: impl Fn(&Cluster)) -> Case {
-        // What a run persists is this case's alone.
+        // Persisted settings belong to this case alone.
         for dir in ["/etc/modules-load.d", "/etc/sysctl.d"] {
             run(&format!("mount -t tmpfs etc {dir}"));
         }
@@ -57,7 +57,7 @@ impl Case {
         case
     }
 
-    /// A node whose kube-proxy does not run yet.
+    /// A node without a running kube-proxy.
     pub(super) fn idle(backend: &'static str, store: &str) -> Case {
         let cluster = Cluster::new(backend);
         starts_with("/run/kube-proxy/config.conf");
@@ -65,7 +65,7 @@ impl Case {
         Case { cluster, proxyshift: Proxyshift::new(store), foreign: String::new() }
     }
 
-    /// kube-proxy is the commands' to stop and start, and serves.
+    /// Hands kube-proxy over to the commands. It serves.
     pub(super) fn serves_from_now_on(&mut self) {
         self.cluster.release();
         self.cluster.foreign_server();
@@ -73,7 +73,7 @@ impl Case {
         self.foreign = foreign(&self.cluster);
     }
 
-    /// The built-in playbook between the two modes, with these commands, and `change`d.
+    /// The built-in playbook between the two modes, with these commands and the edit `change`.
     pub(super) fn playbook(&self, from: &str, to: &str, change: impl Fn(String) -> String) {
         let file = format!("{}/playbooks/{from}-to-{to}.yaml", env!("CARGO_MANIFEST_DIR"));
         let text = fs::read_to_string(file).expect("a playbook");
@@ -87,7 +87,7 @@ impl Case {
         format!("migrate --to {to} --playbook {PLAYBOOK} --yes")
     }
 
-    /// A migration to its end, whatever that is; what it says is printed.
+    /// Runs a migration to its end, whatever its exit code, and prints its output.
     pub(super) fn migrate(&self, to: &str, more: &str) -> Ended {
         let began = Instant::now();
         let ended = self.proxyshift.run(&format!("{} {more}", Case::words(to)));
@@ -95,13 +95,13 @@ impl Case {
         ended
     }
 
-    /// What is not kube-proxy's means the same as at the beginning, in the same order.
+    /// Fails unless the foreign objects are those of the beginning, in the same order.
     pub(super) fn keeps_what_is_foreign(&self) {
         assert_same(&foreign(&self.cluster), &self.foreign, "what is not kube-proxy's");
         self.cluster.container_goes_out();
     }
 
-    /// The node serves in `mode`, and the other one has left nothing.
+    /// Fails unless the node serves in `mode`, without leftovers of the other one.
     pub(super) fn is_in(&self, mode: &str) {
         self.cluster.serves();
         self.keeps_what_is_foreign();
@@ -114,7 +114,7 @@ impl Case {
         assert_eq!(link.contains("kube-ipvs0"), mode == "ipvs", "{link}");
     }
 
-    /// The last run, as `status` tells it.
+    /// The last run, from `status`.
     pub(super) fn last_run(&self) -> Value {
         self.proxyshift.run("status -o json").json()["runs"][0].clone()
     }
@@ -145,7 +145,7 @@ impl Case {
         }
     }
 
-    /// Waits until somebody has undone the last run.
+    /// Waits until the last run is undone.
     fn wait_until_undone(&self) {
         let until = Instant::now() + PATIENCE;
         while self.last_run()["state"] != "rolled-back" {
@@ -156,7 +156,7 @@ impl Case {
 }
 
 impl Drop for Case {
-    /// Nobody else would end what the commands started.
+    /// Ends the kube-proxy that the commands started.
     fn drop(&mut self) {
         run_with("", &[STOP]);
     }
@@ -167,7 +167,7 @@ fn script(path: &str, text: &str) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect(path);
 }
 
-/// The command that starts kube-proxy with this configuration; `first` comes before.
+/// Writes the command that starts kube-proxy with this configuration, after the command `first`.
 fn starts_after(first: &str, configuration: &str) {
     script(
         START,
@@ -183,16 +183,16 @@ fn starts_with(configuration: &str) {
     starts_after("", configuration);
 }
 
-/// The rules and virtual servers that are not kube-proxy's, in their order.
+/// The foreign rules and virtual servers, in their order.
 fn foreign(cluster: &Cluster) -> String {
     let mut text = String::new();
     for table in ["nat", "filter", "mangle"] {
         let save = without_counters(&cluster.save(table));
-        let others = save.lines().filter(|l| l.starts_with("-A") && !l.contains("KUBE-"));
-        text.extend(others.map(|l| format!("{table}: {l}\n")));
+        let rest = save.lines().filter(|l| l.starts_with("-A") && !l.contains("KUBE-"));
+        text.extend(rest.map(|l| format!("{table}: {l}\n")));
     }
     let servers = run("ipvsadm -Sn");
-    let others = servers.lines().filter(|l| l.contains(&of_family(FOREIGN)));
-    text.extend(others.map(|l| format!("{}\n", l.trim())));
+    let rest = servers.lines().filter(|l| l.contains(&of_family(FOREIGN)));
+    text.extend(rest.map(|l| format!("{}\n", l.trim())));
     text
 }

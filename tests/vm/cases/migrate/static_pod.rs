@@ -9,7 +9,7 @@ use crate::kube_proxy::KubeProxy;
 use crate::kubelet::{Kubelet, MANIFEST};
 use crate::machine::inside;
 
-/// What the second pod is told, for want of a configuration file; it says nothing of ipvs.
+/// The flags of the second pod, which has no configuration file. They do not name ipvs.
 const FLAGS: [&str; 10] = [
     "--proxy-mode=iptables",
     "--kubeconfig=/run/kube-proxy/kubeconfig",
@@ -23,7 +23,7 @@ const FLAGS: [&str; 10] = [
     "--conntrack-tcp-timeout-close-wait=0s",
 ];
 
-/// A node whose kubelet runs kube-proxy in iptables mode, told so by `arguments`.
+/// A node whose kubelet runs kube-proxy in iptables mode, configured by `arguments`.
 fn node(arguments: &[&str]) -> (Case, Kubelet) {
     for folder in ["/etc/kubernetes", "/var/lib", "/var/log"] {
         run(&format!("mkdir -p {folder}"));
@@ -45,7 +45,7 @@ impl Case {
         let ended = self.proxyshift.run(&format!("migrate --yes {words}"));
         println!("{}", ended.err);
         assert_eq!(ended.code, Some(0));
-        ended.says(&[&format!("static pod {MANIFEST}")]);
+        ended.reports(&[&format!("static pod {MANIFEST}")]);
     }
 }
 
@@ -74,9 +74,9 @@ fn soak_a_static_pod_told_by_flags_is_undone() {
     let before = manifest();
     case.migrates_by_itself("--to ipvs");
     case.is_in("ipvs");
-    let said = manifest();
+    let written = manifest();
     let new = ["    - --proxy-mode=ipvs\n", &format!("    - --ipvs-exclude-cidrs={FOREIGN}/32\n")];
-    assert!(new.iter().all(|line| said.contains(line)), "{said}");
+    assert!(new.iter().all(|line| written.contains(line)), "{written}");
     case.proxyshift.expect(0, "rollback --yes");
     case.is_in("iptables");
     assert_eq!(manifest(), before);

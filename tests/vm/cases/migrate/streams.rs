@@ -1,4 +1,4 @@
-//! Streams through ipvs: they end with their virtual servers, and that is said.
+//! Streams through ipvs end with their virtual servers, and the program reports it.
 
 use std::net::TcpStream;
 use std::time::Duration;
@@ -21,18 +21,20 @@ fn soak_streams_through_ipvs_are_counted_and_named() {
     let case = Case::new("nft", "iptables");
     case.playbook("iptables", "ipvs", |text| text);
     assert_eq!(case.migrate("ipvs", "").code, Some(0));
-    // Back from the way there.
+    // Rolled back during the migration.
     let mut streams = opened(3, "10.96.1.1:80");
     streams.iter_mut().for_each(|s| echo(s).expect("it flows"));
     let ended = case.proxyshift.expect(0, "rollback");
     println!("{}", ended.err);
-    ended.says(&["3 connections through ipvs end with its virtual servers: 10.96.1.1:80/tcp (3)"]);
+    ended.reports(&[
+        "3 connections through ipvs end with its virtual servers: 10.96.1.1:80/tcp (3)",
+    ]);
     assert!(echo(&mut streams[0]).is_err(), "it is cut, as was said");
     drop(streams);
     case.is_in("iptables");
 
-    // There for good, and from there to iptables mode: streams that end in time are waited for.
-    // Another service: the kernel may still know those that were cut.
+    // Migrated to ipvs and confirmed, then to iptables mode: the program waits for streams that end
+    // in time.
     assert_eq!(case.migrate("ipvs", "").code, Some(0));
     case.proxyshift.expect(0, "confirm");
     let (waited_for, cut) = (opened(2, "10.96.1.2:80"), opened(1, "10.96.1.2:80"));
@@ -41,7 +43,7 @@ fn soak_streams_through_ipvs_are_counted_and_named() {
     std::thread::sleep(Duration::from_secs(1));
     let ended = case.migrate("iptables", "");
     assert_eq!(ended.code, Some(0));
-    ended.says(&["end with its virtual servers: ", "10.96.1.2:80/tcp (1)"]);
+    ended.reports(&["end with its virtual servers: ", "10.96.1.2:80/tcp (1)"]);
     drop(cut);
     case.proxyshift.expect(0, "confirm");
     case.is_in("iptables");

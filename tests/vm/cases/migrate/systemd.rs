@@ -1,4 +1,4 @@
-//! kube-proxy as a unit of systemd, which is a real one with processes and cgroups of its own.
+//! kube-proxy as a unit of a real systemd, with processes and cgroups of its own.
 
 use std::fs;
 use std::process::Command;
@@ -36,10 +36,10 @@ fn soak_a_unit_is_found_restarted_and_undone_by_a_unit() {
     let ended = case.proxyshift.run("migrate --to ipvs --yes --confirm-within 10m");
     println!("{}", ended.err);
     assert_eq!(ended.code, Some(0));
-    ended.says(&["unit kube-proxy.service"]);
+    ended.reports(&["unit kube-proxy.service"]);
     case.is_in("ipvs");
     case.proxyshift.expect(6, "status");
-    // What a reboot would start.
+    // The unit as a reboot would start it.
     systemd.ctl("daemon-reload");
     assert_eq!(systemd.ctl("is-enabled proxyshift-rollback").trim(), "enabled");
     systemd.ctl("start proxyshift-rollback");
@@ -58,7 +58,7 @@ fn soak_a_unit_keeps_an_exception_for_ansible() {
     let mut case = Case::idle("nft", "store");
     let systemd = Systemd::boot();
     case.cluster.kube_proxy("iptables");
-    let said = |network: &str, check: bool| {
+    let run_task = |network: &str, check: bool| {
         let task = json!({
             "_ansible_check_mode": check, "state": "guarded", "for": network,
             "store": case.proxyshift.store,
@@ -69,34 +69,34 @@ fn soak_a_unit_keeps_an_exception_for_ansible() {
         command.arg("/run/task.json");
         Ended::of(command)
     };
-    let wanted = |network: &str, check: bool| {
-        let said = said(network, check);
-        assert_eq!(said.code, Some(0), "{}", said.out);
-        said.json()["changed"].as_bool().expect("a word")
+    let changes = |network: &str, check: bool| {
+        let ended = run_task(network, check);
+        assert_eq!(ended.code, Some(0), "{}", ended.out);
+        ended.json()["changed"].as_bool().expect("a boolean")
     };
-    let stands = |network: &str| {
+    let exists = |network: &str| {
         let rule = format!("-A FORWARD -s {network} -m conntrack --ctstate INVALID");
         case.cluster.save("filter").contains(&rule)
     };
     let (first, second) = ("10.244.0.0/24", "10.244.0.0/25");
-    assert!(wanted(first, true) && !stands(first), "check mode");
-    assert!(wanted(first, false) && stands(first));
+    assert!(changes(first, true) && !exists(first), "check mode");
+    assert!(changes(first, false) && exists(first));
     assert_eq!(systemd.ctl("is-active proxyshift-guard").trim(), "active");
-    assert!(!wanted(first, false), "a second time");
+    assert!(!changes(first, false), "a second time");
     let rule = "-m conntrack --ctstate INVALID -m comment --comment";
     let rule = rule.split(' ').chain(["proxyshift guard", "-j", "ACCEPT"]);
-    let taken = ["iptables-nft", "-D", "FORWARD", "-s", first].into_iter().chain(rule);
-    run_with("", &taken.collect::<Vec<_>>());
-    poll("the exception comes back", || stands(first));
-    assert!(wanted(second, false) && stands(second) && !stands(first), "another network");
-    assert!(!wanted(second, true), "check mode, and nothing to do");
+    let delete = ["iptables-nft", "-D", "FORWARD", "-s", first].into_iter().chain(rule);
+    run_with("", &delete.collect::<Vec<_>>());
+    poll("the exception comes back", || exists(first));
+    assert!(changes(second, false) && exists(second) && !exists(first), "another network");
+    assert!(!changes(second, true), "check mode, and nothing to do");
     systemd.ctl("stop proxyshift-guard");
-    assert!(!stands(second), "it goes with its unit");
-    assert!(wanted(second, false) && stands(second), "started again");
-    // Somebody else's unit of that name is not overwritten.
+    assert!(!exists(second), "it goes with its unit");
+    assert!(changes(second, false) && exists(second), "started again");
+    // A foreign unit of that name is not overwritten.
     let unit = "/etc/systemd/system/proxyshift-guard.service";
     run(&format!("{} sed -i 1d {unit}", systemd.prefix().join(" ")));
-    let refused = said(first, false);
+    let refused = run_task(first, false);
     assert_eq!(refused.json()["code"], 3, "{}", refused.out);
     assert!(refused.out.contains("was not written by this module"), "{}", refused.out);
 }

@@ -1,4 +1,4 @@
-//! Another kube-proxy in the same mode.
+//! An upgrade of kube-proxy in the same mode.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ use crate::machine::inside;
 /// The operator's command that upgrades kube-proxy.
 const UPGRADE: &str = "/run/bin/upgrade";
 
-/// What another mode left long ago.
+/// An old leftover of another mode.
 const LEFT: &str = "KUBE-LOAD-BALANCER-SOURCE-CIDR";
 
 #[test]
@@ -29,7 +29,7 @@ fn soak_an_upgrade_is_finished_or_undone() {
     script(UPGRADE, "echo no such version >&2; exit 1\n");
     let ended = case.migrate("iptables", "");
     assert_eq!(ended.code, Some(4));
-    ended.says(&[UPGRADE, "no such version"]);
+    ended.reports(&[UPGRADE, "no such version"]);
     case.proxyshift.expect(0, "status");
     case.cluster.serves();
     case.keeps_what_is_foreign();

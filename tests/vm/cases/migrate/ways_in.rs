@@ -1,4 +1,4 @@
-//! The two ways in that are not the verb: the wizard, and Ansible from the host outside.
+//! The two front ends besides the verb: the wizard, and Ansible from the host outside.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -32,12 +32,12 @@ fn soak_the_wizard_takes_the_node_over() {
         wizard.answer(question, keys);
     }
     wizard.ends(0);
-    let said = wizard.text();
-    println!("{said}");
+    let output = wizard.text();
+    println!("{output}");
     let same =
         format!("proxyshift migrate --to ipvs --playbook {PLAYBOOK} --yes; proxyshift confirm");
     for part in ["kube-proxy goes from iptables to ipvs", "serves in ipvs mode", &same] {
-        assert!(said.contains(part), "{part:?} is not in:\n{said}");
+        assert!(output.contains(part), "{part:?} is not in:\n{output}");
     }
     case.proxyshift.expect(0, "status");
     case.is_in("ipvs");
@@ -57,16 +57,16 @@ impl Outside {
         Outside { site, _sshd }
     }
 
-    /// Runs a playbook of the collection, which must succeed; returns how much it changed.
+    /// Runs a playbook of the collection, which must succeed. Returns its count of changes.
     fn play(&self, playbook: &str, more: &[&str]) -> u32 {
         let bin: PathBuf = cached("newest/bin");
         let played = self.site.play(&["ip", "netns", "exec", "outside"], &bin, playbook, more);
-        println!("{}", played.said);
+        println!("{}", played.output);
         played.well().count("node", "changed")
     }
 }
 
-/// The variables of a migration that Ansible runs.
+/// The Ansible variables of a migration.
 fn to_ipvs() -> String {
     format!("proxyshift_to=ipvs proxyshift_playbook={PLAYBOOK}")
 }
@@ -80,7 +80,7 @@ fn soak_ansible_takes_the_node_over() {
     let case = Case::new("nft", "iptables");
     case.playbook("iptables", "ipvs", |text| text);
     let outside = Outside::new();
-    // Where kubectl, which drains the node, finds the API; and a pod that is to go for it.
+    // The API's kubeconfig for kubectl, which drains the node; and a pod to evict.
     let api = &case.cluster.api;
     std::fs::create_dir(outside.site.path(".kube")).expect("a folder");
     let address = SocketAddr::from(([192, 168, 100, 1], api.address.port()));

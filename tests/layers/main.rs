@@ -4,6 +4,7 @@
 
 mod circles;
 mod source;
+mod words;
 mod writes;
 
 use source::{Source, made_up, positions, sources};

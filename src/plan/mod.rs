@@ -171,7 +171,7 @@ impl Plan {
             object.about = match known {
                 Some((_, now)) => now.clone(),
                 None => {
-                    let reason = Reason::OwnerNotAskedFor(Box::new(Reason::clone(&object.reason)));
+                    let reason = Reason::OwnerOutOfScope(Box::new(Reason::clone(&object.reason)));
                     let now = Arc::new(About {
                         action: Action::Keep,
                         reason: Arc::new(reason),

@@ -85,7 +85,7 @@ pub enum Reason {
         until_they_pause: bool,
     },
     /// A leftover for that reason, but its owner was not requested.
-    OwnerNotAskedFor(Box<Reason>),
+    OwnerOutOfScope(Box<Reason>),
 }
 
 impl fmt::Display for Reason {
@@ -152,7 +152,7 @@ impl fmt::Display for Reason {
                     "; net.ipv4.vs.expire_nodest_conn is 0, so they end only once they pause",
                 )
             }
-            Reason::OwnerNotAskedFor(reason) => {
+            Reason::OwnerOutOfScope(reason) => {
                 write!(f, "a leftover, but of an owner not asked for: {reason}")
             }
         }

@@ -133,7 +133,7 @@ pub(super) fn run<R: Request>(
     let (run, journal) = begin(context, &work)?;
     let mut execution = Execution::new(context, run, journal, work.base.take());
     execution.planned = work.planned.take();
-    carry_out(execution, &work.stages, &work.hooks).map(Some)
+    execute_stages(execution, &work.stages, &work.hooks).map(Some)
 }
 
 /// Refuses to begin while a run is pending.
@@ -233,7 +233,7 @@ impl std::io::Write for Length {
 ///
 /// # Errors
 /// As [`run`].
-pub(super) fn carry_out(
+pub(super) fn execute_stages(
     mut execution: Execution<'_>,
     stages: &[Box<dyn Stage + '_>],
     hooks: &Hooks,

@@ -22,7 +22,7 @@ use crate::store::run::Probe;
 const SAMPLE: usize = 5;
 
 /// How long one try may take, and how many tries there are.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 const TRIES: usize = 3;
 
 /// The DNS name in a probe. Any answer counts.
@@ -38,7 +38,7 @@ impl Probe {
         for _ in 0..TRIES {
             result = match self.protocol {
                 Protocol::Udp => resolve(self.address),
-                _ => TcpStream::connect_timeout(&self.address, PATIENCE).map(drop),
+                _ => TcpStream::connect_timeout(&self.address, TIMEOUT).map(drop),
             };
             if result.is_ok() {
                 break;
@@ -107,7 +107,7 @@ fn global(ip: IpAddr) -> bool {
 
 /// Runs all `probes` at once. Returns those that were answered, and the others with the reason.
 pub fn ask(probes: Vec<Probe>) -> (Vec<Probe>, Vec<(Probe, io::Error)>) {
-    let asked: Vec<_> = probes
+    let threads: Vec<_> = probes
         .into_iter()
         .map(|probe| {
             thread::spawn(move || {
@@ -117,7 +117,7 @@ pub fn ask(probes: Vec<Probe>) -> (Vec<Probe>, Vec<(Probe, io::Error)>) {
         })
         .collect();
     let (mut passed, mut failed) = (Vec::new(), Vec::new());
-    for (probe, result) in asked.into_iter().filter_map(|thread| thread.join().ok()) {
+    for (probe, result) in threads.into_iter().filter_map(|thread| thread.join().ok()) {
         match result {
             Ok(()) => passed.push(probe),
             Err(e) => failed.push((probe, e)),
@@ -133,7 +133,7 @@ fn resolve(server: SocketAddr) -> io::Result<()> {
         SocketAddr::V6(_) => "[::]:0",
     })?;
     socket.connect(server)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(TIMEOUT))?;
     let mut question = vec![0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in NAME {
         question.push(u8::try_from(label.len()).unwrap_or(0));
@@ -145,7 +145,7 @@ fn resolve(server: SocketAddr) -> io::Result<()> {
     socket.recv(&mut [0; 512]).map(drop).map_err(|e| match e.kind() {
         // The kernel's error when the time is over.
         io::ErrorKind::WouldBlock => {
-            let silent = format!("no answer within {} s", PATIENCE.as_secs());
+            let silent = format!("no answer within {} s", TIMEOUT.as_secs());
             io::Error::new(io::ErrorKind::TimedOut, silent)
         }
         _ => e,

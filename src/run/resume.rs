@@ -7,7 +7,7 @@ use crate::interrupt;
 use crate::plan::change::Edit;
 use crate::plan::invariants::{EditProgress, progress};
 use crate::plan::playbook::{Hooks, Playbook, StageSide};
-use crate::run::engine::{PLAYBOOK, RunResult, arm, carry_out};
+use crate::run::engine::{PLAYBOOK, RunResult, arm, execute_stages};
 use crate::run::execution::Execution;
 use crate::run::payload::{Replay, StepRef, replay};
 use crate::run::rollback::same_boot;
@@ -75,7 +75,7 @@ pub fn resume(context: &Context<'_>) -> Result<RunResult> {
         // Else the stage counts them, with those of before.
         execution.objects = replay.done.iter().map(Edit::objects).sum();
     }
-    carry_out(execution, stages, &hooks)
+    execute_stages(execution, stages, &hooks)
 }
 
 /// The index of the stage that a run was in. A run without a deadline has one stage.

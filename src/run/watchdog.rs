@@ -79,11 +79,11 @@ pub fn arm(context: &Context<'_>, run: &mut Run) -> Result<()> {
         .stderr(log)
         .spawn()
         .map_err(|e| failed(&e))?;
-    let mut said = String::new();
+    let mut output = String::new();
     if let Some(out) = child.stdout.take() {
-        BufReader::new(out).read_line(&mut said).map_err(|e| failed(&e))?;
+        BufReader::new(out).read_line(&mut output).map_err(|e| failed(&e))?;
     }
-    let start = process_start(child.id()).filter(|_| said.trim() == ARMED);
+    let start = process_start(child.id()).filter(|_| output.trim() == ARMED);
     let Some(start) = start else {
         return Err(failed(&format!("it ended at once; {} says why", dir.display())));
     };
@@ -144,7 +144,7 @@ pub fn watch(context: &Context<'_>, id: &str, rollback: &dyn Fn() -> Result<bool
     let result = roll_back(context, id, rollback);
     match &result {
         Ok(None) => {}
-        Ok(Some(said)) => log(&format!("run {id}: {said}")),
+        Ok(Some(result)) => log(&format!("run {id}: {result}")),
         Err(e) => {
             let text = format!("run {id} could NOT be rolled back: {e}. See `proxyshift status`");
             log(&text);

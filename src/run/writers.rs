@@ -83,17 +83,17 @@ mod tests {
             commits: vec![writer(7, "proxyshift"), writer(8, "nft"), writer(8, "nft")],
             missed: false,
         };
-        let said = |received: &Commits| sentence(received, &own);
-        assert_eq!(said(&received).as_deref(), Some("written meanwhile by nft (pid 8)"));
+        let text = |received: &Commits| sentence(received, &own);
+        assert_eq!(text(&received).as_deref(), Some("written meanwhile by nft (pid 8)"));
         received.commits.extend((20..26).map(|pid| writer(pid, "dockerd")));
         assert!(
-            said(&received).unwrap().ends_with("dockerd (pid 23), 2 more"),
+            text(&received).unwrap().ends_with("dockerd (pid 23), 2 more"),
             "{:?}",
-            said(&received)
+            text(&received)
         );
         received.commits.truncate(1);
-        assert_eq!(said(&received), None);
+        assert_eq!(text(&received), None);
         received.missed = true;
-        assert!(said(&received).unwrap().contains("could not tell"));
+        assert!(text(&received).unwrap().contains("could not tell"));
     }
 }

@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn no_exception_is_not_judged_and_no_rules_are_unknown() {
+    fn without_an_exception_it_is_ok_and_without_rules_unknown() {
         given(&node(CANAL)).facts(|facts| assert!(!(CHECK.applies)(facts)));
         let state = Node::captured(CANAL).remove(SAVE).state();
         assert!(matches!(verdict_of(&CHECK, &state), Verdict::Unknown(_)));

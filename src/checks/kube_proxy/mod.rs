@@ -113,7 +113,7 @@ mod tests {
     use crate::checks::testing::{Node, given, node};
 
     #[test]
-    fn chains_tell_the_version_where_no_process_does() {
+    fn chains_show_the_version_where_no_process_does() {
         for (name, minor, expected) in [
             ("docker-iptables-1.30", 25, Some(true)),
             ("docker-iptables-1.30", 31, None),

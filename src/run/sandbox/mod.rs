@@ -35,7 +35,7 @@ pub enum SandboxTask {
     /// Load the state, clean it up, roll that back, and verify both.
     Rehearse,
     /// As [`SandboxTask::Rehearse`], with edits from standard input.
-    Mend,
+    Edits,
     /// As [`SandboxTask::Rehearse`], with the leftovers of the present mode after another mode has
     /// taken over.
     Leave,
@@ -101,7 +101,7 @@ pub fn rehearse_edits(
 ) -> Result<RehearsalReport> {
     let input = serde_json::to_vec(edits)
         .map_err(|e| Error::new(Kind::Unexpected, "the edits to rehearse", e))?;
-    run_with(SandboxTask::Mend, None, input, dir, tools, sink)
+    run_with(SandboxTask::Edits, None, input, dir, tools, sink)
 }
 
 fn run_with(
@@ -118,7 +118,7 @@ fn run_with(
     let word = match task {
         SandboxTask::Validate => "validate",
         SandboxTask::Rehearse => "rehearse",
-        SandboxTask::Mend => "mend",
+        SandboxTask::Edits => "edits",
         SandboxTask::Leave => "leave",
     };
     let mut args: Vec<OsString> = [spaces, "--kill-child"].map(OsString::from).into();
@@ -203,16 +203,16 @@ impl Sink for JsonLines {
 pub fn inside(task: SandboxTask, dir: &Path, to: Option<Mode>) -> Result<RehearsalReport> {
     thread::spawn(end_unheard);
     let tools = Tools::find();
-    let asked = match (task, to) {
+    let rehearsal = match (task, to) {
         (SandboxTask::Validate, _) => return rehearse::validate(dir, &tools),
         (SandboxTask::Rehearse, _) => Rehearsal::CleanUp,
-        (SandboxTask::Mend, _) => Rehearsal::Edits(given_edits()?),
+        (SandboxTask::Edits, _) => Rehearsal::Edits(given_edits()?),
         (SandboxTask::Leave, Some(to)) => Rehearsal::Leaving(to),
         (SandboxTask::Leave, None) => {
             return Err(Error::new(Kind::Usage, "leave", "to which mode?"));
         }
     };
-    rehearse::rehearse(dir, asked, &tools, &JsonLines)
+    rehearse::rehearse(dir, rehearsal, &tools, &JsonLines)
 }
 
 /// Ends this process when the outer one is gone, and nobody reads its output.

@@ -150,11 +150,11 @@ impl Claims<'_> {
 /// Loads the state in `dir`, applies the edits, rolls them back, and verifies both.
 pub(super) fn rehearse(
     dir: &Path,
-    asked: Rehearsal,
+    rehearsal: Rehearsal,
     tools: &Tools,
     sink: &dyn Sink,
 ) -> Result<RehearsalReport> {
-    let to = match asked {
+    let to = match rehearsal {
         Rehearsal::Leaving(to) => Some(to),
         Rehearsal::CleanUp | Rehearsal::Edits(_) => None,
     };
@@ -209,11 +209,11 @@ pub(super) fn rehearse(
         }
     }
 
-    let (what, after) = match asked {
+    let (what, after) = match rehearsal {
         Rehearsal::Edits(_) => ("the remedies", Moment::AfterFix),
         Rehearsal::CleanUp | Rehearsal::Leaving(_) => ("the clean-up", Moment::AfterCleanup),
     };
-    let edits = match asked {
+    let edits = match rehearsal {
         Rehearsal::Edits(edits) => edits,
         Rehearsal::CleanUp => {
             planned(folder.state()?, |s| CleanupScope::default().plan(&catalogue, s))?
@@ -234,7 +234,7 @@ pub(super) fn rehearse(
     let edits = execute(&context, &mut journal, RunStage::CLEAN, edits, &|| {
         Err(Error::new(Kind::Rehearsal, "the private namespace", "changed by someone else"))
     })
-    .map_err(rehearsal)?;
+    .map_err(rehearsal_error)?;
     let clean = observe_tolerant(tools, &Silent)?;
     let kept = same_rules(what, &base, &clean, &edits)?;
     let identical = same_bytes(&base, &clean);
@@ -247,7 +247,7 @@ pub(super) fn rehearse(
     claims.packets(after, hosts.as_ref())?;
 
     let lines = journal::read(&store.run_dir(&run.id))?;
-    let undone = undo_edits(&context, &mut journal, replay(lines)?, &base).map_err(rehearsal)?;
+    let undone = undo_edits(&context, &mut journal, replay(lines)?, &base).map_err(rehearsal_error)?;
     if !undone.failures.is_empty() {
         let cause = undone.failures.join("; ");
         return Err(Error::new(Kind::Rehearsal, "the rollback", cause));
@@ -284,6 +284,6 @@ fn rules(state: &NodeState) -> usize {
     state.rulesets.values().map(|r| r.rule_count()).sum()
 }
 
-fn rehearsal(e: Error) -> Error {
+fn rehearsal_error(e: Error) -> Error {
     Error { kind: Kind::Rehearsal, ..e }
 }

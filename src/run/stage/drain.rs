@@ -24,15 +24,15 @@ pub(super) fn wait(
     timeout: Duration,
     keep_waiting: &dyn Fn() -> Result<()>,
 ) -> Result<()> {
-    let going: Vec<VirtualServerId> = edits.iter().filter_map(removed).collect();
-    if going.is_empty() {
+    let removed_servers: Vec<VirtualServerId> = edits.iter().filter_map(removed).collect();
+    if removed_servers.is_empty() {
         return Ok(());
     }
     let task = Task::Drain;
     context.sink.started(&task);
     let result = poll(timeout, keep_waiting, || {
         let listed = context.tools.command(Tool::Ipvsadm)?.args(["-L", "-n"]).run()?.stdout;
-        let open = open(&Listing::parse("ipvsadm -L -n", &listed)?, &going);
+        let open = open(&Listing::parse("ipvsadm -L -n", &listed)?, &removed_servers);
         Ok(if open.is_empty() { Poll::Ready(()) } else { Poll::NotYet(open) })
     })?;
     match result {
@@ -55,8 +55,8 @@ fn removed(edit: &Edit) -> Option<VirtualServerId> {
 }
 
 /// The active connections of each of these virtual servers, most first.
-fn open(listing: &Listing, going: &[VirtualServerId]) -> Vec<(VirtualServerId, u64)> {
-    let servers = listing.servers.iter().filter(|s| going.contains(&s.service));
+fn open(listing: &Listing, removed_servers: &[VirtualServerId]) -> Vec<(VirtualServerId, u64)> {
+    let servers = listing.servers.iter().filter(|s| removed_servers.contains(&s.service));
     let mut open: Vec<(VirtualServerId, u64)> =
         servers.map(|s| (s.service, s.reals.iter().map(|real| real.active).sum())).collect();
     open.retain(|(_, active)| *active > 0);
@@ -102,14 +102,14 @@ TCP  192.168.100.50:7000 wrr
     #[test]
     fn it_counts_and_names_what_goes_and_nothing_else() {
         let listing = Listing::parse("ipvsadm", LISTED).unwrap();
-        let going: Vec<VirtualServerId> =
+        let removed_servers: Vec<VirtualServerId> =
             listing.servers.iter().take(3).map(|s| s.service).collect();
         assert_eq!(
-            cut(&open(&listing, &going)),
+            cut(&open(&listing, &removed_servers)),
             "4 connections through ipvs end with its virtual servers: 10.96.1.1:80/tcp (3), \
              10.96.0.10:53/tcp (1)"
         );
-        assert_eq!(open(&listing, &going[2..]), []);
+        assert_eq!(open(&listing, &removed_servers[2..]), []);
     }
 
     #[test]

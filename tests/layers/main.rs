@@ -4,6 +4,7 @@
 
 mod circles;
 mod source;
+mod types;
 mod words;
 mod writes;
 

@@ -247,7 +247,8 @@ pub(super) fn rehearse(
     claims.packets(after, hosts.as_ref())?;
 
     let lines = journal::read(&store.run_dir(&run.id))?;
-    let undone = undo_edits(&context, &mut journal, replay(lines)?, &base).map_err(rehearsal_error)?;
+    let undone =
+        undo_edits(&context, &mut journal, replay(lines)?, &base).map_err(rehearsal_error)?;
     if !undone.failures.is_empty() {
         let cause = undone.failures.join("; ");
         return Err(Error::new(Kind::Rehearsal, "the rollback", cause));

@@ -12,6 +12,7 @@ use crate::guard::Guard;
 use crate::node::locks::LOCK_DIR;
 use crate::node::locks::NodeLock;
 use crate::node::systemd;
+use crate::plan::change::Edit;
 use crate::runtime;
 use crate::store::Store;
 
@@ -35,8 +36,10 @@ enum Lacks {
     Nothing,
     /// A rule is missing, which the running unit is about to restore.
     Rule,
-    /// Its file or program differs, or it does not run.
+    /// It does not run.
     Start,
+    /// It runs, with another file or program.
+    Restart,
 }
 
 impl<'a> Unit<'a> {
@@ -45,17 +48,16 @@ impl<'a> Unit<'a> {
         Unit { guard, store }
     }
 
-    /// Whether the unit, its program or a rule needs a change.
+    /// Whether the unit, its program or a rule needs a change. `rules` are the edits of
+    /// [`Guard::intended`]: where these are refused, no unit may be started.
     ///
     /// # Errors
-    /// [`Kind::Contested`] where a foreign unit has that name, or as [`Guard::intended`].
-    pub fn needs_change(&self) -> Result<bool> {
-        Ok(!matches!(self.lacks()?, Lacks::Nothing))
+    /// [`Kind::Contested`] where a foreign unit has that name.
+    pub fn needs_change(&self, rules: &[Edit]) -> Result<bool> {
+        Ok(!matches!(self.lacks(rules)?, Lacks::Nothing))
     }
 
-    fn lacks(&self) -> Result<Lacks> {
-        // Where the rules are refused, no unit may try.
-        let rules = self.guard.intended()?;
+    fn lacks(&self, rules: &[Edit]) -> Result<Lacks> {
         let unit = systemd::installed(UNIT);
         if unit.as_ref().is_some_and(|unit| !unit.text.starts_with(OURS)) {
             let cause = "this unit keeps an exception already, and was not written by this module";
@@ -67,7 +69,7 @@ impl<'a> Unit<'a> {
         }
         let as_configured = unit.is_some_and(|unit| unit.at_boot && unit.text == self.text());
         if !as_configured || !self.is_this_program()? {
-            return Ok(Lacks::Start);
+            return Ok(Lacks::Restart);
         }
         Ok(if rules.is_empty() { Lacks::Nothing } else { Lacks::Rule })
     }
@@ -91,12 +93,15 @@ impl<'a> Unit<'a> {
     /// As [`Self::needs_change`]. [`Kind::Lock`] while another guard runs. [`Kind::Command`] when
     /// the rules do not appear in time. Errors of systemd and of writing the unit.
     pub fn install(&self) -> Result<bool> {
-        let lacks = self.lacks()?;
-        if let Lacks::Start = lacks {
-            if !systemd::is_active(UNIT) {
-                // A foreign guard holds this lock, and the unit could not start beside it.
-                NodeLock::of_guard(Path::new(LOCK_DIR), "guarded")?;
-            }
+        let lacks = self.lacks(&self.guard.intended()?)?;
+        if matches!(lacks, Lacks::Nothing) {
+            return Ok(false);
+        }
+        if matches!(lacks, Lacks::Start) {
+            // A foreign guard holds this lock, and the unit could not start beside it.
+            NodeLock::of_guard(Path::new(LOCK_DIR), "guarded")?;
+        }
+        if matches!(lacks, Lacks::Start | Lacks::Restart) {
             self.store.make_guard_dir()?;
             runtime::copy_program(&self.program())?;
             write(UNIT, &self.text())?;
@@ -105,7 +110,7 @@ impl<'a> Unit<'a> {
         }
         self.wait()?;
         enable(UNIT)?;
-        Ok(!matches!(lacks, Lacks::Nothing))
+        Ok(true)
     }
 
     /// Waits until the unit's rules are in position.

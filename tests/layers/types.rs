@@ -43,7 +43,9 @@ fn modes_named(source: &Source) -> Vec<String> {
     ["Iptables", "Ipvs", "Nftables", "Userspace"]
         .into_iter()
         .map(|mode| format!("Mode::{mode}"))
-        .filter(|mode| positions(&source.code, mode).any(|at| inline_modules(&source.code, at) == 0))
+        .filter(|mode| {
+            positions(&source.code, mode).any(|at| inline_modules(&source.code, at) == 0)
+        })
         .map(|mode| format!("src/{}: {mode}", source.path))
         .collect()
 }

@@ -87,9 +87,10 @@ pub(super) fn check_mode(context: &Context<'_>, task: &ModuleTask) -> Result<Mod
         }
         State::Guarded { exceptions } => {
             let guard = guard(context, exceptions);
-            let answer = would(&guard.intended()?, "the exceptions would be set right");
-            let unit =
-                systemd::runs_the_node() && Unit::new(&guard, context.store).needs_change()?;
+            let rules = guard.intended()?;
+            let answer = would(&rules, "the exceptions would be set right");
+            let unit = systemd::runs_the_node()
+                && Unit::new(&guard, context.store).needs_change(&rules)?;
             if unit && !answer.changed {
                 return Ok(ModuleResult {
                     changed: true,

@@ -1,22 +1,23 @@
-//! Commands of the operator: a program with its arguments, and whether it may run twice.
+//! Commands that the operator configures: a program with its arguments, and whether the command may
+//! run twice.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A program and its arguments; never a line for a shell.
+/// A program and its arguments, executed directly and never given to a shell.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Vec<String>", into = "Vec<String>")]
 pub struct Argv(Vec<String>);
 
 impl Argv {
-    /// The program.
+    /// The program to execute: the first element.
     pub fn program(&self) -> &str {
         // Never empty: `try_from` is the only constructor.
         self.0.first().map_or("", String::as_str)
     }
 
-    /// The program's arguments.
+    /// The arguments after the program.
     pub fn arguments(&self) -> &[String] {
         self.0.get(1..).unwrap_or_default()
     }
@@ -40,19 +41,19 @@ impl From<Argv> for Vec<String> {
 }
 
 impl fmt::Display for Argv {
-    /// `kubectl drain node1`.
+    /// The program and its arguments with spaces between them: `kubectl drain node1`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.join(" "))
     }
 }
 
-/// Whether `resume` runs a command again that may have run before the interruption.
+/// Whether `resume` runs a command again that may already have run before the run was interrupted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Rerun {
-    /// The command may run twice.
+    /// `resume` runs the command again, because running it twice does no harm.
     Safe,
-    /// The operator decides.
+    /// `resume` asks the operator whether to run the command again.
     #[default]
     Ask,
 }

@@ -1,4 +1,4 @@
-//! flannel's `subnet.env` and the CNI configurations of `/etc/cni/net.d`.
+//! Parsers of flannel's `subnet.env` and of the CNI configurations in `/etc/cni/net.d`.
 
 use std::str::FromStr;
 
@@ -8,22 +8,23 @@ use serde_json::Value;
 use super::lines;
 use crate::error::{Error, Kind, Result};
 
-/// What flannel holds on this node (`/run/flannel/subnet.env`).
+/// flannel's networks and its lease on this node, from `/run/flannel/subnet.env`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubnetEnv {
     /// The cluster's pod networks, IPv4 first.
     pub networks: Vec<IpNet>,
-    /// This node's leases, IPv4 first, as networks.
+    /// The networks that flannel leased to this node, IPv4 first, with the host bits masked.
     pub subnets: Vec<IpNet>,
-    /// The MTU of pod links, in bytes.
+    /// The MTU of the pods' links, in bytes.
     pub mtu: Option<u32>,
-    /// Whether flannel masquerades.
+    /// Whether flannel masquerades (`FLANNEL_IPMASQ`).
     pub ipmasq: Option<bool>,
 }
 
 impl SubnetEnv {
-    /// Parses `NAME=value` lines, and skips names that are not flannel's. flannel writes the
-    /// gateway's address into the lease (`192.168.75.1/24`). Errors name `file` and the line.
+    /// Parses lines of `NAME=value`, and skips names that are not flannel's. flannel writes a lease
+    /// with the gateway's address (`192.168.75.1/24`), whose host bits are masked here. Errors name
+    /// `file` and the line.
     pub fn parse(file: &str, text: &str) -> Result<SubnetEnv> {
         let mut env = SubnetEnv { networks: vec![], subnets: vec![], mtu: None, ipmasq: None };
         for (at, line) in text.lines().enumerate() {
@@ -61,37 +62,38 @@ fn word<T: FromStr>(value: &str) -> Result<T, String> {
     value.parse().map_err(|_| format!("`{value}` is no value of this name"))
 }
 
-/// A CNI configuration: one plugin (`.conf`) or a list (`.conflist`).
+/// A CNI configuration: one plugin (a `.conf` file) or a list of plugins (a `.conflist` file).
 #[derive(Debug, Clone, PartialEq)]
 pub struct CniConfig {
     /// The network's name, from which CNI builds its iptables chains and comments.
     pub name: String,
-    /// The plugins in order, unchanged.
+    /// The plugins in the order of the configuration.
     pub plugins: Vec<Plugin>,
 }
 
 /// One plugin of a CNI configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plugin {
-    /// Its type: `bridge`, `flannel`, `calico`, `portmap`.
+    /// The plugin's type: `bridge`, `flannel`, `calico`, `portmap`.
     pub kind: String,
-    /// Its whole configuration, unchanged.
+    /// The plugin's whole JSON object, unchanged.
     pub config: Value,
 }
 
-/// The settings of `portmap` that affect its rules.
+/// The settings of the CNI plugin `portmap` that affect its iptables rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Portmap {
-    /// Whether it masquerades hairpin and local traffic; yes by default.
+    /// Whether `portmap` masquerades hairpin and local traffic; true by default.
     pub snat: bool,
-    /// The bit of the mark that requests masquerading; 13 by default.
+    /// The bit of the packet mark that requests masquerading; 13 by default.
     pub mark_masq_bit: u64,
-    /// The chain that sets the mark instead, usually KUBE-MARK-MASQ.
+    /// The chain of another program that sets the mark in place of portmap's own chain, usually
+    /// KUBE-MARK-MASQ.
     pub external_set_mark_chain: Option<String>,
 }
 
 impl CniConfig {
-    /// Reads a configuration; errors name `file`, and the line where there is one.
+    /// Parses a CNI configuration. Errors name `file`, and the line if the JSON is broken.
     pub fn parse(file: &str, text: &str) -> Result<CniConfig> {
         let error = |cause: String| Error::new(Kind::Parse, file, cause);
         let config: Value = serde_json::from_str(text).map_err(|e| error(e.to_string()))?;
@@ -108,7 +110,7 @@ impl CniConfig {
         Ok(CniConfig { name, plugins: plugins.into_iter().map(typed).collect::<Result<_>>()? })
     }
 
-    /// The settings of the first `portmap` in the list.
+    /// The settings of the first `portmap` plugin in the configuration.
     pub fn portmap(&self) -> Option<Portmap> {
         let config = &self.plugins.iter().find(|plugin| plugin.kind == "portmap")?.config;
         Some(Portmap {
@@ -118,19 +120,21 @@ impl CniConfig {
         })
     }
 
-    /// The bridges that its plugins use, by name.
+    /// The names of the bridges that the configuration's plugins use.
     pub fn bridges(&self) -> Vec<&str> {
         self.plugins.iter().filter_map(Plugin::bridge).collect()
     }
 
-    /// The networks from which its plugins give addresses, where the configuration names them.
+    /// The networks from which the plugins assign addresses, as far as the configuration names
+    /// them.
     pub fn subnets(&self) -> Vec<IpNet> {
         self.plugins.iter().flat_map(Plugin::subnets).collect()
     }
 }
 
 impl Plugin {
-    /// Its bridge: the named one, or the `cni0` of `bridge` and `flannel`.
+    /// The name of the plugin's bridge: the configured one, or `cni0`, the default of the plugins
+    /// `bridge` and `flannel`.
     pub fn bridge(&self) -> Option<&str> {
         let named = self.config["bridge"].as_str();
         let delegated = self.config["delegate"]["bridge"].as_str();
@@ -142,7 +146,8 @@ impl Plugin {
         }
     }
 
-    /// The networks that its IPAM names. Words such as `usePodCidr` are not networks.
+    /// The networks in the plugin's `ipam` section. Values such as `usePodCidr` are no networks,
+    /// and are skipped.
     pub fn subnets(&self) -> Vec<IpNet> {
         let ipam = &self.config["ipam"];
         let list = |value: &Value| value.as_array().cloned().unwrap_or_default();

@@ -1,21 +1,21 @@
-//! `/proc/net/stat/nf_conntrack`.
+//! Parser of `/proc/net/stat/nf_conntrack`.
 
 use std::collections::BTreeMap;
 
 use super::lines;
 use crate::error::Result;
 
-/// Connection tracking's counters since boot, by the kernel's names.
+/// The counters of connection tracking since boot, keyed by the kernel's names for them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ConntrackStat {
-    /// Each column, summed over the CPUs. `entries` is not a sum: every line has the number of
-    /// entries of the whole table.
+    /// Each column summed over the CPUs, keyed by its name. Only `entries` is not a sum, because
+    /// every CPU's line has the number of entries of the whole table.
     pub counters: BTreeMap<String, u64>,
 }
 
 impl ConntrackStat {
-    /// Parses a heading of names, then a line of hexadecimal numbers for each CPU. Columns differ
-    /// between kernels. Errors name `file` and the line.
+    /// Parses a heading with the counters' names, then a line of hexadecimal numbers for each CPU.
+    /// The columns differ between kernels. Errors name `file` and the line.
     pub fn parse(file: &str, text: &str) -> Result<ConntrackStat> {
         let mut lines = lines::numbered(file, text)?.into_iter();
         let names: Vec<&str> = match lines.next() {
@@ -44,7 +44,7 @@ impl ConntrackStat {
         Ok(ConntrackStat { counters })
     }
 
-    /// The counter `name`, if this kernel has it.
+    /// The counter `name`; none if this kernel does not have it.
     pub fn get(&self, name: &str) -> Option<u64> {
         self.counters.get(name).copied()
     }

@@ -1,8 +1,9 @@
-//! Equivalence of rulesets: the only place that defines it.
+//! Equivalence of rulesets. No other module defines when two rules are the same.
 //!
 //! Counters, comment lines, and the order of tables and chains do not matter. The order of rules
-//! does. iptables versions spell the same rule differently; [`canonical`] has the list, and a test
-//! for each spelling. Sources: iptables-extensions(8), and `reference` notes on 1.4 to 1.8.
+//! does. iptables versions spell the same rule differently; [`canonical`] has the list of
+//! spellings, and a test covers each of them. Sources: iptables-extensions(8), and `reference`
+//! notes on 1.4 to 1.8.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -14,10 +15,11 @@ use crate::state::rule::{Term, Words};
 use crate::state::ruleset::{Chain, Name, Ruleset, Table};
 use crate::state::{NodeState, RulesetId};
 
-/// Matches with a state. Their position among the other matches decides which packets they count.
+/// Match modules that keep state. Which packets such a match counts depends on its position among
+/// the other matches of the rule.
 const STATEFUL: [&str; 5] = ["limit", "hashlimit", "recent", "quota", "statistic"];
 
-/// A rule's text in canonical spelling, for comparison only: not for restoring.
+/// A rule's text in canonical spelling, to compare rules. It cannot be given to iptables-restore.
 pub fn canonical(rule: &str) -> String {
     let chain = rule.split_whitespace().nth(1).unwrap_or_default();
     let terms = Words::of_rule(rule).terms();
@@ -55,7 +57,7 @@ pub fn canonical(rule: &str) -> String {
     text
 }
 
-/// True for two equivalent rules.
+/// Whether two rule texts are equivalent.
 pub fn same_rule(a: &str, b: &str) -> bool {
     a == b || canonical(a) == canonical(b)
 }
@@ -64,7 +66,7 @@ fn is_jump(term: &Term<'_>) -> bool {
     matches!(term.option, "-j" | "--jump" | "-g" | "--goto")
 }
 
-/// Sorts the groups between two stateful matches. A stateful match keeps its position.
+/// Sorts the matches between one stateful match and the next. A stateful match keeps its position.
 fn sort_between_stateful(groups: &mut [String]) {
     let stateful = |g: &String| {
         let module = g.strip_prefix("-m ").and_then(|g| g.split(' ').next());
@@ -79,7 +81,7 @@ fn sort_between_stateful(groups: &mut [String]) {
     }
 }
 
-/// One match option in canonical spelling; none for a default.
+/// One match option in canonical spelling; none if the option only states a default.
 fn canonical_term(term: &Term<'_>, modules: &[Vec<Cow<'_, str>>]) -> Option<String> {
     let option = match term.option {
         "--source" | "--src" => "-s",
@@ -107,13 +109,14 @@ fn is_full_mask(value: &str) -> bool {
     value == "255.255.255.255" || value == "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
 }
 
-/// An address without the prefix length of a single host.
+/// An address without `/32`, `/128` or `/255.255.255.255`, which all mean a single host.
 fn host_network(value: &str) -> String {
     let full = if value.contains(':') { "/128" } else { "/32" };
     value.strip_suffix(full).or(value.strip_suffix("/255.255.255.255")).unwrap_or(value).into()
 }
 
-/// Joins values into one text. A blank inside a value differs from a blank between two.
+/// Joins an option's values with blanks. A value that has a blank is quoted, so that it differs
+/// from two values.
 fn values(term: &Term<'_>) -> String {
     let quoted = |v: &Cow<'_, str>| {
         if v.contains([' ', '"', '\t']) { format!("{v:?}") } else { v.to_string() }
@@ -126,7 +129,7 @@ fn join(negated: bool, option: &str, value: &str) -> String {
     if value.is_empty() { format!("{not}{option}") } else { format!("{not}{option} {value}") }
 }
 
-/// The jump with its target's options, sorted.
+/// The jump (`-j` or `-g`) with its target, then the target's options, sorted.
 fn spelled_target(jump: &[Term<'_>]) -> Vec<String> {
     let Some((jump, options)) = jump.split_first() else { return Vec::new() };
     let goto = matches!(jump.option, "-g" | "--goto");
@@ -154,25 +157,25 @@ fn spelled_target_option(target: &str, term: &Term<'_>) -> String {
     join(term.negated, option, &value)
 }
 
-/// One difference between two rulesets, in words that name the object.
+/// One difference between two states of a node: the object, and how it differs.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Difference {
-    /// The part of the state: `iptables-nft nat`, `ipset`, `links`.
+    /// The part of the node state that differs: `iptables-nft nat`, `ipset`, `link`.
     pub part: String,
-    /// What is different about it.
+    /// Whether the object is gone, new or changed.
     pub what: DifferenceKind,
-    /// The object: a rule's text, a chain's name.
+    /// The object that differs: a rule's text, a chain's name.
     pub text: String,
 }
 
-/// How an object differs.
+/// How an object differs between the first and the second of two states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DifferenceKind {
-    /// Only in the first.
+    /// The object is only in the first state.
     Gone,
-    /// Only in the second.
+    /// The object is only in the second state.
     New,
-    /// In both, but different.
+    /// The object is in both states, but different.
     Changed,
 }
 
@@ -187,7 +190,7 @@ impl std::fmt::Display for Difference {
     }
 }
 
-/// Every difference of ruleset `b` from `a`; none if they are equivalent.
+/// Every difference of ruleset `b` from ruleset `a`; empty if they are equivalent.
 pub fn ruleset_differences(
     id: RulesetId,
     a: Option<&Ruleset>,
@@ -196,7 +199,8 @@ pub fn ruleset_differences(
     ruleset_differences_but(id, a, b, &|_, _| false)
 }
 
-/// As [`ruleset_differences`], without the chains that `skip` names by table and chain.
+/// The differences of [`ruleset_differences`], except in the chains for which `skip` returns true;
+/// `skip` gets the name of the table and of the chain.
 pub fn ruleset_differences_but(
     id: RulesetId,
     a: Option<&Ruleset>,
@@ -225,7 +229,7 @@ fn table_differences(
     skip: &dyn Fn(&str) -> bool,
     found: &mut Vec<Difference>,
 ) {
-    // A table that was never used is equivalent to a missing one.
+    // A table that was never used is equivalent to a table that does not exist.
     let used = |s: TableSide<'_>| s.is_some_and(|(_, t)| !t.is_pristine());
     if !used(a) && !used(b) {
         return;
@@ -286,7 +290,8 @@ fn chain_differences(
     }
 }
 
-/// Compares rules in order, without an allocation: the common case.
+/// Whether two chains have the same rules in the same order. Allocates nothing if the texts are
+/// equal, which is the common case.
 fn same_rules(a: Option<(&Ruleset, &Chain)>, b: Option<(&Ruleset, &Chain)>) -> bool {
     let count = |s: Option<(&Ruleset, &Chain)>| s.map_or(0, |(_, c)| c.rules.len());
     if count(a) != count(b) {
@@ -297,7 +302,7 @@ fn same_rules(a: Option<(&Ruleset, &Chain)>, b: Option<(&Ruleset, &Chain)>) -> b
 }
 
 impl NodeState {
-    /// Every difference of the node in the state `after` from this state.
+    /// Every difference between this state and the state `after`.
     pub fn differences(&self, after: &NodeState) -> Vec<Difference> {
         let ids: BTreeSet<RulesetId> =
             self.rulesets.keys().chain(after.rulesets.keys()).copied().collect();
@@ -311,7 +316,7 @@ impl NodeState {
         found
     }
 
-    /// As [`Self::differences`], without rules and sets.
+    /// The differences of [`Self::differences`], without xtables rules and ipsets.
     pub fn other_differences(&self, after: &NodeState) -> Vec<Difference> {
         let mut found = Vec::new();
         let mut report = |part: &str, differences: Vec<String>| {
@@ -325,10 +330,11 @@ impl NodeState {
         found
     }
 
-    /// The first file that does not render to the same bytes: its parser has dropped something.
-    /// Covers the files made of lines; JSON is kept as text.
+    /// The first file whose parsed content does not render to the same bytes, which means that the
+    /// parser dropped something. Only the files made of lines are rendered; JSON is kept as text.
     pub fn unfaithful_file(&self) -> Option<String> {
-        // A ruleset may be large: it is rendered line by line.
+        // A ruleset may be large, so its lines are compared one by one instead of rendering all of
+        // it.
         let rules = self.rulesets.iter().filter(|(_, r)| !r.lines().eq(r.text().lines()));
         let same = |name: &str, text: &str| self.files.get(name).is_none_or(|kept| **kept == *text);
         let mut rest = vec![("ipset.save", self.ipsets.render())];
@@ -339,7 +345,7 @@ impl NodeState {
     }
 }
 
-/// `- fact`, `+ fact` or `~ fact` as a difference.
+/// Turns `- fact`, `+ fact` or `~ fact` into a gone, new or changed [`Difference`].
 fn in_words(part: &str, text: String) -> Difference {
     let (what, text) = match text.split_at_checked(2) {
         Some(("- ", text)) => (DifferenceKind::Gone, text),

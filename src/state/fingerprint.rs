@@ -1,22 +1,24 @@
-//! A hash of all rules and sets of a state. Two states can be compared without holding both: on a
-//! large node, each is as large as the node's rules.
+//! A hash of all rules and ipsets of a node state. With it, two states are compared without holding
+//! both in memory, because on a large node each takes as much memory as all of the node's rules.
 
 use sha2::{Digest, Sha256};
 
 use crate::state::NodeState;
 use crate::state::ruleset::Table;
 
-/// Equal only for states with the same rules to the letter, in the same order, and equivalent sets.
-/// Unequal fingerprints may still be equivalent states: see [`NodeState::differences`].
+/// A hash of a node's rules and ipsets. Two equal fingerprints mean that the rules are the same to
+/// the letter and in the same order, and that the ipsets are equivalent. Two unequal fingerprints
+/// may still belong to equivalent states: see [`NodeState::differences`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint([u8; 32]);
 
 impl NodeState {
-    /// The fingerprint of the rules and sets.
+    /// The fingerprint of this state's xtables rules and ipsets.
     pub fn fingerprint(&self) -> Fingerprint {
         let mut hash = Sha256::new();
         let mut put = |word: &str| {
-            // With each length first, no two lists of words give the same bytes.
+            // Each word is preceded by its length, so that no two lists of words give the same
+            // bytes.
             hash.update((word.len() as u64).to_le_bytes());
             hash.update(word);
         };

@@ -1,4 +1,4 @@
-//! `ipset save`.
+//! Parser and renderer of `ipset save`.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -8,30 +8,30 @@ use serde::{Deserialize, Serialize};
 use super::{Family, lines};
 use crate::error::Result;
 
-/// Options of `create` that only lay out the kernel's memory, and differ after each restore. Each
-/// has one value.
+/// Options of `create` that only lay out the kernel's memory, so their values differ after each
+/// restore. Each option takes one value.
 const LAYOUT: [&str; 3] = ["hashsize", "bucketsize", "initval"];
 
-/// All ipsets, in the order of the save: a list comes after its members.
+/// All ipsets, in the order of `ipset save`, in which a `list:set` comes after its members.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IpSets {
-    /// The sets.
+    /// The ipsets, each with its entries.
     pub sets: Vec<IpSet>,
 }
 
-/// One set with its entries.
+/// One ipset with its entries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IpSet {
-    /// Its name: any characters except blanks.
+    /// The ipset's name, which may hold any characters except blanks.
     pub name: String,
-    /// Its type: `hash:ip,port`, `bitmap:port`, `list:set`.
+    /// The ipset's type: `hash:ip,port`, `bitmap:port`, `list:set`.
     pub kind: String,
-    /// Its family; IPv4 for kinds that have none.
+    /// The ipset's address family; IPv4 for types that have none.
     pub family: Family,
-    /// The words after the kind, unchanged (`family inet hashsize 1024`).
+    /// The options after the type in the `create` line, unchanged (`family inet hashsize 1024`).
     pub options: Vec<String>,
-    /// The words after the set's name in each `add`, options included (`10.0.0.1,tcp:80 timeout
-    /// 7`).
+    /// The text after the ipset's name in each `add` line: the entry and its options
+    /// (`10.0.0.1,tcp:80 timeout 7`).
     pub entries: Vec<String>,
 }
 
@@ -65,24 +65,25 @@ impl IpSets {
         Ok(IpSets { sets })
     }
 
-    /// Renders the text for `ipset restore`, each set followed by its entries: the parsed bytes.
+    /// Renders the input of `ipset restore`, each ipset followed by its entries. The output is the
+    /// same bytes that were parsed.
     pub fn render(&self) -> String {
         self.sets.iter().map(IpSet::render).collect()
     }
 
-    /// The set called `name`.
+    /// The ipset called `name`.
     pub fn get(&self, name: &str) -> Option<&IpSet> {
         self.sets.iter().find(|set| set.name == name)
     }
 
-    /// Entries and sets only in `after` (`+`), and only in `self` (`-`). Order, memory layout,
-    /// counters and remaining times do not count. Whether an entry expires, and a set's default
-    /// timeout, do.
+    /// Entries and ipsets that are only in `after` (`+`) or only in `self` (`-`). Order, memory
+    /// layout, counters and the seconds left of a timeout do not count. Whether an entry expires,
+    /// and an ipset's default timeout, do count.
     pub fn differences(&self, after: &IpSets) -> Vec<String> {
         lines::differences(self.facts(), after.facts())
     }
 
-    /// The sets as one text for each fact, for comparison.
+    /// The ipsets as comparable lines: one for each ipset, and one for each of its entries.
     pub(super) fn facts(&self) -> Vec<String> {
         self.sets.iter().flat_map(IpSet::facts).collect()
     }
@@ -106,13 +107,13 @@ impl IpSet {
         Ok(set)
     }
 
-    /// The value of an option of `create`: `option("maxelem")`.
+    /// The value of an option of the `create` line, for example of `maxelem`.
     pub fn option(&self, name: &str) -> Option<&str> {
         let at = self.options.iter().position(|word| word == name)?;
         self.options.get(at + 1).map(String::as_str)
     }
 
-    /// This set's lines of a save.
+    /// This ipset's lines in the format of `ipset save`.
     pub fn render(&self) -> String {
         let mut text = self.create_line();
         for entry in &self.entries {
@@ -149,8 +150,8 @@ impl IpSet {
     }
 }
 
-/// An entry without its counters and the seconds left of a timeout. A timeout of zero, which never
-/// expires, is kept, and so are words inside a quoted comment.
+/// An entry without its counters and without the seconds left of its timeout. `timeout 0`, which
+/// means that the entry never expires, is kept, and so are these words inside a quoted comment.
 fn lasting(entry: &str) -> String {
     let mut kept: Vec<&str> = Vec::new();
     let mut quoted = false;

@@ -1,4 +1,5 @@
-//! `ipvsadm -S -n`, and the listing (`ipvsadm -L -n`) with its connection counts.
+//! Virtual servers as `ipvsadm -S -n` saves them, and the listing (`ipvsadm -L -n`) with its
+//! connection counts.
 
 mod limits;
 mod listing;
@@ -17,10 +18,10 @@ pub use limits::ConnectionLimits;
 pub use listing::{ListedReal, ListedServer, Listing};
 use save_line::SaveLine;
 
-/// All virtual servers, in the order of the save.
+/// All ipvs virtual servers, in the order of `ipvsadm -S`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VirtualServers {
-    /// The virtual servers.
+    /// The virtual servers, each with its real servers.
     pub servers: Vec<VirtualServer>,
 }
 
@@ -28,30 +29,31 @@ pub struct VirtualServers {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
-    /// TCP.
+    /// `-t` of ipvsadm.
     Tcp,
-    /// UDP.
+    /// `-u` of ipvsadm.
     Udp,
-    /// SCTP.
+    /// `--sctp-service` of ipvsadm.
     Sctp,
 }
 
-/// The identity of a virtual server in the kernel: what it answers to.
+/// The identity of a virtual server in the kernel: the address or the firewall mark whose packets
+/// it balances.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum VirtualServerId {
-    /// An address; port 0 stands for every port.
+    /// Packets to an address and port of one protocol.
     Address {
-        /// Its protocol.
+        /// The transport protocol of the packets.
         protocol: Protocol,
-        /// Its address and port.
+        /// The destination of the packets; port 0 stands for every port.
         address: SocketAddr,
     },
     /// Packets with a firewall mark.
     Fwmark {
-        /// The mark, not zero.
+        /// The firewall mark, which is not zero.
         mark: u32,
-        /// The family of the packets.
+        /// The address family of the packets.
         family: Family,
     },
 }
@@ -59,53 +61,53 @@ pub enum VirtualServerId {
 /// A virtual server and the real servers behind it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VirtualServer {
-    /// What it answers to.
+    /// The address or firewall mark whose packets this virtual server balances.
     pub service: VirtualServerId,
-    /// Its scheduler: `rr`.
+    /// The scheduler: `rr`.
     pub scheduler: String,
-    /// How many seconds a client keeps its real server (`-p`).
+    /// For how many seconds a client keeps its real server (`-p`).
     pub persistent: Option<u32>,
-    /// The mask (IPv4) or prefix length (IPv6) that groups clients (`-M`).
+    /// The mask (IPv4) or prefix length (IPv6) that groups clients for persistence (`-M`).
     pub mask: Option<String>,
-    /// The persistence engine (`--pe`).
+    /// The persistence engine (`--pe`): `sip`.
     pub engine: Option<String>,
-    /// One-packet scheduling (`-o`).
+    /// Whether each UDP packet is scheduled on its own (`-o`).
     pub one_packet: bool,
-    /// The scheduler's own flags, comma-separated (`-b`).
+    /// The scheduler's own flags, comma-separated (`-b`): `sh-port`.
     pub flags: Option<String>,
-    /// Unknown words, unchanged.
+    /// Options of the save that this parser does not know, unchanged.
     pub other: Vec<String>,
-    /// Its real servers.
+    /// The real servers, in the order of the save.
     pub reals: Vec<RealServer>,
 }
 
-/// How packets reach a real server.
+/// How ipvs forwards packets to a real server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Forward {
-    /// Masquerading (`-m`), the only method of kube-proxy.
+    /// Masquerading (`-m`), the only method that kube-proxy uses.
     Masq,
-    /// Direct routing (`-g`); a listing calls it `Local` when the real server is this node.
+    /// Direct routing (`-g`). A listing calls it `Local` when the real server is this node.
     Route,
     /// Tunneling (`-i`).
     Tunnel,
 }
 
-/// One real server.
+/// One real server of a virtual server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RealServer {
-    /// Its address and port.
+    /// The address and port to which packets are forwarded.
     pub address: SocketAddr,
-    /// How packets reach it.
+    /// How ipvs forwards packets to this real server.
     pub forward: Forward,
-    /// Its weight; 0 takes no new connections.
+    /// The weight; a real server of weight 0 gets no new connections.
     pub weight: u32,
-    /// The number of connections above which it takes no more (`-x`). `ipvsadm -S` drops both
-    /// limits; see [`ConnectionLimits`].
+    /// The number of connections above which the real server gets no new ones (`-x`). `ipvsadm -S`
+    /// omits both limits, so [`ConnectionLimits`] adds them.
     pub upper: Option<u32>,
-    /// The number of connections below which it takes some again (`-y`).
+    /// The number of connections below which the real server gets new ones again (`-y`).
     pub lower: Option<u32>,
-    /// Unknown words, unchanged (`--tun-type gue`).
+    /// Options of the save that this parser does not know, unchanged (`--tun-type gue`).
     pub other: Vec<String>,
 }
 
@@ -139,23 +141,25 @@ impl VirtualServers {
         Ok(VirtualServers { servers })
     }
 
-    /// Renders the text for `ipvsadm -R`, with options in ipvsadm's own order: the bytes of a save.
+    /// Renders the input of `ipvsadm -R`, with the options in ipvsadm's own order, so that it has
+    /// the bytes of `ipvsadm -S`.
     pub fn render(&self) -> String {
         self.servers.iter().map(VirtualServer::render).collect()
     }
 
-    /// The virtual server of `service`.
+    /// The virtual server with the identity `service`.
     pub fn get(&self, service: &VirtualServerId) -> Option<&VirtualServer> {
         self.servers.iter().find(|server| server.service == *service)
     }
 
-    /// The real server at `address` of the virtual server of `service`.
+    /// The real server at `address` of the virtual server with the identity `service`.
     pub fn real(&self, service: &VirtualServerId, address: &SocketAddr) -> Option<&RealServer> {
         self.get(service)?.reals.iter().find(|real| real.address == *address)
     }
 
-    /// Servers only in `after` (`+`), and only in `self` (`-`), in any order. A virtual server
-    /// without its real servers is still the same virtual server.
+    /// Virtual servers and real servers that are only in `after` (`+`) or only in `self` (`-`);
+    /// their order does not count. A virtual server that lost real servers is not itself a
+    /// difference.
     pub fn differences(&self, after: &VirtualServers) -> Vec<String> {
         lines::differences(self.facts(), after.facts())
     }
@@ -173,7 +177,7 @@ impl VirtualServers {
 }
 
 impl VirtualServerId {
-    /// Its family.
+    /// The address family of the packets that the virtual server balances.
     pub fn family(&self) -> Family {
         match self {
             VirtualServerId::Address { address: SocketAddr::V4(_), .. } => Family::Ipv4,
@@ -182,7 +186,7 @@ impl VirtualServerId {
         }
     }
 
-    /// The words that select it for ipvsadm: `-t 10.96.0.10:53`, `-f 7 -6`.
+    /// The ipvsadm arguments that select the virtual server: `-t 10.96.0.10:53`, `-f 7 -6`.
     pub fn selector(&self) -> String {
         match self {
             VirtualServerId::Address { protocol, address } => {
@@ -194,7 +198,7 @@ impl VirtualServerId {
     }
 }
 
-/// `10.96.0.10:53/udp`, `[fd00::a]:53/tcp`, `fwmark 7`, `fwmark 7 ipv6`.
+/// Displayed as `10.96.0.10:53/udp`, `[fd00::a]:53/tcp`, `fwmark 7` or `fwmark 7 ipv6`.
 impl fmt::Display for VirtualServerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -228,7 +232,8 @@ impl fmt::Display for Protocol {
 }
 
 impl VirtualServer {
-    /// The words after the selector to add or edit it: `-s rr -p 10800`.
+    /// The options that follow the selector in an `ipvsadm` command that adds or edits the virtual
+    /// server, such as `-s rr -p 10800`.
     pub fn options(&self) -> String {
         let mut text = format!("-s {}", self.scheduler);
         let persistent = self.persistent.map(|seconds| seconds.to_string());
@@ -243,7 +248,7 @@ impl VirtualServer {
         text
     }
 
-    /// Its lines of a save, real servers included.
+    /// The lines of this virtual server and of its real servers in the format of `ipvsadm -S`.
     pub fn render(&self) -> String {
         let selector = self.service.selector();
         let mut text = format!("-A {selector} {}\n", self.options());
@@ -255,7 +260,8 @@ impl VirtualServer {
 }
 
 impl RealServer {
-    /// The words after its address to add or edit it: `-m -w 1`.
+    /// The options that follow the real server's address in an `ipvsadm` command that adds or edits
+    /// it, such as `-m -w 1`.
     pub fn options(&self) -> String {
         let forward = match self.forward {
             Forward::Masq => "-m",

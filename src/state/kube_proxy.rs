@@ -1,4 +1,4 @@
-//! kube-proxy's configuration: its file and its command line.
+//! kube-proxy's configuration, from its configuration file and from its command line.
 
 mod args;
 pub mod controller;
@@ -28,60 +28,62 @@ pub use flags_to_config::{GeneratedConfig, flags_to_config};
 pub use mode::Mode;
 pub use process::{Instances, serves};
 
-/// The fields of a `KubeProxyConfiguration` that proxyshift uses. An absent, null or empty field is
-/// `None`, false or empty here; other keys are ignored.
+/// The fields of a `KubeProxyConfiguration` that proxyshift uses. A field that is absent, null or
+/// empty in the file is `None`, false or empty in this struct. Other keys are ignored.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct KubeProxyConfig {
-    /// The mode; none is kube-proxy's default.
+    /// The configured mode; `None` means kube-proxy's default, iptables.
     #[serde(deserialize_with = "optional_mode")]
     pub mode: Option<Mode>,
-    /// The pod networks of the cluster.
+    /// The cluster's pod networks.
     #[serde(rename = "clusterCIDR", deserialize_with = "networks")]
     pub cluster_cidrs: Vec<IpNet>,
-    /// The address that it binds to.
+    /// The address that kube-proxy binds to (`bindAddress`).
     #[serde(deserialize_with = "word")]
     pub bind_address: Option<IpAddr>,
-    /// Where it serves `/healthz`; see [`KubeProxyConfig::healthz_address`].
+    /// The configured address of `/healthz`; [`KubeProxyConfig::healthz_address`] fills in the
+    /// default.
     #[serde(deserialize_with = "word")]
     pub healthz_bind_address: Option<String>,
-    /// Where it serves `/metrics` and `/proxyMode`; see [`KubeProxyConfig::metrics_address`].
+    /// The configured address of `/metrics` and `/proxyMode`; [`KubeProxyConfig::metrics_address`]
+    /// fills in the default.
     #[serde(deserialize_with = "word")]
     pub metrics_bind_address: Option<String>,
-    /// The node's name, if not the host's.
+    /// The node's name, if it is not the host name.
     #[serde(deserialize_with = "word")]
     pub hostname_override: Option<String>,
-    /// Networks, or `primary`, whose addresses serve NodePorts.
+    /// The networks whose local addresses serve NodePorts, or `primary`.
     #[serde(deserialize_with = "nullable")]
     pub node_port_addresses: Vec<String>,
-    /// How local traffic is detected: `ClusterCIDR`, `NodeCIDR`, `BridgeInterface`.
+    /// How kube-proxy detects traffic of local pods: `ClusterCIDR`, `NodeCIDR`, `BridgeInterface`.
     #[serde(deserialize_with = "word")]
     pub detect_local_mode: Option<String>,
-    /// Feature gates that are set.
+    /// The feature gates that are set, keyed by name.
     #[serde(deserialize_with = "nullable")]
     pub feature_gates: BTreeMap<String, bool>,
-    /// Masquerading in iptables and in ipvs mode.
+    /// The `iptables` section: masquerading in iptables and in ipvs mode.
     #[serde(deserialize_with = "nullable")]
     pub iptables: Masquerading,
-    /// Masquerading in nftables mode.
+    /// The `nftables` section: masquerading in nftables mode.
     #[serde(deserialize_with = "nullable")]
     pub nftables: Masquerading,
-    /// The settings of ipvs mode.
+    /// The `ipvs` section.
     #[serde(deserialize_with = "nullable")]
     pub ipvs: IpvsConfig,
-    /// Connection tracking.
+    /// The `conntrack` section.
     #[serde(deserialize_with = "nullable")]
     pub conntrack: ConntrackConfig,
 }
 
-/// The `iptables` and `nftables` sections.
+/// The `iptables` section or the `nftables` section.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Masquerading {
-    /// Masquerade everything that goes to a service address.
+    /// Whether everything that goes to a service address is masqueraded.
     #[serde(deserialize_with = "nullable")]
     pub masquerade_all: bool,
-    /// The bit of the mark that requests masquerading, 0 to 31.
+    /// The bit of the packet mark that requests masquerading, 0 to 31.
     #[serde(deserialize_with = "bit")]
     pub masquerade_bit: Option<u8>,
     /// Whether NodePorts answer on 127.0.0.1 (iptables mode, 1.26 and later).
@@ -95,10 +97,11 @@ pub struct IpvsConfig {
     /// The scheduler; none means `rr`.
     #[serde(deserialize_with = "word")]
     pub scheduler: Option<String>,
-    /// Networks whose virtual servers kube-proxy leaves alone.
+    /// Networks of virtual servers that kube-proxy leaves alone.
     #[serde(rename = "excludeCIDRs", deserialize_with = "networks")]
     pub exclude_cidrs: Vec<IpNet>,
-    /// Whether links answer and announce only their own addresses over ARP.
+    /// Whether the node's links answer ARP requests only for their own addresses, and announce no
+    /// others.
     #[serde(rename = "strictARP", deserialize_with = "nullable")]
     pub strict_arp: bool,
     /// How long an idle TCP connection is kept.
@@ -116,9 +119,9 @@ pub struct IpvsConfig {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct ConntrackConfig {
-    /// Entries for each CPU core; 0 leaves the kernel's limit alone.
+    /// The number of conntrack entries for each CPU core; 0 leaves the kernel's limit unchanged.
     pub max_per_core: Option<i32>,
-    /// The minimum of entries, whatever the number of cores.
+    /// The minimum number of conntrack entries, whatever the number of cores.
     pub min: Option<i32>,
     /// How long an established TCP connection is kept.
     #[serde(deserialize_with = "word")]
@@ -126,7 +129,8 @@ pub struct ConntrackConfig {
     /// How long a half-closed TCP connection is kept.
     #[serde(deserialize_with = "word")]
     pub tcp_close_wait_timeout: Option<String>,
-    /// Whether packets outside the TCP window pass instead of being INVALID (1.29 and later).
+    /// Whether conntrack accepts packets outside the TCP window, in place of marking them INVALID
+    /// (1.29 and later).
     #[serde(deserialize_with = "nullable")]
     pub tcp_be_liberal: bool,
     /// How long an unanswered UDP flow is kept.
@@ -137,18 +141,18 @@ pub struct ConntrackConfig {
     pub udp_stream_timeout: Option<String>,
 }
 
-/// The default bit of the mark.
+/// The default of `masqueradeBit`.
 const MASQUERADE_BIT: u8 = 14;
 
 impl Masquerading {
-    /// The mark that requests masquerading: 0x4000 by default.
+    /// The packet mark that requests masquerading: 0x4000 by default.
     pub fn mark(&self) -> u32 {
         1 << self.masquerade_bit.unwrap_or(MASQUERADE_BIT)
     }
 }
 
 impl KubeProxyConfig {
-    /// Parses a `KubeProxyConfiguration`. Errors name `file`, and the line if known.
+    /// Parses a `KubeProxyConfiguration`. Errors name `file`, and the line if it is known.
     pub fn parse(file: &str, text: &str) -> Result<KubeProxyConfig> {
         #[derive(Deserialize)]
         struct ConfigDocument {
@@ -165,18 +169,21 @@ impl KubeProxyConfig {
         }
     }
 
-    /// The configured mode. kube-proxy up to 1.25 may run another: it falls back silently.
+    /// The configured mode, or the default. kube-proxy up to 1.25 may run in another mode, because
+    /// it falls back silently.
     pub fn mode(&self) -> Mode {
         self.mode.unwrap_or_default()
     }
 
-    /// The address of `/healthz`, defaults filled in; none if it cannot be parsed.
+    /// The address of `/healthz`, with kube-proxy's defaults; none if the configured text is no
+    /// address.
     pub fn healthz_address(&self) -> Option<SocketAddr> {
         let any = if self.is_ipv6() { [0u16; 8].into() } else { [0u8; 4].into() };
         address(self.healthz_bind_address.as_deref(), any, 10256)
     }
 
-    /// The address of `/metrics` and `/proxyMode`, defaults filled in; none if it cannot be parsed.
+    /// The address of `/metrics` and `/proxyMode`, with kube-proxy's defaults; none if the
+    /// configured text is no address.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
         let loopback = if self.is_ipv6() {
             [0u16, 0, 0, 0, 0, 0, 0, 1].into()
@@ -191,7 +198,8 @@ impl KubeProxyConfig {
     }
 }
 
-/// Parses an address with or without a port, as kube-proxy does.
+/// Parses an address with or without a port, as kube-proxy does. `default` is used without an
+/// address, `port` without a port.
 fn address(text: Option<&str>, default: IpAddr, port: u16) -> Option<SocketAddr> {
     match text {
         None => Some(SocketAddr::new(default, port)),
@@ -202,8 +210,8 @@ fn address(text: Option<&str>, default: IpAddr, port: u16) -> Option<SocketAddr>
     }
 }
 
-/// Adds to an error the line of the value that it quotes: the YAML reader has no line for fields of
-/// the document itself.
+/// Adds a line number to an error: the line of the value that the error quotes. The YAML reader
+/// gives no line for top-level fields.
 fn located(mut error: Error, text: &str) -> Error {
     let value = error.cause.split('`').nth(1).filter(|_| !error.cause.contains(" at line "));
     let number = value.and_then(|value| text.lines().position(|line| line.contains(value)));
@@ -213,7 +221,7 @@ fn located(mut error: Error, text: &str) -> Error {
     error
 }
 
-/// A field for which null is its default.
+/// Deserialises a field for which null means the default of its type.
 fn nullable<'de, D, T>(from: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
@@ -222,7 +230,7 @@ where
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
-/// A text for which null and "" are `None`.
+/// Deserialises a text, and parses it; null and "" are `None`.
 fn word<'de, D, T>(from: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -232,7 +240,7 @@ where
     parse_word(&text).map_err(serde::de::Error::custom)
 }
 
-/// A mode; "" is `None`.
+/// Deserialises a mode; null and "" are `None`.
 fn optional_mode<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Mode>, D::Error> {
     let name: String = nullable(from)?;
     parse_mode(&name).map_err(serde::de::Error::custom)
@@ -252,7 +260,7 @@ fn parse_word<T: FromStr<Err: fmt::Display>>(text: &str) -> Result<Option<T>, St
     }
 }
 
-/// Networks: a list, or one comma-separated text.
+/// Deserialises networks, from a list or from one comma-separated text.
 fn networks<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpNet>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -268,7 +276,7 @@ fn networks<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpNet>, D::Error> 
     lines::networks(&text).map_err(serde::de::Error::custom)
 }
 
-/// A bit of a mark.
+/// Deserialises the number of a bit in a packet mark, 0 to 31.
 fn bit<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u8>, D::Error> {
     let bit = Option::deserialize(from)?;
     check_bit(bit).map_err(serde::de::Error::custom)
@@ -291,7 +299,7 @@ mod tests {
 
     #[test]
     fn nulls_and_empty_texts_say_nothing() {
-        // As kubeadm writes it.
+        // The configuration that kubeadm writes.
         let config = parse(
             "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nbindAddress: 0.0.0.0\n\
              bindAddressHardFail: false\nclientConnection:\n  kubeconfig: /x\nclusterCIDR: ''\n\

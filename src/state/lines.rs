@@ -1,5 +1,5 @@
-//! Shared by the parsers: numbered lines and errors, lists of networks, and differences between two
-//! sets of facts.
+//! Functions that the parsers share: numbered lines and their errors, lists of networks, and the
+//! differences between two lists of facts.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -8,13 +8,13 @@ use ipnet::IpNet;
 
 use crate::error::{Error, Kind, Result};
 
-/// A parse error in line `number` (from 1) of `file`; its object reads `ipset.save:12`.
+/// A parse error in line `number` (from 1) of `file`. Its object reads `ipset.save:12`.
 pub(super) fn error(file: &str, number: usize, cause: impl fmt::Display) -> Error {
     Error::new(Kind::Parse, format!("{file}:{number}"), cause)
 }
 
-/// The lines of `text` with their numbers, from 1. Refuses a text with carriage returns or without
-/// a final newline: it was truncated or rewritten.
+/// The lines of `text` with their numbers, from 1. Refuses a text that has carriage returns,
+/// because it was rewritten, or that has no final newline, because it was cut off.
 pub(super) fn numbered<'a>(file: &str, text: &'a str) -> Result<Vec<(usize, &'a str)>> {
     let lines: Vec<_> = text.lines().enumerate().map(|(at, line)| (at + 1, line)).collect();
     if !text.is_empty() && !text.ends_with('\n') {
@@ -27,15 +27,16 @@ pub(super) fn numbered<'a>(file: &str, text: &'a str) -> Result<Vec<(usize, &'a 
     Ok(lines)
 }
 
-/// Comma-separated networks, host bits masked.
+/// Parses comma-separated networks, and masks their host bits.
 pub(super) fn networks(text: &str) -> Result<Vec<IpNet>, String> {
     let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
     let net = |part: &str| part.parse().map_err(|_| format!("`{part}` is no network"));
     parts.map(|part| net(part).map(|net: IpNet| net.trunc())).collect()
 }
 
-/// The differences between two sets of facts, in any order: `- fact` is only in `before`, `+ fact`
-/// only in `after`. Sorted by fact, so that both sides of a change are adjacent.
+/// The differences between two lists of facts, whose order does not count: `- fact` is only in
+/// `before`, `+ fact` is only in `after`. Sorted by fact, so that the old and the new side of a
+/// change are adjacent.
 pub(super) fn differences(mut before: Vec<String>, mut after: Vec<String>) -> Vec<String> {
     before.sort_unstable();
     after.sort_unstable();

@@ -1,4 +1,4 @@
-//! `ip -j -d addr`, `ip -j route show table all`, `ip -j rule`.
+//! Parsers of `ip -j -d addr`, `ip -j route show table all` and `ip -j rule`.
 
 use std::net::IpAddr;
 
@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::lines;
 use crate::error::{Error, Kind, Result};
 
-/// Fields of a link's own data that change without a writer: timers, and what a bridge or a bond
+/// Fields in a link's `info_data` that change without a writer: timers, and what a bridge or a bond
 /// elects.
 const MOVING_DATA: &[&str] = &[
     "ad_info",
@@ -27,74 +27,76 @@ const MOVING_DATA: &[&str] = &[
     "topology_change_timer",
 ];
 
-/// Fields of a routing rule that follow the links: whether its device exists.
+/// Fields of a routing rule that change without a writer, because they only say whether the rule's
+/// link exists.
 const MOVING_RULE: &[&str] = &["iif_detached", "oif_detached"];
 
 /// A network link with its addresses.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Link {
-    /// Its name: `docker0`.
+    /// The link's name: `docker0`.
     pub name: String,
-    /// Its kind: `bridge`, `veth`, `dummy`, `vxlan`; none for hardware and `lo`.
+    /// The link's kind: `bridge`, `veth`, `dummy`, `vxlan`; none for hardware and `lo`.
     pub kind: Option<String>,
-    /// Whether it is set up. Up does not mean that packets pass.
+    /// Whether the link is set up (flag `UP`), which does not mean that packets pass.
     pub up: bool,
-    /// The largest packet, in bytes.
+    /// The size of the largest packet, in bytes.
     pub mtu: u32,
-    /// Its hardware address.
+    /// The hardware address; none for links without one.
     pub mac: Option<String>,
-    /// The bridge or bond that it belongs to.
+    /// The name of the bridge or bond that the link belongs to.
     pub master: Option<String>,
-    /// Its addresses, each with the length of its network.
+    /// The link's addresses, each with the prefix length of its network.
     pub addresses: Vec<IpNet>,
-    /// The data of its kind (`linkinfo.info_data`), unchanged.
+    /// The fields that only this kind of link has (`linkinfo.info_data`), unchanged.
     pub data: Map<String, Value>,
 }
 
-/// A route of any table.
+/// A route of any routing table.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Route {
-    /// Its type: `unicast`, `local`, `broadcast`, `blackhole`.
+    /// The route's type: `unicast`, `local`, `broadcast`, `blackhole`.
     #[serde(rename = "type", default = "unicast")]
     pub kind: String,
     /// The destination as `ip` prints it: `default`, `10.0.0.0/24`, `10.0.0.7`.
     pub dst: String,
-    /// The next hop.
+    /// The address of the next hop; none for a route without a gateway.
     pub gateway: Option<IpAddr>,
-    /// The outgoing link.
+    /// The name of the outgoing link.
     pub dev: Option<String>,
-    /// Its table: `main`, `local`, a number.
+    /// The routing table: `main`, `local`, or a number.
     #[serde(default = "main")]
     pub table: String,
-    /// Its origin: `kernel`, `bird`, `dhcp`; `boot` is an operator with `ip`.
+    /// What made the route: `kernel`, `bird`, `dhcp`; `boot` means an operator with `ip`.
     #[serde(default = "boot")]
     pub protocol: String,
-    /// Its scope: `global`, `link`, `host`.
+    /// The route's scope: `global`, `link`, `host`.
     #[serde(default = "global")]
     pub scope: String,
-    /// Its preferred source address.
+    /// The preferred source address.
     pub prefsrc: Option<IpAddr>,
-    /// Its metric.
+    /// The metric; of two routes to one destination the lower metric wins.
     pub metric: Option<u32>,
-    /// A next hop of another family (`{"family": "inet6", "host": "fe80::1"}`), unchanged.
+    /// A next hop of the other address family (`{"family": "inet6", "host": "fe80::1"}`),
+    /// unchanged.
     pub via: Option<Value>,
-    /// Several next hops, unchanged.
+    /// The list of next hops of a route that has several, unchanged.
     pub nexthops: Option<Value>,
 }
 
-/// A routing rule: which table answers for which packets.
+/// A routing rule, which says for which packets a routing table is looked up.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct PolicyRule {
-    /// Its priority; the lowest is tried first.
+    /// The rule's priority; the rule with the lowest number is tried first.
     pub priority: u32,
-    /// The table to look up, unless it has another action.
+    /// The routing table to look up; none if the rule has another action.
     pub table: Option<String>,
-    /// Everything else (`src`, `fwmark`, `iif`, `action`), unchanged.
+    /// All other fields of the rule (`src`, `fwmark`, `iif`, `action`), unchanged.
     #[serde(flatten)]
     pub selector: Map<String, Value>,
 }
 
-// Omitted by `ip` without `-d` (details).
+// The values of the fields that `ip` omits without `-d` (details).
 
 fn unicast() -> String {
     "unicast".to_owned()
@@ -112,7 +114,7 @@ fn main() -> String {
     "main".to_owned()
 }
 
-/// A link as `ip` prints it. Some versions print `{}` for a filtered one.
+/// A link as `ip` prints it. Some versions of `ip` print `{}` for a link that was filtered out.
 #[derive(Deserialize)]
 struct RawLink {
     ifname: Option<String>,
@@ -184,7 +186,8 @@ fn list<T: DeserializeOwned>(file: &str, text: &str) -> Result<Vec<T>> {
 }
 
 impl Link {
-    /// The networks of its addresses, without link-local ones of IPv6: docker0's `172.17.0.0/16`.
+    /// The networks of the link's addresses, without IPv6 link-local ones: for docker0,
+    /// `172.17.0.0/16`.
     pub fn networks(&self) -> Vec<IpNet> {
         let local =
             |net: &IpNet| matches!(net, IpNet::V6(net) if net.addr().is_unicast_link_local());
@@ -210,7 +213,7 @@ impl Link {
 }
 
 impl Route {
-    /// Its destination as a network; none for `default`.
+    /// The route's destination as a network; none for `default`.
     pub fn network(&self) -> Option<IpNet> {
         let address = |_| self.dst.parse::<IpAddr>().map(IpNet::from);
         self.dst.parse().or_else(address).ok()
@@ -235,7 +238,7 @@ impl Route {
     }
 }
 
-/// Next hops without their flags, which are momentary states of the link.
+/// Next hops without their `flags`, which only tell the momentary state of the link.
 fn without_flags(mut hops: Value) -> String {
     for hop in hops.as_array_mut().into_iter().flatten() {
         if let Some(hop) = hop.as_object_mut() {
@@ -255,21 +258,21 @@ impl PolicyRule {
     }
 }
 
-/// Links only in `after` (`+`), and only in `before` (`-`). Indexes, operational states, lifetimes,
-/// statistics, timers and elected bridges do not count.
+/// Links and addresses that are only in `after` (`+`) or only in `before` (`-`). Indexes,
+/// operational states, lifetimes, statistics, timers and elected bridges do not count.
 pub fn link_differences(before: &[Link], after: &[Link]) -> Vec<String> {
     let facts = |links: &[Link]| links.iter().flat_map(Link::facts).collect();
     lines::differences(facts(before), facts(after))
 }
 
-/// Routes only in `after` (`+`), and only in `before` (`-`). The state of the links and remaining
-/// lifetimes do not count.
+/// Routes that are only in `after` (`+`) or only in `before` (`-`). The state of the links and
+/// remaining lifetimes do not count.
 pub fn route_differences(before: &[Route], after: &[Route]) -> Vec<String> {
     let facts = |routes: &[Route]| routes.iter().map(Route::fact).collect();
     lines::differences(facts(before), facts(after))
 }
 
-/// Routing rules only in `after` (`+`), and only in `before` (`-`).
+/// Routing rules that are only in `after` (`+`) or only in `before` (`-`).
 pub fn rule_differences(before: &[PolicyRule], after: &[PolicyRule]) -> Vec<String> {
     let facts = |rules: &[PolicyRule]| rules.iter().map(PolicyRule::fact).collect();
     lines::differences(facts(before), facts(after))

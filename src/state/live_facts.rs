@@ -1,4 +1,4 @@
-//! Facts that only a live node has, and no file of a snapshot.
+//! Facts that only a living node can answer, because no file of a snapshot holds them.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -6,66 +6,72 @@ use std::time::Duration;
 
 use crate::state::tools::ToolList;
 
-/// Facts of a live node. A fact that was not probed, or had no answer, is none.
+/// The facts that were probed on a living node. A fact that was not probed, or got no answer, is
+/// none.
 #[derive(Debug, Clone, Default)]
 pub struct LiveFacts {
-    /// kube-proxy's answer to `GET /proxyMode`.
+    /// The text that kube-proxy answered to `GET /proxyMode`.
     pub proxy_mode: Option<String>,
-    /// The tools in the root of the kube-proxy process. Versions come from the package lists there:
-    /// no program is run.
+    /// The tools in the root directory of the kube-proxy process. Their versions come from the
+    /// package lists in that directory, because no program is run there.
     pub kube_proxy_tools: Option<ToolList>,
-    /// kube-proxy's own root, `/proc/PID/root`, when it runs in a container.
+    /// The path `/proc/PID/root` of kube-proxy's root directory, when kube-proxy runs in a
+    /// container.
     pub kube_proxy_root: Option<String>,
-    /// Lines of kube-proxy's log that report a missing tool or module, with the file.
+    /// Log lines in which kube-proxy reports a missing tool or kernel module, each with the name of
+    /// its log file.
     pub kube_proxy_complaints: Vec<String>,
-    /// Bytes free in the store's file system.
+    /// The free bytes in the file system of the store.
     pub store_free: Option<u64>,
-    /// True for root with the rights to change the network and to mount.
+    /// Whether proxyshift runs as root and may change the network and mount.
     pub privileged: bool,
-    /// The time to get `/run/xtables.lock`; the whole wait if the lock was not free.
+    /// The time that it took to get `/run/xtables.lock`; the whole wait if the lock was never free.
     pub lock_wait: Option<Duration>,
-    /// The holder of `/run/xtables.lock`, if the lock was not free.
+    /// The process that held `/run/xtables.lock`, if the lock was never free during the wait.
     pub lock_holder: Option<String>,
-    /// The addresses that the CNI plugin host-local has leased to pods, if it is in use.
+    /// The addresses that the CNI plugin host-local has leased to pods; none if host-local is not
+    /// in use.
     pub pod_addresses: Option<BTreeSet<IpAddr>>,
-    /// Kernel modules that are available without a change to the system.
+    /// The kernel modules that are loaded or can be loaded without installing anything.
     pub modules: Option<Modules>,
-    /// systemd's units that start at boot: `netfilter-persistent.service`.
+    /// The systemd units that start at boot: `netfilter-persistent.service`.
     pub enabled_units: Option<BTreeSet<String>>,
 }
 
-/// Where each kernel module is, in the order of search.
+/// The kernel modules of a node, by where they were found. The first three lists are searched in
+/// their order.
 #[derive(Debug, Clone, Default)]
 pub struct Modules {
-    /// In `/proc/modules`.
+    /// The modules in `/proc/modules`.
     pub loaded: BTreeSet<String>,
-    /// In `modules.builtin`, or `=y` in the kernel's configuration.
+    /// The modules in `modules.builtin`, and those with `=y` in the kernel's configuration.
     pub built_in: BTreeSet<String>,
-    /// In `modules.dep`.
+    /// The modules in `modules.dep`.
     pub loadable: BTreeSet<String>,
-    /// Named in `/etc/modules-load.d` or `/etc/modules`, so loaded again after a reboot.
+    /// The modules in `/etc/modules-load.d` or `/etc/modules`, which are loaded again after a
+    /// reboot.
     pub at_boot: BTreeSet<String>,
-    /// True if all of these could be read: a module in none of them is then missing.
+    /// Whether enough lists could be read to know that a module in none of them is missing.
     pub complete: bool,
 }
 
-/// The availability of a module.
+/// Whether a kernel module can be used, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Availability {
-    /// Loaded.
+    /// The module is loaded.
     Loaded,
-    /// Part of the kernel.
+    /// The module is built into the kernel.
     BuiltIn,
-    /// On the disk.
+    /// The module is on the disk, and not loaded yet.
     Loadable,
-    /// Nowhere.
+    /// The node does not have the module.
     Missing,
-    /// Not found, but not every list could be read.
+    /// The module was not found, but not every list of modules could be read.
     Unknown,
 }
 
 impl Modules {
-    /// The availability of the module `name` (`-` and `_` are the same).
+    /// The availability of the module `name`, in which `-` and `_` mean the same.
     pub fn availability(&self, name: &str) -> Availability {
         let name = name.replace('-', "_");
         if self.loaded.contains(&name) {

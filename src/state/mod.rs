@@ -1,4 +1,4 @@
-//! The state of a node at one moment: plain data, and its parsers.
+//! The state of a node at one moment: plain data, and the parsers that produce it.
 //!
 //! Parsers do no I/O. A capture, a snapshot on disk and an imported archive all yield [`Files`],
 //! and [`NodeState::parse`] turns them into data.
@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 
 pub use node_state::NodeState;
 
-/// An address family of netfilter tables.
+/// The address family of a netfilter table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Family {
@@ -41,7 +41,7 @@ pub enum Family {
     Ipv6,
 }
 
-/// The kernel interface that holds a set of xtables rules.
+/// The kernel interface that holds xtables rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Backend {
@@ -52,10 +52,10 @@ pub enum Backend {
 }
 
 impl Family {
-    /// Both, IPv4 first.
+    /// Both address families, IPv4 first.
     pub const ALL: [Family; 2] = [Family::Ipv4, Family::Ipv6];
 
-    /// `iptables` or `ip6tables`.
+    /// The name of the family's iptables tool: `iptables` or `ip6tables`.
     pub fn tool(self) -> &'static str {
         match self {
             Family::Ipv4 => "iptables",
@@ -82,7 +82,7 @@ impl fmt::Display for Family {
 }
 
 impl Backend {
-    /// `legacy` or `nft`.
+    /// The backend's name: `legacy` or `nft`.
     pub fn name(self) -> &'static str {
         match self {
             Backend::Legacy => "legacy",
@@ -97,17 +97,17 @@ impl fmt::Display for Backend {
     }
 }
 
-/// The ruleset of one family in one backend.
+/// The identity of a ruleset: all xtables rules of one address family in one backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RulesetId {
-    /// Its address family.
+    /// The address family of the rules.
     pub family: Family,
-    /// Its backend.
+    /// The kernel interface that holds the rules.
     pub backend: Backend,
 }
 
 impl RulesetId {
-    /// All four.
+    /// The rulesets of both families in both backends.
     pub const ALL: [RulesetId; 4] = [
         RulesetId { family: Family::Ipv4, backend: Backend::Legacy },
         RulesetId { family: Family::Ipv4, backend: Backend::Nft },
@@ -115,7 +115,7 @@ impl RulesetId {
         RulesetId { family: Family::Ipv6, backend: Backend::Nft },
     ];
 
-    /// Its file in a snapshot: `iptables-nft.save`.
+    /// The name of the ruleset's file in a snapshot: `iptables-nft.save`.
     pub fn file(self) -> String {
         format!("{}-{}.save", self.family.tool(), self.backend)
     }
@@ -127,7 +127,7 @@ impl fmt::Display for RulesetId {
     }
 }
 
-/// The text of each file of a node state, by its path in the snapshot's directory
-/// (`iptables-nft.save`, `files/run/flannel/subnet.env`). An absent file means that nothing of that
-/// kind existed.
+/// The text of each file of a node state, keyed by its path in the snapshot's directory
+/// (`iptables-nft.save`, `files/run/flannel/subnet.env`). If a file is absent, the node had nothing
+/// of that kind.
 pub type Files = BTreeMap<String, shared_str::SharedStr>;

@@ -1,4 +1,5 @@
-//! `nft -j list table` and `list ruleset`: native nf_tables objects, kept unchanged.
+//! Parser of `nft -j list table` and `nft -j list ruleset`. The native nf_tables objects are kept
+//! unchanged.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,29 +8,30 @@ use serde_json::{Map, Value};
 use super::lines;
 use crate::error::{Error, Kind, Result};
 
-/// The tables of one or more nft documents, and everything without a table.
+/// The tables of one or more documents of `nft -j`, and the objects that belong to no table.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct NftTables {
-    /// The tables, in nft's order.
+    /// The tables, in the order in which nft lists them.
     pub tables: Vec<NftTable>,
-    /// Everything without a table (`metainfo`, kinds of a later nft), unchanged.
+    /// The objects that belong to no table (`metainfo`, and kinds that only a later nft has),
+    /// unchanged.
     pub other: Vec<Value>,
 }
 
-/// One table with all its objects.
+/// One nf_tables table with all its objects.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NftTable {
-    /// nft's family: `ip`, `ip6`, `inet`, `arp`, `bridge`, `netdev`.
+    /// nft's address family of the table: `ip`, `ip6`, `inet`, `arp`, `bridge`, `netdev`.
     pub family: String,
-    /// Its name.
+    /// The table's name.
     pub name: String,
-    /// Its objects in nft's order, the table itself included, each as `{"chain": {…}}`. Unknown
-    /// kinds are among them.
+    /// The table itself and its objects, in nft's order, each as `{"chain": {…}}`. Objects of
+    /// unknown kinds are included.
     pub objects: Vec<Value>,
 }
 
 impl NftTables {
-    /// Parses one document, or several in a row. Errors name `file` and the line.
+    /// Parses one document of `nft -j`, or several in a row. Errors name `file` and the line.
     pub fn parse(file: &str, text: &str) -> Result<NftTables> {
         let mut found = NftTables::default();
         let error = |cause: String| Error::new(Kind::Parse, file, cause);
@@ -62,18 +64,20 @@ impl NftTables {
         }
     }
 
-    /// The table `name` of nft's `family`.
+    /// The table `name` of nft's address family `family`.
     pub fn get(&self, family: &str, name: &str) -> Option<&NftTable> {
         self.tables.iter().find(|table| table.family == family && table.name == name)
     }
 
-    /// The tables without iptables-nft's own; `xtables` names those by family and name.
+    /// The tables that iptables-nft did not write; `xtables` has the family and name of those that
+    /// it wrote.
     pub fn native(&self, xtables: &BTreeSet<(String, String)>) -> Vec<&NftTable> {
         let ours = |t: &&NftTable| !xtables.contains(&(t.family.clone(), t.name.clone()));
         self.tables.iter().filter(ours).collect()
     }
 
-    /// Objects only in `after` (`+`), and only in `self` (`-`); see [`NftTable::differences`].
+    /// Objects that are only in `after` (`+`) or only in `self` (`-`), compared as in
+    /// [`NftTable::differences`].
     pub fn differences(&self, after: &NftTables) -> Vec<String> {
         let key = |t: &NftTable| (t.family.clone(), t.name.clone());
         let keys: BTreeSet<_> = self.tables.iter().chain(&after.tables).map(key).collect();
@@ -89,7 +93,7 @@ impl NftTables {
     }
 }
 
-/// A table's meaning: one text for each object, and the rules of each chain in order.
+/// What of a table is compared: one text for each object, and the rules of each chain in order.
 #[derive(Default)]
 struct Meaning {
     objects: Vec<String>,
@@ -97,15 +101,15 @@ struct Meaning {
 }
 
 impl NftTable {
-    /// The objects of one kind (`chain`, `rule`, `set`), without the outer key.
+    /// The objects of one kind (`chain`, `rule`, `set`), without the outer key that names the kind.
     pub fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Map<String, Value>> {
         self.objects.iter().filter_map(move |object| object.get(kind)?.as_object())
     }
 
-    /// Objects only in `after` (`+`), and only in `self` (`-`). Handles, counters, times and used
-    /// quotas do not count, nor does the order of objects and of set elements. Elements that
-    /// expire, and those of sets that rules fill, do not count either. The order of rules in a
-    /// chain counts.
+    /// Objects that are only in `after` (`+`) or only in `self` (`-`). Handles, counters, times and
+    /// used quotas do not count, nor does the order of objects and of set elements. Elements that
+    /// expire, and the elements of nft sets that rules fill, do not count either. The order of
+    /// rules in a chain counts.
     pub fn differences(&self, after: &NftTable) -> Vec<String> {
         self.compare(&self.meaning(), &after.meaning())
     }
@@ -160,22 +164,24 @@ impl NftTable {
     }
 }
 
-/// The kind and the body of `{"kind": body}`.
+/// The kind and the body of an object `{"kind": body}`.
 fn sole(object: &Value) -> Option<(&str, &Value)> {
     let object = object.as_object()?;
     let (kind, body) = object.iter().next()?;
     (object.len() == 1).then_some((kind.as_str(), body))
 }
 
-/// The family and table of an object, if it has one.
+/// The family and name of the table that an object is or belongs to; none if it belongs to no
+/// table.
 fn table_of(object: &Value) -> Option<(&str, &str)> {
     let (kind, body) = sole(object)?;
     let table = if kind == "table" { "name" } else { "table" };
     Some((body.get("family")?.as_str()?, body.get(table)?.as_str()?))
 }
 
-/// Collects the names of sets and maps that a rule's statements fill or empty (`{"set": {"op":
-/// "add", "set": "@name", …}}`). nft's JSON does not always have their flag `dynamic` (1.0.6).
+/// Collects the names of the nft sets and maps that a rule's statements fill or empty (`{"set":
+/// {"op": "add", "set": "@name", …}}`). The flag `dynamic` of a set does not suffice, because nft's
+/// JSON does not always have it (1.0.6).
 fn find_filled(value: &Value, filled: &mut BTreeSet<String>) {
     match value {
         Value::Array(values) => values.iter().for_each(|value| find_filled(value, filled)),
@@ -192,8 +198,8 @@ fn find_filled(value: &Value, filled: &mut BTreeSet<String>) {
     }
 }
 
-/// Removes the fields of an object that change without a writer. `filled` names the sets that rules
-/// fill.
+/// Removes the fields of an object that change without a writer. `filled` has the names of the nft
+/// sets that rules fill.
 fn strip(kind: &str, body: &mut Map<String, Value>, filled: &BTreeSet<String>) {
     body.shift_remove("handle");
     let moving: &[&str] = match kind {
@@ -214,7 +220,8 @@ fn strip(kind: &str, body: &mut Map<String, Value>, filled: &BTreeSet<String>) {
     }
 }
 
-/// A value without inline counters and expiring elements, its sets sorted.
+/// A JSON value without inline counters and expiring elements, and with the elements of its nft
+/// sets sorted.
 fn settle(value: Value) -> Value {
     match value {
         Value::Array(values) => values.into_iter().map(settle).collect(),
@@ -237,7 +244,7 @@ fn settle(value: Value) -> Value {
     }
 }
 
-/// The elements of a set, sorted, without those that expire.
+/// The elements of an nft set, sorted, without those that expire.
 fn unordered(elements: Vec<Value>) -> Value {
     let lasting = elements.into_iter().filter(|element| !expires(element));
     let mut elements: Vec<Value> = lasting.map(settle).collect();
@@ -246,14 +253,15 @@ fn unordered(elements: Vec<Value>) -> Value {
     Value::Array(elements)
 }
 
-/// `{"elem": {"val": …, "expires": 7}}`, in a map the first of a pair.
+/// Whether an element expires: `{"elem": {"val": …, "expires": 7}}`. An element of a map is a pair,
+/// and its key is of this form.
 fn expires(element: &Value) -> bool {
     let key = element.as_array().and_then(|pair| pair.first()).unwrap_or(element);
     key.get("elem").is_some_and(|elem| elem.get("expires").is_some())
 }
 
-/// The document for `nft -j -f` that rebuilds tables with these objects. Each object comes after
-/// those that it refers to: chains before the maps whose elements jump to them, rules last.
+/// The input of `nft -j -f` that rebuilds tables with these objects. Each object comes after those
+/// that it refers to: chains before the maps whose elements jump to them, and rules last.
 pub fn rebuild<'a>(objects: impl IntoIterator<Item = &'a Value>) -> Value {
     let rank = |object: &&Value| match object.as_object().and_then(|o| o.keys().next()) {
         Some(kind) if kind == "table" => 0,

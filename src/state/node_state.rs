@@ -1,4 +1,4 @@
-//! A node's state, parsed as a whole.
+//! The state of a node, parsed from all its files.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,39 +12,40 @@ use crate::state::ruleset::Ruleset;
 use crate::state::tools::{self, Process, ToolList};
 use crate::state::{Backend, Files, RulesetId};
 
-/// Everything captured of a node at one moment. A part that did not exist is empty. A part that
-/// every node has is `None` if an incomplete directory omits it.
+/// Everything that was captured of a node at one moment. A part is empty if the node had nothing of
+/// it. A part that every node has is `None` if the directory is incomplete and lacks its file.
 #[derive(Debug, Clone, Default)]
 pub struct NodeState {
-    /// The xtables rules, by family and backend.
+    /// The xtables rules, keyed by address family and backend.
     pub rulesets: BTreeMap<RulesetId, Ruleset>,
-    /// Every nf_tables table, those of iptables-nft among them.
+    /// All nf_tables tables, including those that iptables-nft wrote.
     pub nft: NftTables,
-    /// The ipsets.
+    /// All ipsets of the node.
     pub ipsets: IpSets,
-    /// The ipvs virtual servers.
+    /// All ipvs virtual servers of the node.
     pub ipvs: VirtualServers,
-    /// The network links; empty if they were not captured, since a node has `lo`.
+    /// The network links. Empty only if they were not captured, because every node has `lo`.
     pub links: Vec<Link>,
-    /// The routes of all tables.
+    /// The routes of all routing tables.
     pub routes: Vec<Route>,
-    /// The routing rules.
+    /// The routing rules (`ip rule`).
     pub policy_rules: Vec<PolicyRule>,
-    /// The programs, if captured.
+    /// The installed programs; none if they were not captured.
     pub tools: Option<ToolList>,
-    /// The processes that own rules, if captured.
+    /// The processes of components that own rules; none if they were not captured.
     pub processes: Option<Vec<Process>>,
-    /// flannel's lease, if flannel wrote one.
+    /// flannel's networks and lease; none if flannel wrote no `subnet.env`.
     pub flannel: Option<SubnetEnv>,
-    /// Every file of the state, with its text.
+    /// The text of every file that this state was parsed from.
     pub files: Files,
 }
 
 impl NodeState {
-    /// Parses each file of a state.
+    /// Parses each file of a node state.
     ///
     /// # Errors
-    /// The first file that is not in the format of its name.
+    /// [`crate::error::Kind::Parse`] for the first file that is not in the format that its name
+    /// says.
     pub fn parse(files: Files) -> Result<NodeState> {
         let mut state = NodeState::default();
         for id in RulesetId::ALL {
@@ -84,18 +85,18 @@ impl NodeState {
         Ok(state)
     }
 
-    /// Everything but rules, sets and files: small on every node.
+    /// This state without xtables rules, ipsets and files. What remains is small on every node.
     pub fn without_rules(self) -> NodeState {
         let (rulesets, ipsets, files) = Default::default();
         NodeState { rulesets, ipsets, files, ..self }
     }
 
-    /// The text of a captured configuration file, by its path on the node.
+    /// The text of a captured configuration file; `path` is its path on the node.
     pub fn file(&self, path: &str) -> Option<&str> {
         self.files.get(&format!("files{path}")).map(|text| &**text)
     }
 
-    /// The nf_tables tables without iptables-nft's.
+    /// The nf_tables tables that no iptables-nft wrote.
     pub fn native_tables(&self) -> Vec<&NftTable> {
         let xtables: BTreeSet<(String, String)> = self
             .rulesets

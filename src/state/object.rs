@@ -1,5 +1,5 @@
-//! The identity of a kernel object: one name for plans, edits and reports. Any state of the node
-//! can be searched for it.
+//! The identity of a kernel object, which plans, edits and reports share. With it, the object can
+//! be found in any state of the node.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,7 +14,7 @@ use crate::state::ruleset::{Chain, Ruleset};
 use crate::state::shared_str::StrSlice;
 use crate::state::{Backend, Family, NodeState, RulesetId};
 
-/// The kinds of objects that have owners.
+/// The kinds of kernel objects that have owners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ObjectKind {
@@ -22,7 +22,7 @@ pub enum ObjectKind {
     Table,
     /// A chain of an xtables table.
     Chain,
-    /// A rule.
+    /// A rule of an xtables table.
     Rule,
     /// An ipset.
     Set,
@@ -30,16 +30,16 @@ pub enum ObjectKind {
     VirtualServer,
     /// A real server of an ipvs virtual server.
     RealServer,
-    /// A link.
+    /// A network link.
     Link,
 }
 
-/// An xtables table. All objects of one table share its id.
+/// The identity of an xtables table. The ids of all objects of one table share it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TableId {
-    /// Its family and backend.
+    /// The address family and backend of the table.
     pub ruleset: RulesetId,
-    /// Its name: `nat`.
+    /// The table's name: `nat`.
     pub name: StrSlice,
 }
 
@@ -49,64 +49,65 @@ impl fmt::Display for TableId {
     }
 }
 
-/// A real server of a virtual server.
+/// The identity of a real server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RealServerId {
-    /// The identity of its virtual server.
+    /// The identity of the virtual server in front of it.
     pub service: VirtualServerId,
-    /// Its address and port.
+    /// The real server's address and port.
     pub address: SocketAddr,
 }
 
-/// The identity of one object. A plan of a large node has one for each rule: names and texts are
-/// slices of the node's own text.
+/// The identity of one kernel object. A plan of a large node has an identity for each rule, so
+/// names and rule texts are slices of the node's own text, not copies.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ObjectId {
     /// A native nf_tables table.
     NativeTable {
-        /// nft's name of the family: `ip`, `inet`, …
+        /// nft's address family of the table: `ip`, `inet`, …
         family: StrSlice,
-        /// Its name.
+        /// The table's name: `kube-proxy`.
         name: StrSlice,
     },
-    /// A chain.
+    /// A chain of an xtables table.
     Chain {
-        /// Its table.
+        /// The xtables table that the chain is in.
         table: Arc<TableId>,
-        /// Its name.
+        /// The chain's name.
         name: StrSlice,
     },
-    /// A rule. Its position identifies it in its own state, its text in other states.
+    /// A rule of an xtables table. In the state that it was read from, its position identifies it;
+    /// in other states, its text does.
     Rule {
-        /// Its table.
+        /// The xtables table that the rule is in.
         table: Arc<TableId>,
-        /// Its chain.
+        /// The name of the chain that the rule is in.
         chain: StrSlice,
-        /// Its position in the chain, from 0.
+        /// The rule's index in the chain, from 0.
         position: u32,
-        /// Its text from `-A` on.
+        /// The rule's text from `-A` on.
         text: StrSlice,
     },
     /// An ipset.
     Set {
-        /// Its family.
+        /// The ipset's address family.
         family: Family,
-        /// Its name.
+        /// The ipset's name.
         name: StrSlice,
     },
     /// An ipvs virtual server.
     VirtualServer(VirtualServerId),
-    /// A real server of a virtual server that is kept.
+    /// A real server that is removed or added while its virtual server is kept.
     RealServer(Box<RealServerId>),
-    /// A link.
+    /// A network link.
     Link {
-        /// Its name.
+        /// The link's name: `kube-ipvs0`.
         name: StrSlice,
     },
 }
 
 impl ObjectId {
-    /// Its kind.
+    /// The kind of the identified object.
     pub fn kind(&self) -> ObjectKind {
         match self {
             ObjectId::NativeTable { .. } => ObjectKind::Table,
@@ -119,7 +120,8 @@ impl ObjectId {
         }
     }
 
-    /// Its address family, where it has one.
+    /// The object's address family; none for links and for native tables that are neither `ip` nor
+    /// `ip6`.
     pub fn family(&self) -> Option<Family> {
         match self {
             ObjectId::NativeTable { family, .. } => {
@@ -135,7 +137,7 @@ impl ObjectId {
         }
     }
 
-    /// The part of the kernel that holds it: `legacy`, `nft`, `ipset`, `ipvs`, `link`.
+    /// The part of the kernel that holds the object: `legacy`, `nft`, `ipset`, `ipvs`, `link`.
     pub fn backend(&self) -> &'static str {
         match self {
             ObjectId::NativeTable { .. } => Backend::Nft.name(),
@@ -148,7 +150,7 @@ impl ObjectId {
         }
     }
 
-    /// The xtables table of a chain or rule.
+    /// The xtables table of a chain or rule; none for other objects.
     pub fn table(&self) -> Option<&TableId> {
         match self {
             ObjectId::Chain { table, .. } | ObjectId::Rule { table, .. } => Some(table),
@@ -156,7 +158,7 @@ impl ObjectId {
         }
     }
 
-    /// The chain itself, or the rule's chain.
+    /// The name of the chain, or of the chain that the rule is in; none for other objects.
     pub fn chain(&self) -> Option<&StrSlice> {
         match self {
             ObjectId::Chain { name, .. } => Some(name),
@@ -165,7 +167,7 @@ impl ObjectId {
         }
     }
 
-    /// Its own name; for a rule, its chain's.
+    /// The object's name; for a rule, the name of its chain.
     pub fn name(&self) -> Cow<'_, str> {
         match self {
             ObjectId::NativeTable { name, .. }
@@ -180,7 +182,7 @@ impl ObjectId {
         }
     }
 
-    /// Whether `state` has it. A rule is present if its chain holds an equivalent one.
+    /// Whether the object exists in `state`. A rule exists if its chain has an equivalent rule.
     pub fn present_in(&self, state: &NodeState) -> bool {
         match self {
             ObjectId::NativeTable { family, name } => state.nft.get(family, name).is_some(),
@@ -207,7 +209,7 @@ fn chain_in<'a>(
 
 fn has_rule(ruleset: &Ruleset, chain: &Chain, text: &str) -> bool {
     let mut texts = chain.rules.iter().map(|rule| ruleset.rule_text(rule));
-    // Almost always to the letter.
+    // The text is almost always the same to the letter, so this comparison is made first.
     if texts.clone().any(|other| other == text) {
         return true;
     }
@@ -231,7 +233,7 @@ impl fmt::Display for ObjectId {
     }
 }
 
-/// As displayed.
+/// Serialised as the text of its `Display`.
 impl Serialize for ObjectId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
@@ -276,7 +278,7 @@ mod tests {
                 ObjectId::Chain { table: table.clone(), name: "X".into() },
                 "iptables-nft nat chain X",
             ),
-            // In any position, and in any spelling.
+            // The rule is found at any index of its chain, and in any equivalent spelling.
             (rule(7, "-A X -s 10.0.0.1 -j RETURN"), "iptables-nft nat -A X -s 10.0.0.1 -j RETURN"),
             (ObjectId::Set { family: Family::Ipv4, name: "A".into() }, "ipset A"),
             (ObjectId::VirtualServer(service), "virtual server 10.0.0.1:80/tcp"),

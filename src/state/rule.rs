@@ -1,33 +1,34 @@
-//! The words of one rule: options with their values, as iptables prints them.
+//! The words of one iptables rule: its options with their values, as iptables prints them.
 
 use std::borrow::Cow;
 
 /// One option of a rule with its values: `! -s 10.0.0.0/8`, `--match-set NAME dst,dst`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Term<'a> {
-    /// True with a `!` before it.
+    /// Whether a `!` precedes the option.
     pub negated: bool,
-    /// The option: `-s`, `--dport`, `-m`, `-j`. Empty for a stray value.
+    /// The option: `-s`, `--dport`, `-m`, `-j`. Empty for values that follow no option.
     pub option: &'a str,
-    /// Its values, unquoted.
+    /// The option's values, without quotes.
     pub values: Vec<Cow<'a, str>>,
 }
 
 impl Term<'_> {
-    /// The first value, or an empty string.
+    /// The option's first value; an empty string if it has none.
     pub fn value(&self) -> &str {
         self.values.first().map_or("", |v| v)
     }
 }
 
-/// The words of a rule after `-A CHAIN`, split on demand.
+/// The words of a rule after `-A CHAIN`. They are split each time they are read, and not stored.
 #[derive(Debug, Clone, Copy)]
 pub struct Words<'a> {
     text: &'a str,
 }
 
-/// Options with arbitrary values, and how many values they take. A comment of one safe word is
-/// printed bare (`--comment -x`), a set's name raw (`--match-set !a#b src`).
+/// Options whose values may look like options, and how many values each takes. iptables prints a
+/// comment of one safe word without quotes (`--comment -x`), and an ipset's name always so
+/// (`--match-set !a#b src`).
 const VERBATIM: [(&str, usize); 5] = [
     ("--comment", 1),
     ("--log-prefix", 1),
@@ -41,19 +42,19 @@ fn verbatim_values(option: &str) -> usize {
 }
 
 impl<'a> Words<'a> {
-    /// The words of `-A CHAIN …`.
+    /// The words of the rule text `-A CHAIN …`.
     pub fn of_rule(rule: &'a str) -> Words<'a> {
         let body = rule.strip_prefix("-A ").map_or("", str::trim_start);
         let body = body.split_once(' ').map_or("", |(_, body)| body);
         Words { text: body }
     }
 
-    /// The text after the chain's name.
+    /// The rule's text after the chain's name.
     pub fn text(self) -> &'a str {
         self.text
     }
 
-    /// Each option with its values, in order.
+    /// The rule's options with their values, in order.
     pub fn terms(self) -> Vec<Term<'a>> {
         let mut terms: Vec<Term<'a>> = Vec::new();
         let mut negated = false;
@@ -70,7 +71,7 @@ impl<'a> Words<'a> {
                 negated = false;
             } else {
                 if std::mem::take(&mut negated) {
-                    // The form `-d ! x` of very old versions: kept as a value.
+                    // In the form `-d ! x` of very old versions, the `!` is kept as a value.
                     push_value(&mut terms, Token { raw: "!", quoted: false, closed: true });
                 }
                 push_value(&mut terms, token);
@@ -79,16 +80,17 @@ impl<'a> Words<'a> {
         terms
     }
 
-    /// The value of the first `option`, with whether it is negated.
+    /// The value of the first `option` of that name, after whether that option is negated.
     pub fn value(self, option: &str) -> Option<(bool, Cow<'a, str>)> {
         self.terms().into_iter().find(|t| t.option == option).map(|mut t| {
             (t.negated, if t.values.is_empty() { "".into() } else { t.values.remove(0) })
         })
     }
 
-    /// The chain or target of `-j` or `-g`, and whether it is a goto.
+    /// The chain or target after `-j` or `-g`, and whether it was `-g` (goto).
     pub fn target(self) -> Option<(Cow<'a, str>, bool)> {
-        // The target is near the end. A quoted word before it may be "-j", so words are counted.
+        // All words are read from the start, although the target is near the end, because an
+        // earlier word such as a quoted comment may also be "-j".
         let mut take = None;
         let mut verbatim = 0;
         for token in Tokens(self.text) {
@@ -104,7 +106,7 @@ impl<'a> Words<'a> {
         None
     }
 
-    /// The rule's comments, unquoted.
+    /// The comments in the rule (`--comment`), without quotes.
     pub fn comments(self) -> Vec<Cow<'a, str>> {
         if !self.text.contains("--comment") {
             return Vec::new();
@@ -113,7 +115,7 @@ impl<'a> Words<'a> {
         self.terms().into_iter().filter_map(comment).flatten().collect()
     }
 
-    /// The names of the sets that the rule matches or fills.
+    /// The names of the ipsets that the rule matches, fills or empties.
     pub fn sets(self) -> Vec<Cow<'a, str>> {
         const SET_OPTIONS: [&str; 4] = ["--match-set", "--add-set", "--del-set", "--map-set"];
         if !self.text.contains("-set ") {
@@ -125,10 +127,11 @@ impl<'a> Words<'a> {
         self.terms().into_iter().filter_map(set).collect()
     }
 
-    /// Refuses what iptables-restore refuses: an open quote, and a `#` remark after a rule.
+    /// Refuses what iptables-restore refuses: a quote that is not closed, and a remark (`#`) after
+    /// a rule.
     ///
     /// # Errors
-    /// The cause, in words.
+    /// The cause, for people.
     pub fn check(self) -> Result<(), &'static str> {
         if !self.text.contains(['"', '#']) {
             return Ok(());
@@ -159,7 +162,7 @@ fn push_value<'a>(terms: &mut Vec<Term<'a>>, token: Token<'a>) {
 
 #[derive(Clone, Copy)]
 struct Token<'a> {
-    /// The word, without its quotes.
+    /// The text of the word, without the quotes around it.
     raw: &'a str,
     quoted: bool,
     closed: bool,
@@ -190,7 +193,7 @@ fn is_number(text: &str) -> bool {
     text.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// Words separated by blanks; a backslash is special only inside double quotes.
+/// An iterator over words that blanks separate. A backslash is special only inside double quotes.
 struct Tokens<'a>(&'a str);
 
 impl<'a> Iterator for Tokens<'a> {
@@ -214,7 +217,7 @@ impl<'a> Iterator for Tokens<'a> {
     }
 }
 
-/// The index of the closing quote.
+/// The index of the closing quote; none if the quote is not closed.
 fn quote_end(body: &str) -> Option<usize> {
     let mut escaped = false;
     for (i, b) in body.bytes().enumerate() {

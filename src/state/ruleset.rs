@@ -1,8 +1,8 @@
-//! `iptables-save` text as tables, chains and rules.
+//! `iptables-save` output, parsed into tables, chains and rules.
 //!
-//! The text is kept once. A rule is a span of it, and [`Ruleset::words`] splits it on demand (see
-//! [`crate::state::rule`]). Syntax: iptables-save(8), and libxtables' `xtables_save_string` for
-//! quoting.
+//! The text is kept once. A rule is a span of that text, and [`Ruleset::words`] splits it on demand
+//! (see [`crate::state::rule`]). Syntax: iptables-save(8), and libxtables' `xtables_save_string`
+//! for quoting.
 
 use std::collections::{HashMap, HashSet};
 
@@ -11,60 +11,60 @@ use crate::state::rule::Words;
 use crate::state::shared_str::SharedStr;
 use crate::state::shared_str::StrSlice;
 
-/// The name of a table, chain or target: a slice of the text.
+/// The name of a table, chain or target, as a slice of the parsed text.
 pub type Name = StrSlice;
 
-/// Packets and bytes that a rule or policy has counted.
+/// How many packets and bytes a rule or policy has counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counters {
-    /// Packets.
+    /// The number of packets.
     pub packets: u64,
-    /// Bytes.
+    /// The number of bytes.
     pub bytes: u64,
 }
 
-/// A range of the text, in bytes.
+/// A range of bytes in the parsed text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Span {
     start: u32,
     end: u32,
 }
 
-/// One rule, a span of the ruleset's text.
+/// One rule, which is a span of the ruleset's text.
 #[derive(Debug, Clone)]
 pub struct Rule {
-    /// The name after `-j` or `-g`, if any.
+    /// The chain or target after `-j` or `-g`; none for a rule without a target.
     pub target: Option<Name>,
-    /// True for `-g`.
+    /// Whether the target follows `-g` (goto), not `-j`.
     pub goto: bool,
-    /// The line in the file, from 1.
+    /// The rule's line number in the file, from 1.
     pub line: u32,
     span: Span,
 }
 
-/// One chain with its rules in order.
+/// One chain with its rules.
 #[derive(Debug, Clone)]
 pub struct Chain {
-    /// Its name.
+    /// The chain's name: `KUBE-SERVICES`.
     pub name: Name,
     /// The policy of a built-in chain; none for a user-defined one.
     pub policy: Option<Name>,
     /// The policy's counters, if the file has them.
     pub counters: Option<Counters>,
-    /// Its rules, first to last.
+    /// The chain's rules, first to last.
     pub rules: Vec<Rule>,
     line: u32,
     span: Span,
 }
 
-/// One table with its chains in the order the file declares them.
+/// One table with its chains, in the order in which the file declares them.
 #[derive(Debug, Clone)]
 pub struct Table {
-    /// Its name: `nat`, `filter`, …
+    /// The table's name: `nat`, `filter`, …
     pub name: Name,
-    /// Its chains.
+    /// The table's chains, in the order of the file.
     pub chains: Vec<Chain>,
-    /// The positions of the chains, sorted by name.
+    /// The indexes of the chains, sorted by chain name.
     by_name: Vec<u32>,
 }
 
@@ -72,48 +72,50 @@ pub struct Table {
 #[derive(Debug, Clone)]
 pub struct Ruleset {
     text: SharedStr,
-    /// Its tables, in the order of the file.
+    /// The tables, in the order of the file.
     pub tables: Vec<Table>,
-    /// Comments, blank lines, `*table` and `COMMIT`, by line.
+    /// The lines that are no chain and no rule (comments, blank lines, `*table` and `COMMIT`), each
+    /// with its line number.
     other_lines: Vec<(u32, Span)>,
 }
 
-/// Chains that exist without a declaration.
+/// The built-in chains. A file may have rules of these chains without declaring them.
 const BUILT_IN: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
 
 impl Table {
-    /// The chain of that name.
+    /// The chain called `name`.
     pub fn chain(&self, name: &str) -> Option<&Chain> {
         let at = |i: &u32| &self.chains[*i as usize];
         let found = self.by_name.binary_search_by(|i| (*at(i).name).cmp(name)).ok()?;
         Some(at(&self.by_name[found]))
     }
 
-    /// Its chains, sorted by name.
+    /// The table's chains, sorted by name.
     pub fn by_name(&self) -> impl Iterator<Item = &Chain> {
         self.by_name.iter().map(|i| &self.chains[*i as usize])
     }
 
-    /// Each rule with its chain and its position in it, from 0.
+    /// Each rule of the table, with its chain and its index in that chain, from 0.
     pub fn rules(&self) -> impl Iterator<Item = (&Chain, usize, &Rule)> {
         self.chains.iter().flat_map(|c| c.rules.iter().enumerate().map(move |(i, r)| (c, i, r)))
     }
 
-    /// True for a table that was never used: built-in chains with the policy ACCEPT and no rule.
+    /// Whether the table was never used: it has only built-in chains, each with the policy ACCEPT
+    /// and no rules.
     pub fn is_pristine(&self) -> bool {
         self.chains.iter().all(|c| c.rules.is_empty() && c.policy.as_deref() == Some("ACCEPT"))
     }
 }
 
 impl Chain {
-    /// True for a built-in chain, which has a policy.
+    /// Whether the chain is built in: only built-in chains have a policy.
     pub fn is_built_in(&self) -> bool {
         self.policy.is_some()
     }
 }
 
 impl Ruleset {
-    /// Parses an `iptables-save` text; `file` names it in errors.
+    /// Parses the output of `iptables-save`; errors call it `file`.
     ///
     /// # Errors
     /// [`Kind::Parse`] with the line and the cause. A text without any `*table … COMMIT` is an
@@ -133,12 +135,12 @@ impl Ruleset {
         Ok(Ruleset { tables, other_lines, text })
     }
 
-    /// The parsed text.
+    /// The text that this ruleset was parsed from.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// The table of that name.
+    /// The table called `name`.
     pub fn table(&self, name: &str) -> Option<&Table> {
         self.tables.iter().find(|t| &*t.name == name)
     }
@@ -148,7 +150,7 @@ impl Ruleset {
         self.slice(rule.span)
     }
 
-    /// As [`Self::rule_text`], as a slice that shares the parsed text.
+    /// The text of [`Self::rule_text`], as a slice that shares the parsed text.
     pub fn shared_text(&self, rule: &Rule) -> StrSlice {
         StrSlice::part(&self.text, rule.span.start, rule.span.end)
     }
@@ -158,24 +160,24 @@ impl Ruleset {
         counters(self.line_of(rule))
     }
 
-    /// The rule's line, with its counters.
+    /// The rule's whole line, with the counters in front.
     fn line_of(&self, rule: &Rule) -> &str {
         let text = self.text();
         let start = text[..rule.span.start as usize].rfind('\n').map_or(0, |end| end + 1);
         &text[start..rule.span.end as usize]
     }
 
-    /// The rule's words after `-A CHAIN`.
+    /// The words of the rule after `-A CHAIN`.
     pub fn words<'a>(&'a self, rule: &Rule) -> Words<'a> {
         Words::of_rule(self.rule_text(rule))
     }
 
-    /// How many rules there are.
+    /// The number of rules in all tables.
     pub fn rule_count(&self) -> usize {
         self.tables.iter().flat_map(|t| &t.chains).map(|c| c.rules.len()).sum()
     }
 
-    /// Renders the file again, to the byte.
+    /// Renders the parsed file again, to the byte.
     pub fn render(&self) -> String {
         let mut text = String::with_capacity(self.text().len());
         for line in self.lines() {
@@ -185,7 +187,7 @@ impl Ruleset {
         text
     }
 
-    /// The lines of [`Self::render`].
+    /// The lines of [`Self::render`], in order.
     pub fn lines(&self) -> impl Iterator<Item = &str> {
         let mut lines: Vec<(u32, &str)> =
             self.other_lines.iter().map(|(line, span)| (*line, self.slice(*span))).collect();
@@ -199,7 +201,8 @@ impl Ruleset {
         lines.into_iter().map(|(_, text)| text)
     }
 
-    /// The file's text without these chains of `table` and their rules.
+    /// The file's text without `chains`, which are names of chains of `table`, and without the
+    /// rules in these chains.
     pub fn text_without(&self, table: &str, chains: &HashSet<&str>) -> String {
         let mut text = String::new();
         let mut inside = false;
@@ -219,7 +222,7 @@ impl Ruleset {
         text
     }
 
-    /// The file's text without the rules of these lines.
+    /// The file's text without the rules whose line numbers are in `lines`.
     pub fn text_without_rules(&self, lines: &HashSet<u32>) -> String {
         let kept = (1..).zip(self.text().lines()).filter(|(number, _)| !lines.contains(number));
         kept.flat_map(|(_, line)| [line, "\n"]).collect()
@@ -230,7 +233,7 @@ impl Ruleset {
     }
 }
 
-/// `[packets:bytes]`, with or without text after it.
+/// Parses `[packets:bytes]` at the start of a text; more text may follow.
 fn counters(text: &str) -> Option<Counters> {
     let (packets, bytes) = text.strip_prefix('[')?.split_once(']')?.0.split_once(':')?;
     Some(Counters { packets: packets.parse().ok()?, bytes: bytes.parse().ok()? })
@@ -241,13 +244,14 @@ struct Parser<'a> {
     text: &'a SharedStr,
     line: u32,
     tables: Vec<Table>,
-    /// The positions of the last table's chains.
+    /// The index of each chain of the last table, keyed by the chain's name.
     chains: HashMap<&'a str, usize>,
-    /// The pending rules of one chain, by the chain's index. Most chains are short, and there are
-    /// many: each gets exactly the room it needs.
+    /// The index of the chain that is being read, and its rules so far. They are moved into the
+    /// chain all at once, so that each chain allocates exactly the space that it needs: chains are
+    /// many, and most are short.
     rules: (usize, Vec<Rule>),
     other_lines: Vec<(u32, Span)>,
-    /// True between `*table` and `COMMIT`.
+    /// Whether the parser is between `*table` and `COMMIT`.
     open: bool,
 }
 
@@ -391,7 +395,7 @@ impl<'a> Parser<'a> {
             if !BUILT_IN.contains(&chain) {
                 return Err(self.error(format!("a rule in chain `{chain}`, which is not declared")));
             }
-            // iptables-restore accepts rules of an undeclared built-in chain.
+            // iptables-restore also accepts rules of a built-in chain that is not declared.
             let name = self.text.slice_of(chain);
             let policy = Some("ACCEPT".into());
             let span = span(0, 0);
@@ -409,7 +413,7 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
-    /// Moves the pending rules into their chain.
+    /// Moves the rules read so far into their chain.
     fn settle_rules(&mut self) {
         let (chain, rules) = &mut self.rules;
         if let Some(chain) = self.tables.last_mut().and_then(|table| table.chains.get_mut(*chain)) {
@@ -427,7 +431,7 @@ impl<'a> Parser<'a> {
     }
 }
 
-/// A span. The text's length was checked to fit.
+/// Makes a span of two offsets. They fit into 32 bits, because the text's length was checked.
 #[expect(clippy::cast_possible_truncation)]
 fn span(start: usize, end: usize) -> Span {
     Span { start: start as u32, end: end as u32 }

@@ -1,4 +1,4 @@
-//! Slices of a text that is kept once.
+//! Slices that share one text instead of copying it.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -9,12 +9,14 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A text with several owners. A file of a node may be large: sharing does not copy it.
+/// A text that several owners share. A file of a node may be large, and is not copied for each
+/// owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SharedStr(Arc<String>);
 
 impl SharedStr {
-    /// The slice of this text that `word` is; a copy if `word` is not part of the text.
+    /// The slice of this text that `word` points into. If `word` is not part of this text, its
+    /// copy.
     pub(super) fn slice_of(&self, word: &str) -> StrSlice {
         let start = word.as_ptr().addr().wrapping_sub(self.as_ptr().addr());
         let end = start.wrapping_add(word.len());
@@ -57,8 +59,8 @@ impl From<&str> for SharedStr {
     }
 }
 
-/// A slice of a shared text. On a large node a plan names most rules, and a copy of each would be a
-/// copy of the node. Compares and displays as its text.
+/// A slice of a shared text. A plan of a large node names most of its rules, and copying each
+/// rule's text would copy the node. Slices compare and display as their text.
 #[derive(Clone)]
 pub struct StrSlice {
     whole: SharedStr,
@@ -67,17 +69,17 @@ pub struct StrSlice {
 }
 
 impl StrSlice {
-    /// The bytes from `start` to `end`, both on character boundaries.
+    /// The slice from byte `start` to byte `end` of `whole`; both must be character boundaries.
     pub(super) fn part(whole: &SharedStr, start: u32, end: u32) -> StrSlice {
         StrSlice { whole: whole.clone(), start, end }
     }
 
-    /// An empty slice of the same text.
+    /// An empty slice that shares the same text.
     pub fn empty(&self) -> StrSlice {
         StrSlice { whole: self.whole.clone(), start: 0, end: 0 }
     }
 
-    /// The text itself.
+    /// The text of the slice.
     pub fn as_str(&self) -> &str {
         &self.whole[self.start as usize..self.end as usize]
     }
@@ -92,7 +94,7 @@ impl Deref for StrSlice {
 }
 
 impl From<String> for StrSlice {
-    /// Takes all of `text`: a rule or a name, far below the limit of 4 GiB.
+    /// A slice of all of `text`, which must be shorter than 4 GiB. Rules and names are far shorter.
     fn from(text: String) -> StrSlice {
         let end = u32::try_from(text.len()).unwrap_or(0);
         StrSlice { whole: text.into(), start: 0, end }
@@ -179,7 +181,8 @@ impl<'de> Deserialize<'de> for StrSlice {
     }
 }
 
-/// Joins texts into one, then slices it: many small texts take more room than their content.
+/// Joins many small texts into one, and returns slices of that text. Kept separately, each small
+/// text would take more memory than its content.
 #[derive(Debug, Default)]
 pub struct StrArena {
     whole: String,
@@ -187,16 +190,16 @@ pub struct StrArena {
 }
 
 impl StrArena {
-    /// Adds a text.
+    /// Adds a text after the texts added before.
     pub fn push(&mut self, text: &str) {
         self.whole.push_str(text);
         self.ends.push(self.whole.len());
     }
 
-    /// The texts, in order.
+    /// The added texts as slices, in order.
     ///
     /// # Errors
-    /// When they exceed 4 GiB.
+    /// If the texts together exceed 4 GiB.
     pub fn texts(self) -> Result<impl Iterator<Item = StrSlice>, TryFromIntError> {
         u32::try_from(self.whole.len())?;
         let whole = SharedStr::from(self.whole);

@@ -1,43 +1,43 @@
-//! The stages of a run, by name.
+//! The stages of a run and their names.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The list of stages, in the order of a playbook. Calls `$then!` with each: its meaning, its
-/// name, its word in playbooks and journals, its module in `run/stage`, the type of its options in
-/// `plan/playbook`, and whether it changes the node.
+/// The list of stages, in the order of a playbook. Calls `$then!` with a row for each stage: a doc
+/// comment, its variant of [`StageName`], its name in playbooks and journals, its module in
+/// `run/stage`, the type of its options in `plan/playbook`, and whether it changes the node.
 macro_rules! for_each_stage {
     ($then:ident) => {
         $then! {
-            /// Runs the checks.
+            /// Runs the checks, before anything is changed.
             Preflight, "preflight", preflight, Preflight, false;
-            /// Takes the snapshot for the rollback.
+            /// Takes the snapshot that a rollback goes back to.
             Snapshot, "snapshot", snapshot, NoOptions, false;
-            /// Rehearses the run in a sandbox.
+            /// Rehearses the run in a private namespace, the sandbox.
             Rehearse, "rehearse", rehearse, NoOptions, false;
-            /// Loads modules and sets sysctls.
+            /// Loads kernel modules and sets sysctls, now and for the next boot.
             Prepare, "prepare", prepare, Prepare, true;
-            /// Edits kube-proxy's configuration and restarts it.
+            /// Edits kube-proxy's configuration and restarts kube-proxy.
             Switch, "switch", switch, Switch, true;
             /// Replaces kube-proxy by another version.
             Upgrade, "upgrade", upgrade, Upgrade, true;
-            /// Waits until the new mode serves.
+            /// Waits until kube-proxy serves in its new mode.
             Converge, "converge", converge, Converge, false;
-            /// Removes leftovers.
+            /// Removes leftovers: objects whose owner is gone or no longer uses them.
             Clean, "clean", clean, Clean, true;
-            /// Verifies the node against the kernel.
+            /// Verifies, against the kernel, what must hold after a migration.
             Verify, "verify", verify, Verify, false;
-            /// Deletes stale entries of conntrack.
+            /// Deletes stale entries of the conntrack table.
             Settle, "settle", settle, Settle, true;
-            /// Waits for the operator.
+            /// Waits until the operator confirms the run.
             Confirm, "confirm", confirm, Confirm, false;
         }
     };
 }
 pub(crate) use for_each_stage;
 
-/// Makes [`StageName`] of the list.
+/// Defines [`StageName`] from the list of stages.
 macro_rules! stage_names {
     ($($(#[$meaning:meta])* $Name:ident, $word:literal, $module:ident, $Options:ident, $changes:literal;)*) => {
         /// The names of stages, in the order of a playbook.
@@ -49,17 +49,17 @@ macro_rules! stage_names {
         }
 
         impl StageName {
-            /// All of them, in order.
+            /// All stages, in the order of a playbook.
             pub const ALL: [StageName; [$($word),*].len()] = [$(StageName::$Name),*];
 
-            /// Its word in a playbook and in the journal.
+            /// The stage's name in a playbook and in the journal: `preflight`.
             pub fn name(self) -> &'static str {
                 match self {
                     $(StageName::$Name => $word,)*
                 }
             }
 
-            /// Whether it changes the node.
+            /// Whether the stage changes the node.
             pub fn changes_the_node(self) -> bool {
                 match self {
                     $(StageName::$Name => $changes,)*
@@ -71,7 +71,7 @@ macro_rules! stage_names {
 for_each_stage!(stage_names);
 
 impl StageName {
-    /// The stage of that name.
+    /// The stage called `name`.
     pub fn find(name: &str) -> Option<StageName> {
         StageName::ALL.into_iter().find(|stage| stage.name() == name)
     }
@@ -83,27 +83,28 @@ impl fmt::Display for StageName {
     }
 }
 
-/// The stage of a run.
+/// What a run does at the moment: a stage of its playbook, or one of the steps that no playbook
+/// has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "&'static str")]
 pub enum RunStage {
-    /// A run before its first stage.
+    /// The run has begun, but has not reached its first stage.
     Begun,
-    /// A stage of a playbook, or of a clean-up.
+    /// The run is in a stage of its playbook, or a clean-up is in its stage `clean`.
     Playbook(StageName),
-    /// The remedies of checks are applied.
+    /// The run applies the remedies of checks.
     Fix,
-    /// The run is undone.
+    /// The run is being undone.
     Rollback,
 }
 
 impl RunStage {
-    /// The stage that removes leftovers.
+    /// The stage `clean`, which removes leftovers.
     pub const CLEAN: RunStage = RunStage::Playbook(StageName::Clean);
-    /// The stage that waits for the operator's confirmation.
+    /// The stage `confirm`, which waits for the operator's confirmation.
     pub const CONFIRM: RunStage = RunStage::Playbook(StageName::Confirm);
 
-    /// Its name in `run.json` and in the journal.
+    /// The stage's name in `run.json` and in the journal.
     pub fn name(self) -> &'static str {
         match self {
             RunStage::Begun => "begun",
@@ -113,14 +114,14 @@ impl RunStage {
         }
     }
 
-    /// The stage of that name.
+    /// The stage called `name`.
     pub fn find(name: &str) -> Option<RunStage> {
         let own = [RunStage::Begun, RunStage::Fix, RunStage::Rollback];
         let own = own.into_iter().find(|stage| stage.name() == name);
         own.or_else(|| StageName::find(name).map(RunStage::Playbook))
     }
 
-    /// The stage of a playbook, if it is one.
+    /// The stage of a playbook; none for `begun`, `fix` and `rollback`.
     pub fn of_playbook(self) -> Option<StageName> {
         match self {
             RunStage::Playbook(stage) => Some(stage),

@@ -1,14 +1,15 @@
-//! `sysctl -a`: lines of `name = value`.
+//! Parser of `sysctl -a`, which prints lines of `name = value`.
 
 use std::fmt::Write;
 
 use super::lines;
 use crate::error::Result;
 
-/// Sysctls that change without a writer, so that two captures of an unchanged node differ in them.
-/// `*` at the end stands for any end, at the beginning for any beginning.
+/// Name patterns of sysctls that change without a writer, so that two captures of an unchanged node
+/// differ in them. A `*` at the end matches any end of the name, a `*` at the beginning any
+/// beginning.
 pub const MOVING: &[&str] = &[
-    // Numbers of the moment: files, inodes, directory entries, ptys, asynchronous requests, tracked
+    // Current numbers of files, inodes, directory entries, ptys, asynchronous requests and tracked
     // connections.
     "fs.file-nr",
     "fs.inode-nr",
@@ -17,28 +18,28 @@ pub const MOVING: &[&str] = &[
     "fs.aio-nr",
     "kernel.pty.nr",
     "net.netfilter.nf_conntrack_count",
-    // Statistics of disk quotas.
+    // Statistics of the disk quotas.
     "fs.quota.*",
     // A new uuid at each read, and the remaining entropy.
     "kernel.random.*",
-    // The last process id.
+    // The PID of the last process that was started.
     "kernel.ns_last_pid",
-    // The kernel lowers it when profiling costs too much.
+    // The kernel lowers this sample rate when profiling costs too much time.
     "kernel.perf_event_max_sample_rate",
-    // The scheduler's measurements.
+    // Measurements of the scheduler.
     "*.max_newidle_lb_cost",
 ];
 
-/// Sysctls with their values, in the order of the file.
+/// Sysctls with their values, in the order of `sysctl -a`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sysctls {
     entries: Vec<(String, String)>,
 }
 
 impl Sysctls {
-    /// Parses lines of `name = value`. A value may be empty or hold blanks and ` = `. A value of
-    /// several lines repeats the name on each, as sysctl prints it; they are joined with newlines.
-    /// Errors name `file` and the line.
+    /// Parses lines of `name = value`. A value may be empty, and may hold blanks and ` = `. For a
+    /// value of several lines, sysctl prints the name on each line; the lines of the value are
+    /// joined with newlines. Errors name `file` and the line.
     pub fn parse(file: &str, text: &str) -> Result<Sysctls> {
         let mut entries: Vec<(String, String)> = Vec::new();
         for (number, line) in lines::numbered(file, text)? {
@@ -59,7 +60,7 @@ impl Sysctls {
         Ok(Sysctls { entries })
     }
 
-    /// The parsed text, to the byte.
+    /// Renders the text that was parsed, to the byte.
     pub fn render(&self) -> String {
         let mut text = String::new();
         for (name, value) in &self.entries {
@@ -71,17 +72,18 @@ impl Sysctls {
         text
     }
 
-    /// The value of `name`.
+    /// The value of the sysctl `name`.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.iter().find(|(known, _)| *known == name).map(|(_, value)| value)
     }
 
-    /// Every name and value, in the order of the file.
+    /// Each name with its value, in the order of `sysctl -a`.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.entries.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// Values only in `after` (`+`), and only in `self` (`-`), without the [`MOVING`] ones.
+    /// Sysctls whose values are only in `after` (`+`) or only in `self` (`-`). Names that match
+    /// [`MOVING`] do not count.
     pub fn differences(&self, after: &Sysctls) -> Vec<String> {
         lines::differences(self.facts(), after.facts())
     }
@@ -92,7 +94,7 @@ impl Sysctls {
     }
 }
 
-/// Whether this sysctl changes without a writer: it is one of [`MOVING`].
+/// Whether the sysctl `name` changes without a writer, because a pattern in [`MOVING`] matches it.
 pub fn moves(name: &str) -> bool {
     MOVING.iter().any(|pattern| match (pattern.strip_prefix('*'), pattern.strip_suffix('*')) {
         (Some(end), _) => name.ends_with(end),

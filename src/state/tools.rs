@@ -1,4 +1,4 @@
-//! `tools.txt` (the node's programs) and `processes.json` (the running components).
+//! Parsers of `tools.txt` (the node's programs) and `processes.json` (its running components).
 
 use std::fmt::{self, Write};
 
@@ -8,34 +8,34 @@ use serde_json::ser::{PrettyFormatter, Serializer};
 use super::lines;
 use crate::error::{Error, Kind, Result};
 
-/// The kernel and the programs of a node, in the order of the file.
+/// The kernel and the programs of a node, as in `tools.txt`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ToolList {
     /// The kernel's release: `6.1.0-40-amd64`.
     pub kernel: String,
-    /// The programs of the search.
+    /// The programs that were searched for, in the order of the file; some may be missing.
     pub tools: Vec<InstalledTool>,
 }
 
-/// A program, found or missing.
+/// A program that was searched for: either found or missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstalledTool {
-    /// Its name: `conntrack`.
+    /// The program's name: `conntrack`.
     pub name: String,
-    /// Its path; none if it is missing.
+    /// The path at which the program was found; none if the program is missing.
     pub path: Option<String>,
-    /// Its version output: one line, perhaps an error message, perhaps empty.
+    /// What the program printed for its version: one line, which may be an error message or empty.
     pub text: String,
 }
 
-/// A version; missing parts are 0.
+/// A version of up to three numbers; a number that is not given is 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Version {
-    /// First number.
+    /// The first number.
     pub major: u32,
-    /// Second number.
+    /// The second number.
     pub minor: u32,
-    /// Third number.
+    /// The third number; 0 if it is not given.
     pub patch: u32,
 }
 
@@ -65,7 +65,7 @@ impl ToolList {
         Ok(ToolList { kernel, tools: lines.map(tool).collect::<Result<_>>()? })
     }
 
-    /// The parsed text, to the byte.
+    /// Renders the text that was parsed, to the byte.
     pub fn render(&self) -> String {
         let mut text = format!("kernel {}\n", self.kernel);
         for tool in &self.tools {
@@ -77,36 +77,36 @@ impl ToolList {
         text
     }
 
-    /// The program `name`, if it was searched for; it may be missing.
+    /// The program `name`, found or missing; none if it was not searched for.
     pub fn get(&self, name: &str) -> Option<&InstalledTool> {
         self.tools.iter().find(|tool| tool.name == name)
     }
 
-    /// The kernel's version.
+    /// The version in the kernel's release; none if the release has none.
     pub fn kernel_version(&self) -> Option<Version> {
         Version::find(&self.kernel)
     }
 }
 
 impl InstalledTool {
-    /// A program that is not installed.
+    /// A program that was searched for and is not installed.
     pub fn missing(name: &str) -> InstalledTool {
         InstalledTool { name: name.to_owned(), path: None, text: String::new() }
     }
 
-    /// A program at `path` with the version output `text`.
+    /// A program that was found at `path`; `text` is what it printed for its version.
     pub fn found(name: &str, path: &str, text: &str) -> InstalledTool {
         InstalledTool { name: name.to_owned(), path: Some(path.to_owned()), text: text.to_owned() }
     }
 
-    /// The version in its output; an error message has none.
+    /// The version in the program's output; none if the output is an error message.
     pub fn version(&self) -> Option<Version> {
         Version::find(&self.text)
     }
 }
 
 impl Version {
-    /// The first `1.2` or `1.2.3` in `text`, whatever follows.
+    /// The first `1.2` or `1.2.3` in `text`, whatever follows it.
     pub fn find(text: &str) -> Option<Version> {
         let runs = text.split(|c: char| !c.is_ascii_digit() && c != '.');
         let version = |run: &str| {
@@ -125,19 +125,19 @@ impl fmt::Display for Version {
     }
 }
 
-/// A running component that owns rules.
+/// The process of a component that owns rules.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
-    /// Its process id.
+    /// The PID.
     pub pid: u32,
-    /// Its name: `kube-proxy`.
+    /// The process's name: `kube-proxy`.
     pub name: String,
-    /// Its arguments, the program first; secrets are masked.
+    /// The arguments, beginning with the program. Secrets are masked.
     pub args: Vec<String>,
-    /// Its version.
+    /// The version of the program, if it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// The source of the version.
+    /// Where the version comes from, such as `kube-proxy --version`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version_source: Option<String>,
 }
@@ -147,7 +147,7 @@ pub fn parse_processes(file: &str, text: &str) -> Result<Vec<Process>> {
     serde_json::from_str(text).map_err(|e| Error::new(Kind::Parse, file, e))
 }
 
-/// The text of `processes.json`.
+/// Renders the text of `processes.json`.
 pub fn render_processes(processes: &[Process]) -> Result<String> {
     let failed = |e: &dyn fmt::Display| Error::new(Kind::Unexpected, "processes.json", e);
     let mut text = Vec::new();
@@ -208,7 +208,7 @@ mod tests {
         assert_eq!((processes[0].version.as_deref(), processes[1].pid), (None, 8));
         let text = render_processes(&processes).unwrap();
         assert_eq!(text.matches("version_source").count(), 1);
-        // As in the captured nodes.
+        // The format of the captured nodes.
         assert!(text.starts_with("[\n {\n  \"pid\": 7,\n  \"name\": \"kube-proxy\",\n"), "{text}");
         assert_eq!(parse_processes("processes.json", &text).unwrap(), processes);
         let error = parse_processes("processes.json", "[{\"pid\":\n").unwrap_err().to_string();

@@ -1,4 +1,4 @@
-//! Export and import of snapshots, as one `.tar.gz`.
+//! Export and import of snapshots, each as one `.tar.gz` archive.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -16,12 +16,12 @@ use super::manifest::{MANIFEST, Manifest};
 use super::snapshots::{Reparse, Snapshot, files_of, read_verified};
 use crate::error::{Error, Kind, Result};
 
-/// Writes the snapshot in `dir` to the new file `to`, mode 0600. Every export of a snapshot gives
-/// the same bytes.
+/// Writes the snapshot in `dir` to the new file `to`, mode 0600. Every export of the same snapshot
+/// gives the same bytes.
 ///
 /// # Errors
-/// [`Kind::SnapshotRefused`] for a damaged snapshot or one without a manifest; [`Kind::Store`] on a
-/// full disk; [`Kind::Usage`] if `to` exists. Leaves no partial file behind.
+/// [`Kind::SnapshotRefused`] for a snapshot that is damaged or has no manifest; [`Kind::Store`] on
+/// a full disk; [`Kind::Usage`] if `to` exists. Leaves no partial file behind.
 pub fn export(dir: &Path, to: &Path) -> Result<()> {
     let (tree, manifest) = read_verified(dir, LIMITS)?;
     let Some(manifest) = manifest else {
@@ -51,7 +51,8 @@ pub fn export(dir: &Path, to: &Path) -> Result<()> {
     disk::sync_dir(folder)
 }
 
-/// The same header for every exporter: no owner, and the time of the snapshot.
+/// The tar header of a file. It is the same for everyone who exports the snapshot, because it has
+/// no owner, and its time is the snapshot's.
 fn header(manifest: &Manifest, size: u64) -> Header {
     let time = manifest.time.parse::<jiff::Timestamp>().map_or(0, jiff::Timestamp::as_second);
     let mut header = Header::new_gnu();
@@ -62,8 +63,8 @@ fn header(manifest: &Manifest, size: u64) -> Header {
 }
 
 impl Store {
-    /// Imports the archive `from` into the store, with every check of [`Snapshot::load`] and then
-    /// `reparse`. A snapshot that is already there, the same to the byte, is returned.
+    /// Imports the archive `from` into the store, after every check of [`Snapshot::load`] and then
+    /// `reparse`. If the store already has the same snapshot, to the byte, that one is returned.
     ///
     /// # Errors
     /// [`Kind::SnapshotRefused`] with the reason. Leaves nothing behind.
@@ -90,8 +91,8 @@ impl Store {
         unpack.all(GzDecoder::new(io::BufReader::new(file)))?;
 
         let (tree, manifest) = read_verified(temporary.path(), limits).map_err(|e| {
-            // The error names the archive: the unpacked directory no longer exists when the error
-            // is read.
+            // The error names the archive in place of the unpacked directory, which no longer
+            // exists when the error is read.
             let unpacked = temporary.path().display().to_string();
             Error { object: e.object.replace(&unpacked, &unpack.archive), ..e }
         })?;
@@ -112,13 +113,13 @@ impl Store {
     }
 }
 
-/// The unpacking of an untrusted archive into a directory.
+/// Unpacks an untrusted archive into a directory.
 struct Unpack<'a> {
     archive: String,
     root: &'a Path,
     limits: SnapshotLimits,
     entries: usize,
-    /// The only top directory.
+    /// The top directory of the first entry; every other entry must be in the same one.
     top: Option<String>,
     files: BTreeSet<String>,
 }
@@ -133,8 +134,8 @@ impl Unpack<'_> {
     }
 
     fn all(&mut self, stream: impl Read) -> Result<()> {
-        // The limit of unpacked bytes, whatever the archive claims: the files, and a header and a
-        // partial block for each.
+        // The limit of unpacked bytes, whatever the archive claims about its sizes: the bytes of
+        // all files, and for each file a header and a partial block.
         let most = self.limits.bytes + 1024 * self.limits.entries as u64 + 1024;
         let mut archive = Archive::new(Capped { inner: stream, left: most });
         let entries = archive.entries().map_err(|e| self.damaged(&e))?;
@@ -196,7 +197,7 @@ impl Unpack<'_> {
     }
 }
 
-/// A reader that fails after more than `left` bytes.
+/// A reader that fails once it has read more than `left` bytes.
 struct Capped<R> {
     inner: R,
     left: u64,
@@ -217,7 +218,7 @@ impl<R: Read> Read for Capped<R> {
 mod tests {
     use super::*;
 
-    /// Imports an archive of one file of `size` zeros into a store with a limit of 64 KiB.
+    /// Imports an archive that holds one file of `size` zeros, into a store with a limit of 64 KiB.
     fn import(size: usize) -> Error {
         let tmp = tempfile::tempdir().unwrap();
         let store = Store::open(Some(&tmp.path().join("store"))).unwrap();

@@ -1,4 +1,5 @@
-//! Files of the store: private, synced, and never reached through a link.
+//! The store's access to the disk: files are private and synced, and never reached through a
+//! symbolic link.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -11,25 +12,26 @@ use rustix::fs::{Advice, AtFlags, Dir, FallocateFlags, FileType, Mode, OFlags, R
 
 use crate::error::{Error, Kind, Result};
 
-/// The bytes of each file of a directory, by its path in it.
+/// The bytes of each file in a directory, keyed by the file's path in that directory.
 pub(super) type Tree = BTreeMap<String, Vec<u8>>;
 
-/// The limits of a snapshot.
+/// How large a snapshot may be.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SnapshotLimits {
-    /// Files and directories.
+    /// The largest number of files and directories.
     pub entries: usize,
-    /// Bytes of all files together.
+    /// The largest number of bytes of all files together.
     pub bytes: u64,
 }
 
 /// The limits of every snapshot and archive.
 pub(super) const LIMITS: SnapshotLimits = SnapshotLimits { entries: 10_000, bytes: 1 << 30 };
 
-/// The deepest path: captured files keep their absolute path.
+/// The largest depth of directories. Captured files keep their absolute path below the snapshot's
+/// directory, so the limit must leave room for it.
 const MAX_DEPTH: usize = 64;
 
-/// The error of an untrusted snapshot or archive.
+/// The error for an untrusted snapshot or archive that is not accepted.
 pub(super) fn refused(object: impl Into<String>, cause: impl std::fmt::Display) -> Error {
     Error::new(Kind::SnapshotRefused, object, cause).hint(
         "choose another with `proxyshift snapshot list`, \
@@ -37,12 +39,12 @@ pub(super) fn refused(object: impl Into<String>, cause: impl std::fmt::Display) 
     )
 }
 
-/// Refuses a `path` that cannot name a file of a snapshot, with the reason.
+/// Refuses, with the reason, a `path` that cannot be the path of a file in a snapshot.
 pub(super) fn check_path(path: &str) -> std::result::Result<(), &'static str> {
     if path.starts_with('/') {
         return Err("an absolute path");
     }
-    // SHA256SUMS would escape a backslash or a newline.
+    // In SHA256SUMS, a backslash or a newline would have to be escaped.
     if path.contains(|c: char| c.is_control() || c == '\\') {
         return Err("a path with a control character or a backslash");
     }
@@ -56,7 +58,8 @@ pub(super) fn check_path(path: &str) -> std::result::Result<(), &'static str> {
     Ok(())
 }
 
-/// Reads every file below `root`. Refuses links, special files, and more than `limits`.
+/// Reads every file below `root`. Refuses symbolic links, special files, and more than `limits`
+/// allows.
 pub(super) fn read_tree(root: &Path, limits: SnapshotLimits) -> Result<Tree> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir =
@@ -68,7 +71,7 @@ pub(super) fn read_tree(root: &Path, limits: SnapshotLimits) -> Result<Tree> {
 
 struct TreeReader<'a> {
     root: &'a Path,
-    /// The remaining bytes, and the limit of entries.
+    /// The bytes that may still be read, and the largest number of entries.
     limits: SnapshotLimits,
     entries: usize,
     tree: Tree,
@@ -118,7 +121,8 @@ impl TreeReader<'_> {
             }
             _ => return Err(self.refused(&path, "a special file in place of a file")),
         }
-        // If the entry is replaced now, a link is still refused and a pipe does not block.
+        // Another process may replace the entry now. Even so, a symbolic link is refused, and
+        // opening a pipe does not block.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd =
             rustix::fs::openat(dir, name, flags, Mode::empty()).map_err(|e| self.io(&path, e))?;
@@ -143,7 +147,7 @@ impl TreeReader<'_> {
     }
 }
 
-/// Reads one file. Does not follow a link, nor wait for a pipe.
+/// Reads one file. A symbolic link is not followed, and a pipe is not waited for.
 pub(super) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let mut options = fs::OpenOptions::new();
@@ -153,7 +157,8 @@ pub(super) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Whether the file holds exactly these bytes. Reads piece by piece; does not follow a link.
+/// Whether the file has exactly these bytes. Reads the file piece by piece, and follows no symbolic
+/// link.
 pub(super) fn holds(path: &Path, bytes: &[u8]) -> Result<bool> {
     let io = |e: io::Error| Error::io(path, &e);
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
@@ -173,7 +178,7 @@ pub(super) fn holds(path: &Path, bytes: &[u8]) -> Result<bool> {
     }
 }
 
-/// Creates a new file, mode 0600.
+/// Creates a new file with mode 0600. Fails if the file exists.
 pub(super) fn create_new(path: &Path) -> Result<File> {
     fs::OpenOptions::new()
         .write(true)
@@ -183,16 +188,18 @@ pub(super) fn create_new(path: &Path) -> Result<File> {
         .map_err(|e| Error::io(path, &e))
 }
 
-/// Writes and syncs a new file, and drops its cached pages, so that the next reader reads the disk.
+/// Writes and syncs a new file, and drops its pages from the cache, so that the next reader reads
+/// from the disk.
 pub(super) fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = create_new(path)?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|e| Error::io(path, &e))?;
-    // Advice only: a file system may ignore it, and the checks are no weaker then.
+    // The kernel may ignore this advice. The next reader then reads the cache, and its checks are
+    // no weaker.
     let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);
     Ok(())
 }
 
-/// A private, hidden directory in `dir` that is removed when dropped.
+/// Creates a private, hidden directory in `dir`, which is removed when the value is dropped.
 pub(super) fn temporary_dir(dir: &Path) -> Result<tempfile::TempDir> {
     tempfile::Builder::new()
         .prefix(".new-")
@@ -201,17 +208,17 @@ pub(super) fn temporary_dir(dir: &Path) -> Result<tempfile::TempDir> {
         .map_err(|e| Error::io(dir, &e))
 }
 
-/// Creates `dir` and its parents, mode 0700.
+/// Creates `dir` and its missing parents with mode 0700.
 pub(super) fn make_dirs(dir: &Path) -> Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| Error::io(dir, &e))
 }
 
-/// Syncs the names in `dir`.
+/// Syncs the directory `dir`, so that the names in it survive a power cut.
 pub(super) fn sync_dir(dir: &Path) -> Result<()> {
     File::open(dir).and_then(|d| d.sync_all()).map_err(|e| Error::io(dir, &e))
 }
 
-/// Syncs `root` and the directories of the files `paths` below it.
+/// Syncs `root`, and the directories below it that hold the files `paths`.
 pub(super) fn sync_dirs<'a>(root: &Path, paths: impl Iterator<Item = &'a str>) -> Result<()> {
     let mut dirs = BTreeSet::new();
     for path in paths {
@@ -221,7 +228,8 @@ pub(super) fn sync_dirs<'a>(root: &Path, paths: impl Iterator<Item = &'a str>) -
     dirs.iter().rev().try_for_each(|dir| sync_dir(&root.join(dir)))
 }
 
-/// Reserves space beyond the end of `file`: a later write there needs no free block.
+/// Reserves `bytes` of space for `file`, without making it longer: a later write into that space
+/// needs no free block.
 pub(super) fn reserve(file: &File, path: &Path, bytes: u64) -> Result<()> {
     use rustix::io::Errno;
     match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, bytes) {
@@ -239,9 +247,9 @@ pub(super) fn reserve(file: &File, path: &Path, bytes: u64) -> Result<()> {
 
 /// Replaces a JSON file atomically, even on a full disk.
 ///
-/// The new text goes into a spare file of the same directory, which is then exchanged with the old
-/// file. The old file becomes the next spare, so no block is ever freed or allocated. Text that is
-/// shorter than its spare is padded with spaces, which JSON allows.
+/// The new text goes into a spare file in the same directory, which is then exchanged with the old
+/// file. The old file becomes the spare of the next replacement, so no block is ever freed or
+/// allocated. A text that is shorter than its spare file is padded with spaces, which JSON allows.
 pub(super) fn replace_json(path: &Path, json: &[u8]) -> Result<()> {
     let spare = path.with_extension("spare");
     let old = open_spare(&spare, json.len())?;
@@ -257,8 +265,9 @@ pub(super) fn replace_json(path: &Path, json: &[u8]) -> Result<()> {
         Err(e) => {
             fs::rename(&spare, path).map_err(|e| Error::io(path, &e))?;
             let next = open_spare(&spare, json.len());
-            // The first time there is no file to exchange with, and space must be allocated. A file
-            // system without the exchange gets its next spare if there is space.
+            // If the file did not exist, there was nothing to exchange, and the next spare must be
+            // allocated. If the file system cannot exchange files, the next spare is allocated only
+            // if there is space.
             if e == rustix::io::Errno::NOENT {
                 next?;
             }
@@ -267,7 +276,7 @@ pub(super) fn replace_json(path: &Path, json: &[u8]) -> Result<()> {
     path.parent().map_or(Ok(()), sync_dir)
 }
 
-/// The spare file, with space for `length` bytes, and some more when new.
+/// Opens the spare file. A new one gets space for `length` bytes and some more.
 fn open_spare(spare: &Path, length: usize) -> Result<File> {
     let (file, is_new) = match create_new(spare) {
         Ok(file) => (file, true),

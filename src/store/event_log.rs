@@ -1,6 +1,6 @@
-//! The events of a run, kept beside its journal for its report.
+//! The event log of a run, a file beside the run's journal that the run's report is made from.
 //!
-//! Optional: a run continues where they cannot be written.
+//! The log is optional: a run continues if its events cannot be written.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -14,49 +14,49 @@ use crate::clock;
 use crate::error::Error;
 use crate::event::Event;
 
-/// The file's name in a run's folder.
+/// The name of the event log in a run's folder.
 pub const EVENTS: &str = "events.jsonl";
 
-/// The version of the line format; later ones are skipped.
+/// The version of the line format. Lines of a later version are skipped.
 const VERSION: u32 = 1;
 
-/// The space that is reserved, and the limit of what is written, in bytes.
+/// The bytes that are reserved for the event log, and the size that it never exceeds.
 const ROOM: u64 = 64 << 10;
 const MOST: u64 = 256 << 10;
 
-/// One line.
+/// One line of the event log.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LoggedEvent {
-    /// The version of the line format.
+    /// The version of the line's format.
     pub v: u32,
-    /// The time: `2026-11-21T20:15:02Z`.
+    /// When the line was written: `2026-11-21T20:15:02Z`.
     pub at: String,
-    /// The duration, of an event with one.
+    /// How long the event took, in seconds; none for an event without a duration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
-    /// The content.
+    /// The event or error that the line records.
     pub what: LogContent,
 }
 
-/// The content of a line.
+/// What a line of the event log records.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LogContent {
-    /// An event.
+    /// An event of the run.
     Event(Event),
-    /// The error of the failed run; written when its process ends.
+    /// The error with which the run failed, written when the run's process ends.
     Error(Error),
 }
 
 impl LoggedEvent {
-    /// A line with the current time.
+    /// A line that is dated now.
     pub fn now(what: LogContent, seconds: Option<f64>) -> LoggedEvent {
         LoggedEvent { v: VERSION, at: clock::now(), seconds, what }
     }
 }
 
 impl Store {
-    /// Opens the file of the run `id` for appending; none if it cannot be opened.
+    /// Opens the event log of the run `id` for appending; none if it cannot be opened.
     pub fn event_log(&self, id: &str) -> Option<File> {
         let path = self.run_dir(id).join(EVENTS);
         let is_new = !path.exists();
@@ -69,7 +69,7 @@ impl Store {
         Some(file)
     }
 
-    /// The events of the run `id`. Unreadable lines are skipped.
+    /// The lines in the event log of the run `id`. Unreadable lines are skipped.
     pub fn events(&self, id: &str) -> Vec<LoggedEvent> {
         let text = fs::read_to_string(self.run_dir(id).join(EVENTS)).unwrap_or_default();
         let lines = text.lines().filter_map(|line| serde_json::from_str::<LoggedEvent>(line).ok());
@@ -77,11 +77,12 @@ impl Store {
     }
 }
 
-/// Writes one line, if there is space.
+/// Appends one line, if the event log has space for it.
 pub fn write(file: &mut File, logged: &LoggedEvent) {
     let Ok(mut line) = serde_json::to_string(logged) else { return };
     line.push('\n');
-    // All of it or nothing: other processes append to the same file.
+    // The whole line is written at once or not at all, because other processes append to the same
+    // file.
     if file.metadata().is_ok_and(|meta| meta.len() + (line.len() as u64) <= MOST) {
         let _ = file.write_all(line.as_bytes());
     }

@@ -1,4 +1,4 @@
-//! The journal of a run: append-only JSON lines.
+//! The journal of a run: JSON lines, to which a run only appends.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -13,83 +13,85 @@ use super::disk;
 use crate::clock;
 use crate::error::{Error, Kind, Result};
 
-/// The journal's name in a run's folder.
+/// The name of the journal in a run's folder.
 pub const JOURNAL: &str = "journal.jsonl";
 
-/// The version of the line format; a later one is refused.
+/// The version of the line format. A journal with lines of a later version is refused.
 const VERSION: u32 = 1;
 
-/// The kind of a journal line.
+/// What a journal line says about a change or about the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mark {
-    /// The change is about to be made.
+    /// The change is about to be made. Written before the change.
     Intent,
-    /// The change was made.
+    /// The change was made. Written after the change.
     Done,
-    /// The change failed; the payload has the cause.
+    /// The change failed. The payload has the cause.
     Failed,
-    /// The change was made, and undone since.
+    /// The change was made earlier, and has been undone.
     Undone,
-    /// The deadline was moved; no change.
+    /// The run's deadline was moved; no change was made.
     Extended,
-    /// The operator confirmed the run; no change.
+    /// The operator confirmed the run; no change was made.
     Confirmed,
 }
 
-/// The content of a new line; the journal adds number, time and boot.
+/// The content of a new journal line, to which the journal adds the line number, the time and the
+/// boot.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Record<P> {
-    /// The stage's name.
+    /// The name of the stage that writes the line.
     pub stage: String,
-    /// The number of the step within its stage. An intent and its outcome share it.
+    /// The index of the step in its stage. The intent and the outcome of a step have the same
+    /// index.
     pub step: u32,
-    /// The kind of the line.
+    /// What the line says about its step.
     pub kind: Mark,
-    /// The run's own data.
+    /// The data of the run, such as the change.
     pub payload: P,
 }
 
 /// One line of the journal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JournalEntry<P> {
-    /// The version of the line format.
+    /// The version of the line's format.
     pub v: u32,
-    /// Its number, from 1, without a gap.
+    /// The line's number, from 1; no number is left out.
     pub seq: u64,
-    /// CrashTime it was written: `2026-11-21T20:15:02Z`.
+    /// When the line was written: `2026-11-21T20:15:02Z`.
     pub at: String,
-    /// The boot in which it was written.
+    /// The kernel's identifier of the boot in which the line was written.
     pub boot_id: String,
-    /// Time since that boot, in nanoseconds.
+    /// The nanoseconds from that boot until the line was written.
     pub boottime_ns: u64,
-    /// The stage's name.
+    /// The name of the stage that wrote the line.
     pub stage: String,
-    /// The number of the step within its stage.
+    /// The index of the step in its stage.
     pub step: u32,
-    /// The kind of the line.
+    /// What the line says about its step.
     pub kind: Mark,
-    /// The run's own data.
+    /// The data of the run, such as the change.
     pub payload: P,
 }
 
-/// A journal, open for writing.
+/// The journal of a run, open for appending.
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
     file: File,
-    /// The offset of the next line.
+    /// The offset in the file at which the next line begins.
     end: u64,
-    /// The number of the next line.
+    /// The number of the next line, from 1.
     next: u64,
 }
 
 impl Journal {
-    /// Creates the journal of the run in `dir`, with `reserve` bytes of space: a full disk then
-    /// stops neither the run nor its rollback.
+    /// Creates the journal of the run in `dir`, and reserves `reserve` bytes of space for it, so
+    /// that a full disk stops neither the run nor its rollback.
     ///
     /// # Errors
-    /// [`Kind::Store`] without space, or if the file system cannot reserve any.
+    /// [`Kind::Store`] if the disk lacks the space, or if the file system cannot reserve any.
     pub fn create(dir: &Path, reserve: u64) -> Result<Journal> {
         let path = dir.join(JOURNAL);
         let file = disk::create_new(&path)?;
@@ -99,7 +101,7 @@ impl Journal {
         Ok(Journal { path, file, end: 0, next: 1 })
     }
 
-    /// Opens the journal of the run in `dir` to continue it, and returns its entries.
+    /// Opens the journal of the run in `dir` to continue it, and returns the lines that it has.
     ///
     /// # Errors
     /// As [`read`].
@@ -115,11 +117,11 @@ impl Journal {
         Ok((Journal { path, file, end: end as u64, next }, entries))
     }
 
-    /// Writes one line, and syncs it.
+    /// Appends one line, and syncs it.
     ///
     /// # Errors
-    /// [`Kind::Store`] on a full disk, once the reserved space is used up. The next line then
-    /// overwrites this one.
+    /// [`Kind::Store`] on a full disk, once the reserved space is used up. What was written of the
+    /// line is overwritten by the next line.
     pub fn append<P: Serialize>(&mut self, record: Record<P>) -> Result<JournalEntry<P>> {
         let entry = JournalEntry {
             v: VERSION,
@@ -141,12 +143,13 @@ impl Journal {
     fn write<P: Serialize>(&mut self, entry: &JournalEntry<P>) -> Result<()> {
         let io = |e: io::Error| Error::io(&self.path, &e);
         let length = self.file.metadata().map_err(io)?.len();
-        // In pieces: a change may be as large as the node.
+        // The line is written in pieces, because a change may be as large as the node's state.
         let mut line = BufWriter::with_capacity(1 << 16, At { file: &self.file, end: self.end });
         serde_json::to_writer(&mut line, entry).map_err(|e| io(e.into()))?;
         line.flush().map_err(io)?;
-        // A torn line is overwritten, not truncated, which would give up the reserved space. Spaces
-        // before the end of a line mean nothing in JSON.
+        // A torn line is overwritten and not truncated, because truncating would give up the
+        // reserved space. The rest of the torn line is overwritten with spaces, which mean nothing
+        // at the end of a JSON line.
         let covered = line.get_ref().end + 1;
         let torn = usize::try_from(length.saturating_sub(covered)).unwrap_or(0);
         line.write_all(&b" ".repeat(torn)).map_err(io)?;
@@ -160,7 +163,7 @@ impl Journal {
     }
 }
 
-/// Writes to a file from an offset on.
+/// Writes to a file from the offset `end` on, which moves with each write.
 struct At<'a> {
     file: &'a File,
     end: u64,
@@ -178,10 +181,11 @@ impl Write for At<'_> {
     }
 }
 
-/// The journal of the run in `dir`. A torn last line counts as never written.
+/// Reads the journal of the run in `dir`. A last line that is torn counts as never written.
 ///
 /// # Errors
-/// [`Kind::Store`] for missing lines, broken lines before the end, or lines of a later version.
+/// [`Kind::Store`] for missing lines, broken lines before the last one, or lines of a later
+/// version.
 pub fn read<P: DeserializeOwned>(dir: &Path) -> Result<Vec<JournalEntry<P>>> {
     Ok(parse_file(&dir.join(JOURNAL))?.0)
 }
@@ -196,7 +200,7 @@ fn parse_file<P: DeserializeOwned>(path: &Path) -> Result<(Vec<JournalEntry<P>>,
     })
 }
 
-/// The entries, and the offset of the next line.
+/// The lines of a journal, and the offset at which the next line begins.
 fn parse<P: DeserializeOwned>(
     bytes: &[u8],
 ) -> std::result::Result<(Vec<JournalEntry<P>>, usize), String> {
@@ -210,8 +214,8 @@ fn parse<P: DeserializeOwned>(
         let number = entries.len() as u64 + 1;
         let is_last = end + line.len() == bytes.len();
         let entry = serde_json::from_slice::<JournalEntry<P>>(line);
-        // A line may be as large as the node: only a line that does not parse is parsed again for
-        // its version.
+        // A line may be as large as the node's state, so only a line that does not parse is parsed
+        // a second time, to get its version.
         let v = match &entry {
             Ok(entry) => Some(entry.v),
             Err(_) => serde_json::from_slice(line).ok().map(|JournalHeader { v }| v),
@@ -220,7 +224,7 @@ fn parse<P: DeserializeOwned>(
             return Err(format!("line {number} was written by a newer proxyshift (version {v})"));
         }
         match entry {
-            // A line without its newline was not fully written, even if it parses.
+            // A line without its newline was not written completely, even if it parses.
             Ok(_) if is_last && !line.ends_with(b"\n") => break,
             Ok(entry) if entry.seq == number => entries.push(entry),
             Ok(entry) => return Err(format!("line {number} has the number {}", entry.seq)),
@@ -232,18 +236,19 @@ fn parse<P: DeserializeOwned>(
     Ok((entries, end))
 }
 
-/// Whether a requested crash is before or after a line.
+/// Whether a test's crash happens before or after a journal line is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum CrashTime {
-    /// Before the line is written.
+    /// Crash before the line is written.
     Before,
-    /// After the line is written.
+    /// Crash after the line is written.
     After,
 }
 
-/// Kills this process, in debug builds, when `PROXYSHIFT_CRASH=before|after:<line>` names this
-/// line: by its number, or the first of a stage and a mark, as in `after:switch:intent`.
-/// [`Journal::append`] calls it around each line; tests use it to crash a run anywhere.
+/// Kills this process at a journal line, so that tests can crash a run anywhere. Only in debug
+/// builds, when `PROXYSHIFT_CRASH=before|after:<line>` names the line: by its number, or as the
+/// first line of a stage and a mark, such as `after:switch:intent`. [`Journal::append`] calls this
+/// function before and after each line.
 fn crash_point<P>(when: CrashTime, entry: &JournalEntry<P>) {
     if !cfg!(debug_assertions) {
         return;

@@ -1,4 +1,4 @@
-//! A snapshot's manifest, and its checksums.
+//! The manifest of a snapshot, and the checksums of its files.
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
@@ -12,17 +12,17 @@ use crate::error::{Error, Result};
 use crate::runtime::Netns;
 use crate::state::{Backend, Files, RulesetId};
 
-/// The manifest's name in a snapshot.
+/// The file name of the manifest in a snapshot.
 pub const MANIFEST: &str = "manifest.json";
-/// The checksums' name in a snapshot, in the format of coreutils.
+/// The file name of the checksums in a snapshot. The file has the format of coreutils' `sha256sum`.
 pub const SHA256SUMS: &str = "SHA256SUMS";
-/// The script's name in a snapshot.
+/// The file name of the script in a snapshot that restores it by hand.
 pub const RESTORE: &str = "restore.sh";
 
 /// The version of the snapshot format.
 ///
-/// Raised when an older proxyshift would misread a snapshot. A field or file that an older one may
-/// ignore does not raise it.
+/// It is raised when an older proxyshift would misread a snapshot, and not for a new field or file
+/// that an older proxyshift may ignore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Format(u32);
@@ -31,58 +31,59 @@ impl Format {
     /// The version that this proxyshift writes.
     pub const CURRENT: Format = Format(1);
 
-    /// Whether this proxyshift can read it: its own version, and every earlier one.
+    /// Whether this proxyshift can read a snapshot of this version, which is its own version or an
+    /// earlier one.
     pub fn is_readable(self) -> bool {
         (1..=Format::CURRENT.0).contains(&self.0)
     }
 }
 
-/// The connection limits of an ipvs real server; `ipvsadm --save` omits them.
+/// The connection limits of an ipvs real server, which `ipvsadm --save` omits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IpvsThreshold {
-    /// The virtual server, in the spelling of `ipvsadm --save`: `-t 10.96.0.1:443`.
+    /// The virtual server as `ipvsadm --save` writes it: `-t 10.96.0.1:443`.
     pub service: String,
-    /// The real server: `192.168.66.5:6443`.
+    /// The address and port of the real server: `192.168.66.5:6443`.
     pub server: String,
-    /// The number of connections above which it gets no new ones; 0 is no limit.
+    /// The number of connections above which the real server gets no new ones; 0 means no limit.
     pub upper: u32,
-    /// The number of connections below which it gets new ones again.
+    /// The number of connections below which the real server gets new ones again.
     pub lower: u32,
 }
 
-/// `manifest.json`: the origin, time and reason of a snapshot.
+/// `manifest.json`: where, when and why a snapshot was taken.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// The version of the format.
+    /// The version of the snapshot format.
     pub format: Format,
-    /// The version of the proxyshift that wrote it.
+    /// The version of the proxyshift that wrote the snapshot.
     pub proxyshift: String,
-    /// The snapshot's identifier, its directory's name.
+    /// The identifier of the snapshot, which is also the name of its directory.
     pub id: String,
     /// The node's host name.
     pub node: String,
-    /// `/etc/machine-id`; empty without one.
+    /// The content of `/etc/machine-id`; empty if the node has no such file.
     pub machine_id: String,
-    /// The kernel's identifier of the boot.
+    /// The kernel's identifier of the boot in which the node was captured.
     pub boot_id: String,
-    /// When it was captured: `2026-11-21T20:15:02Z`.
+    /// When the node was captured: `2026-11-21T20:15:02Z`.
     pub time: String,
-    /// The kernel's release.
+    /// The kernel's release: `6.1.0-40-amd64`.
     pub kernel: String,
-    /// The backends with rules in it.
+    /// The backends whose rulesets are in the snapshot.
     pub backends: Vec<Backend>,
-    /// The reason, in a few words.
+    /// Why the snapshot was taken, in a few words.
     pub why: String,
-    /// The inode of its network namespace.
+    /// The inode of the network namespace that was captured.
     pub netns: u64,
-    /// The connection limits of ipvs real servers.
+    /// The connection limits of the ipvs real servers that have limits.
     #[serde(default)]
     pub ipvs_thresholds: Vec<IpvsThreshold>,
 }
 
 impl Manifest {
-    /// The manifest of a snapshot of this node, now. The caller and [`super::Store::create`] fill
-    /// in the backends and the ipvs thresholds.
+    /// The manifest of a snapshot that is taken of this node now. The ipvs thresholds are empty,
+    /// and filled in by the caller; the backends are filled in by [`super::Store::create`].
     ///
     /// # Errors
     /// [`crate::error::Kind::Unexpected`] without /proc.
@@ -109,10 +110,10 @@ impl Manifest {
         })
     }
 
-    /// Reads a manifest; `object` names it in errors.
+    /// Parses a manifest; errors call it `object`.
     ///
     /// # Errors
-    /// [`crate::error::Kind::SnapshotRefused`] for a later format, or anything but a manifest.
+    /// [`crate::error::Kind::SnapshotRefused`] for a later format, or for anything but a manifest.
     pub fn parse(object: &str, json: &[u8]) -> Result<Manifest> {
         check_format(object, json)?;
         let manifest: Manifest = serde_json::from_slice(json).map_err(|e| refused(object, e))?;
@@ -122,7 +123,7 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// The bytes of `manifest.json`.
+    /// The bytes to write as `manifest.json`.
     pub(super) fn to_json(&self) -> Result<Vec<u8>> {
         let mut json = serde_json::to_vec_pretty(self).map_err(|e| {
             Error::new(crate::error::Kind::Unexpected, MANIFEST, format!("cannot be written: {e}"))
@@ -132,7 +133,8 @@ impl Manifest {
     }
 }
 
-/// Refuses a later format before the rest is parsed, which may look quite different.
+/// Refuses a manifest of a later format before its other fields are parsed, because in a later
+/// format they may be quite different.
 pub(super) fn check_format(object: &str, json: &[u8]) -> Result<()> {
     #[derive(Deserialize)]
     struct ManifestHeader {
@@ -154,7 +156,8 @@ pub(super) fn check_format(object: &str, json: &[u8]) -> Result<()> {
     .hint("use the proxyshift that wrote it, or a later one"))
 }
 
-/// Whether `id` is a valid name of a snapshot's directory, and no word of the command line.
+/// Whether `id` may name a snapshot's directory, and cannot be mistaken for `latest` or an option
+/// on the command line.
 pub(super) fn is_id(id: &str) -> bool {
     !id.is_empty()
         && id.len() <= 128
@@ -163,7 +166,7 @@ pub(super) fn is_id(id: &str) -> bool {
         && id.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
 }
 
-/// The backends that have a file among `files`.
+/// The backends for which `files` has a ruleset.
 pub fn backends_of(files: &Files) -> Vec<Backend> {
     let has = |backend: &Backend| {
         RulesetId::ALL.iter().any(|id| id.backend == *backend && files.contains_key(&id.file()))
@@ -171,7 +174,7 @@ pub fn backends_of(files: &Files) -> Vec<Backend> {
     [Backend::Legacy, Backend::Nft].into_iter().filter(has).collect()
 }
 
-/// The text of `SHA256SUMS` for `tree`.
+/// The text of `SHA256SUMS` for the files in `tree`.
 pub(super) fn checksums<P: Display, B: AsRef<[u8]>>(tree: &BTreeMap<P, B>) -> String {
     let mut text = String::new();
     for (path, bytes) in tree {
@@ -189,10 +192,10 @@ fn sha256(bytes: &[u8]) -> String {
     hex
 }
 
-/// Verifies that `SHA256SUMS` names exactly the other files of `tree`, with their checksums.
+/// Verifies that `SHA256SUMS` names every other file of `tree` and no more, with their checksums.
 ///
 /// # Errors
-/// [`crate::error::Kind::SnapshotRefused`] with the first file that differs.
+/// [`crate::error::Kind::SnapshotRefused`] for the first file that differs.
 pub(super) fn verify_checksums(dir: &str, tree: &Tree) -> Result<()> {
     let object = |path: &str| format!("{dir}/{path}");
     let damaged = |cause: String| refused(object(SHA256SUMS), cause);

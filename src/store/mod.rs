@@ -1,4 +1,5 @@
-//! The store: snapshots, runs, journals and locks. Files only, independent of the kernel.
+//! The store: snapshots, runs and their journals. It reads and writes only files, and never asks
+//! the kernel for rules.
 
 pub mod archive;
 mod disk;
@@ -16,30 +17,32 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Kind, Result};
 
-/// The default directory, without `--store DIR`.
+/// The store's directory without `--store DIR`.
 pub const DEFAULT_DIR: &str = "/var/lib/proxyshift";
 
-/// How many snapshots, and how many runs, pruning keeps.
+/// How many snapshots pruning keeps, and how many runs.
 pub const KEEP: usize = 10;
 
-/// The folders of a store; with [`GUARD`] the only valid names in it.
+/// The folders of a store. [`GUARD`] may be beside them; every other name is not the store's.
 const FOLDERS: [&str; 2] = ["snapshots", "runs"];
 
-/// The folder of the guard's program, which a systemd unit starts.
+/// The folder with the copy of the program that runs the guard; a systemd unit starts that copy.
 const GUARD: &str = "guard";
 
-/// A directory, mode 0700, with the folders `snapshots` and `runs`.
+/// A directory with mode 0700 that holds the folders `snapshots` and `runs`.
 #[derive(Debug, Clone)]
 pub struct Store {
     dir: PathBuf,
 }
 
 impl Store {
-    /// Opens the store at `dir`, or at [`DEFAULT_DIR`], and creates what is missing.
+    /// Opens the store at `dir`, or at [`DEFAULT_DIR`], and creates the directories that do not
+    /// exist.
     ///
     /// # Errors
-    /// [`Kind::Permission`] when the directory has another owner, is readable by others while it
-    /// holds other files, or cannot be written; [`Kind::Store`] on a full or read-only disk.
+    /// [`Kind::Permission`] if the directory belongs to another user, is readable by others while
+    /// it holds files that are not the store's, or cannot be written; [`Kind::Store`] on a full or
+    /// read-only disk.
     pub fn open(dir: Option<&Path>) -> Result<Store> {
         let dir = dir.unwrap_or(Path::new(DEFAULT_DIR));
         private_dir(dir, |name| FOLDERS.contains(&name) || name == GUARD)?;
@@ -49,33 +52,33 @@ impl Store {
         Ok(Store { dir: dir.to_owned() })
     }
 
-    /// The store at `dir`, or at [`DEFAULT_DIR`], for reading. Creates nothing; a missing store is
-    /// empty.
+    /// The store at `dir`, or at [`DEFAULT_DIR`], for reading only. Creates nothing; a store that
+    /// does not exist counts as empty.
     pub fn read_only(dir: Option<&Path>) -> Store {
         Store { dir: dir.unwrap_or(Path::new(DEFAULT_DIR)).to_owned() }
     }
 
-    /// Its directory.
+    /// The directory of the store.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// The directory of its snapshots, one directory each.
+    /// The folder of the snapshots, which has one directory for each snapshot.
     pub fn snapshots_dir(&self) -> PathBuf {
         self.dir.join("snapshots")
     }
 
-    /// The directory of its runs, one directory each.
+    /// The folder of the runs, which has one directory for each run.
     pub fn runs_dir(&self) -> PathBuf {
         self.dir.join("runs")
     }
 
-    /// The directory of the guard's program.
+    /// The folder of the guard's program.
     pub fn guard_dir(&self) -> PathBuf {
         self.dir.join(GUARD)
     }
 
-    /// Creates [`Self::guard_dir`], or verifies that it is private.
+    /// Creates the folder [`Self::guard_dir`], or verifies that the existing one is private.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -83,10 +86,10 @@ impl Store {
         private_dir(&self.guard_dir(), |_| true)
     }
 
-    /// Verifies that there is space for another `bytes`.
+    /// Verifies that the store's file system has `bytes` of free space.
     ///
     /// # Errors
-    /// [`Kind::Store`] with the missing space.
+    /// [`Kind::Store`] with how much space is missing.
     pub fn room_for(&self, bytes: u64) -> Result<()> {
         let stat = rustix::fs::statvfs(&self.dir).map_err(|e| Error::io(&self.dir, &e.into()))?;
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
@@ -103,7 +106,7 @@ impl Store {
     }
 }
 
-/// The entries of `dir`; none for a missing directory.
+/// The paths of the entries in `dir`; empty if `dir` does not exist.
 fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
     let io = |e: std::io::Error| Error::io(dir, &e);
     match fs::read_dir(dir) {
@@ -112,10 +115,11 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
     }
 }
 
-/// Creates `dir` with mode 0700, or verifies that an existing one is private.
+/// Creates `dir` with mode 0700, or verifies that an existing `dir` is private.
 ///
-/// A directory that others may write to is not trusted. One that others may read is closed, but
-/// only if everything in it `is_ours`: `--store /etc` must not close /etc.
+/// A directory that others may write to is refused, because its content cannot be trusted. A
+/// directory that others may read gets mode 0700, but only if `is_ours` is true for every name in
+/// it, so that `--store /etc` does not close /etc.
 fn private_dir(dir: &Path, is_ours: impl Fn(&str) -> bool) -> Result<()> {
     let io = |e: std::io::Error| Error::io(dir, &e);
     let refuse = |cause: String| {

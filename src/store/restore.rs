@@ -1,12 +1,13 @@
-//! `restore.sh`: the last resort, without proxyshift.
+//! The script `restore.sh` in each snapshot: the last resort, which works without proxyshift.
 
 use super::manifest::Manifest;
 
-/// The part that is the same in every snapshot; [`render`] sets its variables.
+/// The part of the script that is the same in every snapshot. [`render`] writes the variables that
+/// it uses in front of it.
 const BODY: &str = include_str!("restore.sh");
 
-/// The script for the snapshot of `manifest`. Needs no proxyshift, only POSIX sh and tools; it
-/// names a missing one.
+/// The script that restores the snapshot of `manifest`. It needs only POSIX sh and the usual tools,
+/// and names a tool that is missing.
 pub fn render(manifest: &Manifest) -> String {
     let Manifest { id, node, machine_id, boot_id, netns, time, why, .. } = manifest;
     let netns = netns.to_string();
@@ -30,7 +31,7 @@ pub fn render(manifest: &Manifest) -> String {
     script + BODY
 }
 
-/// `text` as one word of sh, without control characters.
+/// `text` in quotes, as one word of a shell command. Control characters become spaces.
 fn quote(text: &str) -> String {
     let plain: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     format!("'{}'", plain.replace('\'', r"'\''"))

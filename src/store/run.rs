@@ -14,96 +14,99 @@ use crate::state::ipvs::Protocol;
 use crate::state::kube_proxy::{ConfigSource, Controller, Mode};
 use crate::state::stage::RunStage;
 
-/// The copy of the program in the folder of a run that must be confirmed. A pending run must not
-/// depend on the installed program: an upgrade, an unmount or Ansible may remove it.
+/// The name of the copy of the program in a run's folder. A run that must be confirmed has this
+/// copy, because an upgrade, an unmount or Ansible may remove the installed program before the run
+/// ends.
 pub const BINARY: &str = NAME;
 
-/// The version of `run.json`; a later one is refused.
+/// The version of the format of `run.json`. A later version is refused.
 pub(super) const VERSION: u32 = 1;
 
-/// The state of a run.
+/// How far a run has come, or how it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RunState {
-    /// Under way, or its process died.
+    /// The run is under way, or its process died.
     Running,
-    /// All stages are done. Undone at the deadline unless confirmed.
+    /// All stages are done, and the operator must confirm the run. It is undone at its deadline
+    /// otherwise.
     Unconfirmed,
-    /// Confirmed.
+    /// The run is finished, and the operator confirmed it if that was required.
     Done,
-    /// Undone, and verified.
+    /// The run was undone, and the undo was verified.
     RolledBack,
-    /// It failed before any change.
+    /// The run failed before it changed anything.
     Failed,
-    /// It could not be undone entirely: the operator is needed.
+    /// The run could not be undone entirely, so the operator is needed.
     UndonePartly,
-    /// The node was rebooted meanwhile, which replaced its rules: nothing is left to undo or to
-    /// resume.
+    /// The node was rebooted during the run. The reboot replaced the node's rules, so nothing is
+    /// left to undo or to resume.
     Rebooted,
 }
 
 impl RunState {
-    /// Whether it waits for `resume`, `rollback` or `confirm`.
+    /// Whether the run waits for `resume`, `rollback` or `confirm`.
     pub fn is_pending(self) -> bool {
         matches!(self, RunState::Running | RunState::Unconfirmed)
     }
 }
 
-/// `run.json`: a run and its state.
+/// The content of `run.json`: what a run does, and how far it has come.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Run {
-    /// The version of the format.
+    /// The version of the format of `run.json`.
     pub v: u32,
-    /// Its identifier, the name of its folder.
+    /// The identifier of the run, which is also the name of its folder.
     pub id: String,
-    /// Its kind, with options.
+    /// What the run does, with its options.
     pub kind: RunKind,
-    /// The snapshot for its rollback.
+    /// The identifier of the snapshot that a rollback goes back to.
     pub snapshot: String,
-    /// When it began: `2026-11-21T20:15:02Z`.
+    /// When the run began: `2026-11-21T20:15:02Z`.
     pub started: String,
-    /// Its network namespace.
+    /// The network namespace that the run changes.
     pub netns: Netns,
-    /// The boot in which it began.
+    /// The kernel's identifier of the boot in which the run began.
     pub boot_id: String,
-    /// Its state.
+    /// How far the run has come, or how it ended.
     pub state: RunState,
-    /// When it ended, if it has.
+    /// When the run ended; none while it is pending.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<String>,
-    /// Its process.
+    /// The PID of the process that executes the run.
     pub pid: u32,
-    /// When its process started, in clock ticks since boot.
+    /// When that process started, in clock ticks since boot. The PID alone may be given to another
+    /// process.
     pub pid_start: u64,
-    /// Its deadline and watchdog; none for a run that needs no confirmation.
+    /// The run's deadline and watchdog; none for a run that needs no confirmation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending: Option<Pending>,
 }
 
-/// The kind of a run, with its options.
+/// What a run does, with its options.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum RunKind {
-    /// Remove leftovers.
+    /// The run removes leftovers (`cleanup`).
     Cleanup(CleanupOptions),
-    /// Apply remedies of checks.
+    /// The run applies the remedies of checks (`check --fix`).
     Fix {
-        /// The ids of the checks.
+        /// The ids of the checks whose remedies are applied.
         checks: Vec<String>,
     },
-    /// Migrate kube-proxy to another mode.
+    /// The run migrates kube-proxy to another mode (`migrate`).
     Migrate(Migration),
 }
 
 impl RunKind {
-    /// The verb that removes leftovers.
+    /// The verb of a run that removes leftovers.
     pub const CLEANUP: &'static str = "cleanup";
-    /// The verb that applies remedies of checks.
+    /// The verb of a run that applies the remedies of checks.
     pub const FIX: &'static str = "check --fix";
-    /// The verb that migrates kube-proxy.
+    /// The verb of a run that migrates kube-proxy.
     pub const MIGRATE: &'static str = "migrate";
 
-    /// The verb of the command line.
+    /// The verb that starts this kind of run on the command line.
     pub fn verb(&self) -> &'static str {
         match self {
             RunKind::Cleanup(_) => RunKind::CLEANUP,
@@ -116,11 +119,12 @@ impl RunKind {
 /// The options of a clean-up.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CleanupOptions {
-    /// Whose leftovers are removed; all if empty.
+    /// The owners whose leftovers are removed; empty means all owners.
     pub owners: Vec<String>,
-    /// Whether virtual servers without a backend are removed as well.
+    /// Whether black holes are removed as well: real servers at weight 0 that still get packets of
+    /// earlier UDP clients.
     pub black_holes: bool,
-    /// The number of planned objects.
+    /// The number of objects that the plan removes.
     pub objects: usize,
     /// How many seconds the run waits for confirmation; none if it needs no confirmation.
     pub confirm_within: Option<u64>,
@@ -129,39 +133,40 @@ pub struct CleanupOptions {
 /// The options of a migration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Migration {
-    /// The modes before and after it.
+    /// The modes before and after the migration.
     pub modes: Modes,
-    /// The name of its playbook.
+    /// The name of the migration's playbook: `iptables-to-ipvs`.
     pub playbook: String,
     /// How many seconds the run waits for confirmation; none if it needs no confirmation.
     pub confirm_within: Option<u64>,
-    /// The probes that were answered before it.
+    /// The probes of services that were answered before the migration.
     pub probes: Vec<Probe>,
-    /// The controller before it, and the source of the configuration; none for an upgrade.
+    /// kube-proxy's controller before the migration, and the source of its configuration; none for
+    /// an upgrade.
     pub kube_proxy: Option<ConfiguredBy>,
-    /// The findings of its preflight that did not stop it.
+    /// The findings of the stage `preflight` that did not stop the migration.
     pub findings: Vec<RecordedFinding>,
-    /// The checks that the operator ignored.
+    /// The ids of the checks that the operator chose to ignore.
     pub ignored: Vec<String>,
 }
 
-/// The controller, and the source from which kube-proxy reads its mode.
+/// kube-proxy's controller, and the source from which kube-proxy reads its mode.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfiguredBy {
-    /// The controller.
+    /// What starts and stops kube-proxy.
     pub controller: Controller,
-    /// The source of its configuration.
+    /// The file that holds kube-proxy's mode.
     pub source: ConfigSource,
 }
 
 /// One probe of a service: a connection or a datagram from this node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Probe {
-    /// Its target, for people: `DNS at 10.96.0.10:53/udp (kube-system/kube-dns:dns)`.
+    /// What is probed, in a form for people: `DNS at 10.96.0.10:53/udp (kube-system/kube-dns:dns)`.
     pub what: String,
-    /// Its address.
+    /// The address and port to which the probe is sent.
     pub address: SocketAddr,
-    /// Its protocol.
+    /// The transport protocol of the probe.
     pub protocol: Protocol,
 }
 
@@ -171,66 +176,69 @@ impl fmt::Display for Probe {
     }
 }
 
-/// A finding of a check, as stored with a run.
+/// A finding of a check, in the form that is stored with a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordedFinding {
-    /// The check's id.
+    /// The id of the check: `ipvs.expiry`.
     pub id: String,
-    /// The check's title.
+    /// The title of the check.
     pub title: String,
-    /// Its severity: `block`, `warn`, `info`.
+    /// The severity of the finding: `block`, `warn`, `info`.
     pub severity: String,
-    /// The evidence for it.
+    /// The lines of evidence for the finding.
     pub evidence: Vec<String>,
 }
 
 /// The modes before and after a migration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Modes {
-    /// The mode before the run.
+    /// The mode before the migration.
     pub from: Mode,
-    /// The mode after it.
+    /// The mode after the migration.
     pub to: Mode,
 }
 
 /// The deadline and watchdog of a run that must be confirmed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pending {
-    /// The current or last stage.
+    /// The stage that the run is in, or that it was in last.
     pub stage: RunStage,
-    /// The deadline, in nanoseconds since boot; each stage moves it.
+    /// The deadline in nanoseconds since boot. Each stage moves it.
     pub deadline_ns: u64,
-    /// The snapshot before its clean-up, which is later than the run's.
+    /// The snapshot that a migration takes before its stage `clean`, later than the snapshot of the
+    /// run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clean_snapshot: Option<String>,
-    /// Its watchdog.
+    /// The process of the watchdog; none before it is started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watchdog: Option<WatchdogProcess>,
 }
 
-/// The watchdog's process.
+/// The process of a run's watchdog.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WatchdogProcess {
-    /// Its number.
+    /// The watchdog's PID.
     pub pid: u32,
-    /// When it started, in clock ticks since boot.
+    /// When the watchdog started, in clock ticks since boot. The PID alone may be given to another
+    /// process.
     pub start: u64,
 }
 
 impl WatchdogProcess {
-    /// Whether it is alive.
+    /// Whether the watchdog still runs.
     pub fn is_alive(self) -> bool {
         process_start(self.pid) == Some(self.start)
     }
 }
 
 impl Pending {
-    /// The time until the deadline; zero after it.
+    /// The time until the deadline; zero if it has passed.
     pub fn left(&self) -> Duration {
         Duration::from_nanos(self.deadline_ns).saturating_sub(clock::boottime())
     }
 
-    /// A run at its first stage, with the time for it.
+    /// The state of a run in `stage`, with a deadline that is `time` from now and without a
+    /// watchdog.
     pub fn new(stage: RunStage, time: Duration) -> Pending {
         let mut pending = Pending { stage, deadline_ns: 0, clean_snapshot: None, watchdog: None };
         pending.set_deadline(time);
@@ -245,12 +253,12 @@ impl Pending {
 }
 
 impl Run {
-    /// The verb of the command line.
+    /// The verb that starts this run on the command line.
     pub fn verb(&self) -> &'static str {
         self.kind.verb()
     }
 
-    /// The options of a migration; none for another kind.
+    /// The options of a migration; none if the run is no migration.
     pub fn migration(&self) -> Option<&Migration> {
         match &self.kind {
             RunKind::Migrate(migration) => Some(migration),
@@ -258,13 +266,14 @@ impl Run {
         }
     }
 
-    /// The modes before and after a migration; none for another kind.
+    /// The modes before and after a migration; none if the run is no migration.
     pub fn modes(&self) -> Option<Modes> {
         self.migration().map(|migration| migration.modes)
     }
 
-    /// The snapshot before its clean-up: the run's own in a clean-up, a later one in a migration
-    /// that has reached the stage `clean`.
+    /// The identifier of the snapshot that was taken before leftovers were removed. For a clean-up
+    /// it is the run's own snapshot; for a migration that has reached the stage `clean`, a later
+    /// one. None for other runs.
     pub fn clean_snapshot(&self) -> Option<&str> {
         match &self.kind {
             RunKind::Cleanup(_) => Some(&self.snapshot),
@@ -273,7 +282,7 @@ impl Run {
         }
     }
 
-    /// How long the run waits for confirmation; none if it needs no confirmation.
+    /// How long the run waits for the operator's confirmation; none if it needs no confirmation.
     pub fn confirm_within(&self) -> Option<Duration> {
         let seconds = match &self.kind {
             RunKind::Cleanup(cleanup) => cleanup.confirm_within,
@@ -283,19 +292,20 @@ impl Run {
         seconds.map(Duration::from_secs)
     }
 
-    /// Whether its process is alive.
+    /// Whether the process that executes the run is alive.
     pub fn runner_is_alive(&self) -> bool {
         self.boot_id == clock::boot_id() && process_start(self.pid) == Some(self.pid_start)
     }
 
-    /// Makes this process the run's process.
+    /// Records this process as the one that executes the run.
     pub fn claim(&mut self) {
         self.pid = std::process::id();
         self.pid_start = process_start(self.pid).unwrap_or(0);
     }
 
-    /// Whether it belongs to the namespace `netns` of the boot `boot_id`. After a reboot only the
-    /// namespace of process 1 exists again.
+    /// Whether the run belongs to the network namespace `netns` of the boot `boot_id`. A run of an
+    /// earlier boot belongs only to the namespace of process 1, because no other namespace exists
+    /// again after a reboot.
     pub(super) fn concerns(&self, netns: Netns, boot_id: &str) -> bool {
         if self.boot_id == boot_id {
             self.netns.inode == netns.inode

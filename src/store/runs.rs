@@ -1,4 +1,4 @@
-//! The runs in the store.
+//! The runs in the store: begin, update, find and prune.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,15 +12,16 @@ use crate::clock;
 use crate::error::{Error, Kind, Result};
 use crate::runtime::Netns;
 
-/// The run's own file in its folder.
+/// The name of the file in a run's folder that describes the run.
 pub const RUN: &str = "run.json";
 
 impl Store {
-    /// Begins a run in this network namespace: creates its folder and its `run.json`. The caller
-    /// must hold the node's lock.
+    /// Begins a run in this network namespace: creates the run's folder and its `run.json`. The
+    /// caller must hold the node's lock.
     ///
     /// # Errors
-    /// [`Kind::Pending`] while another run is pending here; [`Kind::Store`] on a full disk.
+    /// [`Kind::Pending`] while another run is pending in this network namespace; [`Kind::Store`] on
+    /// a full disk.
     pub fn start(&self, kind: RunKind, snapshot: &str) -> Result<Run> {
         if let Some(run) = self.pending()? {
             return Err(Error::new(Kind::Pending, run.id, "this run is not finished")
@@ -41,7 +42,7 @@ impl Store {
             pending: None,
         };
         run.claim();
-        // The folder gets its name only with its run.json in it.
+        // The folder is renamed to the run's identifier only when it has its `run.json`.
         let runs = self.runs_dir();
         let folder = disk::temporary_dir(&runs)?;
         write(folder.path(), &run)?;
@@ -52,18 +53,19 @@ impl Store {
         Ok(run)
     }
 
-    /// Writes the state of `run`; needs no free space on the disk.
+    /// Writes `run` to its `run.json`. Needs no free space on the disk.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// If `run.json` cannot be written.
     pub fn update(&self, run: &Run) -> Result<()> {
         write(&self.run_dir(&run.id), run)
     }
 
-    /// Ends `run` in `state`. Removes its copy of the program, which only its watchdog needed.
+    /// Ends `run` in `state`. Removes the copy of the program in the run's folder, because only the
+    /// run's watchdog needed it.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// If `run.json` cannot be written, or the copy cannot be removed.
     pub fn finish(&self, run: &mut Run, state: RunState) -> Result<()> {
         run.state = state;
         run.ended = (!state.is_pending()).then(clock::now);
@@ -75,15 +77,15 @@ impl Store {
         }
     }
 
-    /// The folder of a run: its journal, its playbook and its copy of the program.
+    /// The folder of the run `id`, for its journal, its playbook and its copy of the program.
     pub fn run_dir(&self, id: &str) -> PathBuf {
         self.runs_dir().join(id)
     }
 
-    /// The pending run of this network namespace.
+    /// The pending run of this network namespace; none if there is none.
     ///
     /// # Errors
-    /// [`Kind::Store`] when a run cannot be read: it might be the pending one.
+    /// [`Kind::Store`] if any run cannot be read, because it might be the pending one.
     pub fn pending(&self) -> Result<Option<Run>> {
         let this_netns = Netns::current()?;
         let boot_id = clock::boot_id();
@@ -92,7 +94,7 @@ impl Store {
         Ok(runs.pop())
     }
 
-    /// The run `id`; none if it is missing.
+    /// The run `id`; none if the store has no such run.
     ///
     /// # Errors
     /// As [`Store::runs`].
@@ -100,11 +102,12 @@ impl Store {
         Ok(self.runs()?.into_iter().find(|run| run.id == id))
     }
 
-    /// The run that `name` identifies: an identifier or its unique prefix; the last run without a
-    /// name.
+    /// The run that `name` identifies: a run's identifier, or a prefix that only one run has.
+    /// Without `name`, the last run.
     ///
     /// # Errors
-    /// [`Kind::NotFound`]; [`Kind::Usage`] for an ambiguous prefix; as [`Store::runs`].
+    /// [`Kind::NotFound`] if no run matches; [`Kind::Usage`] if several runs have the prefix;
+    /// otherwise as [`Store::runs`].
     pub fn find_run(&self, name: Option<&str>) -> Result<Run> {
         let mut runs = self.runs()?;
         let named = name.unwrap_or("the last run");
@@ -129,7 +132,7 @@ impl Store {
     /// All runs, oldest first.
     ///
     /// # Errors
-    /// [`Kind::Store`] with a run that is broken or of a newer proxyshift.
+    /// [`Kind::Store`] if a run is broken, or was written by a newer proxyshift.
     pub fn runs(&self) -> Result<Vec<Run>> {
         let hidden =
             |dir: &PathBuf| dir.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"."));
@@ -139,19 +142,19 @@ impl Store {
         Ok(runs)
     }
 
-    /// Removes all but the last `keep` runs. Keeps pending runs and those that still need the
-    /// operator. Returns the removed identifiers.
+    /// Removes all but the last `keep` runs, and returns the identifiers of the removed runs.
+    /// Pending runs, and runs that still need the operator, are kept even if they are older.
     ///
     /// # Errors
-    /// As [`Store::runs`], or when a folder cannot be removed.
+    /// As [`Store::runs`], or if a folder cannot be removed.
     pub fn prune_runs(&self, keep: usize) -> Result<Vec<String>> {
         let runs = self.runs()?;
         let old = runs.len().saturating_sub(keep);
         let open = |r: &&Run| r.state.is_pending() || r.state == RunState::UndonePartly;
         let mut removed = Vec::new();
         for run in runs.iter().take(old).filter(|r| !open(r)) {
-            // Renamed first, to a name that is not listed: a half-removed run would block every
-            // verb.
+            // The folder is first renamed to a hidden name, which is not listed, because a
+            // half-removed run would make every verb fail.
             let dir = self.run_dir(&run.id);
             let hidden = self.run_dir(&format!(".old-{}", run.id));
             fs::rename(&dir, &hidden).map_err(|e| Error::io(&dir, &e))?;
@@ -161,8 +164,8 @@ impl Store {
         Ok(removed)
     }
 
-    /// The snapshots that pruning must keep: those of pending runs, of runs that still need the
-    /// operator, and of the last confirmed run.
+    /// The identifiers of the snapshots that pruning must keep: those of pending runs, of runs that
+    /// still need the operator, and of the last confirmed run.
     ///
     /// # Errors
     /// As [`Store::runs`].
@@ -319,7 +322,8 @@ mod tests {
         store.start(cleanup(), "s9").unwrap();
         let needed = store.needed_snapshots().unwrap();
         assert_eq!(needed.into_iter().collect::<Vec<_>>(), ["s1", "s3", "s9"]);
-        // Of five runs, the first is removed; the second needs the operator, the last is pending.
+        // Pruning removes only the first of the five runs, because the second needs the operator
+        // and the last three are kept.
         assert_eq!(store.prune_runs(3).unwrap().len(), 1);
         let left: Vec<String> = store.runs().unwrap().into_iter().map(|r| r.snapshot).collect();
         assert_eq!(left, ["s1", "s2", "s3", "s9"]);

@@ -1,4 +1,4 @@
-//! The snapshots in the store.
+//! The snapshots in the store: create, read, find and prune.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -11,48 +11,51 @@ use super::{Store, entries, restore};
 use crate::error::{Error, Kind, Result};
 use crate::state::Files;
 
-/// The files of a snapshot's directory that are not of the node.
+/// The files in a snapshot's directory that the store makes, and that are no captured files of the
+/// node.
 const OWN_FILES: [&str; 3] = [MANIFEST, SHA256SUMS, RESTORE];
 
-/// The age from which a half-made directory is abandoned.
+/// The age from which a half-made directory counts as abandoned, and may be removed.
 const ABANDONED: Duration = Duration::from_secs(24 * 3600);
 
-/// Parses the files of a node state, to validate them; the store itself parses none.
+/// A function that parses the files of a node state to validate them. The store itself has no
+/// parsers.
 pub type Reparse<'a> = &'a dyn Fn(&Files) -> Result<()>;
 
-/// A snapshot's identifier and directory.
+/// The identifier and directory of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Its identifier, the name of its directory.
+    /// The identifier of the snapshot, which is the name of its directory.
     pub id: String,
-    /// Its directory.
+    /// The path of the snapshot's directory.
     pub dir: PathBuf,
 }
 
 /// The content of a snapshot's directory.
 #[derive(Debug, Clone)]
 pub struct Loaded {
-    /// Missing for a bare directory of captured files.
+    /// The snapshot's manifest; none if the directory has only captured files.
     pub manifest: Option<Manifest>,
-    /// The node's files.
+    /// The captured files of the node.
     pub files: Files,
 }
 
-/// A line of the list of snapshots.
+/// One snapshot in the list of snapshots.
 #[derive(Debug)]
 pub struct ListedSnapshot {
-    /// The snapshot.
+    /// The identifier and directory of the listed snapshot.
     pub snapshot: Snapshot,
-    /// Its manifest, or its error. Its files were not read.
+    /// The snapshot's manifest, or the error of reading it. The other files of the snapshot are not
+    /// read.
     pub manifest: Result<Manifest>,
 }
 
 impl Snapshot {
-    /// Reads all of the directory `dir`. With a manifest every check is made; without one, it is a
-    /// capture that can only be read.
+    /// Reads all files of the directory `dir`. If it has a manifest, every check is made. A
+    /// directory without a manifest is a capture that can only be read.
     ///
     /// # Errors
-    /// [`Kind::SnapshotRefused`] with the reason; [`Kind::NotFound`] for a missing directory.
+    /// [`Kind::SnapshotRefused`] with the reason; [`Kind::NotFound`] if `dir` does not exist.
     pub fn load(dir: &Path) -> Result<Loaded> {
         let (tree, manifest) = read_verified(dir, LIMITS)?;
         let files = files_of(&dir.display().to_string(), tree)?;
@@ -61,10 +64,10 @@ impl Snapshot {
 }
 
 impl Loaded {
-    /// Its manifest, which a rollback requires.
+    /// The snapshot's manifest, without which a rollback is refused.
     ///
     /// # Errors
-    /// [`Kind::SnapshotRefused`] for a bare directory.
+    /// [`Kind::SnapshotRefused`] if the directory has no manifest.
     pub fn for_rollback(&self) -> Result<&Manifest> {
         self.manifest.as_ref().ok_or_else(|| {
             refused(MANIFEST, "missing: where and when this was captured is not known")
@@ -72,7 +75,8 @@ impl Loaded {
     }
 }
 
-/// The bytes of a snapshot's directory, after every check that needs no parser.
+/// The files of a snapshot's directory and its manifest, after every check that needs no parser of
+/// the node's files.
 pub(super) fn read_verified(
     dir: &Path,
     limits: SnapshotLimits,
@@ -86,14 +90,14 @@ pub(super) fn read_verified(
         return Ok((tree, None));
     };
     let object = format!("{name}/{MANIFEST}");
-    // First, since the checksums of a later format may differ.
+    // The format is checked first, because a later format may have other checksums.
     manifest::check_format(&object, json)?;
     manifest::verify_checksums(&name, &tree)?;
     let manifest = Manifest::parse(&object, json)?;
     Ok((tree, Some(manifest)))
 }
 
-/// The node's files of a directory: its text, without the snapshot's own files.
+/// The captured files of a snapshot's directory as text, without the files that the store makes.
 pub(super) fn files_of(dir: &str, tree: Tree) -> Result<Files> {
     tree.into_iter()
         .filter(|(path, _)| !OWN_FILES.contains(&path.as_str()))
@@ -106,10 +110,10 @@ pub(super) fn files_of(dir: &str, tree: Tree) -> Result<Files> {
 
 impl Store {
     /// Writes a snapshot of `files`, reads it back from the disk, validates it with `reparse`, and
-    /// only then names it. So every listed snapshot is valid.
+    /// only then gives it its name. So every snapshot in the list is valid.
     ///
     /// # Errors
-    /// [`Kind::Store`] without space; the error of `reparse`. Leaves nothing behind.
+    /// [`Kind::Store`] if the disk lacks the space; the error of `reparse`. Leaves nothing behind.
     pub fn create(
         &self,
         files: &Files,
@@ -128,7 +132,7 @@ impl Store {
         manifest.backends = manifest::backends_of(files);
         let script = restore::render(&manifest);
         let json = manifest.to_json()?;
-        // The files may be large: they are not copied.
+        // The tree borrows the files instead of copying them, because they may be large.
         let mut tree: BTreeMap<&str, &[u8]> =
             files.iter().map(|(path, text)| (path.as_str(), text.as_bytes())).collect();
         tree.insert(RESTORE, script.as_bytes());
@@ -148,25 +152,27 @@ impl Store {
         self.keep(temporary, &manifest.id)
     }
 
-    /// A private directory in the store that is removed when dropped, and never listed.
+    /// A private, hidden directory among the snapshots, which is never listed and is removed when
+    /// dropped.
     pub(super) fn temporary(&self) -> Result<tempfile::TempDir> {
         disk::temporary_dir(&self.snapshots_dir())
     }
 
-    /// Gives a finished directory its name.
+    /// Renames a finished temporary directory to the identifier of its snapshot.
     pub(super) fn keep(&self, temporary: tempfile::TempDir, id: &str) -> Result<Snapshot> {
         let dir = self.snapshots_dir().join(id);
         fs::rename(temporary.path(), &dir).map_err(|e| Error::io(&dir, &e))?;
-        // The old name is gone, so nothing must be removed.
+        // The directory no longer has its temporary name, so there is nothing to remove on drop.
         let _ = temporary.keep();
         disk::sync_dir(&self.snapshots_dir())?;
         Ok(Snapshot { id: id.into(), dir })
     }
 
-    /// All snapshots by identifier, oldest first; a broken one with its error.
+    /// All snapshots, sorted by identifier, which puts the oldest first. A broken snapshot is
+    /// listed with its error.
     ///
     /// # Errors
-    /// When the store's directory cannot be read.
+    /// If the store's directory cannot be read.
     pub fn list(&self) -> Result<Vec<ListedSnapshot>> {
         let listed = self.snapshots()?.into_iter().map(|snapshot| {
             let manifest = read_manifest(&snapshot);
@@ -175,11 +181,12 @@ impl Store {
         Ok(listed.collect())
     }
 
-    /// The snapshot that `name` identifies: an identifier or its unique prefix, `latest`, or a
-    /// directory.
+    /// The snapshot that `name` identifies: an identifier, a prefix that only one snapshot has,
+    /// `latest`, or the path of a directory.
     ///
     /// # Errors
-    /// [`Kind::NotFound`]; [`Kind::Usage`] for an ambiguous prefix.
+    /// [`Kind::NotFound`] if no snapshot matches; [`Kind::Usage`] if several snapshots have the
+    /// prefix.
     pub fn find(&self, name: &str) -> Result<Snapshot> {
         if !name.contains('/') {
             let mut all = self.snapshots()?;
@@ -207,18 +214,19 @@ impl Store {
         Ok(Snapshot { id, dir })
     }
 
-    /// Removes all but the newest `keep` snapshots, and abandoned half-made ones. Keeps those in
-    /// `needed`. Returns the removed identifiers.
+    /// Removes all but the newest `keep` snapshots, and half-made directories that were abandoned.
+    /// Returns the identifiers of the removed snapshots. The snapshots in `needed` are kept even if
+    /// they are older.
     ///
     /// # Errors
-    /// When one cannot be removed.
+    /// If a directory cannot be removed.
     pub fn prune(&self, keep: usize, needed: &BTreeSet<String>) -> Result<Vec<String>> {
         let all = self.snapshots()?;
         let old = all.len().saturating_sub(keep);
         let mut removed = Vec::new();
         for snapshot in all.into_iter().take(old).filter(|s| !needed.contains(&s.id)) {
-            // Renamed first, to a name that is not listed: a half-removed snapshot must never look
-            // valid.
+            // The directory is first renamed to a hidden name, which is not listed, because a
+            // half-removed snapshot must never look valid.
             let hidden = self.snapshots_dir().join(format!(".old-{}", snapshot.id));
             fs::rename(&snapshot.dir, &hidden).map_err(|e| Error::io(&snapshot.dir, &e))?;
             fs::remove_dir_all(&hidden).map_err(|e| Error::io(&hidden, &e))?;
@@ -274,7 +282,7 @@ fn read_manifest(snapshot: &Snapshot) -> Result<Manifest> {
     Ok(manifest)
 }
 
-/// Writes and syncs `tree`, the manifest last.
+/// Writes and syncs the files of `tree` below `root`, the manifest last.
 fn write_tree(root: &Path, tree: &BTreeMap<&str, &[u8]>) -> Result<()> {
     let mut files: Vec<(&str, &[u8])> = tree.iter().map(|(path, bytes)| (*path, *bytes)).collect();
     files.sort_by_key(|(path, _)| *path == MANIFEST);

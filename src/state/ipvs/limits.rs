@@ -1,4 +1,4 @@
-//! `ipvsadm -L -n --thresholds`: the connection limits of real servers, which a save does not have.
+//! `ipvsadm -L -n --thresholds`: the connection limits of real servers, which `ipvsadm -S` omits.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -8,7 +8,8 @@ use super::{VirtualServerId, VirtualServers};
 use crate::error::Result;
 use crate::state::lines;
 
-/// The upper and lower limit of each limited real server; 0 is no limit.
+/// The upper and lower connection limit of each real server that has one; a limit of 0 means no
+/// limit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ConnectionLimits(HashMap<(VirtualServerId, SocketAddr), [u32; 2]>);
 
@@ -17,7 +18,7 @@ impl ConnectionLimits {
     pub fn parse(file: &str, text: &str) -> Result<ConnectionLimits> {
         let mut limits = HashMap::new();
         let mut of = None;
-        // Three lines of headings.
+        // The first three lines are headings.
         for (number, line) in lines::numbered(file, text)?.into_iter().skip(3) {
             let error = || lines::error(file, number, format!("`{line}` tells no limits"));
             let words: Vec<&str> = line.split_whitespace().collect();
@@ -34,12 +35,13 @@ impl ConnectionLimits {
         Ok(ConnectionLimits(limits))
     }
 
-    /// True without any limit.
+    /// Whether no real server has a limit.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Adds the limits to `ipvs`. Servers that are in only one of the two listings are skipped.
+    /// Sets the limits of the real servers in `ipvs`. Real servers that are only in `ipvs` or only
+    /// in these limits are skipped.
     pub fn put(&self, ipvs: &mut VirtualServers) {
         let some = |limit: u32| (limit > 0).then_some(limit);
         for server in &mut ipvs.servers {
@@ -56,7 +58,7 @@ impl ConnectionLimits {
 mod tests {
     use super::*;
 
-    // The output of ipvsadm 1.31 on Linux 6.1, both.
+    // `SAVE` and `LISTED` are outputs of ipvsadm 1.31 on Linux 6.1.
     const SAVE: &str = "-A -t 10.0.0.1:80 -s rr -p 300\n\
         -a -t 10.0.0.1:80 -r 10.1.1.1:80 -m -w 1\n\
         -a -t 10.0.0.1:80 -r 10.1.1.2:80 -m -w 1\n\
@@ -83,7 +85,7 @@ mod tests {
             .replace("[fd00::2]:80 -m -w 1", "[fd00::2]:80 -m -w 1 -x 7");
         assert_eq!(ipvs.render(), wanted);
         assert_eq!(VirtualServers::parse("ipvs.save", &wanted).unwrap(), ipvs);
-        // A real server that is gone.
+        // A real server with a limit was removed between the listing and the save.
         let without = SAVE.replace("-a -t 10.0.0.1:80 -r 10.1.1.1:80 -m -w 1\n", "");
         let mut ipvs = VirtualServers::parse("ipvs.save", &without).unwrap();
         limits.put(&mut ipvs);

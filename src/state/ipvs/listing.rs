@@ -1,4 +1,4 @@
-//! `ipvsadm -L -n`: connection counts.
+//! Parser of `ipvsadm -L -n`, which has the connection counts.
 
 use std::net::SocketAddr;
 
@@ -6,36 +6,36 @@ use super::{Forward, Protocol, VirtualServerId};
 use crate::error::Result;
 use crate::state::{Family, lines};
 
-/// The virtual servers of a listing, in order.
+/// The virtual servers of `ipvsadm -L -n`, in the order of the listing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listing {
-    /// The virtual servers.
+    /// The virtual servers, each with its real servers.
     pub servers: Vec<ListedServer>,
 }
 
-/// A virtual server of a listing.
+/// A virtual server of `ipvsadm -L -n`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListedServer {
-    /// What it answers to.
+    /// The address or firewall mark whose packets the virtual server balances.
     pub service: VirtualServerId,
-    /// Its scheduler.
+    /// The scheduler: `rr`.
     pub scheduler: String,
-    /// Its real servers.
+    /// The real servers, in the order of the listing.
     pub reals: Vec<ListedReal>,
 }
 
-/// A real server of a listing.
+/// A real server of `ipvsadm -L -n`, with its connection counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListedReal {
-    /// Its address and port.
+    /// The address and port to which packets are forwarded.
     pub address: SocketAddr,
-    /// How packets reach it.
+    /// How ipvs forwards packets to this real server.
     pub forward: Forward,
-    /// Its weight; 0 takes no new connections.
+    /// The weight; a real server of weight 0 gets no new connections.
     pub weight: u32,
-    /// Active connections.
+    /// The number of active connections.
     pub active: u64,
-    /// Inactive connections: closing ones, and all of UDP.
+    /// The number of inactive connections: TCP connections that are closing, and all UDP flows.
     pub inactive: u64,
 }
 
@@ -66,15 +66,15 @@ impl Listing {
         Ok(Listing { servers })
     }
 
-    /// Real servers of weight 0 with open connections, with their virtual server. On UDP, old
-    /// clients keep being sent there: the DNS black hole.
+    /// Real servers of weight 0 that still have connections, each with its virtual server. Packets
+    /// of old UDP clients keep being sent to such a real server: the DNS black hole.
     pub fn draining(&self) -> impl Iterator<Item = (&VirtualServerId, &ListedReal)> {
         let all = self.servers.iter().flat_map(|s| s.reals.iter().map(|real| (&s.service, real)));
         all.filter(|(_, real)| real.weight == 0 && real.active + real.inactive > 0)
     }
 }
 
-/// `TCP 10.0.0.1:80 rr …`, `FWM 7 rr …`, `FWM 7 IPv6 rr …`.
+/// Parses the line of a virtual server: `TCP 10.0.0.1:80 rr …`, `FWM 7 rr …`, `FWM 7 IPv6 rr …`.
 pub(super) fn server(words: &[&str]) -> Option<ListedServer> {
     let at = |protocol, address: &str| {
         Some(VirtualServerId::Address { protocol, address: address.parse().ok()? })
@@ -92,7 +92,7 @@ pub(super) fn server(words: &[&str]) -> Option<ListedServer> {
     Some(ListedServer { service, scheduler: (*scheduler).to_owned(), reals: vec![] })
 }
 
-/// `192.168.66.5:53 Masq 0 0 6`.
+/// Parses the line of a real server, after its `->`: `192.168.66.5:53 Masq 0 0 6`.
 fn real(words: &[&str]) -> Option<ListedReal> {
     let [address, forward, weight, active, inactive] = words else { return None };
     Some(ListedReal {

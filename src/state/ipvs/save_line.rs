@@ -1,4 +1,4 @@
-//! One line of `ipvsadm -S -n`.
+//! Parser of one line of `ipvsadm -S -n`.
 
 use std::str::FromStr;
 
@@ -6,21 +6,21 @@ use super::{Forward, Protocol, RealServer, VirtualServer, VirtualServerId};
 use crate::error::Result;
 use crate::state::Family;
 
-/// The words of one line that are not yet parsed.
+/// The words of one line of `ipvsadm -S -n` that are not parsed yet.
 pub(super) struct SaveLine<'a>(std::str::Split<'a, char>);
 
 impl<'a> SaveLine<'a> {
-    /// Splits a line.
+    /// Splits a line into its words, at each space.
     pub(super) fn new(line: &'a str) -> SaveLine<'a> {
         SaveLine(line.split(' '))
     }
 
-    /// The next word.
+    /// Takes the next word of the line.
     pub(super) fn next_word(&mut self) -> Option<&'a str> {
         self.0.next()
     }
 
-    /// The value of an option: the next word.
+    /// Takes the next word of the line as the value of `option`.
     fn value<T: FromStr>(&mut self, option: &str) -> Result<T, String> {
         match self.0.next() {
             None | Some("") => Err(format!("{option} has no value: the line is cut off")),
@@ -30,7 +30,7 @@ impl<'a> SaveLine<'a> {
         }
     }
 
-    /// The virtual server that the next words select.
+    /// Takes the words that select a virtual server: `-t 10.0.0.1:80`, `-f 7 -6`.
     fn service(&mut self) -> Result<VirtualServerId, String> {
         let option = self.0.next().unwrap_or_default();
         let protocol = match option {
@@ -52,7 +52,7 @@ impl<'a> SaveLine<'a> {
         Ok(VirtualServerId::Address { protocol, address: self.value(option)? })
     }
 
-    /// The rest of an `-A` line.
+    /// Parses the words after `-A` as a virtual server without real servers.
     pub(super) fn server(&mut self) -> Result<VirtualServer, String> {
         let mut server = VirtualServer {
             service: self.service()?,
@@ -82,7 +82,7 @@ impl<'a> SaveLine<'a> {
         Ok(server)
     }
 
-    /// The rest of an `-a` line.
+    /// Parses the words after `-a` as a real server and the identity of its virtual server.
     pub(super) fn real(&mut self) -> Result<(VirtualServerId, RealServer), String> {
         let service = self.service()?;
         let (mut address, mut forward, mut weight) = (None, None, None);

@@ -1,31 +1,34 @@
-//! kube-proxy's command line.
+//! Parser of kube-proxy's command line.
 
 use super::{KubeProxyConfig, check_bit, parse_mode, parse_word};
 use crate::error::{Error, Kind, Result};
 use crate::state::lines;
 
-/// The default address of `/healthz` for flags, whatever the family of `--bind-address`. The
-/// default for a file follows that family.
+/// The default address of `/healthz` without a configuration file, whatever the address family of
+/// `--bind-address`. With a configuration file, the default follows the address family of
+/// `bindAddress`.
 pub(super) const HEALTHZ_OF_FLAGS: &str = "0.0.0.0:10256";
 
-/// The default address of `/metrics` and `/proxyMode` for flags, likewise.
+/// The default address of `/metrics` and `/proxyMode` without a configuration file, whatever the
+/// address family of `--bind-address`.
 pub(super) const METRICS_OF_FLAGS: &str = "127.0.0.1:10249";
 
 /// kube-proxy's parsed command line.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CommandLine {
-    /// Its configuration file (`--config`).
+    /// The path of the configuration file (`--config`).
     pub config: Option<String>,
-    /// Whether it only cleans up and exits (`--cleanup`).
+    /// Whether kube-proxy only removes its rules and exits (`--cleanup`).
     pub cleanup: bool,
-    /// The values of the other flags.
+    /// The values of the other flags, in the fields of the configuration file that they correspond
+    /// to.
     pub flags: KubeProxyConfig,
 }
 
 impl CommandLine {
-    /// Parses a command line, the program first. Accepts both `--flag=value` and `--flag value`,
-    /// and `_` for `-`. The last of repeated flags counts; unknown flags are ignored. Errors name
-    /// the flag.
+    /// Parses a command line whose first element is the program. Accepts `--flag=value` and `--flag
+    /// value`, and `_` in place of `-`. If a flag is repeated, the last one counts. Unknown flags
+    /// are ignored. Errors name the flag.
     pub fn parse(args: &[impl AsRef<str>]) -> Result<CommandLine> {
         let mut line = CommandLine::default();
         let mut args = args.iter().map(AsRef::as_ref).skip(1);
@@ -55,8 +58,9 @@ impl CommandLine {
         Ok(line)
     }
 
-    /// The effective settings; `file` is the parsed file of `--config`. With a file, kube-proxy
-    /// ignores all flags but `--hostname-override`. None if the file is missing here.
+    /// The effective settings; `file` is the parsed configuration file that `--config` names. With
+    /// a configuration file, kube-proxy ignores all flags but `--hostname-override`. None if there
+    /// is a `--config`, but no `file`.
     pub fn settings(&self, file: Option<&KubeProxyConfig>) -> Option<KubeProxyConfig> {
         match (&self.config, file) {
             (None, _) => Some(self.flags.clone()),
@@ -71,7 +75,7 @@ impl CommandLine {
         }
     }
 
-    /// Flags that need no value, and take one only with `=`.
+    /// The field of a flag that needs no value, and takes one only with `=`; none for other flags.
     fn switch(&mut self, name: &str) -> Option<&mut bool> {
         let flags = &mut self.flags;
         Some(match name {
@@ -86,7 +90,8 @@ impl CommandLine {
         })
     }
 
-    /// A flag that needs a value. An unknown flag consumes none.
+    /// Sets the field of a flag that needs a value. An unknown flag does not consume the next
+    /// argument as its value.
     fn set<'a>(
         &mut self,
         name: &str,
@@ -141,7 +146,7 @@ pub(super) fn list(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|part| !part.is_empty())
 }
 
-/// A boolean in Go's spelling.
+/// Parses a boolean as Go does.
 pub(super) fn boolean(text: &str) -> Result<bool, String> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
@@ -179,7 +184,8 @@ mod tests {
         assert_eq!(flags.conntrack.min, Some(0));
         assert_eq!(flags.ipvs.exclude_cidrs, ["10.9.0.0/24".parse().unwrap()]);
         assert_eq!(line.settings(None).as_ref(), Some(flags));
-        // `--bind-address ::` does not change these, unlike in a file.
+        // `--bind-address ::` does not change the two default addresses, but `bindAddress: ::` in a
+        // file does.
         assert_eq!(flags.healthz_address().unwrap().to_string(), "0.0.0.0:10256");
         assert_eq!(flags.metrics_address().unwrap().to_string(), "127.0.0.1:10249");
     }

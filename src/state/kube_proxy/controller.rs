@@ -1,7 +1,8 @@
-//! The controller of kube-proxy: one type for playbooks, journals and code.
+//! The controller of kube-proxy, as one type for playbooks, journals and code.
 //!
-//! A kind of controller is a variant here, with its identity. `node/kube_proxy_controller/KIND.rs`
-//! finds its configuration; `apply/kube_proxy/KIND.rs` stops and starts it.
+//! Each kind of controller is a variant of [`Controller`] that holds its identity.
+//! `node/kube_proxy_controller/KIND.rs` finds its configuration; `apply/kube_proxy/KIND.rs` stops
+//! and starts it.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -10,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 
 use crate::state::argv::{Argv, Rerun};
 
-/// The name of kube-proxy's own process.
+/// The process name of a kube-proxy that is a program of its own.
 pub const PROGRAM: &str = "kube-proxy";
 
 /// The controller that starts and stops kube-proxy. Serialised as a map of one key: `{systemd:
@@ -18,15 +19,15 @@ pub const PROGRAM: &str = "kube-proxy";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Controller {
-    /// systemd.
+    /// systemd starts kube-proxy as a unit.
     Systemd(SystemdUnit),
-    /// The kubelet, from a manifest.
+    /// The kubelet starts kube-proxy from the manifest of a static pod.
     StaticPod(StaticPod),
-    /// Commands of the operator.
+    /// Commands that the operator configured start and stop kube-proxy.
     Commands(Commands),
 }
 
-/// Evaluates one expression for any kind of [`Controller`].
+/// Evaluates one expression with the content of a [`Controller`], whatever its kind.
 macro_rules! for_kind {
     ($controller:expr, $kind:ident => $result:expr) => {
         match $controller {
@@ -38,38 +39,39 @@ macro_rules! for_kind {
 }
 pub(crate) use for_kind;
 
-/// A unit of systemd.
+/// The systemd unit that runs kube-proxy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SystemdUnit {
-    /// Its name: `kube-proxy.service`.
+    /// The unit's name: `kube-proxy.service`.
     pub unit: String,
 }
 
-/// A static pod.
+/// The static pod that runs kube-proxy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct StaticPod {
-    /// Its manifest: `/etc/kubernetes/manifests/kube-proxy.yaml`.
+    /// The path of the pod's manifest: `/etc/kubernetes/manifests/kube-proxy.yaml`.
     #[serde(deserialize_with = "absolute")]
     pub manifest: PathBuf,
 }
 
-/// Commands of the operator.
+/// The operator's commands that stop and start kube-proxy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Commands {
-    /// Stops kube-proxy. After its success the process is gone, or is about to end.
+    /// Stops kube-proxy. When the command has succeeded, the process is gone, or is about to end.
     pub stop: Argv,
-    /// Starts kube-proxy, and exits while it runs.
+    /// Starts kube-proxy. The command exits while kube-proxy keeps running.
     pub start: Argv,
-    /// Restarts kube-proxy; `stop` and `start` by default.
+    /// Restarts kube-proxy; without this command, `stop` and then `start` run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart: Option<Argv>,
-    /// Whether they may run twice.
+    /// Whether `resume` may run these commands a second time.
     #[serde(default)]
     pub again: Rerun,
-    /// The process to wait for, where kube-proxy is part of another program: `k3s`.
+    /// The name of the process to wait for, if kube-proxy is part of another program, such as
+    /// `k3s`.
     #[serde(default = "kube_proxy", skip_serializing_if = "is_kube_proxy")]
     pub program: String,
 }
@@ -92,7 +94,7 @@ fn absolute<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
 }
 
 impl fmt::Display for Controller {
-    /// In sentences: `unit kube-proxy.service`.
+    /// The controller as it reads within a sentence: `unit kube-proxy.service`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for_kind!(self, kind => kind.fmt(f))
     }

@@ -1,7 +1,8 @@
-//! The names of kube-proxy's flags, and which of them count beside a configuration file.
+//! The names of kube-proxy's flags, and which of them still count when there is a configuration
+//! file.
 
-/// Flags that kube-proxy obeys beside `--config`: those of the process itself, and those of the
-/// log.
+/// Flags that kube-proxy obeys beside `--config`, because they concern the process itself. The
+/// flags in `LOG` are obeyed as well.
 const HEEDED: &[&str] = &[
     "config",
     "hostname-override",
@@ -15,7 +16,8 @@ const HEEDED: &[&str] = &[
     "help",
 ];
 
-/// Flags of the log. A configuration file does not replace them in every version.
+/// Flags that configure the log. kube-proxy obeys them beside `--config`, because a configuration
+/// file does not replace them in every version.
 const LOG: &[&str] = &[
     "v",
     "vmodule",
@@ -34,8 +36,8 @@ const LOG: &[&str] = &[
     "one-output",
 ];
 
-/// The names of the flags of a command line, the program first. Dashes in front are removed, and
-/// `_` is `-`.
+/// The names of the flags in a command line whose first element is the program: without the leading
+/// dashes, and with `-` in place of `_`.
 pub fn flag_names(args: &[String]) -> impl Iterator<Item = String> {
     let flags = args.iter().skip(1).take_while(|a| *a != "--");
     flags.filter_map(|arg| {
@@ -44,12 +46,12 @@ pub fn flag_names(args: &[String]) -> impl Iterator<Item = String> {
     })
 }
 
-/// Whether kube-proxy obeys a flag beside `--config`.
+/// Whether kube-proxy obeys the flag `name` although it has a configuration file.
 pub fn heeded_beside_config(name: &str) -> bool {
     HEEDED.contains(&name) || is_of_the_log(name)
 }
 
-/// Whether a flag only concerns the log.
+/// Whether the flag `name` only configures the log.
 pub(super) fn is_of_the_log(name: &str) -> bool {
     LOG.contains(&name)
 }

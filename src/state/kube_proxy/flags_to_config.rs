@@ -1,6 +1,7 @@
-//! Turns a command line into an equivalent configuration file.
+//! Turns kube-proxy's command line into an equivalent configuration file.
 //!
-//! Refuses what has no equivalent: a file that means almost the same would be worse than none.
+//! Refuses arguments that have no equivalent, because a file that means almost the same would be
+//! worse than none.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -13,16 +14,16 @@ use super::{KubeProxyConfig, Mode, parse_mode};
 use crate::error::{Error, Kind, Result};
 use crate::yaml;
 
-/// A configuration file, and the flags that it cannot hold.
+/// A generated configuration file, and the flags that cannot be expressed in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GeneratedConfig {
-    /// The file's text.
+    /// The text of the configuration file.
     pub text: String,
-    /// Flags without a field in the file: they belong beside `--config`.
+    /// Flags without a field in the configuration file, which remain arguments beside `--config`.
     pub remaining_flags: Vec<String>,
 }
 
-/// The form of a flag's value in the file.
+/// The form that a flag's value takes in the configuration file.
 #[derive(Clone, Copy, PartialEq)]
 enum Form {
     Text,
@@ -30,12 +31,12 @@ enum Form {
     Switch,
     List,
     Gates,
-    /// An address, with this port by default.
+    /// An address; this port is added if the value has none.
     Address(u16),
 }
 use Form::{Address, Gates, List, Number, Switch, Text};
 
-/// Each flag, its field in the file, and the form of its value.
+/// Each flag, its field in the configuration file, and the form of its value there.
 const FLAGS: &[(&str, &str, Form)] = &[
     ("proxy-mode", "mode", Text),
     ("cluster-cidr", "clusterCIDR", Text),
@@ -79,11 +80,11 @@ const FLAGS: &[(&str, &str, Form)] = &[
     ("conntrack-udp-timeout-stream", "conntrack.udpStreamTimeout", Text),
 ];
 
-/// Turns a command line, the program first, into a `KubeProxyConfiguration`.
+/// Turns a command line whose first element is the program into a `KubeProxyConfiguration`.
 ///
 /// # Errors
-/// [`Kind::Usage`] with the argument: it is unknown, has no equivalent in a file, or makes
-/// the command line meaningless.
+/// [`Kind::Usage`] with the argument that is unknown, has no equivalent in a file, or makes the
+/// command line meaningless.
 pub fn flags_to_config(args: &[String]) -> Result<GeneratedConfig> {
     let mut conversion = Conversion::default();
     let mut rest = args.iter().skip(1);
@@ -99,7 +100,7 @@ pub fn flags_to_config(args: &[String]) -> Result<GeneratedConfig> {
         ));
     }
     if nftables && conversion.fields.contains_key("iptables") {
-        // Versions differ in whether such flags count for nftables mode.
+        // kube-proxy versions differ in whether the flags of iptables mode count in nftables mode.
         return Err(refused("--proxy-mode=nftables", "flags of iptables mode beside it")
             .hint("take --masquerade-all and --iptables-… out, or write the nftables section"));
     }
@@ -109,7 +110,7 @@ pub fn flags_to_config(args: &[String]) -> Result<GeneratedConfig> {
     document.insert("kind".into(), json!("KubeProxyConfiguration"));
     document.append(&mut conversion.fields);
     let text = yaml::render("KubeProxyConfiguration", &document)?;
-    // kube-proxy would refuse what we cannot parse.
+    // A text that this parser refuses would be refused by kube-proxy too.
     KubeProxyConfig::parse("the configuration", &text)?;
     Ok(GeneratedConfig { text, remaining_flags: conversion.remaining_flags })
 }
@@ -185,7 +186,7 @@ impl Conversion {
         Ok(())
     }
 
-    /// Keeps a flag without a field.
+    /// Keeps a flag that has no field in the configuration file as an argument.
     fn keep<'a>(
         &mut self,
         name: &str,
@@ -211,8 +212,8 @@ impl Conversion {
         Ok(())
     }
 
-    /// Sets the addresses to the defaults of flags. A file that binds to an IPv6 address has other
-    /// defaults, of that family.
+    /// Writes the flags' default addresses into the file if it binds to an IPv6 address, because
+    /// the file's own defaults would then be IPv6 addresses.
     fn addresses_of_flags(&mut self) {
         let address = self.fields.get("bindAddress").and_then(Value::as_str);
         if address.is_some_and(|a| a.parse().is_ok_and(|ip: IpAddr| ip.is_ipv6())) {
@@ -224,7 +225,7 @@ impl Conversion {
         }
     }
 
-    /// Sets `section.field`, or `field`.
+    /// Sets a field of the file; `path` is `section.field` or `field`.
     fn put(&mut self, path: &str, value: Value) {
         match path.split_once('.') {
             None => {
@@ -238,13 +239,13 @@ impl Conversion {
     }
 }
 
-/// The value in the form of the file, or why a file cannot hold it.
+/// A flag's value in the form of the configuration file, or the reason why the file cannot hold it.
 fn config_value(name: &str, value: &str, form: Form) -> Result<Value, String> {
     if name == "proxy-mode" {
         parse_mode(value)?.map(Mode::name);
     }
     Ok(match form {
-        // In a file an empty text is the default; as a flag it may disable a feature.
+        // In a file an empty text means the default, but as a flag it may disable a feature.
         Text | Address(_) if value.is_empty() && name != "proxy-mode" => {
             return Err("an empty value, which a file cannot say".into());
         }

@@ -1,4 +1,4 @@
-//! The modes of kube-proxy, by name. `kube_proxy/mode` has everything else about each.
+//! The modes of kube-proxy and their names. Everything else about a mode is in `kube_proxy/mode`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,20 +7,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
 
-/// How kube-proxy serves services.
+/// How kube-proxy programs the kernel to serve services.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// DNAT rules; kube-proxy's default on Linux.
+    /// DNAT rules of iptables; kube-proxy's default on Linux.
     #[default]
     Iptables,
-    /// Virtual servers in the kernel, with a few iptables rules and ipsets.
+    /// Virtual servers of ipvs, with a few iptables rules and ipsets.
     Ipvs,
-    /// Its own nf_tables tables (1.29 and later).
+    /// Native nf_tables tables of kube-proxy (1.29 and later).
     Nftables,
-    /// A proxy process (up to 1.25).
+    /// A proxy process in user space (up to 1.25).
     Userspace,
 }
 
@@ -28,7 +28,7 @@ impl Mode {
     /// Every mode.
     pub const ALL: [Mode; 4] = [Mode::Iptables, Mode::Ipvs, Mode::Nftables, Mode::Userspace];
 
-    /// Its name in kube-proxy's configuration.
+    /// The mode's name in kube-proxy's configuration.
     pub fn name(self) -> &'static str {
         match self {
             Mode::Iptables => "iptables",

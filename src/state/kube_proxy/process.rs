@@ -3,23 +3,23 @@
 use super::CommandLine;
 use crate::state::tools::Process;
 
-/// The name of kube-proxy's program.
+/// The process name of kube-proxy.
 const PROGRAM: &str = "kube-proxy";
 
-/// The serving kube-proxy processes of a network namespace. One with `--cleanup` removes rules and
-/// exits: it does not count.
+/// The kube-proxy processes of a network namespace that serve. A kube-proxy with `--cleanup` does
+/// not count, because it only removes rules and exits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Instances<'a> {
-    /// None runs as a process of its own. k3s and others embed kube-proxy.
+    /// kube-proxy does not run as a process of its own. k3s and others embed it in another program.
     None,
-    /// One runs, as it should be.
+    /// Exactly one kube-proxy runs, as it should be.
     One(&'a Process),
-    /// Several run, and undo each other's writes. Which of them counts is unknown.
+    /// Several kube-proxies run, and undo each other's writes. Which of them counts is unknown.
     Many(Vec<&'a Process>),
 }
 
 impl<'a> Instances<'a> {
-    /// Selects them from all processes of the namespace.
+    /// Selects the serving kube-proxies from `processes`, all processes of a network namespace.
     pub fn of(processes: &'a [Process]) -> Instances<'a> {
         let serving: Vec<&Process> =
             processes.iter().filter(|p| p.name == PROGRAM && serves(&p.args)).collect();
@@ -30,7 +30,7 @@ impl<'a> Instances<'a> {
         }
     }
 
-    /// The only one, if exactly one runs.
+    /// The kube-proxy process, if exactly one runs.
     pub fn one(&self) -> Option<&'a Process> {
         match self {
             Instances::One(process) => Some(process),
@@ -38,7 +38,7 @@ impl<'a> Instances<'a> {
         }
     }
 
-    /// Each of them, in the order of the processes.
+    /// Every serving kube-proxy, in the order of the node's processes.
     pub fn all(&self) -> &[&'a Process] {
         match self {
             Instances::None => &[],
@@ -48,7 +48,8 @@ impl<'a> Instances<'a> {
     }
 }
 
-/// Whether a kube-proxy with these arguments, the program first, serves: true without `--cleanup`.
+/// Whether a kube-proxy with these arguments serves: true unless they have `--cleanup`. The first
+/// argument is the program.
 pub fn serves(args: &[impl AsRef<str>]) -> bool {
     !CommandLine::parse(args).is_ok_and(|line| line.cleanup)
 }
@@ -83,7 +84,7 @@ mod tests {
         assert_eq!((instances.one(), instances.all().len()), (None, 2));
     }
 
-    /// An unreadable command line may serve: it counts.
+    /// A kube-proxy counts as serving if its command line cannot be parsed, because it may serve.
     #[test]
     fn a_line_that_cannot_be_read_serves() {
         assert!(serves(&["kube-proxy", "--cleanup", "--cleanup=maybe"]));

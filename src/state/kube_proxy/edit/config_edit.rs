@@ -1,20 +1,21 @@
-//! The edit of kube-proxy's configuration, in whatever form.
+//! An edit of kube-proxy's configuration, whether that is a file or arguments.
 
 use ipnet::IpNet;
 
 use crate::state::kube_proxy::Mode;
 
-/// An edit of kube-proxy's configuration.
+/// What to change in kube-proxy's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigEdit {
-    /// The new mode.
+    /// The mode after the edit.
     pub mode: Mode,
-    /// Networks to add to `ipvs.excludeCIDRs`: kube-proxy leaves their virtual servers alone.
+    /// Networks to add to `ipvs.excludeCIDRs`, so that kube-proxy leaves the virtual servers in
+    /// them alone.
     pub exclude: Vec<IpNet>,
 }
 
 impl ConfigEdit {
-    /// The networks that `excluded` does not cover yet.
+    /// The networks to add that `excluded` does not cover yet.
     pub(super) fn missing(&self, excluded: &[IpNet]) -> Vec<IpNet> {
         let mut missing: Vec<IpNet> = Vec::new();
         for network in self.exclude.iter().map(IpNet::trunc) {

@@ -1,7 +1,8 @@
-//! The editor of a `KubeProxyConfiguration`: changes the lines concerned, and no other byte.
+//! The editor of a `KubeProxyConfiguration` file: changes the lines of the edited fields, and no
+//! other byte.
 //!
-//! Parses only simple YAML. The result is parsed again, and refused unless it differs in exactly
-//! the requested edit.
+//! Understands only simple YAML. The edited text is parsed again, and refused unless it differs
+//! from the old text in exactly the requested edit.
 
 use ipnet::IpNet;
 use serde_json::{Map, Value};
@@ -12,10 +13,10 @@ use crate::error::Result;
 use crate::state::kube_proxy::KubeProxyConfig;
 use crate::yaml;
 
-/// The edited text; `file` is its name, for errors.
+/// The text of the file after the edit; errors call the file `file`.
 ///
 /// # Errors
-/// [`crate::error::Kind::Parse`], with file and line, for an unsupported form.
+/// [`crate::error::Kind::Parse`], with file and line, for YAML in an unsupported form.
 pub(super) fn edit(file: &str, text: &str, change: &ConfigEdit) -> Result<String> {
     let before = KubeProxyConfig::parse(file, text);
     let missing = |before: &KubeProxyConfig| change.missing(&before.ipvs.exclude_cidrs);
@@ -43,7 +44,7 @@ pub(super) fn edit(file: &str, text: &str, change: &ConfigEdit) -> Result<String
     Ok(edited)
 }
 
-/// Refuses forms that cannot be recognised line by line.
+/// Refuses YAML in which fields cannot be recognised line by line.
 fn check_form(file: &str, text: &str) -> Result<()> {
     let mut begun = false;
     for (at, line) in text.split('\n').enumerate().filter(|(_, line)| is_content(line)) {
@@ -71,7 +72,7 @@ fn check_form(file: &str, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// The range of lines of the document's field `name`.
+/// The line of the document's top-level field `name`, and the index after its colon.
 fn field(lines: &[String], name: &str) -> Option<(usize, usize)> {
     lines.iter().enumerate().find_map(|(at, line)| match key(line, 0) {
         Some((found, start)) if found == name && is_content(line) => Some((at, start)),
@@ -79,7 +80,7 @@ fn field(lines: &[String], name: &str) -> Option<(usize, usize)> {
     })
 }
 
-/// Sets the mode, and returns its line.
+/// Sets the field `mode`, and returns the index of its line.
 fn set_mode(file: &str, lines: &mut Vec<String>, mode: &str) -> Result<usize> {
     let Some((at, start)) = field(lines, "mode") else {
         return Ok(append(lines, vec![format!("mode: {mode}")]));
@@ -88,7 +89,7 @@ fn set_mode(file: &str, lines: &mut Vec<String>, mode: &str) -> Result<usize> {
         .filter(|range| !lines[at][range.clone()].starts_with(['[', '{']))
         .ok_or_else(|| refused(file, at, "the mode is in a form that is not understood"))?;
     let old = match &lines[at][range.clone()] {
-        // A null in quotes would be a text.
+        // A null has no quotes, because in quotes it would be a text. So the mode gets none either.
         "~" | "null" => "",
         old => old,
     };
@@ -97,7 +98,7 @@ fn set_mode(file: &str, lines: &mut Vec<String>, mode: &str) -> Result<usize> {
     Ok(at)
 }
 
-/// Adds networks to `excludeCIDRs`, and returns the line.
+/// Adds networks to `excludeCIDRs`, and returns the index of the changed line.
 fn exclude(file: &str, lines: &mut Vec<String>, networks: &[IpNet]) -> Result<usize> {
     let list = quoted(networks).join(", ");
     let Some((section, start)) = field(lines, "ipvs") else {
@@ -128,7 +129,8 @@ fn exclude(file: &str, lines: &mut Vec<String>, networks: &[IpNet]) -> Result<us
     }
 }
 
-/// Adds networks to the list whose key is in line `at`, in a section that ends before `end`.
+/// Adds networks to the list `excludeCIDRs`, whose key is in line `at`, in a section that ends
+/// before line `end`. Returns the index of the changed line.
 fn extend(
     file: &str,
     lines: &mut Vec<String>,
@@ -145,7 +147,7 @@ fn extend(
     match (old, inner) {
         ("", _) => {
             if let Some(last) = last_item(file, lines, at, end)? {
-                // The same dash, at the same indent, as the one above.
+                // The new item has the indent and the dash of the item above it.
                 let dash = indent(&lines[last]) + 1;
                 let value = value(&lines[last], dash).ok_or_else(|| strange(last))?;
                 let before = lines[last][..value.start].to_owned();
@@ -167,7 +169,8 @@ fn extend(
     Ok(at)
 }
 
-/// The last line of the list of dashes below the key in line `at`, if there is one.
+/// The index of the last item (`- …`) of the list whose key is in line `at`; none if the list has
+/// no items.
 fn last_item(file: &str, lines: &[String], at: usize, end: usize) -> Result<Option<usize>> {
     let is_item = |line: &str| line.trim_start().starts_with("- ");
     let mut last = None;
@@ -185,8 +188,8 @@ fn last_item(file: &str, lines: &[String], at: usize, end: usize) -> Result<Opti
     Ok(last)
 }
 
-/// Adds fields at the end of the document, but before its final comments: indented ones belong to
-/// the section above. Returns the line.
+/// Adds fields at the end of the document, but before unindented comments at its end; indented
+/// comments belong to the section above them. Returns the index of the first new line.
 fn append(lines: &mut Vec<String>, new: Vec<String>) -> usize {
     let belongs = |line: &String| is_content(line) || line.trim_start().len() < line.len();
     let at = lines.iter().rposition(belongs).map_or(0, |last| last + 1);
@@ -197,12 +200,13 @@ fn append(lines: &mut Vec<String>, new: Vec<String>) -> usize {
     at
 }
 
-/// Networks as the items of a list, quoted, since IPv6 ones have colons.
+/// Networks as list items, in quotes because IPv6 networks have colons.
 fn quoted(networks: &[IpNet]) -> Vec<String> {
     networks.iter().map(|network| format!("\"{network}\"")).collect()
 }
 
-/// The expected meaning of the document; none if its fields have other types.
+/// The document with the requested edit applied; none if the document, its `ipvs` or its
+/// `excludeCIDRs` has another type.
 fn requested(mut document: Value, change: &ConfigEdit, missing: &[IpNet]) -> Option<Value> {
     let fields = document.as_object_mut()?;
     fields.insert("mode".into(), change.mode.name().into());
@@ -343,7 +347,7 @@ mod tests {
         assert!(count >= 7);
     }
 
-    /// One part of a file, in any spelling.
+    /// One part of a generated configuration file, in various spellings.
     fn part() -> impl Strategy<Value = String> {
         prop_oneof![
             "# [a-z: '\"-]{0,20}",
@@ -395,7 +399,7 @@ mod tests {
             seed in any::<proptest::sample::Index>(),
         ) {
             let mut parts = parts;
-            // A key may occur once.
+            // YAML allows each key only once.
             let mut known = std::collections::BTreeSet::new();
             parts.retain(|p| p.starts_with('#') || known.insert(p.clone()));
             for extra in [mode, ipvs].into_iter().flatten() {
@@ -406,7 +410,8 @@ mod tests {
             let config = KubeProxyConfig::parse("f", &edited).unwrap();
             prop_assert_eq!(config.mode, Some(Mode::Ipvs));
             prop_assert!(config.ipvs.exclude_cidrs.contains(&"10.9.0.0/24".parse().unwrap()));
-            // Every other line is kept, in order, and at most three are new.
+            // Every line but `mode:` and `excludeCIDRs:` is kept, in order, and at most three lines
+            // are new.
             let concerned =
                 |l: &str| l.starts_with("mode:") || l.trim().starts_with("excludeCIDRs:");
             let mut rest = edited.lines();
@@ -414,12 +419,12 @@ mod tests {
                 prop_assert!(rest.any(|l| l == line), "{line:?} is gone from\n{edited}");
             }
             prop_assert!(edited.lines().count() <= text.lines().count() + 3, "{edited}");
-            // Comments of the lines concerned are kept too.
+            // Comments at the end of the edited lines are kept too.
             let comments = |t: &str| -> Vec<String> {
                 t.lines().filter_map(|l| Some(l[l.find('#')?..].to_owned())).collect()
             };
             prop_assert_eq!(comments(&text), comments(&edited));
-            // A second edit changes nothing.
+            // Applying the same edit again changes nothing.
             prop_assert_eq!(edit("f", &edited, &change(&["10.9.0.0/24"])).unwrap(), edited);
         }
     }

@@ -1,10 +1,10 @@
-//! One line of YAML, parsed just enough to change one value and nothing else.
+//! One line of YAML, parsed just far enough to change one value in it and nothing else.
 
 use std::ops::Range;
 
 use crate::error::{Error, Kind};
 
-/// Line `at` (from 0) of `file` cannot be edited.
+/// The error for line `at` (from 0) of `file`, which cannot be edited.
 pub(super) fn refused(file: &str, at: usize, cause: impl std::fmt::Display) -> Error {
     Error::new(Kind::Parse, format!("{file}:{}", at + 1), cause)
         .hint("make this change by hand, or write the line in the plain form")
@@ -21,7 +21,7 @@ pub(super) fn indent(line: &str) -> usize {
     line.len() - line.trim_start_matches(' ').len()
 }
 
-/// The key at `indent`, and the index after its colon.
+/// The key that begins at the column `indent`, and the index after its colon.
 pub(super) fn key(line: &str, indent: usize) -> Option<(&str, usize)> {
     let rest = line.get(indent..)?;
     let (key, end) = match rest.chars().next()? {
@@ -43,15 +43,15 @@ pub(super) fn key(line: &str, indent: usize) -> Option<(&str, usize)> {
     matches!(line[start..].chars().next(), None | Some(' ')).then_some((key, start))
 }
 
-/// The range of the value after `from`: a plain or quoted text of one line, or a list in brackets.
-/// Empty, at `from`, without a value. `None` for any other YAML.
+/// The range of the value after the index `from`: a plain or quoted text within the line, or a list
+/// in brackets. An empty range at `from` if the key has no value. `None` for any other YAML.
 pub(super) fn value(line: &str, from: usize) -> Option<Range<usize>> {
     let rest = line.get(from..)?;
     let start = from + (rest.len() - rest.trim_start_matches(' ').len());
     let text = &line[start..];
     let end = match text.chars().next() {
         None => return Some(from..from),
-        // A comment begins only after a space.
+        // In YAML, `#` begins a comment only after a space.
         Some('#') => return (start > from).then_some(from..from),
         Some(quote @ ('"' | '\'')) => {
             let inner = &text[1..];
@@ -74,13 +74,13 @@ pub(super) fn value(line: &str, from: usize) -> Option<Range<usize>> {
         .then_some(start..end)
 }
 
-/// A text without its quotes.
+/// A YAML text without the quotes around it.
 pub(super) fn unquoted(text: &str) -> &str {
     let within = |quote| text.strip_prefix(quote).and_then(|t| t.strip_suffix(quote));
     within('"').or_else(|| within('\'')).unwrap_or(text)
 }
 
-/// `new`, quoted as `old` is. `new` must have no quotes of its own.
+/// `new` in the quotes that `old` has. `new` must have no quotes of its own.
 pub(super) fn quoted_like(old: &str, new: &str) -> String {
     match old.chars().next() {
         Some(quote @ ('"' | '\'')) => format!("{quote}{new}{quote}"),
@@ -88,7 +88,7 @@ pub(super) fn quoted_like(old: &str, new: &str) -> String {
     }
 }
 
-/// Replaces the value at `range` by `new`, with a space before it if there was none.
+/// Replaces the value at `range` by `new`. Adds a space before `new` if the key had no value.
 pub(super) fn put(line: &mut String, range: Range<usize>, new: &str) {
     let space = if range.is_empty() { " " } else { "" };
     line.replace_range(range, &format!("{space}{new}"));

@@ -1,4 +1,4 @@
-//! The manifest of a static pod that runs kube-proxy: its mounts, and its arguments.
+//! The manifest of a static pod that runs kube-proxy: the container's mounts and arguments.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -61,7 +61,7 @@ struct HostPath {
 }
 
 impl Container {
-    /// The command line: the program, unless the image chooses it, and the arguments.
+    /// The container's command line: the program, unless the image chooses it, and the arguments.
     fn words(&self) -> Vec<String> {
         self.command.iter().chain(&self.args).flatten().cloned().collect()
     }
@@ -75,15 +75,15 @@ fn is_program(word: &str) -> bool {
     Path::new(word).file_name().is_some_and(|file| file == "kube-proxy")
 }
 
-/// True for the manifest of a pod that runs kube-proxy.
+/// Whether the text is the manifest of a pod that runs kube-proxy.
 pub fn runs_kube_proxy(text: &str) -> bool {
-    // Most manifests are of other components.
+    // Most manifests are of other components, and are not parsed.
     text.contains("kube-proxy")
         && yaml::parse::<Pod>("", text)
             .is_ok_and(|pod| pod.spec.containers.iter().any(Container::is_kube_proxy))
 }
 
-/// The container that runs kube-proxy, and its index in the pod.
+/// The index of the only container that runs kube-proxy.
 fn container(file: &str, pod: &Pod) -> Result<usize> {
     let containers = &pod.spec.containers;
     let mut of_kube_proxy = (0..containers.len()).filter(|at| containers[*at].is_kube_proxy());
@@ -94,10 +94,10 @@ fn container(file: &str, pod: &Pod) -> Result<usize> {
     }
 }
 
-/// The path on the host of a path in the container.
+/// The path on the host of `inside`, a path in kube-proxy's container.
 ///
 /// # Errors
-/// [`Kind::Parse`] if no folder or file of the host is mounted there.
+/// [`Kind::Parse`] if no folder or file of the host is mounted at `inside`.
 pub fn host_path(file: &str, text: &str, inside: &str) -> Result<PathBuf> {
     let pod: Pod = yaml::parse(file, text)?;
     let container = &pod.spec.containers[container(file, &pod)?];
@@ -111,7 +111,7 @@ pub fn host_path(file: &str, text: &str, inside: &str) -> Result<PathBuf> {
         return Err(refused("nobody knows where `..` leads in"));
     }
     let mounts = container.volume_mounts.iter().flatten();
-    // The innermost mount counts.
+    // Of nested mounts, the innermost one holds the file.
     let mount = mounts
         .filter(|mount| inside.starts_with(&mount.mount_path))
         .max_by_key(|mount| mount.mount_path.components().count())
@@ -124,17 +124,17 @@ pub fn host_path(file: &str, text: &str, inside: &str) -> Result<PathBuf> {
         .and_then(|volume| volume.host_path.as_ref())
         .ok_or_else(|| refused("something else than a hostPath is mounted at"))?;
     let rest = inside.strip_prefix(&mount.mount_path).unwrap_or(Path::new(""));
-    // Joining an empty path would add a slash.
+    // Joining an empty path would add a slash at the end.
     if rest.as_os_str().is_empty() {
         return Ok(host.path.clone());
     }
     Ok(host.path.join(rest))
 }
 
-/// The manifest with kube-proxy's arguments edited, one argument a line.
+/// The manifest after the edit of kube-proxy's arguments, which must be on one line each.
 ///
 /// # Errors
-/// [`Kind::Parse`], with file and line, for an unsupported form.
+/// [`Kind::Parse`], with file and line, for YAML in an unsupported form.
 pub(super) fn edit(file: &str, text: &str, change: &ConfigEdit) -> Result<String> {
     let pod: Pod = yaml::parse(file, text)?;
     let number = container(file, &pod)?;
@@ -178,7 +178,8 @@ pub(super) fn edit(file: &str, text: &str, change: &ConfigEdit) -> Result<String
     Ok(edited)
 }
 
-/// Sets one flag in the lines and among the words, and returns the line.
+/// Sets one flag, both in the manifest's lines and in the parsed arguments `words`. Returns the
+/// index of the changed line.
 fn set(
     file: &str,
     lines: &mut Vec<String>,
@@ -216,7 +217,7 @@ fn set(
     }
 }
 
-/// The only line with the list item `text`, and the item's range in it.
+/// The index of the only line with the list item `text`, and the item's range in that line.
 fn item(
     file: &str,
     lines: &[String],
@@ -242,7 +243,8 @@ fn item(
     }
 }
 
-/// Writes the words back into their lists; new ones go to the end of the last list.
+/// Writes the edited arguments `words` back into `command` and `args` of the parsed manifest; new
+/// arguments go to the end of the last of these lists.
 fn put_words(pod: &mut Value, number: usize, old: &Container, words: &[String]) {
     let Some(container) = pod.pointer_mut(&format!("/spec/containers/{number}")) else { return };
     let command = old.command.as_ref().map_or(0, Vec::len);

@@ -1,4 +1,4 @@
-//! The source of kube-proxy's configuration, and the edit of its text. No I/O.
+//! Where kube-proxy's configuration comes from, and how its text is edited. No I/O.
 
 mod config_edit;
 mod configuration;
@@ -15,29 +15,29 @@ use crate::error::Result;
 pub use config_edit::ConfigEdit;
 pub use manifest::{host_path, runs_kube_proxy};
 
-/// The source of kube-proxy's configuration.
+/// The file on the host that holds kube-proxy's configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ConfigSource {
-    /// Its configuration file, by its path on the host.
+    /// kube-proxy's configuration file, with its path on the host.
     File(PathBuf),
-    /// The arguments in the manifest of its static pod.
+    /// The manifest of kube-proxy's static pod, whose arguments are the configuration.
     Manifest(PathBuf),
 }
 
 impl ConfigSource {
-    /// Its file on the host.
+    /// The path of the file on the host.
     pub fn path(&self) -> &Path {
         match self {
             ConfigSource::File(path) | ConfigSource::Manifest(path) => path,
         }
     }
 
-    /// The edited text: changes the lines concerned and no other byte. The same text, if nothing is
-    /// to change.
+    /// The text after the edit. Only the lines of the edited fields change, and no other byte. If
+    /// nothing is to change, the same text is returned.
     ///
     /// # Errors
-    /// [`crate::error::Kind::Parse`], with file and line, for an unsupported form.
+    /// [`crate::error::Kind::Parse`], with file and line, for YAML in an unsupported form.
     pub fn edit(&self, text: &str, edit: &ConfigEdit) -> Result<String> {
         let name = self.to_string();
         match self {
@@ -48,7 +48,7 @@ impl ConfigSource {
 }
 
 impl fmt::Display for ConfigSource {
-    /// The file's path.
+    /// Displayed as the path of the file.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.path().display().fmt(f)
     }

@@ -242,7 +242,7 @@ fn killed_while_rolling_back_in_legacy() {
 #[test]
 fn a_rehearsal_ends_with_who_wanted_it() {
     let node = captured("half-migrated-ipvs-1.20");
-    let mut command = Proxyshift::new("store").command(&format!("inside mend {}", node.display()));
+    let mut command = Proxyshift::new("store").command(&format!("inside edits {}", node.display()));
     // It waits for the edits on its input.
     let mut rehearsal =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("proxyshift starts");

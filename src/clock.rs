@@ -1,32 +1,33 @@
-//! The only reader of wall time, boot time, boot id and randomness.
+//! The only code that reads the wall clock, the time since boot, the boot id and random numbers.
 
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// Now, in UTC, to the second: `2026-11-21T20:15:02Z`.
+/// The current time in UTC, to the second: `2026-11-21T20:15:02Z`.
 pub fn now() -> String {
     jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-/// A new identifier that sorts by time: `20261121T201502Z-6hex`. The six digits are the fraction of
-/// the second in units of 60 ns, so two identifiers of one second sort too.
+/// A new identifier that sorts by time: `20261121T201502Z-` and six hexadecimal digits. The digits
+/// are the fraction of the second in units of 60 ns, so that two identifiers of the same second
+/// sort too.
 pub fn new_id() -> String {
     let now = jiff::Timestamp::now();
     let fraction = (u64::from(now.subsec_nanosecond().unsigned_abs()) << 24) / 1_000_000_000;
     format!("{}-{fraction:06x}", now.strftime("%Y%m%dT%H%M%SZ"))
 }
 
-/// A random number that identifies a packet.
+/// A random number, by which a packet can be recognised.
 pub fn random() -> u64 {
     let mut bytes = [0u8; 8];
-    // getrandom(2) does not fail for so few bytes once the pool is ready. A zero would only make
-    // packets look alike.
+    // The error is ignored, because getrandom(2) does not fail for so few bytes once its pool is
+    // ready. If it did, the number would be 0, and packets could not be told apart.
     let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
     u64::from_ne_bytes(bytes)
 }
 
-/// Time since boot, sleep included. Deadlines are counted in it.
+/// The time since boot, including sleep. Deadlines are counted in this time.
 pub fn boottime() -> Duration {
     let t = clock_gettime(ClockId::Boottime);
     Duration::new(t.tv_sec.unsigned_abs(), u32::try_from(t.tv_nsec).unwrap_or(0))

@@ -1,20 +1,20 @@
-//! One error type for the whole program: kind, object, cause, and the next step.
+//! The one error type of the program: kind, object, cause, and the next step.
 //!
-//! The kind decides the exit code. A hint is data, so the terminal, JSON and Ansible report the
-//! same.
+//! The kind decides the exit code. The hint is a field of its own, so that the terminal, JSON and
+//! Ansible show the same.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The result of every fallible function here.
+/// The result type of every function of this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// The kinds of errors, each with one documented exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
-    /// A defect of proxyshift, or a failure without a kind of its own.
+    /// A defect of proxyshift, or a failure that has no kind of its own.
     Unexpected,
     /// Wrong arguments, or an unusable playbook or catalogue.
     Usage,
@@ -24,46 +24,46 @@ pub enum Kind {
     LossyCapture,
     /// The node kept changing while it was being captured.
     Unstable,
-    /// A snapshot that is damaged, of a later format, or untrusted.
+    /// A snapshot that is damaged, not trusted, or in a later format than this version reads.
     SnapshotRefused,
-    /// No such snapshot, run, file or object.
+    /// A snapshot, run, file or object that does not exist.
     NotFound,
     /// A required program is not installed.
     MissingTool,
-    /// A program failed.
+    /// A program that proxyshift ran failed.
     Command,
     /// The kernel refused a request.
     Kernel,
-    /// Not root, or no right to make a namespace.
+    /// Missing rights: not root, or not allowed to make a namespace.
     Permission,
-    /// A lock was not free in time.
+    /// A lock that another process held for too long.
     Lock,
-    /// No room in the store, or no right to write there.
+    /// The store has no free space, or cannot be written.
     Store,
-    /// Something about the node must be fixed first.
+    /// Something on the node must be fixed before this can be done.
     Blocked,
-    /// The rehearsal failed to verify a claim.
+    /// A claim that the rehearsal could not verify.
     Rehearsal,
-    /// Another program wrote first, at every try.
+    /// Another program wrote to the same objects first, at every try.
     LostRace,
-    /// Other programs would have waited too long for us, at every try.
+    /// Other programs would have had to wait too long for a lock that we hold, at every try.
     Busy,
     /// Another component would undo the change at once.
     Contested,
-    /// The controller of kube-proxy is unknown.
+    /// proxyshift cannot find what starts and stops kube-proxy.
     UnknownController,
-    /// A pending run waits for `resume`, `rollback` or `confirm`.
+    /// A run is neither done nor undone: it waits for `resume`, `rollback` or `confirm`.
     Pending,
-    /// Ctrl-C before anything was changed.
+    /// A signal such as Ctrl-C, before anything was changed.
     Interrupted,
-    /// The run failed and was undone.
+    /// The run failed, and what it had done was undone.
     RolledBack,
-    /// The run failed, and could not be undone entirely.
+    /// The run failed, and what it had done could not be undone entirely.
     NotRolledBack,
 }
 
 impl Kind {
-    /// The documented exit code.
+    /// The exit code that the manual documents for this kind.
     pub fn exit_code(self) -> u8 {
         match self {
             Kind::Unexpected => 1,
@@ -77,33 +77,34 @@ impl Kind {
     }
 }
 
-/// An error: kind, object, cause, and the next step if there is one.
+/// An error: its kind, the object, the cause, and the next step if there is one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Error {
     /// Its kind, which decides the exit code.
     pub kind: Kind,
-    /// The object concerned: a file, a rule, a tool, a snapshot.
+    /// What the error is about: a file, a rule, a tool, a snapshot.
     pub object: String,
     /// Why it failed.
     pub cause: String,
-    /// What to do next.
+    /// What the operator can do next.
     pub hint: Option<String>,
 }
 
 impl Error {
-    /// An error about `object`, because of `cause`.
+    /// An error about `object`, with the reason `cause` and no hint.
     pub fn new(kind: Kind, object: impl Into<String>, cause: impl fmt::Display) -> Self {
         Error { kind, object: object.into(), cause: cause.to_string(), hint: None }
     }
 
-    /// Adds the next step.
+    /// Adds the hint, which says what to do next.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// An input/output error on `path`. A full disk and a missing right have kinds of their own.
+    /// An input/output error on `path`. Its kind says so if the file is missing, the disk is full,
+    /// or rights are missing.
     pub fn io(path: impl AsRef<std::path::Path>, error: &std::io::Error) -> Self {
         use std::io::ErrorKind as E;
         let path = path.as_ref().display().to_string();

@@ -1,4 +1,5 @@
-//! What the core reports while it works, as data. The user interface has the sentences.
+//! The events that the core reports while it works, as data. The user interface turns them into
+//! sentences.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,26 +9,26 @@ use serde::{Deserialize, Serialize};
 pub enum Event {
     /// A run begins, or is resumed.
     Run {
-        /// The run.
+        /// The identifier of the run.
         id: String,
-        /// Its verb: `cleanup`, `migrate`, `check --fix`.
+        /// The verb that started it: `cleanup`, `migrate`, `check --fix`.
         verb: String,
     },
     /// A task begins.
     Started {
-        /// The task.
+        /// Which task.
         task: Task,
     },
-    /// The last started task is over.
+    /// The task that was started last is over.
     Finished {
-        /// The task, the same as when it was started.
+        /// The same task as in [`Event::Started`].
         task: Task,
-        /// Its outcome.
+        /// How the task ended.
         outcome: Outcome,
     },
-    /// A claim was verified.
+    /// A rehearsal verified a claim.
     Verified {
-        /// The claim.
+        /// What was verified.
         claim: Claim,
     },
     /// Information for the operator; nothing failed.
@@ -40,9 +41,9 @@ pub enum Event {
         /// A sentence for people.
         text: String,
     },
-    /// An event of a rehearsal: it happened in the sandbox, not on the node.
+    /// An event of a rehearsal: it happened in a sandbox, not on the node.
     Rehearsal {
-        /// The event.
+        /// The event in the sandbox.
         inner: Box<Event>,
     },
 }
@@ -69,14 +70,14 @@ pub enum Task {
     ProbeAgain,
     /// Loading modules and setting sysctls.
     Prepare,
-    /// Giving kube-proxy another mode and restarting it.
+    /// Writing kube-proxy's configuration for another mode, and restarting kube-proxy.
     Switch {
-        /// The mode.
+        /// The new mode.
         mode: String,
     },
     /// Running the operator's command that upgrades kube-proxy.
     Upgrade {
-        /// The command.
+        /// The operator's command, as it was configured.
         command: String,
     },
     /// Waiting until the operator has replaced kube-proxy.
@@ -90,29 +91,29 @@ pub enum Task {
     Drain,
     /// Making one edit.
     Edit {
-        /// The edit, in words.
+        /// Which edit, in words: `remove 1 rule in iptables-nft nat`.
         edit: String,
     },
     /// Deleting stale UDP entries of conntrack.
     Settle,
-    /// Verifying the run's changes, and everything else, against the kernel.
+    /// Comparing the kernel with what the run should have changed, and with all that it should not.
     VerifyKernel,
     /// Restoring kube-proxy's earlier configuration and mode.
     RestoreConfig {
-        /// The mode.
+        /// The earlier mode.
         mode: String,
     },
     /// Verifying that a run is undone.
     VerifyRollback,
     /// Running a hook of the playbook.
     Hook {
-        /// The command.
+        /// The command of the hook.
         command: String,
     },
 }
 
 impl Task {
-    /// Whether the outcome is evidence of the node's state after the run.
+    /// Whether the outcome of this task is evidence of the node's state after the run.
     pub fn verifies(&self) -> bool {
         matches!(self, Task::VerifyKernel | Task::VerifyRollback | Task::Probe | Task::ProbeAgain)
     }
@@ -124,134 +125,134 @@ impl Task {
 pub enum Outcome {
     /// The node is captured.
     Captured {
-        /// Its rules.
+        /// The number of rules on the node.
         rules: usize,
-        /// The tables that hold them.
+        /// The number of tables that hold these rules.
         tables: usize,
-        /// Its ipsets.
+        /// The number of ipsets on the node.
         sets: usize,
     },
     /// The snapshot is written, and can be restored.
     Written {
-        /// Its identifier.
+        /// The identifier of the snapshot.
         snapshot: String,
         /// The store's directory.
         store: String,
     },
     /// The rehearsal succeeded.
     Rehearsed {
-        /// The claims that it verified.
+        /// The number of claims that the rehearsal verified.
         claims: usize,
     },
     /// A sandbox holds the node's state.
     Loaded {
-        /// Its rules, equivalent to the captured ones.
+        /// The number of rules in the sandbox, which are equivalent to the captured ones.
         rules: usize,
-        /// The mode whose writes are removed from the captured rules, in a rehearsal of a
-        /// migration.
+        /// Only in the rehearsal of a migration: the new mode. What kube-proxy writes over when it
+        /// starts in this mode is left out of the captured rules.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         less: Option<String>,
     },
-    /// A sandbox holds the node's state but for some objects.
+    /// A sandbox holds the node's state, except some objects.
     LoadedPartly {
-        /// The objects that this kernel does not support.
+        /// The number of objects that are left out, because this kernel does not support them.
         unsupported: usize,
     },
     /// The checks have run.
     Checked {
-        /// How many.
+        /// The number of checks.
         checks: usize,
     },
     /// The services were probed.
     Probed {
-        /// The probes that were answered.
+        /// The number of probes that were answered.
         answered: usize,
-        /// All probes.
+        /// The number of all probes.
         all: usize,
     },
-    /// The kernel is prepared.
+    /// The modules are loaded and the sysctls set that the new mode needs.
     Prepared {
-        /// Modules that are loaded.
+        /// The number of modules that the new mode needs, all of them loaded now.
         modules: usize,
-        /// Sysctls and files that were changed.
+        /// The number of sysctls and files that were changed.
         settings: usize,
     },
-    /// kube-proxy serves in this mode already.
+    /// kube-proxy serves in the new mode already, so there is nothing to do.
     AlreadySwitched,
     /// kube-proxy was restarted with its new configuration.
     Switched {
-        /// The file that was edited.
+        /// The configuration file that was changed.
         file: String,
         /// The controller that restarted kube-proxy.
         controller: String,
-        /// The new process.
+        /// The PID of the new kube-proxy process.
         pid: u32,
     },
     /// The operator's command succeeded.
     Succeeded,
-    /// Another kube-proxy runs.
+    /// The operator has replaced kube-proxy, and the new one runs.
     Replaced,
     /// kube-proxy serves every service that was served before.
     Converged {
-        /// The service ports that were served before.
+        /// The number of service ports that were served before.
         ports: usize,
     },
-    /// The time is up.
+    /// The time for the task was up before it was done.
     TimedOut,
-    /// No connection is open.
+    /// No connection uses the virtual servers to remove any more.
     Drained,
-    /// Some connections are still open.
+    /// Some connections still use the virtual servers to remove.
     StillOpen {
-        /// How many.
+        /// The number of these connections.
         connections: u64,
     },
     /// The edit was made in one transaction, and changed nothing else.
     Applied,
-    /// The edit was made, and something else changed with it.
+    /// The edit was made, and something changed that is not part of it.
     AppliedUnexpectedly,
     /// The edit was not made.
     NotApplied {
-        /// Evidence, for people.
+        /// The reason, for people.
         cause: String,
     },
-    /// Stale entries were deleted.
+    /// Stale UDP entries of conntrack were deleted.
     Settled {
-        /// How many.
+        /// The number of deleted entries.
         deleted: usize,
     },
-    /// Every other rule is as before.
+    /// Every rule that the run should not change is as before.
     Unchanged {
-        /// How many there are.
+        /// The number of these rules.
         rules: usize,
     },
     /// Every foreign rule is as before.
     ForeignUnchanged,
     /// Foreign rules are missing.
     ForeignMissing {
-        /// How many.
+        /// The number of missing rules.
         rules: usize,
     },
     /// kube-proxy serves in its earlier mode.
     ConfigRestored {
-        /// The file of its configuration.
+        /// The path of kube-proxy's configuration file.
         file: String,
     },
     /// kube-proxy does not serve in its earlier mode.
     NotServing,
-    /// Every object is restored.
+    /// Every object that the run removed is restored.
     Restored,
     /// Every object that the run added is removed.
     AdditionsRemoved,
-    /// Objects are not restored.
+    /// Some objects that the run removed are not restored.
     NotRestored {
-        /// How many.
+        /// The number of these objects.
         objects: usize,
     },
     /// The migration is undone.
     Undone,
-    /// Part of the migration is not undone.
+    /// Something that the migration did could not be undone.
     NotUndone {
-        /// How many failures.
+        /// The number of steps that could not be undone.
         failures: usize,
     },
 }
@@ -262,33 +263,33 @@ pub enum Outcome {
 pub enum Claim {
     /// The sandbox holds the node's state.
     Loaded {
-        /// How much of it.
+        /// Whether all of the state, or only a part.
         outcome: Outcome,
     },
     /// A packet arrives at its destination.
     Packet {
-        /// When it was sent.
+        /// When the packet was sent.
         when: Moment,
-        /// Its path, in words.
+        /// The path of the packet, in words.
         path: String,
     },
-    /// Every other rule is as before.
+    /// Every rule that was not to be changed is as before.
     Rules {
-        /// When they were compared.
+        /// When the rules were compared.
         when: Moment,
-        /// How many there are.
+        /// The number of these rules.
         count: usize,
-        /// Whether they are the same to the byte; else they are equivalent.
+        /// Whether the rules are the same to the byte. If false, they are equivalent.
         identical: bool,
     },
     /// An edit of kube-proxy's configuration can be made.
     Config {
-        /// The edit, in words.
+        /// Which edit, in words.
         edit: String,
     },
 }
 
-/// A moment of a rehearsal.
+/// The time of a rehearsal at which a claim was verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Moment {
@@ -309,32 +310,32 @@ pub trait Sink: Sync {
 }
 
 impl dyn Sink + '_ {
-    /// A task begins.
+    /// Reports that a task begins.
     pub fn started(&self, task: &Task) {
         self.emit(Event::Started { task: task.clone() });
     }
 
-    /// The task ended with `outcome`.
+    /// Reports that a task ended with `outcome`.
     pub fn finished(&self, task: &Task, outcome: Outcome) {
         self.emit(Event::Finished { task: task.clone(), outcome });
     }
 
-    /// The run `id` of `verb` begins, or is resumed.
+    /// Reports that the run `id`, started by `verb`, begins or is resumed.
     pub fn run(&self, id: &str, verb: &str) {
         self.emit(Event::Run { id: id.into(), verb: verb.into() });
     }
 
-    /// A claim was verified.
+    /// Reports that a rehearsal verified a claim.
     pub fn verified(&self, claim: Claim) {
         self.emit(Event::Verified { claim });
     }
 
-    /// Something the operator should know.
+    /// Reports something that the operator should know.
     pub fn note(&self, text: impl Into<String>) {
         self.emit(Event::Note { text: text.into() });
     }
 
-    /// Something that may need the operator.
+    /// Reports something that may need the operator.
     pub fn warning(&self, text: impl Into<String>) {
         self.emit(Event::Warning { text: text.into() });
     }

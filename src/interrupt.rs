@@ -1,7 +1,7 @@
-//! Ctrl-C, SIGTERM and SIGHUP. A signal ends the program at once while nothing is being changed,
-//! and never in the middle of a change.
+//! Handles Ctrl-C, SIGTERM and SIGHUP. A signal ends the program at once while nothing is being
+//! changed, and never in the middle of a change.
 //!
-//! Until a program calls [`watch`], signals act as usual.
+//! Until [`watch`] is called, these signals act as usual.
 
 use std::process::exit;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,17 +12,18 @@ use signal_hook::iterator::Signals;
 
 use crate::error::{Error, Kind, Result};
 
-/// How many changes are under way. Locked while the program ends, so that no change begins then.
+/// The number of changes under way. It stays locked while the program ends, so that no change can
+/// begin then.
 static CHANGES: Mutex<usize> = Mutex::new(0);
 
 /// Whether a signal arrived during a change.
 static RAISED: AtomicBool = AtomicBool::new(false);
 
-/// A change under way, until dropped. No signal ends the program meanwhile.
+/// Marks a change as under way until it is dropped. Meanwhile no signal ends the program.
 #[derive(Debug)]
 pub struct ChangeGuard(());
 
-/// Begins a change. A signal is only recorded from here on.
+/// Begins a change. From then on a signal does not end the program, but is recorded.
 pub fn begin_change() -> ChangeGuard {
     *changes() += 1;
     ChangeGuard(())
@@ -34,15 +35,15 @@ impl Drop for ChangeGuard {
     }
 }
 
-/// Whether a signal arrived during a change. The change is then to be undone, and no other begun.
+/// Whether a signal arrived during a change. If so, that change must be undone, and no other begun.
 pub fn raised() -> bool {
     RAISED.load(Ordering::Relaxed)
 }
 
-/// The error of a change that a signal interrupted.
+/// Returns an error if a signal arrived during a change, so that the caller stops.
 ///
 /// # Errors
-/// [`Kind::Interrupted`], once a signal arrived.
+/// [`Kind::Interrupted`], naming `object`.
 pub fn check(object: &str) -> Result<()> {
     if raised() {
         return Err(Error::new(Kind::Interrupted, object, "interrupted by a signal"));
@@ -50,15 +51,16 @@ pub fn check(object: &str) -> Result<()> {
     Ok(())
 }
 
-/// Ends the program with the exit code of `last_words`. Another caller waits meanwhile. The caller
-/// must have no [`ChangeGuard`].
+/// Ends the program with the exit code that `last_words` returns. A second caller waits until the
+/// program has ended. The caller must hold no [`ChangeGuard`].
 pub fn end(last_words: impl FnOnce() -> u8) -> ! {
     let _no_change_begins = changes();
     exit(last_words().into())
 }
 
-/// Handles the signals in a thread of its own. A signal ends the program while nothing is being
-/// changed; else it is recorded, and `noted` is called.
+/// Handles the signals in a thread of its own. While nothing is being changed, a signal ends the
+/// program with the exit code of `last_words`. During a change, it is recorded, and `noted` is
+/// called for the first one.
 ///
 /// # Errors
 /// When the signals cannot be handled.
@@ -83,7 +85,8 @@ pub fn watch(
     Ok(())
 }
 
-/// Recovers a poisoned lock: it only means that a thread panicked while counting.
+/// Locks [`CHANGES`], even if it is poisoned: that only means that a thread panicked while
+/// counting.
 fn changes() -> MutexGuard<'static, usize> {
     CHANGES.lock().unwrap_or_else(PoisonError::into_inner)
 }

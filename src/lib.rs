@@ -7,10 +7,10 @@
 //!  snapshot  ─────────►     └───────► store ◄───────────────────── rollback (a plan like any other) ◄── journal
 //! ```
 //!
-//! Imports run one way: `event error yaml clock runtime interrupt allocator ← state ← owners ←
-//! kube_proxy ← plan ← checks`; `owners ← node`, `state ← store`; `plan, node ← apply`; `checks, store,
-//! apply ← run, guard`; all of these `← front`; `event ← ui ← front`.
-//! `tests/layers` checks that.
+//! Imports go one way only: `event error yaml clock runtime interrupt allocator ← state ← owners ←
+//! kube_proxy ← plan ← checks`; `owners ← node`, `state ← store`; `plan, node ← apply`; `checks,
+//! store, apply ← run, guard`; all of these `← front`; `event ← ui ← front`. The test
+//! `tests/layers` verifies that.
 
 pub mod allocator;
 pub mod apply;
@@ -32,6 +32,7 @@ pub mod store;
 pub mod ui;
 pub mod yaml;
 
-// The loader of captured nodes imports the crate by this name, as integration tests do.
+// The code that loads captured nodes names the crate `proxyshift` also in unit tests, because
+// integration tests use the same code.
 #[cfg(test)]
 extern crate self as proxyshift;

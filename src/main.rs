@@ -1,4 +1,4 @@
-//! Maps arguments to a command or an Ansible task, and its result to an exit code.
+//! Passes the arguments to a command or an Ansible task, and turns the result into an exit code.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! This process: its namespace, its start, its program.
+//! Facts about this process: its network namespace, its start time, and the path of its program.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// A network namespace.
+/// A network namespace, by the inode that identifies it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Netns {
-    /// Its inode: unique until the machine reboots.
+    /// The inode of the namespace, unique until the machine reboots.
     pub inode: u64,
-    /// Whether it is the namespace of process 1, which every boot has.
+    /// Whether it is the network namespace of process 1, which exists again after every boot.
     pub of_init: bool,
 }
 
@@ -25,14 +25,15 @@ impl Netns {
     pub fn current() -> Result<Netns> {
         let path = "/proc/self/ns/net";
         let inode = fs::metadata(path).map_err(|e| Error::io(path, &e))?.ino();
-        // A process that may not read process 1 cannot change its namespace either.
+        // If the namespace of process 1 cannot be read, the answer is false. Without the right to
+        // read it, this process cannot change that namespace either.
         let of_init = fs::metadata("/proc/1/ns/net").is_ok_and(|meta| meta.ino() == inode);
         Ok(Netns { inode, of_init })
     }
 }
 
-/// The path of this program, which can be executed. It is the kernel's link `/proc/PID/exe` where
-/// the name does not exist, as in a namespace with a /run of its own.
+/// A path that runs this program again: its own path, or `/proc/PID/exe` if that path does not
+/// exist here, as in a mount namespace with its own /run.
 ///
 /// # Errors
 /// When /proc is missing.
@@ -44,14 +45,14 @@ pub fn program() -> Result<PathBuf> {
     Ok(format!("/proc/{}/exe", std::process::id()).into())
 }
 
-/// The program's name.
+/// The name of the program.
 pub const NAME: &str = "proxyshift";
 
-/// Copies this program to `to`. The copy is synced before it has its name: after a power cut an
-/// empty file would be there, and a shell runs an empty file with success.
+/// Copies this program to `to`. The copy is synced before it gets its name. Otherwise a power cut
+/// could leave an empty file, which a shell would run as a script that succeeds.
 ///
 /// # Errors
-/// [`Kind::Store`](crate::error::Kind::Store), when the copy cannot be written.
+/// [`Kind::Store`](crate::error::Kind::Store) when the copy cannot be written.
 pub fn copy_program(to: &Path) -> Result<()> {
     let own = program()?;
     let folder = to.parent().unwrap_or(Path::new("/"));
@@ -64,11 +65,12 @@ pub fn copy_program(to: &Path) -> Result<()> {
         .map_err(|e| Error::io(to, &e))
 }
 
-/// When process `pid` started, in clock ticks since boot. Pid and start together identify a
-/// process. `None` for a missing process, or one that has exited and was not reaped yet.
+/// When process `pid` started, in clock ticks since boot. PID and start time together identify a
+/// process. `None` if the process does not exist, or has exited and was not reaped yet.
 pub fn process_start(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, in parentheses, may hold anything; the start is the 22nd field, the 20th after it.
+    // The name is in parentheses and may hold anything. The start time is field 22, the 20th after
+    // the name.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     let state = fields.next()?;
     (!matches!(state, "Z" | "X")).then(|| fields.nth(18)?.parse().ok())?

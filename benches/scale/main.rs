@@ -1,4 +1,5 @@
-//! The duration of proxyshift on large nodes, beside `iptables-save` and other methods of clean-up.
+//! Measures how long proxyshift takes on large nodes, beside `iptables-save` and other methods of
+//! clean-up.
 //!
 //! `cargo bench --bench scale [-- SERVICES…]`, as root: each measurement is made on the real
 //! kernel, in private namespaces. Prints a Markdown table, and fails if proxyshift exceeds a limit
@@ -19,7 +20,7 @@ use measure::{KUBE_PROXY, Measured, Method, measure};
 const SIZES: [usize; 3] = [1000, 5000, 20000];
 const BACKENDS: [&str; 2] = ["nft", "legacy"];
 
-/// The time for all measurements.
+/// The time that all measurements together may take.
 const BUDGET: Duration = Duration::from_secs(3600);
 
 fn main() -> ExitCode {
@@ -27,7 +28,7 @@ fn main() -> ExitCode {
     if words[0].ends_with(KUBE_PROXY) {
         return stand_in(&words[1..]);
     }
-    // cargo adds `--bench`.
+    // `cargo bench` adds `--bench` to the arguments.
     let words: Vec<&str> =
         words[1..].iter().map(String::as_str).filter(|w| *w != "--bench").collect();
     if let ["inside", method, backend, services, store] = words[..] {
@@ -63,12 +64,12 @@ fn main() -> ExitCode {
     if missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Measures in private namespaces, with an empty /run. One of them is for processes, so that
-/// stopping this program leaves nothing behind.
+/// Runs one measurement in private namespaces, with an empty /run. One of the namespaces is a PID
+/// namespace, so that stopping this program leaves no process behind.
 fn in_namespace(method: Method, backend: &str, services: usize, left: Duration) -> Measured {
-    // On a real disk: a journal in memory would cost nothing.
+    // The store is on a real disk, because a journal in memory would cost no time.
     let store = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder for the store");
-    // `timeout 0` would be no limit.
+    // At least 1 second, because `timeout 0` means no limit.
     let limit = left.as_secs().max(1).to_string();
     let output = Command::new("timeout")
         .args(["--signal=KILL", &limit, "unshare"])
@@ -90,7 +91,7 @@ fn in_namespace(method: Method, backend: &str, services: usize, left: Duration) 
     serde_json::from_slice(&output.stdout).expect("what the copy measured")
 }
 
-/// Stands in for kube-proxy: prints its version, or sleeps.
+/// Stands in for kube-proxy: with `--version` prints a version, otherwise sleeps forever.
 fn stand_in(args: &[String]) -> ExitCode {
     if args.iter().any(|a| a == "--version") {
         println!("Kubernetes v1.20.2");

@@ -10,34 +10,36 @@ use serde::{Deserialize, Serialize};
 use crate::node::{self, Node};
 use crate::watch::{OWN, Took, Watched, watch};
 
-/// The time after which a program is stopped.
+/// The time after which a measured program is stopped.
 pub const LIMIT: Duration = Duration::from_secs(300);
 
-/// The repetitions of a quick measurement, of which the median counts.
+/// How often a quick measurement is repeated; the median is reported.
 const TIMES: usize = 3;
 
 /// The name of this program's copy that stands in for kube-proxy.
 pub const KUBE_PROXY: &str = "kube-proxy";
 
-/// A method of clean-up. Each has a namespace of its own, since each changes the node.
+/// A method of clean-up. Each one is measured in a namespace of its own, because each changes the
+/// node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Method {
-    /// proxyshift's clean-up, with its rollback.
+    /// `proxyshift cleanup`, and after it `proxyshift rollback`.
     Ours,
     /// `iptables-save | grep -v KUBE- | iptables-restore`.
     Grep,
-    /// `iptables-restore --noflush` with `-X` for each leftover chain.
+    /// `iptables-restore --noflush` with a `-X` line for each leftover chain.
     KubeProxy,
 }
 
-/// The measurements of one method; all children are at their default.
+/// The measurements of one method. A field that the method does not measure keeps its default.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Measured {
-    /// Lines and bytes of `iptables-save -c`.
+    /// Lines and bytes of the output of `iptables-save -c`.
     pub dump: (usize, usize),
     pub save: Took,
     pub plan: Took,
-    /// The capture within `check`, and all checks together.
+    /// The part of `proxyshift check` that captures the node; `checks` is the part that runs all
+    /// checks.
     pub capture: Took,
     pub checks: Took,
     pub validation: Took,
@@ -45,14 +47,14 @@ pub struct Measured {
     pub save_after_rollback: Took,
     pub whole_cleanup: Took,
     pub whole_rollback: Took,
-    /// Bytes of proxyshift and of its children.
+    /// Peak memory in bytes: of proxyshift, and of the programs that it started.
     pub plan_memory: (u64, u64),
     pub cleanup_memory: (u64, u64),
-    /// The duration of the other methods.
+    /// The duration of a clean-up by a method other than proxyshift's.
     pub cleanup: Took,
 }
 
-/// Loads the node into the current namespace, and measures.
+/// Loads a generated node into the current namespace, and measures `method` there.
 pub fn measure(method: Method, backend: &str, services: usize, store: &Path) -> Measured {
     let node = node::generate(services);
     load(&node, backend);
@@ -101,7 +103,7 @@ fn ours(backend: &str, store: &Path) -> Measured {
     });
     measured.plan_memory = plan_memory;
 
-    // A finding may block; only the duration counts.
+    // A finding may make the exit code an error; only the duration counts.
     let check = watch(&mut proxyshift(store, &["check", "--to", "ipvs"]), "", LIMIT);
     measured.capture = between(&check, "capturing the node", "capturing the node");
     measured.checks = between(&check, "judging the node", "judging the node");
@@ -124,8 +126,8 @@ fn ours(backend: &str, store: &Path) -> Measured {
     measured
 }
 
-/// The time from the start of the last task `from` to the end of the last task `to`. The rehearsal
-/// has these tasks too.
+/// The time from the start of the last task `from` to the end of the last task `to`. The last ones,
+/// because the rehearsal earlier in the run has the same tasks.
 fn took(run: &Watched, from: &str, to: &str) -> Took {
     match run.took {
         Took::Seconds(_) => between(run, from, to),
@@ -133,7 +135,7 @@ fn took(run: &Watched, from: &str, to: &str) -> Took {
     }
 }
 
-/// As [`took`], whatever the run's exit code.
+/// As [`took`], but measures also a run whose exit code is an error.
 fn between(run: &Watched, from: &str, to: &str) -> Took {
     let last = |event: &str, task: &str| {
         let event = format!("\"event\":\"{event}\"");
@@ -147,7 +149,7 @@ fn between(run: &Watched, from: &str, to: &str) -> Took {
     }
 }
 
-/// The median, or the first failure.
+/// The median of several runs, or the result of the first run that gave no duration.
 fn median(mut run: impl FnMut() -> Took) -> Took {
     let mut seconds = Vec::new();
     for _ in 0..TIMES {
@@ -160,7 +162,7 @@ fn median(mut run: impl FnMut() -> Took) -> Took {
     seconds.get(TIMES / 2).map_or(Took::No, |s| Took::Seconds(*s))
 }
 
-/// Lines and bytes of a save.
+/// Counts the lines and bytes of the output of `iptables-save -c`.
 fn dump(backend: &str) -> (usize, usize) {
     let output = Command::new(format!("iptables-{backend}-save")).arg("-c").output();
     let text = output.expect("iptables-save runs").stdout;
@@ -174,7 +176,8 @@ fn proxyshift(store: &Path, args: &[&str]) -> Command {
     command
 }
 
-/// A stand-in for kube-proxy in ipvs mode. Without it, the owner of the rules is unknown.
+/// A running stand-in for kube-proxy in ipvs mode. Without it, proxyshift could not tell who owns
+/// the rules.
 struct KubeProxy(Child);
 
 impl KubeProxy {

@@ -1,22 +1,23 @@
-//! A generated node, half-migrated from iptables to ipvs: kube-proxy serves by ipvs, and all chains
-//! of iptables mode are leftovers. The shapes are those of `snapshots/half-migrated-ipvs-1.20`.
+//! A generated node, half-migrated from iptables mode to ipvs mode: kube-proxy serves by ipvs, and
+//! all chains of iptables mode are leftovers. The rules and ipsets have the form of those in
+//! `snapshots/half-migrated-ipvs-1.20`.
 
 use std::fmt::Write;
 
-/// The endpoints of each service.
+/// The number of endpoints of each service.
 pub const ENDPOINTS: usize = 5;
 
-/// The node's sets and rules.
+/// The ipsets and the rules of the node.
 pub struct Node {
     /// The input of `ipset restore`.
     pub sets: String,
     /// The input of `iptables-restore`.
     pub rules: String,
-    /// The leftover chains of nat.
+    /// The names of the leftover chains in the nat table.
     pub leftovers: Vec<String>,
 }
 
-/// Generates the node with so many services, the same each time.
+/// Generates a node with `services` services. The same number gives the same node each time.
 pub fn generate(services: usize) -> Node {
     let mut names = Names(0);
     let mut sets = String::new();
@@ -35,7 +36,7 @@ pub fn generate(services: usize) -> Node {
         put(&mut sets, format_args!("add KUBE-CLUSTER-IP {address},tcp:80"));
         let comment = format!("-m comment --comment \"shop/app-{service}:http\"");
         let chain = names.next("KUBE-SVC-");
-        // One service in fifty is reachable from outside.
+        // One service in fifty has a node port.
         if service % 50 == 0 {
             let port = 30000 + service / 50;
             put(&mut sets, format_args!("add KUBE-NODE-PORT-TCP {port}"));
@@ -63,7 +64,8 @@ pub fn generate(services: usize) -> Node {
         rules += &endpoints;
         leftovers.push(chain);
     }
-    // Names are hashes: the chains of a service and its endpoints do not sort together.
+    // kube-proxy's chain names are hashes, so sorting them does not put the chains of a service
+    // next to those of its endpoints.
     let declared: String = leftovers.iter().map(|name| format!(":{name} - [0:0]\n")).collect();
     let rules = format!("{HEAD}{declared}{IPVS}{ports}{rules}COMMIT\n");
     Node { sets, rules, leftovers }
@@ -79,7 +81,8 @@ fn ip(a: usize, b: usize, n: usize) -> String {
     format!("{a}.{}.{}.{}", b + (n >> 16), (n >> 8) & 255, n & 255)
 }
 
-/// A name as kube-proxy makes it: 16 letters and digits of base32, scattered.
+/// Makes chain suffixes like kube-proxy's: 16 base32 characters, not in sorted order. The field is
+/// the state of the generator.
 struct Names(u64);
 
 impl Names {
@@ -87,7 +90,7 @@ impl Names {
         const BASE32: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
         let mut name = prefix.to_owned();
         for _ in 0..2 {
-            // splitmix64
+            // The splitmix64 generator.
             self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
             let mut z = self.0;
             z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -139,7 +142,8 @@ const IPVS: &str = r#"-A PREROUTING -m comment --comment "kubernetes service por
 -A KUBE-SERVICES -m set --match-set KUBE-CLUSTER-IP dst,dst -j ACCEPT
 "#;
 
-/// The node's links, for `ip -batch`. kube-ipvs0 is a bridge here: not every kernel has `dummy`.
+/// The links of the node, as input of `ip -batch`. kube-ipvs0 is a bridge, because not every kernel
+/// has the `dummy` module.
 pub const LINKS: &str = "link set lo up
 link add kube-ipvs0 type bridge
 link add docker0 type bridge

@@ -1,4 +1,4 @@
-//! The table of results, and the requirements on its numbers.
+//! The table of results, and the limits that the results must keep.
 
 use std::fs;
 use std::process::Command;
@@ -7,7 +7,7 @@ use crate::measure::{LIMIT, Measured};
 use crate::node::ENDPOINTS;
 use crate::watch::Took;
 
-/// One node.
+/// The results for one generated node: one column of the table.
 pub struct Column {
     pub services: usize,
     pub backend: &'static str,
@@ -16,7 +16,7 @@ pub struct Column {
     pub kube_proxy: Took,
 }
 
-/// The numbers as a Markdown table, with the machine they were measured on.
+/// Renders the results as a Markdown table, with the machine on which they were measured.
 pub fn table(columns: &[Column]) -> String {
     let mut text = format!("{}\n\n", machine());
     let row = |head: &str, cell: &dyn Fn(&Column) -> String| {
@@ -55,7 +55,7 @@ pub fn table(columns: &[Column]) -> String {
     text
 }
 
-/// The requirements that are missed.
+/// The limits that the results exceed, each as a sentence.
 pub fn missed(columns: &[Column]) -> Vec<String> {
     let mut missed = Vec::new();
     let mut ask = |c: &Column, holds: bool, what: &str| {
@@ -85,7 +85,8 @@ pub fn missed(columns: &[Column]) -> Vec<String> {
                 ask(c, small, &format!("{what} needs more memory than 5 dumps"));
             }
         }
-        // Twice the time a line of the smallest node is no longer linear.
+        // When a line takes twice the time that it takes on the smallest node, the growth is no
+        // longer linear.
         let first = columns.iter().find(|f| f.backend == c.backend).unwrap_or(c);
         let grown = c.ours.dump.0 as f64 / first.ours.dump.0 as f64;
         for (what, of) in [
@@ -125,7 +126,7 @@ fn thousands(n: usize) -> String {
     if n < 1000 { n.to_string() } else { format!("{},{:03}", n / 1000, n % 1000) }
 }
 
-/// Kernel, iptables and cores.
+/// The versions of the kernel and of iptables, and the number of cores.
 fn machine() -> String {
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let output = Command::new("iptables-nft").arg("--version").output();

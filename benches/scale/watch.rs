@@ -1,4 +1,4 @@
-//! Watches a program: time, peak memory, and the time of each line.
+//! Runs a program, and records its duration, its peak memory, and when it wrote each line.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -10,26 +10,28 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::{Deserialize, Serialize};
 
-/// The interval at which memory and the end are polled. The memory is the kernel's own high-water
-/// mark, so only the growth of a process's last moments can be missed.
+/// The interval at which the program's memory and exit are polled. The memory is the kernel's own
+/// peak value (VmHWM), so only growth in a process's last moments can be missed.
 const TICK: Duration = Duration::from_millis(4);
 
-/// The program under test.
+/// The process name of the program under test.
 pub const OWN: &str = "proxyshift";
 
-/// proxyshift's message when it refuses a table that is too large for the xtables lock.
+/// A part of the message with which proxyshift refuses a table that takes too long to read under
+/// the xtables lock.
 const REFUSED: &str = "under the xtables lock, and others wait";
 
-/// The duration of a program.
+/// How long a program ran, or why there is no duration.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub enum Took {
-    /// It ended well.
+    /// The program succeeded, after this many seconds.
     Seconds(f64),
-    /// It was stopped at the limit.
+    /// The program was stopped at the limit.
     TooLong,
-    /// It refused by design: a legacy table that takes too long to read under the xtables lock.
+    /// proxyshift refused by design, because a legacy table takes too long to read under the
+    /// xtables lock.
     Refused,
-    /// It failed, was not tried, or no time was left for it.
+    /// The program failed, was not tried, or no time was left for it.
     #[default]
     No,
 }
@@ -43,19 +45,20 @@ impl Took {
     }
 }
 
-/// The result of a program.
+/// What was recorded of one program.
 pub struct Watched {
-    /// From start to end.
+    /// The time from the program's start to its end.
     pub took: Took,
-    /// The peak of the largest process of proxyshift, in bytes.
+    /// The peak memory of the proxyshift process that used the most, in bytes.
     pub own: u64,
-    /// The peak of the largest process that is another program, in bytes.
+    /// The peak memory of the process of another program that used the most, in bytes.
     pub children: u64,
-    /// Its lines on standard error, each with the seconds since the start.
+    /// The lines that the program wrote to standard error, each with the seconds since its start.
     pub lines: Vec<(f64, String)>,
 }
 
-/// Runs `command` with `input`, for `limit` at most. Its output is discarded.
+/// Runs `command` with `input` on its standard input, for `limit` at most. Its standard output is
+/// discarded.
 pub fn watch(command: &mut Command, input: &str, limit: Duration) -> Watched {
     let start = Instant::now();
     let mut child = command
@@ -68,7 +71,8 @@ pub fn watch(command: &mut Command, input: &str, limit: Duration) -> Watched {
     let (stdin, stderr) = (child.stdin.take(), child.stderr.take());
     thread::scope(|scope| {
         scope.spawn(|| {
-            // A program that ends early closes its input; its status has the cause.
+            // A program that ends early closes its input, so this write may fail; the exit status
+            // has the cause.
             let _ = stdin.map(|mut pipe| pipe.write_all(input.as_bytes()));
         });
         let lines = scope.spawn(|| stderr.map_or_else(Vec::new, |pipe| read(pipe, start)));
@@ -105,7 +109,7 @@ fn read(pipe: impl Read, start: Instant) -> Vec<(f64, String)> {
     lines.map(|line| (start.elapsed().as_secs_f64(), line)).collect()
 }
 
-/// Reads the peaks of a process and of all that it started.
+/// Raises the peaks in `watched` to those of process `pid` and of every process that it started.
 fn peaks(pid: u32, watched: &mut Watched) {
     let proc = format!("/proc/{pid}");
     let status = fs::read_to_string(format!("{proc}/status")).unwrap_or_default();
@@ -121,6 +125,6 @@ fn peaks(pid: u32, watched: &mut Watched) {
 
 fn kill(pid: u32) {
     let group = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    // An ended process is no error.
+    // Killing a process group that has ended is no error.
     let _ = group.map(|group| kill_process_group(group, Signal::KILL));
 }

@@ -1,4 +1,4 @@
-//! Runs commands of the operator: hooks, upgrades, and those that stop and start kube-proxy.
+//! Runs the operator's commands: hooks, upgrades, and commands that stop and start kube-proxy.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -13,18 +13,18 @@ use crate::error::{Error, Kind, Result};
 use crate::node::command::TRUSTED_PATH;
 use crate::state::argv::Argv;
 
-/// How many of the last lines of output an error repeats.
+/// How many of the last lines of output an error message repeats.
 const LINES: usize = 3;
 
-/// How many bytes of the output are read for them.
+/// How many bytes at the end of the output are read to find those last lines.
 const TAIL: u64 = 4096;
 
-/// Runs a command to its end. Does not wait for its background processes: they may keep the output
-/// open, so the output is a file.
+/// Runs a command until it exits. The output goes to a file, not to a pipe, because background
+/// processes of the command may run on and keep a pipe open.
 ///
 /// # Errors
-/// [`Kind::MissingTool`] for a missing program, else [`Kind::Command`] with the last lines of its
-/// output. Past the deadline it is killed, with its descendants.
+/// [`Kind::MissingTool`] for a missing program; otherwise [`Kind::Command`], with the last lines of
+/// the command's output. A command that passes its deadline is killed with its descendants.
 pub fn run(argv: &Argv, deadline: Duration) -> Result<()> {
     let error = |kind, cause: String| Error::new(kind, argv.to_string(), cause);
     let program = which::which_in(argv.program(), Some(TRUSTED_PATH), "/").map_err(|_| {
@@ -56,7 +56,7 @@ pub fn run(argv: &Argv, deadline: Duration) -> Result<()> {
         }
     }
     if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
-        // A group that is gone needs no killing.
+        // The process group may be gone already; that is no error.
         let _ = kill_process_group(group, Signal::KILL);
     }
     let _ = child.wait();
@@ -66,7 +66,7 @@ pub fn run(argv: &Argv, deadline: Duration) -> Result<()> {
         .hint("a command ends by itself: one that starts a program must not wait for it"))
 }
 
-/// `: one; two`, or an empty text.
+/// The last lines of `output` as `: one; two`, or an empty string.
 fn last_lines(output: &mut File) -> String {
     let mut read = || -> std::io::Result<Vec<u8>> {
         let length = output.metadata()?.len();

@@ -1,5 +1,5 @@
-//! Deletes entries of connection tracking by the kernel's identifier: an entry that was made anew
-//! meanwhile is kept.
+//! Deletes conntrack entries by the kernel's identifier, so that an entry that was created anew for
+//! the same flow meanwhile is kept.
 
 use std::net::IpAddr;
 
@@ -10,10 +10,11 @@ use netlink_bindings::traits::{NetlinkRequest, Protocol};
 use crate::error::{Error, Kind, Result};
 use crate::node::conntrack::{ConntrackEntry, ConntrackSocket, UDP};
 
-/// Deletes one entry; false if it is gone, or was made anew.
+/// Deletes one entry. Returns false if the entry is gone, or was created anew under another
+/// identifier.
 ///
 /// # Errors
-/// [`Kind::Kernel`] or [`Kind::Permission`], with the entry.
+/// [`Kind::Kernel`] or [`Kind::Permission`], naming the entry.
 pub fn delete(conntrack: &mut ConntrackSocket, entry: &ConntrackEntry) -> Result<bool> {
     let family = if entry.service.is_ipv4() { 2 } else { 10 };
     let mut request =
@@ -49,13 +50,13 @@ pub fn delete(conntrack: &mut ConntrackSocket, entry: &ConntrackEntry) -> Result
     }
 }
 
-/// The deletion of an entry: a get request with another message number, since the bindings have get
-/// requests only.
+/// The netlink request that deletes an entry: a get request with another message type, because
+/// netlink-bindings has only get requests for conntrack.
 struct Delete<'r>(OpGetDo<'r>);
 
 impl NetlinkRequest for Delete<'_> {
     fn protocol(&self) -> Protocol {
-        // NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_DELETE
+        // NFNL_SUBSYS_CTNETLINK (1) and IPCTNL_MSG_CT_DELETE (2).
         Protocol::Raw { protonum: 12, request_type: 1 << 8 | 2 }
     }
 

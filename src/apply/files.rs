@@ -1,4 +1,4 @@
-//! Configuration files, replaced as a whole.
+//! Replaces configuration files, each as a whole.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Write};
@@ -11,22 +11,24 @@ use rustix::io::Errno;
 use crate::error::{Error, Kind, Result};
 use crate::node::files::{read_target, target};
 
-/// The attributes of a file besides owner and mode: its SELinux label and its access list.
+/// The extended attributes that a replaced file keeps: the SELinux label and the POSIX access list.
 const ATTRIBUTES: [&str; 2] = ["security.selinux", "system.posix_acl_access"];
 
-/// The kernel's limit of an attribute, in bytes.
+/// The largest value of an extended attribute that the kernel allows, in bytes.
 const ATTRIBUTE: usize = 64 << 10;
 
-/// Replaces the text of a file; `None` stands for no file. The same call with `from` and `to`
-/// swapped undoes it.
+/// Replaces the text `from` of a file by `to`; `None` means that the file does not exist. The same
+/// call with `from` and `to` swapped undoes the replacement.
 ///
-/// The replacement is atomic, and synced when this returns. It keeps the old file's owner, mode,
-/// SELinux label and access list; a new file belongs to root and is readable by all. A file that is
-/// `to` already is kept. Links are followed and kept.
+/// The replacement is atomic, and synced when this returns. The new text keeps the old file's
+/// owner, mode, SELinux label and access list; a file that did not exist is owned by root and
+/// readable by all. A file whose text is `to` already is left alone. Symbolic links are followed
+/// and kept.
 ///
 /// # Errors
-/// [`Kind::LostRace`] if the file is neither `from` nor `to`: another program wrote it, and nothing
-/// is changed. Else as [`crate::node::files::read`], and the system's error of writing.
+/// [`Kind::LostRace`] if the file's text is neither `from` nor `to`, because another program wrote
+/// it; nothing is changed then. Otherwise the errors of [`crate::node::files::read`], and the
+/// system's error of writing.
 pub fn swap(path: &Path, from: Option<&str>, to: Option<&str>) -> Result<()> {
     let real = target(path)?;
     let now = read_target(path, &real)?;
@@ -46,7 +48,7 @@ pub fn swap(path: &Path, from: Option<&str>, to: Option<&str>) -> Result<()> {
     File::open(folder).and_then(|f| f.sync_all()).map_err(|e| Error::io(folder, &e))
 }
 
-/// As [`swap`], for a file that is read at boot; creates its folder if it is missing.
+/// As [`swap`], for a file that is read at boot. Creates the file's folder if it is missing.
 ///
 /// # Errors
 /// As [`swap`].
@@ -57,12 +59,13 @@ pub fn persist(file: &Path, from: Option<&str>, to: Option<&str>) -> Result<()> 
     swap(file, from, to)
 }
 
-/// Replaces the file by `text`, through a temporary file with a name that kubelet, sysctl and
-/// modules-load ignore.
+/// Replaces the file `real` by one with the text `text`. Writes a temporary file first, whose name
+/// kubelet, sysctl and modules-load ignore.
 fn write(real: &Path, folder: &Path, text: &str) -> Result<()> {
     let name = real.file_name().unwrap_or_default().to_string_lossy();
     let temporary = folder.join(format!(".{name}.proxyshift"));
-    // Removes the temporary file of a killed run; only root may write to the folder.
+    // Removes the temporary file that a killed run left. Only root may write to the folder, so the
+    // file is proxyshift's.
     let _ = fs::remove_file(&temporary);
     let written = fill(real, &temporary, text).and_then(|()| {
         fs::rename(&temporary, real).map_err(|e| match e.kind() {
@@ -98,7 +101,7 @@ fn fill(real: &Path, temporary: &Path, text: &str) -> Result<()> {
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)
 }
 
-/// Gives `new` the owner, mode and attributes of `old`.
+/// Gives the file `new` the owner, mode and extended attributes of the file `old`.
 fn copy_attributes(new: &File, old: &File, real: &Path) -> Result<()> {
     let failed = |e: std::io::Error| Error::io(real, &e);
     let meta = old.metadata().map_err(failed)?;
@@ -121,7 +124,7 @@ fn copy_attributes(new: &File, old: &File, real: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Writes a text to a file that only root may read.
+/// Writes `text` to a file that only root may read.
 ///
 /// # Errors
 /// The system's error of writing.

@@ -1,4 +1,5 @@
-//! ipvs virtual servers, one by one: a flush would remove foreign ones too.
+//! Removes and adds ipvs virtual servers one by one, because a flush would remove those of other
+//! programs too.
 
 use crate::apply::Kernel;
 use crate::error::{Error, Kind, Result};
@@ -21,7 +22,8 @@ pub(super) fn apply(
     command.run().map(|_| ()).map_err(|e| Error { kind: Kind::Kernel, ..e })
 }
 
-/// Messages of ipvsadm when kube-proxy has removed a real server, or its virtual server, first.
+/// Messages with which ipvsadm fails when kube-proxy removed the real server, or its virtual
+/// server, first.
 const GONE: [&str; 3] = ["No such destination", "No such service", "Service not defined"];
 
 pub(super) fn apply_real(

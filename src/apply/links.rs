@@ -1,4 +1,4 @@
-//! Network links of a component, with their addresses.
+//! Removes and restores the network links of a component, with their addresses.
 
 use std::fmt::Write;
 

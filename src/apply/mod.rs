@@ -1,9 +1,10 @@
-//! The only code that changes a node: its rules, sets, links and sysctls, its files and units, and
-//! kube-proxy itself. `node` does all reading.
+//! The only code that changes a node: its rules, ipsets, links, sysctls, files and units, and
+//! kube-proxy itself. Reading is in `node`.
 //!
-//! Each table is changed in one transaction. The kernel, or the xtables lock, binds it to the state
-//! that the edit was checked against. If another program writes in between, its write is kept and
-//! the edit is refused with [`Kind::LostRace`](crate::error::Kind::LostRace).
+//! Each table is changed in one transaction. The change is bound to the state against which the
+//! edit was checked: by the kernel for nft tables, by the xtables lock for legacy ones. If another
+//! program writes in between, its write is kept and the edit is refused with
+//! [`Kind::LostRace`](crate::error::Kind::LostRace).
 
 pub mod argv;
 pub mod conntrack;
@@ -25,48 +26,50 @@ use crate::plan::change::{Edit, Target};
 use crate::state::Backend;
 use crate::state::equivalence::Difference;
 
-/// The result of an edit: the kernel's state, compared with the expected one.
+/// What applying an edit did to the kernel's state, compared with what it should do.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Applied {
-    /// Differences that no other program can have made: the table was read before and after, and
-    /// there was no write in between (the lock was held, or the generation moved by our own commit
-    /// alone).
+    /// Differences that no other program can have made, because the table was read before and after
+    /// and nothing else wrote in between: the xtables lock was held, or our own commit alone moved
+    /// the nf_tables generation.
     pub unexpected: Vec<Difference>,
 }
 
-/// The limit for holding a lock: kube-proxy gives up after 5 s.
+/// How long an xtables lock may be held at most. kube-proxy gives up waiting for the lock after
+/// 5 s.
 const HOLD_LIMIT: Duration = Duration::from_secs(2);
 
-/// Applies edits to the current namespace.
+/// Applies edits to the kernel state of the current namespaces.
 #[derive(Debug, Clone, Copy)]
 pub struct Kernel<'a> {
     tools: &'a Tools,
     /// How long to wait for `/run/xtables.lock`.
     lock_wait: Duration,
-    /// How long to hold it, with half of that for reading; none is no limit.
+    /// How long to hold that lock; reading the table may take half of this. None means no limit.
     hold_limit: Option<Duration>,
 }
 
 impl<'a> Kernel<'a> {
-    /// Uses `tools`, waits up to `lock_wait` for `/run/xtables.lock`, and releases it when reading
-    /// a table has taken half of 2 s.
+    /// Uses the programs in `tools`, and waits up to `lock_wait` for `/run/xtables.lock`. Releases
+    /// the lock without a write when reading a table takes longer than 1 s, half of the 2 s that it
+    /// may be held.
     pub fn new(tools: &'a Tools, lock_wait: Duration) -> Kernel<'a> {
         Kernel { tools, lock_wait, hold_limit: Some(HOLD_LIMIT) }
     }
 
-    /// Holds locks as long as necessary: for an edit that must not be left half done.
+    /// Removes the limit for holding the lock, for an edit that must not be left half done.
     #[must_use]
     pub fn without_limit(self) -> Kernel<'a> {
         Kernel { hold_limit: None, ..self }
     }
 
-    /// Applies one edit, all of it or nothing.
+    /// Applies one edit, all of it or nothing of it.
     ///
     /// # Errors
-    /// [`Kind::LostRace`](crate::error::Kind::LostRace) when the objects differ from the edit: plan
-    /// again. [`Kind::Busy`](crate::error::Kind::Busy) when the xtables lock would be held for too
-    /// long: retry. [`Kind::Lock`](crate::error::Kind::Lock) when that lock was not free. Any other
-    /// error: the kernel refused, and nothing of this edit was applied.
+    /// [`Kind::LostRace`](crate::error::Kind::LostRace) when the objects are not as the edit has
+    /// them: plan again. [`Kind::Busy`](crate::error::Kind::Busy) when the xtables lock would be
+    /// held for too long: retry. [`Kind::Lock`](crate::error::Kind::Lock) when the xtables lock was
+    /// not free in time. Any other error: the kernel refused, and nothing of this edit was applied.
     pub fn apply(&self, edit: &Edit) -> Result<Applied> {
         match &edit.target {
             Target::Table(table) => match table.ruleset.backend {

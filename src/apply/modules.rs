@@ -1,5 +1,5 @@
-//! Kernel modules: loaded now, and at each boot. A rollback does not unload a module: another
-//! program may use it by then.
+//! Loads kernel modules now, and has them loaded at each boot. A rollback does not unload a module,
+//! because another program may use it by then.
 
 use std::time::Duration;
 
@@ -8,17 +8,18 @@ use crate::node::modules::is_loaded;
 use crate::node::tools::{Tool, Tools};
 use crate::state::live_facts::Modules;
 
-/// The file with the modules that are loaded at boot.
+/// The file that lists the modules to load at boot, for systemd-modules-load.
 pub const BOOT_FILE: &str = "/etc/modules-load.d/proxyshift.conf";
 
-/// The deadline for loading a module.
+/// The deadline for `modprobe` to load one module.
 const LOADING: Duration = Duration::from_secs(30);
 
-/// Loads the module `name` with `modprobe`, unless it [`is_loaded`].
+/// Loads the module `name` with `modprobe`, unless it [`is_loaded`]. `known` lists the modules of
+/// this kernel.
 ///
 /// # Errors
-/// [`crate::error::Kind::MissingTool`] without modprobe, [`crate::error::Kind::Command`] for a
-/// missing module.
+/// [`crate::error::Kind::MissingTool`] if modprobe is not installed,
+/// [`crate::error::Kind::Command`] if modprobe does not find the module.
 pub fn load(tools: &Tools, name: &str, known: &Modules) -> Result<()> {
     if is_loaded(name, known)? {
         return Ok(());
@@ -32,7 +33,7 @@ pub fn load(tools: &Tools, name: &str, known: &Modules) -> Result<()> {
     })
 }
 
-/// The text of [`BOOT_FILE`]: one module a line.
+/// The text of [`BOOT_FILE`]: one module name per line.
 pub fn boot_text<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     let names = names.into_iter().map(|name| format!("{name}\n"));
     format!("# Written by proxyshift for kube-proxy's mode.\n{}", names.collect::<String>())

@@ -1,4 +1,4 @@
-//! ipsets.
+//! Removes and restores ipsets.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,8 @@ use crate::node::command::Command;
 use crate::node::tools::Tool;
 use crate::plan::change::{Direction, SetDump};
 
-/// How long a set may count as in use after its last rule is gone (weave #3847).
+/// How long the kernel may report an ipset as in use after the last rule that matched it is gone
+/// (weave #3847).
 const IN_USE_FOR: Duration = Duration::from_secs(3);
 
 pub(super) fn apply(kernel: &Kernel<'_>, direction: Direction, set: &SetDump) -> Result<()> {
@@ -32,7 +33,8 @@ fn destroy(kernel: &Kernel<'_>, name: &str) -> Result<()> {
     }
 }
 
-/// Fills the set under a temporary name and renames it, so that it is never visible half full.
+/// Fills the ipset under a temporary name and then renames it, so that a half-filled ipset is never
+/// visible under its own name.
 fn add(kernel: &Kernel<'_>, set: &SetDump) -> Result<()> {
     let temporary = format!("proxyshift-{}", std::process::id());
     let mut text = String::new();
@@ -44,7 +46,8 @@ fn add(kernel: &Kernel<'_>, set: &SetDump) -> Result<()> {
     text += &format!("rename {temporary} {}\n", set.name);
     let ipset = kernel.tools.tool(Tool::Ipset)?;
     Command::new(ipset).args(["restore"]).stdin(text).run().map_err(|e| {
-        // Removes the temporary set. The first error is the one to report.
+        // Removes the temporary ipset. An error of that is ignored; the first error is the one to
+        // report.
         let _ = Command::new(ipset).args(["destroy", &temporary]).run();
         Error { kind: Kind::Kernel, ..e }
     })?;

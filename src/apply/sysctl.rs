@@ -1,4 +1,4 @@
-//! Sysctls: set now, and at each boot.
+//! Sets sysctls now, and has them set at each boot.
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -7,14 +7,15 @@ use std::io::{ErrorKind, Write};
 use crate::error::{Error, Kind, Result};
 use crate::node::sysctls;
 
-/// The file with the sysctls that are set at boot, after the modules are loaded.
+/// The file with the sysctls that are set at boot. systemd sets them after it has loaded the
+/// modules.
 pub const BOOT_FILE: &str = "/etc/sysctl.d/90-proxyshift.conf";
 
-/// Sets a sysctl, and reads it back.
+/// Sets a sysctl, and reads its value back.
 ///
 /// # Errors
-/// [`Kind::Kernel`] for a missing sysctl or a refused value; [`Kind::Usage`] for anything but a
-/// name.
+/// [`Kind::Kernel`] for a missing sysctl or a refused value; [`Kind::Usage`] if `name` is not the
+/// name of a sysctl.
 pub fn set(name: &str, value: &str) -> Result<()> {
     let refused = |cause: String| {
         Error::new(Kind::Kernel, format!("sysctl {name} = {value}"), cause)
@@ -30,14 +31,14 @@ pub fn set(name: &str, value: &str) -> Result<()> {
             _ => Error::io(&file, &e),
         })?;
     let now = sysctls::value_of(name)?.unwrap_or_default();
-    // Some are lists; the kernel separates their words in its own way.
+    // Some values are lists, which the kernel may print with other whitespace than was written.
     if now.split_whitespace().ne(value.split_whitespace()) {
         return Err(refused(format!("the kernel made it {now}")));
     }
     Ok(())
 }
 
-/// The text of [`BOOT_FILE`]: lines of `name = value`.
+/// The text of [`BOOT_FILE`]: one line `name = value` per sysctl.
 pub fn boot_text(values: &BTreeMap<String, String>) -> String {
     let values = values.iter().map(|(name, value)| format!("{name} = {value}\n"));
     format!("# Written by proxyshift for kube-proxy's mode.\n{}", values.collect::<String>())

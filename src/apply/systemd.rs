@@ -1,4 +1,4 @@
-//! Units of systemd: written, enabled, started, stopped, removed.
+//! Writes, enables, starts, stops and removes systemd units.
 
 use std::fs;
 use std::io::{self, Write};
@@ -10,10 +10,11 @@ use crate::error::{Error, Result};
 use crate::node::command::Command;
 use crate::node::systemd::{self, UNITS, WANTS};
 
-/// Runs `systemctl` with an action and, last, the unit.
+/// Runs `systemctl` with the arguments `words`: an action and, last, a unit.
 ///
 /// # Errors
-/// [`crate::error::Kind::Command`], with the last lines of the unit's log; [`crate::error::Kind::MissingTool`].
+/// [`crate::error::Kind::Command`], with the last lines of the unit's log;
+/// [`crate::error::Kind::MissingTool`] if systemctl is not installed.
 pub fn systemctl(words: &[&str], within: Duration) -> Result<()> {
     let run = Command::new(systemd::program("systemctl")?).args(words).deadline(within).run();
     run.map(drop).map_err(|mut error| match words {
@@ -25,26 +26,27 @@ pub fn systemctl(words: &[&str], within: Duration) -> Result<()> {
     })
 }
 
-/// Writes a unit, which nothing starts yet. Atomic, and synced when this returns.
+/// Writes the file of a unit, but does not start or enable the unit. The write is atomic, and
+/// synced when this returns.
 ///
 /// # Errors
-/// When the file cannot be written.
+/// When the unit's file cannot be written.
 pub fn write(unit: &str, text: &str) -> Result<()> {
     write_in(Path::new(UNITS), unit, text)
 }
 
-/// Enables a unit: each boot starts it.
+/// Enables a unit, so that each boot starts it.
 ///
 /// # Errors
-/// When the link cannot be made.
+/// When the symbolic link that enables the unit cannot be made.
 pub fn enable(unit: &str) -> Result<()> {
     enable_in(Path::new(UNITS), unit)
 }
 
-/// Removes a unit, if it exists.
+/// Removes the file of a unit and the link that enables it, if they exist.
 ///
 /// # Errors
-/// When a file cannot be removed.
+/// When one of these two cannot be removed.
 pub fn remove(unit: &str) -> Result<()> {
     remove_in(Path::new(UNITS), unit)
 }

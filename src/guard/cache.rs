@@ -1,4 +1,5 @@
-//! The guard's cache of the kernel, so that it reads no more than necessary.
+//! What the guard remembers of the kernel's rules, so that it reads no ruleset that cannot have
+//! changed.
 
 use std::collections::BTreeMap;
 
@@ -15,17 +16,17 @@ use crate::state::ruleset::Ruleset;
 use crate::state::tools::render_processes;
 use crate::state::{Backend, NodeState, RulesetId};
 
-/// The rule sets after their last correction.
+/// The guard's rules in each ruleset, as of the last correction of that ruleset.
 #[derive(Default)]
 pub(super) struct Cache {
     netfilter: Option<Netfilter>,
-    /// nf_tables' generation before the last read of all of them.
+    /// The nf_tables generation just before all rulesets were last read.
     generation: Option<u32>,
     kept: BTreeMap<RulesetId, Vec<GuardRule>>,
 }
 
 impl Cache {
-    /// nf_tables' current generation; none where nf_tables is not in use.
+    /// The current nf_tables generation; none where nf_tables is not in use.
     pub(super) fn generation(&mut self) -> Result<Option<u32>> {
         if self.netfilter.is_none() && subsystems::nf_tables() {
             self.netfilter = Some(Netfilter::open()?);
@@ -33,32 +34,34 @@ impl Cache {
         self.netfilter.as_mut().map(Netfilter::generation).transpose()
     }
 
-    /// True when the rule set cannot have changed since the last read.
+    /// True if the ruleset cannot have changed since it was last read: only for nft, while the
+    /// generation is the same.
     pub(super) fn is_current(&self, id: RulesetId, generation: Option<u32>) -> bool {
         id.backend == Backend::Nft && self.generation.is_some() && self.generation == generation
     }
 
-    /// Marks all rule sets as current at this generation.
+    /// Records that all rulesets were read and corrected at this generation.
     pub(super) fn mark_current(&mut self, generation: Option<u32>) {
         self.generation = generation;
     }
 
-    /// The guard's rules in a rule set at the last read; none before the first.
+    /// The guard's rules in a ruleset when it was last read; none if it was not read yet.
     pub(super) fn kept(&self, id: RulesetId) -> Option<&[GuardRule]> {
         self.kept.get(&id).map(Vec::as_slice)
     }
 
-    /// Stores the guard's rules in a rule set.
+    /// Remembers which of the guard's rules are in position in a ruleset.
     pub(super) fn store(&mut self, id: RulesetId, kept: Vec<GuardRule>) {
         self.kept.insert(id, kept);
     }
 
-    /// The guard's rules in all rule sets.
+    /// The guard's rules that are in position, of all rulesets.
     pub(super) fn all_kept(&self) -> Vec<GuardRule> {
         self.kept.values().flatten().cloned().collect()
     }
 
-    /// Reads the filter table from the kernel; none if it does not exist. Reading creates no table.
+    /// Reads the filter table of a ruleset from the kernel; none if the table does not exist.
+    /// Reading does not create the table.
     pub(super) fn read(&mut self, tools: &Tools, id: RulesetId) -> Result<Option<Ruleset>> {
         if !self.has_table(id)? {
             return Ok(None);
@@ -84,10 +87,11 @@ impl Cache {
         Ok(netfilter.tables()?.iter().any(|t| t.family == family && t.name == TABLE))
     }
 
-    /// Verifies that the save has the whole chain, as positions are counted in it.
+    /// Verifies that iptables-nft-save printed every rule of the FORWARD chain, because a rule's
+    /// position is counted in that output.
     ///
     /// # Errors
-    /// [`Kind::LossyCapture`].
+    /// [`Kind::LossyCapture`] if rules are missing from the output.
     pub(super) fn verify_whole(&mut self, id: RulesetId, ruleset: &Ruleset) -> Result<()> {
         let Some(netfilter) = self.netfilter.as_mut().filter(|_| id.backend == Backend::Nft) else {
             return Ok(());
@@ -103,7 +107,8 @@ impl Cache {
     }
 }
 
-/// Captures as much of the node as shows whether Calico is alive.
+/// Captures only the part of the node that shows whether Calico is alive: processes, configuration
+/// files and links.
 pub(super) fn calico_state(tools: &Tools) -> Result<NodeState> {
     let processes = processes::find()?;
     let links = tools.command(Tool::Ip)?.args(["-j", "-d", "addr", "show"]).run()?.stdout;

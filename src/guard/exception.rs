@@ -1,4 +1,4 @@
-//! The scope of an exception: a network or an interface, never everything.
+//! The scope of one of the guard's exceptions: a network or an interface, never all packets.
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -8,21 +8,21 @@ use ipnet::IpNet;
 use crate::error::{Error, Kind, Result};
 use crate::state::Family;
 
-/// The comment that identifies the guard's rules.
+/// The comment (`-m comment`) by which the guard recognises its own rules.
 pub const COMMENT: &str = "proxyshift guard";
 
-/// The shortest prefix of a network; a wider one is no narrow exception.
+/// The shortest network prefix that is accepted, because a wider network is no narrow exception.
 const WIDEST: u8 = 8;
 
-/// The longest name of an interface (IFNAMSIZ, less the final zero).
+/// The longest name of an interface, in bytes: IFNAMSIZ without the final NUL.
 const LONGEST_NAME: usize = 15;
 
-/// The INVALID packets to accept.
+/// Which INVALID packets the guard accepts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Exception {
-    /// Packets from or to a network.
+    /// INVALID packets from or to a network.
     Network(IpNet),
-    /// Packets that enter or leave by an interface.
+    /// INVALID packets that enter or leave by an interface.
     Interface(String),
 }
 
@@ -30,7 +30,8 @@ impl FromStr for Exception {
     type Err = Error;
 
     /// # Errors
-    /// [`Kind::Usage`] for anything else, and for a scope of (nearly) all packets.
+    /// [`Kind::Usage`] for a text that is no network, address or interface name, and for a scope of
+    /// (nearly) all packets.
     fn from_str(text: &str) -> Result<Exception> {
         let refuse = |cause: &str| Err(Error::new(Kind::Usage, text, cause));
         let network = match text.parse::<IpAddr>() {
@@ -79,7 +80,8 @@ impl std::fmt::Display for Exception {
 }
 
 impl Exception {
-    /// Its rules in filter FORWARD, in both directions; none for the other family.
+    /// The two rules for this exception in filter FORWARD, one a direction; none for a network of
+    /// the other address family.
     pub(super) fn rules(&self, family: Family) -> Vec<String> {
         let (from, to, value) = match (self, family) {
             (Exception::Network(n @ IpNet::V4(_)), Family::Ipv4)
@@ -124,7 +126,7 @@ mod tests {
             "!eth0",
         ] {
             let parsed = text.parse::<Exception>();
-            // `10.0.0` is a valid name of an interface.
+            // `10.0.0` is no network, but a valid name of an interface.
             let fine = text == "10.0.0";
             assert_eq!(parsed.is_ok(), fine, "{text}: {parsed:?}");
             assert!(parsed.is_ok() || parsed.is_err_and(|e| e.kind == Kind::Usage), "{text}");

@@ -1,7 +1,8 @@
-//! The guard: a narrow exception for INVALID packets, kept in position.
+//! The guard: keeps a narrow exception for INVALID packets in front of the rules that drop them.
 //!
-//! The guard is no run. It adds and removes one kind of rule, its own, so it needs no snapshot and
-//! no journal. Its rules carry its comment, and it touches no rule without it.
+//! The guard is not a run. It only adds and removes its own rules, so it needs no snapshot and no
+//! journal. Each of its rules carries the guard's comment, and it touches no rule without that
+//! comment.
 
 mod cache;
 mod exception;
@@ -37,66 +38,68 @@ use crate::owners::liveness;
 use crate::plan::change::Edit;
 use crate::state::RulesetId;
 
-/// The attempts to correct one rule set while others write to it.
+/// How often the correction of one ruleset is attempted while other programs write to it.
 const ATTEMPTS: usize = 20;
 
-/// The longest delay before a signal is noticed.
+/// How long the guard sleeps at a time; a signal is noticed after at most this long.
 const NAP: Duration = Duration::from_millis(50);
 
-/// Calico's jump. felix inserts it above all other rules.
+/// The chain to which Calico's rule in FORWARD jumps. felix inserts this rule above all others.
 const CALICO_GATE: &str = "cali-FORWARD";
 
-/// The guard's context and options.
+/// What the guard works with, and its options.
 #[derive(Clone, Copy)]
 pub struct Guard<'a> {
     /// The external programs.
     pub tools: &'a Tools,
-    /// The catalogue of owners.
+    /// The catalogue of owners, which says how to tell whether Calico is alive.
     pub catalogue: &'a Catalogue,
     /// The receiver of events.
     pub sink: &'a dyn Sink,
     /// How long to wait for the xtables lock.
     pub lock_wait: Duration,
-    /// The packets to accept.
+    /// The INVALID packets to accept.
     pub exceptions: &'a [Exception],
-    /// Insert before the jump of a living Calico, again and again.
+    /// Whether to insert the guard's rules before the jump of a living Calico, again each time that
+    /// Calico moves its jump above them.
     pub contest: bool,
 }
 
-/// A rule in its position.
+/// One of the guard's rules that is in position.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct GuardRule {
-    /// Its rule set: `iptables-nft`.
+    /// The ruleset that has the rule, such as `iptables-nft`.
     pub ruleset: String,
-    /// Its text, from `-A` on.
+    /// The rule text, from `-A` on.
     pub rule: String,
-    /// The chain or verdict right behind it: the gate.
+    /// The target of the gate, which is the rule behind the guard's rules: a chain or a verdict.
     pub before: String,
-    /// What its packets bypass: chains, verdicts, and a policy that does not accept.
+    /// What the accepted packets bypass: chains, verdicts, and the FORWARD policy if it does not
+    /// accept.
     pub bypasses: Vec<String>,
 }
 
-/// The result of the guard's work.
+/// What the guard changed, and its rules now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GuardReport {
-    /// Whether anything had to be changed.
+    /// Whether any rule had to be added, moved or removed.
     pub changed: bool,
-    /// The rules now in position.
+    /// The guard's rules that are in position now.
     pub rules: Vec<GuardRule>,
 }
 
 impl Guard<'_> {
-    /// Corrects the rules once, and leaves them there.
+    /// Corrects the guard's rules once, and leaves them in the kernel.
     ///
     /// # Errors
     /// [`Kind::Lock`] while another guard runs. [`Kind::Contested`] when a living Calico would undo
-    /// the correction. Errors of reading or writing the rules.
+    /// the correction. Otherwise the errors of reading or writing rules.
     pub fn once(&self) -> Result<GuardReport> {
         let _lock = NodeLock::of_guard(Path::new(LOCK_DIR), "guard --once")?;
         self.correct_all(&mut Cache::default())
     }
 
-    /// Previews the edits of [`Self::once`]. Changes nothing.
+    /// The edits that [`Self::once`] would make. Changes nothing.
     ///
     /// # Errors
     /// As [`Self::once`].
@@ -113,16 +116,18 @@ impl Guard<'_> {
         Ok(edits)
     }
 
-    /// The rules that a rule set should have.
+    /// The guard's rules that a ruleset should have.
     fn wanted(&self, id: RulesetId) -> Vec<String> {
         self.exceptions.iter().flat_map(|e| e.rules(id.family)).collect()
     }
 
-    /// Keeps the rules in position until a signal; then removes them, unless `leave`.
+    /// Keeps the guard's rules in position until a signal arrives. Then removes them, unless
+    /// `leave` is set.
     ///
     /// # Errors
-    /// As [`Self::once`]. After the first success, every error but [`Kind::Contested`] is a
-    /// warning, and the guard attempts again.
+    /// As [`Self::once`], until the rules were in position once. From then on only
+    /// [`Kind::Contested`] is an error; any other failure is reported as a warning, and the guard
+    /// tries again.
     pub fn watch(&self, interval: Duration, leave: bool) -> Result<GuardReport> {
         let _lock = NodeLock::of_guard(Path::new(LOCK_DIR), "guard")?;
         let ended = ending()?;
@@ -154,10 +159,11 @@ impl Guard<'_> {
                 }
                 Err(e) if e.kind == Kind::Contested => return Err(e),
                 Err(e) => {
-                    // A failed request may have left replies in the socket.
+                    // A failed request may have left replies in the netlink socket, so a new one is
+                    // opened.
                     cache = Cache::default();
                     let last = std::mem::replace(&mut complaint, e.to_string());
-                    // The same error is logged once.
+                    // An error that repeats itself is reported once.
                     if complaint != last {
                         self.sink.warning(format!("{} {complaint}; trying again", clock::now()));
                     }
@@ -166,7 +172,7 @@ impl Guard<'_> {
         }
     }
 
-    /// Corrects each rule set that has changed since `cache` read it.
+    /// Corrects each ruleset that has changed since `cache` read it.
     fn correct_all(&self, cache: &mut Cache) -> Result<GuardReport> {
         let generation = cache.generation()?;
         let mut changed = false;
@@ -179,13 +185,14 @@ impl Guard<'_> {
             cache.store(id, kept);
             changed |= corrected;
         }
-        // Writes since `generation`, ours or foreign, are read next time.
+        // The generation from before the reads is recorded, so anything that was written since
+        // then, by us or by others, is read next time.
         cache.mark_current(generation);
         Ok(GuardReport { changed, rules: cache.all_kept() })
     }
 
-    /// Corrects one rule set. Returns the rules now in position, and whether anything had to be
-    /// changed.
+    /// Corrects one ruleset. Returns the guard's rules that are now in position, and whether
+    /// anything had to be changed.
     fn correct(
         &self,
         cache: &mut Cache,
@@ -208,7 +215,8 @@ impl Guard<'_> {
             };
             match cache.verify_whole(id, &ruleset) {
                 Err(e) if cache.generation()? == generation => return Err(e),
-                // A foreign write between the save and the comparison: try again.
+                // Another program wrote between the save and the comparison with the kernel: try
+                // again.
                 Err(_) => continue,
                 Ok(()) => {}
             }
@@ -234,7 +242,8 @@ impl Guard<'_> {
         Err(Error::new(Kind::LostRace, chain, "others write all the time"))
     }
 
-    /// Refuses a position before the jump of a living Calico, which would insert it above again.
+    /// Returns an error for a position before the jump of a living Calico, because Calico would
+    /// insert its jump above the guard's rules again.
     fn refuse_contest(&self, id: RulesetId, position: &Position) -> Result<()> {
         if self.contest || position.gate.as_deref() != Some(CALICO_GATE) {
             return Ok(());
@@ -257,7 +266,7 @@ impl Guard<'_> {
         Err(Error::new(Kind::Contested, format!("{id} {TABLE} {CHAIN}"), cause).hint(hint))
     }
 
-    /// Logs the bypassed policies when they changed.
+    /// Reports what the guard's rules bypass, if that changed.
     fn log_bypassed(&self, before: Option<&[GuardRule]>, now: &[GuardRule]) {
         let bypasses = |kept: &[GuardRule]| kept.first().map(|k| k.bypasses.clone());
         if let Some(names) = bypasses(now).filter(|n| before.and_then(bypasses).as_ref() != Some(n))
@@ -272,7 +281,7 @@ impl Guard<'_> {
         }
     }
 
-    /// Removes all rules of the guard.
+    /// Removes all rules of the guard from all rulesets.
     fn remove_all(&self) -> Result<()> {
         let mut cache = Cache::default();
         for id in RulesetId::ALL {
@@ -300,7 +309,8 @@ fn kept(id: RulesetId, position: Position) -> Vec<GuardRule> {
     position.kept.into_iter().map(rule).collect()
 }
 
-/// The sentence of an edit; none for the first half of a move.
+/// What to report about an edit. None for the removal of rules behind the gate, because they are
+/// then added before it.
 fn done(wrong: Deviation, gate: Option<&str>, fell_behind: bool, ending: bool) -> Option<String> {
     Some(match (wrong, gate) {
         (Deviation::Behind, _) => return None,
@@ -322,7 +332,7 @@ fn done(wrong: Deviation, gate: Option<&str>, fell_behind: bool, ending: bool) -
     })
 }
 
-/// Makes the ending signals set a flag from now on.
+/// Makes SIGHUP, SIGINT and SIGTERM set the returned flag instead of ending the program.
 fn ending() -> Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     for signal in [SIGHUP, SIGINT, SIGTERM] {

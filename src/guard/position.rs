@@ -1,4 +1,4 @@
-//! The position of the guard's rules in filter FORWARD, and its deviation.
+//! Where the guard's rules belong in filter FORWARD, and how they deviate from that.
 
 use crate::checks::first_gate;
 use crate::guard::exception::COMMENT;
@@ -11,33 +11,33 @@ use crate::state::shared_str::StrSlice;
 pub(super) const TABLE: &str = "filter";
 pub(super) const CHAIN: &str = "FORWARD";
 
-/// How the rules deviate from their position.
+/// How the guard's rules deviate from the wanted ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Deviation {
-    /// Some are missing.
+    /// Some rules are missing.
     Missing,
-    /// Some are behind the gate, where the packets do not come.
+    /// Some rules are behind the gate, where the INVALID packets do not come.
     Behind,
-    /// Some are not requested, or duplicates.
+    /// Some rules were not requested, or are duplicates.
     Unwanted,
 }
 
-/// The guard's rules in one rule set.
+/// The guard's rules in the FORWARD chain of one ruleset.
 #[derive(Debug)]
 pub(super) struct Position {
-    /// The target of the first rule that leads to a drop of INVALID packets. Without one, no
-    /// exception is needed.
+    /// The target of the gate, which is the first rule that leads to a drop of INVALID packets.
+    /// Without a gate, no exception is needed.
     pub(super) gate: Option<String>,
-    /// The rules in position.
+    /// The guard's rules that are in position, as rule text.
     pub(super) kept: Vec<StrSlice>,
-    /// What the kept rules bypass: chains and verdicts, each once.
+    /// What the rules in position bypass: chains and verdicts, each named once.
     pub(super) bypassed: Vec<String>,
-    /// The deviation, with the next edit.
+    /// The deviation, and the edit that comes next to correct it; none if the rules are as wanted.
     pub(super) wrong: Option<(Deviation, TableEdit)>,
 }
 
 impl Position {
-    /// Compares the chain with `wanted`, whose position is right before the first gate.
+    /// Compares the FORWARD chain with the rules `wanted`, which belong anywhere before the gate.
     pub(super) fn of(id: RulesetId, ruleset: &Ruleset, wanted: &[String]) -> Option<Position> {
         let chain = ruleset.table(TABLE)?.chain(CHAIN)?;
         let gate = first_gate(ruleset);
@@ -81,7 +81,7 @@ impl Position {
     }
 }
 
-/// The edit that corrects a deviation.
+/// Makes the edit that corrects a deviation: adds missing rules, removes all others.
 pub(super) fn edit(wrong: Deviation, table: TableEdit) -> Edit {
     let direction = match wrong {
         Deviation::Missing => Direction::Add,
@@ -90,7 +90,7 @@ pub(super) fn edit(wrong: Deviation, table: TableEdit) -> Edit {
     Edit { direction, target: Target::Table(table) }
 }
 
-/// The rules that carry the guard's comment.
+/// The rules of a chain that carry the guard's comment, each with its index.
 fn own<'a>(ruleset: &'a Ruleset, chain: &'a Chain) -> impl Iterator<Item = (usize, &'a Rule)> {
     let is_own = |rule: &Rule| ruleset.words(rule).comments().iter().any(|c| c == COMMENT);
     chain.rules.iter().enumerate().filter(move |(_, rule)| is_own(rule))
@@ -111,8 +111,8 @@ fn additions(ruleset: &Ruleset, chain: &Chain, at: usize, texts: &[&String]) -> 
     texts.iter().enumerate().map(rule).collect()
 }
 
-/// What follows index `first` in the chain: the chains it leads to, its rejecting verdicts, and the
-/// policy.
+/// What the rules from index `first` on do to a packet: the chains that they lead to, their
+/// verdicts DROP and REJECT, and the policy.
 fn bypassed(ruleset: &Ruleset, chain: &Chain, first: usize) -> Vec<String> {
     let user = |name: &str| {
         ruleset.table(TABLE).and_then(|t| t.chain(name)).is_some_and(|c| !c.is_built_in())
@@ -145,7 +145,7 @@ mod tests {
         network.parse::<Exception>().expect(network).rules(ID.family)
     }
 
-    /// A ruleset whose FORWARD chain has these rules.
+    /// A ruleset whose FORWARD chain holds `rules`.
     fn ruleset(rules: &[String]) -> Ruleset {
         let rules: String = rules.iter().map(|r| format!("{r}\n")).collect();
         let text = format!(

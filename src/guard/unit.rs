@@ -1,4 +1,5 @@
-//! The systemd unit that keeps an exception, for nodes without an installed program.
+//! The systemd unit that keeps the guard's exceptions, for nodes on which proxyshift is not
+//! installed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,25 +17,25 @@ use crate::plan::change::Edit;
 use crate::runtime;
 use crate::store::Store;
 
-/// The same name as the unit that comes with the program.
+/// The unit's name, the same as that of the unit that comes with proxyshift.
 const UNIT: &str = "proxyshift-guard.service";
 
-/// The first line of a unit that this module may change.
+/// The first line of the unit's file; a file without it is foreign and is not changed.
 const OURS: &str = "# Written by proxyshift for the state `guarded` of its Ansible module.\n";
 
-/// The time for systemd to act. It is longer than systemd waits for a guard to remove its rules.
+/// How long systemd may take to act. Longer than systemd waits for a guard to remove its rules.
 const TIMEOUT: Duration = Duration::from_secs(90);
 
-/// A unit that keeps exceptions. It starts a copy of this program in the store.
+/// The systemd unit that keeps exceptions. It starts a copy of this program in the store.
 pub struct Unit<'a> {
     guard: &'a Guard<'a>,
     store: &'a Store,
 }
 
-/// What a unit lacks to keep the exceptions.
+/// What is missing before the unit keeps the exceptions.
 enum Lacks {
     Nothing,
-    /// A rule is missing, which the running unit is about to restore.
+    /// A rule is missing; the unit runs and is about to restore the rule.
     Rule,
     /// It does not run.
     Start,
@@ -43,7 +44,7 @@ enum Lacks {
 }
 
 impl<'a> Unit<'a> {
-    /// The unit for the exceptions of `guard`.
+    /// The unit that keeps the exceptions of `guard`, with its program in `store`.
     pub fn new(guard: &'a Guard<'a>, store: &'a Store) -> Unit<'a> {
         Unit { guard, store }
     }
@@ -86,12 +87,12 @@ impl<'a> Unit<'a> {
     }
 
     /// Makes the unit keep the exceptions from now on, and after each boot. Returns whether
-    /// anything had to be changed. If interrupted, the next call begins anew: enabling the unit at
-    /// boot comes last.
+    /// anything had to be changed. An interrupted installation is begun again by the next call,
+    /// because enabling the unit at boot is the last step.
     ///
     /// # Errors
     /// As [`Self::needs_change`]. [`Kind::Lock`] while another guard runs. [`Kind::Command`] when
-    /// the rules do not appear in time. Errors of systemd and of writing the unit.
+    /// the rules do not appear in time. Errors of systemd and of writing the unit's file.
     pub fn install(&self) -> Result<bool> {
         let lacks = self.lacks(&self.guard.intended()?)?;
         if matches!(lacks, Lacks::Nothing) {
@@ -113,7 +114,7 @@ impl<'a> Unit<'a> {
         Ok(true)
     }
 
-    /// Waits until the unit's rules are in position.
+    /// Waits until the unit is active and its rules are in position.
     fn wait(&self) -> Result<()> {
         let start = Instant::now();
         loop {

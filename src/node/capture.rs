@@ -1,7 +1,8 @@
-//! The capture of a node: every file of a node state, read from this namespace.
+//! Captures a node: reads every file of a node state from the current namespaces.
 //!
-//! A capture changes nothing. A program is run only when the kernel shows its family of netfilter
-//! state ([`super::subsystems`]), and a lossy save is refused by name ([`super::lossy_save`]).
+//! A capture changes nothing. A program is run only when the kernel shows that its part of
+//! netfilter is loaded ([`super::subsystems`]), because running it would load that part. A lossy
+//! save is refused, naming the save ([`super::lossy_save`]).
 
 use std::thread;
 use std::time::Duration;
@@ -19,7 +20,8 @@ use crate::state::ipvs::{ConnectionLimits, VirtualServers};
 use crate::state::tools::render_processes;
 use crate::state::{Backend, Family, Files, RulesetId};
 
-/// The deadline of a save. With 115,000 lines and a busy writer a save restarts again and again.
+/// The deadline of a save. Long, because a save of 115,000 lines restarts again and again while
+/// another program writes.
 const SAVE_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How much is captured.
@@ -27,25 +29,26 @@ const SAVE_DEADLINE: Duration = Duration::from_secs(30);
 pub enum Extent {
     /// Everything that a snapshot keeps.
     Whole,
-    /// Without counters and versions. No run changes them, and each is a program to start.
+    /// Without counters and versions. No run changes them, and reading each takes the start of a
+    /// program.
     Objects,
 }
 
-/// Captures the whole node, and drops the notes; see [`capture_reporting`].
+/// Captures the whole node, without reporting notes; see [`capture_reporting`].
 pub fn capture(tools: &Tools) -> Result<Files> {
     capture_reporting(tools, Extent::Whole, &Silent)
 }
 
-/// Captures the state of the node in the current namespaces. An absent file means that nothing of
-/// its kind exists. A note names each configuration file that is not captured: too large, or with a
-/// secret.
+/// Captures the state of the node in the current namespaces. A file that is absent from the result
+/// means that nothing of its kind exists on the node. Sends a note to `sink` for each configuration
+/// file that is not captured, because it is too large or holds a secret.
 ///
-/// Fails with [`Kind::LossyCapture`] for a save that differs from the kernel, [`Kind::MissingTool`]
-/// when no installed tool can print what the kernel shows, and [`Kind::Command`] when a program
-/// fails.
+/// Fails with [`Kind::LossyCapture`] for a save that differs from the kernel's rules,
+/// [`Kind::MissingTool`] when no installed program can print what the kernel has, and
+/// [`Kind::Command`] when a program fails.
 pub fn capture_reporting(tools: &Tools, extent: Extent, sink: &dyn Sink) -> Result<Files> {
     let mut files = Files::new();
-    // In parallel: both take long on a large node.
+    // In parallel, because saving the rules and saving the ipsets both take long on a large node.
     let (rules, sets) = thread::scope(|scope| {
         let sets = scope.spawn(|| ipsets(tools));
         (legacy(tools, &mut files).and_then(|()| nft(tools, &mut files)), sets.join())
@@ -90,26 +93,26 @@ fn counters_and_versions(tools: &Tools, files: &mut Files) -> Result<()> {
     Ok(())
 }
 
-/// Keeps a text under its name, unless it is empty.
+/// Adds a file with this name and text, unless the text is empty.
 fn put(files: &mut Files, name: &str, text: String) {
     if !text.is_empty() {
         files.insert(name.to_owned(), text.into());
     }
 }
 
-/// Runs a tool with the deadline of a save.
+/// Runs a program with [`SAVE_DEADLINE`].
 fn save(tools: &Tools, tool: Tool, args: &[&str]) -> Result<CommandOutput> {
     tools.command(tool)?.args(args).deadline(SAVE_DEADLINE).run()
 }
 
-/// The arguments of `ip`, with the file for the output of each.
+/// The captured files that `ip` prints, each with the arguments of `ip`.
 const LINKS: [(&str, &str); 3] = [
     ("addr.json", "addr show"),
     ("route.json", "route show table all"),
     ("rule.json", "rule show"),
 ];
 
-/// Links with their addresses, routes, and routing rules.
+/// Captures links with their addresses, routes, and routing rules, in one run of `ip`.
 fn links(tools: &Tools, files: &mut Files) -> Result<()> {
     let questions: String = LINKS.iter().map(|(_, question)| format!("{question}\n")).collect();
     let ip = tools.command(Tool::Ip)?.args(["-j", "-d", "-batch", "-"]).stdin(questions);
@@ -120,7 +123,7 @@ fn links(tools: &Tools, files: &mut Files) -> Result<()> {
     Ok(())
 }
 
-/// The JSON documents of a text, one after the other, unchanged.
+/// Splits a text into the JSON documents that follow one another in it, each as printed.
 fn documents(text: &str) -> Result<Vec<&str>> {
     let mut documents = serde_json::Deserializer::from_str(text).into_iter::<IgnoredAny>();
     let (mut found, mut begin) = (Vec::new(), 0);
@@ -136,7 +139,7 @@ fn documents(text: &str) -> Result<Vec<&str>> {
     }
 }
 
-/// Keeps a save, or refuses it.
+/// Adds the output of a save, or refuses it if it is lossy.
 fn put_save(files: &mut Files, id: RulesetId, output: CommandOutput) -> Result<()> {
     let file = id.file();
     if let Some(refused) = lossy(&file, &output.stdout, &output.stderr) {
@@ -146,8 +149,8 @@ fn put_save(files: &mut Files, id: RulesetId, output: CommandOutput) -> Result<(
     Ok(())
 }
 
-/// The legacy tables. Where the kernel does not list them, each is requested by name, and
-/// requesting a missing table creates it.
+/// Captures the legacy tables. Where the kernel's list of them cannot be read, each table is saved
+/// by name; that creates the table if it is missing.
 fn legacy(tools: &Tools, files: &mut Files) -> Result<()> {
     for family in Family::ALL {
         let id = RulesetId { family, backend: Backend::Legacy };
@@ -161,7 +164,8 @@ fn legacy(tools: &Tools, files: &mut Files) -> Result<()> {
     Ok(())
 }
 
-/// The legacy tables of a family that are in use, of all whose code is in the kernel.
+/// Saves each legacy table of a family whose code is in the kernel, and keeps those that are in
+/// use.
 fn legacy_by_name(tools: &Tools, id: RulesetId) -> Result<CommandOutput> {
     let mut whole = CommandOutput { stdout: String::new(), stderr: String::new() };
     for table in subsystems::legacy_tables_loaded(id.family) {
@@ -174,20 +178,21 @@ fn legacy_by_name(tools: &Tools, id: RulesetId) -> Result<CommandOutput> {
     Ok(whole)
 }
 
-/// True for the save of an unused table: no rules, and only built-in chains with the policy ACCEPT.
+/// True for the save of an unused table: it has no rules, and only built-in chains with the policy
+/// ACCEPT.
 fn untouched(save: &str) -> bool {
     let plain = |l: &str| !l.starts_with(':') || l.contains(" ACCEPT [");
     save.lines().all(|l| plain(l) && !l.contains("-A "))
 }
 
-/// A table of nf_tables.
+/// The family and name of a table of nf_tables.
 struct NftTableName {
     family: String,
     name: String,
 }
 
 impl NftTableName {
-    /// True for a table that `iptables-nft-save`, or `ip6tables-nft-save`, prints.
+    /// True if the iptables-nft-save program of `family` prints this table.
     fn is_of(&self, family: Family) -> bool {
         self.family == family.nft() && subsystems::XTABLES.contains(&self.name.as_str())
     }
@@ -197,12 +202,14 @@ impl NftTableName {
     }
 }
 
-/// The tables of nf_tables: those of iptables-nft as saves, native ones as nft's JSON.
+/// Captures the tables of nf_tables: iptables-nft's by iptables-nft-save, native tables as nft's
+/// JSON.
 fn nft(tools: &Tools, files: &mut Files) -> Result<()> {
     if !subsystems::nf_tables() {
         return Ok(());
     }
-    // Read over netlink: a node whose only nf_tables rules are iptables-nft's needs no `nft`.
+    // The list of tables is read over netlink, so a node that has only iptables-nft's tables needs
+    // no `nft` program.
     let tables: Vec<NftTableName> = Netfilter::open()?
         .tables()?
         .into_iter()
@@ -217,7 +224,7 @@ fn nft(tools: &Tools, files: &mut Files) -> Result<()> {
     let mut native: Vec<Value> = Vec::new();
     for table in tables.iter().filter(|t| t.is_native()) {
         let mut items = native_table(tools, table)?;
-        // Each listing repeats nft's version; one is enough.
+        // Each listing repeats the item with nft's version; only the first is kept.
         items.retain(|item| native.is_empty() || item.get("metainfo").is_none());
         native.append(&mut items);
     }
@@ -227,7 +234,7 @@ fn nft(tools: &Tools, files: &mut Files) -> Result<()> {
     Ok(())
 }
 
-/// The items of one native table; none if it was deleted meanwhile.
+/// The items of one native table in nft's JSON; empty if the table was deleted meanwhile.
 fn native_table(tools: &Tools, table: &NftTableName) -> Result<Vec<Value>> {
     match save(tools, Tool::Nft, &["-j", "list", "table", &table.family, &table.name]) {
         Ok(output) => json(&output.stdout),
@@ -238,7 +245,7 @@ fn native_table(tools: &Tools, table: &NftTableName) -> Result<Vec<Value>> {
     }
 }
 
-/// The items of a document of nft.
+/// The items of a JSON document that nft printed.
 fn json(text: &str) -> Result<Vec<Value>> {
     let parse = |e: &dyn std::fmt::Display| Error::new(Kind::Parse, "nft -j", e);
     let document: Value = serde_json::from_str(text).map_err(|e| parse(&e))?;
@@ -251,7 +258,7 @@ fn json(text: &str) -> Result<Vec<Value>> {
     }
 }
 
-/// The sets; empty without any.
+/// The output of `ipset save`; empty if ip_set is not loaded.
 fn ipsets(tools: &Tools) -> Result<String> {
     match subsystems::ip_set() {
         true => Ok(save(tools, Tool::Ipset, &["save"])?.stdout),
@@ -259,7 +266,7 @@ fn ipsets(tools: &Tools) -> Result<String> {
     }
 }
 
-/// Captures virtual servers, if there are any.
+/// Captures the ipvs virtual servers, if there are any.
 fn ipvs(tools: &Tools, files: &mut Files) -> Result<()> {
     if !subsystems::ip_vs() {
         return Ok(());
@@ -272,7 +279,8 @@ fn ipvs(tools: &Tools, files: &mut Files) -> Result<()> {
     Ok(())
 }
 
-/// Adds to the save the connection limits that `ipvsadm -S` omits and `ipvsadm -R` reads.
+/// Adds connection limits to the output of `ipvsadm -S`, which omits them although `ipvsadm -R`
+/// reads them.
 fn limited(tools: &Tools, rules: String) -> Result<String> {
     let listed = save(tools, Tool::Ipvsadm, &["-L", "-n", "--thresholds"])?.stdout;
     let limits = ConnectionLimits::parse("ipvsadm --thresholds", &listed)?;

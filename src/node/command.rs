@@ -1,8 +1,8 @@
-//! Runs programs with a deadline, and captures their error text.
+//! Runs programs with a deadline, and captures their output and error text.
 //!
-//! Never uses a shell. A child has the C locale, finds its own helpers only on the trusted path,
-//! and leads a process group of its own. So Ctrl-C does not interrupt a restore, and a child that
-//! passes its deadline is killed with its descendants.
+//! Never uses a shell. A child has the C locale, finds the programs that it runs only on the
+//! trusted path, and leads a process group of its own: so Ctrl-C does not interrupt a restore, and
+//! a child that passes its deadline is killed with its descendants.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -16,13 +16,13 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::error::{Error, Kind, Result};
 
-/// The only directories in which programs are searched; never the caller's `PATH`.
+/// The only directories in which programs are searched. The caller's `PATH` is never used.
 pub const TRUSTED_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The default deadline of a program.
+/// The deadline of a program, unless another is set.
 pub const DEADLINE: Duration = Duration::from_secs(10);
 
-/// How many lines of a program's error text an error repeats.
+/// How many lines of a failed program's error text are repeated in the error.
 const ERROR_LINES: usize = 3;
 
 /// One run of a program: its arguments, input and deadline.
@@ -35,18 +35,18 @@ pub struct Command {
     deadline: Duration,
 }
 
-/// The output of a successful program.
+/// The output of a program that succeeded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandOutput {
     /// Its standard output.
     pub stdout: String,
-    /// Its standard error; some programs report here that their output is incomplete.
+    /// Its standard error. Some programs report there that their standard output is incomplete.
     pub stderr: String,
 }
 
 impl Command {
-    /// A run of `program` (a path, as [`super::tools::Tools`] finds it) without arguments and
-    /// input, with the deadline [`DEADLINE`].
+    /// A run of the program at the path `program` (see [`super::tools::Tools`]), with no arguments,
+    /// no input, and [`DEADLINE`].
     pub fn new(program: impl Into<PathBuf>) -> Self {
         Command {
             program: program.into(),
@@ -64,49 +64,51 @@ impl Command {
         self
     }
 
-    /// Sets an environment variable of the child.
+    /// Sets an environment variable for the child.
     #[must_use]
     pub fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {
         self.env.push((name.into(), value.into()));
         self
     }
 
-    /// Sets the standard input; `/dev/null` by default.
+    /// Sets the standard input; without this call it is `/dev/null`.
     #[must_use]
     pub fn stdin(self, text: impl Into<String>) -> Self {
         self.shared_stdin(Arc::new(text.into()))
     }
 
-    /// As [`Self::stdin`], for a text that the caller keeps: it may be as large as the node's
-    /// rules.
+    /// As [`Self::stdin`], for a text that the caller also keeps. It is shared instead of copied,
+    /// because it may be as large as all rules of the node.
     #[must_use]
     pub fn shared_stdin(mut self, text: Arc<String>) -> Self {
         self.stdin = Some(text);
         self
     }
 
-    /// Sets the deadline, after which it is killed.
+    /// Sets the deadline, after which the program is killed.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// Runs it to its end.
+    /// Runs the program to its end.
     ///
-    /// Fails with [`Kind::Command`] when it cannot be started, passes its deadline, exits with a
-    /// status other than 0, or writes something other than UTF-8.
+    /// Fails with [`Kind::Command`] when the program cannot be started, passes its deadline, exits
+    /// with a status other than 0, or writes something other than UTF-8.
     pub fn run(&self) -> Result<CommandOutput> {
         let handle = self.start().map_err(|e| self.error(e))?;
         let done = handle.wait_timeout(self.deadline).map_err(|e| self.error(e))?.is_some();
         if !done {
             kill_group(&handle.pids());
-            // Reaps it, with a limit: a child that left its group may still hold the pipes.
+            // Reaps the killed child, waiting at most 1 s, because a descendant that left the
+            // process group may still hold the pipes open.
             let _ = handle.wait_timeout(Duration::from_secs(1));
             let cause = format!("did not finish within {:?}, and was killed", self.deadline);
             return Err(self.error(cause));
         }
-        // It has ended, so this does not wait; the output, which may be large, is not copied.
+        // The program has ended, so this does not wait. `into_output` does not copy the output,
+        // which may be large.
         let output = handle.into_output().map_err(|e| self.error(e))?;
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         if !output.status.success() {
@@ -117,12 +119,13 @@ impl Command {
         Ok(CommandOutput { stdout, stderr })
     }
 
-    /// Starts it, and a thread that writes its input.
+    /// Starts the program, and a thread that writes the program's standard input.
     fn start(&self) -> io::Result<duct::Handle> {
         let Some(text) = self.stdin.clone() else { return self.expression().stdin_null().start() };
         let (reader, mut writer) = io::pipe()?;
         let handle = self.expression().stdin_file(reader).start()?;
-        // A program that stops reading closes its input; its status reports the failure.
+        // A program that ends early closes its input, so this write may fail; the exit status
+        // reports the failure.
         thread::spawn(move || writer.write_all(text.as_bytes()));
         Ok(handle)
     }
@@ -151,8 +154,8 @@ impl std::fmt::Display for Command {
     }
 }
 
-/// Starts a child with a clean environment, out of reach of a terminal's signals, which this
-/// process handles. Its status is not checked.
+/// A child with a clean environment and a process group of its own, so that the terminal's signals
+/// reach only this process, which handles them. A failed exit status is not an error here.
 pub fn child(
     program: &Path,
     args: impl IntoIterator<Item = impl Into<OsString>>,
@@ -168,7 +171,7 @@ pub fn child(
         })
 }
 
-/// The exit status with the first lines of error text.
+/// Formats the exit status of a failed program with the first lines of its error text.
 fn failure(status: &str, stderr: &str) -> String {
     let lines: Vec<_> =
         stderr.lines().map(str::trim).filter(|l| !l.is_empty()).take(ERROR_LINES).collect();
@@ -178,11 +181,11 @@ fn failure(status: &str, stderr: &str) -> String {
     format!("{status}: {}", lines.join("; "))
 }
 
-/// Kills the process groups that the children lead.
+/// Kills the process groups that the processes `leaders` lead.
 fn kill_group(leaders: &[u32]) {
     for leader in leaders {
         let group = i32::try_from(*leader).ok().and_then(Pid::from_raw);
-        // A group that is gone needs no killing.
+        // Killing a process group that has ended is no error.
         let _: Option<io::Result<()>> =
             group.map(|g| kill_process_group(g, Signal::KILL).map_err(Into::into));
     }

@@ -1,4 +1,4 @@
-//! Configuration files of the components: text of limited size, and never a secret.
+//! Reads the components' configuration files: text of limited size, and never a secret.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -13,17 +13,17 @@ use super::processes::flag_value;
 use crate::state::Files;
 use crate::state::tools::Process;
 
-/// The largest file that is captured, in bytes.
+/// The size up to which a file is captured, in bytes.
 const LIMIT: u64 = 1 << 20;
 
-/// Files that are captured if they exist.
+/// Paths of files that are captured if they exist.
 const FILES: &[&str] = &[
     "/run/flannel/subnet.env",
     "/etc/docker/daemon.json",
     "/etc/sysconfig/iptables",
     "/etc/sysconfig/ip6tables",
     "/etc/nftables.conf",
-    // The configuration of other writers of rules.
+    // The configuration of other programs that write rules.
     "/etc/firewalld/firewalld.conf",
     "/etc/ufw/ufw.conf",
     "/etc/ferm/ferm.conf",
@@ -31,18 +31,19 @@ const FILES: &[&str] = &[
     "/etc/resolv.conf",
 ];
 
-/// Directories, and the prefix of the names of their files.
+/// Directories whose files are captured, each with the prefix that the file names must have.
 const DIRECTORIES: &[(&str, &str)] = &[("/etc/cni/net.d", ""), ("/etc/iptables", "rules.")];
 
-/// Programs, and the flags that name their configuration, a file in their own root.
+/// Programs, each with the flags that name its configuration file, a path in the program's own
+/// root.
 const CONFIG_FLAGS: &[(&str, &[&str])] =
     &[("kube-proxy", &["--config"]), ("node-cache", &["-conf", "--conf"])];
 
-/// The limit of symbolic links in a path, as in the kernel.
+/// How many symbolic links a path may have, as in the kernel.
 const LINKS: usize = 40;
 
-/// The configuration of this node, of its kube-proxy and of its nodelocaldns, and a note for each
-/// file that is not captured.
+/// Reads the configuration of this node, of its kube-proxy and of its nodelocaldns. Returns the
+/// files, and a note for each file that is not captured.
 pub fn read(processes: &[Process]) -> (Files, Vec<String>) {
     let mut read = (Files::new(), Vec::new());
     let root = Path::new("/");
@@ -67,8 +68,8 @@ pub fn read(processes: &[Process]) -> (Files, Vec<String>) {
     read
 }
 
-/// Adds the file at `path` below `root`, or a note with the reason. Adds nothing for a missing
-/// file.
+/// Adds the file at `path` below `root`, or a note why it is not captured. Adds nothing for a
+/// missing file.
 fn add(root: &Path, path: &str, (files, notes): &mut (Files, Vec<String>)) {
     match text(root, path) {
         Ok(Some(text)) => {
@@ -79,7 +80,7 @@ fn add(root: &Path, path: &str, (files, notes): &mut (Files, Vec<String>)) {
     }
 }
 
-/// The names of the regular files and links in a directory, sorted.
+/// The names of the files and links in a directory, sorted. Subdirectories are left out.
 fn names(directory: &str) -> Vec<String> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let mut names: Vec<_> = entries
@@ -90,7 +91,8 @@ fn names(directory: &str) -> Vec<String> {
     names
 }
 
-/// A file's text; none if the file is missing; or why it must not be captured.
+/// The text of a file; none if the file is missing; an error that says why the file must not be
+/// captured.
 fn text(root: &Path, path: &str) -> Result<Option<String>, String> {
     let absolute =
         path.starts_with('/') && !Path::new(path).components().any(|c| c == Component::ParentDir);
@@ -111,9 +113,10 @@ fn text(root: &Path, path: &str) -> Result<Option<String>, String> {
     secret(&text).map_or(Ok(Some(text)), |what| Err(format!("it holds {what}")))
 }
 
-/// Reads a regular file, up to one byte above the limit.
+/// Reads a regular file, up to one byte more than [`LIMIT`], so that the caller sees that it is too
+/// large.
 fn bytes(path: &Path) -> io::Result<Vec<u8>> {
-    // Reading a pipe would block, and a device would never end.
+    // Reading a pipe would block, and reading a device might never end.
     if !fs::symlink_metadata(path)?.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }
@@ -122,8 +125,9 @@ fn bytes(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Resolves `path` below `root`. An absolute link in a container means the container's root, but
-/// the kernel would follow it into the host's (`openat2` would help, but from 5.6 only).
+/// Resolves `path` below `root`, the root of a container. The kernel would follow an absolute
+/// symbolic link into the host's root, but it means the container's. (`openat2` could resolve it,
+/// but exists only from Linux 5.6 on.)
 pub(super) fn resolve(root: &Path, path: &str) -> io::Result<PathBuf> {
     let parts = |path: &Path| -> Vec<OsString> {
         path.components().map(|c| c.as_os_str().to_owned()).filter(|c| c != "/").collect()
@@ -154,8 +158,8 @@ pub(super) fn resolve(root: &Path, path: &str) -> io::Result<PathBuf> {
     Ok(root.join(done))
 }
 
-/// The kind of secret that a text holds, if any: a private key, a kubeconfig, or a value whose name
-/// is a secret's.
+/// The kind of secret in a text, if any: a private key, a kubeconfig, or a value under a key such
+/// as `password`.
 fn secret(text: &str) -> Option<&'static str> {
     static KUBECONFIG: LazyLock<Regex> =
         LazyLock::new(|| constant(r#"(?m)["']?kind["']?\s*:\s*["']?Config["']?\s*(,|\}|#|$)"#));
@@ -174,9 +178,9 @@ fn secret(text: &str) -> Option<&'static str> {
     }
 }
 
-/// Compiles a constant pattern.
+/// Compiles a pattern of this module.
 fn constant(pattern: &str) -> Regex {
-    // The tests below compile each.
+    // The tests below compile every pattern, so this cannot fail.
     Regex::new(pattern).expect("a valid pattern")
 }
 

@@ -1,7 +1,7 @@
-//! Stale UDP entries of connection tracking. While a client keeps sending to a service, its packets
-//! go to the backend of its entry, even to a removed one.
+//! Finds stale UDP entries of conntrack. While a client keeps sending to a service, its packets go
+//! to the backend in its conntrack entry, even if that backend was removed from the service.
 //!
-//! Over netlink, so no `conntrack` program is needed.
+//! Reads conntrack over netlink, so the `conntrack` program is not needed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,64 +15,65 @@ use serde::Serialize;
 use super::nfnetlink::socket::Socket;
 use crate::error::Result;
 
-/// The UDP services, by address and port, each with its backends.
+/// The UDP services, keyed by address and port, each with its backends.
 pub type UdpServices = BTreeMap<SocketAddr, BTreeSet<SocketAddr>>;
 
-/// IPPROTO_UDP.
+/// The protocol number of UDP: IPPROTO_UDP.
 pub(crate) const UDP: u8 = 17;
 
-/// An entry of a UDP flow to a service.
+/// A conntrack entry of a UDP flow to a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ConntrackEntry {
-    /// The sender.
+    /// The source of the flow.
     pub client: SocketAddr,
-    /// The destination: the address of a service.
+    /// The destination of the flow: the address and port of a service.
     pub service: SocketAddr,
-    /// The address that is to answer: the chosen backend, or the service itself without one.
+    /// Where replies come from: the backend that was chosen, or the service's own address if none
+    /// was.
     pub backend: SocketAddr,
-    /// The kernel's identifier of the entry.
+    /// The kernel's identifier of this entry (CTA_ID).
     pub id: u32,
     /// Its conntrack zone; 0 by default.
     pub zone: u16,
 }
 
 impl fmt::Display for ConntrackEntry {
-    /// In sentences: `udp 10.0.0.1:4000 → 10.96.0.10:53, answered by 10.244.0.5:53`.
+    /// As in messages: `udp 10.0.0.1:4000 → 10.96.0.10:53, answered by 10.244.0.5:53`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "udp {} → {}, answered by {}", self.client, self.service, self.backend)
     }
 }
 
 impl ConntrackEntry {
-    /// True if its destination is a service of `services`, but its backend is none of that
-    /// service's.
+    /// True if the entry's destination is one of `services`, but its backend is not one of that
+    /// service's backends.
     pub fn is_stale(&self, services: &UdpServices) -> bool {
         services.get(&self.service).is_some_and(|backends| !backends.contains(&self.backend))
     }
 }
 
-/// A connection to this network namespace's connection tracking. Opening it, and a request, may
-/// load the kernel's `nf_conntrack_netlink`.
+/// A netlink connection to conntrack in this network namespace. Opening it, or sending a request,
+/// may load the kernel module `nf_conntrack_netlink`.
 #[derive(Debug)]
 pub struct ConntrackSocket {
     socket: Socket,
 }
 
 impl ConntrackSocket {
-    /// Connects.
+    /// Opens the netlink socket.
     ///
     /// # Errors
-    /// [`crate::error::Kind::Permission`] without the right, [`crate::error::Kind::Kernel`] without
-    /// netfilter netlink.
+    /// [`crate::error::Kind::Permission`] without the right to open it,
+    /// [`crate::error::Kind::Kernel`] if this kernel has no netfilter netlink.
     pub fn open() -> Result<ConntrackSocket> {
         Ok(ConntrackSocket { socket: Socket::open()? })
     }
 
-    /// The stale entries of `services`, IPv4 and IPv6.
+    /// The stale conntrack entries of `services`, for IPv4 and IPv6.
     ///
     /// # Errors
-    /// [`crate::error::Kind::Kernel`] if this kernel does not list its entries, [`crate::error::Kind::Permission`] without
-    /// CAP_NET_ADMIN.
+    /// [`crate::error::Kind::Kernel`] if this kernel does not list conntrack entries,
+    /// [`crate::error::Kind::Permission`] without CAP_NET_ADMIN.
     pub fn stale(&mut self, services: &UdpServices) -> Result<Vec<ConntrackEntry>> {
         let mut found = Vec::new();
         let request = Request::new().op_get_dump(&Nfgenmsg::new());
@@ -94,16 +95,16 @@ impl ConntrackSocket {
         Ok(found)
     }
 
-    /// Sends one request and waits for the kernel's answer.
+    /// Sends one request and waits for the kernel's reply.
     ///
     /// # Errors
-    /// [`crate::error::Kind::Kernel`] or [`crate::error::Kind::Permission`], with `object`.
+    /// [`crate::error::Kind::Kernel`] or [`crate::error::Kind::Permission`], naming `object`.
     pub(crate) fn request<R: NetlinkRequest>(&mut self, request: &R, object: &str) -> Result<()> {
         self.socket.request(request, object, |_| Ok(())).map(drop)
     }
 }
 
-/// Source and destination of one direction.
+/// The source and the destination of one direction of an entry.
 fn ends(
     tuple: &IterableTupleAttrs<'_>,
 ) -> std::result::Result<(SocketAddr, SocketAddr), ErrorContext> {

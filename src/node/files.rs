@@ -1,4 +1,4 @@
-//! Configuration files, read as a whole.
+//! Reads configuration files as a whole.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
@@ -8,22 +8,23 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Kind, Result};
 
-/// The largest file that is read, in bytes: configuration is a few KiB.
+/// The largest file that is read, in bytes. Configuration files have a few KiB.
 const LIMIT: u64 = 1 << 20;
 
-/// The text of a file; none if there is no such file.
+/// The text of a file; none if the file does not exist.
 ///
 /// # Errors
-/// [`Kind::Parse`] for a file that is not regular, larger than 1 MiB or not in UTF-8, and for links
-/// without a target; else the system's error.
+/// [`Kind::Parse`] for a file that is not regular, larger than 1 MiB or not in UTF-8, and for a
+/// symbolic link whose target is missing; otherwise the system's error.
 pub fn read(path: &Path) -> Result<Option<String>> {
     read_target(path, &target(path)?)
 }
 
-/// The target of the links of `path`, whether or not it exists.
+/// The path that `path` leads to when its symbolic links are followed. For a `path` that does not
+/// exist: `path` itself.
 ///
 /// # Errors
-/// [`Kind::Parse`] for links without a target or in a circle.
+/// [`Kind::Parse`] for symbolic links whose target is missing, or that lead in a circle.
 pub(crate) fn target(path: &Path) -> Result<PathBuf> {
     let refused = |cause: String| Error::new(Kind::Parse, path.display().to_string(), cause);
     match fs::canonicalize(path) {
@@ -47,7 +48,7 @@ pub(crate) fn read_target(path: &Path, target: &Path) -> Result<Option<String>> 
     let refused = |cause: String| Error::new(Kind::Parse, path.display().to_string(), cause);
     match fs::symlink_metadata(target) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-        // Reading a pipe would block.
+        // Refused, because reading a pipe would block.
         Ok(meta) if !meta.is_file() => return Err(refused("not a regular file".into())),
         meta => meta.map_err(|e| Error::io(path, &e))?,
     };

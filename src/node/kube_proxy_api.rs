@@ -1,4 +1,4 @@
-//! kube-proxy's metrics server: its mode and its version.
+//! Asks kube-proxy's metrics server for kube-proxy's mode and version.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -12,20 +12,21 @@ use crate::state::kube_proxy::{CommandLine, Instances, KubeProxyConfig};
 use crate::state::tools::Process;
 use crate::state::{Files, NodeState};
 
-/// The deadline of the whole answer.
+/// The deadline for the whole reply.
 const DEADLINE: Duration = Duration::from_secs(2);
 
-/// The largest answer with a mode, in bytes.
+/// The largest reply to `/proxyMode` that is read, in bytes.
 const MODE: u64 = 64;
 
-/// The largest metrics, in bytes: those of a kube-proxy with 5,000 services are some hundred KiB.
+/// The largest reply to `/metrics` that is read, in bytes. With 5,000 services kube-proxy sends
+/// some hundred KiB.
 const METRICS: u64 = 16 << 20;
 
-/// The metric with the version in its labels.
+/// The metric whose labels have kube-proxy's version.
 const BUILD: &str = "kubernetes_build_info{";
 
-/// The mode that the kube-proxy of this namespace reports, if `state` has one; none without an
-/// answer.
+/// The mode that the only kube-proxy in `state` reports; none if there is no such process or no
+/// reply.
 pub fn mode(state: &NodeState) -> Option<String> {
     let address = address(state.processes.as_deref()?, &state.files)?;
     let text = get(address, "proxyMode", MODE)?;
@@ -33,8 +34,9 @@ pub fn mode(state: &NodeState) -> Option<String> {
     (!mode.is_empty()).then(|| mode.to_owned())
 }
 
-/// Fills in the version that the kube-proxy among `processes` reports, if it is unknown, as in a
-/// container, whose program is not run. `files` has its configuration.
+/// Fills in the version of the kube-proxy among `processes`, as its metrics report it, if the
+/// version is not known yet. It is not known for a kube-proxy in a container, because a container's
+/// program is not run. `files` holds kube-proxy's configuration file.
 pub(super) fn fill_in_version(processes: &mut [Process], files: &Files) {
     let address = address(processes, files);
     let pid = Instances::of(processes).one().map(|p| p.pid);
@@ -51,11 +53,13 @@ pub(super) fn fill_in_version(processes: &mut [Process], files: &Files) {
     }
 }
 
-/// The reported versions, by process. Each process is probed once.
+/// A cache of the versions that kube-proxy processes reported, keyed by PID and start time, so that
+/// a process that answered is not asked again.
 static VERSIONS: Mutex<BTreeMap<(u32, Option<u64>), String>> = Mutex::new(BTreeMap::new());
 
-/// The version in kube-proxy's metrics. Up to 1.18 its label was `gitVersion`
-/// (<https://github.com/kubernetes/kubernetes/pull/91805>). A custom build may report `v0.0.0`.
+/// Extracts kube-proxy's version from its metrics. Up to 1.18 the label was `gitVersion`
+/// (<https://github.com/kubernetes/kubernetes/pull/91805>). A custom build may report `v0.0.0`,
+/// which counts as no version.
 fn version(metrics: &str) -> Option<String> {
     let labels = metrics.lines().find_map(|line| line.strip_prefix(BUILD))?;
     let value = |label: &str| labels.split_once(label)?.1.split('"').next();
@@ -64,9 +68,9 @@ fn version(metrics: &str) -> Option<String> {
     version.strip_prefix('v').is_some_and(is_release).then(|| version.to_owned())
 }
 
-/// The answer to `GET path`, of at most `limit` bytes.
+/// The body of the reply to `GET /path`, if it has at most `limit` bytes.
 fn get(address: SocketAddr, path: &str, limit: u64) -> Option<String> {
-    // The answer must come from this node: no proxy of the environment, and no redirection.
+    // No proxy from the environment and no redirection, because the reply must come from this node.
     let agent: Agent = Agent::config_builder()
         .timeout_global(Some(DEADLINE))
         .proxy(None)
@@ -80,15 +84,15 @@ fn get(address: SocketAddr, path: &str, limit: u64) -> Option<String> {
     answer.body_mut().with_config().limit(limit).read_to_string().ok()
 }
 
-/// The address at which the kube-proxy among `processes` answers; none without exactly one. `files`
-/// has its configuration.
+/// The address at which the kube-proxy among `processes` serves its metrics; none unless exactly
+/// one kube-proxy runs. `files` holds kube-proxy's configuration file.
 fn address(processes: &[Process], files: &Files) -> Option<SocketAddr> {
     let process = Instances::of(processes).one()?;
     let line = CommandLine::parse(&process.args).ok()?;
     let text = |path: &str| files.get(&format!("files{path}"));
     let config = line.config.as_deref();
     let config = config.and_then(|path| KubeProxyConfig::parse(path, text(path)?).ok());
-    // Without the file, the default is worth a try.
+    // If the configuration file was not captured, the default address is tried.
     let mut address = line.settings(config.as_ref()).unwrap_or_default().metrics_address()?;
     if address.ip().is_unspecified() {
         address.set_ip(match address.ip() {
@@ -119,7 +123,7 @@ mod tests {
         NodeState { processes: Some(vec![process]), ..NodeState::default() }
     }
 
-    /// A server that answers each request for `path` alike.
+    /// Starts a server that sends `answer` to each request for `path`; returns its address.
     fn serve(path: &'static str, answer: String) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -216,7 +220,7 @@ mod tests {
         let again = two.processes.as_ref().unwrap()[0].clone();
         two.processes.as_mut().unwrap().push(again);
         assert_eq!(address(&two), None);
-        // A kube-proxy that only cleans up has no metrics, and is not probed.
+        // A kube-proxy that was started with `--cleanup` serves no metrics, and is not asked.
         two.processes.as_mut().unwrap()[1].args.push("--cleanup".into());
         assert_eq!(address(&two), address(&state("--v=2")));
         assert_eq!(address(&NodeState::default()), None);

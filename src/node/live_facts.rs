@@ -1,4 +1,5 @@
-//! Probes the live node for facts that no file has. Changes nothing, and loads no module.
+//! Asks the live node for facts that no file of a snapshot holds. Changes nothing, and loads no
+//! module.
 
 mod kube_proxy;
 mod lock;
@@ -13,7 +14,7 @@ use super::kube_proxy_api;
 use crate::state::NodeState;
 use crate::state::live_facts::LiveFacts;
 
-/// Probes every live fact; `store` is the store's directory, which may be missing.
+/// Finds every live fact. `store` is the directory of proxyshift's store, which may not exist.
 pub fn probe(state: &NodeState, store: Option<&Path>) -> LiveFacts {
     let (lock_wait, lock_holder) = lock::wait();
     let kube_proxy = kube_proxy::observe_root(state);
@@ -32,8 +33,8 @@ pub fn probe(state: &NodeState, store: Option<&Path>) -> LiveFacts {
     }
 }
 
-/// True for root with the rights to change the network and to mount; root in a container often
-/// lacks them.
+/// True for root with CAP_NET_ADMIN and CAP_SYS_ADMIN, which changing the network and mounting
+/// need. Root in a container often lacks them.
 fn privileged() -> bool {
     const NET_ADMIN: u64 = 1 << 12;
     const SYS_ADMIN: u64 = 1 << 21;

@@ -1,4 +1,4 @@
-//! Locks that name their holder.
+//! Locks whose holder can be named when they are not free.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -13,32 +13,32 @@ use crate::clock;
 use crate::error::{Error, Kind, Result};
 use crate::runtime::Netns;
 
-/// The directory of node locks, whatever the store.
+/// The directory of the files of the node locks, wherever the store is.
 pub const LOCK_DIR: &str = "/run/proxyshift";
 
-/// The lock that iptables, kube-proxy and the CNI plugins share.
+/// The file that iptables, kube-proxy and the CNI plugins lock while they change rules.
 pub const XTABLES_LOCK: &str = "/run/xtables.lock";
 
-/// The holder of a node's lock.
+/// The process that holds a node lock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
-    /// Its process.
+    /// The PID of the holder.
     pub pid: u32,
-    /// The verb of its command line.
+    /// The verb of the holder's command line, such as `cleanup`.
     pub verb: String,
-    /// When it took the lock: `2026-11-21T20:15:02Z`.
+    /// When the holder took the lock: `2026-11-21T20:15:02Z`.
     pub since: String,
 }
 
-/// The right to change this network namespace, held until dropped.
+/// The exclusive right to change this network namespace, held until dropped.
 #[derive(Debug)]
 pub struct NodeLock {
     file: File,
 }
 
 impl NodeLock {
-    /// Takes the lock of this network namespace in `dir` ([`LOCK_DIR`] but in tests). Waits up to
-    /// `wait` for it.
+    /// Takes the lock of this network namespace, whose file is in `dir` ([`LOCK_DIR`], except in
+    /// tests). Waits up to `wait` for the lock.
     ///
     /// # Errors
     /// [`Kind::Lock`], naming the holder.
@@ -46,8 +46,8 @@ impl NodeLock {
         NodeLock::named(dir, &format!("{}.lock", Netns::current()?.inode), verb, wait)
     }
 
-    /// Takes the lock of this network namespace's only guard, without waiting. Others may change
-    /// the namespace meanwhile.
+    /// Takes the lock that only one guard per network namespace can hold, without waiting. It does
+    /// not keep runs from changing the namespace meanwhile.
     ///
     /// # Errors
     /// [`Kind::Lock`], naming the holder.
@@ -74,7 +74,8 @@ impl NodeLock {
         };
         let holder = Holder { pid: std::process::id(), verb: verb.into(), since: clock::now() };
         let json = serde_json::to_vec(&holder).unwrap_or_default();
-        // The holder's name is optional: without room for it the lock is held all the same.
+        // A failed write, as on a full disk, is ignored: the lock is held all the same, and only
+        // its holder cannot be named.
         let _ = file.set_len(0).and_then(|()| (&file).write_all(&json));
         Ok(NodeLock { file })
     }
@@ -86,7 +87,7 @@ impl Drop for NodeLock {
     }
 }
 
-/// The holder that the lock file at `path` names; none if it is empty.
+/// The holder that the text of the lock file at `path` names; none if the file is empty.
 fn holder(path: &Path) -> Option<Holder> {
     serde_json::from_str(&fs::read_to_string(path).ok()?).ok()
 }
@@ -99,18 +100,19 @@ fn lock_error(path: &Path) -> Error {
         .hint("wait for it to end, or see what it does with `proxyshift status`")
 }
 
-/// `/run/xtables.lock`, held as iptables does until dropped.
+/// A lock on `/run/xtables.lock`, taken as iptables takes it and held until dropped.
 #[derive(Debug)]
 pub struct XtablesLock {
     _file: File,
 }
 
 impl XtablesLock {
-    /// Takes the lock at `path` ([`XTABLES_LOCK`] but in tests). Waits up to `wait` for it. A
-    /// missing file is created, and never replaced: others lock the existing file.
+    /// Takes the lock on the file at `path` ([`XTABLES_LOCK`], except in tests). Waits up to `wait`
+    /// for the lock. A missing file is created. An existing file is never replaced, because other
+    /// programs lock that file.
     ///
     /// # Errors
-    /// [`Kind::Lock`], naming the holder where /proc/locks knows it.
+    /// [`Kind::Lock`], naming the holder if /proc/locks shows it.
     pub fn acquire(path: &Path, wait: Duration) -> Result<XtablesLock> {
         let step = Duration::from_millis(10);
         let file = wait_for(path, wait, step, |file| {
@@ -138,8 +140,9 @@ impl XtablesLock {
     }
 }
 
-/// Opens the file at `path` and tries to lock it until `wait` is over (`None`). A file that was
-/// removed or replaced meanwhile is useless to lock: the new one is opened.
+/// Opens the file at `path` and tries to lock it; returns `None` if that did not succeed within
+/// `wait`. If the file was removed or replaced before the lock was taken, the lock would exclude
+/// nobody, so the new file is opened and tried.
 fn wait_for(
     path: &Path,
     wait: Duration,
@@ -178,8 +181,9 @@ fn open(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// The process that holds an flock(2) on the file, from the text of /proc/locks: `1: FLOCK
-/// ADVISORY  WRITE 1234 00:1a:5678 0 EOF`. A `->` marks a waiting process.
+/// The PID of the process that holds an flock(2) on the file with this device and inode. `locks` is
+/// the text of /proc/locks: `1: FLOCK ADVISORY  WRITE 1234 00:1a:5678 0 EOF`. A `->` marks a
+/// process that waits.
 fn flock_holder(locks: &str, dev: u64, inode: u64) -> Option<u32> {
     let file = format!("{:02x}:{:02x}:{inode}", rustix::fs::major(dev), rustix::fs::minor(dev));
     locks.lines().find_map(|line| {

@@ -1,14 +1,16 @@
-//! Lossy saves: those that differ from the kernel, recognised by their text.
+//! Recognises lossy saves by their text: those that lack something that the kernel has.
 //!
-//! `iptables-save` exits 0 all the same. An older build omits a match that it does not know
-//! (KUBE-FIREWALL's `-m mark`, and the remaining rule drops everything). A build of the nft backend
-//! omits tables that it cannot express. Restoring such a save would break the node.
+//! `iptables-save` exits with 0 even when its output is lossy. An older build omits a match that it
+//! does not know; without its `-m mark`, for example, a rule in KUBE-FIREWALL drops every packet. A
+//! build of the nft backend omits tables that it cannot express. Restoring such a save would break
+//! the node.
 
 use crate::error::{Error, Kind};
 
-/// The fault of a save, if any. `file` names the save; `stderr` is its program's error text.
+/// Why a save is lossy, if it is. `file` names the save, `text` is its output, and `stderr` is what
+/// its program wrote to standard error.
 ///
-/// An empty text is no error: there was no table.
+/// An empty output is no fault, because it means that there are no tables.
 pub fn lossy(file: &str, text: &str, stderr: &str) -> Option<Error> {
     complaint(stderr)
         .or_else(|| text.lines().find_map(bad_line))
@@ -26,7 +28,7 @@ const OTHER_BUILD: &str =
 const BY_NFT: &str = "move the rules that nft wrote into a table of their own (`nft list table …`)";
 const AGAIN: &str = "run the program by hand and see what it prints";
 
-/// Any standard error, but for the remark that the other backend has tables as well.
+/// Any line on standard error is a fault, except the remark that the other backend has tables too.
 fn complaint(stderr: &str) -> Option<SaveFault> {
     let line = stderr.lines().map(str::trim).find(|line| {
         let both_backends =
@@ -55,8 +57,8 @@ fn bad_line(line: &str) -> Option<SaveFault> {
     None
 }
 
-/// True for an unconditional DROP in KUBE-FIREWALL. Both real ones have a mark, or addresses and a
-/// connection state.
+/// True for a DROP in KUBE-FIREWALL without a condition. Both DROP rules that the kubelet really
+/// makes have one: a mark, or addresses and a connection state.
 fn drops_everything(line: &str) -> bool {
     if !line.contains("-A KUBE-FIREWALL ") {
         return false;
@@ -70,7 +72,7 @@ fn drops_everything(line: &str) -> bool {
         && !has(&["--mark", "-s", "--source", "-d", "--destination", "--ctstate"])
 }
 
-/// The line without its double-quoted parts, in which a backslash escapes the next character.
+/// The line without its double-quoted parts, in which a backslash escapes the character after it.
 fn outside_quotes(line: &str) -> String {
     let (mut quoted, mut escaped) = (false, false);
     line.chars()
@@ -87,7 +89,7 @@ fn outside_quotes(line: &str) -> String {
         .collect()
 }
 
-/// The fault in the order of tables and their ends.
+/// The fault, if any, in the sequence of table headers (`*nat`) and `COMMIT` lines.
 fn shape(text: &str) -> Option<SaveFault> {
     if text.is_empty() {
         return None;

@@ -1,7 +1,7 @@
-//! Reads this node: its tools, its commands, netlink, and the capture. Changes nothing
-//! (tests/layers.rs verifies it); `apply` makes all changes.
+//! Reads this node: runs programs, and reads files and netlink. Changes nothing, which tests/layers
+//! verifies; all changes are in `apply`.
 //!
-//! Everything here reads the current namespaces. No function has a namespace argument.
+//! Everything in this module reads the current namespaces. No function has a namespace argument.
 
 pub mod capture;
 pub mod command;

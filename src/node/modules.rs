@@ -1,4 +1,4 @@
-//! Loaded kernel modules.
+//! Finds whether a kernel module is loaded.
 
 use std::path::Path;
 
@@ -7,8 +7,8 @@ use crate::error::Result;
 use crate::state::live_facts::Availability;
 use crate::state::live_facts::Modules;
 
-/// True if the module `name` is loaded or built in. `known` lists the built-in ones that leave no
-/// trace in /proc or /sys.
+/// True if the module `name` is loaded or built in. `known` is needed for built-in modules that
+/// leave no trace in /proc or /sys.
 ///
 /// # Errors
 /// When /proc cannot be read.

@@ -1,4 +1,4 @@
-//! Captures the live node, parses it, and compares it with the kernel.
+//! Captures the live node, parses the capture, and compares it with the kernel's rules.
 
 use std::collections::{BTreeMap, HashSet};
 use std::num::TryFromIntError;
@@ -15,14 +15,15 @@ use crate::state::shared_str::StrArena;
 use crate::state::shared_str::StrSlice;
 use crate::state::{Backend, Family, NodeState, RulesetId};
 
-/// How often a capture is retried while other programs write.
+/// How often a capture is repeated because other programs write.
 const TRIES: usize = 5;
 
-/// Captures the node, and verifies that the saves of nft tables hold all of the kernel's rules.
+/// Captures the node, and verifies that the saves of nft tables hold every rule that the kernel
+/// has.
 ///
 /// # Errors
-/// [`Kind::LossyCapture`] with the chain whose save is lossy; [`Kind::Unstable`] when other
-/// programs write all the time; the errors of the capture.
+/// [`Kind::LossyCapture`], naming the chain whose save is lossy; [`Kind::Unstable`] when other
+/// programs write all the time; the errors of [`capture_reporting`].
 pub fn observe(tools: &Tools, sink: &dyn Sink) -> Result<NodeState> {
     match capture_verified(tools, Extent::Whole, sink)? {
         Observation::Whole(state) => Ok(state),
@@ -34,10 +35,10 @@ pub fn observe(tools: &Tools, sink: &dyn Sink) -> Result<NodeState> {
     }
 }
 
-/// As [`observe`], for a run that has changed something. Constant writes of other programs must not
-/// prevent its verification or rollback. Each save is still of one moment, since iptables-nft-save
-/// restarts after a write; only what was being written is not compared with the kernel. Omits
-/// counters and versions: no run changes them.
+/// As [`observe`], for a run that has changed something, because constant writes of other programs
+/// must not prevent its verification or rollback. Each save is still the state at one moment,
+/// because iptables-nft-save restarts after a write; but saves of tables that kept changing are not
+/// compared with the kernel. Omits counters and versions, because no run changes them.
 ///
 /// # Errors
 /// As [`observe`], without [`Kind::Unstable`].
@@ -45,7 +46,7 @@ pub fn observe_tolerant(tools: &Tools, sink: &dyn Sink) -> Result<NodeState> {
     observe_until_stable(tools, Extent::Objects, sink)
 }
 
-/// As [`observe_tolerant`], with counters and versions, to check the node again.
+/// As [`observe_tolerant`], but with counters and versions, which checking the node again needs.
 ///
 /// # Errors
 /// As [`observe_tolerant`].
@@ -59,10 +60,11 @@ fn observe_until_stable(tools: &Tools, extent: Extent, sink: &dyn Sink) -> Resul
     }
 }
 
-/// A state, and whether all of it was compared with the kernel.
+/// A captured state, and whether all of it was compared with the kernel.
 enum Observation {
     Whole(NodeState),
-    /// Other programs wrote every time; with the last object that differed.
+    /// Other programs wrote during every try. The text is the last object that differed from the
+    /// kernel.
     Moving(NodeState, String),
 }
 
@@ -71,7 +73,8 @@ fn capture_verified(tools: &Tools, extent: Extent, sink: &dyn Sink) -> Result<Ob
     loop {
         let mut netfilter = if subsystems::nf_tables() { Some(Netfilter::open()?) } else { None };
         let generation = netfilter.as_mut().map(Netfilter::generation).transpose()?;
-        // In parallel: both take long on a large node, mostly in the kernel.
+        // In parallel, because both the capture and the dump of the kernel's chains take long on a
+        // large node, mostly in the kernel.
         let (state, kernel) = thread::scope(|scope| {
             let kernel = scope.spawn(|| netfilter.as_mut().map(kernel_chains));
             (capture_reporting(tools, extent, sink).and_then(NodeState::parse), kernel.join())
@@ -79,7 +82,7 @@ fn capture_verified(tools: &Tools, extent: Extent, sink: &dyn Sink) -> Result<Ob
         let mut moved =
             || Ok(netfilter.as_mut().map(Netfilter::generation).transpose()? != generation);
         let state = match state {
-            // A table may look lossy while it is being written.
+            // A save may look lossy while its table is being written.
             Err(e) if e.kind == Kind::LossyCapture && tries > 1 && moved()? => {
                 tries -= 1;
                 continue;
@@ -95,20 +98,22 @@ fn capture_verified(tools: &Tools, extent: Extent, sink: &dyn Sink) -> Result<Ob
         match kernel.and_then(|kernel| verify_against_kernel(&kernel, &state)) {
             Ok(()) => return Ok(Observation::Whole(state)),
             Err(e) if Some(netfilter.generation()?) == generation => return Err(e),
-            // A write came between the save and the comparison: the difference is no evidence.
+            // Another program wrote between the save and the dump, so the difference does not show
+            // that the save is lossy.
             Err(e) if tries == 0 => return Ok(Observation::Moving(state, e.object)),
             Err(_) => {}
         }
     }
 }
 
-/// The kernel's chains in the tables that iptables-nft writes.
+/// A summary of the kernel's chains in the tables that iptables-nft writes, keyed by family and
+/// table.
 type KernelChains = BTreeMap<(Family, String), Vec<ChainSummary>>;
 
 struct ChainSummary {
     name: StrSlice,
     rules: u32,
-    /// The position of its first rule that iptables did not write.
+    /// The index of the chain's first rule that iptables-nft cannot have written.
     native: Option<u32>,
 }
 
@@ -119,7 +124,8 @@ fn kernel_chains(netfilter: &mut Netfilter) -> Result<KernelChains> {
         if !subsystems::XTABLES.contains(&table.name.as_str()) {
             continue;
         }
-        // The kernel's list of chains takes more room than their names, so it is dropped first.
+        // Only the names are kept, because the kernel's list of chains takes more memory than its
+        // names.
         let mut names = StrArena::default();
         netfilter.chains(family, &table.name)?.iter().for_each(|chain| names.push(&chain.name));
         let chains = names.texts().map_err(too_large)?.map(|name| {
@@ -138,7 +144,7 @@ fn too_large(e: TryFromIntError) -> Error {
     Error::new(Kind::Unexpected, "nf_tables", e)
 }
 
-/// Compares each save of an nft table with the kernel, chain by chain.
+/// Compares each save of an iptables-nft table with the kernel, chain by chain.
 fn verify_against_kernel(kernel: &KernelChains, state: &NodeState) -> Result<()> {
     for (id, ruleset) in state.rulesets.iter().filter(|(id, _)| id.backend == Backend::Nft) {
         for table in &ruleset.tables {

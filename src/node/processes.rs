@@ -1,4 +1,4 @@
-//! The processes of this network namespace that own rules.
+//! Finds the processes of this network namespace whose programs own rules.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -13,32 +13,35 @@ use crate::owners::files::known_processes;
 use crate::state::kube_proxy::serves;
 use crate::state::tools::Process;
 
-/// Programs whose `--version` is harmless and reports their Kubernetes version.
+/// The programs that are run with `--version`: that is harmless, and they report their Kubernetes
+/// version.
 const REPORT_VERSION: &[&str] = &["kube-proxy", "kubelet"];
 
-/// Words in a flag that make its value a secret, unless the value is a path.
+/// Words in the name of a flag that make its value a secret, unless the value is a path.
 const SECRETS: &[&str] =
     &["token", "password", "passwd", "secret", "authkey", "auth-key", "api-key", "apikey"];
 
-/// The replacement of a secret.
+/// What a secret is replaced by.
 const MASK: &str = "<masked>";
 
-/// The known processes in our network namespace, by number.
+/// The processes in our network namespace whose names are in the catalogue, sorted by PID.
 ///
-/// Fails when /proc cannot be read. Skips processes that end meanwhile, and those that we may not
-/// read.
+/// Fails when /proc cannot be read. Omits processes that end meanwhile, and those that this process
+/// may not read.
 pub fn find() -> Result<Vec<Process>> {
     Ok(named()?.into_iter().map(|(pid, name, args)| read_process(pid, name, args)).collect())
 }
 
-/// The numbers of the processes in our network namespace that run the known program `name`. Probes
-/// none of them, and skips a kube-proxy that only cleans up. Fails as [`find`] does.
+/// The PIDs of the processes in our network namespace that run `name`, a name in the catalogue.
+/// Asks none of them for its version, and omits a kube-proxy that was started with `--cleanup`.
+/// Fails as [`find`] does.
 pub fn pids(name: &str) -> Result<Vec<u32>> {
     let named = named()?.into_iter().filter(|(_, known, args)| *known == name && serves(args));
     Ok(named.map(|(pid, ..)| pid).collect())
 }
 
-/// Number, name and arguments of each known process in our network namespace, by number.
+/// The PID, name and arguments of each process in our network namespace that the catalogue names,
+/// sorted by PID.
 fn named() -> Result<Vec<(u32, &'static str, Vec<String>)>> {
     let ours = link("/proc/self/ns/net")
         .ok_or_else(|| Error::new(Kind::Unexpected, "/proc/self/ns/net", "cannot be read"))?;
@@ -52,8 +55,8 @@ fn named() -> Result<Vec<(u32, &'static str, Vec<String>)>> {
     Ok(without_forks(found, parent))
 }
 
-/// Removes the processes that look like their own parent. Between its fork and its exec, a child
-/// that will be `iptables` looks like a second kube-proxy.
+/// Removes each process whose parent in the list has the same name and arguments. For example,
+/// between its fork and its exec a child that will run `iptables` looks like a second kube-proxy.
 fn without_forks<N: PartialEq>(
     found: Vec<(u32, N, Vec<String>)>,
     parent: impl Fn(u32) -> Option<u32>,
@@ -66,13 +69,14 @@ fn without_forks<N: PartialEq>(
     found.into_iter().zip(forks).filter(|(_, is_fork)| !is_fork).map(|(found, _)| found).collect()
 }
 
-/// The parent of a process: the second field of its stat after its name, which may hold anything.
+/// The PID of a process's parent: the second field of /proc/PID/stat after the name in parentheses.
+/// The name may hold anything, even a parenthesis.
 fn parent(pid: u32) -> Option<u32> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// The value of a flag, given as `--flag=VALUE` or `--flag VALUE`.
+/// The value of `flag` in the arguments, given as `--flag=VALUE` or `--flag VALUE`.
 pub fn flag_value<'a>(args: &'a [String], flag: &str) -> Option<&'a str> {
     args.iter().enumerate().find_map(|(i, arg)| {
         let rest = arg.strip_prefix(flag)?;
@@ -81,7 +85,8 @@ pub fn flag_value<'a>(args: &'a [String], flag: &str) -> Option<&'a str> {
     })
 }
 
-/// A process of `namespace`, if its program is one of `names`.
+/// The PID, name and arguments of process `pid`, if it is in the network namespace `namespace` and
+/// its program is one of `names`.
 fn known(
     pid: u32,
     namespace: &Path,
@@ -120,8 +125,9 @@ fn arguments(cmdline: &[u8]) -> Vec<String> {
     text.strip_suffix('\0').unwrap_or(&text).split('\0').map(str::to_owned).collect()
 }
 
-/// The known name of a program: by its file, its command name, or its first argument. A script's
-/// file is its interpreter, and the kernel truncates a command name to 15 bytes.
+/// Which of `names` a program has, by the name of its file, by its command name, or by its first
+/// argument. One is not enough: the file of a script is its interpreter, and the kernel cuts a
+/// command name at 15 bytes.
 fn known_name<'n>(
     names: &'n BTreeSet<String>,
     exe: Option<&Path>,
@@ -137,9 +143,9 @@ fn known_name<'n>(
     exe.and_then(|n| is_known(&n)).or_else(by_comm).or_else(|| is_known(&first?))
 }
 
-/// Runs the process' own program with `--version`, if the program is as trustworthy as our tools:
-/// in our own file system, owned by root, and writable by root alone. A container's program is not
-/// run.
+/// Runs a process's program with `--version`, if that program is as trustworthy as our own tools:
+/// in our own file system, owned by root, and writable by root alone. So a container's program is
+/// never run.
 fn probe_version(proc: &Path) -> Option<String> {
     let same =
         |file: &str| Some(link(proc.join(file))? == link(Path::new("/proc/self").join(file))?);
@@ -163,21 +169,23 @@ fn probe_version(proc: &Path) -> Option<String> {
     Some(version)
 }
 
-/// The reported versions, by the program's file and its last change. Each program is run once.
+/// A cache of the versions that programs reported, keyed by device, inode and ctime (seconds,
+/// nanoseconds), so that a program that answered is not run again.
 static VERSIONS: Mutex<BTreeMap<(u64, u64, i64, i64), String>> = Mutex::new(BTreeMap::new());
 
-/// Extracts `v1.30.5` from `Kubernetes v1.30.5`.
+/// Extracts `v1.30.5` from the output `Kubernetes v1.30.5`.
 fn kubernetes_version(text: &str) -> Option<String> {
     let version = text.lines().next()?.trim().strip_prefix("Kubernetes ")?;
     version.strip_prefix('v')?.starts_with(|c: char| c.is_ascii_digit()).then(|| version.to_owned())
 }
 
-/// A line with the secrets of its command lines masked.
+/// Masks the secrets in a line that contains command lines.
 pub fn masked(line: &str) -> String {
     mask(line.split(' ').map(str::to_owned).collect()).join(" ")
 }
 
-/// Masks secret values: those of secret flags, and passwords in addresses.
+/// Masks the secrets in arguments: the values of flags that take a secret, and passwords in
+/// addresses.
 fn mask(args: Vec<String>) -> Vec<String> {
     let mut value_is_secret = false;
     args.into_iter()
@@ -198,14 +206,14 @@ fn mask(args: Vec<String>) -> Vec<String> {
         .collect()
 }
 
-/// True for a flag or variable whose value is a secret, and not the path of one.
+/// True for a flag or variable whose value is a secret, and not the path of a file with the secret.
 fn is_secret(flag: &str) -> bool {
     let flag = flag.to_ascii_lowercase().replace('_', "-");
     let path = ["-file", "-path", "-dir"].iter().any(|end| flag.ends_with(end));
     !path && SECRETS.iter().any(|word| flag.contains(word))
 }
 
-/// Masks the password of `scheme://user:password@host`.
+/// Masks the password in an address like `scheme://user:password@host`.
 fn mask_address(arg: &str) -> String {
     let masked = || {
         let (scheme, rest) = arg.split_once("://")?;
@@ -246,9 +254,10 @@ mod tests {
         let parent = |pid| Some(if pid == 12 || pid == 13 { 10 } else { 1 });
         let found = vec![
             proxy(10, &["kube-proxy", "--v=2"]),
-            // About to be iptables-save.
+            // A fork of process 10 that is about to run iptables-save.
             proxy(12, &["kube-proxy", "--v=2"]),
-            // A child with other arguments, and a child of another process.
+            // A child of process 10 with other arguments, and a child of a process that is not in
+            // the list.
             proxy(13, &["kube-proxy", "--cleanup"]),
             proxy(14, &["kube-proxy", "--v=2"]),
         ];

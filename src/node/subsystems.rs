@@ -1,8 +1,9 @@
-//! Families of netfilter state in the kernel, found without loading any.
+//! Finds which parts of netfilter are in the kernel, without loading any.
 //!
-//! A probe may load modules: `ipvsadm` loads ip_vs, `ipset` ip_set, `iptables-nft-save` nf_tables,
-//! `nft --version` nfnetlink, and `iptables-legacy-save -t T` creates the table T. /proc and /sys
-//! show beforehand what is loaded.
+//! Running a program to find out may load modules: `ipvsadm` loads ip_vs, `ipset` loads ip_set,
+//! `iptables-nft-save` loads nf_tables, `nft --version` loads nfnetlink, and
+//! `iptables-legacy-save -t T` creates the table T. /proc and /sys show what is loaded without
+//! that.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader};
@@ -12,14 +13,15 @@ use std::sync::LazyLock;
 use crate::error::{Error, Kind, Result};
 use crate::state::Family;
 
-/// The tables that iptables knows, in both backends.
+/// The names of the tables that iptables has in both backends.
 pub const XTABLES: [&str; 5] = ["filter", "nat", "mangle", "raw", "security"];
 
-/// The legacy tables of this namespace, in the kernel's order; none without `ip_tables`.
+/// The legacy tables of this network namespace, in the kernel's order; empty if `ip_tables` is not
+/// loaded.
 ///
-/// `None` when unknown: the list is readable only for root of the first user namespace. In another
-/// user namespace (a rehearsal by another user), [`legacy_tables_loaded`] helps. In the first one,
-/// missing rights are an error.
+/// `None` if they are unknown, because the list can only be read by root of the initial user
+/// namespace. In another user namespace (as in a rehearsal by an ordinary user),
+/// [`legacy_tables_loaded`] replaces the list. In the initial one, missing rights are an error.
 pub fn legacy_tables(family: Family) -> Result<Option<Vec<String>>> {
     let path = match family {
         Family::Ipv4 => "/proc/net/ip_tables_names",
@@ -35,50 +37,54 @@ pub fn legacy_tables(family: Family) -> Result<Option<Vec<String>>> {
     }
 }
 
-/// The legacy tables whose code is in the kernel. Reading one creates it, empty, in this namespace,
-/// but loads nothing.
+/// The legacy tables whose code is loaded. Reading such a table creates it, empty, in this network
+/// namespace, but loads nothing.
 pub fn legacy_tables_loaded(family: Family) -> Vec<String> {
     let module = match family {
         Family::Ipv4 => "iptable",
         Family::Ipv6 => "ip6table",
     };
-    // A kernel without modules cannot load any; a built-in table is listed nowhere.
+    // Without /proc/modules the kernel cannot load modules, and no file lists the built-in tables,
+    // so all tables are returned.
     let cannot_load = !Path::new("/proc/modules").exists();
     let loaded = |table: &str| Path::new(&format!("/sys/module/{module}_{table}")).exists();
     let tables = XTABLES.iter().filter(|table| cannot_load || loaded(table));
     tables.map(|&table| table.to_owned()).collect()
 }
 
-/// True in any user namespace but the first.
+/// True in any user namespace except the initial one.
 fn in_user_namespace() -> bool {
     let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     map.split_whitespace().ne(["0", "0", "4294967295"])
 }
 
-/// True with ip_set. A built-in one is listed here as well, since it has a parameter.
+/// True if ip_set is loaded or built in. A built-in ip_set is in /sys/module too, because it has a
+/// parameter.
 pub fn ip_set() -> bool {
     Path::new("/sys/module/ip_set").exists()
 }
 
-/// True with ip_vs.
+/// True if ip_vs is loaded or built in.
 pub fn ip_vs() -> bool {
     Path::new("/proc/net/ip_vs").exists()
 }
 
-/// True with nfnetlink. Opening a socket to it, as `nft --version` does, would load it. The
-/// kernel's own socket of it is in the list of sockets.
+/// True if nfnetlink is loaded or built in. That is seen from the kernel's own socket in the list
+/// of netlink sockets, because opening a socket, as `nft --version` does, would load it.
 pub fn nfnetlink() -> bool {
     const NETLINK_NETFILTER: &str = "12";
     let sockets = fs::read_to_string("/proc/net/netlink").unwrap_or_default();
     sockets.lines().any(|l| l.split_whitespace().nth(1) == Some(NETLINK_NETFILTER))
 }
 
-/// True with nf_tables. A built-in one is listed only among the kernel's symbols. A kernel that
-/// hides its symbols may have it, so the answer is then true.
+/// True if nf_tables is loaded or built in. A built-in nf_tables shows only in the list of the
+/// kernel's symbols. Also true if the kernel hides that list, because it may have nf_tables then.
 pub fn nf_tables() -> bool {
-    // The built-in code does not change: a hundred thousand symbols are read once.
+    // Read only once, because there are a hundred thousand symbols, and built-in code does not
+    // change.
     static BUILT_IN: LazyLock<bool> = LazyLock::new(|| {
-        // Exported to the modules of expressions since the first nf_tables.
+        // nf_tables has exported this symbol to the modules of its expressions since its first
+        // version.
         let exports = |symbols| names_symbol(BufReader::new(symbols), " nft_register_expr");
         fs::File::open("/proc/kallsyms").map_or(true, exports)
     });
@@ -96,7 +102,7 @@ fn names_symbol(symbols: impl BufRead, symbol: &str) -> bool {
     !any
 }
 
-/// The text of a file of /proc; none if it is missing.
+/// The text of a file in /proc; none if the file does not exist.
 pub fn read_if_exists(path: &str) -> Result<Option<String>> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),

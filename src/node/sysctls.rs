@@ -1,4 +1,4 @@
-//! The sysctls of services and their translation, read from /proc/sys.
+//! Reads from /proc/sys the sysctls that matter for services and for address translation.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -8,23 +8,24 @@ use crate::error::{Error, Kind, Result};
 
 const ROOT: &str = "/proc/sys";
 
-/// Directories that are captured whole.
+/// Directories of which every sysctl is captured.
 const TREES: &[&str] = &["net/bridge", "net/ipv4/vs", "net/netfilter"];
 
-/// Single values.
+/// Single sysctls that are captured.
 const VALUES: &[&str] = &["net/ipv6/conf/all/forwarding", "net/nf_conntrack_max"];
 
-/// Values of each link, and of `all` and `default`.
+/// Sysctls that are captured for each link, and for `all` and `default`.
 const PER_LINK: &[&str] = &["arp_announce", "arp_ignore", "route_localnet", "rp_filter"];
 
-/// The text of `sysctl.txt`: lines of `name = value`, as `sysctl` prints them, sorted by name.
+/// The text of the capture's `sysctl.txt`: lines of `name = value`, as `sysctl` prints them, sorted
+/// by name.
 pub fn read() -> Result<String> {
     let mut paths = Vec::new();
     for tree in TREES {
         walk(tree, &mut paths)?;
     }
     paths.extend(VALUES.iter().map(|&v| v.to_owned()));
-    // ip_forward itself, and its companions.
+    // ip_forward itself, and those whose names begin with it, such as ip_forward_use_pmtu.
     let ipv4 = names("net/ipv4")?.into_iter().filter(|(n, _)| n.starts_with("ip_forward"));
     paths.extend(ipv4.map(|(n, _)| format!("net/ipv4/{n}")));
     for (link, _) in names("net/ipv4/conf")? {
@@ -40,7 +41,8 @@ pub fn read() -> Result<String> {
     Ok(lines.concat())
 }
 
-/// Turns a path into a name and back: `/` and `.` are swapped, for a link named `eth0.7`.
+/// Turns the path of a sysctl into its name, or a name into a path, by swapping `/` and `.`. A dot
+/// in the name of a link, such as `eth0.7`, is a `/` in the name of the sysctl.
 fn name(path: &str) -> String {
     path.chars()
         .map(|c| match c {
@@ -51,7 +53,7 @@ fn name(path: &str) -> String {
         .collect()
 }
 
-/// The files below `directory`, relative to the root.
+/// Appends the files below `directory` to `paths`, relative to /proc/sys.
 fn walk(directory: &str, paths: &mut Vec<String>) -> Result<()> {
     for (name, is_directory) in names(directory)? {
         let path = format!("{directory}/{name}");
@@ -64,7 +66,8 @@ fn walk(directory: &str, paths: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
-/// The names in a directory, each with whether it is a directory; none for a missing directory.
+/// The names of the entries of a directory, each with whether the entry is a directory; empty for a
+/// missing directory.
 fn names(directory: &str) -> Result<Vec<(String, bool)>> {
     let path = Path::new(ROOT).join(directory);
     let entries = match fs::read_dir(&path) {
@@ -81,7 +84,8 @@ fn names(directory: &str) -> Result<Vec<(String, bool)>> {
         .map_err(|e| Error::io(&path, &e))
 }
 
-/// A value; none if it disappeared with its link, or is write-only.
+/// The value of the sysctl with this path; none if it is write-only, or disappeared together with
+/// its link.
 fn value(path: &str) -> Result<Option<String>> {
     let path = Path::new(ROOT).join(path);
     match fs::read_to_string(&path) {
@@ -91,11 +95,11 @@ fn value(path: &str) -> Result<Option<String>> {
     }
 }
 
-/// The value of a sysctl, by its name (`net.ipv4.vs.conntrack`; a dot in a link's name is `/`);
-/// none if this kernel, with its loaded modules, lacks it.
+/// The value of the sysctl with this name (`net.ipv4.vs.conntrack`; a dot in the name of a link is
+/// written `/`). None if this kernel does not have the sysctl with the modules that are loaded.
 ///
 /// # Errors
-/// [`Kind::Usage`] for anything but a name, else the system's error.
+/// [`Kind::Usage`] if `name` is not the name of a sysctl, otherwise the system's error.
 pub fn value_of(name: &str) -> Result<Option<String>> {
     let path = path(name)?;
     match fs::read_to_string(&path) {
@@ -105,10 +109,10 @@ pub fn value_of(name: &str) -> Result<Option<String>> {
     }
 }
 
-/// The file of a sysctl, by its name.
+/// The file in /proc/sys of the sysctl with this name.
 ///
 /// # Errors
-/// [`Kind::Usage`] for anything but a name.
+/// [`Kind::Usage`] if `name` is not the name of a sysctl.
 pub(crate) fn path(name: &str) -> Result<PathBuf> {
     let below = PathBuf::from(self::name(name));
     let plain = below.components().all(|part| matches!(part, Component::Normal(_)));

@@ -1,4 +1,4 @@
-//! The required programs, searched once on a trusted path.
+//! Finds the programs that proxyshift needs, once, on a trusted path.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use super::subsystems;
 use crate::error::{Error, Kind, Result};
 use crate::state::{Backend, Family, RulesetId};
 
-/// A program that this tool runs or reports on.
+/// A program that proxyshift runs, or whose version it reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Tool {
     /// `iptables`, of either backend.
@@ -32,19 +32,20 @@ pub enum Tool {
     Modprobe,
     /// `unshare`.
     Unshare,
-    /// The program that prints one ruleset.
+    /// The program that prints the rules of one ruleset, such as `iptables-nft-save`.
     Save(RulesetId),
-    /// The program that loads one ruleset.
+    /// The program that loads rules into one ruleset, such as `iptables-nft-restore`.
     Restore(RulesetId),
 }
 
-/// When a tool may be run for its version.
+/// When a tool may be run to report its version.
 enum VersionProbe {
-    /// Whenever it is installed.
+    /// Whenever it is installed. The value is the flag that prints the version.
     Always(&'static str),
-    /// When its part of the kernel is present: the program would load it.
+    /// Only when its kernel module is already loaded, because running the tool would load the
+    /// module.
     WhenPresent(fn() -> bool),
-    /// Never: it is in the same package as another tool.
+    /// Never, because another tool of the same package reports the version.
     Never,
 }
 
@@ -57,7 +58,7 @@ impl Tool {
             .chain(RulesetId::ALL.into_iter().flat_map(|id| [Save(id), Restore(id)]))
     }
 
-    /// The program's name.
+    /// The file name of the program.
     pub fn program(self) -> String {
         match self {
             Tool::Save(id) => format!("{id}-save"),
@@ -75,7 +76,7 @@ impl Tool {
         }
     }
 
-    /// Its Debian package.
+    /// The Debian package that has the program.
     fn package(self) -> &'static str {
         match self {
             Tool::Iptables | Tool::Save(_) | Tool::Restore(_) => "iptables",
@@ -105,16 +106,16 @@ impl Tool {
     }
 }
 
-/// The path of each tool, searched once.
+/// The paths of the installed tools, searched once.
 #[derive(Debug)]
 pub struct Tools {
     found: BTreeMap<Tool, PathBuf>,
-    /// The known versions: a program does not change while we run.
+    /// The versions that tools reported; kept, because a program does not change while we run.
     versions: Mutex<BTreeMap<Tool, String>>,
 }
 
 impl Tools {
-    /// Searches each tool on [`TRUSTED_PATH`]. A missing tool is an error only when it is needed.
+    /// Searches [`TRUSTED_PATH`] for each tool. A missing tool is an error only when it is needed.
     pub fn find() -> Self {
         Self::find_in(TRUSTED_PATH)
     }
@@ -128,7 +129,8 @@ impl Tools {
         Tools { found, versions: Mutex::default() }
     }
 
-    /// The path of a tool; [`Kind::MissingTool`], with the package to install, if it is missing.
+    /// The path of a tool. Fails with [`Kind::MissingTool`], whose hint names the package to
+    /// install, if the tool is not installed.
     pub fn tool(&self, tool: Tool) -> Result<&Path> {
         self.found.get(&tool).map(PathBuf::as_path).ok_or_else(|| {
             Error::new(Kind::MissingTool, tool.program(), format!("not found in {TRUSTED_PATH}"))
@@ -136,13 +138,14 @@ impl Tools {
         })
     }
 
-    /// A run of a tool; fails as [`Tools::tool`] does.
+    /// A run of a tool, without arguments yet. Fails as [`Tools::tool`] does.
     pub fn command(&self, tool: Tool) -> Result<Command> {
         Ok(Command::new(self.tool(tool)?))
     }
 
-    /// The text of `tools.txt`: the kernel, then lines of `name path version` or `name missing`.
-    /// Omits a version if the program would load a part of the kernel.
+    /// The text of the capture's `tools.txt`: a line for the kernel, then a line
+    /// `name path version` or `name missing` for each tool. The version is omitted if asking for it
+    /// would load a kernel module.
     pub fn tools_txt(&self) -> String {
         let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
         let mut text = format!("kernel {kernel}\n");
@@ -165,8 +168,8 @@ impl Tools {
         };
         let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
         let version = versions.entry(tool).or_insert_with(|| {
-            // A tool that does not report its version is still installed; running it later gives
-            // the error.
+            // A tool that fails to report its version is installed all the same. If it cannot run
+            // at all, using it later reports the error.
             let text = Command::new(path).args([flag]).run().map(|out| out.stdout);
             text.unwrap_or_default().lines().next().unwrap_or_default().to_owned()
         });
@@ -174,18 +177,18 @@ impl Tools {
     }
 }
 
-/// True for a program of `iptables-legacy`, which opens no netlink socket.
+/// True for a program of iptables-legacy, which opens no netlink socket and so loads no nf_tables.
 fn is_legacy(path: &Path) -> bool {
     path.canonicalize().is_ok_and(|real| real.ends_with("xtables-legacy-multi"))
 }
 
 impl Tool {
-    /// The program that prints the rules of `family` in `backend`.
+    /// The tool that prints the rules of `family` in `backend`.
     pub fn save(family: Family, backend: Backend) -> Self {
         Tool::Save(RulesetId { family, backend })
     }
 
-    /// The program that loads rules into `family` in `backend`.
+    /// The tool that loads rules into `family` in `backend`.
     pub fn restore(family: Family, backend: Backend) -> Self {
         Tool::Restore(RulesetId { family, backend })
     }

@@ -1,4 +1,5 @@
-//! Events and results, for a person or a program: terminal, plain lines, JSON lines, nothing.
+//! Shows events and results to a person or a program: on a terminal, as plain lines, as JSON lines,
+//! or not at all.
 //!
 //! Progress goes to standard error, results to standard output.
 
@@ -49,18 +50,19 @@ pub struct Ui {
     progress: Progress,
     colour: bool,
     style: Styles,
-    /// The running tasks, innermost last.
+    /// The tasks that are running, the innermost last.
     tasks: Mutex<Vec<RunningTask>>,
 }
 
-/// An event as a self-contained line of JSON.
+/// An event as a line of JSON that can be read without the lines before it.
 #[derive(serde::Serialize)]
 struct EventLine<'a> {
     schema: &'static str,
     version: u32,
     #[serde(flatten)]
     event: &'a Event,
-    /// The sentence of the event. A note and a warning are sentences already.
+    /// The event as a sentence for people. A note or warning has none here, because its text is a
+    /// sentence already.
     #[serde(skip_serializing_if = "Option::is_none")]
     sentence: Option<String>,
 }
@@ -75,7 +77,7 @@ impl<'a> From<&'a Event> for EventLine<'a> {
     }
 }
 
-/// A running task.
+/// A task that has started and is not over.
 struct RunningTask {
     task: Task,
     of_rehearsal: bool,
@@ -83,18 +85,18 @@ struct RunningTask {
     spinner: Option<ProgressBar>,
 }
 
-/// The styles in use; all plain without colour.
+/// The styles for text on the terminal. Without colour, they all change nothing.
 #[derive(Debug, Clone)]
 pub struct Styles {
-    /// Something done or verified.
+    /// For something that is done or verified.
     pub good: Style,
-    /// Something that needs attention.
+    /// For something that needs attention.
     pub warn: Style,
-    /// Something failed.
+    /// For something that failed.
     pub bad: Style,
-    /// The less important part of a line.
+    /// For the less important part of a line.
     pub dim: Style,
-    /// The most important part of a line.
+    /// For the most important part of a line.
     pub strong: Style,
 }
 
@@ -112,8 +114,8 @@ impl Styles {
 }
 
 impl Ui {
-    /// The interface for these options. It has colour only on a terminal, without `no_color` and
-    /// `NO_COLOR` (<https://no-color.org>).
+    /// A user interface with these options. It uses colour only on a terminal, and only without
+    /// `no_color` and the variable `NO_COLOR` (<https://no-color.org>).
     pub fn new(output: OutputFormat, progress: Progress, no_color: bool) -> Self {
         let terminal = std::io::stderr().is_terminal();
         let dumb = std::env::var_os("TERM").is_some_and(|t| t == "dumb");
@@ -123,31 +125,32 @@ impl Ui {
             other => other,
         };
         let colour = terminal && wanted && !dumb;
-        // dialoguer and indicatif take their colours from here.
+        // dialoguer and indicatif use colour if this is set.
         console::set_colors_enabled_stderr(colour);
         terminal::remember();
         Ui { output, progress, colour, style: Styles::new(colour), tasks: Mutex::default() }
     }
 
-    /// True when a program reads results or progress. Then no question is asked, results are one
-    /// document, and progress is lines of JSON alone.
+    /// True when a program reads the results or the progress. Then no questions are asked, results
+    /// are one JSON document, and progress is nothing but JSON lines.
     pub fn for_programs(&self) -> bool {
         self.output == OutputFormat::Json || self.progress == Progress::Json
     }
 
-    /// The styles in use.
+    /// The styles for text on the terminal.
     pub fn styles(&self) -> &Styles {
         &self.style
     }
 
-    /// Prints a result. A closed pipe is no error.
+    /// Prints a result on standard output. A closed pipe is no error.
     pub fn print(&self, text: &str) {
         let mut out = std::io::stdout().lock();
         let end = if text.ends_with('\n') { "" } else { "\n" };
         let _ = write!(out, "{text}{end}").and_then(|()| out.flush());
     }
 
-    /// Prints a document as JSON, in pieces, as a plan may be large.
+    /// Prints a document as JSON on standard output. It is written in pieces, because a plan may be
+    /// large.
     pub fn print_json(&self, document: &impl serde::Serialize) {
         let mut out = std::io::BufWriter::new(std::io::stdout().lock());
         // A closed pipe is no error.
@@ -157,7 +160,7 @@ impl Ui {
             .and_then(|()| out.flush());
     }
 
-    /// Prints an error in the requested form. Returns its exit code.
+    /// Prints an error, as text or as JSON. Returns the exit code for it.
     pub fn error(&self, error: &Error) -> u8 {
         let code = error.kind.exit_code();
         self.stop_spinner();
@@ -184,23 +187,23 @@ impl Ui {
         code
     }
 
-    /// Stops all drawing, and restores the terminal.
+    /// Stops the spinner, and restores the terminal.
     pub fn close(&self) {
         self.stop_spinner();
         terminal::restore();
     }
 
-    /// Prints a line on the terminal.
+    /// Prints a line on standard error.
     pub fn say(&self, text: &str) {
         self.line(text);
     }
 
-    /// Prints a paragraph, wrapped at the width of the terminal or of a page.
+    /// Prints a paragraph on standard error, wrapped at [`Self::width`].
     pub fn paragraph(&self, text: &str, first: &str, next: &str) {
         self.line(text::folded(text, self.width(), first, next).trim_end_matches('\n'));
     }
 
-    /// The columns of a page, or fewer if the terminal has fewer.
+    /// The width at which text is wrapped: that of a page, or of the terminal if it is narrower.
     pub fn width(&self) -> usize {
         let columns = Term::stderr().size_checked().map(|(_, columns)| usize::from(columns));
         columns.filter(|c| *c > 0).map_or(text::WIDTH, |c| c.min(text::WIDTH))
@@ -224,7 +227,7 @@ impl Ui {
         }
         let target = ProgressDrawTarget::term(Term::stderr(), 12);
         let bar = ProgressBar::with_draw_target(None, target);
-        // The template is a constant, and parses.
+        // The template is a constant, so it always parses.
         if let Ok(style) = ProgressStyle::with_template("  {spinner} {msg} {elapsed:.dim}") {
             bar.set_style(style);
         }
@@ -233,7 +236,7 @@ impl Ui {
         Some(bar)
     }
 
-    /// Prints a line above the spinner.
+    /// Prints a line on standard error, above the spinner if one is drawn.
     fn above_spinner(&self, text: &str) {
         match lock(&self.tasks).last().and_then(|t| t.spinner.clone()) {
             Some(spinner) => spinner.suspend(|| self.line(text)),
@@ -273,7 +276,8 @@ impl Ui {
             self.line(&format!("  … {text}"));
         }
         let mut tasks = lock(&self.tasks);
-        // One spinner at a time: clear the outer one before the next is drawn.
+        // Only one spinner is drawn at a time, so the outer task's is cleared before the next is
+        // drawn.
         if let Some(outer) = tasks.last().and_then(|t| t.spinner.as_ref()) {
             outer.finish_and_clear();
         }
@@ -297,7 +301,8 @@ impl Ui {
     }
 }
 
-/// A poisoned lock only means that a thread panicked while it printed.
+/// Locks `mutex`, even if it is poisoned: that only means that another thread panicked while it
+/// printed.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

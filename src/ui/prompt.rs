@@ -1,7 +1,8 @@
-//! Questions to a person, ask only on a terminal.
+//! Asks a person questions, only on a terminal.
 //!
-//! The effect of each answer is printed above the question. So the question is short: a line that
-//! wraps cannot be redrawn. Where nothing may be redrawn, answers are typed as lines.
+//! A question is short, because a line that wraps cannot be redrawn. What each answer does is
+//! therefore printed above the question. With plain progress nothing is redrawn, so answers are
+//! typed as lines.
 
 use std::io::{BufRead, IsTerminal, Write};
 
@@ -13,39 +14,40 @@ use super::{Progress, Ui};
 use crate::error::{Error, Kind, Result};
 use crate::interrupt;
 
-/// True when a person can answer: on a terminal.
+/// True when a person can answer: standard input and standard error are a terminal.
 pub fn attended() -> bool {
     std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
 }
 
-/// An answer to choose.
+/// One of the answers to a question.
 #[derive(Debug, Clone)]
 pub struct Answer {
-    /// Its label, a word or two: `ignore it`.
+    /// The label to choose, of a word or two: `ignore it`.
     pub label: String,
-    /// Its effect.
+    /// What happens if this answer is chosen.
     pub then: String,
 }
 
 impl Answer {
-    /// An answer and its effect.
+    /// An answer with its label and what it does.
     pub fn new(label: impl Into<String>, then: impl Into<String>) -> Answer {
         Answer { label: label.into(), then: then.into() }
     }
 }
 
 impl Ui {
-    /// Asks a yes-or-no question, which fits in 30 columns. Prints the effect of both answers
-    /// first.
+    /// Asks a yes-or-no question, which must fit in 30 columns. Prints what each answer does above
+    /// it.
     ///
     /// # Errors
-    /// [`Kind::Interrupted`] when the question was interrupted.
+    /// [`Kind::Interrupted`] when the question ended without an answer, as after Ctrl-C.
     pub fn confirm(&self, question: &str, yes: &str, no: &str, default: bool) -> Result<bool> {
         self.answers(&[Answer::new("yes", yes), Answer::new("no", no)]);
         self.yes_or_no(question, default)
     }
 
-    /// As [`Self::confirm`], for a question whose answers change nothing.
+    /// As [`Self::confirm`], without printing what each answer does, for answers that change
+    /// nothing.
     ///
     /// # Errors
     /// As [`Self::confirm`].
@@ -66,15 +68,17 @@ impl Ui {
         }
     }
 
-    /// Asks for one of several answers, and prints the effect of each first. Returns its index.
+    /// Asks for one of several answers, and prints what each does above the question. Returns the
+    /// index of the chosen answer.
     ///
     /// # Errors
-    /// [`Kind::Interrupted`] when the question was interrupted.
+    /// [`Kind::Interrupted`] when the question ended without an answer, as after Ctrl-C.
     pub fn choose(&self, question: &str, answers: &[Answer], default: usize) -> Result<usize> {
         self.choose_below("", question, answers, default)
     }
 
-    /// As [`Self::choose`], below a line that [`Self::redraw`] redraws.
+    /// As [`Self::choose`], with `line` above the question. [`Self::redraw`] can replace that line
+    /// while the question waits.
     ///
     /// # Errors
     /// As [`Self::choose`].
@@ -113,19 +117,20 @@ impl Ui {
         }
     }
 
-    /// Asks to type `word`, before a risky step. Anything else is a no.
+    /// Asks a person to type `word` before a risky step. Returns false for any other text.
     ///
     /// # Errors
-    /// [`Kind::Interrupted`] when the question was interrupted.
+    /// [`Kind::Interrupted`] when the question ended without an answer, as after Ctrl-C.
     pub fn typed(&self, question: &str, word: &str, yes: &str, no: &str) -> Result<bool> {
         let answers = [Answer::new(word, yes), Answer::new("anything else", no)];
         Ok(self.typed_line(question, &answers)? == word)
     }
 
-    /// Asks for a line, and prints the effect of the answers first. Returns it trimmed.
+    /// Asks for a line of text, and prints what the answers do above the question. Returns the line
+    /// trimmed.
     ///
     /// # Errors
-    /// [`Kind::Interrupted`] when the question was interrupted.
+    /// [`Kind::Interrupted`] when the question ended without an answer, as after Ctrl-C.
     pub fn typed_line(&self, question: &str, answers: &[Answer]) -> Result<String> {
         self.answers(answers);
         if !self.is_live() {
@@ -137,10 +142,12 @@ impl Ui {
         Ok(ask(|term| input.interact_text_on(term))?.trim().to_owned())
     }
 
-    /// Redraws the line above the current question, which has so many answers.
+    /// Replaces the line above the current question. `answers` is how many answers the question
+    /// lists.
     pub fn redraw(&self, line: &str, answers: usize) {
         if self.is_live() {
-            // The question itself, and the line of the cursor.
+            // The cursor is on the line after the answers. Above it are the answers, the question,
+            // and the line to replace.
             let up = answers + 2;
             let mut err = std::io::stderr().lock();
             let drawn = format!("\x1b7\x1b[{up}A\r{line}\x1b[K\x1b8");
@@ -162,7 +169,7 @@ impl Ui {
         if self.colour { Box::new(ColorfulTheme::default()) } else { Box::new(SimpleTheme) }
     }
 
-    /// Reads a typed line, trimmed.
+    /// Prints `question`, reads a line from standard input, and trims it.
     fn line_of_answer(&self, question: &str) -> Result<String> {
         interrupt::check(QUESTION)?;
         let mut err = std::io::stderr().lock();
@@ -185,14 +192,14 @@ fn cut_off() -> Error {
     Error::new(Kind::Interrupted, QUESTION, "was cut off; nothing was changed")
 }
 
-/// Asks one of dialoguer's questions. Its output is written in one piece, so that a countdown may
-/// be drawn in between.
+/// Asks one of dialoguer's questions. Its output is buffered and written in one piece, so that a
+/// countdown can be drawn in between.
 fn ask<T>(question: impl FnOnce(&Term) -> dialoguer::Result<T>) -> Result<T> {
     interrupt::check(QUESTION)?;
     let term = Term::buffered_stderr();
     let answer = question(&term);
     let _ = term.flush();
-    // dialoguer leaves the cursor hidden when it is interrupted.
+    // dialoguer leaves the cursor hidden when Ctrl-C interrupts it.
     let _ = Term::stderr().show_cursor();
     answer.map_err(|_| cut_off())
 }

@@ -1,9 +1,9 @@
-//! The sentences of events, for people. They decide nothing.
+//! Turns events into sentences for people. Decides nothing.
 
 use crate::event::{Claim, Event, Moment, Outcome, Task};
 use crate::ui::table::counted;
 
-/// The sentence of an event; none for one that is not shown.
+/// The sentence for an event; none for an event that is not shown to people.
 pub fn event(event: &Event) -> Option<String> {
     match event {
         Event::Run { .. } => None,
@@ -15,17 +15,18 @@ pub fn event(event: &Event) -> Option<String> {
     }
 }
 
+/// The sentence for a task that is over:
 /// `verifying the rollback: every object is back in its place`.
 pub fn finished(task: &Task, outcome: &Outcome) -> String {
     format!("{}: {}", self::task(task), self::outcome(outcome))
 }
 
-/// The sentence of an event of a rehearsal.
+/// Marks the sentence of an event as one of a rehearsal.
 pub fn rehearsed(text: &str) -> String {
     format!("rehearsal: {text}")
 }
 
-/// A task, beginning with a present participle: `capturing the node`.
+/// The phrase for a task, which begins with a present participle: `capturing the node`.
 pub fn task(task: &Task) -> String {
     let fixed = match task {
         Task::Capture => "capturing the node",
@@ -54,7 +55,7 @@ pub fn task(task: &Task) -> String {
     fixed.to_owned()
 }
 
-/// The outcome of a task, in a few words.
+/// The phrase for a task's outcome, in a few words.
 pub fn outcome(outcome: &Outcome) -> String {
     let fixed = match outcome {
         Outcome::AlreadySwitched => "it runs in that mode already",
@@ -105,7 +106,7 @@ pub fn outcome(outcome: &Outcome) -> String {
     fixed.to_owned()
 }
 
-/// A claim that was verified.
+/// The sentence for a claim that was verified.
 pub fn claim(claim: &Claim) -> String {
     match claim {
         Claim::Loaded { outcome } => format!("loaded: {}", self::outcome(outcome)),

@@ -1,8 +1,8 @@
-//! Columns for people.
+//! Formats tables and numbers for people.
 
 use console::measure_text_width;
 
-/// Aligns rows in columns, two blanks apart. The last column is not padded.
+/// Aligns the cells of the rows in columns, two blanks apart. The last column is not padded.
 pub fn columns(rows: &[Vec<String>]) -> String {
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |i: usize| {
@@ -25,7 +25,7 @@ pub fn columns(rows: &[Vec<String>]) -> String {
     text
 }
 
-/// A number with thousands separators: `115,000`.
+/// Formats a number with thousands separators: `115,000`.
 pub fn thousands(n: usize) -> String {
     let digits = n.to_string();
     let mut text = String::new();
@@ -38,7 +38,7 @@ pub fn thousands(n: usize) -> String {
     text
 }
 
-/// `1 object`, `1,234 objects`.
+/// Formats a number with its noun, in the plural if needed: `1 object`, `1,234 objects`.
 pub fn counted(n: usize, what: &str) -> String {
     format!("{} {what}{}", thousands(n), if n == 1 { "" } else { "s" })
 }

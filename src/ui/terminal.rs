@@ -1,4 +1,4 @@
-//! The settings of the terminal: remembered, and restored.
+//! Remembers the settings of the terminal, and restores them.
 
 use std::io::{IsTerminal, stdin};
 use std::sync::OnceLock;
@@ -6,15 +6,16 @@ use std::sync::OnceLock;
 use console::Term;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 
-/// The settings of the terminal when the program began.
+/// The settings of the terminal when the program began; none if standard input was no terminal.
 static FOUND: OnceLock<Option<Termios>> = OnceLock::new();
 
-/// Remembers the settings of the terminal. A question changes them while it waits for a key.
+/// Remembers the settings of the terminal, because a question changes them while it waits for a
+/// key.
 pub(super) fn remember() {
     FOUND.get_or_init(|| stdin().is_terminal().then(|| tcgetattr(stdin()).ok()).flatten());
 }
 
-/// Restores the settings of the terminal and the cursor. A closed terminal is no error.
+/// Restores the remembered settings, and shows the cursor. A closed terminal is no error.
 pub(super) fn restore() {
     if let Some(found) = FOUND.get().and_then(Option::as_ref) {
         let _ = tcsetattr(stdin(), OptionalActions::Now, found);

@@ -1,4 +1,4 @@
-//! kube-proxy under commands of the operator.
+//! Stops and starts kube-proxy by the operator's commands.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ impl Operate for Commands {
         argv::run(&self.stop, within)
     }
 
-    /// Starting a running kube-proxy would run a second one.
+    /// Does nothing while kube-proxy runs, because the start command would run a second one.
     fn request_start(&self, within: Duration) -> Result<()> {
         if running(&self.program)?.is_empty() {
             argv::run(&self.start, within)?;

@@ -1,4 +1,4 @@
-//! Stops, starts and configures kube-proxy. A kind of controller is one file here.
+//! Stops, starts and configures kube-proxy. Each kind of controller has one file in this module.
 
 mod commands;
 mod static_pod;
@@ -15,32 +15,33 @@ use crate::runtime::process_start;
 use crate::state::kube_proxy::controller::{PROGRAM, for_kind};
 use crate::state::kube_proxy::{ConfigSource, Controller};
 
-/// The pause between two scans of the processes.
+/// The pause between two scans of /proc for kube-proxy's processes.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The identity of a process: its number, and when it started.
+/// What identifies a process: its PID, and when it started.
 type Running = (u32, Option<u64>);
 
-/// The operations of a controller.
+/// The operations that stop, start and configure kube-proxy under `controller`.
 pub fn operate(controller: &Controller) -> &dyn Operate {
     for_kind!(controller, kind => kind)
 }
 
 /// Stops, starts and configures kube-proxy under one kind of controller.
 pub trait Operate: fmt::Display {
-    /// Requests a stop; does not wait for the process to exit.
+    /// Requests that kube-proxy stops; does not wait for its process to exit.
     ///
     /// # Errors
-    /// [`Kind::Command`], with the last lines of the output or log.
+    /// [`Kind::Command`], with the last lines of the command's output or of kube-proxy's log.
     fn request_stop(&self, within: Duration) -> Result<()>;
 
-    /// Requests a start; does not wait for the process.
+    /// Requests that kube-proxy starts; does not wait for its process.
     ///
     /// # Errors
     /// As [`Operate::request_stop`].
     fn request_start(&self, within: Duration) -> Result<()>;
 
-    /// Requests a restart in one step. False if the kind has none: then it is a stop and a start.
+    /// Requests that kube-proxy restarts, in one step. Returns false if this kind of controller has
+    /// no such step; the caller then stops and starts kube-proxy.
     ///
     /// # Errors
     /// As [`Operate::request_stop`].
@@ -48,32 +49,35 @@ pub trait Operate: fmt::Display {
         Ok(false)
     }
 
-    /// The name of the process to wait for.
+    /// The process name of the kube-proxy to wait for.
     fn program(&self) -> &str {
         PROGRAM
     }
 
-    /// Where to find the cause when a process did not start or exit: lines of a log, and a hint.
+    /// For the error when a process did not start or exit: the last lines of a log, and a hint
+    /// where to look for the cause.
     fn log_and_hint(&self) -> (String, String);
 
-    /// Stops kube-proxy and waits until no process of it is left in this network namespace. Does
-    /// nothing if it is stopped.
+    /// Stops kube-proxy and waits until none of its processes is left in this network namespace.
+    /// Does nothing if kube-proxy is stopped already.
     ///
     /// # Errors
-    /// [`Kind::Command`], with the last lines of the output or log, on failure or after `within`.
+    /// [`Kind::Command`], with the last lines of the output or log, when the stop fails or takes
+    /// longer than `within`.
     fn stop(&self, within: Duration) -> Result<()> {
         let until = Until::new(within);
         match self.request_stop(until.left()) {
-            // Stopping a stopped one may be an error.
+            // A controller may report an error when kube-proxy is stopped already.
             Err(_) if running(self.program())?.is_empty() => Ok(()),
             Err(error) => Err(error),
             Ok(()) => wait_for_none(self, &until),
         }
     }
 
-    /// Starts kube-proxy, waits for its process, and returns its number. Keeps a running one.
+    /// Starts kube-proxy, waits for its process, and returns its PID. Keeps a kube-proxy that runs
+    /// already.
     ///
-    /// A running process may still not serve.
+    /// A process that runs may not serve yet.
     ///
     /// # Errors
     /// As [`Operate::stop`].
@@ -84,7 +88,7 @@ pub trait Operate: fmt::Display {
     }
 
     /// Restarts kube-proxy, or starts it if it is stopped. Waits until the old processes are gone
-    /// and a new one runs, and returns its number.
+    /// and a new one runs, and returns the PID of the new one.
     ///
     /// # Errors
     /// As [`Operate::stop`].
@@ -98,13 +102,14 @@ pub trait Operate: fmt::Display {
         self.start(until.left())
     }
 
-    /// Replaces kube-proxy's configuration as [`swap`] does, restarts kube-proxy with it, and
-    /// returns its number.
+    /// Replaces the text of kube-proxy's configuration as [`swap`] does, restarts kube-proxy with
+    /// the new text, and returns its PID.
     ///
-    /// One step, since up to 1.30 kube-proxy exits when its file is written.
+    /// Replacing and restarting are one operation, because up to 1.30 kube-proxy exits when its
+    /// configuration file is written.
     ///
     /// # Errors
-    /// As [`swap`], with kube-proxy running as before, and as [`Operate::stop`].
+    /// The errors of [`swap`], with kube-proxy running as before; and those of [`Operate::stop`].
     fn configure(
         &self,
         source: &ConfigSource,
@@ -116,7 +121,7 @@ pub trait Operate: fmt::Display {
         self.restart(within)
     }
 
-    /// As [`Operate::configure`], for a stopped kube-proxy that is to be started later.
+    /// As [`Operate::configure`], for a kube-proxy that is stopped and will be started later.
     ///
     /// # Errors
     /// As [`swap`].
@@ -130,7 +135,7 @@ pub trait Operate: fmt::Display {
     }
 }
 
-/// A deadline.
+/// A deadline, and the time that was given until then, which errors report.
 struct Until {
     end: Instant,
     within: Duration,
@@ -146,7 +151,7 @@ impl Until {
     }
 }
 
-/// The processes of `program` in this network namespace.
+/// The processes in this network namespace that run `program`.
 fn running(program: &str) -> Result<Vec<Running>> {
     let pids = processes::pids(program)?;
     Ok(pids.into_iter().map(|pid| (pid, process_start(pid))).collect())
@@ -164,7 +169,7 @@ fn wait_for_none(controller: &(impl Operate + ?Sized), until: &Until) -> Result<
     }
 }
 
-/// Waits until the processes of `before` are gone and another one runs.
+/// Waits until the processes in `before` are gone and another one runs; returns its PID.
 fn wait_for_one(
     controller: &(impl Operate + ?Sized),
     before: &[Running],

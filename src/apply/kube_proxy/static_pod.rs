@@ -1,5 +1,5 @@
-//! kube-proxy as a static pod: kubelet stops it when its manifest disappears, and starts it when
-//! the manifest appears.
+//! Stops and starts kube-proxy as a static pod: kubelet stops the pod when its manifest disappears,
+//! and starts it when the manifest appears.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -18,7 +18,7 @@ impl Operate for StaticPod {
         rename(&self.manifest, &parked_path(&self.manifest))
     }
 
-    /// Renames the parked manifest to its name.
+    /// Renames the manifest back from `.NAME.stopped`.
     fn request_start(&self, _within: Duration) -> Result<()> {
         rename(&parked_path(&self.manifest), &self.manifest)
     }
@@ -28,15 +28,15 @@ impl Operate for StaticPod {
         (String::new(), hint.to_owned())
     }
 
-    /// A missing manifest is an error, even without a running kube-proxy.
+    /// A missing manifest is an error here, even if no kube-proxy runs.
     fn stop(&self, within: Duration) -> Result<()> {
         let until = Until::new(within);
         self.request_stop(until.left())?;
         wait_for_none(self, &until)
     }
 
-    /// Stops the pod first. A kubelet whose manifest changes again while the old pod is ending may
-    /// start the new one twice (observed with 1.20.2).
+    /// Stops the pod before the manifest is changed, because a kubelet whose manifest changes again
+    /// while the old pod is ending may start the new pod twice (observed with 1.20.2).
     fn configure(
         &self,
         source: &ConfigSource,
@@ -67,7 +67,7 @@ impl Operate for StaticPod {
 }
 
 impl StaticPod {
-    /// The current path of `path`: the manifest of a stopped pod is parked.
+    /// Where the file `path` is now: for the manifest of a stopped pod, [`parked_path`].
     fn current_path(&self, path: &Path) -> PathBuf {
         if self.manifest == path && !path.exists() {
             return parked_path(&self.manifest);
@@ -76,13 +76,14 @@ impl StaticPod {
     }
 }
 
-/// The path of a manifest while its pod is stopped: kubelet ignores names that begin with a dot.
+/// The path of the manifest while the pod is stopped. Its name begins with a dot, because kubelet
+/// ignores such files.
 fn parked_path(manifest: &Path) -> PathBuf {
     let name = manifest.file_name().unwrap_or_default().to_string_lossy();
     manifest.with_file_name(format!(".{name}.stopped"))
 }
 
-/// Renames a manifest, and syncs its folder. Already done if only `to` exists.
+/// Renames a manifest, and syncs its folder. Succeeds without renaming if only `to` exists.
 fn rename(from: &Path, to: &Path) -> Result<()> {
     match fs::rename(from, to) {
         Err(e) if e.kind() == ErrorKind::NotFound && to.exists() => return Ok(()),

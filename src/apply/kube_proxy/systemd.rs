@@ -1,4 +1,4 @@
-//! kube-proxy in a unit of systemd.
+//! Stops and starts kube-proxy as a systemd unit.
 
 use std::time::Duration;
 

@@ -1,8 +1,9 @@
-//! Legacy tables: read, compare and write under `/run/xtables.lock`.
+//! Edits legacy tables: reads, compares and writes them under `/run/xtables.lock`.
 //!
-//! The kernel replaces a legacy table as a whole, so only the lock excludes other writers. This
-//! process holds it, and its children get a lock file of their own (`XTABLES_LOCKFILE`, iptables ≥
-//! 1.8.5). So the read, the comparison and the write are one step.
+//! The kernel replaces a legacy table as a whole, so only the xtables lock excludes other writers.
+//! This process holds the lock, so no other writer comes between the read, the comparison and the
+//! write. Its children are given a lock file of their own (`XTABLES_LOCKFILE`, iptables ≥ 1.8.5),
+//! because they would wait for the lock that this process holds.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -16,7 +17,7 @@ use crate::node::locks::XtablesLock;
 use crate::node::tools::Tool;
 use crate::plan::change::{Direction, TableEdit};
 
-/// The variable that names a child's lock file.
+/// The environment variable that names the lock file that a child uses.
 const LOCK_VARIABLE: &str = "XTABLES_LOCKFILE";
 
 pub(in crate::apply) fn apply(
@@ -41,7 +42,8 @@ pub(in crate::apply) fn apply(
         }
     };
     if kernel.hold_limit.is_some_and(|limit| start.elapsed() * 2 > limit) {
-        // Reading alone took half of the time that others may wait: writing would take the rest.
+        // Reading alone took half of the time for which others may be kept waiting. Writing would
+        // take the other half and more.
         let object = format!("{} {}", edit.ruleset, edit.table);
         let took = start.elapsed().as_secs_f64();
         let cause = format!("reading it took {took:.1} s under the xtables lock, and others wait");
@@ -60,7 +62,7 @@ pub(in crate::apply) fn apply(
     Ok(table::applied(direction, edit, now.as_ref(), after.as_ref()))
 }
 
-/// The lock file of our children while this process holds the real one.
+/// The lock file that our children use while this process holds `/run/xtables.lock`.
 struct ChildLock {
     path: PathBuf,
     _dir: tempfile::TempDir,
@@ -72,9 +74,9 @@ impl ChildLock {
         Ok(ChildLock { path: dir.path().join("xtables.lock"), _dir: dir })
     }
 
-    /// Verifies that the variable works. A version without it would wait forever for the lock that
-    /// this process holds. The test is a child that must fail, since the folder of its lock does
-    /// not exist.
+    /// Verifies that this iptables honours `XTABLES_LOCKFILE`. A version that ignores it would wait
+    /// forever for the lock that this process holds. The test runs a child that must fail, because
+    /// the variable names a lock file in a folder that does not exist.
     fn is_honoured(&self, kernel: &Kernel<'_>, edit: &TableEdit) -> Result<()> {
         let nowhere = self.path.with_file_name("none").join("xtables.lock");
         let refused = Command::new(kernel.tools.tool(Tool::Restore(edit.ruleset))?)

@@ -1,4 +1,4 @@
-//! Edits of rules, a table at a time: xtables tables in both backends, and native nf_tables tables.
+//! Edits rules, one table at a time: xtables tables in both backends, and native nf_tables tables.
 
 pub(super) mod legacy;
 pub(super) mod native;

@@ -1,5 +1,5 @@
-//! Native nf_tables tables, as a whole. `nft` reads and rebuilds them. A netlink batch removes
-//! them, bound to the generation at which they were as planned.
+//! Edits native nf_tables tables, each as a whole. The `nft` program reads and rebuilds a table. A
+//! netlink batch removes it, bound to the generation at which the table was still as planned.
 
 use crate::apply::Kernel;
 use crate::error::{Error, Kind, Result};

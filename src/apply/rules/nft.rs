@@ -1,10 +1,10 @@
-//! iptables-nft tables: one netlink batch, bound to the generation of its plan.
+//! Edits iptables-nft tables, by netlink batches that are bound to an nf_tables generation.
 //!
-//! The first batch carries the generation at which the table was read: the kernel refuses all of it
-//! after any other write (`ERESTART`). The next batch names each rule by its handle, and carries
-//! the next generation: the kernel refuses it when one of its rules is gone, or when a removed
-//! chain holds a rule that the batch does not name. The save has the rules; a netlink dump has
-//! their handles.
+//! The first batch carries the generation at which the table was read; if anything was written
+//! since, the kernel refuses the whole batch (`ERESTART`). The batches after it name each rule by
+//! its handle, and carry the current generation; the kernel refuses them when one of those rules is
+//! gone, or when a removed chain holds a rule that the batch does not name. The rules come from
+//! iptables-nft-save, their handles from a netlink dump.
 
 use std::time::Duration;
 
@@ -18,17 +18,18 @@ use crate::plan::change::{Direction, RulePos, TableEdit};
 use crate::plan::invariants::without;
 use crate::state::ruleset::Ruleset;
 
-/// How often handles are read again because another program wrote to the same chains, and a batch
-/// is sent again because another program wrote at all.
+/// How often the handles are read again because another program wrote to the same chains, and how
+/// often a batch is sent again because another program wrote to any table.
 const TRIES: u32 = 50;
 
-/// The longest pause between two tries; random, so that tries do not coincide with a periodic
-/// writer.
+/// The longest pause between two tries. The pause is random, so that the tries do not coincide with
+/// a writer that writes periodically.
 const LONGEST_PAUSE_MS: u32 = 10;
 
-/// With `--noflush`, iptables-nft-restore searches a sorted list of all chains named so far, for
-/// each line: over a minute for 30,000 chains. After a line that names no chain, such as this one,
-/// it reads all chains at once and keeps no list: 2 s (measured with 1.8.9).
+/// A first input line for iptables-nft-restore that names no chain. With `--noflush` the program
+/// searches, for each line, a sorted list of all chains named so far: over a minute for 30,000
+/// chains. After a line that names no chain it reads all chains at once and keeps no such list: 2 s
+/// (measured with 1.8.9).
 const READ_ALL_CHAINS: &str = "-S\n";
 
 pub(in crate::apply) fn apply(
@@ -50,10 +51,11 @@ fn remove(kernel: &Kernel<'_>, edit: &TableEdit) -> Result<Applied> {
     }
 }
 
-/// The usual case: reads the table, and flushes the removed chains as they were read. None when the
-/// kernel refused because another program wrote meanwhile.
+/// The usual case of a removal: reads the table, and flushes the removed chains at the generation
+/// at which they were read. Returns none when the kernel refused because another program wrote
+/// meanwhile.
 ///
-/// Everything read here is of one moment, or the batch is refused: see
+/// All that is read here is the table at one moment, or else the kernel refuses the batch: see
 /// [`Netfilter::settled_generation`].
 fn remove_at_once(
     kernel: &Kernel<'_>,
@@ -75,16 +77,17 @@ fn remove_at_once(
     }
 }
 
-/// The handles of a removal. The kernel never reuses a handle, so foreign changes cannot redirect one.
+/// The handles of the rules that an edit removes. The kernel never reuses a handle, so a foreign
+/// change cannot make one mean another rule.
 struct Handles {
-    /// Rules to remove from chains that are kept.
+    /// The chain and handle of each rule to remove from a chain that is kept.
     rules: Vec<(String, u64)>,
-    /// All rules of each removed chain, in the edit's order.
+    /// The handles of all rules of each removed chain; the chains are in the edit's order.
     chains: Vec<Vec<u64>>,
 }
 
-/// For a table that others keep writing to: names every rule, and retries on the generation at
-/// which the last try was refused.
+/// Removes the rules by handle, for a table to which other programs keep writing. Names every rule,
+/// and when the kernel refuses the batch, retries at the generation that is current then.
 fn remove_by_handle(
     kernel: &Kernel<'_>,
     netfilter: &mut Netfilter,
@@ -98,13 +101,14 @@ fn remove_by_handle(
             Ok(()) if generation == planned => {
                 return verify_removal(kernel, netfilter, planned, edit, &before);
             }
-            // Another program wrote since the table was read: there is nothing to compare with.
+            // Another program wrote since the table was read, so there is no expected state to
+            // compare with.
             Ok(()) => return Ok(Applied::default()),
             Err(e) if e.kind != Kind::LostRace => return Err(e),
             Err(e) => {
                 let now = netfilter.generation()?;
                 if now == generation {
-                    // Refused for its content, not for its generation.
+                    // The generation was current, so the kernel refused what the batch names.
                     return Err(e);
                 }
                 generation = now;
@@ -119,8 +123,8 @@ fn lost_race(edit: &TableEdit) -> Error {
     Error::new(Kind::LostRace, object, "others wrote while it was being read, every time")
 }
 
-/// Compares the table with the expected result of the removal, if ours was the only commit since
-/// `generation`.
+/// Compares the table with the expected result of the removal. Compares nothing if there was
+/// another commit than ours since `generation`.
 fn verify_removal(
     kernel: &Kernel<'_>,
     netfilter: &mut Netfilter,
@@ -135,26 +139,29 @@ fn verify_removal(
     Ok(table::applied(Direction::Remove, edit, Some(before), after.as_ref()))
 }
 
-/// The current table, and the positions of the edit's rules in it, compared with the edit.
+/// Reads the table, compares it with the edit, and returns it with the edit's rules at their
+/// current positions.
 fn planned_rules(kernel: &Kernel<'_>, edit: &TableEdit) -> Result<(Ruleset, Vec<RulePos>)> {
     let now = table::read(kernel.tools, edit.ruleset, &edit.table, None)?;
     let rules = table::find_rules(edit, now.as_ref())?;
     now.map(|now| (now, rules)).ok_or_else(|| lost_race(edit))
 }
 
-/// The chains that only lose rules.
+/// The names of the chains that lose rules but are kept.
 fn kept_chains(edit: &TableEdit) -> Vec<&str> {
     let mut names: Vec<&str> = edit.rules.iter().map(|r| r.chain.as_str()).collect();
     names.dedup();
     names
 }
 
-/// Reads the table and the handles of the edit's rules, with the generation before that. Keeps only
-/// the part of the table that the edit keeps: the rest is compared with the edit, and is large.
+/// Reads the table and the handles of the edit's rules, and the generation before both. Returns
+/// only the part of the table that the edit keeps, because the rest is large, and was compared with
+/// the edit already.
 ///
-/// A chain with the same handles before and after the save held exactly these rules all the time,
-/// since a handle is never reused. The save may hold one more rule that was added and removed
-/// meanwhile; its number of rules shows that. Writers to other chains do not matter.
+/// A chain with the same handles before and after iptables-nft-save ran held exactly those rules
+/// all the time, because a handle is never reused. The save may hold one more rule, which was added
+/// and removed meanwhile; the different number of rules shows that. Writes to other chains do not
+/// matter.
 fn planned_handles(
     kernel: &Kernel<'_>,
     netfilter: &mut Netfilter,
@@ -182,7 +189,7 @@ fn planned_handles(
     Err(lost_race(edit))
 }
 
-/// The handles of each chain's rules, in the order of `names`.
+/// The handles of the rules of each chain; the chains are in the order of `names`.
 fn read_handles(
     netfilter: &mut Netfilter,
     edit: &TableEdit,
@@ -195,7 +202,8 @@ fn read_handles(
     names.iter().map(of_chain).collect()
 }
 
-/// The chain and handle of each rule, from the handles of the chains `names`.
+/// The chain and handle of each of `rules`; `handles` has the handles of the chains `names`, in
+/// that order.
 fn of_rules(rules: &[RulePos], names: &[&str], handles: &[Vec<u64>]) -> Option<Vec<(String, u64)>> {
     let of_rule = |rule: &RulePos| {
         let chain = names.iter().position(|name| *name == rule.chain)?;
@@ -205,16 +213,17 @@ fn of_rules(rules: &[RulePos], names: &[&str], handles: &[Vec<u64>]) -> Option<V
     rules.iter().map(of_rule).collect()
 }
 
-/// Waits a little, for a random time.
+/// Waits for a time that varies from try to try, up to [`LONGEST_PAUSE_MS`].
 fn pause(attempt: u32) {
     let micros = (attempt * 2617) % (LONGEST_PAUSE_MS * 1000);
     std::thread::sleep(Duration::from_micros(micros.into()));
 }
 
-/// Removes jumps first, then every rule of the removed chains, then these chains. With `handles`,
-/// each rule is removed by its own: a chain with a foreign new rule is then not empty, and the
-/// kernel refuses the whole batch. Without `handles`, a chain is flushed, at the very generation at
-/// which it was read.
+/// The batch of a removal: first the rules in kept chains (the jumps), then every rule of the
+/// removed chains, then those chains. With `handles`, each rule of a removed chain is removed by
+/// its own handle: if another program added a rule, the chain is not empty and the kernel refuses
+/// the whole batch. Without `handles`, each removed chain is flushed; that is safe only at the very
+/// generation at which the chain was read.
 fn batch<'a>(
     edit: &'a TableEdit,
     rules: &'a [(String, u64)],
@@ -243,8 +252,8 @@ fn batch<'a>(
     batch
 }
 
-/// The tool that wrote the rules restores them: `nft` cannot re-add xtables expressions, and
-/// iptables-nft-restore takes no generation. So the result is verified afterwards, and a rule that
+/// Adds rules with iptables-nft-restore, because `nft` cannot add xtables expressions.
+/// iptables-nft-restore takes no generation, so the result is verified afterwards, and a rule that
 /// landed at the wrong position because of another write is removed again.
 fn add(kernel: &Kernel<'_>, edit: &TableEdit) -> Result<Applied> {
     let mut netfilter = Netfilter::open()?;
@@ -257,7 +266,8 @@ fn add(kernel: &Kernel<'_>, edit: &TableEdit) -> Result<Applied> {
         .deadline(table::DEADLINE)
         .run();
     match restored {
-        // Another program removed a rule, so an index was too high: nothing was added.
+        // Another program removed a rule, so the index of an insertion was too high. Nothing was
+        // added.
         Err(_) if netfilter.generation()? != generation => return Err(lost_race(edit)),
         Err(e) => return Err(Error { kind: Kind::Kernel, ..e }),
         Ok(_) => {}
@@ -274,8 +284,9 @@ fn add(kernel: &Kernel<'_>, edit: &TableEdit) -> Result<Applied> {
     Err(lost_race(edit))
 }
 
-/// Removes misplaced rules again, by their text. The text occurs once in its chain, and
-/// iptables-nft-restore finds it in the state at its commit, however busy others are.
+/// Removes misplaced rules again, by their rule text. Each text occurs once in its chain, and
+/// iptables-nft-restore looks it up in the state at its own commit, so writes by others do not
+/// disturb this.
 fn remove_misplaced(kernel: &Kernel<'_>, edit: &TableEdit, misplaced: Vec<RulePos>) -> Result<()> {
     let by_text = Command::new(kernel.tools.tool(Tool::Restore(edit.ruleset))?)
         .args(["--noflush"])

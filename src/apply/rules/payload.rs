@@ -1,12 +1,12 @@
-//! The input of `iptables-restore --noflush` for one table.
+//! Makes the input of `iptables-restore --noflush` for one table.
 
 use std::fmt::Write;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::plan::change::{ChainText, RulePos};
 
-/// Removes `rules` by index, from the bottom (`-D` with a rule's text removes the first of equals),
-/// then flushes and deletes `chains`.
+/// Removes `rules` by index, from the last to the first; then flushes and deletes `chains`. By
+/// index, because `-D` with a rule's text would remove the first of several equal rules.
 pub(super) fn removal(table: &str, rules: &[RulePos], chains: &[ChainText]) -> String {
     let mut rules: Vec<&RulePos> = rules.iter().collect();
     rules.sort_by(|a, b| (&a.chain, b.position).cmp(&(&b.chain, a.position)));
@@ -24,11 +24,11 @@ pub(super) fn removal(table: &str, rules: &[RulePos], chains: &[ChainText]) -> S
     text
 }
 
-/// Restores `chains` with their rules, then `rules` at their positions, from the top. The lines
-/// `first` come before all of these.
+/// Adds `chains` with their rules, then inserts `rules` at their positions, from the first to the
+/// last. The lines in `first` come before all others.
 ///
-/// Declares the chains in scattered order: a table built in the sorted order of a save makes every
-/// later iptables-nft-save of it many times slower.
+/// Declares the chains in scattered order, because a table that was built in the sorted order of a
+/// save makes every later iptables-nft-save of the table many times slower.
 pub(super) fn addition(
     table: &str,
     first: &str,
@@ -57,7 +57,7 @@ pub(super) fn addition(
     text
 }
 
-/// Removes `rules` by their text, each of which occurs once in its chain.
+/// Removes `rules` by their text; each text must occur only once in its chain.
 pub(super) fn withdrawal(table: &str, rules: &[RulePos]) -> String {
     let mut text = format!("*{table}\n");
     for rule in rules {
@@ -67,7 +67,7 @@ pub(super) fn withdrawal(table: &str, rules: &[RulePos]) -> String {
     text
 }
 
-/// The text after the name of its chain.
+/// The rule text after `-A CHAIN`.
 fn body(rule: &RulePos) -> &str {
     let body = rule.text.strip_prefix("-A ").unwrap_or(&rule.text);
     body.strip_prefix(rule.chain.as_str()).unwrap_or(body)

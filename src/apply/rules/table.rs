@@ -1,4 +1,4 @@
-//! Shared by both backends: reads one table, and finds an edit's objects in it.
+//! Code for both backends that reads one table, and finds an edit's objects in it.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -14,11 +14,12 @@ use crate::state::equivalence::canonical;
 use crate::state::equivalence::same_rule;
 use crate::state::ruleset::{Chain, Ruleset, Table};
 
-/// iptables-nft-save restarts after each write, so it may take long on a busy node.
+/// The deadline for saving or restoring a table. Long, because iptables-nft-save restarts after
+/// each write by another program.
 pub(super) const DEADLINE: Duration = Duration::from_secs(30);
 
-/// The current table in the kernel; none if it does not exist. `environment` is for
-/// `XTABLES_LOCKFILE`.
+/// Reads a table from the kernel; none if the table does not exist. `environment` is a variable for
+/// the child, used for `XTABLES_LOCKFILE`.
 pub(super) fn read(
     tools: &Tools,
     id: RulesetId,
@@ -37,7 +38,7 @@ pub(super) fn read(
     Ruleset::parse(&id.file(), text.into()).map(Some)
 }
 
-/// Compares the table after the edit with the expected one.
+/// Compares the table after the edit with the table that the edit should have made of `before`.
 pub(super) fn applied(
     direction: Direction,
     edit: &TableEdit,
@@ -47,8 +48,8 @@ pub(super) fn applied(
     Applied { unexpected: unexpected_changes_of(edit.ruleset, before, after, [(direction, edit)]) }
 }
 
-/// The edit's rules at their current positions. Verifies that every chain to remove is as the edit
-/// has it.
+/// The edit's rules at their current positions. Verifies that each chain to be removed has the same
+/// rules as in the edit.
 pub(super) fn find_rules(edit: &TableEdit, ruleset: Option<&Ruleset>) -> Result<Vec<RulePos>> {
     let changed = |what: &str, why: &str| {
         let object = format!("{} {}", edit.ruleset, edit.table);
@@ -81,8 +82,9 @@ pub(super) fn find_rules(edit: &TableEdit, ruleset: Option<&Ruleset>) -> Result<
     Ok(found)
 }
 
-/// The positions for an addition's rules in the current table. Verifies that no restored chain
-/// exists, and that each rule directly follows its predecessor.
+/// The positions in the current table at which an addition inserts its rules. Verifies that none of
+/// the chains to be added exists, and that each rule comes directly after the rule that it followed
+/// before.
 pub(super) fn insert_positions(
     edit: &TableEdit,
     ruleset: Option<&Ruleset>,
@@ -122,8 +124,8 @@ pub(super) fn insert_positions(
     Ok(positions)
 }
 
-/// The rules of an addition that are on the wrong side of a rule of `before`: another program wrote
-/// while they were inserted by index, at `positions`.
+/// The added rules that are on the wrong side of a rule of `before`. That happens when another
+/// program wrote while they were inserted by index, at `positions`.
 pub(super) fn misplaced(
     edit: &TableEdit,
     positions: &[RulePos],
@@ -145,8 +147,8 @@ pub(super) fn misplaced(
         .collect()
 }
 
-/// As [`misplaced`], in one chain, whose rules are in canonical form. Ignores rules of equal text,
-/// which cannot be distinguished.
+/// As [`misplaced`], in one chain. `before` and `after` are its rules in canonical form. Rules of
+/// equal text are ignored, because they cannot be told apart.
 fn out_of_order(ours: &[RulePos], before: &[String], after: &[String]) -> Vec<RulePos> {
     let mut wanted: Vec<(String, Option<&RulePos>)> =
         before.iter().map(|key| (key.clone(), None)).collect();
@@ -180,7 +182,8 @@ fn chain_matches(ruleset: &Ruleset, now: &Chain, planned: &ChainText) -> bool {
         && now.rules.iter().zip(&planned.rules).all(|(a, b)| same_rule(ruleset.rule_text(a), b))
 }
 
-/// The position of the rule: the planned one, or the nearest to it after foreign changes.
+/// The position of `rule` in the current chain: the planned position, or, after foreign changes,
+/// the nearest position that holds the same rule.
 fn position(
     ruleset: &Ruleset,
     table: &Table,
@@ -194,7 +197,7 @@ fn position(
     if same(&rule.position) {
         return Some(rule.position);
     }
-    // From the planned position outwards: foreign changes seldom move it far.
+    // Searches from the planned position outwards, because foreign changes seldom move a rule far.
     let at = rule.position;
     let outwards = (1..=at.max(rules.len())).flat_map(|d| [at.checked_sub(d), at.checked_add(d)]);
     outwards.flatten().find(same)
@@ -208,7 +211,8 @@ mod tests {
         format!("-A FORWARD -j {name}")
     }
 
-    /// Of the rules `ours`, inserted at the given positions, those that are misplaced in `after`.
+    /// Inserts the rules `ours` at the given positions, and returns those that are misplaced in
+    /// `after`.
     fn wrong(ours: &[(usize, &str)], before: &str, after: &str) -> Vec<String> {
         let keys = |names: &str| -> Vec<String> {
             names.split_whitespace().map(|name| canonical(&rule(name))).collect()
@@ -229,7 +233,8 @@ mod tests {
         let ours = [(1, "X"), (3, "Y")];
         assert!(wrong(&ours, "a b c", "a X b Y c").is_empty());
         assert!(wrong(&ours, "a b c", "new a X b other Y c").is_empty());
-        // Another program inserted a rule at the top, or removed one there, just before.
+        // Just before the insertion, another program inserted a rule at the top of the chain, or
+        // removed the rule there.
         assert_eq!(wrong(&ours, "a b c", "new X a Y b c"), [rule("X"), rule("Y")]);
         assert_eq!(wrong(&ours, "a b c", "b X c Y"), [rule("X"), rule("Y")]);
         assert!(wrong(&ours, "a b c", "b").is_empty(), "gone again, by someone else");

@@ -1,4 +1,5 @@
-//! kube-proxy under commands of the operator. A playbook names them; they are never detected.
+//! The controller whose kube-proxy is stopped and started by commands of the operator. The playbook
+//! gives the commands; this kind of controller is never detected.
 
 use super::kind::{ReadController, host_config};
 use crate::error::Result;

@@ -1,5 +1,5 @@
-//! Shared by every kind of controller: the trait to read it, and the process that it is detected
-//! by.
+//! Shared by all kinds of controllers: the trait that reads a controller, and the facts about a
+//! process by which its controller is detected.
 
 use std::fmt::Display;
 use std::fs;
@@ -10,31 +10,31 @@ use crate::error::{Error, Kind, Result};
 use crate::state::kube_proxy::{CommandLine, ConfigSource};
 use crate::state::tools::Process;
 
-/// The hint for an unknown controller.
+/// The hint of the error that the controller is unknown.
 const NAME_IT: &str = "name how it is stopped and started in the playbook: \
     switch: {controller: {commands: {stop: [PROGRAM, …], start: [PROGRAM, …]}}}";
 
-/// Reads a kind of controller.
+/// What is read of each kind of controller.
 pub(super) trait ReadController {
     /// Finds the configuration of the running kube-proxy `process`, whose command line is `line`.
     ///
     /// # Errors
-    /// [`Kind::Parse`], with a hint, where no editable file holds it.
+    /// [`Kind::Parse`], with a hint, if the configuration is not in a file that can be edited.
     fn config_source(&self, process: &Process, line: CommandLine) -> Result<ConfigSource>;
 }
 
-/// The facts about a process whose controller is to be detected.
+/// The facts about a kube-proxy process by which its controller is detected.
 pub(super) struct Origin<'a> {
-    /// The process, for errors.
+    /// The name and PID of the process, as errors name it.
     pub(super) object: String,
-    /// The paths of its cgroups.
+    /// The paths of the process's cgroups.
     pub(super) cgroups: Vec<&'a str>,
-    /// `/`, but for tests.
+    /// The root of the file system: `/`, except in tests.
     pub(super) root: &'a Path,
 }
 
 impl Origin<'_> {
-    /// True for a container of a pod.
+    /// True if the process runs in a container of a pod.
     pub(super) fn is_pod(&self) -> bool {
         self.cgroups.iter().any(|path| path.contains("kubepods"))
     }
@@ -44,7 +44,8 @@ impl Origin<'_> {
     }
 }
 
-/// The `--config` of a process that sees the host's own files and is started by `starter`.
+/// The `--config` file of a process that has the host's root. `starter`, such as a unit, started
+/// the process, and is named in errors.
 pub(super) fn host_config(
     starter: &dyn Display,
     process: &Process,
@@ -63,7 +64,7 @@ pub(super) fn host_config(
     if !config.starts_with('/') {
         return Err(refused("a path that is not absolute").hint("give it an absolute path"));
     }
-    // The slash at the end leads into the root itself.
+    // The path ends with a slash, so that the link `root` is followed.
     let root = |path: &str| fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
     match root(&format!("/proc/{}/root/", process.pid)) {
         Some(theirs) if Some(theirs) == root("/") => Ok(ConfigSource::File(config.into())),

@@ -1,5 +1,5 @@
-//! The controller of kube-proxy on this node, and the source of its configuration. Reads only. A
-//! kind of controller is one file here.
+//! Finds the controller of kube-proxy on this node, and where kube-proxy's configuration is. Only
+//! reads. Each kind of controller has one file in this module.
 
 mod commands;
 mod kind;
@@ -17,18 +17,19 @@ use crate::state::kube_proxy::controller::{PROGRAM, for_kind};
 use crate::state::kube_proxy::{CommandLine, ConfigSource, Controller};
 use crate::state::tools::Process;
 
-/// Detects one kind of controller: `None` for another kind, or an error that ends the search.
+/// Detects one kind of controller. Returns `None` if the process has a controller of another kind,
+/// and an error to end the search.
 type Detect = fn(&Origin<'_>) -> Result<Option<Controller>>;
 
-/// The detectable kinds, in the order of the search.
+/// The detectors of all kinds, in the order in which they are tried.
 const DETECTORS: [Detect; 3] = [static_pod::detect, unsupported::refuse, systemd::detect];
 
-/// Detects the controller of the kube-proxy `process`; `root` is `/`, but for tests.
+/// Detects the controller of the kube-proxy `process`. `root` is `/`, except in tests.
 ///
 /// # Errors
-/// [`crate::error::Kind::Contested`] for a DaemonSet: its configuration is that of every node.
-/// [`crate::error::Kind::UnknownController`] where the node does not show the controller, with what
-/// to name in the playbook.
+/// [`crate::error::Kind::Contested`] for a DaemonSet, because its configuration is that of every
+/// node. [`crate::error::Kind::UnknownController`] if the node does not show what the controller
+/// is; the hint says what to write in the playbook.
 pub fn detect(process: &Process, root: &Path) -> Result<Controller> {
     let object = format!("{} (pid {})", process.name, process.pid);
     let path = root.join(format!("proc/{}/cgroup", process.pid));
@@ -47,22 +48,23 @@ pub fn detect(process: &Process, root: &Path) -> Result<Controller> {
     Err(origin.unknown(format!("its cgroup `{line}` does not tell who started it")))
 }
 
-/// The paths in /proc/PID/cgroup: `0::/system.slice/kube-proxy.service`, or one line a hierarchy.
+/// The paths in the text of /proc/PID/cgroup, which has `0::/system.slice/kube-proxy.service`, or
+/// one such line per hierarchy.
 fn cgroup_paths(cgroup: &str) -> Vec<&str> {
     cgroup.lines().filter_map(|line| line.splitn(3, ':').nth(2)).collect()
 }
 
-/// Finds the configuration of a running kube-proxy and its controller.
+/// Finds where the configuration of the running kube-proxy `process` under `controller` is.
 ///
 /// # Errors
-/// [`crate::error::Kind::Parse`], with a hint, where no editable file holds it: flags of a unit or
-/// a command, or a file within a container.
+/// [`crate::error::Kind::Parse`], with a hint, if the configuration is not in a file that can be
+/// edited: flags of a unit or a command, or a file inside a container.
 pub fn config_source(controller: &Controller, process: &Process) -> Result<ConfigSource> {
     let line = CommandLine::parse(&process.args)?;
     for_kind!(controller, kind => kind.config_source(process, line))
 }
 
-/// Reads kube-proxy's configuration; none for a missing file.
+/// Reads the text of kube-proxy's configuration; none if the file is missing.
 ///
 /// # Errors
 /// As [`files::read`].
@@ -110,7 +112,8 @@ mod tests {
         }
     }
 
-    /// A root with one process in a cgroup, and manifests.
+    /// Detects the controller of a process with this name and cgroup, under a root with these
+    /// manifests.
     fn detected(name: &str, cgroup: &str, manifests: &[(&str, &str)]) -> Result<Controller> {
         let root = tempfile::tempdir().unwrap();
         let write = |path: String, text: &str| {

@@ -1,4 +1,4 @@
-//! kube-proxy as a static pod: its manifest is a file of this node.
+//! Detects kube-proxy as a static pod, whose manifest is a file of this node.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::state::kube_proxy::edit::{host_path, runs_kube_proxy};
 use crate::state::kube_proxy::{CommandLine, ConfigSource, Controller};
 use crate::state::tools::Process;
 
-/// The folder of kubelet's static pods by default.
+/// The default folder of kubelet's static pod manifests, below the root.
 pub(super) const MANIFESTS: &str = "etc/kubernetes/manifests";
 
 pub(super) fn detect(origin: &Origin<'_>) -> Result<Option<Controller>> {
@@ -29,7 +29,8 @@ pub(super) fn detect(origin: &Origin<'_>) -> Result<Option<Controller>> {
     Ok(Some(Controller::StaticPod(StaticPod { manifest })))
 }
 
-/// The manifests in a folder that run kube-proxy, as kubelet reads them.
+/// The manifests in a folder that run kube-proxy. Files whose names begin with a dot are skipped,
+/// as kubelet skips them.
 fn manifests(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut found: Vec<PathBuf> = entries

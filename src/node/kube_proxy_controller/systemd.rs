@@ -1,4 +1,4 @@
-//! kube-proxy in a unit of systemd, detected by its cgroup.
+//! Detects kube-proxy as a systemd unit, by its cgroup.
 
 use super::kind::{Origin, ReadController, host_config};
 use crate::error::Result;
@@ -6,7 +6,8 @@ use crate::state::kube_proxy::controller::SystemdUnit;
 use crate::state::kube_proxy::{CommandLine, ConfigSource, Controller};
 use crate::state::tools::Process;
 
-/// Units that start more than kube-proxy: a process without a cgroup of its own is listed in them.
+/// Units in whose cgroup other processes run too. A kube-proxy process without a cgroup of its own
+/// appears in one of them.
 const SHARED: [&str; 9] = [
     "containerd",
     "cri-docker",
@@ -20,7 +21,7 @@ const SHARED: [&str; 9] = [
 ];
 
 pub(super) fn detect(origin: &Origin<'_>) -> Result<Option<Controller>> {
-    // A user's own systemd has units that the system's does not have.
+    // Units of a user's own systemd are skipped, because the system's systemd does not know them.
     let mut system = origin.cgroups.iter().filter(|path| !path.contains("/user.slice"));
     let unit = system.find_map(|path| path.rsplit('/').find(|part| part.ends_with(".service")));
     let Some(unit) = unit else { return Ok(None) };

@@ -1,11 +1,11 @@
-//! Pods without a manifest on this node: detected, and refused before any change.
+//! Detects pods whose manifest is not on this node, and refuses them before anything is changed.
 
 use super::kind::Origin;
 use super::static_pod;
 use crate::error::{Error, Kind, Result};
 use crate::state::kube_proxy::Controller;
 
-/// The manifest that rke2 rewrites at each start.
+/// The manifest of kube-proxy that rke2 rewrites at each start of rke2.
 pub(super) const RKE2: &str = "var/lib/rancher/rke2/agent/pod-manifests/kube-proxy.yaml";
 
 pub(super) fn refuse(origin: &Origin<'_>) -> Result<Option<Controller>> {

@@ -1,4 +1,4 @@
-//! The tools in the root of the kube-proxy process, and the complaints in its log.
+//! Finds the tools in the root of the kube-proxy process, and the complaints in kube-proxy's log.
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
@@ -14,7 +14,7 @@ use crate::state::tools::{InstalledTool, ToolList};
 /// The programs that kube-proxy runs.
 const PROGRAMS: [&str; 5] = ["iptables", "nft", "ipset", "conntrack", "modprobe"];
 
-/// Phrases in a log about a missing tool or module.
+/// Phrases with which kube-proxy's log reports a missing tool or kernel module.
 const COMPLAINTS: [&str; 5] = [
     "executable file not found in $PATH",
     "required kernel modules are not loaded",
@@ -23,24 +23,25 @@ const COMPLAINTS: [&str; 5] = [
     "can't use ipset",
 ];
 
-/// How many bytes of a log are read, from its end.
+/// How many bytes at the end of a log file are read.
 const LOG: u64 = 256 << 10;
 
-/// The root of the kube-proxy process.
+/// What the file system root of the kube-proxy process holds.
 #[derive(Debug, Default)]
 pub(super) struct ProxyRoot {
     pub(super) tools: Option<ToolList>,
     pub(super) root: Option<String>,
 }
 
-/// Reads the root of the only kube-proxy process; empty if it cannot be read.
+/// Finds the tools in the root of the only kube-proxy process; empty if there is no single process
+/// or its root cannot be read.
 pub(super) fn observe_root(state: &NodeState) -> ProxyRoot {
     let instances = Instances::of(state.processes.as_deref().unwrap_or_default());
     let (Some(process), Some(tools)) = (instances.one(), &state.tools) else {
         return ProxyRoot::default();
     };
     let root = format!("/proc/{}/root", process.pid);
-    // The slash at the end leads into the root itself.
+    // The path ends with a slash, so that the link `root` is followed.
     let file = |path: &str| fs::metadata(path).ok().map(|m| (m.dev(), m.ino()));
     match (file(&format!("{root}/")), file("/")) {
         (Some(theirs), Some(ours)) if theirs == ours => {
@@ -56,14 +57,15 @@ pub(super) fn observe_root(state: &NodeState) -> ProxyRoot {
     }
 }
 
-/// The `PATH` in this environment.
+/// The value of `PATH` in the text of /proc/PID/environ; [`TRUSTED_PATH`] if it is not set.
 fn path_of(environ: &[u8]) -> String {
     let environ = String::from_utf8_lossy(environ);
     let path = environ.split('\0').find_map(|variable| variable.strip_prefix("PATH="));
     path.unwrap_or(TRUSTED_PATH).to_owned()
 }
 
-/// The programs on `path` below `root`, with the versions of its package lists.
+/// The programs in the directories of `path` below `root`, each with the version from that root's
+/// package lists.
 fn below(root: &Path, path: &str, kernel: &str) -> ToolList {
     let tool = |name: &str| {
         let paths = path.split(':').map(|directory| format!("{directory}/{name}"));
@@ -82,8 +84,9 @@ fn below(root: &Path, path: &str, kernel: &str) -> ToolList {
     ToolList { kernel: kernel.to_owned(), tools: PROGRAMS.into_iter().map(tool).collect() }
 }
 
-/// The version of a program's package, from the image's package list: dpkg's (images without a
-/// package manager keep one file a package) or apk's. rpm's is a database, which is not read.
+/// The version of the package that has `program`, from the package list in the image below `root`:
+/// dpkg's (in images without a package manager, one file per package) or apk's. rpm's list is a
+/// database, which is not read.
 fn version(root: &Path, program: &str) -> Option<String> {
     let text = |path: &str| fs::read_to_string(resolve(root, path).ok()?).ok();
     let debian = if program == "nft" { "nftables" } else { program };
@@ -97,23 +100,24 @@ fn version(root: &Path, program: &str) -> Option<String> {
     Some(format!("package {alpine} {version}"))
 }
 
-/// The version in the paragraph of one of apk's packages.
+/// The version of `package` in apk's list of installed packages.
 fn apk_version(installed: &str, package: &str) -> Option<String> {
     let mut paragraphs = installed.split("\n\n");
     let of = |p: &&str| p.lines().any(|l| l.strip_prefix("P:") == Some(package));
     paragraphs.find(of)?.lines().find_map(|l| l.strip_prefix("V:")).map(str::to_owned)
 }
 
-/// The version in the paragraph of a package.
+/// The version of `package` in dpkg's list of installed packages.
 fn package_version(status: &str, package: &str) -> Option<String> {
     let mut paragraphs = status.split("\n\n");
     let of = |p: &&str| p.lines().any(|l| l.strip_prefix("Package: ") == Some(package));
     let version = paragraphs.find(of)?.lines().find_map(|l| l.strip_prefix("Version: "))?;
-    // The epoch is not part of the program's version.
+    // The version without its epoch (`1:`), which is not part of the program's version.
     Some(version.split_once(':').map_or(version, |(_, v)| v).to_owned())
 }
 
-/// Lines of kube-proxy's logs about a missing tool or module, the last of each kind.
+/// For each of kube-proxy's log files, the last line with each phrase about a missing tool or
+/// kernel module.
 pub(super) fn complaints() -> Vec<String> {
     logs().iter().flat_map(|path| complaints_of(path, &tail(path))).collect()
 }
@@ -124,7 +128,8 @@ fn complaints_of(path: &Path, text: &str) -> Vec<String> {
     lines.map(|line| format!("{}: {line}", path.display())).collect()
 }
 
-/// The possible log files of kube-proxy: that of a service, and the newest of each pod.
+/// The files that may hold kube-proxy's log: /var/log/kube-proxy.log of a service, and the newest
+/// log file of each kube-proxy pod.
 fn logs() -> Vec<PathBuf> {
     let mut logs = vec![PathBuf::from("/var/log/kube-proxy.log")];
     let entries = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten();
@@ -138,7 +143,7 @@ fn logs() -> Vec<PathBuf> {
     logs
 }
 
-/// The end of a file; empty if it cannot be read.
+/// The last [`LOG`] bytes of a file as text; empty if the file cannot be read.
 fn tail(path: &Path) -> String {
     let read = || -> std::io::Result<String> {
         let mut file = fs::File::open(path)?;
@@ -172,7 +177,7 @@ mod tests {
         program("usr/sbin/ipset", 0o644);
         symlink("/etc/alternatives/iptables", at("usr/sbin/iptables")).unwrap();
         symlink("/usr/sbin/xtables-nft-multi", at("etc/alternatives/iptables")).unwrap();
-        // Present on this host, but not in that root.
+        // The link's target exists on this host, but not below the test's root.
         symlink("/usr/bin/env", at("usr/sbin/nft")).unwrap();
         let status = "Package: iptables\nVersion: 1:1.8.9-2\n";
         fs::write(at("var/lib/dpkg/status.d/iptables"), status).unwrap();

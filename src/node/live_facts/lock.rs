@@ -1,4 +1,5 @@
-//! The time to get the xtables lock, and its holder if it is not free.
+//! Measures how long it takes to get the xtables lock, and finds its holder if it is not free in
+//! time.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -7,17 +8,18 @@ use crate::error::Kind;
 use crate::node::locks::XTABLES_LOCK;
 use crate::node::locks::XtablesLock;
 
-/// The longest wait.
+/// The longest time to wait for the lock.
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// Takes the lock and releases it at once.
+/// Takes the xtables lock and releases it at once. Returns the time that this took, or else the
+/// holder.
 pub(super) fn wait() -> (Option<Duration>, Option<String>) {
     wait_for(Path::new(XTABLES_LOCK), LONGEST)
 }
 
 fn wait_for(path: &Path, longest: Duration) -> (Option<Duration>, Option<String>) {
-    // Taking the lock would create the file, and a probe changes nothing. No one holds a missing
-    // file.
+    // A missing lock file means that nobody holds the lock. Taking the lock would create the file,
+    // but a probe changes nothing.
     if !path.exists() {
         return (Some(Duration::ZERO), None);
     }

@@ -1,4 +1,4 @@
-//! The availability of kernel modules, found without loading one.
+//! Finds which kernel modules are available, without loading one.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,8 +7,8 @@ use std::path::Path;
 
 use crate::state::live_facts::Modules;
 
-/// The kernel's options of modules that kube-proxy needs. The schedulers of ipvs are missing: their
-/// options share one pattern.
+/// The kernel configuration options of modules that kube-proxy needs, each with its module. The
+/// ipvs schedulers are not listed, because [`of_option`] derives their names from their options.
 const OPTIONS: [(&str, &str); 5] = [
     ("CONFIG_DUMMY", "dummy"),
     ("CONFIG_IP_SET", "ip_set"),
@@ -17,11 +17,12 @@ const OPTIONS: [(&str, &str); 5] = [
     ("CONFIG_NETFILTER_XT_SET", "xt_set"),
 ];
 
-/// Reads every list.
+/// Reads which modules are loaded, built in, loadable, and loaded at boot.
 pub fn read() -> Modules {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let mut modules = read_below(Path::new("/"), &release);
-    // Listed here however it got into the kernel.
+    // /proc/net/ip_vs exists whether ip_vs was loaded or is built in. If no module is loaded, it is
+    // built in.
     if Path::new("/proc/net/ip_vs").exists() && !modules.loaded.contains("ip_vs") {
         modules.built_in.insert("ip_vs".into());
     }
@@ -40,7 +41,8 @@ fn read_below(root: &Path, release: &str) -> Modules {
         text.iter().flat_map(|t| t.lines()).filter_map(name).collect()
     };
     Modules {
-        // A kernel that cannot load modules has no list of them.
+        // The lists are complete without modules.dep if there is no /proc/modules, because such a
+        // kernel cannot load modules.
         complete: dep.is_some() || (config.is_some() && loaded.is_none()),
         loaded: lines(&loaded, |l| l.split(' ').next().map(str::to_owned)),
         built_in: &lines(&built_in, module) | &lines(&config, of_option),
@@ -49,13 +51,14 @@ fn read_below(root: &Path, release: &str) -> Modules {
     }
 }
 
-/// Extracts `ip_vs_rr` from `kernel/net/netfilter/ipvs/ip_vs_rr.ko.xz`.
+/// Extracts the module name `ip_vs_rr` from `kernel/net/netfilter/ipvs/ip_vs_rr.ko.xz`.
 fn module(path: &str) -> Option<String> {
     let file = path.trim().rsplit('/').next()?;
     Some(file.split_once(".ko")?.0.replace('-', "_"))
 }
 
-/// The module that an option builds into the kernel: `CONFIG_IP_VS_RR=y`.
+/// The module that a line of the kernel configuration builds in: `ip_vs_rr` for
+/// `CONFIG_IP_VS_RR=y`.
 fn of_option(line: &str) -> Option<String> {
     let option = line.strip_suffix("=y")?;
     let known = OPTIONS.iter().find(|(o, _)| *o == option).map(|(_, module)| (*module).to_owned());
@@ -69,8 +72,8 @@ fn unpacked(path: &Path) -> Option<String> {
     Some(text)
 }
 
-/// The modules that are loaded at boot. A file in /etc or /run overrides the file of that name in
-/// /usr/lib.
+/// The modules that systemd-modules-load loads at boot. A file in /etc or /run overrides the file
+/// of the same name in /usr/lib.
 fn at_boot(root: &Path) -> BTreeSet<String> {
     let mut files = vec![root.join("etc/modules")];
     let mut names = BTreeSet::new();

@@ -1,4 +1,5 @@
-//! The addresses that the host-local plugin has leased to pods: one file an address.
+//! Finds the addresses that the CNI plugin host-local has leased to pods. Each lease is a file
+//! named after its address.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,7 +8,7 @@ use std::path::Path;
 
 const LEASES: &str = "/var/lib/cni/networks";
 
-/// The leased addresses of all networks; none without a lease of host-local.
+/// The leased addresses of all networks; none if host-local has no leases here.
 pub(super) fn addresses() -> Option<BTreeSet<IpAddr>> {
     below(Path::new(LEASES))
 }

@@ -1,8 +1,8 @@
-//! The free space for the store.
+//! Finds how much space is free for the store.
 
 use std::path::Path;
 
-/// Free bytes for root in the file system of `directory`, which may not exist yet.
+/// The bytes that root may still use in the file system of `directory`, which may not exist yet.
 pub(super) fn free(directory: &Path) -> Option<u64> {
     let there = directory.ancestors().find(|d| d.exists())?;
     let stat = rustix::fs::statvfs(there).ok()?;

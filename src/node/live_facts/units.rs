@@ -1,10 +1,11 @@
-//! The units that systemd starts at boot, by the links of `systemctl enable`.
+//! Finds the units that systemd starts at boot, by the links that `systemctl enable` makes.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-/// The names in every `*.wants` and `*.requires` below /etc/systemd/system; none without systemd.
+/// The names of the links in every `*.wants` and `*.requires` directory below /etc/systemd/system;
+/// none if that directory does not exist.
 pub(super) fn enabled(root: &Path) -> Option<BTreeSet<String>> {
     let entries = fs::read_dir(root.join("etc/systemd/system")).ok()?;
     let wants = |name: &str| name.ends_with(".wants") || name.ends_with(".requires");

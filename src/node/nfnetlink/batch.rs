@@ -1,4 +1,5 @@
-//! Batches: edits that the kernel applies all at once, on the generation of their plan.
+//! Batches of nf_tables removals, which the kernel applies all or none, and only at a given
+//! generation.
 
 use std::fmt;
 
@@ -11,16 +12,16 @@ use super::{TableFamily, checked_name};
 use crate::error::{Error, Kind, Result};
 use crate::state::Family;
 
-/// Zero means "do not compare" to the kernel.
+/// The generation 0, which tells the kernel not to compare generations.
 const ANY_GENERATION: u32 = 0;
 
-/// Removals to apply together, in order.
+/// Removals that are applied together, in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch<'a> {
     removals: Vec<BatchMessage<'a>>,
 }
 
-/// One message of a batch.
+/// One removal, which is one netlink message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum BatchMessage<'a> {
     Rule { family: Family, table: &'a str, chain: &'a str, handle: u64 },
@@ -35,41 +36,43 @@ impl<'a> Batch<'a> {
         Batch::default()
     }
 
-    /// Deletes one rule; fails if it is missing.
+    /// Deletes one rule; the batch fails if the rule is missing.
     pub fn delete_rule(&mut self, family: Family, table: &'a str, chain: &'a str, handle: u64) {
         self.removals.push(BatchMessage::Rule { family, table, chain, handle });
     }
 
-    /// Deletes all rules that a chain has when the batch is applied. Fails for a missing chain. The
-    /// kernel finds a rule by walking its chain, so naming each of 40,000 takes 6 s.
+    /// Deletes all rules that a chain has at the moment when the batch is applied. The batch fails
+    /// if the chain is missing. Faster than [`Self::delete_rule`] for each rule: the kernel walks
+    /// the chain to find a rule, so naming each of 40,000 rules takes 6 s.
     pub fn flush_chain(&mut self, family: Family, table: &'a str, chain: &'a str) {
         self.removals.push(BatchMessage::Rules { family, table, chain });
     }
 
-    /// Deletes a chain. Fails if it has rules, or if a rule or map element jumps to it. Chains that
-    /// jump to each other must all be emptied first.
+    /// Deletes a chain. The batch fails if the chain has rules, or if a rule or map element jumps
+    /// to it. Chains that jump to each other must therefore all be emptied first.
     pub fn delete_chain(&mut self, family: Family, table: &'a str, chain: &'a str) {
         self.removals.push(BatchMessage::Chain { family, table, chain });
     }
 
-    /// Deletes a table with its content; `family` is nft's name (`ip`, `ip6`, `inet`, …).
+    /// Deletes a table with all that it holds. `family` is nft's name of its family (`ip`, `ip6`,
+    /// `inet`, …).
     pub fn delete_table(&mut self, family: &'a str, table: &'a str) {
         self.removals.push(BatchMessage::Table { family, table });
     }
 
-    /// The number of removals.
+    /// The number of removals in the batch.
     pub fn len(&self) -> usize {
         self.removals.len()
     }
 
-    /// True without removals.
+    /// True if the batch has no removals.
     pub fn is_empty(&self) -> bool {
         self.removals.is_empty()
     }
 }
 
 impl fmt::Display for BatchMessage<'_> {
-    /// The removed object, in nft's words.
+    /// Names the object to remove as nft does: family, table, chain, and handle.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             BatchMessage::Rule { family, table, chain, handle } => {
@@ -115,8 +118,8 @@ impl BatchMessage<'_> {
                     .encode()
                     .push_table_bytes(checked_name(table)?)
                     .push_name_bytes(checked_name(chain)?);
-                // Without NONREC the kernel would also delete the chain's rules, which the batch
-                // does not name.
+                // With NONREC the kernel refuses to delete a chain that still has rules. Otherwise
+                // it would delete rules that the batch does not name.
                 append(buffer, &request, sequence, flags | NLM_F_NONREC);
             }
             BatchMessage::Table { family, table } => {
@@ -131,7 +134,7 @@ impl BatchMessage<'_> {
     }
 }
 
-/// Sends `batch`; see [`super::Netfilter::commit`].
+/// Sends `batch` to be applied at `generation`; see [`super::Netfilter::commit`].
 pub(super) fn commit(socket: &mut Socket, batch: &Batch<'_>, generation: u32) -> Result<()> {
     let count = batch.removals.len();
     if count == 0 {
@@ -148,9 +151,9 @@ pub(super) fn commit(socket: &mut Socket, batch: &Batch<'_>, generation: u32) ->
     let mut bytes = Vec::new();
     append_frame(&mut bytes, Frame::Begin(generation), begin);
     for (index, removal) in batch.removals.iter().enumerate() {
-        // One acknowledgement, of the last removal, reports the commit. Kernels before 6.10 do not
-        // acknowledge the end of a batch, and an acknowledgement for each of tens of thousands
-        // would overrun the receive buffer.
+        // Only the last removal requests an acknowledgement, which reports the whole commit. The
+        // end of the batch cannot, because kernels before 6.10 do not acknowledge it.
+        // Acknowledgements of tens of thousands of removals would overrun the receive buffer.
         let flags = if index + 1 == count { NLM_F_ACK } else { 0 };
         removal.append(&mut bytes, begin.wrapping_add(index as u32 + 1), flags)?;
     }
@@ -164,7 +167,8 @@ pub(super) fn commit(socket: &mut Socket, batch: &Batch<'_>, generation: u32) ->
             Error::new(Kind::LostRace, object, cause).hint("nothing was changed: plan again")
         );
     }
-    // Sequence 0 is the beginning of the batch: its error concerns the whole commit.
+    // An error with the first sequence number concerns the beginning of the batch, and so the whole
+    // commit.
     let index = sequence.wrapping_sub(begin).wrapping_sub(1) as usize;
     let object = batch.removals.get(index).map_or(object, |removal| removal.to_string());
     let error = refused(&object, errno);
@@ -176,8 +180,8 @@ pub(super) fn commit(socket: &mut Socket, batch: &Batch<'_>, generation: u32) ->
     })
 }
 
-/// Waits until no commit is under way. An empty batch takes the kernel's commit lock, and changes
-/// nothing, not even the generation.
+/// Waits until the kernel is not in the middle of a commit. To do so, sends an empty batch, for
+/// which the kernel takes its commit lock but changes nothing, not even the generation.
 pub(super) fn await_commit(socket: &mut Socket) -> Result<()> {
     let begin = socket.reserve(2);
     let mut bytes = Vec::new();
@@ -191,7 +195,7 @@ enum Frame {
     End,
 }
 
-/// The messages at the beginning and the end of a batch.
+/// Appends the message that begins or ends a batch.
 fn append_frame(buffer: &mut Vec<u8>, frame: Frame, sequence: u32) {
     let mut header = Nfgenmsg::new();
     header.set_res_id(10); // NFNL_SUBSYS_NFTABLES

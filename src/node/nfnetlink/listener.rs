@@ -1,7 +1,8 @@
-//! Writers of nf_tables: the events of each commit, as in `nft monitor`.
+//! Finds who writes to nf_tables, from the events that the kernel sends for each commit, as in
+//! `nft monitor`.
 //!
-//! The kernel sends an event for each object that a commit changes, and last one with the process.
-//! Only the last one is kept.
+//! For each commit, the kernel sends an event per changed object, and a last event that names the
+//! process. Only the last one is used.
 
 use std::ffi::CStr;
 
@@ -11,41 +12,43 @@ use netlink_bindings::traits::NetlinkRequest;
 use super::socket::Socket;
 use crate::error::Result;
 
-/// The multicast group of nf_tables (NFNLGRP_NFTABLES).
+/// The multicast group of nf_tables' events (NFNLGRP_NFTABLES).
 const GROUP: u32 = 7;
-/// The message that ends a commit: NFT_MSG_NEWGEN of NFNL_SUBSYS_NFTABLES.
+/// The type of the last event of a commit: NFT_MSG_NEWGEN of NFNL_SUBSYS_NFTABLES.
 const NEWGEN: u16 = 10 << 8 | 15;
-/// Room for the events between two drains, in bytes: some ten thousand rules.
+/// The size of the receive buffer, in bytes. Events of changes to some ten thousand rules fit in
+/// until they are read.
 const ROOM: usize = 8 << 20;
 
-/// A commit and its writer.
+/// A commit, and the process that made it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Commit {
-    /// The generation that the commit made.
+    /// The generation after the commit.
     pub generation: u32,
-    /// The process, by its number in the first process namespace.
+    /// The PID of the process, in the initial PID namespace.
     pub pid: u32,
-    /// Its command name, of at most 15 bytes.
+    /// The command name of the process, at most 15 bytes.
     pub name: String,
 }
 
-/// The commits since the last drain.
+/// The commits since the last call of [`Listener::drain`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Commits {
-    /// The commits, in order.
+    /// The commits, oldest first.
     pub commits: Vec<Commit>,
-    /// True if the room was too small for all events: commits may be missing.
+    /// True if not all events fitted into the receive buffer, so that commits may be missing.
     pub missed: bool,
 }
 
-/// Receives an event of every commit in the network namespace that opened it, whoever commits.
+/// Receives the events of every commit in the network namespace in which it was opened, whichever
+/// process commits.
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
 }
 
 impl Listener {
-    /// Begins to listen.
+    /// Starts to receive events.
     ///
     /// # Errors
     /// [`Kind::Permission`](crate::error::Kind::Permission) without CAP_NET_ADMIN,
@@ -54,7 +57,7 @@ impl Listener {
         Ok(Listener { socket: Socket::subscribed(GROUP, ROOM)? })
     }
 
-    /// Drains the events received so far; does not wait.
+    /// Returns the commits of the events received so far; does not wait for more.
     pub fn drain(&mut self) -> Commits {
         let mut received = Commits::default();
         received.missed = self.socket.receive_events(|kind, payload| {
@@ -66,7 +69,8 @@ impl Listener {
     }
 }
 
-/// The commit of an event. Kernels before 4.9 do not report the process.
+/// The commit that an event reports; none on kernels before 4.9, because they do not report the
+/// process.
 fn commit(payload: &[u8]) -> Option<Commit> {
     let (_, attributes) = OpGetgenDo::decode_reply(payload);
     let name = attributes.get_proc_name().map(CStr::to_string_lossy).ok()?.into_owned();

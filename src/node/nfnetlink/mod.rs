@@ -1,8 +1,9 @@
-//! nf_tables over netlink: generations, dumps, and batches bound to a generation.
+//! Reads nf_tables over netlink: its generation, tables, chains and rules. Sends batches that apply
+//! only at a given generation.
 //!
-//! Opening it loads the kernel's `nfnetlink` and `nf_tables` modules: open it only where they are
-//! already in use. Rules are dumped chain by chain, since a dump of the whole ruleset takes
-//! quadratic time.
+//! Opening a connection loads the kernel modules `nfnetlink` and `nf_tables`, so open one only
+//! where they are already in use. Rules are dumped one chain at a time, because the time to dump
+//! the whole ruleset grows with the square of its size.
 
 mod batch;
 mod listener;
@@ -22,24 +23,24 @@ use socket::Socket;
 use crate::error::{Error, Kind, Result};
 use crate::state::Family;
 
-/// How often an interrupted dump is restarted.
+/// How often a dump is tried when writes of other programs interrupt it.
 const DUMP_TRIES: u32 = 5;
 
-/// nf_tables' number of a table's family; iptables-nft writes in `ip` and `ip6`.
+/// The family of an nf_tables table, as the kernel's number. iptables-nft uses only `ip` and `ip6`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TableFamily(u8);
 
-/// The kernel's numbers (NFPROTO_*) and nft's names.
+/// The families: the kernel's number (NFPROTO_*) and nft's name of each.
 const FAMILIES: [(u8, &str); 6] =
     [(1, "inet"), (2, "ip"), (3, "arp"), (5, "netdev"), (7, "bridge"), (10, "ip6")];
 
 impl TableFamily {
-    /// The family of nft's `name`: `ip`, `ip6`, `inet`, `arp`, `bridge` or `netdev`.
+    /// The family with nft's name `name`: `ip`, `ip6`, `inet`, `arp`, `bridge` or `netdev`.
     pub fn from_name(name: &str) -> Option<Self> {
         FAMILIES.iter().find(|(_, known)| *known == name).map(|(number, _)| TableFamily(*number))
     }
 
-    /// The address family, for `ip` and `ip6`.
+    /// The address family of `ip` and `ip6`; none for any other family.
     pub fn address_family(self) -> Option<Family> {
         Family::ALL.into_iter().find(|family| TableFamily::from(*family) == self)
     }
@@ -59,7 +60,7 @@ impl From<Family> for TableFamily {
 }
 
 impl fmt::Display for TableFamily {
-    /// nft's name, or the number of a newer family.
+    /// nft's name of the family, or its number if the name is not known here.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match FAMILIES.iter().find(|(number, _)| *number == self.0) {
             Some((_, name)) => f.write_str(name),
@@ -68,57 +69,57 @@ impl fmt::Display for TableFamily {
     }
 }
 
-/// A table, as the kernel lists it.
+/// A table in the kernel's list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KernelTable {
     /// Its family.
     pub family: TableFamily,
     /// Its name.
     pub name: String,
-    /// The kernel's number for it; never reused after its deletion.
+    /// The kernel's identifier of the table. It is not reused when the table is deleted.
     pub handle: u64,
 }
 
-/// A chain, as the kernel lists it.
+/// A chain in the kernel's list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KernelChain {
     /// Its name.
     pub name: String,
-    /// The kernel's number for it; never reused after its deletion.
+    /// The kernel's identifier of the chain. It is not reused when the chain is deleted.
     pub handle: u64,
-    /// Whether it is attached to a hook, as iptables' built-in chains are.
+    /// Whether the chain is attached to a netfilter hook, as iptables' built-in chains are.
     pub base: bool,
-    /// Its rules, plus the rules and map elements that jump to it.
+    /// How many uses the kernel counts: the chain's rules, plus the rules and map elements that
+    /// jump to it.
     pub use_count: u32,
 }
 
-/// A rule, as the kernel lists it.
+/// A rule in the kernel's list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KernelRule {
-    /// The kernel's number for it; never reused after its deletion.
+    /// The kernel's identifier of the rule. It is not reused when the rule is deleted.
     pub handle: u64,
-    /// Whether it has a part that iptables-nft 1.8.9 does not write. `iptables-nft-save` may
-    /// silently drop such a part.
+    /// Whether the rule has a part that iptables-nft 1.8.9 never writes. `iptables-nft-save` may
+    /// silently omit such a part.
     pub native: bool,
 }
 
-/// A connection to nf_tables in the network namespace that opened it.
+/// A netlink connection to nf_tables in the network namespace in which it was opened.
 #[derive(Debug)]
 pub struct Netfilter {
     socket: Socket,
 }
 
 impl Netfilter {
-    /// Connects, and sends one request: [`Kind::Permission`] without CAP_NET_ADMIN,
-    /// [`Kind::Kernel`] without nf_tables in this kernel.
+    /// Opens the connection and sends a first request. Fails with [`Kind::Permission`] without
+    /// CAP_NET_ADMIN, and with [`Kind::Kernel`] if this kernel has no nf_tables.
     pub fn open() -> Result<Self> {
         let mut netfilter = Netfilter { socket: Socket::open()? };
         netfilter.generation()?;
         Ok(netfilter)
     }
 
-    /// The generation of the ruleset. It changes with every commit in any table of this network
-    /// namespace.
+    /// The current generation. It changes with every commit to any table of this network namespace.
     pub fn generation(&mut self) -> Result<u32> {
         let request = Request::new().op_getgen_do(&Nfgenmsg::new());
         let mut generation = None;
@@ -129,16 +130,17 @@ impl Netfilter {
         generation.ok_or_else(|| no_answer("nftables generation"))
     }
 
-    /// The generation after its commit is complete: the kernel counts a commit just before it shows
-    /// it. Everything read between this and a successful [`Self::commit`] on this generation is of
-    /// one moment, since the kernel refuses the batch after any other write.
+    /// The current generation, returned only after the commit that made it is complete. Waiting is
+    /// necessary because the kernel raises the generation just before the commit's changes become
+    /// visible. If [`Self::commit`] then succeeds at this generation, all that was read in between
+    /// was the state at one moment, because the kernel refuses the batch after any other write.
     pub fn settled_generation(&mut self) -> Result<u32> {
         let generation = self.generation()?;
         batch::await_commit(&mut self.socket)?;
         Ok(generation)
     }
 
-    /// Every table of this network namespace, whatever its family.
+    /// All tables of this network namespace, of every family.
     pub fn tables(&mut self) -> Result<Vec<KernelTable>> {
         let request = Request::new().op_gettable_dump(&Nfgenmsg::new());
         self.dump("nftables tables", |socket, tables| {
@@ -153,14 +155,15 @@ impl Netfilter {
         })
     }
 
-    /// The chains of a table, in the kernel's order; none for a missing table.
+    /// The chains of a table, in the kernel's order; empty if the table does not exist.
     pub fn chains(&mut self, family: Family, table: &str) -> Result<Vec<KernelChain>> {
         let object = format!("chains of table {} {table}", family.nft());
         let mut request = Request::new().op_getchain_dump(&TableFamily::from(family).header());
         request.encode().push_table_bytes(checked_name(table)?);
         self.dump(&object, |socket, chains| {
             socket.request(&request, &object, |(_, chain)| {
-                // The kernel dumps the whole family, whatever the requested table.
+                // The kernel ignores the table in the request and dumps the chains of the whole
+                // family.
                 if chain.get_table()?.to_bytes() == table.as_bytes() {
                     chains.push(KernelChain {
                         name: text(chain.get_name()?),
@@ -174,7 +177,7 @@ impl Netfilter {
         })
     }
 
-    /// The rules of a chain, in the order of evaluation; none for a missing chain.
+    /// The rules of a chain, in the order of evaluation; empty if the chain does not exist.
     pub fn rules(&mut self, family: Family, table: &str, chain: &str) -> Result<Vec<KernelRule>> {
         let object = format!("rules of chain {} {table} {chain}", family.nft());
         let mut request = Request::new().op_getrule_dump(&TableFamily::from(family).header());
@@ -195,14 +198,14 @@ impl Netfilter {
 
     /// Applies the whole batch, or nothing of it.
     ///
-    /// The kernel refuses the batch if `generation` is not the current one: [`Kind::LostRace`]. Any
-    /// other refusal is a [`Kind::Kernel`] with the object of the first failing edit. An empty
-    /// batch sends no request.
+    /// Fails with [`Kind::LostRace`] if `generation` is not the current one, because another
+    /// program wrote. Any other refusal of the kernel is a [`Kind::Kernel`] error that names the
+    /// first removal that failed. Nothing is sent for an empty batch.
     pub fn commit(&mut self, batch: &Batch<'_>, generation: u32) -> Result<()> {
         batch::commit(&mut self.socket, batch, generation)
     }
 
-    /// Collects a dump that no write interrupted.
+    /// Repeats a dump until no write interrupts it.
     fn dump<T>(
         &mut self,
         object: &str,
@@ -223,16 +226,17 @@ impl Netfilter {
     }
 }
 
-/// A valid name for nf_tables: the message format would truncate others.
+/// The bytes of a name that nf_tables accepts. Others are an error, because a message would
+/// truncate them.
 fn checked_name(name: &str) -> Result<&[u8]> {
-    // NFT_NAME_MAXLEN counts the final NUL.
+    // The limit of 255 bytes is NFT_NAME_MAXLEN, which counts the final NUL.
     if name.is_empty() || name.len() > 255 || name.contains('\0') {
         return Err(Error::new(Kind::Kernel, name.escape_debug().to_string(), "no nftables name"));
     }
     Ok(name.as_bytes())
 }
 
-/// Decodes a name. Names are bytes to the kernel; our tools cannot name anything but UTF-8.
+/// Decodes a name. To the kernel names are bytes, but our tools can only name those in UTF-8.
 fn text(name: &CStr) -> String {
     name.to_string_lossy().into_owned()
 }

@@ -1,9 +1,9 @@
-//! Distinguishes rules of iptables-nft from rules that only `nft` can have written.
+//! Tells rules that iptables-nft wrote from rules that only `nft` can have written.
 //!
-//! `iptables-nft-save` silently omits unexpected parts of a rule, with exit code 0: a set lookup, a
-//! second test of the same field, a field or operator without an iptables match. A rule counts as
-//! iptables' own only if all its parts have the shape and order in which iptables-nft 1.8.9 writes
-//! them, as `nft --debug=netlink` shows.
+//! `iptables-nft-save` silently omits the parts of a rule that it does not expect, and exits with
+//! 0: a set lookup, a second test of the same field, or a field or operator for which iptables has
+//! no match. A rule therefore counts as iptables' own only if all its parts have the form and order
+//! in which iptables-nft 1.8.9 writes them, as `nft --debug=netlink` shows.
 
 use netlink_bindings::nftables::{
     BitwiseOps, CmpOps, ExprOps, IterableExprAttrs, IterableExprImmediateAttrs,
@@ -17,7 +17,7 @@ use crate::state::Family;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
-/// Whether the rule has a part that iptables-nft does not write.
+/// Whether the rule has a part that iptables-nft never writes.
 pub(super) fn is_native(family: Family, rule: IterableRuleAttrs<'_>) -> bool {
     let Ok(expressions) = rule.get_expressions() else { return false };
     let parts: Option<Vec<Part>> =
@@ -25,7 +25,7 @@ pub(super) fn is_native(family: Family, rule: IterableRuleAttrs<'_>) -> bool {
     !parts.is_some_and(|parts| written_by_iptables(&parts))
 }
 
-/// A packet field that iptables tests without an xtables match.
+/// A packet field that iptables-nft tests by nf_tables expressions, not by an xtables match.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Field {
     InputInterface,
@@ -47,28 +47,28 @@ enum Operator {
     Ordered,
 }
 
-/// One expression of a rule, reduced to what reveals its writer.
+/// One expression of a rule, reduced to what tells iptables-nft from `nft`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Part {
     Load(Field),
     Mask(Vec<u8>),
     Compare(Operator, Vec<u8>),
     Range(Operator),
-    /// Counters, xtables matches and limits: anywhere before the action.
+    /// A counter, an xtables match or a limit. It may be anywhere before the action.
     Free,
-    /// A verdict, an xtables target, or NFLOG.
+    /// What a rule ends with: a verdict, an xtables target, or NFLOG.
     Action,
-    /// The value and the write of `-j TRACE`.
+    /// The value 1 that `-j TRACE` loads; [`Part::TraceSet`] writes it to `meta nftrace`.
     TraceValue,
     TraceSet,
 }
 
-/// The expression; none if iptables never writes it.
+/// Reduces an expression to a part; none if iptables-nft never writes such an expression.
 fn part(family: Family, expression: IterableExprAttrs<'_>) -> Option<Part> {
     match expression.get_name().ok()?.to_bytes() {
         b"counter" | b"match" => return Some(Part::Free),
         b"target" => return Some(Part::Action),
-        // Unknown to netlink-bindings.
+        // netlink-bindings does not decode `limit` expressions.
         b"limit" => return limit(find_attr(expression.get_buf(), NFTA_EXPR_DATA)?),
         _ => {}
     }
@@ -78,7 +78,7 @@ fn part(family: Family, expression: IterableExprAttrs<'_>) -> Option<Part> {
         ExprOps::Immediate(immediate) => immediate_part(immediate),
         ExprOps::Log(log) => nflog(log),
         ExprOps::Bitwise(bitwise) => {
-            // Kernels before 5.6 do not report the operation.
+            // Kernels before 5.6 do not report the operation, because they have only mask-and-xor.
             let and = bitwise.get_op().is_ok_and(|op| op != BitwiseOps::MaskXor as u32);
             let flips = bitwise.get_xor().ok()?.get_value().ok()?.iter().any(|byte| *byte != 0);
             let mask = bitwise.get_mask().ok()?.get_value().ok()?;
@@ -120,10 +120,11 @@ fn payload_field(family: Family, payload: IterableExprPayloadAttrs<'_>) -> Optio
         return None; // A write into the packet.
     }
     let base = PayloadBase::from_value(payload.get_base().ok()?.into())?;
-    // An address is loaded up to its prefix, in whole bytes.
+    // For a prefix, iptables-nft loads only the bytes of the address that the prefix covers.
     Some(match (base, family, payload.get_offset().ok()?, payload.get_len().ok()?) {
         (PayloadBase::NetworkHeader, Family::Ipv4, 6, 2) => Field::Fragment,
-        // The older form of `-p`, which 1.8.9 reads too; in IPv6 it would be a hop limit.
+        // The older form of `-p`, which 1.8.9 still reads. In an IPv6 header the same bytes would
+        // be part of an address.
         (PayloadBase::NetworkHeader, Family::Ipv4, 9, 1) => Field::Protocol,
         (PayloadBase::NetworkHeader, Family::Ipv4, 12, n @ 1..=4) => {
             Field::Source { whole: n == 4 }
@@ -156,12 +157,12 @@ fn immediate_part(immediate: IterableExprImmediateAttrs<'_>) -> Option<Part> {
             _ => None,
         };
     }
-    // One byte of 1, possibly padded by the kernel.
+    // The value is one byte of 1; the kernel may pad it with zeros.
     let (first, rest) = data.get_value().ok()?.split_first()?;
     (*first == 1 && rest.iter().all(|byte| *byte == 0)).then_some(Part::TraceValue)
 }
 
-/// `-j NFLOG`; any other logging is an xtables target.
+/// The part for `-j NFLOG`. iptables-nft writes every other kind of logging as an xtables target.
 fn nflog(log: IterableLogAttrs<'_>) -> Option<Part> {
     let fits = log.get_prefix().map_or(0, |prefix| prefix.to_bytes().len()) < 64;
     (log.get_group().is_ok() && log.get_level().is_err() && fits).then_some(Part::Action)
@@ -173,7 +174,7 @@ const NFTA_LIMIT_UNIT: u16 = 2;
 const NFTA_LIMIT_TYPE: u16 = 4;
 const NFTA_LIMIT_FLAGS: u16 = 5;
 
-/// `-m limit`: a packet rate that xtables can express, in units of 1/10,000 s.
+/// The part for `-m limit`, if xtables, which counts in 1/10,000 s, can express this packet rate.
 fn limit(attributes: &[u8]) -> Option<Part> {
     let rate = parse_be_u64(find_attr(attributes, NFTA_LIMIT_RATE)?)?;
     let unit = parse_be_u64(find_attr(attributes, NFTA_LIMIT_UNIT)?)?;
@@ -186,7 +187,7 @@ fn limit(attributes: &[u8]) -> Option<Part> {
     (packets && !over && exact).then_some(Part::Free)
 }
 
-/// Whether iptables writes these parts, in this order.
+/// Whether iptables-nft writes these parts in this order.
 fn written_by_iptables(parts: &[Part]) -> bool {
     let mut rest = parts;
     let mut earlier: Vec<Field> = Vec::new();
@@ -196,7 +197,7 @@ fn written_by_iptables(parts: &[Part]) -> bool {
             [] | [Part::Action] | [Part::TraceValue, Part::TraceSet] => return true,
             [Part::Free, rest @ ..] => rest,
             [Part::Load(field), after @ ..] => {
-                // iptables keeps one of each, but for marks.
+                // iptables-nft tests each field at most once, except the mark.
                 if *field != Field::Mark && earlier.iter().any(|other| same(*other, *field)) {
                     return false;
                 }
@@ -210,13 +211,14 @@ fn written_by_iptables(parts: &[Part]) -> bool {
     }
 }
 
-/// The same field, with the same prefix or another.
+/// Whether both are the same field, whatever the prefix of an address.
 fn same(one: Field, other: Field) -> bool {
     std::mem::discriminant(&one) == std::mem::discriminant(&other)
 }
 
-/// How many parts test `field`, if iptables writes such a test where the transport protocol is
-/// `protocol`; and the protocol that they require, if any.
+/// How many parts after the load of `field` belong to its test, and the transport protocol that the
+/// test requires, if any. None if iptables-nft does not write such a test for a rule whose
+/// transport protocol is `protocol`.
 fn tested(field: Field, protocol: Option<u8>, parts: &[Part]) -> Option<(usize, Option<u8>)> {
     use Operator::{Equal, NotEqual};
     use Part::{Compare, Mask, Range};
@@ -227,7 +229,7 @@ fn tested(field: Field, protocol: Option<u8>, parts: &[Part]) -> Option<(usize, 
         (Field::InputInterface | Field::OutputInterface, [Compare(Equal | NotEqual, _), ..]) => {
             Some((1, None))
         }
-        // `-i +` loads the name and compares nothing.
+        // `-i +` loads the name of the interface but compares it with nothing.
         (
             Field::InputInterface | Field::OutputInterface,
             [Mask(_) | Compare(..) | Range(_), ..],
@@ -269,13 +271,13 @@ mod tests {
         let rule = |parts: &[Part]| written_by_iptables(&[&address, parts].concat());
         assert!(rule(&[]));
         assert!(rule(&[Part::Free, Part::Action]));
-        // A second test of the same field, whatever its prefix.
+        // Two tests of the same field; the prefix makes no difference.
         assert!(!rule(&[Part::Load(Field::Source { whole: false }), equal(&[1, 2]), Part::Action]));
-        // A part after the action, as in `log group 3 accept`.
+        // A part after the action, as in the rule `log group 3 accept`.
         assert!(!rule(&[Part::Action, Part::Action]));
-        // Two comparisons of one load: `ip saddr 1.2.3.1-1.2.3.9`.
+        // Two comparisons of a field that is loaded once, as in `ip saddr 1.2.3.1-1.2.3.9`.
         assert!(!rule(&[equal(&[1, 2, 3, 9])]));
-        // A value without a write.
+        // The value of `-j TRACE`, without the write.
         assert!(!rule(&[Part::TraceValue]));
         assert!(!rule(&[Part::TraceSet]));
         assert!(rule(&[Part::TraceValue, Part::TraceSet]));

@@ -1,9 +1,9 @@
-//! The netlink socket: one request at a time, and its answers.
+//! The netlink socket: sends one request at a time, and reads its replies.
 //!
-//! `netlink-bindings` encodes and decodes the messages. The socket is our own, since
+//! `netlink-bindings` encodes and decodes the messages. The socket is our own, because
 //! `netlink-socket2` lacks four things: whether a dump was interrupted, the size of the send
-//! buffer, a receive timeout, and which messages of a batch request an acknowledgement (it requests
-//! all, which overruns the receive buffer).
+//! buffer, a receive timeout, and a choice of the messages in a batch that request an
+//! acknowledgement (it requests one for each, which overruns the receive buffer).
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -19,22 +19,23 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 use super::malformed;
 use crate::error::{Error, Kind, Result};
 
-/// The kernel answers during the request, so this only ends an unexpected wait.
+/// The receive timeout. The kernel replies while it processes the request, so only an unexpected
+/// wait takes this long.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The kernel sends at most 32 KiB at a time.
+/// The size of the receive buffer. The kernel sends at most 32 KiB at a time.
 const BUFFER: usize = 64 * 1024;
 
-/// Message types below this are netlink's own.
+/// Message types below this belong to netlink itself, not to a subsystem.
 const NLMSG_MIN_TYPE: u16 = 0x10;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 
-/// Whether a dump is of one moment.
+/// Whether a dump shows the state at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::node) enum Consistent {
     Yes,
-    /// Another program wrote meanwhile (NLM_F_DUMP_INTR).
+    /// Another program wrote during the dump (NLM_F_DUMP_INTR).
     No,
 }
 
@@ -68,12 +69,12 @@ impl Socket {
         Ok(Socket { fd, buffer: vec![0; BUFFER], sequence: 0 })
     }
 
-    /// A socket that receives the events of a multicast group (from 1), with `room` bytes for
-    /// unread ones.
+    /// Opens a socket that receives the events of a multicast group (groups count from 1). Its
+    /// receive buffer has `room` bytes for events that are not read yet.
     pub(super) fn subscribed(group: u32, room: usize) -> Result<Self> {
         let socket = Socket::open()?;
         if sockopt::set_socket_recv_buffer_size_force(&socket.fd, room).is_err() {
-            // Root of another user namespace gets at most rmem_max.
+            // Root of another user namespace may not exceed rmem_max, and gets at most that.
             let _ = sockopt::set_socket_recv_buffer_size(&socket.fd, room);
         }
         rustix::net::bind(&socket.fd, &netlink::SocketAddrNetlink::new(0, 1 << (group - 1)))
@@ -81,7 +82,8 @@ impl Socket {
         Ok(socket)
     }
 
-    /// Passes on the type and payload of each received message. True if some were missed.
+    /// Passes the type and payload of each event received so far to `each`. Returns true if events
+    /// were lost.
     pub(super) fn receive_events(&mut self, mut each: impl FnMut(u16, &[u8])) -> bool {
         let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
         let mut missed = false;
@@ -99,15 +101,15 @@ impl Socket {
         }
     }
 
-    /// Reserves `count` sequence numbers, and returns the first.
+    /// Reserves `count` consecutive sequence numbers, and returns the first.
     pub(super) fn reserve(&mut self, count: u32) -> u32 {
         let first = self.sequence.wrapping_add(1);
         self.sequence = self.sequence.wrapping_add(count);
         first
     }
 
-    /// Sends one request and passes each answer to `each`: all of a dump, or the one answer of a
-    /// plain request.
+    /// Sends one request and passes each reply to `each`: all replies to a dump, or the one reply
+    /// to any other request.
     pub(in crate::node) fn request<R: NetlinkRequest>(
         &mut self,
         request: &R,
@@ -121,7 +123,8 @@ impl Socket {
 
         let dump = i32::from(request.flags()) & NLM_F_DUMP != 0;
         let mut consistent = Consistent::Yes;
-        // The dump is read to its end all the same: until then the kernel starts no other.
+        // A dump with an unreadable reply is still read to its end, because the kernel starts no
+        // other dump on this socket before.
         let mut unreadable = None;
         loop {
             let length = self.receive(object)?;
@@ -153,9 +156,9 @@ impl Socket {
 
     /// Sends a whole batch of `count` messages at once, and returns the kernel's first reply.
     ///
-    /// The first reply decides. Errors arrive in the order of the messages, before the
-    /// acknowledgement of the last one, and one error means that nothing was applied. The kernel
-    /// has replied by the time the batch is sent.
+    /// The first reply shows the result of the whole batch: errors arrive in the order of the
+    /// messages, before the acknowledgement of the last one, and a single error means that nothing
+    /// was applied. By the time the batch is sent, the kernel has replied.
     pub(super) fn send_batch(
         &mut self,
         batch: &[u8],
@@ -182,8 +185,8 @@ impl Socket {
         Ok(verdict)
     }
 
-    /// Sends a batch without acknowledgements. By the time it is sent, the kernel has processed it
-    /// and has replied with its error, if any.
+    /// Sends a batch that requests no acknowledgements. By the time it is sent, the kernel has
+    /// processed it, and has replied if there was an error.
     pub(super) fn send_quiet_batch(
         &mut self,
         batch: &[u8],
@@ -209,14 +212,14 @@ impl Socket {
         }
     }
 
-    /// Enlarges the send buffer: a batch must fit into it as a whole. Root of the first user
-    /// namespace may exceed net.core.wmem_max (SO_SNDBUFFORCE). Root of another one may not, and
-    /// gets at most wmem_max. `nft` gives up there at wmem_default.
+    /// Enlarges the send buffer, because a batch must fit into it as a whole. Root of the initial
+    /// user namespace may exceed net.core.wmem_max (SO_SNDBUFFORCE). Root of another user namespace
+    /// gets at most wmem_max. `nft` run by such a root stays at wmem_default, and fails.
     fn make_room_to_send(&self, bytes: usize) {
-        // The kernel keeps some of the buffer for itself, and doubles the requested size.
+        // The kernel uses some of the buffer itself, and doubles the requested size.
         let wanted = bytes + 4096;
         if sockopt::set_socket_send_buffer_size_force(&self.fd, wanted).is_err() {
-            // If the room is still too small, sending fails with EMSGSIZE.
+            // If the buffer is still too small, sending the batch fails with EMSGSIZE.
             let _ = sockopt::set_socket_send_buffer_size(&self.fd, wanted);
         }
     }
@@ -247,7 +250,7 @@ impl Socket {
                     let cause = format!("an answer of {length} bytes, more than the kernel sends");
                     return Err(Error::new(Kind::Kernel, object, cause));
                 }
-                // ENOBUFS only means that later replies were dropped; the first ones are complete.
+                // ENOBUFS only means that later replies were lost; those before are complete.
                 Err(Errno::INTR | Errno::NOBUFS) => {}
                 Err(Errno::AGAIN) => return Err(super::no_answer(object)),
                 Err(errno) => return Err(refused(object, errno)),
@@ -255,7 +258,7 @@ impl Socket {
         }
     }
 
-    /// Discards the further replies to a batch, so that they fill no buffer.
+    /// Discards the remaining replies to a batch, so that they do not fill the receive buffer.
     fn drain(&mut self) {
         let flags = RecvFlags::DONTWAIT;
         loop {
@@ -267,7 +270,7 @@ impl Socket {
     }
 }
 
-/// Appends `request` to `buffer` as a message with its header.
+/// Appends `request` to `buffer` as a netlink message with its header.
 pub(super) fn append<R: NetlinkRequest>(
     buffer: &mut Vec<u8>,
     request: &R,
@@ -276,7 +279,8 @@ pub(super) fn append<R: NetlinkRequest>(
 ) {
     let request_type = match request.protocol() {
         Protocol::Raw { request_type, .. } => request_type,
-        // Not used for nf_tables, which is no generic netlink family; the kernel ignores a NOOP.
+        // nf_tables is no generic netlink family, so this does not occur; the kernel ignores type
+        // 1, a NOOP.
         Protocol::Generic(_) => 1,
     };
     let start = buffer.len();
@@ -284,7 +288,7 @@ pub(super) fn append<R: NetlinkRequest>(
     buffer.extend_from_slice(request.payload());
     align(buffer);
     let header = Nlmsghdr {
-        // A message is a few hundred bytes: names are at most 255.
+        // The length fits: a message is a few hundred bytes long, because names have at most 255.
         len: (buffer.len() - start) as u32,
         r#type: request_type,
         flags: request.flags() | (NLM_F_REQUEST | flags) as u16,
@@ -294,7 +298,7 @@ pub(super) fn append<R: NetlinkRequest>(
     buffer[start..start + Nlmsghdr::len()].copy_from_slice(header.as_slice());
 }
 
-/// An error of the kernel about `object`.
+/// The error for a request about `object` that the kernel refused with `errno`.
 pub(super) fn refused(object: &str, errno: Errno) -> Error {
     match errno {
         Errno::PERM | Errno::ACCESS => {
@@ -310,7 +314,8 @@ struct NetlinkMessage<'a> {
 }
 
 impl NetlinkMessage<'_> {
-    /// The error number that an NLMSG_ERROR or NLMSG_DONE begins with; zero is success.
+    /// The error number at the beginning of an NLMSG_ERROR or NLMSG_DONE message. Zero means
+    /// success.
     fn outcome(&self) -> Result<(), Errno> {
         match parse_i32(self.payload) {
             Some(0) => Ok(()),
@@ -320,7 +325,7 @@ impl NetlinkMessage<'_> {
     }
 }
 
-/// The messages in what was received.
+/// Iterates over the netlink messages in the received bytes.
 struct Messages<'a>(&'a [u8]);
 
 impl<'a> Iterator for Messages<'a> {

@@ -1,10 +1,11 @@
-//! The documentation page of the checks.
+//! The page of the documentation that lists all checks.
 
 use std::collections::BTreeMap;
 
 use super::{Check, Severity, all};
 
-/// `docs/checks.md`: every check with its severity, when it applies, and where to read more.
+/// The text of `docs/checks.md`: every check with its severity, when it applies, and where to read
+/// more.
 pub fn markdown() -> String {
     let mut areas: BTreeMap<&str, Vec<&Check>> = BTreeMap::new();
     for check in all() {

@@ -1,8 +1,8 @@
-//! Preflight checks: questions about a node before a change.
+//! Preflight checks: questions about a node that are answered before a change.
 //!
-//! A check has a stable id. It reads captured facts, never the node. Its verdict is ok, found or
-//! unknown; unknown never counts as ok. A check with logic is a file; checks of one table are the
-//! rows of one file. Each area lists its checks in its `mod.rs`.
+//! A check has a stable id. It reads captured facts, never the node itself. Its verdict is ok,
+//! found or unknown, and unknown never counts as ok. A check with logic of its own is a file;
+//! checks that differ only in their data share a file. Each area lists its checks in its `mod.rs`.
 
 mod backends;
 mod cni;
@@ -44,34 +44,34 @@ pub use registry::{all, find};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// A migration or clean-up must not begin.
+    /// While this is found, no migration or clean-up may begin.
     Block,
-    /// It harms traffic, now or after the change.
+    /// What was found harms traffic, now or after the change.
     Warn,
-    /// Worth knowing.
+    /// What was found is worth knowing, but does no harm.
     Info,
 }
 
-/// The missing data if the processes were not captured.
+/// What is missing if the processes were not captured.
 const NO_PROCESSES: &str = "the processes are not in this state";
 
 /// The facts that checks read. All of them are captured before the checks run.
 pub struct Facts<'a> {
-    /// The node as it is.
+    /// The node's current state.
     pub now: &'a NodeState,
-    /// An earlier capture; without it, rises and changes are unknown.
+    /// An earlier capture of the node. Without it, checks cannot tell what rose or changed.
     pub earlier: Option<&'a NodeState>,
     /// The time between the two captures.
     pub interval: Option<Duration>,
-    /// The facts of a live node; `None` for a snapshot.
+    /// What only a living node can answer; `None` if the state is from a snapshot.
     pub live: Option<&'a LiveFacts>,
     /// The target mode of a migration, if there is one.
     pub to: Option<Mode>,
     /// The catalogue of owners.
     pub catalogue: &'a Catalogue,
-    /// The owner of each object of `now`.
+    /// The owner of each object in `now`.
     pub ownership: &'a Ownership<'a>,
-    /// The running mode, by what the kernel holds.
+    /// The mode in which kube-proxy runs, judged by what the kernel holds.
     pub running: RunningMode,
     /// kube-proxy's configuration, if it is known.
     pub settings: Option<KubeProxyConfig>,
@@ -80,7 +80,7 @@ pub struct Facts<'a> {
 }
 
 impl<'a> Facts<'a> {
-    /// The facts of one state.
+    /// The facts of a single state: without an earlier capture, a live node or a target mode.
     pub fn of(
         now: &'a NodeState,
         catalogue: &'a Catalogue,
@@ -103,76 +103,76 @@ impl<'a> Facts<'a> {
         }
     }
 
-    /// The clean-up plan.
+    /// The clean-up plan of the current state.
     pub fn leftovers(&self) -> &Plan {
         self.plan.get_or_init(|| leftovers(self.catalogue, self.now, self.ownership))
     }
 
-    /// The edits for those removals of the clean-up plan that `wanted` accepts.
+    /// The edits that carry out those removals of the clean-up plan that `wanted` accepts.
     fn removal(&self, wanted: impl Fn(&Object) -> bool) -> Vec<Edit> {
         let objects = self.leftovers().removals().filter(|o| wanted(o)).cloned().collect();
         edits(&Plan { objects }, self.now)
     }
 
-    /// True if `mode` runs or is the target.
+    /// True if `mode` is the running mode or the target mode.
     pub fn concerns(&self, mode: Mode) -> bool {
         self.running.mode == Some(mode) || self.to == Some(mode)
     }
 }
 
-/// The outcome of a check.
+/// The outcome of a check: ok, found or unknown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// Nothing is wrong; the evidence.
+    /// Nothing is wrong. The string is the evidence.
     Ok(String),
-    /// Something is wrong.
+    /// Something is wrong. The payload has the evidence, the effect and the remedy.
     Found(Found),
-    /// Not known; the missing data.
+    /// Not known. The string names the missing data.
     Unknown(String),
 }
 
-/// The verdict if the processes were not captured.
+/// The verdict of a check that needs the processes, if they were not captured.
 fn no_processes() -> Verdict {
     Verdict::Unknown(NO_PROCESSES.into())
 }
 
-/// The verdict on a snapshot, if the check needs a live node.
+/// The verdict of a check that needs a live node, on a snapshot.
 fn not_live() -> Verdict {
     Verdict::Unknown("a live node alone can be asked".into())
 }
 
-/// Something wrong.
+/// What a check found wrong.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Found {
-    /// The rule, the counter, or the file and line.
+    /// What shows it: the rule, the counter, or the file and line.
     pub evidence: Vec<String>,
     /// The effect on traffic, in one sentence.
     pub effect: String,
-    /// The commands or configuration lines that fix it, in order.
+    /// The commands or configuration lines that put it right, in order.
     pub remedy: Vec<String>,
-    /// The edits that fix it, if proxyshift can apply them safely.
+    /// The edits that put it right, if proxyshift can apply them safely; otherwise empty.
     pub fix: Vec<Edit>,
 }
 
-/// One check of the registry.
+/// A check that the registry lists.
 pub struct Check {
-    /// Its stable id: `tools.conntrack`.
+    /// The check's stable id: `tools.conntrack`.
     pub id: &'static str,
-    /// Its subject, as a noun phrase: `the conntrack binary that kube-proxy runs`.
+    /// What the check is about, as a noun phrase: `the conntrack binary that kube-proxy runs`.
     pub title: &'static str,
-    /// The severity of its finding.
+    /// How serious it is if the check finds something.
     pub severity: Severity,
-    /// When it applies, in words, for the documentation.
+    /// When the check applies, in words, for the documentation.
     pub when: &'static str,
-    /// Whether it applies.
+    /// Whether the check applies to these facts.
     pub applies: fn(&Facts<'_>) -> bool,
-    /// Its verdict on the facts.
+    /// Gives the check's verdict on these facts.
     pub evaluate: fn(&Facts<'_>) -> Verdict,
-    /// A reference: an issue, a KEP, a manual page.
+    /// Where to read more: an issue, a KEP, a manual page.
     pub reference: &'static str,
 }
 
-/// A check's verdict, with the check.
+/// A check's verdict, with what a report needs of the check.
 #[derive(Debug, Clone)]
 pub struct Finding {
     /// The check's id.
@@ -181,19 +181,20 @@ pub struct Finding {
     pub title: &'static str,
     /// The check's severity.
     pub severity: Severity,
-    /// The verdict.
+    /// The check's verdict on the node.
     pub verdict: Verdict,
     /// The check's reference.
     pub reference: &'static str,
 }
 
 impl Finding {
-    /// True for a finding that must stop a run.
+    /// True if the finding must stop a run.
     pub fn blocks(&self) -> bool {
         self.severity == Severity::Block && matches!(self.verdict, Verdict::Found(_))
     }
 
-    /// The rank in a report: found before unknown before ok, and the most serious first.
+    /// The rank of the finding in a report: found before unknown before ok, then the most serious
+    /// first.
     fn rank(&self) -> (u8, Severity, &'static str) {
         let outcome = match self.verdict {
             Verdict::Found(_) => 0,
@@ -204,7 +205,8 @@ impl Finding {
     }
 }
 
-/// Runs the checks that apply and whose id `wanted` accepts. The most serious findings come first.
+/// Runs the checks that apply and whose ids `wanted` accepts. Returns the most serious findings
+/// first.
 pub fn run(facts: &Facts<'_>, wanted: &dyn Fn(&str) -> bool) -> Vec<Finding> {
     let mut findings: Vec<Finding> = all()
         .filter(|check| wanted(check.id) && (check.applies)(facts))
@@ -220,7 +222,7 @@ pub fn run(facts: &Facts<'_>, wanted: &dyn Fn(&str) -> bool) -> Vec<Finding> {
     findings
 }
 
-/// True: the check applies to every node.
+/// For checks that apply to every node.
 pub(crate) fn always(_: &Facts<'_>) -> bool {
     true
 }

@@ -1,10 +1,10 @@
-//! The checks of all areas.
+//! The checks of all areas, in one list.
 
 use super::{
     Check, backends, cni, conntrack, dns, docker, invalid, ipvs, kernel, kube_proxy, tools, writers,
 };
 
-/// The checks of each area, in the order of the documentation.
+/// The checks of each area, in the order in which the documentation has the areas.
 const AREAS: &[&[&Check]] = &[
     backends::CHECKS,
     cni::CHECKS,
@@ -19,12 +19,12 @@ const AREAS: &[&[&Check]] = &[
     writers::CHECKS,
 ];
 
-/// Every check, by area and id.
+/// Every check, area by area.
 pub fn all() -> impl Iterator<Item = &'static Check> {
     AREAS.iter().copied().flatten().copied()
 }
 
-/// The check with that id.
+/// The check that has this id.
 pub fn find(id: &str) -> Option<&'static Check> {
     all().find(|check| check.id == id)
 }

@@ -1,15 +1,15 @@
-//! The sysctls of a state.
+//! The sysctls of a state, parsed.
 
 use crate::state::NodeState;
 use crate::state::sysctl::Sysctls;
 
-/// The sysctls, if the state has them.
+/// The sysctls of a state; `None` if they were not captured.
 pub(super) fn sysctls(state: &NodeState) -> Option<Sysctls> {
     const FILE: &str = "sysctl.txt";
     Sysctls::parse(FILE, state.files.get(FILE)?).ok()
 }
 
-/// The number in a sysctl.
+/// The value of a sysctl that is a number. The error says what is missing.
 pub(super) fn number(state: &NodeState, name: &str) -> Result<u64, String> {
     let sysctls = sysctls(state).ok_or("the sysctls are not in this state")?;
     let value = sysctls.get(name).ok_or(format!("{name} is not in this state"))?;

@@ -1,4 +1,4 @@
-//! Helpers for the tests of checks: captured nodes, and the verdict of a check on one.
+//! Helpers for the tests of checks: captured nodes, and the verdict of a check on such a node.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ mod nodes;
 
 pub use nodes::Node;
 
-/// A captured node of `snapshots/`.
+/// The state of the captured node `name` in `snapshots/`.
 pub fn node(name: &str) -> NodeState {
     Node::captured(name).state()
 }
@@ -29,7 +29,7 @@ pub fn given(state: &NodeState) -> Given<'_> {
     Given { state, to: None, earlier: None, interval: None, live: None }
 }
 
-/// See [`given`].
+/// The facts for a check, built step by step. See [`given`].
 pub struct Given<'a> {
     state: &'a NodeState,
     to: Option<Mode>,
@@ -39,27 +39,27 @@ pub struct Given<'a> {
 }
 
 impl<'a> Given<'a> {
-    /// Sets the target mode.
+    /// Sets the target mode of a migration.
     pub fn to(self, to: impl Into<Option<Mode>>) -> Given<'a> {
         Given { to: to.into(), ..self }
     }
 
-    /// Sets the earlier capture.
+    /// Sets the earlier capture, with which checks compare the state.
     pub fn earlier(self, earlier: impl Into<Option<&'a NodeState>>) -> Given<'a> {
         Given { earlier: earlier.into(), ..self }
     }
 
-    /// Sets the time between the two captures.
+    /// Sets the time between the two captures, in seconds.
     pub fn after(self, seconds: u64) -> Given<'a> {
         Given { interval: Some(Duration::from_secs(seconds)), ..self }
     }
 
-    /// Sets the facts of a live node.
+    /// Sets what a live node answers.
     pub fn live(self, live: &'a LiveFacts) -> Given<'a> {
         Given { live: Some(live), ..self }
     }
 
-    /// The verdict of a check that must apply.
+    /// The verdict of a check, which must apply to the facts.
     pub fn verdict(self, check: &Check) -> Verdict {
         self.facts(|facts| {
             assert!((check.applies)(facts), "{} does not apply", check.id);
@@ -67,7 +67,7 @@ impl<'a> Given<'a> {
         })
     }
 
-    /// Calls `work` with the facts, which it may change.
+    /// Calls `work` with the facts, which `work` may change.
     pub fn facts<T>(self, work: impl FnOnce(&mut Facts<'_>) -> T) -> T {
         let catalogue = Catalogue::builtin().expect("the catalogue");
         let ownership = Ownership::of(&catalogue, self.state);

@@ -1,9 +1,10 @@
-//! Convergence: whether kube-proxy serves in its new mode. Until then the old mode's objects are
-//! kept.
+//! Convergence: whether kube-proxy already serves in its new mode. Until it does, the old mode's
+//! objects are kept.
 //!
-//! The kernel decides; what kube-proxy reports is not enough. In ipvs mode the virtual servers
-//! exist, and `/proxyMode` reports ipvs, seconds before the one restore of rules that takes over.
-//! Until that restore the old rules serve, and removing them fails or drops traffic.
+//! What the kernel holds decides, because what kube-proxy reports is not enough. In ipvs mode the
+//! virtual servers exist, and `/proxyMode` reports ipvs, seconds before kube-proxy switches its
+//! rules over in a single restore. Until that restore the old rules serve, and removing them fails
+//! or drops traffic.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -20,27 +21,28 @@ use crate::state::kube_proxy::{Instances, Mode};
 use crate::state::tools::Process;
 use crate::state::{Family, NodeState};
 
-/// Whether the new mode serves.
+/// Whether kube-proxy serves in the new mode.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Convergence {
-    /// The new mode serves. The report also names what the old mode no longer served.
+    /// The new mode serves. The payload is what the old mode had already stopped serving.
     Converged(Vec<ChangedMeanwhile>),
-    /// The new mode does not serve yet. One sentence for each reason.
+    /// The new mode does not serve yet. The payload has one sentence for each reason.
     Waiting(Vec<String>),
 }
 
-/// What the new mode must serve.
+/// What the new mode must serve before the old mode's objects may be removed.
 #[derive(Debug, Clone, Copy)]
 pub struct Expected<'a> {
-    /// The mode.
+    /// The new mode.
     pub mode: Mode,
-    /// What the old mode served before the change.
+    /// What the old mode served before the change of mode.
     pub before: &'a Services,
     /// What the old mode served at a later capture, if there was one.
     pub later: Option<&'a Services>,
 }
 
-/// Judges a node by its state and by the answer of kube-proxy to `GET /proxyMode`.
+/// Judges whether the new mode serves, from the node's state and from `reported`, kube-proxy's
+/// reply to `GET /proxyMode`.
 pub fn convergence(
     catalogue: &Catalogue,
     state: &NodeState,
@@ -67,8 +69,8 @@ pub fn convergence(
     }
 }
 
-/// A fault of the processes: exactly one kube-proxy must run, alone or inside another program
-/// (k3s).
+/// Why the processes are not as they must be: exactly one kube-proxy must run, alone or inside
+/// another program (k3s).
 fn processes(catalogue: &Catalogue, state: &NodeState) -> Option<String> {
     let Some(all) = &state.processes else { return Some("the processes are not known".into()) };
     match Instances::of(all) {
@@ -95,7 +97,7 @@ fn answer(reported: Option<&str>, mode: Mode) -> Option<String> {
     }
 }
 
-/// The families of the services that have endpoints.
+/// The address families of the services that have endpoints.
 fn families(before: &Services) -> BTreeSet<Family> {
     let family = |key: &ServiceKey| match key.location {
         Location::Address(IpAddr::V4(_)) => Family::Ipv4,
@@ -105,7 +107,7 @@ fn families(before: &Services) -> BTreeSet<Family> {
     before.iter().filter(|(_, s)| !s.backends.is_empty()).map(|(key, _)| family(key)).collect()
 }
 
-/// The missing objects of the mode, for each family that has services.
+/// Which of the new mode's own objects are missing, for each family that has services.
 fn own_objects(
     state: &NodeState,
     ownership: &Ownership<'_>,
@@ -117,13 +119,13 @@ fn own_objects(
     if !missing.is_empty() || families.is_empty() {
         return missing;
     }
-    // The mode is hooked in and written by kube-proxy, and no other mode serves beside it.
+    // kube-proxy's own jumps lead to this mode's objects, and no other mode serves beside it.
     let running = RunningMode::of(state, ownership);
     if running.mode == Some(mode.mode()) { Vec::new() } else { vec![running.evidence] }
 }
 
-/// Chains of the mode that still refer to objects of another mode alone. A family that only an
-/// earlier kube-proxy wrote does not count: nothing rewrites it.
+/// Chains that the mode `to` uses and that still refer to objects of another mode. A family that
+/// only an earlier kube-proxy wrote does not count, because nothing rewrites its chains.
 fn used_leftovers(
     state: &NodeState,
     ownership: &Ownership<'_>,
@@ -136,7 +138,8 @@ fn used_leftovers(
         for table in &ruleset.tables {
             for chain in table.chains.iter().filter(|c| rewrite.uses(table, &c.name) == Some(true))
             {
-                // The first rule of each kind, and the number of rules.
+                // For each kind of reference (to a chain, to an ipset): the first object referred
+                // to, and the number of rules.
                 let mut dangling: BTreeMap<&str, (String, usize)> = BTreeMap::new();
                 let mut count = |refers, to: &str| {
                     dangling.entry(refers).or_insert_with(|| (to.to_owned(), 0)).1 += 1;

@@ -1,7 +1,7 @@
 //! kube-proxy in its modes: the running mode, the services it serves, and the takeover by a new
-//! one.
+//! mode.
 //!
-//! Every difference between modes is in [`mode`], one file a mode.
+//! Every difference between modes is in [`mode`], which has one file for each mode.
 
 pub mod convergence;
 pub mod mode;

@@ -1,9 +1,10 @@
-//! Parity: the new mode serves everything that the old one served. Every difference has a name.
+//! Parity: the new mode serves everything that the old mode served. Every difference is named.
 //!
-//! Only a loss counts: a new backend is no difference. What a mode cannot express does not count
-//! either: ipvs keeps no names, lists the addresses of NodePorts, and has at most an empty virtual
-//! server where iptables has a refusal. A service without backends is therefore not required, and
-//! only services with backends on both sides are compared.
+//! Only a loss counts as a difference: a new backend does not. What a mode cannot express does not
+//! count either. ipvs keeps no service names, lists the addresses of NodePorts one by one, and has
+//! at most an empty virtual server where iptables has a rule that refuses a service. A service
+//! without backends is therefore not required, and properties are compared only for services that
+//! have backends on both sides.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
@@ -14,61 +15,61 @@ use serde::Serialize;
 
 use crate::kube_proxy::services::{Location, ServiceKey, ServicePort, Services};
 
-/// A part of a service that was served before and is not now.
+/// A part of a service that the old side served and the new side does not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Missing {
-    /// The service port.
+    /// The service port that is affected.
     pub service: ServiceKey,
-    /// `namespace/name:port`, where one of the modes keeps it.
+    /// The service's `namespace/name:port`, if one of the two modes keeps names.
     pub name: Option<String>,
-    /// What is missing or changed.
+    /// The part of the service that is missing or changed.
     pub what: MissingPart,
 }
 
-/// What is missing or changed.
+/// The part of a service that is missing or changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MissingPart {
-    /// The service port as a whole.
+    /// The whole service port is missing.
     Service,
-    /// One of its backends.
+    /// This backend is missing.
     Backend(SocketAddr),
-    /// Session affinity. Its timeout is not compared.
+    /// Session affinity is on at one side only. Its timeout is not compared.
     Affinity {
-        /// True if the affinity is new.
+        /// True if only the new side has affinity.
         now: bool,
     },
-    /// The only networks that may use it; empty if everyone may.
+    /// The networks that may use the service differ. An empty set means that everyone may.
     SourceRanges {
-        /// Before.
+        /// The networks that may use it on the old side.
         before: BTreeSet<IpNet>,
-        /// Now.
+        /// The networks that may use it on the new side.
         now: BTreeSet<IpNet>,
     },
 }
 
-/// A difference that is no failure: the old side changed in the same way.
+/// A difference that is no failure, because the old side changed in the same way meanwhile.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct ChangedMeanwhile(pub Missing);
 
-/// The differences between two sides.
+/// The differences between what the old and the new side serve.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Parity {
-    /// What is missing.
+    /// What the new side lacks.
     pub missing: Vec<Missing>,
-    /// What is missing, but was already gone from the old side.
+    /// What the new side lacks but the old side had already lost too.
     pub changed: Vec<ChangedMeanwhile>,
 }
 
 impl Parity {
-    /// True when nothing is missing.
+    /// True if the new side lacks nothing.
     pub fn holds(&self) -> bool {
         self.missing.is_empty()
     }
 }
 
-/// What `before` served and `after` does not, in the order of services.
+/// What `before` served and `after` does not, sorted by service.
 pub fn parity(before: &Services, after: &Services) -> Vec<Missing> {
     let known = Known::of(before, after);
     let mut missing = Vec::new();
@@ -100,8 +101,9 @@ pub fn parity(before: &Services, after: &Services) -> Vec<Missing> {
     missing
 }
 
-/// As [`parity`], where endpoints may change meanwhile. `later` is what the old side served at a
-/// later capture, and what `after` must serve. What only `before` had counts as changed.
+/// Like [`parity`], for services whose endpoints may change during the move. `later` is what the
+/// old side served at a later capture, and `after` must serve that. What `before` had and `later`
+/// no longer has is reported as changed.
 pub fn parity_since(before: &Services, later: Option<&Services>, after: &Services) -> Parity {
     let Some(later) = later else {
         return Parity { missing: parity(before, after), changed: Vec::new() };
@@ -114,7 +116,7 @@ pub fn parity_since(before: &Services, later: Option<&Services>, after: &Service
     Parity { missing, changed }
 }
 
-/// A difference without its values.
+/// What a difference is about, without the values before and after.
 type Subject = (ServiceKey, u8, Option<SocketAddr>);
 
 impl Missing {
@@ -128,7 +130,8 @@ impl Missing {
     }
 }
 
-/// The names of services from both sides, and the services of the new side by name.
+/// The names of services from both sides, keyed by service port, and the services of the new side,
+/// keyed by name.
 struct Known<'a> {
     names: HashMap<ServiceKey, &'a str>,
     after: HashMap<&'a str, Vec<&'a ServicePort>>,
@@ -154,17 +157,18 @@ impl<'a> Known<'a> {
         self.names.get(key).copied()
     }
 
-    /// True if the new side has every backend behind another address of the same service. With
-    /// `externalTrafficPolicy: Local` and no endpoint on this node, ipvs mode leads outside traffic
-    /// to all endpoints (1.21 and later), and iptables mode to none.
+    /// True if the new side has all backends of `old` behind another address of the same service.
+    /// With `externalTrafficPolicy: Local` and no endpoint on this node, ipvs mode leads outside
+    /// traffic to all endpoints (1.21 and later), and iptables mode leads it to none.
     fn serves_elsewhere(&self, key: &ServiceKey, old: &ServicePort) -> bool {
         let namesakes = self.name(key).and_then(|name| self.after.get(name));
         namesakes.into_iter().flatten().any(|s| s.backends.is_superset(&old.backends))
     }
 }
 
-/// The source ranges of a service, in a form that both modes share. A range of all addresses is no
-/// restriction. The service's own address stands for the node, if the node is inside another range.
+/// The source ranges of a service, in a form that both modes share. A range that covers all
+/// addresses counts as no restriction. The service's own address is left out, because it stands for
+/// the node when the node is inside another range.
 fn ranges(key: &ServiceKey, service: &ServicePort) -> BTreeSet<IpNet> {
     let ranges: BTreeSet<IpNet> = service.source_ranges.iter().map(IpNet::trunc).collect();
     let is_own =
@@ -176,7 +180,7 @@ fn ranges(key: &ServiceKey, service: &ServicePort) -> BTreeSet<IpNet> {
     }
 }
 
-/// `10.96.0.10:53/udp (kube-system/kube-dns:dns): the backend 192.168.64.7:53 is missing`.
+/// Example: `10.96.0.10:53/udp (kube-system/kube-dns:dns): the backend 192.168.64.7:53 is missing`.
 impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.service)?;
@@ -199,7 +203,7 @@ impl fmt::Display for Missing {
     }
 }
 
-/// The difference, and why it is no failure.
+/// Writes the difference, and why it is no failure.
 impl fmt::Display for ChangedMeanwhile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}; it had changed so before", self.0)

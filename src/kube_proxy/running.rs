@@ -1,5 +1,5 @@
-//! The running mode of kube-proxy: what the kernel holds decides. The configuration is the second
-//! source (`reference/kube-proxy.md`, 1.5).
+//! The running mode of kube-proxy. What the kernel holds decides it; the configuration is the
+//! second source (`reference/kube-proxy.md`, 1.5).
 
 use std::collections::BTreeMap;
 
@@ -9,24 +9,24 @@ use crate::state::NodeState;
 use crate::state::kube_proxy::{CommandLine, Instances, KubeProxyConfig, Mode};
 use crate::state::tools::Version;
 
-/// The running mode of a node.
+/// The mode in which kube-proxy runs on a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunningMode {
-    /// The mode that serves; `None` if it is not clear, as between two modes.
+    /// The mode that serves; `None` if this is not clear, for example during a change of mode.
     pub mode: Option<Mode>,
-    /// Whether the kernel holds the services of any mode.
+    /// Whether the kernel holds the services of any mode at all.
     pub serves: bool,
-    /// The evidence for the mode, or why it is not clear.
+    /// The evidence for `mode`, or why the mode is not clear.
     pub evidence: String,
-    /// The version of the only kube-proxy; `None` if it is not known.
+    /// The version of kube-proxy; `None` if it is not known or several kube-proxies run.
     pub version: Option<Version>,
 }
 
-/// The configuration file of a kubeadm node, if no process names another.
+/// The configuration file of a kubeadm node. It is read if no kube-proxy process runs.
 const CONFIG: &str = "/var/lib/kube-proxy/config.conf";
 
 impl RunningMode {
-    /// The running mode, by what the kernel holds.
+    /// Judges the running mode from what the kernel holds.
     pub fn of(state: &NodeState, ownership: &Ownership<'_>) -> RunningMode {
         let kernel: BTreeMap<Mode, String> = mode::all()
             .filter_map(|mode| Some((mode.mode(), mode.evidence(state, ownership)?)))
@@ -37,7 +37,8 @@ impl RunningMode {
     }
 }
 
-/// kube-proxy's configuration, by its command line and file; `None` if it is not known.
+/// kube-proxy's configuration, from its command line and the file that this names; `None` if it is
+/// not known.
 pub fn configured(state: &NodeState) -> Option<KubeProxyConfig> {
     let file = |path: &str| KubeProxyConfig::parse(path, state.file(path)?).ok();
     match instances(state) {
@@ -51,12 +52,13 @@ pub fn configured(state: &NodeState) -> Option<KubeProxyConfig> {
     }
 }
 
-/// The kube-proxy processes; none if the state has no processes.
+/// The kube-proxy processes; none if the processes were not captured.
 fn instances(state: &NodeState) -> Instances<'_> {
     Instances::of(state.processes.as_deref().unwrap_or_default())
 }
 
-/// The mode that serves, and the evidence. `kernel` has the modes whose services the kernel holds.
+/// The mode that serves, and the evidence. `kernel` has the modes whose services the kernel holds,
+/// each with its evidence.
 fn decide(kernel: &BTreeMap<Mode, String>, configured: Option<Mode>) -> (Option<Mode>, String) {
     let serving: Vec<(Mode, &str)> = kernel.iter().map(|(m, e)| (*m, e.as_str())).collect();
     let all = || kernel.values().map(String::as_str).collect::<Vec<_>>().join("; ");
@@ -66,7 +68,8 @@ fn decide(kernel: &BTreeMap<Mode, String>, configured: Option<Mode>) -> (Option<
             (None, format!("the configuration says {configured}, but {evidence}"))
         }
         ([(mode, evidence)], _) => (Some(*mode), (*evidence).to_owned()),
-        // Both serve: nf_tables tables, and rules of another mode that are still hooked in.
+        // Two modes serve: one by its nf_tables tables, the other by rules that built-in chains
+        // still jump to.
         ([(one, _), (other, _)], Some(configured))
             if [*one, *other].contains(&configured)
                 && [*one, *other].into_iter().any(|m| mode::of(m).has_own_tables()) =>
@@ -94,7 +97,7 @@ mod tests {
             (vec![], Some(Ipvs), None),
             (vec![Ipvs], Some(Ipvs), Some(Ipvs)),
             (vec![Ipvs], None, Some(Ipvs)),
-            // Configured and restarted, but the rules are not rewritten yet.
+            // ipvs is configured and kube-proxy was restarted, but the rules are not rewritten yet.
             (vec![Iptables], Some(Ipvs), None),
             (vec![Iptables, Ipvs], Some(Ipvs), None),
             (vec![Iptables, Nftables], Some(Nftables), Some(Nftables)),

@@ -1,7 +1,7 @@
-//! The services of a node. Each mode of kube-proxy reads them from the kernel's objects.
+//! The services of a node. For each mode of kube-proxy they are read from objects of the kernel.
 //!
-//! All modes give the same data for the same services. Two modes can be compared, and a check can
-//! look up the endpoints of an address.
+//! All modes give the same data for the same services, so that two modes can be compared and a
+//! check can look up the endpoints of an address.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -13,53 +13,53 @@ use serde::Serialize;
 use crate::state::Family;
 use crate::state::ipvs::Protocol;
 
-/// The addresses of a service.
+/// Where a service port answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Location {
-    /// One address of its own: a ClusterIP, an external IP, a load balancer's address.
+    /// On one address of the service's own: a ClusterIP, an external IP, a load balancer's address.
     Address(IpAddr),
-    /// Addresses of the node: a NodePort.
+    /// On addresses of the node: the service port is a NodePort.
     Node(Family),
 }
 
-/// The identity of a service port.
+/// What identifies a service port: where it answers, its port and its protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct ServiceKey {
-    /// Its addresses.
+    /// Where the service port answers.
     pub location: Location,
-    /// Its port.
+    /// The port number.
     pub port: u16,
-    /// Its protocol.
+    /// The transport protocol.
     pub protocol: Protocol,
 }
 
-/// A service port, with its endpoints.
+/// What the kernel does for a service port: its endpoints and restrictions.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct ServicePort {
-    /// `namespace/name:port`, where the mode keeps names; ipvs keeps none.
+    /// The service's `namespace/name:port`, if the mode keeps names; ipvs keeps none.
     pub name: Option<String>,
-    /// The endpoints that get new connections. Where only local endpoints serve traffic from
-    /// outside, only the local ones.
+    /// The endpoints that get new connections. If only local endpoints serve traffic from outside,
+    /// these are only the local ones.
     pub backends: BTreeSet<SocketAddr>,
     /// The timeout of session affinity, in seconds.
     pub affinity: Option<u32>,
-    /// The only networks that may use it; empty if everyone may.
+    /// The only networks that may use the service; empty if everyone may.
     pub source_ranges: BTreeSet<IpNet>,
-    /// The addresses of a NodePort, where the mode lists them.
+    /// The node's addresses that a NodePort answers on, if the mode lists them.
     pub node_addresses: BTreeSet<IpAddr>,
 }
 
-/// Services by their keys.
+/// Services, keyed by [`ServiceKey`].
 pub type Services = BTreeMap<ServiceKey, ServicePort>;
 
 impl ServiceKey {
-    /// The key of a service port on an address of its own.
+    /// The key of a service port that answers on an address of its own.
     pub fn at(address: SocketAddr, protocol: Protocol) -> ServiceKey {
         ServiceKey { location: Location::Address(address.ip()), port: address.port(), protocol }
     }
 
-    /// Its own address; `None` for a NodePort.
+    /// The service's own address; `None` for a NodePort.
     pub fn address(&self) -> Option<IpAddr> {
         match self.location {
             Location::Address(address) => Some(address),
@@ -68,7 +68,7 @@ impl ServiceKey {
     }
 }
 
-/// `10.96.0.10:53/udp`, `node port 30080/tcp`, `node port 30080/tcp (ipv6)`.
+/// Examples: `10.96.0.10:53/udp`, `node port 30080/tcp`, `node port 30080/tcp (ipv6)`.
 impl fmt::Display for ServiceKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ServiceKey { port, protocol, .. } = self;
@@ -82,7 +82,7 @@ impl fmt::Display for ServiceKey {
     }
 }
 
-/// A protocol by its name in rules.
+/// The protocol that rules call `name`.
 pub(super) fn protocol(name: &str) -> Option<Protocol> {
     match name {
         "tcp" => Some(Protocol::Tcp),

@@ -1,8 +1,8 @@
-//! The prediction of a takeover: what a node holds once another mode of kube-proxy serves.
+//! Predicts a takeover: what a node holds once another mode of kube-proxy serves.
 //!
 //! Before the takeover, the chains that both modes write lead to objects of the old mode. The new
-//! mode rewrites these chains in one restore. Objects without a reference are leftovers from then
-//! on.
+//! mode rewrites these chains in one restore. The old mode's objects that nothing refers to are
+//! leftovers from then on.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -16,12 +16,12 @@ use crate::state::ruleset::{Rule, Ruleset, Table};
 use crate::state::shared_str::SharedStr;
 use crate::state::{NodeState, RulesetId};
 
-/// The node after the takeover by the mode `to`, without the new objects of that mode. The mode
-/// rewrites its chains, so their rules to unused chains and sets are gone. Everything else is
-/// unchanged.
+/// The node after the takeover by the mode `to`, but without the new objects of that mode. Because
+/// that mode rewrites its chains, the rules in them that refer to chains and ipsets of other modes
+/// are gone. Everything else is unchanged.
 ///
 /// # Errors
-/// Never for a state that parsed: the rest of it parses too.
+/// Never for a state that was parsed before, because what remains of it parses too.
 pub fn predict_takeover(catalogue: &Catalogue, state: &NodeState, to: Mode) -> Result<NodeState> {
     let ownership = Ownership::of(catalogue, state);
     let mut after = state.clone();
@@ -39,7 +39,7 @@ pub fn predict_takeover(catalogue: &Catalogue, state: &NodeState, to: Mode) -> R
     Ok(after)
 }
 
-/// One ruleset that kube-proxy rewrites in the mode `to`.
+/// One ruleset, of which kube-proxy in the mode `to` rewrites its chains.
 pub(super) struct Rewrite<'a> {
     pub(super) ownership: &'a Ownership<'a>,
     pub(super) id: RulesetId,
@@ -48,19 +48,22 @@ pub(super) struct Rewrite<'a> {
 }
 
 impl<'a> Rewrite<'a> {
-    /// Whether the mode uses a chain of kube-proxy; `None` for any other chain.
+    /// Whether the mode `to` uses a chain of kube-proxy; `None` for any chain that is not
+    /// kube-proxy's.
     pub(super) fn uses(&self, table: &Table, chain: &str) -> Option<bool> {
         let entry = self.ownership.chain_entry(self.id, &table.name, chain)?;
         let own = self.ownership.chain_name(self.id, &table.name, chain) == NAME;
         own.then(|| entry.modes.is_empty() || entry.modes.contains(&self.to))
     }
 
-    /// The target of a rule, if it is a chain of kube-proxy that the mode does not use.
+    /// The chain that a rule jumps to, if this is a chain of kube-proxy that the mode `to` does not
+    /// use.
     pub(super) fn unused_chain(&self, table: &Table, rule: &'a Rule) -> Option<&'a str> {
         rule.target.as_deref().filter(|target| self.uses(table, target) == Some(false))
     }
 
-    /// The set of kube-proxy that a rule matches, if the mode uses no sets.
+    /// The ipset of kube-proxy that this rule matches, if kube-proxy's mode after the change uses
+    /// no ipsets; otherwise none.
     pub(super) fn unused_set(&self, rule: &Rule) -> Option<Cow<'a, str>> {
         if mode::of(self.to).uses_ipsets() {
             return None;
@@ -69,12 +72,12 @@ impl<'a> Rewrite<'a> {
         self.ruleset.words(rule).sets().into_iter().find(|set| own(set))
     }
 
-    /// Whether a rule refers to a chain or set that the mode does not use.
+    /// Whether a rule refers to a chain or ipset of kube-proxy that the mode `to` does not use.
     fn is_dangling(&self, table: &Table, rule: &'a Rule) -> bool {
         self.unused_chain(table, rule).is_some() || self.unused_set(rule).is_some()
     }
 
-    /// The lines of the rules that the mode removes when it rewrites its chains.
+    /// The line numbers of the rules that disappear when the mode `to` rewrites its chains.
     fn removed_lines(&self, table: &'a Table) -> Vec<u32> {
         let mut lines = Vec::new();
         for chain in table.chains.iter().filter(|c| self.uses(table, &c.name) == Some(true)) {

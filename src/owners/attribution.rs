@@ -1,45 +1,47 @@
-//! The attribution of an object: its component, and the evidence.
+//! The attribution of an object: the component that owns it, and the evidence.
 
 use std::collections::HashMap;
 
 use crate::owners::catalogue::EntryId;
 use crate::state::ruleset::Name;
 
-/// The evidence for an owner: the entry of the catalogue that matches.
+/// The evidence for an object's owner: which kind of catalogue entry the object matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Evidence {
-    /// Its own name.
+    /// The object's own name matches.
     Name,
-    /// It is in the owner's chain.
+    /// The rule is in a chain of the owner's.
     InChain,
-    /// It is in a chain for operators.
+    /// The rule is in a chain that exists for operators' rules, such as DOCKER-USER.
     ForOperators,
-    /// It is in a chain of that component, which writes no such rules.
+    /// The rule is in a chain of the component with that index, which writes no rule of this form.
+    /// Its owner is therefore unknown.
     UnexpectedForm(u16),
-    /// It is the owner's hook with that index.
+    /// The rule is the owner's jump from a built-in chain: the entry with that index in the owner's
+    /// `hooks`.
     Hook(u16),
-    /// It jumps to the owner's chain.
+    /// The rule jumps to a chain of the owner's.
     Target,
-    /// Its comment.
+    /// The rule has a comment that the owner writes.
     Comment,
-    /// The ipset it matches.
+    /// The rule matches an ipset of the owner's.
     Set,
-    /// The link it matches.
+    /// The rule names a link of the owner's.
     Link,
-    /// It has the owner's shape with that index.
+    /// The rule has the shape with that index in the owner's `rules`.
     Shape(u16),
-    /// Its address, or port, is on kube-ipvs0 or in kube-proxy's sets.
+    /// Its address is on kube-ipvs0, or its address or port is in one of kube-proxy's ipsets.
     ServedByKubeProxy,
-    /// Only the owner makes such objects, and it runs on this node.
+    /// Of the components that make virtual servers, only the owner is alive on this node.
     SoleCandidate,
-    /// It is part of the kernel.
+    /// The chain is built into the kernel.
     Kernel,
-    /// Nothing in the catalogue fits.
+    /// No entry of the catalogue matches.
     Nothing,
 }
 
-/// The index of a component, with the evidence. The last indices stand for operator, kernel and
-/// unknown.
+/// The index of the owner among the catalogue's components, with the evidence. The three highest
+/// indices stand for operator, kernel and unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Attribution {
     pub(super) component: u16,
@@ -59,7 +61,7 @@ pub(super) const NOTHING: Attribution = attributed(UNOWNED, Evidence::Nothing);
 #[derive(Debug)]
 pub(super) struct ChainOwners {
     pub(super) chain: Attribution,
-    /// The entry of the catalogue, for a chain that is in it.
+    /// The chain's entry in the catalogue, if it has one.
     pub(super) entry: Option<EntryId>,
     pub(super) rules: Vec<Attribution>,
 }

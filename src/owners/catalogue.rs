@@ -1,8 +1,8 @@
 //! The catalogue of components, read from `playbooks/owners/*.yaml`.
 //!
-//! One file describes one component: its objects, by name, comment and shape, and the evidence that
-//! it is alive. Names are regular expressions anchored at the start; shapes are templates (see
-//! [`crate::owners::template`]).
+//! One file describes one component: the objects that it makes, by name, comment and shape, and the
+//! evidence that the component is alive. Names of objects are regular expressions anchored at the
+//! start. Shapes are templates (see [`crate::owners::template`]).
 
 use crate::error::{Error, Kind, Result};
 use crate::owners::component::{ChainEntry, Component, Shape};
@@ -15,10 +15,10 @@ use crate::owners::precedence::ordered;
 use crate::owners::template::Template;
 use crate::yaml;
 
-/// The only component whose mode and version are known.
+/// The only component whose running mode and version are known.
 const KUBE_PROXY: &str = "kube-proxy";
 
-/// All components, compiled.
+/// All components, with their name patterns and templates ready for use.
 #[derive(Debug)]
 pub struct Catalogue {
     pub(crate) components: Vec<Component>,
@@ -27,29 +27,30 @@ pub struct Catalogue {
     pub(crate) sets: Names,
     pub(crate) links: Names,
     pub(crate) nft_tables: Names,
-    /// By component, then by chain entry.
+    /// The rule forms of each chain entry: `contents[component][chain entry]`.
     contents: Vec<Vec<Option<Content>>>,
-    /// By component, then by shape.
+    /// The templates of the shapes: `shapes[component][shape]`.
     shapes: Vec<Vec<Template>>,
-    /// By component, then by hook.
+    /// The expressions for the comments of hooks: `hooks[component][hook]`.
     hooks: Vec<Vec<Expression>>,
 }
 
 impl Catalogue {
-    /// The catalogue that is built in.
+    /// The catalogue that is built into the program.
     ///
     /// # Errors
-    /// [`Kind::Usage`], with file and field. A test shows that there is no such error.
+    /// [`Kind::Usage`], with file and field. A test shows that the built-in files give no error.
     pub fn builtin() -> Result<Catalogue> {
         Catalogue::parse(FILES)
     }
 
-    /// Reads components from texts, each with its file's name.
+    /// Reads components from the texts of catalogue files, given as pairs of file name and text.
     ///
     /// # Errors
     /// [`Kind::Parse`] for a text that is not YAML or has unknown keys. [`Kind::Usage`], with file
-    /// and field, for an expression that is malformed or not anchored, a name that differs from the
-    /// file's, an invalid template or reference, and a key without effect in that file.
+    /// and field, for an expression that is malformed or not anchored, a component name that
+    /// differs from the file's name, an invalid template or reference, and a key without effect in
+    /// that file.
     pub fn parse(files: &[(&str, &str)]) -> Result<Catalogue> {
         let mut components: Vec<Component> = Vec::new();
         for (name, text) in files {
@@ -90,12 +91,12 @@ impl Catalogue {
         self.components.iter().find(|c| c.name == name)
     }
 
-    /// True for a comment that the component writes.
+    /// True if `component` owns rules with this comment.
     pub fn writes_comment(&self, component: &Component, comment: &str) -> bool {
         self.comments.first(comment).is_some_and(|e| self.at(e).name == component.name)
     }
 
-    /// The owner of a chain, with its entry.
+    /// The component that owns a chain, with the chain's entry in the catalogue.
     pub fn chain(&self, table: &str, name: &str) -> Option<(&Component, &ChainEntry)> {
         let entry = self.chain_entry(table, name)?;
         let component = self.at(entry);
@@ -113,12 +114,12 @@ impl Catalogue {
         &self.components[usize::from(entry.component)]
     }
 
-    /// The forms of a chain's rules, if the catalogue has them.
+    /// The forms of the rules in chains of this entry, if the catalogue lists them.
     pub(crate) fn content(&self, chain: EntryId) -> Option<&Content> {
         self.contents[usize::from(chain.component)][usize::from(chain.item)].as_ref()
     }
 
-    /// Every shape with its template, in order of precedence.
+    /// Every shape with its compiled template, in order of precedence.
     pub(crate) fn shapes(&self) -> impl Iterator<Item = (EntryId, &Shape, &Template)> {
         self.components.iter().enumerate().flat_map(|(c, component)| {
             component
@@ -130,14 +131,14 @@ impl Catalogue {
         })
     }
 
-    /// The shape `id` of a component, with its template.
+    /// The shape with the `id` of a component, with the compiled template.
     pub(crate) fn shape(&self, component: &str, id: &str) -> Option<(&Shape, &Template)> {
         let found =
             |(e, s, _): &(EntryId, &Shape, &Template)| self.at(*e).name == component && s.id == id;
         self.shapes().find(found).map(|(_, shape, template)| (shape, template))
     }
 
-    /// The hook that matches a rule, by its chain, its target and its comments.
+    /// The hook whose table, chain, target and comment match a rule.
     pub(crate) fn hook<C: AsRef<str>>(
         &self,
         table: &str,
@@ -162,7 +163,7 @@ impl Catalogue {
 }
 
 /// Refuses modes, versions and successors in the file of any component but kube-proxy. A clean-up
-/// knows the mode and version of kube-proxy alone; in other files these keys have no effect.
+/// knows the mode and version of kube-proxy alone, so these keys have no effect in other files.
 fn refuse_idle_keys(component: &Component) -> Result<()> {
     if component.name == KUBE_PROXY {
         return Ok(());
@@ -236,7 +237,7 @@ mod tests {
         let empty =
             |c: &&Component| c.about.is_empty() || c.source.is_empty() || c.heals.is_empty();
         assert_eq!(catalogue.components().iter().filter(empty).count(), 0);
-        // An expression is compiled at its first use.
+        // An expression is compiled when it is first used.
         let Catalogue {
             chains, comments, sets, links, nft_tables, contents, shapes, hooks, ..
         } = &catalogue;

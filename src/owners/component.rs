@@ -8,134 +8,138 @@ use crate::owners::template::Fields;
 use crate::state::kube_proxy::Mode;
 use crate::state::tools::Version;
 
-/// One component.
+/// One component, with everything that its catalogue file says.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Component {
-    /// Its name, equal to the name of its file.
+    /// Its name, equal to the file's name without `.yaml`.
     #[serde(rename = "component")]
     pub name: String,
-    /// What it is, in one line.
+    /// A description of the component, in one line.
     pub about: String,
-    /// The source of the facts.
+    /// Where the facts in this file come from.
     pub source: String,
-    /// How soon it writes a removed object again: `5s`, `never`, `on restart`.
+    /// How soon the component writes an object again that was removed: `5s`, `never`, `on restart`.
     pub heals: String,
-    /// Components with overlapping names that this one precedes.
+    /// Components whose name patterns overlap this one's, and over which this one takes precedence.
     #[serde(default)]
     pub before: Vec<String>,
-    /// True for a pod network: plans list the objects that they keep of it.
+    /// True for a pod network. Plans list the objects of a pod network that they keep.
     #[serde(default)]
     pub cni: bool,
-    /// True if a target, set or link alone is not enough evidence for a rule in a built-in chain.
+    /// True if a jump target, ipset or link of the component is not enough evidence that a rule in
+    /// a built-in chain is the component's.
     #[serde(default)]
     pub strict: bool,
-    /// True if every object with its comment may be removed once the component is gone.
+    /// True if every object with the component's comment may be removed once the component is gone.
     #[serde(default)]
     pub removed_when_gone: bool,
-    /// True if it creates ipvs virtual servers.
+    /// True if the component creates ipvs virtual servers.
     #[serde(default)]
     pub virtual_servers: bool,
-    /// The evidence that it is alive.
+    /// The evidence that the component is alive.
     #[serde(default)]
     pub alive: Alive,
-    /// The forms of its rules in its own chains, by the names in `chains`.
+    /// The forms of the component's rules in its own chains, keyed by the name that `content` in
+    /// `chains` refers to.
     #[serde(default)]
     pub(crate) contents: BTreeMap<String, RawContent>,
-    /// The comments of its rules in its own chains.
+    /// Comments that the component's rules may have in its own chains.
     #[serde(default)]
     pub(crate) content_comments: Vec<String>,
-    /// Its chains.
+    /// The component's chains.
     #[serde(default)]
     pub chains: Vec<ChainEntry>,
-    /// Its rules in built-in chains that lead into its own.
+    /// The component's rules in built-in chains that jump to its own chains.
     #[serde(default)]
     pub hooks: Vec<HookRule>,
-    /// Comments that no other component writes.
+    /// Patterns of comments that no other component writes.
     #[serde(default)]
     pub comments: Vec<String>,
-    /// Its ipsets.
+    /// Name patterns of its ipsets.
     #[serde(default)]
     pub sets: Vec<String>,
-    /// Its links.
+    /// Name patterns of its links.
     #[serde(default)]
     pub links: Vec<String>,
-    /// Its native nf_tables tables, as `family name`.
+    /// Patterns for its native nf_tables tables, written `family name`.
     #[serde(default)]
     pub nft_tables: Vec<String>,
-    /// The packet marks that it uses. For information only.
+    /// The packet marks that the component uses. For information only.
     #[serde(default)]
     pub marks: Vec<String>,
-    /// The expressions of the fields of templates.
+    /// The regular expressions of template fields, keyed by field name.
     #[serde(default)]
     pub(crate) fields: Fields,
-    /// Its rules in built-in chains, by shape.
+    /// The component's rules in built-in chains, recognised by shape.
     #[serde(default)]
     pub rules: Vec<Shape>,
 }
 
-/// Evidence of life. One piece is enough.
+/// What shows that a component is alive. One process, file or link is enough.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Alive {
-    /// Names of processes.
+    /// Process names.
     #[serde(default)]
     pub processes: Vec<String>,
-    /// Paths of files or folders that a snapshot may hold.
+    /// Paths of files or folders of the component that a snapshot may hold.
     #[serde(default)]
     pub files: Vec<String>,
-    /// Names of links, as expressions.
+    /// Name patterns of links.
     #[serde(default)]
     pub links: Vec<String>,
 }
 
-/// Chains of a component.
+/// A kind of chain that a component makes.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChainEntry {
-    /// Their name, as an expression.
+    /// The name pattern of the chains.
     pub name: String,
-    /// The tables; all if none is listed.
+    /// The tables that have the chains; every table if none is listed.
     #[serde(default)]
     pub tables: Vec<String>,
-    /// kube-proxy's modes that use them; for kube-proxy alone.
+    /// kube-proxy's modes that use the chains. Only in kube-proxy's file.
     #[serde(default)]
     pub modes: Vec<Mode>,
-    /// The first version that has them; for kube-proxy alone.
+    /// The first version of kube-proxy that has the chains. Only in kube-proxy's file.
     #[serde(default)]
     pub since: Option<Minor>,
-    /// The last version that has them; for kube-proxy alone.
+    /// The last version of kube-proxy that has the chains. Only in kube-proxy's file.
     #[serde(default)]
     pub until: Option<Minor>,
-    /// The chains of later versions that replace them, as an expression: evidence that they are out
-    /// of use. For kube-proxy alone.
+    /// The name pattern of chains that later versions write in place of this entry's chains. If
+    /// such a chain exists, this entry's chains are out of use. Only in kube-proxy's file.
     #[serde(default)]
     pub replaced_by: Option<String>,
-    /// Another component that writes them too.
+    /// Another component that writes the chains too.
     #[serde(default)]
     pub shared_with: Option<String>,
-    /// Why a plan keeps them.
+    /// Why a plan always keeps the chains.
     #[serde(default)]
     pub keep: Option<String>,
-    /// True for one chain a service, pod or workload: too many to list in plans.
+    /// True if there is one such chain for each service, pod or workload: too many to list in
+    /// plans.
     #[serde(default)]
     pub many: bool,
-    /// Their entry in `contents`; without one, every rule in them is the component's.
+    /// The key in `contents` of the forms of rules in the chains. Without it, every rule in the
+    /// chains is the component's.
     #[serde(default)]
     pub content: Option<String>,
 }
 
-/// The forms of rules in a component's chains.
+/// The forms of rules in one kind of chain, as the catalogue file has them.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawContent {
-    /// `operator`, if every rule of another form is the operator's.
+    /// `operator`, if rules of any other form in these chains are the operator's.
     #[serde(default)]
     pub(crate) by: Option<String>,
-    /// Comments, besides the component's `content_comments`.
+    /// Comments that rules of these forms may have, besides the component's `content_comments`.
     #[serde(default)]
     pub(crate) comments: Vec<String>,
-    /// Templates of the rule without its comment.
+    /// Templates of the rule without its comment. Without templates, the comment alone decides.
     #[serde(default)]
     pub(crate) forms: Option<Vec<String>>,
 }
@@ -144,64 +148,64 @@ pub(crate) struct RawContent {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HookRule {
-    /// Its table.
+    /// The table that holds the rule.
     pub table: String,
-    /// Its built-in chains.
+    /// The built-in chains that may hold the rule.
     pub chains: Vec<String>,
-    /// The chain it jumps to.
+    /// The chain of the component that the rule jumps to.
     pub to: String,
-    /// Its comment, as an expression.
+    /// A regular expression for the rule's comment.
     pub comment: String,
-    /// kube-proxy's modes that write it; for kube-proxy alone.
+    /// kube-proxy's modes that write the rule. Only in kube-proxy's file.
     #[serde(default)]
     pub modes: Vec<Mode>,
-    /// The last version that writes it; for kube-proxy alone.
+    /// The last version of kube-proxy that writes the rule. Only in kube-proxy's file.
     #[serde(default)]
     pub until: Option<Minor>,
 }
 
-/// A rule in a built-in chain, known by its shape.
+/// A rule in a built-in chain, recognised by the form of its options.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Shape {
-    /// Its name within the component.
+    /// The shape's name, unique within the component.
     pub id: String,
-    /// Its table; every table if none is given.
+    /// The table that holds the rule; any table if none is given.
     #[serde(default)]
     pub table: Option<String>,
-    /// Its built-in chains; every one if none is given.
+    /// The built-in chains that may hold the rule; any built-in chain if none is given.
     #[serde(default)]
     pub chains: Vec<String>,
-    /// The template.
+    /// The template that the rule must match.
     pub rule: String,
-    /// True if other components write rules of that shape too.
+    /// True if other components write rules of this shape too.
     #[serde(default)]
     pub weak: bool,
-    /// Another rule that must exist, with the same fields.
+    /// Another rule that must exist with the same field values, or the shape does not match.
     #[serde(default)]
     pub beside: Option<Beside>,
 }
 
-/// A rule that a shape requires beside it.
+/// The second rule that a shape requires.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Beside {
-    /// Its table.
+    /// The table of the second rule.
     pub table: String,
-    /// Its built-in chain.
+    /// The built-in chain of the second rule.
     pub chain: String,
-    /// The `id` of its shape.
+    /// The `id` of the second rule's shape.
     pub rule: String,
 }
 
 impl ChainEntry {
-    /// True if it has a mode, a version or a successor.
+    /// True if the entry names a mode, a version or a successor (`replaced_by`).
     pub(crate) fn is_versioned(&self) -> bool {
         let bounds = [self.since, self.until];
         !self.modes.is_empty() || bounds.iter().any(Option::is_some) || self.replaced_by.is_some()
     }
 
-    /// False if that version of the component does not have the chain.
+    /// False if kube-proxy of that version does not have the chain.
     pub fn in_version(&self, version: Version) -> bool {
         let minor = Minor::of(version);
         self.since.is_none_or(|since| minor >= since)
@@ -210,18 +214,18 @@ impl ChainEntry {
 }
 
 impl HookRule {
-    /// True if it has a mode or a version.
+    /// True if the hook names a mode or a version.
     pub(crate) fn is_versioned(&self) -> bool {
         !self.modes.is_empty() || self.until.is_some()
     }
 
-    /// False if that version of the component does not write the rule.
+    /// False if kube-proxy of that version does not write the rule.
     pub fn in_version(&self, version: Version) -> bool {
         self.until.is_none_or(|until| Minor::of(version) <= until)
     }
 }
 
-/// A minor version, as `1.24`.
+/// A Kubernetes minor version, such as `1.24`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Minor {
@@ -230,7 +234,7 @@ pub struct Minor {
 }
 
 impl Minor {
-    /// The minor version of a version.
+    /// The minor version of a full version: `1.24` of `1.24.3`.
     pub fn of(version: Version) -> Minor {
         Minor { major: version.major, minor: version.minor }
     }

@@ -1,4 +1,4 @@
-//! The forms of a component's rules in its own chains. Every other rule there is foreign.
+//! The forms of a component's rules in its own chains. Rules of any other form there are foreign.
 
 use std::borrow::Cow;
 
@@ -9,13 +9,13 @@ use crate::owners::names::{is_anchored, refused};
 use crate::owners::template::plain_pattern;
 use crate::state::rule::Words;
 
-/// The forms of rules in one kind of chain.
+/// The forms of the rules in one kind of chain.
 #[derive(Debug)]
 pub(crate) struct Content {
-    /// True if every other rule is the operator's.
+    /// True if rules of any other form are the operator's.
     pub(crate) operator: bool,
     comments: Expressions,
-    /// Expressions for the rule without its comments; `None` if the comment alone decides.
+    /// Expressions for a rule without its comments. `None` if the comment alone decides.
     forms: Option<Expressions>,
 }
 
@@ -49,7 +49,7 @@ impl Content {
         })
     }
 
-    /// True for a rule of these forms.
+    /// True if the rule has one of these forms.
     pub(crate) fn fits(&self, rule: &Reading<'_>) -> bool {
         let comments = rule.comments.iter().all(|c| self.comments.is_match(c));
         match &self.forms {
@@ -59,26 +59,26 @@ impl Content {
     }
 }
 
-/// A rule, split for matching: its comments, and its other words, each after a blank.
+/// A rule, split for matching into its comments and all other words.
 #[derive(Debug, Default)]
 pub struct Reading<'a> {
-    /// The rule without its comments.
+    /// The rule without its comments, each word after a blank: ` -s 10.0.0.0/8 -j RETURN`.
     pub body: String,
-    /// Its comments, unquoted.
+    /// The rule's comments, without quotes.
     pub comments: Vec<Cow<'a, str>>,
 }
 
 const COMMENT: &str = "-m comment --comment ";
 
 impl<'a> Reading<'a> {
-    /// Reads a rule.
+    /// Splits a rule.
     pub fn of(words: Words<'a>) -> Reading<'a> {
         let mut reading = Reading::default();
         reading.read(words);
         reading
     }
 
-    /// Reads a rule into the same buffers, to save allocations.
+    /// Splits a rule into the existing buffers, to save allocations.
     pub(crate) fn read(&mut self, words: Words<'a>) {
         self.body.clear();
         self.comments.clear();
@@ -87,7 +87,8 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// The usual forms: no comment, or one quoted comment without escapes.
+    /// Splits a rule of the usual forms: without a comment, or with one quoted comment without
+    /// escapes. False if the rule has another form.
     fn read_plain(&mut self, text: &'a str) -> bool {
         if text.contains('\\') || text.contains('\t') || text.contains("  ") {
             return false;

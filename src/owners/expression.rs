@@ -1,26 +1,26 @@
-//! The regular expressions of the catalogue. They match bytes: components write ASCII rules, and
-//! the tables of Unicode classes would be most of the catalogue's memory.
+//! The regular expressions of the catalogue. They match bytes, because components write ASCII rules
+//! and tables of Unicode classes would take most of the catalogue's memory.
 //!
-//! An expression is checked when it is read, and compiled at its first use. Compiling all of them
-//! would be most of the work of a short verb, and a node has few of the components.
+//! An expression is checked when it is read, and compiled when it is first used. Compiling all of
+//! them would be most of the work of a short command, and a node has few of the components.
 
 use std::sync::LazyLock;
 
 use regex::bytes::{Captures, Regex, RegexBuilder, RegexSet, RegexSetBuilder};
 use regex_syntax::ast::parse::Parser;
 
-/// A value, compiled at its first use.
+/// A value that is compiled when it is first used.
 type Lazy<T> = LazyLock<T, Box<dyn FnOnce() -> T + Send>>;
 
-/// One expression.
+/// One regular expression.
 #[derive(Debug)]
 pub(crate) struct Expression(Lazy<Regex>);
 
 impl Expression {
-    /// Checks an expression.
+    /// Checks the syntax of an expression, without compiling it.
     ///
     /// # Errors
-    /// The fault, and its position.
+    /// What is wrong with the expression, and where.
     pub(crate) fn new(pattern: &str) -> Result<Expression, String> {
         check(pattern)?;
         let pattern = pattern.to_owned();
@@ -36,44 +36,45 @@ impl Expression {
         self.0.is_match(text.as_bytes())
     }
 
-    /// The values of its groups; `None` if it does not match.
+    /// The values of the capture groups; `None` if the text does not match.
     pub(crate) fn groups<'a>(&self, text: &'a str) -> Option<Groups<'a>> {
         Some(Groups { text, found: self.0.captures(text.as_bytes())? })
     }
 
-    /// The names of its groups, in order.
+    /// The names of the capture groups, in order.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.capture_names().flatten()
     }
 }
 
-/// Checks the form of an expression. A test compiles the whole catalogue and finds other faults.
+/// Checks the syntax of an expression. Faults that only compiling finds are left to a test, which
+/// compiles the whole catalogue.
 fn check(pattern: &str) -> Result<(), String> {
     Parser::new().parse(pattern).map(drop).map_err(|e| e.to_string())
 }
 
-/// The groups of one match of an [`Expression`].
+/// The capture groups of one match of an [`Expression`].
 pub(crate) struct Groups<'a> {
     text: &'a str,
     found: Captures<'a>,
 }
 
 impl<'a> Groups<'a> {
-    /// The value of a group.
+    /// The text that the group captured.
     pub(crate) fn get(&self, name: &str) -> Option<&'a str> {
         self.text.get(self.found.name(name)?.range())
     }
 }
 
-/// Several expressions.
+/// Several regular expressions that are matched at once.
 #[derive(Debug)]
 pub(crate) struct Expressions(Lazy<RegexSet>);
 
 impl Expressions {
-    /// Checks expressions.
+    /// Checks the syntax of each expression, without compiling any.
     ///
     /// # Errors
-    /// The fault of the first invalid one.
+    /// What is wrong with the first invalid expression.
     pub(crate) fn new<S: AsRef<str>>(patterns: &[S]) -> Result<Expressions, String> {
         patterns.iter().try_for_each(|pattern| check(pattern.as_ref()))?;
         let patterns: Vec<String> = patterns.iter().map(|p| p.as_ref().to_owned()).collect();
@@ -87,7 +88,7 @@ impl Expressions {
         self.0.is_match(text.as_bytes())
     }
 
-    /// The indices of the expressions that match, in order.
+    /// The indices of the expressions that match `text`, ascending.
     pub(crate) fn matches(&self, text: &str) -> impl Iterator<Item = usize> + use<> {
         self.0.matches(text.as_bytes()).into_iter()
     }

@@ -1,4 +1,4 @@
-//! The files of `playbooks/owners`, built in, and the names of processes in them.
+//! The catalogue files of `playbooks/owners`, built in, and the process names that they list.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
@@ -8,10 +8,10 @@ use serde::Deserialize;
 use crate::error::{Error, Result};
 use crate::yaml;
 
-/// Every file's name and text, sorted by name; `build.rs` lists them.
+/// The name and text of every catalogue file, sorted by name. `build.rs` lists them.
 pub(crate) static FILES: &[(&str, &str)] = &include!(concat!(env!("OUT_DIR"), "/owners.rs"));
 
-/// The part of a catalogue file that names processes.
+/// The part of a catalogue file that lists process names.
 #[derive(Deserialize)]
 struct ComponentFile {
     #[serde(default)]
@@ -24,10 +24,11 @@ struct ProcessNames {
     processes: Vec<String>,
 }
 
-/// The names of the processes that show a component alive.
+/// The process names that show that some component is alive.
 ///
 /// # Errors
-/// [`crate::error::Kind::Parse`] for a file of another form. A test shows that there is none.
+/// [`crate::error::Kind::Parse`] for a catalogue file of another form. A test shows that the
+/// built-in files give no error.
 pub fn known_processes() -> Result<&'static BTreeSet<String>> {
     static NAMES: LazyLock<Result<BTreeSet<String>>> = LazyLock::new(|| {
         let mut names = BTreeSet::new();
@@ -61,7 +62,7 @@ mod tests {
         for name in ["kube-proxy", "k3s", "speaker", "calico-node", "ztunnel"] {
             assert!(names.contains(name), "{name}");
         }
-        // The kernel cuts a command name to 15 bytes. The first 15 bytes of each name must be
+        // The kernel cuts a command name to 15 bytes, so the first 15 bytes of each name must be
         // unique.
         let short: BTreeSet<&str> = names.iter().map(|n| n.get(..15).unwrap_or(n)).collect();
         assert_eq!(short.len(), names.len());

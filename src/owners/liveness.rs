@@ -4,29 +4,31 @@ use crate::owners::component::Component;
 use crate::owners::expression::Expression;
 use crate::state::NodeState;
 
-/// Whether a component is alive on this node, with the evidence in words.
+/// Whether a component is alive on this node, with the evidence as a phrase for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Liveness {
-    /// Alive: a process, a link or a file of it exists.
+    /// Alive: one of the component's processes, links or files exists.
     Alive(String),
-    /// Gone: all evidence of life is known to be missing.
+    /// Gone: the state has the node's processes and links, and none of the component's processes,
+    /// links and files exists.
     Gone(String),
-    /// Unknown: the state lacks the evidence.
+    /// Unknown: the state lacks the processes or links that would show it, or the component has no
+    /// process.
     Unknown(String),
 }
 
 impl Liveness {
-    /// True if it is known to be alive.
+    /// True for [`Liveness::Alive`].
     pub fn is_alive(&self) -> bool {
         matches!(self, Liveness::Alive(_))
     }
 
-    /// True if it is known to be gone.
+    /// True for [`Liveness::Gone`].
     pub fn is_gone(&self) -> bool {
         matches!(self, Liveness::Gone(_))
     }
 
-    /// The evidence, in words.
+    /// The evidence, as a phrase for people.
     pub fn evidence(&self) -> &str {
         match self {
             Liveness::Alive(e) | Liveness::Gone(e) | Liveness::Unknown(e) => e,
@@ -44,7 +46,8 @@ pub fn liveness(component: &Component, state: &NodeState) -> Liveness {
     if let Some(file) = alive.files.iter().find(|path| has_file(state, path)) {
         return Liveness::Alive(format!("{file} is there"));
     }
-    // The catalogue checked the expressions; a fault must not fail here.
+    // The catalogue has already checked these expressions, so an invalid one is skipped, not
+    // reported.
     let expressions: Vec<Expression> =
         alive.links.iter().filter_map(|p| Expression::new(p).ok()).collect();
     let link = |l: &&crate::state::links::Link| expressions.iter().any(|e| e.is_match(&l.name));
@@ -61,7 +64,7 @@ pub fn liveness(component: &Component, state: &NodeState) -> Liveness {
     }
 }
 
-/// The running process of a component, if there is one.
+/// A running process of the component, if there is one.
 pub fn process<'a>(
     component: &Component,
     state: &'a NodeState,
@@ -70,7 +73,7 @@ pub fn process<'a>(
     state.processes.iter().flatten().find(listed)
 }
 
-/// True if a captured file has that path, or a path below it.
+/// True if the state has a file with that path or a path below it.
 fn has_file(state: &NodeState, path: &str) -> bool {
     let key = format!("files{path}");
     let below = format!("{key}/");

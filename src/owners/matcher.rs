@@ -1,8 +1,9 @@
-//! Gives every object of a node state exactly one owner, or `unknown`.
+//! Gives every object of a node state exactly one owner, or the owner `unknown`.
 //!
-//! The order is that of `reference/owners.md`, rule 1.2. A rule in a component's own chain is the
-//! component's, if it has one of its forms. For a rule in a built-in chain the evidence is, in this
-//! order: the jump's target, the comment, the ipset, the link, the bare shape.
+//! The order of evidence is that of `reference/owners.md`, rule 1.2. A rule in a component's own
+//! chain is the component's if it has one of the forms that the component writes there. For a rule
+//! in a built-in chain the evidence is, in this order: the jump's target, the comment, the ipset,
+//! the link, the bare shape.
 
 use std::collections::BTreeMap;
 
@@ -19,28 +20,28 @@ use crate::state::ipvs::{VirtualServer, VirtualServerId};
 use crate::state::object::ObjectId;
 use crate::state::{NodeState, RulesetId};
 
-/// The owner of objects that the catalogue does not know.
+/// The owner of objects that match no entry of the catalogue.
 pub const UNKNOWN: &str = "unknown";
-/// The owner of rules in chains for operators.
+/// The owner of the operator's own rules, in chains such as DOCKER-USER.
 pub const OPERATOR: &str = "operator";
-/// The owner of built-in chains.
+/// The owner of built-in chains, which exist without any component.
 pub const KERNEL: &str = "kernel";
 
-/// An owner, with the evidence.
+/// The owner of an object, with the evidence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner<'a> {
     /// The component's name, or [`UNKNOWN`], [`OPERATOR`], [`KERNEL`].
     pub name: &'a str,
-    /// The evidence.
+    /// Which kind of evidence shows the owner.
     pub evidence: Evidence,
-    /// The evidence, in words.
+    /// The evidence, as a phrase for people.
     pub reason: String,
 }
 
-/// The number of an owner's objects.
+/// How many objects of each kind an owner has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Counts {
-    /// xtables chains, built-in ones aside.
+    /// xtables chains, except built-in ones.
     pub chains: usize,
     /// xtables rules.
     pub rules: usize,
@@ -89,18 +90,19 @@ impl<'c> Ownership<'c> {
         }
     }
 
-    /// The catalogue that the owners are from.
+    /// The catalogue that the owners come from.
     pub fn catalogue(&self) -> &'c Catalogue {
         self.catalogue
     }
 
-    /// The owner of a chain; `None` if there is no such chain.
+    /// The owner of a chain; `None` if the chain does not exist.
     pub fn chain(&self, id: RulesetId, table: &str, chain: &str) -> Option<Owner<'_>> {
         let found = self.chain_owners(id, table, chain)?;
         Some(self.owner(found.chain))
     }
 
-    /// The owner of a rule, by its position in its chain, from 0; `None` if there is no such rule.
+    /// The owner of a rule, given its position in its chain, from 0; `None` if the rule does not
+    /// exist.
     pub fn rule(
         &self,
         id: RulesetId,
@@ -127,12 +129,13 @@ impl<'c> Ownership<'c> {
         self.servers.get(service).map(|a| self.owner(*a))
     }
 
-    /// The owner of a native nf_tables table, by nft's family and its name.
+    /// The owner of a native nf_tables table, given nft's name of the family (`ip`, `inet`) and the
+    /// table's name.
     pub fn table(&self, family: &str, name: &str) -> Option<Owner<'_>> {
         self.tables.get(&(family.to_owned(), name.to_owned())).map(|a| self.owner(*a))
     }
 
-    /// The owner of an object; `None` if it is not in this state.
+    /// The owner of an object; `None` if the object is not in this state.
     pub fn of_object(&self, id: &ObjectId) -> Option<Owner<'_>> {
         match id {
             ObjectId::NativeTable { family, name } => self.table(family, name),
@@ -147,7 +150,7 @@ impl<'c> Ownership<'c> {
         }
     }
 
-    /// The number of objects of each owner, without built-in chains.
+    /// How many objects each owner has, keyed by owner. Built-in chains are not counted.
     pub fn counts(&self) -> BTreeMap<&str, Counts> {
         let mut counts: BTreeMap<&str, Counts> = BTreeMap::new();
         for table in self.rulesets.values().flatten() {
@@ -175,7 +178,7 @@ impl<'c> Ownership<'c> {
         counts
     }
 
-    /// The attribution of a rule, without words.
+    /// The attribution of a rule: its owner's index and the evidence, without a phrase for people.
     pub(crate) fn rule_attribution(
         &self,
         id: RulesetId,
@@ -186,7 +189,7 @@ impl<'c> Ownership<'c> {
         self.rule_attributions(id, table, chain).get(position).copied().unwrap_or(NOTHING)
     }
 
-    /// As [`Self::rule_attribution`], for each rule of a chain.
+    /// The attributions of all rules of a chain, in order. See [`Self::rule_attribution`].
     pub(crate) fn rule_attributions(
         &self,
         id: RulesetId,
@@ -196,7 +199,7 @@ impl<'c> Ownership<'c> {
         self.chain_owners(id, table, chain).map_or(&[][..], |c| &c.rules)
     }
 
-    /// The catalogue's entry for a chain.
+    /// The catalogue's entry for a chain, if it has one.
     pub(crate) fn chain_entry(
         &self,
         id: RulesetId,
@@ -207,7 +210,7 @@ impl<'c> Ownership<'c> {
         self.catalogue.at(entry).chains.get(usize::from(entry.item))
     }
 
-    /// The index of a chain in its table.
+    /// The index of a chain among the chains of its table.
     pub(crate) fn chain_index(&self, id: RulesetId, table: &str, chain: &str) -> Option<usize> {
         let table = self.rulesets.get(&id)?.iter().find(|t| &*t.name == table)?;
         table.index.get(chain).copied()
@@ -223,7 +226,7 @@ impl<'c> Ownership<'c> {
         table.index.get(chain).map(|&i| &table.chains[i])
     }
 
-    /// The name of an owner.
+    /// The owner's name.
     pub(crate) fn name(&self, a: Attribution) -> &'c str {
         match a.component {
             UNOWNED => UNKNOWN,
@@ -280,7 +283,8 @@ impl<'c> Ownership<'c> {
     }
 }
 
-/// The owners of the virtual servers.
+/// The owners of the virtual servers: kube-proxy, or the only other living component that makes
+/// some.
 fn servers(catalogue: &Catalogue, state: &NodeState) -> BTreeMap<VirtualServerId, Attribution> {
     if state.ipvs.servers.is_empty() {
         return BTreeMap::new();

@@ -1,4 +1,4 @@
-//! The owner of each object: the catalogue and the matcher.
+//! The owner of each object: the catalogue of components, and the matcher that applies it.
 
 pub mod attribution;
 pub mod catalogue;

@@ -1,11 +1,11 @@
-//! The names and comments of one kind of object, for all components.
+//! The name patterns and comment patterns of one kind of object, for all components.
 
 use crate::error::{Error, Kind, Result};
 use crate::owners::component::Component;
 use crate::owners::expression::{Expression, Expressions};
 
-/// The index of an entry in the catalogue: its component, and its position among entries of its
-/// kind.
+/// An entry of the catalogue: the index of its component, and its index among that component's
+/// entries of one kind (chains, ipsets and so on).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct EntryId {
     pub(crate) component: u16,
@@ -13,14 +13,14 @@ pub(crate) struct EntryId {
 }
 
 impl EntryId {
-    /// A catalogue has a few dozen files, so the indices fit.
+    /// The casts to `u16` cannot truncate, because a catalogue has a few dozen files.
     #[expect(clippy::cast_possible_truncation)]
     pub(crate) fn new(component: usize, item: usize) -> EntryId {
         EntryId { component: component as u16, item: item as u16 }
     }
 }
 
-/// Names of one kind, for all components, in order of precedence.
+/// The patterns of one kind, for all components, in order of precedence.
 #[derive(Debug)]
 pub(crate) struct Names {
     set: Expressions,
@@ -28,8 +28,8 @@ pub(crate) struct Names {
 }
 
 impl Names {
-    /// Compiles the names that `list` returns for each component. `field` is their key in the
-    /// files.
+    /// Compiles the name patterns that `list` returns for each component into one set. `field` is
+    /// the patterns' key in the catalogue files and is used in errors.
     pub(crate) fn new(
         components: &[Component],
         field: &str,
@@ -44,7 +44,8 @@ impl Names {
             }
         }
         let set = Expressions::new(&patterns).map_err(|e| {
-            // The error of a set does not name the component, so each expression is checked alone.
+            // The error of a regex set does not name the component, so each expression is checked
+            // alone.
             let mut each =
                 components.iter().flat_map(|c| list(c).into_iter().map(|p| (&c.name, p)));
             let bad =
@@ -54,23 +55,23 @@ impl Names {
         Ok(Names { set, entries })
     }
 
-    /// Every entry that matches, in order of precedence.
+    /// Every entry whose pattern matches `name`, in order of precedence.
     pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = EntryId> {
         self.set.matches(name).map(|i| self.entries[i])
     }
 
-    /// The matching entry of highest precedence.
+    /// The entry of highest precedence whose pattern matches `name`.
     pub(crate) fn first(&self, name: &str) -> Option<EntryId> {
         self.all(name).next()
     }
 }
 
-/// An error about one field of a component's file.
+/// An error about one field of a component's catalogue file.
 pub(crate) fn refused(component: &str, field: &str, cause: impl std::fmt::Display) -> Error {
     Error::new(Kind::Usage, format!("owners/{component}.yaml"), format!("{field}: {cause}"))
 }
 
-/// Refuses an expression with an alternative that is not anchored at the start.
+/// Refuses an expression that has an alternative without `^` at its start.
 pub(crate) fn is_anchored(component: &str, field: &str, pattern: &str) -> Result<()> {
     if pattern.starts_with('^') && !has_loose_alternative(pattern) {
         return Ok(());
@@ -79,13 +80,13 @@ pub(crate) fn is_anchored(component: &str, field: &str, pattern: &str) -> Result
     Err(refused(component, field, format!("`{pattern}` {cause}")))
 }
 
-/// Compiles an expression that [`is_anchored`].
+/// Reads an expression, and refuses it if it fails [`is_anchored`].
 pub(crate) fn anchored(component: &str, field: &str, pattern: &str) -> Result<Expression> {
     is_anchored(component, field, pattern)?;
     Expression::new(pattern).map_err(|e| refused(component, field, format!("`{pattern}` {e}")))
 }
 
-/// True if the pattern has a `|` outside of brackets.
+/// True if the pattern has a `|` outside of brackets, so that `^` anchors only one alternative.
 fn has_loose_alternative(pattern: &str) -> bool {
     let (mut depth, mut class, mut escaped) = (0, false, false);
     for c in pattern.chars() {

@@ -1,13 +1,14 @@
-//! The precedence of components: of two that match an object, the first is its owner.
+//! The precedence of components: if two components match an object, the first is its owner.
 
 use crate::error::Result;
 use crate::owners::component::Component;
 use crate::owners::names::refused;
 
-/// Sorts components by name, and puts each before those that its `before` names.
+/// Sorts components by name, then moves each in front of those that its `before` lists.
 ///
 /// # Errors
-/// [`crate::error::Kind::Usage`] for an unknown name, and for components that precede each other.
+/// [`crate::error::Kind::Usage`] if `before` lists an unknown component, and if components precede
+/// each other.
 pub(crate) fn ordered(mut components: Vec<Component>) -> Result<Vec<Component>> {
     let unknown = |name: &&String| !components.iter().any(|c| c.name == **name);
     for component in &components {
@@ -37,12 +38,13 @@ mod tests {
     use super::*;
     use crate::owners::catalogue::{Catalogue, EntryId};
 
-    /// True if one of the two names the other in `before`.
+    /// True if it is decided which of the two components comes first, because one lists the other
+    /// in `before`.
     fn is_settled(a: &Component, b: &Component) -> bool {
         a.name == b.name || a.before.contains(&b.name) || b.before.contains(&a.name)
     }
 
-    /// True if both entries can have chains in one table.
+    /// True if both chain entries can have chains in the same table.
     fn share_a_table(catalogue: &Catalogue, a: EntryId, b: EntryId) -> bool {
         let tables = |e: EntryId| &catalogue.at(e).chains[usize::from(e.item)].tables;
         let (a, b) = (tables(a), tables(b));

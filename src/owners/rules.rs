@@ -12,15 +12,16 @@ use crate::owners::content::Reading;
 use crate::owners::template::Template;
 use crate::state::ruleset::{Chain, Name, Rule, Ruleset, Table};
 
-/// Finds the owners of chains and rules.
+/// Attributes the chains and rules of a ruleset to their owners.
 pub(super) struct Matcher<'c> {
     pub(super) catalogue: &'c Catalogue,
 }
 
-/// Cached values of one ruleset.
+/// Values that are computed once for each ruleset.
 #[derive(Default)]
 struct Memory {
-    /// The values of a field, found with a shape, by the shape's entry and the field.
+    /// The values that a template field has in the rules that a shape requires beside it, keyed by
+    /// the shape and the field.
     beside: HashMap<(EntryId, String), Vec<String>>,
 }
 
@@ -122,7 +123,8 @@ impl Matcher<'_> {
             return attributed(owner.component, Evidence::Link);
         }
         for (entry, shape, template) in catalogue.shapes() {
-            // A rule with an unknown comment has another writer: a weak shape does not count.
+            // A rule whose comment is in no catalogue file has another writer, so a weak shape is
+            // no evidence.
             let silent = rule.comments.is_empty() || !shape.weak;
             if silent
                 && allows_chain(shape, table, chain)
@@ -172,7 +174,7 @@ fn allows_chain(shape: &Shape, table: &str, chain: &str) -> bool {
         && (shape.chains.is_empty() || shape.chains.iter().any(|c| c == chain))
 }
 
-/// The links in a rule's body.
+/// The links that a rule's options name.
 fn links(body: &str) -> impl Iterator<Item = &str> {
     let words = || body.split(' ');
     let option = |w: &&str| *w == "-i" || *w == "-o";

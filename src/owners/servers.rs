@@ -1,4 +1,4 @@
-//! kube-proxy's virtual servers, by its link and its sets.
+//! Which virtual servers are kube-proxy's, by the addresses of kube-ipvs0 and its ipsets.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::state::NodeState;
 use crate::state::ipvs::{Protocol, VirtualServer, VirtualServerId};
 
-/// The services of ipvs mode, by kube-proxy's link and sets.
+/// What kube-proxy serves in ipvs mode, read from the addresses of kube-ipvs0 and its ipsets.
 pub(crate) struct Servers {
     bound: HashSet<IpAddr>,
     addresses: HashSet<(Protocol, SocketAddr)>,
@@ -14,7 +14,7 @@ pub(crate) struct Servers {
     local: HashSet<IpAddr>,
 }
 
-/// The sets of service addresses, without the prefix `KUBE-` or `KUBE-6-`.
+/// The ipsets that hold service addresses, without the prefix `KUBE-` or `KUBE-6-`.
 const ADDRESS_SETS: [&str; 5] =
     ["CLUSTER-IP", "EXTERNAL-IP", "EXTERNAL-IP-LOCAL", "LOAD-BALANCER", "LOAD-BALANCER-LOCAL"];
 
@@ -54,7 +54,7 @@ impl Servers {
         let protocol = match protocol {
             "TCP" => Protocol::Tcp,
             "UDP" => Protocol::Udp,
-            // hash:ip,port with addresses of the node.
+            // For any other protocol the ipset is a hash:ip,port with addresses of the node.
             _ => {
                 self.addresses.extend(address_port(entry));
                 return;
@@ -66,12 +66,12 @@ impl Servers {
         }
     }
 
-    /// True for an address on kube-ipvs0.
+    /// True if the address is on kube-ipvs0.
     pub(crate) fn is_bound(&self, address: IpAddr) -> bool {
         self.bound.contains(&address)
     }
 
-    /// True for a NodePort on an address of the node.
+    /// True if the address is the node's and the port is a NodePort.
     pub(crate) fn is_node_port(&self, protocol: Protocol, address: SocketAddr) -> bool {
         self.local.contains(&address.ip()) && self.node_ports.contains(&(protocol, address.port()))
     }
@@ -85,7 +85,7 @@ impl Servers {
     }
 }
 
-/// An entry of a `hash:ip,port` set: `10.96.0.10,tcp:53`.
+/// Reads an entry of a `hash:ip,port` ipset: `10.96.0.10,tcp:53`.
 fn address_port(entry: &str) -> Option<(Protocol, SocketAddr)> {
     let (address, port) = entry.split_once(',')?;
     let (protocol, port) = port.split_once(':')?;

@@ -1,39 +1,39 @@
-//! Templates: rules with fields, such as `! -s {network} -d {subnet} -j RETURN`.
+//! Templates of rules with fields, such as `! -s {network} -d {subnet} -j RETURN`.
 //!
-//! A word in braces is a field; its expression is in the component's `fields`. A field that occurs
-//! twice must have the same value both times. `[words]` are optional.
+//! A name in braces is a field; the component's `fields` has its regular expression. A field that
+//! occurs twice must have the same value both times. Words in square brackets are optional.
 
 use std::collections::BTreeMap;
 
 use crate::owners::expression::Expression;
 
-/// The expressions of fields, by name.
+/// The regular expressions of template fields, keyed by field name.
 pub type Fields = BTreeMap<String, String>;
 
-/// A compiled template.
+/// A template, compiled to one regular expression.
 #[derive(Debug)]
 pub struct Template {
     expression: Expression,
-    /// Pairs of groups that must have the same value.
+    /// Pairs of capture groups that must have the same value, because they are the same field.
     equal: Vec<(String, String)>,
 }
 
-/// The values of the fields in one rule.
+/// The values of a template's fields in one rule, keyed by field name.
 pub type Captured<'a> = BTreeMap<String, &'a str>;
 
 impl Template {
-    /// Compiles a template.
+    /// Compiles the template `text`, whose fields have the regular expressions in `fields`.
     ///
     /// # Errors
-    /// The cause, in words.
+    /// What is wrong with the template, as a phrase for people.
     pub fn compile(text: &str, fields: &Fields) -> Result<Template, String> {
         let (pattern, equal) = pattern(text, fields)?;
         let expression = Expression::new(&pattern)?;
         Ok(Template { expression, equal })
     }
 
-    /// The values of the fields; `None` if the body of a rule (see
-    /// [`crate::owners::content::Reading`]) does not match.
+    /// The values of the fields; `None` if `body` (see [`crate::owners::content::Reading`]) does
+    /// not match.
     pub fn captures<'a>(&self, body: &'a str) -> Option<Captured<'a>> {
         let found = self.expression.groups(body)?;
         if self.equal.iter().any(|(a, b)| found.get(a) != found.get(b)) {
@@ -44,10 +44,10 @@ impl Template {
     }
 }
 
-/// The expression of a template without repeated fields.
+/// The regular expression of a template in which no field occurs twice.
 ///
 /// # Errors
-/// The cause, in words.
+/// What is wrong with the template, as a phrase for people.
 pub fn plain_pattern(text: &str, fields: &Fields) -> Result<String, String> {
     let (pattern, equal) = pattern(text, fields)?;
     match equal.first() {
@@ -56,7 +56,8 @@ pub fn plain_pattern(text: &str, fields: &Fields) -> Result<String, String> {
     }
 }
 
-/// The expression of a template: each word after a blank.
+/// The regular expression of a template, in which each word has a blank before it, and the pairs of
+/// groups that must be equal.
 fn pattern(text: &str, fields: &Fields) -> Result<(String, Vec<(String, String)>), String> {
     let mut pattern = String::from("^");
     let mut equal = Vec::new();

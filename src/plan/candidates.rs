@@ -1,4 +1,4 @@
-//! Candidates for removal, before references to them are known.
+//! Candidates for removal, and which of them must be kept because something still refers to them.
 
 mod sets;
 
@@ -16,7 +16,7 @@ use crate::state::ruleset::{Chain, Name, Rule, Ruleset, Table};
 use crate::state::shared_str::StrSlice;
 use crate::state::{NodeState, RulesetId};
 
-/// A chain, by its indices in the state.
+/// A chain, identified by its table's and its own index in the node state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct ChainIndex {
     pub(super) id: RulesetId,
@@ -24,7 +24,7 @@ pub(super) struct ChainIndex {
     pub(super) chain: usize,
 }
 
-/// A rule, by its chain and its position in it.
+/// A rule, identified by its chain and its position in that chain, from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct RuleIndex {
     pub(super) chain: ChainIndex,
@@ -33,11 +33,11 @@ pub(super) struct RuleIndex {
 
 struct RuleCandidate {
     reason: Reason,
-    /// The rule is removed only together with that chain.
+    /// If set, the rule is removed only if this chain is removed too.
     with: Option<ChainIndex>,
 }
 
-/// The candidates for removal, and the rows that are already decided.
+/// The candidates for removal, and the plan rows that are already decided.
 pub(super) struct Candidates<'a> {
     pub(super) catalogue: &'a Catalogue,
     pub(super) state: &'a NodeState,
@@ -86,7 +86,7 @@ impl<'a> Candidates<'a> {
         self.by_owner.get(owner).into_iter().flatten().filter_map(owned).collect()
     }
 
-    /// Every chain of the node, with its table.
+    /// Every chain of the node, with its ruleset and table.
     pub(super) fn all_chains(
         &self,
     ) -> impl Iterator<Item = (ChainIndex, &'a Ruleset, &'a Table, &'a Chain)> + use<'a> {
@@ -100,7 +100,7 @@ impl<'a> Candidates<'a> {
         })
     }
 
-    /// Every rule of the built-in chains, with the chain of its target if it has one.
+    /// Every rule of the built-in chains, with the chain that the rule jumps to, if any.
     pub(super) fn built_in_rules(
         &self,
     ) -> impl Iterator<Item = (RuleIndex, RuleContext<'a>, Option<ChainIndex>)> + use<'a> {
@@ -117,13 +117,13 @@ impl<'a> Candidates<'a> {
         })
     }
 
-    /// The name of the owner of a chain.
+    /// The name of the component that owns a chain.
     pub(super) fn owner(&self, id: RulesetId, table: &Table, chain: &Chain) -> &'a str {
         self.ownership.chain_name(id, &table.name, &chain.name)
     }
 
     pub(super) fn propose_chain(&mut self, at: ChainIndex, reason: Reason) {
-        // Thousands of chains share one reason.
+        // Thousands of chains in a row have an equal reason, so they share one allocation.
         let last = self.chains.last_key_value().map(|(_, last)| last);
         let reason =
             last.filter(|last| ***last == reason).cloned().unwrap_or_else(|| Arc::new(reason));
@@ -134,7 +134,8 @@ impl<'a> Candidates<'a> {
         self.chains.contains_key(&at)
     }
 
-    /// Proposes a rule in a chain that is kept, `with` the chain it jumps to, if any.
+    /// Proposes the removal of a rule from a chain that is kept. If `with` is a chain, the rule is
+    /// removed only if that chain is removed too.
     pub(super) fn propose_rule(&mut self, at: RuleIndex, with: Option<ChainIndex>, reason: Reason) {
         self.rules.insert(at, RuleCandidate { reason, with });
     }
@@ -143,7 +144,7 @@ impl<'a> Candidates<'a> {
         self.sets.insert(name.to_owned(), reason);
     }
 
-    /// Adds a row for an object that is neither a chain nor a rule.
+    /// Adds a plan row for an object that is neither a chain nor a rule.
     pub(super) fn add(&mut self, row: PlanRow<'_>) {
         let about = self.about(About {
             action: row.action,
@@ -154,7 +155,7 @@ impl<'a> Candidates<'a> {
         self.rows.push(Object { id: row.id, about });
     }
 
-    /// Shares equal attributes: thousands of objects have the same ones.
+    /// Returns a shared copy of the attributes, because thousands of objects have equal ones.
     fn about(&mut self, about: About) -> Arc<About> {
         if let Some(known) = self.abouts.get(&about) {
             return known.clone();
@@ -169,7 +170,8 @@ impl<'a> Candidates<'a> {
         self.tables.entry((at.id, at.table)).or_insert_with(id).clone()
     }
 
-    /// Drops every candidate that is still referenced, and lists the rest, sorted.
+    /// Keeps every candidate that something still refers to, removes the others, and returns all
+    /// plan rows, sorted.
     pub(super) fn resolve(mut self) -> Vec<Object> {
         for (at, reason) in self.needed_chains() {
             self.add_chain(Action::Keep, at, reason);
@@ -186,18 +188,18 @@ impl<'a> Candidates<'a> {
         }
         self.add_removed_chains();
         self.add_sets(&removed);
-        // Most rows are sorted already, and `sort` is fast on those.
+        // Most rows are already in order, and `sort` is fast on such input.
         self.rows.sort();
         self.rows.dedup();
         self.rows
     }
 
-    /// Adds the removed chains and their rules.
+    /// Adds plan rows for the chains that are removed and for the rules in them.
     fn add_removed_chains(&mut self) {
         let chains = std::mem::take(&mut self.chains);
         let rules = |at: &ChainIndex| self.chain(*at).map_or(0, |(_, _, c)| c.rules.len());
         self.rows.reserve_exact(chains.keys().map(|at| 1 + rules(at)).sum());
-        // Rows are in the order of names, all chains before all rules.
+        // Rows are sorted by name, and all chains come before all rules.
         let mut sorted: Vec<(&Name, ChainIndex, &Arc<Reason>)> = chains
             .iter()
             .filter_map(|(at, reason)| Some((&self.chain(*at)?.2.name, *at, reason)))
@@ -210,7 +212,8 @@ impl<'a> Candidates<'a> {
         for (row, (_, at, _)) in (start..).zip(&sorted) {
             let Some((ruleset, table, chain)) = self.chain(*at) else { continue };
             let table = self.table_id(*at, table);
-            // A removed chain holds rules of its own owner only, so they share its attributes.
+            // A removed chain holds only rules of the chain's own owner, so the rules share the
+            // chain's attributes.
             let about = self.rows[row].about.clone();
             let rule = |(position, rule)| Object {
                 id: ObjectId::Rule {
@@ -226,7 +229,7 @@ impl<'a> Candidates<'a> {
         self.chains = chains;
     }
 
-    /// The candidates that are kept, each with the reason.
+    /// The candidate chains that must be kept, each with the reason.
     fn needed_chains(&self) -> BTreeMap<ChainIndex, Reason> {
         let mut kept: BTreeMap<ChainIndex, Reason> = BTreeMap::new();
         let mut queue = Vec::new();
@@ -286,7 +289,8 @@ impl<'a> Candidates<'a> {
         self.chains.keys().filter_map(name).collect()
     }
 
-    /// The reason to keep a chain that holds a foreign rule.
+    /// The reason to keep a chain that holds a rule of another owner; `None` if it holds no such
+    /// rule.
     fn foreign_rule(&self, at: ChainIndex) -> Option<Reason> {
         let (ruleset, table, chain) = self.chain(at)?;
         let owner = self.owner(at.id, table, chain);
@@ -307,7 +311,7 @@ impl<'a> Candidates<'a> {
         Some((ruleset, table, table.chains.get(at.chain)?))
     }
 
-    /// Adds a row for a chain with a known action.
+    /// Adds a plan row for a chain whose action is decided.
     pub(super) fn add_chain(
         &mut self,
         action: Action,
@@ -322,7 +326,7 @@ impl<'a> Candidates<'a> {
         self.rows.push(Object { id, about });
     }
 
-    /// As [`Self::add_chain`], for a rule.
+    /// Adds a plan row for a rule whose action is decided.
     pub(super) fn add_rule(&mut self, action: Action, at: RuleIndex, reason: Reason) {
         let Some((ruleset, table, chain)) = self.chain(at.chain) else { return };
         let (Some(rule), Ok(position)) = (chain.rules.get(at.position), u32::try_from(at.position))
@@ -347,7 +351,7 @@ impl<'a> Candidates<'a> {
     }
 }
 
-/// A chain that the catalogue knows.
+/// A chain that has an entry in the catalogue.
 pub(super) struct OwnedChain<'a> {
     pub(super) at: ChainIndex,
     pub(super) table: &'a Table,
@@ -355,7 +359,7 @@ pub(super) struct OwnedChain<'a> {
     pub(super) entry: &'a ChainEntry,
 }
 
-/// A rule with its chain, table and ruleset.
+/// A rule, with the chain, table and ruleset that hold it.
 #[derive(Clone, Copy)]
 pub(super) struct RuleContext<'a> {
     pub(super) id: RulesetId,
@@ -366,7 +370,7 @@ pub(super) struct RuleContext<'a> {
     pub(super) position: usize,
 }
 
-/// A row for a set, a virtual server, a link or a table.
+/// A plan row for an ipset, a virtual server, a link or a native table.
 pub(super) struct PlanRow<'a> {
     pub(super) action: Action,
     pub(super) id: ObjectId,

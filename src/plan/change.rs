@@ -1,4 +1,5 @@
-//! One change to a node, as data. The journal holds it, a run undoes it, a report describes it.
+//! One change to a node, as data. The journal records it, a run undoes it, and a report describes
+//! it.
 
 mod edit;
 mod removal;
@@ -16,8 +17,8 @@ pub use edit::{
 };
 pub use removal::{detach, edits};
 
-/// One change. An edit may be as large as the node: where a change is only written, `E` is a
-/// reference.
+/// One change to a node. An edit may be as large as the node, so code that only writes a change
+/// uses a reference as `E`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Change<E = Edit> {
@@ -25,26 +26,26 @@ pub enum Change<E = Edit> {
     Objects(E),
     /// A sysctl gets another value.
     Sysctl {
-        /// Its name: `net.ipv4.vs.conntrack`.
+        /// The sysctl's name: `net.ipv4.vs.conntrack`.
         name: String,
-        /// Its value before; `None` if there was no such sysctl.
+        /// The value before the change; `None` if the sysctl did not exist.
         from: Option<String>,
-        /// Its value after.
+        /// The value after the change.
         to: String,
     },
-    /// A file gets another text.
+    /// A file gets another text, is created or is removed.
     File {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// Its text before; `None` if there was no such file.
+        /// The file's text before the change; `None` if the file did not exist.
         from: Option<String>,
-        /// Its text after; `None` if the file is removed.
+        /// The file's text after the change; `None` if the change removes the file.
         to: Option<String>,
     },
-    /// kube-proxy's configuration gets another text, and kube-proxy is restarted. The texts are in
-    /// the run's folder, and in no export.
+    /// kube-proxy's configuration gets another text, and kube-proxy is restarted. Both texts are in
+    /// the run's folder, and no export contains them.
     Configuration {
-        /// Its source: a file, a manifest or a ConfigMap.
+        /// Where the configuration is: in a file, a manifest or a ConfigMap.
         source: ConfigSource,
         /// The controller that restarts kube-proxy.
         controller: Controller,
@@ -53,29 +54,30 @@ pub enum Change<E = Edit> {
     Irreversible(Irreversible),
 }
 
-/// A change that cannot be undone.
+/// The kinds of changes that cannot be undone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Irreversible {
     /// A command of the operator ran.
     Hook {
-        /// The command.
+        /// The command line.
         command: String,
     },
-    /// A kernel module was loaded. A rollback keeps it: another program may use it by then.
+    /// A kernel module was loaded. A rollback does not unload it, because another program may use
+    /// it by then.
     Module {
-        /// Its name.
+        /// The module's name, such as `ip_vs`.
         name: String,
     },
     /// Stale conntrack entries were cleared.
     Conntrack {
-        /// How many.
+        /// How many entries were cleared.
         cleared: usize,
     },
 }
 
 impl<E: fmt::Display> fmt::Display for Change<E> {
-    /// For reports: without the text of files.
+    /// Describes the change for reports, without the texts of files.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Change::Objects(edit) => edit.fmt(f),

@@ -1,4 +1,4 @@
-//! Foreign objects: whether all of them still exist, in the same order.
+//! Whether all foreign objects still exist, with rules in the same order.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -13,17 +13,17 @@ use crate::state::equivalence::canonical;
 use crate::state::object::{ObjectId, TableId};
 use crate::state::ruleset::{Chain, Ruleset};
 
-/// The component of a migration: its own objects may come and go.
+/// The component that a migration changes, so its own objects may come and go.
 const KUBE_PROXY: &str = "kube-proxy";
 
-/// A foreign object that is gone or has another position.
+/// A foreign object that is gone or changed, or a foreign rule that has another place in the order.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct MissingRule {
-    /// The object.
+    /// The object that is gone or was moved.
     pub id: ObjectId,
-    /// Its owner.
+    /// The component that owns the object.
     pub owner: String,
-    /// How soon its owner writes it again, by the catalogue: `5s`, `never`.
+    /// How soon the owner writes the object again, from the catalogue: `5s`, `never`.
     pub heals: String,
 }
 
@@ -33,7 +33,7 @@ impl MissingRule {
         MissingRule { id, owner: owner.to_owned(), heals }
     }
 
-    /// Whether its owner never writes it again.
+    /// Whether the object's owner never writes it again.
     pub fn is_permanent(&self) -> bool {
         self.heals == "never" || self.heals.is_empty()
     }
@@ -45,8 +45,8 @@ impl fmt::Display for MissingRule {
     }
 }
 
-/// The foreign rules, sets and virtual servers of `before` that `after` lacks, or has in another
-/// order.
+/// The foreign rules, ipsets and virtual servers of `before` that `after` lacks, and foreign rules
+/// that `after` has in another order.
 pub fn missing_foreign(
     catalogue: &Catalogue,
     before: &NodeState,
@@ -87,7 +87,7 @@ pub fn missing_foreign(
     missing
 }
 
-/// A foreign rule.
+/// A rule that a component other than kube-proxy owns, with its owner and its normalised text.
 struct ForeignRule {
     id: ObjectId,
     canonical: String,
@@ -119,7 +119,7 @@ fn foreign(
         .collect()
 }
 
-/// The rules that `after` lacks, or has in another order.
+/// The rules of `before` that `after` lacks or has in another order.
 fn not_in(before: Vec<ForeignRule>, after: &[ForeignRule]) -> Vec<ForeignRule> {
     let texts = |rules: &[ForeignRule]| -> Vec<String> {
         rules.iter().map(|rule| rule.canonical.clone()).collect()

@@ -1,4 +1,4 @@
-//! Invariants of every run: whatever an edit does not name keeps its meaning and its order.
+//! Invariants of every run: whatever no edit names keeps its meaning and its order.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -11,7 +11,8 @@ use crate::state::equivalence::ruleset_differences_but;
 use crate::state::ruleset::{Chain, Ruleset};
 use crate::state::{Files, NodeState, RulesetId};
 
-/// The differences between a ruleset and the result that `edits` should have.
+/// The differences between what `edits` should make of a ruleset and what the ruleset is after
+/// them.
 pub fn unexpected_changes(
     id: RulesetId,
     before: Option<&Ruleset>,
@@ -25,7 +26,7 @@ pub fn unexpected_changes(
     unexpected_changes_of(id, before, after, tables)
 }
 
-/// As [`unexpected_changes`], for edits of this ruleset's tables.
+/// Like [`unexpected_changes`], for edits that are all of tables of this ruleset.
 pub fn unexpected_changes_of<'a>(
     id: RulesetId,
     before: Option<&Ruleset>,
@@ -63,8 +64,9 @@ pub fn unexpected_changes_of<'a>(
     differences
 }
 
-/// The chains, by table and name, that were removed or added as a whole, exactly as the edits have
-/// them. These are nearly all chains, and need no further comparison.
+/// The chains that were removed or added as a whole, exactly as the edits have them, as pairs of
+/// table and chain name. Nearly all edited chains are of this kind, and they need no further
+/// comparison.
 fn fully_applied<'a>(
     edits: &[(Direction, &'a TableEdit)],
     before: Option<&Ruleset>,
@@ -83,7 +85,8 @@ fn fully_applied<'a>(
                     let texts = c.rules.iter().map(|rule| r.rule_text(rule));
                     texts.eq(chain.rules.iter().map(|text| &**text))
                 }
-                // A removed chain on neither side is gone: see `remaining_state`.
+                // A chain that the edit removes, and that neither side has, is gone:
+                // `remaining_state` leaves such chains out of the state before the edit.
                 None => direction == Direction::Remove,
             };
             if there && chain_of(without, table, &chain.name).is_none() {
@@ -94,11 +97,11 @@ fn fully_applied<'a>(
     whole
 }
 
-/// The state without the chains that the removals take as a whole, and without files. A
-/// verification of the removals needs no more. It is small if nearly everything is removed.
+/// The part of `state` that is needed to verify removals: without the chains that `edits` remove as
+/// a whole, and without files. It is small if nearly everything is removed.
 ///
 /// # Errors
-/// Never for a state that parsed: the rest of it parses too.
+/// Never for a state that was parsed before, because what remains of it parses too.
 pub fn remaining_state(state: NodeState, edits: &[Edit]) -> Result<NodeState> {
     let NodeState { mut rulesets, .. } = state;
     for edit in edits.iter().filter(|e| e.direction == Direction::Remove) {
@@ -110,10 +113,10 @@ pub fn remaining_state(state: NodeState, edits: &[Edit]) -> Result<NodeState> {
     Ok(NodeState { rulesets, files: Files::new(), ..state })
 }
 
-/// The rules of `ruleset`, without the chains that the edit takes as a whole.
+/// `ruleset` without the chains that `edit` removes or adds as a whole.
 ///
 /// # Errors
-/// As [`remaining_state`].
+/// As for [`remaining_state`].
 pub fn without(ruleset: &Ruleset, edit: &TableEdit) -> Result<Ruleset> {
     let chains = edit.chains.iter().map(|c| c.name.as_str()).collect();
     let text = ruleset.text_without(&edit.table, &chains);
@@ -144,18 +147,18 @@ fn canonical_object(text: &str) -> String {
     if text.starts_with("-A ") { canonical(text) } else { text.to_owned() }
 }
 
-/// The progress of an edit, as the kernel shows it.
+/// How far an edit has been applied, judged by what the kernel holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EditProgress {
-    /// Nothing of it is done.
+    /// No part of the edit has been applied.
     NotDone,
-    /// All of it is done.
+    /// The whole edit has been applied.
     Done,
-    /// A part of it is done, or its objects have changed otherwise.
+    /// Only a part of the edit has been applied, or its objects were changed by somebody else.
     Unclear,
 }
 
-/// The progress of an edit, on a node that had the state `base` before and has the state `now`.
+/// How far `edit` has been applied on a node whose state was `base` before the edit and is `now`.
 pub fn progress(edit: &Edit, base: &NodeState, now: &NodeState) -> EditProgress {
     match edit.direction {
         Direction::Remove => removal_progress(edit, base, now),
@@ -182,7 +185,7 @@ fn addition_progress(edit: &Edit, base: &NodeState, now: &NodeState) -> EditProg
             base.rulesets.get(&table.ruleset),
             now.rulesets.get(&table.ruleset),
         ),
-        // An object that did not exist before either exists as a whole or does not exist.
+        // An added object that did not exist in `base` now exists either as a whole or not at all.
         _ => match removal_progress(edit, base, now) {
             EditProgress::NotDone => EditProgress::Done,
             EditProgress::Done => EditProgress::NotDone,
@@ -218,7 +221,7 @@ fn table_progress(edit: &TableEdit, base: Option<&Ruleset>, now: Option<&Ruleset
     }
 }
 
-/// The number of times the edit names each rule, in its canonical spelling, by chain.
+/// How many times the edit names each rule, keyed by chain name and the rule's canonical spelling.
 fn rule_counts(edit: &TableEdit) -> HashMap<(&str, String), usize> {
     let mut counts: HashMap<(&str, String), usize> = HashMap::new();
     for rule in &edit.rules {
@@ -227,8 +230,8 @@ fn rule_counts(edit: &TableEdit) -> HashMap<(&str, String), usize> {
     counts
 }
 
-/// The number of times each rule occurs, in its canonical spelling, in the chains whose rules the
-/// edit names.
+/// How many times each rule occurs in the chains whose rules the edit names, keyed by chain name
+/// and the rule's canonical spelling.
 fn current_counts<'a>(
     ruleset: Option<&Ruleset>,
     edit: &'a TableEdit,

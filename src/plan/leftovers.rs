@@ -1,7 +1,7 @@
-//! The leftovers of a node, and the reason for everything near them that is kept.
+//! The leftovers of a node, and the reason for every related object that is kept.
 //!
-//! Removal is by positive list. An object is removed only if its owner is known, its owner no
-//! longer uses it, and nothing that is kept refers to it. A suspected leftover is kept.
+//! An object is removed only if three things are certain: its owner is known, the owner no longer
+//! uses it, and nothing that is kept refers to it. A suspected leftover is kept.
 
 mod black_holes;
 mod cni;
@@ -21,25 +21,25 @@ use crate::plan::change::{Edit, edits};
 use crate::state::NodeState;
 use crate::state::kube_proxy::Mode;
 
-/// The scope of a clean-up.
+/// Which leftovers a clean-up removes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CleanupScope {
-    /// Only leftovers of these owners; of all, if the list is empty.
+    /// Remove only leftovers of these owners; of all owners if the list is empty.
     pub owners: Vec<String>,
-    /// Also kube-proxy's real servers at weight 0 that still get packets of UDP clients.
+    /// Also remove kube-proxy's real servers at weight 0 that still get packets of UDP clients.
     pub black_holes: bool,
 }
 
 impl CleanupScope {
-    /// The leftovers of one owner.
+    /// Only the leftovers of one owner, without black holes.
     pub fn of_owner(owner: &str) -> CleanupScope {
         CleanupScope { owners: vec![owner.to_owned()], black_holes: false }
     }
 
-    /// The plan that removes the leftovers of this scope.
+    /// The plan that removes the leftovers of this scope from a node in `state`.
     ///
     /// # Errors
-    /// If black holes are in the scope and the node's connections cannot be judged.
+    /// If the scope includes black holes and the node's list of ipvs connections does not parse.
     pub fn plan(&self, catalogue: &Catalogue, state: &NodeState) -> Result<Plan> {
         let ownership = Ownership::of(catalogue, state);
         let mut plan = leftovers(catalogue, state, &ownership).of_owners(&self.owners);
@@ -50,16 +50,16 @@ impl CleanupScope {
         Ok(plan)
     }
 
-    /// The edits of this scope's plan.
+    /// The edits that carry out this scope's plan.
     ///
     /// # Errors
-    /// As [`CleanupScope::plan`].
+    /// As for [`CleanupScope::plan`].
     pub fn edits(&self, catalogue: &Catalogue, state: &NodeState) -> Result<Vec<Edit>> {
         Ok(edits(&self.plan(catalogue, state)?, state))
     }
 }
 
-/// The plan that removes the leftovers of a node, and lists what is kept near them.
+/// The plan that removes all leftovers of a node and lists the related objects that are kept.
 ///
 /// The same state always gives the same plan, in the same order.
 pub fn leftovers(catalogue: &Catalogue, state: &NodeState, ownership: &Ownership<'_>) -> Plan {
@@ -67,15 +67,15 @@ pub fn leftovers(catalogue: &Catalogue, state: &NodeState, ownership: &Ownership
 }
 
 /// The plan that removes the leftovers once kube-proxy serves in the mode `to`. `after` is the
-/// state from [`predict_takeover`](crate::kube_proxy::takeover::predict_takeover), or as much of it
-/// as a kernel could load.
+/// state that [`predict_takeover`](crate::kube_proxy::takeover::predict_takeover) returns, or the
+/// part of it that a kernel could load.
 pub fn leftovers_after(catalogue: &Catalogue, after: &NodeState, to: Mode) -> Plan {
     let ownership = Ownership::of(catalogue, after);
     let running = RunningMode { mode: Some(to), ..RunningMode::of(after, &ownership) };
     leftovers_under(&running, catalogue, after, &ownership)
 }
 
-/// As [`leftovers`], with `running` as the running mode.
+/// Like [`leftovers`], but with `running` as kube-proxy's running mode.
 fn leftovers_under(
     running: &RunningMode,
     catalogue: &Catalogue,

@@ -1,8 +1,9 @@
-//! Undo as a three-way merge, for a node with foreign changes.
+//! Undo as a three-way merge, so that it also works on a node with foreign changes.
 //!
-//! base = the snapshot, ours = the edit, theirs = the node's current state. A removed rule is
-//! restored between its former neighbours. Foreign additions keep their positions. Objects that are
-//! already back are not added twice. A conflict is named, and its object is left as found.
+//! The three sides of the merge: base is the snapshot, ours is the edit, and theirs is the node's
+//! current state. A removed rule is restored between its former neighbours. Foreign additions keep
+//! their positions. Objects that are already back are not added twice. If an object cannot be
+//! restored, the conflict is named and the object is left as found.
 
 mod additions;
 
@@ -20,22 +21,23 @@ use crate::state::rule::Words;
 use crate::state::ruleset::{Chain, Ruleset, Table};
 use crate::state::shared_str::StrSlice;
 
-/// The undo of some edits, and the conflicts.
+/// The edits that undo a run's edits, and what they cannot undo.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct UndoPlan {
-    /// The edits to apply, in order.
+    /// The edits to apply, in this order.
     pub edits: Vec<Edit>,
-    /// Objects that cannot be restored, each with the reason.
+    /// One sentence for each object that cannot be restored, with the reason.
     pub conflicts: Vec<String>,
     /// Objects that another program has already restored.
     pub already_restored: Vec<ObjectId>,
-    /// Of those, the rules on the wrong side of a former neighbour.
+    /// Those rules of `already_restored` that are on the wrong side of a former neighbour.
     pub misplaced: Vec<ObjectId>,
 }
 
-/// Computes the undo of `edits`, which are in the order in which they were applied. `base` is the
-/// node's state before them, or what they leave of it (see
-/// [`remaining_state`](crate::plan::invariants::remaining_state)); `now` is its current state.
+/// Computes the undo of `edits`, which are listed in the order in which they were applied. `base`
+/// is the node's state before them, or the part that
+/// [`remaining_state`](crate::plan::invariants::remaining_state) keeps of it. `now` is the node's
+/// current state.
 pub fn undo(edits: &[Edit], base: &NodeState, now: &NodeState) -> UndoPlan {
     let mut undo = UndoPlan::default();
     for edit in edits.iter().rev() {
@@ -121,9 +123,9 @@ fn same_content(chain: &ChainText, ruleset: &Ruleset, now: &Chain) -> bool {
 
 /// One rule of the merged chain.
 struct Slot {
-    /// Its position in the base chain, if it was in it.
+    /// The rule's position in the base chain, if it was there.
     base: Option<usize>,
-    /// True if this undo restores it.
+    /// True if this undo restores the rule.
     ours: bool,
     canonical: String,
 }
@@ -192,8 +194,9 @@ fn rule_id(table: &Arc<TableId>, rule: &RulePos) -> ObjectId {
     }
 }
 
-/// The position of each removed rule in the base chain. The edit's own position is used if the base
-/// has the rule there; a foreign change may have moved the rule between the snapshot and the edit.
+/// The position of each removed rule in the base chain. The position in the edit is used if the
+/// base chain has the rule there. If not, because a foreign change moved the rule between the
+/// snapshot and the edit, the rule is looked up by its text.
 fn positions_in_base(removed: &[&RulePos], base: &[String]) -> Vec<Option<usize>> {
     let mut positions = Vec::new();
     for rule in removed {
@@ -210,7 +213,7 @@ fn positions_in_base(removed: &[&RulePos], base: &[String]) -> Vec<Option<usize>
     positions
 }
 
-/// The current rules, each with its position in the base chain, if it was in it.
+/// The rules that the chain has now, each with its position in the base chain, if it was there.
 fn align(base: &[String], kept: &[usize], now: Vec<String>) -> Vec<Slot> {
     let old: Vec<&String> = kept.iter().map(|i| &base[*i]).collect();
     let new: Vec<&String> = now.iter().collect();
@@ -227,7 +230,7 @@ fn align(base: &[String], kept: &[usize], now: Vec<String>) -> Vec<Slot> {
 }
 
 /// Gives each removed rule that is already back its position in the base chain, so that the other
-/// removed rules find their neighbours.
+/// removed rules find it as a neighbour.
 fn mark_returned(
     removed: &[&RulePos],
     ours: &[Option<usize>],
@@ -245,8 +248,8 @@ fn mark_returned(
     }
 }
 
-/// Whether the order of the rule at `at` of the base chain and another rule has changed. Equal
-/// rules cannot be told apart, so they do not count.
+/// Whether the rule with position `at` in the base chain is now on the other side of some rule.
+/// Rules that occur more than once do not count, because equal rules cannot be told apart.
 fn out_of_order(slots: &[Slot], at: Option<usize>) -> bool {
     let mut equal: HashMap<&str, usize> = HashMap::new();
     for slot in slots {
@@ -261,8 +264,9 @@ fn out_of_order(slots: &[Slot], at: Option<usize>) -> bool {
     known[..index].iter().any(|above| *above > at) || known[index + 1..].iter().any(|b| *b < at)
 }
 
-/// The index right behind the nearest rule that preceded it, else right before the nearest that
-/// followed it. `alone`: none of its neighbours was kept, so the index is the top of the chain.
+/// The index at which to insert the rule with position `at` in the base chain: right below the
+/// nearest rule that was above it, else right above the nearest that was below it. `alone` is true
+/// if no rule of the base chain was to be kept; then the index is the top of the chain.
 fn index_for(slots: &[Slot], at: Option<usize>, alone: bool) -> Option<usize> {
     let at = at?;
     let before = slots.iter().enumerate().filter(|(_, s)| s.base.is_some_and(|b| b < at));
@@ -276,9 +280,9 @@ fn index_for(slots: &[Slot], at: Option<usize>, alone: bool) -> Option<usize> {
     alone.then_some(0)
 }
 
-/// Drops rules that jump to a missing chain, with the chain they are in, and names them as
-/// conflicts: such a jump would fail the whole transaction. `gone` are the chains that the edit
-/// removed.
+/// Takes rules that jump to a missing chain, and chains with such a rule, out of `restored`, and
+/// names them as conflicts, because one such jump would fail the whole transaction. `gone` has the
+/// chains that the edit removed.
 fn drop_dangling(
     table: &TableId,
     restored: &mut TableEdit,

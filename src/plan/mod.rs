@@ -1,4 +1,4 @@
-//! The plan for a node, as data: the objects that are removed and kept, and the reasons.
+//! The plan for a node, as data: which objects are removed, which are kept, and why.
 
 mod candidates;
 pub mod change;
@@ -21,7 +21,7 @@ use crate::state::Family;
 use crate::state::object::{ObjectId, ObjectKind};
 use crate::state::shared_str::StrSlice;
 
-/// The action of a plan for an object.
+/// What a plan does with an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
@@ -29,25 +29,26 @@ pub enum Action {
     Remove,
     /// The object is kept.
     Keep,
-    /// The object is kept: it may be a leftover, but this is not certain.
+    /// The object is kept although it may be a leftover, because this is not certain.
     Suspect,
 }
 
-/// Attributes that many objects of a plan share.
+/// The attributes of a plan's object. Many objects share the same attributes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct About {
-    /// The action for them.
+    /// What the plan does with the objects.
     pub action: Action,
-    /// The component they belong to, or `unknown`.
+    /// The component that owns the objects, or `unknown`.
     pub owner: StrSlice,
-    /// The reason for the action.
+    /// Why the plan removes or keeps the objects.
     pub reason: Arc<Reason>,
-    /// More about them: the kind of a set or link, the options of a server.
+    /// More about the objects: the kind of an ipset or link, the options of a virtual or real
+    /// server.
     pub details: StrSlice,
 }
 
 impl About {
-    /// The reason, in one sentence.
+    /// The reason as one sentence, for people.
     pub fn sentence(&self) -> String {
         match self.action {
             Action::Suspect => format!("suspected: {}", self.reason),
@@ -56,13 +57,13 @@ impl About {
     }
 }
 
-/// One object of a plan. A large node has as many as it has rules, so each is small: it shares its
-/// attributes, and derefs to them.
+/// One object of a plan. A plan for a large node has as many objects as the node has rules, so each
+/// is small: it shares its attributes with others, and derefs to them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Object {
-    /// The object.
+    /// Which object of the node it is.
     pub id: ObjectId,
-    /// Its shared attributes.
+    /// The attributes, shared with other objects.
     pub about: Arc<About>,
 }
 
@@ -75,12 +76,12 @@ impl Deref for Object {
 }
 
 impl Object {
-    /// Its kind.
+    /// The kind of the object.
     pub fn kind(&self) -> ObjectKind {
         self.id.kind()
     }
 
-    /// Its text: a rule from `-A` on, a server with its options; empty for a chain.
+    /// The object's text: a rule from `-A` on, a server with its options; empty for a chain.
     pub fn text(&self) -> Cow<'_, str> {
         match &self.id {
             ObjectId::NativeTable { family, name } => Cow::Owned(format!("table {family} {name}")),
@@ -96,7 +97,7 @@ impl Object {
     }
 }
 
-/// An object's fields in JSON.
+/// The fields of an object's JSON form.
 #[derive(Serialize)]
 struct ObjectRow<'a> {
     action: Action,
@@ -134,7 +135,7 @@ impl PartialOrd for Object {
 }
 
 impl Ord for Object {
-    /// Removed objects first; objects of one kind by their names.
+    /// Sorts removed objects first, and objects of one kind by name.
     fn cmp(&self, other: &Object) -> Ordering {
         self.action
             .cmp(&other.action)
@@ -143,25 +144,26 @@ impl Ord for Object {
     }
 }
 
-/// All rows, sorted. The same state gives the same plan.
+/// The plan for one node: its rows, sorted. The same state always gives the same plan.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Plan {
-    /// The rows.
+    /// One row for each object that is removed, or kept for a reason worth telling.
     pub objects: Vec<Object>,
 }
 
 impl Plan {
-    /// The objects that are removed.
+    /// The rows of objects that are removed.
     pub fn removals(&self) -> impl Iterator<Item = &Object> {
         self.objects.iter().filter(|o| o.action == Action::Remove)
     }
 
-    /// The plan limited to removals of these owners; of all, if the list is empty.
+    /// The same plan with removals of these owners only; of all owners if the list is empty. Other
+    /// removals become rows of kept objects.
     pub fn of_owners(mut self, owners: &[String]) -> Plan {
         if owners.is_empty() {
             return self;
         }
-        // Attributes that objects shared before are shared again.
+        // Objects that shared attributes before share their new ones too.
         let mut kept: Vec<(Arc<About>, Arc<About>)> = Vec::new();
         for object in self.objects.iter_mut().filter(|o| o.action == Action::Remove) {
             if owners.iter().any(|o| **o == *object.owner) {
@@ -186,7 +188,7 @@ impl Plan {
         self
     }
 
-    /// True if nothing is removed.
+    /// True if the plan removes nothing.
     pub fn is_empty(&self) -> bool {
         self.removals().next().is_none()
     }

@@ -1,8 +1,8 @@
-//! The playbook: the YAML that names the stages of one migration.
+//! The playbook: the YAML file that names the stages of one migration.
 //!
-//! The differences between migrations are data here; the engine knows only stages. A playbook that
-//! parsed is in order: it changes nothing before its snapshot, cleans nothing before the new mode
-//! serves, and ends with a confirmation.
+//! The differences between migrations are data in a playbook; the engine knows only stages. A
+//! playbook that was parsed has its stages in a safe order: nothing is changed before the snapshot,
+//! nothing is cleaned before the new mode serves, and the last stage is a confirmation.
 
 mod controller;
 mod hooks;
@@ -32,22 +32,22 @@ use order::Stages;
 /// One migration, or one upgrade within a mode.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Playbook {
-    /// Its name: `iptables-to-ipvs`.
+    /// The playbook's name: `iptables-to-ipvs`.
     #[serde(rename = "playbook")]
     pub name: String,
-    /// The mode before.
+    /// kube-proxy's mode before the migration.
     pub from: Mode,
-    /// The mode after; the same as `from` for an upgrade.
+    /// kube-proxy's mode after the migration; the same as `from` for an upgrade.
     pub to: Mode,
-    /// Its stages, in the order in which they run.
+    /// The stages, in the order in which they run.
     pub stages: Vec<StageOptions>,
-    /// The reaction to a stage that fails.
+    /// What happens when a stage fails.
     pub on_failure: OnFailure,
-    /// The commands before and after its stages.
+    /// The operator's commands before and after stages.
     pub hooks: Hooks,
 }
 
-/// The reaction to a stage that fails.
+/// What happens when a stage fails.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnFailure {
@@ -56,7 +56,7 @@ pub enum OnFailure {
     Rollback,
 }
 
-/// The YAML of a playbook. Without `from` and `to` the mode is kept.
+/// A playbook as YAML has it. Without `from` and `to`, kube-proxy keeps its mode.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawPlaybook {
@@ -70,7 +70,7 @@ struct RawPlaybook {
     hooks: Hooks,
 }
 
-/// The built-in playbooks: file name and text.
+/// The built-in playbooks, as pairs of file name and text.
 pub const BUILTIN: [(&str, &str); 3] = [
     ("iptables-to-ipvs.yaml", include_str!("../../playbooks/iptables-to-ipvs.yaml")),
     ("ipvs-to-iptables.yaml", include_str!("../../playbooks/ipvs-to-iptables.yaml")),
@@ -79,19 +79,20 @@ pub const BUILTIN: [(&str, &str); 3] = [
 
 const UPGRADE: &str = "upgrade.yaml";
 
-/// The built-in playbook from one mode to another; an upgrade if both are the same.
+/// The built-in playbook that leads from one mode to another; an upgrade if both modes are the
+/// same.
 ///
 /// # Errors
-/// [`Kind::Usage`] if there is none.
+/// [`Kind::Usage`] if no built-in playbook does that.
 pub fn builtin(from: Mode, to: Mode) -> Result<Playbook> {
     let (file, text) = builtin_text(from, to)?;
     Playbook::parse(file, text, from)
 }
 
-/// As [`builtin`], but the file's name and text, for the run's folder.
+/// Like [`builtin`], but returns the file's name and text, which are kept in the run's folder.
 ///
 /// # Errors
-/// [`Kind::Usage`] if there is none.
+/// [`Kind::Usage`] if no built-in playbook does that.
 pub fn builtin_text(from: Mode, to: Mode) -> Result<(&'static str, &'static str)> {
     supported(to)?;
     let name = if from == to { UPGRADE.to_owned() } else { format!("{from}-to-{to}.yaml") };
@@ -101,10 +102,11 @@ pub fn builtin_text(from: Mode, to: Mode) -> Result<(&'static str, &'static str)
     })
 }
 
-/// Refuses a mode that no playbook leads to yet. The hint says what to do meanwhile.
+/// Refuses a mode that no playbook leads to yet. The error's hint says what the operator can do
+/// meanwhile.
 ///
 /// # Errors
-/// [`Kind::Usage`], with the mode's reason.
+/// [`Kind::Usage`], with the reason from [`ProxyMode::unsupported`](mode::ProxyMode::unsupported).
 pub fn supported(to: Mode) -> Result<()> {
     match mode::of(to).unsupported() {
         Some(unsupported) => Err(unsupported.error(format!("--to {to}"))),
@@ -112,12 +114,13 @@ pub fn supported(to: Mode) -> Result<()> {
     }
 }
 
-/// The mode that the built-in playbook to `to` starts from.
+/// The mode from which the built-in playbook to the mode `to` starts.
 pub fn origin(to: Mode) -> Option<Mode> {
     Mode::ALL.into_iter().find(|from| *from != to && builtin_text(*from, to).is_ok())
 }
 
-/// Adds line and column to an error: the YAML reader omits those of the very first one.
+/// Adds line and column to an error that lacks them, because the YAML reader omits them at the very
+/// start of the file.
 fn located(mut error: Error) -> Error {
     if !error.cause.contains(" at line ") {
         error.cause.push_str(" at line 1 column 1");
@@ -126,7 +129,7 @@ fn located(mut error: Error) -> Error {
 }
 
 impl Playbook {
-    /// The checks with findings that stop the run.
+    /// The ids of the checks whose findings stop the run.
     pub fn blocking(&self) -> Vec<String> {
         match self.stage(StageName::Preflight) {
             Some(StageOptions::Preflight(lists)) => lists.block.clone(),
@@ -134,12 +137,12 @@ impl Playbook {
         }
     }
 
-    /// Reads a playbook, for a node where kube-proxy runs in mode `running`.
+    /// Reads a playbook for a node where kube-proxy runs in the mode `running`.
     ///
     /// # Errors
     /// [`Kind::Parse`], with line and column, for a text that is not YAML, for unknown keys, stages
     /// and types, and for stages out of order. [`Kind::Usage`] for a playbook that does not fit the
-    /// node, or hooks of a stage that it does not have.
+    /// node, and for hooks of a stage that the playbook does not have.
     pub fn parse(file: &str, text: &str, running: Mode) -> Result<Playbook> {
         let read: RawPlaybook = yaml::parse(file, text).map_err(located)?;
         let unfit = |cause: String| Err(Error::new(Kind::Usage, file, cause));
@@ -155,8 +158,8 @@ impl Playbook {
             _ => return unfit("from, to: names one and not the other".into()),
         };
         supported(to)?;
-        // A node that is already in the new mode is accepted: the leftovers of the old mode are
-        // still to be cleaned.
+        // A node that is already in the new mode is accepted, because the leftovers of the old mode
+        // are still to be cleaned.
         if from != running && to != running {
             let cause = format!("from: it leaves {from} mode, but kube-proxy runs in {running}");
             return Err(Error::new(Kind::Usage, file, cause)
@@ -181,16 +184,16 @@ impl Playbook {
         Ok(Playbook { name, from, to, stages, on_failure, hooks })
     }
 
-    /// The stage of that name, if the playbook has it.
+    /// The options of the stage with that name, if the playbook has the stage.
     pub fn stage(&self, name: StageName) -> Option<&StageOptions> {
         self.stages.iter().find(|s| s.name() == name)
     }
 
-    /// Refuses unknown checks and owners. A misspelt name would block or clean nothing, without a
-    /// message.
+    /// Refuses check ids and owners that do not exist. A misspelt one would block or clean nothing,
+    /// without a message.
     ///
     /// # Errors
-    /// [`Kind::Usage`], with the stage and the name.
+    /// [`Kind::Usage`], with the stage and the misspelt check id or owner.
     pub fn refers_to_known(
         &self,
         is_check: impl Fn(&str) -> bool,

@@ -1,4 +1,4 @@
-//! The reason to remove or keep an object: a code for decisions, and a sentence for people.
+//! The reason to remove or keep an object, as a code for decisions and as a sentence for people.
 
 use std::fmt;
 
@@ -10,81 +10,85 @@ use crate::state::tools::Version;
 /// Why a plan removes, keeps or suspects an object.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
-    /// Only modes that do not run use it; those modes, and the running one.
+    /// Only modes that do not run use the object. The payload is those modes, and the running mode.
     OtherModes(Vec<Mode>, Mode),
-    /// The running version of kube-proxy has no such chain.
+    /// kube-proxy's running version, which is the payload, has no such chain.
     NotInVersion(Version),
-    /// A chain of a later version replaces it; that chain.
+    /// A chain of a later version replaces this chain. The string names the later chain.
     Replaced(String),
-    /// The running mode uses it.
+    /// The running mode, which is the payload, uses the object.
     InUse(Mode),
-    /// Both iptables and ipvs mode use it.
+    /// Both iptables mode and ipvs mode use the object.
     SharedByModes,
-    /// The running mode is not clear; why.
+    /// The running mode is not clear. The string says why.
     ModeUnknown(String),
-    /// The kubelet may use it; the evidence.
+    /// The kubelet may use it. The string is the evidence.
     KubeletMayUse(String),
-    /// It is the kubelet's.
+    /// The chain is the kubelet's.
     Kubelets,
-    /// The catalogue has the reason to keep it.
+    /// The catalogue says to keep the object. The string is the catalogue's reason.
     Catalogue(String),
-    /// The running mode jumps to that chain in another way.
+    /// The running mode does not write this jump, although it uses the chain that the jump leads
+    /// to. The payload is the running mode and the chain.
     NoJumpInMode(Mode, String),
-    /// A later version of kube-proxy has no such jump.
+    /// The running version of kube-proxy is later than the last that writes this jump.
     NoJumpInVersion,
-    /// A virtual server at kube-proxy's address that does not forward as kube-proxy's do.
+    /// The virtual server has an address of kube-proxy's, but it does not masquerade as
+    /// kube-proxy's virtual servers do.
     DoesNotMasquerade,
-    /// It is foreign; the evidence.
+    /// The object is foreign. The string is the evidence for its owner.
     Foreign(String),
-    /// It jumps to a removed chain.
+    /// The rule jumps to a chain that is removed. The string names the chain.
     LeadsToRemoved(String),
-    /// It jumps to a kept chain.
+    /// The rule jumps to a chain that is kept.
     LeadsToKept,
-    /// It jumps to a chain without rules.
+    /// The rule jumps to a chain without rules. The string names the chain.
     LeadsToEmpty(String),
-    /// It is a chain without rules.
+    /// The object is a chain without rules.
     Empty,
-    /// A kept rule refers to it.
+    /// A rule that is kept refers to the object. The string is that rule.
     ReferencedBy(String),
-    /// It is a member of a kept set.
+    /// The ipset is a member of an ipset that is kept. The string names the kept ipset.
     MemberOf(String),
-    /// It holds a rule of another owner.
+    /// The chain holds a rule of another owner.
     HoldsForeignRule {
-        /// That owner; `None` if it is not known.
+        /// The owner of that rule; `None` if it is not known.
         owner: Option<String>,
-        /// The rule.
+        /// The text of that rule.
         rule: String,
     },
-    /// Its owner is gone; the owner, and the evidence.
+    /// The object's owner is gone. The strings are the owner and the evidence.
     OwnerGone(String, String),
-    /// As [`Reason::OwnerGone`], but the object has no evidence of its own for that owner.
+    /// Like [`Reason::OwnerGone`], but no evidence in the object itself proves that it is that
+    /// owner's.
     OwnerGoneUnsigned(String, String),
-    /// Its owner seems to be gone; the owner, and the evidence.
+    /// The object's owner seems to be gone. The strings are the owner and the evidence.
     OwnerSeemsGone(String, String),
-    /// Its owner is alive; the owner, and the evidence.
+    /// The object's owner is alive. The strings are the owner and the evidence.
     OwnerAlive(String, String),
-    /// The liveness of its owner is unknown; the owner, and the missing evidence.
+    /// Whether the object's owner is alive is unknown. The strings are the owner and the missing
+    /// evidence.
     OwnerUnknown(String, String),
-    /// Its owner never writes it again; the owner.
+    /// The object's owner never writes it again. The string is the owner.
     NeverRewritten(String),
-    /// An object of docker; no rule leads to it.
+    /// A chain of docker's that no rule jumps to.
     Unreachable,
-    /// An object of docker; it names a missing link.
+    /// A rule of docker's that names a link which does not exist. The string names the link.
     NoSuchLink(String),
-    /// A rule of flannel, or one of the same shape.
+    /// A rule of flannel's, or a rule of the same shape.
     Flannel(FlannelReason),
-    /// At weight 0; the state has no connections.
+    /// A real server at weight 0, but the state does not have the ipvs connections.
     ConnectionsUnknown,
-    /// At weight 0, and unused.
+    /// A real server at weight 0 to which no flows go.
     NoFlows,
-    /// At weight 0, and earlier flows still go there.
+    /// A real server at weight 0 to which earlier flows still go.
     OldFlows {
-        /// Their number.
+        /// How many flows go there.
         flows: u64,
-        /// True if they end only after a pause.
+        /// True if these flows end only once they pause.
         until_they_pause: bool,
     },
-    /// A leftover for that reason, but its owner was not requested.
+    /// A leftover for the inner reason, but kept because a clean-up of its owner was not requested.
     OwnerOutOfScope(Box<Reason>),
 }
 
@@ -159,24 +163,27 @@ impl fmt::Display for Reason {
     }
 }
 
-/// The reason to remove or keep a rule of flannel, or one of the same shape.
+/// The reason to remove or keep a rule of flannel's, or a rule of the same shape.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FlannelReason {
-    /// An equal rule precedes it.
+    /// An equal rule comes before this rule in its chain.
     SecondCopy,
-    /// flannel before 0.20 wrote it; later versions have their own chains.
+    /// flannel before 0.20 wrote the rule. Later versions have chains of their own.
     BeforeOwnChains,
-    /// It belongs to flannel's network and lease.
+    /// The rule is for flannel's current network and lease.
     OfLease,
-    /// It belongs to neither flannel's network nor its lease; its network.
+    /// The rule is for a network, the payload, that is neither flannel's network nor its lease.
     NotOfLease(IpNet),
-    /// It belongs to an earlier lease of flannel; that lease, and the current ones.
+    /// The rule is for an earlier lease of flannel's. The payload is that lease, and the current
+    /// leases.
     OfEarlierLease(IpNet, Vec<IpNet>),
-    /// It has the shape of flannel's rule for that network; why it may not be flannel's.
+    /// The rule has the shape that flannel's rule for the network in the payload would have. The
+    /// string says why it may not be flannel's.
     LooksLike(IpNet, String),
-    /// A leftover for that reason if the lease were certain; why it is not.
+    /// Would be a leftover for the inner reason if the lease were certain. The string says why it
+    /// is not.
     LeaseUncertain(Box<FlannelReason>, String),
-    /// The lease is unknown; why.
+    /// flannel's lease is unknown. The string says why.
     LeaseUnknown(String),
 }
 

@@ -1,4 +1,4 @@
-//! Rules in both backends: packets pass through both, and each tool shows one half.
+//! Rules in both backends: every packet passes through both, and each tool shows only one backend.
 
 use std::collections::BTreeMap;
 
@@ -34,7 +34,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
         let ruleset = used(facts, id.family, id.backend)?;
         Some(format!("{}: rules: {}, of {}", id.file(), ruleset.rule_count(), owners(facts, id)))
     });
-    // The host's tools decide which backend is kept; without them, the newer one is.
+    // The backend of the host's iptables is kept; if that is not known, the newer backend (nft) is.
     let other = match of_the_host(facts) {
         Ok(Backend::Legacy) => Backend::Nft,
         _ => Backend::Legacy,
@@ -56,7 +56,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     })
 }
 
-/// The owners of the rules with their counts, greatest first.
+/// The owners of a ruleset's rules with their numbers of rules, most rules first.
 fn owners(facts: &Facts<'_>, id: RulesetId) -> String {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for table in facts.now.rulesets.get(&id).iter().flat_map(|r| &r.tables) {

@@ -1,4 +1,4 @@
-//! Rules that another version of iptables garbled: they parse with another meaning.
+//! Rules that another version of iptables garbled, so that they parse with another meaning.
 
 use std::net::Ipv4Addr;
 
@@ -15,7 +15,7 @@ pub(super) const CHECK: Check = Check {
     reference: "https://github.com/kubernetes/kubernetes/issues/114537",
 };
 
-/// The maximum number of rules in the evidence.
+/// How many garbled rules the evidence shows at most.
 const SHOWN: usize = 10;
 
 fn evaluate(facts: &Facts<'_>) -> Verdict {
@@ -61,7 +61,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     })
 }
 
-/// The fault of a rule's text, if there is one.
+/// What is wrong with a rule's text; `None` if nothing is.
 fn fault(chain: &str, text: &str, links: &[&str]) -> Option<String> {
     if text.contains("[unsupported revision]") {
         return Some("written by a newer iptables".into());
@@ -89,8 +89,8 @@ fn fault(chain: &str, text: &str, links: &[&str]) -> Option<String> {
     }
 }
 
-/// The four letters that an address spells, if the name of a link or of cilium begins with them:
-/// the save read a link's name as an address.
+/// The four letters that the bytes of an address spell, if the name of a link, or `cilium_host`,
+/// begins with them. Then iptables-save has read a link's name as an address.
 fn spells_a_link(address: &str, links: &[&str]) -> Option<String> {
     let ip: Ipv4Addr = address.split([':', '-']).next()?.parse().ok()?;
     let word = std::str::from_utf8(&ip.octets()).ok()?.to_owned();
@@ -119,7 +119,8 @@ mod tests {
             ("-A K -p tcp -j DNAT --to-destination :0 --persistent", "port 0"),
             ("-A K -p tcp -j DNAT --to-destination 101.110.115.57:80", "spells `ens9`"),
             ("-A K -p tcp -j DNAT --to-destination 99.105.108.105", "spells `cili`"),
-            // An address of a real network that spells letters by chance.
+            // The bytes of this address spell letters too, but it is of a real network and no link
+            // has that name.
             ("-A K -p tcp -j DNAT --to-destination 100.100.100.100:80", ""),
             ("-A K -m comment [unsupported revision] -j ACCEPT", "a newer iptables"),
             ("-A KUBE-FIREWALL -m comment --comment \"a --mark\" -j DROP", "drops everything"),

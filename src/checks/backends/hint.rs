@@ -1,4 +1,4 @@
-//! The backend of Kubernetes, by the hint of the kubelet and by the canaries.
+//! The backend that Kubernetes uses, as the kubelet's hint chain and the canary chains show.
 
 use super::of_the_host;
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
@@ -42,7 +42,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
             .map(|f| format!("update-alternatives --set {0} /usr/sbin/{0}-{backend}", f.tool()))
             .to_vec()
     } else {
-        // The host's backend is in use too: the rules in the other one are older.
+        // The host's backend holds such chains too, so those in the other backend are older.
         vec![
             format!("iptables-{backend}-save   # what was left there"),
             "proxyshift plan   # which of them are leftovers".into(),
@@ -58,7 +58,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     })
 }
 
-/// The hint and the canaries, each with its ruleset.
+/// The kubelet's hint chain and the canary chains that exist, each with its ruleset.
 fn hints(facts: &Facts<'_>) -> Vec<(RulesetId, &'static str)> {
     let mangle = |id: RulesetId| facts.now.rulesets.get(&id)?.table("mangle");
     let tables = RulesetId::ALL.into_iter().filter_map(|id| Some((id, mangle(id)?)));

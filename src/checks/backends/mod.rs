@@ -1,4 +1,4 @@
-//! The two backends of iptables, and rules that a save no longer shows.
+//! The two backends of iptables, and rules that iptables-save no longer shows correctly.
 
 mod both;
 mod garbled;
@@ -10,7 +10,7 @@ use crate::state::{Backend, Family, RulesetId};
 
 pub(super) const CHECKS: &[&Check] = &[&both::CHECK, &garbled::CHECK, &hint::CHECK];
 
-/// The rules of a family in a backend, if there are any.
+/// The ruleset of a family in a backend, if the backend is in use there.
 fn used<'a>(facts: &Facts<'a>, family: Family, backend: Backend) -> Option<&'a Ruleset> {
     let ruleset = facts.now.rulesets.get(&RulesetId { family, backend })?;
     (!ruleset.tables.iter().all(|t| t.is_pristine())).then_some(ruleset)

@@ -1,4 +1,4 @@
-//! Whether iptables sees packets between two ports of a bridge.
+//! Whether iptables sees packets that a bridge forwards between two of its ports.
 
 use crate::checks::sysctls::sysctls;
 use crate::checks::{Check, Facts, Found, Severity, Verdict};

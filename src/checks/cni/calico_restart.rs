@@ -1,4 +1,5 @@
-//! felix checks for kube-ipvs0 when it starts, and restarts when the link is added or removed.
+//! Calico's felix looks for kube-ipvs0 when it starts, and restarts when the link is added or
+//! removed.
 
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::kube_proxy::mode;

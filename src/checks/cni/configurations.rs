@@ -1,4 +1,4 @@
-//! More than one CNI configuration: the kubelet's runtime takes the first by name.
+//! More than one CNI configuration. The container runtime uses the one whose file name sorts first.
 
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 use crate::state::cni::CniConfig;
@@ -15,7 +15,7 @@ pub(super) const CHECK: Check = Check {
 
 const DIR: &str = "files/etc/cni/net.d/";
 
-/// Networks of container tools that no kubelet uses, with their usual paths.
+/// Names of networks that belong to container tools and that no kubelet uses.
 const OTHERS: [&str; 3] = ["podman", "nerdctl", "cri-o-loopback"];
 
 fn evaluate(facts: &Facts<'_>) -> Verdict {
@@ -40,7 +40,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
         Some((name, _)) if configs.len() == 1 && broken.is_empty() => {
             return Verdict::Ok((*name).to_owned());
         }
-        // multus itself calls the other networks.
+        // The multus plugin itself calls the other networks, so their files are in use.
         Some((name, Ok(first))) if has_plugin(first, "multus") && broken.is_empty() => {
             return Verdict::Ok(format!("{name}, which leads to the others"));
         }
@@ -78,7 +78,7 @@ fn has_plugin(config: &CniConfig, kind: &str) -> bool {
     config.plugins.iter().any(|p| p.kind == kind)
 }
 
-/// True for a network that is not the pods': loopback, and those of container tools.
+/// True for a network that is not the pods': loopback, or a network of a container tool.
 fn is_none_of_pods(config: &CniConfig) -> bool {
     config.plugins.iter().all(|p| p.kind == "loopback") || OTHERS.contains(&config.name.as_str())
 }

@@ -1,5 +1,5 @@
-//! flannel's rules out of order. Its RETURN rules are exceptions to its MASQUERADE rules, and must
-//! precede them.
+//! flannel's rules out of order. flannel's RETURN rules are exceptions to its MASQUERADE rules, so
+//! they must come before them.
 
 use ipnet::IpNet;
 
@@ -20,7 +20,7 @@ pub(super) const CHECK: Check = Check {
     reference: "https://github.com/flannel-io/flannel/issues/797",
 };
 
-/// The chains with flannel's masquerade rules; the second from 0.20 on.
+/// The chains that hold flannel's masquerade rules; FLANNEL-POSTRTG exists from flannel 0.20 on.
 const CHAINS: [&str; 2] = ["POSTROUTING", "FLANNEL-POSTRTG"];
 
 fn evaluate(facts: &Facts<'_>) -> Verdict {
@@ -52,7 +52,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     }
 }
 
-/// Checks the order in one chain, and counts flannel's masquerade rules there.
+/// Checks the order in one chain, and returns the number of flannel's masquerade rules there.
 fn evaluate_chain(
     id: RulesetId,
     ruleset: &Ruleset,
@@ -89,7 +89,7 @@ fn evaluate_chain(
     masquerades.count()
 }
 
-/// A rule of flannel. A RETURN is an exception to the masquerading of the same sources.
+/// A rule of flannel. A RETURN rule is an exception to the MASQUERADE rules for the same sources.
 struct FlannelRule {
     /// True for packets from pods, false for packets from other sources.
     from_pods: bool,
@@ -111,8 +111,8 @@ impl FlannelRule {
         let ours = |n: &IpNet| lease.networks.contains(n) || lease.subnets.contains(n);
         let (from_outside, source) = net("-s")?;
         let (but, destination) = net("-d")?;
-        // `-s N ! -d 224.0.0.0/4`: from pods to outside. All other rules name two of flannel's
-        // networks.
+        // `-s N ! -d 224.0.0.0/4` matches packets from pods to the outside. All other rules of
+        // flannel name two of flannel's networks.
         let outgoing = but && destination.addr().is_multicast();
         (ours(&source) && (outgoing || !but && ours(&destination)))
             .then_some(FlannelRule { from_pods: !from_outside, masquerades })

@@ -1,4 +1,4 @@
-//! Rules of flannel for a lease or network that it no longer has, and duplicate rules.
+//! flannel's rules for a lease or network that it no longer has, and second copies of its rules.
 
 use super::{program, shown};
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
@@ -19,7 +19,7 @@ pub(super) const CHECK: Check = Check {
 
 const NAME: &str = "flannel";
 
-/// True if flannel runs, or has leftovers.
+/// True if flannel's lease file was captured, or the clean-up plan has objects of flannel's.
 pub(super) fn concerns_flannel(facts: &Facts<'_>) -> bool {
     facts.now.flannel.is_some() || facts.leftovers().objects.iter().any(|o| &*o.owner == NAME)
 }
@@ -70,8 +70,8 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     })
 }
 
-/// True for the second copy of a rule. It cannot be deleted by its text: the first copy would be
-/// deleted.
+/// True for the second copy of a rule. It cannot be deleted by its text, because that would delete
+/// the first copy.
 fn is_second_copy(object: &Object) -> bool {
     *object.reason == Reason::Flannel(FlannelReason::SecondCopy)
 }

@@ -1,4 +1,4 @@
-//! Chains and sets of a pod network whose component is gone: they still filter packets.
+//! Chains and ipsets of a pod network whose component is gone: its rules still filter packets.
 
 use std::collections::BTreeMap;
 
@@ -66,7 +66,7 @@ fn gone(
         count(ObjectKind::Rule),
         count(ObjectKind::Set)
     ));
-    // Only the jumps from built-in chains make the other chains take effect.
+    // Only the jumps from built-in chains let the component's other chains take effect.
     let jumps = rows.iter().filter(|o| match &o.id {
         ObjectId::Rule { chain, .. } => chain.bytes().all(|b| b.is_ascii_uppercase()),
         _ => false,

@@ -1,4 +1,4 @@
-//! Pod networks: their rules, sets and configuration.
+//! Pod networks: their rules, their ipsets and their CNI configurations.
 
 mod bridge_nf_call;
 mod calico_restart;
@@ -23,7 +23,8 @@ pub(super) const CHECKS: &[&Check] = &[
     &portmap::CHECK,
 ];
 
-/// A row of a plan, with its file and line, and its reason.
+/// A row of the clean-up plan as evidence: the object with its file and line, and the plan's
+/// reason.
 fn shown(state: &NodeState, object: &Object) -> String {
     let line = || {
         let ObjectId::Rule { table, chain, position, .. } = &object.id else { return None };
@@ -36,7 +37,7 @@ fn shown(state: &NodeState, object: &Object) -> String {
     format!("{}{what}: {}", line().unwrap_or_default(), object.sentence())
 }
 
-/// The program that writes rules of this kind.
+/// The iptables program that writes the rules of a ruleset.
 fn program(id: RulesetId) -> &'static str {
     match (id.family, id.backend) {
         (Family::Ipv4, Backend::Legacy) => "iptables-legacy",

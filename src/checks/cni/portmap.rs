@@ -1,5 +1,5 @@
-//! Host ports of pods that are gone. portmap's chains remain if nothing reported the end of a pod.
-//! Of two chains for one port, the older one wins.
+//! Host ports of pods that are gone. portmap's chains remain if nothing told portmap of the end of
+//! the pod. If two chains serve the same port, the older one wins.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -23,12 +23,13 @@ pub(super) const CHECK: Check = Check {
     reference: "https://github.com/rancher/rke/issues/3440",
 };
 
-/// The name of portmap in the catalogue.
+/// The name of the portmap plugin in the catalogue.
 const OWNER: &str = "cni-portmap";
-/// The chain in which portmap has a rule for each pod with host ports.
+/// The chain in which portmap has a rule for each pod with host ports. The rule jumps to the pod's
+/// own chain.
 const PORTS: &str = "CNI-HOSTPORT-DNAT";
 
-/// A pod's host port: the rule that leads to its chain.
+/// The rule for a pod's host ports, which jumps to the chain of that pod.
 struct Port<'a> {
     id: RulesetId,
     ruleset: &'a Ruleset,
@@ -37,7 +38,8 @@ struct Port<'a> {
 }
 
 impl Port<'_> {
-    /// Its match: protocol, ports, and the address of the node that it is bound to.
+    /// What the rule matches: protocol, ports, and the address of the node that the ports are bound
+    /// to.
     fn matches(&self) -> (String, String, Option<String>) {
         let words = self.ruleset.words(self.rule);
         let value = |o: &str| words.value(o).map(|(_, v)| v.into_owned());
@@ -45,7 +47,7 @@ impl Port<'_> {
         (value("-p").unwrap_or_default(), ports, value("-d"))
     }
 
-    /// The pods that its chain leads to.
+    /// The addresses of the pods to which the chain of the rule sends packets.
     fn pods(&self) -> Vec<IpAddr> {
         let chain = self.rule.target.as_deref().and_then(|t| self.table.chain(t));
         let rules = chain.into_iter().flat_map(|c| &c.rules);
@@ -61,7 +63,7 @@ impl Port<'_> {
     }
 }
 
-/// The address of `10.1.2.3:80` or `[fd00::1]:80`.
+/// The address in `10.1.2.3:80` or `[fd00::1]:80`.
 fn address(to: &str) -> Option<IpAddr> {
     let host = to.rsplit_once(':').map_or(to, |(host, _)| host);
     host.trim_start_matches('[').trim_end_matches(']').parse().ok()
@@ -116,7 +118,8 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
         let effect = "connections to that port of the node go to an address where no pod is, also \
                       when a new pod has the same port"
             .into();
-        // A person must find out which pods are alive; an empty chain belongs to none.
+        // Chains without rules belong to no pod and can be removed. Which of the other chains
+        // belong to pods that are gone, a person must find out.
         let fix = facts.removal(|o| &*o.owner == OWNER);
         return Verdict::Found(Found { evidence, effect, remedy, fix });
     }
@@ -128,14 +131,14 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     }
 }
 
-/// Chains without a rule, from the clean-up plan.
+/// portmap's chains without rules that the clean-up plan removes, as evidence.
 fn empty(facts: &Facts<'_>) -> Vec<String> {
     let rows = facts.leftovers().objects.iter();
     let empty = rows.filter(|o| &*o.owner == OWNER && o.action == Action::Remove);
     empty.filter(|o| o.kind() == ObjectKind::Chain).map(|o| shown(facts.now, o)).collect()
 }
 
-/// Why no pod can have that address; `None` if one may.
+/// Why no pod can have the address `pod`; `None` if a pod may have it.
 fn why_gone(state: &NodeState, pod: IpAddr, leased: Option<&BTreeSet<IpAddr>>) -> Option<String> {
     let routed = |r: &crate::state::links::Route| {
         r.network().is_some_and(|n| n.prefix_len() > 0 && n.contains(&pod))
@@ -143,7 +146,7 @@ fn why_gone(state: &NodeState, pod: IpAddr, leased: Option<&BTreeSet<IpAddr>>) -
     if !state.routes.is_empty() && !state.routes.iter().any(routed) {
         return Some(format!("this node has no route to {pod}"));
     }
-    // Addresses of another plugin are no evidence about this one's.
+    // Leased addresses of another plugin's network say nothing about this network.
     let near = |a: &IpAddr| {
         IpNet::new(pod, if pod.is_ipv4() { 24 } else { 64 }).is_ok_and(|n| n.trunc().contains(a))
     };
@@ -168,8 +171,8 @@ mod tests {
         )
     }
 
-    /// The node with `chains` instead of the line of its nat table, and `rules` before its first
-    /// rule.
+    /// The captured node with `chains` in place of the line `*nat` of its save, and with `rules`
+    /// before the first nat rule.
     fn with_rules(chains: &str, rules: &str) -> NodeState {
         let first = "[0:0] -A PREROUTING -m comment --comment \"cali:6gwbT8clXdHdC1b1\"";
         Node::captured(CANAL)
@@ -224,7 +227,7 @@ mod tests {
         assert!(matches!(live, Verdict::Ok(_)), "{live:?}");
         let dead = given(&state).live(&leased(&["192.168.75.6"])).verdict(&CHECK);
         assert!(matches!(dead, Verdict::Found(_)), "{dead:?}");
-        // Leases of another network are no evidence.
+        // Leased addresses of another network are no evidence that this pod is gone.
         let other = given(&state).live(&leased(&["10.88.0.2"])).verdict(&CHECK);
         assert!(matches!(other, Verdict::Ok(_)), "{other:?}");
         assert!(matches!(verdict_of(&CHECK, &state), Verdict::Unknown(_)));

@@ -1,4 +1,4 @@
-//! Connection tracking: table, counters, and settings.
+//! Connection tracking: how full the table is, counters of lost packets, and sysctls.
 
 mod rising;
 mod sysctls;

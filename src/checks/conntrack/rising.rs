@@ -1,4 +1,4 @@
-//! Counters of lost packets that rise between two captures: one row each.
+//! Counters of lost packets that rise between two captures: one check for each counter.
 
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 use crate::state::NodeState;
@@ -45,7 +45,7 @@ pub(super) const INSERT_FAILED: Check = row(
 const RAISE: &str = "sysctl -w net.netfilter.nf_conntrack_max=N   # and conntrack.min: N in \
                      kube-proxy's configuration";
 
-/// A check of one counter.
+/// A check of one conntrack counter.
 const fn row(id: &'static str, title: &'static str, evaluate: fn(&Facts<'_>) -> Verdict) -> Check {
     Check {
         id,
@@ -58,7 +58,7 @@ const fn row(id: &'static str, title: &'static str, evaluate: fn(&Facts<'_>) -> 
     }
 }
 
-/// Finds a counter that rose since the earlier capture.
+/// Finds that the counter `name` rose since the earlier capture.
 fn rising(facts: &Facts<'_>, name: &str, effect: &str, remedy: &[&str]) -> Verdict {
     let Some(earlier) = facts.earlier else {
         return Verdict::Unknown("it needs two looks: check --watch 10".into());

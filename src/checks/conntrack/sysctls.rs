@@ -1,4 +1,4 @@
-//! Sysctls of connection tracking: their values against the right ones.
+//! Sysctls of connection tracking: their values on the node against the right values.
 
 use crate::checks::sysctls::number;
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
@@ -7,7 +7,7 @@ use crate::state::tools::Version;
 const COUNT: &str = "net.netfilter.nf_conntrack_count";
 const MAX: &str = "net.netfilter.nf_conntrack_max";
 
-/// The first version with conntrack.tcpBeLiberal (kubernetes PR 120412).
+/// The first kube-proxy with the setting conntrack.tcpBeLiberal (kubernetes PR 120412).
 const HAS_BE_LIBERAL: Version = Version { major: 1, minor: 29, patch: 0 };
 
 pub(super) const BE_LIBERAL: Check = Check {
@@ -65,7 +65,7 @@ pub(super) const TABLE_FULL: Check = Check {
     reference: "https://docs.kernel.org/networking/nf_conntrack-sysctl.html",
 };
 
-/// The fill level, in percent, from which the table counts as nearly full.
+/// The fill level, in percent, from which the conntrack table counts as nearly full.
 const NEARLY: u64 = 80;
 
 fn table_full(facts: &Facts<'_>) -> Verdict {
@@ -88,7 +88,7 @@ fn table_full(facts: &Facts<'_>) -> Verdict {
         effect: "once it is full, the first packet of each new connection is dropped".into(),
         remedy: vec![
             format!("sysctl -w {MAX}={double}"),
-            // kube-proxy sets the limit to at least this when it starts.
+            // When kube-proxy starts, it raises the limit to at least `conntrack.min`.
             format!("kube-proxy's configuration: conntrack: {{min: {double}}}"),
         ],
         fix: Vec::new(),
@@ -132,7 +132,7 @@ fn tcp_loose(facts: &Facts<'_>) -> Verdict {
     })
 }
 
-/// kube-proxy's rule against INVALID, with its file and line.
+/// kube-proxy's rule that drops INVALID packets, with its file and line.
 fn invalid_drop(facts: &Facts<'_>) -> Option<String> {
     facts.now.rulesets.iter().find_map(|(id, ruleset)| {
         let rules = &ruleset.table("filter")?.chain("KUBE-FORWARD")?.rules;
@@ -146,7 +146,7 @@ fn invalid_drop(facts: &Facts<'_>) -> Option<String> {
     })
 }
 
-/// Commands that set a sysctl to 1, now and at each boot.
+/// Commands that set the sysctl `name` to 1, now and at each boot.
 fn turn_on(name: &str, file: &str) -> [String; 2] {
     [format!("sysctl -w {name}=1"), format!("echo '{name} = 1' > /etc/sysctl.d/{file}")]
 }
@@ -163,12 +163,13 @@ mod tests {
         Node::captured("docker-iptables-1.30")
     }
 
-    /// A captured node with another value of a sysctl, or without the sysctl.
+    /// A captured node on which a sysctl has `value`, or is absent if `value` is `None`.
     fn with(name: &str, value: Option<&str>) -> NodeState {
         captured().sysctl(name, value).state()
     }
 
-    /// A captured node with `tcpBeLiberal` configured or not, and a value of the sysctl.
+    /// A captured node with `tcpBeLiberal` configured as given, and with `is` as the value of the
+    /// sysctl.
     fn liberal(configured: bool, is: Option<&str>) -> NodeState {
         let config = format!("conntrack: {{tcpBeLiberal: {configured}}}\n");
         captured().put(CONFIG, &config).sysctl(LIBERAL, is).state()

@@ -1,4 +1,4 @@
-//! The configuration of nodelocaldns: the addresses it binds, and its upstreams.
+//! The Corefile of nodelocaldns: the addresses that it binds, and its upstreams.
 
 use std::net::IpAddr;
 
@@ -6,15 +6,15 @@ use crate::checks::Facts;
 
 /// A line inside a server block of a Corefile.
 pub(super) struct Directive<'a> {
-    /// The file and its line, for the evidence.
+    /// The file, the line number and the line, as evidence.
     pub(super) shown: String,
-    /// The zones of its block: `.`, `cluster.local`.
+    /// The zones of the server block that holds the line: `.`, `cluster.local`.
     zones: Vec<&'a str>,
     words: Vec<&'a str>,
 }
 
 impl Directive<'_> {
-    /// The addresses of a `bind` line; empty for any other line.
+    /// The addresses of a `bind` line; none for any other line.
     pub(super) fn binds(&self) -> Vec<IpAddr> {
         match &self.words[..] {
             ["bind", to @ ..] => to.iter().filter_map(|word| word.parse().ok()).collect(),
@@ -22,7 +22,7 @@ impl Directive<'_> {
         }
     }
 
-    /// The only upstream of a line that forwards every zone.
+    /// The upstream of a `forward` line that covers every zone and names only one upstream.
     pub(super) fn only_upstream(&self) -> Option<IpAddr> {
         match &self.words[..] {
             ["forward", ".", to] if self.zones.contains(&".") => address(to),
@@ -31,14 +31,14 @@ impl Directive<'_> {
     }
 }
 
-/// The address of `10.96.0.10`, `10.96.0.10:53`, `dns://10.96.0.10` or `[fd00::a]:53`.
+/// The address in `10.96.0.10`, `10.96.0.10:53`, `dns://10.96.0.10` or `[fd00::a]:53`.
 fn address(to: &str) -> Option<IpAddr> {
     let host = to.rsplit_once("//").map_or(to, |(_, host)| host);
     let bare = host.trim_start_matches('[').split(']').next()?;
     bare.parse().ok().or_else(|| bare.rsplit_once(':')?.0.parse().ok())
 }
 
-/// The lines of nodelocaldns's configuration; empty if it is not in this state.
+/// The lines of nodelocaldns's Corefile; none if the Corefile is not in this state.
 pub(super) fn directives<'a>(facts: &Facts<'a>) -> Vec<Directive<'a>> {
     let processes = facts.now.processes.iter().flatten().filter(|p| p.name == "node-cache");
     let mut paths = processes.filter_map(|p| conf(&p.args));
@@ -46,7 +46,7 @@ pub(super) fn directives<'a>(facts: &Facts<'a>) -> Vec<Directive<'a>> {
     file.map_or_else(Vec::new, |(path, text)| parsed(path, text))
 }
 
-/// The file that `-conf` names.
+/// The path that the option `-conf` names.
 fn conf(args: &[String]) -> Option<&str> {
     let is_flag = |arg: &str| matches!(arg, "-conf" | "--conf");
     args.iter().enumerate().find_map(|(at, arg)| match arg.split_once('=') {
@@ -84,7 +84,7 @@ fn parsed<'a>(path: &str, text: &'a str) -> Vec<Directive<'a>> {
     found
 }
 
-/// `cluster.local` of `dns://cluster.local:53,`.
+/// The zone in the head of a server block: `cluster.local` of `dns://cluster.local:53,`.
 fn zone_of(key: &str) -> &str {
     let key = key.trim_end_matches(',');
     let key = key.rsplit_once("//").map_or(key, |(_, zone)| zone);
@@ -101,7 +101,7 @@ pub(super) mod tests {
         \x20       force_tcp\n    }\n}\n.:53 {\n    bind 169.254.20.10 # not here: bind 10.96.0.10\n\
         \x20   forward . /etc/resolv.conf\n}\n";
 
-    /// A captured node with a nodelocaldns whose Corefile is `text`.
+    /// A captured node on which nodelocaldns runs with a Corefile that holds `text`.
     pub(in crate::checks::dns) fn configured(text: &str) -> Node {
         let args = ["/node-cache", "-localip", "169.254.20.10", "-conf", "/etc/Corefile"];
         Node::captured("docker-iptables-1.30")

@@ -1,4 +1,4 @@
-//! The number of endpoints of the cluster's DNS.
+//! How many endpoints the cluster's DNS has.
 
 use super::cluster_dns;
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};

@@ -15,8 +15,8 @@ use crate::state::kube_proxy::Mode;
 
 pub(super) const CHECKS: &[&Check] = &[&endpoints::CHECK, &node_local::CHECK, &resolver::CHECK];
 
-/// The cluster's DNS services in `mode`: by name, or every service on port 53 where a mode keeps no
-/// names.
+/// The cluster's DNS services as `mode` serves them: found by name, or, if the mode keeps no names,
+/// every service on port 53.
 fn cluster_dns(facts: &Facts<'_>, mode: Mode) -> Services {
     mode::of(mode).services_where(facts.now, &|key: &ServiceKey, name| {
         let named = |n: &str| {
@@ -27,14 +27,14 @@ fn cluster_dns(facts: &Facts<'_>, mode: Mode) -> Services {
     })
 }
 
-/// The addresses of the cluster's DNS, in any mode that may serve it.
+/// The addresses of the cluster's DNS services, in every mode that may be running.
 fn cluster_addresses(facts: &Facts<'_>) -> BTreeSet<IpAddr> {
     let services = modes(facts).into_iter().flat_map(|mode| cluster_dns(facts, mode));
     services.filter_map(|(key, _)| key.address()).collect()
 }
 
-/// The addresses of every service on port 53, with any name: nodelocaldns forwards to the cluster's
-/// DNS through a service of its own.
+/// The addresses of every service on port 53, whatever its name, because nodelocaldns forwards to
+/// the cluster's DNS through a service of its own.
 fn dns_addresses(facts: &Facts<'_>) -> BTreeSet<IpAddr> {
     let services = modes(facts).into_iter();
     let services =
@@ -42,7 +42,7 @@ fn dns_addresses(facts: &Facts<'_>) -> BTreeSet<IpAddr> {
     services.filter_map(|(key, _)| key.address()).collect()
 }
 
-/// The running mode, or every mode if it is not clear.
+/// The running mode, or every mode if the running mode is not clear.
 fn modes(facts: &Facts<'_>) -> Vec<Mode> {
     match facts.running.mode {
         Some(mode) => vec![mode],
@@ -50,7 +50,7 @@ fn modes(facts: &Facts<'_>) -> Vec<Mode> {
     }
 }
 
-/// True for an address that is valid only on this node, such as that of nodelocaldns.
+/// True for a link-local address, which is valid only on this node, such as that of nodelocaldns.
 fn is_link_local(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(a) => a.is_link_local(),
@@ -58,7 +58,7 @@ fn is_link_local(address: IpAddr) -> bool {
     }
 }
 
-/// The addresses of the link nodelocaldns.
+/// The addresses on the link nodelocaldns.
 fn node_local_addresses(facts: &Facts<'_>) -> BTreeSet<IpAddr> {
     let links = facts.now.links.iter().filter(|l| l.name == "nodelocaldns");
     links.flat_map(|l| l.addresses.iter().map(ipnet::IpNet::addr)).collect()

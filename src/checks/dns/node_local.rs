@@ -1,4 +1,4 @@
-//! nodelocaldns on the cluster's DNS address: in ipvs mode kube-ipvs0 takes that address.
+//! nodelocaldns on the address of the cluster's DNS: in ipvs mode kube-ipvs0 takes that address.
 
 use std::net::IpAddr;
 
@@ -17,14 +17,14 @@ pub(super) const CHECK: Check = Check {
     reference: "https://kubernetes.io/docs/tasks/administer-cluster/nodelocaldns/",
 };
 
-/// The address that its documentation uses.
+/// The link-local address that the documentation of nodelocaldns uses.
 const LOCAL: &str = "169.254.20.10";
 
 fn evaluate(facts: &Facts<'_>) -> Verdict {
     if facts.now.links.is_empty() {
         return Verdict::Unknown("the links are not in this state".into());
     }
-    // ::1 and similar addresses are no service addresses.
+    // Link-local addresses, loopback (::1) and unspecified addresses are no service addresses.
     let is_service = |a: &IpAddr| !is_link_local(*a) && !a.is_loopback() && !a.is_unspecified();
     let mut evidence: Vec<String> = node_local_addresses(facts)
         .into_iter()
@@ -55,7 +55,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     })
 }
 
-/// Rules in raw that exempt DNS to the cluster's address from conntrack.
+/// Rules of table raw that exempt DNS packets to the cluster's DNS address from conntrack.
 fn untracked(facts: &Facts<'_>) -> Vec<String> {
     let mut found = Vec::new();
     let mut cluster = None;

@@ -1,4 +1,4 @@
-//! A node, or its nodelocaldns, whose only resolver is the cluster's DNS.
+//! A node, or a nodelocaldns, whose only resolver is the cluster's DNS.
 
 use std::net::IpAddr;
 
@@ -45,7 +45,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     Verdict::Found(found)
 }
 
-/// The verdict on the node's own resolver.
+/// The verdict on the node's own `resolv.conf`.
 fn host(facts: &Facts<'_>) -> Verdict {
     let Some(text) = facts.now.file(FILE) else {
         return Verdict::Unknown(format!("{FILE} is not in this state"));

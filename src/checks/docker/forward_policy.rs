@@ -1,4 +1,4 @@
-//! The policy DROP that docker sets on FORWARD. It remains after docker is removed.
+//! The policy DROP that docker sets on chain FORWARD. The policy remains after docker is removed.
 
 use super::masquerade::program;
 use super::networks::{docker_liveness, v4};

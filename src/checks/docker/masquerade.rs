@@ -1,4 +1,5 @@
-//! The masquerade rule of a bridge: after a flush docker writes it only at its next restart.
+//! The masquerade rule of each docker bridge. After a flush docker writes it only at its next
+//! restart.
 
 use super::networks::{
     Bridge, WHEN, applies, bridges, docker_liveness, ends, is_internal, missing, no_iptables,
@@ -73,7 +74,7 @@ fn found(facts: &Facts<'_>, unmasqueraded: &[Bridge]) -> Found {
         ),
         ..Found::default()
     };
-    // Two rules at one position keep the order of their bridges.
+    // Two rules that belong at the same position are added in the order of their bridges.
     let mut rules: Vec<RulePos> = Vec::new();
     for bridge in unmasqueraded {
         let spot = home.and_then(|(id, r)| Some((id, r, postrouting(r)?)));
@@ -105,7 +106,8 @@ fn found(facts: &Facts<'_>, unmasqueraded: &[Bridge]) -> Found {
     found
 }
 
-/// The ruleset of docker's rules: the one with its chain, else the only one with nat rules.
+/// The IPv4 ruleset that holds docker's rules: the one with docker's chain in nat, else the only
+/// one that has nat POSTROUTING.
 fn home<'a>(facts: &Facts<'a>) -> Option<(RulesetId, &'a Ruleset)> {
     let has_chain = |(_, r): &(RulesetId, &Ruleset)| {
         r.table("nat").is_some_and(|t| t.chain("DOCKER").is_some())
@@ -118,8 +120,8 @@ fn home<'a>(facts: &Facts<'a>) -> Option<(RulesetId, &'a Ruleset)> {
     }
 }
 
-/// The position for the rule: after the jumps at the top of the chain, and before the first rule
-/// that matches the bridge's packets and ends nat for them.
+/// Where to insert the masquerade rule: behind the jumps at the top of the chain, but before the
+/// first rule that ends nat for the bridge's packets.
 fn insert_position(ruleset: &Ruleset, table: &Table, chain: &Chain, bridge: &Bridge) -> usize {
     let jumps = |rule: &crate::state::ruleset::Rule| {
         let leads = rule.target.as_ref().is_some_and(|t| table.chain(t).is_some());

@@ -1,4 +1,4 @@
-//! Docker's bridges: their masquerade rules, and the policy of FORWARD.
+//! Docker's bridges: their masquerade rules, and the policy of chain FORWARD.
 
 mod forward_policy;
 mod masquerade;

@@ -1,4 +1,5 @@
-//! Docker's bridge networks, docker's options for them, and the rules before docker's.
+//! Docker's bridge networks, docker's options for them, and whether rules before docker's take
+//! their packets.
 
 use std::net::Ipv4Addr;
 
@@ -17,27 +18,27 @@ const CONFIG: &str = "/etc/docker/daemon.json";
 pub(super) struct Bridge {
     pub(super) name: String,
     pub(super) network: Ipv4Net,
-    /// The links of the node's default routes.
+    /// The links that the node's default routes lead through.
     default_links: Vec<String>,
 }
 
 impl Bridge {
-    /// The masquerade rule that docker writes for it.
+    /// The masquerade rule that docker writes for the bridge.
     pub(super) fn masquerade(&self) -> String {
         format!("-A POSTROUTING -s {} ! -o {} -j MASQUERADE", self.network, self.name)
     }
 }
 
-/// When the checks of these rules apply, in words.
+/// When the checks of docker's masquerade rules apply, in words.
 pub(super) const WHEN: &str =
     "there is a docker bridge with an IPv4 network, or the links are not known";
 
-/// Whether the checks of these rules apply.
+/// Whether the checks of docker's masquerade rules apply.
 pub(super) fn applies(facts: &Facts<'_>) -> bool {
     facts.now.links.is_empty() || !bridges(facts.now).is_empty()
 }
 
-/// The data that the checks need and a state lacks.
+/// Which data that the checks of docker's masquerade rules need is missing in a state.
 pub(super) fn missing(state: &NodeState) -> Option<&'static str> {
     if state.links.is_empty() {
         return Some("the links are not in this state");
@@ -45,7 +46,7 @@ pub(super) fn missing(state: &NodeState) -> Option<&'static str> {
     v4(state).next().is_none().then_some("the IPv4 rules are not in this state")
 }
 
-/// The bridges with docker's names.
+/// The bridges that have one of docker's names and an IPv4 network.
 pub(super) fn bridges(state: &NodeState) -> Vec<Bridge> {
     let docker = |name: &str| {
         name == "docker0"
@@ -68,7 +69,7 @@ pub(super) fn bridges(state: &NodeState) -> Vec<Bridge> {
     networks.filter_map(v4).collect()
 }
 
-/// The liveness of docker.
+/// Whether docker is alive on the node.
 pub(super) fn docker_liveness(facts: &Facts<'_>) -> Liveness {
     match facts.catalogue.component("docker") {
         Some(component) => liveness::liveness(component, facts.now),
@@ -76,17 +77,17 @@ pub(super) fn docker_liveness(facts: &Facts<'_>) -> Liveness {
     }
 }
 
-/// The setting that turns docker's rules off, if there is one.
+/// The setting that stops docker from writing iptables rules, if it is set.
 pub(super) fn no_iptables(state: &NodeState) -> Option<String> {
     disabled_by(state, "iptables")
 }
 
-/// The setting that turns masquerading of docker0 off, if there is one.
+/// The setting that stops docker from masquerading docker0, if it is set.
 pub(super) fn no_masquerade(state: &NodeState) -> Option<String> {
     disabled_by(state, "ip-masq")
 }
 
-/// The file or command line that sets an option of docker to `false`.
+/// The file or command line that sets docker's option `option` to `false`.
 fn disabled_by(state: &NodeState, option: &str) -> Option<String> {
     let config = state.file(CONFIG).and_then(|text| serde_json::from_str::<Value>(text).ok());
     if config.is_some_and(|c| c[option] == Value::Bool(false)) {
@@ -97,8 +98,8 @@ fn disabled_by(state: &NodeState, option: &str) -> Option<String> {
     dockerd.args.iter().find(|a| **a == flag).map(|a| format!("dockerd {a}"))
 }
 
-/// True for the bridge of an internal network. It is isolated on purpose: docker drops all packets
-/// from other networks.
+/// True for the bridge of an internal network. Such a network is isolated on purpose: docker drops
+/// all packets that reach it from other networks.
 pub(super) fn is_internal(state: &NodeState, bridge: &Bridge) -> bool {
     v4(state).any(|(_, ruleset)| {
         let rules = ruleset.table("filter").into_iter().flat_map(Table::rules);
@@ -114,19 +115,19 @@ pub(super) fn is_internal(state: &NodeState, bridge: &Bridge) -> bool {
     })
 }
 
-/// The IPv4 rulesets.
+/// The IPv4 rulesets of both backends, each with its id.
 pub(super) fn v4(state: &NodeState) -> impl Iterator<Item = (RulesetId, &Ruleset)> {
     let v4 = state.rulesets.iter().filter(|(id, _)| id.family == Family::Ipv4);
     v4.map(|(id, ruleset)| (*id, ruleset))
 }
 
-/// nat POSTROUTING of a ruleset.
+/// The chain nat POSTROUTING of a ruleset, with its table.
 pub(super) fn postrouting(ruleset: &Ruleset) -> Option<(&Table, &Chain)> {
     let nat = ruleset.table("nat")?;
     Some((nat, nat.chain("POSTROUTING")?))
 }
 
-/// True if the rule changes the source address of packets that leave the bridge's network.
+/// True if the rule masquerades, or translates by SNAT, packets that leave the bridge's network.
 pub(super) fn translates(ruleset: &Ruleset, rule: &Rule, bridge: &Bridge) -> bool {
     let words = ruleset.words(rule);
     let from = match words.value("-s") {
@@ -144,17 +145,18 @@ pub(super) fn translates(ruleset: &Ruleset, rule: &Rule, bridge: &Bridge) -> boo
     matches!(rule.target.as_deref(), Some("MASQUERADE" | "SNAT")) && from && away && !narrower
 }
 
-/// The share of a bridge's outgoing packets that a rule matches.
+/// Which part of a bridge's outgoing packets a rule matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Takes {
     Nothing,
-    /// Packets to some destinations only, or by a match that is not evaluated.
+    /// Packets to some destinations only, or packets selected by a match that is not evaluated
+    /// here.
     Some,
     All,
 }
 
-/// True if the rule ends nat for all outgoing packets of the bridge, or all of one protocol. No
-/// later rule masquerades them.
+/// True if the rule ends nat for all outgoing packets of the bridge, or for all of one protocol, so
+/// that no later rule masquerades them.
 pub(super) fn ends(ruleset: &Ruleset, table: &Table, rule: &Rule, bridge: &Bridge) -> bool {
     if takes(ruleset, rule, bridge) != Takes::All {
         return false;
@@ -166,9 +168,9 @@ pub(super) fn ends(ruleset: &Ruleset, table: &Table, rule: &Rule, bridge: &Bridg
     }
 }
 
-/// True if a chain accepts all packets of the bridge.
+/// True if a chain accepts all outgoing packets of the bridge.
 fn accepts(r: &Ruleset, table: &Table, chain: &Chain, bridge: &Bridge, depth: usize) -> bool {
-    // The kernel refuses loops, but a file may have one.
+    // The kernel refuses loops of chains, but a captured file may have one.
     if depth > 8 {
         return false;
     }
@@ -193,11 +195,12 @@ fn takes(ruleset: &Ruleset, rule: &Rule, bridge: &Bridge) -> Takes {
         let one = match term.option {
             "-s" => of_source(value, not, bridge),
             "-d" => of_destination(value, not),
-            // Packets to the bridge itself are not outgoing.
+            // Packets that leave through the bridge (`-o BRIDGE`) go to its containers, so they are
+            // not outgoing traffic.
             "-o" if !not && value == bridge.name => Takes::Nothing,
             "-o" if !not && !bridge.default_links.iter().any(|w| w == value) => Takes::Some,
             "-o" | "-p" | "--comment" | "-j" | "-g" => Takes::All,
-            // The module of a protocol matches nothing by itself.
+            // `-m` with the name of a protocol, or `-m comment`, excludes no packet by itself.
             "-m" if ["comment", "tcp", "udp", "sctp"].contains(&value) => Takes::All,
             "--random-fully" | "--to-source" => Takes::All,
             _ => Takes::Some,
@@ -224,7 +227,7 @@ fn of_source(value: &str, not: bool, bridge: &Bridge) -> Takes {
 fn of_destination(value: &str, not: bool) -> Takes {
     match network(value) {
         Some(net) if net.prefix_len() == 0 && !not => Takes::All,
-        // An exception for one network leaves nearly all packets.
+        // `! -d NETWORK` excludes one network, so the rule still matches nearly all packets.
         Some(net) if not && net.prefix_len() > 0 => Takes::All,
         _ => Takes::Some,
     }

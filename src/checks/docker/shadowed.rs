@@ -1,4 +1,4 @@
-//! A masquerade rule that no packet reaches.
+//! A masquerade rule that no packet reaches, because an earlier rule takes them all.
 
 use super::masquerade::program;
 use super::networks::{
@@ -43,8 +43,8 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     Verdict::Found(found)
 }
 
-/// Adds the first rule that takes the bridge's packets before they are masqueraded. Its owner may
-/// intend this order, so a person has to move rules.
+/// Adds the first rule that takes the bridge's packets before its masquerade rule does. Whoever
+/// wrote that rule may intend this order, so only a person may move rules.
 fn shadow(id: RulesetId, ruleset: &Ruleset, bridge: &Bridge, found: &mut Found) {
     let Some((table, chain)) = postrouting(ruleset) else { return };
     let own = chain.rules.iter().position(|rule| translates(ruleset, rule, bridge));

@@ -1,4 +1,5 @@
-//! Signs of asymmetric routing: the node gets the packets of only one direction of a connection.
+//! Signs of asymmetric routing, in which the node gets the packets of only one direction of a
+//! connection.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +18,7 @@ pub(super) const CHECK: Check = Check {
     reference: "https://github.com/kubernetes/kubernetes/issues/95197",
 };
 
-/// A next hop of a route: its link, and its gateway if it has one.
+/// The next hop of a route: its link, and its gateway if it has one.
 type NextHop = (String, Option<String>);
 
 fn evaluate(facts: &Facts<'_>) -> Verdict {
@@ -27,7 +28,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     }
     let mut hops: BTreeMap<(bool, &str), BTreeSet<NextHop>> = BTreeMap::new();
     for route in routes.iter().filter(|r| r.table == "main" && r.kind == "unicast") {
-        // Every link has the same link-local and multicast networks.
+        // Every link has a route to the same link-local and multicast networks.
         let local = |dst: &str| dst.starts_with("fe80:") || dst.starts_with("ff00:");
         if !local(&route.dst) {
             hops.entry((is_v6(route), &route.dst)).or_default().extend(next_hops(route));
@@ -92,12 +93,13 @@ fn next_hops(route: &Route) -> Vec<NextHop> {
     one.into_iter().chain(hops).collect()
 }
 
-/// The rp_filter of a link: the greater of its own value and the node's; 2 is loose, 1 is strict.
+/// The rp_filter that holds for a link: the greater of the link's own value and that of `all`; 2 is
+/// loose, 1 is strict.
 fn rp_filter(sysctls: &Sysctls, dev: &str) -> Option<u8> {
     let value = |name: &str| -> Option<u8> {
         sysctls.get(&format!("net.ipv4.conf.{name}.rp_filter"))?.parse().ok()
     };
-    // sysctl writes a dot in a link's name as a slash.
+    // sysctl writes a slash for each dot in a link's name.
     Some(value("all")?.max(value(&dev.replace('.', "/"))?))
 }
 
@@ -137,7 +139,7 @@ mod tests {
             let verdict = verdict_of(&CHECK, &node(name));
             assert!(matches!(verdict, Verdict::Ok(_)), "{name}: {verdict:?}");
         }
-        // The default route of the other family does not count.
+        // A default route of the other address family is no second way.
         let v6 = r#"{"dst": "default", "dev": "docker0", "gateway": "fe80::1"}"#;
         assert!(matches!(with_route(v6, "0"), Verdict::Ok(_)));
         let state = Node::captured(NODE).remove("route.json").state();

@@ -1,4 +1,4 @@
-//! Dropped INVALID packets, by rule and by owner, with each owner's remedy.
+//! Dropped INVALID packets, by rule and by owner of the rule, with each owner's remedy.
 
 use super::rules::{Dropping, LIBERAL, by_owner, dropping, first_gate, program};
 use crate::checks::sysctls::sysctls;
@@ -17,10 +17,10 @@ pub(super) const CHECK: Check = Check {
     reference: "https://github.com/kubernetes/kubernetes/issues/94861",
 };
 
-/// The first version that omits its rule when conntrack is liberal (kubernetes PR 120412).
+/// The first kube-proxy that omits its drop rule when conntrack is liberal (kubernetes PR 120412).
 pub(super) const TCP_BE_LIBERAL: Version = Version { major: 1, minor: 29, patch: 0 };
 
-/// The maximum number of rules in the evidence.
+/// How many drop rules the evidence shows at most.
 const TOP: usize = 10;
 
 fn evaluate(facts: &Facts<'_>) -> Verdict {
@@ -84,7 +84,7 @@ fn remedy(facts: &Facts<'_>, rules: &[Dropping]) -> Vec<String> {
     remedy
 }
 
-/// The remedy for kube-proxy. It reads the sysctl once, at its start.
+/// The remedy for kube-proxy's drop rule. kube-proxy reads the sysctl only once, when it starts.
 pub(super) fn of_kube_proxy(facts: &Facts<'_>) -> Vec<String> {
     let liberal = sysctls(facts.now).and_then(|s| s.get(LIBERAL).map(|v| v != "0"));
     let set = || {
@@ -115,7 +115,7 @@ fn of_calico(facts: &Facts<'_>) -> Vec<String> {
     vec![format!("{setting}   # Calico's rules go, in every pod's chains")]
 }
 
-/// The command that makes Calico accept INVALID packets.
+/// The command that stops Calico from dropping INVALID packets.
 pub(crate) fn felix_setting(state: &NodeState) -> String {
     let canal = state.file("/etc/cni/net.d/10-canal.conflist").is_some();
     let set = if canal { "canal" } else { "calico-node" };
@@ -124,8 +124,8 @@ pub(crate) fn felix_setting(state: &NodeState) -> String {
     )
 }
 
-/// The commands for an exception at the position where it takes effect, and whether its position is
-/// stable.
+/// Commands that insert an exception before the first rule of FORWARD that leads to a drop. If
+/// Calico would move its own jump before the exception again, the text says so instead.
 fn exception(facts: &Facts<'_>, rules: &[Dropping]) -> Vec<String> {
     let calico = facts.catalogue.component("calico");
     let felix = calico.is_some_and(|c| !liveness::liveness(c, facts.now).is_gone());
@@ -184,7 +184,7 @@ mod tests {
     #[test]
     fn the_remedies_are_those_of_the_owners_and_their_versions() {
         let remedy = found(&node(CANAL)).remedy.join("\n");
-        // Without a version, both remedies are named.
+        // If kube-proxy's version is not known, the remedies for both versions are named.
         assert!(remedy.contains("from kube-proxy 1.29 on: ") && remedy.contains("sysctl -w"));
         assert!(remedy.contains("daemonset/canal FELIX_DISABLECONNTRACKINVALIDCHECK=true"));
         assert!(remedy.contains("before cali-FORWARD (iptables-nft FORWARD, rule 1)"), "{remedy}");

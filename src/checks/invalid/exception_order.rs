@@ -1,4 +1,4 @@
-//! An exception for INVALID packets behind the rule that drops them.
+//! An exception for INVALID packets that comes too late, behind the rule that drops them.
 
 use super::rules::{first_gate, matches_invalid, program};
 use crate::checks::{Check, Facts, Found, Severity, Verdict};

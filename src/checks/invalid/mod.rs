@@ -1,4 +1,4 @@
-//! Packets that conntrack calls INVALID, and the rules that drop them.
+//! Packets in conntrack's state INVALID, and the rules that drop them.
 
 mod asymmetric_routing;
 mod drops;

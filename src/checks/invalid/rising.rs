@@ -1,4 +1,4 @@
-//! INVALID packets dropped between two captures.
+//! INVALID packets that were dropped between two captures.
 
 use super::rules::{by_owner, dropping};
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
@@ -32,7 +32,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
         return Verdict::Ok(format!("none was dropped{during}"));
     }
     let rate = |n: u64| match seconds {
-        // Counts are far below 2^52.
+        // Packet counts are far below 2^52, so the cast to f64 loses nothing.
         #[allow(clippy::cast_precision_loss)]
         Some(s) => format!("{n} packets{during}, {:.1} a second", n as f64 / s),
         None => format!("{n} packets"),

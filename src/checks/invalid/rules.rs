@@ -7,7 +7,7 @@ use crate::state::equivalence::canonical;
 use crate::state::ruleset::{Chain, Rule, Ruleset, Table};
 use crate::state::{Backend, Family, NodeState, RulesetId};
 
-/// The sysctl that makes conntrack accept packets outside a connection's window as valid.
+/// The sysctl that makes conntrack treat TCP packets outside a connection's window as valid.
 pub(super) const LIBERAL: &str = "net.netfilter.nf_conntrack_tcp_be_liberal";
 
 /// A rule that drops INVALID packets.
@@ -18,20 +18,21 @@ pub(super) struct Dropping {
     pub(super) line: u32,
     pub(super) text: String,
     pub(super) owner: String,
-    /// Its packet counter; `None` if the file has no counters.
+    /// The rule's packet counter; `None` if the captured save has no counters.
     pub(super) packets: Option<u64>,
-    /// The packets between two captures.
+    /// How many packets the rule dropped between the two captures; `None` without an earlier
+    /// capture.
     pub(super) rise: Option<u64>,
 }
 
 impl Dropping {
-    /// The rule with its file, line and owner.
+    /// The rule's text with its file, line and owner, as evidence.
     pub(super) fn shown(&self) -> String {
         format!("{}:{} ({}): {}", self.id.file(), self.line, self.owner, self.text)
     }
 }
 
-/// Every rule of the current state that drops INVALID packets, most packets first.
+/// Every rule of the current state that drops INVALID packets, highest packet counter first.
 pub(super) fn dropping(facts: &Facts<'_>) -> Vec<Dropping> {
     let mut found = Vec::new();
     let mut earlier = facts.earlier.map(counted);
@@ -43,7 +44,7 @@ pub(super) fn dropping(facts: &Facts<'_>) -> Vec<Dropping> {
             let of_rule = e.get_mut(&key(id, table, text))?;
             if of_rule.is_empty() { None } else { Some(of_rule.remove(0)) }
         });
-        // The counter of a new or rewritten rule starts at 0.
+        // The packet counter of a new or rewritten rule starts at 0.
         let rise = |now: u64| now.checked_sub(before.unwrap_or(0)).unwrap_or(now);
         found.push(Dropping {
             id,
@@ -59,7 +60,7 @@ pub(super) fn dropping(facts: &Facts<'_>) -> Vec<Dropping> {
     found
 }
 
-/// Sums by owner, greatest first.
+/// Sums `number` over the rules of each owner: owner, sum, number of rules; greatest sum first.
 pub(super) fn by_owner(
     rules: &[Dropping],
     number: impl Fn(&Dropping) -> Option<u64>,
@@ -81,7 +82,8 @@ fn key(id: RulesetId, table: &Table, text: &str) -> Key {
     (id, table.name.to_string(), canonical(text))
 }
 
-/// The counters of each rule; those of equal rules in their order.
+/// The packet counters of the drop rules, keyed by rule. Equal rules share a key, and their
+/// counters stay in rule order.
 fn counted(state: &NodeState) -> HashMap<Key, Vec<u64>> {
     let mut counted: HashMap<Key, Vec<u64>> = HashMap::new();
     for (id, ruleset, table, _, _, rule) in all(state) {
@@ -106,7 +108,7 @@ fn drops_invalid(ruleset: &Ruleset, rule: &Rule) -> bool {
     rule.target.as_deref() == Some("DROP") && matches_invalid(ruleset, rule)
 }
 
-/// True for a rule about INVALID packets.
+/// True if the rule matches packets in state INVALID.
 pub(super) fn matches_invalid(ruleset: &Ruleset, rule: &Rule) -> bool {
     if !ruleset.rule_text(rule).contains("INVALID") {
         return false;
@@ -119,7 +121,8 @@ pub(super) fn matches_invalid(ruleset: &Ruleset, rule: &Rule) -> bool {
     })
 }
 
-/// The first rule of filter FORWARD that drops INVALID packets, or that leads to such a rule.
+/// The first rule of filter FORWARD that drops INVALID packets or jumps to a chain that leads to
+/// such a drop, with its position.
 pub(crate) fn first_gate(ruleset: &Ruleset) -> Option<(usize, &Rule)> {
     let table = ruleset.table("filter")?;
     let leading = leading(ruleset, table);
@@ -129,7 +132,8 @@ pub(crate) fn first_gate(ruleset: &Ruleset) -> Option<(usize, &Rule)> {
     })
 }
 
-/// The chains that lead to a rule that drops INVALID packets.
+/// The chains from which jumps lead to a rule that drops INVALID packets, and the chains that hold
+/// such a rule.
 fn leading<'a>(ruleset: &Ruleset, table: &'a Table) -> HashSet<&'a str> {
     let mut from: HashMap<&str, Vec<&str>> = HashMap::new();
     let mut open: Vec<&str> = Vec::new();
@@ -150,7 +154,7 @@ fn leading<'a>(ruleset: &Ruleset, table: &'a Table) -> HashSet<&'a str> {
     leading
 }
 
-/// The program that writes rules of this kind.
+/// The iptables program that writes the rules of a ruleset.
 pub(super) fn program(id: RulesetId) -> &'static str {
     match (id.family, id.backend) {
         (Family::Ipv4, Backend::Legacy) => "iptables-legacy",

@@ -1,4 +1,5 @@
-//! Foreign virtual servers: kube-proxy in ipvs mode deletes every one that is not excluded.
+//! Virtual servers of other programs: kube-proxy in ipvs mode deletes each one that is not
+//! excluded.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +14,7 @@ use crate::state::kube_proxy::Mode;
 const TITLE: &str = "virtual servers of others that kube-proxy is not told to leave alone";
 const REFERENCE: &str = "https://github.com/kubernetes/kubernetes/issues/59507";
 
-/// Before a switch to ipvs mode.
+/// Before a switch to ipvs mode: virtual servers of other programs that kube-proxy would delete.
 pub(super) const BEFORE: Check = Check {
     id: "ipvs.foreign-servers",
     title: TITLE,
@@ -24,7 +25,8 @@ pub(super) const BEFORE: Check = Check {
     reference: REFERENCE,
 };
 
-/// While ipvs mode runs: servers that kube-proxy has not deleted yet.
+/// While ipvs mode runs: virtual servers of other programs that kube-proxy will delete but has not
+/// deleted yet.
 pub(super) const BESIDE: Check = Check {
     id: "ipvs.foreign-servers-beside",
     title: TITLE,
@@ -36,7 +38,7 @@ pub(super) const BESIDE: Check = Check {
 };
 
 fn evaluate(facts: &Facts<'_>) -> Verdict {
-    // Every cluster has at least the service of its own API.
+    // Every cluster has a service for its API at least, so ipvs mode always has virtual servers.
     if serves_by_servers(facts) && facts.now.ipvs.servers.is_empty() {
         return Verdict::Unknown("ipvs mode runs, but no virtual server is in this state".into());
     }

@@ -1,4 +1,4 @@
-//! In ipvs mode service traffic passes INPUT; in other modes it passes FORWARD.
+//! In ipvs mode, traffic to services passes chain INPUT. In the other modes it passes FORWARD.
 
 use serde_json::Value;
 

@@ -1,4 +1,4 @@
-//! kube-ipvs0, virtual servers and sets while another mode runs.
+//! kube-ipvs0, virtual servers and ipsets that exist although another mode runs.
 
 use std::collections::BTreeSet;
 
@@ -52,7 +52,8 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
         "this node answers for every address on kube-ipvs0 itself, also of services that are gone \
          or have no endpoints; Calico stays in its ipvs mode while the link is there"
     };
-    // `cleanup` removes a set that a rule names, together with the rule.
+    // The fix leaves out ipsets that rules match: `cleanup` removes such an ipset together with the
+    // rule.
     let named = sets_of_rules(facts);
     let fix = facts.removal(|o| {
         &*o.owner == "kube-proxy"
@@ -70,7 +71,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     })
 }
 
-/// The sets that rules name.
+/// The ipsets that rules match.
 fn sets_of_rules(facts: &Facts<'_>) -> BTreeSet<String> {
     let rulesets = facts.now.rulesets.values();
     let rules = rulesets

@@ -1,4 +1,4 @@
-//! NodePorts on 127.0.0.1. Only iptables mode serves them.
+//! NodePorts on 127.0.0.1, which only iptables mode serves.
 
 use super::listing;
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
@@ -56,7 +56,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     })
 }
 
-/// Rules for NodePorts with counted packets from clients at 127.0.0.0/8.
+/// iptables mode: NodePort rules for clients at 127.0.0.0/8 whose packet counters are above 0.
 fn counted(facts: &Facts<'_>) -> Vec<String> {
     let mut found = Vec::new();
     for (id, ruleset) in &facts.now.rulesets {
@@ -71,7 +71,7 @@ fn counted(facts: &Facts<'_>) -> Vec<String> {
     found
 }
 
-/// Virtual servers on 127.0.0.1 that have connections.
+/// ipvs mode: virtual servers on 127.0.0.1 that have connections.
 fn connected(facts: &Facts<'_>) -> Vec<String> {
     let Some(listing) = listing(facts) else { return Vec::new() };
     let mut found = Vec::new();

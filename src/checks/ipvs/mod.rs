@@ -1,4 +1,4 @@
-//! Traps of ipvs mode, running or as the target.
+//! Traps of ipvs mode, for a node that runs it or is to be moved to it.
 
 mod foreign_servers;
 mod host_firewall;
@@ -30,27 +30,28 @@ pub(super) const CHECKS: &[&Check] = &[
     &zero_weight::CHECK,
 ];
 
-/// Virtual servers with their connections; `None` if they were not captured.
+/// The virtual servers with their numbers of connections; `None` if these were not captured.
 fn listing(facts: &Facts<'_>) -> Option<Listing> {
     Listing::parse("ipvs.list", facts.now.files.get("ipvs.list")?).ok()
 }
 
-/// True for a virtual server of kube-proxy's.
+/// True if kube-proxy owns the virtual server.
 fn is_kube_proxys(facts: &Facts<'_>, service: &VirtualServerId) -> bool {
     facts.ownership.virtual_server(service).is_some_and(|o| o.name == "kube-proxy")
 }
 
-/// True if the running mode makes virtual servers.
+/// True if the running mode makes ipvs virtual servers.
 fn serves_by_servers(facts: &Facts<'_>) -> bool {
     facts.running.mode.is_some_and(|mode| mode::of(mode).has_virtual_servers())
 }
 
-/// True if the running mode or the target mode makes virtual servers.
+/// True if the running mode makes ipvs virtual servers, or if the node has any.
 fn has_servers(facts: &Facts<'_>) -> bool {
     serves_by_servers(facts) || !facts.now.ipvs.servers.is_empty()
 }
 
-/// The rank of a service in the report, 0 first: UDP flows never close, and every pod needs DNS.
+/// The rank of a virtual server in a report, 0 first. UDP comes before TCP because UDP flows never
+/// close, and DNS comes first because every pod needs it.
 fn urgency(service: &VirtualServerId) -> u8 {
     match service {
         VirtualServerId::Address { protocol: Protocol::Udp, address } if address.port() == 53 => 0,

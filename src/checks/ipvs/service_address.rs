@@ -1,5 +1,5 @@
-//! ipvs mode binds every service address to kube-ipvs0, on every node. A node or an API server with
-//! the same address is cut off.
+//! ipvs mode binds every service address to kube-ipvs0 on every node. A node or an API server that
+//! has the same address is then cut off.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -19,7 +19,7 @@ pub(super) const CHECK: Check = Check {
     reference: "https://github.com/kubernetes/kubernetes/issues/127410",
 };
 
-/// Links with service addresses by design. nodelocaldns has a check of its own.
+/// Links that have service addresses by design. nodelocaldns has a check of its own.
 const BY_DESIGN: [&str; 2] = ["kube-ipvs0", "nodelocaldns"];
 
 fn evaluate(facts: &Facts<'_>) -> Verdict {
@@ -34,7 +34,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     let clashes: Services = mode::of(mode).services_where(facts.now, &|key, _| {
         key.address().is_some_and(|a| in_use.contains_key(&a))
     });
-    // kube-ipvs0 also holds addresses without a virtual server.
+    // kube-ipvs0 can also hold addresses that no virtual server has.
     let bound: BTreeSet<IpAddr> = facts
         .now
         .links
@@ -85,7 +85,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     })
 }
 
-/// Addresses in use, each with its holder.
+/// The addresses that are in use on the network, each with what has it.
 fn in_use(facts: &Facts<'_>, mode: Mode) -> BTreeMap<IpAddr, String> {
     let mut in_use = BTreeMap::new();
     for route in &facts.now.routes {
@@ -98,13 +98,15 @@ fn in_use(facts: &Facts<'_>, mode: Mode) -> BTreeMap<IpAddr, String> {
         None => key.port == 443 && key.address().is_some(),
     });
     for service in api.values() {
-        // Without names, only the port identifies the API server.
+        // If the mode keeps no service names, only port 6443 identifies an endpoint as the API
+        // server.
         let is_api = |port| service.name.is_some() || port == 6443;
         for backend in service.backends.iter().filter(|b| is_api(b.port())) {
             in_use.insert(backend.ip(), "the API server's".into());
         }
     }
-    // By design, kube-vip adds a load balancer's address to a link of the node that announces it.
+    // By design, kube-vip adds the address of a load balancer to a link of the node that announces
+    // it.
     let announces = facts.now.processes.iter().flatten().any(|p| p.name == "kube-vip");
     for link in facts.now.links.iter().filter(|l| !BY_DESIGN.contains(&l.name.as_str())) {
         let whole = |net: &&ipnet::IpNet| net.prefix_len() == net.max_prefix_len();

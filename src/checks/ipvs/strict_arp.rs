@@ -1,4 +1,5 @@
-//! MetalLB announces addresses by ARP. With kube-ipvs0 every node answers for them.
+//! Programs such as MetalLB announce service addresses by ARP. With kube-ipvs0, every node answers
+//! ARP requests for them.
 
 use crate::checks::kube_proxy::setting;
 use crate::checks::sysctls::sysctls;
@@ -15,7 +16,7 @@ pub(super) const CHECK: Check = Check {
     reference: "https://metallb.io/installation/",
 };
 
-/// Programs that announce addresses by ARP.
+/// Process names of programs that announce service addresses by ARP.
 const ANNOUNCERS: [&str; 2] = ["speaker", "kube-vip"];
 
 fn evaluate(facts: &Facts<'_>) -> Verdict {

@@ -1,4 +1,4 @@
-//! Sysctls of ipvs: their values against the right ones.
+//! Sysctls of ipvs: their values on the node against the right values.
 
 use crate::checks::kube_proxy::at_least;
 use crate::checks::sysctls::sysctls;
@@ -6,13 +6,13 @@ use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::state::kube_proxy::Mode;
 use crate::state::tools::Version;
 
-/// The sysctl for a client that reuses a port. Its right value changes with kernel 5.9.
+/// What ipvs does when a client reuses a source port. The right value differs from kernel 5.9 on.
 const REUSE: &str = "net.ipv4.vs.conn_reuse_mode";
 
-/// The first kernel that balances a reused port again, without a delay.
+/// The first kernel that balances a connection from a reused port again without a delay.
 const REBALANCES: Version = Version { major: 5, minor: 9, patch: 0 };
 
-/// The sysctls that kube-proxy sets, and the effect of each if it is missing.
+/// The sysctls that kube-proxy sets to 1 in ipvs mode, each with what goes wrong while it is 0.
 const EXPIRES: [(&str, &str); 3] = [
     ("net.ipv4.vs.conntrack", "masquerading does not see the connections of ipvs"),
     ("net.ipv4.vs.expire_nodest_conn", "packets to a real server that is gone are dropped"),

@@ -1,4 +1,4 @@
-//! The timeout of an idle UDP flow in ipvs: 300 s by default.
+//! The timeout after which ipvs forgets an idle UDP flow: 300 s by default.
 
 use crate::checks::kube_proxy::setting;
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
@@ -18,7 +18,8 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     let Some(settings) = &facts.settings else {
         return Verdict::Unknown("what kube-proxy was told is not known".into());
     };
-    // A Go duration of zeros leaves the kernel's value unchanged.
+    // A duration of zero leaves the kernel's timeout unchanged, so only a value with another digit
+    // sets it.
     let set = |t: &&String| t.bytes().any(|b| (b'1'..=b'9').contains(&b));
     if let Some(time) = settings.ipvs.udp_timeout.as_ref().filter(set) {
         return Verdict::Ok(format!("ipvs.udpTimeout is {time}"));

@@ -1,4 +1,5 @@
-//! Real servers without a pod. Only a network with one route a pod shows them.
+//! Real servers whose address no pod has. Only a pod network with one route for each pod shows
+//! this.
 
 use ipnet::IpNet;
 
@@ -17,7 +18,8 @@ pub(super) const CHECK: Check = Check {
 };
 
 fn evaluate(facts: &Facts<'_>) -> Verdict {
-    // Calico keeps a blackhole route for the block of this node, and one route a pod inside it.
+    // Calico has a blackhole route for this node's block of addresses, and inside the block one
+    // route for each pod.
     let networks = |wanted: fn(&&Route) -> bool| -> Vec<IpNet> {
         facts.now.routes.iter().filter(wanted).filter_map(Route::network).collect()
     };

@@ -1,4 +1,4 @@
-//! Real servers at weight 0 that old connections still use.
+//! Real servers at weight 0 to which old connections still lead.
 
 use super::{has_servers, is_kube_proxys, listing, urgency};
 use crate::checks::{Check, Facts, Found, Severity, Verdict};

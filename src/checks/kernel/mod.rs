@@ -1,4 +1,4 @@
-//! Requirements on the kernel, checked without loading a module.
+//! What kube-proxy needs of the kernel, checked without loading a module.
 
 mod modules;
 mod modules_at_boot;
@@ -18,14 +18,14 @@ pub(super) const CHECKS: &[&Check] = &[
     &modules::XT_SET,
 ];
 
-/// Whether the kernel can have a module, with the evidence in words.
+/// Whether the kernel has a module or can load it, with the evidence or what is not known.
 enum Presence {
     Present(String),
     Missing(String),
     Unknown(String),
 }
 
-/// Looks up a module: loaded at the capture, or available on a live node.
+/// Looks a module up: whether it was loaded at the capture, or whether a live node can load it.
 fn presence(facts: &Facts<'_>, name: &str) -> Presence {
     let loaded = facts.now.files.get("modules.txt");
     let line = |text: &str| text.lines().any(|l| l.split(' ').next() == Some(name));
@@ -50,7 +50,7 @@ fn presence(facts: &Facts<'_>, name: &str) -> Presence {
     }
 }
 
-/// The commands that install the modules `names` for this kernel.
+/// The commands that install the kernel modules `names` for the running kernel.
 fn install(facts: &Facts<'_>, names: &str) -> String {
     let loads = facts.live.and_then(|a| a.modules.as_ref()).is_some_and(|m| !m.loadable.is_empty());
     match &facts.now.tools {
@@ -70,7 +70,7 @@ mod testing {
     use crate::state::live_facts::LiveFacts;
     use crate::state::live_facts::Modules;
 
-    /// A live node that can load some modules, and loads some of them at boot.
+    /// A live node that can load the modules `loadable`, and loads the modules `at_boot` at boot.
     pub(super) fn modules(loadable: &[&str], at_boot: &[&str]) -> LiveFacts {
         let names = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect();
         let modules = Modules {

@@ -1,4 +1,4 @@
-//! The modules that ipvs mode needs: one row each.
+//! The kernel modules that ipvs mode needs: one check for each module.
 
 use super::{Presence, install, presence};
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
@@ -6,7 +6,7 @@ use crate::kube_proxy::mode;
 use crate::state::kube_proxy::Mode;
 use crate::state::tools::Version;
 
-/// The first version that writes rules with xt_ipvs (kubernetes PR 119791).
+/// The first kube-proxy that writes rules with the match xt_ipvs (kubernetes PR 119791).
 const USES_XT_IPVS: Version = Version { major: 1, minor: 29, patch: 0 };
 
 pub(super) const DUMMY: Check = row("kernel.dummy", "dummy links (dummy)", |facts| {
@@ -52,7 +52,8 @@ pub(super) const XT_IPVS: Check = Check {
 };
 
 pub(super) const XT_SET: Check = row("kernel.xt-set", "the match of ipsets (xt_set)", |facts| {
-    // The evidence for ipvs mode is a rule that matches a set.
+    // Only a rule that matches an ipset shows that ipvs mode runs, so a running ipvs mode proves
+    // xt_set.
     let runs = facts.running.mode.is_some_and(|mode| mode::of(mode).uses_ipsets());
     require(
         facts,
@@ -63,7 +64,7 @@ pub(super) const XT_SET: Check = row("kernel.xt-set", "the match of ipsets (xt_s
     )
 });
 
-/// The check of a module that ipvs mode cannot start without.
+/// The check of a kernel module that ipvs mode cannot start without.
 const fn row(id: &'static str, title: &'static str, evaluate: fn(&Facts<'_>) -> Verdict) -> Check {
     Check {
         id,
@@ -76,7 +77,8 @@ const fn row(id: &'static str, title: &'static str, evaluate: fn(&Facts<'_>) -> 
     }
 }
 
-/// Finds a missing module; `used` is other evidence that the kernel has it.
+/// Finds that the module `name` is missing, unless `used` is evidence that the kernel already uses
+/// it.
 fn require(facts: &Facts<'_>, name: &str, used: Option<String>, effect: &str) -> Verdict {
     if let Some(used) = used {
         return Verdict::Ok(used);
@@ -93,7 +95,7 @@ fn require(facts: &Facts<'_>, name: &str, used: Option<String>, effect: &str) ->
     }
 }
 
-/// The first line of kube-proxy's log about the missing module.
+/// The first line in which kube-proxy's log complains about the missing module.
 fn complaint(facts: &Facts<'_>, name: &str) -> Option<String> {
     let mut lines = facts.live.iter().flat_map(|live| &live.kube_proxy_complaints);
     lines.find(|l| l.contains("kernel modules") && l.contains(name)).cloned()

@@ -1,4 +1,4 @@
-//! Modules loaded by hand: they are missing after a reboot.
+//! Kernel modules that are loaded now, but that no file loads at the next boot.
 
 use std::collections::BTreeSet;
 
@@ -23,12 +23,13 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     };
     let mut needed = schedulers::needed(facts);
     needed.insert("ip_vs".into());
-    // A built-in module needs no file, and no file can load a missing one.
+    // Only loadable modules need a file: a built-in module needs none, and no file can load one
+    // that is missing.
     let by_file = |n: &&String| {
         matches!(modules.availability(n), Availability::Loaded | Availability::Loadable)
     };
     let by_file: BTreeSet<&String> = needed.iter().filter(by_file).collect();
-    // A scheduler loads ip_vs as well.
+    // A file that loads a scheduler loads ip_vs too.
     let brought = |n: &str| {
         modules.at_boot.contains(n)
             || n == "ip_vs" && modules.at_boot.iter().any(|m| m.starts_with("ip_vs_"))
@@ -78,7 +79,7 @@ mod tests {
             ["printf 'ip_vs_wrr\\n' > /etc/modules-load.d/kube-proxy-ipvs.conf"]
         );
         assert!(matches!(at_boot(&ALL), Verdict::Ok(_)));
-        // Another check finds missing modules.
+        // A module that is missing altogether is for another check to find.
         assert!(matches!(
             given(&state).to(Mode::Ipvs).live(&modules(&[], &[])).verdict(&CHECK),
             Verdict::Ok(_)

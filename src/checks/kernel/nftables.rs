@@ -4,7 +4,7 @@ use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::state::kube_proxy::Mode;
 use crate::state::tools::Version;
 
-/// The kernel that nftables mode requires (kubernetes PR 124152).
+/// The oldest kernel that nftables mode supports (kubernetes PR 124152).
 const NEEDED: Version = Version { major: 5, minor: 13, patch: 0 };
 
 pub(super) const CHECK: Check = Check {

@@ -1,4 +1,4 @@
-//! The ipvs schedulers that kube-proxy requires, and the configured one.
+//! The ipvs schedulers whose kernel modules kube-proxy requires, the configured one among them.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,8 @@ use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::state::kube_proxy::Mode;
 use crate::state::tools::Version;
 
-/// The first version that probes with a virtual server, and does not require all of these.
+/// The first kube-proxy that tests ipvs by making a virtual server, and requires only the module of
+/// the configured scheduler.
 const PROBES: Version = Version { major: 1, minor: 27, patch: 0 };
 
 pub(super) const CHECK: Check = Check {
@@ -20,7 +21,8 @@ pub(super) const CHECK: Check = Check {
     reference: "https://github.com/kubernetes/kubernetes/blob/v1.30.0/pkg/proxy/ipvs/README.md",
 };
 
-/// The modules that this kube-proxy requires; an unknown version requires all.
+/// The scheduler modules that this kube-proxy requires. If its version is unknown, all that any
+/// version requires.
 pub(super) fn needed(facts: &Facts<'_>) -> BTreeSet<String> {
     let configured =
         facts.settings.as_ref().and_then(|s| s.ipvs.scheduler.as_deref()).unwrap_or("rr");

@@ -1,4 +1,4 @@
-//! Flags of kube-proxy without an effect, and flags that later versions lack.
+//! Flags of kube-proxy that have no effect, and flags that later versions do not accept.
 
 use super::instances;
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always, no_processes};
@@ -6,7 +6,7 @@ use crate::kube_proxy::mode;
 use crate::state::kube_proxy::{CommandLine, Instances, Mode, flag_names, heeded_beside_config};
 use crate::state::tools::Process;
 
-/// A flag, its removal, and its replacement.
+/// A flag, when it was deprecated and removed, and what to do instead.
 const DEPRECATED_FLAGS: [(&str, &str, &str); 6] = [
     ("cleanup-ipvs", "deprecated from 1.17, gone in 1.21", "take --cleanup-ipvs out"),
     ("cleanup-iptables", "gone; --cleanup took its place", "take --cleanup-iptables out"),
@@ -67,13 +67,13 @@ pub(super) const IGNORED: Check = Check {
 const REFERENCE: &str =
     "https://kubernetes.io/docs/reference/command-line-tools-reference/kube-proxy/";
 
-/// A flag with a fault.
+/// What is wrong with one flag, and the remedy.
 struct FlagFault {
     evidence: String,
     remedy: String,
 }
 
-/// Finds the faults of every command line of kube-proxy.
+/// The verdict on the command lines of all kube-proxy processes.
 fn faults(
     facts: &Facts<'_>,
     of_process: fn(&Process) -> Vec<FlagFault>,
@@ -92,7 +92,7 @@ fn faults(
     Verdict::Found(Found { evidence, effect: effect.into(), remedy, fix: Vec::new() })
 }
 
-/// The flags that a later version lacks.
+/// The flags of a process that a later version of kube-proxy does not accept.
 fn deprecated(process: &Process) -> Vec<FlagFault> {
     let pid = process.pid;
     let fault = |flag: String| {
@@ -109,7 +109,7 @@ fn deprecated(process: &Process) -> Vec<FlagFault> {
     faults
 }
 
-/// The flags that `--config` overrides.
+/// The flags of a process that have no effect, because `--config` makes kube-proxy ignore them.
 fn ignored(process: &Process) -> Vec<FlagFault> {
     let config = CommandLine::parse(&process.args).ok().and_then(|line| line.config);
     let Some(config) = config else { return Vec::new() };

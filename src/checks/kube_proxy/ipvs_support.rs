@@ -1,5 +1,5 @@
-//! The end of ipvs mode (KEP-5495, as planned): deprecated in 1.35, behind a gate from 1.37, off by
-//! default from 1.40, gone in 1.43.
+//! The end of ipvs mode in kube-proxy, as KEP-5495 plans it: deprecated in 1.35, behind a feature
+//! gate from 1.37, off by default from 1.40, removed in 1.43.
 
 use super::setting;
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
@@ -57,15 +57,15 @@ pub(super) const REMOVED: Check = Check {
     reference: "https://kep.k8s.io/5495",
 };
 
-/// The first kernel that nftables mode supports (kubernetes PR 124152).
+/// The oldest kernel that nftables mode supports (kubernetes PR 124152).
 const NFTABLES: Version = Version { major: 5, minor: 13, patch: 0 };
 
-/// The configured feature gate of ipvs mode.
+/// The value of ipvs mode's feature gate in the configuration, if it is set.
 fn gate(facts: &Facts<'_>) -> Option<bool> {
     facts.settings.as_ref()?.feature_gates.get("KubeProxyIPVS").copied()
 }
 
-/// True if this kube-proxy does not start in ipvs mode.
+/// True if this version of kube-proxy, with this gate, does not start in ipvs mode.
 fn is_off(facts: &Facts<'_>) -> bool {
     let minor = facts.running.version.map(|v| (v.major, v.minor));
     let gate = gate(facts);
@@ -74,7 +74,7 @@ fn is_off(facts: &Facts<'_>) -> bool {
     })
 }
 
-/// The advice for the next mode: nftables, if the kernel supports it.
+/// Which mode to move to next: nftables, if the kernel supports it.
 fn next_mode(facts: &Facts<'_>) -> String {
     let kernel = facts.now.tools.as_ref().and_then(|t| t.kernel_version());
     match kernel {

@@ -1,4 +1,4 @@
-//! Refusals of services without endpoints that iptables mode left in the filter table. They still
+//! Rules in table filter that refuse services without endpoints, left by iptables mode. They still
 //! take effect, and nothing removes them when the service gets endpoints.
 
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
@@ -55,7 +55,8 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     if evidence.is_empty() {
         return Verdict::Ok("no refusal of iptables mode is left".into());
     }
-    // Only the refusals: other leftovers have no effect, and `cleanup` removes them.
+    // The fix removes only the rules that refuse services: other leftovers have no effect, and
+    // `cleanup` removes them.
     let fix = facts.removal(|o| match &o.id {
         ObjectId::Rule { table, chain, position, .. } => {
             &*table.name == "filter"
@@ -78,7 +79,7 @@ fn is_ours(facts: &Facts<'_>, id: RulesetId, chain: &str, position: usize) -> bo
     owner.is_some_and(|o| o.name == "kube-proxy")
 }
 
-/// The built-in chains that lead to a chain.
+/// The built-in chains that jump to the chain `to`.
 fn jumps<'a>(table: &'a Table, to: &str) -> Vec<&'a str> {
     let leads = |c: &&crate::state::ruleset::Chain| {
         c.is_built_in() && c.rules.iter().any(|r| r.target.as_deref() == Some(to))
@@ -86,7 +87,7 @@ fn jumps<'a>(table: &'a Table, to: &str) -> Vec<&'a str> {
     table.chains.iter().filter(leads).map(|c| &*c.name).collect()
 }
 
-/// The service that a refusal names, and its endpoints in the running mode.
+/// The service that a refusing rule names, and the service's endpoints in the running mode.
 fn describe_service(facts: &Facts<'_>, mode: Mode, words: Words<'_>) -> String {
     let comments = words.comments();
     let name = comments.first().and_then(|c| c.split(' ').next()).unwrap_or("a service");

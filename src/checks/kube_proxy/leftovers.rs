@@ -1,4 +1,4 @@
-//! Leftovers of other modes and versions of kube-proxy.
+//! Leftovers of kube-proxy's other modes and versions.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,8 @@ pub(super) const CHECK: Check = Check {
     reference: "https://github.com/kubernetes/kubernetes/issues/102314",
 };
 
-/// The family's tool, the backend, the table, and the kind of object.
+/// What groups leftovers in the evidence: the family's iptables tool, the backend, the table, and
+/// the kind of object.
 type Group<'a> = (Option<&'static str>, &'static str, Option<&'a TableId>, ObjectKind);
 
 fn evaluate(facts: &Facts<'_>) -> Verdict {

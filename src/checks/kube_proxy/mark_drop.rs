@@ -1,4 +1,4 @@
-//! kube-proxy up to 1.24 jumps to a chain whose rule only the kubelet up to 1.26 writes.
+//! kube-proxy up to 1.24 jumps to KUBE-MARK-DROP, whose rule only the kubelet (up to 1.26) writes.
 
 use super::at_least;
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
@@ -66,7 +66,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     })
 }
 
-/// True if the kubelet's rule matches the kubelet's default mark.
+/// True if the kubelet's drop rule matches the kubelet's default mark, 0x8000.
 fn drops_by_this_mark(ruleset: &Ruleset) -> bool {
     let chain = ruleset.table("filter").and_then(|t| t.chain("KUBE-FIREWALL"));
     chain.into_iter().flat_map(|c| &c.rules).any(|rule| {
@@ -75,7 +75,8 @@ fn drops_by_this_mark(ruleset: &Ruleset) -> bool {
     })
 }
 
-/// The chain as the kubelet writes it, in the form of a save: with it, the kubelet adds no rule.
+/// Adds the chain exactly as iptables-save shows what the kubelet writes, so that the kubelet adds
+/// no second rule.
 fn written(id: RulesetId) -> Edit {
     let rule = "-A KUBE-MARK-DROP -j MARK --set-xmark 0x8000/0x8000";
     let chain = ChainText { name: "KUBE-MARK-DROP".into(), rules: vec![rule.into()] };

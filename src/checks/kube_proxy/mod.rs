@@ -33,26 +33,29 @@ pub(super) const CHECKS: &[&Check] = &[
     &teardown::CHECK,
 ];
 
-/// The kube-proxy processes that serve; `None` if the processes are not in the state.
+/// The kube-proxy processes that serve; `None` if the processes were not captured.
 pub(crate) fn instances<'a>(facts: &Facts<'a>) -> Option<Instances<'a>> {
     facts.now.processes.as_deref().map(Instances::of)
 }
 
-/// The configuration file of the only kube-proxy.
+/// The path of the configuration file, if exactly one kube-proxy runs and its arguments name a
+/// file.
 pub(crate) fn config_file(facts: &Facts<'_>) -> Option<String> {
     CommandLine::parse(&instances(facts)?.one()?.args).ok()?.config
 }
 
-/// The path at which kubeadm mounts its ConfigMap.
+/// The path at which kubeadm mounts kube-proxy's ConfigMap.
 const KUBEADM: &str = "/var/lib/kube-proxy/config.conf";
 
-/// The node's name in the cluster, or the command that usually prints it.
+/// The node's name in the cluster, if it is configured, else a shell command that usually prints
+/// it.
 pub(crate) fn node_name<'a>(facts: &'a Facts<'_>) -> &'a str {
     let configured = facts.settings.as_ref().and_then(|s| s.hostname_override.as_deref());
     configured.unwrap_or("$(hostname)")
 }
 
-/// The remedy that changes a setting: in the file if there is one, else as a flag.
+/// The remedy that changes a setting of kube-proxy: `line` in its configuration file if there is
+/// one, else `flag` on its command line.
 pub(crate) fn setting(facts: &Facts<'_>, line: &str, flag: &str) -> String {
     let only = instances(facts).is_some_and(|all| all.one().is_some());
     match config_file(facts) {
@@ -66,8 +69,8 @@ pub(crate) fn setting(facts: &Facts<'_>, line: &str, flag: &str) -> String {
     }
 }
 
-/// Whether kube-proxy is 1.`minor` or later: by its version, or by chains that only some versions
-/// write; `None` if neither is known.
+/// Whether kube-proxy is of version 1.`minor` or later, judged by its version, else by chains that
+/// only some versions write. `None` if neither tells.
 pub(crate) fn at_least(facts: &Facts<'_>, minor: u32) -> Option<bool> {
     if let Some(version) = facts.running.version {
         return Some((version.major, version.minor) >= (1, minor));
@@ -79,9 +82,10 @@ pub(crate) fn at_least(facts: &Facts<'_>, minor: u32) -> Option<bool> {
     until.is_some_and(|until| until < minor).then_some(false)
 }
 
-/// The first and last minor version that write the chains in the kernel.
+/// The oldest and the newest minor version that kube-proxy can have, judged by its chains in the
+/// kernel.
 fn bounds(facts: &Facts<'_>) -> (Option<u32>, Option<u32>) {
-    // The first minor version of each chain; a prefix ends with `-`.
+    // The first minor version that writes each chain; a chain name that ends with `-` is a prefix.
     const CAME: [(&str, &str, u32); 7] = [
         ("filter", "KUBE-IPVS-OUT-FILTER", 29),
         ("filter", "KUBE-IPVS-FILTER", 26),

@@ -1,5 +1,5 @@
-//! The configured mode against the mode in the kernel. kube-proxy up to 1.25 falls back to iptables
-//! without a message, and a changed ConfigMap restarts nothing.
+//! The configured mode against the mode in the kernel. They can differ because kube-proxy up to
+//! 1.25 falls back to iptables without a message, and because a changed ConfigMap restarts nothing.
 
 use super::{instances, node_name};
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};

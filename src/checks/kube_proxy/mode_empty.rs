@@ -1,4 +1,4 @@
-//! `mode: ""`: its meaning changes in a later version.
+//! `mode: ""` in kube-proxy's configuration: which mode this means changes in a later version.
 
 use super::{config_file, setting};
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};

@@ -1,4 +1,5 @@
-//! nftables mode exists from 1.29 on, behind a feature gate that is off until 1.31.
+//! Whether kube-proxy has nftables mode: it exists from 1.29 on, behind a feature gate that is off
+//! by default until 1.31.
 
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::state::kube_proxy::Mode;
@@ -37,7 +38,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
             "upgrade kube-proxy to 1.31 or later before the switch".into(),
         );
     }
-    // GA in 1.33: the gate is locked from then on.
+    // nftables mode is GA in 1.33, and its gate cannot be turned off from then on.
     if minor >= (1, 33) {
         return Verdict::Ok(format!("kube-proxy {version} has it"));
     }

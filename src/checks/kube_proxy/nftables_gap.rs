@@ -1,5 +1,5 @@
-//! kube-proxy from 1.29 on, started in nftables mode, removes the other modes' objects before its
-//! first sync.
+//! kube-proxy from 1.29 on, when it starts in nftables mode, removes the objects of the other modes
+//! before its first sync.
 
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::kube_proxy::mode;

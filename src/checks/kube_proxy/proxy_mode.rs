@@ -1,4 +1,4 @@
-//! The mode that kube-proxy reports: the only evidence of a silent fallback.
+//! The mode that kube-proxy itself reports: the only evidence of a silent fallback to another mode.
 
 use super::instances;
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};

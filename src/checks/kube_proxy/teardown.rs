@@ -1,4 +1,4 @@
-//! kube-proxy up to 1.14 removes the other modes' objects at each start.
+//! kube-proxy up to 1.14 removes the objects of the other modes each time it starts.
 
 use super::at_least;
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};

@@ -1,4 +1,4 @@
-//! Disk space for snapshots and the journal.
+//! Free disk space for snapshots and the journal.
 
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always, not_live};
 
@@ -12,9 +12,10 @@ pub(super) const CHECK: Check = Check {
     reference: "https://man7.org/linux/man-pages/man3/statvfs.3.html",
 };
 
-/// Space for this many states: ten snapshots, those of a run, and the journal.
+/// There must be space for this many states: ten snapshots, the states that a run saves, and the
+/// journal.
 const STATES: u64 = 20;
-/// The minimum space, for any state.
+/// The free space in bytes that even a small state requires.
 const LEAST: u64 = 64 << 20;
 
 fn evaluate(facts: &Facts<'_>) -> Verdict {
@@ -54,7 +55,7 @@ mod tests {
         };
         assert!(matches!(with(&state, LEAST), Verdict::Ok(_)));
         assert!(matches!(with(&state, LEAST - 1), Verdict::Found(_)));
-        // A large node needs more space.
+        // The larger the node's state, the more space is needed.
         state.files.insert("large".into(), "x".repeat(8 << 20).into());
         assert!(matches!(with(&state, LEAST), Verdict::Found(_)));
     }

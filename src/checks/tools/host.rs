@@ -1,4 +1,4 @@
-//! The programs that proxyshift runs to save and to restore this node's state.
+//! The programs of the host that proxyshift runs to save and to restore the node's state.
 
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 use crate::kube_proxy::mode;
@@ -40,7 +40,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     }
 }
 
-/// A program, its package, and its use.
+/// The name of a program, its package, and what proxyshift uses it for.
 type Need = (String, &'static str, String);
 
 fn needed(facts: &Facts<'_>) -> Vec<Need> {

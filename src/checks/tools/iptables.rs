@@ -1,4 +1,4 @@
-//! iptables: kube-proxy runs it in every mode but nftables.
+//! The iptables programs, which kube-proxy runs in every mode but nftables.
 
 use super::program;
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
@@ -6,7 +6,8 @@ use crate::kube_proxy::mode;
 use crate::state::kube_proxy::Mode;
 use crate::state::tools::{InstalledTool, Version};
 
-/// The version that iptables-wrappers requires, and with it the official images.
+/// The oldest iptables that iptables-wrappers accepts, and with it the official images of
+/// kube-proxy.
 const NEEDED: Version = Version { major: 1, minor: 8, patch: 4 };
 
 pub(super) const CHECK: Check = Check {
@@ -24,8 +25,8 @@ fn applies(facts: &Facts<'_>) -> bool {
     facts.running.mode.is_none_or(uses) || facts.to.is_some_and(uses)
 }
 
-/// True for an iptables of nf_tables: by its own report, or by a version that may be either if only
-/// the package is known.
+/// True if an iptables program writes to nf_tables: the program reports so, or, if only its package
+/// is known, its version may be of either backend.
 fn is_nf_tables(tool: &InstalledTool) -> bool {
     let first = Version { major: 1, minor: 8, patch: 0 };
     !tool.text.contains("(legacy)") && tool.version().is_some_and(|v| v >= first)
@@ -78,12 +79,13 @@ fn evaluate_old(facts: &Facts<'_>) -> Verdict {
         Ok(program) => program,
     };
     let mut old = Vec::new();
-    // The host's iptables saves the rules of the iptables in kube-proxy's container.
+    // The host's iptables must read the rules that the iptables in kube-proxy's container wrote.
     let host = facts.now.tools.as_ref().and_then(|t| t.get("iptables"));
     if let Some(host) = host.filter(|t| program.root.is_some() && is_old(t)) {
         old.push(format!("{} {}", host.path.as_deref().unwrap_or_default(), host.text));
     }
-    // tools.iptables reports a missing iptables, and an early one of nf_tables.
+    // A missing iptables, and an early one that writes to nf_tables, are for the check
+    // tools.iptables to report.
     if is_old(program.tool) && !is_nf_tables(program.tool) {
         old.push(program.shown());
     }

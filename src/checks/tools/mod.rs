@@ -1,4 +1,4 @@
-//! The programs, rights and room that kube-proxy and proxyshift need.
+//! The programs, the privileges and the disk space that kube-proxy and proxyshift need.
 
 mod disk_room;
 mod host;
@@ -21,20 +21,20 @@ pub(super) const CHECKS: &[&Check] = &[
     &privileges::CHECK,
 ];
 
-/// The path of kube-proxy's log on a kubeadm node, or of a service.
+/// The path of kube-proxy's log on a kubeadm node, or if kube-proxy is a service.
 const LOG: &str = "/var/log/kube-proxy.log";
 
-/// A program in the root of the kube-proxy process.
+/// A program as the kube-proxy process finds it in its own root directory.
 struct Program<'a> {
     tool: &'a InstalledTool,
-    /// `/proc/PID/root`, if it is not this node's root.
+    /// The root directory of the process, `/proc/PID/root`, if it is not the host's.
     root: Option<&'a str>,
-    /// The lines of kube-proxy's log about it.
+    /// The lines in which kube-proxy's logs report the program as missing.
     complaints: Vec<String>,
 }
 
-/// The program `name` in the root of the kube-proxy process: a container's program is not the
-/// host's. The error is the missing data.
+/// The program `name` in the root directory of the kube-proxy process, because a container has
+/// other programs than the host. The error names the missing data.
 fn program<'a>(facts: &Facts<'a>, name: &str) -> Result<Program<'a>, String> {
     let own = facts.live.and_then(|a| a.kube_proxy_tools.as_ref());
     if facts.live.is_some() && own.is_none() {
@@ -48,7 +48,7 @@ fn program<'a>(facts: &Facts<'a>, name: &str) -> Result<Program<'a>, String> {
     }
     let tools = own.or(facts.now.tools.as_ref()).ok_or("the tools are not in this state")?;
     let tool = tools.get(name).ok_or(format!("the list of tools does not name {name}"))?;
-    // A program in its root is newer evidence than a log.
+    // That the program is in kube-proxy's root now is newer evidence than a line of a log.
     let complaints = match (own, &tool.path) {
         (Some(_), Some(_)) => Vec::new(),
         _ => complaints(facts, name),
@@ -56,7 +56,8 @@ fn program<'a>(facts: &Facts<'a>, name: &str) -> Result<Program<'a>, String> {
     Ok(Program { tool, root: facts.live.and_then(|a| a.kube_proxy_root.as_deref()), complaints })
 }
 
-/// The first line in each log about a missing program.
+/// The first line in the captured log, and the first in the logs of a live node, that reports the
+/// program `name` as missing.
 fn complaints(facts: &Facts<'_>, name: &str) -> Vec<String> {
     let tells = |line: &&str| {
         line.contains("executable file not found") && line.split('"').any(|word| word == name)
@@ -70,13 +71,13 @@ fn complaints(facts: &Facts<'_>, name: &str) -> Vec<String> {
 }
 
 impl Program<'_> {
-    /// Its path and its version, as reported.
+    /// The program's path and the version that it reported, as evidence.
     fn shown(&self) -> String {
         let path = self.tool.path.as_deref().unwrap_or_default();
         format!("{}{path} {}", self.root.unwrap_or_default(), self.tool.text).trim().to_owned()
     }
 
-    /// The finding if kube-proxy cannot run it.
+    /// The finding if kube-proxy cannot run the program; `None` if it can.
     fn missing(&self, package: &str, effect: &str) -> Option<Found> {
         let name = &self.tool.name;
         if self.tool.path.is_some() && self.complaints.is_empty() {
@@ -95,7 +96,7 @@ impl Program<'_> {
         })
     }
 
-    /// The advice to install a package where kube-proxy runs.
+    /// The advice to install a package in the container or on the host, wherever kube-proxy runs.
     fn install(&self, package: &str) -> String {
         let name = &self.tool.name;
         match (self.root, &self.tool.path) {
@@ -112,7 +113,7 @@ impl Program<'_> {
     }
 }
 
-/// Finds a program that is missing or older than `needed`; `package` installs it.
+/// Finds that the program `tool` is missing or older than `needed`. `package` is what installs it.
 fn at_least(
     facts: &Facts<'_>,
     tool: &str,

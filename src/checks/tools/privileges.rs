@@ -1,4 +1,4 @@
-//! Privileges: a change of a node needs root with its capabilities.
+//! Privileges: changing a node needs root with root's capabilities.
 
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always, not_live};
 

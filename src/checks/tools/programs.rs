@@ -1,17 +1,18 @@
-//! The programs that kube-proxy runs besides iptables: one row each.
+//! The programs that kube-proxy runs besides iptables: one check for each program.
 
 use super::{at_least, program};
 use crate::checks::{Check, Severity, Verdict, always};
 use crate::state::kube_proxy::Mode;
 use crate::state::tools::Version;
 
-/// The first kube-proxy that clears stale UDP entries over netlink (kubernetes PR 126847).
+/// The first kube-proxy that clears stale UDP entries over netlink, without the conntrack program
+/// (kubernetes PR 126847).
 const CLEARS_OVER_NETLINK: Version = Version { major: 1, minor: 32, patch: 0 };
 
-/// The version of ipset that kube-proxy requires in ipvs mode.
+/// The oldest ipset program that kube-proxy accepts in ipvs mode.
 const IPSET_NEEDED: Version = Version { major: 6, minor: 0, patch: 0 };
 
-/// The version of nft that kube-proxy requires in nftables mode (kubernetes PR 124152).
+/// The oldest nft program that kube-proxy accepts in nftables mode (kubernetes PR 124152).
 const NFT_NEEDED: Version = Version { major: 1, minor: 0, patch: 1 };
 
 pub(super) const CONNTRACK: Check = Check {

@@ -1,4 +1,5 @@
-//! Saved rules of Kubernetes, docker or the CNI: they are loaded again at the next boot.
+//! Rules of Kubernetes, docker or a CNI plugin in saved files, which are loaded again at the next
+//! boot.
 
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 
@@ -12,12 +13,12 @@ pub(super) const CHECK: Check = Check {
     reference: "https://github.com/k3s-io/k3s/issues/7261",
 };
 
-/// Parts of names and comments of rules that a saved file must not hold.
+/// Parts of chain names and comments of rules that no saved file may hold.
 const MARKS: [&str; 7] = ["KUBE-", "CNI-", "FLANNEL", "flanneld masq", "DOCKER", "cali-", "felix-"];
-/// Chains for operators, who may keep them in a file.
+/// Chains for operators' rules, which operators may keep in a saved file.
 const OF_OPERATORS: [&str; 2] = ["DOCKER-USER", "CNI-ADMIN"];
 const NFT: &str = "/etc/nftables.conf";
-/// The maximum number of lines of one file in the evidence.
+/// How many lines of one file the evidence shows at most.
 const SHOWN: usize = 5;
 
 fn evaluate(facts: &Facts<'_>) -> Verdict {
@@ -60,7 +61,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     })
 }
 
-/// The files that are loaded at boot, by their path.
+/// The captured files that are loaded at boot, each with its path and text.
 fn boot_files<'a>(facts: &Facts<'a>) -> impl Iterator<Item = (&'a str, &'a str)> {
     let files = facts.now.files.iter().filter_map(|(k, t)| Some((k.strip_prefix("files")?, &**t)));
     let loaded = |p: &str| {
@@ -76,7 +77,8 @@ fn marked(line: &str) -> bool {
     !line.trim_start().starts_with('#') && MARKS.iter().any(|mark| line.contains(mark))
 }
 
-/// Line numbers as `3,9d;12`: adjacent ones become a range.
+/// Line numbers with `between` between them, for example `3,9d;12`: `3,9` is a range of adjacent
+/// lines.
 fn ranges(lines: &[usize], between: &str) -> String {
     let runs = lines.chunk_by(|a, b| a + 1 == *b);
     let words = runs.map(|run| match run {

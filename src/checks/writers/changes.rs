@@ -1,4 +1,4 @@
-//! Changes between two captures, with their owners.
+//! Changes between two captures, grouped by the owner of the changed object.
 
 use std::collections::BTreeMap;
 
@@ -18,14 +18,14 @@ pub(super) const CHECK: Check = Check {
     reference: "https://kubernetes.io/docs/reference/networking/virtual-ips/",
 };
 
-/// The maximum number of changes of one owner in the evidence.
+/// How many changes of one owner the evidence shows at most.
 const SHOWN: usize = 3;
 
 fn evaluate(facts: &Facts<'_>) -> Verdict {
     let Some(earlier) = facts.earlier else {
         return Verdict::Unknown("it needs two looks: check --watch 10".into());
     };
-    // Links and routes are added and removed with pods.
+    // Links and routes are left out, because they come and go with pods.
     let differences: Vec<Difference> = earlier
         .differences(facts.now)
         .into_iter()
@@ -64,15 +64,15 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     })
 }
 
-/// The owner of the object of a difference, in the state that has it.
+/// The owner of the object that differs. `state` is the state that has the object.
 fn owner<'a>(difference: &Difference, state: &NodeState, owners: &'a Ownership<'_>) -> &'a str {
     let words: Vec<&str> = difference.text.split(' ').collect();
     let name = match difference.part.as_str() {
-        // `ipset NAME …`
+        // The text has the form `ipset NAME …`.
         "ipset" => words.get(1).and_then(|name| owners.set(name)),
-        // `nft FAMILY TABLE …`
+        // The text has the form `nft FAMILY TABLE …`.
         "nft" => words.get(1).zip(words.get(2)).and_then(|(f, t)| owners.table(f, t)),
-        // `ipvs SERVICE …`
+        // The text has the form `ipvs SERVICE …`.
         "ipvs" => {
             let servers = &state.ipvs.servers;
             let named = |s: &&crate::state::ipvs::VirtualServer| {
@@ -85,7 +85,8 @@ fn owner<'a>(difference: &Difference, state: &NodeState, owners: &'a Ownership<'
     name.map_or(UNKNOWN, |owner| owner.name)
 }
 
-/// The owner of a rule (`-A CHAIN …`) or chain (`chain NAME`) of a table (`iptables-nft nat`).
+/// The owner of a rule (text `-A CHAIN …`) or a chain (text `chain NAME`) in a table such as
+/// `iptables-nft nat`.
 fn rule_owner<'a>(
     table: &str,
     text: &str,

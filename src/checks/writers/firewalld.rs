@@ -1,4 +1,4 @@
-//! firewalld: by default its reload flushes the rules of all programs.
+//! firewalld: by default, a reload of firewalld flushes the rules of all programs.
 
 use super::{RulesWriter, active};
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};

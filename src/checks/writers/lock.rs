@@ -1,4 +1,4 @@
-//! The xtables lock, which all writers of legacy rules share.
+//! The xtables lock, which every program that writes legacy rules takes.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ pub(super) const CHECK: Check = Check {
     reference: "https://man7.org/linux/man-pages/man8/iptables.8.html",
 };
 
-/// The wait that other writers notice.
+/// A wait for the lock that is long enough for other writers to notice.
 const LONG: Duration = Duration::from_millis(500);
 
 fn evaluate(facts: &Facts<'_>) -> Verdict {

@@ -1,4 +1,4 @@
-//! Programs and files that write rules without regard to Kubernetes.
+//! Programs and files that write rules without regard to those of Kubernetes.
 
 mod boot_files;
 mod changes;
@@ -23,22 +23,23 @@ pub(super) const CHECKS: &[&Check] = &[
 
 /// A program that writes rules for the whole host.
 struct RulesWriter {
-    /// Its name.
+    /// The program's name in messages.
     name: &'static str,
-    /// The name of its process, if it keeps running.
+    /// The name of the program's process, if it keeps running.
     process: Option<&'static str>,
-    /// Its name as an owner in the catalogue.
+    /// The program's name as an owner in the catalogue.
     owner: Option<&'static str>,
-    /// Its files, each with the line that makes it active. An empty line means any content.
+    /// The program's configuration files, each with the line that makes the program active. If the
+    /// line is empty, any content does.
     files: &'static [(&'static str, &'static str)],
-    /// Its units.
+    /// The program's systemd units.
     units: &'static [&'static str],
-    /// True if its files have no effect without its unit.
+    /// True if the files have no effect unless one of the units is enabled.
     unit_decides: bool,
 }
 
 impl RulesWriter {
-    /// The evidence that it is active.
+    /// The evidence that the program is active; empty if there is none.
     fn traces(&self, facts: &Facts<'_>) -> Vec<String> {
         let mut traces = Vec::new();
         let processes = facts.now.processes.iter().flatten();
@@ -61,9 +62,9 @@ impl RulesWriter {
         traces
     }
 
-    /// The missing data about whether it is active.
+    /// Which data is missing to tell whether the program is active; `None` if nothing is missing.
     fn missing(&self, facts: &Facts<'_>) -> Option<String> {
-        // A live node was captured just now: a file that is not in the state does not exist.
+        // A live node was captured just now, so a file that is not in the state does not exist.
         if facts.live.is_some() {
             return None;
         }
@@ -75,7 +76,8 @@ impl RulesWriter {
     }
 }
 
-/// Finds the line `wanted` in a file, regardless of blanks, quotes, `;` and case.
+/// Looks in a file for the line `wanted`, regardless of blanks, quotes, `;` and case, and returns
+/// it with path and line number.
 fn active(facts: &Facts<'_>, path: &str, wanted: &str) -> Option<String> {
     let text = facts.now.file(path)?;
     if wanted.is_empty() {

@@ -1,5 +1,5 @@
-//! Programs that write the rules of the whole host: one row each. At each start or boot, their
-//! rules replace all others.
+//! Programs that write the rules of the whole host: one check for each program. Each time such a
+//! program starts, its rules replace all others.
 
 use super::{RulesWriter, active};
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
@@ -88,7 +88,8 @@ pub(super) const NFTABLES: Check = Check {
         let (path, flush) = NFTABLES_FLUSH;
         let known = facts.live.is_some_and(|a| a.enabled_units.is_some());
         match active(facts, path, flush) {
-            // Debian installs the file on every node, and enables the unit on none.
+            // Debian installs this file on every node, but enables the unit that loads it on none,
+            // so the file alone proves nothing.
             Some(line) if !known => {
                 return Verdict::Unknown(format!("{line}; whether its unit starts is not known"));
             }

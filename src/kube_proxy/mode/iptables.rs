@@ -1,4 +1,4 @@
-//! iptables mode: each service is a chain of DNAT rules.
+//! iptables mode: each service is a chain whose rules lead to DNAT rules.
 
 mod services;
 
@@ -11,7 +11,7 @@ use crate::state::{Family, NodeState};
 
 pub use services::chains_by_name;
 
-/// iptables mode.
+/// The iptables mode of kube-proxy.
 pub(super) struct IptablesMode;
 
 impl ProxyMode for IptablesMode {
@@ -55,7 +55,7 @@ impl ProxyMode for IptablesMode {
     }
 }
 
-/// The chain of a service that a rule leads to.
+/// The KUBE-SVC chain that a rule jumps to.
 fn service_chain(rule: &Rule) -> Option<&str> {
     rule.target.as_deref().filter(|target| target.starts_with("KUBE-SVC-"))
 }

@@ -1,7 +1,7 @@
-//! ipvs mode: each service is a virtual server on an address of kube-ipvs0; rules match ipsets.
+//! ipvs mode: each service is a virtual server on an address of kube-ipvs0, and rules match ipsets.
 //!
-//! The virtual servers exist, and `/proxyMode` reports ipvs, seconds before the one restore of
-//! rules that takes over.
+//! The virtual servers exist, and `/proxyMode` reports ipvs, seconds before kube-proxy switches its
+//! rules over in a single restore.
 
 mod services;
 
@@ -18,7 +18,7 @@ use crate::state::ipvs::VirtualServerId;
 use crate::state::kube_proxy::{ConfigEdit, KubeProxyConfig, Mode};
 use crate::state::{Family, NodeState};
 
-/// ipvs mode.
+/// The ipvs mode of kube-proxy.
 pub(super) struct IpvsMode;
 
 impl ProxyMode for IpvsMode {
@@ -55,7 +55,7 @@ impl ProxyMode for IpvsMode {
         state.ipsets.get(cluster_set(family)).is_some()
     }
 
-    /// Addresses of virtual servers that no link has: packets do not reach them.
+    /// Addresses of virtual servers that are on no link, so that packets do not reach them.
     fn missing_addresses(
         &self,
         state: &NodeState,
@@ -93,13 +93,13 @@ impl ProxyMode for IpvsMode {
         &["ipset", "ipvsadm"]
     }
 
-    /// The module of the configured scheduler.
+    /// The module of the configured ipvs scheduler, such as `ip_vs_lc`.
     fn modules(&self, config: &KubeProxyConfig) -> Vec<String> {
         config.ipvs.scheduler.iter().map(|scheduler| format!("ip_vs_{scheduler}")).collect()
     }
 
-    /// Excludes the addresses of foreign virtual servers, as networks of one address. kube-proxy
-    /// would take these servers for its own and remove them.
+    /// Excludes the addresses of foreign virtual servers, written as networks of one address each.
+    /// Otherwise kube-proxy would take these virtual servers for its own and remove them.
     fn config_edit(&self, state: &NodeState, ownership: &Ownership<'_>) -> ConfigEdit {
         let foreign = state.ipvs.servers.iter().filter(|server| {
             ownership.virtual_server(&server.service).is_none_or(|owner| owner.name != NAME)
@@ -117,7 +117,7 @@ impl ProxyMode for IpvsMode {
     }
 }
 
-/// The set of a family's ClusterIPs.
+/// The ipset of a family's ClusterIPs.
 fn cluster_set(family: Family) -> &'static str {
     match family {
         Family::Ipv4 => "KUBE-CLUSTER-IP",

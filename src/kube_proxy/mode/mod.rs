@@ -1,6 +1,6 @@
-//! The modes of kube-proxy: one trait, and one file a mode that implements it.
+//! The modes of kube-proxy: one trait, and one file for each mode that implements the trait.
 //!
-//! A new mode is its file, its line in [`of`], and its variant of [`Mode`].
+//! A new mode needs a file, a line in [`of`] and a variant of [`Mode`].
 
 mod iptables;
 mod ipvs;
@@ -16,14 +16,15 @@ use crate::state::{Family, NodeState};
 
 pub use iptables::chains_by_name;
 
-/// Everything the program knows about one mode. The default of a method means: the mode has no such
-/// property.
+/// Everything the program knows about one mode of kube-proxy. A method's default means that the
+/// mode does not have that property.
 pub trait ProxyMode: Sync {
-    /// The mode.
+    /// The mode that this implementation describes.
     fn mode(&self) -> Mode;
 
-    /// The services that the kernel serves in this mode and that `wanted` accepts, by key, and by
-    /// name where the mode keeps names. It is cheap where services are many.
+    /// The services that the kernel serves in this mode and that `wanted` accepts. `wanted` gets
+    /// the key of each service, and its name if the mode keeps names. Fast on a node with many
+    /// services.
     fn services_where(&self, state: &NodeState, wanted: &ServiceFilter<'_>) -> Services;
 
     /// All services that the kernel serves in this mode.
@@ -31,18 +32,19 @@ pub trait ProxyMode: Sync {
         self.services_where(state, &|_, _| true)
     }
 
-    /// The evidence that the kernel serves services in this mode; `None` if it does not.
+    /// The evidence that the kernel serves services in this mode; `None` if the kernel does not.
     fn evidence(&self, state: &NodeState, ownership: &Ownership<'_>) -> Option<String>;
 
-    /// The missing chains, sets or tables without which no service of a family is served; `None` if
-    /// nothing is missing.
+    /// Which chains, ipsets or tables are missing without which no service of a family is served;
+    /// `None` if nothing is missing.
     fn missing_objects(&self, state: &NodeState, family: Family) -> Option<String>;
 
-    /// Whether kube-proxy in this mode writes a family: the objects of its start exist.
+    /// Whether kube-proxy has started to write a family in this mode: the objects that it makes at
+    /// its start exist.
     fn has_started(&self, state: &NodeState, family: Family) -> bool;
 
-    /// The missing addresses of the services `now` that were served `before` too, one sentence
-    /// each.
+    /// The addresses that are missing for services that were served `before` and are served `now`,
+    /// one sentence each.
     fn missing_addresses(
         &self,
         _state: &NodeState,
@@ -52,38 +54,39 @@ pub trait ProxyMode: Sync {
         Vec::new()
     }
 
-    /// Whether kube-proxy runs iptables.
+    /// Whether kube-proxy runs the iptables programs in this mode.
     fn uses_iptables(&self) -> bool {
         true
     }
 
-    /// Whether its rules match ipsets. No other mode makes ipsets.
+    /// Whether this mode's rules match ipsets. No other mode makes ipsets.
     fn uses_ipsets(&self) -> bool {
         false
     }
 
-    /// Whether it makes virtual servers.
+    /// Whether this mode makes ipvs virtual servers.
     fn has_virtual_servers(&self) -> bool {
         false
     }
 
-    /// Whether it binds the addresses of services to a link of its own.
+    /// Whether this mode binds service addresses to a link of kube-proxy's.
     fn binds_addresses(&self) -> bool {
         false
     }
 
-    /// Whether its rules are in native nf_tables tables of its own. Such tables stand beside those
-    /// of other modes.
+    /// Whether this mode's rules are in native nf_tables tables of kube-proxy's, which can exist
+    /// beside the objects of other modes.
     fn has_own_tables(&self) -> bool {
         false
     }
 
-    /// Whether rules of the filter table refuse services without endpoints.
+    /// Whether this mode refuses services without endpoints by rules of the filter table.
     fn refuses_in_filter(&self) -> bool {
         false
     }
 
-    /// Whether connections end when its objects are removed. A clean-up drains them first.
+    /// Whether connections end when this mode's objects are removed. A clean-up then waits until
+    /// they have drained.
     fn drains(&self) -> bool {
         false
     }
@@ -94,73 +97,73 @@ pub trait ProxyMode: Sync {
         false
     }
 
-    /// The host's programs that save and restore its objects, besides iptables.
+    /// The programs of the host, besides iptables, that save and restore this mode's objects.
     fn host_tools(&self) -> &'static [&'static str] {
         &[]
     }
 
-    /// The kernel modules that a configuration needs, besides those of the playbook.
+    /// The kernel modules that `config` needs in this mode, besides those that the playbook lists.
     fn modules(&self, _config: &KubeProxyConfig) -> Vec<String> {
         Vec::new()
     }
 
-    /// The edit of kube-proxy's configuration for a move to this mode.
+    /// The edit of kube-proxy's configuration that moves it to this mode.
     fn config_edit(&self, _state: &NodeState, _ownership: &Ownership<'_>) -> ConfigEdit {
         ConfigEdit { mode: self.mode(), exclude: Vec::new() }
     }
 
-    /// The section of a configuration that sets its masquerading.
+    /// The section of a kube-proxy configuration that sets masquerading in this mode.
     fn masquerading<'c>(&self, config: &'c KubeProxyConfig) -> &'c Masquerading {
         &config.iptables
     }
 
-    /// Whether a configuration disables NodePorts on 127.0.0.1.
+    /// Whether a kube-proxy configuration disables NodePorts on 127.0.0.1 in this mode.
     fn disables_localhost_node_ports(&self, _config: &KubeProxyConfig) -> bool {
         false
     }
 
-    /// The minor version of Kubernetes 1 that introduced the mode, where its objects show a
-    /// version.
+    /// The minor version of Kubernetes 1 that introduced the mode, if the mode's objects prove that
+    /// kube-proxy is at least of that version.
     fn since(&self) -> Option<u32> {
         None
     }
 
-    /// The minor version of Kubernetes 1 that dropped the mode.
+    /// The first minor version of Kubernetes 1 without the mode.
     fn dropped(&self) -> Option<u32> {
         None
     }
 
-    /// A chain of the nat table, and the last minor version that writes it. A prefix ends with `-`.
+    /// A chain of the nat table, or a prefix that ends with `-`, and the last minor version that
+    /// writes such a chain.
     fn last_version_of_chain(&self) -> Option<(&'static str, u32)> {
         None
     }
 
-    /// Whether the mode can be the target of a migration. If not, [`ProxyMode::unsupported`] has
-    /// the reason.
+    /// Whether a migration can lead to the mode. If not, [`ProxyMode::unsupported`] has the reason.
     fn is_target(&self) -> bool {
         true
     }
 
-    /// Why no playbook leads to the mode; `None` if one does.
+    /// Why no playbook leads to the mode; `None` if a playbook does.
     fn unsupported(&self) -> Option<UnsupportedMode> {
         None
     }
 }
 
-/// A filter of services, by key, and by name where the mode keeps names.
+/// Selects services: gets the key of each service, and its name if the mode keeps names.
 pub type ServiceFilter<'a> = dyn Fn(&ServiceKey, Option<&str>) -> bool + 'a;
 
 /// Why no playbook leads to a mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnsupportedMode {
-    /// The cause.
+    /// The reason, for an error message.
     pub cause: &'static str,
-    /// What to do instead.
+    /// What the operator can do instead.
     pub hint: &'static str,
 }
 
 impl UnsupportedMode {
-    /// The usage error about `object`.
+    /// The usage error that reports this reason about `object`.
     pub fn error(self, object: impl Into<String>) -> Error {
         Error::new(Kind::Usage, object, self.cause).hint(self.hint)
     }
@@ -176,20 +179,20 @@ pub fn of(mode: Mode) -> &'static dyn ProxyMode {
     }
 }
 
-/// Every mode.
+/// The implementations of all modes.
 pub fn all() -> impl Iterator<Item = &'static dyn ProxyMode> {
     Mode::ALL.into_iter().map(of)
 }
 
-/// The modes that can be the target of a migration.
+/// The modes that a migration can lead to.
 pub fn targets() -> impl Iterator<Item = Mode> {
     all().filter(|mode| mode.is_target()).map(ProxyMode::mode)
 }
 
-/// The target mode of that name.
+/// Parses the name of a mode that a migration can lead to.
 ///
 /// # Errors
-/// [`Kind::Usage`] for an unknown mode, and for one that cannot be a target.
+/// [`Kind::Usage`] for an unknown mode, and for a mode that no migration can lead to.
 pub fn target(name: &str) -> Result<Mode> {
     let mode: Mode = name.parse()?;
     match of(mode).unsupported().filter(|_| !of(mode).is_target()) {

@@ -1,4 +1,5 @@
-//! nftables mode: one native nf_tables table a family, all of it kube-proxy's own.
+//! nftables mode: one native nf_tables table for each family, which holds only kube-proxy's
+//! objects.
 
 mod services;
 
@@ -11,7 +12,7 @@ use crate::owners::matcher::Ownership;
 use crate::state::kube_proxy::{KubeProxyConfig, Masquerading, Mode};
 use crate::state::{Family, NodeState};
 
-/// nftables mode.
+/// The nftables mode of kube-proxy.
 pub(super) struct NftablesMode;
 
 impl ProxyMode for NftablesMode {
@@ -47,7 +48,7 @@ impl ProxyMode for NftablesMode {
         true
     }
 
-    /// From 1.29 on.
+    /// kube-proxy does this from 1.29 on.
     fn cleans_up_at_start(&self) -> bool {
         true
     }

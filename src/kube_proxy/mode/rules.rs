@@ -1,4 +1,4 @@
-//! The chain nat KUBE-SERVICES, which iptables and ipvs mode share.
+//! The chain KUBE-SERVICES of table nat, which iptables mode and ipvs mode share.
 
 use crate::kube_proxy::NAME;
 use crate::owners::attribution::Evidence;
@@ -8,7 +8,7 @@ use crate::state::{Family, NodeState, RulesetId};
 
 const SERVICES: &str = "KUBE-SERVICES";
 
-/// The chain nat KUBE-SERVICES of a family, in either backend.
+/// The chains KUBE-SERVICES of table nat of one family, in both backends.
 pub(super) fn services_chains(
     state: &NodeState,
     family: Family,
@@ -17,7 +17,7 @@ pub(super) fn services_chains(
     of_family.filter_map(|(_, ruleset)| Some((ruleset, ruleset.table("nat")?.chain(SERVICES)?)))
 }
 
-/// kube-proxy's own rules in each nat KUBE-SERVICES that is hooked in.
+/// kube-proxy's own rules in each nat KUBE-SERVICES that a built-in chain jumps to.
 pub(super) fn serving_rules<'a>(
     state: &'a NodeState,
     ownership: &'a Ownership<'_>,
@@ -35,7 +35,7 @@ pub(super) fn serving_rules<'a>(
     )
 }
 
-/// Whether kube-proxy's own jump leads to KUBE-SERVICES.
+/// Whether a jump of kube-proxy's leads from PREROUTING or OUTPUT to KUBE-SERVICES.
 fn is_hooked(ownership: &Ownership<'_>, id: RulesetId, nat: &Table) -> bool {
     ["PREROUTING", "OUTPUT"].iter().any(|name| {
         let rules = nat.chain(name).map_or(&[][..], |c| &c.rules);

@@ -1,5 +1,5 @@
-//! userspace mode: kube-proxy itself forwards each connection. It had this mode up to 1.25.
-//! Leftovers of it can be removed.
+//! userspace mode, in which kube-proxy itself forwards each connection. kube-proxy had this mode up
+//! to 1.25, and its leftovers can be removed.
 
 use super::{ProxyMode, ServiceFilter, UnsupportedMode};
 use crate::kube_proxy::services::Services;
@@ -7,7 +7,7 @@ use crate::owners::matcher::Ownership;
 use crate::state::kube_proxy::Mode;
 use crate::state::{Family, NodeState};
 
-/// userspace mode.
+/// The userspace mode of kube-proxy.
 pub(super) struct UserspaceMode;
 
 impl ProxyMode for UserspaceMode {
@@ -15,7 +15,7 @@ impl ProxyMode for UserspaceMode {
         Mode::Userspace
     }
 
-    /// No services: only the process knows them.
+    /// No services, because only the kube-proxy process knows them.
     fn services_where(&self, _: &NodeState, _: &ServiceFilter<'_>) -> Services {
         Services::new()
     }

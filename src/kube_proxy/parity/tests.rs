@@ -81,7 +81,8 @@ fn ranges_that_mean_the_same_are_no_difference() {
     }
 }
 
-/// ipvs mode sends outside traffic to every endpoint where none is local; iptables mode to none.
+/// If no endpoint is local, ipvs mode sends outside traffic to every endpoint, and iptables mode
+/// sends it to none.
 #[test]
 fn a_local_policy_without_a_local_endpoint_is_no_difference() {
     let backends = ["10.1.0.1:443", "10.1.0.2:443"];
@@ -91,7 +92,7 @@ fn a_local_policy_without_a_local_endpoint_is_no_difference() {
         |backends: &[&str]| ServicePort { name: Some("shop/lb".into()), ..service(backends) };
     let mut after = Services::from([(cluster, named(&backends)), (balancer, named(&[]))]);
     assert!(parity(&before, &after).is_empty());
-    // The other address loses the endpoints too.
+    // The ClusterIP loses a backend too, so no address has all of them.
     after.insert(cluster, named(&backends[..1]));
     assert_eq!(parity(&before, &after).len(), 3);
 }
@@ -157,7 +158,7 @@ fn any_services() -> impl Strategy<Value = Services> {
     btree_map(key, any_service(), 0..12)
 }
 
-/// Services as ipvs mode keeps them.
+/// The services as ipvs mode keeps them: without names, and with the addresses of NodePorts.
 fn as_ipvs(services: &Services, keeps_empty: bool) -> Services {
     let kept = services.iter().filter(|(_, s)| keeps_empty || !s.backends.is_empty());
     kept.map(|(key, service)| {

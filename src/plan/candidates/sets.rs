@@ -1,4 +1,5 @@
-//! ipsets: removed when no kept rule and no kept list needs them.
+//! ipsets: a candidate is removed if no kept rule matches it and no kept `list:set` has it as a
+//! member.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -9,8 +10,8 @@ use crate::state::ipset::IpSet;
 use crate::state::object::ObjectId;
 
 impl Candidates<'_> {
-    /// Adds the sets that may be removed, and keeps those that are still needed. `removed` are the
-    /// rules that are removed from kept chains.
+    /// Adds a plan row for each candidate ipset, to remove it or to keep it because it is still
+    /// needed. `removed` are the rules that are removed from chains that remain.
     pub(super) fn add_sets(&mut self, removed: &BTreeSet<RuleIndex>) {
         if self.sets.is_empty() {
             return;
@@ -39,7 +40,7 @@ impl Candidates<'_> {
         }
     }
 
-    /// The sets that kept rules use, each with the reason.
+    /// The ipsets that remaining rules match, each with the first such rule as the reason.
     fn sets_of_rules(&self, removed: &BTreeSet<RuleIndex>) -> HashMap<String, Reason> {
         let mut needed = HashMap::new();
         for (at, ruleset, _, chain) in self.all_chains().filter(|(at, ..)| !self.is_candidate(*at))

@@ -1,4 +1,4 @@
-//! A change to objects of the kernel, as data: a removal or an addition.
+//! An edit as data: objects of the kernel that are removed or added.
 
 use std::fmt;
 
@@ -13,39 +13,40 @@ use crate::state::shared_str::StrArena;
 use crate::state::shared_str::StrSlice;
 use crate::state::{Family, RulesetId};
 
-/// A rule and its position.
+/// A rule of a table edit, with its chain and position.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RulePos {
-    /// Its chain.
+    /// The name of the chain that holds the rule.
     pub chain: String,
-    /// Its position, from 0: for a removal, in the chain before the edit; for an addition, in the
-    /// chain after it.
+    /// The rule's position in its chain, from 0. For a removal this counts in the chain before the
+    /// edit, for an addition in the chain after the edit.
     pub position: usize,
-    /// Its text from `-A` on.
+    /// The rule's text as iptables-save prints it, from `-A` on.
     pub text: StrSlice,
-    /// For an addition: the rule right before it; `None` at the top of the chain.
+    /// Only for an addition: the text of the rule right above this rule; `None` at the top of the
+    /// chain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<String>,
 }
 
-/// A user-defined chain with its rules.
+/// A user-defined chain with its rules, as text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChainText {
-    /// Its name.
+    /// The chain's name.
     pub name: StrSlice,
-    /// The texts of its rules, from `-A` on, first to last.
+    /// The texts of the chain's rules, each from `-A` on, first to last.
     pub rules: Vec<StrSlice>,
 }
 
 impl ChainText {
-    /// The text of a chain and its rules in `ruleset`.
+    /// The name and rules of `chain`, whose text is in `ruleset`.
     pub fn of(ruleset: &Ruleset, chain: &Chain) -> ChainText {
         let rules = chain.rules.iter().map(|r| ruleset.shared_text(r)).collect();
         ChainText { name: chain.name.clone(), rules }
     }
 
-    /// Reads chains with texts that are slices of one string. Separate strings take twice the
-    /// memory.
+    /// Deserializes chains so that all their texts are slices of one string, because separate
+    /// strings take twice the memory.
     fn read_together<'de, D: Deserializer<'de>>(
         list: D,
     ) -> std::result::Result<Vec<ChainText>, D::Error> {
@@ -80,30 +81,31 @@ impl ChainText {
     }
 }
 
-/// The changes in one table, in one transaction: removals, or additions.
+/// What is removed from, or added to, one xtables table in one transaction.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableEdit {
-    /// The family and backend.
+    /// The address family and backend of the table.
     pub ruleset: RulesetId,
-    /// The table.
+    /// The table's name, such as `nat`.
     pub table: String,
-    /// Rules that are removed from, or added to, chains that remain. Sorted by chain and position.
+    /// Rules that are removed from, or added to, chains that remain. Sorted by chain, then by
+    /// position.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<RulePos>,
-    /// Chains that are removed or added as a whole, with the rules they hold.
+    /// Chains that are removed or added as a whole, with the rules in them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[serde(deserialize_with = "ChainText::read_together")]
     pub chains: Vec<ChainText>,
 }
 
-/// An ipset as `ipset save` prints it.
+/// An ipset, as `ipset save` prints it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SetDump {
-    /// Its family.
+    /// The address family of the ipset's entries.
     pub family: Family,
-    /// Its name.
+    /// The ipset's name.
     pub name: String,
-    /// Its `create` line and `add` lines.
+    /// The ipset's `create` line, then its `add` lines.
     pub lines: Vec<String>,
 }
 
@@ -112,35 +114,35 @@ pub struct SetDump {
 pub struct NativeTable {
     /// nft's name of the family: `ip`, `inet`, …
     pub family: String,
-    /// Its name.
+    /// The table's name.
     pub name: String,
-    /// Its objects, as `nft -j list table` prints them.
+    /// The table's objects, as `nft -j list table` prints them.
     pub objects: Vec<serde_json::Value>,
 }
 
-/// A link that a component made.
+/// A link that a component made, with what is needed to add it again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkSpec {
-    /// Its name.
+    /// The link's name: `kube-ipvs0`.
     pub name: String,
-    /// Its kind: `dummy`.
+    /// The link's kind: `dummy`.
     pub kind: String,
-    /// Its addresses with their prefix lengths.
+    /// The link's addresses, with their prefix lengths.
     pub addresses: Vec<IpNet>,
-    /// Whether it is up.
+    /// Whether the link is up.
     pub up: bool,
 }
 
-/// A real server of a virtual server that remains.
+/// A real server that is removed from, or added to, a virtual server that remains.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RealServerRef {
-    /// The id of its virtual server.
+    /// The id of the virtual server.
     pub service: VirtualServerId,
-    /// The real server.
+    /// The real server, with its options.
     pub real: RealServer,
 }
 
-/// The object of an edit.
+/// What an edit removes or adds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Target {
@@ -148,44 +150,45 @@ pub enum Target {
     Table(TableEdit),
     /// A native nf_tables table.
     NativeTable(NativeTable),
-    /// An ipset.
+    /// An ipset with its entries.
     Set(SetDump),
     /// An ipvs virtual server with its real servers.
     VirtualServer(VirtualServer),
     /// A real server of a virtual server that remains.
     RealServer(RealServerRef),
-    /// A link.
+    /// A link with its addresses.
     Link(LinkSpec),
 }
 
-/// The direction of an edit.
+/// Whether an edit removes or adds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Direction {
-    /// The objects are removed.
+    /// The edit removes its objects.
     Remove,
-    /// The objects are added.
+    /// The edit adds its objects.
     Add,
 }
 
-/// One reversible change.
+/// One reversible change of kernel objects.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Edit {
-    /// Removal or addition.
+    /// Whether the objects are removed or added.
     pub direction: Direction,
-    /// The objects.
+    /// The objects that are removed or added.
     pub target: Target,
 }
 
 impl TableEdit {
-    /// Its table's id.
+    /// The id of the edited table.
     pub fn id(&self) -> TableId {
         TableId { ruleset: self.ruleset, name: self.table.as_str().into() }
     }
 }
 
 impl Target {
-    /// The id of the object; `None` for rules and chains of a table.
+    /// The id of the object that is removed or added; `None` for rules and chains of an xtables
+    /// table.
     pub fn id(&self) -> Option<ObjectId> {
         Some(match self {
             Target::Table(_) => return None,
@@ -207,7 +210,7 @@ impl Target {
 }
 
 impl Edit {
-    /// The number of objects it changes.
+    /// The number of objects that the edit removes or adds.
     pub fn objects(&self) -> usize {
         match &self.target {
             Target::Table(t) => {
@@ -217,8 +220,8 @@ impl Edit {
         }
     }
 
-    /// Describes the edit as the undo of a run: an object is added again, or an addition is
-    /// removed.
+    /// Describes this edit as a step of an undo: an edit that adds puts an object back, and an edit
+    /// that removes takes an addition out.
     pub fn describe_undo(&self) -> String {
         let verb = match self.direction {
             Direction::Remove => "take out",
@@ -227,7 +230,7 @@ impl Edit {
         format!("{verb} {}", self.target)
     }
 
-    /// The number of rules it adds.
+    /// The number of rules that the edit adds; 0 for a removal.
     pub fn rules_added(&self) -> usize {
         match (&self.target, self.direction) {
             (Target::Table(t), Direction::Add) => {
@@ -237,7 +240,7 @@ impl Edit {
         }
     }
 
-    /// Describes the edit for a person, one line an object.
+    /// Describes the edit for people, one line for each object.
     pub fn lines(&self) -> Vec<String> {
         let Target::Table(table) = &self.target else { return vec![self.to_string()] };
         let verb = match self.direction {
@@ -291,7 +294,7 @@ impl std::fmt::Display for Target {
     }
 }
 
-/// `1 rule`, `2 rules`.
+/// A count with its noun: `1 rule`, `2 rules`.
 fn count(n: usize, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }

@@ -1,4 +1,4 @@
-//! The edits of a plan.
+//! The edits that carry out a plan's removals.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,8 +14,9 @@ use crate::state::NodeState;
 use crate::state::object::{ObjectId, TableId};
 use crate::state::ruleset::{Ruleset, Table};
 
-/// The edits of a plan that was made on `state`, in the order in which they must be applied: one a
-/// table (jumps before chains inside it), then native tables, sets, virtual servers, and links.
+/// The edits of a plan that was made from `state`, in the order in which they must be applied.
+/// First comes one edit for each xtables table, in which jumps are removed before the chains they
+/// lead to. Then follow native tables, ipsets, virtual servers and links.
 pub fn edits(plan: &Plan, state: &NodeState) -> Vec<Edit> {
     let mut edits = table_edits(plan, state);
     let targets = plan.removals().filter_map(|object| target(&object.id, state));
@@ -30,7 +31,8 @@ pub fn edits(plan: &Plan, state: &NodeState) -> Vec<Edit> {
     edits
 }
 
-/// The object as `state` has it; `None` for chains and rules: their edit is that of their table.
+/// What `state` has of the object. `None` for chains and rules, because the edit of their table
+/// removes them.
 fn target(id: &ObjectId, state: &NodeState) -> Option<Target> {
     Some(match id {
         ObjectId::Chain { .. } | ObjectId::Rule { .. } => return None,
@@ -62,13 +64,14 @@ fn link(name: &str, state: &NodeState) -> Option<LinkSpec> {
     Some(LinkSpec {
         name: link.name.clone(),
         kind: link.kind.clone()?,
-        // The kernel itself adds a link-local address to every link that is up.
+        // The kernel itself adds a link-local address to every link that is up, so an undo need
+        // not.
         addresses: link.addresses.iter().filter(|a| !link_local(a)).copied().collect(),
         up: link.up,
     })
 }
 
-/// The removals in one table.
+/// The chains and rules that a plan removes from one table.
 #[derive(Default)]
 struct TableRemoval<'a> {
     chains: BTreeSet<&'a str>,
@@ -118,11 +121,11 @@ fn table_edit(
     }
 }
 
-/// Copies edits into memory of their own. Planned edits keep the text of the whole state alive, and
-/// lie scattered among other objects of the plan.
+/// Copies edits into memory of their own. Otherwise the edits of a plan keep the text of the whole
+/// state alive, and lie scattered among the plan's other objects.
 ///
 /// # Errors
-/// Never for edits that can be journaled.
+/// Never for edits that can be written to the journal.
 pub fn detach(edits: Vec<Edit>) -> Result<Vec<Edit>> {
     let failed = |e| Error::new(Kind::Unexpected, "edits", e);
     let text = serde_json::to_vec(&edits).map_err(failed)?;

@@ -1,9 +1,9 @@
 //! Black holes: real servers of kube-proxy at weight 0 that still get packets of earlier UDP
-//! clients. A flow that never pauses never ends
+//! clients. Their flows do not end as long as the clients do not pause
 //! (<https://github.com/kubernetes/kubernetes/issues/76664>).
 //!
-//! They are no leftovers, for kube-proxy uses them. They are removed only on the operator's
-//! request.
+//! Black holes are no leftovers, because kube-proxy uses them. They are removed only if the
+//! operator asks for it.
 
 use std::sync::Arc;
 
@@ -18,14 +18,15 @@ use crate::state::sysctl::Sysctls;
 
 const NAME: &str = "kube-proxy";
 
-/// The sysctl that ends flows to a real server that is gone. Without it their packets are dropped
-/// until the flow is silent for its timeout (net/netfilter/ipvs/ip_vs_core.c).
+/// If this sysctl is 1, flows to a real server that was removed end. If it is 0, their packets are
+/// dropped until the flow has been silent for its timeout (net/netfilter/ipvs/ip_vs_core.c).
 const EXPIRE: &str = "net.ipv4.vs.expire_nodest_conn";
 
-/// The rows of the black holes. Each is removed if clients still send packets there.
+/// The plan rows of UDP real servers at weight 0. Those to which clients still send packets are
+/// removed.
 ///
 /// # Errors
-/// If the list of connections does not parse.
+/// If the list of ipvs connections does not parse.
 pub fn black_holes(state: &NodeState, ownership: &Ownership<'_>) -> Result<Vec<Object>> {
     let listing = state.files.get("ipvs.list").map(|text| Listing::parse("ipvs.list", text));
     let listing = listing.transpose()?;
@@ -61,7 +62,7 @@ fn connections(listing: &Listing, service: &VirtualServerId, real: &RealServer) 
     of_server.map(|(_, r)| r.active + r.inactive).sum()
 }
 
-/// Whether flows to a real server that is gone end only after a pause.
+/// Whether flows to a removed real server end only after a pause, because [`EXPIRE`] is 0.
 fn end_once_they_pause(state: &NodeState) -> bool {
     let text = state.files.get("sysctl.txt");
     let sysctls = text.and_then(|text| Sysctls::parse("sysctl.txt", text).ok());
@@ -158,7 +159,7 @@ mod tests {
         assert_eq!(progress(&made[0], &before, &after), EditProgress::Done);
         let undo = |now: NodeState| merge::undo(&made, &before, &now);
         assert_eq!(undo(after).edits.len(), 1);
-        // kube-proxy has an endpoint there again, or has removed the service.
+        // Meanwhile kube-proxy has an endpoint at that address again, or has removed the service.
         let again = SERVERS.replace("10.0.0.3:53 -m -w 0", "10.0.0.3:53 -m -w 1");
         let again = undo(node(&again, &[]));
         assert!(again.edits.is_empty() && again.already_restored.len() == 1, "{again:?}");

@@ -1,4 +1,4 @@
-//! Pod networks: leftovers of components that are gone, and empty host-port chains.
+//! Pod networks: leftovers of components that are gone, and empty chains of host ports.
 
 use crate::owners::component::Component;
 use crate::owners::content::Reading;
@@ -9,7 +9,8 @@ use crate::plan::reason::Reason;
 use crate::state::object::ObjectId;
 
 /// Judges the objects of each pod network. They are removed if the component is known to be gone
-/// and the catalogue accepts this as enough evidence; else they are kept.
+/// and the catalogue accepts that as enough evidence (`removed_when_gone`). Otherwise they are
+/// kept.
 pub(super) fn components(candidates: &mut Candidates<'_>) {
     let catalogue = candidates.catalogue;
     for component in catalogue.components().iter().filter(|c| c.cni) {
@@ -76,14 +77,14 @@ fn keep(candidates: &mut Candidates<'_>, component: &Component, liveness: &Liven
     }
 }
 
-/// The name of the owner of a rule.
+/// The name of the component that owns a rule.
 pub(super) fn owner<'a>(candidates: &Candidates<'a>, context: &RuleContext<'_>) -> &'a str {
     let (table, chain) = (&context.table.name, &context.chain.name);
     let a = candidates.ownership.rule_attribution(context.id, table, chain, context.position);
     candidates.ownership.name(a)
 }
 
-/// True if the rule has a comment that only the component writes.
+/// True if the rule has a comment that only this component writes.
 pub(super) fn is_signed(
     candidates: &Candidates<'_>,
     component: &Component,
@@ -93,8 +94,8 @@ pub(super) fn is_signed(
     reading.comments.iter().any(|c| candidates.catalogue.writes_comment(component, c))
 }
 
-/// Proposes portmap's chains without a rule, and the jumps to them: neither has an effect. portmap
-/// missed the end of these pods.
+/// Proposes the removal of portmap's chains that have no rules, and of the jumps to them. Neither
+/// has an effect. portmap did not learn of the end of the pods they were for.
 pub(super) fn empty_port_chains(candidates: &mut Candidates<'_>) {
     let chains = candidates.chains_of("cni-portmap");
     let mut found = Vec::new();

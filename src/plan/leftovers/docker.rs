@@ -1,5 +1,5 @@
-//! Docker: nothing is removed, for docker restores nothing by itself. Rules that look stale are
-//! named.
+//! Docker: nothing of docker's is removed, because docker by itself restores nothing. The plan
+//! names rules and chains that look stale.
 
 use crate::owners::attribution::Evidence;
 use crate::owners::liveness::liveness;
@@ -10,7 +10,7 @@ use crate::plan::reason::Reason;
 
 const NAME: &str = "docker";
 
-/// Adds a row for each object that is probably stale.
+/// Adds a plan row for each object of docker's that is probably stale.
 pub(super) fn suspects(candidates: &mut Candidates<'_>) {
     let Some(component) = candidates.catalogue.component(NAME) else { return };
     let liveness = liveness(component, candidates.state);

@@ -1,7 +1,7 @@
-//! flannel's rules of a lease or network that it no longer has (`reference/owners.md`, 5.1).
+//! flannel's rules for a lease or network that it no longer has (`reference/owners.md`, 5.1).
 //!
-//! flannel before 0.16.2 writes no comments, so a bare rule is weak evidence. It is removed only if
-//! all other evidence agrees.
+//! flannel before 0.16.2 writes no comments, so a rule without a comment is weak evidence. Such a
+//! rule is removed only if all other evidence agrees that it is flannel's.
 
 use std::collections::BTreeSet;
 
@@ -19,7 +19,7 @@ use crate::state::ruleset::{Rule, Ruleset};
 const NAME: &str = "flannel";
 const OWN_CHAINS: [&str; 3] = ["FLANNEL-POSTRTG", "FLANNEL-FWD", "FLANNEL"];
 
-/// flannel's current network and lease.
+/// flannel's current networks and the subnets of its lease.
 struct Lease<'a> {
     networks: &'a [IpNet],
     subnets: &'a [IpNet],
@@ -31,7 +31,8 @@ impl Lease<'_> {
     }
 }
 
-/// The networks in a rule of flannel.
+/// The source and destination network of a rule of flannel (`true`: negated with `!`), and its
+/// target.
 struct Nets {
     source: Option<(bool, IpNet)>,
     destination: Option<(bool, IpNet)>,
@@ -49,7 +50,7 @@ impl Nets {
         Some(Nets { source: net("-s")?, destination: net("-d")?, target })
     }
 
-    /// The pod networks of the rule.
+    /// The pod networks that the rule names, as source or destination.
     fn pods(&self) -> impl Iterator<Item = &IpNet> {
         let nets = [&self.source, &self.destination].into_iter().flatten().map(|(_, net)| net);
         nets.filter(|net| !net.addr().is_multicast())
@@ -62,7 +63,8 @@ impl Nets {
     }
 }
 
-/// Judges each rule of flannel, unless flannel is known to be gone: then `cni` judges.
+/// Judges each rule of flannel, unless flannel is known to be gone, because `cni` then judges its
+/// rules.
 pub(super) fn rules(candidates: &mut Candidates<'_>) {
     let Some(component) = candidates.catalogue.component(NAME) else { return };
     if liveness(component, candidates.state).is_gone() {
@@ -102,7 +104,7 @@ pub(super) fn rules(candidates: &mut Candidates<'_>) {
     }
 }
 
-/// flannel's lease, as far as it is known, and why it is not certain.
+/// flannel's lease, if it is known, and why it is not certain, if so.
 fn lease<'a>(
     candidates: &Candidates<'a>,
     component: &Component,
@@ -128,8 +130,8 @@ fn lease<'a>(
     (Some(lease), None)
 }
 
-/// The action for a rule and the reason, if flannel's lease is certain; `None` for a rule that is
-/// judged with its chain.
+/// What to do with a rule of flannel if flannel's lease is certain, and the reason. `None` for a
+/// rule that is judged together with its chain.
 fn judge(
     candidates: &Candidates<'_>,
     component: &Component,
@@ -138,7 +140,7 @@ fn judge(
     first: bool,
 ) -> Option<(Action, FlannelReason)> {
     if evidence(candidates, context) == Evidence::Link {
-        // cni0 in a rule does not make it flannel's.
+        // The bridge cni0 is not flannel's alone, so a rule that names it need not be flannel's.
         return None;
     }
     let nets = Nets::of(context.ruleset, context.rule)?;
@@ -165,7 +167,8 @@ fn judge(
     })
 }
 
-/// True for a rule in nat POSTROUTING if FLANNEL-POSTRTG has rules.
+/// True if later versions of flannel keep such rules in a chain of their own: the rule is in table
+/// nat, it jumps to no chain of flannel's, and FLANNEL-POSTRTG has rules.
 fn replaced(context: &RuleContext<'_>) -> bool {
     let chain = context.table.chain("FLANNEL-POSTRTG");
     &*context.table.name == "nat"
@@ -173,13 +176,14 @@ fn replaced(context: &RuleContext<'_>) -> bool {
         && chain.is_some_and(|c| !c.rules.is_empty())
 }
 
-/// The evidence that the rule is flannel's.
+/// The evidence by which the rule counts as flannel's.
 fn evidence(candidates: &Candidates<'_>, context: &RuleContext<'_>) -> Evidence {
     let (table, chain) = (&context.table.name, &context.chain.name);
     candidates.ownership.rule_attribution(context.id, table, chain, context.position).evidence
 }
 
-/// Why a bare rule may not be of an earlier lease; `None` if all evidence agrees that it is.
+/// Why a rule without a comment may not be of an earlier lease of flannel's; `None` if all evidence
+/// agrees that it is.
 fn doubt(
     candidates: &Candidates<'_>,
     lease: &Lease<'_>,
@@ -206,7 +210,7 @@ fn doubt(
     used_on_node(candidates, subnet)
 }
 
-/// True if the chain has the four rules that flannel writes for its network and lease.
+/// True if the chain has the four rules that flannel writes for its current network and lease.
 fn has_live_rules(
     candidates: &Candidates<'_>,
     context: &RuleContext<'_>,
@@ -233,7 +237,8 @@ fn has_live_rules(
         && lease.subnets.iter().any(|s| has((true, network), (false, *s), "RETURN"))
 }
 
-/// Why `subnet` is in use on this node. Routes to other nodes through flannel's links do not count.
+/// Why `subnet` is in use on this node, or may be; `None` if it is not. Routes to other nodes
+/// through flannel's links do not count.
 fn used_on_node(candidates: &Candidates<'_>, subnet: IpNet) -> Option<String> {
     let state = candidates.state;
     if state.links.is_empty() || state.routes.is_empty() {
@@ -251,7 +256,7 @@ fn used_on_node(candidates: &Candidates<'_>, subnet: IpNet) -> Option<String> {
     };
     for route in &state.routes {
         let to_other_node = route.kind == "unicast" && through_flannel(&route.dev);
-        // A default route may be written as 0.0.0.0/0.
+        // A default route, which may be written as 0.0.0.0/0, does not count.
         let net = route.network().filter(|n| n.prefix_len() > 0);
         if net.is_some_and(overlaps) && !to_other_node {
             return Some(format!("the node has a {} route to {}", route.kind, route.dst));

@@ -1,4 +1,4 @@
-//! kube-proxy's leftovers, by mode and version.
+//! kube-proxy's leftovers: what its running mode or its version does not use.
 
 use std::collections::HashMap;
 
@@ -17,7 +17,7 @@ use crate::state::tools::Version;
 
 const NAME: &str = "kube-proxy";
 
-/// Judges chains of kube-proxy and of the kubelet, and the jumps to them.
+/// Judges the chains of kube-proxy and the kubelet, and the jumps to kube-proxy's chains.
 pub(super) fn chains(candidates: &mut Candidates<'_>, running: &RunningMode) {
     let kubelet = kubelet_may_own(candidates);
     for OwnedChain { at, entry, .. } in candidates.chains_of("kubelet") {
@@ -38,7 +38,7 @@ pub(super) fn chains(candidates: &mut Candidates<'_>, running: &RunningMode) {
     hooks(candidates, running);
 }
 
-/// The action for a chain of kube-proxy, and the reason.
+/// What to do with a chain of kube-proxy, and the reason.
 fn judge(
     entry: &ChainEntry,
     running: &RunningMode,
@@ -70,7 +70,8 @@ fn judge(
     (Action::Keep, reason)
 }
 
-/// The chain of a later version, in the same table, that replaces `entry`.
+/// A chain that replaces `entry` in later versions, if the table of `entry` has such a chain with
+/// rules.
 fn successor(chains: &[OwnedChain<'_>], at: ChainIndex, entry: &ChainEntry) -> Option<String> {
     let expression = Expression::new(entry.replaced_by.as_deref()?).ok()?;
     let live = |c: &&OwnedChain<'_>| {
@@ -81,8 +82,8 @@ fn successor(chains: &[OwnedChain<'_>], at: ChainIndex, entry: &ChainEntry) -> O
     chains.iter().find(live).map(|c| c.chain.name.to_string())
 }
 
-/// Why the kubelet may still own the shared chains. Up to 1.26 it makes KUBE-MARK-DROP and
-/// KUBE-POSTROUTING together with KUBE-MARK-MASQ and its canary.
+/// Why the kubelet may still own the chains that it shares with kube-proxy. The kubelet up to 1.26
+/// makes KUBE-MARK-DROP and KUBE-POSTROUTING together with KUBE-MARK-MASQ and its canary.
 fn kubelet_may_own(candidates: &Candidates<'_>) -> Option<String> {
     let version = candidates
         .catalogue
@@ -99,7 +100,7 @@ fn kubelet_may_own(candidates: &Candidates<'_>) -> Option<String> {
     Some(format!("nat {sign}, which it makes too, is there"))
 }
 
-/// Judges kube-proxy's jumps from the built-in chains.
+/// Judges kube-proxy's jumps from built-in chains.
 fn hooks(candidates: &mut Candidates<'_>, running: &RunningMode) {
     let Some(mode) = running.mode else { return };
     let Some(component) = candidates.catalogue.component(NAME) else { return };
@@ -120,8 +121,8 @@ fn hooks(candidates: &mut Candidates<'_>, running: &RunningMode) {
             continue;
         }
         let outdated = running.version.is_some_and(|version| !hook.in_version(version));
-        // The chain is kept. The other mode's jump to it is removed if this mode has the chain as
-        // its own.
+        // The chain that the rule jumps to is kept. If it is also a chain of the running mode, the
+        // jump that only another mode writes is removed.
         let entry = candidates.catalogue.chain(&context.table.name, &hook.to);
         let used = entry.is_some_and(|(_, e)| e.modes.contains(&mode));
         if !shared && used {
@@ -132,7 +133,7 @@ fn hooks(candidates: &mut Candidates<'_>, running: &RunningMode) {
     }
 }
 
-/// Judges sets, virtual servers, links and native tables.
+/// Judges ipsets, virtual servers, links and native tables.
 pub(super) fn elsewhere(candidates: &mut Candidates<'_>, running: &RunningMode) {
     sets(candidates, running);
     servers(candidates, running);
@@ -140,7 +141,8 @@ pub(super) fn elsewhere(candidates: &mut Candidates<'_>, running: &RunningMode) 
     tables(candidates, running);
 }
 
-/// The action for an object that only some modes use, and the reason.
+/// What to do with a kube-proxy object of a kind that only the modes with `uses` make, and the
+/// reason.
 fn of_mode(running: &RunningMode, uses: fn(&dyn ProxyMode) -> bool) -> (Action, Reason) {
     match running.mode {
         None => (Action::Keep, Reason::ModeUnknown(running.evidence.clone())),
@@ -183,7 +185,7 @@ fn servers(candidates: &mut Candidates<'_>, running: &RunningMode) {
                     (Action::Suspect, Reason::DoesNotMasquerade)
                 }
                 (true, (Action::Remove, reason)) => (Action::Remove, reason),
-                // One a service: too many to list.
+                // There is one virtual server for each service: too many to list.
                 (true, _) => continue,
                 (false, _) => (Action::Keep, Reason::Foreign(owner.reason)),
             };

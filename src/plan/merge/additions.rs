@@ -1,4 +1,4 @@
-//! Undo of an addition: removes the objects that it added and that still exist.
+//! Undo of an addition: removes the added objects that still exist.
 
 use crate::plan::change::{ChainText, Direction, Edit, RulePos, TableEdit, Target};
 use crate::plan::invariants::{EditProgress, progress};
@@ -14,7 +14,7 @@ pub(super) fn undo(edit: &Edit, base: &NodeState, now: &NodeState, undo: &mut Un
                 None => return,
             }
         }
-        // Another program has already removed it.
+        // Another program has already removed the added object.
         _ if progress(edit, base, now) == EditProgress::NotDone => return,
         target => target.clone(),
     };
@@ -62,8 +62,8 @@ fn chain_texts(side: MergeSide<'_>, name: &str) -> Vec<String> {
     chain_of(side, name).map(texts).unwrap_or_default()
 }
 
-/// The added rules that the chain holds beyond those from before, each with its index. Of equal
-/// rules, the one nearest to the index of the addition.
+/// The added rules that the chain has now in excess of the base chain, each with its current index.
+/// Of several equal rules, the one nearest to the position of the addition counts as the added one.
 fn remaining_rules(added: &[&RulePos], base: Vec<String>, now: Vec<String>) -> Vec<RulePos> {
     let keys = |texts: &[String]| texts.iter().map(|t| canonical(t)).collect::<Vec<_>>();
     let base = keys(&base);
@@ -124,11 +124,12 @@ mod tests {
     fn only_the_added_rule_is_removed() {
         let [a, b] = ["-A POSTROUTING -s 10.0.0.1/32 -j ACCEPT", "-A POSTROUTING -j RETURN"];
         assert_eq!(positions(&[a, b], &[a, OURS, b]), [1]);
-        // Another program has added a rule above it.
+        // Another program has added a rule above the added one.
         assert_eq!(positions(&[a, b], &[b, a, OURS, b]), [2]);
-        // An equal rule existed before: the one nearest to the addition is removed.
+        // An equal rule existed before the addition, so the one nearest to the added position is
+        // removed.
         assert_eq!(positions(&[a, b, OURS], &[a, OURS, b, OURS]), [1]);
-        // It is gone already.
+        // The added rule is already gone.
         assert!(positions(&[a, b], &[a, b]).is_empty());
         assert!(positions(&[a, b, OURS], &[a, b, OURS]).is_empty());
     }

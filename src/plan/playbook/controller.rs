@@ -1,4 +1,4 @@
-//! The options of the switch: the controller of kube-proxy, and its timeout.
+//! The options of the stage `switch`: the controller of kube-proxy, and the stage's timeout.
 
 use std::fmt;
 use std::time::Duration;
@@ -14,9 +14,9 @@ use crate::state::kube_proxy::Controller;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Switch {
-    /// The controller of kube-proxy.
+    /// Who stops and starts kube-proxy.
     pub controller: ControllerChoice,
-    /// The timeout.
+    /// How long the stage may take.
     #[serde(with = "time")]
     pub timeout: Duration,
 }
@@ -27,11 +27,11 @@ impl Default for Switch {
     }
 }
 
-/// The controller of kube-proxy: `auto`, or a [`Controller`].
+/// Which controller of kube-proxy the stage uses: `auto` in the playbook, or a [`Controller`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ControllerChoice {
-    /// The controller that the node has.
+    /// The controller that is found on the node.
     Auto,
     /// The controller that the playbook names.
     #[serde(untagged)]
@@ -44,7 +44,8 @@ impl<'de> Deserialize<'de> for ControllerChoice {
     }
 }
 
-/// Reads a controller from a plain map. YAML's own form of an enum would be a tag.
+/// Reads the word `auto` or a map that describes a controller. The YAML reader's own form of an
+/// enum would need a tag.
 struct WordOrMap;
 
 impl<'de> Visitor<'de> for WordOrMap {

@@ -1,4 +1,4 @@
-//! Hooks: commands before and after stages.
+//! Hooks: commands of the operator that run before and after stages.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,7 +11,7 @@ use super::stage::StageName;
 use super::words::{time, word};
 use crate::state::argv::{Argv, Rerun};
 
-/// Commands, by their point in a run.
+/// The operator's commands, keyed by the point in a run at which they run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Hooks(BTreeMap<Point, Vec<Hook>>);
@@ -20,12 +20,12 @@ pub struct Hooks(BTreeMap<Point, Vec<Hook>>);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Hook {
-    /// The command.
+    /// The program and its arguments.
     pub run: Argv,
-    /// The timeout.
+    /// How long the command may run.
     #[serde(with = "time", default = "five_minutes")]
     pub timeout: Duration,
-    /// Whether it may run again after an interruption.
+    /// Whether the command may run again after it was interrupted.
     #[serde(default)]
     pub again: Rerun,
 }
@@ -34,31 +34,31 @@ fn five_minutes() -> Duration {
     Duration::from_secs(300)
 }
 
-/// A point in a run: `before_switch`.
+/// A point in a run, before or after a stage: `before_switch`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Point {
-    /// The stage.
+    /// The stage that the point is at.
     pub stage: StageName,
-    /// Which side of it.
+    /// Whether the point is before or after the stage.
     pub when: StageSide,
 }
 
-/// Which side of a stage.
+/// One side of a stage: before it or after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum StageSide {
-    /// Before it.
+    /// Before the stage starts.
     Before,
-    /// After it has succeeded.
+    /// After the stage has succeeded.
     After,
 }
 
 impl Hooks {
-    /// The commands at a point, in order.
+    /// The commands that run at a point, in order.
     pub fn at(&self, when: StageSide, stage: StageName) -> &[Hook] {
         self.0.get(&Point { stage, when }).map_or(&[], Vec::as_slice)
     }
 
-    /// The points with commands.
+    /// The points at which commands run.
     pub fn points(&self) -> impl Iterator<Item = Point> {
         self.0.keys().copied()
     }

@@ -1,4 +1,5 @@
-//! The order of stages. It is checked while they are read, so that an error has its line.
+//! The order of stages. It is checked while the stages are read, so that an error has the line of
+//! the stage that is out of order.
 
 use std::fmt;
 
@@ -7,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::stage::{StageName, StageOptions};
 
-/// Stages in a valid order.
+/// The stages of a playbook, in a valid order.
 #[derive(Debug, Serialize)]
 #[serde(transparent)]
 pub(super) struct Stages(pub(super) Vec<StageOptions>);
@@ -37,7 +38,7 @@ impl<'de> Visitor<'de> for All {
     }
 }
 
-/// The visitor of the stage after those.
+/// Reads the stage that follows the given stages.
 struct Next<'a>(&'a [StageOptions]);
 
 impl<'de> DeserializeSeed<'de> for Next<'_> {
@@ -76,7 +77,7 @@ fn names(stages: &[StageOptions]) -> Vec<StageName> {
     stages.iter().map(StageOptions::name).collect()
 }
 
-/// Refuses a stage that may not follow those.
+/// Refuses `stage` if it may not follow the stages `before`.
 fn may_follow(before: &[StageName], stage: StageName) -> Result<(), String> {
     let has = |name| before.contains(&name);
     if has(stage) {
@@ -94,7 +95,7 @@ fn may_follow(before: &[StageName], stage: StageName) -> Result<(), String> {
     }
 }
 
-/// Refuses a list that lacks a stage at its end.
+/// Refuses a list of stages that ends too early.
 fn complete(stages: &[StageName]) -> Result<(), String> {
     let has = |name: &StageName| stages.contains(name);
     let changed = [StageName::Switch, StageName::Upgrade].into_iter().find(has);
@@ -118,8 +119,8 @@ mod tests {
 
     use super::*;
 
-    /// Whether a list never cleans too early or changes without a snapshot. It is independent of
-    /// the rules above.
+    /// Whether the list neither cleans too early nor changes anything without a snapshot. Written
+    /// independently of the rules above, to test them.
     fn is_safe(stages: &[StageName]) -> bool {
         let position_of = |name| stages.iter().position(|s| *s == name);
         let first_change = stages.iter().position(|s| s.changes_the_node());

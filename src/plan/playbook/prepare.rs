@@ -1,4 +1,4 @@
-//! The options of the stage `prepare`: modules and sysctls for the new mode.
+//! The options of the stage `prepare`: kernel modules and sysctls for the new mode.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,20 +6,21 @@ use std::fmt;
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 
-/// The modules and sysctls that the new mode needs. They are set at once, and persisted for the
-/// next boot.
+/// The kernel modules and sysctls that the new mode needs. The stage applies them at once, and also
+/// persists them for the next boot.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Prepare {
-    /// Kernel modules to load.
+    /// Names of the kernel modules to load.
     #[serde(deserialize_with = "modules")]
     pub modules: Vec<String>,
-    /// Sysctls: dotted name and new value.
+    /// The new values of sysctls, keyed by dotted name.
     #[serde(deserialize_with = "sysctls")]
     pub sysctls: BTreeMap<String, String>,
 }
 
-/// Reads names of kernel modules. Each becomes a line of a file, and an argument of a command.
+/// Reads names of kernel modules. Each name becomes a line of a file and an argument of a command,
+/// so its characters are checked.
 fn modules<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
     let names = Vec::<String>::deserialize(from)?;
     let wrong = |n: &&String| {
@@ -33,7 +34,7 @@ fn modules<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> 
     }
 }
 
-/// Reads sysctls. Their names become paths below `/proc/sys`.
+/// Reads sysctls. Their names become paths below `/proc/sys`, so the characters are checked.
 fn sysctls<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
     let read = BTreeMap::<String, SysctlValue>::deserialize(from)?;
     let is_name = |part: &str| {
@@ -45,7 +46,7 @@ fn sysctls<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String
     Ok(read.into_iter().map(|(name, SysctlValue(value))| (name, value)).collect())
 }
 
-/// A value of a sysctl, as a number or as text.
+/// The value of a sysctl, which a playbook may write as a number or as text.
 struct SysctlValue(String);
 
 impl<'de> Deserialize<'de> for SysctlValue {

@@ -14,7 +14,7 @@ use crate::state::stage::for_each_stage;
 
 pub use crate::state::stage::StageName;
 
-/// Makes [`StageOptions`] of the list of stages.
+/// Makes the enum [`StageOptions`] from the list of stages.
 macro_rules! stage_options {
     ($($(#[$meaning:meta])* $Name:ident, $word:literal, $module:ident, $Options:ident, $changes:literal;)*) => {
         /// A stage with its options.
@@ -31,7 +31,7 @@ macro_rules! stage_options {
                 }
             }
 
-            /// Reads the options of a stage after its name.
+            /// Reads the options of the stage `name`.
             pub(super) fn read<'de, A: MapAccess<'de>>(
                 name: StageName,
                 map: &mut A,
@@ -45,18 +45,18 @@ macro_rules! stage_options {
 }
 for_each_stage!(stage_options);
 
-/// No options.
+/// The options of a stage that has none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NoOptions {}
 
-/// The checks that run, and the effect of their findings. No other check runs.
+/// The checks that run before the change, and what their findings do. No other check runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Preflight {
-    /// The ids of checks with findings that stop the run.
+    /// The ids of checks whose findings stop the run.
     pub block: Vec<String>,
-    /// The ids of checks with findings that are only shown.
+    /// The ids of checks whose findings are only shown.
     pub warn: Vec<String>,
 }
 
@@ -64,28 +64,28 @@ pub struct Preflight {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "RawUpgrade")]
 pub struct Upgrade {
-    /// The upgrade method.
+    /// How kube-proxy is upgraded.
     #[serde(flatten)]
     pub by: UpgradeMethod,
-    /// The timeout. The run is undone after it.
+    /// How long the upgrade may take. After that the run is undone.
     #[serde(with = "time")]
     pub timeout: Duration,
 }
 
-/// The method of an upgrade.
+/// How kube-proxy is upgraded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum UpgradeMethod {
-    /// A command.
+    /// A command upgrades it.
     Command {
-        /// The command.
+        /// The program and its arguments.
         run: Argv,
-        /// Whether it may run again after an interruption.
+        /// Whether the command may run again after it was interrupted.
         again: Rerun,
     },
-    /// The operator upgrades; the run waits meanwhile.
+    /// The operator upgrades it, and the run waits meanwhile.
     Operator {
-        /// The request to the operator.
+        /// The text that asks the operator to upgrade.
         ask: String,
     },
 }
@@ -119,13 +119,13 @@ impl TryFrom<RawUpgrade> for Upgrade {
     }
 }
 
-/// The options of the stage `converge`: conditions for the clean-up.
+/// The options of the stage `converge`: what must hold before the clean-up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Converge {
-    /// The data that must be the same as before.
+    /// What the new mode must serve like the old mode.
     pub parity: ParityScope,
-    /// The timeout.
+    /// How long the stage waits.
     #[serde(with = "time")]
     pub timeout: Duration,
 }
@@ -136,11 +136,11 @@ impl Default for Converge {
     }
 }
 
-/// The scope of parity.
+/// What parity compares.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ParityScope {
-    /// Every service with its backends: [`crate::kube_proxy::parity`].
+    /// Every service with its backends: see [`crate::kube_proxy::parity`].
     #[default]
     Services,
 }
@@ -149,9 +149,9 @@ pub enum ParityScope {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Clean {
-    /// The owner of the leftovers to remove.
+    /// The component whose leftovers are removed.
     pub leftovers_of: String,
-    /// The time to wait for open connections through virtual servers.
+    /// How long to wait until open connections through virtual servers end.
     #[serde(with = "time")]
     pub drain: Duration,
 }
@@ -172,20 +172,20 @@ pub struct Verify {
     pub probes: Probes,
 }
 
-/// The invariants to verify against the kernel.
+/// Which invariants are verified against the kernel.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Invariants {
-    /// All.
+    /// All invariants.
     #[default]
     All,
 }
 
-/// The probes that must pass.
+/// Which probes must pass.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Probes {
-    /// Those that passed before the change.
+    /// The probes that passed before the change.
     #[default]
     Baseline,
 }
@@ -194,15 +194,15 @@ pub enum Probes {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settle {
-    /// The conntrack entries to clear.
+    /// Which conntrack entries to clear.
     pub conntrack: ConntrackScope,
 }
 
-/// The conntrack entries to clear.
+/// Which conntrack entries to clear.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ConntrackScope {
-    /// Entries of UDP flows from a service address to a backend that is gone.
+    /// Entries of UDP flows from a service address to a backend that no longer exists.
     #[default]
     StaleServiceUdp,
 }
@@ -211,7 +211,7 @@ pub enum ConntrackScope {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Confirm {
-    /// The time to confirm. The run is undone after it.
+    /// How long the operator may take to confirm. After that the run is undone.
     #[serde(with = "time")]
     pub within: Duration,
 }

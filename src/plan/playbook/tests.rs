@@ -106,7 +106,7 @@ hooks:
             },
         })
     );
-    // The JSON form can be parsed again: JSON is YAML.
+    // The JSON form of a playbook parses again, because JSON is YAML.
     assert_eq!(parse(&written.to_string()).unwrap(), playbook);
     let hooks = playbook.hooks.at(StageSide::Before, StageName::Switch);
     assert_eq!(hooks[0].run.to_string(), "kubectl drain node1");
@@ -152,7 +152,7 @@ fn an_upgrade_names_no_mode_and_has_one_means() {
         let error = parse(&text(wrong)).unwrap_err().to_string();
         assert!(error.contains("either `run`") && error.contains("line 4"), "{error}");
     }
-    // A switch is no upgrade, and an upgrade is no switch.
+    // A change of mode cannot use `upgrade`, and an upgrade cannot use `switch`.
     let error = parse(&replaced("from: iptables\nto: ipvs\n", "")).unwrap_err().to_string();
     assert_eq!(error, "own.yaml: stages: from iptables to iptables takes `upgrade`, not `switch`");
 }
@@ -238,7 +238,7 @@ fn a_playbook_must_fit_the_node_and_itself() {
     }
     let elsewhere = Playbook::parse("own.yaml", SMALL, Mode::Nftables).unwrap_err();
     assert!(elsewhere.to_string().contains("kube-proxy runs in nftables"), "{elsewhere}");
-    // A node already in the new mode still has leftovers of the old one.
+    // A node that is already in the new mode still has leftovers of the old mode.
     let there = Playbook::parse("own.yaml", SMALL, Mode::Ipvs).unwrap();
     assert_eq!((there.from, there.to), (Mode::Iptables, Mode::Ipvs));
 }

@@ -1,4 +1,4 @@
-//! Values that several stages share: times.
+//! Values that several stages share, such as times.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,17 +6,17 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use serde::de::{self, Deserializer, Visitor};
 
-/// Reads a time: `30s`, `2m`, `1h 30m`.
+/// Reads a duration: `30s`, `2m`, `1h 30m`.
 ///
 /// # Errors
-/// A text without a unit, or below zero.
+/// For a text without a unit, and for a negative duration.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let parsed = text.parse::<SignedDuration>().ok();
     let parsed = parsed.and_then(|d| Duration::try_from(d).ok());
     parsed.ok_or_else(|| format!("`{text}` is no time: write 30s, 2m or 1h"))
 }
 
-/// Times in playbooks, read with [`duration`] and written the same way.
+/// Durations in playbooks, read with [`duration`] and written in the same form.
 pub(super) mod time {
     use std::time::Duration;
 
@@ -33,7 +33,7 @@ pub(super) mod time {
     }
 }
 
-/// Parses one word; an error has the word's position.
+/// Reads one YAML string and parses it. An error has the position of the string.
 pub(super) fn word<'de, D: Deserializer<'de>, T>(
     from: D,
     expected: &'static str,

@@ -1,5 +1,5 @@
 //! Services, read from the chains of iptables mode: KUBE-SERVICES → KUBE-SVC-* → KUBE-SEP-* in nat,
-//! and the refusals of services without endpoints in filter.
+//! and the rules in filter that refuse services without endpoints.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -12,14 +12,14 @@ use crate::state::rule::{Term, Words};
 use crate::state::ruleset::{Rule, Ruleset, Table};
 use crate::state::{Family, NodeState};
 
-/// The depth of kube-proxy's chains: KUBE-FW, KUBE-EXT, KUBE-SVC, KUBE-SEP.
+/// The greatest depth at which chains are followed: KUBE-FW, KUBE-EXT, KUBE-SVC, KUBE-SEP.
 const DEPTH: usize = 5;
 
-/// The chains that lead to endpoints.
+/// Prefixes of the chains that lead to endpoints.
 const LEADING: [&str; 6] =
     ["KUBE-SVC-", "KUBE-SEP-", "KUBE-FW-", "KUBE-XLB-", "KUBE-EXT-", "KUBE-SVL-"];
 
-/// The services of a node that the filter accepts.
+/// The node's services that `wanted` accepts.
 pub(super) fn read(state: &NodeState, wanted: &ServiceFilter<'_>) -> Services {
     let mut found = Services::new();
     for (id, ruleset) in &state.rulesets {
@@ -51,8 +51,8 @@ pub(super) fn read(state: &NodeState, wanted: &ServiceFilter<'_>) -> Services {
     found
 }
 
-/// The endpoints of each KUBE-SVC chain, by the name of the service in its comments. Chains without
-/// a jump to them count too: a change of mode leaves them.
+/// The endpoints of each KUBE-SVC chain, keyed by the service name in the chain's comments. Chains
+/// that no rule jumps to count too, because a change of mode leaves such chains behind.
 pub fn chains_by_name(state: &NodeState) -> BTreeMap<String, BTreeSet<SocketAddr>> {
     let mut found: BTreeMap<String, BTreeSet<SocketAddr>> = BTreeMap::new();
     for ruleset in state.rulesets.values() {
@@ -69,8 +69,8 @@ pub fn chains_by_name(state: &NodeState) -> BTreeMap<String, BTreeSet<SocketAddr
     found
 }
 
-/// The service of a rule of KUBE-SERVICES or KUBE-NODEPORTS. A rule without an address serves the
-/// addresses of the node.
+/// The service port that a rule of KUBE-SERVICES or KUBE-NODEPORTS serves. A rule without a
+/// destination address serves the addresses of the node.
 fn key(terms: &[Term<'_>], family: Family) -> Option<ServiceKey> {
     let value = |option| terms.iter().find(|t| t.option == option && !t.negated).map(Term::value);
     let location = match value("-d") {
@@ -82,7 +82,7 @@ fn key(terms: &[Term<'_>], family: Family) -> Option<ServiceKey> {
     Some(ServiceKey { location, port, protocol })
 }
 
-/// The address of `10.96.0.1/32`, or `None` for a network.
+/// The address of a single-host network such as `10.96.0.1/32`; `None` for a larger network.
 fn host(text: &str) -> Option<IpAddr> {
     match text.parse::<IpNet>() {
         Ok(net) => (net.prefix_len() == net.max_prefix_len()).then(|| net.addr()),
@@ -90,14 +90,15 @@ fn host(text: &str) -> Option<IpAddr> {
     }
 }
 
-/// `shop/web:http` of `shop/web:http cluster IP` or `shop/web:http -> 10.0.0.1:80`.
+/// The service name in a rule's comment: `shop/web:http` of `shop/web:http cluster IP` or
+/// `shop/web:http -> 10.0.0.1:80`.
 fn name(words: Words<'_>) -> Option<String> {
     let comments = words.comments();
     let first = comments.first()?.split(' ').next()?;
     first.contains('/').then(|| first.to_owned())
 }
 
-/// The walk along chains, from a service to its endpoints.
+/// A walk along chains from a service to its endpoints. It adds what it finds to `service`.
 struct ChainWalk<'a> {
     ruleset: &'a Ruleset,
     table: &'a Table,
@@ -128,8 +129,8 @@ impl ChainWalk<'_> {
         }
     }
 
-    /// Records affinity and source ranges. False for a rule that serves only traffic of the node or
-    /// of its pods to an external address.
+    /// Records the session affinity and source range that the rule matches. Returns false for a
+    /// rule that serves only traffic of the node, or of its pods to an external address.
     fn is_for_everyone(&mut self, chain: &str, rule: &Rule) -> bool {
         let text = self.ruleset.words(rule);
         if !["-s ", "-m recent", "--src-type"].iter().any(|w| text.text().contains(w)) {

@@ -10,7 +10,7 @@ use crate::owners::servers::Servers;
 use crate::state::NodeState;
 use crate::state::ipvs::{Protocol, VirtualServerId as Virtual};
 
-/// The services of a node that the filter accepts.
+/// The node's services that `wanted` accepts.
 pub(super) fn read(state: &NodeState, wanted: &ServiceFilter<'_>) -> Services {
     let mut found = Services::new();
     if state.ipvs.servers.is_empty() {
@@ -42,7 +42,7 @@ pub(super) fn read(state: &NodeState, wanted: &ServiceFilter<'_>) -> Services {
     found
 }
 
-/// The source ranges of each load balancer's address.
+/// The source ranges of load balancer addresses, each with the service port that it restricts.
 fn ranges(state: &NodeState) -> impl Iterator<Item = (ServiceKey, IpNet)> {
     let sets = state.ipsets.sets.iter().filter(|s| {
         let name = s.name.strip_prefix("KUBE-").map(|n| n.strip_prefix("6-").unwrap_or(n));
@@ -51,7 +51,7 @@ fn ranges(state: &NodeState) -> impl Iterator<Item = (ServiceKey, IpNet)> {
     sets.flat_map(|s| &s.entries).filter_map(|entry| range(entry))
 }
 
-/// `203.0.113.50,tcp:443,203.0.113.0/24`.
+/// Reads an ipset entry of address, port and source range: `203.0.113.50,tcp:443,203.0.113.0/24`.
 fn range(entry: &str) -> Option<(ServiceKey, IpNet)> {
     let mut parts = entry.split(' ').next()?.splitn(3, ',');
     let address: IpAddr = parts.next()?.parse().ok()?;

@@ -12,10 +12,10 @@ use crate::kube_proxy::services::{Location, ServiceKey, ServicePort, Services, p
 use crate::state::nft::NftTable;
 use crate::state::{Family, NodeState};
 
-/// The depth of kube-proxy's chains: external, service or local, endpoint.
+/// The greatest depth at which chains are followed: external, service or local, endpoint.
 const DEPTH: usize = 4;
 
-/// The services of a node that the filter accepts.
+/// The node's services that `wanted` accepts.
 pub(super) fn read(state: &NodeState, wanted: &ServiceFilter<'_>) -> Services {
     let mut found = Services::new();
     for family in Family::ALL {
@@ -29,9 +29,9 @@ pub(super) fn read(state: &NodeState, wanted: &ServiceFilter<'_>) -> Services {
 struct Reader<'a> {
     table: &'a NftTable,
     family: Family,
-    /// The expressions of each rule, by chain.
+    /// The expressions of each rule, keyed by chain name.
     chains: HashMap<&'a str, Vec<&'a Vec<Value>>>,
-    /// The timeout of each affinity set, in seconds.
+    /// The timeout of each affinity set in seconds, keyed by the name of the nft set.
     timeouts: HashMap<&'a str, u32>,
 }
 
@@ -82,8 +82,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// `[{"concat": ["10.96.0.10", "udp", 53]}, {"goto": {"target": "…"}}]`. A key with a comment
-    /// is in an `elem`.
+    /// Reads an element of a verdict map: `[{"concat": ["10.96.0.10", "udp", 53]}, {"goto":
+    /// {"target": "…"}}]`. If the key has a comment, nft wraps the key in an `elem`.
     fn element(&self, element: &'a Value) -> Option<(ServiceKey, Option<&'a str>, &'a str)> {
         let key = element.get(0)?;
         let verdict = element.get(1)?;
@@ -102,7 +102,7 @@ impl<'a> Reader<'a> {
         Some((ServiceKey { location, port, protocol }, comment, target(verdict)?))
     }
 
-    /// Adds the endpoints of a chain, except those for some sources only.
+    /// Adds the endpoints that a chain leads to. Rules that match a source are skipped.
     fn follow(&self, chain: &str, service: &mut ServicePort, depth: usize) {
         if depth == 0 {
             return;
@@ -130,7 +130,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Adds the source ranges that a firewall chain accepts.
+    /// Adds the source ranges that a service's firewall chain accepts.
     fn ranges(&self, chain: &str, service: &mut ServicePort) {
         let networks = |right: &Value| -> Vec<IpNet> {
             let one = |v: &Value| match v.get("prefix") {
@@ -152,20 +152,21 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The chain of a jump or goto.
+/// The chain that a jump or goto leads to.
 fn target(statement: &Value) -> Option<&str> {
     let verdict = statement.get("goto").or_else(|| statement.get("jump"))?;
     verdict.get("target")?.as_str().filter(|t| *t != "mark-for-masquerade")
 }
 
-/// True for a match of the source: traffic of pods, of the node, or of one client.
+/// True if the statement matches the source of packets: traffic of pods, of the node, or of one
+/// client.
 fn by_source(statement: &Value) -> bool {
     let Some(left) = statement.pointer("/match/left") else { return false };
     let field = left.pointer("/payload/field").and_then(Value::as_str);
     field == Some("saddr") || left.get("fib").is_some()
 }
 
-/// The affinity set of a match.
+/// The affinity set (an nft set) that the statement matches.
 fn affinity(statement: &Value) -> Option<&str> {
     statement.pointer("/match/right")?.as_str()?.strip_prefix('@')
 }
@@ -175,7 +176,7 @@ fn endpoint(dnat: &Value) -> Option<SocketAddr> {
     Some(SocketAddr::new(address, u16::try_from(dnat.get("port")?.as_u64()?).ok()?))
 }
 
-/// `shop/web:http` of `service-KHN6ECMT-shop/web/tcp/http`.
+/// The service name in a chain's name: `shop/web:http` of `service-KHN6ECMT-shop/web/tcp/http`.
 fn name(chain: &str) -> Option<String> {
     let mut parts = chain.splitn(3, '-').nth(2)?.split('/');
     let (namespace, service) = (parts.next()?, parts.next()?);

@@ -1,4 +1,5 @@
-//! Rollback to a snapshot older than several runs: each is undone, and foreign changes are kept.
+//! Rollback to a snapshot that is older than several runs: each run is undone, and foreign changes
+//! are kept.
 
 mod common;
 
@@ -23,7 +24,7 @@ fn every_run_since_a_snapshot_is_undone_and_foreign_changes_are_kept() {
     let id = snapshot["snapshot"].as_str().expect("an id").to_owned();
     let back = format!("rollback --to {id} -o json");
 
-    // No run has been made yet.
+    // No run was made since the snapshot yet, so there is nothing to undo.
     let nothing = proxyshift.expect(0, &format!("{back} --yes")).json();
     assert_eq!(nothing["runs"].as_array().map(Vec::len), Some(0), "{nothing}");
 
@@ -43,9 +44,10 @@ fn every_run_since_a_snapshot_is_undone_and_foreign_changes_are_kept() {
     let report = proxyshift.expect(0, &format!("{back} --yes")).json();
     assert_eq!(report["runs"].as_array().map(Vec::len), Some(2), "{report}");
     assert_eq!((&report["restored"], &report["snapshot"]), (&2.into(), &id.into()));
-    // The rule of the second run is not in the snapshot, so it is a foreign change.
+    // The rule that the second run removed is restored. It is not in the snapshot, so it counts as
+    // a foreign change.
     let others = report["others"].as_array().expect("a list").iter().filter_map(|o| o.as_str());
-    // The kernel meanwhile adds IPv6 addresses to the links, with routes.
+    // Left out, because the kernel itself adds IPv6 addresses with their routes to the links.
     let others: Vec<&str> = others.filter(|other| !other.contains(" route: ")).collect();
     assert!(others.len() == 2 && others.iter().any(|o| o.contains(OTHERS)), "{others:?}");
     let rules = node.rules();

@@ -1,6 +1,6 @@
-//! A node so busy that reading a legacy table under the xtables lock takes longer than others may
-//! be made to wait. The program tries again, gives up before the first change, and undoes a begun
-//! run all the same.
+//! A node so busy that reading a legacy table under the xtables lock takes longer than other
+//! programs may be made to wait. proxyshift tries again, gives up if nothing is changed yet, and
+//! undoes a run that has begun all the same.
 
 mod common;
 
@@ -11,16 +11,17 @@ use common::node::{Case, assert_same};
 use common::{in_namespace, run};
 use proxyshift::state::Backend;
 
-/// The number of slow reads of a table under the lock.
+/// The file that holds how many further reads of a table under the xtables lock are to be slow.
 const SLOW: &str = "/run/slow";
 
 impl Case {
-    /// Wrappers of iptables-legacy's programs. Where they get a lock file, they are as slow as
-    /// [`SLOW`] says.
+    /// Replaces the programs of iptables-legacy by a wrapper. If a read gets a lock file, the
+    /// wrapper makes it slow as often as [`SLOW`] says.
     fn new() -> Case {
         let program = "/usr/sbin/xtables-legacy-multi";
         let (real, slow) = ("/mnt/xtables-legacy-multi", "/mnt/slowly");
-        // A rehearsal has another /run: it finds these programs, and they are not slow there.
+        // The programs are in /mnt because a rehearsal has its own /run; it still finds them, but
+        // not the counter in /run that makes them slow.
         run("mount -t tmpfs slow /mnt");
         fs::copy(program, real).expect(real);
         let script = format!(
@@ -73,7 +74,7 @@ fn what_was_begun_is_undone_on_a_busy_node_too() {
         return;
     }
     let case = Case::new();
-    // Killed at the first edit.
+    // The run is killed after line 2 of its journal, the first edit's.
     case.proxyshift.killed("cleanup --yes", "after:2");
     assert_ne!(case.node.rules(), case.before);
     case.slow(1000);

@@ -1,4 +1,4 @@
-//! The capture, against the real kernel and the real tools, each case in its own namespace.
+//! The capture, with the real kernel and the real tools, each case in a namespace of its own.
 
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -14,15 +14,15 @@ use proxyshift::node::processes;
 use proxyshift::node::tools::{Tool, Tools};
 use proxyshift::state::Files;
 
-/// Runs `body` in its own network and mount namespace, with its own /run and /etc: starts the test
-/// `test` again there.
+/// Runs `body` in network and mount namespaces of its own, with its own /run and /etc. For that, it
+/// starts the test `test` again in those namespaces, where `body` is called.
 fn in_namespace(test: &str, body: impl FnOnce()) {
     const INSIDE: &str = "PROXYSHIFT_CAPTURE_INSIDE";
     if let Some(marker) = env::var_os(INSIDE) {
         body();
         return fs::write(marker, "ran").unwrap();
     }
-    // A misspelt test name runs no test, and succeeds: the marker shows that it ran.
+    // A misspelt test name would run no test and succeed, so a marker file shows that the test ran.
     let marker = tempfile::NamedTempFile::new().unwrap();
     let script = "mount -t tmpfs none /run && cp -a /etc /run/etc && mount --bind /run/etc /etc \
                   && exec \"$0\" \"$@\"";
@@ -37,7 +37,7 @@ fn in_namespace(test: &str, body: impl FnOnce()) {
     assert_eq!(fs::read_to_string(marker).unwrap(), "ran");
 }
 
-/// Runs a program with input, and returns its standard output.
+/// Runs a program with `stdin` as its standard input, and returns its standard output.
 fn run(argv: &[&str], stdin: &str) -> String {
     let mut child = Command::new(argv[0])
         .args(&argv[1..])
@@ -55,7 +55,7 @@ fn node(name: &str, file: &str) -> String {
     fs::read_to_string(Path::new("snapshots").join(name).join(file)).unwrap()
 }
 
-/// The lines of a save without comments, which have the time.
+/// The lines of a save without the comments, which contain the time.
 fn rules(save: &str) -> Vec<&str> {
     save.lines().filter(|l| !l.starts_with('#')).collect()
 }
@@ -64,7 +64,7 @@ fn names(files: &Files) -> Vec<&str> {
     files.keys().map(String::as_str).collect()
 }
 
-/// The state that a capture must not change.
+/// The state of the kernel that a capture must not change.
 fn kernel_state() -> Vec<String> {
     let proc = |path: &str| fs::read_to_string(path).unwrap_or_else(|e| e.to_string());
     let modules = proc("/proc/modules");
@@ -76,7 +76,7 @@ fn kernel_state() -> Vec<String> {
     ]
 }
 
-/// A child that is killed with the test.
+/// A child process that is killed when this value is dropped.
 struct Running(Child);
 
 impl Running {
@@ -89,7 +89,8 @@ impl Running {
         self.0.id()
     }
 
-    /// Waits until /proc shows the program under its name, in any namespace.
+    /// Waits until /proc shows that the child executes the program `name`, in whatever namespace it
+    /// is.
     fn named(self, name: &str) -> Self {
         let exe = format!("/proc/{}/exe", self.pid());
         until(|| fs::read_link(&exe).is_ok_and(|exe| exe.ends_with(name)));
@@ -112,7 +113,7 @@ fn until(condition: impl Fn() -> bool) {
     }
 }
 
-/// Copies a program to /run/bin under another name.
+/// Copies a program to /run/bin under the name `name`. Returns the path.
 fn copy_as(program: &str, name: &str) -> String {
     fs::create_dir_all("/run/bin").unwrap();
     let path = format!("/run/bin/{name}");
@@ -195,7 +196,8 @@ fn legacy_rules_are_captured_table_by_table_beside_those_of_nft() {
         let before = kernel_state();
         let captured = capture(&Tools::find()).unwrap();
         assert_eq!(kernel_state(), before);
-        // Tables are in the kernel's order, not in that of the input.
+        // Compared by table, because the save has the tables in the kernel's order, not in that of
+        // the input.
         let tables = |text: &str| {
             let mut tables: Vec<_> =
                 rules(text).split(|l| *l == "COMMIT").map(|t| t.join("\n")).collect();
@@ -225,7 +227,7 @@ fn legacy_rules_are_captured_without_root_where_their_list_is_hidden() {
         return;
     }
     in_namespace(test, || {
-        // That user may neither read the build's folder nor write to /run.
+        // The ordinary user may neither read the build's folder nor write to /run.
         let program = copy_as(env::current_exe().unwrap().to_str().unwrap(), "test");
         run(&["mount", "-t", "tmpfs", "-o", "mode=1777", "none", "/dev/shm"], "");
         let user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];

@@ -1,4 +1,5 @@
-//! The documentation of the checks matches the registry, and `check` has the documented form.
+//! The documentation of the checks matches the registry of checks, and `check` prints what is
+//! documented.
 
 mod common;
 
@@ -22,7 +23,7 @@ fn the_page_of_checks_is_in_step() {
     assert!(page == text, "{PAGE} is old: run UPDATE_DOCS=1 cargo test --test checks_docs");
 }
 
-/// Runs `check` on each captured node, without and with each target mode, in two formats.
+/// Runs `check` on each captured node, without and with each target mode, as text and as JSON.
 fn judged(each: impl Fn(&str, &Ended, &Ended)) {
     let tmp = tempfile::tempdir().expect("a folder");
     let proxyshift = Proxyshift::of_store(tmp.path().join("store"));
@@ -75,7 +76,8 @@ fn the_text_fits_a_page_and_has_no_colour() {
         assert!(!text.out.contains('\u{1b}') && !text.err.contains('\u{1b}'), "{what}");
         let mut rank = 0;
         for line in text.out.lines() {
-            // A word longer than the line is not split; it may follow its label.
+            // A line may be longer than 80 columns if it has only one word, with at most a label
+            // before it, because words are not split.
             let whole = line.split_whitespace().count() <= 2;
             assert!(whole || line.chars().count() <= 80, "{what}: {line}");
             let severities = ["BLOCK  ", "WARN  ", "INFO  "];

@@ -1,5 +1,5 @@
-//! Findings of the checks of kube-proxy, ipvs and DNS on each captured node, and `check
-//! --write-config`.
+//! What the checks of kube-proxy, ipvs and DNS find on each captured node, and what `check
+//! --write-config` writes for it.
 
 mod nodes;
 
@@ -65,7 +65,7 @@ fn each_captured_node_has_its_findings() {
     }
 }
 
-/// No finding on these nodes blocks a migration, except that 1.20 has no nftables mode.
+/// On these nodes nothing is found that blocks a migration, except that 1.20 has no nftables mode.
 #[test]
 fn no_blocker_that_is_not_real() {
     for node in nodes::names() {

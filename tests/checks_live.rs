@@ -1,4 +1,4 @@
-//! Checks against a live kernel: packets are really dropped, and a lost rule is really restored.
+//! Checks on a live kernel: packets are really dropped, and a lost rule is really restored.
 
 mod common;
 
@@ -16,7 +16,8 @@ use proxyshift::state::Backend;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::Value;
 
-/// A host behind docker0, the node with its uplink, and a host outside that knows only the node.
+/// A host behind docker0, the node with its uplink, and a host outside that knows only the node's
+/// address.
 const HOSTS: &str = "link set lo up
 link add docker0 type bridge
 addr add 172.17.0.1/16 dev docker0
@@ -50,7 +51,7 @@ fn set(sysctl: &str, value: &str) {
     std::fs::write(format!("/proc/sys/{sysctl}"), value).expect(sysctl);
 }
 
-/// Runs `work` in a named namespace. Sockets made there stay in it.
+/// Runs `work` in the namespace called `host`. Sockets that `work` creates stay in that namespace.
 fn at<T: Send>(host: &str, work: impl FnOnce() -> T + Send) -> T {
     let file = File::open(format!("/run/netns/{host}")).expect(host);
     let enter = || {
@@ -60,11 +61,12 @@ fn at<T: Send>(host: &str, work: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| scope.spawn(enter).join().expect("the thread inside"))
 }
 
-/// The source address of a packet of the inner host when it arrives outside.
+/// Sends a packet from the inner host. Returns the source address with which it arrives outside.
 fn arrives_as() -> IpAddr {
     let listener = at("outside", || UdpSocket::bind("192.0.2.2:9")).expect("outside");
     listener.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
-    // Each packet has a new socket: conntrack keeps its entry of an old one.
+    // A new socket for each packet, because conntrack keeps its entry for the packets of an old
+    // one.
     let sender = at("inner", || UdpSocket::bind("172.17.0.5:0")).expect("inner");
     for _ in 0..50 {
         sender.send_to(b"x", "192.0.2.2:9").expect("sent");
@@ -75,7 +77,7 @@ fn arrives_as() -> IpAddr {
     panic!("no packet arrived");
 }
 
-/// A process named dockerd, which ends when it is dropped.
+/// A process named dockerd, which ends when this value is dropped.
 struct Dockerd(Child);
 
 impl Dockerd {
@@ -92,7 +94,7 @@ impl Drop for Dockerd {
     }
 }
 
-/// Runs proxyshift; returns its exit code, standard output and standard error.
+/// Runs proxyshift. Returns its exit code, its standard output and its standard error.
 fn proxyshift(words: &str) -> (i32, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_proxyshift"))
         .args(["--store", "/run/store"])
@@ -110,7 +112,7 @@ fn document(words: &str) -> Value {
     serde_json::from_str(&out).expect("a document")
 }
 
-/// The rules of nat POSTROUTING.
+/// The rules in the chain POSTROUTING of the table nat.
 fn postrouting(program: &str) -> Vec<String> {
     let save = run(&format!("{program}-save -t nat"));
     save.lines().filter(|l| l.starts_with("-A POSTROUTING")).map(str::to_owned).collect()
@@ -141,7 +143,8 @@ fn masquerade_missing_and_restored(program: &str) {
     }
     assert_eq!(postrouting(program), before, "nothing was changed so far");
 
-    // The rehearsal cannot create a stand-in for a link with the name of its own cable.
+    // The sandbox gives this name to a link of its own, so the rehearsal cannot create a stand-in
+    // for this link, and fails.
     run("ip link add ps-outside type bridge");
     let (code, _, err) = proxyshift(&format!("{only} --fix --yes"));
     assert!(code == 3 && err.contains("File exists"), "{code} {err}");
@@ -176,7 +179,7 @@ fn masquerade_missing_and_restored(program: &str) {
     assert_eq!(proxyshift("status").0, 0, "no run is pending");
 }
 
-/// Waits until a run has a journal, then runs a command.
+/// Waits until a run has a journal, then runs `command`.
 fn write_meanwhile(command: &str) {
     let has_journal = |run: std::fs::DirEntry| run.path().join("journal.jsonl").exists();
     let runs = || std::fs::read_dir("/run/store/runs").into_iter().flatten().flatten();
@@ -196,7 +199,7 @@ fn who_wrote_meanwhile_is_named() {
     let rules = "*nat\n:POSTROUTING ACCEPT [0:0]\n:DOCKER - [0:0]\nCOMMIT\n\
                  *filter\n:FORWARD ACCEPT [0:0]\nCOMMIT\n";
     run_with(rules, &["iptables-nft-restore"]);
-    // A single command may come too late.
+    // Written several times, because a single write may come too late to be noticed.
     for _ in 0..5 {
         let writer = thread::spawn(|| {
             write_meanwhile("iptables-nft -A FORWARD -s 198.18.0.1 -j RETURN");
@@ -230,8 +233,9 @@ fn docker_masquerade_is_restored_in_legacy() {
     }
 }
 
-/// Connections through the node that started before its conntrack. conntrack is set up in this
-/// namespace with the first rule that needs it, and picks up no connection in the middle.
+/// Packets count as INVALID if they belong to a connection that conntrack did not see from its
+/// start. Here the connection is older than conntrack, which is set up in this namespace with the
+/// first rule that needs it, and which picks up no connection in the middle.
 #[test]
 fn invalid_packets_are_counted_where_they_are_dropped() {
     if !in_namespace("invalid_packets_are_counted_where_they_are_dropped") {
@@ -282,8 +286,8 @@ fn invalid_packets_are_counted_where_they_are_dropped() {
     assert!(!line.starts_with("[0:"), "the kernel counted none: {line}");
 }
 
-/// Fixes the finding of the check `id`, calls `inspect`, and undoes the fix. Returns the rules in
-/// between.
+/// Fixes what the check `id` finds, calls `inspect`, and undoes the fix. Returns the rules as they
+/// were between the fix and its undo.
 fn fix_and_undo(node: &Node, id: &str, inspect: impl Fn()) -> String {
     let proxyshift = Proxyshift::new(id);
     let before = node.rules();
@@ -297,7 +301,7 @@ fn fix_and_undo(node: &Node, id: &str, inspect: impl Fn()) -> String {
     repaired
 }
 
-/// The lines of `rules` that `without` lacks.
+/// The lines of `rules` that are not in `without`.
 fn more<'a>(rules: &'a str, without: &str) -> Vec<&'a str> {
     rules.lines().filter(|l| !without.lines().any(|w| w == *l)).collect()
 }

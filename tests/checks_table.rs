@@ -1,6 +1,7 @@
-//! The finding of every check on every captured node. A change of any of them is visible.
+//! What every check finds on every captured node, as one table, so that any change of a finding is
+//! seen.
 //!
-//! After an intended change: `INSTA_UPDATE=always cargo test --test checks_table`.
+//! After an intended change, run `INSTA_UPDATE=always cargo test --test checks_table`.
 
 mod nodes;
 
@@ -11,7 +12,7 @@ use proxyshift::owners::catalogue::Catalogue;
 use proxyshift::owners::matcher::Ownership;
 use proxyshift::state::kube_proxy::Mode;
 
-/// The findings on a captured node, without or with a target mode.
+/// The outcomes of all checks on a captured node, without or with a target mode.
 fn findings(node: &str, to: Option<Mode>) -> Vec<Finding> {
     let state = nodes::state(&nodes::files(node));
     let catalogue = Catalogue::builtin().expect("the catalogue");
@@ -19,7 +20,7 @@ fn findings(node: &str, to: Option<Mode>) -> Vec<Finding> {
     checks::run(&Facts::of(&state, &catalogue, &ownership, to), &|_| true)
 }
 
-/// The findings with evidence.
+/// Only those outcomes that found something, with their evidence.
 fn found(findings: &[Finding]) -> impl Iterator<Item = (&Finding, &checks::Found)> {
     findings.iter().filter_map(|f| match &f.verdict {
         Verdict::Found(found) => Some((f, found)),
@@ -34,11 +35,12 @@ fn table_of_nodes_and_checks() {
         for to in [None, Some(Mode::Ipvs), Some(Mode::Nftables)] {
             let findings = findings(&node, to);
             let target = to.map_or(String::new(), |to| format!(" → {to}"));
-            // Writing to a String cannot fail.
+            // Writing to a String cannot fail, so the result is ignored.
             let _ = writeln!(table, "{node}{target}");
             for finding in &findings {
                 let (outcome, message) = match &finding.verdict {
-                    // A target mode changes few verdicts; those that are ok are omitted.
+                    // A target mode changes few outcomes, so those that are ok are left out of the
+                    // table.
                     Verdict::Ok(_) if to.is_some() => continue,
                     Verdict::Ok(_) => ("ok", ""),
                     Verdict::Unknown(_) if to.is_some() => ("unknown", ""),
@@ -68,7 +70,8 @@ fn every_finding_says_what_it_does_and_what_to_do() {
     }
 }
 
-/// The findings that `snapshots/README.md` requires: an area of checks, and a part of the evidence.
+/// The findings that `snapshots/README.md` requires: the node, the beginning of the check's id, and
+/// a part of the evidence.
 const EXPECTED: &[(&str, &str, &str)] = &[
     ("canal-stale-flannel-1.20", "cni", "! -s 192.168.64.0/20 -d 192.168.66.0/24 -j RETURN"),
     ("canal-stale-flannel-1.20", "invalid", "773 packets"),
@@ -104,7 +107,7 @@ fn nothing_blocks_that_is_not_real() {
                 findings.iter().filter(|f| f.blocks()).map(|f| f.id).collect();
             let mut expected = Vec::new();
             if to == Some(Mode::Nftables) && node.contains("-1.20") {
-                // That version has no such mode.
+                // Kubernetes 1.20 has no nftables mode.
                 expected.push("kube-proxy.nftables-available");
             }
             if node.ends_with("no-conntrack") {
@@ -120,6 +123,6 @@ fn the_clean_node_is_clean() {
     let findings = findings("docker-iptables-1.30", None);
     let serious = found(&findings).filter(|(f, _)| f.severity != Severity::Info);
     let ids: Vec<&str> = serious.map(|(f, _)| f.id).collect();
-    // Its rules are clean; its resolv.conf names only the cluster's DNS.
+    // The rules of this node are clean, but its resolv.conf names only the cluster's DNS.
     assert_eq!(ids, ["dns.resolver"]);
 }

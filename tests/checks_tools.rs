@@ -1,4 +1,5 @@
-//! Facts of a live node: kube-proxy's own root, and the lock of iptables.
+//! Facts that only a live node has: the root directory of kube-proxy's container, and the lock of
+//! iptables.
 
 mod common;
 
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 use common::in_namespace;
 use serde_json::Value;
 
-/// A process that ends with the test.
+/// A process that is killed when this value is dropped.
 struct Running(Child);
 
 impl Drop for Running {
@@ -20,7 +21,7 @@ impl Drop for Running {
     }
 }
 
-/// The finding of one check of this namespace's node.
+/// What the check `id` finds on the node that is this namespace.
 fn finding(id: &str) -> Value {
     let output = Command::new(env!("CARGO_BIN_EXE_proxyshift"))
         .args(["check", "--only", id, "-o", "json", "--progress", "none"])
@@ -69,7 +70,8 @@ fn the_holder_of_the_lock_is_named_and_no_file_is_made() {
     assert!(found["evidence"][0].as_str().unwrap().contains(&named), "{found}");
 }
 
-/// A root with only `sleep`, named kube-proxy, and an iptables that must not run.
+/// Makes a root directory with only `sleep`, named kube-proxy, and an iptables that must not be
+/// run.
 fn container(root: &Path) {
     let copy = |from: &str, to: &str| {
         let to = root.join(to.trim_start_matches('/'));
@@ -80,7 +82,7 @@ fn container(root: &Path) {
     for word in common::run("ldd /bin/sleep").split_whitespace().filter(|w| w.starts_with('/')) {
         copy(word, word);
     }
-    // If it ran, in that root or in ours, it would leave a trace.
+    // If proxyshift ran this iptables, in the container's root or in ours, a file would show it.
     let iptables = root.join("ran");
     fs::write(&iptables, format!("#!/bin/sh\ntouch /ran2 {}/ran2\n", root.display())).unwrap();
     copy(iptables.to_str().unwrap(), "/usr/sbin/iptables");

@@ -1,4 +1,4 @@
-//! An unconfirmed run is undone at its deadline, when its process dies, and whatever is done to its
+//! An unconfirmed run is undone at its deadline, or when its process dies, whatever is done to its
 //! watchdog.
 
 mod common;
@@ -13,12 +13,12 @@ impl Case {
         Case::of("half-migrated-ipvs-1.20", Backend::Nft)
     }
 
-    /// The pending run, from `status`.
+    /// The pending run, as `status` prints it.
     fn pending(&self) -> serde_json::Value {
         self.proxyshift.run("status -o json").json()["pending"].clone()
     }
 
-    /// The watchdog of the pending run.
+    /// The PID of the watchdog of the pending run.
     fn watchdog(&self) -> Pid {
         let run = self.pending()["id"].as_str().expect("pending").to_owned();
         let json = self.proxyshift.store.join("runs").join(run).join("run.json");
@@ -55,7 +55,7 @@ fn an_unconfirmed_run_is_undone() {
     for word in ["waits to be confirmed", "proxyshift confirm", "proxyshift rollback"] {
         assert!(status.out.contains(word), "{}", status.out);
     }
-    // SIGHUP and SIGTERM do not end the watchdog.
+    // None of these signals ends the watchdog.
     for signal in [Signal::HUP, Signal::TERM, Signal::INT] {
         kill_process(case.watchdog(), signal).expect("signalled");
     }
@@ -74,7 +74,7 @@ fn a_confirmed_run_is_kept() {
     case.proxyshift.expect(2, "extend soon").reports(&["90s"]);
     case.proxyshift.expect(0, "cleanup --yes --confirm-within 20s");
     let clean = case.node.rules();
-    // No other run may begin meanwhile, and there is nothing to resume.
+    // While a run waits to be confirmed, no other run may begin, and there is nothing to resume.
     case.proxyshift.expect(6, "cleanup --yes");
     case.proxyshift.expect(6, "resume").reports(&["waits to be confirmed"]);
     case.proxyshift.expect(0, "extend 10m");
@@ -87,7 +87,7 @@ fn a_confirmed_run_is_kept() {
         proxyshift::runtime::process_start(watchdog.as_raw_nonzero().get().unsigned_abs()).is_none()
     });
     assert_same(&case.node.rules(), &clean, "confirmed");
-    // A confirmed run can still be undone.
+    // A run can still be undone after it was confirmed.
     case.proxyshift.expect(0, "rollback");
     assert_same(&case.node.rules(), &case.before, "rolled back");
 }
@@ -102,7 +102,7 @@ fn a_rollback_at_once_leaves_nothing_to_undo() {
     case.proxyshift.expect(0, "rollback");
     assert_same(&case.node.rules(), &case.before, "rolled back");
     case.is_undone("by hand");
-    // The former watchdog does not touch the next run.
+    // The watchdog of the earlier run does not touch the next run.
     case.proxyshift.expect(0, "cleanup --yes");
     let clean = case.node.rules();
     std::thread::sleep(std::time::Duration::from_secs(3));
@@ -149,12 +149,12 @@ fn a_run_whose_process_dies_is_undone() {
         return;
     }
     let case = Case::new();
-    // In the middle of its edits.
+    // The run is killed in the middle of its edits.
     case.proxyshift.killed("cleanup --yes --confirm-within 10m", "after:3");
     let status = case.proxyshift.expect(6, "status");
     assert!(status.out.contains("cut off"), "{}", status.out);
     assert_ne!(case.node.rules(), case.before);
-    // 30 s to resume it, then it is undone.
+    // An interrupted run may be resumed for 30 s; then it is undone.
     std::thread::sleep(std::time::Duration::from_secs(25));
     assert_eq!(case.state_of_last_run(), "running");
     case.is_undone("its process died");
@@ -182,7 +182,8 @@ fn a_run_that_died_before_it_was_armed_is_armed_when_it_is_resumed() {
     }
     let case = Case::new();
     case.proxyshift.killed("cleanup --yes --confirm-within 10m", "before:1");
-    // As if it had died between its journal and its watchdog.
+    // Here the run looks as if its process had died after the journal was created and before the
+    // watchdog was started.
     let run = case.pending()["id"].as_str().expect("pending").to_owned();
     let watchdog = case.watchdog();
     kill_process(watchdog, Signal::KILL).expect("killed");

@@ -1,5 +1,5 @@
-//! kube-proxy's controllers, with processes of its name: what is waited for, and what is reported
-//! when a process does not start.
+//! The controllers of kube-proxy, with processes that are named kube-proxy: what a controller waits
+//! for, and what it reports when a process does not start.
 
 mod common;
 
@@ -18,7 +18,7 @@ use proxyshift::state::kube_proxy::controller::{Commands, StaticPod, SystemdUnit
 
 const WITHIN: Duration = Duration::from_secs(20);
 
-/// Installs a program of that name, which only sleeps, for a limited time.
+/// Installs a program named kube-proxy, which only sleeps, and ends by itself after a while.
 fn install() {
     fs::copy("/bin/sleep", "/run/kube-proxy").unwrap();
 }
@@ -52,7 +52,7 @@ fn commands_stop_and_start_it() {
     controller.stop(WITHIN).unwrap();
     assert!(pids("kube-proxy").unwrap().is_empty());
     controller.stop(WITHIN).expect("it is stopped already, whatever the command says");
-    // A restart also starts a stopped one: the rollback of a failed migration needs it.
+    // A restart also starts a stopped kube-proxy, which the rollback of a failed migration needs.
     let third = controller.restart(WITHIN).unwrap();
     assert_eq!(pids("kube-proxy").unwrap(), [third]);
     let both = commands(START, STOP, Some(&format!("{STOP}; {START}")));
@@ -110,7 +110,7 @@ fn a_timeout_names_what_it_waited_for() {
     assert!(error.hint.unwrap().contains("journalctl -u kube-proxy-of-a-test"));
 }
 
-/// A stand-in for the kubelet, for one manifest.
+/// A stand-in for the kubelet, which watches one manifest.
 fn kubelet() -> Child {
     let script = "pid=
         while sleep 0.05; do
@@ -148,12 +148,14 @@ fn a_static_pod_is_stopped_by_its_manifest() {
         assert!(parked.exists() && !manifest.exists());
         assert!(pids("kube-proxy").unwrap().is_empty());
     }
-    // After a kill between the two halves, the next run starts it with the parked manifest.
+    // If the program is killed while the manifest is parked (moved away to stop the pod), the next
+    // run puts the manifest back, and the pod starts.
     let third = controller.start(WITHIN).unwrap();
     assert!(!parked.exists());
     assert_eq!(pids("kube-proxy").unwrap(), [third]);
 
-    // Configuring a stopped one works, also after a killed run.
+    // The configuration of a stopped kube-proxy can be changed, even after a run that was killed
+    // midway.
     let (old, new, newer) = (Some("kind: Pod\n"), Some("kind: Pod # 2\n"), "kind: Pod # 3\n");
     let fourth = controller.configure(&source, old, new, WITHIN).unwrap();
     assert_eq!(pids("kube-proxy").unwrap(), [fourth]);
@@ -161,12 +163,12 @@ fn a_static_pod_is_stopped_by_its_manifest() {
     let fifth = controller.configure(&source, new, Some(newer), WITHIN).unwrap();
     assert_eq!(pids("kube-proxy").unwrap(), [fifth]);
     assert_eq!(fs::read_to_string(manifest).unwrap(), newer);
-    // A foreign change is kept, and runs.
+    // A change that somebody else made to the manifest is kept, and the pod runs with it.
     let error = controller.configure(&source, old, new, WITHIN).unwrap_err();
     assert_eq!(error.kind, Kind::LostRace);
     assert_eq!(pids("kube-proxy").unwrap().len(), 1);
     assert_eq!(fs::read_to_string(manifest).unwrap(), newer);
-    // At boot there is no wait for the kubelet.
+    // At boot nothing waits for the kubelet, because it may not run yet.
     controller.stop(WITHIN).unwrap();
     controller.configure_stopped(&source, Some(newer), old).unwrap();
     assert!(!parked.exists());

@@ -1,5 +1,5 @@
-//! A run killed around every line of its journal. The next start reports it, allows only resume and
-//! rollback, and both end in the right state.
+//! A run is killed before and after every line of its journal. The next start of the program
+//! reports the run and allows only resume and rollback, and both end in the right state.
 
 mod common;
 
@@ -14,7 +14,7 @@ use proxyshift::state::Backend;
 
 const SIGKILL: i32 = 9;
 
-/// A node during a run, to return to.
+/// The rules and the store during a run, to return to.
 struct Moment {
     rules: String,
     store: String,
@@ -23,7 +23,7 @@ struct Moment {
 struct Case {
     node: Node,
     proxyshift: Proxyshift,
-    /// The rules before any run, and after an undisturbed one.
+    /// The rules before any run. `clean` are the rules after an undisturbed clean-up.
     before: String,
     clean: String,
 }
@@ -39,13 +39,14 @@ impl Case {
         Case { node, proxyshift, before, clean }
     }
 
-    /// The node as it was before any run, with an empty store.
+    /// Loads the rules from before any run, and removes the store.
     fn start_over(&self) {
         self.node.load_rules(&self.before);
         fs::remove_dir_all(&self.proxyshift.store).expect("the store");
     }
 
-    /// Runs `words`, to be killed at `point`. False if it succeeded before that point.
+    /// Runs the program, which is to be killed at `point`. Returns false if it succeeded before it
+    /// reached that point.
     fn killed(&self, words: &str, point: &str) -> bool {
         let mut command = self.proxyshift.command(words);
         let output = command.env("PROXYSHIFT_CRASH", point).output().expect("proxyshift starts");
@@ -55,7 +56,8 @@ impl Case {
         killed
     }
 
-    /// The next start reports the run, and only resumes or rolls back.
+    /// Verifies that the next start reports the run, and lets nothing but resume and rollback
+    /// change the node.
     fn is_pending(&self, point: &str) {
         let rules = self.node.rules();
         let status = self.proxyshift.expect(6, "status");
@@ -69,7 +71,7 @@ impl Case {
         assert_same(&self.node.rules(), &rules, point);
     }
 
-    /// No run is pending, and the rules are `wanted`.
+    /// Verifies that no run is pending, and that the rules are `wanted`.
     fn has_ended(&self, wanted: &str, what: &str) {
         assert_same(&self.node.rules(), wanted, what);
         self.proxyshift.expect(0, "status");
@@ -89,7 +91,8 @@ impl Case {
         run(&format!("cp -a {} {}", moment.store, store.display()));
     }
 
-    /// A rollback killed around each of its own lines is finished by the next one.
+    /// Kills a rollback before and after each line that it journals, and verifies that the next
+    /// rollback finishes it.
     fn killed_rollbacks(&self, what: &str) {
         let moment = self.keep();
         let first = lines(&self.proxyshift.store) + 1;
@@ -110,12 +113,12 @@ impl Case {
     }
 }
 
-/// Before and after each line of a journal, from line `first` on.
+/// The points before and after each line of a journal, from the line `first` on.
 fn points(first: usize) -> impl Iterator<Item = String> {
     (first..first + 100).flat_map(|line| [format!("before:{line}"), format!("after:{line}")])
 }
 
-/// The number of lines in the journal of the only run in `store`.
+/// How many lines the journal of the only run in `store` has.
 fn lines(store: &Path) -> usize {
     let runs: Vec<_> = fs::read_dir(store.join("runs")).expect("runs").collect();
     assert_eq!(runs.len(), 1);
@@ -150,7 +153,7 @@ fn killed_at_every_step(backend: Backend) {
 fn killed_while_rolling_back(backend: Backend) {
     let case = Case::new(backend);
     case.killed_rollbacks("after a whole run");
-    // The last edit is in the kernel, but not in the journal.
+    // The point at which the last edit is in the kernel, but not in the journal.
     case.start_over();
     case.proxyshift.expect(0, "cleanup --yes");
     let last = lines(&case.proxyshift.store);
@@ -160,7 +163,7 @@ fn killed_while_rolling_back(backend: Backend) {
     case.killed_rollbacks("after a run killed before its last line");
 }
 
-/// Remedies of checks: one rule removed, one added.
+/// A command that applies two remedies: one removes a rule, the other adds one.
 const MEND: &str = "check --only cni.flannel-rules,docker.masquerade --fix --yes";
 
 fn killed_while_mending(backend: Backend) {
@@ -192,7 +195,8 @@ fn killed_while_mending(backend: Backend) {
         case.proxyshift.expect(0, "rollback");
         case.has_ended(&case.before, &format!("killed {point}, rolled back"));
     }
-    // Each of two edits has an intent and an outcome.
+    // Each of the two edits has a line with the intent and one with the outcome, and the run is
+    // killed before and after each of these four lines.
     assert_eq!(crashes, 8);
 }
 
@@ -238,12 +242,13 @@ fn killed_while_rolling_back_in_legacy() {
     }
 }
 
-/// A killed program cannot end its rehearsal process, which must end itself.
+/// A program that is killed cannot end the process of its rehearsal, so that process must end
+/// itself.
 #[test]
 fn a_rehearsal_ends_with_who_wanted_it() {
     let node = captured("half-migrated-ipvs-1.20");
     let mut command = Proxyshift::new("store").command(&format!("inside edits {}", node.display()));
-    // It waits for the edits on its input.
+    // The inner process waits here, because it reads the edits from its standard input.
     let mut rehearsal =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("proxyshift starts");
     let edits = rehearsal.stdin.take();

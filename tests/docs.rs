@@ -1,4 +1,4 @@
-//! Compares the README and other pages with the program.
+//! Compares the README and other pages of the documentation with what the program prints.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,8 @@ use regex::Regex;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_proxyshift");
 
-/// The transcript is between this line and the end of its block; `make readme` writes it.
+/// The README's transcript begins after this text and ends with the code block. `make readme`
+/// writes it.
 const TRANSCRIPT: &str = "<!-- from `make readme` -->\n```console\n";
 
 fn root() -> PathBuf {
@@ -25,7 +26,7 @@ fn help(args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The verbs in a help text.
+/// The verbs that a help text lists.
 fn verbs(help: &str) -> Vec<String> {
     let list = help.split("\nCommands:\n").nth(1).expect("a list of commands");
     let name = Regex::new("^  ([a-z]+) ").unwrap();
@@ -34,8 +35,8 @@ fn verbs(help: &str) -> Vec<String> {
     names.filter(|name| name != "help").collect()
 }
 
-/// The output of a transcript's commands when they run again, as on a terminal: there, the line of
-/// a started task vanishes at its end.
+/// Runs the commands of a transcript again. Returns their output as on a terminal, where the line
+/// of a started task vanishes when the task ends.
 fn run_again(transcript: &str) -> String {
     let folder = Path::new(PROGRAM).parent().unwrap().display().to_string();
     let path = format!("{folder}:{}", std::env::var("PATH").unwrap_or_default());
@@ -59,7 +60,7 @@ fn run_again(transcript: &str) -> String {
     whole
 }
 
-/// A transcript without the variable parts: times and durations.
+/// A transcript without what differs from run to run: times and durations.
 fn without_times(transcript: &str) -> String {
     let took = Regex::new(r" \([0-9.]+ s\)").unwrap();
     let id = Regex::new(r"\b[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}\b").unwrap();
@@ -84,7 +85,8 @@ fn the_transcript_is_what_the_program_prints() {
     assert!(diff.is_empty(), "look at it, then run `make readme`:\n{diff}");
 }
 
-/// As an ordinary user. A user namespace gives fewer rights, so that other operations fail.
+/// Runs the demo as an ordinary user. In a user namespace it has fewer rights than root, so other
+/// operations fail.
 #[test]
 fn the_demo_verifies_as_much_without_root() {
     use std::os::unix::fs::PermissionsExt;

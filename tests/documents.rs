@@ -1,5 +1,5 @@
-//! Output for programs: one document a call whatever happens, events as lines, all valid by the
-//! published schemas; and no questions off a terminal.
+//! Output for programs: each call prints one JSON document whatever happens, and events as JSON
+//! lines; all are valid by the published schemas. No question is asked when there is no terminal.
 
 mod common;
 
@@ -26,7 +26,7 @@ fn captures_are_reported_in_documents_with_schemas() {
     for name in all_captured() {
         let dir = captured(&name).display().to_string();
         schemas.expect(&proxyshift, 0, &format!("plan --snapshot {dir}"));
-        // No migration leads away from nftables.
+        // Usage error, because no migration leads away from nftables mode.
         let code = if name.starts_with("nftables") { 2 } else { 0 };
         schemas.expect(&proxyshift, code, &format!("plan --to ipvs --snapshot {dir}"));
         schemas.expect(&proxyshift, 0, &format!("snapshot show {dir}"));
@@ -34,7 +34,7 @@ fn captures_are_reported_in_documents_with_schemas() {
         let (code, _) = schemas.run(&proxyshift, &format!("check --to ipvs --snapshot {dir}"));
         assert!([0, 3].contains(&code), "{name}: {code}");
     }
-    // A node whose kube-proxy has flags and no configuration file.
+    // A node whose kube-proxy has flags instead of a configuration file.
     let flags = tmp.path().join("flags");
     fs::create_dir(&flags).expect("a folder");
     for entry in fs::read_dir(captured("canal-stale-flannel-1.20")).expect("a node") {
@@ -102,7 +102,7 @@ fn wrong_arguments_are_reported_in_the_requested_form() {
         let error = schemas.expect(&proxyshift, 2, words);
         assert_eq!(error["kind"], "usage", "{words}: {error}");
         assert!(error["hint"].is_string() || words.contains("--keep 0"), "{words}: {error}");
-        // The same without a document: as text on standard error.
+        // Without `-o json`, the same error is text on standard error.
         let ended = Ended::of(proxyshift.command(words));
         let is_script = words == "completions bash";
         assert!(
@@ -111,16 +111,16 @@ fn wrong_arguments_are_reported_in_the_requested_form() {
             ended.out
         );
     }
-    // Progress as JSON alone: the error is a line of it.
+    // With only the progress as JSON, the error is one of the JSON lines on standard error.
     let ended = proxyshift.expect(2, "frob --progress json");
     let line: Value = serde_json::from_str(ended.err.trim()).expect(&ended.err);
     schemas.hold(&line, "frob --progress json");
-    // Help and version are no documents, and no errors.
+    // Help and version are printed as text even with `-o json`, and are no errors.
     assert!(proxyshift.expect(0, "--help -o json").out.contains("Commands:"));
     assert!(proxyshift.expect(0, "--version -o json").out.starts_with("proxyshift "));
 }
 
-/// Each verb with a question, and the flags that its refusal must name.
+/// Each verb that would ask a question, and the options that it must name when it refuses to ask.
 const WOULD_ASK: [(&str, &[&str]); 5] = [
     ("cleanup", &["--yes", "--dry-run"]),
     ("cleanup --confirm-within 5m", &["--yes", "--dry-run"]),
@@ -137,7 +137,7 @@ fn nothing_is_asked_off_a_terminal_and_the_refusal_names_the_flag() {
     let _node = Node::load("canal-stale-flannel-1.20", Backend::Nft);
     let proxyshift = Proxyshift::new("store");
     for (words, flags) in WOULD_ASK {
-        // A yes in a pipe is no answer.
+        // Not even a yes in a pipe is taken as an answer.
         for yes in [false, true] {
             let mut command = proxyshift.command(words);
             if yes {
@@ -149,7 +149,7 @@ fn nothing_is_asked_off_a_terminal_and_the_refusal_names_the_flag() {
             assert_eq!(ended.code, Some(2), "{words}: {}", ended.err);
             ended.reports(flags);
         }
-        // Nor does it ask on a terminal when a program reads the output.
+        // On a terminal nothing is asked either, if a program reads the output.
         for form in ["-o json", "--progress json"] {
             let own = env!("CARGO_BIN_EXE_proxyshift");
             let store = proxyshift.store.display();
@@ -164,7 +164,7 @@ fn nothing_is_asked_off_a_terminal_and_the_refusal_names_the_flag() {
             assert!(said.contains("--yes"), "{form} {words}: {said}");
         }
     }
-    // All others work, or report why not, without a question.
+    // All other verbs work without a question, or report why they cannot.
     for words in ["resume", "confirm", "extend 1m", "rollback"] {
         proxyshift.expect(3, words);
     }
@@ -191,7 +191,7 @@ fn every_verb_on_a_node_gives_one_document_that_its_schema_knows() {
     for words in ["rollback", "resume", "confirm", "extend 1m"] {
         expect(3, words);
     }
-    // Snapshots.
+    // The documents about snapshots.
     expect(0, "snapshot list");
     let taken = expect(0, "snapshot create");
     let id = taken["snapshot"].as_str().expect("an id").to_owned();
@@ -202,7 +202,7 @@ fn every_verb_on_a_node_gives_one_document_that_its_schema_knows() {
     fs::rename(proxyshift.store.join("snapshots").join(&id), "/run/aside").expect("moved");
     expect(0, "snapshot import /run/one.tar.gz");
     expect(0, "snapshot prune --keep 1");
-    // A clean-up that waits, is confirmed, and is undone afterwards.
+    // The documents about a clean-up that waits, is confirmed, and is undone afterwards.
     expect(0, "cleanup --yes --confirm-within 5m");
     expect(6, "status");
     assert_eq!(expect(0, "report")["state"], "unconfirmed");
@@ -216,7 +216,7 @@ fn every_verb_on_a_node_gives_one_document_that_its_schema_knows() {
     assert_eq!(expect(0, "cleanup --yes")["run"], Value::Null);
     expect(0, "rollback");
     assert_eq!(expect(0, "report")["state"], "rolled-back");
-    // Remedies.
+    // The documents about remedies that are applied.
     let (_, fixed) = schemas.run(&proxyshift, "check --fix --yes");
     assert!(fixed["fixed"]["run"].is_string(), "{fixed:#}");
     let report = schemas.expect(&proxyshift, 0, "report");
@@ -226,16 +226,17 @@ fn every_verb_on_a_node_gives_one_document_that_its_schema_knows() {
     let before = schemas.expect(&proxyshift, 0, "report")["snapshot"].clone();
     let words = format!("rollback --yes --to {}", before.as_str().expect("an id"));
     assert_eq!(schemas.expect(&proxyshift, 0, &words)["snapshot"], before);
-    // An interrupted one.
+    // The documents about an interrupted run.
     proxyshift.killed("cleanup --yes", "after:1");
     schemas.expect(&proxyshift, 6, "status");
     assert_eq!(schemas.expect(&proxyshift, 0, "report")["state"], "running");
     schemas.expect(&proxyshift, 0, "resume");
     assert_eq!(schemas.expect(&proxyshift, 0, "report")["state"], "done");
     schemas.expect(&proxyshift, 0, "status");
-    // An exception before the rules of a living Calico.
+    // The document of a guard, with an exception in front of the rules of a running Calico.
     schemas.expect(&proxyshift, 0, "guard --for 10.9.0.0/24 --once --contest");
-    // The virtual machine has a kube-proxy that can be migrated.
+    // Fails here, because only the virtual machine of tests/vm has a kube-proxy that can be
+    // migrated.
     schemas.run(&proxyshift, "migrate --to ipvs --yes");
     let elsewhere = ["check", "checks", "migrate", "write-config"].map(str::to_owned);
     let mut known: BTreeSet<String> = schemas.validators.keys().cloned().collect();

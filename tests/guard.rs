@@ -1,5 +1,5 @@
-//! The guard on captured nodes in namespaces: its exception precedes the drop of INVALID packets,
-//! whatever others write.
+//! The guard on captured nodes in namespaces: its exception stays in front of the drop of INVALID
+//! packets, whatever others write.
 
 mod common;
 
@@ -16,7 +16,7 @@ const CANAL: &str = "canal-stale-flannel-1.20";
 const FOR: &str = "guard --for 10.9.0.0/24 --interval 0.05";
 const GATE: &str = "-j KUBE-FORWARD";
 
-/// The exception's two rules.
+/// The two rules of the exception, for packets from and to its network.
 fn own() -> [String; 2] {
     ["-s", "-d"].map(|option| {
         format!(
@@ -26,7 +26,7 @@ fn own() -> [String; 2] {
     })
 }
 
-/// The FORWARD chain of the filter table.
+/// The rules of the chain FORWARD in the table filter.
 fn forward(node: &Node) -> Vec<String> {
     let save = run_with("", &[&node.program("save"), "-t", "filter"]);
     save.lines().filter(|l| l.starts_with("-A FORWARD ")).map(str::to_owned).collect()
@@ -36,7 +36,7 @@ fn count(node: &Node) -> usize {
     forward(node).iter().filter(|r| own().contains(r)).count()
 }
 
-/// True when both rules are right before the jump `gate`, and nowhere else.
+/// True when both rules of the exception are right before the rule `gate`, and nowhere else.
 fn stands(node: &Node, gate: &str) -> bool {
     let rules = forward(node);
     let Some(at) = rules.iter().position(|r| r.ends_with(gate)) else { return false };
@@ -47,7 +47,7 @@ fn iptables(node: &Node, words: &[&str]) {
     run_with("", &[&[node.program("").as_str(), "-w", "-t", "filter"], words].concat());
 }
 
-/// A running guard, killed if a test fails.
+/// A running guard, which is killed if a test fails.
 struct Running(Child);
 
 impl Running {
@@ -61,7 +61,7 @@ impl Running {
         kill_process(pid, signal).expect("it runs");
     }
 
-    /// Waits for its end, by itself or by `signal`.
+    /// Waits until the guard ends, by itself or after `signal`.
     fn end(mut self, signal: Option<Signal>) -> Ended {
         signal.into_iter().for_each(|s| self.send(s));
         let (mut out, mut err) = (String::new(), String::new());
@@ -74,13 +74,14 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Both calls fail after its regular end.
+        // Both calls fail if the guard has ended by itself.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// Removes the exception and moves in front of it, 20 times.
+/// Removes the exception, or adds rules in front of it, 20 times, and waits until it is right
+/// again.
 fn keeps_its_position(backend: Backend) {
     let (node, proxyshift) = (Node::load(DOCKER, backend), Proxyshift::new("store"));
     let before = forward(&node);
@@ -88,13 +89,13 @@ fn keeps_its_position(backend: Backend) {
     poll("the first rules", || stands(&node, GATE));
     for round in 0..20 {
         if round % 2 == 0 {
-            // kube-proxy's jump is the first to be there again.
+            // After the flush, kube-proxy's jump is restored before any other rule.
             iptables(&node, &["-F", "FORWARD"]);
             iptables(&node, &["-A", "FORWARD", "-j", "KUBE-FORWARD"]);
             iptables(&node, &["-A", "FORWARD", "-j", "DOCKER-USER"]);
         } else {
-            // In one step: after a deletion alone, the guard would remove the exception for want of
-            // a gate.
+            // One step: a second jump in front. If the jump were deleted first, there would be no
+            // gate (rule that the exception must precede), so the guard would remove the exception.
             iptables(&node, &["-I", "FORWARD", "-j", "KUBE-FORWARD"]);
         }
         poll("the rules back in their place", || stands(&node, GATE));
@@ -160,7 +161,7 @@ fn one_guard_alone_and_rules_that_are_left() {
     }
     assert_eq!(guard.end(Some(Signal::TERM)).code, Some(0));
     assert!(stands(&node, GATE), "{:?}", forward(&node));
-    // Another guard recognises them as its own.
+    // Another process of the guard recognises the rules of the killed one as its own.
     let guard = Running::start(&proxyshift, "guard --for 10.8.0.0/24 --interval 0.05");
     poll("the old ones gone", || count(&node) == 0);
     poll("the new ones", || forward(&node).iter().any(|r| r.contains("-d 10.8.0.0/24 ")));
@@ -224,7 +225,7 @@ fn a_living_calico_has_its_own_setting() {
     }
     let guard = Running::start(&proxyshift, &format!("{FOR} --contest"));
     poll("the rules", || stands(&node, "-j cali-FORWARD"));
-    // As felix does.
+    // Inserts the jump at the top of the chain, as Calico's felix does.
     iptables(&node, &["-I", "FORWARD", "-j", "cali-FORWARD"]);
     poll("the rules before it again", || stands(&node, "-j cali-FORWARD"));
     let ended = guard.end(Some(Signal::TERM));

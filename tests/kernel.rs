@@ -1,4 +1,5 @@
-//! Changes of a migration besides rules: sysctls, boot files, and entries of connection tracking.
+//! What a migration changes besides rules: sysctls, files for the next boot, and entries of
+//! conntrack.
 
 mod common;
 
@@ -55,7 +56,7 @@ fn boot_settings_are_written_and_removed() {
     let text = sysctl::boot_text(&values);
     assert_eq!(read(file).unwrap(), None);
     persist(file, None, Some(&text)).unwrap();
-    // sysctl reads the file, and sets its values.
+    // `sysctl` can read the boot file, and sets the values that it names.
     run(&format!("sysctl -q -p {}", sysctl::BOOT_FILE));
     assert_eq!(value_of("net.ipv4.ip_forward").unwrap().as_deref(), Some("1"));
     persist(file, Some(&text), None).unwrap();
@@ -74,7 +75,7 @@ fn at(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
-/// Creates an entry from `client` to `service`, answered by `backend`.
+/// Creates a conntrack entry from `client` to `service` that `backend` answers.
 fn flow(protocol: &str, client: &str, service: &str, backend: &str) {
     let [client, service, backend] = [client, service, backend].map(at);
     let state = if protocol == "tcp" { "--state ESTABLISHED" } else { "" };
@@ -142,7 +143,8 @@ fn an_entry_that_was_made_anew_is_kept() {
     run("conntrack -F");
     make();
     let new = conntrack.stale(&services).unwrap();
-    // The kernel derives the number from the entry's memory address: it is rarely the same.
+    // The kernel derives the id of an entry from the entry's memory address, so the new entry
+    // rarely has the same id.
     if new != old {
         assert!(!delete(&mut conntrack, &old[0]).unwrap());
         assert_eq!(conntrack.stale(&services).unwrap(), new);

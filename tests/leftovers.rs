@@ -1,4 +1,4 @@
-//! The exact removals of the plan on each captured node, and the reasons for what it keeps.
+//! Exactly what the plan removes on each captured node, and the reasons for what it keeps.
 
 mod nodes;
 
@@ -35,7 +35,8 @@ fn plan_with(catalogue: &Catalogue, state: &NodeState) -> Plan {
     plan
 }
 
-/// The removed chains, as `family table name`; those of services and endpoints by their kind.
+/// How many chains are removed, keyed by `family table name`; chains of services and endpoints are
+/// counted together by their kind, as in `KUBE-SVC-*`.
 fn chains(plan: &Plan) -> BTreeMap<String, usize> {
     let mut found = BTreeMap::new();
     for object in plan.removals().filter(|o| o.kind() == ObjectKind::Chain) {
@@ -50,7 +51,7 @@ fn chains(plan: &Plan) -> BTreeMap<String, usize> {
     found
 }
 
-/// The rules that are removed from kept chains.
+/// The texts of the rules that are removed from chains that stay.
 fn jumps(plan: &Plan) -> Vec<Cow<'_, str>> {
     let gone = |o: &Object| {
         plan.removals().any(|c| {
@@ -84,7 +85,7 @@ fn position(object: &Object) -> Option<u32> {
     }
 }
 
-/// The removals, without positions.
+/// The objects that are removed, as texts without the rules' indexes.
 fn removals(plan: &Plan) -> BTreeSet<String> {
     let line = |o: &Object| {
         let family = o.id.family().map(|f| f.to_string()).unwrap_or_default();
@@ -165,7 +166,8 @@ fn half_migrated_nodes_lose_what_iptables_mode_left() {
         let in_leftovers = ["SVC-", "SEP-", "FW-", "XLB-", "NODEPORTS "];
         let rules_there: usize =
             in_leftovers.iter().map(|p| save.matches(&format!("] -A KUBE-{p}")).count()).sum();
-        // Plus the REJECT in filter KUBE-SERVICES, and four jumps.
+        // Besides the rules in the removed chains, the REJECT in filter KUBE-SERVICES and four
+        // jumps are removed.
         assert_eq!(rules, rules_there + 1 + 4, "{name}");
         for (table, kept, why) in [
             ("nat", "KUBE-SERVICES", "shared by iptables and ipvs mode"),
@@ -220,7 +222,8 @@ fn nftables_mode_leaves_marks_and_canaries() {
     assert_eq!(names(&found, Action::Keep, ObjectKind::Table), ["kube-proxy"; 2]);
     assert_ne!(reason(&found, "filter", "KUBE-FIREWALL"), "");
 
-    // A kubelet up to 1.26 would also have made its other chains.
+    // A kubelet up to 1.26 would have made KUBE-MARK-DROP too, so with that chain the kubelet may
+    // own KUBE-MARK-MASQ.
     nodes::replace(
         &mut files,
         SAVE,
@@ -231,7 +234,7 @@ fn nftables_mode_leaves_marks_and_canaries() {
     assert_eq!(chains(&found).keys().filter(|c| c.contains("MASQ")).count(), 0);
     let why = "the kubelet up to 1.26 writes it too, and nat KUBE-MARK-DROP, which it makes too, is there";
     assert_eq!(reason(&found, "nat", "KUBE-MARK-MASQ"), why);
-    // With a known version the kubelet is out of the question.
+    // If the kubelet reports a version after 1.26, it cannot own the chain.
     nodes::replace(
         &mut files,
         "processes.json",
@@ -254,7 +257,7 @@ fn between_two_modes_nothing_of_kube_proxys_is_removed() {
     assert!(found.is_empty());
     let why = "which mode of kube-proxy runs is not clear: the configuration says iptables, but nat KUBE-SERVICES (iptables-nft) matches the set KUBE-CLUSTER-IP";
     assert_eq!(reason(&found, "filter", "KUBE-EXTERNAL-SERVICES"), why);
-    // Configured, but the rules are not rewritten yet.
+    // The configuration says ipvs already, but the rules are still those of iptables mode.
     let mut files = nodes::files("docker-iptables-1.30");
     nodes::replace(
         &mut files,
@@ -265,8 +268,8 @@ fn between_two_modes_nothing_of_kube_proxys_is_removed() {
     assert!(plan(&files).is_empty());
 }
 
-/// The first `KUBE-SVC-*` chain of the half-migrated node that leads to an endpoint, and the
-/// endpoint.
+/// The first `KUBE-SVC-*` chain of the half-migrated node that jumps to an endpoint, and the chain
+/// of that endpoint.
 fn service() -> (String, String) {
     let save = nodes::files(HALF)[SAVE].to_string();
     let line = save
@@ -293,7 +296,8 @@ fn a_foreign_rule_keeps_its_chain_and_all_it_leads_to() {
     assert_eq!(reason(&after, "nat", &svc), format!("holds a rule of unknown owner: `{foreign}`"));
     assert!(reason(&after, "nat", &sep).starts_with("still referenced by `-A KUBE-SVC-"));
     assert!(removals(&after).is_subset(&removals(&before)));
-    // The chains that lead to them may be removed: they are kube-proxy's, and hold no foreign rule.
+    // The chains that jump to the kept ones may be removed, because they are kube-proxy's own and
+    // hold no foreign rule.
     assert!(chains(&after).contains_key("ipv4 nat KUBE-NODEPORTS"));
     let rest = chains(&before)["ipv4 nat KUBE-SVC-*"] - chains(&after)["ipv4 nat KUBE-SVC-*"];
     assert_eq!(rest, 1);
@@ -333,7 +337,7 @@ fn adding_a_rule_of_no_one_never_adds_a_removal() {
         let ruleset = state.rulesets.values().next().expect("rules");
         let mut tried = 0;
         for table in &ruleset.tables {
-            // A few of the many similar ones.
+            // Of the many similar chains, a few are enough.
             for chain in table.chains.iter().filter(|c| {
                 !c.name.starts_with("KUBE-S") || c.name.len() < 20 || c.name.contains("-A")
             }) {
@@ -382,7 +386,7 @@ fn ipvs_mode_leaves_sets_servers_and_its_link() {
     assert_eq!(names(&found, Action::Remove, ObjectKind::Link), ["kube-ipvs0"]);
     assert_eq!(names(&found, Action::Keep, ObjectKind::VirtualServer), ["10.9.0.100:8443/tcp"]);
 
-    // A foreign rule that matches a set keeps the set.
+    // A foreign rule that matches an ipset keeps the ipset.
     let rule = "-A INPUT -m set --match-set KUBE-CLUSTER-IP dst,dst -j ACCEPT";
     nodes::add(&mut files, save, "filter", rule);
     let found = plan(&files);
@@ -397,7 +401,7 @@ fn tables_of_nftables_mode_go_when_another_runs() {
     let found = plan(&files);
     assert_eq!(names(&found, Action::Remove, ObjectKind::Table), ["kube-proxy"; 2]);
     assert_eq!(found.removals().count(), 2);
-    // Neither is removed while the running mode is unclear.
+    // Neither table is removed while it is unclear which mode runs.
     files.remove("files/var/lib/kube-proxy/config.conf");
     assert!(plan(&files).is_empty());
 }
@@ -427,7 +431,8 @@ fn chains_of_other_versions() {
         ["ipv4 nat KUBE-FIREWALL", "ipv4 nat KUBE-PORTALS-HOST", "ipv4 nat KUBE-XLB-*"]
     );
 
-    // Without a successor and without a version, nothing is certain.
+    // Without a chain that replaced it and without kube-proxy's version, an old chain may still be
+    // in use.
     let legacy = "docker-legacy-iptables-1.20-no-conntrack";
     let mut files = nodes::files(legacy);
     assert!(plan(&files).is_empty());
@@ -437,7 +442,8 @@ fn chains_of_other_versions() {
         r#""name": "kube-proxy","#,
         r#""name": "kube-proxy", "version": "v1.24.3","#,
     );
-    // Even then it is kept: KUBE-SERVICES still leads to it.
+    // Even with a version that does not use the chain it is kept, because KUBE-SERVICES still jumps
+    // to it.
     let found = plan(&files);
     assert!(found.is_empty());
     assert!(reason(&found, "nat", xlb).starts_with("still referenced by"), "{found:?}");
@@ -459,9 +465,10 @@ fn flannels_rules_are_judged_by_its_lease() {
         files.insert("route.json".into(), (new + &text).into());
         files
     };
-    // The lease is another node's now, as in the incident: flannel itself routes to it.
+    // The lease belongs to another node now, as in the incident, because flannel itself has a route
+    // to that node. So the rule is stale.
     assert_eq!(stale(&route("flannel.1", "192.168.66.0")).0, Action::Remove);
-    // A foreign route makes it doubtful.
+    // A route that flannel did not make leaves it in doubt whether the rule is stale.
     let (action, why) = stale(&route("n1", "10.9.0.1"));
     assert_eq!(action, Action::Suspect);
     assert!(
@@ -544,7 +551,7 @@ fn an_operators_rule_of_flannels_shape_is_kept() {
     assert_eq!(texts, [STALE]);
 }
 
-/// The canal node after the removal of Calico, or of all pod networking.
+/// The canal node without `components`: without Calico, or without all pod networking.
 fn without(components: &[&str]) -> Files {
     let mut files = nodes::files(CANAL);
     files.remove("files/etc/cni/net.d/10-canal.conflist");
@@ -565,7 +572,7 @@ fn calico_is_removed_whole_once_it_is_gone() {
     assert_eq!(hooks.len(), 5, "and flannel's stale rule: {hooks:?}");
     assert_eq!(names(&found, Action::Remove, ObjectKind::Set).len(), 3);
 
-    // A directory without processes shows nothing about them.
+    // A snapshot that does not list processes cannot show that Calico is gone.
     let mut files = without(&["calico-node"]);
     files.remove("processes.json");
     assert!(plan(&files).is_empty());
@@ -645,7 +652,7 @@ fn stale_docker_is_only_reported() {
     assert_eq!(row.sentence(), "suspected: there is no link br-0123456789ab");
 }
 
-/// Needs `PROXYSHIFT_DUMPS`.
+/// Needs the folder of dumps that `PROXYSHIFT_DUMPS` names.
 #[test]
 fn no_dump_loses_what_is_not_the_cluster_networks() {
     let Some(dumps) = nodes::dumps() else { return };
@@ -663,7 +670,7 @@ fn no_dump_loses_what_is_not_the_cluster_networks() {
         removed.insert(name, plan.removals().count());
     }
     removed.retain(|_, count| *count > 0);
-    // ipvs mode runs on it, and every chain of iptables mode was left empty.
+    // ipvs mode runs on the node of this dump, and every chain of iptables mode was left empty.
     let migrated = "calico-kubeproxy-MIGRATED-ipvs-after-nat-flush".to_owned();
     assert_eq!(removed.keys().collect::<Vec<_>>(), [&migrated]);
 }

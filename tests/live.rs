@@ -1,4 +1,4 @@
-//! A clean-up and its rollback on live nodes, in both backends.
+//! A clean-up and its rollback on nodes in a live kernel, in both backends.
 
 mod common;
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 const NODE: &str = "half-migrated-ipvs-1.20";
 
-/// The removals of a plan, without the backend.
+/// The objects that a plan removes, as texts without the backend.
 fn removals(plan: &Value) -> Vec<String> {
     let objects = plan["objects"].as_array().expect("objects");
     let mut rows: Vec<String> = objects

@@ -1,4 +1,4 @@
-//! Manual pages and completions, from the same definitions as the arguments.
+//! The manual pages and the completions, generated from the definitions of the arguments.
 
 mod common;
 
@@ -17,7 +17,7 @@ fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/man")
 }
 
-/// Every page by its file's name.
+/// Every manual page, keyed by its file name.
 fn pages() -> BTreeMap<String, String> {
     let mut pages = BTreeMap::new();
     let mut whole = shown().disable_help_subcommand(true);
@@ -33,7 +33,7 @@ fn page(command: &clap::Command, name: &str, pages: &mut BTreeMap<String, String
         page(verb, &verb_name, pages);
         verbs.push(verb_name);
     }
-    // clap needs the names of its verbs for the whole life of the program.
+    // Leaked, because clap needs the name of a command for the whole life of the program.
     let leaked: &'static str = Box::leak(name.to_owned().into_boxed_str());
     let command = command.clone().name(leaked);
     let date = "";
@@ -59,7 +59,7 @@ fn page(command: &clap::Command, name: &str, pages: &mut BTreeMap<String, String
     pages.insert(format!("{name}.1"), text);
 }
 
-/// The text below the options in the help: examples, or their replacement in proxyshift.1.
+/// The text after the options in a page: the examples, or in proxyshift.1 what replaces them.
 fn after(name: &str) -> String {
     let words: Vec<&str> = name.split('-').skip(1).collect();
     let output = Command::new(PROGRAM).args(&words).arg("--help").output().expect("help");
@@ -96,7 +96,7 @@ fn after(name: &str) -> String {
     text
 }
 
-/// Text escaped for roff.
+/// `text` with the characters escaped that roff would interpret.
 fn escaped(text: &str) -> String {
     let line = |line: &str| {
         let line = line.replace('\\', "\\\\").replace('-', "\\-");

@@ -1,5 +1,5 @@
-//! The three-way merge on rulesets of every shape: our removed rules are restored between their
-//! neighbours, and foreign changes are kept.
+//! The three-way merge on rulesets of every shape: the rules that we removed are restored between
+//! their neighbours, and foreign changes are kept.
 
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -11,7 +11,8 @@ const ID: RulesetId = RulesetId { family: Family::Ipv4, backend: Backend::Nft };
 const CHAIN: &str = "POSTROUTING";
 const OURS: &str = "KUBE-SVC-X";
 
-/// A nat table whose POSTROUTING has `rules`, and a chain of ours if there is one.
+/// A nat table whose POSTROUTING has `rules`. If `ours` is given, it also has a chain of ours with
+/// those rules.
 fn node(rules: &[String], ours: Option<&[String]>) -> NodeState {
     let mut text = format!("*nat\n:{CHAIN} ACCEPT [0:0]\n");
     if ours.is_some() {
@@ -25,7 +26,7 @@ fn node(rules: &[String], ours: Option<&[String]>) -> NodeState {
     NodeState::parse(files).expect("a table")
 }
 
-/// The rule number `n` of one writer.
+/// The `n`-th rule of the writer `whose`.
 fn rule(chain: &str, whose: &str, n: usize) -> String {
     format!("-A {chain} -s 10.0.0.{n}/32 -m comment --comment {whose}-{n} -j ACCEPT")
 }
@@ -35,7 +36,7 @@ fn removal(rules: Vec<RulePos>, chains: Vec<ChainText>) -> Edit {
     Edit { direction: Direction::Remove, target: Target::Table(table) }
 }
 
-/// The edit that removes the marked rules of `base`, and the remaining rules.
+/// The edit that removes those rules of `base` that `gone` marks, and the rules that remain.
 fn remove(base: &[String], gone: &[bool]) -> (Edit, Vec<String>) {
     let (mut rules, mut left) = (Vec::new(), Vec::new());
     for (position, text) in base.iter().enumerate() {
@@ -49,7 +50,7 @@ fn remove(base: &[String], gone: &[bool]) -> (Edit, Vec<String>) {
     (removal(rules, Vec::new()), left)
 }
 
-/// The rules of POSTROUTING after `undo` on a node where they are `now`.
+/// The rules of POSTROUTING after `undo` is applied to a node whose rules are `now`.
 fn applied(undo: &UndoPlan, now: &[String]) -> Vec<String> {
     let mut rules = now.to_vec();
     for edit in &undo.edits {
@@ -64,19 +65,19 @@ fn applied(undo: &UndoPlan, now: &[String]) -> Vec<String> {
     rules
 }
 
-/// The rules of `all` that are in `some`, in the order of `all`.
+/// The rules of `all` that are also in `some`, in the order of `all`.
 fn only(all: &[String], some: &[String]) -> Vec<String> {
     all.iter().filter(|r| some.contains(r)).cloned().collect()
 }
 
-/// Up to nine rules, and a mark for each one to remove.
+/// Up to nine rules, each with a mark that says whether to remove it.
 fn rules_and_removal(kinds: usize) -> impl Strategy<Value = (Vec<usize>, Vec<bool>)> {
     prop::collection::vec((0..kinds, any::<bool>()), 1..10)
         .prop_map(|both| both.into_iter().unzip())
 }
 
 proptest! {
-    // A failure prints its input; a test writes nothing into the tree.
+    // Nothing is written into the source tree, because a failure prints its input anyway.
     #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
 
     #[test]
@@ -97,7 +98,7 @@ proptest! {
         (marks, gone) in rules_and_removal(2),
         added in prop::collection::vec(any::<Index>(), 0..6),
     ) {
-        // A mark of 1 means: removed by a foreign change, unless the edit removes it.
+        // A mark of 1 means that a foreign change removes the rule, unless the edit removes it.
         let base: Vec<String> = (0..marks.len()).map(|n| rule(CHAIN, "base", n)).collect();
         let (edit, left) = remove(&base, &gone);
         let is_kept = |r: &String| marks[base.iter().position(|b| b == r).expect("of base")] == 0;
@@ -115,7 +116,8 @@ proptest! {
         prop_assert_eq!(back.len() + undone.conflicts.len(), ours.len(), "{:?}", undone);
         let from_base = only(&after, &base);
         prop_assert_eq!(&from_base, &only(&base, &from_base), "not in their old order");
-        // With one old rule left, or with no foreign removal, each rule has its position.
+        // If at least one old rule is left, or if nobody else removed a rule, the order of the
+        // restored rules is determined.
         if !survivors.is_empty() || left.is_empty() {
             prop_assert_eq!(back, ours, "{:?}", undone.conflicts);
             let (edit, _) = remove(&base, &gone);

@@ -1,4 +1,4 @@
-//! nf_tables over netlink, against this kernel and this machine's iptables-nft and nft.
+//! nf_tables over netlink, on this kernel and with this machine's iptables-nft and nft.
 
 mod common;
 
@@ -15,7 +15,7 @@ use proxyshift::state::Family;
 
 const V4: Family = Family::Ipv4;
 
-/// Which of a chain's rules are native, in the kernel's order.
+/// For each rule of a chain, in the kernel's order, whether the rule is native.
 fn native(netfilter: &mut Netfilter, family: Family, table: &str, chain: &str) -> Vec<bool> {
     netfilter.rules(family, table, chain).unwrap().iter().map(|rule| rule.native).collect()
 }
@@ -32,7 +32,7 @@ fn any_write_moves_the_generation() {
     let mut netfilter = Netfilter::open().unwrap();
     let before = netfilter.generation().unwrap();
     assert_eq!(netfilter.generation().unwrap(), before);
-    // Waiting for a commit is no write.
+    // Waiting for a commit writes nothing, so the generation stays the same.
     assert_eq!(netfilter.settled_generation().unwrap(), before);
     assert_eq!(netfilter.generation().unwrap(), before);
     run("iptables-nft -t nat -N KUBE-SERVICES");
@@ -74,7 +74,7 @@ fn tables_and_chains_are_listed() {
     let chains = netfilter.chains(V4, "nat").unwrap();
     let shown: BTreeMap<&str, (bool, u32)> =
         chains.iter().map(|chain| (chain.name.as_str(), (chain.base, chain.use_count))).collect();
-    // A jump to the chain, and a rule in it.
+    // KUBE-SERVICES is used twice: by a jump to the chain, and by a rule in it.
     assert_eq!(
         shown,
         BTreeMap::from([("KUBE-SERVICES", (false, 2)), ("PREROUTING", (true, 1))]),
@@ -82,7 +82,7 @@ fn tables_and_chains_are_listed() {
     );
 }
 
-/// Adds to the batch the removal of every current rule of the chain in nat.
+/// Adds to the batch the removal of every rule that the chain in nat has now.
 fn empty<'a>(netfilter: &mut Netfilter, batch: &mut Batch<'a>, chain: &'a str) {
     for rule in netfilter.rules(V4, "nat", chain).unwrap() {
         batch.delete_rule(V4, "nat", chain, rule.handle);
@@ -112,7 +112,8 @@ fn a_stale_generation_is_refused_and_loses_nothing() {
     assert_eq!(rules_of(&run("iptables-nft-save -t nat")), rules_of(&before));
     assert_eq!(netfilter.generation().unwrap(), moved_to);
 
-    // Even at the generation with the rule: the batch does not name it.
+    // Fails even at the generation that has the new rule, because the batch does not remove that
+    // rule.
     let error = netfilter.commit(&batch, moved_to).unwrap_err();
     assert_eq!((error.kind, error.object.as_str()), (Kind::LostRace, "chain ip nat KUBE-SVC-A"));
     assert_eq!(rules_of(&run("iptables-nft-save -t nat")), rules_of(&before));
@@ -150,7 +151,7 @@ fn a_chain_in_use_fails_the_whole_batch_and_is_named() {
     assert_eq!(rules_of(&run("iptables-nft-save -t nat")), rules_of(&before));
     assert_eq!(netfilter.generation().unwrap(), generation);
 
-    // The socket works again after a failure.
+    // The socket still works after a failed commit.
     run("iptables-nft -t nat -F PREROUTING");
     let generation = netfilter.generation().unwrap();
     netfilter.commit(&batch, generation).unwrap();
@@ -204,7 +205,7 @@ fn single_rules_and_tables_are_deleted() {
         netfilter.tables().unwrap().iter().map(|table| table.family).collect();
     assert_eq!(families, [TableFamily::from(V4)]);
 
-    // A second removal fails, and names the object.
+    // Removing the same again fails, and the error names the object.
     let generation = netfilter.generation().unwrap();
     let error = netfilter.commit(&batch, generation).unwrap_err();
     let object = format!("rule with handle {} of chain ip filter FORWARD", rules[3].handle);
@@ -224,7 +225,7 @@ fn what_cannot_be_committed_is_refused() {
 
     let mut batch = Batch::new();
     batch.delete_chain(V4, "nat", "KUBE-SVC-A");
-    // Zero would mean "do not compare" to the kernel.
+    // Refused, because the kernel takes a generation of 0 as "do not compare".
     assert_eq!(netfilter.commit(&batch, 0).unwrap_err().kind, Kind::Unexpected);
     batch.delete_table("ipv4", "nat");
     assert_eq!(netfilter.commit(&batch, generation).unwrap_err().object, "table ipv4 nat");
@@ -239,7 +240,7 @@ fn without_the_right_the_error_names_it() {
     if !in_namespace("without_the_right_the_error_names_it") {
         return;
     }
-    // A copy of this test without any capability.
+    // This test is run again as a copy without any capability.
     const POWERLESS: &str = "PROXYSHIFT_TEST_POWERLESS";
     if std::env::var_os(POWERLESS).is_some() {
         assert_eq!(Netfilter::open().unwrap_err().kind, Kind::Permission);
@@ -255,14 +256,15 @@ fn without_the_right_the_error_names_it() {
     assert!(status.success());
 }
 
-/// Enough chains for the largest clusters. Each has, as kube-proxy's have, its mark-for-masquerade
-/// rule and a jump to the next.
+/// As many chains as the largest clusters have. Like kube-proxy's, each chain has a
+/// mark-for-masquerade rule and a jump to the next chain.
 const MANY: usize = 30_000;
 
 fn many_chains(netfilter: &mut Netfilter) {
     run("iptables-nft -t nat -N KUBE-MARK-MASQ");
     let name = |index: usize| format!("KUBE-SVC-{index:016}");
-    // In pieces: in a user namespace iptables-nft-restore sends at most wmem_default at once.
+    // Loaded in pieces, because in a user namespace iptables-nft-restore can send at most
+    // wmem_default bytes at once.
     const PIECE: usize = 250;
     for chains in (0..MANY).collect::<Vec<_>>().chunks(PIECE) {
         let mut text = String::from("*nat\n");
@@ -300,7 +302,8 @@ fn delete_many_chains() {
     assert_eq!(batch.len(), 2 * MANY);
     chains.iter().for_each(|chain| batch.delete_chain(V4, "nat", chain));
 
-    // Each of them fails: a stale generation, then chains that are in use.
+    // Both of these commits fail: one has a stale generation, the other deletes chains that are in
+    // use.
     assert_eq!(netfilter.commit(&batch, generation - 1).unwrap_err().kind, Kind::LostRace);
     let mut too_early = Batch::new();
     chains.iter().for_each(|chain| too_early.delete_chain(V4, "nat", chain));
@@ -338,7 +341,7 @@ fn a_batch_beyond_the_send_buffer_names_the_limit() {
     let limit: usize = limit.trim().parse().unwrap();
     let mut netfilter = Netfilter::open().unwrap();
     let mut batch = Batch::new();
-    // Each removal is over 40 bytes, and the kernel doubles the limit.
+    // More than fit: each removal takes over 40 bytes, and the kernel allows twice the limit.
     for _ in 0..limit / 20 + 1000 {
         batch.delete_chain(V4, "nat", "KUBE-SVC-A");
     }
@@ -375,8 +378,8 @@ fn a_long_chain_is_whole_and_in_order() {
     assert!(rules.is_sorted_by_key(|rule| rule.handle), "appended one after the other");
 }
 
-/// A dump takes several reads, and a write between two of them mixes two moments. The kernel marks
-/// such a dump; the result is another, complete one, or an error.
+/// A dump takes several reads of the socket. If somebody writes between two of them, the dump mixes
+/// two moments, and the kernel marks it. Then the result must be a new, complete dump, or an error.
 #[test]
 fn a_dump_shows_one_moment() {
     if !in_namespace("a_dump_shows_one_moment") {
@@ -398,8 +401,8 @@ fn a_dump_shows_one_moment() {
         let mut netfilter = Netfilter::open().unwrap();
         let (mut whole, mut torn, mut missing) = (0, 0, 0);
         while Instant::now() < deadline {
-            // The kernel marks a dump only between its messages, and moves the generation just
-            // before the rules: so wait for the commit.
+            // The kernel marks a dump only at the boundary of its messages, and it advances the
+            // generation just before the rules. So the test waits until the commit is complete.
             let generation = netfilter.settled_generation().unwrap();
             let dump = netfilter.rules(V4, "filter", "A");
             if netfilter.generation().unwrap() != generation {
@@ -408,7 +411,7 @@ fn a_dump_shows_one_moment() {
             }
             match dump {
                 Ok(rules) => {
-                    // Rules of one commit have consecutive handles.
+                    // The rules of one commit have consecutive handles.
                     let one_commit =
                         rules.windows(2).all(|pair| pair[0].handle + 1 == pair[1].handle);
                     let kind =
@@ -425,12 +428,12 @@ fn a_dump_shows_one_moment() {
     });
 }
 
-/// The rules of an iptables-save text, without counters.
+/// The lines of the rules in an iptables-save text, without counters.
 fn rules_of(save: &str) -> Vec<&str> {
     save.lines().filter(|line| line.starts_with("-A ")).collect()
 }
 
-/// The captured nodes with an nft backend: family, file, and the directory.
+/// The captured nodes with the backend nft: the family, and the path of the save.
 fn captured_nodes() -> Vec<(Family, PathBuf)> {
     let mut nodes = Vec::new();
     for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("snapshots")).unwrap()
@@ -495,7 +498,8 @@ fn rules_from_the_wild_are_not_native() {
                 assert!(same_as_save(*family, &save) > 0, "{}", file.display());
                 loaded += 1;
             }
-            // The save needs ipsets, or an extension that this kernel lacks.
+            // The save could not be loaded, because it needs ipsets, or an extension that this
+            // kernel lacks.
             None => refused.push(file),
         }
         run("nft flush ruleset");
@@ -504,8 +508,8 @@ fn rules_from_the_wild_are_not_native() {
     assert!(loaded >= 20, "only {loaded} dumps loaded");
 }
 
-/// Verifies that every chain of the save has as many rules as in the kernel, in the same order, and
-/// none native.
+/// Verifies that every chain in the save has as many rules as in the kernel, in the same order, and
+/// that none of them is native.
 fn same_as_save(family: Family, save: &str) -> usize {
     let mut netfilter = Netfilter::open().unwrap();
     let mut table = "";
@@ -525,7 +529,7 @@ fn same_as_save(family: Family, save: &str) -> usize {
         for (rule, line) in rules.iter().zip(lines) {
             assert!(!rule.native, "{table}: {line}");
         }
-        // nft prints the handle of each rule: the order is the kernel's.
+        // nft prints the handle of each rule, which shows that the order is the kernel's.
         if !rules.is_empty() {
             let listed = run(&format!("nft -a list chain {} {table} {chain}", family.nft()));
             let handles: Vec<u64> = listed
@@ -539,7 +543,7 @@ fn same_as_save(family: Family, save: &str) -> usize {
     expected.len()
 }
 
-/// iptables-nft's rules of every form without an xtables match.
+/// Loads rules of every form that iptables-nft writes without an xtables match.
 #[test]
 fn what_iptables_nft_writes_is_not_native() {
     if !in_namespace("what_iptables_nft_writes_is_not_native") {
@@ -621,7 +625,7 @@ fn what_iptables_nft_writes_is_not_native() {
     assert_eq!(same_as_save(Family::Ipv6, &run("ip6tables-nft-save")), 3);
 }
 
-/// nft's rules that iptables-nft-save prints as something else, or not at all.
+/// Loads rules of nft's that iptables-nft-save prints as another rule, or not at all.
 #[test]
 fn what_only_nft_writes_is_native() {
     if !in_namespace("what_only_nft_writes_is_native") {
@@ -678,14 +682,14 @@ fn what_only_nft_writes_is_native() {
     }
     assert_eq!(native(&mut netfilter, V4, "nat", "POSTROUTING"), [false]);
 
-    // iptables-nft-save prints these correctly.
+    // iptables-nft-save prints these rules correctly, although nft wrote them.
     run("iptables-nft -N plain");
     for rule in ["ip saddr 1.2.3.4 tcp dport 80 accept", "ip protocol tcp drop", "counter return"] {
         run_with(&format!("add rule ip filter plain {rule}\n"), &["nft", "-f", "-"]);
     }
     assert_eq!(native(&mut netfilter, V4, "filter", "plain"), [false; 3]);
 
-    // The rule that iptables-nft-save prints for it: wider than the real one.
+    // iptables-nft-save prints a rule for this one that is wider than the real rule.
     run("nft flush chain ip nat other");
     run("nft add rule ip nat POSTROUTING ip saddr 1.2.3.4 tcp dport {80,443} accept");
     assert!(
@@ -739,7 +743,8 @@ fn a_listener_hears_who_made_each_commit() {
         pid,
         name: name.to_owned(),
     };
-    // A thread of ours commits, with its own number.
+    // The commit is made by a thread of this test, whose id stands in the message in place of our
+    // PID.
     let own_thread =
         |w: Commit| if w.name == me.1.trim_end() { Commit { pid: me.0, ..w } } else { w };
     let writers: Vec<Commit> = received.commits.into_iter().map(own_thread).collect();

@@ -1,4 +1,4 @@
-//! The owner of every object of the captured nodes.
+//! The owner of every object on the captured nodes.
 
 mod nodes;
 
@@ -19,7 +19,7 @@ fn catalogue() -> Catalogue {
     Catalogue::builtin().expect("the catalogue")
 }
 
-/// Rules with an unknown owner, and the reason.
+/// The rules whose owner is unknown, each with the reason.
 fn unknown_rules(state: &NodeState, owners: &Ownership<'_>) -> Vec<String> {
     let mut found = Vec::new();
     for (id, ruleset) in &state.rulesets {
@@ -36,13 +36,13 @@ fn unknown_rules(state: &NodeState, owners: &Ownership<'_>) -> Vec<String> {
     found
 }
 
-/// The state of one `iptables-save` text.
+/// The node state that has only the rules of an `iptables-save` text.
 fn of_rules(text: &str) -> NodeState {
     let files = Files::from([("iptables-nft.save".to_owned(), text.into())]);
     NodeState::parse(files).expect("rules")
 }
 
-/// The owner of the only rule of `chain` in a table with these chains.
+/// The owner of `rule`, which is the only rule in a table that has these chains.
 fn owner_of(table: &str, chains: &[&str], rule: &str) -> String {
     let built_in = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
     let declared: String = built_in.iter().map(|c| format!(":{c} ACCEPT [0:0]\n")).collect();
@@ -72,7 +72,7 @@ fn everything_on_the_nodes_has_an_owner() {
         for set in &state.ipsets.sets {
             assert_ne!(owners.set(&set.name).expect("an owner").name, UNKNOWN, "{}", set.name);
         }
-        // The machine's own links have no owner: loopback, and the link to the outside.
+        // The links of the machine itself have no owner: loopback, and the link to the outside.
         let of_no_one = |l: &&str| owners.link(l).expect("an owner").name == UNKNOWN;
         let links: BTreeSet<&str> =
             state.links.iter().map(|l| l.name.as_str()).filter(of_no_one).collect();
@@ -169,14 +169,14 @@ fn someone_elses_rule_in_kube_proxys_chain_is_not_kube_proxys() {
         "-A KUBE-MARK-MASQ -j ACCEPT".to_owned(),
         "-A KUBE-MARK-MASQ -s 1.2.3.4/32 -j MARK --set-xmark 0x4000/0x4000".to_owned(),
         format!("-A KUBE-SERVICES -j {svc}"),
-        // In a built-in chain, its target alone is no evidence that a rule is kube-proxy's.
+        // In a built-in chain, a rule's target alone is no evidence that the rule is kube-proxy's.
         "-A PREROUTING -s 1.2.3.4/32 -j KUBE-SERVICES".to_owned(),
         "-A PREROUTING -m set --match-set KUBE-CLUSTER-IP dst,dst -j ACCEPT".to_owned(),
     ] {
         assert_eq!(owner(&rule), UNKNOWN, "{rule}");
     }
     for rule in [
-        // Clusters with over 1,000 endpoints have no comments.
+        // kube-proxy writes rules without comments in clusters with over 1,000 endpoints.
         format!("-A KUBE-SERVICES -d 10.96.0.1/32 -p tcp -m tcp --dport 443 -j {svc}"),
         format!(
             "-A {svc} ! -s 10.0.0.0/8 -d 10.96.0.1/32 -p tcp -m tcp --dport 443 -j KUBE-MARK-MASQ"
@@ -245,7 +245,8 @@ fn rules_of_built_in_chains() {
             "-A POSTROUTING -s 10.0.0.0/8 -m comment --comment \"flannel masq\" -j RETURN",
             "flannel",
         ),
-        // Without another rule of flannel with the same network, a rule in FORWARD has no owner.
+        // In FORWARD, a rule with only a network is flannel's if another rule of flannel has the
+        // same network; otherwise its owner is unknown.
         ("filter", &[], "-A FORWARD -s 10.0.0.0/8 -j ACCEPT", UNKNOWN),
         ("filter", &[], "-A FORWARD -i cali02fca994756 -j ACCEPT", "calico"),
         (
@@ -315,7 +316,8 @@ fn the_mode_that_runs() {
         };
         assert_eq!(running.mode, Some(expected), "{name}: {}", running.evidence);
         assert_eq!(running.version, None, "{name}");
-        // The configuration names another mode: the node is between two modes.
+        // If the configuration names another mode than the rules show, the node is between two
+        // modes.
         let other = if expected == Mode::Ipvs { "iptables" } else { "ipvs" };
         let (from, to) = (format!("mode: {expected}"), format!("mode: {other}"));
         nodes::replace(&mut files, "files/var/lib/kube-proxy/config.conf", &from, &to);
@@ -325,7 +327,7 @@ fn the_mode_that_runs() {
     }
 }
 
-/// Needs `PROXYSHIFT_DUMPS`.
+/// Needs the folder of dumps that `PROXYSHIFT_DUMPS` names.
 #[test]
 fn dumps_from_the_wild() {
     let Some(dumps) = nodes::dumps() else { return };
@@ -340,14 +342,15 @@ fn dumps_from_the_wild() {
         let counts = owners.counts();
         let known: Vec<&str> = counts.keys().copied().filter(|n| *n != UNKNOWN).collect();
         found_owners.extend(known.iter().map(|n| (*n).to_owned()));
-        // Hosts without a component tell nothing about the catalogue.
+        // A host on which no component is found says nothing about the catalogue.
         if !known.is_empty() {
             objects += counts.values().map(|c| c.chains + c.rules).sum::<usize>();
             unknown += nobodys.len() + counts.get(UNKNOWN).map_or(0, |c| c.chains);
         }
     }
     assert!(objects > 1_200, "{objects}");
-    // Operators' and firewalld's own rules in built-in chains: `-i lo`, `ctstate`, the last REJECT.
+    // These rules are operators' and firewalld's own in built-in chains: `-i lo`, `ctstate`, the
+    // last REJECT.
     assert_eq!(unknown, 31);
     for owner in ["weave", "azure-npm", "calico", "istio", "libvirt", "firewalld", "docker", "aks"]
     {

@@ -1,4 +1,4 @@
-//! The parsers of the small state files, against files of real nodes, and against arbitrary input.
+//! The parsers of the small files of a snapshot, on files of real nodes and on arbitrary input.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -34,7 +34,8 @@ fn snapshots() -> Vec<PathBuf> {
     found
 }
 
-/// Calls `check` with the file `name` of each snapshot, and verifies that `count` of them have one.
+/// Calls `check` with the file `name` of each captured node, and verifies that `count` nodes have
+/// one.
 fn each(name: &str, count: usize, check: impl Fn(&str, &str)) {
     let mut count_found = 0;
     for snapshot in snapshots() {
@@ -52,7 +53,7 @@ fn snapshot(node: &str, file: &str) -> String {
     fs::read_to_string(root.join(node).join(file)).unwrap()
 }
 
-/// A text of a foreign dump; none without dumps on this machine.
+/// The text of a foreign dump; none if this machine has no dumps.
 fn dump(name: &str) -> Option<String> {
     let Some(root) = std::env::var_os("PROXYSHIFT_DUMPS") else {
         assert!(std::env::var_os("CI").is_none(), "PROXYSHIFT_DUMPS is not set");
@@ -64,7 +65,8 @@ fn dump(name: &str) -> Option<String> {
 
 type Render = fn(&str) -> Result<String>;
 
-/// The line formats: parse and render.
+/// The files in line formats, each with how many nodes have one, and a function that parses and
+/// renders it.
 const LINE_FORMATS: &[(&str, usize, Render)] = &[
     ("ipset.save", 4, |text| Ok(IpSets::parse("f", text)?.render())),
     ("ipvs.save", 3, |text| Ok(VirtualServers::parse("f", text)?.render())),
@@ -228,9 +230,8 @@ fn dumps_of_other_nodes() {
     }
 }
 
-/// The output of `script` in its own network and mount namespace; none without the right to create
-/// one.
-/// make one.
+/// The output of `script` in network and mount namespaces of its own; none if this user may not
+/// create them.
 fn in_namespace(script: &str) -> Option<String> {
     let script = format!("set -e; mount -t tmpfs tmpfs /run; ip link set lo up; {script}");
     let out = Command::new("unshare").args(["-nm", "bash", "-c", &script]).output().unwrap();
@@ -375,7 +376,7 @@ fn service() -> impl Strategy<Value = VirtualServerId> {
     ]
 }
 
-/// An address without a scope, which ipvs does not have.
+/// The address without its IPv6 scope, because ipvs has no scopes.
 fn plain(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip(), address.port())
 }

@@ -1,4 +1,4 @@
-//! Refusals: with the reason, the next step, exit code 3, and without a changed rule.
+//! Refusals: each gives the reason and the next step, exits with code 3, and changes no rule.
 
 mod common;
 
@@ -14,7 +14,7 @@ use rustix::fs::{FlockOperation, flock};
 
 const NODE: &str = "half-migrated-ipvs-1.20";
 
-/// A cleaned-up node, and the snapshot that it can roll back to.
+/// A node after a clean-up, and the snapshot to which it can roll back.
 struct Cleaned {
     node: Node,
     proxyshift: Proxyshift,
@@ -33,7 +33,8 @@ impl Cleaned {
         Cleaned { node, proxyshift, snapshot, rules }
     }
 
-    /// The snapshot as it is now is refused for the reason `why`, by every verb.
+    /// Verifies that every verb that reads the snapshot, in its present condition, refuses it with
+    /// the reason `why`.
     fn is_refused(&self, what: &str, why: &str) {
         for words in ["snapshot verify", "rollback", "plan --snapshot latest"] {
             let ended = self.proxyshift.run(words);
@@ -44,12 +45,12 @@ impl Cleaned {
     }
 }
 
-/// Runs a shell script.
+/// Runs a shell script that ends at the first error.
 fn sh(script: &str) -> String {
     run_with(script, &["sh", "-e"])
 }
 
-/// The files below `dir`, by their path in it.
+/// The files below `dir`, as paths relative to it.
 fn files_below(dir: &Path) -> Vec<String> {
     sh(&format!("cd {} && find . -type f", dir.display())).lines().map(str::to_owned).collect()
 }
@@ -119,7 +120,8 @@ fn a_hostile_archive() {
         (format!("touch {id}/extra; tar czf $out {id}; rm {id}/extra"), "not named in SHA256SUMS"),
         (format!("sed s/ACCEPT/DROP/ {id}/iptables-nft.save > {id}/x; mv {id}/x {id}/iptables-nft.save
                   tar czf $out {id}"), "checksum"),
-        // More files than any snapshot has. The tests of store::archive cover too many bytes.
+        // More files than any snapshot has. Too many bytes are a case in the tests of
+        // `store::archive`.
         ("mkdir n; (cd n; seq 10001 | xargs touch); tar czf $out n".into(), "more than 10000"),
     ] {
         let out = "/run/hostile.tar.gz";
@@ -136,7 +138,8 @@ fn a_hostile_archive() {
     elsewhere.expect(0, "snapshot verify");
 }
 
-/// A rehearsal by a process without some rights. `setup` (words that end in `--`) removes them.
+/// Runs a rehearsal in a process that lacks some rights. The command `setup` removes them; its last
+/// argument is `--`.
 fn rehearse_without_rights(setup: &str) -> Ended {
     let mut command = Command::new("unshare");
     command.args(["-m", "sh", "-ec"]);
@@ -152,8 +155,8 @@ fn a_rehearsal_without_namespaces() {
     if !in_namespace("a_rehearsal_without_namespaces") {
         return;
     }
-    // In a chroot the kernel refuses user namespaces; root without CAP_SYS_ADMIN has no use for
-    // one.
+    // In a chroot, the kernel refuses user namespaces. Root without CAP_SYS_ADMIN has no use for a
+    // user namespace.
     for setup in [
         "chroot --userspec=65534:65534 --groups= /run/root",
         "setpriv --bounding-set=-sys_admin --inh-caps=-sys_admin --",
@@ -182,7 +185,7 @@ fn a_missing_iptables() {
     let node = Node::load(NODE, Backend::Nft);
     let proxyshift = Proxyshift::new("store");
     let rules = node.rules();
-    // A program that is not executable does not exist for a search.
+    // A search for a program finds only executable files, so the program seems not to exist.
     run("cp -a /usr/sbin/xtables-nft-multi /run/xtables");
     run("mount --bind /dev/null /usr/sbin/xtables-nft-multi");
     for words in ["cleanup --yes", "plan", "snapshot create"] {
@@ -214,7 +217,7 @@ fn a_held_xtables_lock() {
     drop(lock);
     proxyshift.expect(0, "cleanup --yes");
 
-    // It cannot be undone while the lock is held; afterwards it can.
+    // The run cannot be undone while another process holds the xtables lock; afterwards it can.
     let clean = node.rules();
     let lock = fs::File::open("/run/xtables.lock").expect("the lock file");
     flock(&lock, FlockOperation::LockExclusive).expect("the lock");
@@ -262,7 +265,7 @@ fn a_full_disk() {
         let ended = proxyshift.expect(3, words);
         ended.reports(&["/run/disk/store", "KiB are missing", "next:", "--store DIR"]);
     }
-    // Room for the snapshot, but not for the journal as well.
+    // With these sizes there is room for the snapshot, but not for the journal as well.
     for size in ["256k", "320k", "384k", "448k"] {
         sh(&format!("mount -o remount,size={size} /run/disk"));
         let ended = proxyshift.run("cleanup --yes");

@@ -1,5 +1,5 @@
-//! Every available `iptables-save` text parses and renders to the same bytes. Every broken one is
-//! refused with the reason.
+//! Every `iptables-save` text that is available parses, and renders to the same bytes. Every broken
+//! one is refused with the reason.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,8 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// The foreign dumps are private texts outside the project.
+/// The folder with foreign dumps, which are private and kept outside of the project; none if this
+/// machine has none.
 fn dumps() -> Option<PathBuf> {
     let dir = std::env::var_os("PROXYSHIFT_DUMPS").map(PathBuf::from);
     assert!(
@@ -76,7 +77,8 @@ fn broken_dumps_say_what_is_wrong() {
             Err(e) => {
                 assert_eq!(e.kind, Kind::Parse);
                 assert!(e.object.contains(" line "), "{e}");
-                // Private texts are not kept here: only the position and the reason.
+                // The snapshot keeps only the position and the reason of an error, because the
+                // quoted rule text may be private.
                 let cause = e.cause.split('`').next().unwrap_or_default().trim_end();
                 format!("{}: {cause}", e.object.trim_start_matches(&name).trim_start())
             }

@@ -1,4 +1,4 @@
-//! Services as each mode of kube-proxy serves them, read from the captured nodes.
+//! Services in the way in which each mode of kube-proxy serves them, read from the captured nodes.
 
 mod nodes;
 
@@ -62,7 +62,8 @@ fn every_kind_of_service_reads_the_same_in_every_mode() {
     }
 }
 
-/// The nodes have the same services: a migration must show this parity between modes.
+/// These nodes have the same services in different modes, so they must have the same endpoints: a
+/// migration must show this parity.
 #[test]
 fn modes_agree_on_endpoints() {
     let plain = |services: Services| -> BTreeMap<ServiceKey, BTreeSet<SocketAddr>> {
@@ -74,7 +75,8 @@ fn modes_agree_on_endpoints() {
     assert_eq!(old, plain(services(&node("nftables-leftovers-1.30"), Mode::Nftables)));
 }
 
-/// ipvs mode has rewritten KUBE-SERVICES, so the old chains have names but no addresses.
+/// ipvs mode has rewritten KUBE-SERVICES on this node, so the old chains still give the names of
+/// services and their endpoints, but no service addresses.
 #[test]
 fn a_half_migrated_node_still_has_the_old_endpoints_by_name() {
     let state = node("half-migrated-ipvs-1.20");

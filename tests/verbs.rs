@@ -1,4 +1,4 @@
-//! Every captured node through the command line: captured, checked and rehearsed, as root and as an
+//! Every captured node on the command line: planned for, checked and rehearsed, as root and as an
 //! ordinary user.
 
 mod common;
@@ -10,13 +10,12 @@ use common::in_namespace;
 use common::node::{Ended, Proxyshift, all_captured, captured};
 use serde_json::Value;
 
-/// The keys of a document, and of each object in one of its lists.
+/// The keys of a JSON object.
 fn keys(value: &Value) -> BTreeSet<&str> {
     value.as_object().expect("an object").keys().map(String::as_str).collect()
 }
 
-/// Runs `words` twice with the store `store`. Returns the document, which must be the same both
-/// times.
+/// Runs the program twice. Returns the document, which must be the same both times.
 fn stable(proxyshift: &Proxyshift, words: &str) -> Value {
     let first = proxyshift.expect(0, words);
     assert_eq!(first.out, proxyshift.expect(0, words).out, "{words}: not the same twice");
@@ -86,7 +85,7 @@ fn plans_of_a_migration_add_its_stages() {
         let listed = proxyshift.expect(0, &format!("{words} -v")).out;
         assert!(listed.contains("once the new mode serves") && listed.len() > text.len());
     }
-    // The running mode: a clean-up, as without --to.
+    // With the mode that runs already, `--to` plans only a clean-up, as without `--to`.
     let dir = captured("docker-iptables-1.30");
     let same = format!("plan --to iptables -o json --snapshot {}", dir.display());
     let without = format!("plan -o json --snapshot {}", dir.display());
@@ -103,7 +102,7 @@ fn no_verb_leads_to_nftables_mode_yet_and_each_names_the_alternative() {
         proxyshift.expect(2, &words).reports(&["not yet", "drain it, set `mode: nftables`"]);
     }
     proxyshift.expect(2, "migrate --to nftables --yes").reports(&["not yet", "`mode: nftables`"]);
-    // A node can be checked for it.
+    // There is no migration to nftables mode, but a node can be checked for that mode.
     let check = proxyshift.run(&format!("check --to nftables --snapshot {}", dir.display()));
     check.reports(&["not yet", "`mode: nftables`"]);
     assert!(check.code == Some(0) || check.code == Some(3), "{}", check.err);
@@ -124,7 +123,7 @@ fn verified_and_shown() {
     }
 }
 
-/// The document of a rehearsal, by any user.
+/// Verifies the document that a rehearsal printed for the captured node `name`.
 fn check_rehearsal(name: &str, ended: &Ended) {
     assert_eq!(ended.code, Some(0), "{name}: {}{}", ended.out, ended.err);
     let document = ended.json();
@@ -133,7 +132,8 @@ fn check_rehearsal(name: &str, ended: &Ended) {
     assert_eq!(document["schema"], "proxyshift.rehearsal", "{name}");
     let proofs: Vec<&str> =
         document["proofs"].as_array().expect("a list").iter().filter_map(Value::as_str).collect();
-    // With nothing to remove, there is nothing to clean and roll back.
+    // If there is nothing to remove, nothing is cleaned up or rolled back, so only loading is
+    // verified.
     let moments: &[&str] = match document["removed"].as_u64() {
         Some(0) => &["loaded: "],
         _ => &["loaded: ", "after cleaning", "after rollback"],
@@ -185,7 +185,8 @@ fn rehearsed_by_nobody() {
     if !in_namespace("rehearsed_by_nobody") {
         return;
     }
-    // Ordinary users cannot read the folders of the program and the nodes.
+    // Ordinary users may not be able to read the folders of the program and of the captured nodes,
+    // so both are copied.
     let open = tempfile::tempdir().expect("a folder");
     let open = open.path().display();
     common::run(&format!("cp {} {open}/proxyshift", env!("CARGO_BIN_EXE_proxyshift")));

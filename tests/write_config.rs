@@ -1,5 +1,5 @@
-//! `check --write-config` against kube-proxy's own reading: the file that proxyshift writes for
-//! some flags must give kube-proxy the same configuration as these flags.
+//! Compares `check --write-config` with kube-proxy itself: the file that proxyshift writes for some
+//! flags must give kube-proxy the same configuration as the flags do.
 
 mod common;
 
@@ -12,7 +12,8 @@ use common::vm::cached;
 use proxyshift::state::kube_proxy::flags_to_config;
 use serde_json::Value;
 
-/// Each flag of kube-proxy 1.20.2 that a file can replace, with a value that is not its default.
+/// Each flag of kube-proxy 1.20.2 that has a field in its configuration file, with a value other
+/// than its default.
 const FLAGS: &[&str] = &[
     "--proxy-mode=ipvs",
     "--proxy-mode=iptables",
@@ -51,16 +52,16 @@ const FLAGS: &[&str] = &[
     "--conntrack-tcp-timeout-close-wait=30m",
 ];
 
-/// Values that a file may write differently from a flag.
+/// Flags with values that need care, because a file may have to write the value differently.
 const SPECIAL: &[&str] = &[
-    // An empty value is kube-proxy's default.
+    // An empty value stands for kube-proxy's default.
     "",
     "--proxy-mode=",
-    // Addresses of the other family. One without a port has no oracle: 1.20.2 adds the port only
-    // when it does not write a file.
+    // Addresses of the other family. An address without a port cannot be compared, because 1.20.2
+    // adds the port only when it does not write a file.
     "--bind-address=:: --healthz-bind-address=[::]:1 --metrics-bind-address=[::1]:1",
     "--bind-address=::",
-    // 0 turns a feature off, and differs from no value.
+    // 0 turns a feature off, which is not the same as no value.
     "--conntrack-max-per-core=0 --conntrack-min=0",
     "--conntrack-tcp-timeout-established=0s --conntrack-tcp-timeout-close-wait=0",
     "--kube-api-qps=0 --kube-api-burst=0",
@@ -68,11 +69,11 @@ const SPECIAL: &[&str] = &[
     "--iptables-masquerade-bit=0",
     "--iptables-min-sync-period=0s",
     "--ipvs-sync-period=0s",
-    // Text that YAML would read as another type.
+    // Values that YAML would take for another type than text.
     "--hostname-override=007",
     "--hostname-override=true",
     "--hostname-override=1e3",
-    // Both spellings, and the last of two values.
+    // Both spellings of a flag, and a flag that is given twice: the last value counts.
     "--proxy-mode iptables --proxy-mode=ipvs --masquerade-all=false --cluster-cidr 10.0.0.0/8",
     "--feature-gates=",
     "--nodeport-addresses=",
@@ -80,15 +81,16 @@ const SPECIAL: &[&str] = &[
     "--v=3 --logtostderr=true --profiling=T",
 ];
 
-/// Flags of 1.20.2 that no file replaces, or that proxyshift refuses.
+/// Flags of kube-proxy 1.20.2 that have no field in its configuration file, or that proxyshift
+/// refuses.
 const OTHERS: &[&str] = &[
-    // Flags of the process.
+    // Flags about how the process runs.
     "--cleanup",
     "--config",
     "--master",
     "--version",
     "--write-config-to",
-    // Flags of the log.
+    // Flags about the log.
     "--add-dir-header",
     "--alsologtostderr",
     "--log-backtrace-at",
@@ -103,7 +105,7 @@ const OTHERS: &[&str] = &[
     "--stderrthreshold",
     "--v",
     "--vmodule",
-    // Userspace mode.
+    // Flags for userspace mode.
     "--proxy-port-range",
     "--udp-timeout",
 ];
@@ -119,7 +121,8 @@ fn the_file_makes_kube_proxy_what_the_flags_make_it() {
 fn compare(dir: &Path, line: &str) -> Result<(), String> {
     let flags: Vec<&str> = line.split_whitespace().collect();
     let ours = written_by_us(dir, &flags).map_err(|e| format!("{line}: {e}"))?;
-    // The flags' configuration goes through a file as well: some defaults are filled in only then.
+    // kube-proxy reads the configuration that it wrote for the flags from a file as well, because
+    // it fills in some defaults only then.
     let (_, theirs) = kube_proxy(dir, &flags)?;
     let (theirs, _) = kube_proxy(dir, &[&format!("--config={theirs}")])?;
     let (found, _) = kube_proxy(dir, &[&format!("--config={ours}")])?;
@@ -148,7 +151,7 @@ fn every_flag_is_compared() {
     assert_eq!(theirs, ours);
 }
 
-/// The file that `check --write-config` writes for a kube-proxy with these flags.
+/// The path of a file with what `check --write-config` writes for a kube-proxy with these flags.
 fn written_by_us(dir: &Path, flags: &[&str]) -> proxyshift::error::Result<String> {
     let program = std::iter::once(&"/usr/bin/kube-proxy");
     let args: Vec<String> = program.chain(flags).map(|a| (*a).to_owned()).collect();
@@ -157,8 +160,8 @@ fn written_by_us(dir: &Path, flags: &[&str]) -> proxyshift::error::Result<String
     Ok(file.display().to_string())
 }
 
-/// kube-proxy's own configuration from its flags, and the file that holds it; or the first line of
-/// its error.
+/// The configuration that kube-proxy makes of its flags, and the path of the file that holds it; or
+/// the first line of kube-proxy's error.
 fn kube_proxy(dir: &Path, flags: &[&str]) -> Result<(Value, String), String> {
     let is_file = flags.iter().any(|f| f.starts_with("--config="));
     let file = dir.join(if is_file { "theirs-again.yaml" } else { "theirs.yaml" });

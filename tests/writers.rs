@@ -1,5 +1,6 @@
-//! Runs beside a foreign writer to the same tables: none of its writes is lost, and none of its
-//! removals is reverted. `PROXYSHIFT_RUNS` is the number of runs; `make test` makes 200.
+//! Runs beside a foreign writer to the same tables: none of the rules that it adds is lost, and
+//! none that it removes comes back. `PROXYSHIFT_RUNS` is how many runs are made; `make test` makes
+//! 200.
 
 mod common;
 
@@ -16,22 +17,22 @@ use common::{in_namespace, poll};
 use proxyshift::state::Backend;
 use rustix::process::{Pid, Signal, kill_process};
 
-/// A chain that a clean-up removes, of the service default/app-0.
+/// A chain of the service default/app-0 that a clean-up removes.
 const GOING: &str = "KUBE-SVC-LBOKUC2VI5Y5A4NO";
 
-/// A position to write to: a table and a chain.
+/// Where the foreign writer adds a rule: a table and a chain.
 type Place = (&'static str, &'static str);
 
-/// The writer's positions at any time.
+/// The built-in chains, which always exist, so the foreign writer may always add rules there.
 const BUILT_IN: [Place; 2] = [("nat", "POSTROUTING"), ("filter", "FORWARD")];
 
-/// The writer's positions while a chain is about to be removed.
+/// The chains to which the foreign writer may add rules while the chain [`GOING`] still exists.
 const ALL: [Place; 3] = [BUILT_IN[0], BUILT_IN[1], ("nat", GOING)];
 
-/// The mark of its rules.
+/// The comments of the foreign writer's rules begin with this.
 const FOREIGN: &str = "foreign-";
 
-/// The half-migrated node with three services only, so that a run is short.
+/// The rules of the half-migrated node with only three services, so that a run is short.
 fn small(rules: &str) -> String {
     let services = ["default/app-0:http", "default/app-1:http", "default/app-2:http"];
     let of_service = |l: &str| {
@@ -50,12 +51,12 @@ fn small(rules: &str) -> String {
     rules.iter().filter(declared).map(|l| format!("{l}\n")).collect()
 }
 
-/// All rules but the foreign writer's.
+/// All rules except those of the foreign writer.
 fn without_foreign(rules: &str) -> String {
     rules.lines().filter(|l| !l.contains(FOREIGN)).map(|l| format!("{l}\n")).collect()
 }
 
-/// The foreign writer's rules, by table and chain, in their order.
+/// The comments of the foreign writer's rules in their order, keyed by table and chain.
 fn foreign(rules: &str) -> BTreeMap<(String, String), Vec<String>> {
     let mut found: BTreeMap<_, Vec<String>> = BTreeMap::new();
     let mut table = "";
@@ -71,14 +72,15 @@ fn foreign(rules: &str) -> BTreeMap<(String, String), Vec<String>> {
     found
 }
 
-/// The foreign writer, which adds and removes its own rules all the time.
+/// The foreign writer: a thread that adds and removes its own rules all the time.
 struct Writer {
     iptables: String,
-    /// Its rules, as far as it knows.
+    /// The comments of the rules that the writer added and did not remove, keyed by table and
+    /// chain.
     known: BTreeMap<(String, String), Vec<String>>,
-    /// The number of its next rule.
+    /// The number in the comment of the writer's next rule.
     next: usize,
-    /// Its seconds to wait for the xtables lock.
+    /// How many seconds the writer waits for the xtables lock.
     wait: u32,
 }
 
@@ -87,7 +89,7 @@ impl Writer {
         Writer { iptables: node.program(""), known: BTreeMap::new(), next: 0, wait: 20 }
     }
 
-    /// Runs one command of iptables. Returns its message if it fails.
+    /// Runs one iptables command. If it fails, returns its message.
     fn iptables(&self, words: &str) -> Result<(), String> {
         let mut command = Command::new(&self.iptables);
         command.args(["-w", &self.wait.to_string()]).args(words.split(' ')).stdin(Stdio::null());
@@ -95,7 +97,8 @@ impl Writer {
         if ended.code == Some(0) { Ok(()) } else { Err(format!("{words}: {}", ended.err)) }
     }
 
-    /// Adds a rule at the top or the end of a chain. Fails only where the chain does not exist.
+    /// Adds a rule at the top or the end of a chain. Returns false if the chain does not exist; any
+    /// other error fails the test.
     fn add(&mut self, (table, chain): Place) -> bool {
         let top = self.next.is_multiple_of(2);
         let comment = format!("{FOREIGN}{}", self.next);
@@ -111,7 +114,7 @@ impl Writer {
         true
     }
 
-    /// Removes its last or first rule.
+    /// Removes the writer's last or first rule in a chain.
     fn remove(&mut self, (table, chain): Place, comment: &str) {
         let rule = format!("-s 198.18.0.1/32 -m comment --comment {comment} -j RETURN");
         self.iptables(&format!("-t {table} -D {chain} {rule}")).expect("a rule was lost");
@@ -119,9 +122,9 @@ impl Writer {
         known.retain(|c| c != comment);
     }
 
-    /// Adds and removes until it is stopped. Before the run has a journal, each rule is removed
-    /// after a moment, with a pause before the next: a node that changes all the time is not
-    /// cleaned up at all.
+    /// Adds and removes rules until it is stopped. Before the run has a journal, each rule is
+    /// removed after a moment, and the next one is added after a pause, because a node that changes
+    /// all the time is not cleaned up at all.
     fn work(mut self, places: &[Place], runs: &Path, stop: &AtomicBool) -> Writer {
         while !stop.load(Ordering::Relaxed) {
             let round = self.next;
@@ -147,7 +150,8 @@ impl Writer {
         Working { stop, thread: thread::spawn(move || self.work(places, &runs, &stopped)) }
     }
 
-    /// All its rules exist, in their order, and none that it removed.
+    /// Verifies that all rules which the writer added exist, in their order, and none that it
+    /// removed.
     fn check(&self, rules: &str, what: &str) {
         let mut known = self.known.clone();
         known.retain(|_, comments| !comments.is_empty());
@@ -167,7 +171,7 @@ impl Working {
     }
 }
 
-/// The journal of the only run in the folder `runs`.
+/// The text of the journal of the only run in the folder `runs`; none if there is no journal.
 fn journal(runs: &Path) -> Option<String> {
     let run = std::fs::read_dir(runs).ok()?.flatten().next()?;
     std::fs::read_to_string(run.path().join("journal.jsonl")).ok()
@@ -203,12 +207,14 @@ impl Case {
         std::fs::remove_dir_all(&self.proxyshift.store).expect("the store");
     }
 
-    /// The expected rules after a clean-up that ended with `code`, without the foreign writer's.
+    /// Verifies the rules after a clean-up that ended with `code`, apart from those of the foreign
+    /// writer.
     fn check_cleaned(&self, ended: &Ended, rules: &str) {
         let ours = without_foreign(rules);
         match ended.code {
             Some(0) if !rules.contains(GOING) => assert_same(&ours, &self.clean, "cleaned"),
-            // The chain has a foreign rule: it is kept, with the chains it leads to.
+            // If the chain had a foreign rule, it is kept, together with the chains to which it
+            // jumps.
             Some(0) => {
                 let foreign_inside =
                     rules.lines().any(|l| l.contains(GOING) && l.contains(FOREIGN));
@@ -240,7 +246,7 @@ fn no_write_is_lost(backend: Backend) {
         case.check_cleaned(&ended, &rules);
         *ends.entry(format!("cleanup {:?}", ended.code)).or_default() += 1;
         writes += writer.next;
-        // Checked for a part of the runs only.
+        // The rollback is tested after a part of the runs only.
         if ended.code == Some(0) && run.is_multiple_of(4) {
             let writer = writer.start(&case.proxyshift, &BUILT_IN);
             let ended = case.proxyshift.run("rollback");
@@ -254,11 +260,12 @@ fn no_write_is_lost(backend: Backend) {
         case.start_over();
     }
     println!("{runs} runs, {writes} writes: {ends:?}");
-    // The others were refused or undone; their number depends on the load of this machine.
+    // The other runs were refused or undone; how many depends on the load of this machine.
     assert!(ends.get("cleanup Some(0)").is_some_and(|done| done * 3 > runs), "{ends:?}");
 }
 
-/// The foreign writer adds a rule to a chain about to be removed, at each point of the run in turn.
+/// At one point of the run after the other, the foreign writer adds a rule to a chain that is about
+/// to be removed.
 fn a_chain_in_use_is_kept(backend: Backend) {
     let case = Case::new(backend);
     let runs = case.proxyshift.store.join("runs");
@@ -269,7 +276,8 @@ fn a_chain_in_use_is_kept(backend: Backend) {
         let pid = Pid::from_child(&child);
         poll("the journal", || journal(&runs).is_some_and(|j| j.lines().count() >= lines));
         kill_process(pid, Signal::STOP).expect("stopped");
-        // Stopped while it holds the lock, the run would block the foreign writer.
+        // The run may be stopped while it holds the xtables lock. Then the foreign writer must not
+        // wait for long.
         let mut writer = Writer { wait: 1, ..Writer::new(&case.node) };
         kept += usize::from(writer.add(("nat", GOING)));
         kill_process(pid, Signal::CONT).expect("continued");

@@ -1,4 +1,4 @@
-//! Front ends: the command line, the Ansible module, the wizard.
+//! The front ends: the command line, the Ansible module, and the wizard.
 
 pub mod ansible;
 pub mod cli;
@@ -20,7 +20,7 @@ use crate::ui::Ui;
 
 /// Runs the command line. Returns the exit code.
 pub fn run(args: &Args) -> u8 {
-    // Leaked on purpose: the signal handlers print through it until the process ends.
+    // Leaked on purpose, because the signal handlers print through it until the process ends.
     let ui: &'static Ui = Box::leak(Box::new(Ui::new(args.output, args.progress, args.no_color)));
     let command = Invocation { args, ui };
     if let Err(e) = signals::watch(&command) {
@@ -54,8 +54,8 @@ pub fn run(args: &Args) -> u8 {
     })
 }
 
-/// Warns of a pending run, and restarts its watchdog if that was killed. The verbs that resolve a
-/// run report it themselves.
+/// Warns of a pending run, and restarts its watchdog if that was killed. Verbs that resolve a run
+/// are left out, because they report the run themselves.
 fn warn_of_pending(command: &Invocation<'_>) {
     let dir = command.args.store.as_deref().unwrap_or(Path::new(DEFAULT_DIR));
     let resolves = matches!(
@@ -71,7 +71,7 @@ fn warn_of_pending(command: &Invocation<'_>) {
                 | Verb::Extend { .. }
         )
     );
-    // Reading must not create a store, nor touch somebody else's.
+    // Reading must not create a store, and must not touch the store of another user.
     if resolves || !dir.join("runs").is_dir() || !rustix::process::geteuid().is_root() {
         return;
     }

@@ -1,4 +1,4 @@
-//! Applies edits one after the other. Each is journaled before it is made and after.
+//! Applies edits one after the other. Each edit is journaled before it is made and again after.
 
 use std::collections::VecDeque;
 use std::thread;
@@ -18,30 +18,31 @@ use crate::state::stage::RunStage;
 use crate::store::journal::{self, Journal};
 use crate::store::run::Run;
 
-/// How often a lost race leads to a new plan before the run gives up.
+/// After how many lost races, each followed by a new plan, the run gives up.
 const RACES: usize = 5;
 
-/// How often an edit is tried again on a node that is too busy for a short lock.
+/// How often an edit is tried on a node so busy that the xtables lock would be held for too long.
 const BUSY: usize = 5;
 
-/// The pause before a new try. iptables asks for the lock once a second, so others get it
-/// meanwhile.
+/// The pause before an edit is tried again. iptables asks for the xtables lock once a second, so
+/// other programs get the lock during the pause.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// What a stage of edits did.
+/// What a stage that applies edits did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct AppliedEdits {
-    /// Objects of the edits that were made.
+    /// How many objects the applied edits changed.
     pub(super) objects: usize,
-    /// Foreign changes meanwhile; kept.
+    /// Foreign changes that were made meanwhile and are kept, one sentence each.
     pub(super) foreign: Vec<String>,
 }
 
-/// Applies `edits`. After a lost race, applies what `plan_again` plans. Returns the edits that were
-/// applied.
+/// Applies `edits`. When another writer was first (a lost race), applies what `plan_again` plans
+/// instead of the rest. Returns the edits that were applied.
 ///
 /// # Errors
-/// The first failure, journaled. Earlier edits stay applied; the caller undoes them.
+/// The first failure, which is also in the journal. Earlier edits stay applied; the caller undoes
+/// them.
 pub(super) fn execute(
     context: &Context<'_>,
     journal: &mut Journal,
@@ -93,8 +94,9 @@ pub(super) fn execute(
     Ok(applied)
 }
 
-/// Applies one edit. On a node that is too busy for a short lock it tries again. An undo is never
-/// given up for a busy lock: its last try holds the lock for as long as it takes.
+/// Applies one edit. Tries again while the node is too busy to hold the xtables lock for only a
+/// short time. An undo is never given up because of the lock: its last try holds the lock for as
+/// long as the edit takes.
 fn apply(context: &Context<'_>, edit: &Edit, undoing: bool) -> Result<Applied> {
     let kernel = context.kernel();
     for _ in 0..BUSY {
@@ -113,11 +115,12 @@ fn apply(context: &Context<'_>, edit: &Edit, undoing: bool) -> Result<Applied> {
     kernel.without_limit().apply(edit)
 }
 
-/// Applies `edits`, and verifies them against the kernel. `base` is the node before, or what the edits
-/// leave of it (see [`remaining_state`](crate::plan::invariants::remaining_state)).
+/// Applies `edits`, and verifies them against the kernel. `base` is the node state before the
+/// edits, or the part of that state that the edits leave unchanged (see
+/// [`remaining_state`](crate::plan::invariants::remaining_state)).
 ///
 /// # Errors
-/// As [`execute`]; [`Kind::Kernel`] when an edit does not hold.
+/// As [`execute`]; [`Kind::Kernel`] when the kernel does not show the effect of an edit.
 pub(super) fn apply_and_verify(
     context: &Context<'_>,
     run: &Run,
@@ -129,14 +132,15 @@ pub(super) fn apply_and_verify(
 ) -> Result<AppliedEdits> {
     let mut writers = Writers::of(base, &edits);
     execute(context, journal, stage, edits, plan_again)
-        // The journal has the applied edits, and those of before a crash: one copy at a time.
+        // Drops the applied edits, because the journal has them, with those from before a crash: so
+        // only one copy of them is in memory at a time.
         .map(drop)
         .and_then(|()| done_edits(context, run))
         .and_then(|done| verify(context, &done, base, &mut writers))
 }
 
-/// Verifies that the objects of `edits` have changed, and nothing else. Foreign changes since the
-/// snapshot are named and kept.
+/// Verifies that the objects of `edits` have changed and that nothing else has, except by foreign
+/// changes since the snapshot, which are named and kept.
 fn verify(
     context: &Context<'_>,
     edits: &[Edit],
@@ -155,8 +159,8 @@ fn verify(
             return Err(Error::new(Kind::Kernel, edit.to_string(), cause));
         }
     }
-    // Each transaction was compared with its plan when it was applied. Any other difference now is
-    // a foreign change, and is kept.
+    // Each transaction was compared with its plan when it was applied. So any other difference that
+    // shows now is a foreign change, and is kept.
     let mut foreign = Vec::new();
     for id in base.rulesets.keys().chain(now.rulesets.keys()) {
         let (before, after) = (base.rulesets.get(id), now.rulesets.get(id));

@@ -1,5 +1,5 @@
-//! The systemd unit that undoes a run after a reboot. It exists from arming until the run is
-//! resolved.
+//! The systemd unit that undoes a migration after a reboot. It exists from the moment when the
+//! run's watchdog is armed until the run is resolved.
 
 use std::path::Path;
 
@@ -8,7 +8,8 @@ use crate::error::Result;
 
 const UNIT: &str = "proxyshift-rollback.service";
 
-/// Writes the unit. It starts `program`, the copy in the run's folder, with `store`.
+/// Writes and enables the unit. It starts `program`, the copy of proxyshift in the run's folder,
+/// with the store `store`.
 ///
 /// # Errors
 /// When a file cannot be written.

@@ -1,4 +1,4 @@
-//! The request to remove leftovers, and nothing else.
+//! The request of the verb `cleanup`: remove leftovers, and nothing else.
 
 use std::time::Duration;
 
@@ -22,20 +22,21 @@ use crate::store::snapshots::Snapshot;
 /// The edits that a clean-up would make now; nothing is changed.
 ///
 /// # Errors
-/// [`Kind::Pending`](crate::error::Kind::Pending) while another run is pending; when the node cannot
-/// be captured.
+/// [`Kind::Pending`](crate::error::Kind::Pending) while another run is pending; or the error of a
+/// capture that fails.
 pub fn intended(context: &Context<'_>, scope: &CleanupScope) -> Result<Vec<Edit>> {
     refuse_pending(context)?;
     scope.edits(context.catalogue, &observe(context.tools, context.sink)?)
 }
 
-/// Removes leftovers; none when there are none. `approve` is called once, with the plan, before
-/// anything is changed. With `confirm_within`, the run is undone when nobody confirms it in that time.
+/// Removes leftovers. Returns none when there are none. `approve` is called once, with the plan,
+/// before anything is changed. With `confirm_within`, the run is undone when nobody confirms it in
+/// that time.
 ///
 /// # Errors
 /// [`Kind::RolledBack`](crate::error::Kind::RolledBack) or
-/// [`Kind::NotRolledBack`](crate::error::Kind::NotRolledBack) when it failed after it had changed
-/// something; otherwise the node is as before.
+/// [`Kind::NotRolledBack`](crate::error::Kind::NotRolledBack) when the clean-up failed after it had
+/// changed something; after any other error the node is as before.
 pub fn cleanup(
     context: &Context<'_>,
     scope: &CleanupScope,
@@ -45,7 +46,7 @@ pub fn cleanup(
     engine::run(context, &CleanupRequest { scope, confirm_within }, approve)
 }
 
-/// The request.
+/// A clean-up as a [`Request`] to the engine.
 struct CleanupRequest<'a> {
     scope: &'a CleanupScope,
     confirm_within: Option<Duration>,
@@ -77,8 +78,9 @@ impl Request for CleanupRequest<'_> {
         (): (),
         baseline: Baseline,
     ) -> Result<Option<Work<'a>>> {
-        // A plan and a state are each as large as the node. The state is read from the snapshot
-        // again: a captured one lies scattered in memory, and none of it is given back.
+        // A plan and a node state are each as large as the node. The state is read from the
+        // snapshot again, because a captured state is scattered over the heap, which gives none of
+        // that memory back.
         let Baseline { snapshot, state } = baseline;
         drop(state);
         let state = parse_snapshot(Snapshot::load(&snapshot.dir)?.files)?;
@@ -96,7 +98,7 @@ impl Request for CleanupRequest<'_> {
         drop(plan);
         let base = remaining_state(state, &edits)?;
         let edits = detach(edits)?;
-        // A rehearsal finds leftovers by itself; other edits it is given.
+        // A rehearsal finds leftovers by itself. Any other edits must be given to it.
         let rehearsed =
             if self.scope.black_holes { Rehearsed::Edits(&edits) } else { Rehearsed::CleanUp };
         rehearse(context, &snapshot, rehearsed)?;
@@ -113,7 +115,7 @@ impl Request for CleanupRequest<'_> {
     }
 }
 
-/// The stages of a clean-up from its first change on.
+/// The stages of a clean-up, from the first one that changes the node.
 pub(super) fn stages(options: &CleanupOptions) -> Vec<Box<dyn Stage>> {
     let scope = CleanupScope { owners: options.owners.clone(), black_holes: options.black_holes };
     let mut stages: Vec<Box<dyn Stage>> = vec![Box::new(RemoveLeftovers { scope, drain: None })];

@@ -14,21 +14,20 @@ use crate::state::stage::RunStage;
 use crate::store::journal::{Journal, Mark};
 use crate::store::run::{Run, RunState};
 
-/// The run that `confirm` found.
+/// The run that `confirm` confirms, or has nothing left to do for.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Confirmed {
-    /// The run was unconfirmed, and is kept now.
+    /// This run was unconfirmed, and is confirmed now.
     Now(Run),
-    /// The last run was confirmed before.
+    /// No run was unconfirmed. This is the last run, and it was confirmed earlier.
     Already(Run),
 }
 
-/// Keeps the unconfirmed run.
+/// Confirms the unconfirmed run, so that it is kept.
 ///
 /// # Errors
 /// [`Kind::NotFound`] when no run is unconfirmed, naming one that was rolled back meanwhile;
-/// [`Kind::Pending`] when the run has not come that far.
-/// [`Kind::Pending`] when the run has not come that far.
+/// [`Kind::Pending`] when the pending run does not wait to be confirmed yet.
 pub fn confirm(context: &Context<'_>) -> Result<Confirmed> {
     let _lock = context.lock("confirm")?;
     let _change = interrupt::begin_change();
@@ -40,7 +39,7 @@ pub fn confirm(context: &Context<'_>) -> Result<Confirmed> {
     Ok(Confirmed::Now(run))
 }
 
-/// The run that [`confirm`] would find; nothing is changed.
+/// The run that [`confirm`] would confirm; nothing is changed.
 ///
 /// # Errors
 /// As [`confirm`].

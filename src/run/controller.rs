@@ -9,12 +9,13 @@ use crate::state::NodeState;
 use crate::state::kube_proxy::{ConfigSource, Controller, Instances};
 use crate::state::tools::Process;
 
-/// The controller that the playbook names, or the one that is detected, and the source of
-/// kube-proxy's configuration.
+/// kube-proxy's controller (the one that the playbook names, or the detected one), and the source
+/// of kube-proxy's configuration.
 ///
 /// # Errors
-/// [`Kind::Blocked`] unless one kube-proxy runs; [`Kind::UnknownController`] where the controller
-/// cannot be detected; [`Kind::Contested`] where the configuration is not this node's to change.
+/// [`Kind::Blocked`] unless exactly one kube-proxy runs; [`Kind::UnknownController`] where the
+/// controller cannot be detected; [`Kind::Contested`] where something beyond this node manages the
+/// configuration, such as a DaemonSet.
 pub(super) fn find(
     choice: &ControllerChoice,
     now: &NodeState,
@@ -28,10 +29,10 @@ pub(super) fn find(
     Ok((controller, source))
 }
 
-/// The one kube-proxy of this node.
+/// The process of kube-proxy on this node, which must be the only one.
 ///
 /// # Errors
-/// [`Kind::Blocked`] when there is none, or more than one.
+/// [`Kind::Blocked`] when no kube-proxy runs, or more than one.
 pub(super) fn only_process(now: &NodeState) -> Result<&Process> {
     match Instances::of(now.processes.as_deref().unwrap_or_default()) {
         Instances::One(process) => Ok(process),

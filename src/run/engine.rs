@@ -1,8 +1,9 @@
 //! The engine of every run: a clean-up, a fix of checks, a migration.
 //!
-//! A request proposes, the caller approves once, a validated snapshot is taken, the request plans and
-//! rehearses on it, and the run begins. Its stages follow one after the other. A failure undoes the
-//! run; else it waits to be confirmed, or is done.
+//! A request proposes a change, the caller approves it once, a validated snapshot is taken, the
+//! request plans and rehearses on that snapshot, and then the run begins. Its stages follow one
+//! after the other. If one fails, the run is undone. Otherwise the run waits to be confirmed, or is
+//! done.
 
 use std::time::Duration;
 
@@ -25,59 +26,60 @@ use crate::store::KEEP;
 use crate::store::journal::Journal;
 use crate::store::run::{BINARY, Pending, Run, RunKind, RunState};
 
-/// The playbook's copy in the run's folder.
+/// The name of the copy of the playbook in the run's folder.
 pub(super) const PLAYBOOK: &str = "playbook.yaml";
 
-/// What the watchdog allows a stage beyond its own time.
+/// The time that the watchdog allows every stage in addition to the stage's own timeout.
 const MARGIN: Duration = Duration::from_secs(300);
 
-/// How a run ended.
+/// What a run did, after its last stage succeeded.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RunResult {
-    /// The run.
+    /// The run as the store has it: done, or waiting to be confirmed.
     pub run: Run,
-    /// How many objects were changed.
+    /// How many objects the run changed.
     pub objects: usize,
-    /// Foreign changes meanwhile; kept.
+    /// Foreign changes that were made meanwhile and are kept, one sentence each.
     pub foreign: Vec<String>,
 }
 
 impl RunResult {
-    /// How long the run still waits to be confirmed; none if it does not.
+    /// How much time is left to confirm the run; none if the run does not wait to be confirmed.
     pub fn left(&self) -> Option<Duration> {
         let waits = self.run.state == RunState::Unconfirmed;
         self.run.pending.as_ref().filter(|_| waits).map(Pending::left)
     }
 }
 
-/// What a verb asks of the engine.
+/// What a verb asks of the engine: `cleanup`, `check --fix` or `migrate`.
 pub(super) trait Request {
-    /// What the caller approves.
+    /// What the caller is asked to approve.
     type Proposal;
 
-    /// What is kept of it until the run is planned. A plan is as large as the node, and the snapshot
-    /// is taken meanwhile.
+    /// The part of the proposal that is kept in memory until the run is planned. A plan is as large
+    /// as the node, so it should not be held while the snapshot is taken.
     type Approved;
 
-    /// The verb of the command line.
+    /// The verb of the command line, such as `cleanup`.
     fn verb(&self) -> &'static str;
 
-    /// Why the snapshot is taken, for its manifest.
+    /// Why the snapshot is taken, as a text for the snapshot's manifest.
     fn reason(&self) -> String;
 
-    /// Observes the node and proposes what to do; none when there is nothing to do.
+    /// Observes the node and proposes what to do. Returns none when there is nothing to do.
     ///
     /// # Errors
-    /// What stands in the way.
+    /// Whatever stands in the way of the run.
     fn propose(&self, context: &Context<'_>) -> Result<Option<Self::Proposal>>;
 
-    /// Drops what is not needed any more once it is approved.
+    /// Reduces an approved proposal to what is still needed.
     fn approved(&self, proposal: Self::Proposal) -> Self::Approved;
 
-    /// Plans on the snapshot, and rehearses the plan; none when there is nothing to do any more.
+    /// Plans on the snapshot, and rehearses the plan. Returns none when there is nothing left to
+    /// do.
     ///
     /// # Errors
-    /// A failed rehearsal, among others. Nothing is changed.
+    /// A failed rehearsal, among others. The node is unchanged then.
     fn plan<'a>(
         &'a self,
         context: &Context<'_>,
@@ -88,30 +90,30 @@ pub(super) trait Request {
 
 /// A run that is about to begin.
 pub(super) struct Work<'a> {
-    /// What it is to do.
+    /// The kind of the run, with its options.
     pub(super) kind: RunKind,
-    /// The snapshot that undoing it restores.
+    /// The id of the snapshot that an undo of the run restores.
     pub(super) snapshot: String,
-    /// Its stages, in order.
+    /// The stages of the run, in order.
     pub(super) stages: Vec<Box<dyn Stage + 'a>>,
-    /// The node before the run; none in a clean-up, which keeps only what its edits leave.
+    /// The node state before the run; none in a run of edits alone, because `planned` has a base.
     pub(super) base: Option<NodeState>,
-    /// The edits of a run that consists of edits alone.
+    /// The edits of a run that consists of edits alone (a clean-up or a fix); none in a migration.
     pub(super) planned: Option<Planned>,
-    /// How many bytes of journal its stages may need.
+    /// How many bytes of the journal to reserve for the stages, besides those for `planned`.
     pub(super) room: u64,
-    /// Commands of the operator's, before and after stages.
+    /// The operator's commands to run before and after stages.
     pub(super) hooks: Hooks,
-    /// The text of its playbook, if it has one.
+    /// The text of the migration's playbook; none for other runs.
     pub(super) playbook: Option<String>,
 }
 
-/// Carries out a request. `approve` is called once, before anything is changed. None when there was
-/// nothing to do.
+/// Carries out a request. `approve` is called once, before anything is changed. Returns none when
+/// there was nothing to do.
 ///
 /// # Errors
-/// [`Kind::RolledBack`] or [`Kind::NotRolledBack`] when it failed after it had changed something;
-/// otherwise the node is as before.
+/// [`Kind::RolledBack`] or [`Kind::NotRolledBack`] when the run failed after it had changed
+/// something; after any other error the node is as before.
 pub(super) fn run<R: Request>(
     context: &Context<'_>,
     request: &R,
@@ -125,7 +127,8 @@ pub(super) fn run<R: Request>(
         return Err(Error::new(Kind::Interrupted, request.verb(), cause));
     }
     let approved = request.approved(proposal);
-    // Attempts that were refused before they became runs leave their snapshots behind.
+    // Removes old snapshots: requests that were refused before they became runs leave theirs
+    // behind.
     prune(context)?;
     let baseline = take_snapshot(context, &request.reason())?;
     let Some(mut work) = request.plan(context, approved, baseline)? else { return Ok(None) };
@@ -136,7 +139,7 @@ pub(super) fn run<R: Request>(
     execute_stages(execution, &work.stages, &work.hooks).map(Some)
 }
 
-/// Refuses to begin while a run is pending.
+/// Fails while a run is pending, because no other run may begin then.
 pub(super) fn refuse_pending(context: &Context<'_>) -> Result<()> {
     match context.store.pending()? {
         None => Ok(()),
@@ -145,8 +148,8 @@ pub(super) fn refuse_pending(context: &Context<'_>) -> Result<()> {
     }
 }
 
-/// Begins the run: its folder, its playbook, its journal with room reserved, and its watchdog. A run
-/// with a journal has all that is needed to resume it.
+/// Begins the run: creates its folder, copy of the playbook, and journal with reserved room, and
+/// starts its watchdog. A run that has a journal has all that is needed to resume it.
 fn begin(context: &Context<'_>, work: &Work<'_>) -> Result<(Run, Journal)> {
     let edits = work.planned.iter().flat_map(|planned| &planned.edits);
     let size = edits.map(journal_size).sum::<u64>() + work.room;
@@ -169,11 +172,11 @@ fn begin(context: &Context<'_>, work: &Work<'_>) -> Result<(Run, Journal)> {
     }
 }
 
-/// Starts the watchdog of a run that is undone unless it is confirmed, or makes sure that it runs. A
-/// migration outlives a reboot, so that it has a boot unit as well.
+/// Makes sure that the watchdog of a run runs, if the run is to be undone unless it is confirmed. A
+/// migration gets a boot unit as well, so that it is undone even after a reboot.
 ///
 /// # Errors
-/// As [`watchdog::arm`]; when the boot unit cannot be written.
+/// As [`watchdog::arm`]; or that the boot unit cannot be written.
 pub(super) fn arm(context: &Context<'_>, run: &mut Run) -> Result<()> {
     let migrates = run.migration().is_some();
     if !migrates && run.confirm_within().is_none() {
@@ -196,8 +199,8 @@ pub(super) fn arm(context: &Context<'_>, run: &mut Run) -> Result<()> {
     Ok(())
 }
 
-/// Removes the boot unit of a migration. Another namespace's migration may be pending: a run without
-/// a boot unit removes none.
+/// Removes the boot unit, if `run` is a migration. A clean-up or a fix has no boot unit and removes
+/// none, because the unit could be that of a pending migration in another network namespace.
 pub(super) fn remove_boot_unit(context: &Context<'_>, run: &Run) {
     if run.migration().is_none() {
         return;
@@ -207,15 +210,16 @@ pub(super) fn remove_boot_unit(context: &Context<'_>, run: &Run) {
     }
 }
 
-/// Room in the journal for an edit, its undoing, and what became of both.
+/// How many bytes to reserve in the journal for an edit, for its undo, and for the outcome of both.
 fn journal_size(edit: &Edit) -> u64 {
     let mut text = Length(0);
-    // Counting never fails.
+    // Writing to a counter never fails.
     let _ = serde_json::to_writer(&mut text, edit);
     2 * text.0 + 4096
 }
 
-/// Counts what is written to it: an edit may be as large as the node.
+/// Counts the bytes that are written to it, without keeping them, because an edit may be as large
+/// as the node.
 struct Length(u64);
 
 impl std::io::Write for Length {
@@ -229,7 +233,7 @@ impl std::io::Write for Length {
     }
 }
 
-/// Runs the stages; undoes the run on a failure.
+/// Runs the stages. If one fails, undoes the run.
 ///
 /// # Errors
 /// As [`run`].
@@ -265,7 +269,8 @@ fn run_stages(
     Ok(())
 }
 
-/// The run comes to a stage; the watchdog gives it so much time.
+/// Notes that the run enters `stage`. The watchdog undoes the run unless the stage ends within
+/// `time`.
 fn enter(execution: &mut Execution<'_>, stage: RunStage, time: Duration) -> Result<()> {
     let Execution { context, run, .. } = execution;
     let Some(pending) = &mut run.pending else { return Ok(()) };
@@ -286,8 +291,8 @@ fn run_hooks(execution: &mut Execution<'_>, hooks: &[Hook]) -> Result<()> {
     Ok(())
 }
 
-/// The stages are done. The run waits to be confirmed, or is done. It is verified: what fails from
-/// here on does not undo it.
+/// Ends a run whose stages are done and verified: the run waits to be confirmed, or is done. A
+/// failure from here on does not undo the run.
 fn finish(execution: &mut Execution<'_>) -> Result<()> {
     let Execution { context, run, .. } = execution;
     if let Some(time) = run.confirm_within() {
@@ -306,13 +311,14 @@ fn finish(execution: &mut Execution<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Undoes a run that failed of `cause`. The error says both why it failed and how the undoing ended.
+/// Undoes a run that failed because of `cause`. Returns an error that says why the run failed and
+/// how the undo ended.
 fn undo_after(execution: &mut Execution<'_>, cause: Error) -> Error {
     let context = execution.context;
     context.sink.warning(format!("{cause}; undoing"));
     let step = StepRef::new(RunStage::Begun.name(), 0);
     let _ = step.mark_failed(&mut execution.journal, &cause);
-    // Both are as large as the node.
+    // Freed first, because the planned edits and the base are each as large as the node.
     execution.planned = None;
     let undone = execution.take_base().and_then(|base| {
         let Execution { run, journal, .. } = execution;
@@ -338,7 +344,7 @@ fn undo_after(execution: &mut Execution<'_>, cause: Error) -> Error {
     }
 }
 
-/// Removes the snapshots and runs that are too old to be of use.
+/// Removes snapshots and runs except the latest [`KEEP`] and those still needed.
 fn prune(context: &Context<'_>) -> Result<()> {
     context.store.prune_runs(KEEP)?;
     let needed = context.store.needed_snapshots()?;

@@ -1,4 +1,4 @@
-//! Writes the events of a run into its folder, for the report.
+//! Writes the events of a run into the run's folder, for the report.
 
 use std::fs::File;
 use std::sync::{Mutex, PoisonError};
@@ -12,8 +12,8 @@ use crate::store::event_log;
 use crate::store::event_log::LogContent;
 use crate::store::event_log::LoggedEvent;
 
-/// Passes events on, and logs those that a report needs. Events before the run has a folder are
-/// buffered. They are dropped if no run begins.
+/// Passes every event on to a sink, and logs those that a report needs. Events from before the run
+/// has a folder are buffered, and dropped if no run begins.
 pub struct EventLogger<'a> {
     store: &'a Store,
     sink: &'a dyn Sink,
@@ -22,19 +22,20 @@ pub struct EventLogger<'a> {
 
 #[derive(Default)]
 struct Buffer {
-    /// The tasks under way, and the time since boot at which each began.
+    /// The tasks that have started and not finished, each with the time since boot at which it
+    /// started.
     started: Vec<(Task, Duration)>,
     waiting: Vec<LoggedEvent>,
     file: Option<File>,
 }
 
 impl<'a> EventLogger<'a> {
-    /// Logs runs of `store`, and passes everything on to `sink`.
+    /// Logs the runs of `store`, and passes every event on to `sink`.
     pub fn new(store: &'a Store, sink: &'a dyn Sink) -> EventLogger<'a> {
         EventLogger { store, sink, buffer: Mutex::default() }
     }
 
-    /// Logs why the run failed, if there is a run.
+    /// Logs `error` as the reason why the run failed, if a run has begun.
     pub fn failed(&self, error: &Error) {
         self.buffer().log(LogContent::Error(error.clone()), None);
     }
@@ -62,7 +63,7 @@ impl Buffer {
             }
             Event::Finished { task, outcome } => {
                 let seconds = self.seconds(task);
-                // Edits are in the journal.
+                // Not logged, because applied edits are in the journal.
                 if *outcome == Outcome::Applied {
                     return;
                 }
@@ -77,7 +78,7 @@ impl Buffer {
         self.log(LogContent::Event(event.clone()), seconds);
     }
 
-    /// Opens the log of the run `id`, and writes the buffered events.
+    /// Opens the event log of the run `id`, and writes the buffered events to it.
     fn open(&mut self, store: &Store, id: &str) {
         self.file = store.event_log(id);
         for line in std::mem::take(&mut self.waiting) {
@@ -85,7 +86,7 @@ impl Buffer {
         }
     }
 
-    /// The time that a finished task took; none if its start was not seen.
+    /// How many seconds a finished task took; none if its start was not seen.
     fn seconds(&mut self, task: &Task) -> Option<f64> {
         let index = self.started.iter().rposition(|(started, _)| started == task)?;
         let took = clock::boottime().saturating_sub(self.started.remove(index).1);

@@ -1,4 +1,4 @@
-//! What the stages of a run share, while it runs and while it is undone.
+//! What the stages of a run share, both while the run goes forward and while it is undone.
 
 use crate::error::{Error, Kind, Result};
 use crate::kube_proxy::services::Services;
@@ -13,33 +13,34 @@ use crate::state::stage::RunStage;
 use crate::store::journal::Journal;
 use crate::store::run::{Migration, Run};
 
-/// Edits that were planned before the run began.
+/// Edits that were planned before the run's stages began, or by the stage that applies them.
 pub(super) struct Planned {
-    /// The node before them, or what they leave of it.
+    /// The node state before the edits, or the part of it that they leave unchanged.
     pub(super) base: NodeState,
-    /// The edits.
+    /// The edits, in the order in which they are applied.
     pub(super) edits: Vec<Edit>,
 }
 
-/// A run under way.
+/// A run that is being executed, stage by stage.
 pub(super) struct Execution<'a> {
     pub(super) context: &'a Context<'a>,
     pub(super) run: Run,
     pub(super) journal: Journal,
-    /// The node before the run, once a stage has asked for it.
+    /// The node state before the run; none until a stage asks for it.
     base: Option<NodeState>,
-    /// The edits of a run that consists of edits alone.
+    /// The edits of a run that consists of edits alone, until its stage takes them.
     pub(super) planned: Option<Planned>,
-    /// The services of the old mode right before the switch. Endpoints come and go.
+    /// The services of the old mode right before the switch. They may differ from those before the
+    /// run, because endpoints come and go.
     pub(super) later: Option<Services>,
-    /// How many objects were changed.
+    /// How many objects the run has changed.
     pub(super) objects: usize,
-    /// Foreign changes meanwhile; kept.
+    /// Foreign changes that were made meanwhile and are kept, one sentence each.
     pub(super) foreign: Vec<String>,
 }
 
 impl<'a> Execution<'a> {
-    /// A run that begins, or is resumed.
+    /// The execution of a run that begins, or is resumed.
     pub(super) fn new(
         context: &'a Context<'a>,
         run: Run,
@@ -58,16 +59,16 @@ impl<'a> Execution<'a> {
         }
     }
 
-    /// The node before the run.
+    /// The node state before the run.
     ///
     /// # Errors
-    /// When it must be read from the snapshot, and cannot be.
+    /// When the state must be read from the snapshot, and that fails.
     pub(super) fn base(&mut self) -> Result<&NodeState> {
         let base = self.take_base()?;
         Ok(self.base.insert(base))
     }
 
-    /// As [`base`](Self::base), by value, at the end of the run.
+    /// As [`base`](Self::base), but moved out of the execution, at the end of the run.
     ///
     /// # Errors
     /// As [`base`](Self::base).
@@ -78,7 +79,7 @@ impl<'a> Execution<'a> {
         }
     }
 
-    /// The node that an undo of the clean-up restores, once the clean-up has begun.
+    /// The node state that an undo of the clean-up restores; none before the clean-up has begun.
     ///
     /// # Errors
     /// When the snapshot cannot be read.
@@ -90,18 +91,18 @@ impl<'a> Execution<'a> {
         }
     }
 
-    /// The options of this migration.
+    /// The options of this run, which must be a migration.
     ///
     /// # Errors
-    /// [`Kind::Unexpected`] for another run.
+    /// [`Kind::Unexpected`] when this run is no migration.
     pub(super) fn migration(&self) -> Result<&Migration> {
         self.run.migration().ok_or_else(|| {
             Error::new(Kind::Unexpected, format!("run {}", self.run.id), "is no migration")
         })
     }
 
-    /// Applies and verifies the edits of a stage, and counts them. After a lost race `plan_again`
-    /// plans what is still to do.
+    /// Applies and verifies the edits of a stage, and counts the changed objects. After a lost
+    /// race, `plan_again` plans what is still to do.
     ///
     /// # Errors
     /// As [`apply_and_verify`].
@@ -120,25 +121,25 @@ impl<'a> Execution<'a> {
     }
 }
 
-/// A run that is undone. Each stage undoes its own part. Failures are collected, so that the rest
-/// is undone all the same.
+/// A run that is being undone. Each stage undoes its own part. A failure is collected rather than
+/// returned, so that the other stages are undone all the same.
 pub(super) struct UndoContext<'a> {
     pub(super) context: &'a Context<'a>,
     pub(super) run: &'a Run,
     pub(super) journal: &'a mut Journal,
-    /// The node before the run.
+    /// The node state before the run.
     pub(super) base: &'a NodeState,
-    /// The changes in the journal.
+    /// The changes of the run, read from its journal.
     pub(super) replay: Replay,
-    /// Whether kube-proxy serves in its old mode.
+    /// Whether kube-proxy serves in its old mode; false after that failed.
     pub(super) serves: bool,
-    /// Objects, files and sysctls that were restored.
+    /// How many objects, files and sysctls were restored.
     pub(super) restored: usize,
-    /// Objects that the run had added, and that are removed.
+    /// How many objects that the run had added were removed.
     pub(super) removed: usize,
-    /// Objects that somebody else has restored.
+    /// Objects that somebody else had already restored.
     pub(super) already_restored: Vec<ObjectId>,
-    /// What is not undone.
+    /// What could not be undone, one sentence each.
     pub(super) failures: Vec<String>,
 }
 

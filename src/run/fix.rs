@@ -1,4 +1,4 @@
-//! The request to apply remedies of checks.
+//! The request of `check --fix`: apply the remedies of checks.
 
 use crate::error::{Error, Kind, Result};
 use crate::node::observe::observe;
@@ -13,21 +13,21 @@ use crate::run::stored::Baseline;
 use crate::state::NodeState;
 use crate::store::run::RunKind;
 
-/// What ends one finding.
+/// The edits that end one finding of a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Remedy {
-    /// The check's id.
+    /// The id of the check, such as `docker.masquerade`.
     pub id: &'static str,
-    /// The edits, in order.
+    /// The edits, in the order in which they are applied.
     pub edits: Vec<Edit>,
 }
 
-/// Applies the remedies that `judge` finds and `approve` takes; none when there is nothing to apply.
-/// `approve` is called for each remedy, before anything is changed.
+/// Applies those remedies of `judge` that `approve` accepts. Returns none when there is nothing to
+/// apply. `approve` is called for each remedy, before anything is changed.
 ///
 /// # Errors
-/// [`Kind::RolledBack`] or [`Kind::NotRolledBack`] when it failed after it had changed something;
-/// otherwise the node is as before.
+/// [`Kind::RolledBack`] or [`Kind::NotRolledBack`] when the run failed after it had changed
+/// something; after any other error the node is as before.
 pub fn fix(
     context: &Context<'_>,
     judge: &dyn Fn(&NodeState) -> Result<Vec<Remedy>>,
@@ -42,11 +42,11 @@ pub fn fix(
     engine::run(context, &request, &|_| Ok(true))
 }
 
-/// The request.
+/// A fix as a [`Request`] to the engine.
 struct FixRequest<'a> {
     judge: &'a dyn Fn(&NodeState) -> Result<Vec<Remedy>>,
     approve: &'a dyn Fn(&Remedy) -> Result<bool>,
-    /// What the operator approved, once that is known.
+    /// The remedies that the operator approved; empty until the operator was asked.
     approved: &'a std::cell::OnceCell<Vec<Remedy>>,
     plan_again: &'a dyn Fn(&NodeState) -> Result<Vec<Edit>>,
 }
@@ -104,7 +104,7 @@ impl Request for FixRequest<'_> {
     }
 }
 
-/// The edits of `found` that were approved; positions may have moved since.
+/// The edits of `found` that were approved, even if their rules have other indexes by now.
 fn still_approved(approved: &[Remedy], found: Vec<Remedy>) -> Vec<Edit> {
     let known = |remedy: &Remedy, edit: &Edit| {
         approved
@@ -120,7 +120,8 @@ fn still_approved(approved: &[Remedy], found: Vec<Remedy>) -> Vec<Edit> {
     edits
 }
 
-/// An interrupted run of remedies is only undone: the next check finds what is left.
+/// The error of a resumed fix. An interrupted fix can only be undone; the next check finds what is
+/// still to be fixed.
 pub(super) fn not_resumed(id: &str) -> Error {
     Error::new(Kind::Pending, format!("run {id}"), "was applying remedies of checks")
         .hint("`proxyshift rollback` undoes it; then run `proxyshift check --fix` again")

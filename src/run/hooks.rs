@@ -1,14 +1,14 @@
-//! Hooks: commands of the operator's before and after stages.
+//! Hooks: commands of the operator's that run before and after stages.
 
 use crate::apply::argv;
 use crate::error::Result;
 use crate::event::{Outcome, Sink, Task};
 use crate::plan::playbook::Hook;
 
-/// Runs a hook.
+/// Runs one hook to its end.
 ///
 /// # Errors
-/// [`crate::error::Kind::Command`], with the command's output.
+/// [`crate::error::Kind::Command`], with the output of the hook's command.
 pub(super) fn run(hook: &Hook, sink: &dyn Sink) -> Result<()> {
     let task = Task::Hook { command: hook.run.to_string() };
     sink.started(&task);

@@ -28,41 +28,42 @@ use crate::state::NodeState;
 use crate::state::kube_proxy::{ConfigSource, Controller, Mode};
 use crate::store::run::{ConfiguredBy, Migration, Modes, Probe, RunKind};
 
-/// The options of a migration.
+/// What the operator asks of a migration, on the command line or through Ansible.
 #[derive(Debug, Clone)]
 pub struct MigrateOptions<'a> {
-    /// The mode to go to.
+    /// The mode to move kube-proxy to.
     pub to: Mode,
-    /// The playbook's file, in place of the built-in one.
+    /// The operator's own playbook file; none for the built-in playbook.
     pub playbook: Option<&'a Path>,
-    /// How long the run waits to be confirmed, in place of the playbook's time.
+    /// How long the run waits to be confirmed; none for the time that the playbook says.
     pub confirm_within: Option<Duration>,
-    /// Whether the run waits to be confirmed at all.
+    /// Whether the run waits to be confirmed at all; if not, it is done after its last stage.
     pub confirm: bool,
-    /// Checks whose findings do not stop the run.
+    /// The ids of checks whose findings do not stop the run.
     pub ignore: &'a [String],
 }
 
 /// What a migration is about to do, for the operator to approve.
 #[derive(Debug, Clone)]
 pub struct Intended {
-    /// The playbook.
+    /// The playbook whose stages will run.
     pub playbook: Playbook,
-    /// The mode that runs now.
+    /// The mode that kube-proxy runs in now.
     pub from: Mode,
-    /// The controller, and the file of the configuration; none for an upgrade.
+    /// The names of the controller and of the configuration's source; none for an upgrade, which
+    /// restarts nothing.
     pub restarts: Option<(String, String)>,
-    /// Findings that do not stop the run.
+    /// The findings of the preflight that do not stop the run.
     pub warnings: Vec<Finding>,
-    /// The probes that were answered.
+    /// The probes that were answered, which are repeated after the switch.
     pub probes: Vec<String>,
 }
 
-/// Moves the node; `approve` is called once, before anything is changed.
+/// Moves kube-proxy to another mode. `approve` is called once, before anything is changed.
 ///
 /// # Errors
-/// [`Kind::RolledBack`] or [`Kind::NotRolledBack`] when it failed after it had changed something;
-/// otherwise the node is as before.
+/// [`Kind::RolledBack`] or [`Kind::NotRolledBack`] when the migration failed after it had changed
+/// something; after any other error the node is as before.
 pub fn migrate(
     context: &Context<'_>,
     options: &MigrateOptions<'_>,
@@ -74,7 +75,7 @@ pub fn migrate(
     report.ok_or_else(|| Error::new(Kind::Unexpected, RunKind::MIGRATE, "had nothing to do"))
 }
 
-/// What [`migrate`] would be about to do; nothing is changed.
+/// What [`migrate`] would ask the operator to approve; nothing is changed.
 ///
 /// # Errors
 /// What stands in the way of the migration.
@@ -84,7 +85,7 @@ pub fn intended(context: &Context<'_>, options: &MigrateOptions<'_>) -> Result<I
     ready(context, options).map(|ready| ready.intended)
 }
 
-/// The request.
+/// A migration as a [`Request`] to the engine.
 struct MigrateRequest<'a> {
     options: &'a MigrateOptions<'a>,
 }
@@ -118,7 +119,8 @@ impl Request for MigrateRequest<'_> {
         let Ready { intended, text, found, probes } = ready;
         let Intended { playbook, from, warnings, .. } = intended;
         if playbook.stage(StageName::Rehearse).is_some() {
-            // In the new mode already, its leftovers can be found now.
+            // If kube-proxy is in the new mode already, the leftovers of the old mode can be found
+            // now.
             let to = self.options.to;
             let what = if from == to { Rehearsed::CleanUp } else { Rehearsed::Leaving(to) };
             rehearse(context, &baseline.snapshot, what)?;
@@ -132,7 +134,7 @@ impl Request for MigrateRequest<'_> {
             findings: warnings.iter().filter_map(recorded).collect(),
             ignored: self.options.ignore.to_vec(),
         };
-        // The stage `clean` journals each object it removes, and its undoing.
+        // Reserved because the stage `clean` journals each object that it removes, and its undo.
         let rules: usize = baseline.state.files.values().map(|text| text.len()).sum();
         Ok(Some(Work {
             stages: stages(&playbook),
@@ -147,7 +149,7 @@ impl Request for MigrateRequest<'_> {
     }
 }
 
-/// The stages of a playbook from its first change on.
+/// The stages of a playbook without those that the engine does before the run begins.
 pub(super) fn stages(playbook: &Playbook) -> Vec<Box<dyn stage::Stage>> {
     let mut stages = playbook.stages.clone();
     stages.retain(|stage| {
@@ -168,12 +170,12 @@ fn supported(options: &MigrateOptions<'_>) -> Result<()> {
     }
 }
 
-/// What is known before anything is changed.
+/// What is known about a migration before anything is changed.
 struct Ready {
     intended: Intended,
-    /// The playbook's text.
+    /// The text of the playbook file.
     text: String,
-    /// The controller, and the source of kube-proxy's configuration.
+    /// The controller, and the source of kube-proxy's configuration; none for an upgrade.
     found: Option<(Controller, ConfigSource)>,
     probes: Vec<Probe>,
 }
@@ -201,12 +203,13 @@ fn ready(context: &Context<'_>, options: &MigrateOptions<'_>) -> Result<Ready> {
     Ok(Ready { intended, text, found, probes })
 }
 
-/// What restarts kube-proxy, and the source of its configuration. An upgrade is somebody else's; for
-/// it, one kube-proxy must run.
+/// What restarts kube-proxy, and the source of its configuration. None for an upgrade, because
+/// somebody else restarts kube-proxy then; but one kube-proxy must run.
 ///
 /// # Errors
-/// [`Kind::Blocked`] unless one kube-proxy runs; [`Kind::UnknownController`] where the controller
-/// cannot be detected; [`Kind::Contested`] where the configuration is not this node's to change.
+/// [`Kind::Blocked`] unless exactly one kube-proxy runs; [`Kind::UnknownController`] where the
+/// controller cannot be detected; [`Kind::Contested`] where something beyond this node manages the
+/// configuration, such as a DaemonSet.
 pub fn find_controller(
     playbook: &Playbook,
     now: &NodeState,
@@ -221,7 +224,7 @@ fn is_check(id: &str) -> bool {
     checks::find(id).is_some()
 }
 
-/// The mode that runs.
+/// The mode that kube-proxy runs in, which must be clear.
 fn running(catalogue: &Catalogue, now: &NodeState) -> Result<Mode> {
     let ownership = Ownership::of(catalogue, now);
     let running = RunningMode::of(now, &ownership);
@@ -233,8 +236,8 @@ fn running(catalogue: &Catalogue, now: &NodeState) -> Result<Mode> {
     })
 }
 
-/// The playbook and its text. A node that runs in the mode already is on the way: the other mode's
-/// leftovers are still to be cleaned.
+/// The playbook and its text. If kube-proxy already runs in the target mode, this is the playbook
+/// of a migration to that mode, because the leftovers of the old mode may still have to be removed.
 fn read_playbook(options: &MigrateOptions<'_>, running: Mode) -> Result<(Playbook, String)> {
     if let Some(path) = options.playbook {
         let text = std::fs::read_to_string(path)
@@ -260,12 +263,12 @@ fn confirm_within(playbook: &Playbook, options: &MigrateOptions<'_>) -> Option<D
     options.confirm_within.or(of_playbook).filter(|_| options.confirm)
 }
 
-/// Previews `migrate` on a node; `live` says that the state is this node's. None where the mode
-/// runs already and no other playbook is given: then there is a clean-up at most.
+/// Previews `migrate` on a node; `live` says whether `state` is the state of this node. None where
+/// kube-proxy runs in the mode `to` already and no playbook is given, because a clean-up is all
+/// that could be left to do then.
 ///
 /// # Errors
 /// [`Kind::Usage`] for a mode without a playbook, or a playbook that does not fit;
-/// [`Kind::Blocked`] where the mode that runs is not clear.
 /// [`Kind::Blocked`] where it is not clear which mode runs.
 pub fn preview(
     catalogue: &Catalogue,
@@ -295,7 +298,8 @@ pub fn preview(
     Ok(Some(Preview { stages, plan, from, playbook }))
 }
 
-/// The plan of the stage `clean`: leftovers of its owner.
+/// The predicted plan of the stage `clean`: the leftovers of the owner that the playbook names,
+/// after kube-proxy has moved to the new mode.
 fn leftovers(catalogue: &Catalogue, state: &NodeState, playbook: &Playbook) -> Result<Plan> {
     let Some(StageOptions::Clean(clean)) = playbook.stage(StageName::Clean) else {
         return Ok(Plan::default());
@@ -305,7 +309,7 @@ fn leftovers(catalogue: &Catalogue, state: &NodeState, playbook: &Playbook) -> R
     Ok(plan.of_owners(std::slice::from_ref(&clean.leftovers_of)))
 }
 
-/// Previews one stage, with its hooks.
+/// Previews one stage of the playbook, with the hooks before and after it.
 fn preview_stage(previewer: &Previewer<'_>, stage: &StageOptions) -> StagePreview {
     let name = stage.name();
     let Previewed { mut does, with, stops } = stage::of(stage.clone()).preview(previewer);

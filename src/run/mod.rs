@@ -1,4 +1,4 @@
-//! Runs: one engine, one file a stage, and what undoes them.
+//! Runs: one engine for all of them, one file for each stage, and what undoes them.
 
 mod apply_edits;
 pub mod boot_unit;
@@ -42,23 +42,23 @@ use crate::store::Store;
 
 pub use engine::RunResult;
 
-/// What every run needs.
+/// What every run needs: programs, store, catalogue, event sink.
 #[derive(Clone, Copy)]
 pub struct Context<'a> {
-    /// The programs.
+    /// The paths of the programs that were found, such as `iptables-nft-save`.
     pub tools: &'a Tools,
-    /// The store.
+    /// The folder on disk that holds snapshots and runs.
     pub store: &'a Store,
-    /// Who owns what.
+    /// The catalogue that says which component owns which objects.
     pub catalogue: &'a Catalogue,
-    /// Where events go.
+    /// Where events of the run are sent.
     pub sink: &'a dyn Sink,
     /// How long to wait for the node's lock and for the xtables lock.
     pub lock_wait: Duration,
 }
 
 impl<'a> Context<'a> {
-    /// The code that changes the kernel.
+    /// The code that changes the kernel, with the tools and the lock timeout of this context.
     pub fn kernel(&self) -> Kernel<'a> {
         Kernel::new(self.tools, self.lock_wait)
     }
@@ -71,10 +71,10 @@ impl<'a> Context<'a> {
         observe_tolerant(self.tools, self.sink)
     }
 
-    /// The right to change this node, for `verb`.
+    /// Takes the node's lock, which gives the right to change the node, in the name of `verb`.
     ///
     /// # Errors
-    /// [`Kind::Lock`](crate::error::Kind::Lock), naming who holds it.
+    /// [`Kind::Lock`](crate::error::Kind::Lock), naming the process that holds the lock.
     pub fn lock(&self, verb: &str) -> Result<NodeLock> {
         NodeLock::acquire(Path::new(LOCK_DIR), verb, self.lock_wait)
     }

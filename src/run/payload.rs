@@ -1,4 +1,4 @@
-//! The content of journal lines, and its replay.
+//! The content of journal lines, and how a journal is read back.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,27 +7,28 @@ use crate::plan::change::{Change, Edit, Irreversible};
 use crate::state::stage::RunStage;
 use crate::store::journal::{Journal, JournalEntry, Mark, Record};
 
-/// The content of a journal line besides its mark: a change with its intent, an error with a
-/// failure. It is parsed straight into this type: a large edit as general JSON takes several times
-/// the memory.
+/// The content of a journal line besides its mark: the change, in a line that says what is
+/// intended, or the error, in a line about a failure. It is parsed straight into this type, because
+/// parsing a large edit as general JSON takes several times the memory.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Payload<E = Edit> {
-    /// The change that begins; or an irreversible one that is done.
+    /// The change that is about to begin, or an irreversible change that is done.
     Change(Change<E>),
     /// Why a change failed.
     Error(Error),
-    /// The deadline was moved.
+    /// The operator extended the deadline to confirm the run.
     Extended {
-        /// How long, in seconds.
+        /// The extension, in seconds.
         seconds: u64,
     },
 }
 
-/// A line of a run's journal.
+/// One line of a run's journal.
 pub type JournalLine = JournalEntry<Option<Payload>>;
 
-/// A step of a run. Its intent and its result share it.
+/// The stage of a step and its number in the stage. The line that says what is intended and the
+/// line with the outcome share it, so that they can be matched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StepRef {
     stage: String,
@@ -35,7 +36,7 @@ pub struct StepRef {
 }
 
 impl StepRef {
-    /// The step of that number in a stage.
+    /// The step with the given number in the stage called `stage`.
     pub fn new(stage: &str, number: u32) -> StepRef {
         StepRef { stage: stage.to_owned(), number }
     }
@@ -44,22 +45,22 @@ impl StepRef {
         StepRef::new(&line.stage, line.step)
     }
 
-    /// Journals the intent of `change`.
+    /// Journals that `change` is about to be made.
     pub fn begin<E: Serialize>(&self, journal: &mut Journal, change: Change<E>) -> Result<()> {
         self.append(journal, Mark::Intent, Some(Payload::Change(change)))
     }
 
-    /// Journals that the change was made. The line does not repeat the change.
+    /// Journals that the change of this step was made. The line does not repeat the change.
     pub fn mark_done(&self, journal: &mut Journal) -> Result<()> {
         self.append::<Edit>(journal, Mark::Done, None)
     }
 
-    /// Journals that a change was made that undoes another one.
+    /// Journals that the change of this step, which undoes an earlier change, was made.
     pub fn mark_undone(&self, journal: &mut Journal) -> Result<()> {
         self.append::<Edit>(journal, Mark::Undone, None)
     }
 
-    /// Journals why the change failed.
+    /// Journals why the change of this step failed.
     pub fn mark_failed(&self, journal: &mut Journal, error: &Error) -> Result<()> {
         self.append::<Edit>(journal, Mark::Failed, Some(Payload::Error(error.clone())))
     }
@@ -70,7 +71,7 @@ impl StepRef {
         self.append(journal, Mark::Done, Some(payload))
     }
 
-    /// Writes a line of this step.
+    /// Appends a line about this step to the journal.
     pub fn append<E: Serialize>(
         &self,
         journal: &mut Journal,
@@ -82,27 +83,27 @@ impl StepRef {
     }
 }
 
-/// What a journal says of a run.
+/// The changes of a run, as its journal lists them.
 #[derive(Debug, Default)]
 pub struct Replay {
     /// Edits that were made, in order.
     pub done: Vec<Edit>,
-    /// An edit that was begun; whether it was made is not known.
+    /// An edit that was begun and not finished: whether it was made is not known.
     pub open: Option<(Edit, StepRef)>,
-    /// Every other change that was begun, in order.
+    /// All changes other than edits that were begun, in order.
     pub begun: Vec<Change>,
     /// True once the run began to be undone.
     pub rolling_back: bool,
 }
 
 impl Replay {
-    /// Takes the edits out; the other changes stay.
+    /// Moves the edits out; the other changes stay.
     pub fn take_edits(&mut self) -> Replay {
         let (done, open) = (std::mem::take(&mut self.done), self.open.take());
         Replay { done, open, begun: Vec::new(), rolling_back: self.rolling_back }
     }
 
-    /// Whether this hook was begun.
+    /// Whether a hook with this command was begun.
     pub fn has_begun_hook(&self, command: &str) -> bool {
         let hook = |change: &Change| match change {
             Change::Irreversible(Irreversible::Hook { command: begun }) => begun == command,
@@ -112,16 +113,16 @@ impl Replay {
     }
 }
 
-/// Reads a journal's lines.
+/// Reads the changes of a run from the lines of its journal.
 ///
 /// # Errors
-/// [`Kind::Store`] when an intent is of no change.
+/// [`Kind::Store`] when a line says that a change is intended and does not name the change.
 pub fn replay(lines: Vec<JournalLine>) -> Result<Replay> {
     let mut replay = Replay::default();
     for line in lines {
         if line.stage == RunStage::Rollback.name() {
-            // A rollback does not close an open edit: the edit may be in the kernel. The next
-            // rollback finds out.
+            // A rollback leaves an open edit open, because the edit may be in the kernel. The next
+            // rollback finds out whether it is.
             replay.rolling_back = true;
             continue;
         }
@@ -168,7 +169,7 @@ mod tests {
         first.begin(&mut journal, Change::Objects(&edit("a"))).unwrap();
         first.mark_done(&mut journal).unwrap();
         second.begin(&mut journal, Change::Objects(&edit("b"))).unwrap();
-        // A line of another stage closes no step of this one.
+        // A line of the stage `settle` must not close the open step of this stage.
         let cleared = Irreversible::Conntrack { cleared: 3 };
         StepRef::new("settle", 1).note(&mut journal, cleared).unwrap();
         let found = replayed();

@@ -1,7 +1,7 @@
 //! Probes of services: does the node still reach them?
 //!
-//! Probes run before anything is changed. Those that were answered run again afterwards. Each is a
-//! connection or a datagram of this node to an address of its own cluster.
+//! Probes run before anything is changed. Those that were answered run again after the change. Each
+//! probe is a connection or a datagram from this node to an address of its own cluster.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
@@ -18,21 +18,21 @@ use crate::state::kube_proxy::Mode;
 use crate::state::{Family, links::Link};
 use crate::store::run::Probe;
 
-/// How many service addresses are probed.
+/// How many services are probed besides DNS, the API and a NodePort.
 const SAMPLE: usize = 5;
 
-/// How long one try may take, and how many tries there are.
+/// How long one try of a probe may take. [`TRIES`] is how many tries there are.
 const TIMEOUT: Duration = Duration::from_secs(2);
 const TRIES: usize = 3;
 
-/// The DNS name in a probe. Any answer counts.
+/// The name that a DNS probe asks for, by its labels. Any response counts.
 const NAME: [&str; 5] = ["kubernetes", "default", "svc", "cluster", "local"];
 
 impl Probe {
-    /// Probes once or more.
+    /// Probes the address, up to `TRIES` times until it answers.
     ///
     /// # Errors
-    /// That of the last try.
+    /// The error of the last try.
     pub fn ask(&self) -> io::Result<()> {
         let mut result = Ok(());
         for _ in 0..TRIES {
@@ -48,7 +48,8 @@ impl Probe {
     }
 }
 
-/// The probes for a node with these services: its DNS, its API, a sample of the others, a NodePort.
+/// The probes for a node with these services: its DNS, its API, a sample of the other services, and
+/// a NodePort.
 pub fn choose(services: &Services, state: &NodeState) -> Vec<Probe> {
     let reachable =
         |service: &ServicePort| !service.backends.is_empty() && service.source_ranges.is_empty();
@@ -76,13 +77,13 @@ pub fn choose(services: &Services, state: &NodeState) -> Vec<Probe> {
             _ => {}
         }
     }
-    // A sample of the whole address range.
+    // Every `step`-th service, so that the sample is spread over the whole address range.
     let step = others.len().div_ceil(SAMPLE).max(1);
     let sample = others.into_iter().step_by(step);
     dns.into_iter().take(2).chain(api).chain(sample).chain(node_ports.into_iter().take(1)).collect()
 }
 
-/// The address of a probe. A NodePort is probed on an address of this node.
+/// The address to send a probe to. A NodePort is probed on an address of this node.
 fn address(key: &ServiceKey, service: &ServicePort, links: &[Link]) -> Option<SocketAddr> {
     let ip = match key.location {
         Location::Address(ip) => ip,
@@ -105,7 +106,8 @@ fn global(ip: IpAddr) -> bool {
     }
 }
 
-/// Runs all `probes` at once. Returns those that were answered, and the others with the reason.
+/// Runs all `probes` at the same time. Returns those that were answered, and those that were not,
+/// each with the reason.
 pub fn ask(probes: Vec<Probe>) -> (Vec<Probe>, Vec<(Probe, io::Error)>) {
     let threads: Vec<_> = probes
         .into_iter()
@@ -126,7 +128,7 @@ pub fn ask(probes: Vec<Probe>) -> (Vec<Probe>, Vec<(Probe, io::Error)>) {
     (passed, failed)
 }
 
-/// Sends a DNS query (RFC 1035, 4.1). Any response of the server counts.
+/// Sends a DNS query (RFC 1035, 4.1). Any response of the server counts, even an error.
 fn resolve(server: SocketAddr) -> io::Result<()> {
     let socket = UdpSocket::bind(match server {
         SocketAddr::V4(_) => "0.0.0.0:0",
@@ -141,9 +143,9 @@ fn resolve(server: SocketAddr) -> io::Result<()> {
     }
     question.extend_from_slice(&[0, 0, 1, 0, 1]);
     socket.send(&question)?;
-    // A connected socket receives from that server alone.
+    // A connected UDP socket receives from that server alone.
     socket.recv(&mut [0; 512]).map(drop).map_err(|e| match e.kind() {
-        // The kernel's error when the time is over.
+        // The error that the kernel gives when the receive timeout has passed.
         io::ErrorKind::WouldBlock => {
             let silent = format!("no answer within {} s", TIMEOUT.as_secs());
             io::Error::new(io::ErrorKind::TimedOut, silent)
@@ -151,8 +153,8 @@ fn resolve(server: SocketAddr) -> io::Result<()> {
         _ => e,
     })
 }
-/// Probes the services that are served in `mode`. Those that do not answer are named, and are not
-/// probed again.
+/// Probes the services that are served in `mode`, and returns the probes that were answered.
+/// Services that do not answer are reported, and are not probed again after the change.
 pub(super) fn baseline(context: &Context<'_>, now: &NodeState, mode: Mode) -> Vec<Probe> {
     let task = Task::Probe;
     context.sink.started(&task);

@@ -1,4 +1,4 @@
-//! What a run did, read from its folder and its snapshot. The node is not captured for it.
+//! What a run did, read from the run's folder and its snapshot. The node is not captured for it.
 
 use std::collections::BTreeMap;
 
@@ -25,28 +25,28 @@ use crate::store::manifest::Manifest;
 use crate::store::run::{Modes, RecordedFinding, Run, RunKind, RunState};
 use crate::store::snapshots::Snapshot;
 
-/// A run as the store has it.
+/// A run with all that the store has about it.
 pub struct StoredRun {
-    /// Its `run.json`.
+    /// The content of `run.json`.
     pub run: Run,
-    /// What its journal says.
+    /// The changes in the run's journal.
     journal: Replay,
-    /// When the journal's last line was written.
+    /// When the last line of the journal was written.
     last: Option<String>,
-    /// When it was confirmed.
+    /// When the run was confirmed.
     confirmed: Option<String>,
-    /// Its events.
+    /// The events in the run's event log.
     events: Vec<LoggedEvent>,
-    /// Its snapshot, if that is still there.
+    /// The snapshot of the run, with the node state in it; none if the snapshot is gone.
     base: Option<(Option<Manifest>, NodeState)>,
 }
 
 impl StoredRun {
-    /// Reads `run` from the store. What is missing, or was not kept by an earlier proxyshift, is
-    /// empty.
+    /// Reads `run` from the store. What is missing on disk, or was not kept by an earlier version
+    /// of proxyshift, is left empty.
     ///
     /// # Errors
-    /// [`Kind::Store`](crate::error::Kind::Store) when its journal cannot be read.
+    /// [`Kind::Store`](crate::error::Kind::Store) when the run's journal cannot be read.
     pub fn read(store: &Store, run: Run) -> Result<StoredRun> {
         let dir = store.run_dir(&run.id);
         let lines: Vec<JournalLine> = match dir.join(JOURNAL).exists() {
@@ -57,8 +57,8 @@ impl StoredRun {
         let confirmed = lines.iter().rfind(|line| line.kind == Mark::Confirmed);
         let confirmed = confirmed.map(|line| line.at.clone());
         let mut journal = replay(lines)?;
-        // This edit was open when the run was interrupted. Whether it was made, only the node can
-        // tell.
+        // This edit was open when the run was interrupted. It is counted as done, because only the
+        // node could tell whether it was made.
         journal.done.extend(journal.open.take().map(|(edit, _)| edit));
         let clean_snapshot = run.pending.as_ref().and_then(|s| s.clean_snapshot.as_ref());
         let load = |id: &String| {
@@ -71,7 +71,7 @@ impl StoredRun {
     }
 }
 
-/// A finding, as a run keeps it; none if nothing was found.
+/// A finding in the form in which a run keeps it; none if the check found nothing.
 pub(super) fn recorded(finding: &Finding) -> Option<RecordedFinding> {
     let Verdict::Found(found) = &finding.verdict else { return None };
     let evidence = found.evidence.clone();
@@ -87,113 +87,113 @@ fn record(id: &str, title: &str, severity: Severity, evidence: Vec<String>) -> R
     RecordedFinding { id: id.into(), title: title.into(), severity: severity.into(), evidence }
 }
 
-/// The node of the run.
+/// The node that the run changed, as the snapshot describes it.
 #[derive(Debug, Clone, Serialize)]
 pub struct Node {
     /// The host name.
     pub name: String,
-    /// The kernel's release.
+    /// The release of the kernel, as `uname -r` prints it.
     pub kernel: String,
-    /// The backends that hold rules.
+    /// The backends that held rules when the snapshot was taken.
     pub backends: Vec<Backend>,
-    /// The proxyshift that took the snapshot.
+    /// The version of proxyshift that took the snapshot.
     pub proxyshift: String,
 }
 
-/// Leftovers of one owner, for one reason.
+/// The leftovers of one owner that are leftovers for the same reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Leftovers {
-    /// The owner.
+    /// The name of the owner, as the catalogue has it.
     pub owner: String,
-    /// Why they are leftovers.
+    /// Why the objects are leftovers.
     pub reason: String,
-    /// How many objects.
+    /// How many objects they are.
     pub objects: usize,
 }
 
-/// Changes of one owner's objects in one table, or of one kind.
+/// The changed objects of one owner in one table, or of one kind outside of tables.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct OwnerChanges {
-    /// The owner; `unknown` where the snapshot does not say.
+    /// The name of the owner; `unknown` where the snapshot does not tell the owner.
     pub owner: String,
-    /// Where: a table with its backend, or the kind of the objects.
+    /// The table with its family and backend, or the kind of the objects, such as `ipsets`.
     pub place: String,
-    /// Objects removed.
+    /// How many objects were removed.
     pub removed: usize,
-    /// Objects added.
+    /// How many objects were added.
     pub added: usize,
-    /// Each of them.
+    /// The changed objects, each as a text.
     pub objects: Vec<String>,
 }
 
-/// A task that took time.
+/// A finished task of the run, and how long it took.
 #[derive(Debug, Clone)]
 pub struct Timing {
-    /// The task.
+    /// The task that finished.
     pub task: Task,
-    /// What came of it.
+    /// The outcome of the task.
     pub outcome: Outcome,
-    /// When it was done.
+    /// When the task finished.
     pub at: String,
-    /// How long it took, in seconds; none where its beginning was not seen.
+    /// How many seconds the task took; none where its start was not seen.
     pub seconds: Option<f64>,
 }
 
-/// What a run did and how it ended.
+/// What a run did and how it ended, for a person or a program that did not see it.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// The run.
+    /// The id of the run.
     pub run: String,
-    /// Its verb.
+    /// The verb that started the run.
     pub verb: &'static str,
-    /// How far it has come.
+    /// Whether the run is pending, done, undone or failed.
     pub state: RunState,
-    /// Its last stage, of a run in stages.
+    /// The last stage that the run entered; none where `run.json` does not keep it.
     pub stage: Option<RunStage>,
-    /// The modes before and after a migration.
+    /// The modes before and after a migration; none for other runs.
     pub modes: Option<Modes>,
-    /// When it began.
+    /// When the run began.
     pub started: String,
-    /// When it ended; none for one that has not.
+    /// When the run ended; none for a pending run.
     pub ended: Option<String>,
-    /// How long that was, in seconds.
+    /// How many seconds the run took from its beginning to its end.
     pub seconds: Option<i64>,
-    /// When it was confirmed.
+    /// When the run was confirmed.
     pub confirmed: Option<String>,
-    /// The snapshot that a rollback restores.
+    /// The id of the snapshot that a rollback restores.
     pub snapshot: String,
-    /// The node; none when the snapshot is gone.
+    /// The node that the run changed; none when the snapshot is gone.
     pub node: Option<Node>,
-    /// Findings that did not stop the run, or that it fixed.
+    /// Findings that did not stop the run, or that the run fixed.
     pub findings: Vec<RecordedFinding>,
-    /// Leftovers, with the reason.
+    /// The leftovers that a clean-up was for, with the reason.
     pub leftovers: Vec<Leftovers>,
-    /// Objects that it changed in the kernel.
+    /// Objects that the run changed in the kernel.
     pub changes: Vec<OwnerChanges>,
-    /// Other changes, and hooks, in order.
+    /// Changes other than of objects, and hooks, in order.
     pub steps: Vec<String>,
-    /// True once its undoing has begun.
+    /// True once the undo of the run has begun.
     pub undone: bool,
-    /// Tasks that verified the node, and claims that were verified on it.
+    /// Events of tasks that verified the node, and of claims that were verified on it.
     #[serde(skip)]
     pub verified: Vec<Event>,
-    /// What was verified in its rehearsal.
+    /// The claims that were verified in the rehearsal of the run.
     #[serde(skip)]
     pub rehearsed: Vec<Claim>,
-    /// The tasks that took time.
+    /// How long the tasks of the run took.
     #[serde(skip)]
     pub times: Vec<Timing>,
-    /// Notes and warnings.
+    /// The notes and warnings of the run.
     #[serde(skip)]
     pub notes: Vec<Event>,
-    /// Its errors, in order.
+    /// The errors of the run, in order.
     pub errors: Vec<Error>,
 }
 
-/// The report on a stored run.
+/// Makes the report on a stored run.
 ///
 /// # Errors
-/// When the catalogue or the snapshot cannot be judged.
+/// When the catalogue cannot be read, or the leftovers in the snapshot cannot be planned.
 pub fn report(catalogue: &Catalogue, kept: &StoredRun) -> Result<Report> {
     let run = &kept.run;
     let ended = run.ended.clone().or_else(|| kept.last.clone());
@@ -282,7 +282,7 @@ fn seconds_between(from: &str, to: &str) -> Option<i64> {
     Some(time(to)?.as_second() - time(from)?.as_second())
 }
 
-/// The findings that a migration kept; for a fix, the checks that it was for.
+/// For a migration, the findings that it kept; for a fix, the checks whose findings it fixed.
 fn findings(run: &Run) -> Vec<RecordedFinding> {
     match &run.kind {
         RunKind::Cleanup(_) => Vec::new(),
@@ -294,7 +294,7 @@ fn findings(run: &Run) -> Vec<RecordedFinding> {
     }
 }
 
-/// Leftovers in the run's snapshot, of the owners that the clean-up was for.
+/// Leftovers in the run's snapshot, limited to the owners that the clean-up was for.
 fn leftovers(catalogue: &Catalogue, run: &Run, state: &NodeState) -> Result<Vec<Leftovers>> {
     let cleaned = run.clean_snapshot().is_some();
     let wanted = match &run.kind {
@@ -319,7 +319,7 @@ fn leftovers(catalogue: &Catalogue, run: &Run, state: &NodeState) -> Result<Vec<
     Ok(rows)
 }
 
-/// The changes that the edits made, by owner and table.
+/// The changes that `edits` made, grouped by owner and table.
 fn changes(edits: &[Edit], ownership: Option<&Ownership<'_>>) -> Vec<OwnerChanges> {
     let mut all: BTreeMap<(String, String), OwnerChanges> = BTreeMap::new();
     for edit in edits {
@@ -342,7 +342,7 @@ fn changes(edits: &[Edit], ownership: Option<&Ownership<'_>>) -> Vec<OwnerChange
     all.into_values().collect()
 }
 
-/// Each object of an edit: its owner, where it is, and itself.
+/// The objects of an edit, each as its owner, its table (or kind) and its text.
 fn objects(edit: &Edit, ownership: Option<&Ownership<'_>>) -> Vec<(String, String, String)> {
     let (place, object) = match &edit.target {
         Target::Table(table) => return table_objects(edit.direction, table, ownership),
@@ -364,7 +364,7 @@ fn table_objects(
     ownership: Option<&Ownership<'_>>,
 ) -> Vec<(String, String, String)> {
     let (id, place) = (table.ruleset, table.id().to_string());
-    // An added object has no position in the snapshot.
+    // An added rule is not in the snapshot, so its index says nothing about its owner there.
     let of_rules = ownership.filter(|_| direction == Direction::Remove);
     let mut all = Vec::new();
     for rule in &table.rules {

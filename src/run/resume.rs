@@ -18,11 +18,11 @@ use crate::state::stage::RunStage;
 use crate::store::journal::{JOURNAL, Journal};
 use crate::store::run::{Migration, Run, RunKind, RunState};
 
-/// Resumes the run that is pending, from the stage that it was in.
+/// Resumes the pending run at the stage in which it was interrupted.
 ///
 /// # Errors
-/// [`Kind::NotFound`] when there is none, or it had changed nothing; [`Kind::Pending`] when it can only
-/// be rolled back, or waits to be confirmed.
+/// [`Kind::NotFound`] when no run is pending, or the pending run had changed nothing;
+/// [`Kind::Pending`] when the run can only be rolled back, or waits to be confirmed.
 pub fn resume(context: &Context<'_>) -> Result<RunResult> {
     let _lock = context.lock("resume")?;
     let _change = interrupt::begin_change();
@@ -40,7 +40,7 @@ pub fn resume(context: &Context<'_>) -> Result<RunResult> {
     }
     let dir = context.store.run_dir(&run.id);
     if !dir.join(JOURNAL).exists() {
-        // It died before it could change anything.
+        // The run died before it had a journal, so it cannot have changed anything.
         context.store.finish(&mut run, RunState::Failed)?;
         let cause = "the run had not changed anything; it is closed";
         let again = run.modes().map_or_else(String::new, |modes| format!(" --to {}", modes.to));
@@ -72,13 +72,15 @@ pub fn resume(context: &Context<'_>) -> Result<RunResult> {
     }
     let stages = &stages[first..];
     if stages.iter().all(|stage| stage.name() != RunStage::CLEAN) {
-        // Else the stage counts them, with those of before.
+        // Counted here unless the stage `clean` runs, because that stage counts the earlier edits
+        // too.
         execution.objects = replay.done.iter().map(Edit::objects).sum();
     }
     execute_stages(execution, stages, &hooks)
 }
 
-/// The index of the stage that a run was in. A run without a deadline has one stage.
+/// The index of the stage in which the run was interrupted. `Begun` is that of a run that had not
+/// entered a stage, or keeps none.
 fn first_stage(stages: &[Box<dyn Stage>], stage: RunStage) -> Option<usize> {
     if stage == RunStage::Begun {
         return Some(0);
@@ -86,7 +88,7 @@ fn first_stage(stages: &[Box<dyn Stage>], stage: RunStage) -> Option<usize> {
     stages.iter().position(|s| s.name() == stage)
 }
 
-/// The stages of a run, and its hooks.
+/// The stages of a run, and the hooks of its playbook.
 fn stages(context: &Context<'_>, run: &Run) -> Result<(Vec<Box<dyn Stage>>, Hooks)> {
     match &run.kind {
         RunKind::Fix { .. } => Err(fix::not_resumed(&run.id)),
@@ -112,7 +114,8 @@ fn only_rollback(run: &Run, cause: &str) -> Error {
         .hint("`proxyshift rollback` brings the node back")
 }
 
-/// Closes an edit that was open when the run was interrupted, as the kernel shows it.
+/// Journals an edit that was open when the run was interrupted as done, if the kernel shows that it
+/// was made.
 fn close_open_edit(execution: &mut Execution<'_>, edit: &Edit, step: &StepRef) -> Result<()> {
     let Some(base) = execution.clean_base()? else { return Ok(()) };
     match progress(edit, &base, &execution.context.observe()?) {
@@ -125,7 +128,8 @@ fn close_open_edit(execution: &mut Execution<'_>, edit: &Edit, step: &StepRef) -
     }
 }
 
-/// A hook of the interrupted stage that may have run already, and must not run twice.
+/// A hook of the interrupted stage that may have run already, and that the playbook says must not
+/// run twice.
 fn must_not_rerun(replay: &Replay, hooks: &Hooks, stage: RunStage) -> Option<String> {
     let name = stage.of_playbook()?;
     [StageSide::Before, StageSide::After]

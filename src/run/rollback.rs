@@ -1,4 +1,4 @@
-//! The verb `rollback`: which run is undone, and whether it can be.
+//! The verb `rollback`: chooses the run to undo, and checks whether it can be undone.
 
 pub mod to;
 
@@ -20,7 +20,7 @@ use crate::store::run::{Run, RunState};
 
 pub use crate::run::undo::UndoReport;
 
-/// Undoes the pending run. If there is none, undoes the last run that was done.
+/// Undoes the pending run. If no run is pending, undoes the last run that is done.
 ///
 /// # Errors
 /// [`Kind::NotFound`] when there is nothing to undo; [`Kind::NotRolledBack`] naming what could not
@@ -34,7 +34,8 @@ pub fn rollback(context: &Context<'_>) -> Result<UndoReport> {
     roll_back(context, run)
 }
 
-/// Undoes the pending run. If there is none, undoes the last run unless that was undone before.
+/// Undoes the pending run. If no run is pending, undoes the last run, unless that one was undone
+/// before.
 ///
 /// # Errors
 /// As [`rollback`].
@@ -46,7 +47,7 @@ pub fn rollback_once(context: &Context<'_>) -> Result<Option<UndoReport>> {
     }
 }
 
-/// The run that [`rollback_once`] would undo.
+/// The run that [`rollback_once`] would undo; none if it would undo nothing.
 ///
 /// # Errors
 /// When the store cannot be read.
@@ -91,7 +92,7 @@ fn roll_back(context: &Context<'_>, mut run: Run) -> Result<UndoReport> {
     let _change = interrupt::begin_change();
     let dir = context.store.run_dir(&run.id);
     if !dir.join(JOURNAL).exists() {
-        // It died before it could change anything.
+        // The run died before it had a journal, so it cannot have changed anything.
         context.store.finish(&mut run, RunState::RolledBack)?;
         remove_boot_unit(context, &run);
         return Ok(UndoReport { run: run.id, ..UndoReport::default() });
@@ -105,10 +106,10 @@ fn roll_back(context: &Context<'_>, mut run: Run) -> Result<UndoReport> {
     undo(context, &mut run, &mut journal, &base)
 }
 
-/// Closes a run of an earlier boot: its rules were lost with that boot.
+/// Closes a run of an earlier boot, because the rules that it changed were lost in the reboot.
 ///
 /// # Errors
-/// [`Kind::NotFound`], saying so.
+/// [`Kind::NotFound`] when the run is of an earlier boot.
 pub(super) fn same_boot(context: &Context<'_>, run: &mut Run) -> Result<()> {
     if run.boot_id == crate::clock::boot_id() {
         return Ok(());

@@ -1,8 +1,8 @@
-//! Takes validated snapshots. Every change begins with one.
+//! Takes validated snapshots. Every run begins with one.
 //!
-//! Validated means: two captures mean the same; the files were written, synced, read back and
-//! parsed to the same bytes; and they restore in an empty private namespace, where they mean the
-//! same.
+//! Validated means: two captures in a row mean the same; the files were written, synced, read back
+//! and parsed to the same bytes; and restored in an empty private namespace, they mean the same as
+//! the capture.
 
 use std::time::{Duration, Instant};
 
@@ -17,15 +17,15 @@ use crate::state::NodeState;
 use crate::store::manifest::Manifest;
 use crate::store::snapshots::Snapshot;
 
-/// How many captures, and for how long, a changing node is given.
+/// How many captures are taken of a node that keeps changing. [`TIMEOUT`] is for how long.
 const TRIES: usize = 5;
 const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Takes a validated snapshot of the node; `why` goes into its manifest.
+/// Takes a validated snapshot of the node. `why` is noted in the snapshot's manifest.
 ///
 /// # Errors
 /// [`Kind::Unstable`] naming what keeps changing; [`Kind::LossyCapture`]; [`Kind::Store`];
-/// [`Kind::Rehearsal`] when it does not restore. Nothing of it is kept then.
+/// [`Kind::Rehearsal`] when the snapshot does not restore. Then none of its files are kept.
 pub fn take_snapshot(context: &Context<'_>, why: &str) -> Result<Baseline> {
     let task = event::Task::CaptureStable;
     context.sink.started(&task);
@@ -46,7 +46,7 @@ pub fn take_snapshot(context: &Context<'_>, why: &str) -> Result<Baseline> {
         });
     if let Err(e) = restored {
         let dir = snapshot.dir.display().to_string();
-        // A state that does not restore must not look like a snapshot.
+        // Removed, so that nobody takes a state that does not restore for a snapshot.
         std::fs::remove_dir_all(&snapshot.dir).map_err(|e| Error::io(dir, &e))?;
         return Err(e);
     }
@@ -55,7 +55,7 @@ pub fn take_snapshot(context: &Context<'_>, why: &str) -> Result<Baseline> {
     Ok(Baseline { snapshot, state })
 }
 
-/// The latest snapshot, if a rollback can restore it and the node still means the same.
+/// The latest snapshot, if a rollback can restore it and the node state still means the same.
 ///
 /// # Errors
 /// When the node cannot be captured, or the store cannot be read.
@@ -68,7 +68,7 @@ pub fn latest_if_current(context: &Context<'_>) -> Result<Option<Snapshot>> {
     if !listed.manifest.as_ref().is_ok_and(of_here) {
         return Ok(None);
     }
-    // A damaged snapshot counts as none.
+    // A damaged snapshot counts as no snapshot.
     let loaded =
         Snapshot::load(&listed.snapshot.dir).and_then(|loaded| parse_snapshot(loaded.files));
     let Ok(before) = loaded else { return Ok(None) };
@@ -81,7 +81,7 @@ pub fn latest_if_current(context: &Context<'_>) -> Result<Option<Snapshot>> {
     Ok(differences.is_empty().then_some(listed.snapshot))
 }
 
-/// Captures until two captures in a row mean the same.
+/// Captures the node until two captures in a row mean the same.
 fn capture_stable(context: &Context<'_>) -> Result<NodeState> {
     let start = Instant::now();
     let first = observe(context.tools, context.sink)?;
@@ -90,7 +90,7 @@ fn capture_stable(context: &Context<'_>) -> Result<NodeState> {
     if before.fingerprint() == rules && rest.other_differences(&before).is_empty() {
         return Ok(before);
     }
-    // The difference is named from two whole states.
+    // From here on whole states are compared, because fingerprints could not name the difference.
     let mut differences = Vec::new();
     for _ in 1..TRIES {
         let after = observe(context.tools, context.sink)?;
@@ -108,7 +108,7 @@ fn capture_stable(context: &Context<'_>) -> Result<NodeState> {
         .hint("find its writer and wait until it is done, or stop it for the time of the run"))
 }
 
-/// The size of a capture.
+/// How many objects a capture has, for the event that it ended.
 pub fn summary(state: &NodeState) -> Outcome {
     Outcome::Captured {
         rules: state.rulesets.values().map(|r| r.rule_count()).sum(),

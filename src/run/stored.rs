@@ -1,4 +1,4 @@
-//! Snapshots as the store has them: written, read back, parsed.
+//! Snapshots as the store has them: how they are written, read back and parsed.
 
 use crate::error::{Error, Kind, Result};
 use crate::run::Context;
@@ -8,16 +8,16 @@ use crate::store::manifest::{IpvsThreshold, Manifest};
 use crate::store::run::Run;
 use crate::store::snapshots::Snapshot;
 
-/// A snapshot and what it holds.
+/// A snapshot and the node state in it.
 pub struct Baseline {
-    /// Where it is.
+    /// The files of the snapshot on disk.
     pub snapshot: Snapshot,
-    /// The node's state in it.
+    /// The node state that they hold.
     pub state: NodeState,
 }
 
-/// Writes a snapshot of `state`; `why` goes into its manifest. It is read back and must parse to the
-/// same bytes. Whether it restores is not known yet.
+/// Writes a snapshot of `state`, with `why` in its manifest. The files are read back, and must
+/// parse and render to the same bytes. Whether the snapshot restores is not known yet.
 ///
 /// # Errors
 /// [`Kind::Store`]; [`Kind::SnapshotRefused`].
@@ -31,8 +31,8 @@ pub(super) fn write_snapshot(
     context.store.create(&state.files, manifest, &|_| renders_back(state))
 }
 
-/// The connection limits of real servers, for a person who reads the manifest. `ipvs.save` has them
-/// too.
+/// The connection limits of real servers, for a person who reads the manifest. `ipvs.save` has the
+/// limits too.
 fn thresholds(ipvs: &VirtualServers) -> Vec<IpvsThreshold> {
     let reals = ipvs.servers.iter().flat_map(|s| s.reals.iter().map(move |real| (s, real)));
     let limited = reals.filter(|(_, real)| real.upper.is_some() || real.lower.is_some());
@@ -68,10 +68,10 @@ pub fn parse_snapshot(files: Files) -> Result<NodeState> {
     })
 }
 
-/// The node state that a rollback of `run` restores.
+/// The node state in the snapshot of `run`, which a rollback restores.
 ///
 /// # Errors
-/// When its snapshot is gone, damaged, or of a kind that cannot be restored.
+/// When the run's snapshot is gone, damaged, or of a kind that cannot be restored.
 pub(super) fn load_baseline(context: &Context<'_>, run: &Run) -> Result<NodeState> {
     let snapshot = context.store.find(&run.snapshot)?;
     let loaded = Snapshot::load(&snapshot.dir)?;
@@ -79,18 +79,18 @@ pub(super) fn load_baseline(context: &Context<'_>, run: &Run) -> Result<NodeStat
     parse_snapshot(loaded.files)
 }
 
-/// The node state in the snapshot `id`.
+/// The node state in the snapshot with the id `id`.
 ///
 /// # Errors
-/// When it is gone or damaged.
+/// When the snapshot is gone or damaged.
 pub(super) fn load_state(context: &Context<'_>, id: &str) -> Result<NodeState> {
     parse_snapshot(Snapshot::load(&context.store.find(id)?.dir)?.files)
 }
 
-/// Parses each file again. Line formats must render to the same bytes.
+/// Parses each file of a snapshot again. Files in line formats must also render to the same bytes.
 ///
 /// # Errors
-/// [`Kind::SnapshotRefused`] naming the file.
+/// [`Kind::SnapshotRefused`] naming the file that fails.
 pub fn reparses(files: &Files) -> Result<()> {
     renders_back(&parse_snapshot(files.clone())?)
 }

@@ -1,4 +1,4 @@
-//! Undoes a run: each stage its own part, in one order, then verified.
+//! Undoes a run: each stage undoes its own part, in a fixed order; then the result is verified.
 
 use std::time::Duration;
 
@@ -17,21 +17,21 @@ use crate::store::run::{Run, RunState};
 /// What a rollback did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct UndoReport {
-    /// The run that was undone.
+    /// The id of the run that was undone.
     pub run: String,
-    /// Objects, files and sysctls that were restored.
+    /// How many objects, files and sysctls were restored.
     pub restored: usize,
-    /// Objects that the run had added, and that were removed.
+    /// How many objects that the run had added were removed.
     pub taken_out: usize,
-    /// Objects that somebody else had restored before.
+    /// Objects that somebody else had already restored.
     pub already_back: Vec<ObjectId>,
 }
 
-/// How long the undoing may take before the watchdog begins it anew.
+/// How long an undo may take before the watchdog starts it again.
 const TIMEOUT: Duration = Duration::from_secs(15 * 60);
 
-/// The stages that undo something, in the order in which they do it: the old mode serves again
-/// before anything of the new one is removed.
+/// The stages that undo something, in the order in which they undo it. The old mode must serve
+/// again before anything of the new mode is removed.
 const ORDER: [RunStage; 6] = [
     RunStage::Playbook(StageName::Switch),
     RunStage::Playbook(StageName::Prepare),
@@ -41,7 +41,7 @@ const ORDER: [RunStage; 6] = [
     RunStage::Playbook(StageName::Verify),
 ];
 
-/// Undoes what `run` did, and verifies it. `base` is the node before it.
+/// Undoes what `run` did, and verifies the result. `base` is the node state before the run.
 ///
 /// # Errors
 /// [`Kind::NotRolledBack`] naming what is not as before.
@@ -85,8 +85,9 @@ pub(super) fn undo(
     Ok(UndoReport { run: run_id, restored, taken_out: removed, already_back: already_restored })
 }
 
-/// Undoes the migration `run` of an earlier boot: kube-proxy's configuration, and what was persisted.
-/// The rules were lost with that boot, and so was what could be compared with them.
+/// Undoes the migration `run` of an earlier boot: restores kube-proxy's configuration and the files
+/// that `prepare` wrote for the next boot. Rules are neither restored nor compared, because the
+/// run's and the old ones were lost in the reboot.
 ///
 /// # Errors
 /// As [`undo`].
@@ -103,7 +104,7 @@ pub(super) fn undo_after_reboot(context: &Context<'_>, run: &mut Run) -> Result<
     Ok(UndoReport { run: run_id, restored, ..UndoReport::default() })
 }
 
-/// Writes down how the undoing ended.
+/// Stores how the undo ended, and reports it. `failures` is empty if the undo is complete.
 fn finish(context: &Context<'_>, run: &mut Run, failures: Vec<String>) -> Result<()> {
     let task = Task::VerifyRollback;
     let migrates = run.migration().is_some();

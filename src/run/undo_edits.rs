@@ -1,4 +1,4 @@
-//! Undoes edits: a three-way merge of the baseline, the edits, and the node as it is now.
+//! Undoes edits by a three-way merge of the baseline, the edits, and the node as it is now.
 
 use crate::error::{Error, Kind, Result};
 use crate::event;
@@ -14,19 +14,20 @@ use crate::state::object::ObjectId;
 use crate::state::stage::RunStage;
 use crate::store::journal::Journal;
 
-/// What was undone.
+/// The result of undoing edits.
 pub(super) struct Undone {
-    /// Objects that were restored.
+    /// How many objects were restored.
     pub(super) restored: usize,
-    /// Objects that the edits had added, and that were removed.
+    /// How many objects that the edits had added were removed.
     pub(super) removed: usize,
-    /// Objects that somebody else had restored before.
+    /// Objects that somebody else had already restored.
     pub(super) already_restored: Vec<ObjectId>,
-    /// What is not as before.
+    /// What is still not as before, one sentence each.
     pub(super) failures: Vec<String>,
 }
 
-/// Undoes the edits that `replay` has, and verifies it. `base` is the node before them.
+/// Undoes the edits in `replay`, and verifies the result. `base` is the node state before the
+/// edits.
 ///
 /// # Errors
 /// [`Kind::NotRolledBack`] when an edit could not be undone.
@@ -72,7 +73,7 @@ pub(super) fn undo_edits(
     Ok(Undone { restored, removed, already_restored: plan.already_restored, failures })
 }
 
-/// Undoes all edits of a run that consists of edits alone.
+/// Undoes all edits of a run that consists of edits alone: a clean-up or a fix.
 ///
 /// # Errors
 /// As [`undo_edits`].
@@ -86,7 +87,8 @@ pub(super) fn undo_all_edits(undo: &mut UndoContext<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The edits that the kernel shows to have been made; the last one may not be journaled.
+/// The edits that were made. The journal does not say whether the last, open edit was made, so the
+/// kernel is asked.
 pub(super) fn edits_made(replay: Replay, base: &NodeState, now: &NodeState) -> Vec<Edit> {
     let mut edits = replay.done;
     let made = |(edit, _): &(Edit, StepRef)| progress(edit, base, now) != EditProgress::NotDone;
@@ -94,7 +96,7 @@ pub(super) fn edits_made(replay: Replay, base: &NodeState, now: &NodeState) -> V
     edits
 }
 
-/// An error while a run is undone.
+/// The error `e` as one of a rollback, so that the exit code says that a person is needed.
 pub(super) fn not_rolled_back(e: Error) -> Error {
     Error { kind: Kind::NotRolledBack, ..e }
 }

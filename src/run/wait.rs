@@ -1,27 +1,28 @@
-//! Polls the node until something holds.
+//! Polls the node until a condition holds.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
 
-/// The shortest pause between two probes, and how often `keep_waiting` is called.
+/// The shortest pause between two probes of the condition. `keep_waiting` is called as often.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// The result of one probe.
+/// The result of one probe of the condition.
 pub(super) enum Poll<T, M> {
-    /// It holds.
+    /// The condition holds.
     Ready(T),
-    /// It does not hold yet; what is missing.
+    /// The condition does not hold yet; the payload is what is still missing.
     NotYet(M),
 }
 
-/// Probes until it holds, or until `timeout` has passed; then returns what is still missing.
-/// `keep_waiting` is called between two probes and may end the wait. A pause is as long as the
-/// probe before it: on a slow node, half of the CPU is left to the program that is waited for.
+/// Probes until the condition holds, or until `timeout` has passed; then returns what is still
+/// missing. `keep_waiting` is called between two probes and may end the wait. A pause is at least
+/// as long as the probe before it, so that on a slow node half of the CPU is left to the program
+/// that is waited for.
 ///
 /// # Errors
-/// What `probe` and `keep_waiting` return.
+/// The errors of `probe` and `keep_waiting`.
 pub(super) fn poll<T, M>(
     timeout: Duration,
     keep_waiting: &dyn Fn() -> Result<()>,

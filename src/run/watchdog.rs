@@ -1,8 +1,9 @@
 //! The watchdog, or dead man's switch: a process of its own that undoes a run. It acts when the
-//! deadline passes unconfirmed, or when the runner died and nobody has resumed the run.
+//! deadline passes and nobody has confirmed the run, or when the runner (the process that executes
+//! the run) died and nobody has resumed the run.
 //!
-//! It runs from a copy of the program in the run's folder, in a session of its own. SIGHUP and
-//! SIGTERM do not end it. The node's lock decides who acts.
+//! The watchdog is a copy of the program in the run's folder, in a session of its own. SIGHUP and
+//! SIGTERM do not end it. It undoes the run only while it holds the node's lock.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -26,28 +27,29 @@ use crate::runtime;
 use crate::runtime::process_start;
 use crate::store::run::{BINARY, Run, RunState, WatchdogProcess};
 
-/// The line on its standard output once it is armed.
+/// The line that the watchdog prints on standard output once it is armed.
 const ARMED: &str = "armed";
 
-/// How long after the death of its runner a run may still be resumed.
+/// For how long after the death of its runner a run may still be resumed before it is undone.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// The pause between two looks at the run.
+/// The pause between two times that the watchdog reads the run's state.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// How long a runner past its deadline may take to end by itself.
+/// How long a runner that is past its deadline may take to end after a signal.
 const LAST_CHANCE: Duration = Duration::from_secs(20);
 
-/// Starts the watchdog of `run`, unless it is alive, and writes its process into `run.json`.
+/// Starts the watchdog of `run`, unless one is alive, and writes its PID into `run.json`.
 ///
 /// # Errors
-/// [`Kind::Store`] when the program cannot be copied, [`Kind::Command`] when it does not start.
+/// [`Kind::Store`] when the program cannot be copied; [`Kind::Command`] when the watchdog does not
+/// start.
 pub fn arm(context: &Context<'_>, run: &mut Run) -> Result<()> {
     let Some(pending) = &run.pending else { return Ok(()) };
     if pending.watchdog.is_some_and(WatchdogProcess::is_alive) {
         return Ok(());
     }
-    // The watchdog reads the run from there.
+    // Written first, because the watchdog reads the run from the store.
     context.store.update(run)?;
     let dir = context.store.run_dir(&run.id);
     let copy = dir.join(BINARY);
@@ -72,7 +74,7 @@ pub fn arm(context: &Context<'_>, run: &mut Run) -> Result<()> {
         .arg(context.store.dir())
         .args(["watchdog", &run.id])
         .current_dir("/")
-        // A test's crash point concerns the runner alone.
+        // A crash point that a test sets is for the runner alone.
         .env_remove("PROXYSHIFT_CRASH")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -90,13 +92,14 @@ pub fn arm(context: &Context<'_>, run: &mut Run) -> Result<()> {
     if let Some(pending) = &mut run.pending {
         pending.watchdog = Some(WatchdogProcess { pid: child.id(), start });
     }
-    // Reaps the watchdog if this process lives that long.
+    // Reaps the watchdog if it ends while this process still lives.
     std::thread::spawn(move || child.wait());
     context.store.update(run)
 }
 
-/// Starts the watchdog of the pending run again when it was killed. Returns the run in that case. A
-/// process that acts on the node right now arms the run itself.
+/// Starts the watchdog of the pending run again, if the watchdog was killed. Returns the run in
+/// that case. Does nothing while another process holds the node's lock, because that process starts
+/// the watchdog itself.
 ///
 /// # Errors
 /// As [`arm`].
@@ -122,12 +125,13 @@ pub fn ensure_running(context: &Context<'_>) -> Result<Option<Run>> {
     Ok(Some(run))
 }
 
-/// Watches the run `id` until it is resolved, and undoes it with `rollback` when it must be.
+/// Watches the run `id` until it is resolved, and calls `rollback` to undo it when that is
+/// necessary.
 ///
 /// # Errors
-/// What the undoing failed with.
+/// The error with which the undo failed.
 pub fn watch(context: &Context<'_>, id: &str, rollback: &dyn Fn() -> Result<bool>) -> Result<()> {
-    // It leads no process group, so that `setsid` succeeds.
+    // Succeeds, because this process leads no process group.
     let _ = rustix::process::setsid();
     let deaf = Arc::new(AtomicBool::new(false));
     for signal in [SIGHUP, SIGINT, SIGTERM] {
@@ -154,7 +158,7 @@ pub fn watch(context: &Context<'_>, id: &str, rollback: &dyn Fn() -> Result<bool
     result.map(|_| ())
 }
 
-/// Waits until the run is resolved (none), or must be undone (why).
+/// Waits until the run is resolved, or must be undone. Returns none, or the reason to undo it.
 fn wait(context: &Context<'_>, id: &str) -> Result<Option<String>> {
     let mut gone: Option<Instant> = None;
     loop {
@@ -179,7 +183,7 @@ fn wait(context: &Context<'_>, id: &str) -> Result<Option<String>> {
     }
 }
 
-/// Undoes the run. Returns the result for the log; none if somebody else has resolved the run.
+/// Undoes the run. Returns the result, for the log; none if somebody else has resolved the run.
 fn roll_back(
     context: &Context<'_>,
     id: &str,
@@ -192,14 +196,16 @@ fn roll_back(
         match rollback() {
             Ok(false) => return Ok(None),
             Ok(true) => return Ok(Some("rolled back; the node is as before".into())),
-            // Another process acts on the node. The run is looked at again afterwards.
+            // Another process holds the node's lock. It may resolve the run, so `rollback` is
+            // called again, and reads the run anew.
             Err(e) if e.kind == Kind::Lock => sleep(INTERVAL),
             Err(e) => return Err(e),
         }
     }
 }
 
-/// Ends the runner that is past its deadline. SIGTERM lets it undo the run itself; SIGKILL follows.
+/// Ends a runner that is past its deadline. SIGTERM lets the runner undo the run itself; SIGKILL
+/// follows if it does not end.
 fn end(run: &Run) {
     let Some(pid) = i32::try_from(run.pid).ok().and_then(Pid::from_raw) else { return };
     for signal in [Signal::TERM, Signal::KILL] {
@@ -216,17 +222,17 @@ fn end(run: &Run) {
     }
 }
 
-/// Writes to the system's log, where there is one.
+/// Writes to the system log, if `logger` is installed.
 fn log(text: &str) {
     best_effort("logger", &["-t", "proxyshift", "-p", "daemon.warning", text]);
 }
 
-/// Writes to every terminal.
+/// Writes to the terminals of all users, if `wall` is installed.
 fn broadcast(text: &str) {
     best_effort("wall", &[&format!("proxyshift: {text}")]);
 }
 
-/// Runs a program that may be missing; its failure is ignored.
+/// Runs a program if it is installed, and ignores its failure.
 fn best_effort(program: &str, args: &[&str]) {
     if let Ok(path) = which::which_in(program, Some(command::TRUSTED_PATH), "/") {
         let _ = command::Command::new(path).args(args.iter().copied()).run();

@@ -1,5 +1,5 @@
-//! Names the other writers to nf_tables while a run applies its edits. Not used with very large
-//! edits.
+//! Names the other programs that write to nf_tables while a run applies its edits. Very large edits
+//! are applied without this.
 
 use std::collections::BTreeSet;
 
@@ -8,43 +8,44 @@ use crate::node::tools::Tool;
 use crate::plan::change::{Direction, Edit, Target};
 use crate::state::{Backend, NodeState};
 
-/// How many writers are named.
+/// How many other writers are named in the sentence.
 const SHOWN: usize = 5;
 
-/// The largest edits with a listener. The kernel reports each object of our own commits too. For
-/// 100,000 objects that takes longer than the commit, and the socket overflows.
+/// The largest number of changed objects for which the run listens. The kernel reports each object
+/// of our own commits too. For 100,000 objects that takes longer than the commit, and the socket
+/// overflows.
 const LISTENED_TO: usize = 10_000;
 
-/// Listens where nf_tables is in use. A run goes on when it cannot listen.
+/// Listens to the commits of nf_tables. If that is impossible, the run goes on without it.
 pub(super) struct Writers {
     listener: Option<Listener>,
 }
 
 impl Writers {
-    /// Listens from now on, if `base` has nf_tables tables (a request would load the module) and
-    /// `edits` are small enough.
+    /// Listens from now on, if `base` has nf_tables tables and `edits` are small enough. Without
+    /// such tables it does not listen, because a request could load the kernel module.
     pub(super) fn of(base: &NodeState, edits: &[Edit]) -> Writers {
         let nft = base.rulesets.keys().any(|id| id.backend == Backend::Nft);
         let few = edits.iter().map(Edit::objects).sum::<usize>() <= LISTENED_TO;
         Writers { listener: (nft && few).then(Listener::open).and_then(Result::ok) }
     }
 
-    /// A sentence on the writers other than this run, which made `edits`.
+    /// A sentence that names the writers other than this run, whose own edits are `edits`.
     pub(super) fn others(&mut self, edits: &[Edit]) -> Option<String> {
         let received = self.listener.as_mut()?.drain();
         sentence(&received, &own_names(edits))
     }
 }
 
-/// The command names of this run's own writers. Process ids would not do: a container has its own,
-/// and our children have ended.
+/// The command names under which this run itself writes. PIDs could not tell, because a container
+/// has its own PIDs, and because our children have ended by now.
 fn own_names(edits: &[Edit]) -> BTreeSet<String> {
     let programs = edits.iter().filter_map(|edit| match (&edit.target, edit.direction) {
         (Target::Table(t), Direction::Add) => Some(Tool::Restore(t.ruleset).program()),
         (Target::NativeTable(_), _) => Some(Tool::Nft.program()),
         _ => None,
     });
-    // The kernel cuts a command name to 15 bytes.
+    // The kernel truncates a command name to 15 bytes.
     let mut names: BTreeSet<String> = programs.map(|p| p.chars().take(15).collect()).collect();
     let comm = std::fs::read_to_string("/proc/self/comm").unwrap_or_default();
     names.insert(comm.trim_end().to_owned());

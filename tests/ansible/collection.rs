@@ -1,4 +1,5 @@
-//! The collection: packed, documented, and linted.
+//! The Ansible collection: it can be packed, its documentation is complete, and it passes the
+//! linter.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use serde_json::Value;
 
 use crate::site::{cached, collection};
 
-/// Runs a program of one Ansible installation. Returns its output.
+/// Runs a program of the Ansible installation whose programs are in `bin`. Returns its output.
 fn ansible(bin: &Path, program: &str, args: &[&str], folder: &Path, collections: &Path) -> String {
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
     let output = Command::new(bin.join(program))
@@ -28,7 +29,7 @@ fn ansible(bin: &Path, program: &str, args: &[&str], folder: &Path, collections:
     out
 }
 
-/// Builds the collection and installs it into a folder of its own.
+/// Builds the collection and installs it into a folder below `folder`. Returns that folder.
 fn installed(bin: &Path, folder: &Path) -> PathBuf {
     let from = collection();
     let from = from.to_str().expect("text");

@@ -1,5 +1,5 @@
-//! One host of a batch loses its network. It rolls itself back, the others stay confirmed, and no
-//! further batch starts.
+//! One host of a batch loses its network. That host rolls itself back, the other hosts stay
+//! confirmed, and no further batch starts.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use crate::common::node::assert_same;
 use crate::hosts::{Fleet, served};
 use crate::site::{Played, cached};
 
-/// The site's own tasks before a change are kept. Here they cut off ssh on one host.
+/// Tasks of the site that Ansible runs before a change. Here they cut off ssh on one host.
 const HOOK: &str = "
 - name: Lose ssh in a moment
   ansible.builtin.raw: >-
@@ -23,7 +23,7 @@ const HOOK: &str = "
     seconds: 4
 ";
 
-/// The rule that cuts it off. The run did not make it, so it is kept.
+/// The rule that cuts ssh off. The run did not make this rule, so the rollback keeps it.
 const LOST: &str = "-A INPUT -p tcp -m tcp --dport 22 -j DROP\n";
 
 fn one_of_five_is_lost(test: &str, bin: &Path) {

@@ -1,4 +1,4 @@
-//! Hosts with sshd, each in namespaces of its own and with a captured node's state.
+//! Hosts with sshd, each in namespaces of its own that are loaded with a captured node.
 
 use std::fs;
 use std::io::Read;
@@ -11,46 +11,47 @@ use crate::common::{MACHINE, again, run};
 use crate::site::{Played, Site, sshd};
 use proxyshift::state::Backend;
 
-/// The captured node of each host. It has one leftover.
+/// The captured node that is loaded on each host. It has one leftover.
 const NODE: &str = "canal-stale-flannel-1.20";
 
-/// Set in the copy of a test that is a host. Its value is the folder with the keys.
+/// The environment variable that is set in those copies of a test that serve as a host. Its value
+/// is the folder with the ssh keys.
 const KEYS: &str = "PROXYSHIFT_TEST_KEYS";
 
-/// Serves as a host until the fleet ends, if this copy of the test is one.
+/// If this copy of the test is a host, serves as one until the fleet ends, and returns true.
 pub fn served() -> bool {
     let Some(keys) = std::env::var_os(KEYS).map(PathBuf::from) else { return false };
     let _node = Node::load(NODE, Backend::Nft);
     let _sshd = sshd(&keys);
     fs::write("/run/ready", "").expect("a file");
-    // Blocks until the fleet closes it, or ends.
+    // Blocks until the fleet closes standard input, or ends.
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
     true
 }
 
-/// A host of the fleet. Its processes end with it.
+/// A host of the fleet. The host's processes end when this value is dropped.
 pub struct Host {
     pub name: String,
     child: Child,
 }
 
 impl Host {
-    /// The host's file at `path`.
+    /// The path under which the test sees the file that the host has at `path`.
     pub fn sees(&self, path: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root{path}", self.child.id()))
     }
 
-    /// Runs a command line in its network.
+    /// Runs a command line in the host's network namespace.
     pub fn run(&self, command: &str) -> String {
         run(&format!("nsenter -t {} -n {command}", self.child.id()))
     }
 
-    /// Its rules, without counters.
+    /// The host's rules, without counters.
     pub fn rules(&self) -> String {
         without_counters(&self.run("iptables-nft-save"))
     }
 
-    /// The state of its last run; none if there was none.
+    /// The state of the last run on the host; none if there was no run.
     pub fn last_run(&self) -> Option<String> {
         let runs = fs::read_dir(self.sees("/run/store/runs")).ok()?;
         let last = runs.map(|e| e.expect("an entry").path()).max()?;
@@ -67,14 +68,15 @@ impl Drop for Host {
     }
 }
 
-/// Hosts on one network, and the site from which Ansible reaches them.
+/// Hosts on one network, and the machine from which Ansible reaches them.
 pub struct Fleet {
     pub hosts: Vec<Host>,
     pub site: Site,
 }
 
 impl Fleet {
-    /// Starts the hosts `h1` … of `test`, which has called [`served`] first.
+    /// Starts `size` hosts, `h1` and so on, as copies of the test `test`, which must have called
+    /// [`served`] first.
     pub fn new(test: &str, size: usize) -> Fleet {
         let site = Site::new();
         run("ip link set lo up");

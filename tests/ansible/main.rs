@@ -1,7 +1,8 @@
-//! The program as an Ansible module: alone, and under the real Ansible over the real ssh.
+//! proxyshift as an Ansible module: started by the test alone, and by the real Ansible over real
+//! ssh.
 //!
-//! `make test` prepares the requirements first: `tests/ansible/setup`, and the output of `make
-//! dist`, in a folder of its own.
+//! `make test` first prepares what these tests need: what `tests/ansible/setup` installs, and the
+//! output of `make dist`, in a folder of its own.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -1,4 +1,5 @@
-//! The module alone, started as Ansible starts it: a copy of another name, with one argument.
+//! The module started in the way in which Ansible starts it: as a copy with another name, with one
+//! argument.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use crate::common::node::{Ended, Node, Proxyshift, assert_same, captured};
 use crate::common::{in_namespace, poll};
 use proxyshift::state::Backend;
 
-/// A node in this namespace, and the folder to which Ansible copies the module.
+/// A captured node in this namespace, and the folder to which Ansible would copy the module.
 struct Case {
     node: Node,
     before: String,
@@ -21,14 +22,14 @@ const STALE: &str = "-A POSTROUTING ! -s 192.168.64.0/20 -d 192.168.66.0/24 -j R
 
 impl Case {
     fn new(name: &str) -> Case {
-        // Else the kernel adds addresses and routes to new links, seconds later.
+        // Otherwise the kernel adds IPv6 addresses and routes to new links, seconds later.
         let _ = fs::write("/proc/sys/net/ipv6/conf/default/addr_gen_mode", "1");
         let node = Node::load(name, Backend::Nft);
         Case { before: node.rules(), node, store: "/run/store".into() }
     }
 
-    /// Runs a task, and removes its folder at once. Returns the answer, which must fit the exit
-    /// code.
+    /// Runs a task, and removes the task's folder at once. Returns the result, which must fit the
+    /// exit code.
     fn task(&self, state: &str, more: Value) -> Value {
         let mut options = json!({
             "state": state, "store": self.store, "lock_wait": 30, "_ansible_check_mode": false,
@@ -50,7 +51,7 @@ impl Case {
         answer
     }
 
-    /// As [`Self::task`]. Returns only whether it changed, or would change, the node.
+    /// As [`Self::task`], but returns only whether the task changed the node, or would change it.
     fn changes(&self, state: &str, more: Value) -> bool {
         let answer = self.task(state, more);
         assert_eq!(answer["code"], 0, "{answer}");
@@ -83,7 +84,7 @@ fn only_a_file_of_ansibles_is_a_task() {
     fs::write(folder.path().join("task"), task).expect("a file");
     assert_eq!(ended(&["task"]).json()["failed"], true);
     assert!(ended(&["task", "task"]).err.contains("unrecognized subcommand"));
-    // A file with the name of a verb is not read.
+    // The argument `status` is taken as the verb, although a file with this name holds a task.
     fs::write(folder.path().join("status"), task).expect("a file");
     assert!(ended(&["status", "--help"]).out.contains("pending"));
     assert!(ended(&["help"]).out.contains("Commands:"));
@@ -112,7 +113,7 @@ fn a_wrong_option_is_named() {
     }
 }
 
-/// Ansible's own firewall modules once changed rules under check mode.
+/// Some firewall modules of Ansible changed rules under check mode in the past.
 #[test]
 fn check_mode_predicts_and_changes_nothing() {
     if !in_namespace("module::check_mode_predicts_and_changes_nothing") {
@@ -143,8 +144,8 @@ fn check_mode_predicts_and_changes_nothing() {
     case.is_as_before("rolled back");
 }
 
-/// They once reported `changed: false` whatever they did, and `changed: true` though they did
-/// nothing.
+/// Some firewall modules of Ansible reported `changed: false` whatever they did, or `changed: true`
+/// although they did nothing.
 #[test]
 fn changed_is_reported_when_the_node_changed_and_only_then() {
     if !in_namespace("module::changed_is_reported_when_the_node_changed_and_only_then") {

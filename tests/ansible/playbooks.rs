@@ -1,4 +1,4 @@
-//! Each playbook over ssh, by the newest Ansible and by Debian's.
+//! Each playbook of the collection over ssh, with the newest Ansible and with Debian's.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::site::cached;
 const STALE: &str =
     "iptables-nft nat -A POSTROUTING ! -s 192.168.64.0/20 -d 192.168.66.0/24 -j RETURN";
 
-/// Check, clean-up in check mode, clean-up, a second clean-up, and rollback.
+/// Runs the check, the clean-up in check mode, the clean-up twice, and the rollback.
 fn there_and_back(test: &str, bin: &Path) {
     if served() || !in_machine(test) {
         return;

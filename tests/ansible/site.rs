@@ -1,4 +1,4 @@
-//! The real Ansible and the real sshd, and the keys and inventory between them.
+//! The machine from which Ansible is run: the real Ansible and sshd, keys and an inventory.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -8,14 +8,14 @@ use std::process::{Child, Command, Stdio};
 use crate::common::vm::cache;
 use crate::common::{poll, run, run_with};
 
-/// The files that `tests/ansible/setup` put into this user's cache.
+/// The file or program `name` that `tests/ansible/setup` put into this user's cache.
 pub fn cached(name: &str) -> PathBuf {
     let path = cache().join("proxyshift/ansible").join(name);
     assert!(path.exists(), "{} is missing: run tests/ansible/setup", path.display());
     path
 }
 
-/// A running sshd; it ends with this.
+/// A running sshd, which ends when this value is dropped.
 pub struct Sshd(Child);
 
 impl Drop for Sshd {
@@ -25,13 +25,14 @@ impl Drop for Sshd {
     }
 }
 
-/// Starts sshd in these namespaces, for the user's key in the folder `keys`. It listens on return.
+/// Starts sshd in the present namespaces, for the user whose key is in the folder `keys`. When this
+/// returns, sshd listens.
 pub fn sshd(keys: &Path) -> Sshd {
-    // The user of its unprivileged process; and root, whose empty password must not count as
-    // locked.
+    // sshd needs the user of its unprivileged process. And root has an empty password, which must
+    // not make sshd take the account for a locked one.
     let passwd = fs::read_to_string("/etc/passwd").expect("passwd");
     if !passwd.contains("\nsshd:") {
-        // bash would read this user's own .bashrc under sshd.
+        // Under sshd, bash would read the .bashrc of the user who runs the test.
         let plain = passwd.replace(":/root:/bin/bash\n", ":/root:/bin/sh\n");
         fs::write("/etc/passwd", plain + "sshd:x:65533:65534::/run/sshd:/usr/sbin/nologin\n")
             .expect("passwd");
@@ -53,13 +54,13 @@ pub fn sshd(keys: &Path) -> Sshd {
     Sshd(sshd)
 }
 
-/// A folder with keys, the inventory and the collection.
+/// A folder with ssh keys, the inventory and the installed collection.
 pub struct Site {
     folder: tempfile::TempDir,
 }
 
 impl Site {
-    /// Creates the keys, before the hosts exist.
+    /// Creates the ssh keys, which must exist before the hosts start.
     pub fn new() -> Site {
         let folder = tempfile::tempdir().expect("a folder");
         for key in ["host", "user"] {
@@ -78,7 +79,7 @@ impl Site {
         self.folder.path()
     }
 
-    /// Writes the inventory: each host's name and address.
+    /// Writes the inventory. `hosts` are pairs of a host's name and its address.
     pub fn inventory(&self, hosts: &[(String, String)]) {
         let mut text = "nodes:\n  hosts:\n".to_owned();
         for (name, address) in hosts {
@@ -102,8 +103,9 @@ impl Site {
         fs::write(self.path(name), text).expect("a file");
     }
 
-    /// Runs a playbook of the collection by its full name, with the Ansible whose programs are in
-    /// `bin`, and by the command `within` unless that is empty.
+    /// Runs a playbook of the collection, given by its full name, with the Ansible whose programs
+    /// are in `bin`. Unless `within` is empty, the command `within` runs Ansible, for example in
+    /// other namespaces.
     pub fn play(&self, within: &[&str], bin: &Path, playbook: &str, more: &[&str]) -> Played {
         let program = bin.join("ansible-playbook").display().to_string();
         let words: Vec<&str> = within.iter().copied().chain([&*program]).collect();
@@ -115,7 +117,8 @@ impl Site {
             .arg(playbook)
             .args(more)
             .env("HOME", self.folder.path())
-            // The tools of this machine, from which a node is probed.
+            // Ansible's files are below the folder of the site, on this machine, from which a node
+            // is probed.
             .env("ANSIBLE_REMOTE_TEMP", self.path("tmp"))
             .env("ANSIBLE_COLLECTIONS_PATH", self.path("collections"))
             .env("ANSIBLE_HOST_KEY_CHECKING", "False")
@@ -133,7 +136,7 @@ impl Site {
     }
 }
 
-/// The collection with the program in it, as `make dist` makes it.
+/// The folder of the collection with the program in it, as `make dist` makes it.
 pub fn collection() -> PathBuf {
     let collection = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/dist/collection");
     let program = collection.join("plugins/modules/proxyshift");
@@ -142,20 +145,21 @@ pub fn collection() -> PathBuf {
     collection
 }
 
-/// The result of a playbook.
+/// The exit code and the output of a playbook that has ended.
 pub struct Played {
     pub code: Option<i32>,
     pub output: String,
 }
 
 impl Played {
-    /// Fails unless it succeeded.
+    /// Fails unless the playbook succeeded.
     pub fn well(self) -> Played {
         assert_eq!(self.code, Some(0), "{}", self.output);
         self
     }
 
-    /// A host's count in the recap: `changed`, `failed`, `unreachable`; 0 for an unknown host.
+    /// The number that the recap gives for `what` on a host: `changed`, `failed` or `unreachable`;
+    /// 0 for an unknown host.
     pub fn count(&self, host: &str, what: &str) -> u32 {
         let recap = self.output.split("PLAY RECAP").nth(1).expect(&self.output);
         let line = recap.lines().find(|l| l.split(':').next().is_some_and(|n| n.trim() == host));

@@ -1,4 +1,4 @@
-//! Shared by the tests that need a real kernel: private namespaces, and commands in them.
+//! Shared by the tests that need a real kernel: private namespaces, and commands that run in them.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 pub mod node;
@@ -8,32 +8,34 @@ pub mod vm;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
 
-/// Set in the copy of the test that runs inside a namespace.
+/// The environment variable that is set in the copy of a test that runs inside namespaces.
 const INSIDE: &str = "PROXYSHIFT_TEST_INSIDE";
 
 /// Runs the calling test again in network and mount namespaces of its own, with an empty /run.
 ///
-/// Returns `true` in that copy, which is to run the test, and `false` in the caller after the copy
-/// passed. Fails, never skips, if the copy failed or could not run. `test` is the test's name as
-/// `cargo test` prints it. Use: `if !in_namespace("my_test") { return; }`
+/// Returns `true` in the copy of the test that runs there and is to do the test, and `false` in the
+/// original after the copy has passed. Fails if the copy failed or could not run; it is never
+/// skipped. `test` is the name that `cargo test` prints. Use: `if !in_namespace("my_test") {
+/// return; }`
 pub fn in_namespace(test: &str) -> bool {
     enter(test, "-nm")
 }
 
-/// As [`in_namespace`], and in a user namespace: root there, an ordinary user on the host.
+/// As [`in_namespace`], and in a user namespace, where the copy is root, while for the host it is
+/// an ordinary user.
 pub fn in_user_namespace(test: &str) -> bool {
     enter(test, "-Urnm")
 }
 
-/// As [`in_namespace`], and in a PID namespace: all its processes end with it.
+/// As [`in_namespace`], and in a PID namespace, so that all processes of the copy end with it.
 pub fn in_machine(test: &str) -> bool {
     enter(test, MACHINE)
 }
 
-/// The namespaces of a whole machine.
+/// The options of `unshare` for namespaces that look like a whole machine.
 pub const MACHINE: &str = "-nmpf";
 
-/// The command that runs `test` in such namespaces.
+/// The command that runs `test` again; `namespaces` are the options of `unshare`.
 pub fn again(test: &str, namespaces: &str) -> Command {
     let prepare = "mount -t tmpfs -o mode=755 proxyshift /run && \
                    { [ $$ != 1 ] || mount -t proc proc /proc; } && exec \"$@\"";
@@ -56,7 +58,7 @@ fn enter(test: &str, namespaces: &str) -> bool {
         .stderr(Stdio::piped())
         .spawn()
         .expect("unshare, of util-linux, runs");
-    // Forwarded at once: a long or endless test shows its progress.
+    // Each line is forwarded at once, so that a long or endless test shows its progress.
     let err = child.stderr.take().expect("piped");
     let forwarded = std::thread::spawn(move || lines(err).for_each(|line| eprintln!("{line}")));
     let mut out = String::new();
@@ -75,7 +77,8 @@ fn lines(from: impl Read) -> impl Iterator<Item = String> {
     BufReader::new(from).lines().map(|line| line.expect("text"))
 }
 
-/// Runs a command line with `input` on its standard input and returns what it prints.
+/// Runs the program and arguments `argv` with `input` on its standard input. Returns its standard
+/// output.
 pub fn run_with(input: &str, argv: &[&str]) -> String {
     let mut child = Command::new(argv[0])
         .args(&argv[1..])
@@ -88,19 +91,20 @@ pub fn run_with(input: &str, argv: &[&str]) -> String {
     let input = input.to_owned();
     let writer = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
     let output = child.wait_with_output().expect("waiting for a child");
-    // A program that fails early closes its input; its own message has the cause.
+    // The result of writing the input is ignored: a program that fails early closes its input, and
+    // its own message says why.
     let _ = writer.join();
     let err = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{argv:?}: {}: {err}", output.status);
     String::from_utf8(output.stdout).expect("text")
 }
 
-/// Runs a command line, given as words separated by spaces, and returns what it prints.
+/// Runs a command line whose arguments are separated by spaces. Returns its standard output.
 pub fn run(command: &str) -> String {
     run_with("", &command.split_whitespace().collect::<Vec<_>>())
 }
 
-/// Waits until `done`, for 30 s at most.
+/// Waits until `done` returns true, for 30 s at most. `what` names the condition if it fails.
 pub fn poll(what: &str, mut done: impl FnMut() -> bool) {
     let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
     while !done() {

@@ -1,5 +1,5 @@
-//! Loads a captured node into the namespace of a test: its rules, sets, links, files and processes,
-//! so that a capture finds the same again.
+//! Loads a captured node into the namespace of a test: the node's rules, ipsets, links, files and
+//! processes, so that a capture finds them again.
 
 use std::fs;
 use std::io::Write;
@@ -12,7 +12,7 @@ use proxyshift::store::snapshots::Snapshot;
 
 use super::{run, run_with};
 
-/// The folder of a captured node.
+/// The folder of the captured node `name`.
 pub fn captured(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("snapshots").join(name)
 }
@@ -30,28 +30,29 @@ pub fn all_captured() -> Vec<String> {
     names
 }
 
-/// The program under test, with a store of its own.
+/// The program under test, with a store of its own and the options for all its calls.
 #[derive(Clone)]
 pub struct Proxyshift {
     pub store: PathBuf,
-    /// How long it waits for locks, in seconds.
+    /// How many seconds the program waits for locks.
     pub lock_wait: u32,
-    /// The prefix of its command line, which enters its namespaces.
+    /// The command that runs the program, for example in other namespaces; empty to run it
+    /// directly.
     pub within: Vec<String>,
 }
 
 impl Proxyshift {
-    /// With the store `name` below the private /run.
+    /// The program with the store /run/`name`, in the private /run.
     pub fn new(name: &str) -> Self {
         Proxyshift { lock_wait: 30, ..Proxyshift::of_store(Path::new("/run").join(name)) }
     }
 
-    /// With a store anywhere. It waits for no lock.
+    /// The program with the store in the folder `store`. It does not wait for locks.
     pub fn of_store(store: PathBuf) -> Self {
         Proxyshift { store, lock_wait: 0, within: Vec::new() }
     }
 
-    /// A command of it, not yet run. `words` are separated by spaces.
+    /// A command that runs the program with the arguments `words`, which are separated by spaces.
     pub fn command(&self, words: &str) -> Command {
         let program = env!("CARGO_BIN_EXE_proxyshift").to_owned();
         let line = [&*self.within, &[program, "--store".into()]].concat();
@@ -62,19 +63,19 @@ impl Proxyshift {
         command
     }
 
-    /// Runs it to its end.
+    /// Runs the program with the arguments `words` to its end.
     pub fn run(&self, words: &str) -> Ended {
         Ended::of(self.command(words))
     }
 
-    /// Runs it to its end. Its exit code must be `code`.
+    /// Runs the program to its end. Its exit code must be `code`.
     pub fn expect(&self, code: i32, words: &str) -> Ended {
         let ended = self.run(words);
         assert_eq!(ended.code, Some(code), "proxyshift {words}\n{}{}", ended.out, ended.err);
         ended
     }
 
-    /// Runs it until it is killed at `point`, a line of its journal as `after:3`.
+    /// Runs the program until it is killed at `point` of its journal, such as `after:3` for line 3.
     pub fn killed(&self, words: &str, point: &str) -> Ended {
         let mut command = self.command(words);
         let output = command.env("PROXYSHIFT_CRASH", point).output().expect("the program starts");
@@ -85,9 +86,9 @@ impl Proxyshift {
     }
 }
 
-/// The exit code and the output of a program.
+/// The exit code and the output of a program that has ended.
 pub struct Ended {
-    /// Its exit code; none if a signal ended it.
+    /// The exit code; none if a signal ended the program.
     pub code: Option<i32>,
     pub out: String,
     pub err: String,
@@ -98,12 +99,12 @@ impl Ended {
         Ended::from(command.output().expect("the program starts"))
     }
 
-    /// Its standard output as a document.
+    /// The program's standard output, parsed as one JSON document.
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e}: {}{}", self.out, self.err))
     }
 
-    /// Fails unless standard error has each of `parts`.
+    /// Fails unless the program's standard error contains each of `parts`.
     pub fn reports(&self, parts: &[&str]) {
         for part in parts {
             assert!(self.err.contains(part), "{part:?} is not in: {}", self.err);
@@ -118,16 +119,16 @@ impl From<Output> for Ended {
     }
 }
 
-/// A captured node before any run, and the program under test.
+/// A captured node before any run, with the program under test.
 pub struct Case {
     pub node: Node,
     pub proxyshift: Proxyshift,
-    /// The rules before any run.
+    /// The node's rules before any run.
     pub before: String,
 }
 
 impl Case {
-    /// The captured node `name`, as [`Node::load`] makes it.
+    /// The captured node `name`, loaded by [`Node::load`].
     pub fn of(name: &str, backend: Backend) -> Case {
         let node = Node::load(name, backend);
         let before = node.rules();
@@ -135,15 +136,15 @@ impl Case {
     }
 }
 
-/// A captured node in this namespace. Its processes end with it.
+/// A captured node in this namespace. The node's processes end when this value is dropped.
 pub struct Node {
     backend: Backend,
     _components: Vec<Component>,
 }
 
 impl Node {
-    /// Loads the node `name` into this namespace. Its IPv4 rules go into `backend`, whatever their
-    /// own.
+    /// Loads the captured node `name` into this namespace. Its IPv4 rules go into `backend`, even
+    /// if the node had them in the other backend.
     pub fn load(name: &str, backend: Backend) -> Node {
         let dir = captured(name);
         let state = NodeState::parse(Snapshot::load(&dir).expect(name).files).expect(name);
@@ -167,24 +168,25 @@ impl Node {
         ruleset.text().to_string()
     }
 
-    /// Replaces the tables of `save` by its content.
+    /// Replaces the tables that are in `save` by their content there.
     pub fn load_rules(&self, save: &str) {
         run_with(save, &[&self.program("restore"), "-c"]);
     }
 
-    /// The rules, without counters and comments.
+    /// The node's IPv4 rules, without counters and comments.
     pub fn rules(&self) -> String {
         without_counters(&run(&self.program("save")))
     }
 
-    /// The program of this node's backend: `save`, `restore`, or `""` for iptables itself.
+    /// The name of a program for the node's backend: `what` is `save`, `restore`, or `""` for
+    /// iptables itself.
     pub fn program(&self, what: &str) -> String {
         let backend = if self.backend == Backend::Nft { "nft" } else { "legacy" };
         format!("iptables-{backend}-{what}").trim_end_matches('-').to_owned()
     }
 }
 
-/// A save with counters of 0 and without comments.
+/// The text of a save with counters of 0 and without comments.
 pub fn without_counters(save: &str) -> String {
     let line = |l: &str| match l.split_once(" [") {
         Some((chain, _)) if l.starts_with(':') => format!("{chain} [0:0]\n"),
@@ -193,14 +195,15 @@ pub fn without_counters(save: &str) -> String {
     save.lines().filter(|l| !l.starts_with('#')).map(line).collect()
 }
 
-/// Mounts copies of /etc and /var/lib, in this mount namespace alone, with the node's files.
+/// Mounts copies of /etc and /var/lib, in this mount namespace alone, and writes the node's files
+/// there.
 fn private_files(state: &NodeState) {
     let script = "mkdir /run/etc /run/var-lib && cp -a /etc/. /run/etc && mount --bind /run/etc /etc \
                   && mount --bind /run/var-lib /var/lib";
     run_with(script, &["sh", "-e"]);
     for (name, text) in &state.files {
         let Some(path) = name.strip_prefix("files").map(Path::new) else { continue };
-        // Logs are not read from the live node.
+        // Log files are left out, because a live node's logs are not read from there.
         if !path.starts_with("/var/log") {
             fs::create_dir_all(path.parent().expect("absolute")).expect("a folder");
             fs::write(path, &**text).expect("a file");
@@ -208,7 +211,8 @@ fn private_files(state: &NodeState) {
     }
 }
 
-/// Creates the node's links by name and address, all as bridges: many kernels have no other types.
+/// Creates the node's links by name and address. All become bridges, because many kernels lack the
+/// other types.
 fn links(state: &NodeState) {
     let mut batch = String::from("link set lo up\n");
     for link in state.links.iter().filter(|l| l.name != "lo") {
@@ -223,8 +227,8 @@ fn links(state: &NodeState) {
     run_with(&batch, &["ip", "-batch", "-"]);
 }
 
-/// A process with the name and arguments of a component: a copy of `echo`. It writes to a pipe that
-/// is not read, so it blocks until this is dropped (or this process ends).
+/// A process with the name and arguments of a component. It is a copy of `echo` that writes to a
+/// pipe which nobody reads, so it blocks until this value is dropped or the test ends.
 struct Component {
     child: Child,
     _unread: std::io::PipeReader,
@@ -250,7 +254,7 @@ impl Drop for Component {
     }
 }
 
-/// Fails with the lines that differ unless both are equal.
+/// Fails unless both texts are equal, with the lines that differ.
 pub fn assert_same(found: &str, wanted: &str, what: &str) {
     if found != wanted {
         let diff = similar::TextDiff::from_lines(wanted, found);

@@ -1,4 +1,4 @@
-//! Validates documents against the published schemas.
+//! Validates JSON documents against the published schemas.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::node::{Ended, Proxyshift};
 
-/// The published schemas, and the names of the documents printed so far.
+/// The published schemas, keyed by name, and the names of the documents that were printed so far.
 pub struct Schemas {
     pub validators: BTreeMap<String, Validator>,
     pub printed: BTreeSet<String>,
@@ -19,7 +19,7 @@ pub fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/schemas")
 }
 
-/// The schemas by name.
+/// The published schemas, keyed by name.
 pub fn published() -> BTreeMap<String, Value> {
     let read = |path: PathBuf| {
         let text = fs::read_to_string(&path).expect("a schema");
@@ -44,7 +44,7 @@ impl Schemas {
         Schemas { validators, printed: BTreeSet::new() }
     }
 
-    /// Validates `document` against the schema that it names.
+    /// Validates `document` against the schema that the document names.
     pub fn hold(&mut self, document: &Value, what: &str) {
         let name = document["schema"].as_str().and_then(|name| name.strip_prefix("proxyshift."));
         let name = name.unwrap_or_else(|| panic!("{what}: names no schema: {document}"));
@@ -58,7 +58,8 @@ impl Schemas {
         self.printed.insert(name.to_owned());
     }
 
-    /// Runs `words` with JSON output and progress, and validates all of it. Returns the document.
+    /// Runs the program with JSON output and JSON progress, and validates every line. Returns the
+    /// exit code and the document.
     pub fn run(&mut self, proxyshift: &Proxyshift, words: &str) -> (i32, Value) {
         self.ended(
             &Ended::of(proxyshift.command(&format!("-o json --progress json {words}"))),
@@ -68,7 +69,7 @@ impl Schemas {
 
     pub fn ended(&mut self, ended: &Ended, words: &str) -> (i32, Value) {
         let code = ended.code.unwrap_or_else(|| panic!("{words}: killed\n{}", ended.err));
-        // Fails on a second document, and on none.
+        // Fails if there is no document, or a second one.
         let document = ended.json();
         self.hold(&document, words);
         if document["schema"] == "proxyshift.error" {
@@ -83,7 +84,7 @@ impl Schemas {
         (code, document)
     }
 
-    /// Runs `words`, whose exit code must be `code`. Returns the document.
+    /// Runs the program, whose exit code must be `code`. Returns the document.
     pub fn expect(&mut self, proxyshift: &Proxyshift, code: i32, words: &str) -> Value {
         let (ended, document) = self.run(proxyshift, words);
         assert_eq!(ended, code, "{words}: {document:#}");

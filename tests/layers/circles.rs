@@ -1,17 +1,17 @@
-//! No circles: the modules of one folder import each other in one direction.
+//! No circles: among the modules of one folder, imports go in one direction.
 //!
-//! A module may use its parent's items, and a parent its children. Any other two modules of one
-//! folder, each with all below it, must not reach each other both paths. Tests inside a file do not
-//! count.
+//! A module may use the items of its parent, and a parent those of its children. Any other two
+//! modules of one folder, each with everything below it, must not reach each other in both
+//! directions. Tests inside a file do not count.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::source::{Source, inline_modules, is_word, made_up, positions, sources};
 
-/// The path of a module: `run/stage/mod.rs` is `["run", "stage"]`.
+/// The path of a module, in parts: `run/stage/mod.rs` is `["run", "stage"]`.
 type Module = Vec<String>;
 
-/// The modules of one folder, each with the modules that it imports.
+/// The modules of one folder, each with the modules of that folder that it imports.
 type Graph = BTreeMap<String, BTreeSet<String>>;
 
 fn module_of(path: &str) -> Module {
@@ -22,13 +22,14 @@ fn module_of(path: &str) -> Module {
     names
 }
 
-/// The absolute paths that a file names after `crate::`, `self::` and `super::`.
+/// The modules that a file names after `crate::`, `self::` and `super::`, as absolute paths.
 fn paths_named(source: &Source) -> Vec<Module> {
     let own = module_of(&source.path);
     let mut found = Vec::new();
     for word in ["crate::", "self::", "super::"] {
         for at in positions(&source.code, word) {
-            // A later part of `super::super::` was read with the first.
+            // Skipped, because this `super::` follows another one and was read with it, or is in an
+            // inline module.
             if source.code[..at].ends_with("::") || inline_modules(&source.code, at) > 0 {
                 continue;
             }
@@ -45,7 +46,8 @@ fn paths_named(source: &Source) -> Vec<Module> {
     found
 }
 
-/// Reads one path, or a list of them in braces, that `text` begins with; returns its length.
+/// Reads the path, or the list of paths in braces, with which `text` begins. Returns the length
+/// that was read.
 fn read_tree(text: &str, base: &[String], found: &mut Vec<Module>) -> usize {
     let mut path = base.to_vec();
     let mut at = 0;
@@ -76,7 +78,7 @@ fn read_tree(text: &str, base: &[String], found: &mut Vec<Module>) -> usize {
     at
 }
 
-/// For each folder, the imports among its modules.
+/// For each folder, which of its modules import which others.
 fn graphs(sources: &[Source]) -> BTreeMap<Module, Graph> {
     let known: BTreeSet<Module> = sources.iter().map(|s| module_of(&s.path)).collect();
     let mut graphs: BTreeMap<Module, Graph> = BTreeMap::new();
@@ -95,7 +97,7 @@ fn graphs(sources: &[Source]) -> BTreeMap<Module, Graph> {
     graphs
 }
 
-/// A path from `name` back to itself.
+/// A chain of imports from the module `name` back to itself, if there is one.
 fn circle(graph: &Graph, name: &str) -> Option<Vec<String>> {
     let mut paths = vec![vec![name.to_owned()]];
     let mut visited = BTreeSet::new();
@@ -114,7 +116,7 @@ fn circle(graph: &Graph, name: &str) -> Option<Vec<String>> {
     None
 }
 
-/// The circles among `sources`, one for each module that is part of one.
+/// The circles among the modules of `sources`; one for each module that is part of a circle.
 fn circles(sources: &[Source]) -> Vec<String> {
     let mut found = Vec::new();
     for (folder, graph) in graphs(sources) {
@@ -151,7 +153,7 @@ fn a_circle_made_on_purpose_is_found_however_it_is_written() {
     ]);
     assert_eq!(found.len(), 3, "{found:?}");
     assert_eq!(found[0], "src/run: a → b → c → a");
-    // A folder and a file beside it: everything below counts as the folder.
+    // A folder beside a file: all modules below the folder count as the folder.
     let found = circle(&[
         ("run/a/mod.rs", ""),
         ("run/a/deep.rs", "use crate::run::b;"),

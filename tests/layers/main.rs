@@ -1,6 +1,7 @@
-//! Checks the source: the order of imports, who may print, the length of files, the words.
+//! Checks of the source itself: which layer imports which, which modules print, how long files are,
+//! and which words identifiers use.
 //!
-//! Comments and strings are blanked first, so that only code counts.
+//! Comments and strings are blanked before, so that only code counts.
 
 mod circles;
 mod source;
@@ -10,10 +11,11 @@ mod writes;
 
 use source::{Source, made_up, positions, sources};
 
-/// Small shared modules. Every layer may import these, and they may import each other.
+/// Small modules that every layer may import, and that may import each other.
 const SHARED: [&str; 7] = ["event", "error", "yaml", "clock", "runtime", "interrupt", "allocator"];
 
-/// Each layer with the layers just below it, which come earlier. It may import all layers below.
+/// Each layer with the layers right below it, which come earlier in this list. A layer may import
+/// all layers below it.
 const ORDER: [(&str, &[&str]); 11] = [
     ("state", &[]),
     ("owners", &["state"]),
@@ -28,10 +30,10 @@ const ORDER: [(&str, &[&str]); 11] = [
     ("front", &["run", "guard", "ui"]),
 ];
 
-/// The user interface shows events and errors, and imports nothing else.
+/// The user interface shows events and errors, so these are all the modules that it may import.
 const UI: [&str; 3] = ["event", "error", "interrupt"];
 
-/// All that `layer` may import besides itself; none for an unknown layer.
+/// All modules that `layer` may import besides itself; none for an unknown layer.
 fn allowed(layer: &str) -> Option<Vec<&'static str>> {
     if SHARED.contains(&layer) {
         return Some(SHARED.to_vec());
@@ -48,13 +50,14 @@ fn allowed(layer: &str) -> Option<Vec<&'static str>> {
     Some(all)
 }
 
-/// The most lines of a file.
+/// How many lines a file may have at most.
 const MOST_LINES: usize = 450;
 
-/// The wrong imports of one file.
+/// The imports of one file that are not allowed, one text each.
 fn against_order(source: &Source) -> Vec<String> {
     let layer = source.layer();
-    // The module map, and the entry point.
+    // `lib.rs` only lists the modules and `main.rs` is the entry point, so both may import
+    // everything.
     if matches!(layer, "lib" | "main") {
         return Vec::new();
     }
@@ -89,7 +92,7 @@ fn only_the_user_interface_prints() {
     assert!(wrong.is_empty(), "emit an event instead:\n{}", wrong.join("\n"));
 }
 
-/// The one file with a call of C that no crate wraps.
+/// The only file that calls a C function directly, because no crate wraps that function.
 const MEMORY: &str = "allocator.rs";
 
 #[test]

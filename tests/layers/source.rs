@@ -1,30 +1,31 @@
-//! Reads the source of the program. Comments and strings are blanked, so that only code counts.
+//! Reads the source files of the program. Comments and strings are blanked, so that only code
+//! counts.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// One source file, without comments and strings.
+/// A source file without its comments and strings.
 pub struct Source {
-    /// Its path below `src`, as `run/stage/mod.rs`.
+    /// The path of the file below `src`, such as `run/stage/mod.rs`.
     pub path: String,
-    /// Its code, with as many lines as the file.
+    /// The code, with as many lines as the file has.
     pub code: String,
     pub lines: usize,
 }
 
 impl Source {
-    /// Its top module.
+    /// The top module that the file belongs to, such as `run`.
     pub fn layer(&self) -> &str {
         self.path.split('/').next().unwrap_or_default().trim_end_matches(".rs")
     }
 
-    /// The depth of its module below the crate: `run/stage/mod.rs` is 2.
+    /// How deep the module of the file is below the crate: `run/stage/mod.rs` is 2.
     pub fn depth(&self) -> usize {
         self.path.split('/').count() - usize::from(self.path.ends_with("/mod.rs"))
     }
 
-    /// Every top module that it names, with the line. Names of the crate's root are returned as
-    /// they are, and belong to no layer.
+    /// Every top module that the file names, with the line number. Names of the crate's root are
+    /// returned as they are; they belong to no layer.
     pub fn imports(&self) -> Vec<(usize, String)> {
         let mut found = paths_after(&self.code, "crate::");
         for (at, up) in supers(&self.code) {
@@ -39,7 +40,7 @@ impl Source {
     }
 }
 
-/// Every file below `src`, sorted by path.
+/// Every source file below `src`, sorted by path.
 pub fn sources() -> Vec<Source> {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found = Vec::new();
@@ -64,7 +65,7 @@ pub fn sources() -> Vec<Source> {
     found
 }
 
-/// Blanks comments and strings; newlines are kept.
+/// `text` with comments and strings replaced by blanks; newlines are kept.
 pub fn code_only(text: &str) -> String {
     let mut code = String::with_capacity(text.len());
     let mut rest = text;
@@ -88,7 +89,7 @@ pub fn code_only(text: &str) -> String {
     code
 }
 
-/// The length of the string that `text` begins with, both quotes included.
+/// The length of the string literal with which `text` begins, both quotes included.
 pub fn string_length(text: &str) -> usize {
     let mut escaped = false;
     for (i, c) in text.char_indices().skip(1) {
@@ -101,7 +102,8 @@ pub fn string_length(text: &str) -> usize {
     text.len()
 }
 
-/// The length of the raw string that `text` begins with, if it does.
+/// The length of the raw string literal with which `text` begins; none if it begins with something
+/// else.
 pub fn raw_string_length(text: &str) -> Option<usize> {
     let hashes = text[1..].len() - text[1..].trim_start_matches('#').len();
     let start = 1 + hashes;
@@ -110,7 +112,7 @@ pub fn raw_string_length(text: &str) -> Option<usize> {
     Some(text[start + 1..].find(&end).map_or(text.len(), |i| start + 1 + i + end.len()))
 }
 
-/// The length of the character literal that `text` begins with; none for a lifetime.
+/// The length of the character literal with which `text` begins; none if that is a lifetime.
 pub fn char_length(text: &str) -> Option<usize> {
     let mut chars = text.char_indices().skip(1);
     let (_, first) = chars.next()?;
@@ -124,7 +126,7 @@ pub fn is_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
-/// The positions of `word` as a whole word in `code`.
+/// The byte indexes at which `word` occurs in `code` as a whole word.
 pub fn positions<'a>(code: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
     code.match_indices(word).map(|(at, _)| at).filter(move |at| {
         let continues = word.ends_with(is_word) && code[at + word.len()..].starts_with(is_word);
@@ -132,18 +134,21 @@ pub fn positions<'a>(code: &'a str, word: &'a str) -> impl Iterator<Item = usize
     })
 }
 
-/// The names after each `prefix`: one, or all of a list in braces.
+/// The names that follow each `prefix`, with their line numbers: one name, or all names of a list
+/// in braces.
 pub fn paths_after(code: &str, prefix: &str) -> Vec<(usize, String)> {
     positions(code, prefix)
         .flat_map(|at| names_at(code, at + prefix.len()).into_iter().map(move |name| (at, name)))
         .collect()
 }
 
-/// The name at `at`, or the first name of each path of the list in braces that begins there.
+/// The name at the byte index `at`, or the first name of each path if a list in braces begins
+/// there.
 pub fn names_at(code: &str, at: usize) -> Vec<String> {
     let Some(list) = code[at..].strip_prefix('{') else {
         let name: String = code[at..].chars().take_while(|c| is_word(*c)).collect();
-        // A star or a nested list is no name, and so no layer.
+        // A star or a nested list is no name, so its first character is returned, which is no
+        // layer.
         return vec![if name.is_empty() { code[at..].chars().take(1).collect() } else { name }];
     };
     let (mut depth, mut names, mut name) = (0, Vec::new(), Some(String::new()));
@@ -163,7 +168,7 @@ pub fn names_at(code: &str, at: usize) -> Vec<String> {
     names
 }
 
-/// The position of each run of `super::`, and its length.
+/// The byte index of each run of `super::`, and how many there are in the run.
 pub fn supers(code: &str) -> Vec<(usize, usize)> {
     let word = "super::";
     positions(code, word)
@@ -175,7 +180,8 @@ pub fn supers(code: &str) -> Vec<(usize, usize)> {
         .collect()
 }
 
-/// The number of inline modules around `at`. rustfmt closes each at its own indentation.
+/// How many inline modules enclose the byte index `at`. rustfmt closes each module at its own
+/// indentation.
 pub fn inline_modules(code: &str, at: usize) -> usize {
     let mut open: Vec<usize> = Vec::new();
     for line in code[..at].lines() {
@@ -192,7 +198,7 @@ pub fn inline_modules(code: &str, at: usize) -> usize {
     open.len()
 }
 
-/// A made-up source, for tests of this file's own reading.
+/// A source file from a text, for tests of the code that reads source files.
 pub fn made_up(path: &str, text: &str) -> Source {
     Source { path: path.into(), code: code_only(text), lines: text.lines().count() }
 }

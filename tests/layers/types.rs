@@ -1,17 +1,18 @@
-//! One name for one type, and one place for what a mode of kube-proxy is.
+//! Each name stands for one type, and modes of kube-proxy are told apart in one place only.
 
 use std::collections::BTreeMap;
 
 use super::source::{Source, inline_modules, is_word, made_up, positions, sources};
 
-/// The types of one file outside its inline modules, which hold tests.
+/// The types that a file defines outside of inline modules, which hold tests.
 fn types(source: &Source) -> Vec<String> {
     let mut found = Vec::new();
     for word in ["struct ", "enum ", "trait ", "union "] {
         for at in positions(&source.code, word) {
             let name: String =
                 source.code[at + word.len()..].chars().take_while(|c| is_word(*c)).collect();
-            // A macro names the types that it makes elsewhere.
+            // Skipped if there is no name: a macro that defines types takes their names from
+            // elsewhere.
             if !name.is_empty() && inline_modules(&source.code, at) == 0 {
                 found.push(name);
             }
@@ -20,7 +21,7 @@ fn types(source: &Source) -> Vec<String> {
     found
 }
 
-/// Each name of more than one type, with the files.
+/// Each name that more than one type has, with the files that define these types.
 fn shared_names(sources: &[Source]) -> Vec<String> {
     let mut files: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for source in sources {
@@ -32,10 +33,11 @@ fn shared_names(sources: &[Source]) -> Vec<String> {
     shared.map(|(name, files)| format!("{name}: {}", files.join(", "))).collect()
 }
 
-/// Where a mode may be named: the mode's own file, the enum, and what a check applies to.
+/// Where a mode may be named: in the mode's own file, in the enum of the modes, and in what a check
+/// applies to.
 const MODES: [&str; 3] = ["kube_proxy/mode/", "state/kube_proxy/mode.rs", "checks/"];
 
-/// The modes that a file names and must not.
+/// The modes that a file names although it must not.
 fn modes_named(source: &Source) -> Vec<String> {
     if MODES.iter().any(|path| source.path.starts_with(path)) {
         return Vec::new();
@@ -58,7 +60,7 @@ fn one_name_is_one_type() {
 
 #[test]
 fn a_mode_is_known_in_its_own_file() {
-    // A file of tests alone is an inline module of another file.
+    // Left out: files that contain only tests, because they are inline modules of other files.
     let sources = sources();
     let found: Vec<String> = sources
         .iter()

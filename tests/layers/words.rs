@@ -1,11 +1,12 @@
-//! The words of docs/GLOSSARY.md: identifiers of the source do not use the words that it replaced.
+//! The words of docs/GLOSSARY.md: identifiers must not use the words that the glossary replaced.
 
 use std::collections::BTreeSet;
 
 use super::source::{Source, is_word, made_up, sources};
 
-/// A replaced word with its successor. A word in lower case is a part of a name in snake case, or
-/// several parts in a row; one with a capital is a part of a name in camel case.
+/// Each replaced word, with the word to use instead. A word in lower case matches one part of a
+/// name in snake case, or several parts in a row; a word with a capital matches one part of a name
+/// in camel case.
 const REPLACED: [(&str, &str); 50] = [
     ("ahead", "preview"),
     ("asked", "requested or probed"),
@@ -59,7 +60,7 @@ const REPLACED: [(&str, &str); 50] = [
     ("Tried", "Attempt"),
 ];
 
-/// The parts of a name: `stand` and `by` of `stand_by` and `STAND_BY`, `Stand` and `By` of
+/// The parts of a name: `stand` and `by` for `stand_by` and `STAND_BY`, `Stand` and `By` for
 /// `StandBy`.
 fn parts(name: &str) -> Vec<String> {
     let is_camel = name.starts_with(char::is_uppercase) && name.contains(char::is_lowercase);
@@ -76,7 +77,7 @@ fn parts(name: &str) -> Vec<String> {
     parts
 }
 
-/// The replaced word in a name, with its successor.
+/// The replaced word that a name contains, with the word to use instead.
 fn replaced(name: &str) -> Option<(&'static str, &'static str)> {
     let parts = parts(name);
     REPLACED.into_iter().find(|(old, _)| {
@@ -85,7 +86,7 @@ fn replaced(name: &str) -> Option<(&'static str, &'static str)> {
     })
 }
 
-/// The names of one file that have a replaced word, each once.
+/// The names in a file that contain a replaced word, each once.
 fn old_names(source: &Source) -> Vec<String> {
     let names: BTreeSet<&str> = source.code.split(|c| !is_word(c)).collect();
     names

@@ -1,8 +1,8 @@
-//! `node/` reads, `apply/` writes.
+//! Code below `node/` only reads the node; code below `apply/` writes.
 
 use super::source::{Source, is_word, made_up, positions, sources};
 
-/// Calls that change a node.
+/// Calls that change a node, as they occur in source code.
 const WRITES: [&str; 33] = [
     "File::create",
     "File::options",
@@ -39,10 +39,10 @@ const WRITES: [&str; 33] = [
     "Batch",
 ];
 
-/// The requests that change netfilter begin with these.
+/// The beginnings of netlink requests that change netfilter.
 const NETLINK_WRITES: [&str; 3] = ["op_new", "op_del", "op_batch"];
 
-/// The files below `node` that make such calls all the same, which, and why.
+/// The files below `node` that make such calls all the same, with the calls and the reason.
 const READERS_THAT_WRITE: [(&str, &[&str], &str); 6] = [
     (
         "node/locks.rs",
@@ -64,7 +64,7 @@ const READERS_THAT_WRITE: [(&str, &[&str], &str); 6] = [
     ),
 ];
 
-/// The writing calls of a file below `node` outside its tests.
+/// The writing calls in a file below `node`, outside of the file's tests.
 fn writes(source: &Source) -> Vec<&'static str> {
     if source.layer() != "node" {
         return Vec::new();
@@ -77,7 +77,7 @@ fn writes(source: &Source) -> Vec<&'static str> {
     calls.chain(NETLINK_WRITES.into_iter().filter(|word| begins(word))).collect()
 }
 
-/// The excepted calls of a file.
+/// The writing calls that a file is allowed to make.
 fn excepted(path: &str) -> &'static [&'static str] {
     READERS_THAT_WRITE.iter().find(|(file, ..)| *file == path).map_or(&[], |(_, calls, _)| calls)
 }

@@ -1,7 +1,7 @@
-//! The captured nodes, as files to read and to change: the one loader of unit and integration
-//! tests.
+//! The captured nodes, as files that a test can read and change. Unit and integration tests use
+//! this loader.
 
-// Each test program uses only a part of this module.
+// Allowed because each test program uses only a part of this module.
 #![allow(dead_code)]
 
 use std::fs;
@@ -25,7 +25,7 @@ pub fn names() -> Vec<String> {
     names
 }
 
-/// The files of a captured node.
+/// The files of the captured node `name`, keyed by their path in its folder.
 pub fn files(name: &str) -> Files {
     let root = folder().join(name);
     let mut files = Files::new();
@@ -34,7 +34,7 @@ pub fn files(name: &str) -> Files {
     files
 }
 
-/// The state of some files.
+/// The node state that these files describe.
 pub fn state(files: &Files) -> NodeState {
     NodeState::parse(files.clone()).expect("a node's state")
 }
@@ -51,40 +51,41 @@ fn collect(root: &Path, at: &Path, files: &mut Files) {
     }
 }
 
-/// A captured node that a test may change before it is parsed.
+/// A captured node whose files a test may change before they are parsed.
 #[derive(Clone)]
 pub struct Node(Files);
 
 impl Node {
-    /// The node of that name, as it was captured.
+    /// The node `name`, unchanged since its capture.
     pub fn captured(name: &str) -> Node {
         Node(files(name))
     }
 
-    /// Writes a file of the capture.
+    /// Replaces or adds a file of the capture, such as `addr.json`.
     pub fn put(mut self, file: &str, text: &str) -> Node {
         self.0.insert(file.into(), text.into());
         self
     }
 
-    /// Writes a file of the node's own file system.
+    /// Replaces or adds a file that the capture has of the node's file system, such as
+    /// `/etc/resolv.conf`.
     pub fn put_file(self, path: &str, text: &str) -> Node {
         self.put(&format!("files{path}"), text)
     }
 
-    /// Replaces text that must be there.
+    /// Replaces a part of a file of the capture. The part must exist.
     pub fn replace(mut self, file: &str, from: &str, to: &str) -> Node {
         replace(&mut self.0, file, from, to);
         self
     }
 
-    /// Appends text to a file of the capture.
+    /// Appends to a file of the capture.
     pub fn append(self, file: &str, text: &str) -> Node {
         let whole = format!("{}{text}", self.0[file]);
         self.put(file, &whole)
     }
 
-    /// Removes a file, or a folder, that must be there.
+    /// Removes a file of the capture, or all files of a folder. At least one must exist.
     pub fn remove(mut self, file: &str) -> Node {
         let count = self.0.len();
         let below = format!("{file}/");
@@ -93,7 +94,7 @@ impl Node {
         self
     }
 
-    /// Sets a sysctl, or removes it.
+    /// Sets a sysctl to `value`, or removes it if there is no value.
     pub fn sysctl(self, name: &str, value: Option<&str>) -> Node {
         let prefix = format!("{name} = ");
         let kept = self.0["sysctl.txt"].lines().filter(|line| !line.starts_with(&prefix));
@@ -102,7 +103,7 @@ impl Node {
         self.put("sysctl.txt", &text)
     }
 
-    /// Adds a process.
+    /// Adds a process to the capture.
     pub fn process(self, pid: u32, name: &str, args: &[&str]) -> Node {
         self.processes(|all| all.push(json!({"pid": pid, "name": name, "args": args})))
     }
@@ -112,7 +113,7 @@ impl Node {
         self.kube_proxy("version", json!(version))
     }
 
-    /// Sets the command line of kube-proxy.
+    /// Sets the command line that kube-proxy was started with.
     pub fn kube_proxy_args(self, args: &[&str]) -> Node {
         self.kube_proxy("args", json!(args))
     }
@@ -130,13 +131,13 @@ impl Node {
         self.put("processes.json", &json!(all).to_string())
     }
 
-    /// Its state.
+    /// The node state that the changed files describe.
     pub fn state(&self) -> NodeState {
         state(&self.0)
     }
 }
 
-/// Adds a line at the end of a table.
+/// Adds a line at the end of a table in the save `file`.
 pub fn add(files: &mut Files, file: &str, table: &str, line: &str) {
     let text = files[file].to_string();
     let start = text.find(&format!("*{table}\n")).expect("the table");
@@ -144,14 +145,15 @@ pub fn add(files: &mut Files, file: &str, table: &str, line: &str) {
     files.insert(file.into(), format!("{}{line}\n{}", &text[..at], &text[at..]).into());
 }
 
-/// Replaces text that must be there.
+/// Replaces a part of a file. The part must exist.
 pub fn replace(files: &mut Files, file: &str, from: &str, to: &str) {
     let text = files[file].to_string();
     assert!(text.contains(from), "{file} has no `{from}`");
     files.insert(file.into(), text.replace(from, to).into());
 }
 
-/// The dumps from other people's nodes, kept outside of the project.
+/// The folder with dumps of other people's nodes, which are kept outside of the project; none if
+/// this machine has none.
 pub fn dumps() -> Option<PathBuf> {
     let dir = std::env::var_os("PROXYSHIFT_DUMPS").map(PathBuf::from);
     assert!(

@@ -1,4 +1,4 @@
-//! The fragments of docs/controllers.md: each is valid in a playbook.
+//! The playbook fragments in docs/controllers.md: each is valid in a playbook.
 
 use proxyshift::plan::playbook::{ControllerChoice, Playbook, StageName, StageOptions};
 use proxyshift::state::kube_proxy::{Controller, Mode};

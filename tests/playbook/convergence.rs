@@ -1,4 +1,4 @@
-//! Convergence on the captured nodes.
+//! When convergence is reached, on the captured nodes.
 
 use proxyshift::kube_proxy::convergence::{Convergence, Expected, convergence};
 use proxyshift::kube_proxy::mode;
@@ -55,7 +55,7 @@ fn kube_proxy_itself_must_run_once_and_say_so() {
         judge(&files, None, Mode::Ipvs, &before),
         ["kube-proxy does not answer to GET /proxyMode"]
     );
-    // kube-proxy up to 1.25 does this when it cannot run in ipvs mode.
+    // kube-proxy up to 1.25 starts in iptables mode when it cannot run in ipvs mode.
     assert_eq!(
         judge(&files, Some("iptables"), Mode::Ipvs, &before),
         ["kube-proxy says that it runs in iptables mode"]
@@ -75,7 +75,7 @@ fn kube_proxy_itself_must_run_once_and_say_so() {
     assert_eq!(with(&format!("[{}]", one(9, "--cleanup"))), with("[]"));
     assert_eq!(with("[]"), ["no kube-proxy runs in this network namespace"]);
     assert!(with(r#"[{"pid": 7, "name": "k3s", "args": ["k3s", "server"]}]"#).is_empty());
-    // A kube-proxy that only cleans up does not count.
+    // A kube-proxy that only runs its `--cleanup` does not count as running.
     let beside =
         format!(r#"[{}, {{"pid": 9, "name": "k3s", "args": ["k3s"]}}]"#, one(7, "--cleanup"));
     assert_eq!(with(&beside), Vec::<String>::new());
@@ -85,8 +85,8 @@ fn kube_proxy_itself_must_run_once_and_say_so() {
     assert_eq!(waiting, ["the processes are not known"]);
 }
 
-/// Virtual servers, sets and kube-ipvs0 exist, and `/proxyMode` reports ipvs. The old rules serve
-/// until the restore that rewrites nat KUBE-SERVICES.
+/// The virtual servers, the ipsets and kube-ipvs0 exist, and `/proxyMode` reports ipvs. But the old
+/// rules still serve until kube-proxy restores nat KUBE-SERVICES with its new rules.
 #[test]
 fn the_seconds_before_the_restore_are_not_arrival() {
     let before = served(IPTABLES, Mode::Iptables);
@@ -106,7 +106,7 @@ fn the_seconds_before_the_restore_are_not_arrival() {
     assert_eq!(waiting[0], "ipv4: nat KUBE-SERVICES does not match the set KUBE-CLUSTER-IP yet");
     let leads = "iptables-nft nat KUBE-SERVICES still leads to KUBE-";
     assert!(waiting[1].starts_with(leads) && waiting[1].ends_with(" more"), "{}", waiting[1]);
-    // kube-proxy has started with IPv6 too, which has no services.
+    // kube-proxy also serves IPv6 here, for which there are no services.
     let set = "create KUBE-6-CLUSTER-IP hash:ip,port family inet6 hashsize 1024 maxelem 65536\n";
     let sets = format!("{}{set}", files["ipset.save"]);
     files.insert("ipset.save".into(), sets.into());
@@ -114,7 +114,7 @@ fn the_seconds_before_the_restore_are_not_arrival() {
         judge(&files, Some("ipvs"), Mode::Ipvs, &before)[2],
         "ip6tables-nft nat KUBE-SERVICES still leads to KUBE-NODEPORTS"
     );
-    // Still earlier: no object of ipvs mode exists.
+    // A moment earlier still: no object of ipvs mode exists.
     let files = nodes::files("docker-iptables-1.30");
     let waiting = judge(&files, Some("ipvs"), Mode::Ipvs, &before);
     assert!(waiting.contains(&"ipv4: the set KUBE-CLUSTER-IP is empty".to_owned()), "{waiting:?}");
@@ -131,7 +131,8 @@ fn an_address_that_no_link_has_is_not_served() {
     assert_eq!(waiting, ["10.97.0.3 is not on kube-ipvs0 yet"]);
 }
 
-/// On the way back to iptables mode, a chain of both modes refers to a set until it is rewritten.
+/// On the way back to iptables mode, a chain that both modes use still matches an ipset until
+/// kube-proxy rewrites that chain.
 #[test]
 fn a_shared_chain_that_still_matches_a_set_is_not_rewritten_yet() {
     let before = served(IPVS, Mode::Ipvs);

@@ -1,5 +1,5 @@
-//! The built-in playbooks against the checks and owners that they name; parity and convergence on
-//! the captured nodes.
+//! The built-in playbooks name only checks and owners that exist; and parity and convergence on the
+//! captured nodes.
 
 mod controllers;
 mod convergence;
@@ -41,8 +41,8 @@ fn every_check_and_owner_is_known_and_named_once() {
     }
 }
 
-/// Every finding that blocks `check --to ipvs` blocks the migration too, unless the migration fixes
-/// it.
+/// Every finding that blocks `check --to ipvs` also blocks the migration, unless the migration
+/// fixes it.
 #[test]
 fn what_blocks_a_check_blocks_the_migration() {
     let playbook = builtin(Mode::Iptables, Mode::Ipvs).expect("a playbook");

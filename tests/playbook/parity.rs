@@ -36,7 +36,8 @@ fn no_mode_lacks_what_another_serves() {
     }
 }
 
-/// The incident: a real server at weight 0 takes no new connections, so it is missing.
+/// As in the incident: a real server with weight 0 takes no new connections, so it counts as
+/// missing.
 #[test]
 fn a_real_server_at_weight_zero_is_missing() {
     let before = of("docker-legacy-iptables-1.20-no-conntrack", Mode::Iptables);
@@ -63,7 +64,8 @@ fn a_virtual_server_that_is_not_there_yet_is_missing() {
         sentences(&before, &served(&files, Mode::Ipvs)),
         ["10.97.0.3:80/tcp (default/app-3:http) is missing"]
     );
-    // The other way round nothing is missing: iptables mode serves more than this ipvs mode did.
+    // In the other direction nothing is missing, because iptables mode serves more than ipvs mode
+    // did on this node.
     assert!(sentences(&served(&files, Mode::Ipvs), &before).is_empty());
 }
 

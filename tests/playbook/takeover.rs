@@ -1,4 +1,4 @@
-//! The removals of a migration, predicted on the captured nodes.
+//! What a migration will remove, predicted on the captured nodes.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -21,7 +21,7 @@ fn predict(state: &NodeState, to: Mode) -> (NodeState, Plan) {
     (after, plan)
 }
 
-/// The removed chains of kube-proxy, as `nat chain KUBE-NODEPORTS`, without hashes.
+/// The chains of kube-proxy that a plan removes, as `nat chain KUBE-NODEPORTS`, without hashes.
 fn chains(plan: &Plan) -> BTreeSet<String> {
     let removed = plan.removals().filter(|o| o.owner == "kube-proxy");
     let chains = removed.filter(|o| o.kind() == ObjectKind::Chain);
@@ -34,8 +34,8 @@ fn chains(plan: &Plan) -> BTreeSet<String> {
         .collect()
 }
 
-/// The same cluster before and in the middle of a migration: the prediction is what the second
-/// capture has.
+/// Two captures of the same cluster, before a migration and in the middle of it: the prediction on
+/// the first is what the second has.
 #[test]
 fn what_will_be_left_is_what_is_left_on_a_node_that_went_that_way() {
     let before = nodes::state(&nodes::files("docker-legacy-iptables-1.20-no-conntrack"));
@@ -44,7 +44,7 @@ fn what_will_be_left_is_what_is_left_on_a_node_that_went_that_way() {
     let catalogue = Catalogue::builtin().expect("the catalogue");
     let found = leftovers(&catalogue, &half, &Ownership::of(&catalogue, &half));
     assert_eq!(chains(&plan), chains(&found));
-    // None of it was a leftover while iptables mode served.
+    // While iptables mode still served, none of these chains was a leftover.
     let now = leftovers(&catalogue, &before, &Ownership::of(&catalogue, &before));
     assert!(chains(&now).is_empty());
 }
@@ -63,7 +63,7 @@ fn ipvs_mode_leaves_its_own_and_nothing_of_anybody_else() {
     let own = state.ipsets.sets.iter().filter(|s| s.name.starts_with("KUBE-")).count();
     assert_eq!(names(ObjectKind::Set).len(), own, "no rule that stays matches one");
     assert!(names(ObjectKind::Chain).contains("KUBE-LOAD-BALANCER"));
-    // Only rules of kube-proxy with a removed target are predicted to be gone.
+    // The prediction removes only rules of kube-proxy that jump to a removed chain.
     for (id, ruleset) in &state.rulesets {
         let lines = |r: &proxyshift::state::ruleset::Ruleset| -> BTreeSet<String> {
             r.lines().map(str::to_owned).collect()

@@ -1,4 +1,4 @@
-//! Archives: from one store to another, and malicious ones.
+//! Archives of snapshots: moved from one store to another, and malicious ones.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -49,8 +49,8 @@ fn an_archive_that_tar_made_is_as_good() {
     assert_eq!(there.import(&to, &fine).unwrap().id, snapshot.id);
 }
 
-/// The refusal of an archive that the shell script `make` writes to `$out`. Its directory has a
-/// valid snapshot `s`, and `t` with another name.
+/// The reason why an archive is refused. The shell script `make` writes the archive to `$out`, in a
+/// folder that has a valid snapshot `s`, and `t`, the same snapshot with another name.
 fn import_refusal(make: &str) -> String {
     let (tmp, local) = store();
     for name in ["s", "t"] {

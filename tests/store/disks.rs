@@ -1,4 +1,4 @@
-//! Full and read-only disks.
+//! The store on disks that are full or read-only.
 
 use std::fs;
 use std::io::Write;
@@ -15,7 +15,7 @@ use proxyshift::store::run::{CleanupOptions, RunKind, RunState};
 
 use super::{create, docker, fine, in_namespaces, is_empty, record, sh, store};
 
-/// Fills the disk of `dir`.
+/// Fills up the disk on which `dir` is.
 fn fill(dir: &Path) {
     let command = format!("cat /dev/zero > {}/filling", dir.display());
     let output = Command::new("sh").args(["-c", &command]).output().unwrap();
@@ -43,7 +43,8 @@ fn a_full_disk_stops_a_snapshot_but_no_run() {
     fill(disk);
     assert_eq!(Journal::create(disk, 4096).unwrap_err().kind, Kind::Store, "the disk is not full");
 
-    // The reserved space is enough, even after a torn line.
+    // The space that was reserved for the journal is enough, even after a line that was written
+    // only in part.
     for step in 1..40 {
         journal.append(record(step)).unwrap();
     }
@@ -63,7 +64,7 @@ fn a_full_disk_stops_a_snapshot_but_no_run() {
         assert_eq!(store.runs().unwrap()[0].state, state);
     }
 
-    // Beyond it there is an error, and the written lines stay readable.
+    // Beyond the reserved space appending fails, and the lines written before stay readable.
     let mut written = 60;
     let error = loop {
         match journal.append(record(written)) {

@@ -1,4 +1,4 @@
-//! The store on real disks, between real processes, and `restore.sh` on real rules.
+//! The store on real disks and between real processes, and `restore.sh` on real rules.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -41,7 +41,7 @@ fn create(store: &Store, files: &Files) -> Snapshot {
     store.create(files, Manifest::for_this_node("test").unwrap(), &fine).unwrap()
 }
 
-/// All paths below `dir`, hidden or not.
+/// The paths of all files and folders below `dir`, even hidden ones.
 fn all_below(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).unwrap() {
@@ -59,8 +59,8 @@ fn is_empty(dir: &Path) -> bool {
     fs::read_dir(dir).unwrap().next().is_none()
 }
 
-/// Runs the test `name`, with its module, again in new network and mount namespaces with an empty
-/// /run. Returns true there, and false here, after it has passed.
+/// Runs the test `name` (with its module) again in new network and mount namespaces with an empty
+/// /run. Returns true in that copy, and false in the original after the copy has passed.
 fn in_namespaces(name: &str) -> bool {
     if std::env::var_os("PROXYSHIFT_TEST_INSIDE").is_some() {
         sh("mount -t tmpfs tmpfs /run");
@@ -81,7 +81,7 @@ fn in_namespaces(name: &str) -> bool {
     false
 }
 
-/// Runs the test `name`, with its module, as another process with a `role`.
+/// A command that runs the test `name` (with its module) as another process with the given `role`.
 fn another_process(name: &str, role: &str, dir: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", name, "--nocapture"]);
@@ -89,7 +89,7 @@ fn another_process(name: &str, role: &str, dir: &Path) -> Command {
     command
 }
 
-/// The role of this process, and its directory, if it has one.
+/// The role that this process was started for, and its folder; none in the original.
 fn role() -> Option<(String, PathBuf)> {
     let dir = std::env::var_os("PROXYSHIFT_TEST_DIR")?;
     Some((std::env::var("PROXYSHIFT_TEST_ROLE").ok()?, dir.into()))

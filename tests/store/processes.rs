@@ -1,4 +1,4 @@
-//! Journals and locks between processes, one of which is killed.
+//! Journals and locks that several processes use, one of which is killed.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -84,8 +84,8 @@ fn the_xtables_lock_is_the_one_that_iptables_takes() {
     poll("the lock to be held", || Path::new("/run/held").exists());
     let error = XtablesLock::acquire(path, Duration::from_millis(50)).unwrap_err();
     assert_eq!(error.kind, Kind::Lock);
-    // The lock belongs to the command flock, which has exited, and is held by the shell's child
-    // sleep.
+    // The lock was taken by the command `flock`, which has exited. Now the shell's child `sleep`
+    // holds the lock.
     assert!(error.cause.starts_with("held by a child of process"), "{error}");
     drop(holder);
     XtablesLock::acquire(path, CEILING).unwrap();

@@ -1,4 +1,4 @@
-//! `restore.sh` on the rules of a kernel.
+//! `restore.sh`, the script in a snapshot, on rules in the kernel.
 
 use std::fs;
 use std::process::{Command, Output, Stdio};
@@ -14,18 +14,18 @@ fn restore(snapshot: &Snapshot, args: &str) -> Output {
     Command::new("sh").args(["-c", &script]).stdin(Stdio::null()).output().unwrap()
 }
 
-/// The output of a restore, and its exit code.
+/// The exit code and the output of a restore.
 fn result(output: &Output) -> (Option<i32>, String) {
     let text = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
     (output.status.code(), String::from_utf8(text).unwrap())
 }
 
-/// A save without counters and comments.
+/// The output of the save command `program`, without counters and comments.
 fn rules(program: &str) -> String {
     sh(&format!("{program} | sed -e '/^#/d' -e '/^:/s/ \\[.*//' -e 's/^\\[[0-9:]*\\] //'"))
 }
 
-/// Loads a captured node, flushes it, and restores it with restore.sh.
+/// Loads a captured node, flushes its rules, and restores them with restore.sh.
 fn flush_and_restore(files: &Files, backend: &str) {
     let (_tmp, store) = store();
     let snapshot = create(&store, files);

@@ -1,4 +1,4 @@
-//! Snapshots: written, read back, refused, found and pruned.
+//! Snapshots in the store: written, read back, refused, found and pruned.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -54,7 +54,7 @@ fn nothing_is_left_of_a_snapshot_that_failed() {
     assert!(is_empty(&store.snapshots_dir()));
 }
 
-/// The reason why a valid snapshot is refused after `change`.
+/// The reason why a valid snapshot is refused after `change` was made to its folder.
 fn refusal(change: impl FnOnce(&Path)) -> String {
     let (_tmp, store) = store();
     let snapshot = create(&store, &docker());
@@ -116,7 +116,7 @@ fn what_does_not_belong_into_a_snapshot_is_refused() {
     assert!(cause.ends_with("rule.json: named in SHA256SUMS, but missing"), "{cause}");
 }
 
-/// Writes new checksums for the files of `dir`.
+/// Computes the checksums of the files in `dir` again.
 fn sum_again(dir: &Path) {
     sh(&format!(
         "cd {} && find . -type f ! -name SHA256SUMS | sed 's,^./,,' | LC_ALL=C sort | \

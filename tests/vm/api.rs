@@ -1,5 +1,5 @@
 //! The part of the Kubernetes API that kube-proxy and `kubectl drain` use: lists, watches and
-//! single objects, patches of nodes and evictions of pods, over plain HTTP. Each request has a
+//! single objects, patches of nodes, and evictions of pods, over plain HTTP. Each request has a
 //! connection and a thread of its own.
 
 use std::io::{BufRead, BufReader, Read, Result, Write};
@@ -8,13 +8,13 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use serde_json::{Value, json};
 
-/// The server. It runs until the process ends.
+/// The API server. It runs until the process ends.
 pub struct Api {
     pub address: SocketAddr,
     store: Arc<Store>,
 }
 
-/// All events of all objects, in order. The index of an event is its resource version.
+/// All events of all objects, in order. The index of an event is the object's resource version.
 #[derive(Default)]
 struct Store {
     events: Mutex<Vec<Event>>,
@@ -23,26 +23,27 @@ struct Store {
 
 #[derive(Clone)]
 struct Event {
-    /// `ADDED`, `MODIFIED` or `DELETED`.
+    /// The type of the event: `ADDED`, `MODIFIED` or `DELETED`.
     kind: &'static str,
     object: Value,
 }
 
 impl Event {
-    /// Its resource: `services`, `endpoints`, `nodes` or `pods`.
+    /// Whether the object of this event belongs to `resource`: `services`, `endpoints`, `nodes` or
+    /// `pods`.
     fn is_of(&self, resource: &str) -> bool {
         let kind = self.object["kind"].as_str().unwrap_or_default().to_lowercase();
         kind.trim_end_matches('s') == resource.trim_end_matches('s')
     }
 }
 
-/// The identity of an object within its kind.
+/// What identifies an object: its kind, namespace and name.
 fn identity(object: &Value) -> (&Value, &Value, &Value) {
     (&object["kind"], &object["metadata"]["namespace"], &object["metadata"]["name"])
 }
 
 impl Api {
-    /// Serves on a port of this network namespace. Returns the address on loopback.
+    /// Starts the server on a port of this network namespace. Its address is the one on loopback.
     pub fn start() -> Api {
         let listener = TcpListener::bind("0.0.0.0:0").expect("a port for the API");
         let port = listener.local_addr().expect("bound").port();
@@ -52,14 +53,14 @@ impl Api {
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let store = Arc::clone(&served);
-                // kube-proxy may hang up at any time.
+                // The result is ignored, because kube-proxy may close its connection at any time.
                 std::thread::spawn(move || drop(store.answer(stream)));
             }
         });
         Api { address, store }
     }
 
-    /// Adds or replaces an object.
+    /// Adds an object, or replaces the one with the same identity.
     pub fn apply(&self, object: Value) {
         let mut events = self.store.events.lock().expect("not poisoned");
         let is_new = !current(&events).iter().any(|o| identity(o) == identity(&object));
@@ -67,7 +68,8 @@ impl Api {
         self.store.more.notify_all();
     }
 
-    /// The history of the object `kind` called `name`: each event, and the object after it.
+    /// The history of the object `kind` called `name`: the type of each event, and the object after
+    /// it.
     pub fn history(&self, kind: &str, name: &str) -> Vec<(&'static str, Value)> {
         let events = self.store.events.lock().expect("not poisoned");
         let own = events.iter().filter(|e| is_called(&e.object, kind, name));
@@ -84,7 +86,7 @@ fn record(events: &mut Vec<Event>, kind: &'static str, mut object: Value) {
     events.push(Event { kind, object });
 }
 
-/// The objects that exist after all events.
+/// The objects that exist after `events`.
 fn current(events: &[Event]) -> Vec<Value> {
     let mut objects: Vec<Value> = Vec::new();
     for event in events {
@@ -116,7 +118,7 @@ impl Store {
                 self.change("MODIFIED", "Node", name, |node| merge(node, &patch));
                 self.answer_one(&mut stream, "Node", name)
             }
-            // Posted events are discarded.
+            // Objects of the resource `events` that clients post are discarded.
             _ if method == "POST" => reply(&mut stream, "201 Created", &body),
             [resource @ ("services" | "endpoints" | "nodes" | "pods")] => {
                 if parameter("watch").is_some() {
@@ -155,7 +157,7 @@ impl Store {
         }
     }
 
-    /// Applies an event to an object, if it exists.
+    /// Changes an object with `how`, if the object exists, and adds an event of the type `what`.
     fn change(&self, what: &'static str, kind: &str, name: &str, how: impl FnOnce(&mut Value)) {
         let mut events = self.events.lock().expect("not poisoned");
         let object = current(&events).into_iter().find(|o| is_called(o, kind, name));
@@ -166,7 +168,7 @@ impl Store {
         }
     }
 
-    /// Sends the events after version `sent`, and all further ones.
+    /// Sends the events after the version `sent`, and then all further ones as they happen.
     fn watch(&self, stream: &mut TcpStream, resource: &str, mut sent: usize) -> Result<()> {
         let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\
                     Transfer-Encoding: chunked\r\n\r\n";
@@ -185,7 +187,7 @@ impl Store {
     }
 }
 
-/// The discovery documents, which kubectl requests first.
+/// The discovery documents, which kubectl requests before anything else.
 fn discovery(path: &str) -> Option<Value> {
     let resource = |name: &str, namespaced: bool, kind: &str| {
         json!({"name": name, "singularName": "", "namespaced": namespaced, "kind": kind,
@@ -220,7 +222,7 @@ fn merge(object: &mut Value, patch: &Value) {
     }
 }
 
-/// The method, the target and the body of a request.
+/// The method, the target and the body of an HTTP request.
 fn request(stream: &TcpStream) -> Result<(String, String, String)> {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();

@@ -1,4 +1,4 @@
-//! A cluster of one node: its network, the API, and kube-proxy.
+//! A cluster of one node: the node's network, the API, and kube-proxy.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -13,16 +13,16 @@ use crate::common::{run, run_with};
 use crate::kube_proxy::{self, KubeProxy};
 use crate::network::{self, BACKENDS, NODE, of_family, tcp, udp};
 
-/// The address of a foreign virtual server.
+/// The address of the foreign virtual server.
 pub const FOREIGN: &str = "192.168.100.50";
 
-/// The service without endpoints.
+/// The name of the service that has no endpoints.
 const EMPTY: &str = "empty";
 
-/// The iptables programs by the names that kube-proxy uses, of this node's backend.
+/// The folder with the node's iptables programs of one backend, by the names that kube-proxy uses.
 pub const BIN: &str = "/run/bin";
 
-/// The node, the services, and the kube-proxy that serves them.
+/// The node, the services, and the kube-proxy that serves them; none while it is stopped.
 pub struct Cluster {
     backend: &'static str,
     pub api: Api,
@@ -30,8 +30,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Makes it in this namespace, with iptables of `backend`, `nft` or `legacy`. Nothing serves
-    /// yet.
+    /// Makes the cluster in this namespace, with the iptables of `backend`, which is `nft` or
+    /// `legacy`. No kube-proxy serves yet.
     pub fn new(backend: &'static str) -> Cluster {
         fs::create_dir_all(BIN).expect(BIN);
         for program in ["iptables", "ip6tables"]
@@ -50,7 +50,7 @@ impl Cluster {
         Cluster { backend, api, kube_proxy: None }
     }
 
-    /// A node with foreign virtual servers, made and weighted as keepalived would.
+    /// Adds a foreign virtual server with a weighted real server, as keepalived would.
     pub fn foreign_server(&self) {
         let server = format!(
             "-A -t {FOREIGN}:7000 -s wrr -p 30\n\
@@ -60,13 +60,14 @@ impl Cluster {
         run_with(&of_family(&server), &["ipvsadm", "-R"]);
     }
 
-    /// Starts kube-proxy in `mode` instead of the running one, and waits until it serves.
+    /// Stops kube-proxy, starts it in `mode`, and waits until it serves.
     pub fn kube_proxy(&mut self, mode: &str) {
         KubeProxy::configure(mode, &of_family(&format!("{FOREIGN}/32")));
         self.kube_proxy_as_configured(mode);
     }
 
-    /// Starts kube-proxy with its last configuration, and waits until it serves in `mode`.
+    /// Stops kube-proxy, starts it with its last configuration, and waits until it serves in
+    /// `mode`.
     pub fn kube_proxy_as_configured(&mut self, mode: &str) {
         self.stop();
         let mut started = KubeProxy::start(BIN);
@@ -74,13 +75,13 @@ impl Cluster {
         self.kube_proxy = Some(started);
     }
 
-    /// Waits until the kube-proxy that the test did not start serves in `mode`.
+    /// Waits until kube-proxy serves in `mode`, if something other than this test has started it.
     pub fn wait(&self, mode: &str) {
         kube_proxy::wait(mode, || self.rules_are_of(mode) && self.is_complete(mode), || None);
     }
 
-    /// Whether the rules lead to services in the form of `mode` and no other: the rules of this
-    /// cluster's kube-proxy, not leftovers.
+    /// Whether the rules lead to services in the way of `mode` and in no other: so they are the
+    /// rules of this kube-proxy, and not leftovers.
     fn rules_are_of(&self, mode: &str) -> bool {
         let (nat, pods) = (self.save("nat"), of_family("10.244.0.0/16"));
         let of = |parts: &[&str]| {
@@ -91,8 +92,8 @@ impl Cluster {
             && of(&["--match-set KUBE-", &pods]) == (mode == "ipvs")
     }
 
-    /// Whether kube-proxy has processed each service. Its first write may lack some (see
-    /// [`headless`]).
+    /// Whether kube-proxy has processed each service, because nothing changes any more. Its first
+    /// write may lack some services (see [`headless`]).
     fn is_complete(&self, mode: &str) -> bool {
         let made = || {
             let tables = ["nat", "filter"].map(|table| without_counters(&self.save(table)));
@@ -108,25 +109,25 @@ impl Cluster {
         made() == before
     }
 
-    /// Stops it. Its objects are kept.
+    /// Stops kube-proxy. Its objects in the kernel are kept.
     pub fn stop(&mut self) {
         self.kube_proxy = None;
     }
 
-    /// Hands kube-proxy over to another controller.
+    /// Leaves the running kube-proxy to another controller.
     pub fn release(&mut self) {
         if let Some(kube_proxy) = self.kube_proxy.take() {
             kube_proxy.release();
         }
     }
 
-    /// A table of rules, as `iptables-save` has it, without comments.
+    /// A table of the node's rules in the form of `iptables-save`, without comments.
     pub fn save(&self, table: &str) -> String {
         let save = run(&format!("{}-{}-save -t {table}", network::iptables(), self.backend));
         save.lines().filter(|l| !l.starts_with('#')).map(|l| format!("{l}\n")).collect()
     }
 
-    /// Fails unless every service works as its kind requires.
+    /// Fails unless every service works in the way that its kind requires.
     pub fn serves(&self) {
         let answers = |from: &str, to: &str| {
             tcp(from, to)
@@ -153,21 +154,21 @@ impl Cluster {
         self.container_goes_out();
     }
 
-    /// Fails unless docker's masquerading works.
+    /// Fails unless docker's masquerading works: a container reaches the host outside.
     pub fn container_goes_out(&self) {
         let seen = tcp("box", "192.168.100.2:8080").expect("a container reaches the outside");
         assert_eq!((&*seen.server, seen.client), ("outside", of_family("192.168.100.1")));
     }
 }
 
-/// The services of services.yaml.
+/// The services in services.yaml.
 fn services() -> Vec<Value> {
     let text = of_family(include_str!("services.yaml"));
     let documents = serde_yaml::Deserializer::from_str(&text);
     documents.map(|d| Value::deserialize(d).expect("services.yaml")).collect()
 }
 
-/// The addresses of the services with endpoints.
+/// The cluster addresses of those services that have endpoints.
 fn served() -> Vec<String> {
     let with_backends = services().into_iter().filter(|s| s["metadata"]["name"] != EMPTY);
     let addresses =
@@ -175,7 +176,8 @@ fn served() -> Vec<String> {
     addresses.filter(|address| address != "None").collect()
 }
 
-/// Those services, with endpoints where they have a backend, and the node.
+/// The objects of the API: the node, the services of services.yaml and [`headless`], and their
+/// endpoints.
 pub fn objects() -> Vec<Value> {
     let mut objects = vec![json!({
         "apiVersion": "v1", "kind": "Node", "metadata": {"name": "node"},
@@ -188,11 +190,12 @@ pub fn objects() -> Vec<Value> {
     objects
 }
 
-/// The number of services after all others.
+/// How many headless services come after all others.
 const LAST: usize = 30;
 
-/// A service that needs no rules. kube-proxy reads services in order, and on a slow CPU writes
-/// before it has read the last: many of these come last, so that it lacks no other.
+/// A service that needs no rules. kube-proxy handles services in order, and on a slow CPU it writes
+/// rules before it has handled the last ones. Many of these services come last, so that no other
+/// service is missing from those rules.
 fn headless(number: usize) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service",

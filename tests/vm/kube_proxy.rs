@@ -1,4 +1,4 @@
-//! The real kube-proxy, as a node runs it: with a configuration file and a kubeconfig.
+//! The real kube-proxy, run as on a node: with a configuration file and a kubeconfig.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -9,32 +9,34 @@ use std::time::{Duration, Instant};
 use crate::common::vm::cached;
 use crate::network::{is_ipv6, of_family};
 
-/// The folder of its files, in the private /run.
+/// The folder of kube-proxy's files, in the private /run.
 pub const DIR: &str = "/run/kube-proxy";
 
-/// The address at which it reports its mode.
+/// The address at which kube-proxy reports its mode.
 const METRICS: &str = "127.0.0.1:10249";
 
-/// The time for it to serve, on an emulated CPU.
+/// How long kube-proxy may take to serve, on an emulated CPU.
 const CEILING: Duration = Duration::from_secs(180);
 
-/// A running kube-proxy. It ends with this.
+/// A running kube-proxy, which ends when this value is dropped.
 pub struct KubeProxy(Child);
 
 impl KubeProxy {
-    /// Configures its mode. Virtual servers in `exclude` are foreign.
+    /// Writes kube-proxy's configuration for `mode`. Virtual servers in the network `exclude` are
+    /// foreign.
     pub fn configure(mode: &str, exclude: &str) {
         fs::create_dir_all(DIR).expect(DIR);
         fs::write(format!("{DIR}/config.conf"), configuration(mode, exclude)).expect("the file");
     }
 
-    /// Configures the address of the API.
+    /// Writes kube-proxy's kubeconfig, with the address of the API.
     pub fn introduce(api: SocketAddr) {
         fs::create_dir_all(DIR).expect(DIR);
         fs::write(format!("{DIR}/kubeconfig"), kubeconfig(api)).expect("the kubeconfig");
     }
 
-    /// Starts it with its last configuration, and the programs of `bin` first in PATH.
+    /// Starts kube-proxy with its last configuration. The programs in the folder `bin` come first
+    /// in PATH.
     pub fn start(bin: &str) -> KubeProxy {
         let log = fs::File::create(format!("{DIR}/log")).expect("a log");
         let path = format!("{bin}:{}", std::env::var("PATH").expect("a PATH"));
@@ -44,14 +46,14 @@ impl KubeProxy {
         KubeProxy(command.spawn().expect("kube-proxy starts"))
     }
 
-    /// Releases it: whoever ends it, its process is collected then. A zombie would count as
-    /// running.
+    /// Lets kube-proxy run on. Whoever ends it later, a thread waits for it then, because a zombie
+    /// would count as running.
     pub fn release(self) {
         let mut released = std::mem::ManuallyDrop::new(self);
         std::thread::spawn(move || released.0.wait());
     }
 
-    /// Waits until it runs in `mode` and `serves` is true.
+    /// Waits until kube-proxy runs in `mode` and `serves` returns true.
     pub fn wait(&mut self, mode: &str, serves: impl Fn() -> bool) {
         wait(mode, serves, || self.0.try_wait().expect("a child can be waited for"));
     }
@@ -64,7 +66,8 @@ impl Drop for KubeProxy {
     }
 }
 
-/// Waits until one reports `mode` and `serves` is true, unless it has `ended`.
+/// Waits until some kube-proxy reports `mode` and `serves` returns true. Fails if `ended` returns
+/// an exit status first.
 pub fn wait(mode: &str, serves: impl Fn() -> bool, mut ended: impl FnMut() -> Option<ExitStatus>) {
     let until = Instant::now() + CEILING;
     while !(reported("/proxyMode").is_ok_and(|text| text.ends_with(mode)) && serves()) {
@@ -76,7 +79,7 @@ pub fn wait(mode: &str, serves: impl Fn() -> bool, mut ended: impl FnMut() -> Op
     }
 }
 
-/// The log of the last one.
+/// The log of the kube-proxy that was started last.
 pub fn log() -> String {
     fs::read_to_string(format!("{DIR}/log")).unwrap_or_default()
 }
@@ -90,8 +93,8 @@ fn reported(path: &str) -> std::io::Result<String> {
     Ok(text)
 }
 
-/// Its configuration, without limits of connection tracking: in a private namespace only the host
-/// may set those.
+/// kube-proxy's configuration. It sets no limits of conntrack, because from a private namespace
+/// these cannot be set.
 fn configuration(mode: &str, exclude: &str) -> String {
     format!(
         "apiVersion: kubeproxy.config.k8s.io/v1alpha1
@@ -120,7 +123,7 @@ ipvs:
     )
 }
 
-/// The kubeconfig for an API at this address.
+/// The kubeconfig for an API at the address `api`.
 pub fn kubeconfig(api: SocketAddr) -> String {
     format!(
         "apiVersion: v1

@@ -1,5 +1,5 @@
-//! The real kubelet, which runs kube-proxy as a static pod. containerd starts it in a container
-//! with its files from the node.
+//! The real kubelet, which runs kube-proxy as a static pod. containerd starts the pod's container,
+//! whose files come from the node.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -10,14 +10,14 @@ use crate::common::vm::cached;
 use crate::kube_proxy::{self, DIR};
 use crate::systemd::Systemd;
 
-/// The manifest of kube-proxy, where kubeadm would put it.
+/// The manifest of kube-proxy, at the path where kubeadm would write it.
 pub const MANIFEST: &str = "/etc/kubernetes/manifests/kube-proxy.yaml";
 
-/// The logs of containerd and the kubelet.
+/// The log file of both containerd and the kubelet.
 const LOG: &str = "/run/kubelet.log";
 
-/// Without an API, with its own certificates, and without evictions because the host's disk is
-/// full.
+/// The kubelet's configuration: no API, certificates of its own, and no evictions, which a full
+/// disk of the host would cause.
 const KUBELET: &str = "apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 staticPodPath: /etc/kubernetes/manifests
@@ -30,19 +30,21 @@ evictionHard: {memory.available: 0%, nodefs.available: 0%, imagefs.available: 0%
 imageGCHighThresholdPercent: 100
 ";
 
-/// The images are present; nothing is pulled.
+/// containerd's configuration. The images are imported before, so nothing is pulled.
 const CONTAINERD: &str = "version = 2
 [plugins.'io.containerd.grpc.v1.cri']
 sandbox_image = 'docker.io/library/pause:latest'
 ";
 
-/// A node's systemd with the units kubelet and containerd. They end with this.
+/// The systemd of a node with the units kubelet and containerd. All of them end when this value is
+/// dropped.
 pub struct Kubelet {
     pub systemd: Systemd,
 }
 
 impl Kubelet {
-    /// Writes kube-proxy's manifest, which configures it by `arguments`.
+    /// Writes kube-proxy's manifest, with `arguments` for kube-proxy, and starts containerd and the
+    /// kubelet.
     pub fn start(arguments: &[&str]) -> Kubelet {
         let kubelet = Kubelet { systemd: Systemd::boot() };
         fs::write("/run/containerd.toml", CONTAINERD).expect("a file");
@@ -68,7 +70,7 @@ impl Kubelet {
 }
 
 impl Drop for Kubelet {
-    /// Prints the logs after a failure.
+    /// Prints the logs if the test has failed.
     fn drop(&mut self) {
         if std::thread::panicking() {
             println!("{}{}", fs::read_to_string(LOG).unwrap_or_default(), kube_proxy::log());
@@ -76,7 +78,8 @@ impl Drop for Kubelet {
     }
 }
 
-/// A typical pod. Its container has the node's programs, and its files under other paths.
+/// A typical manifest of kube-proxy. The container has the node's programs, and sees the node's
+/// files under other paths.
 fn manifest(arguments: &[&str]) -> String {
     let program = cached("kube-proxy");
     let folder = program.parent().expect("a folder").display();

@@ -1,4 +1,5 @@
-//! The virtual machine. Outside: boots it and reads its output. Inside: begins each case.
+//! The virtual machine. The test outside boots it and reads its output; inside, each case begins
+//! here.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,36 +10,37 @@ use crate::cases::reboot::{CUT, INTERRUPTS, RESOLVES};
 use crate::common::in_namespace;
 use crate::common::vm::cached;
 
-/// Set inside of the machine.
+/// The environment variable that is set inside the machine.
 const INSIDE: &str = "PROXYSHIFT_VM";
 
-/// Seconds until the machine must have booted, on a busy host without KVM.
+/// Within how many seconds the machine must have booted, on a busy host without KVM.
 const BOOT: u64 = 150;
 
-/// Seconds until all cases must have ended, likewise; and with long cases among them.
+/// Within how many seconds all cases must have ended, on such a host. [`LONG`] is for cases of
+/// which some are long.
 const ALL: u64 = 1800;
 const LONG: u64 = 3 * 3600;
 
-/// Cases with this in their names run only on request.
+/// A case with this word in its name is long, and runs only on request.
 const SOAK: &str = "soak";
 
-/// The folder of the cases not started yet.
+/// The name of the folder that has a file for each case that was not started yet.
 const QUEUE: &str = "queue";
 
-/// The line that a machine prints at its end.
+/// The line that a machine prints after its last case.
 const THROUGH: &str = "the machine is through";
 
-/// The separator between the name of a case and its seconds.
+/// The text between the name of a case and the seconds that it took.
 pub const TOOK: &str = " took, in seconds: ";
 
-/// The case that has a boot of its own.
+/// The case that needs boots of its own.
 const REBOOT: &str = "cases::reboot";
 
-/// The disk that outlives a boot, for the machine that requests one.
+/// The file that is the disk of a machine, if the machine needs one that outlives a boot.
 const DISK: &str = "disk";
 
-/// The names of the cases that contain one of the words of `part`; without a word, of all but the
-/// long ones.
+/// The names of the cases that contain one of the words in `part`; if `part` is empty, of all cases
+/// but the long ones.
 pub fn cases(part: &str) -> Vec<String> {
     let exe = std::env::current_exe().expect("the test's own path");
     let selected = if part.is_empty() { vec!["--skip", SOAK] } else { part.split(' ').collect() };
@@ -49,20 +51,20 @@ pub fn cases(part: &str) -> Vec<String> {
     out.lines().filter_map(|l| l.strip_suffix(": test")).map(str::to_owned).collect()
 }
 
-/// Those of `cases` that failed according to `log`.
+/// Those of `cases` that, by the output `log`, did not pass.
 pub fn failed(cases: &[String], log: &str) -> Vec<String> {
     cases.iter().filter(|c| !log.contains(&format!("test {c} ... ok"))).cloned().collect()
 }
 
-/// A queue of cases, which machines take one by one until it is empty.
+/// A queue of cases, from which machines take one after the other until it is empty.
 pub struct Queue {
     shared: tempfile::TempDir,
-    /// The time limit of a machine, in seconds.
+    /// How many seconds a machine may run.
     seconds: u64,
 }
 
 impl Queue {
-    /// With these cases. They are taken from the end, so the long ones come first.
+    /// A queue of these cases. Cases are taken from the end, so that the long ones come first.
     pub fn new(cases: &[String]) -> Queue {
         let shared = tempfile::tempdir().expect("a folder to share with machines");
         let queue = shared.path().join(QUEUE);
@@ -74,8 +76,7 @@ impl Queue {
         Queue { shared, seconds: if is_long { LONG } else { ALL } }
     }
 
-    /// Boots a machine that takes the remaining cases. Returns their output; `name` is the
-    /// machine's.
+    /// Boots a machine called `name`, which runs the cases that are left. Returns their output.
     pub fn run(&self, name: &str) -> String {
         let queue = self.shared.path().join(QUEUE);
         if fs::read_dir(&queue).expect("the queue").next().is_none() {
@@ -83,7 +84,8 @@ impl Queue {
         }
         let took = self.shared.path().join(format!("{name}-took"));
         fs::create_dir(&took).expect("a folder");
-        // Another machine may race for it: the one that moves a case has it.
+        // Two machines may want the same case. The machine that succeeds in moving the case's file
+        // runs it.
         let all = format!(
             "for case in $(ls -r {queue}); do\n\
              mv {queue}/$case {took}/ 2>/dev/null && cases $case\n\
@@ -100,8 +102,9 @@ impl Queue {
     }
 }
 
-/// Boots a machine again and again. In each boot a migration reaches one of `stages`, and the power
-/// is cut. The next boot resolves that. Returns the duration of the boots, in seconds.
+/// Boots a machine again and again with the same disk. In each boot a migration reaches the next of
+/// `stages`, the power is cut, and the next boot resolves the run. Returns how many seconds each
+/// boot took.
 pub fn reboots(stages: &[&str]) -> Vec<u64> {
     let shared = tempfile::tempdir().expect("a folder to share with the machine");
     let disk = shared.path().join(DISK);
@@ -129,9 +132,10 @@ pub fn reboots(stages: &[&str]) -> Vec<u64> {
     (0..=stages.len()).map(boot_of).collect()
 }
 
-/// Boots a machine with the folder `shared`, where its files have the prefix `name`, and runs
-/// `what` inside. Returns the output. The machine ends by itself, at the latest after `seconds`, or
-/// when a case inside cuts its power.
+/// Boots a machine that shares the folder `shared` with the host, where the machine's files begin
+/// with `name`, and runs the shell commands `what` inside. Returns the output. The machine ends by
+/// itself, at the latest after `seconds`; it is ended when a case inside asks to have its power
+/// cut.
 fn boot(shared: &Path, name: &str, seconds: u64, what: &str, variables: &str) -> String {
     for needed in ["kernel/vmlinuz", "bin/vng", "kube-proxy"] {
         cached(needed);
@@ -163,8 +167,8 @@ fn boot(shared: &Path, name: &str, seconds: u64, what: &str, variables: &str) ->
     format!("{}\n{}", read("log"), lines[lines.len().saturating_sub(40)..].join("\n"))
 }
 
-/// The script of a machine: loads the modules that a node has at boot, then runs `what`. `cases`
-/// are its cases.
+/// The script that a machine runs: it loads the kernel modules that a node has at boot, and runs
+/// `what`, which may call `cases` with the names of cases.
 fn script(exe: &Path, shared: &Path, log: &Path, what: &str, variables: &str) -> String {
     format!(
         "export {INSIDE}=1 XDG_CACHE_HOME={cache} RUST_BACKTRACE=0 PATH=$PATH:/usr/local/sbin\n\
@@ -192,7 +196,8 @@ fn cache() -> PathBuf {
     vm.ancestors().nth(2).expect("below the cache").to_owned()
 }
 
-/// Returns `true` in the copy of a case that has namespaces of its own, inside the machine.
+/// Begins a case inside the machine. Returns `true` in the copy of the case that has namespaces of
+/// its own.
 pub fn inside(case: &str) -> bool {
     assert!(
         std::env::var_os(INSIDE).is_some(),
@@ -206,7 +211,7 @@ pub fn inside(case: &str) -> bool {
     is_inside
 }
 
-/// A running machine. It ends with this.
+/// A running machine, which ends when this value is dropped.
 struct Machine(Child);
 
 impl Machine {

@@ -1,9 +1,9 @@
-//! Real ipvs and real kube-proxy, in a virtual machine with Debian's kernel.
+//! Cases with real ipvs and real kube-proxy, in virtual machines with Debian's kernel.
 //!
-//! `every_case_passes_in_the_vm` boots two of them, which take the tests marked `#[ignore]` from
-//! one queue, each in namespaces of its own. To run some of them only: `PROXYSHIFT_CASES=back cargo
-//! test --test vm`. Those with `soak` in their names are long, and run only on request. `make soak`
-//! runs them all, and writes the results to docs/soak.md.
+//! `every_case_passes_in_the_vm` boots two machines. They take the cases, which are the tests
+//! marked `#[ignore]`, from one queue, and run each in namespaces of its own. To run only some
+//! cases: `PROXYSHIFT_CASES=back cargo test --test vm`. Cases with `soak` in their names are long,
+//! and run only on request. `make soak` runs all cases, and writes the results to docs/soak.md.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -25,10 +25,10 @@ mod traffic;
 
 mod cases;
 
-/// Selects the boots that lose their power, and no case.
+/// The value of PROXYSHIFT_CASES that selects the boots whose power is cut, and no case.
 const REBOOT: &str = "reboot";
 
-/// The stages in which they lose it.
+/// The stages of a migration in which the power is cut.
 const STAGES: [&str; 3] = ["switch", "clean", "confirm"];
 
 #[test]
@@ -40,8 +40,8 @@ fn every_case_passes_in_the_vm() {
     let (seconds, log) = run(&cases, cut);
     let mut failed = machine::failed(&cases, &log);
     if let Some(path) = std::env::var_os("PROXYSHIFT_SOAK_PAGE") {
-        // The run is long, and an emulated CPU slow: failed cases are run once more, and the page
-        // reports that.
+        // Failed cases are run once more, because the run is long and an emulated CPU is slow. The
+        // page says so.
         let mut logs = vec![log];
         if !failed.is_empty() {
             println!("once more: {failed:?}");
@@ -54,9 +54,9 @@ fn every_case_passes_in_the_vm() {
     assert!(failed.is_empty(), "{failed:?}");
 }
 
-/// Runs cases on two machines of one CPU each; an emulator is faster with two of these than with
-/// one of two. The first begins with the boots that lose their power, if requested. Returns their
-/// duration in seconds, and the output of the cases.
+/// Runs cases on two machines of one CPU each, because an emulator is faster with two such machines
+/// than with one of two CPUs. If `cut` is set, the first machine begins with the boots whose power
+/// is cut. Returns how many seconds each of these boots took, and the output of the cases.
 fn run(cases: &[String], cut: bool) -> (Vec<u64>, String) {
     let queue = machine::Queue::new(cases);
     std::thread::scope(|scope| {

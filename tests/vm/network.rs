@@ -19,19 +19,19 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::common::{run, run_with};
 
-/// The node itself, as a namespace of a client.
+/// In place of a namespace's name: the node itself.
 pub const NODE: &str = "";
 
-/// Pods that serve, with their addresses.
+/// The pods that are endpoints, each with its name and address.
 pub const BACKENDS: [(&str, &str); 2] = [("web-1", "10.244.0.11"), ("web-2", "10.244.0.12")];
 
-/// The time for an answer. A lost first SYN is sent again after 1 s.
+/// How long a client waits for an answer. TCP sends a lost first SYN again after 1 s.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Whether this case uses IPv6. Each case has a process of its own.
+/// Set if this case uses IPv6. It can be static, because each case has a process of its own.
 static IPV6: OnceLock<()> = OnceLock::new();
 
-/// Switches all addresses to IPv6.
+/// Makes this case use IPv6 addresses from now on.
 pub fn use_ipv6() {
     IPV6.set(()).expect("said once");
 }
@@ -41,8 +41,9 @@ pub fn is_ipv6() -> bool {
     IPV6.get().is_some()
 }
 
-/// Translates a text's addresses into the case's family: 10.96.0.10:53 is [fd00::10:96:0:10]:53 in
-/// IPv6, 10.244.0.0/16 is fd00::10:244:0:0/96. Loopback addresses are kept.
+/// Translates the addresses in a text into the address family of the case: in IPv6, 10.96.0.10:53
+/// becomes [fd00::10:96:0:10]:53, and 10.244.0.0/16 becomes fd00::10:244:0:0/96. Loopback addresses
+/// are kept.
 pub fn of_family(text: &str) -> String {
     if !is_ipv6() {
         return text.to_owned();
@@ -63,12 +64,13 @@ pub fn of_family(text: &str) -> String {
     translated.into_owned()
 }
 
-/// Runs a batch of `ip`, in the case's family.
+/// Runs a batch of `ip` commands, with their addresses in the family of the case.
 fn ip(arguments: &[&str], batch: &str) {
     let mut batch = of_family(batch);
     if is_ipv6() {
         let line = |l: &str| match l.starts_with("addr add ") {
-            // Addresses under duplicate detection cannot be used at once.
+            // Without duplicate address detection, because addresses under detection cannot be used
+            // at once.
             true => format!("{l} nodad\n"),
             false => format!("{l}\n"),
         };
@@ -77,7 +79,7 @@ fn ip(arguments: &[&str], batch: &str) {
     run_with(&batch, &[&["ip"], arguments, &["-batch", "-"]].concat());
 }
 
-/// Makes the whole network, with rules of `backend`.
+/// Creates the whole network, and docker's masquerade rule in `backend`.
 pub fn make(backend: &str) {
     ip(
         &[],
@@ -113,7 +115,7 @@ pub fn make(backend: &str) {
     }
 }
 
-/// `iptables` of the case's family.
+/// The name of the iptables program for the family of the case.
 pub fn iptables() -> &'static str {
     if is_ipv6() { "ip6tables" } else { "iptables" }
 }
@@ -139,7 +141,7 @@ fn within(namespace: &str, batch: &str) {
     ip(&["-n", namespace], &batch);
 }
 
-/// Runs `work` in a network namespace. Sockets opened in it keep it.
+/// Runs `work` in a network namespace. Sockets that `work` opens stay in that namespace.
 pub fn at<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> T {
     let enter = || {
         if namespace != NODE {
@@ -152,8 +154,8 @@ pub fn at<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| scope.spawn(enter).join()).expect("the work inside is done")
 }
 
-/// Servers in a namespace. They send its name and the client's address: TCP on 8080, which then
-/// echoes line by line, and UDP on 8053.
+/// Starts servers in a namespace. They send the namespace's name and the client's address: on TCP
+/// port 8080, where they then echo each line, and on UDP port 8053.
 fn serve(name: &'static str) {
     let (tcp, udp) = at(name, || {
         let any = any();
@@ -172,7 +174,7 @@ fn serve(name: &'static str) {
     });
 }
 
-/// The unspecified address, for every address of this namespace.
+/// The unspecified address, which stands for every address of the namespace.
 fn any() -> IpAddr {
     match is_ipv6() {
         true => Ipv6Addr::UNSPECIFIED.into(),
@@ -192,7 +194,7 @@ fn echo(name: &str, mut stream: TcpStream) -> Result<()> {
     Ok(())
 }
 
-/// An answer: the server's name, and the client's address as it saw it.
+/// What a server answers: its name, and the address under which it saw the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     pub server: String,
@@ -206,22 +208,24 @@ impl Answer {
     }
 }
 
-/// Opens a TCP connection from a namespace. Returns the server's first line.
+/// Opens a TCP connection from a namespace to `to`. Returns what the server answers.
 pub fn tcp(namespace: &str, to: &str) -> Result<Answer> {
     stream(namespace, to).map(|(answer, _)| answer)
 }
 
-/// Opens a TCP connection from a namespace, and keeps it open.
+/// Opens a TCP connection from a namespace to `to`. Returns what the server answers, and the open
+/// connection.
 pub fn stream(namespace: &str, to: &str) -> Result<(Answer, TcpStream)> {
     at(namespace, || connect(to))
 }
 
-/// Opens a TCP connection from the current namespace, with the server's first line.
+/// Opens a TCP connection from the current namespace. Returns what the server answers, and the
+/// connection.
 pub fn connect(to: &str) -> Result<(Answer, TcpStream)> {
     let mut stream = TcpStream::connect_timeout(&socket_address(to), PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut text = Vec::new();
-    // Byte by byte, so that nothing after the line is consumed.
+    // Read byte by byte, so that nothing after the first line is consumed.
     while text.last() != Some(&b'\n') {
         let mut byte = [0];
         stream.read_exact(&mut byte)?;
@@ -230,12 +234,12 @@ pub fn connect(to: &str) -> Result<(Answer, TcpStream)> {
     Ok((Answer::parse(&String::from_utf8_lossy(&text))?, stream))
 }
 
-/// Sends a UDP query from a namespace, from a new port.
+/// Sends a UDP query from a namespace, from a new source port.
 pub fn udp(namespace: &str, to: &str) -> Result<Answer> {
     at(namespace, || query(to))
 }
 
-/// Sends a UDP query from the current namespace, from a new port.
+/// Sends a UDP query from the current namespace, from a new source port.
 pub fn query(to: &str) -> Result<Answer> {
     let socket = UdpSocket::bind((any(), 0))?;
     socket.set_read_timeout(Some(PATIENCE))?;

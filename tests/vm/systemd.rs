@@ -1,4 +1,4 @@
-//! A systemd for one case, with processes and cgroups of its own.
+//! A systemd for one case, which has its own processes and cgroups.
 
 use std::fs;
 use std::path::Path;
@@ -7,14 +7,14 @@ use std::process::{Child, Command};
 use crate::cluster::BIN;
 use crate::common::{poll, run};
 
-/// The folder in which the case writes units, from outside its namespaces.
+/// The folder into which the case writes units, from outside of systemd's namespaces.
 const UNITS: &str = "/run/systemd/system";
 
-/// This systemd only starts units at once.
+/// The default target, which makes this systemd do nothing but start units when it is asked.
 const TARGET: &str = "[Unit]\nDefaultDependencies=no\n";
 
-/// The first program in its namespaces. It sees only its own processes, no cgroup above its own,
-/// and none of this machine's units.
+/// The script that becomes systemd, as the first program in its namespaces. It sees only its own
+/// processes, no cgroup above its own, and none of this machine's units.
 const BOOT: &str = "mount -t tmpfs units /etc/systemd/system
     mountpoint -q /sys/fs/cgroup || mount -t cgroup2 cgroup /sys/fs/cgroup
     for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do
@@ -25,10 +25,10 @@ const BOOT: &str = "mount -t tmpfs units /etc/systemd/system
         mount -t cgroup2 cgroup /sys/fs/cgroup
         exec env -i container=test PATH=$PATH /lib/systemd/systemd --log-target=null --unit=test.target'";
 
-/// A running systemd. It and its processes end with this.
+/// A running systemd. It and its processes end when this value is dropped.
 pub struct Systemd {
     child: Child,
-    /// Its process, as seen from outside.
+    /// The PID of this systemd, as seen from outside of its namespaces.
     pid: String,
 }
 
@@ -47,7 +47,7 @@ impl Systemd {
         Systemd { pid: pid(), child }
     }
 
-    /// The prefix of a command that runs inside.
+    /// The beginning of a command line that runs a program inside of systemd's namespaces.
     pub fn prefix(&self) -> Vec<String> {
         ["nsenter", "-t", &self.pid, "-p", "-m", "--"].map(str::to_owned).into()
     }
@@ -56,8 +56,8 @@ impl Systemd {
         run(&format!("{} systemctl {words}", self.prefix().join(" ")))
     }
 
-    /// Starts a unit of this name and type, with its output in the file `log`. Waits until it has
-    /// started in the sense of its type.
+    /// Starts a unit called `name` whose service type is `kind`, with its output in the file `log`.
+    /// Waits until it has started, which depends on the type.
     pub fn start(&self, name: &str, kind: &str, command: &str, log: &str) {
         let unit = format!(
             "[Unit]\nDefaultDependencies=no\n[Service]\nType={kind}\nTimeoutStartSec=300\nDelegate=yes\n\

@@ -1,11 +1,11 @@
-//! The results of a whole run of the machine's cases, as a page of the documentation.
+//! The results of all cases, as a page of the documentation.
 
 use std::fmt::Write;
 
 use crate::machine::TOOK;
 
-/// The page for the output of these cases: of the first run, and of a second one of the failed
-/// cases.
+/// The page about the output of these cases. `logs` has the output of the first run, and that of a
+/// second run if failed cases were run again.
 pub fn page(cases: &[String], logs: &[String]) -> String {
     let log = logs.join("\n");
     let kernel = log.lines().find_map(|l| l.strip_prefix("kernel: ")).unwrap_or("unknown");
@@ -38,8 +38,8 @@ pub fn page(cases: &[String], logs: &[String]) -> String {
     page
 }
 
-/// The page's text on the boots whose power was cut at these stages, each resolved by the next
-/// boot.
+/// The part of the page about the boots in which the power was cut at `stages`; the next boot
+/// resolved each.
 pub fn reboots(stages: &[&str], seconds: &[u64]) -> String {
     let mut part = "\nThe power was cut at these stages, and the next boot undid what was begun. \
         Each boot\nresolves the cut before it, then comes to its own.\n\n\
@@ -51,9 +51,9 @@ pub fn reboots(stages: &[&str], seconds: &[u64]) -> String {
     part
 }
 
-/// `WHEN: WHAT: 0 of 42 failed`.
+/// The parts of a line `WHEN: WHAT: 0 of 42 failed`: when, what, and both numbers.
 fn count(line: &str) -> Option<(&str, &str, &str, &str)> {
-    // The first output of a case follows its name on the same line.
+    // The first line that a case prints follows the name of the case on the same line.
     let line = line.rsplit_once(" ... ").map_or(line, |(_, output)| output);
     let (when, rest) = line.strip_suffix(" failed")?.split_once(": ")?;
     let (what, counts) = rest.split_once(": ")?;

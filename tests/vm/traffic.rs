@@ -1,4 +1,4 @@
-//! Steady traffic, which notices the failures that a change causes.
+//! Steady traffic during a change, which notices the failures that the change causes.
 
 use std::io::{BufRead, BufReader, Result, Write};
 use std::net::TcpStream;
@@ -9,24 +9,24 @@ use std::time::{Duration, Instant};
 
 use crate::network::{NODE, at, connect, query};
 
-/// A kind of traffic.
+/// One kind of traffic: from where, how, to which address, and how often.
 #[derive(Clone, Copy)]
 struct Kind {
     name: &'static str,
     from: &'static str,
     how: How,
     to: &'static str,
-    /// Attempts a second, at most, at full rate.
+    /// How many attempts a second there are at full rate, at most.
     rate: u32,
 }
 
 #[derive(Clone, Copy)]
 enum How {
-    /// A new TCP connection each time.
+    /// Opens a new TCP connection for each attempt.
     Connect,
-    /// A UDP query, each time from a new port.
+    /// Sends a UDP query for each attempt, from a new source port.
     Query,
-    /// A line echoed on one TCP connection.
+    /// Keeps one TCP connection open, and has a line echoed on it for each attempt.
     Stream,
 }
 
@@ -49,7 +49,7 @@ const KINDS: [Kind; 6] = [
     kind("container's stream to the outside", "box", How::Stream, "192.168.100.2:8080", 1),
 ];
 
-/// It ends with the virtual server that it goes through.
+/// A stream to a service. It ends when the virtual server that it goes through is removed.
 const THROUGH_A_SERVICE: Kind =
     kind("stream through a service", "pod", How::Stream, "10.96.1.1:80", 1);
 
@@ -67,13 +67,13 @@ struct Count {
 }
 
 impl Traffic {
-    /// All kinds but a stream through a service, at a fifth of the rates and once a second at
-    /// least, which an emulated CPU can bear.
+    /// Starts all kinds of traffic but a stream through a service, at a fifth of their rates but at
+    /// least once a second, which an emulated CPU can bear.
     pub fn start() -> Traffic {
         Traffic::of(&KINDS.map(|kind| Kind { rate: kind.rate.div_ceil(5), ..kind }))
     }
 
-    /// All kinds at the rates of a busy node, and one stream through a service.
+    /// Starts all kinds of traffic at the rates of a busy node, and one stream through a service.
     pub fn dense() -> Traffic {
         Traffic::of(&[&KINDS[..], &[THROUGH_A_SERVICE]].concat())
     }
@@ -88,13 +88,13 @@ impl Traffic {
         Traffic { stop, began: Instant::now(), kinds }
     }
 
-    /// Stops it, prints the counts, and fails if any attempt failed.
+    /// Stops the traffic, prints how many attempts failed, and fails if any did.
     pub fn stop(self, when: &str) {
         let failed = self.failures(when);
         assert!(failed.is_empty(), "{when}: {failed:#?}");
     }
 
-    /// Stops it, prints the counts, and returns the failures.
+    /// Stops the traffic, prints how many attempts failed, and returns the failures.
     pub fn failures(self, when: &str) -> Vec<String> {
         self.stop.store(true, Ordering::Relaxed);
         let seconds = self.began.elapsed().as_secs();
@@ -131,7 +131,8 @@ fn flow(stop: &AtomicBool, kind: Kind) -> Count {
     count
 }
 
-/// Echoes a line on `stream`. Opens it first if needed; drops a broken one.
+/// Has a line echoed on `stream`. If the stream is not open, opens it first; if it breaks, drops
+/// it.
 fn to_and_fro(stream: &mut Option<TcpStream>, to: &str) -> Result<()> {
     let mut open = match stream.take() {
         Some(open) => open,
@@ -142,7 +143,7 @@ fn to_and_fro(stream: &mut Option<TcpStream>, to: &str) -> Result<()> {
     Ok(())
 }
 
-/// Echoes a line.
+/// Sends a line, and waits until it comes back.
 pub fn echo(stream: &mut TcpStream) -> Result<()> {
     stream.write_all(b"still there?\n")?;
     let mut line = String::new();

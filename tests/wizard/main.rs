@@ -1,4 +1,4 @@
-//! The wizard on a real terminal, on a captured node in a namespace of the test.
+//! The wizard on a real terminal, with a captured node in the test's namespace.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -23,7 +23,7 @@ impl Case {
         Session::start(&self.proxyshift.command(words), 40, 90)
     }
 
-    /// Starts the wizard, and answers its questions up to `question`.
+    /// Starts the wizard, and answers its questions until it asks `question`.
     fn wizard_at(&self, question: &str) -> Session {
         let mut wizard = self.wizard("");
         for (prompt, answer) in QUESTIONS {
@@ -42,7 +42,7 @@ impl Case {
     }
 }
 
-/// The questions of a clean-up, and the answers that continue it.
+/// The questions of a clean-up, each with the keys that answer it so that the clean-up goes on.
 const QUESTIONS: [(&str, &str); 5] = [
     ("To do", "\x1b[B\r"),
     ("Undo it unless you keep it?", "y"),
@@ -81,7 +81,7 @@ fn the_happy_way_cleans_the_node_and_says_how_without_questions() {
         assert!(output.contains(part), "{part:?} is not in:\n{output}");
     }
     svg::write_or_compare(&wizard.screen());
-    // The command line does the same.
+    // The command line that the wizard named does the same.
     case.proxyshift.expect(0, "rollback");
     case.is_as_before();
     case.proxyshift.expect(0, "cleanup --confirm-within 5m --yes");
@@ -100,7 +100,7 @@ fn a_no_at_any_question_changes_nothing() {
     wizard.expect("nothing was changed");
     wizard.ends(130);
     case.is_as_before();
-    // No confirmation, no list: another command line, no change yet.
+    // With "no" to these questions the wizard names another command line, and changes nothing yet.
     let mut wizard = case.wizard_at("Undo it unless you keep it?");
     wizard.answer("", "n");
     wizard.answer("Show all of them?", "n");
@@ -108,7 +108,7 @@ fn a_no_at_any_question_changes_nothing() {
     wizard.expect("nothing was changed");
     wizard.ends(130);
     case.is_as_before();
-    // Undone at once instead of confirmed.
+    // The operator chooses to undo the run at once instead of confirming it.
     let mut wizard = case.wizard_at("Keep it?");
     assert_ne!(case.node.rules(), case.before);
     wizard.answer("", &format!("{DOWN}{DOWN}\r"));
@@ -130,12 +130,13 @@ fn ctrl_c_at_any_question_leaves_the_terminal_sane_and_says_the_state() {
         wizard.ends(130);
         case.is_as_before();
     }
-    // SIGTERM while a question waits for a key.
+    // SIGTERM arrives while a question waits for a key.
     let mut wizard = case.wizard_at("To do");
     wizard.answer("", "");
     rustix::process::kill_process(wizard.pid(), rustix::process::Signal::TERM).expect("alive");
     wizard.ends(130);
-    // With an unconfirmed run the program waits, and the next wizard opens with that run.
+    // If the wizard ends while a run is unconfirmed, the run goes on waiting, and the next wizard
+    // begins with that run.
     let mut wizard = case.wizard_at("Keep it?");
     wizard.answer("", CTRL_C);
     wizard.expect("proxyshift rollback");
@@ -157,7 +158,7 @@ fn ctrl_c_at_work_ends_as_before_or_says_what_is_pending() {
         return;
     }
     let case = Case::new();
-    // Before the first change, and between the edits.
+    // Interrupts the program before the first change, and between two edits.
     for (moment, codes) in [
         ("writing the snapshot", &[130][..]),
         ("rehearsing in a private namespace", &[130]),
@@ -210,7 +211,8 @@ fn forty_columns_and_plain_lines_serve_as_well() {
     assert!(wizard.text().contains("chain KUBE-PROXY-CANARY"), "{}", wizard.text());
     case.proxyshift.expect(0, "rollback");
     case.is_as_before();
-    // Nothing is redrawn, no colours. End of input at a question is no answer.
+    // With these options nothing is redrawn and there are no colours. The end of the input is not
+    // taken as an answer.
     for words in ["--progress plain --no-color", "--no-color"] {
         let mut command = case.proxyshift.command(words);
         if words == "--no-color" {
@@ -237,18 +239,19 @@ fn a_move_asks_for_what_it_needs_and_changes_nothing_without() {
     if !in_namespace("a_move_asks_for_what_it_needs_and_changes_nothing_without") {
         return;
     }
-    // This kernel has no ipvs, so a finding blocks.
+    // This kernel has no ipvs, so a check finds a problem that blocks the migration.
     let case = Case::of("canal-stale-flannel-1.20", Backend::Nft);
     let mut wizard = case.wizard_at("To do");
     wizard.answer("", &format!("{DOWN}{DOWN}\r"));
-    // Ignoring it needs the node's name; anything else stops.
+    // To ignore a finding, the operator must type the node's name; any other text stops the wizard.
     wizard.answer("About this", &format!("{DOWN}\r"));
     wizard.answer("The node's name", "another\r");
     assert!(wizard.text().contains("In the way: kernel."), "{}", wizard.text());
     wizard.expect("nothing was changed");
     wizard.ends(130);
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    // The controller is unknown: the wizard asks for a playbook until it gets a valid one.
+    // The controller of kube-proxy is unknown, so the wizard asks for a playbook until it gets a
+    // valid one.
     let to_the_playbook = || {
         let mut wizard = case.wizard_at("To do");
         wizard.answer("", &format!("{DOWN}{DOWN}\r"));

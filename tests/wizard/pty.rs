@@ -1,4 +1,4 @@
-//! A program on a pseudo-terminal: types keys, and reads the screen.
+//! A program on a pseudo-terminal: the test types keys, and reads the screen.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Termios, Winsize, tcgetattr, tcsetwinsize};
 
-/// The time for a question to appear. A whole migration on an emulated CPU may precede it.
+/// How long a question may take to appear. A whole migration on an emulated CPU may come before it.
 const TIMEOUT: Duration = Duration::from_secs(600);
 
-/// Lines that are kept above the screen.
+/// How many lines are kept that have scrolled off the screen.
 const HISTORY: usize = 2000;
 
-/// A program on a terminal.
+/// A running program with its own terminal.
 pub struct Session {
     child: Child,
     terminal: Option<File>,
@@ -28,12 +28,12 @@ pub struct Session {
 struct Output {
     parser: vt100::Parser,
     text: String,
-    /// The length of the text that [`Session::expect`] has matched.
+    /// Up to which byte [`Session::expect`] has matched the output.
     read: usize,
 }
 
 impl Session {
-    /// Starts `command` on a terminal of so many lines and columns.
+    /// Starts `command` on a terminal with this number of lines and columns.
     pub fn start(command: &Command, lines: u16, columns: u16) -> Session {
         let master: OwnedFd = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
         grantpt(&master).expect("granted");
@@ -44,7 +44,7 @@ impl Session {
         let open = || OpenOptions::new().read(true).write(true).open(&name).expect("a terminal");
         let slave = open();
         let before = tcgetattr(&slave).expect("its modes");
-        // In a session of its own, with this terminal.
+        // Started in a session of its own, whose controlling terminal is this one.
         let mut started = Command::new("setsid");
         started.arg("--ctty").arg(command.get_program()).args(command.get_args());
         started.env("TERM", "xterm-256color").env_remove("NO_COLOR").env("LANG", "C.UTF-8");
@@ -69,16 +69,17 @@ impl Session {
         Session { child, terminal: Some(master.into()), slave: Some(slave), before, output }
     }
 
-    /// Waits until the program has printed `text` after the last match.
+    /// Waits until the program prints `text`, after what was matched before.
     pub fn expect(&mut self, text: &str) {
         self.expect_one(&[text]);
     }
 
-    /// As [`Self::expect`], for one of several.
+    /// As [`Self::expect`], but waits for any one of `texts`.
     pub fn expect_one(&mut self, texts: &[&str]) {
         let until = Instant::now() + TIMEOUT;
         loop {
-            // Read before the last output, which is then complete.
+            // Whether the program has ended is read before its output, so that the output is
+            // complete if it has.
             let over = self.child.try_wait().expect("its state").is_some();
             if over {
                 std::thread::sleep(Duration::from_millis(200));
@@ -96,25 +97,26 @@ impl Session {
         }
     }
 
-    /// The raw output.
+    /// The output with all escape sequences.
     pub fn raw(&self) -> String {
         self.output.lock().expect("not poisoned").text.clone()
     }
 
-    /// Types.
+    /// Types `keys` on the terminal.
     pub fn send(&mut self, keys: &str) {
         let terminal = self.terminal.as_mut().expect("open");
         terminal.write_all(keys.as_bytes()).expect("typed");
     }
 
-    /// Waits for a question and types the answer.
+    /// Waits until the program asks `question`, and types `keys`.
     pub fn answer(&mut self, question: &str, keys: &str) {
         self.expect(question);
         self.wait_for_key();
         self.send(keys);
     }
 
-    /// Waits until the program reads single keys. The terminal would echo a key typed earlier.
+    /// Waits until the program reads single keys. The terminal would echo a key that is typed
+    /// earlier.
     fn wait_for_key(&self) {
         let until = Instant::now() + TIMEOUT;
         let slave = self.slave.as_ref().expect("open");
@@ -124,31 +126,32 @@ impl Session {
         }
     }
 
-    /// The output without colours.
+    /// The output without escape sequences.
     pub fn text(&self) -> String {
         without_colours(&self.output.lock().expect("not poisoned").text)
     }
 
-    /// The screen.
+    /// The screen as it is shown now.
     pub fn screen(&self) -> vt100::Screen {
         self.output.lock().expect("not poisoned").parser.screen().clone()
     }
 
-    /// The process.
+    /// The PID of the program.
     pub fn pid(&self) -> rustix::process::Pid {
         rustix::process::Pid::from_child(&self.child)
     }
 
-    /// Closes the terminal, as a broken connection does.
+    /// Closes the terminal, as a broken connection would.
     pub fn hang_up(&mut self) {
         self.slave = None;
-        // The reader has a copy of it. So SIGHUP is sent by hand to the whole session, as the
-        // kernel does when the last copy is closed.
+        // The thread that reads the output holds a copy of the terminal, so the kernel does not
+        // send SIGHUP. The test sends it by hand to the whole session, as the kernel does when the
+        // last copy is closed.
         self.terminal = None;
         rustix::process::kill_process(self.pid(), rustix::process::Signal::HUP).expect("alive");
     }
 
-    /// Waits for the end; the exit code.
+    /// Waits until the program ends. Returns its exit code.
     pub fn code(&mut self) -> Option<i32> {
         let until = Instant::now() + TIMEOUT;
         loop {
@@ -161,8 +164,8 @@ impl Session {
         }
     }
 
-    /// Waits for the end with `code`. The settings of the terminal must be restored, and the cursor
-    /// shown.
+    /// Waits until the program ends with the exit code `code`. The terminal's settings must then be
+    /// restored, and the cursor shown.
     pub fn ends(&mut self, code: i32) {
         let ended = self.code();
         assert_eq!(ended, Some(code), "{}", self.text());

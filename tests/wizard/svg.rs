@@ -1,17 +1,17 @@
-//! A terminal's screen as a picture, for the README.
+//! The screen of a terminal as an SVG picture, for the README.
 
 use std::fmt::Write;
 use std::path::Path;
 
 use vt100::{Cell, Color, Screen};
 
-/// The size of a cell, in pixels.
+/// The width and height of a character cell, in pixels.
 const CELL: (f32, f32) = (8.4, 18.0);
 const MARGIN: f32 = 16.0;
 const BACKGROUND: &str = "#14171c";
 const FOREGROUND: &str = "#d6dae0";
 
-/// The screen as an SVG, dark, in any monospaced font.
+/// The screen as an SVG, light on dark, in any monospaced font.
 pub fn render(screen: &Screen) -> String {
     let (rows, columns) = size(screen);
     let used = (0..rows).rev().find(|row| !text(screen, *row).is_empty()).map_or(1, |row| row + 1);
@@ -45,7 +45,7 @@ pub fn render(screen: &Screen) -> String {
             let run = run.trim_start();
             let length = run.chars().count() as f32 * CELL.0;
             let escaped = run.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-            // Writing to a String cannot fail.
+            // Writing to a String cannot fail, so the result is ignored.
             let _ = writeln!(
                 svg,
                 "<text x=\"{x:.1}\" y=\"{y:.1}\" textLength=\"{length:.1}\"{style}>{escaped}</text>"
@@ -55,13 +55,13 @@ pub fn render(screen: &Screen) -> String {
     svg + "</svg>\n"
 }
 
-/// The rows and columns of the screen.
+/// How many rows and columns the screen has.
 fn size(screen: &Screen) -> (u16, u16) {
     let (rows, columns) = screen.size();
     (rows.get(), columns.get())
 }
 
-/// A row's text.
+/// The text in a row of the screen.
 fn text(screen: &Screen, row: u16) -> String {
     let (_, columns) = size(screen);
     screen.rows(0, columns).nth(row.into()).unwrap_or_default().trim_end().to_owned()
@@ -84,8 +84,8 @@ fn style(cell: Option<&Cell>) -> String {
     format!(" fill=\"{fill}\"{weight}")
 }
 
-/// Writes the picture when `make readme` asks for it. Otherwise compares the questions of the
-/// existing picture with the wizard's. The findings differ from kernel to kernel.
+/// Writes the picture when `make readme` asks for it. Otherwise compares only the wizard's
+/// questions with those in the existing picture, because the findings differ from kernel to kernel.
 pub fn write_or_compare(screen: &Screen) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/wizard.svg");
     let picture = render(screen);
@@ -101,7 +101,7 @@ pub fn write_or_compare(screen: &Screen) {
     );
 }
 
-/// The questions of a picture, and the effect of each answer, without numbers.
+/// The questions in a picture, with what each answer does, without numbers.
 fn questions(picture: &str) -> Vec<String> {
     let text = |line: &str| {
         let text = line.rsplit_once("</text>")?.0.split_once('>')?.1;

@@ -1,4 +1,4 @@
-//! The result of the module: one JSON object.
+//! The result of an Ansible task: one JSON object.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -9,7 +9,7 @@ use crate::event::{Event, Sink};
 use crate::front::ansible::diff::Diff;
 use crate::ui::sentences;
 
-/// The events of a task, collected for the result.
+/// The events of a task, collected as sentences for the result.
 #[derive(Debug, Default)]
 pub(super) struct EventCollector(Mutex<Collected>);
 
@@ -21,7 +21,8 @@ struct Collected {
 
 impl Sink for EventCollector {
     fn emit(&self, event: Event) {
-        // A poisoned lock only means that a thread panicked while it emitted.
+        // A poisoned lock can still be used: it only means that a thread panicked while it emitted
+        // an event.
         let mut collected = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(text) = sentences::event(&event) else { return };
         match innermost(&event) {
@@ -34,7 +35,7 @@ impl Sink for EventCollector {
     }
 }
 
-/// The event itself, without the mark of a rehearsal.
+/// The event itself, without the wrapper that marks an event of a rehearsal.
 fn innermost(event: &Event) -> &Event {
     match event {
         Event::Rehearsal { inner } => innermost(inner),
@@ -42,40 +43,40 @@ fn innermost(event: &Event) -> &Event {
     }
 }
 
-/// The result of a task.
+/// The result of a task, before it becomes JSON.
 #[derive(Debug, Default)]
 pub(super) struct ModuleResult {
-    /// What changed, or would change, in a sentence.
+    /// A sentence on what the task changed, or would change.
     pub(super) msg: String,
-    /// Whether the node changed, or would.
+    /// Whether the task changed the node, or would change it.
     pub(super) changed: bool,
-    /// The findings of the checks.
+    /// The findings of the checks, if the state ran checks.
     pub(super) findings: Vec<Value>,
-    /// The rules concerned, in diff mode.
+    /// The changed objects before and after, in diff mode.
     pub(super) diff: Option<Diff>,
-    /// Facts for templates.
+    /// The facts that playbooks can use in templates, below `ansible_facts.proxyshift`.
     pub(super) facts: Value,
-    /// The run that was created or found.
+    /// The id of the run that the task started or found.
     pub(super) run: Option<String>,
-    /// Adds the log of all steps.
+    /// Whether the result has the log of all steps even if the task succeeds.
     pub(super) verbose: bool,
-    /// The cause of a failure.
+    /// The error that failed the task; none if the task succeeded.
     pub(super) error: Option<Error>,
 }
 
 impl ModuleResult {
-    /// A task that failed.
+    /// The result of a task that failed with `error`.
     pub(super) fn failed(error: Error) -> ModuleResult {
         let facts = json!({"version": env!("CARGO_PKG_VERSION")});
         ModuleResult { error: Some(error), facts, ..ModuleResult::default() }
     }
 
-    /// The documented exit code.
+    /// The exit code that the documentation gives for the error; 0 without one.
     pub(super) fn code(&self) -> u8 {
         self.error.as_ref().map_or(0, |e| e.kind.exit_code())
     }
 
-    /// The result as JSON, with the events of the task.
+    /// The result as a JSON object, with the events of the task.
     pub(super) fn document(self, events: EventCollector) -> Value {
         let collected = events.0.into_inner().unwrap_or_else(PoisonError::into_inner);
         let code = self.code();

@@ -1,4 +1,4 @@
-//! Check mode: previews a task. Nothing is written, neither a store nor a lock.
+//! Check mode: previews a task. Nothing is written, not even a store or a lock file.
 
 use crate::error::Result;
 use crate::front::ansible::answer::ModuleResult;
@@ -23,10 +23,10 @@ use crate::run::snapshot;
 use crate::run::{Context, cleanup, rollback};
 use crate::ui::table::counted;
 
-/// Previews what `task` would change.
+/// Previews what `task` would change on the node.
 ///
 /// # Errors
-/// Whatever would fail the task before its first change.
+/// Every error that would fail the task before its first change.
 pub(super) fn check_mode(context: &Context<'_>, task: &ModuleTask) -> Result<ModuleResult> {
     match &task.state {
         State::Checked { to, snapshot, ignore } => {

@@ -1,4 +1,4 @@
-//! The rules concerned, before and after, in the form of Ansible's diff mode.
+//! The changed objects, before and after, in the form of Ansible's diff mode.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use crate::plan::change::{Direction, Edit, Target};
 use crate::state::NodeState;
 use crate::state::equivalence::DifferenceKind;
 
-/// The lines of the changed objects, before and after.
+/// One line for each changed object: those that are gone, and those that are new.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Diff {
     before: String,
@@ -28,7 +28,7 @@ impl Diff {
         diff
     }
 
-    /// The objects that `edits` would change.
+    /// The objects that `edits` would remove and add.
     pub(super) fn of(edits: &[Edit]) -> Diff {
         let mut diff = Diff::default();
         for edit in edits {
@@ -42,7 +42,7 @@ impl Diff {
         diff
     }
 
-    /// Adds the change of kube-proxy's mode.
+    /// Adds the change of kube-proxy's mode to the diff.
     pub(super) fn modes(mut self, from: &str, to: &str) -> Diff {
         if from != to {
             self.removed(&format!("kube-proxy mode {from}"));
@@ -64,7 +64,7 @@ impl Diff {
     }
 }
 
-/// The objects of an edit, worded as differences are.
+/// The objects of an edit, in the same words as the differences between two node states.
 fn lines(target: &Target) -> Vec<String> {
     let Target::Table(table) = target else { return vec![target.to_string()] };
     let location = format!("{} {}", table.ruleset, table.table);

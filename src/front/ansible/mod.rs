@@ -1,9 +1,10 @@
-//! The program as an Ansible module of its own.
+//! proxyshift as an Ansible module.
 //!
-//! Ansible copies a module that is a binary to the node as `AnsiballZ_proxyshift` and starts it with
-//! one argument: a file that holds the task's options as a JSON object, with Ansible's own beside
-//! them, whose names begin with `_ansible_`. The answer is one JSON object on standard output. See
-//! "Binary modules" in <https://docs.ansible.com/ansible/latest/dev_guide/developing_program_flow_modules.html>.
+//! Ansible copies a module that is a binary to the node as `AnsiballZ_proxyshift` and starts it
+//! with one argument: the path of a file that holds a JSON object. The object has the options of
+//! the task and Ansible's own options, whose names begin with `_ansible_`. The module answers with
+//! one JSON object on standard output. See "Binary modules" in
+//! <https://docs.ansible.com/ansible/latest/dev_guide/developing_program_flow_modules.html>.
 
 mod answer;
 mod check_mode;
@@ -27,9 +28,10 @@ use crate::interrupt;
 use answer::{EventCollector, ModuleResult};
 use options::ModuleTask;
 
-/// Ansible's task, if `args` (the program's name first) have exactly one argument, no verb, that
-/// names a regular file with a JSON object with a key of Ansible's. The program's own name decides
-/// nothing.
+/// The options of a task, if Ansible started this program; otherwise none. `args` begins with the
+/// program's name. Ansible started it if there is exactly one argument, which is no verb but the
+/// path of a regular file that holds a JSON object with one of Ansible's own options. The name of
+/// the program decides nothing.
 pub fn task(args: &[OsString]) -> Option<Map<String, Value>> {
     let [_, only] = args else { return None };
     if only.to_str().is_some_and(|word| Args::command().find_subcommand(word).is_some()) {
@@ -45,7 +47,7 @@ pub fn task(args: &[OsString]) -> Option<Map<String, Value>> {
 
 /// Runs a task and prints its result. Returns the exit code.
 pub fn run(options: &Map<String, Value>) -> u8 {
-    // Nothing but the result may be printed.
+    // A panic must not print, because only the result may be printed.
     panic::set_hook(Box::new(|_| {}));
     let events = EventCollector::default();
     let answer = match ModuleTask::parse(options).and_then(|task| watch().map(|()| task)) {
@@ -59,7 +61,7 @@ pub fn run(options: &Map<String, Value>) -> u8 {
     print_result(answer, events)
 }
 
-/// Handles signals: a lost connection or a time-out of Ansible's ends the module at once while
+/// Handles signals. When Ansible loses its connection or times out, the module ends at once while
 /// nothing is changed, and never in the middle of a change.
 fn watch() -> Result<()> {
     let cause = "interrupted by a signal; nothing was changed";
@@ -72,7 +74,7 @@ fn watch() -> Result<()> {
     )
 }
 
-/// Prints the result. Returns the exit code.
+/// Prints the result as JSON. Returns the exit code.
 fn print_result(answer: ModuleResult, events: EventCollector) -> u8 {
     let code = answer.code();
     println!("{}", answer.document(events));

@@ -1,4 +1,4 @@
-//! The options of a task, parsed into types that admit only valid values.
+//! The options of an Ansible task, parsed into types that admit only valid values.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,47 +11,47 @@ use crate::guard::Exception;
 use crate::kube_proxy::mode;
 use crate::state::kube_proxy::Mode;
 
-/// The prefix of Ansible's own options.
+/// The prefix of the names of Ansible's own options.
 pub(super) const ANSIBLE: &str = "_ansible_";
 
-/// The default seconds to wait for locks, as on the command line.
+/// How many seconds to wait for locks by default, as on the command line.
 const LOCK_WAIT: u64 = 10;
 
-/// The state that the node is to be in.
+/// The state that the task asks for, with the options of that state.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum State {
-    /// The checks ran, and no finding blocks.
+    /// The checks ran, and no finding blocks a migration.
     Checked { to: Option<Mode>, snapshot: Option<String>, ignore: Vec<String> },
-    /// A snapshot of its current state exists.
+    /// A snapshot of the node's current state exists.
     Snapshotted,
-    /// It has no leftovers.
+    /// The node has no leftovers.
     Cleaned { owners: Vec<String>, confirm_within: Option<Duration> },
-    /// kube-proxy serves in that mode.
+    /// kube-proxy serves in the mode `to`.
     Migrated {
         to: Mode,
         playbook: Option<PathBuf>,
         confirm_within: Option<Duration>,
         ignore: Vec<String>,
     },
-    /// The run that waited is confirmed.
+    /// The run that waited to be confirmed is confirmed.
     Confirmed,
-    /// The last run is undone, or all since that snapshot.
+    /// The last run is undone; or, with `to`, all runs since that snapshot.
     RolledBack { to: Option<String> },
-    /// The exceptions for INVALID packets are in position.
+    /// The rules that except packets from the INVALID drops exist before those drops.
     Guarded { exceptions: Vec<Exception> },
 }
 
-/// A task: the state, and how to get there.
+/// A task: the state that it asks for, and options that apply to every state.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct ModuleTask {
     pub(super) state: State,
     pub(super) store: Option<PathBuf>,
     pub(super) lock_wait: Duration,
-    /// Check mode: preview only.
+    /// Whether to preview only, as Ansible's check mode asks.
     pub(super) check: bool,
-    /// Diff mode: show the changes.
+    /// Whether to show the changes, as Ansible's diff mode asks.
     pub(super) diff: bool,
-    /// Log every step.
+    /// Whether to log every step in the result.
     pub(super) verbose: bool,
 }
 
@@ -59,7 +59,7 @@ impl ModuleTask {
     /// Reads the options of a task.
     ///
     /// # Errors
-    /// [`Kind::Usage`]; it names the option that is unknown, missing, unused by the state, or
+    /// [`Kind::Usage`], naming the option that is unknown, missing, not used by the state, or
     /// invalid.
     pub(super) fn parse(options: &Map<String, Value>) -> Result<ModuleTask> {
         let mut given = UnreadOptions::of(options);
@@ -111,7 +111,7 @@ impl ModuleTask {
 const STATES: &str = "it is one of checked, snapshotted, cleaned, migrated, confirmed, rolled_back, \
                       guarded";
 
-/// All options that any state has.
+/// The names of all options that the module has, whatever the state.
 const OPTIONS: [&str; 10] = [
     "state",
     "to",
@@ -144,7 +144,7 @@ fn exceptions(given: &mut UnreadOptions<'_>) -> Result<Vec<Exception>> {
     parsed.collect()
 }
 
-/// A boolean option of Ansible's own.
+/// The value of one of Ansible's own boolean options; `name` is without the prefix.
 fn flag(options: &Map<String, Value>, name: &str) -> Result<bool> {
     let name = format!("{ANSIBLE}{name}");
     match options.get(&name) {
@@ -154,7 +154,7 @@ fn flag(options: &Map<String, Value>, name: &str) -> Result<bool> {
     }
 }
 
-/// The options not read yet. A null option counts as not given.
+/// The options that were not read yet. An option that is null counts as not given.
 struct UnreadOptions<'a>(Vec<(&'a str, &'a Value)>);
 
 impl<'a> UnreadOptions<'a> {
@@ -171,12 +171,12 @@ impl<'a> UnreadOptions<'a> {
         Some(self.0.swap_remove(at).1)
     }
 
-    /// An option that the state does not use.
+    /// The name of an option that is left unread because the state does not use it.
     fn left(&self) -> Option<&'a str> {
         self.0.first().map(|(key, _)| *key)
     }
 
-    /// A text. An empty one counts as not given.
+    /// Reads an option as text. An empty text counts as not given.
     fn text(&mut self, option: &str) -> Result<Option<String>> {
         match self.take(option) {
             None => Ok(None),
@@ -186,7 +186,7 @@ impl<'a> UnreadOptions<'a> {
         }
     }
 
-    /// A mode to migrate to.
+    /// Reads an option as a mode to migrate to.
     fn target(&mut self, option: &str) -> Result<Option<Mode>> {
         let parse = |name: String| {
             mode::target(&name).map_err(|e| usage(option, e.cause, &e.hint.unwrap_or_default()))
@@ -200,7 +200,7 @@ impl<'a> UnreadOptions<'a> {
         self.text(option)?.map(parse).transpose()
     }
 
-    /// A list, or a text with commas between the members.
+    /// Reads an option as a list, or as a text with commas between the members.
     fn list(&mut self, option: &str) -> Result<Vec<String>> {
         let wrong = |value: &Value| {
             usage(option, format!("{value} is not a list of names"), "write it as [one, other]")
@@ -220,7 +220,8 @@ impl<'a> UnreadOptions<'a> {
         }
     }
 
-    /// A number of seconds. Templates pass it as text.
+    /// Reads an option as a number of seconds, which may be text, because templates pass it as
+    /// text.
     fn number(&mut self, option: &str) -> Result<Option<u64>> {
         let Some(value) = self.take(option) else { return Ok(None) };
         let number = value.as_u64().or_else(|| value.as_str()?.parse().ok());

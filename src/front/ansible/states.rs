@@ -1,4 +1,4 @@
-//! Brings the node into the requested state, by the functions of the verbs.
+//! Brings the node into the requested state, with the functions that the verbs use.
 
 use std::cell::RefCell;
 
@@ -38,7 +38,7 @@ use crate::ui::table::counted;
 /// Brings the node into the requested state.
 ///
 /// # Errors
-/// The errors of that state's verb.
+/// The errors of the verb that brings the node into that state.
 pub(super) fn perform(context: &Context<'_>, task: &ModuleTask) -> Result<ModuleResult> {
     match &task.state {
         State::Checked { to, snapshot, ignore } => {
@@ -98,7 +98,7 @@ pub(super) fn perform(context: &Context<'_>, task: &ModuleTask) -> Result<Module
     }
 }
 
-/// Checks the node, or a snapshot. A blocking finding is an error.
+/// Checks the node, or a snapshot. If a finding blocks, the result has an error.
 pub(super) fn checked(
     context: &Context<'_>,
     to: Option<Mode>,
@@ -127,7 +127,7 @@ pub(super) fn checked(
     Ok(ModuleResult { findings: rows(&findings), error, ..unchanged(&msg) })
 }
 
-/// The findings, and the checks whose outcome is unknown.
+/// The findings as JSON, with the checks whose outcome is unknown and without those that are ok.
 fn rows(findings: &[Finding]) -> Vec<Value> {
     let reported = findings.iter().filter(|f| !matches!(f.verdict, Verdict::Ok(_)));
     reported.map(check::row).collect()
@@ -143,7 +143,7 @@ fn snapshotted(context: &Context<'_>) -> Result<ModuleResult> {
     Ok(ModuleResult { changed: true, ..unchanged(&msg) })
 }
 
-/// The result where nothing is to be cleaned: this very clean-up waits to be confirmed.
+/// The result if the same clean-up was run already and waits to be confirmed; otherwise none.
 ///
 /// # Errors
 /// [`Kind::Usage`] for an owner that the catalogue does not have.
@@ -160,8 +160,8 @@ pub(super) fn cleaned_already(
     Ok(unconfirmed(context)?.filter(own).map(|run| waits(&run)))
 }
 
-/// The result where kube-proxy needs no migration: it serves in that mode without leftovers, or
-/// this very migration waits to be confirmed.
+/// The result if kube-proxy needs no migration, because kube-proxy serves in the mode `to` without
+/// leftovers, or because a run that migrated to `to` waits to be confirmed; otherwise none.
 pub(super) fn migrated_already(context: &Context<'_>, to: Mode) -> Result<Option<ModuleResult>> {
     let own = |run: &Run| run.modes().is_some_and(|modes| modes.to == to);
     if let Some(run) = unconfirmed(context)?.filter(own) {
@@ -186,7 +186,7 @@ fn migrated(context: &Context<'_>, requested: &MigrateOptions<'_>) -> Result<Mod
         Ok(true)
     });
     let report = match report {
-        // Blocking findings are reported like all others.
+        // The checks run again, so that the result has the blocking findings besides the error.
         Err(error) if error.kind == Kind::Blocked => {
             let findings = checked(context, Some(requested.to), None, requested.ignore)?.findings;
             return Ok(ModuleResult { findings, ..ModuleResult::failed(error) });
@@ -208,7 +208,8 @@ fn rolled_back(context: &Context<'_>) -> Result<ModuleResult> {
             Ok(ModuleResult { changed, run: Some(report.run), ..unchanged(&msg) })
         }
         Ok(None) => Ok(unchanged(NOTHING_TO_UNDO)),
-        // Its changes were lost in a reboot.
+        // The run to undo was made before a reboot, which lost its changes, so nothing is left to
+        // undo.
         Err(e) if e.kind == Kind::NotFound => Ok(unchanged(&e.to_string())),
         Err(e) => Err(e),
     }
@@ -223,7 +224,7 @@ fn rolled_back_to(context: &Context<'_>, snapshot: &str) -> Result<ModuleResult>
     })
 }
 
-/// `back at snapshot S: run R undone`.
+/// The sentence on a rollback to a snapshot: `back to snapshot S: undone R1, R2`.
 pub(super) fn undone(snapshot: &str, runs: &[&str], done: &str) -> String {
     match runs {
         [] => format!("no run since snapshot {snapshot} is left to undo"),
@@ -233,7 +234,7 @@ pub(super) fn undone(snapshot: &str, runs: &[&str], done: &str) -> String {
 
 pub(super) const NOTHING_TO_UNDO: &str = "no run is left to undo";
 
-/// The guard for these exceptions.
+/// The guard that keeps these exceptions in front of the INVALID drops.
 pub(super) fn guard<'a>(context: &Context<'a>, exceptions: &'a [Exception]) -> Guard<'a> {
     Guard {
         tools: context.tools,
@@ -245,7 +246,7 @@ pub(super) fn guard<'a>(context: &Context<'a>, exceptions: &'a [Exception]) -> G
     }
 }
 
-/// The run that waits to be confirmed.
+/// The pending run, if it waits to be confirmed.
 fn unconfirmed(context: &Context<'_>) -> Result<Option<Run>> {
     Ok(context.store.pending()?.filter(|run| run.state == RunState::Unconfirmed))
 }
@@ -264,12 +265,12 @@ pub(super) fn unchanged(msg: &str) -> ModuleResult {
     ModuleResult { msg: msg.to_owned(), ..ModuleResult::default() }
 }
 
-/// The mode that kube-proxy serves in, if that is clear.
+/// The mode that kube-proxy serves in; none if that is not clear.
 pub(super) fn mode_of(context: &Context<'_>, state: &NodeState) -> Option<&'static str> {
     RunningMode::of(state, &Ownership::of(context.catalogue, state)).mode.map(Mode::name)
 }
 
-/// Facts for templates; null where unknown.
+/// The facts for templates. A fact that is unknown is null.
 pub(super) fn facts(context: &Context<'_>, now: Option<&NodeState>) -> Value {
     let leftovers = now.and_then(|now| CleanupScope::default().plan(context.catalogue, now).ok());
     let runs = context.store.runs().unwrap_or_default();

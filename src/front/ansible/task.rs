@@ -1,4 +1,4 @@
-//! Runs one task: opens the store, performs or previews, and adds the diff and the facts.
+//! Runs one task: opens the store, performs or previews the task, and adds the diff and the facts.
 
 use crate::error::{Kind, Result};
 use crate::event::Silent;
@@ -15,7 +15,7 @@ use crate::run::Context;
 use crate::run::event_log::EventLogger;
 use crate::store::Store;
 
-/// Brings the node into the requested state, or previews that.
+/// Brings the node into the requested state, or previews that in check mode.
 pub(super) fn run_task(task: &ModuleTask, events: &EventCollector) -> ModuleResult {
     let (tools, lock_wait) = (Tools::find(), task.lock_wait);
     let answer = Catalogue::builtin().and_then(|catalogue| {
@@ -32,7 +32,7 @@ pub(super) fn run_task(task: &ModuleTask, events: &EventCollector) -> ModuleResu
     answer.unwrap_or_else(ModuleResult::failed)
 }
 
-/// The store. Check mode creates none.
+/// Opens the store. In check mode, a store that does not exist is not created.
 fn store(task: &ModuleTask) -> Result<Store> {
     let dir = task.store.as_deref();
     if task.check || matches!(task.state, State::Checked { .. }) {

@@ -1,4 +1,4 @@
-//! `check`: the preflight.
+//! The verb `check`: runs the checks, and prints the findings.
 
 pub(in crate::front) mod fix;
 
@@ -28,7 +28,7 @@ pub(in crate::front) fn run(command: &Invocation<'_>, options: &args::CheckArgs)
         return Ok(0);
     }
     fix::usage(command, options)?;
-    // A mode without a playbook can be checked all the same.
+    // Only a note, because a node can be checked for a mode that has no playbook.
     if let Some(e) = options.to.and_then(|to| supported(to).err()) {
         let hint = e.hint.as_deref().unwrap_or_default();
         command.sink().note(format!("{e}; {hint}"));
@@ -72,7 +72,8 @@ pub(in crate::front) fn run(command: &Invocation<'_>, options: &args::CheckArgs)
     Ok(if blocked { 3 } else { 0 })
 }
 
-/// The input of the checks.
+/// What the checks judge: the node now, the node earlier (with the time between them), and live
+/// facts.
 pub(in crate::front) struct CheckInput {
     pub(in crate::front) now: NodeState,
     pub(in crate::front) earlier: Option<NodeState>,
@@ -89,7 +90,7 @@ impl CheckInput {
     }
 }
 
-/// Probes the live node for what no file says.
+/// Asks the live node for the facts that no file of a snapshot says.
 fn probe_live_facts(command: &Invocation<'_>, now: &NodeState) -> LiveFacts {
     let store = command.args.store.as_deref().unwrap_or(DEFAULT_DIR.as_ref());
     live_facts::probe(now, Some(store))
@@ -109,7 +110,8 @@ pub(in crate::front) fn judge(
     })
 }
 
-/// Runs all checks for a migration to `to`, and reports each finding at once.
+/// Runs all checks for a migration to `to`, and calls `report` with each finding as soon as it is
+/// known.
 pub(in crate::front) fn judge_each(
     input: &CheckInput,
     to: Option<Mode>,
@@ -138,7 +140,8 @@ fn with_facts<T>(
     Ok(work(&facts))
 }
 
-/// Refuses an unknown id: a misspelt one must not look like a check that found nothing.
+/// Refuses an unknown id of a check, because a misspelt id must not look like a check that found
+/// nothing.
 pub(in crate::front) fn known_ids(options: &args::CheckArgs) -> Result<()> {
     let mut ids = options.only.iter().chain(&options.ignore);
     match ids.find(|id| checks::find(id).is_none()) {
@@ -148,7 +151,7 @@ pub(in crate::front) fn known_ids(options: &args::CheckArgs) -> Result<()> {
     }
 }
 
-/// The findings as a document. Its node is this host, or the snapshot.
+/// The findings as a JSON document. The node that it names is this host, or the snapshot.
 fn document(snapshot: Option<&str>, findings: &[Finding]) -> Value {
     let rows: Vec<Value> = findings.iter().map(row).collect();
     let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -156,7 +159,7 @@ fn document(snapshot: Option<&str>, findings: &[Finding]) -> Value {
     json!({"schema": "proxyshift.check", "version": 1, "node": node, "findings": rows})
 }
 
-/// A finding as part of a document.
+/// A finding as one row of a JSON document.
 pub(in crate::front) fn row(finding: &Finding) -> Value {
     let (outcome, evidence, effect, remedy, fixable) = match &finding.verdict {
         Verdict::Ok(shown) => ("ok", vec![shown.clone()], "", Vec::new(), false),
@@ -172,8 +175,8 @@ pub(in crate::front) fn row(finding: &Finding) -> Value {
     })
 }
 
-/// As text in 80 columns: findings in full, unknowns one a line, ok checks as a count or, with
-/// `verbose`, one a line.
+/// The findings as text in 80 columns: problems in full, unknown outcomes one a line, and ok
+/// outcomes as a count, or one a line with `verbose`.
 fn text(findings: &[Finding], verbose: bool) -> String {
     let mut text = String::new();
     for severity in [Severity::Block, Severity::Warn, Severity::Info] {
@@ -198,7 +201,7 @@ fn text(findings: &[Finding], verbose: bool) -> String {
     let (mut ok, mut unknown) = (0, Vec::<(&str, Vec<&str>)>::new());
     for finding in findings {
         match &finding.verdict {
-            // One cause of several unknowns is named once.
+            // If several checks are unknown for the same cause, the cause is named once.
             Verdict::Unknown(missing) => match unknown.iter_mut().find(|(m, _)| m == missing) {
                 Some((_, ids)) => ids.push(finding.id),
                 None => unknown.push((missing, vec![finding.id])),

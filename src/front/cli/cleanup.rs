@@ -1,4 +1,4 @@
-//! `cleanup` and `resume`.
+//! The verbs `cleanup` and `resume`.
 
 use serde_json::json;
 

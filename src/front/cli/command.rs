@@ -1,4 +1,4 @@
-//! The context of a verb: the arguments, the user interface, and what a run needs.
+//! What every verb gets: the arguments, the user interface, and the context of a run.
 
 use std::path::Path;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::store::Store;
 use crate::store::snapshots::Snapshot;
 use crate::ui::{Ui, prompt};
 
-/// The arguments and the user interface.
+/// One call of the program: its arguments and its user interface.
 pub(in crate::front) struct Invocation<'a> {
     pub(in crate::front) args: &'a Args,
     pub(in crate::front) ui: &'static Ui,
@@ -33,7 +33,8 @@ impl Invocation<'_> {
         self.ui
     }
 
-    /// True when a person can answer questions: on a terminal, with output for people.
+    /// True when a person can answer questions: on a terminal, and unless the output is for
+    /// programs.
     pub(in crate::front) fn attended(&self) -> bool {
         !self.ui.for_programs() && prompt::attended()
     }
@@ -50,7 +51,7 @@ impl Invocation<'_> {
             .hint(format!("say --yes, or {otherwise}")))
     }
 
-    /// Calls `work` with the context of a run.
+    /// Opens the store and calls `work` with the context of a run.
     pub(in crate::front) fn with_context<T>(
         &self,
         work: impl FnOnce(&Context<'_>) -> Result<T>,
@@ -68,7 +69,7 @@ impl Invocation<'_> {
         work(&context).inspect_err(|e| recorder.failed(e))
     }
 
-    /// The state that `--snapshot` names, or the live node's.
+    /// The node state in the snapshot that `--snapshot` names; without one, that of the live node.
     pub(in crate::front) fn state(&self, snapshot: Option<&str>) -> Result<NodeState> {
         match snapshot {
             Some(name) => parse_snapshot(Snapshot::load(&self.snapshot_dir(name)?)?.files),
@@ -82,7 +83,7 @@ impl Invocation<'_> {
         }
     }
 
-    /// The directory of a snapshot, by name or path. A path needs no store.
+    /// The folder of the snapshot with this name or path. A path needs no store.
     pub(in crate::front) fn snapshot_dir(&self, name: &str) -> Result<std::path::PathBuf> {
         let path = Path::new(name);
         if name.contains('/') || path.is_dir() {
@@ -91,7 +92,7 @@ impl Invocation<'_> {
         Ok(self.store()?.find(name)?.dir)
     }
 
-    /// Prints a result as a document or as text.
+    /// Prints a result: `document` if the output is for programs, otherwise `text`.
     pub(in crate::front) fn answer(&self, document: &impl serde::Serialize, text: &str) {
         match self.ui.output {
             crate::ui::OutputFormat::Json => self.ui.print_json(document),

@@ -1,4 +1,4 @@
-//! `completions`: shell completions, from the definitions of the arguments.
+//! The verb `completions`: shell completions, generated from the definitions of the arguments.
 
 use clap::CommandFactory;
 use clap_complete::Shell;
@@ -19,7 +19,7 @@ pub(in crate::front) fn run(command: &Invocation<'_>, shell: Shell) -> Result<u8
     Ok(0)
 }
 
-/// The command line without the hidden verbs, which proxyshift calls itself.
+/// The command line without the hidden verbs, which only proxyshift itself calls.
 pub fn shown() -> clap::Command {
     let whole = Args::command();
     let mut shown = clap::Command::new("proxyshift")

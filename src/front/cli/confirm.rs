@@ -1,4 +1,4 @@
-//! `confirm`, `extend`, and the watchdog.
+//! The verbs `confirm` and `extend`, and the hidden verb that runs the watchdog.
 
 use std::time::Duration;
 

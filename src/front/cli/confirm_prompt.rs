@@ -1,4 +1,4 @@
-//! The prompt while a run waits to be confirmed.
+//! The prompt that is shown while a run waits to be confirmed.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
@@ -10,14 +10,14 @@ use crate::front::cli::status;
 use crate::store::run::{Run, RunState};
 use crate::ui::prompt::Answer;
 
-/// The interval between two drawings of the remaining time.
+/// How often the remaining time is drawn again.
 const TICK: Duration = Duration::from_millis(500);
 
-/// The extension that the answer `more time` gives.
+/// By how much the answer `more time` extends the deadline.
 const MORE: Duration = Duration::from_secs(600);
 
-/// Prompts until the run is confirmed, undone, or left to wait. The watchdog undoes it at its
-/// deadline whatever happens here.
+/// Asks until the run is confirmed, undone, or left to wait. Whatever happens to this prompt, the
+/// watchdog undoes the run at its deadline.
 pub(in crate::front) fn run(command: &Invocation<'_>, id: &str) -> Result<u8> {
     let answers = [
         Answer::new("leave it waiting", "it is undone when the time is over"),
@@ -51,7 +51,7 @@ pub(in crate::front) fn run(command: &Invocation<'_>, id: &str) -> Result<u8> {
     }
 }
 
-/// The run, if it still waits to be confirmed.
+/// The run `id`, if it still waits to be confirmed.
 fn waiting(command: &Invocation<'_>, id: &str) -> Result<Option<Run>> {
     Ok(command.store()?.run(id)?.filter(|run| run.state == RunState::Unconfirmed))
 }
@@ -61,8 +61,8 @@ fn line(run: &Run) -> String {
     format!("  Undone in {}, unless kept.", status::time(left))
 }
 
-/// Draws the remaining time above a question with `answers` answers, until it is answered. Ends the
-/// program if the run was undone meanwhile.
+/// Draws the remaining time above a question that has `answers` possible answers, until a message
+/// on `answered` ends it. Ends the program if the run was undone meanwhile.
 fn tick(command: &Invocation<'_>, id: &str, answers: usize, answered: &Receiver<()>) {
     while answered.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
         match waiting(command, id) {
@@ -76,7 +76,7 @@ fn tick(command: &Invocation<'_>, id: &str, answers: usize, answered: &Receiver<
     }
 }
 
-/// The outcome of a run that ended before this prompt was answered.
+/// What became of a run that somebody else, or the watchdog, ended before this prompt was answered.
 fn resolved(command: &Invocation<'_>, id: &str) -> Result<u8> {
     let state = command.store().and_then(|store| store.run(id)).ok().flatten().map(|r| r.state);
     let (kind, cause) = match state {

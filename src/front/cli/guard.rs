@@ -1,4 +1,4 @@
-//! `guard`: an exception for INVALID packets, kept in its position.
+//! The verb `guard`: keeps an exception in front of the rules that drop INVALID packets.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The end of each help page: examples, and the exit codes.
+//! The texts at the end of each help page: examples, and the exit codes.
 
 pub(super) const PROXYSHIFT: &str = "\
 Start with (none of these changes anything):

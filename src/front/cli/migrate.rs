@@ -1,4 +1,4 @@
-//! `migrate`: kube-proxy to another mode.
+//! The verb `migrate`: moves kube-proxy to another mode.
 
 use serde_json::json;
 
@@ -36,7 +36,7 @@ pub(in crate::front) fn run(command: &Invocation<'_>, options: &args::MigrateArg
     Ok(0)
 }
 
-/// Shows what is about to be done, and asks for a yes.
+/// Shows what the migration is about to do, and asks for a yes.
 fn approve(command: &Invocation<'_>, intended: &Intended) -> Result<bool> {
     for finding in &intended.warnings {
         if let Verdict::Found(found) = &finding.verdict {
@@ -65,7 +65,7 @@ pub(in crate::front) fn text(intended: &Intended) -> String {
     text
 }
 
-/// The first words of a preview: what happens to the mode.
+/// The beginning of a preview, which says from which mode to which kube-proxy goes.
 pub(super) fn transition(from: Mode, to: Mode) -> String {
     if from == to {
         return format!("kube-proxy stays in {from} mode");

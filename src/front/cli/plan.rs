@@ -1,4 +1,5 @@
-//! `plan`: what a clean-up would remove, and why; or what a migration would do.
+//! The verb `plan`: what a clean-up would remove, and why; or with `--to`, what a migration would
+//! do.
 
 mod stages;
 
@@ -42,7 +43,7 @@ pub(in crate::front) fn run(command: &Invocation<'_>, options: &args::PlanArgs) 
     Ok(0)
 }
 
-/// The plan as a document.
+/// The plan of a clean-up as a JSON document.
 #[derive(Serialize)]
 pub(super) struct PlanDocument<'a> {
     schema: &'static str,
@@ -50,12 +51,13 @@ pub(super) struct PlanDocument<'a> {
     objects: &'a [Object],
 }
 
-/// The plan as a document: `proxyshift.plan`, version 1.
+/// The plan of a clean-up as a JSON document: `proxyshift.plan`, version 1.
 pub(super) fn document(plan: &Plan) -> PlanDocument<'_> {
     PlanDocument { schema: "proxyshift.plan", version: 1, objects: &plan.objects }
 }
 
-/// The plan as text: removals in full; kept objects counted, or in full with `verbose`.
+/// The plan as text: the removed objects in full, and the kept ones counted, or in full with
+/// `verbose`.
 pub(in crate::front) fn text(plan: &Plan, verbose: bool) -> String {
     let removed: Vec<&Object> = plan.removals().collect();
     let kept: Vec<&Object> = plan.objects.iter().filter(|o| o.action != Action::Remove).collect();
@@ -81,8 +83,8 @@ fn objects(n: usize) -> String {
     counted(n, "object")
 }
 
-/// Objects grouped by owner and reason. Without `all`, the rules of a removed chain are counted
-/// with it, and chains that differ by a hash alone share a line.
+/// Objects grouped by owner and reason. Without `all`, a removed chain has one line with the count
+/// of its rules, and chains whose names differ only in a hash share a line.
 fn listing(objects: &[&Object], all: bool) -> String {
     let mut groups: Vec<Vec<&Object>> = Vec::new();
     for object in objects {
@@ -104,7 +106,8 @@ fn listing(objects: &[&Object], all: bool) -> String {
     text
 }
 
-/// One line an object. Chains carry the count of their rules; chains of one family share a line.
+/// One line for each object, except that rules are counted on the line of their chain, and that
+/// chains whose names differ only in a hash share a line.
 fn folded(objects: &[&Object]) -> Vec<String> {
     let mut rules: BTreeMap<(&TableId, &str), usize> = BTreeMap::new();
     for object in objects {
@@ -142,7 +145,8 @@ fn with_rules(rules: usize) -> String {
     if rules == 0 { String::new() } else { format!(" with {}", counted(rules, "rule")) }
 }
 
-/// `ipv4 nft nat `: family, backend and table, where the object has them.
+/// The beginning of an object's line: `ipv4 nft nat `, which is family, backend and table, as far
+/// as the object has them.
 fn location(object: &Object) -> String {
     let id = &object.id;
     let family = id.family().map(|f| format!("{f} ")).unwrap_or_default();
@@ -166,7 +170,7 @@ fn line(object: &Object) -> String {
     format!("{}{what} {}", location(object), object.id.name())
 }
 
-/// The number of removals by owner.
+/// The number of removed objects of each owner, as text.
 pub(in crate::front) fn by_owner(plan: &Plan) -> String {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for object in plan.removals() {

@@ -1,4 +1,4 @@
-//! `rehearse`: a run and its rollback on a private copy of the node.
+//! The verb `rehearse`: a run and its rollback on a private copy of the node.
 
 use serde_json::json;
 
@@ -19,7 +19,7 @@ use crate::state::kube_proxy::Mode;
 use crate::ui::sentences;
 use crate::ui::table::counted;
 
-/// The number of unsupported objects shown.
+/// How many unsupported objects are named.
 const SHOWN: usize = 3;
 
 pub(in crate::front) fn run(command: &Invocation<'_>, options: &args::RehearseArgs) -> Result<u8> {
@@ -36,7 +36,7 @@ pub(in crate::front) fn run(command: &Invocation<'_>, options: &args::RehearseAr
         (Some(state), Some(to)) => RehearsedMigration::of(state, live, to)?,
         _ => None,
     };
-    // A capture of the live node is kept in a private folder for the time of the rehearsal.
+    // A capture of the live node is kept in a private folder for the duration of the rehearsal.
     let own = tempfile::tempdir().map_err(|e| Error::io(std::env::temp_dir(), &e))?;
     let dir = match (&options.snapshot, &state) {
         (Some(name), _) => command.snapshot_dir(name)?,
@@ -74,18 +74,18 @@ pub(in crate::front) fn run(command: &Invocation<'_>, options: &args::RehearseAr
     Ok(0)
 }
 
-/// A migration whose clean-up is rehearsed.
+/// A migration of which the edit of the configuration and the clean-up are rehearsed.
 struct RehearsedMigration {
     from: Mode,
     to: Mode,
-    /// The edit of kube-proxy's configuration, if possible.
+    /// The claim that kube-proxy's configuration can be edited; none if that cannot be tried.
     edit: Option<Claim>,
-    /// The claims that no rehearsal can verify.
+    /// What no rehearsal can verify, one sentence each.
     unproven: Vec<String>,
 }
 
 impl RehearsedMigration {
-    /// None where the requested mode runs already.
+    /// None where kube-proxy runs in the requested mode already.
     fn of(state: &NodeState, live: bool, to: Mode) -> Result<Option<RehearsedMigration>> {
         let preview = preview(&Catalogue::builtin()?, state, live, to, None)?;
         let Some(Preview { playbook, from, stages, .. }) = preview else { return Ok(None) };

@@ -1,4 +1,4 @@
-//! `report`: what a run did, as Markdown to hand on.
+//! The verb `report`: what a run did, as Markdown to hand on.
 
 use std::time::Duration;
 
@@ -14,10 +14,11 @@ use crate::store::run::{RunKind, RunState};
 use crate::ui::sentences;
 use crate::ui::table::counted;
 
-/// The most objects to list one by one. More are counted by owner and table.
+/// The largest number of objects that are listed one by one. If there are more, they are counted by
+/// owner and table.
 const LISTED: usize = 10;
 
-/// The most lines of one section.
+/// The largest number of lines in one section.
 const SHOWN: usize = 8;
 
 #[derive(Serialize)]
@@ -30,18 +31,18 @@ struct ReportDocument<'a> {
     sentences: &'a Sentences,
 }
 
-/// The verified claims and the events, as sentences without secrets.
+/// The verified claims and the events of a report, as sentences with secrets masked.
 #[derive(Serialize)]
 struct Sentences {
-    /// What was verified on the node.
+    /// What was verified on the node itself.
     proofs: Vec<String>,
-    /// What was verified in the rehearsal.
+    /// What was verified in the rehearsal of the run.
     rehearsed: Vec<String>,
     times: Vec<TimeRow>,
     notes: Vec<String>,
 }
 
-/// A task with its duration, as sentences.
+/// A finished task as sentences, with its duration.
 #[derive(Serialize)]
 struct TimeRow {
     task: String,
@@ -128,7 +129,7 @@ fn markdown(report: &Report, sentences: &Sentences) -> String {
     text
 }
 
-/// The outcome of the run, and the next step.
+/// How the run ended, and what to do next, if anything.
 fn ending(report: &Report) -> (String, Option<&'static str>) {
     let stage = report.stage.as_ref().map(|s| format!(" at its stage {s}")).unwrap_or_default();
     match report.state {
@@ -221,7 +222,7 @@ fn section(head: &str, lines: &[String]) -> String {
     if lines.is_empty() { String::new() } else { format!("\n## {head}\n\n{}", list(lines)) }
 }
 
-/// A list; the rest of a long one is a count.
+/// A Markdown list of `lines`. Lines beyond [`SHOWN`] are only counted.
 fn list(lines: &[String]) -> String {
     let mut text: String = lines.iter().take(SHOWN).map(|line| format!("- {line}\n")).collect();
     if let Some(more) = lines.len().checked_sub(SHOWN).filter(|n| *n > 0) {
@@ -230,12 +231,12 @@ fn list(lines: &[String]) -> String {
     text
 }
 
-/// Text in a cell of a table.
+/// `text` with the characters escaped that end a cell of a Markdown table.
 fn escaped(text: &str) -> String {
     text.replace('|', "\\|")
 }
 
-/// `2026-11-21 20:15:02 UTC`.
+/// A time for people: `2026-11-21 20:15:02 UTC`.
 fn utc(time: &str) -> String {
     format!("{} UTC", time.replace('T', " ").trim_end_matches('Z'))
 }

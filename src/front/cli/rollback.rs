@@ -1,4 +1,4 @@
-//! `rollback`.
+//! The verb `rollback`, without a snapshot.
 
 mod to;
 
@@ -31,7 +31,7 @@ fn text(report: &UndoReport) -> String {
     text
 }
 
-/// The objects restored, and the added objects removed.
+/// How many objects were restored, and how many added ones were removed, as text.
 fn done(report: &UndoReport) -> String {
     let restored = || format!("{} put back", counted(report.restored, "object"));
     let taken_out = || format!("{} taken out again", counted(report.taken_out, "added object"));

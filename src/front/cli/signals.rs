@@ -1,5 +1,5 @@
-//! Early ends: Ctrl-C, SIGTERM, a closed terminal. Each restores the terminal, and reports the
-//! state of the node in one line.
+//! What happens when the program is ended early by Ctrl-C, SIGTERM or a closed terminal: the
+//! terminal is restored, and one line says in which state the node is.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use crate::runtime::process_start;
 use crate::store::run::{Run, RunState};
 use crate::store::{DEFAULT_DIR, Store};
 
-/// Handles the signals, for the verbs that change the node or ask questions.
+/// Handles the signals, if the verb changes the node or asks questions.
 pub(in crate::front) fn watch(command: &Invocation<'_>) -> Result<()> {
     if !changes(command.args) {
         return Ok(());
@@ -34,7 +34,7 @@ pub(in crate::front) fn watch(command: &Invocation<'_>) -> Result<()> {
 
 fn changes(args: &Args) -> bool {
     match &args.verb {
-        // These handle signals themselves.
+        // These verbs handle signals themselves.
         Some(Verb::Guard(_) | Verb::Watchdog { .. } | Verb::Inside { .. }) => false,
         Some(Verb::Check(options)) => options.fix,
         Some(Verb::Plan(_) | Verb::Snapshot(_) | Verb::Rehearse(_) | Verb::Status) => false,
@@ -42,7 +42,7 @@ fn changes(args: &Args) -> bool {
     }
 }
 
-/// Ends an interrupted or stopped program.
+/// Ends the program after an interrupt or a signal.
 pub(in crate::front) fn end(command: &Invocation<'_>, error: Error) -> ! {
     let store = store_dir(command.args);
     interrupt::end(|| {
@@ -55,7 +55,8 @@ fn store_dir(args: &Args) -> PathBuf {
     args.store.as_deref().unwrap_or(Path::new(DEFAULT_DIR)).to_owned()
 }
 
-/// The final line: of the pending run, else of the run that this process finished, else `error`.
+/// The content of the last line: the pending run; without one, the run that this process finished;
+/// without either, `error`.
 fn state(store: &Path, error: Option<Error>) -> Error {
     let nothing =
         || Error::new(Kind::Interrupted, "proxyshift", "interrupted; nothing was changed");
@@ -79,12 +80,12 @@ fn state(store: &Path, error: Option<Error>) -> Error {
 #[derive(Default)]
 struct Runs {
     pending: Option<Run>,
-    /// The last run that this process finished.
+    /// The last run that this process finished, if any.
     own: Option<Run>,
 }
 
 fn runs(dir: &Path) -> Result<Runs> {
-    // Reading must not create a store.
+    // Reading must not create a store, so a store that does not exist is not opened.
     if !dir.join("runs").is_dir() || !rustix::process::geteuid().is_root() {
         return Ok(Runs::default());
     }

@@ -1,4 +1,4 @@
-//! `snapshot …`: the snapshots in the store.
+//! The verbs below `snapshot`, on the snapshots in the store.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! `status`: the pending run, and the last ones.
+//! The verb `status`: the pending run, and the last runs.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ pub(in crate::front) fn run(command: &Invocation<'_>) -> Result<u8> {
     Ok(if current.is_some() { 6 } else { 0 })
 }
 
-/// The state of a pending run, and the verbs that resolve it.
+/// A sentence on the state of a pending run, and on the verbs that resolve it.
 pub(in crate::front) fn pending(run: &Run) -> String {
     let id = &run.id;
     let verbs = "`proxyshift resume` goes on with it, `proxyshift rollback` undoes it";
@@ -66,7 +66,7 @@ pub(in crate::front) fn pending(run: &Run) -> String {
     }
 }
 
-/// `4 min 30 s`.
+/// A duration as text: `4 min 30 s`.
 pub(super) fn time(time: Duration) -> String {
     let (minutes, seconds) = (time.as_secs() / 60, time.as_secs() % 60);
     match minutes {
@@ -87,7 +87,7 @@ fn state(run: &Run) -> String {
         .unwrap_or_default()
 }
 
-/// A run as part of a document.
+/// A run as one row of a JSON document.
 pub(in crate::front) fn row(run: &Run) -> serde_json::Value {
     let pending = run.pending.as_ref();
     json!({

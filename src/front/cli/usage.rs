@@ -1,4 +1,4 @@
-//! Reports arguments that cannot be parsed, in the output form that they request.
+//! Reports arguments that cannot be parsed, in the output format that these arguments ask for.
 
 use std::ffi::OsString;
 
@@ -8,23 +8,25 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use crate::error::{Error, Kind};
 use crate::ui::Ui;
 
-/// Prints help, the version, or the error in `words`. Returns the exit code.
+/// Prints the help, the version, or the error that clap found in the arguments `words`. Returns the
+/// exit code.
 pub fn report(error: &clap::Error, words: &[OsString]) -> u8 {
     let ui = Ui::new(
         requested(words, &["-o", "--output"]),
         requested(words, &["--progress"]),
-        // clap colours its errors itself.
+        // No colours of our own, because clap colours its errors itself.
         true,
     );
     if !error.use_stderr() || !ui.for_programs() {
-        // A closed pipe is no error.
+        // The error of a closed pipe is ignored.
         let _ = error.print();
         return u8::try_from(error.exit_code()).unwrap_or(2);
     }
     ui.error(&as_error(error))
 }
 
-/// The last valid value of the option with these names, or the default.
+/// The value of the option that has these names, read without clap: the last valid one, or the
+/// default.
 fn requested<T: ValueEnum + Default>(words: &[OsString], names: &[&str]) -> T {
     let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
     let value = |(at, word): (usize, &std::borrow::Cow<'_, str>)| {
@@ -40,7 +42,8 @@ fn requested<T: ValueEnum + Default>(words: &[OsString], names: &[&str]) -> T {
     words.iter().enumerate().filter_map(value).filter_map(known).next_back().unwrap_or_default()
 }
 
-/// Converts clap's error: its first paragraph is the cause, its tip or usage line the hint.
+/// Converts an error of clap's. Its first paragraph becomes the cause, and its tip or usage line
+/// the hint.
 fn as_error(error: &clap::Error) -> Error {
     let named = [ContextKind::InvalidArg, ContextKind::InvalidSubcommand].into_iter();
     let object = named.filter_map(|kind| error.get(kind)).find_map(|value| match value {
@@ -65,7 +68,7 @@ fn as_error(error: &clap::Error) -> Error {
     }
 }
 
-/// Joins the lines of a paragraph.
+/// The lines of a paragraph as one line.
 fn joined(paragraph: &str) -> String {
     paragraph.split_whitespace().collect::<Vec<_>>().join(" ")
 }

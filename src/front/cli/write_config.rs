@@ -1,4 +1,4 @@
-//! `check --write-config FILE`: kube-proxy's flags as a configuration file.
+//! `check --write-config FILE`: writes kube-proxy's flags as a configuration file.
 
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
@@ -35,7 +35,7 @@ pub(super) fn run(command: &Invocation<'_>, snapshot: Option<&str>, file: &Path)
     Ok(0)
 }
 
-/// The one kube-proxy of this node.
+/// The process of kube-proxy on this node, which must be the only one.
 fn only(state: &NodeState) -> Result<&Process> {
     match Instances::of(state.processes.as_deref().unwrap_or_default()) {
         Instances::One(process) => Ok(process),
@@ -48,7 +48,7 @@ fn only(state: &NodeState) -> Result<&Process> {
     }
 }
 
-/// Writes a new file. An existing one is an error.
+/// Writes a new file. If the file exists, that is an error.
 fn create(file: &Path, text: &str) -> Result<()> {
     let mut options = OpenOptions::new();
     let opened = options.write(true).create_new(true).open(file);

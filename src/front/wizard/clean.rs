@@ -1,4 +1,4 @@
-//! The questions of a clean-up, one a step.
+//! The questions of a clean-up, one for each step.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::plan::leftovers::CleanupScope;
 use crate::run::cleanup;
 use crate::ui::table::counted;
 
-/// The time to confirm a clean-up.
+/// How long a clean-up waits to be confirmed.
 const WITHIN: Duration = Duration::from_secs(300);
 
 pub(super) fn run(command: &Invocation<'_>, answers: &Answers) -> Result<u8> {
@@ -41,7 +41,8 @@ pub(super) fn run(command: &Invocation<'_>, answers: &Answers) -> Result<u8> {
     Ok(code)
 }
 
-/// Shows the removals by owner, the full list on request, and asks for a yes.
+/// Shows how many objects of each owner would be removed, and on request all of them. Then asks for
+/// a yes.
 fn approve(command: &Invocation<'_>, plan: &Plan) -> Result<bool> {
     let ui = command.ui;
     let count = counted(plan.removals().count(), "object");

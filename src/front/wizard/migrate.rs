@@ -1,4 +1,4 @@
-//! The questions of a migration, one a step.
+//! The questions of a migration, one for each step.
 
 use std::path::PathBuf;
 
@@ -59,8 +59,8 @@ pub(super) fn run(
     Ok(code)
 }
 
-/// The operator's own playbook, for a node whose controller is unknown. None where the built-in one
-/// will do.
+/// Asks for the operator's own playbook, if nothing shows what controls kube-proxy here. None where
+/// the built-in playbook will do.
 fn playbook(
     command: &Invocation<'_>,
     now: &NodeState,
@@ -94,7 +94,7 @@ fn playbook(
     }
 }
 
-/// Shows what is about to be done, and asks for the node's name.
+/// Shows what the migration is about to do, and asks the operator to type the node's name.
 fn approve(command: &Invocation<'_>, now: &NodeState, intended: &Intended) -> Result<bool> {
     let ui = command.ui;
     for finding in &intended.warnings {

@@ -1,5 +1,5 @@
-//! `proxyshift` without a verb, on a terminal: a wizard. Each step runs the code of a verb. The end
-//! names the verbs that do the same.
+//! The wizard, which `proxyshift` without a verb starts on a terminal. Each step runs the code of a
+//! verb. At the end, the wizard names the verbs that do the same.
 
 mod clean;
 mod migrate;
@@ -24,7 +24,7 @@ use crate::ui::OutputFormat;
 use crate::ui::prompt::{Answer, attended};
 use crate::ui::table::counted;
 
-/// Runs the wizard.
+/// Runs the wizard from its first question to its last.
 pub(super) fn run(command: &Invocation<'_>) -> Result<u8> {
     if !attended() || command.args.yes || command.ui.output == OutputFormat::Json {
         return Err(Error::new(Kind::Usage, "proxyshift", "which verb?").hint(
@@ -46,14 +46,14 @@ pub(super) fn run(command: &Invocation<'_>) -> Result<u8> {
     }
 }
 
-/// The operator's goal.
+/// What the operator wants to do with the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Goal {
     Clean,
     Modes(Mode, Mode),
 }
 
-/// The operator's answers to findings.
+/// What the operator decided about findings: the ids of the checks that were fixed or ignored.
 #[derive(Debug, Default)]
 struct Answers {
     fixed: Vec<&'static str>,
@@ -61,7 +61,7 @@ struct Answers {
 }
 
 impl Answers {
-    /// The command line that does the same as `verb` and the answers before it.
+    /// The command line that does the same as `verb` after these decisions.
     fn same(&self, verb: &str) -> String {
         if self.fixed.is_empty() {
             return format!("proxyshift {verb}");
@@ -71,7 +71,7 @@ impl Answers {
     }
 }
 
-/// Asks which of the possible goals to pursue.
+/// Asks which of the goals that this node allows to pursue.
 fn goal(command: &Invocation<'_>, input: &CheckInput) -> Result<Goal> {
     let plan = CleanupScope::default().plan(&Catalogue::builtin()?, &input.now)?;
     let leftovers = plan.removals().count();
@@ -98,7 +98,7 @@ fn goal(command: &Invocation<'_>, input: &CheckInput) -> Result<Goal> {
     goals[chosen].ok_or_else(stopped)
 }
 
-/// Shows the findings on the way to `goal`, and asks about each one that blocks it.
+/// Shows the findings that concern `goal`, and asks what to do about each one that blocks it.
 fn findings(command: &Invocation<'_>, input: &mut CheckInput, goal: Goal) -> Result<Answers> {
     let mut answers = Answers::default();
     loop {
@@ -114,7 +114,8 @@ fn findings(command: &Invocation<'_>, input: &mut CheckInput, goal: Goal) -> Res
     }
 }
 
-/// The checks that block a clean-up: its tools, its rights, and the disk it writes to.
+/// The ids of the checks that block a clean-up, because they concern its tools, its rights, or the
+/// disk that it writes to.
 const CLEANING: [&str; 6] = [
     "backends.garbled",
     "tools.disk-room",
@@ -124,7 +125,7 @@ const CLEANING: [&str; 6] = [
     "tools.privileges",
 ];
 
-/// Whether a finding blocks `goal`.
+/// Returns a test for whether a finding blocks `goal`.
 fn blocking(goal: Goal) -> Result<impl Fn(&Finding) -> bool> {
     let listed = match goal {
         Goal::Clean => None,
@@ -136,7 +137,7 @@ fn blocking(goal: Goal) -> Result<impl Fn(&Finding) -> bool> {
     })
 }
 
-/// Runs the checks and shows them. Returns the findings.
+/// Runs the checks and shows them. Returns the findings with a problem.
 fn run_checks(command: &Invocation<'_>, input: &CheckInput, goal: Goal) -> Result<Vec<Finding>> {
     heading(command, "Checks");
     let to = match goal {
@@ -210,12 +211,12 @@ fn resolve(
     }
 }
 
-/// Confirms a risky step: the operator types the node's name.
+/// Asks the operator to confirm a risky step by typing the node's name.
 fn confirm_by_name(command: &Invocation<'_>, yes: &str, no: &str) -> Result<bool> {
     command.ui.typed("The node's name", &node::name(), yes, no)
 }
 
-/// Prints how to roll back, and the command line that does the same.
+/// Prints how to roll back, and `same`, the command line that does the same as the wizard did.
 fn print_summary(command: &Invocation<'_>, same: &str) {
     command.ui.print(&format!(
         "\nTo go back, now or later: proxyshift rollback\nThe same without questions:\n  {same}"

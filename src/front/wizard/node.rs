@@ -1,4 +1,4 @@
-//! The node on one screen.
+//! An overview of the node on one screen.
 
 use crate::checks::{Facts, Verdict, run};
 use crate::error::Result;
@@ -10,18 +10,18 @@ use crate::owners::liveness::{self, Liveness};
 use crate::owners::matcher::Ownership;
 use crate::state::NodeState;
 
-/// The node's name.
+/// The host name of the node.
 pub(super) fn name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// The mode that kube-proxy runs in.
+/// The mode that kube-proxy runs in, and how that is known.
 pub(super) fn running(now: &NodeState) -> Result<RunningMode> {
     let catalogue = Catalogue::builtin()?;
     Ok(RunningMode::of(now, &Ownership::of(&catalogue, now)))
 }
 
-/// Shows the node: kube-proxy, rules, networks, docker and writers.
+/// Shows the node: kube-proxy, rules, networks, docker, and the programs that write rules.
 pub(super) fn show(command: &Invocation<'_>, now: &NodeState) -> Result<()> {
     let catalogue = Catalogue::builtin()?;
     let ownership = Ownership::of(&catalogue, now);

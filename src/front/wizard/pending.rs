@@ -1,4 +1,4 @@
-//! The questions about a pending run. They come before all others.
+//! The questions about a pending run, which come before all others.
 
 use crate::error::Result;
 use crate::front::cli::cleanup;
@@ -23,7 +23,7 @@ pub(super) fn run(command: &Invocation<'_>, run: &Run) -> Result<u8> {
         Answer::new("leave it", "nothing is done now"),
         Answer::new("roll it back", "what it did is undone, and proven to be"),
     ];
-    // An interrupted fix cannot be resumed.
+    // Not offered for a fix, because an interrupted fix cannot be resumed.
     if !matches!(run.kind, RunKind::Fix { .. }) {
         answers.push(Answer::new("go on with it", "what is left to do is done"));
     }

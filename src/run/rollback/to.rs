@@ -1,6 +1,7 @@
-//! Rolls back to an earlier snapshot. Every run since then is undone, the last first, each with its
-//! own snapshot as the base of its merge. So a rule finds the neighbours that it had, and a
-//! migration is undone by starting the old mode, never by rules. Foreign changes are kept.
+//! Rolls back to an earlier snapshot. Every run since that snapshot is undone, the last one first,
+//! each with its own snapshot as the base of the merge. So a restored rule finds the neighbours
+//! that it had, and a migration is undone by starting the old mode, never by writing kube-proxy's
+//! rules. Foreign changes are kept.
 
 use std::path::Path;
 
@@ -14,32 +15,32 @@ use crate::store::manifest::Manifest;
 use crate::store::run::{Run, RunState};
 use crate::store::snapshots::Snapshot;
 
-/// The runs to undo for a snapshot.
+/// The runs to undo in order to return to a snapshot.
 #[derive(Debug, Clone)]
 pub struct RollbackPlan {
-    /// The snapshot.
+    /// The manifest of the snapshot to return to.
     pub snapshot: Manifest,
-    /// The runs since the snapshot, the last first.
+    /// The runs since the snapshot, the last one first.
     pub runs: Vec<Run>,
 }
 
 /// The result of a rollback to a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RollbackReport {
-    /// The snapshot.
+    /// The id of the snapshot.
     pub snapshot: String,
-    /// The runs that were undone, the last first.
+    /// What was undone of each run, the last run first.
     pub undone: Vec<UndoReport>,
-    /// Foreign changes: what still differs from the snapshot. They are kept.
+    /// Foreign changes, which are kept: the differences from the snapshot that are left.
     pub others: Vec<String>,
 }
 
-/// Rolls back to the snapshot in `dir`. `approve` is called once, unless there is nothing to undo.
+/// Rolls back to the snapshot in `dir`. `approve` is called once, unless there is no run to undo.
 ///
 /// # Errors
-/// [`Kind::SnapshotRefused`] for a snapshot of another machine, boot or network namespace, or from
-/// within a run; [`Kind::NotRolledBack`] for the first run that cannot be undone entirely. Earlier
-/// runs stay as they are.
+/// [`Kind::SnapshotRefused`] for a snapshot of another machine, boot or network namespace, or one
+/// taken in the middle of a run; [`Kind::NotRolledBack`] for the first run that cannot be undone
+/// entirely. Runs before that one are not undone.
 pub fn rollback_to(
     context: &Context<'_>,
     dir: &Path,
@@ -65,7 +66,7 @@ pub fn rollback_to(
 /// The runs that [`rollback_to`] would undo; nothing is changed.
 ///
 /// # Errors
-/// As [`rollback_to`], before it changes anything.
+/// As [`rollback_to`], as far as it fails before it changes anything.
 pub fn intended(context: &Context<'_>, dir: &Path) -> Result<RollbackPlan> {
     way(context, dir).map(|(way, _)| way)
 }
@@ -115,8 +116,9 @@ fn of_here(snapshot: &Manifest, here: &Manifest) -> Result<()> {
     Ok(())
 }
 
-/// The runs that changed this namespace since the snapshot, the last first. Identifiers sort by
-/// time, and a run's own snapshot is the last thing before its first change.
+/// The runs that changed this network namespace since the snapshot, the last one first. Ids can be
+/// compared because they sort by time, and because a run's own snapshot is taken right before the
+/// run's first change.
 fn since(snapshot: &Manifest, runs: Vec<Run>) -> Result<Vec<Run>> {
     let pruned = runs.len() >= KEEP && runs.first().is_some_and(|run| run.snapshot > snapshot.id);
     if pruned {
@@ -135,8 +137,8 @@ fn since(snapshot: &Manifest, runs: Vec<Run>) -> Result<Vec<Run>> {
     Ok(since)
 }
 
-/// The run that took the snapshot while it ran. No other process could: a run holds the node's
-/// lock.
+/// The run in whose middle the snapshot was taken. Only the run itself can have taken it, because a
+/// run holds the node's lock.
 fn across(runs: &[Run], snapshot: &Manifest) -> Option<Run> {
     let clean_snapshot = |run: &&Run| {
         let id = run.pending.as_ref().and_then(|s| s.clean_snapshot.as_deref());

@@ -1,8 +1,8 @@
 //! Stand-ins for a node's links, addresses and routes in a private namespace.
 //!
-//! A stand-in has the link's name and addresses. Every link becomes a bridge: each kernel that runs
-//! containers has bridges, and many lack `dummy`. The uplink becomes one end of a veth pair to a
-//! host outside.
+//! A stand-in has the name and the addresses of the node's link. Every link becomes a bridge,
+//! because each kernel that runs containers has bridges, and many lack `dummy`. The uplink becomes
+//! one end of a veth pair to a host outside.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -15,20 +15,20 @@ use crate::state::NodeState;
 use crate::state::links::{Link, Route};
 use crate::state::sysctl::Sysctls;
 
-/// The name of the outside host's end of the veth pair, until it is moved there.
+/// The name of the veth end of the host outside, until that end is moved to the host's namespace.
 pub(super) const CABLE: &str = "ps-outside";
 
-/// The uplink of the node.
+/// The link through which the node reaches other hosts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Uplink {
-    /// The link's name.
+    /// The name of the link.
     pub name: String,
-    /// The node's address on it, with the network.
+    /// The address of the node on the link, with its prefix length.
     pub address: Ipv4Net,
 }
 
-/// The link of the default route. Without one, the first link with an IPv4 address that is neither
-/// a bridge nor loopback.
+/// The link of the default route. Without a default route, the first link with an IPv4 address that
+/// is neither a bridge nor loopback.
 pub(super) fn uplink(state: &NodeState) -> Option<Uplink> {
     let by_route = state.routes.iter().find(|r| is_main(r) && r.dst == "default");
     let named = by_route.and_then(|r| r.dev.as_deref());
@@ -53,7 +53,7 @@ fn is_main(route: &Route) -> bool {
     route.table == "main"
 }
 
-/// Creates the links and addresses, and sets the routes and those sysctls that decide where a
+/// Creates the links and their addresses, and sets the routes and those sysctls that decide where a
 /// packet goes.
 pub(super) fn create_stand_ins(state: &NodeState, tools: &Tools) -> Result<()> {
     let uplink = uplink(state);
@@ -79,18 +79,20 @@ pub(super) fn create_stand_ins(state: &NodeState, tools: &Tools) -> Result<()> {
         state.files.get("sysctl.txt").map(|t| Sysctls::parse("sysctl.txt", t)).transpose()?;
     for (name, value) in sysctls.iter().flat_map(Sysctls::iter) {
         if name == "net.ipv4.ip_forward" || name.starts_with("net.ipv4.conf.") {
-            // A sysctl that a namespace cannot set does not decide where a packet goes.
+            // An error is ignored: a sysctl that cannot be set in a network namespace does not
+            // decide where a packet goes.
             let _ = std::fs::write(format!("/proc/sys/{}", name.replace('.', "/")), value);
         }
     }
     let routes: String =
         state.routes.iter().filter(|r| is_main(r)).filter_map(route_line).collect();
-    // A route through a link without a stand-in, such as a tunnel's far end, is not needed.
+    // Forced, because routes through links without a stand-in fail, such as those through a tunnel,
+    // and are not needed.
     let _ = Command::new(tools.tool(Tool::Ip)?).args(["-force", "-batch", "-"]).stdin(routes).run();
     Ok(())
 }
 
-/// Addresses that every namespace has.
+/// Whether every namespace has this address anyway, so that it is not added.
 fn is_own(address: &IpNet) -> bool {
     match address.addr() {
         IpAddr::V4(a) => a.is_loopback() && address.prefix_len() == 8,
@@ -105,7 +107,7 @@ fn route_line(route: &Route) -> Option<String> {
     (!by_kernel).then(|| format!("route add {dst}{via} dev {dev}\n"))
 }
 
-/// Runs a list of `ip` commands as one batch.
+/// Runs `ip` commands, one a line, as one batch.
 pub(super) fn ip_batch(commands: &str, tools: &Tools) -> Result<()> {
     Command::new(tools.tool(Tool::Ip)?)
         .args(["-batch", "-"])

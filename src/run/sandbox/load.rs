@@ -1,4 +1,5 @@
-//! Loads a node's sets and rules into the private namespace, with the node's own backend.
+//! Loads a node's ipsets, rules, native tables and virtual servers into the private namespace.
+//! Rules go into the backend that they have on the node.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -10,36 +11,39 @@ use crate::node::tools::{Tool, Tools};
 use crate::state::nft::rebuild;
 use crate::state::{NodeState, RulesetId};
 
-/// How many objects this kernel may not support before loading fails.
+/// How many lines this kernel may refuse before loading fails.
 const TRIES: usize = 40;
 
-/// How many lines of a table go into one message, when the whole table is too long for one. Outside
-/// the first user namespace iptables-nft-restore cannot enlarge its socket's buffer.
+/// How many lines of a table go into one message to the kernel, when the whole table is too long
+/// for one. Outside the initial user namespace, iptables-nft-restore cannot enlarge the buffer of
+/// its socket.
 const PIECE: usize = 100;
 
-/// The error of a program in that case. The line that it names is not the cause.
+/// The error of iptables-nft-restore when a message is too long. The line that the error names is
+/// not the cause.
 const TOO_LONG: &str = "Message too long";
 
-/// What this kernel does not support, by name.
+/// The objects that this kernel does not support, by name.
 #[derive(Debug, Default)]
 pub struct UnsupportedObjects {
-    /// Sets and rules: a line of a save.
+    /// Lines of an ipset or iptables save, each with the kind of the save before it.
     pub lines: Vec<String>,
-    /// Virtual servers.
+    /// The names of virtual servers.
     pub servers: Vec<String>,
 }
 
 impl UnsupportedObjects {
-    /// The names of all.
+    /// The names of all these objects.
     pub fn into_names(self) -> Vec<String> {
         [self.lines, self.servers].concat()
     }
 }
 
-/// Loads sets, then rules, then native tables. Returns what this kernel does not support.
+/// Loads ipsets, then rules, then native tables, then virtual servers. Returns what this kernel
+/// does not support.
 ///
 /// # Errors
-/// A tool that is missing, or a refusal that names no line.
+/// A tool is missing, or a tool refuses its input without naming a line.
 pub fn load(state: &NodeState, tools: &Tools) -> Result<UnsupportedObjects> {
     let mut lines = Vec::new();
     if !state.ipsets.sets.is_empty() {
@@ -58,7 +62,7 @@ pub fn load(state: &NodeState, tools: &Tools) -> Result<UnsupportedObjects> {
     Ok(UnsupportedObjects { lines, servers: load_ipvs(state, tools)? })
 }
 
-/// Loads virtual servers if this kernel has ipvs; else returns their names.
+/// Loads the virtual servers if this kernel has ipvs; otherwise returns their names.
 fn load_ipvs(state: &NodeState, tools: &Tools) -> Result<Vec<String>> {
     let servers = &state.ipvs.servers;
     if servers.is_empty() {
@@ -67,7 +71,7 @@ fn load_ipvs(state: &NodeState, tools: &Tools) -> Result<Vec<String>> {
     if !subsystems::ip_vs() {
         return Ok(servers.iter().map(|s| format!("virtual server {}", s.service)).collect());
     }
-    // A namespace without any address accepts no virtual server.
+    // Needed because a network namespace without any address accepts no virtual server.
     Command::new(tools.tool(Tool::Ip)?).args(["link", "set", "lo", "up"]).run()?;
     let command = Command::new(tools.tool(Tool::Ipvsadm)?).args(["-R"]);
     command.stdin(state.ipvs.render()).run()?;
@@ -95,8 +99,9 @@ fn load_ruleset(
     Ok(())
 }
 
-/// The save with its chains declared in scattered order, as their owners made them. After a restore
-/// in sorted order, every later iptables-nft-save takes many times as long.
+/// The save with the declarations of its chains in a scattered order, like the order in which their
+/// owners made them. After a restore in sorted order, every later iptables-nft-save takes many
+/// times as long.
 fn scattered(save: &str) -> String {
     let hash = |line: &&str| {
         let mut hasher = DefaultHasher::new();
@@ -116,7 +121,8 @@ fn scattered(save: &str) -> String {
     text
 }
 
-/// Each table of a save in pieces. The first piece empties the table, the others add to it.
+/// Splits each table of a save into pieces. The piece marked `true` is the table's first and
+/// empties the table; the others add to it.
 fn pieces(text: &str) -> Vec<(bool, String)> {
     let mut all = Vec::new();
     for table in text.split("\nCOMMIT") {
@@ -134,8 +140,8 @@ fn pieces(text: &str) -> Vec<(bool, String)> {
     all
 }
 
-/// Feeds `text` to `command`. A line that is refused is dropped and named, and the rest is tried
-/// again.
+/// Feeds `text` to `command`. When a line is refused, drops it, adds it to `unsupported`, and feeds
+/// the rest again.
 fn load_lines(
     command: &Command,
     what: &str,
@@ -157,7 +163,7 @@ fn load_lines(
                     return Err(Error { kind: Kind::Rehearsal, ..e });
                 };
                 if lines[bad - 1].trim() == "COMMIT" {
-                    // The kernel refused the table as a whole, so no one line can be dropped.
+                    // The kernel refused the table as a whole, so there is no single line to drop.
                     return Err(Error { kind: Kind::Rehearsal, ..e });
                 }
                 unsupported.push(format!("{what}: {}", lines[bad - 1]));
@@ -177,7 +183,7 @@ fn load_lines(
     ))
 }
 
-/// The line number in `line: 12`, `line 12 failed`, `Error in line 3`.
+/// The line number in an error message: `line: 12`, `line 12 failed`, `Error in line 3`.
 fn refused_line(message: &str) -> Option<usize> {
     let at = message.find("line")?;
     let digits: String = message[at + 4..]

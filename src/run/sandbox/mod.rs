@@ -1,5 +1,5 @@
-//! The sandbox: proxyshift runs itself again under `unshare`, and loads a node's state into an
-//! empty network namespace.
+//! The sandbox: proxyshift runs itself again under `unshare`. That inner process loads a node's
+//! state into an empty network namespace.
 //!
 //! The inner process writes JSON lines to its standard output: events, then a report or an error.
 
@@ -27,7 +27,7 @@ use crate::run::sandbox::rehearse::Rehearsal;
 use crate::runtime;
 use crate::state::kube_proxy::Mode;
 
-/// The task of the inner process.
+/// What the inner process is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum SandboxTask {
     /// Load the state, save it again, compare.
@@ -44,15 +44,16 @@ pub enum SandboxTask {
 /// The result of a rehearsal.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RehearsalReport {
-    /// Objects that this kernel does not support. If there are any, the result is partial.
+    /// Objects that this kernel does not support. If there are any, they were not rehearsed, so the
+    /// result is partial.
     pub unsupported: Vec<String>,
-    /// Objects removed and restored.
+    /// How many objects were removed and restored.
     pub removed: usize,
     /// The claims that were verified, in order.
     pub claims: Vec<Claim>,
 }
 
-/// One line of the inner process.
+/// One line on the standard output of the inner process.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Message {
@@ -61,10 +62,11 @@ enum Message {
     Error(Error),
 }
 
-/// Runs `task` on the state in `dir`, in private network and mount namespaces.
+/// Runs `task` on the snapshot in `dir`, in private network and mount namespaces.
 ///
 /// # Errors
-/// The error of the inner process; [`Kind::Permission`] when a namespace cannot be made.
+/// The error that the inner process reports; [`Kind::Permission`] when a namespace cannot be
+/// created.
 pub fn run(
     task: SandboxTask,
     dir: &Path,
@@ -74,9 +76,9 @@ pub fn run(
     run_with(task, None, Vec::new(), dir, tools, sink)
 }
 
-/// Rehearses the clean-up that follows when kube-proxy has gone to the mode `to`. The new mode's
-/// own writes are not rehearsed: in chains that both modes write, the jumps to the old mode's
-/// chains are removed, and nothing is added.
+/// Rehearses the clean-up that follows when kube-proxy has moved to the mode `to`. What the new
+/// mode writes by itself is not rehearsed: in chains that both modes write, the jumps to the old
+/// mode's chains are removed, and nothing is added.
 ///
 /// # Errors
 /// As [`run`].
@@ -89,7 +91,7 @@ pub fn rehearse_takeover(
     run_with(SandboxTask::Leave, Some(to), Vec::new(), dir, tools, sink)
 }
 
-/// Rehearses `edits` on the state in `dir`: applies and undoes them, and verifies both.
+/// Rehearses `edits` on the snapshot in `dir`: applies and undoes them, and verifies both.
 ///
 /// # Errors
 /// As [`run`].
@@ -125,7 +127,7 @@ fn run_with(
     args.extend([own.into(), "inside".into(), word.into(), dir.into()]);
     args.extend(to.map(|mode| mode.name().into()));
     let child = child(tools.tool(Tool::Unshare)?, args)
-        // A test's crash point concerns the run, not the rehearsal.
+        // A crash point that a test sets is for the run, not for its rehearsal.
         .env_remove("PROXYSHIFT_CRASH")
         .stdin_bytes(input);
     let failed = |e| Error::new(Kind::Command, "unshare", e);
@@ -166,18 +168,20 @@ fn no_answer(reader: &duct::ReaderHandle, root: bool) -> Error {
     }
 }
 
-/// The sink of the inner process: events and the result go to standard output as lines.
+/// The event sink of the inner process: writes events and the result to standard output, one JSON
+/// object a line.
 pub struct JsonLines;
 
 impl JsonLines {
     fn line(line: &Message) {
         if let Ok(text) = serde_json::to_string(line) {
-            // A write fails when the outer process is gone; then nobody reads it.
+            // An error is ignored: it means that the outer process is gone, and that nobody reads
+            // the line.
             let _ = writeln!(std::io::stdout().lock(), "{text}");
         }
     }
 
-    /// Writes the result. The exit code is for `unshare` alone.
+    /// Writes the result as the last line. Returns the exit code, which only `unshare` sees.
     pub fn end(result: Result<RehearsalReport>) -> u8 {
         match result {
             Ok(report) => {
@@ -199,7 +203,7 @@ impl Sink for JsonLines {
     }
 }
 
-/// Runs the task of the inner process. `to` is the mode after a takeover.
+/// Runs the task of the inner process on the snapshot in `dir`. `to` is the mode after a takeover.
 pub fn inside(task: SandboxTask, dir: &Path, to: Option<Mode>) -> Result<RehearsalReport> {
     thread::spawn(end_unheard);
     let tools = Tools::find();
@@ -215,10 +219,10 @@ pub fn inside(task: SandboxTask, dir: &Path, to: Option<Mode>) -> Result<Rehears
     rehearse::rehearse(dir, rehearsal, &tools, &JsonLines)
 }
 
-/// Ends this process when the outer one is gone, and nobody reads its output.
+/// Ends this inner process when the outer one is gone, because nobody reads its output then.
 fn end_unheard() {
     let stdout = std::io::stdout();
-    // With no events requested, poll reports only that the other end was closed.
+    // No events are requested, so poll reports only that the other end was closed.
     let mut end = [PollFd::new(&stdout, PollFlags::empty())];
     while let Ok(0) | Err(Errno::INTR) = poll(&mut end, None) {}
     exit(1);

@@ -1,5 +1,5 @@
-//! Hosts around the rehearsed node: one behind each docker bridge, one outside. A packet from each
-//! of the first must arrive outside with the node's address.
+//! Hosts around the rehearsed node: one behind each docker bridge, and one outside. A packet from a
+//! host behind a bridge must arrive outside with the source address that the nat rules give it.
 
 use std::fs::File;
 use std::io;
@@ -21,11 +21,11 @@ use crate::run::sandbox::links::uplink;
 use crate::state::NodeState;
 use crate::state::{Family, RulesetId};
 
-/// The namespace of the host outside.
+/// The name of the network namespace of the host outside.
 const OUTSIDE: &str = "ps-outside";
-/// The port of the host outside.
+/// The UDP port on which the host outside listens.
 const PORT: u16 = 9999;
-/// How long a packet may take, with bridges that learn and neighbours that resolve.
+/// How long a packet may take. Bridges must learn and neighbours must be resolved first.
 const DEADLINE: Duration = Duration::from_secs(5);
 
 /// A host behind a bridge.
@@ -33,33 +33,33 @@ const DEADLINE: Duration = Duration::from_secs(5);
 struct Inner {
     namespace: String,
     address: Ipv4Addr,
-    /// The address with which its packets must arrive.
+    /// The source address that its packets must have when they arrive outside.
     arrives_as: Ipv4Addr,
-    /// The bridge network, and the rule that masquerades it.
+    /// The bridge network of the host, and the rule that masquerades it.
     network: Masqueraded,
 }
 
-/// The hosts attached to the rehearsed node.
+/// The hosts that are attached to the rehearsed node.
 #[derive(Debug)]
 pub(super) struct Hosts {
     outside: Ipv4Addr,
     inner: Vec<Inner>,
 }
 
-/// A bridge network whose packets leave with another address.
+/// A bridge network whose packets leave the node with another source address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Masqueraded {
     bridge: String,
     network: Ipv4Net,
     gateway: Ipv4Addr,
-    /// The address of an SNAT rule; none for MASQUERADE.
+    /// The address that an SNAT rule names; none for MASQUERADE, which takes the uplink's.
     source: Option<Ipv4Addr>,
-    /// The rule's text.
+    /// The text of the nat rule.
     rule: String,
 }
 
 impl Hosts {
-    /// Attaches the hosts to the node; none if it has no masqueraded bridge, or no uplink.
+    /// Attaches the hosts to the node. None if the node has no masqueraded bridge, or no uplink.
     pub(super) fn attach(state: &NodeState, tools: &Tools) -> Result<Option<Hosts>> {
         let bridges = masqueraded(state);
         let Some(up) = uplink(state).filter(|_| !bridges.is_empty()) else { return Ok(None) };
@@ -101,16 +101,17 @@ impl Hosts {
         Ok(Some(Hosts { outside, inner: inner.into_iter().map(|(_, host)| host).collect() }))
     }
 
-    /// Sends a packet from each host. Returns the paths of those that arrived.
+    /// Sends a packet from each host behind a bridge. Returns the paths on which it arrived.
     ///
     /// # Errors
-    /// [`Kind::Rehearsal`] naming the bridge, when a packet does not arrive or has the wrong source.
+    /// [`Kind::Rehearsal`] naming the bridge, when a packet does not arrive or has the wrong source
+    /// address.
     pub(super) fn probe(&self) -> Result<Vec<String>> {
         self.inner.iter().map(|host| self.probe_from(host)).collect()
     }
 
-    /// The probes before anything is changed. A path that fails now is not probed again. Returns
-    /// the paths that work, and the failures.
+    /// Probes before anything is changed. A path that fails now is not probed again. Returns the
+    /// paths that work, and the failures.
     pub(super) fn baseline(&mut self) -> (Vec<String>, Vec<Error>) {
         let (mut passed, mut failed) = (Vec::new(), Vec::new());
         for host in std::mem::take(&mut self.inner) {
@@ -144,7 +145,8 @@ impl Hosts {
     }
 }
 
-/// Sends until a packet of ours arrives. Returns its source address.
+/// Sends the same packet until it arrives at `listener`. Returns the source address that it arrives
+/// with.
 fn exchange(sender: &UdpSocket, listener: &UdpSocket, to: SocketAddr) -> io::Result<IpAddr> {
     let word = crate::clock::random().to_be_bytes();
     listener.set_read_timeout(Some(Duration::from_millis(200)))?;
@@ -202,8 +204,8 @@ fn bridge_address(state: &NodeState, bridge: &str, network: Ipv4Net) -> Option<I
     })
 }
 
-/// Runs `work` on a thread inside a named network namespace. Sockets and programs made there stay
-/// there.
+/// Runs `work` on a thread inside a named network namespace. Sockets and programs that `work`
+/// creates stay in that namespace.
 fn in_namespace<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> Result<T> {
     let path = PathBuf::from("/run/netns").join(name);
     let file = File::open(&path).map_err(|e| Error::io(&path, &e))?;

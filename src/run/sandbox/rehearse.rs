@@ -1,5 +1,5 @@
-//! A whole run in a private namespace that holds a node's state: load, verify, clean, verify, roll
-//! back, verify.
+//! A whole run in a private namespace that holds a node's state: load the state, verify, apply the
+//! edits, verify, roll back, verify.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -37,7 +37,7 @@ use crate::store::run::{CleanupOptions, RunKind};
 use crate::store::snapshots::Snapshot;
 
 /// Mounts a `/run` of our own, for locks, named namespaces and the store of the rehearsal. It hides
-/// the node's.
+/// the `/run` of the node.
 fn own_run() -> Result<()> {
     use rustix::mount::{MountFlags, mount};
     mount("tmpfs", "/run", "tmpfs", MountFlags::NOSUID, c"mode=0755")
@@ -48,21 +48,21 @@ fn state_in(dir: &Path) -> Result<NodeState> {
     parse_snapshot(Snapshot::load(dir)?.files)
 }
 
-/// The edits of a rehearsal.
+/// What is rehearsed: where its edits come from.
 pub(super) enum Rehearsal {
     /// The removal of leftovers.
     CleanUp,
-    /// These edits: the remedies of checks.
+    /// The edits that the caller gives, such as the remedies of checks.
     Edits(Vec<Edit>),
-    /// The removal of leftovers after kube-proxy has gone to that mode.
+    /// The removal of the leftovers that exist after kube-proxy has moved to that mode.
     Leaving(Mode),
 }
 
-/// The folder of a snapshot, held open because our `/run` may hide its path. A state is as large as
-/// the node's rules, so it is read again rather than kept.
+/// The folder of a snapshot, held open because our own `/run` may hide its path. A node state is as
+/// large as the node's rules, so it is read from here again rather than kept in memory.
 struct SnapshotFolder {
     folder: File,
-    /// The mode after a takeover, if one is rehearsed.
+    /// The mode after a takeover; none if no takeover is rehearsed.
     to: Option<Mode>,
 }
 
@@ -81,7 +81,7 @@ impl SnapshotFolder {
     }
 }
 
-/// Loads the state in `dir`, saves it again, and compares.
+/// Loads the snapshot in `dir`, captures the result, and compares both.
 pub(super) fn validate(dir: &Path, tools: &Tools) -> Result<RehearsalReport> {
     let folder = SnapshotFolder::open(dir, None)?;
     let given = folder.state()?;
@@ -96,8 +96,8 @@ pub(super) fn validate(dir: &Path, tools: &Tools) -> Result<RehearsalReport> {
     Ok(RehearsalReport { unsupported, ..RehearsalReport::default() })
 }
 
-/// Fails on the first difference in rules or sets that `edits` do not explain. Returns how many
-/// other rules there are.
+/// Fails on the first difference in rules or ipsets that `edits` do not explain. Returns how many
+/// rules the edits do not concern.
 fn same_rules(what: &str, before: &NodeState, after: &NodeState, edits: &[Edit]) -> Result<usize> {
     let ids = before.rulesets.keys().chain(after.rulesets.keys());
     for id in ids {
@@ -116,8 +116,8 @@ fn same_rules(what: &str, before: &NodeState, after: &NodeState, edits: &[Edit])
     Ok(rules(after).saturating_sub(edits.iter().map(Edit::rules_added).sum()))
 }
 
-/// Whether the common rules of two states are the same to the byte. Their meaning is known to be
-/// the same.
+/// Whether the rules that two states have in common have the same text, byte for byte. The caller
+/// has already verified that they mean the same.
 fn same_bytes(a: &NodeState, b: &NodeState) -> bool {
     fn texts(state: &NodeState) -> BTreeSet<&str> {
         let rules = state.rulesets.values().flat_map(|r| r.tables.iter().map(move |t| (r, t)));
@@ -127,7 +127,7 @@ fn same_bytes(a: &NodeState, b: &NodeState) -> bool {
     a.is_superset(&b) || b.is_superset(&a)
 }
 
-/// The claims so far, reported as they are verified.
+/// The claims that were verified so far. Each is reported as soon as it is verified.
 struct Claims<'a> {
     sink: &'a dyn Sink,
     all: Vec<Claim>,
@@ -147,7 +147,7 @@ impl Claims<'_> {
     }
 }
 
-/// Loads the state in `dir`, applies the edits, rolls them back, and verifies both.
+/// Loads the snapshot in `dir`, applies the edits, rolls them back, and verifies both.
 pub(super) fn rehearse(
     dir: &Path,
     rehearsal: Rehearsal,
@@ -192,7 +192,8 @@ pub(super) fn rehearse(
         sink,
         lock_wait: Duration::from_secs(5),
     };
-    // The captured state was loaded just now, so this snapshot is known to restore.
+    // The state of this snapshot was just loaded into the namespace, so the snapshot is known to
+    // restore.
     let snapshot = write_snapshot(&context, &now, "rehearsal")?;
     let before = now.fingerprint();
     drop(now);
@@ -239,7 +240,8 @@ pub(super) fn rehearse(
     let kept = same_rules(what, &base, &clean, &edits)?;
     let identical = same_bytes(&base, &clean);
     drop(clean);
-    // The sets were compared just now. The undo needs only the sets that exist.
+    // The content of the ipsets was compared just now. From here on only the ipsets that exist now
+    // matter, so the copy in `base` is freed.
     base.ipsets = IpSets::default();
     let removed = edits.iter().map(Edit::objects).sum();
     drop(edits);
@@ -267,15 +269,15 @@ pub(super) fn rehearse(
     Ok(RehearsalReport { unsupported, removed, claims: claims.all })
 }
 
-/// The edits of a plan for `state`.
+/// The edits that carry out a plan for `state`.
 fn planned(state: NodeState, plan: impl Fn(&NodeState) -> Result<Plan>) -> Result<Vec<Edit>> {
     let edits = edits(&plan(&state)?, &state);
     drop(state);
     detach(edits)
 }
 
-/// The captured node, with the objects that this kernel holds of it. An object that could not be
-/// loaded can neither be removed nor restored.
+/// The captured node, but with only those objects that this kernel holds. An object that could not
+/// be loaded into the namespace can neither be removed nor restored there.
 fn as_held_here(given: NodeState, here: NodeState) -> NodeState {
     let NodeState { rulesets, nft, ipsets, ipvs, links, .. } = here;
     NodeState { rulesets, nft, ipsets, ipvs, links, ..given }

@@ -1,4 +1,4 @@
-//! The stage `apply`: the remedies of checks.
+//! The stage `apply`: applies the remedies of checks.
 
 use crate::error::{Error, Kind, Result};
 use crate::node::observe::observe_all_tolerant;
@@ -13,7 +13,7 @@ use crate::store::run::RunKind;
 
 /// Applies the remedies that were planned before the run began.
 pub(in crate::run) struct ApplyRemedies<'a> {
-    /// Plans the same remedies again, after a foreign change.
+    /// Plans the same remedies again, after a foreign change made the first plan obsolete.
     pub(in crate::run) plan_again: &'a dyn Fn(&NodeState) -> Result<Vec<Edit>>,
 }
 
@@ -37,7 +37,7 @@ impl Stage for ApplyRemedies<'_> {
     }
 }
 
-/// Undoes the remedies.
+/// Undoes the remedies, if the run is a fix.
 ///
 /// # Errors
 /// [`Kind::NotRolledBack`] when an edit cannot be undone.

@@ -1,5 +1,5 @@
-//! The stage `clean`: removes leftovers. In a migration it takes a snapshot and rehearses by
-//! itself, because the leftovers exist only then.
+//! The stage `clean`: removes leftovers. In a migration the stage takes its own snapshot and
+//! rehearses by itself, because the leftovers exist only after the switch.
 
 use std::time::Duration;
 
@@ -26,13 +26,14 @@ use crate::state::object::ObjectKind;
 use crate::state::stage::RunStage;
 use crate::store::run::RunKind;
 
-/// The time beyond the margin. A large node takes minutes.
+/// The timeout of the stage, besides the margin of every stage. A clean-up of a large node takes
+/// minutes.
 const TIMEOUT: Duration = Duration::from_secs(300);
 
-/// What undoes the stage.
+/// The function that undoes the stage.
 pub(super) const UNDO: Option<Undo> = Some(undo);
 
-/// The stage with these options.
+/// The stage `clean` with the options of the playbook.
 pub(super) fn stage(options: Clean) -> Box<dyn Stage> {
     Box::new(RemoveLeftovers {
         scope: CleanupScope::of_owner(&options.leftovers_of),
@@ -40,11 +41,11 @@ pub(super) fn stage(options: Clean) -> Box<dyn Stage> {
     })
 }
 
-/// Removes leftovers.
+/// Removes the leftovers in `scope`.
 pub(in crate::run) struct RemoveLeftovers {
-    /// Which.
+    /// Which leftovers are removed.
     pub(in crate::run) scope: CleanupScope,
-    /// How long to wait for open connections through virtual servers; none: they are not counted.
+    /// How long to wait for open connections through virtual servers; none if they are not counted.
     pub(in crate::run) drain: Option<Duration>,
 }
 
@@ -91,8 +92,9 @@ impl Stage for RemoveLeftovers {
 }
 
 impl RemoveLeftovers {
-    /// The edits, and the node before them; none when nothing is left over. An interrupted stage
-    /// continues from the node as it is, and is undone to where it began.
+    /// The edits, and the node state before them; none when there are no leftovers. A resumed stage
+    /// plans its edits from the node as it is now, but its undo restores the state before the first
+    /// attempt.
     fn planned(&self, execution: &mut Execution<'_>) -> Result<Option<Planned>> {
         let context = execution.context;
         if let Some(planned) = execution.planned.take() {
@@ -114,7 +116,7 @@ impl RemoveLeftovers {
     }
 }
 
-/// How many objects of each kind are removed.
+/// How many objects of each kind are removed, as texts: `12 chains`.
 fn counts(plan: &Plan) -> Vec<String> {
     let kinds = [
         (ObjectKind::Chain, "chains"),
@@ -130,7 +132,7 @@ fn counts(plan: &Plan) -> Vec<String> {
     counted.filter(|(n, _)| *n > 0).map(|(n, words)| format!("{n} {words}")).collect()
 }
 
-/// Restores what the stage removed.
+/// Restores the objects that the stage removed, if the run is a clean-up or a migration.
 ///
 /// # Errors
 /// [`Kind::NotRolledBack`](crate::error::Kind::NotRolledBack) when an edit cannot be undone.
@@ -142,8 +144,8 @@ pub(in crate::run) fn undo(undo: &mut UndoContext<'_>) -> Result<()> {
     }
 }
 
-/// Restores what a migration removed. When kube-proxy has changed its mode and serves, it makes its
-/// own objects anew, so only foreign objects are restored.
+/// Restores what a migration removed. When kube-proxy has changed its mode and serves, only foreign
+/// objects are restored, because kube-proxy makes its own objects anew.
 fn restore_cleaned(undo: &mut UndoContext<'_>) -> Result<()> {
     let context = undo.context;
     let Some(id) = undo.run.clean_snapshot() else { return Ok(()) };
@@ -168,7 +170,7 @@ fn restore_cleaned(undo: &mut UndoContext<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The foreign part of an edit. kube-proxy makes its own objects anew.
+/// The part of an edit that concerns foreign objects; none if all are kube-proxy's own.
 fn foreign_part(edit: Edit, ownership: &Ownership<'_>) -> Option<Edit> {
     let ours = |owner: Option<Owner<'_>>| owner.is_some_and(|owner| owner.name == kube_proxy::NAME);
     let Edit { direction, target } = edit;

@@ -1,4 +1,5 @@
-//! The stage `confirm`: the run waits for the operator, and is undone without an answer.
+//! The stage `confirm`: the run waits for the operator, and is undone if nobody confirms it in
+//! time.
 
 use crate::error::Result;
 use crate::plan::playbook::Confirm;
@@ -7,10 +8,10 @@ use crate::run::preview::{Previewed, Previewer};
 use crate::run::stage::{Stage, Undo};
 use crate::state::stage::RunStage;
 
-/// What undoes the stage.
+/// The stage changes nothing, so nothing undoes it.
 pub(super) const UNDO: Option<Undo> = None;
 
-/// The stage with these options.
+/// The stage `confirm` with the options of the playbook.
 pub(super) fn stage(options: Confirm) -> Box<dyn Stage> {
     Box::new(options)
 }
@@ -28,7 +29,7 @@ impl Stage for Confirm {
     }
 
     fn run(&self, _: &mut Execution<'_>) -> Result<()> {
-        // The engine sets the deadline after the hooks of this stage.
+        // Nothing to do: the engine sets the deadline after the hooks of this stage.
         Ok(())
     }
 }

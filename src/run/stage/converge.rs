@@ -1,4 +1,4 @@
-//! The stage `converge`: wait until kube-proxy serves in its new mode, with every service that was
+//! The stage `converge`: waits until kube-proxy serves in its new mode, with every service that was
 //! served before.
 
 use std::time::Duration;
@@ -26,10 +26,10 @@ use crate::state::kube_proxy::Mode;
 use crate::state::stage::{RunStage, StageName};
 use crate::store::run::Modes;
 
-/// What undoes the stage.
+/// The function that undoes the stage.
 pub(super) const UNDO: Option<Undo> = Some(undo);
 
-/// The stage with these options.
+/// The stage `converge` with the options of the playbook.
 pub(super) fn stage(options: Converge) -> Box<dyn Stage> {
     Box::new(options)
 }
@@ -65,18 +65,20 @@ impl Stage for Converge {
     }
 }
 
-/// `10.96.0.10:53/udp (kube-system/kube-dns:dns) → 192.168.66.5:53, 192.168.66.6:53`.
+/// A service and its endpoints as a line: `10.96.0.10:53/udp (kube-system/kube-dns:dns) →
+/// 192.168.66.5:53, 192.168.66.6:53`.
 fn served_by(key: &ServiceKey, service: &ServicePort) -> String {
     let name = service.name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
     let backends: Vec<String> = service.backends.iter().map(ToString::to_string).collect();
     format!("{key}{name} → {}", backends.join(", "))
 }
 
-/// Waits until the node serves `before` in `mode`, or what the old mode served `later` than that.
-/// Returns the node as it is then. `keep_waiting` may end the wait.
+/// Waits until kube-proxy serves the services `before` in `mode`. What differs from `before` may
+/// also be as in `later`, the services of the old mode at a later moment. Returns the node state at
+/// the end of the wait. `keep_waiting` is called in between and may end the wait.
 ///
 /// # Errors
-/// [`Kind::Command`], naming what is still missing after `timeout`; what `keep_waiting` returns.
+/// [`Kind::Command`], naming what is still missing after `timeout`; or the error of `keep_waiting`.
 pub(in crate::run) fn wait(
     context: &Context<'_>,
     mode: Mode,
@@ -114,8 +116,8 @@ pub(in crate::run) fn wait(
     }
 }
 
-/// Removes the objects of the new mode: leftovers now, which the node did not have before. Nothing
-/// is removed unless the old mode serves.
+/// Removes the objects of the new mode that the node did not have before, because they are
+/// leftovers once the old mode is back. Nothing is removed unless the old mode serves.
 ///
 /// # Errors
 /// [`Kind::NotRolledBack`] when an object cannot be removed.
@@ -132,7 +134,7 @@ pub(in crate::run) fn undo(undo: &mut UndoContext<'_>) -> Result<()> {
     };
     let edits = added(&undo.context.observe()?)?;
     undo.removed += edits.iter().map(Edit::objects).sum::<usize>();
-    // An undo waits for nobody, but names the connections that it cuts.
+    // Waits zero seconds, because an undo must not wait; but the open connections are named.
     drain::wait(context, &edits, Duration::ZERO, &|| Ok(()))?;
     let plan_again = || added(&context.observe()?);
     execute(context, undo.journal, RunStage::Rollback, edits, &plan_again)

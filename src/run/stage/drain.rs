@@ -1,4 +1,4 @@
-//! Connections through virtual servers that are about to be removed.
+//! Open connections through virtual servers that are about to be removed.
 
 use std::time::Duration;
 
@@ -10,14 +10,15 @@ use crate::run::Context;
 use crate::run::wait::{Poll, poll};
 use crate::state::ipvs::{Listing, VirtualServerId};
 
-/// How many virtual servers are named.
+/// How many virtual servers are named in a message.
 const NAMED: usize = 5;
 
 /// Waits up to `timeout` until no connection runs through the virtual servers that `edits` remove.
-/// Warns of connections that will be cut. `keep_waiting` may end the wait.
+/// Warns of the connections that are still open then, and that the edits will cut. `keep_waiting`
+/// is called in between and may end the wait.
 ///
 /// # Errors
-/// When ipvsadm fails; what `keep_waiting` returns.
+/// When ipvsadm fails; or the error of `keep_waiting`.
 pub(super) fn wait(
     context: &Context<'_>,
     edits: &[Edit],
@@ -54,7 +55,8 @@ fn removed(edit: &Edit) -> Option<VirtualServerId> {
     }
 }
 
-/// The active connections of each of these virtual servers, most first.
+/// Those of `removed_servers` that have active connections, with their number, the highest number
+/// first.
 fn open(listing: &Listing, removed_servers: &[VirtualServerId]) -> Vec<(VirtualServerId, u64)> {
     let servers = listing.servers.iter().filter(|s| removed_servers.contains(&s.service));
     let mut open: Vec<(VirtualServerId, u64)> =
@@ -68,7 +70,8 @@ fn count(open: &[(VirtualServerId, u64)]) -> u64 {
     open.iter().map(|(_, active)| active).sum()
 }
 
-/// `3 connections through ipvs end with its virtual servers: 10.96.1.1:80/tcp (2), …`.
+/// The warning about open connections: `3 connections through ipvs end with its virtual servers:
+/// 10.96.1.1:80/tcp (2), …`.
 fn cut(open: &[(VirtualServerId, u64)]) -> String {
     let named = open.iter().take(NAMED).map(|(service, active)| format!("{service} ({active})"));
     let named = named.collect::<Vec<_>>().join(", ");

@@ -22,13 +22,13 @@ use crate::run::execution::{Execution, UndoContext};
 use crate::run::preview::{Previewed, Previewer};
 use crate::state::stage::{RunStage, StageName, for_each_stage};
 
-/// One stage of a run. Its `undo` stands beside it as a function, because an undo has no playbook:
-/// see [`undo_of`].
+/// One stage of a run. The function that undoes the stage is not a method, because an undo has no
+/// playbook and so no options: see [`undo_of`].
 pub(super) trait Stage {
     /// Its name.
     fn name(&self) -> RunStage;
 
-    /// Its timeout, beyond the margin of every stage.
+    /// How long the stage may take, not counting the margin that the watchdog allows every stage.
     fn timeout(&self) -> Duration {
         Duration::ZERO
     }
@@ -36,20 +36,20 @@ pub(super) trait Stage {
     /// Previews the stage on a node; nothing is changed.
     fn preview(&self, previewer: &Previewer<'_>) -> Previewed;
 
-    /// Runs the stage; each change is journaled. The stages up to the rehearsal change nothing: the
-    /// engine does them before the run has a journal.
+    /// Runs the stage and journals each change. The stages up to the rehearsal do nothing here: the
+    /// engine does their work before the run has a journal.
     ///
     /// # Errors
     /// The first failure. The engine then undoes the run.
     fn run(&self, execution: &mut Execution<'_>) -> Result<()>;
 }
 
-/// Undoes a stage, of the journal and the baseline.
+/// A function that undoes what a stage did, from the journal and the baseline.
 pub(super) type Undo = fn(&mut UndoContext<'_>) -> Result<()>;
 
-/// Makes [`of`] and [`undo_of_playbook`] of the list of stages. Each stage's module has a function
-/// `stage`, which takes its options, and a constant `UNDO`: none for a stage that changes nothing, or
-/// nothing that can be undone.
+/// Generates [`of`] and [`undo_of_playbook`] from the list of stages. Each stage's module has a
+/// function `stage`, which takes the stage's options, and a constant `UNDO`, which is none for a
+/// stage that changes nothing, or nothing that can be undone.
 macro_rules! dispatch {
     ($($(#[$meaning:meta])* $Name:ident, $word:literal, $module:ident, $Options:ident, $changes:literal;)*) => {
         /// The stage with these options.
@@ -68,7 +68,7 @@ macro_rules! dispatch {
 }
 for_each_stage!(dispatch);
 
-/// What undoes a stage; none for a stage that cannot be undone.
+/// The function that undoes a stage; none for a stage that cannot be undone.
 pub(super) fn undo_of(stage: RunStage) -> Option<Undo> {
     match stage {
         RunStage::Playbook(stage) => undo_of_playbook(stage),

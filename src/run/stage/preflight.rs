@@ -14,10 +14,10 @@ use crate::state::NodeState;
 use crate::state::kube_proxy::Mode;
 use crate::state::stage::{RunStage, StageName};
 
-/// What undoes the stage.
+/// The stage changes nothing, so nothing undoes it.
 pub(super) const UNDO: Option<Undo> = None;
 
-/// The stage with these options.
+/// The stage `preflight` with the options of the playbook.
 pub(super) fn stage(options: Preflight) -> Box<dyn Stage> {
     Box::new(options)
 }
@@ -38,12 +38,13 @@ impl Stage for Preflight {
     }
 
     fn run(&self, _: &mut Execution<'_>) -> Result<()> {
-        // Done before the run has a journal.
+        // Nothing to do: the checks ran before the run had a journal.
         Ok(())
     }
 }
 
-/// Runs the checks of a playbook. Findings of its `block` list stop the run; the others are returned.
+/// Runs the checks that the playbook lists. Findings of its `block` list stop the run, unless they
+/// are ignored; the others are returned.
 ///
 /// # Errors
 /// [`Kind::Blocked`], naming the checks.

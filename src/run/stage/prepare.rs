@@ -1,4 +1,4 @@
-//! The stage `prepare`: kernel modules and sysctls, now and for the next boot.
+//! The stage `prepare`: loads kernel modules and sets sysctls, now and for the next boot.
 
 use std::path::Path;
 
@@ -20,10 +20,10 @@ use crate::run::stage::{Stage, Undo};
 use crate::state::stage::{RunStage, StageName};
 use crate::state::sysctl::Sysctls;
 
-/// What undoes the stage.
+/// The function that undoes the stage.
 pub(super) const UNDO: Option<Undo> = Some(undo);
 
-/// The stage with these options.
+/// The stage `prepare` with the options of the playbook.
 pub(super) fn stage(options: Prepare) -> Box<dyn Stage> {
     Box::new(options)
 }
@@ -114,36 +114,36 @@ impl Stage for Prepare {
     }
 }
 
-/// The modules that the new mode needs by kube-proxy's configuration.
+/// The kernel modules that the new mode needs because of what kube-proxy's configuration says.
 fn configured_modules(execution: &mut Execution<'_>) -> Result<Vec<String>> {
     let to = execution.migration()?.modes.to;
     let config = configured(execution.base()?);
     Ok(config.map(|config| mode::of(to).modules(&config)).unwrap_or_default())
 }
 
-/// The modules of the playbook, and those that kube-proxy's configuration needs.
+/// The modules that the playbook names, and those that kube-proxy's configuration needs, each once.
 fn modules_for(named: &[String], configured: Vec<String>) -> Vec<String> {
     let mut modules = named.to_vec();
     modules.extend(configured.into_iter().filter(|module| !named.contains(module)));
     modules
 }
 
-/// Restores sysctls and files.
+/// Restores the sysctls and files that the stage changed.
 ///
 /// # Errors
-/// None: failures are collected.
+/// None, because failures are collected in `undo`.
 pub(in crate::run) fn undo(undo: &mut UndoContext<'_>) -> Result<()> {
     undo.restored += restore(undo.replay.begun.iter().rev(), &mut undo.failures);
     Ok(())
 }
 
-/// Restores the files alone, after a reboot; returns how many.
+/// Restores only the files, because sysctls are reset by a reboot. Returns how many were restored.
 pub(in crate::run) fn restore_persisted(changes: &[Change], failures: &mut Vec<String>) -> usize {
     let files = changes.iter().rev().filter(|c| matches!(c, Change::File { .. }));
     restore(files, failures)
 }
 
-/// Restores files and sysctls in this order; returns how many.
+/// Undoes changes of files and sysctls in the order of `changes`. Returns how many were undone.
 fn restore<'a>(changes: impl Iterator<Item = &'a Change>, failures: &mut Vec<String>) -> usize {
     let mut count = 0;
     for change in changes {
@@ -155,11 +155,11 @@ fn restore<'a>(changes: impl Iterator<Item = &'a Change>, failures: &mut Vec<Str
     count
 }
 
-/// Undoes a change of a file or a sysctl, if the value is still the run's. Returns whether it was
-/// such a change.
+/// Undoes a change of a file or a sysctl, if the present value is still the one that the run wrote.
+/// Returns false for a change of another kind.
 ///
 /// # Errors
-/// [`Kind::LostRace`] when somebody has changed it since; it is left as it is.
+/// [`Kind::LostRace`] when somebody has changed the value since; then it is kept.
 fn undo_change(change: &Change) -> Result<bool> {
     match change {
         Change::File { path, from, to } => swap(path, to.as_deref(), from.as_deref())?,
@@ -174,9 +174,10 @@ fn undo_change(change: &Change) -> Result<bool> {
                 _ => sysctl::set(name, from)?,
             }
         }
-        // The sysctl came with a module, which stays loaded.
+        // The sysctl did not exist before. It came with a kernel module, which stays loaded, so the
+        // sysctl stays too.
         Change::Sysctl { from: None, .. } => {}
-        // Other stages undo edits and the configuration.
+        // Edits and kube-proxy's configuration are undone by other stages.
         Change::Objects(_) | Change::Configuration { .. } | Change::Irreversible(_) => {
             return Ok(false);
         }

@@ -1,4 +1,4 @@
-//! The stage `rehearse`: the edits of a run, applied and undone in a private namespace.
+//! The stage `rehearse`: applies and undoes the edits of a run in a private namespace.
 
 use crate::error::Result;
 use crate::event::{self, Event, Outcome, Sink};
@@ -13,15 +13,15 @@ use crate::state::kube_proxy::Mode;
 use crate::state::stage::{RunStage, StageName};
 use crate::store::snapshots::Snapshot;
 
-/// What undoes the stage.
+/// The stage changes nothing on the node, so nothing undoes it.
 pub(super) const UNDO: Option<Undo> = None;
 
-/// The stage with these options.
+/// The stage `rehearse`, which has no options.
 pub(super) fn stage(_: NoOptions) -> Box<dyn Stage> {
     Box::new(RehearseCleanup)
 }
 
-/// Rehearses the clean-up.
+/// The rehearsal of a clean-up, as a stage of a playbook.
 pub(in crate::run) struct RehearseCleanup;
 
 impl Stage for RehearseCleanup {
@@ -38,22 +38,22 @@ impl Stage for RehearseCleanup {
     }
 
     fn run(&self, _: &mut Execution<'_>) -> Result<()> {
-        // Done before the run has a journal.
+        // Nothing to do: the rehearsal ran before the run had a journal.
         Ok(())
     }
 }
 
-/// The edits that are rehearsed.
+/// What is rehearsed: where its edits come from.
 pub(in crate::run) enum Rehearsed<'a> {
     /// The removal of leftovers.
     CleanUp,
-    /// These edits.
+    /// The edits that the caller gives, such as the remedies of checks.
     Edits(&'a [Edit]),
-    /// The removal of leftovers after kube-proxy has gone to that mode.
+    /// The removal of the leftovers that exist after kube-proxy has moved to that mode.
     Leaving(Mode),
 }
 
-/// Applies and undoes the edits in a private namespace that holds the state of `snapshot`.
+/// Applies and undoes the edits in a private namespace that holds the node state of `snapshot`.
 ///
 /// # Errors
 /// [`Kind::Rehearsal`](crate::error::Kind::Rehearsal), naming what failed.
@@ -75,7 +75,7 @@ pub(in crate::run) fn rehearse(
     Ok(())
 }
 
-/// Passes events on as those of a rehearsal.
+/// Passes events on to another sink, marked as events of a rehearsal.
 struct RehearsalSink<'a>(&'a dyn Sink);
 
 impl Sink for RehearsalSink<'_> {

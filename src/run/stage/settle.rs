@@ -1,5 +1,5 @@
-//! The stage `settle`: deletes stale UDP entries of conntrack, which send clients to endpoints that are
-//! gone. It cannot be undone.
+//! The stage `settle`: deletes stale UDP entries of conntrack, which would still send clients to
+//! endpoints that are gone. The stage cannot be undone.
 
 use std::net::SocketAddr;
 
@@ -18,10 +18,10 @@ use crate::run::stage::{Stage, Undo};
 use crate::state::ipvs::Protocol;
 use crate::state::stage::{RunStage, StageName};
 
-/// What undoes the stage.
+/// Deleted conntrack entries cannot be restored, so nothing undoes the stage.
 pub(super) const UNDO: Option<Undo> = None;
 
-/// The stage with these options.
+/// The stage `settle` with the options of the playbook.
 pub(super) fn stage(options: Settle) -> Box<dyn Stage> {
     Box::new(options)
 }
@@ -52,7 +52,7 @@ impl Stage for Settle {
     }
 }
 
-/// The UDP services at addresses of their own, with their backends.
+/// The UDP services that have an address of their own (not NodePorts), with their endpoints.
 fn udp_backends(services: &Services) -> UdpServices {
     let udp = services.iter().filter(|(key, _)| key.protocol == Protocol::Udp);
     udp.filter_map(|(key, service)| {

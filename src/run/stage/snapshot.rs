@@ -1,4 +1,5 @@
-//! The stage `snapshot`: what a rollback restores. [`crate::run::snapshot`] takes it.
+//! The stage `snapshot`: takes the snapshot that a rollback restores, with the code of
+//! [`crate::run::snapshot`].
 
 use crate::error::Result;
 use crate::plan::playbook::NoOptions;
@@ -7,15 +8,15 @@ use crate::run::preview::{Previewed, Previewer};
 use crate::run::stage::{Stage, Undo};
 use crate::state::stage::{RunStage, StageName};
 
-/// What undoes the stage.
+/// The stage changes nothing, so nothing undoes it.
 pub(super) const UNDO: Option<Undo> = None;
 
-/// The stage with these options.
+/// The stage `snapshot`, which has no options.
 pub(super) fn stage(_: NoOptions) -> Box<dyn Stage> {
     Box::new(TakeSnapshot)
 }
 
-/// Takes the snapshot.
+/// The taking of the snapshot, as a stage of a playbook.
 pub(in crate::run) struct TakeSnapshot;
 
 impl Stage for TakeSnapshot {
@@ -28,7 +29,7 @@ impl Stage for TakeSnapshot {
     }
 
     fn run(&self, _: &mut Execution<'_>) -> Result<()> {
-        // Done before the run has a journal.
+        // Nothing to do: the snapshot was taken before the run had a journal.
         Ok(())
     }
 }

@@ -1,4 +1,5 @@
-//! The stage `switch`: edits kube-proxy's configuration, and restarts kube-proxy with it.
+//! The stage `switch`: edits kube-proxy's configuration, and restarts kube-proxy so that it reads
+//! it.
 
 use std::fs;
 use std::time::Duration;
@@ -25,17 +26,18 @@ use crate::state::kube_proxy::{CommandLine, ConfigSource, Controller, Instances}
 use crate::state::stage::{RunStage, StageName};
 use crate::store::run::{ConfiguredBy, Modes, Run};
 
-/// How long kube-proxy may take to stop, start, and serve, when the switch is undone.
+/// How long kube-proxy may take to restart, and then to serve, when the switch is undone.
 const RESTART: Duration = Duration::from_secs(120);
 
-/// The texts of kube-proxy's configuration in the run's folder.
+/// The files in the run's folder that hold the text of kube-proxy's configuration before and after
+/// the switch.
 const BEFORE: &str = "settings.before";
 const AFTER: &str = "settings.after";
 
-/// What undoes the stage.
+/// The function that undoes the stage.
 pub(super) const UNDO: Option<Undo> = Some(undo);
 
-/// The stage with these options.
+/// The stage `switch` with the options of the playbook.
 pub(super) fn stage(options: Switch) -> Box<dyn Stage> {
     Box::new(options)
 }
@@ -96,7 +98,7 @@ impl Stage for Switch {
     }
 }
 
-/// The controller and the source of the configuration, as found before the run.
+/// kube-proxy's controller and the source of its configuration, as they were found before the run.
 fn configured_by(execution: &Execution<'_>) -> Result<(Controller, ConfigSource)> {
     let found = execution.run.migration().and_then(|migration| migration.kube_proxy.clone());
     let ConfiguredBy { controller, source } = found.ok_or_else(|| {
@@ -106,7 +108,7 @@ fn configured_by(execution: &Execution<'_>) -> Result<(Controller, ConfigSource)
     Ok((controller, source))
 }
 
-/// The lines of kube-proxy's configuration that the switch changes.
+/// A sentence on the edit of kube-proxy's configuration, then the changed lines as a diff.
 fn config_diff(previewer: &Previewer<'_>, switch: &Switch) -> Result<Vec<String>> {
     let (settings, text, who) =
         if previewer.live { live_config(previewer, switch)? } else { captured_config(previewer)? };
@@ -137,7 +139,8 @@ fn live_config(
     Ok((settings, text, format!("by {controller} restarts")))
 }
 
-/// The configuration in a capture: the file that kube-proxy was started with.
+/// kube-proxy's configuration in a capture: the file that kube-proxy was started with, and its
+/// text.
 fn captured_config(previewer: &Previewer<'_>) -> Result<(ConfigSource, String, String)> {
     let unknown = |cause: &str| {
         Err(Error::new(Kind::NotFound, "kube-proxy's settings", cause)
@@ -158,10 +161,10 @@ fn captured_config(previewer: &Previewer<'_>) -> Result<(ConfigSource, String, S
     Ok((ConfigSource::File(config.into()), text, "restarts".into()))
 }
 
-/// Restores the old configuration and starts the old mode.
+/// Restores the old configuration, restarts kube-proxy, and waits until the old mode serves.
 ///
 /// # Errors
-/// None: failures are collected.
+/// None, because failures are collected in `undo`.
 pub(in crate::run) fn undo(undo: &mut UndoContext<'_>) -> Result<()> {
     let Some(Modes { from, .. }) = undo.run.modes() else { return Ok(()) };
     let Some((source, controller)) = switched(&undo.replay.begun) else { return Ok(()) };
@@ -185,11 +188,12 @@ pub(in crate::run) fn undo(undo: &mut UndoContext<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Restores the old configuration after a reboot. Returns whether there was one. A kube-proxy that
-/// has not started yet will read it.
+/// Restores the old configuration after a reboot. Returns false if the run had not switched
+/// kube-proxy. A kube-proxy that runs already is restarted; one that has not started yet will read
+/// the restored configuration.
 ///
 /// # Errors
-/// When it cannot be restored.
+/// When the configuration cannot be restored.
 pub(in crate::run) fn restore_after_reboot(
     context: &Context<'_>,
     run: &Run,
@@ -205,7 +209,8 @@ pub(in crate::run) fn restore_after_reboot(
     Ok(true)
 }
 
-/// The source of the configuration and the controller, if the run has switched kube-proxy.
+/// The source of kube-proxy's configuration, and the controller; none if the run has not switched
+/// kube-proxy.
 fn switched(changes: &[Change]) -> Option<(&ConfigSource, &Controller)> {
     changes.iter().rev().find_map(|change| match change {
         Change::Configuration { source, controller } => Some((source, controller)),
@@ -224,7 +229,7 @@ fn configure_back(
     operate(controller).configure(source, Some(&after), Some(&before), RESTART).map(drop)
 }
 
-/// The texts of the configuration after the switch, and before it.
+/// The text of kube-proxy's configuration after the switch, and the text before it.
 fn texts(context: &Context<'_>, run: &Run) -> Result<(String, String)> {
     let dir = context.store.run_dir(&run.id);
     let text =

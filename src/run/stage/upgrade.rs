@@ -1,4 +1,5 @@
-//! The stage `upgrade`: somebody or a command replaces kube-proxy by another version.
+//! The stage `upgrade`: somebody, or a command of the operator's, replaces kube-proxy by another
+//! version.
 
 use std::time::Duration;
 
@@ -14,10 +15,10 @@ use crate::run::stage::{Stage, Undo};
 use crate::run::wait::{Poll, poll};
 use crate::state::stage::{RunStage, StageName};
 
-/// What undoes the stage.
+/// Nothing undoes the stage: no stage brings the old version of kube-proxy back.
 pub(super) const UNDO: Option<Undo> = None;
 
-/// The stage with these options.
+/// The stage `upgrade` with the options of the playbook.
 pub(super) fn stage(options: Upgrade) -> Box<dyn Stage> {
     Box::new(options)
 }

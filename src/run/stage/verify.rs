@@ -1,4 +1,4 @@
-//! The stage `verify`: what must hold after a migration, and after it is undone.
+//! The stage `verify`: checks what must hold after a migration, and after the undo of a migration.
 
 use std::time::Duration;
 
@@ -21,10 +21,10 @@ use crate::state::kube_proxy::Mode;
 use crate::state::stage::{RunStage, StageName};
 use crate::store::run::{Migration, Modes, Probe};
 
-/// What undoes the stage.
+/// The function that undoes the stage: it verifies the old mode.
 pub(super) const UNDO: Option<Undo> = Some(undo);
 
-/// The stage with these options.
+/// The stage `verify` with the options of the playbook.
 pub(super) fn stage(options: Verify) -> Box<dyn Stage> {
     Box::new(options)
 }
@@ -52,10 +52,10 @@ impl Stage for Verify {
     }
 }
 
-/// Verifies that the node is as before the migration.
+/// Verifies that the node is as it was before the migration.
 ///
 /// # Errors
-/// None: failures are collected.
+/// None, because failures are collected in `undo`.
 pub(in crate::run) fn undo(undo: &mut UndoContext<'_>) -> Result<()> {
     let Some(Migration { modes, probes, .. }) = undo.run.migration() else { return Ok(()) };
     if let Err(e) = verify(undo.context, undo.base, modes.from, *modes, probes) {
@@ -64,15 +64,15 @@ pub(in crate::run) fn undo(undo: &mut UndoContext<'_>) -> Result<()> {
     Ok(())
 }
 
-/// How long a kube-proxy that has just started may lack services. Its first write comes when it has
-/// the list of services, not when it has handled each of them.
+/// How long a kube-proxy that has just started may lack services. It writes for the first time when
+/// it has the list of services, and may not have handled each of them yet.
 const LATE: Duration = Duration::from_secs(30);
 
-/// Verifies that foreign rules are as in `base`, that every service is served in `mode`, and that the
-/// probes are answered.
+/// Verifies that foreign rules are as in `base`, that every service is served in `mode`, and that
+/// the probes are answered.
 ///
 /// # Errors
-/// [`Kind::Kernel`], naming what is missing.
+/// [`Kind::Kernel`], naming what is missing or different.
 fn verify(
     context: &Context<'_>,
     base: &NodeState,
@@ -111,7 +111,8 @@ fn verify(
     }
 }
 
-/// Waits until each service is served in `mode` as it was `before`. `now` is the first observation.
+/// Waits until each service of `before` is served in `mode`. `now` is the first observation; others
+/// follow while services are missing.
 fn wait_for_parity(
     context: &Context<'_>,
     before: &Services,
@@ -121,7 +122,8 @@ fn wait_for_parity(
     let mut first = Some(now);
     let result = poll(LATE, &|| Ok(()), || {
         let now = first.take().map_or_else(|| context.observe(), Ok)?;
-        // Each endpoint was there when the mode converged. Some come and go since.
+        // A missing endpoint is only noted, because each endpoint was there when the mode
+        // converged, and endpoints may have come and gone since.
         let missing = parity(before, &mode::of(mode).services(&now));
         let (backends, whole): (Vec<_>, Vec<_>) =
             missing.into_iter().partition(|m| matches!(m.what, MissingPart::Backend(_)));

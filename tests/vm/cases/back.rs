@@ -1,4 +1,5 @@
-//! ipvs → iptables: virtual servers, sets and kube-ipvs0 are removed and restored.
+//! ipvs → iptables: the virtual servers, ipsets and kube-ipvs0 are removed, and restored by a
+//! rollback.
 
 use super::{names, removals, servers, sets, succeeds};
 use crate::cluster::{Cluster, FOREIGN};
@@ -48,7 +49,7 @@ fn soak_what_ipvs_mode_left_goes_and_comes_back() {
     assert_eq!(foreign.difference(&servers()).count(), 0, "{FOREIGN} is as it was");
 }
 
-/// kube-ipvs0 with its addresses, as `ip` prints them, without numbers.
+/// The link kube-ipvs0 with its addresses, as `ip` prints them, without the link's index.
 fn link() -> String {
     let all = run("ip -o address show");
     let of_link = all.lines().filter(|l| l.contains(" kube-ipvs0 "));

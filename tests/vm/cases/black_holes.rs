@@ -1,4 +1,4 @@
-//! A real server that is gone, while earlier clients are still sent to it.
+//! A real server whose pod is gone, while earlier clients are still sent to it.
 
 use std::net::UdpSocket;
 use std::time::Duration;
@@ -12,7 +12,8 @@ use crate::network::at;
 
 const DNS: &str = "10.96.0.10:53";
 
-/// Sends a query from a used socket. Returns the server that answers.
+/// Sends a query from a socket that may have been used before. Returns the name of the server that
+/// answers.
 fn query(socket: &UdpSocket) -> std::io::Result<String> {
     socket.send(b"who")?;
     let mut buffer = [0; 512];
@@ -31,8 +32,8 @@ fn soak_a_black_hole_goes_when_the_operator_asks() {
     let proxyshift = Proxyshift::new("store");
     cluster.kube_proxy("ipvs");
     cluster.serves();
-    // A client that never pauses, from one port. Its pod ends; an older kube-proxy then only sends
-    // no other client there.
+    // This client never pauses, and keeps its source port. When the pod that answers it ends, an
+    // older kube-proxy only stops sending other clients to that pod.
     let client = at("pod", || UdpSocket::bind("0.0.0.0:0")).expect("a port");
     client.set_read_timeout(Some(Duration::from_secs(3))).expect("a timeout");
     client.connect(DNS).expect("an address");

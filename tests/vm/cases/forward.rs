@@ -1,4 +1,4 @@
-//! iptables → ipvs: the leftovers of iptables mode are named, removed, and restored.
+//! iptables → ipvs: the leftovers of iptables mode are named, removed, and restored by a rollback.
 
 use super::{names, removals, servers, sets, succeeds};
 use crate::cluster::Cluster;
@@ -27,7 +27,7 @@ fn goes_and_comes_back(backend: &'static str) {
     let proxyshift = Proxyshift::new("store");
     cluster.kube_proxy("iptables");
     cluster.serves();
-    // A running mode has no leftovers. What a node lacks for ipvs is the check's subject.
+    // The mode that runs has no leftovers. What the node lacks for ipvs mode is found by `check`.
     assert!(removals(&proxyshift).is_empty());
     proxyshift.expect(0, "check --to ipvs --only kube-proxy.mode,kernel.ip-vs");
 
@@ -57,7 +57,8 @@ fn goes_and_comes_back(backend: &'static str) {
     assert_eq!((servers(), sets()), ipvs, "what ipvs mode uses");
 }
 
-/// nat and filter without counters, in an order independent of when a chain was made.
+/// The tables nat and filter without counters, sorted, because the order of chains depends on when
+/// each was made.
 fn tables(cluster: &Cluster) -> String {
     let table = |name| {
         let save = without_counters(&cluster.save(name));

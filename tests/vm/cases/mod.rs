@@ -1,4 +1,4 @@
-//! The cases, each in namespaces of its own.
+//! The cases that run in the virtual machine, each in namespaces of its own.
 
 mod back;
 mod black_holes;
@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::common::node::{Ended, Proxyshift};
 use crate::common::run;
 
-/// All virtual servers and their real servers, one a line.
+/// All virtual servers and real servers, as the lines of `ipvsadm -Sn`.
 fn servers() -> BTreeSet<String> {
     run("ipvsadm -Sn").lines().map(str::to_owned).collect()
 }
@@ -23,8 +23,9 @@ fn sets() -> BTreeSet<String> {
     run("ipset list -n").lines().map(str::to_owned).collect()
 }
 
-/// Runs `words`, which must succeed. On an emulated, starved CPU the lock of legacy tables may be
-/// held for too long every time; then nothing is changed, and a retry is allowed.
+/// Runs proxyshift by `does`, which must succeed. On an emulated CPU that gets little time, the
+/// xtables lock may be held for too long at every try of the program. Then the program changes
+/// nothing, and may be run again.
 fn patiently(does: impl Fn() -> Ended) -> Ended {
     for _ in 0..3 {
         let ended = does();
@@ -38,7 +39,7 @@ fn patiently(does: impl Fn() -> Ended) -> Ended {
     panic!("this machine is too busy");
 }
 
-/// Runs proxyshift, which must succeed.
+/// Runs proxyshift with the arguments `words`. It must succeed.
 fn succeeds(proxyshift: &Proxyshift, words: &str) -> Ended {
     patiently(|| {
         let ended = proxyshift.run(words);
@@ -47,14 +48,15 @@ fn succeeds(proxyshift: &Proxyshift, words: &str) -> Ended {
     })
 }
 
-/// The removals of a plan made now, as JSON.
+/// The objects that a plan made now would remove, as JSON.
 fn removals(proxyshift: &Proxyshift) -> Vec<Value> {
     let plan = proxyshift.expect(0, "plan -o json").json();
     let objects = plan["objects"].as_array().expect("objects").clone();
     objects.into_iter().filter(|o| o["action"] == "remove").collect()
 }
 
-/// The objects of a kind in a plan: `chain`, `set`, `virtual-server`, `link`.
+/// The names of the objects of a kind in a plan; kinds are `chain`, `set`, `virtual-server` and
+/// `link`.
 fn names<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a str> {
     let of_kind = objects.iter().filter(|o| o["kind"] == kind);
     of_kind.map(|o| o["name"].as_str().expect("a name")).collect()

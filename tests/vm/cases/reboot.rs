@@ -1,5 +1,5 @@
-//! The machine loses its power during a migration. Its disk, with the store and the persisted
-//! settings, is kept; rules are not.
+//! The machine loses its power during a migration. The disk, with the store and the settings for
+//! the next boot, is kept; the rules are lost.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,24 +8,26 @@ use std::{env, fs};
 use super::migrate::Case;
 use crate::common::{run, run_with};
 
-/// The stage interrupted in the last boot, to be resolved, and the stage to interrupt in this one.
+/// Environment variables with names of stages: RESOLVES has the stage that the last boot
+/// interrupted and this one resolves, and INTERRUPTS the stage to interrupt in this boot.
 pub const RESOLVES: &str = "PROXYSHIFT_RESOLVES";
 pub const INTERRUPTS: &str = "PROXYSHIFT_INTERRUPTS";
 
-/// The file whose creation cuts the power.
+/// The file that a case creates to have the power cut.
 pub const CUT: &str = "cut";
 
-/// Where the disk is.
+/// The folder where the disk is mounted.
 const DISK: &str = "/run/disk";
 
-/// The directories on a node's disk, besides the store.
+/// The folders that a node has on disk, besides the store.
 const KEPT: [&str; 4] =
     ["/etc/modules-load.d", "/etc/sysctl.d", "/etc/systemd/system", "/run/kube-proxy"];
 
 const CONFIGURATION: &str = "/run/kube-proxy/config.conf";
 const UNIT: &str = "/etc/systemd/system/multi-user.target.wants/proxyshift-rollback.service";
 
-/// One boot of the machine, in its own namespace: no other namespace survives a boot.
+/// One boot of the machine. The case runs in the machine's first namespaces, because no others
+/// survive a boot.
 #[test]
 #[ignore = "in the machine, of its own"]
 fn one_boot() {
@@ -38,7 +40,8 @@ fn one_boot() {
         fs::create_dir_all(dir).expect(dir);
         run(&format!("mount --bind {kept} {dir}"));
     }
-    // This directory marks a node with systemd. The unit that systemd would start is started here.
+    // proxyshift takes a node with this folder for one with systemd. No systemd runs here, so the
+    // case itself starts the boot unit.
     fs::create_dir_all("/run/systemd/system").expect("a folder");
     let mut case = Case::idle("nft", "disk/store");
     match env::var(RESOLVES) {
@@ -53,14 +56,15 @@ fn one_boot() {
     }
 }
 
-/// The unit resolves the run that the last boot interrupted. Then kube-proxy serves as before.
+/// Lets the boot unit resolve the run that the last boot interrupted. Then kube-proxy must serve as
+/// before the run.
 fn resolves(case: &mut Case, stage: &str) {
     println!("-- after a reboot at {stage}");
     let configuration = fs::read_to_string(CONFIGURATION).expect("kube-proxy's configuration");
     assert!(configuration.contains("mode: ipvs"), "{configuration}");
     case.proxyshift.expect(6, "status");
-    // For one stage kube-proxy starts before the unit, as it is configured; for all others after
-    // it.
+    // After one of the stages kube-proxy starts before the unit, with its present configuration;
+    // after the other stages it starts after the unit.
     let first = stage == "clean";
     if first {
         case.cluster.kube_proxy_as_configured("ipvs");
@@ -77,19 +81,19 @@ fn resolves(case: &mut Case, stage: &str) {
     assert_eq!(case.last_run()["state"], "rolled-back");
     case.proxyshift.expect(0, "status");
     match first {
-        // It was restarted, and needs time to serve.
+        // The unit has restarted kube-proxy, which needs time to serve.
         true => case.cluster.wait("iptables"),
         false => case.cluster.kube_proxy_as_configured("iptables"),
     }
     case.serves_from_now_on();
     if first {
-        // A clean-up removes the objects that ipvs mode made in this boot.
+        // Removes what kube-proxy made in ipvs mode during this boot.
         case.proxyshift.expect(0, "cleanup --owner kube-proxy --yes");
     }
     case.is_in("iptables");
 }
 
-/// A migration reaches its stage, and the power is cut.
+/// Runs a migration until it reaches `stage`, and has the power cut.
 fn interrupts(case: &Case, stage: &str) {
     println!("-- a reboot at {stage}");
     case.playbook("iptables", "ipvs", |text| text);

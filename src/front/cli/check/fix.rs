@@ -1,4 +1,4 @@
-//! `check --fix`: the safe remedies, each shown before it is applied.
+//! `check --fix`: applies the safe remedies, each shown before it is applied.
 
 use serde_json::{Value, json};
 
@@ -15,7 +15,7 @@ use crate::state::NodeState;
 use crate::store::run::{Run, RunKind};
 use crate::ui::text::indented;
 
-/// Refuses options that exclude `--fix`, before anything is captured.
+/// Refuses `--fix` together with options that exclude it, before anything is captured.
 pub(super) fn usage(command: &Invocation<'_>, options: &args::CheckArgs) -> Result<()> {
     if !options.fix {
         return Ok(());
@@ -27,7 +27,7 @@ pub(super) fn usage(command: &Invocation<'_>, options: &args::CheckArgs) -> Resu
     command.can_ask("check --fix", "leave out --fix to see what would be mended")
 }
 
-/// Applies the remedies, and captures the node again.
+/// Applies the remedies that are approved, and captures the node again.
 pub(in crate::front) fn run(
     command: &Invocation<'_>,
     options: &args::CheckArgs,
@@ -74,7 +74,7 @@ fn approve(command: &Invocation<'_>, remedy: &Remedy) -> Result<bool> {
     command.ui.confirm("Do this?", yes, "the finding is left as it is", false)
 }
 
-/// The applied remedies, for the document of findings.
+/// The applied remedies, as a part of the JSON document of `check`.
 pub(in crate::front) fn document(report: Option<&RunResult>) -> Value {
     json!({
         "run": report.map(|report| &report.run.id),
@@ -84,7 +84,7 @@ pub(in crate::front) fn document(report: Option<&RunResult>) -> Value {
     })
 }
 
-/// The applied remedies, as text.
+/// The applied remedies, as text for the terminal.
 pub(in crate::front) fn text(report: Option<&RunResult>) -> String {
     match report {
         None => "Nothing was changed.\n".to_owned(),
@@ -96,7 +96,7 @@ pub(in crate::front) fn text(report: Option<&RunResult>) -> String {
     }
 }
 
-/// The checks whose remedies a run applied.
+/// The ids of the checks whose remedies a run applied.
 fn applied(run: &Run) -> &[String] {
     match &run.kind {
         RunKind::Fix { checks } => checks,

@@ -10,14 +10,14 @@ use crate::state::kube_proxy::Mode;
 use crate::ui::table::counted;
 use crate::ui::text::wrapped;
 
-/// The width of the column of stage names.
+/// The width of the column with the names of stages.
 const NAMES: usize = 13;
 
-/// The number of objects shown of each stage, without `-v`.
+/// How many objects of each stage are shown without `-v`.
 const SHOWN: usize = 4;
 
-/// `proxyshift.plan`, version 1, of a migration. `objects` are the leftovers once the new mode
-/// serves.
+/// The preview of a migration as a JSON document: `proxyshift.plan`, version 1. `objects` are the
+/// leftovers that will exist once the new mode serves.
 #[derive(Serialize)]
 pub(super) struct MigrationDocument<'a> {
     schema: &'static str,
@@ -64,7 +64,7 @@ fn one(preview: &StagePreview, verbose: bool) -> String {
         line(&format!("stops here: {cause}"));
     }
     let shown = if verbose { preview.with.len() } else { SHOWN };
-    // Not wrapped, so that it can be copied.
+    // These lines are not wrapped, so that they can be copied.
     text.extend(preview.with.iter().take(shown).map(|words| format!("{blank}  {words}\n")));
     if let Some(more) = preview.with.len().checked_sub(shown).filter(|n| *n > 0) {
         text += &format!("{blank}  and {more} more (-v lists them)\n");

@@ -1,4 +1,4 @@
-//! `rollback --to S`.
+//! `rollback --to S`: undoes every run since the snapshot S.
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ use crate::front::cli::command::as_root;
 use crate::run::rollback::to::{RollbackPlan, RollbackReport, rollback_to};
 use crate::ui::table::{columns, counted};
 
-/// The number of foreign changes shown.
+/// How many foreign changes are named.
 const SHOWN: usize = 5;
 
 pub(super) fn run(command: &Invocation<'_>, name: &str) -> Result<u8> {
@@ -21,7 +21,7 @@ pub(super) fn run(command: &Invocation<'_>, name: &str) -> Result<u8> {
     Ok(0)
 }
 
-/// Shows the runs to undo, and asks for a yes.
+/// Shows the runs that would be undone, and asks for a yes.
 fn approve(command: &Invocation<'_>, plan: &RollbackPlan) -> Result<bool> {
     if command.args.yes {
         return Ok(true);

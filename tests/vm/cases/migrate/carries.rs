@@ -1,4 +1,4 @@
-//! Migrations that succeed under traffic, which would notice a failure.
+//! Migrations that succeed under traffic. The traffic would notice a failure.
 
 use std::fs;
 use std::time::Duration;
@@ -14,11 +14,12 @@ use crate::machine::inside;
 use crate::network;
 use crate::traffic::Traffic;
 
-/// Migrates from one mode to the other and confirms, without a failed new connection.
+/// Migrates from one mode to the other and confirms; no new connection may fail meanwhile.
 fn carries_over(backend: &'static str, from: &str, to: &str) {
     let case = Case::new(backend, from);
     case.playbook(from, to, |text| text);
-    // A stream through ipvs ends with its virtual server.
+    // A stream through ipvs would fail, because it ends with its virtual server. So only a
+    // migration to ipvs has one.
     let traffic = if to == "ipvs" { Traffic::dense() } else { Traffic::start() };
     let ended = patiently(|| case.migrate(to, "-o json"));
     let mut schemas = Schemas::load();
@@ -76,7 +77,8 @@ fn soak_iptables_to_ipvs_breaks_nothing_in_ipv6() {
     }
 }
 
-/// The operators' former method, for comparison: kube-proxy's own clean-up, then the new mode.
+/// For comparison, what operators did before: they ran kube-proxy's own clean-up, and then started
+/// the new mode.
 #[test]
 #[ignore = "in the machine"]
 fn cleaning_up_first_breaks_what_a_migration_does_not() {
@@ -110,7 +112,8 @@ fn soak_a_half_migrated_node_is_finished_from_where_it_stands() {
     ) {
         return;
     }
-    // The leftovers of iptables mode on a real node. kube-proxy starts in ipvs mode beside them.
+    // The leftovers of iptables mode, from a captured real node. kube-proxy starts in ipvs mode
+    // beside them.
     let case = Case::prepared("nft", "ipvs", |_| {
         let node = captured("half-migrated-ipvs-1.20");
         let read = |name: &str| fs::read_to_string(node.join(name)).expect(name);
@@ -127,7 +130,7 @@ fn soak_a_half_migrated_node_is_finished_from_where_it_stands() {
     case.proxyshift.expect(0, "confirm");
     traffic.stop("half migrated");
     case.is_in("ipvs");
-    // Leftovers are not to be restored.
+    // The rollback need not restore the leftovers.
     case.proxyshift.expect(0, "rollback");
     case.cluster.serves();
     assert_eq!(super::super::removals(&case.proxyshift), left);

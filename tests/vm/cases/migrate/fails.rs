@@ -1,5 +1,5 @@
 //! Migrations that fail: each exits with 4, names the cause in one line and in its journal, and
-//! leaves the node unchanged.
+//! leaves the node as it was.
 
 use std::fs;
 
@@ -12,10 +12,10 @@ use crate::machine::inside;
 
 const CONFIGURATION: &str = "/run/kube-proxy/config.conf";
 
-/// The operator's command that causes a failure.
+/// The operator's hook, which causes the failure.
 const HOOK: &str = "/run/bin/hook";
 
-/// A migration to ipvs fails with `cause`; its line begins with `object`.
+/// Verifies that a migration to ipvs mode fails with `cause`, in a line that begins with `object`.
 fn fails(case: &Case, what: &str, object: &str, cause: &str) {
     println!("-- {what}");
     let ended = case.migrate("ipvs", "");
@@ -34,7 +34,7 @@ fn hook(point: &str) -> String {
     format!("hooks: {{{point}: [{{run: [{HOOK}], timeout: 60s, again: safe}}]}}\n")
 }
 
-/// A short time for an expected timeout.
+/// A playbook with a short timeout, for a case that waits until the timeout.
 fn impatient(text: String) -> String {
     let short = text.replace("parity: services, timeout: 2m", "parity: services, timeout: 40s");
     assert_ne!(short, text);
@@ -67,7 +67,8 @@ fn soak_a_kube_proxy_that_does_not_take_over_is_undone() {
     starts_after(&format!("{in_ipvs_mode} && {{ echo no such luck >&2; exit 1; }}"), CONFIGURATION);
     fails(&case, "it does not start", "start-kube-proxy", "no such luck");
 
-    // A service that stays away: in ipvs mode, kube-proxy reads an API without it.
+    // One service stays missing, because in ipvs mode kube-proxy reads from an API that does not
+    // have it.
     let lacking = Api::start();
     let rest = cluster::objects().into_iter().filter(|o| o["metadata"]["name"] != "web");
     rest.for_each(|object| lacking.apply(object));
@@ -83,7 +84,7 @@ fn soak_a_kube_proxy_that_does_not_take_over_is_undone() {
     run(START);
     case.cluster.wait("iptables");
 
-    // As 1.25 and earlier behave without ip_vs.
+    // kube-proxy 1.25 and earlier start in iptables mode when ip_vs is not available.
     let wrong = "/run/kube-proxy/wrong.conf";
     starts_after(&format!("sed 's/^mode: .*/mode: iptables/' {CONFIGURATION} >{wrong}"), wrong);
     fails(&case, "it starts in the wrong mode", "ipvs mode", "it runs in iptables mode");
@@ -100,7 +101,8 @@ fn soak_what_fails_at_the_end_is_undone() {
     run(&format!("mount -t tmpfs -o size=300m,mode=700 store {store}"));
     let mut case = Case::new("nft", "iptables");
 
-    // Packets through ipvs are dropped, though all objects are in position.
+    // A rule drops the packets through ipvs, though all objects of ipvs mode are where they should
+    // be.
     script(HOOK, "iptables -A OUTPUT -m ipvs --ipvs -j DROP\n");
     case.playbook("iptables", "ipvs", |text| text + &hook("after_clean"));
     let before = case.foreign.clone();
@@ -109,14 +111,14 @@ fn soak_what_fails_at_the_end_is_undone() {
     run("iptables -D OUTPUT -m ipvs --ipvs -j DROP");
     case.foreign = before;
 
-    // The disk is full from the middle of the run on.
+    // From the middle of the run on, the disk of the store is full.
     script(HOOK, &format!("dd if=/dev/zero of={store}/full bs=64k 2>/dev/null; true\n"));
     case.playbook("iptables", "ipvs", |text| text + &hook("after_converge"));
     fails(&case, "the disk is full", store, "are missing");
     fs::remove_file(format!("{store}/full")).expect("it is there");
 }
 
-/// The foreign rules, with a further foreign rule in its position between the tables.
+/// The lines of `foreign`, with a further foreign rule at its index: after the rules of its table.
 fn with_rule(foreign: &str, rule: &str) -> String {
     let (mut lines, table) = (foreign.lines().collect::<Vec<_>>(), rule.split(':').next());
     let later = |l: &&str| match table {

@@ -1,4 +1,4 @@
-//! Migrations that are killed, and watchdogs that are killed.
+//! Migrations that are killed midway, and watchdogs that are killed.
 
 use std::collections::BTreeSet;
 
@@ -9,19 +9,20 @@ use super::Case;
 use crate::machine::inside;
 use crate::traffic::Traffic;
 
-/// The stages that change the node.
+/// The names of the stages that change the node.
 const CHANGING: [&str; 4] = ["prepare", "switch", "clean", "settle"];
 
-/// Kills a migration at a line of its journal: `after:switch:intent`.
+/// Kills a migration when it writes a line of its journal; `point` is `after:switch:intent`, for
+/// example.
 fn killed(case: &Case, point: &str) {
     println!("-- killed {point}");
     println!("{}", case.proxyshift.killed(&Case::words("ipvs"), point).err);
     case.proxyshift.expect(6, "status");
 }
 
-/// Kills a migration after the intent of a stage's first change, or after the change and before its
-/// outcome is written. Then the run is undone by a person, by the watchdog, or resumed and not
-/// confirmed.
+/// Kills a migration after it journals the intent of a stage's first change, or after it made the
+/// change and before it journals the outcome. Then the run is undone by a person or by the
+/// watchdog, or it is resumed and not confirmed, so that it is undone.
 #[test]
 #[ignore = "in the machine"]
 fn killed_at_each_stage_it_is_resumed_or_undone() {
@@ -58,7 +59,8 @@ fn soak_killed_at_each_end_of_a_stage_it_is_undone() {
     let case = Case::new("nft", "iptables");
     case.playbook("iptables", "ipvs", |text| text);
     assert_eq!(case.migrate("ipvs", "").code, Some(0));
-    // The lines of a stage are alike: the first and the last of each that changes the node.
+    // The journal lines of one stage are alike, so only the first and the last of each stage are
+    // tried.
     let mut journal = case.journal();
     journal.retain(|line| CHANGING.iter().any(|stage| line["stage"] == *stage));
     let stages = journal.chunk_by(|a, b| a["stage"] == b["stage"]);
@@ -78,7 +80,7 @@ fn soak_killed_at_each_end_of_a_stage_it_is_undone() {
     }
 }
 
-/// Kills the watchdog of the last run.
+/// Kills the watchdog of the last run with SIGKILL.
 fn kill_watchdog(case: &Case) {
     let id = case.last_run()["id"].as_str().expect("a run").to_owned();
     let json = std::fs::read(case.proxyshift.store.join("runs").join(id).join("run.json"));
@@ -98,7 +100,8 @@ fn soak_when_who_stands_by_is_killed_whoever_looks_sees_to_another() {
     }
     let case = Case::new("nft", "iptables");
     case.playbook("iptables", "ipvs", |text| text);
-    // While the run runs, the next stage starts another. While it waits, any verb does.
+    // While the run is executed, its next stage starts another watchdog. While the run waits to be
+    // confirmed, any verb does.
     let ended = std::thread::scope(|scope| {
         let killer = scope.spawn(|| {
             case.wait_until_cleaning();

@@ -1,4 +1,4 @@
-//! Foreign changes while a migration cleans.
+//! Foreign changes while a migration is in its stage `clean`.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use super::{Case, START, STOP};
 use crate::common::{run, run_with};
 use crate::machine::inside;
 
-/// A docker network created meanwhile.
+/// The rules of a docker network that is created while the migration removes leftovers.
 const NETWORK: [&str; 2] = [
     "-t nat -A POSTROUTING -s 172.18.0.0/16 ! -o br-0123456789ab -j MASQUERADE",
     "-t filter -A FORWARD -i br-0123456789ab -j ACCEPT",
@@ -26,7 +26,7 @@ fn soak_what_others_do_during_clean_survives() {
     let foreign = format!("-A {chain} -s 203.0.113.7/32 -j RETURN");
     let ended = std::thread::scope(|scope| {
         let others = scope.spawn(|| {
-            // The plan is made now; the rehearsal takes its time.
+            // At this moment the plan exists, and the rehearsal of it takes some time.
             case.wait_until_cleaning();
             for rule in NETWORK {
                 run(&format!("iptables-nft {rule}"));
@@ -47,7 +47,7 @@ fn soak_what_others_do_during_clean_survives() {
         assert!(save.lines().any(|l| l == rule), "{rule} is lost: {save}");
     }
     assert!(nat.lines().any(|l| l == foreign), "{foreign} is lost: {nat}");
-    // A foreign rule uses that chain, so it is kept. All others of its kind are removed.
+    // The chain that a foreign rule uses is kept. All other chains for services are removed.
     let left: Vec<&str> = nat.lines().filter(|l| l.starts_with(":KUBE-SVC-")).collect();
     assert!(matches!(left[..], [one] if one.contains(&chain)), "{left:?}");
     case.proxyshift.expect(0, "confirm");

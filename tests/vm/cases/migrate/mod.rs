@@ -1,4 +1,4 @@
-//! Whole migrations.
+//! Whole migrations of a kube-proxy.
 
 mod carries;
 mod fails;
@@ -22,31 +22,31 @@ use crate::common::vm::cached;
 use crate::common::{run, run_with};
 use crate::network::of_family;
 
-/// The folder of the commands that stop and start kube-proxy, and of their playbook.
+/// The commands of the controller: the one that starts kube-proxy, and [`STOP`], which stops it.
 const START: &str = "/run/bin/start-kube-proxy";
 const STOP: &str = "/run/bin/stop-kube-proxy";
 const PLAYBOOK: &str = "/run/playbook.yaml";
 
-/// The time for an emulated CPU to undo a migration.
+/// How long an emulated CPU may take to undo a migration.
 const PATIENCE: Duration = Duration::from_secs(240);
 
-/// A node whose kube-proxy is run by commands.
+/// A node on which commands of the operator's start and stop kube-proxy.
 pub(super) struct Case {
     pub(super) cluster: Cluster,
     pub(super) proxyshift: Proxyshift,
-    /// The foreign objects.
+    /// The foreign rules and virtual servers at the beginning, as text.
     foreign: String,
 }
 
 impl Case {
-    /// kube-proxy serves in `mode`, beside a foreign virtual server.
+    /// A node on which kube-proxy serves in `mode`, beside a foreign virtual server.
     fn new(backend: &'static str, mode: &str) -> Case {
         Case::prepared(backend, mode, |_| {})
     }
 
     /// As [`Case::new`], with `prepare` called before kube-proxy starts.
     fn prepared(backend: &'static str, mode: &str, prepare: impl Fn(&Cluster)) -> Case {
-        // Persisted settings belong to this case alone.
+        // Mounted empty, so that settings for the next boot are seen by this case alone.
         for dir in ["/etc/modules-load.d", "/etc/sysctl.d"] {
             run(&format!("mount -t tmpfs etc {dir}"));
         }
@@ -57,7 +57,7 @@ impl Case {
         case
     }
 
-    /// A node without a running kube-proxy.
+    /// A node on which no kube-proxy runs.
     pub(super) fn idle(backend: &'static str, store: &str) -> Case {
         let cluster = Cluster::new(backend);
         starts_with("/run/kube-proxy/config.conf");
@@ -65,7 +65,7 @@ impl Case {
         Case { cluster, proxyshift: Proxyshift::new(store), foreign: String::new() }
     }
 
-    /// Hands kube-proxy over to the commands. It serves.
+    /// Hands the running kube-proxy over to the commands, which stop and start it from now on.
     pub(super) fn serves_from_now_on(&mut self) {
         self.cluster.release();
         self.cluster.foreign_server();
@@ -73,7 +73,8 @@ impl Case {
         self.foreign = foreign(&self.cluster);
     }
 
-    /// The built-in playbook between the two modes, with these commands and the edit `change`.
+    /// Writes the built-in playbook between the two modes, with these commands and after the edit
+    /// `change`.
     pub(super) fn playbook(&self, from: &str, to: &str, change: impl Fn(String) -> String) {
         let file = format!("{}/playbooks/{from}-to-{to}.yaml", env!("CARGO_MANIFEST_DIR"));
         let text = fs::read_to_string(file).expect("a playbook");
@@ -87,7 +88,8 @@ impl Case {
         format!("migrate --to {to} --playbook {PLAYBOOK} --yes")
     }
 
-    /// Runs a migration to its end, whatever its exit code, and prints its output.
+    /// Runs a migration to the mode `to` until it ends, whatever its exit code, and prints its
+    /// output.
     pub(super) fn migrate(&self, to: &str, more: &str) -> Ended {
         let began = Instant::now();
         let ended = self.proxyshift.run(&format!("{} {more}", Case::words(to)));
@@ -95,13 +97,13 @@ impl Case {
         ended
     }
 
-    /// Fails unless the foreign objects are those of the beginning, in the same order.
+    /// Fails unless the foreign objects are the same as at the beginning, in the same order.
     pub(super) fn keeps_what_is_foreign(&self) {
         assert_same(&foreign(&self.cluster), &self.foreign, "what is not kube-proxy's");
         self.cluster.container_goes_out();
     }
 
-    /// Fails unless the node serves in `mode`, without leftovers of the other one.
+    /// Fails unless kube-proxy serves in `mode`, without leftovers of the other mode.
     pub(super) fn is_in(&self, mode: &str) {
         self.cluster.serves();
         self.keeps_what_is_foreign();
@@ -114,12 +116,12 @@ impl Case {
         assert_eq!(link.contains("kube-ipvs0"), mode == "ipvs", "{link}");
     }
 
-    /// The last run, from `status`.
+    /// The last run, as `status` prints it.
     pub(super) fn last_run(&self) -> Value {
         self.proxyshift.run("status -o json").json()["runs"][0].clone()
     }
 
-    /// The journal of the last run.
+    /// The lines of the journal of the last run.
     fn journal(&self) -> Vec<Value> {
         let id = self.last_run()["id"].as_str().expect("a run").to_owned();
         let path = self.proxyshift.store.join("runs").join(id).join("journal.jsonl");
@@ -127,7 +129,7 @@ impl Case {
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
-    /// Waits until the stage `clean` has its snapshot.
+    /// Waits until the stage `clean` of the last run has taken its snapshot.
     fn wait_until_cleaning(&self) {
         let until = Instant::now() + PATIENCE;
         let runs = self.proxyshift.store.join("runs");
@@ -156,7 +158,7 @@ impl Case {
 }
 
 impl Drop for Case {
-    /// Ends the kube-proxy that the commands started.
+    /// Stops the kube-proxy that the commands started.
     fn drop(&mut self) {
         run_with("", &[STOP]);
     }
@@ -167,7 +169,8 @@ fn script(path: &str, text: &str) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect(path);
 }
 
-/// Writes the command that starts kube-proxy with this configuration, after the command `first`.
+/// Writes the command that starts kube-proxy with this configuration file. The shell command
+/// `first` runs before kube-proxy.
 fn starts_after(first: &str, configuration: &str) {
     script(
         START,
@@ -183,7 +186,7 @@ fn starts_with(configuration: &str) {
     starts_after("", configuration);
 }
 
-/// The foreign rules and virtual servers, in their order.
+/// The foreign rules and virtual servers, one a line, in their order.
 fn foreign(cluster: &Cluster) -> String {
     let mut text = String::new();
     for table in ["nat", "filter", "mangle"] {

@@ -1,4 +1,4 @@
-//! kube-proxy as a static pod of the real kubelet.
+//! kube-proxy as a static pod that the real kubelet runs.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ use crate::kube_proxy::KubeProxy;
 use crate::kubelet::{Kubelet, MANIFEST};
 use crate::machine::inside;
 
-/// The flags of the second pod, which has no configuration file. They do not name ipvs.
+/// The flags of the second pod, which has no configuration file. None of them is about ipvs.
 const FLAGS: [&str; 10] = [
     "--proxy-mode=iptables",
     "--kubeconfig=/run/kube-proxy/kubeconfig",
@@ -23,7 +23,7 @@ const FLAGS: [&str; 10] = [
     "--conntrack-tcp-timeout-close-wait=0s",
 ];
 
-/// A node whose kubelet runs kube-proxy in iptables mode, configured by `arguments`.
+/// A node whose kubelet runs kube-proxy in iptables mode, with these `arguments`.
 fn node(arguments: &[&str]) -> (Case, Kubelet) {
     for folder in ["/etc/kubernetes", "/var/lib", "/var/log"] {
         run(&format!("mkdir -p {folder}"));
@@ -40,7 +40,7 @@ fn node(arguments: &[&str]) -> (Case, Kubelet) {
 }
 
 impl Case {
-    /// Migrates by the built-in playbook, which waits to be confirmed.
+    /// Migrates with the built-in playbook and no commands, until the run waits to be confirmed.
     fn migrates_by_itself(&self, words: &str) {
         let ended = self.proxyshift.run(&format!("migrate --yes {words}"));
         println!("{}", ended.err);

@@ -1,4 +1,4 @@
-//! Streams through ipvs end with their virtual servers, and the program reports it.
+//! TCP streams through ipvs end with their virtual servers, and proxyshift reports that.
 
 use std::net::TcpStream;
 use std::time::Duration;
@@ -21,7 +21,7 @@ fn soak_streams_through_ipvs_are_counted_and_named() {
     let case = Case::new("nft", "iptables");
     case.playbook("iptables", "ipvs", |text| text);
     assert_eq!(case.migrate("ipvs", "").code, Some(0));
-    // Rolled back during the migration.
+    // The unconfirmed migration is rolled back, which ends the streams.
     let mut streams = opened(3, "10.96.1.1:80");
     streams.iter_mut().for_each(|s| echo(s).expect("it flows"));
     let ended = case.proxyshift.expect(0, "rollback");
@@ -33,8 +33,8 @@ fn soak_streams_through_ipvs_are_counted_and_named() {
     drop(streams);
     case.is_in("iptables");
 
-    // Migrated to ipvs and confirmed, then to iptables mode: the program waits for streams that end
-    // in time.
+    // Migrates to ipvs mode and confirms, then migrates back to iptables mode. Now proxyshift waits
+    // for streams that end in time.
     assert_eq!(case.migrate("ipvs", "").code, Some(0));
     case.proxyshift.expect(0, "confirm");
     let (waited_for, cut) = (opened(2, "10.96.1.2:80"), opened(1, "10.96.1.2:80"));

@@ -1,4 +1,4 @@
-//! kube-proxy as a unit of a real systemd, with processes and cgroups of its own.
+//! kube-proxy as a unit of a real systemd, which has its own processes and cgroups.
 
 use std::fs;
 use std::process::Command;
@@ -39,7 +39,7 @@ fn soak_a_unit_is_found_restarted_and_undone_by_a_unit() {
     ended.reports(&["unit kube-proxy.service"]);
     case.is_in("ipvs");
     case.proxyshift.expect(6, "status");
-    // The unit as a reboot would start it.
+    // The boot unit, started in the way in which a reboot would start it.
     systemd.ctl("daemon-reload");
     assert_eq!(systemd.ctl("is-enabled proxyshift-rollback").trim(), "enabled");
     systemd.ctl("start proxyshift-rollback");
@@ -93,7 +93,7 @@ fn soak_a_unit_keeps_an_exception_for_ansible() {
     systemd.ctl("stop proxyshift-guard");
     assert!(!exists(second), "it goes with its unit");
     assert!(changes(second, false) && exists(second), "started again");
-    // A foreign unit of that name is not overwritten.
+    // A unit file of that name that proxyshift did not write is not overwritten.
     let unit = "/etc/systemd/system/proxyshift-guard.service";
     run(&format!("{} sed -i 1d {unit}", systemd.prefix().join(" ")));
     let refused = run_task(first, false);

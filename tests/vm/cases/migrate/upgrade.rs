@@ -1,4 +1,4 @@
-//! An upgrade of kube-proxy in the same mode.
+//! An upgrade of kube-proxy to another version in the same mode.
 
 use std::fs;
 
@@ -6,10 +6,10 @@ use super::{Case, PLAYBOOK, START, STOP, script};
 use crate::common::run;
 use crate::machine::inside;
 
-/// The operator's command that upgrades kube-proxy.
+/// The operator's command that replaces kube-proxy by another version.
 const UPGRADE: &str = "/run/bin/upgrade";
 
-/// An old leftover of another mode.
+/// An ipset that is an old leftover of another mode.
 const LEFT: &str = "KUBE-LOAD-BALANCER-SOURCE-CIDR";
 
 #[test]

@@ -1,4 +1,4 @@
-//! The two front ends besides the verb: the wizard, and Ansible from the host outside.
+//! A migration through the other two front ends: the wizard, and Ansible from a host outside.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -43,7 +43,7 @@ fn soak_the_wizard_takes_the_node_over() {
     case.is_in("ipvs");
 }
 
-/// A host outside that reaches the node by ssh.
+/// A host outside from which Ansible reaches the node by ssh.
 struct Outside {
     site: Site,
     _sshd: Sshd,
@@ -57,7 +57,8 @@ impl Outside {
         Outside { site, _sshd }
     }
 
-    /// Runs a playbook of the collection, which must succeed. Returns its count of changes.
+    /// Runs a playbook of the collection, which must succeed. Returns how many tasks changed the
+    /// node.
     fn play(&self, playbook: &str, more: &[&str]) -> u32 {
         let bin: PathBuf = cached("newest/bin");
         let played = self.site.play(&["ip", "netns", "exec", "outside"], &bin, playbook, more);
@@ -66,7 +67,7 @@ impl Outside {
     }
 }
 
-/// The Ansible variables of a migration.
+/// The Ansible variables that ask for a migration to ipvs mode.
 fn to_ipvs() -> String {
     format!("proxyshift_to=ipvs proxyshift_playbook={PLAYBOOK}")
 }
@@ -80,7 +81,7 @@ fn soak_ansible_takes_the_node_over() {
     let case = Case::new("nft", "iptables");
     case.playbook("iptables", "ipvs", |text| text);
     let outside = Outside::new();
-    // The API's kubeconfig for kubectl, which drains the node; and a pod to evict.
+    // The API's kubeconfig is for kubectl, which drains the node. The pod is there to be evicted.
     let api = &case.cluster.api;
     std::fs::create_dir(outside.site.path(".kube")).expect("a folder");
     let address = SocketAddr::from(([192, 168, 100, 1], api.address.port()));

@@ -37,9 +37,9 @@ enum Lacks {
     Nothing,
     /// A rule is missing; the unit runs and is about to restore the rule.
     Rule,
-    /// It does not run.
+    /// The unit does not run.
     Start,
-    /// It runs, with another file or program.
+    /// The unit runs, but its unit file, its start at boot or its program is not the intended one.
     Restart,
 }
 

@@ -33,7 +33,8 @@ pub fn find() -> Result<Vec<Process>> {
 }
 
 /// The PIDs of the processes in our network namespace that run `name`, a name in the catalogue.
-/// Asks none of them for its version, and omits a kube-proxy that was started with `--cleanup`.
+/// Unlike [`find`], it runs no program with `--version`, and it omits a kube-proxy that was started
+/// with `--cleanup`.
 /// Fails as [`find`] does.
 pub fn pids(name: &str) -> Result<Vec<u32>> {
     let named = named()?.into_iter().filter(|(_, known, args)| *known == name && serves(args));

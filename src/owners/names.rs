@@ -20,7 +20,8 @@ impl EntryId {
     }
 }
 
-/// The patterns of one kind, for all components, in order of precedence.
+/// The name or comment patterns of all components for one kind of object, such as chains or ipsets,
+/// in order of precedence.
 #[derive(Debug)]
 pub(crate) struct Names {
     set: Expressions,

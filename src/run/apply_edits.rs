@@ -132,8 +132,8 @@ pub(super) fn apply_and_verify(
 ) -> Result<AppliedEdits> {
     let mut writers = Writers::of(base, &edits);
     execute(context, journal, stage, edits, plan_again)
-        // Drops the applied edits, because the journal has them, with those from before a crash: so
-        // only one copy of them is in memory at a time.
+        // The applied edits are dropped here. They are read back from the journal with those from
+        // before a crash, so that two copies are never in memory together.
         .map(drop)
         .and_then(|()| done_edits(context, run))
         .and_then(|done| verify(context, &done, base, &mut writers))

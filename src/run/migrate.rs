@@ -50,8 +50,8 @@ pub struct Intended {
     pub playbook: Playbook,
     /// The mode that kube-proxy runs in now.
     pub from: Mode,
-    /// The names of the controller and of the configuration's source; none for an upgrade, which
-    /// restarts nothing.
+    /// What restarts kube-proxy, and where its configuration comes from, both by name. None for an
+    /// upgrade, which restarts nothing.
     pub restarts: Option<(String, String)>,
     /// The findings of the preflight that do not stop the run.
     pub warnings: Vec<Finding>,

@@ -46,9 +46,10 @@ pub struct Record<P> {
     /// The index of the step in its stage. The intent and the outcome of a step have the same
     /// index.
     pub step: u32,
-    /// What the line says about its step.
+    /// Whether the change is intended, done, failed or undone, or what happened to the run as a
+    /// whole.
     pub kind: Mark,
-    /// The data of the run, such as the change.
+    /// The content of this line besides its mark, such as the change or the cause of a failure.
     pub payload: P,
 }
 
@@ -69,9 +70,10 @@ pub struct JournalEntry<P> {
     pub stage: String,
     /// The index of the step in its stage.
     pub step: u32,
-    /// What the line says about its step.
+    /// Whether the change is intended, done, failed or undone, or what happened to the run as a
+    /// whole.
     pub kind: Mark,
-    /// The data of the run, such as the change.
+    /// The content of this line besides its mark, such as the change or the cause of a failure.
     pub payload: P,
 }
 

@@ -132,10 +132,10 @@ pub fn reboots(stages: &[&str]) -> Vec<u64> {
     (0..=stages.len()).map(boot_of).collect()
 }
 
-/// Boots a machine that shares the folder `shared` with the host, where the machine's files begin
-/// with `name`, and runs the shell commands `what` inside. Returns the output. The machine ends by
-/// itself, at the latest after `seconds`; it is ended when a case inside asks to have its power
-/// cut.
+/// Boots a machine that shares the folder `shared` with the host, and runs the shell commands
+/// `what` in it with the environment `variables`. Its files in the folder are named `NAME-…`.
+/// Returns the output. The machine stops after `seconds` at the latest, and is killed at once when
+/// a case asks for a power cut.
 fn boot(shared: &Path, name: &str, seconds: u64, what: &str, variables: &str) -> String {
     for needed in ["kernel/vmlinuz", "bin/vng", "kube-proxy"] {
         cached(needed);

@@ -129,7 +129,8 @@ mod tests {
         // An equal rule existed before the addition, so the one nearest to the added position is
         // removed.
         assert_eq!(positions(&[a, b, OURS], &[a, OURS, b, OURS]), [1]);
-        // The added rule is already gone.
+        // The added rule is already gone, so nothing is removed, not even an equal rule that
+        // existed before the addition.
         assert!(positions(&[a, b], &[a, b]).is_empty());
         assert!(positions(&[a, b, OURS], &[a, b, OURS]).is_empty());
     }

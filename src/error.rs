@@ -40,7 +40,7 @@ pub enum Kind {
     Lock,
     /// The store has no free space, or cannot be written.
     Store,
-    /// Something on the node must be fixed before this can be done.
+    /// Something on the node must be fixed before the command can do what was asked.
     Blocked,
     /// A claim that the rehearsal could not verify.
     Rehearsal,
@@ -103,8 +103,8 @@ impl Error {
         self
     }
 
-    /// An input/output error on `path`. Its kind says so if the file is missing, the disk is full,
-    /// or rights are missing.
+    /// An input/output error on `path`. A missing file, a full disk and missing rights each give
+    /// the error a kind of its own.
     pub fn io(path: impl AsRef<std::path::Path>, error: &std::io::Error) -> Self {
         use std::io::ErrorKind as E;
         let path = path.as_ref().display().to_string();

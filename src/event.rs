@@ -96,7 +96,8 @@ pub enum Task {
     },
     /// Deleting stale UDP entries of conntrack.
     Settle,
-    /// Comparing the kernel with what the run should have changed, and with all that it should not.
+    /// Verifying that the kernel holds what the run should have changed, and that all else is as
+    /// before.
     VerifyKernel,
     /// Restoring kube-proxy's earlier configuration and mode.
     RestoreConfig {
@@ -263,7 +264,7 @@ pub enum Outcome {
 pub enum Claim {
     /// The sandbox holds the node's state.
     Loaded {
-        /// Whether all of the state, or only a part.
+        /// [`Outcome::Loaded`] for all of the state, [`Outcome::LoadedPartly`] for a part of it.
         outcome: Outcome,
     },
     /// A packet arrives at its destination.

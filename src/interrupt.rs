@@ -12,8 +12,8 @@ use signal_hook::iterator::Signals;
 
 use crate::error::{Error, Kind, Result};
 
-/// The number of changes under way. It stays locked while the program ends, so that no change can
-/// begin then.
+/// The number of changes under way. The mutex stays locked while the program ends, so that no
+/// change can begin then.
 static CHANGES: Mutex<usize> = Mutex::new(0);
 
 /// Whether a signal arrived during a change.
@@ -85,8 +85,8 @@ pub fn watch(
     Ok(())
 }
 
-/// Locks [`CHANGES`], even if it is poisoned: that only means that a thread panicked while
-/// counting.
+/// Locks [`CHANGES`], even if it is poisoned, because the poison only means that a thread panicked
+/// while counting.
 fn changes() -> MutexGuard<'static, usize> {
     CHANGES.lock().unwrap_or_else(PoisonError::into_inner)
 }

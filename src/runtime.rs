@@ -48,8 +48,8 @@ pub fn program() -> Result<PathBuf> {
 /// The name of the program.
 pub const NAME: &str = "proxyshift";
 
-/// Copies this program to `to`. The copy is synced before it gets its name. Otherwise a power cut
-/// could leave an empty file, which a shell would run as a script that succeeds.
+/// Copies this program to `to`. The copy is synced before it is renamed to `to`. Otherwise a power
+/// cut could leave an empty file there, which a shell would run as a script that succeeds.
 ///
 /// # Errors
 /// [`Kind::Store`](crate::error::Kind::Store) when the copy cannot be written.

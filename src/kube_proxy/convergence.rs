@@ -69,8 +69,8 @@ pub fn convergence(
     }
 }
 
-/// Why the processes are not as they must be: exactly one kube-proxy must run, alone or inside
-/// another program (k3s).
+/// What is wrong with the processes; `None` if exactly one kube-proxy runs, alone or inside another
+/// program (k3s).
 fn processes(catalogue: &Catalogue, state: &NodeState) -> Option<String> {
     let Some(all) = &state.processes else { return Some("the processes are not known".into()) };
     match Instances::of(all) {
@@ -119,7 +119,8 @@ fn own_objects(
     if !missing.is_empty() || families.is_empty() {
         return missing;
     }
-    // kube-proxy's own jumps lead to this mode's objects, and no other mode serves beside it.
+    // The objects exist. Besides, kube-proxy's own jumps must lead to the objects, and no other
+    // mode may serve beside this mode.
     let running = RunningMode::of(state, ownership);
     if running.mode == Some(mode.mode()) { Vec::new() } else { vec![running.evidence] }
 }

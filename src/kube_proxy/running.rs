@@ -37,8 +37,8 @@ impl RunningMode {
     }
 }
 
-/// kube-proxy's configuration, from its command line and the file that this names; `None` if it is
-/// not known.
+/// kube-proxy's configuration, from its command line and the file that the command line names;
+/// `None` if the configuration is not known.
 pub fn configured(state: &NodeState) -> Option<KubeProxyConfig> {
     let file = |path: &str| KubeProxyConfig::parse(path, state.file(path)?).ok();
     match instances(state) {

@@ -39,7 +39,7 @@ pub fn predict_takeover(catalogue: &Catalogue, state: &NodeState, to: Mode) -> R
     Ok(after)
 }
 
-/// One ruleset, of which kube-proxy in the mode `to` rewrites its chains.
+/// One ruleset, in which kube-proxy in the mode `to` rewrites its own chains.
 pub(super) struct Rewrite<'a> {
     pub(super) ownership: &'a Ownership<'a>,
     pub(super) id: RulesetId,
@@ -56,8 +56,8 @@ impl<'a> Rewrite<'a> {
         own.then(|| entry.modes.is_empty() || entry.modes.contains(&self.to))
     }
 
-    /// The chain that a rule jumps to, if this is a chain of kube-proxy that the mode `to` does not
-    /// use.
+    /// The chain that a rule jumps to, if that chain is kube-proxy's and the mode `to` does not use
+    /// it.
     pub(super) fn unused_chain(&self, table: &Table, rule: &'a Rule) -> Option<&'a str> {
         rule.target.as_deref().filter(|target| self.uses(table, target) == Some(false))
     }

@@ -20,8 +20,8 @@ use crate::state::ipvs::{ConnectionLimits, VirtualServers};
 use crate::state::tools::render_processes;
 use crate::state::{Backend, Family, Files, RulesetId};
 
-/// The deadline of a save. Long, because a save of 115,000 lines restarts again and again while
-/// another program writes.
+/// The deadline of a save. It is long, because a save of 115,000 lines restarts again and again
+/// while another program writes.
 const SAVE_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How much is captured.
@@ -29,8 +29,8 @@ const SAVE_DEADLINE: Duration = Duration::from_secs(30);
 pub enum Extent {
     /// Everything that a snapshot keeps.
     Whole,
-    /// Without counters and versions. No run changes them, and reading each takes the start of a
-    /// program.
+    /// Everything except counters and versions. No run changes these, and to read each of them a
+    /// program must be started.
     Objects,
 }
 

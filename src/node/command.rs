@@ -77,8 +77,8 @@ impl Command {
         self.shared_stdin(Arc::new(text.into()))
     }
 
-    /// As [`Self::stdin`], for a text that the caller also keeps. It is shared instead of copied,
-    /// because it may be as large as all rules of the node.
+    /// As [`Self::stdin`], for a text that the caller also keeps. The text is shared instead of
+    /// copied, because it may be as large as all rules of the node.
     #[must_use]
     pub fn shared_stdin(mut self, text: Arc<String>) -> Self {
         self.stdin = Some(text);

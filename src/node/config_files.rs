@@ -34,8 +34,8 @@ const FILES: &[&str] = &[
 /// Directories whose files are captured, each with the prefix that the file names must have.
 const DIRECTORIES: &[(&str, &str)] = &[("/etc/cni/net.d", ""), ("/etc/iptables", "rules.")];
 
-/// Programs, each with the flags that name its configuration file, a path in the program's own
-/// root.
+/// Programs, each with the flags that name its configuration file. The name is a path in the root
+/// of the program's process.
 const CONFIG_FLAGS: &[(&str, &[&str])] =
     &[("kube-proxy", &["--config"]), ("node-cache", &["-conf", "--conf"])];
 
@@ -113,8 +113,8 @@ fn text(root: &Path, path: &str) -> Result<Option<String>, String> {
     secret(&text).map_or(Ok(Some(text)), |what| Err(format!("it holds {what}")))
 }
 
-/// Reads a regular file, up to one byte more than [`LIMIT`], so that the caller sees that it is too
-/// large.
+/// Reads a regular file, up to one byte more than [`LIMIT`], so that the caller sees when the file
+/// is too large.
 fn bytes(path: &Path) -> io::Result<Vec<u8>> {
     // Reading a pipe would block, and reading a device might never end.
     if !fs::symlink_metadata(path)?.is_file() {
@@ -126,8 +126,8 @@ fn bytes(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// Resolves `path` below `root`, the root of a container. The kernel would follow an absolute
-/// symbolic link into the host's root, but it means the container's. (`openat2` could resolve it,
-/// but exists only from Linux 5.6 on.)
+/// symbolic link into the host's root, but the link means a path in the container's root.
+/// (`openat2` could resolve it, but exists only from Linux 5.6 on.)
 pub(super) fn resolve(root: &Path, path: &str) -> io::Result<PathBuf> {
     let parts = |path: &Path| -> Vec<OsString> {
         path.components().map(|c| c.as_os_str().to_owned()).filter(|c| c != "/").collect()

@@ -35,8 +35,8 @@ pub fn mode(state: &NodeState) -> Option<String> {
 }
 
 /// Fills in the version of the kube-proxy among `processes`, as its metrics report it, if the
-/// version is not known yet. It is not known for a kube-proxy in a container, because a container's
-/// program is not run. `files` holds kube-proxy's configuration file.
+/// version is not known yet. For a kube-proxy in a container the version is not known, because a
+/// container's program is not run. `files` holds kube-proxy's configuration file.
 pub(super) fn fill_in_version(processes: &mut [Process], files: &Files) {
     let address = address(processes, files);
     let pid = Instances::of(processes).one().map(|p| p.pid);

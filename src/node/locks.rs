@@ -46,8 +46,8 @@ impl NodeLock {
         NodeLock::named(dir, &format!("{}.lock", Netns::current()?.inode), verb, wait)
     }
 
-    /// Takes the lock that only one guard per network namespace can hold, without waiting. It does
-    /// not keep runs from changing the namespace meanwhile.
+    /// Takes the lock that only one guard per network namespace can hold, without waiting. This
+    /// lock does not keep runs from changing the namespace meanwhile.
     ///
     /// # Errors
     /// [`Kind::Lock`], naming the holder.

@@ -35,10 +35,11 @@ pub fn observe(tools: &Tools, sink: &dyn Sink) -> Result<NodeState> {
     }
 }
 
-/// As [`observe`], for a run that has changed something, because constant writes of other programs
-/// must not prevent its verification or rollback. Each save is still the state at one moment,
-/// because iptables-nft-save restarts after a write; but saves of tables that kept changing are not
-/// compared with the kernel. Omits counters and versions, because no run changes them.
+/// As [`observe`], but succeeds even if other programs write all the time, because such writes must
+/// not prevent the verification or rollback of a run that has changed something. Each save is still
+/// the state at one moment, because iptables-nft-save restarts after a write; but saves of tables
+/// that kept changing are not compared with the kernel. Omits counters and versions, because no run
+/// changes them.
 ///
 /// # Errors
 /// As [`observe`], without [`Kind::Unstable`].

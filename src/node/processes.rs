@@ -13,8 +13,8 @@ use crate::owners::files::known_processes;
 use crate::state::kube_proxy::serves;
 use crate::state::tools::Process;
 
-/// The programs that are run with `--version`: that is harmless, and they report their Kubernetes
-/// version.
+/// The programs that are run with `--version`. To run them so is harmless, and they report their
+/// Kubernetes version.
 const REPORT_VERSION: &[&str] = &["kube-proxy", "kubelet"];
 
 /// Words in the name of a flag that make its value a secret, unless the value is a path.
@@ -126,9 +126,9 @@ fn arguments(cmdline: &[u8]) -> Vec<String> {
     text.strip_suffix('\0').unwrap_or(&text).split('\0').map(str::to_owned).collect()
 }
 
-/// Which of `names` a program has, by the name of its file, by its command name, or by its first
-/// argument. One is not enough: the file of a script is its interpreter, and the kernel cuts a
-/// command name at 15 bytes.
+/// Which of `names` a program has. Its file name, its command name and its first argument are all
+/// compared, because a single one is not enough: the file of a script is its interpreter, and the
+/// kernel cuts a command name at 15 bytes.
 fn known_name<'n>(
     names: &'n BTreeSet<String>,
     exe: Option<&Path>,

@@ -69,8 +69,9 @@ pub fn ip_vs() -> bool {
     Path::new("/proc/net/ip_vs").exists()
 }
 
-/// True if nfnetlink is loaded or built in. That is seen from the kernel's own socket in the list
-/// of netlink sockets, because opening a socket, as `nft --version` does, would load it.
+/// True if nfnetlink is loaded or built in. The evidence is the kernel's own socket in the list of
+/// netlink sockets. No socket is opened to find out, as `nft --version` would, because that would
+/// load nfnetlink.
 pub fn nfnetlink() -> bool {
     const NETLINK_NETFILTER: &str = "12";
     let sockets = fs::read_to_string("/proc/net/netlink").unwrap_or_default();

@@ -96,7 +96,7 @@ fn value(path: &str) -> Result<Option<String>> {
 }
 
 /// The value of the sysctl with this name (`net.ipv4.vs.conntrack`; a dot in the name of a link is
-/// written `/`). None if this kernel does not have the sysctl with the modules that are loaded.
+/// written `/`). None if neither the kernel nor a module that is loaded now has the sysctl.
 ///
 /// # Errors
 /// [`Kind::Usage`] if `name` is not the name of a sysctl, otherwise the system's error.

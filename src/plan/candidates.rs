@@ -16,7 +16,7 @@ use crate::state::ruleset::{Chain, Name, Rule, Ruleset, Table};
 use crate::state::shared_str::StrSlice;
 use crate::state::{NodeState, RulesetId};
 
-/// A chain, identified by its table's and its own index in the node state.
+/// A chain, identified by two indexes in the node state: that of its table and its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct ChainIndex {
     pub(super) id: RulesetId,

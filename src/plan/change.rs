@@ -17,8 +17,8 @@ pub use edit::{
 };
 pub use removal::{detach, edits};
 
-/// One change to a node. An edit may be as large as the node, so code that only writes a change
-/// uses a reference as `E`.
+/// One change to a node. An edit may be as large as the node's whole state, so code that only
+/// writes a change uses a reference to the edit as `E`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Change<E = Edit> {

@@ -13,7 +13,7 @@ use crate::state::equivalence::canonical;
 use crate::state::object::{ObjectId, TableId};
 use crate::state::ruleset::{Chain, Ruleset};
 
-/// The component that a migration changes, so its own objects may come and go.
+/// The component that a migration changes. Its objects may come and go, so they are not compared.
 const KUBE_PROXY: &str = "kube-proxy";
 
 /// A foreign object that is gone or changed, or a foreign rule that has another place in the order.

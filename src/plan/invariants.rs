@@ -26,7 +26,7 @@ pub fn unexpected_changes(
     unexpected_changes_of(id, before, after, tables)
 }
 
-/// Like [`unexpected_changes`], for edits that are all of tables of this ruleset.
+/// Like [`unexpected_changes`], but takes only edits of xtables tables of the ruleset `id`.
 pub fn unexpected_changes_of<'a>(
     id: RulesetId,
     before: Option<&Ruleset>,
@@ -64,9 +64,9 @@ pub fn unexpected_changes_of<'a>(
     differences
 }
 
-/// The chains that were removed or added as a whole, exactly as the edits have them, as pairs of
-/// table and chain name. Nearly all edited chains are of this kind, and they need no further
-/// comparison.
+/// The chains that were removed or added as a whole with exactly the rules that the edits name.
+/// Each chain is a pair of table name and chain name. Nearly all edited chains are of this kind,
+/// and they need no further comparison.
 fn fully_applied<'a>(
     edits: &[(Direction, &'a TableEdit)],
     before: Option<&Ruleset>,
@@ -85,8 +85,8 @@ fn fully_applied<'a>(
                     let texts = c.rules.iter().map(|rule| r.rule_text(rule));
                     texts.eq(chain.rules.iter().map(|text| &**text))
                 }
-                // A chain that the edit removes, and that neither side has, is gone:
-                // `remaining_state` leaves such chains out of the state before the edit.
+                // A chain that the edit removes may be absent from the state before the edit too,
+                // because `remaining_state` leaves such chains out of that state.
                 None => direction == Direction::Remove,
             };
             if there && chain_of(without, table, &chain.name).is_none() {
@@ -97,8 +97,8 @@ fn fully_applied<'a>(
     whole
 }
 
-/// The part of `state` that is needed to verify removals: without the chains that `edits` remove as
-/// a whole, and without files. It is small if nearly everything is removed.
+/// The part of `state` that is needed to verify removals. The chains that `edits` remove as a whole
+/// and the files are left out, so this part is small if nearly everything is removed.
 ///
 /// # Errors
 /// Never for a state that was parsed before, because what remains of it parses too.

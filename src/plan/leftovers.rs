@@ -68,7 +68,7 @@ pub fn leftovers(catalogue: &Catalogue, state: &NodeState, ownership: &Ownership
 
 /// The plan that removes the leftovers once kube-proxy serves in the mode `to`. `after` is the
 /// state that [`predict_takeover`](crate::kube_proxy::takeover::predict_takeover) returns, or the
-/// part of it that a kernel could load.
+/// part of that state that a kernel could load.
 pub fn leftovers_after(catalogue: &Catalogue, after: &NodeState, to: Mode) -> Plan {
     let ownership = Ownership::of(catalogue, after);
     let running = RunningMode { mode: Some(to), ..RunningMode::of(after, &ownership) };

@@ -81,7 +81,8 @@ impl Object {
         self.id.kind()
     }
 
-    /// The object's text: a rule from `-A` on, a server with its options; empty for a chain.
+    /// The object's text, such as a rule from `-A` on, or a virtual server with its options. Empty
+    /// for a chain.
     pub fn text(&self) -> Cow<'_, str> {
         match &self.id {
             ObjectId::NativeTable { family, name } => Cow::Owned(format!("table {family} {name}")),
@@ -135,7 +136,7 @@ impl PartialOrd for Object {
 }
 
 impl Ord for Object {
-    /// Sorts removed objects first, and objects of one kind by name.
+    /// Sorts by action, with removed objects first, and then by the object's id.
     fn cmp(&self, other: &Object) -> Ordering {
         self.action
             .cmp(&other.action)
@@ -163,7 +164,7 @@ impl Plan {
         if owners.is_empty() {
             return self;
         }
-        // Objects that shared attributes before share their new ones too.
+        // Objects that shared their old attributes share their new attributes too.
         let mut kept: Vec<(Arc<About>, Arc<About>)> = Vec::new();
         for object in self.objects.iter_mut().filter(|o| o.action == Action::Remove) {
             if owners.iter().any(|o| **o == *object.owner) {

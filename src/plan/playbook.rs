@@ -79,11 +79,11 @@ pub const BUILTIN: [(&str, &str); 3] = [
 
 const UPGRADE: &str = "upgrade.yaml";
 
-/// The built-in playbook that leads from one mode to another; an upgrade if both modes are the
-/// same.
+/// The built-in playbook that leads from one mode to another. If both modes are the same, the
+/// playbook is an upgrade.
 ///
 /// # Errors
-/// [`Kind::Usage`] if no built-in playbook does that.
+/// [`Kind::Usage`] if no built-in playbook leads from `from` to `to`.
 pub fn builtin(from: Mode, to: Mode) -> Result<Playbook> {
     let (file, text) = builtin_text(from, to)?;
     Playbook::parse(file, text, from)
@@ -92,7 +92,7 @@ pub fn builtin(from: Mode, to: Mode) -> Result<Playbook> {
 /// Like [`builtin`], but returns the file's name and text, which are kept in the run's folder.
 ///
 /// # Errors
-/// [`Kind::Usage`] if no built-in playbook does that.
+/// [`Kind::Usage`] if no built-in playbook leads from `from` to `to`.
 pub fn builtin_text(from: Mode, to: Mode) -> Result<(&'static str, &'static str)> {
     supported(to)?;
     let name = if from == to { UPGRADE.to_owned() } else { format!("{from}-to-{to}.yaml") };

@@ -33,8 +33,8 @@ pub enum Reason {
     NoJumpInMode(Mode, String),
     /// The running version of kube-proxy is later than the last that writes this jump.
     NoJumpInVersion,
-    /// The virtual server has an address of kube-proxy's, but it does not masquerade as
-    /// kube-proxy's virtual servers do.
+    /// The virtual server has an address of kube-proxy's, but does not forward by masquerading,
+    /// although kube-proxy's own virtual servers do.
     DoesNotMasquerade,
     /// The object is foreign. The string is the evidence for its owner.
     Foreign(String),
@@ -59,8 +59,8 @@ pub enum Reason {
     },
     /// The object's owner is gone. The strings are the owner and the evidence.
     OwnerGone(String, String),
-    /// Like [`Reason::OwnerGone`], but no evidence in the object itself proves that it is that
-    /// owner's.
+    /// Like [`Reason::OwnerGone`], but nothing in the object itself proves that this owner made the
+    /// object.
     OwnerGoneUnsigned(String, String),
     /// The object's owner seems to be gone. The strings are the owner and the evidence.
     OwnerSeemsGone(String, String),
@@ -88,7 +88,8 @@ pub enum Reason {
         /// True if these flows end only once they pause.
         until_they_pause: bool,
     },
-    /// A leftover for the inner reason, but kept because a clean-up of its owner was not requested.
+    /// The object is a leftover for the inner reason, but is kept, because a clean-up of its owner
+    /// was not requested.
     OwnerOutOfScope(Box<Reason>),
 }
 
@@ -168,11 +169,12 @@ impl fmt::Display for Reason {
 pub enum FlannelReason {
     /// An equal rule comes before this rule in its chain.
     SecondCopy,
-    /// flannel before 0.20 wrote the rule. Later versions have chains of their own.
+    /// flannel before 0.20 wrote the rule. Later versions write such rules in chains of their own.
     BeforeOwnChains,
     /// The rule is for flannel's current network and lease.
     OfLease,
-    /// The rule is for a network, the payload, that is neither flannel's network nor its lease.
+    /// The rule is for the network in the payload, which is neither flannel's network nor its
+    /// lease.
     NotOfLease(IpNet),
     /// The rule is for an earlier lease of flannel's. The payload is that lease, and the current
     /// leases.
@@ -180,8 +182,8 @@ pub enum FlannelReason {
     /// The rule has the shape that flannel's rule for the network in the payload would have. The
     /// string says why it may not be flannel's.
     LooksLike(IpNet, String),
-    /// Would be a leftover for the inner reason if the lease were certain. The string says why it
-    /// is not.
+    /// The rule would be a leftover for the inner reason if flannel's lease were certain. The
+    /// string says why the lease is not certain.
     LeaseUncertain(Box<FlannelReason>, String),
     /// flannel's lease is unknown. The string says why.
     LeaseUnknown(String),

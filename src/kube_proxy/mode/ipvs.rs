@@ -98,8 +98,9 @@ impl ProxyMode for IpvsMode {
         config.ipvs.scheduler.iter().map(|scheduler| format!("ip_vs_{scheduler}")).collect()
     }
 
-    /// Excludes the addresses of foreign virtual servers, written as networks of one address each.
-    /// Otherwise kube-proxy would take these virtual servers for its own and remove them.
+    /// Moves kube-proxy to ipvs mode, and excludes the addresses of foreign virtual servers, each
+    /// written as a network of one address. Without the exclusion kube-proxy would take these
+    /// virtual servers for its own and remove them.
     fn config_edit(&self, state: &NodeState, ownership: &Ownership<'_>) -> ConfigEdit {
         let foreign = state.ipvs.servers.iter().filter(|server| {
             ownership.virtual_server(&server.service).is_none_or(|owner| owner.name != NAME)

@@ -23,8 +23,8 @@ pub trait ProxyMode: Sync {
     fn mode(&self) -> Mode;
 
     /// The services that the kernel serves in this mode and that `wanted` accepts. `wanted` gets
-    /// the key of each service, and its name if the mode keeps names. Fast on a node with many
-    /// services.
+    /// the key of each service, and its name if the mode keeps names. This method is fast even on a
+    /// node with many services.
     fn services_where(&self, state: &NodeState, wanted: &ServiceFilter<'_>) -> Services;
 
     /// All services that the kernel serves in this mode.
@@ -85,8 +85,8 @@ pub trait ProxyMode: Sync {
         false
     }
 
-    /// Whether connections end when this mode's objects are removed. A clean-up then waits until
-    /// they have drained.
+    /// Whether connections end when this mode's objects are removed. If so, a clean-up first waits
+    /// until these connections have drained.
     fn drains(&self) -> bool {
         false
     }
@@ -133,8 +133,8 @@ pub trait ProxyMode: Sync {
         None
     }
 
-    /// A chain of the nat table, or a prefix that ends with `-`, and the last minor version that
-    /// writes such a chain.
+    /// The name of a chain of the nat table, or a prefix of such names that ends with `-`; and the
+    /// last minor version that writes such a chain.
     fn last_version_of_chain(&self) -> Option<(&'static str, u32)> {
         None
     }

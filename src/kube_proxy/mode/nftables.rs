@@ -48,7 +48,7 @@ impl ProxyMode for NftablesMode {
         true
     }
 
-    /// kube-proxy does this from 1.29 on.
+    /// kube-proxy cleans up like this from 1.29 on.
     fn cleans_up_at_start(&self) -> bool {
         true
     }

@@ -14,7 +14,7 @@ use crate::state::tools::Process;
 const NAME_IT: &str = "name how it is stopped and started in the playbook: \
     switch: {controller: {commands: {stop: [PROGRAM, …], start: [PROGRAM, …]}}}";
 
-/// What is read of each kind of controller.
+/// Each kind of controller implements this trait, to find where its kube-proxy's configuration is.
 pub(super) trait ReadController {
     /// Finds the configuration of the running kube-proxy `process`, whose command line is `line`.
     ///
@@ -64,7 +64,7 @@ pub(super) fn host_config(
     if !config.starts_with('/') {
         return Err(refused("a path that is not absolute").hint("give it an absolute path"));
     }
-    // The path ends with a slash, so that the link `root` is followed.
+    // The path /proc/PID/root/ ends with a slash, so that the link `root` is followed.
     let root = |path: &str| fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
     match root(&format!("/proc/{}/root/", process.pid)) {
         Some(theirs) if Some(theirs) == root("/") => Ok(ConfigSource::File(config.into())),

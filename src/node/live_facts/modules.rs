@@ -21,8 +21,8 @@ const OPTIONS: [(&str, &str); 5] = [
 pub fn read() -> Modules {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let mut modules = read_below(Path::new("/"), &release);
-    // /proc/net/ip_vs exists whether ip_vs was loaded or is built in. If no module is loaded, it is
-    // built in.
+    // /proc/net/ip_vs exists whether ip_vs was loaded or is built in. If ip_vs is not among the
+    // loaded modules, it is built in.
     if Path::new("/proc/net/ip_vs").exists() && !modules.loaded.contains("ip_vs") {
         modules.built_in.insert("ip_vs".into());
     }
@@ -41,8 +41,8 @@ fn read_below(root: &Path, release: &str) -> Modules {
         text.iter().flat_map(|t| t.lines()).filter_map(name).collect()
     };
     Modules {
-        // The lists are complete without modules.dep if there is no /proc/modules, because such a
-        // kernel cannot load modules.
+        // A kernel without /proc/modules cannot load modules, so its lists are complete even
+        // without modules.dep.
         complete: dep.is_some() || (config.is_some() && loaded.is_none()),
         loaded: lines(&loaded, |l| l.split(' ').next().map(str::to_owned)),
         built_in: &lines(&built_in, module) | &lines(&config, of_option),

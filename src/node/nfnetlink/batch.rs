@@ -54,8 +54,8 @@ impl<'a> Batch<'a> {
         self.removals.push(BatchMessage::Chain { family, table, chain });
     }
 
-    /// Deletes a table with all that it holds. `family` is nft's name of its family (`ip`, `ip6`,
-    /// `inet`, …).
+    /// Deletes a table with all that it holds. `family` is nft's name of the table's family (`ip`,
+    /// `ip6`, `inet`, …).
     pub fn delete_table(&mut self, family: &'a str, table: &'a str) {
         self.removals.push(BatchMessage::Table { family, table });
     }
@@ -151,9 +151,10 @@ pub(super) fn commit(socket: &mut Socket, batch: &Batch<'_>, generation: u32) ->
     let mut bytes = Vec::new();
     append_frame(&mut bytes, Frame::Begin(generation), begin);
     for (index, removal) in batch.removals.iter().enumerate() {
-        // Only the last removal requests an acknowledgement, which reports the whole commit. The
-        // end of the batch cannot, because kernels before 6.10 do not acknowledge it.
-        // Acknowledgements of tens of thousands of removals would overrun the receive buffer.
+        // Only the last removal requests an acknowledgement, which reports the whole commit. If
+        // every removal requested one, tens of thousands of acknowledgements would overrun the
+        // receive buffer. The message that ends the batch cannot request it, because kernels before
+        // 6.10 do not acknowledge that message.
         let flags = if index + 1 == count { NLM_F_ACK } else { 0 };
         removal.append(&mut bytes, begin.wrapping_add(index as u32 + 1), flags)?;
     }

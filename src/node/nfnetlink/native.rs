@@ -157,7 +157,7 @@ fn immediate_part(immediate: IterableExprImmediateAttrs<'_>) -> Option<Part> {
             _ => None,
         };
     }
-    // The value is one byte of 1; the kernel may pad it with zeros.
+    // The value is a single byte, 1, which the kernel may pad with zeros.
     let (first, rest) = data.get_value().ok()?.split_first()?;
     (*first == 1 && rest.iter().all(|byte| *byte == 0)).then_some(Part::TraceValue)
 }

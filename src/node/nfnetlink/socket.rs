@@ -123,8 +123,8 @@ impl Socket {
 
         let dump = i32::from(request.flags()) & NLM_F_DUMP != 0;
         let mut consistent = Consistent::Yes;
-        // A dump with an unreadable reply is still read to its end, because the kernel starts no
-        // other dump on this socket before.
+        // A dump with an unreadable reply is still read to its end, because until then the kernel
+        // starts no other dump on this socket.
         let mut unreadable = None;
         loop {
             let length = self.receive(object)?;
@@ -185,8 +185,8 @@ impl Socket {
         Ok(verdict)
     }
 
-    /// Sends a batch that requests no acknowledgements. By the time it is sent, the kernel has
-    /// processed it, and has replied if there was an error.
+    /// Sends a batch that requests no acknowledgements. Once the batch is sent, the kernel has
+    /// already processed it, and has replied if there was an error.
     pub(super) fn send_quiet_batch(
         &mut self,
         batch: &[u8],
@@ -214,7 +214,7 @@ impl Socket {
 
     /// Enlarges the send buffer, because a batch must fit into it as a whole. Root of the initial
     /// user namespace may exceed net.core.wmem_max (SO_SNDBUFFORCE). Root of another user namespace
-    /// gets at most wmem_max. `nft` run by such a root stays at wmem_default, and fails.
+    /// gets at most wmem_max. (If such a root runs `nft`, `nft` stays at wmem_default and fails.)
     fn make_room_to_send(&self, bytes: usize) {
         // The kernel uses some of the buffer itself, and doubles the requested size.
         let wanted = bytes + 4096;
@@ -279,8 +279,8 @@ pub(super) fn append<R: NetlinkRequest>(
 ) {
     let request_type = match request.protocol() {
         Protocol::Raw { request_type, .. } => request_type,
-        // nf_tables is no generic netlink family, so this does not occur; the kernel ignores type
-        // 1, a NOOP.
+        // This does not occur, because nf_tables is no generic netlink family. If it did, the
+        // kernel would ignore the message, because type 1 is a NOOP.
         Protocol::Generic(_) => 1,
     };
     let start = buffer.len();

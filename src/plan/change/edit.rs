@@ -23,8 +23,8 @@ pub struct RulePos {
     pub position: usize,
     /// The rule's text as iptables-save prints it, from `-A` on.
     pub text: StrSlice,
-    /// Only for an addition: the text of the rule right above this rule; `None` at the top of the
-    /// chain.
+    /// The text of the rule right above this rule. `None` for a removal, and for a rule at the top
+    /// of the chain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<String>,
 }

@@ -64,8 +64,8 @@ fn link(name: &str, state: &NodeState) -> Option<LinkSpec> {
     Some(LinkSpec {
         name: link.name.clone(),
         kind: link.kind.clone()?,
-        // The kernel itself adds a link-local address to every link that is up, so an undo need
-        // not.
+        // The kernel itself adds a link-local address to every link that is up, so an undo need not
+        // add that address.
         addresses: link.addresses.iter().filter(|a| !link_local(a)).copied().collect(),
         up: link.up,
     })

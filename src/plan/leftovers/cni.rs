@@ -8,9 +8,9 @@ use crate::plan::candidates::{Candidates, OwnedChain, PlanRow, RuleContext, Rule
 use crate::plan::reason::Reason;
 use crate::state::object::ObjectId;
 
-/// Judges the objects of each pod network. They are removed if the component is known to be gone
-/// and the catalogue accepts that as enough evidence (`removed_when_gone`). Otherwise they are
-/// kept.
+/// Judges the objects of each pod network. The objects are removed if the component is known to be
+/// gone and the catalogue says that this is enough evidence (`removed_when_gone`). Otherwise the
+/// objects are kept.
 pub(super) fn components(candidates: &mut Candidates<'_>) {
     let catalogue = candidates.catalogue;
     for component in catalogue.components().iter().filter(|c| c.cni) {
@@ -94,8 +94,9 @@ pub(super) fn is_signed(
     reading.comments.iter().any(|c| candidates.catalogue.writes_comment(component, c))
 }
 
-/// Proposes the removal of portmap's chains that have no rules, and of the jumps to them. Neither
-/// has an effect. portmap did not learn of the end of the pods they were for.
+/// Proposes the removal of portmap's chains that have no rules, and of the jumps to these chains.
+/// Neither the chains nor the jumps have an effect. They were for pods whose end portmap did not
+/// learn of.
 pub(super) fn empty_port_chains(candidates: &mut Candidates<'_>) {
     let chains = candidates.chains_of("cni-portmap");
     let mut found = Vec::new();

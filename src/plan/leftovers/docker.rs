@@ -1,5 +1,5 @@
-//! Docker: nothing of docker's is removed, because docker by itself restores nothing. The plan
-//! names rules and chains that look stale.
+//! Docker: no object of docker's is removed, because docker restores none of them by itself. The
+//! plan names rules and chains that look stale.
 
 use crate::owners::attribution::Evidence;
 use crate::owners::liveness::liveness;

@@ -104,7 +104,8 @@ pub(super) fn rules(candidates: &mut Candidates<'_>) {
     }
 }
 
-/// flannel's lease, if it is known, and why it is not certain, if so.
+/// flannel's lease, or `None` if the lease is unknown; and, if the lease is not certain, the
+/// reason.
 fn lease<'a>(
     candidates: &Candidates<'a>,
     component: &Component,
@@ -167,8 +168,9 @@ fn judge(
     })
 }
 
-/// True if later versions of flannel keep such rules in a chain of their own: the rule is in table
-/// nat, it jumps to no chain of flannel's, and FLANNEL-POSTRTG has rules.
+/// True if a later version of flannel has replaced the rule: FLANNEL-POSTRTG, the chain in which
+/// later versions keep such rules, has rules, and this rule is in table nat and jumps to no chain
+/// of flannel's.
 fn replaced(context: &RuleContext<'_>) -> bool {
     let chain = context.table.chain("FLANNEL-POSTRTG");
     &*context.table.name == "nat"

@@ -141,8 +141,8 @@ pub(super) fn elsewhere(candidates: &mut Candidates<'_>, running: &RunningMode) 
     tables(candidates, running);
 }
 
-/// What to do with a kube-proxy object of a kind that only the modes with `uses` make, and the
-/// reason.
+/// What to do with a kube-proxy object of a kind that only those modes make for which `uses`
+/// returns true, and the reason.
 fn of_mode(running: &RunningMode, uses: fn(&dyn ProxyMode) -> bool) -> (Action, Reason) {
     match running.mode {
         None => (Action::Keep, Reason::ModeUnknown(running.evidence.clone())),
@@ -185,7 +185,8 @@ fn servers(candidates: &mut Candidates<'_>, running: &RunningMode) {
                     (Action::Suspect, Reason::DoesNotMasquerade)
                 }
                 (true, (Action::Remove, reason)) => (Action::Remove, reason),
-                // There is one virtual server for each service: too many to list.
+                // Virtual servers that kube-proxy keeps get no plan row, because there is one for
+                // each service, which is too many to list.
                 (true, _) => continue,
                 (false, _) => (Action::Keep, Reason::Foreign(owner.reason)),
             };

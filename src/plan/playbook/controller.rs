@@ -44,8 +44,8 @@ impl<'de> Deserialize<'de> for ControllerChoice {
     }
 }
 
-/// Reads the word `auto` or a map that describes a controller. The YAML reader's own form of an
-/// enum would need a tag.
+/// Reads the word `auto` or a map that describes a controller. This type exists because the YAML
+/// reader's own form of an enum would need a tag.
 struct WordOrMap;
 
 impl<'de> Visitor<'de> for WordOrMap {

@@ -67,7 +67,7 @@ pub struct Upgrade {
     /// How kube-proxy is upgraded.
     #[serde(flatten)]
     pub by: UpgradeMethod,
-    /// How long the upgrade may take. After that the run is undone.
+    /// How long the upgrade may take. If it takes longer, the run is undone.
     #[serde(with = "time")]
     pub timeout: Duration,
 }
@@ -76,14 +76,14 @@ pub struct Upgrade {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum UpgradeMethod {
-    /// A command upgrades it.
+    /// A command upgrades kube-proxy.
     Command {
         /// The program and its arguments.
         run: Argv,
         /// Whether the command may run again after it was interrupted.
         again: Rerun,
     },
-    /// The operator upgrades it, and the run waits meanwhile.
+    /// The operator upgrades kube-proxy, and the run waits meanwhile.
     Operator {
         /// The text that asks the operator to upgrade.
         ask: String,
@@ -211,7 +211,8 @@ pub enum ConntrackScope {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Confirm {
-    /// How long the operator may take to confirm. After that the run is undone.
+    /// How long the operator may take to confirm. Without a confirmation in this time, the run is
+    /// undone.
     #[serde(with = "time")]
     pub within: Duration,
 }

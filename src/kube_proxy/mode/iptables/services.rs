@@ -12,7 +12,8 @@ use crate::state::rule::{Term, Words};
 use crate::state::ruleset::{Rule, Ruleset, Table};
 use crate::state::{Family, NodeState};
 
-/// The greatest depth at which chains are followed: KUBE-FW, KUBE-EXT, KUBE-SVC, KUBE-SEP.
+/// The greatest depth to which chains are followed. kube-proxy's chains go from KUBE-FW through
+/// KUBE-EXT and KUBE-SVC to KUBE-SEP.
 const DEPTH: usize = 5;
 
 /// Prefixes of the chains that lead to endpoints.
@@ -130,7 +131,8 @@ impl ChainWalk<'_> {
     }
 
     /// Records the session affinity and source range that the rule matches. Returns false for a
-    /// rule that serves only traffic of the node, or of its pods to an external address.
+    /// rule that serves only traffic from the node itself, or only traffic from the node's pods to
+    /// an external address.
     fn is_for_everyone(&mut self, chain: &str, rule: &Rule) -> bool {
         let text = self.ruleset.words(rule);
         if !["-s ", "-m recent", "--src-type"].iter().any(|w| text.text().contains(w)) {

@@ -12,7 +12,8 @@ use crate::kube_proxy::services::{Location, ServiceKey, ServicePort, Services, p
 use crate::state::nft::NftTable;
 use crate::state::{Family, NodeState};
 
-/// The greatest depth at which chains are followed: external, service or local, endpoint.
+/// The greatest depth to which chains are followed. kube-proxy's chains go from an external chain
+/// through a service chain or a local chain to an endpoint chain.
 const DEPTH: usize = 4;
 
 /// The node's services that `wanted` accepts.

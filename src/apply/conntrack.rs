@@ -1,5 +1,5 @@
-//! Deletes conntrack entries by the kernel's identifier, so that an entry that was created anew for
-//! the same flow meanwhile is kept.
+//! Deletes conntrack entries by the kernel's identifier. An entry that was created meanwhile for
+//! the same flow is kept, because it has another identifier.
 
 use std::net::IpAddr;
 

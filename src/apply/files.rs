@@ -17,8 +17,8 @@ const ATTRIBUTES: [&str; 2] = ["security.selinux", "system.posix_acl_access"];
 /// The largest value of an extended attribute that the kernel allows, in bytes.
 const ATTRIBUTE: usize = 64 << 10;
 
-/// Replaces the text `from` of a file by `to`; `None` means that the file does not exist. The same
-/// call with `from` and `to` swapped undoes the replacement.
+/// Replaces the text `from` of a file by `to`. `None` in place of a text stands for a file that
+/// does not exist. The same call with `from` and `to` swapped undoes the replacement.
 ///
 /// The replacement is atomic, and synced when this returns. The new text keeps the old file's
 /// owner, mode, SELinux label and access list; a file that did not exist is owned by root and
@@ -27,8 +27,8 @@ const ATTRIBUTE: usize = 64 << 10;
 ///
 /// # Errors
 /// [`Kind::LostRace`] if the file's text is neither `from` nor `to`, because another program wrote
-/// it; nothing is changed then. Otherwise the errors of [`crate::node::files::read`], and the
-/// system's error of writing.
+/// to the file; nothing is changed then. Otherwise the errors of [`crate::node::files::read`], and
+/// the system's error of writing.
 pub fn swap(path: &Path, from: Option<&str>, to: Option<&str>) -> Result<()> {
     let real = target(path)?;
     let now = read_target(path, &real)?;
@@ -48,7 +48,7 @@ pub fn swap(path: &Path, from: Option<&str>, to: Option<&str>) -> Result<()> {
     File::open(folder).and_then(|f| f.sync_all()).map_err(|e| Error::io(folder, &e))
 }
 
-/// As [`swap`], for a file that is read at boot. Creates the file's folder if it is missing.
+/// As [`swap`], for a file that is read at boot. Creates the file's folder if that is missing.
 ///
 /// # Errors
 /// As [`swap`].

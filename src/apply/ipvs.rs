@@ -22,8 +22,8 @@ pub(super) fn apply(
     command.run().map(|_| ()).map_err(|e| Error { kind: Kind::Kernel, ..e })
 }
 
-/// Messages with which ipvsadm fails when kube-proxy removed the real server, or its virtual
-/// server, first.
+/// Messages with which ipvsadm fails if kube-proxy has already removed the real server or its
+/// virtual server.
 const GONE: [&str; 3] = ["No such destination", "No such service", "Service not defined"];
 
 pub(super) fn apply_real(

@@ -26,7 +26,7 @@ use crate::plan::change::{Edit, Target};
 use crate::state::Backend;
 use crate::state::equivalence::Difference;
 
-/// What applying an edit did to the kernel's state, compared with what it should do.
+/// What applying an edit did to the kernel's state, compared with what the edit should do.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Applied {
     /// Differences that no other program can have made, because the table was read before and after
@@ -45,14 +45,15 @@ pub struct Kernel<'a> {
     tools: &'a Tools,
     /// How long to wait for `/run/xtables.lock`.
     lock_wait: Duration,
-    /// How long to hold that lock; reading the table may take half of this. None means no limit.
+    /// How long `/run/xtables.lock` may be held; reading the table may take half of that time. None
+    /// means no limit.
     hold_limit: Option<Duration>,
 }
 
 impl<'a> Kernel<'a> {
-    /// Uses the programs in `tools`, and waits up to `lock_wait` for `/run/xtables.lock`. Releases
-    /// the lock without a write when reading a table takes longer than 1 s, half of the 2 s that it
-    /// may be held.
+    /// Returns a `Kernel` that uses the programs in `tools`, waits up to `lock_wait` for
+    /// `/run/xtables.lock`, and may hold that lock for 2 s. An edit for which reading a legacy
+    /// table takes more than half of that time, 1 s, fails without a write.
     pub fn new(tools: &'a Tools, lock_wait: Duration) -> Kernel<'a> {
         Kernel { tools, lock_wait, hold_limit: Some(HOLD_LIMIT) }
     }

@@ -34,7 +34,7 @@ fn destroy(kernel: &Kernel<'_>, name: &str) -> Result<()> {
 }
 
 /// Fills the ipset under a temporary name and then renames it, so that a half-filled ipset is never
-/// visible under its own name.
+/// visible under the final name.
 fn add(kernel: &Kernel<'_>, set: &SetDump) -> Result<()> {
     let temporary = format!("proxyshift-{}", std::process::id());
     let mut text = String::new();
@@ -46,8 +46,8 @@ fn add(kernel: &Kernel<'_>, set: &SetDump) -> Result<()> {
     text += &format!("rename {temporary} {}\n", set.name);
     let ipset = kernel.tools.tool(Tool::Ipset)?;
     Command::new(ipset).args(["restore"]).stdin(text).run().map_err(|e| {
-        // Removes the temporary ipset. An error of that is ignored; the first error is the one to
-        // report.
+        // Removes the temporary ipset. If the removal fails too, its error is ignored, because the
+        // first error is the one to report.
         let _ = Command::new(ipset).args(["destroy", &temporary]).run();
         Error { kind: Kind::Kernel, ..e }
     })?;

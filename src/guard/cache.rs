@@ -34,8 +34,8 @@ impl Cache {
         self.netfilter.as_mut().map(Netfilter::generation).transpose()
     }
 
-    /// True if the ruleset cannot have changed since it was last read: only for nft, while the
-    /// generation is the same.
+    /// True if the ruleset cannot have changed since it was last read. That is known only of an nft
+    /// ruleset, as long as the generation is the same.
     pub(super) fn is_current(&self, id: RulesetId, generation: Option<u32>) -> bool {
         id.backend == Backend::Nft && self.generation.is_some() && self.generation == generation
     }

@@ -11,7 +11,8 @@ use crate::state::Family;
 /// The comment (`-m comment`) by which the guard recognises its own rules.
 pub const COMMENT: &str = "proxyshift guard";
 
-/// The shortest network prefix that is accepted, because a wider network is no narrow exception.
+/// The shortest prefix length that an exception's network may have. A network that has a shorter
+/// prefix is no narrow exception.
 const WIDEST: u8 = 8;
 
 /// The longest name of an interface, in bytes: IFNAMSIZ without the final NUL.
@@ -80,8 +81,8 @@ impl std::fmt::Display for Exception {
 }
 
 impl Exception {
-    /// The two rules for this exception in filter FORWARD, one a direction; none for a network of
-    /// the other address family.
+    /// The two rules for this exception in filter FORWARD, one for each direction. No rules if the
+    /// exception is a network of the other address family.
     pub(super) fn rules(&self, family: Family) -> Vec<String> {
         let (from, to, value) = match (self, family) {
             (Exception::Network(n @ IpNet::V4(_)), Family::Ipv4)

@@ -60,8 +60,8 @@ pub struct Guard<'a> {
     pub lock_wait: Duration,
     /// The INVALID packets to accept.
     pub exceptions: &'a [Exception],
-    /// Whether to insert the guard's rules before the jump of a living Calico, again each time that
-    /// Calico moves its jump above them.
+    /// Whether to insert the guard's rules before the jump of a living Calico, and to do so anew
+    /// each time that Calico moves its jump above the guard's rules.
     pub contest: bool,
 }
 
@@ -72,14 +72,15 @@ pub struct GuardRule {
     pub ruleset: String,
     /// The rule text, from `-A` on.
     pub rule: String,
-    /// The target of the gate, which is the rule behind the guard's rules: a chain or a verdict.
+    /// The chain or verdict that is the target of the gate. The gate is the first rule that leads
+    /// to a drop of INVALID packets; the guard's rules are before it.
     pub before: String,
-    /// What the accepted packets bypass: chains, verdicts, and the FORWARD policy if it does not
-    /// accept.
+    /// What the accepted packets bypass: chains, verdicts, and the FORWARD policy if that is not
+    /// ACCEPT.
     pub bypasses: Vec<String>,
 }
 
-/// What the guard changed, and its rules now.
+/// Whether the guard changed its rules, and which of them are in position now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GuardReport {
     /// Whether any rule had to be added, moved or removed.
@@ -159,8 +160,8 @@ impl Guard<'_> {
                 }
                 Err(e) if e.kind == Kind::Contested => return Err(e),
                 Err(e) => {
-                    // A failed request may have left replies in the netlink socket, so a new one is
-                    // opened.
+                    // A failed request may have left replies in the netlink socket, so a new socket
+                    // is opened.
                     cache = Cache::default();
                     let last = std::mem::replace(&mut complaint, e.to_string());
                     // An error that repeats itself is reported once.
@@ -309,8 +310,8 @@ fn kept(id: RulesetId, position: Position) -> Vec<GuardRule> {
     position.kept.into_iter().map(rule).collect()
 }
 
-/// What to report about an edit. None for the removal of rules behind the gate, because they are
-/// then added before it.
+/// What to report about an edit. None for the edit that removes rules behind the gate, because the
+/// next edit, which adds these rules before the gate, is reported.
 fn done(wrong: Deviation, gate: Option<&str>, fell_behind: bool, ending: bool) -> Option<String> {
     Some(match (wrong, gate) {
         (Deviation::Behind, _) => return None,

@@ -1,4 +1,5 @@
-//! Where the guard's rules belong in filter FORWARD, and how they deviate from that.
+//! Where the guard's rules belong in filter FORWARD, and how the rules that exist deviate from
+//! that.
 
 use crate::checks::first_gate;
 use crate::guard::exception::COMMENT;
@@ -16,7 +17,7 @@ pub(super) const CHAIN: &str = "FORWARD";
 pub(super) enum Deviation {
     /// Some rules are missing.
     Missing,
-    /// Some rules are behind the gate, where the INVALID packets do not come.
+    /// Some rules are behind the gate, which INVALID packets do not pass.
     Behind,
     /// Some rules were not requested, or are duplicates.
     Unwanted,
@@ -32,7 +33,7 @@ pub(super) struct Position {
     pub(super) kept: Vec<StrSlice>,
     /// What the rules in position bypass: chains and verdicts, each named once.
     pub(super) bypassed: Vec<String>,
-    /// The deviation, and the edit that comes next to correct it; none if the rules are as wanted.
+    /// The deviation, and the next edit that corrects it; none if the rules are as wanted.
     pub(super) wrong: Option<(Deviation, TableEdit)>,
 }
 

@@ -17,16 +17,18 @@ use crate::plan::change::Edit;
 use crate::runtime;
 use crate::store::Store;
 
-/// The unit's name, the same as that of the unit that comes with proxyshift.
+/// The unit's name, which is also the name of the unit that comes with proxyshift.
 const UNIT: &str = "proxyshift-guard.service";
 
 /// The first line of the unit's file; a file without it is foreign and is not changed.
 const OURS: &str = "# Written by proxyshift for the state `guarded` of its Ansible module.\n";
 
-/// How long systemd may take to act. Longer than systemd waits for a guard to remove its rules.
+/// How long systemd may take to act. This is longer than systemd waits for a guard to remove its
+/// rules.
 const TIMEOUT: Duration = Duration::from_secs(90);
 
-/// The systemd unit that keeps exceptions. It starts a copy of this program in the store.
+/// The systemd unit that keeps exceptions. The unit starts the copy of proxyshift that is in the
+/// store.
 pub struct Unit<'a> {
     guard: &'a Guard<'a>,
     store: &'a Store,
@@ -44,16 +46,17 @@ enum Lacks {
 }
 
 impl<'a> Unit<'a> {
-    /// The unit that keeps the exceptions of `guard`, with its program in `store`.
+    /// The unit that keeps the exceptions of `guard`. The copy of proxyshift that it starts is in
+    /// `store`.
     pub fn new(guard: &'a Guard<'a>, store: &'a Store) -> Unit<'a> {
         Unit { guard, store }
     }
 
     /// Whether the unit, its program or a rule needs a change. `rules` are the edits of
-    /// [`Guard::intended`]: where these are refused, no unit may be started.
+    /// [`Guard::intended`]; if that function fails, the unit must not be started.
     ///
     /// # Errors
-    /// [`Kind::Contested`] where a foreign unit has that name.
+    /// [`Kind::Contested`] if a unit that proxyshift did not write has the unit's name.
     pub fn needs_change(&self, rules: &[Edit]) -> Result<bool> {
         Ok(!matches!(self.lacks(rules)?, Lacks::Nothing))
     }
@@ -87,8 +90,8 @@ impl<'a> Unit<'a> {
     }
 
     /// Makes the unit keep the exceptions from now on, and after each boot. Returns whether
-    /// anything had to be changed. An interrupted installation is begun again by the next call,
-    /// because enabling the unit at boot is the last step.
+    /// anything had to be changed. Enabling the unit at boot is the last step, so the next call
+    /// recognises an interrupted installation and begins it anew.
     ///
     /// # Errors
     /// As [`Self::needs_change`]. [`Kind::Lock`] while another guard runs. [`Kind::Command`] when
@@ -99,7 +102,8 @@ impl<'a> Unit<'a> {
             return Ok(false);
         }
         if matches!(lacks, Lacks::Start) {
-            // A foreign guard holds this lock, and the unit could not start beside it.
+            // Fails if another guard runs, because that guard holds the lock, and the unit could
+            // not start beside it.
             NodeLock::of_guard(Path::new(LOCK_DIR), "guarded")?;
         }
         if matches!(lacks, Lacks::Start | Lacks::Restart) {

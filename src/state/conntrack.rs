@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::lines;
 use crate::error::Result;
 
-/// The counters of connection tracking since boot, keyed by the kernel's names for them.
+/// The kernel's counters of connection tracking since boot.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ConntrackStat {
     /// Each column summed over the CPUs, keyed by its name. Only `entries` is not a sum, because

@@ -19,7 +19,8 @@ use crate::state::{NodeState, RulesetId};
 /// the other matches of the rule.
 const STATEFUL: [&str; 5] = ["limit", "hashlimit", "recent", "quota", "statistic"];
 
-/// A rule's text in canonical spelling, to compare rules. It cannot be given to iptables-restore.
+/// A rule's text in canonical spelling, which serves to compare rules. The result is no input for
+/// iptables-restore.
 pub fn canonical(rule: &str) -> String {
     let chain = rule.split_whitespace().nth(1).unwrap_or_default();
     let terms = Words::of_rule(rule).terms();
@@ -331,7 +332,8 @@ impl NodeState {
     }
 
     /// The first file whose parsed content does not render to the same bytes, which means that the
-    /// parser dropped something. Only the files made of lines are rendered; JSON is kept as text.
+    /// parser dropped something. Only line-based files are rendered, because JSON files are kept as
+    /// text.
     pub fn unfaithful_file(&self) -> Option<String> {
         // A ruleset may be large, so its lines are compared one by one instead of rendering all of
         // it.

@@ -1,5 +1,6 @@
-//! A hash of all rules and ipsets of a node state. With it, two states are compared without holding
-//! both in memory, because on a large node each takes as much memory as all of the node's rules.
+//! A hash of all rules and ipsets of a node state. Two states are compared by their hashes, so that
+//! they need not be in memory at the same time: on a large node, each state takes as much memory as
+//! all of the node's rules.
 
 use sha2::{Digest, Sha256};
 
@@ -17,8 +18,8 @@ impl NodeState {
     pub fn fingerprint(&self) -> Fingerprint {
         let mut hash = Sha256::new();
         let mut put = |word: &str| {
-            // Each word is preceded by its length, so that no two lists of words give the same
-            // bytes.
+            // Each word is preceded by its length, so that two different lists of words never give
+            // the same bytes.
             hash.update((word.len() as u64).to_le_bytes());
             hash.update(word);
         };

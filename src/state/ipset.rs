@@ -150,8 +150,8 @@ impl IpSet {
     }
 }
 
-/// An entry without its counters and without the seconds left of its timeout. `timeout 0`, which
-/// means that the entry never expires, is kept, and so are these words inside a quoted comment.
+/// The entry without `packets N`, `bytes N` and the seconds of `timeout N`. `timeout 0`, which
+/// means that the entry never expires, and anything inside a quoted comment stay.
 fn lasting(entry: &str) -> String {
     let mut kept: Vec<&str> = Vec::new();
     let mut quoted = false;

@@ -103,7 +103,7 @@ pub struct RealServer {
     /// The weight; a real server of weight 0 gets no new connections.
     pub weight: u32,
     /// The number of connections above which the real server gets no new ones (`-x`). `ipvsadm -S`
-    /// omits both limits, so [`ConnectionLimits`] adds them.
+    /// omits `upper` and `lower`, so [`ConnectionLimits`] adds them.
     pub upper: Option<u32>,
     /// The number of connections below which the real server gets new ones again (`-y`).
     pub lower: Option<u32>,
@@ -141,8 +141,8 @@ impl VirtualServers {
         Ok(VirtualServers { servers })
     }
 
-    /// Renders the input of `ipvsadm -R`, with the options in ipvsadm's own order, so that it has
-    /// the bytes of `ipvsadm -S`.
+    /// Renders the input of `ipvsadm -R`. The options are in ipvsadm's own order, so the text is
+    /// the same to the byte as the output of `ipvsadm -S`.
     pub fn render(&self) -> String {
         self.servers.iter().map(VirtualServer::render).collect()
     }
@@ -261,7 +261,7 @@ impl VirtualServer {
 
 impl RealServer {
     /// The options that follow the real server's address in an `ipvsadm` command that adds or edits
-    /// it, such as `-m -w 1`.
+    /// the real server, such as `-m -w 1`.
     pub fn options(&self) -> String {
         let forward = match self.forward {
             Forward::Masq => "-m",

@@ -198,8 +198,8 @@ impl KubeProxyConfig {
     }
 }
 
-/// Parses an address with or without a port, as kube-proxy does. `default` is used without an
-/// address, `port` without a port.
+/// Parses an address with or without a port, as kube-proxy does. `default` stands in for a missing
+/// address, `port` for a missing port.
 fn address(text: Option<&str>, default: IpAddr, port: u16) -> Option<SocketAddr> {
     match text {
         None => Some(SocketAddr::new(default, port)),
@@ -210,8 +210,9 @@ fn address(text: Option<&str>, default: IpAddr, port: u16) -> Option<SocketAddr>
     }
 }
 
-/// Adds a line number to an error: the line of the value that the error quotes. The YAML reader
-/// gives no line for top-level fields.
+/// Adds a line number to an error that has none, because the YAML reader gives no line for
+/// top-level fields. The added number is that of the first line that has the value that the error
+/// quotes.
 fn located(mut error: Error, text: &str) -> Error {
     let value = error.cause.split('`').nth(1).filter(|_| !error.cause.contains(" at line "));
     let number = value.and_then(|value| text.lines().position(|line| line.contains(value)));

@@ -8,13 +8,14 @@ use ipnet::IpNet;
 
 use crate::error::{Error, Kind, Result};
 
-/// A parse error in line `number` (from 1) of `file`. Its object reads `ipset.save:12`.
+/// A parse error in line `number` (from 1) of `file`. The error's object reads `ipset.save:12`.
 pub(super) fn error(file: &str, number: usize, cause: impl fmt::Display) -> Error {
     Error::new(Kind::Parse, format!("{file}:{number}"), cause)
 }
 
-/// The lines of `text` with their numbers, from 1. Refuses a text that has carriage returns,
-/// because it was rewritten, or that has no final newline, because it was cut off.
+/// The lines of `text` with their numbers, from 1. Refuses a text that has carriage returns, which
+/// show that it was rewritten, and a text that has no final newline, which shows that it was cut
+/// off.
 pub(super) fn numbered<'a>(file: &str, text: &'a str) -> Result<Vec<(usize, &'a str)>> {
     let lines: Vec<_> = text.lines().enumerate().map(|(at, line)| (at + 1, line)).collect();
     if !text.is_empty() && !text.ends_with('\n') {

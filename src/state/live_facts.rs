@@ -13,7 +13,7 @@ pub struct LiveFacts {
     /// The text that kube-proxy answered to `GET /proxyMode`.
     pub proxy_mode: Option<String>,
     /// The tools in the root directory of the kube-proxy process. Their versions come from the
-    /// package lists in that directory, because no program is run there.
+    /// package lists in that directory, because no program from that directory is run.
     pub kube_proxy_tools: Option<ToolList>,
     /// The path `/proc/PID/root` of kube-proxy's root directory, when kube-proxy runs in a
     /// container.
@@ -38,8 +38,8 @@ pub struct LiveFacts {
     pub enabled_units: Option<BTreeSet<String>>,
 }
 
-/// The kernel modules of a node, by where they were found. The first three lists are searched in
-/// their order.
+/// The kernel modules of a node, grouped by where they were found. The first three lists are
+/// searched in their order.
 #[derive(Debug, Clone, Default)]
 pub struct Modules {
     /// The modules in `/proc/modules`.
@@ -51,7 +51,8 @@ pub struct Modules {
     /// The modules in `/etc/modules-load.d` or `/etc/modules`, which are loaded again after a
     /// reboot.
     pub at_boot: BTreeSet<String>,
-    /// Whether enough lists could be read to know that a module in none of them is missing.
+    /// Whether enough lists could be read to conclude that the node lacks a module that is in none
+    /// of them.
     pub complete: bool,
 }
 

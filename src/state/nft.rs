@@ -69,8 +69,8 @@ impl NftTables {
         self.tables.iter().find(|table| table.family == family && table.name == name)
     }
 
-    /// The tables that iptables-nft did not write; `xtables` has the family and name of those that
-    /// it wrote.
+    /// The tables that iptables-nft did not write; `xtables` has the family and name of each table
+    /// that iptables-nft wrote.
     pub fn native(&self, xtables: &BTreeSet<(String, String)>) -> Vec<&NftTable> {
         let ours = |t: &&NftTable| !xtables.contains(&(t.family.clone(), t.name.clone()));
         self.tables.iter().filter(ours).collect()
@@ -220,8 +220,8 @@ fn strip(kind: &str, body: &mut Map<String, Value>, filled: &BTreeSet<String>) {
     }
 }
 
-/// A JSON value without inline counters and expiring elements, and with the elements of its nft
-/// sets sorted.
+/// The JSON value after inline counters and expiring elements are removed, and the elements of nft
+/// sets are sorted.
 fn settle(value: Value) -> Value {
     match value {
         Value::Array(values) => values.into_iter().map(settle).collect(),
@@ -244,7 +244,7 @@ fn settle(value: Value) -> Value {
     }
 }
 
-/// The elements of an nft set, sorted, without those that expire.
+/// The elements of an nft set that do not expire, sorted.
 fn unordered(elements: Vec<Value>) -> Value {
     let lasting = elements.into_iter().filter(|element| !expires(element));
     let mut elements: Vec<Value> = lasting.map(settle).collect();
@@ -254,7 +254,7 @@ fn unordered(elements: Vec<Value>) -> Value {
 }
 
 /// Whether an element expires: `{"elem": {"val": …, "expires": 7}}`. An element of a map is a pair,
-/// and its key is of this form.
+/// and the pair's key is of this form.
 fn expires(element: &Value) -> bool {
     let key = element.as_array().and_then(|pair| pair.first()).unwrap_or(element);
     key.get("elem").is_some_and(|elem| elem.get("expires").is_some())

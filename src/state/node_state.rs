@@ -13,7 +13,8 @@ use crate::state::tools::{self, Process, ToolList};
 use crate::state::{Backend, Files, RulesetId};
 
 /// Everything that was captured of a node at one moment. A part is empty if the node had nothing of
-/// it. A part that every node has is `None` if the directory is incomplete and lacks its file.
+/// it. A part that every node has is `None` if the directory is incomplete and lacks the part's
+/// file.
 #[derive(Debug, Clone, Default)]
 pub struct NodeState {
     /// The xtables rules, keyed by address family and backend.

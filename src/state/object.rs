@@ -52,7 +52,7 @@ impl fmt::Display for TableId {
 /// The identity of a real server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RealServerId {
-    /// The identity of the virtual server in front of it.
+    /// The identity of the virtual server in front of the real server.
     pub service: VirtualServerId,
     /// The real server's address and port.
     pub address: SocketAddr,
@@ -76,8 +76,8 @@ pub enum ObjectId {
         /// The chain's name.
         name: StrSlice,
     },
-    /// A rule of an xtables table. In the state that it was read from, its position identifies it;
-    /// in other states, its text does.
+    /// A rule of an xtables table. In the state from which the rule was read, `position` identifies
+    /// the rule; in other states, `text` does.
     Rule {
         /// The xtables table that the rule is in.
         table: Arc<TableId>,

@@ -27,8 +27,8 @@ pub struct Words<'a> {
 }
 
 /// Options whose values may look like options, and how many values each takes. iptables prints a
-/// comment of one safe word without quotes (`--comment -x`), and an ipset's name always so
-/// (`--match-set !a#b src`).
+/// comment of one safe word without quotes (`--comment -x`), and an ipset's name always without
+/// quotes (`--match-set !a#b src`).
 const VERBATIM: [(&str, usize); 5] = [
     ("--comment", 1),
     ("--log-prefix", 1),
@@ -80,7 +80,7 @@ impl<'a> Words<'a> {
         terms
     }
 
-    /// The value of the first `option` of that name, after whether that option is negated.
+    /// Whether the rule's first option called `option` is negated, and that option's first value.
     pub fn value(self, option: &str) -> Option<(bool, Cow<'a, str>)> {
         self.terms().into_iter().find(|t| t.option == option).map(|mut t| {
             (t.negated, if t.values.is_empty() { "".into() } else { t.values.remove(0) })

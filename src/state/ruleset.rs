@@ -246,9 +246,9 @@ struct Parser<'a> {
     tables: Vec<Table>,
     /// The index of each chain of the last table, keyed by the chain's name.
     chains: HashMap<&'a str, usize>,
-    /// The index of the chain that is being read, and its rules so far. They are moved into the
-    /// chain all at once, so that each chain allocates exactly the space that it needs: chains are
-    /// many, and most are short.
+    /// The index of the chain that is being read, and its rules so far. The rules are moved into
+    /// the chain all at once, so that each chain allocates exactly the space that it needs: chains
+    /// are many, and most are short.
     rules: (usize, Vec<Rule>),
     other_lines: Vec<(u32, Span)>,
     /// Whether the parser is between `*table` and `COMMIT`.

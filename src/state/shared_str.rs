@@ -15,8 +15,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub struct SharedStr(Arc<String>);
 
 impl SharedStr {
-    /// The slice of this text that `word` points into. If `word` is not part of this text, its
-    /// copy.
+    /// The slice of this text that `word` points into. If `word` does not point into this text, a
+    /// copy of `word`.
     pub(super) fn slice_of(&self, word: &str) -> StrSlice {
         let start = word.as_ptr().addr().wrapping_sub(self.as_ptr().addr());
         let end = start.wrapping_add(word.len());

@@ -51,8 +51,8 @@ pub fn export(dir: &Path, to: &Path) -> Result<()> {
     disk::sync_dir(folder)
 }
 
-/// The tar header of a file. It is the same for everyone who exports the snapshot, because it has
-/// no owner, and its time is the snapshot's.
+/// The tar header of a file. The header names no owner, and its time is the snapshot's, so that it
+/// is the same for everyone who exports the snapshot.
 fn header(manifest: &Manifest, size: u64) -> Header {
     let time = manifest.time.parse::<jiff::Timestamp>().map_or(0, jiff::Timestamp::as_second);
     let mut header = Header::new_gnu();
@@ -64,7 +64,8 @@ fn header(manifest: &Manifest, size: u64) -> Header {
 
 impl Store {
     /// Imports the archive `from` into the store, after every check of [`Snapshot::load`] and then
-    /// `reparse`. If the store already has the same snapshot, to the byte, that one is returned.
+    /// `reparse`. If the store already has the same snapshot, to the byte, the existing snapshot is
+    /// returned.
     ///
     /// # Errors
     /// [`Kind::SnapshotRefused`] with the reason. Leaves nothing behind.
@@ -119,7 +120,7 @@ struct Unpack<'a> {
     root: &'a Path,
     limits: SnapshotLimits,
     entries: usize,
-    /// The top directory of the first entry; every other entry must be in the same one.
+    /// The top directory of the first entry; every other entry must be in the same top directory.
     top: Option<String>,
     files: BTreeSet<String>,
 }
@@ -134,8 +135,9 @@ impl Unpack<'_> {
     }
 
     fn all(&mut self, stream: impl Read) -> Result<()> {
-        // The limit of unpacked bytes, whatever the archive claims about its sizes: the bytes of
-        // all files, and for each file a header and a partial block.
+        // Limits how many bytes are unpacked, whatever sizes the archive claims. The limit is the
+        // sum of the largest number of bytes of all files and, for each entry, a header and a
+        // partial block.
         let most = self.limits.bytes + 1024 * self.limits.entries as u64 + 1024;
         let mut archive = Archive::new(Capped { inner: stream, left: most });
         let entries = archive.entries().map_err(|e| self.damaged(&e))?;

@@ -121,8 +121,8 @@ impl TreeReader<'_> {
             }
             _ => return Err(self.refused(&path, "a special file in place of a file")),
         }
-        // Another process may replace the entry now. Even so, a symbolic link is refused, and
-        // opening a pipe does not block.
+        // Another process may replace the entry before it is opened. Even so, a symbolic link is
+        // refused, and opening a pipe does not block.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd =
             rustix::fs::openat(dir, name, flags, Mode::empty()).map_err(|e| self.io(&path, e))?;
@@ -193,13 +193,14 @@ pub(super) fn create_new(path: &Path) -> Result<File> {
 pub(super) fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = create_new(path)?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|e| Error::io(path, &e))?;
-    // The kernel may ignore this advice. The next reader then reads the cache, and its checks are
-    // no weaker.
+    // The kernel may ignore this advice. The next reader then reads from the cache, which makes its
+    // checks no weaker.
     let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);
     Ok(())
 }
 
-/// Creates a private, hidden directory in `dir`, which is removed when the value is dropped.
+/// Creates a private, hidden directory in `dir`, which is removed when the returned value is
+/// dropped.
 pub(super) fn temporary_dir(dir: &Path) -> Result<tempfile::TempDir> {
     tempfile::Builder::new()
         .prefix(".new-")

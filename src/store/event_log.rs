@@ -1,4 +1,5 @@
-//! The event log of a run, a file beside the run's journal that the run's report is made from.
+//! The event log of a run: the file from which the run's report is made. It is in the same folder
+//! as the run's journal.
 //!
 //! The log is optional: a run continues if its events cannot be written.
 
@@ -20,7 +21,8 @@ pub const EVENTS: &str = "events.jsonl";
 /// The version of the line format. Lines of a later version are skipped.
 const VERSION: u32 = 1;
 
-/// The bytes that are reserved for the event log, and the size that it never exceeds.
+/// The bytes that are reserved for the event log (`ROOM`), and the size that the event log never
+/// exceeds (`MOST`).
 const ROOM: u64 = 64 << 10;
 const MOST: u64 = 256 << 10;
 

@@ -247,10 +247,10 @@ enum CrashTime {
     After,
 }
 
-/// Kills this process at a journal line, so that tests can crash a run anywhere. Only in debug
-/// builds, when `PROXYSHIFT_CRASH=before|after:<line>` names the line: by its number, or as the
-/// first line of a stage and a mark, such as `after:switch:intent`. [`Journal::append`] calls this
-/// function before and after each line.
+/// Kills this process at a journal line, so that tests can crash a run anywhere. Does so only in
+/// debug builds, and only if the environment has `PROXYSHIFT_CRASH=before|after:<line>`. `<line>`
+/// is the line's number, or a stage and a mark, whose first line is meant: `after:switch:intent`.
+/// [`Journal::append`] calls this function before and after each line.
 fn crash_point<P>(when: CrashTime, entry: &JournalEntry<P>) {
     if !cfg!(debug_assertions) {
         return;

@@ -21,8 +21,8 @@ pub const RESTORE: &str = "restore.sh";
 
 /// The version of the snapshot format.
 ///
-/// It is raised when an older proxyshift would misread a snapshot, and not for a new field or file
-/// that an older proxyshift may ignore.
+/// This version is raised when an older proxyshift would misread a snapshot, and not for a new
+/// field or file that an older proxyshift may ignore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Format(u32);
@@ -134,7 +134,7 @@ impl Manifest {
 }
 
 /// Refuses a manifest of a later format before its other fields are parsed, because in a later
-/// format they may be quite different.
+/// format those fields may be quite different.
 pub(super) fn check_format(object: &str, json: &[u8]) -> Result<()> {
     #[derive(Deserialize)]
     struct ManifestHeader {

@@ -1,5 +1,5 @@
-//! The store: snapshots, runs and their journals. It reads and writes only files, and never asks
-//! the kernel for rules.
+//! The store: snapshots, runs and their journals. The store reads and writes only files, and never
+//! asks the kernel for rules.
 
 pub mod archive;
 mod disk;
@@ -26,7 +26,7 @@ pub const KEEP: usize = 10;
 /// The folders of a store. [`GUARD`] may be beside them; every other name is not the store's.
 const FOLDERS: [&str; 2] = ["snapshots", "runs"];
 
-/// The folder with the copy of the program that runs the guard; a systemd unit starts that copy.
+/// The name of the folder of the guard's copy of proxyshift. A systemd unit starts that copy.
 const GUARD: &str = "guard";
 
 /// A directory with mode 0700 that holds the folders `snapshots` and `runs`.
@@ -73,7 +73,7 @@ impl Store {
         self.dir.join("runs")
     }
 
-    /// The folder of the guard's program.
+    /// The folder of the copy of proxyshift that runs the guard.
     pub fn guard_dir(&self) -> PathBuf {
         self.dir.join(GUARD)
     }

@@ -2,12 +2,12 @@
 
 use super::manifest::Manifest;
 
-/// The part of the script that is the same in every snapshot. [`render`] writes the variables that
-/// it uses in front of it.
+/// The part of the script that is the same in every snapshot. In front of this part, [`render`]
+/// writes the variables that the part uses.
 const BODY: &str = include_str!("restore.sh");
 
-/// The script that restores the snapshot of `manifest`. It needs only POSIX sh and the usual tools,
-/// and names a tool that is missing.
+/// The script that restores the snapshot of `manifest`. The script needs only POSIX sh and the
+/// usual tools. If a tool is missing, the script's error names the tool.
 pub fn render(manifest: &Manifest) -> String {
     let Manifest { id, node, machine_id, boot_id, netns, time, why, .. } = manifest;
     let netns = netns.to_string();

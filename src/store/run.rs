@@ -14,7 +14,7 @@ use crate::state::ipvs::Protocol;
 use crate::state::kube_proxy::{ConfigSource, Controller, Mode};
 use crate::state::stage::RunStage;
 
-/// The name of the copy of the program in a run's folder. A run that must be confirmed has this
+/// The name of the copy of proxyshift in a run's folder. A run that must be confirmed has this
 /// copy, because an upgrade, an unmount or Ansible may remove the installed program before the run
 /// ends.
 pub const BINARY: &str = NAME;
@@ -28,8 +28,8 @@ pub(super) const VERSION: u32 = 1;
 pub enum RunState {
     /// The run is under way, or its process died.
     Running,
-    /// All stages are done, and the operator must confirm the run. It is undone at its deadline
-    /// otherwise.
+    /// All stages are done, and the operator must confirm the run. Otherwise the run is undone at
+    /// its deadline.
     Unconfirmed,
     /// The run is finished, and the operator confirmed it if that was required.
     Done,
@@ -75,8 +75,8 @@ pub struct Run {
     pub ended: Option<String>,
     /// The PID of the process that executes the run.
     pub pid: u32,
-    /// When that process started, in clock ticks since boot. The PID alone may be given to another
-    /// process.
+    /// When that process started, in clock ticks since boot. The PID alone does not identify the
+    /// process, because the kernel may give it to another process later.
     pub pid_start: u64,
     /// The run's deadline and watchdog; none for a run that needs no confirmation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -139,7 +139,7 @@ pub struct Migration {
     pub playbook: String,
     /// How many seconds the run waits for confirmation; none if it needs no confirmation.
     pub confirm_within: Option<u64>,
-    /// The probes of services that were answered before the migration.
+    /// The probes that services answered before the migration.
     pub probes: Vec<Probe>,
     /// kube-proxy's controller before the migration, and the source of its configuration; none for
     /// an upgrade.
@@ -205,8 +205,8 @@ pub struct Pending {
     pub stage: RunStage,
     /// The deadline in nanoseconds since boot. Each stage moves it.
     pub deadline_ns: u64,
-    /// The snapshot that a migration takes before its stage `clean`, later than the snapshot of the
-    /// run.
+    /// The identifier of the snapshot that a migration takes before its stage `clean`. This
+    /// snapshot is later than [`Run::snapshot`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clean_snapshot: Option<String>,
     /// The process of the watchdog; none before it is started.
@@ -219,8 +219,8 @@ pub struct Pending {
 pub struct WatchdogProcess {
     /// The watchdog's PID.
     pub pid: u32,
-    /// When the watchdog started, in clock ticks since boot. The PID alone may be given to another
-    /// process.
+    /// When the watchdog started, in clock ticks since boot. The PID alone does not identify the
+    /// watchdog, because the kernel may give it to another process later.
     pub start: u64,
 }
 
@@ -237,8 +237,8 @@ impl Pending {
         Duration::from_nanos(self.deadline_ns).saturating_sub(clock::boottime())
     }
 
-    /// The state of a run in `stage`, with a deadline that is `time` from now and without a
-    /// watchdog.
+    /// The deadline and watchdog of a run in `stage`: the deadline is `time` from now, and no
+    /// watchdog is started yet.
     pub fn new(stage: RunStage, time: Duration) -> Pending {
         let mut pending = Pending { stage, deadline_ns: 0, clean_snapshot: None, watchdog: None };
         pending.set_deadline(time);

@@ -61,8 +61,8 @@ impl Store {
         write(&self.run_dir(&run.id), run)
     }
 
-    /// Ends `run` in `state`. Removes the copy of the program in the run's folder, because only the
-    /// run's watchdog needed it.
+    /// Ends `run` in `state`. Removes the copy of proxyshift in the run's folder, because only the
+    /// run's watchdog needed that copy.
     ///
     /// # Errors
     /// If `run.json` cannot be written, or the copy cannot be removed.
@@ -77,7 +77,7 @@ impl Store {
         }
     }
 
-    /// The folder of the run `id`, for its journal, its playbook and its copy of the program.
+    /// The folder of the run `id`, for the run's journal, its playbook and its copy of proxyshift.
     pub fn run_dir(&self, id: &str) -> PathBuf {
         self.runs_dir().join(id)
     }

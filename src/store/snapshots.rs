@@ -51,8 +51,8 @@ pub struct ListedSnapshot {
 }
 
 impl Snapshot {
-    /// Reads all files of the directory `dir`. If it has a manifest, every check is made. A
-    /// directory without a manifest is a capture that can only be read.
+    /// Reads all files of the directory `dir`. If the directory has a manifest, every check is
+    /// made. A directory that has no manifest is a capture that can only be read.
     ///
     /// # Errors
     /// [`Kind::SnapshotRefused`] with the reason; [`Kind::NotFound`] if `dir` does not exist.
@@ -110,7 +110,7 @@ pub(super) fn files_of(dir: &str, tree: Tree) -> Result<Files> {
 
 impl Store {
     /// Writes a snapshot of `files`, reads it back from the disk, validates it with `reparse`, and
-    /// only then gives it its name. So every snapshot in the list is valid.
+    /// only then names the directory after the snapshot. So every snapshot in the list is valid.
     ///
     /// # Errors
     /// [`Kind::Store`] if the disk lacks the space; the error of `reparse`. Leaves nothing behind.

@@ -54,8 +54,8 @@ pub trait Operate: fmt::Display {
         PROGRAM
     }
 
-    /// For the error when a process did not start or exit: the last lines of a log, and a hint
-    /// where to look for the cause.
+    /// The last lines of a log, and a hint where to look for the cause. Both go into the error that
+    /// reports a process that did not start or exit.
     fn log_and_hint(&self) -> (String, String);
 
     /// Stops kube-proxy and waits until none of its processes is left in this network namespace.
@@ -109,7 +109,8 @@ pub trait Operate: fmt::Display {
     /// configuration file is written.
     ///
     /// # Errors
-    /// The errors of [`swap`], with kube-proxy running as before; and those of [`Operate::stop`].
+    /// The errors of [`swap`], after which kube-proxy runs as before, and the errors of
+    /// [`Operate::stop`].
     fn configure(
         &self,
         source: &ConfigSource,
@@ -135,7 +136,7 @@ pub trait Operate: fmt::Display {
     }
 }
 
-/// A deadline, and the time that was given until then, which errors report.
+/// A deadline, and the length of time that was allowed, which errors report.
 struct Until {
     end: Instant,
     within: Duration,

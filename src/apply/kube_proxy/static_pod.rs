@@ -28,7 +28,8 @@ impl Operate for StaticPod {
         (String::new(), hint.to_owned())
     }
 
-    /// A missing manifest is an error here, even if no kube-proxy runs.
+    /// Unlike the `stop` of other controllers, fails if the manifest is missing, even if no
+    /// kube-proxy runs.
     fn stop(&self, within: Duration) -> Result<()> {
         let until = Until::new(within);
         self.request_stop(until.left())?;
@@ -67,7 +68,8 @@ impl Operate for StaticPod {
 }
 
 impl StaticPod {
-    /// Where the file `path` is now: for the manifest of a stopped pod, [`parked_path`].
+    /// The path at which the file `path` is now. It differs from `path` only for the manifest of a
+    /// stopped pod, which is at [`parked_path`].
     fn current_path(&self, path: &Path) -> PathBuf {
         if self.manifest == path && !path.exists() {
             return parked_path(&self.manifest);
@@ -76,8 +78,8 @@ impl StaticPod {
     }
 }
 
-/// The path of the manifest while the pod is stopped. Its name begins with a dot, because kubelet
-/// ignores such files.
+/// The path of the manifest while the pod is stopped. The file's name begins with a dot, because
+/// kubelet ignores such files.
 fn parked_path(manifest: &Path) -> PathBuf {
     let name = manifest.file_name().unwrap_or_default().to_string_lossy();
     manifest.with_file_name(format!(".{name}.stopped"))

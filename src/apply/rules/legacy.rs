@@ -2,8 +2,9 @@
 //!
 //! The kernel replaces a legacy table as a whole, so only the xtables lock excludes other writers.
 //! This process holds the lock, so no other writer comes between the read, the comparison and the
-//! write. Its children are given a lock file of their own (`XTABLES_LOCKFILE`, iptables ≥ 1.8.5),
-//! because they would wait for the lock that this process holds.
+//! write. The iptables programs that this process runs are given another lock file
+//! (`XTABLES_LOCKFILE`, iptables ≥ 1.8.5), because otherwise they would wait for the lock that this
+//! process holds.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -42,8 +43,8 @@ pub(in crate::apply) fn apply(
         }
     };
     if kernel.hold_limit.is_some_and(|limit| start.elapsed() * 2 > limit) {
-        // Reading alone took half of the time for which others may be kept waiting. Writing would
-        // take the other half and more.
+        // Reading alone took more than half of the time for which other programs may be kept
+        // waiting, and writing would take more than the rest.
         let object = format!("{} {}", edit.ruleset, edit.table);
         let took = start.elapsed().as_secs_f64();
         let cause = format!("reading it took {took:.1} s under the xtables lock, and others wait");
@@ -62,7 +63,8 @@ pub(in crate::apply) fn apply(
     Ok(table::applied(direction, edit, now.as_ref(), after.as_ref()))
 }
 
-/// The lock file that our children use while this process holds `/run/xtables.lock`.
+/// The lock file that the children of this process use while this process holds
+/// `/run/xtables.lock`.
 struct ChildLock {
     path: PathBuf,
     _dir: tempfile::TempDir,
@@ -75,8 +77,9 @@ impl ChildLock {
     }
 
     /// Verifies that this iptables honours `XTABLES_LOCKFILE`. A version that ignores it would wait
-    /// forever for the lock that this process holds. The test runs a child that must fail, because
-    /// the variable names a lock file in a folder that does not exist.
+    /// forever for the lock that this process holds. To find out, runs a child for which the
+    /// variable names a lock file in a folder that does not exist: an iptables that honours the
+    /// variable must fail.
     fn is_honoured(&self, kernel: &Kernel<'_>, edit: &TableEdit) -> Result<()> {
         let nowhere = self.path.with_file_name("none").join("xtables.lock");
         let refused = Command::new(kernel.tools.tool(Tool::Restore(edit.ruleset))?)

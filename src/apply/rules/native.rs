@@ -1,5 +1,6 @@
 //! Edits native nf_tables tables, each as a whole. The `nft` program reads and rebuilds a table. A
-//! netlink batch removes it, bound to the generation at which the table was still as planned.
+//! netlink batch removes a table. The batch is bound to the generation at which the table was still
+//! as planned.
 
 use crate::apply::Kernel;
 use crate::error::{Error, Kind, Result};

@@ -1,10 +1,10 @@
 //! Edits iptables-nft tables, by netlink batches that are bound to an nf_tables generation.
 //!
-//! The first batch carries the generation at which the table was read; if anything was written
-//! since, the kernel refuses the whole batch (`ERESTART`). The batches after it name each rule by
-//! its handle, and carry the current generation; the kernel refuses them when one of those rules is
-//! gone, or when a removed chain holds a rule that the batch does not name. The rules come from
-//! iptables-nft-save, their handles from a netlink dump.
+//! The first batch carries the generation at which the table was read; if any program has written
+//! since, the kernel refuses the whole batch (`ERESTART`). The later batches name each rule by its
+//! handle, and carry the current generation; the kernel refuses such a batch when one of those
+//! rules is gone, or when a removed chain holds a rule that the batch does not name. The rules come
+//! from iptables-nft-save, their handles from a netlink dump.
 
 use std::time::Duration;
 
@@ -27,9 +27,9 @@ const TRIES: u32 = 50;
 const LONGEST_PAUSE_MS: u32 = 10;
 
 /// A first input line for iptables-nft-restore that names no chain. With `--noflush` the program
-/// searches, for each line, a sorted list of all chains named so far: over a minute for 30,000
-/// chains. After a line that names no chain it reads all chains at once and keeps no such list: 2 s
-/// (measured with 1.8.9).
+/// searches, for each line, a sorted list of all chains named so far, which takes over a minute for
+/// 30,000 chains. After a line that names no chain, the program reads all chains at once and keeps
+/// no such list, which takes 2 s (measured with 1.8.9).
 const READ_ALL_CHAINS: &str = "-S\n";
 
 pub(in crate::apply) fn apply(
@@ -51,12 +51,12 @@ fn remove(kernel: &Kernel<'_>, edit: &TableEdit) -> Result<Applied> {
     }
 }
 
-/// The usual case of a removal: reads the table, and flushes the removed chains at the generation
-/// at which they were read. Returns none when the kernel refused because another program wrote
-/// meanwhile.
+/// Removes rules and chains in the usual case, in which no other program writes meanwhile: reads
+/// the table, and flushes the chains to remove at the generation at which they were read. Returns
+/// none if another program did write meanwhile.
 ///
-/// All that is read here is the table at one moment, or else the kernel refuses the batch: see
-/// [`Netfilter::settled_generation`].
+/// If the reads of this function do not show the table at one moment, the kernel refuses the batch:
+/// see [`Netfilter::settled_generation`].
 fn remove_at_once(
     kernel: &Kernel<'_>,
     netfilter: &mut Netfilter,
@@ -77,8 +77,8 @@ fn remove_at_once(
     }
 }
 
-/// The handles of the rules that an edit removes. The kernel never reuses a handle, so a foreign
-/// change cannot make one mean another rule.
+/// The handles of the rules that an edit removes. The kernel never reuses a handle, so whatever
+/// other programs change, a handle never identifies another rule.
 struct Handles {
     /// The chain and handle of each rule to remove from a chain that is kept.
     rules: Vec<(String, u64)>,
@@ -86,8 +86,9 @@ struct Handles {
     chains: Vec<Vec<u64>>,
 }
 
-/// Removes the rules by handle, for a table to which other programs keep writing. Names every rule,
-/// and when the kernel refuses the batch, retries at the generation that is current then.
+/// Removes the rules by handle, for a table to which other programs keep writing. The batch names
+/// every rule. If the kernel refuses the batch because the generation has changed, sends it again
+/// with the current generation.
 fn remove_by_handle(
     kernel: &Kernel<'_>,
     netfilter: &mut Netfilter,
@@ -108,7 +109,8 @@ fn remove_by_handle(
             Err(e) => {
                 let now = netfilter.generation()?;
                 if now == generation {
-                    // The generation was current, so the kernel refused what the batch names.
+                    // The generation has not changed, so the kernel refused the batch because of
+                    // the rules or chains that it names.
                     return Err(e);
                 }
                 generation = now;
@@ -139,8 +141,8 @@ fn verify_removal(
     Ok(table::applied(Direction::Remove, edit, Some(before), after.as_ref()))
 }
 
-/// Reads the table, compares it with the edit, and returns it with the edit's rules at their
-/// current positions.
+/// Reads the table, compares it with the edit, and returns two things: the table, and the edit's
+/// rules at their current positions.
 fn planned_rules(kernel: &Kernel<'_>, edit: &TableEdit) -> Result<(Ruleset, Vec<RulePos>)> {
     let now = table::read(kernel.tools, edit.ruleset, &edit.table, None)?;
     let rules = table::find_rules(edit, now.as_ref())?;
@@ -154,14 +156,14 @@ fn kept_chains(edit: &TableEdit) -> Vec<&str> {
     names
 }
 
-/// Reads the table and the handles of the edit's rules, and the generation before both. Returns
-/// only the part of the table that the edit keeps, because the rest is large, and was compared with
-/// the edit already.
+/// Reads the generation first, then the table and the handles of the edit's rules. Of the table,
+/// returns only the part that the edit keeps, because the part to remove is large, and was compared
+/// with the edit already.
 ///
-/// A chain with the same handles before and after iptables-nft-save ran held exactly those rules
-/// all the time, because a handle is never reused. The save may hold one more rule, which was added
-/// and removed meanwhile; the different number of rules shows that. Writes to other chains do not
-/// matter.
+/// A chain that has the same handles before and after iptables-nft-save ran kept those rules all
+/// the time, because a handle is never reused. The output of iptables-nft-save may have one more
+/// rule, which was added and removed meanwhile; then it has more rules than the chain has handles.
+/// Writes to other chains do not matter.
 fn planned_handles(
     kernel: &Kernel<'_>,
     netfilter: &mut Netfilter,
@@ -254,7 +256,7 @@ fn batch<'a>(
 
 /// Adds rules with iptables-nft-restore, because `nft` cannot add xtables expressions.
 /// iptables-nft-restore takes no generation, so the result is verified afterwards, and a rule that
-/// landed at the wrong position because of another write is removed again.
+/// landed at the wrong position, because another program wrote meanwhile, is removed.
 fn add(kernel: &Kernel<'_>, edit: &TableEdit) -> Result<Applied> {
     let mut netfilter = Netfilter::open()?;
     let generation = netfilter.generation()?;
@@ -284,9 +286,9 @@ fn add(kernel: &Kernel<'_>, edit: &TableEdit) -> Result<Applied> {
     Err(lost_race(edit))
 }
 
-/// Removes misplaced rules again, by their rule text. Each text occurs once in its chain, and
-/// iptables-nft-restore looks it up in the state at its own commit, so writes by others do not
-/// disturb this.
+/// Removes the added rules that are misplaced. Names each by its rule text, which occurs only once
+/// in the chain. iptables-nft-restore looks the text up in the state at its own commit, so writes
+/// by other programs do not matter.
 fn remove_misplaced(kernel: &Kernel<'_>, edit: &TableEdit, misplaced: Vec<RulePos>) -> Result<()> {
     let by_text = Command::new(kernel.tools.tool(Tool::Restore(edit.ruleset))?)
         .args(["--noflush"])

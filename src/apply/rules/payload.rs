@@ -5,8 +5,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::plan::change::{ChainText, RulePos};
 
-/// Removes `rules` by index, from the last to the first; then flushes and deletes `chains`. By
-/// index, because `-D` with a rule's text would remove the first of several equal rules.
+/// The input that removes `rules` from the last to the first, then flushes and deletes `chains`.
+/// Names each rule by its index, because `-D` with a rule's text would remove the first of several
+/// equal rules.
 pub(super) fn removal(table: &str, rules: &[RulePos], chains: &[ChainText]) -> String {
     let mut rules: Vec<&RulePos> = rules.iter().collect();
     rules.sort_by(|a, b| (&a.chain, b.position).cmp(&(&b.chain, a.position)));
@@ -24,8 +25,8 @@ pub(super) fn removal(table: &str, rules: &[RulePos], chains: &[ChainText]) -> S
     text
 }
 
-/// Adds `chains` with their rules, then inserts `rules` at their positions, from the first to the
-/// last. The lines in `first` come before all others.
+/// The input that adds `chains` with their rules, then inserts `rules` at their positions, from the
+/// first to the last. The lines in `first` come before all other lines.
 ///
 /// Declares the chains in scattered order, because a table that was built in the sorted order of a
 /// save makes every later iptables-nft-save of the table many times slower.
@@ -57,7 +58,7 @@ pub(super) fn addition(
     text
 }
 
-/// Removes `rules` by their text; each text must occur only once in its chain.
+/// The input that removes `rules` by their text; each text must occur only once in its chain.
 pub(super) fn withdrawal(table: &str, rules: &[RulePos]) -> String {
     let mut text = format!("*{table}\n");
     for rule in rules {

@@ -83,8 +83,8 @@ pub(super) fn find_rules(edit: &TableEdit, ruleset: Option<&Ruleset>) -> Result<
 }
 
 /// The positions in the current table at which an addition inserts its rules. Verifies that none of
-/// the chains to be added exists, and that each rule comes directly after the rule that it followed
-/// before.
+/// the chains to be added exists, and that each rule is inserted directly after the rule that the
+/// edit names for it ([`RulePos::after`]).
 pub(super) fn insert_positions(
     edit: &TableEdit,
     ruleset: Option<&Ruleset>,
@@ -124,8 +124,8 @@ pub(super) fn insert_positions(
     Ok(positions)
 }
 
-/// The added rules that are on the wrong side of a rule of `before`. That happens when another
-/// program wrote while they were inserted by index, at `positions`.
+/// The added rules that are on the wrong side of a rule of `before`, because another program wrote
+/// while the added rules were inserted by index, at `positions`.
 pub(super) fn misplaced(
     edit: &TableEdit,
     positions: &[RulePos],
@@ -147,8 +147,9 @@ pub(super) fn misplaced(
         .collect()
 }
 
-/// As [`misplaced`], in one chain. `before` and `after` are its rules in canonical form. Rules of
-/// equal text are ignored, because they cannot be told apart.
+/// As [`misplaced`], in one chain. `before` and `after` are the chain's rules before and after the
+/// insertion, in canonical form. Rules that have the same text are ignored, because they cannot be
+/// told apart.
 fn out_of_order(ours: &[RulePos], before: &[String], after: &[String]) -> Vec<RulePos> {
     let mut wanted: Vec<(String, Option<&RulePos>)> =
         before.iter().map(|key| (key.clone(), None)).collect();

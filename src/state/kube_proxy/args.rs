@@ -59,8 +59,8 @@ impl CommandLine {
     }
 
     /// The effective settings; `file` is the parsed configuration file that `--config` names. With
-    /// a configuration file, kube-proxy ignores all flags but `--hostname-override`. None if there
-    /// is a `--config`, but no `file`.
+    /// a configuration file, kube-proxy ignores all flags but `--hostname-override`. None if the
+    /// command line has `--config`, but `file` is `None`.
     pub fn settings(&self, file: Option<&KubeProxyConfig>) -> Option<KubeProxyConfig> {
         match (&self.config, file) {
             (None, _) => Some(self.flags.clone()),

@@ -1,8 +1,8 @@
 //! The controller of kube-proxy, as one type for playbooks, journals and code.
 //!
-//! Each kind of controller is a variant of [`Controller`] that holds its identity.
-//! `node/kube_proxy_controller/KIND.rs` finds its configuration; `apply/kube_proxy/KIND.rs` stops
-//! and starts it.
+//! Each kind of controller is a variant of [`Controller`] that holds its identity. For each kind,
+//! `node/kube_proxy_controller/KIND.rs` finds kube-proxy's configuration, and
+//! `apply/kube_proxy/KIND.rs` stops and starts kube-proxy.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -60,7 +60,8 @@ pub struct StaticPod {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Commands {
-    /// Stops kube-proxy. When the command has succeeded, the process is gone, or is about to end.
+    /// Stops kube-proxy. When the command has succeeded, kube-proxy's process is gone, or is about
+    /// to end.
     pub stop: Argv,
     /// Starts kube-proxy. The command exits while kube-proxy keeps running.
     pub start: Argv,

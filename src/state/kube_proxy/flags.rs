@@ -16,8 +16,8 @@ const HEEDED: &[&str] = &[
     "help",
 ];
 
-/// Flags that configure the log. kube-proxy obeys them beside `--config`, because a configuration
-/// file does not replace them in every version.
+/// Flags that configure the log. kube-proxy obeys these flags beside `--config`, because in some
+/// versions the configuration file does not replace them.
 const LOG: &[&str] = &[
     "v",
     "vmodule",

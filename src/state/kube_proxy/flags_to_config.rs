@@ -1,7 +1,7 @@
 //! Turns kube-proxy's command line into an equivalent configuration file.
 //!
-//! Refuses arguments that have no equivalent, because a file that means almost the same would be
-//! worse than none.
+//! Refuses arguments that have no equivalent, because a file that means almost the same as the
+//! command line would be worse than no file.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -31,7 +31,7 @@ enum Form {
     Switch,
     List,
     Gates,
-    /// An address; this port is added if the value has none.
+    /// An address, to which this port is added if the flag's value has no port.
     Address(u16),
 }
 use Form::{Address, Gates, List, Number, Switch, Text};
@@ -212,8 +212,8 @@ impl Conversion {
         Ok(())
     }
 
-    /// Writes the flags' default addresses into the file if it binds to an IPv6 address, because
-    /// the file's own defaults would then be IPv6 addresses.
+    /// Writes the flags' default addresses into the file if `bindAddress` is an IPv6 address,
+    /// because the file's own defaults would then be IPv6 addresses.
     fn addresses_of_flags(&mut self) {
         let address = self.fields.get("bindAddress").and_then(Value::as_str);
         if address.is_some_and(|a| a.parse().is_ok_and(|ip: IpAddr| ip.is_ipv6())) {

@@ -1,4 +1,4 @@
-//! An edit of kube-proxy's configuration, whether that is a file or arguments.
+//! An edit of kube-proxy's configuration, whether the configuration is a file or arguments.
 
 use ipnet::IpNet;
 
@@ -10,7 +10,7 @@ pub struct ConfigEdit {
     /// The mode after the edit.
     pub mode: Mode,
     /// Networks to add to `ipvs.excludeCIDRs`, so that kube-proxy leaves the virtual servers in
-    /// them alone.
+    /// these networks alone.
     pub exclude: Vec<IpNet>,
 }
 

@@ -89,7 +89,8 @@ fn set_mode(file: &str, lines: &mut Vec<String>, mode: &str) -> Result<usize> {
         .filter(|range| !lines[at][range.clone()].starts_with(['[', '{']))
         .ok_or_else(|| refused(file, at, "the mode is in a form that is not understood"))?;
     let old = match &lines[at][range.clone()] {
-        // A null has no quotes, because in quotes it would be a text. So the mode gets none either.
+        // A null has no quotes, because quotes would make it a text. So the mode that replaces the
+        // null gets no quotes either.
         "~" | "null" => "",
         old => old,
     };
@@ -188,8 +189,9 @@ fn last_item(file: &str, lines: &[String], at: usize, end: usize) -> Result<Opti
     Ok(last)
 }
 
-/// Adds fields at the end of the document, but before unindented comments at its end; indented
-/// comments belong to the section above them. Returns the index of the first new line.
+/// Adds fields at the end of the document, but before the unindented comments that end it. Indented
+/// comments belong to the section above them, so the fields are added after those. Returns the
+/// index of the first new line.
 fn append(lines: &mut Vec<String>, new: Vec<String>) -> usize {
     let belongs = |line: &String| is_content(line) || line.trim_start().len() < line.len();
     let at = lines.iter().rposition(belongs).map_or(0, |last| last + 1);
@@ -206,7 +208,7 @@ fn quoted(networks: &[IpNet]) -> Vec<String> {
 }
 
 /// The document with the requested edit applied; none if the document, its `ipvs` or its
-/// `excludeCIDRs` has another type.
+/// `excludeCIDRs` is not of the type that the edit needs.
 fn requested(mut document: Value, change: &ConfigEdit, missing: &[IpNet]) -> Option<Value> {
     let fields = document.as_object_mut()?;
     fields.insert("mode".into(), change.mode.name().into());

@@ -61,7 +61,8 @@ struct HostPath {
 }
 
 impl Container {
-    /// The container's command line: the program, unless the image chooses it, and the arguments.
+    /// The container's command line: the program, which is absent if the image chooses it, then the
+    /// arguments.
     fn words(&self) -> Vec<String> {
         self.command.iter().chain(&self.args).flatten().cloned().collect()
     }
@@ -131,7 +132,7 @@ pub fn host_path(file: &str, text: &str, inside: &str) -> Result<PathBuf> {
     Ok(host.path.join(rest))
 }
 
-/// The manifest after the edit of kube-proxy's arguments, which must be on one line each.
+/// The manifest after the edit of kube-proxy's arguments, each of which must be on a single line.
 ///
 /// # Errors
 /// [`Kind::Parse`], with file and line, for YAML in an unsupported form.
@@ -244,7 +245,7 @@ fn item(
 }
 
 /// Writes the edited arguments `words` back into `command` and `args` of the parsed manifest; new
-/// arguments go to the end of the last of these lists.
+/// arguments go to the end of `args`, or of `command` if there are no `args`.
 fn put_words(pod: &mut Value, number: usize, old: &Container, words: &[String]) {
     let Some(container) = pod.pointer_mut(&format!("/spec/containers/{number}")) else { return };
     let command = old.command.as_ref().map_or(0, Vec::len);

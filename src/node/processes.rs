@@ -97,8 +97,15 @@ fn known(
     if link(proc.join("ns/net"))? != namespace {
         return None;
     }
-    let args = arguments(&fs::read(proc.join("cmdline")).ok()?);
+    // The program is read before its arguments. In the other order a process that starts a program
+    // just then could have the program's name with the arguments of its parent.
     let exe = link(proc.join("exe"));
+    let cmdline = fs::read(proc.join("cmdline")).ok()?;
+    if cmdline.is_empty() {
+        // A process has no arguments while it starts a program, and once it has ended.
+        return None;
+    }
+    let args = arguments(&cmdline);
     let comm = fs::read_to_string(proc.join("comm")).unwrap_or_default();
     let first = args.first().map(String::as_str);
     let name = known_name(names, exe.as_deref(), comm.trim_end(), first)?;

@@ -1,8 +1,9 @@
 //! Preflight checks: questions about a node that are answered before a change.
 //!
 //! A check has a stable id. It reads captured facts, never the node itself. Its verdict is ok,
-//! found or unknown, and unknown never counts as ok. A check with logic of its own is a file;
-//! checks that differ only in their data share a file. Each area lists its checks in its `mod.rs`.
+//! found or unknown, and unknown never counts as ok. A check that has its own logic has its own
+//! file; checks that differ only in their data share a file. Each area lists its checks in its
+//! `mod.rs`.
 
 mod backends;
 mod cni;
@@ -52,7 +53,7 @@ pub enum Severity {
     Info,
 }
 
-/// What is missing if the processes were not captured.
+/// The missing data that a verdict names if the processes were not captured.
 const NO_PROCESSES: &str = "the processes are not in this state";
 
 /// The facts that checks read. All of them are captured before the checks run.
@@ -80,7 +81,8 @@ pub struct Facts<'a> {
 }
 
 impl<'a> Facts<'a> {
-    /// The facts of a single state: without an earlier capture, a live node or a target mode.
+    /// The facts of a single state, with no earlier capture and no live node. `to` is the target
+    /// mode.
     pub fn of(
         now: &'a NodeState,
         catalogue: &'a Catalogue,
@@ -131,12 +133,12 @@ pub enum Verdict {
     Unknown(String),
 }
 
-/// The verdict of a check that needs the processes, if they were not captured.
+/// The verdict of a check that needs the processes, for a state without processes.
 fn no_processes() -> Verdict {
     Verdict::Unknown(NO_PROCESSES.into())
 }
 
-/// The verdict of a check that needs a live node, on a snapshot.
+/// The verdict of a check that needs a live node, if it runs on a snapshot.
 fn not_live() -> Verdict {
     Verdict::Unknown("a live node alone can be asked".into())
 }
@@ -144,13 +146,13 @@ fn not_live() -> Verdict {
 /// What a check found wrong.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Found {
-    /// What shows it: the rule, the counter, or the file and line.
+    /// What shows that something is wrong: the rule, the counter, or the file and line.
     pub evidence: Vec<String>,
     /// The effect on traffic, in one sentence.
     pub effect: String,
-    /// The commands or configuration lines that put it right, in order.
+    /// The commands or configuration lines that correct what is wrong, in order.
     pub remedy: Vec<String>,
-    /// The edits that put it right, if proxyshift can apply them safely; otherwise empty.
+    /// The edits that correct what is wrong, if proxyshift can apply them safely; otherwise empty.
     pub fix: Vec<Edit>,
 }
 
@@ -160,7 +162,7 @@ pub struct Check {
     pub id: &'static str,
     /// What the check is about, as a noun phrase: `the conntrack binary that kube-proxy runs`.
     pub title: &'static str,
-    /// How serious it is if the check finds something.
+    /// How serious a finding of this check is.
     pub severity: Severity,
     /// When the check applies, in words, for the documentation.
     pub when: &'static str,
@@ -172,7 +174,7 @@ pub struct Check {
     pub reference: &'static str,
 }
 
-/// A check's verdict, with what a report needs of the check.
+/// The verdict of one check, and those fields of the check that a report needs.
 #[derive(Debug, Clone)]
 pub struct Finding {
     /// The check's id.
@@ -222,7 +224,7 @@ pub fn run(facts: &Facts<'_>, wanted: &dyn Fn(&str) -> bool) -> Vec<Finding> {
     findings
 }
 
-/// For checks that apply to every node.
+/// The value of [`Check::applies`] for checks that apply to every node.
 pub(crate) fn always(_: &Facts<'_>) -> bool {
     true
 }

@@ -4,7 +4,7 @@ use super::{
     Check, backends, cni, conntrack, dns, docker, invalid, ipvs, kernel, kube_proxy, tools, writers,
 };
 
-/// The checks of each area, in the order in which the documentation has the areas.
+/// The checks of each area. The areas are in the order in which the documentation has them.
 const AREAS: &[&[&Check]] = &[
     backends::CHECKS,
     cni::CHECKS,

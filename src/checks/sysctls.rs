@@ -9,7 +9,7 @@ pub(super) fn sysctls(state: &NodeState) -> Option<Sysctls> {
     Sysctls::parse(FILE, state.files.get(FILE)?).ok()
 }
 
-/// The value of a sysctl that is a number. The error says what is missing.
+/// The value of a numeric sysctl. The error names the missing data.
 pub(super) fn number(state: &NodeState, name: &str) -> Result<u64, String> {
     let sysctls = sysctls(state).ok_or("the sysctls are not in this state")?;
     let value = sysctls.get(name).ok_or(format!("{name} is not in this state"))?;

@@ -44,7 +44,7 @@ impl<'a> Given<'a> {
         Given { to: to.into(), ..self }
     }
 
-    /// Sets the earlier capture, with which checks compare the state.
+    /// Sets the earlier capture, which checks compare with the state.
     pub fn earlier(self, earlier: impl Into<Option<&'a NodeState>>) -> Given<'a> {
         Given { earlier: earlier.into(), ..self }
     }
@@ -54,7 +54,7 @@ impl<'a> Given<'a> {
         Given { interval: Some(Duration::from_secs(seconds)), ..self }
     }
 
-    /// Sets what a live node answers.
+    /// Sets the facts that only a live node has.
     pub fn live(self, live: &'a LiveFacts) -> Given<'a> {
         Given { live: Some(live), ..self }
     }

@@ -30,7 +30,8 @@ pub enum Evidence {
     Link,
     /// The rule has the shape with that index in the owner's `rules`.
     Shape(u16),
-    /// Its address is on kube-ipvs0, or its address or port is in one of kube-proxy's ipsets.
+    /// The virtual server's address is on kube-ipvs0, or its address or port is in one of
+    /// kube-proxy's ipsets.
     ServedByKubeProxy,
     /// Of the components that make virtual servers, only the owner is alive on this node.
     SoleCandidate,

@@ -1,8 +1,8 @@
 //! The catalogue of components, read from `playbooks/owners/*.yaml`.
 //!
-//! One file describes one component: the objects that it makes, by name, comment and shape, and the
-//! evidence that the component is alive. Names of objects are regular expressions anchored at the
-//! start. Shapes are templates (see [`crate::owners::template`]).
+//! One file describes one component: the names, comments and shapes of the objects that the
+//! component makes, and the evidence that the component is alive. Names of objects are regular
+//! expressions anchored at the start. Shapes are templates (see [`crate::owners::template`]).
 
 use crate::error::{Error, Kind, Result};
 use crate::owners::component::{ChainEntry, Component, Shape};
@@ -96,7 +96,7 @@ impl Catalogue {
         self.comments.first(comment).is_some_and(|e| self.at(e).name == component.name)
     }
 
-    /// The component that owns a chain, with the chain's entry in the catalogue.
+    /// The component that owns a chain, and the chain's entry in the catalogue.
     pub fn chain(&self, table: &str, name: &str) -> Option<(&Component, &ChainEntry)> {
         let entry = self.chain_entry(table, name)?;
         let component = self.at(entry);
@@ -114,12 +114,13 @@ impl Catalogue {
         &self.components[usize::from(entry.component)]
     }
 
-    /// The forms of the rules in chains of this entry, if the catalogue lists them.
+    /// The forms that rules in the chains of this entry may have, if the catalogue lists such
+    /// forms.
     pub(crate) fn content(&self, chain: EntryId) -> Option<&Content> {
         self.contents[usize::from(chain.component)][usize::from(chain.item)].as_ref()
     }
 
-    /// Every shape with its compiled template, in order of precedence.
+    /// Every shape and its compiled template, in order of precedence.
     pub(crate) fn shapes(&self) -> impl Iterator<Item = (EntryId, &Shape, &Template)> {
         self.components.iter().enumerate().flat_map(|(c, component)| {
             component
@@ -131,7 +132,7 @@ impl Catalogue {
         })
     }
 
-    /// The shape with the `id` of a component, with the compiled template.
+    /// The shape of `component` that has this `id`, and its compiled template.
     pub(crate) fn shape(&self, component: &str, id: &str) -> Option<(&Shape, &Template)> {
         let found =
             |(e, s, _): &(EntryId, &Shape, &Template)| self.at(*e).name == component && s.id == id;
@@ -237,7 +238,8 @@ mod tests {
         let empty =
             |c: &&Component| c.about.is_empty() || c.source.is_empty() || c.heals.is_empty();
         assert_eq!(catalogue.components().iter().filter(empty).count(), 0);
-        // An expression is compiled when it is first used.
+        // Every expression is matched once here, because an expression is compiled only when it is
+        // first used.
         let Catalogue {
             chains, comments, sets, links, nft_tables, contents, shapes, hooks, ..
         } = &catalogue;

@@ -12,19 +12,22 @@ use crate::state::tools::Version;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Component {
-    /// Its name, equal to the file's name without `.yaml`.
+    /// The component's name: the name of the catalogue file without `.yaml`.
     #[serde(rename = "component")]
     pub name: String,
     /// A description of the component, in one line.
     pub about: String,
-    /// Where the facts in this file come from.
+    /// Where the facts in this catalogue file come from.
     pub source: String,
-    /// How soon the component writes an object again that was removed: `5s`, `never`, `on restart`.
+    /// How soon the component restores an object that something removed: `5s`, `never`, `on
+    /// restart`.
     pub heals: String,
-    /// Components whose name patterns overlap this one's, and over which this one takes precedence.
+    /// Components that come after this component in precedence, because their name patterns overlap
+    /// with this component's.
     #[serde(default)]
     pub before: Vec<String>,
-    /// True for a pod network. Plans list the objects of a pod network that they keep.
+    /// True if the component is a pod network. A plan lists even the objects of a pod network that
+    /// it keeps.
     #[serde(default)]
     pub cni: bool,
     /// True if a jump target, ipset or link of the component is not enough evidence that a rule in
@@ -56,13 +59,13 @@ pub struct Component {
     /// Patterns of comments that no other component writes.
     #[serde(default)]
     pub comments: Vec<String>,
-    /// Name patterns of its ipsets.
+    /// Name patterns of the component's ipsets.
     #[serde(default)]
     pub sets: Vec<String>,
-    /// Name patterns of its links.
+    /// Name patterns of the component's links.
     #[serde(default)]
     pub links: Vec<String>,
-    /// Patterns for its native nf_tables tables, written `family name`.
+    /// Patterns for the component's native nf_tables tables, which are matched as `family name`.
     #[serde(default)]
     pub nft_tables: Vec<String>,
     /// The packet marks that the component uses. For information only.
@@ -83,7 +86,8 @@ pub struct Alive {
     /// Process names.
     #[serde(default)]
     pub processes: Vec<String>,
-    /// Paths of files or folders of the component that a snapshot may hold.
+    /// Paths of the component's files or folders; only paths that a snapshot may hold have an
+    /// effect.
     #[serde(default)]
     pub files: Vec<String>,
     /// Name patterns of links.
@@ -123,23 +127,25 @@ pub struct ChainEntry {
     /// plans.
     #[serde(default)]
     pub many: bool,
-    /// The key in `contents` of the forms of rules in the chains. Without it, every rule in the
-    /// chains is the component's.
+    /// The key in `contents` under which the forms of the rules in these chains are listed. Without
+    /// a key, every rule in these chains is the component's.
     #[serde(default)]
     pub content: Option<String>,
 }
 
-/// The forms of rules in one kind of chain, as the catalogue file has them.
+/// The forms that rules in one kind of chain may have, as the catalogue file has them.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawContent {
     /// `operator`, if rules of any other form in these chains are the operator's.
     #[serde(default)]
     pub(crate) by: Option<String>,
-    /// Comments that rules of these forms may have, besides the component's `content_comments`.
+    /// Comments that rules of these forms may have in addition to the component's
+    /// `content_comments`.
     #[serde(default)]
     pub(crate) comments: Vec<String>,
-    /// Templates of the rule without its comment. Without templates, the comment alone decides.
+    /// Templates for a rule's text with its comments removed. Without templates, only the comments
+    /// must match.
     #[serde(default)]
     pub(crate) forms: Option<Vec<String>>,
 }
@@ -181,7 +187,8 @@ pub struct Shape {
     /// True if other components write rules of this shape too.
     #[serde(default)]
     pub weak: bool,
-    /// Another rule that must exist with the same field values, or the shape does not match.
+    /// Another rule that must exist beside this one and have the same field values. If there is no
+    /// such rule, the shape does not match.
     #[serde(default)]
     pub beside: Option<Beside>,
 }

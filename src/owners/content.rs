@@ -1,4 +1,5 @@
-//! The forms of a component's rules in its own chains. Rules of any other form there are foreign.
+//! The forms that a component's rules have in its own chains. Rules of any other form in these
+//! chains are foreign.
 
 use std::borrow::Cow;
 
@@ -15,7 +16,8 @@ pub(crate) struct Content {
     /// True if rules of any other form are the operator's.
     pub(crate) operator: bool,
     comments: Expressions,
-    /// Expressions for a rule without its comments. `None` if the comment alone decides.
+    /// Patterns for a rule's text with its comments removed. `None` if only the comments must
+    /// match.
     forms: Option<Expressions>,
 }
 
@@ -62,9 +64,10 @@ impl Content {
 /// A rule, split for matching into its comments and all other words.
 #[derive(Debug, Default)]
 pub struct Reading<'a> {
-    /// The rule without its comments, each word after a blank: ` -s 10.0.0.0/8 -j RETURN`.
+    /// The rule's text with its comments removed and a blank before each word: ` -s 10.0.0.0/8 -j
+    /// RETURN`.
     pub body: String,
-    /// The rule's comments, without quotes.
+    /// The rule's comments, with their quotes removed.
     pub comments: Vec<Cow<'a, str>>,
 }
 
@@ -87,8 +90,8 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// Splits a rule of the usual forms: without a comment, or with one quoted comment without
-    /// escapes. False if the rule has another form.
+    /// Splits a rule of one of the two usual forms: no comment, or a single quoted comment that has
+    /// no escapes. Returns false if the rule has another form.
     fn read_plain(&mut self, text: &'a str) -> bool {
         if text.contains('\\') || text.contains('\t') || text.contains("  ") {
             return false;

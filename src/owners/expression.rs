@@ -1,8 +1,10 @@
-//! The regular expressions of the catalogue. They match bytes, because components write ASCII rules
-//! and tables of Unicode classes would take most of the catalogue's memory.
+//! The regular expressions of the catalogue. They match bytes, not Unicode characters, because the
+//! rules that components write are ASCII, and because Unicode tables would take most of the
+//! catalogue's memory.
 //!
-//! An expression is checked when it is read, and compiled when it is first used. Compiling all of
-//! them would be most of the work of a short command, and a node has few of the components.
+//! The syntax of an expression is checked when the catalogue is read; the expression is compiled
+//! when it is first used. To compile every expression would be most of the work of a short command,
+//! and a node has only a few of the components.
 
 use std::sync::LazyLock;
 
@@ -47,8 +49,8 @@ impl Expression {
     }
 }
 
-/// Checks the syntax of an expression. Faults that only compiling finds are left to a test, which
-/// compiles the whole catalogue.
+/// Checks the syntax of an expression. This does not find faults that only appear in compilation: a
+/// test finds those, because it compiles the whole catalogue.
 fn check(pattern: &str) -> Result<(), String> {
     Parser::new().parse(pattern).map(drop).map_err(|e| e.to_string())
 }

@@ -1,4 +1,5 @@
-//! The catalogue files of `playbooks/owners`, built in, and the process names that they list.
+//! The catalogue files of `playbooks/owners`, which are built into the program, and the process
+//! names that these files list.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;

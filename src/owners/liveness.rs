@@ -9,11 +9,11 @@ use crate::state::NodeState;
 pub enum Liveness {
     /// Alive: one of the component's processes, links or files exists.
     Alive(String),
-    /// Gone: the state has the node's processes and links, and none of the component's processes,
-    /// links and files exists.
+    /// Gone: the state has the node's processes and links, but none of the component's processes,
+    /// links and files.
     Gone(String),
-    /// Unknown: the state lacks the processes or links that would show it, or the component has no
-    /// process.
+    /// Unknown: nothing shows that the component is alive, but either the state lacks the node's
+    /// processes or links, or the catalogue lists no process of the component.
     Unknown(String),
 }
 

@@ -283,8 +283,9 @@ impl<'c> Ownership<'c> {
     }
 }
 
-/// The owners of the virtual servers: kube-proxy, or the only other living component that makes
-/// some.
+/// The owners of the virtual servers. The owner is kube-proxy if kube-proxy serves the address or
+/// port; otherwise, it is the component other than kube-proxy that makes virtual servers, if
+/// exactly one such component is alive.
 fn servers(catalogue: &Catalogue, state: &NodeState) -> BTreeMap<VirtualServerId, Attribution> {
     if state.ipvs.servers.is_empty() {
         return BTreeMap::new();

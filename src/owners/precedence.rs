@@ -1,4 +1,5 @@
-//! The precedence of components: if two components match an object, the first is its owner.
+//! The precedence of components: if two components match an object, the one that comes first is the
+//! object's owner.
 
 use crate::error::Result;
 use crate::owners::component::Component;
@@ -7,8 +8,8 @@ use crate::owners::names::refused;
 /// Sorts components by name, then moves each in front of those that its `before` lists.
 ///
 /// # Errors
-/// [`crate::error::Kind::Usage`] if `before` lists an unknown component, and if components precede
-/// each other.
+/// [`crate::error::Kind::Usage`] if `before` lists an unknown component, or if two components list
+/// each other, directly or through others.
 pub(crate) fn ordered(mut components: Vec<Component>) -> Result<Vec<Component>> {
     let unknown = |name: &&String| !components.iter().any(|c| c.name == **name);
     for component in &components {

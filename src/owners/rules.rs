@@ -17,11 +17,11 @@ pub(super) struct Matcher<'c> {
     pub(super) catalogue: &'c Catalogue,
 }
 
-/// Values that are computed once for each ruleset.
+/// Values that are computed only once for each ruleset.
 #[derive(Default)]
 struct Memory {
-    /// The values that a template field has in the rules that a shape requires beside it, keyed by
-    /// the shape and the field.
+    /// For a shape that requires a second rule, and for one template field: the values that this
+    /// field has in the rules that match as the second rule. Keyed by shape and field.
     beside: HashMap<(EntryId, String), Vec<String>>,
 }
 
@@ -123,8 +123,8 @@ impl Matcher<'_> {
             return attributed(owner.component, Evidence::Link);
         }
         for (entry, shape, template) in catalogue.shapes() {
-            // A rule whose comment is in no catalogue file has another writer, so a weak shape is
-            // no evidence.
+            // If no catalogue file has a rule's comment, another program wrote the rule, so a weak
+            // shape is no evidence.
             let silent = rule.comments.is_empty() || !shape.weak;
             if silent
                 && allows_chain(shape, table, chain)

@@ -1,4 +1,5 @@
-//! Which virtual servers are kube-proxy's, by the addresses of kube-ipvs0 and its ipsets.
+//! Which virtual servers are kube-proxy's, judged by the addresses on kube-ipvs0 and by
+//! kube-proxy's ipsets.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
@@ -6,7 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 use crate::state::NodeState;
 use crate::state::ipvs::{Protocol, VirtualServer, VirtualServerId};
 
-/// What kube-proxy serves in ipvs mode, read from the addresses of kube-ipvs0 and its ipsets.
+/// What kube-proxy serves in ipvs mode, read from the addresses on kube-ipvs0 and from kube-proxy's
+/// ipsets.
 pub(crate) struct Servers {
     bound: HashSet<IpAddr>,
     addresses: HashSet<(Protocol, SocketAddr)>,
@@ -14,7 +16,8 @@ pub(crate) struct Servers {
     local: HashSet<IpAddr>,
 }
 
-/// The ipsets that hold service addresses, without the prefix `KUBE-` or `KUBE-6-`.
+/// The names of the ipsets that hold service addresses, with the prefix `KUBE-` or `KUBE-6-`
+/// removed.
 const ADDRESS_SETS: [&str; 5] =
     ["CLUSTER-IP", "EXTERNAL-IP", "EXTERNAL-IP-LOCAL", "LOAD-BALANCER", "LOAD-BALANCER-LOCAL"];
 
@@ -54,7 +57,8 @@ impl Servers {
         let protocol = match protocol {
             "TCP" => Protocol::Tcp,
             "UDP" => Protocol::Udp,
-            // For any other protocol the ipset is a hash:ip,port with addresses of the node.
+            // For any other protocol the ipset has type hash:ip,port, and its entries hold the
+            // node's addresses.
             _ => {
                 self.addresses.extend(address_port(entry));
                 return;

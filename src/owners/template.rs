@@ -1,7 +1,8 @@
-//! Templates of rules with fields, such as `! -s {network} -d {subnet} -j RETURN`.
+//! Templates of rules. A template has fields in braces, as in `! -s {network} -d {subnet} -j
+//! RETURN`.
 //!
-//! A name in braces is a field; the component's `fields` has its regular expression. A field that
-//! occurs twice must have the same value both times. Words in square brackets are optional.
+//! A name in braces is a field, whose regular expression is in the component's `fields`. A field
+//! that occurs twice must have the same value both times. Words in square brackets are optional.
 
 use std::collections::BTreeMap;
 
@@ -56,8 +57,8 @@ pub fn plain_pattern(text: &str, fields: &Fields) -> Result<String, String> {
     }
 }
 
-/// The regular expression of a template, in which each word has a blank before it, and the pairs of
-/// groups that must be equal.
+/// Returns the regular expression of a template, which expects a blank before each word, and the
+/// pairs of capture groups that must have equal values.
 fn pattern(text: &str, fields: &Fields) -> Result<(String, Vec<(String, String)>), String> {
     let mut pattern = String::from("^");
     let mut equal = Vec::new();

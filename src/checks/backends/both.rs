@@ -1,4 +1,5 @@
-//! Rules in both backends: every packet passes through both, and each tool shows only one backend.
+//! Rules in both backends. Every packet passes the rules of both, but each tool shows the rules of
+//! only one backend.
 
 use std::collections::BTreeMap;
 
@@ -34,7 +35,8 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
         let ruleset = used(facts, id.family, id.backend)?;
         Some(format!("{}: rules: {}, of {}", id.file(), ruleset.rule_count(), owners(facts, id)))
     });
-    // The backend of the host's iptables is kept; if that is not known, the newer backend (nft) is.
+    // The remedy keeps the backend of the host's iptables. If that backend is not known, the remedy
+    // keeps nft, the newer backend.
     let other = match of_the_host(facts) {
         Ok(Backend::Legacy) => Backend::Nft,
         _ => Backend::Legacy,
@@ -56,7 +58,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     })
 }
 
-/// The owners of a ruleset's rules with their numbers of rules, most rules first.
+/// The owners of a ruleset's rules, each with how many of the rules it owns, most rules first.
 fn owners(facts: &Facts<'_>, id: RulesetId) -> String {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for table in facts.now.rulesets.get(&id).iter().flat_map(|r| &r.tables) {

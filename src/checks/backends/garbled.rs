@@ -1,4 +1,4 @@
-//! Rules that another version of iptables garbled, so that they parse with another meaning.
+//! Rules that another version of iptables garbled, so that they now have another meaning.
 
 use std::net::Ipv4Addr;
 
@@ -89,8 +89,9 @@ fn fault(chain: &str, text: &str, links: &[&str]) -> Option<String> {
     }
 }
 
-/// The four letters that the bytes of an address spell, if the name of a link, or `cilium_host`,
-/// begins with them. Then iptables-save has read a link's name as an address.
+/// The four letters that the bytes of an address spell, if the name of a link begins with these
+/// letters, or if `cilium_host` does. Such an address is a link's name that iptables-save read as
+/// an address.
 fn spells_a_link(address: &str, links: &[&str]) -> Option<String> {
     let ip: Ipv4Addr = address.split([':', '-']).next()?.parse().ok()?;
     let word = std::str::from_utf8(&ip.octets()).ok()?.to_owned();
@@ -119,8 +120,8 @@ mod tests {
             ("-A K -p tcp -j DNAT --to-destination :0 --persistent", "port 0"),
             ("-A K -p tcp -j DNAT --to-destination 101.110.115.57:80", "spells `ens9`"),
             ("-A K -p tcp -j DNAT --to-destination 99.105.108.105", "spells `cili`"),
-            // The bytes of this address spell letters too, but it is of a real network and no link
-            // has that name.
+            // The bytes of this address spell letters too, but the address is one of a real
+            // network, and no link's name begins with those letters.
             ("-A K -p tcp -j DNAT --to-destination 100.100.100.100:80", ""),
             ("-A K -m comment [unsupported revision] -j ACCEPT", "a newer iptables"),
             ("-A KUBE-FIREWALL -m comment --comment \"a --mark\" -j DROP", "drops everything"),

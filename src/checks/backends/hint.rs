@@ -42,7 +42,8 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
             .map(|f| format!("update-alternatives --set {0} /usr/sbin/{0}-{backend}", f.tool()))
             .to_vec()
     } else {
-        // The host's backend holds such chains too, so those in the other backend are older.
+        // The host's backend holds hint or canary chains too, so those in the other backend are
+        // older.
         vec![
             format!("iptables-{backend}-save   # what was left there"),
             "proxyshift plan   # which of them are leftovers".into(),

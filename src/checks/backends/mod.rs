@@ -10,7 +10,8 @@ use crate::state::{Backend, Family, RulesetId};
 
 pub(super) const CHECKS: &[&Check] = &[&both::CHECK, &garbled::CHECK, &hint::CHECK];
 
-/// The ruleset of a family in a backend, if the backend is in use there.
+/// The ruleset of a family in a backend, if the ruleset has a rule, a chain that is not built in,
+/// or a policy other than ACCEPT.
 fn used<'a>(facts: &Facts<'a>, family: Family, backend: Backend) -> Option<&'a Ruleset> {
     let ruleset = facts.now.rulesets.get(&RulesetId { family, backend })?;
     (!ruleset.tables.iter().all(|t| t.is_pristine())).then_some(ruleset)

@@ -1,4 +1,4 @@
-//! Calico's felix looks for kube-ipvs0 when it starts, and restarts when the link is added or
+//! Calico's felix looks for kube-ipvs0 when felix starts, and restarts when kube-ipvs0 is added or
 //! removed.
 
 use crate::checks::{Check, Facts, Found, Severity, Verdict};

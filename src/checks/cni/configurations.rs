@@ -1,4 +1,5 @@
-//! More than one CNI configuration. The container runtime uses the one whose file name sorts first.
+//! More than one CNI configuration. The container runtime uses the configuration whose file name
+//! sorts first.
 
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 use crate::state::cni::CniConfig;

@@ -1,5 +1,5 @@
 //! flannel's rules out of order. flannel's RETURN rules are exceptions to its MASQUERADE rules, so
-//! they must come before them.
+//! the RETURN rules must come first.
 
 use ipnet::IpNet;
 
@@ -52,7 +52,8 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     }
 }
 
-/// Checks the order in one chain, and returns the number of flannel's masquerade rules there.
+/// Checks the order of flannel's rules in one chain, and returns how many masquerade rules of
+/// flannel the chain has.
 fn evaluate_chain(
     id: RulesetId,
     ruleset: &Ruleset,

@@ -1,4 +1,5 @@
-//! flannel's rules for a lease or network that it no longer has, and second copies of its rules.
+//! Rules of flannel for a lease or network that flannel no longer has, and second copies of
+//! flannel's rules.
 
 use super::{program, shown};
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
@@ -70,8 +71,8 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     })
 }
 
-/// True for the second copy of a rule. It cannot be deleted by its text, because that would delete
-/// the first copy.
+/// True if the object is the second copy of a rule. To delete this rule by its text would delete
+/// the first copy instead.
 fn is_second_copy(object: &Object) -> bool {
     *object.reason == Reason::Flannel(FlannelReason::SecondCopy)
 }

@@ -1,4 +1,5 @@
-//! Chains and ipsets of a pod network whose component is gone: its rules still filter packets.
+//! Chains and ipsets of a pod network whose component is gone. The component's rules still filter
+//! packets.
 
 use std::collections::BTreeMap;
 
@@ -66,7 +67,8 @@ fn gone(
         count(ObjectKind::Rule),
         count(ObjectKind::Set)
     ));
-    // Only the jumps from built-in chains let the component's other chains take effect.
+    // The evidence shows only rules in built-in chains, because packets reach the component's other
+    // chains only through jumps there.
     let jumps = rows.iter().filter(|o| match &o.id {
         ObjectId::Rule { chain, .. } => chain.bytes().all(|b| b.is_ascii_uppercase()),
         _ => false,

@@ -1,5 +1,5 @@
-//! Host ports of pods that are gone. portmap's chains remain if nothing told portmap of the end of
-//! the pod. If two chains serve the same port, the older one wins.
+//! Host ports of pods that are gone. portmap's chains for a pod remain if nothing told portmap that
+//! the pod ended. If two chains serve the same port, the older chain wins.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -38,8 +38,8 @@ struct Port<'a> {
 }
 
 impl Port<'_> {
-    /// What the rule matches: protocol, ports, and the address of the node that the ports are bound
-    /// to.
+    /// What the rule matches: its protocol, its ports, and the node's address to which the ports
+    /// are bound.
     fn matches(&self) -> (String, String, Option<String>) {
         let words = self.ruleset.words(self.rule);
         let value = |o: &str| words.value(o).map(|(_, v)| v.into_owned());
@@ -47,7 +47,7 @@ impl Port<'_> {
         (value("-p").unwrap_or_default(), ports, value("-d"))
     }
 
-    /// The addresses of the pods to which the chain of the rule sends packets.
+    /// The addresses of the pods to which the rule's target chain sends packets.
     fn pods(&self) -> Vec<IpAddr> {
         let chain = self.rule.target.as_deref().and_then(|t| self.table.chain(t));
         let rules = chain.into_iter().flat_map(|c| &c.rules);
@@ -118,8 +118,8 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
         let effect = "connections to that port of the node go to an address where no pod is, also \
                       when a new pod has the same port"
             .into();
-        // Chains without rules belong to no pod and can be removed. Which of the other chains
-        // belong to pods that are gone, a person must find out.
+        // The fix removes chains that have no rules, because such chains belong to no pod. A person
+        // must find out which of the other chains belong to pods that are gone.
         let fix = facts.removal(|o| &*o.owner == OWNER);
         return Verdict::Found(Found { evidence, effect, remedy, fix });
     }
@@ -131,7 +131,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     }
 }
 
-/// portmap's chains without rules that the clean-up plan removes, as evidence.
+/// portmap's empty chains, which the clean-up plan removes, as evidence.
 fn empty(facts: &Facts<'_>) -> Vec<String> {
     let rows = facts.leftovers().objects.iter();
     let empty = rows.filter(|o| &*o.owner == OWNER && o.action == Action::Remove);
@@ -146,7 +146,8 @@ fn why_gone(state: &NodeState, pod: IpAddr, leased: Option<&BTreeSet<IpAddr>>) -
     if !state.routes.is_empty() && !state.routes.iter().any(routed) {
         return Some(format!("this node has no route to {pod}"));
     }
-    // Leased addresses of another plugin's network say nothing about this network.
+    // Leased addresses count only if one of them is near the pod's, because the addresses of
+    // another plugin's network say nothing about the pod's network.
     let near = |a: &IpAddr| {
         IpNet::new(pod, if pod.is_ipv4() { 24 } else { 64 }).is_ok_and(|n| n.trunc().contains(a))
     };
@@ -171,8 +172,8 @@ mod tests {
         )
     }
 
-    /// The captured node with `chains` in place of the line `*nat` of its save, and with `rules`
-    /// before the first nat rule.
+    /// The captured node after a change: its save has `chains` in place of its line `*nat`, and
+    /// `rules` before its first nat rule.
     fn with_rules(chains: &str, rules: &str) -> NodeState {
         let first = "[0:0] -A PREROUTING -m comment --comment \"cali:6gwbT8clXdHdC1b1\"";
         Node::captured(CANAL)

@@ -1,4 +1,4 @@
-//! Connection tracking: how full the table is, counters of lost packets, and sysctls.
+//! Connection tracking: how full the conntrack table is, counters of lost packets, and sysctls.
 
 mod rising;
 mod sysctls;

@@ -1,4 +1,4 @@
-//! Sysctls of connection tracking: their values on the node against the right values.
+//! Sysctls of connection tracking: whether their values on the node are the right ones.
 
 use crate::checks::sysctls::number;
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
@@ -168,8 +168,8 @@ mod tests {
         captured().sysctl(name, value).state()
     }
 
-    /// A captured node with `tcpBeLiberal` configured as given, and with `is` as the value of the
-    /// sysctl.
+    /// A captured node whose kube-proxy configuration sets `tcpBeLiberal` to `configured`, and on
+    /// which the sysctl `LIBERAL` has the value `is`, or is absent if `is` is `None`.
     fn liberal(configured: bool, is: Option<&str>) -> NodeState {
         let config = format!("conntrack: {{tcpBeLiberal: {configured}}}\n");
         captured().put(CONFIG, &config).sysctl(LIBERAL, is).state()

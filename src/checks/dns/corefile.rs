@@ -1,4 +1,4 @@
-//! The Corefile of nodelocaldns: the addresses that it binds, and its upstreams.
+//! The Corefile of nodelocaldns: the addresses that nodelocaldns binds, and its upstreams.
 
 use std::net::IpAddr;
 

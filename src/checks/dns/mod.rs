@@ -15,8 +15,8 @@ use crate::state::kube_proxy::Mode;
 
 pub(super) const CHECKS: &[&Check] = &[&endpoints::CHECK, &node_local::CHECK, &resolver::CHECK];
 
-/// The cluster's DNS services as `mode` serves them: found by name, or, if the mode keeps no names,
-/// every service on port 53.
+/// The cluster's DNS services as `mode` serves them. They are found by name or, if the mode keeps
+/// no names, are all services on port 53.
 fn cluster_dns(facts: &Facts<'_>, mode: Mode) -> Services {
     mode::of(mode).services_where(facts.now, &|key: &ServiceKey, name| {
         let named = |n: &str| {

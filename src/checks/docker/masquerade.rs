@@ -1,5 +1,5 @@
-//! The masquerade rule of each docker bridge. After a flush docker writes it only at its next
-//! restart.
+//! The masquerade rule of each docker bridge. After a flush of the rules, docker writes this rule
+//! only when docker restarts.
 
 use super::networks::{
     Bridge, WHEN, applies, bridges, docker_liveness, ends, is_internal, missing, no_iptables,
@@ -74,7 +74,7 @@ fn found(facts: &Facts<'_>, unmasqueraded: &[Bridge]) -> Found {
         ),
         ..Found::default()
     };
-    // Two rules that belong at the same position are added in the order of their bridges.
+    // If two rules belong at the same position, they are added in the order of their bridges.
     let mut rules: Vec<RulePos> = Vec::new();
     for bridge in unmasqueraded {
         let spot = home.and_then(|(id, r)| Some((id, r, postrouting(r)?)));
@@ -106,8 +106,8 @@ fn found(facts: &Facts<'_>, unmasqueraded: &[Bridge]) -> Found {
     found
 }
 
-/// The IPv4 ruleset that holds docker's rules: the one with docker's chain in nat, else the only
-/// one that has nat POSTROUTING.
+/// The IPv4 ruleset that holds docker's rules: the only one that has chain DOCKER in nat or, if
+/// none has that chain, the only one that has nat POSTROUTING.
 fn home<'a>(facts: &Facts<'a>) -> Option<(RulesetId, &'a Ruleset)> {
     let has_chain = |(_, r): &(RulesetId, &Ruleset)| {
         r.table("nat").is_some_and(|t| t.chain("DOCKER").is_some())
@@ -120,8 +120,8 @@ fn home<'a>(facts: &Facts<'a>) -> Option<(RulesetId, &'a Ruleset)> {
     }
 }
 
-/// Where to insert the masquerade rule: behind the jumps at the top of the chain, but before the
-/// first rule that ends nat for the bridge's packets.
+/// The position at which to insert the bridge's masquerade rule: after the jumps at the top of the
+/// chain, but before the first rule that keeps the bridge's packets from later nat rules.
 fn insert_position(ruleset: &Ruleset, table: &Table, chain: &Chain, bridge: &Bridge) -> usize {
     let jumps = |rule: &crate::state::ruleset::Rule| {
         let leads = rule.target.as_ref().is_some_and(|t| table.chain(t).is_some());

@@ -1,5 +1,5 @@
-//! Docker's bridge networks, docker's options for them, and whether rules before docker's take
-//! their packets.
+//! Docker's bridge networks, docker's options for them, and whether an earlier rule takes their
+//! packets before docker's masquerade rule does.
 
 use std::net::Ipv4Addr;
 
@@ -38,7 +38,8 @@ pub(super) fn applies(facts: &Facts<'_>) -> bool {
     facts.now.links.is_empty() || !bridges(facts.now).is_empty()
 }
 
-/// Which data that the checks of docker's masquerade rules need is missing in a state.
+/// The data that a state lacks and that the checks of docker's masquerade rules need; `None` if the
+/// state has all of it.
 pub(super) fn missing(state: &NodeState) -> Option<&'static str> {
     if state.links.is_empty() {
         return Some("the links are not in this state");
@@ -98,8 +99,8 @@ fn disabled_by(state: &NodeState, option: &str) -> Option<String> {
     dockerd.args.iter().find(|a| **a == flag).map(|a| format!("dockerd {a}"))
 }
 
-/// True for the bridge of an internal network. Such a network is isolated on purpose: docker drops
-/// all packets that reach it from other networks.
+/// True if the bridge is that of an internal network. Such a network is isolated on purpose: docker
+/// drops all packets that come to the bridge's containers from other networks.
 pub(super) fn is_internal(state: &NodeState, bridge: &Bridge) -> bool {
     v4(state).any(|(_, ruleset)| {
         let rules = ruleset.table("filter").into_iter().flat_map(Table::rules);
@@ -145,18 +146,19 @@ pub(super) fn translates(ruleset: &Ruleset, rule: &Rule, bridge: &Bridge) -> boo
     matches!(rule.target.as_deref(), Some("MASQUERADE" | "SNAT")) && from && away && !narrower
 }
 
-/// Which part of a bridge's outgoing packets a rule matches.
+/// Whether a rule matches none, some or all of the packets that a bridge's containers send to other
+/// networks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Takes {
     Nothing,
-    /// Packets to some destinations only, or packets selected by a match that is not evaluated
-    /// here.
+    /// Only some of the packets: those to some destinations, or those selected by a match that
+    /// [`takes`] does not evaluate.
     Some,
     All,
 }
 
-/// True if the rule ends nat for all outgoing packets of the bridge, or for all of one protocol, so
-/// that no later rule masquerades them.
+/// True if no later nat rule sees the packets that the bridge's containers send to other networks,
+/// or those of one protocol, because this rule accepts them or returns.
 pub(super) fn ends(ruleset: &Ruleset, table: &Table, rule: &Rule, bridge: &Bridge) -> bool {
     if takes(ruleset, rule, bridge) != Takes::All {
         return false;
@@ -168,9 +170,10 @@ pub(super) fn ends(ruleset: &Ruleset, table: &Table, rule: &Rule, bridge: &Bridg
     }
 }
 
-/// True if a chain accepts all outgoing packets of the bridge.
+/// True if the chain accepts every packet that the bridge's containers send to other networks, or
+/// every such packet of one protocol.
 fn accepts(r: &Ruleset, table: &Table, chain: &Chain, bridge: &Bridge, depth: usize) -> bool {
-    // The kernel refuses loops of chains, but a captured file may have one.
+    // The kernel refuses loops of chains, but a captured file may contain such a loop.
     if depth > 8 {
         return false;
     }
@@ -195,8 +198,8 @@ fn takes(ruleset: &Ruleset, rule: &Rule, bridge: &Bridge) -> Takes {
         let one = match term.option {
             "-s" => of_source(value, not, bridge),
             "-d" => of_destination(value, not),
-            // Packets that leave through the bridge (`-o BRIDGE`) go to its containers, so they are
-            // not outgoing traffic.
+            // Packets that leave through the bridge (`-o BRIDGE`) go to the bridge's containers,
+            // not to other networks.
             "-o" if !not && value == bridge.name => Takes::Nothing,
             "-o" if !not && !bridge.default_links.iter().any(|w| w == value) => Takes::Some,
             "-o" | "-p" | "--comment" | "-j" | "-g" => Takes::All,

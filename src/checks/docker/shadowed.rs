@@ -1,4 +1,4 @@
-//! A masquerade rule that no packet reaches, because an earlier rule takes them all.
+//! A masquerade rule that no packet reaches, because an earlier rule takes all packets.
 
 use super::masquerade::program;
 use super::networks::{
@@ -43,8 +43,9 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     Verdict::Found(found)
 }
 
-/// Adds the first rule that takes the bridge's packets before its masquerade rule does. Whoever
-/// wrote that rule may intend this order, so only a person may move rules.
+/// Adds to `found` the first rule that takes the bridge's packets before the bridge's masquerade
+/// rule does. Only a person may move rules, because whoever wrote that first rule may intend this
+/// order.
 fn shadow(id: RulesetId, ruleset: &Ruleset, bridge: &Bridge, found: &mut Found) {
     let Some((table, chain)) = postrouting(ruleset) else { return };
     let own = chain.rules.iter().position(|rule| translates(ruleset, rule, bridge));

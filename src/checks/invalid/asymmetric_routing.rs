@@ -28,7 +28,8 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     }
     let mut hops: BTreeMap<(bool, &str), BTreeSet<NextHop>> = BTreeMap::new();
     for route in routes.iter().filter(|r| r.table == "main" && r.kind == "unicast") {
-        // Every link has a route to the same link-local and multicast networks.
+        // Link-local and multicast networks are left out, because every link has a route to each of
+        // these networks.
         let local = |dst: &str| dst.starts_with("fe80:") || dst.starts_with("ff00:");
         if !local(&route.dst) {
             hops.entry((is_v6(route), &route.dst)).or_default().extend(next_hops(route));
@@ -139,7 +140,7 @@ mod tests {
             let verdict = verdict_of(&CHECK, &node(name));
             assert!(matches!(verdict, Verdict::Ok(_)), "{name}: {verdict:?}");
         }
-        // A default route of the other address family is no second way.
+        // A default route of the other address family is not a second way to the same network.
         let v6 = r#"{"dst": "default", "dev": "docker0", "gateway": "fe80::1"}"#;
         assert!(matches!(with_route(v6, "0"), Verdict::Ok(_)));
         let state = Node::captured(NODE).remove("route.json").state();

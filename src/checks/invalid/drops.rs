@@ -84,7 +84,8 @@ fn remedy(facts: &Facts<'_>, rules: &[Dropping]) -> Vec<String> {
     remedy
 }
 
-/// The remedy for kube-proxy's drop rule. kube-proxy reads the sysctl only once, when it starts.
+/// The remedy for kube-proxy's drop rule. kube-proxy reads the sysctl `LIBERAL` only once, when
+/// kube-proxy starts.
 pub(super) fn of_kube_proxy(facts: &Facts<'_>) -> Vec<String> {
     let liberal = sysctls(facts.now).and_then(|s| s.get(LIBERAL).map(|v| v != "0"));
     let set = || {
@@ -124,8 +125,9 @@ pub(crate) fn felix_setting(state: &NodeState) -> String {
     )
 }
 
-/// Commands that insert an exception before the first rule of FORWARD that leads to a drop. If
-/// Calico would move its own jump before the exception again, the text says so instead.
+/// Commands that insert an exception before the first rule of FORWARD that leads to a drop. If that
+/// rule is Calico's jump and Calico would move the jump to the top again, the text says so and
+/// gives no command.
 fn exception(facts: &Facts<'_>, rules: &[Dropping]) -> Vec<String> {
     let calico = facts.catalogue.component("calico");
     let felix = calico.is_some_and(|c| !liveness::liveness(c, facts.now).is_gone());

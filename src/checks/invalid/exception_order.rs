@@ -1,4 +1,5 @@
-//! An exception for INVALID packets that comes too late, behind the rule that drops them.
+//! An exception for INVALID packets that has no effect, because it comes after the rule that drops
+//! these packets.
 
 use super::rules::{first_gate, matches_invalid, program};
 use crate::checks::{Check, Facts, Found, Severity, Verdict};

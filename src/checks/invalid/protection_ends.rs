@@ -1,4 +1,4 @@
-//! kube-proxy's rule that drops INVALID packets. Only iptables mode has it.
+//! kube-proxy's rule that drops INVALID packets. Only iptables mode has this rule.
 
 use super::rules::{LIBERAL, dropping};
 use crate::checks::sysctls::sysctls;

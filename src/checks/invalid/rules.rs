@@ -20,8 +20,8 @@ pub(super) struct Dropping {
     pub(super) owner: String,
     /// The rule's packet counter; `None` if the captured save has no counters.
     pub(super) packets: Option<u64>,
-    /// How many packets the rule dropped between the two captures; `None` without an earlier
-    /// capture.
+    /// How many packets the rule dropped between the two captures; `None` if there is no earlier
+    /// capture or the rule has no counter.
     pub(super) rise: Option<u64>,
 }
 
@@ -44,7 +44,8 @@ pub(super) fn dropping(facts: &Facts<'_>) -> Vec<Dropping> {
             let of_rule = e.get_mut(&key(id, table, text))?;
             if of_rule.is_empty() { None } else { Some(of_rule.remove(0)) }
         });
-        // The packet counter of a new or rewritten rule starts at 0.
+        // A counter below its earlier value belongs to a new or rewritten rule, whose counter
+        // started at 0.
         let rise = |now: u64| now.checked_sub(before.unwrap_or(0)).unwrap_or(now);
         found.push(Dropping {
             id,
@@ -60,7 +61,8 @@ pub(super) fn dropping(facts: &Facts<'_>) -> Vec<Dropping> {
     found
 }
 
-/// Sums `number` over the rules of each owner: owner, sum, number of rules; greatest sum first.
+/// For each owner: the owner's name, the sum of `number` over its rules, and how many rules it has.
+/// Greatest sum first; owners whose sum is 0 are left out.
 pub(super) fn by_owner(
     rules: &[Dropping],
     number: impl Fn(&Dropping) -> Option<u64>,
@@ -82,8 +84,8 @@ fn key(id: RulesetId, table: &Table, text: &str) -> Key {
     (id, table.name.to_string(), canonical(text))
 }
 
-/// The packet counters of the drop rules, keyed by rule. Equal rules share a key, and their
-/// counters stay in rule order.
+/// The packet counters of the drop rules, keyed by ruleset, table and rule text. The counters of
+/// equal rules, which share a key, are in rule order.
 fn counted(state: &NodeState) -> HashMap<Key, Vec<u64>> {
     let mut counted: HashMap<Key, Vec<u64>> = HashMap::new();
     for (id, ruleset, table, _, _, rule) in all(state) {
@@ -121,8 +123,8 @@ pub(super) fn matches_invalid(ruleset: &Ruleset, rule: &Rule) -> bool {
     })
 }
 
-/// The first rule of filter FORWARD that drops INVALID packets or jumps to a chain that leads to
-/// such a drop, with its position.
+/// The first rule of chain FORWARD in table filter that drops INVALID packets, or that jumps to a
+/// chain that leads to such a drop. The number is the rule's position in the chain.
 pub(crate) fn first_gate(ruleset: &Ruleset) -> Option<(usize, &Rule)> {
     let table = ruleset.table("filter")?;
     let leading = leading(ruleset, table);
@@ -132,8 +134,8 @@ pub(crate) fn first_gate(ruleset: &Ruleset) -> Option<(usize, &Rule)> {
     })
 }
 
-/// The chains from which jumps lead to a rule that drops INVALID packets, and the chains that hold
-/// such a rule.
+/// The chains that hold a rule that drops INVALID packets, and the chains from which jumps lead to
+/// such a chain.
 fn leading<'a>(ruleset: &Ruleset, table: &'a Table) -> HashSet<&'a str> {
     let mut from: HashMap<&str, Vec<&str>> = HashMap::new();
     let mut open: Vec<&str> = Vec::new();

@@ -1,5 +1,5 @@
-//! Virtual servers of other programs: kube-proxy in ipvs mode deletes each one that is not
-//! excluded.
+//! Virtual servers of other programs. In ipvs mode kube-proxy deletes each of them that its
+//! configuration does not exclude.
 
 use std::collections::BTreeSet;
 
@@ -38,7 +38,8 @@ pub(super) const BESIDE: Check = Check {
 };
 
 fn evaluate(facts: &Facts<'_>) -> Verdict {
-    // Every cluster has a service for its API at least, so ipvs mode always has virtual servers.
+    // ipvs mode always has a virtual server, because every cluster has at least a service for its
+    // API.
     if serves_by_servers(facts) && facts.now.ipvs.servers.is_empty() {
         return Verdict::Unknown("ipvs mode runs, but no virtual server is in this state".into());
     }

@@ -1,4 +1,5 @@
-//! In ipvs mode, traffic to services passes chain INPUT. In the other modes it passes FORWARD.
+//! In ipvs mode, traffic to services passes chain INPUT. In the other modes, this traffic passes
+//! chain FORWARD.
 
 use serde_json::Value;
 

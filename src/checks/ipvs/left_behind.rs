@@ -52,8 +52,8 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
         "this node answers for every address on kube-ipvs0 itself, also of services that are gone \
          or have no endpoints; Calico stays in its ipvs mode while the link is there"
     };
-    // The fix leaves out ipsets that rules match: `cleanup` removes such an ipset together with the
-    // rule.
+    // The fix leaves out ipsets that rules match, because such an ipset can only be removed
+    // together with the rule. `cleanup` removes both.
     let named = sets_of_rules(facts);
     let fix = facts.removal(|o| {
         &*o.owner == "kube-proxy"

@@ -56,7 +56,8 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     })
 }
 
-/// iptables mode: NodePort rules for clients at 127.0.0.0/8 whose packet counters are above 0.
+/// For iptables mode: the NodePort rules for clients at 127.0.0.0/8 that have a packet counter
+/// above 0.
 fn counted(facts: &Facts<'_>) -> Vec<String> {
     let mut found = Vec::new();
     for (id, ruleset) in &facts.now.rulesets {
@@ -71,7 +72,7 @@ fn counted(facts: &Facts<'_>) -> Vec<String> {
     found
 }
 
-/// ipvs mode: virtual servers on 127.0.0.1 that have connections.
+/// For ipvs mode: the virtual servers on 127.0.0.1 that have connections.
 fn connected(facts: &Facts<'_>) -> Vec<String> {
     let Some(listing) = listing(facts) else { return Vec::new() };
     let mut found = Vec::new();

@@ -1,4 +1,4 @@
-//! Traps of ipvs mode, for a node that runs it or is to be moved to it.
+//! Traps of ipvs mode, for a node that runs ipvs mode or is to be moved to it.
 
 mod foreign_servers;
 mod host_firewall;
@@ -30,7 +30,8 @@ pub(super) const CHECKS: &[&Check] = &[
     &zero_weight::CHECK,
 ];
 
-/// The virtual servers with their numbers of connections; `None` if these were not captured.
+/// The virtual servers, each with its number of connections; `None` if `ipvs.list` was not
+/// captured.
 fn listing(facts: &Facts<'_>) -> Option<Listing> {
     Listing::parse("ipvs.list", facts.now.files.get("ipvs.list")?).ok()
 }
@@ -51,7 +52,7 @@ fn has_servers(facts: &Facts<'_>) -> bool {
 }
 
 /// The rank of a virtual server in a report, 0 first. UDP comes before TCP because UDP flows never
-/// close, and DNS comes first because every pod needs it.
+/// close. Within a protocol, DNS comes first because every pod needs DNS.
 fn urgency(service: &VirtualServerId) -> u8 {
     match service {
         VirtualServerId::Address { protocol: Protocol::Udp, address } if address.port() == 53 => 0,

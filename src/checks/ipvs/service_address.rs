@@ -1,5 +1,5 @@
-//! ipvs mode binds every service address to kube-ipvs0 on every node. A node or an API server that
-//! has the same address is then cut off.
+//! ipvs mode binds every service address to kube-ipvs0 on every node. A node or an API server whose
+//! own address equals a service address is then cut off.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -34,7 +34,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     let clashes: Services = mode::of(mode).services_where(facts.now, &|key, _| {
         key.address().is_some_and(|a| in_use.contains_key(&a))
     });
-    // kube-ipvs0 can also hold addresses that no virtual server has.
+    // Addresses on kube-ipvs0 are compared too, because some of them may have no virtual server.
     let bound: BTreeSet<IpAddr> = facts
         .now
         .links
@@ -85,7 +85,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     })
 }
 
-/// The addresses that are in use on the network, each with what has it.
+/// The addresses that are in use on the network, each with what uses it.
 fn in_use(facts: &Facts<'_>, mode: Mode) -> BTreeMap<IpAddr, String> {
     let mut in_use = BTreeMap::new();
     for route in &facts.now.routes {
@@ -98,15 +98,15 @@ fn in_use(facts: &Facts<'_>, mode: Mode) -> BTreeMap<IpAddr, String> {
         None => key.port == 443 && key.address().is_some(),
     });
     for service in api.values() {
-        // If the mode keeps no service names, only port 6443 identifies an endpoint as the API
-        // server.
+        // If the mode keeps no service names, an endpoint counts as an API server only if its port
+        // is 6443.
         let is_api = |port| service.name.is_some() || port == 6443;
         for backend in service.backends.iter().filter(|b| is_api(b.port())) {
             in_use.insert(backend.ip(), "the API server's".into());
         }
     }
-    // By design, kube-vip adds the address of a load balancer to a link of the node that announces
-    // it.
+    // While kube-vip runs, single addresses (/32, /128) on links are left out, because kube-vip
+    // adds the addresses of load balancers to a link of the node that announces them.
     let announces = facts.now.processes.iter().flatten().any(|p| p.name == "kube-vip");
     for link in facts.now.links.iter().filter(|l| !BY_DESIGN.contains(&l.name.as_str())) {
         let whole = |net: &&ipnet::IpNet| net.prefix_len() == net.max_prefix_len();

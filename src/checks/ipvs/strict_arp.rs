@@ -1,5 +1,5 @@
-//! Programs such as MetalLB announce service addresses by ARP. With kube-ipvs0, every node answers
-//! ARP requests for them.
+//! Programs such as MetalLB announce service addresses by ARP. If a node has kube-ipvs0, the node
+//! answers ARP requests for these addresses too.
 
 use crate::checks::kube_proxy::setting;
 use crate::checks::sysctls::sysctls;

@@ -1,4 +1,4 @@
-//! Sysctls of ipvs: their values on the node against the right values.
+//! Sysctls of ipvs: whether their values on the node are the right ones.
 
 use crate::checks::kube_proxy::at_least;
 use crate::checks::sysctls::sysctls;
@@ -6,10 +6,12 @@ use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::state::kube_proxy::Mode;
 use crate::state::tools::Version;
 
-/// What ipvs does when a client reuses a source port. The right value differs from kernel 5.9 on.
+/// The sysctl that decides what ipvs does when a client reuses a source port. The right value is 0
+/// before kernel 5.9, and not 0 from 5.9 on.
 const REUSE: &str = "net.ipv4.vs.conn_reuse_mode";
 
-/// The first kernel that balances a connection from a reused port again without a delay.
+/// The first kernel that chooses a real server anew for a connection from a reused source port
+/// without delaying the connection.
 const REBALANCES: Version = Version { major: 5, minor: 9, patch: 0 };
 
 /// The sysctls that kube-proxy sets to 1 in ipvs mode, each with what goes wrong while it is 0.

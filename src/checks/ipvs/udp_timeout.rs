@@ -18,8 +18,8 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     let Some(settings) = &facts.settings else {
         return Verdict::Unknown("what kube-proxy was told is not known".into());
     };
-    // A duration of zero leaves the kernel's timeout unchanged, so only a value with another digit
-    // sets it.
+    // A duration of zero leaves the kernel's timeout unchanged, so the timeout counts as set only
+    // if the duration has a digit other than 0.
     let set = |t: &&String| t.bytes().any(|b| (b'1'..=b'9').contains(&b));
     if let Some(time) = settings.ipvs.udp_timeout.as_ref().filter(set) {
         return Verdict::Ok(format!("ipvs.udpTimeout is {time}"));

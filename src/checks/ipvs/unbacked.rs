@@ -1,5 +1,5 @@
-//! Real servers whose address no pod has. Only a pod network with one route for each pod shows
-//! this.
+//! Real servers whose address no pod has. Only the routes of a pod network that has one route for
+//! each pod show this.
 
 use ipnet::IpNet;
 

@@ -18,7 +18,8 @@ pub(super) const CHECKS: &[&Check] = &[
     &modules::XT_SET,
 ];
 
-/// Whether the kernel has a module or can load it, with the evidence or what is not known.
+/// Whether the kernel has a module or can load it. The string is the evidence, or says what is not
+/// known.
 enum Presence {
     Present(String),
     Missing(String),
@@ -70,7 +71,8 @@ mod testing {
     use crate::state::live_facts::LiveFacts;
     use crate::state::live_facts::Modules;
 
-    /// A live node that can load the modules `loadable`, and loads the modules `at_boot` at boot.
+    /// The live facts of a node that can load the modules `loadable`, and that loads the modules
+    /// `at_boot` at boot.
     pub(super) fn modules(loadable: &[&str], at_boot: &[&str]) -> LiveFacts {
         let names = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect();
         let modules = Modules {

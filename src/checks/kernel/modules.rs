@@ -52,8 +52,8 @@ pub(super) const XT_IPVS: Check = Check {
 };
 
 pub(super) const XT_SET: Check = row("kernel.xt-set", "the match of ipsets (xt_set)", |facts| {
-    // Only a rule that matches an ipset shows that ipvs mode runs, so a running ipvs mode proves
-    // xt_set.
+    // ipvs mode counts as running only if a rule matches an ipset, and such a rule shows that the
+    // kernel has xt_set.
     let runs = facts.running.mode.is_some_and(|mode| mode::of(mode).uses_ipsets());
     require(
         facts,
@@ -77,8 +77,8 @@ const fn row(id: &'static str, title: &'static str, evaluate: fn(&Facts<'_>) -> 
     }
 }
 
-/// Finds that the module `name` is missing, unless `used` is evidence that the kernel already uses
-/// it.
+/// Reports the module `name` as missing if the kernel cannot use it. `used` is evidence that the
+/// kernel already uses the module.
 fn require(facts: &Facts<'_>, name: &str, used: Option<String>, effect: &str) -> Verdict {
     if let Some(used) = used {
         return Verdict::Ok(used);
@@ -95,7 +95,7 @@ fn require(facts: &Facts<'_>, name: &str, used: Option<String>, effect: &str) ->
     }
 }
 
-/// The first line in which kube-proxy's log complains about the missing module.
+/// The first log line in which kube-proxy reports that this module is missing.
 fn complaint(facts: &Facts<'_>, name: &str) -> Option<String> {
     let mut lines = facts.live.iter().flat_map(|live| &live.kube_proxy_complaints);
     lines.find(|l| l.contains("kernel modules") && l.contains(name)).cloned()

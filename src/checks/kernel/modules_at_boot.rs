@@ -23,8 +23,8 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     };
     let mut needed = schedulers::needed(facts);
     needed.insert("ip_vs".into());
-    // Only loadable modules need a file: a built-in module needs none, and no file can load one
-    // that is missing.
+    // Only a loadable module needs a file that loads it. A built-in module needs no file, and no
+    // file can load a module that is missing.
     let by_file = |n: &&String| {
         matches!(modules.availability(n), Availability::Loaded | Availability::Loadable)
     };
@@ -79,7 +79,7 @@ mod tests {
             ["printf 'ip_vs_wrr\\n' > /etc/modules-load.d/kube-proxy-ipvs.conf"]
         );
         assert!(matches!(at_boot(&ALL), Verdict::Ok(_)));
-        // A module that is missing altogether is for another check to find.
+        // This check does not report a module that the kernel lacks, because another check does.
         assert!(matches!(
             given(&state).to(Mode::Ipvs).live(&modules(&[], &[])).verdict(&CHECK),
             Verdict::Ok(_)

@@ -1,4 +1,5 @@
-//! The ipvs schedulers whose kernel modules kube-proxy requires, the configured one among them.
+//! The ipvs schedulers whose kernel modules kube-proxy requires, including the configured
+//! scheduler.
 
 use std::collections::BTreeSet;
 
@@ -7,8 +8,8 @@ use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::state::kube_proxy::Mode;
 use crate::state::tools::Version;
 
-/// The first kube-proxy that tests ipvs by making a virtual server, and requires only the module of
-/// the configured scheduler.
+/// The first kube-proxy that makes a virtual server to test whether ipvs works, and that requires
+/// only the module of the configured scheduler.
 const PROBES: Version = Version { major: 1, minor: 27, patch: 0 };
 
 pub(super) const CHECK: Check = Check {
@@ -21,8 +22,8 @@ pub(super) const CHECK: Check = Check {
     reference: "https://github.com/kubernetes/kubernetes/blob/v1.30.0/pkg/proxy/ipvs/README.md",
 };
 
-/// The scheduler modules that this kube-proxy requires. If its version is unknown, all that any
-/// version requires.
+/// The scheduler modules that this kube-proxy requires. If the version of kube-proxy is unknown,
+/// these are all modules that any version requires.
 pub(super) fn needed(facts: &Facts<'_>) -> BTreeSet<String> {
     let configured =
         facts.settings.as_ref().and_then(|s| s.ipvs.scheduler.as_deref()).unwrap_or("rr");

@@ -92,7 +92,7 @@ fn faults(
     Verdict::Found(Found { evidence, effect: effect.into(), remedy, fix: Vec::new() })
 }
 
-/// The flags of a process that a later version of kube-proxy does not accept.
+/// The flags on a process's command line that a later version of kube-proxy does not accept.
 fn deprecated(process: &Process) -> Vec<FlagFault> {
     let pid = process.pid;
     let fault = |flag: String| {
@@ -109,7 +109,8 @@ fn deprecated(process: &Process) -> Vec<FlagFault> {
     faults
 }
 
-/// The flags of a process that have no effect, because `--config` makes kube-proxy ignore them.
+/// The flags on a process's command line that have no effect, because `--config` makes kube-proxy
+/// ignore them.
 fn ignored(process: &Process) -> Vec<FlagFault> {
     let config = CommandLine::parse(&process.args).ok().and_then(|line| line.config);
     let Some(config) = config else { return Vec::new() };

@@ -1,4 +1,4 @@
-//! Two kube-proxies in one network namespace: each undoes what the other writes.
+//! Two kube-proxies in one network namespace: each undoes what the other one writes.
 
 use super::instances;
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always, no_processes};

@@ -65,7 +65,8 @@ fn gate(facts: &Facts<'_>) -> Option<bool> {
     facts.settings.as_ref()?.feature_gates.get("KubeProxyIPVS").copied()
 }
 
-/// True if this version of kube-proxy, with this gate, does not start in ipvs mode.
+/// True if this version of kube-proxy does not start in ipvs mode with the feature gate as
+/// configured.
 fn is_off(facts: &Facts<'_>) -> bool {
     let minor = facts.running.version.map(|v| (v.major, v.minor));
     let gate = gate(facts);
@@ -74,7 +75,8 @@ fn is_off(facts: &Facts<'_>) -> bool {
     })
 }
 
-/// Which mode to move to next: nftables, if the kernel supports it.
+/// The command that checks a move to the next mode: to nftables, unless the kernel is too old for
+/// nftables mode; otherwise to iptables.
 fn next_mode(facts: &Facts<'_>) -> String {
     let kernel = facts.now.tools.as_ref().and_then(|t| t.kernel_version());
     match kernel {

@@ -1,5 +1,6 @@
-//! Rules in table filter that refuse services without endpoints, left by iptables mode. They still
-//! take effect, and nothing removes them when the service gets endpoints.
+//! Rules that iptables mode left in table filter, and that refuse connections to services without
+//! endpoints. These rules still take effect, and nothing removes them when the service gets
+//! endpoints.
 
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 use crate::kube_proxy::mode;
@@ -55,8 +56,8 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     if evidence.is_empty() {
         return Verdict::Ok("no refusal of iptables mode is left".into());
     }
-    // The fix removes only the rules that refuse services: other leftovers have no effect, and
-    // `cleanup` removes them.
+    // The fix removes only the rules that refuse services. `cleanup` removes the other leftovers,
+    // which have no effect.
     let fix = facts.removal(|o| match &o.id {
         ObjectId::Rule { table, chain, position, .. } => {
             &*table.name == "filter"

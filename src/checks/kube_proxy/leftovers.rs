@@ -1,4 +1,4 @@
-//! Leftovers of kube-proxy's other modes and versions.
+//! Leftovers of the kube-proxy modes and versions that no longer run.
 
 use std::collections::BTreeMap;
 

@@ -75,8 +75,8 @@ fn drops_by_this_mark(ruleset: &Ruleset) -> bool {
     })
 }
 
-/// Adds the chain exactly as iptables-save shows what the kubelet writes, so that the kubelet adds
-/// no second rule.
+/// The edit that adds KUBE-MARK-DROP with the text in which iptables-save shows the kubelet's own
+/// rule, so that the kubelet recognises the rule and adds no second one.
 fn written(id: RulesetId) -> Edit {
     let rule = "-A KUBE-MARK-DROP -j MARK --set-xmark 0x8000/0x8000";
     let chain = ChainText { name: "KUBE-MARK-DROP".into(), rules: vec![rule.into()] };

@@ -47,15 +47,15 @@ pub(crate) fn config_file(facts: &Facts<'_>) -> Option<String> {
 /// The path at which kubeadm mounts kube-proxy's ConfigMap.
 const KUBEADM: &str = "/var/lib/kube-proxy/config.conf";
 
-/// The node's name in the cluster, if it is configured, else a shell command that usually prints
-/// it.
+/// The node's name in the cluster if kube-proxy's configuration has it, else a shell command that
+/// usually prints the name.
 pub(crate) fn node_name<'a>(facts: &'a Facts<'_>) -> &'a str {
     let configured = facts.settings.as_ref().and_then(|s| s.hostname_override.as_deref());
     configured.unwrap_or("$(hostname)")
 }
 
-/// The remedy that changes a setting of kube-proxy: `line` in its configuration file if there is
-/// one, else `flag` on its command line.
+/// The remedy that changes a setting of kube-proxy: `line` in kube-proxy's configuration file if
+/// there is such a file, else `flag` on kube-proxy's command line.
 pub(crate) fn setting(facts: &Facts<'_>, line: &str, flag: &str) -> String {
     let only = instances(facts).is_some_and(|all| all.one().is_some());
     match config_file(facts) {
@@ -69,8 +69,8 @@ pub(crate) fn setting(facts: &Facts<'_>, line: &str, flag: &str) -> String {
     }
 }
 
-/// Whether kube-proxy is of version 1.`minor` or later, judged by its version, else by chains that
-/// only some versions write. `None` if neither tells.
+/// Whether kube-proxy is of version 1.`minor` or later. If its version is not known, this is judged
+/// by chains that only some versions write; `None` if these do not tell either.
 pub(crate) fn at_least(facts: &Facts<'_>, minor: u32) -> Option<bool> {
     if let Some(version) = facts.running.version {
         return Some((version.major, version.minor) >= (1, minor));

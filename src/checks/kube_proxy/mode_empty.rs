@@ -1,4 +1,5 @@
-//! `mode: ""` in kube-proxy's configuration: which mode this means changes in a later version.
+//! `mode: ""` in kube-proxy's configuration. A later version of kube-proxy changes which mode this
+//! means.
 
 use super::{config_file, setting};
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};

@@ -1,5 +1,5 @@
-//! Whether kube-proxy has nftables mode: it exists from 1.29 on, behind a feature gate that is off
-//! by default until 1.31.
+//! Whether kube-proxy has nftables mode. The mode exists from 1.29 on, behind a feature gate that
+//! is off by default until 1.31.
 
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::state::kube_proxy::Mode;

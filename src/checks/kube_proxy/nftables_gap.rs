@@ -1,4 +1,4 @@
-//! kube-proxy from 1.29 on, when it starts in nftables mode, removes the objects of the other modes
+//! A kube-proxy from 1.29 on that starts in nftables mode removes the objects of the other modes
 //! before its first sync.
 
 use crate::checks::{Check, Facts, Found, Severity, Verdict};

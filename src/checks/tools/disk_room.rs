@@ -12,10 +12,10 @@ pub(super) const CHECK: Check = Check {
     reference: "https://man7.org/linux/man-pages/man3/statvfs.3.html",
 };
 
-/// There must be space for this many states: ten snapshots, the states that a run saves, and the
-/// journal.
+/// How many states of the current size must fit into the free space: ten snapshots, the states that
+/// a run saves, and the journal.
 const STATES: u64 = 20;
-/// The free space in bytes that even a small state requires.
+/// The free space, in bytes, that is required even if the state is small.
 const LEAST: u64 = 64 << 20;
 
 fn evaluate(facts: &Facts<'_>) -> Verdict {

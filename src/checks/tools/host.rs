@@ -1,4 +1,4 @@
-//! The programs of the host that proxyshift runs to save and to restore the node's state.
+//! The programs of the host that proxyshift runs to save and restore the node's state.
 
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 use crate::kube_proxy::mode;

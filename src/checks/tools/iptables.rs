@@ -6,8 +6,8 @@ use crate::kube_proxy::mode;
 use crate::state::kube_proxy::Mode;
 use crate::state::tools::{InstalledTool, Version};
 
-/// The oldest iptables that iptables-wrappers accepts, and with it the official images of
-/// kube-proxy.
+/// The oldest iptables that iptables-wrappers accepts. The official images of kube-proxy accept no
+/// older one either.
 const NEEDED: Version = Version { major: 1, minor: 8, patch: 4 };
 
 pub(super) const CHECK: Check = Check {
@@ -25,8 +25,8 @@ fn applies(facts: &Facts<'_>) -> bool {
     facts.running.mode.is_none_or(uses) || facts.to.is_some_and(uses)
 }
 
-/// True if an iptables program writes to nf_tables: the program reports so, or, if only its package
-/// is known, its version may be of either backend.
+/// True if an iptables program writes, or may write, to nf_tables. A program reports its backend;
+/// if only the version of its package is known, a version from 1.8.0 on may have either backend.
 fn is_nf_tables(tool: &InstalledTool) -> bool {
     let first = Version { major: 1, minor: 8, patch: 0 };
     !tool.text.contains("(legacy)") && tool.version().is_some_and(|v| v >= first)
@@ -79,13 +79,14 @@ fn evaluate_old(facts: &Facts<'_>) -> Verdict {
         Ok(program) => program,
     };
     let mut old = Vec::new();
-    // The host's iptables must read the rules that the iptables in kube-proxy's container wrote.
+    // The host's iptables is checked too, because it must read the rules that the iptables in
+    // kube-proxy's container wrote.
     let host = facts.now.tools.as_ref().and_then(|t| t.get("iptables"));
     if let Some(host) = host.filter(|t| program.root.is_some() && is_old(t)) {
         old.push(format!("{} {}", host.path.as_deref().unwrap_or_default(), host.text));
     }
-    // A missing iptables, and an early one that writes to nf_tables, are for the check
-    // tools.iptables to report.
+    // The check tools.iptables reports a missing iptables, and an early one that writes to
+    // nf_tables.
     if is_old(program.tool) && !is_nf_tables(program.tool) {
         old.push(program.shown());
     }

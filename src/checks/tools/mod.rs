@@ -21,20 +21,21 @@ pub(super) const CHECKS: &[&Check] = &[
     &privileges::CHECK,
 ];
 
-/// The path of kube-proxy's log on a kubeadm node, or if kube-proxy is a service.
+/// The path of kube-proxy's log on a kubeadm node, and on a node where kube-proxy is a service.
 const LOG: &str = "/var/log/kube-proxy.log";
 
 /// A program as the kube-proxy process finds it in its own root directory.
 struct Program<'a> {
     tool: &'a InstalledTool,
-    /// The root directory of the process, `/proc/PID/root`, if it is not the host's.
+    /// The root directory of the kube-proxy process, `/proc/PID/root`; `None` if it is the host's
+    /// root.
     root: Option<&'a str>,
     /// The lines in which kube-proxy's logs report the program as missing.
     complaints: Vec<String>,
 }
 
-/// The program `name` in the root directory of the kube-proxy process, because a container has
-/// other programs than the host. The error names the missing data.
+/// The program `name` as the kube-proxy process finds it in its own root directory, because a
+/// container has other programs than the host. The error names the missing data.
 fn program<'a>(facts: &Facts<'a>, name: &str) -> Result<Program<'a>, String> {
     let own = facts.live.and_then(|a| a.kube_proxy_tools.as_ref());
     if facts.live.is_some() && own.is_none() {
@@ -48,7 +49,8 @@ fn program<'a>(facts: &Facts<'a>, name: &str) -> Result<Program<'a>, String> {
     }
     let tools = own.or(facts.now.tools.as_ref()).ok_or("the tools are not in this state")?;
     let tool = tools.get(name).ok_or(format!("the list of tools does not name {name}"))?;
-    // That the program is in kube-proxy's root now is newer evidence than a line of a log.
+    // If the program is in kube-proxy's root now, log lines that report it as missing are out of
+    // date.
     let complaints = match (own, &tool.path) {
         (Some(_), Some(_)) => Vec::new(),
         _ => complaints(facts, name),
@@ -56,8 +58,8 @@ fn program<'a>(facts: &Facts<'a>, name: &str) -> Result<Program<'a>, String> {
     Ok(Program { tool, root: facts.live.and_then(|a| a.kube_proxy_root.as_deref()), complaints })
 }
 
-/// The first line in the captured log, and the first in the logs of a live node, that reports the
-/// program `name` as missing.
+/// The first line of the captured log, and the first line of a live node's logs, in which
+/// kube-proxy reports the program `name` as missing.
 fn complaints(facts: &Facts<'_>, name: &str) -> Vec<String> {
     let tells = |line: &&str| {
         line.contains("executable file not found") && line.split('"').any(|word| word == name)
@@ -96,7 +98,7 @@ impl Program<'_> {
         })
     }
 
-    /// The advice to install a package in the container or on the host, wherever kube-proxy runs.
+    /// The advice to install `package` where kube-proxy runs: in the container or on the host.
     fn install(&self, package: &str) -> String {
         let name = &self.tool.name;
         match (self.root, &self.tool.path) {
@@ -113,7 +115,8 @@ impl Program<'_> {
     }
 }
 
-/// Finds that the program `tool` is missing or older than `needed`. `package` is what installs it.
+/// Reports the program `tool` if it is missing or older than `needed`. `package` is the package to
+/// install.
 fn at_least(
     facts: &Facts<'_>,
     tool: &str,

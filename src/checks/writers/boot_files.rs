@@ -1,5 +1,5 @@
-//! Rules of Kubernetes, docker or a CNI plugin in saved files, which are loaded again at the next
-//! boot.
+//! Saved files that hold rules of Kubernetes, docker or a CNI plugin, and that are loaded again at
+//! the next boot.
 
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 
@@ -13,7 +13,7 @@ pub(super) const CHECK: Check = Check {
     reference: "https://github.com/k3s-io/k3s/issues/7261",
 };
 
-/// Parts of chain names and comments of rules that no saved file may hold.
+/// Parts of chain names and of comments. A rule that contains one of them belongs in no saved file.
 const MARKS: [&str; 7] = ["KUBE-", "CNI-", "FLANNEL", "flanneld masq", "DOCKER", "cali-", "felix-"];
 /// Chains for operators' rules, which operators may keep in a saved file.
 const OF_OPERATORS: [&str; 2] = ["DOCKER-USER", "CNI-ADMIN"];
@@ -77,8 +77,8 @@ fn marked(line: &str) -> bool {
     !line.trim_start().starts_with('#') && MARKS.iter().any(|mark| line.contains(mark))
 }
 
-/// Line numbers with `between` between them, for example `3,9d;12`: `3,9` is a range of adjacent
-/// lines.
+/// Joins line numbers with `between`, and writes adjacent lines as a range: `3,9d;12` for lines 3
+/// to 9 and line 12 joined with `d;`.
 fn ranges(lines: &[usize], between: &str) -> String {
     let runs = lines.chunk_by(|a, b| a + 1 == *b);
     let words = runs.map(|run| match run {

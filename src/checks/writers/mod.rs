@@ -29,8 +29,8 @@ struct RulesWriter {
     process: Option<&'static str>,
     /// The program's name as an owner in the catalogue.
     owner: Option<&'static str>,
-    /// The program's configuration files, each with the line that makes the program active. If the
-    /// line is empty, any content does.
+    /// The program's configuration files, each with the line that makes the program active. If that
+    /// line is empty, any content of the file makes the program active.
     files: &'static [(&'static str, &'static str)],
     /// The program's systemd units.
     units: &'static [&'static str],
@@ -64,7 +64,8 @@ impl RulesWriter {
 
     /// Which data is missing to tell whether the program is active; `None` if nothing is missing.
     fn missing(&self, facts: &Facts<'_>) -> Option<String> {
-        // A live node was captured just now, so a file that is not in the state does not exist.
+        // A live node was captured just now, so a file that the state lacks does not exist on the
+        // node.
         if facts.live.is_some() {
             return None;
         }
@@ -76,8 +77,8 @@ impl RulesWriter {
     }
 }
 
-/// Looks in a file for the line `wanted`, regardless of blanks, quotes, `;` and case, and returns
-/// it with path and line number.
+/// Finds the line `wanted` in a file, regardless of blanks, quotes, `;` and case, and returns that
+/// line with the file's path and the line number.
 fn active(facts: &Facts<'_>, path: &str, wanted: &str) -> Option<String> {
     let text = facts.now.file(path)?;
     if wanted.is_empty() {

@@ -88,8 +88,8 @@ pub(super) const NFTABLES: Check = Check {
         let (path, flush) = NFTABLES_FLUSH;
         let known = facts.live.is_some_and(|a| a.enabled_units.is_some());
         match active(facts, path, flush) {
-            // Debian installs this file on every node, but enables the unit that loads it on none,
-            // so the file alone proves nothing.
+            // Debian installs /etc/nftables.conf on every node but enables nftables.service, which
+            // loads this file, on none. Therefore the file alone proves nothing.
             Some(line) if !known => {
                 return Verdict::Unknown(format!("{line}; whether its unit starts is not known"));
             }

@@ -44,10 +44,11 @@ fn every_run_since_a_snapshot_is_undone_and_foreign_changes_are_kept() {
     let report = proxyshift.expect(0, &format!("{back} --yes")).json();
     assert_eq!(report["runs"].as_array().map(Vec::len), Some(2), "{report}");
     assert_eq!((&report["restored"], &report["snapshot"]), (&2.into(), &id.into()));
-    // The rule that the second run removed is restored. It is not in the snapshot, so it counts as
-    // a foreign change.
+    // The rule that the second run removed is restored. That rule is not in the snapshot, so it
+    // counts as a foreign change.
     let others = report["others"].as_array().expect("a list").iter().filter_map(|o| o.as_str());
-    // Left out, because the kernel itself adds IPv6 addresses with their routes to the links.
+    // Differences of routes are left out, because the kernel itself adds IPv6 addresses, and routes
+    // to these addresses, to the links.
     let others: Vec<&str> = others.filter(|other| !other.contains(" route: ")).collect();
     assert!(others.len() == 2 && others.iter().any(|o| o.contains(OTHERS)), "{others:?}");
     let rules = node.rules();

@@ -15,13 +15,13 @@ use proxyshift::state::Backend;
 const SLOW: &str = "/run/slow";
 
 impl Case {
-    /// Replaces the programs of iptables-legacy by a wrapper. If a read gets a lock file, the
-    /// wrapper makes it slow as often as [`SLOW`] says.
+    /// Replaces the programs of iptables-legacy by a wrapper. The wrapper slows down the reads that
+    /// are given a lock file, as many of them as the file [`SLOW`] says.
     fn new() -> Case {
         let program = "/usr/sbin/xtables-legacy-multi";
         let (real, slow) = ("/mnt/xtables-legacy-multi", "/mnt/slowly");
-        // The programs are in /mnt because a rehearsal has its own /run; it still finds them, but
-        // not the counter in /run that makes them slow.
+        // The programs are in /mnt because a rehearsal has its own /run; the rehearsal still finds
+        // the programs, but not the counter in /run that makes them slow.
         run("mount -t tmpfs slow /mnt");
         fs::copy(program, real).expect(real);
         let script = format!(
@@ -74,7 +74,7 @@ fn what_was_begun_is_undone_on_a_busy_node_too() {
         return;
     }
     let case = Case::new();
-    // The run is killed after line 2 of its journal, the first edit's.
+    // The run is killed after line 2 of its journal, which is about the first edit.
     case.proxyshift.killed("cleanup --yes", "after:2");
     assert_ne!(case.node.rules(), case.before);
     case.slow(1000);

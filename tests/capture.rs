@@ -55,7 +55,7 @@ fn node(name: &str, file: &str) -> String {
     fs::read_to_string(Path::new("snapshots").join(name).join(file)).unwrap()
 }
 
-/// The lines of a save without the comments, which contain the time.
+/// The lines of a save, except its comments, because the comments contain the time.
 fn rules(save: &str) -> Vec<&str> {
     save.lines().filter(|l| !l.starts_with('#')).collect()
 }
@@ -89,8 +89,8 @@ impl Running {
         self.0.id()
     }
 
-    /// Waits until /proc shows that the child executes the program `name`, in whatever namespace it
-    /// is.
+    /// Waits until /proc shows that the child executes the program `name`, in whatever namespace
+    /// the child runs.
     fn named(self, name: &str) -> Self {
         let exe = format!("/proc/{}/exe", self.pid());
         until(|| fs::read_link(&exe).is_ok_and(|exe| exe.ends_with(name)));

@@ -66,7 +66,7 @@ fn arrives_as() -> IpAddr {
     let listener = at("outside", || UdpSocket::bind("192.0.2.2:9")).expect("outside");
     listener.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
     // A new socket for each packet, because conntrack keeps its entry for the packets of an old
-    // one.
+    // socket.
     let sender = at("inner", || UdpSocket::bind("172.17.0.5:0")).expect("inner");
     for _ in 0..50 {
         sender.send_to(b"x", "192.0.2.2:9").expect("sent");
@@ -199,7 +199,7 @@ fn who_wrote_meanwhile_is_named() {
     let rules = "*nat\n:POSTROUTING ACCEPT [0:0]\n:DOCKER - [0:0]\nCOMMIT\n\
                  *filter\n:FORWARD ACCEPT [0:0]\nCOMMIT\n";
     run_with(rules, &["iptables-nft-restore"]);
-    // Written several times, because a single write may come too late to be noticed.
+    // The rule is written several times, because a single write may come too late to be noticed.
     for _ in 0..5 {
         let writer = thread::spawn(|| {
             write_meanwhile("iptables-nft -A FORWARD -s 198.18.0.1 -j RETURN");

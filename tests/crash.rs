@@ -14,7 +14,7 @@ use proxyshift::state::Backend;
 
 const SIGKILL: i32 = 9;
 
-/// The rules and the store during a run, to return to.
+/// The rules and the store at one moment of a run, so that the test can return to that moment.
 struct Moment {
     rules: String,
     store: String,

@@ -85,8 +85,8 @@ fn the_transcript_is_what_the_program_prints() {
     assert!(diff.is_empty(), "look at it, then run `make readme`:\n{diff}");
 }
 
-/// Runs the demo as an ordinary user. In a user namespace it has fewer rights than root, so other
-/// operations fail.
+/// Runs the demo as an ordinary user. Even in a user namespace this user has fewer rights than
+/// root, so other operations fail.
 #[test]
 fn the_demo_verifies_as_much_without_root() {
     use std::os::unix::fs::PermissionsExt;

@@ -235,8 +235,8 @@ fn every_verb_on_a_node_gives_one_document_that_its_schema_knows() {
     schemas.expect(&proxyshift, 0, "status");
     // The document of a guard, with an exception in front of the rules of a running Calico.
     schemas.expect(&proxyshift, 0, "guard --for 10.9.0.0/24 --once --contest");
-    // Fails here, because only the virtual machine of tests/vm has a kube-proxy that can be
-    // migrated.
+    // This migration fails, because only the virtual machine of tests/vm has a kube-proxy that can
+    // be migrated.
     schemas.run(&proxyshift, "migrate --to ipvs --yes");
     let elsewhere = ["check", "checks", "migrate", "write-config"].map(str::to_owned);
     let mut known: BTreeSet<String> = schemas.validators.keys().cloned().collect();

@@ -80,8 +80,8 @@ impl Drop for Running {
     }
 }
 
-/// Removes the exception, or adds rules in front of it, 20 times, and waits until it is right
-/// again.
+/// Removes the exception, or adds rules in front of it, 20 times, and each time waits until the
+/// exception is right again.
 fn keeps_its_position(backend: Backend) {
     let (node, proxyshift) = (Node::load(DOCKER, backend), Proxyshift::new("store"));
     let before = forward(&node);

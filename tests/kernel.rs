@@ -75,7 +75,7 @@ fn at(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
-/// Creates a conntrack entry from `client` to `service` that `backend` answers.
+/// Creates a conntrack entry for a connection from `client` to `service`, which `backend` answers.
 fn flow(protocol: &str, client: &str, service: &str, backend: &str) {
     let [client, service, backend] = [client, service, backend].map(at);
     let state = if protocol == "tcp" { "--state ESTABLISHED" } else { "" };

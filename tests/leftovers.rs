@@ -222,8 +222,8 @@ fn nftables_mode_leaves_marks_and_canaries() {
     assert_eq!(names(&found, Action::Keep, ObjectKind::Table), ["kube-proxy"; 2]);
     assert_ne!(reason(&found, "filter", "KUBE-FIREWALL"), "");
 
-    // A kubelet up to 1.26 would have made KUBE-MARK-DROP too, so with that chain the kubelet may
-    // own KUBE-MARK-MASQ.
+    // A kubelet up to 1.26 would have made KUBE-MARK-DROP too, so if that chain exists, the kubelet
+    // may own KUBE-MARK-MASQ.
     nodes::replace(
         &mut files,
         SAVE,
@@ -431,8 +431,8 @@ fn chains_of_other_versions() {
         ["ipv4 nat KUBE-FIREWALL", "ipv4 nat KUBE-PORTALS-HOST", "ipv4 nat KUBE-XLB-*"]
     );
 
-    // Without a chain that replaced it and without kube-proxy's version, an old chain may still be
-    // in use.
+    // If no chain that replaced an old chain exists and kube-proxy's version is unknown, the old
+    // chain may still be in use.
     let legacy = "docker-legacy-iptables-1.20-no-conntrack";
     let mut files = nodes::files(legacy);
     assert!(plan(&files).is_empty());
@@ -442,8 +442,8 @@ fn chains_of_other_versions() {
         r#""name": "kube-proxy","#,
         r#""name": "kube-proxy", "version": "v1.24.3","#,
     );
-    // Even with a version that does not use the chain it is kept, because KUBE-SERVICES still jumps
-    // to it.
+    // Even if kube-proxy's version does not use the chain, the chain is kept, because KUBE-SERVICES
+    // still jumps to it.
     let found = plan(&files);
     assert!(found.is_empty());
     assert!(reason(&found, "nat", xlb).starts_with("still referenced by"), "{found:?}");
@@ -465,8 +465,8 @@ fn flannels_rules_are_judged_by_its_lease() {
         files.insert("route.json".into(), (new + &text).into());
         files
     };
-    // The lease belongs to another node now, as in the incident, because flannel itself has a route
-    // to that node. So the rule is stale.
+    // flannel itself has a route to another node, which shows that the lease belongs to that node
+    // now, as in the incident. So the rule is stale.
     assert_eq!(stale(&route("flannel.1", "192.168.66.0")).0, Action::Remove);
     // A route that flannel did not make leaves it in doubt whether the rule is stale.
     let (action, why) = stale(&route("n1", "10.9.0.1"));

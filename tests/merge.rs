@@ -11,8 +11,8 @@ const ID: RulesetId = RulesetId { family: Family::Ipv4, backend: Backend::Nft };
 const CHAIN: &str = "POSTROUTING";
 const OURS: &str = "KUBE-SVC-X";
 
-/// A nat table whose POSTROUTING has `rules`. If `ours` is given, it also has a chain of ours with
-/// those rules.
+/// A nat table whose POSTROUTING has `rules`. If `ours` is given, the table also has a chain of
+/// ours with the rules in `ours`.
 fn node(rules: &[String], ours: Option<&[String]>) -> NodeState {
     let mut text = format!("*nat\n:{CHAIN} ACCEPT [0:0]\n");
     if ours.is_some() {
@@ -77,7 +77,8 @@ fn rules_and_removal(kinds: usize) -> impl Strategy<Value = (Vec<usize>, Vec<boo
 }
 
 proptest! {
-    // Nothing is written into the source tree, because a failure prints its input anyway.
+    // Inputs that fail are not written into the source tree, because a failure prints its input
+    // anyway.
     #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
 
     #[test]

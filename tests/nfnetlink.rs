@@ -112,8 +112,8 @@ fn a_stale_generation_is_refused_and_loses_nothing() {
     assert_eq!(rules_of(&run("iptables-nft-save -t nat")), rules_of(&before));
     assert_eq!(netfilter.generation().unwrap(), moved_to);
 
-    // Fails even at the generation that has the new rule, because the batch does not remove that
-    // rule.
+    // The commit fails even at the generation that has the new rule, because the batch does not
+    // remove that rule.
     let error = netfilter.commit(&batch, moved_to).unwrap_err();
     assert_eq!((error.kind, error.object.as_str()), (Kind::LostRace, "chain ip nat KUBE-SVC-A"));
     assert_eq!(rules_of(&run("iptables-nft-save -t nat")), rules_of(&before));
@@ -225,7 +225,7 @@ fn what_cannot_be_committed_is_refused() {
 
     let mut batch = Batch::new();
     batch.delete_chain(V4, "nat", "KUBE-SVC-A");
-    // Refused, because the kernel takes a generation of 0 as "do not compare".
+    // A generation of 0 is refused, because the kernel takes it as "do not compare".
     assert_eq!(netfilter.commit(&batch, 0).unwrap_err().kind, Kind::Unexpected);
     batch.delete_table("ipv4", "nat");
     assert_eq!(netfilter.commit(&batch, generation).unwrap_err().object, "table ipv4 nat");
@@ -263,8 +263,8 @@ const MANY: usize = 30_000;
 fn many_chains(netfilter: &mut Netfilter) {
     run("iptables-nft -t nat -N KUBE-MARK-MASQ");
     let name = |index: usize| format!("KUBE-SVC-{index:016}");
-    // Loaded in pieces, because in a user namespace iptables-nft-restore can send at most
-    // wmem_default bytes at once.
+    // The chains are loaded in pieces, because in a user namespace iptables-nft-restore can send at
+    // most wmem_default bytes at once.
     const PIECE: usize = 250;
     for chains in (0..MANY).collect::<Vec<_>>().chunks(PIECE) {
         let mut text = String::from("*nat\n");
@@ -341,7 +341,8 @@ fn a_batch_beyond_the_send_buffer_names_the_limit() {
     let limit: usize = limit.trim().parse().unwrap();
     let mut netfilter = Netfilter::open().unwrap();
     let mut batch = Batch::new();
-    // More than fit: each removal takes over 40 bytes, and the kernel allows twice the limit.
+    // These are more removals than fit, because each takes over 40 bytes, and the kernel allows
+    // twice the limit.
     for _ in 0..limit / 20 + 1000 {
         batch.delete_chain(V4, "nat", "KUBE-SVC-A");
     }
@@ -379,7 +380,8 @@ fn a_long_chain_is_whole_and_in_order() {
 }
 
 /// A dump takes several reads of the socket. If somebody writes between two of them, the dump mixes
-/// two moments, and the kernel marks it. Then the result must be a new, complete dump, or an error.
+/// two moments, and the kernel marks that dump. Then the result must be a new, complete dump, or an
+/// error.
 #[test]
 fn a_dump_shows_one_moment() {
     if !in_namespace("a_dump_shows_one_moment") {
@@ -625,7 +627,7 @@ fn what_iptables_nft_writes_is_not_native() {
     assert_eq!(same_as_save(Family::Ipv6, &run("ip6tables-nft-save")), 3);
 }
 
-/// Loads rules of nft's that iptables-nft-save prints as another rule, or not at all.
+/// Loads rules, written by nft, that iptables-nft-save prints as another rule, or not at all.
 #[test]
 fn what_only_nft_writes_is_native() {
     if !in_namespace("what_only_nft_writes_is_native") {
@@ -689,7 +691,7 @@ fn what_only_nft_writes_is_native() {
     }
     assert_eq!(native(&mut netfilter, V4, "filter", "plain"), [false; 3]);
 
-    // iptables-nft-save prints a rule for this one that is wider than the real rule.
+    // For this rule, iptables-nft-save prints a rule that is wider than the real one.
     run("nft flush chain ip nat other");
     run("nft add rule ip nat POSTROUTING ip saddr 1.2.3.4 tcp dport {80,443} accept");
     assert!(
@@ -743,8 +745,8 @@ fn a_listener_hears_who_made_each_commit() {
         pid,
         name: name.to_owned(),
     };
-    // The commit is made by a thread of this test, whose id stands in the message in place of our
-    // PID.
+    // The commit is made by a thread of this test, and the message has the id of that thread in
+    // place of our PID.
     let own_thread =
         |w: Commit| if w.name == me.1.trim_end() { Commit { pid: me.0, ..w } } else { w };
     let writers: Vec<Commit> = received.commits.into_iter().map(own_thread).collect();

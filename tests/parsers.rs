@@ -35,7 +35,7 @@ fn snapshots() -> Vec<PathBuf> {
 }
 
 /// Calls `check` with the file `name` of each captured node, and verifies that `count` nodes have
-/// one.
+/// that file.
 fn each(name: &str, count: usize, check: impl Fn(&str, &str)) {
     let mut count_found = 0;
     for snapshot in snapshots() {
@@ -65,8 +65,8 @@ fn dump(name: &str) -> Option<String> {
 
 type Render = fn(&str) -> Result<String>;
 
-/// The files in line formats, each with how many nodes have one, and a function that parses and
-/// renders it.
+/// The files in line formats, each with the number of nodes that have it, and a function that
+/// parses and renders it.
 const LINE_FORMATS: &[(&str, usize, Render)] = &[
     ("ipset.save", 4, |text| Ok(IpSets::parse("f", text)?.render())),
     ("ipvs.save", 3, |text| Ok(VirtualServers::parse("f", text)?.render())),

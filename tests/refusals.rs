@@ -138,8 +138,8 @@ fn a_hostile_archive() {
     elsewhere.expect(0, "snapshot verify");
 }
 
-/// Runs a rehearsal in a process that lacks some rights. The command `setup` removes them; its last
-/// argument is `--`.
+/// Runs a rehearsal in a process that lacks some rights. The command `setup` removes these rights;
+/// the last argument of `setup` is `--`.
 fn rehearse_without_rights(setup: &str) -> Ended {
     let mut command = Command::new("unshare");
     command.args(["-m", "sh", "-ec"]);

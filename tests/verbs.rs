@@ -85,7 +85,7 @@ fn plans_of_a_migration_add_its_stages() {
         let listed = proxyshift.expect(0, &format!("{words} -v")).out;
         assert!(listed.contains("once the new mode serves") && listed.len() > text.len());
     }
-    // With the mode that runs already, `--to` plans only a clean-up, as without `--to`.
+    // If `--to` names the mode that runs already, only a clean-up is planned, as without `--to`.
     let dir = captured("docker-iptables-1.30");
     let same = format!("plan --to iptables -o json --snapshot {}", dir.display());
     let without = format!("plan -o json --snapshot {}", dir.display());

@@ -121,8 +121,8 @@ fn the_file_makes_kube_proxy_what_the_flags_make_it() {
 fn compare(dir: &Path, line: &str) -> Result<(), String> {
     let flags: Vec<&str> = line.split_whitespace().collect();
     let ours = written_by_us(dir, &flags).map_err(|e| format!("{line}: {e}"))?;
-    // kube-proxy reads the configuration that it wrote for the flags from a file as well, because
-    // it fills in some defaults only then.
+    // The configuration that kube-proxy wrote for the flags is also read back by kube-proxy from a
+    // file, because kube-proxy fills in some defaults only when it reads a file.
     let (_, theirs) = kube_proxy(dir, &flags)?;
     let (theirs, _) = kube_proxy(dir, &[&format!("--config={theirs}")])?;
     let (found, _) = kube_proxy(dir, &[&format!("--config={ours}")])?;

@@ -213,8 +213,8 @@ impl Case {
         let ours = without_foreign(rules);
         match ended.code {
             Some(0) if !rules.contains(GOING) => assert_same(&ours, &self.clean, "cleaned"),
-            // If the chain had a foreign rule, it is kept, together with the chains to which it
-            // jumps.
+            // If the chain had a foreign rule, the chain is kept, together with the chains to which
+            // it jumps.
             Some(0) => {
                 let foreign_inside =
                     rules.lines().any(|l| l.contains(GOING) && l.contains(FOREIGN));
@@ -264,8 +264,8 @@ fn no_write_is_lost(backend: Backend) {
     assert!(ends.get("cleanup Some(0)").is_some_and(|done| done * 3 > runs), "{ends:?}");
 }
 
-/// At one point of the run after the other, the foreign writer adds a rule to a chain that is about
-/// to be removed.
+/// At each point of the run in turn, the foreign writer adds a rule to a chain that is about to be
+/// removed.
 fn a_chain_in_use_is_kept(backend: Backend) {
     let case = Case::new(backend);
     let runs = case.proxyshift.store.join("runs");

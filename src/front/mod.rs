@@ -20,7 +20,8 @@ use crate::ui::Ui;
 
 /// Runs the command line. Returns the exit code.
 pub fn run(args: &Args) -> u8 {
-    // Leaked on purpose, because the signal handlers print through it until the process ends.
+    // The user interface is leaked on purpose, because the signal handlers print through the user
+    // interface until the process ends.
     let ui: &'static Ui = Box::leak(Box::new(Ui::new(args.output, args.progress, args.no_color)));
     let command = Invocation { args, ui };
     if let Err(e) = signals::watch(&command) {
@@ -54,8 +55,8 @@ pub fn run(args: &Args) -> u8 {
     })
 }
 
-/// Warns of a pending run, and restarts its watchdog if that was killed. Verbs that resolve a run
-/// are left out, because they report the run themselves.
+/// Warns of a pending run, and restarts the run's watchdog if the watchdog was killed. Does nothing
+/// for a verb that resolves a run, because that verb reports the run itself.
 fn warn_of_pending(command: &Invocation<'_>) {
     let dir = command.args.store.as_deref().unwrap_or(Path::new(DEFAULT_DIR));
     let resolves = matches!(

@@ -37,8 +37,8 @@ pub(super) struct AppliedEdits {
     pub(super) foreign: Vec<String>,
 }
 
-/// Applies `edits`. When another writer was first (a lost race), applies what `plan_again` plans
-/// instead of the rest. Returns the edits that were applied.
+/// Applies `edits`. When another writer was first (a lost race), the remaining edits are replaced
+/// by those that `plan_again` plans. Returns the edits that were applied.
 ///
 /// # Errors
 /// The first failure, which is also in the journal. Earlier edits stay applied; the caller undoes
@@ -95,8 +95,8 @@ pub(super) fn execute(
 }
 
 /// Applies one edit. Tries again while the node is too busy to hold the xtables lock for only a
-/// short time. An undo is never given up because of the lock: its last try holds the lock for as
-/// long as the edit takes.
+/// short time. An undo is never given up because of the lock: the last try of an undo holds the
+/// lock for as long as the edit takes.
 fn apply(context: &Context<'_>, edit: &Edit, undoing: bool) -> Result<Applied> {
     let kernel = context.kernel();
     for _ in 0..BUSY {
@@ -132,8 +132,8 @@ pub(super) fn apply_and_verify(
 ) -> Result<AppliedEdits> {
     let mut writers = Writers::of(base, &edits);
     execute(context, journal, stage, edits, plan_again)
-        // The applied edits are dropped here. They are read back from the journal with those from
-        // before a crash, so that two copies are never in memory together.
+        // The applied edits are dropped here, so that two copies are never in memory together. All
+        // edits, including those from before a crash, are then read back from the journal.
         .map(drop)
         .and_then(|()| done_edits(context, run))
         .and_then(|done| verify(context, &done, base, &mut writers))

@@ -78,9 +78,9 @@ impl Request for CleanupRequest<'_> {
         (): (),
         baseline: Baseline,
     ) -> Result<Option<Work<'a>>> {
-        // A plan and a node state are each as large as the node. The state is read from the
-        // snapshot again, because a captured state is scattered over the heap, which gives none of
-        // that memory back.
+        // A plan and a node state are each as large as the node. A captured state is scattered over
+        // the heap, and such a heap gives no memory back. So the captured state is dropped, and the
+        // state is read from the snapshot again.
         let Baseline { snapshot, state } = baseline;
         drop(state);
         let state = parse_snapshot(Snapshot::load(&snapshot.dir)?.files)?;
@@ -98,7 +98,8 @@ impl Request for CleanupRequest<'_> {
         drop(plan);
         let base = remaining_state(state, &edits)?;
         let edits = detach(edits)?;
-        // A rehearsal finds leftovers by itself. Any other edits must be given to it.
+        // A rehearsal finds leftovers by itself. If the edits remove more than leftovers, they must
+        // be given to the rehearsal.
         let rehearsed =
             if self.scope.black_holes { Rehearsed::Edits(&edits) } else { Rehearsed::CleanUp };
         rehearse(context, &snapshot, rehearsed)?;

@@ -14,7 +14,7 @@ use crate::state::stage::RunStage;
 use crate::store::journal::{Journal, Mark};
 use crate::store::run::{Run, RunState};
 
-/// The run that `confirm` confirms, or has nothing left to do for.
+/// The run that `confirm` confirms, or the run that was confirmed already.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Confirmed {
     /// This run was unconfirmed, and is confirmed now.
@@ -26,8 +26,8 @@ pub enum Confirmed {
 /// Confirms the unconfirmed run, so that it is kept.
 ///
 /// # Errors
-/// [`Kind::NotFound`] when no run is unconfirmed, naming one that was rolled back meanwhile;
-/// [`Kind::Pending`] when the pending run does not wait to be confirmed yet.
+/// [`Kind::NotFound`] when no run is unconfirmed (the error names a run that was rolled back
+/// meanwhile); [`Kind::Pending`] when the pending run does not wait to be confirmed yet.
 pub fn confirm(context: &Context<'_>) -> Result<Confirmed> {
     let _lock = context.lock("confirm")?;
     let _change = interrupt::begin_change();

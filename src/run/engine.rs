@@ -26,7 +26,7 @@ use crate::store::KEEP;
 use crate::store::journal::Journal;
 use crate::store::run::{BINARY, Pending, Run, RunKind, RunState};
 
-/// The name of the copy of the playbook in the run's folder.
+/// The name of the file in the run's folder that is a copy of the playbook.
 pub(super) const PLAYBOOK: &str = "playbook.yaml";
 
 /// The time that the watchdog allows every stage in addition to the stage's own timeout.
@@ -96,7 +96,8 @@ pub(super) struct Work<'a> {
     pub(super) snapshot: String,
     /// The stages of the run, in order.
     pub(super) stages: Vec<Box<dyn Stage + 'a>>,
-    /// The node state before the run; none in a run of edits alone, because `planned` has a base.
+    /// The node state before the run; none in a run of edits alone, because `planned` has its own
+    /// base.
     pub(super) base: Option<NodeState>,
     /// The edits of a run that consists of edits alone (a clean-up or a fix); none in a migration.
     pub(super) planned: Option<Planned>,
@@ -127,8 +128,8 @@ pub(super) fn run<R: Request>(
         return Err(Error::new(Kind::Interrupted, request.verb(), cause));
     }
     let approved = request.approved(proposal);
-    // Removes old snapshots: requests that were refused before they became runs leave theirs
-    // behind.
+    // Removes old snapshots, because requests that were refused before they became runs leave their
+    // snapshots behind.
     prune(context)?;
     let baseline = take_snapshot(context, &request.reason())?;
     let Some(mut work) = request.plan(context, approved, baseline)? else { return Ok(None) };
@@ -148,8 +149,9 @@ pub(super) fn refuse_pending(context: &Context<'_>) -> Result<()> {
     }
 }
 
-/// Begins the run: creates its folder, copy of the playbook, and journal with reserved room, and
-/// starts its watchdog. A run that has a journal has all that is needed to resume it.
+/// Begins the run: creates its folder, its copy of the playbook and its journal, reserves room for
+/// the journal, and starts the watchdog. A run that has a journal has all that is needed to resume
+/// the run.
 fn begin(context: &Context<'_>, work: &Work<'_>) -> Result<(Run, Journal)> {
     let edits = work.planned.iter().flat_map(|planned| &planned.edits);
     let size = edits.map(journal_size).sum::<u64>() + work.room;
@@ -176,7 +178,7 @@ fn begin(context: &Context<'_>, work: &Work<'_>) -> Result<(Run, Journal)> {
 /// migration gets a boot unit as well, so that it is undone even after a reboot.
 ///
 /// # Errors
-/// As [`watchdog::arm`]; or that the boot unit cannot be written.
+/// As [`watchdog::arm`]; or an error when the boot unit cannot be written.
 pub(super) fn arm(context: &Context<'_>, run: &mut Run) -> Result<()> {
     let migrates = run.migration().is_some();
     if !migrates && run.confirm_within().is_none() {

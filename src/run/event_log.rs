@@ -63,7 +63,7 @@ impl Buffer {
             }
             Event::Finished { task, outcome } => {
                 let seconds = self.seconds(task);
-                // Not logged, because applied edits are in the journal.
+                // An applied edit is not logged, because it is in the journal.
                 if *outcome == Outcome::Applied {
                     return;
                 }

@@ -134,7 +134,8 @@ impl Request for MigrateRequest<'_> {
             findings: warnings.iter().filter_map(recorded).collect(),
             ignored: self.options.ignore.to_vec(),
         };
-        // Reserved because the stage `clean` journals each object that it removes, and its undo.
+        // Room in the journal is reserved, because the stage `clean` journals each object that it
+        // removes, and the undo of each removal.
         let rules: usize = baseline.state.files.values().map(|text| text.len()).sum();
         Ok(Some(Work {
             stages: stages(&playbook),
@@ -149,7 +150,7 @@ impl Request for MigrateRequest<'_> {
     }
 }
 
-/// The stages of a playbook without those that the engine does before the run begins.
+/// The stages of a playbook, except those that the engine carries out before the run begins.
 pub(super) fn stages(playbook: &Playbook) -> Vec<Box<dyn stage::Stage>> {
     let mut stages = playbook.stages.clone();
     stages.retain(|stage| {
@@ -204,7 +205,7 @@ fn ready(context: &Context<'_>, options: &MigrateOptions<'_>) -> Result<Ready> {
 }
 
 /// What restarts kube-proxy, and the source of its configuration. None for an upgrade, because
-/// somebody else restarts kube-proxy then; but one kube-proxy must run.
+/// somebody else restarts kube-proxy then. Even for an upgrade, exactly one kube-proxy must run.
 ///
 /// # Errors
 /// [`Kind::Blocked`] unless exactly one kube-proxy runs; [`Kind::UnknownController`] where the

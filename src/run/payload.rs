@@ -7,9 +7,9 @@ use crate::plan::change::{Change, Edit, Irreversible};
 use crate::state::stage::RunStage;
 use crate::store::journal::{Journal, JournalEntry, Mark, Record};
 
-/// The content of a journal line besides its mark: the change, in a line that says what is
-/// intended, or the error, in a line about a failure. It is parsed straight into this type, because
-/// parsing a large edit as general JSON takes several times the memory.
+/// The content of a journal line besides its mark. A line that says what is intended holds the
+/// change; a line about a failure holds the error. The content is parsed straight into this type,
+/// because parsing a large edit as general JSON takes several times the memory.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Payload<E = Edit> {
@@ -27,8 +27,9 @@ pub enum Payload<E = Edit> {
 /// One line of a run's journal.
 pub type JournalLine = JournalEntry<Option<Payload>>;
 
-/// The stage of a step and its number in the stage. The line that says what is intended and the
-/// line with the outcome share it, so that they can be matched.
+/// The stage of a step, and the step's number in that stage. The journal line that says what is
+/// intended and the line with the outcome have the same reference, so that the two lines can be
+/// matched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StepRef {
     stage: String,
@@ -90,7 +91,7 @@ pub struct Replay {
     pub done: Vec<Edit>,
     /// An edit that was begun and not finished: whether it was made is not known.
     pub open: Option<(Edit, StepRef)>,
-    /// All changes other than edits that were begun, in order.
+    /// All changes that were begun and are not edits, in order.
     pub begun: Vec<Change>,
     /// True once the run began to be undone.
     pub rolling_back: bool,

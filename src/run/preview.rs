@@ -32,8 +32,8 @@ pub struct StagePreview {
     pub changes: bool,
     /// What the stage does, one line each.
     pub does: Vec<String>,
-    /// The objects of what it does, one line each: the services it waits for, the objects it
-    /// counts.
+    /// The objects that the stage deals with, one line each: the services that it waits for, or the
+    /// objects that it counts.
     pub with: Vec<String>,
     /// Why the run would stop at this stage, as far as that is known now.
     pub stops: Option<String>,

@@ -25,7 +25,7 @@ const SAMPLE: usize = 5;
 const TIMEOUT: Duration = Duration::from_secs(2);
 const TRIES: usize = 3;
 
-/// The name that a DNS probe asks for, by its labels. Any response counts.
+/// The labels of the name that a DNS probe asks for. Any response counts as an answer.
 const NAME: [&str; 5] = ["kubernetes", "default", "svc", "cluster", "local"];
 
 impl Probe {
@@ -143,7 +143,7 @@ fn resolve(server: SocketAddr) -> io::Result<()> {
     }
     question.extend_from_slice(&[0, 0, 1, 0, 1]);
     socket.send(&question)?;
-    // A connected UDP socket receives from that server alone.
+    // The UDP socket is connected to `server`, so it receives from `server` alone.
     socket.recv(&mut [0; 512]).map(drop).map_err(|e| match e.kind() {
         // The error that the kernel gives when the receive timeout has passed.
         io::ErrorKind::WouldBlock => {

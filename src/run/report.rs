@@ -25,7 +25,7 @@ use crate::store::manifest::Manifest;
 use crate::store::run::{Modes, RecordedFinding, Run, RunKind, RunState};
 use crate::store::snapshots::Snapshot;
 
-/// A run with all that the store has about it.
+/// A run, and all that the store has about that run.
 pub struct StoredRun {
     /// The content of `run.json`.
     pub run: Run,
@@ -37,13 +37,14 @@ pub struct StoredRun {
     confirmed: Option<String>,
     /// The events in the run's event log.
     events: Vec<LoggedEvent>,
-    /// The snapshot of the run, with the node state in it; none if the snapshot is gone.
+    /// The manifest of the run's snapshot, and the node state in that snapshot; none if the
+    /// snapshot is gone.
     base: Option<(Option<Manifest>, NodeState)>,
 }
 
 impl StoredRun {
-    /// Reads `run` from the store. What is missing on disk, or was not kept by an earlier version
-    /// of proxyshift, is left empty.
+    /// Reads `run` from the store. A field stays empty if its data is missing on disk, or if the
+    /// run was made by an earlier version of proxyshift that did not keep the data.
     ///
     /// # Errors
     /// [`Kind::Store`](crate::error::Kind::Store) when the run's journal cannot be read.
@@ -57,8 +58,8 @@ impl StoredRun {
         let confirmed = lines.iter().rfind(|line| line.kind == Mark::Confirmed);
         let confirmed = confirmed.map(|line| line.at.clone());
         let mut journal = replay(lines)?;
-        // This edit was open when the run was interrupted. It is counted as done, because only the
-        // node could tell whether it was made.
+        // An edit that was open when the run was interrupted counts as done, because it may have
+        // been made and the journal cannot tell.
         journal.done.extend(journal.open.take().map(|(edit, _)| edit));
         let clean_snapshot = run.pending.as_ref().and_then(|s| s.clean_snapshot.as_ref());
         let load = |id: &String| {
@@ -100,7 +101,7 @@ pub struct Node {
     pub proxyshift: String,
 }
 
-/// The leftovers of one owner that are leftovers for the same reason.
+/// How many objects of one owner are leftovers for the same reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Leftovers {
     /// The name of the owner, as the catalogue has it.
@@ -111,7 +112,8 @@ pub struct Leftovers {
     pub objects: usize,
 }
 
-/// The changed objects of one owner in one table, or of one kind outside of tables.
+/// The changed objects of one owner in one table. Objects outside of tables are grouped by owner
+/// and kind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct OwnerChanges {
     /// The name of the owner; `unknown` where the snapshot does not tell the owner.
@@ -174,7 +176,7 @@ pub struct Report {
     pub steps: Vec<String>,
     /// True once the undo of the run has begun.
     pub undone: bool,
-    /// Events of tasks that verified the node, and of claims that were verified on it.
+    /// Events of tasks that verified the node, and of claims that were verified on the node.
     #[serde(skip)]
     pub verified: Vec<Event>,
     /// The claims that were verified in the rehearsal of the run.
@@ -282,7 +284,8 @@ fn seconds_between(from: &str, to: &str) -> Option<i64> {
     Some(time(to)?.as_second() - time(from)?.as_second())
 }
 
-/// For a migration, the findings that it kept; for a fix, the checks whose findings it fixed.
+/// For a migration, the findings that the run kept; for a fix, the checks whose findings the run
+/// fixed.
 fn findings(run: &Run) -> Vec<RecordedFinding> {
     match &run.kind {
         RunKind::Cleanup(_) => Vec::new(),
@@ -364,7 +367,8 @@ fn table_objects(
     ownership: Option<&Ownership<'_>>,
 ) -> Vec<(String, String, String)> {
     let (id, place) = (table.ruleset, table.id().to_string());
-    // An added rule is not in the snapshot, so its index says nothing about its owner there.
+    // A rule that the run added is not in the snapshot, so the index of that rule does not lead to
+    // its owner in the snapshot.
     let of_rules = ownership.filter(|_| direction == Direction::Remove);
     let mut all = Vec::new();
     for rule in &table.rules {

@@ -72,15 +72,15 @@ pub fn resume(context: &Context<'_>) -> Result<RunResult> {
     }
     let stages = &stages[first..];
     if stages.iter().all(|stage| stage.name() != RunStage::CLEAN) {
-        // Counted here unless the stage `clean` runs, because that stage counts the earlier edits
-        // too.
+        // The earlier edits are counted here unless the stage `clean` runs, because that stage
+        // counts them itself.
         execution.objects = replay.done.iter().map(Edit::objects).sum();
     }
     execute_stages(execution, stages, &hooks)
 }
 
-/// The index of the stage in which the run was interrupted. `Begun` is that of a run that had not
-/// entered a stage, or keeps none.
+/// The index of the stage in which the run was interrupted. `Begun` stands for a run that had not
+/// entered a stage, or does not keep its stage.
 fn first_stage(stages: &[Box<dyn Stage>], stage: RunStage) -> Option<usize> {
     if stage == RunStage::Begun {
         return Some(0);
@@ -114,8 +114,8 @@ fn only_rollback(run: &Run, cause: &str) -> Error {
         .hint("`proxyshift rollback` brings the node back")
 }
 
-/// Journals an edit that was open when the run was interrupted as done, if the kernel shows that it
-/// was made.
+/// Journals that `edit`, which was open when the run was interrupted, is done, if the kernel shows
+/// that it was made.
 fn close_open_edit(execution: &mut Execution<'_>, edit: &Edit, step: &StepRef) -> Result<()> {
     let Some(base) = execution.clean_base()? else { return Ok(()) };
     match progress(edit, &base, &execution.context.observe()?) {
@@ -128,8 +128,8 @@ fn close_open_edit(execution: &mut Execution<'_>, edit: &Edit, step: &StepRef) -
     }
 }
 
-/// A hook of the interrupted stage that may have run already, and that the playbook says must not
-/// run twice.
+/// A hook of the interrupted stage that may have run already, and of which the playbook says that
+/// it must not run twice.
 fn must_not_rerun(replay: &Replay, hooks: &Hooks, stage: RunStage) -> Option<String> {
     let name = stage.of_playbook()?;
     [StageSide::Before, StageSide::After]

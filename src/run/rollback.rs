@@ -106,7 +106,8 @@ fn roll_back(context: &Context<'_>, mut run: Run) -> Result<UndoReport> {
     undo(context, &mut run, &mut journal, &base)
 }
 
-/// Closes a run of an earlier boot, because the rules that it changed were lost in the reboot.
+/// Succeeds for a run of this boot. Closes a run of an earlier boot and fails, because the rules
+/// that the run changed were lost in the reboot.
 ///
 /// # Errors
 /// [`Kind::NotFound`] when the run is of an earlier boot.

@@ -1,8 +1,8 @@
 //! Takes validated snapshots. Every run begins with one.
 //!
 //! Validated means: two captures in a row mean the same; the files were written, synced, read back
-//! and parsed to the same bytes; and restored in an empty private namespace, they mean the same as
-//! the capture.
+//! and parsed to the same bytes; and the files, restored in an empty private namespace, mean the
+//! same as the capture.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,8 @@ use crate::state::NodeState;
 use crate::store::manifest::Manifest;
 use crate::store::snapshots::Snapshot;
 
-/// How many captures are taken of a node that keeps changing. [`TIMEOUT`] is for how long.
+/// How many captures are taken, at most, of a node that keeps changing. [`TIMEOUT`] is for how
+/// long, at most.
 const TRIES: usize = 5;
 const TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -25,7 +26,8 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 ///
 /// # Errors
 /// [`Kind::Unstable`] naming what keeps changing; [`Kind::LossyCapture`]; [`Kind::Store`];
-/// [`Kind::Rehearsal`] when the snapshot does not restore. Then none of its files are kept.
+/// [`Kind::Rehearsal`] when the snapshot does not restore. In this last case, none of the files of
+/// the snapshot are kept.
 pub fn take_snapshot(context: &Context<'_>, why: &str) -> Result<Baseline> {
     let task = event::Task::CaptureStable;
     context.sink.started(&task);
@@ -46,7 +48,8 @@ pub fn take_snapshot(context: &Context<'_>, why: &str) -> Result<Baseline> {
         });
     if let Err(e) = restored {
         let dir = snapshot.dir.display().to_string();
-        // Removed, so that nobody takes a state that does not restore for a snapshot.
+        // The snapshot is removed, because nobody must take a state that does not restore for a
+        // valid snapshot.
         std::fs::remove_dir_all(&snapshot.dir).map_err(|e| Error::io(dir, &e))?;
         return Err(e);
     }
@@ -55,7 +58,8 @@ pub fn take_snapshot(context: &Context<'_>, why: &str) -> Result<Baseline> {
     Ok(Baseline { snapshot, state })
 }
 
-/// The latest snapshot, if a rollback can restore it and the node state still means the same.
+/// The latest snapshot, if a rollback can restore it and the node state still means the same as the
+/// snapshot.
 ///
 /// # Errors
 /// When the node cannot be captured, or the store cannot be read.

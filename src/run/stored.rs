@@ -12,7 +12,7 @@ use crate::store::snapshots::Snapshot;
 pub struct Baseline {
     /// The files of the snapshot on disk.
     pub snapshot: Snapshot,
-    /// The node state that they hold.
+    /// The node state that these files hold.
     pub state: NodeState,
 }
 

@@ -87,7 +87,7 @@ pub(super) fn undo(
 
 /// Undoes the migration `run` of an earlier boot: restores kube-proxy's configuration and the files
 /// that `prepare` wrote for the next boot. Rules are neither restored nor compared, because the
-/// run's and the old ones were lost in the reboot.
+/// rules that the run wrote and the rules from before the run were both lost in the reboot.
 ///
 /// # Errors
 /// As [`undo`].

@@ -96,7 +96,8 @@ pub(super) fn edits_made(replay: Replay, base: &NodeState, now: &NodeState) -> V
     edits
 }
 
-/// The error `e` as one of a rollback, so that the exit code says that a person is needed.
+/// The error `e` with the kind [`Kind::NotRolledBack`], so that the exit code says that a person is
+/// needed.
 pub(super) fn not_rolled_back(e: Error) -> Error {
     Error { kind: Kind::NotRolledBack, ..e }
 }

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::error::Result;
 
-/// The shortest pause between two probes of the condition. `keep_waiting` is called as often.
+/// The shortest pause between two probes of the condition, and the longest between two calls of
+/// `keep_waiting` in a pause.
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// The result of one probe of the condition.

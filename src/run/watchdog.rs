@@ -2,8 +2,8 @@
 //! deadline passes and nobody has confirmed the run, or when the runner (the process that executes
 //! the run) died and nobody has resumed the run.
 //!
-//! The watchdog is a copy of the program in the run's folder, in a session of its own. SIGHUP and
-//! SIGTERM do not end it. It undoes the run only while it holds the node's lock.
+//! The watchdog runs the copy of proxyshift that is in the run's folder, in a session of its own.
+//! SIGHUP and SIGTERM do not end it. It undoes the run only while it holds the node's lock.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -49,7 +49,7 @@ pub fn arm(context: &Context<'_>, run: &mut Run) -> Result<()> {
     if pending.watchdog.is_some_and(WatchdogProcess::is_alive) {
         return Ok(());
     }
-    // Written first, because the watchdog reads the run from the store.
+    // The run is written first, because the watchdog reads the run from the store.
     context.store.update(run)?;
     let dir = context.store.run_dir(&run.id);
     let copy = dir.join(BINARY);
@@ -131,7 +131,7 @@ pub fn ensure_running(context: &Context<'_>) -> Result<Option<Run>> {
 /// # Errors
 /// The error with which the undo failed.
 pub fn watch(context: &Context<'_>, id: &str, rollback: &dyn Fn() -> Result<bool>) -> Result<()> {
-    // Succeeds, because this process leads no process group.
+    // `setsid` succeeds, because this process leads no process group.
     let _ = rustix::process::setsid();
     let deaf = Arc::new(AtomicBool::new(false));
     for signal in [SIGHUP, SIGINT, SIGTERM] {
@@ -196,8 +196,8 @@ fn roll_back(
         match rollback() {
             Ok(false) => return Ok(None),
             Ok(true) => return Ok(Some("rolled back; the node is as before".into())),
-            // Another process holds the node's lock. It may resolve the run, so `rollback` is
-            // called again, and reads the run anew.
+            // Another process holds the node's lock. That process may resolve the run, so
+            // `rollback` is called again, and reads the run anew.
             Err(e) if e.kind == Kind::Lock => sleep(INTERVAL),
             Err(e) => return Err(e),
         }
@@ -205,7 +205,7 @@ fn roll_back(
 }
 
 /// Ends a runner that is past its deadline. SIGTERM lets the runner undo the run itself; SIGKILL
-/// follows if it does not end.
+/// follows if the runner does not end.
 fn end(run: &Run) {
     let Some(pid) = i32::try_from(run.pid).ok().and_then(Pid::from_raw) else { return };
     for signal in [Signal::TERM, Signal::KILL] {

@@ -1,5 +1,5 @@
-//! Names the other programs that write to nf_tables while a run applies its edits. Very large edits
-//! are applied without this.
+//! Names the other programs that write to nf_tables while a run applies its edits. While very large
+//! edits are applied, no other programs are named.
 
 use std::collections::BTreeSet;
 
@@ -12,18 +12,18 @@ use crate::state::{Backend, NodeState};
 const SHOWN: usize = 5;
 
 /// The largest number of changed objects for which the run listens. The kernel reports each object
-/// of our own commits too. For 100,000 objects that takes longer than the commit, and the socket
-/// overflows.
+/// of our own commits too. For 100,000 objects these reports take longer than the commit, and the
+/// socket overflows.
 const LISTENED_TO: usize = 10_000;
 
-/// Listens to the commits of nf_tables. If that is impossible, the run goes on without it.
+/// Listens to the commits of nf_tables. If that is impossible, the run goes on without listening.
 pub(super) struct Writers {
     listener: Option<Listener>,
 }
 
 impl Writers {
     /// Listens from now on, if `base` has nf_tables tables and `edits` are small enough. Without
-    /// such tables it does not listen, because a request could load the kernel module.
+    /// such tables it does not listen, because a request could load the kernel module of nf_tables.
     pub(super) fn of(base: &NodeState, edits: &[Edit]) -> Writers {
         let nft = base.rulesets.keys().any(|id| id.backend == Backend::Nft);
         let few = edits.iter().map(Edit::objects).sum::<usize>() <= LISTENED_TO;
@@ -37,8 +37,8 @@ impl Writers {
     }
 }
 
-/// The command names under which this run itself writes. PIDs could not tell, because a container
-/// has its own PIDs, and because our children have ended by now.
+/// The command names under which this run itself writes. PIDs could not tell which commits are our
+/// own, because a container has its own PIDs, and because our children have ended by now.
 fn own_names(edits: &[Edit]) -> BTreeSet<String> {
     let programs = edits.iter().filter_map(|edit| match (&edit.target, edit.direction) {
         (Target::Table(t), Direction::Add) => Some(Tool::Restore(t.ruleset).program()),

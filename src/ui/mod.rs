@@ -114,8 +114,8 @@ impl Styles {
 }
 
 impl Ui {
-    /// A user interface with these options. It uses colour only on a terminal, and only without
-    /// `no_color` and the variable `NO_COLOR` (<https://no-color.org>).
+    /// A user interface with these options. It uses colour only on a terminal, and only if neither
+    /// `no_color` nor the environment variable `NO_COLOR` (<https://no-color.org>) is set.
     pub fn new(output: OutputFormat, progress: Progress, no_color: bool) -> Self {
         let terminal = std::io::stderr().is_terminal();
         let dumb = std::env::var_os("TERM").is_some_and(|t| t == "dumb");
@@ -149,8 +149,8 @@ impl Ui {
         let _ = write!(out, "{text}{end}").and_then(|()| out.flush());
     }
 
-    /// Prints a document as JSON on standard output. It is written in pieces, because a plan may be
-    /// large.
+    /// Prints a document as JSON on standard output. The JSON is written in pieces, because a plan
+    /// may be large.
     pub fn print_json(&self, document: &impl serde::Serialize) {
         let mut out = std::io::BufWriter::new(std::io::stdout().lock());
         // A closed pipe is no error.
@@ -203,7 +203,8 @@ impl Ui {
         self.line(text::folded(text, self.width(), first, next).trim_end_matches('\n'));
     }
 
-    /// The width at which text is wrapped: that of a page, or of the terminal if it is narrower.
+    /// The width at which text is wrapped: that of a page, or that of the terminal if the terminal
+    /// is narrower.
     pub fn width(&self) -> usize {
         let columns = Term::stderr().size_checked().map(|(_, columns)| usize::from(columns));
         columns.filter(|c| *c > 0).map_or(text::WIDTH, |c| c.min(text::WIDTH))
@@ -301,8 +302,8 @@ impl Ui {
     }
 }
 
-/// Locks `mutex`, even if it is poisoned: that only means that another thread panicked while it
-/// printed.
+/// Locks `mutex`, even if it is poisoned, because poison only means that another thread panicked
+/// while it printed.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -36,8 +36,8 @@ impl Answer {
 }
 
 impl Ui {
-    /// Asks a yes-or-no question, which must fit in 30 columns. Prints what each answer does above
-    /// it.
+    /// Asks a yes-or-no question, which must fit in 30 columns. Above the question, prints what
+    /// each answer does.
     ///
     /// # Errors
     /// [`Kind::Interrupted`] when the question ended without an answer, as after Ctrl-C.
@@ -68,8 +68,8 @@ impl Ui {
         }
     }
 
-    /// Asks for one of several answers, and prints what each does above the question. Returns the
-    /// index of the chosen answer.
+    /// Asks for one of several answers. Above the question, prints what each answer does. Returns
+    /// the index of the chosen answer.
     ///
     /// # Errors
     /// [`Kind::Interrupted`] when the question ended without an answer, as after Ctrl-C.
@@ -126,7 +126,7 @@ impl Ui {
         Ok(self.typed_line(question, &answers)? == word)
     }
 
-    /// Asks for a line of text, and prints what the answers do above the question. Returns the line
+    /// Asks for a line of text. Above the question, prints what the answers do. Returns the line
     /// trimmed.
     ///
     /// # Errors
@@ -192,8 +192,8 @@ fn cut_off() -> Error {
     Error::new(Kind::Interrupted, QUESTION, "was cut off; nothing was changed")
 }
 
-/// Asks one of dialoguer's questions. Its output is buffered and written in one piece, so that a
-/// countdown can be drawn in between.
+/// Asks a question through dialoguer. The output of dialoguer is buffered and written in one piece,
+/// so that a countdown can be drawn in between.
 fn ask<T>(question: impl FnOnce(&Term) -> dialoguer::Result<T>) -> Result<T> {
     interrupt::check(QUESTION)?;
     let term = Term::buffered_stderr();

@@ -22,7 +22,8 @@ const STALE: &str = "-A POSTROUTING ! -s 192.168.64.0/20 -d 192.168.66.0/24 -j R
 
 impl Case {
     fn new(name: &str) -> Case {
-        // Otherwise the kernel adds IPv6 addresses and routes to new links, seconds later.
+        // Without this setting, the kernel adds IPv6 addresses and routes to new links, seconds
+        // later.
         let _ = fs::write("/proc/sys/net/ipv6/conf/default/addr_gen_mode", "1");
         let node = Node::load(name, Backend::Nft);
         Case { before: node.rules(), node, store: "/run/store".into() }

@@ -136,7 +136,7 @@ impl Site {
     }
 }
 
-/// The folder of the collection with the program in it, as `make dist` makes it.
+/// The folder of the collection, including the program, as `make dist` makes the folder.
 pub fn collection() -> PathBuf {
     let collection = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/dist/collection");
     let program = collection.join("plugins/modules/proxyshift");

@@ -14,20 +14,21 @@ const INSIDE: &str = "PROXYSHIFT_TEST_INSIDE";
 /// Runs the calling test again in network and mount namespaces of its own, with an empty /run.
 ///
 /// Returns `true` in the copy of the test that runs there and is to do the test, and `false` in the
-/// original after the copy has passed. Fails if the copy failed or could not run; it is never
+/// original after the copy has passed. Fails if the copy failed or could not run; the test is never
 /// skipped. `test` is the name that `cargo test` prints. Use: `if !in_namespace("my_test") {
 /// return; }`
 pub fn in_namespace(test: &str) -> bool {
     enter(test, "-nm")
 }
 
-/// As [`in_namespace`], and in a user namespace, where the copy is root, while for the host it is
-/// an ordinary user.
+/// As [`in_namespace`], but also in a new user namespace. There the copy is root, but for the host
+/// the copy is an ordinary user.
 pub fn in_user_namespace(test: &str) -> bool {
     enter(test, "-Urnm")
 }
 
-/// As [`in_namespace`], and in a PID namespace, so that all processes of the copy end with it.
+/// As [`in_namespace`], but also in a new PID namespace, so that all processes of the copy end when
+/// the copy ends.
 pub fn in_machine(test: &str) -> bool {
     enter(test, MACHINE)
 }
@@ -104,7 +105,8 @@ pub fn run(command: &str) -> String {
     run_with("", &command.split_whitespace().collect::<Vec<_>>())
 }
 
-/// Waits until `done` returns true, for 30 s at most. `what` names the condition if it fails.
+/// Waits until `done` returns true, for 30 s at most. If the wait fails, `what` names the
+/// condition.
 pub fn poll(what: &str, mut done: impl FnMut() -> bool) {
     let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
     while !done() {

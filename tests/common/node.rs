@@ -168,7 +168,7 @@ impl Node {
         ruleset.text().to_string()
     }
 
-    /// Replaces the tables that are in `save` by their content there.
+    /// Replaces the content of each table that `save` contains by the content in `save`.
     pub fn load_rules(&self, save: &str) {
         run_with(save, &[&self.program("restore"), "-c"]);
     }
@@ -186,7 +186,7 @@ impl Node {
     }
 }
 
-/// The text of a save with counters of 0 and without comments.
+/// The text of a save, with all counters set to 0 and the comments removed.
 pub fn without_counters(save: &str) -> String {
     let line = |l: &str| match l.split_once(" [") {
         Some((chain, _)) if l.starts_with(':') => format!("{chain} [0:0]\n"),
@@ -254,7 +254,7 @@ impl Drop for Component {
     }
 }
 
-/// Fails unless both texts are equal, with the lines that differ.
+/// Fails unless both texts are equal, and then names the lines that differ.
 pub fn assert_same(found: &str, wanted: &str, what: &str) {
     if found != wanted {
         let diff = similar::TextDiff::from_lines(wanted, found);

@@ -28,8 +28,8 @@ fn paths_named(source: &Source) -> Vec<Module> {
     let mut found = Vec::new();
     for word in ["crate::", "self::", "super::"] {
         for at in positions(&source.code, word) {
-            // Skipped, because this `super::` follows another one and was read with it, or is in an
-            // inline module.
+            // This `super::` is skipped if it follows another `super::`, with which it was read, or
+            // if it is in an inline module.
             if source.code[..at].ends_with("::") || inline_modules(&source.code, at) > 0 {
                 continue;
             }

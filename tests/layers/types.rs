@@ -60,7 +60,8 @@ fn one_name_is_one_type() {
 
 #[test]
 fn a_mode_is_known_in_its_own_file() {
-    // Left out: files that contain only tests, because they are inline modules of other files.
+    // Files that contain only tests are left out, because such a file is the test module of another
+    // file.
     let sources = sources();
     let found: Vec<String> = sources
         .iter()

@@ -43,7 +43,8 @@ fn identity(object: &Value) -> (&Value, &Value, &Value) {
 }
 
 impl Api {
-    /// Starts the server on a port of this network namespace. Its address is the one on loopback.
+    /// Starts the server on a port of this network namespace. `Api::address` is its address on
+    /// loopback.
     pub fn start() -> Api {
         let listener = TcpListener::bind("0.0.0.0:0").expect("a port for the API");
         let port = listener.local_addr().expect("bound").port();
@@ -69,7 +70,7 @@ impl Api {
     }
 
     /// The history of the object `kind` called `name`: the type of each event, and the object after
-    /// it.
+    /// that event.
     pub fn history(&self, kind: &str, name: &str) -> Vec<(&'static str, Value)> {
         let events = self.store.events.lock().expect("not poisoned");
         let own = events.iter().filter(|e| is_called(&e.object, kind, name));

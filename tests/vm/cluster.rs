@@ -22,7 +22,7 @@ const EMPTY: &str = "empty";
 /// The folder with the node's iptables programs of one backend, by the names that kube-proxy uses.
 pub const BIN: &str = "/run/bin";
 
-/// The node, the services, and the kube-proxy that serves them; none while it is stopped.
+/// The node, the services, and the kube-proxy that serves them; none while kube-proxy is stopped.
 pub struct Cluster {
     backend: &'static str,
     pub api: Api,
@@ -92,8 +92,8 @@ impl Cluster {
             && of(&["--match-set KUBE-", &pods]) == (mode == "ipvs")
     }
 
-    /// Whether kube-proxy has processed each service, because nothing changes any more. Its first
-    /// write may lack some services (see [`headless`]).
+    /// Whether kube-proxy has processed each service: every service address exists, and nothing
+    /// changes for 2 s. kube-proxy's first write may lack some services (see [`headless`]).
     fn is_complete(&self, mode: &str) -> bool {
         let made = || {
             let tables = ["nat", "filter"].map(|table| without_counters(&self.save(table)));

@@ -46,8 +46,8 @@ impl KubeProxy {
         KubeProxy(command.spawn().expect("kube-proxy starts"))
     }
 
-    /// Lets kube-proxy run on. Whoever ends it later, a thread waits for it then, because a zombie
-    /// would count as running.
+    /// Lets kube-proxy run on. A thread waits for its end, whoever ends it, because a zombie would
+    /// count as a running kube-proxy.
     pub fn release(self) {
         let mut released = std::mem::ManuallyDrop::new(self);
         std::thread::spawn(move || released.0.wait());

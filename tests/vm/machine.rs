@@ -1,5 +1,5 @@
-//! The virtual machine. The test outside boots it and reads its output; inside, each case begins
-//! here.
+//! The virtual machine. On the host, the test boots the machine and reads its output. Inside the
+//! machine, each case begins in [`inside`].
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,8 +16,8 @@ const INSIDE: &str = "PROXYSHIFT_VM";
 /// Within how many seconds the machine must have booted, on a busy host without KVM.
 const BOOT: u64 = 150;
 
-/// Within how many seconds all cases must have ended, on such a host. [`LONG`] is for cases of
-/// which some are long.
+/// Within how many seconds all cases must have ended, on a busy host without KVM. [`LONG`] is the
+/// limit if some of the cases are long.
 const ALL: u64 = 1800;
 const LONG: u64 = 3 * 3600;
 
@@ -102,9 +102,9 @@ impl Queue {
     }
 }
 
-/// Boots a machine again and again with the same disk. In each boot a migration reaches the next of
-/// `stages`, the power is cut, and the next boot resolves the run. Returns how many seconds each
-/// boot took.
+/// Boots a machine several times with the same disk. In each boot but the last, a migration reaches
+/// the next of `stages`, and then the power is cut. The boot that follows resolves the run. Returns
+/// how many seconds each boot took.
 pub fn reboots(stages: &[&str]) -> Vec<u64> {
     let shared = tempfile::tempdir().expect("a folder to share with the machine");
     let disk = shared.path().join(DISK);
@@ -133,9 +133,9 @@ pub fn reboots(stages: &[&str]) -> Vec<u64> {
 }
 
 /// Boots a machine that shares the folder `shared` with the host, and runs the shell commands
-/// `what` in it with the environment `variables`. Its files in the folder are named `NAME-…`.
-/// Returns the output. The machine stops after `seconds` at the latest, and is killed at once when
-/// a case asks for a power cut.
+/// `what` in it with the environment `variables`. The files of the machine in that folder are named
+/// `NAME-…`. Returns the output. The machine stops after `seconds` at the latest, and is killed at
+/// once when a case asks for a power cut.
 fn boot(shared: &Path, name: &str, seconds: u64, what: &str, variables: &str) -> String {
     for needed in ["kernel/vmlinuz", "bin/vng", "kube-proxy"] {
         cached(needed);

@@ -1,9 +1,10 @@
 //! Cases with real ipvs and real kube-proxy, in virtual machines with Debian's kernel.
 //!
-//! `every_case_passes_in_the_vm` boots two machines. They take the cases, which are the tests
-//! marked `#[ignore]`, from one queue, and run each in namespaces of its own. To run only some
-//! cases: `PROXYSHIFT_CASES=back cargo test --test vm`. Cases with `soak` in their names are long,
-//! and run only on request. `make soak` runs all cases, and writes the results to docs/soak.md.
+//! `every_case_passes_in_the_vm` boots two machines. The machines take the cases, which are the
+//! tests marked `#[ignore]`, from a shared queue, and run each case in namespaces of its own. To
+//! run only some cases: `PROXYSHIFT_CASES=back cargo test --test vm`. Cases with `soak` in their
+//! names are long, and run only on request. `make soak` runs all cases, and writes the results to
+//! docs/soak.md.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -25,7 +26,7 @@ mod traffic;
 
 mod cases;
 
-/// The value of PROXYSHIFT_CASES that selects the boots whose power is cut, and no case.
+/// The value of PROXYSHIFT_CASES that selects the boots in which the power is cut, and no case.
 const REBOOT: &str = "reboot";
 
 /// The stages of a migration in which the power is cut.
@@ -41,7 +42,7 @@ fn every_case_passes_in_the_vm() {
     let mut failed = machine::failed(&cases, &log);
     if let Some(path) = std::env::var_os("PROXYSHIFT_SOAK_PAGE") {
         // Failed cases are run once more, because the run is long and an emulated CPU is slow. The
-        // page says so.
+        // page marks the cases that passed only the second time.
         let mut logs = vec![log];
         if !failed.is_empty() {
             println!("once more: {failed:?}");
@@ -54,9 +55,10 @@ fn every_case_passes_in_the_vm() {
     assert!(failed.is_empty(), "{failed:?}");
 }
 
-/// Runs cases on two machines of one CPU each, because an emulator is faster with two such machines
-/// than with one of two CPUs. If `cut` is set, the first machine begins with the boots whose power
-/// is cut. Returns how many seconds each of these boots took, and the output of the cases.
+/// Runs cases on two machines that have a single CPU each, because an emulator runs these faster
+/// than a single machine that has two CPUs. If `cut` is set, the first machine begins with the
+/// boots in which the power is cut. Returns how many seconds each of these boots took, and the
+/// output of the cases.
 fn run(cases: &[String], cut: bool) -> (Vec<u64>, String) {
     let queue = machine::Queue::new(cases);
     std::thread::scope(|scope| {

@@ -69,7 +69,7 @@ fn ip(arguments: &[&str], batch: &str) {
     let mut batch = of_family(batch);
     if is_ipv6() {
         let line = |l: &str| match l.starts_with("addr add ") {
-            // Without duplicate address detection, because addresses under detection cannot be used
+            // Duplicate address detection is off, because addresses under detection cannot be used
             // at once.
             true => format!("{l} nodad\n"),
             false => format!("{l}\n"),
@@ -225,7 +225,7 @@ pub fn connect(to: &str) -> Result<(Answer, TcpStream)> {
     let mut stream = TcpStream::connect_timeout(&socket_address(to), PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut text = Vec::new();
-    // Read byte by byte, so that nothing after the first line is consumed.
+    // The line is read byte by byte, so that nothing after the first line is consumed.
     while text.last() != Some(&b'\n') {
         let mut byte = [0];
         stream.read_exact(&mut byte)?;

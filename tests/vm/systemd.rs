@@ -13,8 +13,8 @@ const UNITS: &str = "/run/systemd/system";
 /// The default target, which makes this systemd do nothing but start units when it is asked.
 const TARGET: &str = "[Unit]\nDefaultDependencies=no\n";
 
-/// The script that becomes systemd, as the first program in its namespaces. It sees only its own
-/// processes, no cgroup above its own, and none of this machine's units.
+/// The script that becomes systemd, as the first program in its namespaces. This systemd sees only
+/// its own processes, no cgroup above its own, and none of this machine's units.
 const BOOT: &str = "mount -t tmpfs units /etc/systemd/system
     mountpoint -q /sys/fs/cgroup || mount -t cgroup2 cgroup /sys/fs/cgroup
     for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do
@@ -57,7 +57,7 @@ impl Systemd {
     }
 
     /// Starts a unit called `name` whose service type is `kind`, with its output in the file `log`.
-    /// Waits until it has started, which depends on the type.
+    /// Waits until the unit has started; what counts as started depends on the service type.
     pub fn start(&self, name: &str, kind: &str, command: &str, log: &str) {
         let unit = format!(
             "[Unit]\nDefaultDependencies=no\n[Service]\nType={kind}\nTimeoutStartSec=300\nDelegate=yes\n\

@@ -38,8 +38,8 @@ pub fn page(cases: &[String], logs: &[String]) -> String {
     page
 }
 
-/// The part of the page about the boots in which the power was cut at `stages`; the next boot
-/// resolved each.
+/// The part of the page about the boots in which the power was cut at `stages`; the run that each
+/// power cut interrupted was resolved by the next boot.
 pub fn reboots(stages: &[&str], seconds: &[u64]) -> String {
     let mut part = "\nThe power was cut at these stages, and the next boot undid what was begun. \
         Each boot\nresolves the cut before it, then comes to its own.\n\n\

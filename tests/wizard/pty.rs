@@ -44,7 +44,8 @@ impl Session {
         let open = || OpenOptions::new().read(true).write(true).open(&name).expect("a terminal");
         let slave = open();
         let before = tcgetattr(&slave).expect("its modes");
-        // Started in a session of its own, whose controlling terminal is this one.
+        // The program is started in a session of its own, whose controlling terminal is this
+        // pseudo-terminal.
         let mut started = Command::new("setsid");
         started.arg("--ctty").arg(command.get_program()).args(command.get_args());
         started.env("TERM", "xterm-256color").env_remove("NO_COLOR").env("LANG", "C.UTF-8");

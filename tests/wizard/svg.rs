@@ -101,7 +101,7 @@ pub fn write_or_compare(screen: &Screen) {
     );
 }
 
-/// The questions in a picture, with what each answer does, without numbers.
+/// The questions in a picture and what each answer does, with each digit replaced by 0.
 fn questions(picture: &str) -> Vec<String> {
     let text = |line: &str| {
         let text = line.rsplit_once("</text>")?.0.split_once('>')?.1;

@@ -6,7 +6,8 @@ use crate::plan::change::{Direction, Edit, Target};
 use crate::state::NodeState;
 use crate::state::equivalence::DifferenceKind;
 
-/// One line for each changed object: those that are gone, and those that are new.
+/// The changed objects, one a line: `before` has those that are gone, and `after` has those that
+/// are new or changed.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Diff {
     before: String,

@@ -29,9 +29,9 @@ use answer::{EventCollector, ModuleResult};
 use options::ModuleTask;
 
 /// The options of a task, if Ansible started this program; otherwise none. `args` begins with the
-/// program's name. Ansible started it if there is exactly one argument, which is no verb but the
-/// path of a regular file that holds a JSON object with one of Ansible's own options. The name of
-/// the program decides nothing.
+/// program's name. Ansible started this program if there is exactly one argument, and that argument
+/// is not a verb but the path of a regular file that holds a JSON object with one of Ansible's own
+/// options. The name under which the program was started does not matter.
 pub fn task(args: &[OsString]) -> Option<Map<String, Value>> {
     let [_, only] = args else { return None };
     if only.to_str().is_some_and(|word| Args::command().find_subcommand(word).is_some()) {
@@ -61,8 +61,8 @@ pub fn run(options: &Map<String, Value>) -> u8 {
     print_result(answer, events)
 }
 
-/// Handles signals. When Ansible loses its connection or times out, the module ends at once while
-/// nothing is changed, and never in the middle of a change.
+/// Handles signals. When Ansible loses its connection or times out, the module ends at once if it
+/// has changed nothing yet, and never in the middle of a change.
 fn watch() -> Result<()> {
     let cause = "interrupted by a signal; nothing was changed";
     interrupt::watch(

@@ -35,9 +35,9 @@ pub(super) enum State {
     },
     /// The run that waited to be confirmed is confirmed.
     Confirmed,
-    /// The last run is undone; or, with `to`, all runs since that snapshot.
+    /// The last run is undone; or, with `to`, all runs since the snapshot `to`.
     RolledBack { to: Option<String> },
-    /// The rules that except packets from the INVALID drops exist before those drops.
+    /// The rules of each exception exist, in front of the rules that drop INVALID packets.
     Guarded { exceptions: Vec<Exception> },
 }
 
@@ -144,7 +144,7 @@ fn exceptions(given: &mut UnreadOptions<'_>) -> Result<Vec<Exception>> {
     parsed.collect()
 }
 
-/// The value of one of Ansible's own boolean options; `name` is without the prefix.
+/// The value of one of Ansible's own boolean options; `name` lacks the prefix `_ansible_`.
 fn flag(options: &Map<String, Value>, name: &str) -> Result<bool> {
     let name = format!("{ANSIBLE}{name}");
     match options.get(&name) {
@@ -220,8 +220,8 @@ impl<'a> UnreadOptions<'a> {
         }
     }
 
-    /// Reads an option as a number of seconds, which may be text, because templates pass it as
-    /// text.
+    /// Reads an option as a number of seconds. The number may be written as text, because templates
+    /// pass numbers as text.
     fn number(&mut self, option: &str) -> Result<Option<u64>> {
         let Some(value) = self.take(option) else { return Ok(None) };
         let number = value.as_u64().or_else(|| value.as_str()?.parse().ok());

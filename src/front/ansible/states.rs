@@ -127,7 +127,8 @@ pub(super) fn checked(
     Ok(ModuleResult { findings: rows(&findings), error, ..unchanged(&msg) })
 }
 
-/// The findings as JSON, with the checks whose outcome is unknown and without those that are ok.
+/// The findings as JSON. Checks whose outcome is unknown are included; checks that are ok are left
+/// out.
 fn rows(findings: &[Finding]) -> Vec<Value> {
     let reported = findings.iter().filter(|f| !matches!(f.verdict, Verdict::Ok(_)));
     reported.map(check::row).collect()
@@ -208,8 +209,8 @@ fn rolled_back(context: &Context<'_>) -> Result<ModuleResult> {
             Ok(ModuleResult { changed, run: Some(report.run), ..unchanged(&msg) })
         }
         Ok(None) => Ok(unchanged(NOTHING_TO_UNDO)),
-        // The run to undo was made before a reboot, which lost its changes, so nothing is left to
-        // undo.
+        // The run to undo is of an earlier boot. The changes of that run were lost in the reboot,
+        // so nothing is left to undo.
         Err(e) if e.kind == Kind::NotFound => Ok(unchanged(&e.to_string())),
         Err(e) => Err(e),
     }

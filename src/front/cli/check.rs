@@ -28,7 +28,8 @@ pub(in crate::front) fn run(command: &Invocation<'_>, options: &args::CheckArgs)
         return Ok(0);
     }
     fix::usage(command, options)?;
-    // Only a note, because a node can be checked for a mode that has no playbook.
+    // A mode that has no playbook is only noted, because a node can be checked for that mode all
+    // the same.
     if let Some(e) = options.to.and_then(|to| supported(to).err()) {
         let hint = e.hint.as_deref().unwrap_or_default();
         command.sink().note(format!("{e}; {hint}"));
@@ -90,7 +91,7 @@ impl CheckInput {
     }
 }
 
-/// Asks the live node for the facts that no file of a snapshot says.
+/// Asks the live node for the facts that no file of a snapshot holds.
 fn probe_live_facts(command: &Invocation<'_>, now: &NodeState) -> LiveFacts {
     let store = command.args.store.as_deref().unwrap_or(DEFAULT_DIR.as_ref());
     live_facts::probe(now, Some(store))
@@ -151,7 +152,8 @@ pub(in crate::front) fn known_ids(options: &args::CheckArgs) -> Result<()> {
     }
 }
 
-/// The findings as a JSON document. The node that it names is this host, or the snapshot.
+/// The findings as a JSON document. The document names the snapshot as the node; without a
+/// snapshot, it names this host.
 fn document(snapshot: Option<&str>, findings: &[Finding]) -> Value {
     let rows: Vec<Value> = findings.iter().map(row).collect();
     let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -176,7 +178,7 @@ pub(in crate::front) fn row(finding: &Finding) -> Value {
 }
 
 /// The findings as text in 80 columns: problems in full, unknown outcomes one a line, and ok
-/// outcomes as a count, or one a line with `verbose`.
+/// outcomes as a count (with `verbose`, also one a line).
 fn text(findings: &[Finding], verbose: bool) -> String {
     let mut text = String::new();
     for severity in [Severity::Block, Severity::Warn, Severity::Info] {

@@ -33,8 +33,8 @@ impl Invocation<'_> {
         self.ui
     }
 
-    /// True when a person can answer questions: on a terminal, and unless the output is for
-    /// programs.
+    /// True when a person can answer questions: the program is on a terminal, and its output is not
+    /// for programs.
     pub(in crate::front) fn attended(&self) -> bool {
         !self.ui.for_programs() && prompt::attended()
     }
@@ -69,7 +69,8 @@ impl Invocation<'_> {
         work(&context).inspect_err(|e| recorder.failed(e))
     }
 
-    /// The node state in the snapshot that `--snapshot` names; without one, that of the live node.
+    /// The node state in the snapshot that `--snapshot` names; without that option, the state of
+    /// the live node.
     pub(in crate::front) fn state(&self, snapshot: Option<&str>) -> Result<NodeState> {
         match snapshot {
             Some(name) => parse_snapshot(Snapshot::load(&self.snapshot_dir(name)?)?.files),

@@ -56,8 +56,8 @@ pub(super) fn document(plan: &Plan) -> PlanDocument<'_> {
     PlanDocument { schema: "proxyshift.plan", version: 1, objects: &plan.objects }
 }
 
-/// The plan as text: the removed objects in full, and the kept ones counted, or in full with
-/// `verbose`.
+/// The plan as text: the removed objects in full, and the kept ones as counts (with `verbose`, also
+/// in full).
 pub(in crate::front) fn text(plan: &Plan, verbose: bool) -> String {
     let removed: Vec<&Object> = plan.removals().collect();
     let kept: Vec<&Object> = plan.objects.iter().filter(|o| o.action != Action::Remove).collect();

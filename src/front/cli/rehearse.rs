@@ -74,18 +74,18 @@ pub(in crate::front) fn run(command: &Invocation<'_>, options: &args::RehearseAr
     Ok(0)
 }
 
-/// A migration of which the edit of the configuration and the clean-up are rehearsed.
+/// A migration to rehearse: the edit of kube-proxy's configuration, and the clean-up.
 struct RehearsedMigration {
     from: Mode,
     to: Mode,
-    /// The claim that kube-proxy's configuration can be edited; none if that cannot be tried.
+    /// The claim that kube-proxy's configuration can be edited; none if the edit cannot be tried.
     edit: Option<Claim>,
     /// What no rehearsal can verify, one sentence each.
     unproven: Vec<String>,
 }
 
 impl RehearsedMigration {
-    /// None where kube-proxy runs in the requested mode already.
+    /// The rehearsed migration to the mode `to`. None where kube-proxy runs in that mode already.
     fn of(state: &NodeState, live: bool, to: Mode) -> Result<Option<RehearsedMigration>> {
         let preview = preview(&Catalogue::builtin()?, state, live, to, None)?;
         let Some(Preview { playbook, from, stages, .. }) = preview else { return Ok(None) };

@@ -231,7 +231,7 @@ fn list(lines: &[String]) -> String {
     text
 }
 
-/// `text` with the characters escaped that end a cell of a Markdown table.
+/// `text`, in which the characters that would end a cell of a Markdown table are escaped.
 fn escaped(text: &str) -> String {
     text.replace('|', "\\|")
 }

@@ -41,8 +41,8 @@ pub(super) fn run(command: &Invocation<'_>, answers: &Answers) -> Result<u8> {
     Ok(code)
 }
 
-/// Shows how many objects of each owner would be removed, and on request all of them. Then asks for
-/// a yes.
+/// Shows how many objects of each owner would be removed, and on request all these objects. Then
+/// asks for a yes.
 fn approve(command: &Invocation<'_>, plan: &Plan) -> Result<bool> {
     let ui = command.ui;
     let count = counted(plan.removals().count(), "object");

@@ -71,7 +71,7 @@ impl Answers {
     }
 }
 
-/// Asks which of the goals that this node allows to pursue.
+/// Asks which goal to pursue. The answers are the goals that this node allows.
 fn goal(command: &Invocation<'_>, input: &CheckInput) -> Result<Goal> {
     let plan = CleanupScope::default().plan(&Catalogue::builtin()?, &input.now)?;
     let leftovers = plan.removals().count();
@@ -114,8 +114,8 @@ fn findings(command: &Invocation<'_>, input: &mut CheckInput, goal: Goal) -> Res
     }
 }
 
-/// The ids of the checks that block a clean-up, because they concern its tools, its rights, or the
-/// disk that it writes to.
+/// The ids of the checks that block a clean-up, because they concern the clean-up's tools, its
+/// rights, or the disk that the clean-up writes to.
 const CLEANING: [&str; 6] = [
     "backends.garbled",
     "tools.disk-room",
@@ -137,7 +137,7 @@ fn blocking(goal: Goal) -> Result<impl Fn(&Finding) -> bool> {
     })
 }
 
-/// Runs the checks and shows them. Returns the findings with a problem.
+/// Runs the checks and shows them. Returns the findings that report a problem.
 fn run_checks(command: &Invocation<'_>, input: &CheckInput, goal: Goal) -> Result<Vec<Finding>> {
     heading(command, "Checks");
     let to = match goal {

@@ -23,7 +23,7 @@ pub(super) fn run(command: &Invocation<'_>, run: &Run) -> Result<u8> {
         Answer::new("leave it", "nothing is done now"),
         Answer::new("roll it back", "what it did is undone, and proven to be"),
     ];
-    // Not offered for a fix, because an interrupted fix cannot be resumed.
+    // To go on is not offered for a fix, because an interrupted fix cannot be resumed.
     if !matches!(run.kind, RunKind::Fix { .. }) {
         answers.push(Answer::new("go on with it", "what is left to do is done"));
     }

@@ -86,13 +86,13 @@ pub(super) fn create_stand_ins(state: &NodeState, tools: &Tools) -> Result<()> {
     }
     let routes: String =
         state.routes.iter().filter(|r| is_main(r)).filter_map(route_line).collect();
-    // Forced, because routes through links without a stand-in fail, such as those through a tunnel,
-    // and are not needed.
+    // `ip` goes on after an error (`-force`), because routes through links that have no stand-in,
+    // such as tunnels, cannot be added and are not needed.
     let _ = Command::new(tools.tool(Tool::Ip)?).args(["-force", "-batch", "-"]).stdin(routes).run();
     Ok(())
 }
 
-/// Whether every namespace has this address anyway, so that it is not added.
+/// True if every namespace has this address anyway, so that it need not be added.
 fn is_own(address: &IpNet) -> bool {
     match address.addr() {
         IpAddr::V4(a) => a.is_loopback() && address.prefix_len() == 8,

@@ -23,7 +23,7 @@ const PIECE: usize = 100;
 /// not the cause.
 const TOO_LONG: &str = "Message too long";
 
-/// The objects that this kernel does not support, by name.
+/// The names of the objects that this kernel does not support.
 #[derive(Debug, Default)]
 pub struct UnsupportedObjects {
     /// Lines of an ipset or iptables save, each with the kind of the save before it.
@@ -71,7 +71,7 @@ fn load_ipvs(state: &NodeState, tools: &Tools) -> Result<Vec<String>> {
     if !subsystems::ip_vs() {
         return Ok(servers.iter().map(|s| format!("virtual server {}", s.service)).collect());
     }
-    // Needed because a network namespace without any address accepts no virtual server.
+    // `lo` must be up, because a network namespace without any address accepts no virtual server.
     Command::new(tools.tool(Tool::Ip)?).args(["link", "set", "lo", "up"]).run()?;
     let command = Command::new(tools.tool(Tool::Ipvsadm)?).args(["-R"]);
     command.stdin(state.ipvs.render()).run()?;
@@ -99,9 +99,9 @@ fn load_ruleset(
     Ok(())
 }
 
-/// The save with the declarations of its chains in a scattered order, like the order in which their
-/// owners made them. After a restore in sorted order, every later iptables-nft-save takes many
-/// times as long.
+/// The save, with the declarations of its chains put into a scattered order, similar to the order
+/// in which the owners of chains make them. After a restore of declarations in sorted order, every
+/// later iptables-nft-save takes many times as long.
 fn scattered(save: &str) -> String {
     let hash = |line: &&str| {
         let mut hasher = DefaultHasher::new();

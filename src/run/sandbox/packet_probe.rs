@@ -35,7 +35,7 @@ struct Inner {
     address: Ipv4Addr,
     /// The source address that its packets must have when they arrive outside.
     arrives_as: Ipv4Addr,
-    /// The bridge network of the host, and the rule that masquerades it.
+    /// The bridge network of the host, and the rule that masquerades the network.
     network: Masqueraded,
 }
 
@@ -46,13 +46,14 @@ pub(super) struct Hosts {
     inner: Vec<Inner>,
 }
 
-/// A bridge network whose packets leave the node with another source address.
+/// A bridge network whose hosts send packets that leave the node with another source address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Masqueraded {
     bridge: String,
     network: Ipv4Net,
     gateway: Ipv4Addr,
-    /// The address that an SNAT rule names; none for MASQUERADE, which takes the uplink's.
+    /// The address that an SNAT rule names; none for MASQUERADE, which takes the address of the
+    /// uplink.
     source: Option<Ipv4Addr>,
     /// The text of the nat rule.
     rule: String,
@@ -101,7 +102,8 @@ impl Hosts {
         Ok(Some(Hosts { outside, inner: inner.into_iter().map(|(_, host)| host).collect() }))
     }
 
-    /// Sends a packet from each host behind a bridge. Returns the paths on which it arrived.
+    /// Sends a packet from each host behind a bridge. Returns the paths on which the packets
+    /// arrived.
     ///
     /// # Errors
     /// [`Kind::Rehearsal`] naming the bridge, when a packet does not arrive or has the wrong source
@@ -163,7 +165,7 @@ fn exchange(sender: &UdpSocket, listener: &UdpSocket, to: SocketAddr) -> io::Res
     }
 }
 
-/// The bridge networks whose packets the nat rules give another source address.
+/// The bridge networks from which packets get another source address by the nat rules.
 fn masqueraded(state: &NodeState) -> Vec<Masqueraded> {
     let mut found: Vec<Masqueraded> = Vec::new();
     for id in RulesetId::ALL.into_iter().filter(|id| id.family == Family::Ipv4) {

@@ -59,7 +59,7 @@ pub(super) enum Rehearsal {
 }
 
 /// The folder of a snapshot, held open because our own `/run` may hide its path. A node state is as
-/// large as the node's rules, so it is read from here again rather than kept in memory.
+/// large as the node's rules, so it is read from this folder again rather than kept in memory.
 struct SnapshotFolder {
     folder: File,
     /// The mode after a takeover; none if no takeover is rehearsed.

@@ -26,8 +26,8 @@ use crate::state::object::ObjectKind;
 use crate::state::stage::RunStage;
 use crate::store::run::RunKind;
 
-/// The timeout of the stage, besides the margin of every stage. A clean-up of a large node takes
-/// minutes.
+/// The timeout of the stage, not counting the margin that the watchdog allows every stage. A
+/// clean-up of a large node takes minutes.
 const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// The function that undoes the stage.

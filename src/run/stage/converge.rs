@@ -73,9 +73,10 @@ fn served_by(key: &ServiceKey, service: &ServicePort) -> String {
     format!("{key}{name} → {}", backends.join(", "))
 }
 
-/// Waits until kube-proxy serves the services `before` in `mode`. What differs from `before` may
-/// also be as in `later`, the services of the old mode at a later moment. Returns the node state at
-/// the end of the wait. `keep_waiting` is called in between and may end the wait.
+/// Waits until kube-proxy serves the services `before` in `mode`. A service that differs from
+/// `before` counts as served if it is as in `later`, the services of the old mode at a later
+/// moment. Returns the node state at the end of the wait. `keep_waiting` is called in between and
+/// may end the wait.
 ///
 /// # Errors
 /// [`Kind::Command`], naming what is still missing after `timeout`; or the error of `keep_waiting`.

@@ -14,8 +14,8 @@ use crate::state::ipvs::{Listing, VirtualServerId};
 const NAMED: usize = 5;
 
 /// Waits up to `timeout` until no connection runs through the virtual servers that `edits` remove.
-/// Warns of the connections that are still open then, and that the edits will cut. `keep_waiting`
-/// is called in between and may end the wait.
+/// Afterwards warns of the connections that are still open, because the edits will cut them.
+/// `keep_waiting` is called in between and may end the wait.
 ///
 /// # Errors
 /// When ipvsadm fails; or the error of `keep_waiting`.
@@ -55,8 +55,8 @@ fn removed(edit: &Edit) -> Option<VirtualServerId> {
     }
 }
 
-/// Those of `removed_servers` that have active connections, with their number, the highest number
-/// first.
+/// Those of `removed_servers` that have active connections, each with the number of these
+/// connections, the highest number first.
 fn open(listing: &Listing, removed_servers: &[VirtualServerId]) -> Vec<(VirtualServerId, u64)> {
     let servers = listing.servers.iter().filter(|s| removed_servers.contains(&s.service));
     let mut open: Vec<(VirtualServerId, u64)> =

@@ -159,7 +159,7 @@ fn restore<'a>(changes: impl Iterator<Item = &'a Change>, failures: &mut Vec<Str
 /// Returns false for a change of another kind.
 ///
 /// # Errors
-/// [`Kind::LostRace`] when somebody has changed the value since; then it is kept.
+/// [`Kind::LostRace`] when somebody has changed the value since; then the present value is kept.
 fn undo_change(change: &Change) -> Result<bool> {
     match change {
         Change::File { path, from, to } => swap(path, to.as_deref(), from.as_deref())?,

@@ -1,5 +1,5 @@
-//! The stage `switch`: edits kube-proxy's configuration, and restarts kube-proxy so that it reads
-//! it.
+//! The stage `switch`: edits kube-proxy's configuration, and restarts kube-proxy so that kube-proxy
+//! reads the edited configuration.
 
 use std::fs;
 use std::time::Duration;

@@ -64,8 +64,8 @@ pub(in crate::run) fn undo(undo: &mut UndoContext<'_>) -> Result<()> {
     Ok(())
 }
 
-/// How long a kube-proxy that has just started may lack services. It writes for the first time when
-/// it has the list of services, and may not have handled each of them yet.
+/// How long a kube-proxy that has just started may lack services. kube-proxy writes for the first
+/// time when it has the list of services, and may not have handled each service by then.
 const LATE: Duration = Duration::from_secs(30);
 
 /// Verifies that foreign rules are as in `base`, that every service is served in `mode`, and that

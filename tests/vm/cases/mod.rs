@@ -23,9 +23,9 @@ fn sets() -> BTreeSet<String> {
     run("ipset list -n").lines().map(str::to_owned).collect()
 }
 
-/// Runs proxyshift by `does`, which must succeed. On an emulated CPU that gets little time, the
-/// xtables lock may be held for too long at every try of the program. Then the program changes
-/// nothing, and may be run again.
+/// Calls `does`, which runs proxyshift, until proxyshift succeeds, up to three times. On an
+/// emulated CPU that gets little time, the xtables lock may be held for too long at every try of
+/// the program. Then the program changes nothing, and may be run again.
 fn patiently(does: impl Fn() -> Ended) -> Ended {
     for _ in 0..3 {
         let ended = does();

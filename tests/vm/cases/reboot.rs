@@ -9,7 +9,7 @@ use super::migrate::Case;
 use crate::common::{run, run_with};
 
 /// Environment variables with names of stages: RESOLVES has the stage that the last boot
-/// interrupted and this one resolves, and INTERRUPTS the stage to interrupt in this boot.
+/// interrupted and this boot resolves, and INTERRUPTS the stage to interrupt in this boot.
 pub const RESOLVES: &str = "PROXYSHIFT_RESOLVES";
 pub const INTERRUPTS: &str = "PROXYSHIFT_INTERRUPTS";
 
@@ -63,8 +63,8 @@ fn resolves(case: &mut Case, stage: &str) {
     let configuration = fs::read_to_string(CONFIGURATION).expect("kube-proxy's configuration");
     assert!(configuration.contains("mode: ipvs"), "{configuration}");
     case.proxyshift.expect(6, "status");
-    // After one of the stages kube-proxy starts before the unit, with its present configuration;
-    // after the other stages it starts after the unit.
+    // If the power was cut in the stage `clean`, kube-proxy starts before the unit, with its
+    // present configuration; otherwise kube-proxy starts after the unit.
     let first = stage == "clean";
     if first {
         case.cluster.kube_proxy_as_configured("ipvs");

@@ -18,8 +18,8 @@ use crate::traffic::Traffic;
 fn carries_over(backend: &'static str, from: &str, to: &str) {
     let case = Case::new(backend, from);
     case.playbook(from, to, |text| text);
-    // A stream through ipvs would fail, because it ends with its virtual server. So only a
-    // migration to ipvs has one.
+    // A stream through ipvs would count as a failure, because the stream ends when its virtual
+    // server is removed. So only a migration to ipvs has a stream.
     let traffic = if to == "ipvs" { Traffic::dense() } else { Traffic::start() };
     let ended = patiently(|| case.migrate(to, "-o json"));
     let mut schemas = Schemas::load();

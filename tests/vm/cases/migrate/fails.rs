@@ -118,7 +118,7 @@ fn soak_what_fails_at_the_end_is_undone() {
     fs::remove_file(format!("{store}/full")).expect("it is there");
 }
 
-/// The lines of `foreign`, with a further foreign rule at its index: after the rules of its table.
+/// The lines of `foreign`, with the foreign rule `rule` inserted after the rules of its table.
 fn with_rule(foreign: &str, rule: &str) -> String {
     let (mut lines, table) = (foreign.lines().collect::<Vec<_>>(), rule.split(':').next());
     let later = |l: &&str| match table {

@@ -101,7 +101,7 @@ fn soak_when_who_stands_by_is_killed_whoever_looks_sees_to_another() {
     let case = Case::new("nft", "iptables");
     case.playbook("iptables", "ipvs", |text| text);
     // While the run is executed, its next stage starts another watchdog. While the run waits to be
-    // confirmed, any verb does.
+    // confirmed, any verb starts one.
     let ended = std::thread::scope(|scope| {
         let killer = scope.spawn(|| {
             case.wait_until_cleaning();

@@ -22,7 +22,7 @@ use crate::common::vm::cached;
 use crate::common::{run, run_with};
 use crate::network::of_family;
 
-/// The commands of the controller: the one that starts kube-proxy, and [`STOP`], which stops it.
+/// The controller's command that starts kube-proxy. [`STOP`] is the command that stops it.
 const START: &str = "/run/bin/start-kube-proxy";
 const STOP: &str = "/run/bin/stop-kube-proxy";
 const PLAYBOOK: &str = "/run/playbook.yaml";
@@ -46,7 +46,8 @@ impl Case {
 
     /// As [`Case::new`], with `prepare` called before kube-proxy starts.
     fn prepared(backend: &'static str, mode: &str, prepare: impl Fn(&Cluster)) -> Case {
-        // Mounted empty, so that settings for the next boot are seen by this case alone.
+        // These folders are mounted empty, so that settings for the next boot are seen by this case
+        // alone.
         for dir in ["/etc/modules-load.d", "/etc/sysctl.d"] {
             run(&format!("mount -t tmpfs etc {dir}"));
         }
@@ -73,8 +74,8 @@ impl Case {
         self.foreign = foreign(&self.cluster);
     }
 
-    /// Writes the built-in playbook between the two modes, with these commands and after the edit
-    /// `change`.
+    /// Writes the playbook file: the built-in playbook from one mode to the other, with [`START`]
+    /// and [`STOP`] as the controller, edited by `change`.
     pub(super) fn playbook(&self, from: &str, to: &str, change: impl Fn(String) -> String) {
         let file = format!("{}/playbooks/{from}-to-{to}.yaml", env!("CARGO_MANIFEST_DIR"));
         let text = fs::read_to_string(file).expect("a playbook");

@@ -243,8 +243,8 @@ impl Guard<'_> {
         Err(Error::new(Kind::LostRace, chain, "others write all the time"))
     }
 
-    /// Returns an error for a position before the jump of a living Calico, because Calico would
-    /// insert its jump above the guard's rules again.
+    /// Returns an error if the guard's rules would have to stand above the jump of a Calico that
+    /// still runs, because Calico would move its jump to the top again. `contest` allows it.
     fn refuse_contest(&self, id: RulesetId, position: &Position) -> Result<()> {
         if self.contest || position.gate.as_deref() != Some(CALICO_GATE) {
             return Ok(());

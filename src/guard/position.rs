@@ -82,7 +82,8 @@ impl Position {
     }
 }
 
-/// Makes the edit that corrects a deviation: adds missing rules, removes all others.
+/// Makes the edit that corrects a deviation: adds rules that are missing, or removes rules that are
+/// behind the gate or unwanted.
 pub(super) fn edit(wrong: Deviation, table: TableEdit) -> Edit {
     let direction = match wrong {
         Deviation::Missing => Direction::Add,
@@ -112,8 +113,9 @@ fn additions(ruleset: &Ruleset, chain: &Chain, at: usize, texts: &[&String]) -> 
     texts.iter().enumerate().map(rule).collect()
 }
 
-/// What the rules from index `first` on do to a packet: the chains that they lead to, their
-/// verdicts DROP and REJECT, and the policy.
+/// What a packet bypasses if it is accepted before the rule at index `first`: the names of the
+/// chains that the later rules lead to, DROP and REJECT, and the chain's policy unless it is
+/// ACCEPT.
 fn bypassed(ruleset: &Ruleset, chain: &Chain, first: usize) -> Vec<String> {
     let user = |name: &str| {
         ruleset.table(TABLE).and_then(|t| t.chain(name)).is_some_and(|c| !c.is_built_in())

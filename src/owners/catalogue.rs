@@ -31,7 +31,8 @@ pub struct Catalogue {
     contents: Vec<Vec<Option<Content>>>,
     /// The templates of the shapes: `shapes[component][shape]`.
     shapes: Vec<Vec<Template>>,
-    /// The expressions for the comments of hooks: `hooks[component][hook]`.
+    /// For each hook, the expression that the comment of its rule must match:
+    /// `hooks[component][hook]`.
     hooks: Vec<Vec<Expression>>,
 }
 

@@ -164,7 +164,8 @@ impl Plan {
         if owners.is_empty() {
             return self;
         }
-        // Objects that shared their old attributes share their new attributes too.
+        // Objects that pointed to the same `About` point to the same new `About`, so that it is not
+        // copied for each object.
         let mut kept: Vec<(Arc<About>, Arc<About>)> = Vec::new();
         for object in self.objects.iter_mut().filter(|o| o.action == Action::Remove) {
             if owners.iter().any(|o| **o == *object.owner) {

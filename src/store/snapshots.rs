@@ -75,8 +75,8 @@ impl Loaded {
     }
 }
 
-/// The files of a snapshot's directory and its manifest, after every check that needs no parser of
-/// the node's files.
+/// Reads a snapshot's directory and its manifest, and checks the limits, the format and the
+/// checksums. Does not parse the captured files.
 pub(super) fn read_verified(
     dir: &Path,
     limits: SnapshotLimits,

@@ -49,7 +49,7 @@ pub struct Record<P> {
     /// Whether the change is intended, done, failed or undone, or what happened to the run as a
     /// whole.
     pub kind: Mark,
-    /// The content of this line besides its mark, such as the change or the cause of a failure.
+    /// The details that belong to `kind`, such as the change or the cause of a failure.
     pub payload: P,
 }
 
@@ -73,7 +73,7 @@ pub struct JournalEntry<P> {
     /// Whether the change is intended, done, failed or undone, or what happened to the run as a
     /// whole.
     pub kind: Mark,
-    /// The content of this line besides its mark, such as the change or the cause of a failure.
+    /// The details that belong to `kind`, such as the change or the cause of a failure.
     pub payload: P,
 }
 

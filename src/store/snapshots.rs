@@ -51,8 +51,8 @@ pub struct ListedSnapshot {
 }
 
 impl Snapshot {
-    /// Reads all files of the directory `dir`. If the directory has a manifest, every check is
-    /// made. A directory that has no manifest is a capture that can only be read.
+    /// Reads all files of the directory `dir`, and checks the format and the checksums if it has a
+    /// manifest. Without a manifest, the directory is a capture that no rollback can use.
     ///
     /// # Errors
     /// [`Kind::SnapshotRefused`] with the reason; [`Kind::NotFound`] if `dir` does not exist.

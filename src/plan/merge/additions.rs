@@ -63,7 +63,7 @@ fn chain_texts(side: MergeSide<'_>, name: &str) -> Vec<String> {
 }
 
 /// The added rules that the chain has now in excess of the base chain, each with its current index.
-/// Of several equal rules, the one nearest to the position of the addition counts as the added one.
+/// If the chain has several equal rules, the one nearest to where the rule was added counts as it.
 fn remaining_rules(added: &[&RulePos], base: Vec<String>, now: Vec<String>) -> Vec<RulePos> {
     let keys = |texts: &[String]| texts.iter().map(|t| canonical(t)).collect::<Vec<_>>();
     let base = keys(&base);

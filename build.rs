@@ -25,8 +25,10 @@ fn yaml_files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// A file's name without its ending, and its text.
+/// A file's name without its ending, and its text. The path is completed when the program is compiled:
+/// a target folder may be shared by checkouts, or moved with one.
 fn entry(path: &Path) -> String {
-    let name = path.file_stem().expect("a name");
-    format!("    ({name:?}, include_str!({path:?})),\n")
+    let stem = path.file_stem().and_then(|stem| stem.to_str()).expect("a name");
+    let file = format!("/{FOLDER}/{stem}.yaml");
+    format!("    ({stem:?}, include_str!(concat!(env!(\"CARGO_MANIFEST_DIR\"), {file:?}))),\n")
 }

@@ -5,6 +5,8 @@ use std::path::Path;
 
 use crate::apply::systemd;
 use crate::error::Result;
+use crate::run::Context;
+use crate::store::run::Run;
 
 const UNIT: &str = "proxyshift-rollback.service";
 
@@ -13,17 +15,21 @@ const UNIT: &str = "proxyshift-rollback.service";
 ///
 /// # Errors
 /// When a file cannot be written.
-pub fn write(program: &Path, store: &Path) -> Result<()> {
+pub(super) fn write(program: &Path, store: &Path) -> Result<()> {
     systemd::write(UNIT, &text(program, store))?;
     systemd::enable(UNIT)
 }
 
-/// Removes the unit, if it exists.
-///
-/// # Errors
-/// When a file cannot be removed.
-pub fn remove() -> Result<()> {
-    systemd::remove(UNIT)
+/// Removes the unit, if `run` is a migration; warns when that fails. A clean-up or a fix has no boot
+/// unit and removes none, because the unit could be that of a pending migration in another network
+/// namespace.
+pub(super) fn remove(context: &Context<'_>, run: &Run) {
+    if run.migration().is_none() {
+        return;
+    }
+    if let Err(e) = systemd::remove(UNIT) {
+        context.sink.warning(format!("the boot unit is still there: {e}"));
+    }
 }
 
 fn text(program: &Path, store: &Path) -> String {

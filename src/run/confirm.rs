@@ -6,10 +6,8 @@ use serde::de::IgnoredAny;
 
 use crate::error::{Error, Kind, Result};
 use crate::interrupt;
-use crate::run::Context;
-use crate::run::engine::remove_boot_unit;
 use crate::run::payload::{Payload, StepRef};
-use crate::run::watchdog;
+use crate::run::{Context, boot_unit, watchdog};
 use crate::state::stage::RunStage;
 use crate::store::journal::{Journal, Mark};
 use crate::store::run::{Run, RunState};
@@ -35,7 +33,7 @@ pub fn confirm(context: &Context<'_>) -> Result<Confirmed> {
     let Confirmed::Now(mut run) = found else { return Ok(found) };
     note(context, &run, Mark::Confirmed, None)?;
     context.store.finish(&mut run, RunState::Done)?;
-    remove_boot_unit(context, &run);
+    boot_unit::remove(context, &run);
     Ok(Confirmed::Now(run))
 }
 

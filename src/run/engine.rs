@@ -168,7 +168,7 @@ fn begin(context: &Context<'_>, work: &Work<'_>) -> Result<(Run, Journal)> {
         Ok(journal) => Ok((run, journal)),
         Err(e) => {
             context.store.finish(&mut run, RunState::Failed)?;
-            remove_boot_unit(context, &run);
+            boot_unit::remove(context, &run);
             Err(e)
         }
     }
@@ -199,17 +199,6 @@ pub(super) fn arm(context: &Context<'_>, run: &mut Run) -> Result<()> {
         .sink
         .note("there is no systemd here: after a reboot, undo the run with `proxyshift rollback`");
     Ok(())
-}
-
-/// Removes the boot unit, if `run` is a migration. A clean-up or a fix has no boot unit and removes
-/// none, because the unit could be that of a pending migration in another network namespace.
-pub(super) fn remove_boot_unit(context: &Context<'_>, run: &Run) {
-    if run.migration().is_none() {
-        return;
-    }
-    if let Err(e) = boot_unit::remove() {
-        context.sink.warning(format!("the boot unit is still there: {e}"));
-    }
 }
 
 /// How many bytes to reserve in the journal for an edit, for its undo, and for the outcome of both.
@@ -306,7 +295,7 @@ fn finish(execution: &mut Execution<'_>) -> Result<()> {
         return context.store.update(run);
     }
     context.store.finish(run, RunState::Done)?;
-    remove_boot_unit(context, run);
+    boot_unit::remove(context, run);
     if let Err(e) = prune(context) {
         context.sink.warning(format!("old runs and snapshots are still there: {e}"));
     }

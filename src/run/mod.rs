@@ -1,7 +1,7 @@
 //! Runs: one engine for all of them, one file for each stage, and what undoes them.
 
 mod apply_edits;
-pub mod boot_unit;
+mod boot_unit;
 pub mod cleanup;
 pub mod confirm;
 mod controller;

@@ -8,12 +8,11 @@ use crate::error::{Error, Kind, Result};
 use crate::interrupt;
 use crate::plan::change::Edit;
 use crate::plan::merge;
-use crate::run::Context;
-use crate::run::engine::remove_boot_unit;
 use crate::run::payload::replay;
 use crate::run::stored::load_baseline;
 use crate::run::undo::{undo, undo_after_reboot};
 use crate::run::undo_edits::edits_made;
+use crate::run::{Context, boot_unit};
 use crate::runtime::Netns;
 use crate::store::journal::{self, JOURNAL, Journal};
 use crate::store::run::{Run, RunState};
@@ -94,7 +93,7 @@ fn roll_back(context: &Context<'_>, mut run: Run) -> Result<UndoReport> {
     if !dir.join(JOURNAL).exists() {
         // The run died before it had a journal, so it cannot have changed anything.
         context.store.finish(&mut run, RunState::RolledBack)?;
-        remove_boot_unit(context, &run);
+        boot_unit::remove(context, &run);
         return Ok(UndoReport { run: run.id, ..UndoReport::default() });
     }
     if run.migration().is_some() && run.boot_id != crate::clock::boot_id() {

@@ -112,9 +112,7 @@ fn finish(context: &Context<'_>, run: &mut Run, failures: Vec<String>) -> Result
     context.store.finish(run, state)?;
     if migrates {
         context.sink.started(&task);
-        if let Err(e) = boot_unit::remove() {
-            context.sink.warning(format!("the boot unit is still there: {e}"));
-        }
+        boot_unit::remove(context, run);
         let outcome = match failures.len() {
             0 => Outcome::Undone,
             failures => Outcome::NotUndone { failures },

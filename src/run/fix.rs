@@ -2,7 +2,6 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::node::observe::observe;
-use crate::plan::change::Edit;
 use crate::plan::playbook::Hooks;
 use crate::run::Context;
 use crate::run::engine::{self, Request, RunResult, Work};
@@ -13,14 +12,7 @@ use crate::run::stored::Baseline;
 use crate::state::NodeState;
 use crate::store::run::RunKind;
 
-/// The edits that end one finding of a check.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Remedy {
-    /// The id of the check, such as `docker.masquerade`.
-    pub id: &'static str,
-    /// The edits, in the order in which they are applied.
-    pub edits: Vec<Edit>,
-}
+pub use crate::run::stage::apply::Remedy;
 
 /// Applies those remedies of `judge` that `approve` accepts. Returns none when there is nothing to
 /// apply. `approve` is called for each remedy, before anything is changed.
@@ -33,27 +25,19 @@ pub fn fix(
     judge: &dyn Fn(&NodeState) -> Result<Vec<Remedy>>,
     approve: &dyn Fn(&Remedy) -> Result<bool>,
 ) -> Result<Option<RunResult>> {
-    let approved = std::cell::OnceCell::new();
-    let plan_again = |now: &NodeState| {
-        let approved: &[Remedy] = approved.get().map_or(&[], |all: &Vec<Remedy>| all);
-        Ok(still_approved(approved, judge(now)?))
-    };
-    let request = FixRequest { judge, approve, approved: &approved, plan_again: &plan_again };
-    engine::run(context, &request, &|_| Ok(true))
+    // `propose` asks for each remedy, so there is nothing left to approve.
+    engine::run(context, &FixRequest { judge, approve }, &|_| Ok(true))
 }
 
 /// A fix as a [`Request`] to the engine.
 struct FixRequest<'a> {
     judge: &'a dyn Fn(&NodeState) -> Result<Vec<Remedy>>,
     approve: &'a dyn Fn(&Remedy) -> Result<bool>,
-    /// The remedies that the operator approved; empty until the operator was asked.
-    approved: &'a std::cell::OnceCell<Vec<Remedy>>,
-    plan_again: &'a dyn Fn(&NodeState) -> Result<Vec<Edit>>,
 }
 
 impl Request for FixRequest<'_> {
-    type Proposal = ();
-    type Approved = ();
+    type Proposal = Vec<Remedy>;
+    type Approved = Vec<Remedy>;
 
     fn verb(&self) -> &'static str {
         RunKind::FIX
@@ -63,38 +47,39 @@ impl Request for FixRequest<'_> {
         "before check --fix".into()
     }
 
-    fn propose(&self, context: &Context<'_>) -> Result<Option<()>> {
+    fn propose(&self, context: &Context<'_>) -> Result<Option<Vec<Remedy>>> {
         let mut approved = Vec::new();
         for remedy in (self.judge)(&observe(context.tools, context.sink)?)? {
             if (self.approve)(&remedy)? {
                 approved.push(remedy);
             }
         }
-        let any = !approved.is_empty();
-        let _ = self.approved.set(approved);
-        Ok(any.then_some(()))
+        Ok((!approved.is_empty()).then_some(approved))
     }
 
-    fn approved(&self, (): ()) {}
+    fn approved(&self, remedies: Vec<Remedy>) -> Vec<Remedy> {
+        remedies
+    }
 
     fn plan<'a>(
         &'a self,
         context: &Context<'_>,
-        (): (),
+        approved: Vec<Remedy>,
         baseline: Baseline,
     ) -> Result<Option<Work<'a>>> {
         let Baseline { snapshot, state: base } = baseline;
-        let edits = (self.plan_again)(&base)?;
+        let checks = approved.iter().map(|r| r.id.to_owned()).collect();
+        let stage = ApplyRemedies { judge: self.judge, approved };
+        let edits = stage.edits(&base)?;
         if edits.is_empty() {
             context.sink.note("someone else mended it meanwhile");
             return Ok(None);
         }
         rehearse(context, &snapshot, Rehearsed::Edits(&edits))?;
-        let checks = self.approved.get().into_iter().flatten().map(|r| r.id.to_owned()).collect();
         Ok(Some(Work {
             kind: RunKind::Fix { checks },
             snapshot: snapshot.id,
-            stages: vec![Box::new(ApplyRemedies { plan_again: self.plan_again })],
+            stages: vec![Box::new(stage)],
             base: None,
             planned: Some(Planned { base, edits }),
             room: 0,
@@ -102,22 +87,6 @@ impl Request for FixRequest<'_> {
             playbook: None,
         }))
     }
-}
-
-/// The edits of `found` that were approved, even if their rules have other indexes by now.
-fn still_approved(approved: &[Remedy], found: Vec<Remedy>) -> Vec<Edit> {
-    let known = |remedy: &Remedy, edit: &Edit| {
-        approved
-            .iter()
-            .filter(|a| a.id == remedy.id)
-            .flat_map(|a| &a.edits)
-            .any(|e| e.lines() == edit.lines())
-    };
-    let mut edits = Vec::new();
-    for remedy in &found {
-        edits.extend(remedy.edits.iter().filter(|e| known(remedy, e)).cloned());
-    }
-    edits
 }
 
 /// The error of a resumed fix. An interrupted fix can only be undone; the next check finds what is

@@ -11,10 +11,43 @@ use crate::state::NodeState;
 use crate::state::stage::RunStage;
 use crate::store::run::RunKind;
 
-/// Applies the remedies that were planned before the run began.
+/// The edits that end one finding of a check.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remedy {
+    /// The id of the check, such as `docker.masquerade`.
+    pub id: &'static str,
+    /// The edits, in the order in which they are applied.
+    pub edits: Vec<Edit>,
+}
+
+/// Applies the approved remedies.
 pub(in crate::run) struct ApplyRemedies<'a> {
-    /// Plans the same remedies again, after a foreign change made the first plan obsolete.
-    pub(in crate::run) plan_again: &'a dyn Fn(&NodeState) -> Result<Vec<Edit>>,
+    /// Finds the remedies of a node state.
+    pub(in crate::run) judge: &'a dyn Fn(&NodeState) -> Result<Vec<Remedy>>,
+    /// The remedies that the operator approved.
+    pub(in crate::run) approved: Vec<Remedy>,
+}
+
+impl ApplyRemedies<'_> {
+    /// The edits that were approved and that the node in the state `now` still needs. Their rules
+    /// may have other indexes by now.
+    ///
+    /// # Errors
+    /// As `judge`.
+    pub(in crate::run) fn edits(&self, now: &NodeState) -> Result<Vec<Edit>> {
+        let known = |remedy: &Remedy, edit: &Edit| {
+            self.approved
+                .iter()
+                .filter(|a| a.id == remedy.id)
+                .flat_map(|a| &a.edits)
+                .any(|e| e.lines() == edit.lines())
+        };
+        let mut edits = Vec::new();
+        for remedy in &(self.judge)(now)? {
+            edits.extend(remedy.edits.iter().filter(|e| known(remedy, e)).cloned());
+        }
+        Ok(edits)
+    }
 }
 
 impl Stage for ApplyRemedies<'_> {
@@ -32,7 +65,7 @@ impl Stage for ApplyRemedies<'_> {
             let object = format!("run {}", execution.run.id);
             Error::new(Kind::Unexpected, object, "has no remedies")
         })?;
-        let plan_again = || (self.plan_again)(&observe_all_tolerant(context.tools, context.sink)?);
+        let plan_again = || self.edits(&observe_all_tolerant(context.tools, context.sink)?);
         execution.apply(self.name(), planned, &plan_again)
     }
 }

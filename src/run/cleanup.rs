@@ -116,10 +116,15 @@ impl Request for CleanupRequest<'_> {
     }
 }
 
+/// The scope of a clean-up with these options.
+pub(super) fn scope(options: &CleanupOptions) -> CleanupScope {
+    CleanupScope { owners: options.owners.clone(), black_holes: options.black_holes }
+}
+
 /// The stages of a clean-up, from the first one that changes the node.
 pub(super) fn stages(options: &CleanupOptions) -> Vec<Box<dyn Stage>> {
-    let scope = CleanupScope { owners: options.owners.clone(), black_holes: options.black_holes };
-    let mut stages: Vec<Box<dyn Stage>> = vec![Box::new(RemoveLeftovers { scope, drain: None })];
+    let clean = RemoveLeftovers { scope: scope(options), drain: None };
+    let mut stages: Vec<Box<dyn Stage>> = vec![Box::new(clean)];
     if let Some(seconds) = options.confirm_within {
         stages.push(Box::new(Confirm { within: Duration::from_secs(seconds) }));
     }

@@ -13,6 +13,7 @@ use crate::owners::matcher::{Owner, Ownership, UNKNOWN};
 use crate::plan::change::{Direction, Edit, TableEdit, Target};
 use crate::plan::leftovers::CleanupScope;
 use crate::plan::reason::Reason;
+use crate::run::cleanup::scope;
 use crate::run::payload::{JournalLine, Replay, replay};
 use crate::run::stored::parse_snapshot;
 use crate::state::stage::RunStage;
@@ -50,10 +51,8 @@ impl StoredRun {
     /// [`Kind::Store`](crate::error::Kind::Store) when the run's journal cannot be read.
     pub fn read(store: &Store, run: Run) -> Result<StoredRun> {
         let dir = store.run_dir(&run.id);
-        let lines: Vec<JournalLine> = match dir.join(JOURNAL).exists() {
-            true => journal::read(&dir)?,
-            false => Vec::new(),
-        };
+        let lines: Vec<JournalLine> =
+            if dir.join(JOURNAL).exists() { journal::read(&dir)? } else { Vec::new() };
         let last = lines.last().map(|line| line.at.clone());
         let confirmed = lines.iter().rfind(|line| line.kind == Mark::Confirmed);
         let confirmed = confirmed.map(|line| line.at.clone());
@@ -61,12 +60,11 @@ impl StoredRun {
         // An edit that was open when the run was interrupted counts as done, because it may have
         // been made and the journal cannot tell.
         journal.done.extend(journal.open.take().map(|(edit, _)| edit));
-        let clean_snapshot = run.pending.as_ref().and_then(|s| s.clean_snapshot.as_ref());
-        let load = |id: &String| {
+        let load = |id: &str| {
             let loaded = Snapshot::load(&store.find(id)?.dir)?;
             Ok::<_, Error>((loaded.manifest, parse_snapshot(loaded.files)?))
         };
-        let base = load(clean_snapshot.unwrap_or(&run.snapshot)).ok();
+        let base = load(run.clean_snapshot().unwrap_or(&run.snapshot)).ok();
         let events = store.events(&run.id);
         Ok(StoredRun { run, journal, last, confirmed, events, base })
     }
@@ -301,9 +299,7 @@ fn findings(run: &Run) -> Vec<RecordedFinding> {
 fn leftovers(catalogue: &Catalogue, run: &Run, state: &NodeState) -> Result<Vec<Leftovers>> {
     let cleaned = run.clean_snapshot().is_some();
     let wanted = match &run.kind {
-        RunKind::Cleanup(options) => {
-            CleanupScope { owners: options.owners.clone(), black_holes: options.black_holes }
-        }
+        RunKind::Cleanup(options) => scope(options),
         RunKind::Migrate(_) if cleaned => CleanupScope::of_owner("kube-proxy"),
         RunKind::Migrate(_) | RunKind::Fix { .. } => return Ok(Vec::new()),
     };

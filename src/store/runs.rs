@@ -174,10 +174,9 @@ impl Store {
         let last_done = runs.iter().rfind(|run| run.state == RunState::Done);
         let open =
             runs.iter().filter(|r| r.state.is_pending() || r.state == RunState::UndonePartly);
-        let needed = open.chain(last_done).flat_map(|run| {
-            let clean_snapshot = run.pending.as_ref().and_then(|s| s.clean_snapshot.clone());
-            [Some(run.snapshot.clone()), clean_snapshot]
-        });
+        let needed = open
+            .chain(last_done)
+            .flat_map(|run| [Some(run.snapshot.clone()), run.clean_snapshot().map(str::to_owned)]);
         Ok(needed.flatten().collect())
     }
 }

@@ -133,10 +133,10 @@ fn documents(text: &str) -> Result<Vec<&str>> {
         found.push(text[begin..end].trim());
         begin = end;
     }
-    match found.len() == LINKS.len() {
-        true => Ok(found),
-        false => Err(Error::new(Kind::Parse, "ip -j", "it did not answer each question")),
+    if found.len() != LINKS.len() {
+        return Err(Error::new(Kind::Parse, "ip -j", "it did not answer each question"));
     }
+    Ok(found)
 }
 
 /// Adds the output of a save, or refuses it if it is lossy.
@@ -260,10 +260,10 @@ fn json(text: &str) -> Result<Vec<Value>> {
 
 /// The output of `ipset save`; empty if ip_set is not loaded.
 fn ipsets(tools: &Tools) -> Result<String> {
-    match subsystems::ip_set() {
-        true => Ok(save(tools, Tool::Ipset, &["save"])?.stdout),
-        false => Ok(String::new()),
+    if !subsystems::ip_set() {
+        return Ok(String::new());
     }
+    Ok(save(tools, Tool::Ipset, &["save"])?.stdout)
 }
 
 /// Captures the ipvs virtual servers, if there are any.

@@ -88,13 +88,15 @@ fn waits(run: &Run) -> Result<()> {
         Err(Error::new(Kind::Pending, format!("run {}", run.id), cause).hint(hint))
     };
     match &run.pending {
-        Some(waiting) if run.state == RunState::Unconfirmed => match waiting.left().is_zero() {
-            true => pending(
+        Some(waiting) if run.state == RunState::Unconfirmed => {
+            if !waiting.left().is_zero() {
+                return Ok(());
+            }
+            pending(
                 "its time to be confirmed is over",
                 "`proxyshift status` shows it being undone; `proxyshift rollback` undoes it now",
-            ),
-            false => Ok(()),
-        },
+            )
+        }
         _ if run.runner_is_alive() => {
             pending("is still under way", "wait until it has come to its last stage")
         }

@@ -153,6 +153,7 @@ fn resolve(server: SocketAddr) -> io::Result<()> {
         _ => e,
     })
 }
+
 /// Probes the services that are served in `mode`, and returns the probes that were answered.
 /// Services that do not answer are reported, and are not probed again after the change.
 pub(super) fn baseline(context: &Context<'_>, now: &NodeState, mode: Mode) -> Vec<Probe> {

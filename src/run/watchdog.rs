@@ -172,10 +172,8 @@ fn wait(context: &Context<'_>, id: &str) -> Result<Option<String>> {
                 _ => format!("its stage {} did not end in time", pending.stage),
             }));
         }
-        gone = match run.state == RunState::Running && !run.runner_is_alive() {
-            true => gone.or_else(|| Some(Instant::now())),
-            false => None,
-        };
+        let died = run.state == RunState::Running && !run.runner_is_alive();
+        gone = died.then(|| gone.unwrap_or_else(Instant::now));
         if gone.is_some_and(|since| since.elapsed() >= GRACE) {
             return Ok(Some(format!("its process {} died and nobody resumed it", run.pid)));
         }

@@ -162,10 +162,11 @@ fn no_answer(reader: &duct::ReaderHandle, root: bool) -> Error {
         _ => String::new(),
     };
     let error = Error::new(Kind::Permission, "a private namespace", stderr);
-    match root {
-        true => error.hint("this kernel or container does not let root make network namespaces"),
-        false => error.hint("run as root, or allow user namespaces (user.max_user_namespaces)"),
-    }
+    error.hint(if root {
+        "this kernel or container does not let root make network namespaces"
+    } else {
+        "run as root, or allow user namespaces (user.max_user_namespaces)"
+    })
 }
 
 /// The event sink of the inner process: writes events and the result to standard output, one JSON

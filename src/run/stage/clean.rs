@@ -85,8 +85,7 @@ impl Stage for RemoveLeftovers {
         if let Some(drain) = self.drain {
             drain::wait(context, &planned.edits, drain, &|| interrupt::check("draining"))?;
         }
-        let observe = || context.observe();
-        let plan_again = || self.scope.edits(context.catalogue, &observe()?);
+        let plan_again = || self.scope.edits(context.catalogue, &context.observe()?);
         execution.apply(self.name(), planned, &plan_again)
     }
 }
@@ -101,7 +100,7 @@ impl RemoveLeftovers {
             return Ok(Some(planned));
         }
         if let Some(base) = execution.clean_base()? {
-            let edits = self.scope.edits(context.catalogue, &execution.context.observe()?)?;
+            let edits = self.scope.edits(context.catalogue, &context.observe()?)?;
             return Ok(Some(Planned { base, edits }));
         }
         let baseline = take_snapshot(context, "before the stage clean")?;
@@ -161,10 +160,9 @@ fn restore_cleaned(undo: &mut UndoContext<'_>) -> Result<()> {
         done = done.into_iter().filter_map(|edit| foreign_part(edit, &ownership)).collect();
     }
     let plan = |now: &NodeState| merge::undo(&done, &base, now);
-    let edits = plan(&undo.context.observe()?).edits;
+    let edits = plan(&context.observe()?).edits;
     undo.restored += edits.iter().map(Edit::objects).sum::<usize>();
-    let observe = || context.observe();
-    let plan_again = || Ok(plan(&observe()?).edits);
+    let plan_again = || Ok(plan(&context.observe()?).edits);
     execute(context, undo.journal, RunStage::Rollback, edits, &plan_again)
         .map_err(not_rolled_back)?;
     Ok(())

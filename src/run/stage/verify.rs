@@ -7,7 +7,6 @@ use crate::event::{Outcome, Task};
 use crate::kube_proxy::mode;
 use crate::kube_proxy::parity::{MissingPart, parity};
 use crate::kube_proxy::services::Services;
-use crate::node::observe::observe_tolerant;
 use crate::plan::foreign_rules::missing_foreign;
 use crate::plan::playbook::Verify;
 use crate::run::Context;
@@ -83,7 +82,7 @@ fn verify(
     let sink = context.sink;
     let task = Task::VerifyKernel;
     sink.started(&task);
-    let now = observe_tolerant(context.tools, sink)?;
+    let now = context.observe()?;
     let (gone, healing): (Vec<_>, Vec<_>) =
         missing_foreign(context.catalogue, base, &now).into_iter().partition(|l| l.is_permanent());
     for lost in &healing {

@@ -4,24 +4,21 @@
 //! component makes, and the evidence that the component is alive. Names of objects are regular
 //! expressions anchored at the start. Shapes are templates (see [`crate::owners::template`]).
 
-use crate::error::{Error, Kind, Result};
+use std::sync::Arc;
+
+use crate::error::Result;
 use crate::owners::component::{ChainEntry, Component, Shape};
 use crate::owners::content::Content;
 use crate::owners::expression::Expression;
-use crate::owners::files::FILES;
+use crate::owners::files::{builtin, components};
 pub(crate) use crate::owners::names::EntryId;
 use crate::owners::names::{Names, anchored, refused};
-use crate::owners::precedence::ordered;
 use crate::owners::template::Template;
-use crate::yaml;
-
-/// The only component whose running mode and version are known.
-const KUBE_PROXY: &str = "kube-proxy";
 
 /// All components, with their name patterns and templates ready for use.
 #[derive(Debug)]
 pub struct Catalogue {
-    pub(crate) components: Vec<Component>,
+    pub(crate) components: Arc<[Component]>,
     pub(crate) chains: Names,
     pub(crate) comments: Names,
     pub(crate) sets: Names,
@@ -40,34 +37,23 @@ impl Catalogue {
     /// The catalogue that is built into the program.
     ///
     /// # Errors
-    /// [`Kind::Usage`], with file and field. A test shows that the built-in files give no error.
+    /// As [`Catalogue::parse`]. A test shows that the built-in files give no error.
     pub fn builtin() -> Result<Catalogue> {
-        Catalogue::parse(FILES)
+        Catalogue::of(builtin()?)
     }
 
     /// Reads components from the texts of catalogue files, given as pairs of file name and text.
     ///
     /// # Errors
-    /// [`Kind::Parse`] for a text that is not YAML or has unknown keys. [`Kind::Usage`], with file
-    /// and field, for an expression that is malformed or not anchored, a component name that
-    /// differs from the file's name, an invalid template or reference, and a key without effect in
-    /// that file.
+    /// [`Parse`](crate::error::Kind::Parse) for a text that is not YAML or has unknown keys.
+    /// [`Usage`](crate::error::Kind::Usage), with file and field, for an expression that is
+    /// malformed or not anchored, a component name that differs from the file's name, an invalid
+    /// template or reference, and a key without effect in that file.
     pub fn parse(files: &[(&str, &str)]) -> Result<Catalogue> {
-        let mut components: Vec<Component> = Vec::new();
-        for (name, text) in files {
-            let file = format!("owners/{name}.yaml");
-            let component: Component = yaml::parse(&file, text)?;
-            if component.name != *name {
-                let cause = format!("component: is `{}`, not the file's name", component.name);
-                return Err(Error::new(Kind::Usage, file, cause));
-            }
-            for pattern in &component.alive.links {
-                anchored(name, "alive.links", pattern)?;
-            }
-            refuse_idle_keys(&component)?;
-            components.push(component);
-        }
-        let components = ordered(components)?;
+        Catalogue::of(components(files)?)
+    }
+
+    fn of(components: Arc<[Component]>) -> Result<Catalogue> {
         let names = |field, list: fn(&Component) -> Vec<&str>| Names::new(&components, field, list);
         Ok(Catalogue {
             chains: names("chains", |c| c.chains.iter().map(|e| e.name.as_str()).collect())?,
@@ -164,23 +150,6 @@ impl Catalogue {
     }
 }
 
-/// Refuses modes, versions and successors in the file of any component but kube-proxy. A clean-up
-/// knows the mode and version of kube-proxy alone, so these keys have no effect in other files.
-fn refuse_idle_keys(component: &Component) -> Result<()> {
-    if component.name == KUBE_PROXY {
-        return Ok(());
-    }
-    let chains = component.chains.iter().filter(|c| c.is_versioned()).map(|c| ("chains", &c.name));
-    let hooks = component.hooks.iter().filter(|h| h.is_versioned()).map(|h| ("hooks", &h.to));
-    match chains.chain(hooks).next() {
-        None => Ok(()),
-        Some((field, name)) => {
-            let cause = "has `modes`, `since`, `until` or `replaced_by`, which only count for";
-            Err(refused(&component.name, field, format!("`{name}` {cause} {KUBE_PROXY}")))
-        }
-    }
-}
-
 fn strs(list: &[String]) -> Vec<&str> {
     list.iter().map(String::as_str).collect()
 }
@@ -231,6 +200,7 @@ fn hooks(component: &Component) -> Result<Vec<Expression>> {
 mod tests {
     use super::*;
     use crate::owners::content::Reading;
+    use crate::owners::files::FILES;
 
     #[test]
     fn every_file_compiles() {

@@ -8,6 +8,9 @@ use crate::owners::template::Fields;
 use crate::state::kube_proxy::Mode;
 use crate::state::tools::Version;
 
+/// kube-proxy's name in the catalogue.
+pub const KUBE_PROXY: &str = "kube-proxy";
+
 /// One component, with everything that its catalogue file says.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

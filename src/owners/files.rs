@@ -1,43 +1,77 @@
-//! The catalogue files of `playbooks/owners`, which are built into the program, and the process
-//! names that these files list.
+//! The catalogue files of `playbooks/owners`, which are built into the program, and the components
+//! that they describe.
 
 use std::collections::BTreeSet;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
-use serde::Deserialize;
-
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
+use crate::owners::component::{Component, KUBE_PROXY};
+use crate::owners::names::{anchored, refused};
+use crate::owners::precedence::ordered;
 use crate::yaml;
 
 /// The name and text of every catalogue file, sorted by name. `build.rs` lists them.
 pub(crate) static FILES: &[(&str, &str)] = &include!(concat!(env!("OUT_DIR"), "/owners.rs"));
 
-/// The part of a catalogue file that lists process names.
-#[derive(Deserialize)]
-struct ComponentFile {
-    #[serde(default)]
-    alive: ProcessNames,
+/// The components of the built-in files, in order of precedence. They are read once.
+///
+/// # Errors
+/// As [`components`]. A test shows that the built-in files give no error.
+pub(super) fn builtin() -> Result<Arc<[Component]>> {
+    static BUILTIN: LazyLock<Result<Arc<[Component]>>> = LazyLock::new(|| components(FILES));
+    BUILTIN.clone()
 }
 
-#[derive(Default, Deserialize)]
-struct ProcessNames {
-    #[serde(default)]
-    processes: Vec<String>,
+/// Reads the components of catalogue files, given as pairs of file name and text. Returns them in
+/// order of precedence.
+///
+/// # Errors
+/// [`Kind::Parse`] for a text that is not YAML or has unknown keys. [`Kind::Usage`], with file and
+/// field, for a component name that differs from the file's name, a link pattern that is malformed
+/// or not anchored, an invalid reference to a component, and a key without effect in that file.
+pub(super) fn components(files: &[(&str, &str)]) -> Result<Arc<[Component]>> {
+    let mut components: Vec<Component> = Vec::new();
+    for (name, text) in files {
+        let file = format!("owners/{name}.yaml");
+        let component: Component = yaml::parse(&file, text)?;
+        if component.name != *name {
+            let cause = format!("component: is `{}`, not the file's name", component.name);
+            return Err(Error::new(Kind::Usage, file, cause));
+        }
+        for pattern in &component.alive.links {
+            anchored(name, "alive.links", pattern)?;
+        }
+        refuse_idle_keys(&component)?;
+        components.push(component);
+    }
+    Ok(ordered(components)?.into())
+}
+
+/// Refuses modes, versions and successors in the file of any component but kube-proxy. A clean-up
+/// knows the mode and version of kube-proxy alone, so these keys have no effect in other files.
+fn refuse_idle_keys(component: &Component) -> Result<()> {
+    if component.name == KUBE_PROXY {
+        return Ok(());
+    }
+    let chains = component.chains.iter().filter(|c| c.is_versioned()).map(|c| ("chains", &c.name));
+    let hooks = component.hooks.iter().filter(|h| h.is_versioned()).map(|h| ("hooks", &h.to));
+    match chains.chain(hooks).next() {
+        None => Ok(()),
+        Some((field, name)) => {
+            let cause = "has `modes`, `since`, `until` or `replaced_by`, which only count for";
+            Err(refused(&component.name, field, format!("`{name}` {cause} {KUBE_PROXY}")))
+        }
+    }
 }
 
 /// The process names that show that some component is alive.
 ///
 /// # Errors
-/// [`crate::error::Kind::Parse`] for a catalogue file of another form. A test shows that the
+/// [`Kind::Parse`] or [`Kind::Usage`] for a catalogue file of another form. A test shows that the
 /// built-in files give no error.
 pub fn known_processes() -> Result<&'static BTreeSet<String>> {
     static NAMES: LazyLock<Result<BTreeSet<String>>> = LazyLock::new(|| {
-        let mut names = BTreeSet::new();
-        for (file, text) in FILES {
-            let component: ComponentFile = yaml::parse(&format!("owners/{file}.yaml"), text)?;
-            names.extend(component.alive.processes);
-        }
-        Ok(names)
+        Ok(builtin()?.iter().flat_map(|c| c.alive.processes.iter().cloned()).collect())
     });
     NAMES.as_ref().map_err(Error::clone)
 }

@@ -9,14 +9,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::kube_proxy::NAME;
 use crate::kube_proxy::mode::{self, ProxyMode};
 use crate::kube_proxy::parity::{ChangedMeanwhile, parity_since};
 use crate::kube_proxy::running::RunningMode;
 use crate::kube_proxy::services::{Location, ServiceKey, Services};
 use crate::kube_proxy::takeover::Rewrite;
 use crate::owners::catalogue::Catalogue;
+use crate::owners::component::KUBE_PROXY;
 use crate::owners::matcher::Ownership;
+use crate::state::kube_proxy::controller::PROGRAM;
 use crate::state::kube_proxy::{Instances, Mode};
 use crate::state::tools::Process;
 use crate::state::{Family, NodeState};
@@ -76,9 +77,9 @@ fn processes(catalogue: &Catalogue, state: &NodeState) -> Option<String> {
     match Instances::of(all) {
         Instances::One(_) => None,
         Instances::None => {
-            let host = catalogue.component(NAME).map(|c| &c.alive.processes);
+            let host = catalogue.component(KUBE_PROXY).map(|c| &c.alive.processes);
             let is_host = |p: &Process| host.is_some_and(|names| names.contains(&p.name));
-            let embedded = all.iter().any(|p| p.name != NAME && is_host(p));
+            let embedded = all.iter().any(|p| p.name != PROGRAM && is_host(p));
             (!embedded).then(|| "no kube-proxy runs in this network namespace".into())
         }
         Instances::Many(all) => {

@@ -9,6 +9,3 @@ pub mod parity;
 pub mod running;
 pub mod services;
 pub mod takeover;
-
-/// kube-proxy's name in the catalogue.
-pub const NAME: &str = "kube-proxy";

@@ -8,8 +8,9 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 
 use crate::error::Result;
-use crate::kube_proxy::{NAME, mode};
+use crate::kube_proxy::mode;
 use crate::owners::catalogue::Catalogue;
+use crate::owners::component::KUBE_PROXY;
 use crate::owners::matcher::Ownership;
 use crate::state::kube_proxy::Mode;
 use crate::state::ruleset::{Rule, Ruleset, Table};
@@ -52,7 +53,7 @@ impl<'a> Rewrite<'a> {
     /// kube-proxy's.
     pub(super) fn uses(&self, table: &Table, chain: &str) -> Option<bool> {
         let entry = self.ownership.chain_entry(self.id, &table.name, chain)?;
-        let own = self.ownership.chain_name(self.id, &table.name, chain) == NAME;
+        let own = self.ownership.chain_name(self.id, &table.name, chain) == KUBE_PROXY;
         own.then(|| entry.modes.is_empty() || entry.modes.contains(&self.to))
     }
 
@@ -68,7 +69,7 @@ impl<'a> Rewrite<'a> {
         if mode::of(self.to).uses_ipsets() {
             return None;
         }
-        let own = |set: &str| self.ownership.set(set).is_some_and(|owner| owner.name == NAME);
+        let own = |set: &str| self.ownership.set(set).is_some_and(|owner| owner.name == KUBE_PROXY);
         self.ruleset.words(rule).sets().into_iter().find(|set| own(set))
     }
 
@@ -84,7 +85,7 @@ impl<'a> Rewrite<'a> {
             for (position, rule) in chain.rules.iter().enumerate() {
                 let owner =
                     self.ownership.rule_attribution(self.id, &table.name, &chain.name, position);
-                if self.ownership.name(owner) == NAME && self.is_dangling(table, rule) {
+                if self.ownership.name(owner) == KUBE_PROXY && self.is_dangling(table, rule) {
                     lines.push(rule.line);
                 }
             }

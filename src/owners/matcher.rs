@@ -12,7 +12,7 @@ use crate::owners::attribution::{
     attributed,
 };
 use crate::owners::catalogue::{Catalogue, EntryId};
-use crate::owners::component::{ChainEntry, Component};
+use crate::owners::component::{ChainEntry, Component, KUBE_PROXY};
 use crate::owners::liveness::liveness;
 use crate::owners::rules::Matcher;
 use crate::owners::servers::Servers;
@@ -291,7 +291,7 @@ fn servers(catalogue: &Catalogue, state: &NodeState) -> BTreeMap<VirtualServerId
         return BTreeMap::new();
     }
     let number = |name| catalogue.components.iter().position(|c| c.name == name);
-    let proxy = number("kube-proxy").and_then(|i| u16::try_from(i).ok()).unwrap_or(UNOWNED);
+    let proxy = number(KUBE_PROXY).and_then(|i| u16::try_from(i).ok()).unwrap_or(UNOWNED);
     let is_other_maker = |c: &&Component| c.virtual_servers && liveness(c, state).is_alive();
     let mut makers = catalogue.components.iter().filter(is_other_maker);
     let only = match (makers.next(), makers.next()) {

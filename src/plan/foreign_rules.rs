@@ -7,14 +7,12 @@ use std::sync::Arc;
 use similar::{Algorithm, DiffOp, capture_diff_slices};
 
 use crate::owners::catalogue::Catalogue;
+use crate::owners::component::KUBE_PROXY;
 use crate::owners::matcher::{Ownership, UNKNOWN};
 use crate::state::NodeState;
 use crate::state::equivalence::canonical;
 use crate::state::object::{ObjectId, TableId};
 use crate::state::ruleset::{Chain, Ruleset};
-
-/// The component that a migration changes. Its objects may come and go, so they are not compared.
-const KUBE_PROXY: &str = "kube-proxy";
 
 /// A foreign object that is gone or changed, or a foreign rule that has another place in the order.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,7 +44,8 @@ impl fmt::Display for MissingRule {
 }
 
 /// The foreign rules, ipsets and virtual servers of `before` that `after` lacks, and foreign rules
-/// that `after` has in another order.
+/// that `after` has in another order. Foreign means: not kube-proxy's, whose objects come and go in
+/// a migration.
 pub fn missing_foreign(
     catalogue: &Catalogue,
     before: &NodeState,

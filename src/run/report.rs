@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::event::{Claim, Event, Outcome, Task};
 use crate::node::processes::masked;
 use crate::owners::catalogue::Catalogue;
+use crate::owners::component::KUBE_PROXY;
 use crate::owners::matcher::{Owner, Ownership, UNKNOWN};
 use crate::plan::change::{Direction, Edit, TableEdit, Target};
 use crate::plan::leftovers::CleanupScope;
@@ -300,7 +301,7 @@ fn leftovers(catalogue: &Catalogue, run: &Run, state: &NodeState) -> Result<Vec<
     let cleaned = run.clean_snapshot().is_some();
     let wanted = match &run.kind {
         RunKind::Cleanup(options) => scope(options),
-        RunKind::Migrate(_) if cleaned => CleanupScope::of_owner("kube-proxy"),
+        RunKind::Migrate(_) if cleaned => CleanupScope::of_owner(KUBE_PROXY),
         RunKind::Migrate(_) | RunKind::Fix { .. } => return Ok(Vec::new()),
     };
     let plan = wanted.plan(catalogue, state)?;

@@ -3,6 +3,7 @@
 use super::rules::{Dropping, LIBERAL, by_owner, dropping, first_gate, program};
 use crate::checks::sysctls::sysctls;
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
+use crate::owners::component::KUBE_PROXY;
 use crate::owners::liveness;
 use crate::state::NodeState;
 use crate::state::tools::Version;
@@ -74,7 +75,7 @@ fn line(facts: &Facts<'_>, rule: &Dropping) -> String {
 fn remedy(facts: &Facts<'_>, rules: &[Dropping]) -> Vec<String> {
     let owned = |name: &str| rules.iter().any(|r| r.owner == name);
     let mut remedy = Vec::new();
-    if owned("kube-proxy") {
+    if owned(KUBE_PROXY) {
         remedy.extend(of_kube_proxy(facts));
     }
     if owned("calico") {

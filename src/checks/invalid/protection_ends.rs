@@ -3,6 +3,7 @@
 use super::rules::{LIBERAL, dropping};
 use crate::checks::sysctls::sysctls;
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
+use crate::owners::component::KUBE_PROXY;
 use crate::state::kube_proxy::Mode;
 use crate::state::tools::Version;
 
@@ -20,7 +21,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     if facts.now.rulesets.is_empty() {
         return Verdict::Unknown("the rules are not in this state".into());
     }
-    let own: Vec<_> = dropping(facts).into_iter().filter(|r| r.owner == "kube-proxy").collect();
+    let own: Vec<_> = dropping(facts).into_iter().filter(|r| r.owner == KUBE_PROXY).collect();
     if own.is_empty() {
         return Verdict::Ok("kube-proxy drops none now, so nothing is lost".into());
     }

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use super::serves_by_servers;
 use crate::checks::kube_proxy::setting;
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
+use crate::owners::component::KUBE_PROXY;
 use crate::state::ipvs::VirtualServerId;
 use crate::state::kube_proxy::Mode;
 
@@ -47,7 +48,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     let mut foreign = 0;
     for server in &facts.now.ipvs.servers {
         let Some(owner) = facts.ownership.virtual_server(&server.service) else { continue };
-        if owner.name == "kube-proxy" {
+        if owner.name == KUBE_PROXY {
             continue;
         }
         foreign += 1;

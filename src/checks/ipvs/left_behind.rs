@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
+use crate::owners::component::KUBE_PROXY;
 use crate::state::kube_proxy::Mode;
 use crate::state::object::ObjectId;
 
@@ -25,7 +26,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
         return Verdict::Unknown("the links are not in this state".into());
     }
     let ours = |owner: Option<crate::owners::matcher::Owner<'_>>| {
-        owner.is_some_and(|o| o.name == "kube-proxy")
+        owner.is_some_and(|o| o.name == KUBE_PROXY)
     };
     let mut evidence = Vec::new();
     let links = facts.now.links.iter().filter(|l| ours(facts.ownership.link(&l.name)));
@@ -56,7 +57,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     // together with the rule. `cleanup` removes both.
     let named = sets_of_rules(facts);
     let fix = facts.removal(|o| {
-        &*o.owner == "kube-proxy"
+        &*o.owner == KUBE_PROXY
             && match &o.id {
                 ObjectId::Link { .. } | ObjectId::VirtualServer(_) => true,
                 ObjectId::Set { name, .. } => !named.contains(name.as_str()),

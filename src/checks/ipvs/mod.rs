@@ -13,6 +13,7 @@ mod zero_weight;
 
 use super::{Check, Facts};
 use crate::kube_proxy::mode;
+use crate::owners::component::KUBE_PROXY;
 use crate::state::ipvs::{Listing, Protocol, VirtualServerId};
 
 pub(super) const CHECKS: &[&Check] = &[
@@ -38,7 +39,7 @@ fn listing(facts: &Facts<'_>) -> Option<Listing> {
 
 /// True if kube-proxy owns the virtual server.
 fn is_kube_proxys(facts: &Facts<'_>, service: &VirtualServerId) -> bool {
-    facts.ownership.virtual_server(service).is_some_and(|o| o.name == "kube-proxy")
+    facts.ownership.virtual_server(service).is_some_and(|o| o.name == KUBE_PROXY)
 }
 
 /// True if the running mode makes ipvs virtual servers.

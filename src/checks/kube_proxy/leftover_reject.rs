@@ -5,6 +5,7 @@
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 use crate::kube_proxy::mode;
 use crate::kube_proxy::services::{Location, Services};
+use crate::owners::component::KUBE_PROXY;
 use crate::state::RulesetId;
 use crate::state::kube_proxy::Mode;
 use crate::state::object::ObjectId;
@@ -77,7 +78,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
 
 fn is_ours(facts: &Facts<'_>, id: RulesetId, chain: &str, position: usize) -> bool {
     let owner = facts.ownership.rule(id, "filter", chain, position);
-    owner.is_some_and(|o| o.name == "kube-proxy")
+    owner.is_some_and(|o| o.name == KUBE_PROXY)
 }
 
 /// The built-in chains that jump to the chain `to`.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
+use crate::owners::component::KUBE_PROXY;
 use crate::plan::Object;
 use crate::state::Family;
 use crate::state::object::{ObjectKind, TableId};
@@ -29,7 +30,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
         ));
     };
     let mut groups: BTreeMap<Group<'_>, (usize, &Object)> = BTreeMap::new();
-    for object in facts.leftovers().removals().filter(|o| o.owner == "kube-proxy") {
+    for object in facts.leftovers().removals().filter(|o| o.owner == KUBE_PROXY) {
         let id = &object.id;
         let group = (id.family().map(Family::tool), id.backend(), id.table(), id.kind());
         groups.entry(group).or_insert((0, object)).0 += 1;

@@ -11,8 +11,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{ProxyMode, ServiceFilter, rules};
-use crate::kube_proxy::NAME;
 use crate::kube_proxy::services::{ServiceKey, Services};
+use crate::owners::component::KUBE_PROXY;
 use crate::owners::matcher::Ownership;
 use crate::state::ipvs::VirtualServerId;
 use crate::state::kube_proxy::{ConfigEdit, KubeProxyConfig, Mode};
@@ -103,7 +103,7 @@ impl ProxyMode for IpvsMode {
     /// virtual servers for its own and remove them.
     fn config_edit(&self, state: &NodeState, ownership: &Ownership<'_>) -> ConfigEdit {
         let foreign = state.ipvs.servers.iter().filter(|server| {
-            ownership.virtual_server(&server.service).is_none_or(|owner| owner.name != NAME)
+            ownership.virtual_server(&server.service).is_none_or(|owner| owner.name != KUBE_PROXY)
         });
         let networks = foreign.filter_map(|server| match server.service {
             VirtualServerId::Address { address, .. } => Some(IpNet::from(address.ip())),

@@ -6,11 +6,13 @@ mod services;
 use serde_json::{Map, Value};
 
 use super::{ProxyMode, ServiceFilter, UnsupportedMode};
-use crate::kube_proxy::NAME;
 use crate::kube_proxy::services::Services;
 use crate::owners::matcher::Ownership;
 use crate::state::kube_proxy::{KubeProxyConfig, Masquerading, Mode};
 use crate::state::{Family, NodeState};
+
+/// The name of kube-proxy's table in each family.
+const TABLE: &str = "kube-proxy";
 
 /// The nftables mode of kube-proxy.
 pub(super) struct NftablesMode;
@@ -27,17 +29,17 @@ impl ProxyMode for NftablesMode {
     fn evidence(&self, state: &NodeState, _: &Ownership<'_>) -> Option<String> {
         let serves = |map: &Map<String, Value>| map.get("name").is_some_and(|n| n == "service-ips");
         let tables = state.native_tables();
-        let table = tables.iter().find(|t| t.name == NAME && t.of_kind("map").any(serves))?;
-        Some(format!("table {} {NAME} has the map service-ips", table.family))
+        let table = tables.iter().find(|t| t.name == TABLE && t.of_kind("map").any(serves))?;
+        Some(format!("table {} {TABLE} has the map service-ips", table.family))
     }
 
     fn missing_objects(&self, state: &NodeState, family: Family) -> Option<String> {
         let found = self.has_started(state, family);
-        (!found).then(|| format!("{family}: there is no table {} {NAME}", family.nft()))
+        (!found).then(|| format!("{family}: there is no table {} {TABLE}", family.nft()))
     }
 
     fn has_started(&self, state: &NodeState, family: Family) -> bool {
-        state.nft.get(family.nft(), NAME).is_some()
+        state.nft.get(family.nft(), TABLE).is_some()
     }
 
     fn uses_iptables(&self) -> bool {

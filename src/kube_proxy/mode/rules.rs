@@ -1,7 +1,7 @@
 //! The chain KUBE-SERVICES of table nat, which iptables mode and ipvs mode share.
 
-use crate::kube_proxy::NAME;
 use crate::owners::attribution::Evidence;
+use crate::owners::component::KUBE_PROXY;
 use crate::owners::matcher::Ownership;
 use crate::state::ruleset::{Chain, Rule, Ruleset, Table};
 use crate::state::{Family, NodeState, RulesetId};
@@ -28,7 +28,7 @@ pub(super) fn serving_rules<'a>(
             let rules = nat.chain(SERVICES).map_or(&[][..], |c| &c.rules).iter().enumerate();
             let own = rules.filter(move |(position, _)| {
                 let owner = ownership.rule_attribution(id, "nat", SERVICES, *position);
-                ownership.name(owner) == NAME
+                ownership.name(owner) == KUBE_PROXY
             });
             own.map(move |(_, rule)| (id, ruleset, rule))
         },

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use crate::error::Result;
+use crate::owners::component::KUBE_PROXY;
 use crate::owners::matcher::Ownership;
 use crate::plan::reason::Reason;
 use crate::plan::{About, Action, Object};
@@ -15,8 +16,6 @@ use crate::state::NodeState;
 use crate::state::ipvs::{Listing, Protocol, RealServer, VirtualServerId};
 use crate::state::object::{ObjectId, RealServerId};
 use crate::state::sysctl::Sysctls;
-
-const NAME: &str = "kube-proxy";
 
 /// If this sysctl is 1, flows to a real server that was removed end. If it is 0, their packets are
 /// dropped until the flow has been silent for its timeout (net/netfilter/ipvs/ip_vs_core.c).
@@ -34,7 +33,7 @@ pub fn black_holes(state: &NodeState, ownership: &Ownership<'_>) -> Result<Vec<O
     let mut rows = Vec::new();
     for server in &state.ipvs.servers {
         let service = &server.service;
-        let owned = ownership.virtual_server(service).is_some_and(|o| o.name == NAME);
+        let owned = ownership.virtual_server(service).is_some_and(|o| o.name == KUBE_PROXY);
         if !owned || !is_udp(service) {
             continue;
         }
@@ -72,7 +71,7 @@ fn end_once_they_pause(state: &NodeState) -> bool {
 fn row(action: Action, service: &VirtualServerId, real: &RealServer, reason: Reason) -> Object {
     let about = About {
         action,
-        owner: NAME.into(),
+        owner: KUBE_PROXY.into(),
         reason: Arc::new(reason),
         details: real.options().into(),
     };

@@ -6,6 +6,7 @@ use crate::kube_proxy::mode::{self, ProxyMode};
 use crate::kube_proxy::running::RunningMode;
 use crate::owners::attribution::Evidence;
 use crate::owners::component::ChainEntry;
+use crate::owners::component::KUBE_PROXY;
 use crate::owners::expression::Expression;
 use crate::owners::liveness;
 use crate::plan::Action;
@@ -15,8 +16,6 @@ use crate::state::ipvs::Forward;
 use crate::state::object::ObjectId;
 use crate::state::tools::Version;
 
-const NAME: &str = "kube-proxy";
-
 /// Judges the chains of kube-proxy and the kubelet, and the jumps to kube-proxy's chains.
 pub(super) fn chains(candidates: &mut Candidates<'_>, running: &RunningMode) {
     let kubelet = kubelet_may_own(candidates);
@@ -24,7 +23,7 @@ pub(super) fn chains(candidates: &mut Candidates<'_>, running: &RunningMode) {
         let reason = entry.keep.clone().map_or(Reason::Kubelets, Reason::Catalogue);
         candidates.add_chain(Action::Keep, at, reason);
     }
-    let chains = candidates.chains_of(NAME);
+    let chains = candidates.chains_of(KUBE_PROXY);
     let mut successors = HashMap::new();
     for OwnedChain { at, entry, .. } in &chains {
         let key = (at.id, at.table, entry.replaced_by.as_deref());
@@ -103,7 +102,7 @@ fn kubelet_may_own(candidates: &Candidates<'_>) -> Option<String> {
 /// Judges kube-proxy's jumps from built-in chains.
 fn hooks(candidates: &mut Candidates<'_>, running: &RunningMode) {
     let Some(mode) = running.mode else { return };
-    let Some(component) = candidates.catalogue.component(NAME) else { return };
+    let Some(component) = candidates.catalogue.component(KUBE_PROXY) else { return };
     for (at, context, to) in candidates.built_in_rules() {
         let owner = candidates.ownership.rule_attribution(
             context.id,
@@ -111,7 +110,8 @@ fn hooks(candidates: &mut Candidates<'_>, running: &RunningMode) {
             &context.chain.name,
             context.position,
         );
-        let (Evidence::Hook(i), NAME) = (owner.evidence, candidates.ownership.name(owner)) else {
+        let (Evidence::Hook(i), KUBE_PROXY) = (owner.evidence, candidates.ownership.name(owner))
+        else {
             continue;
         };
         let Some(hook) = component.hooks.get(usize::from(i)) else { continue };
@@ -157,7 +157,7 @@ fn of_mode(running: &RunningMode, uses: fn(&dyn ProxyMode) -> bool) -> (Action, 
 fn sets(candidates: &mut Candidates<'_>, running: &RunningMode) {
     let state = candidates.state;
     for set in &state.ipsets.sets {
-        if candidates.ownership.set(&set.name).is_none_or(|o| o.name != NAME) {
+        if candidates.ownership.set(&set.name).is_none_or(|o| o.name != KUBE_PROXY) {
             continue;
         }
         match of_mode(running, |mode| mode.uses_ipsets()) {
@@ -165,7 +165,7 @@ fn sets(candidates: &mut Candidates<'_>, running: &RunningMode) {
             (action, reason) => candidates.add(PlanRow {
                 action,
                 id: ObjectId::Set { family: set.family, name: set.name.as_str().into() },
-                owner: NAME,
+                owner: KUBE_PROXY,
                 reason,
                 details: set.kind.clone(),
             }),
@@ -180,7 +180,7 @@ fn servers(candidates: &mut Candidates<'_>, running: &RunningMode) {
         let Some(owner) = ownership.virtual_server(&server.service) else { continue };
         let masquerades = server.reals.iter().all(|r| r.forward == Forward::Masq);
         let (action, reason) =
-            match (owner.name == NAME, of_mode(running, |mode| mode.has_virtual_servers())) {
+            match (owner.name == KUBE_PROXY, of_mode(running, |mode| mode.has_virtual_servers())) {
                 (true, (Action::Remove, _)) if !masquerades => {
                     (Action::Suspect, Reason::DoesNotMasquerade)
                 }
@@ -204,13 +204,13 @@ fn links(candidates: &mut Candidates<'_>, running: &RunningMode) {
     let state = candidates.state;
     let ownership = candidates.ownership;
     for link in &state.links {
-        if ownership.link(&link.name).is_none_or(|o| o.name != NAME) {
+        if ownership.link(&link.name).is_none_or(|o| o.name != KUBE_PROXY) {
             continue;
         }
         let (action, reason) = of_mode(running, |mode| mode.binds_addresses());
         let id = ObjectId::Link { name: link.name.as_str().into() };
         let details = link.kind.clone().unwrap_or_default();
-        candidates.add(PlanRow { action, id, owner: NAME, reason, details });
+        candidates.add(PlanRow { action, id, owner: KUBE_PROXY, reason, details });
     }
 }
 
@@ -218,13 +218,13 @@ fn tables(candidates: &mut Candidates<'_>, running: &RunningMode) {
     let state = candidates.state;
     let ownership = candidates.ownership;
     for table in state.native_tables() {
-        if ownership.table(&table.family, &table.name).is_none_or(|o| o.name != NAME) {
+        if ownership.table(&table.family, &table.name).is_none_or(|o| o.name != KUBE_PROXY) {
             continue;
         }
         let (action, reason) = of_mode(running, |mode| mode.has_own_tables());
         let family = table.family.as_str().into();
         let name = table.name.as_str().into();
         let id = ObjectId::NativeTable { family, name };
-        candidates.add(PlanRow { action, id, owner: NAME, reason, details: String::new() });
+        candidates.add(PlanRow { action, id, owner: KUBE_PROXY, reason, details: String::new() });
     }
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::controller::Switch;
 use super::prepare::Prepare;
 use super::words::time;
+use crate::owners::component::KUBE_PROXY;
 use crate::state::argv::{Argv, Rerun};
 
 use crate::state::stage::for_each_stage;
@@ -158,7 +159,7 @@ pub struct Clean {
 
 impl Default for Clean {
     fn default() -> Clean {
-        Clean { leftovers_of: "kube-proxy".into(), drain: Duration::ZERO }
+        Clean { leftovers_of: KUBE_PROXY.into(), drain: Duration::ZERO }
     }
 }
 

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
 use crate::event::{Claim, Moment, Outcome, Silent, Sink, Task};
-use crate::kube_proxy;
 use crate::kube_proxy::takeover::predict_takeover;
 use crate::node::observe::observe_tolerant;
 use crate::node::tools::Tools;
 use crate::owners::catalogue::Catalogue;
+use crate::owners::component::KUBE_PROXY;
 use crate::plan::Plan;
 use crate::plan::change::{Edit, detach, edits};
 use crate::plan::invariants::{remaining_state, unexpected_changes};
@@ -221,7 +221,7 @@ pub(super) fn rehearse(
         }
         Rehearsal::Leaving(to) => {
             let here = as_held_here(folder.state()?, state_in(&snapshot.dir)?);
-            let owners = [kube_proxy::NAME.to_owned()];
+            let owners = [KUBE_PROXY.to_owned()];
             planned(here, |s| Ok(leftovers_after(&catalogue, s, to).of_owners(&owners)))?
         }
     };

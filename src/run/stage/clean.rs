@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::error::Result;
 use crate::interrupt;
-use crate::kube_proxy;
+use crate::owners::component::KUBE_PROXY;
 use crate::owners::matcher::{Owner, Ownership};
 use crate::plan::Plan;
 use crate::plan::change::{Edit, TableEdit, Target};
@@ -170,7 +170,7 @@ fn restore_cleaned(undo: &mut UndoContext<'_>) -> Result<()> {
 
 /// The part of an edit that concerns foreign objects; none if all are kube-proxy's own.
 fn foreign_part(edit: Edit, ownership: &Ownership<'_>) -> Option<Edit> {
-    let ours = |owner: Option<Owner<'_>>| owner.is_some_and(|owner| owner.name == kube_proxy::NAME);
+    let ours = |owner: Option<Owner<'_>>| owner.is_some_and(|owner| owner.name == KUBE_PROXY);
     let Edit { direction, target } = edit;
     let Target::Table(mut table) = target else {
         let foreign = target.id().is_some_and(|id| !ours(ownership.of_object(&id)));

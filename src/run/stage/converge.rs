@@ -7,9 +7,10 @@ use crate::error::{Error, Kind, Result};
 use crate::event::{Outcome, Task};
 use crate::interrupt;
 use crate::kube_proxy::convergence::{Convergence, Expected, convergence};
+use crate::kube_proxy::mode;
 use crate::kube_proxy::services::{ServiceKey, ServicePort, Services};
-use crate::kube_proxy::{self, mode};
 use crate::node::kube_proxy_api;
+use crate::owners::component::KUBE_PROXY;
 use crate::plan::change::{Edit, edits};
 use crate::plan::leftovers::CleanupScope;
 use crate::plan::playbook::Converge;
@@ -128,8 +129,7 @@ pub(in crate::run) fn undo(undo: &mut UndoContext<'_>) -> Result<()> {
     }
     let (context, base) = (undo.context, undo.base);
     let added = |now: &NodeState| -> Result<Vec<Edit>> {
-        let mut plan: Plan =
-            CleanupScope::of_owner(kube_proxy::NAME).plan(context.catalogue, now)?;
+        let mut plan: Plan = CleanupScope::of_owner(KUBE_PROXY).plan(context.catalogue, now)?;
         plan.objects.retain(|o| o.action == Action::Remove && !o.id.present_in(base));
         Ok(edits(&plan, now))
     };

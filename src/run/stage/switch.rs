@@ -10,7 +10,7 @@ use crate::apply::files::write_private;
 use crate::apply::kube_proxy::operate;
 use crate::error::{Error, Kind, Result};
 use crate::event::{Outcome, Task};
-use crate::kube_proxy::{self, mode};
+use crate::kube_proxy::mode;
 use crate::node::kube_proxy_controller::read_config;
 use crate::node::processes;
 use crate::owners::matcher::Ownership;
@@ -22,6 +22,7 @@ use crate::run::execution::{Execution, UndoContext};
 use crate::run::payload::StepRef;
 use crate::run::preview::{Previewed, Previewer};
 use crate::run::stage::{Stage, Undo, converge};
+use crate::state::kube_proxy::controller::PROGRAM;
 use crate::state::kube_proxy::{CommandLine, ConfigSource, Controller, Instances};
 use crate::state::stage::{RunStage, StageName};
 use crate::store::run::{ConfiguredBy, Modes, Run};
@@ -200,7 +201,7 @@ pub(in crate::run) fn restore_after_reboot(
     changes: &[Change],
 ) -> Result<bool> {
     let Some((source, controller)) = switched(changes) else { return Ok(false) };
-    if processes::pids(kube_proxy::NAME)?.is_empty() {
+    if processes::pids(PROGRAM)?.is_empty() {
         let (after, before) = texts(context, run)?;
         operate(controller).configure_stopped(source, Some(&after), Some(&before))?;
     } else {

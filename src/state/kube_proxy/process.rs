@@ -1,10 +1,8 @@
 //! The kube-proxy processes of a node.
 
 use super::CommandLine;
+use crate::state::kube_proxy::controller::PROGRAM;
 use crate::state::tools::Process;
-
-/// The process name of kube-proxy.
-const PROGRAM: &str = "kube-proxy";
 
 /// The kube-proxy processes of a network namespace that serve. A kube-proxy with `--cleanup` does
 /// not count, because it only removes rules and exits.

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use serde_json::Value;
 
-use crate::kube_proxy::NAME;
+use super::TABLE;
 use crate::kube_proxy::mode::ServiceFilter;
 use crate::kube_proxy::services::{Location, ServiceKey, ServicePort, Services, protocol};
 use crate::state::nft::NftTable;
@@ -20,7 +20,7 @@ const DEPTH: usize = 4;
 pub(super) fn read(state: &NodeState, wanted: &ServiceFilter<'_>) -> Services {
     let mut found = Services::new();
     for family in Family::ALL {
-        if let Some(table) = state.nft.get(family.nft(), NAME) {
+        if let Some(table) = state.nft.get(family.nft(), TABLE) {
             Reader::of(table, family).read(&mut found, wanted);
         }
     }

@@ -288,6 +288,21 @@ fn processes_of_this_namespace_are_found_and_of_others_not() {
     });
 }
 
+/// The kernel gives a process its program before its arguments. Each start is looked at just then.
+#[test]
+fn a_process_is_found_while_it_starts() {
+    in_namespace("a_process_is_found_while_it_starts", || {
+        let flanneld = copy_as("/bin/sleep", "flanneld");
+        for start in 0..300 {
+            let running = Running::start(&[&flanneld, "1000"]).named("flanneld");
+            let found = processes::find().unwrap();
+            let pids: Vec<_> = found.iter().map(|p| p.pid).collect();
+            assert_eq!(pids, [running.pid()], "start {start}");
+            assert_eq!(found[0].args, [flanneld.as_str(), "1000"], "start {start}");
+        }
+    });
+}
+
 #[test]
 fn the_configuration_of_kube_proxy_is_read_in_its_own_root_and_secrets_are_masked() {
     let test = "the_configuration_of_kube_proxy_is_read_in_its_own_root_and_secrets_are_masked";

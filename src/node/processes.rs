@@ -5,7 +5,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::command::Command;
 use crate::error::{Error, Kind, Result};
@@ -20,6 +21,9 @@ const REPORT_VERSION: &[&str] = &["kube-proxy", "kubelet"];
 /// Words in the name of a flag that make its value a secret, unless the value is a path.
 const SECRETS: &[&str] =
     &["token", "password", "passwd", "secret", "authkey", "auth-key", "api-key", "apikey"];
+
+/// How long the kernel may take between giving a process its program and its arguments.
+const ARGUMENTS_APPEAR: Duration = Duration::from_millis(100);
 
 /// What a secret is replaced by.
 const MASK: &str = "<masked>";
@@ -100,16 +104,26 @@ fn known(
     // The program is read before its arguments. In the other order a process that starts a program
     // just then could have the program's name with the arguments of its parent.
     let exe = link(proc.join("exe"));
-    let cmdline = fs::read(proc.join("cmdline")).ok()?;
-    if cmdline.is_empty() {
-        // A process has no arguments while it starts a program, and once it has ended.
-        return None;
-    }
-    let args = arguments(&cmdline);
+    let args = arguments(&cmdline(&proc)?);
     let comm = fs::read_to_string(proc.join("comm")).unwrap_or_default();
     let first = args.first().map(String::as_str);
     let name = known_name(names, exe.as_deref(), comm.trim_end(), first)?;
     Some((pid, name, args))
+}
+
+/// The bytes of a process's arguments. `None` for a thread of the kernel and once the process has
+/// ended: neither has a program. A process that starts a program has it before its arguments, so
+/// these are waited for.
+fn cmdline(proc: &Path) -> Option<Vec<u8>> {
+    let end = Instant::now() + ARGUMENTS_APPEAR;
+    loop {
+        let cmdline = fs::read(proc.join("cmdline")).ok()?;
+        if !cmdline.is_empty() || Instant::now() > end {
+            return Some(cmdline);
+        }
+        link(proc.join("exe"))?;
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 fn read_process(pid: u32, name: &str, args: Vec<String>) -> Process {

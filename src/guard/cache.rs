@@ -12,6 +12,7 @@ use crate::node::nfnetlink::{Netfilter, TableFamily};
 use crate::node::subsystems;
 use crate::node::tools::{Tool, Tools};
 use crate::node::{config_files, processes};
+use crate::state::lookalikes;
 use crate::state::ruleset::Ruleset;
 use crate::state::tools::render_processes;
 use crate::state::{Backend, NodeState, RulesetId};
@@ -110,10 +111,11 @@ impl Cache {
 /// Captures only the part of the node that shows whether Calico is alive: processes, configuration
 /// files and links.
 pub(super) fn calico_state(tools: &Tools) -> Result<NodeState> {
-    let processes = processes::find()?;
+    let found = processes::find()?;
     let links = tools.command(Tool::Ip)?.args(["-j", "-d", "addr", "show"]).run()?.stdout;
-    let (mut files, _) = config_files::read(&processes);
-    files.insert("processes.json".into(), render_processes(&processes)?.into());
+    let (mut files, _) = config_files::read(&found.components);
+    files.insert("processes.json".into(), render_processes(&found.processes())?.into());
+    files.insert("lookalikes.json".into(), lookalikes::render(&found.lookalikes)?.into());
     files.insert("addr.json".into(), links.into());
     NodeState::parse(files)
 }

@@ -17,6 +17,8 @@ use super::{config_files, kube_proxy_api, lossy_save::lossy, processes, subsyste
 use crate::error::{Error, Kind, Result};
 use crate::event::{Event, Silent, Sink};
 use crate::state::ipvs::{ConnectionLimits, VirtualServers};
+use crate::state::links::parse_links;
+use crate::state::lookalikes;
 use crate::state::tools::render_processes;
 use crate::state::{Backend, Family, Files, RulesetId};
 
@@ -64,11 +66,16 @@ pub fn capture_reporting(tools: &Tools, extent: Extent, sink: &dyn Sink) -> Resu
         "modules.txt",
         subsystems::read_if_exists("/proc/modules")?.unwrap_or_default(),
     );
-    let mut processes = processes::find()?;
-    let (configuration, notes) = config_files::read(&processes);
-    kube_proxy_api::fill_in_version(&mut processes, &configuration);
+    let found = processes::find()?;
+    let (configuration, notes) = config_files::read(&found.components);
+    let mut processes = found.processes();
+    let addresses = parse_links("addr.json", files.get("addr.json").map_or("[]", |text| text))?;
+    kube_proxy_api::fill_in_version(&mut processes, &configuration, &addresses);
     if !processes.is_empty() {
         put(&mut files, "processes.json", render_processes(&processes)?);
+    }
+    if !found.lookalikes.is_empty() {
+        put(&mut files, "lookalikes.json", lookalikes::render(&found.lookalikes)?);
     }
     files.extend(configuration);
     for text in notes {

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use ureq::Agent;
 
+use super::trust::PinnedProcess;
 use crate::runtime::process_start;
 use crate::state::kube_proxy::{CommandLine, Instances, KubeProxyConfig};
+use crate::state::links::Link;
 use crate::state::tools::Process;
 use crate::state::{Files, NodeState};
 
@@ -22,33 +24,37 @@ const MODE: u64 = 64;
 /// some hundred KiB.
 const METRICS: u64 = 16 << 20;
 
+/// The link of ipvs mode, which has the addresses of all services.
+const IPVS_LINK: &str = "kube-ipvs0";
+
 /// The metric whose labels have kube-proxy's version.
 const BUILD: &str = "kubernetes_build_info{";
 
 /// The mode that the only kube-proxy in `state` reports; none if there is no such process or no
 /// reply.
 pub fn mode(state: &NodeState) -> Option<String> {
-    let address = address(state.processes.as_deref()?, &state.files)?;
-    let text = get(address, "proxyMode", MODE)?;
+    let server = Server::of(state.processes.as_deref()?, &state.files, &state.links)?;
+    let text = server.get("proxyMode", MODE)?;
     let mode = text.trim();
-    (!mode.is_empty()).then(|| mode.to_owned())
+    let is_word = |mode: &str| mode.chars().all(|c| c.is_ascii_lowercase());
+    (!mode.is_empty() && is_word(mode)).then(|| mode.to_owned())
 }
 
 /// Fills in the version of the kube-proxy among `processes`, as its metrics report it, if the
-/// version is not known yet. For a kube-proxy in a container the version is not known, because a
-/// container's program is not run. `files` holds kube-proxy's configuration file.
-pub(super) fn fill_in_version(processes: &mut [Process], files: &Files) {
-    let address = address(processes, files);
+/// version is not known yet. `files` holds kube-proxy's configuration file, `links` the node's
+/// addresses.
+pub(super) fn fill_in_version(processes: &mut [Process], files: &Files, links: &[Link]) {
+    let server = Server::of(processes, files, links);
     let pid = Instances::of(processes).one().map(|p| p.pid);
     let process = processes.iter_mut().find(|p| Some(p.pid) == pid && p.version.is_none());
-    let (Some(address), Some(process)) = (address, process) else { return };
+    let (Some(server), Some(process)) = (server, process) else { return };
     let start = process_start(process.pid);
     let mut cached = VERSIONS.lock().unwrap_or_else(PoisonError::into_inner);
     let known = cached.get(&(process.pid, start)).cloned();
-    let version = known.or_else(|| version(&get(address, "metrics", METRICS)?));
+    let version = known.or_else(|| version(&server.get("metrics", METRICS)?));
     if let Some(version) = version {
         cached.insert((process.pid, start), version.clone());
-        process.version_source = Some(format!("http://{address}/metrics"));
+        process.version_source = Some(format!("http://{}/metrics", server.address));
         process.version = Some(version);
     }
 }
@@ -64,30 +70,55 @@ fn version(metrics: &str) -> Option<String> {
     let labels = metrics.lines().find_map(|line| line.strip_prefix(BUILD))?;
     let value = |label: &str| labels.split_once(label)?.1.split('"').next();
     let version = value("git_version=\"").or_else(|| value("gitVersion=\""))?;
-    let is_release = |v: &str| v.starts_with(|c| matches!(c, '1'..='9'));
+    let is_release = |v: &str| {
+        v.len() < 64
+            && v.starts_with(|c| matches!(c, '1'..='9'))
+            && v.chars().all(|c| c.is_ascii_alphanumeric() || ".+-_".contains(c))
+    };
     version.strip_prefix('v').is_some_and(is_release).then(|| version.to_owned())
 }
 
-/// The body of the reply to `GET /path`, if it has at most `limit` bytes.
-fn get(address: SocketAddr, path: &str, limit: u64) -> Option<String> {
-    // No proxy from the environment and no redirection, because the reply must come from this node.
-    let agent: Agent = Agent::config_builder()
-        .timeout_global(Some(DEADLINE))
-        .proxy(None)
-        .max_redirects(0)
-        .build()
-        .into();
-    let mut answer = agent.get(format!("http://{address}/{path}")).call().ok()?;
-    if answer.status() != 200 {
-        return None;
-    }
-    answer.body_mut().with_config().limit(limit).read_to_string().ok()
+/// Where a kube-proxy that counts serves its metrics.
+struct Server {
+    pid: u32,
+    address: SocketAddr,
 }
 
-/// The address at which the kube-proxy among `processes` serves its metrics; none unless exactly
-/// one kube-proxy runs. `files` holds kube-proxy's configuration file.
-fn address(processes: &[Process], files: &Files) -> Option<SocketAddr> {
-    let process = Instances::of(processes).one()?;
+impl Server {
+    /// The server of the kube-proxy among `processes`, at an address of this node; none unless
+    /// exactly one kube-proxy runs. `files` holds kube-proxy's configuration file, `links` the
+    /// node's addresses.
+    fn of(processes: &[Process], files: &Files, links: &[Link]) -> Option<Server> {
+        let process = Instances::of(processes).one()?;
+        let address = address(process, files).filter(|a| is_local(a.ip(), links))?;
+        Some(Server { pid: process.pid, address })
+    }
+
+    /// The body of the reply to `GET /path`, if it has at most `limit` bytes. Nobody is asked if
+    /// anyone but that kube-proxy would answer, because any user may listen where it does not.
+    fn get(&self, path: &str, limit: u64) -> Option<String> {
+        let pinned = PinnedProcess::open(self.pid).filter(|pinned| pinned.doubt().is_none())?;
+        if !pinned.listens(self.address) {
+            return None;
+        }
+        // No proxy from the environment and no redirection, because the reply must come from this
+        // node.
+        let agent: Agent = Agent::config_builder()
+            .timeout_global(Some(DEADLINE))
+            .proxy(None)
+            .max_redirects(0)
+            .build()
+            .into();
+        let mut answer = agent.get(format!("http://{}/{path}", self.address)).call().ok()?;
+        if answer.status() != 200 {
+            return None;
+        }
+        answer.body_mut().with_config().limit(limit).read_to_string().ok()
+    }
+}
+
+/// The address at which a kube-proxy serves its metrics. `files` holds its configuration file.
+fn address(process: &Process, files: &Files) -> Option<SocketAddr> {
     let line = CommandLine::parse(&process.args).ok()?;
     let text = |path: &str| files.get(&format!("files{path}"));
     let config = line.config.as_deref();
@@ -103,6 +134,13 @@ fn address(processes: &[Process], files: &Files) -> Option<SocketAddr> {
     Some(address)
 }
 
+/// Whether an address is this node's own. One on ipvs mode's link is a service's: what is sent
+/// there goes to some pod.
+fn is_local(address: IpAddr, links: &[Link]) -> bool {
+    let own = links.iter().filter(|link| link.name != IPVS_LINK).flat_map(|link| &link.addresses);
+    address.is_loopback() || { own }.any(|net| net.addr() == address)
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
@@ -114,7 +152,7 @@ mod tests {
 
     fn state(flag: &str) -> NodeState {
         let process = Process {
-            pid: 7,
+            pid: std::process::id(),
             name: "kube-proxy".into(),
             args: vec!["kube-proxy".into(), flag.into()],
             version: None,
@@ -150,6 +188,7 @@ mod tests {
     #[test]
     fn another_answer_is_none() {
         for answer in [
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nip\u{1b}vs",
             "HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\nipvs",
             "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
@@ -176,27 +215,60 @@ mod tests {
             format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{metrics}", metrics.len());
         let at = serve("metrics", answer);
         let flag = format!("--metrics-bind-address={at}");
-        let process = |pid, version: Option<&str>| Process {
-            pid,
+        let process = |version: Option<&str>| Process {
+            pid: std::process::id(),
             name: "kube-proxy".into(),
             args: vec!["kube-proxy".into(), flag.clone()],
             version: version.map(str::to_owned),
             version_source: None,
         };
-        let mut probed = [process(u32::MAX, None)];
-        fill_in_version(&mut probed, &Files::new());
-        assert_eq!(probed[0].version.as_deref(), Some("v1.30.5"));
-        assert_eq!(probed[0].version_source, Some(format!("http://{at}/metrics")));
-        let mut known = [process(u32::MAX - 1, Some("v1.2.3"))];
-        fill_in_version(&mut known, &Files::new());
+        let mut known = [process(Some("v1.2.3"))];
+        fill_in_version(&mut known, &Files::new(), &[]);
         assert_eq!(
             (known[0].version.as_deref(), &known[0].version_source),
             (Some("v1.2.3"), &None)
         );
-        let mut again = [process(u32::MAX, None)];
+        let mut probed = [process(None)];
+        fill_in_version(&mut probed, &Files::new(), &[]);
+        assert_eq!(probed[0].version.as_deref(), Some("v1.30.5"));
+        assert_eq!(probed[0].version_source, Some(format!("http://{at}/metrics")));
+        let mut again = [process(None)];
         again[0].args[1] = "--metrics-bind-address=127.0.0.1:1".into();
-        fill_in_version(&mut again, &Files::new());
+        fill_in_version(&mut again, &Files::new(), &[]);
         assert_eq!(again[0].version, probed[0].version);
+    }
+
+    #[test]
+    fn no_other_process_is_probed() {
+        let answer = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nipvs";
+        let address = serve("proxyMode", answer.into());
+        let server = |pid| Server { pid, address };
+        assert!(server(std::process::id()).get("proxyMode", MODE).is_some());
+        // Process 1 listens elsewhere, if at all.
+        assert_eq!(server(1).get("proxyMode", MODE), None);
+        assert_eq!(server(u32::MAX).get("proxyMode", MODE), None);
+    }
+
+    #[test]
+    fn only_addresses_of_this_node_are_probed() {
+        let link = |name: &str, address: &str| Link {
+            name: name.into(),
+            addresses: vec![address.parse().unwrap()],
+            ..Link::default()
+        };
+        let links = [link("eth0", "192.0.2.7/24"), link(IPVS_LINK, "10.96.0.1/32")];
+        for (address, expected) in [
+            ("127.0.0.1", true),
+            ("127.9.9.9", true),
+            ("::1", true),
+            ("192.0.2.7", true),
+            ("192.0.2.8", false),
+            ("203.0.113.5", false),
+            ("10.96.0.1", false),
+            ("169.254.169.254", false),
+        ] {
+            assert_eq!(is_local(address.parse().unwrap(), &links), expected, "{address}");
+        }
     }
 
     #[test]
@@ -211,10 +283,14 @@ mod tests {
 
     #[test]
     fn the_address_is_that_of_the_only_kube_proxy() {
-        let address = |state: &NodeState| super::address(state.processes.as_deref()?, &state.files);
-        let at = |flag| address(&state(flag)).map(|a| a.to_string());
+        let address = |state: &NodeState| {
+            let server = Server::of(state.processes.as_deref()?, &state.files, &state.links)?;
+            Some(server.address.to_string())
+        };
+        let at = |flag| address(&state(flag));
         assert_eq!(at("--v=2").as_deref(), Some("127.0.0.1:10249"));
         assert_eq!(at("--metrics-bind-address=0.0.0.0:9").as_deref(), Some("127.0.0.1:9"));
+        assert_eq!(at("--metrics-bind-address=203.0.113.5:9"), None);
         assert_eq!(at("--config=/not/at/hand").as_deref(), Some("127.0.0.1:10249"));
         let mut two = state("--v=2");
         let again = two.processes.as_ref().unwrap()[0].clone();

@@ -3,11 +3,13 @@
 //!
 //! Everything in this module reads the current namespaces. No function has a namespace argument.
 
+mod build_info;
 pub mod capture;
 pub mod command;
 pub mod config_files;
 pub mod conntrack;
 pub mod files;
+mod foreign;
 pub mod kube_proxy_api;
 pub mod kube_proxy_controller;
 pub mod live_facts;
@@ -17,7 +19,9 @@ pub mod modules;
 pub mod nfnetlink;
 pub mod observe;
 pub mod processes;
+pub mod secrets;
 pub mod subsystems;
 pub mod sysctls;
 pub mod systemd;
 pub mod tools;
+pub mod trust;

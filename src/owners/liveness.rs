@@ -13,7 +13,8 @@ pub enum Liveness {
     /// links and files.
     Gone(String),
     /// Unknown: nothing shows that the component is alive, but either the state lacks the node's
-    /// processes or links, or the catalogue lists no process of the component.
+    /// processes or links, or the catalogue lists no process of the component, or a process that
+    /// does not count has the component's name.
     Unknown(String),
 }
 
@@ -53,6 +54,12 @@ pub fn liveness(component: &Component, state: &NodeState) -> Liveness {
     let link = |l: &&crate::state::links::Link| expressions.iter().any(|e| e.is_match(&l.name));
     if let Some(link) = state.links.iter().find(link) {
         return Liveness::Alive(format!("the link {} is there", link.name));
+    }
+    // Anybody can give a process that name. But the component may also run with fewer rights than
+    // root has, as podman's aardvark-dns does. So the name shows nothing, and permits nothing.
+    if let Some(other) = state.lookalikes.iter().find(|l| alive.processes.contains(&l.name)) {
+        let why = format!("process {} ({}) does not count: {}", other.name, other.pid, other.doubt);
+        return Liveness::Unknown(why);
     }
     if alive.processes.is_empty() {
         return Liveness::Unknown(format!("{name} has no process that would show it"));

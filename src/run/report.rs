@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::checks::{Finding, Severity, Verdict, find};
 use crate::error::{Error, Result};
 use crate::event::{Claim, Event, Outcome, Task};
-use crate::node::processes::masked;
+use crate::node::secrets::masked;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::component::KUBE_PROXY;
 use crate::owners::matcher::{Owner, Ownership, UNKNOWN};

@@ -8,6 +8,23 @@ use serde_json::Value;
 use super::lines;
 use crate::error::{Error, Kind, Result};
 
+/// The keys of a CNI configuration whose values are used, at any depth. A snapshot keeps no other
+/// values.
+pub const USED_KEYS: &[&str] = &[
+    "bridge",
+    "cniVersion",
+    "delegate",
+    "externalSetMarkChain",
+    "ipam",
+    "markMasqBit",
+    "name",
+    "plugins",
+    "ranges",
+    "snat",
+    "subnet",
+    "type",
+];
+
 /// flannel's networks and its lease on this node, from `/run/flannel/subnet.env`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubnetEnv {

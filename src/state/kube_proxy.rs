@@ -24,7 +24,7 @@ pub use args::CommandLine;
 pub use controller::Controller;
 pub use edit::{ConfigEdit, ConfigSource};
 pub use flags::{flag_names, heeded_beside_config};
-pub use flags_to_config::{GeneratedConfig, flags_to_config};
+pub use flags_to_config::{GeneratedConfig, flags_to_config, is_flag};
 pub use mode::Mode;
 pub use process::{Instances, serves};
 

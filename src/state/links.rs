@@ -32,7 +32,7 @@ const MOVING_DATA: &[&str] = &[
 const MOVING_RULE: &[&str] = &["iif_detached", "oif_detached"];
 
 /// A network link with its addresses.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Link {
     /// The link's name: `docker0`.
     pub name: String,

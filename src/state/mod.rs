@@ -14,6 +14,7 @@ pub mod kube_proxy;
 mod lines;
 pub mod links;
 pub mod live_facts;
+pub mod lookalikes;
 pub mod nft;
 mod node_state;
 pub mod object;

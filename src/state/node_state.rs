@@ -7,6 +7,7 @@ use crate::state::cni::SubnetEnv;
 use crate::state::ipset::IpSets;
 use crate::state::ipvs::VirtualServers;
 use crate::state::links::{self, Link, PolicyRule, Route};
+use crate::state::lookalikes::{self, Lookalike};
 use crate::state::nft::{NftTable, NftTables};
 use crate::state::ruleset::Ruleset;
 use crate::state::tools::{self, Process, ToolList};
@@ -35,6 +36,8 @@ pub struct NodeState {
     pub tools: Option<ToolList>,
     /// The processes of components that own rules; none if they were not captured.
     pub processes: Option<Vec<Process>>,
+    /// Processes that have the name of a component and do not count.
+    pub lookalikes: Vec<Lookalike>,
     /// flannel's networks and lease; none if flannel wrote no `subnet.env`.
     pub flannel: Option<SubnetEnv>,
     /// The text of every file that this state was parsed from.
@@ -79,7 +82,12 @@ impl NodeState {
         if let Some((name, text)) = text("processes.json") {
             state.processes = Some(tools::parse_processes(name, text)?);
         }
-        if let Some((name, text)) = text("files/run/flannel/subnet.env") {
+        if let Some((name, text)) = text("lookalikes.json") {
+            state.lookalikes = lookalikes::parse(name, text)?;
+        }
+        // A file that is there and was not kept has no text.
+        let lease = text("files/run/flannel/subnet.env").filter(|(_, text)| !text.is_empty());
+        if let Some((name, text)) = lease {
             state.flannel = Some(SubnetEnv::parse(name, text)?);
         }
         state.files = files;

@@ -5,6 +5,7 @@ mod instances;
 mod ipvs_support;
 mod leftover_reject;
 mod leftovers;
+mod lookalikes;
 mod mark_drop;
 mod mode;
 mod mode_empty;
@@ -24,6 +25,7 @@ pub(super) const CHECKS: &[&Check] = &[
     &ipvs_support::REMOVED,
     &leftover_reject::CHECK,
     &leftovers::CHECK,
+    &lookalikes::CHECK,
     &mark_drop::CHECK,
     &mode::CHECK,
     &mode_empty::CHECK,

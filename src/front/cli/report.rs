@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::error::Result;
 use crate::event::Event;
 use crate::front::cli::command::Invocation;
-use crate::node::processes::masked;
+use crate::node::secrets::masked;
 use crate::owners::catalogue::Catalogue;
 use crate::run::report::{OwnerChanges, Report, StoredRun, report};
 use crate::store::run::{RunKind, RunState};

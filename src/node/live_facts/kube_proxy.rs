@@ -1,12 +1,10 @@
 //! Finds the tools in the root of the kube-proxy process, and the complaints in kube-proxy's log.
 
-use std::fs;
-use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::node::command::TRUSTED_PATH;
-use crate::node::config_files::resolve;
+use crate::node::foreign::{Allowance, Root};
+use crate::node::trust::PinnedProcess;
 use crate::state::NodeState;
 use crate::state::kube_proxy::Instances;
 use crate::state::tools::{InstalledTool, ToolList};
@@ -26,6 +24,18 @@ const COMPLAINTS: [&str; 5] = [
 /// How many bytes at the end of a log file are read.
 const LOG: u64 = 256 << 10;
 
+/// How many characters of a line are kept.
+const LINE: usize = 300;
+
+/// How many bytes of a package list are read. Debian's of a whole system has some 4 MiB.
+const PACKAGES: u64 = 8 << 20;
+
+/// How many directories of a PATH are searched.
+const DIRECTORIES: usize = 32;
+
+/// Where the logs of pods are.
+const POD_LOGS: &str = "/var/log/pods";
+
 /// What the file system root of the kube-proxy process holds.
 #[derive(Debug, Default)]
 pub(super) struct ProxyRoot {
@@ -40,58 +50,47 @@ pub(super) fn observe_root(state: &NodeState) -> ProxyRoot {
     let (Some(process), Some(tools)) = (instances.one(), &state.tools) else {
         return ProxyRoot::default();
     };
-    let root = format!("/proc/{}/root", process.pid);
-    // The path ends with a slash, so that the link `root` is followed.
-    let file = |path: &str| fs::metadata(path).ok().map(|m| (m.dev(), m.ino()));
-    match (file(&format!("{root}/")), file("/")) {
-        (Some(theirs), Some(ours)) if theirs == ours => {
-            ProxyRoot { tools: Some(tools.clone()), root: None }
-        }
-        (Some(_), _) => {
-            let path =
-                path_of(&fs::read(format!("/proc/{}/environ", process.pid)).unwrap_or_default());
-            let tools = below(Path::new(&root), &path, &tools.kernel);
-            ProxyRoot { tools: Some(tools), root: Some(root) }
-        }
-        (None, _) => ProxyRoot::default(),
+    // The process may have ended, and its PID may be a stranger's by now.
+    let Some(pinned) = PinnedProcess::open(process.pid).filter(|pinned| pinned.doubt().is_none())
+    else {
+        return ProxyRoot::default();
+    };
+    let Ok(root) = Root::of(&pinned) else { return ProxyRoot::default() };
+    if Root::ours().is_ok_and(|ours| ours.is(&root)) {
+        return ProxyRoot { tools: Some(tools.clone()), root: None };
     }
-}
-
-/// The value of `PATH` in the text of /proc/PID/environ; [`TRUSTED_PATH`] if it is not set.
-fn path_of(environ: &[u8]) -> String {
-    let environ = String::from_utf8_lossy(environ);
-    let path = environ.split('\0').find_map(|variable| variable.strip_prefix("PATH="));
-    path.unwrap_or(TRUSTED_PATH).to_owned()
+    let path = pinned.search_path().unwrap_or_else(|| TRUSTED_PATH.to_owned());
+    let tools = below(&root, &path, &tools.kernel);
+    ProxyRoot { tools: Some(tools), root: Some(format!("/proc/{}/root", process.pid)) }
 }
 
 /// The programs in the directories of `path` below `root`, each with the version from that root's
-/// package lists.
-fn below(root: &Path, path: &str, kernel: &str) -> ToolList {
-    let tool = |name: &str| {
-        let paths = path.split(':').map(|directory| format!("{directory}/{name}"));
-        let runs = |path: &String| {
-            resolve(root, path)
-                .and_then(fs::metadata)
-                .is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
-        };
-        match { paths }.find(runs) {
+/// package lists. None of them is run.
+fn below(root: &Root, path: &str, kernel: &str) -> ToolList {
+    let mut allowance = Allowance::of_a_capture();
+    let mut tool = |name: &str| {
+        let paths =
+            path.split(':').take(DIRECTORIES).map(|directory| format!("{directory}/{name}"));
+        match { paths }.find(|path| root.is_program(path)) {
             Some(path) => {
-                InstalledTool::found(name, &path, &version(root, name).unwrap_or_default())
+                let version = version(root, name, &mut allowance).unwrap_or_default();
+                InstalledTool::found(name, &path, &version)
             }
             None => InstalledTool::missing(name),
         }
     };
-    ToolList { kernel: kernel.to_owned(), tools: PROGRAMS.into_iter().map(tool).collect() }
+    let tools = PROGRAMS.into_iter().map(&mut tool).collect();
+    ToolList { kernel: kernel.to_owned(), tools }
 }
 
 /// The version of the package that has `program`, from the package list in the image below `root`:
 /// dpkg's (in images without a package manager, one file per package) or apk's. rpm's list is a
 /// database, which is not read.
-fn version(root: &Path, program: &str) -> Option<String> {
-    let text = |path: &str| fs::read_to_string(resolve(root, path).ok()?).ok();
+fn version(root: &Root, program: &str, allowance: &mut Allowance) -> Option<String> {
+    let mut text = |path: &str| root.text(path, PACKAGES, allowance).ok().flatten();
     let debian = if program == "nft" { "nftables" } else { program };
     let lists = [&format!("/var/lib/dpkg/status.d/{debian}"), "/var/lib/dpkg/status"];
-    let mut of_dpkg = lists.into_iter().filter_map(text);
+    let mut of_dpkg = lists.into_iter().filter_map(&mut text);
     if let Some(version) = of_dpkg.find_map(|text| package_version(&text, debian)) {
         return Some(format!("package {debian} {version}"));
     }
@@ -104,7 +103,7 @@ fn version(root: &Path, program: &str) -> Option<String> {
 fn apk_version(installed: &str, package: &str) -> Option<String> {
     let mut paragraphs = installed.split("\n\n");
     let of = |p: &&str| p.lines().any(|l| l.strip_prefix("P:") == Some(package));
-    paragraphs.find(of)?.lines().find_map(|l| l.strip_prefix("V:")).map(str::to_owned)
+    plain(paragraphs.find(of)?.lines().find_map(|l| l.strip_prefix("V:"))?)
 }
 
 /// The version of `package` in dpkg's list of installed packages.
@@ -113,52 +112,51 @@ fn package_version(status: &str, package: &str) -> Option<String> {
     let of = |p: &&str| p.lines().any(|l| l.strip_prefix("Package: ") == Some(package));
     let version = paragraphs.find(of)?.lines().find_map(|l| l.strip_prefix("Version: "))?;
     // The version without its epoch (`1:`), which is not part of the program's version.
-    Some(version.split_once(':').map_or(version, |(_, v)| v).to_owned())
+    plain(version.split_once(':').map_or(version, |(_, v)| v))
+}
+
+/// A version of a package, which consists of few characters (deb-version(7)).
+fn plain(version: &str) -> Option<String> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || ".+~-_".contains(c);
+    (version.len() <= 100 && version.chars().all(is_plain)).then(|| version.to_owned())
 }
 
 /// For each of kube-proxy's log files, the last line with each phrase about a missing tool or
 /// kernel module.
 pub(super) fn complaints() -> Vec<String> {
-    logs().iter().flat_map(|path| complaints_of(path, &tail(path))).collect()
+    let Ok(root) = Root::ours() else { return Vec::new() };
+    let mut allowance = Allowance::of_a_capture();
+    let mut tail = |path: &str| root.tail(path, LOG, &mut allowance).ok().flatten();
+    let texts = logs(&root).into_iter().filter_map(|path| Some((tail(&path)?, path)));
+    texts.flat_map(|(text, path)| complaints_of(&path, &text)).collect()
 }
 
-fn complaints_of(path: &Path, text: &str) -> Vec<String> {
+fn complaints_of(path: &str, text: &str) -> Vec<String> {
     let last = |what: &&str| text.lines().rfind(|l| l.contains(what));
     let lines = COMPLAINTS.iter().filter_map(last);
-    lines.map(|line| format!("{}: {line}", path.display())).collect()
+    let short = |line: &str| line.chars().take(LINE).collect::<String>();
+    lines.map(|line| format!("{path}: {}", short(line))).collect()
 }
 
 /// The files that may hold kube-proxy's log: /var/log/kube-proxy.log of a service, and the newest
 /// log file of each kube-proxy pod.
-fn logs() -> Vec<PathBuf> {
-    let mut logs = vec![PathBuf::from("/var/log/kube-proxy.log")];
-    let entries = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten();
-    for pod in entries(Path::new("/var/log/pods")) {
-        if pod.file_name().to_string_lossy().starts_with("kube-system_kube-proxy-") {
-            let number = |p: &PathBuf| p.file_stem()?.to_str()?.parse::<u32>().ok();
-            let files = entries(&pod.path().join("kube-proxy")).map(|e| e.path());
-            logs.extend(files.filter(|p| number(p).is_some()).max_by_key(number));
-        }
+fn logs(root: &Root) -> Vec<String> {
+    let mut logs = vec!["/var/log/kube-proxy.log".to_owned()];
+    let pods = root.directories(POD_LOGS).unwrap_or_default();
+    for pod in pods.iter().filter(|pod| pod.starts_with("kube-system_kube-proxy-")) {
+        let folder = format!("{POD_LOGS}/{pod}/kube-proxy");
+        let number = |name: &String| Path::new(name).file_stem()?.to_str()?.parse::<u32>().ok();
+        let files = root.names(&folder).unwrap_or_default().into_iter();
+        let newest = files.filter(|name| number(name).is_some()).max_by_key(number);
+        logs.extend(newest.map(|name| format!("{folder}/{name}")));
     }
     logs
 }
 
-/// The last [`LOG`] bytes of a file as text; empty if the file cannot be read.
-fn tail(path: &Path) -> String {
-    let read = || -> std::io::Result<String> {
-        let mut file = fs::File::open(path)?;
-        let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(LOG)))?;
-        let mut bytes = Vec::new();
-        file.take(LOG).read_to_end(&mut bytes)?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
-    };
-    read().unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
 
@@ -181,19 +179,25 @@ mod tests {
         symlink("/usr/bin/env", at("usr/sbin/nft")).unwrap();
         let status = "Package: iptables\nVersion: 1:1.8.9-2\n";
         fs::write(at("var/lib/dpkg/status.d/iptables"), status).unwrap();
-        let tools = below(root.path(), TRUSTED_PATH, "6.1.0");
+        let tools = below(&Root::at(root.path()).unwrap(), TRUSTED_PATH, "6.1.0");
         let path = |name: &str| tools.get(name).unwrap().path.clone();
         assert_eq!(path("iptables").as_deref(), Some("/usr/sbin/iptables"));
         let version = tools.get("iptables").unwrap().version().unwrap();
         assert_eq!(version.to_string(), "1.8.9");
         assert_eq!((path("ipset"), path("nft"), path("conntrack")), (None, None, None));
 
-        let own = path_of(b"HOME=/root\0PATH=/opt/bin:/usr/sbin\0");
         fs::create_dir_all(at("opt/bin")).unwrap();
         program("opt/bin/ipset", 0o755);
-        let tools = below(root.path(), &own, "6.1.0");
+        let own = Root::at(root.path()).unwrap();
+        let tools = below(&own, "/opt/bin:/usr/sbin", "6.1.0");
         assert_eq!(tools.get("ipset").unwrap().path.as_deref(), Some("/opt/bin/ipset"));
-        assert_eq!(path_of(b"HOME=/root\0"), TRUSTED_PATH);
+        // A package list that never answers, or never ends, tells no version.
+        fs::remove_file(at("var/lib/dpkg/status.d/iptables")).unwrap();
+        let pipe = at("var/lib/dpkg/status.d/iptables");
+        rustix::fs::mkfifoat(rustix::fs::CWD, pipe, rustix::fs::Mode::RWXU).unwrap();
+        fs::File::create(at("var/lib/dpkg/status")).unwrap().set_len(4 << 30).unwrap();
+        let tools = below(&own, TRUSTED_PATH, "6.1.0");
+        assert_eq!(tools.get("iptables").unwrap().version(), None);
     }
 
     #[test]
@@ -212,13 +216,13 @@ mod tests {
         let of = |tools: &ToolList, name: &str| {
             tools.get(name).unwrap().version().map(|v| v.to_string())
         };
-        let unknown = below(root.path(), TRUSTED_PATH, "6.1.0");
+        let unknown = below(&Root::at(root.path()).unwrap(), TRUSTED_PATH, "6.1.0");
         assert_eq!((of(&unknown, "iptables"), of(&unknown, "nft")), (None, None));
 
         let installed = "C:Q1x=\nP:iptables-doc\nV:0.1-r0\nF:sbin\n\nC:Q1y=\nP:iptables\n\
             V:1.8.10-r3\nA:x86_64\n\nP:nftables\nV:1.0.9-r2\n\nP:conntrack-tools\nV:1.4.8-r0\n\n";
         fs::write(at("lib/apk/db/installed"), installed).unwrap();
-        let tools = below(root.path(), TRUSTED_PATH, "6.1.0");
+        let tools = below(&Root::at(root.path()).unwrap(), TRUSTED_PATH, "6.1.0");
         assert_eq!(of(&tools, "iptables").as_deref(), Some("1.8.10"));
         assert_eq!(of(&tools, "nft").as_deref(), Some("1.0.9"));
         assert_eq!(of(&tools, "conntrack").as_deref(), Some("1.4.8"));
@@ -236,7 +240,7 @@ mod tests {
     fn the_last_complaint_of_each_kind_is_found() {
         let text = "a: executable file not found in $PATH\nfine\n\
                     b: executable file not found in $PATH\n";
-        let found = complaints_of(Path::new("/l"), text);
+        let found = complaints_of("/l", text);
         assert_eq!(found, ["/l: b: executable file not found in $PATH"]);
     }
 

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use serde_json::{Map, Value, json};
 
 use super::args::{HEALTHZ_OF_FLAGS, METRICS_OF_FLAGS, boolean, list};
-use super::flags::is_of_the_log;
+use super::flags::{heeded_beside_config, is_of_the_log};
 use super::{KubeProxyConfig, Mode, parse_mode};
 use crate::error::{Error, Kind, Result};
 use crate::yaml;
@@ -79,6 +79,11 @@ const FLAGS: &[(&str, &str, Form)] = &[
     ("conntrack-udp-timeout", "conntrack.udpTimeout", Text),
     ("conntrack-udp-timeout-stream", "conntrack.udpStreamTimeout", Text),
 ];
+
+/// Whether kube-proxy has a flag `name` whose value is used here. None of these values is a secret.
+pub fn is_flag(name: &str) -> bool {
+    heeded_beside_config(name) || FLAGS.iter().any(|(flag, ..)| *flag == name)
+}
 
 /// Turns a command line whose first element is the program into a `KubeProxyConfiguration`.
 ///

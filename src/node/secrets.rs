@@ -1,0 +1,172 @@
+//! What is kept of arguments, and what is masked.
+//!
+//! A snapshot may leave the node. Which values are secrets cannot be told by their names, so a
+//! snapshot keeps only what a parser uses, and masks all else.
+
+use crate::state::kube_proxy::is_flag;
+
+/// What a masked text is replaced by.
+pub(super) const MASK: &str = "<masked>";
+
+/// Words in the name of a flag that make its value a secret, unless the value is a path.
+const SECRETS: &[&str] =
+    &["token", "password", "passwd", "secret", "authkey", "auth-key", "api-key", "apikey"];
+
+/// Flags of other programs than kube-proxy that are used, without their dashes.
+const USED: &[(&str, &[&str])] =
+    &[("dockerd", &["iptables", "ip-masq"]), ("node-cache", &["conf", "localip"])];
+
+/// The arguments of the program `name` that a snapshot keeps, in their places. The first is the
+/// program; each other one that no parser uses is masked.
+pub(super) fn kept_arguments(name: &str, args: &[String]) -> Vec<String> {
+    let used = |flag: &str| match name {
+        "kube-proxy" => is_flag(flag),
+        _ => USED.iter().any(|(program, flags)| *program == name && flags.contains(&flag)),
+    };
+    let mut value_is_used = false;
+    let kept = args.iter().enumerate().map(|(at, arg)| {
+        let is_value = std::mem::take(&mut value_is_used);
+        if at == 0 || is_value && !arg.starts_with('-') {
+            return mask_address(arg);
+        }
+        let (flag, value) = arg.split_once('=').map_or((arg.as_str(), None), |(f, v)| (f, Some(v)));
+        let bare = flag.strip_prefix("--").or_else(|| flag.strip_prefix('-')).unwrap_or_default();
+        match value {
+            _ if used(&bare.replace('_', "-")) => {
+                value_is_used = value.is_none();
+                mask_address(arg)
+            }
+            // Which flags kube-proxy has is judged by their names alone.
+            Some(_) if name == "kube-proxy" && is_name(flag) => format!("{flag}={MASK}"),
+            None if name == "kube-proxy" && is_name(flag) => flag.to_owned(),
+            _ => MASK.to_owned(),
+        }
+    });
+    kept.collect()
+}
+
+/// Whether a text looks like a flag's name, and not like a secret: words of small letters.
+fn is_name(flag: &str) -> bool {
+    let name = flag.strip_prefix("--").unwrap_or_default();
+    let of_name = |c: char| c.is_ascii_lowercase() || "-_".contains(c);
+    name.len() < 50
+        && name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.chars().all(of_name)
+}
+
+/// Masks the secrets in a line that contains command lines.
+pub fn masked(line: &str) -> String {
+    mask(line.split(' ').map(str::to_owned).collect()).join(" ")
+}
+
+/// Masks the secrets in arguments: the values of flags that take a secret, and passwords in
+/// addresses.
+fn mask(args: Vec<String>) -> Vec<String> {
+    let mut value_is_secret = false;
+    args.into_iter()
+        .map(|arg| {
+            let (flag, value) =
+                arg.split_once('=').map_or((arg.as_str(), None), |(f, v)| (f, Some(v)));
+            let secret = is_secret(flag);
+            let is_value = std::mem::replace(
+                &mut value_is_secret,
+                secret && value.is_none() && flag.starts_with('-'),
+            );
+            match value {
+                _ if is_value && !arg.starts_with('-') => MASK.to_owned(),
+                Some(value) if secret && !value.is_empty() => format!("{flag}={MASK}"),
+                _ => mask_address(&arg),
+            }
+        })
+        .collect()
+}
+
+/// True for a flag or variable whose value is a secret, and not the path of a file with the secret.
+fn is_secret(flag: &str) -> bool {
+    let flag = flag.to_ascii_lowercase().replace('_', "-");
+    let path = ["-file", "-path", "-dir"].iter().any(|end| flag.ends_with(end));
+    !path && SECRETS.iter().any(|word| flag.contains(word))
+}
+
+/// Masks the password in an address like `scheme://user:password@host`.
+fn mask_address(arg: &str) -> String {
+    let masked = || {
+        let (scheme, rest) = arg.split_once("://")?;
+        let host = rest.find('/').unwrap_or(rest.len());
+        let at = rest[..host].rfind('@')?;
+        let colon = rest[..at].find(':')?;
+        Some(format!("{scheme}://{}:{MASK}{}", &rest[..colon], &rest[at..]))
+    };
+    masked().unwrap_or_else(|| arg.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn strings(args: &[&str]) -> Vec<String> {
+        args.iter().map(|&a| a.to_owned()).collect()
+    }
+
+    #[test]
+    fn secrets_are_masked_and_paths_are_not() {
+        let args = strings(&[
+            "x",
+            "--token=abc",
+            "--auth-key",
+            "tskey",
+            "-etcd-password=p",
+            "K3S_TOKEN=t",
+            "--token-auth-file=/a",
+            "--kubeconfig=/k",
+            "--etcd=https://u:p@h:1/x",
+            "--secret",
+            "--v=2",
+        ]);
+        let masked = strings(&[
+            "x",
+            "--token=<masked>",
+            "--auth-key",
+            "<masked>",
+            "-etcd-password=<masked>",
+            "K3S_TOKEN=<masked>",
+            "--token-auth-file=/a",
+            "--kubeconfig=/k",
+            "--etcd=https://u:<masked>@h:1/x",
+            "--secret",
+            "--v=2",
+        ]);
+        assert_eq!(mask(args), masked);
+    }
+
+    #[test]
+    fn what_no_parser_uses_is_masked() {
+        for (name, line, kept) in [
+            ("k3s", "/bin/k3s agent -t abc --token=abc", "/bin/k3s * * * *"),
+            ("netbird", "netbird up --setup-key -ABC-1", "netbird * * *"),
+            ("tailscaled", "tailscaled --vpn-auth joinKey=x,y=z", "tailscaled * *"),
+            ("flanneld", "flanneld -etcd=u:p@h/x?password=y", "flanneld *"),
+            ("dockerd", "dockerd --iptables=false -H x", "dockerd --iptables=false * *"),
+            (
+                "node-cache",
+                "/node-cache -localip 169.254.20.10 -conf /etc/Corefile -x s",
+                "/node-cache -localip 169.254.20.10 -conf /etc/Corefile * *",
+            ),
+            (
+                "kube-proxy",
+                "kube-proxy --config=/c --proxy_mode ipvs --jwt eyJ --psk=x --v=2 -v 3 -x",
+                "kube-proxy --config=/c --proxy_mode ipvs --jwt * --psk=* --v=2 -v 3 *",
+            ),
+            (
+                "kube-proxy",
+                "kube-proxy --x9secret --master https://u:p@h/",
+                "kube-proxy * --master https://u:*@h/",
+            ),
+            ("kube-proxy", "kube-proxy --cleanup-iptables=true", "kube-proxy --cleanup-iptables=*"),
+        ] {
+            let args: Vec<String> = line.split(' ').map(str::to_owned).collect();
+            let found = kept_arguments(name, &args).join(" ").replace(MASK, "*");
+            assert_eq!(found, kept, "{line}");
+        }
+    }
+}

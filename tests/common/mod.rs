@@ -78,6 +78,12 @@ fn lines(from: impl Read) -> impl Iterator<Item = String> {
     BufReader::new(from).lines().map(|line| line.expect("text"))
 }
 
+/// The program under test: the one that PROXYSHIFT_PROGRAM names, or the one that was just built.
+pub fn program() -> std::path::PathBuf {
+    let other = std::env::var_os("PROXYSHIFT_PROGRAM").map(std::path::PathBuf::from);
+    other.unwrap_or_else(|| env!("CARGO_BIN_EXE_proxyshift").into())
+}
+
 /// Runs the program and arguments `argv` with `input` on its standard input. Returns its standard
 /// output.
 pub fn run_with(input: &str, argv: &[&str]) -> String {

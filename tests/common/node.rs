@@ -10,7 +10,7 @@ use std::process::{Child, Command, Output, Stdio};
 use proxyshift::state::{Backend, Family, NodeState, RulesetId};
 use proxyshift::store::snapshots::Snapshot;
 
-use super::{run, run_with};
+use super::{program, run, run_with};
 
 /// The folder of the captured node `name`.
 pub fn captured(name: &str) -> PathBuf {
@@ -54,7 +54,7 @@ impl Proxyshift {
 
     /// A command that runs the program with the arguments `words`, which are separated by spaces.
     pub fn command(&self, words: &str) -> Command {
-        let program = env!("CARGO_BIN_EXE_proxyshift").to_owned();
+        let program = program().display().to_string();
         let line = [&*self.within, &[program, "--store".into()]].concat();
         let mut command = Command::new(&line[0]);
         command.args(&line[1..]).arg(&self.store);

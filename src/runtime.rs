@@ -76,6 +76,27 @@ pub fn process_start(pid: u32) -> Option<u64> {
     (!matches!(state, "Z" | "X")).then(|| fields.nth(18)?.parse().ok())?
 }
 
+/// A process, by its PID and its start time. The PID alone does not identify a process, because the
+/// kernel may give it to another process later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProcessId {
+    /// The PID.
+    pub pid: u32,
+    start: u64,
+}
+
+impl ProcessId {
+    /// The process that has this PID now; none if no process has it.
+    pub fn of(pid: u32) -> Option<ProcessId> {
+        Some(ProcessId { pid, start: process_start(pid)? })
+    }
+
+    /// Whether the process still runs.
+    pub fn is_alive(self) -> bool {
+        process_start(self.pid) == Some(self.start)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,5 +107,9 @@ mod tests {
         assert!(process_start(me).is_some_and(|start| start > 0));
         assert_eq!(process_start(me), process_start(me));
         assert_eq!(process_start(u32::MAX), None);
+        let process = ProcessId::of(me).unwrap();
+        assert!(process.is_alive());
+        assert!(!ProcessId { start: process.start + 1, ..process }.is_alive());
+        assert_eq!(ProcessId::of(u32::MAX), None);
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::error::{Error, Kind, Result};
-use crate::node::kube_proxy_controller::{config_source, detect};
+use crate::node::kube_proxy_controller::{config_source, detect, must_own};
 use crate::plan::playbook::ControllerChoice;
 use crate::state::NodeState;
 use crate::state::kube_proxy::{ConfigSource, Controller, Instances};
@@ -14,7 +14,7 @@ use crate::state::tools::Process;
 ///
 /// # Errors
 /// [`Kind::Blocked`] unless exactly one kube-proxy runs; [`Kind::UnknownController`] where the
-/// controller cannot be detected; [`Kind::Contested`] where something beyond this node manages the
+/// controller cannot be detected, or the named one does not run that kube-proxy; [`Kind::Contested`] where something beyond this node manages the
 /// configuration, such as a DaemonSet.
 pub(super) fn find(
     choice: &ControllerChoice,
@@ -23,7 +23,10 @@ pub(super) fn find(
     let process = only_process(now)?;
     let controller = match choice {
         ControllerChoice::Auto => detect(process, Path::new("/"))?,
-        ControllerChoice::Named(controller) => controller.clone(),
+        ControllerChoice::Named(controller) => {
+            must_own(controller, process, Path::new("/"))?;
+            controller.clone()
+        }
     };
     let source = config_source(&controller, process)?;
     Ok((controller, source))

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Operate, running};
+use super::Operate;
 use crate::apply::argv;
 use crate::error::Result;
 use crate::state::kube_proxy::controller::Commands;
@@ -12,21 +12,13 @@ impl Operate for Commands {
         argv::run(&self.stop, within)
     }
 
-    /// Does nothing while kube-proxy runs, because the start command would run a second one.
     fn request_start(&self, within: Duration) -> Result<()> {
-        if running(&self.program)?.is_empty() {
-            argv::run(&self.start, within)?;
-        }
-        Ok(())
+        argv::run(&self.start, within)
     }
 
     fn request_restart(&self, within: Duration) -> Result<bool> {
         let Some(restart) = &self.restart else { return Ok(false) };
         argv::run(restart, within).map(|()| true)
-    }
-
-    fn program(&self) -> &str {
-        &self.program
     }
 
     fn log_and_hint(&self) -> (String, String) {

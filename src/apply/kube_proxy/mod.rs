@@ -1,4 +1,8 @@
 //! Stops, starts and configures kube-proxy. Each kind of controller has one file in this module.
+//!
+//! Only the controller's own processes are waited for, and only a new one of its own counts as
+//! started ([`ReadController::owns`]). Other processes of that name are left out: they may run for
+//! ever. A stop that fails never prevents the start.
 
 mod commands;
 mod static_pod;
@@ -10,16 +14,14 @@ use std::time::{Duration, Instant};
 
 use super::files::swap;
 use crate::error::{Error, Kind, Result};
+use crate::node::kube_proxy_controller::ReadController;
 use crate::node::processes;
-use crate::runtime::process_start;
-use crate::state::kube_proxy::controller::{PROGRAM, for_kind};
+use crate::runtime::ProcessId;
+use crate::state::kube_proxy::controller::for_kind;
 use crate::state::kube_proxy::{ConfigSource, Controller};
 
-/// The pause between two scans of /proc for kube-proxy's processes.
+/// The pause between two looks at kube-proxy's processes.
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// What identifies a process: its PID, and when it started.
-type Running = (u32, Option<u64>);
 
 /// The operations that stop, start and configure kube-proxy under `controller`.
 pub fn operate(controller: &Controller) -> &dyn Operate {
@@ -27,7 +29,7 @@ pub fn operate(controller: &Controller) -> &dyn Operate {
 }
 
 /// Stops, starts and configures kube-proxy under one kind of controller.
-pub trait Operate: fmt::Display {
+pub trait Operate: ReadController + fmt::Display {
     /// Requests that kube-proxy stops; does not wait for its process to exit.
     ///
     /// # Errors
@@ -49,29 +51,25 @@ pub trait Operate: fmt::Display {
         Ok(false)
     }
 
-    /// The process name of the kube-proxy to wait for.
-    fn program(&self) -> &str {
-        PROGRAM
+    /// Whether a request to stop must succeed even when kube-proxy is stopped already. If not, an
+    /// error then means nothing.
+    fn stop_must_succeed(&self) -> bool {
+        false
     }
 
     /// The last lines of a log, and a hint where to look for the cause. Both go into the error that
     /// reports a process that did not start or exit.
     fn log_and_hint(&self) -> (String, String);
 
-    /// Stops kube-proxy and waits until none of its processes is left in this network namespace.
-    /// Does nothing if kube-proxy is stopped already.
+    /// Stops kube-proxy and waits until the controller's own processes have ended. Does nothing if
+    /// kube-proxy is stopped already.
     ///
     /// # Errors
     /// [`Kind::Command`], with the last lines of the output or log, when the stop fails or takes
     /// longer than `within`.
     fn stop(&self, within: Duration) -> Result<()> {
-        let until = Until::new(within);
-        match self.request_stop(until.left()) {
-            // A controller may report an error when kube-proxy is stopped already.
-            Err(_) if running(self.program())?.is_empty() => Ok(()),
-            Err(error) => Err(error),
-            Ok(()) => wait_for_none(self, &until),
-        }
+        let time = Time::new(within);
+        stop(self, &self.processes()?, &time)
     }
 
     /// Starts kube-proxy, waits for its process, and returns its PID. Keeps a kube-proxy that runs
@@ -82,24 +80,34 @@ pub trait Operate: fmt::Display {
     /// # Errors
     /// As [`Operate::stop`].
     fn start(&self, within: Duration) -> Result<u32> {
-        let until = Until::new(within);
-        self.request_start(until.left())?;
-        wait_for_one(self, &[], &until)
+        let time = Time::new(within);
+        // An operator's start command would run a second kube-proxy.
+        let is_started = self.owns_by_name() && !self.processes()?.is_empty();
+        if !is_started {
+            self.request_start(time.left())?;
+        }
+        wait_for_new(self, &[], &[], &time)
     }
 
-    /// Restarts kube-proxy, or starts it if it is stopped. Waits until the old processes are gone
-    /// and a new one runs, and returns the PID of the new one.
+    /// Restarts kube-proxy, or starts it if it is stopped. Waits until the controller's old
+    /// processes have ended and a new one runs, and returns the PID of the new one. Stop and start
+    /// may take `within` each. If the stop fails or takes too long, kube-proxy is started all the
+    /// same.
     ///
     /// # Errors
-    /// As [`Operate::stop`].
+    /// As [`Operate::stop`]. The error of a failed stop says whether kube-proxy runs.
     fn restart(&self, within: Duration) -> Result<u32> {
-        let until = Until::new(within);
-        let before = running(self.program())?;
-        if self.request_restart(until.left())? {
-            return wait_for_one(self, &before, &until);
-        }
-        self.stop(until.left())?;
-        self.start(until.left())
+        let time = Time::new(within);
+        let before = self.processes()?;
+        let stopped = match self.request_restart(time.left()) {
+            Ok(true) => match wait_for_new(self, &before, &before, &time) {
+                Ok(pid) => return Ok(pid),
+                Err(e) => Err(e),
+            },
+            Ok(false) => stop(self, &before, &time),
+            Err(e) => Err(e),
+        };
+        start_after(self, stopped, &before, within)
     }
 
     /// Replaces the text of kube-proxy's configuration as [`swap`] does, restarts kube-proxy with
@@ -137,14 +145,14 @@ pub trait Operate: fmt::Display {
 }
 
 /// A deadline, and the length of time that was allowed, which errors report.
-struct Until {
+struct Time {
     end: Instant,
     within: Duration,
 }
 
-impl Until {
-    fn new(within: Duration) -> Until {
-        Until { end: Instant::now() + within, within }
+impl Time {
+    fn new(within: Duration) -> Time {
+        Time { end: Instant::now() + within, within }
     }
 
     fn left(&self) -> Duration {
@@ -152,44 +160,113 @@ impl Until {
     }
 }
 
-/// The processes in this network namespace that run `program`.
-fn running(program: &str) -> Result<Vec<Running>> {
-    let pids = processes::pids(program)?;
-    Ok(pids.into_iter().map(|pid| (pid, process_start(pid))).collect())
+/// Stops kube-proxy, and waits until the processes `before` have ended: those that the controller
+/// had. Processes that appear later are not waited for.
+fn stop(controller: &(impl Operate + ?Sized), before: &[ProcessId], time: &Time) -> Result<()> {
+    match controller.request_stop(time.left()) {
+        Err(error) if controller.stop_must_succeed() || alive(before).is_some() => Err(error),
+        // A controller may report an error when kube-proxy is stopped already.
+        Ok(()) | Err(_) => wait_for_end(controller, before, time),
+    }
 }
 
-fn wait_for_none(controller: &(impl Operate + ?Sized), until: &Until) -> Result<()> {
-    loop {
-        let running = running(controller.program())?;
-        let Some((pid, _)) = running.first() else { return Ok(()) };
-        if until.left().is_zero() {
-            let cause = format!("kube-proxy (pid {pid}) still runs {:?} later", until.within);
+/// Starts kube-proxy after a stop that succeeded or failed. `before` are the processes that the
+/// controller had. The start has time of its own, because a stop may use up all of its time.
+///
+/// # Errors
+/// The error of the stop if that failed, with whether kube-proxy runs; otherwise that of the start.
+fn start_after(
+    controller: &(impl Operate + ?Sized),
+    stopped: Result<()>,
+    before: &[ProcessId],
+    within: Duration,
+) -> Result<u32> {
+    let started = start_new(controller, before, &Time::new(within));
+    let Err(mut error) = stopped else { return started };
+    let outcome = match started {
+        Ok(pid) => format!("it was started all the same, and runs (pid {pid})"),
+        Err(e) => match controller.processes().as_deref() {
+            Ok([first, ..]) => format!("it runs (pid {})", first.pid),
+            _ => format!("it does not run: {}", e.cause),
+        },
+    };
+    error.cause.push_str(&format!("; {outcome}"));
+    Err(error)
+}
+
+/// Starts kube-proxy and waits until the processes `before` have ended and a new one runs.
+fn start_new(
+    controller: &(impl Operate + ?Sized),
+    before: &[ProcessId],
+    time: &Time,
+) -> Result<u32> {
+    let mut others = before.to_vec();
+    if controller.owns_by_name() {
+        // An operator's start command would run a second kube-proxy beside an old one. And whatever
+        // has that name before the command runs is not what the command starts.
+        wait_for_end(controller, before, time)?;
+        others = controller.processes().unwrap_or_default();
+    }
+    controller.request_start(time.left())?;
+    wait_for_new(controller, before, &others, time)
+}
+
+/// The first of the processes that still runs.
+fn alive(processes: &[ProcessId]) -> Option<&ProcessId> {
+    processes.iter().find(|process| process.is_alive())
+}
+
+/// Waits until the processes `before` have ended.
+fn wait_for_end(
+    controller: &(impl Operate + ?Sized),
+    before: &[ProcessId],
+    time: &Time,
+) -> Result<()> {
+    while let Some(ProcessId { pid, .. }) = alive(before) {
+        if time.left().is_zero() {
+            let cause = format!("kube-proxy (pid {pid}) still runs {:?} later", time.within);
             return Err(timeout_error(controller, cause));
         }
         thread::sleep(PAUSE);
     }
+    Ok(())
 }
 
-/// Waits until the processes in `before` are gone and another one runs; returns its PID.
-fn wait_for_one(
+/// Waits until the processes `before` have ended and the controller has one that is none of
+/// `others`; returns its PID. A scan of /proc that fails is repeated.
+fn wait_for_new(
     controller: &(impl Operate + ?Sized),
-    before: &[Running],
-    until: &Until,
+    before: &[ProcessId],
+    others: &[ProcessId],
+    time: &Time,
 ) -> Result<u32> {
+    wait_for_end(controller, before, time)?;
     loop {
-        let running = running(controller.program())?;
-        let (old, new): (Vec<_>, Vec<_>) = running.into_iter().partition(|r| before.contains(r));
-        let cause = match (old.first(), new.first()) {
-            (None, Some((pid, _))) => return Ok(*pid),
-            (Some((pid, _)), _) => {
-                format!("kube-proxy (pid {pid}) still runs {:?} later", until.within)
+        let found = controller.processes().map(|mut processes| {
+            processes.retain(|process| !others.contains(process));
+            processes.first().map(|process| process.pid)
+        });
+        match found {
+            Ok(Some(pid)) => return Ok(pid),
+            Err(e) if time.left().is_zero() => return Err(e),
+            Ok(None) if time.left().is_zero() => {
+                let others = others_run(controller);
+                let cause = format!("no kube-proxy runs {:?} later{others}", time.within);
+                return Err(timeout_error(controller, cause));
             }
-            (None, None) => format!("no kube-proxy runs {:?} later", until.within),
-        };
-        if until.left().is_zero() {
-            return Err(timeout_error(controller, cause));
+            _ => thread::sleep(PAUSE),
         }
-        thread::sleep(PAUSE);
+    }
+}
+
+/// A clause that names the processes that have kube-proxy's name and are none of the controller's
+/// new ones; empty if there are none.
+fn others_run(controller: &(impl Operate + ?Sized)) -> String {
+    let pids = processes::pids(controller.program()).unwrap_or_default();
+    let pids: Vec<String> = pids.iter().map(ToString::to_string).collect();
+    match pids.is_empty() {
+        true => String::new(),
+        false => format!("; not started by {controller}: pid {}", pids.join(", ")),
     }
 }
 

@@ -6,9 +6,10 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Operate, Until, wait_for_none};
+use super::{Operate, Time, start_after, stop};
 use crate::apply::files::swap;
 use crate::error::{Error, Result};
+use crate::node::kube_proxy_controller::ReadController;
 use crate::state::kube_proxy::ConfigSource;
 use crate::state::kube_proxy::controller::StaticPod;
 
@@ -28,16 +29,14 @@ impl Operate for StaticPod {
         (String::new(), hint.to_owned())
     }
 
-    /// Unlike the `stop` of other controllers, fails if the manifest is missing, even if no
-    /// kube-proxy runs.
-    fn stop(&self, within: Duration) -> Result<()> {
-        let until = Until::new(within);
-        self.request_stop(until.left())?;
-        wait_for_none(self, &until)
+    /// A manifest that is missing is an error even if no kube-proxy runs.
+    fn stop_must_succeed(&self) -> bool {
+        true
     }
 
     /// Stops the pod before the manifest is changed, because a kubelet whose manifest changes again
-    /// while the old pod is ending may start the new pod twice (observed with 1.20.2).
+    /// while the old pod is ending may start the new pod twice (observed with 1.20.2). If the stop
+    /// fails, the manifest is changed and put back all the same, because an undo needs both.
     fn configure(
         &self,
         source: &ConfigSource,
@@ -45,11 +44,10 @@ impl Operate for StaticPod {
         to: Option<&str>,
         within: Duration,
     ) -> Result<u32> {
-        let until = Until::new(within);
-        self.stop(until.left())?;
+        let before = self.processes()?;
+        let stopped = stop(self, &before, &Time::new(within));
         let configured = swap(&self.current_path(source.path()), from, to);
-        let started = self.start(until.left());
-        configured.and(started)
+        start_after(self, stopped.and(configured), &before, within)
     }
 
     fn configure_stopped(

@@ -6,7 +6,11 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use super::supervisor::{cgroup, is_pod};
 use crate::error::{Error, Kind, Result};
+use crate::node::processes;
+use crate::runtime::ProcessId;
+use crate::state::kube_proxy::controller::PROGRAM;
 use crate::state::kube_proxy::{CommandLine, ConfigSource};
 use crate::state::tools::Process;
 
@@ -14,8 +18,36 @@ use crate::state::tools::Process;
 const NAME_IT: &str = "name how it is stopped and started in the playbook: \
     switch: {controller: {commands: {stop: [PROGRAM, …], start: [PROGRAM, …]}}}";
 
-/// Each kind of controller implements this trait, to find where its kube-proxy's configuration is.
-pub(super) trait ReadController {
+/// Each kind of controller implements this trait, to find which processes are its own, and where
+/// its kube-proxy's configuration is.
+pub trait ReadController {
+    /// The process name of the kube-proxy that this controller runs.
+    fn program(&self) -> &str {
+        PROGRAM
+    }
+
+    /// Whether a process of that name is this controller's own; `cgroup` is the text of its
+    /// /proc/PID/cgroup.
+    fn owns(&self, cgroup: &str) -> bool;
+
+    /// Whether this controller takes every process of that name for its own, because no cgroup
+    /// shows which are.
+    fn owns_by_name(&self) -> bool {
+        false
+    }
+
+    /// This controller's own processes that run now, sorted by PID.
+    ///
+    /// # Errors
+    /// When /proc cannot be read.
+    fn processes(&self) -> Result<Vec<ProcessId>> {
+        let own = |pid: u32| {
+            let process = ProcessId::of(pid)?;
+            self.owns(&cgroup(pid)?).then_some(process)
+        };
+        Ok(processes::pids(self.program())?.into_iter().filter_map(own).collect())
+    }
+
     /// Finds the configuration of the running kube-proxy `process`, whose command line is `line`.
     ///
     /// # Errors
@@ -36,7 +68,7 @@ pub(super) struct Origin<'a> {
 impl Origin<'_> {
     /// True if the process runs in a container of a pod.
     pub(super) fn is_pod(&self) -> bool {
-        self.cgroups.iter().any(|path| path.contains("kubepods"))
+        is_pod(&self.cgroups)
     }
 
     pub(super) fn unknown(&self, cause: String) -> Error {

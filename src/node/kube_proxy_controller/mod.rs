@@ -4,18 +4,23 @@
 mod commands;
 mod kind;
 mod static_pod;
+mod supervisor;
 mod systemd;
 mod unsupported;
 
 use std::fs;
 use std::path::Path;
 
-use self::kind::{Origin, ReadController};
-use crate::error::{Error, Result};
+use self::kind::Origin;
+use self::supervisor::cgroup_paths;
+use crate::error::{Error, Kind, Result};
 use crate::node::files;
 use crate::state::kube_proxy::controller::{PROGRAM, for_kind};
 use crate::state::kube_proxy::{CommandLine, ConfigSource, Controller};
 use crate::state::tools::Process;
+
+pub use self::kind::ReadController;
+pub use self::supervisor::Predecessor;
 
 /// Detects one kind of controller. Returns `None` if the process has a controller of another kind,
 /// and an error to end the search.
@@ -48,10 +53,22 @@ pub fn detect(process: &Process, root: &Path) -> Result<Controller> {
     Err(origin.unknown(format!("its cgroup `{line}` does not tell who started it")))
 }
 
-/// The paths in the text of /proc/PID/cgroup, which has `0::/system.slice/kube-proxy.service`, or
-/// one such line per hierarchy.
-fn cgroup_paths(cgroup: &str) -> Vec<&str> {
-    cgroup.lines().filter_map(|line| line.splitn(3, ':').nth(2)).collect()
+/// Succeeds if the kube-proxy `process` is the controller's own, so that its end and its start can
+/// be waited for.
+///
+/// # Errors
+/// [`crate::error::Kind::UnknownController`], with the process's cgroup.
+pub fn must_own(controller: &Controller, process: &Process, root: &Path) -> Result<()> {
+    let path = root.join(format!("proc/{}/cgroup", process.pid));
+    let cgroup = fs::read_to_string(&path).map_err(|e| Error::io(&path, &e))?;
+    if for_kind!(controller, kind => kind.owns(&cgroup)) {
+        return Ok(());
+    }
+    let line = cgroup.lines().last().unwrap_or_default();
+    let cause = format!("its cgroup `{line}` is none of {controller}");
+    let object = format!("{} (pid {})", process.name, process.pid);
+    Err(Error::new(Kind::UnknownController, object, cause)
+        .hint("name the controller that runs it in the playbook"))
 }
 
 /// Finds where the configuration of the running kube-proxy `process` under `controller` is.
@@ -75,7 +92,6 @@ pub fn read_config(source: &ConfigSource) -> Result<Option<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Kind;
     use crate::state::argv::{Argv, Rerun};
     use crate::state::kube_proxy::controller::{Commands, StaticPod, SystemdUnit};
 

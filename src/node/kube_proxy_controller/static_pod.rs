@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::kind::{Origin, ReadController};
+use super::supervisor::{cgroup_paths, is_pod};
 use crate::error::{Error, Kind, Result};
 use crate::node::files;
 use crate::state::kube_proxy::controller::StaticPod;
@@ -43,6 +44,11 @@ fn manifests(folder: &Path) -> Vec<PathBuf> {
 }
 
 impl ReadController for StaticPod {
+    /// Any pod's kube-proxy, because a cgroup does not name the manifest of its pod.
+    fn owns(&self, cgroup: &str) -> bool {
+        is_pod(&cgroup_paths(cgroup))
+    }
+
     fn config_source(&self, _: &Process, line: CommandLine) -> Result<ConfigSource> {
         let Some(config) = line.config else {
             return Ok(ConfigSource::Manifest(self.manifest.clone()));

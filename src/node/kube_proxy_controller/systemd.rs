@@ -1,6 +1,7 @@
 //! Detects kube-proxy as a systemd unit, by its cgroup.
 
 use super::kind::{Origin, ReadController, host_config};
+use super::supervisor::{cgroup_paths, is_below_unit, unit};
 use crate::error::Result;
 use crate::state::kube_proxy::controller::SystemdUnit;
 use crate::state::kube_proxy::{CommandLine, ConfigSource, Controller};
@@ -21,10 +22,7 @@ const SHARED: [&str; 9] = [
 ];
 
 pub(super) fn detect(origin: &Origin<'_>) -> Result<Option<Controller>> {
-    // Units of a user's own systemd are skipped, because the system's systemd does not know them.
-    let mut system = origin.cgroups.iter().filter(|path| !path.contains("/user.slice"));
-    let unit = system.find_map(|path| path.rsplit('/').find(|part| part.ends_with(".service")));
-    let Some(unit) = unit else { return Ok(None) };
+    let Some(unit) = unit(&origin.cgroups) else { return Ok(None) };
     if SHARED.contains(&unit.trim_end_matches(".service")) {
         let cause = format!("it is counted as a part of unit {unit}, which runs more");
         return Err(origin.unknown(cause));
@@ -33,6 +31,10 @@ pub(super) fn detect(origin: &Origin<'_>) -> Result<Option<Controller>> {
 }
 
 impl ReadController for SystemdUnit {
+    fn owns(&self, cgroup: &str) -> bool {
+        is_below_unit(&cgroup_paths(cgroup), &self.unit)
+    }
+
     fn config_source(&self, process: &Process, line: CommandLine) -> Result<ConfigSource> {
         host_config(self, process, line)
     }

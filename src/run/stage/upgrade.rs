@@ -7,8 +7,8 @@ use crate::apply::argv;
 use crate::error::{Error, Kind, Result};
 use crate::event::{Outcome, Task};
 use crate::interrupt;
+use crate::node::kube_proxy_controller::Predecessor;
 use crate::plan::playbook::{Upgrade, UpgradeMethod};
-use crate::run::controller::only_process;
 use crate::run::execution::Execution;
 use crate::run::preview::{Previewed, Previewer};
 use crate::run::stage::{Stage, Undo};
@@ -41,10 +41,7 @@ impl Stage for Upgrade {
 
     fn run(&self, execution: &mut Execution<'_>) -> Result<()> {
         let sink = execution.context.sink;
-        let old = {
-            let now = execution.context.observe()?;
-            only_process(&now)?.pid
-        };
+        let old = Predecessor::only()?;
         match &self.by {
             UpgradeMethod::Command { run, .. } => {
                 let task = Task::Upgrade { command: run.to_string() };
@@ -58,13 +55,21 @@ impl Stage for Upgrade {
                 sink.started(&task);
                 let keep_waiting = || interrupt::check("waiting for the upgrade");
                 let replaced = poll(self.timeout, &keep_waiting, || {
-                    let now = execution.context.observe()?;
-                    let other = only_process(&now).is_ok_and(|process| process.pid != old);
-                    Ok(if other { Poll::Ready(()) } else { Poll::NotYet(()) })
+                    Ok(match old.successor()? {
+                        Some(_) => Poll::Ready(()),
+                        None => Poll::NotYet(()),
+                    })
                 })?;
                 if let Poll::NotYet(()) = replaced {
                     sink.finished(&task, Outcome::TimedOut);
-                    let cause = format!("pid {old} still runs after {:?}", self.timeout);
+                    let cause = if old.process.is_alive() {
+                        format!("pid {} still runs after {:?}", old.process.pid, self.timeout)
+                    } else {
+                        format!(
+                            "none runs in place of pid {} after {:?}",
+                            old.process.pid, self.timeout
+                        )
+                    };
                     return Err(Error::new(Kind::Command, "kube-proxy", cause));
                 }
                 sink.finished(&task, Outcome::Replaced);

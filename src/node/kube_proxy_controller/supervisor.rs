@@ -1,0 +1,142 @@
+//! Who runs a process, by its cgroups. The kernel puts a process into the cgroup of its parent, and
+//! only root moves it, so unlike a name a cgroup cannot be chosen by a stranger.
+
+use crate::error::{Error, Kind, Result};
+use crate::node::processes;
+use crate::runtime::ProcessId;
+use crate::state::kube_proxy::controller::PROGRAM;
+
+/// The paths in the text of /proc/PID/cgroup, which has `0::/system.slice/kube-proxy.service`, or
+/// one such line per hierarchy.
+pub(super) fn cgroup_paths(cgroup: &str) -> Vec<&str> {
+    cgroup.lines().filter_map(|line| line.splitn(3, ':').nth(2)).collect()
+}
+
+/// Whether a process with these cgroups runs in a container of a pod.
+pub(super) fn is_pod(paths: &[&str]) -> bool {
+    paths.iter().any(|path| path.contains("kubepods"))
+}
+
+/// The innermost systemd unit that a process with these cgroups belongs to.
+pub(super) fn unit<'a>(paths: &[&'a str]) -> Option<&'a str> {
+    let mut paths = system(paths);
+    paths.find_map(|path| path.rsplit('/').find(|part| part.ends_with(".service")))
+}
+
+/// Whether a process with these cgroups runs below the systemd unit `unit`, which may be named
+/// without its `.service`. A pod's own systemd may have a unit of that name too, which is not ours.
+pub(super) fn is_below_unit(paths: &[&str], unit: &str) -> bool {
+    let is_unit = |part: &str| part == unit || part.strip_suffix(".service") == Some(unit);
+    !is_pod(paths) && system(paths).any(|path| path.split('/').any(is_unit))
+}
+
+/// The paths without those of units of a user's own systemd, which the system's systemd does not
+/// know.
+fn system<'a>(paths: &[&'a str]) -> impl Iterator<Item = &'a str> {
+    paths.iter().copied().filter(|path| !path.contains("/user.slice"))
+}
+
+/// The text of a process's cgroups; none once the process has ended.
+pub(super) fn cgroup(pid: u32) -> Option<String> {
+    std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()
+}
+
+/// Who runs a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Supervisor {
+    Pod,
+    Unit(String),
+    /// Neither the kubelet nor systemd.
+    Other,
+}
+
+impl Supervisor {
+    fn of(cgroup: &str) -> Supervisor {
+        let paths = cgroup_paths(cgroup);
+        match unit(&paths) {
+            _ if is_pod(&paths) => Supervisor::Pod,
+            Some(unit) => Supervisor::Unit(unit.to_owned()),
+            None => Supervisor::Other,
+        }
+    }
+}
+
+/// The kube-proxy that an upgrade replaces.
+pub struct Predecessor {
+    /// Its process.
+    pub process: ProcessId,
+    supervisor: Supervisor,
+}
+
+impl Predecessor {
+    /// The kube-proxy that runs now, which must be the only one.
+    ///
+    /// # Errors
+    /// [`Kind::Blocked`] when no kube-proxy runs, or more than one.
+    pub fn only() -> Result<Predecessor> {
+        let pids = processes::pids(PROGRAM)?;
+        let blocked = |cause: String| Error::new(Kind::Blocked, "kube-proxy", cause);
+        let [pid] = pids[..] else {
+            return Err(blocked(format!("runs {} times here, and must run once", pids.len())));
+        };
+        let ended = || blocked("has just ended".into());
+        let process = ProcessId::of(pid).ok_or_else(ended)?;
+        let supervisor = Supervisor::of(&cgroup(pid).ok_or_else(ended)?);
+        Ok(Predecessor { process, supervisor })
+    }
+
+    /// The kube-proxy that runs in place of this one, in a unit of the same name or again in a pod;
+    /// none while this one still runs, or no other runs yet.
+    ///
+    /// # Errors
+    /// When /proc cannot be read.
+    pub fn successor(&self) -> Result<Option<u32>> {
+        if self.process.is_alive() {
+            return Ok(None);
+        }
+        let follows =
+            |pid: &u32| cgroup(*pid).is_some_and(|text| Supervisor::of(&text) == self.supervisor);
+        Ok(processes::pids(PROGRAM)?.into_iter().find(follows))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_belongs_to_the_unit_that_it_is_below() {
+        let below = |cgroup, unit| is_below_unit(&cgroup_paths(cgroup), unit);
+        for (cgroup, expected) in [
+            ("0::/system.slice/kube-proxy.service\n", true),
+            ("0::/system.slice/kube-proxy.service/inner\n", true),
+            ("3:cpu:/\n1:name=systemd:/system.slice/kube-proxy.service\n0::/\n", true),
+            // The unit as seen from another cgroup namespace.
+            ("0::/../../system.slice/kube-proxy.service\n", true),
+            ("0::/system.slice/other-kube-proxy.service\n", false),
+            ("0::/system.slice/kube-proxy.service.d\n", false),
+            ("0::/system.slice/kube-proxy@2.service\n", false),
+            ("0::/system.slice/kubelet.service\n", false),
+            ("0::/user.slice/user-0.slice/user@0.service/app.slice/kube-proxy.service\n", false),
+            ("0::/user.slice/user-0.slice/session-3.scope\n", false),
+            ("0::/kubepods.slice/pod7/9/system.slice/kube-proxy.service\n", false),
+            ("0::/\n", false),
+            ("", false),
+        ] {
+            assert_eq!(below(cgroup, "kube-proxy.service"), expected, "{cgroup}");
+            assert_eq!(below(cgroup, "kube-proxy"), expected, "{cgroup}");
+        }
+    }
+
+    #[test]
+    fn a_successor_has_the_same_supervisor() {
+        let of = Supervisor::of;
+        let unit = of("0::/system.slice/kube-proxy.service\n");
+        assert_eq!(unit, of("1:name=systemd:/system.slice/kube-proxy.service/inner\n0::/\n"));
+        assert_ne!(unit, of("0::/system.slice/other.service\n"));
+        let pod = of("0::/kubepods.slice/kubepods-pod7.slice/a.scope\n");
+        assert_eq!(pod, of("0::/kubepods.slice/kubepods-pod8.slice/b.scope\n"));
+        assert_ne!(pod, of("0::/user.slice/user-0.slice/session-3.scope\n"));
+        assert_eq!(of("0::/\n"), of("0::/user.slice/user-0.slice/session-3.scope\n"));
+    }
+}

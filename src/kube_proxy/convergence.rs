@@ -42,20 +42,39 @@ pub struct Expected<'a> {
     pub later: Option<&'a Services>,
 }
 
-/// Judges whether the new mode serves, from the node's state and from `reported`, kube-proxy's
-/// reply to `GET /proxyMode`.
+/// What shows, besides the kernel's objects, that kube-proxy runs in the new mode.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Witness {
+    /// The processes of the state, of which exactly one must be a kube-proxy, and the reply of that
+    /// one to `GET /proxyMode`; none if it does not reply.
+    Reply(Option<String>),
+    /// Whether kube-proxy's controller has a process that runs. A rollback asks for no more,
+    /// because the processes of others and their replies must not prevent it.
+    Controller {
+        /// Whether it has one.
+        runs: bool,
+    },
+}
+
+/// Judges whether the new mode serves, from the node's state and a `witness`.
 pub fn convergence(
     catalogue: &Catalogue,
     state: &NodeState,
-    reported: Option<&str>,
+    witness: &Witness,
     expected: Expected<'_>,
 ) -> Convergence {
     let Expected { mode: new, before, later } = expected;
     let mode = mode::of(new);
     let ownership = Ownership::of(catalogue, state);
     let now = mode.services(state);
-    let mut waiting: Vec<String> = processes(catalogue, state).into_iter().collect();
-    waiting.extend(answer(reported, new));
+    let mut waiting: Vec<String> = match witness {
+        Witness::Reply(reported) => processes(catalogue, state)
+            .into_iter()
+            .chain(answer(reported.as_deref(), new))
+            .collect(),
+        Witness::Controller { runs: true } => Vec::new(),
+        Witness::Controller { runs: false } => vec!["kube-proxy does not run".into()],
+    };
     let families = families(before);
     waiting.extend(own_objects(state, &ownership, mode, &families));
     waiting.extend(mode.missing_addresses(state, before, &now));

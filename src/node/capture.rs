@@ -26,14 +26,19 @@ use crate::state::{Backend, Family, Files, RulesetId};
 /// while another program writes.
 const SAVE_DEADLINE: Duration = Duration::from_secs(30);
 
-/// How much is captured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How much is captured. Each extent reads what the ones before it read, and more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Extent {
-    /// Everything that a snapshot keeps.
-    Whole,
-    /// Everything except counters and versions. No run changes these, and to read each of them a
-    /// program must be started.
+    /// What the kernel holds: netfilter objects, links, addresses, routes, sysctls, modules. No
+    /// process, no configuration file and no reply of a program is read, because any of these may
+    /// be a stranger's, and a rollback must depend on no stranger.
     Objects,
+    /// Also the processes and configuration files of components, and kube-proxy's version. They
+    /// show which owner is alive.
+    Owners,
+    /// Everything that a snapshot keeps: counters and the versions of tools too. No run changes
+    /// these, and to read each of them a program must be started.
+    Whole,
 }
 
 /// Captures the whole node, without reporting notes; see [`capture_reporting`].
@@ -66,25 +71,33 @@ pub fn capture_reporting(tools: &Tools, extent: Extent, sink: &dyn Sink) -> Resu
         "modules.txt",
         subsystems::read_if_exists("/proc/modules")?.unwrap_or_default(),
     );
+    if extent >= Extent::Owners {
+        owners(&mut files, sink)?;
+    }
+    if extent >= Extent::Whole {
+        counters_and_versions(tools, &mut files)?;
+    }
+    Ok(files)
+}
+
+/// Captures the processes of components and their configuration files.
+fn owners(files: &mut Files, sink: &dyn Sink) -> Result<()> {
     let found = processes::find()?;
     let (configuration, notes) = config_files::read(&found.components);
     let mut processes = found.processes();
     let addresses = parse_links("addr.json", files.get("addr.json").map_or("[]", |text| text))?;
     kube_proxy_api::fill_in_version(&mut processes, &configuration, &addresses);
     if !processes.is_empty() {
-        put(&mut files, "processes.json", render_processes(&processes)?);
+        put(files, "processes.json", render_processes(&processes)?);
     }
     if !found.lookalikes.is_empty() {
-        put(&mut files, "lookalikes.json", lookalikes::render(&found.lookalikes)?);
+        put(files, "lookalikes.json", lookalikes::render(&found.lookalikes)?);
     }
     files.extend(configuration);
     for text in notes {
         sink.emit(Event::Note { text });
     }
-    if extent == Extent::Whole {
-        counters_and_versions(tools, &mut files)?;
-    }
-    Ok(files)
+    Ok(())
 }
 
 fn counters_and_versions(tools: &Tools, files: &mut Files) -> Result<()> {

@@ -35,27 +35,14 @@ pub fn observe(tools: &Tools, sink: &dyn Sink) -> Result<NodeState> {
     }
 }
 
-/// As [`observe`], but succeeds even if other programs write all the time, because such writes must
-/// not prevent the verification or rollback of a run that has changed something. Each save is still
-/// the state at one moment, because iptables-nft-save restarts after a write; but saves of tables
-/// that kept changing are not compared with the kernel. Omits counters and versions, because no run
-/// changes them.
+/// As [`observe`], but captures only `extent`, and succeeds even if other programs write all the
+/// time, because such writes must not prevent the verification or rollback of a run that has
+/// changed something. Each save is still the state at one moment, because iptables-nft-save
+/// restarts after a write; but saves of tables that kept changing are not compared with the kernel.
 ///
 /// # Errors
 /// As [`observe`], without [`Kind::Unstable`].
-pub fn observe_tolerant(tools: &Tools, sink: &dyn Sink) -> Result<NodeState> {
-    observe_until_stable(tools, Extent::Objects, sink)
-}
-
-/// As [`observe_tolerant`], but with counters and versions, which checking the node again needs.
-///
-/// # Errors
-/// As [`observe_tolerant`].
-pub fn observe_all_tolerant(tools: &Tools, sink: &dyn Sink) -> Result<NodeState> {
-    observe_until_stable(tools, Extent::Whole, sink)
-}
-
-fn observe_until_stable(tools: &Tools, extent: Extent, sink: &dyn Sink) -> Result<NodeState> {
+pub fn observe_tolerant(tools: &Tools, extent: Extent, sink: &dyn Sink) -> Result<NodeState> {
     match capture_verified(tools, extent, sink)? {
         Observation::Whole(state) | Observation::Moving(state, _) => Ok(state),
     }

@@ -149,7 +149,7 @@ fn verify(
 ) -> Result<AppliedEdits> {
     let task = Task::VerifyKernel;
     context.sink.started(&task);
-    let now = context.observe()?;
+    let now = context.observe_objects()?;
     for edit in edits {
         if progress(edit, base, &now) != EditProgress::Done {
             let cause = match edit.direction {

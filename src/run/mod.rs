@@ -33,6 +33,7 @@ use std::time::Duration;
 use crate::apply::Kernel;
 use crate::error::Result;
 use crate::event::Sink;
+use crate::node::capture::Extent;
 use crate::node::locks::{LOCK_DIR, NodeLock};
 use crate::node::observe::observe_tolerant;
 use crate::node::tools::Tools;
@@ -63,12 +64,29 @@ impl<'a> Context<'a> {
         Kernel::new(self.tools, self.lock_wait)
     }
 
-    /// Observes the node's objects, even while others write to them.
+    /// Observes the node's objects, even while others write to them. The state does not show which
+    /// owner is alive.
     ///
     /// # Errors
     /// As [`observe_tolerant`].
-    fn observe(&self) -> Result<NodeState> {
-        observe_tolerant(self.tools, self.sink)
+    fn observe_objects(&self) -> Result<NodeState> {
+        observe_tolerant(self.tools, Extent::Objects, self.sink)
+    }
+
+    /// As [`Context::observe_objects`], but takes from `base` all that shows which owner is alive.
+    ///
+    /// # Errors
+    /// As [`observe_tolerant`].
+    fn observe_with_owners_of(&self, base: &NodeState) -> Result<NodeState> {
+        Ok(self.observe_objects()?.with_owners_of(base))
+    }
+
+    /// Observes the node's objects, and the processes and configuration of their owners.
+    ///
+    /// # Errors
+    /// As [`observe_tolerant`].
+    fn observe_owners(&self) -> Result<NodeState> {
+        observe_tolerant(self.tools, Extent::Owners, self.sink)
     }
 
     /// Takes the node's lock, which gives the right to change the node, in the name of `verb`.

@@ -118,7 +118,7 @@ fn only_rollback(run: &Run, cause: &str) -> Error {
 /// that it was made.
 fn close_open_edit(execution: &mut Execution<'_>, edit: &Edit, step: &StepRef) -> Result<()> {
     let Some(base) = execution.clean_base()? else { return Ok(()) };
-    match progress(edit, &base, &execution.context.observe()?) {
+    match progress(edit, &base, &execution.context.observe_objects()?) {
         EditProgress::Done => step.mark_done(&mut execution.journal),
         EditProgress::NotDone => Ok(()),
         EditProgress::Unclear => {

@@ -70,7 +70,7 @@ pub fn intended_edits(context: &Context<'_>, run: &Run) -> Result<Vec<Edit>> {
     }
     let base = load_baseline(context, run)?;
     let journal = replay(journal::read(&dir)?)?;
-    let now = context.observe()?;
+    let now = context.observe_objects()?;
     Ok(merge::undo(&edits_made(journal, &base, &now), &base, &now).edits)
 }
 

@@ -37,11 +37,11 @@ pub(super) fn undo_edits(
     replay: Replay,
     base: &NodeState,
 ) -> Result<Undone> {
-    let now = context.observe()?;
+    let now = context.observe_objects()?;
     let made = edits_made(replay, base, &now);
     let plan = merge::undo(&made, base, &now);
     drop(now);
-    let plan_again = || Ok(merge::undo(&made, base, &context.observe()?).edits);
+    let plan_again = || Ok(merge::undo(&made, base, &context.observe_objects()?).edits);
     let count = |direction: Direction| {
         plan.edits.iter().filter(|e| e.direction == direction).map(Edit::objects).sum()
     };
@@ -51,7 +51,7 @@ pub(super) fn undo_edits(
 
     let task = event::Task::VerifyRollback;
     context.sink.started(&task);
-    let now = context.observe()?;
+    let now = context.observe_objects()?;
     let left = merge::undo(&made, base, &now);
     let mut failures = left.conflicts;
     failures.extend(left.edits.iter().map(|e| format!("not done: {}", e.describe_undo())));

@@ -100,6 +100,20 @@ impl NodeState {
         NodeState { rulesets, ipsets, files, ..self }
     }
 
+    /// This state, with the processes, tools and configuration of `base`. A state that has only what
+    /// the kernel holds does not show which owner is alive; `base` showed it at another moment.
+    pub fn with_owners_of(mut self, base: &NodeState) -> NodeState {
+        let shows_owners = |name: &String| name == "processes.json" || name.starts_with("files/");
+        let files = base.files.iter().filter(|(name, _)| shows_owners(name));
+        self.files.extend(files.map(|(name, text)| (name.clone(), text.clone())));
+        NodeState {
+            tools: base.tools.clone(),
+            processes: base.processes.clone(),
+            flannel: base.flannel.clone(),
+            ..self
+        }
+    }
+
     /// The text of a captured configuration file; `path` is its path on the node.
     pub fn file(&self, path: &str) -> Option<&str> {
         self.files.get(&format!("files{path}")).map(|text| &**text)
@@ -116,5 +130,40 @@ impl NodeState {
             })
             .collect();
         self.nft.native(&xtables)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(files: &[(&str, &str)]) -> NodeState {
+        let files = files.iter().map(|(name, text)| ((*name).to_owned(), (*text).into()));
+        NodeState::parse(files.collect()).unwrap()
+    }
+
+    #[test]
+    fn owners_are_taken_over_and_objects_are_not() {
+        let processes = r#"[{"pid": 7, "name": "kube-proxy", "args": ["kube-proxy"]}]"#;
+        let save = |rule: &str| format!("*nat\n:OUTPUT ACCEPT [0:0]\n-A OUTPUT {rule}\nCOMMIT\n");
+        let base = state(&[
+            ("iptables-nft.save", &save("-j RETURN")),
+            ("sysctl.txt", "a = 1\n"),
+            ("processes.json", processes),
+            ("files/etc/cni/net.d/a.conf", "{}"),
+        ]);
+        let (rules, sysctls) = (save("-j ACCEPT"), "a = 2\n");
+        let now = state(&[("iptables-nft.save", &rules), ("sysctl.txt", sysctls)]);
+        assert_eq!(now.processes, None);
+        let now = now.with_owners_of(&base);
+        assert_eq!(now.processes, base.processes);
+        assert_eq!(now.file("/etc/cni/net.d/a.conf"), Some("{}"));
+        let parsed_again = NodeState::parse(now.files.clone()).unwrap();
+        assert_eq!(parsed_again.processes, base.processes);
+        assert_eq!(
+            (&*now.files["iptables-nft.save"], &*now.files["sysctl.txt"]),
+            (&*rules, sysctls)
+        );
+        assert_eq!(now.fingerprint(), state(&[("iptables-nft.save", &rules)]).fingerprint());
     }
 }

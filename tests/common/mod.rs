@@ -33,6 +33,13 @@ pub fn in_machine(test: &str) -> bool {
     enter(test, MACHINE)
 }
 
+/// The program under test: the one that `PROXYSHIFT_PROGRAM` names, or else the one that was built
+/// with the test.
+pub fn program() -> std::path::PathBuf {
+    let named = std::env::var_os("PROXYSHIFT_PROGRAM");
+    named.map_or_else(|| env!("CARGO_BIN_EXE_proxyshift").into(), Into::into)
+}
+
 /// The options of `unshare` for namespaces that look like a whole machine.
 pub const MACHINE: &str = "-nmpf";
 
@@ -76,12 +83,6 @@ fn enter(test: &str, namespaces: &str) -> bool {
 
 fn lines(from: impl Read) -> impl Iterator<Item = String> {
     BufReader::new(from).lines().map(|line| line.expect("text"))
-}
-
-/// The program under test: the one that PROXYSHIFT_PROGRAM names, or the one that was just built.
-pub fn program() -> std::path::PathBuf {
-    let other = std::env::var_os("PROXYSHIFT_PROGRAM").map(std::path::PathBuf::from);
-    other.unwrap_or_else(|| env!("CARGO_BIN_EXE_proxyshift").into())
 }
 
 /// Runs the program and arguments `argv` with `input` on its standard input. Returns its standard

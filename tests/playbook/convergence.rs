@@ -1,6 +1,6 @@
 //! When convergence is reached, on the captured nodes.
 
-use proxyshift::kube_proxy::convergence::{Convergence, Expected, convergence};
+use proxyshift::kube_proxy::convergence::{Convergence, Expected, Witness, convergence};
 use proxyshift::kube_proxy::mode;
 use proxyshift::kube_proxy::services::{Location, Services};
 use proxyshift::owners::catalogue::Catalogue;
@@ -20,7 +20,17 @@ fn served(name: &str, mode: Mode) -> Services {
 fn judge(files: &Files, reported: Option<&str>, mode: Mode, before: &Services) -> Vec<String> {
     let catalogue = Catalogue::builtin().expect("the catalogue");
     let expected = Expected { mode, before, later: None };
-    match convergence(&catalogue, &nodes::state(files), reported, expected) {
+    let witness = Witness::Reply(reported.map(str::to_owned));
+    judge_by(&catalogue, files, &witness, expected)
+}
+
+fn judge_by(
+    catalogue: &Catalogue,
+    files: &Files,
+    witness: &Witness,
+    expected: Expected<'_>,
+) -> Vec<String> {
+    match convergence(catalogue, &nodes::state(files), witness, expected) {
         Convergence::Converged(changed) => {
             assert!(changed.is_empty(), "{changed:?}");
             Vec::new()
@@ -45,6 +55,22 @@ fn every_mode_arrives() {
         let waiting = judge(&nodes::files(name), Some(mode.name()), mode, before);
         assert_eq!(waiting, Vec::<String>::new(), "{name}");
     }
+}
+
+/// A rollback asks no kube-proxy for its mode, and does not count processes.
+#[test]
+fn the_old_mode_arrives_by_the_kernel_and_its_controller() {
+    let before = served(IPTABLES, Mode::Iptables);
+    let catalogue = Catalogue::builtin().expect("the catalogue");
+    let mut files = nodes::files(IPVS);
+    files.retain(|name, _| name != "processes.json" && !name.starts_with("files/"));
+    let judge = |mode, runs| {
+        let expected = Expected { mode, before: &before, later: None };
+        judge_by(&catalogue, &files, &Witness::Controller { runs }, expected)
+    };
+    assert_eq!(judge(Mode::Ipvs, true), Vec::<String>::new());
+    assert_eq!(judge(Mode::Ipvs, false), ["kube-proxy does not run"]);
+    assert!(!judge(Mode::Iptables, true).is_empty(), "the kernel holds another mode");
 }
 
 #[test]

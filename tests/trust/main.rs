@@ -6,6 +6,7 @@
 mod common;
 mod files;
 mod kernels;
+mod rollback;
 mod strangers;
 
 use std::fs;

@@ -58,7 +58,7 @@ pub fn rollback_to(
         context.sink.note(format!("undoing run {} ({})", run.id, run.verb()));
         undone.push(roll_back(context, run)?);
     }
-    let now = context.observe()?;
+    let now = context.observe_objects()?;
     let others = base.differences(&now).iter().map(ToString::to_string).collect();
     Ok(RollbackReport { snapshot: snapshot.id, undone, others })
 }

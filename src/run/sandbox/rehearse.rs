@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::error::{Error, Kind, Result};
 use crate::event::{Claim, Moment, Outcome, Silent, Sink, Task};
 use crate::kube_proxy::takeover::predict_takeover;
+use crate::node::capture::Extent;
 use crate::node::observe::observe_tolerant;
 use crate::node::tools::Tools;
 use crate::owners::catalogue::Catalogue;
@@ -89,7 +90,7 @@ pub(super) fn validate(dir: &Path, tools: &Tools) -> Result<RehearsalReport> {
     let unsupported = load(&given, tools)?.into_names();
     let loaded = given.fingerprint();
     drop(given);
-    let now = observe_tolerant(tools, &Silent)?;
+    let now = observe_tolerant(tools, Extent::Objects, &Silent)?;
     if unsupported.is_empty() && now.fingerprint() != loaded {
         same_rules("the snapshot", &folder.state()?, &now, &[])?;
     }
@@ -170,7 +171,7 @@ pub(super) fn rehearse(
     let mut hosts = Hosts::attach(&given, tools)?;
     let captured = given.fingerprint();
     drop(given);
-    let now = observe_tolerant(tools, &Silent)?;
+    let now = observe_tolerant(tools, Extent::Objects, &Silent)?;
     let all_rules = unsupported.lines.is_empty();
     let unsupported = unsupported.into_names();
     let loaded = if all_rules {
@@ -236,7 +237,7 @@ pub(super) fn rehearse(
         Err(Error::new(Kind::Rehearsal, "the private namespace", "changed by someone else"))
     })
     .map_err(rehearsal_error)?;
-    let clean = observe_tolerant(tools, &Silent)?;
+    let clean = observe_tolerant(tools, Extent::Objects, &Silent)?;
     let kept = same_rules(what, &base, &clean, &edits)?;
     let identical = same_bytes(&base, &clean);
     drop(clean);
@@ -255,7 +256,7 @@ pub(super) fn rehearse(
         let cause = undone.failures.join("; ");
         return Err(Error::new(Kind::Rehearsal, "the rollback", cause));
     }
-    let back = observe_tolerant(tools, &Silent)?;
+    let back = observe_tolerant(tools, Extent::Objects, &Silent)?;
     let identical = if back.fingerprint() == before {
         true
     } else {

@@ -1,7 +1,8 @@
 //! The stage `apply`: applies the remedies of checks.
 
 use crate::error::{Error, Kind, Result};
-use crate::node::observe::observe_all_tolerant;
+use crate::node::capture::Extent;
+use crate::node::observe::observe_tolerant;
 use crate::plan::change::Edit;
 use crate::run::execution::{Execution, UndoContext};
 use crate::run::preview::{Previewed, Previewer};
@@ -65,7 +66,8 @@ impl Stage for ApplyRemedies<'_> {
             let object = format!("run {}", execution.run.id);
             Error::new(Kind::Unexpected, object, "has no remedies")
         })?;
-        let plan_again = || self.edits(&observe_all_tolerant(context.tools, context.sink)?);
+        let observe = || observe_tolerant(context.tools, Extent::Whole, context.sink);
+        let plan_again = || self.edits(&observe()?);
         execution.apply(self.name(), planned, &plan_again)
     }
 }

@@ -85,7 +85,7 @@ impl Stage for RemoveLeftovers {
         if let Some(drain) = self.drain {
             drain::wait(context, &planned.edits, drain, &|| interrupt::check("draining"))?;
         }
-        let plan_again = || self.scope.edits(context.catalogue, &context.observe()?);
+        let plan_again = || self.scope.edits(context.catalogue, &context.observe_owners()?);
         execution.apply(self.name(), planned, &plan_again)
     }
 }
@@ -100,7 +100,7 @@ impl RemoveLeftovers {
             return Ok(Some(planned));
         }
         if let Some(base) = execution.clean_base()? {
-            let edits = self.scope.edits(context.catalogue, &context.observe()?)?;
+            let edits = self.scope.edits(context.catalogue, &context.observe_owners()?)?;
             return Ok(Some(Planned { base, edits }));
         }
         let baseline = take_snapshot(context, "before the stage clean")?;
@@ -160,9 +160,9 @@ fn restore_cleaned(undo: &mut UndoContext<'_>) -> Result<()> {
         done = done.into_iter().filter_map(|edit| foreign_part(edit, &ownership)).collect();
     }
     let plan = |now: &NodeState| merge::undo(&done, &base, now);
-    let edits = plan(&context.observe()?).edits;
+    let edits = plan(&context.observe_objects()?).edits;
     undo.restored += edits.iter().map(Edit::objects).sum::<usize>();
-    let plan_again = || Ok(plan(&context.observe()?).edits);
+    let plan_again = || Ok(plan(&context.observe_objects()?).edits);
     execute(context, undo.journal, RunStage::Rollback, edits, &plan_again)
         .map_err(not_rolled_back)?;
     Ok(())

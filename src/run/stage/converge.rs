@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
+use crate::apply::kube_proxy::operate;
 use crate::error::{Error, Kind, Result};
 use crate::event::{Outcome, Task};
 use crate::interrupt;
-use crate::kube_proxy::convergence::{Convergence, Expected, convergence};
+use crate::kube_proxy::convergence::{Convergence, Expected, Witness, convergence};
 use crate::kube_proxy::mode;
-use crate::kube_proxy::services::{ServiceKey, ServicePort, Services};
+use crate::kube_proxy::services::{ServiceKey, ServicePort};
 use crate::node::kube_proxy_api;
 use crate::owners::component::KUBE_PROXY;
 use crate::plan::change::{Edit, edits};
@@ -23,7 +24,7 @@ use crate::run::stage::{Stage, Undo, drain};
 use crate::run::undo_edits::not_rolled_back;
 use crate::run::wait::{Poll, poll};
 use crate::state::NodeState;
-use crate::state::kube_proxy::Mode;
+use crate::state::kube_proxy::{Controller, Mode};
 use crate::state::stage::{RunStage, StageName};
 use crate::store::run::Modes;
 
@@ -62,7 +63,14 @@ impl Stage for Converge {
         let before = mode::of(from).services(execution.base()?);
         let keep_waiting = || interrupt::check("waiting for kube-proxy");
         let later = execution.later.as_ref();
-        wait(execution.context, to, &before, later, self.timeout, &keep_waiting).map(drop)
+        let context = execution.context;
+        let look = || {
+            let now = context.observe_owners()?;
+            let reported = kube_proxy_api::mode(&now);
+            Ok((now, Witness::Reply(reported)))
+        };
+        let expected = Expected { mode: to, before: &before, later };
+        wait(context, expected, self.timeout, &keep_waiting, &look)
     }
 }
 
@@ -74,37 +82,55 @@ fn served_by(key: &ServiceKey, service: &ServicePort) -> String {
     format!("{key}{name} → {}", backends.join(", "))
 }
 
-/// Waits until kube-proxy serves the services `before` in `mode`. A service that differs from
-/// `before` counts as served if it is as in `later`, the services of the old mode at a later
-/// moment. Returns the node state at the end of the wait. `keep_waiting` is called in between and
-/// may end the wait.
+/// Waits until kube-proxy serves again in the mode `mode`, as in `base`, the state before the run.
+/// Reads only what the kernel holds, and whether the controller's own kube-proxy runs.
 ///
 /// # Errors
-/// [`Kind::Command`], naming what is still missing after `timeout`; or the error of `keep_waiting`.
-pub(in crate::run) fn wait(
+/// As [`wait`].
+pub(in crate::run) fn wait_for_return(
     context: &Context<'_>,
     mode: Mode,
-    before: &Services,
-    later: Option<&Services>,
+    base: &NodeState,
+    controller: &Controller,
+    timeout: Duration,
+) -> Result<()> {
+    let before = mode::of(mode).services(base);
+    let look = || {
+        let runs = !operate(controller).processes()?.is_empty();
+        Ok((context.observe_with_owners_of(base)?, Witness::Controller { runs }))
+    };
+    let expected = Expected { mode, before: &before, later: None };
+    wait(context, expected, timeout, &|| Ok(()), &look)
+}
+
+/// Waits until kube-proxy serves as `expected`. `look` observes the node; `keep_waiting` is called
+/// in between and may end the wait.
+///
+/// # Errors
+/// [`Kind::Command`], naming what is still missing after `timeout`; or the error of `look` or
+/// `keep_waiting`.
+fn wait(
+    context: &Context<'_>,
+    expected: Expected<'_>,
     timeout: Duration,
     keep_waiting: &dyn Fn() -> Result<()>,
-) -> Result<NodeState> {
+    look: &dyn Fn() -> Result<(NodeState, Witness)>,
+) -> Result<()> {
+    let Expected { mode, before, .. } = expected;
     let task = Task::Converge { mode: mode.to_string() };
     context.sink.started(&task);
     let result = poll(timeout, keep_waiting, || {
-        let now = context.observe()?;
-        let reported = kube_proxy_api::mode(&now);
-        let expected = Expected { mode, before, later };
-        Ok(match convergence(context.catalogue, &now, reported.as_deref(), expected) {
-            Convergence::Converged(changed) => Poll::Ready((now, changed)),
+        let (now, witness) = look()?;
+        Ok(match convergence(context.catalogue, &now, &witness, expected) {
+            Convergence::Converged(changed) => Poll::Ready(changed),
             Convergence::Waiting(missing) => Poll::NotYet(missing),
         })
     })?;
     match result {
-        Poll::Ready((now, changed)) => {
+        Poll::Ready(changed) => {
             context.sink.finished(&task, Outcome::Converged { ports: before.len() });
             changed.iter().for_each(|change| context.sink.note(change.to_string()));
-            Ok(now)
+            Ok(())
         }
         Poll::NotYet(missing) => {
             let shown: Vec<&str> = missing.iter().take(3).map(String::as_str).collect();
@@ -133,11 +159,11 @@ pub(in crate::run) fn undo(undo: &mut UndoContext<'_>) -> Result<()> {
         plan.objects.retain(|o| o.action == Action::Remove && !o.id.present_in(base));
         Ok(edits(&plan, now))
     };
-    let edits = added(&undo.context.observe()?)?;
+    let edits = added(&context.observe_with_owners_of(base)?)?;
     undo.removed += edits.iter().map(Edit::objects).sum::<usize>();
     // Waits zero seconds, because an undo must not wait; but the open connections are named.
     drain::wait(context, &edits, Duration::ZERO, &|| Ok(()))?;
-    let plan_again = || added(&context.observe()?);
+    let plan_again = || added(&context.observe_with_owners_of(base)?);
     execute(context, undo.journal, RunStage::Rollback, edits, &plan_again)
         .map_err(not_rolled_back)?;
     Ok(())

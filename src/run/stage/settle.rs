@@ -39,7 +39,7 @@ impl Stage for Settle {
         let to = execution.migration()?.modes.to;
         let task = Task::Settle;
         execution.context.sink.started(&task);
-        let now = execution.context.observe()?;
+        let now = execution.context.observe_objects()?;
         let mut conntrack = ConntrackSocket::open()?;
         let mut cleared = 0;
         for entry in conntrack.stale(&udp_backends(&mode::of(to).services(&now)))? {

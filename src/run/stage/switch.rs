@@ -12,7 +12,6 @@ use crate::error::{Error, Kind, Result};
 use crate::event::{Outcome, Task};
 use crate::kube_proxy::mode;
 use crate::node::kube_proxy_controller::read_config;
-use crate::node::processes;
 use crate::owners::matcher::Ownership;
 use crate::plan::change::{Change, Edit};
 use crate::plan::playbook::Switch;
@@ -22,7 +21,6 @@ use crate::run::execution::{Execution, UndoContext};
 use crate::run::payload::StepRef;
 use crate::run::preview::{Previewed, Previewer};
 use crate::run::stage::{Stage, Undo, converge};
-use crate::state::kube_proxy::controller::PROGRAM;
 use crate::state::kube_proxy::{CommandLine, ConfigSource, Controller, Instances};
 use crate::state::stage::{RunStage, StageName};
 use crate::store::run::{ConfiguredBy, Modes, Run};
@@ -48,8 +46,9 @@ impl Stage for Switch {
         RunStage::Playbook(StageName::Switch)
     }
 
+    /// kube-proxy's stop and its start may take that long each.
     fn timeout(&self) -> Duration {
-        self.timeout
+        2 * self.timeout
     }
 
     fn preview(&self, previewer: &Previewer<'_>) -> Previewed {
@@ -80,7 +79,7 @@ impl Stage for Switch {
             sink.finished(&task, Outcome::AlreadySwitched);
             return Ok(());
         }
-        let now = execution.context.observe()?;
+        let now = execution.context.observe_objects()?;
         execution.later = Some(mode::of(old).services(&now));
         drop(now);
         for (name, text) in [(BEFORE, &before), (AFTER, &after)] {
@@ -172,20 +171,20 @@ pub(in crate::run) fn undo(undo: &mut UndoContext<'_>) -> Result<()> {
     let context = undo.context;
     let task = Task::RestoreConfig { mode: from.to_string() };
     context.sink.started(&task);
-    let restored = configure_back(context, undo.run, source, controller).and_then(|()| {
-        let before = mode::of(from).services(undo.base);
-        converge::wait(context, from, &before, None, RESTART, &|| Ok(()))
-    });
-    match restored {
-        Ok(_) => {
-            context.sink.finished(&task, Outcome::ConfigRestored { file: source.to_string() });
-        }
-        Err(e) => {
-            context.sink.finished(&task, Outcome::NotServing);
-            undo.serves = false;
-            undo.fail(&e);
-        }
-    }
+    let restored = configure_back(context, undo.run, source, controller);
+    // A stop that failed does not show that the old mode does not serve.
+    let serves = if restored.is_ok() || may_serve(context, undo.run, source, controller) {
+        converge::wait_for_return(context, from, undo.base, controller, RESTART)
+    } else {
+        Err(Error::new(Kind::Command, "kube-proxy", "does not serve in its old mode"))
+    };
+    undo.serves = serves.is_ok();
+    let outcome = match (&restored, &serves) {
+        (Ok(()), Ok(())) => Outcome::ConfigRestored { file: source.to_string() },
+        _ => Outcome::NotServing,
+    };
+    context.sink.finished(&task, outcome);
+    [restored, serves].iter().filter_map(|result| result.as_ref().err()).for_each(|e| undo.fail(e));
     Ok(())
 }
 
@@ -201,13 +200,15 @@ pub(in crate::run) fn restore_after_reboot(
     changes: &[Change],
 ) -> Result<bool> {
     let Some((source, controller)) = switched(changes) else { return Ok(false) };
-    if processes::pids(PROGRAM)?.is_empty() {
+    let running = operate(controller).processes();
+    if running.as_ref().is_ok_and(|processes| !processes.is_empty()) {
+        configure_back(context, run, source, controller)?;
+    } else {
         let (after, before) = texts(context, run)?;
         operate(controller).configure_stopped(source, Some(&after), Some(&before))?;
-    } else {
-        configure_back(context, run, source, controller)?;
     }
-    Ok(true)
+    // Reported last, because the next boot needs the old configuration in any case.
+    running.map(|_| true)
 }
 
 /// The source of kube-proxy's configuration, and the controller; none if the run has not switched
@@ -217,6 +218,21 @@ fn switched(changes: &[Change]) -> Option<(&ConfigSource, &Controller)> {
         Change::Configuration { source, controller } => Some((source, controller)),
         _ => None,
     })
+}
+
+/// Whether kube-proxy runs and its configuration is the old one.
+fn may_serve(
+    context: &Context<'_>,
+    run: &Run,
+    source: &ConfigSource,
+    controller: &Controller,
+) -> bool {
+    let runs = operate(controller).processes().is_ok_and(|processes| !processes.is_empty());
+    let is_old = || {
+        let (_, before) = texts(context, run).ok()?;
+        Some(read_config(source).ok()?? == before)
+    };
+    runs && is_old() == Some(true)
 }
 
 /// Writes the old configuration, and restarts kube-proxy with it.

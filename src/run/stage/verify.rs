@@ -82,7 +82,7 @@ fn verify(
     let sink = context.sink;
     let task = Task::VerifyKernel;
     sink.started(&task);
-    let now = context.observe()?;
+    let now = context.observe_with_owners_of(base)?;
     let (gone, healing): (Vec<_>, Vec<_>) =
         missing_foreign(context.catalogue, base, &now).into_iter().partition(|l| l.is_permanent());
     for lost in &healing {
@@ -120,7 +120,7 @@ fn wait_for_parity(
 ) -> Result<()> {
     let mut first = Some(now);
     let result = poll(LATE, &|| Ok(()), || {
-        let now = first.take().map_or_else(|| context.observe(), Ok)?;
+        let now = first.take().map_or_else(|| context.observe_objects(), Ok)?;
         // A missing endpoint is only noted, because each endpoint was there when the mode
         // converged, and endpoints may have come and gone since.
         let missing = parity(before, &mode::of(mode).services(&now));

@@ -207,6 +207,33 @@ mod tests {
     }
 
     #[test]
+    fn a_named_controller_must_run_the_process() {
+        let root = tempfile::tempdir().unwrap();
+        let mut process = process(&["kube-proxy"]);
+        process.pid = 7;
+        fs::create_dir_all(root.path().join("proc/7")).unwrap();
+        let unit = Controller::Systemd(SystemdUnit { unit: "kube-proxy".into() });
+        let pod = Controller::StaticPod(StaticPod { manifest: "/kp.yaml".into() });
+        let argv = || Argv::try_from(vec!["true".to_owned()]).unwrap();
+        let (stop, start, program) = (argv(), argv(), "kube-proxy".into());
+        let commands = Commands { stop, start, restart: None, again: Rerun::Ask, program };
+        let commands = Controller::Commands(commands);
+        for (cgroup, expected) in [
+            ("0::/system.slice/kube-proxy.service\n", [true, false, true]),
+            ("0::/kubepods.slice/kubepods-pod7.slice/a.scope\n", [false, true, true]),
+            ("0::/user.slice/user-0.slice/session-3.scope\n", [false, false, true]),
+        ] {
+            fs::write(root.path().join("proc/7/cgroup"), cgroup).unwrap();
+            let owns = [&unit, &pod, &commands].map(|controller| {
+                let owned = must_own(controller, &process, root.path());
+                assert!(owned.as_ref().err().is_none_or(|e| e.kind.exit_code() == 3), "{owned:?}");
+                owned.is_ok()
+            });
+            assert_eq!(owns, expected, "{cgroup}");
+        }
+    }
+
+    #[test]
     fn the_file_depends_on_the_controller() {
         let dir = tempfile::tempdir().unwrap();
         let manifest = dir.path().join("kube-proxy.yaml");

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use common::{in_namespace, poll, run, run_with};
+use common::{in_machine, in_namespace, poll, run, run_with};
 use proxyshift::apply::kube_proxy::Operate;
 use proxyshift::error::Kind;
 use proxyshift::node::kube_proxy_controller::ReadController;
@@ -132,7 +132,7 @@ fn kubelet() -> Child {
 
 #[test]
 fn a_static_pod_is_stopped_by_its_manifest() {
-    if !in_namespace("a_static_pod_is_stopped_by_its_manifest") {
+    if !in_machine("a_static_pod_is_stopped_by_its_manifest") {
         return;
     }
     install();
@@ -208,7 +208,7 @@ fn pid_in(file: &str) -> u32 {
 /// for nor taken for the one that was started.
 #[test]
 fn another_that_appears_during_the_stop_does_not_count() {
-    if !in_namespace("another_that_appears_during_the_stop_does_not_count") {
+    if !in_machine("another_that_appears_during_the_stop_does_not_count") {
         return;
     }
     install();
@@ -233,7 +233,7 @@ fn another_that_appears_during_the_stop_does_not_count() {
 /// kube-proxy is never left stopped because its stop went wrong, and the error says what runs.
 #[test]
 fn a_stop_that_fails_does_not_prevent_the_start() {
-    if !in_namespace("a_stop_that_fails_does_not_prevent_the_start") {
+    if !in_machine("a_stop_that_fails_does_not_prevent_the_start") {
         return;
     }
     install();
@@ -289,7 +289,7 @@ fn a_stop_that_fails_does_not_prevent_the_start() {
 /// A kube-proxy of another unit, or of no unit, is not systemd's to stop, and may run for ever.
 #[test]
 fn a_unit_waits_for_its_own_processes() {
-    if !in_namespace("a_unit_waits_for_its_own_processes") {
+    if !in_machine("a_unit_waits_for_its_own_processes") {
         return;
     }
     install();
@@ -339,7 +339,7 @@ fn a_unit_waits_for_its_own_processes() {
 /// the manifest is changed and put back all the same.
 #[test]
 fn a_static_pod_waits_for_pods() {
-    if !in_namespace("a_static_pod_waits_for_pods") {
+    if !in_machine("a_static_pod_waits_for_pods") {
         return;
     }
     install();

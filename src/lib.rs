@@ -7,9 +7,9 @@
 //!  snapshot  ─────────►     └───────► store ◄───────────────────── rollback (a plan like any other) ◄── journal
 //! ```
 //!
-//! Imports go one way only: `event error yaml clock runtime interrupt allocator ← state ← owners ←
-//! kube_proxy ← plan ← checks`; `owners ← node`, `state ← store`; `plan, node ← apply`; `checks,
-//! store, apply ← run, guard`; all of these `← front`; `event ← ui ← front`. The test
+//! Imports go one way only: `event error yaml clock runtime interrupt visible allocator ← state ←
+//! owners ← kube_proxy ← plan ← checks`; `owners ← node`, `state ← store`; `plan, node ← apply`;
+//! `checks, store, apply ← run, guard`; all of these `← front`; `event ← ui ← front`. The test
 //! `tests/layers` verifies that.
 
 pub mod allocator;
@@ -30,6 +30,7 @@ pub mod runtime;
 pub mod state;
 pub mod store;
 pub mod ui;
+pub mod visible;
 pub mod yaml;
 
 // The code that loads captured nodes names the crate `proxyshift` also in unit tests, because

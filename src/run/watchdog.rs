@@ -26,6 +26,7 @@ use crate::run::Context;
 use crate::runtime;
 use crate::runtime::process_start;
 use crate::store::run::{BINARY, Run, RunState, WatchdogProcess};
+use crate::visible::visible;
 
 /// The line that the watchdog prints on standard output once it is armed.
 const ARMED: &str = "armed";
@@ -222,12 +223,12 @@ fn end(run: &Run) {
 
 /// Writes to the system log, if `logger` is installed.
 fn log(text: &str) {
-    best_effort("logger", &["-t", "proxyshift", "-p", "daemon.warning", text]);
+    best_effort("logger", &["-t", "proxyshift", "-p", "daemon.warning", &visible(text)]);
 }
 
 /// Writes to the terminals of all users, if `wall` is installed.
 fn broadcast(text: &str) {
-    best_effort("wall", &[&format!("proxyshift: {text}")]);
+    best_effort("wall", &[&format!("proxyshift: {}", visible(text))]);
 }
 
 /// Runs a program if it is installed, and ignores its failure.

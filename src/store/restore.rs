@@ -1,6 +1,7 @@
 //! The script `restore.sh` in each snapshot: the last resort, which works without proxyshift.
 
 use super::manifest::Manifest;
+use crate::visible::is_hidden;
 
 /// The part of the script that is the same in every snapshot. In front of this part, [`render`]
 /// writes the variables that the part uses.
@@ -31,9 +32,9 @@ pub fn render(manifest: &Manifest) -> String {
     script + BODY
 }
 
-/// `text` in quotes, as one word of a shell command. Control characters become spaces.
+/// `text` in quotes, as one word of a shell command. Hidden characters become spaces.
 fn quote(text: &str) -> String {
-    let plain: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let plain: String = text.chars().map(|c| if is_hidden(c) { ' ' } else { c }).collect();
     format!("'{}'", plain.replace('\'', r"'\''"))
 }
 
@@ -62,5 +63,6 @@ mod tests {
     #[test]
     fn values_are_one_word() {
         assert_eq!(quote("it's\nso"), r"'it'\''s so'");
+        assert_eq!(quote("a\u{1b}[2J\u{9b}\u{202e}\u{200b}z"), "'a [2J   z'");
     }
 }

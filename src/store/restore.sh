@@ -24,12 +24,23 @@ exit codes: 0 restored and checked, or nothing to do
 END
 }
 
-say() { printf '%s\n' "$*"; }
+# What others wrote, as plain ASCII: it must not reach the terminal as an escape sequence.
+plainly() { tr -c '\n\t -~' '?'; }
+
+say() { printf '%s\n' "$*" | plainly; }
+
+# Runs a tool, whose errors may repeat what others wrote.
+quietly() {
+    "$@" 2>"$aside/errors"
+    code=$?
+    plainly <"$aside/errors" >&2
+    return $code
+}
 
 # Before any change: the reason, then what to do.
 stop() {
-    printf 'STOPPED: %s\n' "$1" >&2
-    printf '         %s\n' "$2" >&2
+    say "STOPPED: $1" >&2
+    say "         $2" >&2
     [ -z "${aside:-}" ] || rm -rf "$aside"
     say 'Nothing was changed.' >&2
     exit 3
@@ -37,8 +48,8 @@ stop() {
 
 # After a change: the reason, then the way back.
 failed() {
-    printf 'FAILED: %s\n' "$1" >&2
-    cat >&2 <<END
+    say "FAILED: $1" >&2
+    plainly >&2 <<END
         What was there before is in $aside/before, one file for each kind:
         to have a table back, give its file to the same iptables-restore with -c.
         Sets that were made stay: they harm nobody.
@@ -61,12 +72,12 @@ say "snapshot $id of $node, taken $taken ($why)"
 
 how='run it as: sh /path/to/the/snapshot/restore.sh'
 case $0 in
-    */*) cd "${0%/*}" || stop "cannot enter ${0%/*}" "$how" ;;
+    */*) cd "${0%/*}" 2>/dev/null || stop "cannot enter ${0%/*}" "$how" ;;
 esac
 [ -f SHA256SUMS ] || stop 'SHA256SUMS is not here' "$how"
 [ "$(id -u)" = 0 ] || stop 'this needs root' 'run it with sudo'
 
-for tool in sha256sum diff mktemp sed awk grep; do
+for tool in sha256sum diff mktemp sed awk grep tr; do
     command -v "$tool" >/dev/null || stop "$tool is not installed" 'install it'
 done
 
@@ -136,11 +147,12 @@ save() {
             : >"$1/$ruleset.save" || return 1
             continue
         fi
-        "$(program "${ruleset%-*}" "${ruleset#*-}" save)" -c >"$1/$ruleset.save" || return 1
+        quietly "$(program "${ruleset%-*}" "${ruleset#*-}" save)" -c >"$1/$ruleset.save" ||
+            return 1
     done
     if [ -f ipset.save ]; then
         : >"$1/ipset.save" || return 1
-        [ ! -d /sys/module/ip_set ] || ipset save >"$1/ipset.save" || return 1
+        [ ! -d /sys/module/ip_set ] || quietly ipset save >"$1/ipset.save" || return 1
     fi
 }
 
@@ -184,7 +196,7 @@ if [ -z "$different" ] && [ -z "$missing" ]; then
 fi
 if [ -n "$different" ]; then
     say 'These rules differ (- is there now, + is in the snapshot):'
-    sed -e 200q "$aside/diff"
+    sed -e 200q "$aside/diff" | plainly
     lines=$(grep -c '' "$aside/diff")
     [ "$lines" -le 200 ] || say "... $lines lines in all: $aside/diff"
 fi
@@ -208,7 +220,7 @@ fi
 trap '' INT HUP TERM
 say "The present state is saved in $aside/before"
 if [ -n "$missing" ]; then
-    ipset restore -exist <"$aside/before/missing.ipset" ||
+    quietly ipset restore -exist <"$aside/before/missing.ipset" ||
         failed 'the missing sets could not be made'
     say 'made the missing sets'
 fi
@@ -217,14 +229,14 @@ for ruleset in $different; do
     wait=
     case $("$restore" --help 2>&1) in *--wait*) wait='-w 10' ;; esac
     # shellcheck disable=SC2086 # two words, or none
-    "$restore" $wait -c <"$ruleset.save" || failed "$restore did not take $ruleset.save"
+    quietly "$restore" $wait -c <"$ruleset.save" || failed "$restore did not take $ruleset.save"
     say "restored $ruleset.save with $restore"
 done
 
 save "$aside/after" || failed 'the rules were restored, but could not be read back'
 compare "$aside/after" "$aside/remaining" || failed 'the rules were restored, but not compared'
 if [ -n "$different" ] || [ -n "$missing" ]; then
-    sed -e 50q "$aside/remaining"
+    sed -e 50q "$aside/remaining" | plainly
     failed "something else may be writing rules: they still differ, see $aside/remaining"
 fi
 cat <<END

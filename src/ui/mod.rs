@@ -1,13 +1,16 @@
 //! Shows events and results to a person or a program: on a terminal, as plain lines, as JSON lines,
 //! or not at all.
 //!
-//! Progress goes to standard error, results to standard output.
+//! Progress goes to standard error, results to standard output. Text is shown through
+//! [`visible`]: here, in [`Page`], or in [`json`]. The styles are added after that, so the only
+//! escape sequences on the terminal are ours.
 
+pub mod json;
+pub mod page;
 pub mod prompt;
 pub mod sentences;
 pub mod table;
 mod terminal;
-pub mod text;
 
 use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
@@ -18,6 +21,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::error::{Error, Kind};
 use crate::event::{Event, Sink, Task};
+use crate::visible::visible;
+use page::Page;
 
 /// The form of results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -85,19 +90,37 @@ struct RunningTask {
     spinner: Option<ProgressBar>,
 }
 
+/// The mark in front of a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LineMark {
+    /// For something that is done or verified.
+    Good,
+    /// For something that needs attention.
+    Warn,
+    /// For something that failed.
+    Bad,
+}
+
+impl LineMark {
+    fn symbol(self) -> &'static str {
+        match self {
+            LineMark::Good => "✓",
+            LineMark::Warn => "!",
+            LineMark::Bad => "✗",
+        }
+    }
+}
+
 /// The styles for text on the terminal. Without colour, they all change nothing.
 #[derive(Debug, Clone)]
-pub struct Styles {
-    /// For something that is done or verified.
-    pub good: Style,
-    /// For something that needs attention.
-    pub warn: Style,
-    /// For something that failed.
-    pub bad: Style,
+struct Styles {
+    good: Style,
+    warn: Style,
+    bad: Style,
     /// For the less important part of a line.
-    pub dim: Style,
+    dim: Style,
     /// For the most important part of a line.
-    pub strong: Style,
+    strong: Style,
 }
 
 impl Styles {
@@ -137,27 +160,22 @@ impl Ui {
         self.output == OutputFormat::Json || self.progress == Progress::Json
     }
 
-    /// The styles for text on the terminal.
-    pub fn styles(&self) -> &Styles {
-        &self.style
-    }
-
     /// Prints a result on standard output. A closed pipe is no error.
-    pub fn print(&self, text: &str) {
+    pub fn print(&self, page: impl Into<Page>) {
         let mut out = std::io::stdout().lock();
-        let end = if text.ends_with('\n') { "" } else { "\n" };
-        let _ = write!(out, "{text}{end}").and_then(|()| out.flush());
+        let _ = out.write_all(page.into().text().as_bytes()).and_then(|()| out.flush());
     }
 
-    /// Prints a document as JSON on standard output. The JSON is written in pieces, because a plan
-    /// may be large.
+    /// Prints a script on standard output as it is: text of this program alone, for a shell.
+    pub fn print_script(&self, text: &str) {
+        let mut out = std::io::stdout().lock();
+        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    }
+
+    /// Prints a document as JSON on standard output.
     pub fn print_json(&self, document: &impl serde::Serialize) {
-        let mut out = std::io::BufWriter::new(std::io::stdout().lock());
         // A closed pipe is no error.
-        let _ = serde_json::to_writer_pretty(&mut out, document)
-            .map_err(std::io::Error::from)
-            .and_then(|()| writeln!(out))
-            .and_then(|()| out.flush());
+        let _ = json::write(std::io::stdout().lock(), document);
     }
 
     /// Prints an error, as text or as JSON. Returns the exit code for it.
@@ -173,15 +191,16 @@ impl Ui {
         if self.output == OutputFormat::Json {
             self.print_json(&document());
         } else if self.progress == Progress::Json {
-            self.line(&document().to_string());
+            let _ = json::write_line(std::io::stderr().lock(), &document());
         } else {
             let label = match error.kind {
                 Kind::Interrupted => self.style.warn.apply_to("stopped:"),
                 _ => self.style.bad.apply_to("error:"),
             };
-            self.line(&format!("{label} {error}"));
+            self.raw_line(&format!("{label} {}", visible(&error.to_string())));
             if let Some(hint) = &error.hint {
-                self.line(&format!("{} {hint}", self.style.strong.apply_to(" next:")));
+                let label = self.style.strong.apply_to(" next:");
+                self.raw_line(&format!("{label} {}", visible(hint)));
             }
         }
         code
@@ -193,25 +212,51 @@ impl Ui {
         terminal::restore();
     }
 
-    /// Prints a line on standard error.
-    pub fn say(&self, text: &str) {
-        self.line(text);
+    /// Prints a page, or one line, on standard error.
+    pub fn say(&self, page: impl Into<Page>) {
+        let _ = std::io::stderr().lock().write_all(page.into().text().as_bytes());
     }
 
     /// Prints a paragraph on standard error, wrapped at [`Self::width`].
     pub fn paragraph(&self, text: &str, first: &str, next: &str) {
-        self.line(text::folded(text, self.width(), first, next).trim_end_matches('\n'));
+        let mut page = Page::new();
+        page.folded(text, self.width(), first, next);
+        self.say(page);
+    }
+
+    /// As [`Self::paragraph`], with a mark in front.
+    pub fn marked(&self, mark: LineMark, text: &str) {
+        let mut page = Page::new();
+        page.folded(text, self.width(), &format!("  {} ", mark.symbol()), "    ");
+        // The mark is the first character that is not blank.
+        let text = page.text().replacen(mark.symbol(), &self.styled(mark), 1);
+        self.raw_line(text.trim_end_matches('\n'));
+    }
+
+    /// Prints a heading on standard error, after an empty line.
+    pub fn heading(&self, text: &str) {
+        self.raw_line(&format!("\n{}", self.style.strong.apply_to(visible(text))));
     }
 
     /// The width at which text is wrapped: that of a page, or that of the terminal if the terminal
     /// is narrower.
     pub fn width(&self) -> usize {
         let columns = Term::stderr().size_checked().map(|(_, columns)| usize::from(columns));
-        columns.filter(|c| *c > 0).map_or(text::WIDTH, |c| c.min(text::WIDTH))
+        columns.filter(|c| *c > 0).map_or(page::WIDTH, |c| c.min(page::WIDTH))
     }
 
-    fn line(&self, text: &str) {
+    /// Prints text on standard error as it is, even escape sequences.
+    fn raw_line(&self, text: &str) {
         let _ = writeln!(std::io::stderr().lock(), "{text}");
+    }
+
+    fn styled(&self, mark: LineMark) -> String {
+        let style = match mark {
+            LineMark::Good => &self.style.good,
+            LineMark::Warn => &self.style.warn,
+            LineMark::Bad => &self.style.bad,
+        };
+        style.apply_to(mark.symbol()).to_string()
     }
 
     fn stop_spinner(&self) {
@@ -232,16 +277,19 @@ impl Ui {
         if let Ok(style) = ProgressStyle::with_template("  {spinner} {msg} {elapsed:.dim}") {
             bar.set_style(style);
         }
-        bar.set_message(name.to_owned());
+        bar.set_message(visible(name).into_owned());
         bar.enable_steady_tick(Duration::from_millis(120));
         Some(bar)
     }
 
-    /// Prints a line on standard error, above the spinner if one is drawn.
-    fn above_spinner(&self, text: &str) {
+    /// Prints a line on standard error, with a mark if there is one, above the spinner if one is
+    /// drawn.
+    fn above_spinner(&self, mark: Option<LineMark>, text: &str) {
+        let mark = mark.map_or_else(|| "  ".to_owned(), |mark| format!("{} ", self.styled(mark)));
+        let line = format!("  {mark}{}", visible(text));
         match lock(&self.tasks).last().and_then(|t| t.spinner.clone()) {
-            Some(spinner) => spinner.suspend(|| self.line(text)),
-            None => self.line(text),
+            Some(spinner) => spinner.suspend(|| self.raw_line(&line)),
+            None => self.raw_line(&line),
         }
     }
 
@@ -258,15 +306,11 @@ impl Ui {
                 self.finished(task, of_rehearsal, &worded(sentences::finished(task, outcome)));
             }
             Event::Verified { claim } => {
-                let mark = self.style.good.apply_to("✓");
-                self.above_spinner(&format!("  {mark} {}", worded(sentences::claim(claim))));
+                self.above_spinner(Some(LineMark::Good), &worded(sentences::claim(claim)));
             }
-            Event::Note { text } => {
-                self.above_spinner(&format!("    {}", worded(text.clone())));
-            }
+            Event::Note { text } => self.above_spinner(None, &worded(text.clone())),
             Event::Warning { text } => {
-                let mark = self.style.warn.apply_to("!");
-                self.above_spinner(&format!("  {mark} {}", worded(text.clone())));
+                self.above_spinner(Some(LineMark::Warn), &worded(text.clone()));
             }
             Event::Rehearsal { inner } => self.show(inner, true),
         }
@@ -274,7 +318,7 @@ impl Ui {
 
     fn started(&self, task: &Task, of_rehearsal: bool, text: &str) {
         if self.progress == Progress::Plain {
-            self.line(&format!("  … {text}"));
+            self.say(format!("  … {text}"));
         }
         let mut tasks = lock(&self.tasks);
         // Only one spinner is drawn at a time, so the outer task's is cleared before the next is
@@ -297,8 +341,8 @@ impl Ui {
         }
         let took = running.start.elapsed().as_secs_f64();
         let took = if took >= 0.1 { format!(" ({took:.1} s)") } else { String::new() };
-        let mark = self.style.good.apply_to("✓");
-        self.line(&format!("  {mark} {text}{}", self.style.dim.apply_to(took)));
+        let (mark, text) = (self.styled(LineMark::Good), visible(text));
+        self.raw_line(&format!("  {mark} {text}{}", self.style.dim.apply_to(took)));
     }
 }
 
@@ -313,9 +357,7 @@ impl Sink for Ui {
         match self.progress {
             Progress::None => {}
             Progress::Json => {
-                if let Ok(line) = serde_json::to_string(&EventLine::from(&event)) {
-                    self.line(&line);
-                }
+                let _ = json::write_line(std::io::stderr().lock(), &EventLine::from(&event));
             }
             Progress::Auto | Progress::Plain => self.show(&event, false),
         }

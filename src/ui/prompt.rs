@@ -13,6 +13,7 @@ use dialoguer::{Confirm, Input, Select};
 use super::{Progress, Ui};
 use crate::error::{Error, Kind, Result};
 use crate::interrupt;
+use crate::visible::visible;
 
 /// True when a person can answer: standard input and standard error are a terminal.
 pub fn attended() -> bool {
@@ -54,7 +55,8 @@ impl Ui {
     pub fn yes_or_no(&self, question: &str, default: bool) -> Result<bool> {
         if self.is_live() {
             let theme = self.theme();
-            let confirm = Confirm::with_theme(&*theme).with_prompt(question).default(default);
+            let confirm =
+                Confirm::with_theme(&*theme).with_prompt(visible(question)).default(default);
             return ask(|term| confirm.interact_on(term));
         }
         let hint = if default { "Y/n" } else { "y/N" };
@@ -96,14 +98,14 @@ impl Ui {
         if self.is_live() {
             let theme = self.theme();
             let select = Select::with_theme(&*theme)
-                .with_prompt(question)
-                .items(answers.iter().map(|a| a.label.as_str()))
+                .with_prompt(visible(question))
+                .items(answers.iter().map(|a| visible(&a.label)))
                 .default(default)
                 .report(true);
             return ask(|term| select.interact_on(term));
         }
         for (i, answer) in answers.iter().enumerate() {
-            self.say(&format!("{}: {}", i + 1, answer.label));
+            self.say(format!("{}: {}", i + 1, answer.label));
         }
         loop {
             let typed = self.line_of_answer(&format!("{question} [{}] ", default + 1))?;
@@ -112,7 +114,7 @@ impl Ui {
             }
             match typed.parse::<usize>().ok().and_then(|n| n.checked_sub(1)) {
                 Some(n) if n < answers.len() => return Ok(n),
-                _ => self.say(&format!("Answer with a number from 1 to {}.", answers.len())),
+                _ => self.say(format!("Answer with a number from 1 to {}.", answers.len())),
             }
         }
     }
@@ -138,7 +140,7 @@ impl Ui {
         }
         let theme = self.theme();
         let input: Input<'_, String> =
-            Input::with_theme(&*theme).with_prompt(question).allow_empty(true);
+            Input::with_theme(&*theme).with_prompt(visible(question)).allow_empty(true);
         Ok(ask(|term| input.interact_text_on(term))?.trim().to_owned())
     }
 
@@ -150,6 +152,7 @@ impl Ui {
             // and the line to replace.
             let up = answers + 2;
             let mut err = std::io::stderr().lock();
+            let line = visible(line);
             let drawn = format!("\x1b7\x1b[{up}A\r{line}\x1b[K\x1b8");
             let _ = err.write_all(drawn.as_bytes()).and_then(|()| err.flush());
         }
@@ -173,7 +176,7 @@ impl Ui {
     fn line_of_answer(&self, question: &str) -> Result<String> {
         interrupt::check(QUESTION)?;
         let mut err = std::io::stderr().lock();
-        let _ = write!(err, "{question}").and_then(|()| err.flush());
+        let _ = write!(err, "{}", visible(question)).and_then(|()| err.flush());
         let mut line = String::new();
         match std::io::stdin().lock().read_line(&mut line) {
             Ok(0) => {

@@ -2,15 +2,20 @@
 
 use console::measure_text_width;
 
-/// Aligns the cells of the rows in columns, two blanks apart. The last column is not padded.
-pub fn columns(rows: &[Vec<String>]) -> String {
+use crate::visible::visible;
+
+/// The lines of a table: the cells of the rows are aligned in columns, two blanks apart. The last
+/// column is not padded.
+pub(super) fn columns(rows: &[Vec<String>]) -> Vec<String> {
+    let shown = |row: &Vec<String>| row.iter().map(|cell| visible(cell).into_owned()).collect();
+    let rows: Vec<Vec<String>> = rows.iter().map(shown).collect();
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |i: usize| {
         rows.iter().filter_map(|r| r.get(i)).map(|c| measure_text_width(c)).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..count).map(width).collect();
-    let mut text = String::new();
-    for row in rows {
+    let mut lines = Vec::new();
+    for row in &rows {
         let mut line = String::new();
         for (i, cell) in row.iter().enumerate() {
             line.push_str(cell);
@@ -19,10 +24,10 @@ pub fn columns(rows: &[Vec<String>]) -> String {
                 line.extend(std::iter::repeat_n(' ', pad));
             }
         }
-        text.push_str(line.trim_end());
-        text.push('\n');
+        line.truncate(line.trim_end().len());
+        lines.push(line);
     }
-    text
+    lines
 }
 
 /// Formats a number with thousands separators: `115,000`.
@@ -51,7 +56,7 @@ mod tests {
     fn columns_are_aligned_and_numbers_grouped() {
         let rows =
             [vec!["a".into(), "bb".into(), "c".into()], vec!["aaa".into(), "b".into(), "d".into()]];
-        assert_eq!(columns(&rows), "a    bb  c\naaa  b   d\n");
+        assert_eq!(columns(&rows), ["a    bb  c", "aaa  b   d"]);
         assert_eq!(thousands(115_000), "115,000");
         assert_eq!(thousands(999), "999");
     }

@@ -8,6 +8,7 @@ mod files;
 mod kernels;
 mod rollback;
 mod strangers;
+mod terminal;
 
 use std::fs;
 use std::os::unix::process::CommandExt;

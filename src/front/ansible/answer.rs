@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::event::{Event, Sink};
 use crate::front::ansible::diff::Diff;
 use crate::ui::sentences;
+use crate::visible::visible;
 
 /// The events of a task, collected as sentences for the result.
 #[derive(Debug, Default)]
@@ -25,6 +26,7 @@ impl Sink for EventCollector {
         // an event.
         let mut collected = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(text) = sentences::event(&event) else { return };
+        let text = visible(&text).into_owned();
         match innermost(&event) {
             Event::Warning { .. } => collected.warnings.push(text),
             Event::Finished { .. } | Event::Verified { .. } | Event::Note { .. } => {
@@ -88,7 +90,7 @@ impl ModuleResult {
             let hint = error.hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
             document["failed"] = true.into();
             document["kind"] = json!(error.kind);
-            document["msg"] = format!("{error}{hint}").into();
+            document["msg"] = visible(&format!("{error}{hint}")).into();
         }
         if let Some(diff) = &self.diff {
             document["diff"] = diff.document();

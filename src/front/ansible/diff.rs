@@ -5,9 +5,10 @@ use serde_json::{Value, json};
 use crate::plan::change::{Direction, Edit, Target};
 use crate::state::NodeState;
 use crate::state::equivalence::DifferenceKind;
+use crate::visible::visible;
 
 /// The changed objects, one a line: `before` has those that are gone, and `after` has those that
-/// are new or changed.
+/// are new or changed. Ansible prints them as they are, so hidden characters are escaped.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Diff {
     before: String,
@@ -57,11 +58,11 @@ impl Diff {
     }
 
     fn removed(&mut self, line: &str) {
-        self.before += &format!("{line}\n");
+        self.before += &format!("{}\n", visible(line));
     }
 
     fn added(&mut self, line: &str) {
-        self.after += &format!("{line}\n");
+        self.after += &format!("{}\n", visible(line));
     }
 }
 

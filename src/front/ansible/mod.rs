@@ -24,6 +24,7 @@ use serde_json::{Map, Value};
 use crate::error::{Error, Kind, Result};
 use crate::front::cli::args::Args;
 use crate::interrupt;
+use crate::ui::json;
 
 use answer::{EventCollector, ModuleResult};
 use options::ModuleTask;
@@ -77,6 +78,7 @@ fn watch() -> Result<()> {
 /// Prints the result as JSON. Returns the exit code.
 fn print_result(answer: ModuleResult, events: EventCollector) -> u8 {
     let code = answer.code();
-    println!("{}", answer.document(events));
+    // The error of a closed pipe is ignored: nobody reads the result.
+    let _ = json::write_line(std::io::stdout().lock(), &answer.document(events));
     code
 }

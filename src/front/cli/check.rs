@@ -19,12 +19,12 @@ use crate::state::NodeState;
 use crate::state::kube_proxy::Mode;
 use crate::state::live_facts::LiveFacts;
 use crate::store::DEFAULT_DIR;
-use crate::ui::text::{indented, wrapped};
+use crate::ui::page::Page;
 
 pub(in crate::front) fn run(command: &Invocation<'_>, options: &args::CheckArgs) -> Result<u8> {
     known_ids(options)?;
     if options.list {
-        command.answer(&catalogue_document(), &catalogue_text());
+        command.answer(&catalogue_document(), catalogue_text());
         return Ok(0);
     }
     fix::usage(command, options)?;
@@ -67,9 +67,9 @@ pub(in crate::front) fn run(command: &Invocation<'_>, options: &args::CheckArgs)
         (document(options.snapshot.as_deref(), &findings), text(&findings, command.args.verbose));
     if let Some(report) = &fixed {
         document["fixed"] = fix::document(report.as_ref());
-        text += &fix::text(report.as_ref());
+        text.page(&fix::text(report.as_ref()));
     }
-    command.answer(&document, &text);
+    command.answer(&document, text);
     Ok(if blocked { 3 } else { 0 })
 }
 
@@ -179,8 +179,8 @@ pub(in crate::front) fn row(finding: &Finding) -> Value {
 
 /// The findings as text in 80 columns: problems in full, unknown outcomes one a line, and ok
 /// outcomes as a count (with `verbose`, also one a line).
-fn text(findings: &[Finding], verbose: bool) -> String {
-    let mut text = String::new();
+fn text(findings: &[Finding], verbose: bool) -> Page {
+    let mut text = Page::new();
     for severity in [Severity::Block, Severity::Warn, Severity::Info] {
         let found = findings.iter().filter(|f| f.severity == severity);
         for (finding, found) in found.filter_map(|f| match &f.verdict {
@@ -192,12 +192,12 @@ fn text(findings: &[Finding], verbose: bool) -> String {
                 Severity::Warn => "WARN",
                 Severity::Info => "INFO",
             };
-            text += &wrapped(&format!("{word}  {}: {}", finding.id, finding.title), "", "       ");
-            text += &found.evidence.iter().map(|e| indented("evidence", e)).collect::<String>();
-            text += &indented("effect", &found.effect);
-            text += &found.remedy.iter().map(|r| indented("remedy", r)).collect::<String>();
-            text += &indented("see", finding.reference);
-            text.push('\n');
+            text.wrapped(&format!("{word}  {}: {}", finding.id, finding.title), "", "       ");
+            found.evidence.iter().for_each(|e| text.indented("evidence", e));
+            text.indented("effect", &found.effect);
+            found.remedy.iter().for_each(|r| text.indented("remedy", r));
+            text.indented("see", finding.reference);
+            text.blank();
         }
     }
     let (mut ok, mut unknown) = (0, Vec::<(&str, Vec<&str>)>::new());
@@ -211,18 +211,18 @@ fn text(findings: &[Finding], verbose: bool) -> String {
             Verdict::Ok(shown) => {
                 ok += 1;
                 if verbose {
-                    text += &wrapped(&format!("ok {}: {shown}", finding.id), "", "   ");
+                    text.wrapped(&format!("ok {}: {shown}", finding.id), "", "   ");
                 }
             }
             Verdict::Found(_) => {}
         }
     }
     if !unknown.is_empty() {
-        text += "Not known:\n";
+        text.line("Not known:");
         for (missing, ids) in unknown {
-            text += &wrapped(&format!("?  {}: {missing}", ids.join(", ")), "", "   ");
+            text.wrapped(&format!("?  {}: {missing}", ids.join(", ")), "", "   ");
         }
-        text.push('\n');
+        text.blank();
     }
     let count = |severity: Severity| {
         let found = |f: &&Finding| f.severity == severity && matches!(f.verdict, Verdict::Found(_));
@@ -230,7 +230,7 @@ fn text(findings: &[Finding], verbose: bool) -> String {
     };
     let (block, warn, info) =
         (count(Severity::Block), count(Severity::Warn), count(Severity::Info));
-    text += &format!("{block} blocking, {warn} to be warned of, {info} to know, {ok} ok.\n");
+    text.line(format!("{block} blocking, {warn} to be warned of, {info} to know, {ok} ok."));
     text
 }
 
@@ -246,13 +246,13 @@ fn catalogue_document() -> Value {
     json!({"schema": "proxyshift.checks", "version": 1, "checks": rows})
 }
 
-fn catalogue_text() -> String {
-    let mut text = String::new();
+fn catalogue_text() -> Page {
+    let mut text = Page::new();
     for check in checks::all() {
-        text += &format!("{} ({:?})\n", check.id, check.severity).to_lowercase();
-        text += &indented("", check.title);
-        text += &indented("when", check.when);
-        text += &indented("see", check.reference);
+        text.line(format!("{} ({:?})", check.id, check.severity).to_lowercase());
+        text.indented("", check.title);
+        text.indented("when", check.when);
+        text.indented("see", check.reference);
     }
     text
 }

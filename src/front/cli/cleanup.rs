@@ -1,5 +1,7 @@
 //! The verbs `cleanup` and `resume`.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
@@ -15,6 +17,7 @@ use crate::plan::leftovers::CleanupScope;
 use crate::run::RunResult;
 use crate::run::cleanup;
 use crate::run::resume;
+use crate::ui::page::Page;
 use crate::ui::prompt;
 use crate::ui::table::counted;
 
@@ -27,7 +30,7 @@ pub(in crate::front) fn run(command: &Invocation<'_>, options: &args::CleanupArg
     }
     if options.dry_run {
         let plan = wanted.plan(&Catalogue::builtin()?, &command.state(None)?)?;
-        command.answer(&plan::document(&plan), &plan::text(&plan, command.args.verbose));
+        command.answer(&plan::document(&plan), plan::text(&plan, command.args.verbose));
         return Ok(0);
     }
     command.can_ask("cleanup", "--dry-run to see what would be removed")?;
@@ -56,8 +59,11 @@ fn approve(command: &Invocation<'_>, plan: &Plan) -> Result<bool> {
     if command.args.yes {
         return Ok(true);
     }
-    eprintln!("{}", plan::text(plan, command.args.verbose));
-    eprintln!("{}", plan::by_owner(plan));
+    let mut shown = plan::text(plan, command.args.verbose);
+    shown.blank();
+    shown.page(&plan::by_owner(plan));
+    shown.blank();
+    command.ui.say(shown);
     let yes = "they go, after a snapshot and a rehearsal";
     command.ui.confirm("Remove them?", yes, "nothing is changed", false)
 }
@@ -72,20 +78,25 @@ pub(in crate::front) fn answer(command: &Invocation<'_>, report: Option<&RunResu
         "others": report.map_or(&[][..], |report| &report.foreign),
         "confirm_within": left.map(|left| left.as_secs()),
     });
-    let text = match (report, left) {
-        (None, _) => "Nothing to do: no leftovers were found.".to_owned(),
-        (Some(report), Some(left)) => format!(
-            "{} removed in run {}, which waits to be confirmed.\n\
-             To keep it: proxyshift confirm\nElse it is undone in {}.",
-            counted(report.objects, "object"),
-            report.run.id,
-            time(left),
-        ),
-        (Some(report), None) => format!(
-            "Done: {} removed in run {}.\nTo undo it: proxyshift rollback",
-            counted(report.objects, "object"),
-            report.run.id,
-        ),
+    command.answer(&document, text(report, left));
+}
+
+fn text(report: Option<&RunResult>, left: Option<Duration>) -> Page {
+    let Some(report) = report else {
+        return Page::from("Nothing to do: no leftovers were found.");
     };
-    command.answer(&document, &text);
+    let (objects, run) = (counted(report.objects, "object"), &report.run.id);
+    let mut text = Page::new();
+    match left {
+        Some(left) => {
+            text.line(format!("{objects} removed in run {run}, which waits to be confirmed."));
+            text.line("To keep it: proxyshift confirm");
+            text.line(format!("Else it is undone in {}.", time(left)));
+        }
+        None => {
+            text.line(format!("Done: {objects} removed in run {run}."));
+            text.line("To undo it: proxyshift rollback");
+        }
+    }
+    text
 }

@@ -16,6 +16,7 @@ use crate::run::stored::parse_snapshot;
 use crate::state::NodeState;
 use crate::store::Store;
 use crate::store::snapshots::Snapshot;
+use crate::ui::page::Page;
 use crate::ui::{Ui, prompt};
 
 /// One call of the program: its arguments and its user interface.
@@ -93,8 +94,9 @@ impl Invocation<'_> {
         Ok(self.store()?.find(name)?.dir)
     }
 
-    /// Prints a result: `document` if the output is for programs, otherwise `text`.
-    pub(in crate::front) fn answer(&self, document: &impl serde::Serialize, text: &str) {
+    /// Prints a result: `document` if the output is for programs, otherwise `text`, which is a page
+    /// or one line.
+    pub(in crate::front) fn answer(&self, document: &impl serde::Serialize, text: impl Into<Page>) {
         match self.ui.output {
             crate::ui::OutputFormat::Json => self.ui.print_json(document),
             crate::ui::OutputFormat::Text => self.ui.print(text),

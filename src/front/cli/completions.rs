@@ -15,7 +15,7 @@ pub(in crate::front) fn run(command: &Invocation<'_>, shell: Shell) -> Result<u8
     }
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut shown(), "proxyshift", &mut script);
-    command.ui.print(&String::from_utf8_lossy(&script));
+    command.ui.print_script(&String::from_utf8_lossy(&script));
     Ok(0)
 }
 

@@ -24,7 +24,7 @@ pub(in crate::front) fn confirm(command: &Invocation<'_>) -> Result<u8> {
     } else {
         format!("Nothing waits; run {} was confirmed before.", run.id)
     };
-    command.answer(&document, &text);
+    command.answer(&document, text);
     Ok(0)
 }
 
@@ -35,7 +35,7 @@ pub(in crate::front) fn extend(command: &Invocation<'_>, by: Duration) -> Result
         "schema": "proxyshift.extend", "version": 1, "run": run.id, "seconds_left": left.as_secs(),
     });
     let text = format!("Run {} is undone in {} unless it is confirmed.", run.id, time(left));
-    command.answer(&document, &text);
+    command.answer(&document, text);
     Ok(0)
 }
 

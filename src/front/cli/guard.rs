@@ -12,6 +12,7 @@ use crate::guard::Guard;
 use crate::guard::GuardReport;
 use crate::node::tools::Tools;
 use crate::owners::catalogue::Catalogue;
+use crate::ui::page::Page;
 use crate::ui::table::counted;
 
 pub(in crate::front) fn run(command: &Invocation<'_>, options: &args::GuardArgs) -> Result<u8> {
@@ -31,18 +32,18 @@ pub(in crate::front) fn run(command: &Invocation<'_>, options: &args::GuardArgs)
         "schema": "proxyshift.guard", "version": 1, "changed": report.changed,
         "rules": report.rules,
     });
-    command.answer(&document, &text(&report));
+    command.answer(&document, text(&report));
     Ok(0)
 }
 
-fn text(report: &GuardReport) -> String {
-    let mut text = match (report.rules.len(), report.changed) {
-        (0, _) => "No exception stands: none is left, or no rule drops INVALID packets.\n".into(),
-        (n, true) => format!("Set right: {} in place.\n", counted(n, "rule")),
-        (n, false) => format!("Nothing to do: {} in place.\n", counted(n, "rule")),
-    };
+fn text(report: &GuardReport) -> Page {
+    let mut text = Page::from(match (report.rules.len(), report.changed) {
+        (0, _) => "No exception stands: none is left, or no rule drops INVALID packets.".into(),
+        (n, true) => format!("Set right: {} in place.", counted(n, "rule")),
+        (n, false) => format!("Nothing to do: {} in place.", counted(n, "rule")),
+    });
     for kept in &report.rules {
-        text += &format!("  {} {} before {}\n", kept.ruleset, kept.rule, kept.before);
+        text.line(format!("  {} {} before {}", kept.ruleset, kept.rule, kept.before));
     }
     text
 }

@@ -13,6 +13,7 @@ use crate::run::RunResult;
 use crate::run::migrate::{self, Intended, MigrateOptions};
 use crate::state::kube_proxy::Mode;
 use crate::store::run::Modes;
+use crate::ui::page::Page;
 use crate::ui::table::counted;
 
 pub(in crate::front) fn run(command: &Invocation<'_>, options: &args::MigrateArgs) -> Result<u8> {
@@ -46,22 +47,24 @@ fn approve(command: &Invocation<'_>, intended: &Intended) -> Result<bool> {
     if command.args.yes {
         return Ok(true);
     }
-    eprintln!("{}", text(intended));
+    let mut shown = text(intended);
+    shown.blank();
+    command.ui.say(shown);
     let yes = "after a snapshot and a rehearsal; all is undone if anything fails";
     command.ui.confirm("Go on?", yes, "nothing is changed", false)
 }
 
-pub(in crate::front) fn text(intended: &Intended) -> String {
+pub(in crate::front) fn text(intended: &Intended) -> Page {
     let Intended { playbook, from, restarts, probes, .. } = intended;
-    let mut text = transition(*from, playbook.to);
-    text += &format!(", by the playbook {}.\n", playbook.name);
+    let transition = transition(*from, playbook.to);
+    let mut text = Page::from(format!("{transition}, by the playbook {}.", playbook.name));
     if let Some((controller, settings)) = restarts {
-        text += &format!("  It is run by {controller}, and told its mode in {settings}.\n");
+        text.line(format!("  It is run by {controller}, and told its mode in {settings}."));
     }
-    text += "  Stages: ";
-    text += &stages(playbook);
-    text += &format!("\n  MigrateOptions before and after: {}\n", counted(probes.len(), "service"));
-    text.extend(probes.iter().map(|probe| format!("    {probe}\n")));
+    text.line(format!("  Stages: {}", stages(playbook)));
+    let services = counted(probes.len(), "service");
+    text.line(format!("  MigrateOptions before and after: {services}"));
+    text.lines(probes.iter().map(|probe| format!("    {probe}")));
     text
 }
 
@@ -88,19 +91,20 @@ pub(in crate::front) fn answer(command: &Invocation<'_>, report: &RunResult, mod
         "removed": objects, "others": foreign, "state": state,
         "seconds_left": left.map(|left| left.as_secs()),
     });
-    let mut text = format!(
-        "kube-proxy serves in {} mode (it was {}); {} removed in run {}.\n",
+    let mut text = Page::from(format!(
+        "kube-proxy serves in {} mode (it was {}); {} removed in run {}.",
         modes.to,
         modes.from,
         counted(*objects, "leftover"),
         run.id
-    );
-    text += &match left {
-        None => "To undo it: proxyshift rollback".to_owned(),
-        Some(left) => format!(
-            "To keep it: proxyshift confirm\nElse it is undone in {}; at once: proxyshift rollback",
-            time(left)
-        ),
-    };
-    command.answer(&document, &text);
+    ));
+    match left {
+        None => text.line("To undo it: proxyshift rollback"),
+        Some(left) => {
+            text.line("To keep it: proxyshift confirm");
+            let left = time(left);
+            text.line(format!("Else it is undone in {left}; at once: proxyshift rollback"));
+        }
+    }
+    command.answer(&document, text);
 }

@@ -16,7 +16,8 @@ use crate::plan::playbook::supported;
 use crate::plan::{Action, Object, Plan};
 use crate::run::migrate::preview;
 use crate::state::object::{ObjectId, ObjectKind, TableId};
-use crate::ui::table::{columns, counted};
+use crate::ui::page::Page;
+use crate::ui::table::counted;
 
 pub(in crate::front) fn run(command: &Invocation<'_>, options: &args::PlanArgs) -> Result<u8> {
     if let Some(to) = options.to {
@@ -32,12 +33,12 @@ pub(in crate::front) fn run(command: &Invocation<'_>, options: &args::PlanArgs) 
     };
     match migration {
         Some(preview) => {
-            command
-                .answer(&stages::document(&preview), &stages::text(&preview, command.args.verbose));
+            let text = stages::text(&preview, command.args.verbose);
+            command.answer(&stages::document(&preview), text);
         }
         None => {
             let plan = CleanupScope::default().plan(&catalogue, &state)?;
-            command.answer(&document(&plan), &text(&plan, command.args.verbose));
+            command.answer(&document(&plan), text(&plan, command.args.verbose));
         }
     }
     Ok(0)
@@ -58,23 +59,27 @@ pub(super) fn document(plan: &Plan) -> PlanDocument<'_> {
 
 /// The plan as text: the removed objects in full, and the kept ones as counts (with `verbose`, also
 /// in full).
-pub(in crate::front) fn text(plan: &Plan, verbose: bool) -> String {
+pub(in crate::front) fn text(plan: &Plan, verbose: bool) -> Page {
     let removed: Vec<&Object> = plan.removals().collect();
     let kept: Vec<&Object> = plan.objects.iter().filter(|o| o.action != Action::Remove).collect();
-    let mut text = match removed.len() {
-        0 => "Nothing to remove: no leftovers were found.\n".to_owned(),
-        n => format!("{} to remove:\n\n{}", objects(n), listing(&removed, verbose)),
-    };
+    let mut text = Page::new();
+    match removed.len() {
+        0 => text.line("Nothing to remove: no leftovers were found."),
+        n => list(&mut text, &format!("{} to remove:", objects(n)), &removed, verbose),
+    }
     let suspected: Vec<&Object> =
         kept.iter().filter(|o| o.action == Action::Suspect).copied().collect();
     if !suspected.is_empty() && !verbose {
-        text += &format!("\nSuspected, not removed:\n\n{}", listing(&suspected, true));
+        text.blank();
+        list(&mut text, "Suspected, not removed:", &suspected, true);
     }
     if verbose {
-        text += &format!("\n{} that stay:\n\n{}", objects(kept.len()), listing(&kept, true));
+        text.blank();
+        list(&mut text, &format!("{} that stay:", objects(kept.len())), &kept, true);
     } else if !kept.is_empty() {
         let hint = "-v lists them with the reason for each";
-        text += &format!("\n{} near them stay ({hint}).\n", objects(kept.len()));
+        text.blank();
+        text.line(format!("{} near them stay ({hint}).", objects(kept.len())));
     }
     text
 }
@@ -83,9 +88,11 @@ fn objects(n: usize) -> String {
     counted(n, "object")
 }
 
-/// Objects grouped by owner and reason. Without `all`, a removed chain has one line with the count
+/// Adds `head` and a list of objects, grouped by owner and reason. Without `all`, a removed chain has one line with the count
 /// of its rules, and chains whose names differ only in a hash share a line.
-fn listing(objects: &[&Object], all: bool) -> String {
+fn list(text: &mut Page, head: &str, objects: &[&Object], all: bool) {
+    text.line(head);
+    text.blank();
     let mut groups: Vec<Vec<&Object>> = Vec::new();
     for object in objects {
         let same = |group: &&mut Vec<&Object>| {
@@ -97,13 +104,11 @@ fn listing(objects: &[&Object], all: bool) -> String {
             None => groups.push(vec![object]),
         }
     }
-    let mut text = String::new();
     for members in groups {
-        text += &format!("  {}: {}\n", members[0].owner, members[0].sentence());
+        text.line(format!("  {}: {}", members[0].owner, members[0].sentence()));
         let lines = if all { members.iter().map(|o| line(o)).collect() } else { folded(&members) };
-        text.extend(lines.iter().map(|l| format!("    {l}\n")));
+        text.lines(lines.iter().map(|l| format!("    {l}")));
     }
-    text
 }
 
 /// One line for each object, except that rules are counted on the line of their chain, and that
@@ -171,12 +176,14 @@ fn line(object: &Object) -> String {
 }
 
 /// The number of removed objects of each owner, as text.
-pub(in crate::front) fn by_owner(plan: &Plan) -> String {
+pub(in crate::front) fn by_owner(plan: &Plan) -> Page {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for object in plan.removals() {
         *counts.entry(&object.owner).or_default() += 1;
     }
     let rows: Vec<Vec<String>> =
         counts.into_iter().map(|(o, n)| vec![format!("  {o}"), objects(n)]).collect();
-    columns(&rows)
+    let mut text = Page::new();
+    text.columns(&rows);
+    text
 }

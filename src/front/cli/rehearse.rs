@@ -16,6 +16,7 @@ use crate::run::sandbox::RehearsalReport;
 use crate::run::sandbox::SandboxTask;
 use crate::state::NodeState;
 use crate::state::kube_proxy::Mode;
+use crate::ui::page::Page;
 use crate::ui::sentences;
 use crate::ui::table::counted;
 
@@ -121,19 +122,19 @@ fn answer(command: &Invocation<'_>, report: &RehearsalReport, modes: Option<&Reh
     let how = if partial { "Partly proven" } else { "Proven" };
     let objects = counted(report.removed, "object");
     let proofs = report.claims.len();
-    let mut text = match (report.removed, modes) {
+    let mut text = Page::from(match (report.removed, modes) {
         (0, _) => format!("{how}: nothing to remove; {proofs} proofs."),
         (_, None) => format!("{how}: {objects} removed and put back; {proofs} proofs."),
         (_, Some(modes)) => format!(
             "{how}: {objects} that {} mode will have left, removed and put back; {proofs} proofs.",
             modes.from
         ),
-    };
+    });
     if let Some(modes) = modes {
         document["to"] = json!(modes.to);
         document["not_proven"] = json!(modes.unproven);
-        text += "\nNot proven here:";
-        text.extend(modes.unproven.iter().map(|claim| format!("\n  {claim}")));
+        text.line("Not proven here:");
+        text.lines(modes.unproven.iter().map(|claim| format!("  {claim}")));
     }
-    command.answer(&document, &text);
+    command.answer(&document, text);
 }

@@ -11,6 +11,7 @@ use crate::node::secrets::masked;
 use crate::owners::catalogue::Catalogue;
 use crate::run::report::{OwnerChanges, Report, StoredRun, report};
 use crate::store::run::{RunKind, RunState};
+use crate::ui::page::Page;
 use crate::ui::sentences;
 use crate::ui::table::counted;
 
@@ -78,11 +79,11 @@ pub(in crate::front) fn run(command: &Invocation<'_>, name: Option<&str>) -> Res
     let sentences = Sentences::of(&report);
     let text = markdown(&report, &sentences);
     let (schema, version, report) = ("proxyshift.report", 1, &report);
-    command.answer(&ReportDocument { schema, version, report, sentences: &sentences }, &text);
+    command.answer(&ReportDocument { schema, version, report, sentences: &sentences }, text);
     Ok(0)
 }
 
-fn markdown(report: &Report, sentences: &Sentences) -> String {
+fn markdown(report: &Report, sentences: &Sentences) -> Page {
     let (ending, next) = ending(report);
     let what = match (&report.modes, report.verb) {
         (Some(modes), _) => format!("kube-proxy from {} to {} mode", modes.from, modes.to),
@@ -90,10 +91,12 @@ fn markdown(report: &Report, sentences: &Sentences) -> String {
         (None, verb) => verb.to_owned(),
     };
     let name = report.node.as_ref().map(|node| format!(" on {}", node.name)).unwrap_or_default();
-    let mut text = format!("# proxyshift: {what}{name}\n\n**{ending}**");
-    text += &next.map(|next| format!(" {next}")).unwrap_or_default();
-    text += "\n\n| | |\n|---|---|\n";
-    let mut row = |head: &str, cell: String| text += &format!("| {head} | {} |\n", escaped(&cell));
+    let mut text = Page::from(format!("# proxyshift: {what}{name}"));
+    text.blank();
+    text.line(format!("**{ending}**{}", next.map(|next| format!(" {next}")).unwrap_or_default()));
+    text.blank();
+    text.lines(["| | |", "|---|---|"]);
+    let mut row = |head: &str, cell: String| text.line(format!("| {head} | {} |", escaped(&cell)));
     if let Some(node) = &report.node {
         let backends: Vec<String> = node.backends.iter().map(ToString::to_string).collect();
         row(
@@ -114,18 +117,19 @@ fn markdown(report: &Report, sentences: &Sentences) -> String {
     if let Some(confirmed) = &report.confirmed {
         row("confirmed", utc(confirmed));
     }
-    text += &found(report);
-    text += &changed(report);
+    found(&mut text, report);
+    changed(&mut text, report);
     let proofs = sentences.proofs.clone();
     let rehearsal = match sentences.rehearsed.len() {
         0 => None,
         n => Some(format!("in a rehearsal on a private copy, {}", counted(n, "proof"))),
     };
-    text += &section("What was proven", &rehearsal.into_iter().chain(proofs).collect::<Vec<_>>());
-    text += &section("What was said on the way", &sentences.notes);
-    text += &times(&sentences.times);
+    let proofs: Vec<String> = rehearsal.into_iter().chain(proofs).collect();
+    section(&mut text, "What was proven", &proofs);
+    section(&mut text, "What was said on the way", &sentences.notes);
+    times(&mut text, &sentences.times);
     let errors: Vec<String> = report.errors.iter().map(ToString::to_string).collect();
-    text += &section("What failed", &errors);
+    section(&mut text, "What failed", &errors);
     text
 }
 
@@ -157,7 +161,7 @@ fn ending(report: &Report) -> (String, Option<&'static str>) {
     }
 }
 
-fn found(report: &Report) -> String {
+fn found(text: &mut Page, report: &Report) {
     let mut lines = Vec::new();
     for finding in &report.findings {
         let evidence = match finding.evidence.first() {
@@ -170,22 +174,23 @@ fn found(report: &Report) -> String {
         let objects = counted(left.objects, "object");
         lines.push(format!("{}, {objects}: {}", left.owner, left.reason));
     }
-    section("What was found", &lines)
+    section(text, "What was found", &lines);
 }
 
-fn changed(report: &Report) -> String {
-    let mut text = String::from("\n## What changed\n\n");
+fn changed(text: &mut Page, report: &Report) {
+    heading(text, "What changed");
     if report.changes.is_empty() && report.steps.is_empty() {
-        return text + "Nothing.\n";
+        return text.line("Nothing.");
     }
     if report.undone {
         let all = report.state == RunState::RolledBack;
-        text += if all { "All of it was undone:\n\n" } else { "Undoing it was begun:\n\n" };
+        text.line(if all { "All of it was undone:" } else { "Undoing it was begun:" });
+        text.blank();
     }
     if !report.changes.is_empty() {
-        text += "| owner | where | removed | added |\n|---|---|---:|---:|\n";
+        text.lines(["| owner | where | removed | added |", "|---|---|---:|---:|"]);
         for OwnerChanges { owner, place, removed, added, .. } in &report.changes {
-            text += &format!("| {owner} | {} | {removed} | {added} |\n", escaped(place));
+            text.line(format!("| {owner} | {} | {removed} | {added} |", escaped(place)));
         }
         let objects = report
             .changes
@@ -193,42 +198,49 @@ fn changed(report: &Report) -> String {
             .flat_map(|c| c.objects.iter().map(move |object| format!("`{} {object}`", c.place)));
         let objects: Vec<String> = objects.collect();
         if objects.len() <= LISTED {
-            text += "\n";
-            text.extend(objects.iter().map(|object| format!("- {object}\n")));
+            text.blank();
+            text.lines(objects.iter().map(|object| format!("- {object}")));
         }
     }
     if !report.steps.is_empty() {
-        text += "\n";
-        text += &list(&report.steps);
+        text.blank();
+        list(text, &report.steps);
     }
-    text
 }
 
-fn times(rows: &[TimeRow]) -> String {
+fn times(text: &mut Page, rows: &[TimeRow]) {
     if rows.is_empty() {
-        return String::new();
+        return;
     }
-    let mut text = String::from("\n## Times\n\n| done | what | took |\n|---|---|---:|\n");
+    heading(text, "Times");
+    text.lines(["| done | what | took |", "|---|---|---:|"]);
     for timed in rows {
         let took = timed.seconds.map(duration).unwrap_or_default();
         let what = escaped(&format!("{}: {}", timed.task, timed.result));
         let clock = timed.at.split_once('T').map_or("", |(_, clock)| clock.trim_end_matches('Z'));
-        text += &format!("| {clock} | {what} | {took} |\n");
+        text.line(format!("| {clock} | {what} | {took} |"));
     }
-    text
 }
 
-fn section(head: &str, lines: &[String]) -> String {
-    if lines.is_empty() { String::new() } else { format!("\n## {head}\n\n{}", list(lines)) }
+fn heading(text: &mut Page, head: &str) {
+    text.blank();
+    text.line(format!("## {head}"));
+    text.blank();
 }
 
-/// A Markdown list of `lines`. Lines beyond [`SHOWN`] are only counted.
-fn list(lines: &[String]) -> String {
-    let mut text: String = lines.iter().take(SHOWN).map(|line| format!("- {line}\n")).collect();
+fn section(text: &mut Page, head: &str, lines: &[String]) {
+    if !lines.is_empty() {
+        heading(text, head);
+        list(text, lines);
+    }
+}
+
+/// Adds a Markdown list of `lines`. Lines beyond [`SHOWN`] are only counted.
+fn list(text: &mut Page, lines: &[String]) {
+    text.lines(lines.iter().take(SHOWN).map(|line| format!("- {line}")));
     if let Some(more) = lines.len().checked_sub(SHOWN).filter(|n| *n > 0) {
-        text += &format!("- and {more} more\n");
+        text.line(format!("- and {more} more"));
     }
-    text
 }
 
 /// `text`, in which the characters that would end a cell of a Markdown table are escaped.

@@ -7,6 +7,7 @@ use serde_json::json;
 use crate::error::Result;
 use crate::front::cli::command::Invocation;
 use crate::run::rollback::{self, UndoReport};
+use crate::ui::page::Page;
 use crate::ui::table::counted;
 
 pub(in crate::front) fn run(command: &Invocation<'_>, to: Option<&str>) -> Result<u8> {
@@ -19,15 +20,14 @@ pub(in crate::front) fn run(command: &Invocation<'_>, to: Option<&str>) -> Resul
         "restored": report.restored, "taken_out": report.taken_out,
         "already_back": report.already_back,
     });
-    command.answer(&document, &text(&report));
+    command.answer(&document, text(&report));
     Ok(0)
 }
 
-fn text(report: &UndoReport) -> String {
-    let mut text = format!("Rolled back run {}: {}.", report.run, done(report));
-    for object in &report.already_back {
-        text += &format!("\n  was there again already: {object}");
-    }
+fn text(report: &UndoReport) -> Page {
+    let mut text = Page::from(format!("Rolled back run {}: {}.", report.run, done(report)));
+    let again = report.already_back.iter();
+    text.lines(again.map(|object| format!("  was there again already: {object}")));
     text
 }
 

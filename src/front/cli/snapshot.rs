@@ -12,8 +12,9 @@ use crate::run::stored;
 use crate::state::NodeState;
 use crate::store::archive;
 use crate::store::snapshots::Snapshot;
+use crate::ui::page::Page;
 use crate::ui::sentences;
-use crate::ui::table::{columns, thousands};
+use crate::ui::table::thousands;
 
 pub(in crate::front) fn run(command: &Invocation<'_>, verb: &args::SnapshotVerb) -> Result<u8> {
     match verb {
@@ -26,14 +27,14 @@ pub(in crate::front) fn run(command: &Invocation<'_>, verb: &args::SnapshotVerb)
         args::SnapshotVerb::Export { snapshot, file } => {
             archive::export(&command.snapshot_dir(snapshot)?, file)?;
             let document = json!({"schema": "proxyshift.export", "version": 1, "file": file.display().to_string()});
-            command.answer(&document, &format!("Wrote {}.", file.display()));
+            command.answer(&document, format!("Wrote {}.", file.display()));
             Ok(0)
         }
         args::SnapshotVerb::Import { file } => {
             let snapshot = command.store()?.import(file, &stored::reparses)?;
             let document =
                 json!({"schema": "proxyshift.import", "version": 1, "snapshot": snapshot.id});
-            command.answer(&document, &format!("Imported snapshot {}.", snapshot.id));
+            command.answer(&document, format!("Imported snapshot {}.", snapshot.id));
             Ok(0)
         }
     }
@@ -49,7 +50,7 @@ fn create(command: &Invocation<'_>, why: &str) -> Result<u8> {
         "snapshot": baseline.snapshot.id, "directory": baseline.snapshot.dir.display().to_string(),
     });
     let dir = baseline.snapshot.dir.display();
-    command.answer(&document, &format!("Snapshot {} in {dir}.", baseline.snapshot.id));
+    command.answer(&document, format!("Snapshot {} in {dir}.", baseline.snapshot.id));
     Ok(0)
 }
 
@@ -71,8 +72,12 @@ fn list(command: &Invocation<'_>) -> Result<u8> {
         }
     }
     let document = json!({"schema": "proxyshift.snapshots", "version": 1, "snapshots": documents});
-    let text = if rows.is_empty() { "No snapshots.".to_owned() } else { columns(&rows) };
-    command.answer(&document, &text);
+    let mut text = Page::new();
+    text.columns(&rows);
+    if rows.is_empty() {
+        text.line("No snapshots.");
+    }
+    command.answer(&document, text);
     Ok(0)
 }
 
@@ -87,11 +92,12 @@ fn show(command: &Invocation<'_>, name: &str) -> Result<u8> {
         "schema": "proxyshift.snapshot-owners", "version": 1, "directory": dir.display().to_string(),
         "manifest": loaded.manifest, "owners": counts,
     });
-    let mut text = match &loaded.manifest {
-        Some(m) => format!("{} of {}, taken {} ({})\n", m.id, m.node, m.time, m.why),
-        None => format!("{}, a capture without a manifest\n", dir.display()),
-    };
-    text += &format!("{}\n\n", sentences::outcome(&snapshot::summary(&state)));
+    let mut text = Page::from(match &loaded.manifest {
+        Some(m) => format!("{} of {}, taken {} ({})", m.id, m.node, m.time, m.why),
+        None => format!("{}, a capture without a manifest", dir.display()),
+    });
+    text.line(sentences::outcome(&snapshot::summary(&state)));
+    text.blank();
     let heads = ["owner", "chains", "rules", "sets", "servers", "links", "tables"];
     let mut rows = vec![heads.map(str::to_owned).to_vec()];
     rows.extend(counts.iter().map(|(owner, c)| {
@@ -99,8 +105,8 @@ fn show(command: &Invocation<'_>, name: &str) -> Result<u8> {
         let cell = |n: &usize| if *n == 0 { "·".to_owned() } else { thousands(*n) };
         [(*owner).to_owned()].into_iter().chain(numbers.iter().map(cell)).collect()
     }));
-    text += &columns(&rows);
-    command.answer(&document, &text);
+    text.columns(&rows);
+    command.answer(&document, text);
     Ok(0)
 }
 
@@ -119,7 +125,7 @@ fn verify(command: &Invocation<'_>, name: &str) -> Result<u8> {
         "schema": "proxyshift.verify", "version": 1, "files": files,
         "manifest": loaded.manifest.is_some(),
     });
-    command.answer(&document, &format!("{}: {files} files, {what}.", dir.display()));
+    command.answer(&document, format!("{}: {files} files, {what}.", dir.display()));
     Ok(0)
 }
 
@@ -132,11 +138,12 @@ fn diff(command: &Invocation<'_>, from: &str, to: Option<&str>) -> Result<u8> {
         .map(|d| json!({"place": d.part, "change": d.to_string().chars().next(), "text": d.text}))
         .collect();
     let document = json!({"schema": "proxyshift.diff", "version": 1, "differences": rows});
-    let mut text: String = differences.iter().map(|d| format!("{d}\n")).collect();
+    let mut text = Page::new();
+    text.lines(differences.iter().map(ToString::to_string));
     if text.is_empty() {
-        text = "They mean the same.".into();
+        text.line("They mean the same.");
     }
-    command.answer(&document, &text);
+    command.answer(&document, text);
     Ok(0)
 }
 
@@ -147,6 +154,6 @@ fn prune(command: &Invocation<'_>, keep: usize) -> Result<u8> {
     let store = command.store()?;
     let removed = store.prune(keep, &store.needed_snapshots()?)?;
     let document = json!({"schema": "proxyshift.prune", "version": 1, "removed": removed});
-    command.answer(&document, &format!("Removed {} snapshots.", removed.len()));
+    command.answer(&document, format!("Removed {} snapshots.", removed.len()));
     Ok(0)
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::error::Result;
 use crate::front::cli::command::Invocation;
 use crate::store::run::{Run, RunState, WatchdogProcess};
-use crate::ui::table::columns;
+use crate::ui::page::Page;
 
 pub(in crate::front) fn run(command: &Invocation<'_>) -> Result<u8> {
     let store = command.store()?;
@@ -19,10 +19,10 @@ pub(in crate::front) fn run(command: &Invocation<'_>) -> Result<u8> {
         "schema": "proxyshift.status", "version": 1,
         "pending": current.as_ref().map(row), "runs": runs.iter().map(row).collect::<Vec<_>>(),
     });
-    let mut text = match &current {
-        None => "No run is pending.\n".to_owned(),
-        Some(run) => capital(&pending(run)) + ".\n",
-    };
+    let mut text = Page::from(match &current {
+        None => "No run is pending.".to_owned(),
+        Some(run) => capital(&pending(run)) + ".",
+    });
     let lines = runs.iter().map(|r| {
         vec![
             r.id.clone(),
@@ -32,8 +32,8 @@ pub(in crate::front) fn run(command: &Invocation<'_>) -> Result<u8> {
             format!("snapshot {}", r.snapshot),
         ]
     });
-    text += &columns(&lines.collect::<Vec<_>>());
-    command.answer(&document, &text);
+    text.columns(&lines.collect::<Vec<_>>());
+    command.answer(&document, text);
     Ok(if current.is_some() { 6 } else { 0 })
 }
 

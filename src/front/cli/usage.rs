@@ -2,11 +2,13 @@
 
 use std::ffi::OsString;
 
-use clap::ValueEnum;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Parser, ValueEnum};
 
 use crate::error::{Error, Kind};
+use crate::front::cli::args::Args;
 use crate::ui::Ui;
+use crate::visible::visible;
 
 /// Prints the help, the version, or the error that clap found in the arguments `words`. Returns the
 /// exit code.
@@ -17,12 +19,20 @@ pub fn report(error: &clap::Error, words: &[OsString]) -> u8 {
         // No colours of our own, because clap colours its errors itself.
         true,
     );
-    if !error.use_stderr() || !ui.for_programs() {
-        // The error of a closed pipe is ignored.
-        let _ = error.print();
-        return u8::try_from(error.exit_code()).unwrap_or(2);
+    if error.use_stderr() && ui.for_programs() {
+        return ui.error(&as_error(error));
     }
-    ui.error(&as_error(error))
+    // clap repeats the words as they are, so they are parsed again with hidden characters escaped.
+    let words = words.iter().map(|word| visible(&word.to_string_lossy()).into_owned());
+    match Args::try_parse_from(words) {
+        Err(error) => {
+            // The error of a closed pipe is ignored.
+            let _ = error.print();
+            u8::try_from(error.exit_code()).unwrap_or(2)
+        }
+        // What was wrong is gone with the escaping, as bytes that are not UTF-8.
+        Ok(_) => ui.error(&as_error(error)),
+    }
 }
 
 /// The value of the option that has these names, read without clap: the last valid one, or the

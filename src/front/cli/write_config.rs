@@ -11,7 +11,7 @@ use crate::front::cli::command::Invocation;
 use crate::state::NodeState;
 use crate::state::kube_proxy::{Instances, flags_to_config};
 use crate::state::tools::Process;
-use crate::ui::text::indented;
+use crate::ui::page::Page;
 
 pub(super) fn run(command: &Invocation<'_>, snapshot: Option<&str>, file: &Path) -> Result<u8> {
     let state = command.state(snapshot)?;
@@ -26,12 +26,12 @@ pub(super) fn run(command: &Invocation<'_>, snapshot: Option<&str>, file: &Path)
         "schema": "proxyshift.write-config", "version": 1, "pid": process.pid, "file": path,
         "command": line,
     });
-    let text = format!(
-        "{path} says what the flags of process {} say. Start kube-proxy so:\n{}",
-        process.pid,
-        indented("", &line.join(" "))
-    );
-    command.answer(&document, &text);
+    let mut text = Page::from(format!(
+        "{path} says what the flags of process {} say. Start kube-proxy so:",
+        process.pid
+    ));
+    text.indented("", &line.join(" "));
+    command.answer(&document, text);
     Ok(0)
 }
 

@@ -8,7 +8,6 @@ pub(in crate::front) use crate::front::cli::command::Invocation;
 use crate::front::cli::confirm_prompt;
 use crate::front::cli::plan;
 use crate::front::wizard::Answers;
-use crate::front::wizard::heading;
 use crate::front::wizard::print_summary;
 use crate::plan::Plan;
 use crate::plan::leftovers::CleanupScope;
@@ -19,7 +18,7 @@ use crate::ui::table::counted;
 const WITHIN: Duration = Duration::from_secs(300);
 
 pub(super) fn run(command: &Invocation<'_>, answers: &Answers) -> Result<u8> {
-    heading(command, "A way back by itself?");
+    command.ui.heading("A way back by itself?");
     let confirmed = command.ui.confirm(
         "Undo it unless you keep it?",
         "afterwards you have 5 minutes to keep it, else it is undone",
@@ -46,10 +45,10 @@ pub(super) fn run(command: &Invocation<'_>, answers: &Answers) -> Result<u8> {
 fn approve(command: &Invocation<'_>, plan: &Plan) -> Result<bool> {
     let ui = command.ui;
     let count = counted(plan.removals().count(), "object");
-    heading(command, &format!("What goes: {count}"));
-    ui.say(plan::by_owner(plan).trim_end());
+    ui.heading(&format!("What goes: {count}"));
+    ui.say(plan::by_owner(plan));
     if ui.yes_or_no("Show all of them?", false)? {
-        ui.say(&plan::text(plan, command.args.verbose));
+        ui.say(plan::text(plan, command.args.verbose));
     }
     let yes = "a snapshot is taken and proven, the removal rehearsed, then they go";
     ui.confirm(&format!("Remove {count}?"), yes, "nothing is changed", false)

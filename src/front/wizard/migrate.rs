@@ -9,7 +9,6 @@ use crate::front::cli::confirm_prompt;
 use crate::front::cli::migrate as verb;
 use crate::front::wizard::Answers;
 use crate::front::wizard::confirm_by_name;
-use crate::front::wizard::heading;
 use crate::front::wizard::print_summary;
 use crate::front::wizard::stopped;
 use crate::owners::catalogue::Catalogue;
@@ -19,6 +18,7 @@ use crate::run::migrate::{self, Intended, MigrateOptions};
 use crate::state::NodeState;
 use crate::state::kube_proxy::Mode;
 use crate::store::run::Modes;
+use crate::ui::LineMark;
 use crate::ui::prompt::Answer;
 use crate::ui::table::counted;
 
@@ -38,7 +38,7 @@ pub(super) fn run(
         confirm: true,
         ignore,
     };
-    heading(command, &format!("From {from} to {to}"));
+    command.ui.heading(&format!("From {from} to {to}"));
     let report = command.with_context(|context| {
         migrate::migrate(context, &requested, &|i| approve(command, now, i))
     })?;
@@ -72,7 +72,7 @@ fn playbook(
         Err(e) if e.kind != Kind::UnknownController => return Err(e),
         Err(e) => e,
     };
-    heading(command, "Who restarts kube-proxy?");
+    command.ui.heading("Who restarts kube-proxy?");
     for text in [Some(unknown.to_string()), unknown.hint].into_iter().flatten() {
         command.ui.paragraph(&text, "  ", "    ");
     }
@@ -99,15 +99,15 @@ fn approve(command: &Invocation<'_>, now: &NodeState, intended: &Intended) -> Re
     let ui = command.ui;
     for finding in &intended.warnings {
         if let Verdict::Found(found) = &finding.verdict {
-            ui.paragraph(&format!("! {}: {}", finding.id, found.effect), "  ", "    ");
+            ui.marked(LineMark::Warn, &format!("{}: {}", finding.id, found.effect));
         }
     }
-    ui.say(verb::text(intended).trim_end());
+    ui.say(verb::text(intended));
     ui.say("  Now here, by owner; only kube-proxy's are changed:");
     let catalogue = Catalogue::builtin()?;
     for (owner, count) in Ownership::of(&catalogue, now).counts() {
         let (chains, rules) = (counted(count.chains, "chain"), counted(count.rules, "rule"));
-        ui.say(&format!("    {owner:<12} {chains}, {rules}"));
+        ui.say(format!("    {owner:<12} {chains}, {rules}"));
     }
     let yes = "a snapshot is taken and proven, then the stages; all is undone if one fails";
     confirm_by_name(command, yes, "nothing is changed")

@@ -20,9 +20,10 @@ use crate::owners::catalogue::Catalogue;
 use crate::plan::leftovers::CleanupScope;
 use crate::plan::playbook::builtin_text;
 use crate::state::kube_proxy::Mode;
-use crate::ui::OutputFormat;
+use crate::ui::page::Page;
 use crate::ui::prompt::{Answer, attended};
 use crate::ui::table::counted;
+use crate::ui::{LineMark, OutputFormat};
 
 /// Runs the wizard from its first question to its last.
 pub(super) fn run(command: &Invocation<'_>) -> Result<u8> {
@@ -90,10 +91,11 @@ fn goal(command: &Invocation<'_>, input: &CheckInput) -> Result<Goal> {
         }
     }
     if goals.len() == 1 {
-        command.ui.say("\nThere is nothing to clean up, and no mode to go to.");
+        command.ui.say("");
+        command.ui.say("There is nothing to clean up, and no mode to go to.");
         return Err(stopped());
     }
-    heading(command, "What is to be done?");
+    command.ui.heading("What is to be done?");
     let chosen = command.ui.choose("To do", &answers, 0)?;
     goals[chosen].ok_or_else(stopped)
 }
@@ -139,29 +141,26 @@ fn blocking(goal: Goal) -> Result<impl Fn(&Finding) -> bool> {
 
 /// Runs the checks and shows them. Returns the findings that report a problem.
 fn run_checks(command: &Invocation<'_>, input: &CheckInput, goal: Goal) -> Result<Vec<Finding>> {
-    heading(command, "Checks");
+    command.ui.heading("Checks");
     let to = match goal {
         Goal::Clean => None,
         Goal::Modes(_, to) => Some(to),
     };
-    let styles = command.ui.styles();
     let all = judge_each(input, to, &|finding| {
         let mark = match (&finding.verdict, finding.severity) {
-            (Verdict::Found(_), Severity::Block) => styles.bad.apply_to("✗"),
-            (Verdict::Found(_), Severity::Warn) => styles.warn.apply_to("!"),
-            (Verdict::Ok(_), _) if command.args.verbose => styles.good.apply_to("✓"),
+            (Verdict::Found(_), Severity::Block) => LineMark::Bad,
+            (Verdict::Found(_), Severity::Warn) => LineMark::Warn,
+            (Verdict::Ok(_), _) if command.args.verbose => LineMark::Good,
             _ => return,
         };
-        let text = format!("{mark} {}: {}", finding.id, finding.title);
-        command.ui.paragraph(&text, "  ", "    ");
+        command.ui.marked(mark, &format!("{}: {}", finding.id, finding.title));
     })?;
     let mut text = counted(all.len(), "check");
     let is_found = |f: &&Finding| matches!(f.verdict, Verdict::Found(_));
     let is_unknown = |f: &&Finding| matches!(f.verdict, Verdict::Unknown(_));
     text += &format!(", {} found something", all.iter().filter(is_found).count());
     text += &format!(", {} cannot be known", all.iter().filter(is_unknown).count());
-    let mark = styles.good.apply_to("✓");
-    command.ui.paragraph(&format!("{mark} {text}; see `proxyshift check`"), "  ", "    ");
+    command.ui.marked(LineMark::Good, &format!("{text}; see `proxyshift check`"));
     Ok(all.into_iter().filter(|f| is_found(&f)).collect())
 }
 
@@ -174,7 +173,7 @@ fn resolve(
 ) -> Result<()> {
     let Verdict::Found(found) = &finding.verdict else { return Ok(()) };
     let ui = command.ui;
-    heading(command, &format!("In the way: {}", finding.id));
+    ui.heading(&format!("In the way: {}", finding.id));
     for (label, texts) in [
         ("found", &found.evidence),
         ("effect", &vec![found.effect.clone()]),
@@ -201,7 +200,7 @@ fn resolve(
         _ => {
             let options = args::CheckArgs { only: vec![finding.id.into()], ..Default::default() };
             let report = fix::run(command, &options, input)?;
-            ui.say(fix::text(report.as_ref()).trim_end());
+            ui.say(fix::text(report.as_ref()));
             if report.is_some() {
                 answers.fixed.push(finding.id);
             }
@@ -218,13 +217,12 @@ fn confirm_by_name(command: &Invocation<'_>, yes: &str, no: &str) -> Result<bool
 
 /// Prints how to roll back, and `same`, the command line that does the same as the wizard did.
 fn print_summary(command: &Invocation<'_>, same: &str) {
-    command.ui.print(&format!(
-        "\nTo go back, now or later: proxyshift rollback\nThe same without questions:\n  {same}"
-    ));
-}
-
-fn heading(command: &Invocation<'_>, text: &str) {
-    command.ui.say(&format!("\n{}", command.ui.styles().strong.apply_to(text)));
+    let mut text = Page::new();
+    text.blank();
+    text.line("To go back, now or later: proxyshift rollback");
+    text.line("The same without questions:");
+    text.line(format!("  {same}"));
+    command.ui.print(text);
 }
 
 fn stopped() -> Error {

@@ -3,7 +3,6 @@
 use crate::checks::{Facts, Verdict, run};
 use crate::error::Result;
 pub(in crate::front) use crate::front::cli::command::Invocation;
-use crate::front::wizard::heading;
 use crate::kube_proxy::running::RunningMode;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::liveness::{self, Liveness};
@@ -37,7 +36,7 @@ pub(super) fn show(command: &Invocation<'_>, now: &NodeState) -> Result<()> {
         .filter(|f| matches!(f.verdict, Verdict::Found(_)))
         .map(|f| f.id.trim_start_matches("writers."))
         .collect();
-    heading(command, &format!("Node {}", name()));
+    command.ui.heading(&format!("Node {}", name()));
     for (label, text) in [
         ("kube-proxy", kube_proxy(&facts.running)),
         ("rules", rules(now)),

@@ -6,12 +6,11 @@ pub(in crate::front) use crate::front::cli::command::Invocation;
 use crate::front::cli::confirm_prompt;
 use crate::front::cli::rollback;
 use crate::front::cli::status;
-use crate::front::wizard::heading;
 use crate::store::run::{Run, RunKind, RunState};
 use crate::ui::prompt::Answer;
 
 pub(super) fn run(command: &Invocation<'_>, run: &Run) -> Result<u8> {
-    heading(command, "A run is pending");
+    command.ui.heading("A run is pending");
     command.ui.paragraph(&status::pending(run), "  ", "  ");
     if run.state == RunState::Unconfirmed {
         return confirm_prompt::run(command, &run.id);

@@ -13,7 +13,7 @@ use crate::run::RunResult;
 use crate::run::fix::{self, Remedy};
 use crate::state::NodeState;
 use crate::store::run::{Run, RunKind};
-use crate::ui::text::indented;
+use crate::ui::page::Page;
 
 /// Refuses `--fix` together with options that exclude it, before anything is captured.
 pub(super) fn usage(command: &Invocation<'_>, options: &args::CheckArgs) -> Result<()> {
@@ -66,10 +66,9 @@ fn approve(command: &Invocation<'_>, remedy: &Remedy) -> Result<bool> {
         }
         return Ok(true);
     }
-    eprintln!("{}", remedy.id);
-    for line in &lines {
-        eprint!("{}", indented("", line));
-    }
+    let mut shown = Page::from(remedy.id);
+    lines.iter().for_each(|line| shown.indented("", line));
+    command.ui.say(shown);
     let yes = "it is done, after a snapshot and a rehearsal";
     command.ui.confirm("Do this?", yes, "the finding is left as it is", false)
 }
@@ -85,15 +84,12 @@ pub(in crate::front) fn document(report: Option<&RunResult>) -> Value {
 }
 
 /// The applied remedies, as text for the terminal.
-pub(in crate::front) fn text(report: Option<&RunResult>) -> String {
-    match report {
-        None => "Nothing was changed.\n".to_owned(),
-        Some(report) => format!(
-            "Mended in run {}: {}.\nTo undo it: proxyshift rollback\n",
-            report.run.id,
-            applied(&report.run).join(", ")
-        ),
-    }
+pub(in crate::front) fn text(report: Option<&RunResult>) -> Page {
+    let Some(report) = report else { return Page::from("Nothing was changed.") };
+    let checks = applied(&report.run).join(", ");
+    let mut text = Page::from(format!("Mended in run {}: {checks}.", report.run.id));
+    text.line("To undo it: proxyshift rollback");
+    text
 }
 
 /// The ids of the checks whose remedies a run applied.

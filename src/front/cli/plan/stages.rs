@@ -3,12 +3,12 @@
 use serde::Serialize;
 
 use crate::front::cli::migrate::transition;
-use crate::front::cli::plan::listing;
+use crate::front::cli::plan::list;
 use crate::plan::{Object, Plan};
 use crate::run::preview::{Preview, StagePreview};
 use crate::state::kube_proxy::Mode;
+use crate::ui::page::Page;
 use crate::ui::table::counted;
-use crate::ui::text::wrapped;
 
 /// The width of the column with the names of stages.
 const NAMES: usize = 13;
@@ -41,22 +41,23 @@ pub(super) fn document(preview: &Preview) -> MigrationDocument<'_> {
     }
 }
 
-pub(super) fn text(preview: &Preview, verbose: bool) -> String {
+pub(super) fn text(preview: &Preview, verbose: bool) -> Page {
     let Preview { playbook, from, stages, plan } = preview;
-    let mut text = transition(*from, playbook.to);
-    text += &format!(", by the playbook {}. * changes the node:\n\n", playbook.name);
-    text.extend(stages.iter().map(|stage| one(stage, verbose)));
-    text += &left(plan, *from, playbook.to, verbose);
+    let transition = transition(*from, playbook.to);
+    let name = &playbook.name;
+    let mut text = Page::from(format!("{transition}, by the playbook {name}. * changes the node:"));
+    text.blank();
+    stages.iter().for_each(|stage| one(&mut text, stage, verbose));
+    left(&mut text, plan, *from, playbook.to, verbose);
     text
 }
 
-fn one(preview: &StagePreview, verbose: bool) -> String {
+fn one(text: &mut Page, preview: &StagePreview, verbose: bool) {
     let mark = if preview.changes { '*' } else { ' ' };
     let blank = " ".repeat(NAMES);
     let mut first = format!("{:<NAMES$}", format!("{mark} {}", preview.stage));
-    let mut text = String::new();
     let mut line = |words: &str| {
-        text += &wrapped(words, &first, &blank);
+        text.wrapped(words, &first, &blank);
         first.clone_from(&blank);
     };
     preview.does.iter().for_each(|words| line(words));
@@ -65,27 +66,26 @@ fn one(preview: &StagePreview, verbose: bool) -> String {
     }
     let shown = if verbose { preview.with.len() } else { SHOWN };
     // These lines are not wrapped, so that they can be copied.
-    text.extend(preview.with.iter().take(shown).map(|words| format!("{blank}  {words}\n")));
+    text.lines(preview.with.iter().take(shown).map(|words| format!("{blank}  {words}")));
     if let Some(more) = preview.with.len().checked_sub(shown).filter(|n| *n > 0) {
-        text += &format!("{blank}  and {more} more (-v lists them)\n");
+        text.line(format!("{blank}  and {more} more (-v lists them)"));
     }
-    text
 }
 
-fn left(plan: &Plan, from: Mode, to: Mode, verbose: bool) -> String {
+fn left(text: &mut Page, plan: &Plan, from: Mode, to: Mode, verbose: bool) {
     let removed: Vec<&Object> = plan.removals().collect();
-    match removed.len() {
-        0 => String::new(),
-        n if !verbose => format!("\n-v lists {}, each with its reason.\n", counted(n, "object")),
-        n if from == to => format!(
-            "\n{} that are left over now:\n\n{}",
-            counted(n, "object"),
-            listing(&removed, true)
-        ),
-        n => format!(
-            "\n{} that {from} mode will have left, and that go once the new mode serves:\n\n{}",
-            counted(n, "object"),
-            listing(&removed, true)
-        ),
+    if removed.is_empty() {
+        return;
     }
+    let objects = counted(removed.len(), "object");
+    text.blank();
+    if !verbose {
+        return text.line(format!("-v lists {objects}, each with its reason."));
+    }
+    let what = if from == to {
+        "that are left over now:".to_owned()
+    } else {
+        format!("that {from} mode will have left, and that go once the new mode serves:")
+    };
+    list(text, &format!("{objects} {what}"), &removed, true);
 }

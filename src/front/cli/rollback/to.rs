@@ -6,7 +6,8 @@ use crate::error::Result;
 use crate::front::cli::command::Invocation;
 use crate::front::cli::command::as_root;
 use crate::run::rollback::to::{RollbackPlan, RollbackReport, rollback_to};
-use crate::ui::table::{columns, counted};
+use crate::ui::page::Page;
+use crate::ui::table::counted;
 
 /// How many foreign changes are named.
 const SHOWN: usize = 5;
@@ -17,7 +18,7 @@ pub(super) fn run(command: &Invocation<'_>, name: &str) -> Result<u8> {
     let dir = command.snapshot_dir(name)?;
     let report = command
         .with_context(|context| rollback_to(context, &dir, &|plan| approve(command, plan)))?;
-    command.answer(&document(&report), &text(&report));
+    command.answer(&document(&report), text(&report));
     Ok(0)
 }
 
@@ -30,14 +31,13 @@ fn approve(command: &Invocation<'_>, plan: &RollbackPlan) -> Result<bool> {
     let row = |run: &crate::store::run::Run| {
         vec![format!("  {}", run.id), run.verb().to_owned(), run.started.clone()]
     };
-    eprintln!(
-        "Back to snapshot {} of {} ({}). These runs are undone, the last first:\n{}\
-         What others have changed since stays.",
-        snapshot.id,
-        snapshot.time,
-        snapshot.why,
-        columns(&runs.iter().map(row).collect::<Vec<_>>()),
-    );
+    let mut shown = Page::from(format!(
+        "Back to snapshot {} of {} ({}). These runs are undone, the last first:",
+        snapshot.id, snapshot.time, snapshot.why,
+    ));
+    shown.columns(&runs.iter().map(row).collect::<Vec<_>>());
+    shown.line("What others have changed since stays.");
+    command.ui.say(shown);
     command.ui.confirm(
         "Undo them?",
         "each is verified before the next",
@@ -59,20 +59,20 @@ fn document(report: &RollbackReport) -> serde_json::Value {
     })
 }
 
-fn text(report: &RollbackReport) -> String {
-    let mut text = match report.undone.len() {
-        0 => format!("Nothing to undo: no run has changed anything since {}.", report.snapshot),
-        n => {
-            let runs = report.undone.iter().map(super::text).collect::<Vec<_>>().join("\n");
-            format!("{runs}\nBack at snapshot {}: {} undone.", report.snapshot, counted(n, "run"))
-        }
-    };
+fn text(report: &RollbackReport) -> Page {
+    let mut text = Page::new();
+    report.undone.iter().for_each(|run| text.page(&super::text(run)));
+    let snapshot = &report.snapshot;
+    text.line(match report.undone.len() {
+        0 => format!("Nothing to undo: no run has changed anything since {snapshot}."),
+        n => format!("Back at snapshot {snapshot}: {} undone.", counted(n, "run")),
+    });
     if !report.others.is_empty() {
         let n = counted(report.others.len(), "difference");
-        text += &format!("\n{n} from it left, by others; they stay:");
-        text.extend(report.others.iter().take(SHOWN).map(|difference| format!("\n  {difference}")));
+        text.line(format!("{n} from it left, by others; they stay:"));
+        text.lines(report.others.iter().take(SHOWN).map(|difference| format!("  {difference}")));
         if report.others.len() > SHOWN {
-            text += &format!("\n  … `proxyshift snapshot diff {}` shows all", report.snapshot);
+            text.line(format!("  … `proxyshift snapshot diff {snapshot}` shows all"));
         }
     }
     text

@@ -11,6 +11,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::error::{Error, Kind, Result};
 use crate::node::command::TRUSTED_PATH;
+use crate::node::environment;
 use crate::state::argv::Argv;
 
 /// How many of the last lines of output an error message repeats.
@@ -35,6 +36,8 @@ pub fn run(argv: &Argv, deadline: Duration) -> Result<()> {
     let mut output = tempfile::tempfile().map_err(failed)?;
     let mut child = Command::new(program)
         .args(argv.arguments())
+        .env_clear()
+        .envs(environment::of_operator())
         .env("PATH", TRUSTED_PATH)
         .env("LC_ALL", "C")
         .stdin(Stdio::null())

@@ -1,6 +1,6 @@
 //! Runs programs with a deadline, and captures their output and error text.
 //!
-//! Never uses a shell. A child has the C locale, finds the programs that it runs only on the
+//! Never uses a shell. A child has nothing of the caller's environment, but the C locale and the
 //! trusted path, and leads a process group of its own: so Ctrl-C does not interrupt a restore, and
 //! a child that passes its deadline is killed with its descendants.
 
@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
+use super::environment::Variable;
 use crate::error::{Error, Kind, Result};
 
 /// The only directories in which programs are searched. The caller's `PATH` is never used.
@@ -30,7 +31,7 @@ const ERROR_LINES: usize = 3;
 pub struct Command {
     program: PathBuf,
     args: Vec<OsString>,
-    env: Vec<(String, OsString)>,
+    env: Vec<Variable>,
     stdin: Option<Arc<String>>,
     deadline: Duration,
 }
@@ -131,11 +132,7 @@ impl Command {
     }
 
     fn expression(&self) -> duct::Expression {
-        let mut expression = child(&self.program, &self.args).stdout_capture();
-        for (name, value) in &self.env {
-            expression = expression.env(name, value);
-        }
-        expression
+        child(&self.program, &self.args, &self.env).stdout_capture()
     }
 
     fn error(&self, cause: impl std::fmt::Display) -> Error {
@@ -154,17 +151,18 @@ impl std::fmt::Display for Command {
     }
 }
 
-/// A child with a clean environment and a process group of its own, so that the terminal's signals
+/// A child with an environment of our own, to which `env` is added, and a process group of its own, so that the terminal's signals
 /// reach only this process, which handles them. A failed exit status is not an error here.
 pub fn child(
     program: &Path,
     args: impl IntoIterator<Item = impl Into<OsString>>,
+    env: &[Variable],
 ) -> duct::Expression {
+    let ours = [("PATH", TRUSTED_PATH), ("LC_ALL", "C")].map(|(n, v)| (n.into(), v.into()));
     duct::cmd(program, args)
         .stderr_capture()
         .unchecked()
-        .env("PATH", TRUSTED_PATH)
-        .env("LC_ALL", "C")
+        .full_env(ours.into_iter().chain(env.iter().cloned()))
         .before_spawn(|command| {
             command.process_group(0);
             Ok(())
@@ -214,8 +212,10 @@ mod tests {
 
     #[test]
     fn the_environment_is_ours() {
-        let out = sh("echo $PATH $LC_ALL $X").env("X", "y").run().unwrap();
-        assert_eq!(out.stdout, format!("{TRUSTED_PATH} C y\n"));
+        let out = sh("tr '\\0' '\n' </proc/$$/environ").env("X", "y").run().unwrap();
+        let mut lines: Vec<&str> = out.stdout.lines().collect();
+        lines.sort_unstable();
+        assert_eq!(lines, ["LC_ALL=C", &format!("PATH={TRUSTED_PATH}"), "X=y"]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod capture;
 pub mod command;
 pub mod config_files;
 pub mod conntrack;
+pub mod environment;
 pub mod files;
 mod foreign;
 pub mod kube_proxy_api;

@@ -20,6 +20,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use crate::clock;
 use crate::error::{Error, Kind, Result};
 use crate::node::command;
+use crate::node::environment;
 use crate::node::locks::LOCK_DIR;
 use crate::node::locks::NodeLock;
 use crate::run::Context;
@@ -75,8 +76,9 @@ pub fn arm(context: &Context<'_>, run: &mut Run) -> Result<()> {
         .arg(context.store.dir())
         .args(["watchdog", &run.id])
         .current_dir("/")
-        // A crash point that a test sets is for the runner alone.
-        .env_remove("PROXYSHIFT_CRASH")
+        // It may have to run the operator's commands.
+        .env_clear()
+        .envs(environment::of_operator())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log)

@@ -4,6 +4,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod environment;
 mod files;
 mod kernels;
 mod rollback;

@@ -126,10 +126,7 @@ fn run_with(
     let mut args: Vec<OsString> = [spaces, "--kill-child"].map(OsString::from).into();
     args.extend([own.into(), "inside".into(), word.into(), dir.into()]);
     args.extend(to.map(|mode| mode.name().into()));
-    let child = child(tools.tool(Tool::Unshare)?, args)
-        // A crash point that a test sets is for the run, not for its rehearsal.
-        .env_remove("PROXYSHIFT_CRASH")
-        .stdin_bytes(input);
+    let child = child(tools.tool(Tool::Unshare)?, args, &[]).stdin_bytes(input);
     let failed = |e| Error::new(Kind::Command, "unshare", e);
     let reader = child.reader().map_err(failed)?;
     let mut lines = BufReader::new(&reader);

@@ -1,7 +1,7 @@
 //! Locks whose holder can be named when they are not free.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -18,6 +18,9 @@ pub const LOCK_DIR: &str = "/run/proxyshift";
 
 /// The file that iptables, kube-proxy and the CNI plugins lock while they change rules.
 pub const XTABLES_LOCK: &str = "/run/xtables.lock";
+
+/// The largest size in bytes of the text that names a holder.
+const MOST: u64 = 4096;
 
 /// The process that holds a node lock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,15 +63,14 @@ impl NodeLock {
     }
 
     fn named(dir: &Path, name: &str, verb: &str, wait: Duration) -> Result<NodeLock> {
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
-        made.map_err(|e| Error::io(dir, &e))?;
+        private_dir(dir)?;
         let path = dir.join(name);
-        let file =
-            wait_for(&path, wait, Duration::from_millis(50), |file| match file.try_lock() {
-                Ok(()) => Ok(true),
-                Err(TryLockError::WouldBlock) => Ok(false),
-                Err(TryLockError::Error(e)) => Err(e),
-            })?;
+        let step = Duration::from_millis(50);
+        let file = wait_for(&path, Whose::Ours, wait, step, |file| match file.try_lock() {
+            Ok(()) => Ok(true),
+            Err(TryLockError::WouldBlock) => Ok(false),
+            Err(TryLockError::Error(e)) => Err(e),
+        })?;
         let Some(file) = file else {
             return Err(lock_error(&path));
         };
@@ -87,9 +89,52 @@ impl Drop for NodeLock {
     }
 }
 
+/// Creates the directory of the lock files, or verifies that the existing one is no one else's:
+/// whoever can write to it can hold the lock, or take it away under its holder.
+fn private_dir(dir: &Path) -> Result<()> {
+    let io = |e: io::Error| Error::io(dir, &e);
+    let meta = match fs::symlink_metadata(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
+            fs::symlink_metadata(dir).map_err(io)?
+        }
+        other => other.map_err(io)?,
+    };
+    let kind = meta.file_type();
+    if kind.is_symlink() || !kind.is_dir() {
+        let what = if kind.is_symlink() { "a symbolic link" } else { "a file" };
+        let cause = format!("{what} of user {} in place of a directory", meta.uid());
+        return Err(untrusted(dir, cause));
+    }
+    whose(dir, &meta)
+}
+
+/// Refuses a file or directory that belongs to another user, or that others may write to.
+fn whose(path: &Path, meta: &fs::Metadata) -> Result<()> {
+    let (me, owner) = (rustix::process::geteuid().as_raw(), meta.uid());
+    if owner != me {
+        return Err(untrusted(path, format!("it belongs to user {owner}, not to user {me}")));
+    }
+    if meta.mode() & 0o022 != 0 {
+        let mode = meta.mode() & 0o7777;
+        let cause = format!("it belongs to user {owner}, but others may write to it ({mode:04o})");
+        return Err(untrusted(path, cause));
+    }
+    Ok(())
+}
+
+fn untrusted(path: &Path, cause: String) -> Error {
+    Error::new(Kind::Permission, path.display().to_string(), cause).hint(format!(
+        "find out who made it, and when no proxyshift runs remove it: `rm -r {}`; it is made anew",
+        path.display()
+    ))
+}
+
 /// The holder that the text of the lock file at `path` names; none if the file is empty.
 fn holder(path: &Path) -> Option<Holder> {
-    serde_json::from_str(&fs::read_to_string(path).ok()?).ok()
+    let mut text = String::new();
+    open(path, Whose::Ours).ok()?.take(MOST).read_to_string(&mut text).ok()?;
+    serde_json::from_str(&text).ok()
 }
 
 fn lock_error(path: &Path) -> Error {
@@ -115,7 +160,7 @@ impl XtablesLock {
     /// [`Kind::Lock`], naming the holder if /proc/locks shows it.
     pub fn acquire(path: &Path, wait: Duration) -> Result<XtablesLock> {
         let step = Duration::from_millis(10);
-        let file = wait_for(path, wait, step, |file| {
+        let file = wait_for(path, Whose::Anyones, wait, step, |file| {
             match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => Ok(true),
                 Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
@@ -145,6 +190,7 @@ impl XtablesLock {
 /// nobody, so the new file is opened and tried.
 fn wait_for(
     path: &Path,
+    whose: Whose,
     wait: Duration,
     step: Duration,
     try_lock: impl Fn(&File) -> io::Result<bool>,
@@ -152,7 +198,7 @@ fn wait_for(
     let io = |e: io::Error| Error::io(path, &e);
     let until = Instant::now() + wait;
     loop {
-        let file = open(path).map_err(io)?;
+        let file = open(path, whose)?;
         while !try_lock(&file).map_err(io)? {
             if Instant::now() >= until {
                 return Ok(None);
@@ -160,7 +206,7 @@ fn wait_for(
             std::thread::sleep(step);
         }
         let mine = file.metadata().map_err(io)?;
-        let there = fs::metadata(path);
+        let there = fs::symlink_metadata(path);
         if there.is_ok_and(|t| (t.dev(), t.ino()) == (mine.dev(), mine.ino())) {
             return Ok(Some(file));
         }
@@ -170,15 +216,38 @@ fn wait_for(
     }
 }
 
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
-        .open(path)
+/// Whose a lock file may be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    /// Only this user's, as for the locks of proxyshift.
+    Ours,
+    /// Whoever made it, as for the lock that other programs use.
+    Anyones,
+}
+
+/// Opens the lock file at `path`, or creates it, but never through a symbolic link. Only a regular
+/// file is a lock file.
+fn open(path: &Path, whose: Whose) -> Result<File> {
+    use rustix::io::Errno;
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let opened = options.custom_flags(flags.bits().cast_signed()).open(path);
+    let other = |what: &str| untrusted(path, format!("{what} in place of a lock file"));
+    let file = opened.map_err(|e| match Errno::from_io_error(&e) {
+        Some(Errno::LOOP) => other("a symbolic link"),
+        Some(Errno::ISDIR) => other("a directory"),
+        Some(Errno::NXIO | Errno::NODEV) => other("a special file"),
+        _ => Error::io(path, &e),
+    })?;
+    let meta = file.metadata().map_err(|e| Error::io(path, &e))?;
+    if !meta.is_file() {
+        return Err(other("a special file"));
+    }
+    if whose == Whose::Ours {
+        self::whose(path, &meta)?;
+    }
+    Ok(file)
 }
 
 /// The PID of the process that holds an flock(2) on the file with this device and inode. `locks` is
@@ -211,6 +280,62 @@ mod tests {
         assert!(error.cause.contains(&std::process::id().to_string()), "{error}");
         drop(first);
         NodeLock::acquire(&dir, "check", Duration::ZERO).unwrap();
+    }
+
+    #[test]
+    fn a_directory_or_lock_that_others_may_have_made_is_refused() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = tmp.path().join("locks");
+        let refusal = |words: &str| {
+            let error = NodeLock::acquire(&dir, "check", Duration::ZERO).unwrap_err();
+            assert_eq!(error.kind, Kind::Permission, "{error}");
+            assert!(error.cause.contains(words), "{words}: {error}");
+            assert!(error.hint.unwrap().contains("rm -r"));
+        };
+        let chmod = |path: &Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        fs::create_dir(&dir).unwrap();
+        for mode in [0o777, 0o770, 0o702] {
+            chmod(&dir, mode);
+            refusal("others may write");
+        }
+        chmod(&dir, 0o755);
+        let lock = dir.join(format!("{}.lock", Netns::current().unwrap().inode));
+        symlink(tmp.path().join("new"), &lock).unwrap();
+        refusal("a symbolic link in place of a lock file");
+        assert!(!tmp.path().join("new").exists());
+        fs::remove_file(&lock).unwrap();
+        fs::create_dir(&lock).unwrap();
+        refusal("a directory in place of a lock file");
+        fs::remove_dir(&lock).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &lock,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+            0,
+        )
+        .unwrap();
+        refusal("a special file in place of a lock file");
+        fs::remove_file(&lock).unwrap();
+        fs::write(&lock, "").unwrap();
+        chmod(&lock, 0o666);
+        refusal("others may write");
+        fs::remove_file(&lock).unwrap();
+        NodeLock::acquire(&dir, "check", Duration::ZERO).unwrap();
+        if std::os::unix::fs::chown(&dir, Some(4242), None).is_ok() {
+            refusal("user 4242");
+        }
+        fs::remove_dir_all(&dir).unwrap();
+        fs::write(&dir, "").unwrap();
+        refusal("a file of user");
+        fs::remove_file(&dir).unwrap();
+        symlink(tmp.path().join("elsewhere"), &dir).unwrap();
+        refusal("a symbolic link of user");
+        fs::create_dir(tmp.path().join("elsewhere")).unwrap();
+        refusal("a symbolic link of user");
     }
 
     #[test]

@@ -18,6 +18,17 @@ pub fn new_id() -> String {
     format!("{}-{fraction:06x}", now.strftime("%Y%m%dT%H%M%SZ"))
 }
 
+/// Whether `text` has the form of [`new_id`].
+pub fn is_id(text: &str) -> bool {
+    let form = b"00000000T000000Z-xxxxxx";
+    let fits = |(byte, form): (u8, &u8)| match form {
+        b'0' => byte.is_ascii_digit(),
+        b'x' => byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte),
+        other => byte == *other,
+    };
+    text.len() == form.len() && text.bytes().zip(form).all(fits)
+}
+
 /// A random number, by which a packet can be recognised.
 pub fn random() -> u64 {
     let mut bytes = [0u8; 8];

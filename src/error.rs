@@ -120,6 +120,20 @@ impl Error {
     }
 }
 
+/// The largest number of characters of a name, and of a cause, that errors repeat from what
+/// strangers chose: a name in an archive may have megabytes.
+pub const LONGEST_NAME: usize = 200;
+/// See [`LONGEST_NAME`].
+pub const LONGEST_CAUSE: usize = 500;
+
+/// The first `most` characters of `text`, with `…` in place of the rest.
+pub fn shortened(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.object, self.cause)
@@ -127,3 +141,14 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_rest_of_a_long_text_is_cut() {
+        assert_eq!(shortened("äöü", 3), "äöü");
+        assert_eq!(shortened("äöüß", 3), "äöü…");
+    }
+}

@@ -82,6 +82,7 @@ fn after(name: &str) -> String {
             "/var/lib/proxyshift/snapshots",
             "The node's state in plain files, with SHA256SUMS and restore.sh.",
         ),
+        ("/var/lib/proxyshift/imported", "The same of snapshots that were imported, each marked."),
         (
             "/var/lib/proxyshift/runs",
             "Each run: run.json, its journal, what it said, and for a migration its playbook.",

@@ -135,7 +135,8 @@ fn a_hostile_archive() {
     assert!(!Path::new("/tmp/rule.json").exists());
     assert_same(&cleaned.node.rules(), &cleaned.rules, "archives");
     elsewhere.expect(0, &format!("snapshot import {}", good.display()));
-    elsewhere.expect(0, "snapshot verify");
+    elsewhere.expect(0, &format!("snapshot verify {id}"));
+    elsewhere.expect(3, "snapshot verify");
 }
 
 /// Runs a rehearsal in a process that lacks some rights. The command `setup` removes these rights;

@@ -62,7 +62,7 @@ impl StoredRun {
         // been made and the journal cannot tell.
         journal.done.extend(journal.open.take().map(|(edit, _)| edit));
         let load = |id: &str| {
-            let loaded = Snapshot::load(&store.find(id)?.dir)?;
+            let loaded = Snapshot::load(&store.of_run(id)?.dir)?;
             Ok::<_, Error>((loaded.manifest, parse_snapshot(loaded.files)?))
         };
         let base = load(run.clean_snapshot().unwrap_or(&run.snapshot)).ok();

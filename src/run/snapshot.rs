@@ -64,25 +64,24 @@ pub fn take_snapshot(context: &Context<'_>, why: &str) -> Result<Baseline> {
 /// # Errors
 /// When the node cannot be captured, or the store cannot be read.
 pub fn latest_if_current(context: &Context<'_>) -> Result<Option<Snapshot>> {
-    let Some(listed) = context.store.list()?.pop() else { return Ok(None) };
+    let Some(snapshot) = context.store.latest()? else { return Ok(None) };
+    let Ok(loaded) = Snapshot::load(&snapshot.dir) else { return Ok(None) };
     let here = Manifest::for_this_node("")?;
     let of_here = |m: &Manifest| {
         (&m.machine_id, &m.boot_id, m.netns) == (&here.machine_id, &here.boot_id, here.netns)
     };
-    if !listed.manifest.as_ref().is_ok_and(of_here) {
+    if !loaded.manifest.as_ref().is_some_and(of_here) {
         return Ok(None);
     }
     // A damaged snapshot counts as no snapshot.
-    let loaded =
-        Snapshot::load(&listed.snapshot.dir).and_then(|loaded| parse_snapshot(loaded.files));
-    let Ok(before) = loaded else { return Ok(None) };
+    let Ok(before) = parse_snapshot(loaded.files) else { return Ok(None) };
     let now = observe(context.tools, context.sink)?;
     let differences = before.differences(&now);
     if let Some(first) = differences.first() {
-        let id = &listed.snapshot.id;
+        let id = &snapshot.id;
         context.sink.note(format!("snapshot {id} no longer tells what the node is: {first}"));
     }
-    Ok(differences.is_empty().then_some(listed.snapshot))
+    Ok(differences.is_empty().then_some(snapshot))
 }
 
 /// Captures the node until two captures in a row mean the same.

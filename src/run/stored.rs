@@ -73,7 +73,7 @@ pub fn parse_snapshot(files: Files) -> Result<NodeState> {
 /// # Errors
 /// When the run's snapshot is gone, damaged, or of a kind that cannot be restored.
 pub(super) fn load_baseline(context: &Context<'_>, run: &Run) -> Result<NodeState> {
-    let snapshot = context.store.find(&run.snapshot)?;
+    let snapshot = context.store.of_run(&run.snapshot)?;
     let loaded = Snapshot::load(&snapshot.dir)?;
     loaded.for_rollback()?;
     parse_snapshot(loaded.files)
@@ -84,7 +84,7 @@ pub(super) fn load_baseline(context: &Context<'_>, run: &Run) -> Result<NodeStat
 /// # Errors
 /// When the snapshot is gone or damaged.
 pub(super) fn load_state(context: &Context<'_>, id: &str) -> Result<NodeState> {
-    parse_snapshot(Snapshot::load(&context.store.find(id)?.dir)?.files)
+    parse_snapshot(Snapshot::load(&context.store.of_run(id)?.dir)?.files)
 }
 
 /// Parses each file of a snapshot again. Files in line formats must also render to the same bytes.

@@ -1,20 +1,23 @@
 //! Export and import of snapshots, each as one `.tar.gz` archive.
 
-use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, Write};
+use std::path::Path;
 
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
-use tar::{Archive, Builder, Entry, EntryType, Header};
+use tar::{Builder, Header};
 
 use super::Store;
-use super::disk::{self, LIMITS, SnapshotLimits, check_path, refused};
+use super::disk::{self, LIMITS, SnapshotLimits, refused};
+use super::imported::{CONTENT, Imported};
 use super::manifest::{MANIFEST, Manifest};
-use super::snapshots::{Reparse, Snapshot, files_of, read_verified};
+use super::snapshots::{
+    OwnFiles, Reparse, Snapshot, files_of, is_captured, read_verified, verified, write_verified,
+};
+use super::unpack::unpack;
 use crate::error::{Error, Kind, Result};
+use crate::state::Files;
 
 /// Writes the snapshot in `dir` to the new file `to`, mode 0600. Every export of the same snapshot
 /// gives the same bytes.
@@ -64,8 +67,11 @@ fn header(manifest: &Manifest, size: u64) -> Header {
 
 impl Store {
     /// Imports the archive `from` into the store, after every check of [`Snapshot::load`] and then
-    /// `reparse`. If the store already has the same snapshot, to the byte, the existing snapshot is
-    /// returned.
+    /// `reparse`. If the store already has the same snapshot, the existing snapshot is returned.
+    ///
+    /// Only the manifest and the captured files are taken. `restore.sh`, which root may run, is
+    /// written anew, and `SHA256SUMS` with it; files that no capture makes are left out. The
+    /// snapshot is kept apart from those that were taken here, with a mark of where it came from.
     ///
     /// # Errors
     /// [`Kind::SnapshotRefused`] with the reason. Leaves nothing behind.
@@ -79,146 +85,55 @@ impl Store {
         reparse: Reparse,
         limits: SnapshotLimits,
     ) -> Result<Snapshot> {
-        let file = File::open(from).map_err(|e| Error::io(from, &e))?;
-        let temporary = self.temporary()?;
-        let mut unpack = Unpack {
-            archive: from.display().to_string(),
-            root: temporary.path(),
-            limits,
-            entries: 0,
-            top: None,
-            files: BTreeSet::new(),
+        let archive = from.display().to_string();
+        let file = disk::open_archive(from)?;
+        let mut tree = unpack(&archive, GzDecoder::new(io::BufReader::new(file)), limits)?;
+        let Some(manifest) = verified(&archive, &tree)? else {
+            return Err(refused(archive, format!("it holds no {MANIFEST}")));
         };
-        unpack.all(GzDecoder::new(io::BufReader::new(file)))?;
-
-        let (tree, manifest) = read_verified(temporary.path(), limits).map_err(|e| {
-            // The error names the archive in place of the unpacked directory, which no longer
-            // exists when the error is read.
-            let unpacked = temporary.path().display().to_string();
-            Error { object: e.object.replace(&unpacked, &unpack.archive), ..e }
-        })?;
-        let Some(manifest) = manifest else {
-            return Err(refused(from.display().to_string(), format!("it holds no {MANIFEST}")));
-        };
-        let dir = self.snapshots_dir().join(&manifest.id);
-        if dir.exists() {
-            if read_verified(&dir, LIMITS).is_ok_and(|(present, _)| present == tree) {
-                return Ok(Snapshot { id: manifest.id, dir });
-            }
-            return Err(refused(&manifest.id, "the store holds another snapshot of this name")
-                .hint("compare them with `proxyshift snapshot diff`, or use another --store DIR"));
+        manifest.check_form(&format!("{archive}/{MANIFEST}"))?;
+        let json = tree.remove(MANIFEST).unwrap_or_default();
+        tree.retain(|path, _| is_captured(path));
+        let files = files_of(&archive, tree)?;
+        if let Some(present) = self.present(&manifest, &json, &files)? {
+            return Ok(present);
         }
-        reparse(&files_of(&unpack.archive, tree)?)?;
-        disk::sync_dirs(temporary.path(), unpack.files.iter().map(String::as_str))?;
-        self.keep(temporary, &manifest.id)
-    }
-}
+        reparse(&files)?;
+        let size: usize = files.values().map(|text| text.len()).sum();
+        self.room_for(size as u64 + (1 << 20))?;
 
-/// Unpacks an untrusted archive into a directory.
-struct Unpack<'a> {
-    archive: String,
-    root: &'a Path,
-    limits: SnapshotLimits,
-    entries: usize,
-    /// The top directory of the first entry; every other entry must be in the same top directory.
-    top: Option<String>,
-    files: BTreeSet<String>,
-}
-
-impl Unpack<'_> {
-    fn refused(&self, path: &str, cause: impl std::fmt::Display) -> Error {
-        refused(format!("{}: {path}", self.archive), cause)
+        let own = OwnFiles { manifest: json, ..OwnFiles::of(&manifest)? };
+        self.make_imported_dir()?;
+        let temporary = disk::temporary_dir(&self.imported_dir())?;
+        write_verified(&temporary.path().join(CONTENT), &manifest.id, &files, &own)?;
+        Imported::now(from).write(temporary.path())?;
+        self.keep_imported(temporary, &manifest.id)
     }
 
-    fn damaged(&self, error: &io::Error) -> Error {
-        refused(&self.archive, format!("cannot be read: {error}"))
-    }
-
-    fn all(&mut self, stream: impl Read) -> Result<()> {
-        // Limits how many bytes are unpacked, whatever sizes the archive claims. The limit is the
-        // sum of the largest number of bytes of all files and, for each entry, a header and a
-        // partial block.
-        let most = self.limits.bytes + 1024 * self.limits.entries as u64 + 1024;
-        let mut archive = Archive::new(Capped { inner: stream, left: most });
-        let entries = archive.entries().map_err(|e| self.damaged(&e))?;
-        for entry in entries {
-            let entry = entry.map_err(|e| self.damaged(&e))?;
-            self.entries += 1;
-            if self.entries > self.limits.entries {
-                let most = self.limits.entries;
-                return Err(refused(&self.archive, format!("it holds more than {most} files")));
-            }
-            self.entry(entry)?;
+    /// The snapshot of this manifest and these files, if the store has it.
+    ///
+    /// # Errors
+    /// [`Kind::SnapshotRefused`] if it has another one of this name.
+    fn present(&self, manifest: &Manifest, json: &[u8], files: &Files) -> Result<Option<Snapshot>> {
+        let id = &manifest.id;
+        let imported = self.imports()?.into_iter().find(|snapshot| snapshot.id == *id);
+        let Some(present) = self.own(id)?.or(imported) else { return Ok(None) };
+        let same = read_verified(&present.dir, LIMITS).is_ok_and(|(tree, _)| {
+            tree.get(MANIFEST).is_some_and(|present| *present == json)
+                && files_of(id, tree).is_ok_and(|present| present == *files)
+        });
+        if same {
+            return Ok(Some(present));
         }
-        Ok(())
-    }
-
-    fn entry(&mut self, mut entry: Entry<impl Read>) -> Result<()> {
-        let name = entry.path_bytes().into_owned();
-        let Ok(name) = String::from_utf8(name) else {
-            return Err(self.refused("an entry", "its name is not UTF-8"));
-        };
-        let is_dir = match entry.header().entry_type() {
-            EntryType::Regular => false,
-            EntryType::Directory => true,
-            other => {
-                return Err(self.refused(&name, format!("neither file nor directory: {other:?}")));
-            }
-        };
-        let path = if is_dir { name.strip_suffix('/').unwrap_or(&name) } else { name.as_str() };
-        check_path(path).map_err(|why| self.refused(&name, why))?;
-        let (top, rest) = path.split_once('/').unwrap_or((path, ""));
-        if self.top.get_or_insert_with(|| top.to_owned()) != top {
-            return Err(self.refused(&name, "not in the directory of the first entry"));
-        }
-        if is_dir {
-            return Ok(());
-        }
-        if rest.is_empty() {
-            return Err(self.refused(&name, "a file outside of any directory"));
-        }
-        if !self.files.insert(rest.to_owned()) {
-            return Err(self.refused(&name, "it is in the archive twice"));
-        }
-        let target = self.root.join(rest);
-        target.parent().map_or(Ok(()), disk::make_dirs)?;
-        self.copy(&mut entry, &target)
-    }
-
-    fn copy(&self, entry: &mut impl Read, target: &PathBuf) -> Result<()> {
-        let io = |e: io::Error| Error::io(target, &e);
-        let mut file = disk::create_new(target)?;
-        let mut buffer = vec![0; 64 * 1024];
-        loop {
-            let n = entry.read(&mut buffer).map_err(|e| self.damaged(&e))?;
-            if n == 0 {
-                return file.sync_all().map_err(io);
-            }
-            file.write_all(&buffer[..n]).map_err(io)?;
-        }
-    }
-}
-
-/// A reader that fails once it has read more than `left` bytes.
-struct Capped<R> {
-    inner: R,
-    left: u64,
-}
-
-impl<R: Read> Read for Capped<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = self.inner.read(buffer)?;
-        self.left = self
-            .left
-            .checked_sub(n as u64)
-            .ok_or_else(|| io::Error::other("it unpacks to more than a snapshot may hold"))?;
-        Ok(n)
+        Err(refused(id, "the store holds another snapshot of this name")
+            .hint("compare them with `proxyshift snapshot diff`, or use another --store DIR"))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::File;
 
     /// Imports an archive that holds one file of `size` zeros, into a store with a limit of 64 KiB.
     fn import(size: usize) -> Error {
@@ -236,7 +151,7 @@ mod tests {
         let limits = SnapshotLimits { entries: 4, bytes: 64 * 1024 };
         let error = store.import_within(&path, &|_| Ok(()), limits).unwrap_err();
         assert_eq!(error.kind, Kind::SnapshotRefused);
-        assert_eq!(store.snapshots_dir().read_dir().unwrap().count(), 0);
+        assert!(!store.imported_dir().exists());
         error
     }
 
@@ -246,13 +161,5 @@ mod tests {
         assert!(error.cause.contains("unpacks to more"), "{error}");
         let error = import(60 * 1024);
         assert!(error.cause.contains("holds no manifest"), "{error}");
-    }
-
-    #[test]
-    fn nothing_is_read_past_the_cap() {
-        let mut capped = Capped { inner: io::repeat(0), left: 1000 };
-        let mut unpacked = Vec::new();
-        capped.read_to_end(&mut unpacked).unwrap_err();
-        assert!(unpacked.len() <= 1000, "{}", unpacked.len());
     }
 }

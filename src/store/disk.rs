@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Advice, AtFlags, Dir, FallocateFlags, FileType, Mode, OFlags, RenameFlags};
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, LONGEST_CAUSE, LONGEST_NAME, Result, shortened};
 
 /// The bytes of each file in a directory, keyed by the file's path in that directory.
 pub(super) type Tree = BTreeMap<String, Vec<u8>>;
@@ -31,12 +31,31 @@ pub(super) const LIMITS: SnapshotLimits = SnapshotLimits { entries: 10_000, byte
 /// directory, so the limit must leave room for it.
 const MAX_DEPTH: usize = 64;
 
+/// The largest length in bytes of one name, which is that of Linux (NAME_MAX), and of a path in a
+/// snapshot, which leaves room for the store's own path (PATH_MAX is 4096).
+const MAX_NAME: usize = 255;
+const MAX_PATH: usize = 3072;
+
+/// The largest size in bytes of one file that is read by itself, such as a manifest.
+const MAX_FILE: u64 = 16 << 20;
+
 /// The error for an untrusted snapshot or archive that is not accepted.
 pub(super) fn refused(object: impl Into<String>, cause: impl std::fmt::Display) -> Error {
+    let cause = shortened(&cause.to_string(), LONGEST_CAUSE);
     Error::new(Kind::SnapshotRefused, object, cause).hint(
         "choose another with `proxyshift snapshot list`, \
          or take a new one with `proxyshift snapshot create`",
     )
+}
+
+/// The error for an untrusted snapshot or archive that cannot be read, for whatever reason the
+/// kernel gives. A missing file, missing rights and a full disk stay what they are.
+pub(super) fn unreadable(path: impl AsRef<Path>, error: impl Into<io::Error>) -> Error {
+    let error = Error::io(path, &error.into());
+    match error.kind {
+        Kind::Unexpected => refused(error.object, format!("cannot be read: {}", error.cause)),
+        _ => error,
+    }
 }
 
 /// Refuses, with the reason, a `path` that cannot be the path of a file in a snapshot.
@@ -48,10 +67,17 @@ pub(super) fn check_path(path: &str) -> std::result::Result<(), &'static str> {
     if path.contains(|c: char| c.is_control() || c == '\\') {
         return Err("a path with a control character or a backslash");
     }
+    if path.len() > MAX_PATH {
+        return Err("a path that is too long");
+    }
+    if path.split('/').count() > MAX_DEPTH {
+        return Err("directories within directories without end");
+    }
     for part in path.split('/') {
         match part {
             ".." => return Err("a path that climbs out with `..`"),
             "" | "." => return Err("a path with an empty part"),
+            _ if part.len() > MAX_NAME => return Err("a name that is too long"),
             _ => {}
         }
     }
@@ -62,8 +88,10 @@ pub(super) fn check_path(path: &str) -> std::result::Result<(), &'static str> {
 /// allows.
 pub(super) fn read_tree(root: &Path, limits: SnapshotLimits) -> Result<Tree> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let dir =
-        rustix::fs::open(root, flags, Mode::empty()).map_err(|e| Error::io(root, &e.into()))?;
+    let dir = rustix::fs::open(root, flags, Mode::empty()).map_err(|e| match e {
+        rustix::io::Errno::NOTDIR => refused(root.display().to_string(), "it is no directory"),
+        e => unreadable(root, e),
+    })?;
     let mut walk = TreeReader { root, limits, entries: 0, tree: Tree::new() };
     walk.dir(&dir, "", 0)?;
     Ok(walk.tree)
@@ -79,19 +107,23 @@ struct TreeReader<'a> {
 
 impl TreeReader<'_> {
     fn refused(&self, path: &str, cause: impl std::fmt::Display) -> Error {
-        refused(self.root.join(path).display().to_string(), cause)
+        refused(self.shown(path), cause)
     }
 
-    fn io(&self, path: &str, error: impl Into<io::Error>) -> Error {
-        Error::io(self.root.join(path), &error.into())
+    fn unreadable(&self, path: &str, error: impl Into<io::Error>) -> Error {
+        unreadable(self.shown(path), error)
+    }
+
+    fn shown(&self, path: &str) -> String {
+        self.root.join(shortened(path, LONGEST_NAME)).display().to_string()
     }
 
     fn dir(&mut self, dir: &OwnedFd, prefix: &str, depth: usize) -> Result<()> {
         if depth > MAX_DEPTH {
             return Err(self.refused(prefix, "directories within directories without end"));
         }
-        for entry in Dir::read_from(dir).map_err(|e| self.io(prefix, e))? {
-            let entry = entry.map_err(|e| self.io(prefix, e))?;
+        for entry in Dir::read_from(dir).map_err(|e| self.unreadable(prefix, e))? {
+            let entry = entry.map_err(|e| self.unreadable(prefix, e))?;
             let Ok(name) = entry.file_name().to_str() else {
                 let name = entry.file_name().to_string_lossy();
                 return Err(self.refused(&name, "its name is not UTF-8"));
@@ -112,7 +144,7 @@ impl TreeReader<'_> {
 
     fn entry(&mut self, dir: BorrowedFd, name: &str, path: String, depth: usize) -> Result<()> {
         let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|e| self.io(&path, e))?;
+            .map_err(|e| self.unreadable(&path, e))?;
         let kind = FileType::from_raw_mode(stat.st_mode);
         match kind {
             FileType::RegularFile | FileType::Directory => {}
@@ -123,38 +155,72 @@ impl TreeReader<'_> {
         }
         // Another process may replace the entry before it is opened. Even so, a symbolic link is
         // refused, and opening a pipe does not block.
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let fd =
-            rustix::fs::openat(dir, name, flags, Mode::empty()).map_err(|e| self.io(&path, e))?;
+        let fd = rustix::fs::openat(dir, name, SAFELY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|e| self.unreadable(&path, e))?;
+        let opened = rustix::fs::fstat(&fd).map_err(|e| self.unreadable(&path, e))?;
+        if (opened.st_dev, opened.st_ino, opened.st_mode)
+            != (stat.st_dev, stat.st_ino, stat.st_mode)
+        {
+            return Err(self.refused(&path, "it was replaced while it was read"));
+        }
         if kind == FileType::Directory {
             return self.dir(&fd, &path, depth + 1);
         }
+        let too_large = || self.refused(&path, "more than a snapshot may hold (1 GiB)");
+        // The size is looked at first, so that no memory is taken for what is refused.
+        let most = self.limits.bytes;
+        if u64::try_from(opened.st_size).unwrap_or(u64::MAX) > most {
+            return Err(too_large());
+        }
         let mut bytes = Vec::new();
         File::from(fd)
-            .take(self.limits.bytes.saturating_add(1))
+            .take(most.saturating_add(1))
             .read_to_end(&mut bytes)
-            .map_err(|e| self.io(&path, e))?;
-        match self.limits.bytes.checked_sub(bytes.len() as u64) {
-            Some(left) => self.limits.bytes = left,
-            None => {
-                return Err(
-                    self.refused(&path, "the snapshot is larger than a snapshot may be (1 GiB)")
-                );
-            }
-        }
+            .map_err(|e| self.unreadable(&path, e))?;
+        let left = most.checked_sub(bytes.len() as u64).ok_or_else(too_large)?;
+        self.limits.bytes = left;
         self.tree.insert(path, bytes);
         Ok(())
     }
 }
 
-/// Reads one file. A symbolic link is not followed, and a pipe is not waited for.
+/// How a file of a stranger is opened: a symbolic link is not followed, a pipe is not waited for,
+/// and no terminal becomes ours.
+const SAFELY: OFlags =
+    OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
+
+/// Reads one small file. It must be a regular file, and a symbolic link is not followed.
 pub(super) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let mut options = fs::OpenOptions::new();
-    let file = options.read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
+    let file = options.read(true).custom_flags(SAFELY.bits().cast_signed()).open(path)?;
+    let meta = file.metadata()?;
+    if !meta.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
     let mut bytes = Vec::new();
-    file.take(LIMITS.bytes).read_to_end(&mut bytes)?;
+    let too_large = || io::Error::other(format!("it is larger than {} MiB", MAX_FILE >> 20));
+    if meta.len() > MAX_FILE || file.take(MAX_FILE + 1).read_to_end(&mut bytes)? as u64 > MAX_FILE {
+        return Err(too_large());
+    }
     Ok(bytes)
+}
+
+/// Opens the archive at `path`, which the operator named, so that a symbolic link is followed. It
+/// must be a regular file: a pipe is not waited for, and a device is not touched.
+pub(super) fn open_archive(path: &Path) -> Result<File> {
+    let is_file = |meta: io::Result<fs::Metadata>| match meta {
+        Ok(meta) if meta.is_file() => Ok(()),
+        Ok(_) => Err(refused(path.display().to_string(), "it is no regular file")
+            .hint("write the archive to a file, and name that file")),
+        Err(e) => Err(unreadable(path, e)),
+    };
+    is_file(fs::metadata(path))?;
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    let mut options = fs::OpenOptions::new();
+    let options = options.read(true).custom_flags(flags.bits().cast_signed());
+    let file = options.open(path).map_err(|e| unreadable(path, e))?;
+    is_file(file.metadata())?;
+    Ok(file)
 }
 
 /// Whether the file has exactly these bytes. Reads the file piece by piece, and follows no symbolic
@@ -207,6 +273,11 @@ pub(super) fn temporary_dir(dir: &Path) -> Result<tempfile::TempDir> {
         .permissions(fs::Permissions::from_mode(0o700))
         .tempdir_in(dir)
         .map_err(|e| Error::io(dir, &e))
+}
+
+/// Whether the name of `dir` begins with a dot: it is half made, or about to go.
+pub(super) fn is_hidden(dir: &Path) -> bool {
+    dir.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
 }
 
 /// Creates `dir` and its missing parents with mode 0700.
@@ -302,8 +373,14 @@ mod tests {
         for good in ["a", "files/etc/cni/net.d/10-flannel.conflist", "..a", "a b"] {
             assert_eq!(check_path(good), Ok(()), "{good}");
         }
-        for bad in ["", "/etc/passwd", "..", "a/../b", "a//b", "a/", "./a", "a\nb", "a\\b"] {
+        for bad in ["", "/etc/passwd", "..", "a/../b", "a//b", "a/", "./a", "a\nb", "a\\b", "a\0"] {
             assert!(check_path(bad).is_err(), "{bad:?}");
+        }
+        let name = "n".repeat(MAX_NAME);
+        let path = [name.as_str(); 12].join("/");
+        assert_eq!((check_path(&name), check_path(&path)), (Ok(()), Ok(())));
+        for bad in [format!("{name}n"), format!("{path}/n"), ["a"; MAX_DEPTH + 1].join("/")] {
+            assert!(check_path(&bad).is_err(), "{bad}");
         }
     }
 

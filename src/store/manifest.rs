@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::disk::{Tree, check_path, refused};
 use crate::clock;
-use crate::error::{Error, Result};
+use crate::error::{Error, LONGEST_NAME, Result, shortened};
 use crate::runtime::Netns;
 use crate::state::{Backend, Files, RulesetId};
 
@@ -18,6 +18,9 @@ pub const MANIFEST: &str = "manifest.json";
 pub const SHA256SUMS: &str = "SHA256SUMS";
 /// The file name of the script in a snapshot that restores it by hand.
 pub const RESTORE: &str = "restore.sh";
+
+/// The largest number of characters in one text of a manifest.
+const LONGEST_TEXT: usize = 1000;
 
 /// The version of the snapshot format.
 ///
@@ -118,9 +121,34 @@ impl Manifest {
         check_format(object, json)?;
         let manifest: Manifest = serde_json::from_slice(json).map_err(|e| refused(object, e))?;
         if !is_id(&manifest.id) {
-            return Err(refused(object, format!("`{}` is no identifier", manifest.id)));
+            let id = shortened(&manifest.id, LONGEST_NAME);
+            return Err(refused(object, format!("`{id}` is no identifier")));
         }
         Ok(manifest)
+    }
+
+    /// Verifies that the texts have the form in which proxyshift writes them, for a manifest from
+    /// an archive. So no identifier can hide another, be a prefix of it, or be a word.
+    ///
+    /// # Errors
+    /// [`crate::error::Kind::SnapshotRefused`], calling the manifest `object`.
+    pub(super) fn check_form(&self, object: &str) -> Result<()> {
+        let Manifest { proxyshift, id, node, machine_id, boot_id, time, kernel, why, .. } = self;
+        if !clock::is_id(id) {
+            let id = shortened(id, LONGEST_NAME);
+            return Err(refused(object, format!("`{id}` is no identifier of a snapshot")));
+        }
+        if time.len() > 30 || time.parse::<jiff::Timestamp>().is_err() {
+            let time = shortened(time, LONGEST_NAME);
+            return Err(refused(object, format!("`{time}` is no time")));
+        }
+        for text in [proxyshift, node, machine_id, boot_id, kernel, why] {
+            if text.chars().count() > LONGEST_TEXT {
+                let text = shortened(text, LONGEST_NAME);
+                return Err(refused(object, format!("a text that is too long: {text}")));
+            }
+        }
+        Ok(())
     }
 
     /// The bytes to write as `manifest.json`.
@@ -148,6 +176,7 @@ pub(super) fn check_format(object: &str, json: &[u8]) -> Result<()> {
         return Ok(());
     }
     let ManifestHeader { format: Format(theirs), proxyshift } = header;
+    let proxyshift = shortened(&proxyshift, LONGEST_NAME);
     let ours = Format::CURRENT.0;
     Err(refused(
         object,
@@ -184,7 +213,7 @@ pub(super) fn checksums<P: Display, B: AsRef<[u8]>>(tree: &BTreeMap<P, B>) -> St
     text
 }
 
-fn sha256(bytes: &[u8]) -> String {
+pub(super) fn sha256(bytes: &[u8]) -> String {
     let mut hex = String::with_capacity(64);
     for byte in Sha256::digest(bytes) {
         let _ = write!(hex, "{byte:02x}");
@@ -197,7 +226,7 @@ fn sha256(bytes: &[u8]) -> String {
 /// # Errors
 /// [`crate::error::Kind::SnapshotRefused`] for the first file that differs.
 pub(super) fn verify_checksums(dir: &str, tree: &Tree) -> Result<()> {
-    let object = |path: &str| format!("{dir}/{path}");
+    let object = |path: &str| format!("{dir}/{}", shortened(path, LONGEST_NAME));
     let damaged = |cause: String| refused(object(SHA256SUMS), cause);
     let Some(sums) = tree.get(SHA256SUMS) else {
         return Err(damaged("missing".into()));
@@ -211,9 +240,10 @@ pub(super) fn verify_checksums(dir: &str, tree: &Tree) -> Result<()> {
         let Some((sum, path)) = line.split_once("  ") else {
             return Err(damaged(format!("line {number} is not `checksum  path`")));
         };
-        check_path(path).map_err(|why| damaged(format!("line {number}: {why}: {path}")))?;
+        let shown = || shortened(path, LONGEST_NAME);
+        check_path(path).map_err(|why| damaged(format!("line {number}: {why}: {}", shown())))?;
         if listed.insert(path, sum).is_some() {
-            return Err(damaged(format!("line {number}: {path} is named twice")));
+            return Err(damaged(format!("line {number}: {} is named twice", shown())));
         }
     }
     for (path, sum) in &listed {
@@ -263,6 +293,25 @@ mod tests {
         }
         let bad = Manifest { id: "../../etc".into(), ..manifest() };
         Manifest::parse("m", &bad.to_json().unwrap()).unwrap_err();
+    }
+
+    #[test]
+    fn a_manifest_of_an_archive_has_the_form_of_ours() {
+        manifest().check_form("m").unwrap();
+        let long = || "x".repeat(LONGEST_TEXT + 1);
+        let new = || Manifest { id: clock::new_id(), ..manifest() };
+        for bad in [
+            Manifest { id: "z0-zz".into(), ..new() },
+            Manifest { id: "imported.json".into(), ..new() },
+            Manifest { id: "20261121".into(), ..new() },
+            Manifest { id: "20261121T201502Z-ABCDEF".into(), ..new() },
+            Manifest { time: "yesterday".into(), ..new() },
+            Manifest { node: long(), ..new() },
+            Manifest { why: long(), ..new() },
+        ] {
+            let error = bad.check_form("m").unwrap_err();
+            assert!(error.to_string().len() < 300, "{error}");
+        }
     }
 
     #[test]

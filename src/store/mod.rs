@@ -4,18 +4,21 @@
 pub mod archive;
 mod disk;
 pub mod event_log;
+mod folder;
+pub mod imported;
 pub mod journal;
 pub mod manifest;
 pub mod restore;
 pub mod run;
 pub mod runs;
 pub mod snapshots;
+mod unpack;
 
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Kind, Result};
+use folder::Purpose::Reader;
 
 /// The store's directory without `--store DIR`.
 pub const DEFAULT_DIR: &str = "/var/lib/proxyshift";
@@ -23,8 +26,12 @@ pub const DEFAULT_DIR: &str = "/var/lib/proxyshift";
 /// How many snapshots pruning keeps, and how many runs.
 pub const KEEP: usize = 10;
 
-/// The folders of a store. [`GUARD`] may be beside them; every other name is not the store's.
+/// The folders of a store. [`IMPORTED`] and [`GUARD`] may be beside them; every other name is not
+/// the store's.
 const FOLDERS: [&str; 2] = ["snapshots", "runs"];
+
+/// The name of the folder of snapshots that were imported.
+const IMPORTED: &str = "imported";
 
 /// The name of the folder of the guard's copy of proxyshift. A systemd unit starts that copy.
 const GUARD: &str = "guard";
@@ -45,17 +52,27 @@ impl Store {
     /// read-only disk.
     pub fn open(dir: Option<&Path>) -> Result<Store> {
         let dir = dir.unwrap_or(Path::new(DEFAULT_DIR));
-        private_dir(dir, |name| FOLDERS.contains(&name) || name == GUARD)?;
+        let is_ours = |name: &str| FOLDERS.contains(&name) || name == GUARD || name == IMPORTED;
+        folder::make_private(dir, is_ours)?;
         for folder in FOLDERS {
-            private_dir(&dir.join(folder), |_| true)?;
+            folder::make_private(&dir.join(folder), |_| true)?;
         }
         Ok(Store { dir: dir.to_owned() })
     }
 
-    /// The store at `dir`, or at [`DEFAULT_DIR`], for reading only. Creates nothing; a store that
-    /// does not exist counts as empty.
-    pub fn read_only(dir: Option<&Path>) -> Store {
-        Store { dir: dir.unwrap_or(Path::new(DEFAULT_DIR)).to_owned() }
+    /// Opens the store at `dir`, or at [`DEFAULT_DIR`], for reading only. Creates and changes
+    /// nothing; a store that does not exist counts as empty.
+    ///
+    /// # Errors
+    /// [`Kind::Permission`] if others than this user and root may have written to it.
+    pub fn read_only(dir: Option<&Path>) -> Result<Store> {
+        let dir = dir.unwrap_or(Path::new(DEFAULT_DIR));
+        if folder::existing(dir, Reader)?.is_some() {
+            for folder in FOLDERS.into_iter().chain([IMPORTED]) {
+                folder::existing(&dir.join(folder), Reader)?;
+            }
+        }
+        Ok(Store { dir: dir.to_owned() })
     }
 
     /// The directory of the store.
@@ -73,6 +90,16 @@ impl Store {
         self.dir.join("runs")
     }
 
+    /// The folder of the snapshots that were imported. It need not exist.
+    pub fn imported_dir(&self) -> PathBuf {
+        self.dir.join(IMPORTED)
+    }
+
+    /// Creates the folder [`Self::imported_dir`], or verifies that the existing one is private.
+    fn make_imported_dir(&self) -> Result<()> {
+        folder::make_private(&self.imported_dir(), |_| true)
+    }
+
     /// The folder of the copy of proxyshift that runs the guard.
     pub fn guard_dir(&self) -> PathBuf {
         self.dir.join(GUARD)
@@ -83,7 +110,7 @@ impl Store {
     /// # Errors
     /// As [`Self::open`].
     pub fn make_guard_dir(&self) -> Result<()> {
-        private_dir(&self.guard_dir(), |_| true)
+        folder::make_private(&self.guard_dir(), |_| true)
     }
 
     /// Verifies that the store's file system has `bytes` of free space.
@@ -108,56 +135,17 @@ impl Store {
 
 /// The paths of the entries in `dir`; empty if `dir` does not exist.
 fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
-    let io = |e: std::io::Error| Error::io(dir, &e);
+    let io = |e: std::io::Error| folder::unusable(dir, &e);
     match fs::read_dir(dir) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
         read => read.map_err(io)?.map(|entry| Ok(entry.map_err(io)?.path())).collect(),
     }
 }
 
-/// Creates `dir` with mode 0700, or verifies that an existing `dir` is private.
-///
-/// A directory that others may write to is refused, because its content cannot be trusted. A
-/// directory that others may read gets mode 0700, but only if `is_ours` is true for every name in
-/// it, so that `--store /etc` does not close /etc.
-fn private_dir(dir: &Path, is_ours: impl Fn(&str) -> bool) -> Result<()> {
-    let io = |e: std::io::Error| Error::io(dir, &e);
-    let refuse = |cause: String| {
-        Err(Error::new(Kind::Permission, dir.display().to_string(), cause)
-            .hint("name a directory of its own, owned by you and with mode 0700"))
-    };
-    let meta = match fs::metadata(dir) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io);
-        }
-        other => other.map_err(io)?,
-    };
-    if !meta.is_dir() {
-        return refuse("it is not a directory".into());
-    }
-    let me = rustix::process::geteuid().as_raw();
-    if meta.uid() != me {
-        return refuse(format!("it belongs to user {}, not to user {me}", meta.uid()));
-    }
-    if meta.mode() & 0o022 != 0 {
-        return refuse("others may write to it, so what it holds cannot be trusted".into());
-    }
-    if meta.mode() & 0o077 != 0 {
-        for entry in fs::read_dir(dir).map_err(io)? {
-            let name = entry.map_err(io)?.file_name();
-            let name = name.to_string_lossy();
-            if !is_ours(&name) {
-                return refuse(format!("others may read it, and it holds more ({name})"));
-            }
-        }
-        fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(io)?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().mode() & 0o7777

@@ -1,15 +1,31 @@
 //! The script `restore.sh` in each snapshot: the last resort, which works without proxyshift.
 
-use super::manifest::Manifest;
+use super::manifest::{Manifest, sha256};
 use crate::visible::is_hidden;
 
 /// The part of the script that is the same in every snapshot. In front of this part, [`render`]
 /// writes the variables that the part uses.
 const BODY: &str = include_str!("restore.sh");
 
+/// The SHA-256 of every [`BODY`] that a proxyshift wrote, the present one last. A snapshot of an
+/// earlier version keeps the script of that version, which is as good.
+const BODIES: [&str; 1] = ["cc054391d47b984903094caf73c1d0ad868eb26234be0f8883b38f5b3e8b3e9f"];
+
 /// The script that restores the snapshot of `manifest`. The script needs only POSIX sh and the
 /// usual tools. If a tool is missing, the script's error names the tool.
 pub fn render(manifest: &Manifest) -> String {
+    head(manifest) + BODY
+}
+
+/// Whether `script` is what some version of proxyshift wrote for the snapshot of `manifest`. Root
+/// may run the script of a snapshot, so checksums that somebody else made do not vouch for it.
+pub(super) fn is_rendering(script: &[u8], manifest: &Manifest) -> bool {
+    let body = script.strip_prefix(head(manifest).as_bytes());
+    body.is_some_and(|body| BODIES.contains(&sha256(body).as_str()))
+}
+
+/// The beginning of the script: what it is, and the variables.
+fn head(manifest: &Manifest) -> String {
     let Manifest { id, node, machine_id, boot_id, netns, time, why, .. } = manifest;
     let netns = netns.to_string();
     let mut script = String::from(
@@ -29,7 +45,7 @@ pub fn render(manifest: &Manifest) -> String {
     for (name, value) in variables {
         script.push_str(&format!("{name}={}\n", quote(value)));
     }
-    script + BODY
+    script
 }
 
 /// `text` in quotes, as one word of a shell command. Hidden characters become spaces.
@@ -57,6 +73,19 @@ mod tests {
             let help = sh(&[]).unwrap();
             assert!(help.status.success(), "{shell}: {help:?}");
             assert!(String::from_utf8_lossy(&help.stdout).contains(&manifest.id));
+        }
+    }
+
+    #[test]
+    fn only_our_own_script_for_this_manifest_is_a_rendering() {
+        let manifest = Manifest::for_this_node("test").unwrap();
+        let script = render(&manifest);
+        assert!(is_rendering(script.as_bytes(), &manifest), "add the new body to BODIES");
+        assert_eq!(BODIES.last(), Some(&sha256(BODY.as_bytes()).as_str()), "the present one last");
+        let other = Manifest { machine_id: "x".into(), ..manifest.clone() };
+        assert!(!is_rendering(script.as_bytes(), &other));
+        for bad in ["", "id >PWNED\n", &format!("{script}id\n"), &format!("id\n{script}")] {
+            assert!(!is_rendering(bad.as_bytes(), &manifest), "{bad}");
         }
     }
 

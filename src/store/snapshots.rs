@@ -5,15 +5,43 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::disk::{self, LIMITS, SnapshotLimits, Tree, check_path, refused};
+use super::disk::{self, LIMITS, SnapshotLimits, Tree, check_path, is_hidden, refused};
+use super::imported::{CONTENT, Imported};
 use super::manifest::{self, MANIFEST, Manifest, RESTORE, SHA256SUMS};
 use super::{Store, entries, restore};
-use crate::error::{Error, Kind, Result};
-use crate::state::Files;
+use crate::error::{Error, Kind, LONGEST_NAME, Result, shortened};
+use crate::state::{Files, RulesetId};
 
 /// The files in a snapshot's directory that the store makes, and that are no captured files of the
 /// node.
 const OWN_FILES: [&str; 3] = [MANIFEST, SHA256SUMS, RESTORE];
+
+/// The captured files of a node that are neither rulesets nor below [`CONFIGURATION`].
+const CAPTURED: [&str; 13] = [
+    "addr.json",
+    "ipset.save",
+    "ipvs.list",
+    "ipvs.save",
+    "ipvs.stats",
+    "modules.txt",
+    "nf_conntrack.stat",
+    "nft.json",
+    "processes.json",
+    "route.json",
+    "rule.json",
+    "sysctl.txt",
+    "tools.txt",
+];
+
+/// The folder of captured configuration files, by their absolute paths.
+const CONFIGURATION: &str = "files/";
+
+/// Whether a capture makes files of this path.
+pub(super) fn is_captured(path: &str) -> bool {
+    path.starts_with(CONFIGURATION)
+        || CAPTURED.contains(&path)
+        || RulesetId::ALL.iter().any(|id| id.file() == path)
+}
 
 /// The age from which a half-made directory counts as abandoned, and may be removed.
 const ABANDONED: Duration = Duration::from_secs(24 * 3600);
@@ -48,11 +76,38 @@ pub struct ListedSnapshot {
     /// The snapshot's manifest, or the error of reading it. The other files of the snapshot are not
     /// read.
     pub manifest: Result<Manifest>,
+    /// Where the snapshot came from; none if it was taken here.
+    pub imported: Option<Imported>,
+}
+
+/// The files that the store itself makes for a snapshot.
+pub(super) struct OwnFiles {
+    pub manifest: Vec<u8>,
+    pub script: String,
+}
+
+impl OwnFiles {
+    pub(super) fn of(manifest: &Manifest) -> Result<OwnFiles> {
+        Ok(OwnFiles { manifest: manifest.to_json()?, script: restore::render(manifest) })
+    }
 }
 
 impl Snapshot {
-    /// Reads all files of the directory `dir`, and checks the format and the checksums if it has a
-    /// manifest. Without a manifest, the directory is a capture that no rollback can use.
+    /// The snapshot in the directory with the path `path`.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if there is nothing.
+    pub fn at(path: &str) -> Result<Snapshot> {
+        let dir = PathBuf::from(path);
+        if fs::metadata(&dir).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound) {
+            return Err(not_found(path, "no such directory"));
+        }
+        let id = dir.file_name().unwrap_or(dir.as_os_str()).display().to_string();
+        Ok(Snapshot { id, dir })
+    }
+
+    /// Reads all files of the directory `dir`, and checks the format, the checksums and `restore.sh`
+    /// if it has a manifest. Without a manifest, the directory is a capture that no rollback can use.
     ///
     /// # Errors
     /// [`Kind::SnapshotRefused`] with the reason; [`Kind::NotFound`] if `dir` does not exist.
@@ -60,6 +115,11 @@ impl Snapshot {
         let (tree, manifest) = read_verified(dir, LIMITS)?;
         let files = files_of(&dir.display().to_string(), tree)?;
         Ok(Loaded { manifest, files })
+    }
+
+    /// Where this snapshot came from, if it lies where imported snapshots lie.
+    pub fn imported(&self) -> Option<Imported> {
+        Imported::of(&self.dir)
     }
 }
 
@@ -75,26 +135,40 @@ impl Loaded {
     }
 }
 
-/// Reads a snapshot's directory and its manifest, and checks the limits, the format and the
-/// checksums. Does not parse the captured files.
+/// Reads a snapshot's directory and its manifest, and checks the limits, and as [`verified`]; the
+/// script must be one of ours. Does not parse the captured files.
 pub(super) fn read_verified(
     dir: &Path,
     limits: SnapshotLimits,
 ) -> Result<(Tree, Option<Manifest>)> {
-    let name = dir.display().to_string();
     let tree = disk::read_tree(dir, limits)?;
+    let manifest = verified(&dir.display().to_string(), &tree)?;
+    if let (Some(manifest), Some(script)) = (&manifest, tree.get(RESTORE))
+        && !restore::is_rendering(script, manifest)
+    {
+        let object = dir.join(RESTORE).display().to_string();
+        return Err(refused(object, "it is not the script that proxyshift writes").hint(
+            "do not run it; an archive of this snapshot can be imported, which writes the script \
+             anew; a script of a newer proxyshift needs that one",
+        ));
+    }
+    Ok((tree, manifest))
+}
+
+/// The manifest of the files `tree`, whose format and checksums are right. None
+/// without a manifest. Errors call the snapshot `name`.
+pub(super) fn verified(name: &str, tree: &Tree) -> Result<Option<Manifest>> {
     let Some(json) = tree.get(MANIFEST) else {
         if tree.contains_key(SHA256SUMS) {
             return Err(refused(format!("{name}/{MANIFEST}"), "missing"));
         }
-        return Ok((tree, None));
+        return Ok(None);
     };
     let object = format!("{name}/{MANIFEST}");
     // The format is checked first, because a later format may have other checksums.
     manifest::check_format(&object, json)?;
-    manifest::verify_checksums(&name, &tree)?;
-    let manifest = Manifest::parse(&object, json)?;
-    Ok((tree, Some(manifest)))
+    manifest::verify_checksums(name, tree)?;
+    Manifest::parse(&object, json).map(Some)
 }
 
 /// The captured files of a snapshot's directory as text, without the files that the store makes.
@@ -103,7 +177,10 @@ pub(super) fn files_of(dir: &str, tree: Tree) -> Result<Files> {
         .filter(|(path, _)| !OWN_FILES.contains(&path.as_str()))
         .map(|(path, bytes)| match String::from_utf8(bytes) {
             Ok(text) => Ok((path, text.into())),
-            Err(_) => Err(refused(format!("{dir}/{path}"), "it is not UTF-8")),
+            Err(_) => {
+                let path = shortened(&path, LONGEST_NAME);
+                Err(refused(format!("{dir}/{path}"), "it is not UTF-8"))
+            }
         })
         .collect()
 }
@@ -130,93 +207,97 @@ impl Store {
         self.room_for(size as u64 + (1 << 20))?;
 
         manifest.backends = manifest::backends_of(files);
-        let script = restore::render(&manifest);
-        let json = manifest.to_json()?;
-        // The tree borrows the files instead of copying them, because they may be large.
-        let mut tree: BTreeMap<&str, &[u8]> =
-            files.iter().map(|(path, text)| (path.as_str(), text.as_bytes())).collect();
-        tree.insert(RESTORE, script.as_bytes());
-        tree.insert(MANIFEST, &json);
-        let sums = manifest::checksums(&tree);
-        tree.insert(SHA256SUMS, sums.as_bytes());
-
-        let temporary = self.temporary()?;
-        write_tree(temporary.path(), &tree)?;
-        for (path, bytes) in &tree {
-            if !disk::holds(&temporary.path().join(path), bytes)? {
-                let cause = format!("the disk gives back other bytes of {path} than were written");
-                return Err(refused(&manifest.id, cause));
-            }
-        }
+        // Hidden, so that it is never listed.
+        let temporary = disk::temporary_dir(&self.snapshots_dir())?;
+        write_verified(temporary.path(), &manifest.id, files, &OwnFiles::of(&manifest)?)?;
         reparse(files)?;
         self.keep(temporary, &manifest.id)
     }
 
-    /// A private, hidden directory among the snapshots, which is never listed and is removed when
-    /// dropped.
-    pub(super) fn temporary(&self) -> Result<tempfile::TempDir> {
-        disk::temporary_dir(&self.snapshots_dir())
-    }
-
     /// Renames a finished temporary directory to the identifier of its snapshot.
-    pub(super) fn keep(&self, temporary: tempfile::TempDir, id: &str) -> Result<Snapshot> {
-        let dir = self.snapshots_dir().join(id);
-        fs::rename(temporary.path(), &dir).map_err(|e| Error::io(&dir, &e))?;
-        // The directory no longer has its temporary name, so there is nothing to remove on drop.
-        let _ = temporary.keep();
-        disk::sync_dir(&self.snapshots_dir())?;
+    fn keep(&self, temporary: tempfile::TempDir, id: &str) -> Result<Snapshot> {
+        let dir = rename(temporary, &self.snapshots_dir(), id)?;
         Ok(Snapshot { id: id.into(), dir })
     }
 
-    /// All snapshots, sorted by identifier, which puts the oldest first. A broken snapshot is
-    /// listed with its error.
+    /// As [`Store::keep`], for a directory with a mark and a snapshot that was imported.
+    pub(super) fn keep_imported(&self, temporary: tempfile::TempDir, id: &str) -> Result<Snapshot> {
+        disk::sync_dir(temporary.path())?;
+        let dir = rename(temporary, &self.imported_dir(), id)?.join(CONTENT);
+        disk::sync_dir(self.dir())?;
+        Ok(Snapshot { id: id.into(), dir })
+    }
+
+    /// All snapshots, imported ones too, sorted by identifier, which puts the oldest first. A
+    /// broken snapshot is listed with its error.
     ///
     /// # Errors
     /// If the store's directory cannot be read.
     pub fn list(&self) -> Result<Vec<ListedSnapshot>> {
-        let listed = self.snapshots()?.into_iter().map(|snapshot| {
-            let manifest = read_manifest(&snapshot);
-            ListedSnapshot { snapshot, manifest }
+        let mut all = [self.snapshots()?, self.imports()?].concat();
+        all.sort_by(|a, b| a.id.cmp(&b.id));
+        let listed = all.into_iter().map(|snapshot| {
+            let (manifest, imported) = (read_manifest(&snapshot), snapshot.imported());
+            ListedSnapshot { snapshot, manifest, imported }
         });
         Ok(listed.collect())
     }
 
+    /// The last snapshot that was taken here; none if there is none.
+    ///
+    /// # Errors
+    /// As [`Store::list`].
+    pub fn latest(&self) -> Result<Option<Snapshot>> {
+        Ok(self.snapshots()?.pop())
+    }
+
+    /// The snapshot `id` that was taken here; none if the store does not have it.
+    ///
+    /// # Errors
+    /// As [`Store::list`].
+    pub(super) fn own(&self, id: &str) -> Result<Option<Snapshot>> {
+        Ok(self.snapshots()?.into_iter().find(|snapshot| snapshot.id == id))
+    }
+
+    /// The snapshot `id` that a run of this store took. An imported snapshot of the same name is
+    /// not it.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if it is gone.
+    pub fn of_run(&self, id: &str) -> Result<Snapshot> {
+        self.own(id)?.ok_or_else(|| not_found(id, "the run's snapshot is not in the store"))
+    }
+
     /// The snapshot that `name` identifies: an identifier, a prefix that only one snapshot has,
-    /// `latest`, or the path of a directory.
+    /// `latest`, or, if it has a `/`, the path of a directory. `latest` is never an imported one.
     ///
     /// # Errors
     /// [`Kind::NotFound`] if no snapshot matches; [`Kind::Usage`] if several snapshots have the
     /// prefix.
     pub fn find(&self, name: &str) -> Result<Snapshot> {
-        if !name.contains('/') {
-            let mut all = self.snapshots()?;
-            if name == "latest" {
-                return all.pop().ok_or_else(|| not_found(name, "the store holds no snapshot"));
-            }
-            if let Some(exact) = all.iter().position(|s| s.id == name) {
-                return Ok(all.swap_remove(exact));
-            }
-            all.retain(|s| !name.is_empty() && s.id.starts_with(name));
-            if all.len() > 1 {
-                let ids: Vec<&str> = all.iter().map(|s| s.id.as_str()).collect();
-                let cause = format!("several snapshots begin so: {}", ids.join(", "));
-                return Err(Error::new(Kind::Usage, name, cause).hint("give more of its name"));
-            }
-            if let Some(only) = all.pop() {
-                return Ok(only);
-            }
+        if name.contains('/') {
+            return Snapshot::at(name);
         }
-        let dir = PathBuf::from(name);
-        if !dir.is_dir() {
-            return Err(not_found(name, "no snapshot of this name, and no such directory"));
+        if name == "latest" {
+            let none = "the store holds no snapshot that was taken here";
+            return self.latest()?.ok_or_else(|| not_found(name, none));
         }
-        let id = dir.file_name().unwrap_or(dir.as_os_str()).display().to_string();
-        Ok(Snapshot { id, dir })
+        let mut all = [self.snapshots()?, self.imports()?].concat();
+        if let Some(exact) = all.iter().position(|s| s.id == name) {
+            return Ok(all.swap_remove(exact));
+        }
+        all.retain(|s| !name.is_empty() && s.id.starts_with(name));
+        if all.len() > 1 {
+            let ids: Vec<&str> = all.iter().map(|s| s.id.as_str()).collect();
+            let cause = format!("several snapshots begin so: {}", ids.join(", "));
+            return Err(Error::new(Kind::Usage, name, cause).hint("give more of its name"));
+        }
+        all.pop().ok_or_else(|| not_found(name, "no snapshot of this name"))
     }
 
     /// Removes all but the newest `keep` snapshots, and half-made directories that were abandoned.
     /// Returns the identifiers of the removed snapshots. The snapshots in `needed` are kept even if
-    /// they are older.
+    /// they are older. Imported snapshots neither count nor go.
     ///
     /// # Errors
     /// If a directory cannot be removed.
@@ -232,37 +313,63 @@ impl Store {
             fs::remove_dir_all(&hidden).map_err(|e| Error::io(&hidden, &e))?;
             removed.push(snapshot.id);
         }
-        for dir in self.folders()?.iter().filter(|dir| is_hidden(dir) && is_abandoned(dir)) {
+        let all = [folders(&self.snapshots_dir())?, folders(&self.imported_dir())?].concat();
+        for dir in all.iter().filter(|dir| is_hidden(dir) && is_abandoned(dir)) {
             fs::remove_dir_all(dir).map_err(|e| Error::io(dir, &e))?;
         }
         Ok(removed)
     }
 
+    /// The snapshots that were taken here, sorted by identifier.
     fn snapshots(&self) -> Result<Vec<Snapshot>> {
-        let entries = self.folders()?.into_iter().filter(|dir| !is_hidden(dir));
-        let mut all: Vec<Snapshot> = entries
-            .map(|dir| Snapshot {
-                id: dir.file_name().unwrap_or_default().display().to_string(),
-                dir,
-            })
-            .collect();
-        all.sort_by(|a, b| a.id.cmp(&b.id));
-        Ok(all)
+        named(&self.snapshots_dir(), |dir| dir)
     }
 
-    fn folders(&self) -> Result<Vec<PathBuf>> {
-        let mut all = entries(&self.snapshots_dir())?;
-        all.retain(|path| path.is_dir());
-        Ok(all)
+    /// The imported snapshots, sorted by identifier.
+    pub(super) fn imports(&self) -> Result<Vec<Snapshot>> {
+        named(&self.imported_dir(), |folder| folder.join(CONTENT))
     }
 }
 
+/// A snapshot for each folder in `dir` that is not hidden, sorted by identifier. `content` is where
+/// the snapshot lies in its folder.
+fn named(dir: &Path, content: impl Fn(PathBuf) -> PathBuf) -> Result<Vec<Snapshot>> {
+    let folders = folders(dir)?.into_iter().filter(|folder| !is_hidden(folder));
+    let mut all: Vec<Snapshot> = folders
+        .map(|folder| Snapshot {
+            id: folder.file_name().unwrap_or_default().display().to_string(),
+            dir: content(folder),
+        })
+        .collect();
+    all.sort_by(|a, b| a.id.cmp(&b.id));
+    Ok(all)
+}
+
+/// Renames `temporary` to `id` in the directory `dir`.
+fn rename(temporary: tempfile::TempDir, dir: &Path, id: &str) -> Result<PathBuf> {
+    let named = dir.join(id);
+    fs::rename(temporary.path(), &named).map_err(|e| Error::io(&named, &e))?;
+    // The directory no longer has its temporary name, so there is nothing to remove on drop.
+    let _ = temporary.keep();
+    disk::sync_dir(dir)?;
+    Ok(named)
+}
+
+/// The directories in `dir`, hidden ones too.
+fn folders(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut all = entries(dir)?;
+    all.retain(|path| path.is_dir());
+    Ok(all)
+}
+
+/// The error for a snapshot that is not there. A directory of this name in the working directory is
+/// never taken for one, because anybody may have put it there.
 fn not_found(name: &str, cause: &str) -> Error {
-    Error::new(Kind::NotFound, name, cause).hint("`proxyshift snapshot list` shows what there is")
-}
-
-fn is_hidden(dir: &Path) -> bool {
-    dir.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+    let error = Error::new(Kind::NotFound, name, cause);
+    if !name.is_empty() && !name.contains('/') && Path::new(name).is_dir() {
+        return error.hint(format!("for the directory of this name here, say `./{name}`"));
+    }
+    error.hint("`proxyshift snapshot list` shows what there is")
 }
 
 fn is_abandoned(dir: &Path) -> bool {
@@ -280,6 +387,26 @@ fn read_manifest(snapshot: &Snapshot) -> Result<Manifest> {
         return Err(refused(object, cause));
     }
     Ok(manifest)
+}
+
+/// Writes a snapshot of `files` below `root`, with its checksums, and reads it back from the disk.
+/// Errors call the snapshot `id`.
+pub(super) fn write_verified(root: &Path, id: &str, files: &Files, own: &OwnFiles) -> Result<()> {
+    // The tree borrows the files instead of copying them, because they may be large.
+    let mut tree: BTreeMap<&str, &[u8]> =
+        files.iter().map(|(path, text)| (path.as_str(), text.as_bytes())).collect();
+    tree.insert(RESTORE, own.script.as_bytes());
+    tree.insert(MANIFEST, &own.manifest);
+    let sums = manifest::checksums(&tree);
+    tree.insert(SHA256SUMS, sums.as_bytes());
+    write_tree(root, &tree)?;
+    for (path, bytes) in &tree {
+        if !disk::holds(&root.join(path), bytes)? {
+            let cause = format!("the disk gives back other bytes of {path} than were written");
+            return Err(refused(id, cause));
+        }
+    }
+    Ok(())
 }
 
 /// Writes and syncs the files of `tree` below `root`, the manifest last.

@@ -32,7 +32,8 @@ fn an_archive_brings_the_same_snapshot_to_another_store() {
     fs::write(imported.dir.join("rule.json"), "[]").unwrap();
     let error = there.import(&one, &fine).unwrap_err();
     assert!(error.cause.contains("another snapshot of this name"), "{error}");
-    assert_eq!(fs::read_dir(there.snapshots_dir()).unwrap().count(), 1);
+    assert!(is_empty(&there.snapshots_dir()));
+    assert_eq!(fs::read_dir(there.imported_dir()).unwrap().count(), 1);
     let error = archive::export(&imported.dir, &tmp.path().join("three")).unwrap_err();
     assert_eq!(error.kind, Kind::SnapshotRefused);
     assert!(!tmp.path().join("three").exists());
@@ -64,6 +65,7 @@ fn import_refusal(make: &str) -> String {
     let error = there.import(&out, &fine).unwrap_err();
     assert_eq!(error.kind, Kind::SnapshotRefused, "{make}: {error}");
     assert!(is_empty(&there.snapshots_dir()), "{make} leaves something behind");
+    assert!(!there.imported_dir().exists(), "{make} leaves something behind");
     assert!(!tmp.path().join("escaped").exists());
     error.to_string()
 }

@@ -95,6 +95,7 @@ fn a_disk_that_fills_up_half_way_keeps_nothing() {
     assert_eq!(store.create(&docker(), manifest, &fine).unwrap_err().kind, Kind::Store);
     assert_eq!(store.import(&archive, &fine).unwrap_err().kind, Kind::Store);
     assert!(is_empty(&store.snapshots_dir()));
+    assert!(!store.imported_dir().exists() || is_empty(&store.imported_dir()));
 
     sh("mount -o remount,ro /run/disk");
     let store = Store::open(Some(Path::new("/run/disk/store"))).unwrap();

@@ -36,7 +36,7 @@ pub(super) fn run_task(task: &ModuleTask, events: &EventCollector) -> ModuleResu
 fn store(task: &ModuleTask) -> Result<Store> {
     let dir = task.store.as_deref();
     if task.check || matches!(task.state, State::Checked { .. }) {
-        return Ok(Store::read_only(dir));
+        return Store::read_only(dir);
     }
     as_root()?;
     Store::open(dir)

@@ -166,20 +166,20 @@ pub enum SnapshotVerb {
     List,
     /// Shows what a snapshot holds, counted by owner.
     Show {
-        /// An id, a unique prefix of one, `latest`, or a directory.
+        /// An id, a unique prefix of one, `latest`, or a directory (`./DIR`).
         #[arg(default_value = "latest")]
         snapshot: String,
     },
     /// Checks that a snapshot is whole: checksums, formats, and that each file parses and renders to
     /// the same bytes.
     Verify {
-        /// An id, a unique prefix of one, `latest`, or a directory.
+        /// An id, a unique prefix of one, `latest`, or a directory (`./DIR`).
         #[arg(default_value = "latest")]
         snapshot: String,
     },
     /// Shows how two states differ in meaning: counters, order of sets and spelling aside.
     Diff {
-        /// The earlier one: an id, a prefix, `latest`, or a directory.
+        /// The earlier one: an id, a prefix, `latest`, or a directory (`./DIR`).
         from: String,
         /// The later one; the live node if left out.
         to: Option<String>,
@@ -197,7 +197,10 @@ pub enum SnapshotVerb {
         /// The file to write.
         file: PathBuf,
     },
-    /// Reads a snapshot from a `.tar.gz`, checks it, and keeps it in the store.
+    /// Reads a snapshot from a `.tar.gz`, checks it, and keeps it in the store, marked as imported.
+    ///
+    /// It is never `latest`, is never pruned, and no rollback goes back to it unless it is named. Its
+    /// restore.sh is written anew.
     Import {
         /// The file to read.
         file: PathBuf,
@@ -210,7 +213,8 @@ pub struct CheckArgs {
     /// The mode that kube-proxy is to go to; adds the checks that matter on the way there.
     #[arg(long, value_name = "MODE", value_parser = target())]
     pub to: Option<Mode>,
-    /// Judge this state instead of the live node: an id, a prefix, `latest`, or a directory.
+    /// Judge this state instead of the live node: an id, a prefix, `latest`, or a
+    /// directory (`./DIR`).
     #[arg(long, value_name = "S")]
     pub snapshot: Option<String>,
     /// Only these checks.
@@ -244,7 +248,8 @@ pub struct PlanArgs {
     /// A playbook in place of the built-in one.
     #[arg(long, value_name = "FILE", requires = "to")]
     pub playbook: Option<PathBuf>,
-    /// Plan for this state instead of the live node: an id, a prefix, `latest`, or a directory.
+    /// Plan for this state instead of the live node: an id, a prefix, `latest`, or a
+    /// directory (`./DIR`).
     #[arg(long, value_name = "S")]
     pub snapshot: Option<String>,
 }
@@ -256,7 +261,8 @@ pub struct RehearseArgs {
     /// will have left then.
     #[arg(long, value_name = "MODE", value_parser = target())]
     pub to: Option<Mode>,
-    /// Rehearse on this state instead of the live node's: an id, a prefix, `latest`, or a directory.
+    /// Rehearse on this state instead of the live node's: an id, a prefix, `latest`, or a
+    /// directory (`./DIR`).
     #[arg(long, value_name = "S")]
     pub snapshot: Option<String>,
 }
@@ -302,7 +308,8 @@ pub struct CleanupArgs {
 /// The options of `rollback`.
 #[derive(Debug, clap::Args)]
 pub struct RollbackArgs {
-    /// Back to this snapshot, of this boot: an id, a prefix, `latest`, or a directory.
+    /// Back to this snapshot, of this boot: an id, a prefix, `latest`, or a
+    /// directory (`./DIR`).
     #[arg(long, value_name = "S")]
     pub to: Option<String>,
 }

@@ -1,6 +1,5 @@
 //! What every verb gets: the arguments, the user interface, and the context of a run.
 
-use std::path::Path;
 use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
@@ -26,7 +25,13 @@ pub(in crate::front) struct Invocation<'a> {
 }
 
 impl Invocation<'_> {
+    /// The store, for reading. A store that does not exist is not created, and reads as empty.
     pub(in crate::front) fn store(&self) -> Result<Store> {
+        Store::read_only(self.args.store.as_deref())
+    }
+
+    /// The store, for writing. It is created if it does not exist.
+    pub(in crate::front) fn store_to_write(&self) -> Result<Store> {
         Store::open(self.args.store.as_deref())
     }
 
@@ -58,7 +63,8 @@ impl Invocation<'_> {
         work: impl FnOnce(&Context<'_>) -> Result<T>,
     ) -> Result<T> {
         as_root()?;
-        let (tools, store, catalogue) = (Tools::find(), self.store()?, Catalogue::builtin()?);
+        let (tools, store, catalogue) =
+            (Tools::find(), self.store_to_write()?, Catalogue::builtin()?);
         let recorder = EventLogger::new(&store, self.ui);
         let context = Context {
             tools: &tools,
@@ -74,7 +80,7 @@ impl Invocation<'_> {
     /// the live node.
     pub(in crate::front) fn state(&self, snapshot: Option<&str>) -> Result<NodeState> {
         match snapshot {
-            Some(name) => parse_snapshot(Snapshot::load(&self.snapshot_dir(name)?)?.files),
+            Some(name) => parse_snapshot(Snapshot::load(&self.snapshot(name)?.dir)?.files),
             None => {
                 let task = Task::Capture;
                 self.sink().started(&task);
@@ -85,13 +91,10 @@ impl Invocation<'_> {
         }
     }
 
-    /// The folder of the snapshot with this name or path. A path needs no store.
-    pub(in crate::front) fn snapshot_dir(&self, name: &str) -> Result<std::path::PathBuf> {
-        let path = Path::new(name);
-        if name.contains('/') || path.is_dir() {
-            return Ok(path.to_owned());
-        }
-        Ok(self.store()?.find(name)?.dir)
+    /// The snapshot with this name or path. A path has a `/`, and needs no store: what lies in the
+    /// working directory must not stand for a snapshot of the store.
+    pub(in crate::front) fn snapshot(&self, name: &str) -> Result<Snapshot> {
+        if name.contains('/') { Snapshot::at(name) } else { self.store()?.find(name) }
     }
 
     /// Prints a result: `document` if the output is for programs, otherwise `text`, which is a page
@@ -109,6 +112,7 @@ pub(in crate::front) fn as_root() -> Result<()> {
     if rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    Err(Error::new(Kind::Permission, "this node", "only root may change it")
-        .hint("run as root; with `--snapshot DIR`, `check`, `plan` and `rehearse` need no rights"))
+    Err(Error::new(Kind::Permission, "this node", "only root may change it").hint(
+        "run as root; with `--snapshot ./DIR`, `check`, `plan` and `rehearse` need no rights",
+    ))
 }

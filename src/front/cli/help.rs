@@ -22,7 +22,7 @@ Examples:
   proxyshift check --to ipvs               is the node ready for ipvs?
   proxyshift check --only invalid.drops --watch 30
                                            what rises within half a minute?
-  proxyshift check --snapshot DIR          a node captured elsewhere
+  proxyshift check --snapshot ./DIR        a node captured elsewhere
   proxyshift check --fix                   mend what can be mended safely
   proxyshift check --list                  all checks, and when each applies";
 
@@ -67,7 +67,8 @@ Examples:
                                            to look at it on another machine
   proxyshift snapshot import node.tar.gz
 
-A snapshot is named by its id, a unique prefix of it, `latest`, or a directory.";
+A snapshot is named by its id, a unique prefix of it, `latest` (which is never
+an imported one), or a directory, whose name must have a `/`: `./latest`.";
 
 pub(super) const REPORT: &str = "\
 Examples:

@@ -40,7 +40,7 @@ pub(in crate::front) fn run(command: &Invocation<'_>, options: &args::RehearseAr
     // A capture of the live node is kept in a private folder for the duration of the rehearsal.
     let own = tempfile::tempdir().map_err(|e| Error::io(std::env::temp_dir(), &e))?;
     let dir = match (&options.snapshot, &state) {
-        (Some(name), _) => command.snapshot_dir(name)?,
+        (Some(name), _) => command.snapshot(name)?.dir,
         (None, state) => {
             for (name, text) in state.iter().flat_map(|state| &state.files) {
                 let path = own.path().join(name);

@@ -89,7 +89,7 @@ fn runs(dir: &Path) -> Result<Runs> {
     if !dir.join("runs").is_dir() || !rustix::process::geteuid().is_root() {
         return Ok(Runs::default());
     }
-    let store = Store::open(Some(dir))?;
+    let store = Store::read_only(Some(dir))?;
     let (me, start) = (std::process::id(), process_start(std::process::id()));
     let own =
         |run: &Run| run.state == RunState::Done && run.pid == me && Some(run.pid_start) == start;

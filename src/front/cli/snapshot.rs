@@ -11,6 +11,7 @@ use crate::run::snapshot;
 use crate::run::stored;
 use crate::state::NodeState;
 use crate::store::archive;
+use crate::store::imported::Imported;
 use crate::store::snapshots::Snapshot;
 use crate::ui::page::Page;
 use crate::ui::sentences;
@@ -25,13 +26,13 @@ pub(in crate::front) fn run(command: &Invocation<'_>, verb: &args::SnapshotVerb)
         args::SnapshotVerb::Diff { from, to } => diff(command, from, to.as_deref()),
         args::SnapshotVerb::Prune { keep } => prune(command, *keep),
         args::SnapshotVerb::Export { snapshot, file } => {
-            archive::export(&command.snapshot_dir(snapshot)?, file)?;
+            archive::export(&command.snapshot(snapshot)?.dir, file)?;
             let document = json!({"schema": "proxyshift.export", "version": 1, "file": file.display().to_string()});
             command.answer(&document, format!("Wrote {}.", file.display()));
             Ok(0)
         }
         args::SnapshotVerb::Import { file } => {
-            let snapshot = command.store()?.import(file, &stored::reparses)?;
+            let snapshot = command.store_to_write()?.import(file, &stored::reparses)?;
             let document =
                 json!({"schema": "proxyshift.import", "version": 1, "snapshot": snapshot.id});
             command.answer(&document, format!("Imported snapshot {}.", snapshot.id));
@@ -62,12 +63,17 @@ fn list(command: &Invocation<'_>) -> Result<u8> {
         let id = &entry.snapshot.id;
         match &entry.manifest {
             Ok(m) => {
-                rows.push(vec![id.clone(), m.time.clone(), m.node.clone(), m.why.clone()]);
-                documents.push(json!({"id": id, "time": m.time, "node": m.node, "why": m.why}));
+                let why = m.why.clone() + &mark(entry.imported.as_ref());
+                rows.push(vec![id.clone(), m.time.clone(), m.node.clone(), why]);
+                documents.push(json!({
+                    "id": id, "time": m.time, "node": m.node, "why": m.why,
+                    "imported": entry.imported,
+                }));
             }
             Err(e) => {
-                rows.push(vec![id.clone(), format!("broken: {}", e.cause)]);
-                documents.push(json!({"id": id, "broken": e.cause}));
+                let cause = format!("broken: {}", e.cause);
+                rows.push(vec![id.clone(), cause + &mark(entry.imported.as_ref())]);
+                documents.push(json!({"id": id, "broken": e.cause, "imported": entry.imported}));
             }
         }
     }
@@ -81,19 +87,34 @@ fn list(command: &Invocation<'_>) -> Result<u8> {
     Ok(0)
 }
 
+/// Where an imported snapshot came from, as the end of a text; empty for one that was taken here.
+fn mark(imported: Option<&Imported>) -> String {
+    match imported {
+        None => String::new(),
+        Some(Imported { from, when }) if from.is_empty() && when.is_empty() => {
+            "; imported".to_owned()
+        }
+        Some(Imported { from, when }) => format!("; imported from {from}, {when}"),
+    }
+}
+
 fn show(command: &Invocation<'_>, name: &str) -> Result<u8> {
-    let dir = command.snapshot_dir(name)?;
-    let loaded = Snapshot::load(&dir)?;
+    let snapshot = command.snapshot(name)?;
+    let (dir, imported) = (&snapshot.dir, snapshot.imported());
+    let loaded = Snapshot::load(dir)?;
     let state = stored::parse_snapshot(loaded.files)?;
     let catalogue = Catalogue::builtin()?;
     let ownership = Ownership::of(&catalogue, &state);
     let counts = ownership.counts();
     let document = json!({
         "schema": "proxyshift.snapshot-owners", "version": 1, "directory": dir.display().to_string(),
-        "manifest": loaded.manifest, "owners": counts,
+        "manifest": loaded.manifest, "imported": imported, "owners": counts,
     });
     let mut text = Page::from(match &loaded.manifest {
-        Some(m) => format!("{} of {}, taken {} ({})", m.id, m.node, m.time, m.why),
+        Some(m) => {
+            let mark = mark(imported.as_ref());
+            format!("{} of {}, taken {} ({}){mark}", m.id, m.node, m.time, m.why)
+        }
         None => format!("{}, a capture without a manifest", dir.display()),
     });
     text.line(sentences::outcome(&snapshot::summary(&state)));
@@ -111,12 +132,14 @@ fn show(command: &Invocation<'_>, name: &str) -> Result<u8> {
 }
 
 fn verify(command: &Invocation<'_>, name: &str) -> Result<u8> {
-    let dir = command.snapshot_dir(name)?;
+    let dir = command.snapshot(name)?.dir;
     let loaded = Snapshot::load(&dir)?;
     stored::reparses(&loaded.files)?;
     let files = loaded.files.len();
     let what = match &loaded.manifest {
-        Some(_) => "checksums match, and each file parses and renders to the same bytes",
+        Some(_) => {
+            "checksums match, restore.sh is ours, and each file parses and renders to the same bytes"
+        }
         None => {
             "no manifest, so nothing to roll back to; each file parses and renders to the same bytes"
         }

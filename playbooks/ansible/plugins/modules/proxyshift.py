@@ -49,7 +49,7 @@ options:
   snapshot:
     description:
       - With O(state=checked), judge this snapshot of the node's store instead of the node. An id, a
-        prefix of one, C(latest), or a directory.
+        prefix of one, C(latest), or a directory, with a C(/) in its name.
       - With O(state=rolled_back), undo every run since this snapshot, the last first.
     type: str
   owners:

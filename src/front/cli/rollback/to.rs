@@ -15,7 +15,7 @@ const SHOWN: usize = 5;
 pub(super) fn run(command: &Invocation<'_>, name: &str) -> Result<u8> {
     command.can_ask("rollback --to", "see with `proxyshift status` which runs it would undo")?;
     as_root()?;
-    let dir = command.snapshot_dir(name)?;
+    let dir = command.snapshot(name)?.dir;
     let report = command
         .with_context(|context| rollback_to(context, &dir, &|plan| approve(command, plan)))?;
     command.answer(&document(&report), text(&report));

@@ -4,10 +4,12 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod archives;
 mod environment;
 mod files;
 mod kernels;
 mod rollback;
+mod store;
 mod strangers;
 mod terminal;
 

@@ -1,8 +1,10 @@
 //! Snapshots as the store has them: how they are written, read back and parsed.
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, LONGEST_CAUSE, LONGEST_NAME, Result, shortened};
 use crate::run::Context;
 use crate::state::ipvs::{RealServer, VirtualServer, VirtualServers};
+use crate::state::rule::Words;
+use crate::state::ruleset::Table;
 use crate::state::{Files, NodeState};
 use crate::store::manifest::{IpvsThreshold, Manifest};
 use crate::store::run::Run;
@@ -60,11 +62,33 @@ pub fn parse_snapshot(files: Files) -> Result<NodeState> {
             "is not a captured node: it holds none of a capture's files",
         ));
     }
-    NodeState::parse(files).map_err(|e| {
-        Error::new(Kind::SnapshotRefused, e.object, e.cause).hint(
+    let refused = |object: &str, cause: &str| {
+        let object = shortened(object, LONGEST_NAME);
+        Error::new(Kind::SnapshotRefused, object, shortened(cause, LONGEST_CAUSE)).hint(
             "choose another with `proxyshift snapshot list`, \
              or take a new one with `proxyshift snapshot create`",
         )
+    };
+    let state = NodeState::parse(files).map_err(|e| refused(&e.object, &e.cause))?;
+    for (id, ruleset) in &state.rulesets {
+        let rules = ruleset.tables.iter().flat_map(Table::rules).map(|(_, _, rule)| rule);
+        if let Some(rule) = { rules }.find(|rule| names_a_program(ruleset.words(rule))) {
+            let cause = format!("a rule that names a program: {}", ruleset.rule_text(rule));
+            return Err(refused(&id.file(), &cause));
+        }
+    }
+    Ok(state)
+}
+
+/// Whether a rule has the option `-M PROGRAM`, in any spelling that getopt takes: iptables-restore
+/// would start that program as root, and no save has the option.
+fn names_a_program(words: Words<'_>) -> bool {
+    words.terms().iter().any(|term| {
+        let option = term.option.split('=').next().unwrap_or_default();
+        match option.strip_prefix("--") {
+            Some(long) => long.len() > 1 && "modprobe".starts_with(long),
+            None => option.strip_prefix('-').is_some_and(|short| short.contains('M')),
+        }
     })
 }
 
@@ -101,6 +125,21 @@ fn renders_back(state: &NodeState) -> Result<()> {
         Some(name) => {
             let cause = "parses, but does not render to the same bytes";
             Err(Error::new(Kind::SnapshotRefused, name, cause))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_names_a_program_however_it_is_spelt() {
+        for rule in ["-M /x", "-M/x", "--modprobe /x", "--mod=/x", "-nM /x", "--comment -M -M /x"] {
+            assert!(names_a_program(Words::of_rule(&format!("-A INPUT {rule}"))), "{rule}");
+        }
+        for rule in ["-m statistic --mode random", "-j MASQUERADE", "-m comment --comment -M"] {
+            assert!(!names_a_program(Words::of_rule(&format!("-A INPUT {rule}"))), "{rule}");
         }
     }
 }

@@ -86,9 +86,10 @@ fn snapshot(store: &Store, manifest: Manifest) -> Snapshot {
     store.create(&files, manifest, &|_| Ok(())).expect("a snapshot")
 }
 
-/// Runs the program with 600 MB of address space, so that it cannot read a bomb into memory.
+/// Runs the program with 600 MB of address space, so that it cannot read a bomb into memory, and
+/// ends it after 30 s, so that it cannot wait for a pipe.
 fn with_memory(proxyshift: &Proxyshift, words: &str) -> Ended {
-    let limited = ["prlimit", "--as=600000000", "--"].map(str::to_owned).to_vec();
+    let limited = ["timeout", "30", "prlimit", "--as=600000000", "--"].map(str::to_owned).to_vec();
     Proxyshift { within: limited, ..proxyshift.clone() }.run(words)
 }
 
@@ -188,6 +189,19 @@ fn files_that_no_capture_makes_are_left_out() {
     let out = sent.archive("rm restore.sh; mkdir restore.sh; echo id > restore.sh/x");
     sent.proxyshift.expect(0, &format!("snapshot import {out}"));
     assert!(sent.imported().join("snapshot/restore.sh").is_file());
+}
+
+#[test]
+fn a_rule_that_names_a_program_is_refused() {
+    for rule in ["-M /run/evil -j ACCEPT", "--modprobe=/run/evil -j ACCEPT", "-nM/run/evil"] {
+        let sent = Sent::new();
+        let out = sent.archive(&format!("sed -i '/^COMMIT/i -A INPUT {rule}' iptables-nft.save"));
+        sent.is_refused(&out, "iptables-nft.save");
+        for words in ["snapshot verify", "plan --snapshot", "rehearse --snapshot"] {
+            let words = format!("{words} {}", sent.dir.display());
+            sent.proxyshift.expect(3, &words).reports(&["iptables-nft.save"]);
+        }
+    }
 }
 
 #[test]

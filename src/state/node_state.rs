@@ -103,12 +103,16 @@ impl NodeState {
     /// This state, with the processes, tools and configuration of `base`. A state that has only what
     /// the kernel holds does not show which owner is alive; `base` showed it at another moment.
     pub fn with_owners_of(mut self, base: &NodeState) -> NodeState {
-        let shows_owners = |name: &String| name == "processes.json" || name.starts_with("files/");
+        let shows_owners = |name: &String| {
+            ["processes.json", "lookalikes.json"].contains(&name.as_str())
+                || name.starts_with("files/")
+        };
         let files = base.files.iter().filter(|(name, _)| shows_owners(name));
         self.files.extend(files.map(|(name, text)| (name.clone(), text.clone())));
         NodeState {
             tools: base.tools.clone(),
             processes: base.processes.clone(),
+            lookalikes: base.lookalikes.clone(),
             flannel: base.flannel.clone(),
             ..self
         }

@@ -2,9 +2,9 @@
 //! broke version 0.1.0 before its release, or for a variant of one. PROXYSHIFT_PROGRAM names another
 //! program to try, such as that version.
 
+mod archives;
 #[path = "../common/mod.rs"]
 mod common;
-mod archives;
 mod environment;
 mod files;
 mod kernels;

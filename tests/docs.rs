@@ -1,5 +1,6 @@
 //! Compares the README and other pages of the documentation with what the program prints.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -197,4 +198,23 @@ fn one_version_of_rust_is_asked_for_everywhere() {
     assert_eq!(rust, "1.89");
     assert!(text("Makefile").contains(&format!("RUST := {rust}\n")));
     assert!(text("README.md").contains(&format!("Rust {rust}")));
+}
+
+/// Each promise of the threat model names its tests, and each test of strangers has its promise.
+#[test]
+fn each_promise_of_the_threat_model_has_its_tests() {
+    let page = text("docs/threat-model.md");
+    let name = Regex::new("`([a-z]+::[a-z_0-9]+)`").unwrap();
+    let promised: BTreeSet<String> = name.captures_iter(&page).map(|c| c[1].to_owned()).collect();
+    let function = Regex::new(r"#\[test\]\s+fn ([a-z_0-9]+)\(").unwrap();
+    let mut tests = BTreeSet::new();
+    for entry in fs::read_dir(root().join("tests/trust")).unwrap() {
+        let path = entry.unwrap().path();
+        let module = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        let source = fs::read_to_string(&path).unwrap();
+        tests.extend(function.captures_iter(&source).map(|c| format!("{module}::{}", &c[1])));
+    }
+    assert!(tests.len() > 30, "{tests:?}");
+    let missing: Vec<_> = promised.symmetric_difference(&tests).collect();
+    assert!(missing.is_empty(), "on one side only: {missing:?}");
 }

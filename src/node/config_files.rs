@@ -8,6 +8,7 @@ use std::path::Path;
 use self::form::FileForm;
 use super::foreign::{Allowance, Refusal, Root};
 use super::processes::{RunningComponent, flag_value};
+use crate::owners::files::known_files;
 use crate::state::Files;
 
 /// The size up to which a file is captured, in bytes.
@@ -86,6 +87,13 @@ impl ConfigReader {
             let more = names.len() - MOST;
             self.note(directory, &format!("of its files, {more} after the first {MOST}"));
         }
+        // A file that shows that its owner lives is not missed, whatever else lies there.
+        for path in known_files().into_iter().flatten().filter(|path| is_in(path, directory)) {
+            let name = &path[directory.len() + 1..];
+            if root.exists(path) && !names.iter().take(MOST).any(|n| n == name) {
+                self.omit(path, "its directory has too many files");
+            }
+        }
         for name in names.iter().take(MOST) {
             let path = format!("{directory}/{name}");
             match root.leads_out(directory, name) {
@@ -143,6 +151,10 @@ impl ConfigReader {
     fn note(&mut self, path: &str, why: &str) {
         self.notes.push(format!("{path} is not captured: {why}"));
     }
+}
+
+fn is_in(path: &str, directory: &str) -> bool {
+    path.rsplit_once('/').is_some_and(|(parent, _)| parent == directory)
 }
 
 /// Whether the name of a file says that it holds nothing but a credential.

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, Kind, Result};
@@ -46,16 +47,19 @@ pub(crate) fn target(path: &Path) -> Result<PathBuf> {
 /// As [`read`].
 pub(crate) fn read_target(path: &Path, target: &Path) -> Result<Option<String>> {
     let refused = |cause: String| Error::new(Kind::Parse, path.display().to_string(), cause);
-    match fs::symlink_metadata(target) {
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-        // Refused, because reading a pipe would block.
-        Ok(meta) if !meta.is_file() => return Err(refused("not a regular file".into())),
-        meta => meta.map_err(|e| Error::io(path, &e))?,
+    // A pipe must not be waited for, nor who holds a lease on the file.
+    let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = match rustix::fs::open(target, flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(None),
+        // A socket cannot be opened.
+        Err(Errno::NXIO) => return Err(refused("not a regular file".into())),
+        file => File::from(file.map_err(|e| Error::io(path, &e.into()))?),
     };
+    if !file.metadata().map_err(|e| Error::io(path, &e))?.is_file() {
+        return Err(refused("not a regular file".into()));
+    }
     let mut bytes = Vec::new();
-    File::open(target)
-        .and_then(|file| file.take(LIMIT + 1).read_to_end(&mut bytes))
-        .map_err(|e| Error::io(path, &e))?;
+    file.take(LIMIT + 1).read_to_end(&mut bytes).map_err(|e| Error::io(path, &e))?;
     if bytes.len() as u64 > LIMIT {
         return Err(refused(format!("larger than {LIMIT} bytes")));
     }

@@ -12,31 +12,23 @@
 
 mod allowance;
 mod descriptor;
+mod mounts;
 mod refusal;
 
-use std::collections::{HashMap, VecDeque};
-use std::ffi::OsString;
+use std::collections::VecDeque;
+use std::ffi::{CStr, OsString};
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path};
 
-use procfs::process::{MountInfos, Process};
 use rustix::fs::{FileType, Mode, OFlags};
 
 pub use self::allowance::Allowance;
 use self::descriptor::{Opened, opened, read_slowly, regular, reopened};
+use self::mounts::Mounts;
 pub use self::refusal::Refusal;
 use super::trust::PinnedProcess;
-
-/// The file systems that the kernel itself serves, from a disk or from memory. Only root can mount
-/// them where we look, or serve them. Others (FUSE, autofs, a network's) may never answer, or answer
-/// by doing something (proc, sysfs).
-const ENTERED: &[&str] = &[
-    "9p", "aufs", "bcachefs", "btrfs", "erofs", "ext2", "ext3", "ext4", "f2fs", "iso9660", "jfs",
-    "overlay", "ramfs", "reiserfs", "rootfs", "squashfs", "tmpfs", "vfat", "virtiofs", "xfs",
-    "zfs",
-];
 
 /// How many symbolic links a path may have, as in the kernel.
 const LINKS: usize = 40;
@@ -44,15 +36,14 @@ const LINKS: usize = 40;
 /// How many names a path may have, links resolved.
 const NAMES: usize = 512;
 
-/// How many entries of a directory are looked at.
+/// How many entries a directory may have.
 const ENTRIES: usize = 4096;
 
 /// A root below which paths are resolved: ours, or that of a process that counts.
 pub struct Root {
     dir: File,
     mount: u64,
-    /// The type of each mount that can be seen from the root, keyed by the mount's identifier.
-    mounts: HashMap<u64, String>,
+    mounts: Mounts,
 }
 
 impl Root {
@@ -65,13 +56,20 @@ impl Root {
     pub(super) fn at(path: &Path) -> io::Result<Root> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::open(path, flags, Mode::empty())?;
-        let mounts = Process::myself().and_then(|me| me.mountinfo()).map_err(io::Error::other)?;
-        Root::with(dir.into(), &mounts)
+        let us = PinnedProcess::open(std::process::id());
+        let us = us.ok_or_else(|| io::Error::other("/proc is not there"))?;
+        Root::with(dir.into(), &us.mounts()?)
     }
 
-    /// The root of a process, which may be a container's.
+    /// The root of a process, which may be a container's. Unlike ours, it may itself lie on a file
+    /// system that somebody serves; then it is an error.
     pub fn of(process: &PinnedProcess) -> io::Result<Root> {
-        Root::with(process.root()?, &process.mounts()?)
+        let root = Root::with(process.root()?, &process.mounts()?)?;
+        let ours = Root::ours()?;
+        if root.mount != ours.mount {
+            root.mounts.judge(root.mount).map_err(|why| io::Error::other(why.to_string()))?;
+        }
+        Ok(root)
     }
 
     /// Whether both are the same directory.
@@ -82,10 +80,9 @@ impl Root {
             .is_some_and(|(a, b)| (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
     }
 
-    fn with(dir: File, mounts: &MountInfos) -> io::Result<Root> {
-        let mounts = mounts.iter().map(|m| (u64::from(m.mnt_id.unsigned_abs()), m.fs_type.clone()));
+    fn with(dir: File, mounts: &str) -> io::Result<Root> {
         let mount = opened(dir.try_clone()?)?.mount;
-        Ok(Root { dir, mount, mounts: mounts.collect() })
+        Ok(Root { dir, mount, mounts: Mounts::parse(mounts) })
     }
 
     /// The text of the regular file at `path`; none if it does not exist.
@@ -126,6 +123,11 @@ impl Root {
         Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
     }
 
+    /// Whether anything is at `path`. True if this cannot be known.
+    pub fn exists(&self, path: &str) -> bool {
+        !matches!(self.walk(path), Ok(None))
+    }
+
     /// Whether a regular file at `path` may be executed by someone.
     pub fn is_program(&self, path: &str) -> bool {
         let found = self.walk(path);
@@ -152,10 +154,10 @@ impl Root {
     }
 
     /// The names of the files and links in a directory, sorted, without subdirectories; none if it
-    /// does not exist. Only the first 4,096 entries are looked at.
+    /// does not exist.
     ///
     /// # Errors
-    /// Why it is not read.
+    /// Why it is not read, above all for more than 4,096 entries.
     pub fn names(&self, path: &str) -> Result<Vec<String>, Refusal> {
         self.entries(path, |kind| kind != FileType::Directory)
     }
@@ -177,13 +179,17 @@ impl Root {
         if found.kind != FileType::Directory {
             return Err(Refusal::NotRegular);
         }
-        let mut names: Vec<String> =
-            rustix::fs::Dir::read_from(reopened(&found.file, OFlags::RDONLY | OFlags::DIRECTORY)?)?
-                .take(ENTRIES)
-                .filter_map(Result::ok)
-                .filter(|entry| wanted(entry.file_type()))
-                .filter_map(|entry| entry.file_name().to_str().ok().map(str::to_owned))
-                .collect();
+        let directory = reopened(&found.file, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let entries: Vec<_> = rustix::fs::Dir::read_from(directory)?.take(ENTRIES + 1).collect();
+        if entries.len() > ENTRIES {
+            return Err(Refusal::TooMany(ENTRIES));
+        }
+        let mut names: Vec<String> = entries
+            .into_iter()
+            .filter_map(Result::ok)
+            .filter(|entry| wanted(entry.file_type()) && !is_dot(entry.file_name()))
+            .filter_map(|entry| entry.file_name().to_str().ok().map(str::to_owned))
+            .collect();
         names.sort();
         Ok(names)
     }
@@ -271,18 +277,15 @@ impl Root {
         }
     }
 
-    /// Refuses a mount that somebody else may serve. What is mounted since the mounts were read is
-    /// not known, and refused as well.
+    /// Refuses a mount that somebody else may serve.
     fn judge(&self, mount: u64) -> Result<(), Refusal> {
-        if mount == self.mount {
-            return Ok(());
-        }
-        match self.mounts.get(&mount) {
-            Some(kind) if ENTERED.contains(&kind.as_str()) => Ok(()),
-            Some(kind) => Err(Refusal::Served(kind.clone())),
-            None => Err(Refusal::Served("that is not known".into())),
-        }
+        if mount == self.mount { Ok(()) } else { self.mounts.judge(mount) }
     }
+}
+
+/// Whether an entry is the directory itself, or the one above.
+fn is_dot(name: &CStr) -> bool {
+    [c".", c".."].contains(&name)
 }
 
 /// The names in a path. `.` and empty names are left out.
@@ -379,8 +382,7 @@ mod tests {
         for n in 0..ENTRIES + 9 {
             File::create(dir.path().join(format!("{n}.conf"))).unwrap();
         }
-        let names = below(&dir).names("/").unwrap();
-        assert!(names.len() <= ENTRIES && names.len() > ENTRIES - 3);
+        assert_eq!(below(&dir).names("/"), Err(Refusal::TooMany(ENTRIES)));
         assert_eq!(below(&dir).names("/nowhere"), Ok(Vec::new()));
     }
 

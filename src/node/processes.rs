@@ -54,12 +54,15 @@ impl FoundProcesses {
 /// may not read.
 pub fn find() -> Result<FoundProcesses> {
     let names = known_processes()?;
-    let (counting, strangers): (Vec<_>, Vec<_>) =
-        ours()?.into_iter().map(|pinned| (pinned.doubt(), pinned)).partition(|(d, _)| d.is_none());
-    let named = counting.into_iter().filter_map(|(_, pinned)| named(pinned, names)).collect();
-    let components = without_forks(named, parent).into_iter().map(component).collect();
-    let strangers = strangers.into_iter().filter_map(|(doubt, pinned)| Some((doubt?, pinned)));
-    Ok(FoundProcesses { components, lookalikes: lookalikes(strangers.collect(), names) })
+    let (mut counting, mut strangers) = (Vec::new(), Strangers::default());
+    for process in ours()? {
+        match process.doubt() {
+            None => counting.extend(named(process, names)),
+            Some(doubt) => strangers.look_at(doubt, &process, names),
+        }
+    }
+    let components = without_forks(counting, parent).into_iter().map(component).collect();
+    Ok(FoundProcesses { components, lookalikes: strangers.lookalikes(names) })
 }
 
 /// The PIDs of the processes that count and run `name`, a name in the catalogue. Unlike [`find`], it
@@ -68,14 +71,15 @@ pub fn find() -> Result<FoundProcesses> {
 /// Fails as [`find`] does.
 pub fn pids(name: &str) -> Result<Vec<u32>> {
     let names = known_processes()?;
-    let counting = ours()?.into_iter().filter(|pinned| pinned.doubt().is_none());
-    let named: Vec<Named> = counting.filter_map(|pinned| named(pinned, names)).collect();
+    let counting = ours()?.filter(|process| process.doubt().is_none());
+    let named: Vec<Named> = counting.filter_map(|process| named(process, names)).collect();
     let named = without_forks(named, parent).into_iter();
     Ok(named.filter(|n| n.name == name && serves(&n.args)).map(|n| n.pinned.pid()).collect())
 }
 
-/// Every process in our network namespace, sorted by PID.
-fn ours() -> Result<Vec<PinnedProcess>> {
+/// Every process in our network namespace, sorted by PID. Each is pinned only while it is looked
+/// at, because a node may have more processes than a process may have descriptors.
+fn ours() -> Result<impl Iterator<Item = PinnedProcess>> {
     let entries = fs::read_dir("/proc").map_err(|e| Error::io("/proc", &e))?;
     let mut pids: Vec<u32> =
         entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
@@ -85,7 +89,7 @@ fn ours() -> Result<Vec<PinnedProcess>> {
         return Err(Error::new(Kind::Unexpected, "/proc/self/ns/net", "cannot be read"));
     }
     let pinned = pids.into_iter().filter_map(PinnedProcess::open);
-    Ok(pinned.filter(PinnedProcess::is_in_our_network).collect())
+    Ok(pinned.filter(PinnedProcess::is_in_our_network))
 }
 
 /// A process that counts, with its name in the catalogue.
@@ -145,47 +149,53 @@ fn version(pinned: &PinnedProcess) -> Option<String> {
     build_info::kubernetes_version(program)
 }
 
-/// Those of the strangers that bear one of `names`.
-fn lookalikes(
-    strangers: Vec<(Doubt, PinnedProcess)>,
-    names: &'static BTreeSet<String>,
-) -> Vec<Lookalike> {
-    let mut found = Vec::new();
-    let mut unnamed = Vec::new();
-    for (doubt, pinned) in strangers {
-        // A thread of the kernel has no program.
-        let Some(exe) = pinned.exe() else { continue };
-        match known_name(names, Some(&exe), &pinned.comm(), None) {
-            Some(name) => found.push(lookalike(doubt, &pinned, name)),
-            None => unnamed.push((doubt, pinned)),
-        }
-    }
-    found.extend(by_first_argument(unnamed, names));
-    found.sort_by_key(|l| l.pid);
-    found
+/// The processes that do not count.
+#[derive(Default)]
+struct Strangers {
+    /// Those that bear a name of the catalogue.
+    named: Vec<Lookalike>,
+    /// Those of which only the first argument is not known yet.
+    unnamed: Vec<u32>,
 }
 
-fn lookalike(doubt: Doubt, pinned: &PinnedProcess, name: &str) -> Lookalike {
-    Lookalike { pid: pinned.pid(), name: name.to_owned(), uid: pinned.uid(), doubt }
+impl Strangers {
+    fn look_at(&mut self, doubt: Doubt, process: &PinnedProcess, names: &'static BTreeSet<String>) {
+        // A thread of the kernel has no program.
+        let Some(exe) = process.exe() else { return };
+        match known_name(names, Some(&exe), &process.comm(), None) {
+            Some(name) => self.named.push(lookalike(doubt, process, name)),
+            None => self.unnamed.push(process.pid()),
+        }
+    }
+
+    /// All that bear one of `names`, sorted by PID.
+    fn lookalikes(self, names: &'static BTreeSet<String>) -> Vec<Lookalike> {
+        let mut found = self.named;
+        found.extend(by_first_argument(self.unnamed, names));
+        found.sort_by_key(|l| l.pid);
+        found
+    }
+}
+
+fn lookalike(doubt: Doubt, process: &PinnedProcess, name: &str) -> Lookalike {
+    Lookalike { pid: process.pid(), name: name.to_owned(), uid: process.uid(), doubt }
 }
 
 /// Those that bear one of `names` as their first argument. A stranger can keep its arguments from
 /// being read, so they are read in a thread that may be left behind; while one hangs, no other is
 /// begun, and nobody is found.
-fn by_first_argument(
-    strangers: Vec<(Doubt, PinnedProcess)>,
-    names: &'static BTreeSet<String>,
-) -> Vec<Lookalike> {
+fn by_first_argument(strangers: Vec<u32>, names: &'static BTreeSet<String>) -> Vec<Lookalike> {
     static READING: AtomicBool = AtomicBool::new(false);
     if strangers.is_empty() || READING.swap(true, Ordering::AcqRel) {
         return Vec::new();
     }
     let (found, results) = mpsc::channel();
     thread::spawn(move || {
-        for (doubt, pinned) in strangers {
-            let first = pinned.first_argument();
+        for process in strangers.into_iter().filter_map(PinnedProcess::open) {
+            let Some(doubt) = process.doubt() else { continue };
+            let first = process.first_argument();
             let name = known_name(names, None, "", first.as_deref());
-            let sent = name.map(|name| found.send(lookalike(doubt, &pinned, name)));
+            let sent = name.map(|name| found.send(lookalike(doubt, &process, name)));
             if sent.is_some_and(|sent| sent.is_err()) {
                 break;
             }

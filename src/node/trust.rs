@@ -27,6 +27,11 @@ const SET_USER_ID: u32 = 0o4000;
 /// gigabytes of them.
 const ARGUMENTS: u64 = 128 << 10;
 
+/// How much of a process's status and of its list of mounts is read, in bytes. The kernel allows
+/// 100,000 mounts.
+const STATUS: u64 = 64 << 10;
+const MOUNTS: u64 = 32 << 20;
+
 /// How long the kernel may take between giving a process its program and its arguments.
 const ARGUMENTS_APPEAR: Duration = Duration::from_millis(100);
 
@@ -135,9 +140,11 @@ impl PinnedProcess {
         self.open_at("exe", OFlags::PATH)
     }
 
-    /// The mounts that the process sees.
-    pub(super) fn mounts(&self) -> io::Result<procfs::process::MountInfos> {
-        self.0.mountinfo().map_err(io::Error::other)
+    /// The mounts that the process sees, as lines of proc_pid_mountinfo(5).
+    pub(super) fn mounts(&self) -> io::Result<String> {
+        let mut bytes = Vec::new();
+        self.file("mountinfo")?.take(MOUNTS).read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     /// The inodes of the sockets that the process has open.
@@ -170,9 +177,9 @@ impl PinnedProcess {
     }
 
     fn credentials(&self) -> Option<Credentials> {
-        let status = self.0.status().ok()?;
-        let users = [status.ruid, status.euid, status.suid];
-        Some(Credentials { users, capabilities: status.capeff })
+        let mut bytes = Vec::new();
+        self.file("status").and_then(|file| file.take(STATUS).read_to_end(&mut bytes)).ok()?;
+        Credentials::parse(&String::from_utf8_lossy(&bytes))
     }
 
     /// The mode of the program's file, without asking the file system, whose server may be a
@@ -211,6 +218,19 @@ impl PinnedProcess {
     }
 }
 
+impl Credentials {
+    /// Parses the text of /proc/PID/status (proc_pid_status(5)). The kernel escapes newlines in the
+    /// command name, so nobody can add a line.
+    fn parse(status: &str) -> Option<Credentials> {
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+        let mut users = field("Uid:")?.split_whitespace().map(str::parse);
+        let mut user = || users.next()?.ok();
+        let users = [user()?, user()?, user()?];
+        let capabilities = u64::from_str_radix(field("CapEff:")?.trim(), 16).ok()?;
+        Some(Credentials { users, capabilities })
+    }
+}
+
 /// Splits bytes at their NULs. If they fill the `most` that were read, the last argument is not
 /// whole, and is left out.
 fn split(bytes: &[u8], most: u64) -> Vec<String> {
@@ -232,6 +252,17 @@ mod tests {
         assert_eq!(split(b"a\0b c\0\0", 99), ["a", "b c", ""]);
         assert_eq!(split(b"rewritten title", 99), ["rewritten title"]);
         assert_eq!(split(b"a\0b\0cut", 7), ["a", "b"]);
+    }
+
+    #[test]
+    fn users_and_capabilities_are_read() {
+        let status = "Name:\tkube-proxy\\nUid:\t0\t0\t0\nUid:\t0\t1000\t7\t0\n\
+            CapPrm:\t0\nCapEff:\t000001ffffffffff\n";
+        let found = Credentials::parse(status).unwrap();
+        assert_eq!((found.users, found.capabilities), ([0, 1000, 7], 0x1ff_ffff_ffff));
+        for broken in ["", "Uid:\t0\t0\nCapEff:\t0\n", "Uid:\t0\t0\t0\t0\nCapEff:\tx\n"] {
+            assert!(Credentials::parse(broken).is_none(), "{broken}");
+        }
     }
 
     #[test]

@@ -76,6 +76,17 @@ pub fn known_processes() -> Result<&'static BTreeSet<String>> {
     NAMES.as_ref().map_err(Error::clone)
 }
 
+/// The paths of every file that shows that its component is alive.
+///
+/// # Errors
+/// As [`components`].
+pub fn known_files() -> Result<&'static BTreeSet<String>> {
+    static PATHS: LazyLock<Result<BTreeSet<String>>> = LazyLock::new(|| {
+        Ok(builtin()?.iter().flat_map(|c| c.alive.files.iter().cloned()).collect())
+    });
+    PATHS.as_ref().map_err(Error::clone)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -182,3 +182,28 @@ fn a_file_system_that_never_answers_is_not_entered() {
     let _root = Stranger::root(script).named("kube-proxy");
     everyone_looks(&proxyshift);
 }
+
+/// A file that shows that Calico lives is not hidden among others.
+#[test]
+fn a_sign_of_life_is_not_hidden() {
+    if !in_namespace("files::a_sign_of_life_is_not_hidden") {
+        return;
+    }
+    private_etc();
+    let proxyshift = Proxyshift::new("store");
+    fs::write("/etc/cni/net.d/10-calico.conflist", "no network").unwrap();
+    let _kubelet = Stranger::root("exec -a kubelet sleep 1000").named("kubelet");
+    run("iptables-nft -N cali-FORWARD");
+    run_with(
+        "iptables-nft -A FORWARD -m comment --comment cali:wUHhoiAYhphO9Mso -j cali-FORWARD",
+        &["sh", "-e"],
+    );
+    for number in [0, 100, 5000] {
+        for n in 0..number {
+            fs::write(format!("/etc/cni/net.d/0{n}.conf"), "").unwrap();
+        }
+        let plan = soon(&proxyshift, "plan -o json").json();
+        let objects = plan["objects"].as_array().unwrap();
+        assert!(objects.iter().all(|object| object["action"] != "remove"), "{number}: {plan}");
+    }
+}

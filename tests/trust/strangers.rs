@@ -301,3 +301,24 @@ fn a_version_is_read_from_the_programs_file() {
     assert_eq!(component["version"], "v1.20.2", "{component}");
     assert_eq!(component["version_source"], "its build information");
 }
+
+/// A node may have more processes than one process may have descriptors.
+#[test]
+fn a_crowd_of_processes_hides_nobody() {
+    if !in_namespace("strangers::a_crowd_of_processes_hides_nobody") {
+        return;
+    }
+    let proxyshift = Proxyshift::new("store");
+    let crowd = "for n in {1..300}; do sleep 1000 & done; wait";
+    let _crowds = [Stranger::unprivileged(crowd), Stranger::root(crowd)];
+    let _root = Stranger::root("exec -a kube-proxy sleep 1000").named("kube-proxy");
+    let _other = Stranger::unprivileged("exec -a kubelet sleep 1000").named("kubelet");
+    rustix::process::setrlimit(
+        rustix::process::Resource::Nofile,
+        rustix::process::Rlimit { current: Some(64), maximum: Some(64) },
+    )
+    .unwrap();
+    assert_eq!(lookalikes(&proxyshift).0, 1);
+    assert_eq!(soon(&proxyshift, "snapshot create").code, Some(0));
+    assert_eq!(components(&proxyshift).len(), 1);
+}

@@ -16,6 +16,8 @@ pub enum Refusal {
     TooLong,
     /// It is larger than this, in bytes.
     TooLarge(u64),
+    /// It is a directory with more entries than this.
+    TooMany(usize),
     /// The limits of the whole reading are used up.
     UsedUp,
     /// It is not text in UTF-8.
@@ -34,6 +36,7 @@ impl fmt::Display for Refusal {
             }
             Refusal::TooLong => f.write_str("its path has too many symbolic links or names"),
             Refusal::TooLarge(most) => write!(f, "it is larger than {most} bytes"),
+            Refusal::TooMany(most) => write!(f, "it has more than {most} entries"),
             Refusal::UsedUp => f.write_str("enough has been read from others' files"),
             Refusal::NotText => f.write_str("it is not text"),
             Refusal::System(error) => f.write_str(error),

@@ -1,12 +1,12 @@
 //! Detects kube-proxy as a static pod, whose manifest is a file of this node.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::kind::{Origin, ReadController};
 use super::supervisor::{cgroup_paths, is_pod};
 use crate::error::{Error, Kind, Result};
 use crate::node::files;
+use crate::node::foreign::{Allowance, Root};
 use crate::state::kube_proxy::controller::StaticPod;
 use crate::state::kube_proxy::edit::{host_path, runs_kube_proxy};
 use crate::state::kube_proxy::{CommandLine, ConfigSource, Controller};
@@ -14,6 +14,9 @@ use crate::state::tools::Process;
 
 /// The default folder of kubelet's static pod manifests, below the root.
 pub(super) const MANIFESTS: &str = "etc/kubernetes/manifests";
+
+/// The size up to which a manifest is read, in bytes.
+const LARGEST: u64 = 64 << 10;
 
 pub(super) fn detect(origin: &Origin<'_>) -> Result<Option<Controller>> {
     if !origin.is_pod() {
@@ -33,14 +36,16 @@ pub(super) fn detect(origin: &Origin<'_>) -> Result<Option<Controller>> {
 /// The manifests in a folder that run kube-proxy. Files whose names begin with a dot are skipped,
 /// as kubelet skips them.
 fn manifests(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut found: Vec<PathBuf> = entries
-        .filter(|entry| !entry.file_name().to_string_lossy().starts_with('.'))
-        .map(|entry| entry.path())
-        .filter(|path| fs::read_to_string(path).is_ok_and(|text| runs_kube_proxy(&text)))
-        .collect();
-    found.sort();
-    found
+    let Ok(root) = Root::ours() else { return Vec::new() };
+    let folder = folder.to_string_lossy();
+    let mut allowance = Allowance::of_a_capture();
+    let mut runs = |path: &String| {
+        root.text(path, LARGEST, &mut allowance)
+            .is_ok_and(|text| text.is_some_and(|text| runs_kube_proxy(&text)))
+    };
+    let names = root.names(&folder).unwrap_or_default().into_iter();
+    let paths = names.filter(|name| !name.starts_with('.')).map(|name| format!("{folder}/{name}"));
+    paths.filter(|path| runs(path)).map(PathBuf::from).collect()
 }
 
 impl ReadController for StaticPod {

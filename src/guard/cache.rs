@@ -7,6 +7,7 @@ use crate::error::{Error, Kind, Result};
 use crate::guard::GuardRule;
 use crate::guard::position::CHAIN;
 use crate::guard::position::TABLE;
+use crate::node::capture::with_escapes;
 use crate::node::lossy_save::lossy;
 use crate::node::nfnetlink::{Netfilter, TableFamily};
 use crate::node::subsystems;
@@ -112,7 +113,8 @@ impl Cache {
 /// files and links.
 pub(super) fn calico_state(tools: &Tools) -> Result<NodeState> {
     let found = processes::find()?;
-    let links = tools.command(Tool::Ip)?.args(["-j", "-d", "addr", "show"]).run()?.stdout;
+    let links = tools.command(Tool::Ip)?.args(["-j", "-d", "addr", "show"]).lossy();
+    let links = with_escapes(&links.run()?.stdout).into_owned();
     let (mut files, _) = config_files::read(&found.components);
     files.insert("processes.json".into(), render_processes(&found.processes())?.into());
     files.insert("lookalikes.json".into(), lookalikes::render(&found.lookalikes)?.into());

@@ -5,7 +5,7 @@
 //! which Kubernetes sets its version.
 
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{self, Read, Seek, SeekFrom};
 
 use object::read::ReadCache;
 use object::{Object, ObjectSection};
@@ -21,18 +21,45 @@ const FLAGS: usize = 15;
 const INLINE: u8 = 2;
 /// The largest section that is read, in bytes. One of Kubernetes has some 10 KiB.
 const LARGEST: u64 = 1 << 20;
+/// How much of the file is read in all, in bytes: the headers, and the section. A file can claim
+/// headers of any size.
+const MOST: u64 = 8 << 20;
 /// The variable that holds the version, as the linker's flags set it.
 const VERSION: &str = "version.gitVersion=";
 
 /// The version that Kubernetes' build gave the program in `file`; none if it does not tell.
 pub(super) fn kubernetes_version(file: File) -> Option<String> {
-    let cache = ReadCache::new(BufReader::new(file));
+    let cache = ReadCache::new(Limited { file, left: MOST });
     let object = object::File::parse(&cache).ok()?;
     let section = object.section_by_name(SECTION)?;
     if section.size() > LARGEST {
         return None;
     }
     version(&settings(section.data().ok()?)?)
+}
+
+/// A file of which only so many bytes are read.
+struct Limited<R> {
+    file: R,
+    left: u64,
+}
+
+impl<R: Read> Read for Limited<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let room = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
+        if room == 0 && !buffer.is_empty() {
+            return Err(io::Error::other("enough of it has been read"));
+        }
+        let count = self.file.read(&mut buffer[..room])?;
+        self.left -= count as u64;
+        Ok(count)
+    }
+}
+
+impl<R: Seek> Seek for Limited<R> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.file.seek(to)
+    }
 }
 
 /// The text with the settings of the build.

@@ -4,6 +4,7 @@
 //! netfilter is loaded ([`super::subsystems`]), because running it would load that part. A lossy
 //! save is refused, naming the save ([`super::lossy_save`]).
 
+use std::borrow::Cow;
 use std::thread;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::event::{Event, Silent, Sink};
 use crate::state::ipvs::{ConnectionLimits, VirtualServers};
 use crate::state::links::parse_links;
 use crate::state::lookalikes;
+use crate::state::nft::is_identifier;
 use crate::state::tools::render_processes;
 use crate::state::{Backend, Family, Files, RulesetId};
 
@@ -58,7 +60,7 @@ pub fn capture_reporting(tools: &Tools, extent: Extent, sink: &dyn Sink) -> Resu
     // In parallel, because saving the rules and saving the ipsets both take long on a large node.
     let (rules, sets) = thread::scope(|scope| {
         let sets = scope.spawn(|| ipsets(tools));
-        (legacy(tools, &mut files).and_then(|()| nft(tools, &mut files)), sets.join())
+        (legacy(tools, &mut files).and_then(|()| nft(tools, &mut files, sink)), sets.join())
     });
     rules?;
     let failed = |_| Error::new(Kind::Unexpected, "ipset save", "cannot be read");
@@ -136,11 +138,30 @@ const LINKS: [(&str, &str); 3] = [
 fn links(tools: &Tools, files: &mut Files) -> Result<()> {
     let questions: String = LINKS.iter().map(|(_, question)| format!("{question}\n")).collect();
     let ip = tools.command(Tool::Ip)?.args(["-j", "-d", "-batch", "-"]).stdin(questions);
-    let answers = ip.run()?.stdout;
+    let printed = ip.lossy().run()?.stdout;
+    let answers = with_escapes(&printed);
     for ((file, _), answer) in LINKS.iter().zip(documents(&answers)?) {
         put(files, file, format!("{answer}\n"));
     }
     Ok(())
+}
+
+/// JSON as `ip` prints it, with the escapes that it leaves out: those of control characters in the
+/// names and aliases of links, which anyone may choose who makes a link.
+pub(crate) fn with_escapes(text: &str) -> Cow<'_, str> {
+    let is_raw = |c: char| c.is_ascii_control() && c != '\n';
+    if !text.contains(is_raw) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if is_raw(c) {
+            escaped.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            escaped.push(c);
+        }
+    }
+    Cow::Owned(escaped)
 }
 
 /// Splits a text into the JSON documents that follow one another in it, each as printed.
@@ -224,7 +245,7 @@ impl NftTableName {
 
 /// Captures the tables of nf_tables: iptables-nft's by iptables-nft-save, native tables as nft's
 /// JSON.
-fn nft(tools: &Tools, files: &mut Files) -> Result<()> {
+fn nft(tools: &Tools, files: &mut Files, sink: &dyn Sink) -> Result<()> {
     if !subsystems::nf_tables() {
         return Ok(());
     }
@@ -243,6 +264,14 @@ fn nft(tools: &Tools, files: &mut Files) -> Result<()> {
     }
     let mut native: Vec<Value> = Vec::new();
     for table in tables.iter().filter(|t| t.is_native()) {
+        if !is_identifier(&table.name) {
+            let text = format!(
+                "table {} {:?} is not captured: its name cannot be given to nft",
+                table.family, table.name
+            );
+            sink.emit(Event::Note { text });
+            continue;
+        }
         let mut items = native_table(tools, table)?;
         // Each listing repeats the item with nft's version; only the first is kept.
         items.retain(|item| native.is_empty() || item.get("metainfo").is_none());
@@ -258,10 +287,14 @@ fn nft(tools: &Tools, files: &mut Files) -> Result<()> {
 fn native_table(tools: &Tools, table: &NftTableName) -> Result<Vec<Value>> {
     match save(tools, Tool::Nft, &["-j", "list", "table", &table.family, &table.name]) {
         Ok(output) => json(&output.stdout),
-        Err(e) if e.kind == Kind::Command && e.cause.contains("No such file or directory") => {
-            Ok(Vec::new())
-        }
-        Err(e) => Err(e),
+        Err(e) => match Netfilter::open()?
+            .tables()?
+            .iter()
+            .any(|t| t.name == table.name && t.family.to_string() == table.family)
+        {
+            true => Err(e),
+            false => Ok(Vec::new()),
+        },
     }
 }
 

@@ -34,6 +34,7 @@ pub struct Command {
     env: Vec<Variable>,
     stdin: Option<Arc<String>>,
     deadline: Duration,
+    lossy: bool,
 }
 
 /// The output of a program that succeeded.
@@ -55,6 +56,7 @@ impl Command {
             env: Vec::new(),
             stdin: None,
             deadline: DEADLINE,
+            lossy: false,
         }
     }
 
@@ -93,6 +95,14 @@ impl Command {
         self
     }
 
+    /// Takes output that is not UTF-8, and replaces what is not. For what others named: the kernel
+    /// lets a link's name hold any byte.
+    #[must_use]
+    pub fn lossy(mut self) -> Self {
+        self.lossy = true;
+        self
+    }
+
     /// Runs the program to its end.
     ///
     /// Fails with [`Kind::Command`] when the program cannot be started, passes its deadline, exits
@@ -115,8 +125,11 @@ impl Command {
         if !output.status.success() {
             return Err(self.error(failure(&output.status.to_string(), &stderr)));
         }
-        let stdout = String::from_utf8(output.stdout)
-            .map_err(|e| self.error(format!("its output is not UTF-8: {e}")))?;
+        let stdout = match String::from_utf8(output.stdout) {
+            Ok(text) => text,
+            Err(e) if self.lossy => String::from_utf8_lossy(e.as_bytes()).into_owned(),
+            Err(e) => return Err(self.error(format!("its output is not UTF-8: {e}"))),
+        };
         Ok(CommandOutput { stdout, stderr })
     }
 

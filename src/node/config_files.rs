@@ -131,9 +131,11 @@ impl ConfigReader {
         match root.text(path, LIMIT, &mut self.allowance) {
             Ok(None) => {}
             Ok(Some(text)) => match form.kept(path, &text) {
-                Ok(kept) => {
+                // Masks may be longer than what they are put in the place of.
+                Ok(kept) if kept.len() as u64 <= LIMIT => {
                     self.files.insert(key, kept.into());
                 }
+                Ok(_) => self.omit(path, &Refusal::TooLarge(LIMIT).to_string()),
                 Err(why) => self.omit(path, &why),
             },
             // A path that names no file of the node cannot be the name of a file of a snapshot.

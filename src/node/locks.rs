@@ -198,7 +198,15 @@ fn wait_for(
     let io = |e: io::Error| Error::io(path, &e);
     let until = Instant::now() + wait;
     loop {
-        let file = open(path, whose)?;
+        let file = match open(path, whose) {
+            // Somebody holds a lease on the file. The kernel ends it (fcntl(2)) soon.
+            Err(e) if e.kind == Kind::Lock && Instant::now() < until => {
+                std::thread::sleep(step);
+                continue;
+            }
+            Err(e) if e.kind == Kind::Lock => return Ok(None),
+            file => file?,
+        };
         while !try_lock(&file).map_err(io)? {
             if Instant::now() >= until {
                 return Ok(None);
@@ -238,6 +246,11 @@ fn open(path: &Path, whose: Whose) -> Result<File> {
         Some(Errno::LOOP) => other("a symbolic link"),
         Some(Errno::ISDIR) => other("a directory"),
         Some(Errno::NXIO | Errno::NODEV) => other("a special file"),
+        Some(Errno::AGAIN) => Error::new(
+            Kind::Lock,
+            path.display().to_string(),
+            "somebody holds a lease on it (see /proc/locks)",
+        ),
         _ => Error::io(path, &e),
     })?;
     let meta = file.metadata().map_err(|e| Error::io(path, &e))?;

@@ -20,6 +20,7 @@ pub mod modules;
 pub mod nfnetlink;
 pub mod observe;
 pub mod processes;
+mod reading;
 pub mod secrets;
 pub mod subsystems;
 pub mod sysctls;

@@ -3,13 +3,10 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use super::build_info;
 use super::foreign::Root;
+use super::reading::{MemoryAnswer, MemoryReader};
 use super::secrets;
 use super::trust::PinnedProcess;
 use crate::error::{Error, Kind, Result};
@@ -20,9 +17,6 @@ use crate::state::tools::Process;
 
 /// The programs of Kubernetes, whose files tell their version.
 const OF_KUBERNETES: &[&str] = &["kube-proxy", "kubelet"];
-
-/// How long the first arguments of strangers are waited for, all together.
-const STRANGERS: Duration = Duration::from_secs(1);
 
 /// The processes that bear a name of the catalogue.
 #[derive(Default)]
@@ -54,15 +48,20 @@ impl FoundProcesses {
 /// may not read.
 pub fn find() -> Result<FoundProcesses> {
     let names = known_processes()?;
-    let (mut counting, mut strangers) = (Vec::new(), Strangers::default());
+    let mut arguments = MemoryReader::new(PinnedProcess::arguments);
+    let mut first = MemoryReader::new(PinnedProcess::first_argument);
+    let (mut counting, mut lookalikes) = (Vec::new(), Vec::new());
     for process in ours()? {
         match process.doubt() {
-            None => counting.extend(named(process, names)),
-            Some(doubt) => strangers.look_at(doubt, &process, names),
+            None => match named(process, names, &mut arguments) {
+                Ok(named) => counting.extend(named),
+                Err(silent) => lookalikes.push(silent),
+            },
+            Some(doubt) => lookalikes.extend(stranger(doubt, process, names, &mut first)),
         }
     }
     let components = without_forks(counting, parent).into_iter().map(component).collect();
-    Ok(FoundProcesses { components, lookalikes: strangers.lookalikes(names) })
+    Ok(FoundProcesses { components, lookalikes })
 }
 
 /// The PIDs of the processes that count and run `name`, a name in the catalogue. Unlike [`find`], it
@@ -71,8 +70,10 @@ pub fn find() -> Result<FoundProcesses> {
 /// Fails as [`find`] does.
 pub fn pids(name: &str) -> Result<Vec<u32>> {
     let names = known_processes()?;
+    let mut arguments = MemoryReader::new(PinnedProcess::arguments);
     let counting = ours()?.filter(|process| process.doubt().is_none());
-    let named: Vec<Named> = counting.filter_map(|process| named(process, names)).collect();
+    let named: Vec<Named> =
+        counting.filter_map(|process| named(process, names, &mut arguments).ok()?).collect();
     let named = without_forks(named, parent).into_iter();
     Ok(named.filter(|n| n.name == name && serves(&n.args)).map(|n| n.pinned.pid()).collect())
 }
@@ -99,16 +100,30 @@ struct Named {
     args: Vec<String>,
 }
 
-/// `pinned`, if it counts and bears one of `names`.
-fn named(pinned: PinnedProcess, names: &'static BTreeSet<String>) -> Option<Named> {
+/// A process that counts, if it bears one of `names`. One that keeps its arguments is a lookalike:
+/// of the name that it bears, or else of any.
+fn named(
+    process: PinnedProcess,
+    names: &'static BTreeSet<String>,
+    arguments: &mut MemoryReader<Vec<String>>,
+) -> Result<Option<Named>, Lookalike> {
     // The program is read before its arguments. In the other order a process that starts a program
     // just then could have the program's name with the arguments of its parent.
-    let exe = pinned.exe();
-    let comm = pinned.comm();
-    let args = pinned.arguments()?;
-    let first = args.first().map(String::as_str);
-    let name = known_name(names, exe.as_deref(), &comm, first)?;
-    Some(Named { pinned, name, args })
+    let Some(exe) = process.exe() else { return Ok(None) };
+    let (pid, uid, comm) = (process.pid(), process.uid(), process.comm());
+    let by_program = known_name(names, Some(&exe), &comm, None);
+    match arguments.ask(process) {
+        (Some(pinned), MemoryAnswer::Read(Some(args))) => {
+            let first = args.first().map(String::as_str);
+            let name = by_program.or_else(|| known_name(names, None, "", first));
+            Ok(name.map(|name| Named { pinned, name, args }))
+        }
+        (_, MemoryAnswer::Read(_)) => Ok(None),
+        (_, MemoryAnswer::Silence) => {
+            let name = by_program.unwrap_or_default().to_owned();
+            Err(Lookalike { pid, name, uid, doubt: Doubt::Silent })
+        }
+    }
 }
 
 /// Removes each process whose parent in the list has the same name and arguments. For example,
@@ -149,62 +164,26 @@ fn version(pinned: &PinnedProcess) -> Option<String> {
     build_info::kubernetes_version(program)
 }
 
-/// The processes that do not count.
-#[derive(Default)]
-struct Strangers {
-    /// Those that bear a name of the catalogue.
-    named: Vec<Lookalike>,
-    /// Those of which only the first argument is not known yet.
-    unnamed: Vec<u32>,
-}
-
-impl Strangers {
-    fn look_at(&mut self, doubt: Doubt, process: &PinnedProcess, names: &'static BTreeSet<String>) {
-        // A thread of the kernel has no program.
-        let Some(exe) = process.exe() else { return };
-        match known_name(names, Some(&exe), &process.comm(), None) {
-            Some(name) => self.named.push(lookalike(doubt, process, name)),
-            None => self.unnamed.push(process.pid()),
+/// A process that does not count, if it bears one of `names`, or if that cannot be known.
+fn stranger(
+    doubt: Doubt,
+    process: PinnedProcess,
+    names: &'static BTreeSet<String>,
+    first: &mut MemoryReader<String>,
+) -> Option<Lookalike> {
+    // A thread of the kernel has no program.
+    let exe = process.exe()?;
+    let (pid, uid) = (process.pid(), process.uid());
+    let lookalike = |name: &str, doubt| Lookalike { pid, name: name.to_owned(), uid, doubt };
+    if let Some(name) = known_name(names, Some(&exe), &process.comm(), None) {
+        return Some(lookalike(name, doubt));
+    }
+    match first.ask(process).1 {
+        MemoryAnswer::Read(first) => {
+            known_name(names, None, "", first.as_deref()).map(|name| lookalike(name, doubt))
         }
+        MemoryAnswer::Silence => Some(lookalike("", Doubt::Silent)),
     }
-
-    /// All that bear one of `names`, sorted by PID.
-    fn lookalikes(self, names: &'static BTreeSet<String>) -> Vec<Lookalike> {
-        let mut found = self.named;
-        found.extend(by_first_argument(self.unnamed, names));
-        found.sort_by_key(|l| l.pid);
-        found
-    }
-}
-
-fn lookalike(doubt: Doubt, process: &PinnedProcess, name: &str) -> Lookalike {
-    Lookalike { pid: process.pid(), name: name.to_owned(), uid: process.uid(), doubt }
-}
-
-/// Those that bear one of `names` as their first argument. A stranger can keep its arguments from
-/// being read, so they are read in a thread that may be left behind; while one hangs, no other is
-/// begun, and nobody is found.
-fn by_first_argument(strangers: Vec<u32>, names: &'static BTreeSet<String>) -> Vec<Lookalike> {
-    static READING: AtomicBool = AtomicBool::new(false);
-    if strangers.is_empty() || READING.swap(true, Ordering::AcqRel) {
-        return Vec::new();
-    }
-    let (found, results) = mpsc::channel();
-    thread::spawn(move || {
-        for process in strangers.into_iter().filter_map(PinnedProcess::open) {
-            let Some(doubt) = process.doubt() else { continue };
-            let first = process.first_argument();
-            let name = known_name(names, None, "", first.as_deref());
-            let sent = name.map(|name| found.send(lookalike(doubt, &process, name)));
-            if sent.is_some_and(|sent| sent.is_err()) {
-                break;
-            }
-        }
-        READING.store(false, Ordering::Release);
-    });
-    let end = Instant::now() + STRANGERS;
-    std::iter::from_fn(|| results.recv_timeout(end.saturating_duration_since(Instant::now())).ok())
-        .collect()
 }
 
 /// The value of `flag` in the arguments, given as `--flag=VALUE` or `--flag VALUE`.

@@ -99,13 +99,11 @@ impl PinnedProcess {
 
     /// The arguments, beginning with the program, as far as they are read; none once the process
     /// has ended. A process that starts a program has it before its arguments, so these are waited
-    /// for.
-    ///
-    /// Reading them may take the process's own memory, so only a process that counts is asked here.
-    pub fn arguments(&self) -> Option<Vec<String>> {
+    /// for. May never return: see [`super::reading`].
+    pub(super) fn arguments(&self) -> Option<Vec<String>> {
         let end = Instant::now() + ARGUMENTS_APPEAR;
         loop {
-            let bytes = self.argument_bytes(ARGUMENTS).ok()?;
+            let bytes = self.bytes("cmdline", ARGUMENTS).ok()?;
             if !bytes.is_empty() || Instant::now() > end {
                 return Some(split(&bytes, ARGUMENTS));
             }
@@ -114,19 +112,16 @@ impl PinnedProcess {
         }
     }
 
-    /// The first argument of a process that need not count. May never return, because that process
-    /// may keep its memory from being read; the caller must be able to do without.
+    /// The first argument. May never return: see [`super::reading`].
     pub(super) fn first_argument(&self) -> Option<String> {
         const LONGEST_PATH: u64 = 4096;
-        split(&self.argument_bytes(LONGEST_PATH).ok()?, u64::MAX).into_iter().next()
+        split(&self.bytes("cmdline", LONGEST_PATH).ok()?, u64::MAX).into_iter().next()
     }
 
     /// The value of `PATH` in the process's environment, if it is set. Only a process that counts is
-    /// asked.
+    /// asked. May never return: see [`super::reading`].
     pub(super) fn search_path(&self) -> Option<String> {
-        let mut bytes = Vec::new();
-        self.file("environ").and_then(|f| f.take(ARGUMENTS).read_to_end(&mut bytes)).ok()?;
-        let variables = split(&bytes, ARGUMENTS);
+        let variables = split(&self.bytes("environ", ARGUMENTS).ok()?, ARGUMENTS);
         variables.iter().find_map(|variable| variable.strip_prefix("PATH=")).map(str::to_owned)
     }
 
@@ -203,9 +198,9 @@ impl PinnedProcess {
         theirs.is_some() && theirs == ours.map(File::from).and_then(identity)
     }
 
-    fn argument_bytes(&self, most: u64) -> io::Result<Vec<u8>> {
+    fn bytes(&self, name: &str, most: u64) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        self.file("cmdline")?.take(most).read_to_end(&mut bytes)?;
+        self.file(name)?.take(most).read_to_end(&mut bytes)?;
         Ok(bytes)
     }
 

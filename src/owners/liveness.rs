@@ -57,8 +57,10 @@ pub fn liveness(component: &Component, state: &NodeState) -> Liveness {
     }
     // Anybody can give a process that name. But the component may also run with fewer rights than
     // root has, as podman's aardvark-dns does. So the name shows nothing, and permits nothing.
-    if let Some(other) = state.lookalikes.iter().find(|l| alive.processes.contains(&l.name)) {
-        let why = format!("process {} ({}) does not count: {}", other.name, other.pid, other.doubt);
+    if let Some(other) = state.lookalikes.iter().find(|l| {
+        alive.processes.contains(&l.name) || l.name.is_empty() && !alive.processes.is_empty()
+    }) {
+        let why = format!("process {other} does not count: {}", other.doubt);
         return Liveness::Unknown(why);
     }
     if alive.processes.is_empty() {

@@ -80,11 +80,11 @@ pub fn parse_snapshot(files: Files) -> Result<NodeState> {
     Ok(state)
 }
 
-/// Whether a rule has the option `-M PROGRAM`, in any spelling that getopt takes: iptables-restore
-/// would start that program as root, and no save has the option.
+/// Whether a rule has the option `-M PROGRAM`, in any spelling that getopt takes, quoted or not:
+/// iptables-restore would start that program as root, and no save has the option.
 fn names_a_program(words: Words<'_>) -> bool {
-    words.terms().iter().any(|term| {
-        let option = term.option.split('=').next().unwrap_or_default();
+    words.possible_options().into_iter().any(|option| {
+        let option = option.split('=').next().unwrap_or_default();
         match option.strip_prefix("--") {
             Some(long) => long.len() > 1 && "modprobe".starts_with(long),
             None => option.strip_prefix('-').is_some_and(|short| short.contains('M')),
@@ -135,10 +135,25 @@ mod tests {
 
     #[test]
     fn a_rule_names_a_program_however_it_is_spelt() {
-        for rule in ["-M /x", "-M/x", "--modprobe /x", "--mod=/x", "-nM /x", "--comment -M -M /x"] {
+        for rule in [
+            "-M /x",
+            "-M/x",
+            "--modprobe /x",
+            "--mod=/x",
+            "-nM /x",
+            "--comment -M -M /x",
+            "\"-M\" /x",
+            "\"--modprobe=/x\"",
+            "-s \"-M/x\"",
+        ] {
             assert!(names_a_program(Words::of_rule(&format!("-A INPUT {rule}"))), "{rule}");
         }
-        for rule in ["-m statistic --mode random", "-j MASQUERADE", "-m comment --comment -M"] {
+        for rule in [
+            "-m statistic --mode random",
+            "-j MASQUERADE",
+            "-m comment --comment -M",
+            "--comment \"-M /x\"",
+        ] {
             assert!(!names_a_program(Words::of_rule(&format!("-A INPUT {rule}"))), "{rule}");
         }
     }

@@ -148,6 +148,7 @@ pub fn parse_links(file: &str, text: &str) -> Result<Vec<Link>> {
     let mut links = Vec::new();
     for raw in list::<RawLink>(file, text)? {
         let Some(name) = raw.ifname else { continue };
+        named(file, raw.master.iter().chain([&name]))?;
         let mut addresses = Vec::new();
         for address in raw.addr_info {
             let (Some(local), Some(length)) = (address.local, address.prefixlen) else { continue };
@@ -173,12 +174,46 @@ pub fn parse_links(file: &str, text: &str) -> Result<Vec<Link>> {
 
 /// Parses `ip -j route show table all`. Errors name `file` and the line.
 pub fn parse_routes(file: &str, text: &str) -> Result<Vec<Route>> {
-    list(file, text)
+    let routes = list::<Route>(file, text)?;
+    named(file, routes.iter().filter_map(|route| route.dev.as_ref()))?;
+    for word in routes.iter().flat_map(|r| [&r.kind, &r.dst, &r.table, &r.protocol, &r.scope]) {
+        if !word.chars().all(|c| c.is_ascii_alphanumeric() || "_.:/-".contains(c)) {
+            let cause = format!("{word:?} is no word of a route");
+            return Err(Error::new(Kind::Parse, file, cause));
+        }
+    }
+    Ok(routes)
+}
+
+/// Refuses names that the kernel gives to no link. They would be more than a name to the programs
+/// that they are handed to.
+fn named<'a>(file: &str, names: impl IntoIterator<Item = &'a String>) -> Result<()> {
+    match names.into_iter().find(|name| !is_link_name(name)) {
+        Some(name) => {
+            let short: String = name.chars().take(40).collect();
+            Err(Error::new(Kind::Parse, file, format!("{short:?} is no name of a link")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The kernel's rule for names of links (`dev_valid_name` in net/core/dev.c). It allows all other
+/// bytes, even control characters.
+fn is_link_name(name: &str) -> bool {
+    (1..=15).contains(&name.chars().count())
+        && ![".", ".."].contains(&name)
+        && !name.contains(|c: char| c == '/' || c == ':' || c.is_ascii_whitespace() || c == '\u{b}')
 }
 
 /// Parses `ip -j rule`. Errors name `file` and the line.
 pub fn parse_rules(file: &str, text: &str) -> Result<Vec<PolicyRule>> {
     list(file, text)
+}
+
+/// Whether a name of a link consists of the usual characters.
+pub fn is_plain(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "_-.@+".contains(c))
 }
 
 fn list<T: DeserializeOwned>(file: &str, text: &str) -> Result<Vec<T>> {
@@ -281,6 +316,23 @@ pub fn rule_differences(before: &[PolicyRule], after: &[PolicyRule]) -> Vec<Stri
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_is_no_command() {
+        for name in ["a\\nnetns add z", "a b", "a/b", "a:b", "..", "", "sixteen-letters-"] {
+            let links = format!("[{{\"ifname\": \"{name}\"}}]");
+            assert!(parse_links("addr.json", &links).is_err(), "{name}");
+            let routes = format!("[{{\"dst\": \"default\", \"dev\": \"{name}\"}}]");
+            assert!(parse_routes("route.json", &routes).is_err(), "{name}");
+        }
+        let routes = "[{\"dst\": \"default\\nnetns exec z sh\", \"dev\": \"eth0\"}]";
+        assert!(parse_routes("route.json", routes).is_err());
+        for name in ["eth0", "a\u{fffd}", "\\u001b[31m", "br-1@x", "#x", "help"] {
+            let links = format!("[{{\"ifname\": \"{name}\"}}]");
+            assert!(parse_links("addr.json", &links).is_ok(), "{name}");
+        }
+        assert!(is_plain("br-0a1b") && is_plain("eth0.5") && !is_plain("#x") && !is_plain("-x"));
+    }
 
     fn bridge(index: u32, timer: f32, lifetime: u32, state: &str, address: &str) -> Vec<Link> {
         let text = format!(

@@ -12,7 +12,7 @@ use crate::error::{Error, Kind, Result};
 pub struct Lookalike {
     /// The PID.
     pub pid: u32,
-    /// The component's process name that the process bears: `kube-proxy`.
+    /// The component's process name that the process bears: `kube-proxy`. Empty if it may be any.
     pub name: String,
     /// The real user of the process.
     pub uid: u32,
@@ -33,6 +33,8 @@ pub enum Doubt {
     /// Its program runs as root whoever starts it (set-user-ID), so anybody may have given it its
     /// name.
     SetUserId,
+    /// It keeps its arguments from being read. Its name is empty if nothing else tells it.
+    Silent,
     /// The kernel does not say who it is.
     Unreadable,
 }
@@ -44,8 +46,16 @@ impl fmt::Display for Doubt {
             Doubt::UserNamespace => "it runs in another user namespace",
             Doubt::NetAdmin => "it lacks CAP_NET_ADMIN",
             Doubt::SetUserId => "its program is set-user-ID, so anybody may have started it",
+            Doubt::Silent => "it keeps its arguments from being read",
             Doubt::Unreadable => "the kernel does not say who it is",
         })
+    }
+}
+
+impl fmt::Display for Lookalike {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = if self.name.is_empty() { "of any name" } else { &self.name };
+        write!(f, "{} ({name})", self.pid)
     }
 }
 

@@ -275,6 +275,13 @@ pub fn rebuild<'a>(objects: impl IntoIterator<Item = &'a Value>) -> Value {
     serde_json::json!({"nftables": commands})
 }
 
+/// Whether nft takes `name` for a name (nft(8), "identifiers"). nft joins its arguments into one
+/// script, and the kernel lets a table have any name: that of another one is a command.
+pub fn is_identifier(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "_-./\\".contains(c))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

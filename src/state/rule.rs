@@ -54,6 +54,22 @@ impl<'a> Words<'a> {
         self.text
     }
 
+    /// Every word that iptables may take for an option: quotes do not keep it from that, only being
+    /// the value of an option that takes any text.
+    pub fn possible_options(self) -> Vec<&'a str> {
+        let mut verbatim = 0;
+        let mut found = Vec::new();
+        for token in Tokens(self.text) {
+            if verbatim > 0 {
+                verbatim -= 1;
+            } else if token.raw.starts_with('-') {
+                verbatim = verbatim_values(token.raw);
+                found.push(token.raw);
+            }
+        }
+        found
+    }
+
     /// The rule's options with their values, in order.
     pub fn terms(self) -> Vec<Term<'a>> {
         let mut terms: Vec<Term<'a>> = Vec::new();

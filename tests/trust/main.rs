@@ -8,6 +8,7 @@ mod common;
 mod environment;
 mod files;
 mod kernels;
+mod names;
 mod rollback;
 mod store;
 mod strangers;

@@ -89,7 +89,8 @@ fn hostile_files() -> Files {
     edit("iptables-nft.save", "kubernetes load balancer firewall", EVIL);
     edit("processes.json", "fd://", inside);
     edit("processes.json", "/usr/local/bin/kube-proxy\"", &format!("/usr/{inside}/kube-proxy\""));
-    edit("addr.json", "docker0", &format!("docker0{inside}"));
+    // The kernel lets the name of a link hold what is neither a blank, `/` nor `:`.
+    edit("addr.json", "docker0", "d\\u001b[2J\\u202e\\u009bx");
     edit(
         "nft.json",
         "{\"table\": {\"family\": \"ip\", \"name\": \"nat\", \"handle\": 3}}",
@@ -133,9 +134,9 @@ fn a_hostile_snapshot() {
         ("plan --snapshot latest", false),
         ("plan -v --snapshot latest", false),
         ("plan -v --to ipvs --snapshot latest", false),
-        ("check -v --snapshot latest", true),
+        ("check -v --snapshot latest", false),
         ("check --to ipvs --snapshot latest", false),
-        ("check -v --snapshot latest --progress plain", true),
+        ("check -v --snapshot latest --progress plain", false),
         ("status", false),
     ] {
         let ended = clean(words, proxyshift.command(words));
@@ -150,7 +151,7 @@ fn a_hostile_snapshot() {
             assert!(value.contains('\u{9b}') && value.contains('\u{202e}'), "not the same value");
         }
     }
-    assert!(shown >= 5, "{shown}");
+    assert!(shown >= 3, "{shown}");
 }
 
 #[test]

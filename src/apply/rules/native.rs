@@ -8,7 +8,7 @@ use crate::node::command::Command;
 use crate::node::nfnetlink::{Batch, Netfilter};
 use crate::node::tools::Tool;
 use crate::plan::change::{Direction, NativeTable};
-use crate::state::nft::{NftTable, NftTables, rebuild};
+use crate::state::nft::{NftTable, NftTables, is_identifier, rebuild};
 
 pub(in crate::apply) fn apply(
     kernel: &Kernel<'_>,
@@ -22,6 +22,10 @@ pub(in crate::apply) fn apply(
 }
 
 fn remove(kernel: &Kernel<'_>, table: &NativeTable) -> Result<()> {
+    if !is_identifier(&table.name) {
+        let object = format!("nft table {} {:?}", table.family, table.name);
+        return Err(Error::new(Kind::Kernel, object, "its name cannot be given to nft"));
+    }
     let mut netfilter = Netfilter::open()?;
     let generation = netfilter.generation()?;
     let text = Command::new(kernel.tools.tool(Tool::Nft)?)

@@ -20,7 +20,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     Verdict::Found(Found {
         evidence: all
             .iter()
-            .map(|l| format!("process {} named {}, of user {}: {}", l.pid, l.name, l.uid, l.doubt))
+            .map(|l| format!("process {l}, of user {}: {}", l.uid, l.doubt))
             .collect(),
         effect: "nothing of it is read or asked, and it is neither waited for nor stopped; while \
                  it runs, what it seems to own is kept, for the owner may live"
@@ -48,7 +48,7 @@ mod tests {
         let Verdict::Found(found) = verdict_of(&CHECK, &state) else { panic!("not found") };
         assert_eq!(
             found.evidence,
-            ["process 7 named kube-proxy, of user 1000: it does not run as root"]
+            ["process 7 (kube-proxy), of user 1000: it does not run as root"]
         );
     }
 }

@@ -112,20 +112,25 @@ fn json(text: &str, used: &[&str]) -> Result<String, String> {
     if !value.is_object() {
         return Err("it is no JSON object".into());
     }
-    mask(&mut value, used, false);
-    serde_json::to_string_pretty(&value).map(|text| text + "\n").map_err(|e| e.to_string())
+    mask(&mut value, used);
+    serde_json::to_string(&value).map(|text| text + "\n").map_err(|e| e.to_string())
 }
 
-fn mask(value: &mut Value, used: &[&str], is_used: bool) {
+/// Masks what is not true, false or empty below each key that is not `used`.
+fn mask(value: &mut Value, used: &[&str]) {
     match value {
         Value::Object(members) => {
             members.retain(|key, _| is_key(key));
-            members.iter_mut().for_each(|(key, v)| mask(v, used, used.contains(&key.as_str())));
+            for (key, member) in members.iter_mut() {
+                match member {
+                    Value::Null | Value::Bool(_) => {}
+                    member if used.contains(&key.as_str()) => mask(member, used),
+                    member => *member = MASK.into(),
+                }
+            }
         }
-        Value::Array(items) => items.iter_mut().for_each(|item| mask(item, used, is_used)),
-        Value::Null | Value::Bool(_) => {}
-        Value::Number(_) | Value::String(_) if is_used => {}
-        Value::Number(_) | Value::String(_) => *value = MASK.into(),
+        Value::Array(items) => items.iter_mut().for_each(|item| mask(item, used)),
+        _ => {}
     }
 }
 
@@ -285,7 +290,7 @@ mod tests {
         assert_eq!(config.subnets(), before.subnets());
         let docker = r#"{"iptables": false, "log-opts": {"splunk-token": "s3cret"}, "PSK": 1}"#;
         let kept = FileForm::Docker.kept("d", docker).unwrap();
-        assert!(kept.contains("\"iptables\": false") && !kept.contains("s3cret"), "{kept}");
+        assert!(kept.contains("\"iptables\":false") && !kept.contains("s3cret"), "{kept}");
     }
 
     #[test]

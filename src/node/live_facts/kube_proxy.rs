@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::node::command::TRUSTED_PATH;
 use crate::node::foreign::{Allowance, Root};
+use crate::node::reading::{MemoryAnswer, MemoryReader};
 use crate::node::trust::PinnedProcess;
 use crate::state::NodeState;
 use crate::state::kube_proxy::Instances;
@@ -59,7 +60,10 @@ pub(super) fn observe_root(state: &NodeState) -> ProxyRoot {
     if Root::ours().is_ok_and(|ours| ours.is(&root)) {
         return ProxyRoot { tools: Some(tools.clone()), root: None };
     }
-    let path = pinned.search_path().unwrap_or_else(|| TRUSTED_PATH.to_owned());
+    let path = match MemoryReader::new(PinnedProcess::search_path).ask(pinned).1 {
+        MemoryAnswer::Read(Some(path)) => path,
+        MemoryAnswer::Read(None) | MemoryAnswer::Silence => TRUSTED_PATH.to_owned(),
+    };
     let tools = below(&root, &path, &tools.kernel);
     ProxyRoot { tools: Some(tools), root: Some(format!("/proc/{}/root", process.pid)) }
 }

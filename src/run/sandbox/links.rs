@@ -12,7 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::node::command::Command;
 use crate::node::tools::{Tool, Tools};
 use crate::state::NodeState;
-use crate::state::links::{Link, Route};
+use crate::state::links::{Link, Route, is_plain};
 use crate::state::sysctl::Sysctls;
 
 /// The name of the veth end of the host outside, until that end is moved to the host's namespace.
@@ -38,9 +38,12 @@ pub(super) fn uplink(state: &NodeState) -> Option<Uplink> {
             _ => None,
         })
     };
-    let candidate = |link: &&Link| match named {
-        Some(name) => link.name == name,
-        None => link.name != "lo" && link.kind.as_deref() != Some("bridge"),
+    let candidate = |link: &&Link| {
+        is_plain(&link.name)
+            && match named {
+                Some(name) => link.name == name,
+                None => link.name != "lo" && link.kind.as_deref() != Some("bridge"),
+            }
     };
     state
         .links
@@ -58,20 +61,22 @@ fn is_main(route: &Route) -> bool {
 pub(super) fn create_stand_ins(state: &NodeState, tools: &Tools) -> Result<()> {
     let uplink = uplink(state);
     let mut batch = String::from("link set lo up\n");
-    for link in state.links.iter().filter(|l| l.name != "lo") {
+    // A link with an odd name has no stand-in: what `ip` would make of it is not known.
+    let links = || state.links.iter().filter(|link| is_plain(&link.name));
+    for link in links().filter(|l| l.name != "lo") {
         if uplink.as_ref().is_some_and(|u| u.name == link.name) {
-            batch += &format!("link add {} type veth peer name {CABLE}\n", link.name);
+            batch += &format!("link add name {} type veth peer name {CABLE}\n", link.name);
         } else {
-            batch += &format!("link add {} type bridge\n", link.name);
+            batch += &format!("link add name {} type bridge\n", link.name);
         }
     }
-    for link in &state.links {
+    for link in links() {
         for address in link.addresses.iter().filter(|a| !is_own(a)) {
             batch += &format!("addr add {address} dev {} nodad\n", link.name)
                 .replace(if address.addr().is_ipv4() { " nodad" } else { "\0" }, "");
         }
         if link.up {
-            batch += &format!("link set {} up\n", link.name);
+            batch += &format!("link set dev {} up\n", link.name);
         }
     }
     ip_batch(&batch, tools)?;
@@ -104,7 +109,7 @@ fn route_line(route: &Route) -> Option<String> {
     let by_kernel = route.protocol == "kernel";
     let (dst, dev) = (&route.dst, route.dev.as_deref()?);
     let via = route.gateway.as_ref().map(|g| format!(" via {g}")).unwrap_or_default();
-    (!by_kernel).then(|| format!("route add {dst}{via} dev {dev}\n"))
+    (!by_kernel && is_plain(dev)).then(|| format!("route add {dst}{via} dev {dev}\n"))
 }
 
 /// Runs `ip` commands, one a line, as one batch.

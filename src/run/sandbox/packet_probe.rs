@@ -19,6 +19,7 @@ use crate::run::sandbox::links::free_address;
 use crate::run::sandbox::links::ip_batch;
 use crate::run::sandbox::links::uplink;
 use crate::state::NodeState;
+use crate::state::links::is_plain;
 use crate::state::{Family, RulesetId};
 
 /// The name of the network namespace of the host outside.
@@ -62,7 +63,8 @@ struct Masqueraded {
 impl Hosts {
     /// Attaches the hosts to the node. None if the node has no masqueraded bridge, or no uplink.
     pub(super) fn attach(state: &NodeState, tools: &Tools) -> Result<Option<Hosts>> {
-        let bridges = masqueraded(state);
+        let mut bridges = masqueraded(state);
+        bridges.retain(|network| is_plain(&network.bridge));
         let Some(up) = uplink(state).filter(|_| !bridges.is_empty()) else { return Ok(None) };
         let taken: Vec<IpNet> = state.links.iter().flat_map(|l| &l.addresses).copied().collect();
         let Some(outside) = free_address(up.address, &taken) else { return Ok(None) };

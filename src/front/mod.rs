@@ -27,6 +27,7 @@ pub fn run(args: &Args) -> u8 {
     if let Err(e) = signals::watch(&command) {
         return ui.error(&e);
     }
+    warn_of_strays(&command);
     warn_of_pending(&command);
     let result = match &args.verb {
         None => wizard::run(&command),
@@ -53,6 +54,22 @@ pub fn run(args: &Args) -> u8 {
         Kind::Interrupted => signals::end(&command, error),
         _ => ui.error(&error),
     })
+}
+
+/// Names what is passed over in the store.
+fn warn_of_strays(command: &Invocation<'_>) {
+    let quiet = matches!(
+        command.args.verb,
+        Some(Verb::Inside { .. } | Verb::Watchdog { .. } | Verb::Completions { .. })
+    );
+    if quiet || !rustix::process::geteuid().is_root() {
+        return;
+    }
+    // A store that cannot be read is the verb's own error.
+    let strays = command.store().and_then(|store| store.strays()).unwrap_or_default();
+    for stray in strays {
+        command.sink().warning(stray.warning());
+    }
 }
 
 /// Warns of a pending run, and restarts the run's watchdog if the watchdog was killed. Does nothing

@@ -140,10 +140,11 @@ pub(super) fn run<R: Request>(
     execute_stages(execution, &work.stages, &work.hooks).map(Some)
 }
 
-/// Fails while a run is pending, because no other run may begin then.
+/// Fails while a run is pending, or one that cannot be read may be, because no other run may begin
+/// then.
 pub(super) fn refuse_pending(context: &Context<'_>) -> Result<()> {
     match context.store.pending()? {
-        None => Ok(()),
+        None => context.store.refuse_unread_run(),
         Some(run) => Err(Error::new(Kind::Pending, format!("run {}", run.id), "is not finished")
             .hint("`proxyshift resume` goes on with it, `proxyshift rollback` undoes it")),
     }

@@ -63,6 +63,10 @@ pub struct Manifest {
     pub proxyshift: String,
     /// The identifier of the snapshot, which is also the name of its directory.
     pub id: String,
+    /// The snapshot's number in the store that took it, from 1: see
+    /// [`Run::seq`](super::run::Run::seq).
+    #[serde(default)]
+    pub seq: u64,
     /// The node's host name.
     pub node: String,
     /// The content of `/etc/machine-id`; empty if the node has no such file.
@@ -86,7 +90,8 @@ pub struct Manifest {
 
 impl Manifest {
     /// The manifest of a snapshot that is taken of this node now. The ipvs thresholds are empty,
-    /// and filled in by the caller; the backends are filled in by [`super::Store::create`].
+    /// and filled in by the caller; the backends and the number are filled in by
+    /// [`super::Store::create`].
     ///
     /// # Errors
     /// [`crate::error::Kind::Unexpected`] without /proc.
@@ -101,6 +106,7 @@ impl Manifest {
             format: Format::CURRENT,
             proxyshift: env!("CARGO_PKG_VERSION").into(),
             id: clock::new_id(),
+            seq: 0,
             node: uname.nodename().to_string_lossy().into_owned(),
             machine_id,
             boot_id: clock::boot_id(),

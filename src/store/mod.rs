@@ -7,11 +7,14 @@ pub mod event_log;
 mod folder;
 pub mod imported;
 pub mod journal;
+pub mod listing;
 pub mod manifest;
+mod order;
 pub mod restore;
 pub mod run;
 pub mod runs;
 pub mod snapshots;
+pub mod strays;
 mod unpack;
 
 use std::fs;

@@ -19,6 +19,9 @@ use crate::state::stage::RunStage;
 /// ends.
 pub const BINARY: &str = NAME;
 
+/// The name of the file in a run's folder that describes the run.
+pub const RUN: &str = "run.json";
+
 /// The version of the format of `run.json`. A later version is refused.
 pub(super) const VERSION: u32 = 1;
 
@@ -58,6 +61,10 @@ pub struct Run {
     pub v: u32,
     /// The identifier of the run, which is also the name of its folder.
     pub id: String,
+    /// The run's number in the store, from 1. Runs and snapshots are in the order of their numbers;
+    /// what has none, or 0, is older than what has one.
+    #[serde(default)]
+    pub seq: u64,
     /// What the run does, with its options.
     pub kind: RunKind,
     /// The identifier of the snapshot that a rollback goes back to.

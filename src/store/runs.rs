@@ -6,14 +6,12 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::run::{BINARY, Run, RunKind, RunState, VERSION};
+use super::run::{BINARY, RUN, Run, RunKind, RunState, VERSION};
+use super::strays::Stray;
 use super::{Store, disk, entries};
 use crate::clock;
 use crate::error::{Error, Kind, Result};
 use crate::runtime::Netns;
-
-/// The name of the file in a run's folder that describes the run.
-pub const RUN: &str = "run.json";
 
 impl Store {
     /// Begins a run in this network namespace: creates the run's folder and its `run.json`. The
@@ -21,15 +19,18 @@ impl Store {
     ///
     /// # Errors
     /// [`Kind::Pending`] while another run is pending in this network namespace; [`Kind::Store`] on
-    /// a full disk.
+    /// a full disk, or while a run that cannot be read may be pending.
     pub fn start(&self, kind: RunKind, snapshot: &str) -> Result<Run> {
         if let Some(run) = self.pending()? {
             return Err(Error::new(Kind::Pending, run.id, "this run is not finished")
                 .hint("`proxyshift resume`, `proxyshift rollback` or `proxyshift confirm` it"));
         }
+        self.refuse_unread_run()?;
+        let lock = self.lock_numbers()?;
         let mut run = Run {
             v: VERSION,
             id: clock::new_id(),
+            seq: self.next_number(&lock)?,
             kind,
             snapshot: snapshot.into(),
             started: clock::now(),
@@ -82,10 +83,10 @@ impl Store {
         self.runs_dir().join(id)
     }
 
-    /// The pending run of this network namespace; none if there is none.
+    /// The pending run of this network namespace; none if there is none that can be read.
     ///
     /// # Errors
-    /// [`Kind::Store`] if any run cannot be read, because it might be the pending one.
+    /// As [`Store::runs`].
     pub fn pending(&self) -> Result<Option<Run>> {
         let this_netns = Netns::current()?;
         let boot_id = clock::boot_id();
@@ -97,9 +98,12 @@ impl Store {
     /// The run `id`; none if the store has no such run.
     ///
     /// # Errors
-    /// As [`Store::runs`].
+    /// [`Kind::Store`] if that run cannot be read.
     pub fn run(&self, id: &str) -> Result<Option<Run>> {
-        Ok(self.runs()?.into_iter().find(|run| run.id == id))
+        match self.run_folders()?.into_iter().find(|dir| name_of(dir) == id) {
+            Some(dir) => self.read_run(&dir).map(Some).map_err(Stray::error),
+            None => Ok(None),
+        }
     }
 
     /// The run that `name` identifies: a run's identifier, or a prefix that only one run has.
@@ -107,54 +111,100 @@ impl Store {
     ///
     /// # Errors
     /// [`Kind::NotFound`] if no run matches; [`Kind::Usage`] if several runs have the prefix;
-    /// otherwise as [`Store::runs`].
+    /// [`Kind::Store`] if the named run cannot be read.
     pub fn find_run(&self, name: Option<&str>) -> Result<Run> {
-        let mut runs = self.runs()?;
         let named = name.unwrap_or("the last run");
         let missing = |cause: &str| {
             Error::new(Kind::NotFound, named, cause).hint("`proxyshift status` lists the last runs")
         };
         let Some(name) = name else {
-            return runs.pop().ok_or_else(|| missing("there was no run yet"));
+            return self.runs()?.pop().ok_or_else(|| missing("there was no run yet"));
         };
-        if let Some(exact) = runs.iter().position(|run| run.id == name) {
-            return Ok(runs.swap_remove(exact));
+        if let Some(run) = self.run(name)? {
+            return Ok(run);
         }
-        runs.retain(|run| !name.is_empty() && run.id.starts_with(name));
-        if runs.len() > 1 {
-            let ids: Vec<&str> = runs.iter().map(|run| run.id.as_str()).collect();
-            let cause = format!("several runs begin so: {}", ids.join(", "));
+        let mut names: Vec<String> = self.run_folders()?.iter().map(|dir| name_of(dir)).collect();
+        names.retain(|found| !name.is_empty() && found.starts_with(name));
+        names.sort();
+        if names.len() > 1 {
+            let cause = format!("several runs begin so: {}", names.join(", "));
             return Err(Error::new(Kind::Usage, name, cause).hint("give more of its name"));
         }
-        runs.pop().ok_or_else(|| missing("no run of this name"))
+        let found = names.pop().map_or(Ok(None), |found| self.run(&found))?;
+        found.ok_or_else(|| missing("no run of this name"))
     }
 
-    /// All runs, oldest first.
+    /// All runs that can be read, oldest first.
     ///
     /// # Errors
-    /// [`Kind::Store`] if a run is broken, or was written by a newer proxyshift.
+    /// [`Kind::Store`] if the folder of runs cannot be read.
     pub fn runs(&self) -> Result<Vec<Run>> {
-        let hidden =
-            |dir: &PathBuf| dir.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"."));
-        let folders = entries(&self.runs_dir())?.into_iter().filter(|dir| !hidden(dir));
-        let mut runs = folders.map(|dir| read(&dir)).collect::<Result<Vec<Run>>>()?;
-        runs.sort_by(|a, b| a.id.cmp(&b.id));
-        Ok(runs)
+        Ok(self.scan_runs()?.runs)
     }
 
-    /// Removes all but the last `keep` runs, and returns the identifiers of the removed runs.
-    /// Pending runs, and runs that still need the operator, are kept even if they are older.
+    /// All entries of the folder of runs.
+    pub(super) fn scan_runs(&self) -> Result<ScannedRuns> {
+        let mut scanned = ScannedRuns::default();
+        for dir in self.run_folders()? {
+            match self.read_run(&dir) {
+                Ok(run) => scanned.runs.push(run),
+                Err(stray) => scanned.strays.push(stray),
+            }
+        }
+        scanned.runs.sort_by(|a, b| (a.seq, &a.id).cmp(&(b.seq, &b.id)));
+        Ok(scanned)
+    }
+
+    /// The entries of the folder of runs that are not hidden.
+    fn run_folders(&self) -> Result<Vec<PathBuf>> {
+        let mut folders = entries(&self.runs_dir())?;
+        folders.retain(|dir| !disk::is_hidden(dir));
+        Ok(folders)
+    }
+
+    fn read_run(&self, dir: &Path) -> std::result::Result<Run, Stray> {
+        #[derive(Deserialize)]
+        struct RunHeader {
+            v: u32,
+        }
+        let path = dir.join(RUN);
+        if !dir.is_dir() {
+            return Err(Stray::new(dir, "it is no folder of a run"));
+        }
+        // A run's folder gets its name only when it has its `run.json`.
+        if fs::symlink_metadata(&path).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound) {
+            return Err(Stray::new(dir, format!("it has no {RUN}, so it is no run")));
+        }
+        let unread = |cause: String| Stray::unread_run(&path, cause);
+        let json = disk::read_file(&path).map_err(|e| unread(e.to_string()))?;
+        let broken = |e: serde_json::Error| unread(e.to_string());
+        let RunHeader { v } = serde_json::from_slice(&json).map_err(broken)?;
+        if v > VERSION {
+            return Err(unread(format!("written by a newer proxyshift (version {v})")));
+        }
+        let run: Run = serde_json::from_slice(&json).map_err(broken)?;
+        if run.id == name_of(dir) {
+            return Ok(run);
+        }
+        let cause = format!("it is the run {}: a copy, or the folder was renamed", run.id);
+        let lost = run.state.is_pending() && !self.run_dir(&run.id).exists();
+        Err(if lost { Stray::unread_run(&path, cause) } else { Stray::new(&path, cause) })
+    }
+
+    /// Removes all but the last `keep` runs, and returns the identifiers of the removed runs. Kept
+    /// even if they are older are pending runs, runs that still need the operator, and the last
+    /// done run of this boot.
     ///
     /// # Errors
     /// As [`Store::runs`], or if a folder cannot be removed.
     pub fn prune_runs(&self, keep: usize) -> Result<Vec<String>> {
         let runs = self.runs()?;
         let old = runs.len().saturating_sub(keep);
-        let open = |r: &&Run| r.state.is_pending() || r.state == RunState::UndonePartly;
+        let needed: BTreeSet<&str> = needed(&runs).map(|run| run.id.as_str()).collect();
         let mut removed = Vec::new();
-        for run in runs.iter().take(old).filter(|r| !open(r)) {
+        for run in runs.iter().take(old).filter(|run| !needed.contains(run.id.as_str())) {
             // The folder is first renamed to a hidden name, which is not listed, because a
-            // half-removed run would make every verb fail.
+            // half-removed run must not look like one.
             let dir = self.run_dir(&run.id);
             let hidden = self.run_dir(&format!(".old-{}", run.id));
             fs::rename(&dir, &hidden).map_err(|e| Error::io(&dir, &e))?;
@@ -168,17 +218,45 @@ impl Store {
     /// still need the operator, and of the last confirmed run.
     ///
     /// # Errors
-    /// As [`Store::runs`].
+    /// As [`Store::runs`]; [`Kind::Store`] if a run that cannot be read may be pending, because its
+    /// snapshot is not known.
     pub fn needed_snapshots(&self) -> Result<BTreeSet<String>> {
+        self.refuse_unread_run()?;
         let runs = self.runs()?;
         let last_done = runs.iter().rfind(|run| run.state == RunState::Done);
-        let open =
-            runs.iter().filter(|r| r.state.is_pending() || r.state == RunState::UndonePartly);
-        let needed = open
+        let needed = needed(&runs)
             .chain(last_done)
             .flat_map(|run| [Some(run.snapshot.clone()), run.clean_snapshot().map(str::to_owned)]);
         Ok(needed.flatten().collect())
     }
+}
+
+/// The entries of the folder of runs.
+#[derive(Debug, Default)]
+pub(super) struct ScannedRuns {
+    /// The runs, oldest first.
+    pub runs: Vec<Run>,
+    /// What is passed over.
+    pub strays: Vec<Stray>,
+}
+
+/// The runs that are kept however old they are: those that are pending or still need the operator,
+/// and in each network namespace the last that is done in this boot, which `rollback` undoes.
+fn needed(runs: &[Run]) -> impl Iterator<Item = &Run> {
+    let boot_id = clock::boot_id();
+    let done = move |run: &Run| run.state == RunState::Done && run.boot_id == boot_id;
+    runs.iter()
+        .enumerate()
+        .filter(move |(at, run)| {
+            let open = run.state.is_pending() || run.state == RunState::UndonePartly;
+            let later = |other: &Run| done(other) && other.netns.inode == run.netns.inode;
+            open || done(run) && !runs[at + 1..].iter().any(later)
+        })
+        .map(|(_, run)| run)
+}
+
+fn name_of(dir: &Path) -> String {
+    dir.file_name().unwrap_or_default().display().to_string()
 }
 
 fn write(dir: &Path, run: &Run) -> Result<()> {
@@ -186,25 +264,6 @@ fn write(dir: &Path, run: &Run) -> Result<()> {
     let json = serde_json::to_vec_pretty(run)
         .map_err(|e| Error::new(Kind::Unexpected, path.display().to_string(), e))?;
     disk::replace_json(&path, &json)
-}
-
-fn read(dir: &Path) -> Result<Run> {
-    #[derive(Deserialize)]
-    struct RunHeader {
-        v: u32,
-    }
-    let path = dir.join(RUN);
-    let broken = |cause: String| {
-        Error::new(Kind::Store, path.display().to_string(), cause)
-            .hint("look at the folder, and move it out of the store when its run is of no concern")
-    };
-    let json = fs::read(&path).map_err(|e| broken(e.to_string()))?;
-    let RunHeader { v } = serde_json::from_slice(&json).map_err(|e| broken(e.to_string()))?;
-    if v > VERSION {
-        return Err(broken(format!("written by a newer proxyshift (version {v})"))
-            .hint("use the proxyshift that began this run"));
-    }
-    serde_json::from_slice(&json).map_err(|e| broken(e.to_string()))
 }
 
 #[cfg(test)]
@@ -299,15 +358,28 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_cannot_be_read_is_not_passed_over() {
+    fn a_run_that_cannot_be_read_is_passed_over_but_nothing_else_begins() {
         let (_tmp, store) = store();
-        let run = store.start(fix(), "s").unwrap();
-        let path = store.run_dir(&run.id).join(RUN);
-        fs::write(&path, r#"{"v": 2}"#).unwrap();
-        let error = store.pending().unwrap_err();
-        assert!(error.cause.contains("newer proxyshift"), "{error}");
-        fs::write(&path, "{").unwrap();
-        assert_eq!(store.pending().unwrap_err().kind, Kind::Store);
+        let mut run = store.start(fix(), "s").unwrap();
+        store.finish(&mut run, RunState::Done).unwrap();
+        let other = store.run_dir("other");
+        fs::create_dir(&other).unwrap();
+        store.refuse_unread_run().unwrap();
+        for (text, words) in [(r#"{"v": 2, "seq": 40}"#, "newer proxyshift"), ("{", "EOF")] {
+            fs::write(other.join(RUN), text).unwrap();
+            assert_eq!(store.pending().unwrap(), None);
+            assert_eq!(store.find_run(None).unwrap(), run);
+            assert_eq!(store.strays().unwrap()[0].path, other.join(RUN));
+            let error = store.start(fix(), "s").unwrap_err();
+            assert!(error.cause.contains(words), "{error}");
+            assert_eq!(store.run("other").unwrap_err().kind, Kind::Store);
+            assert_eq!(store.find_run(Some("oth")).unwrap_err().kind, Kind::Store);
+            store.needed_snapshots().unwrap_err();
+        }
+        // A number that was given is never given again.
+        fs::write(other.join(RUN), r#"{"v": 2, "seq": 40}"#).unwrap();
+        let lock = store.lock_numbers().unwrap();
+        assert_eq!(store.next_number(&lock).unwrap(), 41);
     }
 
     #[test]

@@ -68,18 +68,6 @@ pub struct Loaded {
     pub files: Files,
 }
 
-/// One snapshot in the list of snapshots.
-#[derive(Debug)]
-pub struct ListedSnapshot {
-    /// The identifier and directory of the listed snapshot.
-    pub snapshot: Snapshot,
-    /// The snapshot's manifest, or the error of reading it. The other files of the snapshot are not
-    /// read.
-    pub manifest: Result<Manifest>,
-    /// Where the snapshot came from; none if it was taken here.
-    pub imported: Option<Imported>,
-}
-
 /// The files that the store itself makes for a snapshot.
 pub(super) struct OwnFiles {
     pub manifest: Vec<u8>,
@@ -207,6 +195,9 @@ impl Store {
         self.room_for(size as u64 + (1 << 20))?;
 
         manifest.backends = manifest::backends_of(files);
+        // The lock is held until the snapshot is in its place.
+        let lock = self.lock_numbers()?;
+        manifest.seq = self.next_number(&lock)?;
         // Hidden, so that it is never listed.
         let temporary = disk::temporary_dir(&self.snapshots_dir())?;
         write_verified(temporary.path(), &manifest.id, files, &OwnFiles::of(&manifest)?)?;
@@ -228,33 +219,10 @@ impl Store {
         Ok(Snapshot { id: id.into(), dir })
     }
 
-    /// All snapshots, imported ones too, sorted by identifier, which puts the oldest first. A
-    /// broken snapshot is listed with its error.
-    ///
-    /// # Errors
-    /// If the store's directory cannot be read.
-    pub fn list(&self) -> Result<Vec<ListedSnapshot>> {
-        let mut all = [self.snapshots()?, self.imports()?].concat();
-        all.sort_by(|a, b| a.id.cmp(&b.id));
-        let listed = all.into_iter().map(|snapshot| {
-            let (manifest, imported) = (read_manifest(&snapshot), snapshot.imported());
-            ListedSnapshot { snapshot, manifest, imported }
-        });
-        Ok(listed.collect())
-    }
-
-    /// The last snapshot that was taken here; none if there is none.
-    ///
-    /// # Errors
-    /// As [`Store::list`].
-    pub fn latest(&self) -> Result<Option<Snapshot>> {
-        Ok(self.snapshots()?.pop())
-    }
-
     /// The snapshot `id` that was taken here; none if the store does not have it.
     ///
     /// # Errors
-    /// As [`Store::list`].
+    /// If the folder of snapshots cannot be read.
     pub(super) fn own(&self, id: &str) -> Result<Option<Snapshot>> {
         Ok(self.snapshots()?.into_iter().find(|snapshot| snapshot.id == id))
     }
@@ -297,12 +265,12 @@ impl Store {
 
     /// Removes all but the newest `keep` snapshots, and half-made directories that were abandoned.
     /// Returns the identifiers of the removed snapshots. The snapshots in `needed` are kept even if
-    /// they are older. Imported snapshots neither count nor go.
+    /// they are older. Imported snapshots and stray entries neither count nor go.
     ///
     /// # Errors
     /// If a directory cannot be removed.
     pub fn prune(&self, keep: usize, needed: &BTreeSet<String>) -> Result<Vec<String>> {
-        let all = self.snapshots()?;
+        let all = self.scan_snapshots()?.snapshots;
         let old = all.len().saturating_sub(keep);
         let mut removed = Vec::new();
         for snapshot in all.into_iter().take(old).filter(|s| !needed.contains(&s.id)) {
@@ -320,8 +288,8 @@ impl Store {
         Ok(removed)
     }
 
-    /// The snapshots that were taken here, sorted by identifier.
-    fn snapshots(&self) -> Result<Vec<Snapshot>> {
+    /// The folders of snapshots that were taken here, readable or not, sorted by identifier.
+    pub(super) fn snapshots(&self) -> Result<Vec<Snapshot>> {
         named(&self.snapshots_dir(), |dir| dir)
     }
 
@@ -375,18 +343,6 @@ fn not_found(name: &str, cause: &str) -> Error {
 fn is_abandoned(dir: &Path) -> bool {
     let changed = fs::symlink_metadata(dir).and_then(|meta| meta.modified());
     changed.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > ABANDONED))
-}
-
-fn read_manifest(snapshot: &Snapshot) -> Result<Manifest> {
-    let path = snapshot.dir.join(MANIFEST);
-    let object = path.display().to_string();
-    let json = disk::read_file(&path).map_err(|e| refused(&object, e))?;
-    let manifest = Manifest::parse(&object, &json)?;
-    if manifest.id != snapshot.id {
-        let cause = format!("it is the manifest of {}: the directory was renamed", manifest.id);
-        return Err(refused(object, cause));
-    }
-    Ok(manifest)
 }
 
 /// Writes a snapshot of `files` below `root`, with its checksums, and reads it back from the disk.

@@ -180,8 +180,10 @@ fn a_broken_snapshot_hides_no_other() {
     let second = create(&store, &docker());
     let list = store.list().unwrap();
     let ids: Vec<_> = list.iter().map(|l| (l.snapshot.id.as_str(), l.manifest.is_ok())).collect();
-    assert_eq!(ids, [("0-empty", false), (second.id.as_str(), true), ("9-renamed", false)]);
-    assert!(list[2].manifest.as_ref().unwrap_err().cause.contains("renamed"));
+    assert_eq!(ids, [("0-empty", false), ("9-renamed", false), (second.id.as_str(), true)]);
+    assert!(list[1].manifest.as_ref().unwrap_err().cause.contains("renamed"));
+    assert_eq!(store.latest().unwrap().unwrap(), second);
+    assert_eq!(store.strays().unwrap().len(), 2);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! program to try, such as that version.
 
 mod archives;
+mod clocks;
 #[path = "../common/mod.rs"]
 mod common;
 mod environment;

@@ -23,6 +23,9 @@ pub(super) fn run_task(task: &ModuleTask, events: &EventCollector) -> ModuleResu
         let recorder = EventLogger::new(&store, events);
         let context =
             Context { tools: &tools, store: &store, catalogue, sink: &recorder, lock_wait };
+        for stray in store.strays()? {
+            context.sink.warning(stray.warning());
+        }
         let answer = in_context(&context, task);
         if let Some(error) = &answer.error {
             recorder.failed(error);

@@ -84,7 +84,7 @@ fn way(context: &Context<'_>, dir: &Path) -> Result<(RollbackPlan, Files)> {
             run.snapshot
         )));
     }
-    let runs = since(&snapshot, all)?;
+    let runs = since(&snapshot, all, context.store.took(&snapshot))?;
     Ok((RollbackPlan { snapshot, runs }, loaded.files))
 }
 
@@ -116,11 +116,23 @@ fn of_here(snapshot: &Manifest, here: &Manifest) -> Result<()> {
     Ok(())
 }
 
-/// The runs that changed this network namespace since the snapshot, the last one first. Ids can be
-/// compared because they sort by time, and because a run's own snapshot is taken right before the
-/// run's first change.
-fn since(snapshot: &Manifest, runs: Vec<Run>) -> Result<Vec<Run>> {
-    let pruned = runs.len() >= KEEP && runs.first().is_some_and(|run| run.snapshot > snapshot.id);
+/// Whether `run` changed the node after `snapshot` was taken. A run's own snapshot is taken right
+/// before the run's first change. Where `ordered` is false, the number of the snapshot is not one of
+/// this store's; then the identifiers, which are times, must do.
+fn is_after(run: &Run, snapshot: &Manifest, ordered: bool) -> bool {
+    match (run.seq, snapshot.seq) {
+        (1.., _) | (_, 1..) if ordered => run.seq > snapshot.seq,
+        _ => run.snapshot >= snapshot.id,
+    }
+}
+
+/// The runs that changed this network namespace since the snapshot, the last one first. `runs` are
+/// all runs, oldest first.
+fn since(snapshot: &Manifest, runs: Vec<Run>, ordered: bool) -> Result<Vec<Run>> {
+    // Pruning keeps the last runs; of those before, some may be gone.
+    let first = runs.len().checked_sub(KEEP).and_then(|first| runs.get(first));
+    let pruned =
+        first.is_some_and(|run| run.snapshot != snapshot.id && is_after(run, snapshot, ordered));
     if pruned {
         let cause = format!("there were {KEEP} runs or more since, and the first may be forgotten");
         return Err(refused(snapshot, cause)
@@ -132,7 +144,7 @@ fn since(snapshot: &Manifest, runs: Vec<Run>) -> Result<Vec<Run>> {
         stands && run.boot_id == snapshot.boot_id && run.netns.inode == snapshot.netns
     };
     let mut since: Vec<Run> =
-        runs.into_iter().filter(|run| concerned(run) && run.snapshot >= snapshot.id).collect();
+        runs.into_iter().filter(|run| concerned(run) && is_after(run, snapshot, ordered)).collect();
     since.reverse();
     Ok(since)
 }
@@ -180,7 +192,6 @@ mod tests {
     fn the_runs_since_are_those_whose_changes_stand_and_the_last_comes_first() {
         let tmp = tempfile::tempdir().unwrap();
         let store = crate::store::Store::open(Some(&tmp.path().join("store"))).unwrap();
-        let snapshot = here();
         let mut all = Vec::new();
         for (id, state) in [
             ("20261121T201502Z-7fffff", RunState::Done),
@@ -193,11 +204,14 @@ mod tests {
             all.push(run);
         }
         let ids = |runs: Vec<Run>| runs.into_iter().map(|r| r.snapshot).collect::<Vec<_>>();
-        assert_eq!(
-            ids(since(&snapshot, all.clone()).unwrap()),
-            ["20261121T201503Z-000000", "20261121T201502Z-800000"]
-        );
+        let last_two = ["20261121T201503Z-000000", "20261121T201502Z-800000"];
+        // The number decides, whatever the clock said; without numbers the identifiers do.
+        let late = Manifest { id: "20361121T201502Z-000000".into(), seq: 1, ..here() };
+        assert_eq!(ids(since(&late, all.clone(), true).unwrap()), last_two);
+        let unnumbered: Vec<Run> = all.iter().map(|run| Run { seq: 0, ..run.clone() }).collect();
+        assert_eq!(ids(since(&here(), unnumbered, true).unwrap()), last_two);
+        assert_eq!(ids(since(&here(), all.clone(), false).unwrap()), last_two);
         let many: Vec<Run> = std::iter::repeat_n(all[3].clone(), KEEP).collect();
-        assert!(since(&snapshot, many).unwrap_err().cause.contains("forgotten"));
+        assert!(since(&here(), many, true).unwrap_err().cause.contains("forgotten"));
     }
 }

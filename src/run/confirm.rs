@@ -31,7 +31,10 @@ pub fn confirm(context: &Context<'_>) -> Result<Confirmed> {
     let _change = interrupt::begin_change();
     let found = awaited(context)?;
     let Confirmed::Now(mut run) = found else { return Ok(found) };
-    note(context, &run, Mark::Confirmed, None)?;
+    if let Err(e) = note(context, &run, Mark::Confirmed, None) {
+        // A run that is kept needs no journal; only its undo does.
+        context.sink.warning(format!("the run can no longer be undone: {e}"));
+    }
     context.store.finish(&mut run, RunState::Done)?;
     boot_unit::remove(context, &run);
     Ok(Confirmed::Now(run))

@@ -314,7 +314,7 @@ fn undo_after(execution: &mut Execution<'_>, cause: Error) -> Error {
     execution.planned = None;
     let undone = execution.take_base().and_then(|base| {
         let Execution { run, journal, .. } = execution;
-        undo(context, run, journal, &base)
+        undo(context, run, journal, &base, false)
     });
     match undone {
         Ok(report) => {

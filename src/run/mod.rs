@@ -22,6 +22,7 @@ pub mod snapshot;
 mod stage;
 pub mod stored;
 mod undo;
+mod undo_compare;
 mod undo_edits;
 mod wait;
 pub mod watchdog;

@@ -11,6 +11,7 @@ use crate::plan::merge;
 use crate::run::payload::replay;
 use crate::run::stored::load_baseline;
 use crate::run::undo::{undo, undo_after_reboot};
+use crate::run::undo_compare::journal_is_damaged;
 use crate::run::undo_edits::edits_made;
 use crate::run::{Context, boot_unit};
 use crate::runtime::Netns;
@@ -90,19 +91,27 @@ fn roll_back(context: &Context<'_>, mut run: Run) -> Result<UndoReport> {
     context.sink.run(&run.id, run.verb());
     let _change = interrupt::begin_change();
     let dir = context.store.run_dir(&run.id);
-    if !dir.join(JOURNAL).exists() {
+    let cut_off = run.state == RunState::Running;
+    if !dir.join(JOURNAL).exists() && cut_off && run.journal.is_none() {
         // The run died before it had a journal, so it cannot have changed anything.
         context.store.finish(&mut run, RunState::RolledBack)?;
         boot_unit::remove(context, &run);
         return Ok(UndoReport { run: run.id, ..UndoReport::default() });
     }
+    // Each line is read here once, so that an undo that has begun does not stop at a damaged one.
+    let opened = Journal::open::<IgnoredAny>(&dir);
     if run.migration().is_some() && run.boot_id != crate::clock::boot_id() {
-        return undo_after_reboot(context, &mut run);
+        return match opened {
+            Ok(_) => undo_after_reboot(context, &mut run),
+            Err(e) => Err(journal_is_damaged(context, &mut run, None, &e)),
+        };
     }
     same_boot(context, &mut run)?;
     let base = load_baseline(context, &run)?;
-    let (mut journal, _) = Journal::open::<IgnoredAny>(&dir)?;
-    undo(context, &mut run, &mut journal, &base)
+    match opened {
+        Ok((mut journal, _)) => undo(context, &mut run, &mut journal, &base, cut_off),
+        Err(e) => Err(journal_is_damaged(context, &mut run, Some(&base), &e)),
+    }
 }
 
 /// Succeeds for a run of this boot. Closes a run of an earlier boot and fails, because the rules

@@ -7,6 +7,7 @@ use crate::event::{Outcome, Task};
 use crate::run::execution::UndoContext;
 use crate::run::payload::replay;
 use crate::run::stage::{prepare, switch, undo_of};
+use crate::run::undo_compare::compare;
 use crate::run::{Context, boot_unit, watchdog};
 use crate::state::NodeState;
 use crate::state::object::ObjectId;
@@ -25,6 +26,8 @@ pub struct UndoReport {
     pub taken_out: usize,
     /// Objects that somebody else had already restored.
     pub already_back: Vec<ObjectId>,
+    /// Foreign changes since the run's snapshot, which are kept, one sentence each.
+    pub others: Vec<String>,
 }
 
 /// How long an undo may take before the watchdog starts it again.
@@ -41,7 +44,8 @@ const ORDER: [RunStage; 6] = [
     RunStage::Playbook(StageName::Verify),
 ];
 
-/// Undoes what `run` did, and verifies the result. `base` is the node state before the run.
+/// Undoes what `run` did, and verifies the result. `base` is the node state before the run. `cut_off`
+/// is as for [`compare`].
 ///
 /// # Errors
 /// [`Kind::NotRolledBack`] naming what is not as before.
@@ -50,6 +54,7 @@ pub(super) fn undo(
     run: &mut Run,
     journal: &mut Journal,
     base: &NodeState,
+    cut_off: bool,
 ) -> Result<UndoReport> {
     run.claim();
     run.state = RunState::Running;
@@ -79,10 +84,26 @@ pub(super) fn undo(
             undo.fail(&e);
         }
     }
-    let UndoContext { restored, removed, already_restored, failures, .. } = undo;
+    let UndoContext { restored, removed, already_restored, mut failures, .. } = undo;
+    let mut others = Vec::new();
+    if failures.is_empty() {
+        match compare(context, run, base, cut_off) {
+            Ok(compared) => {
+                failures = compared.failures;
+                others = compared.others;
+            }
+            Err(e) => failures.push(format!("not compared with the snapshot: {e}")),
+        }
+    }
     let run_id = run.id.clone();
     finish(context, run, failures)?;
-    Ok(UndoReport { run: run_id, restored, taken_out: removed, already_back: already_restored })
+    Ok(UndoReport {
+        run: run_id,
+        restored,
+        taken_out: removed,
+        already_back: already_restored,
+        others,
+    })
 }
 
 /// Undoes the migration `run` of an earlier boot: restores kube-proxy's configuration and the files

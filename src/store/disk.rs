@@ -189,14 +189,20 @@ impl TreeReader<'_> {
 const SAFELY: OFlags =
     OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
 
-/// Reads one small file. It must be a regular file, and a symbolic link is not followed.
-pub(super) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+/// Opens a file for reading. It must be a regular file, and a symbolic link is not followed.
+pub(super) fn open_safely(path: &Path) -> io::Result<File> {
     let mut options = fs::OpenOptions::new();
     let file = options.read(true).custom_flags(SAFELY.bits().cast_signed()).open(path)?;
-    let meta = file.metadata()?;
-    if !meta.is_file() {
-        return Err(io::Error::other("it is no regular file"));
+    if file.metadata()?.is_file() {
+        return Ok(file);
     }
+    Err(io::Error::other("it is no regular file"))
+}
+
+/// Reads one small file. It must be a regular file, and a symbolic link is not followed.
+pub(super) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let file = open_safely(path)?;
+    let meta = file.metadata()?;
     let mut bytes = Vec::new();
     let too_large = || io::Error::other(format!("it is larger than {} MiB", MAX_FILE >> 20));
     if meta.len() > MAX_FILE || file.take(MAX_FILE + 1).read_to_end(&mut bytes)? as u64 > MAX_FILE {

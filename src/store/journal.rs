@@ -9,7 +9,9 @@ use rustix::fs::OFlags;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::chain::JournalChain;
 use super::disk;
+use super::run::{JournalEnd, RUN};
 use crate::clock;
 use crate::error::{Error, Kind, Result};
 
@@ -86,6 +88,8 @@ pub struct Journal {
     end: u64,
     /// The number of the next line, from 1.
     next: u64,
+    /// The checksum of the last line.
+    chain: JournalChain,
 }
 
 impl Journal {
@@ -100,7 +104,7 @@ impl Journal {
         disk::reserve(&file, &path, reserve)?;
         file.sync_all().map_err(|e| Error::io(&path, &e))?;
         disk::sync_dir(dir)?;
-        Ok(Journal { path, file, end: 0, next: 1 })
+        Ok(Journal { path, file, end: 0, next: 1, chain: JournalChain::of_run(dir) })
     }
 
     /// Opens the journal of the run in `dir` to continue it, and returns the lines that it has.
@@ -109,14 +113,14 @@ impl Journal {
     /// As [`read`].
     pub fn open<P: DeserializeOwned>(dir: &Path) -> Result<(Journal, Vec<JournalEntry<P>>)> {
         let path = dir.join(JOURNAL);
-        let (entries, end) = parse_file(&path)?;
+        let Parsed { entries, end, chain } = parse_file(dir)?;
         let file = OpenOptions::new()
             .write(true)
             .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
             .open(&path)
             .map_err(|e| Error::io(&path, &e))?;
         let next = entries.len() as u64 + 1;
-        Ok((Journal { path, file, end: end as u64, next }, entries))
+        Ok((Journal { path, file, end: end as u64, next, chain }, entries))
     }
 
     /// Appends one line, and syncs it.
@@ -147,8 +151,14 @@ impl Journal {
         let length = self.file.metadata().map_err(io)?.len();
         // The line is written in pieces, because a change may be as large as the node's state.
         let mut line = BufWriter::with_capacity(1 << 16, At { file: &self.file, end: self.end });
-        serde_json::to_writer(&mut line, entry).map_err(|e| io(e.into()))?;
+        let mut hashing = self.chain.hashing(&mut line);
+        serde_json::to_writer(&mut hashing, entry).map_err(|e| io(e.into()))?;
+        let sum = hashing.sum();
         line.flush().map_err(io)?;
+        // The checksum takes the place of the last brace.
+        line.get_mut().end -= 1;
+        let mut chain = self.chain.clone();
+        line.write_all(chain.advance(sum).as_bytes()).and_then(|()| line.flush()).map_err(io)?;
         // A torn line is overwritten and not truncated, because truncating would give up the
         // reserved space. The rest of the torn line is overwritten with spaces, which mean nothing
         // at the end of a JSON line.
@@ -161,6 +171,7 @@ impl Journal {
         drop(line);
         self.end = end;
         self.next += 1;
+        self.chain = chain;
         Ok(())
     }
 }
@@ -186,15 +197,34 @@ impl Write for At<'_> {
 /// Reads the journal of the run in `dir`. A last line that is torn counts as never written.
 ///
 /// # Errors
-/// [`Kind::Store`] for missing lines, broken lines before the last one, or lines of a later
-/// version.
+/// [`Kind::Store`] for lines that are damaged, missing, in another order, or of a later version.
 pub fn read<P: DeserializeOwned>(dir: &Path) -> Result<Vec<JournalEntry<P>>> {
-    Ok(parse_file(&dir.join(JOURNAL))?.0)
+    Ok(parse_file(dir)?.entries)
 }
 
-fn parse_file<P: DeserializeOwned>(path: &Path) -> Result<(Vec<JournalEntry<P>>, usize)> {
-    let bytes = fs::read(path).map_err(|e| Error::io(path, &e))?;
-    parse(&bytes).map_err(|cause| {
+/// The content of a journal.
+struct Parsed<P> {
+    entries: Vec<JournalEntry<P>>,
+    /// The offset at which the next line begins.
+    end: usize,
+    chain: JournalChain,
+}
+
+/// What `run.json` says about the journal beside it.
+#[derive(Default, Deserialize)]
+struct KnownJournal {
+    boot_id: Option<String>,
+    journal: Option<JournalEnd>,
+}
+
+fn parse_file<P: DeserializeOwned>(dir: &Path) -> Result<Parsed<P>> {
+    let path = dir.join(JOURNAL);
+    let bytes = fs::read(&path).map_err(|e| Error::io(&path, &e))?;
+    // Whoever asks for this journal has read the run before.
+    let run = disk::read_file(&dir.join(RUN)).unwrap_or_default();
+    let known: KnownJournal = serde_json::from_slice(&run).unwrap_or_default();
+    let rebooted = known.boot_id.is_some_and(|id| id != clock::boot_id());
+    parse(&bytes, JournalChain::of_run(dir), known.journal.as_ref(), rebooted).map_err(|cause| {
         Error::new(Kind::Store, path.display().to_string(), cause).hint(
             "nothing is done automatically with this run: keep its folder, and restore by hand \
              with the snapshot's restore.sh if need be",
@@ -202,19 +232,29 @@ fn parse_file<P: DeserializeOwned>(path: &Path) -> Result<(Vec<JournalEntry<P>>,
     })
 }
 
-/// The lines of a journal, and the offset at which the next line begins.
+/// Parses a journal that must have the line at the end `known`. After a crash of the machine,
+/// `rebooted`, a last line may be broken although it has an end, because the disk writes in any
+/// order.
 fn parse<P: DeserializeOwned>(
     bytes: &[u8],
-) -> std::result::Result<(Vec<JournalEntry<P>>, usize), String> {
+    mut chain: JournalChain,
+    known: Option<&JournalEnd>,
+    rebooted: bool,
+) -> std::result::Result<Parsed<P>, String> {
     #[derive(Deserialize)]
     struct JournalHeader {
         v: u32,
     }
     let mut entries: Vec<JournalEntry<P>> = Vec::new();
     let mut end = 0;
+    let mut is_known = known.is_none();
     for line in bytes.split_inclusive(|b| *b == b'\n') {
         let number = entries.len() as u64 + 1;
         let is_last = end + line.len() == bytes.len();
+        // A line without its newline was not written completely, even if it parses.
+        if is_last && !line.ends_with(b"\n") {
+            break;
+        }
         let entry = serde_json::from_slice::<JournalEntry<P>>(line);
         // A line may be as large as the node's state, so only a line that does not parse is parsed
         // a second time, to get its version.
@@ -225,17 +265,28 @@ fn parse<P: DeserializeOwned>(
         if let Some(v) = v.filter(|v| *v > VERSION) {
             return Err(format!("line {number} was written by a newer proxyshift (version {v})"));
         }
-        match entry {
-            // A line without its newline was not written completely, even if it parses.
-            Ok(_) if is_last && !line.ends_with(b"\n") => break,
-            Ok(entry) if entry.seq == number => entries.push(entry),
-            Ok(entry) => return Err(format!("line {number} has the number {}", entry.seq)),
-            Err(_) if is_last => break,
+        let entry = match entry {
+            Err(_) if is_last && rebooted => break,
             Err(e) => return Err(format!("line {number} is broken: {e}")),
+            Ok(entry) if entry.seq != number => {
+                return Err(format!("line {number} has the number {}", entry.seq));
+            }
+            Ok(entry) => entry,
+        };
+        if !chain.follows(line) {
+            if is_last && rebooted {
+                break;
+            }
+            return Err(format!("line {number} is damaged: its checksum is wrong"));
         }
+        entries.push(entry);
         end += line.len();
+        is_known |= known.is_some_and(|known| known.bytes == end as u64 && chain.is_at(known));
     }
-    Ok((entries, end))
+    if is_known {
+        return Ok(Parsed { entries, end, chain });
+    }
+    Err(format!("lines after line {} are missing, which run.json knows of", entries.len()))
 }
 
 /// Whether a test's crash happens before or after a journal line is written.
@@ -271,19 +322,25 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::store::Store;
+    use crate::store::run::{Run, RunKind};
 
     fn record(step: u32) -> Record<Value> {
         let payload = serde_json::json!({"step": step});
         Record { stage: "clean".into(), step, kind: Mark::Intent, payload }
     }
 
-    fn journal_of(lines: u32) -> (tempfile::TempDir, Journal) {
+    /// A run with a journal of this many lines, and the folder of the run.
+    fn journal_of(lines: u32) -> (tempfile::TempDir, std::path::PathBuf, Run) {
         let tmp = tempfile::tempdir().unwrap();
-        let mut journal = Journal::create(tmp.path(), 64 * 1024).unwrap();
+        let store = Store::open(Some(&tmp.path().join("store"))).unwrap();
+        let run = store.start(RunKind::Fix { checks: Vec::new() }, "s").unwrap();
+        let dir = store.run_dir(&run.id);
+        let mut journal = Journal::create(&dir, 64 * 1024).unwrap();
         for step in 0..lines {
             journal.append(record(step)).unwrap();
         }
-        (tmp, journal)
+        (tmp, dir, run)
     }
 
     fn text(dir: &Path) -> String {
@@ -292,54 +349,56 @@ mod tests {
 
     #[test]
     fn a_journal_reads_back_and_continues() {
-        let (tmp, _) = journal_of(2);
-        let (mut journal, entries) = Journal::open::<Value>(tmp.path()).unwrap();
+        let (_tmp, dir, _) = journal_of(2);
+        let (mut journal, entries) = Journal::open::<Value>(&dir).unwrap();
         assert_eq!(entries.iter().map(|e| e.seq).collect::<Vec<_>>(), [1, 2]);
         assert!(entries[0].boottime_ns <= entries[1].boottime_ns);
         assert_eq!(entries[1].payload["step"], 1);
         let third = journal.append(record(7)).unwrap();
         assert_eq!((third.seq, third.step), (3, 7));
-        assert_eq!(read::<Value>(tmp.path()).unwrap()[2], third);
-        assert_eq!(Journal::create(tmp.path(), 1).unwrap_err().kind, Kind::Unexpected);
+        assert_eq!(read::<Value>(&dir).unwrap()[2], third);
+        assert_eq!(Journal::create(&dir, 1).unwrap_err().kind, Kind::Unexpected);
     }
 
     #[test]
     fn a_torn_last_line_does_not_count_wherever_it_is_torn() {
-        let (tmp, _) = journal_of(2);
-        let whole = text(tmp.path());
+        let (_tmp, dir, _) = journal_of(2);
+        let whole = text(&dir);
         let first = whole.find('\n').unwrap() + 1;
         for cut in first + 1..whole.len() {
-            fs::write(tmp.path().join(JOURNAL), &whole[..cut]).unwrap();
-            let (mut journal, entries) = Journal::open::<Value>(tmp.path()).unwrap();
+            fs::write(dir.join(JOURNAL), &whole[..cut]).unwrap();
+            let (mut journal, entries) = Journal::open::<Value>(&dir).unwrap();
             assert_eq!(entries.len(), 1, "cut at {cut}");
             journal.append(record(9)).unwrap();
             journal.append(record(10)).unwrap();
-            let steps: Vec<u32> =
-                read::<Value>(tmp.path()).unwrap().iter().map(|e| e.step).collect();
+            let steps: Vec<u32> = read::<Value>(&dir).unwrap().iter().map(|e| e.step).collect();
             assert_eq!(steps, [0, 9, 10], "cut at {cut}");
         }
     }
 
     #[test]
-    fn a_broken_last_line_longer_than_the_next_is_covered() {
-        let (tmp, _) = journal_of(1);
-        let torn = format!("{}{{{}\n", text(tmp.path()), "x".repeat(5000));
-        fs::write(tmp.path().join(JOURNAL), torn).unwrap();
-        let (mut journal, entries) = Journal::open::<Value>(tmp.path()).unwrap();
+    fn a_broken_last_line_is_torn_only_after_a_reboot_and_then_covered() {
+        let (tmp, dir, run) = journal_of(1);
+        let torn = format!("{}{{{}\n", text(&dir), "x".repeat(5000));
+        fs::write(dir.join(JOURNAL), torn).unwrap();
+        assert!(read::<Value>(&dir).unwrap_err().cause.contains("line 2 is broken"));
+        let store = Store::open(Some(&tmp.path().join("store"))).unwrap();
+        store.update(&Run { boot_id: "earlier".into(), ..run }).unwrap();
+        let (mut journal, entries) = Journal::open::<Value>(&dir).unwrap();
         assert_eq!(entries.len(), 1);
         journal.append(record(1)).unwrap();
-        assert_eq!(read::<Value>(tmp.path()).unwrap().len(), 2);
-        assert!(!text(tmp.path()).contains("xx"));
+        assert_eq!(read::<Value>(&dir).unwrap().len(), 2);
+        assert!(!text(&dir).contains("xx"));
     }
 
     #[test]
     fn a_gap_a_newer_line_or_garbage_in_the_middle_refuses() {
-        let (tmp, _) = journal_of(3);
-        let whole = text(tmp.path());
+        let (_tmp, dir, _) = journal_of(3);
+        let whole = text(&dir);
         let lines: Vec<&str> = whole.lines().collect();
         let cause = |lines: &[&str]| {
-            fs::write(tmp.path().join(JOURNAL), lines.join("\n") + "\n").unwrap();
-            let error = read::<Value>(tmp.path()).unwrap_err();
+            fs::write(dir.join(JOURNAL), lines.join("\n") + "\n").unwrap();
+            let error = read::<Value>(&dir).unwrap_err();
             assert_eq!(error.kind, Kind::Store);
             error.cause
         };
@@ -348,5 +407,24 @@ mod tests {
         assert!(cause(&[lines[0], "garbage", lines[1]]).contains("line 2 is broken"));
         let newer = lines[2].replace("\"v\":1", "\"v\":2").replace("intent", "unheard-of");
         assert!(cause(&[lines[0], lines[1], &newer]).contains("newer proxyshift"));
+        let other = lines[1].replace("\"step\":1", "\"step\":2");
+        assert!(cause(&[lines[0], &other]).contains("line 2 is damaged"));
+    }
+
+    #[test]
+    fn lines_that_the_run_knows_of_must_be_there() {
+        let (tmp, dir, run) = journal_of(3);
+        let store = Store::open(Some(&tmp.path().join("store"))).unwrap();
+        store.update(&run).unwrap();
+        let run = store.run(&run.id).unwrap().unwrap();
+        let whole = text(&dir);
+        assert_eq!(run.journal.as_ref().map(|end| end.bytes), Some(whole.len() as u64));
+        read::<Value>(&dir).unwrap();
+        let cut = whole.find('\n').unwrap() + 1;
+        fs::write(dir.join(JOURNAL), &whole[..cut]).unwrap();
+        assert!(read::<Value>(&dir).unwrap_err().cause.contains("after line 1 are missing"));
+        // Writing the run again forgets nothing.
+        store.update(&run).unwrap();
+        assert_eq!(store.run(&run.id).unwrap().unwrap(), run);
     }
 }

@@ -88,6 +88,18 @@ pub struct Run {
     /// The run's deadline and watchdog; none for a run that needs no confirmation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending: Option<Pending>,
+    /// The last line of the journal when `run.json` was written, which the journal must have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub journal: Option<JournalEnd>,
+}
+
+/// Up to where a journal is known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalEnd {
+    /// The offset in the file at which the last known line ends.
+    pub bytes: u64,
+    /// The checksum of that line, and so of all lines before it.
+    pub sum: String,
 }
 
 /// What a run does, with its options.

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::chain;
+use super::journal::JOURNAL;
 use super::run::{BINARY, RUN, Run, RunKind, RunState, VERSION};
 use super::strays::Stray;
 use super::{Store, disk, entries};
@@ -41,6 +43,7 @@ impl Store {
             pid: 0,
             pid_start: 0,
             pending: None,
+            journal: None,
         };
         run.claim();
         // The folder is renamed to the run's identifier only when it has its `run.json`.
@@ -54,12 +57,18 @@ impl Store {
         Ok(run)
     }
 
-    /// Writes `run` to its `run.json`. Needs no free space on the disk.
+    /// Writes `run` to its `run.json`, with the end of its journal. Needs no free space on the disk.
     ///
     /// # Errors
     /// If `run.json` cannot be written.
     pub fn update(&self, run: &Run) -> Result<()> {
-        write(&self.run_dir(&run.id), run)
+        let dir = self.run_dir(&run.id);
+        let known = run.journal.as_ref().map_or(0, |end| end.bytes);
+        // A journal that has become shorter has lost lines, and that must not be forgotten.
+        match chain::end_of(&dir.join(JOURNAL)).filter(|end| end.bytes > known) {
+            Some(end) => write(&dir, &Run { journal: Some(end), ..run.clone() }),
+            None => write(&dir, run),
+        }
     }
 
     /// Ends `run` in `state`. Removes the copy of proxyshift in the run's folder, because only the

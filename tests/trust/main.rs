@@ -8,6 +8,7 @@ mod clocks;
 mod common;
 mod environment;
 mod files;
+mod journals;
 mod kernels;
 mod names;
 mod rollback;

@@ -18,7 +18,7 @@ pub(in crate::front) fn run(command: &Invocation<'_>, to: Option<&str>) -> Resul
     let document = json!({
         "schema": "proxyshift.rollback", "version": 1, "run": report.run,
         "restored": report.restored, "taken_out": report.taken_out,
-        "already_back": report.already_back,
+        "already_back": report.already_back, "others": report.others,
     });
     command.answer(&document, text(&report));
     Ok(0)

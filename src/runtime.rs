@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shortened};
 
 /// A network namespace, by the inode that identifies it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +29,67 @@ impl Netns {
         // read it, this process cannot change that namespace either.
         let of_init = fs::metadata("/proc/1/ns/net").is_ok_and(|meta| meta.ino() == inode);
         Ok(Netns { inode, of_init })
+    }
+}
+
+/// Who started this process, from where and with which words, for those who look at a run later.
+/// The environment is the caller's word; the login user is the kernel's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Caller {
+    /// The user who logged in (the audit login uid); none for a process of no login.
+    pub login_uid: Option<u32>,
+    /// The user who called sudo.
+    pub sudo_user: Option<String>,
+    /// The two ends of the SSH connection.
+    pub ssh: Option<String>,
+    /// The terminal.
+    pub tty: Option<String>,
+    /// The job of the automation controller that runs the play.
+    pub job: Option<String>,
+    /// The verb with its options.
+    pub words: String,
+}
+
+impl Caller {
+    /// The largest number of characters that are kept of one text.
+    const LONGEST: usize = 300;
+
+    /// The caller of this process.
+    pub fn here() -> Caller {
+        let kept = |text: String| shortened(&text, Caller::LONGEST);
+        let variable = |name: &str| {
+            let value = std::env::var_os(name)?.to_string_lossy().into_owned();
+            (!value.is_empty()).then(|| kept(value))
+        };
+        let login = fs::read_to_string("/proc/self/loginuid").ok();
+        let terminal = |fd: u32| {
+            let path = fs::read_link(format!("/proc/self/fd/{fd}")).ok()?;
+            let path = path.display().to_string();
+            ["/dev/pts/", "/dev/tty"].iter().any(|dir| path.starts_with(dir)).then_some(path)
+        };
+        let words: Vec<String> =
+            std::env::args_os().skip(1).map(|word| word.display().to_string()).collect();
+        Caller {
+            login_uid: login.and_then(|uid| uid.trim().parse().ok()).filter(|uid| *uid != u32::MAX),
+            sudo_user: variable("SUDO_USER"),
+            ssh: variable("SSH_CONNECTION"),
+            tty: (0..3).find_map(terminal),
+            job: ["AWX_JOB_ID", "TOWER_JOB_ID"].into_iter().find_map(variable),
+            words: kept(words.join(" ")),
+        }
+    }
+}
+
+impl std::fmt::Display for Caller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let login = self.login_uid.map(|uid| format!("login uid {uid}"));
+        let sudo = self.sudo_user.as_ref().map(|user| format!("sudo by {user}"));
+        let ssh = self.ssh.as_ref().map(|ends| format!("ssh {ends}"));
+        let tty = self.tty.as_ref().map(|tty| format!("on {tty}"));
+        let job = self.job.as_ref().map(|job| format!("job {job}"));
+        let known: Vec<String> = [login, sudo, ssh, tty, job].into_iter().flatten().collect();
+        let who = if known.is_empty() { "root".to_owned() } else { known.join(", ") };
+        write!(f, "{who}: {NAME} {}", self.words)
     }
 }
 

@@ -166,7 +166,10 @@ fn begin(context: &Context<'_>, work: &Work<'_>) -> Result<(Run, Journal)> {
         .and_then(|()| Journal::create(&dir, size))
         .and_then(|journal| arm(context, &mut run).map(|()| journal));
     match begun {
-        Ok(journal) => Ok((run, journal)),
+        Ok(journal) => {
+            watchdog::log_begin(&run);
+            Ok((run, journal))
+        }
         Err(e) => {
             context.store.finish(&mut run, RunState::Failed)?;
             boot_unit::remove(context, &run);

@@ -17,6 +17,7 @@ use crate::plan::reason::Reason;
 use crate::run::cleanup::scope;
 use crate::run::payload::{JournalLine, Replay, replay};
 use crate::run::stored::parse_snapshot;
+use crate::runtime::Caller;
 use crate::state::stage::RunStage;
 use crate::state::{Backend, NodeState};
 use crate::store::Store;
@@ -155,6 +156,8 @@ pub struct Report {
     pub modes: Option<Modes>,
     /// When the run began.
     pub started: String,
+    /// Who began the run, from where and with which words; none for a run of an earlier version.
+    pub by: Option<Caller>,
     /// When the run ended; none for a pending run.
     pub ended: Option<String>,
     /// How many seconds the run took from its beginning to its end.
@@ -207,6 +210,7 @@ pub fn report(catalogue: &Catalogue, kept: &StoredRun) -> Result<Report> {
         stage: run.pending.as_ref().map(|s| s.stage),
         modes: run.modes(),
         started: run.started.clone(),
+        by: run.by.clone(),
         seconds: ended.as_deref().and_then(|ended| seconds_between(&run.started, ended)),
         ended,
         confirmed: kept.confirmed.clone(),

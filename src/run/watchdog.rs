@@ -223,6 +223,13 @@ fn end(run: &Run) {
     }
 }
 
+/// Writes to the system log that `run` begins, by whom, and between which modes.
+pub(super) fn log_begin(run: &Run) {
+    let modes = run.modes().map(|modes| format!(" from {} to {}", modes.from, modes.to));
+    let by = run.by.as_ref().map(|by| format!(", by {by}")).unwrap_or_default();
+    log(&format!("run {} ({}{}) begins{by}", run.id, run.verb(), modes.unwrap_or_default()));
+}
+
 /// Writes to the system log, if `logger` is installed.
 fn log(text: &str) {
     best_effort("logger", &["-t", "proxyshift", "-p", "daemon.warning", &visible(text)]);

@@ -14,6 +14,7 @@ use super::disk;
 use super::run::{JournalEnd, RUN};
 use crate::clock;
 use crate::error::{Error, Kind, Result};
+use crate::runtime::Caller;
 
 /// The name of the journal in a run's folder.
 pub const JOURNAL: &str = "journal.jsonl";
@@ -75,6 +76,9 @@ pub struct JournalEntry<P> {
     /// Whether the change is intended, done, failed or undone, or what happened to the run as a
     /// whole.
     pub kind: Mark,
+    /// In the first line: who began the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<Caller>,
     /// The details that belong to `kind`, such as the change or the cause of a failure.
     pub payload: P,
 }
@@ -138,6 +142,7 @@ impl Journal {
             stage: record.stage,
             step: record.step,
             kind: record.kind,
+            by: (self.next == 1).then(Caller::here),
             payload: record.payload,
         };
         crash_point(CrashTime::Before, &entry);

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock;
 use crate::runtime::NAME;
-use crate::runtime::Netns;
 use crate::runtime::process_start;
+use crate::runtime::{Caller, Netns};
 use crate::state::ipvs::Protocol;
 use crate::state::kube_proxy::{ConfigSource, Controller, Mode};
 use crate::state::stage::RunStage;
@@ -71,6 +71,9 @@ pub struct Run {
     pub snapshot: String,
     /// When the run began: `2026-11-21T20:15:02Z`.
     pub started: String,
+    /// Who began the run, from where and with which words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<Caller>,
     /// The network namespace that the run changes.
     pub netns: Netns,
     /// The kernel's identifier of the boot in which the run began.

@@ -13,7 +13,7 @@ use super::strays::Stray;
 use super::{Store, disk, entries};
 use crate::clock;
 use crate::error::{Error, Kind, Result};
-use crate::runtime::Netns;
+use crate::runtime::{Caller, Netns};
 
 impl Store {
     /// Begins a run in this network namespace: creates the run's folder and its `run.json`. The
@@ -36,6 +36,7 @@ impl Store {
             kind,
             snapshot: snapshot.into(),
             started: clock::now(),
+            by: Some(Caller::here()),
             netns: Netns::current()?,
             boot_id: clock::boot_id(),
             state: RunState::Running,

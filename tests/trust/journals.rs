@@ -148,3 +148,29 @@ fn what_others_changed_is_named_by_a_rollback() {
     run(&format!("{} -t filter -X SOMEBODY-ELSES", node.program("")));
     assert_same(&node.rules(), before, "rolled back");
 }
+
+#[test]
+fn who_began_a_run_is_kept_and_shown() {
+    if !in_namespace("journals::who_began_a_run_is_kept_and_shown") {
+        return;
+    }
+    let Case { proxyshift, .. } = &Case::of("half-migrated-ipvs-1.20", Backend::Nft);
+    let mut command = proxyshift.command("cleanup --yes");
+    command.env("SUDO_USER", "jane").env("SSH_CONNECTION", "10.9.8.7 5000 10.9.8.1 22");
+    command.env("AWX_JOB_ID", "4711\u{1b}[2J").env("SECRET", "hunter2");
+    assert!(command.status().expect("the program starts").success());
+    let journal = fs::read_to_string(folder(&proxyshift.store).join("journal.jsonl"));
+    let journal = journal.expect("a journal");
+    let status = proxyshift.expect(0, "status -o json").json();
+    let report = proxyshift.expect(0, "report -o json").json();
+    for by in [&status["runs"][0]["by"], &report["by"]] {
+        assert_eq!(by["sudo_user"], "jane");
+        assert_eq!(by["ssh"], "10.9.8.7 5000 10.9.8.1 22");
+        assert!(by["words"].as_str().is_some_and(|words| words.ends_with("cleanup --yes")), "{by}");
+    }
+    let lines: Vec<&str> = journal.lines().collect();
+    assert!(lines[0].contains("\"sudo_user\":\"jane\"") && !lines[1].contains("jane"));
+    let shown = proxyshift.expect(0, "report").out;
+    assert!(shown.contains("sudo by jane") && !shown.contains('\u{1b}'), "{shown}");
+    assert!(!format!("{journal}{status}{report}").contains("hunter2"));
+}

@@ -108,6 +108,9 @@ fn markdown(report: &Report, sentences: &Sentences) -> Page {
     row("run", format!("{} ({})", report.run, report.verb));
     row("snapshot", report.snapshot.clone());
     row("run began", utc(&report.started));
+    if let Some(by) = &report.by {
+        row("begun by", masked(&by.to_string()));
+    }
     if let Some(ended) = &report.ended {
         let took = report.seconds.map(|s| {
             format!(", after {}", super::status::time(Duration::from_secs(s.unsigned_abs())))

@@ -92,7 +92,7 @@ pub(in crate::front) fn row(run: &Run) -> serde_json::Value {
     let pending = run.pending.as_ref();
     json!({
         "id": run.id, "verb": run.verb(), "state": state(run), "started": run.started,
-        "snapshot": run.snapshot, "alive": run.runner_is_alive(),
+        "by": run.by, "snapshot": run.snapshot, "alive": run.runner_is_alive(),
         "stage": pending.map(|s| s.stage),
         "from": run.modes().map(|modes| modes.from),
         "to": run.modes().map(|modes| modes.to),

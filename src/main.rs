@@ -10,6 +10,9 @@ use proxyshift::front::cli::args::Args;
 fn main() -> ExitCode {
     proxyshift::allocator::return_memory_early();
     let words: Vec<_> = std::env::args_os().collect();
+    if let Some(code) = front::launch(&words) {
+        return ExitCode::from(code);
+    }
     if let Some(task) = front::ansible::task(&words) {
         return ExitCode::from(front::ansible::run(&task));
     }

@@ -137,9 +137,30 @@ pub fn process_start(pid: u32) -> Option<u64> {
     (!matches!(state, "Z" | "X")).then(|| fields.nth(18)?.parse().ok())?
 }
 
+/// The PID of the parent of process `pid`.
+fn parent(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// The processes below process `ancestor`, except `left_out` and those below that.
+pub fn descendants(ancestor: u32, left_out: u32) -> Vec<ProcessId> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let parents: Vec<(u32, u32)> = pids.filter_map(|pid| Some((pid, parent(pid)?))).collect();
+    let mut found = vec![ancestor];
+    let mut next = 0;
+    while let Some(&of) = found.get(next) {
+        let children = parents.iter().filter(|(pid, parent)| *parent == of && *pid != left_out);
+        found.extend(children.map(|(pid, _)| *pid));
+        next += 1;
+    }
+    found[1..].iter().filter_map(|pid| ProcessId::of(*pid)).collect()
+}
+
 /// A process, by its PID and its start time. The PID alone does not identify a process, because the
 /// kernel may give it to another process later.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct ProcessId {
     /// The PID.
     pub pid: u32,

@@ -1,5 +1,6 @@
 //! Runs the operator's commands: hooks, upgrades, and commands that stop and start kube-proxy.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::process::CommandExt;
@@ -11,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::error::{Error, Kind, Result};
 use crate::node::command::TRUSTED_PATH;
-use crate::node::environment;
+use crate::node::{environment, launcher};
 use crate::state::argv::Argv;
 
 /// How many of the last lines of output an error message repeats.
@@ -20,7 +21,7 @@ const LINES: usize = 3;
 /// How many bytes at the end of the output are read to find those last lines.
 const TAIL: u64 = 4096;
 
-/// Runs a command until it exits. The output goes to a file, not to a pipe, because background
+/// Runs a command until it exits. The command dies with this process. The output goes to a file, not to a pipe, because background
 /// processes of the command may run on and keep a pipe open.
 ///
 /// # Errors
@@ -34,8 +35,10 @@ pub fn run(argv: &Argv, deadline: Duration) -> Result<()> {
     })?;
     let failed = |e: std::io::Error| error(Kind::Command, e.to_string());
     let mut output = tempfile::tempfile().map_err(failed)?;
+    let arguments: Vec<OsString> = argv.arguments().iter().map(OsString::from).collect();
+    let (program, arguments) = launcher::bound(&program, &arguments);
     let mut child = Command::new(program)
-        .args(argv.arguments())
+        .args(arguments)
         .env_clear()
         .envs(environment::of_operator())
         .env("PATH", TRUSTED_PATH)

@@ -13,7 +13,7 @@ pub(super) fn apply(
     direction: Direction,
     server: &VirtualServer,
 ) -> Result<()> {
-    let command = Command::new(kernel.tools.tool(Tool::Ipvsadm)?);
+    let command = Command::new(kernel.tools.tool(Tool::Ipvsadm)?).bound();
     let selector = server.service.selector();
     let command = match direction {
         Direction::Remove => command.args(["-D"]).args(selector.split(' ')),
@@ -40,7 +40,7 @@ pub(super) fn apply_real(
     if direction == Direction::Add {
         words += &format!(" {}", real.options());
     }
-    let command = Command::new(kernel.tools.tool(Tool::Ipvsadm)?).args(words.split(' '));
+    let command = Command::new(kernel.tools.tool(Tool::Ipvsadm)?).args(words.split(' ')).bound();
     command.run().map(|_| ()).map_err(|e| {
         let first = GONE.iter().any(|message| e.cause.contains(message));
         let kind = if first { Kind::LostRace } else { Kind::Kernel };

@@ -18,9 +18,11 @@ mod sets;
 pub mod sysctl;
 pub mod systemd;
 
+use std::path::Path;
 use std::time::Duration;
 
 use crate::error::Result;
+use crate::node::locks::{XTABLES_LOCK, XtablesLock};
 use crate::node::tools::Tools;
 use crate::plan::change::{Edit, Target};
 use crate::state::Backend;
@@ -62,6 +64,20 @@ impl<'a> Kernel<'a> {
     #[must_use]
     pub fn without_limit(self) -> Kernel<'a> {
         Kernel { hold_limit: None, ..self }
+    }
+
+    /// Waits until no program that a killed process started for `edit` can still write: it holds the
+    /// xtables lock for as long.
+    ///
+    /// # Errors
+    /// [`Kind::Lock`](crate::error::Kind::Lock) when the xtables lock was not free in time.
+    pub fn wait_for_earlier(&self, edit: &Edit) -> Result<()> {
+        match &edit.target {
+            Target::Table(table) if table.ruleset.backend == Backend::Legacy => {
+                XtablesLock::acquire(Path::new(XTABLES_LOCK), self.lock_wait).map(drop)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Applies one edit, all of it or nothing of it.

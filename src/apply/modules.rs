@@ -24,7 +24,7 @@ pub fn load(tools: &Tools, name: &str, known: &Modules) -> Result<()> {
     if is_loaded(name, known)? {
         return Ok(());
     }
-    let modprobe = tools.command(Tool::Modprobe)?.args(["--", name]).deadline(LOADING);
+    let modprobe = tools.command(Tool::Modprobe)?.args(["--", name]).deadline(LOADING).bound();
     modprobe.run().map(drop).map_err(|error| {
         error.hint(format!(
             "install the modules of this kernel, or boot one that has {name} (Debian: apt install \

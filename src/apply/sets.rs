@@ -23,7 +23,7 @@ fn destroy(kernel: &Kernel<'_>, name: &str) -> Result<()> {
     let until = Instant::now() + IN_USE_FOR;
     loop {
         let ipset = kernel.tools.tool(Tool::Ipset)?;
-        match Command::new(ipset).args(["destroy", name]).run() {
+        match Command::new(ipset).args(["destroy", name]).bound().run() {
             Ok(_) => return Ok(()),
             Err(e) if e.cause.contains("in use") && Instant::now() < until => {
                 std::thread::sleep(Duration::from_millis(50));
@@ -45,7 +45,7 @@ fn add(kernel: &Kernel<'_>, set: &SetDump) -> Result<()> {
     }
     text += &format!("rename {temporary} {}\n", set.name);
     let ipset = kernel.tools.tool(Tool::Ipset)?;
-    Command::new(ipset).args(["restore"]).stdin(text).run().map_err(|e| {
+    Command::new(ipset).args(["restore"]).stdin(text).bound().run().map_err(|e| {
         // Removes the temporary ipset. If the removal fails too, its error is ignored, because the
         // first error is the one to report.
         let _ = Command::new(ipset).args(["destroy", &temporary]).run();

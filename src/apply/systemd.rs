@@ -16,7 +16,8 @@ use crate::node::systemd::{self, UNITS, WANTS};
 /// [`crate::error::Kind::Command`], with the last lines of the unit's log;
 /// [`crate::error::Kind::MissingTool`] if systemctl is not installed.
 pub fn systemctl(words: &[&str], within: Duration) -> Result<()> {
-    let run = Command::new(systemd::program("systemctl")?).args(words).deadline(within).run();
+    let run =
+        Command::new(systemd::program("systemctl")?).args(words).deadline(within).bound().run();
     run.map(drop).map_err(|mut error| match words {
         [_, .., unit] => {
             error.cause.push_str(&systemd::log(unit));

@@ -4,6 +4,7 @@ pub mod ansible;
 pub mod cli;
 mod wizard;
 
+use std::ffi::OsString;
 use std::path::Path;
 
 use crate::error::Kind;
@@ -13,10 +14,21 @@ use crate::front::cli::{
     check, cleanup, completions, confirm, guard, migrate, plan, rehearse, report, rollback,
     signals, snapshot, status,
 };
+use crate::node::launcher;
 use crate::run::sandbox::{JsonLines, inside};
 use crate::run::watchdog;
 use crate::store::DEFAULT_DIR;
-use crate::ui::Ui;
+use crate::ui::{Ui, say_plainly};
+
+/// Becomes another program, if `words` ask for that. Returns an exit code only if that failed. From
+/// here on this process may start itself for that purpose.
+pub fn launch(words: &[OsString]) -> Option<u8> {
+    launcher::offer();
+    let (caller, program) = launcher::requested(words)?;
+    let (code, cause) = launcher::become_program(caller, program);
+    say_plainly(&cause);
+    Some(code)
+}
 
 /// Runs the command line. Returns the exit code.
 pub fn run(args: &Args) -> u8 {

@@ -15,6 +15,8 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::environment::Variable;
+use super::launcher;
+use super::locks::XtablesLock;
 use crate::error::{Error, Kind, Result};
 
 /// The only directories in which programs are searched. The caller's `PATH` is never used.
@@ -35,6 +37,8 @@ pub struct Command {
     stdin: Option<Arc<String>>,
     deadline: Duration,
     lossy: bool,
+    bound: bool,
+    lock: Option<XtablesLock>,
 }
 
 /// The output of a program that succeeded.
@@ -57,6 +61,8 @@ impl Command {
             stdin: None,
             deadline: DEADLINE,
             lossy: false,
+            bound: false,
+            lock: None,
         }
     }
 
@@ -103,6 +109,22 @@ impl Command {
         self
     }
 
+    /// Lets the kernel kill the program when this process dies. For each program that changes the
+    /// node; a program that only reads is not worth the time.
+    #[must_use]
+    pub fn bound(mut self) -> Self {
+        self.bound = true;
+        self
+    }
+
+    /// Lets the program hold `lock` too, until it and all that it started have ended. The program
+    /// gets the lock as its standard output, and so has no other.
+    #[must_use]
+    pub fn holding(mut self, lock: &XtablesLock) -> Self {
+        self.lock = Some(lock.clone());
+        self
+    }
+
     /// Runs the program to its end.
     ///
     /// Fails with [`Kind::Command`] when the program cannot be started, passes its deadline, exits
@@ -135,17 +157,27 @@ impl Command {
 
     /// Starts the program, and a thread that writes the program's standard input.
     fn start(&self) -> io::Result<duct::Handle> {
-        let Some(text) = self.stdin.clone() else { return self.expression().stdin_null().start() };
+        let expression = self.expression()?;
+        let Some(text) = self.stdin.clone() else { return expression.stdin_null().start() };
         let (reader, mut writer) = io::pipe()?;
-        let handle = self.expression().stdin_file(reader).start()?;
+        let handle = expression.stdin_file(reader).start()?;
         // A program that ends early closes its input, so this write may fail; the exit status
         // reports the failure.
         thread::spawn(move || writer.write_all(text.as_bytes()));
         Ok(handle)
     }
 
-    fn expression(&self) -> duct::Expression {
-        child(&self.program, &self.args, &self.env).stdout_capture()
+    fn expression(&self) -> io::Result<duct::Expression> {
+        let expression = if self.bound {
+            let (program, args) = launcher::bound(&self.program, &self.args);
+            child(&program, args, &self.env)
+        } else {
+            child(&self.program, &self.args, &self.env)
+        };
+        Ok(match &self.lock {
+            Some(lock) => expression.stdout_file(lock.shared()?),
+            None => expression.stdout_capture(),
+        })
     }
 
     fn error(&self, cause: impl std::fmt::Display) -> Error {
@@ -164,8 +196,9 @@ impl std::fmt::Display for Command {
     }
 }
 
-/// A child with an environment of our own, to which `env` is added, and a process group of its own, so that the terminal's signals
-/// reach only this process, which handles them. A failed exit status is not an error here.
+/// A child with an environment of our own, to which `env` is added, and a process group of its own,
+/// so that the terminal's signals reach only this process, which handles them. A failed exit status
+/// is not an error here.
 pub fn child(
     program: &Path,
     args: impl IntoIterator<Item = impl Into<OsString>>,

@@ -1,12 +1,13 @@
 //! Locks whose holder can be named when they are not free.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, OFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::clock;
@@ -145,10 +146,11 @@ fn lock_error(path: &Path) -> Error {
         .hint("wait for it to end, or see what it does with `proxyshift status`")
 }
 
-/// A lock on `/run/xtables.lock`, taken as iptables takes it and held until dropped.
-#[derive(Debug)]
+/// A lock on `/run/xtables.lock`, taken as iptables takes it and held until the last clone of this
+/// value, and the last process that has [`XtablesLock::shared`], is gone.
+#[derive(Debug, Clone)]
 pub struct XtablesLock {
-    _file: File,
+    file: Arc<File>,
 }
 
 impl XtablesLock {
@@ -168,7 +170,7 @@ impl XtablesLock {
             }
         })?;
         if let Some(file) = file {
-            return Ok(XtablesLock { _file: file });
+            return Ok(XtablesLock { file: Arc::new(file) });
         }
         let who = fs::metadata(path)
             .ok()
@@ -183,6 +185,27 @@ impl XtablesLock {
         Err(Error::new(Kind::Lock, path.display().to_string(), cause)
             .hint("try again when its holder is done with the rules"))
     }
+
+    /// The locked file, for a child. The child then holds the lock as this process does: the lock
+    /// is free when both have ended.
+    ///
+    /// # Errors
+    /// When this process has too many open files.
+    pub fn shared(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+}
+
+/// The lock file that the iptables programs of this process use while this process itself holds the
+/// [`XTABLES_LOCK`]. Only such a program locks it, so one file is enough for all, and none is left
+/// behind by a run that is killed.
+///
+/// # Errors
+/// When its directory cannot be made, or is somebody else's.
+pub fn lock_of_children() -> Result<PathBuf> {
+    let dir = Path::new(LOCK_DIR);
+    private_dir(dir)?;
+    Ok(dir.join("children.lock"))
 }
 
 /// Opens the file at `path` and tries to lock it; returns `None` if that did not succeed within
@@ -237,22 +260,22 @@ enum Whose {
 /// file is a lock file.
 fn open(path: &Path, whose: Whose) -> Result<File> {
     use rustix::io::Errno;
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false).mode(0o600);
-    let opened = options.custom_flags(flags.bits().cast_signed()).open(path);
+    // A child gets the lock that is anyone's, and must not be able to write to the file.
+    let access = if whose == Whose::Ours { OFlags::RDWR } else { OFlags::RDONLY };
+    let how = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(path, access | how | OFlags::CREATE, Mode::RUSR | Mode::WUSR);
     let other = |what: &str| untrusted(path, format!("{what} in place of a lock file"));
-    let file = opened.map_err(|e| match Errno::from_io_error(&e) {
-        Some(Errno::LOOP) => other("a symbolic link"),
-        Some(Errno::ISDIR) => other("a directory"),
-        Some(Errno::NXIO | Errno::NODEV) => other("a special file"),
-        Some(Errno::AGAIN) => Error::new(
+    let file = File::from(opened.map_err(|e| match e {
+        Errno::LOOP => other("a symbolic link"),
+        Errno::ISDIR => other("a directory"),
+        Errno::NXIO | Errno::NODEV => other("a special file"),
+        Errno::AGAIN => Error::new(
             Kind::Lock,
             path.display().to_string(),
             "somebody holds a lease on it (see /proc/locks)",
         ),
-        _ => Error::io(path, &e),
-    })?;
+        _ => Error::io(path, &e.into()),
+    })?);
     let meta = file.metadata().map_err(|e| Error::io(path, &e))?;
     if !meta.is_file() {
         return Err(other("a special file"));

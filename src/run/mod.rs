@@ -10,6 +10,7 @@ pub mod event_log;
 mod execution;
 pub mod fix;
 mod hooks;
+mod late_runner;
 pub mod migrate;
 mod payload;
 pub mod preview;

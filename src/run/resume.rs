@@ -117,6 +117,7 @@ fn only_rollback(run: &Run, cause: &str) -> Error {
 /// Journals that `edit`, which was open when the run was interrupted, is done, if the kernel shows
 /// that it was made.
 fn close_open_edit(execution: &mut Execution<'_>, edit: &Edit, step: &StepRef) -> Result<()> {
+    execution.context.kernel().wait_for_earlier(edit)?;
     let Some(base) = execution.clean_base()? else { return Ok(()) };
     match progress(edit, &base, &execution.context.observe_objects()?) {
         EditProgress::Done => step.mark_done(&mut execution.journal),

@@ -37,6 +37,9 @@ pub(super) fn undo_edits(
     replay: Replay,
     base: &NodeState,
 ) -> Result<Undone> {
+    if let Some((edit, _)) = &replay.open {
+        context.kernel().wait_for_earlier(edit).map_err(not_rolled_back)?;
+    }
     let now = context.observe_objects()?;
     let made = edits_made(replay, base, &now);
     let plan = merge::undo(&made, base, &now);

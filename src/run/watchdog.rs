@@ -14,7 +14,6 @@ use std::sync::atomic::AtomicBool;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::clock;
@@ -23,9 +22,9 @@ use crate::node::command;
 use crate::node::environment;
 use crate::node::locks::LOCK_DIR;
 use crate::node::locks::NodeLock;
-use crate::run::Context;
+use crate::run::{Context, late_runner};
 use crate::runtime;
-use crate::runtime::process_start;
+use crate::runtime::{ProcessId, process_start};
 use crate::store::run::{BINARY, Run, RunState, WatchdogProcess};
 use crate::visible::visible;
 
@@ -191,7 +190,10 @@ fn roll_back(
     rollback: &dyn Fn() -> Result<bool>,
 ) -> Result<Option<String>> {
     if let Some(run) = context.store.run(id)?.filter(|r| r.state == RunState::Running) {
-        end(&run);
+        let runner = ProcessId::of(run.pid).filter(|_| run.runner_is_alive());
+        if let Some(runner) = runner {
+            late_runner::end(runner, LAST_CHANCE);
+        }
     }
     loop {
         match rollback() {
@@ -201,24 +203,6 @@ fn roll_back(
             // `rollback` is called again, and reads the run anew.
             Err(e) if e.kind == Kind::Lock => sleep(INTERVAL),
             Err(e) => return Err(e),
-        }
-    }
-}
-
-/// Ends a runner that is past its deadline. SIGTERM lets the runner undo the run itself; SIGKILL
-/// follows if the runner does not end.
-fn end(run: &Run) {
-    let Some(pid) = i32::try_from(run.pid).ok().and_then(Pid::from_raw) else { return };
-    for signal in [Signal::TERM, Signal::KILL] {
-        let since = Instant::now();
-        while run.runner_is_alive() {
-            if since.elapsed().is_zero() || since.elapsed() < INTERVAL {
-                let _ = kill_process(pid, signal);
-            }
-            if since.elapsed() > LAST_CHANCE {
-                break;
-            }
-            sleep(INTERVAL);
         }
     }
 }

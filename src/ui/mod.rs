@@ -136,6 +136,12 @@ impl Styles {
     }
 }
 
+/// Prints a line on standard error, for a process that is about to be another program and has no
+/// options yet.
+pub fn say_plainly(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{}", visible(text));
+}
+
 impl Ui {
     /// A user interface with these options. It uses colour only on a terminal, and only if neither
     /// `no_color` nor the environment variable `NO_COLOR` (<https://no-color.org>) is set.

@@ -4,6 +4,7 @@
 
 mod archives;
 mod clocks;
+mod children;
 #[path = "../common/mod.rs"]
 mod common;
 mod environment;

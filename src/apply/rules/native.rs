@@ -55,6 +55,7 @@ fn add(kernel: &Kernel<'_>, table: &NativeTable) -> Result<()> {
     Command::new(kernel.tools.tool(Tool::Nft)?)
         .args(["-j", "-f", "-"])
         .stdin(rebuild(&table.objects).to_string())
+        .bound()
         .run()
         .map_err(|e| Error { kind: Kind::Kernel, ..e })?;
     Ok(())

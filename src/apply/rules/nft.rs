@@ -266,6 +266,7 @@ fn add(kernel: &Kernel<'_>, edit: &TableEdit) -> Result<Applied> {
         .args(["--noflush"])
         .stdin(payload::addition(&edit.table, READ_ALL_CHAINS, &rules, &edit.chains))
         .deadline(table::DEADLINE)
+        .bound()
         .run();
     match restored {
         // Another program removed a rule, so the index of an insertion was too high. Nothing was
@@ -294,6 +295,7 @@ fn remove_misplaced(kernel: &Kernel<'_>, edit: &TableEdit, misplaced: Vec<RulePo
         .args(["--noflush"])
         .stdin(payload::withdrawal(&edit.table, &misplaced))
         .deadline(table::DEADLINE)
+        .bound()
         .run();
     if by_text.is_ok() {
         return Ok(());

@@ -5,15 +5,26 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::plan::change::{ChainText, RulePos};
 
-/// The input that removes `rules` from the last to the first, then flushes and deletes `chains`.
-/// Names each rule by its index, because `-D` with a rule's text would remove the first of several
-/// equal rules.
-pub(super) fn removal(table: &str, rules: &[RulePos], chains: &[ChainText]) -> String {
-    let mut rules: Vec<&RulePos> = rules.iter().collect();
+/// The input that removes rules, then flushes and deletes `chains`.
+///
+/// A rule in `only` is named by its text, because an index that arrives late removes whatever is
+/// there then. That is not possible for a rule in `repeated`, because the text would remove the
+/// first of several equal rules: these are named by their index, from the last to the first, before
+/// any other rule moves them.
+pub(super) fn removal(
+    table: &str,
+    only: &[RulePos],
+    repeated: &[RulePos],
+    chains: &[ChainText],
+) -> String {
+    let mut rules: Vec<&RulePos> = repeated.iter().collect();
     rules.sort_by(|a, b| (&a.chain, b.position).cmp(&(&b.chain, a.position)));
     let mut text = format!("*{table}\n");
     for rule in rules {
         let _ = writeln!(text, "-D {} {}", rule.chain, rule.position + 1);
+    }
+    for rule in only {
+        let _ = writeln!(text, "-D {}{}", rule.chain, body(rule));
     }
     for chain in chains {
         let _ = writeln!(text, ":{} - [0:0]", chain.name);
@@ -84,10 +95,12 @@ mod tests {
 
     #[test]
     fn removes_from_the_bottom_and_empties_before_deleting() {
-        let rules = [at("A", 0, "-A A -j X"), at("A", 2, "-A A -j X"), at("B", 1, "-A B -j X")];
+        let equal = [at("A", 0, "-A A -j X"), at("A", 2, "-A A -j X"), at("B", 1, "-A B -j X")];
+        let only = [at("A", 1, "-A A ! -s 1.2.3.4 -j X")];
         let chains = [ChainText { name: "X".into(), rules: vec!["-A X -j RETURN".into()] }];
-        let want = "*nat\n-D A 3\n-D A 1\n-D B 2\n:X - [0:0]\n-X X\nCOMMIT\n";
-        assert_eq!(removal("nat", &rules, &chains), want);
+        let want =
+            "*nat\n-D A 3\n-D A 1\n-D B 2\n-D A ! -s 1.2.3.4 -j X\n:X - [0:0]\n-X X\nCOMMIT\n";
+        assert_eq!(removal("nat", &only, &equal, &chains), want);
     }
 
     #[test]

@@ -82,6 +82,34 @@ pub(super) fn find_rules(edit: &TableEdit, ruleset: Option<&Ruleset>) -> Result<
     Ok(found)
 }
 
+/// Parts `rules`, which [`find_rules`] found, into those that occur only once in their chain, and
+/// those of which the chain has equal ones. Each has the text that the table has for it now.
+pub(super) fn only_and_repeated(
+    table: &str,
+    rules: Vec<RulePos>,
+    ruleset: Option<&Ruleset>,
+) -> (Vec<RulePos>, Vec<RulePos>) {
+    let mut chains: HashMap<String, HashMap<String, usize>> = HashMap::new();
+    let Some((ruleset, table)) = ruleset.and_then(|r| Some((r, r.table(table)?))) else {
+        return (Vec::new(), rules);
+    };
+    let texts = |chain: &str| table.chain(chain).map(|c| c.rules.as_slice()).unwrap_or_default();
+    let now = |rule: RulePos| match texts(&rule.chain).get(rule.position) {
+        Some(found) => RulePos { text: ruleset.rule_text(found).into(), ..rule },
+        None => rule,
+    };
+    rules.into_iter().map(now).partition(|rule| {
+        let counts = chains.entry(rule.chain.to_string()).or_insert_with(|| {
+            let mut counts = HashMap::new();
+            for found in texts(&rule.chain) {
+                *counts.entry(canonical(ruleset.rule_text(found))).or_default() += 1;
+            }
+            counts
+        });
+        counts.get(&canonical(&rule.text)) == Some(&1)
+    })
+}
+
 /// The positions in the current table at which an addition inserts its rules. Verifies that none of
 /// the chains to be added exists, and that each rule is inserted directly after the rule that the
 /// edit names for it ([`RulePos::after`]).

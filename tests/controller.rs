@@ -163,11 +163,11 @@ fn a_static_pod_is_stopped_by_its_manifest() {
 
     // The configuration of a stopped kube-proxy can be changed, even after a run that was killed
     // midway.
-    let (old, new, newer) = (Some("kind: Pod\n"), Some("kind: Pod # 2\n"), "kind: Pod # 3\n");
+    let (old, new, newer) = ("kind: Pod\n", "kind: Pod # 2\n", "kind: Pod # 3\n");
     let fourth = controller.configure(&source, old, new, WITHIN).unwrap();
     assert_eq!(pids("kube-proxy").unwrap(), [fourth]);
     controller.stop(WITHIN).unwrap();
-    let fifth = controller.configure(&source, new, Some(newer), WITHIN).unwrap();
+    let fifth = controller.configure(&source, new, newer, WITHIN).unwrap();
     assert_eq!(pids("kube-proxy").unwrap(), [fifth]);
     assert_eq!(fs::read_to_string(manifest).unwrap(), newer);
     // A change that somebody else made to the manifest is kept, and the pod runs with it.
@@ -177,9 +177,9 @@ fn a_static_pod_is_stopped_by_its_manifest() {
     assert_eq!(fs::read_to_string(manifest).unwrap(), newer);
     // At boot nothing waits for the kubelet, because it may not run yet.
     controller.stop(WITHIN).unwrap();
-    controller.configure_stopped(&source, Some(newer), old).unwrap();
+    controller.configure_stopped(&source, newer, old).unwrap();
     assert!(!parked.exists());
-    assert_eq!(fs::read_to_string(manifest).ok().as_deref(), old);
+    assert_eq!(fs::read_to_string(manifest).unwrap(), old);
 
     let other = StaticPod { manifest: "/run/manifests/other.yaml".into() };
     assert_eq!(other.stop(WITHIN).unwrap_err().kind, Kind::NotFound);
@@ -262,7 +262,7 @@ fn a_stop_that_fails_does_not_prevent_the_start() {
         let first = controller.restart(WITHIN).unwrap();
         fs::write("/run/config", "old").unwrap();
         let failing = commands(START, &stop, None);
-        let error = failing.configure(&config, Some("old"), Some("new"), short).unwrap_err();
+        let error = failing.configure(&config, "old", "new", short).unwrap_err();
         is_running(&stop, &error, parts);
         assert_ne!(pid(), first, "{stop}");
         assert_eq!(fs::read_to_string("/run/config").unwrap(), "new");
@@ -354,7 +354,7 @@ fn a_static_pod_waits_for_pods() {
     let own = || controller.processes().unwrap().first().map(|process| process.pid);
     poll("the pod starts", || own().is_some());
     let first = own().unwrap();
-    let (old, new) = (Some("kind: Pod\n"), Some("kind: Pod # 2\n"));
+    let (old, new) = ("kind: Pod\n", "kind: Pod # 2\n");
     let second = controller.configure(&source, old, new, WITHIN).unwrap();
     assert!(![first, other].contains(&second));
 
@@ -364,7 +364,7 @@ fn a_static_pod_waits_for_pods() {
     let error = controller.configure(&source, new, old, short).unwrap_err();
     let words = ["still runs 300ms later", &format!("it runs (pid {second})")];
     assert!(words.iter().all(|word| error.cause.contains(word)), "{error}");
-    assert_eq!(fs::read_to_string(manifest).ok().as_deref(), old);
+    assert_eq!(fs::read_to_string(manifest).unwrap(), old);
     stop("CONT");
     controller.stop(WITHIN).unwrap();
     assert_eq!(pids("kube-proxy").unwrap(), [other]);

@@ -7,6 +7,7 @@ use serde::de::IgnoredAny;
 use crate::error::{Error, Kind, Result};
 use crate::interrupt;
 use crate::run::payload::{Payload, StepRef};
+use crate::run::stage::switch;
 use crate::run::{Context, boot_unit, watchdog};
 use crate::state::stage::RunStage;
 use crate::store::journal::{Journal, Mark};
@@ -35,6 +36,7 @@ pub fn confirm(context: &Context<'_>) -> Result<Confirmed> {
         // A run that is kept needs no journal; only its undo does.
         context.sink.warning(format!("the run can no longer be undone: {e}"));
     }
+    switch::forget(context, &run);
     context.store.finish(&mut run, RunState::Done)?;
     boot_unit::remove(context, &run);
     Ok(Confirmed::Now(run))

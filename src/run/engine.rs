@@ -16,7 +16,7 @@ use crate::plan::playbook::{Hook, Hooks, StageSide};
 use crate::run::execution::{Execution, Planned};
 use crate::run::payload::StepRef;
 use crate::run::snapshot::take_snapshot;
-use crate::run::stage::Stage;
+use crate::run::stage::{Stage, switch};
 use crate::run::stored::Baseline;
 use crate::run::undo::undo;
 use crate::run::{Context, boot_unit, hooks, watchdog};
@@ -298,6 +298,7 @@ fn finish(execution: &mut Execution<'_>) -> Result<()> {
         run.state = RunState::Unconfirmed;
         return context.store.update(run);
     }
+    switch::forget(context, run);
     context.store.finish(run, RunState::Done)?;
     boot_unit::remove(context, run);
     if let Err(e) = prune(context) {

@@ -23,6 +23,7 @@ use crate::run::report::recorded;
 use crate::run::stage;
 use crate::run::stage::preflight::preflight;
 use crate::run::stage::rehearse::{Rehearsed, rehearse};
+use crate::run::stage::switch;
 use crate::run::stored::Baseline;
 use crate::state::NodeState;
 use crate::state::kube_proxy::{ConfigSource, Controller, Mode};
@@ -118,6 +119,11 @@ impl Request for MigrateRequest<'_> {
     ) -> Result<Option<Work<'a>>> {
         let Ready { intended, text, found, probes } = ready;
         let Intended { playbook, from, warnings, .. } = intended;
+        // Found out before the run begins, but not before the caller has approved: it writes a file
+        // beside the configuration, and removes it.
+        if let Some((controller, source)) = &found {
+            switch::can_switch(source, controller)?;
+        }
         if playbook.stage(StageName::Rehearse).is_some() {
             // If kube-proxy is in the new mode already, the leftovers of the old mode can be found
             // now.

@@ -130,6 +130,9 @@ fn finish(context: &Context<'_>, run: &mut Run, failures: Vec<String>) -> Result
     let task = Task::VerifyRollback;
     let migrates = run.migration().is_some();
     let state = if failures.is_empty() { RunState::RolledBack } else { RunState::UndonePartly };
+    if failures.is_empty() {
+        switch::forget(context, run);
+    }
     context.store.finish(run, state)?;
     if migrates {
         context.sink.started(&task);

@@ -7,6 +7,7 @@ mod clocks;
 mod children;
 #[path = "../common/mod.rs"]
 mod common;
+mod disks;
 mod environment;
 mod files;
 mod journals;

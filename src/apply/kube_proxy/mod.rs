@@ -12,7 +12,7 @@ use std::fmt;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::files::swap;
+use super::files::{exchange, forget, try_exchange};
 use crate::error::{Error, Kind, Result};
 use crate::node::kube_proxy_controller::ReadController;
 use crate::node::processes;
@@ -110,37 +110,54 @@ pub trait Operate: ReadController + fmt::Display {
         start_after(self, stopped, &before, within)
     }
 
-    /// Replaces the text of kube-proxy's configuration as [`swap`] does, restarts kube-proxy with
+    /// Replaces the text of kube-proxy's configuration as [`exchange`] does, restarts kube-proxy with
     /// the new text, and returns its PID.
     ///
     /// Replacing and restarting are one operation, because up to 1.30 kube-proxy exits when its
     /// configuration file is written.
     ///
     /// # Errors
-    /// The errors of [`swap`], after which kube-proxy runs as before, and the errors of
+    /// The errors of [`exchange`], after which kube-proxy runs as before, and the errors of
     /// [`Operate::stop`].
     fn configure(
         &self,
         source: &ConfigSource,
-        from: Option<&str>,
-        to: Option<&str>,
+        from: &str,
+        to: &str,
         within: Duration,
     ) -> Result<u32> {
-        swap(source.path(), from, to)?;
+        exchange(source.path(), source.path(), from, to)?;
         self.restart(within)
     }
 
     /// As [`Operate::configure`], for a kube-proxy that is stopped and will be started later.
     ///
     /// # Errors
-    /// As [`swap`].
-    fn configure_stopped(
-        &self,
-        source: &ConfigSource,
-        from: Option<&str>,
-        to: Option<&str>,
-    ) -> Result<()> {
-        swap(source.path(), from, to)
+    /// As [`exchange`].
+    fn configure_stopped(&self, source: &ConfigSource, from: &str, to: &str) -> Result<()> {
+        exchange(source.path(), source.path(), from, to)
+    }
+
+    /// Verifies that [`Operate::configure`] can replace the text, without doing it.
+    ///
+    /// # Errors
+    /// As [`try_exchange`].
+    fn can_configure(&self, source: &ConfigSource) -> Result<()> {
+        try_exchange(source.path())
+    }
+
+    /// Whether nothing of what starts kube-proxy is put aside, as it is while kube-proxy is
+    /// stopped.
+    fn is_in_place(&self) -> bool {
+        true
+    }
+
+    /// Removes the old configuration that [`Operate::configure`] keeps for the way back.
+    ///
+    /// # Errors
+    /// As [`forget`].
+    fn forget(&self, source: &ConfigSource) -> Result<()> {
+        forget(source.path())
     }
 }
 

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{Operate, Time, start_after, stop};
-use crate::apply::files::swap;
-use crate::error::{Error, Result};
+use crate::apply::files::{exchange, try_exchange};
+use crate::error::{Error, Kind, Result};
 use crate::node::kube_proxy_controller::ReadController;
 use crate::state::kube_proxy::ConfigSource;
 use crate::state::kube_proxy::controller::StaticPod;
@@ -40,28 +40,42 @@ impl Operate for StaticPod {
     fn configure(
         &self,
         source: &ConfigSource,
-        from: Option<&str>,
-        to: Option<&str>,
+        from: &str,
+        to: &str,
         within: Duration,
     ) -> Result<u32> {
         let before = self.processes()?;
         let stopped = stop(self, &before, &Time::new(within));
-        let configured = swap(&self.current_path(source.path()), from, to);
+        let configured = exchange(&self.current_path(source.path()), source.path(), from, to);
         start_after(self, stopped.and(configured), &before, within)
     }
 
-    fn configure_stopped(
-        &self,
-        source: &ConfigSource,
-        from: Option<&str>,
-        to: Option<&str>,
-    ) -> Result<()> {
-        let configured = swap(&self.current_path(source.path()), from, to);
+    fn configure_stopped(&self, source: &ConfigSource, from: &str, to: &str) -> Result<()> {
+        let configured = exchange(&self.current_path(source.path()), source.path(), from, to);
         let parked = parked_path(&self.manifest);
         if parked.exists() {
             rename(&parked, &self.manifest)?;
         }
         configured
+    }
+
+    /// The manifest must be movable as well, because that is how the pod is stopped.
+    fn can_configure(&self, source: &ConfigSource) -> Result<()> {
+        try_exchange(source.path())?;
+        if self.manifest != source.path() {
+            try_exchange(&self.manifest)?;
+        }
+        let parked = parked_path(&self.manifest);
+        if self.is_in_place() && fs::symlink_metadata(&parked).is_ok() {
+            let cause = "something has the name that the manifest gets while the pod is stopped";
+            return Err(Error::new(Kind::Blocked, parked.display().to_string(), cause)
+                .hint("find out what it is, and move it away"));
+        }
+        Ok(())
+    }
+
+    fn is_in_place(&self) -> bool {
+        self.manifest.exists()
     }
 }
 

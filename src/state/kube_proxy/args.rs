@@ -27,8 +27,8 @@ pub struct CommandLine {
 
 impl CommandLine {
     /// Parses a command line whose first element is the program. Accepts `--flag=value` and `--flag
-    /// value`, and `_` in place of `-`. If a flag is repeated, the last one counts. Unknown flags
-    /// are ignored. Errors name the flag.
+    /// value`, and `_` in place of `-`. If a flag is repeated, the last one counts; lists and feature
+    /// gates add up, as in kube-proxy. Unknown flags are ignored. Errors name the flag.
     pub fn parse(args: &[impl AsRef<str>]) -> Result<CommandLine> {
         let mut line = CommandLine::default();
         let mut args = args.iter().map(AsRef::as_ref).skip(1);
@@ -107,7 +107,7 @@ impl CommandLine {
             "metrics-bind-address" => flags.metrics_bind_address = parse_word(value()?)?,
             "hostname-override" => flags.hostname_override = parse_word(value()?)?,
             "nodeport-addresses" => {
-                flags.node_port_addresses = list(value()?).map(str::to_owned).collect();
+                flags.node_port_addresses.extend(list(value()?).map(str::to_owned));
             }
             "detect-local-mode" => flags.detect_local_mode = parse_word(value()?)?,
             "feature-gates" => {
@@ -120,7 +120,7 @@ impl CommandLine {
                 flags.iptables.masquerade_bit = check_bit(parse_word(value()?)?)?;
             }
             "ipvs-scheduler" => flags.ipvs.scheduler = parse_word(value()?)?,
-            "ipvs-exclude-cidrs" => flags.ipvs.exclude_cidrs = lines::networks(value()?)?,
+            "ipvs-exclude-cidrs" => flags.ipvs.exclude_cidrs.extend(lines::networks(value()?)?),
             "ipvs-tcp-timeout" => flags.ipvs.tcp_timeout = parse_word(value()?)?,
             "ipvs-tcpfin-timeout" => flags.ipvs.tcp_fin_timeout = parse_word(value()?)?,
             "ipvs-udp-timeout" => flags.ipvs.udp_timeout = parse_word(value()?)?,
@@ -200,6 +200,23 @@ mod tests {
         let settings = line.settings(Some(&file)).unwrap();
         assert_eq!(settings.mode, Some(Mode::Nftables));
         assert_eq!(settings.hostname_override.as_deref(), Some("n1"));
+    }
+
+    #[test]
+    fn repeated_lists_add_up_and_repeated_texts_do_not() {
+        let line = parse(
+            "kube-proxy --ipvs-exclude-cidrs=10.0.0.0/24,10.1.0.0/24 --ipvs-exclude-cidrs 10.2.0.0/24 \
+             --nodeport-addresses=10.0.0.0/8 --nodeport-addresses=fd00::/64 --cluster-cidr=10.0.0.0/16 \
+             --cluster-cidr=10.3.0.0/16 --feature-gates=A=true --feature-gates=B=true,A=false",
+        );
+        let flags = line.unwrap().flags;
+        let shown =
+            |nets: &[ipnet::IpNet]| nets.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let excluded = shown(&flags.ipvs.exclude_cidrs);
+        assert_eq!(excluded, ["10.0.0.0/24", "10.1.0.0/24", "10.2.0.0/24"]);
+        assert_eq!(flags.node_port_addresses, ["10.0.0.0/8", "fd00::/64"]);
+        assert_eq!(shown(&flags.cluster_cidrs), ["10.3.0.0/16"]);
+        assert_eq!(flags.feature_gates, [("A".into(), false), ("B".into(), true)].into());
     }
 
     #[test]

@@ -4,7 +4,6 @@
 //! two texts, each with its length in front. The second text names the flags of the linker, with
 //! which Kubernetes sets its version.
 
-use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 
 use object::read::ReadCache;
@@ -28,7 +27,7 @@ const MOST: u64 = 8 << 20;
 const VERSION: &str = "version.gitVersion=";
 
 /// The version that Kubernetes' build gave the program in `file`; none if it does not tell.
-pub(super) fn kubernetes_version(file: File) -> Option<String> {
+pub fn kubernetes_version(file: impl Read + Seek) -> Option<String> {
     let cache = ReadCache::new(Limited { file, left: MOST });
     let object = object::File::parse(&cache).ok()?;
     let section = object.section_by_name(SECTION)?;
@@ -98,6 +97,8 @@ fn version(settings: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
 
     fn section(settings: &str) -> Vec<u8> {

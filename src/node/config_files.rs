@@ -5,7 +5,7 @@ mod form;
 use std::io;
 use std::path::Path;
 
-use self::form::FileForm;
+pub use self::form::FileForm;
 use super::foreign::{Allowance, Refusal, Root};
 use super::processes::{RunningComponent, flag_value};
 use crate::owners::files::known_files;

@@ -66,7 +66,7 @@ static VERSIONS: Mutex<BTreeMap<(u32, Option<u64>), String>> = Mutex::new(BTreeM
 /// Extracts kube-proxy's version from its metrics. Up to 1.18 the label was `gitVersion`
 /// (<https://github.com/kubernetes/kubernetes/pull/91805>). A custom build may report `v0.0.0`,
 /// which counts as no version.
-fn version(metrics: &str) -> Option<String> {
+pub fn version(metrics: &str) -> Option<String> {
     let labels = metrics.lines().find_map(|line| line.strip_prefix(BUILD))?;
     let value = |label: &str| labels.split_once(label)?.1.split('"').next();
     let version = value("git_version=\"").or_else(|| value("gitVersion=\""))?;

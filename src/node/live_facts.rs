@@ -1,7 +1,7 @@
 //! Asks the live node for facts that no file of a snapshot holds. Changes nothing, and loads no
 //! module.
 
-mod kube_proxy;
+pub mod kube_proxy;
 mod lock;
 pub mod modules;
 mod pods;

@@ -3,7 +3,7 @@
 //!
 //! Everything in this module reads the current namespaces. No function has a namespace argument.
 
-mod build_info;
+pub mod build_info;
 pub mod capture;
 pub mod command;
 pub mod config_files;

@@ -18,7 +18,7 @@ const USED: &[(&str, &[&str])] =
 
 /// The arguments of the program `name` that a snapshot keeps, in their places. The first is the
 /// program; each other one that no parser uses is masked.
-pub(super) fn kept_arguments(name: &str, args: &[String]) -> Vec<String> {
+pub fn kept_arguments(name: &str, args: &[String]) -> Vec<String> {
     let used = |flag: &str| match name {
         "kube-proxy" => is_flag(flag),
         _ => USED.iter().any(|(program, flags)| *program == name && flags.contains(&flag)),

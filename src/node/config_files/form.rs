@@ -15,7 +15,7 @@ use crate::yaml;
 
 /// What a configuration file should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum FileForm {
+pub enum FileForm {
     /// A `KubeProxyConfiguration`.
     KubeProxy,
     /// The Corefile of nodelocaldns.
@@ -55,8 +55,11 @@ const COREFILE: &[&str] = &["bind", "forward"];
 const API_GROUP: &str = "kubeproxy.config.k8s.io/";
 
 impl FileForm {
-    /// What is kept of `text`, the text of the file `path`; an error says why nothing is.
-    pub(super) fn kept(self, path: &str, text: &str) -> Result<String, String> {
+    /// What is kept of `text`, the text of the file `path`.
+    ///
+    /// # Errors
+    /// Why nothing of it is kept.
+    pub fn kept(self, path: &str, text: &str) -> Result<String, String> {
         match self {
             FileForm::KubeProxy => kube_proxy(path, text),
             FileForm::Corefile => corefile(text),

@@ -104,14 +104,14 @@ fn version(root: &Root, program: &str, allowance: &mut Allowance) -> Option<Stri
 }
 
 /// The version of `package` in apk's list of installed packages.
-fn apk_version(installed: &str, package: &str) -> Option<String> {
+pub fn apk_version(installed: &str, package: &str) -> Option<String> {
     let mut paragraphs = installed.split("\n\n");
     let of = |p: &&str| p.lines().any(|l| l.strip_prefix("P:") == Some(package));
     plain(paragraphs.find(of)?.lines().find_map(|l| l.strip_prefix("V:"))?)
 }
 
 /// The version of `package` in dpkg's list of installed packages.
-fn package_version(status: &str, package: &str) -> Option<String> {
+pub fn package_version(status: &str, package: &str) -> Option<String> {
     let mut paragraphs = status.split("\n\n");
     let of = |p: &&str| p.lines().any(|l| l.strip_prefix("Package: ") == Some(package));
     let version = paragraphs.find(of)?.lines().find_map(|l| l.strip_prefix("Version: "))?;
@@ -135,7 +135,8 @@ pub(super) fn complaints() -> Vec<String> {
     texts.flat_map(|(text, path)| complaints_of(&path, &text)).collect()
 }
 
-fn complaints_of(path: &str, text: &str) -> Vec<String> {
+/// The last line of a log with each of those phrases, after the log's path.
+pub fn complaints_of(path: &str, text: &str) -> Vec<String> {
     let last = |what: &&str| text.lines().rfind(|l| l.contains(what));
     let lines = COMPLAINTS.iter().filter_map(last);
     let short = |line: &str| line.chars().take(LINE).collect::<String>();

@@ -1,5 +1,6 @@
 # make demo    the main job, shown on a captured node; touches nothing of this machine's network
 # make test    everything, with what needs private namespaces and a virtual machine
+# make fuzz    every parser of foreign text on made-up input, some seconds each; see fuzz/README.md
 # make soak    every case on a virtual machine, each stage failing or killed; writes docs/soak.md
 # make dist    one static binary with its checksum, and the Ansible collection with it, in dist/
 # make ansible gets what the tests with Ansible need: two versions of it, ansible-lint, sshd, kubectl
@@ -16,7 +17,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .SILENT:
 .DEFAULT_GOAL := demo
-.PHONY: demo test dist ansible vm soak bench readme man clean debian rust
+.PHONY: demo test fuzz dist ansible vm soak bench readme man clean debian rust
 
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/sbin:/usr/sbin:/sbin
 
@@ -75,6 +76,11 @@ test: debian vm ansible dist rust
 	# 200 clean-ups beside another writer; 20 are enough for a quick `cargo test`.
 	export PROXYSHIFT_RUNS=$${PROXYSHIFT_RUNS:-200}
 	cargo test --no-fail-fast --target $(target)
+
+# libFuzzer is C++, and one seed is a program.
+fuzz: programs += c++:g++ as:binutils
+fuzz: debian rust
+	fuzz/run
 
 dist: debian rust
 	RUSTFLAGS='$(static)' cargo $(build) --quiet --target $(target)

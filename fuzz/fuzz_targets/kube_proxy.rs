@@ -88,5 +88,11 @@ fn arguments(args: &[&str]) {
     let file = KubeProxyConfig::parse("f", &made.text).expect("what was made");
     // Of a flag that is given twice, the parser refuses a wrong first value too.
     let Some(line) = line else { return };
-    assert_eq!(file, line.flags, "{}", made.text);
+    // An address without a port gets its default.
+    assert_eq!(file.healthz_address(), line.flags.healthz_address(), "{}", made.text);
+    assert_eq!(file.metrics_address(), line.flags.metrics_address(), "{}", made.text);
+    let mut flags = line.flags;
+    flags.healthz_bind_address.clone_from(&file.healthz_bind_address);
+    flags.metrics_bind_address.clone_from(&file.metrics_bind_address);
+    assert_eq!(file, flags, "{}", made.text);
 }

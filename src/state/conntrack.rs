@@ -19,7 +19,7 @@ impl ConntrackStat {
     pub fn parse(file: &str, text: &str) -> Result<ConntrackStat> {
         let mut lines = lines::numbered(file, text)?.into_iter();
         let names: Vec<&str> = match lines.next() {
-            Some((_, heading)) if heading.starts_with("entries") => {
+            Some((_, heading)) if heading.split_whitespace().next() == Some("entries") => {
                 heading.split_whitespace().collect()
             }
             _ => return Err(lines::error(file, 1, "no heading that begins with `entries`")),
@@ -70,6 +70,7 @@ mod tests {
         for (text, expected) in [
             ("", "stat:1: no heading"),
             ("00000001 00000002\n", "stat:1: no heading"),
+            ("entriesfound drop\n00000001 00000002\n", "stat:1: no heading"),
             ("entries drop\n00000001\n", "stat:2: 1 numbers under 2 names"),
             ("entries drop\n00000001 0000000g\n", "stat:2: `0000000g` is no hexadecimal"),
             ("entries drop\n00000001 000", "stat:2: the last line is cut off"),

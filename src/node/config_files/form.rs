@@ -94,7 +94,8 @@ impl FileForm {
 fn lines(text: &str, used: impl Fn(&str) -> bool) -> String {
     let kept = text.lines().map(|line| match line.trim() {
         "" => "",
-        trimmed if used(trimmed) => line,
+        // `lines` takes away one carriage return; another would be taken at the next look.
+        trimmed if used(trimmed) => line.trim_end_matches('\r'),
         _ => "# <masked>",
     });
     kept.map(|line| format!("{line}\n")).collect()
@@ -304,6 +305,7 @@ mod tests {
                 "# s3cret\n\nENABLED=yes\nLOG = \"s3cret\"\n ENABLED = s3cret/long\n",
                 "# <masked>\n\nENABLED=yes\n# <masked>\n# <masked>\n",
             ),
+            (FileForm::Settings("ENABLED"), "ENABLED=yes\r\r\n\r\r\n", "ENABLED=yes\n\n"),
             (
                 FileForm::Nftables,
                 "#!/usr/sbin/nft -f\nflush ruleset\ntable inet filter {\n chain c { # s\n\

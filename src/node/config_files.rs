@@ -70,7 +70,7 @@ pub fn read(components: &[RunningComponent]) -> (Files, Vec<String>) {
 impl ConfigReader {
     fn of_the_node(&mut self, root: &Root) {
         for (path, form) in FILES {
-            self.add(root, path, *form);
+            self.add(root, path, path, *form);
         }
         for (directory, prefix, form) in DIRECTORIES {
             self.directory(root, directory, prefix, *form);
@@ -94,12 +94,12 @@ impl ConfigReader {
                 self.omit(path, "its directory has too many files");
             }
         }
+        let Ok(Some(inside)) = root.confined(directory) else { return };
         for name in names.iter().take(MOST) {
             let path = format!("{directory}/{name}");
-            match root.leads_out(directory, name) {
-                Ok(false) => self.add(root, &path, form),
-                Ok(true) => self.omit(&path, "it is a link that leads out of its directory"),
-                Err(why) => self.omit(&path, &why.to_string()),
+            self.add(&inside, &format!("/{name}"), &path, form);
+            if !self.files.contains_key(&format!("files{path}")) {
+                self.omit(&path, "it is a link that leads nowhere");
             }
         }
     }
@@ -111,7 +111,7 @@ impl ConfigReader {
             let mut paths = flags.iter().filter_map(|flag| flag_value(&process.args, flag));
             let Some(path) = paths.next() else { continue };
             match Root::of(pinned) {
-                Ok(root) => self.add(&root, path, *form),
+                Ok(root) => self.add(&root, path, path, *form),
                 // The process has ended, and its files with it.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => self.note(path, &error.to_string()),
@@ -119,8 +119,9 @@ impl ConfigReader {
         }
     }
 
-    /// Adds what is kept of the file at `path` below `root`. Adds nothing for a missing file.
-    fn add(&mut self, root: &Root, path: &str, form: FileForm) {
+    /// Adds what is kept of the file at `place` below `root`, by its `path` on the node. Adds nothing
+    /// for a missing file.
+    fn add(&mut self, root: &Root, place: &str, path: &str, form: FileForm) {
         let key = format!("files{path}");
         if self.files.contains_key(&key) {
             return;
@@ -128,7 +129,7 @@ impl ConfigReader {
         if is_credential(path) {
             return self.omit(path, "it is a credential by its name");
         }
-        match root.text(path, LIMIT, &mut self.allowance) {
+        match root.text(place, LIMIT, &mut self.allowance) {
             Ok(None) => {}
             Ok(Some(text)) => match form.kept(path, &text) {
                 // Masks may be longer than what they are put in the place of.

@@ -44,6 +44,7 @@ pub struct Root {
     dir: File,
     mount: u64,
     mounts: Mounts,
+    is_confined: bool,
 }
 
 impl Root {
@@ -54,19 +55,17 @@ impl Root {
 
     /// The directory `path`, with the mounts that we see.
     pub(super) fn at(path: &Path) -> io::Result<Root> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let dir = rustix::fs::open(path, flags, Mode::empty())?;
+        let dir = directory(path)?;
         let us = PinnedProcess::open(std::process::id());
         let us = us.ok_or_else(|| io::Error::other("/proc is not there"))?;
-        Root::with(dir.into(), &us.mounts()?)
+        Root::with(dir, &us.mounts()?)
     }
 
     /// The root of a process, which may be a container's. Unlike ours, it may itself lie on a file
     /// system that somebody serves; then it is an error.
     pub fn of(process: &PinnedProcess) -> io::Result<Root> {
         let root = Root::with(process.root()?, &process.mounts()?)?;
-        let ours = Root::ours()?;
-        if root.mount != ours.mount {
+        if root.mount != opened(directory(Path::new("/"))?)?.mount {
             root.mounts.judge(root.mount).map_err(|why| io::Error::other(why.to_string()))?;
         }
         Ok(root)
@@ -82,7 +81,7 @@ impl Root {
 
     fn with(dir: File, mounts: &str) -> io::Result<Root> {
         let mount = opened(dir.try_clone()?)?.mount;
-        Ok(Root { dir, mount, mounts: Mounts::parse(mounts) })
+        Ok(Root { dir, mount, mounts: Mounts::parse(mounts), is_confined: false })
     }
 
     /// The text of the regular file at `path`; none if it does not exist.
@@ -136,21 +135,19 @@ impl Root {
         })
     }
 
-    /// Whether the link or file at `path` leads out of the directory that holds it. False for what
-    /// does not exist.
+    /// The directory at `path` as a root of its own, out of which no link leads: one that does is an
+    /// error. None if it does not exist.
     ///
     /// # Errors
-    /// Why the link is not followed.
-    pub fn leads_out(&self, directory: &str, name: &str) -> Result<bool, Refusal> {
-        let Some(holder) = self.walk(directory)? else { return Ok(false) };
-        let inside = Root { dir: holder.file, mount: holder.mount, mounts: self.mounts.clone() };
-        let Some(here) = inside.walk_strictly(&format!("/{name}"))? else { return Ok(true) };
-        let Some(there) = self.walk(&format!("{directory}/{name}"))? else { return Ok(true) };
-        let identity = |o: &Opened| -> Result<_, Refusal> {
-            let stat = rustix::fs::fstat(&o.file)?;
-            Ok((stat.st_dev, stat.st_ino))
-        };
-        Ok(identity(&here)? != identity(&there)?)
+    /// Why it is not entered.
+    pub fn confined(&self, path: &str) -> Result<Option<Root>, Refusal> {
+        let found = self.walk(path)?;
+        Ok(found.map(|Opened { file, mount, .. }| Root {
+            dir: file,
+            mount,
+            mounts: self.mounts.clone(),
+            is_confined: true,
+        }))
     }
 
     /// The names of the files and links in a directory, sorted, without subdirectories; none if it
@@ -214,17 +211,8 @@ impl Root {
     }
 
     /// Walks to `path` below the root. An absolute link means a path below the root, and `..` at
-    /// the root stays there, as for the process whose root it is.
+    /// the root stays there, as for the process whose root it is; in a confined root, both lead out.
     fn walk(&self, path: &str) -> Result<Option<Opened>, Refusal> {
-        self.walk_with(path, false)
-    }
-
-    /// As [`Self::walk`], but finds nothing where a link leads out of the root.
-    fn walk_strictly(&self, path: &str) -> Result<Option<Opened>, Refusal> {
-        self.walk_with(path, true)
-    }
-
-    fn walk_with(&self, path: &str, strictly: bool) -> Result<Option<Opened>, Refusal> {
         let absolute = path.starts_with('/')
             && !Path::new(path).components().any(|c| c == Component::ParentDir);
         if !absolute {
@@ -239,8 +227,8 @@ impl Root {
                 return Err(Refusal::TooLong);
             }
             if part == ".." {
-                if done.pop().is_none() && strictly {
-                    return Ok(None);
+                if done.pop().is_none() && self.is_confined {
+                    return Err(Refusal::LeadsOut);
                 }
                 continue;
             }
@@ -264,8 +252,8 @@ impl Root {
             let target = rustix::fs::readlinkat(&next.file, c"", Vec::new())?;
             let target = OsString::from_vec(target.into_bytes());
             if Path::new(&target).is_absolute() {
-                if strictly {
-                    return Ok(None);
+                if self.is_confined {
+                    return Err(Refusal::LeadsOut);
                 }
                 done.clear();
             }
@@ -281,6 +269,12 @@ impl Root {
     fn judge(&self, mount: u64) -> Result<(), Refusal> {
         if mount == self.mount { Ok(()) } else { self.mounts.judge(mount) }
     }
+}
+
+/// The directory at one of our own paths, not opened for reading.
+fn directory(path: &Path) -> io::Result<File> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
 }
 
 /// Whether an entry is the directory itself, or the one above.
@@ -387,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_out_of_its_directory_is_recognised() {
+    fn a_link_out_of_a_confined_root_is_recognised() {
         let dir = tempfile::tempdir().unwrap();
         let at = |path: &str| dir.path().join(path);
         fs::create_dir_all(at("net.d/..data")).unwrap();
@@ -399,16 +393,16 @@ mod tests {
         symlink("/outside", at("net.d/absolute")).unwrap();
         symlink("nowhere", at("net.d/dangling")).unwrap();
         symlink("../net.d/plain", at("net.d/round")).unwrap();
-        let root = below(&dir);
-        for (name, out) in [
-            ("plain", false),
-            ("inner", false),
-            ("up", true),
-            ("absolute", true),
-            ("dangling", true),
-            ("round", true),
+        let inside = below(&dir).confined("/net.d").unwrap().unwrap();
+        for (name, found) in [
+            ("plain", Ok(Some(String::new()))),
+            ("inner", Ok(Some(String::new()))),
+            ("up", Err(Refusal::LeadsOut)),
+            ("absolute", Err(Refusal::LeadsOut)),
+            ("dangling", Ok(None)),
+            ("round", Err(Refusal::LeadsOut)),
         ] {
-            assert_eq!(root.leads_out("/net.d", name), Ok(out), "{name}");
+            assert_eq!(text(&inside, &format!("/{name}")), found, "{name}");
         }
     }
 

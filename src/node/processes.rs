@@ -19,7 +19,6 @@ use crate::state::tools::Process;
 const OF_KUBERNETES: &[&str] = &["kube-proxy", "kubelet"];
 
 /// The processes that bear a name of the catalogue.
-#[derive(Default)]
 pub struct FoundProcesses {
     /// Those that count, sorted by PID.
     pub components: Vec<RunningComponent>,
@@ -86,11 +85,11 @@ fn ours() -> Result<impl Iterator<Item = PinnedProcess>> {
         entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
     pids.sort_unstable();
     let us = PinnedProcess::open(std::process::id());
-    if !us.is_some_and(|us| us.is_in_our_network()) {
-        return Err(Error::new(Kind::Unexpected, "/proc/self/ns/net", "cannot be read"));
-    }
+    let ours = us
+        .and_then(|us| us.network())
+        .ok_or_else(|| Error::new(Kind::Unexpected, "/proc/self/ns/net", "cannot be read"))?;
     let pinned = pids.into_iter().filter_map(PinnedProcess::open);
-    Ok(pinned.filter(PinnedProcess::is_in_our_network))
+    Ok(pinned.filter(move |process| process.network() == Some(ours)))
 }
 
 /// A process that counts, with its name in the catalogue.
@@ -129,14 +128,21 @@ fn named(
 /// Removes each process whose parent in the list has the same name and arguments. For example,
 /// between its fork and its exec a child that will run `iptables` looks like a second kube-proxy.
 fn without_forks(found: Vec<Named>, parent: impl Fn(u32) -> Option<u32>) -> Vec<Named> {
-    let is_fork = |child: &Named| {
-        let parent = parent(child.pinned.pid());
-        found
-            .iter()
-            .any(|n| Some(n.pinned.pid()) == parent && n.name == child.name && n.args == child.args)
-    };
-    let forks: Vec<bool> = found.iter().map(is_fork).collect();
+    let lines: Vec<_> = found.iter().map(|n| (n.pinned.pid(), n.name, &n.args[..])).collect();
+    let forks: Vec<bool> = lines.iter().map(|line| is_fork(line, &lines, &parent)).collect();
     found.into_iter().zip(forks).filter(|(_, is_fork)| !is_fork).map(|(found, _)| found).collect()
+}
+
+/// The PID, name and arguments of a process.
+type Line<'a> = (u32, &'a str, &'a [String]);
+
+fn is_fork(
+    (pid, name, args): &Line<'_>,
+    all: &[Line<'_>],
+    parent: impl Fn(u32) -> Option<u32>,
+) -> bool {
+    let parent = parent(*pid);
+    all.iter().any(|(p, n, a)| Some(*p) == parent && n == name && a == args)
 }
 
 /// The PID of a process's parent: the second field of /proc/PID/stat after the name in parentheses.
@@ -238,18 +244,30 @@ mod tests {
 
     #[test]
     fn a_child_before_its_exec_does_not_count() {
-        let named = |args: &[&str]| Named {
-            pinned: PinnedProcess::open(std::process::id()).unwrap(),
-            name: "kube-proxy",
-            args: strings(args),
-        };
+        let serves = strings(&["kube-proxy", "--v=2"]);
+        let cleans = strings(&["kube-proxy", "--cleanup"]);
+        let parent = |pid| Some(if pid == 12 || pid == 13 { 10 } else { 1 });
+        let found: [Line<'_>; 4] = [
+            (10, "kube-proxy", &serves),
+            // A fork of process 10 that is about to run iptables-save.
+            (12, "kube-proxy", &serves),
+            // A child of process 10 with other arguments, and a child of a process that is not in
+            // the list.
+            (13, "kube-proxy", &cleans),
+            (14, "kube-proxy", &serves),
+        ];
+        let forks = found.iter().filter(|line| is_fork(line, &found, parent));
+        assert_eq!(forks.map(|line| line.0).collect::<Vec<_>>(), [12]);
         let me = std::process::id();
-        // Each is this process, and so its own parent.
-        let found = vec![named(&["kube-proxy", "--v=2"]), named(&["kube-proxy", "--cleanup"])];
-        assert_eq!(without_forks(found, |_| Some(me)).len(), 0);
-        let found = vec![named(&["kube-proxy", "--v=2"]), named(&["kube-proxy", "--cleanup"])];
-        assert_eq!(without_forks(found, |_| Some(1)).len(), 2);
         assert!(super::parent(me).is_some_and(|p| p != me));
+        // Each is this process, and so its own parent.
+        let named = |args: &[String]| Named {
+            pinned: PinnedProcess::open(me).unwrap(),
+            name: "kube-proxy",
+            args: args.to_vec(),
+        };
+        assert_eq!(without_forks(vec![named(&serves), named(&cleans)], |_| Some(me)).len(), 0);
+        assert_eq!(without_forks(vec![named(&serves), named(&cleans)], |_| Some(1)).len(), 2);
     }
 
     #[test]

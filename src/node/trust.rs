@@ -13,7 +13,7 @@ use std::{io, thread};
 
 use procfs::net::TcpState;
 use procfs::process::{FDTarget, Process};
-use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
+use rustix::fs::{AtFlags, OFlags, StatxFlags};
 
 use crate::state::lookalikes::Doubt;
 
@@ -39,6 +39,10 @@ const ARGUMENTS_APPEAR: Duration = Duration::from_millis(100);
 /// was given the same PID later.
 pub struct PinnedProcess(Process);
 
+/// What identifies a namespace: device and inode (namespaces(7)).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Namespace(u64, u64);
+
 /// The users of a process, and its effective capabilities.
 struct Credentials {
     users: [u32; 3],
@@ -56,9 +60,9 @@ impl PinnedProcess {
         self.0.pid.unsigned_abs()
     }
 
-    /// Whether the process is in our network namespace. False if we may not know.
-    pub fn is_in_our_network(&self) -> bool {
-        self.shares("ns/net")
+    /// The network namespace of the process; none if we may not know.
+    pub fn network(&self) -> Option<Namespace> {
+        self.namespace("ns/net")
     }
 
     /// Why the process does not count; none if it counts.
@@ -66,7 +70,7 @@ impl PinnedProcess {
         let Some(who) = self.credentials() else { return Some(Doubt::Unreadable) };
         if who.users != [0; 3] {
             Some(Doubt::User)
-        } else if !self.shares("ns/user") {
+        } else if !self.shares_our_users() {
             Some(Doubt::UserNamespace)
         } else if who.capabilities & NET_ADMIN == 0 {
             Some(Doubt::NetAdmin)
@@ -186,16 +190,15 @@ impl PinnedProcess {
         Some(stat.stx_mode.into())
     }
 
-    /// Whether the process and we have the same namespace.
-    fn shares(&self, namespace: &str) -> bool {
-        let identity = |file: File| {
-            let stat = rustix::fs::fstat(file).ok()?;
-            Some((stat.st_dev, stat.st_ino))
-        };
-        let path = format!("/proc/self/{namespace}");
-        let ours = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok();
-        let theirs = self.open_at(namespace, OFlags::PATH).ok().and_then(identity);
-        theirs.is_some() && theirs == ours.map(File::from).and_then(identity)
+    fn shares_our_users(&self) -> bool {
+        let users = |process: &PinnedProcess| process.namespace("ns/user");
+        let ours = PinnedProcess::open(std::process::id()).as_ref().and_then(users);
+        ours.is_some() && users(self) == ours
+    }
+
+    fn namespace(&self, name: &str) -> Option<Namespace> {
+        let stat = rustix::fs::fstat(self.open_at(name, OFlags::PATH).ok()?).ok()?;
+        Some(Namespace(stat.st_dev, stat.st_ino))
     }
 
     fn bytes(&self, name: &str, most: u64) -> io::Result<Vec<u8>> {
@@ -263,7 +266,7 @@ mod tests {
     #[test]
     fn this_process_is_pinned() {
         let me = PinnedProcess::open(std::process::id()).unwrap();
-        assert!(me.is_in_our_network());
+        assert!(me.network().is_some() && me.shares_our_users());
         assert!(me.exe().is_some() && !me.comm().is_empty());
         assert_eq!(me.arguments().unwrap()[0], std::env::args().next().unwrap());
         assert_eq!(me.uid(), rustix::process::getuid().as_raw());

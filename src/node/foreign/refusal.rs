@@ -10,6 +10,8 @@ pub enum Refusal {
     NotAbsolute,
     /// It is a directory, a pipe, a socket or a device.
     NotRegular,
+    /// It is a link out of the directory that it must stay in.
+    LeadsOut,
     /// It lies on a file system that somebody may serve.
     Served(String),
     /// Too many links, or too many names.
@@ -31,6 +33,7 @@ impl fmt::Display for Refusal {
         match self {
             Refusal::NotAbsolute => f.write_str("its path is not absolute"),
             Refusal::NotRegular => f.write_str("it is not a regular file"),
+            Refusal::LeadsOut => f.write_str("it is a link that leads out of its directory"),
             Refusal::Served(kind) => {
                 write!(f, "it lies on a file system of type {kind}, which is not entered")
             }

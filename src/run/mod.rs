@@ -2,6 +2,7 @@
 
 mod apply_edits;
 mod boot_unit;
+pub mod caller;
 pub mod cleanup;
 pub mod confirm;
 mod controller;

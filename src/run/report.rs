@@ -14,6 +14,7 @@ use crate::owners::matcher::{Owner, Ownership, UNKNOWN};
 use crate::plan::change::{Direction, Edit, TableEdit, Target};
 use crate::plan::leftovers::CleanupScope;
 use crate::plan::reason::Reason;
+use crate::run::caller::begun_by;
 use crate::run::cleanup::scope;
 use crate::run::payload::{JournalLine, Replay, replay};
 use crate::run::stored::parse_snapshot;
@@ -210,7 +211,7 @@ pub fn report(catalogue: &Catalogue, kept: &StoredRun) -> Result<Report> {
         stage: run.pending.as_ref().map(|s| s.stage),
         modes: run.modes(),
         started: run.started.clone(),
-        by: run.by.clone(),
+        by: begun_by(run),
         seconds: ended.as_deref().and_then(|ended| seconds_between(&run.started, ended)),
         ended,
         confirmed: kept.confirmed.clone(),

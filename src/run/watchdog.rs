@@ -22,6 +22,7 @@ use crate::node::command;
 use crate::node::environment;
 use crate::node::locks::LOCK_DIR;
 use crate::node::locks::NodeLock;
+use crate::run::caller::begun_by;
 use crate::run::{Context, late_runner};
 use crate::runtime;
 use crate::runtime::{ProcessId, process_start};
@@ -210,7 +211,7 @@ fn roll_back(
 /// Writes to the system log that `run` begins, by whom, and between which modes.
 pub(super) fn log_begin(run: &Run) {
     let modes = run.modes().map(|modes| format!(" from {} to {}", modes.from, modes.to));
-    let by = run.by.as_ref().map(|by| format!(", by {by}")).unwrap_or_default();
+    let by = begun_by(run).map(|by| format!(", by {by}")).unwrap_or_default();
     log(&format!("run {} ({}{}) begins{by}", run.id, run.verb(), modes.unwrap_or_default()));
 }
 

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::lines;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, LONGEST_NAME, Result, shortened};
 
 /// Fields in a link's `info_data` that change without a writer: timers, and what a bridge or a bond
 /// elects.
@@ -178,7 +178,7 @@ pub fn parse_routes(file: &str, text: &str) -> Result<Vec<Route>> {
     named(file, routes.iter().filter_map(|route| route.dev.as_ref()))?;
     for word in routes.iter().flat_map(|r| [&r.kind, &r.dst, &r.table, &r.protocol, &r.scope]) {
         if !word.chars().all(|c| c.is_ascii_alphanumeric() || "_.:/-".contains(c)) {
-            let cause = format!("{word:?} is no word of a route");
+            let cause = format!("{:?} is no word of a route", shortened(word, LONGEST_NAME));
             return Err(Error::new(Kind::Parse, file, cause));
         }
     }
@@ -190,8 +190,8 @@ pub fn parse_routes(file: &str, text: &str) -> Result<Vec<Route>> {
 fn named<'a>(file: &str, names: impl IntoIterator<Item = &'a String>) -> Result<()> {
     match names.into_iter().find(|name| !is_link_name(name)) {
         Some(name) => {
-            let short: String = name.chars().take(40).collect();
-            Err(Error::new(Kind::Parse, file, format!("{short:?} is no name of a link")))
+            let cause = format!("{:?} is no name of a link", shortened(name, LONGEST_NAME));
+            Err(Error::new(Kind::Parse, file, cause))
         }
         None => Ok(()),
     }

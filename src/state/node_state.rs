@@ -104,7 +104,7 @@ impl NodeState {
     /// the kernel holds does not show which owner is alive; `base` showed it at another moment.
     pub fn with_owners_of(mut self, base: &NodeState) -> NodeState {
         let shows_owners = |name: &String| {
-            ["processes.json", "lookalikes.json"].contains(&name.as_str())
+            ["processes.json", "lookalikes.json", "tools.txt"].contains(&name.as_str())
                 || name.starts_with("files/")
         };
         let files = base.files.iter().filter(|(name, _)| shows_owners(name));

@@ -102,7 +102,7 @@ impl Store {
         let size: usize = files.values().map(|text| text.len()).sum();
         self.room_for(size as u64 + (1 << 20))?;
 
-        let own = OwnFiles { manifest: json, ..OwnFiles::of(&manifest)? };
+        let own = OwnFiles { manifest: json, script: super::restore::render(&manifest) };
         self.make_imported_dir()?;
         let temporary = disk::temporary_dir(&self.imported_dir())?;
         write_verified(&temporary.path().join(CONTENT), &manifest.id, &files, &own)?;

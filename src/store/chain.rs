@@ -10,7 +10,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::disk::open_safely;
+use super::disk::{name_of, open_safely};
 use super::manifest::hex;
 use super::run::JournalEnd;
 
@@ -30,7 +30,7 @@ pub(super) struct JournalChain(String);
 impl JournalChain {
     /// The start of the chain, which differs from run to run.
     pub(super) fn of_run(dir: &Path) -> JournalChain {
-        JournalChain(dir.file_name().unwrap_or_default().display().to_string())
+        JournalChain(name_of(dir))
     }
 
     /// A writer to `to` that computes the checksum of the next line.

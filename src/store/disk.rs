@@ -204,11 +204,25 @@ pub(super) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     let file = open_safely(path)?;
     let meta = file.metadata()?;
     let mut bytes = Vec::new();
-    let too_large = || io::Error::other(format!("it is larger than {} MiB", MAX_FILE >> 20));
     if meta.len() > MAX_FILE || file.take(MAX_FILE + 1).read_to_end(&mut bytes)? as u64 > MAX_FILE {
-        return Err(too_large());
+        return Err(io::Error::other(format!("it is larger than {} MiB", MAX_FILE >> 20)));
     }
     Ok(bytes)
+}
+
+/// Renames `temporary` to `id` in the directory `dir`.
+pub(super) fn rename(temporary: tempfile::TempDir, dir: &Path, id: &str) -> Result<PathBuf> {
+    let named = dir.join(id);
+    fs::rename(temporary.path(), &named).map_err(|e| Error::io(&named, &e))?;
+    // The directory no longer has its temporary name, so there is nothing to remove on drop.
+    let _ = temporary.keep();
+    sync_dir(dir)?;
+    Ok(named)
+}
+
+/// The name of the file or directory at `path`.
+pub(super) fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().display().to_string()
 }
 
 /// Opens the archive at `path`, which the operator named, so that a symbolic link is followed. It
@@ -233,10 +247,7 @@ pub(super) fn open_archive(path: &Path) -> Result<File> {
 /// link.
 pub(super) fn holds(path: &Path, bytes: &[u8]) -> Result<bool> {
     let io = |e: io::Error| Error::io(path, &e);
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let mut options = fs::OpenOptions::new();
-    let mut file =
-        options.read(true).custom_flags(flags.bits().cast_signed()).open(path).map_err(io)?;
+    let mut file = open_safely(path).map_err(io)?;
     let (mut piece, mut left) = (vec![0; 64 * 1024], bytes);
     loop {
         let length = file.read(&mut piece).map_err(io)?;

@@ -224,10 +224,11 @@ struct KnownJournal {
 
 fn parse_file<P: DeserializeOwned>(dir: &Path) -> Result<Parsed<P>> {
     let path = dir.join(JOURNAL);
-    let bytes = fs::read(&path).map_err(|e| Error::io(&path, &e))?;
-    // Whoever asks for this journal has read the run before.
+    // Whoever asks for this journal has read the run before. The end that it names is read first,
+    // because the journal may grow meanwhile.
     let run = disk::read_file(&dir.join(RUN)).unwrap_or_default();
     let known: KnownJournal = serde_json::from_slice(&run).unwrap_or_default();
+    let bytes = fs::read(&path).map_err(|e| Error::io(&path, &e))?;
     let rebooted = known.boot_id.is_some_and(|id| id != clock::boot_id());
     parse(&bytes, JournalChain::of_run(dir), known.journal.as_ref(), rebooted).map_err(|cause| {
         Error::new(Kind::Store, path.display().to_string(), cause).hint(

@@ -51,10 +51,7 @@ impl Store {
         let runs = self.runs_dir();
         let folder = disk::temporary_dir(&runs)?;
         write(folder.path(), &run)?;
-        let named = self.run_dir(&run.id);
-        fs::rename(folder.path(), &named).map_err(|e| Error::io(&named, &e))?;
-        let _ = folder.keep();
-        disk::sync_dir(&runs)?;
+        disk::rename(folder, &runs, &run.id)?;
         Ok(run)
     }
 
@@ -110,7 +107,7 @@ impl Store {
     /// # Errors
     /// [`Kind::Store`] if that run cannot be read.
     pub fn run(&self, id: &str) -> Result<Option<Run>> {
-        match self.run_folders()?.into_iter().find(|dir| name_of(dir) == id) {
+        match self.run_folders()?.into_iter().find(|dir| disk::name_of(dir) == id) {
             Some(dir) => self.read_run(&dir).map(Some).map_err(Stray::error),
             None => Ok(None),
         }
@@ -133,7 +130,8 @@ impl Store {
         if let Some(run) = self.run(name)? {
             return Ok(run);
         }
-        let mut names: Vec<String> = self.run_folders()?.iter().map(|dir| name_of(dir)).collect();
+        let mut names: Vec<String> =
+            self.run_folders()?.iter().map(|dir| disk::name_of(dir)).collect();
         names.retain(|found| !name.is_empty() && found.starts_with(name));
         names.sort();
         if names.len() > 1 {
@@ -193,7 +191,7 @@ impl Store {
             return Err(unread(format!("written by a newer proxyshift (version {v})")));
         }
         let run: Run = serde_json::from_slice(&json).map_err(broken)?;
-        if run.id == name_of(dir) {
+        if run.id == disk::name_of(dir) {
             return Ok(run);
         }
         let cause = format!("it is the run {}: a copy, or the folder was renamed", run.id);
@@ -224,8 +222,8 @@ impl Store {
         Ok(removed)
     }
 
-    /// The identifiers of the snapshots that pruning must keep: those of pending runs, of runs that
-    /// still need the operator, and of the last confirmed run.
+    /// The identifiers of the snapshots that pruning must keep: those of the runs that are
+    /// kept however old they are, and of the last run that is done.
     ///
     /// # Errors
     /// As [`Store::runs`]; [`Kind::Store`] if a run that cannot be read may be pending, because its
@@ -263,10 +261,6 @@ fn needed(runs: &[Run]) -> impl Iterator<Item = &Run> {
             open || done(run) && !runs[at + 1..].iter().any(later)
         })
         .map(|(_, run)| run)
-}
-
-fn name_of(dir: &Path) -> String {
-    dir.file_name().unwrap_or_default().display().to_string()
 }
 
 fn write(dir: &Path, run: &Run) -> Result<()> {

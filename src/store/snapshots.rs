@@ -17,12 +17,13 @@ use crate::state::{Files, RulesetId};
 const OWN_FILES: [&str; 3] = [MANIFEST, SHA256SUMS, RESTORE];
 
 /// The captured files of a node that are neither rulesets nor below [`CONFIGURATION`].
-const CAPTURED: [&str; 13] = [
+const CAPTURED: [&str; 14] = [
     "addr.json",
     "ipset.save",
     "ipvs.list",
     "ipvs.save",
     "ipvs.stats",
+    "lookalikes.json",
     "modules.txt",
     "nf_conntrack.stat",
     "nft.json",
@@ -207,14 +208,14 @@ impl Store {
 
     /// Renames a finished temporary directory to the identifier of its snapshot.
     fn keep(&self, temporary: tempfile::TempDir, id: &str) -> Result<Snapshot> {
-        let dir = rename(temporary, &self.snapshots_dir(), id)?;
+        let dir = disk::rename(temporary, &self.snapshots_dir(), id)?;
         Ok(Snapshot { id: id.into(), dir })
     }
 
     /// As [`Store::keep`], for a directory with a mark and a snapshot that was imported.
     pub(super) fn keep_imported(&self, temporary: tempfile::TempDir, id: &str) -> Result<Snapshot> {
         disk::sync_dir(temporary.path())?;
-        let dir = rename(temporary, &self.imported_dir(), id)?.join(CONTENT);
+        let dir = disk::rename(temporary, &self.imported_dir(), id)?.join(CONTENT);
         disk::sync_dir(self.dir())?;
         Ok(Snapshot { id: id.into(), dir })
     }
@@ -304,23 +305,10 @@ impl Store {
 fn named(dir: &Path, content: impl Fn(PathBuf) -> PathBuf) -> Result<Vec<Snapshot>> {
     let folders = folders(dir)?.into_iter().filter(|folder| !is_hidden(folder));
     let mut all: Vec<Snapshot> = folders
-        .map(|folder| Snapshot {
-            id: folder.file_name().unwrap_or_default().display().to_string(),
-            dir: content(folder),
-        })
+        .map(|folder| Snapshot { id: disk::name_of(&folder), dir: content(folder) })
         .collect();
     all.sort_by(|a, b| a.id.cmp(&b.id));
     Ok(all)
-}
-
-/// Renames `temporary` to `id` in the directory `dir`.
-fn rename(temporary: tempfile::TempDir, dir: &Path, id: &str) -> Result<PathBuf> {
-    let named = dir.join(id);
-    fs::rename(temporary.path(), &named).map_err(|e| Error::io(&named, &e))?;
-    // The directory no longer has its temporary name, so there is nothing to remove on drop.
-    let _ = temporary.keep();
-    disk::sync_dir(dir)?;
-    Ok(named)
 }
 
 /// The directories in `dir`, hidden ones too.

@@ -174,7 +174,7 @@ fn files_that_no_capture_makes_are_left_out() {
     let sent = Sent::new();
     let out = sent.archive(
         "echo id > fix.sh; echo id > ip_tables; echo {} > imported.json; echo {} > run.json
-         mkdir snapshots; echo x > snapshots/y; echo x > .hidden",
+         mkdir snapshots; echo x > snapshots/y; echo x > .hidden; echo [] > lookalikes.json",
     );
     sent.proxyshift.expect(0, &format!("snapshot import {out}"));
     sent.proxyshift.expect(0, &format!("snapshot verify {}", sent.id));
@@ -184,6 +184,7 @@ fn files_that_no_capture_makes_are_left_out() {
         assert!(!kept.contains(name), "{name}: {kept}");
     }
     assert!(kept.contains("./iptables-nft.save") && kept.contains("./files/"), "{kept}");
+    assert!(kept.contains("./lookalikes.json"), "{kept}");
     // A directory in the place of the script is no way around it.
     let sent = Sent::new();
     let out = sent.archive("rm restore.sh; mkdir restore.sh; echo id > restore.sh/x");

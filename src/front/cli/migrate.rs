@@ -63,7 +63,7 @@ pub(in crate::front) fn text(intended: &Intended) -> Page {
     }
     text.line(format!("  Stages: {}", stages(playbook)));
     let services = counted(probes.len(), "service");
-    text.line(format!("  MigrateOptions before and after: {services}"));
+    text.line(format!("  Asked before and after: {services}"));
     text.lines(probes.iter().map(|probe| format!("    {probe}")));
     text
 }

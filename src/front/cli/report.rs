@@ -109,7 +109,7 @@ fn markdown(report: &Report, sentences: &Sentences) -> Page {
     row("snapshot", report.snapshot.clone());
     row("run began", utc(&report.started));
     if let Some(by) = &report.by {
-        row("begun by", masked(&by.to_string()));
+        row("begun by", by.to_string());
     }
     if let Some(ended) = &report.ended {
         let took = report.seconds.map(|s| {

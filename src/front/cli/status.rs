@@ -6,6 +6,7 @@ use serde_json::json;
 
 use crate::error::Result;
 use crate::front::cli::command::Invocation;
+use crate::run::caller::begun_by;
 use crate::store::run::{Run, RunState, WatchdogProcess};
 use crate::ui::page::Page;
 
@@ -92,7 +93,7 @@ pub(in crate::front) fn row(run: &Run) -> serde_json::Value {
     let pending = run.pending.as_ref();
     json!({
         "id": run.id, "verb": run.verb(), "state": state(run), "started": run.started,
-        "by": run.by, "snapshot": run.snapshot, "alive": run.runner_is_alive(),
+        "by": begun_by(run), "snapshot": run.snapshot, "alive": run.runner_is_alive(),
         "stage": pending.map(|s| s.stage),
         "from": run.modes().map(|modes| modes.from),
         "to": run.modes().map(|modes| modes.to),

@@ -10,12 +10,12 @@ use crate::plan::playbook::{Hooks, Playbook, StageSide};
 use crate::run::engine::{PLAYBOOK, RunResult, arm, execute_stages};
 use crate::run::execution::Execution;
 use crate::run::payload::{Replay, StepRef, replay};
-use crate::run::rollback::same_boot;
+use crate::run::rollback::{died_without_journal, same_boot};
 use crate::run::stage::Stage;
 use crate::run::{Context, cleanup, fix, migrate};
 use crate::state::argv::Rerun;
 use crate::state::stage::RunStage;
-use crate::store::journal::{JOURNAL, Journal};
+use crate::store::journal::Journal;
 use crate::store::run::{Migration, Run, RunKind, RunState};
 
 /// Resumes the pending run at the stage in which it was interrupted.
@@ -39,8 +39,7 @@ pub fn resume(context: &Context<'_>) -> Result<RunResult> {
         same_boot(context, &mut run)?;
     }
     let dir = context.store.run_dir(&run.id);
-    if !dir.join(JOURNAL).exists() {
-        // The run died before it had a journal, so it cannot have changed anything.
+    if died_without_journal(context, &run) {
         context.store.finish(&mut run, RunState::Failed)?;
         let cause = "the run had not changed anything; it is closed";
         let again = run.modes().map_or_else(String::new, |modes| format!(" --to {}", modes.to));

@@ -65,12 +65,11 @@ pub fn revertible_run(context: &Context<'_>) -> Result<Option<Run>> {
 /// # Errors
 /// When the snapshot, the journal or the node cannot be read.
 pub fn intended_edits(context: &Context<'_>, run: &Run) -> Result<Vec<Edit>> {
-    let dir = context.store.run_dir(&run.id);
-    if !dir.join(JOURNAL).exists() {
+    if died_without_journal(context, run) {
         return Ok(Vec::new());
     }
     let base = load_baseline(context, run)?;
-    let journal = replay(journal::read(&dir)?)?;
+    let journal = replay(journal::read(&context.store.run_dir(&run.id))?)?;
     let now = context.observe_objects()?;
     Ok(merge::undo(&edits_made(journal, &base, &now), &base, &now).edits)
 }
@@ -92,8 +91,7 @@ fn roll_back(context: &Context<'_>, mut run: Run) -> Result<UndoReport> {
     let _change = interrupt::begin_change();
     let dir = context.store.run_dir(&run.id);
     let cut_off = run.state == RunState::Running;
-    if !dir.join(JOURNAL).exists() && cut_off && run.journal.is_none() {
-        // The run died before it had a journal, so it cannot have changed anything.
+    if died_without_journal(context, &run) {
         context.store.finish(&mut run, RunState::RolledBack)?;
         boot_unit::remove(context, &run);
         return Ok(UndoReport { run: run.id, ..UndoReport::default() });
@@ -112,6 +110,13 @@ fn roll_back(context: &Context<'_>, mut run: Run) -> Result<UndoReport> {
         Ok((mut journal, _)) => undo(context, &mut run, &mut journal, &base, cut_off),
         Err(e) => Err(journal_is_damaged(context, &mut run, Some(&base), &e)),
     }
+}
+
+/// Whether a run died before it had a journal, so that it cannot have changed anything. A run that
+/// knows of a journal which is not there has lost it.
+pub(super) fn died_without_journal(context: &Context<'_>, run: &Run) -> bool {
+    let journal = context.store.run_dir(&run.id).join(JOURNAL);
+    run.state == RunState::Running && run.journal.is_none() && !journal.exists()
 }
 
 /// Succeeds for a run of this boot. Closes a run of an earlier boot and fails, because the rules

@@ -247,8 +247,7 @@ fn was_never_switched(
         let now = operate.processes().ok().filter(|processes| !processes.is_empty())?;
         Some(as_text(&now).ok()? == before)
     };
-    let is_old = || Some(read_config(source).ok()?? == texts(context, run).ok()?.1);
-    operate.is_in_place() && same_processes() == Some(true) && is_old() == Some(true)
+    operate.is_in_place() && same_processes() == Some(true) && is_old(context, run, source)
 }
 
 /// Processes as the text of [`PROCESSES`], whatever their order.
@@ -284,11 +283,15 @@ fn may_serve(
     controller: &Controller,
 ) -> bool {
     let runs = operate(controller).processes().is_ok_and(|processes| !processes.is_empty());
-    let is_old = || {
-        let (_, before) = texts(context, run).ok()?;
-        Some(read_config(source).ok()?? == before)
-    };
-    runs && is_old() == Some(true)
+    runs && is_old(context, run, source)
+}
+
+/// Whether the configuration is the old one.
+fn is_old(context: &Context<'_>, run: &Run, source: &ConfigSource) -> bool {
+    match (read_config(source), texts(context, run)) {
+        (Ok(Some(now)), Ok((_, before))) => now == before,
+        _ => false,
+    }
 }
 
 /// Writes the old configuration, and restarts kube-proxy with it.

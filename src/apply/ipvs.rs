@@ -3,7 +3,6 @@
 
 use crate::apply::Kernel;
 use crate::error::{Error, Kind, Result};
-use crate::node::command::Command;
 use crate::node::tools::Tool;
 use crate::plan::change::{Direction, RealServerRef};
 use crate::state::ipvs::VirtualServer;
@@ -13,7 +12,7 @@ pub(super) fn apply(
     direction: Direction,
     server: &VirtualServer,
 ) -> Result<()> {
-    let command = Command::new(kernel.tools.tool(Tool::Ipvsadm)?).bound();
+    let command = kernel.writer(Tool::Ipvsadm)?;
     let selector = server.service.selector();
     let command = match direction {
         Direction::Remove => command.args(["-D"]).args(selector.split(' ')),
@@ -40,7 +39,7 @@ pub(super) fn apply_real(
     if direction == Direction::Add {
         words += &format!(" {}", real.options());
     }
-    let command = Command::new(kernel.tools.tool(Tool::Ipvsadm)?).args(words.split(' ')).bound();
+    let command = kernel.writer(Tool::Ipvsadm)?.args(words.split(' '));
     command.run().map(|_| ()).map_err(|e| {
         let first = GONE.iter().any(|message| e.cause.contains(message));
         let kind = if first { Kind::LostRace } else { Kind::Kernel };

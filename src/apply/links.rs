@@ -4,7 +4,6 @@ use std::fmt::Write;
 
 use crate::apply::Kernel;
 use crate::error::{Error, Kind, Result};
-use crate::node::command::Command;
 use crate::node::tools::Tool;
 use crate::plan::change::{Direction, LinkSpec};
 use crate::state::links::is_plain;
@@ -29,10 +28,10 @@ pub(super) fn apply(kernel: &Kernel<'_>, direction: Direction, link: &LinkSpec) 
             }
         }
     }
-    Command::new(kernel.tools.tool(Tool::Ip)?)
+    kernel
+        .writer(Tool::Ip)?
         .args(["-batch", "-"])
         .stdin(batch)
-        .bound()
         .run()
         .map(|_| ())
         .map_err(|e| Error { kind: Kind::Kernel, ..e })

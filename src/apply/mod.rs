@@ -22,8 +22,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::error::Result;
+use crate::node::command::Command;
 use crate::node::locks::{XTABLES_LOCK, XtablesLock};
-use crate::node::tools::Tools;
+use crate::node::tools::{Tool, Tools};
 use crate::plan::change::{Edit, Target};
 use crate::state::Backend;
 use crate::state::equivalence::Difference;
@@ -53,6 +54,14 @@ pub struct Kernel<'a> {
 }
 
 impl<'a> Kernel<'a> {
+    /// A run of a tool that changes the node, and dies with this process.
+    ///
+    /// # Errors
+    /// [`Kind::MissingTool`](crate::error::Kind::MissingTool) if it is not installed.
+    fn writer(&self, tool: Tool) -> Result<Command> {
+        Ok(self.tools.command(tool)?.bound())
+    }
+
     /// Returns a `Kernel` that uses the programs in `tools`, waits up to `lock_wait` for
     /// `/run/xtables.lock`, and may hold that lock for 2 s. An edit for which reading a legacy
     /// table takes more than half of that time, 1 s, fails without a write.

@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use crate::apply::Kernel;
 use crate::error::{Error, Kind, Result};
-use crate::node::command::Command;
 use crate::node::tools::Tool;
 use crate::plan::change::{Direction, SetDump};
 
@@ -22,8 +21,7 @@ pub(super) fn apply(kernel: &Kernel<'_>, direction: Direction, set: &SetDump) ->
 fn destroy(kernel: &Kernel<'_>, name: &str) -> Result<()> {
     let until = Instant::now() + IN_USE_FOR;
     loop {
-        let ipset = kernel.tools.tool(Tool::Ipset)?;
-        match Command::new(ipset).args(["destroy", name]).bound().run() {
+        match kernel.writer(Tool::Ipset)?.args(["destroy", name]).run() {
             Ok(_) => return Ok(()),
             Err(e) if e.cause.contains("in use") && Instant::now() < until => {
                 std::thread::sleep(Duration::from_millis(50));
@@ -44,11 +42,11 @@ fn add(kernel: &Kernel<'_>, set: &SetDump) -> Result<()> {
         text += &format!("{} {temporary} {}\n", verb.unwrap_or_default(), rest.unwrap_or_default());
     }
     text += &format!("rename {temporary} {}\n", set.name);
-    let ipset = kernel.tools.tool(Tool::Ipset)?;
-    Command::new(ipset).args(["restore"]).stdin(text).bound().run().map_err(|e| {
+    let ipset = kernel.writer(Tool::Ipset)?;
+    ipset.clone().args(["restore"]).stdin(text).run().map_err(|e| {
         // Removes the temporary ipset. If the removal fails too, its error is ignored, because the
         // first error is the one to report.
-        let _ = Command::new(ipset).args(["destroy", &temporary]).run();
+        let _ = ipset.args(["destroy", &temporary]).run();
         Error { kind: Kind::Kernel, ..e }
     })?;
     Ok(())

@@ -103,12 +103,12 @@ impl Locked<'_> {
     /// Runs iptables-restore. It dies with this process; and until it is dead, it holds the lock
     /// that this process held, so that nobody else writes before it does.
     fn restore(&self, text: String) -> Result<()> {
-        Command::new(self.kernel.tools.tool(Tool::Restore(self.edit.ruleset))?)
+        self.kernel
+            .writer(Tool::Restore(self.edit.ruleset))?
             .args(["--noflush"])
             .env(LOCK_VARIABLE, self.child_lock)
             .stdin(text)
             .deadline(table::DEADLINE)
-            .bound()
             .holding(&self.lock)
             .run()
             .map(drop)

@@ -4,7 +4,6 @@
 
 use crate::apply::Kernel;
 use crate::error::{Error, Kind, Result};
-use crate::node::command::Command;
 use crate::node::nfnetlink::{Batch, Netfilter};
 use crate::node::tools::Tool;
 use crate::plan::change::{Direction, NativeTable};
@@ -28,7 +27,9 @@ fn remove(kernel: &Kernel<'_>, table: &NativeTable) -> Result<()> {
     }
     let mut netfilter = Netfilter::open()?;
     let generation = netfilter.generation()?;
-    let text = Command::new(kernel.tools.tool(Tool::Nft)?)
+    let text = kernel
+        .tools
+        .command(Tool::Nft)?
         .args(["-j", "list", "table", &table.family, &table.name])
         .run()?
         .stdout;
@@ -52,10 +53,10 @@ fn remove(kernel: &Kernel<'_>, table: &NativeTable) -> Result<()> {
 }
 
 fn add(kernel: &Kernel<'_>, table: &NativeTable) -> Result<()> {
-    Command::new(kernel.tools.tool(Tool::Nft)?)
+    kernel
+        .writer(Tool::Nft)?
         .args(["-j", "-f", "-"])
         .stdin(rebuild(&table.objects).to_string())
-        .bound()
         .run()
         .map_err(|e| Error { kind: Kind::Kernel, ..e })?;
     Ok(())

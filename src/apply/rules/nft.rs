@@ -11,7 +11,6 @@ use std::time::Duration;
 use crate::apply::rules::{payload, table};
 use crate::apply::{Applied, Kernel};
 use crate::error::{Error, Kind, Result};
-use crate::node::command::Command;
 use crate::node::nfnetlink::{Batch, Netfilter};
 use crate::node::tools::Tool;
 use crate::plan::change::{Direction, RulePos, TableEdit};
@@ -262,11 +261,11 @@ fn add(kernel: &Kernel<'_>, edit: &TableEdit) -> Result<Applied> {
     let generation = netfilter.generation()?;
     let before = table::read(kernel.tools, edit.ruleset, &edit.table, None)?;
     let rules = table::insert_positions(edit, before.as_ref())?;
-    let restored = Command::new(kernel.tools.tool(Tool::Restore(edit.ruleset))?)
+    let restored = kernel
+        .writer(Tool::Restore(edit.ruleset))?
         .args(["--noflush"])
         .stdin(payload::addition(&edit.table, READ_ALL_CHAINS, &rules, &edit.chains))
         .deadline(table::DEADLINE)
-        .bound()
         .run();
     match restored {
         // Another program removed a rule, so the index of an insertion was too high. Nothing was
@@ -291,11 +290,11 @@ fn add(kernel: &Kernel<'_>, edit: &TableEdit) -> Result<Applied> {
 /// in the chain. iptables-nft-restore looks the text up in the state at its own commit, so writes
 /// by other programs do not matter.
 fn remove_misplaced(kernel: &Kernel<'_>, edit: &TableEdit, misplaced: Vec<RulePos>) -> Result<()> {
-    let by_text = Command::new(kernel.tools.tool(Tool::Restore(edit.ruleset))?)
+    let by_text = kernel
+        .writer(Tool::Restore(edit.ruleset))?
         .args(["--noflush"])
-        .stdin(payload::withdrawal(&edit.table, &misplaced))
+        .stdin(payload::removal(&edit.table, &misplaced, &[], &[]))
         .deadline(table::DEADLINE)
-        .bound()
         .run();
     if by_text.is_ok() {
         return Ok(());

@@ -69,16 +69,6 @@ pub(super) fn addition(
     text
 }
 
-/// The input that removes `rules` by their text; each text must occur only once in its chain.
-pub(super) fn withdrawal(table: &str, rules: &[RulePos]) -> String {
-    let mut text = format!("*{table}\n");
-    for rule in rules {
-        let _ = writeln!(text, "-D {}{}", rule.chain, body(rule));
-    }
-    text.push_str("COMMIT\n");
-    text
-}
-
 /// The rule text after `-A CHAIN`.
 fn body(rule: &RulePos) -> &str {
     let body = rule.text.strip_prefix("-A ").unwrap_or(&rule.text);
@@ -115,6 +105,9 @@ mod tests {
     #[test]
     fn withdraws_by_text() {
         let rules = [at("B", 1, "-A B ! -s 1.2.3.4 -j X"), at("A", 0, "-A A")];
-        assert_eq!(withdrawal("nat", &rules), "*nat\n-D B ! -s 1.2.3.4 -j X\n-D A\nCOMMIT\n");
+        assert_eq!(
+            removal("nat", &rules, &[], &[]),
+            "*nat\n-D B ! -s 1.2.3.4 -j X\n-D A\nCOMMIT\n"
+        );
     }
 }

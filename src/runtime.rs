@@ -137,8 +137,9 @@ pub fn process_start(pid: u32) -> Option<u64> {
     (!matches!(state, "Z" | "X")).then(|| fields.nth(18)?.parse().ok())?
 }
 
-/// The PID of the parent of process `pid`.
-fn parent(pid: u32) -> Option<u32> {
+/// The PID of the parent of process `pid`: the second field of /proc/PID/stat after the name in
+/// parentheses. The name may hold anything, even a parenthesis.
+pub fn parent(pid: u32) -> Option<u32> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }

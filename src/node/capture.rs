@@ -18,6 +18,7 @@ use super::{config_files, kube_proxy_api, lossy_save::lossy, processes, subsyste
 use crate::error::{Error, Kind, Result};
 use crate::event::{Event, Silent, Sink};
 use crate::state::ipvs::{ConnectionLimits, VirtualServers};
+use crate::state::kube_proxy::controller::PROGRAM;
 use crate::state::links::parse_links;
 use crate::state::lookalikes;
 use crate::state::nft::is_identifier;
@@ -87,8 +88,11 @@ fn owners(files: &mut Files, sink: &dyn Sink) -> Result<()> {
     let found = processes::find()?;
     let (configuration, notes) = config_files::read(&found.components);
     let mut processes = found.processes();
-    let addresses = parse_links("addr.json", files.get("addr.json").map_or("[]", |text| text))?;
-    kube_proxy_api::fill_in_version(&mut processes, &configuration, &addresses);
+    if processes.iter().any(|p| p.name == PROGRAM && p.version.is_none()) {
+        let links = files.get("addr.json").map_or("[]", |text| text);
+        let links = parse_links("addr.json", links)?;
+        kube_proxy_api::fill_in_version(&mut processes, &configuration, &links);
+    }
     if !processes.is_empty() {
         put(files, "processes.json", render_processes(&processes)?);
     }

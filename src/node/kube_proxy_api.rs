@@ -44,10 +44,9 @@ pub fn mode(state: &NodeState) -> Option<String> {
 /// version is not known yet. `files` holds kube-proxy's configuration file, `links` the node's
 /// addresses.
 pub(super) fn fill_in_version(processes: &mut [Process], files: &Files, links: &[Link]) {
-    let server = Server::of(processes, files, links);
-    let pid = Instances::of(processes).one().map(|p| p.pid);
-    let process = processes.iter_mut().find(|p| Some(p.pid) == pid && p.version.is_none());
-    let (Some(server), Some(process)) = (server, process) else { return };
+    let Some(server) = Server::of(processes, files, links) else { return };
+    let process = processes.iter_mut().find(|p| p.pid == server.pid && p.version.is_none());
+    let Some(process) = process else { return };
     let start = process_start(process.pid);
     let mut cached = VERSIONS.lock().unwrap_or_else(PoisonError::into_inner);
     let known = cached.get(&(process.pid, start)).cloned();

@@ -11,6 +11,7 @@ mod units;
 use std::path::Path;
 
 use super::kube_proxy_api;
+use super::trust::{NET_ADMIN, PinnedProcess};
 use crate::state::NodeState;
 use crate::state::live_facts::LiveFacts;
 
@@ -36,11 +37,8 @@ pub fn probe(state: &NodeState, store: Option<&Path>) -> LiveFacts {
 /// True for root with CAP_NET_ADMIN and CAP_SYS_ADMIN, which changing the network and mounting
 /// need. Root in a container often lacks them.
 fn privileged() -> bool {
-    const NET_ADMIN: u64 = 1 << 12;
     const SYS_ADMIN: u64 = 1 << 21;
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status.lines().find_map(|l| l.strip_prefix("CapEff:"));
-    let capabilities = effective.and_then(|c| u64::from_str_radix(c.trim(), 16).ok()).unwrap_or(0);
     let wanted = NET_ADMIN | SYS_ADMIN;
-    rustix::process::geteuid().is_root() && capabilities & wanted == wanted
+    let ours = PinnedProcess::open(std::process::id()).and_then(|us| us.capabilities());
+    rustix::process::geteuid().is_root() && ours.is_some_and(|ours| ours & wanted == wanted)
 }

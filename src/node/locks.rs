@@ -227,7 +227,6 @@ fn wait_for(
                 std::thread::sleep(step);
                 continue;
             }
-            Err(e) if e.kind == Kind::Lock => return Ok(None),
             file => file?,
         };
         while !try_lock(&file).map_err(io)? {

@@ -11,6 +11,7 @@ use super::secrets;
 use super::trust::PinnedProcess;
 use crate::error::{Error, Kind, Result};
 use crate::owners::files::known_processes;
+use crate::runtime::parent;
 use crate::state::kube_proxy::serves;
 use crate::state::lookalikes::{Doubt, Lookalike};
 use crate::state::tools::Process;
@@ -71,10 +72,9 @@ pub fn pids(name: &str) -> Result<Vec<u32>> {
     let names = known_processes()?;
     let mut arguments = MemoryReader::new(PinnedProcess::arguments);
     let counting = ours()?.filter(|process| process.doubt().is_none());
-    let named: Vec<Named> =
-        counting.filter_map(|process| named(process, names, &mut arguments).ok()?).collect();
-    let named = without_forks(named, parent).into_iter();
-    Ok(named.filter(|n| n.name == name && serves(&n.args)).map(|n| n.pinned.pid()).collect())
+    let named = counting.filter_map(|process| named(process, names, &mut arguments).ok()?);
+    let named = without_forks(named.filter(|n| n.name == name).collect(), parent).into_iter();
+    Ok(named.filter(|n| serves(&n.args)).map(|n| n.pinned.pid()).collect())
 }
 
 /// Every process in our network namespace, sorted by PID. Each is pinned only while it is looked
@@ -109,7 +109,7 @@ fn named(
     // The program is read before its arguments. In the other order a process that starts a program
     // just then could have the program's name with the arguments of its parent.
     let Some(exe) = process.exe() else { return Ok(None) };
-    let (pid, uid, comm) = (process.pid(), process.uid(), process.comm());
+    let (pid, comm) = (process.pid(), process.comm());
     let by_program = known_name(names, Some(&exe), &comm, None);
     match arguments.ask(process) {
         (Some(pinned), MemoryAnswer::Read(Some(args))) => {
@@ -120,7 +120,7 @@ fn named(
         (_, MemoryAnswer::Read(_)) => Ok(None),
         (_, MemoryAnswer::Silence) => {
             let name = by_program.unwrap_or_default().to_owned();
-            Err(Lookalike { pid, name, uid, doubt: Doubt::Silent })
+            Err(Lookalike { pid, name, uid: 0, doubt: Doubt::Silent })
         }
     }
 }
@@ -143,13 +143,6 @@ fn is_fork(
 ) -> bool {
     let parent = parent(*pid);
     all.iter().any(|(p, n, a)| Some(*p) == parent && n == name && a == args)
-}
-
-/// The PID of a process's parent: the second field of /proc/PID/stat after the name in parentheses.
-/// The name may hold anything, even a parenthesis.
-fn parent(pid: u32) -> Option<u32> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
 fn component(Named { pinned, name, args }: Named) -> RunningComponent {
@@ -259,7 +252,7 @@ mod tests {
         let forks = found.iter().filter(|line| is_fork(line, &found, parent));
         assert_eq!(forks.map(|line| line.0).collect::<Vec<_>>(), [12]);
         let me = std::process::id();
-        assert!(super::parent(me).is_some_and(|p| p != me));
+        assert!(parent(me).is_some_and(|p| p != me));
         // Each is this process, and so its own parent.
         let named = |args: &[String]| Named {
             pinned: PinnedProcess::open(me).unwrap(),

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
@@ -18,7 +19,7 @@ use rustix::fs::{AtFlags, OFlags, StatxFlags};
 use crate::state::lookalikes::Doubt;
 
 /// The bit of CAP_NET_ADMIN in a set of capabilities (capabilities(7)).
-const NET_ADMIN: u64 = 1 << 12;
+pub(super) const NET_ADMIN: u64 = 1 << 12;
 
 /// The bit of a program's mode that makes it run as its owner (inode(7)).
 const SET_USER_ID: u32 = 0o4000;
@@ -86,6 +87,11 @@ impl PinnedProcess {
     /// The real user; the one of nobody if the process has ended.
     pub fn uid(&self) -> u32 {
         self.credentials().map_or(u32::MAX, |who| who.users[0])
+    }
+
+    /// The effective capabilities; none if the process has ended.
+    pub(super) fn capabilities(&self) -> Option<u64> {
+        self.credentials().map(|who| who.capabilities)
     }
 
     /// The path of the program; none for a thread of the kernel, and once the process has ended.
@@ -191,9 +197,11 @@ impl PinnedProcess {
     }
 
     fn shares_our_users(&self) -> bool {
+        // This process never changes its user namespace.
+        static OURS: OnceLock<Option<Namespace>> = OnceLock::new();
         let users = |process: &PinnedProcess| process.namespace("ns/user");
-        let ours = PinnedProcess::open(std::process::id()).as_ref().and_then(users);
-        ours.is_some() && users(self) == ours
+        let ours = OURS.get_or_init(|| users(&PinnedProcess::open(std::process::id())?));
+        ours.is_some() && users(self) == *ours
     }
 
     fn namespace(&self, name: &str) -> Option<Namespace> {

@@ -71,13 +71,14 @@ pub(super) fn observe_root(state: &NodeState) -> ProxyRoot {
 /// The programs in the directories of `path` below `root`, each with the version from that root's
 /// package lists. None of them is run.
 fn below(root: &Root, path: &str, kernel: &str) -> ToolList {
-    let mut allowance = Allowance::of_a_capture();
+    let allowance = Allowance::of_a_capture();
+    let mut lists = PackageLists { root, allowance, dpkg: None, apk: None };
     let mut tool = |name: &str| {
         let paths =
             path.split(':').take(DIRECTORIES).map(|directory| format!("{directory}/{name}"));
         match { paths }.find(|path| root.is_program(path)) {
             Some(path) => {
-                let version = version(root, name, &mut allowance).unwrap_or_default();
+                let version = lists.version(name).unwrap_or_default();
                 InstalledTool::found(name, &path, &version)
             }
             None => InstalledTool::missing(name),
@@ -87,20 +88,35 @@ fn below(root: &Root, path: &str, kernel: &str) -> ToolList {
     ToolList { kernel: kernel.to_owned(), tools }
 }
 
-/// The version of the package that has `program`, from the package list in the image below `root`:
-/// dpkg's (in images without a package manager, one file per package) or apk's. rpm's list is a
-/// database, which is not read.
-fn version(root: &Root, program: &str, allowance: &mut Allowance) -> Option<String> {
-    let mut text = |path: &str| root.text(path, PACKAGES, allowance).ok().flatten();
-    let debian = if program == "nft" { "nftables" } else { program };
-    let lists = [&format!("/var/lib/dpkg/status.d/{debian}"), "/var/lib/dpkg/status"];
-    let mut of_dpkg = lists.into_iter().filter_map(&mut text);
-    if let Some(version) = of_dpkg.find_map(|text| package_version(&text, debian)) {
-        return Some(format!("package {debian} {version}"));
+/// The package lists of an image, each read at most once.
+struct PackageLists<'a> {
+    root: &'a Root,
+    allowance: Allowance,
+    dpkg: Option<Option<String>>,
+    apk: Option<Option<String>>,
+}
+
+impl PackageLists<'_> {
+    /// The version of the package that has `program`: dpkg's (in images without a package manager,
+    /// one file per package) or apk's. rpm's list is a database, which is not read.
+    fn version(&mut self, program: &str) -> Option<String> {
+        let PackageLists { root, allowance, dpkg, apk } = self;
+        let mut text = |path: &str| root.text(path, PACKAGES, allowance).ok().flatten();
+        let debian = if program == "nft" { "nftables" } else { program };
+        let own = text(&format!("/var/lib/dpkg/status.d/{debian}"));
+        let in_own = own.and_then(|text| package_version(&text, debian));
+        let version = in_own.or_else(|| {
+            let all = dpkg.get_or_insert_with(|| text("/var/lib/dpkg/status"));
+            package_version(all.as_deref()?, debian)
+        });
+        if let Some(version) = version {
+            return Some(format!("package {debian} {version}"));
+        }
+        let alpine = if program == "conntrack" { "conntrack-tools" } else { debian };
+        let all = apk.get_or_insert_with(|| text("/lib/apk/db/installed"));
+        let version = apk_version(all.as_deref()?, alpine)?;
+        Some(format!("package {alpine} {version}"))
     }
-    let alpine = if program == "conntrack" { "conntrack-tools" } else { debian };
-    let version = apk_version(&text("/lib/apk/db/installed")?, alpine)?;
-    Some(format!("package {alpine} {version}"))
 }
 
 /// The version of `package` in apk's list of installed packages.

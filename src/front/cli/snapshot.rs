@@ -174,7 +174,8 @@ fn prune(command: &Invocation<'_>, keep: usize) -> Result<u8> {
     if keep == 0 {
         return Err(Error::new(Kind::Usage, "--keep 0", "at least one snapshot must stay"));
     }
-    let store = command.store_to_write()?;
+    // Where there is no store, there is nothing to prune, and none is made.
+    let store = command.store()?;
     let removed = store.prune(keep, &store.needed_snapshots()?)?;
     let document = json!({"schema": "proxyshift.prune", "version": 1, "removed": removed});
     command.answer(&document, format!("Removed {} snapshots.", removed.len()));

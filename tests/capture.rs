@@ -361,7 +361,10 @@ fn credentials_are_omitted_and_named() {
         fs::write("/run/flannel/subnet.env", "FLANNEL_SUBNET=192.168.64.1/24\n").unwrap();
         let notes = Notes::default();
         let captured = capture_reporting(&Tools::find(), Extent::Whole, &notes).unwrap();
-        assert!(captured["files/etc/cni/net.d/10-x.conflist"].contains("\"name\":\"x\""));
+        assert_eq!(
+            captured["files/etc/cni/net.d/10-x.conflist"].as_ref(),
+            "{\"name\":\"x\",\"type\":\"y\"}\n"
+        );
         assert_eq!(captured["files/run/flannel/subnet.env"].as_ref(), "", "no whole lease");
         assert!(captured.values().all(|text| !text.contains("abc123")));
         let notes = notes.0.into_inner().unwrap();

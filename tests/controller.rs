@@ -255,9 +255,9 @@ fn a_stop_that_fails_does_not_prevent_the_start() {
         // It reports a failure, and kube-proxy ends only then.
         (format!("{} echo no right >&2; exit 1", ends_after("0.5")), &["no right", "and runs"]),
         // It hangs until its deadline, and kube-proxy ends only then.
-        (format!("{} sleep 100", ends_after("2.5")), &["did not finish within", "and runs"]),
+        (format!("{} sleep 100", ends_after("3")), &["did not finish within", "and runs"]),
         // kube-proxy takes longer to end than it has.
-        (ends_after("2.5"), &["still runs 2s later", "and runs"]),
+        (ends_after("3"), &["still runs 2s later", "and runs"]),
     ] {
         let first = controller.restart(WITHIN).unwrap();
         fs::write("/run/config", "old").unwrap();

@@ -165,7 +165,14 @@ fn every_verb_is_in_the_readme_and_no_other() {
 #[test]
 fn links_within_the_project_lead_somewhere() {
     let link = Regex::new(r"\]\(([^)#:]+)\)").unwrap();
-    for name in ["README.md", "CHANGELOG.md", "snapshots/README.md"] {
+    for name in [
+        "README.md",
+        "CHANGELOG.md",
+        "SECURITY.md",
+        "snapshots/README.md",
+        "docs/threat-model.md",
+        "docs/ARCHITECTURE.md",
+    ] {
         let folder = root().join(name).parent().unwrap().to_owned();
         for found in link.captures_iter(&text(name)) {
             assert!(folder.join(&found[1]).exists(), "{name}: {} is not there", &found[1]);

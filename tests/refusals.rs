@@ -96,6 +96,12 @@ fn a_broken_snapshot() {
         cleaned.is_refused(damage, why);
         repair();
     }
+    // Asked for by its name, it is the error itself and no warning beside another.
+    sh(&format!("rm {}/manifest.json", dir.display()));
+    let id = dir.file_name().expect("a name").to_str().expect("text");
+    let ended = cleaned.proxyshift.expect(3, &format!("snapshot verify {id}"));
+    ended.reports(&["error: ", "manifest.json: "]);
+    repair();
     cleaned.proxyshift.expect(0, "rollback");
 }
 

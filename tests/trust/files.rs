@@ -3,8 +3,10 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
+use serde_json::Value;
+
 use crate::common::node::Proxyshift;
-use crate::common::{in_namespace, run, run_with};
+use crate::common::{in_namespace, poll, run, run_with};
 use crate::{Stranger, everyone_looks, newest_snapshot, soon};
 
 const CONFIG: &str =
@@ -147,8 +149,10 @@ fn a_container_cannot_stop_anyone() {
          ln -s /proc/kmsg a; mv -T a conf; ln -s /run/host-secret a; mv -T a conf; \
          ln -s ../../../run/host-secret a; mv -T a conf; done 2>/dev/null"
     );
-    let _changes = Stranger::root(&change);
+    let mut changes = Stranger::root(&change);
     let process = inside.0.id();
+    let changing = format!("{directory}/conf");
+    poll("it changes", || fs::symlink_metadata(&changing).is_ok());
     for _ in 0..15 {
         soon(&proxyshift, "plan");
         assert_eq!(soon(&proxyshift, "snapshot create").code, Some(0));
@@ -157,6 +161,7 @@ fn a_container_cannot_stop_anyone() {
         assert!(kept.contains(&format!("\"pid\": {process}")), "the container lives: {kept}");
     }
     everyone_looks(&proxyshift);
+    assert!(changes.0.try_wait().unwrap().is_none(), "it changes still");
 }
 
 /// A file system whose server never answers: a FUSE mount that nobody serves.
@@ -169,15 +174,18 @@ fn a_file_system_that_never_answers_is_not_entered() {
     let proxyshift = Proxyshift::new("store");
     fs::create_dir("/etc/cni/net.d/fuse").unwrap();
     fs::create_dir("/run/fuse").unwrap();
-    let fuse = std::fs::File::options().read(true).write(true).open("/dev/fuse");
-    let fuse = fuse.expect("a kernel with FUSE");
+    // One descriptor serves one mount.
     let mounted = |at: &str| {
         use std::os::fd::AsRawFd;
+        let fuse = std::fs::File::options().read(true).write(true).open("/dev/fuse");
+        let fuse = fuse.expect("a kernel with FUSE");
         rustix::io::fcntl_setfd(&fuse, rustix::io::FdFlags::empty()).unwrap();
         let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", fuse.as_raw_fd());
         run(&format!("mount -i -t fuse -o {options} nobody {at}"));
+        fuse
     };
-    mounted("/run/fuse");
+    let _fuses = ["/run/fuse", "/etc/cni/net.d/fuse"].map(mounted);
+    symlink("fuse/x", "/etc/cni/net.d/inner.conf").unwrap();
     symlink("/run/fuse/x", "/etc/cni/net.d/fuse.conf").unwrap();
     symlink("/run/fuse", "/etc/cni/net.d/root.conf").unwrap();
     let script = "exec -a kube-proxy bash -c 'sleep 1000; :' --config=/run/fuse/config";
@@ -193,19 +201,22 @@ fn a_sign_of_life_is_not_hidden() {
     }
     private_etc();
     let proxyshift = Proxyshift::new("store");
-    fs::write("/etc/cni/net.d/10-calico.conflist", "no network").unwrap();
     let _kubelet = Stranger::root("exec -a kubelet sleep 1000").named("kubelet");
     run("iptables-nft -N cali-FORWARD");
     run_with(
         "iptables-nft -A FORWARD -m comment --comment cali:wUHhoiAYhphO9Mso -j cali-FORWARD",
         &["sh", "-e"],
     );
+    let gone = soon(&proxyshift, "plan -o json").json();
+    let goes = |object: &Value| object["action"] == "remove";
+    assert!(gone["objects"].as_array().unwrap().iter().any(goes), "without it, they go: {gone}");
+    fs::write("/etc/cni/net.d/10-calico.conflist", "no network").unwrap();
     for number in [0, 100, 5000] {
         for n in 0..number {
             fs::write(format!("/etc/cni/net.d/0{n}.conf"), "").unwrap();
         }
         let plan = soon(&proxyshift, "plan -o json").json();
         let objects = plan["objects"].as_array().unwrap();
-        assert!(objects.iter().all(|object| object["action"] != "remove"), "{number}: {plan}");
+        assert!(!objects.iter().any(goes), "{number}: {plan}");
     }
 }

@@ -47,6 +47,7 @@ fn listing(dir: &str) -> String {
     let output = Command::new("find").arg(dir).args(arguments).output().expect("find");
     let mut lines: Vec<String> =
         String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
+    assert!(output.status.success() && !lines.is_empty(), "{output:?}");
     lines.sort();
     lines.join("\n")
 }
@@ -243,6 +244,7 @@ fn the_lock_of_xtables_is_not_reached_through_a_link() {
     let ended = proxyshift.run("cleanup --yes");
     assert!(matches!(ended.code, Some(3 | 4)), "{:?}: {}{}", ended.code, ended.out, ended.err);
     ended.reports(&["/run/xtables.lock"]);
+    assert!(!Path::new("/run/victim").exists(), "never made through the link");
     fs::remove_file("/run/xtables.lock").expect("removed");
     crate::common::node::assert_same(&node.rules(), &rules, "the lock was a link");
 }

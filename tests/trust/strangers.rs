@@ -147,26 +147,47 @@ fn a_name_alone_makes_no_component() {
     compile(setuid, "/run/bin/setuid");
     fs::set_permissions("/run/bin/setuid", fs::Permissions::from_mode(0o4755)).unwrap();
     let user = "setpriv --reuid 1000 --regid 1000 --clear-groups";
-    for (why, script) in [
-        ("its program", format!("exec {user} /run/bin/kube-proxy 1000")),
-        ("its first argument", format!("exec {user} bash -c 'exec -a /x/kube-proxy sleep 1000'")),
-        ("another user namespace", "exec unshare -U -r /run/bin/kube-proxy 1000".to_owned()),
+    let (root, other) = ("its program is set-user-ID", "it does not run as root");
+    for (why, doubt, script) in [
+        ("its program", other, format!("exec {user} /run/bin/kube-proxy 1000")),
+        (
+            "its first argument",
+            other,
+            format!("exec {user} bash -c 'exec -a /x/kube-proxy sleep 1000'"),
+        ),
+        (
+            "another user namespace",
+            "it runs in another user namespace",
+            "exec unshare -U -r /run/bin/kube-proxy 1000".to_owned(),
+        ),
         (
             "without CAP_NET_ADMIN",
+            "it lacks CAP_NET_ADMIN",
             "exec setpriv --bounding-set -net_admin /run/bin/kube-proxy 1000".to_owned(),
         ),
-        ("a real user", "exec setpriv --ruid 1000 /run/bin/kube-proxy 1000".to_owned()),
-        ("an effective user", "exec setpriv --euid 1000 /run/bin/kube-proxy 1000".to_owned()),
-        ("set-user-ID", format!("exec {user} bash -c 'exec -a kube-proxy /run/bin/setuid 1000'")),
+        ("a real user", other, "exec setpriv --ruid 1000 /run/bin/kube-proxy 1000".to_owned()),
+        (
+            "an effective user",
+            other,
+            "exec setpriv --euid 1000 /run/bin/kube-proxy 1000".to_owned(),
+        ),
+        (
+            "set-user-ID",
+            root,
+            format!("exec {user} bash -c 'exec -a kube-proxy /run/bin/setuid 1000'"),
+        ),
     ] {
         let _stranger = Stranger::root(&script).named("kube-proxy");
-        crate::poll(why, || {
-            // The set-user-ID program becomes root a moment after it starts.
-            lookalikes(&proxyshift).0 == 1
-        });
+        let is_doubted = || {
+            let (count, evidence) = lookalikes(&proxyshift);
+            count == 1 && evidence.contains(doubt)
+        };
+        // The set-user-ID program becomes root a moment after it starts.
+        crate::poll(why, is_doubted);
         assert_eq!(soon(&proxyshift, "snapshot create").code, Some(0), "{why}");
         let kept = newest_snapshot(&proxyshift);
         assert!(!kept.contains("processes.json"), "{why}: {kept}");
+        assert!(is_doubted(), "{why}: it lives");
     }
     let _root = Stranger::root("exec /run/bin/kube-proxy 1000").named("kube-proxy");
     assert_eq!(lookalikes(&proxyshift).0, 0);
@@ -245,18 +266,34 @@ fn only_this_nodes_addresses_are_asked() {
     run("ip addr add 192.0.2.7/24 dev out");
     run("ip link set out up");
     run("ip route add default via 192.0.2.1");
+    run("ip link set lo up");
     let proxyshift = Proxyshift::new("store");
-    for address in ["203.0.113.5:10249", "192.0.2.99:80", "169.254.169.254:80"] {
+    // It listens at every address, so nothing but the address decides who is asked.
+    let listens = r#"fn main() {
+        let flag = std::env::args().nth(1).unwrap();
+        let port: u16 = flag.rsplit(':').next().unwrap().parse().unwrap();
+        let _listener = std::net::TcpListener::bind(("0.0.0.0", port)).unwrap();
+        std::fs::write("/run/listens", "").unwrap();
+        std::thread::sleep(std::time::Duration::from_secs(1000));
+    }"#;
+    compile(listens, "/run/kube-proxy");
+    for (address, is_asked) in [
+        ("192.0.2.7:10249", true),
+        ("203.0.113.5:10249", false),
+        ("192.0.2.99:80", false),
+        ("169.254.169.254:80", false),
+    ] {
         run("nft add table ip count");
         run("nft add chain ip count out { type filter hook output priority 0 ; }");
         run("nft add rule ip count out tcp flags syn counter drop");
-        let script =
-            format!("exec -a kube-proxy bash -c 'sleep 1000; :' --metrics-bind-address={address}");
+        let script = format!("exec /run/kube-proxy --metrics-bind-address={address}");
         let _root = Stranger::root(&script).named("kube-proxy");
+        crate::poll("it listens", || Path::new("/run/listens").exists());
         everyone_looks(&proxyshift);
         let counted = run("nft list table ip count");
-        assert!(counted.contains("packets 0"), "{address}: {counted}");
+        assert_eq!(!counted.contains("packets 0"), is_asked, "{address}: {counted}");
         run("nft delete table ip count");
+        fs::remove_file("/run/listens").unwrap();
     }
 }
 
@@ -309,8 +346,13 @@ fn a_crowd_of_processes_hides_nobody() {
         return;
     }
     let proxyshift = Proxyshift::new("store");
-    let crowd = "for n in {1..300}; do sleep 1000 & done; wait";
+    fs::create_dir("/run/ready").unwrap();
+    fs::set_permissions("/run/ready", fs::Permissions::from_mode(0o777)).unwrap();
+    let crowd = "for n in {1..300}; do sleep 1000 & done; touch /run/ready/$UID; wait";
     let _crowds = [Stranger::unprivileged(crowd), Stranger::root(crowd)];
+    for user in ["1000", "0"] {
+        crate::poll("the crowd", || Path::new("/run/ready").join(user).exists());
+    }
     let _root = Stranger::root("exec -a kube-proxy sleep 1000").named("kube-proxy");
     let _other = Stranger::unprivileged("exec -a kubelet sleep 1000").named("kubelet");
     rustix::process::setrlimit(

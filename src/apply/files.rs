@@ -279,18 +279,6 @@ fn copy_attributes(new: &File, old: &File, real: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Writes `text` to a file that only root may read.
-///
-/// # Errors
-/// The system's error of writing.
-pub fn write_private(path: &Path, text: &str) -> Result<()> {
-    let io = |e: std::io::Error| Error::io(path, &e);
-    let mut options = OpenOptions::new();
-    let mut file =
-        options.write(true).create(true).truncate(true).mode(0o600).open(path).map_err(io)?;
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(io)
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;

@@ -262,7 +262,12 @@ fn open(path: &Path, whose: Whose) -> Result<File> {
     // A child gets the lock that is anyone's, and must not be able to write to the file.
     let access = if whose == Whose::Ours { OFlags::RDWR } else { OFlags::RDONLY };
     let how = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let opened = rustix::fs::open(path, access | how | OFlags::CREATE, Mode::RUSR | Mode::WUSR);
+    let create = access | how | OFlags::CREATE;
+    let opened = match rustix::fs::open(path, create, Mode::RUSR | Mode::WUSR) {
+        // The lock works on a file that cannot be written; only its holder has no name then.
+        Err(Errno::ROFS) => rustix::fs::open(path, OFlags::RDONLY | how, Mode::empty()),
+        opened => opened,
+    };
     let other = |what: &str| untrusted(path, format!("{what} in place of a lock file"));
     let file = File::from(opened.map_err(|e| match e {
         Errno::LOOP => other("a symbolic link"),

@@ -182,5 +182,5 @@ fn verify(
 }
 
 fn done_edits(context: &Context<'_>, run: &Run) -> Result<Vec<Edit>> {
-    Ok(replay(journal::read(&context.store.run_dir(&run.id))?)?.done)
+    Ok(replay(journal::read(&context.store.folder(&run.id))?)?.done)
 }

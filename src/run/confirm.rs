@@ -74,7 +74,7 @@ pub fn extend(context: &Context<'_>, time: Duration) -> Result<Run> {
     if let Some(pending) = &mut run.pending {
         pending.set_deadline(time);
     }
-    context.store.update(&run)?;
+    context.store.update(&mut run)?;
     watchdog::arm(context, &mut run)?;
     Ok(run)
 }
@@ -113,6 +113,6 @@ fn waits(run: &Run) -> Result<()> {
 }
 
 fn note(context: &Context<'_>, run: &Run, kind: Mark, payload: Option<Payload>) -> Result<()> {
-    let (mut journal, _) = Journal::open::<IgnoredAny>(&context.store.run_dir(&run.id))?;
+    let (mut journal, _) = Journal::open::<IgnoredAny>(&context.store.folder(&run.id))?;
     StepRef::new(RunStage::CONFIRM.name(), 1).append(&mut journal, kind, payload)
 }

@@ -7,7 +7,6 @@
 
 use std::time::Duration;
 
-use crate::apply::files::write_private;
 use crate::error::{Error, Kind, Result};
 use crate::interrupt;
 use crate::node::systemd;
@@ -15,6 +14,7 @@ use crate::plan::change::{Change, Edit, Irreversible};
 use crate::plan::playbook::{Hook, Hooks, StageSide};
 use crate::run::execution::{Execution, Planned};
 use crate::run::payload::StepRef;
+use crate::run::record_end::record_end;
 use crate::run::snapshot::take_snapshot;
 use crate::run::stage::{Stage, switch};
 use crate::run::stored::Baseline;
@@ -161,19 +161,31 @@ fn begin(context: &Context<'_>, work: &Work<'_>) -> Result<(Run, Journal)> {
     context.sink.run(&run.id, run.verb());
     // Before there is a journal: from then on, whoever writes meanwhile is to be named soon.
     watchdog::log_begin(&run);
-    let dir = context.store.run_dir(&run.id);
+    keep_in_memory(context, &run);
+    let folder = context.store.folder(&run.id);
     let playbook = work.playbook.as_ref();
     let begun = playbook
-        .map_or(Ok(()), |text| write_private(&dir.join(PLAYBOOK), text))
-        .and_then(|()| Journal::create(&dir, size))
+        .map_or(Ok(()), |text| folder.write(PLAYBOOK, text))
+        .and_then(|()| Journal::create(&folder, size))
         .and_then(|journal| arm(context, &mut run).map(|()| journal));
     match begun {
         Ok(journal) => Ok((run, journal)),
         Err(e) => {
-            context.store.finish(&mut run, RunState::Failed)?;
+            record_end(context, &mut run, RunState::Failed);
             boot_unit::remove(context, &run);
             Err(e)
         }
+    }
+}
+
+/// Copies the run to memory. Without the copy, a run whose store fails cannot be undone, which is
+/// said and not refused: few nodes lack the room, and they need the run all the same.
+pub(super) fn keep_in_memory(context: &Context<'_>, run: &Run) {
+    if let Err(e) = context.store.keep_in_memory(run) {
+        context.sink.note(format!(
+            "no copy of the run is kept in memory ({e}); should the disk of the store fail, the \
+             run cannot be undone"
+        ));
     }
 }
 
@@ -236,10 +248,13 @@ pub(super) fn execute_stages(
     stages: &[Box<dyn Stage + '_>],
     hooks: &Hooks,
 ) -> Result<RunResult> {
-    if let Err(cause) = run_stages(&mut execution, stages, hooks) {
+    let ended = run_stages(&mut execution, stages, hooks).and_then(|()| end(&mut execution));
+    if let Err(cause) = ended {
         return Err(undo_after(&mut execution, cause));
     }
-    finish(&mut execution)?;
+    if execution.run.state == RunState::Done {
+        tidy(&execution);
+    }
     let Execution { run, objects, foreign, .. } = execution;
     Ok(RunResult { run, objects, foreign })
 }
@@ -285,9 +300,8 @@ fn run_hooks(execution: &mut Execution<'_>, hooks: &[Hook]) -> Result<()> {
     Ok(())
 }
 
-/// Ends a run whose stages are done and verified: the run waits to be confirmed, or is done. A
-/// failure from here on does not undo the run.
-fn finish(execution: &mut Execution<'_>) -> Result<()> {
+/// Ends a run whose stages are done and verified: the run waits to be confirmed, or is done.
+fn end(execution: &mut Execution<'_>) -> Result<()> {
     let Execution { context, run, .. } = execution;
     if let Some(time) = run.confirm_within() {
         if let Some(pending) = &mut run.pending {
@@ -297,13 +311,17 @@ fn finish(execution: &mut Execution<'_>) -> Result<()> {
         run.state = RunState::Unconfirmed;
         return context.store.update(run);
     }
+    context.store.finish(run, RunState::Done)
+}
+
+/// Removes what a run that is done no longer needs. A failure no longer undoes the run.
+fn tidy(execution: &Execution<'_>) {
+    let Execution { context, run, .. } = execution;
     switch::forget(context, run);
-    context.store.finish(run, RunState::Done)?;
     boot_unit::remove(context, run);
     if let Err(e) = prune(context) {
         context.sink.warning(format!("old runs and snapshots are still there: {e}"));
     }
-    Ok(())
 }
 
 /// Undoes a run that failed because of `cause`. Returns an error that says why the run failed and

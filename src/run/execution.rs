@@ -87,7 +87,7 @@ impl<'a> Execution<'a> {
         match self.run.clean_snapshot() {
             None => Ok(None),
             Some(id) if id == self.run.snapshot => load_baseline(self.context, &self.run).map(Some),
-            Some(id) => load_state(self.context, id).map(Some),
+            Some(id) => load_state(self.context, &self.run, id).map(Some),
         }
     }
 

@@ -16,6 +16,7 @@ pub mod migrate;
 mod payload;
 pub mod preview;
 mod probes;
+mod record_end;
 pub mod report;
 pub mod resume;
 pub mod rollback;

@@ -152,6 +152,11 @@ mod tests {
     use crate::error::Kind;
     use crate::plan::change::{Direction, LinkSpec, Target};
     use crate::store::journal::read;
+    use crate::store::run_folder::RunFolder;
+
+    fn folder(tmp: &tempfile::TempDir) -> RunFolder {
+        RunFolder::new(tmp.path().to_owned(), None)
+    }
 
     fn edit(name: &str) -> Edit {
         let link =
@@ -162,8 +167,8 @@ mod tests {
     #[test]
     fn a_journal_says_what_was_done_what_is_open_and_what_else_was_begun() {
         let tmp = tempfile::tempdir().unwrap();
-        let mut journal = Journal::create(tmp.path(), 64 * 1024).unwrap();
-        let replayed = || replay(read(tmp.path()).unwrap()).unwrap();
+        let mut journal = Journal::create(&folder(&tmp), 64 * 1024).unwrap();
+        let replayed = || replay(read(&folder(&tmp)).unwrap()).unwrap();
         let hook = || Irreversible::Hook { command: "drain it".into() };
         StepRef::new("hook", 1).begin::<Edit>(&mut journal, Change::Irreversible(hook())).unwrap();
         let [first, second] = [1, 2].map(|number| StepRef::new(RunStage::CLEAN.name(), number));
@@ -191,11 +196,11 @@ mod tests {
     #[test]
     fn an_intent_of_nothing_is_refused() {
         let tmp = tempfile::tempdir().unwrap();
-        let mut journal = Journal::create(tmp.path(), 64 * 1024).unwrap();
+        let mut journal = Journal::create(&folder(&tmp), 64 * 1024).unwrap();
         StepRef::new(RunStage::CLEAN.name(), 1)
             .append::<Edit>(&mut journal, Mark::Intent, None)
             .unwrap();
-        let error = replay(read(tmp.path()).unwrap()).unwrap_err();
+        let error = replay(read(&folder(&tmp)).unwrap()).unwrap_err();
         assert_eq!((error.kind, error.object.as_str()), (Kind::Store, "journal entry 1"));
     }
 }

@@ -53,9 +53,9 @@ impl StoredRun {
     /// # Errors
     /// [`Kind::Store`](crate::error::Kind::Store) when the run's journal cannot be read.
     pub fn read(store: &Store, run: Run) -> Result<StoredRun> {
-        let dir = store.run_dir(&run.id);
+        let folder = store.folder(&run.id);
         let lines: Vec<JournalLine> =
-            if dir.join(JOURNAL).exists() { journal::read(&dir)? } else { Vec::new() };
+            if folder.contains(JOURNAL) { journal::read(&folder)? } else { Vec::new() };
         let last = lines.last().map(|line| line.at.clone());
         let confirmed = lines.iter().rfind(|line| line.kind == Mark::Confirmed);
         let confirmed = confirmed.map(|line| line.at.clone());
@@ -64,7 +64,7 @@ impl StoredRun {
         // been made and the journal cannot tell.
         journal.done.extend(journal.open.take().map(|(edit, _)| edit));
         let load = |id: &str| {
-            let loaded = Snapshot::load(&store.of_run(id)?.dir)?;
+            let loaded = Snapshot::load(&store.snapshot_of(&run, id)?.dir)?;
             Ok::<_, Error>((loaded.manifest, parse_snapshot(loaded.files)?))
         };
         let base = load(run.clean_snapshot().unwrap_or(&run.snapshot)).ok();

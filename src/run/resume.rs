@@ -1,13 +1,11 @@
 //! Resumes a run that was interrupted.
 
-use std::fs;
-
 use crate::error::{Error, Kind, Result};
 use crate::interrupt;
 use crate::plan::change::Edit;
 use crate::plan::invariants::{EditProgress, progress};
 use crate::plan::playbook::{Hooks, Playbook, StageSide};
-use crate::run::engine::{PLAYBOOK, RunResult, arm, execute_stages};
+use crate::run::engine::{PLAYBOOK, RunResult, arm, execute_stages, keep_in_memory};
 use crate::run::execution::Execution;
 use crate::run::payload::{Replay, StepRef, replay};
 use crate::run::rollback::{died_without_journal, same_boot};
@@ -38,7 +36,6 @@ pub fn resume(context: &Context<'_>) -> Result<RunResult> {
     if run.migration().is_none() {
         same_boot(context, &mut run)?;
     }
-    let dir = context.store.run_dir(&run.id);
     if died_without_journal(context, &run) {
         context.store.finish(&mut run, RunState::Failed)?;
         let cause = "the run had not changed anything; it is closed";
@@ -47,7 +44,8 @@ pub fn resume(context: &Context<'_>) -> Result<RunResult> {
             .hint(format!("start again with `proxyshift {}{again}`", run.verb())));
     }
     let (stages, hooks) = stages(context, &run)?;
-    let (journal, lines) = Journal::open(&dir)?;
+    keep_in_memory(context, &run);
+    let (journal, lines) = Journal::open(&context.store.folder(&run.id))?;
     let mut replay = replay(lines)?;
     let stage = run.pending.as_ref().map_or(RunStage::Begun, |pending| pending.stage);
     if replay.rolling_back || stage == RunStage::Rollback {
@@ -58,7 +56,7 @@ pub fn resume(context: &Context<'_>) -> Result<RunResult> {
         return Err(only_rollback(&run, &cause));
     };
     run.claim();
-    context.store.update(&run)?;
+    context.store.update(&mut run)?;
     context.sink.run(&run.id, run.verb());
     arm(context, &mut run)?;
     let mut execution = Execution::new(context, run, journal, None);
@@ -103,9 +101,9 @@ fn stages(context: &Context<'_>, run: &Run) -> Result<(Vec<Box<dyn Stage>>, Hook
 }
 
 fn read_playbook(context: &Context<'_>, run: &Run, migration: &Migration) -> Result<Playbook> {
-    let path = context.store.run_dir(&run.id).join(PLAYBOOK);
-    let text = fs::read_to_string(&path).map_err(|e| Error::io(&path, &e))?;
-    Playbook::parse(&path.display().to_string(), &text, migration.modes.from)
+    let folder = context.store.folder(&run.id);
+    let name = folder.disk().join(PLAYBOOK).display().to_string();
+    Playbook::parse(&name, &folder.read(PLAYBOOK)?, migration.modes.from)
 }
 
 fn only_rollback(run: &Run, cause: &str) -> Error {

@@ -8,7 +8,9 @@ use crate::error::{Error, Kind, Result};
 use crate::interrupt;
 use crate::plan::change::Edit;
 use crate::plan::merge;
+use crate::run::engine::keep_in_memory;
 use crate::run::payload::replay;
+use crate::run::record_end::record_end;
 use crate::run::stored::load_baseline;
 use crate::run::undo::{undo, undo_after_reboot};
 use crate::run::undo_compare::journal_is_damaged;
@@ -69,7 +71,7 @@ pub fn intended_edits(context: &Context<'_>, run: &Run) -> Result<Vec<Edit>> {
         return Ok(Vec::new());
     }
     let base = load_baseline(context, run)?;
-    let journal = replay(journal::read(&context.store.run_dir(&run.id))?)?;
+    let journal = replay(journal::read(&context.store.folder(&run.id))?)?;
     let now = context.observe_objects()?;
     Ok(merge::undo(&edits_made(journal, &base, &now), &base, &now).edits)
 }
@@ -89,15 +91,16 @@ pub fn rollback_run(context: &Context<'_>, id: &str) -> Result<Option<UndoReport
 fn roll_back(context: &Context<'_>, mut run: Run) -> Result<UndoReport> {
     context.sink.run(&run.id, run.verb());
     let _change = interrupt::begin_change();
-    let dir = context.store.run_dir(&run.id);
     let cut_off = run.state == RunState::Running;
     if died_without_journal(context, &run) {
-        context.store.finish(&mut run, RunState::RolledBack)?;
+        record_end(context, &mut run, RunState::RolledBack);
         boot_unit::remove(context, &run);
         return Ok(UndoReport { run: run.id, ..UndoReport::default() });
     }
+    // Its store may be readable and not writable.
+    keep_in_memory(context, &run);
     // Each line is read here once, so that an undo that has begun does not stop at a damaged one.
-    let opened = Journal::open::<IgnoredAny>(&dir);
+    let opened = Journal::open::<IgnoredAny>(&context.store.folder(&run.id));
     if run.migration().is_some() && run.boot_id != crate::clock::boot_id() {
         return match opened {
             Ok(_) => undo_after_reboot(context, &mut run),
@@ -115,8 +118,8 @@ fn roll_back(context: &Context<'_>, mut run: Run) -> Result<UndoReport> {
 /// Whether a run died before it had a journal, so that it cannot have changed anything. A run that
 /// knows of a journal which is not there has lost it.
 pub(super) fn died_without_journal(context: &Context<'_>, run: &Run) -> bool {
-    let journal = context.store.run_dir(&run.id).join(JOURNAL);
-    run.state == RunState::Running && run.journal.is_none() && !journal.exists()
+    let has_journal = context.store.folder(&run.id).contains(JOURNAL);
+    run.state == RunState::Running && run.journal.is_none() && !has_journal
 }
 
 /// Succeeds for a run of this boot. Closes a run of an earlier boot and fails, because the rules

@@ -97,18 +97,18 @@ fn names_a_program(words: Words<'_>) -> bool {
 /// # Errors
 /// When the run's snapshot is gone, damaged, or of a kind that cannot be restored.
 pub(super) fn load_baseline(context: &Context<'_>, run: &Run) -> Result<NodeState> {
-    let snapshot = context.store.of_run(&run.snapshot)?;
+    let snapshot = context.store.snapshot_of(run, &run.snapshot)?;
     let loaded = Snapshot::load(&snapshot.dir)?;
     loaded.for_rollback()?;
     parse_snapshot(loaded.files)
 }
 
-/// The node state in the snapshot with the id `id`.
+/// The node state in the snapshot of `run` with the id `id`.
 ///
 /// # Errors
 /// When the snapshot is gone or damaged.
-pub(super) fn load_state(context: &Context<'_>, id: &str) -> Result<NodeState> {
-    parse_snapshot(Snapshot::load(&context.store.of_run(id)?.dir)?.files)
+pub(super) fn load_state(context: &Context<'_>, run: &Run, id: &str) -> Result<NodeState> {
+    parse_snapshot(Snapshot::load(&context.store.snapshot_of(run, id)?.dir)?.files)
 }
 
 /// Parses each file of a snapshot again. Files in line formats must also render to the same bytes.

@@ -6,6 +6,7 @@ use crate::error::{Error, Kind, Result};
 use crate::event::{Outcome, Task};
 use crate::run::execution::UndoContext;
 use crate::run::payload::replay;
+use crate::run::record_end::record_end;
 use crate::run::stage::{prepare, switch, undo_of};
 use crate::run::undo_compare::compare;
 use crate::run::{Context, boot_unit, watchdog};
@@ -62,11 +63,12 @@ pub(super) fn undo(
         pending.stage = RunStage::Rollback;
         pending.set_deadline(TIMEOUT);
     }
-    context.store.update(run)?;
+    journal.undoes();
+    context.store.update_somewhere(run);
     if let Err(e) = watchdog::arm(context, run) {
         context.sink.warning(format!("no watchdog runs: {e}"));
     }
-    let replay = replay(journal::read(&context.store.run_dir(&run.id))?)?;
+    let replay = replay(journal::read(&context.store.folder(&run.id))?)?;
     let mut undo = UndoContext {
         context,
         run,
@@ -83,6 +85,9 @@ pub(super) fn undo(
         if let Err(e) = undo_stage(&mut undo) {
             undo.fail(&e);
         }
+    }
+    if let Some(e) = undo.journal.failure() {
+        context.sink.warning(format!("the journal lacks lines of this undo: {e}"));
     }
     let UndoContext { restored, removed, already_restored, mut failures, .. } = undo;
     let mut others = Vec::new();
@@ -113,7 +118,7 @@ pub(super) fn undo(
 /// # Errors
 /// As [`undo`].
 pub(super) fn undo_after_reboot(context: &Context<'_>, run: &mut Run) -> Result<UndoReport> {
-    let changes = replay(journal::read(&context.store.run_dir(&run.id))?)?.begun;
+    let changes = replay(journal::read(&context.store.folder(&run.id))?)?.begun;
     let mut failures = Vec::new();
     let mut restored = prepare::restore_persisted(&changes, &mut failures);
     match switch::restore_after_reboot(context, run, &changes) {
@@ -133,7 +138,7 @@ fn finish(context: &Context<'_>, run: &mut Run, failures: Vec<String>) -> Result
     if failures.is_empty() {
         switch::forget(context, run);
     }
-    context.store.finish(run, state)?;
+    record_end(context, run, state);
     if migrates {
         context.sink.started(&task);
         boot_unit::remove(context, run);

@@ -3,6 +3,7 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::plan::leftovers::CleanupScope;
+use crate::run::record_end::record_end;
 use crate::run::{Context, boot_unit};
 use crate::state::NodeState;
 use crate::store::run::{CleanupOptions, Run, RunKind, RunState};
@@ -84,9 +85,7 @@ pub(super) fn journal_is_damaged(
         Some(Err(e)) => unknown(&e),
         None => "its rules were made anew since".to_owned(),
     };
-    if let Err(e) = context.store.finish(run, RunState::UndonePartly) {
-        context.sink.warning(format!("run {} is not closed: {e}", run.id));
-    }
+    record_end(context, run, RunState::UndonePartly);
     boot_unit::remove(context, run);
     let cause = format!("its journal cannot be trusted ({cause}), so nothing was undone; {known}");
     Error::new(Kind::NotRolledBack, format!("run {}", run.id), cause).hint(format!(

@@ -64,6 +64,11 @@ impl JournalChain {
     }
 }
 
+/// The checksum that `line` has; none if it has none.
+pub(super) fn sum_of(line: &[u8]) -> Option<&str> {
+    split(line.trim_ascii_end()).map(|(_, sum)| sum)
+}
+
 /// The text of a line before the end that has its checksum, and the checksum.
 fn split(line: &[u8]) -> Option<(&[u8], &str)> {
     let (text, end) = line.split_at_checked(line.len().checked_sub(SUFFIX)?)?;

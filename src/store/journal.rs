@@ -1,19 +1,18 @@
 //! The journal of a run: JSON lines, to which a run only appends.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+mod file;
+mod read;
 
-use rustix::fs::OFlags;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use self::file::JournalFile;
+use self::read::{Newest, Parsed, newest};
 use super::chain::JournalChain;
 use super::disk;
-use super::run::{JournalEnd, RUN};
+use super::run_folder::RunFolder;
 use crate::clock;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::runtime::Caller;
 
 /// The name of the journal in a run's folder.
@@ -83,13 +82,18 @@ pub struct JournalEntry<P> {
     pub payload: P,
 }
 
-/// The journal of a run, open for appending.
+/// The journal of a run, open for appending: a file on the disk and, while the run is pending, its
+/// copy in memory. Each line is written to the disk first.
 #[derive(Debug)]
 pub struct Journal {
-    path: PathBuf,
-    file: File,
-    /// The offset in the file at which the next line begins.
-    end: u64,
+    /// None once it could not be written.
+    disk: Option<JournalFile>,
+    /// None without a copy, or once that could not be written.
+    memory: Option<JournalFile>,
+    /// Why the disk was given up.
+    failure: Option<Error>,
+    /// Whether a line may be lost rather than stop its writer.
+    undoes: bool,
     /// The number of the next line, from 1.
     next: u64,
     /// The checksum of the last line.
@@ -97,41 +101,60 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Creates the journal of the run in `dir`, and reserves `reserve` bytes of space for it, so
-    /// that a full disk stops neither the run nor its rollback.
+    /// Creates the journal of the run in `folder`, and reserves `reserve` bytes of space on the
+    /// disk, so that a full disk stops neither the run nor its rollback. Nothing is reserved in
+    /// memory, which is scarcer.
     ///
     /// # Errors
     /// [`Kind::Store`] if the disk lacks the space, or if the file system cannot reserve any.
-    pub fn create(dir: &Path, reserve: u64) -> Result<Journal> {
-        let path = dir.join(JOURNAL);
-        let file = disk::create_new(&path)?;
-        disk::reserve(&file, &path, reserve)?;
-        file.sync_all().map_err(|e| Error::io(&path, &e))?;
-        disk::sync_dir(dir)?;
-        Ok(Journal { path, file, end: 0, next: 1, chain: JournalChain::of_run(dir) })
+    pub fn create(folder: &RunFolder, reserve: u64) -> Result<Journal> {
+        let disk = JournalFile::create(&folder.disk().join(JOURNAL), reserve)?;
+        disk::sync_dir(folder.disk())?;
+        let memory = folder.memory().map(|dir| JournalFile::create(&dir.join(JOURNAL), 0));
+        Ok(Journal {
+            disk: Some(disk),
+            memory: memory.and_then(Result::ok),
+            failure: None,
+            undoes: false,
+            next: 1,
+            chain: JournalChain::of_run(folder.disk()),
+        })
     }
 
-    /// Opens the journal of the run in `dir` to continue it, and returns the lines that it has.
+    /// Opens the journal of the run in `folder` to continue it, and returns the lines that it has.
+    /// A disk that cannot be written fails only the next line.
     ///
     /// # Errors
     /// As [`read`].
-    pub fn open<P: DeserializeOwned>(dir: &Path) -> Result<(Journal, Vec<JournalEntry<P>>)> {
-        let path = dir.join(JOURNAL);
-        let Parsed { entries, end, chain } = parse_file(dir)?;
-        let file = OpenOptions::new()
-            .write(true)
-            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
-            .open(&path)
-            .map_err(|e| Error::io(&path, &e))?;
+    pub fn open<P: DeserializeOwned>(
+        folder: &RunFolder,
+    ) -> Result<(Journal, Vec<JournalEntry<P>>)> {
+        let Newest { parsed: Parsed { entries, chain, .. }, lines } = newest(folder)?;
+        let continued = |dir: &std::path::Path| JournalFile::continued(&dir.join(JOURNAL), &lines);
+        let (disk, failure) = match continued(folder.disk()) {
+            Ok(disk) => (Some(disk), None),
+            Err(e) => (None, Some(e)),
+        };
+        let memory = folder.memory().and_then(|dir| continued(dir).ok());
         let next = entries.len() as u64 + 1;
-        Ok((Journal { path, file, end: end as u64, next, chain }, entries))
+        Ok((Journal { disk, memory, failure, undoes: false, next, chain }, entries))
+    }
+
+    /// From here on the run is undone: a line that cannot be written no longer stops its writer,
+    /// because an undo finds out from the kernel what is left to do.
+    pub fn undoes(&mut self) {
+        self.undoes = true;
+    }
+
+    /// Why lines are missing on the disk; none if none are.
+    pub fn failure(&self) -> Option<&Error> {
+        self.failure.as_ref()
     }
 
     /// Appends one line, and syncs it.
     ///
     /// # Errors
-    /// [`Kind::Store`] on a full disk, once the reserved space is used up. What was written of the
-    /// line is overwritten by the next line.
+    /// [`Kind::Store`] on a full disk, once the reserved space is used up.
     pub fn append<P: Serialize>(&mut self, record: Record<P>) -> Result<JournalEntry<P>> {
         let entry = JournalEntry {
             v: VERSION,
@@ -152,147 +175,32 @@ impl Journal {
     }
 
     fn write<P: Serialize>(&mut self, entry: &JournalEntry<P>) -> Result<()> {
-        let io = |e: io::Error| Error::io(&self.path, &e);
-        let length = self.file.metadata().map_err(io)?.len();
-        // The line is written in pieces, because a change may be as large as the node's state.
-        let mut line = BufWriter::with_capacity(1 << 16, At { file: &self.file, end: self.end });
-        let mut hashing = self.chain.hashing(&mut line);
-        serde_json::to_writer(&mut hashing, entry).map_err(|e| io(e.into()))?;
-        let sum = hashing.sum();
-        line.flush().map_err(io)?;
-        // The checksum takes the place of the last brace.
-        line.get_mut().end -= 1;
-        let mut chain = self.chain.clone();
-        line.write_all(chain.advance(sum).as_bytes()).and_then(|()| line.flush()).map_err(io)?;
-        // A torn line is overwritten and not truncated, because truncating would give up the
-        // reserved space. The rest of the torn line is overwritten with spaces, which mean nothing
-        // at the end of a JSON line.
-        let covered = line.get_ref().end + 1;
-        let torn = usize::try_from(length.saturating_sub(covered)).unwrap_or(0);
-        line.write_all(&b" ".repeat(torn)).map_err(io)?;
-        line.write_all(b"\n").and_then(|()| line.flush()).map_err(io)?;
-        self.file.sync_data().map_err(io)?;
-        let end = line.get_ref().end;
-        drop(line);
-        self.end = end;
+        let mut written = None;
+        match self.disk.as_mut().map(|file| file.append(entry, &self.chain)) {
+            Some(Ok(chain)) => written = Some(chain),
+            Some(Err(e)) if !self.undoes => return Err(e),
+            // A file that lacks a line gets no more.
+            Some(Err(e)) => (self.disk, self.failure) = (None, Some(e)),
+            None if self.undoes => {}
+            None => return self.failure.clone().map_or(Ok(()), Err),
+        }
+        match self.memory.as_mut().map(|file| file.append(entry, &self.chain)) {
+            Some(Ok(chain)) => written = Some(chain),
+            Some(Err(_)) => self.memory = None,
+            None => {}
+        }
         self.next += 1;
-        self.chain = chain;
+        self.chain = written.unwrap_or_else(|| self.chain.clone());
         Ok(())
     }
 }
 
-/// Writes to a file from the offset `end` on, which moves with each write.
-struct At<'a> {
-    file: &'a File,
-    end: u64,
-}
-
-impl Write for At<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.file.write_at(bytes, self.end)?;
-        self.end += written as u64;
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Reads the journal of the run in `dir`. A last line that is torn counts as never written.
+/// Reads the journal of the run in `folder`. A last line that is torn counts as never written.
 ///
 /// # Errors
 /// [`Kind::Store`] for lines that are damaged, missing, in another order, or of a later version.
-pub fn read<P: DeserializeOwned>(dir: &Path) -> Result<Vec<JournalEntry<P>>> {
-    Ok(parse_file(dir)?.entries)
-}
-
-/// The content of a journal.
-struct Parsed<P> {
-    entries: Vec<JournalEntry<P>>,
-    /// The offset at which the next line begins.
-    end: usize,
-    chain: JournalChain,
-}
-
-/// What `run.json` says about the journal beside it.
-#[derive(Default, Deserialize)]
-struct KnownJournal {
-    boot_id: Option<String>,
-    journal: Option<JournalEnd>,
-}
-
-fn parse_file<P: DeserializeOwned>(dir: &Path) -> Result<Parsed<P>> {
-    let path = dir.join(JOURNAL);
-    // Whoever asks for this journal has read the run before. The end that it names is read first,
-    // because the journal may grow meanwhile.
-    let run = disk::read_file(&dir.join(RUN)).unwrap_or_default();
-    let known: KnownJournal = serde_json::from_slice(&run).unwrap_or_default();
-    let bytes = fs::read(&path).map_err(|e| Error::io(&path, &e))?;
-    let rebooted = known.boot_id.is_some_and(|id| id != clock::boot_id());
-    parse(&bytes, JournalChain::of_run(dir), known.journal.as_ref(), rebooted).map_err(|cause| {
-        Error::new(Kind::Store, path.display().to_string(), cause).hint(
-            "nothing is done automatically with this run: keep its folder, and restore by hand \
-             with the snapshot's restore.sh if need be",
-        )
-    })
-}
-
-/// Parses a journal that must have the line at the end `known`. After a crash of the machine,
-/// `rebooted`, a last line may be broken although it has an end, because the disk writes in any
-/// order.
-fn parse<P: DeserializeOwned>(
-    bytes: &[u8],
-    mut chain: JournalChain,
-    known: Option<&JournalEnd>,
-    rebooted: bool,
-) -> std::result::Result<Parsed<P>, String> {
-    #[derive(Deserialize)]
-    struct JournalHeader {
-        v: u32,
-    }
-    let mut entries: Vec<JournalEntry<P>> = Vec::new();
-    let mut end = 0;
-    let mut is_known = known.is_none();
-    for line in bytes.split_inclusive(|b| *b == b'\n') {
-        let number = entries.len() as u64 + 1;
-        let is_last = end + line.len() == bytes.len();
-        // A line without its newline was not written completely, even if it parses.
-        if is_last && !line.ends_with(b"\n") {
-            break;
-        }
-        let entry = serde_json::from_slice::<JournalEntry<P>>(line);
-        // A line may be as large as the node's state, so only a line that does not parse is parsed
-        // a second time, to get its version.
-        let v = match &entry {
-            Ok(entry) => Some(entry.v),
-            Err(_) => serde_json::from_slice(line).ok().map(|JournalHeader { v }| v),
-        };
-        if let Some(v) = v.filter(|v| *v > VERSION) {
-            return Err(format!("line {number} was written by a newer proxyshift (version {v})"));
-        }
-        let entry = match entry {
-            Err(_) if is_last && rebooted => break,
-            Err(e) => return Err(format!("line {number} is broken: {e}")),
-            Ok(entry) if entry.seq != number => {
-                return Err(format!("line {number} has the number {}", entry.seq));
-            }
-            Ok(entry) => entry,
-        };
-        if !chain.follows(line) {
-            if is_last && rebooted {
-                break;
-            }
-            return Err(format!("line {number} is damaged: its checksum is wrong"));
-        }
-        entries.push(entry);
-        end += line.len();
-        is_known |= known.is_some_and(|known| known.bytes == end as u64 && chain.is_at(known));
-    }
-    if is_known {
-        return Ok(Parsed { entries, end, chain });
-    }
-    Err(format!("lines after line {} are missing, which run.json knows of", entries.len()))
+pub fn read<P: DeserializeOwned>(folder: &RunFolder) -> Result<Vec<JournalEntry<P>>> {
+    Ok(newest(folder)?.parsed.entries)
 }
 
 /// Whether a test's crash happens before or after a journal line is written.
@@ -325,9 +233,13 @@ fn crash_point<P>(when: CrashTime, entry: &JournalEntry<P>) {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
     use serde_json::Value;
 
     use super::*;
+    use crate::error::Kind;
     use crate::store::Store;
     use crate::store::run::{Run, RunKind};
 
@@ -342,11 +254,15 @@ mod tests {
         let store = Store::open(Some(&tmp.path().join("store"))).unwrap();
         let run = store.start(RunKind::Fix { checks: Vec::new() }, "s").unwrap();
         let dir = store.run_dir(&run.id);
-        let mut journal = Journal::create(&dir, 64 * 1024).unwrap();
+        let mut journal = Journal::create(&folder(&dir), 64 * 1024).unwrap();
         for step in 0..lines {
             journal.append(record(step)).unwrap();
         }
         (tmp, dir, run)
+    }
+
+    fn folder(dir: &Path) -> RunFolder {
+        RunFolder::new(dir.to_owned(), None)
     }
 
     fn text(dir: &Path) -> String {
@@ -356,14 +272,14 @@ mod tests {
     #[test]
     fn a_journal_reads_back_and_continues() {
         let (_tmp, dir, _) = journal_of(2);
-        let (mut journal, entries) = Journal::open::<Value>(&dir).unwrap();
+        let (mut journal, entries) = Journal::open::<Value>(&folder(&dir)).unwrap();
         assert_eq!(entries.iter().map(|e| e.seq).collect::<Vec<_>>(), [1, 2]);
         assert!(entries[0].boottime_ns <= entries[1].boottime_ns);
         assert_eq!(entries[1].payload["step"], 1);
         let third = journal.append(record(7)).unwrap();
         assert_eq!((third.seq, third.step), (3, 7));
-        assert_eq!(read::<Value>(&dir).unwrap()[2], third);
-        assert_eq!(Journal::create(&dir, 1).unwrap_err().kind, Kind::Unexpected);
+        assert_eq!(read::<Value>(&folder(&dir)).unwrap()[2], third);
+        assert_eq!(Journal::create(&folder(&dir), 1).unwrap_err().kind, Kind::Unexpected);
     }
 
     #[test]
@@ -373,11 +289,12 @@ mod tests {
         let first = whole.find('\n').unwrap() + 1;
         for cut in first + 1..whole.len() {
             fs::write(dir.join(JOURNAL), &whole[..cut]).unwrap();
-            let (mut journal, entries) = Journal::open::<Value>(&dir).unwrap();
+            let (mut journal, entries) = Journal::open::<Value>(&folder(&dir)).unwrap();
             assert_eq!(entries.len(), 1, "cut at {cut}");
             journal.append(record(9)).unwrap();
             journal.append(record(10)).unwrap();
-            let steps: Vec<u32> = read::<Value>(&dir).unwrap().iter().map(|e| e.step).collect();
+            let steps: Vec<u32> =
+                read::<Value>(&folder(&dir)).unwrap().iter().map(|e| e.step).collect();
             assert_eq!(steps, [0, 9, 10], "cut at {cut}");
         }
     }
@@ -387,13 +304,13 @@ mod tests {
         let (tmp, dir, run) = journal_of(1);
         let torn = format!("{}{{{}\n", text(&dir), "x".repeat(5000));
         fs::write(dir.join(JOURNAL), torn).unwrap();
-        assert!(read::<Value>(&dir).unwrap_err().cause.contains("line 2 is broken"));
+        assert!(read::<Value>(&folder(&dir)).unwrap_err().cause.contains("line 2 is broken"));
         let store = Store::open(Some(&tmp.path().join("store"))).unwrap();
-        store.update(&Run { boot_id: "earlier".into(), ..run }).unwrap();
-        let (mut journal, entries) = Journal::open::<Value>(&dir).unwrap();
+        store.update(&mut Run { boot_id: "earlier".into(), ..run }).unwrap();
+        let (mut journal, entries) = Journal::open::<Value>(&folder(&dir)).unwrap();
         assert_eq!(entries.len(), 1);
         journal.append(record(1)).unwrap();
-        assert_eq!(read::<Value>(&dir).unwrap().len(), 2);
+        assert_eq!(read::<Value>(&folder(&dir)).unwrap().len(), 2);
         assert!(!text(&dir).contains("xx"));
     }
 
@@ -404,7 +321,7 @@ mod tests {
         let lines: Vec<&str> = whole.lines().collect();
         let cause = |lines: &[&str]| {
             fs::write(dir.join(JOURNAL), lines.join("\n") + "\n").unwrap();
-            let error = read::<Value>(&dir).unwrap_err();
+            let error = read::<Value>(&folder(&dir)).unwrap_err();
             assert_eq!(error.kind, Kind::Store);
             error.cause
         };
@@ -419,18 +336,20 @@ mod tests {
 
     #[test]
     fn lines_that_the_run_knows_of_must_be_there() {
-        let (tmp, dir, run) = journal_of(3);
+        let (tmp, dir, mut run) = journal_of(3);
         let store = Store::open(Some(&tmp.path().join("store"))).unwrap();
-        store.update(&run).unwrap();
-        let run = store.run(&run.id).unwrap().unwrap();
+        store.update(&mut run).unwrap();
+        let mut run = store.run(&run.id).unwrap().unwrap();
         let whole = text(&dir);
         assert_eq!(run.journal.as_ref().map(|end| end.bytes), Some(whole.len() as u64));
-        read::<Value>(&dir).unwrap();
+        read::<Value>(&folder(&dir)).unwrap();
         let cut = whole.find('\n').unwrap() + 1;
         fs::write(dir.join(JOURNAL), &whole[..cut]).unwrap();
-        assert!(read::<Value>(&dir).unwrap_err().cause.contains("after line 1 are missing"));
+        assert!(
+            read::<Value>(&folder(&dir)).unwrap_err().cause.contains("after line 1 are missing")
+        );
         // Writing the run again forgets nothing.
-        store.update(&run).unwrap();
+        store.update(&mut run).unwrap();
         assert_eq!(store.run(&run.id).unwrap().unwrap(), run);
     }
 }

@@ -10,13 +10,16 @@ pub mod imported;
 pub mod journal;
 pub mod listing;
 pub mod manifest;
+mod memory;
 mod order;
 pub mod restore;
 pub mod run;
+pub mod run_folder;
 pub mod runs;
 pub mod snapshots;
 pub mod strays;
 mod unpack;
+pub mod write_run;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -56,12 +59,20 @@ impl Store {
     /// read-only disk.
     pub fn open(dir: Option<&Path>) -> Result<Store> {
         let dir = dir.unwrap_or(Path::new(DEFAULT_DIR));
+        let store = Store { dir: dir.to_owned() };
         let is_ours = |name: &str| FOLDERS.contains(&name) || name == GUARD || name == IMPORTED;
-        folder::make_private(dir, is_ours)?;
-        for folder in FOLDERS {
-            folder::make_private(&dir.join(folder), |_| true)?;
-        }
-        Ok(Store { dir: dir.to_owned() })
+        let made = folder::make_private(dir, is_ours).and_then(|()| {
+            FOLDERS.iter().try_for_each(|folder| folder::make_private(&dir.join(folder), |_| true))
+        });
+        made.or_else(|e| store.unless_in_memory(e))?;
+        store.catch_up();
+        Ok(store)
+    }
+
+    /// Passes over the error `e` of the disk, if a run can be undone from its copy in memory.
+    fn unless_in_memory(&self, e: Error) -> Result<()> {
+        let ends = e.kind == Kind::Permission || self.runs_in_memory().is_empty();
+        if ends { Err(e) } else { Ok(()) }
     }
 
     /// Opens the store at `dir`, or at [`DEFAULT_DIR`], for reading only. Creates and changes
@@ -71,12 +82,17 @@ impl Store {
     /// [`Kind::Permission`] if others than this user and root may have written to it.
     pub fn read_only(dir: Option<&Path>) -> Result<Store> {
         let dir = dir.unwrap_or(Path::new(DEFAULT_DIR));
-        if folder::existing(dir, Reader)?.is_some() {
-            for folder in FOLDERS.into_iter().chain([IMPORTED]) {
-                folder::existing(&dir.join(folder), Reader)?;
+        let store = Store { dir: dir.to_owned() };
+        let verify = || -> Result<()> {
+            if folder::existing(dir, Reader)?.is_some() {
+                for folder in FOLDERS.into_iter().chain([IMPORTED]) {
+                    folder::existing(&dir.join(folder), Reader)?;
+                }
             }
-        }
-        Ok(Store { dir: dir.to_owned() })
+            Ok(())
+        };
+        verify().or_else(|e| store.unless_in_memory(e))?;
+        Ok(store)
     }
 
     /// The directory of the store.

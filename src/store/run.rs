@@ -1,5 +1,6 @@
 //! A run: one attempt to change a node, from its first edit until it is finished or undone.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -94,6 +95,9 @@ pub struct Run {
     /// The last line of the journal when `run.json` was written, which the journal must have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub journal: Option<JournalEnd>,
+    /// How often `run.json` was written. Of two copies, that with the larger number is the newer.
+    #[serde(default)]
+    pub writes: u64,
 }
 
 /// Up to where a journal is known.
@@ -304,6 +308,11 @@ impl Run {
         }
     }
 
+    /// The identifiers of the snapshots that an undo of the run needs.
+    pub fn snapshots(&self) -> BTreeSet<&str> {
+        [Some(self.snapshot.as_str()), self.clean_snapshot()].into_iter().flatten().collect()
+    }
+
     /// How long the run waits for the operator's confirmation; none if it needs no confirmation.
     pub fn confirm_within(&self) -> Option<Duration> {
         let seconds = match &self.kind {
@@ -317,6 +326,12 @@ impl Run {
     /// Whether the process that executes the run is alive.
     pub fn runner_is_alive(&self) -> bool {
         self.boot_id == clock::boot_id() && process_start(self.pid) == Some(self.pid_start)
+    }
+
+    /// Records that the run is in `state`, and when it ended.
+    pub(super) fn end(&mut self, state: RunState) {
+        self.state = state;
+        self.ended = (!state.is_pending()).then(clock::now);
     }
 
     /// Records this process as the one that executes the run.

@@ -6,10 +6,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::chain;
-use super::journal::JOURNAL;
-use super::run::{BINARY, RUN, Run, RunKind, RunState, VERSION};
+use super::run::{RUN, Run, RunKind, RunState, VERSION};
 use super::strays::Stray;
+use super::write_run::write;
 use super::{Store, disk, entries};
 use crate::clock;
 use crate::error::{Error, Kind, Result};
@@ -45,6 +44,7 @@ impl Store {
             pid_start: 0,
             pending: None,
             journal: None,
+            writes: 0,
         };
         run.claim();
         // The folder is renamed to the run's identifier only when it has its `run.json`.
@@ -53,36 +53,6 @@ impl Store {
         write(folder.path(), &run)?;
         disk::rename(folder, &runs, &run.id)?;
         Ok(run)
-    }
-
-    /// Writes `run` to its `run.json`, with the end of its journal. Needs no free space on the disk.
-    ///
-    /// # Errors
-    /// If `run.json` cannot be written.
-    pub fn update(&self, run: &Run) -> Result<()> {
-        let dir = self.run_dir(&run.id);
-        let known = run.journal.as_ref().map_or(0, |end| end.bytes);
-        // A journal that has become shorter has lost lines, and that must not be forgotten.
-        match chain::end_of(&dir.join(JOURNAL)).filter(|end| end.bytes > known) {
-            Some(end) => write(&dir, &Run { journal: Some(end), ..run.clone() }),
-            None => write(&dir, run),
-        }
-    }
-
-    /// Ends `run` in `state`. Removes the copy of proxyshift in the run's folder, because only the
-    /// run's watchdog needed that copy.
-    ///
-    /// # Errors
-    /// If `run.json` cannot be written, or the copy cannot be removed.
-    pub fn finish(&self, run: &mut Run, state: RunState) -> Result<()> {
-        run.state = state;
-        run.ended = (!state.is_pending()).then(clock::now);
-        self.update(run)?;
-        let copy = self.run_dir(&run.id).join(BINARY);
-        match fs::remove_file(&copy) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(&copy, &e)),
-            _ => Ok(()),
-        }
     }
 
     /// The folder of the run `id`, for the run's journal, its playbook and its copy of proxyshift.
@@ -107,6 +77,9 @@ impl Store {
     /// # Errors
     /// [`Kind::Store`] if that run cannot be read.
     pub fn run(&self, id: &str) -> Result<Option<Run>> {
+        if let Some(run) = self.scan_runs()?.runs.into_iter().find(|run| run.id == id) {
+            return Ok(Some(run));
+        }
         match self.run_folders()?.into_iter().find(|dir| disk::name_of(dir) == id) {
             Some(dir) => self.read_run(&dir).map(Some).map_err(Stray::error),
             None => Ok(None),
@@ -153,10 +126,25 @@ impl Store {
     /// All entries of the folder of runs.
     pub(super) fn scan_runs(&self) -> Result<ScannedRuns> {
         let mut scanned = ScannedRuns::default();
-        for dir in self.run_folders()? {
+        let in_memory = self.runs_in_memory();
+        let folders = match self.run_folders() {
+            // The runs in memory can be undone although the disk cannot be read.
+            Err(_) if !in_memory.is_empty() => Vec::new(),
+            folders => folders?,
+        };
+        let copied = |id: &str| in_memory.iter().any(|run| run.id == id);
+        for dir in folders {
             match self.read_run(&dir) {
                 Ok(run) => scanned.runs.push(run),
+                Err(_) if copied(&disk::name_of(&dir)) => {}
                 Err(stray) => scanned.strays.push(stray),
+            }
+        }
+        for run in in_memory {
+            match scanned.runs.iter_mut().find(|other| other.id == run.id) {
+                None => scanned.runs.push(run),
+                Some(other) if other.writes < run.writes => *other = run,
+                Some(_) => {}
             }
         }
         scanned.runs.sort_by(|a, b| (a.seq, &a.id).cmp(&(b.seq, &b.id)));
@@ -232,10 +220,8 @@ impl Store {
         self.refuse_unread_run()?;
         let runs = self.runs()?;
         let last_done = runs.iter().rfind(|run| run.state == RunState::Done);
-        let needed = needed(&runs)
-            .chain(last_done)
-            .flat_map(|run| [Some(run.snapshot.clone()), run.clean_snapshot().map(str::to_owned)]);
-        Ok(needed.flatten().collect())
+        let needed = needed(&runs).chain(last_done).flat_map(Run::snapshots);
+        Ok(needed.map(str::to_owned).collect())
     }
 }
 
@@ -261,13 +247,6 @@ fn needed(runs: &[Run]) -> impl Iterator<Item = &Run> {
             open || done(run) && !runs[at + 1..].iter().any(later)
         })
         .map(|(_, run)| run)
-}
-
-fn write(dir: &Path, run: &Run) -> Result<()> {
-    let path = dir.join(RUN);
-    let json = serde_json::to_vec_pretty(run)
-        .map_err(|e| Error::new(Kind::Unexpected, path.display().to_string(), e))?;
-    disk::replace_json(&path, &json)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use proxyshift::store::journal::{self, Journal};
 use proxyshift::store::manifest::Manifest;
 use proxyshift::store::run::{CleanupOptions, RunKind, RunState};
 
-use super::{create, docker, fine, in_namespaces, is_empty, record, sh, store};
+use super::{create, docker, fine, folder, in_namespaces, is_empty, record, sh, store};
 
 /// Fills up the disk on which `dir` is.
 fn fill(dir: &Path) {
@@ -38,10 +38,14 @@ fn a_full_disk_stops_a_snapshot_but_no_run() {
 
     let mut run = store.start(RunKind::Cleanup(CleanupOptions::default()), "s").unwrap();
     let dir = store.run_dir(&run.id);
-    let mut journal = Journal::create(&dir, 64 * 1024).unwrap();
+    let mut journal = Journal::create(&folder(&dir), 64 * 1024).unwrap();
     journal.append(record(0)).unwrap();
     fill(disk);
-    assert_eq!(Journal::create(disk, 4096).unwrap_err().kind, Kind::Store, "the disk is not full");
+    assert_eq!(
+        Journal::create(&folder(disk), 4096).unwrap_err().kind,
+        Kind::Store,
+        "the disk is not full"
+    );
 
     // The space that was reserved for the journal is enough, even after a line that was written
     // only in part.
@@ -53,7 +57,7 @@ fn a_full_disk_stops_a_snapshot_but_no_run() {
     let length = fs::metadata(&path).unwrap().len();
     let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
     file.write_all(b"{\"v\":1,\"seq\":41,\"at\":\"20").unwrap();
-    let (mut journal, entries) = Journal::open::<serde_json::Value>(&dir).unwrap();
+    let (mut journal, entries) = Journal::open::<serde_json::Value>(&folder(&dir)).unwrap();
     assert_eq!(entries.len(), 40);
     for step in 40..60 {
         journal.append(record(step)).unwrap();
@@ -74,10 +78,13 @@ fn a_full_disk_stops_a_snapshot_but_no_run() {
         assert!(written < 2000);
     };
     assert_eq!(error.kind, Kind::Store);
-    assert_eq!(journal::read::<serde_json::Value>(&dir).unwrap().len() as u32, written);
+    assert_eq!(journal::read::<serde_json::Value>(&folder(&dir)).unwrap().len() as u32, written);
     fs::remove_file(disk.join("filling")).unwrap();
     journal.append(record(written)).unwrap();
-    assert_eq!(journal::read::<serde_json::Value>(&dir).unwrap().len() as u32, written + 1);
+    assert_eq!(
+        journal::read::<serde_json::Value>(&folder(&dir)).unwrap().len() as u32,
+        written + 1
+    );
 }
 
 #[test]

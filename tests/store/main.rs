@@ -10,6 +10,7 @@ use proxyshift::state::Files;
 use proxyshift::store::Store;
 use proxyshift::store::journal::{Mark, Record};
 use proxyshift::store::manifest::Manifest;
+use proxyshift::store::run_folder::RunFolder;
 use proxyshift::store::snapshots::Snapshot;
 use serde_json::Value;
 
@@ -116,6 +117,11 @@ impl Drop for Killed {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// The folder of a run without a copy in memory.
+fn folder(dir: &Path) -> RunFolder {
+    RunFolder::new(dir.to_owned(), None)
 }
 
 fn record(step: u32) -> Record<Value> {

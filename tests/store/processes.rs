@@ -12,13 +12,13 @@ use proxyshift::node::locks::NodeLock;
 use proxyshift::node::locks::XtablesLock;
 use proxyshift::store::journal::{self, Journal};
 
-use super::{CEILING, Killed, another_process, in_namespaces, poll, record, role};
+use super::{CEILING, Killed, another_process, folder, in_namespaces, poll, record, role};
 
 #[test]
 fn a_run_can_be_killed_on_either_side_of_a_line() {
     const NAME: &str = "processes::a_run_can_be_killed_on_either_side_of_a_line";
     if let Some((_, dir)) = role() {
-        let mut journal = Journal::create(&dir, 4096).unwrap();
+        let mut journal = Journal::create(&folder(&dir), 4096).unwrap();
         for step in 0..5 {
             journal.append(record(step)).unwrap();
         }
@@ -29,7 +29,11 @@ fn a_run_can_be_killed_on_either_side_of_a_line() {
         let mut child = another_process(NAME, "writer", tmp.path());
         let status = child.env("PROXYSHIFT_CRASH", crash).stdout(Stdio::null()).status().unwrap();
         assert_eq!(status.signal(), (lines < 5).then_some(9), "{crash}: {status}");
-        assert_eq!(journal::read::<serde_json::Value>(tmp.path()).unwrap().len(), lines, "{crash}");
+        assert_eq!(
+            journal::read::<serde_json::Value>(&folder(tmp.path())).unwrap().len(),
+            lines,
+            "{crash}"
+        );
     }
 }
 

@@ -125,12 +125,42 @@ fn a_run_whose_journal_is_damaged_can_be_kept() {
     let after = node.rules();
     let journal = folder(&proxyshift.store).join("journal.jsonl");
     fs::write(&journal, "{}\n").expect("written");
+    fs::remove_dir_all("/run/proxyshift/runs").expect("no copy in memory");
     proxyshift.expect(0, "confirm").reports(&["journal.jsonl"]);
     proxyshift.expect(0, "status");
     proxyshift.expect(5, "rollback");
     fs::remove_file(&journal).expect("removed");
     proxyshift.expect(5, "rollback").reports(&["different from the snapshot"]);
     assert_same(&node.rules(), &after, "nothing was undone");
+}
+
+/// While a run is pending, its journal is in memory too.
+#[test]
+fn a_copy_in_memory_stands_for_a_damaged_journal() {
+    if !in_namespace("journals::a_copy_in_memory_stands_for_a_damaged_journal") {
+        return;
+    }
+    let Case { node, proxyshift, before } = &Case::of("half-migrated-ipvs-1.20", Backend::Nft);
+    type Damage = fn(&[u8]) -> Vec<u8>;
+    let damages: [(&str, Damage); 4] = [
+        ("nothing", |_| Vec::new()),
+        ("other text", |bytes| vec![b'x'; 2 * bytes.len()]),
+        ("half of it", |bytes| bytes[..bytes.len() / 2].to_vec()),
+        ("another byte", |bytes| {
+            let mut bytes = bytes.to_vec();
+            bytes[40] ^= 1;
+            bytes
+        }),
+    ];
+    for (name, damage) in damages {
+        proxyshift.expect(0, "cleanup --yes --confirm-within 10m");
+        let journal = folder(&proxyshift.store).join("journal.jsonl");
+        let whole = fs::read(&journal).expect("a journal");
+        fs::write(&journal, damage(&whole)).expect("written");
+        proxyshift.expect(0, "rollback");
+        assert_same(&node.rules(), before, name);
+        fs::remove_dir_all(folder(&proxyshift.store)).expect("no other run");
+    }
 }
 
 #[test]

@@ -232,7 +232,7 @@ pub(super) fn rehearse(
     }
     let mut base = remaining_state(state_in(&snapshot.dir)?, &edits)?;
     let run = store.start(RunKind::Cleanup(CleanupOptions::default()), &snapshot.id)?;
-    let mut journal = Journal::create(&store.run_dir(&run.id), 4096)?;
+    let mut journal = Journal::create(&store.folder(&run.id), 4096)?;
     let edits = execute(&context, &mut journal, RunStage::CLEAN, edits, &|| {
         Err(Error::new(Kind::Rehearsal, "the private namespace", "changed by someone else"))
     })
@@ -249,7 +249,7 @@ pub(super) fn rehearse(
     claims.verified(Claim::Rules { when: after, count: kept, identical });
     claims.packets(after, hosts.as_ref())?;
 
-    let lines = journal::read(&store.run_dir(&run.id))?;
+    let lines = journal::read(&store.folder(&run.id))?;
     let undone =
         undo_edits(&context, &mut journal, replay(lines)?, &base).map_err(rehearsal_error)?;
     if !undone.failures.is_empty() {

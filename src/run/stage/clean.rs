@@ -107,7 +107,8 @@ impl RemoveLeftovers {
         if let Some(pending) = &mut execution.run.pending {
             pending.clean_snapshot = Some(baseline.snapshot.id.clone());
         }
-        context.store.update(&execution.run)?;
+        context.store.update(&mut execution.run)?;
+        context.store.keep_snapshot_in_memory(&execution.run, &baseline.snapshot);
         rehearse(context, &baseline.snapshot, Rehearsed::CleanUp)?;
         let base = baseline.state;
         let edits = self.scope.edits(context.catalogue, &base)?;
@@ -153,7 +154,7 @@ fn restore_cleaned(undo: &mut UndoContext<'_>) -> Result<()> {
     if done.is_empty() {
         return Ok(());
     }
-    let base = load_state(context, id)?;
+    let base = load_state(context, undo.run, id)?;
     let changed_mode = undo.run.modes().is_some_and(|modes| modes.from != modes.to);
     if undo.serves && changed_mode {
         let ownership = Ownership::of(context.catalogue, &base);

@@ -1,12 +1,10 @@
 //! The stage `switch`: edits kube-proxy's configuration, and restarts kube-proxy so that kube-proxy
 //! reads the edited configuration.
 
-use std::fs;
 use std::time::Duration;
 
 use similar::{ChangeTag, TextDiff};
 
-use crate::apply::files::write_private;
 use crate::apply::kube_proxy::operate;
 use crate::error::{Error, Kind, Result};
 use crate::event::{Outcome, Task};
@@ -69,8 +67,8 @@ impl Stage for Switch {
         let task = Task::Switch { mode: to.to_string() };
         sink.started(&task);
         let (controller, source) = configured_by(execution)?;
-        let dir = context.store.run_dir(&execution.run.id);
-        let before = match fs::read_to_string(dir.join(BEFORE)) {
+        let folder = context.store.folder(&execution.run.id);
+        let before = match folder.read(BEFORE) {
             Ok(text) => text,
             Err(_) => read_config(&source)?
                 .ok_or_else(|| Error::new(Kind::NotFound, source.to_string(), "is gone"))?,
@@ -87,13 +85,13 @@ impl Stage for Switch {
         execution.later = Some(mode::of(old).services(&now));
         drop(now);
         // Not again in a run that is resumed: kube-proxy may have been restarted.
-        if !dir.join(PROCESSES).exists() {
+        if !folder.contains(PROCESSES) {
             // An old configuration that is still there is of a run that was killed at its end.
             operate(&controller).forget(&source)?;
-            write_private(&dir.join(PROCESSES), &as_text(&operate(&controller).processes()?)?)?;
+            folder.write(PROCESSES, &as_text(&operate(&controller).processes()?)?)?;
         }
         for (name, text) in [(BEFORE, &before), (AFTER, &after)] {
-            write_private(&dir.join(name), text)?;
+            folder.write(name, text)?;
         }
         let step = StepRef::new(stage, 1);
         let change =
@@ -243,7 +241,7 @@ fn was_never_switched(
 ) -> bool {
     let operate = operate(controller);
     let same_processes = || {
-        let before = fs::read_to_string(context.store.run_dir(&run.id).join(PROCESSES)).ok()?;
+        let before = context.store.folder(&run.id).read(PROCESSES).ok()?;
         let now = operate.processes().ok().filter(|processes| !processes.is_empty())?;
         Some(as_text(&now).ok()? == before)
     };
@@ -307,8 +305,6 @@ fn configure_back(
 
 /// The text of kube-proxy's configuration after the switch, and the text before it.
 fn texts(context: &Context<'_>, run: &Run) -> Result<(String, String)> {
-    let dir = context.store.run_dir(&run.id);
-    let text =
-        |name: &str| fs::read_to_string(dir.join(name)).map_err(|e| Error::io(dir.join(name), &e));
-    Ok((text(AFTER)?, text(BEFORE)?))
+    let folder = context.store.folder(&run.id);
+    Ok((folder.read(AFTER)?, folder.read(BEFORE)?))
 }

@@ -76,13 +76,14 @@ pub fn intended_edits(context: &Context<'_>, run: &Run) -> Result<Vec<Edit>> {
     Ok(merge::undo(&edits_made(journal, &base, &now), &base, &now).edits)
 }
 
-/// Undoes the run `id` if it is still pending.
+/// Undoes the run `id`, if it is still pending and due to be undone: somebody may have given it more
+/// time, or resumed it, while the lock was waited for.
 ///
 /// # Errors
 /// As [`rollback`]; [`Kind::Lock`] while another process acts on the node.
 pub fn rollback_run(context: &Context<'_>, id: &str) -> Result<Option<UndoReport>> {
     let _lock = context.lock("rollback")?;
-    match context.store.pending()?.filter(|run| run.id == id) {
+    match context.store.pending()?.filter(|run| run.id == id && run.is_due()) {
         Some(run) => roll_back(context, run).map(Some),
         None => Ok(None),
     }

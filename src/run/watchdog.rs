@@ -145,20 +145,23 @@ pub fn watch(context: &Context<'_>, id: &str, rollback: &dyn Fn() -> Result<bool
         let mut out = std::io::stdout().lock();
         let _ = writeln!(out, "{ARMED}").and_then(|()| out.flush());
     }
-    let Some(why) = wait(context, id)? else { return Ok(()) };
-    context.sink.warning(format!("run {id}: {why}; rolling back"));
-    log(&format!("run {id}: {why}; rolling back"));
-    let result = roll_back(context, id, rollback);
-    match &result {
-        Ok(None) => {}
-        Ok(Some(result)) => log(&format!("run {id}: {result}")),
-        Err(e) => {
-            let text = format!("run {id} could NOT be rolled back: {e}. See `proxyshift status`");
-            log(&text);
-            broadcast(&text);
+    while let Some(why) = wait(context, id)? {
+        context.sink.warning(format!("run {id}: {why}; rolling back"));
+        log(&format!("run {id}: {why}; rolling back"));
+        match roll_back(context, id, rollback) {
+            // Resolved by somebody else, or no longer due.
+            Ok(None) => {}
+            Ok(Some(result)) => log(&format!("run {id}: {result}")),
+            Err(e) => {
+                let text =
+                    format!("run {id} could NOT be rolled back: {e}. See `proxyshift status`");
+                log(&text);
+                broadcast(&text);
+                return Err(e);
+            }
         }
     }
-    result.map(|_| ())
+    Ok(())
 }
 
 /// Waits until the run is resolved, or must be undone. Returns none, or the reason to undo it.

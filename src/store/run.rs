@@ -328,6 +328,14 @@ impl Run {
         self.boot_id == clock::boot_id() && process_start(self.pid) == Some(self.pid_start)
     }
 
+    /// Whether the run must be undone now: its deadline has passed, or its runner is dead. The
+    /// answer holds only for who has the node's lock; everybody else may see it change.
+    pub fn is_due(&self) -> bool {
+        let late = self.pending.as_ref().is_some_and(|pending| pending.left().is_zero());
+        let died = self.state == RunState::Running && !self.runner_is_alive();
+        self.state.is_pending() && (late || died)
+    }
+
     /// Records that the run is in `state`, and when it ended.
     pub(super) fn end(&mut self, state: RunState) {
         self.state = state;

@@ -7,6 +7,7 @@ mod children;
 mod clocks;
 #[path = "../common/mod.rs"]
 mod common;
+mod deadlines;
 mod disks;
 mod environment;
 mod files;

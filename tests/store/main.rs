@@ -16,6 +16,7 @@ use serde_json::Value;
 
 mod archives;
 mod disks;
+mod journals;
 #[path = "../nodes/mod.rs"]
 mod nodes;
 mod processes;

@@ -24,8 +24,9 @@ use std::time::Duration;
 use crate::error::Result;
 use crate::node::command::Command;
 use crate::node::locks::{XTABLES_LOCK, XtablesLock};
+use crate::node::nfnetlink::accounting;
 use crate::node::tools::{Tool, Tools};
-use crate::plan::change::{Edit, Target};
+use crate::plan::change::{Direction, Edit, Target};
 use crate::state::Backend;
 use crate::state::equivalence::Difference;
 
@@ -98,10 +99,15 @@ impl<'a> Kernel<'a> {
     /// not free in time. Any other error: the kernel refused, and nothing of this edit was applied.
     pub fn apply(&self, edit: &Edit) -> Result<Applied> {
         match &edit.target {
-            Target::Table(table) => match table.ruleset.backend {
-                Backend::Legacy => rules::legacy::apply(self, edit.direction, table),
-                Backend::Nft => rules::nft::apply(self, edit.direction, table),
-            },
+            Target::Table(table) => {
+                if edit.direction == Direction::Add {
+                    accounting::make(&table.accounting())?;
+                }
+                match table.ruleset.backend {
+                    Backend::Legacy => rules::legacy::apply(self, edit.direction, table),
+                    Backend::Nft => rules::nft::apply(self, edit.direction, table),
+                }
+            }
             Target::NativeTable(native) => {
                 rules::native::apply(self, edit.direction, native).map(|()| Applied::default())
             }

@@ -1,5 +1,6 @@
 //! The state of a node, parsed from all its files.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::Result;
@@ -9,7 +10,7 @@ use crate::state::ipvs::VirtualServers;
 use crate::state::links::{self, Link, PolicyRule, Route};
 use crate::state::lookalikes::{self, Lookalike};
 use crate::state::nft::{NftTable, NftTables};
-use crate::state::ruleset::Ruleset;
+use crate::state::ruleset::{Ruleset, Table};
 use crate::state::tools::{self, Process, ToolList};
 use crate::state::{Backend, Files, RulesetId};
 
@@ -45,6 +46,16 @@ pub struct NodeState {
 }
 
 impl NodeState {
+    /// The names of the accounting objects that rules count into.
+    pub fn accounting(&self) -> BTreeSet<String> {
+        let names = |ruleset: &Ruleset| {
+            let rules = ruleset.tables.iter().flat_map(Table::rules).map(|(_, _, rule)| rule);
+            let names = rules.flat_map(|rule| ruleset.words(rule).accounting());
+            names.map(Cow::into_owned).collect::<Vec<_>>()
+        };
+        self.rulesets.values().flat_map(names).collect()
+    }
+
     /// Parses each file of a node state.
     ///
     /// # Errors

@@ -27,13 +27,14 @@ pub struct Words<'a> {
 }
 
 /// Options whose values may look like options, and how many values each takes. iptables prints a
-/// comment of one safe word without quotes (`--comment -x`), and an ipset's name always without
-/// quotes (`--match-set !a#b src`).
-const VERBATIM: [(&str, usize); 5] = [
+/// comment, or the name of an accounting object, of one safe word without quotes (`--comment -x`),
+/// and an ipset's name always without quotes (`--match-set !a#b src`).
+const VERBATIM: [(&str, usize); 6] = [
     ("--comment", 1),
     ("--log-prefix", 1),
     ("--nflog-prefix", 1),
     ("--match-set", 2),
+    ("--nfacct-name", 1),
     ("--string", 1),
 ];
 
@@ -141,6 +142,17 @@ impl<'a> Words<'a> {
             SET_OPTIONS.contains(&t.option).then(|| t.values.into_iter().next()).flatten()
         };
         self.terms().into_iter().filter_map(set).collect()
+    }
+
+    /// The names of the accounting objects that the rule counts into.
+    pub fn accounting(self) -> Vec<Cow<'a, str>> {
+        const OPTION: &str = "--nfacct-name";
+        if !self.text.contains(OPTION) {
+            return Vec::new();
+        }
+        let name =
+            |t: Term<'a>| (t.option == OPTION).then(|| t.values.into_iter().next()).flatten();
+        self.terms().into_iter().filter_map(name).collect()
     }
 
     /// Refuses what iptables-restore refuses: a quote that is not closed, and a remark (`#`) after

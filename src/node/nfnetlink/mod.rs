@@ -5,6 +5,7 @@
 //! where they are already in use. Rules are dumped one chain at a time, because the time to dump
 //! the whole ruleset grows with the square of its size.
 
+pub mod accounting;
 mod batch;
 mod listener;
 mod native;

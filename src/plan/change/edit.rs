@@ -1,5 +1,7 @@
 //! An edit as data: objects of the kernel that are removed or added.
 
+use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt;
 
 use ipnet::IpNet;
@@ -8,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::state::ipvs::{RealServer, VirtualServer, VirtualServerId};
 use crate::state::object::{ObjectId, RealServerId, TableId};
+use crate::state::rule::Words;
 use crate::state::ruleset::{Chain, Ruleset};
 use crate::state::shared_str::StrArena;
 use crate::state::shared_str::StrSlice;
@@ -183,6 +186,13 @@ impl TableEdit {
     /// The id of the edited table.
     pub fn id(&self) -> TableId {
         TableId { ruleset: self.ruleset, name: self.table.as_str().into() }
+    }
+
+    /// The names of the accounting objects that the rules of this edit count into.
+    pub fn accounting(&self) -> BTreeSet<String> {
+        let rules = self.rules.iter().map(|rule| &rule.text);
+        let rules = rules.chain(self.chains.iter().flat_map(|chain| &chain.rules));
+        rules.flat_map(|text| Words::of_rule(text).accounting()).map(Cow::into_owned).collect()
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
 use crate::node::command::Command;
+use crate::node::nfnetlink::accounting;
 use crate::node::subsystems;
 use crate::node::tools::{Tool, Tools};
 use crate::state::nft::rebuild;
@@ -39,7 +40,7 @@ impl UnsupportedObjects {
     }
 }
 
-/// Loads ipsets, then rules, then native tables, then virtual servers. Returns what this kernel
+/// Loads ipsets and accounting objects, then rules, then native tables, then virtual servers. Returns what this kernel
 /// does not support.
 ///
 /// # Errors
@@ -50,6 +51,7 @@ pub fn load(state: &NodeState, tools: &Tools) -> Result<UnsupportedObjects> {
         let command = Command::new(tools.tool(Tool::Ipset)?).args(["restore"]);
         load_lines(&command, "ipset", state.ipsets.render(), &mut lines)?;
     }
+    accounting::make(&state.accounting())?;
     for (id, ruleset) in &state.rulesets {
         load_ruleset(*id, ruleset.text(), tools, &mut lines)?;
     }

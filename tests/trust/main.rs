@@ -10,6 +10,8 @@ mod common;
 mod deadlines;
 mod disks;
 mod environment;
+mod failing_runs;
+mod failing_store;
 mod files;
 mod journals;
 mod kernels;

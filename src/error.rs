@@ -103,8 +103,8 @@ impl Error {
         self
     }
 
-    /// An input/output error on `path`. A missing file, a disk that is full or fails, and missing rights
-    /// each give the error a kind of its own.
+    /// An input/output error on `path`. A missing file, a disk that is full, limited or fails, and missing
+    /// rights each give the error a kind of its own.
     pub fn io(path: impl AsRef<std::path::Path>, error: &std::io::Error) -> Self {
         use std::io::ErrorKind as E;
         /// The error number of a disk that fails (errno(3)); std has no kind for it.
@@ -112,7 +112,7 @@ impl Error {
         let path = path.as_ref().display().to_string();
         match error.kind() {
             E::NotFound => Error::new(Kind::NotFound, path, error),
-            E::StorageFull | E::QuotaExceeded | E::ReadOnlyFilesystem => {
+            E::StorageFull | E::QuotaExceeded | E::FileTooLarge | E::ReadOnlyFilesystem => {
                 Error::new(Kind::Store, path, error)
                     .hint("free some room there, or name another store with --store DIR")
             }

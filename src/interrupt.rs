@@ -1,13 +1,12 @@
 //! Handles Ctrl-C, SIGTERM and SIGHUP. A signal ends the program at once while nothing is being
-//! changed, and never in the middle of a change.
-//!
-//! Until [`watch`] is called, these signals act as usual.
+//! changed, and never in the middle of a change. Until [`watch`] is called, these signals act as
+//! usual.
 
 use std::process::exit;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use crate::error::{Error, Kind, Result};
@@ -49,6 +48,14 @@ pub fn check(object: &str) -> Result<()> {
         return Err(Error::new(Kind::Interrupted, object, "interrupted by a signal"));
     }
     Ok(())
+}
+
+/// Lets a write beyond the limit for files (RLIMIT_FSIZE) fail with an error, as on a full disk.
+/// Without this, the signal SIGXFSZ would end the program in the middle of a change.
+pub fn outlive_file_limits() {
+    // The flag itself says nothing: that the signal has a handler is what matters. Programs that
+    // are started later have none, as usual.
+    let _ = signal_hook::flag::register(SIGXFSZ, Arc::default());
 }
 
 /// Ends the program with the exit code that `last_words` returns. A second caller waits until the

@@ -6,9 +6,11 @@ use clap::Parser;
 
 use proxyshift::front;
 use proxyshift::front::cli::args::Args;
+use proxyshift::interrupt;
 
 fn main() -> ExitCode {
     proxyshift::allocator::return_memory_early();
+    interrupt::outlive_file_limits();
     let words: Vec<_> = std::env::args_os().collect();
     if let Some(code) = front::launch(&words) {
         return ExitCode::from(code);

@@ -8,7 +8,7 @@ use crate::error::Kind;
 use crate::front::cli::args::{Args, Verb};
 use crate::front::cli::command::Invocation;
 use crate::front::cli::{
-    check, cleanup, completions, confirm, guard, migrate, plan, rehearse, report, rollback,
+    check, cleanup, completions, confirm, guard, migrate, output, plan, rehearse, report, rollback,
     signals, snapshot, status,
 };
 use crate::node::launcher;
@@ -59,10 +59,11 @@ pub fn run(args: &Args) -> u8 {
             return JsonLines::end(inside(*job, dir, *to));
         }
     };
-    result.unwrap_or_else(|error| match error.kind {
+    let code = result.unwrap_or_else(|error| match error.kind {
         Kind::Interrupted => signals::end(&command, error),
         _ => ui.error(&error),
-    })
+    });
+    output::checked(&command, code)
 }
 
 /// Names what is passed over in the store.

@@ -12,7 +12,7 @@ pub mod sentences;
 pub mod table;
 mod terminal;
 
-use std::io::{IsTerminal, Write};
+use std::io::{self, IsTerminal, Write};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -57,6 +57,8 @@ pub struct Ui {
     style: Styles,
     /// The tasks that are running, the innermost last.
     tasks: Mutex<Vec<RunningTask>>,
+    /// Why a result could not be written.
+    unwritten: Mutex<Option<io::Error>>,
 }
 
 /// An event as a line of JSON that can be read without the lines before it.
@@ -136,17 +138,24 @@ impl Styles {
     }
 }
 
-/// Prints a line on standard error, for a process that is about to be another program and has no
-/// options yet.
+/// Prints a line on standard error, for a process without options.
 pub fn say_plainly(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{}", visible(text));
+    let _ = writeln!(io::stderr().lock(), "{}", visible(text));
+}
+
+/// Prints a document as one line of JSON on standard output, for a process without options. If it
+/// cannot be written, standard error says why.
+pub fn print_line(document: &impl serde::Serialize) {
+    if let Err(e) = json::write_line(io::stdout().lock(), document) {
+        say_plainly(&format!("standard output: {e}"));
+    }
 }
 
 impl Ui {
     /// A user interface with these options. It uses colour only on a terminal, and only if neither
     /// `no_color` nor the environment variable `NO_COLOR` (<https://no-color.org>) is set.
     pub fn new(output: OutputFormat, progress: Progress, no_color: bool) -> Self {
-        let terminal = std::io::stderr().is_terminal();
+        let terminal = io::stderr().is_terminal();
         let dumb = std::env::var_os("TERM").is_some_and(|t| t == "dumb");
         let wanted = !no_color && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
         let progress = match progress {
@@ -157,7 +166,14 @@ impl Ui {
         // dialoguer and indicatif use colour if this is set.
         console::set_colors_enabled_stderr(colour);
         terminal::remember();
-        Ui { output, progress, colour, style: Styles::new(colour), tasks: Mutex::default() }
+        Ui {
+            output,
+            progress,
+            colour,
+            style: Styles::new(colour),
+            tasks: Mutex::default(),
+            unwritten: Mutex::default(),
+        }
     }
 
     /// True when a program reads the results or the progress. Then no questions are asked, results
@@ -166,22 +182,35 @@ impl Ui {
         self.output == OutputFormat::Json || self.progress == Progress::Json
     }
 
-    /// Prints a result on standard output. A closed pipe is no error.
+    /// Prints a result on standard output.
     pub fn print(&self, page: impl Into<Page>) {
-        let mut out = std::io::stdout().lock();
-        let _ = out.write_all(page.into().text().as_bytes()).and_then(|()| out.flush());
+        self.print_script(page.into().text());
     }
 
     /// Prints a script on standard output as it is: text of this program alone, for a shell.
     pub fn print_script(&self, text: &str) {
-        let mut out = std::io::stdout().lock();
-        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        let mut out = io::stdout().lock();
+        self.remember(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
     }
 
     /// Prints a document as JSON on standard output.
     pub fn print_json(&self, document: &impl serde::Serialize) {
-        // A closed pipe is no error.
-        let _ = json::write(std::io::stdout().lock(), document);
+        self.remember(json::write(io::stdout().lock(), document));
+    }
+
+    /// Remembers that a result could not be written. A pipe that nobody reads any more is no
+    /// failure: its reader has seen what it wanted.
+    fn remember(&self, written: io::Result<()>) {
+        if let Err(e) = written
+            && e.kind() != io::ErrorKind::BrokenPipe
+        {
+            lock(&self.unwritten).get_or_insert(e);
+        }
+    }
+
+    /// The error of a result that could not be written to standard output; none if all was.
+    pub fn output_error(&self) -> Option<Error> {
+        lock(&self.unwritten).as_ref().map(|e| Error::new(Kind::Blocked, "standard output", e))
     }
 
     /// Prints an error, as text or as JSON. Returns the exit code for it.
@@ -194,10 +223,10 @@ impl Ui {
                 "object": error.object, "cause": error.cause, "hint": error.hint,
             })
         };
-        if self.output == OutputFormat::Json {
+        if self.output == OutputFormat::Json && lock(&self.unwritten).is_none() {
             self.print_json(&document());
         } else if self.progress == Progress::Json {
-            let _ = json::write_line(std::io::stderr().lock(), &document());
+            let _ = json::write_line(io::stderr().lock(), &document());
         } else {
             let label = match error.kind {
                 Kind::Interrupted => self.style.warn.apply_to("stopped:"),
@@ -220,7 +249,7 @@ impl Ui {
 
     /// Prints a page, or one line, on standard error.
     pub fn say(&self, page: impl Into<Page>) {
-        let _ = std::io::stderr().lock().write_all(page.into().text().as_bytes());
+        let _ = io::stderr().lock().write_all(page.into().text().as_bytes());
     }
 
     /// Prints a paragraph on standard error, wrapped at [`Self::width`].
@@ -253,7 +282,7 @@ impl Ui {
 
     /// Prints text on standard error as it is, even escape sequences.
     fn raw_line(&self, text: &str) {
-        let _ = writeln!(std::io::stderr().lock(), "{text}");
+        let _ = writeln!(io::stderr().lock(), "{text}");
     }
 
     fn styled(&self, mark: LineMark) -> String {
@@ -363,7 +392,7 @@ impl Sink for Ui {
         match self.progress {
             Progress::None => {}
             Progress::Json => {
-                let _ = json::write_line(std::io::stderr().lock(), &EventLine::from(&event));
+                let _ = json::write_line(io::stderr().lock(), &EventLine::from(&event));
             }
             Progress::Auto | Progress::Plain => self.show(&event, false),
         }

@@ -80,14 +80,13 @@ fn imports_run_one_way() {
 }
 
 /// Files outside of `ui` that write to standard output all the same: how, and the reason.
-const PRINTERS: [(&str, &[&str], &str); 4] = [
+const PRINTERS: [(&str, &[&str], &str); 3] = [
     (
         "run/sandbox/mod.rs",
         &["io::stdout", "stdout()"],
         "the inner process writes JSON for the outer one",
     ),
     ("run/watchdog.rs", &["io::stdout", "stdout()"], "a constant line says that it is armed"),
-    ("front/ansible/mod.rs", &["io::stdout", "stdout()"], "one JSON document, through `ui::json`"),
     (
         "front/cli/usage.rs",
         &["print()"],

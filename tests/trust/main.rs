@@ -16,6 +16,7 @@ mod files;
 mod journals;
 mod kernels;
 mod names;
+mod outputs;
 mod rollback;
 mod store;
 mod strangers;

@@ -24,7 +24,7 @@ use serde_json::{Map, Value};
 use crate::error::{Error, Kind, Result};
 use crate::front::cli::args::Args;
 use crate::interrupt;
-use crate::ui::json;
+use crate::ui::print_line;
 
 use answer::{EventCollector, ModuleResult};
 use options::ModuleTask;
@@ -78,7 +78,6 @@ fn watch() -> Result<()> {
 /// Prints the result as JSON. Returns the exit code.
 fn print_result(answer: ModuleResult, events: EventCollector) -> u8 {
     let code = answer.code();
-    // The error of a closed pipe is ignored: nobody reads the result.
-    let _ = json::write_line(std::io::stdout().lock(), &answer.document(events));
+    print_line(&answer.document(events));
     code
 }

@@ -10,6 +10,7 @@ pub(super) mod confirm_prompt;
 pub(super) mod guard;
 mod help;
 pub(super) mod migrate;
+pub(super) mod output;
 pub(super) mod plan;
 pub(super) mod rehearse;
 pub(super) mod report;

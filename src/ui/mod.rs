@@ -8,6 +8,7 @@
 pub mod json;
 pub mod page;
 pub mod prompt;
+mod select;
 pub mod sentences;
 pub mod table;
 mod terminal;

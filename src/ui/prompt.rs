@@ -1,16 +1,16 @@
 //! Asks a person questions, only on a terminal.
 //!
 //! A question is short, because a line that wraps cannot be redrawn. What each answer does is
-//! therefore printed above the question. With plain progress nothing is redrawn, so answers are
-//! typed as lines.
+//! therefore printed above the question. With plain progress, or on a terminal that is too small,
+//! nothing is redrawn, so answers are typed as lines.
 
 use std::io::{BufRead, IsTerminal, Write};
 
 use console::Term;
+use dialoguer::Confirm;
 use dialoguer::theme::{ColorfulTheme, SimpleTheme, Theme};
-use dialoguer::{Confirm, Input, Select};
 
-use super::{Progress, Ui};
+use super::{Progress, Ui, select};
 use crate::error::{Error, Kind, Result};
 use crate::interrupt;
 use crate::visible::visible;
@@ -53,7 +53,7 @@ impl Ui {
     /// # Errors
     /// As [`Self::confirm`].
     pub fn yes_or_no(&self, question: &str, default: bool) -> Result<bool> {
-        if self.is_live() {
+        if self.is_live(1) {
             let theme = self.theme();
             let confirm =
                 Confirm::with_theme(&*theme).with_prompt(visible(question)).default(default);
@@ -95,14 +95,10 @@ impl Ui {
         if !line.is_empty() {
             self.say(line);
         }
-        if self.is_live() {
+        if self.is_live(answers.len() + 1) {
             let theme = self.theme();
-            let select = Select::with_theme(&*theme)
-                .with_prompt(visible(question))
-                .items(answers.iter().map(|a| visible(&a.label)))
-                .default(default)
-                .report(true);
-            return ask(|term| select.interact_on(term));
+            let labels: Vec<_> = answers.iter().map(|a| visible(&a.label)).collect();
+            return ask(|term| select::choose(term, &*theme, &visible(question), &labels, default));
         }
         for (i, answer) in answers.iter().enumerate() {
             self.say(format!("{}: {}", i + 1, answer.label));
@@ -135,19 +131,14 @@ impl Ui {
     /// [`Kind::Interrupted`] when the question ended without an answer, as after Ctrl-C.
     pub fn typed_line(&self, question: &str, answers: &[Answer]) -> Result<String> {
         self.answers(answers);
-        if !self.is_live() {
-            return self.line_of_answer(&format!("{question}: "));
-        }
-        let theme = self.theme();
-        let input: Input<'_, String> =
-            Input::with_theme(&*theme).with_prompt(visible(question)).allow_empty(true);
-        Ok(ask(|term| input.interact_text_on(term))?.trim().to_owned())
+        // The terminal itself edits the line, whatever its size.
+        self.line_of_answer(&format!("{question}: "))
     }
 
     /// Replaces the line above the current question. `answers` is how many answers the question
     /// lists.
     pub fn redraw(&self, line: &str, answers: usize) {
-        if self.is_live() {
+        if self.is_live(answers + 2) {
             // The cursor is on the line after the answers. Above it are the answers, the question,
             // and the line to replace.
             let up = answers + 2;
@@ -164,8 +155,13 @@ impl Ui {
         }
     }
 
-    fn is_live(&self) -> bool {
-        self.progress == Progress::Auto
+    /// Whether a question of so many lines can be redrawn.
+    fn is_live(&self, lines: usize) -> bool {
+        // A terminal that does not tell its size is taken to be large enough.
+        let fits = |(rows, columns): (u16, u16)| {
+            usize::from(rows) > lines && usize::from(columns) >= NARROWEST
+        };
+        self.progress == Progress::Auto && Term::stderr().size_checked().is_none_or(fits)
     }
 
     fn theme(&self) -> Box<dyn Theme> {
@@ -175,7 +171,8 @@ impl Ui {
     /// Prints `question`, reads a line from standard input, and trims it.
     fn line_of_answer(&self, question: &str) -> Result<String> {
         interrupt::check(QUESTION)?;
-        let mut err = std::io::stderr().lock();
+        // Standard error is not locked while the question waits: a signal has its own last words.
+        let mut err = std::io::stderr();
         let _ = write!(err, "{}", visible(question)).and_then(|()| err.flush());
         let mut line = String::new();
         match std::io::stdin().lock().read_line(&mut line) {
@@ -191,18 +188,21 @@ impl Ui {
 
 const QUESTION: &str = "the question";
 
+/// The smallest number of columns in which every question fits.
+const NARROWEST: usize = 40;
+
 fn cut_off() -> Error {
     Error::new(Kind::Interrupted, QUESTION, "was cut off; nothing was changed")
 }
 
-/// Asks a question through dialoguer. The output of dialoguer is buffered and written in one piece,
-/// so that a countdown can be drawn in between.
-fn ask<T>(question: impl FnOnce(&Term) -> dialoguer::Result<T>) -> Result<T> {
+/// Asks a question. The output is buffered and written in one piece, so that a countdown can be
+/// drawn in between.
+fn ask<T, E>(question: impl FnOnce(&Term) -> Result<T, E>) -> Result<T> {
     interrupt::check(QUESTION)?;
     let term = Term::buffered_stderr();
     let answer = question(&term);
     let _ = term.flush();
-    // dialoguer leaves the cursor hidden when Ctrl-C interrupts it.
+    // A question that Ctrl-C interrupts leaves the cursor hidden.
     let _ = Term::stderr().show_cursor();
     answer.map_err(|_| cut_off())
 }

@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod pty;
+mod sizes;
 mod svg;
 
 use common::node::{Case, Proxyshift, assert_same};
@@ -231,6 +232,11 @@ fn forty_columns_and_plain_lines_serve_as_well() {
         wizard.expect("nothing was changed");
         wizard.ends(130);
         case.is_as_before();
+        let mut wizard = Session::start(&command, 24, 80);
+        wizard.expect("To do [1]");
+        wizard.send(CTRL_C);
+        wizard.expect("nothing was changed");
+        wizard.ends(130);
     }
 }
 
@@ -245,7 +251,7 @@ fn a_move_asks_for_what_it_needs_and_changes_nothing_without() {
     wizard.answer("", &format!("{DOWN}{DOWN}\r"));
     // To ignore a finding, the operator must type the node's name; any other text stops the wizard.
     wizard.answer("About this", &format!("{DOWN}\r"));
-    wizard.answer("The node's name", "another\r");
+    wizard.type_line("The node's name", "another");
     assert!(wizard.text().contains("In the way: kernel."), "{}", wizard.text());
     wizard.expect("nothing was changed");
     wizard.ends(130);
@@ -261,17 +267,17 @@ fn a_move_asks_for_what_it_needs_and_changes_nothing_without() {
                 return wizard;
             }
             wizard.answer("", &format!("{DOWN}\r"));
-            wizard.answer("The node's name", &format!("{name}\r"));
+            wizard.type_line("The node's name", &name);
         }
     };
     let mut wizard = to_the_playbook();
-    wizard.answer("", "/run/nowhere.yaml\r");
+    wizard.type_line("", "/run/nowhere.yaml");
     wizard.expect("/run/nowhere.yaml: No such file");
-    wizard.answer("", "\r");
+    wizard.type_line("", "");
     wizard.expect("nothing was changed");
     wizard.ends(130);
     let mut wizard = to_the_playbook();
-    wizard.answer("", CTRL_C);
+    wizard.send(CTRL_C);
     wizard.ends(130);
     case.is_as_before();
 }

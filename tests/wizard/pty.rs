@@ -54,7 +54,7 @@ impl Session {
         }
         started.stdin(Stdio::from(open())).stdout(open()).stderr(open());
         let child = started.spawn().expect("setsid, of util-linux, starts");
-        let cells = |n: u16| n.try_into().expect("a size that is not 0");
+        let cells = |n: u16| n.max(1).try_into().expect("a size that is not 0");
         let parser = vt100::Parser::new(cells(lines), cells(columns), HISTORY);
         let output = Arc::new(Mutex::new(Output { parser, text: String::new(), read: 0 }));
         let (mut reader, shared) =
@@ -98,6 +98,12 @@ impl Session {
         }
     }
 
+    /// Changes the size of the terminal.
+    pub fn resize(&self, lines: u16, columns: u16) {
+        let size = Winsize { ws_row: lines, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(self.terminal.as_ref().expect("open"), size).expect("a size");
+    }
+
     /// The output with all escape sequences.
     pub fn raw(&self) -> String {
         self.output.lock().expect("not poisoned").text.clone()
@@ -116,12 +122,27 @@ impl Session {
         self.send(keys);
     }
 
+    /// Waits until the program asks `question`, and types `line`, which the terminal edits.
+    pub fn type_line(&mut self, question: &str, line: &str) {
+        self.expect(question);
+        let until = Instant::now() + TIMEOUT;
+        while !self.reads_lines() {
+            assert!(Instant::now() < until, "it waits for no line:\n{}", self.text());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.send(&format!("{line}\n"));
+    }
+
+    fn reads_lines(&self) -> bool {
+        let slave = self.slave.as_ref().expect("open");
+        tcgetattr(slave).expect("its modes").local_modes.contains(LocalModes::ICANON)
+    }
+
     /// Waits until the program reads single keys. The terminal would echo a key that is typed
     /// earlier.
     fn wait_for_key(&self) {
         let until = Instant::now() + TIMEOUT;
-        let slave = self.slave.as_ref().expect("open");
-        while tcgetattr(slave).expect("its modes").local_modes.contains(LocalModes::ICANON) {
+        while self.reads_lines() {
             assert!(Instant::now() < until, "it waits for no key:\n{}", self.text());
             std::thread::sleep(Duration::from_millis(5));
         }

@@ -23,14 +23,10 @@ fn soak_the_wizard_takes_the_node_over() {
     case.playbook("iptables", "ipvs", |text| text);
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let mut wizard = Session::start(&case.proxyshift.command(""), 60, 100);
-    for (question, keys) in [
-        ("To do", &*format!("{DOWN}\r")),
-        ("Your playbook", &format!("{PLAYBOOK}\r")),
-        ("The node's name", &format!("{name}\r")),
-        ("Keep it?", &format!("{DOWN}\r")),
-    ] {
-        wizard.answer(question, keys);
-    }
+    wizard.answer("To do", &format!("{DOWN}\r"));
+    wizard.type_line("Your playbook", PLAYBOOK);
+    wizard.type_line("The node's name", &name);
+    wizard.answer("Keep it?", &format!("{DOWN}\r"));
     wizard.ends(0);
     let output = wizard.text();
     println!("{output}");

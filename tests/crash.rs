@@ -122,8 +122,14 @@ fn points(first: usize) -> impl Iterator<Item = String> {
 fn lines(store: &Path) -> usize {
     let runs: Vec<_> = fs::read_dir(store.join("runs")).expect("runs").collect();
     assert_eq!(runs.len(), 1);
-    let run = runs[0].as_ref().expect("a run").path();
-    fs::read_to_string(run.join("journal.jsonl")).expect("a journal").lines().count()
+    journal_lines(store)
+}
+
+/// As [`lines`], or 0 while there is no journal.
+fn journal_lines(store: &Path) -> usize {
+    let runs = fs::read_dir(store.join("runs")).into_iter().flatten().flatten();
+    let journal = |run: fs::DirEntry| fs::read_to_string(run.path().join("journal.jsonl"));
+    runs.filter_map(|run| journal(run).ok()).map(|text| text.lines().count()).sum()
 }
 
 fn killed_at_every_step(backend: Backend) {
@@ -166,7 +172,8 @@ fn killed_while_rolling_back(backend: Backend) {
 /// A command that applies two remedies: one removes a rule, the other adds one.
 const MEND: &str = "check --only cni.flannel-rules,docker.masquerade --fix --yes";
 
-fn killed_while_mending(backend: Backend) {
+/// A node with a rule that is to go and one that is to come, and the node after both were mended.
+fn to_mend(backend: Backend) -> Case {
     let node = Node::load("canal-stale-flannel-1.20", backend);
     run(&format!(
         "{} -t nat -D POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE",
@@ -178,7 +185,11 @@ fn killed_while_mending(backend: Backend) {
     for (rule, comes) in [("-d 192.168.66.0/24 -j RETURN", false), ("! -o docker0 -j MASQ", true)] {
         assert_eq!((mended.contains(rule), before.contains(rule)), (comes, !comes), "{rule}");
     }
-    let case = Case { node, proxyshift, before, clean: mended };
+    Case { node, proxyshift, before, clean: mended }
+}
+
+fn killed_while_mending(backend: Backend) {
+    let case = to_mend(backend);
     let mut crashes = 0;
     for point in points(1) {
         case.start_over();
@@ -198,6 +209,105 @@ fn killed_while_mending(backend: Backend) {
     // Each of the two edits has a line with the intent and one with the outcome, and the run is
     // killed before and after each of these four lines.
     assert_eq!(crashes, 8);
+}
+
+/// The rules that somebody else adds while nobody works on the node.
+const OTHERS: [&str; 2] = [
+    "-t filter -I FORWARD -s 192.0.2.0/24 -j RETURN",
+    "-t nat -A POSTROUTING -s 192.0.2.0/24 -j RETURN",
+];
+
+fn others_write(node: &Node) {
+    for rule in OTHERS {
+        run(&format!("{} -w {rule}", node.program("")));
+    }
+}
+
+/// Kills a fix at each line of its journal, or at none, and then its rollback at each line that
+/// this adds, while others add rules. The next rollback ends with the rules of before and theirs.
+fn killed_while_mending_and_undoing(backend: Backend) {
+    let case = to_mend(backend);
+    case.node.load_rules(&case.before);
+    others_write(&case.node);
+    let wanted = case.node.rules();
+    let mut undone = 0;
+    for point in points(1) {
+        case.start_over();
+        let killed = case.killed(MEND, &point);
+        others_write(&case.node);
+        let moment = case.keep();
+        for undo_point in points(lines(&case.proxyshift.store) + 1) {
+            case.back_to(&moment);
+            let what = format!("killed {point}, rollback killed {undo_point}");
+            if !case.killed("rollback", &undo_point) {
+                case.has_ended(&wanted, &what);
+                break;
+            }
+            undone += 1;
+            case.is_pending(&what);
+            case.proxyshift.expect(0, "rollback");
+            case.has_ended(&wanted, &what);
+        }
+        if !killed {
+            break;
+        }
+    }
+    assert!(undone > 20, "{undone}");
+}
+
+/// SIGTERM ends a fix when the change that is under way is made, and undoes it.
+fn ended_while_mending(backend: Backend) {
+    let case = to_mend(backend);
+    let mut undone = 0;
+    for line in 1..=4 {
+        case.start_over();
+        let mut command = case.proxyshift.command(MEND);
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        let child = command.spawn().expect("proxyshift starts");
+        poll("a line of the journal", || journal_lines(&case.proxyshift.store) >= line);
+        let pid = rustix::process::Pid::from_child(&child);
+        // A fix that is over needs no signal.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let output = child.wait_with_output().expect("waited for");
+        let what = format!("line {line}: {:?} {output:?}", output.status);
+        match output.status.code() {
+            Some(0) => case.has_ended(&case.clean, &what),
+            Some(4 | 130) => {
+                undone += 1;
+                case.has_ended(&case.before, &what);
+            }
+            _ => panic!("{what}"),
+        }
+    }
+    assert!(undone > 0, "it was never stopped in time");
+}
+
+#[test]
+fn ended_while_mending_in_nft() {
+    if in_namespace("ended_while_mending_in_nft") {
+        ended_while_mending(Backend::Nft);
+    }
+}
+
+#[test]
+fn ended_while_mending_in_legacy() {
+    if in_namespace("ended_while_mending_in_legacy") {
+        ended_while_mending(Backend::Legacy);
+    }
+}
+
+#[test]
+fn killed_while_mending_and_undoing_in_nft() {
+    if in_namespace("killed_while_mending_and_undoing_in_nft") {
+        killed_while_mending_and_undoing(Backend::Nft);
+    }
+}
+
+#[test]
+fn killed_while_mending_and_undoing_in_legacy() {
+    if in_namespace("killed_while_mending_and_undoing_in_legacy") {
+        killed_while_mending_and_undoing(Backend::Legacy);
+    }
 }
 
 #[test]

@@ -43,6 +43,13 @@ fn stands(node: &Node, gate: &str) -> bool {
     at >= 2 && rules[at - 2..at] == own() && count(node) == 2
 }
 
+/// True when both rules of the exception are there once, somewhere before the gate.
+fn is_kept(node: &Node) -> bool {
+    let rules = forward(node);
+    let gate = rules.iter().position(|r| r.ends_with(GATE)).unwrap_or(0);
+    count(node) == 2 && own().iter().all(|own| rules[..gate].contains(own))
+}
+
 fn iptables(node: &Node, words: &[&str]) {
     run_with("", &[&[node.program("").as_str(), "-w", "-t", "filter"], words].concat());
 }
@@ -57,8 +64,20 @@ impl Running {
     }
 
     fn send(&self, signal: Signal) {
-        let pid = Pid::from_raw(self.0.id().cast_signed()).expect("a process");
-        kill_process(pid, signal).expect("it runs");
+        self.signalled(signal).expect("it runs");
+    }
+
+    fn signalled(&self, signal: Signal) -> rustix::io::Result<()> {
+        kill_process(Pid::from_child(&self.0), signal)
+    }
+
+    /// Whether the guard handles SIGTERM already.
+    fn listens(&self) -> bool {
+        let path = format!("/proc/{}/status", self.0.id());
+        let status = std::fs::read_to_string(path).unwrap_or_default();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap_or("0");
+        let caught = u64::from_str_radix(caught.trim(), 16).expect("a mask");
+        caught & 1 << (Signal::TERM.as_raw() - 1) != 0
     }
 
     /// Waits until the guard ends, by itself or after `signal`.
@@ -262,6 +281,120 @@ fn a_chain_that_its_save_shows_in_part_is_refused() {
     let refused = proxyshift.expect(3, "guard --once --for 10.9.0.0/24");
     refused.reports(&["iptables-nft", "nft"]);
     assert_eq!(count(&node), 0);
+}
+
+/// Another writer of the chain, who knows which of its rules are there, in their order.
+struct Writer<'a> {
+    node: &'a Node,
+    rules: Vec<String>,
+    next: usize,
+}
+
+impl Writer<'_> {
+    /// Adds rules at the top, in the middle and at the end, and removes older ones.
+    fn writes(&mut self) {
+        let rule = format!("-s 192.0.2.{}/32 -j RETURN", self.next);
+        let (option, at) = match self.next % 2 {
+            0 => ("-I", 0),
+            _ => ("-A", self.rules.len()),
+        };
+        self.change(option, &rule);
+        self.rules.insert(at, format!("-A FORWARD {rule}"));
+        if self.next % 3 == 2 {
+            // The guard's gate is there twice for a moment, the first time at the top.
+            self.change("-I", "-j KUBE-FORWARD");
+            self.change("-D", "-j KUBE-FORWARD");
+            self.rules.retain(|rule| !rule.ends_with(GATE));
+            self.change("-D", "-j KUBE-FORWARD");
+            self.change("-A", "-j KUBE-FORWARD");
+            self.rules.push(format!("-A FORWARD {GATE}"));
+            let old = self.rules.iter().position(|rule| rule.contains("192.0.2.")).expect("one");
+            let old = self.rules.remove(old);
+            self.change("-D", old.strip_prefix("-A FORWARD ").expect("a rule"));
+        }
+        self.next += 1;
+    }
+
+    fn change(&self, option: &str, rule: &str) {
+        let words: Vec<&str> = rule.split_whitespace().collect();
+        iptables(self.node, &[&[option, "FORWARD"], &words[..]].concat());
+    }
+
+    /// Fails unless the chain has all rules of others, and no other but the guard's.
+    fn lost_nothing(&self, what: &str) {
+        let foreign: Vec<String> =
+            forward(self.node).into_iter().filter(|rule| !own().contains(rule)).collect();
+        assert_eq!(foreign, self.rules, "{what}");
+    }
+}
+
+/// Kills the guard, or ends it, at any moment of its work while another writes. Each time, the
+/// guard that is started next keeps its rules once, in their place, and nothing of others is lost.
+fn killed_at_any_moment(backend: Backend) {
+    let (node, proxyshift) = (Node::load(DOCKER, backend), Proxyshift::new("store"));
+    iptables(&node, &["-F", "FORWARD"]);
+    iptables(&node, &["-A", "FORWARD", "-j", "KUBE-FORWARD"]);
+    iptables(&node, &["-A", "FORWARD", "-j", "DOCKER-USER"]);
+    let mut writer = Writer { node: &node, rules: forward(&node), next: 1 };
+    let mut killed_with_rules = 0;
+    for round in 0..40u64 {
+        let words = ["", " --leave", " --once"][(round % 3) as usize].to_owned();
+        let words = match words.as_str() {
+            " --once" => FOR.replace(" --interval 0.05", " --once"),
+            words => FOR.to_owned() + words,
+        };
+        let guard = Running::start(&proxyshift, &words);
+        writer.writes();
+        // Moments that are spread over the first reading, the first change, and later ones.
+        std::thread::sleep(Duration::from_millis(round * 37 % 160));
+        let signals = match round % 4 {
+            0 => &[Signal::TERM, Signal::KILL][..],
+            1 => &[Signal::TERM],
+            _ => &[Signal::KILL],
+        };
+        for signal in signals {
+            // One that is over needs no signal.
+            let _ = guard.signalled(*signal);
+            std::thread::sleep(Duration::from_millis(round % 5 * 7));
+        }
+        drop(guard);
+        killed_with_rules += usize::from(count(&node) > 0);
+        writer.writes();
+        let what = format!("round {round}, {words}");
+        writer.lost_nothing(&what);
+        assert!(count(&node) <= 2, "{what}: {:?}", forward(&node));
+        let guard = Running::start(&proxyshift, FOR);
+        poll(&format!("{what}: the rules are kept"), || is_kept(&node));
+        writer.writes();
+        poll(&format!("{what}: the rules are kept on"), || is_kept(&node));
+        writer.lost_nothing(&what);
+        // Every second one is killed again, so that the next round begins with its rules.
+        match round % 2 {
+            0 => drop(guard),
+            _ => {
+                // The rules of one that was killed may have been in their place before.
+                poll("it handles signals", || guard.listens());
+                let ended = guard.end(Some(Signal::TERM));
+                assert_eq!((ended.code, count(&node)), (Some(0), 0), "{what}: {}", ended.err);
+            }
+        }
+        writer.lost_nothing(&what);
+    }
+    assert!((1..40).contains(&killed_with_rules), "{killed_with_rules}");
+}
+
+#[test]
+fn killed_at_any_moment_in_nft() {
+    if in_namespace("killed_at_any_moment_in_nft") {
+        killed_at_any_moment(Backend::Nft);
+    }
+}
+
+#[test]
+fn killed_at_any_moment_in_legacy() {
+    if in_namespace("killed_at_any_moment_in_legacy") {
+        killed_at_any_moment(Backend::Legacy);
+    }
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! Writes, enables, starts, stops and removes systemd units.
 
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,6 +11,9 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::node::command::Command;
 use crate::node::systemd::{self, UNITS, WANTS};
+
+/// How long systemd may take to start a transient unit.
+const START: Duration = Duration::from_secs(30);
 
 /// Runs `systemctl` with the arguments `words`: an action and, last, a unit.
 ///
@@ -25,6 +30,68 @@ pub fn systemctl(words: &[&str], within: Duration) -> Result<()> {
         }
         _ => error,
     })
+}
+
+/// Starts `argv` as the transient service `name`, with the properties `properties`. With `delay`,
+/// a timer starts the service after that time.
+///
+/// # Errors
+/// As [`systemctl`]; [`crate::error::Kind::MissingTool`] if systemd-run is not installed.
+pub fn start_transient(
+    name: &str,
+    properties: &[&str],
+    delay: Option<Duration>,
+    argv: &[OsString],
+) -> Result<()> {
+    let mut words: Vec<OsString> =
+        vec![format!("--unit={name}").into(), "--quiet".into(), "--slice=system.slice".into()];
+    if let Some(delay) = delay {
+        words.push(format!("--on-active={}s", delay.as_secs()).into());
+        words.push("--timer-property=AccuracySec=1s".into());
+    }
+    words.extend(properties.iter().map(|property| format!("--property={property}").into()));
+    words.push("--".into());
+    let [program, args @ ..] = argv else { return Ok(()) };
+    words.push(program.clone());
+    // systemd expands variables in the arguments, but not in the program's path.
+    words.extend(args.iter().map(|arg| doubled(arg, b'$')));
+    let run = systemd::program("systemd-run")?;
+    Command::new(run).args(words).deadline(START).run().map(drop)
+}
+
+/// `text` with each byte `byte` twice.
+fn doubled(text: &OsStr, byte: u8) -> OsString {
+    let twice = |b: &u8| std::iter::repeat_n(*b, if *b == byte { 2 } else { 1 });
+    OsString::from_vec(text.as_bytes().iter().flat_map(twice).collect())
+}
+
+/// The path of a program, as `ExecStart=` of a unit's file takes it.
+pub fn exec_path(path: &Path) -> String {
+    quoted(path.as_os_str())
+}
+
+/// An argument of a program, as `ExecStart=` of a unit's file takes it: systemd.syntax(7),
+/// systemd.unit(5), systemd.service(5).
+pub fn exec_argument(argument: impl AsRef<OsStr>) -> String {
+    quoted(&doubled(argument.as_ref(), b'$'))
+}
+
+fn quoted(text: &OsStr) -> String {
+    let mut quoted = String::from("\"");
+    for chunk in text.as_bytes().utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '"' | '\\' => quoted.extend(['\\', c]),
+                // The first character of a specifier.
+                '%' => quoted.push_str("%%"),
+                c if c.is_ascii_control() => quoted.push_str(&format!("\\x{:02x}", u32::from(c))),
+                c => quoted.push(c),
+            }
+        }
+        quoted.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
+    }
+    quoted.push('"');
+    quoted
 }
 
 /// Writes the file of a unit, but does not start or enable the unit. The write is atomic, and
@@ -98,6 +165,15 @@ fn remove_in(units: &Path, unit: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_systemd_would_expand_is_escaped() {
+        let odd = r#"/a b/%h"\$HOME"#;
+        assert_eq!(exec_path(Path::new(odd)), r#""/a b/%%h\"\\$HOME""#);
+        assert_eq!(exec_argument(odd), r#""/a b/%%h\"\\$$HOME""#);
+        assert_eq!(exec_argument("a\nb\t;"), r#""a\x0ab\x09;""#);
+        assert_eq!(exec_argument(OsStr::from_bytes(b"s\xfc\xc3\xbc")), "\"s\\xfc\u{fc}\"");
+    }
 
     #[test]
     fn a_unit_is_wanted_at_boot_until_it_is_removed() {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::apply::systemd::{enable, systemctl, write};
+use crate::apply::systemd::{enable, exec_argument, exec_path, systemctl, write};
 use crate::error::{Error, Kind, Result};
 use crate::guard::Exception;
 use crate::guard::Guard;
@@ -144,7 +144,7 @@ impl<'a> Unit<'a> {
              After=network-pre.target\n\n\
              [Service]\n\
              Type=exec\n\
-             ExecStart=\"{}\" --progress plain --lock-wait {} guard --for {}\n\
+             ExecStart={} --progress plain --lock-wait {} guard --for {}\n\
              # SIGTERM takes the rules away; that may wait for the xtables lock.\n\
              TimeoutStopSec=60\n\
              Restart=on-failure\n\
@@ -153,9 +153,9 @@ impl<'a> Unit<'a> {
              RestartPreventExitStatus=2\n\n\
              [Install]\n\
              WantedBy=multi-user.target\n",
-            self.program().display(),
+            exec_path(&self.program()),
             self.guard.lock_wait.as_secs(),
-            exceptions.collect::<Vec<_>>().join(","),
+            exec_argument(exceptions.collect::<Vec<_>>().join(",")),
         )
     }
 }

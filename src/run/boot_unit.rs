@@ -10,8 +10,7 @@ use crate::store::run::Run;
 
 const UNIT: &str = "proxyshift-rollback.service";
 
-/// Writes and enables the unit. It starts `program`, the copy of proxyshift in the run's folder,
-/// with the store `store`.
+/// Writes and enables the unit. It starts `program` with the store `store`.
 ///
 /// # Errors
 /// When a file cannot be written.
@@ -41,11 +40,11 @@ fn text(program: &Path, store: &Path) -> String {
          Before=kubelet.service\n\n\
          [Service]\n\
          Type=oneshot\n\
-         ExecStart=\"{}\" --progress plain --store \"{}\" rollback\n\n\
+         ExecStart={} --progress plain --store {} rollback\n\n\
          [Install]\n\
          WantedBy=multi-user.target\n",
-        program.display(),
-        store.display(),
+        systemd::exec_path(program),
+        systemd::exec_argument(store),
     )
 }
 
@@ -54,9 +53,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_starts_the_copy_in_the_runs_folder() {
-        assert!(text(Path::new("/s/runs/1/proxyshift"), Path::new("/s")).contains(
-            "ExecStart=\"/s/runs/1/proxyshift\" --progress plain --store \"/s\" rollback\n"
+    fn it_starts_the_program_with_the_store() {
+        assert!(text(Path::new("/s %/runs/1/proxyshift"), Path::new("/s %")).contains(
+            "ExecStart=\"/s %%/runs/1/proxyshift\" --progress plain --store \"/s %%\" rollback\n"
         ));
     }
 }

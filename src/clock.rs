@@ -9,6 +9,11 @@ pub fn now() -> String {
     jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
+/// The current local time as the system log has it: `Nov  9 06:05:04`.
+pub fn syslog() -> String {
+    jiff::Zoned::now().strftime("%b %e %H:%M:%S").to_string()
+}
+
 /// A new identifier that sorts by time: `20261121T201502Z-` and six hexadecimal digits. The digits
 /// are the fraction of the second in units of 60 ns, so that two identifiers of the same second
 /// sort too.

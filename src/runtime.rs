@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result, shortened};
+use crate::error::{Error, Kind, Result, shortened};
 
 /// A network namespace, by the inode that identifies it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,32 +109,63 @@ pub fn program() -> Result<PathBuf> {
 /// The name of the program.
 pub const NAME: &str = "proxyshift";
 
-/// Copies this program to `to`. The copy is synced before it is renamed to `to`. Otherwise a power
-/// cut could leave an empty file there, which a shell would run as a script that succeeds.
+/// Free space in bytes that a copy of this program leaves for others.
+const SPARE: u64 = 64 << 10;
+
+/// Copies this program to `to`, if there is room. The copy is synced before it is renamed to `to`.
+/// Otherwise a power cut could leave an empty file there, which a shell would run as a script that
+/// succeeds. A copy that fails leaves nothing behind.
 ///
 /// # Errors
-/// [`Kind::Store`](crate::error::Kind::Store) when the copy cannot be written.
+/// [`Kind::Store`] when there is no room, or the copy cannot be written.
 pub fn copy_program(to: &Path) -> Result<()> {
     let own = program()?;
     let folder = to.parent().unwrap_or(Path::new("/"));
     let half = folder.join(format!(".{NAME}"));
+    // Of a copy that was cut off.
+    let _ = fs::remove_file(&half);
+    let size = fs::metadata(&own).map_err(|e| Error::io(&own, &e))?.len();
+    let stat = rustix::fs::statvfs(folder).map_err(|e| Error::io(folder, &e.into()))?;
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    if free < size.saturating_add(SPARE) {
+        let cause = format!(
+            "a copy of {NAME} needs {} KiB here, and {} KiB are free",
+            size.div_ceil(1024),
+            free / 1024
+        );
+        return Err(Error::new(Kind::Store, folder.display().to_string(), cause)
+            .hint("free some room there, or name another store with --store DIR"));
+    }
     fs::copy(&own, &half)
         .and_then(|_| fs::set_permissions(&half, fs::Permissions::from_mode(0o700)))
         .and_then(|()| fs::File::open(&half)?.sync_all())
         .and_then(|()| fs::rename(&half, to))
         .and_then(|()| fs::File::open(folder)?.sync_all())
+        .inspect_err(|_| {
+            let _ = fs::remove_file(&half);
+        })
         .map_err(|e| Error::io(to, &e))
 }
 
 /// When process `pid` started, in clock ticks since boot. PID and start time together identify a
 /// process. `None` if the process does not exist, or has exited and was not reaped yet.
 pub fn process_start(pid: u32) -> Option<u64> {
+    let (state, start) = state_and_start(pid)?;
+    (!matches!(state, 'Z' | 'X')).then_some(start)
+}
+
+/// Whether process `pid` is stopped by a signal, such as SIGSTOP.
+pub fn is_stopped(pid: u32) -> bool {
+    state_and_start(pid).is_some_and(|(state, _)| state == 'T')
+}
+
+fn state_and_start(pid: u32) -> Option<(char, u64)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name is in parentheses and may hold anything. The start time is field 22, the 20th after
     // the name.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-    let state = fields.next()?;
-    (!matches!(state, "Z" | "X")).then(|| fields.nth(18)?.parse().ok())?
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.nth(18)?.parse().ok()?))
 }
 
 /// The PID of the parent of process `pid`: the second field of /proc/PID/stat after the name in
@@ -144,15 +175,16 @@ pub fn parent(pid: u32) -> Option<u32> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// The processes below process `ancestor`, except `left_out` and those below that.
-pub fn descendants(ancestor: u32, left_out: u32) -> Vec<ProcessId> {
+/// The processes below process `ancestor`, except those of `left_out` and what is below these.
+pub fn descendants(ancestor: u32, left_out: &[u32]) -> Vec<ProcessId> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let parents: Vec<(u32, u32)> = pids.filter_map(|pid| Some((pid, parent(pid)?))).collect();
     let mut found = vec![ancestor];
     let mut next = 0;
     while let Some(&of) = found.get(next) {
-        let children = parents.iter().filter(|(pid, parent)| *parent == of && *pid != left_out);
+        let children =
+            parents.iter().filter(|(pid, parent)| *parent == of && !left_out.contains(pid));
         found.extend(children.map(|(pid, _)| *pid));
         next += 1;
     }

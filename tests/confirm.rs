@@ -28,6 +28,19 @@ impl Case {
         Pid::from_raw(i32::try_from(pid).expect("a pid")).expect("a pid")
     }
 
+    /// The PIDs of all watchdogs of the pending run, once there are two.
+    fn watchdogs(&self) -> Vec<Pid> {
+        let run = self.pending()["id"].as_str().expect("pending").to_owned();
+        let folder = std::path::Path::new("/run/proxyshift/watchdogs").join(run);
+        let names = || {
+            let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+            entries.filter_map(|entry| entry.file_name().into_string().ok())
+        };
+        let pids = || names().filter_map(|name| name.split_once('-')?.0.parse().ok());
+        poll("there are two", || pids().count() == 2);
+        pids().filter_map(Pid::from_raw).collect()
+    }
+
     fn state_of_last_run(&self) -> String {
         let status = self.proxyshift.run("status -o json").json();
         status["runs"][0]["state"].as_str().expect("a state").to_owned()
@@ -116,8 +129,12 @@ fn a_killed_watchdog_is_restarted_by_the_next_verb() {
     }
     let case = Case::new();
     case.proxyshift.expect(0, "cleanup --yes --confirm-within 5s");
-    kill_process(case.watchdog(), Signal::KILL).expect("killed");
-    poll("its death is seen", || {
+    // Both at once: stopped first, so that none starts another.
+    let watchdogs = case.watchdogs();
+    for signal in [Signal::STOP, Signal::KILL] {
+        watchdogs.iter().for_each(|watchdog| kill_process(*watchdog, signal).expect("signalled"));
+    }
+    poll("their death is seen", || {
         let status = case.proxyshift.expect(6, "status");
         status.err.contains("was gone; another one stands by now")
     });

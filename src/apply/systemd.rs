@@ -47,7 +47,8 @@ pub fn start_transient(
         vec![format!("--unit={name}").into(), "--quiet".into(), "--slice=system.slice".into()];
     if let Some(delay) = delay {
         words.push(format!("--on-active={}s", delay.as_secs()).into());
-        words.push("--timer-property=AccuracySec=1s".into());
+        let timer = ["AccuracySec=1s", "DefaultDependencies=no"];
+        words.extend(timer.map(|property| format!("--timer-property={property}").into()));
     }
     words.extend(properties.iter().map(|property| format!("--property={property}").into()));
     words.push("--".into());

@@ -9,11 +9,11 @@ use crate::front::cli::args::{Args, Verb};
 use crate::front::cli::command::Invocation;
 use crate::front::cli::{
     check, cleanup, completions, confirm, guard, migrate, output, plan, rehearse, report, rollback,
-    signals, snapshot, status,
+    signals, snapshot, status, watchdog,
 };
 use crate::node::launcher;
 use crate::run::sandbox::{JsonLines, inside};
-use crate::run::watchdog;
+use crate::run::watchdog::ensure_running;
 use crate::ui::{Ui, say_plainly};
 use std::ffi::OsString;
 
@@ -50,7 +50,7 @@ pub fn run(args: &Args) -> u8 {
         Some(Verb::Resume) => cleanup::resume(&command),
         Some(Verb::Confirm) => confirm::confirm(&command),
         Some(Verb::Extend { time }) => confirm::extend(&command, *time),
-        Some(Verb::Watchdog { run }) => confirm::watchdog(&command, run),
+        Some(Verb::Watchdog(options)) => watchdog::run(&command, options),
         Some(Verb::Rollback(options)) => rollback::run(&command, options.to.as_deref()),
         Some(Verb::Status) => status::run(&command),
         Some(Verb::Report { run }) => report::run(&command, run.as_deref()),
@@ -70,7 +70,7 @@ pub fn run(args: &Args) -> u8 {
 fn warn_of_strays(command: &Invocation<'_>) {
     let quiet = matches!(
         command.args.verb,
-        Some(Verb::Inside { .. } | Verb::Watchdog { .. } | Verb::Completions { .. })
+        Some(Verb::Inside { .. } | Verb::Watchdog(_) | Verb::Completions { .. })
     );
     if quiet || !rustix::process::geteuid().is_root() {
         return;
@@ -89,7 +89,7 @@ fn warn_of_pending(command: &Invocation<'_>) {
         command.args.verb,
         None | Some(
             Verb::Inside { .. }
-                | Verb::Watchdog { .. }
+                | Verb::Watchdog(_)
                 | Verb::Report { .. }
                 | Verb::Completions { .. }
                 | Verb::Resume
@@ -102,7 +102,7 @@ fn warn_of_pending(command: &Invocation<'_>) {
         return;
     }
     let Ok(Some(run)) = command.store().and_then(|s| s.pending()) else { return };
-    match command.with_context(watchdog::ensure_running) {
+    match command.with_context(ensure_running) {
         Ok(None) => {}
         Ok(Some(run)) => command.sink().warning(format!(
             "the process that stood by to undo run {} was gone; another one stands by now",

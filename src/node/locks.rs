@@ -63,6 +63,12 @@ impl NodeLock {
         })
     }
 
+    /// The process that holds the lock of this network namespace; none if it is free, or its holder
+    /// cannot be named.
+    pub fn holder(dir: &Path) -> Option<Holder> {
+        holder(&dir.join(format!("{}.lock", Netns::current().ok()?.inode)))
+    }
+
     fn named(dir: &Path, name: &str, verb: &str, wait: Duration) -> Result<NodeLock> {
         private_dir(dir)?;
         let path = dir.join(name);

@@ -60,6 +60,10 @@ impl Request for CleanupRequest<'_> {
         RunKind::CLEANUP
     }
 
+    fn is_watched(&self) -> bool {
+        self.confirm_within.is_some()
+    }
+
     fn reason(&self) -> String {
         "before cleanup".into()
     }

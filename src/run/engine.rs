@@ -24,7 +24,7 @@ use crate::state::NodeState;
 use crate::state::stage::RunStage;
 use crate::store::KEEP;
 use crate::store::journal::Journal;
-use crate::store::run::{BINARY, Pending, Run, RunKind, RunState};
+use crate::store::run::{Pending, Run, RunKind, RunState};
 
 /// The name of the file in the run's folder that is a copy of the playbook.
 pub(super) const PLAYBOOK: &str = "playbook.yaml";
@@ -62,6 +62,9 @@ pub(super) trait Request {
 
     /// The verb of the command line, such as `cleanup`.
     fn verb(&self) -> &'static str;
+
+    /// Whether the run gets a watchdog.
+    fn is_watched(&self) -> bool;
 
     /// Why the snapshot is taken, as a text for the snapshot's manifest.
     fn reason(&self) -> String;
@@ -126,6 +129,9 @@ pub(super) fn run<R: Request>(
     if !approve(&proposal)? {
         let cause = "declined; nothing was changed";
         return Err(Error::new(Kind::Interrupted, request.verb(), cause));
+    }
+    if request.is_watched() {
+        watchdog::program::try_out(context)?;
     }
     let approved = request.approved(proposal);
     // Removes old snapshots, because requests that were refused before they became runs leave their
@@ -207,7 +213,7 @@ pub(super) fn arm(context: &Context<'_>, run: &mut Run) -> Result<()> {
         return Ok(());
     }
     if systemd::runs_the_node() {
-        let program = context.store.run_dir(&run.id).join(BINARY);
+        let program = watchdog::program::of_run(context, &run.id)?;
         return boot_unit::write(&program, context.store.dir());
     }
     context

@@ -43,6 +43,10 @@ impl Request for FixRequest<'_> {
         RunKind::FIX
     }
 
+    fn is_watched(&self) -> bool {
+        false
+    }
+
     fn reason(&self) -> String {
         "before check --fix".into()
     }

@@ -1,4 +1,5 @@
-//! Ends a runner that is past its deadline, with the programs that it runs.
+//! Ends a process of ours that is past its time, with the programs that it runs: a runner, or an
+//! attempt to undo a run.
 
 use std::collections::BTreeSet;
 use std::thread::sleep;
@@ -14,17 +15,29 @@ use crate::runtime::{self, ProcessId};
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Ends `runner`, and every program that it runs: a program that goes on would change the node
-/// while, or after, the run is undone. SIGTERM lets the runner undo the run itself. If it lives on
-/// after `timeout`, it is killed with its programs, which are waited for as long.
-pub(super) fn end(runner: ProcessId, timeout: Duration) {
+/// while, or after, the run is undone. SIGTERM lets the runner undo the run itself, even if it was
+/// stopped. If it lives on after `timeout`, it is killed with its programs, which are waited for as
+/// long. The processes of `spared` and what these started live on.
+pub(super) fn end(runner: ProcessId, timeout: Duration, spared: &[u32]) {
     let Some(pid) = raw(runner.pid) else { return };
     let _ = kill_process(pid, Signal::TERM);
-    if gone_within(timeout, || !runner.is_alive()) {
-        return;
+    let _ = kill_process(pid, Signal::CONT);
+    if !gone_within(timeout, || !runner.is_alive()) {
+        kill_except(runner, timeout, spared);
     }
+}
+
+/// Kills `process` and every program that it runs, and waits for them for `timeout` at most.
+pub(super) fn kill(process: ProcessId, timeout: Duration) {
+    kill_except(process, timeout, &[]);
+}
+
+fn kill_except(runner: ProcessId, timeout: Duration, spared: &[u32]) {
+    let Some(pid) = raw(runner.pid) else { return };
     // Stopped first, so that it starts no more programs.
     let _ = kill_process(pid, Signal::STOP);
-    let programs = runtime::descendants(runner.pid, std::process::id());
+    let spared: Vec<u32> = spared.iter().copied().chain([std::process::id()]).collect();
+    let programs = runtime::descendants(runner.pid, &spared);
     let mut groups: BTreeSet<i32> =
         programs.iter().filter_map(|p| getpgid(raw(p.pid)).ok()).map(Pid::as_raw_pid).collect();
     // The runner's own group is that of whoever started it.
@@ -97,7 +110,7 @@ mod tests {
         }
         let programs = ["program", "child"].map(|name| process(name).expect(name));
         let runner = ProcessId::of(pid).unwrap();
-        end(runner, Duration::from_millis(500));
+        end(runner, Duration::from_millis(500), &[]);
         assert!(!runner.is_alive());
         assert_eq!(programs.map(ProcessId::is_alive), [false, false]);
         reaped.join().unwrap().unwrap();

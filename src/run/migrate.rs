@@ -99,6 +99,10 @@ impl Request for MigrateRequest<'_> {
         RunKind::MIGRATE
     }
 
+    fn is_watched(&self) -> bool {
+        true
+    }
+
     fn reason(&self) -> String {
         format!("before migrate --to {}", self.options.to)
     }

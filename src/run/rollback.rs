@@ -89,6 +89,19 @@ pub fn rollback_run(context: &Context<'_>, id: &str) -> Result<Option<UndoReport
     }
 }
 
+/// Undoes the run `id` once more, if it was undone in part, and nothing was done on this node since.
+///
+/// # Errors
+/// As [`rollback_run`].
+pub fn undo_again(context: &Context<'_>, id: &str) -> Result<Option<UndoReport>> {
+    let _lock = context.lock("rollback")?;
+    let last = of_this_node(context)?.pop();
+    match last.filter(|run| run.id == id && run.state == RunState::UndonePartly) {
+        Some(run) => roll_back(context, run).map(Some),
+        None => Ok(None),
+    }
+}
+
 fn roll_back(context: &Context<'_>, mut run: Run) -> Result<UndoReport> {
     context.sink.run(&run.id, run.verb());
     let _change = interrupt::begin_change();

@@ -223,7 +223,9 @@ fn what_is_pending_needs_nothing_of_ansibles_folder() {
         serde_json::from_slice(&fs::read(run.join("run.json")).expect("run.json")).expect("JSON");
     let pid = status["pending"]["watchdog"]["pid"].as_u64().expect("one stands by");
     let program = fs::read_link(format!("/proc/{pid}/exe")).expect("it lives");
-    assert_eq!(program, run.join("proxyshift"));
+    assert!(program.to_string_lossy().starts_with("/memfd:"), "{program:?}");
+    let program = run.join("proxyshift");
+    assert!(program.exists(), "a watchdog that is started anew runs the copy");
     let proxyshift = Proxyshift { lock_wait: 30, ..Proxyshift::of_store(case.store.clone()) };
     poll("nobody confirmed", || proxyshift.run("status").code == Some(0));
     case.is_as_before("nobody confirmed");

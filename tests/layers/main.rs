@@ -80,13 +80,12 @@ fn imports_run_one_way() {
 }
 
 /// Files outside of `ui` that write to standard output all the same: how, and the reason.
-const PRINTERS: [(&str, &[&str], &str); 3] = [
+const PRINTERS: [(&str, &[&str], &str); 2] = [
     (
         "run/sandbox/mod.rs",
         &["io::stdout", "stdout()"],
         "the inner process writes JSON for the outer one",
     ),
-    ("run/watchdog.rs", &["io::stdout", "stdout()"], "a constant line says that it is armed"),
     (
         "front/cli/usage.rs",
         &["print()"],

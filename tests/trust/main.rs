@@ -21,6 +21,7 @@ mod rollback;
 mod store;
 mod strangers;
 mod terminal;
+mod watchdog;
 
 use std::fs;
 use std::os::unix::process::CommandExt;

@@ -14,9 +14,11 @@ const UNITS: &str = "/run/systemd/system";
 const TARGET: &str = "[Unit]\nDefaultDependencies=no\n";
 
 /// The script that becomes systemd, as the first program in its namespaces. This systemd sees only
-/// its own processes, no cgroup above its own, and none of this machine's units.
-const BOOT: &str = "mount -t tmpfs units /etc/systemd/system
-    mountpoint -q /sys/fs/cgroup || mount -t cgroup2 cgroup /sys/fs/cgroup
+/// its own processes, no cgroup above its own, and neither the units nor the /tmp of this machine: a
+/// unit with default dependencies would let it empty that.
+const BOOT: &str = "mount -t tmpfs -o mode=1777 tmp /tmp
+    mount -t tmpfs units /etc/systemd/system
+    [ -e /sys/fs/cgroup/cgroup.procs ] || mount -t cgroup2 cgroup /sys/fs/cgroup
     for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do
         echo +$controller >/sys/fs/cgroup/cgroup.subtree_control
     done

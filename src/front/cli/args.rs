@@ -10,6 +10,7 @@ use crate::front::cli::help;
 use crate::guard::Exception;
 use crate::kube_proxy::mode;
 use crate::run::sandbox::SandboxTask;
+use crate::run::watchdog::Role;
 use crate::state::kube_proxy::Mode;
 use crate::ui::{OutputFormat, Progress};
 
@@ -137,10 +138,7 @@ pub enum Verb {
     Guard(GuardArgs),
     /// Undoes a run when nobody else does; proxyshift calls this itself.
     #[command(hide = true)]
-    Watchdog {
-        /// The run.
-        run: String,
-    },
+    Watchdog(WatchdogArgs),
     /// Works inside a private namespace; proxyshift calls this itself.
     #[command(hide = true)]
     Inside {
@@ -151,6 +149,21 @@ pub enum Verb {
         /// The mode of kube-proxy that is gone to.
         to: Option<Mode>,
     },
+}
+
+/// The arguments of `watchdog`.
+#[derive(Debug, clap::Args)]
+pub struct WatchdogArgs {
+    /// The run.
+    pub run: String,
+    /// What the process is.
+    pub role: Role,
+    /// The process that started this one.
+    #[arg(long)]
+    pub first: Option<u32>,
+    /// Why the run is undone.
+    #[arg(long, default_value = "")]
+    pub why: String,
 }
 
 /// The verbs of `snapshot`.

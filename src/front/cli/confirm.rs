@@ -1,4 +1,4 @@
-//! The verbs `confirm` and `extend`, and the hidden verb that runs the watchdog.
+//! The verbs `confirm` and `extend`.
 
 use std::time::Duration;
 
@@ -8,8 +8,6 @@ use crate::error::Result;
 use crate::front::cli::command::Invocation;
 use crate::front::cli::status::time;
 use crate::run::confirm::{self, Confirmed};
-use crate::run::rollback;
-use crate::run::watchdog;
 
 pub(in crate::front) fn confirm(command: &Invocation<'_>) -> Result<u8> {
     let (run, changed) = match command.with_context(confirm::confirm)? {
@@ -37,13 +35,4 @@ pub(in crate::front) fn extend(command: &Invocation<'_>, by: Duration) -> Result
     let text = format!("Run {} is undone in {} unless it is confirmed.", run.id, time(left));
     command.answer(&document, text);
     Ok(0)
-}
-
-pub(in crate::front) fn watchdog(command: &Invocation<'_>, run: &str) -> Result<u8> {
-    command
-        .with_context(|context| {
-            let rollback = || Ok(rollback::rollback_run(context, run)?.is_some());
-            watchdog::watch(context, run, &rollback)
-        })
-        .map(|()| 0)
 }

@@ -19,4 +19,5 @@ pub(super) mod signals;
 pub(super) mod snapshot;
 pub(super) mod status;
 pub mod usage;
+pub(super) mod watchdog;
 pub(super) mod write_config;

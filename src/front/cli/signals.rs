@@ -35,7 +35,7 @@ pub(in crate::front) fn watch(command: &Invocation<'_>) -> Result<()> {
 fn changes(args: &Args) -> bool {
     match &args.verb {
         // These verbs handle signals themselves.
-        Some(Verb::Guard(_) | Verb::Watchdog { .. } | Verb::Inside { .. }) => false,
+        Some(Verb::Guard(_) | Verb::Watchdog(_) | Verb::Inside { .. }) => false,
         Some(Verb::Check(options)) => options.fix,
         Some(Verb::Plan(_) | Verb::Snapshot(_) | Verb::Rehearse(_) | Verb::Status) => false,
         _ => true,

@@ -7,7 +7,8 @@ use serde_json::json;
 use crate::error::Result;
 use crate::front::cli::command::Invocation;
 use crate::run::caller::begun_by;
-use crate::store::run::{Run, RunState, WatchdogProcess};
+use crate::run::watchdog::{form_of, watchdog_of};
+use crate::store::run::{Run, RunState};
 use crate::ui::page::Page;
 
 pub(in crate::front) fn run(command: &Invocation<'_>) -> Result<u8> {
@@ -22,7 +23,7 @@ pub(in crate::front) fn run(command: &Invocation<'_>) -> Result<u8> {
     });
     let mut text = Page::from(match &current {
         None => "No run is pending.".to_owned(),
-        Some(run) => capital(&pending(run)) + ".",
+        Some(run) => capital(&pending(run)) + "." + &watched(run),
     });
     let lines = runs.iter().map(|r| {
         vec![
@@ -50,7 +51,7 @@ pub(in crate::front) fn pending(run: &Run) -> String {
         };
     };
     let stage = &pending.stage;
-    let watched = if pending.watchdog.is_some_and(WatchdogProcess::is_alive) {
+    let watched = if watchdog_of(run).is_some() {
         format!("it is undone in {}", time(pending.left()))
     } else {
         "nobody stands by to undo it".into()
@@ -65,6 +66,11 @@ pub(in crate::front) fn pending(run: &Run) -> String {
         }
         _ => format!("run {id} was cut off at its stage {stage}, and {watched}: {verbs}"),
     }
+}
+
+/// A sentence on who watches a pending run; empty if that is not known.
+fn watched(run: &Run) -> String {
+    form_of(run).map_or_else(String::new, |form| format!(" It is watched by {form}."))
 }
 
 /// A duration as text: `4 min 30 s`.
@@ -98,6 +104,6 @@ pub(in crate::front) fn row(run: &Run) -> serde_json::Value {
         "from": run.modes().map(|modes| modes.from),
         "to": run.modes().map(|modes| modes.to),
         "seconds_left": pending.filter(|_| run.state.is_pending()).map(|s| s.left().as_secs()),
-        "watchdog": pending.map(|s| s.watchdog.is_some_and(WatchdogProcess::is_alive)),
+        "watchdog": pending.map(|_| watchdog_of(run).is_some()),
     })
 }

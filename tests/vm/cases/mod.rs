@@ -5,6 +5,7 @@ mod black_holes;
 mod forward;
 mod migrate;
 pub mod reboot;
+mod watchdog;
 
 use std::collections::BTreeSet;
 

@@ -13,6 +13,7 @@ use proxyshift::run::stored::{parse_snapshot, reparses};
 use proxyshift::store::Store;
 use proxyshift::store::archive::export;
 use proxyshift::store::journal;
+use proxyshift::store::run_folder::RunFolder;
 use proxyshift::store::snapshots::Snapshot;
 use proxyshift_fuzz::{Input, bounded, parsed};
 use sha2::{Digest, Sha256};
@@ -122,6 +123,7 @@ fn journal_of(bytes: &[u8]) {
     let tmp = tempfile::tempdir().expect("a folder");
     let mut file = File::create(tmp.path().join("journal.jsonl")).expect("a file");
     file.write_all(bytes).expect("room");
-    let read = journal::read::<serde_json::Value>(tmp.path());
+    let folder = RunFolder::new(tmp.path().to_owned(), None);
+    let read = journal::read::<serde_json::Value>(&folder);
     parsed(read, &"x".repeat(bytes.len()));
 }

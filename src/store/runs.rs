@@ -202,6 +202,10 @@ impl Store {
             // The folder is first renamed to a hidden name, which is not listed, because a
             // half-removed run must not look like one.
             let dir = self.run_dir(&run.id);
+            // Of a run in memory alone, whose store was emptied, there is nothing to remove.
+            if !dir.exists() {
+                continue;
+            }
             let hidden = self.run_dir(&format!(".old-{}", run.id));
             fs::rename(&dir, &hidden).map_err(|e| Error::io(&dir, &e))?;
             fs::remove_dir_all(&hidden).map_err(|e| Error::io(&hidden, &e))?;

@@ -57,6 +57,10 @@ pub(in crate::front) fn pending(run: &Run) -> String {
         "nobody stands by to undo it".into()
     };
     match run.state {
+        RunState::Unconfirmed if pending.left().is_zero() => format!(
+            "run {id} was not confirmed in time: `proxyshift rollback` undoes it, if the watchdog \
+             has not done so already"
+        ),
         RunState::Unconfirmed => format!(
             "run {id} waits to be confirmed, else {watched}: `proxyshift confirm` keeps it, \
              `proxyshift extend T` waits longer, `proxyshift rollback` undoes it now"

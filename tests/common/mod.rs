@@ -1,6 +1,7 @@
 //! Shared by the tests that need a real kernel: private namespaces, and commands that run in them.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub mod disk;
 pub mod node;
 pub mod schemas;
 pub mod vm;

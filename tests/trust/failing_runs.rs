@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use proxyshift::state::Backend;
 
+use crate::common::disk::new_disk;
 use crate::common::in_machine;
 use crate::common::node::{Case, Ended, Proxyshift, assert_same};
-use crate::failing_store::{Failing, Failure, new_disk};
+use crate::failing_store::{Failing, Failure};
 
 /// Fails unless the exit code tells what became of the node. Returns the code.
 fn is_true(ended: &Ended, rules: &str, before: &str, after: Option<&str>, what: &str) -> i32 {

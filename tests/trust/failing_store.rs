@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use proxyshift::state::Backend;
 
+use crate::common::disk::{DISK, FULL, READ_ONLY, new_disk};
 use crate::common::node::{Case, Proxyshift, assert_same};
-use crate::common::{in_machine, run, run_with};
+use crate::common::{in_machine, run_with};
 use crate::compile;
 
 /// What happens to the store, or to /run.
@@ -33,10 +34,6 @@ pub(crate) enum Failure {
     NothingWritable,
 }
 
-/// The image of the store's file system, and where it is mounted.
-const IMAGE: &str = "/run/store.img";
-const DISK: &str = "/run/disk";
-
 /// The request EXT4_IOC_SHUTDOWN to a file system, which forgets what is not on the disk yet.
 const SHUT_DOWN: &str = r#"
 unsafe extern "C" { fn ioctl(fd: i32, request: u64, flags: *const u32) -> i32; }
@@ -57,24 +54,18 @@ impl Failure {
 
     /// A script of sh that lets it happen.
     pub(crate) fn script(self) -> String {
-        let read_only = "mount -o remount,abort /run/disk; ! touch /run/disk/a 2>/dev/null\n";
         // A process may have a file of /run open for writing, so another mount covers it.
         let run_read_only = "mount --rbind /run /run && mount -o remount,bind,ro /run\n";
         let script = match self {
-            Failure::Full => {
-                "cd /run/disk; n=0; while mkdir f$n; do n=$((n+1)); done 2>/dev/null
-                 for size in 256M 64M 16M 4M 1M 256K 64K 16K 4K; do
-                     while fallocate -o $(stat -c %s a) -l $size a; do :; done 2>/dev/null
-                 done; ! mkdir more"
-            }
-            Failure::ReadOnly => read_only,
+            Failure::Full => FULL,
+            Failure::ReadOnly => READ_ONLY,
             Failure::ShutDown => "/run/shut-down /run/disk",
             Failure::Unmounted => "umount -l /run/disk",
             Failure::Renamed => "mv /run/disk/store /run/disk/other",
             Failure::Emptied => "rm -rf /run/disk/store/*",
             Failure::SnapshotsMoved => "mv /run/disk/store/snapshots /run/disk/other",
             Failure::RunReadOnly => run_read_only,
-            Failure::NothingWritable => &format!("{{ {read_only}}} && {run_read_only}"),
+            Failure::NothingWritable => &format!("{{ {READ_ONLY}}} && {run_read_only}"),
         };
         script.to_owned()
     }
@@ -113,7 +104,6 @@ pub(crate) struct Failing {
 impl Failing {
     pub(crate) fn new(captured: &str, backend: Backend, failure: Failure) -> Failing {
         failure.prepare();
-        run(&format!("mkdir {DISK}"));
         new_disk();
         let log = system_log();
         let mut case = Case::of(captured, backend);
@@ -143,17 +133,6 @@ impl Failing {
             assert!(found(), "{word:?} is not in: {}", self.log.lock().expect("a log"));
         }
     }
-}
-
-/// Makes the store's file system anew, and mounts it in place of the old one.
-pub(crate) fn new_disk() {
-    let make = format!(
-        "! mountpoint -q {DISK} || umount -l {DISK}
-         rm -f {IMAGE}; truncate -s 1G {IMAGE}
-         mkfs.ext4 -q -N 200 -m 0 -e remount-ro -E lazy_itable_init=1,nodiscard {IMAGE}
-         mount -o loop {IMAGE} {DISK}; touch {DISK}/a"
-    );
-    run_with(&make, &["sh", "-e"]);
 }
 
 /// Puts a system log of the test's own into a private /dev. Returns what it was told.

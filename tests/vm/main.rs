@@ -29,8 +29,9 @@ mod cases;
 /// The value of PROXYSHIFT_CASES that selects the boots in which the power is cut, and no case.
 const REBOOT: &str = "reboot";
 
-/// The stages of a migration in which the power is cut.
-const STAGES: [&str; 3] = ["switch", "clean", "confirm"];
+/// The stages of a migration in which the power is cut, and its rollback. The other stages write
+/// nothing, so a cut in one of them is as one at the end of the stage before it.
+const STAGES: [&str; 6] = ["prepare", "switch", "clean", "settle", "confirm", "rollback"];
 
 #[test]
 fn every_case_passes_in_the_vm() {

@@ -2,6 +2,7 @@
 
 mod back;
 mod black_holes;
+mod deadline;
 mod forward;
 mod migrate;
 pub mod reboot;

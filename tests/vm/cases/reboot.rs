@@ -61,7 +61,9 @@ fn one_boot() {
 fn resolves(case: &mut Case, stage: &str) {
     println!("-- after a reboot at {stage}");
     let configuration = fs::read_to_string(CONFIGURATION).expect("kube-proxy's configuration");
-    assert!(configuration.contains("mode: ipvs"), "{configuration}");
+    // Before the switch, or after it was undone, the configuration is the old one.
+    let mode = if ["prepare", "rollback"].contains(&stage) { "iptables" } else { "ipvs" };
+    assert!(configuration.contains(&format!("mode: {mode}")), "{configuration}");
     case.proxyshift.expect(6, "status");
     // If the power was cut in the stage `clean`, kube-proxy starts before the unit, with its
     // present configuration; otherwise kube-proxy starts after the unit.
@@ -100,6 +102,10 @@ fn interrupts(case: &Case, stage: &str) {
     run("sync");
     match stage {
         "confirm" => assert_eq!(case.migrate("ipvs", "").code, Some(0)),
+        "rollback" => {
+            assert_eq!(case.migrate("ipvs", "").code, Some(0));
+            println!("{}", case.proxyshift.killed("rollback", "before:rollback:intent").err);
+        }
         _ => {
             let point = format!("before:{stage}:done");
             println!("{}", case.proxyshift.killed(&Case::words("ipvs"), &point).err);

@@ -40,7 +40,7 @@ pub(super) struct Case {
 
 impl Case {
     /// A node on which kube-proxy serves in `mode`, beside a foreign virtual server.
-    fn new(backend: &'static str, mode: &str) -> Case {
+    pub(super) fn new(backend: &'static str, mode: &str) -> Case {
         Case::prepared(backend, mode, |_| {})
     }
 

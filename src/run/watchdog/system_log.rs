@@ -49,7 +49,10 @@ pub(super) fn broadcast(text: &str) {
 /// kernel has a time of its own.
 fn message(time: Option<&str>, text: &str) -> String {
     let time = time.map(|time| format!("{time} ")).unwrap_or_default();
-    let end = text.floor_char_boundary(LONGEST);
+    let mut end = LONGEST.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
     format!("<{PRIORITY}>{time}{NAME}[{}]: {}", std::process::id(), &text[..end])
 }
 

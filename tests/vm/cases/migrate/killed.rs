@@ -1,9 +1,9 @@
 //! Migrations that are killed midway, and watchdogs that are killed.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
 
 use super::Case;
 use crate::machine::inside;
@@ -80,14 +80,21 @@ fn soak_killed_at_each_end_of_a_stage_it_is_undone() {
     }
 }
 
-/// Kills the watchdog of the last run with SIGKILL.
-fn kill_watchdog(case: &Case) {
+/// Kills both watchdogs of the last run with SIGKILL. They are stopped first, so that none starts
+/// another.
+fn kill_watchdogs(case: &Case) {
     let id = case.last_run()["id"].as_str().expect("a run").to_owned();
-    let json = std::fs::read(case.proxyshift.store.join("runs").join(id).join("run.json"));
-    let json: Value = serde_json::from_slice(&json.expect("run.json")).expect("JSON");
-    let pid = json["pending"]["watchdog"]["pid"].as_i64().expect("one stands by");
-    let pid = Pid::from_raw(i32::try_from(pid).expect("a pid")).expect("a pid");
-    kill_process(pid, Signal::KILL).expect("killed");
+    let noted = std::fs::read_dir(Path::new("/run/proxyshift/watchdogs").join(id));
+    let names = noted.expect("watchdogs").map(|entry| entry.expect("an entry").file_name());
+    let pid = |name: std::ffi::OsString| name.to_str()?.split_once('-')?.0.parse().ok();
+    let pids: Vec<Pid> = names.filter_map(pid).filter_map(Pid::from_raw).collect();
+    assert!(!pids.is_empty());
+    for signal in [Signal::STOP, Signal::KILL] {
+        for pid in &pids {
+            // It may have ended by itself.
+            let _ = kill_process(*pid, signal);
+        }
+    }
 }
 
 #[test]
@@ -100,19 +107,19 @@ fn soak_when_who_stands_by_is_killed_whoever_looks_sees_to_another() {
     }
     let case = Case::new("nft", "iptables");
     case.playbook("iptables", "ipvs", |text| text);
-    // While the run is executed, its next stage starts another watchdog. While the run waits to be
+    // While the run is executed, its next stage starts others. While the run waits to be
     // confirmed, any verb starts one.
     let ended = std::thread::scope(|scope| {
         let killer = scope.spawn(|| {
             case.wait_until_cleaning();
-            kill_watchdog(&case);
+            kill_watchdogs(&case);
         });
         let ended = case.migrate("ipvs", "--confirm-within 20s");
         killer.join().expect("it was killed");
         ended
     });
     assert_eq!(ended.code, Some(0));
-    kill_watchdog(&case);
+    kill_watchdogs(&case);
     std::thread::sleep(std::time::Duration::from_secs(1));
     case.proxyshift.expect(6, "status").reports(&["was gone; another one stands by now"]);
     case.wait_until_undone();

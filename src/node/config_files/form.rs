@@ -74,7 +74,7 @@ impl FileForm {
             FileForm::Docker => json(text, DOCKER),
             FileForm::Rules => {
                 Ruleset::parse(path, text.into()).map_err(|e| e.cause)?;
-                Ok(lines(text, |line| !line.starts_with('#')))
+                Ok(whole_lines(text, |line| !line.starts_with('#')))
             }
             FileForm::Nftables => Ok(lines(text, |line| {
                 let mut words = line.split([' ', '\t', ';']);
@@ -90,15 +90,25 @@ impl FileForm {
     }
 }
 
-/// The lines that are used; every other line that is not empty is masked.
+/// The lines that are used, without remarks; every other line that is not empty is masked.
 fn lines(text: &str, used: impl Fn(&str) -> bool) -> String {
-    let kept = text.lines().map(|line| match line.trim() {
+    masked(text, |line| Some(line.split('#').next()?.trim_end()).filter(|rest| used(rest.trim())))
+}
+
+/// As [`lines`], for a format in which a `#` may be part of a value.
+fn whole_lines(text: &str, used: impl Fn(&str) -> bool) -> String {
+    // `str::lines` takes away one carriage return; another would be taken at the next look.
+    masked(text, |line| used(line.trim()).then(|| line.trim_end_matches('\r')))
+}
+
+/// The text in which `kept` says what is kept of a line; a line of which nothing is kept is masked,
+/// unless it is empty.
+fn masked<'a>(text: &'a str, kept: impl Fn(&'a str) -> Option<&'a str>) -> String {
+    let line = |line: &'a str| match line.trim() {
         "" => "",
-        // `lines` takes away one carriage return; another would be taken at the next look.
-        trimmed if used(trimmed) => line.trim_end_matches('\r'),
-        _ => "# <masked>",
-    });
-    kept.map(|line| format!("{line}\n")).collect()
+        _ => kept(line).unwrap_or("# <masked>"),
+    };
+    text.lines().map(|text| format!("{}\n", line(text))).collect()
 }
 
 /// Whether a line sets `name` to one short word.
@@ -206,7 +216,7 @@ fn corefile(text: &str) -> Result<String, String> {
             (["}"], 0) => return Err("it is no Corefile: a block ends that none began".into()),
             (["}"], _) => {
                 depth -= 1;
-                line.to_owned()
+                format!("{}}}", "    ".repeat(depth))
             }
             (_, 0) if !opens => return Err("it is no Corefile: a line in no block".into()),
             (zones, 0) => zones.join(" "),
@@ -310,12 +320,12 @@ mod tests {
                 FileForm::Nftables,
                 "#!/usr/sbin/nft -f\nflush ruleset\ntable inet filter {\n chain c { # s\n\
                  \x20 ip saddr 10.0.0.1 drop\n  jump KUBE-X\n }\n}\n",
-                "# <masked>\nflush ruleset\ntable inet filter {\n chain c { # s\n\
+                "# <masked>\nflush ruleset\ntable inet filter {\n chain c {\n\
                  # <masked>\n  jump KUBE-X\n }\n}\n",
             ),
             (
                 FileForm::Resolver,
-                "# s\nnameserver 10.96.0.10\nsearch a.b\nroot:x\n",
+                "# s\nnameserver 10.96.0.10 # s\nsearch a.b\nroot:x\n",
                 "# <masked>\nnameserver 10.96.0.10\nsearch a.b\n# <masked>\n",
             ),
             (FileForm::Presence, "table filter {}\n\n", "# <masked>\n\n"),
@@ -331,8 +341,8 @@ mod tests {
             ),
             (
                 FileForm::Corefile,
-                ".:53 {\n    bind 10.0.0.1 # s\n    tls s3cret {\n        key s3cret\n    }\n\
-                 \x20   forward . /etc/resolv.conf\n}\n",
+                ".:53 {\n    bind 10.0.0.1 # s\n    tls s3cret {\n        key s3cret\n\t} # s\r\r\n\
+                 \x20   forward . /etc/resolv.conf\n}\r\n",
                 ".:53 {\n    bind 10.0.0.1\n    tls <masked> {\n        <masked>\n    }\n\
                  \x20   forward . /etc/resolv.conf\n}\n",
             ),

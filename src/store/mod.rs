@@ -51,7 +51,7 @@ pub struct Store {
 
 impl Store {
     /// Opens the store at `dir`, or at [`DEFAULT_DIR`], and creates the directories that do not
-    /// exist.
+    /// exist, unless a run of this store is pending.
     ///
     /// # Errors
     /// [`Kind::Permission`] if the directory belongs to another user, is readable by others while
@@ -60,6 +60,11 @@ impl Store {
     pub fn open(dir: Option<&Path>) -> Result<Store> {
         let dir = dir.unwrap_or(Path::new(DEFAULT_DIR));
         let store = Store { dir: dir.to_owned() };
+        let is_away = || FOLDERS.iter().any(|folder| !dir.join(folder).is_dir());
+        if is_away() && store.runs_in_memory().iter().any(|run| run.state.is_pending()) {
+            // It has a run that can be undone from memory, and may come back to this place.
+            return Ok(store);
+        }
         let is_ours = |name: &str| FOLDERS.contains(&name) || name == GUARD || name == IMPORTED;
         let made = folder::make_private(dir, is_ours).and_then(|()| {
             FOLDERS.iter().try_for_each(|folder| folder::make_private(&dir.join(folder), |_| true))

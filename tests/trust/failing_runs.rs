@@ -75,6 +75,9 @@ fn fails_in_a_run(test: &str, backend: Backend, options: &str, failure: Failure)
     assert!(undone > 0, "it never failed in time");
 }
 
+/// Starts a kube-proxy that only sleeps.
+const START: &str = "cp -f /bin/sleep /run/kube-proxy; /run/kube-proxy 1000 >/dev/null 2>&1 &";
+
 /// A migration that is little but a switch, whose hook lets the store fail.
 const PLAYBOOK: &str = r#"
 playbook: only-a-switch
@@ -83,8 +86,8 @@ to: ipvs
 stages:
   - snapshot: {}
   - switch:
-      controller: {commands: {stop: [touch, /run/var-lib/stopped], start: [touch, /run/var-lib/started], again: safe}}
-      timeout: 3s
+      controller: {commands: {stop: [pkill, -x, kube-proxy], start: [sh, /run/start.sh], again: safe}}
+      timeout: 20s
   - converge: {parity: services, timeout: 3s}
   - verify: {invariants: all, probes: baseline}
   - confirm: {within: 5m}
@@ -101,6 +104,7 @@ fn fails_in_a_migration(test: &str, failure: Failure) {
     let config = Path::new("/var/lib/kube-proxy/config.conf");
     let text = fs::read_to_string(config).expect("a configuration");
     fs::write("/run/fail.sh", failure.script()).expect("written");
+    fs::write("/run/start.sh", START).expect("written");
     for hook in ["before_switch", "after_switch"] {
         new_disk();
         let hooks = format!(

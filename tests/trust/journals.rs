@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use proxyshift::state::Backend;
 
 use crate::common::node::{Case, assert_same};
-use crate::common::{in_namespace, run, run_with};
+use crate::common::{in_machine, in_namespace, run, run_with};
 
 /// The folder of the only run.
 fn folder(store: &Path) -> PathBuf {
@@ -137,7 +137,7 @@ fn a_run_whose_journal_is_damaged_can_be_kept() {
 /// While a run is pending, its journal is in memory too.
 #[test]
 fn a_copy_in_memory_stands_for_a_damaged_journal() {
-    if !in_namespace("journals::a_copy_in_memory_stands_for_a_damaged_journal") {
+    if !in_machine("journals::a_copy_in_memory_stands_for_a_damaged_journal") {
         return;
     }
     let Case { node, proxyshift, before } = &Case::of("half-migrated-ipvs-1.20", Backend::Nft);

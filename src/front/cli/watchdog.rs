@@ -29,6 +29,11 @@ pub(in crate::front) fn run(command: &Invocation<'_>, options: &WatchdogArgs) ->
 fn undo(command: &Invocation<'_>, options: &WatchdogArgs) -> Result<u8> {
     let WatchdogArgs { run, why, .. } = options;
     ignore_signals()?;
+    // A store that is away is not made anew.
+    if command.store()?.run(run)?.is_none() {
+        command.ui.print_json(&AttemptResult { undone: false });
+        return Ok(0);
+    }
     let report = command.with_context(|context| {
         context.sink.warning(format!("run {run}: {why}; rolling back"));
         match options.role {

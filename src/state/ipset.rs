@@ -65,8 +65,8 @@ impl IpSets {
         Ok(IpSets { sets })
     }
 
-    /// Renders the input of `ipset restore`, each ipset followed by its entries. The output is the
-    /// same bytes that were parsed.
+    /// Renders the input of `ipset restore`, each ipset followed by its entries: the same bytes that
+    /// were parsed, if they came in this order, as those of `ipset save` do.
     pub fn render(&self) -> String {
         self.sets.iter().map(IpSet::render).collect()
     }

@@ -127,6 +127,16 @@ struct Conversion {
     lists: BTreeSet<String>,
 }
 
+/// The next argument, which is the value of `flag`. kube-proxy takes one that looks like a flag as well;
+/// but then a value was forgotten, and the next reader takes that flag for what it looks like.
+fn value_of<'a>(flag: &str, rest: &mut impl Iterator<Item = &'a String>) -> Result<String> {
+    match rest.next() {
+        Some(value) if !value.starts_with("--") => Ok(value.clone()),
+        Some(value) => Err(refused(flag, &format!("it has no value but `{value}`"))),
+        None => Err(refused(flag, "it has no value")),
+    }
+}
+
 impl Conversion {
     fn argument<'a>(
         &mut self,
@@ -137,7 +147,7 @@ impl Conversion {
             return Err(refused(arg, "its value was masked when the node was captured"));
         }
         if arg == "-v" {
-            let value = rest.next().ok_or_else(|| refused(arg, "it has no value"))?;
+            let value = value_of(arg, rest)?;
             self.remaining_flags.push(format!("--v={value}"));
             return Ok(());
         }
@@ -178,9 +188,7 @@ impl Conversion {
         let value = match (value, form) {
             (Some(value), _) => value,
             (None, Switch) => "true".into(),
-            (None, _) => {
-                rest.next().ok_or_else(|| refused(&format!("--{name}"), "it has no value"))?.clone()
-            }
+            (None, _) => value_of(&format!("--{name}"), rest)?,
         };
         if matches!(form, List | Gates) && !self.lists.insert(name.clone()) {
             return Err(refused(&format!("--{name}"), "given twice: give it once, with commas"));
@@ -209,9 +217,7 @@ impl Conversion {
         let value = match value {
             Some(value) => value,
             None if SWITCHES.contains(&name) => "true".into(),
-            None => {
-                rest.next().ok_or_else(|| refused(&format!("--{name}"), "it has no value"))?.clone()
-            }
+            None => value_of(&format!("--{name}"), rest)?,
         };
         self.remaining_flags.push(format!("--{name}={value}"));
         Ok(())
@@ -327,6 +333,7 @@ mod tests {
             ("kube-proxy --new-flag=1", "kube-proxy's --new-flag=1: not a flag that is known"),
             ("kube-proxy extra", "kube-proxy's extra: not a flag"),
             ("kube-proxy --conntrack-min", "kube-proxy's --conntrack-min: it has no value"),
+            ("kube-proxy --v --config=/a", "kube-proxy's --v: it has no value but `--config=/a`"),
             ("kube-proxy --conntrack-min=x", "kube-proxy's --conntrack-min=x: not a number"),
             ("kube-proxy --proxy-mode=ipvz", "kube-proxy's --proxy-mode=ipvz: kube-proxy has no"),
             ("kube-proxy --proxy-mode=userspace", "kube-proxy's --proxy-mode=userspace: kube-pro"),

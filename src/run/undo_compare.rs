@@ -2,6 +2,7 @@
 //! baseline, so that no undo is proven by the journal alone.
 
 use crate::error::{Error, Kind, Result};
+use crate::plan::foreign_rules::missing_foreign;
 use crate::plan::leftovers::CleanupScope;
 use crate::run::record_end::record_end;
 use crate::run::{Context, boot_unit};
@@ -20,8 +21,9 @@ pub(super) struct Compared {
     pub(super) failures: Vec<String>,
 }
 
-/// Compares the node with `base`, the state before `run`, after the undo of a run of edits alone. A
-/// migration is verified by its stage `verify`, because kube-proxy has written its rules anew.
+/// Compares the node with `base`, the state before `run`, after its undo. Of a migration, only what
+/// others added is named: kube-proxy has written its rules anew, and what others lost is an error of
+/// the stage `verify`.
 ///
 /// `cut_off`: the run was interrupted, so that the end of its journal may be lost without a trace.
 /// Then an object that the run was to remove, and that is not there, counts as the run's change.
@@ -34,11 +36,15 @@ pub(super) fn compare(
     base: &NodeState,
     cut_off: bool,
 ) -> Result<Compared> {
+    let mut compared = Compared::default();
     if run.migration().is_some() {
-        return Ok(Compared::default());
+        let now = context.observe_with_owners_of(base)?;
+        let added = missing_foreign(context.catalogue, &now, base);
+        compared.others = added.iter().map(|object| format!("new: {object}")).collect();
+        name_others(context, &compared.others);
+        return Ok(compared);
     }
     let now = context.observe_objects()?;
-    let mut compared = Compared::default();
     if let (RunKind::Cleanup(options), true) = (&run.kind, cut_off) {
         let CleanupOptions { owners, black_holes, .. } = options;
         let scope = CleanupScope { owners: owners.clone(), black_holes: *black_holes };
@@ -54,14 +60,19 @@ pub(super) fn compare(
     }
     if compared.failures.is_empty() {
         compared.others = differences(base, &now);
-        for other in compared.others.iter().take(SHOWN) {
-            context.sink.note(format!("changed by someone else meanwhile, kept: {other}"));
-        }
-        if let Some(more) = compared.others.len().checked_sub(SHOWN).filter(|more| *more > 0) {
-            context.sink.note(format!("and {more} more changes of others, all kept"));
-        }
+        name_others(context, &compared.others);
     }
     Ok(compared)
+}
+
+/// Notes the first of the foreign changes, and how many more there are.
+fn name_others(context: &Context<'_>, others: &[String]) {
+    for other in others.iter().take(SHOWN) {
+        context.sink.note(format!("changed by someone else meanwhile, kept: {other}"));
+    }
+    if let Some(more) = others.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+        context.sink.note(format!("and {more} more changes of others, all kept"));
+    }
 }
 
 /// How the netfilter objects differ, one sentence each. Links and routes come and go with pods.

@@ -76,10 +76,11 @@ fn fails_in_a_run(test: &str, backend: Backend, options: &str, failure: Failure)
 }
 
 /// Starts a kube-proxy that only sleeps.
-const START: &str = "cp -f /bin/sleep /run/kube-proxy; /run/kube-proxy 1000 >/dev/null 2>&1 &";
+pub(crate) const START: &str =
+    "cp -f /bin/sleep /run/kube-proxy; /run/kube-proxy 1000 >/dev/null 2>&1 &";
 
 /// A migration that is little but a switch, whose hook lets the store fail.
-const PLAYBOOK: &str = r#"
+pub(crate) const PLAYBOOK: &str = r#"
 playbook: only-a-switch
 from: iptables
 to: ipvs

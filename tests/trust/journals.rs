@@ -8,6 +8,7 @@ use proxyshift::state::Backend;
 
 use crate::common::node::{Case, assert_same};
 use crate::common::{in_machine, in_namespace, run, run_with};
+use crate::failing_runs::{PLAYBOOK, START};
 
 /// The folder of the only run.
 fn folder(store: &Path) -> PathBuf {
@@ -177,6 +178,29 @@ fn what_others_changed_is_named_by_a_rollback() {
     assert!(others.len() == 1 && others[0].to_string().contains("SOMEBODY-ELSES"), "{document}");
     run(&format!("{} -t filter -X SOMEBODY-ELSES", node.program("")));
     assert_same(&node.rules(), before, "rolled back");
+}
+
+/// kube-proxy's own rules are written anew by a migration and its undo; those of others are not.
+#[test]
+fn what_others_added_is_named_by_the_undo_of_a_migration() {
+    if !in_machine("journals::what_others_added_is_named_by_the_undo_of_a_migration") {
+        return;
+    }
+    let Case { node, proxyshift, .. } = &Case::of("docker-iptables-1.30", Backend::Nft);
+    let added = "FORWARD -s 10.5.0.0/16 -j ACCEPT";
+    let hook = added.split(' ').collect::<Vec<_>>().join(", ");
+    let playbook = format!(
+        "{PLAYBOOK}hooks: {{after_switch: [{{run: [iptables-nft, -A, {hook}], timeout: 20s, \
+         again: safe}}]}}\n"
+    );
+    fs::write("/run/start.sh", START).expect("written");
+    fs::write("/var/lib/playbook.yaml", playbook).expect("written");
+    let migrate = "migrate --to ipvs --yes --no-confirm --playbook /var/lib/playbook.yaml";
+    // This kube-proxy never serves, so the migration goes back by itself.
+    let ended = proxyshift.expect(4, migrate);
+    ended.reports(&["kept: new:", "10.5.0.0/16"]);
+    assert_eq!(ended.err.matches("kept: new:").count(), 1, "{}", ended.err);
+    assert!(node.rules().contains(added));
 }
 
 #[test]

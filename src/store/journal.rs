@@ -106,7 +106,8 @@ impl Journal {
     /// memory, which is scarcer.
     ///
     /// # Errors
-    /// [`Kind::Store`] if the disk lacks the space, or if the file system cannot reserve any.
+    /// [`Kind::Store`](crate::error::Kind::Store) if the disk lacks the space, or if the file system
+    /// cannot reserve any.
     pub fn create(folder: &RunFolder, reserve: u64) -> Result<Journal> {
         let disk = JournalFile::create(&folder.disk().join(JOURNAL), reserve)?;
         disk::sync_dir(folder.disk())?;
@@ -154,7 +155,7 @@ impl Journal {
     /// Appends one line, and syncs it.
     ///
     /// # Errors
-    /// [`Kind::Store`] on a full disk, once the reserved space is used up.
+    /// [`Kind::Store`](crate::error::Kind::Store) on a full disk, once the reserved space is used up.
     pub fn append<P: Serialize>(&mut self, record: Record<P>) -> Result<JournalEntry<P>> {
         let entry = JournalEntry {
             v: VERSION,
@@ -198,7 +199,8 @@ impl Journal {
 /// Reads the journal of the run in `folder`. A last line that is torn counts as never written.
 ///
 /// # Errors
-/// [`Kind::Store`] for lines that are damaged, missing, in another order, or of a later version.
+/// [`Kind::Store`](crate::error::Kind::Store) for lines that are damaged, missing, in another order,
+/// or of a later version.
 pub fn read<P: DeserializeOwned>(folder: &RunFolder) -> Result<Vec<JournalEntry<P>>> {
     Ok(newest(folder)?.parsed.entries)
 }

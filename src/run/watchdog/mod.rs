@@ -103,7 +103,7 @@ pub fn armed_line(form: WatchdogForm) -> String {
 /// Starts the watchdog of `run`, unless one is able to act, and writes its PID into `run.json`.
 ///
 /// # Errors
-/// As [`program::of_run`]; [`Kind::Command`] when the watchdog does not start.
+/// When no program can be started as a watchdog; [`Kind::Command`] when the watchdog does not start.
 pub fn arm(context: &Context<'_>, run: &mut Run) -> Result<()> {
     if run.pending.is_none() {
         return Ok(());

@@ -12,8 +12,9 @@ use crate::run::watchdog::{Role, words};
 
 /// What systemd is to do for the watchdog, beginning with what the oldest versions know. A watchdog
 /// that ends with status 0 has seen its run resolved. It waits for nothing that a boot starts, and
-/// makes nothing of that start; but it ends before the machine does. KillMode leaves alone what the operator's
-/// commands started, such as kube-proxy; an attempt to undo the run dies with the watchdog anyway.
+/// makes nothing of that start; but it ends before the machine does. KillMode leaves alone what the
+/// operator's commands started, such as kube-proxy; an attempt to undo the run dies with the watchdog
+/// anyway.
 const PROPERTIES: [&str; 16] = [
     "Restart=on-failure",
     "Type=notify",

@@ -1,6 +1,7 @@
 //! Every `iptables-save` text that is available parses, and renders to the same bytes. Every broken
 //! one is refused with the reason.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -86,4 +87,15 @@ fn broken_dumps_say_what_is_wrong() {
         report += &format!("{name}: {outcome}\n");
     }
     insta::assert_snapshot!(report);
+}
+
+/// A name ends at a space, wherever it stands: here one has a vertical tab, which is white space to
+/// some.
+#[test]
+fn a_chain_has_one_name_in_its_declaration_and_in_its_rules() {
+    let text = "*nat\n:a\u{b}b - [0:0]\n:c - [0:0]\n-A a\u{b}b -j RETURN\n-A c -j RETURN\nCOMMIT\n";
+    let ruleset = Ruleset::parse("f", text.into()).expect("rules");
+    assert_eq!(ruleset.rule_count(), 2);
+    let less = ruleset.text_without("nat", &HashSet::from(["a\u{b}b"]));
+    assert_eq!(less, "*nat\n:c - [0:0]\n-A c -j RETURN\nCOMMIT\n");
 }

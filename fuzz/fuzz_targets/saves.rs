@@ -99,7 +99,7 @@ fn words(rule: &str) {
     if words.check().is_err() || words.text().contains('!') {
         return;
     }
-    let chain = rule.split_whitespace().nth(1).unwrap_or_default();
+    let chain = rule.split_ascii_whitespace().nth(1).unwrap_or_default();
     let mut text = format!("-A {chain}");
     for term in words.terms() {
         text += &[" ", term.option].concat();

@@ -22,7 +22,7 @@ const STATEFUL: [&str; 5] = ["limit", "hashlimit", "recent", "quota", "statistic
 /// A rule's text in canonical spelling, which serves to compare rules. The result is no input for
 /// iptables-restore.
 pub fn canonical(rule: &str) -> String {
-    let chain = rule.split_whitespace().nth(1).unwrap_or_default();
+    let chain = rule.split_ascii_whitespace().nth(1).unwrap_or_default();
     let terms = Words::of_rule(rule).terms();
     let target = terms.iter().position(|t| is_jump(t)).unwrap_or(terms.len());
     let (matches, jump) = terms.split_at(target);

@@ -212,7 +212,7 @@ impl Ruleset {
             }
             let body = line.find("-A ").filter(|_| line.starts_with(['-', '[']));
             let rest = body.map(|at| &line[at + 3..]).or_else(|| line.strip_prefix(':'));
-            let chain = rest.and_then(|rest| rest.split_whitespace().next());
+            let chain = rest.and_then(|rest| rest.split_ascii_whitespace().next());
             if inside && chain.is_some_and(|chain| chains.contains(chain)) {
                 continue;
             }
@@ -372,7 +372,8 @@ impl<'a> Parser<'a> {
             Some(rest) => rest.split_once(']').map_or(rest, |(_, body)| body.trim_start()),
         };
         let at = end - body.len();
-        let Some(chain) = body.strip_prefix("-A ").and_then(|b| b.split_whitespace().next()) else {
+        let Some(chain) = body.strip_prefix("-A ").and_then(|b| b.split_ascii_whitespace().next())
+        else {
             return Err(self.error(format!("not an appended rule (-A CHAIN …): `{line}`")));
         };
         let words = Words::of_rule(body);

@@ -69,7 +69,7 @@ impl FileForm {
             }
             FileForm::SubnetEnv => {
                 SubnetEnv::parse(path, text).map_err(|e| e.cause)?;
-                Ok(lines(text, |line| line.starts_with("FLANNEL_")))
+                Ok(whole_lines(text, |line| line.starts_with("FLANNEL_") && !line.contains('#')))
             }
             FileForm::Docker => json(text, DOCKER),
             FileForm::Rules => {
@@ -331,8 +331,10 @@ mod tests {
             (FileForm::Presence, "table filter {}\n\n", "# <masked>\n\n"),
             (
                 FileForm::SubnetEnv,
-                "FLANNEL_NETWORK=10.244.0.0/16\nSECRET=s\nFLANNEL_SUBNET=10.244.1.1/24\n",
-                "FLANNEL_NETWORK=10.244.0.0/16\n# <masked>\nFLANNEL_SUBNET=10.244.1.1/24\n",
+                "FLANNEL_NETWORK=10.244.0.0/16\nSECRET=s\nFLANNEL_SUBNET=10.244.1.1/24\n\
+                 FLANNEL_LATER#=s\n",
+                "FLANNEL_NETWORK=10.244.0.0/16\n# <masked>\nFLANNEL_SUBNET=10.244.1.1/24\n\
+                 # <masked>\n",
             ),
             (
                 FileForm::Rules,

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::config_edit::ConfigEdit;
 use super::line::{indent, is_content, put, quoted_like, refused, unquoted, value};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, LONGEST_NAME, Result, shortened};
 use crate::state::kube_proxy::CommandLine;
 use crate::yaml;
 
@@ -104,7 +104,8 @@ pub fn host_path(file: &str, text: &str, inside: &str) -> Result<PathBuf> {
     let container = &pod.spec.containers[container(file, &pod)?];
     let inside = Path::new(inside);
     let refused = |cause: &str| {
-        let cause = format!("{cause} {} of the container", inside.display());
+        let inside = shortened(&inside.display().to_string(), LONGEST_NAME);
+        let cause = format!("{cause} {inside} of the container");
         Error::new(Kind::Parse, file, cause)
             .hint("mount the folder of kube-proxy's configuration as a hostPath")
     };

@@ -173,7 +173,10 @@ fn kube_proxy(path: &str, text: &str) -> Result<String, String> {
             mask_field(&mut document, &path);
         }
     }
-    yaml::render(path, &document).map_err(|e| e.cause)
+    let kept = yaml::render(path, &document).map_err(|e| e.cause)?;
+    // A tag of YAML may be lost, and with it what the text means. kube-proxy's configuration has none.
+    yaml::parse::<KubeProxyConfig>(path, &kept).map_err(|e| e.cause)?;
+    Ok(kept)
 }
 
 /// Masks the field at `path`, unless it is empty, true or false.
@@ -305,6 +308,13 @@ mod tests {
         let docker = r#"{"iptables": false, "log-opts": {"splunk-token": "s3cret"}, "PSK": 1}"#;
         let kept = FileForm::Docker.kept("d", docker).unwrap();
         assert!(kept.contains("\"iptables\":false") && !kept.contains("s3cret"), "{kept}");
+    }
+
+    #[test]
+    fn what_would_not_be_read_again_is_not_kept() {
+        let text = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
+                    featureGates: !t\n";
+        assert!(FileForm::KubeProxy.kept("c", text).is_err());
     }
 
     #[test]

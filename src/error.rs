@@ -107,8 +107,8 @@ impl Error {
     /// rights each give the error a kind of its own.
     pub fn io(path: impl AsRef<std::path::Path>, error: &std::io::Error) -> Self {
         use std::io::ErrorKind as E;
-        /// The error number of a disk that fails (errno(3)); std has no kind for it.
-        const EIO: i32 = 5;
+        // std has no kind for the error of a disk that fails.
+        let fails = error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
         let path = path.as_ref().display().to_string();
         match error.kind() {
             E::NotFound => Error::new(Kind::NotFound, path, error),
@@ -116,7 +116,7 @@ impl Error {
                 Error::new(Kind::Store, path, error)
                     .hint("free some room there, or name another store with --store DIR")
             }
-            _ if error.raw_os_error() == Some(EIO) => Error::new(Kind::Store, path, error)
+            _ if fails => Error::new(Kind::Store, path, error)
                 .hint("see what the kernel says about that disk: `dmesg`"),
             E::PermissionDenied => Error::new(Kind::Permission, path, error).hint("run as root"),
             _ => Error::new(Kind::Unexpected, path, error),

@@ -1,4 +1,5 @@
-//! Facts about this process: its network namespace, its start time, and the path of its program.
+//! Facts about this process: its network namespace, its start time, the path of its program, and the
+//! file systems that it writes to.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -125,8 +126,7 @@ pub fn copy_program(to: &Path) -> Result<()> {
     // Of a copy that was cut off.
     let _ = fs::remove_file(&half);
     let size = fs::metadata(&own).map_err(|e| Error::io(&own, &e))?.len();
-    let stat = rustix::fs::statvfs(folder).map_err(|e| Error::io(folder, &e.into()))?;
-    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    let free = free_bytes(folder)?;
     if free < size.saturating_add(SPARE) {
         let cause = format!(
             "a copy of {NAME} needs {} KiB here, and {} KiB are free",
@@ -145,6 +145,25 @@ pub fn copy_program(to: &Path) -> Result<()> {
             let _ = fs::remove_file(&half);
         })
         .map_err(|e| Error::io(to, &e))
+}
+
+/// The bytes that root may still use in the file system of `path`.
+///
+/// # Errors
+/// The system's error of statvfs(3).
+pub fn free_bytes(path: &Path) -> Result<u64> {
+    let stat = rustix::fs::statvfs(path).map_err(|e| Error::io(path, &e.into()))?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Whether `path` is on a file system in memory: tmpfs or ramfs, by the types of statfs(2).
+///
+/// # Errors
+/// The system's error of statfs(2).
+pub fn is_in_memory(path: &Path) -> Result<bool> {
+    const TYPES: [i128; 2] = [0x0102_1994, 0x8584_58f6];
+    let stat = rustix::fs::statfs(path).map_err(|e| Error::io(path, &e.into()))?;
+    Ok(TYPES.contains(&i128::from(stat.f_type)))
 }
 
 /// When process `pid` started, in clock ticks since boot. PID and start time together identify a

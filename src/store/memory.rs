@@ -7,8 +7,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{statfs, statvfs};
-
 use super::folder::{self, Purpose::Writer};
 use super::journal::JOURNAL;
 use super::run::{RUN, Run};
@@ -18,6 +16,7 @@ use super::write_run::write;
 use super::{Store, disk};
 use crate::clock;
 use crate::error::{Error, Kind, Result};
+use crate::runtime::{free_bytes, is_in_memory};
 
 /// The folder of the copies, one for each pending run, wherever the store is.
 const DIR: &str = "/run/proxyshift/runs";
@@ -32,9 +31,6 @@ const SNAPSHOTS: &str = "snapshots";
 /// The part of the free memory that one copy may take. The node needs the rest of /run.
 const SHARE: u64 = 4;
 
-/// What statfs(2) calls file systems in memory: tmpfs and ramfs.
-const MEMORY: [i64; 2] = [0x0102_1994, 0x8584_58f6];
-
 impl Store {
     /// Copies the run, its journal and its snapshots to memory, unless there is a copy.
     ///
@@ -45,8 +41,7 @@ impl Store {
             return Ok(());
         }
         folder::make_private(Path::new(DIR), |_| true)?;
-        let stat = statfs(DIR).map_err(|e| Error::io(DIR, &e.into()))?;
-        if !MEMORY.contains(&stat.f_type) {
+        if !is_in_memory(Path::new(DIR))? {
             return Err(Error::new(Kind::Store, DIR, "is not in memory"));
         }
         let temporary = disk::temporary_dir(Path::new(DIR))?;
@@ -153,9 +148,7 @@ fn snapshot_in(copy: &Path, id: &str) -> PathBuf {
 fn copy_snapshot(snapshot: &Snapshot, copy: &Path) -> Result<()> {
     let tree = disk::read_tree(&snapshot.dir, disk::LIMITS)?;
     let size: usize = tree.values().map(Vec::len).sum();
-    let stat = statvfs(copy).map_err(|e| Error::io(copy, &e.into()))?;
-    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-    if free / SHARE < size as u64 {
+    if free_bytes(copy)? / SHARE < size as u64 {
         let cause = format!("{} KiB would take too much of its room", size.div_ceil(1024));
         return Err(Error::new(Kind::Store, DIR, cause));
     }

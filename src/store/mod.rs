@@ -25,6 +25,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Kind, Result};
+use crate::runtime::free_bytes;
 use folder::Purpose::Reader;
 
 /// The store's directory without `--store DIR`.
@@ -143,8 +144,7 @@ impl Store {
     /// # Errors
     /// [`Kind::Store`] with how much space is missing.
     pub fn room_for(&self, bytes: u64) -> Result<()> {
-        let stat = rustix::fs::statvfs(&self.dir).map_err(|e| Error::io(&self.dir, &e.into()))?;
-        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        let free = free_bytes(&self.dir)?;
         if free >= bytes {
             return Ok(());
         }

@@ -77,12 +77,17 @@ impl Store {
     /// # Errors
     /// [`Kind::Store`] if that run cannot be read.
     pub fn run(&self, id: &str) -> Result<Option<Run>> {
-        if let Some(run) = self.scan_runs()?.runs.into_iter().find(|run| run.id == id) {
-            return Ok(Some(run));
-        }
-        match self.run_folders()?.into_iter().find(|dir| disk::name_of(dir) == id) {
-            Some(dir) => self.read_run(&dir).map(Some).map_err(Stray::error),
-            None => Ok(None),
+        let copy = self.runs_in_memory().into_iter().find(|run| run.id == id);
+        let folders = match self.run_folders() {
+            Err(_) if copy.is_some() => Vec::new(),
+            folders => folders?,
+        };
+        let dir = folders.iter().find(|dir| disk::name_of(dir) == id);
+        match (dir.map(|dir| self.read_run(dir)), copy) {
+            (Some(Ok(run)), Some(copy)) => Ok(Some(newer(run, copy))),
+            (Some(Ok(run)), None) => Ok(Some(run)),
+            (Some(Err(stray)), None) => Err(stray.error()),
+            (_, copy) => Ok(copy),
         }
     }
 
@@ -140,11 +145,10 @@ impl Store {
                 Err(stray) => scanned.strays.push(stray),
             }
         }
-        for run in in_memory {
-            match scanned.runs.iter_mut().find(|other| other.id == run.id) {
-                None => scanned.runs.push(run),
-                Some(other) if other.writes < run.writes => *other = run,
-                Some(_) => {}
+        for copy in in_memory {
+            match scanned.runs.iter_mut().find(|run| run.id == copy.id) {
+                None => scanned.runs.push(copy),
+                Some(run) => *run = newer(run.clone(), copy),
             }
         }
         scanned.runs.sort_by(|a, b| (a.seq, &a.id).cmp(&(b.seq, &b.id)));
@@ -236,6 +240,11 @@ pub(super) struct ScannedRuns {
     pub runs: Vec<Run>,
     /// What is passed over.
     pub strays: Vec<Stray>,
+}
+
+/// The newer one of a run on the disk and its copy in memory.
+fn newer(run: Run, copy: Run) -> Run {
+    if run.writes < copy.writes { copy } else { run }
 }
 
 /// The runs that are kept however old they are: those that are pending or still need the operator,

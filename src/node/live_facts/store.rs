@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
+use crate::runtime::free_bytes;
+
 /// The bytes that root may still use in the file system of `directory`, which may not exist yet.
 pub(super) fn free(directory: &Path) -> Option<u64> {
     let there = directory.ancestors().find(|d| d.exists())?;
-    let stat = rustix::fs::statvfs(there).ok()?;
-    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+    free_bytes(there).ok()
 }
 
 #[cfg(test)]

@@ -53,7 +53,7 @@ impl Partner {
         Partner::Second { child: None, since: Instant::now(), backoff: Backoff::new() }
     }
 
-    /// Whether this process leaves it to the other one to act first.
+    /// Whether the other process is to act first.
     pub(super) fn acts_first(&self) -> bool {
         matches!(self, Partner::First(_))
     }

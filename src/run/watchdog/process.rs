@@ -80,7 +80,7 @@ pub fn watch(watched: &Watched<'_>, armed: &dyn Fn(WatchdogForm)) -> Result<()> 
     if form == WatchdogForm::Unit {
         watchdog.use_log();
     }
-    registry::enter(watched.id, form);
+    registry::add_own(watched.id, form);
     watchdog.partner.ready();
     if watched.role == Role::First {
         armed(form);
@@ -89,7 +89,7 @@ pub fn watch(watched: &Watched<'_>, armed: &dyn Fn(WatchdogForm)) -> Result<()> 
     if form == WatchdogForm::Unit {
         unit::stop_timer(watched.id);
     }
-    registry::leave(watched.id);
+    registry::remove_own(watched.id);
     Ok(())
 }
 

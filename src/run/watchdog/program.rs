@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{StatVfsMountFlags, statfs, statvfs};
+use rustix::fs::{StatVfsMountFlags, statvfs};
 
 use crate::error::{Error, Kind, Result};
 use crate::node::command::Command;
@@ -23,9 +23,6 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Whether SELinux enforces its policy: the file has `1` then.
 const ENFORCED: &str = "/sys/fs/selinux/enforce";
-
-/// The types of file systems in memory, as statfs(2) has them: tmpfs and ramfs.
-const IN_MEMORY: [i128; 2] = [0x0102_1994, 0x8584_58f6];
 
 /// Where the installed program should be.
 const INSTALL: &str = "/usr/local/sbin";
@@ -117,7 +114,7 @@ fn unfit(path: &Path) -> Option<&'static str> {
     if is_noexec(path).unwrap_or(true) {
         return Some("is on a file system that is mounted with the option noexec");
     }
-    let in_memory = statfs(path).map_or(true, |stat| IN_MEMORY.contains(&i128::from(stat.f_type)));
+    let in_memory = runtime::is_in_memory(path).unwrap_or(true);
     in_memory.then_some("is in memory, so it would be gone after a reboot")
 }
 

@@ -102,7 +102,7 @@ pub(super) fn kept_environment(id: &str) -> Vec<Variable> {
 }
 
 /// Notes that this process is a watchdog of the run `id`.
-pub(super) fn enter(id: &str, form: WatchdogForm) {
+pub(super) fn add_own(id: &str, form: WatchdogForm) {
     let pid = std::process::id();
     let Some(start) = process_start(pid) else { return };
     if let Ok(folder) = make(id) {
@@ -113,7 +113,7 @@ pub(super) fn enter(id: &str, form: WatchdogForm) {
 
 /// Removes what is noted of this process and, if it is the last watchdog of the run `id`, of the
 /// run.
-pub(super) fn leave(id: &str) {
+pub(super) fn remove_own(id: &str) {
     let own = std::process::id();
     let folder = folder(id);
     if let Some(start) = process_start(own) {

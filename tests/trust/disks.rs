@@ -15,6 +15,7 @@ use proxyshift::state::kube_proxy::controller::{Commands, StaticPod};
 
 use crate::common::node::{Case, Proxyshift};
 use crate::common::{in_machine, in_namespace, poll, run, run_with};
+use crate::only_a_switch;
 
 const WITHIN: Duration = Duration::from_secs(20);
 
@@ -222,21 +223,10 @@ fn what_cannot_be_exchanged_is_found_before() {
     }
 }
 
-/// A migration that is little but a snapshot and a switch.
-const PLAYBOOK: &str = r#"
-playbook: only-a-switch
-from: iptables
-to: ipvs
-stages:
-  - snapshot: {}
-  - switch:
-      controller: {commands: {stop: [touch, /run/stopped], start: [touch, /run/started], again: safe}}
-      timeout: 3s
-  - converge: {parity: services, timeout: 3s}
-  - verify: {invariants: all, probes: baseline}
-  - confirm: {within: 5m}
-on_failure: rollback
-"#;
+/// A migration whose kube-proxy is never to be stopped.
+fn playbook() -> String {
+    only_a_switch("touch, /run/stopped", "touch, /run/started", "3s")
+}
 
 /// Before, this was found at the switch: exit 4, and kube-proxy was restarted to no end.
 #[test]
@@ -246,7 +236,7 @@ fn a_migration_stops_before_it_begins() {
     }
     let case = Case::of("docker-iptables-1.30", Backend::Nft);
     let proxyshift: &Proxyshift = &case.proxyshift;
-    fs::write("/run/playbook.yaml", PLAYBOOK).expect("written");
+    fs::write("/run/playbook.yaml", playbook()).expect("written");
     let migrate = "migrate --to ipvs --yes --no-confirm --playbook /run/playbook.yaml";
     let config = "/var/lib/kube-proxy/config.conf";
     fs::hard_link(config, "/var/lib/kube-proxy/other").expect("linked");
@@ -265,7 +255,7 @@ fn what_was_never_switched_is_not_restarted() {
     }
     let case = Case::of("docker-iptables-1.30", Backend::Nft);
     let hook = "hooks: {before_switch: [{run: [ln, /var/lib/kube-proxy/config.conf, /var/lib/kube-proxy/other], timeout: 10s, again: safe}]}\n";
-    fs::write("/run/playbook.yaml", format!("{PLAYBOOK}{hook}")).expect("written");
+    fs::write("/run/playbook.yaml", playbook() + hook).expect("written");
     let migrate = "migrate --to ipvs --yes --no-confirm --playbook /run/playbook.yaml";
     let ended = case.proxyshift.run(migrate);
     ended.reports(&["2 names"]);

@@ -12,6 +12,7 @@ use crate::common::disk::new_disk;
 use crate::common::in_machine;
 use crate::common::node::{Case, Ended, Proxyshift, assert_same};
 use crate::failing_store::{Failing, Failure};
+use crate::only_a_switch;
 
 /// Fails unless the exit code tells what became of the node. Returns the code.
 fn is_true(ended: &Ended, rules: &str, before: &str, after: Option<&str>, what: &str) -> i32 {
@@ -75,25 +76,12 @@ fn fails_in_a_run(test: &str, backend: Backend, options: &str, failure: Failure)
     assert!(undone > 0, "it never failed in time");
 }
 
-/// Starts a kube-proxy that only sleeps.
-pub(crate) const START: &str =
-    "cp -f /bin/sleep /run/kube-proxy; /run/kube-proxy 1000 >/dev/null 2>&1 &";
-
-/// A migration that is little but a switch, whose hook lets the store fail.
-pub(crate) const PLAYBOOK: &str = r#"
-playbook: only-a-switch
-from: iptables
-to: ipvs
-stages:
-  - snapshot: {}
-  - switch:
-      controller: {commands: {stop: [pkill, -x, kube-proxy], start: [sh, /run/start.sh], again: safe}}
-      timeout: 20s
-  - converge: {parity: services, timeout: 3s}
-  - verify: {invariants: all, probes: baseline}
-  - confirm: {within: 5m}
-on_failure: rollback
-"#;
+/// A migration that is little but a switch, of a kube-proxy that only sleeps.
+pub(crate) fn switch_of_a_sleeper() -> String {
+    let start = "cp -f /bin/sleep /run/kube-proxy; /run/kube-proxy 1000 >/dev/null 2>&1 &";
+    fs::write("/run/start.sh", start).expect("written");
+    only_a_switch("pkill, -x, kube-proxy", "sh, /run/start.sh", "20s")
+}
 
 /// The store of a migration fails before or after its switch.
 fn fails_in_a_migration(test: &str, failure: Failure) {
@@ -105,14 +93,14 @@ fn fails_in_a_migration(test: &str, failure: Failure) {
     let config = Path::new("/var/lib/kube-proxy/config.conf");
     let text = fs::read_to_string(config).expect("a configuration");
     fs::write("/run/fail.sh", failure.script()).expect("written");
-    fs::write("/run/start.sh", START).expect("written");
+    let playbook = switch_of_a_sleeper();
     for hook in ["before_switch", "after_switch"] {
         new_disk();
         let hooks = format!(
             "hooks: {{{hook}: [{{run: [sh, -c, \"sh /run/fail.sh; touch /var/lib/failed\"], \
              timeout: 20s, again: safe}}]}}\n"
         );
-        fs::write("/var/lib/playbook.yaml", format!("{PLAYBOOK}{hooks}")).expect("written");
+        fs::write("/var/lib/playbook.yaml", format!("{playbook}{hooks}")).expect("written");
         let _ = fs::remove_file("/var/lib/failed");
         let migrate = "migrate --to ipvs --yes --no-confirm --playbook /var/lib/playbook.yaml";
         let ended = proxyshift.run(migrate);

@@ -8,7 +8,7 @@ use proxyshift::state::Backend;
 
 use crate::common::node::{Case, assert_same};
 use crate::common::{in_machine, in_namespace, run, run_with};
-use crate::failing_runs::{PLAYBOOK, START};
+use crate::failing_runs::switch_of_a_sleeper;
 
 /// The folder of the only run.
 fn folder(store: &Path) -> PathBuf {
@@ -189,11 +189,11 @@ fn what_others_added_is_named_by_the_undo_of_a_migration() {
     let Case { node, proxyshift, .. } = &Case::of("docker-iptables-1.30", Backend::Nft);
     let added = "FORWARD -s 10.5.0.0/16 -j ACCEPT";
     let hook = added.split(' ').collect::<Vec<_>>().join(", ");
+    let switch = switch_of_a_sleeper();
     let playbook = format!(
-        "{PLAYBOOK}hooks: {{after_switch: [{{run: [iptables-nft, -A, {hook}], timeout: 20s, \
+        "{switch}hooks: {{after_switch: [{{run: [iptables-nft, -A, {hook}], timeout: 20s, \
          again: safe}}]}}\n"
     );
-    fs::write("/run/start.sh", START).expect("written");
     fs::write("/var/lib/playbook.yaml", playbook).expect("written");
     let migrate = "migrate --to ipvs --yes --no-confirm --playbook /var/lib/playbook.yaml";
     // This kube-proxy never serves, so the migration goes back by itself.

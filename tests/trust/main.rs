@@ -110,3 +110,24 @@ fn newest_snapshot(proxyshift: &Proxyshift) -> String {
 fn compile(source: &str, to: &str) {
     run_with(source, &["rustc", "--edition", "2024", "--crate-name", "stranger", "-o", to, "-"]);
 }
+
+/// The text of a playbook that is little but a snapshot and a switch. The commands `stop` and `start`,
+/// of which the words are parted by commas, have `timeout`.
+fn only_a_switch(stop: &str, start: &str, timeout: &str) -> String {
+    format!(
+        r#"
+playbook: only-a-switch
+from: iptables
+to: ipvs
+stages:
+  - snapshot: {{}}
+  - switch:
+      controller: {{commands: {{stop: [{stop}], start: [{start}], again: safe}}}}
+      timeout: {timeout}
+  - converge: {{parity: services, timeout: 3s}}
+  - verify: {{invariants: all, probes: baseline}}
+  - confirm: {{within: 5m}}
+on_failure: rollback
+"#
+    )
+}

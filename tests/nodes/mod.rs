@@ -27,10 +27,14 @@ pub fn names() -> Vec<String> {
 
 /// The files of the captured node `name`, keyed by their path in its folder.
 pub fn files(name: &str) -> Files {
-    let root = folder().join(name);
+    files_below(&folder().join(name))
+}
+
+/// The files below `root`, keyed by their path there.
+pub fn files_below(root: &Path) -> Files {
     let mut files = Files::new();
-    collect(&root, &root, &mut files);
-    assert!(!files.is_empty(), "{name}");
+    collect(root, root, &mut files);
+    assert!(!files.is_empty(), "{}", root.display());
     files
 }
 

@@ -4,7 +4,8 @@
 # make soak    every case on a virtual machine, each stage failing or killed; writes docs/soak.md
 # make dist    one static binary with its checksum, and the Ansible collection with it, in dist/
 # make ansible gets what the tests with Ansible need: two versions of it, ansible-lint, sshd, kubectl
-# make vm      gets what that machine needs: Debian's kernel, virtme-ng, kube-proxy
+# make vm      gets what that machine needs: Debian's kernel, virtme-ng, kube-proxy 1.20.2
+# make kubernetes  builds the Kubernetes programs of today
 # make bench   how fast it is
 # make readme  runs the README's transcript and the wizard again, and writes them there
 # make man     writes the manual pages again
@@ -17,7 +18,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .SILENT:
 .DEFAULT_GOAL := demo
-.PHONY: demo test fuzz dist ansible vm soak bench readme man clean debian rust
+.PHONY: demo test fuzz dist ansible vm kubernetes soak bench readme man clean debian rust
 
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/sbin:/usr/sbin:/sbin
 
@@ -71,7 +72,7 @@ test soak: export RUSTFLAGS := $(static)
 test soak: build := test --no-run
 test soak: built := debug
 test soak: out := target/dist
-test: debian vm ansible dist rust
+test: debian kubernetes vm ansible dist rust
 	[ "$$(id -u)" = 0 ] || { echo 'make test: run it as root, the tests make network namespaces' >&2; exit 1; }
 	# 200 clean-ups beside another writer; 20 are enough for a quick `cargo test`.
 	export PROXYSHIFT_RUNS=$${PROXYSHIFT_RUNS:-200}
@@ -98,9 +99,13 @@ ansible:
 vm:
 	tests/vm/setup
 
+kubernetes:
+	tests/kubernetes/setup
+
 # Every case, on the machine that `make test` boots too, for as long as it takes.
 soak: debian vm ansible dist rust
 	tests/vm/setup kubelet
+	tests/kubernetes/setup soak
 	export PROXYSHIFT_SOAK_PAGE=$$PWD/docs/soak.md
 	PROXYSHIFT_CASES=cases:: cargo test --target $(target) --test vm -- --nocapture
 

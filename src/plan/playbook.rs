@@ -94,7 +94,7 @@ pub fn builtin(from: Mode, to: Mode) -> Result<Playbook> {
 /// # Errors
 /// [`Kind::Usage`] if no built-in playbook leads from `from` to `to`.
 pub fn builtin_text(from: Mode, to: Mode) -> Result<(&'static str, &'static str)> {
-    supported(to)?;
+    reachable(from, to)?;
     let name = if from == to { UPGRADE.to_owned() } else { format!("{from}-to-{to}.yaml") };
     BUILTIN.into_iter().find(|(file, _)| *file == name).ok_or_else(|| {
         Error::new(Kind::Usage, format!("--to {to}"), format!("there is no way from {from} to it"))
@@ -102,8 +102,8 @@ pub fn builtin_text(from: Mode, to: Mode) -> Result<(&'static str, &'static str)
     })
 }
 
-/// Refuses a mode that no playbook leads to yet. The error's hint says what the operator can do
-/// meanwhile.
+/// Refuses a mode that no built-in playbook leads to yet. The error's hint says what the operator
+/// can do meanwhile.
 ///
 /// # Errors
 /// [`Kind::Usage`], with the reason from [`ProxyMode::unsupported`](mode::ProxyMode::unsupported).
@@ -112,6 +112,12 @@ pub fn supported(to: Mode) -> Result<()> {
         Some(unsupported) => Err(unsupported.error(format!("--to {to}"))),
         None => Ok(()),
     }
+}
+
+/// Refuses a way from one mode to another for which there are no stages yet. An upgrade changes no
+/// mode, so it is refused only in a mode that kube-proxy no longer has.
+fn reachable(from: Mode, to: Mode) -> Result<()> {
+    if from == to && mode::of(to).is_target() { Ok(()) } else { supported(to) }
 }
 
 /// The mode from which the built-in playbook to the mode `to` starts.
@@ -157,7 +163,7 @@ impl Playbook {
             (None, None) => (running, running),
             _ => return unfit("from, to: names one and not the other".into()),
         };
-        supported(to)?;
+        reachable(from, to)?;
         // A node that is already in the new mode is accepted, because the leftovers of the old mode
         // are still to be cleaned.
         if from != running && to != running {

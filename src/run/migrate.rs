@@ -173,7 +173,9 @@ pub(super) fn stages(playbook: &Playbook) -> Vec<Box<dyn stage::Stage>> {
 }
 
 fn supported(options: &MigrateOptions<'_>) -> Result<()> {
-    playbook::supported(options.to)?;
+    if options.playbook.is_none() {
+        playbook::supported(options.to)?;
+    }
     match options.ignore.iter().find(|id| !is_check(id)) {
         None => Ok(()),
         Some(id) => Err(Error::new(Kind::Usage, id, "no check has this id")
@@ -288,7 +290,9 @@ pub fn preview(
     to: Mode,
     playbook: Option<&Path>,
 ) -> Result<Option<Preview>> {
-    playbook::supported(to)?;
+    if playbook.is_none() {
+        playbook::supported(to)?;
+    }
     let from = running(catalogue, state)?;
     if from == to && playbook.is_none() {
         return Ok(None);

@@ -17,7 +17,9 @@ use crate::ui::page::Page;
 use crate::ui::table::counted;
 
 pub(in crate::front) fn run(command: &Invocation<'_>, options: &args::MigrateArgs) -> Result<u8> {
-    crate::plan::playbook::supported(options.to)?;
+    if options.playbook.is_none() {
+        crate::plan::playbook::supported(options.to)?;
+    }
     command.can_ask("migrate", &format!("look first: `proxyshift check --to {}`", options.to))?;
     let requested = MigrateOptions {
         to: options.to,

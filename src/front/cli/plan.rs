@@ -20,7 +20,7 @@ use crate::ui::page::Page;
 use crate::ui::table::counted;
 
 pub(in crate::front) fn run(command: &Invocation<'_>, options: &args::PlanArgs) -> Result<u8> {
-    if let Some(to) = options.to {
+    if let Some(to) = options.to.filter(|_| options.playbook.is_none()) {
         supported(to)?;
     }
     let state = command.state(options.snapshot.as_deref())?;

@@ -241,6 +241,12 @@ fn a_playbook_must_fit_the_node_and_itself() {
     // A node that is already in the new mode still has leftovers of the old mode.
     let there = Playbook::parse("own.yaml", SMALL, Mode::Ipvs).unwrap();
     assert_eq!((there.from, there.to), (Mode::Iptables, Mode::Ipvs));
+    // An upgrade needs no way to the mode, but a mode that kube-proxy still has.
+    let upgrade = replaced("from: iptables\nto: ipvs\n", "");
+    let upgrade = upgrade.replace("- switch: {}", "- upgrade: {ask: now}");
+    let within = |mode| Playbook::parse("own.yaml", &upgrade, mode).map(|p| (p.from, p.to));
+    assert_eq!(within(Mode::Nftables).unwrap(), (Mode::Nftables, Mode::Nftables));
+    assert_eq!(within(Mode::Userspace).unwrap_err().kind, Kind::Usage);
 }
 
 #[test]

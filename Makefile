@@ -6,6 +6,7 @@
 # make ansible gets what the tests with Ansible need: two versions of it, ansible-lint, sshd, kubectl
 # make vm      gets what that machine needs: Debian's kernel, virtme-ng, kube-proxy 1.20.2
 # make kubernetes  builds the Kubernetes programs of today
+# make cluster gets what a real cluster in namespaces needs beside them: etcd, containerd, images
 # make bench   how fast it is
 # make readme  runs the README's transcript and the wizard again, and writes them there
 # make man     writes the manual pages again
@@ -18,7 +19,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .SILENT:
 .DEFAULT_GOAL := demo
-.PHONY: demo test fuzz dist ansible vm kubernetes soak bench readme man clean debian rust
+.PHONY: demo test fuzz dist ansible vm kubernetes cluster soak bench readme man clean debian rust
 
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/sbin:/usr/sbin:/sbin
 
@@ -72,7 +73,7 @@ test soak: export RUSTFLAGS := $(static)
 test soak: build := test --no-run
 test soak: built := debug
 test soak: out := target/dist
-test: debian kubernetes vm ansible dist rust
+test: debian cluster vm ansible dist rust
 	[ "$$(id -u)" = 0 ] || { echo 'make test: run it as root, the tests make network namespaces' >&2; exit 1; }
 	# 200 clean-ups beside another writer; 20 are enough for a quick `cargo test`.
 	export PROXYSHIFT_RUNS=$${PROXYSHIFT_RUNS:-200}
@@ -101,6 +102,9 @@ vm:
 
 kubernetes:
 	tests/kubernetes/setup
+
+cluster: kubernetes
+	tests/cluster/setup
 
 # Every case, on the machine that `make test` boots too, for as long as it takes.
 soak: debian vm ansible dist rust

@@ -4,6 +4,7 @@
 pub mod disk;
 pub mod node;
 pub mod schemas;
+pub mod tried;
 pub mod vm;
 
 use std::io::{BufRead, BufReader, Read, Write};

@@ -1,0 +1,92 @@
+//! The namespaces that hold the whole cluster. From the host nothing of it can be seen but its
+//! processes and a folder of control groups; all of it ends with the test.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::common::run;
+use crate::common::tried::hold_readme_to;
+
+/// The variable that is set inside, with the folder of control groups for the nodes.
+const CONTROL_GROUPS: &str = "PROXYSHIFT_CONTROL_GROUPS";
+
+/// What an `ip netns` of its own and an empty /run need. The rest of the script is the test.
+const PREPARE: &str = "mount -t tmpfs -o mode=755 proxyshift /run && mount -t proc proc /proc && \
+                       ip link set lo up && exec \"$@\"";
+
+/// Runs the cases whose names contain `wanted`, in namespaces that look like a machine. They run one
+/// after the other, as what one does to Services would be seen by the kube-proxies of the others.
+pub fn run_cases(wanted: &str) {
+    let groups = ControlGroups::make();
+    // What unshare has started ends with unshare, and unshare with this test.
+    let mut command = Command::new("setpriv");
+    command
+        .args([
+            "--pdeathsig",
+            "KILL",
+            "unshare",
+            "-nmpf",
+            "--propagation",
+            "private",
+            "--kill-child",
+            "sh",
+            "-c",
+            PREPARE,
+            "sh",
+        ])
+        .arg(std::env::current_exe().expect("the test's own path"))
+        .args([wanted, "--ignored", "--nocapture", "--test-threads", "1"])
+        .env(CONTROL_GROUPS, &groups.0)
+        .stdin(Stdio::null());
+    let output = command.output().expect("setpriv, of util-linux, runs");
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    println!("{text}");
+    assert!(output.status.success(), "{}", output.status);
+    hold_readme_to(&text);
+    assert!(!text.contains("running 0 tests"), "no case has `{wanted}` in its name");
+}
+
+/// The folder with the control groups of the nodes. Fails outside of the namespaces.
+pub fn control_groups() -> PathBuf {
+    let folder = std::env::var_os(CONTROL_GROUPS);
+    PathBuf::from(folder.expect("cases run by: PROXYSHIFT_CASES=… cargo test --test cluster"))
+}
+
+/// A folder below the root of version 2 of the control groups. It is removed when this value is
+/// dropped.
+struct ControlGroups(PathBuf);
+
+impl ControlGroups {
+    fn make() -> ControlGroups {
+        let root = run("findmnt -n -f -t cgroup2 -o TARGET");
+        let name = format!("proxyshift-cluster-{}", std::process::id());
+        let folder = Path::new(root.trim()).join(name);
+        fs::create_dir(&folder).expect("a folder of control groups");
+        ControlGroups(folder)
+    }
+}
+
+impl Drop for ControlGroups {
+    fn drop(&mut self) {
+        // A control group can only be removed once its last process has ended.
+        for _ in 0..100 {
+            remove(&self.0);
+            if !self.0.exists() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        eprintln!("{} was left", self.0.display());
+    }
+}
+
+/// Removes a folder of control groups with all below it, as far as they are empty.
+fn remove(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            remove(&entry.path());
+        }
+    }
+    let _ = fs::remove_dir(folder);
+}

@@ -65,6 +65,8 @@ fn mask(args: Vec<String>) -> Vec<String> {
     let mut value_is_secret = false;
     args.into_iter()
         .map(|arg| {
+            // A password may hold what would be taken for the end of a name.
+            let arg = mask_address(&arg);
             let (flag, value) =
                 arg.split_once('=').map_or((arg.as_str(), None), |(f, v)| (f, Some(v)));
             let secret = is_secret(flag);
@@ -75,7 +77,7 @@ fn mask(args: Vec<String>) -> Vec<String> {
             match value {
                 _ if is_value && !arg.starts_with('-') => MASK.to_owned(),
                 Some(value) if secret && !value.is_empty() => format!("{flag}={MASK}"),
-                _ => mask_address(&arg),
+                _ => arg,
             }
         })
         .collect()
@@ -137,6 +139,19 @@ mod tests {
             "--v=2",
         ]);
         assert_eq!(mask(args), masked);
+    }
+
+    #[test]
+    fn a_password_with_an_equals_sign_hides_no_secret_behind_it() {
+        for (line, kept) in [
+            ("s://u:a=b@h/TOKEN=c", "s://u:*@h/TOKEN=*"),
+            ("s://token=a:b@h", "s://token=*"),
+            ("TOKEN=s://u:a@h", "TOKEN=*"),
+        ] {
+            let once = masked(line);
+            assert_eq!(once.replace(MASK, "*"), kept);
+            assert_eq!(masked(&once), once);
+        }
     }
 
     #[test]

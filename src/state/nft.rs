@@ -300,6 +300,16 @@ mod tests {
     }
 
     #[test]
+    fn a_number_is_the_same_when_it_is_rendered_and_read_again() {
+        let text = r#"{"nftables": [{"table": {"family": "ip", "name": "t"}},
+            {"quota": {"family": "ip", "table": "t", "name": "q", "val": 2.2222222222222224e97}}]}"#;
+        let before = NftTables::parse("nft.json", text).unwrap();
+        let rendered = json!({"nftables": before.get("ip", "t").unwrap().objects});
+        let again = NftTables::parse("nft.json", &rendered.to_string()).unwrap();
+        assert_eq!(before.differences(&again), [""; 0]);
+    }
+
+    #[test]
     fn nothing_is_dropped_and_native_tables_are_distinguished() {
         let text = r#"{"nftables":[{"metainfo":{"version":"1.0.6"}},
             {"table":{"family":"ip","name":"nat","handle":1}},

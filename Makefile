@@ -132,7 +132,7 @@ clean:
 # Each program that is needed, with the package that has it.
 programs := iptables-nft-save:iptables iptables-legacy-save:iptables nft:nftables ipset:ipset \
     ipvsadm:ipvsadm conntrack:conntrack ip:iproute2 unshare:util-linux sysctl:procps modprobe:kmod \
-    chattr:e2fsprogs cc:gcc cc:libc6-dev
+    chattr:e2fsprogs cc:gcc cc:libc6-dev nfacct:nfacct nfct:nfct
 
 debian:
 	missing=()

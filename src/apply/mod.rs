@@ -13,6 +13,7 @@ mod ipvs;
 pub mod kube_proxy;
 mod links;
 pub mod modules;
+pub mod prerequisites;
 mod rules;
 mod sets;
 pub mod sysctl;
@@ -24,9 +25,8 @@ use std::time::Duration;
 use crate::error::Result;
 use crate::node::command::Command;
 use crate::node::locks::{XTABLES_LOCK, XtablesLock};
-use crate::node::nfnetlink::accounting;
 use crate::node::tools::{Tool, Tools};
-use crate::plan::change::{Direction, Edit, Target};
+use crate::plan::change::{Edit, Target};
 use crate::state::Backend;
 use crate::state::equivalence::Difference;
 
@@ -99,15 +99,10 @@ impl<'a> Kernel<'a> {
     /// not free in time. Any other error: the kernel refused, and nothing of this edit was applied.
     pub fn apply(&self, edit: &Edit) -> Result<Applied> {
         match &edit.target {
-            Target::Table(table) => {
-                if edit.direction == Direction::Add {
-                    accounting::make(&table.accounting())?;
-                }
-                match table.ruleset.backend {
-                    Backend::Legacy => rules::legacy::apply(self, edit.direction, table),
-                    Backend::Nft => rules::nft::apply(self, edit.direction, table),
-                }
-            }
+            Target::Table(table) => match table.ruleset.backend {
+                Backend::Legacy => rules::legacy::apply(self, edit.direction, table),
+                Backend::Nft => rules::nft::apply(self, edit.direction, table),
+            },
             Target::NativeTable(native) => {
                 rules::native::apply(self, edit.direction, native).map(|()| Applied::default())
             }

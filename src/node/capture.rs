@@ -14,7 +14,8 @@ use serde_json::Value;
 use super::command::CommandOutput;
 use super::nfnetlink::Netfilter;
 use super::tools::{Tool, Tools};
-use super::{config_files, kube_proxy_api, lossy_save::lossy, processes, subsystems, sysctls};
+use super::{config_files, kube_proxy_api, lossy_save::lossy, prerequisites, processes};
+use super::{subsystems, sysctls};
 use crate::error::{Error, Kind, Result};
 use crate::event::{Event, Silent, Sink};
 use crate::state::ipvs::{ConnectionLimits, VirtualServers};
@@ -66,6 +67,9 @@ pub fn capture_reporting(tools: &Tools, extent: Extent, sink: &dyn Sink) -> Resu
     rules?;
     let failed = |_| Error::new(Kind::Unexpected, "ipset save", "cannot be read");
     put(&mut files, "ipset.save", sets.map_err(failed)??);
+    for (name, text) in prerequisites::render_named(&files)? {
+        put(&mut files, name, text);
+    }
     ipvs(tools, &mut files)?;
     links(tools, &mut files)?;
     put(&mut files, "sysctl.txt", sysctls::read()?);

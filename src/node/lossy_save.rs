@@ -28,12 +28,15 @@ const OTHER_BUILD: &str =
 const BY_NFT: &str = "move the rules that nft wrote into a table of their own (`nft list table …`)";
 const AGAIN: &str = "run the program by hand and see what it prints";
 
-/// Any line on standard error is a fault, except the remark that the other backend has tables too.
+/// Any line on standard error is a fault, except two remarks: that the other backend has tables too,
+/// and that there is no file with names of connection labels, which are numbers then.
 fn complaint(stderr: &str) -> Option<SaveFault> {
     let line = stderr.lines().map(str::trim).find(|line| {
         let both_backends =
             line.starts_with("# Warning: ") && line.contains(" tables present, use ");
-        !line.is_empty() && !both_backends
+        let no_labels = line.starts_with("Warning: cannot open /")
+            && line.ends_with("/connlabel.conf: No such file or directory");
+        !line.is_empty() && !both_backends && !no_labels
     })?;
     Some(SaveFault { cause: format!("its program warned: {line}"), hint: AGAIN })
 }
@@ -168,10 +171,12 @@ mod tests {
     }
 
     #[test]
-    fn the_remark_about_the_other_backend_is_let_through_and_nothing_else() {
-        let remark =
-            "# Warning: iptables-legacy tables present, use iptables-legacy-save to see them\n";
+    fn two_remarks_are_let_through_and_nothing_else() {
+        let remark = "# Warning: iptables-legacy tables present, use iptables-legacy-save to see them\n\
+             Warning: cannot open /etc/xtables/connlabel.conf: No such file or directory\n";
         assert!(lossy("f", GOOD, remark).is_none());
+        let unread = remark.replace("No such file or directory", "Permission denied");
+        assert!(cause(GOOD, &unread).contains("Permission denied"));
         let message = cause(GOOD, &format!("{remark}iptables-save: something failed\n"));
         assert!(message.contains("something failed"), "{message}");
     }

@@ -20,6 +20,7 @@ pub mod lossy_save;
 pub mod modules;
 pub mod nfnetlink;
 pub mod observe;
+mod prerequisites;
 pub mod processes;
 mod reading;
 pub mod secrets;

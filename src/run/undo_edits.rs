@@ -1,8 +1,11 @@
 //! Undoes edits by a three-way merge of the baseline, the edits, and the node as it is now.
 
+use std::collections::BTreeSet;
+
+use crate::apply::prerequisites::Definitions;
 use crate::error::{Error, Kind, Result};
 use crate::event;
-use crate::plan::change::{Direction, Edit};
+use crate::plan::change::{Direction, Edit, Target};
 use crate::plan::invariants::{EditProgress, progress};
 use crate::plan::merge;
 use crate::run::Context;
@@ -11,6 +14,7 @@ use crate::run::execution::UndoContext;
 use crate::run::payload::{Replay, StepRef};
 use crate::state::NodeState;
 use crate::state::object::ObjectId;
+use crate::state::prerequisite::{Prerequisite, PrerequisiteKind};
 use crate::state::stage::RunStage;
 use crate::store::journal::Journal;
 
@@ -49,8 +53,7 @@ pub(super) fn undo_edits(
         plan.edits.iter().filter(|e| e.direction == direction).map(Edit::objects).sum()
     };
     let (restored, removed) = (count(Direction::Add), count(Direction::Remove));
-    execute(context, journal, RunStage::Rollback, plan.edits, &plan_again)
-        .map_err(not_rolled_back)?;
+    execute_undo(context, journal, base, plan.edits, &plan_again)?;
 
     let task = event::Task::VerifyRollback;
     context.sink.started(&task);
@@ -73,6 +76,54 @@ pub(super) fn undo_edits(
     };
     context.sink.finished(&task, result);
     Ok(Undone { restored, removed, already_restored: plan.already_restored, failures })
+}
+
+/// Applies `edits`, which undo others, after what their rules name has been made. `base` is the node
+/// state before the undone edits.
+///
+/// # Errors
+/// [`Kind::NotRolledBack`] when an edit could not be applied.
+pub(super) fn execute_undo(
+    context: &Context<'_>,
+    journal: &mut Journal,
+    base: &NodeState,
+    edits: Vec<Edit>,
+    plan_again: &dyn Fn() -> Result<Vec<Edit>>,
+) -> Result<()> {
+    prepare(context, &edits, base);
+    execute(context, journal, RunStage::Rollback, edits, plan_again)
+        .map(drop)
+        .map_err(not_rolled_back)
+}
+
+/// Makes what the restored rules name and somebody else removed meanwhile. What cannot be made is
+/// only warned of, because the kernel refuses the rules that need it, and may take others.
+fn prepare(context: &Context<'_>, edits: &[Edit], base: &NodeState) {
+    let prepared = context.kernel().prepare(&prerequisites(edits), Definitions::of(base));
+    for one in prepared.made {
+        context
+            .sink
+            .note(format!("{one} was gone, and a rule needs it: made as the snapshot has it"));
+    }
+    for (one, e) in prepared.missing {
+        context.sink.warning(format!("{one}, which a rule needs: {e}"));
+    }
+}
+
+/// What the rules that `edits` add name, except the ipsets that `edits` add too.
+fn prerequisites(edits: &[Edit]) -> BTreeSet<Prerequisite> {
+    let (mut needed, mut added) = (BTreeSet::new(), BTreeSet::new());
+    for edit in edits.iter().filter(|edit| edit.direction == Direction::Add) {
+        match &edit.target {
+            Target::Table(table) => needed.extend(table.prerequisites()),
+            Target::Set(set) => {
+                let (kind, name) = (PrerequisiteKind::Set, set.name.clone());
+                added.insert(Prerequisite { kind, name });
+            }
+            _ => {}
+        }
+    }
+    &needed - &added
 }
 
 /// Undoes all edits of a run that consists of edits alone: a clean-up or a fix.

@@ -328,6 +328,7 @@ impl NodeState {
         report("link", links::link_differences(&self.links, &after.links));
         report("route", links::route_differences(&self.routes, &after.routes));
         report("rule", links::rule_differences(&self.policy_rules, &after.policy_rules));
+        found.extend(self.named_differences(after));
         found
     }
 
@@ -341,6 +342,7 @@ impl NodeState {
         let same = |name: &str, text: &str| self.files.get(name).is_none_or(|kept| **kept == *text);
         let mut rest = vec![("ipset.save", self.ipsets.render())];
         rest.push(("ipvs.save", self.ipvs.render()));
+        rest.extend(self.render_named());
         rest.extend(self.tools.iter().map(|tools| ("tools.txt", tools.render())));
         let rest = rest.into_iter().filter(|(name, text)| !same(name, text));
         rules.map(|(id, _)| id.file()).chain(rest.map(|(name, _)| name.to_owned())).next()
@@ -348,7 +350,7 @@ impl NodeState {
 }
 
 /// Turns `- fact`, `+ fact` or `~ fact` into a gone, new or changed [`Difference`].
-fn in_words(part: &str, text: String) -> Difference {
+pub(super) fn in_words(part: &str, text: String) -> Difference {
     let (what, text) = match text.split_at_checked(2) {
         Some(("- ", text)) => (DifferenceKind::Gone, text),
         Some(("+ ", text)) => (DifferenceKind::New, text),

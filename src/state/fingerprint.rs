@@ -1,11 +1,13 @@
-//! A hash of all rules and ipsets of a node state. Two states are compared by their hashes, so that
+//! A hash of all rules and ipsets of a node state, and of what else its rules name. Two states are compared by their hashes, so that
 //! they need not be in memory at the same time: on a large node, each state takes as much memory as
 //! all of the node's rules.
 
 use sha2::{Digest, Sha256};
 
 use crate::state::NodeState;
+use crate::state::accounting::AccountingObject;
 use crate::state::ruleset::Table;
+use crate::state::timeout_policy::TimeoutPolicy;
 
 /// A hash of a node's rules and ipsets. Two equal fingerprints mean that the rules are the same to
 /// the letter and in the same order, and that the ipsets are equivalent. Two unequal fingerprints
@@ -14,7 +16,8 @@ use crate::state::ruleset::Table;
 pub struct Fingerprint([u8; 32]);
 
 impl NodeState {
-    /// The fingerprint of this state's xtables rules and ipsets.
+    /// The fingerprint of this state's xtables rules, and of the ipsets and other objects that they
+    /// name.
     pub fn fingerprint(&self) -> Fingerprint {
         let mut hash = Sha256::new();
         let mut put = |word: &str| {
@@ -38,6 +41,8 @@ impl NodeState {
             }
         }
         let mut facts = self.ipsets.facts();
+        facts.extend(AccountingObject::facts(&self.accounting));
+        facts.extend(TimeoutPolicy::facts(&self.timeout_policies));
         facts.sort_unstable();
         facts.iter().for_each(|fact| put(fact));
         Fingerprint(hash.finalize().into())

@@ -3,6 +3,7 @@
 //! Parsers do no I/O. A capture, a snapshot on disk and an imported archive all yield [`Files`],
 //! and [`NodeState::parse`] turns them into data.
 
+pub mod accounting;
 pub mod argv;
 pub mod cni;
 pub mod conntrack;
@@ -18,11 +19,13 @@ pub mod lookalikes;
 pub mod nft;
 mod node_state;
 pub mod object;
+pub mod prerequisite;
 pub mod rule;
 pub mod ruleset;
 pub mod shared_str;
 pub mod stage;
 pub mod sysctl;
+pub mod timeout_policy;
 pub mod tools;
 
 use std::collections::BTreeMap;

@@ -1,16 +1,17 @@
 //! The state of a node, parsed from all its files.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::Result;
+use crate::state::accounting::AccountingObject;
 use crate::state::cni::SubnetEnv;
 use crate::state::ipset::IpSets;
 use crate::state::ipvs::VirtualServers;
 use crate::state::links::{self, Link, PolicyRule, Route};
 use crate::state::lookalikes::{self, Lookalike};
 use crate::state::nft::{NftTable, NftTables};
-use crate::state::ruleset::{Ruleset, Table};
+use crate::state::ruleset::Ruleset;
+use crate::state::timeout_policy::TimeoutPolicy;
 use crate::state::tools::{self, Process, ToolList};
 use crate::state::{Backend, Files, RulesetId};
 
@@ -25,6 +26,10 @@ pub struct NodeState {
     pub nft: NftTables,
     /// All ipsets of the node.
     pub ipsets: IpSets,
+    /// The accounting objects that rules name; none of a state that an older version captured.
+    pub accounting: Vec<AccountingObject>,
+    /// The timeout policies that rules name; none of a state that an older version captured.
+    pub timeout_policies: Vec<TimeoutPolicy>,
     /// All ipvs virtual servers of the node.
     pub ipvs: VirtualServers,
     /// The network links. Empty only if they were not captured, because every node has `lo`.
@@ -46,16 +51,6 @@ pub struct NodeState {
 }
 
 impl NodeState {
-    /// The names of the accounting objects that rules count into.
-    pub fn accounting(&self) -> BTreeSet<String> {
-        let names = |ruleset: &Ruleset| {
-            let rules = ruleset.tables.iter().flat_map(Table::rules).map(|(_, _, rule)| rule);
-            let names = rules.flat_map(|rule| ruleset.words(rule).accounting());
-            names.map(Cow::into_owned).collect::<Vec<_>>()
-        };
-        self.rulesets.values().flat_map(names).collect()
-    }
-
     /// Parses each file of a node state.
     ///
     /// # Errors
@@ -74,6 +69,12 @@ impl NodeState {
         }
         if let Some((name, text)) = text("ipset.save") {
             state.ipsets = IpSets::parse(name, text)?;
+        }
+        if let Some((name, text)) = text("nfacct.save") {
+            state.accounting = AccountingObject::parse(name, text)?;
+        }
+        if let Some((name, text)) = text("cttimeout.save") {
+            state.timeout_policies = TimeoutPolicy::parse(name, text)?;
         }
         if let Some((name, text)) = text("ipvs.save") {
             state.ipvs = VirtualServers::parse(name, text)?;

@@ -28,13 +28,22 @@ pub struct Words<'a> {
 
 /// Options whose values may look like options, and how many values each takes. iptables prints a
 /// comment, or the name of an accounting object, of one safe word without quotes (`--comment -x`),
-/// and an ipset's name always without quotes (`--match-set !a#b src`).
-const VERBATIM: [(&str, usize); 6] = [
+/// and the name of an ipset, a timeout policy or an estimator always without quotes
+/// (`--match-set !a#b src`).
+const VERBATIM: [(&str, usize); 14] = [
     ("--comment", 1),
     ("--log-prefix", 1),
     ("--nflog-prefix", 1),
     ("--match-set", 2),
+    ("--add-set", 1),
+    ("--del-set", 1),
+    ("--map-set", 1),
     ("--nfacct-name", 1),
+    ("--timeout", 1),
+    ("--rateest", 1),
+    ("--rateest1", 1),
+    ("--rateest2", 1),
+    ("--rateest-name", 1),
     ("--string", 1),
 ];
 
@@ -130,29 +139,6 @@ impl<'a> Words<'a> {
         }
         let comment = |t: Term<'a>| (t.option == "--comment").then(|| t.values.into_iter().next());
         self.terms().into_iter().filter_map(comment).flatten().collect()
-    }
-
-    /// The names of the ipsets that the rule matches, fills or empties.
-    pub fn sets(self) -> Vec<Cow<'a, str>> {
-        const SET_OPTIONS: [&str; 4] = ["--match-set", "--add-set", "--del-set", "--map-set"];
-        if !self.text.contains("-set ") {
-            return Vec::new();
-        }
-        let set = |t: Term<'a>| {
-            SET_OPTIONS.contains(&t.option).then(|| t.values.into_iter().next()).flatten()
-        };
-        self.terms().into_iter().filter_map(set).collect()
-    }
-
-    /// The names of the accounting objects that the rule counts into.
-    pub fn accounting(self) -> Vec<Cow<'a, str>> {
-        const OPTION: &str = "--nfacct-name";
-        if !self.text.contains(OPTION) {
-            return Vec::new();
-        }
-        let name =
-            |t: Term<'a>| (t.option == OPTION).then(|| t.values.into_iter().next()).flatten();
-        self.terms().into_iter().filter_map(name).collect()
     }
 
     /// Refuses what iptables-restore refuses: a quote that is not closed, and a remark (`#`) after

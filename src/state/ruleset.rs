@@ -161,7 +161,7 @@ impl Ruleset {
     }
 
     /// The rule's whole line, with the counters in front.
-    fn line_of(&self, rule: &Rule) -> &str {
+    pub fn line_of(&self, rule: &Rule) -> &str {
         let text = self.text();
         let start = text[..rule.span.start as usize].rfind('\n').map_or(0, |end| end + 1);
         &text[start..rule.span.end as usize]

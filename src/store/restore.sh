@@ -10,7 +10,7 @@ usage() {
     cat <<END
 usage: sh restore.sh [--dry-run] [--yes] [--force]
 
-Puts the rules of snapshot $id back: ipsets that are missing, then every
+Puts the rules of snapshot $id back: what they name and is missing, then every
 iptables table of the snapshot, whole. Whatever was added to these tables
 since is lost; the present state is saved aside first.
 
@@ -164,6 +164,57 @@ plain() {
     done | sed -e '/^#/d' -e 's/^\[[0-9]*:[0-9]*\] //' -e '/^:/s/ \[[0-9]*:[0-9]*\]$//'
 }
 
+# Rules that name an accounting object (nfacct.save), and rules that name a timeout policy
+# (cttimeout.save). The kernel refuses them if what they name is missing.
+rule='^(\[[0-9:]*\] )?-A '
+accounting="$rule.* --nfacct-name "
+policies="$rule.*-j CT .*--timeout "
+
+# Makes the accounting objects and timeout policies that are missing, where the program for that is
+# installed. Names are whatever somebody chose, and stay one word.
+make_named() {
+    if [ -f nfacct.save ] && command -v nfacct >/dev/null; then
+        while IFS=' ' read -r counters quota name; do
+            nfacct get "$name" >/dev/null 2>&1 && continue
+            case $quota in
+                -) set -- ;;
+                *) set -- "${quota%%:*}" "${quota#*:}" ;;
+            esac
+            # The counters are not restored: nfacct has no way to.
+            if quietly nfacct add "$name" "$@"; then
+                say "made the accounting object $name (before, it had counted $counters)"
+            fi
+        done <nfacct.save
+    fi
+    if [ -f cttimeout.save ] && command -v nfct >/dev/null; then
+        set -f
+        while IFS=' ' read -r name words; do
+            nfct get timeout "$name" >/dev/null 2>&1 && continue
+            # shellcheck disable=SC2086 # words
+            quietly nfct add timeout "$name" $words && say "made the timeout policy $name"
+        done <cttimeout.save
+        set +f
+    fi
+}
+
+# Restores file $3 with program $1 and its options $2. If the kernel refuses the file, tries again
+# without the rules that name what may be missing, and adds their number to $left_out.
+restore_file() {
+    # shellcheck disable=SC2086 # two words, or none
+    quietly "$1" $2 -c <"$3" && return
+    for pattern in "$accounting" "$policies" "$accounting|$policies"; do
+        grep -qE -e "$pattern" "$3" || continue
+        grep -vE -e "$pattern" "$3" >"$aside/rest.save"
+        # shellcheck disable=SC2086
+        quietly "$1" $2 -c <"$aside/rest.save" || continue
+        say "$3 was refused as a whole, and taken without these rules, which name what is not there:"
+        grep -E -e "$pattern" "$3" | plainly
+        left_out=$((left_out + $(grep -cE -e "$pattern" "$3")))
+        return
+    done
+    return 1
+}
+
 # Compares directory $1 with the snapshot: the differences into file $2, the rulesets that differ
 # into $different, the missing sets into $missing.
 compare() {
@@ -224,12 +275,14 @@ if [ -n "$missing" ]; then
         failed 'the missing sets could not be made'
     say 'made the missing sets'
 fi
+[ -z "$different" ] || make_named
+left_out=0
 for ruleset in $different; do
     restore=$(program "${ruleset%-*}" "${ruleset#*-}" restore)
     wait=
     case $("$restore" --help 2>&1) in *--wait*) wait='-w 10' ;; esac
-    # shellcheck disable=SC2086 # two words, or none
-    quietly "$restore" $wait -c <"$ruleset.save" || failed "$restore did not take $ruleset.save"
+    restore_file "$restore" "$wait" "$ruleset.save" ||
+        failed "$restore did not take $ruleset.save"
     say "restored $ruleset.save with $restore"
 done
 
@@ -237,6 +290,12 @@ save "$aside/after" || failed 'the rules were restored, but could not be read ba
 compare "$aside/after" "$aside/remaining" || failed 'the rules were restored, but not compared'
 if [ -n "$different" ] || [ -n "$missing" ]; then
     sed -e 50q "$aside/remaining" | plainly
+    [ "$left_out" = 0 ] || {
+        say 'kube-proxy makes its own accounting objects and rules again, when it is restarted. For'
+        say 'the others: install nfacct or nfct, and run this again. It makes what the snapshot has in'
+        say 'nfacct.save and cttimeout.save.'
+        failed "rules were left out ($left_out), see above"
+    }
     failed "something else may be writing rules: they still differ, see $aside/remaining"
 fi
 cat <<END

@@ -17,8 +17,9 @@ use crate::state::{Files, RulesetId};
 const OWN_FILES: [&str; 3] = [MANIFEST, SHA256SUMS, RESTORE];
 
 /// The captured files of a node that are neither rulesets nor below [`CONFIGURATION`].
-const CAPTURED: [&str; 14] = [
+const CAPTURED: [&str; 16] = [
     "addr.json",
+    "cttimeout.save",
     "ipset.save",
     "ipvs.list",
     "ipvs.save",
@@ -26,6 +27,7 @@ const CAPTURED: [&str; 14] = [
     "lookalikes.json",
     "modules.txt",
     "nf_conntrack.stat",
+    "nfacct.save",
     "nft.json",
     "processes.json",
     "route.json",

@@ -57,9 +57,9 @@ const READERS_THAT_WRITE: [(&str, &[&str], &str); 7] = [
     ("node/tools.rs", &["Tool::Modprobe", "Tool::Restore"], "the list of all programs"),
     ("node/nfnetlink/socket.rs", &["Protocol::Raw"], "it sends whatever request it is given"),
     (
-        "node/nfnetlink/accounting.rs",
+        "node/nfnetlink/raw.rs",
         &["Protocol::Raw"],
-        "the requests that `apply` and a rehearsal send; an object by itself changes nothing",
+        "the requests that list objects, and those that `apply` sends to make one",
     ),
     ("node/nfnetlink/mod.rs", &["Batch"], "one connection reads and commits"),
     (

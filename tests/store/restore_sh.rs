@@ -3,7 +3,11 @@
 use std::fs;
 use std::process::{Command, Output, Stdio};
 
+use proxyshift::node::capture::capture;
+use proxyshift::node::nfnetlink::accounting::create_accounting_object;
+use proxyshift::node::tools::Tools;
 use proxyshift::state::Files;
+use proxyshift::state::accounting::AccountingObject;
 use proxyshift::store::manifest::Manifest;
 use proxyshift::store::snapshots::Snapshot;
 
@@ -176,4 +180,96 @@ fn asks_on_a_terminal_and_takes_only_yes() {
     let text = answer("yes");
     assert!(text.contains("DONE") && !text.contains("exit"), "{text}");
     assert!(rules("iptables-nft-save").contains("-j MASQUERADE"));
+}
+
+/// Names that a shell would take for something else.
+const HOSTILE: [&str; 3] = ["$(touch /run/PWNED)", "-f", "*;`id`"];
+
+/// A snapshot whose rules name accounting objects and a timeout policy, which are gone, as after a
+/// reboot.
+fn without_what_rules_name(backend: &str) -> (tempfile::TempDir, Snapshot, String) {
+    let (tmp, store) = store();
+    let program = format!("iptables-{backend}");
+    sh(&format!(
+        "nfacct add ct_state_invalid_dropped_pkts; nfacct add guests packet 10
+         nfct add timeout -z inet tcp established 77 close 5
+         {program} -A FORWARD -m nfacct --nfacct-name ct_state_invalid_dropped_pkts -j DROP
+         {program} -A INPUT -s 10.0.0.0/8 -j ACCEPT
+         {program} -A INPUT -m nfacct --nfacct-name guests -j DROP
+         {program} -t raw -A OUTPUT -p tcp -j CT --timeout -z"
+    ));
+    for name in HOSTILE {
+        sh(&format!("nfacct add '{name}'; {program} -A INPUT -m nfacct --nfacct-name '{name}'"));
+    }
+    let files = capture(&Tools::find()).unwrap();
+    assert!(files["nfacct.save"].contains("[0:0] packet:10 guests\n"), "{}", files["nfacct.save"]);
+    let snapshot = create(&store, &files);
+    let before = rules(&format!("{program}-save"));
+    sh(&format!("{program} -F; {program} -t raw -F; nfacct flush; nfct delete timeout -z"));
+    (tmp, snapshot, before)
+}
+
+fn makes_what_rules_name(backend: &str) {
+    let (_tmp, snapshot, before) = without_what_rules_name(backend);
+    let (code, text) = result(&restore(&snapshot, "--yes"));
+    assert!(code == Some(0) && text.contains("DONE"), "{text}");
+    assert_eq!(rules(&format!("iptables-{backend}-save")), before);
+    let objects = sh("nfacct list; nfct list timeout");
+    for part in ["quota = 00000000000000000010, mode = packet", ".ESTABLISHED = 77"] {
+        assert!(objects.contains(part), "{objects}");
+    }
+    for name in HOSTILE {
+        assert!(objects.contains(&format!("= {name};")), "{objects}");
+    }
+    assert!(!sh("ls /run").contains("PWNED"));
+}
+
+#[test]
+fn makes_what_nft_rules_name() {
+    if in_namespaces("restore_sh::makes_what_nft_rules_name") {
+        makes_what_rules_name("nft");
+    }
+}
+
+#[test]
+fn makes_what_legacy_rules_name() {
+    if in_namespaces("restore_sh::makes_what_legacy_rules_name") {
+        makes_what_rules_name("legacy");
+    }
+}
+
+/// On a node without the programs nfacct and nfct.
+fn leaves_out_rules(backend: &str) {
+    let (_tmp, snapshot, before) = without_what_rules_name(backend);
+    sh("for p in nfacct nfct; do mount --bind /dev/null $(command -v $p); done");
+    let (code, text) = result(&restore(&snapshot, "--yes"));
+    assert!(code == Some(5) && text.contains("rules were left out (6)"), "{text}");
+    for rule in ["--nfacct-name guests", "-j CT --timeout -z", "kube-proxy makes its own"] {
+        assert!(text.replace("  ", " ").contains(rule), "{text}");
+    }
+    let now = rules(&format!("iptables-{backend}-save"));
+    let names_something = |line: &&str| !line.contains("nfacct") && !line.contains("--timeout");
+    let kept: Vec<&str> = before.lines().filter(names_something).collect();
+    assert_eq!(now.lines().collect::<Vec<_>>(), kept);
+    assert!(now.contains("-A INPUT -s 10.0.0.0/8 -j ACCEPT"));
+    // kube-proxy makes its objects again. Then only what others lack is left out.
+    for name in ["ct_state_invalid_dropped_pkts", "guests", HOSTILE[0], HOSTILE[1], HOSTILE[2]] {
+        create_accounting_object(&AccountingObject::plain(name)).unwrap();
+    }
+    let (code, text) = result(&restore(&snapshot, "--yes"));
+    assert!(code == Some(5) && text.contains("rules were left out (1)"), "{text}");
+}
+
+#[test]
+fn leaves_out_nft_rules_that_name_what_cannot_be_made() {
+    if in_namespaces("restore_sh::leaves_out_nft_rules_that_name_what_cannot_be_made") {
+        leaves_out_rules("nft");
+    }
+}
+
+#[test]
+fn leaves_out_legacy_rules_that_name_what_cannot_be_made() {
+    if in_namespaces("restore_sh::leaves_out_legacy_rules_that_name_what_cannot_be_made") {
+        leaves_out_rules("legacy");
+    }
 }

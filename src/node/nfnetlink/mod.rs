@@ -9,7 +9,9 @@ pub mod accounting;
 mod batch;
 mod listener;
 mod native;
+mod raw;
 pub(in crate::node) mod socket;
+pub mod timeout_policies;
 
 use std::ffi::CStr;
 use std::fmt;

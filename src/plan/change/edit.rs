@@ -1,6 +1,5 @@
 //! An edit as data: objects of the kernel that are removed or added.
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -10,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::state::ipvs::{RealServer, VirtualServer, VirtualServerId};
 use crate::state::object::{ObjectId, RealServerId, TableId};
+use crate::state::prerequisite::Prerequisite;
 use crate::state::rule::Words;
 use crate::state::ruleset::{Chain, Ruleset};
 use crate::state::shared_str::StrArena;
@@ -188,11 +188,11 @@ impl TableEdit {
         TableId { ruleset: self.ruleset, name: self.table.as_str().into() }
     }
 
-    /// The names of the accounting objects that the rules of this edit count into.
-    pub fn accounting(&self) -> BTreeSet<String> {
+    /// What the rules of this edit name and the kernel must hold before it takes them.
+    pub fn prerequisites(&self) -> BTreeSet<Prerequisite> {
         let rules = self.rules.iter().map(|rule| &rule.text);
         let rules = rules.chain(self.chains.iter().flat_map(|chain| &chain.rules));
-        rules.flat_map(|text| Words::of_rule(text).accounting()).map(Cow::into_owned).collect()
+        rules.flat_map(|text| Words::of_rule(text).prerequisites()).collect()
     }
 }
 

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
 use crate::node::command::Command;
-use crate::node::nfnetlink::accounting;
 use crate::node::subsystems;
 use crate::node::tools::{Tool, Tools};
+use crate::run::sandbox::prerequisites;
 use crate::state::nft::rebuild;
-use crate::state::{NodeState, RulesetId};
+use crate::state::{Backend, NodeState, RulesetId};
 
 /// How many lines this kernel may refuse before loading fails.
 const TRIES: usize = 40;
@@ -40,8 +40,8 @@ impl UnsupportedObjects {
     }
 }
 
-/// Loads ipsets and accounting objects, then rules, then native tables, then virtual servers. Returns what this kernel
-/// does not support.
+/// Loads what rules name, then rules, then native tables, then virtual servers. Returns what this
+/// kernel does not support.
 ///
 /// # Errors
 /// A tool is missing, or a tool refuses its input without naming a line.
@@ -49,11 +49,12 @@ pub fn load(state: &NodeState, tools: &Tools) -> Result<UnsupportedObjects> {
     let mut lines = Vec::new();
     if !state.ipsets.sets.is_empty() {
         let command = Command::new(tools.tool(Tool::Ipset)?).args(["restore"]);
-        load_lines(&command, "ipset", state.ipsets.render(), &mut lines)?;
+        load_lines(&command, "ipset", state.ipsets.render(), Search::No, &mut lines)?;
     }
-    accounting::make(&state.accounting())?;
+    let missing = prerequisites::prepare(state, tools)?;
     for (id, ruleset) in &state.rulesets {
-        load_ruleset(*id, ruleset.text(), tools, &mut lines)?;
+        let text = prerequisites::without(*id, ruleset, &missing, &mut lines);
+        load_ruleset(*id, &text, tools, &mut lines)?;
     }
     if !state.native_tables().is_empty() {
         Command::new(tools.tool(Tool::Nft)?)
@@ -90,13 +91,17 @@ fn load_ruleset(
         .args(["-c"])
         .deadline(std::time::Duration::from_secs(60));
     let (what, before) = (id.to_string(), unsupported.len());
-    match load_lines(&command, &what, scattered(text), unsupported) {
+    let search = match id.backend {
+        Backend::Legacy => Search::Yes,
+        Backend::Nft => Search::No,
+    };
+    match load_lines(&command, &what, scattered(text), search, unsupported) {
         Err(e) if e.cause.contains(TOO_LONG) => unsupported.truncate(before),
         done => return done,
     }
     for (first, piece) in pieces(&scattered(text)) {
         let more = if first { None } else { Some("--noflush") };
-        load_lines(&command.clone().args(more), &what, piece, unsupported)?;
+        load_lines(&command.clone().args(more), &what, piece, Search::No, unsupported)?;
     }
     Ok(())
 }
@@ -142,12 +147,21 @@ fn pieces(text: &str) -> Vec<(bool, String)> {
     all
 }
 
+/// Whether to search for the rule that the kernel refuses, where the program names only the end of
+/// its table, as iptables-legacy-restore does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Search {
+    Yes,
+    No,
+}
+
 /// Feeds `text` to `command`. When a line is refused, drops it, adds it to `unsupported`, and feeds
 /// the rest again.
 fn load_lines(
     command: &Command,
     what: &str,
     text: String,
+    search: Search,
     unsupported: &mut Vec<String>,
 ) -> Result<()> {
     let mut text = Arc::new(text);
@@ -160,16 +174,18 @@ fn load_lines(
             }
             Err(e) => {
                 let mut lines: Vec<&str> = text.lines().collect();
-                let Some(bad) = refused_line(&e.cause).filter(|n| (1..=lines.len()).contains(n))
-                else {
-                    return Err(Error { kind: Kind::Rehearsal, ..e });
+                let named = refused_line(&e.cause).and_then(|number| number.checked_sub(1));
+                let bad = match named.filter(|at| *at < lines.len()) {
+                    Some(end) if lines[end].trim() != "COMMIT" => Some(end),
+                    Some(end) if search == Search::Yes => refused_rule(command, &lines[..end]),
+                    _ => None,
                 };
-                if lines[bad - 1].trim() == "COMMIT" {
+                let Some(bad) = bad else {
                     // The kernel refused the table as a whole, so there is no single line to drop.
                     return Err(Error { kind: Kind::Rehearsal, ..e });
-                }
-                unsupported.push(format!("{what}: {}", lines[bad - 1]));
-                lines[bad - 1] = "#";
+                };
+                unsupported.push(format!("{what}: {}", lines[bad]));
+                lines[bad] = "#";
                 let mut left = lines.join("\n");
                 left.push('\n');
                 text = Arc::new(left);
@@ -183,6 +199,30 @@ fn load_lines(
         what,
         format!("too much that this kernel cannot load: {cause}"),
     ))
+}
+
+/// The index of the first rule that the kernel refuses in the last table of `lines`, which lack the
+/// table's end. The kernel takes each rule by itself, so the rules up to that one are refused, and
+/// those before it are not.
+fn refused_rule(command: &Command, lines: &[&str]) -> Option<usize> {
+    let table = lines.iter().rposition(|line| line.starts_with('*'))?;
+    let is_rule = |at: &usize| lines[*at].starts_with(['-', '[']);
+    let rules: Vec<usize> = (table..lines.len()).filter(is_rule).collect();
+    let is_refused = |count: usize| {
+        let left_out = rules.get(count..).unwrap_or_default();
+        let kept = (table..lines.len()).filter(|at| left_out.binary_search(at).is_err());
+        let text: String = kept.map(|at| format!("{}\n", lines[at])).collect();
+        command.clone().stdin(text + "COMMIT\n").run().is_err()
+    };
+    if is_refused(0) {
+        return None;
+    }
+    let (mut taken, mut refused) = (0, rules.len());
+    while refused - taken > 1 {
+        let middle = taken + (refused - taken) / 2;
+        if is_refused(middle) { refused = middle } else { taken = middle }
+    }
+    refused.checked_sub(1).and_then(|last| rules.get(last).copied())
 }
 
 /// The line number in an error message: `line: 12`, `line 12 failed`, `Error in line 3`.

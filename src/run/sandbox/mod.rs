@@ -6,6 +6,7 @@
 pub mod links;
 pub mod load;
 pub mod packet_probe;
+mod prerequisites;
 pub mod rehearse;
 
 use std::ffi::OsString;

@@ -110,6 +110,11 @@ fn same_rules(what: &str, before: &NodeState, after: &NodeState, edits: &[Edit])
             )));
         }
     }
+    let before_and_after = before.named_differences(after);
+    if let Some(difference) = before_and_after.first() {
+        let cause = "an object that rules name differs";
+        return Err(Error::new(Kind::Rehearsal, difference.to_string(), cause));
+    }
     let sets = edits.iter().all(|e| matches!(e.target, crate::plan::change::Target::Table(_)));
     if let Some(difference) = before.ipsets.differences(&after.ipsets).first().filter(|_| sets) {
         return Err(Error::new(Kind::Rehearsal, difference, "an ipset differs"));
@@ -218,7 +223,13 @@ pub(super) fn rehearse(
     let edits = match rehearsal {
         Rehearsal::Edits(edits) => edits,
         Rehearsal::CleanUp => {
-            planned(folder.state()?, |s| CleanupScope::default().plan(&catalogue, s))?
+            let given = folder.state()?;
+            let given = if unsupported.is_empty() {
+                given
+            } else {
+                as_held_here(given, state_in(&snapshot.dir)?)
+            };
+            planned(given, |s| CleanupScope::default().plan(&catalogue, s))?
         }
         Rehearsal::Leaving(to) => {
             let here = as_held_here(folder.state()?, state_in(&snapshot.dir)?);

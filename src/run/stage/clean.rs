@@ -12,7 +12,6 @@ use crate::plan::change::{Edit, TableEdit, Target};
 use crate::plan::leftovers::CleanupScope;
 use crate::plan::merge;
 use crate::plan::playbook::Clean;
-use crate::run::apply_edits::execute;
 use crate::run::execution::{Execution, Planned, UndoContext};
 use crate::run::payload::Replay;
 use crate::run::preview::{Previewed, Previewer};
@@ -20,7 +19,7 @@ use crate::run::snapshot::take_snapshot;
 use crate::run::stage::rehearse::{Rehearsed, rehearse};
 use crate::run::stage::{Stage, Undo, drain};
 use crate::run::stored::load_state;
-use crate::run::undo_edits::{not_rolled_back, undo_all_edits};
+use crate::run::undo_edits::{execute_undo, undo_all_edits};
 use crate::state::NodeState;
 use crate::state::object::ObjectKind;
 use crate::state::stage::RunStage;
@@ -164,9 +163,7 @@ fn restore_cleaned(undo: &mut UndoContext<'_>) -> Result<()> {
     let edits = plan(&context.observe_objects()?).edits;
     undo.restored += edits.iter().map(Edit::objects).sum::<usize>();
     let plan_again = || Ok(plan(&context.observe_objects()?).edits);
-    execute(context, undo.journal, RunStage::Rollback, edits, &plan_again)
-        .map_err(not_rolled_back)?;
-    Ok(())
+    execute_undo(context, undo.journal, &base, edits, &plan_again)
 }
 
 /// The part of an edit that concerns foreign objects; none if all are kube-proxy's own.

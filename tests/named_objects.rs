@@ -398,3 +398,19 @@ fn what_this_kernel_cannot_hold_is_named_and_the_rest_is_rehearsed() {
         fs::remove_file(format!("/run/other/iptables-{backend}.save")).expect("removed");
     }
 }
+
+#[test]
+fn a_native_table_that_nft_does_not_print_whole_is_named() {
+    if !in_namespace("a_native_table_that_nft_does_not_print_whole_is_named") {
+        return;
+    }
+    let proxyshift = Proxyshift::new("store");
+    run("nft add table ip own");
+    run("ebtables-nft -A FORWARD --limit 5/sec -j ACCEPT");
+    proxyshift.expect(0, "snapshot create");
+    run("ebtables-nft -A FORWARD --stp-type config -j ACCEPT");
+    run("arptables-nft -A INPUT -j mangle --mangle-ip-s 192.0.2.1");
+    proxyshift.expect(3, "snapshot create").reports(&["nft table bridge filter"]);
+    let named = ["nft table bridge filter", "nft table arp filter", "2 objects"];
+    proxyshift.expect(3, "rehearse").reports(&named);
+}

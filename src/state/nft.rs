@@ -101,6 +101,13 @@ struct Meaning {
 }
 
 impl NftTable {
+    /// Whether a rule has a match or target of xtables, of which nft prints the name alone.
+    /// ebtables-nft and arptables-nft write such rules.
+    pub fn has_xtables_part(&self) -> bool {
+        let parts = self.objects.iter().filter_map(|object| object["rule"]["expr"].as_array());
+        parts.flatten().any(|part| part.get("xt").is_some())
+    }
+
     /// The objects of one kind (`chain`, `rule`, `set`), without the outer key that names the kind.
     pub fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Map<String, Value>> {
         self.objects.iter().filter_map(move |object| object.get(kind)?.as_object())

@@ -9,7 +9,7 @@ use crate::node::command::Command;
 use crate::node::subsystems;
 use crate::node::tools::{Tool, Tools};
 use crate::run::sandbox::prerequisites;
-use crate::state::nft::rebuild;
+use crate::state::nft::{NftTable, rebuild};
 use crate::state::{Backend, NodeState, RulesetId};
 
 /// How many lines this kernel may refuse before loading fails.
@@ -56,10 +56,18 @@ pub fn load(state: &NodeState, tools: &Tools) -> Result<UnsupportedObjects> {
         let text = prerequisites::without(*id, ruleset, &missing, &mut lines);
         load_ruleset(*id, &text, tools, &mut lines)?;
     }
-    if !state.native_tables().is_empty() {
+    let native = state.native_tables().into_iter();
+    let (partial, whole): (Vec<_>, Vec<_>) = native.partition(|table| table.has_xtables_part());
+    lines.extend(partial.iter().map(|table| {
+        let NftTable { family, name, .. } = table;
+        format!(
+            "nft table {family} {name}, of whose xtables matches and targets nft prints names alone"
+        )
+    }));
+    if !whole.is_empty() {
         Command::new(tools.tool(Tool::Nft)?)
             .args(["-j", "-f", "-"])
-            .stdin(rebuild(state.native_tables().iter().flat_map(|t| &t.objects)).to_string())
+            .stdin(rebuild(whole.iter().flat_map(|table| &table.objects)).to_string())
             .run()?;
     }
     Ok(UnsupportedObjects { lines, servers: load_ipvs(state, tools)? })

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use common::node::{Case, Ended, Proxyshift, assert_same};
-use common::{in_namespace, run, run_with};
+use common::{in_namespace, in_user_namespace, run, run_with};
 use proxyshift::node::nfnetlink::accounting::{accounting_objects, create_accounting_object};
 use proxyshift::node::nfnetlink::timeout_policies::timeout_policies;
 use proxyshift::state::Backend;
@@ -369,6 +369,29 @@ fn a_state_that_does_not_say_what_the_objects_are_is_proven() {
         assert!(found.out.starts_with("Proven"), "{}{}", found.out, found.err);
         fs::remove_file(format!("/run/other/iptables-{backend}.save")).expect("removed");
     }
+}
+
+#[test]
+fn an_ordinary_user_rehearses_them() {
+    if !in_user_namespace("an_ordinary_user_rehearses_them") {
+        return;
+    }
+    fs::create_dir("/run/other").expect("a folder");
+    // Another kernel may know other states of a connection.
+    for (name, text) in [
+        ("nfacct.save", "[5:60] packet:1000 guests\n"),
+        ("cttimeout.save", "pol inet tcp syn_sent 120 established 7200\n"),
+        (
+            "ipset.save",
+            "create six hash:ip family inet6 maxelem 65536\ncreate l list:set size 8\nadd l six\n",
+        ),
+    ] {
+        fs::write(format!("/run/other/{name}"), text).expect("written");
+    }
+    let filter = "-A INPUT -m nfacct --nfacct-name guests -m set --match-set l src -j DROP\n";
+    let raw = "-A OUTPUT -p tcp -j CT --timeout pol\n";
+    let found = rehearse("nft", filter, raw);
+    assert!(found.out.starts_with("Proven"), "{}{}", found.out, found.err);
 }
 
 #[test]

@@ -54,6 +54,7 @@ impl AccountingObject {
     pub fn parse(file: &str, text: &str) -> Result<Vec<AccountingObject>> {
         let object = |(number, line)| {
             AccountingObject::of_line(line)
+                .filter(|object| object.line() == line)
                 .ok_or_else(|| lines::error(file, number, format!("`{line}` is no such object")))
         };
         lines::numbered(file, text)?.into_iter().map(object).collect()
@@ -75,11 +76,12 @@ impl AccountingObject {
 
     /// The lines of `objects`.
     pub fn render(objects: &[AccountingObject]) -> String {
-        let line = |object: &AccountingObject| {
-            let AccountingObject { name, packets, bytes, .. } = object;
-            format!("[{packets}:{bytes}] {} {name}\n", object.quota_or_none())
-        };
-        objects.iter().map(line).collect()
+        objects.iter().map(|object| object.line() + "\n").collect()
+    }
+
+    fn line(&self) -> String {
+        let AccountingObject { name, packets, bytes, .. } = self;
+        format!("[{packets}:{bytes}] {} {name}", self.quota_or_none())
     }
 
     fn quota_or_none(&self) -> String {
@@ -148,6 +150,8 @@ mod tests {
             "[1:2] packet:-1 x",
             "[1:2] week:1 x",
             "[1:2] 5 x",
+            "[01:2] - x",
+            "[1:2] byte:+5 x",
             "",
         ] {
             let error = AccountingObject::parse("f", &format!("[0:0] - a\n{bad}\n")).unwrap_err();

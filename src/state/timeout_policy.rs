@@ -75,6 +75,7 @@ impl TimeoutPolicy {
     pub fn parse(file: &str, text: &str) -> Result<Vec<TimeoutPolicy>> {
         let policy = |(number, line)| {
             TimeoutPolicy::of_line(line)
+                .filter(|policy| policy.line() == line)
                 .ok_or_else(|| lines::error(file, number, format!("`{line}` is no such policy")))
         };
         lines::numbered(file, text)?.into_iter().map(policy).collect()
@@ -102,7 +103,11 @@ impl TimeoutPolicy {
 
     /// The lines of `policies`.
     pub fn render(policies: &[TimeoutPolicy]) -> String {
-        policies.iter().map(|policy| format!("{} {}\n", policy.name, policy.words())).collect()
+        policies.iter().map(|policy| policy.line() + "\n").collect()
+    }
+
+    fn line(&self) -> String {
+        format!("{} {}", self.name, self.words())
     }
 
     /// The words after the policy's name: family, protocol, states with their seconds.
@@ -132,14 +137,21 @@ impl TimeoutPolicy {
     }
 
     /// The policies that are in both lists and are different. One that is in one list alone is no
-    /// difference: a node state has the policies that its rules name, so the rule is.
+    /// difference: a node state has the policies that its rules name, so the rule is. Neither is a
+    /// state that only one of them has: each kernel has its own list of states.
     pub fn differences(before: &[TimeoutPolicy], after: &[TimeoutPolicy]) -> Vec<String> {
         let changed = |policy: &TimeoutPolicy| {
             let now = after.iter().find(|other| other.name == policy.name)?;
-            (policy != now)
+            (!policy.is_same(now))
                 .then(|| format!("~ {}: {} → {}", policy.name, policy.words(), now.words()))
         };
         before.iter().filter_map(changed).collect()
+    }
+
+    fn is_same(&self, other: &TimeoutPolicy) -> bool {
+        let seconds = |state: u16| other.timeouts.iter().find(|(known, _)| *known == state);
+        (self.family, self.protocol) == (other.family, other.protocol)
+            && self.timeouts.iter().all(|(state, s)| seconds(*state).is_none_or(|(_, t)| s == t))
     }
 }
 
@@ -167,6 +179,8 @@ mod tests {
         let before = parse(TEXT);
         assert_eq!(TimeoutPolicy::differences(&before, &before), Vec::<String>::new());
         assert_eq!(TimeoutPolicy::differences(&before, &[]), Vec::<String>::new());
+        let more = parse(&TEXT.replace("syn_sent 120 ", "syn_sent 120 syn_recv 60 "));
+        assert_eq!(TimeoutPolicy::differences(&before, &more), Vec::<String>::new());
         let after = parse(&TEXT.replace("icmpv6 timeout 30", "icmpv6 timeout 31"));
         let expected = ["~ -x: inet6 icmpv6 timeout 30 → inet6 icmpv6 timeout 31"];
         assert_eq!(TimeoutPolicy::differences(&before, &after), expected);
@@ -184,6 +198,9 @@ mod tests {
             "p inet tcp close -5",
             " inet tcp",
             "p inet 256",
+            "p inet 6 close 5",
+            "p inet tcp close 05",
+            "p inet tcp 8 5",
             "",
         ] {
             let error = TimeoutPolicy::parse("f", &format!("{TEXT}{bad}\n")).unwrap_err();

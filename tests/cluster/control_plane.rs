@@ -54,8 +54,8 @@ fn set_up(name: &str, by: &str) -> PathBuf {
     path.canonicalize().unwrap_or_else(|e| panic!("{}: {e}: run {by}", path.display()))
 }
 
-/// The control plane. All of its processes end with the namespaces.
-pub struct Cluster(());
+/// The control plane, whose programs end with the namespaces.
+pub struct Cluster(Vec<Child>);
 
 impl Cluster {
     /// The one cluster of this test. The first to ask for it starts it.
@@ -84,12 +84,11 @@ impl Cluster {
         // A static pod has no service account.
         let user = kubeadm("kubeconfig user --client-name system:kube-proxy");
         fs::write(KUBE_PROXY, user).expect("a kubeconfig");
-        let cluster = Cluster(());
-        start_api_server();
+        let mut cluster = Cluster(start_api_server());
         poll("the API server is ready", || {
             cluster.try_kubectl("get --raw /readyz").is_some_and(|answer| answer == "ok")
         });
-        start_controllers();
+        cluster.0.extend(start_controllers());
         cluster.introduce();
         // No pod is admitted before.
         poll("the service account of pods", || {
@@ -203,12 +202,12 @@ fn kubeadm(words: &str) -> String {
 }
 
 /// Starts etcd and the API server, which waits for etcd.
-fn start_api_server() {
+fn start_api_server() -> Vec<Child> {
     let mut etcd = Command::new(programs().join("etcd"));
     etcd.args(["--data-dir", &format!("{DIR}/etcd")]);
-    start("etcd", etcd);
+    let etcd = start("etcd", etcd);
     let pki = format!("{DIR}/pki");
-    begin(
+    let api_server = begin(
         "kube-apiserver",
         &format!(
             "--etcd-servers=http://127.0.0.1:2379 --advertise-address={ADDRESS}
@@ -224,12 +223,13 @@ fn start_api_server() {
             --service-account-issuer=https://kubernetes.default.svc.cluster.local"
         ),
     );
+    vec![etcd, api_server]
 }
 
 /// Starts what acts by the API. The controller manager ends if the API server does not answer soon.
-fn start_controllers() {
+fn start_controllers() -> Vec<Child> {
     let (pki, kubeconfigs) = (format!("{DIR}/pki"), format!("{DIR}/kubeconfigs"));
-    begin(
+    let manager = begin(
         "kube-controller-manager",
         &format!(
             "--kubeconfig={kubeconfigs}/controller-manager.conf
@@ -239,7 +239,7 @@ fn start_controllers() {
             --bind-address=127.0.0.1 --leader-elect=false"
         ),
     );
-    begin(
+    let scheduler = begin(
         "kube-scheduler",
         &format!(
             "--kubeconfig={kubeconfigs}/scheduler.conf --bind-address=127.0.0.1
@@ -247,13 +247,14 @@ fn start_controllers() {
             --authorization-kubeconfig={kubeconfigs}/scheduler.conf --leader-elect=false"
         ),
     );
+    vec![manager, scheduler]
 }
 
 /// Starts a program of Kubernetes with these arguments.
-fn begin(program: &str, arguments: &str) {
+fn begin(program: &str, arguments: &str) -> Child {
     let mut command = Command::new(kubernetes(VERSION, program));
     command.args(arguments.split_whitespace());
-    start(program, command);
+    start(program, command)
 }
 
 /// kubeadm's configuration of a cluster whose images are local, for the node `name`. kube-proxy sets

@@ -14,6 +14,7 @@ use crate::owners::files::known_processes;
 use crate::runtime::parent;
 use crate::state::kube_proxy::serves;
 use crate::state::lookalikes::{Doubt, Lookalike};
+use crate::state::multicall;
 use crate::state::tools::Process;
 
 /// The programs of Kubernetes, whose files tell their version.
@@ -115,7 +116,7 @@ fn named(
         (Some(pinned), MemoryAnswer::Read(Some(args))) => {
             let first = args.first().map(String::as_str);
             let name = by_program.or_else(|| known_name(names, None, "", first));
-            Ok(name.map(|name| Named { pinned, name, args }))
+            Ok(name.map(|name| Named { pinned, name: multicall::name_of(name, &args), args }))
         }
         (_, MemoryAnswer::Read(_)) => Ok(None),
         (_, MemoryAnswer::Silence) => {

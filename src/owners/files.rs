@@ -8,6 +8,7 @@ use crate::error::{Error, Kind, Result};
 use crate::owners::component::{Component, KUBE_PROXY};
 use crate::owners::names::{anchored, refused};
 use crate::owners::precedence::ordered;
+use crate::state::multicall;
 use crate::yaml;
 
 /// The name and text of every catalogue file, sorted by name. `build.rs` lists them.
@@ -64,14 +65,20 @@ fn refuse_idle_keys(component: &Component) -> Result<()> {
     }
 }
 
-/// The process names that show that some component is alive.
+/// The process names that show that some component is alive, and the programs that may be such a
+/// process as one of their parts.
 ///
 /// # Errors
 /// [`Kind::Parse`] or [`Kind::Usage`] for a catalogue file of another form. A test shows that the
 /// built-in files give no error.
 pub fn known_processes() -> Result<&'static BTreeSet<String>> {
     static NAMES: LazyLock<Result<BTreeSet<String>>> = LazyLock::new(|| {
-        Ok(builtin()?.iter().flat_map(|c| c.alive.processes.iter().cloned()).collect())
+        let components = builtin()?;
+        let names = components.iter().flat_map(|c| c.alive.processes.iter().cloned());
+        let mut names: BTreeSet<String> = names.collect();
+        let programs: Vec<&str> = multicall::programs(|part| names.contains(part)).collect();
+        names.extend(programs.into_iter().map(str::to_owned));
+        Ok(names)
     });
     NAMES.as_ref().map_err(Error::clone)
 }
@@ -105,7 +112,7 @@ mod tests {
     #[test]
     fn processes_come_from_every_file() {
         let names = known_processes().unwrap();
-        for name in ["kube-proxy", "k3s", "speaker", "calico-node", "ztunnel"] {
+        for name in ["kube-proxy", "hyperkube", "k3s", "speaker", "calico-node", "ztunnel"] {
             assert!(names.contains(name), "{name}");
         }
         // The kernel cuts a command name to 15 bytes, so the first 15 bytes of each name must be

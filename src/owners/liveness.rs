@@ -2,7 +2,7 @@
 
 use crate::owners::component::Component;
 use crate::owners::expression::Expression;
-use crate::state::NodeState;
+use crate::state::{NodeState, multicall};
 
 /// Whether a component is alive on this node, with the evidence as a phrase for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,8 +57,11 @@ pub fn liveness(component: &Component, state: &NodeState) -> Liveness {
     }
     // Anybody can give a process that name. But the component may also run with fewer rights than
     // root has, as podman's aardvark-dns does. So the name shows nothing, and permits nothing.
+    let is_listed = |name: &str| alive.processes.iter().any(|listed| listed == name);
     if let Some(other) = state.lookalikes.iter().find(|l| {
-        alive.processes.contains(&l.name) || l.name.is_empty() && !alive.processes.is_empty()
+        is_listed(&l.name)
+            || multicall::parts(&l.name).any(is_listed)
+            || l.name.is_empty() && !alive.processes.is_empty()
     }) {
         let why = format!("process {other} does not count: {}", other.doubt);
         return Liveness::Unknown(why);

@@ -16,6 +16,7 @@ mod lines;
 pub mod links;
 pub mod live_facts;
 pub mod lookalikes;
+pub mod multicall;
 pub mod nft;
 mod node_state;
 pub mod object;

@@ -13,7 +13,7 @@ use crate::state::nft::{NftTable, NftTables};
 use crate::state::ruleset::Ruleset;
 use crate::state::timeout_policy::TimeoutPolicy;
 use crate::state::tools::{self, Process, ToolList};
-use crate::state::{Backend, Files, RulesetId};
+use crate::state::{Backend, Files, RulesetId, multicall};
 
 /// Everything that was captured of a node at one moment. A part is empty if the node had nothing of
 /// it. A part that every node has is `None` if the directory is incomplete and lacks the part's
@@ -92,7 +92,11 @@ impl NodeState {
             state.tools = Some(ToolList::parse(name, text)?);
         }
         if let Some((name, text)) = text("processes.json") {
-            state.processes = Some(tools::parse_processes(name, text)?);
+            let mut processes = tools::parse_processes(name, text)?;
+            for process in &mut processes {
+                process.name = multicall::name_of(&process.name, &process.args).to_owned();
+            }
+            state.processes = Some(processes);
         }
         if let Some((name, text)) = text("lookalikes.json") {
             state.lookalikes = lookalikes::parse(name, text)?;

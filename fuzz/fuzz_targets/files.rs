@@ -22,7 +22,7 @@ const FORMS: [(u8, FileForm); 10] = [
     (b'n', FileForm::Nftables),
     (b's', FileForm::Settings("ENABLED")),
     (b'v', FileForm::Resolver),
-    (b'x', FileForm::Presence),
+    (b'x', FileForm::Flags),
 ];
 
 fuzz_target!(|input: &[u8]| -> Corpus {

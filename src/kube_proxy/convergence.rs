@@ -17,6 +17,7 @@ use crate::kube_proxy::takeover::Rewrite;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::component::KUBE_PROXY;
 use crate::owners::matcher::Ownership;
+use crate::owners::signs::Embedding;
 use crate::state::kube_proxy::controller::PROGRAM;
 use crate::state::kube_proxy::{Instances, Mode};
 use crate::state::tools::Process;
@@ -96,8 +97,11 @@ fn processes(catalogue: &Catalogue, state: &NodeState) -> Option<String> {
     match Instances::of(all) {
         Instances::One(_) => None,
         Instances::None => {
-            let host = catalogue.component(KUBE_PROXY).map(|c| &c.alive.processes);
-            let is_host = |p: &Process| host.is_some_and(|names| names.contains(&p.name));
+            let host = catalogue.component(KUBE_PROXY);
+            let is_host = |p: &Process| {
+                let part = host.and_then(|c| c.alive.part(p, state));
+                matches!(part, Some(Embedding::Runs | Embedding::Unclear(_)))
+            };
             let embedded = all.iter().any(|p| p.name != PROGRAM && is_host(p));
             (!embedded).then(|| "no kube-proxy runs in this network namespace".into())
         }

@@ -97,9 +97,7 @@ fn owners(files: &mut Files, sink: &dyn Sink) -> Result<()> {
         let links = parse_links("addr.json", links)?;
         kube_proxy_api::fill_in_version(&mut processes, &configuration, &links);
     }
-    if !processes.is_empty() {
-        put(files, "processes.json", render_processes(&processes)?);
-    }
+    put(files, "processes.json", render_processes(&processes)?);
     if !found.lookalikes.is_empty() {
         put(files, "lookalikes.json", lookalikes::render(&found.lookalikes)?);
     }

@@ -8,8 +8,10 @@ use std::path::Path;
 pub use self::form::FileForm;
 use super::foreign::{Allowance, Refusal, Root};
 use super::processes::{RunningComponent, flag_value};
-use crate::owners::files::known_files;
+use crate::owners::files::known_signs;
+use crate::owners::liveness::PODS;
 use crate::state::Files;
+use crate::state::cni::SUBNET_ENV;
 
 /// The size up to which a file is captured, in bytes.
 const LIMIT: u64 = 1 << 20;
@@ -19,7 +21,7 @@ const MOST: usize = 64;
 
 /// Files that are captured if they exist, each with what it should be.
 const FILES: &[(&str, FileForm)] = &[
-    ("/run/flannel/subnet.env", FileForm::SubnetEnv),
+    (SUBNET_ENV, FileForm::SubnetEnv),
     ("/etc/docker/daemon.json", FileForm::Docker),
     ("/etc/sysconfig/iptables", FileForm::Rules),
     ("/etc/sysconfig/ip6tables", FileForm::Rules),
@@ -27,21 +29,26 @@ const FILES: &[(&str, FileForm)] = &[
     // The configuration of other programs that write rules.
     ("/etc/firewalld/firewalld.conf", FileForm::Settings("FlushAllOnReload")),
     ("/etc/ufw/ufw.conf", FileForm::Settings("ENABLED")),
-    ("/etc/ferm/ferm.conf", FileForm::Presence),
     ("/etc/shorewall/shorewall.conf", FileForm::Settings("STARTUP_ENABLED")),
     ("/etc/resolv.conf", FileForm::Resolver),
+    // Which parts of k3s are switched off.
+    ("/etc/rancher/k3s/config.yaml", FileForm::Flags),
 ];
 
 /// Directories whose files are captured, each with the prefix that the file names must have, and
 /// with what the files should be.
-const DIRECTORIES: &[(&str, &str, FileForm)] =
-    &[("/etc/cni/net.d", "", FileForm::Cni), ("/etc/iptables", "rules.", FileForm::Rules)];
+const DIRECTORIES: &[(&str, &str, FileForm)] = &[
+    ("/etc/cni/net.d", "", FileForm::Cni),
+    ("/etc/iptables", "rules.", FileForm::Rules),
+    ("/etc/rancher/k3s/config.yaml.d", "", FileForm::Flags),
+];
 
 /// Programs, each with the flags that name its configuration file, and with what that should be.
 /// The name is a path in the root of the program's process.
 const CONFIG_FLAGS: &[(&str, &[&str], FileForm)] = &[
     ("kube-proxy", &["--config"], FileForm::KubeProxy),
     ("node-cache", &["-conf", "--conf"], FileForm::Corefile),
+    ("k3s", &["--config", "-c"], FileForm::Flags),
 ];
 
 /// What is read, and what is said of it.
@@ -75,24 +82,52 @@ impl ConfigReader {
         for (directory, prefix, form) in DIRECTORIES {
             self.directory(root, directory, prefix, *form);
         }
+        self.signs(root);
+    }
+
+    /// The signs of life that are files, of which nothing but their presence is used, and the pods of
+    /// components.
+    fn signs(&mut self, root: &Root) {
+        // A test shows that the built-in catalogue gives no error.
+        let Ok(known) = known_signs() else { return };
+        for path in &known.files {
+            if !self.is_taken(path) && root.exists(path) {
+                self.files.insert(format!("files{path}"), "".into());
+            }
+        }
+        let pods = root.directories(PODS).unwrap_or_else(|why| {
+            self.note(PODS, &why.to_string());
+            Vec::new()
+        });
+        for folder in pods {
+            let name = folder.split('_').nth(1).unwrap_or_default();
+            if known.pods.iter().any(|pattern| pattern.is_match(name)) {
+                self.files.insert(format!("files{PODS}/{folder}"), "".into());
+            }
+        }
+    }
+
+    /// Whether something at `path`, above it or below it is taken: a snapshot has no file beside a
+    /// folder of that name.
+    fn is_taken(&self, path: &str) -> bool {
+        let mut above = Path::new(path).ancestors().filter_map(Path::to_str);
+        let below = format!("files{path}/");
+        let mut after = self.files.range(below.clone()..);
+        above.any(|path| self.files.contains_key(&format!("files{path}")))
+            || after.next().is_some_and(|(name, _)| name.starts_with(&below))
     }
 
     fn directory(&mut self, root: &Root, directory: &str, prefix: &str, form: FileForm) {
         let names = root.names(directory).unwrap_or_else(|why| {
-            self.note(directory, &why.to_string());
+            self.omit(directory, &why.to_string());
             Vec::new()
         });
         let names: Vec<String> = names.into_iter().filter(|n| n.starts_with(prefix)).collect();
-        if names.len() > MOST {
+        if let Some(next) = names.get(MOST) {
             let more = names.len() - MOST;
             self.note(directory, &format!("of its files, {more} after the first {MOST}"));
-        }
-        // A file that shows that its owner lives is not missed, whatever else lies there.
-        for path in known_files().into_iter().flatten().filter(|path| is_in(path, directory)) {
-            let name = &path[directory.len() + 1..];
-            if root.exists(path) && !names.iter().take(MOST).any(|n| n == name) {
-                self.omit(path, "its directory has too many files");
-            }
+            // Whether there are more is known from the first of them.
+            self.files.insert(format!("files{directory}/{next}"), "".into());
         }
         let Ok(Some(inside)) = root.confined(directory) else { return };
         for name in names.iter().take(MOST) {
@@ -154,10 +189,6 @@ impl ConfigReader {
     fn note(&mut self, path: &str, why: &str) {
         self.notes.push(format!("{path} is not captured: {why}"));
     }
-}
-
-fn is_in(path: &str, directory: &str) -> bool {
-    path.rsplit_once('/').is_some_and(|(parent, _)| parent == directory)
 }
 
 /// Whether the name of a file says that it holds nothing but a credential.
@@ -257,7 +288,7 @@ mod tests {
                 .unwrap();
         }
         let (files, notes) = read_directory(dir.path());
-        assert_eq!(files.len(), MOST);
+        assert_eq!(files.len(), MOST + 1, "and the next");
         assert!(files.values().all(|text| text.is_empty()), "zeros are no network");
         assert!(notes.iter().any(|n| n.contains("1236 after the first 64")), "{}", notes[0]);
         assert!(notes.iter().any(|n| n.contains("enough has been read")));

@@ -116,7 +116,10 @@ fn named(
         (Some(pinned), MemoryAnswer::Read(Some(args))) => {
             let first = args.first().map(String::as_str);
             let name = by_program.or_else(|| known_name(names, None, "", first));
-            Ok(name.map(|name| Named { pinned, name: multicall::name_of(name, &args), args }))
+            let name = name.map(|name| multicall::name_of(name, &args));
+            // As another of its parts, the program is no component.
+            let name = name.filter(|name| multicall::parts(name).next().is_none());
+            Ok(name.map(|name| Named { pinned, name, args }))
         }
         (_, MemoryAnswer::Read(_)) => Ok(None),
         (_, MemoryAnswer::Silence) => {

@@ -3,10 +3,10 @@
 //! A snapshot may leave the node. Which values are secrets cannot be told by their names, so a
 //! snapshot keeps only what a parser uses, and masks all else.
 
+use crate::owners::files::known_signs;
+use crate::owners::signs::ProcessSign;
 use crate::state::kube_proxy::is_flag;
-
-/// What a masked text is replaced by.
-pub(super) const MASK: &str = "<masked>";
+use crate::state::tools::MASK;
 
 /// Words in the name of a flag that make its value a secret, unless the value is a path.
 const SECRETS: &[&str] =
@@ -19,9 +19,15 @@ const USED: &[(&str, &[&str])] =
 /// The arguments of the program `name` that a snapshot keeps, in their places. The first is the
 /// program; each other one that no parser uses is masked.
 pub fn kept_arguments(name: &str, args: &[String]) -> Vec<String> {
+    let signs: Vec<&ProcessSign> = known_signs().map_or(Vec::new(), |known| {
+        known.programs.iter().filter(|sign| sign.names.iter().any(|n| n == name)).collect()
+    });
     let used = |flag: &str| match name {
         "kube-proxy" => is_flag(flag),
-        _ => USED.iter().any(|(program, flags)| *program == name && flags.contains(&flag)),
+        _ => {
+            USED.iter().any(|(program, flags)| *program == name && flags.contains(&flag))
+                || signs.iter().any(|sign| sign.uses_flag(flag))
+        }
     };
     let mut value_is_used = false;
     let kept = args.iter().enumerate().map(|(at, arg)| {
@@ -39,6 +45,7 @@ pub fn kept_arguments(name: &str, args: &[String]) -> Vec<String> {
             // Which flags kube-proxy has is judged by their names alone.
             Some(_) if name == "kube-proxy" && is_name(flag) => format!("{flag}={MASK}"),
             None if name == "kube-proxy" && is_name(flag) => flag.to_owned(),
+            None if signs.iter().any(|sign| sign.uses_word(arg)) => arg.clone(),
             _ => MASK.to_owned(),
         }
     });
@@ -157,7 +164,12 @@ mod tests {
     #[test]
     fn what_no_parser_uses_is_masked() {
         for (name, line, kept) in [
-            ("k3s", "/bin/k3s agent -t abc --token=abc", "/bin/k3s * * * *"),
+            ("k3s", "/bin/k3s agent -t abc --token=abc", "/bin/k3s agent * * *"),
+            (
+                "k3s",
+                "k3s server --flannel-backend none -c /c.yaml --token server --disable-network-policy -x",
+                "k3s server --flannel-backend none -c /c.yaml * server --disable-network-policy *",
+            ),
             ("netbird", "netbird up --setup-key -ABC-1", "netbird * * *"),
             ("tailscaled", "tailscaled --vpn-auth joinKey=x,y=z", "tailscaled * *"),
             ("flanneld", "flanneld -etcd=u:p@h/x?password=y", "flanneld *"),

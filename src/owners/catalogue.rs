@@ -201,6 +201,7 @@ mod tests {
     use super::*;
     use crate::owners::content::Reading;
     use crate::owners::files::FILES;
+    use crate::owners::signs::Alive;
 
     #[test]
     fn every_file_compiles() {
@@ -229,7 +230,9 @@ mod tests {
         }
         for component in catalogue.components() {
             let replaced = component.chains.iter().filter_map(|c| c.replaced_by.as_ref());
-            for pattern in component.alive.links.iter().chain(replaced) {
+            let Alive { links, pods, outlived_by, .. } = &component.alive;
+            let signs = links.iter().chain(pods).chain(&outlived_by.links);
+            for pattern in signs.chain(replaced) {
                 Expression::new(pattern).unwrap().is_match("");
             }
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use crate::owners::signs::Alive;
 use crate::owners::template::Fields;
 use crate::state::kube_proxy::Mode;
 use crate::state::tools::Version;
@@ -43,7 +44,7 @@ pub struct Component {
     /// True if the component creates ipvs virtual servers.
     #[serde(default)]
     pub virtual_servers: bool,
-    /// The evidence that the component is alive.
+    /// The signs that the component is alive.
     #[serde(default)]
     pub alive: Alive,
     /// The forms of the component's rules in its own chains, keyed by the name that `content` in
@@ -82,22 +83,6 @@ pub struct Component {
     pub rules: Vec<Shape>,
 }
 
-/// What shows that a component is alive. One process, file or link is enough.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Alive {
-    /// Process names.
-    #[serde(default)]
-    pub processes: Vec<String>,
-    /// Paths of the component's files or folders; only paths that a snapshot may hold have an
-    /// effect.
-    #[serde(default)]
-    pub files: Vec<String>,
-    /// Name patterns of links.
-    #[serde(default)]
-    pub links: Vec<String>,
-}
-
 /// A kind of chain that a component makes.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -130,6 +115,10 @@ pub struct ChainEntry {
     /// plans.
     #[serde(default)]
     pub many: bool,
+    /// True if the component does not write the chains while it has native nf_tables tables of its
+    /// own.
+    #[serde(default)]
+    pub unless_native: bool,
     /// The key in `contents` under which the forms of the rules in these chains are listed. Without
     /// a key, every rule in these chains is the component's.
     #[serde(default)]

@@ -6,8 +6,10 @@ use std::sync::{Arc, LazyLock};
 
 use crate::error::{Error, Kind, Result};
 use crate::owners::component::{Component, KUBE_PROXY};
+use crate::owners::expression::Expression;
 use crate::owners::names::{anchored, refused};
 use crate::owners::precedence::ordered;
+use crate::owners::signs::{Alive, ProcessSign};
 use crate::state::multicall;
 use crate::yaml;
 
@@ -39,8 +41,9 @@ pub(super) fn components(files: &[(&str, &str)]) -> Result<Arc<[Component]>> {
             let cause = format!("component: is `{}`, not the file's name", component.name);
             return Err(Error::new(Kind::Usage, file, cause));
         }
-        for pattern in &component.alive.links {
-            anchored(name, "alive.links", pattern)?;
+        let Alive { links, pods, outlived_by, .. } = &component.alive;
+        for pattern in links.iter().chain(pods).chain(&outlived_by.links) {
+            anchored(name, "alive", pattern)?;
         }
         refuse_idle_keys(&component)?;
         components.push(component);
@@ -65,33 +68,53 @@ fn refuse_idle_keys(component: &Component) -> Result<()> {
     }
 }
 
-/// The process names that show that some component is alive, and the programs that may be such a
-/// process as one of their parts.
+/// What a capture takes of a node, so that liveness can judge every sign of the catalogue.
+#[derive(Debug)]
+pub struct KnownSigns {
+    /// The names of processes, and the programs that may be such a process as one of their parts.
+    pub processes: BTreeSet<String>,
+    /// The paths of files, sockets and folders: those of living components and what outlives them.
+    pub files: BTreeSet<String>,
+    /// The patterns of pods' names.
+    pub(crate) pods: Vec<Expression>,
+    /// The programs that hold more than one component.
+    pub programs: Vec<ProcessSign>,
+}
+
+/// The signs of life of every component.
 ///
 /// # Errors
 /// [`Kind::Parse`] or [`Kind::Usage`] for a catalogue file of another form. A test shows that the
 /// built-in files give no error.
-pub fn known_processes() -> Result<&'static BTreeSet<String>> {
-    static NAMES: LazyLock<Result<BTreeSet<String>>> = LazyLock::new(|| {
+pub fn known_signs() -> Result<&'static KnownSigns> {
+    static SIGNS: LazyLock<Result<KnownSigns>> = LazyLock::new(|| {
         let components = builtin()?;
-        let names = components.iter().flat_map(|c| c.alive.processes.iter().cloned());
-        let mut names: BTreeSet<String> = names.collect();
-        let programs: Vec<&str> = multicall::programs(|part| names.contains(part)).collect();
-        names.extend(programs.into_iter().map(str::to_owned));
-        Ok(names)
+        let all = || components.iter().map(|c| &c.alive);
+        let names = all().flat_map(|a| a.processes.iter().flat_map(|sign| &sign.names));
+        let files = all().flat_map(|a| a.files.iter().chain(&a.outlived_by.files));
+        let pods = components.iter().flat_map(|c| c.alive.pods.iter().map(|p| (&c.name, p)));
+        let is_program = |sign: &&ProcessSign| !sign.words.is_empty() || !sign.off.is_empty();
+        let programs = all().flat_map(|a| a.processes.iter().filter(is_program));
+        let mut processes: BTreeSet<String> = names.cloned().collect();
+        let programs_of_parts: Vec<&str> = multicall::programs(|p| processes.contains(p)).collect();
+        processes.extend(programs_of_parts.into_iter().map(str::to_owned));
+        Ok(KnownSigns {
+            processes,
+            files: files.cloned().collect(),
+            pods: pods.map(|(name, p)| anchored(name, "alive.pods", p)).collect::<Result<_>>()?,
+            programs: programs.cloned().collect(),
+        })
     });
-    NAMES.as_ref().map_err(Error::clone)
+    SIGNS.as_ref().map_err(Error::clone)
 }
 
-/// The paths of every file that shows that its component is alive.
+/// The process names that show that some component is alive, and the programs that may be such a
+/// process as one of their parts.
 ///
 /// # Errors
-/// When a built-in file is broken. A test shows that none is.
-pub fn known_files() -> Result<&'static BTreeSet<String>> {
-    static PATHS: LazyLock<Result<BTreeSet<String>>> = LazyLock::new(|| {
-        Ok(builtin()?.iter().flat_map(|c| c.alive.files.iter().cloned()).collect())
-    });
-    PATHS.as_ref().map_err(Error::clone)
+/// As [`known_signs`].
+pub fn known_processes() -> Result<&'static BTreeSet<String>> {
+    known_signs().map(|signs| &signs.processes)
 }
 
 #[cfg(test)]

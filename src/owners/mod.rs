@@ -1,6 +1,7 @@
 //! The owner of each object: the catalogue of components, and the matcher that applies it.
 
 pub mod attribution;
+pub mod backend;
 pub mod catalogue;
 pub mod component;
 pub mod content;
@@ -12,4 +13,5 @@ pub(crate) mod names;
 mod precedence;
 mod rules;
 pub(crate) mod servers;
+pub mod signs;
 pub mod template;

@@ -66,6 +66,9 @@ pub enum Reason {
     OwnerSeemsGone(String, String),
     /// The object's owner is alive. The strings are the owner and the evidence.
     OwnerAlive(String, String),
+    /// The object's owner is alive, but seems to have left the object for another backend. The
+    /// strings are the owner and the evidence.
+    OwnerLeftBackend(String, String),
     /// Whether the object's owner is alive is unknown. The strings are the owner and the missing
     /// evidence.
     OwnerUnknown(String, String),
@@ -137,6 +140,9 @@ impl fmt::Display for Reason {
                 write!(f, "{owner} seems gone: {evidence}")
             }
             Reason::OwnerAlive(owner, evidence) => write!(f, "{owner}'s, which lives: {evidence}"),
+            Reason::OwnerLeftBackend(owner, evidence) => {
+                write!(f, "{owner} lives, but seems to have left this backend: {evidence}")
+            }
             Reason::OwnerUnknown(owner, missing) => {
                 write!(f, "{owner}'s; whether it lives is not known: {missing}")
             }

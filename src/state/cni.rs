@@ -25,7 +25,10 @@ pub const USED_KEYS: &[&str] = &[
     "type",
 ];
 
-/// flannel's networks and its lease on this node, from `/run/flannel/subnet.env`.
+/// The file in which flannel keeps its lease. flannel never deletes it; the next boot does.
+pub const SUBNET_ENV: &str = "/run/flannel/subnet.env";
+
+/// flannel's networks and its lease on this node, from [`SUBNET_ENV`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubnetEnv {
     /// The cluster's pod networks, IPv4 first.

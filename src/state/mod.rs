@@ -17,6 +17,7 @@ pub mod links;
 pub mod live_facts;
 pub mod lookalikes;
 pub mod multicall;
+pub mod networks;
 pub mod nft;
 mod node_state;
 pub mod object;

@@ -6,6 +6,8 @@ const PARTS: &[(&str, &[&str], &str)] = &[
     ("hyperkube", &["proxy"], "kube-proxy"),
     ("hyperkube", &["kube-proxy"], "kube-proxy"),
     ("hyperkube", &["kubelet"], "kubelet"),
+    // All of Calico in one program, from 2026 on.
+    ("calico", &["component", "felix"], "calico-felix"),
 ];
 
 /// The name of the program that a process of `program` is. `args` are its arguments, beginning with
@@ -16,9 +18,8 @@ pub fn name_of<'a>(program: &'a str, args: &[impl AsRef<str>]) -> &'a str {
     let started_as = args.next().map(|first| first.rsplit('/').next().unwrap_or(first));
     let started_as = started_as.filter(|name| *name != program);
     let rest: Vec<&str> = args.filter(|arg| !arg.starts_with('-')).collect();
-    let is_part = |words: &[&str]| {
-        started_as.is_some_and(|name| words == [name]) || rest.starts_with(words)
-    };
+    let is_part =
+        |words: &[&str]| started_as.is_some_and(|name| words == [name]) || rest.starts_with(words);
     let part = PARTS.iter().find(|(name, words, _)| *name == program && is_part(words));
     part.map_or(program, |(.., part)| part)
 }
@@ -51,6 +52,15 @@ mod tests {
         ] {
             let args: Vec<&str> = line.split(' ').collect();
             assert_eq!(name_of("hyperkube", &args), expected, "{line}");
+        }
+        for (line, expected) in [
+            ("/usr/bin/calico --x=y component felix --z", "calico-felix"),
+            ("calico component confd", "calico"),
+            ("calico felix component", "calico"),
+            ("/opt/cni/bin/calico", "calico"),
+        ] {
+            let args: Vec<&str> = line.split(' ').collect();
+            assert_eq!(name_of("calico", &args), expected, "{line}");
         }
         assert_eq!(name_of("hyperkube", &[] as &[&str]), "hyperkube");
         assert_eq!(name_of("kubelet", &["kubelet", "proxy"]), "kubelet");

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::Result;
 use crate::state::accounting::AccountingObject;
-use crate::state::cni::SubnetEnv;
+use crate::state::cni::{SUBNET_ENV, SubnetEnv};
 use crate::state::ipset::IpSets;
 use crate::state::ipvs::VirtualServers;
 use crate::state::links::{self, Link, PolicyRule, Route};
@@ -63,7 +63,8 @@ impl NodeState {
                 state.rulesets.insert(id, Ruleset::parse(name, text.clone())?);
             }
         }
-        let text = |name| files.get_key_value(name).map(|(name, text)| (name.as_str(), &**text));
+        let text =
+            |name: &str| files.get_key_value(name).map(|(name, text)| (name.as_str(), &**text));
         if let Some((name, text)) = text("nft.json") {
             state.nft = NftTables::parse(name, text)?;
         }
@@ -97,12 +98,16 @@ impl NodeState {
                 process.name = multicall::name_of(&process.name, &process.args).to_owned();
             }
             state.processes = Some(processes);
+        } else if state.tools.is_some() && !names_a_process(&files) {
+            // A whole capture of version 0.1.0 has no list if it found no process.
+            state.processes = Some(Vec::new());
         }
         if let Some((name, text)) = text("lookalikes.json") {
             state.lookalikes = lookalikes::parse(name, text)?;
         }
         // A file that is there and was not kept has no text.
-        let lease = text("files/run/flannel/subnet.env").filter(|(_, text)| !text.is_empty());
+        let lease = format!("files{SUBNET_ENV}");
+        let lease = text(&lease).filter(|(_, text)| !text.is_empty());
         if let Some((name, text)) = lease {
             state.flannel = Some(SubnetEnv::parse(name, text)?);
         }
@@ -153,6 +158,13 @@ impl NodeState {
     }
 }
 
+/// Whether a file is there that is captured only because an argument of kube-proxy names it. Then
+/// kube-proxy ran, and a list of processes that is not there was lost.
+fn names_a_process(files: &Files) -> bool {
+    let mut configuration = files.iter().filter(|(name, _)| name.starts_with("files/"));
+    configuration.any(|(_, text)| text.contains("kind: KubeProxyConfiguration"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,6 +172,16 @@ mod tests {
     fn state(files: &[(&str, &str)]) -> NodeState {
         let files = files.iter().map(|(name, text)| ((*name).to_owned(), (*text).into()));
         NodeState::parse(files.collect()).unwrap()
+    }
+
+    #[test]
+    fn a_capture_without_a_list_of_processes_found_none() {
+        let tools = ("tools.txt", "kernel 6.1\n");
+        let config = ("files/c.conf", "apiVersion: a\nkind: KubeProxyConfiguration\n");
+        assert_eq!(state(&[tools]).processes, Some(vec![]));
+        assert_eq!(state(&[tools, config]).processes, None, "kube-proxy named that file");
+        assert_eq!(state(&[("sysctl.txt", "a = 1\n")]).processes, None, "not all was captured");
+        assert_eq!(state(&[("processes.json", "[]")]).processes, Some(vec![]));
     }
 
     #[test]

@@ -125,6 +125,9 @@ impl fmt::Display for Version {
     }
 }
 
+/// What stands in place of a text that a capture does not keep.
+pub const MASK: &str = "<masked>";
+
 /// The process of a component that owns rules.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
@@ -140,6 +143,18 @@ pub struct Process {
     /// Where the version comes from, such as `kube-proxy --version`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version_source: Option<String>,
+}
+
+impl Process {
+    /// Whether the arguments are not known: none was kept, or the program has set its title, which
+    /// replaces them.
+    pub fn hides_arguments(&self) -> bool {
+        match &self.args[..] {
+            [] => true,
+            [title] => title.contains(' '),
+            [_, rest @ ..] => rest.iter().all(|arg| arg == MASK),
+        }
+    }
 }
 
 /// Parses `processes.json`. Errors name `file` and the line.

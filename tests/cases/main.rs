@@ -7,6 +7,8 @@ mod case;
 mod common;
 #[path = "../nodes/mod.rs"]
 mod nodes;
+mod owners;
+mod signs;
 
 use case::Case;
 

@@ -36,7 +36,7 @@ fn calico_liveness(facts: &Facts<'_>) -> Liveness {
 fn evaluate(facts: &Facts<'_>) -> Verdict {
     let evidence = match calico_liveness(facts) {
         Liveness::Alive(evidence) => evidence,
-        Liveness::Unknown(missing) => {
+        Liveness::SeemsGone(missing) | Liveness::Unknown(missing) => {
             return Verdict::Unknown(format!("whether Calico runs: {missing}"));
         }
         Liveness::Gone(evidence) => return Verdict::Ok(evidence),

@@ -3,7 +3,7 @@
 
 use super::{program, shown};
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
-use crate::owners::liveness;
+use crate::owners::liveness::{self, Liveness};
 use crate::plan::reason::{FlannelReason, Reason};
 use crate::plan::{Action, Object};
 use crate::state::object::{ObjectId, ObjectKind};
@@ -30,7 +30,8 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
         return Verdict::Unknown("the rules are not in this state".into());
     }
     let component = facts.catalogue.component(NAME);
-    if component.is_some_and(|c| liveness::liveness(c, facts.now).is_gone()) {
+    let life = component.map(|c| liveness::liveness(c, facts.now));
+    if matches!(life, Some(Liveness::SeemsGone(_) | Liveness::Gone(_))) {
         return Verdict::Ok("flannel does not run: cni.leftovers judges what it left".into());
     }
     let rows = facts.leftovers().objects.iter();

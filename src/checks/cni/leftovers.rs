@@ -1,5 +1,5 @@
-//! Chains and ipsets of a pod network whose component is gone. The component's rules still filter
-//! packets.
+//! Chains and ipsets that a pod network has left: its component is gone or seems so, or lives in
+//! another backend. The component's rules still filter packets.
 
 use std::collections::BTreeMap;
 
@@ -7,12 +7,13 @@ use super::shown;
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 use crate::owners::component::Component;
 use crate::owners::liveness::{self, Liveness};
+use crate::plan::reason::Reason;
 use crate::plan::{Action, Object};
 use crate::state::object::{ObjectId, ObjectKind};
 
 pub(super) const CHECK: Check = Check {
     id: "cni.leftovers",
-    title: "chains and sets of a pod network that is gone",
+    title: "chains and sets that a pod network has left",
     severity: Severity::Warn,
     when: "always",
     applies: always,
@@ -40,9 +41,19 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     for component in makers.filter(|c| !c.alive.processes.is_empty()) {
         let Some(rows) = rows.get(component.name.as_str()) else { continue };
         match liveness::liveness(component, facts.now) {
-            Liveness::Gone(evidence) => gone(facts, component, &evidence, rows, &mut found),
+            Liveness::SeemsGone(evidence) | Liveness::Gone(evidence) => {
+                left(facts, component, &evidence, rows, &mut found);
+            }
             Liveness::Unknown(missing) => unknown.push(format!("{}: {missing}", component.name)),
-            Liveness::Alive(_) => {}
+            Liveness::Alive(evidence) => {
+                let is_left = |o: &&&Object| matches!(*o.reason, Reason::OwnerLeftBackend(..));
+                let rows: Vec<&Object> = rows.iter().filter(is_left).copied().collect();
+                if let Some(Reason::OwnerLeftBackend(_, why)) = rows.first().map(|o| &*o.reason) {
+                    let evidence =
+                        format!("{evidence}, but seems to have left their backend: {why}");
+                    left(facts, component, &evidence, &rows, &mut found);
+                }
+            }
         }
     }
     match (found.evidence.is_empty(), unknown.is_empty()) {
@@ -52,7 +63,8 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     }
 }
 
-fn gone(
+/// Adds what a component has left, and why it is said to be left.
+fn left(
     facts: &Facts<'_>,
     component: &Component,
     evidence: &str,

@@ -35,7 +35,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
         Liveness::Unknown(missing) => {
             Verdict::Unknown(format!("the policy is DROP; whether docker runs: {missing}"))
         }
-        Liveness::Gone(_) => Verdict::Found(Found {
+        Liveness::SeemsGone(_) | Liveness::Gone(_) => Verdict::Found(Found {
             evidence: dropping
                 .iter()
                 .map(|(id, counted, bare)| {

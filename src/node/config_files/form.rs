@@ -4,13 +4,16 @@
 //!
 //! Files of lines keep their number of lines, because checks name lines.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::node::secrets::MASK;
+use crate::owners::files::known_signs;
 use crate::state::cni::{CniConfig, SubnetEnv, USED_KEYS};
 use crate::state::kube_proxy::KubeProxyConfig;
 use crate::state::ruleset::Ruleset;
+use crate::state::tools::MASK;
 use crate::yaml;
 
 /// What a configuration file should be.
@@ -34,8 +37,8 @@ pub enum FileForm {
     Settings(&'static str),
     /// resolv.conf(5).
     Resolver,
-    /// Anything: only that the file is there is used.
-    Presence,
+    /// Flags of a program that holds several components, as YAML.
+    Flags,
 }
 
 /// The options of docker that are used.
@@ -85,7 +88,7 @@ impl FileForm {
             FileForm::Resolver => Ok(lines(text, |line| {
                 line.split_whitespace().next().is_some_and(|first| RESOLVER.contains(&first))
             })),
-            FileForm::Presence => Ok(lines(text, |_| false)),
+            FileForm::Flags => flags(path, text),
         }
     }
 }
@@ -204,6 +207,20 @@ fn mask_field(document: &mut yaml::Value, path: &[String]) {
         // A list, or a value under a key that is no text.
         other => *other = yaml::Value::String(MASK.into()),
     }
+}
+
+/// The fields of a YAML document that switch a component off.
+fn flags(path: &str, text: &str) -> Result<String, String> {
+    let programs = &known_signs().map_err(|e| e.cause)?.programs;
+    let fields: BTreeMap<String, yaml::Value> = yaml::parse(path, text).map_err(|e| e.cause)?;
+    let is_used = |key: &str| programs.iter().any(|p| p.uses_flag(key.trim_end_matches('+')));
+    let is_word = |text: &str| text.len() < 20 && text.bytes().all(|b| b.is_ascii_lowercase());
+    let kept = fields.into_iter().filter(|(key, value)| match value {
+        yaml::Value::Bool(_) => is_used(key),
+        yaml::Value::String(text) => is_used(key) && is_word(text),
+        _ => false,
+    });
+    yaml::render(path, &kept.collect::<BTreeMap<_, _>>()).map_err(|e| e.cause)
 }
 
 /// A Corefile in which the words of all directives but those in [`COREFILE`] are masked.
@@ -338,7 +355,13 @@ mod tests {
                 "# s\nnameserver 10.96.0.10 # s\nsearch a.b\nroot:x\n",
                 "# <masked>\nnameserver 10.96.0.10\nsearch a.b\n# <masked>\n",
             ),
-            (FileForm::Presence, "table filter {}\n\n", "# <masked>\n\n"),
+            (
+                FileForm::Flags,
+                "token: s3cret\nflannel-backend: none # s\ndisable-network-policy: \"true\"\n\
+                 node-label+: [a=b]\nconfig: K10s3cret::server\ndisable: traefik\n",
+                "disable-network-policy: 'true'\nflannel-backend: none\n",
+            ),
+            (FileForm::Flags, "token: s\n", "{}\n"),
             (
                 FileForm::SubnetEnv,
                 "FLANNEL_NETWORK=10.244.0.0/16\nSECRET=s\nFLANNEL_SUBNET=10.244.1.1/24\n\

@@ -1,6 +1,7 @@
 //! Pod networks: leftovers of components that are gone, and empty chains of host ports.
 
-use crate::owners::component::Component;
+use crate::owners::backend::LeftBackends;
+use crate::owners::component::{ChainEntry, Component};
 use crate::owners::content::Reading;
 use crate::owners::liveness::{Liveness, liveness};
 use crate::plan::Action;
@@ -54,14 +55,37 @@ fn keep(candidates: &mut Candidates<'_>, component: &Component, liveness: &Liven
     let name = &component.name;
     let (action, reason) = match liveness {
         Liveness::Alive(e) => (Action::Keep, Reason::OwnerAlive(name.clone(), e.clone())),
-        Liveness::Gone(e) => (Action::Suspect, Reason::OwnerSeemsGone(name.clone(), e.clone())),
+        Liveness::SeemsGone(e) | Liveness::Gone(e) => {
+            (Action::Suspect, Reason::OwnerSeemsGone(name.clone(), e.clone()))
+        }
         Liveness::Unknown(_) if component.alive.processes.is_empty() => {
             (Action::Keep, Reason::NeverRewritten(name.clone()))
         }
         Liveness::Unknown(e) => (Action::Keep, Reason::OwnerUnknown(name.clone(), e.clone())),
     };
-    for OwnedChain { at, .. } in candidates.chains_of(name).into_iter().filter(|c| !c.entry.many) {
-        candidates.add_chain(action, at, reason.clone());
+    let left = match liveness {
+        Liveness::Alive(_) => LeftBackends::of(component, candidates.state, candidates.ownership),
+        _ => LeftBackends::default(),
+    };
+    let judge = |id, entry: &ChainEntry| match left.why(id, entry) {
+        Some(why) => (Action::Suspect, Reason::OwnerLeftBackend(name.clone(), why)),
+        None => (action, reason.clone()),
+    };
+    let chains = candidates.chains_of(name);
+    for OwnedChain { at, entry, .. } in chains.iter().filter(|c| !c.entry.many) {
+        let (action, reason) = judge(at.id, entry);
+        candidates.add_chain(action, *at, reason);
+    }
+    for (at, context, to) in candidates.built_in_rules() {
+        if owner(candidates, &context) != name {
+            continue;
+        }
+        let to = to.and_then(|to| chains.iter().find(|chain| chain.at == to));
+        let (action, reason) =
+            to.map_or((action, reason.clone()), |chain| judge(chain.at.id, chain.entry));
+        if action == Action::Suspect {
+            candidates.add_rule(action, at, reason);
+        }
     }
     let state = candidates.state;
     for set in &state.ipsets.sets {

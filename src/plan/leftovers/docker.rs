@@ -2,6 +2,7 @@
 //! plan names rules and chains that look stale.
 
 use crate::owners::attribution::Evidence;
+use crate::owners::backend::LeftBackends;
 use crate::owners::liveness::liveness;
 use crate::plan::Action;
 use crate::plan::candidates::{Candidates, OwnedChain};
@@ -14,7 +15,8 @@ const NAME: &str = "docker";
 pub(super) fn suspects(candidates: &mut Candidates<'_>) {
     let Some(component) = candidates.catalogue.component(NAME) else { return };
     let liveness = liveness(component, candidates.state);
-    for OwnedChain { at, table, chain, .. } in candidates.chains_of(NAME) {
+    let left = LeftBackends::of(component, candidates.state, candidates.ownership);
+    for OwnedChain { at, table, chain, entry } in candidates.chains_of(NAME) {
         if liveness.is_gone() {
             let evidence = liveness.evidence().to_owned();
             candidates.add_chain(
@@ -22,6 +24,9 @@ pub(super) fn suspects(candidates: &mut Candidates<'_>) {
                 at,
                 Reason::OwnerSeemsGone(NAME.into(), evidence),
             );
+        } else if let Some(why) = left.why(at.id, entry).filter(|_| liveness.is_alive()) {
+            let reason = Reason::OwnerLeftBackend(NAME.into(), why);
+            candidates.add_chain(Action::Suspect, at, reason);
         } else if !table.rules().any(|(_, _, r)| r.target.as_deref() == Some(&*chain.name)) {
             candidates.add_chain(Action::Suspect, at, Reason::Unreachable);
         }

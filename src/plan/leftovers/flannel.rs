@@ -8,12 +8,14 @@ use std::collections::BTreeSet;
 use ipnet::IpNet;
 
 use crate::owners::attribution::Evidence;
+use crate::owners::backend::LeftBackends;
 use crate::owners::component::Component;
-use crate::owners::liveness::{self, liveness};
+use crate::owners::liveness::{self, Liveness, liveness};
 use crate::plan::Action;
-use crate::plan::candidates::{Candidates, RuleContext, RuleIndex};
+use crate::plan::candidates::{Candidates, ChainIndex, RuleContext, RuleIndex};
 use crate::plan::leftovers::cni::{is_signed, owner};
 use crate::plan::reason::{FlannelReason, Reason};
+use crate::state::RulesetId;
 use crate::state::ruleset::{Rule, Ruleset};
 
 const NAME: &str = "flannel";
@@ -63,16 +65,24 @@ impl Nets {
     }
 }
 
-/// Judges each rule of flannel, unless flannel is known to be gone, because `cni` then judges its
-/// rules.
+/// Judges each rule of flannel, unless flannel is gone or seems so, or has left the backend of the
+/// rule: `cni` then judges its rules.
 pub(super) fn rules(candidates: &mut Candidates<'_>) {
     let Some(component) = candidates.catalogue.component(NAME) else { return };
-    if liveness(component, candidates.state).is_gone() {
+    if matches!(liveness(component, candidates.state), Liveness::SeemsGone(_) | Liveness::Gone(_)) {
         return;
     }
+    let left = LeftBackends::of(component, candidates.state, candidates.ownership);
+    let is_left = |at: &ChainIndex, entry| left.why(at.id, entry).is_some();
+    let left: BTreeSet<RulesetId> = candidates
+        .chains_of(NAME)
+        .iter()
+        .filter(|c| is_left(&c.at, c.entry))
+        .map(|c| c.at.id)
+        .collect();
     let (lease, doubt) = lease(candidates, component);
     for (at, ruleset, table, chain) in candidates.all_chains() {
-        if !chain.is_built_in() && !OWN_CHAINS.contains(&&*chain.name) {
+        if !chain.is_built_in() && !OWN_CHAINS.contains(&&*chain.name) || left.contains(&at.id) {
             continue;
         }
         let mut texts = BTreeSet::new();

@@ -116,7 +116,13 @@ fn the_stale_rule_of_the_incident_and_nothing_else() {
 
 #[test]
 fn nodes_without_leftovers() {
-    for name in ["docker-iptables-1.30", "docker-legacy-iptables-1.20-no-conntrack"] {
+    let clean = [
+        "docker-iptables-1.30",
+        "docker-legacy-iptables-1.20-no-conntrack",
+        "iptables-1.37",
+        "nftables-1.37",
+    ];
+    for name in clean {
         let plan = plan(&nodes::files(name));
         assert_eq!(removals(&plan), BTreeSet::new(), "{name}");
         assert_eq!(

@@ -35,9 +35,12 @@ fn every_kind_of_service_reads_the_same_in_every_mode() {
         ("docker-iptables-1.30", Mode::Iptables),
         ("half-migrated-ipvs-1.20", Mode::Ipvs),
         ("nftables-leftovers-1.30", Mode::Nftables),
+        ("iptables-1.37", Mode::Iptables),
+        ("nftables-1.37", Mode::Nftables),
     ] {
         let services = services(&node(name), mode);
-        assert_eq!(services.len(), 34, "{name}");
+        // The nodes of 1.37 have three more: `live/web`, with a NodePort, and `live/dns`.
+        assert_eq!(services.len(), if name.ends_with("1.37") { 37 } else { 34 }, "{name}");
         let dns = find(&services, "10.96.0.10:53/udp");
         assert_eq!(backends(dns), ["192.168.64.7:53", "192.168.66.5:53"], "{name}");
         let balanced = find(&services, "203.0.113.50:443/tcp");
@@ -73,6 +76,10 @@ fn modes_agree_on_endpoints() {
     assert_eq!(old, plain(services(&node("docker-iptables-1.30"), Mode::Iptables)));
     assert_eq!(old, plain(services(&node("half-migrated-ipvs-1.20"), Mode::Ipvs)));
     assert_eq!(old, plain(services(&node("nftables-leftovers-1.30"), Mode::Nftables)));
+    let new = plain(services(&node("iptables-1.37"), Mode::Iptables));
+    assert_eq!(new, plain(services(&node("nftables-1.37"), Mode::Nftables)));
+    assert!(new.values().filter(|backends| backends.is_empty()).count() == 1, "{new:?}");
+    assert!(old.iter().all(|(key, backends)| new.get(key) == Some(backends)), "{new:?}");
 }
 
 /// ipvs mode has rewritten KUBE-SERVICES on this node, so the old chains still give the names of

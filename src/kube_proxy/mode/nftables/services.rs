@@ -126,7 +126,7 @@ impl<'a> Reader<'a> {
                         self.follow(to, service, depth - 1);
                     }
                 }
-                service.backends.extend(statement.get("dnat").and_then(endpoint));
+                service.backends.extend(statement.get("dnat").into_iter().flat_map(endpoints));
             }
         }
     }
@@ -172,9 +172,25 @@ fn affinity(statement: &Value) -> Option<&str> {
     statement.pointer("/match/right")?.as_str()?.strip_prefix('@')
 }
 
-fn endpoint(dnat: &Value) -> Option<SocketAddr> {
-    let address = dnat.get("addr")?.as_str()?.parse().ok()?;
-    Some(SocketAddr::new(address, u16::try_from(dnat.get("port")?.as_u64()?).ok()?))
+/// The endpoints that a `dnat` leads to: one address and port, or a map of `address . port` from
+/// which each connection gets one. kube-proxy writes such maps for services without affinity
+/// (1.37.2; 1.34.4 has a chain for every endpoint).
+fn endpoints(dnat: &Value) -> Vec<SocketAddr> {
+    let endpoint = |address: &Value, port: &Value| {
+        let port = u16::try_from(port.as_u64()?).ok()?;
+        Some(SocketAddr::new(address.as_str()?.parse().ok()?, port))
+    };
+    let mapped = |entry: &Value| {
+        let concat = entry.get(1)?.get("concat")?;
+        endpoint(concat.get(0)?, concat.get(1)?)
+    };
+    match dnat.pointer("/addr/map/data/set").and_then(Value::as_array) {
+        Some(entries) => entries.iter().filter_map(mapped).collect(),
+        None => {
+            let one = dnat.get("addr").zip(dnat.get("port"));
+            one.and_then(|(address, port)| endpoint(address, port)).into_iter().collect()
+        }
+    }
 }
 
 /// The service name in a chain's name: `shop/web:http` of `service-KHN6ECMT-shop/web/tcp/http`.

@@ -40,15 +40,17 @@ fn each_captured_node_has_its_findings() {
         ("kube-proxy.leftover-reject", Warn),
         ("kube-proxy.leftovers", Info),
     ];
+    // These nodes of 1.20 set the gate EndpointSliceProxying, which went in 1.25.
+    let old = vec![("dns.resolver", Warn), ("kube-proxy.feature-gates", Warn)];
     let with = |more: &[(&'static str, Severity)]| {
         let mut all: Vec<_> = ipvs.iter().chain(more).copied().collect();
         all.sort();
         all
     };
     for (node, expected) in [
-        ("canal-stale-flannel-1.20", vec![("dns.resolver", Warn)]),
+        ("canal-stale-flannel-1.20", old.clone()),
         ("docker-iptables-1.30", vec![("dns.resolver", Warn)]),
-        ("docker-legacy-iptables-1.20-no-conntrack", vec![("dns.resolver", Warn)]),
+        ("docker-legacy-iptables-1.20-no-conntrack", old),
         ("half-migrated-ipvs-1.20", with(&[])),
         ("ipvs-dns-blackhole-1.20", with(&[("dns.endpoints", Warn), ("ipvs.zero-weight", Warn)])),
         (
@@ -60,6 +62,8 @@ fn each_captured_node_has_its_findings() {
             ]),
         ),
         ("nftables-leftovers-1.30", vec![("kube-proxy.leftovers", Info)]),
+        ("iptables-1.37", vec![]),
+        ("nftables-1.37", vec![]),
     ] {
         assert_eq!(found(node, None), expected, "{node}");
     }

@@ -8,4 +8,5 @@ pub mod mode;
 pub mod parity;
 pub mod running;
 pub mod services;
+pub mod startup;
 pub mod takeover;

@@ -9,6 +9,10 @@ use crate::state::NodeState;
 use crate::state::kube_proxy::{CommandLine, Instances, KubeProxyConfig, Mode};
 use crate::state::tools::Version;
 
+/// The newest minor version of Kubernetes 1 whose kube-proxy is known here: its objects, flags and
+/// gates. A newer version is judged as this one, and the check `kube-proxy.version` names it.
+pub const NEWEST_KNOWN: u32 = 37;
+
 /// The mode in which kube-proxy runs on a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunningMode {

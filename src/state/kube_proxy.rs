@@ -3,6 +3,7 @@
 mod args;
 pub mod controller;
 pub mod edit;
+mod feature_gates;
 mod flags;
 mod flags_to_config;
 mod mode;
@@ -23,7 +24,8 @@ use crate::yaml;
 pub use args::CommandLine;
 pub use controller::Controller;
 pub use edit::{ConfigEdit, ConfigSource};
-pub use flags::{flag_names, heeded_beside_config};
+pub use feature_gates::{GateFate, gate_fate};
+pub use flags::{RetiredFlag, flag_names, heeded_beside_config, retired_flag};
 pub use flags_to_config::{GeneratedConfig, flags_to_config, is_flag};
 pub use mode::Mode;
 pub use process::{Instances, serves};

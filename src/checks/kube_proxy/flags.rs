@@ -3,30 +3,12 @@
 use super::instances;
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always, no_processes};
 use crate::kube_proxy::mode;
-use crate::state::kube_proxy::{CommandLine, Instances, Mode, flag_names, heeded_beside_config};
+use crate::kube_proxy::running::NEWEST_KNOWN;
+use crate::state::kube_proxy::{
+    CommandLine, Instances, Mode, RetiredFlag, flag_names, heeded_beside_config, is_flag,
+    retired_flag,
+};
 use crate::state::tools::Process;
-
-/// A flag, when it was deprecated and removed, and what to do instead.
-const DEPRECATED_FLAGS: [(&str, &str, &str); 6] = [
-    ("cleanup-ipvs", "deprecated from 1.17, gone in 1.21", "take --cleanup-ipvs out"),
-    ("cleanup-iptables", "gone; --cleanup took its place", "take --cleanup-iptables out"),
-    (
-        "healthz-port",
-        "deprecated",
-        "--healthz-bind-address=ADDRESS:PORT in place of --healthz-port",
-    ),
-    (
-        "metrics-port",
-        "deprecated",
-        "--metrics-bind-address=ADDRESS:PORT in place of --metrics-port",
-    ),
-    (
-        "proxy-port-range",
-        "without effect since userspace mode is gone (1.26)",
-        "take --proxy-port-range out",
-    ),
-    ("udp-timeout", "of userspace mode, gone in 1.26", "take --udp-timeout out"),
-];
 
 pub(super) const DEPRECATED: Check = Check {
     id: "kube-proxy.deprecated-flags",
@@ -96,9 +78,20 @@ fn faults(
 fn deprecated(process: &Process) -> Vec<FlagFault> {
     let pid = process.pid;
     let fault = |flag: String| {
-        let (_, fate, instead) = DEPRECATED_FLAGS.iter().find(|(name, ..)| *name == flag)?;
+        let (fate, instead) = match retired_flag(&flag) {
+            Some(RetiredFlag { gone: Some(minor), instead, .. }) => {
+                (format!("kube-proxy from 1.{minor} on does not have it"), *instead)
+            }
+            Some(RetiredFlag { gone: None, instead, .. }) => ("deprecated".to_owned(), *instead),
+            None if is_flag(&flag) => return None,
+            None => (format!("kube-proxy 1.{NEWEST_KNOWN} does not have it"), ""),
+        };
         let evidence = format!("--{flag} (process {pid}): {fate}");
-        Some(FlagFault { evidence, remedy: (*instead).to_owned() })
+        let remedy = match instead {
+            "" => format!("take --{flag} out before the upgrade"),
+            instead => format!("{instead} in place of --{flag}"),
+        };
+        Some(FlagFault { evidence, remedy })
     };
     let mut faults: Vec<FlagFault> = flag_names(&process.args).filter_map(fault).collect();
     let mode = CommandLine::parse(&process.args).ok().and_then(|line| line.flags.mode);
@@ -155,6 +148,27 @@ mod tests {
         let state = captured().kube_proxy_args(&args).state();
         let Verdict::Found(found) = verdict_of(&DEPRECATED, &state) else { panic!("not found") };
         assert_eq!(found.evidence.len(), 3, "{found:?}");
+    }
+
+    #[test]
+    fn flags_of_long_ago_and_of_nobody_are_found() {
+        let args = ["kube-proxy", "--resource-container=", "--conntrack-max", "1", "--log_dir=/l"];
+        let args: Vec<&str> = args.into_iter().chain(["--jwt=x", "--v=2", "--master=m"]).collect();
+        let state = captured().kube_proxy_args(&args).state();
+        let Verdict::Found(found) = verdict_of(&DEPRECATED, &state) else { panic!("not found") };
+        let fates: Vec<&str> =
+            found.evidence.iter().map(|e| e.rsplit(": ").next().expect("a fate")).collect();
+        assert_eq!(
+            fates,
+            [
+                "kube-proxy from 1.16 on does not have it",
+                "kube-proxy from 1.16 on does not have it",
+                "kube-proxy from 1.26 on does not have it",
+                "kube-proxy 1.37 does not have it",
+            ]
+        );
+        assert!(found.remedy[1].starts_with("--conntrack-max-per-core and"), "{found:?}");
+        assert_eq!(found.remedy[2], "take --log-dir out before the upgrade");
     }
 
     #[test]

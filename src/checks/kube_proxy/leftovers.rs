@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
+use crate::kube_proxy::mode;
 use crate::owners::component::KUBE_PROXY;
 use crate::plan::Object;
 use crate::state::Family;
@@ -38,6 +39,15 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     if groups.is_empty() {
         return Verdict::Ok(format!("nothing but what {mode} mode uses"));
     }
+    // At its start a kube-proxy from 1.29 on removes what is on the other side of nftables mode.
+    let crosses = mode::of(mode).has_own_tables()
+        || groups.keys().any(|(.., kind)| *kind == ObjectKind::Table);
+    let new_enough = facts.running.version.is_none_or(|v| (v.major, v.minor) >= (1, 29));
+    let removal = if crosses && new_enough {
+        "kube-proxy removes some of them when it starts, and none at any other time"
+    } else {
+        "kube-proxy never removes them"
+    };
     let row = |((_, backend, table, kind), (count, first)): (Group<'_>, (usize, &Object))| {
         let group = table.map_or_else(|| backend.to_owned(), ToString::to_string);
         let example = if kind == ObjectKind::Rule { first.text() } else { first.id.name() };
@@ -56,8 +66,8 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     Verdict::Found(Found {
         evidence: groups.into_iter().map(row).collect(),
         effect: format!(
-            "nobody keeps them up to date while {mode} mode runs; kube-proxy never removes them, \
-             and `kube-proxy --cleanup` takes rules that serve along with them"
+            "nobody keeps them up to date while {mode} mode runs; {removal}, and `kube-proxy \
+             --cleanup` takes rules that serve along with them"
         ),
         remedy: vec![
             "proxyshift plan -v   # each of them, and why it goes".into(),

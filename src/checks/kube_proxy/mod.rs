@@ -1,5 +1,6 @@
 //! kube-proxy itself: mode, version, configuration, and leftovers.
 
+mod feature_gates;
 mod flags;
 mod instances;
 mod ipvs_support;
@@ -13,11 +14,13 @@ mod nftables_available;
 mod nftables_gap;
 mod proxy_mode;
 mod teardown;
+mod version;
 
 use super::{Check, Facts};
 use crate::state::kube_proxy::{CommandLine, Instances};
 
 pub(super) const CHECKS: &[&Check] = &[
+    &feature_gates::CHECK,
     &flags::DEPRECATED,
     &flags::IGNORED,
     &instances::CHECK,
@@ -33,6 +36,7 @@ pub(super) const CHECKS: &[&Check] = &[
     &nftables_gap::CHECK,
     &proxy_mode::CHECK,
     &teardown::CHECK,
+    &version::CHECK,
 ];
 
 /// The kube-proxy processes that serve; `None` if the processes were not captured.
@@ -84,7 +88,7 @@ pub(crate) fn at_least(facts: &Facts<'_>, minor: u32) -> Option<bool> {
     until.is_some_and(|until| until < minor).then_some(false)
 }
 
-/// The oldest and the newest minor version that kube-proxy can have, judged by its chains in the
+/// The oldest and the newest minor version that kube-proxy can have, judged by its objects in the
 /// kernel.
 fn bounds(facts: &Facts<'_>) -> (Option<u32>, Option<u32>) {
     // The first minor version that writes each chain; a chain name that ends with `-` is a prefix.
@@ -98,7 +102,7 @@ fn bounds(facts: &Facts<'_>) -> (Option<u32>, Option<u32>) {
         ("mangle", "KUBE-PROXY-CANARY", 16),
     ];
     let running = facts.running.mode.map(crate::kube_proxy::mode::of);
-    if let Some(since) = running.and_then(|mode| mode.since()) {
+    if let Some(since) = running.and_then(|mode| mode.since(facts.now)) {
         return (Some(since), None);
     }
     let has = |table: &str, name: &str| {
@@ -123,11 +127,16 @@ mod tests {
         for (name, minor, expected) in [
             ("docker-iptables-1.30", 25, Some(true)),
             ("docker-iptables-1.30", 31, None),
+            ("iptables-1.37", 31, Some(true)),
+            ("iptables-1.37", 32, None),
             ("canal-stale-flannel-1.20", 16, Some(true)),
             ("canal-stale-flannel-1.20", 25, Some(false)),
             ("half-migrated-ipvs-1.20", 25, Some(false)),
             ("half-migrated-ipvs-1.20", 22, None),
             ("nftables-leftovers-1.30", 29, Some(true)),
+            ("nftables-leftovers-1.30", 30, None),
+            ("nftables-1.37", 36, Some(true)),
+            ("nftables-1.37", 37, None),
         ] {
             let state = node(name);
             let found = given(&state).facts(|facts| at_least(facts, minor));

@@ -2,10 +2,8 @@
 //! is off by default until 1.31.
 
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
+use crate::kube_proxy::startup::{NFTABLES_GATE as GATE, has_nftables};
 use crate::state::kube_proxy::Mode;
-
-/// The feature gate of nftables mode.
-const GATE: &str = "NFTablesProxyMode";
 
 pub(super) const CHECK: Check = Check {
     id: "kube-proxy.nftables-available",
@@ -21,42 +19,39 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     if facts.running.mode == facts.to {
         return Verdict::Ok("nftables mode runs already".into());
     }
+    let settings = facts.settings.as_ref();
+    let gate = settings.and_then(|s| s.feature_gates.get(GATE).copied());
     let Some(version) = facts.running.version else {
-        return match super::at_least(facts, 29) {
-            Some(false) => found(
+        return match (super::at_least(facts, 29), super::at_least(facts, 31)) {
+            (Some(false), _) => found(
                 "kube-proxy is older than 1.29, by the chains it writes".into(),
                 "upgrade kube-proxy to 1.31 or later before the switch".into(),
             ),
+            (_, Some(true)) if settings.is_some() && gate != Some(false) => {
+                Verdict::Ok("kube-proxy is 1.31 or later, by the rules it writes".into())
+            }
             _ => Verdict::Unknown("the version of kube-proxy is not known".into()),
         };
     };
-    let minor = (version.major, version.minor);
-    let gate = facts.settings.as_ref().and_then(|s| s.feature_gates.get(GATE).copied());
-    if minor < (1, 29) {
-        return found(
+    match has_nftables(version, settings) {
+        Some(true) => Verdict::Ok(format!("kube-proxy {version} has it, and it is on")),
+        None => Verdict::Unknown(format!(
+            "kube-proxy {version} has it behind the gate {GATE}; what it was told is not known"
+        )),
+        Some(false) if (version.major, version.minor) < (1, 29) => found(
             format!("kube-proxy {version} has no nftables mode"),
             "upgrade kube-proxy to 1.31 or later before the switch".into(),
-        );
+        ),
+        Some(false) => {
+            let state = if gate == Some(false) { "set to false" } else { "off by default" };
+            let line = format!("featureGates: {{{GATE}: true}}");
+            let flag = format!("--feature-gates={GATE}=true");
+            found(
+                format!("kube-proxy {version}: the feature gate {GATE} is {state}"),
+                super::setting(facts, &line, &flag),
+            )
+        }
     }
-    // nftables mode is GA in 1.33, and its gate cannot be turned off from then on.
-    if minor >= (1, 33) {
-        return Verdict::Ok(format!("kube-proxy {version} has it"));
-    }
-    if gate.unwrap_or(minor >= (1, 31)) {
-        return Verdict::Ok(format!("kube-proxy {version} has it, and its gate is on"));
-    }
-    if facts.settings.is_none() {
-        return Verdict::Unknown(format!(
-            "kube-proxy {version} has it behind the gate {GATE}; what it was told is not known"
-        ));
-    }
-    let state = if gate == Some(false) { "set to false" } else { "off by default" };
-    let line = format!("featureGates: {{{GATE}: true}}");
-    let flag = format!("--feature-gates={GATE}=true");
-    found(
-        format!("kube-proxy {version}: the feature gate {GATE} is {state}"),
-        super::setting(facts, &line, &flag),
-    )
 }
 
 fn found(evidence: String, remedy: String) -> Verdict {
@@ -108,6 +103,8 @@ mod tests {
         assert!(matches!(old, Verdict::Found(_)), "{old:?}");
         let new = given(&node("docker-iptables-1.30")).to(TO).verdict(&CHECK);
         assert!(matches!(new, Verdict::Unknown(_)), "{new:?}");
+        let by_rules = given(&node("iptables-1.37")).to(TO).verdict(&CHECK);
+        assert!(matches!(by_rules, Verdict::Ok(_)), "{by_rules:?}");
         let there = given(&node("nftables-leftovers-1.30")).to(TO).verdict(&CHECK);
         assert!(matches!(there, Verdict::Ok(_)), "{there:?}");
     }

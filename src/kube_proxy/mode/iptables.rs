@@ -6,7 +6,7 @@ use super::{ProxyMode, ServiceFilter, rules};
 use crate::kube_proxy::services::Services;
 use crate::owners::matcher::Ownership;
 use crate::state::kube_proxy::{KubeProxyConfig, Mode};
-use crate::state::ruleset::Rule;
+use crate::state::ruleset::{Rule, Ruleset};
 use crate::state::{Family, NodeState};
 
 pub use services::chains_by_name;
@@ -48,6 +48,16 @@ impl ProxyMode for IptablesMode {
 
     fn disables_localhost_node_ports(&self, config: &KubeProxyConfig) -> bool {
         config.iptables.localhost_node_ports == Some(false)
+    }
+
+    /// kube-proxy from 1.31 on counts by accounting objects, where the kernel has them.
+    fn since(&self, state: &NodeState) -> Option<u32> {
+        let chains = [("filter", "KUBE-FORWARD"), ("nat", "KUBE-NODEPORTS")];
+        let counts = |ruleset: &Ruleset| {
+            let own = chains.iter().filter_map(|(table, chain)| ruleset.table(table)?.chain(chain));
+            own.flat_map(|c| &c.rules).any(|r| ruleset.rule_text(r).contains(" --nfacct-name "))
+        };
+        state.rulesets.values().any(counts).then_some(31)
     }
 
     fn last_version_of_chain(&self) -> Option<(&'static str, u32)> {

@@ -91,12 +91,6 @@ pub trait ProxyMode: Sync {
         false
     }
 
-    /// Whether kube-proxy removes the leftovers of other modes when it starts in this mode, before
-    /// its first sync.
-    fn cleans_up_at_start(&self) -> bool {
-        false
-    }
-
     /// The programs of the host, besides iptables, that save and restore this mode's objects.
     fn host_tools(&self) -> &'static [&'static str] {
         &[]
@@ -122,9 +116,9 @@ pub trait ProxyMode: Sync {
         false
     }
 
-    /// The minor version of Kubernetes 1 that introduced the mode, if the mode's objects prove that
-    /// kube-proxy is at least of that version.
-    fn since(&self) -> Option<u32> {
+    /// The minor version of Kubernetes 1 that the mode's objects prove kube-proxy to be at least of,
+    /// if they prove more than names of chains do.
+    fn since(&self, _state: &NodeState) -> Option<u32> {
         None
     }
 

@@ -50,11 +50,6 @@ impl ProxyMode for NftablesMode {
         true
     }
 
-    /// kube-proxy cleans up like this from 1.29 on.
-    fn cleans_up_at_start(&self) -> bool {
-        true
-    }
-
     fn host_tools(&self) -> &'static [&'static str] {
         &["nft"]
     }
@@ -63,8 +58,17 @@ impl ProxyMode for NftablesMode {
         &config.nftables
     }
 
-    fn since(&self) -> Option<u32> {
-        Some(29)
+    /// The layouts of 1.30.5, 1.34.4, 1.35.4, 1.36.3 and 1.37.2 are known.
+    fn since(&self, state: &NodeState) -> Option<u32> {
+        let has = |kind: &str, name: &str| {
+            let named = |object: &Map<String, Value>| object.get("name").is_some_and(|n| n == name);
+            state.native_tables().iter().any(|t| t.name == TABLE && t.of_kind(kind).any(named))
+        };
+        // The newest first.
+        let layouts =
+            [("set", "hairpin-connections", 36), ("chain", "filter-prerouting-pre-dnat", 34)];
+        let newest = layouts.iter().find(|(kind, name, _)| has(kind, name));
+        Some(newest.map_or(29, |(.., minor)| *minor))
     }
 
     fn unsupported(&self) -> Option<UnsupportedMode> {

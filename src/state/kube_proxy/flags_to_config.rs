@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use serde_json::{Map, Value, json};
 
 use super::args::{HEALTHZ_OF_FLAGS, METRICS_OF_FLAGS, boolean, list};
-use super::flags::{heeded_beside_config, is_of_the_log};
+use super::flags::{RetiredFlag, heeded_beside_config, is_of_the_log, retired_flag};
 use super::{KubeProxyConfig, Mode, parse_mode};
 use crate::error::{Error, Kind, Result};
 use crate::yaml;
@@ -81,6 +81,7 @@ const FLAGS: &[(&str, &str, Form)] = &[
 ];
 
 /// Whether kube-proxy has a flag `name` whose value is used here. None of these values is a secret.
+/// With the flags of [`retired_flag`], these are all flags of the newest known kube-proxy.
 pub fn is_flag(name: &str) -> bool {
     heeded_beside_config(name) || FLAGS.iter().any(|(flag, ..)| *flag == name)
 }
@@ -120,6 +121,9 @@ pub fn flags_to_config(args: &[String]) -> Result<GeneratedConfig> {
     Ok(GeneratedConfig { text, remaining_flags: conversion.remaining_flags })
 }
 
+/// What a capture has in place of a value that may be a secret.
+const MASKED: &str = "<masked>";
+
 #[derive(Default)]
 struct Conversion {
     fields: Map<String, Value>,
@@ -143,9 +147,7 @@ impl Conversion {
         arg: &str,
         rest: &mut impl Iterator<Item = &'a String>,
     ) -> Result<()> {
-        if arg.contains("<masked>") {
-            return Err(refused(arg, "its value was masked when the node was captured"));
-        }
+        let masked = || refused(arg, "its value was masked when the node was captured");
         if arg == "-v" {
             let value = value_of(arg, rest)?;
             self.remaining_flags.push(format!("--v={value}"));
@@ -156,12 +158,21 @@ impl Conversion {
             return Ok(());
         }
         let Some(flag) = arg.strip_prefix("--").filter(|f| !f.is_empty()) else {
-            return Err(refused(arg, "not a flag that is known here"));
+            let unknown = || refused(arg, "not a flag that is known here");
+            return Err(if arg.contains(MASKED) { masked() } else { unknown() });
         };
         let (name, value) = match flag.split_once('=') {
             Some((name, value)) => (name.replace('_', "-"), Some(value.to_owned())),
             None => (flag.replace('_', "-"), None),
         };
+        if let Some((flag, minor)) = retired_flag(&name).and_then(|flag| Some((flag, flag.gone?)))
+            && !is_flag(&name)
+        {
+            return Err(gone_flag(arg, flag, minor));
+        }
+        if arg.contains(MASKED) {
+            return Err(masked());
+        }
         if is_of_the_log(&name) || name == "master" {
             return self.keep(&name, value, rest);
         }
@@ -283,6 +294,14 @@ fn config_value(name: &str, value: &str, form: Form) -> Result<Value, String> {
     })
 }
 
+/// The error for the argument `arg` with the flag that kube-proxy no longer has.
+fn gone_flag(arg: &str, flag: &RetiredFlag, minor: u32) -> Error {
+    let RetiredFlag { name, instead, .. } = flag;
+    let instead = if instead.is_empty() { String::new() } else { format!(", or give {instead}") };
+    let cause = format!("kube-proxy from 1.{minor} on has no such flag, and a file no such field");
+    refused(arg, &cause).hint(format!("leave --{name} out{instead}"))
+}
+
 fn refused(argument: &str, cause: &str) -> Error {
     Error::new(Kind::Usage, format!("kube-proxy's {argument}"), cause)
 }
@@ -338,6 +357,10 @@ mod tests {
             ("kube-proxy --proxy-mode=ipvz", "kube-proxy's --proxy-mode=ipvz: kube-proxy has no"),
             ("kube-proxy --proxy-mode=userspace", "kube-proxy's --proxy-mode=userspace: kube-pro"),
             ("kube-proxy --healthz-port=0", "kube-proxy's --healthz-port=0: deprecated"),
+            (
+                "kube-proxy --conntrack-max=<masked>",
+                "kube-proxy's --conntrack-max=<masked>: kube-proxy from 1.16 on has no such flag",
+            ),
             ("kube-proxy --healthz-bind-address=", "kube-proxy's --healthz-bind-address=: an em"),
             ("kube-proxy --feature-gates=A", "kube-proxy's --feature-gates=A: `A` has no `=`"),
             (

@@ -62,8 +62,22 @@ fn each_captured_node_has_its_findings() {
             ]),
         ),
         ("nftables-leftovers-1.30", vec![("kube-proxy.leftovers", Info)]),
+        ("iptables-1.34", vec![]),
+        ("nftables-1.34", vec![]),
         ("iptables-1.37", vec![]),
         ("nftables-1.37", vec![]),
+        (
+            "nftables-beside-iptables-1.37",
+            vec![
+                ("kube-proxy.leftover-reject", Warn),
+                ("kube-proxy.leftovers", Info),
+                ("kube-proxy.mode", Warn),
+            ],
+        ),
+        (
+            "nftables-leftovers-legacy-1.37",
+            vec![("kube-proxy.leftover-reject", Warn), ("kube-proxy.leftovers", Info)],
+        ),
     ] {
         assert_eq!(found(node, None), expected, "{node}");
     }

@@ -119,9 +119,12 @@ fn nodes_without_leftovers() {
     let clean = [
         "docker-iptables-1.30",
         "docker-legacy-iptables-1.20-no-conntrack",
+        "iptables-1.34",
         "iptables-1.37",
         "nftables-1.37",
     ];
+    // Without a kubelet, nothing made this node's KUBE-FIREWALL.
+    assert_eq!(removals(&plan(&nodes::files("nftables-1.34"))), BTreeSet::new());
     for name in clean {
         let plan = plan(&nodes::files(name));
         assert_eq!(removals(&plan), BTreeSet::new(), "{name}");
@@ -133,6 +136,34 @@ fn nodes_without_leftovers() {
         let kept = plan.objects.iter().find(|o| o.text() == masquerade).expect("docker0's rule");
         assert_eq!(kept.sentence(), "docker's, which never writes it again by itself");
     }
+}
+
+/// A second kube-proxy, in iptables mode, deleted the tables of the first one, which has made only
+/// that of IPv4 anew: what serves IPv6 is left of the second.
+#[test]
+fn what_alone_serves_a_family_stays() {
+    let mut files = nodes::files("nftables-beside-iptables-1.37");
+    let both = removals(&plan(&files));
+    assert!(both.iter().any(|line| line.contains("ipv4")) && both.len() > 100, "{both:?}");
+    assert!(!both.iter().any(|line| line.contains("ipv6")), "{both:?}");
+    assert!(
+        plan(&files).objects.iter().any(|o| o.sentence().contains("which alone serves ipv6")),
+        "the plan says why"
+    );
+    // Once the running mode has the family too, the rest goes.
+    let whole = nodes::files("nftables-leftovers-legacy-1.37")["nft.json"].clone();
+    files.insert("nft.json".into(), whole);
+    assert!(removals(&plan(&files)).iter().any(|line| line.contains("ipv6")));
+}
+
+/// kube-proxy 1.37 in nftables mode removes what it finds by one iptables, here that of the nft
+/// backend: all that legacy tables hold is left.
+#[test]
+fn the_other_backend_is_left_whole() {
+    let plan = plan(&nodes::files("nftables-leftovers-legacy-1.37"));
+    let gone = removals(&plan);
+    assert!(gone.len() > 200 && gone.iter().all(|line| line.contains(" legacy ")), "{gone:?}");
+    assert!(gone.iter().any(|line| line.contains("ipv6")), "{gone:?}");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use proxyshift::owners::catalogue::Catalogue;
 use proxyshift::owners::files::known_processes;
 use proxyshift::owners::matcher::{OPERATOR, Ownership, UNKNOWN};
 use proxyshift::state::kube_proxy::Mode;
+use proxyshift::state::tools::Version;
 use proxyshift::state::{Backend, Family, Files, NodeState, RulesetId};
 
 const NFT: RulesetId = RulesetId { family: Family::Ipv4, backend: Backend::Nft };
@@ -73,8 +74,9 @@ fn everything_on_the_nodes_has_an_owner() {
             assert_ne!(owners.set(&set.name).expect("an owner").name, UNKNOWN, "{}", set.name);
         }
         // The links of the machine itself have no owner: loopback, and the link to the outside. On
-        // the nodes of 1.37, neither have the bridge and the veths of the pods, which no CNI made.
-        let of_pods = ["cni1", "vd1", "vp1", "vp2", "vp3"];
+        // the nodes of 1.34 and 1.37, neither have the bridge and the veths of the pods, which no CNI
+        // made, and the far end of the link to the outside.
+        let of_pods = ["cni1", "peer", "vd1", "vp1", "vp2", "vp3"];
         let of_no_one = |l: &&str| owners.link(l).expect("an owner").name == UNKNOWN;
         let links: BTreeSet<&str> =
             state.links.iter().map(|l| l.name.as_str()).filter(of_no_one).collect();
@@ -318,7 +320,15 @@ fn the_mode_that_runs() {
             _ => Mode::Iptables,
         };
         assert_eq!(running.mode, Some(expected), "{name}: {}", running.evidence);
-        assert_eq!(running.version, None, "{name}");
+        let version = match &*name {
+            "iptables-1.34" | "nftables-1.34" => Version::find("1.34.4"),
+            "nftables-beside-iptables-1.37" | "nftables-leftovers-legacy-1.37" => {
+                Version::find("1.37.2")
+            }
+            // The other captures do not have it.
+            _ => None,
+        };
+        assert_eq!(running.version, version, "{name}");
         // If the configuration names another mode than the rules show, the node is between two
         // modes.
         let other = if expected == Mode::Ipvs { "iptables" } else { "ipvs" };

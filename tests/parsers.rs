@@ -172,7 +172,7 @@ fn kube_proxys_command_line_leads_to_its_configuration() {
             _ => Mode::Iptables,
         };
         assert_eq!(line.settings(Some(&config)).unwrap().mode(), expected, "{name}");
-        assert_eq!(config.cluster_cidrs, ["192.168.64.0/20".parse().unwrap()], "{name}");
+        assert_eq!(config.cluster_cidrs[0], "192.168.64.0/20".parse().unwrap(), "{name}");
     }
 }
 

@@ -30,17 +30,22 @@ fn backends(service: &ServicePort) -> Vec<String> {
 
 #[test]
 fn every_kind_of_service_reads_the_same_in_every_mode() {
-    for (name, mode) in [
-        ("docker-legacy-iptables-1.20-no-conntrack", Mode::Iptables),
-        ("docker-iptables-1.30", Mode::Iptables),
-        ("half-migrated-ipvs-1.20", Mode::Ipvs),
-        ("nftables-leftovers-1.30", Mode::Nftables),
-        ("iptables-1.37", Mode::Iptables),
-        ("nftables-1.37", Mode::Nftables),
+    // Two nodes have `live/web`, with a NodePort, and `live/dns` too; those that kube-proxy 1.34 and
+    // 1.37 wrote for this have fewer of `default/app-N`, and `shop/six` in both families.
+    for (name, mode, count) in [
+        ("docker-legacy-iptables-1.20-no-conntrack", Mode::Iptables, 34),
+        ("docker-iptables-1.30", Mode::Iptables, 34),
+        ("half-migrated-ipvs-1.20", Mode::Ipvs, 34),
+        ("nftables-leftovers-1.30", Mode::Nftables, 34),
+        ("iptables-1.37", Mode::Iptables, 37),
+        ("nftables-1.37", Mode::Nftables, 37),
+        ("iptables-1.34", Mode::Iptables, 21),
+        ("nftables-1.34", Mode::Nftables, 21),
+        ("nftables-leftovers-legacy-1.37", Mode::Nftables, 21),
+        ("nftables-beside-iptables-1.37", Mode::Nftables, 19),
     ] {
         let services = services(&node(name), mode);
-        // The nodes of 1.37 have three more: `live/web`, with a NodePort, and `live/dns`.
-        assert_eq!(services.len(), if name.ends_with("1.37") { 37 } else { 34 }, "{name}");
+        assert_eq!(services.len(), count, "{name}");
         let dns = find(&services, "10.96.0.10:53/udp");
         assert_eq!(backends(dns), ["192.168.64.7:53", "192.168.66.5:53"], "{name}");
         let balanced = find(&services, "203.0.113.50:443/tcp");
@@ -80,6 +85,20 @@ fn modes_agree_on_endpoints() {
     assert_eq!(new, plain(services(&node("nftables-1.37"), Mode::Nftables)));
     assert!(new.values().filter(|backends| backends.is_empty()).count() == 1, "{new:?}");
     assert!(old.iter().all(|(key, backends)| new.get(key) == Some(backends)), "{new:?}");
+}
+
+/// The layouts of nftables mode in 1.34 and in 1.37 mean the same, in both families.
+#[test]
+fn layouts_agree_on_services() {
+    let plain = |name: &str, mode| -> BTreeMap<ServiceKey, ServicePort> {
+        let services = services(&node(name), mode).into_iter();
+        services.map(|(k, s)| (k, ServicePort { node_addresses: BTreeSet::new(), ..s })).collect()
+    };
+    let expected = plain("iptables-1.34", Mode::Iptables);
+    assert!(expected.keys().any(|key| key.to_string() == "[fd00:96::7]:80/tcp"), "{expected:?}");
+    assert_eq!(expected, plain("nftables-1.34", Mode::Nftables));
+    assert_eq!(expected, plain("nftables-leftovers-legacy-1.37", Mode::Nftables));
+    assert_eq!(expected, plain("nftables-leftovers-legacy-1.37", Mode::Iptables));
 }
 
 /// ipvs mode has rewritten KUBE-SERVICES on this node, so the old chains still give the names of

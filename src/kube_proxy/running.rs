@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 
 use crate::kube_proxy::mode;
+use crate::kube_proxy::services::{Location, ServiceKey};
 use crate::owners::matcher::Ownership;
-use crate::state::NodeState;
 use crate::state::kube_proxy::{CommandLine, Instances, KubeProxyConfig, Mode};
 use crate::state::tools::Version;
+use crate::state::{Family, NodeState};
 
 /// The newest minor version of Kubernetes 1 whose kube-proxy is known here: its objects, flags and
 /// gates. A newer version is judged as this one, and the check `kube-proxy.version` names it.
@@ -54,6 +55,31 @@ pub fn configured(state: &NodeState) -> Option<KubeProxyConfig> {
         Instances::None => file(CONFIG),
         Instances::Many(_) => None,
     }
+}
+
+/// The families in which the mode `running` serves nothing while another mode still serves services
+/// with endpoints; with that other mode.
+///
+/// kube-proxy 1.37.2 in nftables mode makes each family's table anew only when a service of that
+/// family changes, if somebody deleted it: until then, rules of another mode are all that serves.
+pub fn served_by_others(state: &NodeState, running: Mode) -> BTreeMap<Family, Mode> {
+    let serves = |mode: Mode, family: Family| {
+        let of_family = |key: &ServiceKey, _: Option<&str>| match key.location {
+            Location::Address(address) => address.is_ipv6() == (family == Family::Ipv6),
+            Location::Node(node) => node == family,
+        };
+        mode::of(mode).missing_objects(state, family).is_none()
+            && mode::of(mode)
+                .services_where(state, &of_family)
+                .values()
+                .any(|service| !service.backends.is_empty())
+    };
+    let other = |family: Family| {
+        mode::of(running).missing_objects(state, family)?;
+        let other = Mode::ALL.into_iter().find(|m| *m != running && serves(*m, family))?;
+        Some((family, other))
+    };
+    Family::ALL.into_iter().filter_map(other).collect()
 }
 
 /// The kube-proxy processes; none if the processes were not captured.

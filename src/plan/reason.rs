@@ -4,12 +4,16 @@ use std::fmt;
 
 use ipnet::IpNet;
 
+use crate::state::Family;
 use crate::state::kube_proxy::Mode;
 use crate::state::tools::Version;
 
 /// Why a plan removes, keeps or suspects an object.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
+    /// The object is of a mode that does not run, which is the first payload; but the running mode,
+    /// which is the second, serves nothing in the family.
+    StillServes(Mode, Mode, Family),
     /// Only modes that do not run use the object. The payload is those modes, and the running mode.
     OtherModes(Vec<Mode>, Mode),
     /// kube-proxy's running version, which is the payload, has no such chain.
@@ -99,6 +103,10 @@ pub enum Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Reason::StillServes(mode, running, family) => write!(
+                f,
+                "of {mode} mode, which alone serves {family}; kube-proxy runs in {running} mode"
+            ),
             Reason::OtherModes(modes, running) => {
                 let modes: Vec<&str> = modes.iter().map(|m| m.name()).collect();
                 write!(f, "of {} mode; kube-proxy runs in {running} mode", modes.join(" and "))

@@ -1,9 +1,9 @@
 //! kube-proxy's leftovers: what its running mode or its version does not use.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::kube_proxy::mode::{self, ProxyMode};
-use crate::kube_proxy::running::RunningMode;
+use crate::kube_proxy::running::{RunningMode, served_by_others};
 use crate::owners::attribution::Evidence;
 use crate::owners::component::ChainEntry;
 use crate::owners::component::KUBE_PROXY;
@@ -12,7 +12,9 @@ use crate::owners::liveness;
 use crate::plan::Action;
 use crate::plan::candidates::{Candidates, ChainIndex, OwnedChain, PlanRow};
 use crate::plan::reason::Reason;
+use crate::state::Family;
 use crate::state::ipvs::Forward;
+use crate::state::kube_proxy::Mode;
 use crate::state::object::ObjectId;
 use crate::state::tools::Version;
 
@@ -23,18 +25,46 @@ pub(super) fn chains(candidates: &mut Candidates<'_>, running: &RunningMode) {
         let reason = entry.keep.clone().map_or(Reason::Kubelets, Reason::Catalogue);
         candidates.add_chain(Action::Keep, at, reason);
     }
+    let serving = Serving::of(candidates, running);
     let chains = candidates.chains_of(KUBE_PROXY);
     let mut successors = HashMap::new();
     for OwnedChain { at, entry, .. } in &chains {
         let key = (at.id, at.table, entry.replaced_by.as_deref());
         let successor = successors.entry(key).or_insert_with(|| successor(&chains, *at, entry));
-        match judge(entry, running, kubelet.as_deref(), successor.as_deref()) {
+        let decided = judge(entry, running, kubelet.as_deref(), successor.as_deref());
+        match serving.spare(Some(at.id.family), decided) {
             (Action::Remove, reason) => candidates.propose_chain(*at, reason),
             (action, reason) if !entry.many => candidates.add_chain(action, *at, reason),
             _ => {}
         }
     }
-    hooks(candidates, running);
+    hooks(candidates, running, &serving);
+}
+
+/// The families in which only a mode that does not run serves. Nothing of kube-proxy's is removed
+/// there.
+struct Serving {
+    running: Option<Mode>,
+    others: BTreeMap<Family, Mode>,
+}
+
+impl Serving {
+    fn of(candidates: &Candidates<'_>, running: &RunningMode) -> Serving {
+        let others = running.mode.map(|mode| served_by_others(candidates.state, mode));
+        Serving { running: running.mode, others: others.unwrap_or_default() }
+    }
+
+    /// What to do with an object of this family, or of no family: as `decided`, unless it would be
+    /// removed where another mode serves.
+    fn spare(&self, family: Option<Family>, decided: (Action, Reason)) -> (Action, Reason) {
+        let other = self.others.iter().find(|(served, _)| family.is_none_or(|f| f == **served));
+        match (decided, other, self.running) {
+            ((Action::Remove, _), Some((served, mode)), Some(running)) => {
+                (Action::Keep, Reason::StillServes(*mode, running, *served))
+            }
+            (decided, ..) => decided,
+        }
+    }
 }
 
 /// What to do with a chain of kube-proxy, and the reason.
@@ -100,7 +130,7 @@ fn kubelet_may_own(candidates: &Candidates<'_>) -> Option<String> {
 }
 
 /// Judges kube-proxy's jumps from built-in chains.
-fn hooks(candidates: &mut Candidates<'_>, running: &RunningMode) {
+fn hooks(candidates: &mut Candidates<'_>, running: &RunningMode, serving: &Serving) {
     let Some(mode) = running.mode else { return };
     let Some(component) = candidates.catalogue.component(KUBE_PROXY) else { return };
     for (at, context, to) in candidates.built_in_rules() {
@@ -125,6 +155,9 @@ fn hooks(candidates: &mut Candidates<'_>, running: &RunningMode) {
         // jump that only another mode writes is removed.
         let entry = candidates.catalogue.chain(&context.table.name, &hook.to);
         let used = entry.is_some_and(|(_, e)| e.modes.contains(&mode));
+        if serving.others.contains_key(&context.id.family) {
+            continue;
+        }
         if !shared && used {
             candidates.propose_rule(at, None, Reason::NoJumpInMode(mode, hook.to.clone()));
         } else if shared && outdated {
@@ -135,10 +168,11 @@ fn hooks(candidates: &mut Candidates<'_>, running: &RunningMode) {
 
 /// Judges ipsets, virtual servers, links and native tables.
 pub(super) fn elsewhere(candidates: &mut Candidates<'_>, running: &RunningMode) {
-    sets(candidates, running);
-    servers(candidates, running);
-    links(candidates, running);
-    tables(candidates, running);
+    let serving = Serving::of(candidates, running);
+    sets(candidates, running, &serving);
+    servers(candidates, running, &serving);
+    links(candidates, running, &serving);
+    tables(candidates, running, &serving);
 }
 
 /// What to do with a kube-proxy object of a kind that only those modes make for which `uses`
@@ -154,13 +188,14 @@ fn of_mode(running: &RunningMode, uses: fn(&dyn ProxyMode) -> bool) -> (Action, 
     }
 }
 
-fn sets(candidates: &mut Candidates<'_>, running: &RunningMode) {
+fn sets(candidates: &mut Candidates<'_>, running: &RunningMode, serving: &Serving) {
     let state = candidates.state;
     for set in &state.ipsets.sets {
         if candidates.ownership.set(&set.name).is_none_or(|o| o.name != KUBE_PROXY) {
             continue;
         }
-        match of_mode(running, |mode| mode.uses_ipsets()) {
+        let decided = of_mode(running, |mode| mode.uses_ipsets());
+        match serving.spare(Some(set.family), decided) {
             (Action::Remove, reason) => candidates.propose_set(&set.name, reason),
             (action, reason) => candidates.add(PlanRow {
                 action,
@@ -173,23 +208,24 @@ fn sets(candidates: &mut Candidates<'_>, running: &RunningMode) {
     }
 }
 
-fn servers(candidates: &mut Candidates<'_>, running: &RunningMode) {
+fn servers(candidates: &mut Candidates<'_>, running: &RunningMode, serving: &Serving) {
     let state = candidates.state;
     let ownership = candidates.ownership;
     for server in &state.ipvs.servers {
         let Some(owner) = ownership.virtual_server(&server.service) else { continue };
         let masquerades = server.reals.iter().all(|r| r.forward == Forward::Masq);
-        let (action, reason) =
-            match (owner.name == KUBE_PROXY, of_mode(running, |mode| mode.has_virtual_servers())) {
-                (true, (Action::Remove, _)) if !masquerades => {
-                    (Action::Suspect, Reason::DoesNotMasquerade)
-                }
-                (true, (Action::Remove, reason)) => (Action::Remove, reason),
-                // Virtual servers that kube-proxy keeps get no plan row, because there is one for
-                // each service, which is too many to list.
-                (true, _) => continue,
-                (false, _) => (Action::Keep, Reason::Foreign(owner.reason)),
-            };
+        let decided = of_mode(running, |mode| mode.has_virtual_servers());
+        let decided = serving.spare(Some(server.service.family()), decided);
+        let (action, reason) = match (owner.name == KUBE_PROXY, decided) {
+            (true, (Action::Remove, _)) if !masquerades => {
+                (Action::Suspect, Reason::DoesNotMasquerade)
+            }
+            (true, (Action::Remove, reason)) => (Action::Remove, reason),
+            // Virtual servers that kube-proxy keeps get no plan row, because there is one for
+            // each service, which is too many to list.
+            (true, _) => continue,
+            (false, _) => (Action::Keep, Reason::Foreign(owner.reason)),
+        };
         candidates.add(PlanRow {
             action,
             id: ObjectId::VirtualServer(server.service),
@@ -200,31 +236,33 @@ fn servers(candidates: &mut Candidates<'_>, running: &RunningMode) {
     }
 }
 
-fn links(candidates: &mut Candidates<'_>, running: &RunningMode) {
+fn links(candidates: &mut Candidates<'_>, running: &RunningMode, serving: &Serving) {
     let state = candidates.state;
     let ownership = candidates.ownership;
     for link in &state.links {
         if ownership.link(&link.name).is_none_or(|o| o.name != KUBE_PROXY) {
             continue;
         }
-        let (action, reason) = of_mode(running, |mode| mode.binds_addresses());
+        let decided = of_mode(running, |mode| mode.binds_addresses());
+        let (action, reason) = serving.spare(None, decided);
         let id = ObjectId::Link { name: link.name.as_str().into() };
         let details = link.kind.clone().unwrap_or_default();
         candidates.add(PlanRow { action, id, owner: KUBE_PROXY, reason, details });
     }
 }
 
-fn tables(candidates: &mut Candidates<'_>, running: &RunningMode) {
+fn tables(candidates: &mut Candidates<'_>, running: &RunningMode, serving: &Serving) {
     let state = candidates.state;
     let ownership = candidates.ownership;
     for table in state.native_tables() {
         if ownership.table(&table.family, &table.name).is_none_or(|o| o.name != KUBE_PROXY) {
             continue;
         }
-        let (action, reason) = of_mode(running, |mode| mode.has_own_tables());
         let family = table.family.as_str().into();
         let name = table.name.as_str().into();
         let id = ObjectId::NativeTable { family, name };
+        let (action, reason) =
+            serving.spare(id.family(), of_mode(running, |mode| mode.has_own_tables()));
         candidates.add(PlanRow { action, id, owner: KUBE_PROXY, reason, details: String::new() });
     }
 }

@@ -30,7 +30,8 @@ static := -C target-feature=+crt-static
 build := build --release
 built := release
 out := dist
-NODE := snapshots/canal-stale-flannel-1.20
+NODE := snapshots/nftables-beside-iptables-1.37
+STALE := snapshots/canal-stale-flannel-1.20
 OTHER := snapshots/docker-iptables-1.30
 CARRIES := cases::migrate::carries::iptables_to_ipvs_breaks_nothing
 # The dumps of other machines' rules, where they lie beside this folder.
@@ -46,9 +47,10 @@ demo: debian rust
 	bold= plain=
 	[ ! -t 1 ] || bold=$$'\033[1m' plain=$$'\033[0m'
 	show() { printf '\n%s# %s%s\n$$ %s\n' "$$bold" "$$1" "$$plain" "$$2"; $$2 2>&1; }
-	show 'A node captured with a rule that flannel left behind' 'proxyshift snapshot show $(NODE)'
+	show 'A node of kube-proxy 1.37, where a second one has left its rules behind' 'proxyshift snapshot show $(NODE)'
 	show 'What would go, and why' 'proxyshift plan --snapshot $(NODE)'
 	show 'Doing and undoing it, on a private copy of that node' 'proxyshift rehearse --snapshot $(NODE)'
+	show 'A node with one rule that flannel left behind' 'proxyshift plan --snapshot $(STALE)'
 	show 'Another node, from iptables to ipvs mode: the stages, and what each would do' 'proxyshift plan --to ipvs --snapshot $(OTHER)'
 	show 'What comes last, removing the old rules, done and undone before anything is begun' 'proxyshift rehearse --to ipvs --snapshot $(OTHER)'
 	# The case brings its own API server, pods and services, in private namespaces; it loads no module.

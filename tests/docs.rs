@@ -92,7 +92,7 @@ fn the_transcript_is_what_the_program_prints() {
 fn the_demo_verifies_as_much_without_root() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
-    let (program, node) = (folder.path().join("proxyshift"), "canal-stale-flannel-1.20");
+    let (program, node) = (folder.path().join("proxyshift"), "nftables-beside-iptables-1.37");
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
     fs::copy(PROGRAM, &program).unwrap();
     let copied = Command::new("cp")
@@ -121,7 +121,9 @@ fn the_demo_shows_the_transcript() {
     let transcript = readme.split_once(TRANSCRIPT).and_then(|(_, rest)| rest.split_once("```"));
     for line in transcript.expect("a transcript").0.lines() {
         let Some(command) = line.strip_prefix("$ ") else { continue };
-        let in_demo = command.replace("snapshots/canal-stale-flannel-1.20", "$(NODE)");
+        let in_demo = command
+            .replace("snapshots/nftables-beside-iptables-1.37", "$(NODE)")
+            .replace("snapshots/canal-stale-flannel-1.20", "$(STALE)");
         assert!(makefile.contains(&format!("'{in_demo}'")), "make demo does not run: {command}");
     }
 }

@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::kube_proxy::proxy_state::ProxyState;
 use crate::kube_proxy::running::{RunningMode, configured};
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
@@ -72,6 +73,8 @@ pub struct Facts<'a> {
     pub catalogue: &'a Catalogue,
     /// The owner of each object in `now`.
     pub ownership: &'a Ownership<'a>,
+    /// How kube-proxy is on the node.
+    pub proxy: ProxyState<'a>,
     /// The mode in which kube-proxy runs, judged by what the kernel holds.
     pub running: RunningMode,
     /// kube-proxy's configuration, if it is known.
@@ -99,6 +102,7 @@ impl<'a> Facts<'a> {
             to,
             catalogue,
             ownership,
+            proxy: ProxyState::of(now),
             running,
             settings,
             plan: OnceCell::new(),
@@ -116,9 +120,10 @@ impl<'a> Facts<'a> {
         edits(&Plan { objects }, self.now)
     }
 
-    /// True if `mode` is the running mode or the target mode.
+    /// True if `mode` is the running mode, the configured mode or the target mode.
     pub fn concerns(&self, mode: Mode) -> bool {
-        self.running.mode == Some(mode) || self.to == Some(mode)
+        let configured = self.settings.as_ref().map(KubeProxyConfig::mode);
+        [self.running.mode, configured, self.to].contains(&Some(mode))
     }
 }
 

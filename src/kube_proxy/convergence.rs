@@ -11,16 +11,13 @@ use std::net::IpAddr;
 
 use crate::kube_proxy::mode::{self, ProxyMode};
 use crate::kube_proxy::parity::{ChangedMeanwhile, parity_since};
+use crate::kube_proxy::proxy_state::ProxyState;
 use crate::kube_proxy::running::RunningMode;
 use crate::kube_proxy::services::{Location, ServiceKey, Services};
 use crate::kube_proxy::takeover::Rewrite;
 use crate::owners::catalogue::Catalogue;
-use crate::owners::component::KUBE_PROXY;
 use crate::owners::matcher::Ownership;
-use crate::owners::signs::Embedding;
-use crate::state::kube_proxy::controller::PROGRAM;
-use crate::state::kube_proxy::{Instances, Mode};
-use crate::state::tools::Process;
+use crate::state::kube_proxy::Mode;
 use crate::state::{Family, NodeState};
 
 /// Whether kube-proxy serves in the new mode.
@@ -69,10 +66,9 @@ pub fn convergence(
     let ownership = Ownership::of(catalogue, state);
     let now = mode.services(state);
     let mut waiting: Vec<String> = match witness {
-        Witness::Reply(reported) => processes(catalogue, state)
-            .into_iter()
-            .chain(answer(reported.as_deref(), new))
-            .collect(),
+        Witness::Reply(reported) => {
+            processes(state).into_iter().chain(answer(reported.as_deref(), new)).collect()
+        }
         Witness::Controller { runs: true } => Vec::new(),
         Witness::Controller { runs: false } => vec!["kube-proxy does not run".into()],
     };
@@ -92,23 +88,17 @@ pub fn convergence(
 
 /// What is wrong with the processes; `None` if exactly one kube-proxy runs, alone or inside another
 /// program (k3s).
-fn processes(catalogue: &Catalogue, state: &NodeState) -> Option<String> {
-    let Some(all) = &state.processes else { return Some("the processes are not known".into()) };
-    match Instances::of(all) {
-        Instances::One(_) => None,
-        Instances::None => {
-            let host = catalogue.component(KUBE_PROXY);
-            let is_host = |p: &Process| {
-                let part = host.and_then(|c| c.alive.part(p, state));
-                matches!(part, Some(Embedding::Runs | Embedding::Unclear(_)))
-            };
-            let embedded = all.iter().any(|p| p.name != PROGRAM && is_host(p));
-            (!embedded).then(|| "no kube-proxy runs in this network namespace".into())
-        }
-        Instances::Many(all) => {
+fn processes(state: &NodeState) -> Option<String> {
+    match ProxyState::of(state) {
+        ProxyState::One(_) | ProxyState::PartOf(..) => None,
+        ProxyState::Many(all) => {
             let pids: Vec<String> = all.iter().map(|p| p.pid.to_string()).collect();
             let count = all.len();
             Some(format!("{count} kube-proxies run, and there must be one: {}", pids.join(", ")))
+        }
+        ProxyState::Unknown(why) => Some(format!("whether kube-proxy runs is not known: {why}")),
+        ProxyState::Down(_) | ProxyState::Replaced(_) | ProxyState::Gone => {
+            Some("no kube-proxy runs in this network namespace".into())
         }
     }
 }

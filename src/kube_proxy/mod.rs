@@ -6,6 +6,7 @@
 pub mod convergence;
 pub mod mode;
 pub mod parity;
+pub mod proxy_state;
 pub mod running;
 pub mod services;
 pub mod startup;

@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 
 use crate::kube_proxy::mode;
+use crate::kube_proxy::proxy_state::ProxyState;
 use crate::kube_proxy::services::{Location, ServiceKey};
 use crate::owners::matcher::Ownership;
-use crate::state::kube_proxy::{CommandLine, Instances, KubeProxyConfig, Mode};
+use crate::state::kube_proxy::{CommandLine, KubeProxyConfig, Mode};
 use crate::state::tools::Version;
 use crate::state::{Family, NodeState};
 
@@ -19,12 +20,14 @@ pub const NEWEST_KNOWN: u32 = 37;
 pub struct RunningMode {
     /// The mode that serves; `None` if this is not clear, for example during a change of mode.
     pub mode: Option<Mode>,
-    /// Whether the kernel holds the services of any mode at all.
-    pub serves: bool,
+    /// The modes whose services the kernel holds.
+    pub serving: Vec<Mode>,
     /// The evidence for `mode`, or why the mode is not clear.
     pub evidence: String,
     /// The version of kube-proxy; `None` if it is not known or several kube-proxies run.
     pub version: Option<Version>,
+    /// Why no kube-proxy keeps up what the kernel holds; `None` if one does, or may.
+    pub absence: Option<String>,
 }
 
 /// The configuration file of a kubeadm node. It is read if no kube-proxy process runs.
@@ -37,8 +40,14 @@ impl RunningMode {
             .filter_map(|mode| Some((mode.mode(), mode.evidence(state, ownership)?)))
             .collect();
         let (mode, evidence) = decide(&kernel, configured(state).map(|config| config.mode()));
-        let version = instances(state).one().and_then(|p| Version::find(p.version.as_deref()?));
-        RunningMode { mode, serves: !kernel.is_empty(), evidence, version }
+        let (serving, proxy) = (kernel.into_keys().collect(), ProxyState::of(state));
+        let (version, absence) = (proxy.version(), proxy.absence());
+        RunningMode { mode, serving, evidence, version, absence }
+    }
+
+    /// Whether the kernel holds the services of any mode at all.
+    pub fn serves(&self) -> bool {
+        !self.serving.is_empty()
     }
 }
 
@@ -46,14 +55,15 @@ impl RunningMode {
 /// `None` if the configuration is not known.
 pub fn configured(state: &NodeState) -> Option<KubeProxyConfig> {
     let file = |path: &str| KubeProxyConfig::parse(path, state.file(path)?).ok();
-    match instances(state) {
-        Instances::One(process) => {
+    match ProxyState::of(state) {
+        ProxyState::One(process) => {
             let line = CommandLine::parse(&process.args).ok()?;
             let config = line.config.as_deref().and_then(file);
             line.settings(config.as_ref())
         }
-        Instances::None => file(CONFIG),
-        Instances::Many(_) => None,
+        // A host program has settings of its own, which are not captured.
+        ProxyState::PartOf(..) | ProxyState::Many(_) => None,
+        _ => file(CONFIG),
     }
 }
 
@@ -80,11 +90,6 @@ pub fn served_by_others(state: &NodeState, running: Mode) -> BTreeMap<Family, Mo
         Some((family, other))
     };
     Family::ALL.into_iter().filter_map(other).collect()
-}
-
-/// The kube-proxy processes; none if the processes were not captured.
-fn instances(state: &NodeState) -> Instances<'_> {
-    Instances::of(state.processes.as_deref().unwrap_or_default())
 }
 
 /// The mode that serves, and the evidence. `kernel` has the modes whose services the kernel holds,
@@ -149,7 +154,7 @@ mod tests {
         let args = args.iter().map(|a| (*a).to_owned()).collect();
         let name = "kube-proxy".into();
         let version = Some(version.to_owned());
-        Process { pid, name, args, version, version_source: None }
+        Process { pid, name, args, version, ..Process::default() }
     }
 
     #[test]

@@ -213,10 +213,9 @@ mod tests {
     fn component(name: &str, line: &str) -> RunningComponent {
         let args = line.split(' ').map(str::to_owned).collect();
         let pid = std::process::id();
-        let (version, version_source) = (None, None);
         RunningComponent {
             pinned: PinnedProcess::open(pid).unwrap(),
-            process: Process { pid, name: name.into(), args, version, version_source },
+            process: Process { pid, name: name.into(), args, ..Process::default() },
         }
     }
 

@@ -154,8 +154,7 @@ mod tests {
             pid: std::process::id(),
             name: "kube-proxy".into(),
             args: vec!["kube-proxy".into(), flag.into()],
-            version: None,
-            version_source: None,
+            ..Process::default()
         };
         NodeState { processes: Some(vec![process]), ..NodeState::default() }
     }
@@ -219,7 +218,7 @@ mod tests {
             name: "kube-proxy".into(),
             args: vec!["kube-proxy".into(), flag.clone()],
             version: version.map(str::to_owned),
-            version_source: None,
+            ..Process::default()
         };
         let mut known = [process(Some("v1.2.3"))];
         fill_in_version(&mut known, &Files::new(), &[]);

@@ -19,13 +19,15 @@ use crate::state::live_facts::LiveFacts;
 pub fn probe(state: &NodeState, store: Option<&Path>) -> LiveFacts {
     let (lock_wait, lock_holder) = lock::wait();
     let kube_proxy = kube_proxy::observe_root(state);
+    let log = kube_proxy::read_logs();
     LiveFacts {
         pod_addresses: pods::addresses(),
         proxy_mode: kube_proxy_api::mode(state),
         privileged: privileged(),
         kube_proxy_tools: kube_proxy.tools,
         kube_proxy_root: kube_proxy.root,
-        kube_proxy_complaints: kube_proxy::complaints(),
+        kube_proxy_complaints: log.complaints,
+        kube_proxy_end: log.end,
         store_free: store.and_then(store::free),
         lock_wait,
         lock_holder,

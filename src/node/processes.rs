@@ -18,7 +18,8 @@ use crate::state::multicall;
 use crate::state::tools::Process;
 
 /// The programs of Kubernetes, whose files tell their version.
-const OF_KUBERNETES: &[&str] = &["kube-proxy", "kubelet"];
+const OF_KUBERNETES: &[&str] =
+    &["kube-proxy", "kubelet", "k3s", "k3s-server", "k3s-agent", "kubelite"];
 
 /// The processes that bear a name of the catalogue.
 pub struct FoundProcesses {
@@ -157,6 +158,7 @@ fn component(Named { pinned, name, args }: Named) -> RunningComponent {
         args: secrets::kept_arguments(name, &args),
         version_source: version.is_some().then(|| "its build information".to_owned()),
         version,
+        cgroups: pinned.cgroups(),
     };
     RunningComponent { pinned, process }
 }

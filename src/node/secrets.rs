@@ -13,8 +13,13 @@ const SECRETS: &[&str] =
     &["token", "password", "passwd", "secret", "authkey", "auth-key", "api-key", "apikey"];
 
 /// Flags of other programs than kube-proxy that are used, without their dashes.
-const USED: &[(&str, &[&str])] =
-    &[("dockerd", &["iptables", "ip-masq"]), ("node-cache", &["conf", "localip"])];
+const USED: &[(&str, &[&str])] = &[
+    ("dockerd", &["iptables", "ip-masq"]),
+    ("node-cache", &["conf", "localip"]),
+    ("k3s", &["disable-kube-proxy"]),
+    ("k3s-server", &["disable-kube-proxy"]),
+    ("k3s-agent", &["disable-kube-proxy"]),
+];
 
 /// The arguments of the program `name` that a snapshot keeps, in their places. The first is the
 /// program; each other one that no parser uses is masked.

@@ -16,6 +16,7 @@ use procfs::net::TcpState;
 use procfs::process::{FDTarget, Process};
 use rustix::fs::{AtFlags, OFlags, StatxFlags};
 
+use crate::state::cgroup;
 use crate::state::lookalikes::Doubt;
 
 /// The bit of CAP_NET_ADMIN in a set of capabilities (capabilities(7)).
@@ -105,6 +106,19 @@ impl PinnedProcess {
         let comm = self.file("comm").and_then(|file| file.take(64).read_to_end(&mut bytes));
         let name = comm.map(|_| String::from_utf8_lossy(&bytes).into_owned());
         name.unwrap_or_default().trim_end_matches('\n').to_owned()
+    }
+
+    /// The paths of the control groups, each once; none if the process has ended.
+    pub(super) fn cgroups(&self) -> Vec<String> {
+        let mut bytes = Vec::new();
+        if self.file("cgroup").and_then(|file| file.take(STATUS).read_to_end(&mut bytes)).is_err() {
+            return Vec::new();
+        }
+        let text = String::from_utf8_lossy(&bytes);
+        let mut paths: Vec<String> = cgroup::paths(&text).into_iter().map(str::to_owned).collect();
+        paths.sort_unstable();
+        paths.dedup();
+        paths
     }
 
     /// The arguments, beginning with the program, as far as they are read; none once the process

@@ -16,12 +16,18 @@ pub enum Reason {
     StillServes(Mode, Mode, Family),
     /// Only modes that do not run use the object. The payload is those modes, and the running mode.
     OtherModes(Vec<Mode>, Mode),
+    /// Only modes that do not serve use the object. The payload is those modes, and the mode that
+    /// serves although no kube-proxy runs.
+    OtherModesOfAbsent(Vec<Mode>, Mode),
     /// kube-proxy's running version, which is the payload, has no such chain.
     NotInVersion(Version),
     /// A chain of a later version replaces this chain. The string names the later chain.
     Replaced(String),
     /// The running mode, which is the payload, uses the object.
     InUse(Mode),
+    /// The mode in the payload uses the object, but no kube-proxy runs. The string says how that is
+    /// known.
+    Unattended(Mode, String),
     /// Both iptables mode and ipvs mode use the object.
     SharedByModes,
     /// The running mode is not clear. The string says why.
@@ -111,9 +117,17 @@ impl fmt::Display for Reason {
                 let modes: Vec<&str> = modes.iter().map(|m| m.name()).collect();
                 write!(f, "of {} mode; kube-proxy runs in {running} mode", modes.join(" and "))
             }
+            Reason::OtherModesOfAbsent(modes, serving) => {
+                let modes: Vec<&str> = modes.iter().map(|m| m.name()).collect();
+                let modes = modes.join(" and ");
+                write!(f, "of {modes} mode; {serving} mode serves, though no kube-proxy runs")
+            }
             Reason::NotInVersion(version) => write!(f, "kube-proxy {version} has no such chain"),
             Reason::Replaced(by) => write!(f, "{by} stands in its place, so a later version runs"),
             Reason::InUse(mode) => write!(f, "kube-proxy runs in {mode} mode and uses it"),
+            Reason::Unattended(mode, absence) => {
+                write!(f, "kube-proxy left it in {mode} mode, and may come back for it: {absence}")
+            }
             Reason::SharedByModes => f.write_str("shared by iptables and ipvs mode"),
             Reason::ModeUnknown(evidence) => {
                 write!(f, "which mode of kube-proxy runs is not clear: {evidence}")

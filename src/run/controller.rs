@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use crate::error::{Error, Kind, Result};
+use crate::kube_proxy::proxy_state::ProxyState;
 use crate::node::kube_proxy_controller::{config_source, detect, must_own};
 use crate::plan::playbook::ControllerChoice;
 use crate::state::NodeState;
-use crate::state::kube_proxy::{ConfigSource, Controller, Instances};
+use crate::state::kube_proxy::{ConfigSource, Controller};
 use crate::state::tools::Process;
 
 /// kube-proxy's controller (the one that the playbook names, or the detected one), and the source
@@ -35,16 +36,26 @@ pub(super) fn find(
 /// The process of kube-proxy on this node, which must be the only one.
 ///
 /// # Errors
-/// [`Kind::Blocked`] when no kube-proxy runs, or more than one.
+/// [`Kind::Contested`] when kube-proxy is a part of another program. [`Kind::Blocked`] when no
+/// kube-proxy runs, or more than one, or when that is not known.
 pub(super) fn only_process(now: &NodeState) -> Result<&Process> {
-    match Instances::of(now.processes.as_deref().unwrap_or_default()) {
-        Instances::One(process) => Ok(process),
-        Instances::None => Err(Error::new(Kind::Blocked, "kube-proxy", "does not run here")
-            .hint("start it; without kube-proxy, `proxyshift cleanup` removes leftovers alone")),
-        Instances::Many(all) => {
+    let blocked = |cause: String| Error::new(Kind::Blocked, "kube-proxy", cause);
+    let state = ProxyState::of(now);
+    let error = match &state {
+        ProxyState::One(process) => return Ok(process),
+        ProxyState::Many(all) => {
             let pids: Vec<String> = all.iter().map(|p| p.pid.to_string()).collect();
             let cause = format!("runs {} times here: pid {}", all.len(), pids.join(", "));
-            Err(Error::new(Kind::Blocked, "kube-proxy", cause).hint("end all but one"))
+            blocked(cause).hint("end all but one")
         }
-    }
+        ProxyState::Down(_) | ProxyState::Replaced(_) => {
+            blocked(state.absence().unwrap_or_default())
+                .hint("`proxyshift check --only kube-proxy.absent` says more")
+        }
+        ProxyState::Unknown(why) => blocked(format!("whether it runs is not known: {why}")),
+        ProxyState::PartOf(..) | ProxyState::Gone => blocked("does not run here".into())
+            .hint("start it; without kube-proxy, `proxyshift cleanup` removes leftovers alone"),
+    };
+    let refusal = state.delivery(now).refusal().filter(|_| state.runs());
+    Err(refusal.unwrap_or(error))
 }

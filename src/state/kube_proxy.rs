@@ -2,10 +2,12 @@
 
 mod args;
 pub mod controller;
+pub mod delivery;
 pub mod edit;
 mod feature_gates;
 mod flags;
 mod flags_to_config;
+pub mod log;
 mod mode;
 mod process;
 
@@ -23,6 +25,7 @@ use crate::yaml;
 
 pub use args::CommandLine;
 pub use controller::Controller;
+pub use delivery::Delivery;
 pub use edit::{ConfigEdit, ConfigSource};
 pub use feature_gates::{GateFate, gate_fate};
 pub use flags::{RetiredFlag, flag_names, heeded_beside_config, retired_flag};

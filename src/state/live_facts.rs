@@ -21,6 +21,9 @@ pub struct LiveFacts {
     /// Log lines in which kube-proxy reports a missing tool or kernel module, each with the name of
     /// its log file.
     pub kube_proxy_complaints: Vec<String>,
+    /// The last line of kube-proxy's logs that says why kube-proxy ended, with the name of its log
+    /// file.
+    pub kube_proxy_end: Option<String>,
     /// The free bytes in the file system of the store.
     pub store_free: Option<u64>,
     /// Whether proxyshift runs as root and may change the network and mount.

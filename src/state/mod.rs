@@ -5,6 +5,7 @@
 
 pub mod accounting;
 pub mod argv;
+pub mod cgroup;
 pub mod cni;
 pub mod conntrack;
 pub mod equivalence;

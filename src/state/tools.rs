@@ -129,7 +129,7 @@ impl fmt::Display for Version {
 pub const MASK: &str = "<masked>";
 
 /// The process of a component that owns rules.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
     /// The PID.
     pub pid: u32,
@@ -143,6 +143,9 @@ pub struct Process {
     /// Where the version comes from, such as `kube-proxy --version`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version_source: Option<String>,
+    /// The paths of its control groups, which show who runs it; empty if they were not captured.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cgroups: Vec<String>,
 }
 
 impl Process {

@@ -5,6 +5,7 @@
 mod case;
 #[path = "../common/mod.rs"]
 mod common;
+mod kube_proxy;
 #[path = "../nodes/mod.rs"]
 mod nodes;
 mod owners;

@@ -108,7 +108,10 @@ fn kube_proxy_itself_must_run_once_and_say_so() {
     let mut unknown = files.clone();
     unknown.remove("processes.json");
     let waiting = judge(&unknown, Some("ipvs"), Mode::Ipvs, &before);
-    assert_eq!(waiting, ["the processes are not known"]);
+    assert_eq!(
+        waiting,
+        ["whether kube-proxy runs is not known: the processes are not in this state"]
+    );
 }
 
 /// The virtual servers, the ipsets and kube-ipvs0 exist, and `/proxyMode` reports ipvs. But the old

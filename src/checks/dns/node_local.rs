@@ -11,7 +11,7 @@ pub(super) const CHECK: Check = Check {
     id: "dns.nodelocaldns",
     title: "nodelocaldns on the cluster's DNS address",
     severity: Severity::Block,
-    when: "ipvs mode runs, or is the target",
+    when: "ipvs mode runs, is configured, or is the target",
     applies: |facts| facts.concerns(Mode::Ipvs),
     evaluate,
     reference: "https://kubernetes.io/docs/tasks/administer-cluster/nodelocaldns/",

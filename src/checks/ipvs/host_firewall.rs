@@ -10,7 +10,7 @@ pub(super) const CHECK: Check = Check {
     id: "ipvs.host-firewall",
     title: "a host firewall that closes INPUT, where ipvs serves",
     severity: Severity::Warn,
-    when: "ipvs mode runs, or is the target",
+    when: "ipvs mode runs, is configured, or is the target",
     applies: |facts| facts.concerns(Mode::Ipvs),
     evaluate,
     reference: "https://github.com/kubernetes/kubernetes/issues/98465",

@@ -13,7 +13,7 @@ pub(super) const CHECK: Check = Check {
     id: "ipvs.service-address",
     title: "service addresses that a node or the API server has as well",
     severity: Severity::Block,
-    when: "ipvs mode runs, or is the target",
+    when: "ipvs mode runs, is configured, or is the target",
     applies: |facts| facts.concerns(Mode::Ipvs),
     evaluate,
     reference: "https://github.com/kubernetes/kubernetes/issues/127410",

@@ -10,7 +10,7 @@ pub(super) const CHECK: Check = Check {
     id: "ipvs.strict-arp",
     title: "strictARP, which MetalLB and kube-vip need in ipvs mode",
     severity: Severity::Warn,
-    when: "ipvs mode runs, or is the target",
+    when: "ipvs mode runs, is configured, or is the target",
     applies: |facts| facts.concerns(Mode::Ipvs),
     evaluate,
     reference: "https://metallb.io/installation/",

@@ -28,7 +28,7 @@ pub(super) const CONN_REUSE_MODE: Check = Check {
     id: "ipvs.conn-reuse-mode",
     title: "what ipvs does when a client uses a port again",
     severity: Severity::Warn,
-    when: "ipvs mode runs, or is the target",
+    when: "ipvs mode runs, is configured, or is the target",
     applies: |facts| facts.concerns(Mode::Ipvs),
     evaluate: conn_reuse_mode,
     reference: "https://github.com/kubernetes/kubernetes/issues/81775",

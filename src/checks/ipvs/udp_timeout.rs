@@ -8,7 +8,7 @@ pub(super) const CHECK: Check = Check {
     id: "ipvs.udp-timeout",
     title: "how long ipvs keeps an idle UDP flow",
     severity: Severity::Info,
-    when: "ipvs mode runs, or is the target",
+    when: "ipvs mode runs, is configured, or is the target",
     applies: |facts| facts.concerns(Mode::Ipvs),
     evaluate,
     reference: "https://github.com/kubernetes/kubernetes/issues/76664",

@@ -35,7 +35,7 @@ pub(super) const IP_VS: Check = row("kernel.ip-vs", "ipvs in the kernel (ip_vs)"
 
 pub(super) const XT_IPVS: Check = Check {
     severity: Severity::Warn,
-    when: "ipvs mode runs, or is the target, and kube-proxy is 1.29 or later, or unknown",
+    when: "ipvs mode runs, is configured, or is the target, and kube-proxy is 1.29 or later, or unknown",
     applies: |facts| {
         facts.concerns(Mode::Ipvs) && facts.running.version.is_none_or(|v| v >= USES_XT_IPVS)
     },
@@ -70,7 +70,7 @@ const fn row(id: &'static str, title: &'static str, evaluate: fn(&Facts<'_>) -> 
         id,
         title,
         severity: Severity::Block,
-        when: "ipvs mode runs, or is the target",
+        when: "ipvs mode runs, is configured, or is the target",
         applies: |facts| facts.concerns(Mode::Ipvs),
         evaluate,
         reference: "https://github.com/kubernetes/kubernetes/blob/v1.30.0/pkg/proxy/ipvs/README.md",

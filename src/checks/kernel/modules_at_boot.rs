@@ -11,7 +11,7 @@ pub(super) const CHECK: Check = Check {
     id: "kernel.modules-at-boot",
     title: "the modules of ipvs mode after a reboot",
     severity: Severity::Warn,
-    when: "ipvs mode runs, or is the target; a live node alone can be asked",
+    when: "ipvs mode runs, is configured, or is the target; a live node alone can be asked",
     applies: |facts| facts.concerns(Mode::Ipvs),
     evaluate,
     reference: "https://man7.org/linux/man-pages/man5/modules-load.d.5.html",

@@ -11,7 +11,7 @@ pub(super) const CHECK: Check = Check {
     id: "kernel.nftables",
     title: "a kernel that nftables mode can use",
     severity: Severity::Block,
-    when: "nftables mode runs, or is the target",
+    when: "nftables mode runs, is configured, or is the target",
     applies: |facts| facts.concerns(Mode::Nftables),
     evaluate,
     reference: "https://github.com/kubernetes/kubernetes/issues/122743",

@@ -16,7 +16,7 @@ pub(super) const CHECK: Check = Check {
     id: "kernel.schedulers",
     title: "the schedulers of ipvs (ip_vs_rr and others)",
     severity: Severity::Block,
-    when: "ipvs mode runs, or is the target",
+    when: "ipvs mode runs, is configured, or is the target",
     applies: |facts| facts.concerns(Mode::Ipvs),
     evaluate,
     reference: "https://github.com/kubernetes/kubernetes/blob/v1.30.0/pkg/proxy/ipvs/README.md",

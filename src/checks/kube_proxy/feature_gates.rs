@@ -63,9 +63,9 @@ fn fault(facts: &Facts<'_>, gate: &str, on: bool) -> Option<String> {
 /// Where a gate is set: the line of kube-proxy's configuration file, or its command line.
 fn place(facts: &Facts<'_>, gate: &str) -> String {
     let Some(path) = config_file(facts) else {
-        return match instances(facts).and_then(|all| all.one().map(|process| process.pid)) {
-            Some(pid) => format!("--feature-gates of process {pid}"),
-            None => "featureGates in its configuration".into(),
+        return match instances(facts)[..] {
+            [process] => format!("--feature-gates of process {}", process.pid),
+            _ => "featureGates in its configuration".into(),
         };
     };
     let text = facts.now.file(&path).unwrap_or_default();

@@ -1,12 +1,11 @@
 //! Flags of kube-proxy that have no effect, and flags that later versions do not accept.
 
-use super::instances;
-use crate::checks::{Check, Facts, Found, Severity, Verdict, always, no_processes};
+use super::{instances, no_process};
+use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 use crate::kube_proxy::mode;
 use crate::kube_proxy::running::NEWEST_KNOWN;
 use crate::state::kube_proxy::{
-    CommandLine, Instances, Mode, RetiredFlag, flag_names, heeded_beside_config, is_flag,
-    retired_flag,
+    CommandLine, Mode, RetiredFlag, flag_names, heeded_beside_config, is_flag, retired_flag,
 };
 use crate::state::tools::Process;
 
@@ -62,11 +61,11 @@ fn faults(
     fine: &str,
     effect: &str,
 ) -> Verdict {
-    let Some(all) = instances(facts) else { return no_processes() };
-    if all == Instances::None {
-        return Verdict::Unknown("no kube-proxy process runs here".into());
+    let all = instances(facts);
+    if all.is_empty() {
+        return no_process(facts);
     }
-    let faults: Vec<FlagFault> = all.all().iter().flat_map(|process| of_process(process)).collect();
+    let faults: Vec<FlagFault> = all.iter().flat_map(|process| of_process(process)).collect();
     if faults.is_empty() {
         return Verdict::Ok(fine.into());
     }

@@ -1,8 +1,7 @@
 //! Two kube-proxies in one network namespace: each undoes what the other one writes.
 
-use super::instances;
-use crate::checks::{Check, Facts, Found, Severity, Verdict, always, no_processes};
-use crate::state::kube_proxy::Instances;
+use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
+use crate::kube_proxy::proxy_state::ProxyState;
 
 pub(super) const CHECK: Check = Check {
     id: "kube-proxy.instances",
@@ -15,11 +14,16 @@ pub(super) const CHECK: Check = Check {
 };
 
 fn evaluate(facts: &Facts<'_>) -> Verdict {
-    let Some(all) = instances(facts) else { return no_processes() };
-    let all = match all {
-        Instances::None => return Verdict::Ok("no process of that name runs here".into()),
-        Instances::One(process) => return Verdict::Ok(format!("one: process {}", process.pid)),
-        Instances::Many(all) => all,
+    let all = match &facts.proxy {
+        ProxyState::One(process) => return Verdict::Ok(format!("one: process {}", process.pid)),
+        ProxyState::PartOf(host, process) => {
+            return Verdict::Ok(format!("one: a part of {host}, process {}", process.pid));
+        }
+        ProxyState::Unknown(why) => return Verdict::Unknown(why.clone()),
+        ProxyState::Down(_) | ProxyState::Replaced(_) | ProxyState::Gone => {
+            return Verdict::Ok("none: kube-proxy.absent says what that means".into());
+        }
+        ProxyState::Many(all) => all,
     };
     Verdict::Found(Found {
         evidence: all.iter().map(|p| format!("process {}: {}", p.pid, p.args.join(" "))).collect(),

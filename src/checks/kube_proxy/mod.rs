@@ -1,5 +1,6 @@
 //! kube-proxy itself: mode, version, configuration, and leftovers.
 
+mod absent;
 mod feature_gates;
 mod flags;
 mod instances;
@@ -16,10 +17,13 @@ mod proxy_mode;
 mod teardown;
 mod version;
 
-use super::{Check, Facts};
-use crate::state::kube_proxy::{CommandLine, Instances};
+use super::{Check, Facts, Verdict};
+use crate::kube_proxy::proxy_state::ProxyState;
+use crate::state::kube_proxy::CommandLine;
+use crate::state::tools::Process;
 
 pub(super) const CHECKS: &[&Check] = &[
+    &absent::CHECK,
     &feature_gates::CHECK,
     &flags::DEPRECATED,
     &flags::IGNORED,
@@ -39,19 +43,33 @@ pub(super) const CHECKS: &[&Check] = &[
     &version::CHECK,
 ];
 
-/// The kube-proxy processes that serve; `None` if the processes were not captured.
-pub(crate) fn instances<'a>(facts: &Facts<'a>) -> Option<Instances<'a>> {
-    facts.now.processes.as_deref().map(Instances::of)
+/// The processes of kube-proxy: one or several; none if it is a part of another program, or does
+/// not run.
+pub(crate) fn instances<'a>(facts: &Facts<'a>) -> Vec<&'a Process> {
+    match &facts.proxy {
+        ProxyState::One(process) => vec![process],
+        ProxyState::Many(all) => all.clone(),
+        _ => Vec::new(),
+    }
 }
 
 /// The path of the configuration file, if exactly one kube-proxy runs and its arguments name a
 /// file.
 pub(crate) fn config_file(facts: &Facts<'_>) -> Option<String> {
-    CommandLine::parse(&instances(facts)?.one()?.args).ok()?.config
+    let ProxyState::One(process) = &facts.proxy else { return None };
+    CommandLine::parse(&process.args).ok()?.config
 }
 
-/// The path at which kubeadm mounts kube-proxy's ConfigMap.
-const KUBEADM: &str = "/var/lib/kube-proxy/config.conf";
+/// The verdict of a check that needs a process of kube-proxy, on a node without one.
+fn no_process(facts: &Facts<'_>) -> Verdict {
+    Verdict::Unknown(match &facts.proxy {
+        ProxyState::PartOf(host, _) => {
+            format!("kube-proxy is a part of {host}, whose settings are not captured")
+        }
+        ProxyState::Unknown(why) => why.clone(),
+        _ => "no kube-proxy process runs here".into(),
+    })
+}
 
 /// The node's name in the cluster if kube-proxy's configuration has it, else a shell command that
 /// usually prints the name.
@@ -60,19 +78,14 @@ pub(crate) fn node_name<'a>(facts: &'a Facts<'_>) -> &'a str {
     configured.unwrap_or("$(hostname)")
 }
 
-/// The remedy that changes a setting of kube-proxy: `line` in kube-proxy's configuration file if
-/// there is such a file, else `flag` on kube-proxy's command line.
+/// The remedy that changes a setting of kube-proxy where it is delivered from: `line` for a
+/// configuration file, `flag` for a command line.
 pub(crate) fn setting(facts: &Facts<'_>, line: &str, flag: &str) -> String {
-    let only = instances(facts).is_some_and(|all| all.one().is_some());
-    match config_file(facts) {
-        Some(file) if file == KUBEADM => format!(
-            "{line}   # in {file} (with kubeadm: in the ConfigMap kube-system/kube-proxy); then \
-             restart kube-proxy"
-        ),
-        Some(file) => format!("{line}   # in {file}; then restart kube-proxy"),
-        None if only => format!("{flag}   # on kube-proxy's command line; then restart it"),
-        None => format!("{line}   # in kube-proxy's file (as a flag: {flag}); then restart it"),
+    if !matches!(facts.proxy, ProxyState::One(_) | ProxyState::PartOf(..)) {
+        return format!("{line}   # in kube-proxy's file (as a flag: {flag}); then restart it");
     }
+    let delivery = facts.proxy.delivery(facts.now);
+    delivery.setting(config_file(facts).as_deref(), line, flag, node_name(facts))
 }
 
 /// Whether kube-proxy is of version 1.`minor` or later. If its version is not known, this is judged

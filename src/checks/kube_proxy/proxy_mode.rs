@@ -1,8 +1,7 @@
 //! The mode that kube-proxy itself reports: the only evidence of a silent fallback to another mode.
 
-use super::instances;
+use super::{instances, no_process};
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
-use crate::state::kube_proxy::Instances;
 
 pub(super) const CHECK: Check = Check {
     id: "kube-proxy.proxy-mode",
@@ -19,12 +18,10 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
         return Verdict::Unknown("a captured node cannot be asked for /proxyMode".into());
     };
     let Some(reported) = &live.proxy_mode else {
-        let runs = instances(facts).is_some_and(|all| all != Instances::None);
-        let why = if runs {
-            "kube-proxy did not answer to GET /proxyMode within 1 s"
-        } else {
-            "no kube-proxy process is known in this network namespace"
-        };
+        if instances(facts).is_empty() {
+            return no_process(facts);
+        }
+        let why = "kube-proxy did not answer to GET /proxyMode within 1 s";
         return Verdict::Unknown(why.into());
     };
     let configured = facts.settings.as_ref().map(|s| s.mode().name());
@@ -48,11 +45,11 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
         effect: "kube-proxy runs another mode than it was told: up to 1.25 it falls back to \
                  iptables without a word when ipvs cannot be had"
             .into(),
-        remedy: vec![
-            "kubectl -n kube-system logs -l k8s-app=kube-proxy --tail=-1 | grep -i proxier   # why"
-                .into(),
-            "proxyshift check --to ipvs   # what ipvs mode needs on this node".into(),
-        ],
+        remedy: [
+            facts.proxy.delivery(facts.now).logs(),
+            vec!["proxyshift check --to ipvs   # what ipvs mode needs on this node".into()],
+        ]
+        .concat(),
         fix: Vec::new(),
     })
 }

@@ -74,17 +74,20 @@ pub(super) const OLD: Check = Check {
 };
 
 fn evaluate_old(facts: &Facts<'_>) -> Verdict {
-    let program = match program(facts, "iptables") {
-        Err(why) => return Verdict::Unknown(why),
-        Ok(program) => program,
-    };
+    let program = program(facts, "iptables");
     let mut old = Vec::new();
     // The host's iptables is checked too, because it must read the rules that the iptables in
     // kube-proxy's container wrote.
     let host = facts.now.tools.as_ref().and_then(|t| t.get("iptables"));
-    if let Some(host) = host.filter(|t| program.root.is_some() && is_old(t)) {
+    let is_other = program.as_ref().map_or(true, |program| program.root.is_some());
+    if let Some(host) = host.filter(|t| is_other && is_old(t)) {
         old.push(format!("{} {}", host.path.as_deref().unwrap_or_default(), host.text));
     }
+    let program = match program {
+        Err(why) if old.is_empty() => return Verdict::Unknown(why),
+        Err(_) => return found_old(&old),
+        Ok(program) => program,
+    };
     // The check tools.iptables reports a missing iptables, and an early one that writes to
     // nf_tables.
     if is_old(program.tool) && !is_nf_tables(program.tool) {
@@ -100,6 +103,10 @@ fn evaluate_old(facts: &Facts<'_>) -> Verdict {
             (None, _) => Verdict::Ok("there is none".into()),
         };
     }
+    found_old(&old)
+}
+
+fn found_old(old: &[String]) -> Verdict {
     Verdict::Found(Found {
         evidence: old.iter().map(|shown| format!("{shown}: older than {NEEDED}")).collect(),
         effect: "rules that a newer iptables wrote, such as that in kube-proxy's image, are \

@@ -7,8 +7,9 @@ mod privileges;
 mod programs;
 
 use super::{Check, Facts, Found, Verdict};
-use crate::state::kube_proxy::Instances;
-use crate::state::tools::{InstalledTool, Version};
+use crate::kube_proxy::proxy_state::ProxyState;
+use crate::state::kube_proxy::Delivery;
+use crate::state::tools::{InstalledTool, ToolList, Version};
 
 pub(super) const CHECKS: &[&Check] = &[
     &programs::CONNTRACK,
@@ -30,32 +31,64 @@ struct Program<'a> {
     /// The root directory of the kube-proxy process, `/proc/PID/root`; `None` if it is the host's
     /// root.
     root: Option<&'a str>,
+    /// Whether kube-proxy runs in a container or a host program, so that the host's package does not
+    /// help it.
+    contained: bool,
     /// The lines in which kube-proxy's logs report the program as missing.
     complaints: Vec<String>,
 }
 
 /// The program `name` as the kube-proxy process finds it in its own root directory, because a
-/// container has other programs than the host. The error names the missing data.
+/// container has other programs than the host, and a host program brings its own. The error names
+/// the missing data.
 fn program<'a>(facts: &Facts<'a>, name: &str) -> Result<Program<'a>, String> {
     let own = facts.live.and_then(|a| a.kube_proxy_tools.as_ref());
-    if facts.live.is_some() && own.is_none() {
-        match Instances::of(facts.now.processes.as_deref().unwrap_or_default()) {
-            Instances::None => {}
-            Instances::One(_) => {
-                return Err("the root of kube-proxy's process cannot be read".into());
-            }
-            Instances::Many(_) => return Err("more than one kube-proxy runs".into()),
-        }
-    }
-    let tools = own.or(facts.now.tools.as_ref()).ok_or("the tools are not in this state")?;
-    let tool = tools.get(name).ok_or(format!("the list of tools does not name {name}"))?;
+    let of_host = |name: &str| {
+        let tools = own.or(facts.now.tools.as_ref()).ok_or("the tools are not in this state")?;
+        tools.get(name).ok_or(format!("the list of tools does not name {name}"))
+    };
+    let found = if own.is_some() { None } else { elsewhere(facts, name) };
     // If the program is in kube-proxy's root now, log lines that report it as missing are out of
     // date.
-    let complaints = match (own, &tool.path) {
-        (Some(_), Some(_)) => Vec::new(),
+    let complaints = match (own, of_host(name)) {
+        (Some(_), Ok(tool)) if tool.path.is_some() => Vec::new(),
         _ => complaints(facts, name),
     };
-    Ok(Program { tool, root: facts.live.and_then(|a| a.kube_proxy_root.as_deref()), complaints })
+    // What its log says is known, wherever the program is looked up.
+    if let Some(why) = found.filter(|_| complaints.is_empty()) {
+        return Err(why);
+    }
+    let root = facts.live.and_then(|a| a.kube_proxy_root.as_deref());
+    let delivery = facts.proxy.delivery(facts.now);
+    let contained =
+        root.is_some() || delivery.in_container() || matches!(delivery, Delivery::PartOf(_));
+    Ok(Program { tool: of_host(name)?, root, contained, complaints })
+}
+
+/// Why the host's list of tools does not tell what kube-proxy finds; none if it does.
+fn elsewhere(facts: &Facts<'_>, name: &str) -> Option<String> {
+    match &facts.proxy {
+        ProxyState::PartOf(host, _) => {
+            Some(format!("kube-proxy is a part of {host}, which brings its own {name}"))
+        }
+        ProxyState::One(_) if facts.live.is_some() => {
+            Some("the root of kube-proxy's process cannot be read".into())
+        }
+        ProxyState::Many(_) => {
+            facts.live.is_some().then(|| "more than one kube-proxy runs".to_owned())
+        }
+        ProxyState::One(_) if facts.proxy.delivery(facts.now).in_container() => {
+            Some("kube-proxy runs in a container; a capture does not hold what is in it".into())
+        }
+        // The one that is down may run in a container, and the host has what the capture lists.
+        ProxyState::Down(_) | ProxyState::Replaced(_) | ProxyState::Gone => {
+            let missing = |tools: &ToolList| tools.get(name).is_some_and(|t| t.path.is_none());
+            let missing = facts.now.tools.as_ref().is_some_and(missing);
+            missing
+                .then(|| "no kube-proxy runs, so whether its container has it is not known".into())
+        }
+        ProxyState::One(_) | ProxyState::Unknown(_) => None,
+    }
 }
 
 /// The first line of the captured log, and the first line of a live node's logs, in which
@@ -87,6 +120,9 @@ impl Program<'_> {
         }
         let first = match (&self.tool.path, self.root) {
             (None, Some(root)) => format!("{name}: not in kube-proxy's own root, {root}"),
+            _ if self.contained && self.root.is_none() => {
+                format!("{name}: not where kube-proxy runs, by its log")
+            }
             (None, None) => format!("{name}: not installed"),
             (Some(path), _) => format!("{path} is there, but kube-proxy did not find it:"),
         };
@@ -101,16 +137,16 @@ impl Program<'_> {
     /// The advice to install `package` where kube-proxy runs: in the container or on the host.
     fn install(&self, package: &str) -> String {
         let name = &self.tool.name;
-        match (self.root, &self.tool.path) {
-            (Some(_), _) => {
+        match &self.tool.path {
+            _ if self.contained => {
                 format!("run a kube-proxy image that has {name}, as registry.k8s.io/kube-proxy has")
             }
-            (None, Some(_)) => format!(
+            Some(path) => format!(
                 "install {package} in kube-proxy's image if it runs in a container; if not, \
                  restart it with {} in its PATH",
-                self.tool.path.as_deref().and_then(|p| p.rsplit_once('/')).map_or("", |p| p.0),
+                path.rsplit_once('/').map_or("", |(folder, _)| folder),
             ),
-            (None, None) => format!("apt-get install {package}   # or dnf, zypper install"),
+            None => format!("apt-get install {package}   # or dnf, zypper install"),
         }
     }
 }
@@ -150,7 +186,6 @@ mod tests {
     use super::*;
     use crate::checks::testing::{Node, given, node, verdict_of};
     use crate::state::live_facts::LiveFacts;
-    use crate::state::tools::ToolList;
 
     const IPTABLES: &Check = &super::iptables::CHECK;
 

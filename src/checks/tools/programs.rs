@@ -42,10 +42,10 @@ pub(super) const IPSET: Check = Check {
     id: "tools.ipset",
     title: "the ipset binary that kube-proxy runs",
     severity: Severity::Block,
-    when: "ipvs mode runs, or is the target",
+    when: "ipvs mode runs, is configured, or is the target",
     applies: |facts| facts.concerns(Mode::Ipvs),
     evaluate: |facts| {
-        let effect = "kube-proxy refuses ipvs mode: up to 1.26 it falls back to iptables without \
+        let effect = "kube-proxy refuses ipvs mode: up to 1.25 it falls back to iptables without \
                       a word, later it ends, and services stop following their pods";
         at_least(facts, "ipset", "ipset", IPSET_NEEDED, effect)
     },
@@ -56,7 +56,7 @@ pub(super) const NFT: Check = Check {
     id: "tools.nft",
     title: "the nft binary that kube-proxy runs",
     severity: Severity::Block,
-    when: "nftables mode runs, or is the target",
+    when: "nftables mode runs, is configured, or is the target",
     applies: |facts| facts.concerns(Mode::Nftables),
     evaluate: |facts| {
         let effect = "kube-proxy does not start in nftables mode: no service is translated";

@@ -8,8 +8,9 @@ use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
 use crate::front::cli::command::Invocation;
+use crate::kube_proxy::proxy_state::ProxyState;
 use crate::state::NodeState;
-use crate::state::kube_proxy::{Instances, flags_to_config};
+use crate::state::kube_proxy::flags_to_config;
 use crate::state::tools::Process;
 use crate::ui::page::Page;
 
@@ -37,14 +38,17 @@ pub(super) fn run(command: &Invocation<'_>, snapshot: Option<&str>, file: &Path)
 
 /// The process of kube-proxy on this node, which must be the only one.
 fn only(state: &NodeState) -> Result<&Process> {
-    match Instances::of(state.processes.as_deref().unwrap_or_default()) {
-        Instances::One(process) => Ok(process),
-        Instances::None => {
-            Err(Error::new(Kind::NotFound, "kube-proxy", "no such process runs here")
-                .hint("k3s and others carry it in a program of their own, with its own settings"))
+    let proxy = ProxyState::of(state);
+    match &proxy {
+        ProxyState::One(process) => Ok(process),
+        ProxyState::Many(_) => {
+            Err(Error::new(Kind::Usage, "kube-proxy", "more than one runs here")
+                .hint("`proxyshift check --only kube-proxy.instances` names them"))
         }
-        Instances::Many(_) => Err(Error::new(Kind::Usage, "kube-proxy", "more than one runs here")
-            .hint("`proxyshift check --only kube-proxy.instances` names them")),
+        _ => {
+            let missing = || Error::new(Kind::NotFound, "kube-proxy", "no such process runs here");
+            Err(proxy.delivery(state).refusal().filter(|_| proxy.runs()).unwrap_or_else(missing))
+        }
     }
 }
 

@@ -58,9 +58,10 @@ fn kube_proxy(running: &RunningMode) -> String {
         Some(version) => format!("version {version}"),
         None => "version not known".into(),
     };
-    match running.mode {
-        Some(mode) => format!("{mode} mode, {version}"),
-        None => format!("mode not clear ({}), {version}", running.evidence),
+    match (running.mode, &running.absence) {
+        (Some(mode), Some(absence)) => format!("{mode} mode, but {absence}"),
+        (Some(mode), None) => format!("{mode} mode, {version}"),
+        (None, _) => format!("mode not clear ({}), {version}", running.evidence),
     }
 }
 

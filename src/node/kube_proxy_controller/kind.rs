@@ -6,12 +6,13 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::supervisor::{cgroup, is_pod};
+use super::supervisor::cgroup_of;
 use crate::error::{Error, Kind, Result};
 use crate::node::processes;
 use crate::runtime::ProcessId;
+use crate::state::cgroup;
 use crate::state::kube_proxy::controller::PROGRAM;
-use crate::state::kube_proxy::{CommandLine, ConfigSource};
+use crate::state::kube_proxy::{CommandLine, ConfigSource, Delivery};
 use crate::state::tools::Process;
 
 /// The hint of the error that the controller is unknown.
@@ -43,7 +44,7 @@ pub trait ReadController {
     fn processes(&self) -> Result<Vec<ProcessId>> {
         let own = |pid: u32| {
             let process = ProcessId::of(pid)?;
-            self.owns(&cgroup(pid)?).then_some(process)
+            self.owns(&cgroup_of(pid)?).then_some(process)
         };
         Ok(processes::pids(self.program())?.into_iter().filter_map(own).collect())
     }
@@ -61,6 +62,8 @@ pub(super) struct Origin<'a> {
     pub(super) object: String,
     /// The paths of the process's cgroups.
     pub(super) cgroups: Vec<&'a str>,
+    /// How the process is delivered, as far as it shows that itself.
+    pub(super) delivery: Delivery,
     /// The root of the file system: `/`, except in tests.
     pub(super) root: &'a Path,
 }
@@ -68,7 +71,7 @@ pub(super) struct Origin<'a> {
 impl Origin<'_> {
     /// True if the process runs in a container of a pod.
     pub(super) fn is_pod(&self) -> bool {
-        is_pod(&self.cgroups)
+        cgroup::is_pod(&self.cgroups)
     }
 
     pub(super) fn unknown(&self, cause: String) -> Error {

@@ -12,11 +12,11 @@ use std::fs;
 use std::path::Path;
 
 use self::kind::Origin;
-use self::supervisor::cgroup_paths;
 use crate::error::{Error, Kind, Result};
 use crate::node::files;
+use crate::state::cgroup;
 use crate::state::kube_proxy::controller::{PROGRAM, for_kind};
-use crate::state::kube_proxy::{CommandLine, ConfigSource, Controller};
+use crate::state::kube_proxy::{CommandLine, ConfigSource, Controller, Delivery};
 use crate::state::tools::Process;
 
 pub use self::kind::ReadController;
@@ -39,11 +39,13 @@ pub fn detect(process: &Process, root: &Path) -> Result<Controller> {
     let object = format!("{} (pid {})", process.name, process.pid);
     let path = root.join(format!("proc/{}/cgroup", process.pid));
     if process.name != PROGRAM {
-        let origin = Origin { object, cgroups: Vec::new(), root };
+        let delivery = Delivery::Unknown;
+        let origin = Origin { object, cgroups: Vec::new(), delivery, root };
         return Err(origin.unknown("kube-proxy is a part of this program".into()));
     }
     let cgroup = fs::read_to_string(&path).map_err(|e| Error::io(&path, &e))?;
-    let origin = Origin { object, cgroups: cgroup_paths(&cgroup), root };
+    let delivery = Delivery::of(process, None);
+    let origin = Origin { object, cgroups: cgroup::paths(&cgroup), delivery, root };
     for detect in DETECTORS {
         if let Some(controller) = detect(&origin)? {
             return Ok(controller);
@@ -141,13 +143,8 @@ mod tests {
         for (path, text) in manifests {
             write((*path).to_owned(), text);
         }
-        let process = Process {
-            pid: 7,
-            name: name.into(),
-            args: vec![name.into()],
-            version: None,
-            version_source: None,
-        };
+        let process =
+            Process { pid: 7, name: name.into(), args: vec![name.into()], ..Process::default() };
         detect(&process, root.path()).map(|found| match found {
             Controller::StaticPod(StaticPod { manifest }) => Controller::StaticPod(StaticPod {
                 manifest: manifest.strip_prefix(root.path()).unwrap().to_owned(),
@@ -201,8 +198,7 @@ mod tests {
             pid: std::process::id(),
             name: "kube-proxy".into(),
             args: args.iter().map(|a| (*a).to_owned()).collect(),
-            version: None,
-            version_source: None,
+            ..Process::default()
         }
     }
 

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::kind::{Origin, ReadController};
-use super::supervisor::{cgroup_paths, is_pod};
 use crate::error::{Error, Kind, Result};
 use crate::node::files;
 use crate::node::foreign::{Allowance, Root};
+use crate::state::cgroup;
 use crate::state::kube_proxy::controller::StaticPod;
 use crate::state::kube_proxy::edit::{host_path, runs_kube_proxy};
 use crate::state::kube_proxy::{CommandLine, ConfigSource, Controller};
@@ -50,8 +50,8 @@ fn manifests(folder: &Path) -> Vec<PathBuf> {
 
 impl ReadController for StaticPod {
     /// Any pod's kube-proxy, because a cgroup does not name the manifest of its pod.
-    fn owns(&self, cgroup: &str) -> bool {
-        is_pod(&cgroup_paths(cgroup))
+    fn owns(&self, text: &str) -> bool {
+        cgroup::is_pod(&cgroup::paths(text))
     }
 
     fn config_source(&self, _: &Process, line: CommandLine) -> Result<ConfigSource> {

@@ -1,43 +1,20 @@
-//! Who runs a process, by its cgroups. The kernel puts a process into the cgroup of its parent, and
-//! only root moves it, so unlike a name a cgroup cannot be chosen by a stranger.
+//! Who runs a process of this node, and what runs in its place after it.
 
 use crate::error::{Error, Kind, Result};
 use crate::node::processes;
 use crate::runtime::ProcessId;
+use crate::state::cgroup;
 use crate::state::kube_proxy::controller::PROGRAM;
-
-/// The paths in the text of /proc/PID/cgroup, which has `0::/system.slice/kube-proxy.service`, or
-/// one such line per hierarchy.
-pub(super) fn cgroup_paths(cgroup: &str) -> Vec<&str> {
-    cgroup.lines().filter_map(|line| line.splitn(3, ':').nth(2)).collect()
-}
-
-/// Whether a process with these cgroups runs in a container of a pod.
-pub(super) fn is_pod(paths: &[&str]) -> bool {
-    paths.iter().any(|path| path.contains("kubepods"))
-}
-
-/// The innermost systemd unit that a process with these cgroups belongs to.
-pub(super) fn unit<'a>(paths: &[&'a str]) -> Option<&'a str> {
-    let mut paths = system(paths);
-    paths.find_map(|path| path.rsplit('/').find(|part| part.ends_with(".service")))
-}
 
 /// Whether a process with these cgroups runs below the systemd unit `unit`, which may be named
 /// without its `.service`. A pod's own systemd may have a unit of that name too, which is not ours.
 pub(super) fn is_below_unit(paths: &[&str], unit: &str) -> bool {
     let is_unit = |part: &str| part == unit || part.strip_suffix(".service") == Some(unit);
-    !is_pod(paths) && system(paths).any(|path| path.split('/').any(is_unit))
-}
-
-/// The paths without those of units of a user's own systemd, which the system's systemd does not
-/// know.
-fn system<'a>(paths: &[&'a str]) -> impl Iterator<Item = &'a str> {
-    paths.iter().copied().filter(|path| !path.contains("/user.slice"))
+    !cgroup::is_pod(paths) && cgroup::of_the_system(paths).any(|path| path.split('/').any(is_unit))
 }
 
 /// The text of a process's cgroups; none once the process has ended.
-pub(super) fn cgroup(pid: u32) -> Option<String> {
+pub(super) fn cgroup_of(pid: u32) -> Option<String> {
     std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()
 }
 
@@ -51,10 +28,10 @@ enum Supervisor {
 }
 
 impl Supervisor {
-    fn of(cgroup: &str) -> Supervisor {
-        let paths = cgroup_paths(cgroup);
-        match unit(&paths) {
-            _ if is_pod(&paths) => Supervisor::Pod,
+    fn of(text: &str) -> Supervisor {
+        let paths = cgroup::paths(text);
+        match cgroup::unit(&paths) {
+            _ if cgroup::is_pod(&paths) => Supervisor::Pod,
             Some(unit) => Supervisor::Unit(unit.to_owned()),
             None => Supervisor::Other,
         }
@@ -81,7 +58,7 @@ impl Predecessor {
         };
         let ended = || blocked("has just ended".into());
         let process = ProcessId::of(pid).ok_or_else(ended)?;
-        let supervisor = Supervisor::of(&cgroup(pid).ok_or_else(ended)?);
+        let supervisor = Supervisor::of(&cgroup_of(pid).ok_or_else(ended)?);
         Ok(Predecessor { process, supervisor })
     }
 
@@ -94,8 +71,9 @@ impl Predecessor {
         if self.process.is_alive() {
             return Ok(None);
         }
-        let follows =
-            |pid: &u32| cgroup(*pid).is_some_and(|text| Supervisor::of(&text) == self.supervisor);
+        let follows = |pid: &u32| {
+            cgroup_of(*pid).is_some_and(|text| Supervisor::of(&text) == self.supervisor)
+        };
         Ok(processes::pids(PROGRAM)?.into_iter().find(follows))
     }
 }
@@ -106,7 +84,7 @@ mod tests {
 
     #[test]
     fn a_process_belongs_to_the_unit_that_it_is_below() {
-        let below = |cgroup, unit| is_below_unit(&cgroup_paths(cgroup), unit);
+        let below = |text, unit| is_below_unit(&cgroup::paths(text), unit);
         for (cgroup, expected) in [
             ("0::/system.slice/kube-proxy.service\n", true),
             ("0::/system.slice/kube-proxy.service/inner\n", true),

@@ -1,8 +1,9 @@
 //! Detects kube-proxy as a systemd unit, by its cgroup.
 
 use super::kind::{Origin, ReadController, host_config};
-use super::supervisor::{cgroup_paths, is_below_unit, unit};
+use super::supervisor::is_below_unit;
 use crate::error::Result;
+use crate::state::cgroup;
 use crate::state::kube_proxy::controller::SystemdUnit;
 use crate::state::kube_proxy::{CommandLine, ConfigSource, Controller};
 use crate::state::tools::Process;
@@ -22,7 +23,7 @@ const SHARED: [&str; 9] = [
 ];
 
 pub(super) fn detect(origin: &Origin<'_>) -> Result<Option<Controller>> {
-    let Some(unit) = unit(&origin.cgroups) else { return Ok(None) };
+    let Some(unit) = cgroup::unit(&origin.cgroups) else { return Ok(None) };
     if SHARED.contains(&unit.trim_end_matches(".service")) {
         let cause = format!("it is counted as a part of unit {unit}, which runs more");
         return Err(origin.unknown(cause));
@@ -31,8 +32,8 @@ pub(super) fn detect(origin: &Origin<'_>) -> Result<Option<Controller>> {
 }
 
 impl ReadController for SystemdUnit {
-    fn owns(&self, cgroup: &str) -> bool {
-        is_below_unit(&cgroup_paths(cgroup), &self.unit)
+    fn owns(&self, text: &str) -> bool {
+        is_below_unit(&cgroup::paths(text), &self.unit)
     }
 
     fn config_source(&self, process: &Process, line: CommandLine) -> Result<ConfigSource> {

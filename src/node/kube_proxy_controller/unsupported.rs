@@ -2,8 +2,9 @@
 
 use super::kind::Origin;
 use super::static_pod;
-use crate::error::{Error, Kind, Result};
-use crate::state::kube_proxy::Controller;
+use crate::error::{Error, Result};
+use crate::state::kube_proxy::delivery::ConfigMap;
+use crate::state::kube_proxy::{Controller, Delivery};
 
 /// The manifest of kube-proxy that rke2 rewrites at each start of rke2.
 pub(super) const RKE2: &str = "var/lib/rancher/rke2/agent/pod-manifests/kube-proxy.yaml";
@@ -12,21 +13,21 @@ pub(super) fn refuse(origin: &Origin<'_>) -> Result<Option<Controller>> {
     if !origin.is_pod() {
         return Ok(None);
     }
-    if origin.root.join(RKE2).exists() {
-        let cause = format!("rke2 writes its manifest /{RKE2} anew at each start");
-        return Err(Error::new(Kind::Contested, &origin.object, cause).hint(
-            "set kube-proxy-arg in /etc/rancher/rke2/config.yaml and restart rke2, then run \
-             `proxyshift cleanup`",
-        ));
-    }
-    let cause = format!(
-        "it is a pod without a manifest in /{}, so of a DaemonSet: its configuration is that of \
-         every node, and only the API could undo a change",
-        static_pod::MANIFESTS
-    );
-    Err(Error::new(Kind::Contested, &origin.object, cause).hint(
-        "change the mode in the ConfigMap kube-system/kube-proxy, delete this node's pod, and run \
-         `proxyshift cleanup`; for a static pod elsewhere, name it in the playbook: \
-         switch: {controller: {static-pod: FILE}}",
-    ))
+    let (delivery, elsewhere) = if origin.root.join(RKE2).exists() {
+        (Delivery::Rke2, String::new())
+    } else {
+        let delivery = match &origin.delivery {
+            delivery @ Delivery::DaemonSet(_) => delivery.clone(),
+            _ => Delivery::DaemonSet(ConfigMap::Kubeadm),
+        };
+        let elsewhere = format!(
+            "; it has no manifest in /{}: for a static pod elsewhere, name it in the playbook: \
+             switch: {{controller: {{static-pod: FILE}}}}",
+            static_pod::MANIFESTS
+        );
+        (delivery, elsewhere)
+    };
+    let Some(error) = delivery.refusal() else { return Ok(None) };
+    let hint = error.hint.clone().unwrap_or_default();
+    Err(Error::new(error.kind, &origin.object, &error.cause).hint(format!("{hint}{elsewhere}")))
 }

@@ -8,16 +8,18 @@ use crate::node::reading::{MemoryAnswer, MemoryReader};
 use crate::node::trust::PinnedProcess;
 use crate::state::NodeState;
 use crate::state::kube_proxy::Instances;
+use crate::state::kube_proxy::log::fatal_line;
 use crate::state::tools::{InstalledTool, ToolList};
 
 /// The programs that kube-proxy runs.
 const PROGRAMS: [&str; 5] = ["iptables", "nft", "ipset", "conntrack", "modprobe"];
 
 /// Phrases with which kube-proxy's log reports a missing tool or kernel module.
-const COMPLAINTS: [&str; 5] = [
+const COMPLAINTS: [&str; 6] = [
     "executable file not found in $PATH",
     "required kernel modules are not loaded",
     "Can't use the IPVS proxier",
+    "can't use the IPVS proxier",
     "IPVS proxier will not be used",
     "can't use ipset",
 ];
@@ -141,26 +143,43 @@ fn plain(version: &str) -> Option<String> {
     (version.len() <= 100 && version.chars().all(is_plain)).then(|| version.to_owned())
 }
 
-/// For each of kube-proxy's log files, the last line with each phrase about a missing tool or
-/// kernel module.
-pub(super) fn complaints() -> Vec<String> {
-    let Ok(root) = Root::ours() else { return Vec::new() };
+/// What kube-proxy's logs say of what went wrong.
+#[derive(Debug, Default)]
+pub(super) struct LogLines {
+    /// For each log file, the last line with each phrase about a missing tool or kernel module.
+    pub(super) complaints: Vec<String>,
+    /// The last line that says why kube-proxy ended, of the newest file that has one.
+    pub(super) end: Option<String>,
+}
+
+/// Reads kube-proxy's logs.
+pub(super) fn read_logs() -> LogLines {
+    let Ok(root) = Root::ours() else { return LogLines::default() };
     let mut allowance = Allowance::of_a_capture();
-    let mut tail = |path: &str| root.tail(path, LOG, &mut allowance).ok().flatten();
-    let texts = logs(&root).into_iter().filter_map(|path| Some((tail(&path)?, path)));
-    texts.flat_map(|(text, path)| complaints_of(&path, &text)).collect()
+    let mut lines = LogLines::default();
+    for path in logs(&root) {
+        let Some(text) = root.tail(&path, LOG, &mut allowance).ok().flatten() else { continue };
+        lines.complaints.extend(complaints_of(&path, &text));
+        let end = || fatal_line(&text).map(|line| format!("{path}: {}", short(line)));
+        lines.end = lines.end.take().or_else(end);
+    }
+    lines
+}
+
+fn short(line: &str) -> String {
+    line.chars().take(LINE).collect()
 }
 
 /// The last line of a log with each of those phrases, after the log's path.
 pub fn complaints_of(path: &str, text: &str) -> Vec<String> {
     let last = |what: &&str| text.lines().rfind(|l| l.contains(what));
     let lines = COMPLAINTS.iter().filter_map(last);
-    let short = |line: &str| line.chars().take(LINE).collect::<String>();
     lines.map(|line| format!("{path}: {}", short(line))).collect()
 }
 
 /// The files that may hold kube-proxy's log: /var/log/kube-proxy.log of a service, and the newest
-/// log file of each kube-proxy pod.
+/// two log files of each kube-proxy pod, the newer first: the last may be of a kube-proxy that has
+/// just been started again.
 fn logs(root: &Root) -> Vec<String> {
     let mut logs = vec!["/var/log/kube-proxy.log".to_owned()];
     let pods = root.directories(POD_LOGS).unwrap_or_default();
@@ -168,8 +187,9 @@ fn logs(root: &Root) -> Vec<String> {
         let folder = format!("{POD_LOGS}/{pod}/kube-proxy");
         let number = |name: &String| Path::new(name).file_stem()?.to_str()?.parse::<u32>().ok();
         let files = root.names(&folder).unwrap_or_default().into_iter();
-        let newest = files.filter(|name| number(name).is_some()).max_by_key(number);
-        logs.extend(newest.map(|name| format!("{folder}/{name}")));
+        let mut files: Vec<String> = files.filter(|name| number(name).is_some()).collect();
+        files.sort_by_key(|name| std::cmp::Reverse(number(name)));
+        logs.extend(files.iter().take(2).map(|name| format!("{folder}/{name}")));
     }
     logs
 }

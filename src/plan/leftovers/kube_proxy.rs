@@ -8,15 +8,15 @@ use crate::owners::attribution::Evidence;
 use crate::owners::component::ChainEntry;
 use crate::owners::component::KUBE_PROXY;
 use crate::owners::expression::Expression;
-use crate::owners::liveness;
 use crate::plan::Action;
 use crate::plan::candidates::{Candidates, ChainIndex, OwnedChain, PlanRow};
 use crate::plan::reason::Reason;
 use crate::state::Family;
 use crate::state::ipvs::Forward;
 use crate::state::kube_proxy::Mode;
+use crate::state::kube_proxy::delivery::HostProgram;
 use crate::state::object::ObjectId;
-use crate::state::tools::Version;
+use crate::state::tools::{Process, Version};
 
 /// Judges the chains of kube-proxy and the kubelet, and the jumps to kube-proxy's chains.
 pub(super) fn chains(candidates: &mut Candidates<'_>, running: &RunningMode) {
@@ -80,7 +80,7 @@ fn judge(
     if !entry.modes.contains(&mode) {
         return match kubelet.filter(|_| entry.shared_with.is_some()) {
             Some(evidence) => (Action::Keep, Reason::KubeletMayUse(evidence.to_owned())),
-            None => (Action::Remove, Reason::OtherModes(entry.modes.clone(), mode)),
+            None => (Action::Remove, other_modes(entry.modes.clone(), mode, running)),
         };
     }
     if let Some(version) = running.version
@@ -93,10 +93,24 @@ fn judge(
     }
     let reason = match (&entry.keep, entry.modes.len()) {
         (Some(reason), _) => Reason::Catalogue(reason.clone()),
-        (None, 1) => Reason::InUse(mode),
+        (None, 1) => in_use(mode, running),
+        (None, _) if running.absence.is_some() => in_use(mode, running),
         (None, _) => Reason::SharedByModes,
     };
     (Action::Keep, reason)
+}
+
+/// The reason to keep what `mode` uses, the mode that serves.
+fn in_use(mode: Mode, running: &RunningMode) -> Reason {
+    running.absence.clone().map_or(Reason::InUse(mode), |why| Reason::Unattended(mode, why))
+}
+
+/// The reason to remove what only `modes` use, while `mode` serves.
+fn other_modes(modes: Vec<Mode>, mode: Mode, running: &RunningMode) -> Reason {
+    match running.absence {
+        Some(_) => Reason::OtherModesOfAbsent(modes, mode),
+        None => Reason::OtherModes(modes, mode),
+    }
 }
 
 /// A chain that replaces `entry` in later versions, if the table of `entry` has such a chain with
@@ -114,12 +128,11 @@ fn successor(chains: &[OwnedChain<'_>], at: ChainIndex, entry: &ChainEntry) -> O
 /// Why the kubelet may still own the chains that it shares with kube-proxy. The kubelet up to 1.26
 /// makes KUBE-MARK-DROP and KUBE-POSTROUTING together with KUBE-MARK-MASQ and its canary.
 fn kubelet_may_own(candidates: &Candidates<'_>) -> Option<String> {
-    let version = candidates
-        .catalogue
-        .component("kubelet")
-        .and_then(|c| liveness::process(c, candidates.state))
-        .filter(|p| p.name == "kubelet")
-        .and_then(|p| Version::find(p.version.as_deref()?));
+    // A program that has the kubelet as a part is of the kubelet's version. A supervisor of another
+    // process, as rke2 is, tells none.
+    let kubelet = |p: &&Process| p.name == "kubelet" || HostProgram::of(p).is_some();
+    let mut kubelets = candidates.state.processes.iter().flatten().filter(kubelet);
+    let version = kubelets.find_map(|p| Version::find(p.version.as_deref()?));
     if version.is_some_and(|v| (v.major, v.minor) >= (1, 28)) {
         return None;
     }
@@ -180,10 +193,10 @@ pub(super) fn elsewhere(candidates: &mut Candidates<'_>, running: &RunningMode) 
 fn of_mode(running: &RunningMode, uses: fn(&dyn ProxyMode) -> bool) -> (Action, Reason) {
     match running.mode {
         None => (Action::Keep, Reason::ModeUnknown(running.evidence.clone())),
-        Some(mode) if uses(mode::of(mode)) => (Action::Keep, Reason::InUse(mode)),
+        Some(mode) if uses(mode::of(mode)) => (Action::Keep, in_use(mode, running)),
         Some(mode) => {
             let theirs = mode::all().filter(|m| uses(*m)).map(|m| m.mode()).collect();
-            (Action::Remove, Reason::OtherModes(theirs, mode))
+            (Action::Remove, other_modes(theirs, mode, running))
         }
     }
 }

@@ -9,18 +9,19 @@ use crate::apply::kube_proxy::operate;
 use crate::error::{Error, Kind, Result};
 use crate::event::{Outcome, Task};
 use crate::kube_proxy::mode;
+use crate::kube_proxy::proxy_state::ProxyState;
 use crate::node::kube_proxy_controller::read_config;
 use crate::owners::matcher::Ownership;
 use crate::plan::change::{Change, Edit};
 use crate::plan::playbook::Switch;
 use crate::run::Context;
-use crate::run::controller::find;
+use crate::run::controller::{find, only_process};
 use crate::run::execution::{Execution, UndoContext};
 use crate::run::payload::StepRef;
 use crate::run::preview::{Previewed, Previewer};
 use crate::run::stage::{Stage, Undo, converge};
 use crate::runtime::ProcessId;
-use crate::state::kube_proxy::{CommandLine, ConfigSource, Controller, Instances};
+use crate::state::kube_proxy::{CommandLine, ConfigSource, Controller, Delivery};
 use crate::state::stage::{RunStage, StageName};
 use crate::store::run::{ConfiguredBy, Modes, Run};
 
@@ -153,12 +154,19 @@ fn captured_config(previewer: &Previewer<'_>) -> Result<(ConfigSource, String, S
         Err(Error::new(Kind::NotFound, "kube-proxy's settings", cause)
             .hint("on the node itself, `proxyshift plan` finds them"))
     };
-    let processes = previewer.state.processes.as_deref().unwrap_or_default();
-    let process = match Instances::of(processes) {
-        Instances::One(process) => process,
-        Instances::None => return unknown("no kube-proxy is in this state"),
-        Instances::Many(_) => return unknown("more than one kube-proxy is in this state"),
-    };
+    let process = only_process(previewer.state)?;
+    let delivery = ProxyState::of(previewer.state).delivery(previewer.state);
+    if let Some(error) = delivery.refusal() {
+        let prepared = match delivery {
+            Delivery::DaemonSet(_) => "; a capture cannot tell whether the cluster is prepared",
+            _ => "",
+        };
+        let hint = error.hint.clone().unwrap_or_default();
+        return Err(error.hint(format!("{hint}{prepared}")));
+    }
+    if delivery == Delivery::Pod {
+        return unknown("are a static pod's, or in a ConfigMap: a capture does not tell which");
+    }
     let Some(config) = CommandLine::parse(&process.args)?.config else {
         return unknown("are flags of its command line, in no file of this state");
     };

@@ -58,7 +58,7 @@ mod tests {
 
     fn process(pid: u32, line: &str) -> Process {
         let args: Vec<String> = line.split(' ').map(str::to_owned).collect();
-        Process { pid, name: args[0].clone(), args, version: None, version_source: None }
+        Process { pid, name: args[0].clone(), args, ..Process::default() }
     }
 
     #[test]

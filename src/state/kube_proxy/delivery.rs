@@ -1,0 +1,413 @@
+//! How kube-proxy is delivered to a node: what starts it, where its settings are, where it logs.
+
+use std::fmt;
+
+use super::CommandLine;
+use crate::error::{Error, Kind};
+use crate::state::cgroup;
+use crate::state::tools::Process;
+
+/// A program that kube-proxy can be a part of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostProgram {
+    /// k3s, as a server or an agent.
+    K3s,
+    /// kubelite, the one program of MicroK8s.
+    Kubelite,
+    /// The node program of OpenShift's former pod network.
+    OpenshiftSdn,
+}
+
+/// The ConfigMap with the settings of a DaemonSet's kube-proxy, by who writes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConfigMap {
+    /// kubeadm, once; also kubespray, kind and Cluster API.
+    Kubeadm,
+    /// The kube-proxy add-on of EKS.
+    Eks,
+    /// k0s, again and again.
+    K0s,
+}
+
+/// How kube-proxy is delivered to a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Delivery {
+    /// As a part of another program.
+    PartOf(HostProgram),
+    /// As a static pod whose manifest rke2 writes at each start.
+    Rke2,
+    /// As a pod of a DaemonSet.
+    DaemonSet(ConfigMap),
+    /// As a pod, static or not.
+    Pod,
+    /// As a container without a pod.
+    Container,
+    /// As a systemd unit.
+    Unit(String),
+    /// Not known.
+    Unknown,
+}
+
+/// The file in which kubeadm's DaemonSet, and k0s', mounts the settings.
+const KUBEADM: &str = "/var/lib/kube-proxy/config.conf";
+
+/// The same of EKS.
+const EKS: &str = "/var/lib/kube-proxy-config/";
+
+/// The folder of everything that rke2 writes.
+const RKE2: &str = "/var/lib/rancher/rke2/";
+
+impl HostProgram {
+    /// The host program that a process is; none if kube-proxy is switched off in it, or if it is
+    /// another program.
+    pub fn of(process: &Process) -> Option<HostProgram> {
+        let host = match process.name.as_str() {
+            "k3s" | "k3s-server" | "k3s-agent" => HostProgram::K3s,
+            "kubelite" => HostProgram::Kubelite,
+            "openshift-sdn-node" | "openshift-sdn" => HostProgram::OpenshiftSdn,
+            _ => return None,
+        };
+        let off = |arg: &String| {
+            ["--disable-kube-proxy", "--disable-kube-proxy=true"].contains(&arg.as_str())
+        };
+        // `k3s kubectl` and the like are no node. The capture masks words that it does not know.
+        let word = process.args.get(1).map_or("", |arg| arg.as_str());
+        let other = host == HostProgram::K3s
+            && word.starts_with(|c: char| c.is_ascii_lowercase())
+            && !["server", "agent"].contains(&word);
+        (!other && !process.args.iter().any(off)).then_some(host)
+    }
+}
+
+impl fmt::Display for HostProgram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            HostProgram::K3s => "k3s",
+            HostProgram::Kubelite => "kubelite (MicroK8s)",
+            HostProgram::OpenshiftSdn => "openshift-sdn-node",
+        })
+    }
+}
+
+impl ConfigMap {
+    fn name(self) -> &'static str {
+        match self {
+            ConfigMap::Kubeadm | ConfigMap::K0s => "kube-system/kube-proxy",
+            ConfigMap::Eks => "kube-system/kube-proxy-config",
+        }
+    }
+
+    /// Where its author takes it from, if its text does not stay as it is edited.
+    fn origin(self) -> &'static str {
+        match self {
+            ConfigMap::Kubeadm => "",
+            ConfigMap::Eks => " (with the managed add-on: in its configuration values)",
+            ConfigMap::K0s => {
+                " (which k0s writes anew from spec.network.kubeProxy of its k0s.yaml)"
+            }
+        }
+    }
+}
+
+impl Delivery {
+    /// How the kube-proxy `process` is delivered. `kubelet` is the version of the node's kubelet,
+    /// which some distributions mark.
+    pub fn of(process: &Process, kubelet: Option<&str>) -> Delivery {
+        let version = process.version.as_deref().unwrap_or_default();
+        let config = CommandLine::parse(&process.args).ok().and_then(|line| line.config);
+        let config = config.unwrap_or_default();
+        let contained = is_contained(process);
+        let in_pod = contained.unwrap_or(process.version.is_some());
+        if contained == Some(false) {
+            return match cgroup::unit(&process.cgroups) {
+                Some(unit) => Delivery::Unit(unit.to_owned()),
+                None => Delivery::Unknown,
+            };
+        }
+        let marked =
+            |mark: &str| version.contains(mark) || kubelet.unwrap_or_default().contains(mark);
+        if marked("+rke2") || process.args.iter().any(|arg| arg.contains(RKE2)) {
+            Delivery::Rke2
+        } else if config.starts_with(EKS) || marked("-eks-") && in_pod {
+            Delivery::DaemonSet(ConfigMap::Eks)
+        } else if marked("+k0s") && in_pod {
+            Delivery::DaemonSet(ConfigMap::K0s)
+        } else if config == KUBEADM && in_pod {
+            Delivery::DaemonSet(ConfigMap::Kubeadm)
+        } else if contained == Some(true) {
+            let no_pod = !process.cgroups.is_empty() && !cgroup::is_pod(&process.cgroups);
+            if no_pod { Delivery::Container } else { Delivery::Pod }
+        } else {
+            Delivery::Unknown
+        }
+    }
+
+    /// How kube-proxy is delivered to a node on which it does not run, as far as the other
+    /// processes show it.
+    pub fn of_node(processes: &[Process]) -> Delivery {
+        let marked = |mark: &str| {
+            processes.iter().any(|p| p.version.as_deref().is_some_and(|v| v.contains(mark)))
+        };
+        if processes.iter().any(|p| p.name == "rke2") || marked("+rke2") {
+            Delivery::Rke2
+        } else if marked("-eks-") {
+            Delivery::DaemonSet(ConfigMap::Eks)
+        } else if marked("+k0s") {
+            Delivery::DaemonSet(ConfigMap::K0s)
+        } else {
+            Delivery::Unknown
+        }
+    }
+
+    /// Whether kube-proxy's programs and files are those of its container, not the host's.
+    pub fn in_container(&self) -> bool {
+        match self {
+            Delivery::Rke2 | Delivery::DaemonSet(_) | Delivery::Pod | Delivery::Container => true,
+            Delivery::PartOf(_) | Delivery::Unit(_) | Delivery::Unknown => false,
+        }
+    }
+
+    /// Why no file of this host decides kube-proxy's mode, and how its mode is changed; none where
+    /// a file does, or may.
+    pub fn refusal(&self) -> Option<Error> {
+        let contested = |cause: String, hint: String| {
+            Some(Error::new(Kind::Contested, "kube-proxy", cause).hint(hint))
+        };
+        let then = "then run `proxyshift cleanup`";
+        match self {
+            Delivery::PartOf(host) => contested(
+                format!("it is a part of {host}"),
+                format!("set {}, {then}", host_settings(*host)),
+            ),
+            Delivery::Rke2 => contested(
+                "rke2 writes the manifest of its static pod anew at each start".into(),
+                format!(
+                    "set kube-proxy-arg: [\"proxy-mode=MODE\"] in /etc/rancher/rke2/config.yaml and \
+                     restart rke2, {then}"
+                ),
+            ),
+            Delivery::DaemonSet(map) => contested(
+                format!(
+                    "it is a pod of a DaemonSet, whose settings are in the ConfigMap {}{}, the same \
+                     for every node: nothing on this host is edited",
+                    map.name(),
+                    map.origin()
+                ),
+                format!(
+                    "such a node moves by `proxyshift cluster prepare`, once for the cluster, and then \
+                     the node's label; this version has no `cluster` yet, so until then change the \
+                     mode in the ConfigMap, delete this node's pod, and {}",
+                    then.trim_start_matches("then ")
+                ),
+            ),
+            Delivery::Pod | Delivery::Container | Delivery::Unit(_) | Delivery::Unknown => None,
+        }
+    }
+
+    /// The remedy that changes a setting: `line` in the configuration file `file`, if kube-proxy
+    /// has one, or else `flag` on its command line; then a restart.
+    pub fn setting(&self, file: Option<&str>, line: &str, flag: &str, node: &str) -> String {
+        let restart = self.restart(node);
+        let rancher = |of: &str| {
+            let arg = flag.trim_start_matches('-');
+            format!(
+                "kube-proxy-arg: [\"{arg}\"]   # in /etc/rancher/{of}/config.yaml; then: {restart}"
+            )
+        };
+        match (self, file) {
+            (Delivery::PartOf(HostProgram::K3s), _) => rancher("k3s"),
+            (Delivery::Rke2, _) => rancher("rke2"),
+            (Delivery::PartOf(HostProgram::Kubelite), _) => {
+                format!(
+                    "{flag}   # a line of /var/snap/microk8s/current/args/kube-proxy; then: {restart}"
+                )
+            }
+            (Delivery::PartOf(HostProgram::OpenshiftSdn), _) => {
+                format!("{flag}   # in spec.kubeProxyConfig: oc edit network.operator cluster")
+            }
+            (Delivery::DaemonSet(map), _) => format!(
+                "{line}   # in the ConfigMap {}{}, of every node; then: {restart}",
+                map.name(),
+                map.origin()
+            ),
+            (Delivery::Pod | Delivery::Container, Some(file)) => format!(
+                "{line}   # in {file} of its container, so in the ConfigMap or the host's file that \
+                 is mounted there; then: {restart}"
+            ),
+            (Delivery::Pod, None) => {
+                format!(
+                    "{flag}   # in the command of its manifest; the kubelet restarts a static pod"
+                )
+            }
+            (Delivery::Container, None) => {
+                format!("{flag}   # on the command line of its container, which is made anew")
+            }
+            (Delivery::Unit(_), Some(file)) => format!("{line}   # in {file}; then: {restart}"),
+            (Delivery::Unit(unit), None) => {
+                format!("{flag}   # in ExecStart: systemctl edit --full {unit}; then: {restart}")
+            }
+            (Delivery::Unknown, Some(file)) if file == KUBEADM => format!(
+                "{line}   # in {file} (with kubeadm: in the ConfigMap kube-system/kube-proxy); then \
+                 restart kube-proxy"
+            ),
+            (Delivery::Unknown, Some(file)) => {
+                format!("{line}   # in {file}; then restart kube-proxy")
+            }
+            (Delivery::Unknown, None) => {
+                format!("{flag}   # on kube-proxy's command line; then restart it")
+            }
+        }
+    }
+
+    /// The command that restarts kube-proxy on the node `node`.
+    pub fn restart(&self, node: &str) -> String {
+        match self {
+            Delivery::PartOf(HostProgram::K3s) => {
+                "systemctl restart k3s   # on an agent: k3s-agent".into()
+            }
+            Delivery::PartOf(HostProgram::Kubelite) => {
+                "snap restart microk8s.daemon-kubelite".into()
+            }
+            Delivery::PartOf(HostProgram::OpenshiftSdn) => {
+                format!(
+                    "oc -n openshift-sdn delete pod -l app=sdn --field-selector spec.nodeName={node}"
+                )
+            }
+            Delivery::Rke2 => "systemctl restart rke2-agent   # on a server: rke2-server".into(),
+            Delivery::Pod => {
+                "crictl stop $(crictl ps --name kube-proxy -q)   # the kubelet starts it again"
+                    .into()
+            }
+            Delivery::Container => {
+                "docker restart kube-proxy   # or by the engine that runs it".into()
+            }
+            Delivery::Unit(unit) => format!("systemctl restart {unit}"),
+            Delivery::DaemonSet(_) | Delivery::Unknown => format!(
+                "kubectl -n kube-system delete pod -l k8s-app=kube-proxy --field-selector \
+                 spec.nodeName={node}"
+            ),
+        }
+    }
+
+    /// The commands that show the end of kube-proxy's log.
+    pub fn logs(&self) -> Vec<String> {
+        let pod = "crictl logs --tail=20 $(crictl ps -a --name kube-proxy -q | head -1)";
+        let unit = |unit: &str| format!("journalctl -u {unit} -n 50 --no-pager");
+        match self {
+            Delivery::PartOf(HostProgram::K3s) => vec![unit("k3s") + "   # on an agent: k3s-agent"],
+            Delivery::PartOf(HostProgram::Kubelite) => vec![unit("snap.microk8s.daemon-kubelite")],
+            Delivery::PartOf(HostProgram::OpenshiftSdn)
+            | Delivery::DaemonSet(_)
+            | Delivery::Pod => {
+                vec![pod.into()]
+            }
+            Delivery::Rke2 => vec![
+                "export CRI_CONFIG_FILE=/var/lib/rancher/rke2/agent/etc/crictl.yaml \
+                 PATH=$PATH:/var/lib/rancher/rke2/bin"
+                    .into(),
+                pod.into(),
+            ],
+            Delivery::Container => vec!["docker logs --tail=20 kube-proxy".into()],
+            Delivery::Unit(name) => vec![unit(name)],
+            Delivery::Unknown => {
+                vec![format!("{pod}   # of a pod"), format!("{}   # of a unit", unit("kube-proxy"))]
+            }
+        }
+    }
+}
+
+/// Where a host program's settings of kube-proxy are, and how it takes them.
+fn host_settings(host: HostProgram) -> &'static str {
+    match host {
+        HostProgram::K3s => {
+            "kube-proxy-arg: [\"proxy-mode=MODE\"] in /etc/rancher/k3s/config.yaml and restart k3s"
+        }
+        HostProgram::Kubelite => {
+            "--proxy-mode=MODE in /var/snap/microk8s/current/args/kube-proxy and restart MicroK8s"
+        }
+        HostProgram::OpenshiftSdn => "the mode by `oc edit network.operator cluster`",
+    }
+}
+
+/// Whether a process runs in a container; none if the capture does not tell. Up to 0.1.0 the
+/// version of a program that was not the host's own came from its metrics, and that of the host's
+/// from the program itself.
+fn is_contained(process: &Process) -> Option<bool> {
+    if !process.cgroups.is_empty() {
+        return Some(cgroup::is_container(&process.cgroups));
+    }
+    let source = process.version_source.as_deref()?;
+    if source.starts_with("http") {
+        return Some(true);
+    }
+    source.contains("--version").then_some(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn process(line: &str, version: &str, source: &str, cgroup: &str) -> Process {
+        let text = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+        Process {
+            pid: 7,
+            name: "kube-proxy".into(),
+            args: line.split(' ').map(str::to_owned).collect(),
+            version: text(version),
+            version_source: text(source),
+            cgroups: text(cgroup).into_iter().collect(),
+        }
+    }
+
+    #[test]
+    fn each_delivery_is_known_by_what_only_it_has() {
+        use ConfigMap::{Eks, K0s, Kubeadm};
+        let (http, build) = ("http://127.0.0.1:10249/metrics", "its build information");
+        let (pod, none) = ("/kubepods.slice/a.scope", "");
+        let kubeadm = "kube-proxy --config=/var/lib/kube-proxy/config.conf";
+        let unit = "/system.slice/kp.service";
+        for (line, version, source, cgroup, expected) in [
+            (kubeadm, "v1.30.5", http, none, Delivery::DaemonSet(Kubeadm)),
+            (kubeadm, "v1.30.5", build, pod, Delivery::DaemonSet(Kubeadm)),
+            (kubeadm, "", "", pod, Delivery::DaemonSet(Kubeadm)),
+            (kubeadm, "", "", none, Delivery::Unknown),
+            (kubeadm, "v1.30.5", "kube-proxy --version", none, Delivery::Unknown),
+            (kubeadm, "v1.30.5", build, unit, Delivery::Unit("kp.service".into())),
+            (kubeadm, "v1.30.5+k0s", build, pod, Delivery::DaemonSet(K0s)),
+            (
+                "kube-proxy --config=/var/lib/kube-proxy-config/config",
+                "",
+                "",
+                none,
+                Delivery::DaemonSet(Eks),
+            ),
+            ("kube-proxy --v=2", "v1.30.4-eks-a737599", http, none, Delivery::DaemonSet(Eks)),
+            ("kube-proxy --v=2", "v1.34.2+rke2r1", http, none, Delivery::Rke2),
+            ("kube-proxy --kubeconfig=/var/lib/rancher/rke2/agent/k", "", "", none, Delivery::Rke2),
+            ("kube-proxy --v=2", "v1.30.5", http, none, Delivery::Pod),
+            ("kube-proxy --v=2", "v1.30.5", build, pod, Delivery::Pod),
+            ("kube-proxy --v=2", "v1.30.5", build, "/docker/9", Delivery::Container),
+            ("kube-proxy --v=2", "v1.30.5", build, "/", Delivery::Unknown),
+            ("kube-proxy --v=2", "", "", none, Delivery::Unknown),
+        ] {
+            let process = process(line, version, source, cgroup);
+            assert_eq!(Delivery::of(&process, None), expected, "{process:?}");
+        }
+        let plain = process(kubeadm, "v1.30.5", http, none);
+        assert_eq!(Delivery::of(&plain, Some("v1.30.5+k0s")), Delivery::DaemonSet(K0s));
+    }
+
+    #[test]
+    fn a_host_program_serves_unless_it_is_switched_off() {
+        let of = |name: &str, line: &str| {
+            let process = process(line, "", "", "");
+            HostProgram::of(&Process { name: name.into(), ..process })
+        };
+        assert_eq!(of("k3s", "/usr/local/bin/k3s server"), Some(HostProgram::K3s));
+        assert_eq!(of("k3s-agent", "/usr/local/bin/k3s <masked>"), Some(HostProgram::K3s));
+        assert_eq!(of("k3s", "k3s agent --disable-kube-proxy"), None);
+        assert_eq!(of("k3s", "k3s kubectl get pods"), None);
+        assert_eq!(of("kubelite", "/snap/kubelite --x"), Some(HostProgram::Kubelite));
+        assert_eq!(of("rke2", "rke2 server"), None);
+    }
+}

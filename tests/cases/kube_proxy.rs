@@ -221,6 +221,13 @@ fn one_that_is_down_is_found_with_the_end_of_its_log() {
         let found = finding(&Case::of(log, files).json("check"), "kube-proxy.absent");
         has(&texts(&found, "evidence"), &[fatal]);
     }
+    let mut files = case.files();
+    files.remove("files/var/log/kube-proxy.log");
+    let log = "2026-11-30T09:00:00.1Z stderr F F0825 10:00:00.1 1 server.go:490] whatever\n";
+    let path = "/var/log/pods/kube-system_kube-proxy-x_1/kube-proxy/3.log";
+    files.insert(format!("files{path}"), log.into());
+    let found = finding(&Case::of("a pod's log", files).json("check"), "kube-proxy.absent");
+    has(&texts(&found, "evidence"), &[path, "server.go:490] whatever"]);
     let rke2 = json!([{"pid": 812, "name": "rke2", "args": ["rke2", "agent"]}, kubelet()]);
     let found =
         finding(&with_processes("b04-kube-proxy-down", rke2).json("check"), "kube-proxy.absent");

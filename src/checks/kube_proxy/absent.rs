@@ -3,6 +3,7 @@
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 use crate::kube_proxy::proxy_state::ProxyState;
 use crate::state::kube_proxy::log::fatal_line;
+use crate::state::shared_str::SharedStr;
 
 pub(super) const CHECK: Check = Check {
     id: "kube-proxy.absent",
@@ -16,6 +17,9 @@ pub(super) const CHECK: Check = Check {
 
 /// The log of a kube-proxy that is a service of the host.
 const LOG: &str = "/var/log/kube-proxy.log";
+
+/// The logs of a kube-proxy that is a pod.
+const POD_LOGS: &str = "/var/log/pods/kube-system_kube-proxy-";
 
 fn evaluate(facts: &Facts<'_>) -> Verdict {
     let Some(absence) = facts.proxy.absence() else {
@@ -71,8 +75,13 @@ const CLEAN_UP: &str =
 fn end_of_log(facts: &Facts<'_>) -> Option<String> {
     let live = facts.live.and_then(|live| live.kube_proxy_end.clone());
     let captured = || {
-        let line = facts.now.file(LOG).and_then(fatal_line)?;
-        Some(format!("{LOG}: {line}"))
+        let logs = facts.now.files.iter().rev();
+        let mut logs = logs.filter_map(|(name, text)| Some((name.strip_prefix("files")?, text)));
+        let end = |(path, text): (&str, &SharedStr)| {
+            let of_kube_proxy = path == LOG || path.starts_with(POD_LOGS);
+            Some(format!("{path}: {}", fatal_line(text).filter(|_| of_kube_proxy)?))
+        };
+        logs.find_map(end)
     };
     live.or_else(captured)
 }

@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+/// The version of Kubernetes that Debian's source package has.
+pub const OLD: &str = "1.20.2";
+
 /// The folder for caches of the user who runs the test.
 pub fn cache() -> PathBuf {
     std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).unwrap_or_else(|| {
@@ -15,4 +18,14 @@ pub fn cached(name: &str) -> PathBuf {
     let path = cache().join("proxyshift/vm").join(name);
     // Made absolute, so that the path means the same file from every working directory.
     path.canonicalize().unwrap_or_else(|e| panic!("{}: {e}: run `make vm`", path.display()))
+}
+
+/// A program of this version of Kubernetes, such as `kube-proxy`. Fails if it is not in the cache.
+pub fn kubernetes(version: &str, program: &str) -> PathBuf {
+    if version == OLD {
+        return cached(&format!("{program}-{version}/{program}"));
+    }
+    let path = cache().join("proxyshift/kubernetes").join(version).join(program);
+    let there = path.canonicalize();
+    there.unwrap_or_else(|e| panic!("{}: {e}: run `make kubernetes`", path.display()))
 }

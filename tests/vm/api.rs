@@ -29,13 +29,32 @@ struct Event {
 }
 
 impl Event {
-    /// Whether the object of this event belongs to `resource`: `services`, `endpoints`, `nodes` or
-    /// `pods`.
-    fn is_of(&self, resource: &str) -> bool {
-        let kind = self.object["kind"].as_str().unwrap_or_default().to_lowercase();
-        kind.trim_end_matches('s') == resource.trim_end_matches('s')
+    fn is_of(&self, resource: &Resource) -> bool {
+        self.object["kind"] == resource.kind
     }
 }
+
+/// A resource that clients list and watch.
+struct Resource {
+    /// The path at which all its objects are.
+    path: &'static str,
+    version: &'static str,
+    kind: &'static str,
+}
+
+const fn resource(path: &'static str, version: &'static str, kind: &'static str) -> Resource {
+    Resource { path, version, kind }
+}
+
+/// kube-proxy 1.20 is told to read Endpoints, and later ones read only EndpointSlices.
+const RESOURCES: [Resource; 6] = [
+    resource("/api/v1/services", "v1", "Service"),
+    resource("/api/v1/endpoints", "v1", "Endpoints"),
+    resource("/api/v1/nodes", "v1", "Node"),
+    resource("/api/v1/pods", "v1", "Pod"),
+    resource("/apis/discovery.k8s.io/v1/endpointslices", "discovery.k8s.io/v1", "EndpointSlice"),
+    resource("/apis/networking.k8s.io/v1/servicecidrs", "networking.k8s.io/v1", "ServiceCIDR"),
+];
 
 /// What identifies an object: its kind, namespace and name.
 fn identity(object: &Value) -> (&Value, &Value, &Value) {
@@ -109,6 +128,15 @@ impl Store {
         if let Some(document) = discovery(path) {
             return reply(&mut stream, "200 OK", &document.to_string());
         }
+        if let Some(resource) = RESOURCES.iter().find(|r| r.path == path && method == "GET") {
+            if parameter("watch").is_none() {
+                return reply(&mut stream, "200 OK", &self.list(resource));
+            }
+            let streams_the_list = parameter("sendInitialEvents").is_some_and(|(_, v)| v == "true");
+            let from = parameter("resourceVersion").and_then(|(_, v)| v.parse().ok());
+            let from = if streams_the_list { None } else { Some(from.unwrap_or(0)) };
+            return self.watch(&mut stream, resource, from);
+        }
         match path.trim_start_matches("/api/v1/").split('/').collect::<Vec<_>>()[..] {
             ["namespaces", _, "pods", name, "eviction"] => {
                 self.change("DELETED", "Pod", name, |_| ());
@@ -121,32 +149,17 @@ impl Store {
             }
             // Objects of the resource `events` that clients post are discarded.
             _ if method == "POST" => reply(&mut stream, "201 Created", &body),
-            [resource @ ("services" | "endpoints" | "nodes" | "pods")] => {
-                if parameter("watch").is_some() {
-                    let from = parameter("resourceVersion").and_then(|(_, v)| v.parse().ok());
-                    return self.watch(&mut stream, resource, from.unwrap_or(0));
-                }
-                reply(&mut stream, "200 OK", &self.list(resource))
-            }
             ["nodes", name] => self.answer_one(&mut stream, "Node", name),
             ["namespaces", _, "pods", name] => self.answer_one(&mut stream, "Pod", name),
             _ => reply(&mut stream, "404 Not Found", &not_found()),
         }
     }
 
-    fn list(&self, resource: &str) -> String {
+    fn list(&self, resource: &Resource) -> String {
         let events = self.events.lock().expect("not poisoned");
-        let own: Vec<Event> = events.iter().filter(|e| e.is_of(resource)).cloned().collect();
-        let items = current(&own);
-        let kind = match resource {
-            "services" => "ServiceList",
-            "endpoints" => "EndpointsList",
-            "pods" => "PodList",
-            _ => "NodeList",
-        };
         let version = events.len().to_string();
-        json!({"kind": kind, "apiVersion": "v1", "metadata": {"resourceVersion": version},
-            "items": items})
+        json!({"kind": format!("{}List", resource.kind), "apiVersion": resource.version,
+            "metadata": {"resourceVersion": version}, "items": existing(&events, resource)})
         .to_string()
     }
 
@@ -169,23 +182,55 @@ impl Store {
         }
     }
 
-    /// Sends the events after the version `sent`, and then all further ones as they happen.
-    fn watch(&self, stream: &mut TcpStream, resource: &str, mut sent: usize) -> Result<()> {
+    /// Sends the events after the version `from`, and then all further ones as they happen. Without
+    /// `from`, it begins with the objects that exist, and a bookmark after the last of these, which
+    /// clients of today ask for in place of a list.
+    fn watch(&self, stream: &mut TcpStream, of: &Resource, from: Option<usize>) -> Result<()> {
         let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\
                     Transfer-Encoding: chunked\r\n\r\n";
         stream.write_all(head.as_bytes())?;
+        let mut sent = match from {
+            Some(from) => from,
+            None => self.send_existing(stream, of)?,
+        };
         loop {
             let events = self.events.lock().expect("not poisoned");
             let events = self.more.wait_while(events, |e| e.len() <= sent).expect("not poisoned");
             let news: Vec<Event> = events[sent..].to_vec();
             sent = events.len();
             drop(events);
-            for event in news.into_iter().filter(|e| e.is_of(resource)) {
-                let line = format!("{}\n", json!({"type": event.kind, "object": event.object}));
-                stream.write_all(format!("{:x}\r\n{line}\r\n", line.len()).as_bytes())?;
+            for event in news.into_iter().filter(|e| e.is_of(of)) {
+                send(stream, event.kind, &event.object)?;
             }
         }
     }
+
+    /// Returns the version up to which it has sent.
+    fn send_existing(&self, stream: &mut TcpStream, of: &Resource) -> Result<usize> {
+        let events = self.events.lock().expect("not poisoned");
+        let (objects, sent) = (existing(&events, of), events.len());
+        drop(events);
+        for object in objects {
+            send(stream, "ADDED", &object)?;
+        }
+        let bookmark = json!({"kind": of.kind, "apiVersion": of.version, "metadata": {
+            "resourceVersion": sent.to_string(),
+            "annotations": {"k8s.io/initial-events-end": "true"}}});
+        send(stream, "BOOKMARK", &bookmark)?;
+        Ok(sent)
+    }
+}
+
+/// The objects of a resource that exist after `events`.
+fn existing(events: &[Event], of: &Resource) -> Vec<Value> {
+    let own: Vec<Event> = events.iter().filter(|e| e.is_of(of)).cloned().collect();
+    current(&own)
+}
+
+/// Sends one event of a watch.
+fn send(stream: &mut TcpStream, kind: &str, object: &Value) -> Result<()> {
+    let line = format!("{}\n", json!({"type": kind, "object": object}));
+    stream.write_all(format!("{:x}\r\n{line}\r\n", line.len()).as_bytes())
 }
 
 /// The discovery documents, which kubectl requests before anything else.

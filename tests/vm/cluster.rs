@@ -11,7 +11,7 @@ use crate::api::Api;
 use crate::common::node::without_counters;
 use crate::common::{run, run_with};
 use crate::kube_proxy::{self, KubeProxy};
-use crate::network::{self, BACKENDS, NODE, of_family, tcp, udp};
+use crate::network::{self, BACKENDS, NODE, is_ipv6, of_family, tcp, udp};
 
 /// The address of the foreign virtual server.
 pub const FOREIGN: &str = "192.168.100.50";
@@ -90,6 +90,7 @@ impl Cluster {
         };
         of(&["-j KUBE-SVC-"]) == (mode == "iptables")
             && of(&["--match-set KUBE-", &pods]) == (mode == "ipvs")
+            && nftables().contains("map service-ips") == (mode == "nftables")
     }
 
     /// Whether kube-proxy has processed each service: every service address exists, and nothing
@@ -97,11 +98,15 @@ impl Cluster {
     fn is_complete(&self, mode: &str) -> bool {
         let made = || {
             let tables = ["nat", "filter"].map(|table| without_counters(&self.save(table)));
-            (run("ipvsadm -Sn"), run("ipset save"), tables)
+            (run("ipvsadm -Sn"), run("ipset save"), tables, nftables())
         };
         let before = made();
-        let (_, sets, [nat, _]) = &before;
-        let addresses = if mode == "ipvs" { sets } else { nat };
+        let (_, sets, [nat, _], nftables) = &before;
+        let addresses = match mode {
+            "ipvs" => sets,
+            "nftables" => nftables,
+            _ => nat,
+        };
         if !served().iter().all(|address| addresses.contains(address)) {
             return false;
         }
@@ -161,6 +166,11 @@ impl Cluster {
     }
 }
 
+/// The nftables without counters, those of iptables among them.
+pub fn nftables() -> String {
+    run("nft --stateless list ruleset")
+}
+
 /// The services in services.yaml.
 fn services() -> Vec<Value> {
     let text = of_family(include_str!("services.yaml"));
@@ -176,15 +186,21 @@ fn served() -> Vec<String> {
     addresses.filter(|address| address != "None").collect()
 }
 
-/// The objects of the API: the node, the services of services.yaml and [`headless`], and their
-/// endpoints.
+/// The objects of the API: the node, the range of service addresses, the services of services.yaml
+/// and [`headless`], and their endpoints.
 pub fn objects() -> Vec<Value> {
-    let mut objects = vec![json!({
+    let node = json!({
         "apiVersion": "v1", "kind": "Node", "metadata": {"name": "node"},
         "status": {"addresses": [{"type": "InternalIP", "address": of_family("192.168.100.1")}]},
-    })];
+    });
+    let range = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
+        "metadata": {"name": "kubernetes"}, "spec": {"cidrs": [of_family("10.96.0.0/16")]},
+    });
+    let mut objects = vec![node, range];
     for service in services().into_iter().chain((0..LAST).map(headless)) {
         objects.push(endpoints(&service));
+        objects.push(slice(&service));
         objects.push(service);
     }
     objects
@@ -205,15 +221,41 @@ fn headless(number: usize) -> Value {
     })
 }
 
-fn endpoints(service: &Value) -> Value {
-    let (metadata, ports) = (&service["metadata"], service["spec"]["ports"].as_array());
-    let empty = metadata["name"] == EMPTY;
-    let pods = BACKENDS.iter().filter(|_| !empty);
-    let addresses: Vec<_> =
-        pods.map(|(_, ip)| json!({"ip": of_family(ip), "nodeName": "node"})).collect();
+/// The addresses of the pods behind a service.
+fn pods(service: &Value) -> Vec<String> {
+    let empty = service["metadata"]["name"] == EMPTY;
+    BACKENDS.iter().filter(|_| !empty).map(|(_, ip)| of_family(ip)).collect()
+}
+
+/// The ports of the pods behind a service.
+fn ports(service: &Value) -> Vec<Value> {
+    let ports = service["spec"]["ports"].as_array().expect("ports");
     let port =
         |p: &Value| json!({"name": p["name"], "port": p["targetPort"], "protocol": p["protocol"]});
-    let ports: Vec<_> = ports.expect("ports").iter().map(port).collect();
-    let subsets = if empty { json!([]) } else { json!([{"addresses": addresses, "ports": ports}]) };
-    json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": metadata, "subsets": subsets})
+    ports.iter().map(port).collect()
+}
+
+fn endpoints(service: &Value) -> Value {
+    let addresses: Vec<_> =
+        pods(service).iter().map(|ip| json!({"ip": ip, "nodeName": "node"})).collect();
+    let subsets = match addresses.is_empty() {
+        true => json!([]),
+        false => json!([{"addresses": addresses, "ports": ports(service)}]),
+    };
+    json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": service["metadata"],
+        "subsets": subsets})
+}
+
+/// The endpoints of a service as an EndpointSlice.
+fn slice(service: &Value) -> Value {
+    let mut metadata = service["metadata"].clone();
+    metadata["labels"] = json!({"kubernetes.io/service-name": metadata["name"]});
+    let ready = |ip: &String| {
+        json!({"addresses": [ip], "nodeName": "node",
+            "conditions": {"ready": true, "serving": true, "terminating": false}})
+    };
+    let endpoints: Vec<_> = pods(service).iter().map(ready).collect();
+    json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": metadata,
+        "addressType": if is_ipv6() { "IPv6" } else { "IPv4" }, "endpoints": endpoints,
+        "ports": ports(service)})
 }

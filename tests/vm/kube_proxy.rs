@@ -3,10 +3,11 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::common::vm::cached;
+use crate::common::vm::{OLD, kubernetes};
 use crate::network::{is_ipv6, of_family};
 
 /// The folder of kube-proxy's files, in the private /run.
@@ -15,8 +16,26 @@ pub const DIR: &str = "/run/kube-proxy";
 /// The address at which kube-proxy reports its mode.
 const METRICS: &str = "127.0.0.1:10249";
 
+/// The environment variable that has the version of kube-proxy that a case runs with.
+pub const VERSION: &str = "PROXYSHIFT_KUBE_PROXY";
+
 /// How long kube-proxy may take to serve, on an emulated CPU.
 const CEILING: Duration = Duration::from_secs(180);
+
+/// The version of kube-proxy that this case runs with.
+pub fn version() -> String {
+    std::env::var(VERSION).unwrap_or_else(|_| OLD.to_owned())
+}
+
+/// Whether this case runs with kube-proxy 1.20.2.
+pub fn is_old() -> bool {
+    version() == OLD
+}
+
+/// The program of the version that this case runs with.
+pub fn program() -> PathBuf {
+    kubernetes(&version(), "kube-proxy")
+}
 
 /// A running kube-proxy, which ends when this value is dropped.
 pub struct KubeProxy(Child);
@@ -26,7 +45,8 @@ impl KubeProxy {
     /// foreign.
     pub fn configure(mode: &str, exclude: &str) {
         fs::create_dir_all(DIR).expect(DIR);
-        fs::write(format!("{DIR}/config.conf"), configuration(mode, exclude)).expect("the file");
+        let text = configuration(&version(), mode, exclude);
+        fs::write(format!("{DIR}/config.conf"), text).expect("the file");
     }
 
     /// Writes kube-proxy's kubeconfig, with the address of the API.
@@ -40,7 +60,7 @@ impl KubeProxy {
     pub fn start(bin: &str) -> KubeProxy {
         let log = fs::File::create(format!("{DIR}/log")).expect("a log");
         let path = format!("{bin}:{}", std::env::var("PATH").expect("a PATH"));
-        let mut command = Command::new(cached("kube-proxy"));
+        let mut command = Command::new(program());
         command.args([format!("--config={DIR}/config.conf")]).env("PATH", path);
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a handle")).stderr(log);
         KubeProxy(command.spawn().expect("kube-proxy starts"))
@@ -93,9 +113,14 @@ fn reported(path: &str) -> std::io::Result<String> {
     Ok(text)
 }
 
-/// kube-proxy's configuration. It sets no limits of conntrack, because from a private namespace
-/// these cannot be set.
-fn configuration(mode: &str, exclude: &str) -> String {
+/// The configuration of this version of kube-proxy. It sets no limits of conntrack, because from a
+/// private namespace these cannot be set.
+pub fn configuration(version: &str, mode: &str, exclude: &str) -> String {
+    let (gates, nftables) = match version {
+        // Its EndpointSlices are of another version of the API.
+        OLD => ("featureGates: {EndpointSliceProxying: false}\n", ""),
+        _ => ("", "nftables: {syncPeriod: 5m}\n"),
+    };
     format!(
         "apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
@@ -107,14 +132,13 @@ clusterCIDR: {pods}
 bindAddress: {any}
 metricsBindAddress: {METRICS}
 mode: {mode}
-featureGates: {{EndpointSliceProxying: false}}
-conntrack:
+{gates}conntrack:
   maxPerCore: 0
   min: 0
   tcpEstablishedTimeout: 0s
   tcpCloseWaitTimeout: 0s
 iptables: {{syncPeriod: 5m}}
-ipvs:
+{nftables}ipvs:
   syncPeriod: 5m
   excludeCIDRs: [{exclude}]
 ",

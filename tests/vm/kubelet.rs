@@ -81,8 +81,15 @@ impl Drop for Kubelet {
 /// A typical manifest of kube-proxy. The container has the node's programs, and sees the node's
 /// files under other paths.
 fn manifest(arguments: &[&str]) -> String {
-    let program = cached("kube-proxy");
+    let program = kube_proxy::program();
     let folder = program.parent().expect("a folder").display();
+    // kube-proxy 1.26 and later log to nowhere but their output.
+    let log = match kube_proxy::is_old() {
+        true => {
+            "    - --logtostderr=false\n    - --alsologtostderr\n    - --log-file=/run/kube-proxy/log\n"
+        }
+        false => "",
+    };
     let arguments: String = arguments.iter().map(|a| format!("    - {a}\n")).collect();
     format!(
         "apiVersion: v1
@@ -99,10 +106,7 @@ spec:
     imagePullPolicy: Never
     command:
     - /opt/kube-proxy
-    - --logtostderr=false
-    - --alsologtostderr
-    - --log-file={DIR}/log
-{arguments}    env:
+{log}{arguments}    env:
     - {{name: PATH, value: '{BIN}:/usr/sbin:/usr/bin'}}
     securityContext:
       privileged: true

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use crate::cases::reboot::{CUT, INTERRUPTS, RESOLVES};
 use crate::common::in_namespace;
-use crate::common::vm::cached;
+use crate::common::vm::{OLD, cached, kubernetes};
+use crate::kube_proxy;
 
 /// The environment variable that is set inside the machine.
 const INSIDE: &str = "PROXYSHIFT_VM";
@@ -16,21 +17,48 @@ const INSIDE: &str = "PROXYSHIFT_VM";
 /// Within how many seconds the machine must have booted, on a busy host without KVM.
 const BOOT: u64 = 150;
 
-/// Within how many seconds all cases must have ended, on a busy host without KVM. [`LONG`] is the
+/// Within how many seconds all trials must have ended, on a busy host without KVM. [`LONG`] is the
 /// limit if some of the cases are long.
 const ALL: u64 = 1800;
-const LONG: u64 = 3 * 3600;
+const LONG: u64 = 5 * 3600;
 
 /// A case with this word in its name is long, and runs only on request.
 const SOAK: &str = "soak";
 
-/// The name of the folder that has a file for each case that was not started yet.
+/// The version of kube-proxy with which the old ones are compared, and to which they are upgraded.
+pub const TODAY: &str = "1.37.2";
+
+/// The versions of kube-proxy with which a case is tried: first those of every run, then those of
+/// runs on request. The version of an upgrade is the one that it begins with.
+fn versions(case: &str) -> [&'static [&'static str]; 2] {
+    match case {
+        "cases::migrate::upgrade::what_the_old_version_left_goes" => {
+            [&["1.34.4"], &[OLD, "1.35.4", "1.36.3"]]
+        }
+        // 1.20.2 has no nftables mode.
+        "cases::migrate::upgrade::what_the_old_version_left_goes_in_nftables_mode" => {
+            [&["1.34.4"], &["1.35.4", "1.36.3"]]
+        }
+        "cases::migrate::carries::iptables_to_ipvs_breaks_nothing"
+        | "cases::migrate::carries::ipvs_to_iptables_breaks_nothing" => {
+            [&[OLD, TODAY], &["1.34.4", "1.35.4", "1.36.3"]]
+        }
+        _ if case.contains("::upgrade::") => [&[], &[OLD, "1.34.4"]],
+        _ if case.contains(SOAK) => [&[], &[OLD, TODAY]],
+        _ => [&[OLD], &[TODAY]],
+    }
+}
+
+/// The name of the folder that has a file for each trial that was not started yet.
 const QUEUE: &str = "queue";
 
-/// The line that a machine prints after its last case.
+/// What a machine prints before the name of a trial that passed.
+const PASSED: &str = "passed: ";
+
+/// The line that a machine prints after its last trial.
 const THROUGH: &str = "the machine is through";
 
-/// The text between the name of a case and the seconds that it took.
+/// The text between the name of a trial and the seconds that it took.
 pub const TOOK: &str = " took, in seconds: ";
 
 /// The case that needs boots of its own.
@@ -39,24 +67,52 @@ const REBOOT: &str = "cases::reboot";
 /// The file that is the disk of a machine, if the machine needs one that outlives a boot.
 const DISK: &str = "disk";
 
-/// The names of the cases that contain one of the words in `part`; if `part` is empty, of all cases
-/// but the long ones.
-pub fn cases(part: &str) -> Vec<String> {
+/// The trials whose names contain one of the words in `wanted`; if it is empty, those of every run.
+/// A trial is a case with a version of kube-proxy, and its name is `CASE@VERSION`.
+pub fn trials(wanted: &str) -> Vec<String> {
+    let cases = cases();
+    let of = |case: &String| {
+        let [always, on_request] = versions(case);
+        let on_request = on_request.iter().filter(|_| !wanted.is_empty());
+        always.iter().chain(on_request).map(|version| trial(case, version)).collect::<Vec<_>>()
+    };
+    let mut trials: Vec<String> = cases.iter().flat_map(of).collect();
+    trials.retain(|name| wanted.split(' ').any(|word| name.contains(word)));
+    trials
+}
+
+/// The names of all cases but the one that needs boots of its own.
+fn cases() -> Vec<String> {
     let exe = std::env::current_exe().expect("the test's own path");
-    let selected = if part.is_empty() { vec!["--skip", SOAK] } else { part.split(' ').collect() };
     let mut list = Command::new(exe);
-    list.args(["--list", "--ignored", "--format", "terse", "--skip", REBOOT]).args(selected);
+    list.args(["--list", "--ignored", "--format", "terse", "--skip", REBOOT]);
     let out = list.output().expect("the test lists its cases").stdout;
     let out = String::from_utf8(out).expect("text");
     out.lines().filter_map(|l| l.strip_suffix(": test")).map(str::to_owned).collect()
 }
 
-/// Those of `cases` that, by the output `log`, did not pass.
-pub fn failed(cases: &[String], log: &str) -> Vec<String> {
-    cases.iter().filter(|c| !log.contains(&format!("test {c} ... ok"))).cloned().collect()
+/// Whether a trial is run only on request.
+fn is_on_request(trial: &str) -> bool {
+    let (case, version) = trial.split_once('@').expect("a version");
+    versions(case)[1].contains(&version)
 }
 
-/// A queue of cases, from which machines take one after the other until it is empty.
+fn trial(case: &str, version: &str) -> String {
+    format!("{case}@{version}")
+}
+
+/// Whether, by the output `log`, a trial passed.
+pub fn has_passed(trial: &str, log: &str) -> bool {
+    let line = format!("{PASSED}{trial}");
+    log.lines().any(|l| l == line)
+}
+
+/// Those of `trials` that, by the output `log`, did not pass.
+pub fn failed(trials: &[String], log: &str) -> Vec<String> {
+    trials.iter().filter(|trial| !has_passed(trial, log)).cloned().collect()
+}
+
+/// A queue of trials, from which machines take one after the other until it is empty.
 pub struct Queue {
     shared: tempfile::TempDir,
     /// How many seconds a machine may run.
@@ -64,19 +120,21 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// A queue of these cases. Cases are taken from the end, so that the long ones come first.
-    pub fn new(cases: &[String]) -> Queue {
+    /// A queue of these trials. They are taken from the end, so that the long ones come first.
+    pub fn new(trials: &[String]) -> Queue {
         let shared = tempfile::tempdir().expect("a folder to share with machines");
         let queue = shared.path().join(QUEUE);
         fs::create_dir(&queue).expect("a folder");
-        for case in cases {
-            fs::write(queue.join(case), "").expect("a case");
+        for trial in trials {
+            let (_, version) = trial.split_once('@').expect("a version");
+            kubernetes(version, "kube-proxy");
+            fs::write(queue.join(trial), "").expect("a trial");
         }
-        let is_long = cases.iter().any(|case| case.contains(SOAK));
+        let is_long = trials.iter().any(|trial| is_on_request(trial));
         Queue { shared, seconds: if is_long { LONG } else { ALL } }
     }
 
-    /// Boots a machine called `name`, which runs the cases that are left. Returns their output.
+    /// Boots a machine called `name`, which runs the trials that are left. Returns their output.
     pub fn run(&self, name: &str) -> String {
         let queue = self.shared.path().join(QUEUE);
         if fs::read_dir(&queue).expect("the queue").next().is_none() {
@@ -84,13 +142,15 @@ impl Queue {
         }
         let took = self.shared.path().join(format!("{name}-took"));
         fs::create_dir(&took).expect("a folder");
-        // Two machines may want the same case. The machine that succeeds in moving the case's file
+        // Two machines may want the same trial. The machine that succeeds in moving the trial's file
         // runs it.
         let all = format!(
-            "for case in $(ls -r {queue}); do\n\
-             mv {queue}/$case {took}/ 2>/dev/null && cases $case\n\
+            "for trial in $(ls -r {queue}); do\n\
+             export {version}=${{trial#*@}}\n\
+             mv {queue}/$trial {took}/ 2>/dev/null && cases ${{trial%@*}} && echo \"{PASSED}$trial\"\n\
              done\n\
              echo {THROUGH}",
+            version = kube_proxy::VERSION,
             queue = queue.display(),
             took = took.display(),
         );
@@ -137,7 +197,7 @@ pub fn reboots(stages: &[&str]) -> Vec<u64> {
 /// `NAME-…`. Returns the output. The machine stops after `seconds` at the latest, and is killed at
 /// once when a case asks for a power cut.
 fn boot(shared: &Path, name: &str, seconds: u64, what: &str, variables: &str) -> String {
-    for needed in ["kernel/vmlinuz", "bin/vng", "kube-proxy"] {
+    for needed in ["kernel/vmlinuz", "bin/vng"] {
         cached(needed);
     }
     let file = |what: &str| shared.join(format!("{name}-{what}"));
@@ -177,7 +237,7 @@ fn script(exe: &Path, shared: &Path, log: &Path, what: &str, variables: &str) ->
          exec >{log} 2>&1\n\
          echo kernel: $(uname -r)\n\
          modprobe -a br_netfilter ip_vs ip_vs_rr ip_vs_wrr ip_vs_sh ip_set nf_conntrack\n\
-         cat {exe} {program} {kube_proxy} >/dev/null\n\
+         cat {exe} {program} >/dev/null\n\
          cases() {{ {exe} --ignored --nocapture --test-threads 2 --exact \"$@\"; }}\n\
          {what}\n\
          sync\n",
@@ -187,7 +247,6 @@ fn script(exe: &Path, shared: &Path, log: &Path, what: &str, variables: &str) ->
         log = log.display(),
         exe = exe.display(),
         program = env!("CARGO_BIN_EXE_proxyshift"),
-        kube_proxy = cached("kube-proxy").display(),
     )
 }
 
@@ -204,9 +263,12 @@ pub fn inside(case: &str) -> bool {
         "{case} is for the machine: PROXYSHIFT_CASES={case} cargo test --test vm"
     );
     let began = Instant::now();
+    // The machine then remembers the program, which it would otherwise fetch page by page.
+    fs::read(kube_proxy::program()).expect("kube-proxy");
     let is_inside = in_namespace(case);
     if !is_inside {
-        println!("{case}{TOOK}{}", began.elapsed().as_secs());
+        let trial = trial(case, &kube_proxy::version());
+        println!("{trial}{TOOK}{}", began.elapsed().as_secs());
     }
     is_inside
 }

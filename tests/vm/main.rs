@@ -1,9 +1,10 @@
 //! Cases with real ipvs and real kube-proxy, in virtual machines with Debian's kernel.
 //!
 //! `every_case_passes_in_the_vm` boots two machines. The machines take the cases, which are the
-//! tests marked `#[ignore]`, from a shared queue, and run each case in namespaces of its own. To
-//! run only some cases: `PROXYSHIFT_CASES=back cargo test --test vm`. Cases with `soak` in their
-//! names are long, and run only on request. `make soak` runs all cases, and writes the results to
+//! tests marked `#[ignore]`, from a shared queue, and run each case in namespaces of its own. Each
+//! case can be tried with two versions of kube-proxy. To run only some of these trials:
+//! `PROXYSHIFT_CASES='back:: nothing@1.37.2' cargo test --test vm`, with parts of their names. Cases with `soak` in their
+//! names are long, and run only on request. `make soak` runs all trials, and writes the results to
 //! docs/soak.md.
 
 #[path = "../common/mod.rs"]
@@ -36,32 +37,32 @@ const STAGES: [&str; 6] = ["prepare", "switch", "clean", "settle", "confirm", "r
 #[test]
 fn every_case_passes_in_the_vm() {
     let wanted = std::env::var("PROXYSHIFT_CASES").unwrap_or_default();
-    let cases = if wanted == REBOOT { Vec::new() } else { machine::cases(&wanted) };
+    let trials = if wanted == REBOOT { Vec::new() } else { machine::trials(&wanted) };
     let cut = ["", REBOOT, "cases::"].contains(&&*wanted);
-    assert!(wanted == REBOOT || !cases.is_empty(), "no case has `{wanted}` in its name");
-    let (seconds, log) = run(&cases, cut);
-    let mut failed = machine::failed(&cases, &log);
+    assert!(wanted == REBOOT || !trials.is_empty(), "no trial has `{wanted}` in its name");
+    let (seconds, log) = run(&trials, cut);
+    let mut failed = machine::failed(&trials, &log);
     if let Some(path) = std::env::var_os("PROXYSHIFT_SOAK_PAGE") {
-        // Failed cases are run once more, because the run is long and an emulated CPU is slow. The
-        // page marks the cases that passed only the second time.
+        // Failed trials are run once more, because the run is long and an emulated CPU is slow. The
+        // page marks the trials that passed only the second time.
         let mut logs = vec![log];
         if !failed.is_empty() {
             println!("once more: {failed:?}");
             logs.push(run(&failed, false).1);
             failed = machine::failed(&failed, &logs[1]);
         }
-        let page = table::page(&cases, &logs) + &table::reboots(&STAGES, &seconds);
+        let page = table::page(&trials, &logs) + &table::reboots(&STAGES, &seconds);
         std::fs::write(path, page).expect("the page");
     }
     assert!(failed.is_empty(), "{failed:?}");
 }
 
-/// Runs cases on two machines that have a single CPU each, because an emulator runs these faster
+/// Runs trials on two machines that have a single CPU each, because an emulator runs these faster
 /// than a single machine that has two CPUs. If `cut` is set, the first machine begins with the
 /// boots in which the power is cut. Returns how many seconds each of these boots took, and the
-/// output of the cases.
-fn run(cases: &[String], cut: bool) -> (Vec<u64>, String) {
-    let queue = machine::Queue::new(cases);
+/// output of the trials.
+fn run(trials: &[String], cut: bool) -> (Vec<u64>, String) {
+    let queue = machine::Queue::new(trials);
     std::thread::scope(|scope| {
         let second = scope.spawn(|| queue.run("second"));
         let seconds = if cut { machine::reboots(&STAGES) } else { Vec::new() };

@@ -2,32 +2,33 @@
 
 use std::fmt::Write;
 
-use crate::machine::TOOK;
+use crate::machine::{TOOK, has_passed};
 
-/// The page about the output of these cases. `logs` has the output of the first run, and that of a
-/// second run if failed cases were run again.
-pub fn page(cases: &[String], logs: &[String]) -> String {
+/// The page about the output of these trials. `logs` has the output of the first run, and that of a
+/// second run if failed trials were run again.
+pub fn page(trials: &[String], logs: &[String]) -> String {
     let log = logs.join("\n");
     let kernel = log.lines().find_map(|l| l.strip_prefix("kernel: ")).unwrap_or("unknown");
     let mut page = format!(
         "# Soak\n\n\
          Written by `make soak` on {}: every case of the virtual machine, with the real kernel\n\
-         ({kernel}) and kube-proxy 1.20.2. What each proves is in its name and in `tests/vm/cases`.\n\n\
-         | case | result | seconds |\n|---|---|---|\n",
+         ({kernel}) and kube-proxy of two versions. What each proves is in its name and in\n\
+         `tests/vm/cases`.\n\n\
+         | case | kube-proxy | result | seconds |\n|---|---|---|---|\n",
         &proxyshift::clock::now()[..10],
     );
-    for case in cases {
-        let ok = |log: &String| log.contains(&format!("test {case} ... ok"));
-        let result = match logs.iter().position(ok) {
+    for trial in trials {
+        let result = match logs.iter().position(|log| has_passed(trial, log)) {
             Some(0) => "ok",
             Some(_) => "ok, the second time",
             None => "FAILED",
         };
-        let took = format!("{case}{TOOK}");
+        let took = format!("{trial}{TOOK}");
         let seconds = log.lines().find_map(|l| l.strip_prefix(&*took)).unwrap_or("");
+        let (case, version) = trial.split_once('@').expect("a version");
         let name = case.trim_start_matches("cases::").replace("soak_", "").replace('_', " ");
         let name = name.replace("::", ": ");
-        writeln!(page, "| {name} | {result} | {seconds} |").expect("text");
+        writeln!(page, "| {name} | {version} | {result} | {seconds} |").expect("text");
     }
     page += "\nThe traffic beside these, and what of it failed. A new connection, question or line to and\n\
              fro that gets no answer within 5 s has failed.\n\n\

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::kube_proxy;
 use crate::network::{NODE, at, connect, query};
 
 /// One kind of traffic: from where, how, to which address, and how often.
@@ -98,6 +99,7 @@ impl Traffic {
     pub fn failures(self, when: &str) -> Vec<String> {
         self.stop.store(true, Ordering::Relaxed);
         let seconds = self.began.elapsed().as_secs();
+        let when = format!("{when}, kube-proxy {}", kube_proxy::version());
         let (mut failed, mut tries) = (Vec::new(), 0);
         for (name, kind) in self.kinds {
             let count = kind.join().expect("traffic flows");

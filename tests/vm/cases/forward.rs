@@ -3,6 +3,7 @@
 use super::{names, removals, servers, sets, succeeds};
 use crate::cluster::Cluster;
 use crate::common::node::{Proxyshift, assert_same, without_counters};
+use crate::kube_proxy;
 use crate::machine::inside;
 use crate::traffic::Traffic;
 
@@ -43,7 +44,9 @@ fn goes_and_comes_back(backend: &'static str) {
     succeeds(&proxyshift, "cleanup --yes");
     traffic.stop("cleanup");
     let after = tables(&cluster);
-    for gone in ["KUBE-SVC-", "KUBE-SEP-", "KUBE-FW-", "KUBE-XLB-", "KUBE-NODEPORTS"] {
+    // Renamed in 1.24.
+    let external = if kube_proxy::is_old() { "KUBE-XLB-" } else { "KUBE-EXT-" };
+    for gone in ["KUBE-SVC-", "KUBE-SEP-", "KUBE-FW-", external, "KUBE-NODEPORTS"] {
         assert!(before.contains(gone) && !after.contains(gone), "{gone} is still there:\n{after}");
     }
     assert_eq!((servers(), sets()), ipvs, "what ipvs mode uses");

@@ -8,14 +8,14 @@ use super::Case;
 use crate::cluster::Cluster;
 use crate::common::node::captured;
 use crate::common::schemas::Schemas;
-use crate::common::vm::cached;
 use crate::common::{run, run_with};
+use crate::kube_proxy;
 use crate::machine::inside;
 use crate::network;
 use crate::traffic::Traffic;
 
 /// Migrates from one mode to the other and confirms; no new connection may fail meanwhile.
-fn carries_over(backend: &'static str, from: &str, to: &str) {
+fn carries_over(backend: &'static str, from: &str, to: &str) -> Case {
     let case = Case::new(backend, from);
     case.playbook(from, to, |text| text);
     // A stream through ipvs would count as a failure, because the stream ends when its virtual
@@ -33,6 +33,7 @@ fn carries_over(backend: &'static str, from: &str, to: &str) {
     traffic.stop(&format!("{from} to {to}, {backend}"));
     case.is_in(to);
     case.proxyshift.expect(0, "status");
+    case
 }
 
 #[test]
@@ -47,7 +48,11 @@ fn iptables_to_ipvs_breaks_nothing() {
 #[ignore = "in the machine"]
 fn ipvs_to_iptables_breaks_nothing() {
     if inside("cases::migrate::carries::ipvs_to_iptables_breaks_nothing") {
-        carries_over("nft", "ipvs", "iptables");
+        let case = carries_over("nft", "ipvs", "iptables");
+        let traffic = Traffic::start();
+        case.proxyshift.expect(0, "rollback");
+        traffic.stop("back from iptables to ipvs, nft");
+        case.is_in("ipvs");
     }
 }
 
@@ -91,17 +96,14 @@ fn cleaning_up_first_breaks_what_a_migration_does_not() {
     let traffic = Traffic::dense();
     std::thread::sleep(Duration::from_secs(5));
     cluster.stop();
-    run_with("", &["env", "PATH=/run/bin:/usr/sbin:/usr/bin", &kube_proxy(), "--cleanup"]);
+    let program = kube_proxy::program().display().to_string();
+    run_with("", &["env", "PATH=/run/bin:/usr/sbin:/usr/bin", &program, "--cleanup"]);
     cluster.kube_proxy("ipvs");
     cluster.serves();
     let failed = traffic.failures("kube-proxy --cleanup first");
     for kind in ["ClusterIP from a pod", "ClusterIP from the node", "NodePort from outside"] {
         assert!(failed.iter().any(|f| f.starts_with(kind)), "{kind}: the traffic notices nothing");
     }
-}
-
-fn kube_proxy() -> String {
-    cached("kube-proxy").display().to_string()
 }
 
 #[test]

@@ -12,14 +12,15 @@ mod ways_in;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::cluster::{Cluster, FOREIGN};
+use crate::cluster::{Cluster, FOREIGN, nftables};
 use crate::common::node::{Ended, Proxyshift, assert_same, without_counters};
-use crate::common::vm::cached;
 use crate::common::{run, run_with};
+use crate::kube_proxy;
 use crate::network::of_family;
 
 /// The controller's command that starts kube-proxy. [`STOP`] is the command that stops it.
@@ -115,6 +116,8 @@ impl Case {
         assert_eq!(servers.contains(&of_family("10.96.1.1:80")), mode == "ipvs", "{servers}");
         let link = run("ip -o link show type dummy");
         assert_eq!(link.contains("kube-ipvs0"), mode == "ipvs", "{link}");
+        let nftables = nftables();
+        assert_eq!(nftables.contains("map service-ips"), mode == "nftables", "{nftables}");
     }
 
     /// The last run, as `status` prints it.
@@ -173,14 +176,17 @@ fn script(path: &str, text: &str) {
 /// Writes the command that starts kube-proxy with this configuration file. The shell command
 /// `first` runs before kube-proxy.
 fn starts_after(first: &str, configuration: &str) {
-    script(
-        START,
-        &format!(
-            "{first}\nPATH=/run/bin:$PATH setsid {} --config={configuration} --v=2 \
-             >>/run/kube-proxy/log 2>&1 </dev/null &\n",
-            cached("kube-proxy").display()
-        ),
-    );
+    let program = kube_proxy::program();
+    script(START, &format!("{first}\n{}", starting(&program, configuration)));
+}
+
+/// The shell command that starts this kube-proxy with this configuration file.
+fn starting(program: &Path, configuration: &str) -> String {
+    format!(
+        "PATH=/run/bin:$PATH setsid {} --config={configuration} --v=2 \
+         >>/run/kube-proxy/log 2>&1 </dev/null &\n",
+        program.display()
+    )
 }
 
 fn starts_with(configuration: &str) {

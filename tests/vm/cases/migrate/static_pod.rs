@@ -5,18 +5,17 @@ use std::fs;
 use super::Case;
 use crate::cluster::FOREIGN;
 use crate::common::run;
-use crate::kube_proxy::KubeProxy;
+use crate::kube_proxy::{self, KubeProxy};
 use crate::kubelet::{Kubelet, MANIFEST};
 use crate::machine::inside;
 
 /// The flags of the second pod, which has no configuration file. None of them is about ipvs.
-const FLAGS: [&str; 10] = [
+const FLAGS: [&str; 9] = [
     "--proxy-mode=iptables",
     "--kubeconfig=/run/kube-proxy/kubeconfig",
     "--kube-api-content-type=application/json",
     "--hostname-override=node",
     "--cluster-cidr=10.244.0.0/16",
-    "--feature-gates=EndpointSliceProxying=false",
     "--conntrack-max-per-core=0",
     "--conntrack-min=0",
     "--conntrack-tcp-timeout-established=0s",
@@ -69,7 +68,10 @@ fn soak_a_static_pod_told_by_flags_is_undone() {
     if !inside("cases::migrate::static_pod::soak_a_static_pod_told_by_flags_is_undone") {
         return;
     }
-    let (case, _kubelet) = node(&FLAGS);
+    // Its EndpointSlices are of another version of the API.
+    let gate = kube_proxy::is_old().then_some("--feature-gates=EndpointSliceProxying=false");
+    let flags: Vec<&str> = FLAGS.into_iter().chain(gate).collect();
+    let (case, _kubelet) = node(&flags);
     let manifest = || fs::read_to_string(MANIFEST).expect(MANIFEST);
     let before = manifest();
     case.migrates_by_itself("--to ipvs");

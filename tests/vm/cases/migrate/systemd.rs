@@ -8,9 +8,8 @@ use serde_json::json;
 use super::Case;
 use crate::cluster::FOREIGN;
 use crate::common::node::Ended;
-use crate::common::vm::cached;
 use crate::common::{poll, run, run_with};
-use crate::kube_proxy::KubeProxy;
+use crate::kube_proxy::{self, KubeProxy};
 use crate::machine::inside;
 use crate::systemd::Systemd;
 
@@ -26,7 +25,7 @@ fn soak_a_unit_is_found_restarted_and_undone_by_a_unit() {
     systemd.start(
         "kube-proxy",
         "simple",
-        &format!("{} --config=/run/kube-proxy/config.conf --v=2", cached("kube-proxy").display()),
+        &format!("{} --config=/run/kube-proxy/config.conf --v=2", kube_proxy::program().display()),
         "/run/kube-proxy/log",
     );
     case.cluster.wait("iptables");

@@ -112,7 +112,7 @@ cluster: kubernetes
 soak: debian vm ansible dist rust
 	tests/vm/setup kubelet
 	tests/kubernetes/setup soak
-	export PROXYSHIFT_SOAK_PAGE=$$PWD/docs/soak.md
+	export PROXYSHIFT_SOAK_PAGE=$$PWD/docs/soak.md PROXYSHIFT_WRITE_README=1
 	PROXYSHIFT_CASES=cases:: cargo test --target $(target) --test vm -- --nocapture
 
 bench: debian rust

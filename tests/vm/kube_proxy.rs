@@ -20,7 +20,7 @@ const METRICS: &str = "127.0.0.1:10249";
 pub const VERSION: &str = "PROXYSHIFT_KUBE_PROXY";
 
 /// How long kube-proxy may take to serve, on an emulated CPU.
-const CEILING: Duration = Duration::from_secs(180);
+const CEILING: Duration = Duration::from_secs(300);
 
 /// The version of kube-proxy that this case runs with.
 pub fn version() -> String {
@@ -104,6 +104,11 @@ pub fn log() -> String {
     fs::read_to_string(format!("{DIR}/log")).unwrap_or_default()
 }
 
+/// What the running kube-proxy answers to `/metrics`.
+pub fn metrics() -> String {
+    reported("/metrics").expect("metrics")
+}
+
 fn reported(path: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(METRICS)?;
     stream.set_read_timeout(Some(CEILING))?;
@@ -116,10 +121,10 @@ fn reported(path: &str) -> std::io::Result<String> {
 /// The configuration of this version of kube-proxy. It sets no limits of conntrack, because from a
 /// private namespace these cannot be set.
 pub fn configuration(version: &str, mode: &str, exclude: &str) -> String {
-    let (gates, nftables) = match version {
-        // Its EndpointSlices are of another version of the API.
-        OLD => ("featureGates: {EndpointSliceProxying: false}\n", ""),
-        _ => ("", "nftables: {syncPeriod: 5m}\n"),
+    // Its EndpointSlices are of another version of the API.
+    let gates = match version {
+        OLD => "featureGates: {EndpointSliceProxying: false}\n",
+        _ => "",
     };
     format!(
         "apiVersion: kubeproxy.config.k8s.io/v1alpha1
@@ -138,7 +143,7 @@ mode: {mode}
   tcpEstablishedTimeout: 0s
   tcpCloseWaitTimeout: 0s
 iptables: {{syncPeriod: 5m}}
-{nftables}ipvs:
+ipvs:
   syncPeriod: 5m
   excludeCIDRs: [{exclude}]
 ",

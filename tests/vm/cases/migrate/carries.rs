@@ -8,11 +8,15 @@ use super::Case;
 use crate::cluster::Cluster;
 use crate::common::node::captured;
 use crate::common::schemas::Schemas;
+use crate::common::tried::tried;
 use crate::common::{run, run_with};
 use crate::kube_proxy;
 use crate::machine::inside;
 use crate::network;
 use crate::traffic::Traffic;
+
+/// Where README says that a case was tried.
+const AT: &str = "a virtual machine";
 
 /// Migrates from one mode to the other and confirms; no new connection may fail meanwhile.
 fn carries_over(backend: &'static str, from: &str, to: &str) -> Case {
@@ -33,6 +37,9 @@ fn carries_over(backend: &'static str, from: &str, to: &str) -> Case {
     traffic.stop(&format!("{from} to {to}, {backend}"));
     case.is_in(to);
     case.proxyshift.expect(0, "status");
+    let family = if network::is_ipv6() { ", IPv6" } else { "" };
+    let what = format!("{from} to {to} mode on {backend}{family}: no connection failed");
+    tried(&kube_proxy::metrics(), AT, &what);
     case
 }
 
@@ -53,6 +60,8 @@ fn ipvs_to_iptables_breaks_nothing() {
         case.proxyshift.expect(0, "rollback");
         traffic.stop("back from iptables to ipvs, nft");
         case.is_in("ipvs");
+        let what = "rolled back from iptables to ipvs mode on nft: no connection failed";
+        tried(&kube_proxy::metrics(), AT, what);
     }
 }
 

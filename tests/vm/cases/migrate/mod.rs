@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::cluster::{Cluster, FOREIGN, nftables};
+use crate::cluster::{Cluster, FOREIGN};
 use crate::common::node::{Ended, Proxyshift, assert_same, without_counters};
 use crate::common::{run, run_with};
 use crate::kube_proxy;
@@ -116,8 +116,6 @@ impl Case {
         assert_eq!(servers.contains(&of_family("10.96.1.1:80")), mode == "ipvs", "{servers}");
         let link = run("ip -o link show type dummy");
         assert_eq!(link.contains("kube-ipvs0"), mode == "ipvs", "{link}");
-        let nftables = nftables();
-        assert_eq!(nftables.contains("map service-ips"), mode == "nftables", "{nftables}");
     }
 
     /// The last run, as `status` prints it.

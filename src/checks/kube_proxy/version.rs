@@ -48,7 +48,7 @@ mod tests {
         for version in ["v1.20.2", "v1.37.99", "v1.37.2-eks-1a2b3c4"] {
             assert!(matches!(at(version), Verdict::Ok(_)), "{version}");
         }
-        for version in ["v1.38.0-alpha.1", "v1.41.0", "v2.0.0"] {
+        for version in ["v1.38.0-rc.0", "v1.41.0", "v2.0.0"] {
             assert!(matches!(at(version), Verdict::Found(_)), "{version}");
         }
         let unknown = verdict_of(&CHECK, &node("iptables-1.37"));

@@ -168,7 +168,7 @@ fn kube_proxy(path: &str, text: &str) -> Result<String, String> {
     if meta.kind != "KubeProxyConfiguration" || !meta.api_version.starts_with(API_GROUP) {
         return Err("it is no KubeProxyConfiguration".into());
     }
-    let (_, unused) =
+    let (before, unused) =
         yaml::parse_with_unused::<KubeProxyConfig>(path, text).map_err(|e| e.cause)?;
     let mut document: yaml::Value = yaml::parse(path, text).map_err(|e| e.cause)?;
     for path in unused {
@@ -177,8 +177,11 @@ fn kube_proxy(path: &str, text: &str) -> Result<String, String> {
         }
     }
     let kept = yaml::render(path, &document).map_err(|e| e.cause)?;
-    // A tag of YAML may be lost, and with it what the text means. kube-proxy's configuration has none.
-    yaml::parse::<KubeProxyConfig>(path, &kept).map_err(|e| e.cause)?;
+    // Where a text is wanted, `0x10` is kept as 16, and a tag of YAML is lost. Nobody writes either.
+    let after = yaml::parse::<KubeProxyConfig>(path, &kept).map_err(|e| e.cause)?;
+    if after != before {
+        return Err("it would mean something else if it were written anew".into());
+    }
     Ok(kept)
 }
 
@@ -332,6 +335,11 @@ mod tests {
         let text = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
                     featureGates: !t\n";
         assert!(FileForm::KubeProxy.kept("c", text).is_err());
+        let number = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
+                      hostnameOverride: 0x10\n";
+        assert!(FileForm::KubeProxy.kept("f", number).is_err());
+        let plain = number.replace("0x10", "16");
+        assert!(FileForm::KubeProxy.kept("f", &plain).is_ok());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::common::vm::cache;
+use crate::common::vm::{cache, kubernetes};
 use crate::common::{run, run_with};
 
 /// The version of Kubernetes, as the programs say it.
@@ -36,22 +36,17 @@ const ADMIN: &str = "/run/cluster/kubeconfigs/admin.conf";
 
 /// The folder with etcd, containerd, and what belongs to containerd.
 pub fn programs() -> PathBuf {
-    set_up("cluster/programs", "tests/cluster/setup")
+    set_up("programs")
 }
 
 /// An image as a file, such as `pause-1`.
 pub fn image(name: &str) -> PathBuf {
-    set_up(&format!("cluster/images/{name}.tar"), "tests/cluster/setup")
+    set_up(&format!("images/{name}.tar"))
 }
 
-/// A program of Kubernetes.
-pub fn kubernetes(version: &str, program: &str) -> PathBuf {
-    set_up(&format!("kubernetes/{version}/{program}"), "tests/kubernetes/setup")
-}
-
-fn set_up(name: &str, by: &str) -> PathBuf {
-    let path = cache().join("proxyshift").join(name);
-    path.canonicalize().unwrap_or_else(|e| panic!("{}: {e}: run {by}", path.display()))
+fn set_up(name: &str) -> PathBuf {
+    let path = cache().join("proxyshift/cluster").join(name);
+    path.canonicalize().unwrap_or_else(|e| panic!("{}: {e}: run `make cluster`", path.display()))
 }
 
 /// The control plane, whose programs end with the namespaces.

@@ -9,10 +9,11 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Instant;
 
 use crate::common::node::Proxyshift;
+use crate::common::vm::kubernetes;
 use crate::common::{run, run_with};
 use crate::control_plane::{
-    ADDRESS, Cluster, DIR, KUBE_PROXY, STATIC, VERSION, configuration, image, kubernetes, poll,
-    programs, start, succeed,
+    ADDRESS, Cluster, DIR, KUBE_PROXY, STATIC, VERSION, configuration, image, poll, programs,
+    start, succeed,
 };
 use crate::machine::control_groups;
 

@@ -67,8 +67,15 @@ pub fn capture_reporting(tools: &Tools, extent: Extent, sink: &dyn Sink) -> Resu
     rules?;
     let failed = |_| Error::new(Kind::Unexpected, "ipset save", "cannot be read");
     put(&mut files, "ipset.save", sets.map_err(failed)??);
-    for (name, text) in prerequisites::render_named(&files)? {
-        put(&mut files, name, text);
+    match prerequisites::render_named(&files) {
+        Ok(named) => {
+            for (name, text) in named {
+                put(&mut files, name, text);
+            }
+        }
+        // An undo is not to fail for what others have made meanwhile.
+        Err(error) if extent < Extent::Whole => sink.emit(Event::Note { text: error.to_string() }),
+        Err(error) => return Err(error),
     }
     ipvs(tools, &mut files)?;
     links(tools, &mut files)?;

@@ -46,12 +46,18 @@ pub fn networks(state: &NodeState) -> Vec<Network<'_>> {
         .filter(|network| !network.config.as_ref().is_ok_and(is_none_of_pods))
         .collect();
     let first = networks.iter().position(|network| network.config.is_ok());
-    // The multus plugin itself calls the other networks.
-    let all = first.is_some_and(|first| networks[first].has_plugin("multus"));
+    // multus itself calls the other networks.
+    let all = first.is_some_and(|first| has_multus(&networks[first]));
     for (at, network) in networks.iter_mut().enumerate() {
         network.is_used = network.config.is_ok() && (all || Some(at) == first);
     }
     networks
+}
+
+/// Whether pods get their networks from multus, whose plugin is called `multus-shim` where a daemon of
+/// its own does the work.
+fn has_multus(network: &Network<'_>) -> bool {
+    ["multus", "multus-shim"].into_iter().any(|kind| network.has_plugin(kind))
 }
 
 /// Whether the runtime reads the file of that name below the folder. The folder itself stands for
@@ -101,7 +107,7 @@ mod tests {
                 pairs(&[("/10.conf", true)]),
             ),
             (
-                &[("/00.conf", r#"{"type": "multus"}"#), ("/10.conf", one), ("/20.conf", "{")],
+                &[("/00.conf", r#"{"type": "multus-shim"}"#), ("/10.conf", one), ("/20.conf", "{")],
                 pairs(&[("/00.conf", true), ("/10.conf", true), ("/20.conf", false)]),
             ),
         ] {

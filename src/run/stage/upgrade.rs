@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::apply::argv;
 use crate::error::{Error, Kind, Result};
-use crate::event::{Outcome, Task};
+use crate::event::{Outcome, Sink, Task};
 use crate::interrupt;
 use crate::node::kube_proxy_controller::Predecessor;
 use crate::plan::playbook::{Upgrade, UpgradeMethod};
@@ -48,20 +48,22 @@ impl Stage for Upgrade {
                 sink.started(&task);
                 argv::run(run, self.timeout)?;
                 sink.finished(&task, Outcome::Succeeded);
+                // A kubelet acts on a new manifest only after its command has ended. A run that is
+                // resumed may find kube-proxy replaced already, so nothing fails here.
+                let replaced = await_successor(&old, self.timeout.min(AFTER_A_COMMAND), sink)?;
+                if !replaced {
+                    let pid = old.process.pid;
+                    let text = format!(
+                        "the command has ended, and kube-proxy (pid {pid}) was not replaced within \
+                         {} s: the one that runs is judged",
+                        AFTER_A_COMMAND.as_secs()
+                    );
+                    sink.warning(text);
+                }
             }
             UpgradeMethod::Operator { ask } => {
                 sink.warning(ask.clone());
-                let task = Task::AwaitUpgrade;
-                sink.started(&task);
-                let keep_waiting = || interrupt::check("waiting for the upgrade");
-                let replaced = poll(self.timeout, &keep_waiting, || {
-                    Ok(match old.successor()? {
-                        Some(_) => Poll::Ready(()),
-                        None => Poll::NotYet(()),
-                    })
-                })?;
-                if let Poll::NotYet(()) = replaced {
-                    sink.finished(&task, Outcome::TimedOut);
+                if !await_successor(&old, self.timeout, sink)? {
                     let cause = if old.process.is_alive() {
                         format!("pid {} still runs after {:?}", old.process.pid, self.timeout)
                     } else {
@@ -72,9 +74,27 @@ impl Stage for Upgrade {
                     };
                     return Err(Error::new(Kind::Command, "kube-proxy", cause));
                 }
-                sink.finished(&task, Outcome::Replaced);
             }
         }
         Ok(())
     }
+}
+
+/// How long kube-proxy may go on after the command that replaces it has ended.
+const AFTER_A_COMMAND: Duration = Duration::from_secs(120);
+
+/// Waits until another kube-proxy runs in place of `old`. Returns whether one does in time.
+fn await_successor(old: &Predecessor, timeout: Duration, sink: &dyn Sink) -> Result<bool> {
+    let task = Task::AwaitUpgrade;
+    sink.started(&task);
+    let keep_waiting = || interrupt::check("waiting for the upgrade");
+    let replaced = poll(timeout, &keep_waiting, || {
+        Ok(match old.successor()? {
+            Some(_) => Poll::Ready(()),
+            None => Poll::NotYet(()),
+        })
+    })?;
+    let replaced = matches!(replaced, Poll::Ready(()));
+    sink.finished(&task, if replaced { Outcome::Replaced } else { Outcome::TimedOut });
+    Ok(replaced)
 }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -466,12 +466,19 @@ fn captured_nodes_have_no_native_rules_and_keep_their_order() {
         }
         let tool = family.tool();
         let save = std::fs::read_to_string(&file).unwrap();
+        let words: Vec<&str> = save.split_whitespace().collect();
+        let named: BTreeSet<&str> =
+            words.windows(2).filter(|w| w[0] == "--nfacct-name").map(|w| w[1]).collect();
+        for name in &named {
+            run(&format!("nfacct add {name}"));
+        }
         run_with(&save, &[&format!("{tool}-nft-restore")]);
         let chains_checked = same_as_save(family, &run(&format!("{tool}-nft-save")));
         assert!(chains_checked >= 3, "{}: {chains_checked} chains", file.display());
         println!("{}: {chains_checked} chains", file.display());
         run("nft flush ruleset");
         run("ipset destroy");
+        named.iter().for_each(|name| drop(run(&format!("nfacct delete {name}"))));
     }
 }
 

@@ -24,9 +24,16 @@ const USED: &[(&str, &[&str])] = &[
 /// The arguments of the program `name` that a snapshot keeps, in their places. The first is the
 /// program; each other one that no parser uses is masked.
 pub fn kept_arguments(name: &str, args: &[String]) -> Vec<String> {
-    let signs: Vec<&ProcessSign> = known_signs().map_or(Vec::new(), |known| {
-        known.programs.iter().filter(|sign| sign.names.iter().any(|n| n == name)).collect()
-    });
+    // `k3s kubectl` is another program, whose `-c` is anything.
+    let is_of = |sign: &ProcessSign| {
+        let runs = |word: &String| sign.words.contains(word);
+        sign.names.iter().any(|n| n == name)
+            && (sign.words.is_empty() || args.iter().skip(1).any(runs))
+    };
+    let signs: Vec<&ProcessSign> = known_signs()
+        .map_or(Vec::new(), |known| known.programs.iter().filter(|sign| is_of(sign)).collect());
+    let names_settings = |flag: &str| signs.iter().any(|sign| sign.names_settings(flag));
+    let is_kept = |flag: &str, value: &str| !names_settings(flag) || is_path(value);
     let used = |flag: &str| match name {
         "kube-proxy" => is_flag(flag),
         _ => {
@@ -34,18 +41,20 @@ pub fn kept_arguments(name: &str, args: &[String]) -> Vec<String> {
                 || signs.iter().any(|sign| sign.uses_flag(flag))
         }
     };
-    let mut value_is_used = false;
+    let mut awaited: Option<String> = None;
     let kept = args.iter().enumerate().map(|(at, arg)| {
-        let is_value = std::mem::take(&mut value_is_used);
-        if at == 0 || is_value && !arg.starts_with('-') {
+        let of_flag = awaited.take().filter(|_| !arg.starts_with('-'));
+        if at == 0 || of_flag.as_ref().is_some_and(|flag| is_kept(flag, arg)) {
             return mask_address(arg);
         }
         let (flag, value) = arg.split_once('=').map_or((arg.as_str(), None), |(f, v)| (f, Some(v)));
         let bare = flag.strip_prefix("--").or_else(|| flag.strip_prefix('-')).unwrap_or_default();
+        let bare = bare.replace('_', "-");
         match value {
-            _ if used(&bare.replace('_', "-")) => {
-                value_is_used = value.is_none();
-                mask_address(arg)
+            Some(value) if used(&bare) && is_kept(&bare, value) => mask_address(arg),
+            None if used(&bare) => {
+                awaited = Some(bare);
+                arg.clone()
             }
             // Which flags kube-proxy has is judged by their names alone.
             Some(_) if name == "kube-proxy" && is_name(flag) => format!("{flag}={MASK}"),
@@ -55,6 +64,12 @@ pub fn kept_arguments(name: &str, args: &[String]) -> Vec<String> {
         }
     });
     kept.collect()
+}
+
+/// Whether a text looks like the path of a file, and not like a command.
+fn is_path(text: &str) -> bool {
+    let of_path = |c: char| c.is_ascii_alphanumeric() || "/._-+".contains(c);
+    text.starts_with('/') && text.chars().all(of_path)
 }
 
 /// Whether a text looks like a flag's name, and not like a secret: words of small letters.
@@ -175,6 +190,10 @@ mod tests {
                 "k3s server --flannel-backend none -c /c.yaml --token server --disable-network-policy -x",
                 "k3s server --flannel-backend none -c /c.yaml * server --disable-network-policy *",
             ),
+            ("k3s", "k3s server -c /etc/c.yaml --token=abc", "k3s server -c /etc/c.yaml *"),
+            ("k3s", "k3s server -c PGPASSWORD=x --config=s3", "k3s server -c * *"),
+            ("k3s", "k3s kubectl exec db -- sh -c PGPASSWORD=x", "k3s * * * * * * *"),
+            ("k3s", "k3s kubectl exec server -- sh -c /a;b=x", "k3s * * server * * -c *"),
             ("netbird", "netbird up --setup-key -ABC-1", "netbird * * *"),
             ("tailscaled", "tailscaled --vpn-auth joinKey=x,y=z", "tailscaled * *"),
             ("flanneld", "flanneld -etcd=u:p@h/x?password=y", "flanneld *"),

@@ -138,7 +138,12 @@ impl ProcessSign {
     /// Whether this sign looks at the flag of that name, without its dashes.
     pub fn uses_flag(&self, name: &str) -> bool {
         let is = |off: &String| off.split('=').next() == Some(name);
-        self.off.iter().any(is) || self.settings.is_some() && CONFIG.contains(&name)
+        self.off.iter().any(is) || self.names_settings(name)
+    }
+
+    /// Whether the flag of that name, without its dashes, names the program's settings.
+    pub fn names_settings(&self, name: &str) -> bool {
+        self.settings.is_some() && CONFIG.contains(&name)
     }
 
     /// Whether this sign looks for that word in the arguments.
@@ -162,16 +167,16 @@ impl ProcessSign {
         let settings = self.settings_files(process, state);
         let mut flags: Vec<String> = settings.iter().flat_map(|(n, t)| settings_in(n, t)).collect();
         flags.extend(process.args.iter().skip(1).cloned());
-        if let Some(off) = self.off.iter().find(|off| is_set(&flags, off)) {
-            return Some(Embedding::Off(format!("--{off}")));
-        }
         let elsewhere = self.decided_elsewhere.as_deref();
+        // What is not seen may say the opposite, and would count if it comes last.
         Some(if elsewhere.is_some_and(|word| words.contains(&word)) {
             Embedding::Unclear("another node tells it that")
         } else if hidden {
             Embedding::Unclear(HIDDEN)
         } else if settings.iter().any(|(_, text)| text.is_empty()) {
             Embedding::Unclear("its settings are not in this state")
+        } else if let Some(off) = self.off.iter().find(|off| is_set(&flags, off)) {
+            Embedding::Off(format!("--{off}"))
         } else {
             Embedding::Runs
         })
@@ -190,6 +195,10 @@ impl ProcessSign {
         let (first, folder) = (format!("files{path}"), format!("files{path}.d"));
         let beside = state.files.range(folder.clone()..);
         let beside = beside.take_while(|(name, _)| name.starts_with(&folder));
+        // k3s reads no others. The folder itself stands for what could not be listed.
+        let is_read =
+            |name: &str| name == folder || [".yaml", ".yml"].iter().any(|end| name.ends_with(end));
+        let beside = beside.filter(|(name, _)| is_read(name));
         let files = state.files.get_key_value(&first).into_iter().chain(beside);
         files.map(|(name, text)| (name.as_str(), &**text)).collect()
     }
@@ -335,6 +344,7 @@ mod tests {
                 "k3s server",
                 false,
             ),
+            (&[("/s.yaml.d/a.yaml.bak", "disable-network-policy: true\n")], "k3s server", false),
             (&[("/s.yaml", "{}")], "k3s server", false),
             (&[("/s.yaml", "- disable-network-policy\n")], "k3s server", false),
         ] {
@@ -350,7 +360,12 @@ mod tests {
         titled.args = vec!["/usr/local/bin/k3s server".into()];
         assert_eq!(sign(policy).part(&titled, &none), unclear(HIDDEN));
         let settings = state(&[("/s.yaml", "disable-network-policy: true\n")]);
-        assert_eq!(sign(policy).part(&titled, &settings), off("--disable-network-policy"));
+        assert_eq!(sign(policy).part(&titled, &settings), unclear(HIDDEN));
+        let part = sign(flannel).part(
+            &process("k3s-agent", "k3s agent --x=y"),
+            &state(&[("/s.yaml", "flannel-backend: none\n")]),
+        );
+        assert_eq!(part, unclear("another node tells it that"));
     }
 
     #[test]

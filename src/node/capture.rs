@@ -23,7 +23,7 @@ use crate::state::kube_proxy::controller::PROGRAM;
 use crate::state::links::parse_links;
 use crate::state::lookalikes;
 use crate::state::nft::is_identifier;
-use crate::state::tools::render_processes;
+use crate::state::tools::{NOT_KNOWN, render_processes};
 use crate::state::{Backend, Family, Files, RulesetId};
 
 /// The deadline of a save. It is long, because a save of 115,000 lines restarts again and again
@@ -104,7 +104,14 @@ fn owners(files: &mut Files, sink: &dyn Sink) -> Result<()> {
         let links = parse_links("addr.json", links)?;
         kube_proxy_api::fill_in_version(&mut processes, &configuration, &links);
     }
-    put(files, "processes.json", render_processes(&processes)?);
+    if processes::are_the_nodes(&processes)? {
+        put(files, "processes.json", render_processes(&processes)?);
+    } else {
+        let text = "the node's processes are not seen from this PID namespace, so no owner counts as \
+                    gone (in a pod, hostPID shows them)";
+        sink.emit(Event::Note { text: text.into() });
+        put(files, "processes.json", NOT_KNOWN.into());
+    }
     if !found.lookalikes.is_empty() {
         put(files, "lookalikes.json", lookalikes::render(&found.lookalikes)?);
     }

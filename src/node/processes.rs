@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::build_info;
@@ -10,6 +11,7 @@ use super::reading::{MemoryAnswer, MemoryReader};
 use super::secrets;
 use super::trust::PinnedProcess;
 use crate::error::{Error, Kind, Result};
+use crate::owners::catalogue::Catalogue;
 use crate::owners::files::known_processes;
 use crate::runtime::parent;
 use crate::state::kube_proxy::serves;
@@ -65,6 +67,27 @@ pub fn find() -> Result<FoundProcesses> {
     let components = without_forks(counting, parent).into_iter().map(component).collect();
     Ok(FoundProcesses { components, lookalikes })
 }
+
+/// Whether `found` are the node's processes. In a PID namespace of its own, such as a pod's, one sees
+/// only what is in there: these are the node's if its kubelet is among them.
+///
+/// # Errors
+/// When /proc cannot be read, or the catalogue is broken.
+pub fn are_the_nodes(found: &[Process]) -> Result<bool> {
+    let path = "/proc/self/ns/pid";
+    let namespace = fs::metadata(path).map_err(|e| Error::io(path, &e))?.ino();
+    let catalogue = Catalogue::builtin()?;
+    let mut kubelets = KUBELETS.iter().filter_map(|name| catalogue.component(name));
+    Ok(namespace == FIRST
+        || kubelets.any(|c| found.iter().any(|process| c.alive.names_process(&process.name))))
+}
+
+/// The inode of the kernel's first PID namespace: `PROC_PID_INIT_INO` in the kernel's
+/// include/linux/proc_ns.h.
+const FIRST: u64 = 0xEFFF_FFFC;
+
+/// The components that are the node's kubelet, or have it inside.
+const KUBELETS: [&str; 3] = ["kubelet", "k3s", "microk8s"];
 
 /// The PIDs of the processes that count and run `name`, a name in the catalogue. Unlike [`find`], it
 /// looks at nobody else, learns no version, and omits a kube-proxy that was started with

@@ -92,16 +92,18 @@ impl NodeState {
         if let Some((name, text)) = text("tools.txt") {
             state.tools = Some(ToolList::parse(name, text)?);
         }
-        if let Some((name, text)) = text("processes.json") {
-            let mut processes = tools::parse_processes(name, text)?;
-            for process in &mut processes {
-                process.name = multicall::name_of(&process.name, &process.args).to_owned();
+        state.processes = match text("processes.json") {
+            Some((_, tools::NOT_KNOWN)) => None,
+            Some((name, text)) => {
+                let mut processes = tools::parse_processes(name, text)?;
+                for process in &mut processes {
+                    process.name = multicall::name_of(&process.name, &process.args).to_owned();
+                }
+                Some(processes)
             }
-            state.processes = Some(processes);
-        } else if state.tools.is_some() && !names_a_process(&files) {
             // A whole capture of version 0.1.0 has no list if it found no process.
-            state.processes = Some(Vec::new());
-        }
+            None => (state.tools.is_some() && !names_a_process(&files)).then(Vec::new),
+        };
         if let Some((name, text)) = text("lookalikes.json") {
             state.lookalikes = lookalikes::parse(name, text)?;
         }
@@ -182,6 +184,7 @@ mod tests {
         assert_eq!(state(&[tools, config]).processes, None, "kube-proxy named that file");
         assert_eq!(state(&[("sysctl.txt", "a = 1\n")]).processes, None, "not all was captured");
         assert_eq!(state(&[("processes.json", "[]")]).processes, Some(vec![]));
+        assert_eq!(state(&[tools, ("processes.json", "null\n")]).processes, None, "unseen");
     }
 
     #[test]

@@ -160,6 +160,9 @@ impl Process {
     }
 }
 
+/// The text of `processes.json` where nobody could see the node's processes.
+pub const NOT_KNOWN: &str = "null\n";
+
 /// Parses `processes.json`. Errors name `file` and the line.
 pub fn parse_processes(file: &str, text: &str) -> Result<Vec<Process>> {
     serde_json::from_str(text).map_err(|e| Error::new(Kind::Parse, file, e))

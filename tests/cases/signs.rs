@@ -19,7 +19,7 @@ use proxyshift::state::NodeState;
 use serde_json::Value;
 
 use crate::case::Case;
-use crate::common::{in_namespace, poll, program, run_with};
+use crate::common::{in_machine, in_namespace, poll, program, run_with};
 
 /// Runs a script of the shell.
 fn run(script: &str) {
@@ -54,6 +54,25 @@ fn calico_between_two_starts_keeps_its_rules_on_a_living_node() {
     assert_eq!(plan(), only("suspect"));
     run("mkdir -p /var/log/pods/kube-system_calico-node-x7k2p_0b5c");
     assert_eq!(plan(), only("keep"));
+}
+
+/// As in a pod that shares the node's network and not its processes.
+#[test]
+fn nobody_is_gone_where_the_nodes_processes_are_not_seen() {
+    if !in_machine("signs::nobody_is_gone_where_the_nodes_processes_are_not_seen") {
+        return;
+    }
+    private_folders();
+    let captured = || {
+        let tools = Tools::find();
+        let files = capture_reporting(&tools, Extent::Whole, &Silent).expect("a capture");
+        NodeState::parse(files).expect("a state").processes
+    };
+    assert_eq!(captured(), None);
+    let _other = Running::start("flanneld", &[]);
+    assert_eq!(captured(), None, "a sidecar is no node");
+    let _kubelet = Running::start("kubelet", &[]);
+    assert_eq!(captured().map(|all| all.len()), Some(2), "this namespace is a node's");
 }
 
 /// A process of root with the name of a program, that ends when this value is dropped.

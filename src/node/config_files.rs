@@ -71,6 +71,10 @@ pub fn read(components: &[RunningComponent]) -> (Files, Vec<String>) {
     for component in components {
         reading.of(component);
     }
+    if let Ok(root) = Root::ours() {
+        // The last, because a folder that is a sign is a file of the capture, with nothing below it.
+        reading.signs(&root);
+    }
     (reading.files, reading.notes)
 }
 
@@ -82,7 +86,6 @@ impl ConfigReader {
         for (directory, prefix, form) in DIRECTORIES {
             self.directory(root, directory, prefix, *form);
         }
-        self.signs(root);
     }
 
     /// The signs of life that are files, of which nothing but their presence is used, and the pods of
@@ -96,7 +99,7 @@ impl ConfigReader {
             }
         }
         let pods = root.directories(PODS).unwrap_or_else(|why| {
-            self.note(PODS, &why.to_string());
+            self.omit(PODS, &why.to_string());
             Vec::new()
         });
         for folder in pods {
@@ -145,6 +148,10 @@ impl ConfigReader {
         for (_, flags, form) in flags {
             let mut paths = flags.iter().filter_map(|flag| flag_value(&process.args, flag));
             let Some(path) = paths.next() else { continue };
+            if is_the_nodes(path) {
+                self.note(path, "a process calls it its own, and on the node it is another's");
+                continue;
+            }
             match Root::of(pinned) {
                 Ok(root) => self.add(&root, path, path, *form),
                 // The process has ended, and its files with it.
@@ -189,6 +196,24 @@ impl ConfigReader {
     fn note(&mut self, path: &str, why: &str) {
         self.notes.push(format!("{path} is not captured: {why}"));
     }
+}
+
+/// Whether something else is read at that path of the node, or above or below it. In a process's root
+/// there may be anything at that path.
+fn is_the_nodes(path: &str) -> bool {
+    let signs = known_signs().map_or(Vec::new(), |known| known.files.iter().collect());
+    let files = FILES.iter().map(|(path, form)| (*path, *form));
+    let folders = DIRECTORIES.iter().map(|(path, _, form)| (*path, *form));
+    let others = files.chain(folders).filter(|(_, form)| *form != FileForm::Flags);
+    let mut others = others.map(|(path, _)| path).chain([PODS]);
+    others.any(|own| is_within(path, own) || is_within(own, path))
+        // A folder that is a sign may hold the settings of its owner.
+        || signs.iter().any(|own| *own == path || is_within(own, path))
+}
+
+/// Whether `path` is `folder` or below it.
+fn is_within(path: &str, folder: &str) -> bool {
+    Path::new(path).starts_with(folder)
 }
 
 /// Whether the name of a file says that it holds nothing but a credential.

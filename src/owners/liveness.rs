@@ -16,6 +16,11 @@ use crate::state::{NodeState, multicall};
 /// `NAMESPACE_NAME_UID`, until the pod is deleted.
 pub const PODS: &str = "/var/log/pods";
 
+/// The namespaces that are not for everybody's pods. Elsewhere, anybody who may make a pod can give it
+/// the name of a component's.
+const SYSTEM: &[&str] =
+    &["kube-system", "calico-system", "kube-flannel", "ovn-kubernetes", "openshift-ovn-kubernetes"];
+
 /// Whether a component is alive on this node, with the evidence as a phrase for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Liveness {
@@ -137,24 +142,29 @@ fn sign(component: &Component, state: &NodeState) -> Option<String> {
     let alive = &component.alive;
     let file = || alive.files.iter().find(|path| has_file(state, path));
     let link = || link(&alive.links, state);
-    pod(component, state)
+    let pod = pod(component, state, SYSTEM);
+    pod.map(|pod| format!("the kubelet keeps its pod {pod} here"))
         .or_else(|| file().map(|path| format!("{path} is there")))
         .or_else(|| network(component, state, true).map(|path| format!("{path} is in use")))
         .or_else(|| link().map(|link| format!("the link {} is there", link.name)))
 }
 
-/// A pod of the component that the kubelet keeps on this node.
-fn pod(component: &Component, state: &NodeState) -> Option<String> {
+/// A pod of the component that the kubelet keeps on this node, in one of these namespaces if any are
+/// given.
+fn pod<'a>(component: &Component, state: &'a NodeState, namespaces: &[&str]) -> Option<&'a str> {
     let patterns = expressions(&component.alive.pods);
     let folder = format!("files{PODS}/");
     let folders = state.files.range(folder.clone()..).map(|(name, _)| name);
-    let mut pods = folders.map_while(|name| name.strip_prefix(&folder)?.split('_').nth(1));
-    let pod = pods.find(|pod| patterns.iter().any(|p| p.is_match(pod)))?;
     // Without a kubelet nobody would delete the folder.
     let components = builtin().ok()?;
     let kubelet = components.iter().find(|c| c.name == "kubelet")?;
-    let runs = process(kubelet, state).is_some();
-    runs.then(|| format!("the kubelet keeps its pod {pod} here"))
+    process(kubelet, state)?;
+    let pods = folders.map_while(|name| name.strip_prefix(&folder)?.split_once('_'));
+    let mut pods = pods.filter_map(|(namespace, rest)| {
+        let is_of = namespaces.is_empty() || namespaces.contains(&namespace);
+        rest.split('_').next().filter(|_| is_of)
+    });
+    pods.find(|pod| patterns.iter().any(|p| p.is_match(pod)))
 }
 
 /// The file that configures a plugin of the component for new pods, or one that does not any more.
@@ -164,8 +174,11 @@ fn network<'a>(component: &Component, state: &'a NodeState, is_used: bool) -> Op
     networks.find(|n| plugins.iter().any(|kind| n.has_plugin(kind))).map(|n| n.path)
 }
 
-/// Why a configuration of the component may have been missed.
+/// Why a configuration or a pod of the component may have been missed.
 fn unread(component: &Component, state: &NodeState) -> Option<String> {
+    if !component.alive.pods.is_empty() && state.file(PODS).is_some() {
+        return Some(format!("the pods in {PODS} are not known"));
+    }
     let networks = networks(state);
     let mut unread = networks.iter().filter(|network| network.config.is_err());
     let unread = unread.find(|_| !component.alive.plugins.is_empty())?;
@@ -180,6 +193,7 @@ fn trace(component: &Component, state: &NodeState) -> Option<String> {
         .cloned()
         .or_else(|| link(&traces.links, state).map(|link| format!("the link {}", link.name)))
         .or_else(|| network(component, state, false).map(|path| format!("{path}, not in use")))
+        .or_else(|| pod(component, state, &[]).map(|pod| format!("a pod called {pod}")))
 }
 
 /// Whether the file is flannel's lease, and nothing on the node is in flannel's network: no link has

@@ -88,6 +88,19 @@ fn calico_between_two_starts_keeps_its_rules() {
             says(&case, "ok", "none");
         }
     }
+    // Anybody's pod may have that name, and pods that were not listed may be Calico's.
+    for case in both("a01-calico-restarting", |files| {
+        put(files, "files/var/log/pods/tenant_calico-node-x7k2p_0b5c", "");
+    }) {
+        all(&case, "calico", "suspect", "only a pod called calico-node-x7k2p");
+    }
+    for case in both("a01-calico-restarting", |files| put(files, "files/var/log/pods", "")) {
+        all(&case, "calico", "keep", "the pods in /var/log/pods are not known");
+    }
+    // Nor is anybody gone where the node's processes cannot be seen.
+    for case in both("a01-calico-restarting", |files| put(files, "processes.json", "null\n")) {
+        all(&case, "calico", "keep", "the processes are not in this state");
+    }
     // Nobody deletes the folder of a pod where no kubelet runs; another pod is another's.
     for case in both("a01-calico-restarting", |files| {
         put(files, POD, "");

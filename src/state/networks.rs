@@ -1,8 +1,6 @@
 //! The networks that `/etc/cni/net.d` configures. The container runtime sets up new pods by the first
 //! configuration that it can read, in the order of the files' names.
 
-use serde_json::Value;
-
 use super::NodeState;
 use super::cni::{CniConfig, Plugin};
 
@@ -26,7 +24,7 @@ pub struct Network<'a> {
 impl Network<'_> {
     /// Whether the file configures a plugin of this type, itself or as what it delegates to.
     pub fn has_plugin(&self, kind: &str) -> bool {
-        let delegates = |plugin: &Plugin| plugin.config["delegate"]["type"] == Value::from(kind);
+        let delegates = |plugin: &Plugin| plugin.config["delegate"]["type"] == kind;
         let is = |plugin: &Plugin| plugin.kind == kind || delegates(plugin);
         self.config.as_ref().is_ok_and(|config| config.plugins.iter().any(is))
     }

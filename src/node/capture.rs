@@ -67,7 +67,7 @@ pub fn capture_reporting(tools: &Tools, extent: Extent, sink: &dyn Sink) -> Resu
     rules?;
     let failed = |_| Error::new(Kind::Unexpected, "ipset save", "cannot be read");
     put(&mut files, "ipset.save", sets.map_err(failed)??);
-    match prerequisites::render_named(&files) {
+    match prerequisites::capture_named(&files) {
         Ok(named) => {
             for (name, text) in named {
                 put(&mut files, name, text);

@@ -6,8 +6,7 @@ use std::collections::BTreeSet;
 use crate::error::{Error, Kind, Result};
 use crate::node::nfnetlink::accounting::accounting_objects;
 use crate::node::nfnetlink::timeout_policies::timeout_policies;
-use crate::state::accounting::AccountingObject;
-use crate::state::prerequisite::{Prerequisite, PrerequisiteKind};
+use crate::state::prerequisite::{Prerequisite, PrerequisiteKind, render_named};
 use crate::state::rule::Words;
 use crate::state::timeout_policy::TimeoutPolicy;
 use crate::state::{Files, RulesetId};
@@ -21,7 +20,7 @@ const SHOWN: usize = 4;
 /// # Errors
 /// [`Kind::LossyCapture`] when iptables-save does not show which policy a rule names;
 /// [`Kind::Kernel`] when the kernel cannot list the objects.
-pub(super) fn render_named(files: &Files) -> Result<[(&'static str, String); 2]> {
+pub(super) fn capture_named(files: &Files) -> Result<[(&'static str, String); 2]> {
     let all = named(files);
     let of = |kind: PrerequisiteKind| {
         let all = all.iter().filter(|one| one.kind == kind);
@@ -34,10 +33,7 @@ pub(super) fn render_named(files: &Files) -> Result<[(&'static str, String); 2]>
     let mut policies = if names.is_empty() { Vec::new() } else { timeout_policies()? };
     names.iter().try_for_each(|name| is_shown_whole(name, &policies))?;
     policies.retain(|policy| names.contains(policy.name.as_str()));
-    Ok([
-        ("nfacct.save", AccountingObject::render(&objects)),
-        ("cttimeout.save", TimeoutPolicy::render(&policies)),
-    ])
+    Ok(render_named(&objects, &policies))
 }
 
 fn named(files: &Files) -> BTreeSet<Prerequisite> {

@@ -127,11 +127,19 @@ impl NodeState {
 
     /// The files that hold the accounting objects and timeout policies.
     pub(super) fn render_named(&self) -> [(&'static str, String); 2] {
-        [
-            ("nfacct.save", AccountingObject::render(&self.accounting)),
-            ("cttimeout.save", TimeoutPolicy::render(&self.timeout_policies)),
-        ]
+        render_named(&self.accounting, &self.timeout_policies)
     }
+}
+
+/// The files of a node state that hold what rules name and is no ipset, each with its text.
+pub fn render_named(
+    objects: &[AccountingObject],
+    policies: &[TimeoutPolicy],
+) -> [(&'static str, String); 2] {
+    [
+        ("nfacct.save", AccountingObject::render(objects)),
+        ("cttimeout.save", TimeoutPolicy::render(policies)),
+    ]
 }
 
 #[cfg(test)]

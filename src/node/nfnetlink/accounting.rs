@@ -1,7 +1,6 @@
 //! Accounting objects in the kernel.
 
 use super::raw::{Attributes, RawRequest, list};
-use super::socket::Socket;
 use crate::error::Result;
 use crate::state::accounting::{AccountingObject, Quota};
 
@@ -27,7 +26,7 @@ const OF_BYTES: u32 = 2;
 /// # Errors
 /// [`Kind::Kernel`](crate::error::Kind::Kernel) when the kernel has no such objects.
 pub fn accounting_objects() -> Result<Vec<AccountingObject>> {
-    list(&mut Socket::open()?, GET, "the accounting objects", object)
+    list(GET, "the accounting objects", object)
 }
 
 fn object(message: &[u8]) -> Option<AccountingObject> {
@@ -64,6 +63,5 @@ pub fn create_accounting_object(object: &AccountingObject) -> Result<()> {
     if let Some((flags, quota)) = quota {
         request.push(FLAGS, &flags.to_be_bytes()).push(QUOTA, &quota.to_be_bytes());
     }
-    let name = format!("accounting object {}", object.name);
-    Socket::open()?.request(&request, &name, |_| Ok(())).map(drop)
+    request.send(&format!("accounting object {}", object.name))
 }

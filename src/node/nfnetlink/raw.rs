@@ -41,6 +41,11 @@ impl RawRequest {
         RawRequest { message, flags, payload: header() }
     }
 
+    /// Sends the request, which the kernel acknowledges. `object` is what errors name.
+    pub(super) fn send(&self, object: &str) -> Result<()> {
+        Socket::open()?.request(self, object, |_| Ok(())).map(drop)
+    }
+
     /// Adds an attribute.
     pub(super) fn push(&mut self, number: u16, value: &[u8]) -> &mut RawRequest {
         push(&mut self.payload, number, value);
@@ -99,11 +104,11 @@ impl NetlinkRequest for RawRequest {
 /// All objects of a subsystem: `read` turns the attributes of one into the object, or into nothing if
 /// it is none that a rule can name. `object` is what errors name.
 pub(super) fn list<T>(
-    socket: &mut Socket,
     message: u16,
     object: &str,
     read: impl Fn(&[u8]) -> Option<T>,
 ) -> Result<Vec<T>> {
+    let mut socket = Socket::open()?;
     for _ in 0..TRIES {
         let mut found = Vec::new();
         let reply = |reply: Vec<u8>| -> Result<(), ErrorContext> {

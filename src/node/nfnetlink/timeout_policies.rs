@@ -1,7 +1,6 @@
 //! Timeout policies of connection tracking in the kernel.
 
 use super::raw::{Attributes, RawRequest, list};
-use super::socket::Socket;
 use crate::error::Result;
 use crate::state::Family;
 use crate::state::timeout_policy::TimeoutPolicy;
@@ -24,7 +23,7 @@ const TIMEOUTS: u16 = 4;
 /// # Errors
 /// [`Kind::Kernel`](crate::error::Kind::Kernel) when the kernel has no such policies.
 pub fn timeout_policies() -> Result<Vec<TimeoutPolicy>> {
-    list(&mut Socket::open()?, GET, "the timeout policies", policy)
+    list(GET, "the timeout policies", policy)
 }
 
 fn policy(message: &[u8]) -> Option<TimeoutPolicy> {
@@ -61,6 +60,5 @@ pub fn create_timeout_policy(policy: &TimeoutPolicy) -> Result<()> {
         .push(FAMILY, &number(policy.family).to_be_bytes())
         .push(PROTOCOL, &[policy.protocol])
         .push_nested(TIMEOUTS, &policy.timeouts);
-    let name = format!("timeout policy {}", policy.name);
-    Socket::open()?.request(&request, &name, |_| Ok(())).map(drop)
+    request.send(&format!("timeout policy {}", policy.name))
 }

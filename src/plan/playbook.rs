@@ -11,6 +11,8 @@ mod prepare;
 mod stage;
 mod words;
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
@@ -112,6 +114,15 @@ pub fn supported(to: Mode) -> Result<()> {
         Some(unsupported) => Err(unsupported.error(format!("--to {to}"))),
         None => Ok(()),
     }
+}
+
+/// Refuses at once what cannot be had: without a playbook of the operator's own, as [`supported`]. A
+/// playbook of their own is judged when it is read.
+///
+/// # Errors
+/// As [`supported`].
+pub fn obtainable(to: Mode, own: Option<&Path>) -> Result<()> {
+    if own.is_some() { Ok(()) } else { supported(to) }
 }
 
 /// Refuses a way from one mode to another for which there are no stages yet. An upgrade changes no

@@ -173,9 +173,7 @@ pub(super) fn stages(playbook: &Playbook) -> Vec<Box<dyn stage::Stage>> {
 }
 
 fn supported(options: &MigrateOptions<'_>) -> Result<()> {
-    if options.playbook.is_none() {
-        playbook::supported(options.to)?;
-    }
+    playbook::obtainable(options.to, options.playbook)?;
     match options.ignore.iter().find(|id| !is_check(id)) {
         None => Ok(()),
         Some(id) => Err(Error::new(Kind::Usage, id, "no check has this id")
@@ -290,9 +288,7 @@ pub fn preview(
     to: Mode,
     playbook: Option<&Path>,
 ) -> Result<Option<Preview>> {
-    if playbook.is_none() {
-        playbook::supported(to)?;
-    }
+    playbook::obtainable(to, playbook)?;
     let from = running(catalogue, state)?;
     if from == to && playbook.is_none() {
         return Ok(None);

@@ -12,7 +12,7 @@ use crate::front::cli::args;
 use crate::front::cli::command::Invocation;
 use crate::owners::catalogue::Catalogue;
 use crate::plan::leftovers::CleanupScope;
-use crate::plan::playbook::supported;
+use crate::plan::playbook::obtainable;
 use crate::plan::{Action, Object, Plan};
 use crate::run::migrate::preview;
 use crate::state::object::{ObjectId, ObjectKind, TableId};
@@ -20,8 +20,8 @@ use crate::ui::page::Page;
 use crate::ui::table::counted;
 
 pub(in crate::front) fn run(command: &Invocation<'_>, options: &args::PlanArgs) -> Result<u8> {
-    if let Some(to) = options.to.filter(|_| options.playbook.is_none()) {
-        supported(to)?;
+    if let Some(to) = options.to {
+        obtainable(to, options.playbook.as_deref())?;
     }
     let state = command.state(options.snapshot.as_deref())?;
     let catalogue = Catalogue::builtin()?;

@@ -1,5 +1,6 @@
 //! How kube-proxy is on a node: one process, a part of another program, down, gone.
 
+use crate::owners::liveness::kubelet;
 use crate::state::NodeState;
 use crate::state::kube_proxy::delivery::HostProgram;
 use crate::state::kube_proxy::{Delivery, Instances};
@@ -33,9 +34,6 @@ const REPLACEMENTS: [&str; 5] =
 /// The link that Calico's eBPF data plane has, which serves in place of kube-proxy.
 const CALICO_EBPF: &str = "bpfin.cali";
 
-/// Programs whose node needs a kube-proxy, or a replacement of it.
-const KUBELETS: [&str; 6] = ["kubelet", "rke2", "k3s", "k3s-server", "k3s-agent", "kubelite"];
-
 impl<'a> ProxyState<'a> {
     /// Decides from the processes of a node, from those that do not count, and from its links.
     pub fn of(state: &'a NodeState) -> ProxyState<'a> {
@@ -61,7 +59,7 @@ impl<'a> ProxyState<'a> {
         if let Some(other) = named(&REPLACEMENTS).or_else(calico) {
             return ProxyState::Replaced(other);
         }
-        named(&KUBELETS).map_or(ProxyState::Gone, ProxyState::Down)
+        kubelet(all).map_or(ProxyState::Gone, ProxyState::Down)
     }
 
     /// The version of kube-proxy; none if it is not known, or if several run.

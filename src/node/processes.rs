@@ -11,8 +11,8 @@ use super::reading::{MemoryAnswer, MemoryReader};
 use super::secrets;
 use super::trust::PinnedProcess;
 use crate::error::{Error, Kind, Result};
-use crate::owners::catalogue::Catalogue;
 use crate::owners::files::known_processes;
+use crate::owners::liveness::kubelet;
 use crate::runtime::parent;
 use crate::state::kube_proxy::serves;
 use crate::state::lookalikes::{Doubt, Lookalike};
@@ -72,22 +72,16 @@ pub fn find() -> Result<FoundProcesses> {
 /// only what is in there: these are the node's if its kubelet is among them.
 ///
 /// # Errors
-/// When /proc cannot be read, or the catalogue is broken.
+/// When /proc cannot be read.
 pub fn are_the_nodes(found: &[Process]) -> Result<bool> {
     let path = "/proc/self/ns/pid";
     let namespace = fs::metadata(path).map_err(|e| Error::io(path, &e))?.ino();
-    let catalogue = Catalogue::builtin()?;
-    let mut kubelets = KUBELETS.iter().filter_map(|name| catalogue.component(name));
-    Ok(namespace == FIRST
-        || kubelets.any(|c| found.iter().any(|process| c.alive.names_process(&process.name))))
+    Ok(namespace == FIRST || kubelet(found).is_some())
 }
 
 /// The inode of the kernel's first PID namespace: `PROC_PID_INIT_INO` in the kernel's
 /// include/linux/proc_ns.h.
 const FIRST: u64 = 0xEFFF_FFFC;
-
-/// The components that are the node's kubelet, or have it inside.
-const KUBELETS: [&str; 3] = ["kubelet", "k3s", "microk8s"];
 
 /// The PIDs of the processes that count and run `name`, a name in the catalogue. Unlike [`find`], it
 /// looks at nobody else, learns no version, and omits a kube-proxy that was started with

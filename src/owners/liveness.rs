@@ -118,6 +118,14 @@ pub fn process<'a>(component: &Component, state: &'a NodeState) -> Option<&'a Pr
     })
 }
 
+/// The node's kubelet among `processes`, or the program that has it inside, if one is there.
+pub fn kubelet(processes: &[Process]) -> Option<&Process> {
+    // A test shows that the built-in catalogue gives no error.
+    let components = builtin().ok()?;
+    let kubelet = components.iter().find(|component| component.name == "kubelet")?;
+    processes.iter().find(|process| kubelet.alive.names_process(&process.name))
+}
+
 /// The program that holds the component and runs with it switched off.
 fn switched_off(component: &Component, state: &NodeState) -> Option<String> {
     state.processes.iter().flatten().find_map(|p| match component.alive.part(p, state)? {
@@ -156,9 +164,7 @@ fn pod<'a>(component: &Component, state: &'a NodeState, namespaces: &[&str]) -> 
     let folder = format!("files{PODS}/");
     let folders = state.files.range(folder.clone()..).map(|(name, _)| name);
     // Without a kubelet nobody would delete the folder.
-    let components = builtin().ok()?;
-    let kubelet = components.iter().find(|c| c.name == "kubelet")?;
-    process(kubelet, state)?;
+    kubelet(state.processes.as_deref().unwrap_or_default())?;
     let pods = folders.map_while(|name| name.strip_prefix(&folder)?.split_once('_'));
     let mut pods = pods.filter_map(|(namespace, rest)| {
         let is_of = namespaces.is_empty() || namespaces.contains(&namespace);

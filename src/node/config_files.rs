@@ -64,16 +64,17 @@ struct ConfigReader {
 pub fn read(components: &[RunningComponent]) -> (Files, Vec<String>) {
     let allowance = Allowance::of_a_capture();
     let mut reading = ConfigReader { files: Files::new(), notes: Vec::new(), allowance };
-    match Root::ours() {
-        Ok(root) => reading.of_the_node(&root),
+    let root = Root::ours();
+    match &root {
+        Ok(root) => reading.of_the_node(root),
         Err(error) => reading.note("the node's configuration", &error.to_string()),
     }
     for component in components {
         reading.of(component);
     }
-    if let Ok(root) = Root::ours() {
+    if let Ok(root) = &root {
         // The last, because a folder that is a sign is a file of the capture, with nothing below it.
-        reading.signs(&root);
+        reading.signs(root);
     }
     (reading.files, reading.notes)
 }
@@ -201,14 +202,13 @@ impl ConfigReader {
 /// Whether something else is read at that path of the node, or above or below it. In a process's root
 /// there may be anything at that path.
 fn is_the_nodes(path: &str) -> bool {
-    let signs = known_signs().map_or(Vec::new(), |known| known.files.iter().collect());
     let files = FILES.iter().map(|(path, form)| (*path, *form));
     let folders = DIRECTORIES.iter().map(|(path, _, form)| (*path, *form));
     let others = files.chain(folders).filter(|(_, form)| *form != FileForm::Flags);
     let mut others = others.map(|(path, _)| path).chain([PODS]);
     others.any(|own| is_within(path, own) || is_within(own, path))
         // A folder that is a sign may hold the settings of its owner.
-        || signs.iter().any(|own| *own == path || is_within(own, path))
+        || known_signs().is_ok_and(|known| known.files.iter().any(|own| is_within(own, path)))
 }
 
 /// Whether `path` is `folder` or below it.

@@ -1,6 +1,6 @@
-//! A hash of all rules and ipsets of a node state, and of what else its rules name. Two states are compared by their hashes, so that
-//! they need not be in memory at the same time: on a large node, each state takes as much memory as
-//! all of the node's rules.
+//! A hash of all rules and ipsets of a node state, and of what else its rules name. Two states are
+//! compared by their hashes, so that they need not be in memory at the same time: on a large node,
+//! each state takes as much memory as all of the node's rules.
 
 use sha2::{Digest, Sha256};
 

@@ -24,7 +24,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
         .iter()
         .filter_map(|(gate, on)| {
             let fate = fault(facts, gate, *on)?;
-            let place = place(facts, gate);
+            let place = position(facts, gate);
             let remedy = format!("take {gate} out before the upgrade: {place}");
             Some((format!("{gate}={on} ({place}): {fate}"), remedy))
         })
@@ -61,7 +61,7 @@ fn fault(facts: &Facts<'_>, gate: &str, on: bool) -> Option<String> {
 }
 
 /// Where a gate is set: the line of kube-proxy's configuration file, or its command line.
-fn place(facts: &Facts<'_>, gate: &str) -> String {
+fn position(facts: &Facts<'_>, gate: &str) -> String {
     let Some(path) = config_file(facts) else {
         return match instances(facts)[..] {
             [process] => format!("--feature-gates of process {}", process.pid),

@@ -48,6 +48,19 @@ need() {
     DEBIAN_FRONTEND=noninteractive $install -qq </dev/null >/dev/null
 }
 
+# Without a user of its own, which could not write into the cache.
+apt=(apt-get -qq -o APT::Sandbox::User=root)
+
+# unpack DIR PACKAGE…: what these packages hold, without installing them.
+unpack() {
+    local deb
+    lists
+    mkdir "$1.packages"
+    (cd "$1.packages" && "${apt[@]}" download "${@:2}" </dev/null)
+    for deb in "$1.packages"/*.deb; do dpkg-deb -x "$deb" "$1"; done
+    rm -r "$1.packages"
+}
+
 # venv NAME PACKAGE==VERSION…: a folder of Python programs in the cache. It cannot be moved once made, so
 # whoever calls this links to it last.
 venv() {

@@ -3,9 +3,9 @@
 //! `every_case_passes_in_the_vm` boots two machines. The machines take the cases, which are the
 //! tests marked `#[ignore]`, from a shared queue, and run each case in namespaces of its own. Each
 //! case can be tried with two versions of kube-proxy. To run only some of these trials:
-//! `PROXYSHIFT_CASES='back:: nothing@1.37.2' cargo test --test vm`, with parts of their names. Cases with `soak` in their
-//! names are long, and run only on request. `make soak` runs all trials, and writes the results to
-//! docs/soak.md.
+//! `PROXYSHIFT_CASES='back:: nothing@1.37.2' cargo test --test vm`, with parts of their names. Cases
+//! with `soak` in their names are long, and run only on request. `make soak` runs all trials, and
+//! writes the results to docs/soak.md.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -466,6 +466,9 @@ fn captured_nodes_have_no_native_rules_and_keep_their_order() {
         }
         let tool = family.tool();
         let save = std::fs::read_to_string(&file).unwrap();
+        // The host's kernel may lack xt_ipvs, which kube-proxy from 1.29 on matches with in ipvs mode.
+        let save: String =
+            save.lines().filter(|l| !l.contains(" -m ipvs ")).map(|l| format!("{l}\n")).collect();
         let words: Vec<&str> = save.split_whitespace().collect();
         let named: BTreeSet<&str> =
             words.windows(2).filter(|w| w[0] == "--nfacct-name").map(|w| w[1]).collect();

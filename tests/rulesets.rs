@@ -49,7 +49,7 @@ fn captured_nodes_round_trip() {
             }
         }
     }
-    assert_eq!(seen, 22);
+    assert_eq!(seen, 28);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use proxyshift::checks::{self, Facts, Verdict};
 use proxyshift::kube_proxy::takeover::predict_takeover;
 use proxyshift::owners::catalogue::Catalogue;
 use proxyshift::owners::matcher::Ownership;
-use proxyshift::plan::change::{Direction, Edit, Target, edits};
+use proxyshift::plan::change::{Change, Direction, Edit, Target, edits};
 use proxyshift::plan::invariants::{
     EditProgress, progress, remaining_state, unexpected_changes, without,
 };
@@ -33,7 +33,8 @@ struct Captured {
 }
 
 /// Files that no captured node has, and that a parser reads.
-const MORE: [&str; 6] = [
+const MORE: [&str; 7] = [
+    "nft.messages",
     "ip6tables-legacy.save",
     "lookalikes.json",
     "files/etc/docker/daemon.json",
@@ -177,7 +178,11 @@ fn judge(state: &NodeState, to: Option<Mode>) {
                 found.evidence.iter().for_each(|text| page.indented("evidence", text));
                 page.indented("effect", &found.effect);
                 page.lines(&found.remedy);
-                removed(state, &found.fix);
+                let fixes = found.fix.into_iter().filter_map(|change| match change {
+                    Change::Objects(edit) => Some(edit),
+                    _ => None,
+                });
+                removed(state, &fixes.collect::<Vec<Edit>>());
             }
         }
     }

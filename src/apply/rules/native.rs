@@ -1,63 +1,69 @@
-//! Edits native nf_tables tables, each as a whole. The `nft` program reads and rebuilds a table. A
-//! netlink batch removes a table. The batch is bound to the generation at which the table was still
-//! as planned.
+//! Edits native nf_tables tables, each as a whole: removes a table, and makes it again from the
+//! kernel's own messages about it. Each is one netlink batch, which the kernel refuses if anybody has
+//! written since the table was compared with the plan.
 
-use crate::apply::Kernel;
 use crate::error::{Error, Kind, Result};
-use crate::node::nfnetlink::{Batch, Netfilter};
-use crate::node::tools::Tool;
+use crate::node::nfnetlink::{Batch, Netfilter, TableFamily};
 use crate::plan::change::{Direction, NativeTable};
-use crate::state::nft::{NftTable, NftTables, is_identifier, rebuild};
+use crate::state::nft::is_identifier;
+use crate::state::nft_messages::{TableCopy, same_parts};
 
-pub(in crate::apply) fn apply(
-    kernel: &Kernel<'_>,
-    direction: Direction,
-    table: &NativeTable,
-) -> Result<()> {
-    match direction {
-        Direction::Remove => remove(kernel, table),
-        Direction::Add => add(kernel, table),
-    }
-}
+/// How often a batch is made anew because others wrote to any table meanwhile.
+const TRIES: usize = 20;
 
-fn remove(kernel: &Kernel<'_>, table: &NativeTable) -> Result<()> {
+pub(in crate::apply) fn apply(direction: Direction, table: &NativeTable) -> Result<()> {
     if !is_identifier(&table.name) {
         let object = format!("nft table {} {:?}", table.family, table.name);
         return Err(Error::new(Kind::Kernel, object, "its name cannot be given to nft"));
     }
-    let mut netfilter = Netfilter::open()?;
-    let generation = netfilter.generation()?;
-    let text = kernel
-        .tools
-        .command(Tool::Nft)?
-        .args(["-j", "list", "table", &table.family, &table.name])
-        .run()?
-        .stdout;
-    let now = NftTables::parse("nft -j list table", &text)?;
-    let planned = NftTable {
-        family: table.family.clone(),
-        name: table.name.clone(),
-        objects: table.objects.clone(),
-    };
-    let object = format!("nft table {} {}", table.family, table.name);
-    let Some(now) = now.get(&table.family, &table.name) else {
-        return Err(Error::new(Kind::LostRace, object, "the table is gone"));
-    };
-    if let Some(difference) = planned.differences(now).first() {
-        let cause = format!("someone else changed it: {difference}");
-        return Err(Error::new(Kind::LostRace, object, cause));
+    if table.messages.is_empty() {
+        let cause = "it could not be put back: the capture lacks the kernel's messages about it";
+        return Err(Error::new(Kind::Kernel, named(table), cause).hint("nothing was changed"));
     }
+    let mut netfilter = Netfilter::open()?;
+    for _ in 1..TRIES {
+        let generation = netfilter.settled_generation()?;
+        match commit(&mut netfilter, generation, direction, table) {
+            Err(e) if e.kind == Kind::LostRace && netfilter.generation()? != generation => {}
+            result => return result,
+        }
+    }
+    let generation = netfilter.settled_generation()?;
+    commit(&mut netfilter, generation, direction, table)
+}
+
+/// Removes or makes the table, if at `generation` it is as the edit has it.
+fn commit(
+    netfilter: &mut Netfilter,
+    generation: u32,
+    direction: Direction,
+    table: &NativeTable,
+) -> Result<()> {
     let mut batch = Batch::new();
-    batch.delete_table(&table.family, &table.name);
+    match direction {
+        Direction::Remove => {
+            is_as_planned(netfilter, table)?;
+            batch.delete_table(&table.family, &table.name);
+        }
+        // The first message is refused if the table is there: it would be somebody else's.
+        Direction::Add => {
+            table.messages.iter().for_each(|m| batch.make(&table.family, &table.name, m));
+        }
+    }
     netfilter.commit(&batch, generation)
 }
 
-fn add(kernel: &Kernel<'_>, table: &NativeTable) -> Result<()> {
-    kernel
-        .writer(Tool::Nft)?
-        .args(["-j", "-f", "-"])
-        .stdin(rebuild(&table.objects).to_string())
-        .run()
-        .map_err(|e| Error { kind: Kind::Kernel, ..e })?;
-    Ok(())
+/// Compares the table with the edit.
+fn is_as_planned(netfilter: &mut Netfilter, table: &NativeTable) -> Result<()> {
+    let cause = match netfilter.copy_table(TableFamily::named(&table.family)?, &table.name)? {
+        None => "the table is gone".to_owned(),
+        Some(TableCopy::Messages(now)) if same_parts(&now, &table.messages) => return Ok(()),
+        Some(TableCopy::Messages(_)) => "someone else changed it".to_owned(),
+        Some(TableCopy::Refused(cause)) => format!("someone else changed it: {cause}"),
+    };
+    Err(Error::new(Kind::LostRace, named(table), cause))
+}
+
+fn named(table: &NativeTable) -> String {
+    format!("nft table {} {}", table.family, table.name)
 }

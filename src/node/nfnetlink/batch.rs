@@ -1,5 +1,5 @@
-//! Batches of nf_tables removals, which the kernel applies all or none, and only at a given
-//! generation.
+//! Batches of nf_tables removals and additions, which the kernel applies all or none, and only at a
+//! given generation.
 
 use std::fmt;
 
@@ -8,26 +8,29 @@ use netlink_bindings::nftables::{Nfgenmsg, Request};
 use rustix::io::Errno;
 
 use super::socket::{BatchReply, Socket, append, refused};
+use super::table_copy::new_part;
 use super::{TableFamily, checked_name};
 use crate::error::{Error, Kind, Result};
 use crate::state::Family;
+use crate::state::nft_messages::{MessageKind, TableMessage};
 
 /// The generation 0, which tells the kernel not to compare generations.
 const ANY_GENERATION: u32 = 0;
 
-/// Removals that are applied together, in order.
+/// Removals and additions that are applied together, in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch<'a> {
-    removals: Vec<BatchMessage<'a>>,
+    messages: Vec<BatchMessage<'a>>,
 }
 
-/// One removal, which is one netlink message.
+/// One removal or addition, which is one netlink message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum BatchMessage<'a> {
     Rule { family: Family, table: &'a str, chain: &'a str, handle: u64 },
     Rules { family: Family, table: &'a str, chain: &'a str },
     Chain { family: Family, table: &'a str, chain: &'a str },
     Table { family: &'a str, table: &'a str },
+    New { family: &'a str, table: &'a str, message: &'a TableMessage },
 }
 
 impl<'a> Batch<'a> {
@@ -38,36 +41,41 @@ impl<'a> Batch<'a> {
 
     /// Deletes one rule; the batch fails if the rule is missing.
     pub fn delete_rule(&mut self, family: Family, table: &'a str, chain: &'a str, handle: u64) {
-        self.removals.push(BatchMessage::Rule { family, table, chain, handle });
+        self.messages.push(BatchMessage::Rule { family, table, chain, handle });
     }
 
     /// Deletes all rules that a chain has at the moment when the batch is applied. The batch fails
     /// if the chain is missing. Faster than [`Self::delete_rule`] for each rule: the kernel walks
     /// the chain to find a rule, so naming each of 40,000 rules takes 6 s.
     pub fn flush_chain(&mut self, family: Family, table: &'a str, chain: &'a str) {
-        self.removals.push(BatchMessage::Rules { family, table, chain });
+        self.messages.push(BatchMessage::Rules { family, table, chain });
     }
 
     /// Deletes a chain. The batch fails if the chain has rules, or if a rule or map element jumps
     /// to it. Chains that jump to each other must therefore all be emptied first.
     pub fn delete_chain(&mut self, family: Family, table: &'a str, chain: &'a str) {
-        self.removals.push(BatchMessage::Chain { family, table, chain });
+        self.messages.push(BatchMessage::Chain { family, table, chain });
     }
 
     /// Deletes a table with all that it holds. `family` is nft's name of the table's family (`ip`,
     /// `ip6`, `inet`, …).
     pub fn delete_table(&mut self, family: &'a str, table: &'a str) {
-        self.removals.push(BatchMessage::Table { family, table });
+        self.messages.push(BatchMessage::Table { family, table });
     }
 
-    /// The number of removals in the batch.
+    /// Makes a part of a table, in the order of its messages. The batch fails if the table is there.
+    pub fn make(&mut self, family: &'a str, table: &'a str, message: &'a TableMessage) {
+        self.messages.push(BatchMessage::New { family, table, message });
+    }
+
+    /// The number of messages in the batch.
     pub fn len(&self) -> usize {
-        self.removals.len()
+        self.messages.len()
     }
 
-    /// True if the batch has no removals.
+    /// True if the batch has no messages.
     pub fn is_empty(&self) -> bool {
-        self.removals.is_empty()
+        self.messages.is_empty()
     }
 }
 
@@ -85,6 +93,10 @@ impl fmt::Display for BatchMessage<'_> {
                 write!(f, "chain {} {table} {chain}", family.nft())
             }
             BatchMessage::Table { family, table } => write!(f, "table {family} {table}"),
+            BatchMessage::New { family, table, message } if message.kind != MessageKind::Table => {
+                write!(f, "{} of table {family} {table}", message.kind.name())
+            }
+            BatchMessage::New { family, table, .. } => write!(f, "new table {family} {table}"),
         }
     }
 }
@@ -123,11 +135,16 @@ impl BatchMessage<'_> {
                 append(buffer, &request, sequence, flags | NLM_F_NONREC);
             }
             BatchMessage::Table { family, table } => {
-                let family = TableFamily::from_name(family)
-                    .ok_or_else(|| Error::new(Kind::Kernel, self.to_string(), "unknown family"))?;
+                let family = TableFamily::named(family)
+                    .map_err(|e| Error { object: self.to_string(), ..e })?;
                 let mut request = Request::new().op_deltable_do(&family.header());
                 request.encode().push_name_bytes(checked_name(table)?);
                 append(buffer, &request, sequence, flags);
+            }
+            BatchMessage::New { family, message, .. } => {
+                let family = TableFamily::named(family)
+                    .map_err(|e| Error { object: self.to_string(), ..e })?;
+                append(buffer, &new_part(family, message, sequence), sequence, flags);
             }
         }
         Ok(())
@@ -136,11 +153,11 @@ impl BatchMessage<'_> {
 
 /// Sends `batch` to be applied at `generation`; see [`super::Netfilter::commit`].
 pub(super) fn commit(socket: &mut Socket, batch: &Batch<'_>, generation: u32) -> Result<()> {
-    let count = batch.removals.len();
+    let count = batch.messages.len();
     if count == 0 {
         return Ok(());
     }
-    let object = format!("batch of {count} removals");
+    let object = format!("batch of {count} messages");
     if generation == ANY_GENERATION {
         return Err(Error::new(Kind::Unexpected, object, "no generation to commit it on"));
     }
@@ -150,13 +167,13 @@ pub(super) fn commit(socket: &mut Socket, batch: &Batch<'_>, generation: u32) ->
 
     let mut bytes = Vec::new();
     append_frame(&mut bytes, Frame::Begin(generation), begin);
-    for (index, removal) in batch.removals.iter().enumerate() {
-        // Only the last removal requests an acknowledgement, which reports the whole commit. If
-        // every removal requested one, tens of thousands of acknowledgements would overrun the
+    for (index, message) in batch.messages.iter().enumerate() {
+        // Only the last message requests an acknowledgement, which reports the whole commit. If
+        // every message requested one, tens of thousands of acknowledgements would overrun the
         // receive buffer. The message that ends the batch cannot request it, because kernels before
         // 6.10 do not acknowledge that message.
         let flags = if index + 1 == count { NLM_F_ACK } else { 0 };
-        removal.append(&mut bytes, begin.wrapping_add(index as u32 + 1), flags)?;
+        message.append(&mut bytes, begin.wrapping_add(index as u32 + 1), flags)?;
     }
     append_frame(&mut bytes, Frame::End, begin.wrapping_add(messages - 1));
 
@@ -171,11 +188,14 @@ pub(super) fn commit(socket: &mut Socket, batch: &Batch<'_>, generation: u32) ->
     // An error with the first sequence number concerns the beginning of the batch, and so the whole
     // commit.
     let index = sequence.wrapping_sub(begin).wrapping_sub(1) as usize;
-    let object = batch.removals.get(index).map_or(object, |removal| removal.to_string());
+    let object = batch.messages.get(index).map_or(object, |message| message.to_string());
     let error = refused(&object, errno);
     Err(match errno {
         Errno::BUSY => Error { kind: Kind::LostRace, ..error }
             .hint("it still has rules, or a rule elsewhere still jumps to it: plan again"),
+        Errno::EXIST => {
+            Error { kind: Kind::LostRace, ..error }.hint("someone made it meanwhile: plan again")
+        }
         Errno::NOENT => Error { kind: Kind::LostRace, ..error }.hint("it is not there: plan again"),
         _ => error,
     })

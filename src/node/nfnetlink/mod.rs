@@ -11,6 +11,7 @@ mod listener;
 mod native;
 mod raw;
 pub(in crate::node) mod socket;
+mod table_copy;
 pub mod timeout_policies;
 
 use std::ffi::CStr;
@@ -41,6 +42,15 @@ impl TableFamily {
     /// The family with nft's name `name`: `ip`, `ip6`, `inet`, `arp`, `bridge` or `netdev`.
     pub fn from_name(name: &str) -> Option<Self> {
         FAMILIES.iter().find(|(_, known)| *known == name).map(|(number, _)| TableFamily(*number))
+    }
+
+    /// Like [`TableFamily::from_name`], for a name that must be known.
+    ///
+    /// # Errors
+    /// [`Kind::Kernel`] for another name.
+    pub fn named(name: &str) -> Result<Self> {
+        TableFamily::from_name(name)
+            .ok_or_else(|| Error::new(Kind::Kernel, format!("family {name}"), "is not known"))
     }
 
     /// The address family of `ip` and `ip6`; none for any other family.
@@ -105,6 +115,8 @@ pub struct KernelRule {
     /// Whether the rule has a part that iptables-nft 1.8.9 never writes. `iptables-nft-save` may
     /// silently omit such a part.
     pub native: bool,
+    /// Whether the rule holds for every packet: it has no match but a comment.
+    pub unconditional: bool,
 }
 
 /// A netlink connection to nf_tables in the network namespace in which it was opened.
@@ -193,6 +205,7 @@ impl Netfilter {
                 rules.push(KernelRule {
                     handle: rule.get_handle()?,
                     native: native::is_native(family, rule),
+                    unconditional: native::is_unconditional(rule),
                 });
                 Ok(())
             })

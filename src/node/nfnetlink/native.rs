@@ -5,6 +5,8 @@
 //! no match. A rule therefore counts as iptables' own only if all its parts have the form and order
 //! in which iptables-nft 1.8.9 writes them, as `nft --debug=netlink` shows.
 
+use std::ffi::CStr;
+
 use netlink_bindings::nftables::{
     BitwiseOps, CmpOps, ExprOps, IterableExprAttrs, IterableExprImmediateAttrs,
     IterableExprMetaAttrs, IterableExprPayloadAttrs, IterableLogAttrs, IterableRuleAttrs, MetaKeys,
@@ -23,6 +25,20 @@ pub(super) fn is_native(family: Family, rule: IterableRuleAttrs<'_>) -> bool {
     let parts: Option<Vec<Part>> =
         expressions.get_elem().map(|expression| part(family, expression)).collect();
     !parts.is_some_and(|parts| written_by_iptables(&parts))
+}
+
+/// Whether the rule holds for every packet: it only counts, comments and acts.
+pub(super) fn is_unconditional(rule: IterableRuleAttrs<'_>) -> bool {
+    let Ok(expressions) = rule.get_expressions() else { return true };
+    expressions.get_elem().all(|expression| match expression.get_name().map(CStr::to_bytes) {
+        Ok(b"counter" | b"immediate" | b"target" | b"log") => true,
+        Ok(b"match") => {
+            let data = find_attr(expression.get_buf(), NFTA_EXPR_DATA);
+            let name = data.and_then(|data| find_attr(data, NFTA_MATCH_NAME));
+            name == Some(b"comment\0")
+        }
+        _ => false,
+    })
 }
 
 /// A packet field that iptables-nft tests by nf_tables expressions, not by an xtables match.
@@ -169,6 +185,7 @@ fn nflog(log: IterableLogAttrs<'_>) -> Option<Part> {
 }
 
 const NFTA_EXPR_DATA: u16 = 2;
+const NFTA_MATCH_NAME: u16 = 1;
 const NFTA_LIMIT_RATE: u16 = 1;
 const NFTA_LIMIT_UNIT: u16 = 2;
 const NFTA_LIMIT_TYPE: u16 = 4;

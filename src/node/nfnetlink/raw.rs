@@ -6,17 +6,11 @@ use netlink_bindings::consts::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
 use netlink_bindings::traits::{NetlinkRequest, Protocol};
 use netlink_bindings::utils::ErrorContext;
 
+use super::TableFamily;
 use super::socket::{Consistent, Socket};
 use crate::error::{Error, Kind, Result};
-
-/// The length of an attribute's header.
-const HEADER: usize = 4;
-
-/// The flag of an attribute that holds attributes (NLA_F_NESTED).
-const NESTED: u16 = 1 << 15;
-
-/// The bits of an attribute's type that are its number (NLA_TYPE_MASK).
-const NUMBER: u16 = !(NESTED | 1 << 14);
+pub(super) use crate::state::netlink_attributes::Attributes;
+use crate::state::netlink_attributes::{NESTED, push};
 
 /// How often a list is asked for while others write.
 const TRIES: u32 = 5;
@@ -32,6 +26,22 @@ impl RawRequest {
     /// A request for all objects, by the number of a message that gets one.
     fn list(message: u16) -> RawRequest {
         RawRequest { message, flags: NLM_F_DUMP as u16, payload: header() }
+    }
+
+    /// A request for all objects of one of nf_tables' families.
+    pub(super) fn list_of(message: u16, family: TableFamily) -> RawRequest {
+        RawRequest { message, flags: NLM_F_DUMP as u16, payload: header_of(family) }
+    }
+
+    /// A message of a batch that makes an object of one of nf_tables' families from attributes.
+    pub(super) fn with_attributes(
+        message: u16,
+        flags: i32,
+        family: TableFamily,
+        attributes: &[u8],
+    ) -> RawRequest {
+        let payload = [&header_of(family)[..], attributes].concat();
+        RawRequest { message, flags: flags as u16, payload }
     }
 
     /// A request for a new object, by the number of the message that makes one. The kernel refuses
@@ -67,18 +77,14 @@ impl RawRequest {
     }
 }
 
-/// The header of every message: AF_UNSPEC, the only version, no resource.
-fn header() -> Vec<u8> {
-    Nfgenmsg::new().as_slice().to_vec()
+/// The header of a message of nf_tables.
+fn header_of(family: TableFamily) -> Vec<u8> {
+    family.header().as_slice().to_vec()
 }
 
-fn push(payload: &mut Vec<u8>, number: u16, value: &[u8]) {
-    // The kernel refuses a value that is too long, whatever the number says.
-    let length = u16::try_from(HEADER + value.len()).unwrap_or(u16::MAX);
-    payload.extend(length.to_ne_bytes());
-    payload.extend(number.to_ne_bytes());
-    payload.extend(value);
-    payload.resize(payload.len().next_multiple_of(HEADER), 0);
+/// The header of every other message: AF_UNSPEC, the only version, no resource.
+fn header() -> Vec<u8> {
+    Nfgenmsg::new().as_slice().to_vec()
 }
 
 impl NetlinkRequest for RawRequest {
@@ -120,44 +126,6 @@ pub(super) fn list<T>(
         }
     }
     Err(Error::new(Kind::Unstable, object, "others keep changing them"))
-}
-
-/// The attributes in the bytes of a message, each with its number.
-pub(super) struct Attributes<'a>(pub(super) &'a [u8]);
-
-impl<'a> Iterator for Attributes<'a> {
-    type Item = (u16, &'a [u8]);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let (header, _) = self.0.split_at_checked(HEADER)?;
-        let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
-        let value = self.0.get(HEADER..length)?;
-        self.0 = self.0.get(length.next_multiple_of(HEADER)..).unwrap_or_default();
-        Some((u16::from_ne_bytes([header[2], header[3]]) & NUMBER, value))
-    }
-}
-
-impl<'a> Attributes<'a> {
-    /// The value of the attribute `number`.
-    pub(super) fn get(&self, number: u16) -> Option<&'a [u8]> {
-        Attributes(self.0).find(|(other, _)| *other == number).map(|(_, value)| value)
-    }
-
-    /// The value of the attribute `number`, a text up to a NUL. None if it is not in UTF-8.
-    pub(super) fn text(&self, number: u16) -> Option<String> {
-        let value = self.get(number)?.split(|byte| *byte == 0).next()?;
-        String::from_utf8(value.to_vec()).ok()
-    }
-
-    /// The value of the attribute `number`, a number of 32 bits.
-    pub(super) fn u32(&self, number: u16) -> Option<u32> {
-        Some(u32::from_be_bytes(self.get(number)?.try_into().ok()?))
-    }
-
-    /// The value of the attribute `number`, a number of 64 bits.
-    pub(super) fn u64(&self, number: u16) -> Option<u64> {
-        Some(u64::from_be_bytes(self.get(number)?.try_into().ok()?))
-    }
 }
 
 #[cfg(test)]

@@ -3,11 +3,14 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::time::Duration;
 
+use crate::apply::Kernel;
 use crate::error::{Error, Kind, Result};
 use crate::node::command::Command;
 use crate::node::subsystems;
 use crate::node::tools::{Tool, Tools};
+use crate::plan::change::{Direction, Edit, Target, native_table};
 use crate::run::sandbox::prerequisites;
 use crate::state::nft::{NftTable, rebuild};
 use crate::state::{Backend, NodeState, RulesetId};
@@ -56,21 +59,39 @@ pub fn load(state: &NodeState, tools: &Tools) -> Result<UnsupportedObjects> {
         let text = prerequisites::without(*id, ruleset, &missing, &mut lines);
         load_ruleset(*id, &text, tools, &mut lines)?;
     }
-    let native = state.native_tables().into_iter();
-    let (partial, whole): (Vec<_>, Vec<_>) = native.partition(|table| table.has_xtables_part());
-    lines.extend(partial.iter().map(|table| {
+    load_native(state, tools, &mut lines)?;
+    Ok(UnsupportedObjects { lines, servers: load_ipvs(state, tools)? })
+}
+
+/// Makes the native tables from the kernel's messages about them, or, where the state has none because
+/// an older version captured it, from nft's JSON.
+fn load_native(state: &NodeState, tools: &Tools, unsupported: &mut Vec<String>) -> Result<()> {
+    let kernel = Kernel::new(tools, Duration::ZERO);
+    let mut listed: Vec<&NftTable> = Vec::new();
+    for table in state.native_tables() {
         let NftTable { family, name, .. } = table;
-        format!(
-            "nft table {family} {name}, of whose xtables matches and targets nft prints names alone"
-        )
-    }));
-    if !whole.is_empty() {
+        let Some(native) = native_table(family, name, state) else { continue };
+        let refused = if !native.messages.is_empty() {
+            let target = Target::NativeTable(native);
+            let edit = Edit { direction: Direction::Add, target };
+            kernel.apply(&edit).err().map(|error| error.cause)
+        } else if let Some(cause) = state.nft_messages.refusal(family, name) {
+            Some(cause.to_owned())
+        } else if table.has_xtables_part() {
+            Some("of whose xtables matches and targets nft prints names alone".into())
+        } else {
+            listed.push(table);
+            None
+        };
+        unsupported.extend(refused.map(|cause| format!("nft table {family} {name}: {cause}")));
+    }
+    if !listed.is_empty() {
         Command::new(tools.tool(Tool::Nft)?)
             .args(["-j", "-f", "-"])
-            .stdin(rebuild(whole.iter().flat_map(|table| &table.objects)).to_string())
+            .stdin(rebuild(listed.iter().flat_map(|table| &table.objects)).to_string())
             .run()?;
     }
-    Ok(UnsupportedObjects { lines, servers: load_ipvs(state, tools)? })
+    Ok(())
 }
 
 /// Loads the virtual servers if this kernel has ipvs; otherwise returns their names.
@@ -95,9 +116,8 @@ fn load_ruleset(
     tools: &Tools,
     unsupported: &mut Vec<String>,
 ) -> Result<()> {
-    let command = Command::new(tools.tool(Tool::Restore(id))?)
-        .args(["-c"])
-        .deadline(std::time::Duration::from_secs(60));
+    let command =
+        Command::new(tools.tool(Tool::Restore(id))?).args(["-c"]).deadline(Duration::from_secs(60));
     let (what, before) = (id.to_string(), unsupported.len());
     let search = match id.backend {
         Backend::Legacy => Search::Yes,

@@ -1,6 +1,9 @@
-//! Deletes conntrack entries by the kernel's identifier. An entry that was created meanwhile for
-//! the same flow is kept, because it has another identifier.
+//! Deletes conntrack entries that lead past their service.
+//!
+//! Each is deleted by the kernel's identifier. An entry that was created meanwhile for the same flow
+//! is kept, because it has another identifier.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use netlink_bindings::conntrack::{Nfgenmsg, OpGetDo, Request};
@@ -8,7 +11,39 @@ use netlink_bindings::consts::NLM_F_ACK;
 use netlink_bindings::traits::{NetlinkRequest, Protocol};
 
 use crate::error::{Error, Kind, Result};
-use crate::node::conntrack::{ConntrackEntry, ConntrackSocket, UDP};
+use crate::kube_proxy::stale_entries::ServiceDestinations;
+use crate::node::conntrack::{ConntrackSocket, protocol_number};
+use crate::state::conntrack::ConntrackEntry;
+
+/// Deletes the stale entries of services, so that the next packet of each client is translated as
+/// the rules say now. Returns how many were deleted.
+///
+/// # Errors
+/// [`Kind::Kernel`] or [`Kind::Permission`] if conntrack cannot be read, or naming an entry.
+pub fn clear_stale(services: &ServiceDestinations<'_>) -> Result<usize> {
+    let mut conntrack = ConntrackSocket::open()?;
+    let mut cleared = 0;
+    for entry in find_stale(&mut conntrack, services)? {
+        cleared += usize::from(delete(&mut conntrack, &entry)?);
+    }
+    Ok(cleared)
+}
+
+/// The stale entries of services, but for those whose clients are served all the same.
+///
+/// # Errors
+/// [`Kind::Kernel`] or [`Kind::Permission`] if conntrack cannot be read.
+pub fn find_stale(
+    conntrack: &mut ConntrackSocket,
+    services: &ServiceDestinations<'_>,
+) -> Result<Vec<ConntrackEntry>> {
+    let mut stale = conntrack.entries(|entry| services.staleness(entry).is_some())?;
+    let client = |entry: &ConntrackEntry| (entry.protocol, entry.client);
+    let clients: HashSet<_> = stale.iter().filter(|entry| !entry.in_use).map(client).collect();
+    let others = conntrack.entries(|other| other.in_use && clients.contains(&client(other)))?;
+    stale.retain(|entry| !others.iter().any(|other| services.is_served(entry, other)));
+    Ok(stale)
+}
 
 /// Deletes one entry. Returns false if the entry is gone, or was created anew under another
 /// identifier.
@@ -16,26 +51,26 @@ use crate::node::conntrack::{ConntrackEntry, ConntrackSocket, UDP};
 /// # Errors
 /// [`Kind::Kernel`] or [`Kind::Permission`], naming the entry.
 pub fn delete(conntrack: &mut ConntrackSocket, entry: &ConntrackEntry) -> Result<bool> {
-    let family = if entry.service.is_ipv4() { 2 } else { 10 };
+    let family = if entry.destination.is_ipv4() { 2 } else { 10 };
     let mut request =
         Request::new().op_get_do(&Nfgenmsg { nfgen_family: family, ..Nfgenmsg::new() });
     let tuple = request.encode().nested_tuple_orig();
     let addresses = tuple.nested_tuple_ip();
-    let addresses = match (entry.client.ip(), entry.service.ip()) {
-        (IpAddr::V4(client), IpAddr::V4(service)) => {
-            addresses.push_ip_v4_src(client).push_ip_v4_dst(service)
+    let addresses = match (entry.client.ip(), entry.destination.ip()) {
+        (IpAddr::V4(client), IpAddr::V4(destination)) => {
+            addresses.push_ip_v4_src(client).push_ip_v4_dst(destination)
         }
-        (IpAddr::V6(client), IpAddr::V6(service)) => {
-            addresses.push_ip_v6_src(client).push_ip_v6_dst(service)
+        (IpAddr::V6(client), IpAddr::V6(destination)) => {
+            addresses.push_ip_v6_src(client).push_ip_v6_dst(destination)
         }
         _ => return Err(Error::new(Kind::Unexpected, entry.to_string(), "of two families")),
     };
     let attributes = addresses
         .end_nested()
         .nested_tuple_proto()
-        .push_proto_num(UDP)
+        .push_proto_num(protocol_number(entry.protocol))
         .push_proto_src_port(entry.client.port())
-        .push_proto_dst_port(entry.service.port())
+        .push_proto_dst_port(entry.destination.port())
         .end_nested()
         .end_nested()
         .push_id(entry.id);

@@ -5,6 +5,7 @@
 //! save is refused, naming the save ([`super::lossy_save`]).
 
 use std::borrow::Cow;
+use std::panic::resume_unwind;
 use std::thread;
 use std::time::Duration;
 
@@ -12,9 +13,10 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::command::CommandOutput;
-use super::nfnetlink::Netfilter;
+use super::lossy_save::{lossy, suspect_rules};
+use super::nfnetlink::{Netfilter, TableFamily};
 use super::tools::{Tool, Tools};
-use super::{config_files, kube_proxy_api, lossy_save::lossy, prerequisites, processes};
+use super::{config_files, kube_proxy_api, prerequisites, processes};
 use super::{subsystems, sysctls};
 use crate::error::{Error, Kind, Result};
 use crate::event::{Event, Silent, Sink};
@@ -29,6 +31,10 @@ use crate::state::{Backend, Family, Files, RulesetId};
 /// The deadline of a save. It is long, because a save of 115,000 lines restarts again and again
 /// while another program writes.
 const SAVE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How often a native table is read while others write. What was read last counts then; whether it is
+/// the same table twice, a snapshot shows.
+const NATIVE_TRIES: usize = 3;
 
 /// How much is captured. Each extent reads what the ones before it read, and more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -206,7 +212,28 @@ fn put_save(files: &mut Files, id: RulesetId, output: CommandOutput) -> Result<(
     if let Some(refused) = lossy(&file, &output.stdout, &output.stderr) {
         return Err(refused);
     }
+    // iptables-legacy-save fails at a match that it does not know, and so loses none.
+    if id.backend == Backend::Nft {
+        refuse_lost_matches(&file, id.family, &output.stdout)?;
+    }
     put(files, &file, output.stdout);
+    Ok(())
+}
+
+/// Refuses a save of the backend nft that lacks a condition which the kernel's rule has.
+fn refuse_lost_matches(file: &str, family: Family, save: &str) -> Result<()> {
+    let suspects = suspect_rules(save);
+    if suspects.is_empty() {
+        return Ok(());
+    }
+    let mut netfilter = Netfilter::open()?;
+    for suspect in suspects {
+        let rules = netfilter.rules(family, suspect.table, suspect.chain)?;
+        // A rule that is not there any more is as good as one with a condition: the save is old.
+        if !rules.get(suspect.position).is_some_and(|rule| rule.unconditional) {
+            return Err(suspect.error(file));
+        }
+    }
     Ok(())
 }
 
@@ -282,7 +309,7 @@ fn nft(tools: &Tools, files: &mut Files, sink: &dyn Sink) -> Result<()> {
             put_save(files, id, save(tools, Tool::Save(id), &["-c"])?)?;
         }
     }
-    let mut native: Vec<Value> = Vec::new();
+    let (mut native, mut messages): (Vec<Value>, String) = Default::default();
     for table in tables.iter().filter(|t| t.is_native()) {
         if !is_identifier(&table.name) {
             let text = format!(
@@ -292,30 +319,42 @@ fn nft(tools: &Tools, files: &mut Files, sink: &dyn Sink) -> Result<()> {
             sink.emit(Event::Note { text });
             continue;
         }
-        let mut items = native_table(tools, table)?;
+        let (mut items, copy) = native_table(tools, table)?;
         // Each listing repeats the item with nft's version; only the first is kept.
         items.retain(|item| native.is_empty() || item.get("metainfo").is_none());
         native.append(&mut items);
+        messages.push_str(&copy);
     }
+    put(files, "nft.messages", messages);
     if !native.is_empty() {
         put(files, "nft.json", format!("{}\n", serde_json::json!({ "nftables": native })));
     }
     Ok(())
 }
 
-/// The items of one native table in nft's JSON; empty if the table was deleted meanwhile.
-fn native_table(tools: &Tools, table: &NftTableName) -> Result<Vec<Value>> {
-    match save(tools, Tool::Nft, &["-j", "list", "table", &table.family, &table.name]) {
-        Ok(output) => json(&output.stdout),
-        Err(e) => match Netfilter::open()?
-            .tables()?
-            .iter()
-            .any(|t| t.name == table.name && t.family.to_string() == table.family)
-        {
-            true => Err(e),
-            false => Ok(Vec::new()),
-        },
+/// The items of one native table in nft's JSON, and the lines of its messages; empty if the table was
+/// deleted meanwhile. Reads both again while somebody writes between the two.
+fn native_table(tools: &Tools, table: &NftTableName) -> Result<(Vec<Value>, String)> {
+    let NftTableName { family, name } = table;
+    let mut netfilter = Netfilter::open()?;
+    for tries_left in (0..NATIVE_TRIES).rev() {
+        let generation = netfilter.settled_generation()?;
+        // Both at once, because each of them asks the kernel for the elements of thousands of sets.
+        let (listed, copy) = thread::scope(|scope| {
+            let nft = ["-j", "list", "table", family, name];
+            let listing = scope.spawn(move || save(tools, Tool::Nft, &nft));
+            let copy = netfilter.copy_table(TableFamily::named(family)?, name);
+            let listed = listing.join().unwrap_or_else(|panic| resume_unwind(panic));
+            Ok::<_, Error>((listed, copy?))
+        })?;
+        let Some(copy) = copy else { break };
+        if tries_left == 0 || netfilter.generation()? == generation {
+            let unreadable = |e: Error| Error { object: format!("nft table {family} {name}"), ..e };
+            let items = json(&listed?.stdout).map_err(unreadable)?;
+            return Ok((items, copy.render(family, name)));
+        }
     }
+    Ok(Default::default())
 }
 
 /// The items of a JSON document that nft printed.

@@ -6,8 +6,9 @@
 
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Output};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -130,6 +131,24 @@ impl Command {
     /// Fails with [`Kind::Command`] when the program cannot be started, passes its deadline, exits
     /// with a status other than 0, or writes something other than UTF-8.
     pub fn run(&self) -> Result<CommandOutput> {
+        let mut output = self.run_once()?;
+        if never_began(output.status) {
+            output = self.run_once()?;
+        }
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        if !output.status.success() {
+            return Err(self.error(failure(&output.status.to_string(), &stderr)));
+        }
+        let stdout = match String::from_utf8(output.stdout) {
+            Ok(text) => text,
+            Err(e) if self.lossy => String::from_utf8_lossy(e.as_bytes()).into_owned(),
+            Err(e) => return Err(self.error(format!("its output is not UTF-8: {e}"))),
+        };
+        Ok(CommandOutput { stdout, stderr })
+    }
+
+    /// Starts the program, and waits until it has ended or its deadline has passed.
+    fn run_once(&self) -> Result<Output> {
         let handle = self.start().map_err(|e| self.error(e))?;
         let done = handle.wait_timeout(self.deadline).map_err(|e| self.error(e))?.is_some();
         if !done {
@@ -142,17 +161,7 @@ impl Command {
         }
         // The program has ended, so this does not wait. `into_output` does not copy the output,
         // which may be large.
-        let output = handle.into_output().map_err(|e| self.error(e))?;
-        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-        if !output.status.success() {
-            return Err(self.error(failure(&output.status.to_string(), &stderr)));
-        }
-        let stdout = match String::from_utf8(output.stdout) {
-            Ok(text) => text,
-            Err(e) if self.lossy => String::from_utf8_lossy(e.as_bytes()).into_owned(),
-            Err(e) => return Err(self.error(format!("its output is not UTF-8: {e}"))),
-        };
-        Ok(CommandOutput { stdout, stderr })
+        handle.into_output().map_err(|e| self.error(e))
     }
 
     /// Starts the program, and a thread that writes the program's standard input.
@@ -213,6 +222,14 @@ pub fn child(
             command.process_group(0);
             Ok(())
         })
+}
+
+/// Whether a child was ended by the terminal before it became the program. A new process is in our
+/// process group for some microseconds, and until it has one of its own, Ctrl-C reaches it too, and
+/// ends it.
+pub fn never_began(status: ExitStatus) -> bool {
+    let of_terminal = [Signal::INT, Signal::HUP, Signal::QUIT].map(Signal::as_raw);
+    status.signal().is_some_and(|signal| of_terminal.contains(&signal))
 }
 
 /// Formats the exit status of a failed program with the first lines of its error text.
@@ -276,6 +293,21 @@ mod tests {
     fn a_missing_program_is_an_error() {
         let e = Command::new("/no/such/program").run().unwrap_err();
         assert_eq!((e.kind, e.object.as_str()), (Kind::Command, "/no/such/program"));
+    }
+
+    #[test]
+    fn what_the_terminal_ended_before_it_began_runs_again_once() {
+        let tmp = tempfile::tempdir().unwrap();
+        let count = tmp.path().join("count");
+        let run = |times: u32| {
+            let _ = std::fs::remove_file(&count);
+            let count = count.display();
+            sh(&format!("echo >>{count}; [ $(wc -l <{count}) -gt {times} ] || kill -INT $$")).run()
+        };
+        assert!(run(0).is_ok() && run(1).is_ok());
+        assert!(run(2).unwrap_err().cause.contains("SIGINT"));
+        let killed = sh("kill -TERM $$").run().unwrap_err();
+        assert!(killed.cause.contains("SIGTERM"), "{killed}");
     }
 
     #[test]

@@ -1,56 +1,26 @@
-//! Finds stale UDP entries of conntrack. While a client keeps sending to a service, its packets go
-//! to the backend in its conntrack entry, even if that backend was removed from the service.
-//!
-//! Reads conntrack over netlink, so the `conntrack` program is not needed.
+//! Reads the entries of conntrack over netlink, so the `conntrack` program is not needed.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use netlink_bindings::conntrack::{IterableTupleAttrs, Nfgenmsg, Request};
+use netlink_bindings::conntrack::{
+    IterableConntrackAttrs, IterableTupleAttrs, NfCtSctpState, Nfgenmsg, Request,
+};
 use netlink_bindings::traits::NetlinkRequest;
 use netlink_bindings::utils::ErrorContext;
-use serde::Serialize;
 
 use super::nfnetlink::socket::Socket;
 use crate::error::Result;
+use crate::state::conntrack::ConntrackEntry;
+use crate::state::ipvs::Protocol;
 
-/// The UDP services, keyed by address and port, each with its backends.
-pub type UdpServices = BTreeMap<SocketAddr, BTreeSet<SocketAddr>>;
+/// The bit of an entry's status once a packet has come back: IPS_SEEN_REPLY.
+const REPLIED: u32 = 1 << 1;
 
-/// The protocol number of UDP: IPPROTO_UDP.
-pub(crate) const UDP: u8 = 17;
+/// The bit of an entry's status if NAT translates the destination: IPS_DST_NAT.
+const TRANSLATED: u32 = 1 << 5;
 
-/// A conntrack entry of a UDP flow to a service.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ConntrackEntry {
-    /// The source of the flow.
-    pub client: SocketAddr,
-    /// The destination of the flow: the address and port of a service.
-    pub service: SocketAddr,
-    /// Where replies come from: the backend that was chosen, or the service's own address if none
-    /// was.
-    pub backend: SocketAddr,
-    /// The kernel's identifier of this entry (CTA_ID).
-    pub id: u32,
-    /// Its conntrack zone; 0 by default.
-    pub zone: u16,
-}
-
-impl fmt::Display for ConntrackEntry {
-    /// As in messages: `udp 10.0.0.1:4000 → 10.96.0.10:53, answered by 10.244.0.5:53`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "udp {} → {}, answered by {}", self.client, self.service, self.backend)
-    }
-}
-
-impl ConntrackEntry {
-    /// True if the entry's destination is one of `services`, but its backend is not one of that
-    /// service's backends.
-    pub fn is_stale(&self, services: &UdpServices) -> bool {
-        services.get(&self.service).is_some_and(|backends| !backends.contains(&self.backend))
-    }
-}
+/// SCTP_CONNTRACK_CLOSED, which netlink-bindings calls `Cloned`.
+const SCTP_CLOSED: u8 = NfCtSctpState::Cloned as u8;
 
 /// A netlink connection to conntrack in this network namespace. Opening it, or sending a request,
 /// may load the kernel module `nf_conntrack_netlink`.
@@ -69,27 +39,20 @@ impl ConntrackSocket {
         Ok(ConntrackSocket { socket: Socket::open()? })
     }
 
-    /// The stale conntrack entries of `services`, for IPv4 and IPv6.
+    /// The entries of TCP, UDP and SCTP that `wanted` accepts: of both address families, in every
+    /// zone. A node may have hundreds of thousands, so only these are kept.
     ///
     /// # Errors
     /// [`crate::error::Kind::Kernel`] if this kernel does not list conntrack entries,
     /// [`crate::error::Kind::Permission`] without CAP_NET_ADMIN.
-    pub fn stale(&mut self, services: &UdpServices) -> Result<Vec<ConntrackEntry>> {
+    pub fn entries(
+        &mut self,
+        wanted: impl Fn(&ConntrackEntry) -> bool,
+    ) -> Result<Vec<ConntrackEntry>> {
         let mut found = Vec::new();
         let request = Request::new().op_get_dump(&Nfgenmsg::new());
-        self.socket.request(&request, "conntrack entries", |(_, entry)| {
-            let original = entry.get_tuple_orig()?;
-            if original.get_tuple_proto()?.get_proto_num()? != UDP {
-                return Ok(());
-            }
-            let (client, service) = ends(&original)?;
-            let (backend, _) = ends(&entry.get_tuple_reply()?)?;
-            // An entry without a zone is in zone 0.
-            let zone = entry.get_zone().unwrap_or(0);
-            let entry = ConntrackEntry { client, service, backend, id: entry.get_id()?, zone };
-            if entry.is_stale(services) {
-                found.push(entry);
-            }
+        self.socket.request(&request, "conntrack entries", |(_, attributes)| {
+            found.extend(parse(&attributes)?.filter(&wanted));
             Ok(())
         })?;
         Ok(found)
@@ -104,10 +67,49 @@ impl ConntrackSocket {
     }
 }
 
+/// The number of a protocol in IP packets (IANA's "Assigned Internet Protocol Numbers").
+pub(crate) fn protocol_number(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => 6,
+        Protocol::Udp => 17,
+        Protocol::Sctp => 132,
+    }
+}
+
+/// Parses an entry; `None` for an entry of another protocol.
+fn parse(entry: &IterableConntrackAttrs<'_>) -> Result<Option<ConntrackEntry>, ErrorContext> {
+    let original = entry.get_tuple_orig()?;
+    let number = original.get_tuple_proto()?.get_proto_num()?;
+    let all = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+    let Some(protocol) = all.into_iter().find(|p| protocol_number(*p) == number) else {
+        return Ok(None);
+    };
+    let (client, destination) = ends(&original)?;
+    let (leads_to, _) = ends(&entry.get_tuple_reply()?)?;
+    Ok(Some(ConntrackEntry {
+        protocol,
+        client,
+        destination,
+        leads_to,
+        is_by_nat: entry.get_status()? & TRANSLATED != 0,
+        in_use: is_in_use(entry, protocol)?,
+        id: entry.get_id()?,
+        // An entry without a zone is in zone 0.
+        zone: entry.get_zone().unwrap_or(0),
+    }))
+}
+
+/// Whether a packet has come back. An association of SCTP that was refused keeps its entry, where the
+/// kernel drops that of a refused connection of TCP.
+fn is_in_use(entry: &IterableConntrackAttrs<'_>, protocol: Protocol) -> Result<bool, ErrorContext> {
+    let has_reply = entry.get_status()? & REPLIED != 0;
+    let state = || entry.get_protoinfo()?.get_protoinfo_sctp()?.get_sctp_state();
+    let is_refused = protocol == Protocol::Sctp && state().ok() == Some(SCTP_CLOSED);
+    Ok(has_reply && !is_refused)
+}
+
 /// The source and the destination of one direction of an entry.
-fn ends(
-    tuple: &IterableTupleAttrs<'_>,
-) -> std::result::Result<(SocketAddr, SocketAddr), ErrorContext> {
+fn ends(tuple: &IterableTupleAttrs<'_>) -> Result<(SocketAddr, SocketAddr), ErrorContext> {
     let ip = tuple.get_tuple_ip()?;
     let ports = tuple.get_tuple_proto()?;
     let source =
@@ -118,36 +120,4 @@ fn ends(
         SocketAddr::new(source, ports.get_proto_src_port()?),
         SocketAddr::new(destination, ports.get_proto_dst_port()?),
     ))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn stale_is_what_leads_to_no_backend_of_its_service() {
-        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
-        let entry = |service, backend| ConntrackEntry {
-            client: at("10.0.0.1:4000"),
-            service: at(service),
-            backend: at(backend),
-            id: 1,
-            zone: 0,
-        };
-        let backends = BTreeSet::from([at("10.244.0.5:53"), at("10.244.0.6:53")]);
-        let services = UdpServices::from([
-            (at("10.96.0.10:53"), backends),
-            (at("10.96.0.11:53"), BTreeSet::new()),
-        ]);
-        for (service, backend, stale) in [
-            ("10.96.0.10:53", "10.244.0.5:53", false),
-            ("10.96.0.10:53", "10.244.0.7:53", true),
-            ("10.96.0.10:53", "10.244.0.5:54", true),
-            ("10.96.0.10:53", "10.96.0.10:53", true),
-            ("10.96.0.11:53", "10.244.0.5:53", true),
-            ("10.96.0.10:54", "10.244.0.7:53", false),
-        ] {
-            assert_eq!(entry(service, backend).is_stale(&services), stale, "{service} {backend}");
-        }
-    }
 }

@@ -9,7 +9,7 @@ use ureq::Agent;
 
 use super::trust::PinnedProcess;
 use crate::runtime::process_start;
-use crate::state::kube_proxy::{CommandLine, Instances, KubeProxyConfig};
+use crate::state::kube_proxy::{CommandLine, IPVS_LINK, Instances, KubeProxyConfig, ProxyMetrics};
 use crate::state::links::Link;
 use crate::state::tools::Process;
 use crate::state::{Files, NodeState};
@@ -24,9 +24,6 @@ const MODE: u64 = 64;
 /// some hundred KiB.
 const METRICS: u64 = 16 << 20;
 
-/// The link of ipvs mode, which has the addresses of all services.
-const IPVS_LINK: &str = "kube-ipvs0";
-
 /// The metric whose labels have kube-proxy's version.
 const BUILD: &str = "kubernetes_build_info{";
 
@@ -38,6 +35,13 @@ pub fn mode(state: &NodeState) -> Option<String> {
     let mode = text.trim();
     let is_word = |mode: &str| mode.chars().all(|c| c.is_ascii_lowercase());
     (!mode.is_empty() && is_word(mode)).then(|| mode.to_owned())
+}
+
+/// What the metrics of the only kube-proxy in `state` say; none if there is no such process or no
+/// reply.
+pub fn metrics(state: &NodeState) -> Option<ProxyMetrics> {
+    let server = Server::of(state.processes.as_deref()?, &state.files, &state.links)?;
+    server.get("metrics", METRICS).map(|text| ProxyMetrics::parse(&text))
 }
 
 /// Fills in the version of the kube-proxy among `processes`, as its metrics report it, if the

@@ -1,6 +1,8 @@
 //! Asks the live node for facts that no file of a snapshot holds. Changes nothing, and loads no
 //! module.
 
+mod conntrack;
+mod expressions;
 pub mod kube_proxy;
 mod lock;
 pub mod modules;
@@ -11,6 +13,7 @@ mod units;
 use std::path::Path;
 
 use super::kube_proxy_api;
+use super::tools::Tools;
 use super::trust::{NET_ADMIN, PinnedProcess};
 use crate::state::NodeState;
 use crate::state::live_facts::LiveFacts;
@@ -20,6 +23,7 @@ pub fn probe(state: &NodeState, store: Option<&Path>) -> LiveFacts {
     let (lock_wait, lock_holder) = lock::wait();
     let kube_proxy = kube_proxy::observe_root(state);
     let log = kube_proxy::read_logs();
+    let modules = modules::read();
     LiveFacts {
         pod_addresses: pods::addresses(),
         proxy_mode: kube_proxy_api::mode(state),
@@ -31,8 +35,11 @@ pub fn probe(state: &NodeState, store: Option<&Path>) -> LiveFacts {
         store_free: store.and_then(store::free),
         lock_wait,
         lock_holder,
-        modules: Some(modules::read()),
+        untranslated_flows: conntrack::untranslated(&modules),
+        nft_expressions: expressions::probe(&Tools::find(), &modules),
+        modules: Some(modules),
         enabled_units: units::enabled(Path::new("/")),
+        kube_proxy_metrics: kube_proxy_api::metrics(state),
     }
 }
 

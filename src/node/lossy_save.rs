@@ -1,11 +1,15 @@
 //! Recognises lossy saves by their text: those that lack something that the kernel has.
 //!
 //! `iptables-save` exits with 0 even when its output is lossy. An older build omits a match that it
-//! does not know; without its `-m mark`, for example, a rule in KUBE-FIREWALL drops every packet. A
+//! does not know; without its `-m mark`, for example, a rule in KUBE-FIREWALL drops every packet. So does one that the
+//! kernel holds like that: which of the two it is, the kernel's own rules show ([`suspect_rules`]). A
 //! build of the nft backend omits tables that it cannot express. Restoring such a save would break
 //! the node.
 
+use std::collections::BTreeMap;
+
 use crate::error::{Error, Kind};
+use crate::state::lost_match::ConditionalRule;
 
 /// Why a save is lossy, if it is. `file` names the save, `text` is its output, and `stderr` is what
 /// its program wrote to standard error.
@@ -53,43 +57,55 @@ fn bad_line(line: &str) -> Option<SaveFault> {
         let cause = format!("a table is left out: {}", line.trim_start_matches(['#', ' ']));
         return Some(SaveFault { cause, hint: BY_NFT });
     }
-    if drops_everything(line) {
-        let cause = format!("a match was lost, this rule drops every packet: {line}");
-        return Some(SaveFault { cause, hint: OTHER_BUILD });
-    }
     None
 }
 
-/// True for a DROP in KUBE-FIREWALL without a condition. Both DROP rules that the kubelet really
-/// makes have one: a mark, or addresses and a connection state.
-fn drops_everything(line: &str) -> bool {
-    if !line.contains("-A KUBE-FIREWALL ") {
-        return false;
-    }
-    let words = outside_quotes(line);
-    let words: Vec<_> = words.split_whitespace().collect();
-    let has = |wanted: &[&str]| words.iter().any(|w| wanted.contains(w));
-    let pair = |a: &str, b: &str| words.windows(2).any(|w| w == [a, b]);
-    pair("-A", "KUBE-FIREWALL")
-        && pair("-j", "DROP")
-        && !has(&["--mark", "-s", "--source", "-d", "--destination", "--ctstate"])
+/// A rule in a save that has no condition although it always has one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SuspectRule<'a> {
+    /// The rule's table.
+    pub table: &'a str,
+    /// The rule's chain.
+    pub chain: &'static str,
+    /// The rule's position in its chain, from 0.
+    pub position: usize,
+    line: &'a str,
+    effect: &'static str,
 }
 
-/// The line without its double-quoted parts, in which a backslash escapes the character after it.
-fn outside_quotes(line: &str) -> String {
-    let (mut quoted, mut escaped) = (false, false);
-    line.chars()
-        .filter(|&c| {
-            let kept = !quoted && c != '"';
-            match c {
-                _ if escaped => escaped = false,
-                '\\' if quoted => escaped = true,
-                '"' => quoted = !quoted,
-                _ => {}
-            }
-            kept
-        })
-        .collect()
+impl SuspectRule<'_> {
+    /// The error that the save `file` is lossy, for a rule that has a condition in the kernel.
+    pub fn error(&self, file: &str) -> Error {
+        let cause = format!("a match was lost, so that this rule {}: {}", self.effect, self.line);
+        Error::new(Kind::LossyCapture, file, cause).hint(OTHER_BUILD)
+    }
+}
+
+/// The rules of a save that may have lost their match in it. The kernel decides: it may hold them like
+/// that.
+pub fn suspect_rules(save: &str) -> Vec<SuspectRule<'_>> {
+    let (mut table, mut found, mut positions) = ("", Vec::new(), BTreeMap::new());
+    for line in save.lines() {
+        if let Some(name) = line.strip_prefix('*') {
+            table = name;
+            positions.clear();
+        }
+        // A rule may have its counters in front: `[3:180] -A …`.
+        let text =
+            if line.starts_with('[') { line.split_once(' ').map(|(_, text)| text) } else { None };
+        let text = text.unwrap_or(line);
+        let chain = text.strip_prefix("-A ").and_then(|rest| rest.split(' ').next());
+        let Some(chain) = chain.filter(|name| ConditionalRule::chains().any(|c| c == *name)) else {
+            continue;
+        };
+        let next: &mut usize = positions.entry(chain).or_default();
+        let position = std::mem::replace(next, *next + 1);
+        if let Some(rule) = ConditionalRule::lost_by(text) {
+            let ConditionalRule { chain, effect, .. } = rule;
+            found.push(SuspectRule { table, chain, position, line, effect });
+        }
+    }
+    found
 }
 
 /// The fault, if any, in the sequence of table headers (`*nat`) and `COMMIT` lines.
@@ -198,29 +214,26 @@ mod tests {
     }
 
     #[test]
-    fn a_kube_firewall_that_drops_everything_is_refused() {
-        let comment = r#"-m comment --comment "dropping \" --mark -s marked packets""#;
-        for rule in [
-            format!("-A KUBE-FIREWALL {comment} -j DROP"),
-            format!("[3:180] -A KUBE-FIREWALL {comment} -j DROP"),
-            "-A KUBE-FIREWALL -j DROP".into(),
-        ] {
-            assert!(cause(&with_rule(&rule), "").contains("every packet"));
-        }
-    }
-
-    #[test]
-    fn other_drops_are_let_through() {
-        for rule in [
-            "-A KUBE-FIREWALL -m mark --mark 0x8000/0x8000 -j DROP",
-            "-A KUBE-FIREWALL ! -s 127.0.0.0/8 -d 127.0.0.0/8 -j DROP",
-            "-A KUBE-FIREWALL -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP",
-            "-A KUBE-FIREWALL -j KUBE-MARK-DROP",
-            "-A OTHER -j DROP",
-            r#"-A OTHER -m comment --comment "-A KUBE-FIREWALL -j DROP" -j DROP"#,
-        ] {
-            assert!(lossy("f", &with_rule(rule), "").is_none(), "{rule}");
-        }
+    fn rules_without_their_condition_are_suspect_at_their_place() {
+        assert_eq!(suspect_rules(GOOD), []);
+        let save = "*filter\n:INPUT ACCEPT [0:0]\n\
+            [0:0] -A KUBE-FIREWALL -m mark --mark 0x8000/0x8000 -j DROP\n\
+            [3:180] -A KUBE-FIREWALL -m comment --comment \"x -A KUBE-FORWARD\" -j DROP\n\
+            -A KUBE-FORWARD -j ACCEPT\nCOMMIT\n*nat\n-A KUBE-POSTROUTING -j RETURN\n\
+            -A OTHER -m comment --comment \"-A KUBE-FIREWALL -j DROP\" -j DROP\nCOMMIT\n";
+        let found = suspect_rules(save);
+        let positions: Vec<_> = found.iter().map(|r| (r.table, r.chain, r.position)).collect();
+        assert_eq!(
+            positions,
+            [
+                ("filter", "KUBE-FIREWALL", 1),
+                ("filter", "KUBE-FORWARD", 0),
+                ("nat", "KUBE-POSTROUTING", 0)
+            ]
+        );
+        let error = found[0].error("iptables-nft.save");
+        assert_eq!(error.kind, Kind::LossyCapture);
+        assert!(error.cause.contains("drops everything"), "{}", error.cause);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //!
 //! Everything in this module reads the current namespaces. No function has a namespace argument.
 
+pub mod bridge;
 pub mod build_info;
 pub mod capture;
 pub mod command;
@@ -27,5 +28,6 @@ pub mod secrets;
 pub mod subsystems;
 pub mod sysctls;
 pub mod systemd;
+pub mod tcp_connections;
 pub mod tools;
 pub mod trust;

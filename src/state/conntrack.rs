@@ -1,9 +1,13 @@
-//! Parser of `/proc/net/stat/nf_conntrack`.
+//! Connection tracking: the parser of `/proc/net/stat/nf_conntrack`, and what an entry is.
+
+mod entry;
 
 use std::collections::BTreeMap;
 
 use super::lines;
 use crate::error::Result;
+
+pub use entry::ConntrackEntry;
 
 /// The kernel's counters of connection tracking since boot.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,6 +1,7 @@
-//! Virtual servers as `ipvsadm -S -n` saves them, and the listing (`ipvsadm -L -n`) with its
-//! connection counts.
+//! Virtual servers as `ipvsadm -S -n` saves them, the listing (`ipvsadm -L -n`) with its connection
+//! counts, and that of the connections (`ipvsadm -L -n -c`).
 
+mod connections;
 mod limits;
 mod listing;
 mod save_line;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::{Family, lines};
 use crate::error::Result;
 
+pub use connections::open_connections;
 pub use limits::ConnectionLimits;
 pub use listing::{ListedReal, ListedServer, Listing};
 use save_line::SaveLine;
@@ -180,8 +182,7 @@ impl VirtualServerId {
     /// The address family of the packets that the virtual server balances.
     pub fn family(&self) -> Family {
         match self {
-            VirtualServerId::Address { address: SocketAddr::V4(_), .. } => Family::Ipv4,
-            VirtualServerId::Address { address: SocketAddr::V6(_), .. } => Family::Ipv6,
+            VirtualServerId::Address { address, .. } => Family::of(address.ip()),
             VirtualServerId::Fwmark { family, .. } => *family,
         }
     }

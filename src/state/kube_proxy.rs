@@ -8,6 +8,7 @@ mod feature_gates;
 mod flags;
 mod flags_to_config;
 pub mod log;
+mod metrics;
 mod mode;
 mod process;
 
@@ -30,8 +31,12 @@ pub use edit::{ConfigEdit, ConfigSource};
 pub use feature_gates::{GateFate, gate_fate};
 pub use flags::{RetiredFlag, flag_names, heeded_beside_config, retired_flag};
 pub use flags_to_config::{GeneratedConfig, flags_to_config, is_flag};
+pub use metrics::{ProxyMetrics, SyncMetrics};
 pub use mode::Mode;
 pub use process::{Instances, serves};
+
+/// The link of ipvs mode, which has the addresses of all services. They are none of the node.
+pub const IPVS_LINK: &str = "kube-ipvs0";
 
 /// The fields of a `KubeProxyConfiguration` that proxyshift uses. A field that is absent, null or
 /// empty in the file is `None`, false or empty in this struct. Other keys are ignored.

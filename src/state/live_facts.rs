@@ -4,6 +4,9 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::state::Family;
+use crate::state::conntrack::ConntrackEntry;
+use crate::state::kube_proxy::ProxyMetrics;
 use crate::state::tools::ToolList;
 
 /// The facts that were probed on a living node. A fact that was not probed, or got no answer, is
@@ -39,6 +42,34 @@ pub struct LiveFacts {
     pub modules: Option<Modules>,
     /// The systemd units that start at boot: `netfilter-persistent.service`.
     pub enabled_units: Option<BTreeSet<String>>,
+    /// What kube-proxy's metrics say.
+    pub kube_proxy_metrics: Option<ProxyMetrics>,
+    /// The entries of conntrack that are neither translated nor in use.
+    pub untranslated_flows: Option<Vec<ConntrackEntry>>,
+    /// How this kernel takes the expressions that nftables mode writes.
+    pub nft_expressions: Option<Vec<ExpressionProbe>>,
+}
+
+/// How the kernel took an expression of nftables mode's rules, in one address family.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExpressionProbe {
+    /// The expression, as nft spells it.
+    pub expression: &'static str,
+    /// The address family of the table that it was in.
+    pub family: Family,
+    /// How it was taken.
+    pub answer: ExpressionAnswer,
+}
+
+/// The kernel's answer to an expression.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExpressionAnswer {
+    /// The kernel has it.
+    Accepted,
+    /// The kernel refused it; with what nft said.
+    Refused(String),
+    /// It was not tried, because that would load a kernel module.
+    Untried,
 }
 
 /// The kernel modules of a node, grouped by where they were found. The first three lists are

@@ -5,6 +5,7 @@
 
 pub mod accounting;
 pub mod argv;
+pub mod bridge_table;
 pub mod cgroup;
 pub mod cni;
 pub mod conntrack;
@@ -17,9 +18,12 @@ mod lines;
 pub mod links;
 pub mod live_facts;
 pub mod lookalikes;
+pub mod lost_match;
 pub mod multicall;
+pub mod netlink_attributes;
 pub mod networks;
 pub mod nft;
+pub mod nft_messages;
 mod node_state;
 pub mod object;
 pub mod prerequisite;
@@ -28,11 +32,13 @@ pub mod ruleset;
 pub mod shared_str;
 pub mod stage;
 pub mod sysctl;
+pub mod tcp_connections;
 pub mod timeout_policy;
 pub mod tools;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -61,6 +67,14 @@ pub enum Backend {
 impl Family {
     /// Both address families, IPv4 first.
     pub const ALL: [Family; 2] = [Family::Ipv4, Family::Ipv6];
+
+    /// The family of an address.
+    pub fn of(address: IpAddr) -> Family {
+        match address {
+            IpAddr::V4(_) => Family::Ipv4,
+            IpAddr::V6(_) => Family::Ipv6,
+        }
+    }
 
     /// The name of the family's iptables tool: `iptables` or `ip6tables`.
     pub fn tool(self) -> &'static str {

@@ -10,7 +10,9 @@ use crate::state::ipvs::VirtualServers;
 use crate::state::links::{self, Link, PolicyRule, Route};
 use crate::state::lookalikes::{self, Lookalike};
 use crate::state::nft::{NftTable, NftTables};
+use crate::state::nft_messages::TableMessages;
 use crate::state::ruleset::Ruleset;
+use crate::state::sysctl::Sysctls;
 use crate::state::timeout_policy::TimeoutPolicy;
 use crate::state::tools::{self, Process, ToolList};
 use crate::state::{Backend, Files, RulesetId, multicall};
@@ -24,6 +26,8 @@ pub struct NodeState {
     pub rulesets: BTreeMap<RulesetId, Ruleset>,
     /// All nf_tables tables, including those that iptables-nft wrote.
     pub nft: NftTables,
+    /// What native tables can be made of; none of a state that an older version captured.
+    pub nft_messages: TableMessages,
     /// All ipsets of the node.
     pub ipsets: IpSets,
     /// The accounting objects that rules name; none of a state that an older version captured.
@@ -67,6 +71,9 @@ impl NodeState {
             |name: &str| files.get_key_value(name).map(|(name, text)| (name.as_str(), &**text));
         if let Some((name, text)) = text("nft.json") {
             state.nft = NftTables::parse(name, text)?;
+        }
+        if let Some((name, text)) = files.get_key_value("nft.messages") {
+            state.nft_messages = TableMessages::parse(name, text.clone())?;
         }
         if let Some((name, text)) = text("ipset.save") {
             state.ipsets = IpSets::parse(name, text)?;
@@ -144,6 +151,12 @@ impl NodeState {
     /// The text of a captured configuration file; `path` is its path on the node.
     pub fn file(&self, path: &str) -> Option<&str> {
         self.files.get(&format!("files{path}")).map(|text| &**text)
+    }
+
+    /// The sysctls; `None` if they were not captured.
+    pub fn sysctls(&self) -> Option<Sysctls> {
+        const FILE: &str = "sysctl.txt";
+        Sysctls::parse(FILE, self.files.get(FILE)?).ok()
     }
 
     /// The nf_tables tables that no iptables-nft wrote.

@@ -18,12 +18,16 @@ macro_rules! for_each_stage {
             Rehearse, "rehearse", rehearse, NoOptions, false;
             /// Loads kernel modules and sets sysctls, now and for the next boot.
             Prepare, "prepare", prepare, Prepare, true;
+            /// Loads the bridge, which serves while kube-proxy changes its mode.
+            Bridge, "bridge", bridge, BridgeOptions, true;
             /// Edits kube-proxy's configuration and restarts kube-proxy.
             Switch, "switch", switch, Switch, true;
             /// Replaces kube-proxy by another version.
             Upgrade, "upgrade", upgrade, Upgrade, true;
             /// Waits until kube-proxy serves in its new mode.
             Converge, "converge", converge, Converge, false;
+            /// Deletes the bridge, once the new mode serves.
+            RemoveBridge, "remove-bridge", remove_bridge, NoOptions, true;
             /// Removes leftovers: objects whose owner is gone or no longer uses them.
             Clean, "clean", clean, Clean, true;
             /// Verifies, against the kernel, what must hold after a migration.

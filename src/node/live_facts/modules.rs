@@ -8,13 +8,27 @@ use std::path::Path;
 use crate::state::live_facts::Modules;
 
 /// The kernel configuration options of modules that kube-proxy needs, each with its module. The
-/// ipvs schedulers are not listed, because [`of_option`] derives their names from their options.
-const OPTIONS: [(&str, &str); 5] = [
+/// ipvs schedulers are not listed, because [`of_options`] derives their names from their options.
+const OPTIONS: [(&str, &str); 19] = [
     ("CONFIG_DUMMY", "dummy"),
     ("CONFIG_IP_SET", "ip_set"),
     ("CONFIG_IP_VS", "ip_vs"),
     ("CONFIG_NETFILTER_XT_MATCH_IPVS", "xt_ipvs"),
     ("CONFIG_NETFILTER_XT_SET", "xt_set"),
+    ("CONFIG_NF_CONNTRACK", "nf_conntrack"),
+    ("CONFIG_NF_CT_NETLINK", "nf_conntrack_netlink"),
+    ("CONFIG_NF_TABLES", "nf_tables"),
+    ("CONFIG_NFT_CT", "nft_ct"),
+    ("CONFIG_NFT_FIB", "nft_fib"),
+    ("CONFIG_NFT_FIB_IPV4", "nft_fib_ipv4"),
+    ("CONFIG_NFT_FIB_IPV6", "nft_fib_ipv6"),
+    ("CONFIG_NFT_MASQ", "nft_masq"),
+    ("CONFIG_NFT_NAT", "nft_nat"),
+    ("CONFIG_NFT_NAT", "nft_chain_nat"),
+    ("CONFIG_NFT_NUMGEN", "nft_numgen"),
+    ("CONFIG_NFT_REJECT", "nft_reject"),
+    ("CONFIG_NFT_REJECT_IPV4", "nft_reject_ipv4"),
+    ("CONFIG_NFT_REJECT_IPV6", "nft_reject_ipv6"),
 ];
 
 /// Reads which modules are loaded, built in, loadable, and loaded at boot.
@@ -45,7 +59,7 @@ fn read_below(root: &Path, release: &str) -> Modules {
         // without modules.dep.
         complete: dep.is_some() || (config.is_some() && loaded.is_none()),
         loaded: lines(&loaded, |l| l.split(' ').next().map(str::to_owned)),
-        built_in: &lines(&built_in, module) | &lines(&config, of_option),
+        built_in: &lines(&built_in, module) | &config.iter().flat_map(|t| of_options(t)).collect(),
         loadable: lines(&dep, |l| module(l.split(':').next()?)),
         at_boot: at_boot(root),
     }
@@ -57,13 +71,14 @@ fn module(path: &str) -> Option<String> {
     Some(file.split_once(".ko")?.0.replace('-', "_"))
 }
 
-/// The module that a line of the kernel configuration builds in: `ip_vs_rr` for
-/// `CONFIG_IP_VS_RR=y`.
-fn of_option(line: &str) -> Option<String> {
-    let option = line.strip_suffix("=y")?;
-    let known = OPTIONS.iter().find(|(o, _)| *o == option).map(|(_, module)| (*module).to_owned());
-    known
-        .or_else(|| Some(format!("ip_vs_{}", option.strip_prefix("CONFIG_IP_VS_")?.to_lowercase())))
+/// The modules that a kernel configuration builds in: `ip_vs_rr` for `CONFIG_IP_VS_RR=y`.
+fn of_options(config: &str) -> impl Iterator<Item = String> {
+    config.lines().filter_map(|line| line.strip_suffix("=y")).flat_map(|option| {
+        let known = OPTIONS.iter().filter(move |(o, _)| *o == option);
+        let scheduler = option.strip_prefix("CONFIG_IP_VS_");
+        let scheduler = scheduler.map(|name| format!("ip_vs_{}", name.to_lowercase()));
+        known.map(|(_, module)| (*module).to_owned()).chain(scheduler)
+    })
 }
 
 fn unpacked(path: &Path) -> Option<String> {
@@ -137,9 +152,14 @@ mod tests {
     fn a_kernel_without_modules_is_read_from_its_configuration() {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir_all(root.path().join("boot")).unwrap();
-        fs::write(root.path().join("boot/config-6.1"), "CONFIG_NETFILTER_XT_SET=y\n").unwrap();
+        let config = "CONFIG_NETFILTER_XT_SET=y\nCONFIG_NFT_NAT=y\nCONFIG_NFT_FIB_IPV4=y\n";
+        fs::write(root.path().join("boot/config-6.1"), config).unwrap();
         let modules = read_below(root.path(), "6.1");
         assert_eq!(modules.availability("xt_set"), Availability::BuiltIn);
         assert_eq!(modules.availability("ip_vs"), Availability::Missing);
+        for name in ["nft_nat", "nft_chain_nat", "nft_fib_ipv4"] {
+            assert_eq!(modules.availability(name), Availability::BuiltIn, "{name}");
+        }
+        assert_eq!(modules.availability("nft_fib_ipv6"), Availability::Missing);
     }
 }

@@ -67,6 +67,9 @@ mod tests {
         let locked = GateFate::Locked { since: 33, value: true };
         assert_eq!(gate_fate("NFTablesProxyMode"), locked);
         assert_eq!(gate_fate("IPv6DualStack"), GateFate::Gone(25));
+        // They went between two versions that are built here.
+        assert_eq!(gate_fate("ServerSideApply"), GateFate::Gone(32));
+        assert_eq!(gate_fate("IPTablesOwnershipCleanup"), GateFate::Gone(30));
         assert_eq!(gate_fate("NoSuchGate"), GateFate::Unknown);
     }
 }

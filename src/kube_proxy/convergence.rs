@@ -7,13 +7,12 @@
 //! or drops traffic.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
 use crate::kube_proxy::mode::{self, ProxyMode};
 use crate::kube_proxy::parity::{ChangedMeanwhile, parity_since};
 use crate::kube_proxy::proxy_state::ProxyState;
 use crate::kube_proxy::running::RunningMode;
-use crate::kube_proxy::services::{Location, ServiceKey, Services};
+use crate::kube_proxy::services::Services;
 use crate::kube_proxy::takeover::Rewrite;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
@@ -25,6 +24,10 @@ use crate::state::{Family, NodeState};
 pub enum Convergence {
     /// The new mode serves. The payload is what the old mode had already stopped serving.
     Converged(Vec<ChangedMeanwhile>),
+    /// As `Converged`; but a family without services still has the old mode's references, one sentence
+    /// each. kube-proxy writes one family after the other, and may yet come to it; or it never does,
+    /// where only an earlier kube-proxy wrote that family.
+    Late(Vec<String>, Vec<ChangedMeanwhile>),
     /// The new mode does not serve yet. The payload has one sentence for each reason.
     Waiting(Vec<String>),
 }
@@ -79,10 +82,12 @@ pub fn convergence(
     waiting.extend(used_leftovers(state, &ownership, new, is_served));
     let parity = parity_since(before, later, &now);
     waiting.extend(parity.missing.iter().map(ToString::to_string));
-    if waiting.is_empty() {
-        Convergence::Converged(parity.changed)
-    } else {
-        Convergence::Waiting(waiting)
+    if !waiting.is_empty() {
+        return Convergence::Waiting(waiting);
+    }
+    match used_leftovers(state, &ownership, new, |family| !is_served(family)) {
+        late if late.is_empty() => Convergence::Converged(parity.changed),
+        late => Convergence::Late(late, parity.changed),
     }
 }
 
@@ -113,12 +118,7 @@ fn answer(reported: Option<&str>, mode: Mode) -> Option<String> {
 
 /// The address families of the services that have endpoints.
 fn families(before: &Services) -> BTreeSet<Family> {
-    let family = |key: &ServiceKey| match key.location {
-        Location::Address(IpAddr::V4(_)) => Family::Ipv4,
-        Location::Address(IpAddr::V6(_)) => Family::Ipv6,
-        Location::Node(family) => family,
-    };
-    before.iter().filter(|(_, s)| !s.backends.is_empty()).map(|(key, _)| family(key)).collect()
+    before.iter().filter(|(_, s)| !s.backends.is_empty()).map(|(key, _)| key.family()).collect()
 }
 
 /// Which of the new mode's own objects are missing, for each family that has services.
@@ -139,16 +139,16 @@ fn own_objects(
     if running.mode == Some(mode.mode()) { Vec::new() } else { vec![running.evidence] }
 }
 
-/// Chains that the mode `to` uses and that still refer to objects of another mode. A family that
-/// only an earlier kube-proxy wrote does not count, because nothing rewrites its chains.
+/// Chains that the mode `to` uses and that still refer to objects of another mode, in the families
+/// that `counts` returns true for.
 fn used_leftovers(
     state: &NodeState,
     ownership: &Ownership<'_>,
     to: Mode,
-    is_served: impl Fn(Family) -> bool,
+    counts: impl Fn(Family) -> bool,
 ) -> Vec<String> {
     let mut found = Vec::new();
-    for (id, ruleset) in state.rulesets.iter().filter(|(id, _)| is_served(id.family)) {
+    for (id, ruleset) in state.rulesets.iter().filter(|(id, _)| counts(id.family)) {
         let rewrite = Rewrite { ownership, id: *id, ruleset, to };
         for table in &ruleset.tables {
             for chain in table.chains.iter().filter(|c| rewrite.uses(table, &c.name) == Some(true))

@@ -8,11 +8,13 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
+use std::mem;
 use std::net::SocketAddr;
 
 use ipnet::IpNet;
 use serde::Serialize;
 
+use crate::kube_proxy::reach::Reach;
 use crate::kube_proxy::services::{Location, ServiceKey, ServicePort, Services};
 
 /// A part of a service that the old side served and the new side does not.
@@ -45,6 +47,13 @@ pub enum MissingPart {
         before: BTreeSet<IpNet>,
         /// The networks that may use it on the new side.
         now: BTreeSet<IpNet>,
+    },
+    /// Other clients are masqueraded.
+    Reach {
+        /// The reach at the old side.
+        before: Reach,
+        /// The reach at the new side.
+        now: Reach,
     },
 }
 
@@ -84,11 +93,15 @@ pub fn parity(before: &Services, after: &Services) -> Vec<Missing> {
         if new.backends.is_empty() && known.serves_elsewhere(key, old) {
             continue;
         }
-        for backend in old.backends.difference(&new.backends) {
+        let lost = old.backends.difference(&new.backends);
+        for backend in lost.chain(lost_elsewhere(old, new).into_iter().flatten()) {
             push(MissingPart::Backend(*backend));
         }
         if new.backends.is_empty() {
             continue;
+        }
+        if mem::discriminant(&old.reach) != mem::discriminant(&new.reach) {
+            push(MissingPart::Reach { before: old.reach.clone(), now: new.reach.clone() });
         }
         if old.affinity.is_some() != new.affinity.is_some() {
             push(MissingPart::Affinity { now: new.affinity.is_some() });
@@ -99,6 +112,19 @@ pub fn parity(before: &Services, after: &Services) -> Vec<Missing> {
         }
     }
     missing
+}
+
+/// The endpoints that only pods and the node had, and no longer have, if both modes tell these apart.
+fn lost_elsewhere<'a>(
+    old: &'a ServicePort,
+    new: &'a ServicePort,
+) -> Option<impl Iterator<Item = &'a SocketAddr>> {
+    match (&old.reach, &new.reach) {
+        (Reach::Local { everywhere: Some(before) }, Reach::Local { everywhere: Some(now) }) => {
+            Some(before.difference(now).filter(|backend| !old.backends.contains(backend)))
+        }
+        _ => None,
+    }
 }
 
 /// Like [`parity`], for services whose endpoints may change during the move. `later` is what the
@@ -126,6 +152,7 @@ impl Missing {
             MissingPart::Backend(address) => (self.service, 1, Some(*address)),
             MissingPart::Affinity { .. } => (self.service, 2, None),
             MissingPart::SourceRanges { .. } => (self.service, 3, None),
+            MissingPart::Reach { .. } => (self.service, 4, None),
         }
     }
 }
@@ -199,6 +226,9 @@ impl fmt::Display for Missing {
             MissingPart::SourceRanges { before, now } => {
                 write!(f, ": open to {} now, to {} before", Networks(now), Networks(before))
             }
+            MissingPart::Reach { before, now } => {
+                write!(f, ": now {}, before {}", ReachInWords(now), ReachInWords(before))
+            }
         }
     }
 }
@@ -207,6 +237,19 @@ impl fmt::Display for Missing {
 impl fmt::Display for ChangedMeanwhile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}; it had changed so before", self.0)
+    }
+}
+
+/// What endpoints see of clients, as a sentence.
+struct ReachInWords<'a>(&'a Reach);
+
+impl fmt::Display for ReachInWords<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Reach::Cluster => "endpoints see the addresses of pods alone",
+            Reach::Everyone => "endpoints see no client's address",
+            Reach::Local { .. } => "endpoints see the addresses of clients from outside",
+        })
     }
 }
 

@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use serde::Serialize;
 
+use crate::kube_proxy::reach::{NoEndpoint, Reach};
 use crate::state::Family;
 use crate::state::ipvs::Protocol;
 
@@ -48,6 +49,34 @@ pub struct ServicePort {
     pub source_ranges: BTreeSet<IpNet>,
     /// The node's addresses that a NodePort answers on, if the mode lists them.
     pub node_addresses: BTreeSet<IpAddr>,
+    /// Which clients are masqueraded, and which get other endpoints.
+    pub reach: Reach,
+    /// What a connection gets where there is no endpoint.
+    pub without: NoEndpoint,
+}
+
+/// What the rules of a mode do not tell of services, so that it cannot be compared with another mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Untold {
+    /// The names of services.
+    Names,
+    /// The source ranges of services without endpoints.
+    RangesWithoutEndpoints,
+    /// Which other endpoints pods and the node get of a service with the policy `Local`: the mode
+    /// gives everybody the same ones.
+    EndpointsElsewhere,
+}
+
+impl fmt::Display for Untold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Untold::Names => "the names of services",
+            Untold::RangesWithoutEndpoints => "the source ranges of services without endpoints",
+            Untold::EndpointsElsewhere => {
+                "the endpoints on other nodes of services with the policy Local"
+            }
+        })
+    }
 }
 
 /// Services, keyed by [`ServiceKey`].
@@ -57,6 +86,14 @@ impl ServiceKey {
     /// The key of a service port that answers on an address of its own.
     pub fn at(address: SocketAddr, protocol: Protocol) -> ServiceKey {
         ServiceKey { location: Location::Address(address.ip()), port: address.port(), protocol }
+    }
+
+    /// The address family in which the service port answers.
+    pub fn family(&self) -> Family {
+        match self.location {
+            Location::Address(address) => Family::of(address),
+            Location::Node(family) => family,
+        }
     }
 
     /// The service's own address; `None` for a NodePort.

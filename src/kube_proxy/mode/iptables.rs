@@ -1,13 +1,14 @@
 //! iptables mode: each service is a chain whose rules lead to DNAT rules.
 
+mod chain_walk;
 mod services;
 
-use super::{ProxyMode, ServiceFilter, rules};
-use crate::kube_proxy::services::Services;
+use super::{Crossing, ModeSysctl, ProxyMode, ROUTE_LOCALNET, ServiceFilter, rules};
+use crate::kube_proxy::services::{Services, Untold};
 use crate::owners::matcher::Ownership;
 use crate::state::kube_proxy::{KubeProxyConfig, Mode};
 use crate::state::ruleset::{Rule, Ruleset};
-use crate::state::{Family, NodeState};
+use crate::state::{Backend, Family, NodeState};
 
 pub use services::chains_by_name;
 
@@ -21,6 +22,14 @@ impl ProxyMode for IptablesMode {
 
     fn services_where(&self, state: &NodeState, wanted: &ServiceFilter<'_>) -> Services {
         services::read(state, wanted)
+    }
+
+    fn untold(&self) -> &'static [Untold] {
+        &[Untold::RangesWithoutEndpoints]
+    }
+
+    fn serves_localhost(&self, state: &NodeState) -> bool {
+        services::serve_localhost(state)
     }
 
     fn evidence(&self, state: &NodeState, ownership: &Ownership<'_>) -> Option<String> {
@@ -48,6 +57,26 @@ impl ProxyMode for IptablesMode {
 
     fn disables_localhost_node_ports(&self, config: &KubeProxyConfig) -> bool {
         config.iptables.localhost_node_ports == Some(false)
+    }
+
+    fn sysctls(&self) -> &'static [ModeSysctl] {
+        &[ROUTE_LOCALNET]
+    }
+
+    /// Most of the time goes into iptables-nft, whose own time grows with the square of the chains.
+    fn crossing(&self, backend: Backend) -> Option<Crossing> {
+        Some(match backend {
+            Backend::Nft => Crossing {
+                leaving: [(0.5, 1.0), (3.4, 7.0), (21.0, 62.0)],
+                returning: [(0.4, 0.8), (1.9, 4.0), (56.0, 70.0)],
+                first_sync: [(0.1, 0.3), (1.4, 3.0), (46.0, 63.0)],
+            },
+            Backend::Legacy => Crossing {
+                leaving: [(0.5, 1.0), (1.2, 2.5), (6.0, 12.0)],
+                returning: [(0.4, 0.8), (0.9, 2.0), (2.5, 5.0)],
+                first_sync: [(0.1, 0.3), (0.3, 0.6), (1.3, 3.0)],
+            },
+        })
     }
 
     /// kube-proxy from 1.31 on counts by accounting objects, where the kernel has them.

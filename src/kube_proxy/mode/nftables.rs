@@ -1,11 +1,13 @@
 //! nftables mode: one native nf_tables table for each family, which holds only kube-proxy's
 //! objects.
 
+mod expressions;
 mod services;
 
 use serde_json::{Map, Value};
 
-use super::{ProxyMode, ServiceFilter, UnsupportedMode};
+use super::{Precedence, ProxyMode, ServiceFilter};
+use crate::kube_proxy::reach::PodSource;
 use crate::kube_proxy::services::Services;
 use crate::owners::matcher::Ownership;
 use crate::state::kube_proxy::{KubeProxyConfig, Masquerading, Mode};
@@ -24,6 +26,10 @@ impl ProxyMode for NftablesMode {
 
     fn services_where(&self, state: &NodeState, wanted: &ServiceFilter<'_>) -> Services {
         services::read(state, wanted)
+    }
+
+    fn pods(&self, state: &NodeState, family: Family) -> PodSource {
+        state.nft.get(family.nft(), TABLE).map_or(PodSource::Unknown, expressions::pods)
     }
 
     fn evidence(&self, state: &NodeState, _: &Ownership<'_>) -> Option<String> {
@@ -58,6 +64,17 @@ impl ProxyMode for NftablesMode {
         &config.nftables
     }
 
+    /// That of its table's chain at the hook prerouting that translates.
+    fn precedence(&self, state: &NodeState, family: Family) -> Option<Precedence> {
+        let table = state.nft.get(family.nft(), TABLE)?;
+        let is = |chain: &Map<String, Value>, field: &str, value: &str| {
+            chain.get(field).is_some_and(|v| v == value)
+        };
+        let mut chains = table.of_kind("chain");
+        let nat = chains.find(|c| is(c, "type", "nat") && is(c, "hook", "prerouting"))?;
+        nat.get("prio")?.as_i64().map(Precedence::Nat)
+    }
+
     /// The layouts of 1.30.5, 1.34.4, 1.35.4, 1.36.3 and 1.37.2 are known.
     fn since(&self, state: &NodeState) -> Option<u32> {
         let has = |kind: &str, name: &str| {
@@ -69,16 +86,6 @@ impl ProxyMode for NftablesMode {
             [("set", "hairpin-connections", 36), ("chain", "filter-prerouting-pre-dnat", 34)];
         let newest = layouts.iter().find(|(kind, name, _)| has(kind, name));
         Some(newest.map_or(29, |(.., minor)| *minor))
-    }
-
-    fn unsupported(&self) -> Option<UnsupportedMode> {
-        Some(UnsupportedMode {
-            cause: "not yet: proxyshift cannot move a node to nftables mode",
-            hint: "meanwhile: `proxyshift check --to nftables` says whether the node is ready; \
-                   drain it, set `mode: nftables` (kube-proxy 1.29 or later then removes the old \
-                   rules as it starts), restart kube-proxy, and `proxyshift plan` shows what is \
-                   left over",
-        })
     }
 }
 

@@ -36,10 +36,6 @@ impl ProxyMode for UserspaceMode {
         Some(26)
     }
 
-    fn is_target(&self) -> bool {
-        false
-    }
-
     fn unsupported(&self) -> Option<UnsupportedMode> {
         Some(UnsupportedMode {
             cause: "kube-proxy has no userspace mode since 1.26",

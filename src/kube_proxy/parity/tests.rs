@@ -97,6 +97,42 @@ fn a_local_policy_without_a_local_endpoint_is_no_difference() {
     assert_eq!(parity(&before, &after).len(), 3);
 }
 
+/// Who is masqueraded is compared; which endpoints pods and the node get of the policy `Local` only
+/// between modes that give these others.
+#[test]
+fn reach_is_compared_as_far_as_both_modes_have_it() {
+    let with = |reach: Reach| {
+        Services::from([(
+            key("203.0.113.50:443"),
+            ServicePort { reach, ..service(&["10.1.0.1:443"]) },
+        )])
+    };
+    let local = |everywhere: &[&str]| {
+        let all = everywhere.iter().map(|e| e.parse().unwrap()).collect();
+        Reach::Local { everywhere: Some(all) }
+    };
+    let (one, both) = (&["10.1.0.1:443"][..], &["10.1.0.1:443", "10.1.0.2:443"][..]);
+    let everybody = Reach::Local { everywhere: None };
+    let at = "203.0.113.50:443/tcp";
+    let lost = format!("{at}: the backend 10.1.0.2:443 is missing");
+    let masqueraded = format!(
+        "{at}: now endpoints see no client's address, before endpoints see the addresses of clients \
+         from outside"
+    );
+    for (before, now, expected) in [
+        (local(both), local(both), None),
+        (local(one), local(both), None),
+        (local(both), local(one), Some(lost)),
+        (local(both), everybody.clone(), None),
+        (everybody.clone(), local(both), None),
+        (everybody, Reach::Everyone, Some(masqueraded)),
+        (Reach::Cluster, Reach::Cluster, None),
+    ] {
+        let missing = sentences(&parity(&with(before.clone()), &with(now.clone())));
+        assert_eq!(missing, Vec::from_iter(expected), "{before:?} {now:?}");
+    }
+}
+
 #[test]
 fn what_the_old_side_no_longer_has_counts_as_changed() {
     let (a, b) = (key("10.96.0.1:80"), key("10.96.0.2:80"));
@@ -138,9 +174,23 @@ fn any_service() -> impl Strategy<Value = ServicePort> {
     });
     let name = prop::option::of((0u8..3).prop_map(|n| format!("shop/web:{n}")));
     let affinity = prop::option::of(1u32..99);
-    (name, backends, affinity, ranges).prop_map(|(name, backends, affinity, source_ranges)| {
-        ServicePort { name, backends, affinity, source_ranges, node_addresses: BTreeSet::new() }
+    let reach = (name, backends, affinity, ranges, any_reach());
+    reach.prop_map(|(name, backends, affinity, source_ranges, reach)| ServicePort {
+        name,
+        backends,
+        affinity,
+        source_ranges,
+        reach,
+        ..ServicePort::default()
     })
+}
+
+fn any_reach() -> impl Strategy<Value = Reach> {
+    let elsewhere = btree_set(6u8..9, 0..3).prop_map(|all| {
+        all.into_iter().map(|host| SocketAddr::from(([10, 1, 0, host], 80))).collect()
+    });
+    let local = elsewhere.prop_map(|everywhere| Reach::Local { everywhere: Some(everywhere) });
+    prop_oneof![Just(Reach::Cluster), Just(Reach::Everyone), local]
 }
 
 fn any_services() -> impl Strategy<Value = Services> {
@@ -158,7 +208,8 @@ fn any_services() -> impl Strategy<Value = Services> {
     btree_map(key, any_service(), 0..12)
 }
 
-/// The services as ipvs mode keeps them: without names, and with the addresses of NodePorts.
+/// The services as ipvs mode keeps them: without names, with the addresses of NodePorts, and with the
+/// same endpoints for everybody.
 fn as_ipvs(services: &Services, keeps_empty: bool) -> Services {
     let kept = services.iter().filter(|(_, s)| keeps_empty || !s.backends.is_empty());
     kept.map(|(key, service)| {
@@ -167,7 +218,11 @@ fn as_ipvs(services: &Services, keeps_empty: bool) -> Services {
             Location::Node(_) => [own].into(),
             Location::Address(_) => BTreeSet::new(),
         };
-        (*key, ServicePort { name: None, node_addresses, ..service.clone() })
+        let reach = match service.reach.clone() {
+            Reach::Local { .. } => Reach::Local { everywhere: None },
+            reach => reach,
+        };
+        (*key, ServicePort { name: None, node_addresses, reach, ..service.clone() })
     })
     .collect()
 }

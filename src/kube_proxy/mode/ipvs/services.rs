@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
+use super::reach::Reaches;
 use crate::kube_proxy::mode::ServiceFilter;
 use crate::kube_proxy::services::{Location, ServiceKey, Services, protocol};
 use crate::owners::servers::Servers;
@@ -16,7 +17,7 @@ pub(super) fn read(state: &NodeState, wanted: &ServiceFilter<'_>) -> Services {
     if state.ipvs.servers.is_empty() {
         return found;
     }
-    let served = Servers::of(state);
+    let (served, reaches) = (Servers::of(state), Reaches::of(state));
     for server in state.ipvs.servers.iter().filter(|s| served.serves(s)) {
         let Virtual::Address { protocol, address } = server.service else { continue };
         let mut key = ServiceKey::at(address, protocol);
@@ -30,6 +31,7 @@ pub(super) fn read(state: &NodeState, wanted: &ServiceFilter<'_>) -> Services {
         if let Location::Node(_) = key.location {
             service.node_addresses.insert(address.ip());
         }
+        service.reach = reaches.reach(protocol, address, key.address().is_none());
         service.affinity = server.persistent;
         let ready = server.reals.iter().filter(|r| r.weight > 0);
         service.backends.extend(ready.map(|r| r.address));

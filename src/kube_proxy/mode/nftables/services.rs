@@ -1,13 +1,14 @@
 //! Services, read from the maps and chains of kube-proxy's own nf_tables tables.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 
-use ipnet::IpNet;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::TABLE;
+use super::expressions::{affinity, by_source, endpoints, marks, networks, target};
 use crate::kube_proxy::mode::ServiceFilter;
+use crate::kube_proxy::reach::{NoEndpoint, Reach};
 use crate::kube_proxy::services::{Location, ServiceKey, ServicePort, Services, protocol};
 use crate::state::nft::NftTable;
 use crate::state::{Family, NodeState};
@@ -34,6 +35,8 @@ struct Reader<'a> {
     chains: HashMap<&'a str, Vec<&'a Vec<Value>>>,
     /// The timeout of each affinity set in seconds, keyed by the name of the nft set.
     timeouts: HashMap<&'a str, u32>,
+    /// Whether everything that goes to a ClusterIP is masqueraded, by one rule for all (from 1.36 on).
+    masquerades_all: bool,
 }
 
 impl<'a> Reader<'a> {
@@ -46,12 +49,15 @@ impl<'a> Reader<'a> {
                 chains.entry(chain).or_default().push(expr);
             }
         }
-        let timeout = |set: &'a serde_json::Map<String, Value>| {
+        let timeout = |set: &'a Map<String, Value>| {
             let seconds = set.get("timeout")?.as_u64()?;
             Some((set.get("name")?.as_str()?, u32::try_from(seconds).ok()?))
         };
         let timeouts = table.of_kind("set").filter_map(timeout).collect();
-        Reader { table, family, chains, timeouts }
+        let shared = chains.get("services").into_iter().flatten();
+        let masquerades_all =
+            shared.filter(|expr| marks(expr)).any(|expr| !expr.iter().any(by_source));
+        Reader { table, family, chains, timeouts, masquerades_all }
     }
 
     fn read(&self, found: &mut Services, wanted: &ServiceFilter<'_>) {
@@ -69,29 +75,76 @@ impl<'a> Reader<'a> {
             };
             for element in elements.as_array().into_iter().flatten() {
                 let Some((key, comment, target)) = self.element(element) else { continue };
-                let name = comment.map(str::to_owned).or_else(|| name(target));
+                let name = comment.map(str::to_owned).or_else(|| name(target?));
                 if !wanted(&key, name.as_deref()) {
                     continue;
                 }
                 let service = found.entry(key).or_default();
                 service.name = service.name.take().or(name);
-                match kind {
-                    "firewall-ips" => self.ranges(target, service),
-                    _ => self.follow(target, service, DEPTH),
+                match (kind, target) {
+                    ("firewall-ips", Some(chain)) => self.ranges(chain, service),
+                    (_, Some(chain)) => {
+                        self.follow(chain, service, DEPTH);
+                        // The chain that refuses what has no endpoint leads nowhere.
+                        if chain.contains('/') {
+                            service.reach = self.reach(chain);
+                        }
+                    }
+                    (_, None) => service.without = NoEndpoint::Drop,
                 }
             }
+        }
+        self.allowed(found);
+        let addresses = self.elements("nodeport-ips").filter_map(|e| e.as_str()?.parse().ok());
+        let addresses: BTreeSet<IpAddr> = addresses.collect();
+        let own = |key: &ServiceKey| key.location == Location::Node(self.family);
+        for (_, service) in found.iter_mut().filter(|(key, _)| own(key)) {
+            service.node_addresses.clone_from(&addresses);
+        }
+    }
+
+    /// The elements of an nft set, without the counters and comments that they may have.
+    fn elements(&self, set: &str) -> impl Iterator<Item = &'a Value> {
+        let named = |object: &&Map<String, Value>| object.get("name").is_some_and(|n| n == set);
+        let elements =
+            self.table.of_kind("set").find(named).and_then(|s| s.get("elem")?.as_array());
+        elements.into_iter().flatten().map(|e| e.pointer("/elem/val").unwrap_or(e))
+    }
+
+    /// Adds the source ranges of 1.29, which has them in one set: `10.0.0.1 . tcp . 80 . 10.0.0.0/8`.
+    fn allowed(&self, found: &mut Services) {
+        for element in self.elements("firewall-allow") {
+            let Some([address @ .., range]) = element["concat"].as_array().map(Vec::as_slice)
+            else {
+                continue;
+            };
+            let Some(service) = self.key(address).and_then(|key| found.get_mut(&key)) else {
+                continue;
+            };
+            service.source_ranges.extend(networks(range));
         }
     }
 
     /// Reads an element of a verdict map: `[{"concat": ["10.96.0.10", "udp", 53]}, {"goto":
-    /// {"target": "…"}}]`. If the key has a comment, nft wraps the key in an `elem`.
-    fn element(&self, element: &'a Value) -> Option<(ServiceKey, Option<&'a str>, &'a str)> {
+    /// {"target": "…"}}]`. If the key has a comment, nft wraps the key in an `elem`. There is no chain
+    /// if packets are dropped: no endpoint of a policy `Local` is on this node.
+    fn element(
+        &self,
+        element: &'a Value,
+    ) -> Option<(ServiceKey, Option<&'a str>, Option<&'a str>)> {
         let key = element.get(0)?;
         let verdict = element.get(1)?;
         let inner = key.get("elem");
         let comment = inner.and_then(|e| e.get("comment")).and_then(Value::as_str);
         let concat = inner.and_then(|e| e.get("val")).unwrap_or(key).get("concat")?.as_array()?;
-        let (location, rest) = match &concat[..] {
+        let target = target(verdict);
+        let serves = target.is_some() || verdict.get("drop").is_some();
+        serves.then_some((self.key(concat)?, comment, target))
+    }
+
+    /// The service port of a protocol and a port, which may have an address before them.
+    fn key(&self, concat: &[Value]) -> Option<ServiceKey> {
+        let (location, rest) = match concat {
             [address, rest @ ..] if rest.len() == 2 => {
                 (Location::Address(address.as_str()?.parse().ok()?), rest)
             }
@@ -100,7 +153,7 @@ impl<'a> Reader<'a> {
         let [name, port] = rest else { return None };
         let protocol = protocol(name.as_str()?)?;
         let port = u16::try_from(port.as_u64()?).ok()?;
-        Some((ServiceKey { location, port, protocol }, comment, target(verdict)?))
+        Some(ServiceKey { location, port, protocol })
     }
 
     /// Adds the endpoints that a chain leads to. Rules that match a source are skipped.
@@ -131,64 +184,30 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// From where the service port is reached whose map leads to this chain. The rule of
+    /// `masqueradeAll` matches the address of the service; the rule for clients that are no pods
+    /// matches their address or link too.
+    fn reach(&self, chain: &str) -> Reach {
+        let rules = || self.chains.get(chain).into_iter().flatten();
+        if rules().any(|expr| marks(expr) && !expr.iter().any(by_source)) {
+            return Reach::Everyone;
+        }
+        if !chain.starts_with("external-") {
+            return if self.masquerades_all { Reach::Everyone } else { Reach::Cluster };
+        }
+        let mut everywhere = ServicePort::default();
+        let goes_on = |expr: &&&Vec<Value>| expr.iter().any(by_source);
+        if let Some(to) = rules().filter(goes_on).find_map(|expr| expr.iter().find_map(target)) {
+            self.follow(to, &mut everywhere, DEPTH);
+        }
+        Reach::Local { everywhere: Some(everywhere.backends) }
+    }
+
     /// Adds the source ranges that a service's firewall chain accepts.
     fn ranges(&self, chain: &str, service: &mut ServicePort) {
-        let networks = |right: &Value| -> Vec<IpNet> {
-            let one = |v: &Value| match v.get("prefix") {
-                Some(p) => {
-                    let address: IpAddr = p.get("addr")?.as_str()?.parse().ok()?;
-                    IpNet::new(address, u8::try_from(p.get("len")?.as_u64()?).ok()?).ok()
-                }
-                None => v.as_str()?.parse::<IpAddr>().ok().map(IpNet::from),
-            };
-            match right.get("set").and_then(Value::as_array) {
-                Some(set) => set.iter().filter_map(one).collect(),
-                None => one(right).into_iter().collect(),
-            }
-        };
         for statement in self.chains.get(chain).into_iter().flatten().copied().flatten() {
             let right = statement.pointer("/match/right").filter(|_| by_source(statement));
             service.source_ranges.extend(right.map(networks).into_iter().flatten());
-        }
-    }
-}
-
-/// The chain that a jump or goto leads to.
-fn target(statement: &Value) -> Option<&str> {
-    let verdict = statement.get("goto").or_else(|| statement.get("jump"))?;
-    verdict.get("target")?.as_str().filter(|t| *t != "mark-for-masquerade")
-}
-
-/// True if the statement matches the source of packets: traffic of pods, of the node, or of one
-/// client.
-fn by_source(statement: &Value) -> bool {
-    let Some(left) = statement.pointer("/match/left") else { return false };
-    let field = left.pointer("/payload/field").and_then(Value::as_str);
-    field == Some("saddr") || left.get("fib").is_some()
-}
-
-/// The affinity set (an nft set) that the statement matches.
-fn affinity(statement: &Value) -> Option<&str> {
-    statement.pointer("/match/right")?.as_str()?.strip_prefix('@')
-}
-
-/// The endpoints that a `dnat` leads to: one address and port, or a map of `address . port` from
-/// which each connection gets one. kube-proxy writes such maps for services without affinity
-/// (1.37.2; 1.34.4 has a chain for every endpoint).
-fn endpoints(dnat: &Value) -> Vec<SocketAddr> {
-    let endpoint = |address: &Value, port: &Value| {
-        let port = u16::try_from(port.as_u64()?).ok()?;
-        Some(SocketAddr::new(address.as_str()?.parse().ok()?, port))
-    };
-    let mapped = |entry: &Value| {
-        let concat = entry.get(1)?.get("concat")?;
-        endpoint(concat.get(0)?, concat.get(1)?)
-    };
-    match dnat.pointer("/addr/map/data/set").and_then(Value::as_array) {
-        Some(entries) => entries.iter().filter_map(mapped).collect(),
-        None => {
-            let one = dnat.get("addr").zip(dnat.get("port"));
-            one.and_then(|(address, port)| endpoint(address, port)).into_iter().collect()
         }
     }
 }
@@ -200,4 +219,105 @@ fn name(chain: &str) -> Option<String> {
     let port = parts.nth(1).unwrap_or_default();
     let colon = if port.is_empty() { "" } else { ":" };
     Some(format!("{namespace}/{service}{colon}{port}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::state::nft::NftTables;
+
+    /// The services of a table `ip kube-proxy` with these objects, each as one line.
+    fn services(objects: &Value) -> Vec<String> {
+        let text = json!({ "nftables": objects }).to_string();
+        let state =
+            NodeState { nft: NftTables::parse("nft.json", &text).unwrap(), ..NodeState::default() };
+        let line = |(key, service): (&ServiceKey, &ServicePort)| {
+            let ServicePort { name, backends, source_ranges, node_addresses, .. } = service;
+            format!("{key} {name:?} {backends:?} {source_ranges:?} {node_addresses:?}")
+        };
+        read(&state, &|_, _| true).iter().map(line).collect()
+    }
+
+    fn object(kind: &str, name: &str, mut body: Value) -> Value {
+        body["family"] = json!("ip");
+        body["table"] = json!("kube-proxy");
+        body[if kind == "rule" { "chain" } else { "name" }] = json!(name);
+        json!({ kind: body })
+    }
+
+    /// What 1.29 writes for a load balancer with source ranges, as its own tests have it: the ranges
+    /// are elements of one set, and NodePorts answer on every address of the node.
+    #[test]
+    fn the_ranges_of_1_29_are_in_one_set() {
+        let service = "service-ULMVA6XW-ns1/svc1/tcp/p80";
+        let external = "external-ULMVA6XW-ns1/svc1/tcp/p80";
+        let endpoint = "endpoint-5OJB2KTY-ns1/svc1/tcp/p80__10.180.0.1/80";
+        let to = |chain: &str| json!({"goto": {"target": chain}});
+        let objects = json!([
+            {"table": {"family": "ip", "name": "kube-proxy"}},
+            object("set", "firewall", json!({"elem": [{"concat": ["1.2.3.4", "tcp", 80]}]})),
+            object("set", "firewall-allow", json!({"elem": [
+                {"concat": ["1.2.3.4", "tcp", 80, {"prefix": {"addr": "203.0.113.0", "len": 25}}]},
+                {"elem": {"val": {"concat": ["1.2.3.4", "tcp", 80, "192.0.2.7"]}, "comment": "x"}},
+                {"concat": ["1.2.3.9", "tcp", 80, "192.0.2.7"]},
+            ]})),
+            object("map", "service-ips", json!({"elem": [
+                [{"concat": ["172.30.0.41", "tcp", 80]}, to(service)],
+                [{"concat": ["1.2.3.4", "tcp", 80]}, to(external)],
+            ]})),
+            object("map", "service-nodeports", json!({"elem": [
+                [{"concat": ["tcp", 3001]}, to(external)],
+            ]})),
+            object("rule", external, json!({"expr": [{"jump": {"target": "mark-for-masquerade"}}]})),
+            object("rule", external, json!({"expr": [to(service)]})),
+            object("rule", service, json!({"expr": [{"vmap": {"key": {"numgen": {"mode": "random",
+                "mod": 1, "offset": 0}}, "data": {"set": [[0, to(endpoint)]]}}}]})),
+            object("rule", endpoint, json!({"expr": [
+                {"dnat": {"addr": "10.180.0.1", "port": 8080}}]})),
+        ]);
+        assert_eq!(
+            services(&objects),
+            [
+                "1.2.3.4:80/tcp Some(\"ns1/svc1:p80\") {10.180.0.1:8080} \
+                 {192.0.2.7/32, 203.0.113.0/25} {}",
+                "172.30.0.41:80/tcp Some(\"ns1/svc1:p80\") {10.180.0.1:8080} {} {}",
+                "node port 3001/tcp Some(\"ns1/svc1:p80\") {10.180.0.1:8080} {} {}",
+            ]
+        );
+    }
+
+    /// No endpoint of a policy `Local` is on the node: packets are dropped, and the service is there.
+    #[test]
+    fn what_is_dropped_is_a_service_without_endpoints() {
+        let key = |concat: Value| json!({"elem": {"val": {"concat": concat}, "comment": "ns/s:p"}});
+        let objects = json!([
+            object("set", "nodeport-ips", json!({"elem": ["10.0.0.1", "10.0.0.2"]})),
+            object(
+                "map",
+                "no-endpoint-services",
+                json!({"elem": [
+                    [key(json!(["1.2.3.4", "udp", 53])), {"drop": null}],
+                    [key(json!(["10.96.0.1", "sctp", 7])), {"goto": {"target": "reject-chain"}}],
+                    [key(json!(["10.96.0.2", "tcp", 7])), {"accept": null}],
+                ]})
+            ),
+            object(
+                "map",
+                "no-endpoint-nodeports",
+                json!({"elem": [
+                    [key(json!(["tcp", 30000])), {"drop": null}],
+                ]})
+            ),
+        ]);
+        assert_eq!(
+            services(&objects),
+            [
+                "1.2.3.4:53/udp Some(\"ns/s:p\") {} {} {}",
+                "10.96.0.1:7/sctp Some(\"ns/s:p\") {} {} {}",
+                "node port 30000/tcp Some(\"ns/s:p\") {} {} {10.0.0.1, 10.0.0.2}",
+            ]
+        );
+    }
 }

@@ -1,0 +1,114 @@
+//! The bridge: a table of ours that translates new connections to services while kube-proxy is between
+//! two modes of which one removes the other's objects first (DESIGN.md, "Moves to and from nftables").
+//!
+//! It stands behind kube-proxy's own rules: the kernel asks chains that translate in order of priority
+//! until one has set a mapping, so while a mode is whole the bridge gets nothing that the mode serves.
+
+mod choice;
+mod of_node;
+mod table;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+
+pub use crate::kube_proxy::reach::{NoEndpoint, PodSource, Reach};
+use crate::state::Family;
+pub use crate::state::bridge_table::TABLE;
+use crate::state::ipvs::Protocol;
+
+/// What a bridge serves in one address family.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bridge {
+    /// The family of the table, and of all addresses in it.
+    pub family: Family,
+    /// The bit by which kube-proxy marks connections that are masqueraded: `0x4000`. Its own chain at
+    /// postrouting may be the one that masquerades.
+    pub mark: u32,
+    /// Which clients are pods.
+    pub pods: PodSource,
+    /// Where the bridge answers, and with what.
+    pub frontends: BTreeMap<Frontend, Backends>,
+}
+
+/// Where a service port answers. A NodePort has a frontend for each address of the node that it
+/// answers on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Frontend {
+    /// The address.
+    pub address: IpAddr,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The port.
+    pub port: u16,
+}
+
+/// What new connections to a frontend get.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backends {
+    /// The endpoints; where the policy is `Local`, those on this node.
+    pub endpoints: BTreeSet<SocketAddr>,
+    /// Which clients are masqueraded, and which get other endpoints.
+    pub reach: Reach,
+    /// Whether a client stays with its endpoint.
+    pub has_affinity: bool,
+    /// The only networks that may connect; empty if all may.
+    pub source_ranges: Vec<IpNet>,
+    /// What a connection gets where there is no endpoint.
+    pub without: NoEndpoint,
+}
+
+impl NoEndpoint {
+    /// The chain of frontends without any endpoint. A chain for each of them would load slowly.
+    fn chain(self) -> &'static str {
+        match self {
+            NoEndpoint::Reject => "without-endpoint",
+            NoEndpoint::Drop => "without-local-endpoint",
+        }
+    }
+
+    fn verdict(self) -> &'static str {
+        match self {
+            NoEndpoint::Reject => "reject",
+            NoEndpoint::Drop => "drop",
+        }
+    }
+}
+
+impl Frontend {
+    /// The frontend as a key of nft's maps: `10.96.0.10 . udp . 53`.
+    fn key(&self) -> String {
+        format!("{} . {} . {}", self.address, self.protocol, self.port)
+    }
+}
+
+/// Examples: `10.96.0.10:53/udp`, `[fd00::a]:53/udp`.
+impl fmt::Display for Frontend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", SocketAddr::new(self.address, self.port), self.protocol)
+    }
+}
+
+impl Bridge {
+    /// nft's name of the family's type of address.
+    fn address_type(&self) -> &'static str {
+        match self.family {
+            Family::Ipv4 => "ipv4_addr",
+            Family::Ipv6 => "ipv6_addr",
+        }
+    }
+
+    /// The script for `nft -f` that makes the table, in place of one that is there, in one
+    /// transaction.
+    pub fn script(&self) -> String {
+        table::script(self)
+    }
+
+    /// The script for `nft -f` that deletes the table of a family, if it is there.
+    pub fn removal(family: Family) -> String {
+        let family = family.nft();
+        format!("table {family} {TABLE}\ndelete table {family} {TABLE}\n")
+    }
+}

@@ -10,11 +10,14 @@ mod cni;
 mod conntrack;
 mod dns;
 mod docker;
+mod exposed;
+mod firewall;
 mod invalid;
 mod ipvs;
 mod kernel;
 mod kube_proxy;
 mod markdown;
+mod nftables;
 mod registry;
 mod sysctls;
 #[cfg(test)]
@@ -31,7 +34,7 @@ use crate::kube_proxy::proxy_state::ProxyState;
 use crate::kube_proxy::running::{RunningMode, configured};
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
-use crate::plan::change::{Edit, edits};
+use crate::plan::change::{Change, edits};
 use crate::plan::leftovers::leftovers;
 use crate::plan::{Object, Plan};
 use crate::state::NodeState;
@@ -115,9 +118,9 @@ impl<'a> Facts<'a> {
     }
 
     /// The edits that carry out those removals of the clean-up plan that `wanted` accepts.
-    fn removal(&self, wanted: impl Fn(&Object) -> bool) -> Vec<Edit> {
+    fn removal(&self, wanted: impl Fn(&Object) -> bool) -> Vec<Change> {
         let objects = self.leftovers().removals().filter(|o| wanted(o)).cloned().collect();
-        edits(&Plan { objects }, self.now)
+        edits(&Plan { objects }, self.now).into_iter().map(Change::Objects).collect()
     }
 
     /// True if `mode` is the running mode, the configured mode or the target mode.
@@ -157,8 +160,9 @@ pub struct Found {
     pub effect: String,
     /// The commands or configuration lines that correct what is wrong, in order.
     pub remedy: Vec<String>,
-    /// The edits that correct what is wrong, if proxyshift can apply them safely; otherwise empty.
-    pub fix: Vec<Edit>,
+    /// The changes that correct what is wrong, if proxyshift can make them safely; otherwise empty.
+    /// They are changes of objects and of sysctls.
+    pub fix: Vec<Change>,
 }
 
 /// A check that the registry lists.

@@ -1,7 +1,8 @@
 //! The checks of all areas, in one list.
 
 use super::{
-    Check, backends, cni, conntrack, dns, docker, invalid, ipvs, kernel, kube_proxy, tools, writers,
+    Check, backends, cni, conntrack, dns, docker, invalid, ipvs, kernel, kube_proxy, nftables,
+    tools, writers,
 };
 
 /// The checks of each area. The areas are in the order in which the documentation has them.
@@ -15,6 +16,7 @@ const AREAS: &[&[&Check]] = &[
     ipvs::CHECKS,
     kernel::CHECKS,
     kube_proxy::CHECKS,
+    nftables::CHECKS,
     tools::CHECKS,
     writers::CHECKS,
 ];

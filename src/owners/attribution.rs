@@ -17,6 +17,9 @@ pub enum Evidence {
     /// The rule is in a chain of the component with that index, which writes no rule of this form.
     /// Its owner is therefore unknown.
     UnexpectedForm(u16),
+    /// The native table has a name of the component with that index, and a part that this does not
+    /// write. Its owner is therefore unknown.
+    UnexpectedPart(u16),
     /// The rule is the owner's jump from a built-in chain: the entry with that index in the owner's
     /// `hooks`.
     Hook(u16),

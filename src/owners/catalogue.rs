@@ -13,7 +13,9 @@ use crate::owners::expression::Expression;
 use crate::owners::files::{builtin, components};
 pub(crate) use crate::owners::names::EntryId;
 use crate::owners::names::{Names, anchored, refused};
+use crate::owners::native_content::NativeContent;
 use crate::owners::template::Template;
+use crate::state::nft::NftTable;
 
 /// All components, with their name patterns and templates ready for use.
 #[derive(Debug)]
@@ -24,6 +26,8 @@ pub struct Catalogue {
     pub(crate) sets: Names,
     pub(crate) links: Names,
     pub(crate) nft_tables: Names,
+    /// What each component's native tables consist of: `native_contents[component]`.
+    native_contents: Vec<Option<NativeContent>>,
     /// The rule forms of each chain entry: `contents[component][chain entry]`.
     contents: Vec<Vec<Option<Content>>>,
     /// The templates of the shapes: `shapes[component][shape]`.
@@ -61,6 +65,10 @@ impl Catalogue {
             sets: names("sets", |c| strs(&c.sets))?,
             links: names("links", |c| strs(&c.links))?,
             nft_tables: names("nft_tables", |c| strs(&c.nft_tables))?,
+            native_contents: components
+                .iter()
+                .map(NativeContent::compile)
+                .collect::<Result<_>>()?,
             contents: components.iter().map(contents).collect::<Result<_>>()?,
             shapes: components.iter().map(shapes).collect::<Result<_>>()?,
             hooks: components.iter().map(hooks).collect::<Result<_>>()?,
@@ -105,6 +113,14 @@ impl Catalogue {
     /// forms.
     pub(crate) fn content(&self, chain: EntryId) -> Option<&Content> {
         self.contents[usize::from(chain.component)][usize::from(chain.item)].as_ref()
+    }
+
+    /// The component that has tables of this name, and the first part of the table that it does not
+    /// write.
+    pub(crate) fn native_table(&self, table: &NftTable) -> Option<(EntryId, Option<String>)> {
+        let entry = self.nft_tables.first(&format!("{} {}", table.family, table.name))?;
+        let content = self.native_contents[usize::from(entry.component)].as_ref();
+        Some((entry, content.and_then(|content| content.unexpected_part(table))))
     }
 
     /// Every shape and its compiled template, in order of precedence.

@@ -72,6 +72,9 @@ pub struct Component {
     /// Patterns for the component's native nf_tables tables, which are matched as `family name`.
     #[serde(default)]
     pub nft_tables: Vec<String>,
+    /// What these tables consist of; anything if it is not listed.
+    #[serde(default)]
+    pub(crate) nft_content: Option<RawNativeContent>,
     /// The packet marks that the component uses. For information only.
     #[serde(default)]
     pub marks: Vec<String>,
@@ -81,6 +84,26 @@ pub struct Component {
     /// The component's rules in built-in chains, recognised by shape.
     #[serde(default)]
     pub rules: Vec<Shape>,
+}
+
+/// The parts of a component's native tables, as its catalogue file lists them.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawNativeContent {
+    /// The chains.
+    pub(super) chains: Vec<RawNativeChain>,
+    /// Name patterns of the nft sets and maps.
+    pub(super) sets: Vec<String>,
+}
+
+/// A kind of chain of a native table.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawNativeChain {
+    /// The name pattern of the chains.
+    pub(super) name: String,
+    /// The statements of their rules, by nft's names.
+    pub(super) statements: Vec<String>,
 }
 
 /// A kind of chain that a component makes.

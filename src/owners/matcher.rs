@@ -77,8 +77,13 @@ impl<'c> Ownership<'c> {
         let sets = state.ipsets.sets.iter();
         let links = state.links.iter();
         let tables = state.native_tables().into_iter().map(|t| {
-            let name = format!("{} {}", t.family, t.name);
-            ((t.family.clone(), t.name.clone()), named(catalogue.nft_tables.first(&name)))
+            let owner = match catalogue.native_table(t) {
+                Some((entry, Some(_))) => {
+                    attributed(UNOWNED, Evidence::UnexpectedPart(entry.component))
+                }
+                found => named(found.map(|(entry, _)| entry)),
+            };
+            ((t.family.clone(), t.name.clone()), owner)
         });
         Ownership {
             catalogue,
@@ -249,6 +254,10 @@ impl<'c> Ownership<'c> {
             Evidence::UnexpectedForm(c) => {
                 let chain = &self.catalogue.components[usize::from(c)].name;
                 format!("in a chain of {chain}'s, which writes no such rule")
+            }
+            Evidence::UnexpectedPart(c) => {
+                let component = &self.catalogue.components[usize::from(c)].name;
+                format!("has a name of {component}'s, and a part that this does not write")
             }
             Evidence::Hook(i) => {
                 let hooks = self.component(a).map_or(&[][..], |c| &c.hooks);

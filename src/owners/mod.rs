@@ -10,6 +10,7 @@ pub mod files;
 pub mod liveness;
 pub mod matcher;
 pub(crate) mod names;
+pub(crate) mod native_content;
 mod precedence;
 mod rules;
 pub(crate) mod servers;

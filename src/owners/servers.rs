@@ -64,10 +64,7 @@ impl Servers {
                 return;
             }
         };
-        let (first, last) = entry.split_once('-').unwrap_or((entry, entry));
-        if let (Ok(first), Ok(last)) = (first.parse::<u16>(), last.parse::<u16>()) {
-            self.node_ports.extend((first..=last).map(|port| (protocol, port)));
-        }
+        self.node_ports.extend(ports(entry).map(|port| (protocol, port)));
     }
 
     /// True if the address is on kube-ipvs0.
@@ -89,8 +86,15 @@ impl Servers {
     }
 }
 
+/// Reads an entry of a `bitmap:port` ipset: `30080`, or `30080-30082`.
+pub(crate) fn ports(entry: &str) -> impl Iterator<Item = u16> {
+    let (first, last) = entry.split_once('-').unwrap_or((entry, entry));
+    let both = first.parse::<u16>().ok().zip(last.parse::<u16>().ok());
+    both.into_iter().flat_map(|(first, last)| first..=last)
+}
+
 /// Reads an entry of a `hash:ip,port` ipset: `10.96.0.10,tcp:53`.
-fn address_port(entry: &str) -> Option<(Protocol, SocketAddr)> {
+pub(crate) fn address_port(entry: &str) -> Option<(Protocol, SocketAddr)> {
     let (address, port) = entry.split_once(',')?;
     let (protocol, port) = port.split_once(':')?;
     let protocol = match protocol {

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use super::lost_match::lost_matches;
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 use crate::state::rule::Words;
 
@@ -26,15 +27,23 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
         };
     }
     let links: Vec<&str> = facts.now.links.iter().map(|l| l.name.as_str()).collect();
-    let (mut count, mut evidence) = (0, Vec::new());
+    // One that the kernel has like that is found by the check backends.lost-match.
+    let lost = lost_matches(facts).into_iter().filter(|lost| lost.in_kernel.is_none());
+    let mut evidence: Vec<String> = lost
+        .map(|lost| {
+            let (file, effect) = (lost.id.file(), lost.rule.effect);
+            format!("{file}:{}: it lost its match and {effect}: {}", lost.line, lost.text)
+        })
+        .collect();
+    let mut count = evidence.len();
     for (id, ruleset) in &facts.now.rulesets {
-        for (chain, _, rule) in ruleset.tables.iter().flat_map(|t| t.rules()) {
-            let suspect = rule.target.as_deref() == Some("DNAT") || &*chain.name == "KUBE-FIREWALL";
+        for (_, _, rule) in ruleset.tables.iter().flat_map(|t| t.rules()) {
+            let suspect = rule.target.as_deref() == Some("DNAT");
             let text = ruleset.rule_text(rule);
             if !suspect && !text.contains("[unsupported revision]") {
                 continue;
             }
-            let Some(fault) = fault(&chain.name, text, &links) else { continue };
+            let Some(fault) = fault(text, &links) else { continue };
             count += 1;
             if evidence.len() < SHOWN {
                 evidence.push(format!("{}:{}: {fault}: {text}", id.file(), rule.line));
@@ -49,9 +58,10 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     }
     Verdict::Found(Found {
         evidence,
-        effect: "the kernel still does what was meant, but this save does not say it: restored, \
-                 services would lead nowhere or everything would be dropped"
-            .into(),
+        effect:
+            "as far as this shows, the kernel still does what was meant, but the save does not \
+                 say it: restored, services would lead nowhere or everything would be dropped"
+                .into(),
         remedy: vec![
             "save with the iptables that wrote the rules, as in kube-proxy's image:".into(),
             "kubectl -n kube-system exec ds/kube-proxy -- iptables-save --version".into(),
@@ -62,18 +72,13 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
 }
 
 /// What is wrong with a rule's text; `None` if nothing is.
-fn fault(chain: &str, text: &str, links: &[&str]) -> Option<String> {
+fn fault(text: &str, links: &[&str]) -> Option<String> {
     if text.contains("[unsupported revision]") {
         return Some("written by a newer iptables".into());
     }
     let words = Words::of_rule(text);
     let terms = words.terms();
     let target = words.target().map(|(target, _)| target);
-    if chain == "KUBE-FIREWALL" && target.as_deref() == Some("DROP") {
-        let narrow = ["--mark", "-s", "--source", "-d", "--destination", "--ctstate"];
-        let bare = !terms.iter().any(|t| narrow.contains(&t.option));
-        return bare.then(|| "it lost its match and drops everything".into());
-    }
     if target.as_deref() != Some("DNAT") {
         return None;
     }
@@ -107,10 +112,7 @@ mod tests {
 
     #[test]
     fn each_form_is_reported() {
-        let fault = |text: &str| {
-            let chain = text.split(' ').nth(1).unwrap();
-            fault(chain, text, &["lo", "ens9f0"]).unwrap_or_default()
-        };
+        let fault = |text: &str| fault(text, &["lo", "ens9f0"]).unwrap_or_default();
         for (text, expected) in [
             ("-A K -p tcp -j DNAT --to-destination 10.0.0.1:80", ""),
             ("-A K -p tcp -j DNAT --to-destination 10.0.0.1:80 --persistent", ""),
@@ -124,8 +126,6 @@ mod tests {
             // network, and no link's name begins with those letters.
             ("-A K -p tcp -j DNAT --to-destination 100.100.100.100:80", ""),
             ("-A K -m comment [unsupported revision] -j ACCEPT", "a newer iptables"),
-            ("-A KUBE-FIREWALL -m comment --comment \"a --mark\" -j DROP", "drops everything"),
-            ("-A KUBE-FIREWALL -m mark --mark 0x8000/0x8000 -j DROP", ""),
             ("-A K -j DROP", ""),
         ] {
             let found = fault(text);

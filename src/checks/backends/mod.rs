@@ -3,12 +3,14 @@
 mod both;
 mod garbled;
 mod hint;
+mod lost_match;
 
 use super::{Check, Facts};
 use crate::state::ruleset::Ruleset;
 use crate::state::{Backend, Family, RulesetId};
 
-pub(super) const CHECKS: &[&Check] = &[&both::CHECK, &garbled::CHECK, &hint::CHECK];
+pub(super) const CHECKS: &[&Check] =
+    &[&both::CHECK, &garbled::CHECK, &hint::CHECK, &lost_match::CHECK];
 
 /// The ruleset of a family in a backend, if the ruleset has a rule, a chain that is not built in,
 /// or a policy other than ACCEPT.

@@ -1,6 +1,5 @@
 //! Whether iptables sees packets that a bridge forwards between two of its ports.
 
-use crate::checks::sysctls::sysctls;
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::state::NodeState;
 
@@ -27,7 +26,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     if state.links.is_empty() {
         return Verdict::Unknown("the links are not in this state".into());
     }
-    let Some(sysctls) = sysctls(state) else {
+    let Some(sysctls) = state.sysctls() else {
         return Verdict::Unknown("the sysctls are not in this state".into());
     };
     let bridges = bridges(state).join(", ");

@@ -95,7 +95,7 @@ fn effect(removed: &[&Object], suspected: &[&Object]) -> String {
 mod tests {
     use super::*;
     use crate::checks::testing::{Node, given, node, verdict_of};
-    use crate::plan::change::Direction;
+    use crate::plan::change::{Change, Direction};
 
     const CANAL: &str = "canal-stale-flannel-1.20";
     const SAVE: &str = "iptables-nft.save";
@@ -110,7 +110,7 @@ mod tests {
         let delete = "iptables-nft -t nat -D POSTROUTING ! -s 192.168.64.0/20 -d 192.168.66.0/24 \
                       -j RETURN";
         assert_eq!(found.remedy[0], delete);
-        let [fix] = &found.fix[..] else { panic!("{:?}", found.fix) };
+        let [Change::Objects(fix)] = &found.fix[..] else { panic!("{:?}", found.fix) };
         assert_eq!((fix.direction, fix.objects()), (Direction::Remove, 1));
     }
 

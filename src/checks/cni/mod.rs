@@ -6,6 +6,7 @@ mod configurations;
 mod flannel_order;
 mod flannel_rules;
 mod leftovers;
+mod nftables;
 mod portmap;
 
 use super::Check;
@@ -20,6 +21,7 @@ pub(super) const CHECKS: &[&Check] = &[
     &flannel_order::CHECK,
     &flannel_rules::CHECK,
     &leftovers::CHECK,
+    &nftables::CHECK,
     &portmap::CHECK,
 ];
 

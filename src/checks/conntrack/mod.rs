@@ -1,7 +1,9 @@
-//! Connection tracking: how full the conntrack table is, counters of lost packets, and sysctls.
+//! Connection tracking: how full the conntrack table is, counters of lost packets, sysctls, and flows
+//! that miss their service.
 
 mod rising;
 mod sysctls;
+mod untranslated;
 
 use super::Check;
 
@@ -12,4 +14,5 @@ pub(super) const CHECKS: &[&Check] = &[
     &rising::INSERT_FAILED,
     &sysctls::TABLE_FULL,
     &sysctls::TCP_LOOSE,
+    &untranslated::CHECK,
 ];

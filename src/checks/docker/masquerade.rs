@@ -2,11 +2,11 @@
 //! only when docker restarts.
 
 use super::networks::{
-    Bridge, WHEN, applies, bridges, docker_liveness, ends, is_internal, missing, no_iptables,
-    no_masquerade, postrouting, translates, v4,
+    BridgeNetwork, WHEN, applies, bridges, docker_liveness, ends, is_internal, missing,
+    no_iptables, no_masquerade, postrouting, translates, v4,
 };
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
-use crate::plan::change::{Direction, Edit, RulePos, TableEdit, Target};
+use crate::plan::change::{Change, Direction, Edit, RulePos, TableEdit, Target};
 use crate::state::ruleset::{Chain, Ruleset, Table};
 use crate::state::{Backend, RulesetId};
 
@@ -58,10 +58,10 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     Verdict::Found(found(facts, &unmasqueraded))
 }
 
-fn found(facts: &Facts<'_>, unmasqueraded: &[Bridge]) -> Found {
+fn found(facts: &Facts<'_>, unmasqueraded: &[BridgeNetwork]) -> Found {
     let home = home(facts);
     let file = home.map_or_else(|| "iptables".to_owned(), |(id, _)| id.file());
-    let evidence = |b: &Bridge| {
+    let evidence = |b: &BridgeNetwork| {
         format!("{} has {}, but {file} has no `{}` in nat", b.name, b.network, b.masquerade())
     };
     let names: Vec<&str> = unmasqueraded.iter().map(|b| b.name.as_str()).collect();
@@ -101,7 +101,7 @@ fn found(facts: &Facts<'_>, unmasqueraded: &[Bridge]) -> Found {
     if let Some((ruleset, _)) = home.filter(|_| !rules.is_empty()) {
         let table = "nat".into();
         let target = Target::Table(TableEdit { ruleset, table, rules, chains: Vec::new() });
-        found.fix.push(Edit { direction: Direction::Add, target });
+        found.fix.push(Change::Objects(Edit { direction: Direction::Add, target }));
     }
     found
 }
@@ -122,7 +122,12 @@ fn home<'a>(facts: &Facts<'a>) -> Option<(RulesetId, &'a Ruleset)> {
 
 /// The position at which to insert the bridge's masquerade rule: after the jumps at the top of the
 /// chain, but before the first rule that keeps the bridge's packets from later nat rules.
-fn insert_position(ruleset: &Ruleset, table: &Table, chain: &Chain, bridge: &Bridge) -> usize {
+fn insert_position(
+    ruleset: &Ruleset,
+    table: &Table,
+    chain: &Chain,
+    bridge: &BridgeNetwork,
+) -> usize {
     let jumps = |rule: &crate::state::ruleset::Rule| {
         let leads = rule.target.as_ref().is_some_and(|t| table.chain(t).is_some());
         leads && !ends(ruleset, table, rule, bridge)
@@ -170,7 +175,8 @@ mod tests {
             found.remedy,
             ["iptables-nft -t nat -I POSTROUTING 2 -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE"]
         );
-        let [Edit { direction: Direction::Add, target: Target::Table(edit) }] = &found.fix[..]
+        let [Change::Objects(Edit { direction: Direction::Add, target: Target::Table(edit) })] =
+            &found.fix[..]
         else {
             panic!("{:?}", found.fix);
         };

@@ -15,14 +15,14 @@ const CONFIG: &str = "/etc/docker/daemon.json";
 
 /// A bridge of docker, with its IPv4 network.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Bridge {
+pub(super) struct BridgeNetwork {
     pub(super) name: String,
     pub(super) network: Ipv4Net,
     /// The links that the node's default routes lead through.
     default_links: Vec<String>,
 }
 
-impl Bridge {
+impl BridgeNetwork {
     /// The masquerade rule that docker writes for the bridge.
     pub(super) fn masquerade(&self) -> String {
         format!("-A POSTROUTING -s {} ! -o {} -j MASQUERADE", self.network, self.name)
@@ -48,7 +48,7 @@ pub(super) fn missing(state: &NodeState) -> Option<&'static str> {
 }
 
 /// The bridges that have one of docker's names and an IPv4 network.
-pub(super) fn bridges(state: &NodeState) -> Vec<Bridge> {
+pub(super) fn bridges(state: &NodeState) -> Vec<BridgeNetwork> {
     let docker = |name: &str| {
         name == "docker0"
             || name == "docker_gwbridge"
@@ -63,7 +63,7 @@ pub(super) fn bridges(state: &NodeState) -> Vec<Bridge> {
     let out: Vec<String> = default.filter_map(|r| r.dev.clone()).collect();
     let v4 = |(name, net): (String, IpNet)| match net {
         IpNet::V4(network) if network.prefix_len() < 32 => {
-            Some(Bridge { name, network, default_links: out.clone() })
+            Some(BridgeNetwork { name, network, default_links: out.clone() })
         }
         _ => None,
     };
@@ -101,7 +101,7 @@ fn disabled_by(state: &NodeState, option: &str) -> Option<String> {
 
 /// True if the bridge is that of an internal network. Such a network is isolated on purpose: docker
 /// drops all packets that come to the bridge's containers from other networks.
-pub(super) fn is_internal(state: &NodeState, bridge: &Bridge) -> bool {
+pub(super) fn is_internal(state: &NodeState, bridge: &BridgeNetwork) -> bool {
     v4(state).any(|(_, ruleset)| {
         let rules = ruleset.table("filter").into_iter().flat_map(Table::rules);
         rules.filter(|(c, ..)| c.name.starts_with("DOCKER-")).any(|(_, _, rule)| {
@@ -129,7 +129,7 @@ pub(super) fn postrouting(ruleset: &Ruleset) -> Option<(&Table, &Chain)> {
 }
 
 /// True if the rule masquerades, or translates by SNAT, packets that leave the bridge's network.
-pub(super) fn translates(ruleset: &Ruleset, rule: &Rule, bridge: &Bridge) -> bool {
+pub(super) fn translates(ruleset: &Ruleset, rule: &Rule, bridge: &BridgeNetwork) -> bool {
     let words = ruleset.words(rule);
     let from = match words.value("-s") {
         Some((false, net)) => net.parse::<Ipv4Net>().is_ok_and(|n| n.contains(&bridge.network)),
@@ -159,7 +159,7 @@ enum Takes {
 
 /// True if no later nat rule sees the packets that the bridge's containers send to other networks,
 /// or those of one protocol, because this rule accepts them or returns.
-pub(super) fn ends(ruleset: &Ruleset, table: &Table, rule: &Rule, bridge: &Bridge) -> bool {
+pub(super) fn ends(ruleset: &Ruleset, table: &Table, rule: &Rule, bridge: &BridgeNetwork) -> bool {
     if takes(ruleset, rule, bridge) != Takes::All {
         return false;
     }
@@ -172,7 +172,13 @@ pub(super) fn ends(ruleset: &Ruleset, table: &Table, rule: &Rule, bridge: &Bridg
 
 /// True if the chain accepts every packet that the bridge's containers send to other networks, or
 /// every such packet of one protocol.
-fn accepts(r: &Ruleset, table: &Table, chain: &Chain, bridge: &Bridge, depth: usize) -> bool {
+fn accepts(
+    r: &Ruleset,
+    table: &Table,
+    chain: &Chain,
+    bridge: &BridgeNetwork,
+    depth: usize,
+) -> bool {
     // The kernel refuses loops of chains, but a captured file may contain such a loop.
     if depth > 8 {
         return false;
@@ -190,7 +196,7 @@ fn accepts(r: &Ruleset, table: &Table, chain: &Chain, bridge: &Bridge, depth: us
     false
 }
 
-fn takes(ruleset: &Ruleset, rule: &Rule, bridge: &Bridge) -> Takes {
+fn takes(ruleset: &Ruleset, rule: &Rule, bridge: &BridgeNetwork) -> Takes {
     let mut takes = Takes::All;
     for term in ruleset.words(rule).terms() {
         let value = term.value();
@@ -217,7 +223,7 @@ fn takes(ruleset: &Ruleset, rule: &Rule, bridge: &Bridge) -> Takes {
     takes
 }
 
-fn of_source(value: &str, not: bool, bridge: &Bridge) -> Takes {
+fn of_source(value: &str, not: bool, bridge: &BridgeNetwork) -> Takes {
     let Some(net) = network(value) else { return Takes::Some };
     let (covers, within) = (net.contains(&bridge.network), bridge.network.contains(&net));
     match (covers, within, not) {

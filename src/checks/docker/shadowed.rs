@@ -2,7 +2,8 @@
 
 use super::masquerade::program;
 use super::networks::{
-    Bridge, WHEN, applies, bridges, docker_liveness, ends, missing, postrouting, translates, v4,
+    BridgeNetwork, WHEN, applies, bridges, docker_liveness, ends, missing, postrouting, translates,
+    v4,
 };
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::state::RulesetId;
@@ -46,7 +47,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
 /// Adds to `found` the first rule that takes the bridge's packets before the bridge's masquerade
 /// rule does. Only a person may move rules, because whoever wrote that first rule may intend this
 /// order.
-fn shadow(id: RulesetId, ruleset: &Ruleset, bridge: &Bridge, found: &mut Found) {
+fn shadow(id: RulesetId, ruleset: &Ruleset, bridge: &BridgeNetwork, found: &mut Found) {
     let Some((table, chain)) = postrouting(ruleset) else { return };
     let own = chain.rules.iter().position(|rule| translates(ruleset, rule, bridge));
     let Some(own) = own else { return };

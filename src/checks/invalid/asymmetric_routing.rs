@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::checks::sysctls::sysctls;
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 use crate::state::links::Route;
 use crate::state::sysctl::Sysctls;
@@ -39,7 +38,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     if hops.is_empty() {
         return Verdict::Ok("each network by one way".into());
     }
-    let sysctls = sysctls(facts.now);
+    let sysctls = facts.now.sysctls();
     let mut strict = BTreeSet::new();
     let mut evidence = Vec::new();
     for ((_, dst), hops) in &hops {

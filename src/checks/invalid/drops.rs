@@ -1,7 +1,6 @@
 //! Dropped INVALID packets, by rule and by owner of the rule, with each owner's remedy.
 
 use super::rules::{Dropping, LIBERAL, by_owner, dropping, first_gate, program};
-use crate::checks::sysctls::sysctls;
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 use crate::owners::component::KUBE_PROXY;
 use crate::owners::liveness;
@@ -88,7 +87,7 @@ fn remedy(facts: &Facts<'_>, rules: &[Dropping]) -> Vec<String> {
 /// The remedy for kube-proxy's drop rule. kube-proxy reads the sysctl `LIBERAL` only once, when
 /// kube-proxy starts.
 pub(super) fn of_kube_proxy(facts: &Facts<'_>) -> Vec<String> {
-    let liberal = sysctls(facts.now).and_then(|s| s.get(LIBERAL).map(|v| v != "0"));
+    let liberal = facts.now.sysctls().and_then(|s| s.get(LIBERAL).map(|v| v != "0"));
     let set = || {
         format!(
             "sysctl -w {LIBERAL}=1; echo '{LIBERAL} = 1' > /etc/sysctl.d/90-conntrack.conf   \

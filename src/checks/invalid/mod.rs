@@ -17,5 +17,6 @@ pub(super) const CHECKS: &[&Check] = &[
     &drops::CHECK,
     &exception_order::CHECK,
     &protection_ends::CHECK,
+    &protection_ends::COUNTED,
     &rising::CHECK,
 ];

@@ -1,5 +1,5 @@
 //! Virtual servers of other programs. In ipvs mode kube-proxy deletes each of them that its
-//! configuration does not exclude.
+//! configuration does not exclude; as it starts in nftables mode it flushes all of them.
 
 use std::collections::BTreeSet;
 
@@ -7,9 +7,9 @@ use ipnet::IpNet;
 
 use super::serves_by_servers;
 use crate::checks::kube_proxy::setting;
-use crate::checks::{Check, Facts, Found, Severity, Verdict};
+use crate::checks::{Check, Facts, Found, Severity, Verdict, nftables};
 use crate::owners::component::KUBE_PROXY;
-use crate::state::ipvs::VirtualServerId;
+use crate::state::ipvs::{VirtualServer, VirtualServerId};
 use crate::state::kube_proxy::Mode;
 
 const TITLE: &str = "virtual servers of others that kube-proxy is not told to leave alone";
@@ -38,6 +38,65 @@ pub(super) const BESIDE: Check = Check {
     reference: REFERENCE,
 };
 
+/// Before a switch to nftables mode: virtual servers of other programs that kube-proxy flushes.
+pub(super) const FLUSHED: Check = Check {
+    id: "ipvs.foreign-servers-flushed",
+    title: "virtual servers of others that kube-proxy flushes as it starts in nftables mode",
+    severity: Severity::Block,
+    when: "nftables mode is the target, and does not run yet",
+    applies: nftables::is_target,
+    evaluate: evaluate_flushed,
+    reference: "https://github.com/kubernetes/kubernetes/blob/v1.34.0/pkg/proxy/ipvs/cleanup.go",
+};
+
+/// The foreign virtual servers, each with its owner and its evidence.
+fn foreign(facts: &Facts<'_>) -> Vec<(String, String)> {
+    let servers = facts.now.ipvs.servers.iter();
+    let foreign = servers.filter_map(|server| {
+        let owner = facts.ownership.virtual_server(&server.service)?;
+        let shown = describe(server, owner.name);
+        (owner.name != KUBE_PROXY).then(|| (owner.name.to_owned(), shown))
+    });
+    foreign.collect()
+}
+
+/// A virtual server with its owner, as evidence.
+fn describe(server: &VirtualServer, owner: &str) -> String {
+    let VirtualServer { service, scheduler, reals, .. } = server;
+    format!("{service} {scheduler} with {} real servers; owner: {owner}", reals.len())
+}
+
+fn evaluate_flushed(facts: &Facts<'_>) -> Verdict {
+    let found = foreign(facts);
+    if found.is_empty() {
+        return Verdict::Ok("there is no virtual server of others".into());
+    }
+    if let Some(version) = facts.running.version
+        && version.minor < FLUSHES
+    {
+        return Verdict::Ok(format!("kube-proxy {version} has no nftables mode, and flushes none"));
+    }
+    let owners: BTreeSet<&str> = found.iter().map(|(owner, _)| owner.as_str()).collect();
+    let restart = owners.iter().map(|owner| match *owner {
+        "keepalived" => "systemctl restart keepalived   # at once after the switch".to_owned(),
+        owner => format!("have {owner} make them again, at once after the switch"),
+    });
+    Verdict::Found(Found {
+        evidence: found.iter().map(|(_, shown)| shown.clone()).collect(),
+        effect: "from 1.29 on kube-proxy flushes every virtual server of the node as it starts in \
+                 nftables mode, and heeds no excludeCIDRs: what they serve is down until their \
+                 owner makes them again"
+            .into(),
+        remedy: std::iter::once("move them to another node before the switch".to_owned())
+            .chain(restart)
+            .collect(),
+        fix: Vec::new(),
+    })
+}
+
+/// The first minor version of Kubernetes 1 that flushes them.
+const FLUSHES: u32 = 29;
+
 fn evaluate(facts: &Facts<'_>) -> Verdict {
     // ipvs mode always has a virtual server, because every cluster has at least a service for its
     // API.
@@ -63,11 +122,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
             }
             VirtualServerId::Fwmark { .. } => nameless = true,
         }
-        let reals = server.reals.len();
-        evidence.push(format!(
-            "{} {} with {reals} real servers; owner: {}",
-            server.service, server.scheduler, owner.name
-        ));
+        evidence.push(describe(server, owner.name));
     }
     if evidence.is_empty() {
         return match foreign {
@@ -154,6 +209,22 @@ mod tests {
             panic!("not found")
         };
         assert!(found.evidence[0].starts_with("10.9.0.100:8443/tcp wlc"), "{found:?}");
+    }
+
+    #[test]
+    fn the_flush_of_nftables_mode_is_stopped() {
+        let at = |name: &str, version: &str| {
+            let state = Node::captured(name).kube_proxy_version(version).state();
+            given(&state).to(Mode::Nftables).verdict(&FLUSHED)
+        };
+        let Verdict::Found(found) = at("ipvs-with-keepalived-1.20", "v1.34.2") else {
+            panic!("not found")
+        };
+        assert_eq!(found.evidence, [EVIDENCE]);
+        assert!(found.remedy[1].starts_with("systemctl restart keepalived"), "{found:?}");
+        assert!(matches!(at("ipvs-with-keepalived-1.20", "v1.28.9"), Verdict::Ok(_)));
+        assert!(matches!(at("half-migrated-ipvs-1.20", "v1.34.2"), Verdict::Ok(_)));
+        assert!(matches!(at("iptables-1.37", "v1.37.2"), Verdict::Ok(_)));
     }
 
     #[test]

@@ -56,15 +56,28 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     })
 }
 
-/// For iptables mode: the NodePort rules for clients at 127.0.0.0/8 that have a packet counter
-/// above 0.
+/// The accounting object in which kube-proxy from 1.31 on counts packets for NodePorts on 127.0.0.1.
+const ACCEPTED: &str = "localhost_nps_accepted_pkts";
+
+/// For iptables mode: the NodePort rules for 127.0.0.0/8 that have a packet counter above 0, and what
+/// kube-proxy itself has counted.
 fn counted(facts: &Facts<'_>) -> Vec<String> {
     let mut found = Vec::new();
+    let accounted = facts.now.accounting.iter().find(|o| o.name == ACCEPTED && o.packets > 0);
+    found.extend(accounted.map(|o| format!("nfacct {ACCEPTED}: {} packets", o.packets)));
+    let metrics = facts.live.and_then(|live| live.kube_proxy_metrics.as_ref());
+    let accepted = metrics.and_then(|m| m.localhost_accepted).filter(|packets| *packets > 0);
+    found.extend(accepted.map(|packets| {
+        format!("kubeproxy_iptables_localhost_nodeports_accepted_packets_total: {packets}")
+    }));
     for (id, ruleset) in &facts.now.rulesets {
         let chain = ruleset.table("nat").and_then(|t| t.chain("KUBE-NODEPORTS"));
         for rule in chain.iter().flat_map(|c| &c.rules) {
             let packets = ruleset.counters(rule).map_or(0, |c| c.packets);
-            if packets > 0 && ruleset.words(rule).text().starts_with("-s 127.0.0.0/8 ") {
+            // `-s` up to 1.30, `-d` from then on.
+            let local = ["-s 127.0.0.0/8 ", "-d 127.0.0.0/8 "];
+            let text = ruleset.words(rule).text();
+            if packets > 0 && local.iter().any(|start| text.starts_with(start)) {
                 found.push(format!("{id} nat: [{packets} packets] {}", ruleset.rule_text(rule)));
             }
         }
@@ -117,6 +130,22 @@ mod tests {
             panic!("not found")
         };
         assert_eq!(found.evidence, ["virtual server 127.0.0.1:30443/tcp: 2 connections"]);
+    }
+
+    #[test]
+    fn found_by_what_kube_proxy_of_today_counts() {
+        let node = Node::captured("iptables-1.37");
+        let verdict = |node: &Node| given(&node.state()).to(TO).verdict(&CHECK);
+        assert!(matches!(verdict(&node), Verdict::Unknown(_)));
+        let rule = "-A KUBE-NODEPORTS -d 127.0.0.0/8";
+        let from = format!("[0:0] {rule}");
+        let counted = node.clone().replace("iptables-nft.save", &from, &format!("[7:420] {rule}"));
+        assert!(matches!(verdict(&counted), Verdict::Found(_)));
+        let counted = node.clone().put("nfacct.save", "[9:540] - localhost_nps_accepted_pkts\n");
+        let Verdict::Found(found) = verdict(&counted) else { panic!("not found") };
+        assert_eq!(found.evidence, ["nfacct localhost_nps_accepted_pkts: 9 packets"]);
+        let none = node.put("nfacct.save", "[0:0] - localhost_nps_accepted_pkts\n");
+        assert!(matches!(verdict(&none), Verdict::Unknown(_)));
     }
 
     #[test]

@@ -21,6 +21,7 @@ pub(super) const CHECKS: &[&Check] = &[
     &sysctls::EXPIRY,
     &foreign_servers::BEFORE,
     &foreign_servers::BESIDE,
+    &foreign_servers::FLUSHED,
     &host_firewall::CHECK,
     &left_behind::CHECK,
     &localhost_node_ports::CHECK,

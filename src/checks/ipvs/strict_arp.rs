@@ -2,7 +2,6 @@
 //! answers ARP requests for these addresses too.
 
 use crate::checks::kube_proxy::setting;
-use crate::checks::sysctls::sysctls;
 use crate::checks::{Check, Facts, Found, Severity, Verdict, no_processes};
 use crate::state::kube_proxy::Mode;
 
@@ -25,7 +24,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
         return Verdict::Ok("neither MetalLB's speaker nor kube-vip runs here".into());
     };
     let who = format!("{} (process {}) announces addresses", announcer.name, announcer.pid);
-    let sysctls = sysctls(facts.now);
+    let sysctls = facts.now.sysctls();
     let is = |name: &str, value: &str| {
         let name = format!("net.ipv4.conf.all.{name}");
         sysctls.as_ref().and_then(|s| s.get(&name)).map(|v| v == value)

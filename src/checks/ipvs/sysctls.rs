@@ -1,7 +1,6 @@
 //! Sysctls of ipvs: whether their values on the node are the right ones.
 
 use crate::checks::kube_proxy::at_least;
-use crate::checks::sysctls::sysctls;
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::state::kube_proxy::Mode;
 use crate::state::tools::Version;
@@ -38,7 +37,7 @@ fn conn_reuse_mode(facts: &Facts<'_>) -> Verdict {
     let Some(kernel) = facts.now.tools.as_ref().and_then(|t| t.kernel_version()) else {
         return Verdict::Unknown("the kernel's version is not in this state".into());
     };
-    let sysctls = sysctls(facts.now);
+    let sysctls = facts.now.sysctls();
     let Some(value) = sysctls.as_ref().and_then(|s| s.get(REUSE)) else {
         return Verdict::Unknown(format!("{REUSE} is not there: ip_vs is not loaded"));
     };
@@ -85,7 +84,7 @@ pub(super) const EXPIRY: Check = Check {
 };
 
 fn expiry(facts: &Facts<'_>) -> Verdict {
-    let Some(sysctls) = sysctls(facts.now) else {
+    let Some(sysctls) = facts.now.sysctls() else {
         return Verdict::Unknown("sysctl.txt is not in this state".into());
     };
     let values = EXPIRES.map(|(name, trouble)| (name, trouble, sysctls.get(name)));

@@ -1,8 +1,10 @@
 //! What kube-proxy needs of the kernel, checked without loading a module.
 
+mod conntrack;
 mod modules;
 mod modules_at_boot;
 mod nftables;
+mod nftables_parts;
 mod schedulers;
 
 use super::{Check, Facts};
@@ -12,7 +14,9 @@ pub(super) const CHECKS: &[&Check] = &[
     &modules::DUMMY,
     &modules::IP_VS,
     &modules_at_boot::CHECK,
+    &conntrack::CHECK,
     &nftables::CHECK,
+    &nftables_parts::CHECK,
     &schedulers::CHECK,
     &modules::XT_IPVS,
     &modules::XT_SET,
@@ -22,6 +26,8 @@ pub(super) const CHECKS: &[&Check] = &[
 /// known.
 enum Presence {
     Present(String),
+    /// It is on the disk, and not loaded.
+    Loadable(String),
     Missing(String),
     Unknown(String),
 }
@@ -40,7 +46,7 @@ fn presence(facts: &Facts<'_>, name: &str) -> Presence {
     match modules.availability(name) {
         Availability::Loaded => Presence::Present(format!("{name} is loaded (/proc/modules)")),
         Availability::BuiltIn => Presence::Present(format!("{name} is part of the kernel")),
-        Availability::Loadable => Presence::Present(format!("{name} can be loaded (modules.dep)")),
+        Availability::Loadable => Presence::Loadable(format!("{name} can be loaded (modules.dep)")),
         Availability::Missing => Presence::Missing(format!(
             "{name}: not in /proc/modules, modules.builtin, the kernel's configuration, or \
              modules.dep"
@@ -55,6 +61,10 @@ fn presence(facts: &Facts<'_>, name: &str) -> Presence {
 fn install(facts: &Facts<'_>, names: &str) -> String {
     let loads = facts.live.and_then(|a| a.modules.as_ref()).is_some_and(|m| !m.loadable.is_empty());
     match &facts.now.tools {
+        Some(tools) if loads && is_of_rpm(&tools.kernel) => format!(
+            "dnf install kernel-modules-extra-{}   # else a kernel that has {names}",
+            tools.kernel
+        ),
         Some(tools) if loads => format!(
             "apt-get install linux-modules-extra-{}   # Ubuntu; else a kernel that has {names}",
             tools.kernel
@@ -64,6 +74,12 @@ fn install(facts: &Facts<'_>, names: &str) -> String {
         }
         None => format!("boot a kernel that has {names}"),
     }
+}
+
+/// Whether a kernel's release is of Red Hat's kind: `6.12.0-124.8.1.el10_1.x86_64`, `6.17.0-1.fc43.x86_64`.
+fn is_of_rpm(release: &str) -> bool {
+    let digit = |rest: &str| rest.starts_with(|c: char| c.is_ascii_digit());
+    [".el", ".fc"].iter().any(|mark| release.split_once(mark).is_some_and(|(_, rest)| digit(rest)))
 }
 
 #[cfg(test)]

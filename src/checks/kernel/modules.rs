@@ -84,7 +84,7 @@ fn require(facts: &Facts<'_>, name: &str, used: Option<String>, effect: &str) ->
         return Verdict::Ok(used);
     }
     match presence(facts, name) {
-        Presence::Present(evidence) => Verdict::Ok(evidence),
+        Presence::Present(evidence) | Presence::Loadable(evidence) => Verdict::Ok(evidence),
         Presence::Unknown(why) => Verdict::Unknown(why),
         Presence::Missing(evidence) => Verdict::Found(Found {
             evidence: std::iter::once(evidence).chain(complaint(facts, name)).collect(),

@@ -47,7 +47,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
             continue;
         }
         match presence(facts, &name) {
-            Presence::Present(shown) => present.push(shown),
+            Presence::Present(shown) | Presence::Loadable(shown) => present.push(shown),
             Presence::Missing(evidence) => {
                 missing.push(evidence);
                 names.push(name);

@@ -2,7 +2,7 @@
 
 use super::at_least;
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
-use crate::plan::change::{ChainText, Direction, Edit, TableEdit, Target};
+use crate::plan::change::{ChainText, Change, Direction, Edit, TableEdit, Target};
 use crate::state::RulesetId;
 use crate::state::ruleset::Ruleset;
 
@@ -30,7 +30,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
                 evidence.push(format!("{id} nat has no chain KUBE-MARK-DROP"));
                 remedy.push(format!("{tool} -N KUBE-MARK-DROP"));
                 remedy.push(mark);
-                fix.extend(drops_by_this_mark(ruleset).then(|| written(*id)));
+                fix.extend(drops_by_this_mark(ruleset).then(|| Change::Objects(written(*id))));
             }
             Some(chain) if !chain.rules.iter().any(|r| r.target.as_deref() == Some("MARK")) => {
                 evidence.push(format!("{id} nat KUBE-MARK-DROP sets no mark"));
@@ -119,7 +119,8 @@ mod tests {
             .replace(save, "IP\" -j KUBE-MARK-DROP", "IP\" -j RETURN")
             .state();
         let Verdict::Found(found) = verdict_of(&CHECK, &state) else { panic!("not found") };
-        let [Edit { direction: Direction::Add, target: Target::Table(edit) }] = &found.fix[..]
+        let [Change::Objects(Edit { direction: Direction::Add, target: Target::Table(edit) })] =
+            &found.fix[..]
         else {
             panic!("{:?}", found.fix);
         };

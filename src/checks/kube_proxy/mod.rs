@@ -1,6 +1,8 @@
 //! kube-proxy itself: mode, version, configuration, and leftovers.
 
 mod absent;
+mod both_in_force;
+mod bridge_left;
 mod feature_gates;
 mod flags;
 mod instances;
@@ -14,6 +16,7 @@ mod mode_empty;
 mod nftables_available;
 mod nftables_gap;
 mod proxy_mode;
+mod sysctls_left;
 mod teardown;
 mod version;
 
@@ -24,6 +27,8 @@ use crate::state::tools::Process;
 
 pub(super) const CHECKS: &[&Check] = &[
     &absent::CHECK,
+    &both_in_force::CHECK,
+    &bridge_left::CHECK,
     &feature_gates::CHECK,
     &flags::DEPRECATED,
     &flags::IGNORED,
@@ -39,6 +44,7 @@ pub(super) const CHECKS: &[&Check] = &[
     &nftables_available::CHECK,
     &nftables_gap::CHECK,
     &proxy_mode::CHECK,
+    &sysctls_left::CHECK,
     &teardown::CHECK,
     &version::CHECK,
 ];

@@ -3,6 +3,7 @@
 
 use super::setting;
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
+use crate::kube_proxy::gap::Gap;
 use crate::kube_proxy::mode;
 use crate::kube_proxy::startup::{NFTABLES_GATE, removed_at_start};
 use crate::state::kube_proxy::Mode;
@@ -65,6 +66,18 @@ fn gap(facts: &Facts<'_>, mode: Mode, to: Mode, who: String) -> Verdict {
             "up to 1.33 it leaves KUBE-MARK-MASQ, KUBE-PROXY-CANARY and KUBE-PROXY-FIREWALL".into(),
         );
     }
+    if let Some(gap) = Gap::of(facts.now, mode, to) {
+        let (services, endpoints) = (gap.services, gap.endpoints);
+        evidence.push(format!(
+            "about {}, for {services} service ports and {endpoints} endpoints (an estimate)",
+            gap.outage
+        ));
+        evidence.extend(
+            gap.ipvs_streams
+                .filter(|n| *n > 0)
+                .map(|n| format!("{n} open connections through ipvs")),
+        );
+    }
     Verdict::Found(Found {
         evidence,
         effect: format!(
@@ -72,7 +85,8 @@ fn gap(facts: &Facts<'_>, mode: Mode, to: Mode, who: String) -> Verdict {
              services fail on this node{streams}"
         ),
         remedy: vec![
-            format!("kubectl drain {node} --ignore-daemonsets   # before the switch"),
+            format!("proxyshift migrate --to {to}   # serves meanwhile, by a bridge"),
+            format!("kubectl drain {node} --ignore-daemonsets   # before a switch of your own"),
             format!("kubectl uncordon {node}   # when /proxyMode says {to}"),
         ],
         fix: Vec::new(),
@@ -142,7 +156,8 @@ mod tests {
         let Verdict::Found(found) = at("iptables-1.37", "v1.37.2", Mode::Nftables) else {
             panic!("not found")
         };
-        assert_eq!(found.evidence.len(), 2, "{found:?}");
+        assert_eq!(found.evidence.len(), 3, "{found:?}");
+        assert!(found.evidence[2].starts_with("about 0.5 to 1.0 s, for 37 service"), "{found:?}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::{instances, no_process};
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
+use crate::kube_proxy::proxy_state::ProxyState;
 
 pub(super) const CHECK: Check = Check {
     id: "kube-proxy.proxy-mode",
@@ -24,6 +25,13 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
         let why = "kube-proxy did not answer to GET /proxyMode within 1 s";
         return Verdict::Unknown(why.into());
     };
+    if let ProxyState::Many(all) = &facts.proxy {
+        return Verdict::Unknown(format!(
+            "{} kube-proxies run, and whichever has the port answered {reported} for itself: what \
+             the kernel holds counts",
+            all.len()
+        ));
+    }
     let configured = facts.settings.as_ref().map(|s| s.mode().name());
     let kernel = facts.running.mode.map(|m| m.name());
     if configured.is_none() && kernel.is_none() {
@@ -57,7 +65,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::testing::{given, node, verdict_of};
+    use crate::checks::testing::{Node, given, node, verdict_of};
     use crate::state::live_facts::LiveFacts;
 
     fn reported(name: &str, mode: Option<&str>) -> Verdict {
@@ -75,6 +83,10 @@ mod tests {
         };
         assert_eq!(found.evidence[1], "the configuration says ipvs");
         assert!(matches!(reported(node_name, None), Verdict::Unknown(_)));
+        let two = Node::captured(node_name).process(1452, "kube-proxy", &["kube-proxy"]).state();
+        let live = LiveFacts { proxy_mode: Some("iptables".into()), ..LiveFacts::default() };
+        let verdict = given(&two).live(&live).verdict(&CHECK);
+        assert!(matches!(&verdict, Verdict::Unknown(why) if why.contains("2 kube-proxies")));
         assert!(matches!(verdict_of(&CHECK, &node(node_name)), Verdict::Unknown(_)));
     }
 }

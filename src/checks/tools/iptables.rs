@@ -3,7 +3,7 @@
 use super::program;
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::kube_proxy::mode;
-use crate::state::kube_proxy::Mode;
+use crate::state::kube_proxy::{KubeProxyConfig, Mode};
 use crate::state::tools::{InstalledTool, Version};
 
 /// The oldest iptables that iptables-wrappers accepts. The official images of kube-proxy accept no
@@ -22,7 +22,10 @@ pub(super) const CHECK: Check = Check {
 
 fn applies(facts: &Facts<'_>) -> bool {
     let uses = |mode: Mode| mode::of(mode).uses_iptables();
-    facts.running.mode.is_none_or(uses) || facts.to.is_some_and(uses)
+    // Where no mode runs, the one that it is to run in counts, and else the configured one.
+    let configured = facts.settings.as_ref().map(KubeProxyConfig::mode);
+    let to_come = facts.to.or(configured);
+    facts.running.mode.or(to_come).is_none_or(uses) || facts.to.is_some_and(uses)
 }
 
 /// True if an iptables program writes, or may write, to nf_tables. A program reports its backend;
@@ -158,6 +161,14 @@ mod tests {
     fn nftables_mode_needs_none_unless_it_is_left() {
         let state = node("nftables-leftovers-1.30");
         given(&state).facts(|facts| assert!(!applies(facts)));
+        given(&state).to(Mode::Nftables).facts(|facts| {
+            facts.running.mode = None;
+            assert!(!applies(facts), "none runs, and it is the target");
+            facts.to = Some(Mode::Iptables);
+            assert!(applies(facts));
+            (facts.to, facts.settings) = (None, None);
+            assert!(applies(facts), "nothing says which mode comes");
+        });
         assert!(matches!(given(&state).to(Mode::Ipvs).verdict(&CHECK), Verdict::Ok(_)));
     }
 

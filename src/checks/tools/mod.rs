@@ -3,6 +3,7 @@
 mod disk_room;
 mod host;
 mod iptables;
+mod nft_versions;
 mod privileges;
 mod programs;
 
@@ -19,6 +20,8 @@ pub(super) const CHECKS: &[&Check] = &[
     &iptables::CHECK,
     &iptables::OLD,
     &programs::NFT,
+    &nft_versions::NEWER_HOST,
+    &nft_versions::OLD_HOST,
     &privileges::CHECK,
 ];
 

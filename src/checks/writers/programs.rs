@@ -3,6 +3,7 @@
 
 use super::{RulesWriter, active};
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
+use crate::state::kube_proxy::Mode;
 
 const WHEN: &str = "always";
 
@@ -98,11 +99,18 @@ pub(super) const NFTABLES: Check = Check {
             }
             _ => {}
         }
+        let effect = if facts.concerns(Mode::Nftables) {
+            "each start, reload and stop of it removes every table, also those of iptables-nft and \
+             kube-proxy: in nftables mode services stay away until one of them changes, or for up \
+             to an hour; what docker put there does not come back by itself"
+        } else {
+            "each start, reload and stop of it removes every table, also those of iptables-nft and \
+             kube-proxy: what docker put there does not come back by itself"
+        };
         evaluate(
             facts,
             &NFTABLES_SERVICE,
-            "each start, reload and stop of it removes every table, also those of iptables-nft and \
-             kube-proxy: what docker put there does not come back by itself",
+            effect,
             &[
                 "in /etc/nftables.conf: `table inet filter` and `delete table inet filter`, with the \
                  names of its own tables, in place of `flush ruleset`",

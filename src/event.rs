@@ -70,6 +70,10 @@ pub enum Task {
     ProbeAgain,
     /// Loading modules and setting sysctls.
     Prepare,
+    /// Loading the bridge, which serves while kube-proxy changes its mode.
+    LoadBridge,
+    /// Deleting the bridge.
+    DeleteBridge,
     /// Writing kube-proxy's configuration for another mode, and restarting kube-proxy.
     Switch {
         /// The new mode.
@@ -94,7 +98,7 @@ pub enum Task {
         /// Which edit, in words: `remove 1 rule in iptables-nft nat`.
         edit: String,
     },
-    /// Deleting stale UDP entries of conntrack.
+    /// Deleting entries of conntrack that lead past their service.
     Settle,
     /// Verifying that the kernel holds what the run should have changed, and that all else is as
     /// before.
@@ -178,6 +182,16 @@ pub enum Outcome {
         /// The number of sysctls and files that were changed.
         settings: usize,
     },
+    /// The bridge is loaded.
+    BridgeLoaded {
+        /// How many service ports it answers.
+        frontends: usize,
+    },
+    /// The bridge is deleted.
+    BridgeDeleted {
+        /// How many connections it translated.
+        translated: u64,
+    },
     /// kube-proxy serves in the new mode already, so there is nothing to do.
     AlreadySwitched,
     /// kube-proxy was restarted with its new configuration.
@@ -216,7 +230,7 @@ pub enum Outcome {
         /// The reason, for people.
         cause: String,
     },
-    /// Stale UDP entries of conntrack were deleted.
+    /// Entries of conntrack that led past their service were deleted.
     Settled {
         /// The number of deleted entries.
         deleted: usize,
@@ -282,6 +296,11 @@ pub enum Claim {
         count: usize,
         /// Whether the rules are the same to the byte. If false, they are equivalent.
         identical: bool,
+    },
+    /// The bridge loads, and can be listed and deleted.
+    Bridge {
+        /// How many service ports it answers.
+        frontends: usize,
     },
     /// An edit of kube-proxy's configuration can be made.
     Config {

@@ -7,6 +7,7 @@
 //! [`Kind::LostRace`](crate::error::Kind::LostRace).
 
 pub mod argv;
+pub mod bridge;
 pub mod conntrack;
 pub mod files;
 mod ipvs;
@@ -104,7 +105,7 @@ impl<'a> Kernel<'a> {
                 Backend::Nft => rules::nft::apply(self, edit.direction, table),
             },
             Target::NativeTable(native) => {
-                rules::native::apply(self, edit.direction, native).map(|()| Applied::default())
+                rules::native::apply(edit.direction, native).map(|()| Applied::default())
             }
             Target::VirtualServer(server) => {
                 ipvs::apply(self, edit.direction, server).map(|()| Applied::default())

@@ -9,13 +9,14 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::state::Family;
 use crate::state::kube_proxy::{ConfigSource, Controller};
 
 pub use edit::{
     ChainText, Direction, Edit, LinkSpec, NativeTable, RealServerRef, RulePos, SetDump, TableEdit,
     Target,
 };
-pub use removal::{detach, edits};
+pub use removal::{detach, edits, native_table};
 
 /// One change to a node. An edit may be as large as the node's whole state, so code that only
 /// writes a change uses a reference to the edit as `E`.
@@ -50,6 +51,13 @@ pub enum Change<E = Edit> {
         /// The controller that restarts kube-proxy.
         controller: Controller,
     },
+    /// The bridge is loaded. Its scripts are in the run's folder.
+    BridgeLoaded {
+        /// The address families that it serves.
+        families: Vec<Family>,
+    },
+    /// The bridge is deleted.
+    BridgeDeleted,
     /// A change that cannot be undone.
     Irreversible(Irreversible),
 }
@@ -76,6 +84,16 @@ pub enum Irreversible {
     },
 }
 
+impl Change {
+    /// Describes the change for people, one line for each object.
+    pub fn lines(&self) -> Vec<String> {
+        match self {
+            Change::Objects(edit) => edit.lines(),
+            other => vec![other.to_string()],
+        }
+    }
+}
+
 impl<E: fmt::Display> fmt::Display for Change<E> {
     /// Describes the change for reports, without the texts of files.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -89,6 +107,11 @@ impl<E: fmt::Display> fmt::Display for Change<E> {
             Change::Configuration { source, controller } => {
                 write!(f, "kube-proxy's {source} edited, {controller} restarted")
             }
+            Change::BridgeLoaded { families } => {
+                let families: Vec<String> = families.iter().map(ToString::to_string).collect();
+                write!(f, "bridge loaded for {}", families.join(" and "))
+            }
+            Change::BridgeDeleted => f.write_str("bridge deleted"),
             Change::Irreversible(Irreversible::Hook { command }) => write!(f, "hook: {command}"),
             Change::Irreversible(Irreversible::Module { name }) => {
                 write!(f, "module {name} loaded")

@@ -11,8 +11,6 @@ mod prepare;
 mod stage;
 mod words;
 
-use std::path::Path;
-
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
@@ -24,8 +22,8 @@ pub use controller::{ControllerChoice, Switch};
 pub use hooks::{Hook, Hooks, Point, StageSide};
 pub use prepare::Prepare;
 pub use stage::{
-    Clean, Confirm, ConntrackScope, Converge, Invariants, NoOptions, ParityScope, Preflight,
-    Probes, Settle, StageName, StageOptions, Upgrade, UpgradeMethod, Verify,
+    BridgeOptions, Clean, Confirm, ConntrackScope, Converge, Invariants, NoOptions, ParityScope,
+    Preflight, Probes, Settle, StageName, StageOptions, Upgrade, UpgradeMethod, Verify,
 };
 pub use words::duration;
 
@@ -73,9 +71,13 @@ struct RawPlaybook {
 }
 
 /// The built-in playbooks, as pairs of file name and text.
-pub const BUILTIN: [(&str, &str); 3] = [
+pub const BUILTIN: [(&str, &str); 7] = [
     ("iptables-to-ipvs.yaml", include_str!("../../playbooks/iptables-to-ipvs.yaml")),
     ("ipvs-to-iptables.yaml", include_str!("../../playbooks/ipvs-to-iptables.yaml")),
+    ("iptables-to-nftables.yaml", include_str!("../../playbooks/iptables-to-nftables.yaml")),
+    ("nftables-to-iptables.yaml", include_str!("../../playbooks/nftables-to-iptables.yaml")),
+    ("ipvs-to-nftables.yaml", include_str!("../../playbooks/ipvs-to-nftables.yaml")),
+    ("nftables-to-ipvs.yaml", include_str!("../../playbooks/nftables-to-ipvs.yaml")),
     (UPGRADE, include_str!("../../playbooks/upgrade.yaml")),
 ];
 
@@ -96,39 +98,20 @@ pub fn builtin(from: Mode, to: Mode) -> Result<Playbook> {
 /// # Errors
 /// [`Kind::Usage`] if no built-in playbook leads from `from` to `to`.
 pub fn builtin_text(from: Mode, to: Mode) -> Result<(&'static str, &'static str)> {
-    reachable(from, to)?;
+    reachable(to)?;
     let name = if from == to { UPGRADE.to_owned() } else { format!("{from}-to-{to}.yaml") };
     BUILTIN.into_iter().find(|(file, _)| *file == name).ok_or_else(|| {
         Error::new(Kind::Usage, format!("--to {to}"), format!("there is no way from {from} to it"))
-            .hint("proxyshift goes from iptables to ipvs and from ipvs to iptables")
+            .hint("proxyshift moves kube-proxy between iptables, ipvs and nftables")
     })
 }
 
-/// Refuses a mode that no built-in playbook leads to yet. The error's hint says what the operator
-/// can do meanwhile.
-///
-/// # Errors
-/// [`Kind::Usage`], with the reason from [`ProxyMode::unsupported`](mode::ProxyMode::unsupported).
-pub fn supported(to: Mode) -> Result<()> {
+/// Refuses a mode that no migration and no upgrade leads to.
+fn reachable(to: Mode) -> Result<()> {
     match mode::of(to).unsupported() {
         Some(unsupported) => Err(unsupported.error(format!("--to {to}"))),
         None => Ok(()),
     }
-}
-
-/// Refuses at once what cannot be had: without a playbook of the operator's own, as [`supported`]. A
-/// playbook of their own is judged when it is read.
-///
-/// # Errors
-/// As [`supported`].
-pub fn obtainable(to: Mode, own: Option<&Path>) -> Result<()> {
-    if own.is_some() { Ok(()) } else { supported(to) }
-}
-
-/// Refuses a way from one mode to another for which there are no stages yet. An upgrade changes no
-/// mode, so it is refused only in a mode that kube-proxy no longer has.
-fn reachable(from: Mode, to: Mode) -> Result<()> {
-    if from == to && mode::of(to).is_target() { Ok(()) } else { supported(to) }
 }
 
 /// The mode from which the built-in playbook to the mode `to` starts.
@@ -174,7 +157,7 @@ impl Playbook {
             (None, None) => (running, running),
             _ => return unfit("from, to: names one and not the other".into()),
         };
-        reachable(from, to)?;
+        reachable(to)?;
         // A node that is already in the new mode is accepted, because the leftovers of the old mode
         // are still to be cleaned.
         if from != running && to != running {

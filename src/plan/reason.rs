@@ -46,6 +46,8 @@ pub enum Reason {
     /// The virtual server has an address of kube-proxy's, but does not forward by masquerading,
     /// although kube-proxy's own virtual servers do.
     DoesNotMasquerade,
+    /// The native table could not be put back after a removal. The string says why.
+    CannotBeRestored(String),
     /// The object is foreign. The string is the evidence for its owner.
     Foreign(String),
     /// The rule jumps to a chain that is removed. The string names the chain.
@@ -67,6 +69,8 @@ pub enum Reason {
         /// The text of that rule.
         rule: String,
     },
+    /// The native table holds a part that its owner does not write. The string names the part.
+    HoldsForeignPart(String),
     /// The object's owner is gone. The strings are the owner and the evidence.
     OwnerGone(String, String),
     /// Like [`Reason::OwnerGone`], but nothing in the object itself proves that this owner made the
@@ -144,6 +148,9 @@ impl fmt::Display for Reason {
             Reason::DoesNotMasquerade => {
                 f.write_str("kube-proxy's by its address, but it does not masquerade")
             }
+            Reason::CannotBeRestored(cause) => {
+                write!(f, "a leftover that could not be put back: {cause}")
+            }
             Reason::LeadsToRemoved(chain) => write!(f, "leads to {chain}, which goes"),
             Reason::LeadsToKept => f.write_str("leads to a chain that stays"),
             Reason::LeadsToEmpty(chain) => write!(f, "leads to {chain}, which holds no rule"),
@@ -153,6 +160,9 @@ impl fmt::Display for Reason {
             Reason::HoldsForeignRule { owner, rule } => {
                 let owner = owner.as_deref().unwrap_or("unknown owner");
                 write!(f, "holds a rule of {owner}: `{rule}`")
+            }
+            Reason::HoldsForeignPart(part) => {
+                write!(f, "a leftover by its name, but it holds what is not kube-proxy's: {part}")
             }
             Reason::OwnerGone(owner, evidence) => write!(f, "{owner} is gone: {evidence}"),
             Reason::OwnerGoneUnsigned(owner, evidence) => {

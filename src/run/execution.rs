@@ -79,6 +79,11 @@ impl<'a> Execution<'a> {
         }
     }
 
+    /// Gives back what [`take_base`](Self::take_base) has moved out.
+    pub(super) fn keep_base(&mut self, base: NodeState) {
+        self.base = Some(base);
+    }
+
     /// The node state that an undo of the clean-up restores; none before the clean-up has begun.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! The request of `check --fix`: apply the remedies of checks.
 
+use std::collections::BTreeMap;
+
 use crate::error::{Error, Kind, Result};
 use crate::node::observe::observe;
 use crate::plan::playbook::Hooks;
@@ -73,13 +75,18 @@ impl Request for FixRequest<'_> {
     ) -> Result<Option<Work<'a>>> {
         let Baseline { snapshot, state: base } = baseline;
         let checks = approved.iter().map(|r| r.id.to_owned()).collect();
-        let stage = ApplyRemedies { judge: self.judge, approved };
-        let edits = stage.edits(&base)?;
-        if edits.is_empty() {
+        let sysctls = BTreeMap::new();
+        let mut stage = ApplyRemedies { judge: self.judge, approved, sysctls };
+        let needed = stage.needed(&base)?;
+        if needed.is_empty() {
             context.sink.note("someone else mended it meanwhile");
             return Ok(None);
         }
-        rehearse(context, &snapshot, Rehearsed::Edits(&edits))?;
+        stage.sysctls = needed.sysctls;
+        let edits = needed.edits;
+        if !edits.is_empty() {
+            rehearse(context, &snapshot, Rehearsed::Edits(&edits))?;
+        }
         Ok(Some(Work {
             kind: RunKind::Fix { checks },
             snapshot: snapshot.id,

@@ -173,7 +173,6 @@ pub(super) fn stages(playbook: &Playbook) -> Vec<Box<dyn stage::Stage>> {
 }
 
 fn supported(options: &MigrateOptions<'_>) -> Result<()> {
-    playbook::obtainable(options.to, options.playbook)?;
     match options.ignore.iter().find(|id| !is_check(id)) {
         None => Ok(()),
         Some(id) => Err(Error::new(Kind::Usage, id, "no check has this id")
@@ -288,7 +287,6 @@ pub fn preview(
     to: Mode,
     playbook: Option<&Path>,
 ) -> Result<Option<Preview>> {
-    playbook::obtainable(to, playbook)?;
     let from = running(catalogue, state)?;
     if from == to && playbook.is_none() {
         return Ok(None);

@@ -91,6 +91,9 @@ pub struct Replay {
     pub done: Vec<Edit>,
     /// An edit that was begun and not finished: whether it was made is not known.
     pub open: Option<(Edit, StepRef)>,
+    /// Edits that failed otherwise than by a lost race. Such an edit may have been made, as when the
+    /// table could not be read again; nothing writes it any more.
+    pub failed: Vec<Edit>,
     /// All changes that were begun and are not edits, in order.
     pub begun: Vec<Change>,
     /// True once the run began to be undone.
@@ -100,8 +103,13 @@ pub struct Replay {
 impl Replay {
     /// Moves the edits out; the other changes stay.
     pub fn take_edits(&mut self) -> Replay {
-        let (done, open) = (std::mem::take(&mut self.done), self.open.take());
-        Replay { done, open, begun: Vec::new(), rolling_back: self.rolling_back }
+        Replay {
+            done: std::mem::take(&mut self.done),
+            open: self.open.take(),
+            failed: std::mem::take(&mut self.failed),
+            begun: Vec::new(),
+            rolling_back: self.rolling_back,
+        }
     }
 
     /// Whether a hook with this command was begun.
@@ -139,6 +147,9 @@ pub fn replay(lines: Vec<JournalLine>) -> Result<Replay> {
                 return Err(Error::new(Kind::Store, entry, "holds no change"));
             }
             (Mark::Done, _) if is_open => replay.done.extend(replay.open.take().map(|(e, _)| e)),
+            (Mark::Failed, Some(Payload::Error(e))) if is_open && e.kind != Kind::LostRace => {
+                replay.failed.extend(replay.open.take().map(|(edit, _)| edit));
+            }
             (Mark::Failed | Mark::Undone, _) if is_open => replay.open = None,
             _ => {}
         }
@@ -187,9 +198,15 @@ mod tests {
             .begin(&mut journal, Change::Objects(&edit("c")))
             .unwrap();
         assert!(replayed().rolling_back && replayed().open.is_some());
+        let unread = Error::new(Kind::Command, "iptables-nft-save", "signal: 9");
+        second.mark_failed(&mut journal, &unread).unwrap();
+        assert_eq!((replayed().open, replayed().failed), (None, vec![edit("b")]));
+        let third = StepRef::new(RunStage::CLEAN.name(), 3);
+        third.begin(&mut journal, Change::Objects(&edit("d"))).unwrap();
         let lost = Error::new(Kind::LostRace, "b", "is gone");
-        second.mark_failed(&mut journal, &lost).unwrap();
+        third.mark_failed(&mut journal, &lost).unwrap();
         assert_eq!((replayed().done, replayed().open), (vec![edit("a")], None));
+        assert_eq!(replayed().failed, [edit("b")]);
         assert!(replayed().has_begun_hook("drain it") && !replayed().has_begun_hook("drain"));
     }
 

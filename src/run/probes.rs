@@ -48,6 +48,24 @@ impl Probe {
     }
 }
 
+/// The same probes, each where `services` answer now. A mode may serve NodePorts on fewer addresses of
+/// the node than the mode before, which `nftables.node-port-addresses` says before the move.
+pub(super) fn where_answered(probes: &[Probe], services: &Services) -> Vec<Probe> {
+    let moved = probes.iter().cloned().map(|mut probe| {
+        let own = ServiceKey::at(probe.address, probe.protocol);
+        let of_node =
+            ServiceKey { location: Location::Node(Family::of(probe.address.ip())), ..own };
+        let service = services.get(&of_node).filter(|_| !services.contains_key(&own));
+        let listed = service.map(|service| &service.node_addresses);
+        let other = listed.filter(|listed| !listed.contains(&probe.address.ip()));
+        if let Some(address) = other.and_then(|listed| listed.first()) {
+            probe.address.set_ip(*address);
+        }
+        probe
+    });
+    moved.collect()
+}
+
 /// The probes for a node with these services: its DNS, its API, a sample of the other services, and
 /// a NodePort.
 pub fn choose(services: &Services, state: &NodeState) -> Vec<Probe> {
@@ -167,4 +185,34 @@ pub(super) fn baseline(context: &Context<'_>, now: &NodeState, mode: Mode) -> Ve
     let all = passed.len() + failed.len();
     context.sink.finished(&task, Outcome::Probed { answered: passed.len(), all });
     passed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_port_is_probed_where_it_answers_now() {
+        let node = ServiceKey {
+            location: Location::Node(Family::Ipv4),
+            port: 30080,
+            protocol: Protocol::Tcp,
+        };
+        let serving = |addresses: &[&str]| {
+            let node_addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
+            Services::from([(node, ServicePort { node_addresses, ..ServicePort::default() })])
+        };
+        let probed = |to: &str, services: &Services| {
+            let (what, address) = (String::new(), to.parse().unwrap());
+            let probe = Probe { what, address, protocol: Protocol::Tcp };
+            where_answered(&[probe], services)[0].address.to_string()
+        };
+        let primary = serving(&["192.168.0.1"]);
+        assert_eq!(probed("10.244.0.1:30080", &primary), "192.168.0.1:30080");
+        assert_eq!(probed("192.168.0.1:30080", &primary), "192.168.0.1:30080");
+        assert_eq!(probed("10.244.0.1:30081", &primary), "10.244.0.1:30081");
+        assert_eq!(probed("[fd00::1]:30080", &primary), "[fd00::1]:30080");
+        let everywhere = serving(&[]);
+        assert_eq!(probed("10.244.0.1:30080", &everywhere), "10.244.0.1:30080");
+    }
 }

@@ -34,12 +34,15 @@ pub struct UndoReport {
 /// How long an undo may take before the watchdog starts it again.
 const TIMEOUT: Duration = Duration::from_secs(15 * 60);
 
-/// The stages that undo something, in the order in which they undo it. The old mode must serve
-/// again before anything of the new mode is removed.
-const ORDER: [RunStage; 6] = [
+/// The stages that undo something, in the order in which they undo it. The bridge is put back before
+/// kube-proxy changes its mode once more, and goes when the old mode serves again. Before that,
+/// nothing of the new mode is removed.
+const ORDER: [RunStage; 8] = [
+    RunStage::Playbook(StageName::RemoveBridge),
     RunStage::Playbook(StageName::Switch),
     RunStage::Playbook(StageName::Prepare),
     RunStage::Playbook(StageName::Converge),
+    RunStage::Playbook(StageName::Bridge),
     RunStage::Playbook(StageName::Clean),
     RunStage::Fix,
     RunStage::Playbook(StageName::Verify),

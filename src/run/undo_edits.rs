@@ -11,7 +11,7 @@ use crate::plan::merge;
 use crate::run::Context;
 use crate::run::apply_edits::execute;
 use crate::run::execution::UndoContext;
-use crate::run::payload::{Replay, StepRef};
+use crate::run::payload::Replay;
 use crate::state::NodeState;
 use crate::state::object::ObjectId;
 use crate::state::prerequisite::{Prerequisite, PrerequisiteKind};
@@ -140,12 +140,12 @@ pub(super) fn undo_all_edits(undo: &mut UndoContext<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The edits that were made. The journal does not say whether the last, open edit was made, so the
-/// kernel is asked.
+/// The edits that were made. The journal does not say whether an open edit was made, or one that
+/// failed, so the kernel is asked.
 pub(super) fn edits_made(replay: Replay, base: &NodeState, now: &NodeState) -> Vec<Edit> {
     let mut edits = replay.done;
-    let made = |(edit, _): &(Edit, StepRef)| progress(edit, base, now) != EditProgress::NotDone;
-    edits.extend(replay.open.filter(made).map(|(edit, _)| edit));
+    let doubtful = replay.failed.into_iter().chain(replay.open.map(|(edit, _)| edit));
+    edits.extend(doubtful.filter(|edit| progress(edit, base, now) != EditProgress::NotDone));
     edits
 }
 

@@ -42,7 +42,6 @@ impl Writers {
 fn own_names(edits: &[Edit]) -> BTreeSet<String> {
     let programs = edits.iter().filter_map(|edit| match (&edit.target, edit.direction) {
         (Target::Table(t), Direction::Add) => Some(Tool::Restore(t.ruleset).program()),
-        (Target::NativeTable(_), _) => Some(Tool::Nft.program()),
         _ => None,
     });
     // The kernel truncates a command name to 15 bytes.

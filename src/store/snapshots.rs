@@ -17,7 +17,7 @@ use crate::state::{Files, RulesetId};
 const OWN_FILES: [&str; 3] = [MANIFEST, SHA256SUMS, RESTORE];
 
 /// The captured files of a node that are neither rulesets nor below [`CONFIGURATION`].
-const CAPTURED: [&str; 16] = [
+const CAPTURED: [&str; 17] = [
     "addr.json",
     "cttimeout.save",
     "ipset.save",
@@ -29,6 +29,7 @@ const CAPTURED: [&str; 16] = [
     "nf_conntrack.stat",
     "nfacct.save",
     "nft.json",
+    "nft.messages",
     "processes.json",
     "route.json",
     "rule.json",

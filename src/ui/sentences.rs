@@ -38,9 +38,11 @@ pub fn task(task: &Task) -> String {
         Task::Probe => "asking the node's services",
         Task::ProbeAgain => "asking the node's services again",
         Task::Prepare => "preparing the kernel",
+        Task::LoadBridge => "loading the bridge",
+        Task::DeleteBridge => "deleting the bridge",
         Task::AwaitUpgrade => "waiting for another kube-proxy to run",
         Task::Drain => "waiting for connections through ipvs to end",
-        Task::Settle => "forgetting stale UDP connections to services",
+        Task::Settle => "forgetting connections that miss their service",
         Task::VerifyKernel => "verifying against the kernel",
         Task::VerifyRollback => "verifying the rollback",
         Task::Switch { mode } => return format!("switching kube-proxy to {mode} mode"),
@@ -88,6 +90,12 @@ pub fn outcome(outcome: &Outcome) -> String {
         Outcome::Prepared { modules, settings } => {
             return format!("{modules} modules, {settings} settings");
         }
+        Outcome::BridgeLoaded { frontends } => {
+            return format!("{frontends} service ports are answered while kube-proxy is away");
+        }
+        Outcome::BridgeDeleted { translated } => {
+            return format!("{translated} new connections went by it");
+        }
         Outcome::Switched { file, controller, pid } => {
             return format!("{file} edited, {controller} restarted (pid {pid})");
         }
@@ -117,6 +125,9 @@ pub fn claim(claim: &Claim) -> String {
         Claim::Rules { when, count, identical } => {
             let (when, how) = (moment(*when), sameness(*identical));
             format!("{when}: the {count} other rules {how}, in the same order")
+        }
+        Claim::Bridge { frontends } => {
+            format!("the bridge for {frontends} service ports loads, and goes again")
         }
         Claim::Config { edit } => format!("kube-proxy's settings: {edit}"),
     }

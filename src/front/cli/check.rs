@@ -14,7 +14,6 @@ use crate::front::cli::command::Invocation;
 use crate::node::live_facts;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
-use crate::plan::playbook::supported;
 use crate::state::NodeState;
 use crate::state::kube_proxy::Mode;
 use crate::state::live_facts::LiveFacts;
@@ -28,12 +27,6 @@ pub(in crate::front) fn run(command: &Invocation<'_>, options: &args::CheckArgs)
         return Ok(0);
     }
     fix::usage(command, options)?;
-    // A mode that has no playbook is only noted, because a node can be checked for that mode all
-    // the same.
-    if let Some(e) = options.to.and_then(|to| supported(to).err()) {
-        let hint = e.hint.as_deref().unwrap_or_default();
-        command.sink().note(format!("{e}; {hint}"));
-    }
     if let Some(file) = &options.write_config {
         return super::write_config::run(command, options.snapshot.as_deref(), file);
     }

@@ -8,7 +8,7 @@ use crate::front::cli::args;
 use crate::front::cli::command::Invocation;
 use crate::front::cli::confirm_prompt;
 use crate::front::cli::status::time;
-use crate::plan::playbook::{Playbook, obtainable};
+use crate::plan::playbook::Playbook;
 use crate::run::RunResult;
 use crate::run::migrate::{self, Intended, MigrateOptions};
 use crate::state::kube_proxy::Mode;
@@ -17,7 +17,6 @@ use crate::ui::page::Page;
 use crate::ui::table::counted;
 
 pub(in crate::front) fn run(command: &Invocation<'_>, options: &args::MigrateArgs) -> Result<u8> {
-    obtainable(options.to, options.playbook.as_deref())?;
     command.can_ask("migrate", &format!("look first: `proxyshift check --to {}`", options.to))?;
     let requested = MigrateOptions {
         to: options.to,

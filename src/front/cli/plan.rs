@@ -12,7 +12,6 @@ use crate::front::cli::args;
 use crate::front::cli::command::Invocation;
 use crate::owners::catalogue::Catalogue;
 use crate::plan::leftovers::CleanupScope;
-use crate::plan::playbook::obtainable;
 use crate::plan::{Action, Object, Plan};
 use crate::run::migrate::preview;
 use crate::state::object::{ObjectId, ObjectKind, TableId};
@@ -20,9 +19,6 @@ use crate::ui::page::Page;
 use crate::ui::table::counted;
 
 pub(in crate::front) fn run(command: &Invocation<'_>, options: &args::PlanArgs) -> Result<u8> {
-    if let Some(to) = options.to {
-        obtainable(to, options.playbook.as_deref())?;
-    }
     let state = command.state(options.snapshot.as_deref())?;
     let catalogue = Catalogue::builtin()?;
     let live = options.snapshot.is_none();

@@ -8,7 +8,7 @@ use crate::front::cli::args;
 use crate::front::cli::command::Invocation;
 use crate::node::tools::Tools;
 use crate::owners::catalogue::Catalogue;
-use crate::plan::playbook::{StageName, supported};
+use crate::plan::playbook::StageName;
 use crate::run::migrate::preview;
 use crate::run::preview::Preview;
 use crate::run::sandbox;
@@ -24,9 +24,6 @@ use crate::ui::table::counted;
 const SHOWN: usize = 3;
 
 pub(in crate::front) fn run(command: &Invocation<'_>, options: &args::RehearseArgs) -> Result<u8> {
-    if let Some(to) = options.to {
-        supported(to)?;
-    }
     let tools = Tools::find();
     let live = options.snapshot.is_none();
     let state = match (&options.snapshot, options.to) {

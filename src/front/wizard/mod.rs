@@ -118,8 +118,9 @@ fn findings(command: &Invocation<'_>, input: &mut CheckInput, goal: Goal) -> Res
 
 /// The ids of the checks that block a clean-up, because they concern the clean-up's tools, its
 /// rights, or the disk that the clean-up writes to.
-const CLEANING: [&str; 6] = [
+const CLEANING: [&str; 7] = [
     "backends.garbled",
+    "backends.lost-match",
     "tools.disk-room",
     "tools.host",
     "tools.ipset",

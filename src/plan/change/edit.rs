@@ -8,6 +8,7 @@ use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::state::ipvs::{RealServer, VirtualServer, VirtualServerId};
+use crate::state::nft_messages::TableMessage;
 use crate::state::object::{ObjectId, RealServerId, TableId};
 use crate::state::prerequisite::Prerequisite;
 use crate::state::rule::Words;
@@ -121,6 +122,9 @@ pub struct NativeTable {
     pub name: String,
     /// The table's objects, as `nft -j list table` prints them.
     pub objects: Vec<serde_json::Value>,
+    /// The messages that make the table again; none if the table was captured without.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub messages: Vec<TableMessage>,
 }
 
 /// A link that a component made, with what is needed to add it again.

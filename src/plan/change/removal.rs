@@ -11,6 +11,7 @@ use crate::plan::change::{
     Target,
 };
 use crate::state::NodeState;
+use crate::state::nft_messages::TableCopy;
 use crate::state::object::{ObjectId, TableId};
 use crate::state::ruleset::{Ruleset, Table};
 
@@ -37,12 +38,7 @@ fn target(id: &ObjectId, state: &NodeState) -> Option<Target> {
     Some(match id {
         ObjectId::Chain { .. } | ObjectId::Rule { .. } => return None,
         ObjectId::NativeTable { family, name } => {
-            let table = state.nft.get(family, name)?;
-            Target::NativeTable(NativeTable {
-                family: table.family.clone(),
-                name: table.name.clone(),
-                objects: table.objects.clone(),
-            })
+            Target::NativeTable(native_table(family, name, state)?)
         }
         ObjectId::Set { name, .. } => {
             let set = state.ipsets.get(name)?;
@@ -55,6 +51,20 @@ fn target(id: &ObjectId, state: &NodeState) -> Option<Target> {
             Target::RealServer(RealServerRef { service: id.service, real })
         }
         ObjectId::Link { name } => Target::Link(link(name, state)?),
+    })
+}
+
+/// What `state` has of a native table.
+pub fn native_table(family: &str, name: &str, state: &NodeState) -> Option<NativeTable> {
+    let table = state.nft.get(family, name)?;
+    Some(NativeTable {
+        family: table.family.clone(),
+        name: table.name.clone(),
+        objects: table.objects.clone(),
+        messages: match state.nft_messages.of(family, name) {
+            Some(TableCopy::Messages(messages)) => messages,
+            _ => Vec::new(),
+        },
     })
 }
 

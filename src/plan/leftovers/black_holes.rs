@@ -15,7 +15,6 @@ use crate::plan::{About, Action, Object};
 use crate::state::NodeState;
 use crate::state::ipvs::{Listing, Protocol, RealServer, VirtualServerId};
 use crate::state::object::{ObjectId, RealServerId};
-use crate::state::sysctl::Sysctls;
 
 /// If this sysctl is 1, flows to a real server that was removed end. If it is 0, their packets are
 /// dropped until the flow has been silent for its timeout (net/netfilter/ipvs/ip_vs_core.c).
@@ -63,8 +62,7 @@ fn connections(listing: &Listing, service: &VirtualServerId, real: &RealServer) 
 
 /// Whether flows to a removed real server end only after a pause, because [`EXPIRE`] is 0.
 fn end_once_they_pause(state: &NodeState) -> bool {
-    let text = state.files.get("sysctl.txt");
-    let sysctls = text.and_then(|text| Sysctls::parse("sysctl.txt", text).ok());
+    let sysctls = state.sysctls();
     sysctls.as_ref().and_then(|s| s.get(EXPIRE)) == Some("0")
 }
 

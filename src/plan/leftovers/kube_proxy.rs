@@ -266,16 +266,25 @@ fn links(candidates: &mut Candidates<'_>, running: &RunningMode, serving: &Servi
 
 fn tables(candidates: &mut Candidates<'_>, running: &RunningMode, serving: &Serving) {
     let state = candidates.state;
-    let ownership = candidates.ownership;
     for table in state.native_tables() {
-        if ownership.table(&table.family, &table.name).is_none_or(|o| o.name != KUBE_PROXY) {
-            continue;
-        }
+        let unexpected = match candidates.catalogue.native_table(table) {
+            Some((entry, part)) if candidates.catalogue.at(entry).name == KUBE_PROXY => part,
+            _ => continue,
+        };
         let family = table.family.as_str().into();
         let name = table.name.as_str().into();
         let id = ObjectId::NativeTable { family, name };
-        let (action, reason) =
-            serving.spare(id.family(), of_mode(running, |mode| mode.has_own_tables()));
+        let decided = serving.spare(id.family(), of_mode(running, |mode| mode.has_own_tables()));
+        let refusal = state.nft_messages.refusal(&table.family, &table.name);
+        let (action, reason) = match (decided, unexpected, refusal) {
+            ((Action::Remove, _), Some(part), _) => {
+                (Action::Suspect, Reason::HoldsForeignPart(part))
+            }
+            ((Action::Remove, _), None, Some(cause)) => {
+                (Action::Suspect, Reason::CannotBeRestored(cause.to_owned()))
+            }
+            (decided, ..) => decided,
+        };
         candidates.add(PlanRow { action, id, owner: KUBE_PROXY, reason, details: String::new() });
     }
 }

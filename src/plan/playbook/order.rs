@@ -106,6 +106,14 @@ fn complete(stages: &[StageName]) -> Result<(), String> {
             }
         }
     }
+    match (has(&StageName::Bridge), has(&StageName::RemoveBridge)) {
+        (true, false) => return Err("there is `bridge`, and no `remove-bridge`".into()),
+        (false, true) => return Err("there is `remove-bridge`, and no `bridge`".into()),
+        (true, true) if changed.is_none() => {
+            return Err("there is `bridge`, and nothing that it is needed for".into());
+        }
+        _ => {}
+    }
     if has(&StageName::Confirm) {
         Ok(())
     } else {
@@ -132,8 +140,23 @@ mod tests {
             position_of(StageName::Converge).is_some_and(|c| c < clean)
                 && position_of(StageName::Switch).is_none_or(|s| s < clean)
         });
+        // What loads the bridge also deletes it, and only once kube-proxy serves.
+        let bridged = match (position_of(StageName::Bridge), position_of(StageName::RemoveBridge)) {
+            (None, None) => true,
+            (Some(bridge), Some(removed)) => {
+                let between = [StageName::Switch, StageName::Upgrade].map(position_of);
+                between.iter().flatten().all(|at| bridge < *at && *at < removed)
+                    && between.iter().any(Option::is_some)
+                    && position_of(StageName::Converge).is_some_and(|c| c < removed)
+            }
+            _ => false,
+        };
         let once = StageName::ALL.iter().all(|n| stages.iter().filter(|s| *s == n).count() <= 1);
-        snapshot_first && clean_last && once && stages.last() == Some(&StageName::Confirm)
+        snapshot_first
+            && clean_last
+            && bridged
+            && once
+            && stages.last() == Some(&StageName::Confirm)
     }
 
     fn accepted(stages: &[StageName]) -> bool {
@@ -141,18 +164,32 @@ mod tests {
         (0..stages.len()).all(follows) && complete(stages).is_ok()
     }
 
+    #[test]
+    fn a_bridge_is_loaded_and_deleted_around_the_change() {
+        use StageName::{Bridge, Clean, Confirm, Converge, RemoveBridge, Snapshot, Switch, Verify};
+        let whole = [Snapshot, Bridge, Switch, Converge, RemoveBridge, Clean, Verify, Confirm];
+        assert!(accepted(&whole));
+        for without in [Bridge, RemoveBridge, Switch] {
+            let stages: Vec<StageName> = whole.into_iter().filter(|s| *s != without).collect();
+            assert!(!accepted(&stages), "without {without}");
+        }
+    }
+
     proptest! {
         #[test]
         fn what_is_accepted_is_safe(
-            stages in prop::collection::vec(prop::sample::select(&StageName::ALL[..]), 0..12)
+            stages in prop::collection::vec(prop::sample::select(&StageName::ALL[..]), 0..14)
         ) {
             prop_assert!(!accepted(&stages) || is_safe(&stages), "{stages:?}");
         }
 
         #[test]
         fn the_usual_order_with_gaps_is_accepted_when_it_is_safe(
-            mut stages in prop::sample::subsequence(&StageName::ALL[..], 0..=11)
+            mut stages in prop::sample::subsequence(&StageName::ALL[..], 0..=13)
         ) {
+            if stages.contains(&StageName::Bridge) || stages.contains(&StageName::RemoveBridge) {
+                stages.extend([StageName::Bridge, StageName::Switch, StageName::RemoveBridge]);
+            }
             let complete = [StageName::Converge, StageName::Verify, StageName::Snapshot];
             stages.extend(complete);
             stages.push(StageName::Confirm);

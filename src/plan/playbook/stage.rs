@@ -61,6 +61,15 @@ pub struct Preflight {
     pub warn: Vec<String>,
 }
 
+/// The options of the stage `bridge`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BridgeOptions {
+    /// How long to wait until the connections through ipvs have ended. New ones go by the bridge.
+    #[serde(with = "time")]
+    pub drain: Duration,
+}
+
 /// The options of the stage `upgrade`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "RawUpgrade")]
@@ -203,9 +212,11 @@ pub struct Settle {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ConntrackScope {
-    /// Entries of UDP flows from a service address to a backend that no longer exists.
+    /// Entries of flows to a service that do not lead there: those of UDP whose endpoint is gone, and
+    /// those of any protocol that began while nobody translated.
     #[default]
-    StaleServiceUdp,
+    #[serde(alias = "stale-service-udp")]
+    StaleServiceEntries,
 }
 
 /// The options of the stage `confirm`.

@@ -3,6 +3,7 @@
 //!
 //! The inner process writes JSON lines to its standard output: events, then a report or an error.
 
+mod bridge;
 pub mod links;
 pub mod load;
 pub mod packet_probe;
@@ -21,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
 use crate::event::{Claim, Event, Sink};
-use crate::node::command::child;
+use crate::node::command::{child, never_began};
 use crate::node::tools::{Tool, Tools};
 use crate::plan::change::Edit;
 use crate::run::sandbox::rehearse::Rehearsal;
@@ -156,6 +157,10 @@ fn failed_inside(line: &str) -> Error {
 
 fn no_answer(reader: &duct::ReaderHandle, root: bool) -> Error {
     let stderr = match reader.try_wait() {
+        Ok(Some(output)) if never_began(output.status) => {
+            let cause = "interrupted; nothing was changed";
+            return Error::new(Kind::Interrupted, "the private namespace", cause);
+        }
         Ok(Some(output)) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
         _ => String::new(),
     };

@@ -16,13 +16,14 @@ use crate::node::tools::Tools;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::component::KUBE_PROXY;
 use crate::plan::Plan;
-use crate::plan::change::{Edit, detach, edits};
+use crate::plan::change::{Direction, Edit, Target, detach, edits};
 use crate::plan::invariants::{remaining_state, unexpected_changes};
 use crate::plan::leftovers::{CleanupScope, leftovers_after};
 use crate::run::Context;
 use crate::run::apply_edits::execute;
 use crate::run::payload::replay;
 use crate::run::sandbox::RehearsalReport;
+use crate::run::sandbox::bridge;
 use crate::run::sandbox::links::create_stand_ins;
 use crate::run::sandbox::load::load;
 use crate::run::sandbox::packet_probe::Hosts;
@@ -31,6 +32,8 @@ use crate::run::undo_edits::undo_edits;
 use crate::state::NodeState;
 use crate::state::ipset::IpSets;
 use crate::state::kube_proxy::Mode;
+use crate::state::nft::{NftTable, NftTables};
+use crate::state::nft_messages::TableMessages;
 use crate::state::stage::RunStage;
 use crate::store::Store;
 use crate::store::journal::{self, Journal};
@@ -73,8 +76,14 @@ impl SnapshotFolder {
         Ok(SnapshotFolder { folder, to })
     }
 
+    /// The state of the snapshot.
+    fn captured(&self) -> Result<NodeState> {
+        state_in(Path::new(&format!("/proc/self/fd/{}", self.folder.as_raw_fd())))
+    }
+
+    /// The state after the takeover, if one is rehearsed; else that of the snapshot.
     fn state(&self) -> Result<NodeState> {
-        let state = state_in(Path::new(&format!("/proc/self/fd/{}", self.folder.as_raw_fd())))?;
+        let state = self.captured()?;
         match self.to {
             None => Ok(state),
             Some(to) => predict_takeover(&Catalogue::builtin()?, &state, to),
@@ -89,8 +98,10 @@ pub(super) fn validate(dir: &Path, tools: &Tools) -> Result<RehearsalReport> {
     own_run()?;
     let unsupported = load(&given, tools)?.into_names();
     let loaded = given.fingerprint();
+    let messages = given.nft_messages.clone();
     drop(given);
     let now = observe_tolerant(tools, Extent::Objects, &Silent)?;
+    same_messages("the snapshot", &messages, &now.nft_messages)?;
     if unsupported.is_empty() && now.fingerprint() != loaded {
         same_rules("the snapshot", &folder.state()?, &now, &[])?;
     }
@@ -115,11 +126,43 @@ fn same_rules(what: &str, before: &NodeState, after: &NodeState, edits: &[Edit])
         let cause = "an object that rules name differs";
         return Err(Error::new(Kind::Rehearsal, difference.to_string(), cause));
     }
-    let sets = edits.iter().all(|e| matches!(e.target, crate::plan::change::Target::Table(_)));
+    let sets = edits.iter().all(|e| matches!(e.target, Target::Table(_)));
     if let Some(difference) = before.ipsets.differences(&after.ipsets).first().filter(|_| sets) {
         return Err(Error::new(Kind::Rehearsal, difference, "an ipset differs"));
     }
     Ok(rules(after).saturating_sub(edits.iter().map(Edit::rules_added).sum()))
+}
+
+/// Fails if a native table that was loaded is not made of the same parts again.
+fn same_messages(what: &str, before: &TableMessages, after: &TableMessages) -> Result<()> {
+    match before.changed(after).first() {
+        None => Ok(()),
+        Some((family, name)) => {
+            let object = format!("nft table {family} {name}");
+            let cause = "differs after it was restored in a private namespace";
+            Err(Error::new(Kind::Rehearsal, object, cause)
+                .hint(format!("{what} cannot be relied on with this kernel; nothing was changed")))
+        }
+    }
+}
+
+/// Fails on the first difference between the native tables of this namespace, but for those that
+/// `edits` remove.
+fn same_native_tables(before: &NftTables, after: &NftTables, edits: &[Edit]) -> Result<()> {
+    let is_removed = |table: &&NftTable| {
+        edits.iter().any(|edit| match (&edit.target, edit.direction) {
+            (Target::NativeTable(t), Direction::Remove) => {
+                (&t.family, &t.name) == (&table.family, &table.name)
+            }
+            _ => false,
+        })
+    };
+    let kept = before.tables.iter().filter(|table| !is_removed(table)).cloned().collect();
+    let kept = NftTables { tables: kept, other: Vec::new() };
+    match kept.differences(after).first() {
+        None => Ok(()),
+        Some(difference) => Err(Error::new(Kind::Rehearsal, difference, "a native table differs")),
+    }
 }
 
 /// Whether the rules that two states have in common have the same text, byte for byte. The caller
@@ -175,8 +218,10 @@ pub(super) fn rehearse(
     let unsupported = load(&given, tools)?;
     let mut hosts = Hosts::attach(&given, tools)?;
     let captured = given.fingerprint();
+    let messages = given.nft_messages.clone();
     drop(given);
     let now = observe_tolerant(tools, Extent::Objects, &Silent)?;
+    same_messages("the capture", &messages, &now.nft_messages)?;
     let all_rules = unsupported.lines.is_empty();
     let unsupported = unsupported.into_names();
     let loaded = if all_rules {
@@ -191,6 +236,11 @@ pub(super) fn rehearse(
     claims.all.push(Claim::Loaded { outcome: loaded });
     let store = Store::open(Some(Path::new("/run/proxyshift-store")))?;
     let catalogue = Catalogue::builtin()?;
+    if let Some(to) = to
+        && let Some(frontends) = bridge::load_and_list(&catalogue, &folder.captured()?, to, tools)?
+    {
+        claims.verified(Claim::Bridge { frontends });
+    }
     let context = Context {
         tools,
         store: &store,
@@ -224,7 +274,9 @@ pub(super) fn rehearse(
         Rehearsal::Edits(edits) => edits,
         Rehearsal::CleanUp => {
             let given = folder.state()?;
-            let given = if unsupported.is_empty() {
+            // The messages about native tables are not in a snapshot that an older version took.
+            let has_messages = given.nft.tables.is_empty() || !given.nft_messages.is_empty();
+            let given = if unsupported.is_empty() && has_messages {
                 given
             } else {
                 as_held_here(given, state_in(&snapshot.dir)?)
@@ -250,6 +302,7 @@ pub(super) fn rehearse(
     .map_err(rehearsal_error)?;
     let clean = observe_tolerant(tools, Extent::Objects, &Silent)?;
     let kept = same_rules(what, &base, &clean, &edits)?;
+    same_native_tables(&base.nft, &clean.nft, &edits)?;
     let identical = same_bytes(&base, &clean);
     drop(clean);
     // The content of the ipsets was compared just now. From here on only the ipsets that exist now
@@ -268,6 +321,8 @@ pub(super) fn rehearse(
         return Err(Error::new(Kind::Rehearsal, "the rollback", cause));
     }
     let back = observe_tolerant(tools, Extent::Objects, &Silent)?;
+    same_native_tables(&base.nft, &back.nft, &[])?;
+    same_messages("the rollback", &base.nft_messages, &back.nft_messages)?;
     let identical = if back.fingerprint() == before {
         true
     } else {
@@ -291,8 +346,8 @@ fn planned(state: NodeState, plan: impl Fn(&NodeState) -> Result<Plan>) -> Resul
 /// The captured node, but with only those objects that this kernel holds. An object that could not
 /// be loaded into the namespace can neither be removed nor restored there.
 fn as_held_here(given: NodeState, here: NodeState) -> NodeState {
-    let NodeState { rulesets, nft, ipsets, ipvs, links, .. } = here;
-    NodeState { rulesets, nft, ipsets, ipvs, links, ..given }
+    let NodeState { rulesets, nft, nft_messages, ipsets, ipvs, links, .. } = here;
+    NodeState { rulesets, nft, nft_messages, ipsets, ipvs, links, ..given }
 }
 
 fn rules(state: &NodeState) -> usize {

@@ -16,8 +16,9 @@ use crate::run::execution::{Execution, Planned, UndoContext};
 use crate::run::payload::Replay;
 use crate::run::preview::{Previewed, Previewer};
 use crate::run::snapshot::take_snapshot;
+use crate::run::stage::drain::{self, Leaving};
 use crate::run::stage::rehearse::{Rehearsed, rehearse};
-use crate::run::stage::{Stage, Undo, drain};
+use crate::run::stage::{Stage, Undo};
 use crate::run::stored::load_state;
 use crate::run::undo_edits::{execute_undo, undo_all_edits};
 use crate::state::NodeState;
@@ -82,7 +83,9 @@ impl Stage for RemoveLeftovers {
             return Ok(());
         };
         if let Some(drain) = self.drain {
-            drain::wait(context, &planned.edits, drain, &|| interrupt::check("draining"))?;
+            drain::wait(context, &Leaving::of_edits(&planned.edits), drain, &|| {
+                interrupt::check("draining")
+            })?;
         }
         let plan_again = || self.scope.edits(context.catalogue, &context.observe_owners()?);
         execution.apply(self.name(), planned, &plan_again)
@@ -148,8 +151,8 @@ pub(in crate::run) fn undo(undo: &mut UndoContext<'_>) -> Result<()> {
 fn restore_cleaned(undo: &mut UndoContext<'_>) -> Result<()> {
     let context = undo.context;
     let Some(id) = undo.run.clean_snapshot() else { return Ok(()) };
-    let Replay { mut done, open, .. } = undo.replay.take_edits();
-    done.extend(open.map(|(edit, _)| edit));
+    let Replay { mut done, open, failed, .. } = undo.replay.take_edits();
+    done.extend(failed.into_iter().chain(open.map(|(edit, _)| edit)));
     if done.is_empty() {
         return Ok(());
     }

@@ -1,7 +1,7 @@
 //! The stage `converge`: waits until kube-proxy serves in its new mode, with every service that was
 //! served before.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::apply::kube_proxy::operate;
 use crate::error::{Error, Kind, Result};
@@ -20,13 +20,15 @@ use crate::run::Context;
 use crate::run::apply_edits::execute;
 use crate::run::execution::{Execution, UndoContext};
 use crate::run::preview::{Previewed, Previewer};
-use crate::run::stage::{Stage, Undo, drain};
+use crate::run::stage::bridge::Keeper;
+use crate::run::stage::drain::{self, Leaving};
+use crate::run::stage::{Stage, Undo};
 use crate::run::undo_edits::not_rolled_back;
 use crate::run::wait::{Poll, poll};
 use crate::state::NodeState;
-use crate::state::kube_proxy::{Controller, Mode};
+use crate::state::kube_proxy::Controller;
 use crate::state::stage::{RunStage, StageName};
-use crate::store::run::Modes;
+use crate::store::run::{Modes, Run};
 
 /// The function that undoes the stage.
 pub(super) const UNDO: Option<Undo> = Some(undo);
@@ -55,22 +57,31 @@ impl Stage for Converge {
             with.len(),
             previewer.to()
         );
-        Previewed { with, ..Previewed::line(line) }
+        let untold = [previewer.from, previewer.to()].into_iter().flat_map(|mode| {
+            let what = mode::of(mode).untold().iter();
+            what.map(move |what| format!("not compared: {what}, which {mode} mode does not tell"))
+        });
+        Previewed { with, ..Previewed::lines([line].into_iter().chain(untold)) }
     }
 
     fn run(&self, execution: &mut Execution<'_>) -> Result<()> {
         let Modes { from, to } = execution.migration()?.modes;
-        let before = mode::of(from).services(execution.base()?);
+        let base = execution.take_base()?;
+        let before = mode::of(from).services(&base);
         let keep_waiting = || interrupt::check("waiting for kube-proxy");
         let later = execution.later.as_ref();
         let context = execution.context;
+        let keeper = Keeper::new(context, &execution.run, &base);
         let look = || {
+            keeper.keep();
             let now = context.observe_owners()?;
             let reported = kube_proxy_api::mode(&now);
             Ok((now, Witness::Reply(reported)))
         };
         let expected = Expected { mode: to, before: &before, later };
-        wait(context, expected, self.timeout, &keep_waiting, &look)
+        wait(context, expected, self.timeout, &keep_waiting, &look)?;
+        execution.keep_base(base);
+        Ok(())
     }
 }
 
@@ -82,20 +93,24 @@ fn served_by(key: &ServiceKey, service: &ServicePort) -> String {
     format!("{key}{name} → {}", backends.join(", "))
 }
 
-/// Waits until kube-proxy serves again in the mode `mode`, as in `base`, the state before the run.
-/// Reads only what the kernel holds, and whether the controller's own kube-proxy runs.
+/// Waits until kube-proxy serves again in the mode before `run`, as in `base`, the state before it, and
+/// keeps the bridge meanwhile. Reads only what the kernel holds, and whether the controller's own
+/// kube-proxy runs.
 ///
 /// # Errors
 /// As [`wait`].
 pub(in crate::run) fn wait_for_return(
     context: &Context<'_>,
-    mode: Mode,
+    run: &Run,
     base: &NodeState,
     controller: &Controller,
     timeout: Duration,
 ) -> Result<()> {
+    let Some(Modes { from: mode, .. }) = run.modes() else { return Ok(()) };
     let before = mode::of(mode).services(base);
+    let keeper = Keeper::new(context, run, base);
     let look = || {
+        keeper.keep();
         let runs = !operate(controller).processes()?.is_empty();
         Ok((context.observe_with_owners_of(base)?, Witness::Controller { runs }))
     };
@@ -103,8 +118,11 @@ pub(in crate::run) fn wait_for_return(
     wait(context, expected, timeout, &|| Ok(()), &look)
 }
 
-/// Waits until kube-proxy serves as `expected`. `look` observes the node; `keep_waiting` is called
-/// in between and may end the wait.
+/// How long kube-proxy may take to come to a family without services, once it serves all services.
+const LATE: Duration = Duration::from_secs(60);
+
+/// Waits until kube-proxy serves as `expected`, and for a while until it has come to each family.
+/// `look` observes the node; `keep_waiting` is called in between and may end the wait.
 ///
 /// # Errors
 /// [`Kind::Command`], naming what is still missing after `timeout`; or the error of `look` or
@@ -117,12 +135,19 @@ fn wait(
     look: &dyn Fn() -> Result<(NodeState, Witness)>,
 ) -> Result<()> {
     let Expected { mode, before, .. } = expected;
+    let began = Instant::now();
     let task = Task::Converge { mode: mode.to_string() };
     context.sink.started(&task);
+    let mut served: Option<Instant> = None;
     let result = poll(timeout, keep_waiting, || {
         let (now, witness) = look()?;
         Ok(match convergence(context.catalogue, &now, &witness, expected) {
             Convergence::Converged(changed) => Poll::Ready(changed),
+            Convergence::Late(late, changed) => {
+                let since = *served.get_or_insert_with(Instant::now);
+                let is_over = since.elapsed() >= LATE || began.elapsed() >= timeout;
+                if is_over { Poll::Ready(changed) } else { Poll::NotYet(late) }
+            }
             Convergence::Waiting(missing) => Poll::NotYet(missing),
         })
     })?;
@@ -162,7 +187,7 @@ pub(in crate::run) fn undo(undo: &mut UndoContext<'_>) -> Result<()> {
     let edits = added(&context.observe_with_owners_of(base)?)?;
     undo.removed += edits.iter().map(Edit::objects).sum::<usize>();
     // Waits zero seconds, because an undo must not wait; but the open connections are named.
-    drain::wait(context, &edits, Duration::ZERO, &|| Ok(()))?;
+    drain::wait(context, &Leaving::of_edits(&edits), Duration::ZERO, &|| Ok(()))?;
     let plan_again = || added(&context.observe_with_owners_of(base)?);
     execute(context, undo.journal, RunStage::Rollback, edits, &plan_again)
         .map_err(not_rolled_back)?;

@@ -1,6 +1,7 @@
 //! The stages of a run, one file each.
 
 pub(super) mod apply;
+pub(super) mod bridge;
 pub(super) mod clean;
 pub(super) mod confirm;
 pub(super) mod converge;
@@ -8,6 +9,7 @@ mod drain;
 pub(super) mod preflight;
 pub(super) mod prepare;
 pub(super) mod rehearse;
+pub(super) mod remove_bridge;
 pub(super) mod settle;
 pub(super) mod snapshot;
 pub(super) mod switch;
@@ -42,6 +44,19 @@ pub(super) trait Stage {
     /// # Errors
     /// The first failure. The engine then undoes the run.
     fn run(&self, execution: &mut Execution<'_>) -> Result<()>;
+}
+
+/// How many objects a message names.
+const NAMED: usize = 5;
+
+/// The first of some objects, for a message: `a, b, c, d, e, and 2 more`.
+fn named(all: &[impl ToString]) -> String {
+    let first: Vec<String> = all.iter().take(NAMED).map(ToString::to_string).collect();
+    let more = match all.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(", and {more} more"),
+    };
+    first.join(", ") + &more
 }
 
 /// A function that undoes what a stage did, from the journal and the baseline.

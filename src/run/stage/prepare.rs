@@ -1,5 +1,6 @@
 //! The stage `prepare`: loads kernel modules and sets sysctls, now and for the next boot.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::apply::files::swap;
@@ -18,7 +19,6 @@ use crate::run::payload::StepRef;
 use crate::run::preview::{Previewed, Previewer};
 use crate::run::stage::{Stage, Undo};
 use crate::state::stage::{RunStage, StageName};
-use crate::state::sysctl::Sysctls;
 
 /// The function that undoes the stage.
 pub(super) const UNDO: Option<Undo> = Some(undo);
@@ -45,8 +45,7 @@ impl Stage for Prepare {
                 format!("module {name}: loads it, unless it is built in")
             }
         });
-        let text = previewer.state.files.get("sysctl.txt");
-        let now = text.and_then(|text| Sysctls::parse("sysctl.txt", text).ok());
+        let now = previewer.state.sysctls();
         let sysctls = self.sysctls.iter().map(|(name, to)| {
             match now.as_ref().and_then(|now| now.get(name)) {
                 Some(from) if from == to => format!("{name}: {to} already"),
@@ -78,18 +77,7 @@ impl Stage for Prepare {
             step.mark_done(&mut execution.journal)?;
         }
         let loaded = number;
-        for (name, to) in &self.sysctls {
-            let from = sysctls::value_of(name)?;
-            if from.as_deref() == Some(to) {
-                continue;
-            }
-            number += 1;
-            let step = StepRef::new(stage, number);
-            let change = Change::Sysctl { name: name.clone(), from, to: to.clone() };
-            step.begin::<Edit>(&mut execution.journal, change)?;
-            sysctl::set(name, to)?;
-            step.mark_done(&mut execution.journal)?;
-        }
+        number = set_sysctls(execution, self.name(), number, &self.sysctls)?;
         let lasting = [
             (modules::BOOT_FILE, modules::boot_text(wanted.iter().map(String::as_str))),
             (sysctl::BOOT_FILE, sysctl::boot_text(&self.sysctls)),
@@ -112,6 +100,32 @@ impl Stage for Prepare {
         sink.finished(&task, Outcome::Prepared { modules: wanted.len(), settings });
         Ok(())
     }
+}
+
+/// Sets the sysctls that have another value, and journals each. `number` is that of the stage's last
+/// step. Returns the number of the last one now.
+///
+/// # Errors
+/// When a sysctl cannot be read or set. Those before it stay set; the engine undoes them.
+pub(super) fn set_sysctls(
+    execution: &mut Execution<'_>,
+    stage: RunStage,
+    mut number: u32,
+    wanted: &BTreeMap<String, String>,
+) -> Result<u32> {
+    for (name, to) in wanted {
+        let from = sysctls::value_of(name)?;
+        if from.as_deref() == Some(to) {
+            continue;
+        }
+        number += 1;
+        let step = StepRef::new(stage.name(), number);
+        let change = Change::Sysctl { name: name.clone(), from, to: to.clone() };
+        step.begin::<Edit>(&mut execution.journal, change)?;
+        sysctl::set(name, to)?;
+        step.mark_done(&mut execution.journal)?;
+    }
+    Ok(number)
 }
 
 /// The kernel modules that the new mode needs because of what kube-proxy's configuration says.
@@ -178,9 +192,11 @@ fn undo_change(change: &Change) -> Result<bool> {
         // sysctl stays too.
         Change::Sysctl { from: None, .. } => {}
         // Edits and kube-proxy's configuration are undone by other stages.
-        Change::Objects(_) | Change::Configuration { .. } | Change::Irreversible(_) => {
-            return Ok(false);
-        }
+        Change::Objects(_)
+        | Change::Configuration { .. }
+        | Change::BridgeLoaded { .. }
+        | Change::BridgeDeleted
+        | Change::Irreversible(_) => return Ok(false),
     }
     Ok(true)
 }

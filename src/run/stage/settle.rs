@@ -1,21 +1,17 @@
-//! The stage `settle`: deletes stale UDP entries of conntrack, which would still send clients to
-//! endpoints that are gone. The stage cannot be undone.
+//! The stage `settle`: deletes conntrack entries that lead past their service, to endpoints that are
+//! gone or to nobody. The stage cannot be undone.
 
-use std::net::SocketAddr;
-
-use crate::apply::conntrack;
+use crate::apply::conntrack::clear_stale;
 use crate::error::Result;
 use crate::event::{Outcome, Task};
 use crate::kube_proxy::mode;
-use crate::kube_proxy::services::Services;
-use crate::node::conntrack::{ConntrackSocket, UdpServices};
+use crate::kube_proxy::stale_entries::ServiceDestinations;
 use crate::plan::change::Irreversible;
 use crate::plan::playbook::Settle;
 use crate::run::execution::Execution;
 use crate::run::payload::StepRef;
 use crate::run::preview::{Previewed, Previewer};
 use crate::run::stage::{Stage, Undo};
-use crate::state::ipvs::Protocol;
 use crate::state::stage::{RunStage, StageName};
 
 /// Deleted conntrack entries cannot be restored, so nothing undoes the stage.
@@ -32,7 +28,7 @@ impl Stage for Settle {
     }
 
     fn preview(&self, _: &Previewer<'_>) -> Previewed {
-        Previewed::line("forgets stale UDP connections to services; cannot be undone")
+        Previewed::line("forgets connections that miss their service; cannot be undone")
     }
 
     fn run(&self, execution: &mut Execution<'_>) -> Result<()> {
@@ -40,23 +36,11 @@ impl Stage for Settle {
         let task = Task::Settle;
         execution.context.sink.started(&task);
         let now = execution.context.observe_objects()?;
-        let mut conntrack = ConntrackSocket::open()?;
-        let mut cleared = 0;
-        for entry in conntrack.stale(&udp_backends(&mode::of(to).services(&now)))? {
-            cleared += usize::from(conntrack::delete(&mut conntrack, &entry)?);
-        }
+        let services = mode::of(to).services(&now);
+        let cleared = clear_stale(&ServiceDestinations::new(&services, &now.links, &now.ipvs))?;
         let step = StepRef::new(StageName::Settle.name(), 1);
         step.note(&mut execution.journal, Irreversible::Conntrack { cleared })?;
         execution.context.sink.finished(&task, Outcome::Settled { deleted: cleared });
         Ok(())
     }
-}
-
-/// The UDP services that have an address of their own (not NodePorts), with their endpoints.
-fn udp_backends(services: &Services) -> UdpServices {
-    let udp = services.iter().filter(|(key, _)| key.protocol == Protocol::Udp);
-    udp.filter_map(|(key, service)| {
-        Some((SocketAddr::new(key.address()?, key.port), service.backends.clone()))
-    })
-    .collect()
 }

@@ -193,7 +193,7 @@ pub(in crate::run) fn undo(undo: &mut UndoContext<'_>) -> Result<()> {
     };
     // A stop that failed does not show that the old mode does not serve.
     let serves = if restored.is_ok() || may_serve(context, undo.run, source, controller) {
-        converge::wait_for_return(context, from, undo.base, controller, RESTART)
+        converge::wait_for_return(context, undo.run, undo.base, controller, RESTART)
     } else {
         Err(Error::new(Kind::Command, "kube-proxy", "does not serve in its old mode"))
     };

@@ -94,10 +94,10 @@ fn verify(
         return Err(Error::new(Kind::Kernel, first.to_string(), cause));
     }
     sink.finished(&task, Outcome::ForeignUnchanged);
-    wait_for_parity(context, &mode::of(modes.from).services(base), now, mode)?;
+    let served = wait_for_parity(context, &mode::of(modes.from).services(base), now, mode)?;
     let task = Task::ProbeAgain;
     sink.started(&task);
-    let (passed, failed) = probes::ask(probes.to_vec());
+    let (passed, failed) = probes::ask(probes::where_answered(probes, &served));
     let all = passed.len() + failed.len();
     sink.finished(&task, Outcome::Probed { answered: passed.len(), all });
     match failed.first() {
@@ -110,31 +110,32 @@ fn verify(
     }
 }
 
-/// Waits until each service of `before` is served in `mode`. `now` is the first observation; others
-/// follow while services are missing.
+/// Waits until each service of `before` is served in `mode`, and returns what is served then. `now` is
+/// the first observation; others follow while services are missing.
 fn wait_for_parity(
     context: &Context<'_>,
     before: &Services,
     now: NodeState,
     mode: Mode,
-) -> Result<()> {
+) -> Result<Services> {
     let mut first = Some(now);
     let result = poll(LATE, &|| Ok(()), || {
         let now = first.take().map_or_else(|| context.observe_objects(), Ok)?;
+        let served = mode::of(mode).services(&now);
         // A missing endpoint is only noted, because each endpoint was there when the mode
         // converged, and endpoints may have come and gone since.
-        let missing = parity(before, &mode::of(mode).services(&now));
+        let missing = parity(before, &served);
         let (backends, whole): (Vec<_>, Vec<_>) =
             missing.into_iter().partition(|m| matches!(m.what, MissingPart::Backend(_)));
         Ok(match whole.into_iter().next() {
-            None => Poll::Ready(backends),
+            None => Poll::Ready((served, backends)),
             Some(first) => Poll::NotYet(first),
         })
     })?;
     match result {
-        Poll::Ready(backends) => {
+        Poll::Ready((served, backends)) => {
             backends.iter().for_each(|backend| context.sink.note(backend.to_string()));
-            Ok(())
+            Ok(served)
         }
         Poll::NotYet(first) => {
             let cause = "a service is not served as before";

@@ -51,7 +51,7 @@ pub(in crate::front) fn run(
 fn remedies(input: &CheckInput, now: &NodeState, options: &args::CheckArgs) -> Result<Vec<Remedy>> {
     let remedy = |finding: Finding| match finding.verdict {
         Verdict::Found(found) if !found.fix.is_empty() => {
-            Some(Remedy { id: finding.id, edits: found.fix })
+            Some(Remedy { id: finding.id, changes: found.fix })
         }
         _ => None,
     };
@@ -59,7 +59,7 @@ fn remedies(input: &CheckInput, now: &NodeState, options: &args::CheckArgs) -> R
 }
 
 fn approve(command: &Invocation<'_>, remedy: &Remedy) -> Result<bool> {
-    let lines: Vec<String> = remedy.edits.iter().flat_map(|e| e.lines()).collect();
+    let lines: Vec<String> = remedy.changes.iter().flat_map(|change| change.lines()).collect();
     if command.args.yes {
         for line in lines {
             command.sink().note(format!("{}: {line}", remedy.id));

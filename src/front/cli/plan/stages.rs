@@ -10,8 +10,8 @@ use crate::state::kube_proxy::Mode;
 use crate::ui::page::Page;
 use crate::ui::table::counted;
 
-/// The width of the column with the names of stages.
-const NAMES: usize = 13;
+/// What stands before and behind the name of a stage: its mark, and blanks.
+const AROUND: usize = 4;
 
 /// How many objects of each stage are shown without `-v`.
 const SHOWN: usize = 4;
@@ -47,15 +47,18 @@ pub(super) fn text(preview: &Preview, verbose: bool) -> Page {
     let name = &playbook.name;
     let mut text = Page::from(format!("{transition}, by the playbook {name}. * changes the node:"));
     text.blank();
-    stages.iter().for_each(|stage| one(&mut text, stage, verbose));
+    let names = stages.iter().map(|stage| stage.stage.name().len());
+    let width = AROUND + names.max().unwrap_or(0);
+    stages.iter().for_each(|stage| one(&mut text, stage, width, verbose));
     left(&mut text, plan, *from, playbook.to, verbose);
     text
 }
 
-fn one(text: &mut Page, preview: &StagePreview, verbose: bool) {
+/// Adds one stage, whose name stands in a column of `width` characters.
+fn one(text: &mut Page, preview: &StagePreview, width: usize, verbose: bool) {
     let mark = if preview.changes { '*' } else { ' ' };
-    let blank = " ".repeat(NAMES);
-    let mut first = format!("{:<NAMES$}", format!("{mark} {}", preview.stage));
+    let blank = " ".repeat(width);
+    let mut first = format!("{:<width$}", format!("{mark} {}", preview.stage));
     let mut line = |words: &str| {
         text.wrapped(words, &first, &blank);
         first.clone_from(&blank);

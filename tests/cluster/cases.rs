@@ -1,12 +1,14 @@
 //! What operators do on a node of today.
 
+mod bridge;
+mod moves;
+mod services;
+
 use crate::common::node::{assert_same, without_counters};
 use crate::common::tried::tried;
 use crate::control_plane::VERSION;
+use crate::machine::AT;
 use crate::node::{MANIFEST, Node, manifest};
-
-/// Where the cases run, in README.
-const AT: &str = "a real cluster";
 
 /// The oldest version of kube-proxy that is still built.
 const OLD: &str = "1.34.4";
@@ -34,6 +36,8 @@ impl Node {
 fn a_node_is_captured_checked_cleaned_and_rolled_back() {
     let node = Node::join();
     node.run(&format!("iptables-nft-restore --noflush <<'EOF'\n{LEFT_BY_FLANNEL}EOF"));
+    // Who asked for the Service before kube-proxy served is found too, and rightly.
+    node.run("conntrack -F");
     let (proxyshift, before) = (node.proxyshift(), node.foreign_rules());
     let rules = node.run("iptables-nft-save");
     assert!(rules.contains("--nfacct-name"), "{rules}");

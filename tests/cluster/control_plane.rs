@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::common::vm::{cache, kubernetes};
+use crate::common::vm::{kubernetes, of_cluster};
 use crate::common::{run, run_with};
 
 /// The version of Kubernetes, as the programs say it.
@@ -19,8 +19,13 @@ pub const VERSION: &str = "1.37.2";
 /// The folder of the cluster's files, in the private /run.
 pub const DIR: &str = "/run/cluster";
 
-/// The address of the control plane, which is also the router of the nodes.
+/// The addresses of the control plane, which is also the router of the nodes.
 pub const ADDRESS: &str = "10.20.0.1";
+pub const ADDRESS_V6: &str = "fd00:20::1";
+
+/// The networks of Services and of pods, in both families.
+const SERVICES: &str = "10.96.0.0/16,fd00:96::/112";
+pub const PODS: &str = "10.244.0.0/16,fd00:244::/48";
 
 /// The kubeconfig of a kube-proxy that is a static pod.
 pub const KUBE_PROXY: &str = "/run/cluster/kubeconfigs/kube-proxy.conf";
@@ -36,17 +41,7 @@ const ADMIN: &str = "/run/cluster/kubeconfigs/admin.conf";
 
 /// The folder with etcd, containerd, and what belongs to containerd.
 pub fn programs() -> PathBuf {
-    set_up("programs")
-}
-
-/// An image as a file, such as `pause-1`.
-pub fn image(name: &str) -> PathBuf {
-    set_up(&format!("images/{name}.tar"))
-}
-
-fn set_up(name: &str) -> PathBuf {
-    let path = cache().join("proxyshift/cluster").join(name);
-    path.canonicalize().unwrap_or_else(|e| panic!("{}: {e}: run `make cluster`", path.display()))
+    of_cluster("programs")
 }
 
 /// The control plane, whose programs end with the namespaces.
@@ -70,7 +65,8 @@ impl Cluster {
         }
         fs::write(format!("{DIR}/kubeadm.yaml"), configuration("control-plane")).expect("a file");
         let batch = format!(
-            "link add nodes type bridge\naddr add {ADDRESS}/24 dev nodes\nlink set nodes up\n"
+            "link add nodes type bridge\naddr add {ADDRESS}/24 dev nodes\n\
+             addr add {ADDRESS_V6}/64 dev nodes nodad\nlink set nodes up\n"
         );
         run_with(&batch, &["ip", "-batch", "-"]);
         run("sysctl -qw net.ipv4.ip_forward=1");
@@ -159,7 +155,7 @@ pub fn poll(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 /// The last lines of each log: of the programs here, and of the nodes' kube-proxies.
-fn logs() -> String {
+pub fn logs() -> String {
     let find = format!("find {DIR} -path */log/* -type f -not -path */web/*");
     let tail = |path: &str| {
         let text = String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
@@ -206,7 +202,7 @@ fn start_api_server() -> Vec<Child> {
         "kube-apiserver",
         &format!(
             "--etcd-servers=http://127.0.0.1:2379 --advertise-address={ADDRESS}
-            --bind-address={ADDRESS} --service-cluster-ip-range=10.96.0.0/16
+            --bind-address={ADDRESS} --service-cluster-ip-range={SERVICES}
             --authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction
             --allow-privileged --client-ca-file={pki}/ca.crt
             --tls-cert-file={pki}/apiserver.crt --tls-private-key-file={pki}/apiserver.key
@@ -230,7 +226,7 @@ fn start_controllers() -> Vec<Child> {
             "--kubeconfig={kubeconfigs}/controller-manager.conf
             --use-service-account-credentials --root-ca-file={pki}/ca.crt
             --service-account-private-key-file={pki}/sa.key --allocate-node-cidrs
-            --cluster-cidr=10.244.0.0/16 --service-cluster-ip-range=10.96.0.0/16
+            --cluster-cidr={PODS} --service-cluster-ip-range={SERVICES}
             --bind-address=127.0.0.1 --leader-elect=false"
         ),
     );
@@ -267,7 +263,7 @@ kubernetesVersion: v{VERSION}
 clusterName: real
 certificatesDir: {DIR}/pki
 controlPlaneEndpoint: {ADDRESS}:6443
-networking: {{serviceSubnet: 10.96.0.0/16, podSubnet: 10.244.0.0/16, dnsDomain: cluster.local}}
+networking: {{serviceSubnet: '{SERVICES}', podSubnet: '{PODS}', dnsDomain: cluster.local}}
 imageRepository: local.test/k8s
 ---
 apiVersion: kubeproxy.config.k8s.io/v1alpha1

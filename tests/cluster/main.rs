@@ -7,14 +7,21 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../vm/network.rs"]
+#[allow(dead_code, reason = "the virtual machine uses the rest")]
+mod network;
 
 mod cases;
 mod control_plane;
+mod expected;
 mod machine;
 mod node;
+mod pods;
+mod proxy;
+mod traffic;
 
 #[test]
 fn every_case_passes_on_a_real_cluster() {
     let wanted = std::env::var("PROXYSHIFT_CASES").unwrap_or_default();
-    machine::run_cases(if wanted.is_empty() { "cases::" } else { &wanted });
+    machine::run_cases(if wanted.is_empty() { machine::ALL } else { &wanted });
 }

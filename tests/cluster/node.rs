@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Instant;
 
 use crate::common::node::Proxyshift;
-use crate::common::vm::kubernetes;
+use crate::common::vm::{image, kubernetes};
 use crate::common::{run, run_with};
 use crate::control_plane::{
-    ADDRESS, Cluster, DIR, KUBE_PROXY, STATIC, VERSION, configuration, image, poll, programs,
-    start, succeed,
+    ADDRESS, ADDRESS_V6, Cluster, DIR, KUBE_PROXY, PODS, STATIC, VERSION, configuration, poll,
+    programs, start, succeed,
 };
 use crate::machine::control_groups;
 
@@ -26,7 +26,8 @@ pub const MANIFEST: &str = "/etc/kubernetes/manifests/kube-proxy.yaml";
 /// A node. All of it ends when this value is dropped.
 pub struct Node {
     pub name: String,
-    pub address: String,
+    /// Its addresses, one a family.
+    pub addresses: [String; 2],
     /// The port of the node's addresses that leads to its web server.
     port: u16,
     unshare: Child,
@@ -61,14 +62,14 @@ impl Node {
         let cluster = Cluster::shared();
         let index = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("node-{index}");
-        let address = format!("10.20.0.{}", 10 + index);
+        let addresses = addresses(10 + index);
         let port = 30_000 + u16::from(index);
-        plug(&name, &address);
+        plug(&name, &addresses);
         certify(&name);
         cluster.apply(&web(&name, port));
-        let unshare = start_init(&name, &address, labels);
+        let unshare = start_init(&name, &addresses, labels);
         let init = first_child(&unshare);
-        let node = Node { name, address, port, unshare, init };
+        let node = Node { name, addresses, port, unshare, init };
         poll(&format!("containerd of {}", node.name), || node.has("/run/ready"));
         node
     }
@@ -135,7 +136,7 @@ impl Node {
         let service = Cluster::shared()
             .kubectl(&format!("get service {} -o jsonpath=http://{{.spec.clusterIP}}/", self.name));
         get(self.within(), &service)
-            && get(Vec::new(), &format!("http://{}:{}/", self.address, self.port))
+            && get(Vec::new(), &format!("http://{}:{}/", self.addresses[0], self.port))
     }
 }
 
@@ -151,20 +152,27 @@ impl Drop for Node {
     }
 }
 
+/// The addresses of a node, one a family, of which the last part is `index`.
+pub fn addresses(index: u8) -> [String; 2] {
+    [format!("10.20.0.{index}"), format!("fd00:20::{index}")]
+}
+
 /// Makes the node's network namespace, with a link to the control plane's bridge.
-fn plug(name: &str, address: &str) {
+pub fn plug(name: &str, addresses: &[String; 2]) {
     run(&format!("ip netns add {name}"));
     let batch = format!(
         "link add {name} type veth peer name eth0 netns {name}\n\
          link set {name} master nodes up\n"
     );
     run_with(&batch, &["ip", "-batch", "-"]);
+    let [ipv4, ipv6] = addresses;
     let batch = format!(
-        "link set lo up\naddr add {address}/24 dev eth0\nlink set eth0 up\n\
-         route add default via {ADDRESS}\n"
+        "link set lo up\naddr add {ipv4}/24 dev eth0\naddr add {ipv6}/64 dev eth0 nodad\n\
+         link set eth0 up\nroute add default via {ADDRESS}\nroute add default via {ADDRESS_V6}\n"
     );
     run_with(&batch, &["ip", "-n", name, "-batch", "-"]);
-    run(&format!("ip netns exec {name} sysctl -qw net.ipv4.ip_forward=1"));
+    let forward = "net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1";
+    run(&format!("ip netns exec {name} sysctl -qw {forward}"));
 }
 
 /// Writes the kubelet's own credential.
@@ -209,7 +217,7 @@ spec:
 }
 
 /// Starts the node's first program in a control group and namespaces of its own.
-fn start_init(name: &str, address: &str, labels: &str) -> Child {
+fn start_init(name: &str, addresses: &[String; 2], labels: &str) -> Child {
     let group = control_groups().join(name);
     fs::create_dir(&group).expect("a control group");
     // A shell goes into the group; what it becomes sees it as the root.
@@ -220,7 +228,8 @@ fn start_init(name: &str, address: &str, labels: &str) -> Child {
         .arg(&group)
         .args(["ip", "netns", "exec", name])
         .args(["unshare", "-muiCpf", "--propagation", "private", "--kill-child"])
-        .args([INIT, name, address])
+        .args([INIT, name])
+        .args(addresses)
         .env("PROGRAMS", programs())
         .env("KUBELET", kubernetes(VERSION, "kubelet"))
         .env("LABELS", labels)
@@ -273,7 +282,7 @@ fn static_configuration(mode: &str) -> String {
         "apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
 clientConnection: {{kubeconfig: /var/lib/kube-proxy/kubeconfig.conf}}
-clusterCIDR: 10.244.0.0/16
+clusterCIDR: {PODS}
 mode: {mode}
 conntrack: {{maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}}
 "

@@ -1,6 +1,7 @@
 //! Shared by the tests that need a real kernel: private namespaces, and commands that run in them.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub mod clients;
 pub mod disk;
 pub mod node;
 pub mod schemas;
@@ -9,9 +10,15 @@ pub mod vm;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// The environment variable that is set in the copy of a test that runs inside namespaces.
 const INSIDE: &str = "PROXYSHIFT_TEST_INSIDE";
+
+/// The name of the test that runs in this copy, which has namespaces of its own.
+pub fn running_test() -> String {
+    std::env::var(INSIDE).expect("inside the namespaces of a test")
+}
 
 /// Runs the calling test again in network and mount namespaces of its own, with an empty /run.
 ///
@@ -119,10 +126,15 @@ pub fn run(command: &str) -> String {
 
 /// Waits until `done` returns true, for 30 s at most. If the wait fails, `what` names the
 /// condition.
-pub fn poll(what: &str, mut done: impl FnMut() -> bool) {
-    let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
+pub fn poll(what: &str, done: impl FnMut() -> bool) {
+    poll_for(Duration::from_secs(30), what, done);
+}
+
+/// As [`poll`], for `limit` at most.
+pub fn poll_for(limit: Duration, what: &str, mut done: impl FnMut() -> bool) {
+    let until = Instant::now() + limit;
     while !done() {
-        assert!(std::time::Instant::now() < until, "waited for 30 s: {what}");
-        std::thread::sleep(std::time::Duration::from_millis(1));
+        assert!(Instant::now() < until, "waited for {limit:?}: {what}");
+        std::thread::sleep(Duration::from_millis(1));
     }
 }

@@ -75,6 +75,16 @@ impl Proxyshift {
         ended
     }
 
+    /// Takes a snapshot of the node. Returns the state that it holds.
+    pub fn captured(&self) -> NodeState {
+        self.expect(0, "snapshot create");
+        let folders = fs::read_dir(self.store.join("snapshots")).expect("snapshots");
+        let folders = folders.map(|entry| entry.expect("an entry").path());
+        // Their names begin with the time.
+        let newest = folders.filter(|folder| folder.is_dir()).max().expect("one");
+        NodeState::parse(Snapshot::load(&newest).expect("a snapshot").files).expect("a state")
+    }
+
     /// Runs the program until it is killed at `point` of its journal, such as `after:3` for line 3.
     pub fn killed(&self, words: &str, point: &str) -> Ended {
         let mut command = self.command(words);
@@ -193,6 +203,31 @@ pub fn without_counters(save: &str) -> String {
         _ => format!("{l}\n"),
     };
     save.lines().filter(|l| !l.starts_with('#')).map(line).collect()
+}
+
+/// The objects in nft's JSON, each as a line, without handles and with the elements of sets in order.
+pub fn nft_objects(text: &str) -> Vec<String> {
+    fn settle(value: &mut serde_json::Value) {
+        match value {
+            serde_json::Value::Object(fields) => {
+                fields.shift_remove("handle");
+                fields.shift_remove("expires");
+                for (name, field) in fields.iter_mut() {
+                    settle(field);
+                    if let ("elem", serde_json::Value::Array(elements)) = (name.as_str(), field) {
+                        elements.sort_by_cached_key(serde_json::Value::to_string);
+                    }
+                }
+            }
+            serde_json::Value::Array(values) => values.iter_mut().for_each(settle),
+            _ => {}
+        }
+    }
+    let parsed = serde_json::from_str(text);
+    let mut document: serde_json::Value = parsed.unwrap_or_else(|e| panic!("{e}: {text:?}"));
+    settle(&mut document);
+    let objects = document["nftables"].as_array().expect("objects");
+    objects.iter().map(ToString::to_string).collect()
 }
 
 /// Mounts copies of /etc and /var/lib, in this mount namespace alone, and writes the node's files

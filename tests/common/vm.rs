@@ -1,4 +1,4 @@
-//! The files that `make vm` put into the cache of the user who runs the test.
+//! The files that the set-up scripts put into the cache of the user who runs the test.
 
 use std::path::PathBuf;
 
@@ -18,6 +18,18 @@ pub fn cached(name: &str) -> PathBuf {
     let path = cache().join("proxyshift/vm").join(name);
     // Made absolute, so that the path means the same file from every working directory.
     path.canonicalize().unwrap_or_else(|e| panic!("{}: {e}: run `make vm`", path.display()))
+}
+
+/// A program or file that a real cluster needs, such as `programs/containerd`. Fails if it is not in
+/// the cache.
+pub fn of_cluster(name: &str) -> PathBuf {
+    let path = cache().join("proxyshift/cluster").join(name);
+    path.canonicalize().unwrap_or_else(|e| panic!("{}: {e}: run `make cluster`", path.display()))
+}
+
+/// An image of the cluster's pods as a file, such as `pause-1`.
+pub fn image(name: &str) -> PathBuf {
+    of_cluster(&format!("images/{name}.tar"))
 }
 
 /// A program of this version of Kubernetes, such as `kube-proxy`. Fails if it is not in the cache.

@@ -2,6 +2,7 @@
 //! single objects, patches of nodes, and evictions of pods, over plain HTTP. Each request has a
 //! connection and a thread of its own.
 
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Result, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
@@ -83,7 +84,8 @@ impl Api {
     /// Adds an object, or replaces the one with the same identity.
     pub fn apply(&self, object: Value) {
         let mut events = self.store.events.lock().expect("not poisoned");
-        let is_new = !current(&events).iter().any(|o| identity(o) == identity(&object));
+        let last = events.iter().rev().find(|e| identity(&e.object) == identity(&object));
+        let is_new = last.is_none_or(|event| event.kind == "DELETED");
         record(&mut events, if is_new { "ADDED" } else { "MODIFIED" }, object);
         self.store.more.notify_all();
     }
@@ -106,16 +108,15 @@ fn record(events: &mut Vec<Event>, kind: &'static str, mut object: Value) {
     events.push(Event { kind, object });
 }
 
-/// The objects that exist after `events`.
-fn current(events: &[Event]) -> Vec<Value> {
-    let mut objects: Vec<Value> = Vec::new();
-    for event in events {
-        objects.retain(|o| identity(o) != identity(&event.object));
-        if event.kind != "DELETED" {
-            objects.push(event.object.clone());
-        }
-    }
-    objects
+/// The objects that exist after `events`, in the order of their last events.
+fn current<'a>(events: impl IntoIterator<Item = &'a Event>) -> Vec<Value> {
+    let events: Vec<&Event> = events.into_iter().collect();
+    let last: HashMap<String, usize> =
+        events.iter().enumerate().map(|(i, e)| (format!("{:?}", identity(&e.object)), i)).collect();
+    let mut last: Vec<usize> = last.into_values().collect();
+    last.sort_unstable();
+    let exists = last.into_iter().map(|i| events[i]).filter(|e| e.kind != "DELETED");
+    exists.map(|event| event.object.clone()).collect()
 }
 
 impl Store {
@@ -164,7 +165,7 @@ impl Store {
     }
 
     fn answer_one(&self, stream: &mut TcpStream, kind: &str, name: &str) -> Result<()> {
-        let objects = current(&self.events.lock().expect("not poisoned"));
+        let objects = current(&*self.events.lock().expect("not poisoned"));
         match objects.iter().find(|o| is_called(o, kind, name)) {
             Some(object) => reply(stream, "200 OK", &object.to_string()),
             None => reply(stream, "404 Not Found", &not_found()),
@@ -174,7 +175,7 @@ impl Store {
     /// Changes an object with `how`, if the object exists, and adds an event of the type `what`.
     fn change(&self, what: &'static str, kind: &str, name: &str, how: impl FnOnce(&mut Value)) {
         let mut events = self.events.lock().expect("not poisoned");
-        let object = current(&events).into_iter().find(|o| is_called(o, kind, name));
+        let object = current(&*events).into_iter().find(|o| is_called(o, kind, name));
         if let Some(mut object) = object {
             how(&mut object);
             record(&mut events, what, object);
@@ -223,8 +224,7 @@ impl Store {
 
 /// The objects of a resource that exist after `events`.
 fn existing(events: &[Event], of: &Resource) -> Vec<Value> {
-    let own: Vec<Event> = events.iter().filter(|e| e.is_of(of)).cloned().collect();
-    current(&own)
+    current(events.iter().filter(|e| e.is_of(of)))
 }
 
 /// Sends one event of a watch.

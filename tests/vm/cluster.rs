@@ -90,6 +90,7 @@ impl Cluster {
         };
         of(&["-j KUBE-SVC-"]) == (mode == "iptables")
             && of(&["--match-set KUBE-", &pods]) == (mode == "ipvs")
+            && native_services().is_empty() == (mode != "nftables")
     }
 
     /// Whether kube-proxy has processed each service: every service address exists, and nothing
@@ -97,11 +98,15 @@ impl Cluster {
     fn is_complete(&self, mode: &str) -> bool {
         let made = || {
             let tables = ["nat", "filter"].map(|table| without_counters(&self.save(table)));
-            (run("ipvsadm -Sn"), run("ipset save"), tables)
+            (run("ipvsadm -Sn"), run("ipset save"), tables, native_services())
         };
         let before = made();
-        let (_, sets, [nat, _]) = &before;
-        let addresses = if mode == "ipvs" { sets } else { nat };
+        let (_, sets, [nat, _], native) = &before;
+        let addresses = match mode {
+            "ipvs" => sets,
+            "nftables" => native,
+            _ => nat,
+        };
         if !served().iter().all(|address| addresses.contains(address)) {
             return false;
         }
@@ -158,6 +163,15 @@ impl Cluster {
     pub fn container_goes_out(&self) {
         let seen = tcp("box", "192.168.100.2:8080").expect("a container reaches the outside");
         assert_eq!((&*seen.server, seen.client), ("outside", of_family("192.168.100.1")));
+    }
+}
+
+/// The table of nftables mode, as `nft` lists it; empty if there is none.
+pub fn native_services() -> String {
+    let family = if is_ipv6() { "ip6" } else { "ip" };
+    match run("nft list tables").contains(&format!("table {family} kube-proxy\n")) {
+        true => run(&format!("nft list table {family} kube-proxy")),
+        false => String::new(),
     }
 }
 

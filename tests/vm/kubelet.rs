@@ -1,4 +1,4 @@
-//! The real kubelet, which runs kube-proxy as a static pod. containerd starts the pod's container,
+//! The real kubelet of today, which runs kube-proxy as a static pod. containerd starts the pod's container,
 //! whose files come from the node.
 
 use std::fs;
@@ -6,8 +6,9 @@ use std::os::unix::fs::symlink;
 
 use crate::cluster::BIN;
 use crate::common::run;
-use crate::common::vm::cached;
+use crate::common::vm::{image, kubernetes, of_cluster};
 use crate::kube_proxy::{self, DIR};
+use crate::machine::TODAY;
 use crate::systemd::Systemd;
 
 /// The manifest of kube-proxy, at the path where kubeadm would write it.
@@ -20,12 +21,15 @@ const LOG: &str = "/run/kubelet.log";
 /// disk of the host would cause.
 const KUBELET: &str = "apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
+containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
 staticPodPath: /etc/kubernetes/manifests
 authentication: {anonymous: {enabled: true}, webhook: {enabled: false}}
 authorization: {mode: AlwaysAllow}
 address: 127.0.0.1
 readOnlyPort: 0
 failSwapOn: false
+localStorageCapacityIsolation: false
+volumePluginDir: /var/lib/kubelet/volume-plugins
 evictionHard: {memory.available: 0%, nodefs.available: 0%, imagefs.available: 0%}
 imageGCHighThresholdPercent: 100
 ";
@@ -33,7 +37,7 @@ imageGCHighThresholdPercent: 100
 /// containerd's configuration. The images are imported before, so nothing is pulled.
 const CONTAINERD: &str = "version = 2
 [plugins.'io.containerd.grpc.v1.cri']
-sandbox_image = 'docker.io/library/pause:latest'
+sandbox_image = 'local.test/k8s/pause:1'
 ";
 
 /// The systemd of a node with the units kubelet and containerd. All of them end when this value is
@@ -50,19 +54,18 @@ impl Kubelet {
         fs::write("/run/containerd.toml", CONTAINERD).expect("a file");
         fs::write("/run/kubelet.yaml", KUBELET).expect("a file");
         fs::write(MANIFEST, manifest(arguments)).expect(MANIFEST);
-        for program in ["containerd", "containerd-shim-runc-v2", "ctr", "kubelet", "runc"] {
-            symlink(cached("kubelet").join(program), format!("{BIN}/{program}")).expect(program);
+        for program in ["containerd", "containerd-shim-runc-v2", "ctr", "runc"] {
+            let path = of_cluster("programs").join(program);
+            symlink(path, format!("{BIN}/{program}")).expect(program);
         }
         let containerd = format!("{BIN}/containerd --config=/run/containerd.toml");
         kubelet.systemd.start("containerd", "notify", &containerd, LOG);
-        for image in ["pause.tar", "host.tar"] {
-            let image = cached("kubelet").join(image);
-            run(&format!("{BIN}/ctr -n k8s.io images import {}", image.display()));
+        for name in ["pause-1", "host-1"] {
+            run(&format!("{BIN}/ctr -n k8s.io images import {}", image(name).display()));
         }
         let words = format!(
-            "{BIN}/kubelet --config=/run/kubelet.yaml --hostname-override=node \
-             --container-runtime=remote \
-             --container-runtime-endpoint=unix:///run/containerd/containerd.sock --v=2"
+            "{} --config=/run/kubelet.yaml --hostname-override=node --v=2",
+            kubernetes(TODAY, "kubelet").display()
         );
         kubelet.systemd.start("kubelet", "notify", &words, LOG);
         kubelet
@@ -102,7 +105,7 @@ spec:
   priorityClassName: system-node-critical
   containers:
   - name: kube-proxy
-    image: docker.io/library/host:latest
+    image: local.test/host:1
     imagePullPolicy: Never
     command:
     - /opt/kube-proxy

@@ -7,8 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::cases::reboot::{CUT, INTERRUPTS, RESOLVES};
-use crate::common::in_namespace;
 use crate::common::vm::{OLD, cached, kubernetes};
+use crate::common::{in_namespace, running_test};
 use crate::kube_proxy;
 
 /// The environment variable that is set inside the machine.
@@ -40,11 +40,23 @@ fn versions(case: &str) -> [&'static [&'static str]; 2] {
         | "cases::migrate::carries::ipvs_to_iptables_breaks_nothing" => {
             [&[OLD, TODAY], &["1.34.4", "1.35.4", "1.36.3"]]
         }
+        "cases::bridge::the_bridge_serves_in_place_of_ipvs_mode"
+        | "cases::migrate::static_pod::a_static_pod_goes_there_and_comes_back"
+        | "cases::migrate::systemd::a_unit_is_found_restarted_and_undone_by_a_unit" => {
+            [&[TODAY], &[OLD]]
+        }
+        // Kubernetes 1.20 has no nftables mode.
+        _ if case.contains("nftables") && case.contains(SOAK) => [&[], &[TODAY]],
+        _ if case.contains("nftables") => [&[TODAY], &[]],
         _ if case.contains("::upgrade::") => [&[], &[OLD, "1.34.4", "1.35.4", "1.36.3"]],
         _ if case.contains(SOAK) => [&[], &[OLD, TODAY]],
         _ => [&[OLD], &[TODAY]],
     }
 }
+
+/// The places in README of trials of every run, and of those on request.
+pub const ALWAYS: &str = "a virtual machine";
+pub const ON_REQUEST: &str = "a virtual machine, on request";
 
 /// The name of the folder that has a file for each trial that was not started yet.
 const QUEUE: &str = "queue";
@@ -86,6 +98,14 @@ fn cases() -> Vec<String> {
     let out = list.output().expect("the test lists its cases").stdout;
     let out = String::from_utf8(out).expect("text");
     out.lines().filter_map(|l| l.strip_suffix(": test")).map(str::to_owned).collect()
+}
+
+/// Where README says that the running case was tried: a trial on request has a place of its own.
+pub fn place() -> &'static str {
+    match is_on_request(&trial(&running_test(), &kube_proxy::version())) {
+        true => ON_REQUEST,
+        false => ALWAYS,
+    }
 }
 
 /// Whether a trial is run only on request.

@@ -8,25 +8,19 @@
 //! box   172.17.0.2 ── docker0 172.17.0.1 ┘                                  203.0.113.2
 //! ```
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, ErrorKind, Read, Result, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsFd;
+use std::io::Result;
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::OnceLock;
-use std::time::Duration;
 
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-
+use crate::common::clients::{self, OWN};
+pub use crate::common::clients::{Answer, at};
 use crate::common::{run, run_with};
 
 /// In place of a namespace's name: the node itself.
-pub const NODE: &str = "";
+pub const NODE: &str = OWN;
 
 /// The pods that are endpoints, each with its name and address.
 pub const BACKENDS: [(&str, &str); 2] = [("web-1", "10.244.0.11"), ("web-2", "10.244.0.12")];
-
-/// How long a client waits for an answer. TCP sends a lost first SYN again after 1 s.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Set if this case uses IPv6. It can be static, because each case has a process of its own.
 static IPV6: OnceLock<()> = OnceLock::new();
@@ -111,7 +105,7 @@ pub fn make(backend: &str) {
     let masquerade = of_family("-s 172.17.0.0/16 ! -o docker0 -j MASQUERADE");
     run(&format!("{}-{backend} -t nat -A POSTROUTING {masquerade}", iptables()));
     for (pod, _) in BACKENDS.into_iter().chain([("outside", "")]) {
-        serve(pod);
+        clients::serve(pod, any());
     }
 }
 
@@ -141,71 +135,9 @@ fn within(namespace: &str, batch: &str) {
     ip(&["-n", namespace], &batch);
 }
 
-/// Runs `work` in a network namespace. Sockets that `work` opens stay in that namespace.
-pub fn at<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> T {
-    let enter = || {
-        if namespace != NODE {
-            let file = File::open(format!("/run/netns/{namespace}")).expect(namespace);
-            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
-                .expect("a thread can move");
-        }
-        work()
-    };
-    std::thread::scope(|scope| scope.spawn(enter).join()).expect("the work inside is done")
-}
-
-/// Starts servers in a namespace. They send the namespace's name and the client's address: on TCP
-/// port 8080, where they then echo each line, and on UDP port 8053.
-fn serve(name: &'static str) {
-    let (tcp, udp) = at(name, || {
-        let any = any();
-        (TcpListener::bind((any, 8080)).expect("8080"), UdpSocket::bind((any, 8053)).expect("8053"))
-    });
-    std::thread::spawn(move || {
-        for stream in tcp.incoming().flatten() {
-            std::thread::spawn(move || drop(echo(name, stream)));
-        }
-    });
-    std::thread::spawn(move || {
-        let mut buffer = [0; 512];
-        while let Ok((_, peer)) = udp.recv_from(&mut buffer) {
-            let _ = udp.send_to(format!("{name} {}", peer.ip()).as_bytes(), peer);
-        }
-    });
-}
-
 /// The unspecified address, which stands for every address of the namespace.
-fn any() -> IpAddr {
-    match is_ipv6() {
-        true => Ipv6Addr::UNSPECIFIED.into(),
-        false => Ipv4Addr::UNSPECIFIED.into(),
-    }
-}
-
-fn echo(name: &str, mut stream: TcpStream) -> Result<()> {
-    let peer = stream.peer_addr()?.ip();
-    stream.write_all(format!("{name} {peer}\n").as_bytes())?;
-    let mut reader = BufReader::new(stream.try_clone()?);
-    let mut line = String::new();
-    while reader.read_line(&mut line)? > 0 {
-        stream.write_all(line.as_bytes())?;
-        line.clear();
-    }
-    Ok(())
-}
-
-/// What a server answers: its name, and the address under which it saw the client.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
-    pub server: String,
-    pub client: String,
-}
-
-impl Answer {
-    fn parse(text: &str) -> Result<Answer> {
-        let (server, client) = text.trim().split_once(' ').ok_or(ErrorKind::InvalidData)?;
-        Ok(Answer { server: server.into(), client: client.into() })
-    }
+pub fn any() -> IpAddr {
+    clients::any(is_ipv6())
 }
 
 /// Opens a TCP connection from a namespace to `to`. Returns what the server answers.
@@ -222,16 +154,7 @@ pub fn stream(namespace: &str, to: &str) -> Result<(Answer, TcpStream)> {
 /// Opens a TCP connection from the current namespace. Returns what the server answers, and the
 /// connection.
 pub fn connect(to: &str) -> Result<(Answer, TcpStream)> {
-    let mut stream = TcpStream::connect_timeout(&socket_address(to), PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let mut text = Vec::new();
-    // The line is read byte by byte, so that nothing after the first line is consumed.
-    while text.last() != Some(&b'\n') {
-        let mut byte = [0];
-        stream.read_exact(&mut byte)?;
-        text.push(byte[0]);
-    }
-    Ok((Answer::parse(&String::from_utf8_lossy(&text))?, stream))
+    clients::connect(socket_address(to))
 }
 
 /// Sends a UDP query from a namespace, from a new source port.
@@ -241,15 +164,10 @@ pub fn udp(namespace: &str, to: &str) -> Result<Answer> {
 
 /// Sends a UDP query from the current namespace, from a new source port.
 pub fn query(to: &str) -> Result<Answer> {
-    let socket = UdpSocket::bind((any(), 0))?;
-    socket.set_read_timeout(Some(PATIENCE))?;
-    socket.connect(socket_address(to))?;
-    socket.send(b"who")?;
-    let mut buffer = [0; 512];
-    let length = socket.recv(&mut buffer)?;
-    Answer::parse(&String::from_utf8_lossy(&buffer[..length]))
+    clients::query(socket_address(to))
 }
 
-fn socket_address(to: &str) -> SocketAddr {
+/// An address with a port, in the family of the case.
+pub fn socket_address(to: &str) -> SocketAddr {
     of_family(to).parse().expect(to)
 }

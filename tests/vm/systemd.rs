@@ -3,12 +3,16 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command};
+use std::time::Duration;
 
 use crate::cluster::BIN;
-use crate::common::{poll, run};
+use crate::common::{poll_for, run};
 
 /// The folder into which the case writes units, from outside of systemd's namespaces.
 const UNITS: &str = "/run/systemd/system";
+
+/// How long systemd may take to begin, on an emulated CPU.
+const CEILING: Duration = Duration::from_secs(240);
 
 /// The default target, which makes this systemd do nothing but start units when it is asked.
 const TARGET: &str = "[Unit]\nDefaultDependencies=no\n";
@@ -44,9 +48,22 @@ impl Systemd {
             .spawn()
             .expect("unshare, of util-linux, runs");
         let children = format!("/proc/{0}/task/{0}/children", child.id());
-        let pid = || fs::read_to_string(&children).unwrap_or_default().trim().to_owned();
-        poll("systemd begins", || Path::new("/run/systemd/private").exists());
-        Systemd { pid: pid(), child }
+        // Should it not begin, it is ended all the same: it holds the output of the case.
+        let mut systemd = Systemd { pid: String::new(), child };
+        poll_for(CEILING, "systemd begins", || Path::new("/run/systemd/private").exists());
+        systemd.pid = fs::read_to_string(children).unwrap_or_default().trim().to_owned();
+        systemd
+    }
+
+    /// A systemd with a process that stands for the node's kubelet. Without one, the processes in
+    /// systemd's namespaces would not count as a node's.
+    pub fn of_node() -> Systemd {
+        let systemd = Systemd::boot();
+        let kubelet = format!("{BIN}/kubelet");
+        fs::create_dir_all(BIN).expect(BIN);
+        fs::copy("/bin/sleep", &kubelet).expect("a copy of sleep");
+        systemd.start("kubelet", "exec", &format!("{kubelet} infinity"), "/run/kubelet.log");
+        systemd
     }
 
     /// The beginning of a command line that runs a program inside of systemd's namespaces.

@@ -1,14 +1,15 @@
 //! Steady traffic during a change, which notices the failures that the change causes.
 
-use std::io::{BufRead, BufReader, Result, Write};
-use std::net::TcpStream;
+use std::io::{Error, ErrorKind};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::common::clients::{PATIENCE, to_and_fro};
 use crate::kube_proxy;
-use crate::network::{NODE, at, connect, query};
+use crate::network::{NODE, at, connect, query, socket_address};
 
 /// One kind of traffic: from where, how, to which address, and how often.
 #[derive(Clone, Copy)]
@@ -54,17 +55,40 @@ const KINDS: [Kind; 6] = [
 const THROUGH_A_SERVICE: Kind =
     kind("stream through a service", "pod", How::Stream, "10.96.1.1:80", 1);
 
+/// A stream that no service carries. While it stands still, so does the emulated CPU.
+const CONTROL: Kind =
+    kind("stream to a pod's own address", "pod", How::Stream, "10.244.0.11:8080", 5);
+
 /// Traffic that flows until it is stopped.
 pub struct Traffic {
     stop: Arc<AtomicBool>,
     began: Instant,
     kinds: Vec<(&'static str, JoinHandle<Count>)>,
+    control: Option<JoinHandle<Count>>,
 }
 
 #[derive(Default)]
 struct Count {
     tries: usize,
-    failures: Vec<String>,
+    failures: Vec<Failure>,
+    /// When attempts took more than half of a client's patience.
+    slow: Vec<Range<Duration>>,
+}
+
+/// A failed attempt.
+struct Failure {
+    /// From when to when it was tried, since the traffic began.
+    during: Range<Duration>,
+    error: Error,
+}
+
+impl Failure {
+    /// Whether the client's patience ended while the machine stood still.
+    fn is_by_stall(&self, stalls: &[Range<Duration>]) -> bool {
+        let Range { start, end } = &self.during;
+        matches!(self.error.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock)
+            && stalls.iter().any(|stall| stall.start < *end && *start < stall.end)
+    }
 }
 
 impl Traffic {
@@ -79,14 +103,26 @@ impl Traffic {
         Traffic::of(&[&KINDS[..], &[THROUGH_A_SERVICE]].concat())
     }
 
+    /// Starts all kinds of traffic at two thirds of their rates, a new connection every 45 ms. Beside
+    /// it a stream goes straight to a pod: what times out while that stream stands still does not
+    /// count as a failure, because then the emulated CPU stands still.
+    pub fn controlled() -> Traffic {
+        let rate = |kind: Kind| (2 * kind.rate).div_ceil(3);
+        let mut traffic = Traffic::of(&KINDS.map(|kind| Kind { rate: rate(kind), ..kind }));
+        traffic.control = Some(traffic.start_one(CONTROL));
+        traffic
+    }
+
     fn of(kinds: &[Kind]) -> Traffic {
         let stop = Arc::new(AtomicBool::new(false));
-        let flowing = kinds.iter().map(|&kind| {
-            let stop = Arc::clone(&stop);
-            (kind.name, std::thread::spawn(move || at(kind.from, || flow(&stop, kind))))
-        });
-        let kinds = flowing.collect();
-        Traffic { stop, began: Instant::now(), kinds }
+        let mut traffic = Traffic { stop, began: Instant::now(), kinds: Vec::new(), control: None };
+        traffic.kinds = kinds.iter().map(|&kind| (kind.name, traffic.start_one(kind))).collect();
+        traffic
+    }
+
+    fn start_one(&self, kind: Kind) -> JoinHandle<Count> {
+        let (stop, began) = (Arc::clone(&self.stop), self.began);
+        std::thread::spawn(move || at(kind.from, || flow(&stop, began, kind)))
     }
 
     /// Stops the traffic, prints how many attempts failed, and fails if any did.
@@ -100,21 +136,35 @@ impl Traffic {
         self.stop.store(true, Ordering::Relaxed);
         let seconds = self.began.elapsed().as_secs();
         let when = format!("{when}, kube-proxy {}", kube_proxy::version());
-        let (mut failed, mut tries) = (Vec::new(), 0);
+        let control = self.control.map(|control| control.join().expect("the control flows"));
+        let stalls = control.map_or_else(Vec::new, |control| {
+            let stalls = control.slow.len();
+            println!("{when}: {}: stood still {stalls} times in {}", CONTROL.name, control.tries);
+            control.slow
+        });
+        let (mut failed, mut tries, mut stalled) = (Vec::new(), 0, 0);
         for (name, kind) in self.kinds {
             let count = kind.join().expect("traffic flows");
-            println!("{when}: {name}: {} of {} failed", count.failures.len(), count.tries);
             assert!(count.tries > 0, "{name}: nothing flowed");
             tries += count.tries;
-            failed.extend(count.failures.into_iter().map(|f| format!("{name}: {f}")));
+            let (by_stall, failures): (Vec<Failure>, Vec<Failure>) =
+                count.failures.into_iter().partition(|failure| failure.is_by_stall(&stalls));
+            println!("{when}: {name}: {} of {} failed", failures.len(), count.tries);
+            stalled += by_stall.len();
+            failed.extend(failures.into_iter().map(|Failure { during, error }| {
+                format!("{name}: after {:.1} s: {error}", during.start.as_secs_f32())
+            }));
         }
         println!("{when}: {} of {tries} failed in {seconds} s", failed.len());
+        if stalled > 0 {
+            println!("{when}: {stalled} more timed out while the machine stood still");
+        }
         failed
     }
 }
 
-fn flow(stop: &AtomicBool, kind: Kind) -> Count {
-    let (mut count, began) = (Count::default(), Instant::now());
+fn flow(stop: &AtomicBool, began: Instant, kind: Kind) -> Count {
+    let mut count = Count::default();
     let mut stream = None;
     while !stop.load(Ordering::Relaxed) {
         let at = began.elapsed();
@@ -122,36 +172,17 @@ fn flow(stop: &AtomicBool, kind: Kind) -> Count {
         let result = match kind.how {
             How::Connect => connect(kind.to).map(drop),
             How::Query => query(kind.to).map(drop),
-            How::Stream => to_and_fro(&mut stream, kind.to),
+            How::Stream => to_and_fro(&mut stream, socket_address(kind.to)),
         };
-        if let Err(e) = result {
-            count.failures.push(format!("after {:.1} s: {e}", at.as_secs_f32()));
+        let during = at..began.elapsed();
+        if during.end - during.start > PATIENCE / 2 {
+            count.slow.push(during.clone());
+        }
+        if let Err(error) = result {
+            count.failures.push(Failure { during, error });
         }
         let every = Duration::from_secs(1) / kind.rate;
         std::thread::sleep(every.saturating_sub(began.elapsed() - at));
     }
     count
-}
-
-/// Has a line echoed on `stream`. If the stream is not open, opens it first; if it breaks, drops
-/// it.
-fn to_and_fro(stream: &mut Option<TcpStream>, to: &str) -> Result<()> {
-    let mut open = match stream.take() {
-        Some(open) => open,
-        None => connect(to)?.1,
-    };
-    echo(&mut open)?;
-    *stream = Some(open);
-    Ok(())
-}
-
-/// Sends a line, and waits until it comes back.
-pub fn echo(stream: &mut TcpStream) -> Result<()> {
-    stream.write_all(b"still there?\n")?;
-    let mut line = String::new();
-    BufReader::new(&*stream).read_line(&mut line)?;
-    match &*line {
-        "still there?\n" => Ok(()),
-        _ => Err(std::io::ErrorKind::UnexpectedEof.into()),
-    }
 }

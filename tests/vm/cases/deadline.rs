@@ -102,7 +102,7 @@ impl Waiting {
         let store = store();
         let mut case = Case::of("half-migrated-ipvs-1.20", Backend::Nft);
         let log = SystemLog::listen();
-        let systemd = Systemd::boot();
+        let systemd = Systemd::of_node();
         let within = systemd.prefix();
         case.proxyshift = Proxyshift { store, lock_wait: 30, within };
         Waiting { case, systemd, log }

@@ -2,10 +2,12 @@
 
 mod back;
 mod black_holes;
+mod bridge;
 mod deadline;
 mod forward;
 mod migrate;
 pub mod reboot;
+mod stale_entries;
 mod watchdog;
 
 use std::collections::BTreeSet;

@@ -29,7 +29,7 @@ impl Watched {
     /// the unit's control group as soon as the clean-up has ended.
     fn new(store: &str, time: &str) -> Watched {
         let mut case = Case::of("half-migrated-ipvs-1.20", Backend::Nft);
-        let systemd = Systemd::boot();
+        let systemd = Systemd::of_node();
         case.proxyshift.store = store.into();
         let verb = case.proxyshift.command(&format!("cleanup --yes --confirm-within {time}"));
         let words: Vec<String> = verb.get_args().map(exec_argument).collect();

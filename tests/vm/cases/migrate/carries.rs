@@ -11,12 +11,9 @@ use crate::common::schemas::Schemas;
 use crate::common::tried::tried;
 use crate::common::{run, run_with};
 use crate::kube_proxy;
-use crate::machine::inside;
+use crate::machine::{inside, place};
 use crate::network;
 use crate::traffic::Traffic;
-
-/// Where README says that a case was tried.
-const AT: &str = "a virtual machine";
 
 /// Migrates from one mode to the other and confirms; no new connection may fail meanwhile.
 fn carries_over(backend: &'static str, from: &str, to: &str) -> Case {
@@ -39,7 +36,7 @@ fn carries_over(backend: &'static str, from: &str, to: &str) -> Case {
     case.proxyshift.expect(0, "status");
     let family = if network::is_ipv6() { ", IPv6" } else { "" };
     let what = format!("{from} to {to} mode on {backend}{family}: no connection failed");
-    tried(&kube_proxy::metrics(), AT, &what);
+    tried(&kube_proxy::metrics(), place(), &what);
     case
 }
 
@@ -61,7 +58,7 @@ fn ipvs_to_iptables_breaks_nothing() {
         traffic.stop("back from iptables to ipvs, nft");
         case.is_in("ipvs");
         let what = "rolled back from iptables to ipvs mode on nft: no connection failed";
-        tried(&kube_proxy::metrics(), AT, what);
+        tried(&kube_proxy::metrics(), place(), what);
     }
 }
 

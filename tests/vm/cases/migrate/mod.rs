@@ -1,5 +1,6 @@
 //! Whole migrations of a kube-proxy.
 
+mod bridge;
 mod carries;
 mod fails;
 mod killed;
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::cluster::{Cluster, FOREIGN};
+use crate::cluster::{Cluster, FOREIGN, native_services};
 use crate::common::node::{Ended, Proxyshift, assert_same, without_counters};
 use crate::common::{run, run_with};
 use crate::kube_proxy;
@@ -45,8 +46,22 @@ impl Case {
         Case::prepared(backend, mode, |_| {})
     }
 
+    /// As [`Case::new`], without the foreign virtual server: nftables mode removes all there are.
+    fn without_foreign_server(backend: &'static str, mode: &str) -> Case {
+        let mut case = Case::started(backend, mode, |_| {});
+        case.serves_as_now();
+        case
+    }
+
     /// As [`Case::new`], with `prepare` called before kube-proxy starts.
     fn prepared(backend: &'static str, mode: &str, prepare: impl Fn(&Cluster)) -> Case {
+        let mut case = Case::started(backend, mode, prepare);
+        case.serves_from_now_on();
+        case
+    }
+
+    /// A node on which kube-proxy has come to serve in `mode`.
+    fn started(backend: &'static str, mode: &str, prepare: impl Fn(&Cluster)) -> Case {
         // These folders are mounted empty, so that settings for the next boot are seen by this case
         // alone.
         for dir in ["/etc/modules-load.d", "/etc/sysctl.d"] {
@@ -55,7 +70,6 @@ impl Case {
         let mut case = Case::idle(backend, "store");
         prepare(&case.cluster);
         case.cluster.kube_proxy(mode);
-        case.serves_from_now_on();
         case
     }
 
@@ -67,10 +81,16 @@ impl Case {
         Case { cluster, proxyshift: Proxyshift::new(store), foreign: String::new() }
     }
 
-    /// Hands the running kube-proxy over to the commands, which stop and start it from now on.
+    /// Hands the running kube-proxy over to the commands, which stop and start it from now on, and
+    /// adds a foreign virtual server.
     pub(super) fn serves_from_now_on(&mut self) {
-        self.cluster.release();
         self.cluster.foreign_server();
+        self.serves_as_now();
+    }
+
+    /// Hands the running kube-proxy over to the commands, which stop and start it from now on.
+    fn serves_as_now(&mut self) {
+        self.cluster.release();
         self.cluster.serves();
         self.foreign = foreign(&self.cluster);
     }
@@ -78,12 +98,22 @@ impl Case {
     /// Writes the playbook file: the built-in playbook from one mode to the other, with [`START`]
     /// and [`STOP`] as the controller, edited by `change`.
     pub(super) fn playbook(&self, from: &str, to: &str, change: impl Fn(String) -> String) {
-        let file = format!("{}/playbooks/{from}-to-{to}.yaml", env!("CARGO_MANIFEST_DIR"));
-        let text = fs::read_to_string(file).expect("a playbook");
+        let text = built_in(from, to);
         let commands =
             format!("controller: {{commands: {{stop: [{STOP}], start: [{START}], again: safe}}}}");
         assert!(text.contains("controller: auto"));
         fs::write(PLAYBOOK, change(text.replace("controller: auto", &commands))).expect(PLAYBOOK);
+    }
+
+    /// Migrates with the built-in playbook, and no commands, until the run waits to be confirmed. What
+    /// kube-proxy and the run itself may take is for an emulated CPU that others keep busy.
+    fn migrates_by_itself(&self, from: &str, to: &str) -> Ended {
+        let text = built_in(from, to);
+        assert!(text.contains("timeout: 2m"), "{text}");
+        fs::write(PLAYBOOK, text.replace("timeout: 2m", "timeout: 10m")).expect(PLAYBOOK);
+        let ended = self.migrate(to, "--confirm-within 30m");
+        assert_eq!(ended.code, Some(0));
+        ended
     }
 
     pub(super) fn words(to: &str) -> String {
@@ -116,6 +146,7 @@ impl Case {
         assert_eq!(servers.contains(&of_family("10.96.1.1:80")), mode == "ipvs", "{servers}");
         let link = run("ip -o link show type dummy");
         assert_eq!(link.contains("kube-ipvs0"), mode == "ipvs", "{link}");
+        assert_eq!(!native_services().is_empty(), mode == "nftables");
     }
 
     /// The last run, as `status` prints it.
@@ -164,6 +195,12 @@ impl Drop for Case {
     fn drop(&mut self) {
         run_with("", &[STOP]);
     }
+}
+
+/// The text of the built-in playbook from one mode to the other.
+fn built_in(from: &str, to: &str) -> String {
+    let file = format!("{}/playbooks/{from}-to-{to}.yaml", env!("CARGO_MANIFEST_DIR"));
+    fs::read_to_string(file).expect("a playbook")
 }
 
 fn script(path: &str, text: &str) {

@@ -5,9 +5,10 @@ use std::fs;
 use super::Case;
 use crate::cluster::FOREIGN;
 use crate::common::run;
+use crate::common::tried::tried;
 use crate::kube_proxy::{self, KubeProxy};
 use crate::kubelet::{Kubelet, MANIFEST};
-use crate::machine::inside;
+use crate::machine::{inside, place};
 
 /// The flags of the second pod, which has no configuration file. None of them is about ipvs.
 const FLAGS: [&str; 9] = [
@@ -38,28 +39,19 @@ fn node(arguments: &[&str]) -> (Case, Kubelet) {
     (case, kubelet)
 }
 
-impl Case {
-    /// Migrates with the built-in playbook and no commands, until the run waits to be confirmed.
-    fn migrates_by_itself(&self, words: &str) {
-        let ended = self.proxyshift.run(&format!("migrate --yes {words}"));
-        println!("{}", ended.err);
-        assert_eq!(ended.code, Some(0));
-        ended.reports(&[&format!("static pod {MANIFEST}")]);
-    }
-}
-
 #[test]
 #[ignore = "in the machine"]
-fn soak_a_static_pod_goes_there_and_comes_back() {
-    if !inside("cases::migrate::static_pod::soak_a_static_pod_goes_there_and_comes_back") {
+fn a_static_pod_goes_there_and_comes_back() {
+    if !inside("cases::migrate::static_pod::a_static_pod_goes_there_and_comes_back") {
         return;
     }
     let (case, _kubelet) = node(&["--config=/var/lib/kube-proxy/config.conf", "--v=2"]);
-    for mode in ["ipvs", "iptables"] {
-        case.migrates_by_itself(&format!("--to {mode}"));
-        case.is_in(mode);
+    for (from, to) in [("iptables", "ipvs"), ("ipvs", "iptables")] {
+        case.migrates_by_itself(from, to).reports(&[&format!("static pod {MANIFEST}")]);
+        case.is_in(to);
         case.proxyshift.expect(0, "confirm");
     }
+    tried(&kube_proxy::metrics(), place(), "a static pod: from iptables to ipvs mode and back");
 }
 
 #[test]
@@ -74,7 +66,7 @@ fn soak_a_static_pod_told_by_flags_is_undone() {
     let (case, _kubelet) = node(&flags);
     let manifest = || fs::read_to_string(MANIFEST).expect(MANIFEST);
     let before = manifest();
-    case.migrates_by_itself("--to ipvs");
+    case.migrates_by_itself("iptables", "ipvs").reports(&[&format!("static pod {MANIFEST}")]);
     case.is_in("ipvs");
     let written = manifest();
     let new = ["    - --proxy-mode=ipvs\n", &format!("    - --ipvs-exclude-cidrs={FOREIGN}/32\n")];
@@ -82,4 +74,6 @@ fn soak_a_static_pod_told_by_flags_is_undone() {
     case.proxyshift.expect(0, "rollback --yes");
     case.is_in("iptables");
     assert_eq!(manifest(), before);
+    let what = "a static pod told by flags: from iptables to ipvs mode, rolled back";
+    tried(&kube_proxy::metrics(), place(), what);
 }

@@ -4,9 +4,9 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use super::Case;
+use crate::common::clients::echo;
 use crate::machine::inside;
 use crate::network::stream;
-use crate::traffic::echo;
 
 fn opened(count: usize, service: &str) -> Vec<TcpStream> {
     (0..count).map(|_| stream("pod", service).expect("a stream").1).collect()

@@ -8,20 +8,21 @@ use serde_json::json;
 use super::Case;
 use crate::cluster::FOREIGN;
 use crate::common::node::Ended;
+use crate::common::tried::tried;
 use crate::common::{poll, run, run_with};
 use crate::kube_proxy::{self, KubeProxy};
-use crate::machine::inside;
+use crate::machine::{inside, place};
 use crate::systemd::Systemd;
 
 #[test]
 #[ignore = "in the machine"]
-fn soak_a_unit_is_found_restarted_and_undone_by_a_unit() {
-    if !inside("cases::migrate::systemd::soak_a_unit_is_found_restarted_and_undone_by_a_unit") {
+fn a_unit_is_found_restarted_and_undone_by_a_unit() {
+    if !inside("cases::migrate::systemd::a_unit_is_found_restarted_and_undone_by_a_unit") {
         return;
     }
     let mut case = Case::idle("nft", "store");
     KubeProxy::configure("iptables", &format!("{FOREIGN}/32"));
-    let systemd = Systemd::boot();
+    let systemd = Systemd::of_node();
     systemd.start(
         "kube-proxy",
         "simple",
@@ -32,20 +33,23 @@ fn soak_a_unit_is_found_restarted_and_undone_by_a_unit() {
     case.serves_from_now_on();
     case.proxyshift.within = systemd.prefix();
 
-    let ended = case.proxyshift.run("migrate --to ipvs --yes --confirm-within 10m");
-    println!("{}", ended.err);
-    assert_eq!(ended.code, Some(0));
-    ended.reports(&["unit kube-proxy.service"]);
+    case.migrates_by_itself("iptables", "ipvs").reports(&["unit kube-proxy.service"]);
     case.is_in("ipvs");
     case.proxyshift.expect(6, "status");
     // The boot unit, started in the way in which a reboot would start it.
     systemd.ctl("daemon-reload");
     assert_eq!(systemd.ctl("is-enabled proxyshift-rollback").trim(), "enabled");
-    systemd.ctl("start proxyshift-rollback");
-    assert_eq!(case.last_run()["state"], "rolled-back");
+    let mut started = Command::new("nsenter");
+    started.args(&systemd.prefix()[1..]).args(["systemctl", "start", "proxyshift-rollback"]);
+    let code = Ended::of(started).code;
+    assert_eq!((code, &case.last_run()["state"]), (Some(0), &json!("rolled-back")), "{}", {
+        case.proxyshift.run("report").out
+    });
     case.is_in("iptables");
     let units = run(&format!("{} ls /etc/systemd/system", systemd.prefix().join(" ")));
     assert!(!units.contains("proxyshift-rollback"), "{units}");
+    let what = "a unit of systemd: from iptables to ipvs mode, rolled back by a unit at boot";
+    tried(&kube_proxy::metrics(), place(), what);
 }
 
 #[test]
@@ -55,7 +59,7 @@ fn soak_a_unit_keeps_an_exception_for_ansible() {
         return;
     }
     let mut case = Case::idle("nft", "store");
-    let systemd = Systemd::boot();
+    let systemd = Systemd::of_node();
     case.cluster.kube_proxy("iptables");
     let run_task = |network: &str, check: bool| {
         let task = json!({

@@ -5,9 +5,10 @@ use std::fs;
 use super::{Case, PLAYBOOK, STOP, script, starting};
 use crate::cluster::FOREIGN;
 use crate::common::run;
+use crate::common::tried::tried;
 use crate::common::vm::kubernetes;
 use crate::kube_proxy;
-use crate::machine::{TODAY, inside};
+use crate::machine::{TODAY, inside, place};
 use crate::traffic::Traffic;
 
 /// The operator's command that replaces kube-proxy by another version.
@@ -43,7 +44,12 @@ fn upgrades(mode: &str) {
     traffic.stop(&format!("upgrade in {mode} mode to {TODAY}"));
     case.is_in(mode);
     let taken = case.proxyshift.expect(0, "snapshot create -o json").json();
-    assert!(taken.to_string().contains(&format!("\"v{TODAY}\"")), "{taken}");
+    let file = format!("{}/processes.json", taken["directory"].as_str().expect("a folder"));
+    let processes = fs::read_to_string(&file).expect(&file);
+    assert!(processes.contains(&format!("\"v{TODAY}\"")), "{processes}");
+    let what =
+        format!("{mode} mode: upgraded from {}, no connection failed", kube_proxy::version());
+    tried(&kube_proxy::metrics(), place(), &what);
 }
 
 #[test]

@@ -61,22 +61,43 @@ fn each_captured_node_has_its_findings() {
                 ("ipvs.zero-weight", Warn),
             ]),
         ),
-        ("nftables-leftovers-1.30", vec![("kube-proxy.leftovers", Info)]),
+        (
+            "nftables-leftovers-1.30",
+            vec![("kube-proxy.leftovers", Info), ("kube-proxy.sysctls-left", Info)],
+        ),
         ("iptables-1.34", vec![]),
         ("nftables-1.34", vec![]),
         ("iptables-1.37", vec![]),
         ("nftables-1.37", vec![]),
         (
+            "half-migrated-ipvs-1.37",
+            vec![
+                ("ipvs.udp-timeout", Info),
+                ("kube-proxy.ipvs-deprecated", Warn),
+                ("kube-proxy.leftover-reject", Warn),
+                ("kube-proxy.leftovers", Info),
+            ],
+        ),
+        ("ipvs-1.34", vec![("ipvs.udp-timeout", Info)]),
+        ("ipvs-1.37", vec![("ipvs.udp-timeout", Info), ("kube-proxy.ipvs-deprecated", Warn)]),
+        (
             "nftables-beside-iptables-1.37",
             vec![
+                ("kube-proxy.both-in-force", Warn),
                 ("kube-proxy.leftover-reject", Warn),
                 ("kube-proxy.leftovers", Info),
                 ("kube-proxy.mode", Warn),
+                ("kube-proxy.sysctls-left", Info),
             ],
         ),
         (
             "nftables-leftovers-legacy-1.37",
-            vec![("kube-proxy.leftover-reject", Warn), ("kube-proxy.leftovers", Info)],
+            vec![
+                ("kube-proxy.both-in-force", Warn),
+                ("kube-proxy.leftover-reject", Warn),
+                ("kube-proxy.leftovers", Info),
+                ("kube-proxy.sysctls-left", Info),
+            ],
         ),
     ] {
         assert_eq!(found(node, None), expected, "{node}");
@@ -90,10 +111,15 @@ fn no_blocker_that_is_not_real() {
         for to in [Mode::Iptables, Mode::Ipvs, Mode::Nftables] {
             let blocking = |(_, severity): &(&str, Severity)| *severity == Severity::Block;
             let blockers = found(&node, Some(to)).into_iter().filter(blocking);
-            let expected: &[&str] = if to == Mode::Nftables && node.contains("1.20") {
-                &["kube-proxy.nftables-available"]
-            } else {
-                &[]
+            let expected: &[&str] = match (to, node.as_str()) {
+                // Its virtual servers are flushed, as soon as a later kube-proxy has the mode.
+                (Mode::Nftables, "ipvs-with-keepalived-1.20") => {
+                    &["ipvs.foreign-servers-flushed", "kube-proxy.nftables-available"]
+                }
+                (Mode::Nftables, node) if node.contains("1.20") => {
+                    &["kube-proxy.nftables-available"]
+                }
+                _ => &[],
             };
             let blockers: Vec<_> = blockers.map(|(id, _)| id).collect();
             assert_eq!(blockers, expected, "{node} to {to}");

@@ -307,6 +307,25 @@ fn more<'a>(rules: &'a str, without: &str) -> Vec<&'a str> {
 }
 
 #[test]
+fn sysctls_that_a_mode_left_are_reset_and_come_back() {
+    if !in_namespace("sysctls_that_a_mode_left_are_reset_and_come_back") {
+        return;
+    }
+    let node = Node::load("docker-iptables-1.30", Backend::Nft);
+    let left = [("arp_ignore", "1"), ("arp_announce", "2")];
+    let path = |name: &str| format!("/proc/sys/net/ipv4/conf/all/{name}");
+    let is = |name: &str, value: &str| {
+        let now = std::fs::read_to_string(path(name)).expect("a sysctl");
+        assert_eq!(now.trim_end(), value, "{name}");
+    };
+    left.iter().for_each(|(name, value)| std::fs::write(path(name), value).expect("a sysctl"));
+    fix_and_undo(&node, "kube-proxy.sysctls-left", || {
+        left.iter().for_each(|(name, _)| is(name, "0"));
+    });
+    left.iter().for_each(|(name, value)| is(name, value));
+}
+
+#[test]
 fn leftover_refusals_are_fixed() {
     if !in_namespace("leftover_refusals_are_fixed") {
         return;

@@ -1,5 +1,9 @@
 //! Compares the README and other pages of the documentation with what the program prints.
 
+#[path = "common/tried.rs"]
+#[allow(dead_code, reason = "cases use the rest")]
+mod tried;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -94,13 +98,13 @@ fn the_demo_verifies_as_much_without_root() {
     let folder = tempfile::tempdir().unwrap();
     let (program, node) = (folder.path().join("proxyshift"), "nftables-beside-iptables-1.37");
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
-    fs::copy(PROGRAM, &program).unwrap();
-    let copied = Command::new("cp")
-        .args(["-r", "--no-preserve=mode"])
-        .args([&root().join("snapshots").join(node), folder.path()])
-        .status()
-        .unwrap();
-    assert!(copied.success());
+    // By programs of their own: a test beside this one may start a program while this one writes the
+    // copy, and that one would hold it open ("text file busy").
+    let copy = |words: &[&str], from: &Path, to: &Path| {
+        assert!(Command::new("cp").args(words).args([from, to]).status().unwrap().success());
+    };
+    copy(&[], Path::new(PROGRAM), &program);
+    copy(&["-r", "--no-preserve=mode"], &root().join("snapshots").join(node), folder.path());
     let user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
     let as_root = rustix::process::geteuid().is_root();
     let output = Command::new("env")
@@ -226,4 +230,15 @@ fn each_promise_of_the_threat_model_has_its_tests() {
     assert!(tests.len() > 30, "{tests:?}");
     let missing: Vec<_> = promised.symmetric_difference(&tests).collect();
     assert!(missing.is_empty(), "on one side only: {missing:?}");
+}
+
+#[test]
+fn a_row_of_what_was_tried_stays_as_long_as_a_case_may_print_it() {
+    let [old, new] = ["| 1.20.2 | here | moved |", "| 1.37.2 | here | moved |"];
+    let [other, longer] = ["| 1.37.2 | there | moved |", "| 1.37.2 | here, on request | moved |"];
+    let (written, printed) = (BTreeSet::from([old, other, longer]), BTreeSet::from([new]));
+    let rows = |whole: &[&str]| tried::table(&written, &printed, whole);
+    assert_eq!(rows(&[]), BTreeSet::from([old, longer, other, new]));
+    assert_eq!(rows(&["here"]), BTreeSet::from([longer, other, new]));
+    assert_eq!(rows(&["here", "there", "here, on request"]), BTreeSet::from([new]));
 }

@@ -122,6 +122,8 @@ fn nodes_without_leftovers() {
         "iptables-1.34",
         "iptables-1.37",
         "nftables-1.37",
+        "ipvs-1.34",
+        "ipvs-1.37",
     ];
     // Without a kubelet, nothing made this node's KUBE-FIREWALL.
     assert_eq!(removals(&plan(&nodes::files("nftables-1.34"))), BTreeSet::new());
@@ -136,6 +138,29 @@ fn nodes_without_leftovers() {
         let kept = plan.objects.iter().find(|o| o.text() == masquerade).expect("docker0's rule");
         assert_eq!(kept.sentence(), "docker's, which never writes it again by itself");
     }
+}
+
+/// kube-proxy 1.37 has other chains of the same names in both modes, in both families.
+#[test]
+fn a_half_migrated_node_of_today_loses_what_iptables_mode_left() {
+    let (half, clean) = (nodes::files("half-migrated-ipvs-1.37"), nodes::files("ipvs-1.37"));
+    let gone = removals(&plan(&half));
+    for family in ["ipv4", "ipv6"] {
+        let of = |kind: &str, part: &str| {
+            let of_kind = gone.iter().filter(|line| line.starts_with(&format!("{kind} {family}")));
+            of_kind.filter(|line| line.contains(part)).count()
+        };
+        assert_eq!(of("Chain", " KUBE-NODEPORTS "), 2, "{gone:#?}");
+        assert_eq!(of("Rule", "-j KUBE-PROXY-FIREWALL"), 3, "{gone:#?}");
+        assert!(of("Chain", " KUBE-SVC-") > 0 && of("Chain", " KUBE-EXT-") > 0, "{gone:#?}");
+    }
+    // What stays is what a node that began in ipvs mode has.
+    let kept = |plan: &Plan| -> BTreeSet<String> {
+        let chains = plan.objects.iter().filter(|o| o.action == Action::Keep);
+        let chains = chains.filter(|o| o.kind() == ObjectKind::Chain);
+        chains.map(|o| format!("{} {}", o.id.backend(), o.id.name())).collect()
+    };
+    assert_eq!(kept(&plan(&half)), kept(&plan(&clean)));
 }
 
 /// A second kube-proxy, in iptables mode, deleted the tables of the first one, which has made only

@@ -321,10 +321,11 @@ fn the_mode_that_runs() {
         };
         assert_eq!(running.mode, Some(expected), "{name}: {}", running.evidence);
         let version = match &*name {
-            "iptables-1.34" | "nftables-1.34" => Version::find("1.34.4"),
-            "nftables-beside-iptables-1.37" | "nftables-leftovers-legacy-1.37" => {
-                Version::find("1.37.2")
-            }
+            "iptables-1.34" | "nftables-1.34" | "ipvs-1.34" => Version::find("1.34.4"),
+            "nftables-beside-iptables-1.37"
+            | "nftables-leftovers-legacy-1.37"
+            | "ipvs-1.37"
+            | "half-migrated-ipvs-1.37" => Version::find("1.37.2"),
             // The other captures do not have it.
             _ => None,
         };

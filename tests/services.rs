@@ -6,10 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use proxyshift::kube_proxy::mode::{self, chains_by_name};
+use proxyshift::kube_proxy::reach::{NoEndpoint, PodSource, Reach};
 use proxyshift::kube_proxy::services::*;
-use proxyshift::state::NodeState;
 use proxyshift::state::ipvs::Protocol;
 use proxyshift::state::kube_proxy::Mode;
+use proxyshift::state::{Family, NodeState};
 
 fn node(name: &str) -> NodeState {
     nodes::state(&nodes::files(name))
@@ -43,6 +44,9 @@ fn every_kind_of_service_reads_the_same_in_every_mode() {
         ("nftables-1.34", Mode::Nftables, 21),
         ("nftables-leftovers-legacy-1.37", Mode::Nftables, 21),
         ("nftables-beside-iptables-1.37", Mode::Nftables, 19),
+        ("ipvs-1.34", Mode::Ipvs, 21),
+        ("ipvs-1.37", Mode::Ipvs, 21),
+        ("half-migrated-ipvs-1.37", Mode::Ipvs, 21),
     ] {
         let services = services(&node(name), mode);
         assert_eq!(services.len(), count, "{name}");
@@ -70,6 +74,43 @@ fn every_kind_of_service_reads_the_same_in_every_mode() {
     }
 }
 
+/// From where each kind of service is reached, of nodes that have the same ones.
+#[test]
+fn reach_reads_the_same_in_every_mode() {
+    for (name, mode) in [
+        ("docker-legacy-iptables-1.20-no-conntrack", Mode::Iptables),
+        ("docker-iptables-1.30", Mode::Iptables),
+        ("half-migrated-ipvs-1.20", Mode::Ipvs),
+        ("nftables-leftovers-1.30", Mode::Nftables),
+        ("iptables-1.34", Mode::Iptables),
+        ("nftables-1.34", Mode::Nftables),
+        ("ipvs-1.34", Mode::Ipvs),
+        ("iptables-1.37", Mode::Iptables),
+        ("nftables-1.37", Mode::Nftables),
+        ("ipvs-1.37", Mode::Ipvs),
+    ] {
+        let state = node(name);
+        let services = services(&state, mode);
+        let reach = |key: &str| find(&services, key).reach.clone();
+        for key in ["10.96.0.10:53/udp", "10.96.1.3:443/tcp", "10.96.1.5:7000/tcp"] {
+            assert_eq!(reach(key), Reach::Cluster, "{name}: {key}");
+        }
+        for key in ["198.51.100.7:9000/tcp", "node port 30080/tcp"] {
+            assert_eq!(reach(key), Reach::Everyone, "{name}: {key}");
+        }
+        let all = || ["192.168.64.11:443", "192.168.66.11:443"].map(|e| e.parse().unwrap()).into();
+        // A virtual server has the same endpoints for everybody.
+        let everywhere = (mode != Mode::Ipvs).then(all);
+        for key in ["203.0.113.50:443/tcp", "node port 30443/tcp"] {
+            let local = Reach::Local { everywhere: everywhere.clone() };
+            assert_eq!(reach(key), local, "{name}: {key}");
+        }
+        assert_eq!(find(&services, "10.96.1.5:7000/tcp").without, NoEndpoint::Reject, "{name}");
+        let pods = PodSource::Networks(vec!["192.168.64.0/20".parse().unwrap()]);
+        assert_eq!(mode::of(mode).pods(&state, Family::Ipv4), pods, "{name}");
+    }
+}
+
 /// These nodes have the same services in different modes, so they must have the same endpoints: a
 /// migration must show this parity.
 #[test]
@@ -85,6 +126,11 @@ fn modes_agree_on_endpoints() {
     assert_eq!(new, plain(services(&node("nftables-1.37"), Mode::Nftables)));
     assert!(new.values().filter(|backends| backends.is_empty()).count() == 1, "{new:?}");
     assert!(old.iter().all(|(key, backends)| new.get(key) == Some(backends)), "{new:?}");
+    // These have a service in both families.
+    let dual = plain(services(&node("iptables-1.34"), Mode::Iptables));
+    for name in ["ipvs-1.34", "ipvs-1.37", "half-migrated-ipvs-1.37"] {
+        assert_eq!(dual, plain(services(&node(name), Mode::Ipvs)), "{name}");
+    }
 }
 
 /// The layouts of nftables mode in 1.34 and in 1.37 mean the same, in both families.

@@ -93,19 +93,31 @@ fn plans_of_a_migration_add_its_stages() {
 }
 
 #[test]
-fn no_verb_leads_to_nftables_mode_yet_and_each_names_the_alternative() {
+fn the_bridge_of_a_move_is_planned_with_how_long_it_serves() {
     let tmp = tempfile::tempdir().expect("a folder");
     let proxyshift = Proxyshift::of_store(tmp.path().join("store"));
-    let dir = captured("docker-iptables-1.30");
-    for verb in ["plan", "rehearse"] {
-        let words = format!("{verb} --to nftables --snapshot {}", dir.display());
-        proxyshift.expect(2, &words).reports(&["not yet", "drain it, set `mode: nftables`"]);
+    let bridge = |name: &str, to: &str| {
+        let words = format!("plan --to {to} --snapshot {} -o json", captured(name).display());
+        let plan = proxyshift.expect(0, &words).json();
+        let stages = plan["stages"].as_array().expect("stages").iter();
+        let names: Vec<&str> = stages.clone().filter_map(|s| s["stage"].as_str()).collect();
+        let between = names.iter().skip_while(|name| **name != "bridge").take(4);
+        let expected = ["bridge", "switch", "converge", "remove-bridge"];
+        assert!(between.eq(expected.iter()), "{names:?}");
+        let bridge = stages.clone().find(|s| s["stage"] == "bridge").expect("the bridge");
+        bridge["does"].to_string()
+    };
+    let leaving = bridge("iptables-1.37", "nftables");
+    assert!(
+        leaving.contains("service ports of ipv4") && leaving.contains(" s; meanwhile"),
+        "{leaving}"
+    );
+    let from_ipvs = bridge("ipvs-1.37", "nftables");
+    assert!(from_ipvs.contains("connections through ipvs, 0 now"), "{from_ipvs}");
+    for to in ["iptables", "ipvs"] {
+        let back = bridge("nftables-1.37", to);
+        assert!(back.contains("service ports of ipv4") && back.contains(" s; meanwhile"), "{back}");
     }
-    proxyshift.expect(2, "migrate --to nftables --yes").reports(&["not yet", "`mode: nftables`"]);
-    // There is no migration to nftables mode, but a node can be checked for that mode.
-    let check = proxyshift.run(&format!("check --to nftables --snapshot {}", dir.display()));
-    check.reports(&["not yet", "`mode: nftables`"]);
-    assert!(check.code == Some(0) || check.code == Some(3), "{}", check.err);
 }
 
 #[test]

@@ -5,37 +5,11 @@ use serde_json::{Value, json};
 
 use crate::case::Case;
 use crate::nodes;
+use crate::report::{finding, has, outcome, texts, with_processes};
 
 const IPTABLES_NFT: &str = "iptables-nft.save";
 const PROCESSES: &str = "processes.json";
 const KUBEADM: &str = "files/var/lib/kube-proxy/config.conf";
-
-/// The finding of the check `id`; panics if it did not run.
-fn finding(report: &Value, id: &str) -> Value {
-    let checks = report["findings"].as_array().expect("findings");
-    let found = checks.iter().find(|check| check["id"] == id);
-    found.unwrap_or_else(|| panic!("{id} did not run")).clone()
-}
-
-fn outcome(report: &Value, id: &str) -> String {
-    finding(report, id)["outcome"].as_str().expect("an outcome").to_owned()
-}
-
-/// The texts of one field of a finding.
-fn texts(finding: &Value, field: &str) -> String {
-    let list = finding[field].as_array().map(|all| all.iter().filter_map(Value::as_str));
-    match list {
-        Some(list) => list.collect::<Vec<_>>().join("\n"),
-        None => finding[field].as_str().unwrap_or_default().to_owned(),
-    }
-}
-
-/// Asserts that a text has each of these parts.
-fn has(text: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(text.contains(part), "`{part}` is not in: {text}");
-    }
-}
 
 /// Why a migration to `mode` would stop at the stage `switch`.
 fn stop(case: &Case, mode: &str) -> String {
@@ -43,14 +17,6 @@ fn stop(case: &Case, mode: &str) -> String {
     let stages = plan["stages"].as_array().expect("stages");
     let switch = stages.iter().find(|stage| stage["stage"] == "switch").expect("switch");
     switch["stops"].as_str().unwrap_or_default().to_owned()
-}
-
-/// The case `name` with other processes.
-fn with_processes(name: &str, processes: Value) -> Case {
-    let [case, _] = Case::both(name);
-    let mut files = case.files();
-    files.insert(PROCESSES.into(), processes.to_string().into());
-    Case::of(&format!("{name} with {processes}"), files)
 }
 
 fn kubelet() -> Value {

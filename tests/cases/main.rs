@@ -6,9 +6,11 @@ mod case;
 #[path = "../common/mod.rs"]
 mod common;
 mod kube_proxy;
+mod nftables;
 #[path = "../nodes/mod.rs"]
 mod nodes;
 mod owners;
+mod report;
 mod signs;
 
 use case::Case;

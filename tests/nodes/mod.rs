@@ -21,7 +21,7 @@ pub fn names() -> Vec<String> {
     let mut names: Vec<String> =
         directories.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
-    assert_eq!(names.len(), 13, "{names:?}");
+    assert_eq!(names.len(), 16, "{names:?}");
     names
 }
 

@@ -4,8 +4,8 @@ use proxyshift::kube_proxy::convergence::{Convergence, Expected, Witness, conver
 use proxyshift::kube_proxy::mode;
 use proxyshift::kube_proxy::services::{Location, Services};
 use proxyshift::owners::catalogue::Catalogue;
-use proxyshift::state::Files;
 use proxyshift::state::kube_proxy::Mode;
+use proxyshift::state::{Family, Files};
 
 use crate::nodes;
 
@@ -35,7 +35,7 @@ fn judge_by(
             assert!(changed.is_empty(), "{changed:?}");
             Vec::new()
         }
-        Convergence::Waiting(why) => {
+        Convergence::Late(why, _) | Convergence::Waiting(why) => {
             assert!(!why.is_empty());
             why
         }
@@ -185,4 +185,38 @@ fn each_family_that_had_services_must_arrive() {
     let waiting = judge(&nodes::files(IPVS), Some("ipvs"), Mode::Ipvs, &before);
     assert_eq!(waiting[0], "ipv6: the set KUBE-6-CLUSTER-IP is empty");
     assert_eq!(waiting.len(), 2, "{waiting:?}");
+}
+
+/// kube-proxy writes the rules of IPv4 first here. Where IPv6 has services, it must come to them too;
+/// where it has none, nobody knows whether it will.
+#[test]
+fn a_family_without_services_may_be_late() {
+    let mut files = nodes::files("half-migrated-ipvs-1.37");
+    let sets = files["ipset.save"].lines().filter(|line| !line.contains("KUBE-6-"));
+    let sets: String = sets.map(|line| format!("{line}\n")).collect();
+    files.insert("ipset.save".into(), sets.into());
+    let rules = nodes::files("nftables-beside-iptables-1.37")["ip6tables-nft.save"].clone();
+    files.insert("ip6tables-nft.save".into(), rules.clone());
+
+    let mut before = served("iptables-1.34", Mode::Iptables);
+    let waiting = judge(&files, Some("ipvs"), Mode::Ipvs, &before);
+    assert_eq!(waiting[0], "ipv6: the set KUBE-6-CLUSTER-IP is empty");
+    before.retain(|key, _| match key.location {
+        Location::Address(ip) => ip.is_ipv4(),
+        Location::Node(family) => family == Family::Ipv4,
+    });
+    // The chains are named by the service.
+    let rules =
+        rules.lines().filter(|l| !l.contains("LFZDKBE5SFOPEBKX") && !l.contains("shop/six"));
+    let rules: String = rules.map(|line| format!("{line}\n")).collect();
+    files.insert("ip6tables-nft.save".into(), rules.into());
+    let catalogue = Catalogue::builtin().expect("the catalogue");
+    let expected = Expected { mode: Mode::Ipvs, before: &before, later: None };
+    let witness = Witness::Reply(Some("ipvs".into()));
+    let judged = convergence(&catalogue, &nodes::state(&files), &witness, expected);
+    let Convergence::Late(late, _) = judged else { panic!("{judged:?}") };
+    assert!(late[0].starts_with("ip6tables-nft nat KUBE-SERVICES still leads to "), "{late:?}");
+    assert!(late.iter().all(|why| why.starts_with("ip6tables-nft ")), "{late:?}");
+    let whole = nodes::files("half-migrated-ipvs-1.37");
+    assert!(judge(&whole, Some("ipvs"), Mode::Ipvs, &before).is_empty());
 }

@@ -45,6 +45,60 @@ fn in_front(script: &str) {
     run(&format!("mount --bind /mnt/script {program}"));
 }
 
+/// Puts a script in front of the iptables of `backend` that kills itself at its call number N, if
+/// /run/dies-at holds N. The calls in a sandbox, which has a /run of its own, do not count.
+fn dies_when_told(backend: Backend) {
+    let program = match backend {
+        Backend::Legacy => "/usr/sbin/xtables-legacy-multi",
+        Backend::Nft => "/usr/sbin/xtables-nft-multi",
+    };
+    run("mount -t tmpfs dies /mnt");
+    fs::copy(program, "/mnt/real").expect("a copy");
+    let text = "#!/bin/bash\n\
+         if [ -e /run/dies-at ]; then\n\
+         echo >>/run/calls\n\
+         [ $(wc -l </run/calls) != $(cat /run/dies-at) ] || kill -KILL $$\n\
+         fi\n\
+         exec -a \"${0##*/}\" /mnt/real \"$@\"\n";
+    fs::write("/mnt/script", text).expect("written");
+    fs::set_permissions("/mnt/script", fs::Permissions::from_mode(0o755)).expect("executable");
+    run(&format!("mount --bind /mnt/script {program}"));
+}
+
+/// Whichever call of a program fails, the node is as before or the clean-up is done.
+fn no_call_that_dies_loses_a_rule(backend: Backend) {
+    dies_when_told(backend);
+    let Case { node, proxyshift, before } = Case::of(NODE, backend);
+    let mut undone = 0;
+    for call in 1.. {
+        let _ = fs::remove_file("/run/calls");
+        fs::write("/run/dies-at", call.to_string()).expect("written");
+        let ended = proxyshift.run("cleanup --yes");
+        fs::remove_file("/run/dies-at").expect("removed");
+        let calls = fs::read_to_string("/run/calls").expect("counted").len();
+        let (code, after) = (ended.code.expect("an exit code"), node.rules());
+        match code {
+            0 => assert_ne!(after, before, "call {call}"),
+            3 | 4 => assert_same(&after, &before, &format!("call {call}: {}", ended.err)),
+            // The death came in the undo: what is left is named, and done next.
+            5 => {
+                proxyshift.expect(0, "rollback");
+                assert_same(&node.rules(), &before, &format!("call {call}: {}", ended.err));
+            }
+            _ => panic!("call {call}: {code}\n{}", ended.err),
+        }
+        undone += usize::from(code == 4);
+        if code == 0 {
+            proxyshift.expect(0, "rollback");
+            assert_same(&node.rules(), &before, &format!("call {call}, rolled back"));
+        }
+        if calls < call {
+            break;
+        }
+    }
+    assert!(undone > 1, "{undone} of the calls came after a change");
+}
+
 /// Runs a clean-up until its program begins to write, and kills the clean-up, not the program.
 fn killed_while_a_program_writes(proxyshift: &Proxyshift) {
     let mut command = proxyshift.command("cleanup --yes");
@@ -85,6 +139,20 @@ fn nobodys_rule_is_lost(script: &str) {
     assert_same(&without_others(&after), &before, "after the rollback");
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(node.rules(), after, "something still writes");
+}
+
+#[test]
+fn a_program_that_dies_loses_no_rule() {
+    if in_namespace("children::a_program_that_dies_loses_no_rule") {
+        no_call_that_dies_loses_a_rule(Backend::Nft);
+    }
+}
+
+#[test]
+fn a_program_that_dies_loses_no_rule_on_legacy() {
+    if in_namespace("children::a_program_that_dies_loses_no_rule_on_legacy") {
+        no_call_that_dies_loses_a_rule(Backend::Legacy);
+    }
 }
 
 #[test]

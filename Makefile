@@ -7,7 +7,7 @@
 # make vm      gets what that machine needs: Debian's kernel, virtme-ng, kube-proxy 1.20.2
 # make kubernetes  builds the Kubernetes programs of today
 # make cluster gets what a real cluster in namespaces needs beside them: etcd, containerd, images
-# make bench   how fast it is
+# make bench   how fast it is, and how long kube-proxy's own moves take
 # make readme  runs the README's transcript and the wizard again, and writes them there
 # make man     writes the manual pages again
 # make clean   removes what was built
@@ -109,14 +109,14 @@ cluster: kubernetes
 	tests/cluster/setup
 
 # Every case, on the machine that `make test` boots too, for as long as it takes.
-soak: debian vm ansible dist rust
-	tests/vm/setup kubelet
+soak: debian cluster vm ansible dist rust
 	tests/kubernetes/setup soak
 	export PROXYSHIFT_SOAK_PAGE=$$PWD/docs/soak.md PROXYSHIFT_WRITE_README=1
 	PROXYSHIFT_CASES=cases:: cargo test --target $(target) --test vm -- --nocapture
 
-bench: debian rust
+bench: debian rust kubernetes
 	cargo bench --bench scale
+	cargo bench --bench gap
 
 readme: debian rust
 	PROXYSHIFT_WRITE_README=1 cargo test --quiet --test docs -- --exact the_transcript_is_what_the_program_prints

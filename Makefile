@@ -32,7 +32,7 @@ built := release
 out := dist
 NODE := snapshots/nftables-beside-iptables-1.37
 STALE := snapshots/canal-stale-flannel-1.20
-OTHER := snapshots/docker-iptables-1.30
+OTHER := snapshots/iptables-1.37
 CARRIES := cases::migrate::carries::iptables_to_ipvs_breaks_nothing
 # The dumps of other machines' rules, where they lie beside this folder.
 dumps := $(realpath ../shared/dumps)
@@ -51,8 +51,8 @@ demo: debian rust
 	show 'What would go, and why' 'proxyshift plan --snapshot $(NODE)'
 	show 'Doing and undoing it, on a private copy of that node' 'proxyshift rehearse --snapshot $(NODE)'
 	show 'A node with one rule that flannel left behind' 'proxyshift plan --snapshot $(STALE)'
-	show 'Another node, from iptables to ipvs mode: the stages, and what each would do' 'proxyshift plan --to ipvs --snapshot $(OTHER)'
-	show 'What comes last, removing the old rules, done and undone before anything is begun' 'proxyshift rehearse --to ipvs --snapshot $(OTHER)'
+	show 'Another node, from iptables to nftables mode: the stages, and what each would do' 'proxyshift plan --to nftables --snapshot $(OTHER)'
+	show 'The bridge that serves meanwhile, and removing the old rules, tried before anything is begun' 'proxyshift rehearse --to nftables --snapshot $(OTHER)'
 	# The case brings its own API server, pods and services, in private namespaces; it loads no module.
 	missing=
 	for module in br_netfilter ip_vs ip_vs_rr ip_vs_wrr ip_vs_sh ip_set nf_conntrack; do

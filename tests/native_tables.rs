@@ -4,6 +4,8 @@
 mod common;
 
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use common::node::{Case, Node, Proxyshift, captured, nft_objects};
 use common::{in_namespace, run, run_with};
@@ -562,4 +564,37 @@ fn a_table_that_nft_cannot_print_is_named() {
         Ok(_) => drop(proxyshift.expect(0, "snapshot create")),
         Err(_) => proxyshift.expect(3, "snapshot create").reports(&["nft table ip asleep"]),
     }
+}
+
+/// A table of 100 sets that is made anew all the time, as kube-proxy does when it starts: it may go
+/// while it is read.
+#[test]
+fn a_table_that_goes_meanwhile_stops_no_capture() {
+    const READINGS: u32 = 40;
+    if !in_namespace("a_table_that_goes_meanwhile_stops_no_capture") {
+        return;
+    }
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let sets = (0..100).map(|i| {
+                format!("set s{i} {{ type ipv4_addr; elements = {{ 192.0.2.1, 192.0.2.{i} }}; }}")
+            });
+            let sets = sets.collect::<Vec<_>>().join("\n");
+            while !is_over.load(Ordering::Relaxed) {
+                run_with(&format!("table ip6 goes {{\n{sets}\n}}"), &["nft", "-f", "-"]);
+                std::thread::sleep(Duration::from_millis(170));
+                run("nft delete table ip6 goes");
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        });
+        let proxyshift = Proxyshift::new("store");
+        let readings: Vec<_> = (0..READINGS).map(|_| proxyshift.run("plan")).collect();
+        is_over.store(true, Ordering::Relaxed);
+        for ended in readings {
+            // Each of several looks may have met a write.
+            let is_unstable = ended.err.contains("all the time");
+            assert!(ended.code == Some(0) || is_unstable, "{}{}", ended.out, ended.err);
+        }
+    });
 }

@@ -345,10 +345,12 @@ fn native_table(tools: &Tools, table: &NftTableName) -> Result<(Vec<Value>, Stri
             let listing = scope.spawn(move || save(tools, Tool::Nft, &nft));
             let copy = netfilter.copy_table(TableFamily::named(family)?, name);
             let listed = listing.join().unwrap_or_else(|panic| resume_unwind(panic));
-            Ok::<_, Error>((listed, copy?))
+            Ok::<_, Error>((listed, copy))
         })?;
-        let Some(copy) = copy else { break };
+        // What was read of a table that somebody changed or deleted meanwhile counts for nothing, and
+        // neither does an error.
         if tries_left == 0 || netfilter.generation()? == generation {
+            let Some(copy) = copy? else { break };
             let unreadable = |e: Error| Error { object: format!("nft table {family} {name}"), ..e };
             let items = json(&listed?.stdout).map_err(unreadable)?;
             return Ok((items, copy.render(family, name)));

@@ -70,8 +70,9 @@ fn capture_verified(tools: &Tools, extent: Extent, sink: &dyn Sink) -> Result<Ob
         let mut moved =
             || Ok(netfilter.as_mut().map(Netfilter::generation).transpose()? != generation);
         let state = match state {
-            // A save may look lossy while its table is being written.
-            Err(e) if e.kind == Kind::LossyCapture && tries > 1 && moved()? => {
+            // A save may look lossy while its table is being written, and a table may go while it is
+            // read.
+            Err(_) if tries > 1 && moved()? => {
                 tries -= 1;
                 continue;
             }

@@ -116,7 +116,7 @@ impl Netfilter {
         table: &str,
         set: Option<&[u8]>,
     ) -> Result<Vec<TableMessage>> {
-        let object = format!("{}s of table {family} {table}", kind.name());
+        let object = format!("{} list of table {family} {table}", kind.name());
         let Wire { get, dropped, .. } = wire(kind);
         let mut request = RawRequest::list_of(get, family);
         // The kernel gives all tables and chains of the family, whatever the request says.

@@ -125,8 +125,8 @@ const LATE: Duration = Duration::from_secs(60);
 /// `look` observes the node; `keep_waiting` is called in between and may end the wait.
 ///
 /// # Errors
-/// [`Kind::Command`], naming what is still missing after `timeout`; or the error of `look` or
-/// `keep_waiting`.
+/// [`Kind::Command`], naming what is still missing after `timeout`, or why the last look failed; or
+/// the error of `keep_waiting`.
 fn wait(
     context: &Context<'_>,
     expected: Expected<'_>,
@@ -140,7 +140,12 @@ fn wait(
     context.sink.started(&task);
     let mut served: Option<Instant> = None;
     let result = poll(timeout, keep_waiting, || {
-        let (now, witness) = look()?;
+        // One look that fails, as beside a kube-proxy that makes all its tables anew, says nothing of
+        // the next one, and must not end an undo.
+        let (now, witness) = match look() {
+            Ok(observed) => observed,
+            Err(e) => return Ok(Poll::NotYet(vec![format!("the node cannot be read: {e}")])),
+        };
         Ok(match convergence(context.catalogue, &now, &witness, expected) {
             Convergence::Converged(changed) => Poll::Ready(changed),
             Convergence::Late(late, changed) => {

@@ -34,7 +34,7 @@ pub const KUBE_PROXY: &str = "/run/cluster/kubeconfigs/kube-proxy.conf";
 pub const STATIC: &str = "proxyshift.test/static";
 
 /// How long any part of the cluster may take, on a busy host.
-const CEILING: Duration = Duration::from_secs(120);
+pub const CEILING: Duration = Duration::from_secs(120);
 
 /// The administrator's kubeconfig.
 const ADMIN: &str = "/run/cluster/kubeconfigs/admin.conf";

@@ -46,7 +46,8 @@ pub fn run_cases(wanted: &str) {
         .env(CONTROL_GROUPS, &groups.0)
         .stdin(Stdio::null());
     let output = command.output().expect("setpriv, of util-linux, runs");
-    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    // Why a case failed comes first: whoever has only a part of a long log has its beginning.
+    let text = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
     println!("{text}");
     assert!(output.status.success(), "{}", output.status);
     assert!(!text.contains("running 0 tests"), "no case has `{wanted}` in its name");

@@ -11,7 +11,7 @@ use proxyshift::state::kube_proxy::Mode;
 use serde_json::{Value, json};
 
 use crate::common::node::nft_objects;
-use crate::control_plane::{Cluster, logs};
+use crate::control_plane::{CEILING, Cluster, logs};
 use crate::expected::{Seen, expected};
 use crate::proxy::Proxy;
 
@@ -163,7 +163,7 @@ fn read(node: &Seen, mode: Mode) -> Services {
 
 /// Waits until what is read is what the API says, and fails with the differences otherwise.
 pub(super) fn reads_as_the_api_says(node: &Seen, mode: Mode) -> Services {
-    let until = Instant::now() + Duration::from_secs(60);
+    let until = Instant::now() + CEILING;
     loop {
         let (found, differing) = compared(node, mode);
         if differing.is_empty() {

@@ -8,11 +8,12 @@
 //! ```
 //!
 //! Imports go one way only: `event error yaml clock runtime interrupt visible allocator ← state ←
-//! owners ← kube_proxy ← plan ← checks`; `owners ← node`, `state ← store`; `plan, node ← apply`;
+//! owners ← kube_proxy ← plan ← checks`; `state ← api`; `owners, api ← node`, `state ← store`; `plan, node ← apply`;
 //! `checks, store, apply ← run, guard`; all of these `← front`; `event ← ui ← front`. The test
 //! `tests/layers` verifies that.
 
 pub mod allocator;
+pub mod api;
 pub mod apply;
 pub mod checks;
 pub mod clock;

@@ -17,13 +17,14 @@ const SHARED: [&str; 8] =
 
 /// Each layer with the layers right below it, which come earlier in this list. A layer may import
 /// all layers below it.
-const ORDER: [(&str, &[&str]); 11] = [
+const ORDER: [(&str, &[&str]); 12] = [
     ("state", &[]),
+    ("api", &["state"]),
     ("owners", &["state"]),
     ("kube_proxy", &["owners"]),
     ("plan", &["kube_proxy"]),
     ("checks", &["plan"]),
-    ("node", &["owners"]),
+    ("node", &["owners", "api"]),
     ("store", &["state"]),
     ("apply", &["plan", "node"]),
     ("run", &["checks", "store", "apply"]),

@@ -2,6 +2,7 @@
 //! broke version 0.1.0 before its release, or for a variant of one. PROXYSHIFT_PROGRAM names another
 //! program to try, such as that version.
 
+mod api;
 mod archives;
 mod children;
 mod clocks;

@@ -45,12 +45,19 @@ pub struct Root {
     mount: u64,
     mounts: Mounts,
     is_confined: bool,
+    is_of_root: bool,
 }
 
 impl Root {
     /// Our own root.
     pub fn ours() -> io::Result<Root> {
         Root::at(Path::new("/"))
+    }
+
+    /// Our own root, in which a path is walked only as far as nobody but root could have led it
+    /// elsewhere: each name on it is root's, and no other user may write there.
+    pub fn of_root_alone() -> io::Result<Root> {
+        Ok(Root { is_of_root: true, ..Root::ours()? })
     }
 
     /// The directory `path`, with the mounts that we see.
@@ -81,7 +88,13 @@ impl Root {
 
     fn with(dir: File, mounts: &str) -> io::Result<Root> {
         let mount = opened(dir.try_clone()?)?.mount;
-        Ok(Root { dir, mount, mounts: Mounts::parse(mounts), is_confined: false })
+        Ok(Root {
+            dir,
+            mount,
+            mounts: Mounts::parse(mounts),
+            is_confined: false,
+            is_of_root: false,
+        })
     }
 
     /// The text of the regular file at `path`; none if it does not exist.
@@ -147,6 +160,7 @@ impl Root {
             mount,
             mounts: self.mounts.clone(),
             is_confined: true,
+            is_of_root: self.is_of_root,
         }))
     }
 
@@ -240,6 +254,9 @@ impl Root {
             };
             if next.mount != mount {
                 self.judge(next.mount)?;
+            }
+            if self.is_of_root && next.may_be_changed_by_others() {
+                return Err(Refusal::NotRootsAlone);
             }
             if next.kind != FileType::Symlink {
                 done.push(next);

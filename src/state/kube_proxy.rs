@@ -1,6 +1,7 @@
 //! kube-proxy's configuration, from its configuration file and from its command line.
 
 mod args;
+mod client_connection;
 pub mod controller;
 pub mod delivery;
 pub mod edit;
@@ -25,6 +26,7 @@ use crate::error::{Error, Kind, Result};
 use crate::yaml;
 
 pub use args::CommandLine;
+pub use client_connection::{kubeconfig_of_file, kubeconfig_of_flags};
 pub use controller::Controller;
 pub use delivery::Delivery;
 pub use edit::{ConfigEdit, ConfigSource};

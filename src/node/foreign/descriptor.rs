@@ -15,12 +15,29 @@ pub(super) struct Opened {
     pub(super) kind: FileType,
     pub(super) mode: u32,
     pub(super) mount: u64,
+    owner: u32,
 }
+
+impl Opened {
+    /// Whether another user than root may have put it there, or may change it. Nobody can replace
+    /// what is root's in a folder with the sticky bit.
+    pub(super) fn may_be_changed_by_others(&self) -> bool {
+        let is_guarded = match self.kind {
+            FileType::Symlink => true,
+            FileType::Directory => self.mode & STICKY != 0,
+            _ => false,
+        };
+        self.owner != 0 || (self.mode & 0o022 != 0 && !is_guarded)
+    }
+}
+
+/// The bit of a folder's mode that keeps others from replacing what is in it (inode(7)).
+const STICKY: u32 = 0o1000;
 
 /// What a descriptor is. Asks no file system's server, which may be a stranger.
 pub(super) fn opened(file: File) -> io::Result<Opened> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-    let wanted = StatxFlags::TYPE | StatxFlags::MODE | StatxFlags::MNT_ID;
+    let wanted = StatxFlags::TYPE | StatxFlags::MODE | StatxFlags::UID | StatxFlags::MNT_ID;
     let stat = rustix::fs::statx(&file, c"", flags, wanted)?;
     let mount = if stat.stx_mask & StatxFlags::MNT_ID.bits() != 0 {
         stat.stx_mnt_id
@@ -28,7 +45,7 @@ pub(super) fn opened(file: File) -> io::Result<Opened> {
         mount_of(&file)?
     };
     let mode = u32::from(stat.stx_mode);
-    Ok(Opened { kind: FileType::from_raw_mode(mode), mode, mount, file })
+    Ok(Opened { kind: FileType::from_raw_mode(mode), mode, mount, owner: stat.stx_uid, file })
 }
 
 /// The identifier of the mount that a descriptor is on, where statx does not tell it (before Linux

@@ -22,6 +22,8 @@ pub enum Refusal {
     TooMany(usize),
     /// The limits of the whole reading are used up.
     UsedUp,
+    /// Others than root could have put it there, or could write to it.
+    NotRootsAlone,
     /// It is not text in UTF-8.
     NotText,
     /// The system's error.
@@ -41,6 +43,7 @@ impl fmt::Display for Refusal {
             Refusal::TooLarge(most) => write!(f, "it is larger than {most} bytes"),
             Refusal::TooMany(most) => write!(f, "it has more than {most} entries"),
             Refusal::UsedUp => f.write_str("enough has been read from others' files"),
+            Refusal::NotRootsAlone => f.write_str("not only root can write to it"),
             Refusal::NotText => f.write_str("it is not text"),
             Refusal::System(error) => f.write_str(error),
         }

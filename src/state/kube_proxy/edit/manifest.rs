@@ -95,6 +95,15 @@ fn container(file: &str, pod: &Pod) -> Result<usize> {
     }
 }
 
+/// The command line of kube-proxy's container.
+///
+/// # Errors
+/// [`Kind::Parse`] for a manifest that does not run kube-proxy in one container.
+pub fn command_line(file: &str, text: &str) -> Result<Vec<String>> {
+    let pod: Pod = yaml::parse(file, text)?;
+    Ok(pod.spec.containers[container(file, &pod)?].words())
+}
+
 /// The path on the host of `inside`, a path in kube-proxy's container.
 ///
 /// # Errors

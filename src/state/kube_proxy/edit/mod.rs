@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 
 pub use config_edit::ConfigEdit;
-pub use manifest::{host_path, runs_kube_proxy};
+pub use manifest::{command_line, host_path, runs_kube_proxy};
 
 /// The file on the host that holds kube-proxy's configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -22,7 +22,7 @@ use crate::state::{Family, NodeState};
 /// Whether kube-proxy serves in the new mode.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Convergence {
-    /// The new mode serves. The payload is what the old mode had already stopped serving.
+    /// The new mode serves. The payload is what was no longer expected of it.
     Converged(Vec<ChangedMeanwhile>),
     /// As `Converged`; but a family without services still has the old mode's references, one sentence
     /// each. kube-proxy writes one family after the other, and may yet come to it; or it never does,
@@ -39,7 +39,7 @@ pub struct Expected<'a> {
     pub mode: Mode,
     /// What the old mode served before the change of mode.
     pub before: &'a Services,
-    /// What the old mode served at a later capture, if there was one.
+    /// What of that the old mode served at a later capture, or the API still has, if either is known.
     pub later: Option<&'a Services>,
 }
 
@@ -75,7 +75,8 @@ pub fn convergence(
         Witness::Controller { runs: true } => Vec::new(),
         Witness::Controller { runs: false } => vec!["kube-proxy does not run".into()],
     };
-    let families = families(before);
+    // What was served before may have been deleted since.
+    let families = families(later.unwrap_or(before));
     waiting.extend(own_objects(state, &ownership, mode, &families));
     waiting.extend(mode.missing_addresses(state, before, &now));
     let is_served = |family| families.contains(&family) || mode.has_started(state, family);

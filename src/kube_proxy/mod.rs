@@ -3,6 +3,7 @@
 //!
 //! Every difference between modes is in [`mode`], which has one file for each mode.
 
+pub mod api_services;
 pub mod bridge;
 pub mod convergence;
 pub mod gap;

@@ -236,7 +236,7 @@ impl fmt::Display for Missing {
 /// Writes the difference, and why it is no failure.
 impl fmt::Display for ChangedMeanwhile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}; it had changed so before", self.0)
+        write!(f, "{}; it has changed so meanwhile", self.0)
     }
 }
 

@@ -6,10 +6,10 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use ipnet::IpNet;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// From where a service port is reached, which decides what an endpoint sees of a client.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reach {
     /// By the address of the cluster: who is no pod is masqueraded.
@@ -26,7 +26,7 @@ pub enum Reach {
 }
 
 /// What a connection gets where there is no endpoint for it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NoEndpoint {
     /// "Connection refused".
@@ -38,7 +38,8 @@ pub enum NoEndpoint {
 }
 
 /// How kube-proxy tells the connections of pods from others (`detectLocalMode`).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum PodSource {
     /// By their addresses.
     Networks(Vec<IpNet>),

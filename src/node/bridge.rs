@@ -6,7 +6,7 @@ use super::nfnetlink::{Netfilter, TableFamily};
 use super::tools::{Tool, Tools};
 use crate::error::{Error, Kind, Result};
 use crate::state::Family;
-use crate::state::bridge_table::{TABLE, TRANSLATED};
+use crate::state::bridge_table::{TABLE, TRANSLATED, Translated};
 
 /// The families of which a bridge is loaded. This may load `nf_tables`, so ask only where a bridge may
 /// be.
@@ -25,12 +25,16 @@ pub fn loaded() -> Result<Vec<Family>> {
 ///
 /// # Errors
 /// [`Kind::Command`] when nft cannot list its counter, [`Kind::Parse`] for another answer than that.
-pub fn translated(tools: &Tools, family: Family) -> Result<u64> {
+pub fn translated(tools: &Tools, family: Family) -> Result<Translated> {
     let words = ["-j", "list", "counter", family.nft(), TABLE, TRANSLATED];
     let listed = tools.command(Tool::Nft)?.args(words).run()?.stdout;
     let listed: Listed = serde_json::from_str(&listed)
         .map_err(|e| Error::new(Kind::Parse, "nft -j list counter", e))?;
-    Ok(listed.nftables.iter().filter_map(|object| object.counter.as_ref()).map(|c| c.packets).sum())
+    let counters = listed.nftables.iter().filter_map(|object| object.counter.as_ref());
+    Ok(counters.fold(Translated::default(), |sum, counter| Translated {
+        packets: sum.packets + counter.packets,
+        bytes: sum.bytes + counter.bytes,
+    }))
 }
 
 #[derive(Deserialize)]
@@ -46,4 +50,5 @@ struct ListedObject {
 #[derive(Deserialize)]
 struct Counter {
     packets: u64,
+    bytes: u64,
 }

@@ -47,7 +47,7 @@ fn a_real_server_at_weight_zero_is_missing() {
     assert_eq!(sentences(&before, &after), [udp]);
     let since = parity_since(&before, Some(&after), &after);
     assert!(since.holds());
-    assert_eq!(since.changed[0].to_string(), format!("{udp}; it had changed so before"));
+    assert_eq!(since.changed[0].to_string(), format!("{udp}; it has changed so meanwhile"));
 }
 
 #[test]

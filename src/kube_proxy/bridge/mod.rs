@@ -5,6 +5,7 @@
 //! until one has set a mapping, so while a mode is whole the bridge gets nothing that the mode serves.
 
 mod choice;
+mod follow;
 mod of_node;
 mod table;
 
@@ -13,14 +14,16 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 pub use crate::kube_proxy::reach::{NoEndpoint, PodSource, Reach};
 use crate::state::Family;
-pub use crate::state::bridge_table::TABLE;
+pub use crate::state::bridge_table::{TABLE, Translated};
 use crate::state::ipvs::Protocol;
+pub use follow::LoadedBridges;
 
 /// What a bridge serves in one address family.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bridge {
     /// The family of the table, and of all addresses in it.
     pub family: Family,
@@ -30,12 +33,13 @@ pub struct Bridge {
     /// Which clients are pods.
     pub pods: PodSource,
     /// Where the bridge answers, and with what.
+    #[serde(with = "pairs")]
     pub frontends: BTreeMap<Frontend, Backends>,
 }
 
 /// Where a service port answers. A NodePort has a frontend for each address of the node that it
 /// answers on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Frontend {
     /// The address.
     pub address: IpAddr,
@@ -46,7 +50,7 @@ pub struct Frontend {
 }
 
 /// What new connections to a frontend get.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backends {
     /// The endpoints; where the policy is `Local`, those on this node.
     pub endpoints: BTreeSet<SocketAddr>,
@@ -103,12 +107,39 @@ impl Bridge {
     /// The script for `nft -f` that makes the table, in place of one that is there, in one
     /// transaction.
     pub fn script(&self) -> String {
-        table::script(self)
+        self.script_after(Translated::default())
+    }
+
+    /// As [`Bridge::script`], with a counter that begins with what that of the other table counts.
+    pub fn script_after(&self, translated: Translated) -> String {
+        table::script(self, translated)
     }
 
     /// The script for `nft -f` that deletes the table of a family, if it is there.
     pub fn removal(family: Family) -> String {
         let family = family.nft();
         format!("table {family} {TABLE}\ndelete table {family} {TABLE}\n")
+    }
+}
+
+/// Frontends as a list in JSON, where a key can only be a text.
+mod pairs {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::{Backends, Frontend};
+
+    pub(super) fn serialize<S: Serializer>(
+        frontends: &BTreeMap<Frontend, Backends>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        to.collect_seq(frontends)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<BTreeMap<Frontend, Backends>, D::Error> {
+        Ok(Vec::deserialize(from)?.into_iter().collect())
     }
 }

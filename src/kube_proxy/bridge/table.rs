@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use ipnet::IpNet;
 
 use super::choice::{EndpointChoice, shared};
-use super::{Backends, Bridge, Frontend, NoEndpoint, PodSource, Reach, TABLE};
+use super::{Backends, Bridge, Frontend, NoEndpoint, PodSource, Reach, TABLE, Translated};
 use crate::state::Family;
 
 /// The priority of the chains that translate: behind kube-proxy's, docker's and portmap's, which have
@@ -19,7 +19,7 @@ const TRANSLATE: i32 = -95;
 /// The priority of the chain that masquerades: behind kube-proxy's own, which has 100.
 const MASQUERADE: i32 = 105;
 
-pub(super) fn script(bridge: &Bridge) -> String {
+pub(super) fn script(bridge: &Bridge, translated: Translated) -> String {
     let family = bridge.family.nft();
     let choices: BTreeMap<Frontend, EndpointChoice> = bridge
         .frontends
@@ -54,9 +54,10 @@ pub(super) fn script(bridge: &Bridge) -> String {
     let refused = [NoEndpoint::Reject, NoEndpoint::Drop]
         .map(|without| format!("chain {} {{\n {}\n}}\n", without.chain(), without.verdict()));
     let refused = refused.concat();
+    let Translated { packets, bytes } = translated;
     format!(
         "table {family} {TABLE}\ndelete table {family} {TABLE}\ntable {family} {TABLE} {{\n\
-         comment \"serves while kube-proxy changes its mode\"\ncounter translated {{ }}\n\
+         comment \"serves while kube-proxy changes its mode\"\ncounter translated {{ packets {packets} bytes {bytes} }}\n\
          {refused}{}{entrances}{chains}{}{}}}\n",
         shared(bridge, &choices),
         dispatch(bridge, &elements),

@@ -86,6 +86,11 @@ impl ProxyMode for IpvsMode {
         missing.iter().map(|a| format!("{a} is not on kube-ipvs0 yet")).collect()
     }
 
+    /// Its virtual servers appear one by one.
+    fn writes_family_at_once(&self) -> bool {
+        false
+    }
+
     fn uses_ipsets(&self) -> bool {
         true
     }

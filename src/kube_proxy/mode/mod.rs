@@ -59,6 +59,12 @@ pub trait ProxyMode: Sync {
     /// its start exist.
     fn has_started(&self, state: &NodeState, family: Family) -> bool;
 
+    /// Whether kube-proxy's first sync writes all services of a family in one transaction, so that any
+    /// of them shows that it is done.
+    fn writes_family_at_once(&self) -> bool {
+        true
+    }
+
     /// The addresses that are missing for services that were served `before` and are served `now`,
     /// one sentence each.
     fn missing_addresses(

@@ -154,8 +154,8 @@ fn what_the_old_side_no_longer_has_counts_as_changed() {
     assert_eq!(
         changed,
         [
-            "10.96.0.1:80/tcp: the backend 10.1.0.2:80 is missing; it had changed so before",
-            "10.96.0.2:80/tcp is missing; it had changed so before",
+            "10.96.0.1:80/tcp: the backend 10.1.0.2:80 is missing; it has changed so meanwhile",
+            "10.96.0.2:80/tcp is missing; it has changed so meanwhile",
         ]
     );
     assert!(!found.holds() && parity_since(&before, Some(&later), &later).holds());

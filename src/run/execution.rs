@@ -5,6 +5,7 @@ use crate::kube_proxy::services::Services;
 use crate::plan::change::Edit;
 use crate::run::Context;
 use crate::run::apply_edits::apply_and_verify;
+use crate::run::bridge::keeper::Follower;
 use crate::run::payload::Replay;
 use crate::run::stored::{load_baseline, load_state};
 use crate::state::NodeState;
@@ -33,6 +34,8 @@ pub(super) struct Execution<'a> {
     /// The services of the old mode right before the switch. They may differ from those before the
     /// run, because endpoints come and go.
     pub(super) later: Option<Services>,
+    /// What follows the API server for the bridge.
+    pub(super) follower: Follower,
     /// How many objects the run has changed.
     pub(super) objects: usize,
     /// Foreign changes that were made meanwhile and are kept, one sentence each.
@@ -54,6 +57,7 @@ impl<'a> Execution<'a> {
             base,
             planned: None,
             later: None,
+            follower: Follower::default(),
             objects: 0,
             foreign: Vec::new(),
         }
@@ -138,6 +142,8 @@ pub(super) struct UndoContext<'a> {
     pub(super) replay: Replay,
     /// Whether kube-proxy serves in its old mode; false after that failed.
     pub(super) serves: bool,
+    /// What follows the API server for the bridge.
+    pub(super) follower: Follower,
     /// How many objects, files and sysctls were restored.
     pub(super) restored: usize,
     /// How many objects that the run had added were removed.

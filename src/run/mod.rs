@@ -2,6 +2,7 @@
 
 mod apply_edits;
 mod boot_unit;
+mod bridge;
 pub mod caller;
 pub mod cleanup;
 pub mod confirm;
@@ -100,4 +101,17 @@ impl<'a> Context<'a> {
     pub fn lock(&self, verb: &str) -> Result<NodeLock> {
         NodeLock::acquire(Path::new(LOCK_DIR), verb, self.lock_wait)
     }
+}
+
+/// How many objects a message names.
+const NAMED: usize = 5;
+
+/// The first of some objects, for a message: `a, b, c, d, e, and 2 more`.
+fn named(all: &[impl ToString]) -> String {
+    let first: Vec<String> = all.iter().take(NAMED).map(ToString::to_string).collect();
+    let more = match all.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(", and {more} more"),
+    };
+    first.join(", ") + &more
 }

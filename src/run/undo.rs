@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
 use crate::event::{Outcome, Task};
+use crate::run::bridge::keeper::Follower;
 use crate::run::execution::UndoContext;
 use crate::run::payload::replay;
 use crate::run::record_end::record_end;
@@ -79,6 +80,7 @@ pub(super) fn undo(
         base,
         replay,
         serves: true,
+        follower: Follower::default(),
         restored: 0,
         removed: 0,
         already_restored: Vec::new(),

@@ -9,7 +9,7 @@ use crate::event::{Outcome, Task};
 use crate::interrupt;
 use crate::kube_proxy::convergence::{Convergence, Expected, Witness, convergence};
 use crate::kube_proxy::mode;
-use crate::kube_proxy::services::{ServiceKey, ServicePort};
+use crate::kube_proxy::services::{ServiceKey, ServicePort, Services};
 use crate::node::kube_proxy_api;
 use crate::owners::component::KUBE_PROXY;
 use crate::plan::change::{Edit, edits};
@@ -18,9 +18,9 @@ use crate::plan::playbook::Converge;
 use crate::plan::{Action, Plan};
 use crate::run::Context;
 use crate::run::apply_edits::execute;
+use crate::run::bridge::keeper::{Follower, Keeper};
 use crate::run::execution::{Execution, UndoContext};
 use crate::run::preview::{Previewed, Previewer};
-use crate::run::stage::bridge::Keeper;
 use crate::run::stage::drain::{self, Leaving};
 use crate::run::stage::{Stage, Undo};
 use crate::run::undo_edits::not_rolled_back;
@@ -68,15 +68,19 @@ impl Stage for Converge {
         let Modes { from, to } = execution.migration()?.modes;
         let base = execution.take_base()?;
         let before = mode::of(from).services(&base);
-        let keep_waiting = || interrupt::check("waiting for kube-proxy");
         let later = execution.later.as_ref();
         let context = execution.context;
-        let keeper = Keeper::new(context, &execution.run, &base);
+        let keeper = Keeper::new(context, &execution.run, &base, &execution.follower);
+        let keep_waiting = || {
+            keeper.keep();
+            interrupt::check("waiting for kube-proxy")
+        };
         let look = || {
             keeper.keep();
-            let now = context.observe_owners()?;
-            let reported = kube_proxy_api::mode(&now);
-            Ok((now, Witness::Reply(reported)))
+            let state = context.observe_owners()?;
+            keeper.drop_unserved(&state, to);
+            let witness = Witness::Reply(kube_proxy_api::mode(&state));
+            Ok(Look { still: keeper.still_served(later.unwrap_or(&before)), state, witness })
         };
         let expected = Expected { mode: to, before: &before, later };
         wait(context, expected, self.timeout, &keep_waiting, &look)?;
@@ -105,21 +109,39 @@ pub(in crate::run) fn wait_for_return(
     base: &NodeState,
     controller: &Controller,
     timeout: Duration,
+    follower: &Follower,
 ) -> Result<()> {
     let Some(Modes { from: mode, .. }) = run.modes() else { return Ok(()) };
     let before = mode::of(mode).services(base);
-    let keeper = Keeper::new(context, run, base);
+    let keeper = Keeper::new(context, run, base, follower);
+    let keep_waiting = || {
+        keeper.keep();
+        Ok(())
+    };
     let look = || {
         keeper.keep();
         let runs = !operate(controller).processes()?.is_empty();
-        Ok((context.observe_with_owners_of(base)?, Witness::Controller { runs }))
+        let state = context.observe_with_owners_of(base)?;
+        let witness = Witness::Controller { runs };
+        Ok(Look { still: keeper.still_served(&before), state, witness })
     };
     let expected = Expected { mode, before: &before, later: None };
-    wait(context, expected, timeout, &|| Ok(()), &look)
+    wait(context, expected, timeout, &keep_waiting, &look)
+}
+
+/// What one look at the node shows.
+struct Look {
+    state: NodeState,
+    witness: Witness,
+    /// What of the services the API still has; none without its word.
+    still: Option<Services>,
 }
 
 /// How long kube-proxy may take to come to a family without services, once it serves all services.
 const LATE: Duration = Duration::from_secs(60);
+
+/// How many of what has changed meanwhile are noted, one by one.
+const NOTED: usize = 10;
 
 /// Waits until kube-proxy serves as `expected`, and for a while until it has come to each family.
 /// `look` observes the node; `keep_waiting` is called in between and may end the wait.
@@ -132,7 +154,7 @@ fn wait(
     expected: Expected<'_>,
     timeout: Duration,
     keep_waiting: &dyn Fn() -> Result<()>,
-    look: &dyn Fn() -> Result<(NodeState, Witness)>,
+    look: &dyn Fn() -> Result<Look>,
 ) -> Result<()> {
     let Expected { mode, before, .. } = expected;
     let began = Instant::now();
@@ -142,11 +164,12 @@ fn wait(
     let result = poll(timeout, keep_waiting, || {
         // One look that fails, as beside a kube-proxy that makes all its tables anew, says nothing of
         // the next one, and must not end an undo.
-        let (now, witness) = match look() {
-            Ok(observed) => observed,
+        let Look { state, witness, still } = match look() {
+            Ok(look) => look,
             Err(e) => return Ok(Poll::NotYet(vec![format!("the node cannot be read: {e}")])),
         };
-        Ok(match convergence(context.catalogue, &now, &witness, expected) {
+        let expected = Expected { later: still.as_ref().or(expected.later), ..expected };
+        Ok(match convergence(context.catalogue, &state, &witness, expected) {
             Convergence::Converged(changed) => Poll::Ready(changed),
             Convergence::Late(late, changed) => {
                 let since = *served.get_or_insert_with(Instant::now);
@@ -159,7 +182,11 @@ fn wait(
     match result {
         Poll::Ready(changed) => {
             context.sink.finished(&task, Outcome::Converged { ports: before.len() });
-            changed.iter().for_each(|change| context.sink.note(change.to_string()));
+            let shown = changed.iter().take(NOTED);
+            shown.for_each(|change| context.sink.note(change.to_string()));
+            if let Some(more) = changed.len().checked_sub(NOTED).filter(|more| *more > 0) {
+                context.sink.note(format!("and {more} more of these"));
+            }
             Ok(())
         }
         Poll::NotYet(missing) => {

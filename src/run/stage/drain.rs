@@ -14,7 +14,7 @@ use crate::owners::component::KUBE_PROXY;
 use crate::owners::matcher::{Owner, Ownership};
 use crate::plan::change::{Direction, Edit, Target};
 use crate::run::Context;
-use crate::run::stage::named;
+use crate::run::named;
 use crate::run::wait::{Poll, poll};
 use crate::state::NodeState;
 use crate::state::ipvs::{Listing, Protocol, VirtualServerId, open_connections};

@@ -46,19 +46,6 @@ pub(super) trait Stage {
     fn run(&self, execution: &mut Execution<'_>) -> Result<()>;
 }
 
-/// How many objects a message names.
-const NAMED: usize = 5;
-
-/// The first of some objects, for a message: `a, b, c, d, e, and 2 more`.
-fn named(all: &[impl ToString]) -> String {
-    let first: Vec<String> = all.iter().take(NAMED).map(ToString::to_string).collect();
-    let more = match all.len().saturating_sub(NAMED) {
-        0 => String::new(),
-        more => format!(", and {more} more"),
-    };
-    first.join(", ") + &more
-}
-
 /// A function that undoes what a stage did, from the journal and the baseline.
 pub(super) type Undo = fn(&mut UndoContext<'_>) -> Result<()>;
 

@@ -6,18 +6,22 @@ use std::time::Duration;
 use crate::apply;
 use crate::error::Result;
 use crate::event::{Outcome, Task};
+use crate::kube_proxy::api_services::ApiServices;
 use crate::kube_proxy::bridge::{Bridge, Frontend};
 use crate::kube_proxy::mode;
 use crate::node;
 use crate::plan::change::{Change, Edit};
 use crate::plan::playbook::NoOptions;
 use crate::run::Context;
+use crate::run::bridge::files::write;
+use crate::run::bridge::keeper::Keeper;
 use crate::run::execution::{Execution, UndoContext};
+use crate::run::named;
 use crate::run::payload::StepRef;
 use crate::run::preview::{Previewed, Previewer};
-use crate::run::stage::bridge::{Keeper, was_loaded, write};
+use crate::run::stage::bridge::was_loaded;
 use crate::run::stage::drain::{self, Leaving};
-use crate::run::stage::{Stage, Undo, named};
+use crate::run::stage::{Stage, Undo};
 use crate::state::NodeState;
 use crate::state::kube_proxy::Mode;
 use crate::state::stage::{RunStage, StageName};
@@ -52,13 +56,22 @@ impl Stage for DeleteBridge {
         let task = Task::DeleteBridge;
         context.sink.started(&task);
         let modes = execution.migration()?.modes;
-        let base = execution.base()?;
-        let alone = only_by_bridge(base, &context.observe_with_owners_of(base)?, modes);
+        let base = execution.take_base()?;
+        let now = context.observe_with_owners_of(&base)?;
+        let alone = {
+            let mut follower = execution.follower.borrow_mut();
+            if let Some(follower) = &mut *follower {
+                follower.say_if_silent(context);
+            }
+            let api = follower.as_ref().and_then(|follower| follower.services());
+            only_by_bridge(&base, &now, modes, api)
+        };
+        execution.keep_base(base);
         if let Some(warning) = ends(&alone, modes.to) {
             context.sink.warning(warning);
         }
         let counts = loaded.iter().map(|family| node::bridge::translated(context.tools, *family));
-        let translated = counts.sum::<Result<u64>>()?;
+        let translated = counts.map(|count| Ok(count?.packets)).sum::<Result<u64>>()?;
         let step = StepRef::new(StageName::RemoveBridge.name(), 1);
         step.begin::<Edit>(&mut execution.journal, Change::BridgeDeleted)?;
         for family in loaded {
@@ -71,13 +84,26 @@ impl Stage for DeleteBridge {
 }
 
 /// The frontends with endpoints in the old mode, in the state `before`, that the new mode does not
-/// answer `now`. They are not told from the services that somebody deleted meanwhile.
-fn only_by_bridge(before: &NodeState, now: &NodeState, modes: Modes) -> Vec<Frontend> {
+/// answer `now`. Without the word of the `api`, they are not told from the services that somebody
+/// deleted meanwhile.
+fn only_by_bridge(
+    before: &NodeState,
+    now: &NodeState,
+    modes: Modes,
+    api: Option<&ApiServices>,
+) -> Vec<Frontend> {
     let of =
         |state: &NodeState, mode| Bridge::of(state, mode).into_iter().flat_map(|b| b.frontends);
     let answered: BTreeSet<Frontend> = of(now, modes.to).map(|(frontend, _)| frontend).collect();
+    let is_served = |Frontend { address, protocol, port }: &Frontend| {
+        let served = |api: &ApiServices| {
+            api.at(*address, *port, *protocol).is_some_and(|s| s.has_endpoints())
+        };
+        api.is_none_or(served)
+    };
     let served = of(before, modes.from).filter(|(_, backends)| !backends.endpoints.is_empty());
-    served.map(|(frontend, _)| frontend).filter(|frontend| !answered.contains(frontend)).collect()
+    let alone = served.map(|(frontend, _)| frontend).filter(|f| !answered.contains(f));
+    alone.filter(is_served).collect()
 }
 
 /// The warning about what is answered no more: `not answered in nftables mode, and gone with the
@@ -109,7 +135,7 @@ pub(in crate::run) fn undo(undo: &mut UndoContext<'_>) -> Result<()> {
             context.sink.warning(format!("the bridge has the services of before the run: {e}"));
         }
     }
-    Keeper::new(context, undo.run, undo.base).keep();
+    Keeper::new(context, undo.run, undo.base, &undo.follower).keep();
     if undo.run.modes().is_some_and(|modes| mode::of(modes.to).has_virtual_servers())
         && let Err(e) = name_open_connections(context, undo.base)
     {

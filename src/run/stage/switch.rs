@@ -15,6 +15,7 @@ use crate::owners::matcher::Ownership;
 use crate::plan::change::{Change, Edit};
 use crate::plan::playbook::Switch;
 use crate::run::Context;
+use crate::run::bridge::keeper::Keeper;
 use crate::run::controller::{find, only_process};
 use crate::run::execution::{Execution, UndoContext};
 use crate::run::payload::StepRef;
@@ -98,7 +99,12 @@ impl Stage for Switch {
         let change =
             Change::Configuration { source: source.clone(), controller: controller.clone() };
         step.begin::<Edit>(&mut execution.journal, change)?;
-        let pid = operate(&controller).configure(&source, &before, &after, self.timeout)?;
+        let base = execution.take_base()?;
+        let keeper = Keeper::new(context, &execution.run, &base, &execution.follower);
+        let configured = keeper
+            .beside(|| operate(&controller).configure(&source, &before, &after, self.timeout));
+        execution.keep_base(base);
+        let pid = configured?;
         step.mark_done(&mut execution.journal)?;
         let (file, controller) = (source.to_string(), controller.to_string());
         sink.finished(&task, Outcome::Switched { file, controller, pid });
@@ -189,11 +195,15 @@ pub(in crate::run) fn undo(undo: &mut UndoContext<'_>) -> Result<()> {
     let restored = if was_never_switched(context, undo.run, source, controller) {
         Ok(())
     } else {
-        configure_back(context, undo.run, source, controller)
+        let keeper = Keeper::new(context, undo.run, undo.base, &undo.follower);
+        texts(context, undo.run).and_then(|(after, before)| {
+            keeper.beside(|| configure_back(source, controller, &after, &before))
+        })
     };
     // A stop that failed does not show that the old mode does not serve.
     let serves = if restored.is_ok() || may_serve(context, undo.run, source, controller) {
-        converge::wait_for_return(context, undo.run, undo.base, controller, RESTART)
+        let follower = &undo.follower;
+        converge::wait_for_return(context, undo.run, undo.base, controller, RESTART, follower)
     } else {
         Err(Error::new(Kind::Command, "kube-proxy", "does not serve in its old mode"))
     };
@@ -221,7 +231,8 @@ pub(in crate::run) fn restore_after_reboot(
     let Some((source, controller)) = switched(changes) else { return Ok(false) };
     let running = operate(controller).processes();
     if running.as_ref().is_ok_and(|processes| !processes.is_empty()) {
-        configure_back(context, run, source, controller)?;
+        let (after, before) = texts(context, run)?;
+        configure_back(source, controller, &after, &before)?;
     } else {
         let (after, before) = texts(context, run)?;
         operate(controller).configure_stopped(source, &after, &before)?;
@@ -300,15 +311,14 @@ fn is_old(context: &Context<'_>, run: &Run, source: &ConfigSource) -> bool {
     }
 }
 
-/// Writes the old configuration, and restarts kube-proxy with it.
+/// Writes the old configuration `before`, and restarts kube-proxy with it.
 fn configure_back(
-    context: &Context<'_>,
-    run: &Run,
     source: &ConfigSource,
     controller: &Controller,
+    after: &str,
+    before: &str,
 ) -> Result<()> {
-    let (after, before) = texts(context, run)?;
-    operate(controller).configure(source, &after, &before, RESTART).map(drop)
+    operate(controller).configure(source, after, before, RESTART).map(drop)
 }
 
 /// The text of kube-proxy's configuration after the switch, and the text before it.

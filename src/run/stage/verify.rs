@@ -10,6 +10,7 @@ use crate::kube_proxy::services::Services;
 use crate::plan::foreign_rules::missing_foreign;
 use crate::plan::playbook::Verify;
 use crate::run::Context;
+use crate::run::bridge::keeper::Keeper;
 use crate::run::execution::{Execution, UndoContext};
 use crate::run::preview::{Previewed, Previewer};
 use crate::run::probes;
@@ -47,7 +48,11 @@ impl Stage for Verify {
     fn run(&self, execution: &mut Execution<'_>) -> Result<()> {
         let Migration { modes, probes, .. } = execution.migration()?.clone();
         let context = execution.context;
-        verify(context, execution.base()?, modes.to, modes, &probes)
+        let base = execution.take_base()?;
+        let keeper = Keeper::new(context, &execution.run, &base, &execution.follower);
+        verify(context, &base, modes.to, modes, &probes, &keeper)?;
+        execution.keep_base(base);
+        Ok(())
     }
 }
 
@@ -57,7 +62,8 @@ impl Stage for Verify {
 /// None, because failures are collected in `undo`.
 pub(in crate::run) fn undo(undo: &mut UndoContext<'_>) -> Result<()> {
     let Some(Migration { modes, probes, .. }) = undo.run.migration() else { return Ok(()) };
-    if let Err(e) = verify(undo.context, undo.base, modes.from, *modes, probes) {
+    let keeper = Keeper::new(undo.context, undo.run, undo.base, &undo.follower);
+    if let Err(e) = verify(undo.context, undo.base, modes.from, *modes, probes, &keeper) {
         undo.fail(&e);
     }
     Ok(())
@@ -67,8 +73,8 @@ pub(in crate::run) fn undo(undo: &mut UndoContext<'_>) -> Result<()> {
 /// time when it has the list of services, and may not have handled each service by then.
 const LATE: Duration = Duration::from_secs(30);
 
-/// Verifies that foreign rules are as in `base`, that every service is served in `mode`, and that
-/// the probes are answered.
+/// Verifies that foreign rules are as in `base`, that every service is served in `mode` that the API
+/// still has, as far as `keeper` knows, and that the probes are answered.
 ///
 /// # Errors
 /// [`Kind::Kernel`], naming what is missing or different.
@@ -78,6 +84,7 @@ fn verify(
     mode: Mode,
     modes: Modes,
     probes: &[Probe],
+    keeper: &Keeper<'_>,
 ) -> Result<()> {
     let sink = context.sink;
     let task = Task::VerifyKernel;
@@ -94,7 +101,7 @@ fn verify(
         return Err(Error::new(Kind::Kernel, first.to_string(), cause));
     }
     sink.finished(&task, Outcome::ForeignUnchanged);
-    let served = wait_for_parity(context, &mode::of(modes.from).services(base), now, mode)?;
+    let served = wait_for_parity(context, &mode::of(modes.from).services(base), now, mode, keeper)?;
     let task = Task::ProbeAgain;
     sink.started(&task);
     let (passed, failed) = probes::ask(probes::where_answered(probes, &served));
@@ -117,6 +124,7 @@ fn wait_for_parity(
     before: &Services,
     now: NodeState,
     mode: Mode,
+    keeper: &Keeper<'_>,
 ) -> Result<Services> {
     let mut first = Some(now);
     let result = poll(LATE, &|| Ok(()), || {
@@ -124,7 +132,8 @@ fn wait_for_parity(
         let served = mode::of(mode).services(&now);
         // A missing endpoint is only noted, because each endpoint was there when the mode
         // converged, and endpoints may have come and gone since.
-        let missing = parity(before, &served);
+        let still = keeper.still_served(before);
+        let missing = parity(still.as_ref().unwrap_or(before), &served);
         let (backends, whole): (Vec<_>, Vec<_>) =
             missing.into_iter().partition(|m| matches!(m.what, MissingPart::Backend(_)));
         Ok(match whole.into_iter().next() {

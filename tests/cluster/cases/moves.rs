@@ -21,32 +21,32 @@ use crate::traffic::pods::{Pods, SERVERS};
 use crate::traffic::{How, Kind, Tally, Traffic};
 
 /// How many Services there are, each at a ClusterIP and a NodePort, for TCP and UDP, in both families.
-const SERVICES: usize = 20;
+pub(super) const SERVICES: usize = 20;
 
 /// How long traffic flows before and after what is measured.
 const AROUND: Duration = Duration::from_secs(5);
 
 /// The built-in playbooks that lead to nftables mode and back.
-const FORWARD: &str = include_str!("../../../playbooks/iptables-to-nftables.yaml");
+pub(super) const FORWARD: &str = include_str!("../../../playbooks/iptables-to-nftables.yaml");
 const BACK: &str = include_str!("../../../playbooks/nftables-to-iptables.yaml");
 
 /// Where the manifest is while kube-proxy is stopped. The kubelet passes over such names.
 const PARKED: &str = "/etc/kubernetes/manifests/.kube-proxy.yaml";
 
 /// A node on which traffic is measured.
-struct Site {
-    node: Node,
-    seen: Seen,
-    pods: Pods,
+pub(super) struct Site {
+    pub(super) node: Node,
+    pub(super) seen: Seen,
+    pub(super) pods: Pods,
     /// The namespace of the API for the Services.
-    namespace: String,
-    services: Vec<Value>,
+    pub(super) namespace: String,
+    pub(super) services: Vec<Value>,
 }
 
 impl Site {
     /// A new node with pods, whose kube-proxy is a static pod and serves all Services in `mode`. Nobody
     /// has asked for one of them until now: who asks too early is not answered later either.
-    fn new(mode: Mode) -> Site {
+    pub(super) fn new(mode: Mode) -> Site {
         let node = Node::with_static_pod(VERSION, &mode.to_string());
         let seen = Seen::of(&node.name, &node.addresses);
         let (pods, namespace) = (Pods::of(&node.name), format!("moves-{}", node.name));
@@ -61,7 +61,7 @@ impl Site {
 
     /// Traffic of all kinds: in both families, by TCP and by UDP, from a pod, from the node, and from
     /// outside to a NodePort; and open streams.
-    fn traffic(&self) -> Traffic {
+    pub(super) fn traffic(&self) -> Traffic {
         let mut kinds = Vec::new();
         for (family, name) in ["IPv4", "IPv6"].into_iter().enumerate() {
             let own: IpAddr = self.node.addresses[family].parse().expect("an address");
@@ -120,7 +120,7 @@ impl Site {
     }
 
     /// Fails unless kube-proxy serves in `mode`, and no bridge is left.
-    fn is_in(&self, mode: Mode) {
+    pub(super) fn is_in(&self, mode: Mode) {
         assert_eq!(compared(&self.seen, mode).1, [""; 0]);
         assert_eq!(self.node.asks("/proxyMode"), mode.to_string());
         let tables = self.seen.run("nft list tables");
@@ -128,7 +128,7 @@ impl Site {
     }
 
     /// Restarts kube-proxy, runs a shell command while it is stopped, and waits until it is in sync.
-    fn restart(&self, meanwhile: &str) {
+    pub(super) fn restart(&self, meanwhile: &str) {
         self.node.run(&format!(
             "mv {MANIFEST} {PARKED}
              while pidof kube-proxy >/dev/null; do sleep 0.1; done
@@ -164,7 +164,7 @@ fn offer(namespace: &str, node: &str) {
     cluster.apply(&json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string());
 }
 
-fn number(port: &Value) -> u16 {
+pub(super) fn number(port: &Value) -> u16 {
     u16::try_from(port.as_u64().expect("a port")).expect("a port")
 }
 
@@ -214,7 +214,7 @@ fn no_connection_is_lost_there_and_back_and_some_are_without_a_bridge() {
 }
 
 /// A playbook without the stages that have no part in who serves.
-fn short(playbook: &str) -> String {
+pub(super) fn short(playbook: &str) -> String {
     let without = ["rehearse", "clean", "settle"].map(|stage| format!("  - {stage}: "));
     let is_kept = |line: &&str| !without.iter().any(|stage| line.starts_with(stage));
     playbook.lines().filter(is_kept).map(|line| format!("{line}\n")).collect()
@@ -222,7 +222,7 @@ fn short(playbook: &str) -> String {
 
 /// The manifest of a kube-proxy in whose image nft is a program that fails. Such a kube-proxy removes
 /// what iptables mode wrote before it finds that it cannot start.
-fn without_nft() -> String {
+pub(super) fn without_nft() -> String {
     let [mounts, volumes] = ["    volumeMounts:\n", "  volumes:\n"];
     let text = manifest(VERSION);
     assert!(text.contains(mounts) && text.contains(volumes), "{text}");

@@ -12,7 +12,8 @@ pub const SERVERS: [u8; 3] = [1, 2, 3];
 
 /// The pods. Their namespaces go when this value is dropped.
 pub struct Pods {
-    servers: String,
+    /// The namespace of the servers.
+    pub servers: String,
     /// The namespace of the client.
     pub client: String,
 }

@@ -30,6 +30,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::error::Error;
 use crate::kube_proxy::proxy_state::ProxyState;
 use crate::kube_proxy::running::{RunningMode, configured};
 use crate::owners::catalogue::Catalogue;
@@ -70,6 +71,9 @@ pub struct Facts<'a> {
     pub interval: Option<Duration>,
     /// What only a living node can answer; `None` if the state is from a snapshot.
     pub live: Option<&'a LiveFacts>,
+    /// Why the rules of the live node cannot be read, if so. Then `now` has none, and only the checks
+    /// that need none are judged.
+    pub unread: Option<&'a Error>,
     /// The target mode of a migration, if there is one.
     pub to: Option<Mode>,
     /// The catalogue of owners.
@@ -102,6 +106,7 @@ impl<'a> Facts<'a> {
             earlier: None,
             interval: None,
             live: None,
+            unread: None,
             to,
             catalogue,
             ownership,
@@ -225,7 +230,12 @@ pub fn run(facts: &Facts<'_>, wanted: &dyn Fn(&str) -> bool) -> Vec<Finding> {
             id: check.id,
             title: check.title,
             severity: check.severity,
-            verdict: (check.evaluate)(facts),
+            verdict: match facts.unread {
+                Some(_) if !registry::judges_without_rules(check.id) => {
+                    Verdict::Unknown("the rules cannot be read: see backends.garbled".into())
+                }
+                _ => (check.evaluate)(facts),
+            },
             reference: check.reference,
         })
         .collect();

@@ -30,3 +30,76 @@ pub fn all() -> impl Iterator<Item = &'static Check> {
 pub fn find(id: &str) -> Option<&'static Check> {
     all().find(|check| check.id == id)
 }
+
+/// The checks that need no rules of the kernel: what they judge is in files, processes, programs,
+/// modules and sysctls.
+const WITHOUT_RULES: &[&str] = &[
+    "backends.garbled",
+    "cni.bridge-nf-call",
+    "cni.configurations",
+    "conntrack.be-liberal",
+    "conntrack.drop",
+    "conntrack.early-drop",
+    "conntrack.insert-failed",
+    "conntrack.table-full",
+    "kernel.dummy",
+    "kernel.ip-vs",
+    "kernel.modules-at-boot",
+    "kernel.nftables",
+    "kernel.schedulers",
+    "kernel.xt-ipvs",
+    "kernel.xt-set",
+    "kube-proxy.deprecated-flags",
+    "kube-proxy.feature-gates",
+    "kube-proxy.flags",
+    "kube-proxy.instances",
+    "kube-proxy.lookalikes",
+    "kube-proxy.mode-empty",
+    "kube-proxy.version",
+    "tools.conntrack",
+    "tools.disk-room",
+    "tools.ipset",
+    "tools.iptables",
+    "tools.iptables-old",
+    "tools.nft",
+    "tools.privileges",
+    "writers.boot-files",
+    "writers.ferm",
+    "writers.firewalld",
+    "writers.lock",
+    "writers.netfilter-persistent",
+    "writers.nftables",
+    "writers.puppet",
+    "writers.shorewall",
+    "writers.ufw",
+];
+
+/// Whether the check `id` can be judged where the rules cannot be read.
+pub(super) fn judges_without_rules(id: &str) -> bool {
+    WITHOUT_RULES.contains(&id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checks::testing::{Node, given};
+    use crate::state::kube_proxy::Mode;
+
+    #[test]
+    fn what_is_judged_without_rules_is_judged_as_with_them() {
+        for name in ["docker-iptables-1.30", "half-migrated-ipvs-1.20", "nftables-1.37"] {
+            let whole = Node::captured(name).state();
+            let mut bare = whole.clone();
+            bare.rulesets.clear();
+            bare.nft = Default::default();
+            for to in [None, Some(Mode::Ipvs), Some(Mode::Nftables)] {
+                for id in WITHOUT_RULES.iter().filter(|id| **id != "backends.garbled") {
+                    let check = find(id).unwrap_or_else(|| panic!("{id} is no check"));
+                    let [with, without] =
+                        [&whole, &bare].map(|state| given(state).to(to).verdict(check));
+                    assert_eq!(with, without, "{name}: {id} to {to:?}");
+                }
+            }
+        }
+    }
+}

@@ -16,7 +16,7 @@ use super::command::CommandOutput;
 use super::lossy_save::{lossy, suspect_rules};
 use super::nfnetlink::{Netfilter, TableFamily};
 use super::tools::{Tool, Tools};
-use super::{config_files, kube_proxy_api, prerequisites, processes};
+use super::{config_files, kube_proxy_api, native_rules, prerequisites, processes};
 use super::{subsystems, sysctls};
 use crate::error::{Error, Kind, Result};
 use crate::event::{Event, Silent, Sink};
@@ -83,21 +83,30 @@ pub fn capture_reporting(tools: &Tools, extent: Extent, sink: &dyn Sink) -> Resu
         Err(error) if extent < Extent::Whole => sink.emit(Event::Note { text: error.to_string() }),
         Err(error) => return Err(error),
     }
-    ipvs(tools, &mut files)?;
-    links(tools, &mut files)?;
-    put(&mut files, "sysctl.txt", sysctls::read()?);
-    put(
-        &mut files,
-        "modules.txt",
-        subsystems::read_if_exists("/proc/modules")?.unwrap_or_default(),
-    );
+    beside_rules(tools, extent, sink, &mut files)?;
+    Ok(files)
+}
+
+/// Captures all that is neither a rule nor a set: what can still be judged of a node whose rules
+/// cannot be read.
+pub fn capture_beside_rules(tools: &Tools, sink: &dyn Sink) -> Result<Files> {
+    let mut files = Files::new();
+    beside_rules(tools, Extent::Whole, sink, &mut files)?;
+    Ok(files)
+}
+
+fn beside_rules(tools: &Tools, extent: Extent, sink: &dyn Sink, files: &mut Files) -> Result<()> {
+    ipvs(tools, files)?;
+    links(tools, files)?;
+    put(files, "sysctl.txt", sysctls::read()?);
+    put(files, "modules.txt", subsystems::read_if_exists("/proc/modules")?.unwrap_or_default());
     if extent >= Extent::Owners {
-        owners(&mut files, sink)?;
+        owners(files, sink)?;
     }
     if extent >= Extent::Whole {
-        counters_and_versions(tools, &mut files)?;
+        counters_and_versions(tools, files)?;
     }
-    Ok(files)
+    Ok(())
 }
 
 /// Captures the processes of components and their configuration files.
@@ -306,7 +315,8 @@ fn nft(tools: &Tools, files: &mut Files, sink: &dyn Sink) -> Result<()> {
     for family in Family::ALL {
         if tables.iter().any(|t| t.is_of(family)) {
             let id = RulesetId { family, backend: Backend::Nft };
-            put_save(files, id, save(tools, Tool::Save(id), &["-c"])?)?;
+            let saved = save(tools, Tool::Save(id), &["-c"]).and_then(|o| put_save(files, id, o));
+            saved.map_err(|error| native_rules::explained(error, id))?;
         }
     }
     let (mut native, mut messages): (Vec<Value>, String) = Default::default();

@@ -22,6 +22,11 @@ pub fn lossy(file: &str, text: &str, stderr: &str) -> Option<Error> {
         .map(|fault| Error::new(Kind::LossyCapture, file, fault.cause).hint(fault.hint))
 }
 
+/// Whether the error of [`lossy`] is that a table is left out for rules that `nft` wrote.
+pub(super) fn is_of_native_rules(error: &Error) -> bool {
+    error.hint.as_deref() == Some(BY_NFT)
+}
+
 struct SaveFault {
     cause: String,
     hint: &'static str,

@@ -20,6 +20,7 @@ pub mod live_facts;
 pub mod locks;
 pub mod lossy_save;
 pub mod modules;
+mod native_rules;
 pub mod nfnetlink;
 pub mod observe;
 mod prerequisites;

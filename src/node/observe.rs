@@ -6,7 +6,7 @@ use std::thread;
 
 use crate::error::{Error, Kind, Result};
 use crate::event::Sink;
-use crate::node::capture::{Extent, capture_reporting};
+use crate::node::capture::{Extent, capture_beside_rules, capture_reporting};
 use crate::node::nfnetlink::Netfilter;
 use crate::node::subsystems;
 use crate::node::tools::Tools;
@@ -33,6 +33,14 @@ pub fn observe(tools: &Tools, sink: &dyn Sink) -> Result<NodeState> {
                 .hint("find the writer with `nft monitor`"))
         }
     }
+}
+
+/// Captures all of the node that is neither a rule nor a set, where these cannot be read.
+///
+/// # Errors
+/// As [`capture_beside_rules`].
+pub fn observe_beside_rules(tools: &Tools, sink: &dyn Sink) -> Result<NodeState> {
+    capture_beside_rules(tools, sink).and_then(NodeState::parse)
 }
 
 /// As [`observe`], but captures only `extent`, and succeeds even if other programs write all the

@@ -105,6 +105,11 @@ impl Catalogue {
         })
     }
 
+    /// The component that makes chains of this name in the table `table` of iptables.
+    pub(crate) fn owner_of_chain(&self, table: &str, chain: &str) -> Option<&Component> {
+        self.chain_entry(table, chain).map(|entry| self.at(entry))
+    }
+
     pub(crate) fn at(&self, entry: EntryId) -> &Component {
         &self.components[usize::from(entry.component)]
     }

@@ -60,6 +60,10 @@ pub struct Component {
     /// The component's rules in built-in chains that jump to its own chains.
     #[serde(default)]
     pub hooks: Vec<HookRule>,
+    /// How the component is told to write by iptables, if it can also write by nftables, and then into
+    /// the tables of iptables-nft.
+    #[serde(default)]
+    pub by_iptables: Option<String>,
     /// Patterns of comments that no other component writes.
     #[serde(default)]
     pub comments: Vec<String>,
@@ -202,6 +206,10 @@ pub struct Shape {
     /// True if other components write rules of this shape too.
     #[serde(default)]
     pub weak: bool,
+    /// True if the shape shows the component only where something else does: a sign of life, a link,
+    /// a chain or a native table. Operators write rules of this shape too.
+    #[serde(default)]
+    pub not_alone: bool,
     /// Another rule that must exist beside this one and have the same field values. If there is no
     /// such rule, the shape does not match.
     #[serde(default)]

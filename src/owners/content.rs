@@ -53,10 +53,13 @@ impl Content {
 
     /// True if the rule has one of these forms.
     pub(crate) fn fits(&self, rule: &Reading<'_>) -> bool {
-        let comments = rule.comments.iter().all(|c| self.comments.is_match(c));
+        let mut comments = rule.comments.iter();
         match &self.forms {
-            Some(forms) => comments && forms.is_match(&rule.body),
-            None => comments && !rule.comments.is_empty(),
+            Some(forms) => {
+                comments.all(|c| self.comments.is_match(c)) && forms.is_match(&rule.body)
+            }
+            // One comment signs the rule. Whoever writes it may say more in another, as felix does.
+            None => comments.any(|c| self.comments.is_match(c)),
         }
     }
 }

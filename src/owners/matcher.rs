@@ -17,7 +17,9 @@ use crate::owners::liveness::liveness;
 use crate::owners::rules::Matcher;
 use crate::owners::servers::Servers;
 use crate::state::ipvs::{VirtualServer, VirtualServerId};
+use crate::state::nft::NftTable;
 use crate::state::object::ObjectId;
+use crate::state::ruleset::Table;
 use crate::state::{NodeState, RulesetId};
 
 /// The owner of objects that match no entry of the catalogue.
@@ -69,7 +71,7 @@ pub struct Ownership<'c> {
 impl<'c> Ownership<'c> {
     /// Finds the owner of each object.
     pub fn of(catalogue: &'c Catalogue, state: &NodeState) -> Ownership<'c> {
-        let matcher = Matcher { catalogue };
+        let matcher = Matcher { catalogue, absent: absent(catalogue, state) };
         let rulesets =
             state.rulesets.iter().map(|(id, ruleset)| (*id, matcher.ruleset(ruleset))).collect();
         let named =
@@ -290,6 +292,29 @@ impl<'c> Ownership<'c> {
     fn component(&self, a: Attribution) -> Option<&Component> {
         self.catalogue.components.get(usize::from(a.component))
     }
+}
+
+/// Of each component of the catalogue: whether it is gone, and no link, chain or native table has a
+/// name of it either. Only components with a shape for which that matters are looked for.
+fn absent(catalogue: &Catalogue, state: &NodeState) -> Vec<bool> {
+    let tables = state.native_tables();
+    let is_there = |number: u16| {
+        let of = |entry: Option<EntryId>| entry.is_some_and(|e| e.component == number);
+        let has_chain = |table: &Table| {
+            let mut chains = table.chains.iter().filter(|chain| !chain.is_built_in());
+            chains.any(|chain| of(catalogue.chain_entry(&table.name, &chain.name)))
+        };
+        let is_its_table = |table: &&NftTable| of(catalogue.native_table(table).map(|(e, _)| e));
+        state.links.iter().any(|link| of(catalogue.links.first(&link.name)))
+            || state.rulesets.values().any(|ruleset| ruleset.tables.iter().any(has_chain))
+            || tables.iter().any(is_its_table)
+    };
+    let absent = |(number, component): (u16, &Component)| {
+        component.rules.iter().any(|shape| shape.not_alone)
+            && liveness(component, state).is_gone()
+            && !is_there(number)
+    };
+    (0..).zip(catalogue.components.iter()).map(absent).collect()
 }
 
 /// The owners of the virtual servers. The owner is kube-proxy if kube-proxy serves the address or

@@ -15,6 +15,8 @@ use crate::state::ruleset::{Chain, Name, Rule, Ruleset, Table};
 /// Attributes the chains and rules of a ruleset to their owners.
 pub(super) struct Matcher<'c> {
     pub(super) catalogue: &'c Catalogue,
+    /// Of each component, by its number: nothing of it is on the node but what rules look like.
+    pub(super) absent: Vec<bool>,
 }
 
 /// Values that are computed only once for each ruleset.
@@ -126,7 +128,9 @@ impl Matcher<'_> {
             // If no catalogue file has a rule's comment, another program wrote the rule, so a weak
             // shape is no evidence.
             let silent = rule.comments.is_empty() || !shape.weak;
+            let alone = shape.not_alone && self.absent[usize::from(entry.component)];
             if silent
+                && !alone
                 && allows_chain(shape, table, chain)
                 && self.fits(at, entry, shape, template, rule, memory)
             {

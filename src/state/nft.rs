@@ -2,7 +2,9 @@
 //! unchanged.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
+use ipnet::IpNet;
 use serde_json::{Map, Value};
 
 use super::lines;
@@ -280,6 +282,21 @@ pub fn rebuild<'a>(objects: impl IntoIterator<Item = &'a Value>) -> Value {
     objects.sort_by_key(rank);
     let commands: Vec<Value> = objects.iter().map(|o| serde_json::json!({"add": o})).collect();
     serde_json::json!({"nftables": commands})
+}
+
+/// The networks that a match or an element names: one, or a set of them.
+pub fn networks(right: &Value) -> Vec<IpNet> {
+    let one = |v: &Value| match v.get("prefix") {
+        Some(p) => {
+            let address: IpAddr = p.get("addr")?.as_str()?.parse().ok()?;
+            IpNet::new(address, u8::try_from(p.get("len")?.as_u64()?).ok()?).ok()
+        }
+        None => v.as_str()?.parse::<IpAddr>().ok().map(IpNet::from),
+    };
+    match right.get("set").and_then(Value::as_array) {
+        Some(set) => set.iter().filter_map(one).collect(),
+        None => one(right).into_iter().collect(),
+    }
 }
 
 /// Whether nft takes `name` for a name (nft(8), "identifiers"). nft joins its arguments into one

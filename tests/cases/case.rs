@@ -67,7 +67,8 @@ impl Case {
         String::from_utf8(self.run(words).stdout).expect("text")
     }
 
-    fn run(&self, words: &str) -> Output {
+    /// What `proxyshift` does with these words about the node.
+    pub fn run(&self, words: &str) -> Output {
         let store = self.folder.path().join("store");
         let mut command = Command::new(program());
         command.arg("--store").arg(store).args(words.split_whitespace());

@@ -5,12 +5,14 @@
 mod case;
 #[path = "../common/mod.rs"]
 mod common;
+mod eyes;
 mod kube_proxy;
 mod nftables;
 #[path = "../nodes/mod.rs"]
 mod nodes;
 mod owners;
 mod report;
+mod settings;
 mod signs;
 
 use case::Case;

@@ -20,6 +20,15 @@ pub(super) const CHECK: Check = Check {
 const SHOWN: usize = 10;
 
 fn evaluate(facts: &Facts<'_>) -> Verdict {
+    if let Some(error) = facts.unread {
+        return Verdict::Found(Found {
+            evidence: vec![format!("{}: {}", error.object, error.cause)],
+            effect: "no rule can be read, judged or put back: nothing is changed on such a node"
+                .into(),
+            remedy: error.hint.iter().cloned().collect(),
+            fix: Vec::new(),
+        });
+    }
     if facts.now.rulesets.is_empty() {
         return match &facts.now.tools {
             Some(_) => Verdict::Ok("there are no rules".into()),

@@ -8,6 +8,7 @@ mod flannel_rules;
 mod leftovers;
 mod nftables;
 mod portmap;
+mod portmap_native;
 
 use super::Check;
 use crate::plan::Object;

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::shown;
+use super::{portmap_native, shown};
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::plan::Action;
 use crate::state::object::ObjectKind;
@@ -18,7 +18,11 @@ pub(super) const CHECK: Check = Check {
     title: "host ports of pods that are gone",
     severity: Severity::Warn,
     when: "the portmap plugin has chains of pods, or the rules are not known",
-    applies: |facts| facts.now.rulesets.is_empty() || ports(facts.now).next().is_some(),
+    applies: |facts| {
+        facts.now.rulesets.is_empty()
+            || ports(facts.now).next().is_some()
+            || !portmap_native::ports(facts, OWNER).is_empty()
+    },
     evaluate,
     reference: "https://github.com/rancher/rke/issues/3440",
 };
@@ -82,7 +86,8 @@ fn ports(state: &NodeState) -> impl Iterator<Item = Port<'_>> {
 
 fn evaluate(facts: &Facts<'_>) -> Verdict {
     let state = facts.now;
-    if state.rulesets.is_empty() {
+    let native = portmap_native::ports(facts, OWNER);
+    if state.rulesets.is_empty() && native.is_empty() {
         return Verdict::Unknown("the rules are not in this state".into());
     }
     let mut evidence = empty(facts);
@@ -107,6 +112,27 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
         }
         known.push((key, port.ruleset.rule_text(port.rule).to_owned()));
     }
+    let mut orders = Vec::new();
+    for (at, port) in native.iter().enumerate() {
+        let shown = &port.shown;
+        if let Some(first) = native[..at].iter().find(|first| first.key == port.key) {
+            evidence.push(format!("{shown} comes too late: `{}` takes its packets", first.shown));
+            orders.push(&first.delete);
+        }
+        if let Some(why) = port.pod.and_then(|pod| why_gone(state, pod, leased)) {
+            evidence.push(format!("{shown}: {why}"));
+            orders.push(&port.delete);
+        }
+    }
+    if !orders.is_empty() {
+        orders.dedup();
+        remedy.push(
+            "crictl pods -o yaml; nft -a list ruleset   # whose address each rule has; delete the \
+             rule of a pod that does not live:"
+                .into(),
+        );
+        remedy.extend(orders.into_iter().cloned());
+    }
     if gone {
         remedy.push(
             "crictl pods   # which of the ids in the comments live; delete the rule of one that \
@@ -125,7 +151,8 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     }
     match leased {
         Some(_) => {
-            Verdict::Ok(format!("{} host ports, each of a pod with an address", known.len()))
+            let count = known.len() + native.len();
+            Verdict::Ok(format!("{count} host ports, each of a pod with an address"))
         }
         None => Verdict::Unknown("which pods live is not in this state".into()),
     }

@@ -1,5 +1,6 @@
 //! Sysctls of connection tracking: whether their values on the node are the right ones.
 
+use crate::checks::kube_proxy::setting;
 use crate::checks::sysctls::number;
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 use crate::state::tools::Version;
@@ -68,6 +69,9 @@ pub(super) const TABLE_FULL: Check = Check {
 /// The fill level, in percent, from which the conntrack table counts as nearly full.
 const NEARLY: u64 = 80;
 
+/// kube-proxy's default of `conntrack.maxPerCore`.
+const PER_CORE: u32 = 32768;
+
 fn table_full(facts: &Facts<'_>) -> Verdict {
     let of = |name| number(facts.now, name);
     let (count, max) = match (of(COUNT), of(MAX)) {
@@ -82,17 +86,46 @@ fn table_full(facts: &Facts<'_>) -> Verdict {
     if percent < NEARLY {
         return Verdict::Ok(shown);
     }
-    let double = max.saturating_mul(2);
     Verdict::Found(Found {
         evidence: vec![shown],
         effect: "once it is full, the first packet of each new connection is dropped".into(),
-        remedy: vec![
-            format!("sysctl -w {MAX}={double}"),
-            // When kube-proxy starts, it raises the limit to at least `conntrack.min`.
-            format!("kube-proxy's configuration: conntrack: {{min: {double}}}"),
-        ],
+        remedy: more_room(facts, max.saturating_mul(2)),
         fix: Vec::new(),
     })
+}
+
+/// What gives the table that room, now and for good. As kube-proxy starts, it sets the limit to
+/// `maxPerCore` for each core, and to `min` at least; with a `maxPerCore` of 0 it leaves the limit
+/// alone and ignores `min` (`getConntrackMax` of cmd/kube-proxy/app/server_linux.go in 1.37.2).
+fn more_room(facts: &Facts<'_>, room: u64) -> Vec<String> {
+    let mut remedy = vec![format!("sysctl -w {MAX}={room}")];
+    let lasting = format!(
+        "echo '{MAX} = {room}' > /etc/sysctl.d/90-conntrack-max.conf; echo nf_conntrack > \
+         /etc/modules-load.d/conntrack.conf   # loaded before sysctls are set at the boot"
+    );
+    match facts.settings.as_ref().map(|settings| settings.conntrack.max_per_core) {
+        Some(Some(0)) => remedy.extend([
+            format!("{lasting}; kube-proxy leaves the limit alone: its maxPerCore is 0"),
+            format!(
+                "or {}",
+                setting(
+                    facts,
+                    &format!("conntrack: {{maxPerCore: {PER_CORE}, min: {room}}}"),
+                    &format!("--conntrack-max-per-core={PER_CORE} --conntrack-min={room}"),
+                )
+            ),
+        ]),
+        Some(_) => remedy.push(setting(
+            facts,
+            &format!("conntrack: {{min: {room}}}"),
+            &format!("--conntrack-min={room}"),
+        )),
+        None => remedy.extend([
+            format!("{lasting}; if conntrack.maxPerCore of kube-proxy is 0"),
+            format!("or conntrack: {{min: {room}}} in its settings, if maxPerCore is not 0"),
+        ]),
+    }
+    remedy
 }
 
 pub(super) const TCP_LOOSE: Check = Check {
@@ -195,10 +228,28 @@ mod tests {
         let full = |count| verdict_of(&TABLE_FULL, &with(COUNT, count));
         let Verdict::Found(found) = full(Some("209716")) else { panic!("not found") };
         assert!(found.evidence[0].ends_with("nf_conntrack_max = 262144: 80 %"), "{found:?}");
-        assert_eq!(found.remedy[1], "kube-proxy's configuration: conntrack: {min: 524288}");
+        assert!(found.remedy[1].contains("nf_conntrack_max = 524288"), "{found:?}");
         assert!(matches!(full(Some("209715")), Verdict::Ok(_)));
         assert!(matches!(full(None), Verdict::Unknown(_)));
         assert!(matches!(verdict_of(&TABLE_FULL, &with(MAX, Some("0"))), Verdict::Ok(_)));
+    }
+
+    #[test]
+    fn a_limit_that_kube_proxy_leaves_alone_is_set_for_good_by_another() {
+        let full = |config: &str| {
+            let state = captured().put(CONFIG, config).sysctl(COUNT, Some("209716")).state();
+            let Verdict::Found(found) = verdict_of(&TABLE_FULL, &state) else { panic!("found") };
+            found.remedy
+        };
+        let remedy = full("conntrack: {maxPerCore: 0, min: 131072}\n");
+        assert!(remedy[1].contains("/etc/sysctl.d/"), "{remedy:?}");
+        assert!(remedy[2].contains("maxPerCore: 32768, min: 524288}"), "{remedy:?}");
+        let remedy = full("conntrack: {maxPerCore: 1}\n");
+        assert!(remedy[1].starts_with("conntrack: {min: 524288}"), "{remedy:?}");
+        assert_eq!(remedy.len(), 2);
+        let state = captured().remove(CONFIG).sysctl(COUNT, Some("209716")).state();
+        let Verdict::Found(found) = verdict_of(&TABLE_FULL, &state) else { panic!("found") };
+        assert!(found.remedy[1].contains("/etc/sysctl.d/"), "{found:?}");
     }
 
     #[test]

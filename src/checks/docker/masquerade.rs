@@ -1,6 +1,7 @@
 //! The masquerade rule of each docker bridge. After a flush of the rules, docker writes this rule
 //! only when docker restarts.
 
+use super::native::NativeRules;
 use super::networks::{
     BridgeNetwork, WHEN, applies, bridges, docker_liveness, ends, is_internal, missing,
     no_iptables, no_masquerade, postrouting, translates, v4,
@@ -33,6 +34,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
         return Verdict::Ok(format!("docker does not run: {}", liveness.evidence()));
     }
     let not_wanted = no_masquerade(state);
+    let native = NativeRules::of(facts);
     let mut present = 0;
     let mut exempt = Vec::new();
     let mut unmasqueraded = Vec::new();
@@ -41,11 +43,14 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
             let rules = postrouting(r).map_or(&[][..], |(_, c)| &c.rules);
             rules.iter().any(|rule| translates(r, rule, &bridge))
         };
-        if v4(state).any(exists) {
+        let translated = native.as_ref().is_some_and(|native| native.translates(&bridge));
+        if translated || v4(state).any(exists) {
             present += 1;
         } else if bridge.name == "docker0" && not_wanted.is_some() {
             exempt.extend(not_wanted.clone());
-        } else if is_internal(state, &bridge) {
+        } else if is_internal(state, &bridge)
+            || native.as_ref().is_some_and(|native| native.is_internal(&bridge))
+        {
             exempt.push(format!("{} is an internal network", bridge.name));
         } else {
             unmasqueraded.push(bridge);
@@ -55,7 +60,37 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
         exempt.insert(0, format!("{present} of {present} are there"));
         return Verdict::Ok(exempt.join("; "));
     }
-    Verdict::Found(found(facts, &unmasqueraded))
+    Verdict::Found(match native {
+        Some(native) => not_in_its_tables(&native, &unmasqueraded),
+        None => found(facts, &unmasqueraded),
+    })
+}
+
+/// The finding where docker writes by nftables. Its tables are its own: it makes them as it starts.
+fn not_in_its_tables(native: &NativeRules<'_>, unmasqueraded: &[BridgeNetwork]) -> Found {
+    let evidence = |b: &BridgeNetwork| {
+        format!(
+            "{} has {}, but no rule of docker's tables of nftables masquerades it ({})",
+            b.name,
+            b.network,
+            native.evidence()
+        )
+    };
+    Found {
+        evidence: unmasqueraded.iter().map(evidence).collect(),
+        effect: effect(unmasqueraded),
+        remedy: vec!["systemctl restart docker   # it writes its tables anew as it starts".into()],
+        fix: Vec::new(),
+    }
+}
+
+fn effect(unmasqueraded: &[BridgeNetwork]) -> String {
+    let names: Vec<&str> = unmasqueraded.iter().map(|b| b.name.as_str()).collect();
+    format!(
+        "packets from {} leave with a container's address, so that no answer comes back: its \
+         containers have no network outside this node",
+        names.join(" and ")
+    )
 }
 
 fn found(facts: &Facts<'_>, unmasqueraded: &[BridgeNetwork]) -> Found {
@@ -64,14 +99,9 @@ fn found(facts: &Facts<'_>, unmasqueraded: &[BridgeNetwork]) -> Found {
     let evidence = |b: &BridgeNetwork| {
         format!("{} has {}, but {file} has no `{}` in nat", b.name, b.network, b.masquerade())
     };
-    let names: Vec<&str> = unmasqueraded.iter().map(|b| b.name.as_str()).collect();
     let mut found = Found {
         evidence: unmasqueraded.iter().map(evidence).collect(),
-        effect: format!(
-            "packets from {} leave with a container's address, so that no answer comes back: its \
-             containers have no network outside this node",
-            names.join(" and ")
-        ),
+        effect: effect(unmasqueraded),
         ..Found::default()
     };
     // If two rules belong at the same position, they are added in the order of their bridges.

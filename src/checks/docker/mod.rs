@@ -2,6 +2,7 @@
 
 mod forward_policy;
 mod masquerade;
+mod native;
 mod networks;
 mod shadowed;
 

@@ -11,6 +11,9 @@ use crate::owners::liveness::{self, Liveness};
 use crate::state::ruleset::{Chain, Rule, Ruleset, Table};
 use crate::state::{Family, NodeState, RulesetId};
 
+/// Docker's name in the catalogue.
+pub(super) const DOCKER: &str = "docker";
+/// The file with docker's options.
 const CONFIG: &str = "/etc/docker/daemon.json";
 
 /// A bridge of docker, with its IPv4 network.
@@ -44,7 +47,13 @@ pub(super) fn missing(state: &NodeState) -> Option<&'static str> {
     if state.links.is_empty() {
         return Some("the links are not in this state");
     }
-    v4(state).next().is_none().then_some("the IPv4 rules are not in this state")
+    no_rules(state).then_some("the IPv4 rules are not in this state")
+}
+
+/// True if the state has neither rules of iptables for IPv4 nor native tables, so that none were
+/// captured.
+pub(super) fn no_rules(state: &NodeState) -> bool {
+    v4(state).next().is_none() && state.native_tables().is_empty()
 }
 
 /// The bridges that have one of docker's names and an IPv4 network.
@@ -72,7 +81,7 @@ pub(super) fn bridges(state: &NodeState) -> Vec<BridgeNetwork> {
 
 /// Whether docker is alive on the node.
 pub(super) fn docker_liveness(facts: &Facts<'_>) -> Liveness {
-    match facts.catalogue.component("docker") {
+    match facts.catalogue.component(DOCKER) {
         Some(component) => liveness::liveness(component, facts.now),
         None => Liveness::Unknown("docker is not in the catalogue".into()),
     }
@@ -90,13 +99,31 @@ pub(super) fn no_masquerade(state: &NodeState) -> Option<String> {
 
 /// The file or command line that sets docker's option `option` to `false`.
 fn disabled_by(state: &NodeState, option: &str) -> Option<String> {
+    option_of(state, option).filter(|(value, _)| value == "false").map(|(_, shown)| shown)
+}
+
+/// The value of docker's option `option`, and the file or command line that sets it; none if neither
+/// does.
+pub(super) fn option_of(state: &NodeState, option: &str) -> Option<(String, String)> {
     let config = state.file(CONFIG).and_then(|text| serde_json::from_str::<Value>(text).ok());
-    if config.is_some_and(|c| c[option] == Value::Bool(false)) {
-        return Some(format!("{CONFIG}: \"{option}\": false"));
+    if let Some(value) = config.as_ref().and_then(|config| config.get(option)) {
+        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        return Some((text, format!("{CONFIG}: \"{option}\": {value}")));
     }
-    let flag = format!("--{option}=false");
     let dockerd = state.processes.iter().flatten().find(|p| p.name == "dockerd")?;
-    dockerd.args.iter().find(|a| **a == flag).map(|a| format!("dockerd {a}"))
+    let mut args = dockerd.args.iter();
+    while let Some(arg) = args.next() {
+        let Some(rest) = arg.strip_prefix("--").and_then(|flag| flag.strip_prefix(option)) else {
+            continue;
+        };
+        let value = match (rest.strip_prefix('='), rest) {
+            (Some(value), _) => value.to_owned(),
+            (None, "") => args.next()?.clone(),
+            _ => continue,
+        };
+        return Some((value.clone(), format!("dockerd --{option}={value}")));
+    }
+    None
 }
 
 /// True if the bridge is that of an internal network. Such a network is isolated on purpose: docker

@@ -1,6 +1,7 @@
 //! Dropped INVALID packets, by rule and by owner of the rule, with each owner's remedy.
 
 use super::rules::{Dropping, LIBERAL, by_owner, dropping, first_gate, program};
+use crate::checks::kube_proxy::setting;
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 use crate::owners::component::KUBE_PROXY;
 use crate::owners::liveness;
@@ -94,13 +95,14 @@ pub(super) fn of_kube_proxy(facts: &Facts<'_>) -> Vec<String> {
              # packets outside the window are no longer INVALID"
         )
     };
-    let configured = "kube-proxy's configuration: `conntrack: {tcpBeLiberal: true}`, then restart it: it \
-                leaves its rule out";
+    let line = "conntrack: {tcpBeLiberal: true}";
+    let set_there = setting(facts, line, "--conntrack-tcp-be-liberal");
+    let configured = format!("{set_there}; with it kube-proxy leaves its rule out");
     match (facts.running.version, liberal) {
         (Some(v), Some(true)) if v >= TCP_BE_LIBERAL => {
             vec![format!("restart kube-proxy: {LIBERAL} is 1, which it reads at its start")]
         }
-        (Some(v), _) if v >= TCP_BE_LIBERAL => vec![configured.into()],
+        (Some(v), _) if v >= TCP_BE_LIBERAL => vec![configured],
         (Some(v), Some(true)) => {
             vec![format!(
                 "kube-proxy {v} writes its rule always; from 1.29 on, not with {LIBERAL}=1"

@@ -1,6 +1,7 @@
 //! kube-proxy's rule that drops INVALID packets. Only iptables mode has this rule.
 
 use super::rules::{LIBERAL, dropping};
+use crate::checks::kube_proxy::setting;
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::owners::component::KUBE_PROXY;
 use crate::state::kube_proxy::Mode;
@@ -99,10 +100,9 @@ fn remedy(facts: &Facts<'_>) -> Vec<String> {
         "sysctl -w {LIBERAL}=1; echo '{LIBERAL} = 1' > /etc/sysctl.d/90-conntrack.conf"
     )];
     if facts.running.version.is_none_or(|version| version >= first) {
-        remedy.push(
-            "or, from kube-proxy 1.29 on, in its configuration: `conntrack: {tcpBeLiberal: true}`"
-                .into(),
-        );
+        let line = "conntrack: {tcpBeLiberal: true}";
+        let liberal = setting(facts, line, "--conntrack-tcp-be-liberal");
+        remedy.push(format!("or, from kube-proxy 1.29 on: {liberal}"));
     }
     remedy
 }

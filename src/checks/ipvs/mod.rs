@@ -7,7 +7,7 @@ mod localhost_node_ports;
 mod service_address;
 mod strict_arp;
 mod sysctls;
-mod udp_timeout;
+mod timeouts;
 mod unbacked;
 mod zero_weight;
 
@@ -27,7 +27,8 @@ pub(super) const CHECKS: &[&Check] = &[
     &localhost_node_ports::CHECK,
     &service_address::CHECK,
     &strict_arp::CHECK,
-    &udp_timeout::CHECK,
+    &timeouts::TCP,
+    &timeouts::UDP,
     &unbacked::CHECK,
     &zero_weight::CHECK,
 ];

@@ -5,12 +5,8 @@ use std::collections::BTreeSet;
 
 use super::{Presence, install, presence};
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
+use crate::kube_proxy::mode;
 use crate::state::kube_proxy::Mode;
-use crate::state::tools::Version;
-
-/// The first kube-proxy that makes a virtual server to test whether ipvs works, and that requires
-/// only the module of the configured scheduler.
-const PROBES: Version = Version { major: 1, minor: 27, patch: 0 };
 
 pub(super) const CHECK: Check = Check {
     id: "kernel.schedulers",
@@ -22,16 +18,9 @@ pub(super) const CHECK: Check = Check {
     reference: "https://github.com/kubernetes/kubernetes/blob/v1.30.0/pkg/proxy/ipvs/README.md",
 };
 
-/// The scheduler modules that this kube-proxy requires. If the version of kube-proxy is unknown,
-/// these are all modules that any version requires.
+/// The scheduler modules that this kube-proxy requires, the same that the stage `prepare` loads.
 pub(super) fn needed(facts: &Facts<'_>) -> BTreeSet<String> {
-    let configured =
-        facts.settings.as_ref().and_then(|s| s.ipvs.scheduler.as_deref()).unwrap_or("rr");
-    let mut schedulers = vec![configured];
-    if facts.running.version.is_none_or(|v| v < PROBES) {
-        schedulers.extend(["rr", "wrr", "sh"]);
-    }
-    schedulers.into_iter().map(|s| format!("ip_vs_{s}")).collect()
+    mode::of(Mode::Ipvs).modules(facts.settings.as_ref(), facts.running.version)
 }
 
 fn evaluate(facts: &Facts<'_>) -> Verdict {
@@ -76,6 +65,7 @@ mod tests {
     use super::super::testing::modules;
     use super::*;
     use crate::checks::testing::{given, node, verdict_of};
+    use crate::state::tools::Version;
 
     #[test]
     fn found_ok_and_unknown() {

@@ -115,7 +115,7 @@ pub(super) fn checked(
         None => Some(live_facts::probe(&now, Some(context.store.dir()))),
         Some(_) => None,
     };
-    let input = CheckInput { now, earlier: None, interval: None, live };
+    let input = CheckInput { now, earlier: None, interval: None, live, unread: None };
     let findings = check::judge(&input, &input.now, &options)?;
     let blocking: Vec<&str> = findings.iter().filter(|f| f.blocks()).map(|f| f.id).collect();
     let error = (!blocking.is_empty()).then(|| {

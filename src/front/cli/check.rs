@@ -12,6 +12,8 @@ use crate::event::{Outcome, Task};
 use crate::front::cli::args;
 use crate::front::cli::command::Invocation;
 use crate::node::live_facts;
+use crate::node::observe::observe_beside_rules;
+use crate::node::tools::Tools;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
 use crate::state::NodeState;
@@ -43,13 +45,22 @@ pub(in crate::front) fn run(command: &Invocation<'_>, options: &args::CheckArgs)
         }
         None => None,
     };
-    let now = command.state(options.snapshot.as_deref())?;
+    let (now, unread) = match command.state(options.snapshot.as_deref()) {
+        Err(error) if error.kind == Kind::LossyCapture && !options.fix => {
+            if options.snapshot.is_some() {
+                return Err(error);
+            }
+            (observe_beside_rules(&Tools::find(), command.ui)?, Some(error))
+        }
+        state => (state?, None),
+    };
     let interval = earlier.as_ref().map(|(_, at)| at.elapsed());
     let live = match options.snapshot {
         Some(_) => None,
         None => Some(probe_live_facts(command, &now)),
     };
-    let mut input = CheckInput { now, earlier: earlier.map(|(state, _)| state), interval, live };
+    let earlier = earlier.map(|(state, _)| state);
+    let mut input = CheckInput { now, earlier, interval, live, unread };
     let fixed = if options.fix { Some(fix::run(command, options, &mut input)?) } else { None };
     let task = Task::Check;
     command.sink().started(&task);
@@ -73,6 +84,8 @@ pub(in crate::front) struct CheckInput {
     pub(in crate::front) earlier: Option<NodeState>,
     pub(in crate::front) interval: Option<Duration>,
     pub(in crate::front) live: Option<LiveFacts>,
+    /// Why the rules of the node now cannot be read, if so.
+    pub(in crate::front) unread: Option<Error>,
 }
 
 impl CheckInput {
@@ -80,7 +93,7 @@ impl CheckInput {
     pub(in crate::front) fn live(command: &Invocation<'_>) -> Result<CheckInput> {
         let now = command.state(None)?;
         let live = Some(probe_live_facts(command, &now));
-        Ok(CheckInput { now, earlier: None, interval: None, live })
+        Ok(CheckInput { now, earlier: None, interval: None, live, unread: None })
     }
 }
 
@@ -129,6 +142,7 @@ fn with_facts<T>(
         earlier: input.earlier.as_ref(),
         interval: input.interval,
         live: input.live.as_ref(),
+        unread: input.unread.as_ref(),
         ..Facts::of(now, &catalogue, &ownership, to)
     };
     Ok(work(&facts))

@@ -32,6 +32,11 @@ pub(super) fn run(command: &Invocation<'_>, snapshot: Option<&str>, file: &Path)
         process.pid
     ));
     text.indented("", &line.join(" "));
+    if ProxyState::of(&state).delivery(&state).in_container() {
+        text.line(format!(
+            "kube-proxy runs in a container: mount {path} there, on every node that has its manifest."
+        ));
+    }
     command.answer(&document, text);
     Ok(0)
 }

@@ -18,7 +18,12 @@ use crate::owners::component::KUBE_PROXY;
 use crate::owners::matcher::Ownership;
 use crate::state::ipvs::VirtualServerId;
 use crate::state::kube_proxy::{ConfigEdit, KubeProxyConfig, Mode};
+use crate::state::tools::Version;
 use crate::state::{Backend, Family, NodeState};
+
+/// The first kube-proxy that makes a virtual server to test whether ipvs works, and that requires
+/// only the module of the configured scheduler (kubernetes PR 114669).
+const PROBES: Version = Version { major: 1, minor: 27, patch: 0 };
 
 /// The ipvs mode of kube-proxy.
 pub(super) struct IpvsMode;
@@ -171,9 +176,19 @@ impl ProxyMode for IpvsMode {
         })
     }
 
-    /// The module of the configured ipvs scheduler, such as `ip_vs_lc`.
-    fn modules(&self, config: &KubeProxyConfig) -> Vec<String> {
-        config.ipvs.scheduler.iter().map(|scheduler| format!("ip_vs_{scheduler}")).collect()
+    /// The modules of the schedulers: of the configured one, such as `ip_vs_lc`, and of those that
+    /// versions before 1.27 ask for whatever is configured.
+    fn modules(
+        &self,
+        config: Option<&KubeProxyConfig>,
+        version: Option<Version>,
+    ) -> BTreeSet<String> {
+        let configured = config.and_then(|config| config.ipvs.scheduler.as_deref());
+        let mut schedulers = vec![configured.unwrap_or("rr")];
+        if version.is_none_or(|version| version < PROBES) {
+            schedulers.extend(["rr", "wrr", "sh"]);
+        }
+        schedulers.into_iter().map(|scheduler| format!("ip_vs_{scheduler}")).collect()
     }
 
     /// Moves kube-proxy to ipvs mode, and excludes the addresses of foreign virtual servers, each
@@ -210,9 +225,15 @@ mod tests {
 
     #[test]
     fn the_scheduler_that_is_configured_is_loaded() {
-        let modules =
-            |text| IpvsMode.modules(&KubeProxyConfig::parse("config.conf", text).unwrap());
-        assert_eq!(modules("ipvs: {scheduler: lc}\n"), ["ip_vs_lc"]);
-        assert_eq!(modules("ipvs: {scheduler: ''}\n"), [] as [&str; 0]);
+        let modules = |text, version| {
+            let config = KubeProxyConfig::parse("config.conf", text).unwrap();
+            Vec::from_iter(IpvsMode.modules(Some(&config), Version::find(version)))
+        };
+        assert_eq!(modules("ipvs: {scheduler: lc}\n", "1.27.0"), ["ip_vs_lc"]);
+        assert_eq!(modules("ipvs: {scheduler: ''}\n", "1.30.5"), ["ip_vs_rr"]);
+        let all = ["ip_vs_lc", "ip_vs_rr", "ip_vs_sh", "ip_vs_wrr"];
+        for version in ["1.26.9", ""] {
+            assert_eq!(modules("ipvs: {scheduler: lc}\n", version), all, "{version}");
+        }
     }
 }

@@ -8,11 +8,14 @@ mod nftables;
 mod rules;
 mod userspace;
 
+use std::collections::BTreeSet;
+
 use crate::error::{Error, Kind, Result};
 use crate::kube_proxy::reach::PodSource;
 use crate::kube_proxy::services::{ServiceKey, Services, Untold};
 use crate::owners::matcher::Ownership;
 use crate::state::kube_proxy::{ConfigEdit, KubeProxyConfig, Masquerading, Mode};
+use crate::state::tools::Version;
 use crate::state::{Backend, Family, NodeState};
 
 pub use iptables::chains_by_name;
@@ -118,9 +121,15 @@ pub trait ProxyMode: Sync {
         &[]
     }
 
-    /// The kernel modules that `config` needs in this mode, besides those that the playbook lists.
-    fn modules(&self, _config: &KubeProxyConfig) -> Vec<String> {
-        Vec::new()
+    /// The kernel modules that a kube-proxy of `version` needs in this mode with `config`, besides
+    /// those that the playbook lists. Where one is not known, those that any version and the default
+    /// configuration need.
+    fn modules(
+        &self,
+        _config: Option<&KubeProxyConfig>,
+        _version: Option<Version>,
+    ) -> BTreeSet<String> {
+        BTreeSet::new()
     }
 
     /// The sysctls that kube-proxy sets in this mode, and that no mode resets.

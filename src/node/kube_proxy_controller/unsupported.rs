@@ -17,7 +17,7 @@ pub(super) fn refuse(origin: &Origin<'_>) -> Result<Option<Controller>> {
         (Delivery::Rke2, String::new())
     } else {
         let delivery = match &origin.delivery {
-            delivery @ Delivery::DaemonSet(_) => delivery.clone(),
+            delivery @ (Delivery::DaemonSet(_) | Delivery::Managed(_)) => delivery.clone(),
             _ => Delivery::DaemonSet(ConfigMap::Kubeadm),
         };
         let elsewhere = format!(

@@ -1,6 +1,6 @@
 //! The stage `prepare`: loads kernel modules and sets sysctls, now and for the next boot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use crate::apply::files::swap;
@@ -8,6 +8,7 @@ use crate::apply::{files, modules, sysctl};
 use crate::error::{Error, Kind, Result};
 use crate::event::{Outcome, Task};
 use crate::kube_proxy::mode;
+use crate::kube_proxy::proxy_state::ProxyState;
 use crate::kube_proxy::running::configured;
 use crate::node::live_facts;
 use crate::node::modules::is_loaded;
@@ -18,6 +19,8 @@ use crate::run::execution::{Execution, UndoContext};
 use crate::run::payload::StepRef;
 use crate::run::preview::{Previewed, Previewer};
 use crate::run::stage::{Stage, Undo};
+use crate::state::NodeState;
+use crate::state::kube_proxy::Mode;
 use crate::state::stage::{RunStage, StageName};
 
 /// The function that undoes the stage.
@@ -38,7 +41,9 @@ impl Stage for Prepare {
             let list = previewer.state.files.get("modules.txt").map_or("", |text| text);
             list.lines().any(|line| line.split(' ').next() == Some(name))
         };
-        let modules = self.modules.iter().map(|name| {
+        let needed = needed_modules(previewer.state, previewer.to());
+        let modules = modules_for(&self.modules, needed);
+        let modules = modules.iter().map(|name| {
             if loaded(name) {
                 format!("module {name}: loaded already")
             } else {
@@ -63,7 +68,8 @@ impl Stage for Prepare {
         let task = Task::Prepare;
         sink.started(&task);
         let known = live_facts::modules::read();
-        let wanted = modules_for(&self.modules, configured_modules(execution)?);
+        let to = execution.migration()?.modes.to;
+        let wanted = modules_for(&self.modules, needed_modules(execution.base()?, to));
         let mut number = 0;
         for name in &wanted {
             if is_loaded(name, &known)? {
@@ -128,17 +134,15 @@ pub(super) fn set_sysctls(
     Ok(number)
 }
 
-/// The kernel modules that the new mode needs because of what kube-proxy's configuration says.
-fn configured_modules(execution: &mut Execution<'_>) -> Result<Vec<String>> {
-    let to = execution.migration()?.modes.to;
-    let config = configured(execution.base()?);
-    Ok(config.map(|config| mode::of(to).modules(&config)).unwrap_or_default())
+/// The kernel modules that the node's kube-proxy needs in the mode `to`, as it is configured.
+fn needed_modules(state: &NodeState, to: Mode) -> BTreeSet<String> {
+    mode::of(to).modules(configured(state).as_ref(), ProxyState::of(state).version())
 }
 
-/// The modules that the playbook names, and those that kube-proxy's configuration needs, each once.
-fn modules_for(named: &[String], configured: Vec<String>) -> Vec<String> {
+/// The modules that the playbook names, and those that kube-proxy needs, each once.
+fn modules_for(named: &[String], needed: BTreeSet<String>) -> Vec<String> {
     let mut modules = named.to_vec();
-    modules.extend(configured.into_iter().filter(|module| !named.contains(module)));
+    modules.extend(needed.into_iter().filter(|module| !named.contains(module)));
     modules
 }
 
@@ -206,11 +210,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_scheduler_that_is_configured_is_loaded_too() {
+    fn what_kube_proxy_needs_is_loaded_too() {
         let named = ["ip_vs".to_owned(), "ip_vs_rr".to_owned()];
-        let with = |configured: &[&str]| {
-            modules_for(&named, configured.iter().map(|m| (*m).to_owned()).collect())
-        };
+        let with =
+            |needed: &[&str]| modules_for(&named, needed.iter().map(|m| (*m).to_owned()).collect());
         assert_eq!(with(&["ip_vs_lc"]), ["ip_vs", "ip_vs_rr", "ip_vs_lc"]);
         assert_eq!(with(&["ip_vs_rr"]), named);
         assert_eq!(with(&[]), named);

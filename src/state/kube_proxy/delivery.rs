@@ -29,6 +29,15 @@ pub enum ConfigMap {
     K0s,
 }
 
+/// A cloud that writes kube-proxy's manifest itself, and undoes what others write into it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cloud {
+    /// Azure's AKS: a DaemonSet without a configuration file.
+    Aks,
+    /// Google's GKE: a static pod.
+    Gke,
+}
+
 /// How kube-proxy is delivered to a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Delivery {
@@ -38,6 +47,8 @@ pub enum Delivery {
     Rke2,
     /// As a pod of a DaemonSet.
     DaemonSet(ConfigMap),
+    /// As a pod of a cloud's own, whose settings are not the cluster's.
+    Managed(Cloud),
     /// As a pod, static or not.
     Pod,
     /// As a container without a pod.
@@ -53,6 +64,9 @@ const KUBEADM: &str = "/var/lib/kube-proxy/config.conf";
 
 /// The same of EKS.
 const EKS: &str = "/var/lib/kube-proxy-config/";
+
+/// Arguments that AKS alone gives to kube-proxy, as `ps` on its nodes and reports of them show.
+const AKS: [&str; 2] = ["--kubeconfig=/var/lib/kubelet/kubeconfig", "--pod-interface-name-prefix="];
 
 /// The folder of everything that rke2 writes.
 const RKE2: &str = "/var/lib/rancher/rke2/";
@@ -130,6 +144,10 @@ impl Delivery {
             Delivery::Rke2
         } else if config.starts_with(EKS) || marked("-eks-") && in_pod {
             Delivery::DaemonSet(ConfigMap::Eks)
+        } else if marked("-gke.") && in_pod {
+            Delivery::Managed(Cloud::Gke)
+        } else if in_pod && process.args.iter().any(|arg| AKS.contains(&arg.as_str())) {
+            Delivery::Managed(Cloud::Aks)
         } else if marked("+k0s") && in_pod {
             Delivery::DaemonSet(ConfigMap::K0s)
         } else if config == KUBEADM && in_pod {
@@ -154,6 +172,8 @@ impl Delivery {
             Delivery::DaemonSet(ConfigMap::Eks)
         } else if marked("+k0s") {
             Delivery::DaemonSet(ConfigMap::K0s)
+        } else if marked("-gke.") {
+            Delivery::Managed(Cloud::Gke)
         } else {
             Delivery::Unknown
         }
@@ -162,7 +182,11 @@ impl Delivery {
     /// Whether kube-proxy's programs and files are those of its container, not the host's.
     pub fn in_container(&self) -> bool {
         match self {
-            Delivery::Rke2 | Delivery::DaemonSet(_) | Delivery::Pod | Delivery::Container => true,
+            Delivery::Rke2
+            | Delivery::DaemonSet(_)
+            | Delivery::Managed(_)
+            | Delivery::Pod
+            | Delivery::Container => true,
             Delivery::PartOf(_) | Delivery::Unit(_) | Delivery::Unknown => false,
         }
     }
@@ -200,6 +224,14 @@ impl Delivery {
                     then.trim_start_matches("then ")
                 ),
             ),
+            Delivery::Managed(Cloud::Aks) => contested(
+                "AKS writes its DaemonSet, and undoes every edit".into(),
+                format!("set the mode by `az aks update --kube-proxy-config FILE`, {then}"),
+            ),
+            Delivery::Managed(Cloud::Gke) => contested(
+                "GKE writes the manifest of its static pod at each boot".into(),
+                "GKE alone decides the mode of its nodes".into(),
+            ),
             Delivery::Pod | Delivery::Container | Delivery::Unit(_) | Delivery::Unknown => None,
         }
     }
@@ -209,7 +241,7 @@ impl Delivery {
     pub fn setting(&self, file: Option<&str>, line: &str, flag: &str, node: &str) -> String {
         let restart = self.restart(node);
         let rancher = |of: &str| {
-            let arg = flag.trim_start_matches('-');
+            let arg = flag.trim_start_matches('-').replace(" --", "\", \"");
             format!(
                 "kube-proxy-arg: [\"{arg}\"]   # in /etc/rancher/{of}/config.yaml; then: {restart}"
             )
@@ -229,6 +261,14 @@ impl Delivery {
                 "{line}   # in the ConfigMap {}{}, of every node; then: {restart}",
                 map.name(),
                 map.origin()
+            ),
+            (Delivery::Managed(Cloud::Aks), _) => format!(
+                "{flag}   # AKS writes its DaemonSet itself, and takes the mode and the times of ipvs \
+                 alone: az aks update --kube-proxy-config FILE"
+            ),
+            (Delivery::Managed(Cloud::Gke), _) => format!(
+                "{flag}   # GKE writes the manifest of its static pod at each boot, and takes no such \
+                 setting"
             ),
             (Delivery::Pod | Delivery::Container, Some(file)) => format!(
                 "{line}   # in {file} of its container, so in the ConfigMap or the host's file that \
@@ -274,7 +314,11 @@ impl Delivery {
                 )
             }
             Delivery::Rke2 => "systemctl restart rke2-agent   # on a server: rke2-server".into(),
-            Delivery::Pod => {
+            Delivery::Managed(Cloud::Aks) => format!(
+                "kubectl -n kube-system delete pod -l component=kube-proxy --field-selector \
+                 spec.nodeName={node}"
+            ),
+            Delivery::Pod | Delivery::Managed(Cloud::Gke) => {
                 "crictl stop $(crictl ps --name kube-proxy -q)   # the kubelet starts it again"
                     .into()
             }
@@ -298,6 +342,7 @@ impl Delivery {
             Delivery::PartOf(HostProgram::Kubelite) => vec![unit("snap.microk8s.daemon-kubelite")],
             Delivery::PartOf(HostProgram::OpenshiftSdn)
             | Delivery::DaemonSet(_)
+            | Delivery::Managed(_)
             | Delivery::Pod => {
                 vec![pod.into()]
             }
@@ -344,70 +389,4 @@ fn is_contained(process: &Process) -> Option<bool> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn process(line: &str, version: &str, source: &str, cgroup: &str) -> Process {
-        let text = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
-        Process {
-            pid: 7,
-            name: "kube-proxy".into(),
-            args: line.split(' ').map(str::to_owned).collect(),
-            version: text(version),
-            version_source: text(source),
-            cgroups: text(cgroup).into_iter().collect(),
-        }
-    }
-
-    #[test]
-    fn each_delivery_is_known_by_what_only_it_has() {
-        use ConfigMap::{Eks, K0s, Kubeadm};
-        let (http, build) = ("http://127.0.0.1:10249/metrics", "its build information");
-        let (pod, none) = ("/kubepods.slice/a.scope", "");
-        let kubeadm = "kube-proxy --config=/var/lib/kube-proxy/config.conf";
-        let unit = "/system.slice/kp.service";
-        for (line, version, source, cgroup, expected) in [
-            (kubeadm, "v1.30.5", http, none, Delivery::DaemonSet(Kubeadm)),
-            (kubeadm, "v1.30.5", build, pod, Delivery::DaemonSet(Kubeadm)),
-            (kubeadm, "", "", pod, Delivery::DaemonSet(Kubeadm)),
-            (kubeadm, "", "", none, Delivery::Unknown),
-            (kubeadm, "v1.30.5", "kube-proxy --version", none, Delivery::Unknown),
-            (kubeadm, "v1.30.5", build, unit, Delivery::Unit("kp.service".into())),
-            (kubeadm, "v1.30.5+k0s", build, pod, Delivery::DaemonSet(K0s)),
-            (
-                "kube-proxy --config=/var/lib/kube-proxy-config/config",
-                "",
-                "",
-                none,
-                Delivery::DaemonSet(Eks),
-            ),
-            ("kube-proxy --v=2", "v1.30.4-eks-a737599", http, none, Delivery::DaemonSet(Eks)),
-            ("kube-proxy --v=2", "v1.34.2+rke2r1", http, none, Delivery::Rke2),
-            ("kube-proxy --kubeconfig=/var/lib/rancher/rke2/agent/k", "", "", none, Delivery::Rke2),
-            ("kube-proxy --v=2", "v1.30.5", http, none, Delivery::Pod),
-            ("kube-proxy --v=2", "v1.30.5", build, pod, Delivery::Pod),
-            ("kube-proxy --v=2", "v1.30.5", build, "/docker/9", Delivery::Container),
-            ("kube-proxy --v=2", "v1.30.5", build, "/", Delivery::Unknown),
-            ("kube-proxy --v=2", "", "", none, Delivery::Unknown),
-        ] {
-            let process = process(line, version, source, cgroup);
-            assert_eq!(Delivery::of(&process, None), expected, "{process:?}");
-        }
-        let plain = process(kubeadm, "v1.30.5", http, none);
-        assert_eq!(Delivery::of(&plain, Some("v1.30.5+k0s")), Delivery::DaemonSet(K0s));
-    }
-
-    #[test]
-    fn a_host_program_serves_unless_it_is_switched_off() {
-        let of = |name: &str, line: &str| {
-            let process = process(line, "", "", "");
-            HostProgram::of(&Process { name: name.into(), ..process })
-        };
-        assert_eq!(of("k3s", "/usr/local/bin/k3s server"), Some(HostProgram::K3s));
-        assert_eq!(of("k3s-agent", "/usr/local/bin/k3s <masked>"), Some(HostProgram::K3s));
-        assert_eq!(of("k3s", "k3s agent --disable-kube-proxy"), None);
-        assert_eq!(of("k3s", "k3s kubectl get pods"), None);
-        assert_eq!(of("kubelite", "/snap/kubelite --x"), Some(HostProgram::Kubelite));
-        assert_eq!(of("rke2", "rke2 server"), None);
-    }
-}
+mod tests;

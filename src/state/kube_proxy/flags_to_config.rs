@@ -80,6 +80,28 @@ const FLAGS: &[(&str, &str, Form)] = &[
     ("conntrack-udp-timeout-stream", "conntrack.udpStreamTimeout", Text),
 ];
 
+/// The flags that are empty by default: an empty value says what no flag and no field says.
+/// Source: `AddFlags` of cmd/kube-proxy/app/options.go in 1.20.2 and 1.37.2.
+const EMPTY_BY_DEFAULT: &[&str] = &[
+    "proxy-mode",
+    "cluster-cidr",
+    "hostname-override",
+    "nodeport-addresses",
+    "detect-local-mode",
+    "pod-bridge-interface",
+    "pod-interface-name-prefix",
+    "feature-gates",
+    "show-hidden-metrics-for-version",
+    "kubeconfig",
+    "ipvs-scheduler",
+    "ipvs-exclude-cidrs",
+];
+
+/// Whether the flag makes kube-proxy do something and end, or not at all.
+fn is_action(name: &str) -> bool {
+    ["cleanup", "init-only", "version", "help", "windows-service"].contains(&name)
+}
+
 /// Whether kube-proxy has a flag `name` whose value is used here. None of these values is a secret.
 /// With the flags of [`retired_flag`], these are all flags of the newest known kube-proxy.
 pub fn is_flag(name: &str) -> bool {
@@ -92,6 +114,11 @@ pub fn is_flag(name: &str) -> bool {
 /// [`Kind::Usage`] with the argument that is unknown, has no equivalent in a file, or makes the
 /// command line meaningless.
 pub fn flags_to_config(args: &[String]) -> Result<GeneratedConfig> {
+    let gone = args.iter().filter_map(|arg| Some((arg.as_str(), gone_flag(arg)?)));
+    let gone: Vec<(&str, &RetiredFlag)> = gone.collect();
+    if !gone.is_empty() {
+        return Err(gone_flags(&gone));
+    }
     let mut conversion = Conversion::default();
     let mut rest = args.iter().skip(1);
     while let Some(arg) = rest.next() {
@@ -165,11 +192,6 @@ impl Conversion {
             Some((name, value)) => (name.replace('_', "-"), Some(value.to_owned())),
             None => (flag.replace('_', "-"), None),
         };
-        if let Some((flag, minor)) = retired_flag(&name).and_then(|flag| Some((flag, flag.gone?)))
-            && !is_flag(&name)
-        {
-            return Err(gone_flag(arg, flag, minor));
-        }
         if arg.contains(MASKED) {
             return Err(masked());
         }
@@ -177,6 +199,15 @@ impl Conversion {
             return self.keep(&name, value, rest);
         }
         match name.as_str() {
+            // Off is what they are without a word. The first cleaned up as it started in old
+            // versions unless it was switched off: kube-proxy obeys it beside a file too.
+            "cleanup-ipvs" if value.as_deref().is_some_and(|v| boolean(v) == Ok(false)) => {
+                return self.keep(&name, value, rest);
+            }
+            _ if is_action(&name) && value.as_deref().is_some_and(|v| boolean(v) == Ok(false)) => {
+                return Ok(());
+            }
+            "config" | "write-config-to" if value.as_deref() == Some("") => return Ok(()),
             "config" => return Err(refused(arg, "it has a configuration file already")),
             "cleanup" | "cleanup-ipvs" => {
                 return Err(refused(
@@ -203,6 +234,10 @@ impl Conversion {
         };
         if matches!(form, List | Gates) && !self.lists.insert(name.clone()) {
             return Err(refused(&format!("--{name}"), "given twice: give it once, with commas"));
+        }
+        if value.is_empty() && EMPTY_BY_DEFAULT.contains(&name.as_str()) {
+            self.take(path);
+            return Ok(());
         }
         let value = config_value(&name, &value, *form)
             .map_err(|cause| refused(&format!("--{name}={value}"), &cause))?;
@@ -247,6 +282,20 @@ impl Conversion {
         }
     }
 
+    /// Removes a field that an earlier flag of the same name has set.
+    fn take(&mut self, path: &str) {
+        match path.split_once('.') {
+            None => {
+                self.fields.shift_remove(path);
+            }
+            Some((section, field)) => {
+                if let Some(Value::Object(fields)) = self.fields.get_mut(section) {
+                    fields.shift_remove(field);
+                }
+            }
+        }
+    }
+
     /// Sets a field of the file; `path` is `section.field` or `field`.
     fn put(&mut self, path: &str, value: Value) {
         match path.split_once('.') {
@@ -267,8 +316,8 @@ fn config_value(name: &str, value: &str, form: Form) -> Result<Value, String> {
         parse_mode(value)?.map(Mode::name);
     }
     Ok(match form {
-        // In a file an empty text means the default, but as a flag it may disable a feature.
-        Text | Address(_) if value.is_empty() && name != "proxy-mode" => {
+        // In a file an empty text means the default, but as a flag it disables a feature.
+        Text | Address(_) if value.is_empty() => {
             return Err("an empty value, which a file cannot say".into());
         }
         Text => json!(value),
@@ -294,12 +343,28 @@ fn config_value(name: &str, value: &str, form: Form) -> Result<Value, String> {
     })
 }
 
-/// The error for the argument `arg` with the flag that kube-proxy no longer has.
-fn gone_flag(arg: &str, flag: &RetiredFlag, minor: u32) -> Error {
-    let RetiredFlag { name, instead, .. } = flag;
-    let instead = if instead.is_empty() { String::new() } else { format!(", or give {instead}") };
-    let cause = format!("kube-proxy from 1.{minor} on has no such flag, and a file no such field");
-    refused(arg, &cause).hint(format!("leave --{name} out{instead}"))
+/// The flag of an argument, if no kube-proxy of today has it and no file a field for it.
+fn gone_flag(arg: &str) -> Option<&'static RetiredFlag> {
+    let flag = arg.strip_prefix("--")?;
+    let name = flag.split_once('=').map_or(flag, |(name, _)| name).replace('_', "-");
+    retired_flag(&name).filter(|flag| flag.gone.is_some() && !is_flag(&name))
+}
+
+/// The error for arguments whose flags kube-proxy no longer has.
+fn gone_flags(gone: &[(&str, &RetiredFlag)]) -> Error {
+    let args: Vec<&str> = gone.iter().map(|(arg, _)| *arg).collect();
+    let versions: BTreeSet<u32> = gone.iter().filter_map(|(_, flag)| flag.gone).collect();
+    let versions: Vec<String> = versions.iter().map(|minor| format!("1.{minor}")).collect();
+    let which = if gone.len() == 1 { "no such flag" } else { "no such flags" };
+    let cause = format!(
+        "kube-proxy from {} on has {which}, and a file no such field",
+        versions.join(" and ")
+    );
+    let out = gone.iter().map(|(_, RetiredFlag { name, instead, .. })| match *instead {
+        "" => format!("leave --{name} out"),
+        instead => format!("leave --{name} out, or give {instead}"),
+    });
+    refused(&args.join(" "), &cause).hint(out.collect::<Vec<_>>().join("; "))
 }
 
 fn refused(argument: &str, cause: &str) -> Error {
@@ -307,75 +372,4 @@ fn refused(argument: &str, cause: &str) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::CommandLine;
-    use super::*;
-
-    fn words(line: &str) -> Vec<String> {
-        line.split(' ').map(str::to_owned).collect()
-    }
-
-    #[test]
-    fn the_file_means_what_the_flags_mean() {
-        let args = words(
-            "/usr/bin/kube-proxy --kubeconfig /k --proxy-mode userspace --proxy_mode=ipvs \
-             --cluster-cidr 10.244.0.0/16,fd00::/48 --masquerade-all --iptables-masquerade-bit=15 \
-             --feature-gates=A=true,B=false --ipvs-strict-arp=false --conntrack-min 0 \
-             --ipvs-exclude-cidrs=10.9.0.0/24,10.8.0.1/32 --bind-address :: --v=2 \
-             --logtostderr --healthz-bind-address 127.0.0.1 --metrics-bind-address=[::1]:1 \
-             --nodeport-addresses=primary --hostname-override 007 --ipvs-udp-timeout=5s \
-             --conntrack-tcp-be-liberal --kube-api-qps 7.5 -v 3",
-        );
-        let config = flags_to_config(&args).unwrap();
-        assert_eq!(config.remaining_flags, ["--v=2", "--logtostderr=true", "--v=3"]);
-        let file = KubeProxyConfig::parse("f", &config.text).unwrap();
-        let mut flags = CommandLine::parse(&args).unwrap().flags;
-        flags.healthz_bind_address = Some("127.0.0.1:10256".into());
-        assert_eq!(file, flags, "{}", config.text);
-        for line in ["kubeconfig: /k", "qps: 7.5", "hostnameOverride: '007'", "kind: KubeProxyCo"] {
-            assert!(config.text.contains(line), "{line} in {}", config.text);
-        }
-    }
-
-    #[test]
-    fn without_flags_the_file_is_empty() {
-        let config = flags_to_config(&words("kube-proxy")).unwrap();
-        assert_eq!(KubeProxyConfig::parse("f", &config.text).unwrap(), KubeProxyConfig::default());
-        assert_eq!(config.text.lines().count(), 2);
-    }
-
-    #[test]
-    fn what_is_not_understood_is_refused() {
-        for (line, expected) in [
-            ("kube-proxy --config=/c", "kube-proxy's --config=/c: it has a configuration file"),
-            ("kube-proxy --cleanup", "kube-proxy's --cleanup: it cleans up"),
-            ("kube-proxy --new-flag=1", "kube-proxy's --new-flag=1: not a flag that is known"),
-            ("kube-proxy extra", "kube-proxy's extra: not a flag"),
-            ("kube-proxy --conntrack-min", "kube-proxy's --conntrack-min: it has no value"),
-            ("kube-proxy --v --config=/a", "kube-proxy's --v: it has no value but `--config=/a`"),
-            ("kube-proxy --conntrack-min=x", "kube-proxy's --conntrack-min=x: not a number"),
-            ("kube-proxy --proxy-mode=ipvz", "kube-proxy's --proxy-mode=ipvz: kube-proxy has no"),
-            ("kube-proxy --proxy-mode=userspace", "kube-proxy's --proxy-mode=userspace: kube-pro"),
-            ("kube-proxy --healthz-port=0", "kube-proxy's --healthz-port=0: deprecated"),
-            (
-                "kube-proxy --conntrack-max=<masked>",
-                "kube-proxy's --conntrack-max=<masked>: kube-proxy from 1.16 on has no such flag",
-            ),
-            ("kube-proxy --healthz-bind-address=", "kube-proxy's --healthz-bind-address=: an em"),
-            ("kube-proxy --feature-gates=A", "kube-proxy's --feature-gates=A: `A` has no `=`"),
-            (
-                "kube-proxy --feature-gates=A=true --feature-gates=B=true",
-                "kube-proxy's --feature-gates: given twice",
-            ),
-            ("kube-proxy --kubeconfig=<masked>", "kube-proxy's --kubeconfig=<masked>: its value"),
-            (
-                "kube-proxy --proxy-mode=nftables --masquerade-all",
-                "kube-proxy's --proxy-mode=nftables: flags of iptables mode",
-            ),
-            ("kube-proxy --cluster-cidr=10.0.0.0/99", "the configuration: "),
-        ] {
-            let error = flags_to_config(&words(line)).unwrap_err().to_string();
-            assert!(error.starts_with(expected), "{line}: {error}");
-        }
-    }
-}
+mod tests;

@@ -1,12 +1,11 @@
 //! What the expressions of kube-proxy's rules say, in nft's JSON.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
-use ipnet::IpNet;
 use serde_json::Value;
 
 use crate::kube_proxy::reach::PodSource;
-use crate::state::nft::NftTable;
+use crate::state::nft::{self, NftTable};
 
 /// How the table of a family tells pods: by what masquerades all others, or leads pods past the policy
 /// `Local`.
@@ -26,26 +25,11 @@ fn source(statement: &Value, operator: &str) -> Option<PodSource> {
     let matched = statement.get("match").filter(|m| m["op"] == operator)?;
     let left = &matched["left"];
     if left.pointer("/payload/field").is_some_and(|field| field == "saddr") {
-        let networks = networks(&matched["right"]);
+        let networks = nft::networks(&matched["right"]);
         return (!networks.is_empty()).then_some(PodSource::Networks(networks));
     }
     let link = left.pointer("/meta/key").is_some_and(|key| key == "iifname");
     Some(PodSource::Link(matched["right"].as_str().filter(|_| link)?.to_owned()))
-}
-
-/// The networks that a match or an element names: one, or a set of them.
-pub(super) fn networks(right: &Value) -> Vec<IpNet> {
-    let one = |v: &Value| match v.get("prefix") {
-        Some(p) => {
-            let address: IpAddr = p.get("addr")?.as_str()?.parse().ok()?;
-            IpNet::new(address, u8::try_from(p.get("len")?.as_u64()?).ok()?).ok()
-        }
-        None => v.as_str()?.parse::<IpAddr>().ok().map(IpNet::from),
-    };
-    match right.get("set").and_then(Value::as_array) {
-        Some(set) => set.iter().filter_map(one).collect(),
-        None => one(right).into_iter().collect(),
-    }
 }
 
 /// The chain that a jump or goto leads to.

@@ -6,11 +6,11 @@ use std::net::IpAddr;
 use serde_json::{Map, Value};
 
 use super::TABLE;
-use super::expressions::{affinity, by_source, endpoints, marks, networks, target};
+use super::expressions::{affinity, by_source, endpoints, marks, target};
 use crate::kube_proxy::mode::ServiceFilter;
 use crate::kube_proxy::reach::{NoEndpoint, Reach};
 use crate::kube_proxy::services::{Location, ServiceKey, ServicePort, Services, protocol};
-use crate::state::nft::NftTable;
+use crate::state::nft::{NftTable, networks};
 use crate::state::{Family, NodeState};
 
 /// The greatest depth to which chains are followed. kube-proxy's chains go from an external chain

@@ -110,7 +110,7 @@ fn gates_that_go_are_named_with_their_line() {
     // As a flag, and the gate that our own remedy for 1.29 and 1.30 plants.
     for case in both(name, |files| {
         args(files, "--config", &["--feature-gates=NFTablesProxyMode=true,MountPropagation=true"]);
-        version(files, "v1.30.5");
+        version(files, "v1.34.4");
     }) {
         let gates = finding(&case.json("check"), "kube-proxy.feature-gates");
         has(&texts(&gates, "evidence"), &["NFTablesProxyMode", "MountPropagation"]);
@@ -167,7 +167,7 @@ fn what_says_the_default_is_written_as_nothing() {
         assert_eq!(code, 0, "{said}");
         assert!(!said.contains("clusterCIDR") && !said.contains("featureGates"), "{said}");
     }
-    for flag in ["--cleanup", "--cleanup=true", "--healthz-bind-address="] {
+    for flag in ["--cleanup-ipvs", "--write-config-to=/x", "--healthz-bind-address="] {
         for case in both(name, |files| args(files, "", &[flag])) {
             assert_eq!(write_config(&case).1, 2, "{flag}");
         }

@@ -1,6 +1,7 @@
 //! What operators do on a node of today.
 
 mod bridge;
+mod failing_moves;
 mod follows;
 mod moves;
 mod services;

@@ -25,6 +25,7 @@ const LIMIT: Duration = Duration::from_secs(240);
 
 /// One kind of traffic: from the namespace `from`, to each of the addresses `to` in turn; a stream to
 /// the first of them.
+#[derive(Clone)]
 pub struct Kind {
     pub name: String,
     pub from: String,

@@ -23,7 +23,8 @@ pub(super) const CHECK: Check = Check {
 
 fn evaluate(facts: &Facts<'_>) -> Verdict {
     let state = facts.now;
-    if let Some(missing) = missing(state) {
+    let native = NativeRules::of(facts);
+    if let Some(missing) = missing(state, native.is_some()) {
         return Verdict::Unknown(missing.into());
     }
     if let Some(configured) = no_iptables(state) {
@@ -34,7 +35,6 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
         return Verdict::Ok(format!("docker does not run: {}", liveness.evidence()));
     }
     let not_wanted = no_masquerade(state);
-    let native = NativeRules::of(facts);
     let mut present = 0;
     let mut exempt = Vec::new();
     let mut unmasqueraded = Vec::new();

@@ -15,15 +15,15 @@ pub(super) struct NativeRules<'a> {
 }
 
 impl<'a> NativeRules<'a> {
-    /// Docker's own tables, if it has any or is told to make them.
+    /// Docker's own tables, if it has any or is configured to make them.
     pub(super) fn of(facts: &Facts<'a>) -> Option<NativeRules<'a>> {
         let is_its = |table: &&NftTable| {
             let owner = facts.ownership.table(&table.family, &table.name);
             owner.is_some_and(|owner| owner.name == DOCKER)
         };
         let tables: Vec<&NftTable> = facts.now.native_tables().into_iter().filter(is_its).collect();
-        let told = option_of(facts.now, "firewall-backend");
-        let configured = told.filter(|(value, _)| value == "nftables").map(|(_, shown)| shown);
+        let backend = option_of(facts.now, "firewall-backend");
+        let configured = backend.filter(|(value, _)| value == "nftables").map(|(_, shown)| shown);
         (!tables.is_empty() || configured.is_some()).then_some(NativeRules { tables, configured })
     }
 

@@ -42,12 +42,13 @@ pub(super) fn applies(facts: &Facts<'_>) -> bool {
 }
 
 /// The data that a state lacks and that the checks of docker's masquerade rules need; `None` if the
-/// state has all of it.
-pub(super) fn missing(state: &NodeState) -> Option<&'static str> {
+/// state has all of it. Where docker writes `by_nftables`, the rules of iptables are not needed.
+pub(super) fn missing(state: &NodeState, by_nftables: bool) -> Option<&'static str> {
     if state.links.is_empty() {
         return Some("the links are not in this state");
     }
-    no_rules(state).then_some("the IPv4 rules are not in this state")
+    let lacks_rules = !by_nftables && v4(state).next().is_none();
+    lacks_rules.then_some("the IPv4 rules are not in this state")
 }
 
 /// True if the state has neither rules of iptables for IPv4 nor native tables, so that none were

@@ -1,6 +1,7 @@
 //! A masquerade rule that no packet reaches, because an earlier rule takes all packets.
 
 use super::masquerade::program;
+use super::native::NativeRules;
 use super::networks::{
     BridgeNetwork, WHEN, applies, bridges, docker_liveness, ends, missing, postrouting, translates,
     v4,
@@ -21,7 +22,7 @@ pub(super) const CHECK: Check = Check {
 
 fn evaluate(facts: &Facts<'_>) -> Verdict {
     let state = facts.now;
-    if let Some(missing) = missing(state) {
+    if let Some(missing) = missing(state, NativeRules::of(facts).is_some()) {
         return Verdict::Unknown(missing.into());
     }
     if docker_liveness(facts).is_gone() {

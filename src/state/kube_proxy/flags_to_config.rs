@@ -80,13 +80,12 @@ const FLAGS: &[(&str, &str, Form)] = &[
     ("conntrack-udp-timeout-stream", "conntrack.udpStreamTimeout", Text),
 ];
 
-/// The flags that are empty by default: an empty value says what no flag and no field says.
+/// The flags of one value that are empty by default: an empty value says what no flag and no field says.
 /// Source: `AddFlags` of cmd/kube-proxy/app/options.go in 1.20.2 and 1.37.2.
 const EMPTY_BY_DEFAULT: &[&str] = &[
     "proxy-mode",
     "cluster-cidr",
     "hostname-override",
-    "nodeport-addresses",
     "detect-local-mode",
     "pod-bridge-interface",
     "pod-interface-name-prefix",
@@ -94,7 +93,6 @@ const EMPTY_BY_DEFAULT: &[&str] = &[
     "show-hidden-metrics-for-version",
     "kubeconfig",
     "ipvs-scheduler",
-    "ipvs-exclude-cidrs",
 ];
 
 /// Whether the flag makes kube-proxy do something and end, or not at all.

@@ -91,6 +91,24 @@ impl Catalogue {
         self.comments.first(comment).is_some_and(|e| self.at(e).name == component.name)
     }
 
+    /// True if `component` writes rules of this form into that built-in chain, and no other
+    /// component does.
+    pub(crate) fn writes_rule(
+        &self,
+        component: &Component,
+        table: &str,
+        chain: &str,
+        body: &str,
+    ) -> bool {
+        self.shapes().any(|(entry, shape, template)| {
+            self.at(entry).name == component.name
+                && !shape.weak
+                && shape.beside.is_none()
+                && shape.allows_chain(table, chain)
+                && template.captures(body).is_some()
+        })
+    }
+
     /// The component that owns a chain, and the chain's entry in the catalogue.
     pub fn chain(&self, table: &str, name: &str) -> Option<(&Component, &ChainEntry)> {
         let entry = self.chain_entry(table, name)?;

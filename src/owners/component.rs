@@ -38,9 +38,10 @@ pub struct Component {
     /// a built-in chain is the component's.
     #[serde(default)]
     pub strict: bool,
-    /// True if every object with the component's comment may be removed once the component is gone.
+    /// What becomes of the component's objects once it is gone. What a pod network that does not
+    /// say it has left is suspected; nothing is said of what another component has left.
     #[serde(default)]
-    pub removed_when_gone: bool,
+    pub when_gone: Option<WhenGone>,
     /// True if the component creates ipvs virtual servers.
     #[serde(default)]
     pub virtual_servers: bool,
@@ -88,6 +89,23 @@ pub struct Component {
     /// The component's rules in built-in chains, recognised by shape.
     #[serde(default)]
     pub rules: Vec<Shape>,
+}
+
+impl Component {
+    /// True if plans and checks look for what the component leaves.
+    pub fn is_watched(&self) -> bool {
+        self.cni || self.when_gone.is_some()
+    }
+}
+
+/// What becomes of the objects of a component that is certainly gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WhenGone {
+    /// They are removed if they prove that the component made them, else suspected.
+    Remove,
+    /// They are suspected, because other programs write the same.
+    Suspect,
 }
 
 /// The parts of a component's native tables, as its catalogue file lists them.
@@ -226,6 +244,14 @@ pub struct Beside {
     pub chain: String,
     /// The `id` of the second rule's shape.
     pub rule: String,
+}
+
+impl Shape {
+    /// True if that built-in chain may hold the rule.
+    pub(crate) fn allows_chain(&self, table: &str, chain: &str) -> bool {
+        self.table.as_ref().is_none_or(|t| t == table)
+            && (self.chains.is_empty() || self.chains.iter().any(|c| c == chain))
+    }
 }
 
 impl ChainEntry {

@@ -48,6 +48,11 @@ impl Liveness {
         matches!(self, Liveness::Gone(_))
     }
 
+    /// True for [`Liveness::SeemsGone`] and [`Liveness::Gone`].
+    pub fn is_left(&self) -> bool {
+        matches!(self, Liveness::SeemsGone(_) | Liveness::Gone(_))
+    }
+
     /// The evidence, as a phrase for people.
     pub fn evidence(&self) -> &str {
         match self {

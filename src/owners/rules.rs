@@ -131,7 +131,7 @@ impl Matcher<'_> {
             let alone = shape.not_alone && self.absent[usize::from(entry.component)];
             if silent
                 && !alone
-                && allows_chain(shape, table, chain)
+                && shape.allows_chain(table, chain)
                 && self.fits(at, entry, shape, template, rule, memory)
             {
                 return attributed(entry.component, Evidence::Shape(entry.item));
@@ -171,11 +171,6 @@ struct RuleRef<'r> {
     table: &'r Table,
     chain: &'r Chain,
     rule: &'r Rule,
-}
-
-fn allows_chain(shape: &Shape, table: &str, chain: &str) -> bool {
-    shape.table.as_ref().is_none_or(|t| t == table)
-        && (shape.chains.is_empty() || shape.chains.iter().any(|c| c == chain))
 }
 
 /// The links that a rule's options name.

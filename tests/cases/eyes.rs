@@ -129,26 +129,6 @@ fn docker_by_nftables_masquerades_in_its_own_table() {
     }
 }
 
-#[test]
-fn portmap_by_nftables_is_read() {
-    for case in Case::both("a16-portmap-nft") {
-        assert_eq!(counts(&case, "cni-portmap"), (0, 0, 1), "{}", case.name);
-        let ports = finding(&case.json("check"), "cni.portmap");
-        assert_eq!(ports["outcome"], "found", "{}: {ports}", case.name);
-        has(&texts(&ports, "evidence"), &["handle 5", "comes too late", "handle 4: tcp dport 80"]);
-        has(&texts(&ports, "remedy"), &["nft delete rule ip cni_hostport hostports handle 4"]);
-    }
-    // Another port is another host port.
-    let second = "\"right\": 80}}, {\"dnat\": {\"addr\": \"10.244.0.20\"";
-    let [case, _] = Case::both("a16-portmap-nft");
-    let mut files = case.files();
-    let text = files["nft.json"].replace(second, &second.replace("80}}", "81}}"));
-    assert_ne!(text, *files["nft.json"]);
-    files.insert("nft.json".into(), text.into());
-    let case = Case::of("another port", files);
-    assert_eq!(outcome(&case.json("check"), "cni.portmap"), "unknown");
-}
-
 /// Case a23, which no folder can hold: a program wrote rules of nft's into a table of iptables-nft.
 #[test]
 fn native_rules_in_tables_of_iptables_are_named_and_the_rest_is_judged() {

@@ -7,6 +7,7 @@ mod case;
 mod common;
 mod eyes;
 mod kube_proxy;
+mod left;
 mod nftables;
 #[path = "../nodes/mod.rs"]
 mod nodes;

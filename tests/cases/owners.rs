@@ -150,7 +150,7 @@ const NET: &str = "files/etc/cni/net.d/";
 fn what_flannel_leaves_is_no_life() {
     for case in Case::both("a06-flannel-subnet-env-left") {
         all(&case, "flannel", "remove", "flannel is gone");
-        says(&case, "found", "flannel: 1 chains, 2 rules");
+        says(&case, "found", "flannel: 1 chain, 2 rules");
     }
     // A configuration that is not in use, a link, a lease in use, or one that cannot be read.
     let flannel = r#"{"name": "cbr0", "plugins": [{"type": "flannel"}]}"#;
@@ -227,8 +227,8 @@ fn a_part_that_is_switched_off_does_not_live() {
     for case in cases.chain(server(&["<masked>"], off)) {
         all(&case, "flannel", "remove", "runs with --flannel-backend=none");
         all(&case, "kube-router", "suspect", "runs with --disable-network-policy");
-        says(&case, "found", "flannel: 1 chains, 2 rules");
-        says(&case, "found", "kube-router: 1 chains, 1 rules");
+        says(&case, "found", "flannel: 1 chain, 2 rules");
+        says(&case, "found", "kube-router: 3 chains, 3 rules, 1 of them to drop");
     }
     let on = server(&["--flannel-backend=host-gw", "--disable-network-policy=false"], off);
     for case in on.into_iter().chain(server(&[], "flannel-backend: vxlan\n")) {
@@ -372,7 +372,7 @@ fn a_capture_without_a_list_of_processes_found_none() {
     let listed = both("a11-no-known-process", |files| put(files, "processes.json", "[]"));
     for case in Case::both("a11-no-known-process").into_iter().chain(listed) {
         all(&case, "flannel", "remove", "flannel is gone");
-        says(&case, "found", "flannel: 1 chains, 2 rules");
+        says(&case, "found", "flannel: 1 chain, 2 rules");
     }
     // A list that was lost is none: not all was captured, or kube-proxy ran.
     let config = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";

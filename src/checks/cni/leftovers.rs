@@ -1,5 +1,5 @@
-//! Chains and ipsets that a pod network has left: its component is gone or seems so, or lives in
-//! another backend. The component's rules still filter packets.
+//! Chains, rules and ipsets that a pod network, or what belongs to one, has left: its component is
+//! gone or seems so, or lives in another backend. The component's rules still filter packets.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ pub(super) const CHECK: Check = Check {
 };
 
 fn evaluate(facts: &Facts<'_>) -> Verdict {
-    if facts.now.rulesets.is_empty() {
+    if facts.now.rulesets.is_empty() && facts.now.ipsets.sets.is_empty() {
         return Verdict::Unknown("the rules are not in this state".into());
     }
     let mut rows: BTreeMap<&str, Vec<&Object>> = BTreeMap::new();
@@ -37,13 +37,15 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
         ..Found::default()
     };
     let mut unknown = Vec::new();
-    let makers = facts.catalogue.components().iter().filter(|c| c.cni);
+    let makers = facts.catalogue.components().iter().filter(|c| c.is_watched());
     for component in makers.filter(|c| !c.alive.processes.is_empty()) {
         let Some(rows) = rows.get(component.name.as_str()) else { continue };
         match liveness::liveness(component, facts.now) {
             Liveness::SeemsGone(evidence) | Liveness::Gone(evidence) => {
-                left(facts, component, &evidence, rows, &mut found);
+                let all = Left::of(facts, component);
+                left(facts, component, &evidence, &all, rows, &mut found);
             }
+            Liveness::Unknown(_) if !component.cni => {}
             Liveness::Unknown(missing) => unknown.push(format!("{}: {missing}", component.name)),
             Liveness::Alive(evidence) => {
                 let is_left = |o: &&&Object| matches!(*o.reason, Reason::OwnerLeftBackend(..));
@@ -51,7 +53,8 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
                 if let Some(Reason::OwnerLeftBackend(_, why)) = rows.first().map(|o| &*o.reason) {
                     let evidence =
                         format!("{evidence}, but seems to have left their backend: {why}");
-                    left(facts, component, &evidence, &rows, &mut found);
+                    let listed = Left::listed(&rows);
+                    left(facts, component, &evidence, &listed, &rows, &mut found);
                 }
             }
         }
@@ -63,21 +66,89 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     }
 }
 
+/// How much a component has left.
+#[derive(Default)]
+struct Left {
+    chains: usize,
+    rules: usize,
+    /// Those of the rules that drop or reject packets.
+    drops: usize,
+    sets: usize,
+}
+
+impl Left {
+    /// All objects of the component, whether or not a plan lists them.
+    fn of(facts: &Facts<'_>, component: &Component) -> Left {
+        let name = component.name.as_str();
+        let mut left = Left::default();
+        for (id, ruleset) in &facts.now.rulesets {
+            for table in &ruleset.tables {
+                for chain in &table.chains {
+                    let owner = facts.ownership.chain(*id, &table.name, &chain.name);
+                    left.chains += usize::from(owner.is_some_and(|o| o.name == name));
+                    let owners = facts.ownership.rule_attributions(*id, &table.name, &chain.name);
+                    for (rule, owner) in chain.rules.iter().zip(owners) {
+                        if facts.ownership.name(*owner) == name {
+                            left.rules += 1;
+                            left.drops += usize::from(drops(rule.target.as_deref()));
+                        }
+                    }
+                }
+            }
+        }
+        let sets = facts.now.ipsets.sets.iter();
+        let its = |set: &str| facts.ownership.set(set).is_some_and(|o| o.name == name);
+        left.sets = sets.filter(|set| its(&set.name)).count();
+        left
+    }
+
+    /// The objects that a plan lists.
+    fn listed(rows: &[&Object]) -> Left {
+        let count = |kind: ObjectKind| rows.iter().filter(|o| o.kind() == kind).count();
+        let drop = |o: &&&Object| match &o.id {
+            ObjectId::Rule { text, .. } => {
+                drops(text.rsplit_once("-j ").and_then(|(_, to)| to.split(' ').next()))
+            }
+            _ => false,
+        };
+        Left {
+            chains: count(ObjectKind::Chain),
+            rules: count(ObjectKind::Rule),
+            drops: rows.iter().filter(drop).count(),
+            sets: count(ObjectKind::Set),
+        }
+    }
+}
+
+fn drops(target: Option<&str>) -> bool {
+    matches!(target, Some("DROP" | "REJECT"))
+}
+
+/// `1 chain`, `2 chains`.
+fn counted(n: usize, noun: &str) -> String {
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+}
+
 /// Adds what a component has left, and why it is said to be left.
 fn left(
     facts: &Facts<'_>,
     component: &Component,
     evidence: &str,
+    all: &Left,
     rows: &[&Object],
     found: &mut Found,
 ) {
     let name = &component.name;
-    let count = |kind: ObjectKind| rows.iter().filter(|o| o.kind() == kind).count();
+    let drops = if all.drops == 0 {
+        String::new()
+    } else {
+        format!(", {} of them to drop or reject", all.drops)
+    };
     found.evidence.push(format!(
-        "{name}: {} chains, {} rules, {} ipsets; {evidence}",
-        count(ObjectKind::Chain),
-        count(ObjectKind::Rule),
-        count(ObjectKind::Set)
+        "{name}: {}, {}{drops}, {}; {evidence}",
+        counted(all.chains, "chain"),
+        counted(all.rules, "rule"),
+        counted(all.sets, "ipset")
     ));
     // The evidence shows only rules in built-in chains, because packets reach the component's other
     // chains only through jumps there.

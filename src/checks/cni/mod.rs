@@ -5,10 +5,10 @@ mod calico_restart;
 mod configurations;
 mod flannel_order;
 mod flannel_rules;
+mod host_ports;
 mod leftovers;
 mod nftables;
 mod portmap;
-mod portmap_native;
 
 use super::Check;
 use crate::plan::Object;

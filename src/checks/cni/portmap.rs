@@ -6,88 +6,29 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{portmap_native, shown};
+use super::host_ports::host_ports;
+use super::shown;
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
+use crate::owners::liveness;
 use crate::plan::Action;
+use crate::state::NodeState;
 use crate::state::object::ObjectKind;
-use crate::state::ruleset::{Rule, Ruleset, Table};
-use crate::state::{NodeState, RulesetId};
 
 pub(super) const CHECK: Check = Check {
     id: "cni.portmap",
     title: "host ports of pods that are gone",
     severity: Severity::Warn,
     when: "the portmap plugin has chains of pods, or the rules are not known",
-    applies: |facts| {
-        facts.now.rulesets.is_empty()
-            || ports(facts.now).next().is_some()
-            || !portmap_native::ports(facts, OWNER).is_empty()
-    },
+    applies: |facts| is_bare(facts.now) || !host_ports(facts.now).is_empty(),
     evaluate,
     reference: "https://github.com/rancher/rke/issues/3440",
 };
 
 /// The name of the portmap plugin in the catalogue.
 const OWNER: &str = "cni-portmap";
-/// The chain in which portmap has a rule for each pod with host ports. The rule jumps to the pod's
-/// own chain.
-const PORTS: &str = "CNI-HOSTPORT-DNAT";
-
-/// The rule for a pod's host ports, which jumps to the chain of that pod.
-struct Port<'a> {
-    id: RulesetId,
-    ruleset: &'a Ruleset,
-    table: &'a Table,
-    rule: &'a Rule,
-}
-
-impl Port<'_> {
-    /// What the rule matches: its protocol, its ports, and the node's address to which the ports
-    /// are bound.
-    fn matches(&self) -> (String, String, Option<String>) {
-        let words = self.ruleset.words(self.rule);
-        let value = |o: &str| words.value(o).map(|(_, v)| v.into_owned());
-        let ports = value("--dports").or_else(|| value("--dport")).unwrap_or_default();
-        (value("-p").unwrap_or_default(), ports, value("-d"))
-    }
-
-    /// The addresses of the pods to which the rule's target chain sends packets.
-    fn pods(&self) -> Vec<IpAddr> {
-        let chain = self.rule.target.as_deref().and_then(|t| self.table.chain(t));
-        let rules = chain.into_iter().flat_map(|c| &c.rules);
-        let to = |rule: &Rule| {
-            let (_, to) = self.ruleset.words(rule).value("--to-destination")?;
-            address(&to)
-        };
-        rules.filter_map(to).collect()
-    }
-
-    fn shown(&self) -> String {
-        format!("{}:{}: {}", self.id.file(), self.rule.line, self.ruleset.rule_text(self.rule))
-    }
-}
-
-/// The address in `10.1.2.3:80` or `[fd00::1]:80`.
-fn address(to: &str) -> Option<IpAddr> {
-    let host = to.rsplit_once(':').map_or(to, |(host, _)| host);
-    host.trim_start_matches('[').trim_end_matches(']').parse().ok()
-}
-
-fn ports(state: &NodeState) -> impl Iterator<Item = Port<'_>> {
-    state.rulesets.iter().flat_map(|(id, ruleset)| {
-        let table = ruleset.table("nat");
-        let chain = table.and_then(|t| Some((t, t.chain(PORTS)?)));
-        chain.into_iter().flat_map(move |(table, chain)| {
-            let pods = |r: &&Rule| r.target.as_deref().is_some_and(|t| t.starts_with("CNI-DN-"));
-            chain.rules.iter().filter(pods).map(move |rule| Port { id: *id, ruleset, table, rule })
-        })
-    })
-}
-
 fn evaluate(facts: &Facts<'_>) -> Verdict {
     let state = facts.now;
-    let native = portmap_native::ports(facts, OWNER);
-    if state.rulesets.is_empty() && native.is_empty() {
+    if is_bare(state) {
         return Verdict::Unknown("the rules are not in this state".into());
     }
     let mut evidence = empty(facts);
@@ -96,49 +37,27 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
         remedy.push(format!("proxyshift cleanup --owner {OWNER}"));
     }
     let leased = facts.live.and_then(|a| a.pod_addresses.as_ref());
-    let mut known: Vec<((RulesetId, _), String)> = Vec::new();
+    let ports = host_ports(state);
     let mut gone = false;
-    for port in ports(state) {
-        let key = (port.id, port.matches());
-        if let Some((_, first)) = known.iter().find(|(k, _)| *k == key) {
-            evidence.push(format!("{} comes too late: `{first}` takes its packets", port.shown()));
+    for (index, port) in ports.iter().enumerate() {
+        let first = ports[..index].iter().find_map(|p| Some((p, p.takes_from(port)?)));
+        if let Some((first, number)) = first {
+            let rival = first.shown.split_once(": ").map_or(&*first.shown, |(_, rule)| rule);
+            evidence.push(format!(
+                "{} comes too late: `{rival}` takes its packets to port {number}",
+                port.shown
+            ));
             gone = true;
         }
-        for pod in port.pods() {
-            if let Some(why) = why_gone(state, pod, leased) {
-                evidence.push(format!("{}: {why}", port.shown()));
+        for pod in &port.pods {
+            if let Some(why) = why_gone(state, *pod, leased) {
+                evidence.push(format!("{}: {why}", port.shown));
                 gone = true;
             }
         }
-        known.push((key, port.ruleset.rule_text(port.rule).to_owned()));
-    }
-    let mut orders = Vec::new();
-    for (at, port) in native.iter().enumerate() {
-        let shown = &port.shown;
-        if let Some(first) = native[..at].iter().find(|first| first.key == port.key) {
-            evidence.push(format!("{shown} comes too late: `{}` takes its packets", first.shown));
-            orders.push(&first.delete);
-        }
-        if let Some(why) = port.pod.and_then(|pod| why_gone(state, pod, leased)) {
-            evidence.push(format!("{shown}: {why}"));
-            orders.push(&port.delete);
-        }
-    }
-    if !orders.is_empty() {
-        orders.dedup();
-        remedy.push(
-            "crictl pods -o yaml; nft -a list ruleset   # whose address each rule has; delete the \
-             rule of a pod that does not live:"
-                .into(),
-        );
-        remedy.extend(orders.into_iter().cloned());
     }
     if gone {
-        remedy.push(
-            "crictl pods   # which of the ids in the comments live; delete the rule of one that \
-             does not, then its CNI-DN- chain"
-                .into(),
-        );
+        remedy.push(living(facts).into());
     }
     if !evidence.is_empty() {
         let effect = "connections to that port of the node go to an address where no pod is, also \
@@ -151,10 +70,27 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     }
     match leased {
         Some(_) => {
-            let count = known.len() + native.len();
-            Verdict::Ok(format!("{count} host ports, each of a pod with an address"))
+            Verdict::Ok(format!("{} host ports, each of a pod with an address", ports.len()))
         }
         None => Verdict::Unknown("which pods live is not in this state".into()),
+    }
+}
+
+/// True if the state has neither rules of iptables nor native tables.
+fn is_bare(state: &NodeState) -> bool {
+    state.rulesets.is_empty() && state.nft.tables.is_empty()
+}
+
+/// How to find out which rule is of a pod that lives. Without a kubelet there need be no CRI.
+fn living(facts: &Facts<'_>) -> &'static str {
+    let processes = facts.now.processes.as_deref();
+    if processes.is_none_or(|all| liveness::kubelet(all).is_some()) {
+        "crictl pods   # which of the ids in the comments live; delete the rule of one that does \
+         not, then its CNI-DN- chain, if it has one"
+    } else {
+        "nerdctl ps --all --no-trunc   # which of the ids in the comments live, or what else makes \
+         containers here says; delete the rule of one that does not, then its CNI-DN- chain, if it \
+         has one"
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod corefile;
 mod endpoints;
+mod gone;
 mod node_local;
 mod resolver;
 

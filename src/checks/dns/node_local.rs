@@ -56,7 +56,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
 }
 
 /// Rules of table raw that exempt DNS packets to the cluster's DNS address from conntrack.
-fn untracked(facts: &Facts<'_>) -> Vec<String> {
+pub(super) fn untracked(facts: &Facts<'_>) -> Vec<String> {
     let mut found = Vec::new();
     let mut cluster = None;
     for (id, ruleset) in &facts.now.rulesets {

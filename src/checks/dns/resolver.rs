@@ -1,8 +1,11 @@
-//! A node, or a nodelocaldns, whose only resolver is the cluster's DNS.
+//! A node, or a nodelocaldns, whose only resolver is the cluster's DNS, and a node whose resolver is a
+//! nodelocaldns that is gone.
 
 use std::net::IpAddr;
 
 use super::corefile::directives;
+use super::gone;
+use super::node_local::untracked;
 use super::{cluster_addresses, dns_addresses, node_local_addresses};
 use crate::checks::{Check, Facts, Found, Severity, Verdict, always};
 
@@ -31,6 +34,7 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
         ))
     });
     let verdict = host(facts);
+    let verdict = with_untracked(facts, verdict);
     let Some((line, why)) = alone else { return verdict };
     let mut found = match verdict {
         Verdict::Found(found) => found,
@@ -42,6 +46,30 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
          resolver outside of the cluster"
             .into(),
     );
+    Verdict::Found(found)
+}
+
+/// The verdict, with the rules of a nodelocaldns that is gone which keep queries to the cluster's DNS
+/// from its Service.
+fn with_untracked(facts: &Facts<'_>, verdict: Verdict) -> Verdict {
+    if facts.now.links.is_empty() || !node_local_addresses(facts).is_empty() {
+        return verdict;
+    }
+    let rules = untracked(facts);
+    if rules.is_empty() {
+        return verdict;
+    }
+    let mut found = match verdict {
+        Verdict::Found(found) => found,
+        _ => Found::default(),
+    };
+    found.evidence.extend(rules);
+    found.evidence.push("no link nodelocaldns is there: untracked queries meet no Service".into());
+    if found.effect.is_empty() {
+        found.effect = "what asks the cluster's DNS from this node gets no answer".into();
+    }
+    found.remedy.push("proxyshift plan -v   # which rules of nodelocaldns are left".into());
+    found.remedy.dedup();
     Verdict::Found(found)
 }
 
@@ -59,6 +87,34 @@ fn host(facts: &Facts<'_>) -> Verdict {
             Some((at + 1, line, address.parse().ok()))
         })
         .collect();
+    let dead: Vec<_> =
+        servers.iter().filter(|(.., a)| a.is_some_and(|a| gone::is_gone(facts, a))).collect();
+    if !dead.is_empty() {
+        let lines = dead.iter().map(|(number, line, _)| format!("{FILE}:{number}: {line}"));
+        let mut evidence: Vec<String> = lines.collect();
+        for address in dead.iter().filter_map(|(.., address)| *address) {
+            evidence.push(format!("no link of this node has {address}: nothing answers there"));
+            evidence.extend(gone::rules(facts, address));
+        }
+        let effect = if dead.len() == servers.len() {
+            "the node and its pods in the host's network resolve nothing: no image, no API server \
+             by name"
+        } else {
+            "names that are asked of that server wait until it is given up"
+        };
+        return Verdict::Found(Found {
+            evidence,
+            effect: effect.into(),
+            remedy: vec![
+                format!(
+                    "nameserver ADDRESS   # in {FILE}, in its place: a resolver that answers, or \
+                     bring nodelocaldns back"
+                ),
+                "proxyshift plan -v   # which rules of nodelocaldns are left".into(),
+            ],
+            fix: Vec::new(),
+        });
+    }
     let [(number, line, Some(address))] = &servers[..] else {
         return match &servers[..] {
             [] => Verdict::Unknown(format!("{FILE} names no server")),

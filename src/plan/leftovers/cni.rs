@@ -1,7 +1,8 @@
-//! Pod networks: leftovers of components that are gone, and empty chains of host ports.
+//! Pod networks and what belongs to them: leftovers of components that are gone, and empty chains of
+//! host ports.
 
 use crate::owners::backend::LeftBackends;
-use crate::owners::component::{ChainEntry, Component};
+use crate::owners::component::{ChainEntry, Component, WhenGone};
 use crate::owners::content::Reading;
 use crate::owners::liveness::{Liveness, liveness};
 use crate::plan::Action;
@@ -9,16 +10,16 @@ use crate::plan::candidates::{Candidates, OwnedChain, PlanRow, RuleContext, Rule
 use crate::plan::reason::Reason;
 use crate::state::object::ObjectId;
 
-/// Judges the objects of each pod network. The objects are removed if the component is known to be
-/// gone and the catalogue says that this is enough evidence (`removed_when_gone`). Otherwise the
-/// objects are kept.
+/// Judges the objects of each pod network, and of each other component whose leftovers are looked
+/// for. The objects are removed if the component is known to be gone and the catalogue says that
+/// this is enough evidence (`when_gone: remove`). Otherwise the objects are kept.
 pub(super) fn components(candidates: &mut Candidates<'_>) {
     let catalogue = candidates.catalogue;
-    for component in catalogue.components().iter().filter(|c| c.cni) {
+    for component in catalogue.components().iter().filter(|c| c.is_watched()) {
         let liveness = liveness(component, candidates.state);
-        if liveness.is_gone() && component.removed_when_gone {
+        if liveness.is_gone() && component.when_gone == Some(WhenGone::Remove) {
             propose(candidates, component, liveness.evidence());
-        } else {
+        } else if component.cni || liveness.is_left() {
             keep(candidates, component, &liveness);
         }
     }
@@ -35,8 +36,9 @@ fn propose(candidates: &mut Candidates<'_>, component: &Component, evidence: &st
         if owner(candidates, &context) != component.name {
             continue;
         }
-        if is_signed(candidates, component, &context) {
-            let with = to.filter(|c| candidates.is_candidate(*c));
+        let with = to.filter(|c| candidates.is_candidate(*c));
+        // A jump to a chain that goes too needs no other signature.
+        if with.is_some() || is_signed(candidates, component, &context) {
             candidates.propose_rule(at, with, reason());
         } else {
             let reason = Reason::OwnerGoneUnsigned(name.clone(), evidence.clone());
@@ -108,14 +110,19 @@ pub(super) fn owner<'a>(candidates: &Candidates<'a>, context: &RuleContext<'_>) 
     candidates.ownership.name(a)
 }
 
-/// True if the rule has a comment that only this component writes.
+/// True if the rule has a comment that only this component writes, or none and the exact form of one
+/// of its rules.
 pub(super) fn is_signed(
     candidates: &Candidates<'_>,
     component: &Component,
     context: &RuleContext<'_>,
 ) -> bool {
     let reading = Reading::of(context.ruleset.words(context.rule));
-    reading.comments.iter().any(|c| candidates.catalogue.writes_comment(component, c))
+    if !reading.comments.is_empty() {
+        return reading.comments.iter().any(|c| candidates.catalogue.writes_comment(component, c));
+    }
+    let (table, chain) = (&context.table.name, &context.chain.name);
+    candidates.catalogue.writes_rule(component, table, chain, &reading.body)
 }
 
 /// Proposes the removal of portmap's chains that have no rules, and of the jumps to these chains.

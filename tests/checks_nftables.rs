@@ -92,7 +92,7 @@ fn a_match_that_the_kernel_lost_is_found_and_one_that_a_save_lost_is_refused() {
     let done = Command::new("sh").args(["-c", &remedy]).status().expect("sh runs");
     assert!(done.success(), "{remedy}");
     assert_eq!(check(ids).0, 0);
-    // In the save alone, as of an iptables that does not know the match: nothing is captured.
+    // In the save alone, as of an iptables that does not know the match: no rule is read.
     load("-m mark --mark 0x8000/0x8000");
     // Where Debian has the matches, whatever the machine.
     let triplet = run("find /usr/lib -maxdepth 3 -name libxt_mark.so");
@@ -109,7 +109,8 @@ fn a_match_that_the_kernel_lost_is_found_and_one_that_a_save_lost_is_refused() {
     assert!(!save.contains("--mark"), "the match is not hidden: {save}");
     let (code, document, err) = check(ids);
     assert_eq!(code, 3, "{document}{err}");
-    assert!(document["cause"].to_string().contains("a match was lost"), "{document}{err}");
+    let found = finding(&document, "backends.garbled");
+    assert!(found["evidence"][0].to_string().contains("a match was lost"), "{document}{err}");
 }
 
 /// A kube-proxy of today in nftables mode, which ends when this value is dropped. Its nft fails at each

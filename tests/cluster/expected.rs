@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
 
 use ipnet::IpNet;
 use proxyshift::kube_proxy::reach::{NoEndpoint, Reach};
@@ -12,7 +13,7 @@ use proxyshift::state::{Family, Files, NodeState};
 use serde_json::Value;
 
 use crate::common::{run, run_with};
-use crate::control_plane::Cluster;
+use crate::control_plane::{CEILING, Cluster};
 
 /// A node as its kube-proxy sees it.
 pub struct Seen {
@@ -38,8 +39,19 @@ impl Seen {
         run(&format!("ip netns exec {} {command}", self.name))
     }
 
-    /// The rules that the node has.
+    /// The rules that the node has, read again while that fails: beside a kube-proxy that makes its
+    /// chains, iptables-nft-save lists a chain twice.
     pub fn state(&self) -> NodeState {
+        let until = Instant::now() + CEILING;
+        loop {
+            match NodeState::parse(self.files()) {
+                Ok(state) => return state,
+                Err(e) => assert!(Instant::now() < until, "{e}"),
+            }
+        }
+    }
+
+    fn files(&self) -> Files {
         let mut files = Files::new();
         // A table may go while kube-proxy changes its mode.
         let script = "for family in ip ip6; do
@@ -55,7 +67,7 @@ impl Seen {
                 files.insert(name.into(), text.into());
             }
         }
-        NodeState::parse(files).expect("rules")
+        files
     }
 }
 

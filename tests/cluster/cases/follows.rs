@@ -156,7 +156,12 @@ impl Site {
 
     /// Fails if any connection of the site's traffic fails that begins [`SOON`] after `changed`.
     fn nothing_fails_soon_after(&self, changed: Instant, what: &str) {
-        std::thread::sleep(SOON.saturating_sub(changed.elapsed()));
+        self.nothing_fails_after(SOON, changed, what);
+    }
+
+    /// As [`Site::nothing_fails_soon_after`], of what begins `time` after `changed`.
+    fn nothing_fails_after(&self, time: Duration, changed: Instant, what: &str) {
+        std::thread::sleep(time.saturating_sub(changed.elapsed()));
         let traffic = self.traffic();
         std::thread::sleep(FLOWS);
         let Tally { tries, failures } = traffic.stop(what);
@@ -348,7 +353,9 @@ fn an_undo_by_the_watchdog_follows_too() {
     let [first, others @ ..] = &SERVERS;
     site.kill(&[*first]);
     let gone = site.set_endpoints(0..SERVICES, others);
-    site.nothing_fails_soon_after(gone, "an endpoint was killed while the watchdog undid the run");
+    // Its process may have begun to read the API just now.
+    let what = "an endpoint was killed while the watchdog undid the run";
+    site.nothing_fails_after(2 * SOON, gone, what);
     site.only_the_bridge_serves();
     site.node.write(MANIFEST, &manifest(VERSION));
     poll("the run is undone", || {

@@ -36,6 +36,7 @@ fn each_captured_node_has_its_findings() {
     let ipvs = [
         ("dns.resolver", Warn),
         ("ipvs.conn-reuse-mode", Warn),
+        ("ipvs.tcp-timeout", Warn),
         ("ipvs.udp-timeout", Info),
         ("kube-proxy.leftover-reject", Warn),
         ("kube-proxy.leftovers", Info),
@@ -72,14 +73,22 @@ fn each_captured_node_has_its_findings() {
         (
             "half-migrated-ipvs-1.37",
             vec![
+                ("ipvs.tcp-timeout", Warn),
                 ("ipvs.udp-timeout", Info),
                 ("kube-proxy.ipvs-deprecated", Warn),
                 ("kube-proxy.leftover-reject", Warn),
                 ("kube-proxy.leftovers", Info),
             ],
         ),
-        ("ipvs-1.34", vec![("ipvs.udp-timeout", Info)]),
-        ("ipvs-1.37", vec![("ipvs.udp-timeout", Info), ("kube-proxy.ipvs-deprecated", Warn)]),
+        ("ipvs-1.34", vec![("ipvs.tcp-timeout", Warn), ("ipvs.udp-timeout", Info)]),
+        (
+            "ipvs-1.37",
+            vec![
+                ("ipvs.tcp-timeout", Warn),
+                ("ipvs.udp-timeout", Info),
+                ("kube-proxy.ipvs-deprecated", Warn),
+            ],
+        ),
         (
             "nftables-beside-iptables-1.37",
             vec![

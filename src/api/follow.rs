@@ -57,21 +57,21 @@ struct Shared {
 struct ReaderState {
     /// How often anything has changed.
     changes: u64,
-    services: Kept<ApiService>,
-    slices: Kept<ApiSlice>,
+    services: ObjectCache<ApiService>,
+    slices: ObjectCache<ApiSlice>,
 }
 
 /// What is kept of one kind.
-struct Kept<T> {
+struct ObjectCache<T> {
     /// The objects; none until they have been listed once.
     objects: Option<BTreeMap<ObjectName, T>>,
     /// Since when they are not followed, and why.
     failing: Option<(Instant, ApiFailure)>,
 }
 
-impl<T> Default for Kept<T> {
-    fn default() -> Kept<T> {
-        Kept { objects: None, failing: None }
+impl<T> Default for ObjectCache<T> {
+    fn default() -> ObjectCache<T> {
+        ObjectCache { objects: None, failing: None }
     }
 }
 
@@ -81,7 +81,7 @@ trait Followed: ApiObject + DeserializeOwned + Send + 'static {
     const PATH: &'static str;
 
     /// What is kept of it.
-    fn kept(state: &mut ReaderState) -> &mut Kept<Self>
+    fn cache(state: &mut ReaderState) -> &mut ObjectCache<Self>
     where
         Self: Sized;
 }
@@ -89,7 +89,7 @@ trait Followed: ApiObject + DeserializeOwned + Send + 'static {
 impl Followed for ApiService {
     const PATH: &'static str = "/api/v1/services";
 
-    fn kept(state: &mut ReaderState) -> &mut Kept<ApiService> {
+    fn cache(state: &mut ReaderState) -> &mut ObjectCache<ApiService> {
         &mut state.services
     }
 }
@@ -97,7 +97,7 @@ impl Followed for ApiService {
 impl Followed for ApiSlice {
     const PATH: &'static str = "/apis/discovery.k8s.io/v1/endpointslices";
 
-    fn kept(state: &mut ReaderState) -> &mut Kept<ApiSlice> {
+    fn cache(state: &mut ReaderState) -> &mut ObjectCache<ApiSlice> {
         &mut state.slices
     }
 }
@@ -164,28 +164,28 @@ impl Shared {
 
     fn failed<T: Followed>(&self, failure: ApiFailure) {
         let mut state = self.lock();
-        let failing = &mut T::kept(&mut state).failing;
+        let failing = &mut T::cache(&mut state).failing;
         let since = failing.as_ref().map_or_else(Instant::now, |(since, _)| *since);
         *failing = Some((since, failure));
     }
 
     fn follows<T: Followed>(&self) {
-        T::kept(&mut self.lock()).failing = None;
+        T::cache(&mut self.lock()).failing = None;
     }
 
     fn replace<T: Followed>(&self, objects: Vec<T>) {
         let objects = objects.into_iter().map(|object| (name_of(&object), object)).collect();
         let mut state = self.lock();
         state.changes += 1;
-        let kept = T::kept(&mut state);
-        kept.objects = Some(objects);
-        kept.failing = None;
+        let cache = T::cache(&mut state);
+        cache.objects = Some(objects);
+        cache.failing = None;
     }
 
     fn change<T: Followed>(&self, change: ApiChange<T>) -> Result<(), ApiFailure> {
         let mut state = self.lock();
         state.changes += 1;
-        let Some(objects) = &mut T::kept(&mut state).objects else { return Ok(()) };
+        let Some(objects) = &mut T::cache(&mut state).objects else { return Ok(()) };
         match change {
             ApiChange::Is(object) => objects.insert(name_of(&object), object),
             ApiChange::Deleted(object) => objects.remove(&name_of(&object)),

@@ -2,7 +2,7 @@
 //! tables then leaves a table out, or fails: the kernel is asked which chains they are in, and the
 //! catalogue whose these are.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use super::lossy_save::is_of_native_rules;
 use super::nfnetlink::Netfilter;
@@ -54,7 +54,7 @@ fn explanation(
     chains: &[NativeChain],
     catalogue: &Catalogue,
 ) -> Error {
-    let mut remedies = BTreeMap::new();
+    let mut remedies = BTreeSet::new();
     let named: Vec<String> = chains
         .iter()
         .map(|NativeChain { table, name, rules }| {
@@ -71,7 +71,7 @@ fn explanation(
                     (format!("{}'s", owner.name), format!("{}: {by_iptables}", owner.name))
                 }
             };
-            remedies.insert(remedy, ());
+            remedies.insert(remedy);
             format!("chain {name} of {table} ({whose}, {rules} such rules)")
         })
         .collect();
@@ -80,7 +80,7 @@ fn explanation(
         named.join(", "),
         error.cause
     );
-    let hint = remedies.into_keys().collect::<Vec<_>>().join("; ");
+    let hint = remedies.into_iter().collect::<Vec<_>>().join("; ");
     Error::new(Kind::LossyCapture, id.file(), cause).hint(hint)
 }
 

@@ -4,12 +4,10 @@ use std::net::SocketAddr;
 
 use proxyshift::state::kube_proxy::Mode;
 
-use super::moves::{FORWARD, Site, short};
-use super::services::reads_as_the_api_says;
+use super::moves::{FORWARD, Site, mounting, short};
 use crate::common::clients::OWN;
 use crate::common::vm::of_cluster;
-use crate::control_plane::{VERSION, poll};
-use crate::node::manifest;
+use crate::control_plane::poll;
 use crate::traffic::{How, Kind};
 
 /// The words of a move to nftables mode by the playbook of [`Site::hurries`].
@@ -33,23 +31,12 @@ impl Site {
         self.node.write("/run/fails/nft", &nft);
         self.node.run("chmod 755 /run/fails/nft");
         let shell = of_cluster("programs/busybox").display().to_string();
-        let [mounts, volumes] = ["    volumeMounts:\n", "  volumes:\n"];
-        let text = manifest(VERSION);
-        assert!(text.contains(mounts) && text.contains(volumes), "{text}");
-        let (mut mounted, mut from) = (mounts.to_owned(), volumes.to_owned());
-        for (name, path, source) in [
-            ("fails", "/usr/sbin/nft", "/run/fails/nft"),
-            ("real", "/run/nft", "/usr/sbin/nft"),
-            ("shell", "/bin/sh", &shell),
-            ("cat", "/bin/cat", &shell),
-        ] {
-            mounted += &format!("    - {{name: {name}, mountPath: {path}}}\n");
-            from += &format!("  - {{name: {name}, hostPath: {{path: {source}}}}}\n");
-        }
-        let text = text.replace(mounts, &mounted).replace(volumes, &from);
-        self.node.write("/run/manifest", &text);
-        self.restart("cp /run/manifest /etc/kubernetes/manifests/.kube-proxy.yaml");
-        reads_as_the_api_says(&self.seen, Mode::Iptables);
+        self.runs(&mounting(&[
+            ("/usr/sbin/nft", "/run/fails/nft"),
+            ("/run/nft", "/usr/sbin/nft"),
+            ("/bin/sh", &shell),
+            ("/bin/cat", &shell),
+        ]));
     }
 }
 

@@ -11,8 +11,8 @@ use proxyshift::kube_proxy::bridge::TABLE;
 use proxyshift::state::kube_proxy::Mode;
 use serde_json::{Value, json};
 
-use super::moves::{FORWARD, SERVICES, Site, number, short, without_nft};
-use super::services::{Endpoint, READY, reads_as_the_api_says, with_slices};
+use super::moves::{FORWARD, SERVICES, Site, mounting, number, short, without_nft};
+use super::services::{Endpoint, READY, with_slices};
 use crate::common::clients::{any, at, connect, serve};
 use crate::common::{run, run_with};
 use crate::control_plane::{Cluster, VERSION, poll};
@@ -70,9 +70,7 @@ impl Site {
     /// A site whose kube-proxy cannot start in nftables mode, so that the bridge serves for long.
     fn that_gets_stuck() -> Site {
         let site = Site::new(Mode::Iptables);
-        site.node.write("/run/manifest", &without_nft());
-        site.restart("cp /run/manifest /etc/kubernetes/manifests/.kube-proxy.yaml");
-        reads_as_the_api_says(&site.seen, Mode::Iptables);
+        site.runs(&without_nft());
         site
     }
 
@@ -331,9 +329,7 @@ fn without_the_api_a_synced_family_tells_what_is_gone() {
 
 /// The manifest of a kube-proxy in whose image iptables is a program that fails.
 fn without_iptables() -> String {
-    let text = without_nft().replace("/usr/sbin/nft", "/usr/sbin/iptables");
-    assert!(text.contains("mountPath: /usr/sbin/iptables"), "{text}");
-    text
+    mounting(&[("/usr/sbin/iptables", "/bin/false")])
 }
 
 #[test]

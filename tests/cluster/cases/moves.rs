@@ -147,7 +147,7 @@ impl Site {
     }
 
     /// Restarts kube-proxy, runs a shell command while it is stopped, and waits until it is in sync.
-    pub(super) fn restart(&self, meanwhile: &str) {
+    fn restart(&self, meanwhile: &str) {
         self.node.run(&format!(
             "mv {MANIFEST} {PARKED}
              while pidof kube-proxy >/dev/null; do sleep 0.1; done
@@ -159,6 +159,13 @@ impl Site {
              done
              exit 1"
         ));
+    }
+
+    /// Restarts kube-proxy with this manifest, and waits until it serves in iptables mode.
+    pub(super) fn runs(&self, manifest: &str) {
+        self.node.write("/run/manifest", manifest);
+        self.restart(&format!("cp /run/manifest {PARKED}"));
+        reads_as_the_api_says(&self.seen, Mode::Iptables);
     }
 
     /// Moves kube-proxy in its own way: its configuration is edited while it is stopped.
@@ -250,17 +257,23 @@ pub(super) fn short(playbook: &str) -> String {
     playbook.lines().filter(is_kept).map(|line| format!("{line}\n")).collect()
 }
 
-/// The manifest of a kube-proxy in whose image nft is a program that fails. Such a kube-proxy removes
-/// what iptables mode wrote before it finds that it cannot start.
-pub(super) fn without_nft() -> String {
+/// The manifest of a kube-proxy in whose image each first path is the node's file at the second.
+pub(super) fn mounting(files: &[(&str, &str)]) -> String {
     let [mounts, volumes] = ["    volumeMounts:\n", "  volumes:\n"];
     let text = manifest(VERSION);
     assert!(text.contains(mounts) && text.contains(volumes), "{text}");
-    text.replace(mounts, &format!("{mounts}    - {{name: fails, mountPath: /usr/sbin/nft}}\n"))
-        .replace(
-            volumes,
-            &format!("{volumes}  - {{name: fails, hostPath: {{path: /bin/false}}}}\n"),
-        )
+    let (mut mounted, mut from) = (mounts.to_owned(), volumes.to_owned());
+    for (number, (path, of_node)) in files.iter().enumerate() {
+        mounted += &format!("    - {{name: file-{number}, mountPath: {path}}}\n");
+        from += &format!("  - {{name: file-{number}, hostPath: {{path: {of_node}}}}}\n");
+    }
+    text.replace(mounts, &mounted).replace(volumes, &from)
+}
+
+/// The manifest of a kube-proxy in whose image nft is a program that fails. Such a kube-proxy removes
+/// what iptables mode wrote before it finds that it cannot start.
+pub(super) fn without_nft() -> String {
+    mounting(&[("/usr/sbin/nft", "/bin/false")])
 }
 
 #[test]
@@ -276,9 +289,7 @@ fn no_connection_is_lost_when_a_move_is_undone() {
     });
     site.is_in(Mode::Iptables);
 
-    site.node.write("/run/manifest", &without_nft());
-    site.restart(&format!("cp /run/manifest {PARKED}"));
-    reads_as_the_api_says(&site.seen, Mode::Iptables);
+    site.runs(&without_nft());
     assert!(FORWARD.contains("timeout: 5m"), "{FORWARD}");
     site.node.write("/run/playbook.yaml", &short(FORWARD).replace("timeout: 5m", "timeout: 10s"));
     let [served, _] = site.unharmed("undone, as kube-proxy does not start", || {
@@ -293,9 +304,7 @@ fn no_connection_is_lost_when_a_move_is_undone() {
 fn a_bridge_that_somebody_flushes_is_put_back() {
     let site = Site::new(Mode::Iptables);
     let proxyshift = site.node.proxyshift();
-    site.node.write("/run/manifest", &without_nft());
-    site.restart(&format!("cp /run/manifest {PARKED}"));
-    reads_as_the_api_says(&site.seen, Mode::Iptables);
+    site.runs(&without_nft());
     site.node.write("/run/playbook.yaml", &short(FORWARD).replace("timeout: 5m", "timeout: 30s"));
     let words = "migrate --to nftables --playbook /run/playbook.yaml --yes";
     let run = proxyshift.command(words).stderr(Stdio::piped()).spawn().expect("it starts");

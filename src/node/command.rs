@@ -305,7 +305,7 @@ mod tests {
             let script =
                 format!("echo >>{count}; [ $(wc -l <{count}) -gt {times} ] || kill -INT $$");
             // A shell that runs the tests in its background has them ignore the signal.
-            Command::new("env").args(["--default-signal=INT", "sh", "-c", &script]).run()
+            Command::new("/usr/bin/env").args(["--default-signal=INT", "sh", "-c", &script]).run()
         };
         assert!(run(0).is_ok() && run(1).is_ok());
         assert!(run(2).unwrap_err().cause.contains("SIGINT"));

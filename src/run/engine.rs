@@ -12,6 +12,7 @@ use crate::interrupt;
 use crate::node::systemd;
 use crate::plan::change::{Change, Edit, Irreversible};
 use crate::plan::playbook::{Hook, Hooks, StageSide};
+use crate::run::bridge::files::write_api;
 use crate::run::execution::{Execution, Planned};
 use crate::run::payload::StepRef;
 use crate::run::record_end::record_end;
@@ -156,7 +157,7 @@ pub(super) fn refuse_pending(context: &Context<'_>) -> Result<()> {
     }
 }
 
-/// Begins the run: creates its folder, its copy of the playbook and its journal, reserves room for
+/// Begins the run: creates its folder, its copy of the playbook, how it reaches the API server, and its journal, reserves room for
 /// the journal, and starts the watchdog. A run that has a journal has all that is needed to resume
 /// the run.
 fn begin(context: &Context<'_>, work: &Work<'_>) -> Result<(Run, Journal)> {
@@ -172,6 +173,7 @@ fn begin(context: &Context<'_>, work: &Work<'_>) -> Result<(Run, Journal)> {
     let playbook = work.playbook.as_ref();
     let begun = playbook
         .map_or(Ok(()), |text| folder.write(PLAYBOOK, text))
+        .and_then(|()| work.base.as_ref().map_or(Ok(()), |base| write_api(context, &run, base)))
         .and_then(|()| Journal::create(&folder, size))
         .and_then(|journal| arm(context, &mut run).map(|()| journal));
     match begun {

@@ -85,16 +85,20 @@ fn a_node_is_captured_checked_cleaned_and_rolled_back() {
     );
 }
 
+/// The built-in playbook of an upgrade, with a command in place of a person.
+fn upgraded_by(command: &[&str]) -> String {
+    let text = include_str!("../../playbooks/upgrade.yaml");
+    let ask = text.lines().find(|l| l.trim_start().starts_with("ask: ")).expect("it asks");
+    text.replace(ask, &format!("      run: {}", serde_json::json!(command)))
+}
+
 /// Upgrades kube-proxy in `mode` to the version of today, and confirms.
 fn is_upgraded(mode: &str) {
     let node = Node::with_static_pod(OLD, mode);
     node.import(VERSION);
     let proxyshift = node.proxyshift();
-    let text = include_str!("../../playbooks/upgrade.yaml");
-    let ask = text.lines().find(|l| l.trim_start().starts_with("ask: ")).expect("it asks");
     node.write("/run/manifest", &manifest(VERSION));
-    let command = format!("      run: [cp, /run/manifest, {MANIFEST}]");
-    node.write("/run/upgrade.yaml", &text.replace(ask, &command));
+    node.write("/run/upgrade.yaml", &upgraded_by(&["cp", "/run/manifest", MANIFEST]));
     let before = node.asks("/metrics");
     assert!(before.contains(&format!("git_version=\"v{OLD}\"")), "{before}");
     println!(

@@ -7,7 +7,9 @@ use crate::error::{Error, Kind, Result};
 use crate::kube_proxy::bridge::{Bridge, LoadedBridges};
 use crate::kube_proxy::running::configured;
 use crate::node::api_access::{self, ApiSource};
+use crate::plan::playbook::ControllerChoice;
 use crate::run::Context;
+use crate::run::controller::find;
 use crate::state::{Family, NodeState};
 use crate::store::run::{ConfiguredBy, Run};
 
@@ -22,7 +24,7 @@ const API: &str = "api.json";
 pub(in crate::run) struct FollowedApi {
     /// The name that this node has there.
     pub(in crate::run) node: String,
-    /// Where the credentials are; none if that was not found as the bridge was loaded.
+    /// Where the credentials are; none if that was not found as the run began.
     source: Option<ApiSource>,
     /// What configures kube-proxy.
     configured: Option<ConfiguredBy>,
@@ -44,13 +46,17 @@ impl FollowedApi {
     /// # Errors
     /// When they cannot be found or read, or are not supported.
     pub(in crate::run) fn access(&self) -> Result<ApiAccess> {
-        let unknown = || Error::new(Kind::NotFound, "kube-proxy's kubeconfig", "is not known");
         match (&self.source, &self.configured) {
             (Some(source), _) => api_access::read(source),
             (None, Some(by)) => api_access::read(&api_access::find(&by.controller, &by.source)?),
             (None, None) => Err(unknown()),
         }
     }
+}
+
+/// It is not known how the API server is reached.
+pub(in crate::run) fn unknown() -> Error {
+    Error::new(Kind::NotFound, "kube-proxy's kubeconfig", "is not known")
 }
 
 /// The name of the file that has the script of a family's bridge.
@@ -70,13 +76,17 @@ pub(in crate::run) fn write(context: &Context<'_>, run: &Run, bridges: &[Bridge]
     folder.write(LOADED, &as_text(LOADED, &LoadedBridges(bridges.to_vec()))?)
 }
 
-/// Writes how the API server is reached, by the node state `now`.
+/// Writes how the API server is reached, by the node state `base` before the run.
 ///
 /// # Errors
 /// When the store cannot be written.
-pub(in crate::run) fn write_api(context: &Context<'_>, run: &Run, now: &NodeState) -> Result<()> {
-    let found = run.migration().and_then(|migration| migration.kube_proxy.as_ref());
-    let api = FollowedApi::of(now, found);
+pub(in crate::run) fn write_api(context: &Context<'_>, run: &Run, base: &NodeState) -> Result<()> {
+    let by_run = run.migration().and_then(|migration| migration.kube_proxy.clone());
+    // An upgrade configures nothing, and so has not looked.
+    let detected = || find(&ControllerChoice::Auto, base).ok();
+    let configured = by_run
+        .or_else(|| detected().map(|(controller, source)| ConfiguredBy { controller, source }));
+    let api = FollowedApi::of(base, configured.as_ref());
     context.store.folder(&run.id).write(API, &as_text(API, &api)?)
 }
 
@@ -95,12 +105,16 @@ pub(in crate::run) fn first_loaded(
     parse(LOADED, &folder.read(LOADED)?).map(Some)
 }
 
-/// How the API server is reached.
+/// How the API server is reached; none in a run that has not noted it, as a clean-up.
 ///
 /// # Errors
 /// When that cannot be read.
-pub(in crate::run) fn followed_api(context: &Context<'_>, run: &Run) -> Result<FollowedApi> {
-    parse(API, &context.store.folder(&run.id).read(API)?)
+pub(in crate::run) fn followed_api(
+    context: &Context<'_>,
+    run: &Run,
+) -> Result<Option<FollowedApi>> {
+    let folder = context.store.folder(&run.id);
+    folder.contains(API).then(|| parse(API, &folder.read(API)?)).transpose()
 }
 
 fn as_text(file: &str, value: &impl Serialize) -> Result<String> {

@@ -11,14 +11,14 @@ use ipnet::IpNet;
 use crate::api::ApiReader;
 use crate::apply;
 use crate::apply::conntrack::clear_stale;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::kube_proxy::api_services::ApiServices;
 use crate::kube_proxy::bridge::{Bridge, Frontend, LoadedBridges};
 use crate::kube_proxy::mode;
 use crate::kube_proxy::stale_entries::ServiceDestinations;
 use crate::node;
 use crate::run::Context;
-use crate::run::bridge::files::{first_loaded, followed_api, script_file};
+use crate::run::bridge::files::{first_loaded, followed_api, script_file, unknown};
 use crate::run::named;
 use crate::state::kube_proxy::{IPVS_LINK, Mode};
 use crate::state::{Family, NodeState};
@@ -31,12 +31,15 @@ const AWAY: Duration = Duration::from_secs(3);
 /// The pause before a bridge that the kernel refused is loaded again.
 const RETRY: Duration = Duration::from_secs(10);
 
-/// The bridge of one run, and the API server that it follows.
+/// What follows the API server for one run: its bridge gets the endpoints that the API has, and who waits
+/// for kube-proxy waits for no service that the API has no more.
 pub(in crate::run) struct EndpointFollower {
     /// Reads the API server; none where it is not known how.
     reader: Option<ApiReader>,
     node: String,
+    /// The bridges as they were loaded first; without a bridge, those that the run would have had.
     first: LoadedBridges,
+    has_bridge: bool,
     /// The bridges as they are loaded, as far as this process knows.
     current: BTreeMap<Family, Bridge>,
     /// What the API has; none until it has answered.
@@ -54,19 +57,30 @@ pub(in crate::run) struct EndpointFollower {
 }
 
 impl EndpointFollower {
-    /// Begins to follow for the bridge of a run; none in a run without a bridge. `is_new` is whether
-    /// this process has just loaded it. Says why, where the API server cannot be followed at all.
+    /// Begins to follow for a run; none where it has neither a bridge nor noted how the API server is
+    /// reached. `base` is the node state before the run, `is_new` whether this process has just loaded
+    /// the bridge. Says why, where the API server cannot be followed for a bridge.
     pub(in crate::run) fn start(
         context: &Context<'_>,
         run: &Run,
+        base: &NodeState,
         is_new: bool,
     ) -> Option<EndpointFollower> {
-        let first = match first_loaded(context, run) {
-            Ok(first) => first?,
+        let loaded = match first_loaded(context, run) {
+            Ok(loaded) => loaded,
             Err(e) => {
                 say_away(context, &e);
                 return None;
             }
+        };
+        let api = followed_api(context, run).transpose();
+        if loaded.is_none() && api.is_none() {
+            return None;
+        }
+        let has_bridge = loaded.is_some();
+        let first = match loaded {
+            Some(first) => first,
+            None => LoadedBridges(Bridge::of(base, run.modes()?.from)),
         };
         let of_family = |bridge: &Bridge| (bridge.family, bridge.clone());
         let current =
@@ -76,6 +90,7 @@ impl EndpointFollower {
             node: String::new(),
             current,
             first,
+            has_bridge,
             services: None,
             known: 0,
             is_due: false,
@@ -83,14 +98,13 @@ impl EndpointFollower {
             is_away: false,
             is_of_others: false,
         };
-        match followed_api(context, run) {
-            Ok(api) => {
-                follower.node.clone_from(&api.node);
-                match ApiReader::start(move || api.access()) {
-                    Ok(reader) => follower.reader = Some(reader),
-                    Err(e) => follower.away(context, &e),
-                }
-            }
+        let read = api.unwrap_or_else(|| Err(unknown())).and_then(|api| {
+            follower.node.clone_from(&api.node);
+            ApiReader::start(move || api.access())
+                .map_err(|e| Error::new(Kind::Unexpected, "what follows the API server", e))
+        });
+        match read {
+            Ok(reader) => follower.reader = Some(reader),
             Err(e) => follower.away(context, &e),
         }
         Some(follower)
@@ -113,7 +127,7 @@ impl EndpointFollower {
     pub(in crate::run) fn follow(&mut self, context: &Context<'_>, run: &Run, base: &NodeState) {
         self.read(context);
         let may_load = self.refused.is_none_or(|until| Instant::now() >= until);
-        if self.is_due && may_load {
+        if self.has_bridge && self.is_due && may_load {
             self.load_if_known(context, run, base);
         }
     }
@@ -129,7 +143,7 @@ impl EndpointFollower {
             self.known = known;
             // Of another cluster's, nothing counts.
             let is_own = self.first.are_known_to(&services);
-            if !is_own && !self.is_of_others {
+            if self.has_bridge && !is_own && !self.is_of_others {
                 say_away(context, &"the API server has none of this node's services");
             }
             self.is_of_others = !is_own;
@@ -145,7 +159,9 @@ impl EndpointFollower {
             }
             None if self.is_away && !is_new => {
                 self.is_away = false;
-                context.sink.note("endpoints are followed again");
+                if self.has_bridge {
+                    context.sink.note("endpoints are followed again");
+                }
             }
             _ => {}
         }
@@ -187,7 +203,8 @@ impl EndpointFollower {
         to: Mode,
     ) {
         // An API that has not been said to be away may answer yet.
-        let is_without_api = self.services.is_none() && (self.is_away || self.is_of_others);
+        let is_without_api =
+            self.has_bridge && self.services.is_none() && (self.is_away || self.is_of_others);
         if !is_without_api || !mode::of(to).writes_family_at_once() {
             return;
         }
@@ -244,9 +261,12 @@ impl EndpointFollower {
         clear_stale(&ServiceDestinations::new(&services, &base.links, &base.ipvs)).map(drop)
     }
 
+    /// Notes that the API is away, and says so where a bridge keeps the endpoints of before.
     fn away(&mut self, context: &Context<'_>, why: &dyn Display) {
         self.is_away = true;
-        say_away(context, why);
+        if self.has_bridge {
+            say_away(context, why);
+        }
     }
 }
 

@@ -45,7 +45,7 @@ impl<'a> Keeper<'a> {
         follower: &'a Follower,
     ) -> Keeper<'a> {
         if follower.borrow().is_none() {
-            follower.replace(EndpointFollower::start(context, run, false));
+            follower.replace(EndpointFollower::start(context, run, base, false));
         }
         Keeper { context, run, base, follower, has_failed: Cell::new(false) }
     }

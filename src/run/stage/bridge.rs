@@ -14,7 +14,7 @@ use crate::kube_proxy::gap::Gap;
 use crate::node;
 use crate::plan::change::{Change, Edit};
 use crate::plan::playbook::BridgeOptions;
-use crate::run::bridge::files::{write, write_api};
+use crate::run::bridge::files::write;
 use crate::run::bridge::follow::EndpointFollower;
 use crate::run::bridge::keeper::Keeper;
 use crate::run::execution::{Execution, UndoContext};
@@ -75,7 +75,6 @@ impl Stage for BridgeOptions {
         let now = context.observe_with_owners_of(execution.base()?)?;
         let (bridges, leaving) = (Bridge::of(&now, from), Leaving::of_kube_proxy(context, &now));
         write(context, &execution.run, &bridges)?;
-        write_api(context, &execution.run, &now)?;
         drop(now);
         let families = bridges.iter().map(|bridge| bridge.family).collect();
         let step = StepRef::new(StageName::Bridge.name(), 1);
@@ -86,9 +85,9 @@ impl Stage for BridgeOptions {
         step.mark_done(&mut execution.journal)?;
         let frontends = bridges.iter().map(|bridge| bridge.frontends.len()).sum();
         context.sink.finished(&task, Outcome::BridgeLoaded { frontends });
-        let follower = EndpointFollower::start(context, &execution.run, true);
-        execution.follower.replace(follower);
         let base = execution.take_base()?;
+        let follower = EndpointFollower::start(context, &execution.run, &base, true);
+        execution.follower.replace(follower);
         let keeper = Keeper::new(context, &execution.run, &base, &execution.follower);
         let keep_waiting = || {
             keeper.keep();

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::moves::{FORWARD, SERVICES, Site, mounting, number, short, without_nft};
 use super::services::{Endpoint, READY, with_slices};
+use super::{OLD, upgraded_by};
 use crate::common::clients::{any, at, connect, serve};
 use crate::common::{run, run_with};
 use crate::control_plane::{Cluster, VERSION, poll};
@@ -35,9 +36,14 @@ impl Moving {
     /// Begins to move the site's kube-proxy, by the playbook with that time for kube-proxy to serve.
     fn begin(site: &Site, timeout: &str) -> Moving {
         let playbook = short(FORWARD).replace("timeout: 5m", &format!("timeout: {timeout}"));
-        site.node.write("/run/playbook.yaml", &playbook);
-        let words = "migrate --to nftables --playbook /run/playbook.yaml --yes";
-        let mut command = site.node.proxyshift().command(words);
+        Moving::by(site, Mode::Nftables, &playbook)
+    }
+
+    /// Begins to move the site's kube-proxy to `mode` by this playbook.
+    fn by(site: &Site, mode: Mode, playbook: &str) -> Moving {
+        site.node.write("/run/playbook.yaml", playbook);
+        let words = format!("migrate --to {mode} --playbook /run/playbook.yaml --yes");
+        let mut command = site.node.proxyshift().command(&words);
         let mut child = command.stderr(Stdio::piped()).spawn().expect("it starts");
         let (said, mut err) =
             (Arc::new(Mutex::new(String::new())), child.stderr.take().expect("it"));
@@ -325,6 +331,25 @@ fn without_the_api_a_synced_family_tells_what_is_gone() {
     assert_eq!(said.matches("endpoints are not followed").count(), 1, "{said}");
     assert!(said.contains(&why) && said.contains("endpoints are followed again"), "{said}");
     site.is_in(Mode::Nftables);
+    site.node.proxyshift().expect(0, "confirm");
+}
+
+#[test]
+#[ignore = "of the cluster"]
+fn what_goes_during_an_upgrade_holds_up_nothing() {
+    let site = Site::of(OLD, Mode::Iptables);
+    site.node.import(VERSION);
+    site.node.write("/run/manifest", &manifest(VERSION));
+    let command = format!("touch /run/upgrades; sleep 5; cp /run/manifest {MANIFEST}");
+    let moving = Moving::by(&site, Mode::Iptables, &upgraded_by(&["sh", "-c", &command]));
+    poll("the upgrade begins", || site.node.run("ls /run").contains("upgrades"));
+    delete_and_scale(&site);
+    let began = Instant::now();
+    let said = moving.ends(0);
+    let took = began.elapsed();
+    println!("the upgrade ended {took:.1?} after a Service was deleted");
+    assert!(took < Duration::from_secs(90), "{took:?}: it waited for what is gone");
+    assert!(!said.contains("endpoints are"), "there is no bridge: {said}");
     site.node.proxyshift().expect(0, "confirm");
 }
 

@@ -57,7 +57,7 @@ impl Site {
     }
 
     /// As [`Site::new`], of this version of kube-proxy.
-    fn of(version: &str, mode: Mode) -> Site {
+    pub(super) fn of(version: &str, mode: Mode) -> Site {
         let node = Node::with_static_pod(version, &mode.to_string());
         let seen = Seen::of(&node.name, &node.addresses);
         let (pods, namespace) = (Pods::of(&node.name), format!("moves-{}", node.name));

@@ -21,6 +21,7 @@ use crate::run::execution::{Execution, UndoContext};
 use crate::run::payload::StepRef;
 use crate::run::preview::{Previewed, Previewer};
 use crate::run::stage::drain::{self, Leaving};
+use crate::run::stage::settle::settle;
 use crate::run::stage::{Stage, Undo};
 use crate::state::stage::{RunStage, StageName};
 use crate::store::run::Modes;
@@ -122,5 +123,13 @@ pub(in crate::run) fn undo(undo: &mut UndoContext<'_>) -> Result<()> {
         let cause = "stays, as kube-proxy does not serve; another rollback deletes it";
         return Err(Error::new(Kind::NotRolledBack, "the bridge", cause));
     }
-    loaded.into_iter().try_for_each(|family| apply::bridge::delete(undo.context.tools, family))
+    let context = undo.context;
+    loaded.into_iter().try_for_each(|family| apply::bridge::delete(context.tools, family))?;
+    // Connections of the mode that was left hang otherwise: those through ipvs.
+    if let Some(modes) = undo.run.modes()
+        && let Err(e) = settle(context, modes.from)
+    {
+        context.sink.warning(format!("connections may miss their services for minutes: {e}"));
+    }
+    Ok(())
 }

@@ -51,13 +51,15 @@ fn carries_over(case: &Case, from: &str, to: &str, streams: impl FnOnce() + Send
     ended
 }
 
-/// Rolls a confirmed migration back; no new connection may fail meanwhile.
+/// Rolls a confirmed migration back; no new connection may fail meanwhile, and no open one may hang.
 fn goes_back(case: &Case, from: &str, to: &str) {
+    let mut stay = [open("10.96.1.1:80"), open("10.96.1.2:80")];
     let traffic = Traffic::controlled();
     let ended = case.proxyshift.run("rollback");
     println!("{}{}\n{}", ended.err, ended.out, kube_proxy::log());
     assert_eq!(ended.code, Some(0));
     traffic.stop(&format!("back from {from} to {to}"));
+    stay.iter_mut().for_each(does_not_hang);
     case.is_in(to);
     let what = format!("rolled back from {from} to {to} mode by a bridge: no connection failed");
     tried(&kube_proxy::metrics(), place(), &what);

@@ -1,9 +1,9 @@
-//! The namespaces that hold the whole cluster. From the host nothing of it can be seen but its
+//! The namespaces that hold a whole cluster. From the host nothing of it can be seen but its
 //! processes and a folder of control groups; all of it ends with the test.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use crate::common::run;
 use crate::common::tried::hold_readme_to;
@@ -21,10 +21,44 @@ const CONTROL_GROUPS: &str = "PROXYSHIFT_CONTROL_GROUPS";
 const PREPARE: &str = "mount -t tmpfs -o mode=755 proxyshift /run && mount -t proc proc /proc && \
                        ip link set lo up && exec \"$@\"";
 
-/// Runs the cases whose names contain `wanted`, in namespaces that look like a machine. They run one
-/// after the other, as what one does to Services would be seen by the kube-proxies of the others.
+/// Runs the cases whose names contain `wanted`, in namespaces that look like two machines, each with a
+/// cluster of its own: most of the time the cases wait. On one machine they run one after the other, as
+/// what one does to Services would be seen by the kube-proxies of the others.
 pub fn run_cases(wanted: &str) {
-    let groups = ControlGroups::make();
+    let cases = cases(wanted);
+    assert!(!cases.is_empty(), "no case has `{wanted}` in its name");
+    // Neighbours are alike, and take alike long.
+    let shares = [0, 1].map(|first| cases.iter().skip(first).step_by(2).collect::<Vec<_>>());
+    let outputs = std::thread::scope(|scope| {
+        let machines = shares.iter().enumerate().filter(|(_, cases)| !cases.is_empty());
+        let machines: Vec<_> =
+            machines.map(|(number, cases)| scope.spawn(move || run_on(number, cases))).collect();
+        machines.into_iter().map(|m| m.join().expect("a machine")).collect::<Vec<Output>>()
+    });
+    // Why a case failed comes first: whoever has only a part of a long log has its beginning.
+    let [errors, said] =
+        [|o: &Output| o.stderr.clone(), |o: &Output| o.stdout.clone()].map(|of| text(&outputs, of));
+    println!("{errors}{said}");
+    outputs.iter().for_each(|output| assert!(output.status.success(), "{}", output.status));
+    hold_readme_to(&said, if wanted == ALL { &[AT] } else { &[] });
+}
+
+fn text(outputs: &[Output], of: fn(&Output) -> Vec<u8>) -> String {
+    outputs.iter().map(|output| String::from_utf8_lossy(&of(output)).into_owned()).collect()
+}
+
+/// The names of the cases that contain `wanted`.
+fn cases(wanted: &str) -> Vec<String> {
+    let mut list = Command::new(own_program());
+    list.args([wanted, "--list", "--ignored", "--format", "terse"]);
+    let out = list.output().expect("the test lists its cases").stdout;
+    let out = String::from_utf8(out).expect("text");
+    out.lines().filter_map(|l| l.strip_suffix(": test")).map(str::to_owned).collect()
+}
+
+/// Runs these cases on a machine of their own.
+fn run_on(number: usize, cases: &[&String]) -> Output {
+    let groups = ControlGroups::make(number);
     // What unshare has started ends with unshare, and unshare with this test.
     let mut command = Command::new("setpriv");
     command
@@ -41,17 +75,16 @@ pub fn run_cases(wanted: &str) {
             PREPARE,
             "sh",
         ])
-        .arg(std::env::current_exe().expect("the test's own path"))
-        .args([wanted, "--ignored", "--nocapture", "--test-threads", "1"])
+        .arg(own_program())
+        .args(cases)
+        .args(["--exact", "--ignored", "--nocapture", "--test-threads", "1"])
         .env(CONTROL_GROUPS, &groups.0)
         .stdin(Stdio::null());
-    let output = command.output().expect("setpriv, of util-linux, runs");
-    // Why a case failed comes first: whoever has only a part of a long log has its beginning.
-    let text = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
-    println!("{text}");
-    assert!(output.status.success(), "{}", output.status);
-    assert!(!text.contains("running 0 tests"), "no case has `{wanted}` in its name");
-    hold_readme_to(&text, if wanted == ALL { &[AT] } else { &[] });
+    command.output().expect("setpriv, of util-linux, runs")
+}
+
+fn own_program() -> PathBuf {
+    std::env::current_exe().expect("the test's own path")
 }
 
 /// The folder with the control groups of the nodes. Fails outside of the namespaces.
@@ -65,9 +98,9 @@ pub fn control_groups() -> PathBuf {
 struct ControlGroups(PathBuf);
 
 impl ControlGroups {
-    fn make() -> ControlGroups {
+    fn make(number: usize) -> ControlGroups {
         let root = run("findmnt -n -f -t cgroup2 -o TARGET");
-        let name = format!("proxyshift-cluster-{}", std::process::id());
+        let name = format!("proxyshift-cluster-{}-{number}", std::process::id());
         let folder = Path::new(root.trim()).join(name);
         fs::create_dir(&folder).expect("a folder of control groups");
         ControlGroups(folder)

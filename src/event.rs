@@ -64,6 +64,8 @@ pub enum Task {
     Load,
     /// Running the checks.
     Check,
+    /// Making a bundle for a report of a bug.
+    Bundle,
     /// Probing the node's services before anything is changed.
     Probe,
     /// Probing again the services that answered before.

@@ -230,6 +230,8 @@ fn every_verb_on_a_node_gives_one_document_that_its_schema_knows() {
     proxyshift.killed("cleanup --yes", "after:1");
     schemas.expect(&proxyshift, 6, "status");
     assert_eq!(schemas.expect(&proxyshift, 0, "report")["state"], "running");
+    let bundle = schemas.expect(&proxyshift, 0, "report --bundle /run/bundle.tar.gz");
+    assert_eq!(bundle["missing"], serde_json::json!([]));
     schemas.expect(&proxyshift, 0, "resume");
     assert_eq!(schemas.expect(&proxyshift, 0, "report")["state"], "done");
     schemas.expect(&proxyshift, 0, "status");

@@ -562,7 +562,13 @@ fn a_table_that_nft_cannot_print_is_named() {
     let proxyshift = Proxyshift::new("store");
     match serde_json::from_slice::<Value>(&listed) {
         Ok(_) => drop(proxyshift.expect(0, "snapshot create")),
-        Err(_) => proxyshift.expect(3, "snapshot create").reports(&["nft table ip asleep"]),
+        Err(_) => {
+            let ended = proxyshift.expect(0, "snapshot create");
+            ended.reports(&["cannot list table ip asleep", "the kernel itself"]);
+            let state = proxyshift.captured();
+            let table = state.nft.get("ip", "asleep").expect("the table");
+            assert_eq!(table.objects[0]["table"]["flags"], "dormant");
+        }
     }
 }
 

@@ -53,7 +53,7 @@ pub fn run(args: &Args) -> u8 {
         Some(Verb::Watchdog(options)) => watchdog::run(&command, options),
         Some(Verb::Rollback(options)) => rollback::run(&command, options.to.as_deref()),
         Some(Verb::Status) => status::run(&command),
-        Some(Verb::Report { run }) => report::run(&command, run.as_deref()),
+        Some(Verb::Report(options)) => report::run(&command, options),
         Some(Verb::Completions { shell }) => completions::run(&command, *shell),
         Some(Verb::Inside { job, dir, to }) => {
             return JsonLines::end(inside(*job, dir, *to));
@@ -90,7 +90,7 @@ fn warn_of_pending(command: &Invocation<'_>) {
         None | Some(
             Verb::Inside { .. }
                 | Verb::Watchdog(_)
-                | Verb::Report { .. }
+                | Verb::Report(_)
                 | Verb::Completions { .. }
                 | Verb::Resume
                 | Verb::Rollback(_)

@@ -4,17 +4,19 @@
 //! netfilter is loaded ([`super::subsystems`]), because running it would load that part. A lossy
 //! save is refused, naming the save ([`super::lossy_save`]).
 
+mod nft_tables;
+pub mod parts;
+
 use std::borrow::Cow;
-use std::panic::resume_unwind;
 use std::thread;
 use std::time::Duration;
 
 use serde::de::IgnoredAny;
-use serde_json::Value;
 
+use self::nft_tables::NftTableName;
 use super::command::CommandOutput;
 use super::lossy_save::{lossy, suspect_rules};
-use super::nfnetlink::{Netfilter, TableFamily};
+use super::nfnetlink::Netfilter;
 use super::tools::{Tool, Tools};
 use super::{config_files, kube_proxy_api, native_rules, prerequisites, processes};
 use super::{subsystems, sysctls};
@@ -24,17 +26,12 @@ use crate::state::ipvs::{ConnectionLimits, VirtualServers};
 use crate::state::kube_proxy::controller::PROGRAM;
 use crate::state::links::parse_links;
 use crate::state::lookalikes;
-use crate::state::nft::is_identifier;
 use crate::state::tools::{NOT_KNOWN, render_processes};
 use crate::state::{Backend, Family, Files, RulesetId};
 
 /// The deadline of a save. It is long, because a save of 115,000 lines restarts again and again
 /// while another program writes.
 const SAVE_DEADLINE: Duration = Duration::from_secs(30);
-
-/// How often a native table is read while others write. What was read last counts then; whether it is
-/// the same table twice, a snapshot shows.
-const NATIVE_TRIES: usize = 3;
 
 /// How much is captured. Each extent reads what the ones before it read, and more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -249,16 +246,17 @@ fn refuse_lost_matches(file: &str, family: Family, save: &str) -> Result<()> {
 /// Captures the legacy tables. Where the kernel's list of them cannot be read, each table is saved
 /// by name; that creates the table if it is missing.
 fn legacy(tools: &Tools, files: &mut Files) -> Result<()> {
-    for family in Family::ALL {
-        let id = RulesetId { family, backend: Backend::Legacy };
-        let output = match subsystems::legacy_tables(family)? {
-            Some(listed) if listed.is_empty() => continue,
-            Some(_) => save(tools, Tool::Save(id), &["-c"])?,
-            None => legacy_by_name(tools, id)?,
-        };
-        put_save(files, id, output)?;
-    }
-    Ok(())
+    Family::ALL.into_iter().try_for_each(|family| legacy_of(tools, family, files))
+}
+
+fn legacy_of(tools: &Tools, family: Family, files: &mut Files) -> Result<()> {
+    let id = RulesetId { family, backend: Backend::Legacy };
+    let output = match subsystems::legacy_tables(family)? {
+        Some(listed) if listed.is_empty() => return Ok(()),
+        Some(_) => save(tools, Tool::Save(id), &["-c"])?,
+        None => legacy_by_name(tools, id)?,
+    };
+    put_save(files, id, output)
 }
 
 /// Saves each legacy table of a family whose code is in the kernel, and keeps those that are in
@@ -282,104 +280,42 @@ fn untouched(save: &str) -> bool {
     save.lines().all(|l| plain(l) && !l.contains("-A "))
 }
 
-/// The family and name of a table of nf_tables.
-struct NftTableName {
-    family: String,
-    name: String,
-}
-
-impl NftTableName {
-    /// True if the iptables-nft-save program of `family` prints this table.
-    fn is_of(&self, family: Family) -> bool {
-        self.family == family.nft() && subsystems::XTABLES.contains(&self.name.as_str())
-    }
-
-    fn is_native(&self) -> bool {
-        !Family::ALL.iter().any(|&family| self.is_of(family))
-    }
-}
-
 /// Captures the tables of nf_tables: iptables-nft's by iptables-nft-save, native tables as nft's
 /// JSON.
 fn nft(tools: &Tools, files: &mut Files, sink: &dyn Sink) -> Result<()> {
     if !subsystems::nf_tables() {
         return Ok(());
     }
-    // The list of tables is read over netlink, so a node that has only iptables-nft's tables needs
-    // no `nft` program.
-    let tables: Vec<NftTableName> = Netfilter::open()?
-        .tables()?
-        .into_iter()
-        .map(|t| NftTableName { family: t.family.to_string(), name: t.name })
-        .collect();
+    let tables = nft_tables::listed()?;
     for family in Family::ALL {
-        if tables.iter().any(|t| t.is_of(family)) {
-            let id = RulesetId { family, backend: Backend::Nft };
-            let saved = save(tools, Tool::Save(id), &["-c"]).and_then(|o| put_save(files, id, o));
-            saved.map_err(|error| native_rules::explained(error, id))?;
-        }
+        xtables(tools, &tables, family, files).map_err(|refused| refused.error)?;
     }
-    let (mut native, mut messages): (Vec<Value>, String) = Default::default();
-    for table in tables.iter().filter(|t| t.is_native()) {
-        if !is_identifier(&table.name) {
-            let text = format!(
-                "table {} {:?} is not captured: its name cannot be given to nft",
-                table.family, table.name
-            );
-            sink.emit(Event::Note { text });
-            continue;
-        }
-        let (mut items, copy) = native_table(tools, table)?;
-        // Each listing repeats the item with nft's version; only the first is kept.
-        items.retain(|item| native.is_empty() || item.get("metainfo").is_none());
-        native.append(&mut items);
-        messages.push_str(&copy);
-    }
-    put(files, "nft.messages", messages);
-    if !native.is_empty() {
-        put(files, "nft.json", format!("{}\n", serde_json::json!({ "nftables": native })));
-    }
-    Ok(())
+    nft_tables::capture_native(tools, &tables, files, sink)
 }
 
-/// The items of one native table in nft's JSON, and the lines of its messages; empty if the table was
-/// deleted meanwhile. Reads both again while somebody writes between the two.
-fn native_table(tools: &Tools, table: &NftTableName) -> Result<(Vec<Value>, String)> {
-    let NftTableName { family, name } = table;
-    let mut netfilter = Netfilter::open()?;
-    for tries_left in (0..NATIVE_TRIES).rev() {
-        let generation = netfilter.settled_generation()?;
-        // Both at once, because each of them asks the kernel for the elements of thousands of sets.
-        let (listed, copy) = thread::scope(|scope| {
-            let nft = ["-j", "list", "table", family, name];
-            let listing = scope.spawn(move || save(tools, Tool::Nft, &nft));
-            let copy = netfilter.copy_table(TableFamily::named(family)?, name);
-            let listed = listing.join().unwrap_or_else(|panic| resume_unwind(panic));
-            Ok::<_, Error>((listed, copy))
-        })?;
-        // What was read of a table that somebody changed or deleted meanwhile counts for nothing, and
-        // neither does an error.
-        if tries_left == 0 || netfilter.generation()? == generation {
-            let Some(copy) = copy? else { break };
-            let unreadable = |e: Error| Error { object: format!("nft table {family} {name}"), ..e };
-            let items = json(&listed?.stdout).map_err(unreadable)?;
-            return Ok((items, copy.render(family, name)));
-        }
-    }
-    Ok(Default::default())
+/// A save that is not captured, and what it printed, if it printed anything.
+struct RefusedSave {
+    error: Error,
+    text: Option<String>,
 }
 
-/// The items of a JSON document that nft printed.
-fn json(text: &str) -> Result<Vec<Value>> {
-    let parse = |e: &dyn std::fmt::Display| Error::new(Kind::Parse, "nft -j", e);
-    let document: Value = serde_json::from_str(text).map_err(|e| parse(&e))?;
-    match document {
-        Value::Object(mut members) => match members.remove("nftables") {
-            Some(Value::Array(items)) => Ok(items),
-            _ => Err(parse(&"it has no list named nftables")),
-        },
-        _ => Err(parse(&"it is not an object")),
+/// Captures the tables of iptables-nft of one family, if there are any.
+fn xtables(
+    tools: &Tools,
+    tables: &[NftTableName],
+    family: Family,
+    files: &mut Files,
+) -> Result<(), RefusedSave> {
+    if !tables.iter().any(|t| t.is_of(family)) {
+        return Ok(());
     }
+    let id = RulesetId { family, backend: Backend::Nft };
+    let explained = |error| native_rules::explained(error, id);
+    let output = save(tools, Tool::Save(id), &["-c"])
+        .map_err(|error| RefusedSave { error: explained(error), text: None })?;
+    let text = output.stdout.clone();
+    put_save(files, id, output)
+        .map_err(|error| RefusedSave { error: explained(error), text: Some(text) })
 }
 
 /// The output of `ipset save`; empty if ip_set is not loaded.
@@ -421,28 +357,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tables_of_iptables_are_distinguished_from_native_ones() {
-        let table =
-            |family: &str, name: &str| NftTableName { family: family.into(), name: name.into() };
-        let names = [("ip", "nat"), ("ip6", "nat"), ("inet", "nat"), ("ip", "kube-proxy")];
-        let tables = names.map(|(family, name)| table(family, name));
-        let native: Vec<_> = tables.iter().map(NftTableName::is_native).collect();
-        assert_eq!(native, [false, false, true, true]);
-        assert!(tables[0].is_of(Family::Ipv4) && !tables[0].is_of(Family::Ipv6));
-    }
-
-    #[test]
     fn an_unused_table_is_distinguished_from_a_used_one() {
         assert!(untouched("# x\n*raw\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n"));
         for line in [":OUTPUT DROP [0:0]", ":MINE - [0:0]", "[0:0] -A OUTPUT -j ACCEPT"] {
             assert!(!untouched(&format!("*raw\n:OUTPUT ACCEPT [0:0]\n{line}\nCOMMIT\n")), "{line}");
-        }
-    }
-
-    #[test]
-    fn what_is_not_a_document_of_nft_is_an_error() {
-        for text in ["", "[]", "{}", r#"{"nftables": 1}"#] {
-            assert_eq!(json(text).unwrap_err().kind, Kind::Parse, "{text}");
         }
     }
 }

@@ -1,10 +1,12 @@
 //! Reads the components' configuration files: what they should be, and never a secret.
 
+mod again;
 mod form;
 
 use std::io;
 use std::path::Path;
 
+pub use self::again::masked_capture;
 pub use self::form::FileForm;
 use super::foreign::{Allowance, Refusal, Root};
 use super::processes::{RunningComponent, flag_value};

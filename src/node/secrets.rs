@@ -3,6 +3,8 @@
 //! A snapshot may leave the node. Which values are secrets cannot be told by their names, so a
 //! snapshot keeps only what a parser uses, and masks all else.
 
+use serde_json::Value;
+
 use crate::owners::files::known_signs;
 use crate::owners::signs::ProcessSign;
 use crate::state::kube_proxy::is_flag;
@@ -84,6 +86,21 @@ fn is_name(flag: &str) -> bool {
 /// Masks the secrets in a line that contains command lines.
 pub fn masked(line: &str) -> String {
     mask(line.split(' ').map(str::to_owned).collect()).join(" ")
+}
+
+/// Masks the secrets in each text of a JSON value, line by line.
+pub fn mask_texts(value: &mut Value) {
+    match value {
+        Value::String(text) => *text = masked_lines(text),
+        Value::Array(values) => values.iter_mut().for_each(mask_texts),
+        Value::Object(fields) => fields.values_mut().for_each(mask_texts),
+        _ => {}
+    }
+}
+
+/// Masks the secrets in each line of a text.
+pub fn masked_lines(text: &str) -> String {
+    text.split('\n').map(masked).collect::<Vec<_>>().join("\n")
 }
 
 /// Masks the secrets in arguments: the values of flags that take a secret, and passwords in

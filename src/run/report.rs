@@ -1,5 +1,7 @@
 //! What a run did, read from the run's folder and its snapshot. The node is not captured for it.
 
+mod masked;
+
 use std::collections::BTreeMap;
 
 use serde::Serialize;
@@ -28,6 +30,8 @@ use crate::store::journal::{self, JOURNAL, Mark};
 use crate::store::manifest::Manifest;
 use crate::store::run::{Modes, RecordedFinding, Run, RunKind, RunState};
 use crate::store::snapshots::Snapshot;
+
+pub use self::masked::masked_logs;
 
 /// A run, and all that the store has about that run.
 pub struct StoredRun {

@@ -80,6 +80,17 @@ pub fn parse_snapshot(files: Files) -> Result<NodeState> {
     Ok(state)
 }
 
+/// The files of a capture without those of rules and sets: what can still be judged of a node of which
+/// these are not known.
+pub fn beside_rules(mut files: Files) -> Files {
+    let beside = ["ipvs.save", "ipvs.list", "ipvs.stats"];
+    files.retain(|name, _| {
+        let of_rules = name.ends_with(".save") || name.starts_with("nft.");
+        !of_rules || beside.contains(&name.as_str())
+    });
+    files
+}
+
 /// Whether a rule has the option `-M PROGRAM`, in any spelling that getopt takes, quoted or not:
 /// iptables-restore would start that program as root, and no save has the option.
 fn names_a_program(words: Words<'_>) -> bool {

@@ -4,18 +4,18 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use flate2::Compression;
-use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use tar::{Builder, Header};
 
 use super::Store;
+use super::bundle;
 use super::disk::{self, LIMITS, SnapshotLimits, refused};
 use super::imported::{CONTENT, Imported};
 use super::manifest::{MANIFEST, Manifest};
 use super::snapshots::{
     OwnFiles, Reparse, Snapshot, files_of, is_captured, read_verified, verified, write_verified,
 };
-use super::unpack::unpack;
+use super::unpack::unpack_file;
 use crate::error::{Error, Kind, Result};
 use crate::state::Files;
 
@@ -23,41 +23,70 @@ use crate::state::Files;
 /// gives the same bytes.
 ///
 /// # Errors
-/// [`Kind::SnapshotRefused`] for a snapshot that is damaged or has no manifest; [`Kind::Store`] on
-/// a full disk; [`Kind::Usage`] if `to` exists. Leaves no partial file behind.
+/// [`Kind::SnapshotRefused`] for a snapshot that is damaged or has no manifest; the errors of
+/// [`write`].
 pub fn export(dir: &Path, to: &Path) -> Result<()> {
     let (tree, manifest) = read_verified(dir, LIMITS)?;
     let Some(manifest) = manifest else {
         return Err(refused(dir.display().to_string(), "without a manifest there is no snapshot"));
     };
-    let io = |e: io::Error| Error::io(to, &e);
+    let files = tree.iter().map(|(path, bytes)| (path.as_str(), bytes.as_slice()));
+    write(to, &manifest.id, &manifest.time, files)
+}
+
+/// Writes `files`, by their paths below the folder `top`, to the new archive `to`, mode 0600. Each has
+/// the time `time` and no owner, so that the archive is the same whoever writes it.
+///
+/// # Errors
+/// [`Kind::Store`] on a full disk; [`Kind::Usage`] if `to` exists. Leaves no partial file behind.
+pub fn write<'a>(
+    to: &Path,
+    top: &str,
+    time: &str,
+    files: impl Iterator<Item = (&'a str, &'a [u8])>,
+) -> Result<()> {
+    let io = |e: io::Error| {
+        let error = Error::io(to, &e);
+        match error.kind {
+            Kind::Store => error.hint("free some room there, or name a file on another disk"),
+            _ => error,
+        }
+    };
     let folder = match to.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(io)?;
     let mut builder = Builder::new(GzEncoder::new(&mut file, Compression::default()));
-    for (path, bytes) in &tree {
-        let mut header = header(&manifest, bytes.len() as u64);
-        let path = format!("{}/{path}", manifest.id);
-        builder.append_data(&mut header, path, bytes.as_slice()).map_err(io)?;
+    for (path, bytes) in files {
+        let mut header = header(time, bytes.len() as u64);
+        builder.append_data(&mut header, format!("{top}/{path}"), bytes).map_err(io)?;
     }
     builder.into_inner().and_then(GzEncoder::finish).map_err(io)?;
     file.flush().and_then(|()| file.as_file().sync_all()).map_err(io)?;
     file.persist_noclobber(to).map_err(|e| match e.error.kind() {
-        io::ErrorKind::AlreadyExists => {
-            Error::new(Kind::Usage, to.display().to_string(), "it exists already")
-                .hint("name another file, or remove this one")
-        }
+        io::ErrorKind::AlreadyExists => exists(to),
         _ => io(e.error),
     })?;
     disk::sync_dir(folder)
 }
 
-/// The tar header of a file. The header names no owner, and its time is the snapshot's, so that it
-/// is the same for everyone who exports the snapshot.
-fn header(manifest: &Manifest, size: u64) -> Header {
-    let time = manifest.time.parse::<jiff::Timestamp>().map_or(0, jiff::Timestamp::as_second);
+/// Fails if there is something at `to`, before any work is done for it.
+///
+/// # Errors
+/// [`Kind::Usage`].
+pub fn is_new(to: &Path) -> Result<()> {
+    if to.symlink_metadata().is_ok() { Err(exists(to)) } else { Ok(()) }
+}
+
+fn exists(to: &Path) -> Error {
+    Error::new(Kind::Usage, to.display().to_string(), "it exists already")
+        .hint("name another file, or remove this one")
+}
+
+/// The tar header of a file.
+fn header(time: &str, size: u64) -> Header {
+    let time = time.parse::<jiff::Timestamp>().map_or(0, jiff::Timestamp::as_second);
     let mut header = Header::new_gnu();
     header.set_size(size);
     header.set_mode(0o600);
@@ -86,10 +115,14 @@ impl Store {
         limits: SnapshotLimits,
     ) -> Result<Snapshot> {
         let archive = from.display().to_string();
-        let file = disk::open_archive(from)?;
-        let mut tree = unpack(&archive, GzDecoder::new(io::BufReader::new(file)), limits)?;
+        let mut tree = unpack_file(from, limits)?;
         let Some(manifest) = verified(&archive, &tree)? else {
-            return Err(refused(archive, format!("it holds no {MANIFEST}")));
+            let error = refused(archive, format!("it holds no {MANIFEST}"));
+            return Err(if bundle::is_bundle(&tree) {
+                error.hint("it is for a report of a bug: read it with `--snapshot ./FILE`")
+            } else {
+                error
+            });
         };
         manifest.check_form(&format!("{archive}/{MANIFEST}"))?;
         let json = tree.remove(MANIFEST).unwrap_or_default();

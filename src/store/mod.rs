@@ -2,6 +2,7 @@
 //! asks the kernel for rules.
 
 pub mod archive;
+pub mod bundle;
 mod chain;
 mod disk;
 pub mod event_log;

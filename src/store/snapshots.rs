@@ -5,9 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::bundle::{self, BUNDLE};
 use super::disk::{self, LIMITS, SnapshotLimits, Tree, check_path, is_hidden, refused};
 use super::imported::{CONTENT, Imported};
 use super::manifest::{self, MANIFEST, Manifest, RESTORE, SHA256SUMS};
+use super::unpack::unpack_file;
 use super::{Store, entries, restore};
 use crate::error::{Error, Kind, LONGEST_NAME, Result, shortened};
 use crate::state::{Files, RulesetId};
@@ -41,7 +43,7 @@ const CAPTURED: [&str; 17] = [
 const CONFIGURATION: &str = "files/";
 
 /// Whether a capture makes files of this path.
-pub(super) fn is_captured(path: &str) -> bool {
+pub fn is_captured(path: &str) -> bool {
     path.starts_with(CONFIGURATION)
         || CAPTURED.contains(&path)
         || RulesetId::ALL.iter().any(|id| id.file() == path)
@@ -63,13 +65,17 @@ pub struct Snapshot {
     pub dir: PathBuf,
 }
 
-/// The content of a snapshot's directory.
+/// The content of a snapshot's directory, or of an archive.
 #[derive(Debug, Clone)]
 pub struct Loaded {
-    /// The snapshot's manifest; none if the directory has only captured files.
+    /// The snapshot's manifest; none if there are only captured files.
     pub manifest: Option<Manifest>,
     /// The captured files of the node.
     pub files: Files,
+    /// Why `files` is only a part of the node, if so. Only a bundle may hold a part.
+    pub unread: Option<Error>,
+    /// Whether this came from an archive, which nothing is rolled back to.
+    archived: bool,
 }
 
 /// The files that the store itself makes for a snapshot.
@@ -92,21 +98,50 @@ impl Snapshot {
     pub fn at(path: &str) -> Result<Snapshot> {
         let dir = PathBuf::from(path);
         if fs::metadata(&dir).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound) {
-            return Err(not_found(path, "no such directory"));
+            return Err(not_found(path, "no such directory or archive"));
         }
         let id = dir.file_name().unwrap_or(dir.as_os_str()).display().to_string();
         Ok(Snapshot { id, dir })
     }
 
-    /// Reads all files of the directory `dir`, and checks the format, the checksums and `restore.sh`
-    /// if it has a manifest. Without a manifest, the directory is a capture that no rollback can use.
+    /// Reads all files of the directory or archive `path`, and checks the format, the checksums and
+    /// `restore.sh` if it has a manifest. Without a manifest, it is a capture that no rollback can use.
     ///
     /// # Errors
-    /// [`Kind::SnapshotRefused`] with the reason; [`Kind::NotFound`] if `dir` does not exist.
-    pub fn load(dir: &Path) -> Result<Loaded> {
-        let (tree, manifest) = read_verified(dir, LIMITS)?;
-        let files = files_of(&dir.display().to_string(), tree)?;
-        Ok(Loaded { manifest, files })
+    /// [`Kind::SnapshotRefused`] with the reason; [`Kind::NotFound`] if `path` does not exist; the reason
+    /// why it is only a part of a node.
+    pub fn load(path: &Path) -> Result<Loaded> {
+        let mut loaded = Self::load_partly(path)?;
+        loaded.unread.take().map_or(Ok(loaded), Err)
+    }
+
+    /// As [`Self::load`], but also of a bundle for which a part of the node could not be captured.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_partly(path: &Path) -> Result<Loaded> {
+        let name = path.display().to_string();
+        let archived = path.is_file();
+        let (mut tree, manifest) = if archived {
+            let tree = unpack_file(path, LIMITS)?;
+            let manifest = verified(&name, &tree)?;
+            (tree, manifest)
+        } else {
+            read_verified(path, LIMITS)?
+        };
+        let mut unread = None;
+        if manifest.is_none() && bundle::is_bundle(&tree) {
+            tree = bundle::captured(&name, tree)?;
+        }
+        if manifest.is_none() {
+            unread = bundle::take_unread(&name, &mut tree)?;
+        }
+        Ok(Loaded { manifest, files: files_of(&name, tree)?, unread, archived })
+    }
+
+    /// Whether the captured files lie in the directory of the snapshot itself.
+    pub fn is_plain(&self) -> bool {
+        !self.dir.is_file() && !self.dir.join(BUNDLE).exists()
     }
 
     /// Where this snapshot came from, if it lies where imported snapshots lie.
@@ -119,8 +154,12 @@ impl Loaded {
     /// The snapshot's manifest, without which a rollback is refused.
     ///
     /// # Errors
-    /// [`Kind::SnapshotRefused`] if the directory has no manifest.
+    /// [`Kind::SnapshotRefused`] if there is no manifest, or for an archive.
     pub fn for_rollback(&self) -> Result<&Manifest> {
+        if self.archived {
+            return Err(refused("the archive", "an archive is for reading")
+                .hint("`proxyshift snapshot import` keeps an exported snapshot in the store"));
+        }
         self.manifest.as_ref().ok_or_else(|| {
             refused(MANIFEST, "missing: where and when this was captured is not known")
         })
@@ -325,8 +364,9 @@ fn folders(dir: &Path) -> Result<Vec<PathBuf>> {
 /// never taken for one, because anybody may have put it there.
 fn not_found(name: &str, cause: &str) -> Error {
     let error = Error::new(Kind::NotFound, name, cause);
-    if !name.is_empty() && !name.contains('/') && Path::new(name).is_dir() {
-        return error.hint(format!("for the directory of this name here, say `./{name}`"));
+    let what = if Path::new(name).is_dir() { "directory" } else { "file" };
+    if !name.is_empty() && !name.contains('/') && Path::new(name).exists() {
+        return error.hint(format!("for the {what} of this name here, say `./{name}`"));
     }
     error.hint("`proxyshift snapshot list` shows what there is")
 }

@@ -1,15 +1,26 @@
 //! Reads an untrusted archive into memory, within the limits of a snapshot. Nothing is written.
 
 use std::collections::BTreeSet;
-use std::io::{self, Read};
+use std::io::{self, BufReader, Read};
+use std::path::Path;
 
+use flate2::read::GzDecoder;
 use tar::{Archive, Entry, EntryType, PaxExtensions};
 
-use super::disk::{SnapshotLimits, Tree, check_path, refused};
+use super::disk::{SnapshotLimits, Tree, check_path, open_archive, refused};
 use crate::error::{Error, LONGEST_NAME, Result, shortened};
 
 /// The largest size in bytes of an entry that holds only the name or attributes of the next one.
 const MAX_EXTENSION: u64 = 64 << 10;
+
+/// The files of the `.tar.gz` archive at `path`, as [`unpack`].
+///
+/// # Errors
+/// As [`unpack`], and for what is no regular file.
+pub(super) fn unpack_file(path: &Path, limits: SnapshotLimits) -> Result<Tree> {
+    let stream = GzDecoder::new(BufReader::new(open_archive(path)?));
+    unpack(&path.display().to_string(), stream, limits)
+}
 
 /// The files of the tar archive in `stream`, without the one directory that they are all in. Errors
 /// call the archive `archive`.
@@ -17,7 +28,7 @@ const MAX_EXTENSION: u64 = 64 << 10;
 /// # Errors
 /// [`crate::error::Kind::SnapshotRefused`] for whatever is not an archive of one directory of plain
 /// files, each with a path that every Linux can make.
-pub(super) fn unpack(archive: &str, stream: impl Read, limits: SnapshotLimits) -> Result<Tree> {
+fn unpack(archive: &str, stream: impl Read, limits: SnapshotLimits) -> Result<Tree> {
     let mut unpack = Unpack {
         archive,
         limits,

@@ -35,6 +35,7 @@ pub fn task(task: &Task) -> String {
         Task::Rehearse => "rehearsing in a private namespace",
         Task::Load => "loading the node into a private namespace",
         Task::Check => "judging the node",
+        Task::Bundle => "making the bundle",
         Task::Probe => "asking the node's services",
         Task::ProbeAgain => "asking the node's services again",
         Task::Prepare => "preparing the kernel",

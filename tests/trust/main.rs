@@ -4,6 +4,7 @@
 
 mod api;
 mod archives;
+mod bundles;
 mod children;
 mod clocks;
 #[path = "../common/mod.rs"]

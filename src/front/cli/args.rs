@@ -115,15 +115,13 @@ pub enum Verb {
     Rollback(RollbackArgs),
     /// Says whether a run is pending (exit code 6), and lists the last ones.
     Status,
-    /// Writes what a run did as Markdown, to hand on or to attach to a ticket.
+    /// Writes what a run did as Markdown, to hand on or to attach to a ticket; with --bundle, one archive
+    /// about the node, for a report of a bug.
     ///
     /// The node, what was found, what changed by owner, what was proven, how long it took, and how it
-    /// ended. Told from the store alone: the node is not asked.
+    /// ended. Told from the store alone: without --bundle the node is not asked.
     #[command(after_help = help::REPORT)]
-    Report {
-        /// The run: an id or a unique prefix of one; the last run if left out.
-        run: Option<String>,
-    },
+    Report(ReportArgs),
     /// Prints what makes a shell complete proxyshift's words.
     #[command(after_help = help::COMPLETIONS)]
     Completions {
@@ -179,20 +177,20 @@ pub enum SnapshotVerb {
     List,
     /// Shows what a snapshot holds, counted by owner.
     Show {
-        /// An id, a unique prefix of one, `latest`, or a directory (`./DIR`).
+        /// An id, a unique prefix of one, `latest`, a directory (`./DIR`) or an archive (`./FILE`).
         #[arg(default_value = "latest")]
         snapshot: String,
     },
     /// Checks that a snapshot is whole: checksums, formats, and that each file parses and renders to
     /// the same bytes.
     Verify {
-        /// An id, a unique prefix of one, `latest`, or a directory (`./DIR`).
+        /// An id, a unique prefix of one, `latest`, a directory (`./DIR`) or an archive (`./FILE`).
         #[arg(default_value = "latest")]
         snapshot: String,
     },
     /// Shows how two states differ in meaning: counters, order of sets and spelling aside.
     Diff {
-        /// The earlier one: an id, a prefix, `latest`, or a directory (`./DIR`).
+        /// The earlier one: an id, a prefix, `latest`, a directory (`./DIR`) or an archive (`./FILE`).
         from: String,
         /// The later one; the live node if left out.
         to: Option<String>,
@@ -226,8 +224,8 @@ pub struct CheckArgs {
     /// The mode that kube-proxy is to go to; adds the checks that matter on the way there.
     #[arg(long, value_name = "MODE", value_parser = target())]
     pub to: Option<Mode>,
-    /// Judge this state instead of the live node: an id, a prefix, `latest`, or a
-    /// directory (`./DIR`).
+    /// Judge this state instead of the live node: an id, a prefix, `latest`, a
+    /// directory (`./DIR`) or an archive (`./FILE`).
     #[arg(long, value_name = "S")]
     pub snapshot: Option<String>,
     /// Only these checks.
@@ -261,8 +259,8 @@ pub struct PlanArgs {
     /// A playbook in place of the built-in one.
     #[arg(long, value_name = "FILE", requires = "to")]
     pub playbook: Option<PathBuf>,
-    /// Plan for this state instead of the live node: an id, a prefix, `latest`, or a
-    /// directory (`./DIR`).
+    /// Plan for this state instead of the live node: an id, a prefix, `latest`, a
+    /// directory (`./DIR`) or an archive (`./FILE`).
     #[arg(long, value_name = "S")]
     pub snapshot: Option<String>,
 }
@@ -274,8 +272,8 @@ pub struct RehearseArgs {
     /// will have left then.
     #[arg(long, value_name = "MODE", value_parser = target())]
     pub to: Option<Mode>,
-    /// Rehearse on this state instead of the live node's: an id, a prefix, `latest`, or a
-    /// directory (`./DIR`).
+    /// Rehearse on this state instead of the live node's: an id, a prefix, `latest`, a
+    /// directory (`./DIR`) or an archive (`./FILE`).
     #[arg(long, value_name = "S")]
     pub snapshot: Option<String>,
 }
@@ -325,6 +323,22 @@ pub struct RollbackArgs {
     /// directory (`./DIR`).
     #[arg(long, value_name = "S")]
     pub to: Option<String>,
+}
+
+/// The options of `report`.
+#[derive(Debug, clap::Args)]
+pub struct ReportArgs {
+    /// The run: an id or a unique prefix of one; the last run if left out.
+    pub run: Option<String>,
+    /// Writes one .tar.gz with all that a report of a bug needs: what the node holds now, what `check` and
+    /// `plan` say of it, what the last run did, and the versions. It changes nothing, and a part that
+    /// cannot be had is named in it. A file that is there already stays as it is.
+    #[arg(long, value_name = "FILE")]
+    pub bundle: Option<PathBuf>,
+    /// The bundle is about this state instead of the live node: an id, a prefix, `latest`, a directory
+    /// (`./DIR`) or an archive (`./FILE`).
+    #[arg(long, value_name = "S", requires = "bundle")]
+    pub snapshot: Option<String>,
 }
 
 /// The options of `guard`.

@@ -45,14 +45,14 @@ pub(in crate::front) fn run(command: &Invocation<'_>, options: &args::CheckArgs)
         }
         None => None,
     };
-    let (now, unread) = match command.state(options.snapshot.as_deref()) {
-        Err(error) if error.kind == Kind::LossyCapture && !options.fix => {
-            if options.snapshot.is_some() {
-                return Err(error);
+    let (now, unread) = match &options.snapshot {
+        Some(name) => command.snapshot_state(name)?,
+        None => match command.state(None) {
+            Err(error) if error.kind == Kind::LossyCapture && !options.fix => {
+                (observe_beside_rules(&Tools::find(), command.ui)?, Some(error))
             }
-            (observe_beside_rules(&Tools::find(), command.ui)?, Some(error))
-        }
-        state => (state?, None),
+            state => (state?, None),
+        },
     };
     let interval = earlier.as_ref().map(|(_, at)| at.elapsed());
     let live = match options.snapshot {
@@ -98,7 +98,7 @@ impl CheckInput {
 }
 
 /// Asks the live node for the facts that no file of a snapshot holds.
-fn probe_live_facts(command: &Invocation<'_>, now: &NodeState) -> LiveFacts {
+pub(super) fn probe_live_facts(command: &Invocation<'_>, now: &NodeState) -> LiveFacts {
     let store = command.args.store.as_deref().unwrap_or(DEFAULT_DIR.as_ref());
     live_facts::probe(now, Some(store))
 }
@@ -161,7 +161,7 @@ pub(in crate::front) fn known_ids(options: &args::CheckArgs) -> Result<()> {
 
 /// The findings as a JSON document. The document names the snapshot as the node; without a
 /// snapshot, it names this host.
-fn document(snapshot: Option<&str>, findings: &[Finding]) -> Value {
+pub(super) fn document(snapshot: Option<&str>, findings: &[Finding]) -> Value {
     let rows: Vec<Value> = findings.iter().map(row).collect();
     let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
     let node = snapshot.map_or_else(host, str::to_owned);
@@ -186,7 +186,7 @@ pub(in crate::front) fn row(finding: &Finding) -> Value {
 
 /// The findings as text in 80 columns: problems in full, unknown outcomes one a line, and ok
 /// outcomes as a count (with `verbose`, also one a line).
-fn text(findings: &[Finding], verbose: bool) -> Page {
+pub(super) fn text(findings: &[Finding], verbose: bool) -> Page {
     let mut text = Page::new();
     for severity in [Severity::Block, Severity::Warn, Severity::Info] {
         let found = findings.iter().filter(|f| f.severity == severity);

@@ -11,7 +11,7 @@ use crate::owners::catalogue::Catalogue;
 use crate::run::Context;
 use crate::run::event_log::EventLogger;
 use crate::run::snapshot::summary;
-use crate::run::stored::parse_snapshot;
+use crate::run::stored::{beside_rules, parse_snapshot};
 use crate::state::NodeState;
 use crate::store::Store;
 use crate::store::snapshots::Snapshot;
@@ -91,6 +91,22 @@ impl Invocation<'_> {
         }
     }
 
+    /// What the snapshot `name` holds, and why a part of the node is missing in it, if so. Without that
+    /// part there are no rules, as in [`capture_beside_rules`].
+    ///
+    /// [`capture_beside_rules`]: crate::node::capture::capture_beside_rules
+    pub(in crate::front) fn snapshot_state(
+        &self,
+        name: &str,
+    ) -> Result<(NodeState, Option<Error>)> {
+        let loaded = Snapshot::load_partly(&self.snapshot(name)?.dir)?;
+        let files = match &loaded.unread {
+            None => loaded.files,
+            Some(_) => beside_rules(loaded.files),
+        };
+        Ok((parse_snapshot(files)?, loaded.unread))
+    }
+
     /// The snapshot with this name or path. A path has a `/`, and needs no store: what lies in the
     /// working directory must not stand for a snapshot of the store.
     pub(in crate::front) fn snapshot(&self, name: &str) -> Result<Snapshot> {
@@ -113,6 +129,6 @@ pub(in crate::front) fn as_root() -> Result<()> {
         return Ok(());
     }
     Err(Error::new(Kind::Permission, "this node", "only root may change it").hint(
-        "run as root; with `--snapshot ./DIR`, `check`, `plan` and `rehearse` need no rights",
+        "run as root; with `--snapshot ./DIR` (or a bundle), `check`, `plan` and `rehearse` need no rights",
     ))
 }

@@ -23,6 +23,7 @@ Examples:
   proxyshift check --only invalid.drops --watch 30
                                            what rises within half a minute?
   proxyshift check --snapshot ./DIR        a node captured elsewhere
+  proxyshift check --snapshot ./FILE       or that a bundle holds
   proxyshift check --fix                   mend what can be mended safely
   proxyshift check --list                  all checks, and when each applies";
 
@@ -68,12 +69,24 @@ Examples:
   proxyshift snapshot import node.tar.gz
 
 A snapshot is named by its id, a unique prefix of it, `latest` (which is never
-an imported one), or a directory, whose name must have a `/`: `./latest`.";
+an imported one), or a directory or archive, whose name must have a `/`:
+`./latest`, `./node.tar.gz`.";
 
 pub(super) const REPORT: &str = "\
 Examples:
   proxyshift report > report.md
-  proxyshift report 20261121T20 -o json";
+  proxyshift report 20261121T20 -o json
+  proxyshift report --bundle node1.tar.gz
+  proxyshift check --snapshot ./node1.tar.gz
+
+What a bundle holds: rules, sets, virtual servers, links, routes, sysctls and
+modules as they are, and who began the last run. So names of hosts, users, links
+and services, comments of rules, and addresses are in it: look through it before
+you send it (`tar xzf FILE`).
+What it does not hold: environments, credentials and kubeconfigs, keys, tokens
+and passwords. Of arguments and configuration files only what proxyshift uses
+is kept, and of hooks and other commands of yours only the program.
+A bundle is only read: nothing is rolled back to it, and it is not imported.";
 
 pub(super) const COMPLETIONS: &str = "\
 Examples:

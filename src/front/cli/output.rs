@@ -31,7 +31,7 @@ fn only_tells(args: &Args) -> bool {
             Verb::Plan(_)
             | Verb::Rehearse(_)
             | Verb::Status
-            | Verb::Report { .. }
+            | Verb::Report(_)
             | Verb::Completions { .. },
         ) => true,
         _ => false,

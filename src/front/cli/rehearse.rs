@@ -1,5 +1,7 @@
 //! The verb `rehearse`: a run and its rollback on a private copy of the node.
 
+use std::path::{Path, PathBuf};
+
 use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
@@ -14,8 +16,9 @@ use crate::run::preview::Preview;
 use crate::run::sandbox;
 use crate::run::sandbox::RehearsalReport;
 use crate::run::sandbox::SandboxTask;
-use crate::state::NodeState;
 use crate::state::kube_proxy::Mode;
+use crate::state::{Files, NodeState};
+use crate::store::snapshots::Snapshot;
 use crate::ui::page::Page;
 use crate::ui::sentences;
 use crate::ui::table::counted;
@@ -34,19 +37,20 @@ pub(in crate::front) fn run(command: &Invocation<'_>, options: &args::RehearseAr
         (Some(state), Some(to)) => RehearsedMigration::of(state, live, to)?,
         _ => None,
     };
-    // A capture of the live node is kept in a private folder for the duration of the rehearsal.
+    // A capture of the live node, or what an archive holds, is kept in a private folder for the duration
+    // of the rehearsal.
     let own = tempfile::tempdir().map_err(|e| Error::io(std::env::temp_dir(), &e))?;
     let dir = match (&options.snapshot, &state) {
-        (Some(name), _) => command.snapshot(name)?.dir,
-        (None, state) => {
-            for (name, text) in state.iter().flat_map(|state| &state.files) {
-                let path = own.path().join(name);
-                let parent = path.parent().unwrap_or(own.path());
-                std::fs::create_dir_all(parent).map_err(|e| Error::io(parent, &e))?;
-                std::fs::write(&path, &**text).map_err(|e| Error::io(&path, &e))?;
+        (Some(name), _) => {
+            let snapshot = command.snapshot(name)?;
+            if snapshot.is_plain() {
+                snapshot.dir
+            } else {
+                write(&Snapshot::load(&snapshot.dir)?.files, own.path())?
             }
-            own.path().to_owned()
         }
+        (None, Some(state)) => write(&state.files, own.path())?,
+        (None, None) => own.path().to_owned(),
     };
     drop(state);
     let dir = dir.canonicalize().map_err(|e| Error::io(&dir, &e))?;
@@ -70,6 +74,17 @@ pub(in crate::front) fn run(command: &Invocation<'_>, options: &args::RehearseAr
     }
     answer(command, &report, modes.as_ref());
     Ok(0)
+}
+
+/// Writes the files of a capture below `dir`.
+fn write(files: &Files, dir: &Path) -> Result<PathBuf> {
+    for (name, text) in files {
+        let path = dir.join(name);
+        let parent = path.parent().unwrap_or(dir);
+        std::fs::create_dir_all(parent).map_err(|e| Error::io(parent, &e))?;
+        std::fs::write(&path, &**text).map_err(|e| Error::io(&path, &e))?;
+    }
+    Ok(dir.to_owned())
 }
 
 /// A migration to rehearse: the edit of kube-proxy's configuration, and the clean-up.

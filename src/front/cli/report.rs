@@ -1,11 +1,14 @@
 //! The verb `report`: what a run did, as Markdown to hand on.
 
+mod bundle;
+
 use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::error::Result;
 use crate::event::Event;
+use crate::front::cli::args;
 use crate::front::cli::command::Invocation;
 use crate::node::secrets::masked;
 use crate::owners::catalogue::Catalogue;
@@ -72,15 +75,20 @@ impl Sentences {
     }
 }
 
-pub(in crate::front) fn run(command: &Invocation<'_>, name: Option<&str>) -> Result<u8> {
+pub(in crate::front) fn run(command: &Invocation<'_>, options: &args::ReportArgs) -> Result<u8> {
+    if let Some(file) = &options.bundle {
+        return bundle::run(command, options, file);
+    }
     let store = command.store()?;
-    let stored = StoredRun::read(&store, store.find_run(name)?)?;
+    let stored = StoredRun::read(&store, store.find_run(options.run.as_deref())?)?;
     let report = report(&Catalogue::builtin()?, &stored)?;
     let sentences = Sentences::of(&report);
-    let text = markdown(&report, &sentences);
-    let (schema, version, report) = ("proxyshift.report", 1, &report);
-    command.answer(&ReportDocument { schema, version, report, sentences: &sentences }, text);
+    command.answer(&document(&report, &sentences), markdown(&report, &sentences));
     Ok(0)
+}
+
+fn document<'a>(report: &'a Report, sentences: &'a Sentences) -> ReportDocument<'a> {
+    ReportDocument { schema: "proxyshift.report", version: 1, report, sentences }
 }
 
 fn markdown(report: &Report, sentences: &Sentences) -> Page {

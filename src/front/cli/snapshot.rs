@@ -12,7 +12,7 @@ use crate::run::stored;
 use crate::state::NodeState;
 use crate::store::archive;
 use crate::store::imported::Imported;
-use crate::store::snapshots::Snapshot;
+use crate::store::snapshots::{Loaded, Snapshot};
 use crate::ui::page::Page;
 use crate::ui::sentences;
 use crate::ui::table::thousands;
@@ -101,7 +101,8 @@ fn mark(imported: Option<&Imported>) -> String {
 fn show(command: &Invocation<'_>, name: &str) -> Result<u8> {
     let snapshot = command.snapshot(name)?;
     let (dir, imported) = (&snapshot.dir, snapshot.imported());
-    let loaded = Snapshot::load(dir)?;
+    let loaded = Snapshot::load_partly(dir)?;
+    warn_of_part(command, &loaded);
     let state = stored::parse_snapshot(loaded.files)?;
     let catalogue = Catalogue::builtin()?;
     let ownership = Ownership::of(&catalogue, &state);
@@ -131,9 +132,17 @@ fn show(command: &Invocation<'_>, name: &str) -> Result<u8> {
     Ok(0)
 }
 
+/// Warns that what was captured is not the whole node.
+fn warn_of_part(command: &Invocation<'_>, loaded: &Loaded) {
+    if let Some(unread) = &loaded.unread {
+        command.sink().warning(format!("this is a part of the node: {unread}"));
+    }
+}
+
 fn verify(command: &Invocation<'_>, name: &str) -> Result<u8> {
     let dir = command.snapshot(name)?.dir;
-    let loaded = Snapshot::load(&dir)?;
+    let loaded = Snapshot::load_partly(&dir)?;
+    warn_of_part(command, &loaded);
     stored::reparses(&loaded.files)?;
     let files = loaded.files.len();
     let what = match &loaded.manifest {

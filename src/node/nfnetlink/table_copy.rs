@@ -77,9 +77,25 @@ impl Netfilter {
     /// [`Kind::LostRace`](crate::error::Kind::LostRace) if others kept writing;
     /// [`Kind::Kernel`](crate::error::Kind::Kernel).
     pub fn copy_table(&mut self, family: TableFamily, table: &str) -> Result<Option<TableCopy>> {
-        let mut messages = self.parts(MessageKind::Table, family, table, None)?;
+        let messages = self.messages_of(family, table)?;
         if messages.is_empty() {
             return Ok(None);
+        }
+        Ok(Some(match messages.iter().find_map(refusal) {
+            Some(cause) => TableCopy::Refused(cause.to_owned()),
+            None => TableCopy::Messages(messages),
+        }))
+    }
+
+    /// All messages about a table, whether it can be made of them or not; none if there is no such
+    /// table.
+    ///
+    /// # Errors
+    /// As [`Self::copy_table`].
+    pub fn messages_of(&mut self, family: TableFamily, table: &str) -> Result<Vec<TableMessage>> {
+        let mut messages = self.parts(MessageKind::Table, family, table, None)?;
+        if messages.is_empty() {
+            return Ok(messages);
         }
         let kinds = [
             MessageKind::Chain,
@@ -102,10 +118,7 @@ impl Netfilter {
                 messages.extend(self.parts(kind, family, table, Some(&name))?);
             }
         }
-        Ok(Some(match messages.iter().find_map(refusal) {
-            Some(cause) => TableCopy::Refused(cause.to_owned()),
-            None => TableCopy::Messages(messages),
-        }))
+        Ok(messages)
     }
 
     /// The parts of one kind: of a table, or of a set of it.

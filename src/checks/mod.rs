@@ -31,6 +31,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::error::Error;
+use crate::kube_proxy::mode;
 use crate::kube_proxy::proxy_state::ProxyState;
 use crate::kube_proxy::running::{RunningMode, configured};
 use crate::owners::catalogue::Catalogue;
@@ -224,15 +225,19 @@ impl Finding {
 /// Runs the checks that apply and whose ids `wanted` accepts. Returns the most serious findings
 /// first.
 pub fn run(facts: &Facts<'_>, wanted: &dyn Fn(&str) -> bool) -> Vec<Finding> {
+    let unlisted = Mode::ALL.into_iter().find_map(|m| mode::of(m).unlisted_table(facts.now));
     let mut findings: Vec<Finding> = all()
         .filter(|check| wanted(check.id) && (check.applies)(facts))
         .map(|check| Finding {
             id: check.id,
             title: check.title,
             severity: check.severity,
-            verdict: match facts.unread {
-                Some(_) if !registry::judges_without_rules(check.id) => {
+            verdict: match (facts.unread, &unlisted) {
+                (Some(_), _) if !registry::judges_without_rules(check.id) => {
                     Verdict::Unknown("the rules cannot be read: see backends.garbled".into())
+                }
+                (None, Some(table)) if !registry::judges_without_services(check.id) => {
+                    Verdict::Unknown(format!("the node's nft cannot list {table}"))
                 }
                 _ => (check.evaluate)(facts),
             },

@@ -74,6 +74,30 @@ const WITHOUT_RULES: &[&str] = &[
     "writers.ufw",
 ];
 
+/// The checks that look at services, or at the rules and sets of kube-proxy's own tables.
+const OF_SERVICES: &[&str] = &[
+    "conntrack.untranslated",
+    "dns.endpoints",
+    "dns.nodelocaldns",
+    "dns.resolver",
+    "ipvs.host-firewall",
+    "ipvs.localhost-nodeports",
+    "ipvs.service-address",
+    "kernel.nftables-parts",
+    "kube-proxy.both-in-force",
+    "kube-proxy.leftover-reject",
+    "nftables.input-closed",
+    "nftables.forward-closed",
+    "nftables.forward-closed-now",
+    "nftables.node-port-addresses",
+    "nftables.tables",
+];
+
+/// Whether the check `id` can be judged where nobody knows which services kube-proxy's tables serve.
+pub(super) fn judges_without_services(id: &str) -> bool {
+    !OF_SERVICES.contains(&id)
+}
+
 /// Whether the check `id` can be judged where the rules cannot be read.
 pub(super) fn judges_without_rules(id: &str) -> bool {
     WITHOUT_RULES.contains(&id)
@@ -87,6 +111,13 @@ mod tests {
     use crate::checks::Facts;
     use crate::checks::testing::{Node, given};
     use crate::state::kube_proxy::Mode;
+
+    #[test]
+    fn what_looks_at_services_is_a_check() {
+        for id in OF_SERVICES {
+            assert!(find(id).is_some(), "{id} is no check");
+        }
+    }
 
     #[test]
     fn what_needs_no_rules_has_the_same_verdict_without() {

@@ -1,6 +1,6 @@
 //! Finds the programs that proxyshift needs, once, on a trusted path.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -106,12 +106,17 @@ impl Tool {
     }
 }
 
+/// Stands for every table. No table has this name.
+const EVERY_TABLE: &str = "*";
+
 /// The paths of the installed tools, searched once.
 #[derive(Debug)]
 pub struct Tools {
     found: BTreeMap<Tool, PathBuf>,
     /// The versions that tools reported; kept, because a program does not change while we run.
     versions: Mutex<BTreeMap<Tool, String>>,
+    /// What nft could not list: tables, each by family and name.
+    unlisted: Mutex<BTreeSet<String>>,
 }
 
 impl Tools {
@@ -126,7 +131,7 @@ impl Tools {
                 which::which_in(tool.program(), Some(path), "/").ok().map(|at| (tool, at))
             })
             .collect();
-        Tools { found, versions: Mutex::default() }
+        Tools { found, versions: Mutex::default(), unlisted: Mutex::default() }
     }
 
     /// The path of a tool. Fails with [`Kind::MissingTool`], whose hint names the package to
@@ -154,6 +159,25 @@ impl Tools {
             text.push('\n');
         }
         text
+    }
+
+    /// Whether nft may be asked to list `table`: it is not asked again for what it could not list, so that
+    /// a table is described in one way as long as we run.
+    pub fn lists(&self, table: &str) -> bool {
+        let unlisted = self.unlisted.lock().unwrap_or_else(PoisonError::into_inner);
+        !unlisted.contains(table) && !unlisted.contains(EVERY_TABLE)
+    }
+
+    /// Remembers that nft could not list `table`. A `None` says that it hangs, and is asked for no table.
+    pub fn set_unlisted(&self, table: Option<&str>) {
+        let mut unlisted = self.unlisted.lock().unwrap_or_else(PoisonError::into_inner);
+        unlisted.insert(table.unwrap_or(EVERY_TABLE).to_owned());
+    }
+
+    /// How a tool is called where it is blamed: its path, and its version as far as it tells it.
+    pub fn described(&self, tool: Tool) -> String {
+        let line = self.line(tool);
+        line.split_once(' ').map_or(line.clone(), |(_, described)| described.to_owned())
     }
 
     fn line(&self, tool: Tool) -> String {

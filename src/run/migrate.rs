@@ -238,12 +238,22 @@ fn is_check(id: &str) -> bool {
 fn running(catalogue: &Catalogue, now: &NodeState) -> Result<Mode> {
     let ownership = Ownership::of(catalogue, now);
     let running = RunningMode::of(now, &ownership);
-    running.mode.ok_or_else(|| {
+    let mode = running.mode.ok_or_else(|| {
         Error::new(Kind::Blocked, "kube-proxy's mode", running.evidence).hint(
             "bring kube-proxy to serve in one mode first; `proxyshift check` says what stands in \
              the way",
         )
-    })
+    })?;
+    match mode::of(mode).unlisted_table(now) {
+        None => Ok(mode),
+        Some(table) => {
+            let cause = "the node's nft cannot list it, so which services are served is not known";
+            Err(Error::new(Kind::Blocked, table, cause).hint(
+                "install an nft that can (1.0.1 or later lists what kube-proxy writes), and see with \
+                 `nft -j list table`",
+            ))
+        }
+    }
 }
 
 /// The playbook and its text. If kube-proxy already runs in the target mode, this is the playbook

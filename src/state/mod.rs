@@ -14,6 +14,7 @@ pub mod equivalence;
 pub mod fingerprint;
 pub mod ipset;
 pub mod ipvs;
+pub mod kernel_listing;
 pub mod kube_proxy;
 mod lines;
 pub mod links;

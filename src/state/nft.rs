@@ -10,6 +10,9 @@ use serde_json::{Map, Value};
 use super::lines;
 use crate::error::{Error, Kind, Result};
 
+/// The field of a table that nft could not list, and that the kernel's messages describe.
+pub(super) const UNLISTED: &str = "unlisted";
+
 /// The tables of one or more documents of `nft -j`, and the objects that belong to no table.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct NftTables {
@@ -108,6 +111,12 @@ impl NftTable {
     pub fn has_xtables_part(&self) -> bool {
         let parts = self.objects.iter().filter_map(|object| object["rule"]["expr"].as_array());
         parts.flatten().any(|part| part.get("xt").is_some())
+    }
+
+    /// Whether nft could not list the table. Of its rules, only the verdicts are known then, and of its
+    /// sets, only the names.
+    pub fn is_unlisted(&self) -> bool {
+        self.of_kind("table").any(|table| table.contains_key(UNLISTED))
     }
 
     /// The objects of one kind (`chain`, `rule`, `set`), without the outer key that names the kind.

@@ -19,7 +19,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::lines;
-use super::netlink_attributes::Attributes;
+use super::netlink_attributes::{Attributes, push};
 use super::shared_str::SharedStr;
 use crate::error::{Error, Kind, Result};
 
@@ -285,13 +285,9 @@ fn at_rest(message: &TableMessage) -> TableMessage {
     let attributes = match message.kind {
         MessageKind::Rule => {
             let mut kept = attributes.without(&[EXPRESSIONS]);
-            let all = Attributes(attributes.get(EXPRESSIONS).unwrap_or_default());
-            for (_, expression) in all {
-                let expression = Attributes(expression);
-                let name = expression.text(EXPRESSION_NAME).unwrap_or_default();
-                kept.extend(expression.without(&[EXPRESSION_DATA]));
-                let data = Attributes(expression.get(EXPRESSION_DATA).unwrap_or_default());
-                kept.extend(data.without(counts(&name)));
+            for (name, data) in at_rest_expressions(&attributes) {
+                push(&mut kept, EXPRESSION_NAME, name.as_bytes());
+                push(&mut kept, EXPRESSION_DATA, &data);
             }
             kept
         }
@@ -312,6 +308,19 @@ fn at_rest(message: &TableMessage) -> TableMessage {
     TableMessage { kind: message.kind, attributes }
 }
 
+/// The name and the data of each expression of a rule, without what packets change.
+pub(super) fn at_rest_expressions(rule: &Attributes<'_>) -> Vec<(String, Vec<u8>)> {
+    let all = Attributes(rule.get(EXPRESSIONS).unwrap_or_default());
+    let expressions = all.map(|(_, expression)| {
+        let expression = Attributes(expression);
+        let name = expression.text(EXPRESSION_NAME).unwrap_or_default();
+        let data = Attributes(expression.get(EXPRESSION_DATA).unwrap_or_default());
+        let data = data.without(counts(&name));
+        (name, data)
+    });
+    expressions.collect()
+}
+
 /// The attributes of an expression or object that packets and time change.
 fn counts(name: &str) -> &'static [u16] {
     match name {
@@ -323,7 +332,6 @@ fn counts(name: &str) -> &'static [u16] {
 
 #[cfg(test)]
 mod tests {
-    use super::super::netlink_attributes::push;
     use super::*;
 
     fn elements_of(values: &[&[u8]]) -> TableMessage {

@@ -46,6 +46,11 @@ pub trait ProxyMode: Sync {
         false
     }
 
+    /// A table of the mode whose content the state does not tell, so that its services are not known.
+    fn unlisted_table(&self, _state: &NodeState) -> Option<String> {
+        None
+    }
+
     /// What the mode's rules do not tell of services.
     fn untold(&self) -> &'static [Untold] {
         &[]

@@ -32,6 +32,12 @@ impl ProxyMode for NftablesMode {
         state.nft.get(family.nft(), TABLE).map_or(PodSource::Unknown, expressions::pods)
     }
 
+    fn unlisted_table(&self, state: &NodeState) -> Option<String> {
+        let tables = state.native_tables();
+        let table = tables.iter().find(|t| t.name == TABLE && t.is_unlisted())?;
+        Some(format!("nft table {} {TABLE}", table.family))
+    }
+
     fn evidence(&self, state: &NodeState, _: &Ownership<'_>) -> Option<String> {
         let serves = |map: &Map<String, Value>| map.get("name").is_some_and(|n| n == "service-ips");
         let tables = state.native_tables();

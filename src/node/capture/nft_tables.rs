@@ -2,15 +2,17 @@
 
 use std::panic::resume_unwind;
 use std::thread;
+use std::time::Instant;
 
 use serde_json::Value;
 
-use super::{put, save};
+use super::{SAVE_DEADLINE, put, save};
 use crate::error::{Error, Kind, Result};
 use crate::event::{Event, Sink};
 use crate::node::nfnetlink::{Netfilter, TableFamily};
 use crate::node::subsystems;
 use crate::node::tools::{Tool, Tools};
+use crate::state::kernel_listing;
 use crate::state::nft::is_identifier;
 use crate::state::{Family, Files};
 
@@ -59,7 +61,7 @@ pub(super) fn capture_native(
             sink.emit(Event::Note { text });
             continue;
         }
-        let (mut items, copy) = native_table(tools, table)?;
+        let (mut items, copy) = native_table(tools, table, sink)?;
         // Each listing repeats the item with nft's version; only the first is kept.
         items.retain(|item| native.is_empty() || item.get("metainfo").is_none());
         native.append(&mut items);
@@ -74,29 +76,86 @@ pub(super) fn capture_native(
 
 /// The items of one native table in nft's JSON, and the lines of its messages; empty if the table was
 /// deleted meanwhile. Reads both again while somebody writes between the two.
-fn native_table(tools: &Tools, table: &NftTableName) -> Result<(Vec<Value>, String)> {
+///
+/// An nft that crashes, hangs or prints what is no JSON stops nothing: what the kernel's messages say
+/// takes the place of its listing.
+fn native_table(
+    tools: &Tools,
+    table: &NftTableName,
+    sink: &dyn Sink,
+) -> Result<(Vec<Value>, String)> {
     let NftTableName { family, name } = table;
+    let (full, of_family) = (format!("{family} {name}"), TableFamily::named(family)?);
     let mut netfilter = Netfilter::open()?;
     for tries_left in (0..NATIVE_TRIES).rev() {
         let generation = netfilter.settled_generation()?;
         // Both at once, because each of them asks the kernel for the elements of thousands of sets.
         let (listed, copy) = thread::scope(|scope| {
-            let nft = ["-j", "list", "table", family, name];
-            let listing = scope.spawn(move || save(tools, Tool::Nft, &nft));
-            let copy = netfilter.copy_table(TableFamily::named(family)?, name);
-            let listed = listing.join().unwrap_or_else(|panic| resume_unwind(panic));
-            Ok::<_, Error>((listed, copy))
-        })?;
+            let listing = tools.lists(&full).then(|| scope.spawn(|| list(tools, table)));
+            let copy = netfilter.copy_table(of_family, name);
+            let join = |listing: thread::ScopedJoinHandle<'_, _>| {
+                listing.join().unwrap_or_else(|panic| resume_unwind(panic))
+            };
+            (listing.map(join), copy)
+        });
+        if let Some(Err(unlisted)) = &listed
+            && unlisted.hangs
+            && tries_left > 0
+        {
+            // Somebody has surely written meanwhile. It is not waited for again.
+            unlisted.warn(tools, &full, sink);
+            continue;
+        }
         // What was read of a table that somebody changed or deleted meanwhile counts for nothing, and
         // neither does an error.
-        if tries_left == 0 || netfilter.generation()? == generation {
+        let is_settled = netfilter.generation()? == generation;
+        if tries_left == 0 || is_settled {
             let Some(copy) = copy? else { break };
-            let unreadable = |e: Error| Error { object: format!("nft table {family} {name}"), ..e };
-            let items = json(&listed?.stdout).map_err(unreadable)?;
+            let items = match listed {
+                Some(Ok(items)) => items,
+                Some(Err(unlisted)) if !is_settled || unlisted.error.kind == Kind::MissingTool => {
+                    return Err(unlisted.error);
+                }
+                failed => {
+                    if let Some(Err(unlisted)) = failed {
+                        unlisted.warn(tools, &full, sink);
+                    }
+                    kernel_listing::items(family, name, &netfilter.messages_of(of_family, name)?)
+                }
+            };
             return Ok((items, copy.render(family, name)));
         }
     }
     Ok(Default::default())
+}
+
+/// A table that nft did not list.
+struct Unlisted {
+    error: Error,
+    hangs: bool,
+}
+
+impl Unlisted {
+    /// Remembers and says it. This is said once, because nft is not asked again.
+    fn warn(&self, tools: &Tools, table: &str, sink: &dyn Sink) {
+        tools.set_unlisted((!self.hangs).then_some(table));
+        let text = format!(
+            "{} cannot list table {table} ({}): what the kernel itself says of it is taken instead",
+            tools.described(Tool::Nft),
+            self.error.cause
+        );
+        sink.emit(Event::Warning { text });
+    }
+}
+
+/// The items of a table as nft lists them.
+fn list(tools: &Tools, table: &NftTableName) -> Result<Vec<Value>, Unlisted> {
+    let begin = Instant::now();
+    let listed = save(tools, Tool::Nft, &["-j", "list", "table", &table.family, &table.name]);
+    listed.and_then(|listed| json(&listed.stdout)).map_err(|error| {
+        let hangs = error.kind == Kind::Command && begin.elapsed() >= SAVE_DEADLINE;
+        Unlisted { error, hangs }
+    })
 }
 
 /// The items of a JSON document that nft printed.

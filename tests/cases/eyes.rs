@@ -185,6 +185,7 @@ fn a_rehearsal_judges_what_was_loaded() {
     {
         for case in Case::both(name) {
             let output = case.run("-o json rehearse");
+            let code = output.status.code();
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
             let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
                 panic!("{}: {error}: {said}", case.name);
@@ -192,6 +193,11 @@ fn a_rehearsal_judges_what_was_loaded() {
             assert!(report["removed"].as_u64().expect("a number") >= removed, "{report}");
             let left_out = report["left_out"].as_array().expect("a list");
             assert_eq!(report["partial"], !left_out.is_empty(), "{report}");
+            // A removal that was not rehearsed is not proven; what only lies beside it is no fault.
+            let missing = report["not_rehearsed"].as_array().expect("a list");
+            assert_eq!(code, Some(if missing.is_empty() { 0 } else { 3 }), "{report}");
+            let servers = left_out.iter().filter(|o| o.to_string().contains("virtual server"));
+            assert_eq!(missing.is_empty(), servers.count() == 0, "{report}");
             let fits = |o: &Value| {
                 let text = o.as_str().expect("text");
                 text.contains("virtual server") || text.contains("nfacct")

@@ -73,7 +73,9 @@ pub(in crate::front) fn run(command: &Invocation<'_>, options: &args::RehearseAr
         ));
     }
     answer(command, &report, modes.as_ref());
-    Ok(0)
+    // What this kernel lacks is no fault of a capture from elsewhere. But a removal that was not rehearsed
+    // is not proven.
+    Ok(if report.unrehearsed.is_empty() { 0 } else { 3 })
 }
 
 /// Writes the files of a capture below `dir`.
@@ -128,7 +130,8 @@ fn answer(command: &Invocation<'_>, report: &RehearsalReport, modes: Option<&Reh
     let partial = !report.unsupported.is_empty();
     let mut document = json!({
         "schema": "proxyshift.rehearsal", "version": 1, "partial": partial,
-        "left_out": report.unsupported, "removed": report.removed,
+        "left_out": report.unsupported, "not_rehearsed": report.unrehearsed,
+        "removed": report.removed,
         "proofs": report.claims.iter().map(sentences::claim).collect::<Vec<_>>(),
     });
     let how = if partial { "Partly proven" } else { "Proven" };
@@ -142,6 +145,13 @@ fn answer(command: &Invocation<'_>, report: &RehearsalReport, modes: Option<&Reh
             modes.from
         ),
     });
+    if !report.unrehearsed.is_empty() {
+        let objects = counted(report.unrehearsed.len(), "object");
+        text.line(format!(
+            "Not rehearsed, for this kernel cannot hold them: the removal of {objects}:"
+        ));
+        text.lines(report.unrehearsed.iter().take(SHOWN).map(|object| format!("  {object}")));
+    }
     if let Some(modes) = modes {
         document["to"] = json!(modes.to);
         document["not_proven"] = json!(modes.unproven);

@@ -49,6 +49,10 @@ pub struct RehearsalReport {
     /// Objects that this kernel does not support. If there are any, they were not rehearsed, so the
     /// result is partial.
     pub unsupported: Vec<String>,
+    /// Objects that a clean-up would remove and that this kernel does not support, so that their removal
+    /// was not rehearsed.
+    #[serde(default)]
+    pub unrehearsed: Vec<String>,
     /// How many objects were removed and restored.
     pub removed: usize,
     /// The claims that were verified, in order.

@@ -270,10 +270,13 @@ pub(super) fn rehearse(
         Rehearsal::Edits(_) => ("the remedies", Moment::AfterFix),
         Rehearsal::CleanUp | Rehearsal::Leaving(_) => ("the clean-up", Moment::AfterCleanup),
     };
+    let mut unrehearsed = Vec::new();
     let edits = match rehearsal {
         Rehearsal::Edits(edits) => edits,
         Rehearsal::CleanUp => {
             let given = folder.state()?;
+            let clean_up = |state: &NodeState| CleanupScope::default().plan(&catalogue, state);
+            let whole = if unsupported.is_empty() { None } else { Some(clean_up(&given)?) };
             // The messages about native tables are not in a snapshot that an older version took.
             let has_messages = given.nft.tables.is_empty() || !given.nft_messages.is_empty();
             let given = if unsupported.is_empty() && has_messages {
@@ -281,7 +284,10 @@ pub(super) fn rehearse(
             } else {
                 as_held_here(given, state_in(&snapshot.dir)?)
             };
-            planned(given, |s| CleanupScope::default().plan(&catalogue, s))?
+            let removals = whole.iter().flat_map(|plan| plan.removals());
+            let missing = removals.filter(|object| !object.id.present_in(&given));
+            unrehearsed.extend(missing.map(|object| object.id.to_string()));
+            planned(given, clean_up)?
         }
         Rehearsal::Leaving(to) => {
             let here = as_held_here(folder.state()?, state_in(&snapshot.dir)?);
@@ -291,7 +297,7 @@ pub(super) fn rehearse(
     };
     if edits.is_empty() {
         sink.note("there is nothing to remove");
-        return Ok(RehearsalReport { unsupported, removed: 0, claims: claims.all });
+        return Ok(RehearsalReport { unsupported, unrehearsed, removed: 0, claims: claims.all });
     }
     let mut base = remaining_state(state_in(&snapshot.dir)?, &edits)?;
     let run = store.start(RunKind::Cleanup(CleanupOptions::default()), &snapshot.id)?;
@@ -333,7 +339,7 @@ pub(super) fn rehearse(
     let when = Moment::AfterRollback;
     claims.verified(Claim::Rules { when, count: rules(&back), identical });
     claims.packets(when, hosts.as_ref())?;
-    Ok(RehearsalReport { unsupported, removed, claims: claims.all })
+    Ok(RehearsalReport { unsupported, unrehearsed, removed, claims: claims.all })
 }
 
 /// The edits that carry out a plan for `state`.

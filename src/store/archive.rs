@@ -24,7 +24,7 @@ use crate::state::Files;
 ///
 /// # Errors
 /// [`Kind::SnapshotRefused`] for a snapshot that is damaged or has no manifest; the errors of
-/// [`write`].
+/// [`write()`].
 pub fn export(dir: &Path, to: &Path) -> Result<()> {
     let (tree, manifest) = read_verified(dir, LIMITS)?;
     let Some(manifest) = manifest else {

@@ -82,6 +82,9 @@ impl fmt::Display for Untold {
 /// Services, keyed by [`ServiceKey`].
 pub type Services = BTreeMap<ServiceKey, ServicePort>;
 
+/// The endpoint of each client that stays with one, for each service port.
+pub type StickyClients = BTreeMap<ServiceKey, BTreeMap<IpAddr, SocketAddr>>;
+
 impl ServiceKey {
     /// The key of a service port that answers on an address of its own.
     pub fn at(address: SocketAddr, protocol: Protocol) -> ServiceKey {

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::{Family, lines};
 use crate::error::Result;
 
-pub use connections::open_connections;
+pub use connections::{PersistenceTemplate, open_connections, persistence_templates};
 pub use limits::ConnectionLimits;
 pub use listing::{ListedReal, ListedServer, Listing};
 use save_line::SaveLine;

@@ -4,6 +4,7 @@
 //! and [`NodeState::parse`] turns them into data.
 
 pub mod accounting;
+pub mod affinity;
 pub mod api_objects;
 pub mod argv;
 pub mod bridge_table;

@@ -8,7 +8,7 @@ mod network;
 #[path = "../nodes/mod.rs"]
 mod nodes;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use common::{in_namespace, run, run_with};
@@ -23,6 +23,8 @@ use proxyshift::state::kube_proxy::Mode;
 const CLUSTER_IP: &str = "10.96.1.1:80";
 const DNS: &str = "10.96.0.10:53";
 const STICKY: &str = "10.96.1.3:80";
+const STAYING: [&str; 2] = ["10.96.1.5:80", "10.96.1.6:80"];
+const STAYING_OUTSIDE: [&str; 2] = ["198.51.100.6:80", "198.51.100.7:80"];
 const OWN: &str = "10.96.1.4:80";
 const EMPTY: &str = "10.96.1.9:80";
 const EXTERNAL: &str = "198.51.100.4:80";
@@ -46,6 +48,7 @@ fn backends(pods: &[&str], reach: Reach) -> Backends {
         endpoints: endpoints(pods, 8080),
         reach,
         has_affinity: false,
+        clients: BTreeMap::new(),
         source_ranges: Vec::new(),
         without: NoEndpoint::Reject,
     }
@@ -59,7 +62,17 @@ fn bridge(family: Family) -> Bridge {
     let net = |text: &str| of_family(text).parse().expect(text);
     let local = || Reach::Local { everywhere: Some(endpoints(&BOTH, 8080)) };
     let dns = Backends { endpoints: endpoints(&BOTH, 8053), ..backends(&[], Reach::Cluster) };
-    let sticky = Backends { has_affinity: true, ..backends(&BOTH, Reach::Cluster) };
+    // By its address alone a client would get the same endpoint of all services.
+    let staying = |pod: &str| Backends {
+        has_affinity: true,
+        clients: [("10.244.0.20", pod), ("192.168.100.2", pod)]
+            .map(|(from, to)| (of_family(from).parse().expect(from), socket(&format!("{to}:8080"))))
+            .into(),
+        ..backends(&BOTH, Reach::Cluster)
+    };
+    let sticky = Backends { clients: BTreeMap::new(), ..staying(BOTH[0]) };
+    let [first, second] = BOTH.map(staying);
+    let of_outside = |staying: Backends| Backends { reach: local(), ..staying };
     let ranged =
         Backends { source_ranges: vec![net("203.0.113.0/24")], ..backends(&BOTH, Reach::Everyone) };
     let elsewhere = Backends { without: NoEndpoint::Drop, ..backends(&[], local()) };
@@ -67,6 +80,10 @@ fn bridge(family: Family) -> Bridge {
         at(CLUSTER_IP, Protocol::Tcp, backends(&BOTH, Reach::Cluster)),
         at(DNS, Protocol::Udp, dns),
         at(STICKY, Protocol::Tcp, sticky),
+        at(STAYING[0], Protocol::Tcp, first.clone()),
+        at(STAYING[1], Protocol::Tcp, second.clone()),
+        at(STAYING_OUTSIDE[0], Protocol::Tcp, of_outside(first)),
+        at(STAYING_OUTSIDE[1], Protocol::Tcp, of_outside(second)),
         at(OWN, Protocol::Tcp, backends(&BOTH[..1], Reach::Cluster)),
         at(EMPTY, Protocol::Tcp, backends(&[], Reach::Cluster)),
         at(EXTERNAL, Protocol::Tcp, backends(&BOTH, Reach::Everyone)),
@@ -121,6 +138,10 @@ fn serves(family: Family) {
         assert_eq!(servers(from, CLUSTER_IP, 24).len(), 2, "{from:?}: both endpoints");
     }
     assert_eq!(servers("pod", STICKY, 12).len(), 1, "a client stays");
+    for (from, both) in [("pod", STAYING), ("pod", STAYING_OUTSIDE), ("outside", STAYING_OUTSIDE)] {
+        let got = both.map(|to| servers(from, to, 6).into_iter().collect::<Vec<_>>());
+        assert_eq!(got, [["web-1"], ["web-2"]], "{from} stayed with another before");
+    }
 
     // The policy Local: outside clients keep their address, pods and the node get all endpoints.
     assert_eq!(client("outside", LOCAL), outside);

@@ -1,5 +1,6 @@
 //! What operators do on a node of today.
 
+mod affinity;
 mod bridge;
 mod failing_moves;
 mod follows;

@@ -40,6 +40,29 @@ impl EndpointChoice {
         }
     }
 
+    /// The statement that translates the clients that stay with one of these endpoints to it; none if
+    /// no client does.
+    pub(super) fn statement_of_clients(
+        family: Family,
+        endpoints: &BTreeSet<SocketAddr>,
+        backends: &Backends,
+    ) -> Option<String> {
+        let all = backends.clients.iter().filter(|_| backends.has_affinity);
+        let staying = all.filter(|(_, endpoint)| endpoints.contains(endpoint));
+        let (clients, map): (Vec<_>, Vec<_>) = staying
+            .map(|(client, to)| {
+                (client.to_string(), format!("{client} : {} . {}", to.ip(), to.port()))
+            })
+            .unzip();
+        let (nft, clients, map) = (family.nft(), clients.join(", "), map.join(", "));
+        (!clients.is_empty()).then(|| {
+            format!(
+                "{nft} saddr {{ {clients} }} counter name translated \
+                 dnat {nft} addr . port to {nft} saddr map {{ {map} }}"
+            )
+        })
+    }
+
     /// The statement that translates to one of these endpoints, for a chain of their own.
     pub(super) fn statement(
         family: Family,
@@ -77,16 +100,46 @@ pub(super) fn shared(bridge: &Bridge, of: &BTreeMap<Frontend, EndpointChoice>) -
              translated dnat {family} addr . port to {key} map @endpoint-{position}\n}}\n"
         );
     }
+    let sticky = sticky_elements(bridge, of).join(",\n");
+    let (kind, staying) =
+        (bridge.address_type(), format!(" {family} saddr . {key} vmap @sticky\n"));
+    if !sticky.is_empty() {
+        let _ = write!(
+            script,
+            "map sticky {{\n type {kind} . {kind} . inet_proto . inet_service : verdict;\n \
+             elements = {{ {sticky} }}\n}}\n"
+        );
+    }
     for choice in of.values().copied().collect::<BTreeSet<EndpointChoice>>() {
         let positions = (0..choice.endpoints)
             .map(|position| format!("{position} : goto to-endpoint-{position}"));
         let positions = positions.collect::<Vec<_>>().join(", ");
+        let staying = if choice.by_client && !sticky.is_empty() { &*staying } else { "" };
         let _ = writeln!(
             script,
-            "chain {} {{\n {} vmap {{ {positions} }}\n}}",
+            "chain {} {{\n{staying} {} vmap {{ {positions} }}\n}}",
             choice.chain(),
             choice.number(bridge.family)
         );
     }
     script
+}
+
+/// The elements that lead clients which stay with an endpoint to its position, for the frontends of
+/// these choices.
+fn sticky_elements(bridge: &Bridge, of: &BTreeMap<Frontend, EndpointChoice>) -> Vec<String> {
+    let mut elements = Vec::new();
+    for (frontend, _) in of.iter().filter(|(_, choice)| choice.by_client) {
+        let Some(backends) = bridge.frontends.get(frontend) else { continue };
+        let endpoints = backends.endpoints.iter().zip(0_usize..);
+        let positions: BTreeMap<&SocketAddr, usize> = endpoints.collect();
+        for (client, endpoint) in &backends.clients {
+            // Who stayed with an endpoint that is gone gets another.
+            if let Some(position) = positions.get(endpoint) {
+                elements
+                    .push(format!("{client} . {} : goto to-endpoint-{position}", frontend.key()));
+            }
+        }
+    }
+    elements
 }

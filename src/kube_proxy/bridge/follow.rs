@@ -1,7 +1,7 @@
 //! The bridge as it should be by now: with the endpoints that the API has, or without what the new
 //! mode has shown that nobody serves.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
@@ -114,6 +114,7 @@ impl Backends {
                 reach => reach,
             },
             has_affinity: by_api.has_affinity,
+            clients: loaded.clients.clone(),
             source_ranges,
             without: by_api.without,
         }
@@ -125,6 +126,7 @@ impl Backends {
             endpoints: BTreeSet::new(),
             reach: Reach::Cluster,
             has_affinity: false,
+            clients: BTreeMap::new(),
             source_ranges: Vec::new(),
             without: NoEndpoint::Reject,
         }

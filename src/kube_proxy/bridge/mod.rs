@@ -21,6 +21,7 @@ use crate::state::Family;
 pub use crate::state::bridge_table::{TABLE, Translated};
 use crate::state::ipvs::Protocol;
 pub use follow::LoadedBridges;
+pub use of_node::sticky_clients;
 
 /// What a bridge serves in one address family.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +59,10 @@ pub struct Backends {
     pub reach: Reach,
     /// Whether a client stays with its endpoint.
     pub has_affinity: bool,
+    /// The clients that stayed with an endpoint already as the bridge was loaded. Of all others their
+    /// addresses decide.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub clients: BTreeMap<IpAddr, SocketAddr>,
     /// The only networks that may connect; empty if all may.
     pub source_ranges: Vec<IpNet>,
     /// What a connection gets where there is no endpoint.

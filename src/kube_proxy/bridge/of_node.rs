@@ -1,12 +1,13 @@
 //! The bridge of a node: what the rules of its present mode tell of the services.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::{Backends, Bridge, Frontend};
 use crate::kube_proxy::mode::{self, ProxyMode};
 use crate::kube_proxy::running::configured;
 use crate::kube_proxy::services::{Location, ServiceKey, ServicePort};
+use crate::state::affinity::AffinityLists;
 use crate::state::kube_proxy::{IPVS_LINK, Mode};
 use crate::state::{Family, NodeState};
 
@@ -14,14 +15,22 @@ impl Bridge {
     /// The bridges that serve what a mode serves on this node: one for each family in which the mode
     /// serves anything.
     pub fn of(state: &NodeState, mode: Mode) -> Vec<Bridge> {
+        Bridge::with_clients(state, mode, &AffinityLists::default())
+    }
+
+    /// As [`Bridge::of`], with the clients that stay with an endpoint: `lists` has what the kernel keeps
+    /// of them outside of `state`.
+    pub fn with_clients(state: &NodeState, mode: Mode, lists: &AffinityLists) -> Vec<Bridge> {
         let mode = mode::of(mode);
+        let mut sticky = mode.sticky_clients(state, lists);
         let config = configured(state).unwrap_or_default();
         let mark = mode.masquerading(&config).mark();
         let addresses = node_addresses(state, mode);
         let mut frontends: BTreeMap<Family, BTreeMap<Frontend, Backends>> = BTreeMap::new();
         for (key, service) in mode.services(state) {
             let of_family = frontends.entry(key.family()).or_default();
-            let backends = Backends::of(&service);
+            let clients = sticky.remove(&key).unwrap_or_default();
+            let backends = Backends { clients, ..Backends::of(&service) };
             for address in answers_at(&key, &service, &addresses) {
                 let ServiceKey { port, protocol, .. } = key;
                 of_family.insert(Frontend { address, protocol, port }, backends.clone());
@@ -36,6 +45,12 @@ impl Bridge {
     }
 }
 
+/// How many clients stay with an endpoint of any service that the bridges serve.
+pub fn sticky_clients(bridges: &[Bridge]) -> usize {
+    let all = bridges.iter().flat_map(|bridge| bridge.frontends.values());
+    all.flat_map(|backends| backends.clients.keys()).collect::<BTreeSet<_>>().len()
+}
+
 impl Backends {
     /// What new connections to a service port get.
     fn of(service: &ServicePort) -> Backends {
@@ -43,6 +58,7 @@ impl Backends {
             endpoints: service.backends.clone(),
             reach: service.reach.clone(),
             has_affinity: service.affinity.is_some(),
+            clients: BTreeMap::new(),
             source_ranges: service.source_ranges.iter().copied().collect(),
             without: service.without,
         }

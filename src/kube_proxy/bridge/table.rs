@@ -151,12 +151,16 @@ fn special_rules(bridge: &Bridge, frontend: Frontend, backends: &Backends) -> St
         let denied = ranges.map_or(String::new(), |ranges| format!("{family} saddr != {ranges} "));
         let _ = writeln!(rules, " {denied}drop");
     }
-    let to = |endpoints: &BTreeSet<SocketAddr>| {
+    // The rules that lead those whom `matched` matches to one of the endpoints.
+    let lead = |matched: &str, endpoints: &BTreeSet<SocketAddr>| {
         if endpoints.is_empty() {
-            return backends.without.verdict().to_owned();
+            return format!(" {matched}{}\n", backends.without.verdict());
         }
+        let begin = format!(" {matched}meta l4proto {}", frontend.protocol);
+        let staying = EndpointChoice::statement_of_clients(bridge.family, endpoints, backends);
+        let staying = staying.map_or(String::new(), |staying| format!("{begin} {staying}\n"));
         let dnat = EndpointChoice::statement(bridge.family, endpoints, backends.has_affinity);
-        format!("meta l4proto {} counter name translated {dnat}", frontend.protocol)
+        format!("{staying}{begin} counter name translated {dnat}\n")
     };
     match &backends.reach {
         Reach::Cluster => rules += &marking(bridge, false),
@@ -164,14 +168,13 @@ fn special_rules(bridge: &Bridge, frontend: Frontend, backends: &Backends) -> St
         Reach::Local { everywhere } => {
             let everywhere = everywhere.as_ref().unwrap_or(&backends.endpoints);
             if let Some(pods) = pods(bridge, "") {
-                let _ = writeln!(rules, " {pods} {}", to(everywhere));
+                rules += &lead(&format!("{pods} "), everywhere);
             }
             let mark = format!("meta mark set meta mark or {:#x}", bridge.mark);
-            let _ = writeln!(rules, " fib saddr type local {mark} {}", to(everywhere));
+            rules += &lead(&format!("fib saddr type local {mark} "), everywhere);
         }
     }
-    let _ = writeln!(rules, " {}", to(&backends.endpoints));
-    rules
+    rules + &lead("", &backends.endpoints)
 }
 
 /// The map of all frontends, and the chains that translate. The map's counters tell which frontends
@@ -238,6 +241,7 @@ mod tests {
             endpoints: endpoints.iter().map(|e| e.parse().unwrap()).collect(),
             reach,
             has_affinity: false,
+            clients: BTreeMap::new(),
             source_ranges: Vec::new(),
             without: NoEndpoint::Reject,
         }
@@ -315,5 +319,43 @@ mod tests {
         let script = bridge(&same).script();
         assert_eq!(script.matches("chain special-").count(), 1, "{script}");
         assert_eq!(script.matches("goto special-0").count(), 2, "{script}");
+    }
+
+    #[test]
+    fn who_stays_with_an_endpoint_that_is_still_there_is_led_to_it() {
+        let two = ["10.244.0.1:8080", "10.244.0.2:8080"];
+        let clients = [("10.244.1.1", two[1]), ("10.244.1.2", "10.244.0.9:8080")];
+        let clients = clients.map(|(from, to)| (from.parse().unwrap(), to.parse().unwrap()));
+        let sticky = |reach| Backends {
+            has_affinity: true,
+            clients: clients.into(),
+            ..backends(&two, reach)
+        };
+        let script = bridge(&[
+            ("10.96.0.1", sticky(Reach::Cluster)),
+            ("10.96.0.2", Backends { has_affinity: false, ..sticky(Reach::Cluster) }),
+            ("10.96.0.3", sticky(Reach::Local { everywhere: None })),
+            (
+                "10.96.0.4",
+                Backends {
+                    source_ranges: vec!["192.0.2.0/24".parse().unwrap()],
+                    has_affinity: false,
+                    ..sticky(Reach::Everyone)
+                },
+            ),
+        ])
+        .script();
+        let led = " elements = { 10.244.1.1 . 10.96.0.1 . tcp . 80 : goto to-endpoint-1 }\n";
+        assert!(script.contains(led), "{script}");
+        let first = "chain one-of-2-by-client {\n ip saddr . ip daddr . meta l4proto . th dport vmap \
+                     @sticky\n jhash";
+        assert!(script.contains(first), "{script}");
+        assert!(script.contains("chain one-of-2 {\n numgen"), "{script}");
+        let own = "ip saddr { 10.244.1.1 } counter name translated dnat ip addr . port to ip saddr map \
+                   { 10.244.1.1 : 10.244.0.2 . 8080 }\n";
+        assert_eq!(script.matches(own).count(), 3, "pods, the node and all others: {script}");
+        // Nobody stays yet.
+        let none = Backends { clients: BTreeMap::new(), ..sticky(Reach::Cluster) };
+        assert!(!bridge(&[("10.96.0.1", none)]).script().contains("sticky"));
     }
 }

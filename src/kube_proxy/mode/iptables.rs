@@ -4,8 +4,9 @@ mod chain_walk;
 mod services;
 
 use super::{Crossing, ModeSysctl, ProxyMode, ROUTE_LOCALNET, ServiceFilter, rules};
-use crate::kube_proxy::services::{Services, Untold};
+use crate::kube_proxy::services::{Services, StickyClients, Untold};
 use crate::owners::matcher::Ownership;
+use crate::state::affinity::AffinityLists;
 use crate::state::kube_proxy::{KubeProxyConfig, Mode};
 use crate::state::ruleset::{Rule, Ruleset};
 use crate::state::{Backend, Family, NodeState};
@@ -22,6 +23,10 @@ impl ProxyMode for IptablesMode {
 
     fn services_where(&self, state: &NodeState, wanted: &ServiceFilter<'_>) -> Services {
         services::read(state, wanted)
+    }
+
+    fn sticky_clients(&self, state: &NodeState, lists: &AffinityLists) -> StickyClients {
+        services::sticky_clients(state, lists)
     }
 
     fn untold(&self) -> &'static [Untold] {

@@ -13,9 +13,10 @@ use ipnet::IpNet;
 
 use super::{Crossing, ModeSysctl, Precedence, ProxyMode, ROUTE_LOCALNET, ServiceFilter, rules};
 use crate::kube_proxy::reach::PodSource;
-use crate::kube_proxy::services::{ServiceKey, Services, Untold};
+use crate::kube_proxy::services::{ServiceKey, Services, StickyClients, Untold};
 use crate::owners::component::KUBE_PROXY;
 use crate::owners::matcher::Ownership;
+use crate::state::affinity::AffinityLists;
 use crate::state::ipvs::VirtualServerId;
 use crate::state::kube_proxy::{ConfigEdit, KubeProxyConfig, Mode};
 use crate::state::tools::Version;
@@ -35,6 +36,10 @@ impl ProxyMode for IpvsMode {
 
     fn services_where(&self, state: &NodeState, wanted: &ServiceFilter<'_>) -> Services {
         services::read(state, wanted)
+    }
+
+    fn sticky_clients(&self, state: &NodeState, lists: &AffinityLists) -> StickyClients {
+        services::sticky_clients(state, lists)
     }
 
     fn pods(&self, state: &NodeState, family: Family) -> PodSource {

@@ -12,8 +12,9 @@ use std::collections::BTreeSet;
 
 use crate::error::{Error, Kind, Result};
 use crate::kube_proxy::reach::PodSource;
-use crate::kube_proxy::services::{ServiceKey, Services, Untold};
+use crate::kube_proxy::services::{ServiceKey, Services, StickyClients, Untold};
 use crate::owners::matcher::Ownership;
+use crate::state::affinity::AffinityLists;
 use crate::state::kube_proxy::{ConfigEdit, KubeProxyConfig, Masquerading, Mode};
 use crate::state::tools::Version;
 use crate::state::{Backend, Family, NodeState};
@@ -34,6 +35,12 @@ pub trait ProxyMode: Sync {
     /// All services that the kernel serves in this mode.
     fn services(&self, state: &NodeState) -> Services {
         self.services_where(state, &|_, _| true)
+    }
+
+    /// Which endpoint each client of a service stays with by session affinity: `lists` has what the
+    /// kernel keeps of it outside of rules and tables.
+    fn sticky_clients(&self, _state: &NodeState, _lists: &AffinityLists) -> StickyClients {
+        StickyClients::new()
     }
 
     /// How the mode's rules tell the connections of pods from others, in a family.

@@ -8,8 +8,9 @@ use serde_json::{Map, Value};
 
 use super::{Precedence, ProxyMode, ServiceFilter};
 use crate::kube_proxy::reach::PodSource;
-use crate::kube_proxy::services::Services;
+use crate::kube_proxy::services::{Services, StickyClients};
 use crate::owners::matcher::Ownership;
+use crate::state::affinity::AffinityLists;
 use crate::state::kube_proxy::{KubeProxyConfig, Masquerading, Mode};
 use crate::state::{Family, NodeState};
 
@@ -26,6 +27,10 @@ impl ProxyMode for NftablesMode {
 
     fn services_where(&self, state: &NodeState, wanted: &ServiceFilter<'_>) -> Services {
         services::read(state, wanted)
+    }
+
+    fn sticky_clients(&self, state: &NodeState, _lists: &AffinityLists) -> StickyClients {
+        services::sticky_clients(state)
     }
 
     fn pods(&self, state: &NodeState, family: Family) -> PodSource {

@@ -9,11 +9,12 @@ use crate::apply;
 use crate::error::{Error, Kind, Result};
 use crate::event::{Outcome, Task};
 use crate::interrupt;
-use crate::kube_proxy::bridge::Bridge;
+use crate::kube_proxy::bridge::{Bridge, sticky_clients};
 use crate::kube_proxy::gap::Gap;
 use crate::node;
 use crate::plan::change::{Change, Edit};
 use crate::plan::playbook::BridgeOptions;
+use crate::run::bridge::bridges_of;
 use crate::run::bridge::files::write;
 use crate::run::bridge::follow::EndpointFollower;
 use crate::run::bridge::keeper::Keeper;
@@ -50,6 +51,14 @@ impl Stage for BridgeOptions {
             format!("loads a table that answers {count} service ports of {}", bridge.family)
         });
         let mut does: Vec<String> = counts.collect();
+        let frontends = bridges.iter().flat_map(|bridge| bridge.frontends.values());
+        if frontends.clone().any(|backends| backends.has_affinity) {
+            does.push(format!(
+                "clients stay with their endpoints by session affinity until kube-proxy serves; {} \
+                 mode begins without knowing who has which",
+                previewer.to()
+            ));
+        }
         if let Some(gap) = Gap::of(previewer.state, previewer.from, previewer.to()) {
             does.push(format!(
                 "it serves from kube-proxy's start until its first sync, about {}; meanwhile the \
@@ -74,7 +83,8 @@ impl Stage for BridgeOptions {
         let task = Task::LoadBridge;
         context.sink.started(&task);
         let now = context.observe_with_owners_of(execution.base()?)?;
-        let (bridges, leaving) = (Bridge::of(&now, from), Leaving::of_kube_proxy(context, &now));
+        let leaving = Leaving::of_kube_proxy(context, &now);
+        let bridges = bridges_of(context, &now, from);
         write(context, &execution.run, &bridges)?;
         drop(now);
         let families = bridges.iter().map(|bridge| bridge.family).collect();
@@ -86,6 +96,13 @@ impl Stage for BridgeOptions {
         step.mark_done(&mut execution.journal)?;
         let frontends = bridges.iter().map(|bridge| bridge.frontends.len()).sum();
         context.sink.finished(&task, Outcome::BridgeLoaded { frontends });
+        let clients = sticky_clients(&bridges);
+        if clients > 0 {
+            context.sink.note(format!(
+                "session affinity: {clients} clients stay with their endpoints until kube-proxy \
+                 serves; {to} mode does not know them"
+            ));
+        }
         let base = execution.take_base()?;
         let follower = EndpointFollower::start(context, &execution.run, &base, true);
         execution.follower.replace(follower);

@@ -13,6 +13,7 @@ use crate::node;
 use crate::plan::change::{Change, Edit};
 use crate::plan::playbook::NoOptions;
 use crate::run::Context;
+use crate::run::bridge::bridges_of;
 use crate::run::bridge::files::write;
 use crate::run::bridge::keeper::Keeper;
 use crate::run::execution::{Execution, UndoContext};
@@ -131,7 +132,7 @@ pub(in crate::run) fn undo(undo: &mut UndoContext<'_>) -> Result<()> {
     {
         let now = context.observe_with_owners_of(undo.base)?;
         // On a disk that fails, the scripts of before are all there is.
-        if let Err(e) = write(context, undo.run, &Bridge::of(&now, modes.to)) {
+        if let Err(e) = write(context, undo.run, &bridges_of(context, &now, modes.to)) {
             context.sink.warning(format!("the bridge has the services of before the run: {e}"));
         }
     }

@@ -11,7 +11,7 @@ use proxyshift::kube_proxy::bridge::TABLE;
 use proxyshift::state::kube_proxy::Mode;
 use serde_json::{Value, json};
 
-use super::moves::{FORWARD, SERVICES, Site, mounting, number, short, without_nft};
+use super::moves::{BACK, FORWARD, SERVICES, Site, mounting, short, without_nft};
 use super::services::{Endpoint, READY, with_slices};
 use super::{OLD, upgraded_by};
 use crate::common::clients::{any, at, connect, serve};
@@ -27,16 +27,17 @@ const SOON: Duration = Duration::from_secs(2);
 const FLOWS: Duration = Duration::from_secs(4);
 
 /// A migration that runs, with what it has said so far.
-struct Moving {
+pub(super) struct Moving {
     child: Child,
     said: Arc<Mutex<String>>,
 }
 
 impl Moving {
     /// Begins to move the site's kube-proxy, by the playbook with that time for kube-proxy to serve.
-    fn begin(site: &Site, timeout: &str) -> Moving {
-        let playbook = short(FORWARD).replace("timeout: 5m", &format!("timeout: {timeout}"));
-        Moving::by(site, Mode::Nftables, &playbook)
+    pub(super) fn begin(site: &Site, to: Mode, timeout: &str) -> Moving {
+        let playbook = if to == Mode::Nftables { FORWARD } else { BACK };
+        let playbook = short(playbook).replace("timeout: 5m", &format!("timeout: {timeout}"));
+        Moving::by(site, to, &playbook)
     }
 
     /// Begins to move the site's kube-proxy to `mode` by this playbook.
@@ -63,7 +64,7 @@ impl Moving {
     }
 
     /// Waits until the run ends, with this code. Returns what it has said.
-    fn ends(mut self, code: i32) -> String {
+    pub(super) fn ends(mut self, code: i32) -> String {
         let ended = self.child.wait().expect("its end");
         let said = self.said();
         println!("{said}");
@@ -140,9 +141,8 @@ impl Site {
     fn cluster_ip(&self, service: usize, port: usize, family: usize) -> SocketAddr {
         let name = format!("service-{service}");
         let mut all = self.services.iter();
-        let spec = &all.find(|s| s["metadata"]["name"] == *name).expect("it")["spec"];
-        let ip = spec["clusterIPs"][family].as_str().expect("an address");
-        SocketAddr::new(ip.parse().expect("an address"), number(&spec["ports"][port]["port"]))
+        let service = all.find(|s| s["metadata"]["name"] == *name).expect("it");
+        self.addresses_of(service, family, port)[0]
     }
 
     /// How many connections the bridges have translated.
@@ -196,7 +196,7 @@ impl Flow {
 #[ignore = "of the cluster"]
 fn endpoints_are_followed_while_only_the_bridge_serves() {
     let site = Site::that_gets_stuck();
-    let moving = Moving::begin(&site, "60s");
+    let moving = Moving::begin(&site, Mode::Nftables, "60s");
     site.only_the_bridge_serves();
     let flows: Vec<Flow> = (0..8)
         .map(|number| Flow::begin(&site.pods.client, site.cluster_ip(number, 1, number % 2)))
@@ -241,7 +241,7 @@ fn endpoints_are_followed_while_only_the_bridge_serves() {
 #[ignore = "of the cluster"]
 fn an_api_that_is_away_is_named_and_followed_again() {
     let site = Site::that_gets_stuck();
-    let moving = Moving::begin(&site, "50s");
+    let moving = Moving::begin(&site, Mode::Nftables, "50s");
     site.only_the_bridge_serves();
     site.node.run("ip route add blackhole 10.20.0.1/32");
     poll("it is said", || moving.said().contains("endpoints are not followed: "));
@@ -276,7 +276,7 @@ fn delete_and_scale(site: &Site) -> Instant {
 #[ignore = "of the cluster"]
 fn what_goes_in_mid_move_is_refused_and_the_run_goes_on() {
     let site = Site::that_gets_stuck();
-    let moving = Moving::begin(&site, "5m");
+    let moving = Moving::begin(&site, Mode::Nftables, "5m");
     site.only_the_bridge_serves();
     let gone = delete_and_scale(&site);
     std::thread::sleep(SOON.saturating_sub(gone.elapsed()));
@@ -309,7 +309,7 @@ fn without_the_api_a_synced_family_tells_what_is_gone() {
     // kube-proxy still reads it, and proxyshift does not.
     let kubeconfig = "/var/lib/kube-proxy/kubeconfig.conf";
     site.node.run(&format!("chmod 666 {kubeconfig}"));
-    let moving = Moving::begin(&site, "5m");
+    let moving = Moving::begin(&site, Mode::Nftables, "5m");
     site.only_the_bridge_serves();
     delete_and_scale(&site);
     let to = site.cluster_ip(1, 0, 0);
@@ -354,7 +354,7 @@ fn what_goes_during_an_upgrade_holds_up_nothing() {
 }
 
 /// The manifest of a kube-proxy in whose image iptables is a program that fails.
-fn without_iptables() -> String {
+pub(super) fn without_iptables() -> String {
     mounting(&[("/usr/sbin/iptables", "/bin/false")])
 }
 

@@ -31,7 +31,7 @@ const AFTER: Duration = Duration::from_secs(30);
 
 /// The built-in playbooks that lead to nftables mode and back.
 pub(super) const FORWARD: &str = include_str!("../../../playbooks/iptables-to-nftables.yaml");
-const BACK: &str = include_str!("../../../playbooks/nftables-to-iptables.yaml");
+pub(super) const BACK: &str = include_str!("../../../playbooks/nftables-to-iptables.yaml");
 
 /// Where the manifest is while kube-proxy is stopped. The kubelet passes over such names.
 const PARKED: &str = "/etc/kubernetes/manifests/.kube-proxy.yaml";
@@ -58,10 +58,20 @@ impl Site {
 
     /// As [`Site::new`], of this version of kube-proxy.
     pub(super) fn of(version: &str, mode: Mode) -> Site {
+        Site::offering(version, mode, &json!({}))
+    }
+
+    /// As [`Site::new`], with Services that have session affinity.
+    pub(super) fn with_affinity(mode: Mode) -> Site {
+        Site::offering(VERSION, mode, &json!({"sessionAffinity": "ClientIP"}))
+    }
+
+    /// As [`Site::of`], with what `also` has in the specification of each Service.
+    fn offering(version: &str, mode: Mode, also: &Value) -> Site {
         let node = Node::with_static_pod(version, &mode.to_string());
         let seen = Seen::of(&node.name, &node.addresses);
         let (pods, namespace) = (Pods::of(&node.name), format!("moves-{}", node.name));
-        offer(&namespace, &node.name);
+        offer(&namespace, &node.name, also);
         let text = Cluster::shared().kubectl(&format!("get services -n {namespace} -o json"));
         let mut list: Value = serde_json::from_str(&text).expect("JSON");
         let Value::Array(services) = list["items"].take() else { panic!("no items: {text}") };
@@ -78,25 +88,15 @@ impl Site {
         }
         let mut kinds = Vec::new();
         for (family, name) in ["IPv4", "IPv6"].into_iter().enumerate() {
-            let own: IpAddr = self.node.addresses[family].parse().expect("an address");
-            let at = |service: &Value, port: usize| {
-                let (ip, port) =
-                    (&service["spec"]["clusterIPs"][family], &service["spec"]["ports"][port]);
-                let ip: IpAddr = ip.as_str().expect("both families").parse().expect("an address");
-                (
-                    SocketAddr::new(ip, number(&port["port"])),
-                    SocketAddr::new(own, number(&port["nodePort"])),
-                )
-            };
             for (from, namespace) in
                 [("a pod", &*self.pods.client), ("the node", &self.node.name), ("outside", OWN)]
             {
                 for (what, how, port) in
                     [("TCP", How::Connect, 0), ("UDP", How::Query, 1), ("a stream", How::Stream, 0)]
                 {
-                    let both = self.services.iter().map(|service| at(service, port));
+                    let both = self.services.iter().map(|s| self.addresses_of(s, family, port));
                     let to =
-                        both.map(|(cluster, node)| if namespace == OWN { node } else { cluster });
+                        both.map(|[cluster, node]| if namespace == OWN { node } else { cluster });
                     kinds.push(Kind {
                         name: format!("{name}, {what} from {from}"),
                         from: namespace.to_owned(),
@@ -107,6 +107,23 @@ impl Site {
             }
         }
         Traffic::start(kinds)
+    }
+
+    /// Where a port of a Service answers in a family: at its ClusterIP, and at the node. The first port is
+    /// HTTP by TCP, the second DNS by UDP.
+    pub(super) fn addresses_of(
+        &self,
+        service: &Value,
+        family: usize,
+        port: usize,
+    ) -> [SocketAddr; 2] {
+        let (ip, port) = (&service["spec"]["clusterIPs"][family], &service["spec"]["ports"][port]);
+        let [ip, own] = [ip.as_str().expect("both families"), &*self.node.addresses[family]]
+            .map(|text| text.parse::<IpAddr>().expect("an address"));
+        [
+            SocketAddr::new(ip, number(&port["port"])),
+            SocketAddr::new(own, number(&port["nodePort"])),
+        ]
     }
 
     /// What of the traffic fails around and during `act`, and what the bridge does meanwhile.
@@ -163,9 +180,14 @@ impl Site {
 
     /// Restarts kube-proxy with this manifest, and waits until it serves in iptables mode.
     pub(super) fn runs(&self, manifest: &str) {
+        self.runs_in(Mode::Iptables, manifest);
+    }
+
+    /// As [`Site::runs`], in another mode.
+    pub(super) fn runs_in(&self, mode: Mode, manifest: &str) {
         self.node.write("/run/manifest", manifest);
         self.restart(&format!("cp /run/manifest {PARKED}"));
-        reads_as_the_api_says(&self.seen, Mode::Iptables);
+        reads_as_the_api_says(&self.seen, mode);
     }
 
     /// Moves kube-proxy in its own way: its configuration is edited while it is stopped.
@@ -176,12 +198,14 @@ impl Site {
 }
 
 /// Makes the Services.
-fn offer(namespace: &str, node: &str) {
+fn offer(namespace: &str, node: &str, also: &Value) {
     let cluster = Cluster::shared();
     cluster.kubectl(&format!("create namespace {namespace}"));
-    let spec = json!({"type": "NodePort", "ports": [
+    let mut spec = json!({"type": "NodePort", "ports": [
         {"name": "http", "port": 80, "targetPort": 8080},
         {"name": "dns", "port": 53, "targetPort": 8053, "protocol": "UDP"}]});
+    let also = also.as_object().expect("fields").clone();
+    spec.as_object_mut().expect("fields").extend(also);
     let endpoints = SERVERS.map(|last| Endpoint(last, true, READY));
     let all = (0..SERVICES).flat_map(|number| {
         with_slices(namespace, node, &format!("service-{number}"), spec.clone(), &endpoints)

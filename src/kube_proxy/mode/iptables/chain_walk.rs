@@ -8,6 +8,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -35,6 +36,8 @@ pub(super) struct Walk {
     /// The endpoints that new connections from anywhere get.
     pub(super) backends: BTreeSet<SocketAddr>,
     affinity: Option<u32>,
+    /// The lists of the clients that stay with an endpoint, in the order in which they are asked.
+    pub(super) lists: Vec<AffinityList>,
     source_ranges: BTreeSet<IpNet>,
     masquerades_everyone: bool,
     /// Whether a chain was passed that is for addresses of the outside.
@@ -42,6 +45,14 @@ pub(super) struct Walk {
     /// The endpoints that only pods and the node get.
     everywhere: Option<BTreeSet<SocketAddr>>,
     drops: bool,
+}
+
+/// A list of `xt_recent` of the clients that stay with one endpoint.
+pub(super) struct AffinityList {
+    pub(super) name: String,
+    /// How long a client stays after its last new connection.
+    pub(super) timeout: Duration,
+    pub(super) endpoint: SocketAddr,
 }
 
 impl Walk {
@@ -95,10 +106,7 @@ impl ServiceChains<'_> {
         walk.is_external |= is_external(name);
         for rule in &chain.rules {
             match rule.target.as_deref() {
-                Some("DNAT") => {
-                    let to = self.ruleset.words(rule).value("--to-destination");
-                    walk.backends.extend(to.and_then(|(_, to)| to.parse::<SocketAddr>().ok()));
-                }
+                Some("DNAT") => walk.backends.extend(self.endpoint(rule)),
                 // Behind an endpoint's own chain only its connections to itself are masqueraded.
                 Some(MARK_MASQ) if !name.starts_with("KUBE-SEP-") => {
                     walk.masquerades_everyone |=
@@ -117,12 +125,25 @@ impl ServiceChains<'_> {
                             let mut inside = Walk::default();
                             self.follow(to, &mut inside, depth - 1);
                             walk.everywhere = Some(inside.backends);
+                            walk.lists.extend(inside.lists);
                         }
                     }
                 },
                 _ => {}
             }
         }
+    }
+
+    /// The endpoint to which a rule translates.
+    fn endpoint(&self, rule: &Rule) -> Option<SocketAddr> {
+        let (_, to) = self.ruleset.words(rule).value("--to-destination")?;
+        to.parse().ok()
+    }
+
+    /// The endpoint whose own chain a rule leads to.
+    fn target_endpoint(&self, rule: &Rule) -> Option<SocketAddr> {
+        let chain = self.table.chain(rule.target.as_deref()?)?;
+        chain.rules.iter().find_map(|rule| self.endpoint(rule))
     }
 
     /// Which connections the rule is for. Records the session affinity that it matches.
@@ -138,6 +159,12 @@ impl ServiceChains<'_> {
             && let Some(seconds) = term("--seconds")
         {
             walk.affinity = seconds.value().parse().ok();
+            let list = term("--name").zip(walk.affinity).zip(self.target_endpoint(rule));
+            walk.lists.extend(list.map(|((name, seconds), endpoint)| AffinityList {
+                name: name.value().to_owned(),
+                timeout: Duration::from_secs(seconds.into()),
+                endpoint,
+            }));
         }
         match term("-s") {
             Some(source) if !source.negated => Clients::From(source.value().parse().ok()),

@@ -10,7 +10,8 @@ use super::chain_walk::{Walk, leads};
 use crate::kube_proxy::mode::ServiceFilter;
 use crate::kube_proxy::mode::rules::MARK_MASQ;
 use crate::kube_proxy::reach::{NoEndpoint, Reach};
-use crate::kube_proxy::services::{Location, ServiceKey, Services, protocol};
+use crate::kube_proxy::services::{Location, ServiceKey, Services, StickyClients, protocol};
+use crate::state::affinity::AffinityLists;
 use crate::state::rule::{Term, Words};
 use crate::state::ruleset::{Rule, Ruleset, Table};
 use crate::state::{Family, NodeState};
@@ -29,6 +30,30 @@ pub(super) fn read(state: &NodeState, wanted: &ServiceFilter<'_>) -> Services {
             let own = |key: &ServiceKey| key.location == Location::Node(id.family);
             for (_, service) in found.iter_mut().filter(|(key, _)| own(key)) {
                 service.node_addresses.extend(&addresses);
+            }
+        }
+    }
+    found
+}
+
+/// Which endpoint each client of a service stays with: who is in the list of an endpoint that a rule
+/// of the service asks, for no longer than that rule says. The first of these rules decides.
+pub(super) fn sticky_clients(state: &NodeState, lists: &AffinityLists) -> StickyClients {
+    let mut found = StickyClients::new();
+    let all = state
+        .rulesets
+        .iter()
+        .flat_map(|(id, ruleset)| ruleset.table("nat").map(|table| (id.family, ruleset, table)));
+    for (family, ruleset, table) in all.filter(|_| !lists.recent.is_empty()) {
+        for rule in rules(table, ["KUBE-SERVICES", "KUBE-NODEPORTS"]) {
+            let Some(target) = rule.target.as_deref().filter(|t| leads(t)) else { continue };
+            let Some(key) = key(&ruleset.words(rule).terms(), family) else { continue };
+            for list in Walk::along(ruleset, table, target).lists {
+                let clients = lists.recent.get(&list.name).into_iter().flatten();
+                for client in clients.filter(|client| client.idle < list.timeout) {
+                    let clients = found.entry(key).or_default();
+                    clients.entry(client.address).or_insert(list.endpoint);
+                }
             }
         }
     }

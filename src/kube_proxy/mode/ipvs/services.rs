@@ -6,10 +6,11 @@ use ipnet::IpNet;
 
 use super::reach::Reaches;
 use crate::kube_proxy::mode::ServiceFilter;
-use crate::kube_proxy::services::{Location, ServiceKey, Services, protocol};
+use crate::kube_proxy::services::{Location, ServiceKey, Services, StickyClients, protocol};
 use crate::owners::servers::Servers;
-use crate::state::NodeState;
-use crate::state::ipvs::{Protocol, VirtualServerId as Virtual};
+use crate::state::affinity::AffinityLists;
+use crate::state::ipvs::{PersistenceTemplate, Protocol, VirtualServerId as Virtual};
+use crate::state::{Family, NodeState};
 
 /// The node's services that `wanted` accepts.
 pub(super) fn read(state: &NodeState, wanted: &ServiceFilter<'_>) -> Services {
@@ -20,10 +21,7 @@ pub(super) fn read(state: &NodeState, wanted: &ServiceFilter<'_>) -> Services {
     let (served, reaches) = (Servers::of(state), Reaches::of(state));
     for server in state.ipvs.servers.iter().filter(|s| served.serves(s)) {
         let Virtual::Address { protocol, address } = server.service else { continue };
-        let mut key = ServiceKey::at(address, protocol);
-        if !served.is_bound(address.ip()) && served.is_node_port(protocol, address) {
-            key.location = Location::Node(server.service.family());
-        }
+        let key = key(&served, protocol, address);
         if !wanted(&key, None) {
             continue;
         }
@@ -40,6 +38,25 @@ pub(super) fn read(state: &NodeState, wanted: &ServiceFilter<'_>) -> Services {
         if let Some(service) = found.get_mut(&key) {
             service.source_ranges.insert(range);
         }
+    }
+    found
+}
+
+/// The service port that a virtual server serves.
+fn key(served: &Servers, protocol: Protocol, address: SocketAddr) -> ServiceKey {
+    let mut key = ServiceKey::at(address, protocol);
+    if !served.is_bound(address.ip()) && served.is_node_port(protocol, address) {
+        key.location = Location::Node(Family::of(address.ip()));
+    }
+    key
+}
+
+/// Which endpoint each client of a service stays with, as the templates of its virtual servers say.
+pub(super) fn sticky_clients(state: &NodeState, lists: &AffinityLists) -> StickyClients {
+    let (mut found, served) = (StickyClients::new(), Servers::of(state));
+    for PersistenceTemplate { client, protocol, server, real } in lists.templates.iter().copied() {
+        let clients = found.entry(key(&served, protocol, server)).or_default();
+        clients.entry(client).or_insert(real);
     }
     found
 }

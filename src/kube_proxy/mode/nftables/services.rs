@@ -1,7 +1,7 @@
 //! Services, read from the maps and chains of kube-proxy's own nf_tables tables.
 
-use std::collections::{BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
 
 use serde_json::{Map, Value};
 
@@ -9,7 +9,9 @@ use super::TABLE;
 use super::expressions::{affinity, by_source, endpoints, marks, target};
 use crate::kube_proxy::mode::ServiceFilter;
 use crate::kube_proxy::reach::{NoEndpoint, Reach};
-use crate::kube_proxy::services::{Location, ServiceKey, ServicePort, Services, protocol};
+use crate::kube_proxy::services::{
+    Location, ServiceKey, ServicePort, Services, StickyClients, protocol,
+};
 use crate::state::nft::{NftTable, networks};
 use crate::state::{Family, NodeState};
 
@@ -26,6 +28,41 @@ pub(super) fn read(state: &NodeState, wanted: &ServiceFilter<'_>) -> Services {
         }
     }
     found
+}
+
+/// Which endpoint each client of a service stays with: who is in the affinity set of an endpoint that a
+/// rule of the service asks. The first of these rules decides.
+pub(super) fn sticky_clients(state: &NodeState) -> StickyClients {
+    let mut found = StickyClients::new();
+    for family in Family::ALL {
+        let Some(table) = state.nft.get(family.nft(), TABLE) else { continue };
+        let (reader, sets) = (Reader::of(table, family), clients_of_sets(table));
+        if sets.is_empty() {
+            continue;
+        }
+        for (kind, element) in reader.map_elements() {
+            let Some((key, _, Some(chain))) = reader.element(element) else { continue };
+            if kind != "firewall-ips" {
+                let mut clients = BTreeMap::new();
+                reader.stay(chain, &sets, &mut clients, DEPTH);
+                if !clients.is_empty() {
+                    found.insert(key, clients);
+                }
+            }
+        }
+    }
+    found
+}
+
+/// The addresses that are elements of nft sets, by the name of the set, without empty ones.
+fn clients_of_sets(table: &NftTable) -> HashMap<&str, Vec<IpAddr>> {
+    let clients = table.of_kind("set").filter_map(|set| {
+        let name = set.get("name")?.as_str()?;
+        let elements = set.get("elem")?.as_array()?.iter();
+        let values = elements.filter_map(|e| e.pointer("/elem/val").unwrap_or(e).as_str());
+        Some((name, values.filter_map(|value| value.parse().ok()).collect::<Vec<IpAddr>>()))
+    });
+    clients.filter(|(_, clients)| !clients.is_empty()).collect()
 }
 
 struct Reader<'a> {
@@ -61,37 +98,24 @@ impl<'a> Reader<'a> {
     }
 
     fn read(&self, found: &mut Services, wanted: &ServiceFilter<'_>) {
-        for map in self.table.of_kind("map") {
-            let kind = map.get("name").and_then(Value::as_str).unwrap_or_default();
-            let known = [
-                "service-ips",
-                "service-nodeports",
-                "no-endpoint-services",
-                "no-endpoint-nodeports",
-                "firewall-ips",
-            ];
-            let Some(elements) = map.get("elem").filter(|_| known.contains(&kind)) else {
+        for (kind, element) in self.map_elements() {
+            let Some((key, comment, target)) = self.element(element) else { continue };
+            let name = comment.map(str::to_owned).or_else(|| name(target?));
+            if !wanted(&key, name.as_deref()) {
                 continue;
-            };
-            for element in elements.as_array().into_iter().flatten() {
-                let Some((key, comment, target)) = self.element(element) else { continue };
-                let name = comment.map(str::to_owned).or_else(|| name(target?));
-                if !wanted(&key, name.as_deref()) {
-                    continue;
-                }
-                let service = found.entry(key).or_default();
-                service.name = service.name.take().or(name);
-                match (kind, target) {
-                    ("firewall-ips", Some(chain)) => self.ranges(chain, service),
-                    (_, Some(chain)) => {
-                        self.follow(chain, service, DEPTH);
-                        // The chain that refuses what has no endpoint leads nowhere.
-                        if chain.contains('/') {
-                            service.reach = self.reach(chain);
-                        }
+            }
+            let service = found.entry(key).or_default();
+            service.name = service.name.take().or(name);
+            match (kind, target) {
+                ("firewall-ips", Some(chain)) => self.ranges(chain, service),
+                (_, Some(chain)) => {
+                    self.follow(chain, service, DEPTH);
+                    // The chain that refuses what has no endpoint leads nowhere.
+                    if chain.contains('/') {
+                        service.reach = self.reach(chain);
                     }
-                    (_, None) => service.without = NoEndpoint::Drop,
                 }
+                (_, None) => service.without = NoEndpoint::Drop,
             }
         }
         self.allowed(found);
@@ -101,6 +125,22 @@ impl<'a> Reader<'a> {
         for (_, service) in found.iter_mut().filter(|(key, _)| own(key)) {
             service.node_addresses.clone_from(&addresses);
         }
+    }
+
+    /// The elements of the maps of services, each with the name of its map.
+    fn map_elements(&self) -> impl Iterator<Item = (&'a str, &'a Value)> {
+        let known = [
+            "service-ips",
+            "service-nodeports",
+            "no-endpoint-services",
+            "no-endpoint-nodeports",
+            "firewall-ips",
+        ];
+        let maps = self.table.of_kind("map").filter_map(move |map| {
+            let name = map.get("name")?.as_str().filter(|name| known.contains(name))?;
+            Some((name, map.get("elem")?.as_array()?))
+        });
+        maps.flat_map(|(name, elements)| elements.iter().map(move |element| (name, element)))
     }
 
     /// The elements of an nft set, without the counters and comments that they may have.
@@ -180,6 +220,33 @@ impl<'a> Reader<'a> {
                     }
                 }
                 service.backends.extend(statement.get("dnat").into_iter().flat_map(endpoints));
+            }
+        }
+    }
+
+    /// Adds who stays with an endpoint that a chain leads to: pods too, whom a rule of their own leads
+    /// on.
+    fn stay(
+        &self,
+        chain: &str,
+        sets: &HashMap<&str, Vec<IpAddr>>,
+        clients: &mut BTreeMap<IpAddr, SocketAddr>,
+        depth: usize,
+    ) {
+        if depth == 0 {
+            return;
+        }
+        for expr in self.chains.get(chain).into_iter().flatten() {
+            let Some(to) = expr.iter().find_map(target) else { continue };
+            let Some(set) = expr.iter().find_map(affinity) else {
+                self.stay(to, sets, clients, depth - 1);
+                continue;
+            };
+            let mut own = ServicePort::default();
+            self.follow(to, &mut own, 1);
+            let Some(endpoint) = own.backends.first() else { continue };
+            for client in sets.get(set).into_iter().flatten() {
+                clients.entry(*client).or_insert(*endpoint);
             }
         }
     }

@@ -21,8 +21,8 @@ const CONTROL_GROUPS: &str = "PROXYSHIFT_CONTROL_GROUPS";
 const PREPARE: &str = "mount -t tmpfs -o mode=755 proxyshift /run && mount -t proc proc /proc && \
                        ip link set lo up && exec \"$@\"";
 
-/// Runs the cases whose names contain `wanted`, in namespaces that look like two machines, each with a
-/// cluster of its own: most of the time the cases wait. On one machine they run one after the other, as
+/// Runs the cases whose names contain a word of `wanted`, in namespaces that look like two machines, each
+/// with a cluster of its own: most of the time the cases wait. On one machine they run one after the other, as
 /// what one does to Services would be seen by the kube-proxies of the others.
 pub fn run_cases(wanted: &str) {
     let cases = cases(wanted);
@@ -47,10 +47,10 @@ fn text(outputs: &[Output], of: fn(&Output) -> Vec<u8>) -> String {
     outputs.iter().map(|output| String::from_utf8_lossy(&of(output)).into_owned()).collect()
 }
 
-/// The names of the cases that contain `wanted`.
+/// The names of the cases that contain one of the words of `wanted`.
 fn cases(wanted: &str) -> Vec<String> {
     let mut list = Command::new(own_program());
-    list.args([wanted, "--list", "--ignored", "--format", "terse"]);
+    list.args(wanted.split(' ')).args(["--list", "--ignored", "--format", "terse"]);
     let out = list.output().expect("the test lists its cases").stdout;
     let out = String::from_utf8(out).expect("text");
     out.lines().filter_map(|l| l.strip_suffix(": test")).map(str::to_owned).collect()

@@ -71,6 +71,8 @@ struct Failure {
 pub struct Tally {
     pub tries: usize,
     pub failures: Vec<String>,
+    /// When the attempts that failed began, in order.
+    pub failed: Vec<Instant>,
 }
 
 impl Traffic {
@@ -99,11 +101,12 @@ impl Traffic {
         let mut failures: Vec<(&Flow, &Failure)> =
             flows.iter().flat_map(|flow| flow.failures.iter().map(move |f| (flow, f))).collect();
         failures.sort_by_key(|(_, failure)| failure.after);
+        let failed = failures.iter().map(|(_, failure)| self.began + failure.after).collect();
         let failures = failures.iter().map(|(flow, failure)| format!("{}: {failure}", flow.name));
         let failures: Vec<String> = failures.collect();
         let tries = flows.iter().map(|flow| flow.tries).sum();
         println!("{when}: {} of {tries} failed in {seconds:.1} s", failures.len());
-        Tally { tries, failures }
+        Tally { tries, failures, failed }
     }
 }
 

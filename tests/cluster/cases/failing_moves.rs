@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use proxyshift::state::kube_proxy::Mode;
 
+use super::follows::Moving;
 use super::moves::{FORWARD, Site, mounting, short};
 use crate::common::clients::OWN;
 use crate::common::vm::of_cluster;
@@ -78,6 +79,27 @@ fn no_connection_is_lost_when_the_watchdog_undoes_a_move() {
         poll("the watchdog has undone it", || proxyshift.run("status").code == Some(0));
     });
     let status = proxyshift.expect(0, "status -o json").out;
+    assert!(status.contains("rolled-back"), "{status}");
+    site.is_in(Mode::Iptables);
+}
+
+#[test]
+#[ignore = "of the cluster"]
+fn no_connection_is_lost_when_the_deadline_passes() {
+    let site = Site::that_gets_stuck();
+    let [served, _] = site.unharmed("the deadline passes while the bridge serves", || {
+        let moving = Moving::begin(&site, Mode::Nftables, "5m");
+        site.only_the_bridge_serves();
+        // That of a stage lies five minutes behind all that the stage may take.
+        site.node.run(
+            "sed -Ei 's/(\"deadline_ns\": *)[0-9]+/\\11/' \\
+                 /run/store/runs/*/run.json /run/proxyshift/runs/*/run.json",
+        );
+        let said = moving.ends(4);
+        assert!(!said.contains("✓ waiting until kube-proxy serves in nftables mode"), "{said}");
+    });
+    assert!(served.translated > 0, "nobody needed the bridge");
+    let status = site.node.proxyshift().expect(0, "status -o json").out;
     assert!(status.contains("rolled-back"), "{status}");
     site.is_in(Mode::Iptables);
 }

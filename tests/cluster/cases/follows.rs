@@ -75,13 +75,13 @@ impl Moving {
 
 impl Site {
     /// A site whose kube-proxy cannot start in nftables mode, so that the bridge serves for long.
-    fn that_gets_stuck() -> Site {
+    pub(super) fn that_gets_stuck() -> Site {
         let site = Site::new(Mode::Iptables);
         site.runs(&without_nft());
         site
     }
 
-    fn only_the_bridge_serves(&self) {
+    pub(super) fn only_the_bridge_serves(&self) {
         let has = |command: &str, text: &str| self.node.run(command).contains(text);
         poll("only the bridge serves", || {
             has("nft list tables", TABLE) && !has("iptables-nft-save -t nat", "-j KUBE-SVC-")
@@ -168,7 +168,7 @@ impl Site {
         std::thread::sleep(time.saturating_sub(changed.elapsed()));
         let traffic = self.traffic();
         std::thread::sleep(FLOWS);
-        let Tally { tries, failures } = traffic.stop(what);
+        let Tally { tries, failures, .. } = traffic.stop(what);
         let shown = &failures[..failures.len().min(10)];
         assert!(failures.is_empty(), "{what}: {} of {tries} failed: {shown:#?}", failures.len());
     }

@@ -149,7 +149,7 @@ impl Site {
 
     /// As [`Site::unharmed`], with traffic for so long `after` it.
     fn unharmed_until(&self, after: Duration, what: &str, act: impl FnOnce()) -> [Served; 2] {
-        let (Tally { tries, failures }, served) = self.measured(what, after, act);
+        let (Tally { tries, failures, .. }, served) = self.measured(what, after, act);
         let shown = &failures[..failures.len().min(20)];
         assert!(failures.is_empty(), "{what}: {} of {tries} failed: {shown:#?}", failures.len());
         served
@@ -336,14 +336,28 @@ fn a_bridge_that_somebody_flushes_is_put_back() {
     poll("only the bridge serves", || {
         has("nft list tables", TABLE) && !has("iptables-nft-save -t nat", "-j KUBE-SVC-")
     });
-    site.node.run("nft flush ruleset");
+    let (watch, traffic) = (Watch::start(&site.node.name), site.traffic());
+    std::thread::sleep(Duration::from_secs(2));
     let flushed = Instant::now();
-    poll("the bridge is back", || has("nft list tables", TABLE));
-    let gone = flushed.elapsed();
+    site.node.run("nft flush ruleset");
+    poll("the bridge is back", || {
+        let tables = site.node.run("nft list tables");
+        ["ip", "ip6"].iter().all(|family| tables.contains(&format!("table {family} {TABLE}\n")))
+    });
+    let back = Instant::now();
+    let gone = back - flushed;
     assert!(gone < Duration::from_secs(10), "{gone:?}: only the undo has put it back");
     assert!(site.node.answers());
     assert!(!has("iptables-nft-save -t nat", "-j KUBE-SVC-"), "the bridge alone served");
     let ended = run.wait_with_output().expect("its end");
+    std::thread::sleep(Duration::from_secs(2));
+    let Tally { tries, failures, failed } = traffic.stop("flushed");
+    println!("flushed: {} of {tries} failed, the bridge was back after {gone:.1?}", failed.len());
+    watch.stop();
+    // One that was begun just before had its answer still to come.
+    let fell_in = flushed - Duration::from_secs(1)..=back + Duration::from_millis(500);
+    assert!(failed.iter().all(|began| fell_in.contains(began)), "{failures:#?}");
+    assert!(failed.len() < tries / 4, "{failures:#?}");
     let said = String::from_utf8_lossy(&ended.stderr);
     assert_eq!(ended.status.code(), Some(4), "{said}");
     assert_eq!(said.matches("✓ loading the bridge").count(), 2, "{said}");

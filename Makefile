@@ -1,7 +1,8 @@
 # make demo    the main job, shown on a captured node; touches nothing of this machine's network
 # make test    everything, with what needs private namespaces and a virtual machine
 # make fuzz    every parser of foreign text on made-up input, some seconds each; see fuzz/README.md
-# make soak    every case on a virtual machine, each stage failing or killed; writes docs/soak.md
+# make soak    every case on a virtual machine, each stage failing or killed; writes docs/soak.md; and an
+#              upgrade from 1.28 on the real cluster
 # make dist    one static binary with its checksum, and the Ansible collection with it, in dist/
 # make ansible gets what the tests with Ansible need: two versions of it, ansible-lint, sshd, kubectl
 # make vm      gets what that machine needs: Debian's kernel, virtme-ng, kube-proxy 1.20.2
@@ -111,8 +112,10 @@ cluster: kubernetes
 # Every case, on the machine that `make test` boots too, for as long as it takes.
 soak: debian cluster vm ansible dist rust
 	tests/kubernetes/setup soak
+	tests/cluster/setup soak
 	export PROXYSHIFT_SOAK_PAGE=$$PWD/docs/soak.md PROXYSHIFT_WRITE_README=1
 	PROXYSHIFT_CASES=cases:: cargo test --target $(target) --test vm -- --nocapture
+	PROXYSHIFT_CASES=soak_ cargo test --target $(target) --test cluster -- --nocapture
 
 bench: debian rust kubernetes
 	cargo bench --bench scale

@@ -6,6 +6,7 @@ mod failing_moves;
 mod follows;
 mod moves;
 mod services;
+mod upgrades;
 
 use crate::common::node::{assert_same, without_counters};
 use crate::common::tried::tried;
@@ -13,7 +14,7 @@ use crate::control_plane::VERSION;
 use crate::machine::AT;
 use crate::node::{MANIFEST, Node, manifest};
 
-/// The oldest version of kube-proxy that is still built.
+/// The oldest version of kube-proxy that is built for every run.
 const OLD: &str = "1.34.4";
 
 /// What a flannel of an earlier cluster left: a chain, and the rule that leads to it.
@@ -93,21 +94,22 @@ fn upgraded_by(command: &[&str]) -> String {
     text.replace(ask, &format!("      run: {}", serde_json::json!(command)))
 }
 
+/// Writes a playbook that upgrades a static pod in `mode` to the version of today. Returns the words
+/// that run it.
+fn upgrades_to_today(node: &Node, mode: &str) -> String {
+    node.import(VERSION);
+    node.write("/run/manifest", &manifest(VERSION));
+    node.write("/run/upgrade.yaml", &upgraded_by(&["cp", "/run/manifest", MANIFEST]));
+    format!("migrate --to {mode} --playbook /run/upgrade.yaml --yes")
+}
+
 /// Upgrades kube-proxy in `mode` to the version of today, and confirms.
 fn is_upgraded(mode: &str) {
     let node = Node::with_static_pod(OLD, mode);
-    node.import(VERSION);
-    let proxyshift = node.proxyshift();
-    node.write("/run/manifest", &manifest(VERSION));
-    node.write("/run/upgrade.yaml", &upgraded_by(&["cp", "/run/manifest", MANIFEST]));
+    let (proxyshift, words) = (node.proxyshift(), upgrades_to_today(&node, mode));
     let before = node.asks("/metrics");
     assert!(before.contains(&format!("git_version=\"v{OLD}\"")), "{before}");
-    println!(
-        "{}",
-        proxyshift
-            .expect(0, &format!("migrate --to {mode} --playbook /run/upgrade.yaml --yes"))
-            .err
-    );
+    println!("{}", proxyshift.expect(0, &words).err);
     assert!(node.answers());
     proxyshift.expect(0, "confirm");
     let plan = proxyshift.expect(0, "plan -o json").json();

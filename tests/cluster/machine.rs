@@ -11,8 +11,14 @@ use crate::common::tried::hold_readme_to;
 /// What the names of all cases contain.
 pub const ALL: &str = "cases::";
 
+/// What the names of those begin with that `make soak` alone runs.
+const SOAK: &str = "soak_";
+
 /// Where the cases run, in README.
 pub const AT: &str = "a real cluster";
+
+/// Where those of `make soak` run, in README.
+pub const AT_SOAK: &str = "a real cluster, in `make soak`";
 
 /// The variable that is set inside, with the folder of control groups for the nodes.
 const CONTROL_GROUPS: &str = "PROXYSHIFT_CONTROL_GROUPS";
@@ -51,6 +57,10 @@ fn text(outputs: &[Output], of: fn(&Output) -> Vec<u8>) -> String {
 fn cases(wanted: &str) -> Vec<String> {
     let mut list = Command::new(own_program());
     list.args(wanted.split(' ')).args(["--list", "--ignored", "--format", "terse"]);
+    if wanted == ALL {
+        // What takes long is for `make soak`, and for who asks for it.
+        list.args(["--skip", SOAK]);
+    }
     let out = list.output().expect("the test lists its cases").stdout;
     let out = String::from_utf8(out).expect("text");
     out.lines().filter_map(|l| l.strip_suffix(": test")).map(str::to_owned).collect()

@@ -62,6 +62,8 @@ impl Seen {
             ("nft.json", native),
             ("iptables-nft.save", self.run("iptables-nft-save")),
             ("ip6tables-nft.save", self.run("ip6tables-nft-save")),
+            ("iptables-legacy.save", self.run("iptables-legacy-save")),
+            ("ip6tables-legacy.save", self.run("ip6tables-legacy-save")),
         ] {
             if !text.is_empty() {
                 files.insert(name.into(), text.into());

@@ -140,6 +140,24 @@ const NATIVE: &str = "table ip vpn {
  chain output { type nat hook output priority -100; fib daddr type local tcp dport 8090 dnat to 10.244.77.3:8080; }
  chain postrouting { type nat hook postrouting priority 100; ip saddr 10.8.0.0/24 masquerade; }
 }
+table ip calico {
+ set cali40masq-ipam-pools { type ipv4_addr; flags interval; elements = { 10.245.0.0/16 }; }
+ set cali40all-ipam-pools { type ipv4_addr; flags interval; elements = { 10.244.0.0/15 }; }
+ chain raw-PREROUTING { type filter hook prerouting priority raw; jump raw-cali-PREROUTING; }
+ chain raw-cali-PREROUTING { meta mark set meta mark & 0xfff0ffff; }
+ chain mangle-PREROUTING { type filter hook prerouting priority mangle; ct state established,related accept; }
+ chain nat-PREROUTING { type nat hook prerouting priority dstnat; jump nat-cali-PREROUTING; }
+ chain nat-OUTPUT { type nat hook output priority -100; fib daddr type local jump nat-cali-PREROUTING; }
+ chain nat-cali-PREROUTING { tcp dport 8092 dnat to 10.244.77.2:8080; }
+ chain nat-POSTROUTING { type nat hook postrouting priority srcnat; jump nat-cali-POSTROUTING; }
+ chain nat-cali-POSTROUTING {
+  ip saddr @cali40masq-ipam-pools ip daddr != @cali40all-ipam-pools masquerade fully-random
+ }
+ chain filter-FORWARD { type filter hook forward priority filter; jump filter-cali-FORWARD; }
+ chain filter-cali-FORWARD { iifname \"to-*\" jump filter-cali-fw; oifname \"to-*\" jump filter-cali-tw; }
+ chain filter-cali-fw { ct state vmap { established : accept, related : accept, invalid : drop }; accept; }
+ chain filter-cali-tw { ct state vmap { established : accept, related : accept, invalid : drop }; accept; }
+}
 table ip6 calico {
  chain nat-PREROUTING { type nat hook prerouting priority -100; tcp dport 8091 dnat to [fd00:244:0:77::1]:8080; }
  chain nat-POSTROUTING { type nat hook postrouting priority 100; ip6 saddr fd00:245::/64 masquerade; }
@@ -173,6 +191,9 @@ fn no_connection_that_others_translate_is_lost() {
             to("portmap", &site.pods.client, portmap, How::Connect),
             to("a VPN", OWN, vpn, How::Connect),
             to("Calico", OWN, vec![at_v6], How::Connect),
+            to("Calico", OWN, vec![at(8092)], How::Connect),
+            to("Calico, a stream", OWN, vec![at(8092)], How::Stream),
+            to("Calico", &site.pods.client, vec![at(8092)], How::Connect),
         ]
     };
     let site = site;
@@ -183,7 +204,7 @@ fn no_connection_that_others_translate_is_lost() {
         });
         let mut lines: Vec<String> = own.map(str::to_owned).collect();
         lines.extend(
-            ["ip vpn", "ip6 calico"]
+            ["ip vpn", "ip calico", "ip6 calico"]
                 .map(|table| site.seen.run(&format!("nft -s list table {table}"))),
         );
         lines

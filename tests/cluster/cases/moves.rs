@@ -235,7 +235,7 @@ const THERE_AND_BACK: [(Mode, Mode); 2] =
     [(Mode::Iptables, Mode::Nftables), (Mode::Nftables, Mode::Iptables)];
 
 /// Moves kube-proxy to nftables mode and back, with traffic for so long `after` it, and none is lost.
-fn there_and_back(site: &Site, after: Duration) {
+fn there_and_back(site: &Site, after: Duration, iptables: &str) {
     let proxyshift = site.node.proxyshift();
     for (from, to) in THERE_AND_BACK {
         let served = site.unharmed_until(after, &format!("{from} to {to}"), || {
@@ -250,21 +250,44 @@ fn there_and_back(site: &Site, after: Duration) {
         site.is_in(to);
         proxyshift.expect(0, "confirm");
     }
-    let what = "a static pod: from iptables to nftables mode and back, no connection lost";
-    tried(&site.node.asks("/metrics"), AT, what);
+    let what =
+        format!("a static pod: from {iptables} to nftables mode and back, no connection lost");
+    tried(&site.node.asks("/metrics"), AT, &what);
 }
 
 #[test]
 #[ignore = "of the cluster"]
 fn no_connection_is_lost_there_and_back_of_1_34() {
-    there_and_back(&Site::of("1.34.4", Mode::Iptables), AROUND);
+    there_and_back(&Site::of("1.34.4", Mode::Iptables), AROUND, "iptables");
+}
+
+#[test]
+#[ignore = "of the cluster"]
+fn no_connection_is_lost_there_and_back_of_iptables_legacy() {
+    let site = Site::new(Mode::Iptables);
+    // The programs of kube-proxy's image are one file, and its own libraries are two more.
+    let files =
+        ["libip4tc.so.2", "libip6tc.so.2"].map(|name| format!("/usr/lib/x86_64-linux-gnu/{name}"));
+    let [one, other] = &files;
+    let legacy = mounting(&[
+        ("/usr/sbin/xtables-nft-multi", "/usr/sbin/xtables-legacy-multi"),
+        (one, one),
+        (other, other),
+    ]);
+    site.node.write("/run/manifest", &legacy);
+    site.restart(&format!("nft flush ruleset; cp /run/manifest {PARKED}"));
+    let of_backend = |save: &str| site.seen.run(save).contains("-j KUBE-SVC-");
+    reads_as_the_api_says(&site.seen, Mode::Iptables);
+    assert!(of_backend("iptables-legacy-save") && !of_backend("iptables-nft-save"));
+    there_and_back(&site, AROUND, "iptables-legacy");
+    assert!(of_backend("iptables-legacy-save") && !of_backend("iptables-nft-save"));
 }
 
 #[test]
 #[ignore = "of the cluster"]
 fn no_connection_is_lost_there_and_back_and_some_are_without_a_bridge() {
     let site = Site::new(Mode::Iptables);
-    there_and_back(&site, AFTER);
+    there_and_back(&site, AFTER, "iptables");
     for (from, to) in THERE_AND_BACK {
         let what = format!("{from} to {to} by kube-proxy alone");
         let (lost, _) = site.measured(&what, AROUND, || site.moves_itself(to));

@@ -1,8 +1,8 @@
 # make demo    the main job, shown on a captured node; touches nothing of this machine's network
 # make test    everything, with what needs private namespaces and a virtual machine
 # make fuzz    every parser of foreign text on made-up input, some seconds each; see fuzz/README.md
-# make soak    every case on a virtual machine, each stage failing or killed; writes docs/soak.md; and an
-#              upgrade from 1.28 on the real cluster
+# make soak    every case on a virtual machine, each stage failing or killed; writes docs/soak.md; and the cases
+#              of the real cluster that take long: thousands of Services, an upgrade from 1.28
 # make dist    one static binary with its checksum, and the Ansible collection with it, in dist/
 # make ansible gets what the tests with Ansible need: two versions of it, ansible-lint, sshd, kubectl
 # make vm      gets what that machine needs: Debian's kernel, virtme-ng, kube-proxy 1.20.2
@@ -115,7 +115,10 @@ soak: debian cluster vm ansible dist rust
 	tests/cluster/setup soak
 	export PROXYSHIFT_SOAK_PAGE=$$PWD/docs/soak.md PROXYSHIFT_WRITE_README=1
 	PROXYSHIFT_CASES=cases:: cargo test --target $(target) --test vm -- --nocapture
-	PROXYSHIFT_CASES=soak_ cargo test --target $(target) --test cluster -- --nocapture
+	# One after the other: beside thousands of Services, nothing else has its time.
+	for cases in upgrades::soak_ thousands::soak_; do
+	    PROXYSHIFT_CASES=$$cases cargo test --target $(target) --test cluster -- --nocapture
+	done
 
 bench: debian rust kubernetes
 	cargo bench --bench scale

@@ -6,6 +6,7 @@ mod failing_moves;
 mod follows;
 mod moves;
 mod services;
+mod thousands;
 mod upgrades;
 
 use crate::common::node::{assert_same, without_counters};

@@ -124,6 +124,12 @@ impl Cluster {
         output.status.success().then(|| String::from_utf8(output.stdout).expect("text"))
     }
 
+    /// Makes the objects of manifests, none of which is there. Of thousands, that takes a third of the
+    /// time of [`Cluster::apply`].
+    pub fn create(&self, manifests: &str) {
+        succeed(self.command("create --validate=false -f -"), manifests);
+    }
+
     /// Applies manifests.
     pub fn apply(&self, manifests: &str) {
         succeed(self.command("apply -f -"), manifests);

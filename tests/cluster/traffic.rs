@@ -21,7 +21,7 @@ const EVERY: Duration = Duration::from_millis(10);
 const LINE: Duration = Duration::from_millis(100);
 
 /// The longest that traffic flows, should nobody stop it.
-const LIMIT: Duration = Duration::from_secs(240);
+const LIMIT: Duration = Duration::from_secs(900);
 
 /// One kind of traffic: from the namespace `from`, to each of the addresses `to` in turn; a stream to
 /// the first of them.

@@ -124,7 +124,7 @@ impl Site {
     }
 
     /// Starts a server at the addresses with this last part.
-    fn add_server(&self, last: u8) {
+    pub(super) fn add_server(&self, last: u8) {
         let own = [format!("10.244.77.{last}"), format!("fd00:244:0:77::{last}")];
         let batch =
             format!("addr add {}/24 dev eth0\naddr add {}/64 dev eth0 nodad\n", own[0], own[1]);

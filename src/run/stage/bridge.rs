@@ -11,9 +11,12 @@ use crate::event::{Outcome, Task};
 use crate::interrupt;
 use crate::kube_proxy::bridge::{Bridge, sticky_clients};
 use crate::kube_proxy::gap::Gap;
+use crate::kube_proxy::mode;
+use crate::kube_proxy::services::Services;
 use crate::node;
 use crate::plan::change::{Change, Edit};
 use crate::plan::playbook::BridgeOptions;
+use crate::run::Context;
 use crate::run::bridge::bridges_of;
 use crate::run::bridge::files::write;
 use crate::run::bridge::follow::EndpointFollower;
@@ -24,8 +27,9 @@ use crate::run::preview::{Previewed, Previewer};
 use crate::run::stage::drain::{self, Leaving};
 use crate::run::stage::settle::settle;
 use crate::run::stage::{Stage, Undo};
+use crate::state::NodeState;
 use crate::state::stage::{RunStage, StageName};
-use crate::store::run::Modes;
+use crate::store::run::{Modes, Run};
 
 /// The function that undoes the stage.
 pub(super) const UNDO: Option<Undo> = Some(undo);
@@ -123,6 +127,63 @@ pub(super) fn was_loaded(changes: &[Change]) -> bool {
     changes.iter().any(|change| matches!(change, Change::BridgeLoaded { .. }))
 }
 
+/// Loads a bridge in place of the one that a reboot has taken from `run`, made of what kube-proxy serves
+/// now. Returns the node state and the services that the old mode must serve before the bridge goes; none
+/// if the run had no bridge, or kube-proxy does not serve in its new mode.
+///
+/// # Errors
+/// When the node cannot be read, the store cannot be written, or the kernel refuses the bridge; then none
+/// is loaded.
+pub(super) fn load_after_reboot(
+    context: &Context<'_>,
+    run: &Run,
+    changes: &[Change],
+) -> Result<Option<(NodeState, Services)>> {
+    let Some(Modes { from, to }) = run.modes().filter(|_| was_loaded(changes)) else {
+        return Ok(None);
+    };
+    let now = context.observe_owners()?;
+    let bridges = bridges_of(context, &now, to);
+    if bridges.is_empty() {
+        // It serves in its old mode, or not at all: an earlier undo may have left a bridge.
+        let is_left = !node::bridge::loaded()?.is_empty();
+        let services = mode::of(from).services(&now);
+        return Ok(is_left.then_some((now, services)));
+    }
+    let task = Task::LoadBridge;
+    context.sink.started(&task);
+    write(context, run, &bridges)?;
+    for bridge in &bridges {
+        if let Err(e) = apply::bridge::load(context.tools, &bridge.script()) {
+            delete_loaded(context, run)?;
+            return Err(e);
+        }
+    }
+    let frontends = bridges.iter().map(|bridge| bridge.frontends.len()).sum();
+    context.sink.finished(&task, Outcome::BridgeLoaded { frontends });
+    let services = mode::of(to).services(&now);
+    Ok(Some((now, services)))
+}
+
+/// Deletes the bridge of every family that has one, as the old mode of `run` serves.
+///
+/// # Errors
+/// When it cannot be read or deleted.
+pub(super) fn delete_loaded(context: &Context<'_>, run: &Run) -> Result<()> {
+    let loaded = node::bridge::loaded()?;
+    if loaded.is_empty() {
+        return Ok(());
+    }
+    loaded.into_iter().try_for_each(|family| apply::bridge::delete(context.tools, family))?;
+    // Connections of the mode that was left hang otherwise: those through ipvs.
+    if let Some(modes) = run.modes()
+        && let Err(e) = settle(context, modes.from)
+    {
+        context.sink.warning(format!("connections may miss their services for minutes: {e}"));
+    }
+    Ok(())
+}
+
 /// Deletes the bridge, once kube-proxy serves in its old mode.
 ///
 /// # Errors
@@ -132,21 +193,9 @@ pub(in crate::run) fn undo(undo: &mut UndoContext<'_>) -> Result<()> {
     if !was_loaded(&undo.replay.begun) {
         return Ok(());
     }
-    let loaded = node::bridge::loaded()?;
-    if loaded.is_empty() {
-        return Ok(());
-    }
-    if !undo.serves {
+    if !undo.serves && !node::bridge::loaded()?.is_empty() {
         let cause = "stays, as kube-proxy does not serve; another rollback deletes it";
         return Err(Error::new(Kind::NotRolledBack, "the bridge", cause));
     }
-    let context = undo.context;
-    loaded.into_iter().try_for_each(|family| apply::bridge::delete(context.tools, family))?;
-    // Connections of the mode that was left hang otherwise: those through ipvs.
-    if let Some(modes) = undo.run.modes()
-        && let Err(e) = settle(context, modes.from)
-    {
-        context.sink.warning(format!("connections may miss their services for minutes: {e}"));
-    }
-    Ok(())
+    delete_loaded(undo.context, undo.run)
 }

@@ -97,8 +97,8 @@ fn served_by(key: &ServiceKey, service: &ServicePort) -> String {
     format!("{key}{name} → {}", backends.join(", "))
 }
 
-/// Waits until kube-proxy serves again in the mode before `run`, as in `base`, the state before it, and
-/// keeps the bridge meanwhile. Reads only what the kernel holds, and whether the controller's own
+/// Waits until kube-proxy serves again in the mode before `run`, all that is in `before`, and keeps the
+/// bridge meanwhile. `base` is the node state of which `before` was read. Reads only what the kernel holds, and whether the controller's own
 /// kube-proxy runs.
 ///
 /// # Errors
@@ -107,12 +107,12 @@ pub(in crate::run) fn wait_for_return(
     context: &Context<'_>,
     run: &Run,
     base: &NodeState,
+    before: &Services,
     controller: &Controller,
     timeout: Duration,
     follower: &Follower,
 ) -> Result<()> {
     let Some(Modes { from: mode, .. }) = run.modes() else { return Ok(()) };
-    let before = mode::of(mode).services(base);
     let keeper = Keeper::new(context, run, base, follower);
     let keep_waiting = || {
         keeper.keep();
@@ -123,9 +123,9 @@ pub(in crate::run) fn wait_for_return(
         let runs = !operate(controller).processes()?.is_empty();
         let state = context.observe_with_owners_of(base)?;
         let witness = Witness::Controller { runs };
-        Ok(Look { still: keeper.still_served(&before), state, witness })
+        Ok(Look { still: keeper.still_served(before), state, witness })
     };
-    let expected = Expected { mode, before: &before, later: None };
+    let expected = Expected { mode, before, later: None };
     wait(context, expected, timeout, &keep_waiting, &look)
 }
 

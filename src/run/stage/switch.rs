@@ -15,12 +15,12 @@ use crate::owners::matcher::Ownership;
 use crate::plan::change::{Change, Edit};
 use crate::plan::playbook::Switch;
 use crate::run::Context;
-use crate::run::bridge::keeper::Keeper;
+use crate::run::bridge::keeper::{Follower, Keeper};
 use crate::run::controller::{find, only_process};
 use crate::run::execution::{Execution, UndoContext};
 use crate::run::payload::StepRef;
 use crate::run::preview::{Previewed, Previewer};
-use crate::run::stage::{Stage, Undo, converge};
+use crate::run::stage::{Stage, Undo, bridge, converge};
 use crate::runtime::ProcessId;
 use crate::state::kube_proxy::{CommandLine, ConfigSource, Controller, Delivery};
 use crate::state::stage::{RunStage, StageName};
@@ -203,7 +203,9 @@ pub(in crate::run) fn undo(undo: &mut UndoContext<'_>) -> Result<()> {
     // A stop that failed does not show that the old mode does not serve.
     let serves = if restored.is_ok() || may_serve(context, undo.run, source, controller) {
         let follower = &undo.follower;
-        converge::wait_for_return(context, undo.run, undo.base, controller, RESTART, follower)
+        let (run, base) = (undo.run, undo.base);
+        let before = mode::of(from).services(base);
+        converge::wait_for_return(context, run, base, &before, controller, RESTART, follower)
     } else {
         Err(Error::new(Kind::Command, "kube-proxy", "does not serve in its old mode"))
     };
@@ -218,11 +220,11 @@ pub(in crate::run) fn undo(undo: &mut UndoContext<'_>) -> Result<()> {
 }
 
 /// Restores the old configuration after a reboot. Returns false if the run had not switched
-/// kube-proxy. A kube-proxy that runs already is restarted; one that has not started yet will read
-/// the restored configuration.
+/// kube-proxy. A kube-proxy that runs already is restarted, and a bridge serves until it is back where
+/// the run had one; one that has not started yet will read the restored configuration.
 ///
 /// # Errors
-/// When the configuration cannot be restored.
+/// When the configuration cannot be restored; or when a bridge must stay, as kube-proxy does not serve.
 pub(in crate::run) fn restore_after_reboot(
     context: &Context<'_>,
     run: &Run,
@@ -232,7 +234,23 @@ pub(in crate::run) fn restore_after_reboot(
     let running = operate(controller).processes();
     if running.as_ref().is_ok_and(|processes| !processes.is_empty()) {
         let (after, before) = texts(context, run)?;
-        configure_back(source, controller, &after, &before)?;
+        let bridge = bridge::load_after_reboot(context, run, changes).unwrap_or_else(|e| {
+            context.sink.warning(format!(
+                "the bridge cannot be loaded ({e}): services fail until kube-proxy serves"
+            ));
+            None
+        });
+        let Some((now, services)) = bridge else {
+            configure_back(source, controller, &after, &before)?;
+            return Ok(true);
+        };
+        let follower = Follower::default();
+        Keeper::new(context, run, &now, &follower)
+            .beside(|| configure_back(source, controller, &after, &before))?;
+        // What configures kube-proxy is another text now.
+        let now = context.observe_owners()?;
+        converge::wait_for_return(context, run, &now, &services, controller, RESTART, &follower)?;
+        bridge::delete_loaded(context, run)?;
     } else {
         let (after, before) = texts(context, run)?;
         operate(controller).configure_stopped(source, &after, &before)?;

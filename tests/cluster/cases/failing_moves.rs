@@ -8,7 +8,8 @@ use super::follows::Moving;
 use super::moves::{FORWARD, Site, mounting, short};
 use crate::common::clients::OWN;
 use crate::common::vm::of_cluster;
-use crate::control_plane::poll;
+use crate::control_plane::{VERSION, poll};
+use crate::node::manifest;
 use crate::traffic::{How, Kind};
 
 /// The words of a move to nftables mode by the playbook of [`Site::hurries`].
@@ -101,6 +102,27 @@ fn no_connection_is_lost_when_the_deadline_passes() {
     assert!(served.translated > 0, "nobody needed the bridge");
     let status = site.node.proxyshift().expect(0, "status -o json").out;
     assert!(status.contains("rolled-back"), "{status}");
+    site.is_in(Mode::Iptables);
+}
+
+#[test]
+#[ignore = "of the cluster"]
+fn no_connection_is_lost_when_a_move_is_undone_after_a_reboot() {
+    let site = Site::new(Mode::Iptables);
+    site.hurries();
+    site.node.proxyshift().killed(FORTH, "before:switch:done");
+    // As after a power cut, but for the kernel: another boot, without rules or processes of ours.
+    site.node.run(
+        "kill -KILL $(pidof proxyshift); rm -r /run/proxyshift; nft flush ruleset
+         sed 's/^......../00000000/' /proc/sys/kernel/random/boot_id >/run/boot_id
+         mount --bind /run/boot_id /proc/sys/kernel/random/boot_id",
+    );
+    site.runs_in(Mode::Nftables, &manifest(VERSION));
+    site.seen.run("conntrack -F");
+    let [served, _] = site.unharmed("undone after a reboot", || {
+        println!("{}", site.node.proxyshift().expect(0, "rollback").err);
+    });
+    assert!(served.translated > 0, "nobody needed the bridge");
     site.is_in(Mode::Iptables);
 }
 

@@ -15,6 +15,7 @@ use std::thread;
 use std::time::Duration;
 
 use api::Api;
+use common::node::Proxyshift;
 use common::{in_namespace, poll, program, run, run_with};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::{Value, json};
@@ -185,11 +186,8 @@ fn syncs() -> [String; 3] {
     ids.map(|id| finding(&document, id)["outcome"].as_str().expect("an outcome").to_owned())
 }
 
-#[test]
-fn a_real_kube_proxys_syncs_are_known_by_its_metrics() {
-    if !in_namespace("a_real_kube_proxys_syncs_are_known_by_its_metrics") {
-        return;
-    }
+/// A node with a Service, whose kube-proxy has synced.
+fn synced() -> (Api, KubeProxy) {
     run("ip link set lo up");
     run("ip link add eth0 type bridge");
     run("ip addr add 192.0.2.7/24 dev eth0");
@@ -201,6 +199,31 @@ fn a_real_kube_proxys_syncs_are_known_by_its_metrics() {
     api.apply(service("web", "10.96.1.1"));
     let kube_proxy = KubeProxy::start(api.address);
     poll("it has synced", || syncs() == ["ok", "ok", "ok"]);
+    (api, kube_proxy)
+}
+
+#[test]
+fn a_real_kube_proxy_is_not_in_the_way_of_the_guard() {
+    if !in_namespace("a_real_kube_proxy_is_not_in_the_way_of_the_guard") {
+        return;
+    }
+    let (_api, _kube_proxy) = synced();
+    let table = run("nft list table ip kube-proxy");
+    assert!(table.contains("ct state new") && !table.contains("ct state invalid"), "{table}");
+    run("iptables-nft -A FORWARD -m conntrack --ctstate INVALID -j DROP");
+    let done = Proxyshift::new("store").expect(0, "guard --once --for 10.9.0.0/24 -o json");
+    let document = done.json();
+    assert_eq!(document["rules"].as_array().map(Vec::len), Some(2), "{document}");
+    assert_eq!(document["overruled_by"], json!([]), "{document}{}", done.err);
+    assert!(!done.err.contains("not known"), "{}", done.err);
+}
+
+#[test]
+fn a_real_kube_proxys_syncs_are_known_by_its_metrics() {
+    if !in_namespace("a_real_kube_proxys_syncs_are_known_by_its_metrics") {
+        return;
+    }
+    let (api, kube_proxy) = synced();
     // Its writes fail from now on, and a Service comes.
     fs::write("/run/fail", "").expect("a file");
     api.apply(service("new", "10.96.1.2"));

@@ -43,7 +43,7 @@ use crate::state::NodeState;
 use crate::state::kube_proxy::{KubeProxyConfig, Mode};
 use crate::state::live_facts::LiveFacts;
 
-pub(crate) use invalid::{felix_setting, first_gate};
+pub(crate) use invalid::{LIBERAL, felix_setting, first_gate, gate_in, program};
 pub use markdown::markdown;
 pub use registry::{all, find};
 

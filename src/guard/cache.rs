@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 
+use crate::checks::first_gate;
 use crate::error::{Error, Kind, Result};
 use crate::guard::GuardRule;
 use crate::guard::position::CHAIN;
 use crate::guard::position::TABLE;
 use crate::node::capture::with_escapes;
 use crate::node::lossy_save::lossy;
-use crate::node::nfnetlink::{Netfilter, TableFamily};
+use crate::node::nfnetlink::{KernelTable, Netfilter, TableFamily};
 use crate::node::subsystems;
 use crate::node::tools::{Tool, Tools};
 use crate::node::{config_files, processes};
@@ -25,6 +26,10 @@ pub(super) struct Cache {
     /// The nf_tables generation just before all rulesets were last read.
     generation: Option<u32>,
     kept: BTreeMap<RulesetId, Vec<GuardRule>>,
+    /// Whether each ruleset had a rule that drops INVALID packets.
+    dropping: BTreeMap<RulesetId, bool>,
+    /// Whether each ruleset was corrected beside one of the other backend that drops INVALID packets.
+    beside: BTreeMap<RulesetId, bool>,
 }
 
 impl Cache {
@@ -36,10 +41,19 @@ impl Cache {
         self.netfilter.as_mut().map(Netfilter::generation).transpose()
     }
 
-    /// True if the ruleset cannot have changed since it was last read. That is known only of an nft
-    /// ruleset, as long as the generation is the same.
-    pub(super) fn is_current(&self, id: RulesetId, generation: Option<u32>) -> bool {
-        id.backend == Backend::Nft && self.generation.is_some() && self.generation == generation
+    /// True if the ruleset cannot have changed since it was last corrected, and the other backend's
+    /// ruleset has a gate or none as it had then. That is known only of an nft ruleset, as long as the
+    /// generation is the same.
+    pub(super) fn is_current(
+        &self,
+        id: RulesetId,
+        generation: Option<u32>,
+        beside_gate: bool,
+    ) -> bool {
+        id.backend == Backend::Nft
+            && self.generation.is_some()
+            && self.generation == generation
+            && self.beside.get(&id) == Some(&beside_gate)
     }
 
     /// Records that all rulesets were read and corrected at this generation.
@@ -52,9 +66,35 @@ impl Cache {
         self.kept.get(&id).map(Vec::as_slice)
     }
 
-    /// Remembers which of the guard's rules are in position in a ruleset.
-    pub(super) fn store(&mut self, id: RulesetId, kept: Vec<GuardRule>) {
+    /// Remembers which of the guard's rules are in position in a ruleset, and whether that drops INVALID
+    /// packets.
+    pub(super) fn store(&mut self, id: RulesetId, kept: Vec<GuardRule>, drops_invalid: bool) {
         self.kept.insert(id, kept);
+        self.dropping.insert(id, drops_invalid);
+    }
+
+    /// Reads whether each ruleset drops INVALID packets, if it was not read yet. Else an exception in the
+    /// first one would be taken away for a moment, until the other one is read.
+    pub(super) fn read_dropping(&mut self, tools: &Tools) -> Result<()> {
+        for id in RulesetId::ALL {
+            if !self.dropping.contains_key(&id) {
+                let ruleset = self.read(tools, id, TABLE)?;
+                let drops_invalid = ruleset.is_some_and(|r| first_gate(&r).is_some());
+                self.dropping.insert(id, drops_invalid);
+            }
+        }
+        Ok(())
+    }
+
+    /// Remembers that a ruleset was corrected beside one that drops INVALID packets, or beside none.
+    pub(super) fn store_beside(&mut self, id: RulesetId, beside_gate: bool) {
+        self.beside.insert(id, beside_gate);
+    }
+
+    /// Whether the other backend's ruleset of the family dropped INVALID packets when it was last read.
+    pub(super) fn drops_beside(&self, id: RulesetId) -> bool {
+        let beside = |other: &RulesetId| other.family == id.family && *other != id;
+        self.dropping.iter().any(|(other, drops)| *drops && beside(other))
     }
 
     /// The guard's rules that are in position, of all rulesets.
@@ -62,13 +102,18 @@ impl Cache {
         self.kept.values().flatten().cloned().collect()
     }
 
-    /// Reads the filter table of a ruleset from the kernel; none if the table does not exist.
-    /// Reading does not create the table.
-    pub(super) fn read(&mut self, tools: &Tools, id: RulesetId) -> Result<Option<Ruleset>> {
-        if !self.has_table(id)? {
+    /// Reads a table of a ruleset from the kernel; none if the table does not exist. Reading does not
+    /// create the table.
+    pub(super) fn read(
+        &mut self,
+        tools: &Tools,
+        id: RulesetId,
+        table: &str,
+    ) -> Result<Option<Ruleset>> {
+        if !self.has_table(id, table)? {
             return Ok(None);
         }
-        let output = tools.command(Tool::Save(id))?.args(["-t", TABLE]).run()?;
+        let output = tools.command(Tool::Save(id))?.args(["-t", table]).run()?;
         if let Some(refused) = lossy(&id.file(), &output.stdout, &output.stderr) {
             return Err(refused);
         }
@@ -78,15 +123,27 @@ impl Cache {
         Ruleset::parse(&id.file(), output.stdout.into()).map(Some)
     }
 
-    fn has_table(&mut self, id: RulesetId) -> Result<bool> {
+    /// The tables of nf_tables that iptables-nft did not write.
+    pub(super) fn native_tables(&mut self) -> Result<Vec<KernelTable>> {
+        self.generation()?;
+        let Some(netfilter) = &mut self.netfilter else { return Ok(Vec::new()) };
+        let mut tables = netfilter.tables()?;
+        tables.retain(|table| {
+            table.family.address_family().is_none() || !subsystems::XTABLES.contains(&&*table.name)
+        });
+        Ok(tables)
+    }
+
+    /// Whether a ruleset has this table.
+    pub(super) fn has_table(&mut self, id: RulesetId, table: &str) -> Result<bool> {
         if id.backend == Backend::Legacy {
             let tables = subsystems::legacy_tables(id.family)?;
-            return Ok(tables.is_some_and(|tables| tables.iter().any(|t| t == TABLE)));
+            return Ok(tables.is_some_and(|tables| tables.iter().any(|t| t == table)));
         }
         self.generation()?;
         let Some(netfilter) = &mut self.netfilter else { return Ok(false) };
         let family = TableFamily::from(id.family);
-        Ok(netfilter.tables()?.iter().any(|t| t.family == family && t.name == TABLE))
+        Ok(netfilter.tables()?.iter().any(|t| t.family == family && t.name == table))
     }
 
     /// Verifies that iptables-nft-save printed every rule of the FORWARD chain, because a rule's

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use crate::error::{Error, Kind, Result};
 use crate::state::Family;
+use crate::state::nft_path::{InvalidPackets, PacketSide};
 
 /// The comment (`-m comment`) by which the guard recognises its own rules.
 pub const COMMENT: &str = "proxyshift guard";
@@ -97,6 +98,23 @@ impl Exception {
             )
         };
         vec![rule(from), rule(to)]
+    }
+}
+
+impl Exception {
+    /// The packets of this exception, of one address family. None if the exception is a network of the
+    /// other.
+    pub(super) fn packets(&self, family: Family) -> Vec<InvalidPackets> {
+        let sides = match self {
+            Exception::Network(network) if Family::of(network.addr()) != family => {
+                return Vec::new();
+            }
+            Exception::Network(network) => [PacketSide::From(*network), PacketSide::To(*network)],
+            Exception::Interface(name) => {
+                [PacketSide::Enters(name.clone()), PacketSide::Leaves(name.clone())]
+            }
+        };
+        sides.map(|side| InvalidPackets { family, side: Some(side) }).into()
     }
 }
 

@@ -4,11 +4,13 @@
 //! journal. Each of its rules carries the guard's comment, and it touches no rule without that
 //! comment.
 
+mod beside;
 mod cache;
 mod exception;
 mod position;
 pub mod unit;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,12 +19,14 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+pub use beside::FinalDrop;
 pub use exception::{COMMENT, Exception};
 
 use crate::apply::Kernel;
 use crate::clock;
 use crate::error::{Error, Kind, Result};
 use crate::event::Sink;
+use crate::guard::beside::Observer;
 use crate::guard::cache::Cache;
 use crate::guard::cache::calico_state;
 use crate::guard::position::CHAIN;
@@ -87,17 +91,34 @@ pub struct GuardReport {
     pub changed: bool,
     /// The guard's rules that are in position now.
     pub rules: Vec<GuardRule>,
+    /// What drops, or may drop, packets of the exceptions all the same.
+    pub overruled_by: Vec<FinalDrop>,
+}
+
+/// One ruleset after its correction.
+#[derive(Default)]
+struct Corrected {
+    /// The guard's rules that are in position.
+    kept: Vec<GuardRule>,
+    /// Whether one of its rules drops INVALID packets.
+    drops_invalid: bool,
+    /// Whether anything had to be changed.
+    changed: bool,
 }
 
 impl Guard<'_> {
     /// Corrects the guard's rules once, and leaves them in the kernel.
     ///
     /// # Errors
-    /// [`Kind::Lock`] while another guard runs. [`Kind::Contested`] when a living Calico would undo
-    /// the correction. Otherwise the errors of reading or writing rules.
+    /// [`Kind::Lock`] while another guard runs. [`Kind::Blocked`] for a drop that no exception
+    /// overrides. [`Kind::Contested`] when a living Calico would undo the correction. Otherwise the
+    /// errors of reading or writing rules.
     pub fn once(&self) -> Result<GuardReport> {
         let _lock = NodeLock::of_guard(Path::new(LOCK_DIR), "guard --once")?;
-        self.correct_all(&mut Cache::default())
+        let mut cache = Cache::default();
+        let observer = Observer::begin(self, &mut cache)?;
+        let report = self.correct_all(&mut cache)?;
+        Ok(GuardReport { overruled_by: observer.last.drops, ..report })
     }
 
     /// The edits that [`Self::once`] would make. Changes nothing.
@@ -106,11 +127,13 @@ impl Guard<'_> {
     /// As [`Self::once`].
     pub fn intended(&self) -> Result<Vec<Edit>> {
         let mut cache = Cache::default();
+        Observer::begin(self, &mut cache)?;
+        cache.read_dropping(self.tools)?;
         let mut edits = Vec::new();
         for id in RulesetId::ALL {
-            let wanted = self.wanted(id);
-            let Some(ruleset) = cache.read(self.tools, id)? else { continue };
-            let Some(position) = Position::of(id, &ruleset, &wanted) else { continue };
+            let (wanted, beside_gate) = (self.wanted(id), cache.drops_beside(id));
+            let Some(ruleset) = cache.read(self.tools, id, TABLE)? else { continue };
+            let Some(position) = Position::of(id, &ruleset, &wanted, beside_gate) else { continue };
             self.refuse_contest(id, &position)?;
             edits.extend(position.wrong.map(|(wrong, table)| edit(wrong, table)));
         }
@@ -128,7 +151,7 @@ impl Guard<'_> {
     /// # Errors
     /// As [`Self::once`], until the rules were in position once. From then on only
     /// [`Kind::Contested`] is an error; any other failure is reported as a warning, and the guard
-    /// tries again.
+    /// tries again. A drop that no exception overrides is reported when it comes and when it goes.
     pub fn watch(&self, interval: Duration, leave: bool) -> Result<GuardReport> {
         let _lock = NodeLock::of_guard(Path::new(LOCK_DIR), "guard")?;
         let ended = ending()?;
@@ -141,19 +164,21 @@ impl Guard<'_> {
             self.sink.warning(format!("the exception may still be there: {left}"));
         }
         let changed = kept?.changed;
-        removed.map(|()| GuardReport { changed, rules: Vec::new() })
+        removed.map(|()| GuardReport { changed, ..GuardReport::default() })
     }
 
     fn keep(&self, interval: Duration, ended: &AtomicBool) -> Result<GuardReport> {
         let mut cache = Cache::default();
+        let mut observer = Observer::begin(self, &mut cache)?;
         let mut report = self.correct_all(&mut cache)?;
         let mut complaint = String::new();
         loop {
             pause(interval, ended);
             if ended.load(Ordering::Relaxed) {
-                return Ok(report);
+                return Ok(GuardReport { overruled_by: observer.last.drops, ..report });
             }
-            match self.correct_all(&mut cache) {
+            let corrected = self.correct_all(&mut cache);
+            match corrected.and_then(|now| observer.observe(self, &mut cache).map(|()| now)) {
                 Ok(now) => {
                     report = GuardReport { changed: report.changed || now.changed, ..now };
                     complaint.clear();
@@ -176,43 +201,52 @@ impl Guard<'_> {
     /// Corrects each ruleset that has changed since `cache` read it.
     fn correct_all(&self, cache: &mut Cache) -> Result<GuardReport> {
         let generation = cache.generation()?;
+        cache.read_dropping(self.tools)?;
         let mut changed = false;
-        for id in RulesetId::ALL {
-            if cache.is_current(id, generation) {
+        let mut corrected_with = BTreeMap::new();
+        // Twice, because a ruleset may have to be corrected for what the one after it drops.
+        for id in RulesetId::ALL.into_iter().chain(RulesetId::ALL) {
+            let beside_gate = cache.drops_beside(id);
+            let was = corrected_with.insert(id, beside_gate);
+            if was == Some(beside_gate)
+                || was.is_none() && cache.is_current(id, generation, beside_gate)
+            {
                 continue;
             }
-            let (kept, corrected) = self.correct(cache, id, &self.wanted(id))?;
-            self.log_bypassed(cache.kept(id), &kept);
-            cache.store(id, kept);
-            changed |= corrected;
+            let corrected = self.correct(cache, id, &self.wanted(id), beside_gate)?;
+            self.log_bypassed(cache.kept(id), &corrected.kept);
+            changed |= corrected.changed;
+            cache.store(id, corrected.kept, corrected.drops_invalid);
+            cache.store_beside(id, beside_gate);
         }
         // The generation from before the reads is recorded, so anything that was written since
         // then, by us or by others, is read next time.
         cache.mark_current(generation);
-        Ok(GuardReport { changed, rules: cache.all_kept() })
+        Ok(GuardReport { changed, rules: cache.all_kept(), ..GuardReport::default() })
     }
 
-    /// Corrects one ruleset. Returns the guard's rules that are now in position, and whether
-    /// anything had to be changed.
+    /// Corrects one ruleset.
     fn correct(
         &self,
         cache: &mut Cache,
         id: RulesetId,
         wanted: &[String],
-    ) -> Result<(Vec<GuardRule>, bool)> {
+        beside_gate: bool,
+    ) -> Result<Corrected> {
         let (mut changed, mut fell_behind) = (false, false);
         for _ in 0..ATTEMPTS {
             let generation = cache.generation()?;
-            let ruleset = cache.read(self.tools, id)?;
-            let position = ruleset.as_ref().and_then(|r| Position::of(id, r, wanted));
+            let ruleset = cache.read(self.tools, id, TABLE)?;
+            let position = ruleset.as_ref().and_then(|r| Position::of(id, r, wanted, beside_gate));
             let (Some(ruleset), Some(position)) = (ruleset, position) else {
-                return Ok((Vec::new(), changed));
+                return Ok(Corrected { changed, ..Corrected::default() });
             };
             if !wanted.is_empty() {
                 self.refuse_contest(id, &position)?;
             }
+            let drops_invalid = position.drops_invalid;
             let Some((wrong, table)) = position.wrong else {
-                return Ok((kept(id, position), changed));
+                return Ok(Corrected { kept: kept(id, position), drops_invalid, changed });
             };
             match cache.verify_whole(id, &ruleset) {
                 Err(e) if cache.generation()? == generation => return Err(e),
@@ -287,7 +321,7 @@ impl Guard<'_> {
         let mut cache = Cache::default();
         for id in RulesetId::ALL {
             let mut attempts = ATTEMPTS;
-            while let Err(e) = self.correct(&mut cache, id, &[]) {
+            while let Err(e) = self.correct(&mut cache, id, &[], false) {
                 attempts -= 1;
                 if attempts == 0 || !matches!(e.kind, Kind::LostRace | Kind::Busy | Kind::Lock) {
                     let hint = format!("its rules say \"{COMMENT}\": remove them by hand");

@@ -3,6 +3,7 @@
 
 use crate::checks::first_gate;
 use crate::guard::exception::COMMENT;
+use crate::owners::content::Reading;
 use crate::plan::change::{Direction, Edit, RulePos, TableEdit, Target};
 use crate::state::RulesetId;
 use crate::state::equivalence::same_rule;
@@ -29,6 +30,8 @@ pub(super) struct Position {
     /// The target of the gate, which is the first rule that leads to a drop of INVALID packets.
     /// Without a gate, no exception is needed.
     pub(super) gate: Option<String>,
+    /// Whether a rule of this ruleset drops INVALID packets. Else the gate is what closes the chain.
+    pub(super) drops_invalid: bool,
     /// The guard's rules that are in position, as rule text.
     pub(super) kept: Vec<StrSlice>,
     /// What the rules in position bypass: chains and verdicts, each named once.
@@ -39,11 +42,21 @@ pub(super) struct Position {
 
 impl Position {
     /// Compares the FORWARD chain with the rules `wanted`, which belong anywhere before the gate.
-    pub(super) fn of(id: RulesetId, ruleset: &Ruleset, wanted: &[String]) -> Option<Position> {
+    ///
+    /// `beside_gate` says that the other backend's ruleset has a gate. Then what that lets pass comes
+    /// here too, so that a chain that is closed needs the exception as well.
+    pub(super) fn of(
+        id: RulesetId,
+        ruleset: &Ruleset,
+        wanted: &[String],
+        beside_gate: bool,
+    ) -> Option<Position> {
         let chain = ruleset.table(TABLE)?.chain(CHAIN)?;
-        let gate = first_gate(ruleset);
+        let dropping = first_gate(ruleset).map(|(at, rule)| (at, target(rule)));
+        let drops_invalid = dropping.is_some();
+        let gate = dropping.or_else(|| if beside_gate { closing(ruleset, chain) } else { None });
         let wanted = if gate.is_some() { wanted } else { &[] };
-        let before_gate = |position: usize| gate.is_some_and(|(at, _)| position < at);
+        let before_gate = |position: usize| gate.as_ref().is_some_and(|(at, _)| position < *at);
         let mut missing: Vec<&String> = wanted.iter().collect();
         let (mut kept, mut strays) = (Vec::new(), Vec::new());
         let (mut first, mut wrong) = (None, Deviation::Unwanted);
@@ -66,15 +79,16 @@ impl Position {
         }
         let edit =
             |rules| TableEdit { ruleset: id, table: TABLE.into(), rules, chains: Vec::new() };
-        let wrong = match gate {
+        let wrong = match &gate {
             _ if !strays.is_empty() => Some((wrong, edit(strays))),
             Some((at, _)) if !missing.is_empty() => {
-                Some((Deviation::Missing, edit(additions(ruleset, chain, at, &missing))))
+                Some((Deviation::Missing, edit(additions(ruleset, chain, *at, &missing))))
             }
             _ => None,
         };
         Some(Position {
-            gate: gate.map(|(_, rule)| target(rule)),
+            gate: gate.map(|(_, target)| target),
+            drops_invalid,
             kept,
             bypassed: first.map_or_else(Vec::new, |first| bypassed(ruleset, chain, first)),
             wrong,
@@ -100,6 +114,22 @@ fn own<'a>(ruleset: &'a Ruleset, chain: &'a Chain) -> impl Iterator<Item = (usiz
 
 fn target(rule: &Rule) -> String {
     rule.target.as_deref().unwrap_or_default().to_owned()
+}
+
+/// What drops all that nothing before it accepts, and where: an unconditional rule, or the policy.
+fn closing(ruleset: &Ruleset, chain: &Chain) -> Option<(usize, String)> {
+    let closes = |rule: &&Rule| {
+        let body = Reading::of(ruleset.words(rule)).body;
+        matches!(body.split_whitespace().collect::<Vec<_>>()[..], ["-j", "DROP" | "REJECT", ..])
+    };
+    let mut rules = chain.rules.iter().enumerate();
+    let rule = rules.find(|(_, rule)| closes(rule)).map(|(at, rule)| (at, target(rule)));
+    let policy = chain.policy.as_deref().filter(|policy| *policy != "ACCEPT");
+    rule.or_else(|| policy.map(|policy| (chain.rules.len(), of_policy(policy))))
+}
+
+fn of_policy(policy: &str) -> String {
+    format!("the policy {policy}")
 }
 
 fn additions(ruleset: &Ruleset, chain: &Chain, at: usize, texts: &[&String]) -> Vec<RulePos> {
@@ -129,7 +159,7 @@ fn bypassed(ruleset: &Ruleset, chain: &Chain, first: usize) -> Vec<String> {
         }
     }
     if let Some(policy) = chain.policy.as_deref().filter(|p| *p != "ACCEPT") {
-        names.push(format!("the policy {policy}"));
+        names.push(of_policy(policy));
     }
     names
 }
@@ -163,7 +193,7 @@ mod tests {
     }
 
     fn position_of(rules: &[String]) -> Position {
-        Position::of(ID, &ruleset(rules), &wanted("10.9.0.0/24")).expect("a FORWARD chain")
+        Position::of(ID, &ruleset(rules), &wanted("10.9.0.0/24"), false).expect("a FORWARD chain")
     }
 
     #[test]
@@ -210,5 +240,26 @@ mod tests {
         assert_eq!(found.gate, None);
         assert_eq!(found.wrong.expect("unwanted").0, Deviation::Unwanted);
         assert!(position_of(&[jump(DOCKER)]).wrong.is_none());
+    }
+
+    #[test]
+    fn a_closed_chain_beside_a_gate_needs_the_exception_too() {
+        let reject =
+            jump("-m comment --comment \"the rest\" -j REJECT --reject-with icmp-port-unreachable");
+        let one_port = jump("-p tcp -m tcp --dport 22 -j DROP");
+        for (rules, gate, at) in [
+            (vec![one_port.clone(), jump(DOCKER)], "the policy DROP", 2),
+            (vec![one_port, reject, jump(DOCKER)], "REJECT", 1),
+        ] {
+            let ruleset = ruleset(&rules);
+            let of = |beside| {
+                Position::of(ID, &ruleset, &wanted("10.9.0.0/24"), beside).expect("a FORWARD chain")
+            };
+            assert!(of(false).gate.is_none() && of(false).wrong.is_none());
+            let found = of(true);
+            assert_eq!((found.gate.as_deref(), found.drops_invalid), (Some(gate), false));
+            let (wrong, table) = found.wrong.expect("missing");
+            assert_eq!((wrong, table.rules[0].position), (Deviation::Missing, at));
+        }
     }
 }

@@ -65,6 +65,10 @@ pub struct Component {
     /// the tables of iptables-nft.
     #[serde(default)]
     pub by_iptables: Option<String>,
+    /// How the component is told to let packets pass that conntrack calls INVALID, if its native tables
+    /// drop them otherwise.
+    #[serde(default)]
+    pub accepts_invalid: Option<String>,
     /// Patterns of comments that no other component writes.
     #[serde(default)]
     pub comments: Vec<String>,

@@ -27,6 +27,7 @@ pub mod netlink_attributes;
 pub mod networks;
 pub mod nft;
 pub mod nft_messages;
+pub mod nft_path;
 mod node_state;
 pub mod object;
 pub mod prerequisite;

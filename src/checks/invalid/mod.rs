@@ -10,7 +10,7 @@ mod rules;
 use super::Check;
 
 pub(crate) use drops::felix_setting;
-pub(crate) use rules::first_gate;
+pub(crate) use rules::{LIBERAL, first_gate, gate_in, program};
 
 pub(super) const CHECKS: &[&Check] = &[
     &asymmetric_routing::CHECK,

@@ -8,7 +8,7 @@ use crate::state::ruleset::{Chain, Rule, Ruleset, Table};
 use crate::state::{Backend, Family, NodeState, RulesetId};
 
 /// The sysctl that makes conntrack treat TCP packets outside a connection's window as valid.
-pub(super) const LIBERAL: &str = "net.netfilter.nf_conntrack_tcp_be_liberal";
+pub(crate) const LIBERAL: &str = "net.netfilter.nf_conntrack_tcp_be_liberal";
 
 /// A rule that drops INVALID packets.
 #[derive(Debug, Clone)]
@@ -126,10 +126,18 @@ pub(super) fn matches_invalid(ruleset: &Ruleset, rule: &Rule) -> bool {
 /// The first rule of chain FORWARD in table filter that drops INVALID packets, or that jumps to a
 /// chain that leads to such a drop. The number is the rule's position in the chain.
 pub(crate) fn first_gate(ruleset: &Ruleset) -> Option<(usize, &Rule)> {
-    let table = ruleset.table("filter")?;
+    gate_in(ruleset, "filter", "FORWARD")
+}
+
+/// As [`first_gate`], of any built-in chain.
+pub(crate) fn gate_in<'a>(
+    ruleset: &'a Ruleset,
+    table: &str,
+    chain: &str,
+) -> Option<(usize, &'a Rule)> {
+    let table = ruleset.table(table)?;
     let leading = leading(ruleset, table);
-    let forward = table.chain("FORWARD")?;
-    forward.rules.iter().enumerate().find(|(_, rule)| {
+    table.chain(chain)?.rules.iter().enumerate().find(|(_, rule)| {
         drops_invalid(ruleset, rule) || rule.target.as_deref().is_some_and(|t| leading.contains(t))
     })
 }
@@ -157,7 +165,7 @@ fn leading<'a>(ruleset: &Ruleset, table: &'a Table) -> HashSet<&'a str> {
 }
 
 /// The iptables program that writes the rules of a ruleset.
-pub(super) fn program(id: RulesetId) -> &'static str {
+pub(crate) fn program(id: RulesetId) -> &'static str {
     match (id.family, id.backend) {
         (Family::Ipv4, Backend::Legacy) => "iptables-legacy",
         (Family::Ipv4, Backend::Nft) => "iptables-nft",

@@ -133,6 +133,10 @@ pub enum Verb {
     ///
     /// Puts its rules back when they vanish or fall behind, says so each time, and takes them away
     /// when it ends. Its packets pass by the policies behind it, which it names.
+    ///
+    /// A drop in another base chain is final: in a native table of kube-proxy's, Calico's, firewalld's
+    /// or anybody's, in the tables mangle and security. It refuses beside one, and names the rule, whose
+    /// it is and what its owner can set; it warns if one comes while it runs, and tells when it is gone.
     Guard(GuardArgs),
     /// Undoes a run when nobody else does; proxyshift calls this itself.
     #[command(hide = true)]

@@ -30,7 +30,7 @@ pub(in crate::front) fn run(command: &Invocation<'_>, options: &args::GuardArgs)
         if options.once { guard.once()? } else { guard.watch(options.interval, options.leave)? };
     let document = json!({
         "schema": "proxyshift.guard", "version": 1, "changed": report.changed,
-        "rules": report.rules,
+        "rules": report.rules, "overruled_by": report.overruled_by,
     });
     command.answer(&document, text(&report));
     Ok(0)
@@ -44,6 +44,10 @@ fn text(report: &GuardReport) -> Page {
     });
     for kept in &report.rules {
         text.line(format!("  {} {} before {}", kept.ruleset, kept.rule, kept.before));
+    }
+    for drop in &report.overruled_by {
+        let helps = if drop.certain { "does" } else { "may" };
+        text.line(format!("  {drop} {helps} drop them all the same"));
     }
     text
 }

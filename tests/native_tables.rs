@@ -494,6 +494,73 @@ fn tables_of_1_37_go_and_come_back() {
     }
 }
 
+/// What Calico writes in nftables mode: its sets, its maps of pods, and chains for what iptables calls
+/// tables.
+const CALICO: &str = "table ip calico {
+    set cali40all-ipam-pools { type ipv4_addr; flags interval; elements = { 192.168.0.0/16 }; }
+    chain filter-cali-fw-cali0123456789a {
+        ct state established,related counter accept comment \"cali:aaaaaaaaaaaaaaaa; \"
+        ct state invalid counter drop comment \"cali:bbbbbbbbbbbbbbbb; \"
+    }
+    map filter-cali-from-wl-dispatch {
+        type ifname : verdict
+        elements = { \"cali0123456789a\" : goto filter-cali-fw-cali0123456789a }
+    }
+    chain filter-cali-FORWARD {
+        iifname vmap @filter-cali-from-wl-dispatch
+    }
+    chain filter-FORWARD {
+        type filter hook forward priority 0; policy accept;
+        counter jump filter-cali-FORWARD comment \"cali:cccccccccccccccc; \"
+    }
+    chain nat-POSTROUTING {
+        type nat hook postrouting priority 0; policy accept;
+        ip saddr @cali40all-ipam-pools counter masquerade fully-random comment \"cali:dddddddddddddddd; \"
+    }
+}
+";
+
+#[test]
+fn the_table_of_a_pod_network_that_is_gone_goes_and_comes_back() {
+    if !in_namespace("the_table_of_a_pod_network_that_is_gone_goes_and_comes_back") {
+        return;
+    }
+    let Case { proxyshift, .. } = &Case::of("docker-iptables-1.30", Backend::Nft);
+    let mine = "table inet mine { chain c { type filter hook forward priority 0; }; }\n\
+                table inet calico { chain c { type filter hook forward priority 0; }; }\n\
+                table inet antrea { chain c { type filter hook forward priority 0; }; }\n";
+    run_with(&format!("{CALICO}{mine}"), &["nft", "-f", "-"]);
+    let others = || {
+        ["inet mine", "inet calico", "inet antrea"]
+            .map(|table| run(&format!("nft -j -a list table {table}")))
+    };
+    let mut netfilter = Netfilter::open().unwrap();
+    let (before, parts) = (listed("ip", "calico"), messages(&mut netfilter, "ip", "calico"));
+    let beside = others();
+    let plan = proxyshift.expect(0, "plan -o json").json();
+    let of = |owner: &str| -> Vec<(String, String)> {
+        let objects = plan["objects"].as_array().expect("objects").iter();
+        let its = objects.filter(|o| o["owner"] == owner && o["kind"] == "table");
+        its.map(|o| (o["action"].to_string(), o["reason"].to_string())).collect()
+    };
+    let [(action, reason)] = &of("calico")[..] else { panic!("{plan:#}") };
+    assert!(action == "\"remove\"" && reason.contains("calico is gone"), "{action} {reason}");
+    let [(action, _)] = &of("antrea")[..] else { panic!("{plan:#}") };
+    assert_eq!(action, "\"suspect\"");
+    proxyshift.expect(0, "rehearse");
+    proxyshift.expect(0, "cleanup --owner calico --yes");
+    assert!(!run("nft list tables").contains("table ip calico"));
+    assert_eq!(others(), beside, "after the clean-up");
+    proxyshift.expect(0, "rollback");
+    assert_eq!(listed("ip", "calico"), before);
+    assert!(same_parts(&messages(&mut netfilter, "ip", "calico"), &parts));
+    assert_eq!(others(), beside, "after the rollback");
+    // With a rule of somebody else's it stays.
+    run("nft add chain ip calico mine");
+    proxyshift.expect(0, "cleanup --owner calico --yes");
+    assert!(run("nft list tables").contains("table ip calico"));
+}
+
 /// kube-proxy came back in nftables mode after the clean-up: its new table is its own.
 #[test]
 fn a_table_that_somebody_made_meanwhile_is_not_written_to() {

@@ -146,6 +146,12 @@ impl Catalogue {
         Some((entry, content.and_then(|content| content.unexpected_part(table))))
     }
 
+    /// Whether the catalogue lists what the native tables of this entry's component consist of, so that
+    /// a table without an unexpected part is the component's.
+    pub(crate) fn lists_native_content(&self, entry: EntryId) -> bool {
+        self.native_contents[usize::from(entry.component)].is_some()
+    }
+
     /// Every shape and its compiled template, in order of precedence.
     pub(crate) fn shapes(&self) -> impl Iterator<Item = (EntryId, &Shape, &Template)> {
         self.components.iter().enumerate().flat_map(|(c, component)| {

@@ -2,7 +2,7 @@
 //! that is gone, and a resolver that is gone.
 
 use proxyshift::state::Files;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::case::Case;
 use crate::report::{finding, has, outcome, texts};
@@ -317,6 +317,97 @@ fn each_pod_network_that_is_gone_is_counted_and_goes() {
         for case in alive.into_iter().chain(unknown) {
             let actions = actions(&case, owner);
             assert!(actions.iter().all(|a| a == "keep"), "{owner}: {}: {actions:?}", case.name);
+        }
+    }
+}
+
+/// Links that stay when their pod network has gone are no life: what it left is suspected, and the link
+/// is named as the reason.
+#[test]
+fn links_that_outlive_their_owner_are_no_life() {
+    for (owner, links) in [
+        ("weave", &["weave", "vethwe-bridge", "vethwe-datapath", "datapath"][..]),
+        ("antrea", &["antrea-gw0", "antrea-tun0"]),
+        ("azure-cni", &["azure0"]),
+        ("kube-router", &["kube-bridge", "kube-dummy-if"]),
+        ("cilium", &["cilium_host", "cilium_net", "cilium_vxlan"]),
+    ] {
+        for link in links {
+            let cases = match OTHERS.iter().position(|(name, ..)| *name == owner) {
+                Some(index) => others("a21-cni-leftovers-counts", index, None),
+                None => Case::both("a21-cni-leftovers-counts"),
+            };
+            for case in cases {
+                let mut files = case.files();
+                let mut all: Vec<Value> = serde_json::from_str(&files["addr.json"]).expect("links");
+                all.push(json!({"ifindex": 977, "ifname": link, "addr_info": []}));
+                files.insert("addr.json".into(), json!(all).to_string().into());
+                let case = Case::of(&case.name, files);
+                let actions = actions(&case, owner);
+                assert!(actions.iter().any(|a| a == "suspect"), "{owner}: {link}: {actions:?}");
+                let stays = |a: &String| a == "suspect" || a == "keep";
+                assert!(actions.iter().all(stays), "{owner}: {link}: {actions:?}");
+                let (outcome, evidence) = judged(&case, "cni.leftovers");
+                assert_eq!(outcome, "found", "{owner}: {link}: {evidence}");
+                let left = evidence.lines().find(|l| l.starts_with(&format!("{owner}: ")));
+                let why = format!("only the link {link}");
+                assert!(left.is_some_and(|l| l.contains(&why)), "{owner}: {link}: {evidence}");
+            }
+        }
+    }
+}
+
+/// A native table of an owner that is gone is counted and goes, if the catalogue says what it consists
+/// of and it holds nothing else. While the owner lives, it stays.
+#[test]
+fn native_tables_of_owners_that_are_gone_are_counted_and_go() {
+    let table = |name: &str, chain: &str, statement: Value| {
+        let [family, name] = name.split(' ').collect::<Vec<_>>()[..] else { panic!("{name}") };
+        json!({"nftables": [
+            {"table": {"family": family, "name": name, "handle": 1}},
+            {"chain": {"family": family, "table": name, "name": chain, "handle": 2}},
+            {"rule": {"family": family, "table": name, "chain": chain, "handle": 3,
+                "expr": [statement]}},
+        ]})
+        .to_string()
+    };
+    let drop = || json!({"drop": null});
+    for (owner, process, name, chain, statement, action) in [
+        ("calico", "calico-node", "ip calico", "filter-cali-FORWARD", drop(), "remove"),
+        (
+            "calico",
+            "calico-node",
+            "ip6 calico",
+            "nat-POSTROUTING",
+            json!({"masquerade": null}),
+            "remove",
+        ),
+        // A part that Calico does not write.
+        ("calico", "calico-node", "ip calico", "mine", drop(), "suspect"),
+        ("calico", "calico-node", "ip calico", "filter-cali-x", json!({"queue": null}), "suspect"),
+        // What it consists of is not known.
+        ("antrea", "antrea-agent", "inet antrea", "any", drop(), "suspect"),
+    ] {
+        let with = |process: Option<&str>| {
+            both("a21-cni-leftovers-counts", |files| {
+                files.insert("nft.json".into(), table(name, chain, statement.clone()).into());
+                let running = process.map(|p| json!({"pid": 900, "name": p, "args": [p]}));
+                let kubelet = json!({"pid": 800, "name": "kubelet", "args": ["kubelet"]});
+                let all: Vec<_> = [Some(kubelet), running].into_iter().flatten().collect();
+                files.insert("processes.json".into(), json!(all).to_string().into());
+            })
+        };
+        for case in with(None) {
+            let found = actions(&case, owner);
+            assert_eq!(found, [action], "{owner}: {name} {chain}: {}", case.name);
+            let (outcome, evidence) = judged(&case, "cni.leftovers");
+            assert_eq!(outcome, "found", "{owner}: {evidence}");
+            let left = evidence.lines().find(|l| l.starts_with(&format!("{owner}: ")));
+            has(left.expect("a line"), &[", 1 native table;"]);
+        }
+        for case in with(Some(process)) {
+            let found = actions(&case, owner);
+            assert!(found.iter().all(|a| a == "keep"), "{owner}: {name}: {found:?}");
         }
     }
 }

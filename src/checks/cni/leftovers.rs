@@ -1,4 +1,4 @@
-//! Chains, rules and ipsets that a pod network, or what belongs to one, has left: its component is
+//! Chains, rules, ipsets and native tables that a pod network, or what belongs to one, has left: its component is
 //! gone or seems so, or lives in another backend. The component's rules still filter packets.
 
 use std::collections::BTreeMap;
@@ -22,7 +22,8 @@ pub(super) const CHECK: Check = Check {
 };
 
 fn evaluate(facts: &Facts<'_>) -> Verdict {
-    if facts.now.rulesets.is_empty() && facts.now.ipsets.sets.is_empty() {
+    let tables = facts.now.native_tables();
+    if facts.now.rulesets.is_empty() && facts.now.ipsets.sets.is_empty() && tables.is_empty() {
         return Verdict::Unknown("the rules are not in this state".into());
     }
     let mut rows: BTreeMap<&str, Vec<&Object>> = BTreeMap::new();
@@ -74,6 +75,7 @@ struct Left {
     /// Those of the rules that drop or reject packets.
     drops: usize,
     sets: usize,
+    native_tables: usize,
 }
 
 impl Left {
@@ -99,6 +101,10 @@ impl Left {
         let sets = facts.now.ipsets.sets.iter();
         let its = |set: &str| facts.ownership.set(set).is_some_and(|o| o.name == name);
         left.sets = sets.filter(|set| its(&set.name)).count();
+        let tables = facts.now.native_tables();
+        let its = |entry| facts.catalogue.at(entry).name == name;
+        let owned = |table| facts.catalogue.native_table(table).is_some_and(|(e, _)| its(e));
+        left.native_tables = tables.into_iter().filter(|table| owned(table)).count();
         left
     }
 
@@ -116,6 +122,7 @@ impl Left {
             rules: count(ObjectKind::Rule),
             drops: rows.iter().filter(drop).count(),
             sets: count(ObjectKind::Set),
+            native_tables: count(ObjectKind::Table),
         }
     }
 }
@@ -144,8 +151,12 @@ fn left(
     } else {
         format!(", {} of them to drop or reject", all.drops)
     };
+    let tables = match all.native_tables {
+        0 => String::new(),
+        n => format!(", {}", counted(n, "native table")),
+    };
     found.evidence.push(format!(
-        "{name}: {}, {}{drops}, {}; {evidence}",
+        "{name}: {}, {}{drops}, {}{tables}; {evidence}",
         counted(all.chains, "chain"),
         counted(all.rules, "rule"),
         counted(all.sets, "ipset")

@@ -51,6 +51,47 @@ fn propose(candidates: &mut Candidates<'_>, component: &Component, evidence: &st
             candidates.propose_set(&set.name, reason());
         }
     }
+    for mut left in native_tables(candidates, component) {
+        let (action, reason) = match left.unlike.take() {
+            Some(unlike) => (Action::Suspect, unlike),
+            None if left.is_signed => (Action::Remove, reason()),
+            None => (Action::Suspect, Reason::OwnerGoneUnsigned(name.clone(), evidence.clone())),
+        };
+        candidates.add(left.row(action, component, reason));
+    }
+}
+
+/// A native table that has the name of a component's.
+struct NamedTable {
+    id: ObjectId,
+    /// Whether the catalogue lists what the component's tables consist of.
+    is_signed: bool,
+    /// Why it cannot go whoever made it: a part that the component does not write, or one that could not
+    /// be put back.
+    unlike: Option<Reason>,
+}
+
+impl NamedTable {
+    fn row(self, action: Action, component: &Component, reason: Reason) -> PlanRow<'_> {
+        PlanRow { action, id: self.id, owner: &component.name, reason, details: String::new() }
+    }
+}
+
+fn native_tables(candidates: &Candidates<'_>, component: &Component) -> Vec<NamedTable> {
+    let (catalogue, state) = (candidates.catalogue, candidates.state);
+    let named = state.native_tables().into_iter().filter_map(|table| {
+        let (entry, part) = catalogue.native_table(table)?;
+        let (family, name) = (table.family.as_str(), table.name.as_str());
+        let refusal = state.nft_messages.refusal(family, name).map(str::to_owned);
+        (catalogue.at(entry).name == component.name).then(|| NamedTable {
+            id: ObjectId::NativeTable { family: family.into(), name: name.into() },
+            is_signed: catalogue.lists_native_content(entry),
+            unlike: part
+                .map(Reason::HoldsForeignPart)
+                .or_else(|| refusal.map(Reason::CannotBeRestored)),
+        })
+    });
+    named.collect()
 }
 
 fn keep(candidates: &mut Candidates<'_>, component: &Component, liveness: &Liveness) {
@@ -99,6 +140,11 @@ fn keep(candidates: &mut Candidates<'_>, component: &Component, liveness: &Liven
                 reason: reason.clone(),
                 details: set.kind.clone(),
             });
+        }
+    }
+    if action == Action::Suspect {
+        for left in native_tables(candidates, component) {
+            candidates.add(left.row(action, component, reason.clone()));
         }
     }
 }

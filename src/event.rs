@@ -304,6 +304,17 @@ pub enum Claim {
         /// How many service ports it answers.
         frontends: usize,
     },
+    /// The bridge leads packets where kube-proxy's own rules lead them, with the same source, and
+    /// nowhere while these are there.
+    Carried {
+        /// How many kinds of connections, a client to a service port each, were compared.
+        carried: usize,
+        /// How many of them there are.
+        all: usize,
+        /// What could not be compared, and why.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        untried: Vec<String>,
+    },
     /// An edit of kube-proxy's configuration can be made.
     Config {
         /// Which edit, in words.

@@ -179,6 +179,7 @@ mod tests {
             client: at("10.0.0.1:4000"),
             destination: at(destination),
             leads_to: at(leads_to),
+            arrives_as: at("10.0.0.1:4000"),
             is_by_nat: destination != leads_to,
             in_use,
             id: 1,

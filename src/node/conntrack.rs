@@ -85,12 +85,13 @@ fn parse(entry: &IterableConntrackAttrs<'_>) -> Result<Option<ConntrackEntry>, E
         return Ok(None);
     };
     let (client, destination) = ends(&original)?;
-    let (leads_to, _) = ends(&entry.get_tuple_reply()?)?;
+    let (leads_to, arrives_as) = ends(&entry.get_tuple_reply()?)?;
     Ok(Some(ConntrackEntry {
         protocol,
         client,
         destination,
         leads_to,
+        arrives_as,
         is_by_nat: entry.get_status()? & TRANSLATED != 0,
         in_use: is_in_use(entry, protocol)?,
         id: entry.get_id()?,

@@ -130,6 +130,19 @@ pub fn claim(claim: &Claim) -> String {
         Claim::Bridge { frontends } => {
             format!("the bridge for {frontends} service ports loads, and goes again")
         }
+        Claim::Carried { carried: 0, untried, .. } => {
+            format!("the bridge's packets are not compared: {}", untried.join("; "))
+        }
+        Claim::Carried { carried, all, untried } => {
+            let untried = match &untried[..] {
+                [] => String::new(),
+                some => format!("; not tried: {}", some.join("; ")),
+            };
+            format!(
+                "the bridge carries {carried} of {all} packets as kube-proxy's rules do, and none \
+                 beside these{untried}"
+            )
+        }
         Claim::Config { edit } => format!("kube-proxy's settings: {edit}"),
     }
 }
@@ -161,6 +174,21 @@ mod tests {
         assert_eq!(event(&done), Some(format!("rehearsal: {words}")));
         let text = serde_json::to_string(&done).unwrap();
         assert_eq!(serde_json::from_str::<Event>(&text).unwrap(), done);
+    }
+
+    #[test]
+    fn packets_of_a_bridge_are_carried_or_not_attempted() {
+        let carried = |carried, untried: &[&str]| {
+            let untried = untried.iter().map(|cause| (*cause).to_owned()).collect();
+            claim(&Claim::Carried { carried, all: 9, untried })
+        };
+        let all =
+            "the bridge carries 9 of 9 packets as kube-proxy's rules do, and none beside these";
+        assert_eq!(carried(9, &[]), all);
+        let some = "the bridge carries 8 of 9 packets as kube-proxy's rules do, and none beside these; \
+                    not tried: a: b; c";
+        assert_eq!(carried(8, &["a: b", "c"]), some);
+        assert_eq!(carried(0, &["a"]), "the bridge's packets are not compared: a");
     }
 
     #[test]

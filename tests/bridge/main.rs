@@ -7,6 +7,7 @@ mod common;
 mod network;
 #[path = "../nodes/mod.rs"]
 mod nodes;
+mod packets;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};

@@ -71,9 +71,19 @@ mod tests {
     fn flow(protocol: Protocol, destination: &str, zone: u16) -> ConntrackEntry {
         let destination = destination.parse().unwrap();
         let client = "192.168.64.20:4000".parse().unwrap();
-        let leads_to = destination;
+        let (leads_to, arrives_as) = (destination, client);
         let (is_by_nat, in_use) = (false, false);
-        ConntrackEntry { protocol, client, destination, leads_to, is_by_nat, in_use, id: 1, zone }
+        ConntrackEntry {
+            protocol,
+            client,
+            destination,
+            leads_to,
+            arrives_as,
+            is_by_nat,
+            in_use,
+            id: 1,
+            zone,
+        }
     }
 
     fn verdict(name: &str, flows: Option<Vec<ConntrackEntry>>) -> Verdict {

@@ -27,7 +27,11 @@ impl Bridge {
         let mark = mode.masquerading(&config).mark();
         let addresses = node_addresses(state, mode);
         let mut frontends: BTreeMap<Family, BTreeMap<Frontend, Backends>> = BTreeMap::new();
-        for (key, service) in mode.services(state) {
+        let mut silent = Family::ALL.to_vec();
+        silent.retain(|family| !mode.answers_node_ports(state, *family));
+        let is_answered =
+            |key: &ServiceKey| key.address().is_some() || !silent.contains(&key.family());
+        for (key, service) in mode.services(state).into_iter().filter(|(key, _)| is_answered(key)) {
             let of_family = frontends.entry(key.family()).or_default();
             let clients = sticky.remove(&key).unwrap_or_default();
             let backends = Backends { clients, ..Backends::of(&service) };

@@ -2,9 +2,12 @@
 
 mod chain_walk;
 mod services;
+mod translating;
+
+use std::collections::BTreeSet;
 
 use super::{Crossing, ModeSysctl, ProxyMode, ROUTE_LOCALNET, ServiceFilter, rules};
-use crate::kube_proxy::services::{Services, StickyClients, Untold};
+use crate::kube_proxy::services::{ServiceKey, Services, StickyClients, Untold};
 use crate::owners::matcher::Ownership;
 use crate::state::affinity::AffinityLists;
 use crate::state::kube_proxy::{KubeProxyConfig, Mode};
@@ -27,6 +30,14 @@ impl ProxyMode for IptablesMode {
 
     fn sticky_clients(&self, state: &NodeState, lists: &AffinityLists) -> StickyClients {
         services::sticky_clients(state, lists)
+    }
+
+    fn translating_rules(
+        &self,
+        state: &NodeState,
+        ports: &BTreeSet<ServiceKey>,
+    ) -> Option<NodeState> {
+        Some(translating::rules(state, ports))
     }
 
     fn untold(&self) -> &'static [Untold] {

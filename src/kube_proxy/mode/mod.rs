@@ -43,9 +43,25 @@ pub trait ProxyMode: Sync {
         StickyClients::new()
     }
 
+    /// A node state with those rules of the mode that translate connections to these service ports, and
+    /// nothing else; `None` where the mode translates by more than rules. It is small on a node with
+    /// many services, and translates these connections as the whole node does.
+    fn translating_rules(
+        &self,
+        _state: &NodeState,
+        _ports: &BTreeSet<ServiceKey>,
+    ) -> Option<NodeState> {
+        None
+    }
+
     /// How the mode's rules tell the connections of pods from others, in a family.
     fn pods(&self, state: &NodeState, family: Family) -> PodSource {
         rules::pods(state, family)
+    }
+
+    /// Whether the mode answers NodePorts at any address of a family.
+    fn answers_node_ports(&self, _state: &NodeState, _family: Family) -> bool {
+        true
     }
 
     /// Whether the mode's rules lead to NodePorts on 127.0.0.1.

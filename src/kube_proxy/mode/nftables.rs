@@ -3,12 +3,15 @@
 
 mod expressions;
 mod services;
+mod translating;
+
+use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
 use super::{Precedence, ProxyMode, ServiceFilter};
 use crate::kube_proxy::reach::PodSource;
-use crate::kube_proxy::services::{Services, StickyClients};
+use crate::kube_proxy::services::{ServiceKey, Services, StickyClients};
 use crate::owners::matcher::Ownership;
 use crate::state::affinity::AffinityLists;
 use crate::state::kube_proxy::{KubeProxyConfig, Masquerading, Mode};
@@ -33,8 +36,20 @@ impl ProxyMode for NftablesMode {
         services::sticky_clients(state)
     }
 
+    fn translating_rules(
+        &self,
+        state: &NodeState,
+        ports: &BTreeSet<ServiceKey>,
+    ) -> Option<NodeState> {
+        Some(translating::rules(state, ports))
+    }
+
     fn pods(&self, state: &NodeState, family: Family) -> PodSource {
         state.nft.get(family.nft(), TABLE).map_or(PodSource::Unknown, expressions::pods)
+    }
+
+    fn answers_node_ports(&self, state: &NodeState, family: Family) -> bool {
+        services::answer_node_ports(state, family)
     }
 
     fn unlisted_table(&self, state: &NodeState) -> Option<String> {

@@ -10,24 +10,33 @@ use crate::node::command::DEADLINE;
 use crate::node::tools::{Tool, Tools};
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
+use crate::run::sandbox::packets::{CarriedPackets, Trial};
 use crate::state::NodeState;
 use crate::state::kube_proxy::Mode;
 
+/// What was tried of a bridge.
+pub(super) struct BridgeAttempt {
+    /// How many service ports it answers.
+    pub(super) frontends: usize,
+    /// What became of packets.
+    pub(super) packets: CarriedPackets,
+}
+
 /// Loads the bridge that serves while kube-proxy goes from the mode that `state` shows to the mode `to`,
-/// lists it, and deletes it. Returns how many service ports it answers; none if that move needs no
-/// bridge.
+/// lists it, and deletes it. Then sends packets through it in a namespace of their own. Returns none if
+/// that move needs no bridge.
 ///
 /// It is listed because `nft -c` does not find all that nft cannot list, and whoever lists the rules of
 /// the node while the bridge is there would fail.
 ///
 /// # Errors
-/// [`Kind::Rehearsal`], naming what this kernel or nft refuses.
-pub(super) fn load_and_list(
+/// [`Kind::Rehearsal`], naming what this kernel or nft refuses, or what packet goes astray.
+pub(super) fn try_out(
     catalogue: &Catalogue,
     state: &NodeState,
     to: Mode,
     tools: &Tools,
-) -> Result<Option<usize>> {
+) -> Result<Option<BridgeAttempt>> {
     let Some(from) = RunningMode::of(state, &Ownership::of(catalogue, state)).mode else {
         return Ok(None);
     };
@@ -50,5 +59,8 @@ pub(super) fn load_and_list(
             return Err(refused(Error::new(Kind::Kernel, TABLE, cause)));
         }
     }
-    Ok(Some(bridges.iter().map(|bridge| bridge.frontends.len()).sum()))
+    let trial = Trial::of(state, from, &bridges);
+    let packets = trial.run(&trial.scripts(&bridges), tools)?;
+    let frontends = bridges.iter().map(|bridge| bridge.frontends.len()).sum();
+    Ok(Some(BridgeAttempt { frontends, packets }))
 }

@@ -7,6 +7,7 @@ mod bridge;
 pub mod links;
 pub mod load;
 pub mod packet_probe;
+pub mod packets;
 mod prerequisites;
 pub mod rehearse;
 

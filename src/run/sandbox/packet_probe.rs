@@ -210,7 +210,7 @@ fn bridge_address(state: &NodeState, bridge: &str, network: Ipv4Net) -> Option<I
 
 /// Runs `work` on a thread inside a named network namespace. Sockets and programs that `work`
 /// creates stay in that namespace.
-fn in_namespace<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> Result<T> {
+pub(super) fn in_namespace<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> Result<T> {
     let path = PathBuf::from("/run/netns").join(name);
     let file = File::open(&path).map_err(|e| Error::io(&path, &e))?;
     let enter = || {

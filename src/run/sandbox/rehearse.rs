@@ -27,6 +27,7 @@ use crate::run::sandbox::bridge;
 use crate::run::sandbox::links::create_stand_ins;
 use crate::run::sandbox::load::load;
 use crate::run::sandbox::packet_probe::Hosts;
+use crate::run::sandbox::packets::CarriedPackets;
 use crate::run::stored::{parse_snapshot, write_snapshot};
 use crate::run::undo_edits::undo_edits;
 use crate::state::NodeState;
@@ -237,9 +238,11 @@ pub(super) fn rehearse(
     let store = Store::open(Some(Path::new("/run/proxyshift-store")))?;
     let catalogue = Catalogue::builtin()?;
     if let Some(to) = to
-        && let Some(frontends) = bridge::load_and_list(&catalogue, &folder.captured()?, to, tools)?
+        && let Some(attempt) = bridge::try_out(&catalogue, &folder.captured()?, to, tools)?
     {
-        claims.verified(Claim::Bridge { frontends });
+        claims.verified(Claim::Bridge { frontends: attempt.frontends });
+        let CarriedPackets { carried, all, untried } = attempt.packets;
+        claims.verified(Claim::Carried { carried, all, untried });
     }
     let context = Context {
         tools,

@@ -19,6 +19,8 @@ pub struct ConntrackEntry {
     /// Where the packets go, and where replies come from: an endpoint, or the destination itself if
     /// it was not translated.
     pub leads_to: SocketAddr,
+    /// The source that the packets arrive there with: the client, or another one if it is masqueraded.
+    pub arrives_as: SocketAddr,
     /// Whether NAT sends the packets there. If it does not, and the entry leads elsewhere than to its
     /// destination, ipvs has written it and translates the packets itself.
     pub is_by_nat: bool,
@@ -63,6 +65,7 @@ mod tests {
             client: at("10.0.0.1:4000"),
             destination: at("10.96.0.10:53"),
             leads_to: at(leads_to),
+            arrives_as: at("10.0.0.1:4000"),
             is_by_nat: true,
             in_use: true,
             id: 1,

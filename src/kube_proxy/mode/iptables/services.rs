@@ -192,7 +192,7 @@ fn key(terms: &[Term<'_>], family: Family) -> Option<ServiceKey> {
 }
 
 /// The address of a single-host network such as `10.96.0.1/32`; `None` for a larger network.
-fn host(text: &str) -> Option<IpAddr> {
+pub(super) fn host(text: &str) -> Option<IpAddr> {
     match text.parse::<IpNet>() {
         Ok(net) => (net.prefix_len() == net.max_prefix_len()).then(|| net.addr()),
         Err(_) => text.parse().ok(),

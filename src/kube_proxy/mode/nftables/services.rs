@@ -15,6 +15,9 @@ use crate::kube_proxy::services::{
 use crate::state::nft::{NftTable, networks};
 use crate::state::{Family, NodeState};
 
+/// The set of the addresses at which NodePorts answer.
+const NODE_PORT_ADDRESSES: &str = "nodeport-ips";
+
 /// The greatest depth to which chains are followed. kube-proxy's chains go from an external chain
 /// through a service chain or a local chain to an endpoint chain.
 const DEPTH: usize = 4;
@@ -28,6 +31,14 @@ pub(super) fn read(state: &NodeState, wanted: &ServiceFilter<'_>) -> Services {
         }
     }
     found
+}
+
+/// Whether NodePorts are answered at any address. The set of these is not there where it is all of the
+/// node's (`MatchAll` in syncProxyRules of kube-proxy); one that holds nothing leaves none.
+pub(super) fn answer_node_ports(state: &NodeState, family: Family) -> bool {
+    let Some(table) = state.nft.get(family.nft(), TABLE) else { return true };
+    let reader = Reader::of(table, family);
+    reader.set(NODE_PORT_ADDRESSES).is_none() || reader.elements(NODE_PORT_ADDRESSES).count() > 0
 }
 
 /// Which endpoint each client of a service stays with: who is in the affinity set of an endpoint that a
@@ -119,7 +130,7 @@ impl<'a> Reader<'a> {
             }
         }
         self.allowed(found);
-        let addresses = self.elements("nodeport-ips").filter_map(|e| e.as_str()?.parse().ok());
+        let addresses = self.elements(NODE_PORT_ADDRESSES).filter_map(|e| e.as_str()?.parse().ok());
         let addresses: BTreeSet<IpAddr> = addresses.collect();
         let own = |key: &ServiceKey| key.location == Location::Node(self.family);
         for (_, service) in found.iter_mut().filter(|(key, _)| own(key)) {
@@ -143,11 +154,14 @@ impl<'a> Reader<'a> {
         maps.flat_map(|(name, elements)| elements.iter().map(move |element| (name, element)))
     }
 
+    fn set(&self, name: &str) -> Option<&'a Map<String, Value>> {
+        let named = |object: &&Map<String, Value>| object.get("name").is_some_and(|n| n == name);
+        self.table.of_kind("set").find(named)
+    }
+
     /// The elements of an nft set, without the counters and comments that they may have.
     fn elements(&self, set: &str) -> impl Iterator<Item = &'a Value> {
-        let named = |object: &&Map<String, Value>| object.get("name").is_some_and(|n| n == set);
-        let elements =
-            self.table.of_kind("set").find(named).and_then(|s| s.get("elem")?.as_array());
+        let elements = self.set(set).and_then(|s| s.get("elem")?.as_array());
         elements.into_iter().flatten().map(|e| e.pointer("/elem/val").unwrap_or(e))
     }
 
@@ -158,7 +172,9 @@ impl<'a> Reader<'a> {
             else {
                 continue;
             };
-            let Some(service) = self.key(address).and_then(|key| found.get_mut(&key)) else {
+            let Some(service) =
+                service_port(self.family, address).and_then(|key| found.get_mut(&key))
+            else {
                 continue;
             };
             service.source_ranges.extend(networks(range));
@@ -179,21 +195,7 @@ impl<'a> Reader<'a> {
         let concat = inner.and_then(|e| e.get("val")).unwrap_or(key).get("concat")?.as_array()?;
         let target = target(verdict);
         let serves = target.is_some() || verdict.get("drop").is_some();
-        serves.then_some((self.key(concat)?, comment, target))
-    }
-
-    /// The service port of a protocol and a port, which may have an address before them.
-    fn key(&self, concat: &[Value]) -> Option<ServiceKey> {
-        let (location, rest) = match concat {
-            [address, rest @ ..] if rest.len() == 2 => {
-                (Location::Address(address.as_str()?.parse().ok()?), rest)
-            }
-            rest => (Location::Node(self.family), rest),
-        };
-        let [name, port] = rest else { return None };
-        let protocol = protocol(name.as_str()?)?;
-        let port = u16::try_from(port.as_u64()?).ok()?;
-        Some(ServiceKey { location, port, protocol })
+        serves.then_some((service_port(self.family, concat)?, comment, target))
     }
 
     /// Adds the endpoints that a chain leads to. Rules that match a source are skipped.
@@ -277,6 +279,20 @@ impl<'a> Reader<'a> {
             service.source_ranges.extend(right.map(networks).into_iter().flatten());
         }
     }
+}
+
+/// The service port of a protocol and a port, which may have an address before them.
+pub(super) fn service_port(family: Family, concat: &[Value]) -> Option<ServiceKey> {
+    let (location, rest) = match concat {
+        [address, rest @ ..] if rest.len() == 2 => {
+            (Location::Address(address.as_str()?.parse().ok()?), rest)
+        }
+        rest => (Location::Node(family), rest),
+    };
+    let [name, port] = rest else { return None };
+    let protocol = protocol(name.as_str()?)?;
+    let port = u16::try_from(port.as_u64()?).ok()?;
+    Some(ServiceKey { location, port, protocol })
 }
 
 /// The service name in a chain's name: `shop/web:http` of `service-KHN6ECMT-shop/web/tcp/http`.

@@ -6,6 +6,8 @@ use ureq::tls::{Certificate, PemItem, PrivateKey, parse_pem};
 /// log gets a key.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ApiAccess {
+    /// Whose credentials these are, as an error names it: "kube-proxy's kubeconfig".
+    pub whose: String,
     /// The address of the API server: `https://10.20.0.1:6443`.
     pub server: String,
     /// The certificates of the authorities that may sign the server's, as PEM.

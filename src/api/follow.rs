@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use serde::de::DeserializeOwned;
 
 use super::access::ApiAccess;
-use super::read::{ApiChange, MOST, list, watch};
-use super::transport::{ApiClient, ApiFailure};
+use super::failure::ApiFailure;
+use super::read::{ApiChange, FOLLOWED, MOST, list, watch};
+use super::transport::ApiClient;
 use crate::error::Result;
 use crate::state::api_objects::{ApiObject, ApiService, ApiSlice};
 
@@ -248,7 +249,7 @@ fn step<T: Followed>(
         }
     };
     if version.is_none() {
-        let listed = list::<T>(client, T::PATH)?;
+        let listed = list::<T>(client, T::PATH, &[FOLLOWED])?;
         shared.replace(listed.objects);
         *version = Some(listed.version);
     }

@@ -22,7 +22,7 @@ pub enum Material {
     File(PathBuf),
 }
 
-/// The current context of a kubeconfig.
+/// One context of a kubeconfig.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Kubeconfig {
     /// The address of the API server: `https://10.20.0.1:6443`.
@@ -105,20 +105,22 @@ struct User {
 }
 
 impl Kubeconfig {
-    /// Parses the kubeconfig of the file `name`.
+    /// Parses the kubeconfig of the file `name`: its context `context`, or its current one.
     ///
     /// # Errors
     /// [`Kind::Parse`] for what is no kubeconfig, and for one that asks for what is not supported: a
     /// program that gives the credentials, no verification of the server, a proxy.
-    pub fn parse(name: &str, text: &str) -> Result<Kubeconfig> {
+    pub fn parse(name: &str, text: &str, context: Option<&str>) -> Result<Kubeconfig> {
         let refused = |cause: String| Error::new(Kind::Parse, name, cause);
         let document: Document =
             yaml::parse(name, text).map_err(|_| refused("it is no kubeconfig".into()))?;
-        let current = &document.current_context;
-        let context = document.contexts.into_iter().find(|c| c.name == *current);
-        let context = context
-            .ok_or_else(|| refused("it has no context of its `current-context`".into()))?
-            .context;
+        let wanted = context.unwrap_or(&document.current_context);
+        let found = document.contexts.into_iter().find(|c| c.name == *wanted);
+        let none = || match context {
+            Some(_) => refused("it has no context of that name".into()),
+            None => refused("it has no context of its `current-context`".into()),
+        };
+        let context = found.ok_or_else(none)?.context;
         let cluster = document.clusters.into_iter().find(|c| c.name == context.cluster);
         let cluster = cluster.ok_or_else(|| refused("its context has no cluster".into()))?.cluster;
         let user = document.users.into_iter().find(|user| user.name == context.user);
@@ -190,7 +192,7 @@ mod tests {
     }
 
     fn parse(cluster: &str, user: &str) -> Result<Kubeconfig> {
-        Kubeconfig::parse("kubeconfig.conf", &with(cluster, user))
+        Kubeconfig::parse("kubeconfig.conf", &with(cluster, user), None)
     }
 
     const SERVER: &str = "server: 'https://10.20.0.1:6443'";
@@ -209,6 +211,19 @@ mod tests {
         assert!(both.token == Some(Material::File("/token".into())) && both.client.is_none());
         let inline = parse(&cluster, "token: abc").unwrap();
         assert!(inline.token == Some(Material::Inline("abc".into())));
+    }
+
+    #[test]
+    fn another_context_than_the_current_one_is_chosen_by_name() {
+        let cluster = format!("{SERVER}, certificate-authority: /ca.crt");
+        let text = with(&cluster, "token: abc").replace(
+            "contexts:\n",
+            "contexts:\n- name: two\n  context: {cluster: here, user: nobody}\n",
+        );
+        let of = |context| Kubeconfig::parse("k", &text, context).map_err(|e| e.to_string());
+        assert!(of(None).is_ok() && of(Some("one")).is_ok());
+        assert!(of(Some("two")).is_err_and(|e| e.contains("no user")));
+        assert!(of(Some("three")).is_err_and(|e| e.contains("no context of that name")));
     }
 
     #[test]
@@ -237,7 +252,7 @@ mod tests {
             assert!(text.contains(cause) && !text.contains(secret), "{text}");
         }
         for text in ["", "s3cret", "current-context: x\n", "current-context: ''\n"] {
-            let Err(error) = Kubeconfig::parse("k", text) else { panic!("{text}") };
+            let Err(error) = Kubeconfig::parse("k", text, None) else { panic!("{text}") };
             assert!(!error.to_string().contains(secret), "{error}");
         }
     }

@@ -1,13 +1,16 @@
-//! The API server, of which Services and EndpointSlices are read.
+//! The API server, of which objects are read and written.
 //!
 //! What the server answers is data from outside: every request has a deadline and every answer a
-//! limit, a redirect is not followed, and what is no list of such objects is an error. Nothing is
-//! written to the API server.
+//! limit, a redirect is not followed, and what is no object of the kind is an error. Only `apply` writes.
 
 pub mod access;
+mod failure;
 mod follow;
 pub mod kubeconfig;
-mod read;
+pub mod read;
 mod transport;
+pub mod write;
 
+pub use failure::{ApiFailure, ApiRefusal, ApiStatus};
 pub use follow::{ApiObjects, ApiReader};
+pub use transport::ApiClient;

@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
-use super::transport::{ApiClient, ApiFailure};
+use super::failure::{ApiFailure, ApiRefusal, ApiStatus};
+use super::transport::ApiClient;
 use crate::state::api_objects::ApiObject;
+use crate::state::kubernetes::{ApiKind, ObjectRef};
 
 /// How many objects a page of a list has.
 const PAGE: &str = "500";
@@ -39,8 +41,8 @@ const WATCH_LIMIT: u64 = 64 << 20;
 /// The longest version of an object.
 const LONGEST_VERSION: usize = 64;
 
-/// Which objects: those that kube-proxy follows.
-const SELECTOR: (&str, &str) =
+/// Which Services and EndpointSlices: those that kube-proxy follows.
+pub(super) const FOLLOWED: (&str, &str) =
     ("labelSelector", "!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name");
 
 /// All objects of a kind, and the version of which they are.
@@ -97,18 +99,58 @@ struct VersionOnly {
     resource_version: String,
 }
 
-/// Lists all objects at `path`.
+/// Reads one object.
+///
+/// # Errors
+/// Without an answer, and for an answer that is no such object or too large.
+/// [`ApiFailure::is_not_found`] tells that there is none.
+pub fn read<T: DeserializeOwned>(client: &ApiClient, object: &ObjectRef) -> Result<T, ApiFailure> {
+    parse(&client.get_object(&object.path())?)
+}
+
+/// Reads one object; none if there is none.
+///
+/// # Errors
+/// As [`read`], but for an object that is not there.
+pub fn read_if_there<T: DeserializeOwned>(
+    client: &ApiClient,
+    object: &ObjectRef,
+) -> Result<Option<T>, ApiFailure> {
+    match read(client, object) {
+        Ok(object) => Ok(Some(object)),
+        Err(failure) if failure.is_not_found() => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Lists the objects of a kind: in `namespace`, or in all namespaces and of kinds that have none; those
+/// that `selectors` select, such as `("labelSelector", "k8s-app=kube-proxy")`.
+///
+/// # Errors
+/// Without an answer, and for an answer that is no such list or too large.
+pub fn list_of_kind<T: DeserializeOwned>(
+    client: &ApiClient,
+    kind: ApiKind,
+    namespace: Option<&str>,
+    selectors: &[(&str, &str)],
+) -> Result<Vec<T>, ApiFailure> {
+    list(client, &kind.collection(namespace), selectors).map(|listed| listed.objects)
+}
+
+/// Lists all objects at `path` that `selectors` select.
 ///
 /// # Errors
 /// Without an answer, and for an answer that is no list or too large.
 pub(super) fn list<T: DeserializeOwned>(
     client: &ApiClient,
     path: &str,
+    selectors: &[(&str, &str)],
 ) -> Result<ListedObjects<T>, ApiFailure> {
     let (began, mut room) = (Instant::now(), LIST_LIMIT);
     let (mut objects, mut token) = (Vec::new(), String::new());
     loop {
-        let mut query = vec![SELECTOR, ("limit", PAGE)];
+        let mut query = vec![("limit", PAGE)];
+        query.extend(selectors);
         if !token.is_empty() {
             query.push(("continue", &token));
         }
@@ -154,7 +196,7 @@ pub(super) fn watch<T: DeserializeOwned + ApiObject>(
     take: &mut dyn FnMut(Option<ApiChange<T>>, String) -> Result<(), ApiFailure>,
 ) -> Result<(), ApiFailure> {
     let query = [
-        SELECTOR,
+        FOLLOWED,
         ("watch", "true"),
         ("allowWatchBookmarks", "true"),
         ("timeoutSeconds", WATCH),
@@ -197,7 +239,12 @@ pub(super) fn watch<T: DeserializeOwned + ApiObject>(
                 let Changed::<ServerError> { object } = parse(&line)?;
                 return Err(match object.code {
                     410 => ApiFailure::Expired,
-                    code => ApiFailure::Status(code),
+                    code => ApiFailure::Refused(ApiRefusal {
+                        status: ApiStatus::of(code),
+                        whose: client.whose().to_owned(),
+                        message: String::new(),
+                        retry_after: None,
+                    }),
                 });
             }
             _ => return Err(ApiFailure::Malformed("a change of a kind that is not known".into())),
@@ -213,7 +260,7 @@ fn version(text: String) -> Result<String, ApiFailure> {
 }
 
 /// Parses JSON. The error has a position and no word of the text.
-fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, ApiFailure> {
+pub(super) fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, ApiFailure> {
     serde_json::from_slice(text).map_err(|e| {
         let what = match serde_json::from_slice::<IgnoredAny>(text) {
             Ok(_) => "other JSON than that of the kind",

@@ -1,97 +1,67 @@
 //! Requests to an API server, by HTTPS, with deadlines.
 
-use std::fmt;
-use std::io;
+use std::io::Read;
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, pki_types};
+use serde::Deserialize;
+use ureq::http::Response;
 use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig, TlsProvider};
 use ureq::{Agent, Body};
 
 use super::access::{ApiAccess, certificates, private_key};
+use super::failure::{ApiFailure, ApiRefusal, ApiStatus};
+use crate::error::{LONGEST_CAUSE, shortened};
+use crate::visible::visible;
 
 /// How long a connection may take until TLS is set up.
 const CONNECT: Duration = Duration::from_secs(3);
 
-/// Why a request has no use.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ApiFailure {
-    /// The credentials cannot be had, or cannot be used.
-    Credentials(String),
-    /// The server does not answer in time.
-    Timeout,
-    /// The server cannot be reached, or is not the one that the authorities vouch for.
-    Unreachable(String),
-    /// The server answers with this status in place of 200.
-    Status(u16),
-    /// The version from which changes are asked for is forgotten: all is to be listed anew.
-    Expired,
-    /// The answer is none of an API server.
-    Malformed(String),
-    /// The answer has more bytes, or more objects, than is read.
-    TooLarge,
-}
+/// How long one request for one object may take. An API server ends its own after 34 s at most
+/// (`--request-timeout` of dry runs and admission webhooks: 30 s at most).
+const ONE_DEADLINE: Duration = Duration::from_secs(35);
 
-/// As it reads after "because": `the API server answers 403 (is the credential allowed to list?)`.
-impl fmt::Display for ApiFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ApiFailure::Credentials(cause) => f.write_str(cause),
-            ApiFailure::Timeout => f.write_str("the API server does not answer in time"),
-            ApiFailure::Unreachable(cause) => write!(f, "the API server is not reached: {cause}"),
-            ApiFailure::Status(status @ 401) => {
-                write!(f, "the API server answers {status}: kube-proxy's credentials do not count")
-            }
-            ApiFailure::Status(status @ 403) => {
-                write!(
-                    f,
-                    "the API server answers {status}: kube-proxy's credentials permit no list"
-                )
-            }
-            ApiFailure::Status(status) => write!(f, "the API server answers {status}"),
-            ApiFailure::Expired => f.write_str("the API server forgets its changes at once"),
-            ApiFailure::Malformed(cause) => {
-                write!(f, "the API server's answer is no list: {cause}")
-            }
-            ApiFailure::TooLarge => f.write_str("the API server's answer is too large"),
-        }
-    }
-}
+/// How long a request is made again that the server puts off, all in all; the pause where the server
+/// says none, and the longest that it may say.
+const PUT_OFF: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-impl From<ureq::Error> for ApiFailure {
-    fn from(error: ureq::Error) -> ApiFailure {
-        match error {
-            ureq::Error::Timeout(_) => ApiFailure::Timeout,
-            ureq::Error::Io(e) => e.into(),
-            ureq::Error::Rustls(e) => ApiFailure::Unreachable(e.to_string()),
-            ureq::Error::HostNotFound => ApiFailure::Unreachable("its name has no address".into()),
-            e => ApiFailure::Unreachable(e.to_string()),
-        }
-    }
-}
-
-impl From<io::Error> for ApiFailure {
-    fn from(error: io::Error) -> ApiFailure {
-        match error.kind() {
-            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => ApiFailure::Timeout,
-            // ureq wraps its own errors, the deadline's too.
-            _ => match error.downcast::<ureq::Error>() {
-                Ok(own) => own.into(),
-                Err(e) => ApiFailure::Unreachable(e.to_string()),
-            },
-        }
-    }
-}
+/// How much is read of an answer that says why the server refuses, and of one object, in bytes. No
+/// object has more than 1.5 MiB (etcd).
+const REFUSAL_LIMIT: u64 = 64 << 10;
+const OBJECT_LIMIT: u64 = 4 << 20;
 
 /// A client of one API server, with one set of credentials.
-pub(super) struct ApiClient {
+pub struct ApiClient {
     agent: Agent,
     server: String,
     token: Option<String>,
+    /// Whose credentials these are.
+    whose: String,
+}
+
+/// What a server says when it refuses (`Status` of k8s.io/apimachinery).
+#[derive(Deserialize)]
+struct ServerStatus {
+    kind: String,
+    #[serde(default)]
+    message: String,
+}
+
+/// A request that changes an object.
+pub(super) enum ApiWrite<'a> {
+    /// POST of a new object.
+    Create(&'a [u8]),
+    /// PATCH by a JSON patch (RFC 6902).
+    Patch(&'a [u8]),
+    /// DELETE with these options.
+    Delete(&'a [u8]),
 }
 
 impl ApiClient {
@@ -99,21 +69,24 @@ impl ApiClient {
     ///
     /// # Errors
     /// [`ApiFailure::Credentials`] for credentials that cannot be used.
-    pub(super) fn new(access: &ApiAccess) -> Result<ApiClient, ApiFailure> {
+    pub fn new(access: &ApiAccess) -> Result<ApiClient, ApiFailure> {
         let provider = Arc::new(ring::default_provider());
         let authorities = certificates(&access.authorities);
+        let whose = &access.whose;
         if !holds_authority(&authorities) {
-            return Err(unusable("certificate-authority"));
+            return Err(unusable("certificate-authority", whose));
         }
         let client = match &access.client {
             None => None,
-            Some((certificate, key)) => Some(client_certificate(certificate, key, &provider)?),
+            Some((certificate, key)) => {
+                Some(client_certificate(certificate, key, &provider, whose)?)
+            }
         };
         let token = access.token.as_deref().map(|token| token.trim().to_owned());
         let is_visible =
             |token: &String| !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
         if token.as_ref().is_some_and(|token| !is_visible(token)) {
-            return Err(unusable("token"));
+            return Err(unusable("token", whose));
         }
         let tls = TlsConfig::builder()
             .provider(TlsProvider::Rustls)
@@ -134,13 +107,14 @@ impl ApiClient {
             .user_agent("proxyshift")
             .build()
             .into();
-        Ok(ApiClient { agent, server: access.server.trim_end_matches('/').to_owned(), token })
+        let server = access.server.trim_end_matches('/').to_owned();
+        Ok(ApiClient { agent, server, token, whose: whose.clone() })
     }
 
     /// The body of the reply to `GET path?query`, which must be read within `deadline`.
     ///
     /// # Errors
-    /// For a reply with another status than 200, and without a reply.
+    /// For a reply with another status than 200, 201 and 202, and without a reply.
     pub(super) fn get(
         &self,
         path: &str,
@@ -151,20 +125,122 @@ impl ApiClient {
         for (key, value) in query {
             request = request.query(key, value);
         }
-        if let Some(token) = &self.token {
-            request = request.header("Authorization", format!("Bearer {token}"));
+        if let Some(token) = self.authorization() {
+            request = request.header("Authorization", token);
         }
-        let reply = request.config().timeout_global(Some(deadline)).build().call()?;
-        match reply.status().as_u16() {
-            200 => Ok(reply.into_body()),
-            410 => Err(ApiFailure::Expired),
-            status => Err(ApiFailure::Status(status)),
+        self.accepted(request.config().timeout_global(Some(deadline)).build().call()?)
+    }
+
+    /// The object that is the reply to `GET path`. Waits for a server that puts the request off.
+    ///
+    /// # Errors
+    /// As [`ApiClient::get`], and for a reply that is too large.
+    pub(super) fn get_object(&self, path: &str) -> Result<Vec<u8>, ApiFailure> {
+        self.patiently(|| self.get(path, &[], ONE_DEADLINE).and_then(whole))
+    }
+
+    /// The reply to a change of the object, or the collection of objects, at `path`. Waits for a server
+    /// that puts the request off; makes no request again that may have been fulfilled.
+    ///
+    /// # Errors
+    /// As [`ApiClient::get`], and for a reply that is too large.
+    pub(super) fn change(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+        change: &ApiWrite<'_>,
+    ) -> Result<Vec<u8>, ApiFailure> {
+        let address = format!("{}{path}", self.server);
+        self.patiently(|| {
+            let (mut request, kind, body) = match change {
+                ApiWrite::Create(body) => (self.agent.post(&address), "application/json", body),
+                ApiWrite::Patch(body) => {
+                    (self.agent.patch(&address), "application/json-patch+json", body)
+                }
+                ApiWrite::Delete(body) => {
+                    (self.agent.delete(&address).force_send_body(), "application/json", body)
+                }
+            };
+            for (key, value) in query {
+                request = request.query(key, value);
+            }
+            if let Some(token) = self.authorization() {
+                request = request.header("Authorization", token);
+            }
+            let request = request.header("Content-Type", kind).header("Accept", "application/json");
+            let reply = request.config().timeout_global(Some(ONE_DEADLINE)).build().send(*body)?;
+            self.accepted(reply).and_then(whole)
+        })
+    }
+
+    /// Whose credentials it has.
+    pub(super) fn whose(&self) -> &str {
+        &self.whose
+    }
+
+    fn authorization(&self) -> Option<String> {
+        self.token.as_ref().map(|token| format!("Bearer {token}"))
+    }
+
+    /// The body of a reply that fulfils the request.
+    fn accepted(&self, reply: Response<Body>) -> Result<Body, ApiFailure> {
+        let status = match reply.status().as_u16() {
+            200..=202 => return Ok(reply.into_body()),
+            410 => return Err(ApiFailure::Expired),
+            status => ApiStatus::of(status),
+        };
+        let after = reply.headers().get("Retry-After").and_then(|value| value.to_str().ok());
+        let retry_after = after.and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
+        let message = message_of(reply.into_body());
+        let whose = self.whose.clone();
+        Err(ApiFailure::Refused(ApiRefusal { status, whose, message, retry_after }))
+    }
+
+    /// What `request` yields, which is made again while the server puts it off: it has too much to do
+    /// (429), or says when to come again.
+    fn patiently<T>(
+        &self,
+        mut request: impl FnMut() -> Result<T, ApiFailure>,
+    ) -> Result<T, ApiFailure> {
+        let until = Instant::now() + PUT_OFF;
+        loop {
+            let failure = match request() {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => failure,
+            };
+            let ApiFailure::Refused(refusal) = &failure else { return Err(failure) };
+            let pause = match (refusal.status, refusal.retry_after) {
+                (ApiStatus::TooManyRequests, after) => after.unwrap_or(PAUSE),
+                (ApiStatus::Other(503), Some(after)) => after,
+                _ => return Err(failure),
+            };
+            let pause = pause.clamp(PAUSE, LONGEST_PAUSE);
+            if Instant::now() + pause > until {
+                return Err(failure);
+            }
+            thread::sleep(pause);
         }
     }
 }
 
-fn unusable(what: &str) -> ApiFailure {
-    ApiFailure::Credentials(format!("the {what} of kube-proxy's kubeconfig cannot be used"))
+/// All of a reply that is one object.
+fn whole(mut body: Body) -> Result<Vec<u8>, ApiFailure> {
+    let mut text = Vec::new();
+    body.as_reader().take(OBJECT_LIMIT + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > OBJECT_LIMIT { Err(ApiFailure::TooLarge) } else { Ok(text) }
+}
+
+/// Why the server refuses, as it says itself; empty if it does not say so in its own form.
+fn message_of(mut body: Body) -> String {
+    let mut text = Vec::new();
+    let read = body.as_reader().take(REFUSAL_LIMIT).read_to_end(&mut text);
+    let status = read.ok().and_then(|_| serde_json::from_slice::<ServerStatus>(&text).ok());
+    let message = status.filter(|status| status.kind == "Status").map(|status| status.message);
+    visible(&shortened(message.unwrap_or_default().trim(), LONGEST_CAUSE)).into_owned()
+}
+
+fn unusable(what: &str, whose: &str) -> ApiFailure {
+    ApiFailure::Credentials(format!("the {what} of {whose} cannot be used"))
 }
 
 /// Whether one of the certificates is an authority's.
@@ -181,10 +257,11 @@ fn client_certificate(
     certificate: &str,
     key: &str,
     provider: &CryptoProvider,
+    whose: &str,
 ) -> Result<ClientCert, ApiFailure> {
-    let wrong = || unusable("client-certificate");
+    let wrong = || unusable("client-certificate", whose);
     let chain = certificates(certificate);
-    let key = private_key(key).ok_or_else(|| unusable("client-key"))?;
+    let key = private_key(key).ok_or_else(|| unusable("client-key", whose))?;
     let der = chain.iter().map(|certificate| CertificateDer::from(certificate.der()).into_owned());
     let der: Vec<CertificateDer<'static>> = der.collect();
     CertifiedKey::from_der(der, key_of(&key).ok_or_else(wrong)?, provider).map_err(|_| wrong())?;

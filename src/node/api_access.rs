@@ -94,7 +94,13 @@ pub fn read(source: &ApiSource) -> Result<ApiAccess> {
         None => None,
     };
     let token = parsed.token.as_ref().map(text).transpose()?;
-    Ok(ApiAccess { authorities: text(&parsed.authorities)?, client, token, server: parsed.server })
+    Ok(ApiAccess {
+        whose: "kube-proxy's kubeconfig".into(),
+        authorities: text(&parsed.authorities)?,
+        client,
+        token,
+        server: parsed.server,
+    })
 }
 
 /// The path on this node of a file that the kubeconfig names.
@@ -117,7 +123,7 @@ fn beside(kubeconfig: &Path, named: &Path) -> PathBuf {
 }
 
 fn parse(path: &Path) -> Result<Kubeconfig> {
-    Kubeconfig::parse(&path.display().to_string(), &trusted(path)?)
+    Kubeconfig::parse(&path.display().to_string(), &trusted(path)?, None)
 }
 
 /// The text of a file that nobody but root can have put there.

@@ -4,6 +4,7 @@
 //! Everything in this module reads the current namespaces. No function has a namespace argument.
 
 pub mod affinity;
+pub mod admin_access;
 pub mod api_access;
 pub mod bridge;
 pub mod build_info;

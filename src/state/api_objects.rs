@@ -269,7 +269,7 @@ pub fn address(text: &str) -> Option<IpAddr> {
 }
 
 /// Deserialises a field for which null means the default of its type.
-fn nullable<'de, D, T>(from: D) -> Result<T, D::Error>
+pub(super) fn nullable<'de, D, T>(from: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de> + Default,

@@ -17,6 +17,7 @@ pub mod ipset;
 pub mod ipvs;
 pub mod kernel_listing;
 pub mod kube_proxy;
+pub mod kubernetes;
 mod lines;
 pub mod links;
 pub mod live_facts;

@@ -109,6 +109,24 @@ fn only_apply_commits_batches() {
     }
 }
 
+/// Whether a file names the module that writes to the API server.
+fn names_api_writes(source: &Source) -> bool {
+    let code = source.code.replace(char::is_whitespace, "");
+    let mut lists = code.split("api::{").skip(1).map(|rest| rest.split(';').next());
+    code.contains("api::write") || lists.any(|list| list.is_some_and(|l| l.contains("write")))
+}
+
+#[test]
+fn only_apply_writes_to_the_api_server() {
+    for source in sources().iter().filter(|s| s.layer() != "apply") {
+        assert!(!names_api_writes(source), "src/{}", source.path);
+    }
+    for text in ["use crate::api::write::patch;", "use crate::{\n api::{\n  read, write\n }\n};"] {
+        assert!(names_api_writes(&made_up("run/x.rs", text)), "{text}");
+    }
+    assert!(!names_api_writes(&made_up("run/x.rs", "use crate::api::{ApiClient, read};")));
+}
+
 #[test]
 fn a_write_below_node_is_found_however_it_is_called() {
     for (text, call) in [

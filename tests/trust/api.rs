@@ -46,7 +46,7 @@ impl Authority {
 type Answer = dyn Fn(&str, &str, &mut dyn Write) -> std::io::Result<()> + Send + Sync;
 
 /// A server on this machine, that takes clients with a certificate of its own authority.
-struct Server {
+pub(super) struct Server {
     authority: Authority,
     client: Signed,
     port: u16,
@@ -55,7 +55,7 @@ struct Server {
 }
 
 impl Server {
-    fn start(
+    pub(super) fn start(
         answer: impl Fn(&str, &str, &mut dyn Write) -> std::io::Result<()> + Send + Sync + 'static,
     ) -> Server {
         let authority = Authority::new();
@@ -88,6 +88,7 @@ impl Server {
                     let mut whole = String::new();
                     while stream.read_line(&mut whole).is_ok_and(|n| n > 0) {
                         if whole.ends_with("\r\n\r\n") {
+                            read_body(&mut stream, &mut whole);
                             count.fetch_add(1, Ordering::Relaxed);
                             let path = whole.split(' ').nth(1).unwrap_or_default().to_owned();
                             let answer = Arc::clone(&answers.lock().expect("no panic"));
@@ -110,8 +111,9 @@ impl Server {
         *self.answer.lock().expect("no panic") = Arc::new(answer);
     }
 
-    fn access(&self) -> ApiAccess {
+    pub(super) fn access(&self) -> ApiAccess {
         ApiAccess {
+            whose: "kube-proxy's kubeconfig".into(),
             server: format!("https://127.0.0.1:{}", self.port),
             authorities: self.authority.0.pem(),
             client: Some((self.client.certificate.pem(), self.client.key.serialize_pem())),
@@ -125,8 +127,17 @@ impl Server {
     }
 }
 
+/// Reads the body of a request, after its header.
+fn read_body(stream: &mut impl BufRead, whole: &mut String) {
+    let header = whole.to_lowercase();
+    let length = header.lines().find_map(|line| line.strip_prefix("content-length: "));
+    let mut body = vec![0; length.and_then(|text| text.parse().ok()).unwrap_or_default()];
+    stream.read_exact(&mut body).expect("a body");
+    whole.push_str(&String::from_utf8(body).expect("text"));
+}
+
 /// Sends a whole answer.
-fn send(to: &mut dyn Write, status: &str, body: &str) -> std::io::Result<()> {
+pub(super) fn send(to: &mut dyn Write, status: &str, body: &str) -> std::io::Result<()> {
     let length = body.len();
     write!(to, "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}")
 }

@@ -3,6 +3,7 @@
 //! program to try, such as that version.
 
 mod api;
+mod api_writes;
 mod archives;
 mod bundles;
 mod children;

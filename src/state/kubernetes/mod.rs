@@ -1,0 +1,20 @@
+//! Objects of a cluster: the fields that are used of them, where the API server has them, and how they
+//! are patched.
+
+mod names;
+mod objects;
+mod patch;
+mod path;
+mod run_note;
+
+pub use names::{
+    DAEMON_SET, LEASE, MANAGED_BY, MODE_LABEL, NAMESPACE, RUN_ANNOTATION, SELECTOR, name_for_mode,
+};
+pub use objects::{
+    AnyObject, ClusterNode, ClusterPod, ConfigMapObject, DaemonSet, DaemonSetSpec, DaemonSetStatus,
+    ManagedFields, ObjectMeta, OwnerReference, PodContainer, PodPhase, PodSpec, PodStatus,
+    PodVolume,
+};
+pub use patch::{JsonPatch, PatchOperation, pointer};
+pub use path::{ApiKind, ObjectRef};
+pub use run_note::{NoteState, RunNote};

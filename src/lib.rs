@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Imports go one way only: `event error yaml clock runtime interrupt visible allocator ← state ←
-//! owners ← kube_proxy ← plan ← checks`; `state ← api`; `owners, api ← node`, `state ← store`; `plan, node ← apply`;
+//! owners ← kube_proxy ← plan ← checks`; `plan ← cluster`; `state ← api`; `owners, api ← node`;
+//! `state ← store`; `cluster, node ← apply`;
 //! `checks, store, apply ← run, guard`; all of these `← front`; `event ← ui ← front`. The test
 //! `tests/layers` verifies that.
 
@@ -17,6 +18,7 @@ pub mod api;
 pub mod apply;
 pub mod checks;
 pub mod clock;
+pub mod cluster;
 pub mod error;
 pub mod event;
 pub mod front;

@@ -8,6 +8,7 @@
 
 pub mod argv;
 pub mod bridge;
+pub mod cluster;
 pub mod conntrack;
 pub mod files;
 mod ipvs;

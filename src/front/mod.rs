@@ -8,8 +8,8 @@ use crate::error::Kind;
 use crate::front::cli::args::{Args, Verb};
 use crate::front::cli::command::Invocation;
 use crate::front::cli::{
-    check, cleanup, completions, confirm, guard, migrate, output, plan, rehearse, report, rollback,
-    signals, snapshot, status, watchdog,
+    check, cleanup, cluster, completions, confirm, guard, migrate, output, plan, rehearse, report,
+    rollback, signals, snapshot, status, watchdog,
 };
 use crate::node::launcher;
 use crate::run::sandbox::{JsonLines, inside};
@@ -46,6 +46,7 @@ pub fn run(args: &Args) -> u8 {
         Some(Verb::Rehearse(options)) => rehearse::run(&command, options),
         Some(Verb::Migrate(options)) => migrate::run(&command, options),
         Some(Verb::Cleanup(options)) => cleanup::run(&command, options),
+        Some(Verb::Cluster(verb)) => cluster::run(&command, verb),
         Some(Verb::Guard(options)) => guard::run(&command, options),
         Some(Verb::Resume) => cleanup::resume(&command),
         Some(Verb::Confirm) => confirm::confirm(&command),
@@ -70,7 +71,7 @@ pub fn run(args: &Args) -> u8 {
 fn warn_of_strays(command: &Invocation<'_>) {
     let quiet = matches!(
         command.args.verb,
-        Some(Verb::Inside { .. } | Verb::Watchdog(_) | Verb::Completions { .. })
+        Some(Verb::Inside { .. } | Verb::Watchdog(_) | Verb::Completions { .. } | Verb::Cluster(_))
     );
     if quiet || !rustix::process::geteuid().is_root() {
         return;
@@ -92,6 +93,7 @@ fn warn_of_pending(command: &Invocation<'_>) {
                 | Verb::Watchdog(_)
                 | Verb::Report(_)
                 | Verb::Completions { .. }
+                | Verb::Cluster(_)
                 | Verb::Resume
                 | Verb::Rollback(_)
                 | Verb::Confirm

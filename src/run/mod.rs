@@ -5,6 +5,7 @@ mod boot_unit;
 mod bridge;
 pub mod caller;
 pub mod cleanup;
+pub mod cluster;
 pub mod confirm;
 mod controller;
 mod engine;

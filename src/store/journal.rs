@@ -219,15 +219,15 @@ enum CrashTime {
 /// is the line's number, or a stage and a mark, whose first line is meant: `after:switch:intent`.
 /// [`Journal::append`] calls this function before and after each line.
 fn crash_point<P>(when: CrashTime, entry: &JournalEntry<P>) {
-    if !cfg!(debug_assertions) {
-        return;
-    }
-    let Ok(requested) = std::env::var("PROXYSHIFT_CRASH") else { return };
     let when = if when == CrashTime::Before { "before" } else { "after" };
     let mark = format!("{:?}", entry.kind).to_lowercase();
-    if requested == format!("{when}:{}", entry.seq)
-        || requested == format!("{when}:{}:{mark}", entry.stage)
-    {
+    crash_if_requested(&format!("{when}:{}", entry.seq));
+    crash_if_requested(&format!("{when}:{}:{mark}", entry.stage));
+}
+
+/// Kills this process if a test has asked for that at this point. Does nothing in a release build.
+pub fn crash_if_requested(point: &str) {
+    if cfg!(debug_assertions) && std::env::var("PROXYSHIFT_CRASH").is_ok_and(|at| at == point) {
         let me = rustix::process::getpid();
         let _ = rustix::process::kill_process(me, rustix::process::Signal::KILL);
     }

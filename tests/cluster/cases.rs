@@ -5,6 +5,7 @@ mod bridge;
 mod failing_moves;
 mod follows;
 mod moves;
+mod prepare;
 mod services;
 mod thousands;
 mod upgrades;

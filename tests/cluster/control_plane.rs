@@ -37,7 +37,7 @@ pub const STATIC: &str = "proxyshift.test/static";
 pub const CEILING: Duration = Duration::from_secs(120);
 
 /// The administrator's kubeconfig.
-const ADMIN: &str = "/run/cluster/kubeconfigs/admin.conf";
+pub const ADMIN: &str = "/run/cluster/kubeconfigs/admin.conf";
 
 /// The folder with etcd, containerd, and what belongs to containerd.
 pub fn programs() -> PathBuf {
@@ -108,9 +108,52 @@ impl Cluster {
              --clusterrole=system:kubelet-api-admin --user=kube-apiserver-kubelet-client",
         );
         kubeadm(&format!("init phase upload-config all --kubeconfig {ADMIN}"));
+        self.add_kube_proxy();
+    }
+
+    /// What `kubeadm upgrade` and `kubeadm init phase addon` do: kubeadm's DaemonSet and ConfigMap are
+    /// written over what is there.
+    pub fn overwrite_kube_proxy(&self) {
         kubeadm(&format!("init phase addon kube-proxy --kubeconfig {ADMIN}"));
+    }
+
+    /// kubeadm's kube-proxy, for nodes whose kube-proxy is no static pod.
+    fn add_kube_proxy(&self) {
+        self.overwrite_kube_proxy();
         let patch = format!("--type merge -p {}", affinity().replace(' ', ""));
         self.kubectl(&format!("patch -n kube-system daemonset kube-proxy {patch}"));
+    }
+
+    /// The cluster with kubeadm's DaemonSet as kubeadm makes it, and with nothing of proxyshift. Its
+    /// nodes, which [`Node::join`](crate::node::Node::join) adds, get a pod of it. Call it before a node
+    /// joins: the pods of one that is there are replaced.
+    pub fn with_daemonset() -> &'static Cluster {
+        let cluster = Cluster::shared();
+        let ours = "-l app.kubernetes.io/managed-by=proxyshift --ignore-not-found";
+        for kinds in
+            ["daemonset,configmap,role,rolebinding,lease", "clusterrole,clusterrolebinding"]
+        {
+            cluster.kubectl(&format!("delete -n kube-system {kinds} {ours}"));
+        }
+        for words in
+            ["label nodes --all proxyshift.dev/mode-", "annotate nodes --all proxyshift.dev/run-"]
+        {
+            // It fails where no node is.
+            let _ = cluster.try_kubectl(words);
+        }
+        cluster.add_kube_proxy();
+        poll("the DaemonSet's controller", || {
+            let fields = "{.metadata.generation}={.status.observedGeneration},\
+                          {.status.desiredNumberScheduled}={.status.updatedNumberScheduled}";
+            let words = format!("get -n kube-system daemonset kube-proxy -o jsonpath={fields}");
+            let text = cluster.kubectl(&words);
+            text.split(',').all(|pair| {
+                let (wanted, found) = pair.split_once('=').unwrap_or_default();
+                // A number of 0 may be left out.
+                wanted == found || (wanted == "0" && found.is_empty())
+            })
+        });
+        cluster
     }
 
     /// What `kubectl` prints, as the administrator. It must succeed.

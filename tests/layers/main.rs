@@ -17,16 +17,17 @@ const SHARED: [&str; 8] =
 
 /// Each layer with the layers right below it, which come earlier in this list. A layer may import
 /// all layers below it.
-const ORDER: [(&str, &[&str]); 12] = [
+const ORDER: [(&str, &[&str]); 13] = [
     ("state", &[]),
     ("api", &["state"]),
     ("owners", &["state"]),
     ("kube_proxy", &["owners"]),
     ("plan", &["kube_proxy"]),
+    ("cluster", &["plan"]),
     ("checks", &["plan"]),
     ("node", &["owners", "api"]),
     ("store", &["state"]),
-    ("apply", &["plan", "node"]),
+    ("apply", &["cluster", "node"]),
     ("run", &["checks", "store", "apply"]),
     ("guard", &["checks", "store", "apply"]),
     ("front", &["run", "guard", "ui"]),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 
+use crate::front::cli::cluster_args::ClusterVerb;
 use crate::front::cli::help;
 use crate::guard::Exception;
 use crate::kube_proxy::mode;
@@ -128,6 +129,10 @@ pub enum Verb {
         /// The shell.
         shell: clap_complete::Shell,
     },
+    /// kubeadm's kube-proxy, of all nodes: arranges its DaemonSet so that they move one by one, and
+    /// shows how far they are. With an administrator's kubeconfig, from anywhere, without root.
+    #[command(subcommand)]
+    Cluster(ClusterVerb),
     /// Keeps an exception for INVALID packets of the networks or interfaces named, where it must stand:
     /// in filter FORWARD, before what drops them.
     ///
@@ -367,7 +372,7 @@ pub struct GuardArgs {
 }
 
 /// A mode that a node can be taken to.
-fn target() -> impl TypedValueParser<Value = Mode> {
+pub(super) fn target() -> impl TypedValueParser<Value = Mode> {
     PossibleValuesParser::new(mode::targets().map(Mode::name)).try_map(|name| mode::target(&name))
 }
 

@@ -93,3 +93,20 @@ Examples:
   proxyshift completions bash > /etc/bash_completion.d/proxyshift
   proxyshift completions zsh > /usr/local/share/zsh/site-functions/_proxyshift
   proxyshift completions fish > /etc/fish/completions/proxyshift.fish";
+
+pub(super) const CLUSTER_PREPARE: &str = "\
+Examples:
+  proxyshift cluster prepare --to nftables --dry-run
+                                           what would be written, tried by the
+                                           server; changes nothing
+  proxyshift cluster prepare --to nftables
+                                           shows it, asks, and writes it
+  proxyshift cluster prepare --to nftables --render ./kube-proxy
+                                           as manifests, for GitOps
+
+Then, on each node: proxyshift migrate --to nftables";
+
+pub(super) const CLUSTER_STATUS: &str = "\
+Examples:
+  proxyshift cluster status
+  proxyshift cluster status -o json --kubeconfig /etc/kubernetes/admin.conf";

@@ -3,6 +3,8 @@
 pub mod args;
 pub(super) mod check;
 pub(super) mod cleanup;
+pub(super) mod cluster;
+pub mod cluster_args;
 pub(super) mod command;
 pub mod completions;
 pub(super) mod confirm;

@@ -1,0 +1,214 @@
+//! The node affinity of a DaemonSet's template, and our part of it.
+
+use serde_json::{Map, Value, json};
+
+use crate::state::kube_proxy::Mode;
+use crate::state::kubernetes::MODE_LABEL;
+
+/// Where the terms are in the spec of a pod.
+const TERMS: [&str; 4] = [
+    "affinity",
+    "nodeAffinity",
+    "requiredDuringSchedulingIgnoredDuringExecution",
+    "nodeSelectorTerms",
+];
+
+/// Which Nodes our expression leaves to a DaemonSet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    /// Those without the label, or with another value.
+    Original,
+    /// Those that the label names for the mode.
+    Ours,
+}
+
+impl Side {
+    fn operator(self) -> &'static str {
+        match self {
+            Side::Original => "NotIn",
+            Side::Ours => "In",
+        }
+    }
+}
+
+/// The terms of which a Node must fulfil one.
+fn terms(spec: &Value) -> impl Iterator<Item = &Value> {
+    let terms = TERMS.iter().try_fold(spec, |at, key| at.get(key)).and_then(Value::as_array);
+    terms.into_iter().flatten()
+}
+
+/// Whether a term selects nothing: one without any requirement does.
+fn is_empty(term: &Value) -> bool {
+    let has = |key| term.get(key).and_then(Value::as_array).is_some_and(|list| !list.is_empty());
+    !has("matchExpressions") && !has("matchFields")
+}
+
+fn expressions(term: &Value) -> impl Iterator<Item = &Value> {
+    term.get("matchExpressions").and_then(Value::as_array).into_iter().flatten()
+}
+
+/// Whether a requirement is about the label of modes.
+fn is_ours(expression: &Value) -> bool {
+    expression.get("key").and_then(Value::as_str) == Some(MODE_LABEL)
+}
+
+fn values(expression: &Value) -> Vec<&str> {
+    let values = expression.get("values").and_then(Value::as_array).into_iter().flatten();
+    values.filter_map(Value::as_str).collect()
+}
+
+/// Whether pods of this spec go to no Node that the label names for the mode.
+pub fn excludes(spec: &Value, mode: Mode) -> bool {
+    let excluded = |term: &Value| {
+        expressions(term)
+            .any(|e| is_ours(e) && e["operator"] == "NotIn" && values(e).contains(&mode.name()))
+    };
+    let mut able = terms(spec).filter(|term| !is_empty(term)).peekable();
+    able.peek().is_some() && able.all(excluded)
+}
+
+/// Whether pods of this spec go only to Nodes that the label names for the mode.
+pub fn requires(spec: &Value, mode: Mode) -> bool {
+    let required = |term: &Value| {
+        expressions(term).any(|e| is_ours(e) && e["operator"] == "In" && values(e) == [mode.name()])
+    };
+    let mut able = terms(spec).filter(|term| !is_empty(term)).peekable();
+    able.peek().is_some() && able.all(required)
+}
+
+/// The spec of a pod without any requirement about the label of modes.
+pub(super) fn without_ours(spec: &Value) -> Value {
+    let mut spec = spec.clone();
+    let mut emptied = false;
+    if let Some(Value::Array(terms)) = TERMS.iter().try_fold(&mut spec, |at, key| at.get_mut(key)) {
+        for term in terms.iter_mut() {
+            let had_any = !is_empty(term);
+            if let Some(Value::Array(list)) = term.get_mut("matchExpressions") {
+                list.retain(|expression| !is_ours(expression));
+                if list.is_empty() {
+                    let _ = term.as_object_mut().map(|term| term.remove("matchExpressions"));
+                }
+            }
+            // A term that was ours alone selected all other Nodes.
+            emptied |= had_any && is_empty(term);
+        }
+    }
+    // What stays of it is what was there before: the parts that are empty now go.
+    if emptied {
+        for depth in (1..=TERMS.len()).rev() {
+            let (name, above) = (TERMS[depth - 1], &TERMS[..depth - 1]);
+            let Some(Value::Object(parent)) =
+                above.iter().try_fold(&mut spec, |at, key| at.get_mut(key))
+            else {
+                break;
+            };
+            let is_last = depth == TERMS.len();
+            let goes = match parent.get(name) {
+                Some(Value::Array(terms)) if is_last => terms.iter().any(is_empty),
+                Some(Value::Object(part)) => part.is_empty(),
+                _ => false,
+            };
+            if !goes {
+                break;
+            }
+            parent.shift_remove(name);
+        }
+    }
+    spec
+}
+
+/// The spec of a pod with our requirement in each of its terms, in place of any such one.
+pub(super) fn with_ours(spec: &Value, mode: Mode, side: Side) -> Value {
+    let mut spec = without_ours(spec);
+    let ours = json!({"key": MODE_LABEL, "operator": side.operator(), "values": [mode.name()]});
+    let mut at = &mut spec;
+    for key in &TERMS[..TERMS.len() - 1] {
+        at = child(at, key);
+    }
+    let Value::Object(required) = at else { return spec };
+    let terms = required.entry(TERMS[TERMS.len() - 1]).or_insert_with(|| json!([]));
+    match terms {
+        Value::Array(terms) if !terms.is_empty() => {
+            for term in terms.iter_mut().filter(|term| !is_empty(term)) {
+                if let Value::Object(term) = term {
+                    let list = term.entry("matchExpressions").or_insert_with(|| json!([]));
+                    if let Value::Array(list) = list {
+                        list.push(ours.clone());
+                    }
+                }
+            }
+        }
+        terms => *terms = json!([{"matchExpressions": [ours]}]),
+    }
+    spec
+}
+
+/// The object below `key`, which is made if there is none.
+fn child<'v>(at: &'v mut Value, key: &str) -> &'v mut Value {
+    if !at.is_object() {
+        *at = Value::Object(Map::new());
+    }
+    let object = at.as_object_mut().expect("made above");
+    let below = object.entry(key).or_insert(Value::Null);
+    if !below.is_object() {
+        *below = Value::Object(Map::new());
+    }
+    below
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MODE: Mode = Mode::Nftables;
+
+    fn spec(terms: Value) -> Value {
+        let required = json!({"nodeSelectorTerms": terms});
+        let node = json!({"requiredDuringSchedulingIgnoredDuringExecution": required});
+        json!({"hostNetwork": true, "affinity": {"nodeAffinity": node}})
+    }
+
+    #[test]
+    fn a_spec_without_affinity_gets_one_term_and_loses_it_again() {
+        let plain = json!({"hostNetwork": true});
+        let with = with_ours(&plain, MODE, Side::Original);
+        let wanted = json!([{"matchExpressions": [
+            {"key": "proxyshift.dev/mode", "operator": "NotIn", "values": ["nftables"]}]}]);
+        assert_eq!(with, spec(wanted));
+        assert!(excludes(&with, MODE) && !requires(&with, MODE) && !excludes(&plain, MODE));
+        assert!(!excludes(&with, Mode::Ipvs));
+        assert_eq!(with_ours(&with, MODE, Side::Original), with);
+        assert_eq!(without_ours(&with), plain);
+        let ours = with_ours(&with, MODE, Side::Ours);
+        assert!(requires(&ours, MODE) && !excludes(&ours, MODE));
+        // What is beside it stays.
+        let preferred = json!({"affinity": {"nodeAffinity": {"preferred": [1]}}});
+        assert_eq!(without_ours(&with_ours(&preferred, MODE, Side::Ours)), preferred);
+    }
+
+    #[test]
+    fn each_term_that_selects_any_node_gets_ours() {
+        let zone = json!({"key": "zone", "operator": "In", "values": ["a"]});
+        let before = spec(json!([
+            {"matchExpressions": [zone]},
+            {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n"]}]},
+            {},
+        ]));
+        let with = with_ours(&before, MODE, Side::Original);
+        assert!(excludes(&with, MODE));
+        let terms: Vec<&Value> = terms(&with).collect();
+        assert_eq!(terms[0]["matchExpressions"].as_array().map(Vec::len), Some(2));
+        assert_eq!(terms[1]["matchExpressions"].as_array().map(Vec::len), Some(1));
+        // With a requirement in it, it would select Nodes.
+        assert_eq!(terms[2], &json!({}));
+        assert_eq!(without_ours(&with), before);
+        // A term that others added later lets pods through.
+        let mut later = with.clone();
+        later["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+            ["nodeSelectorTerms"]
+            .as_array_mut()
+            .unwrap()
+            .push(json!({"matchExpressions": [zone]}));
+        assert!(!excludes(&later, MODE));
+    }
+}

@@ -1,0 +1,1 @@
+//! Tests of what is decided for clusters as kubeadm makes them.

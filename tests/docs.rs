@@ -150,16 +150,16 @@ fn the_exit_codes_are_those_of_the_help() {
 fn every_verb_is_in_the_readme_and_no_other() {
     let mut known = Vec::new();
     for verb in verbs(&help(&[])) {
-        if verb == "snapshot" {
-            let own = verbs(&help(&["snapshot"]));
-            known.extend(own.iter().map(|sub| format!("snapshot {sub}")));
+        if ["snapshot", "cluster"].contains(&verb.as_str()) {
+            let own = verbs(&help(&[&verb]));
+            known.extend(own.iter().map(|sub| format!("{verb} {sub}")));
         } else {
             known.push(verb);
         }
     }
     let readme = text("README.md");
     let (_, table) = readme.split_once("| verb | what it does |\n").expect("a table of verbs");
-    let row = Regex::new(r"^\| `((?:snapshot )?[a-z]+)` \|").unwrap();
+    let row = Regex::new(r"^\| `((?:(?:snapshot|cluster) )?[a-z]+)` \|").unwrap();
     let rows = table.lines().take_while(|line| !line.is_empty());
     let mut listed: Vec<String> =
         rows.filter_map(|line| row.captures(line).map(|c| c[1].to_owned())).collect();
@@ -178,6 +178,7 @@ fn links_within_the_project_lead_somewhere() {
         "snapshots/README.md",
         "docs/threat-model.md",
         "docs/ARCHITECTURE.md",
+        "docs/cluster.md",
     ] {
         let folder = root().join(name).parent().unwrap().to_owned();
         for found in link.captures_iter(&text(name)) {

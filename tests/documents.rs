@@ -121,12 +121,13 @@ fn wrong_arguments_are_reported_in_the_requested_form() {
 }
 
 /// Each verb that would ask a question, and the options that it must name when it refuses to ask.
-const WOULD_ASK: [(&str, &[&str]); 5] = [
+const WOULD_ASK: [(&str, &[&str]); 6] = [
     ("cleanup", &["--yes", "--dry-run"]),
     ("cleanup --confirm-within 5m", &["--yes", "--dry-run"]),
     ("migrate --to ipvs", &["--yes", "check --to ipvs"]),
     ("check --fix", &["--yes", "--fix"]),
     ("rollback --to latest", &["--yes", "proxyshift status"]),
+    ("cluster prepare --to nftables", &["--yes", "--dry-run"]),
 ];
 
 #[test]

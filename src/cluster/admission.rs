@@ -43,15 +43,19 @@ pub fn changes_of_object(sent: &Value, returned: &Value) -> Vec<AdmissionChange>
 
 /// What the server made of the parts that a write sends.
 pub fn changes_of_write(write: &ClusterWrite, returned: &Value) -> Vec<AdmissionChange> {
-    let WriteAction::Patch { changes, .. } = &write.action else {
-        let WriteAction::Create(sent) = &write.action else { return Vec::new() };
-        return changes_of_object(sent, returned);
+    let (changes, expected) = match &write.action {
+        WriteAction::Create(sent) => return changes_of_object(sent, returned),
+        WriteAction::Patch { changes, expected, .. } => (changes, expected),
     };
     let mut found = Vec::new();
-    for part in changes {
-        let at = pointer(&part.path);
+    let replaced = changes.iter().map(|part| (&part.path, &part.after));
+    for (path, wanted) in replaced.chain(expected.iter().map(|(path, wanted)| (path, wanted))) {
+        let at = pointer(path);
         let value = returned.pointer(&at).cloned().unwrap_or_default();
-        compare(&part.after, &value, at, &mut found);
+        let mut here = Vec::new();
+        compare(wanted, &value, at, &mut here);
+        here.retain(|change| !found.contains(change));
+        found.extend(here);
     }
     found
 }

@@ -122,7 +122,10 @@ impl Arrangement<'_> {
         if let Some(seconds) = original.min_ready_seconds.filter(|seconds| *seconds > 0) {
             spec["minReadySeconds"] = json!(seconds);
         }
-        let made_of = digest(spec.to_string().as_bytes());
+        // The server has keys in another order than we add them.
+        let mut sorted = spec.clone();
+        sorted.sort_all_objects();
+        let made_of = digest(sorted.to_string().as_bytes());
         let mut metadata = self.metadata(&named, &self.original.metadata.labels);
         metadata["annotations"] = json!({MADE_OF: made_of});
         let object = json!({

@@ -33,6 +33,8 @@ pub enum WriteAction {
         patch: JsonPatch,
         /// What is replaced.
         changes: Vec<PartChange>,
+        /// What the object should have then, where more than what is replaced matters.
+        expected: Vec<(Vec<&'static str>, Value)>,
     },
 }
 
@@ -173,11 +175,11 @@ fn versions(state: &ClusterState) -> Vec<Refusal> {
     // A tag that is no version, or a digest, tells nothing.
     let tag = container.image.rsplit_once(':').map(|(_, tag)| tag.to_owned());
     let tag = tag.filter(|tag| tag.starts_with('v') && tag.matches('.').count() == 2);
-    if let (Some(cluster), Some(kube_proxy)) = (&state.kubeadm_version, tag) {
-        if *cluster != kube_proxy {
-            let cluster = cluster.clone();
-            refusals.push(Refusal::HalfUpgraded { cluster, kube_proxy });
-        }
+    if let (Some(cluster), Some(kube_proxy)) = (&state.kubeadm_version, tag)
+        && *cluster != kube_proxy
+    {
+        let cluster = cluster.clone();
+        refusals.push(Refusal::HalfUpgraded { cluster, kube_proxy });
     }
     refusals
 }
@@ -262,10 +264,11 @@ fn original_write(arrangement: &Arrangement<'_>) -> Option<ClusterWrite> {
         .test(&["spec", "updateStrategy"], original.spec.update_strategy.clone())
         .test(&["spec", "template", "spec"], before.clone());
     let patch = changes.iter().fold(patch, |patch, part| patch.add(&part.path, part.after.clone()));
+    let expected = vec![(vec!["spec", "template"], template)];
     Some(ClusterWrite {
         object: original.metadata.reference(ApiKind::DaemonSet),
         reason: "passes over nodes with the label; no pod ends because of that",
-        action: WriteAction::Patch { patch, changes },
+        action: WriteAction::Patch { patch, changes, expected },
     })
 }
 
@@ -314,7 +317,7 @@ fn our_write(
     Some(ClusterWrite {
         object: named.clone(),
         reason: "made anew of the original, which has changed",
-        action: WriteAction::Patch { patch, changes },
+        action: WriteAction::Patch { patch, changes, expected: Vec::new() },
     })
 }
 
@@ -340,7 +343,7 @@ fn right_write(state: &ClusterState, object: &ObjectRef, wanted: &Value) -> Opti
     let after = wanted[part].clone();
     let patch = JsonPatch::of_uid(&found.metadata.uid).add(&[part], after.clone());
     let changes = vec![PartChange { path: vec![part], before, after }];
-    let action = WriteAction::Patch { patch, changes };
+    let action = WriteAction::Patch { patch, changes, expected: Vec::new() };
     Some(ClusterWrite { object: object.clone(), reason, action })
 }
 

@@ -34,6 +34,10 @@ use crate::yaml;
 /// How long the controller of DaemonSets may take to see what was written.
 const SETTLE: Duration = Duration::from_secs(30);
 
+/// How often what is left is written. What admission adds to the original comes into ours only once it is
+/// there.
+const ROUNDS: usize = 3;
+
 /// How often something is looked at that is waited for.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -235,20 +239,30 @@ fn write_all(
         return Err(Error::new(Kind::LostRace, shown.original.to_string(), cause)
             .hint("run it again, and look again"));
     }
-    for (index, one) in intent.writes.iter().enumerate() {
-        let number = index + 1;
-        let partly = |error: Error| if index == 0 { error } else { unfinished(error) };
-        interrupt::check(&one.object.to_string()).map_err(partly)?;
-        let is_held = lease.renew().map_err(|failure| partly(api_error("the Lease", &failure)))?;
-        if !is_held {
-            let error = Error::new(Kind::Lock, "the Lease", "another administrator has taken it");
-            return Err(partly(error));
+    let mut written = 0;
+    let mut writes = intent.writes;
+    for _ in 0..ROUNDS {
+        for one in &writes {
+            let partly = |error: Error| if written == 0 { error } else { unfinished(error) };
+            interrupt::check(&one.object.to_string()).map_err(partly)?;
+            let is_held =
+                lease.renew().map_err(|failure| partly(api_error("the Lease", &failure)))?;
+            if !is_held {
+                let cause = "another administrator has taken it";
+                return Err(partly(Error::new(Kind::Lock, "the Lease", cause)));
+            }
+            crash_if_requested(&format!("before:write:{}", written + 1));
+            write(client, one).map_err(|failure| partly(api_error(&one.object, &failure)))?;
+            written += 1;
+            crash_if_requested(&format!("after:write:{written}"));
+            let is_new = matches!(one.action, WriteAction::Create(_));
+            sink.note(format!("{} is {}", one.object, if is_new { "made" } else { "changed" }));
         }
-        crash_if_requested(&format!("before:write:{number}"));
-        write(client, one).map_err(|failure| partly(api_error(&one.object, &failure)))?;
-        crash_if_requested(&format!("after:write:{number}"));
-        let done = if matches!(one.action, WriteAction::Create(_)) { "made" } else { "changed" };
-        sink.note(format!("{} is {done}", one.object));
+        let state = read_state(client, named, Some(shown.to)).map_err(unfinished)?;
+        writes = decided(&state, shown.to).map_err(unfinished)?.writes;
+        if writes.is_empty() {
+            break;
+        }
     }
     verify_written(client, named, &before, shown.to).map_err(unfinished)
 }
@@ -357,12 +371,9 @@ fn take_lease<'c>(
                 false
             }
         };
-        if is_free {
-            if let Some(hold) =
-                LeaseHold::take(client, namespace, &me, found.as_ref()).map_err(failed)?
-            {
-                return Ok(hold);
-            }
+        let take = || LeaseHold::take(client, namespace, &me, found.as_ref()).map_err(failed);
+        if is_free && let Some(hold) = take()? {
+            return Ok(hold);
         }
         if let Some(found) = found.filter(|_| watched.is_none()) {
             watched = Some((found, Instant::now()));

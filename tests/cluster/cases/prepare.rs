@@ -69,11 +69,12 @@ fn objects(cluster: &Cluster) -> Vec<Value> {
     all
 }
 
-/// The uid, the start and the restarts of each of kube-proxy's pods.
-fn pods(cluster: &Cluster) -> String {
+/// The uid, the start and the restarts of kube-proxy's pods on a node.
+fn pods(cluster: &Cluster, node: &Node) -> String {
     let fields = "{range.items[*]}{.metadata.uid},{.status.startTime},\
                   {.status.containerStatuses[0].restartCount};{end}";
-    cluster.kubectl(&format!("get pods -n kube-system -l k8s-app=kube-proxy -o jsonpath={fields}"))
+    let which = format!("-l k8s-app=kube-proxy --field-selector spec.nodeName={}", node.name);
+    cluster.kubectl(&format!("get pods -n kube-system {which} -o jsonpath={fields}"))
 }
 
 #[test]
@@ -81,18 +82,18 @@ fn pods(cluster: &Cluster) -> String {
 fn a_daemonset_is_prepared_and_no_pod_restarts() {
     let cluster = Cluster::with_daemonset();
     let node = Node::join();
-    let (before, running) = (objects(cluster), pods(cluster));
+    let (before, running) = (objects(cluster), pods(cluster, &node));
     assert_eq!(running.matches(';').count(), 1, "{running}");
-    println!("DUMP {}", get(cluster, "-n kube-system daemonset kube-proxy"));
 
     let planned = document(0, &format!("{PREPARE} --dry-run"));
     assert_eq!((&planned["state"], &planned["from"]), (&json!("planned"), &json!("iptables")));
     assert_eq!(planned["admission"], json!([]), "{planned:#}");
     let text = expect(0, &format!("{PREPARE} --dry-run")).out;
-    assert!(text.contains("NotIn") && text.contains("-   type: RollingUpdate"), "{text}");
+    assert!(text.contains("NotIn") && text.contains("- type: RollingUpdate"), "{text}");
     let folder = "/run/rendered";
     let rendered = document(0, &format!("{PREPARE} --render {folder}"));
     assert_eq!(rendered["files"].as_array().map(Vec::len), Some(8), "{rendered:#}");
+    expect(2, &format!("{PREPARE} --render {folder}")).reports(&["is there already"]);
     assert_eq!(objects(cluster), before, "looking changed something");
     expect(2, PREPARE).reports(&["nobody is there to be asked"]);
 
@@ -109,7 +110,7 @@ fn a_daemonset_is_prepared_and_no_pod_restarts() {
     let again = document(0, &format!("{PREPARE} --yes"));
     assert_eq!((&again["state"], &again["writes"]), (&json!("nothing-to-do"), &json!([])));
     assert_eq!(objects(cluster), after, "twice is not as once");
-    assert_eq!(pods(cluster), running, "a pod was replaced");
+    assert_eq!(pods(cluster, &node), running, "a pod was replaced");
     holds(cluster);
 
     // What was rendered is what is there.

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::cluster::affinity::{Side, excludes, requires, with_ours, without_ours};
 use crate::cluster::config::{ConfigLocation, container};
-use crate::cluster::refusal::Refusal;
+use crate::cluster::refusal::ClusterRefusal;
 use crate::state::kube_proxy::{ConfigEdit, ConfigSource, Mode};
 use crate::state::kubernetes::{
     ApiKind, ConfigMapObject, DaemonSet, MANAGED_BY, MODE_LABEL, ObjectRef, name_for_mode,
@@ -74,14 +74,14 @@ impl Arrangement<'_> {
     /// The texts of our ConfigMap: the original's, in the other mode.
     ///
     /// # Errors
-    /// [`Refusal::NoConfigFile`] for a configuration in a form that is not edited.
-    pub(super) fn config_data(&self) -> Result<BTreeMap<String, String>, Refusal> {
+    /// [`ClusterRefusal::NoConfigFile`] for a configuration in a form that is not edited.
+    pub(super) fn config_data(&self) -> Result<BTreeMap<String, String>, ClusterRefusal> {
         let mut data = self.config_map.data.clone();
         let text = data.get(&self.location.key).cloned().unwrap_or_default();
         let edit = ConfigEdit { mode: self.mode, exclude: Vec::new() };
         let source = ConfigSource::File(self.location.key.clone().into());
         let edited = source.edit(&text, &edit);
-        let edited = edited.map_err(|e| Refusal::NoConfigFile { why: e.to_string() })?;
+        let edited = edited.map_err(|e| ClusterRefusal::NoConfigFile { why: e.to_string() })?;
         data.insert(self.location.key.clone(), edited);
         Ok(data)
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::cluster::refusal::Refusal;
+use crate::cluster::refusal::ClusterRefusal;
 use crate::state::kube_proxy::{CommandLine, KubeProxyConfig};
 use crate::state::kubernetes::{ConfigMapObject, DaemonSet, PodContainer};
 
@@ -34,10 +34,10 @@ impl ConfigLocation {
     /// Finds it by the template of the DaemonSet.
     ///
     /// # Errors
-    /// [`Refusal::NoConfigFile`] for a kube-proxy whose arguments are its configuration, or whose file is of
+    /// [`ClusterRefusal::NoConfigFile`] for a kube-proxy whose arguments are its configuration, or whose file is of
     /// no ConfigMap.
-    pub fn of(daemon_set: &DaemonSet) -> Result<ConfigLocation, Refusal> {
-        let none = |why: &str| Refusal::NoConfigFile { why: why.to_owned() };
+    pub fn of(daemon_set: &DaemonSet) -> Result<ConfigLocation, ClusterRefusal> {
+        let none = |why: &str| ClusterRefusal::NoConfigFile { why: why.to_owned() };
         let container =
             container(daemon_set).ok_or_else(|| none("no container is kube-proxy's"))?;
         // Without a command, the image's own program gets the arguments.
@@ -81,9 +81,9 @@ impl ConfigLocation {
     /// The configuration that is there.
     ///
     /// # Errors
-    /// [`Refusal::NoConfigFile`] if there is none, or none that is understood.
-    pub fn config(&self, config_map: &ConfigMapObject) -> Result<KubeProxyConfig, Refusal> {
-        let none = |why: String| Refusal::NoConfigFile { why };
+    /// [`ClusterRefusal::NoConfigFile`] if there is none, or none that is understood.
+    pub fn config(&self, config_map: &ConfigMapObject) -> Result<KubeProxyConfig, ClusterRefusal> {
+        let none = |why: String| ClusterRefusal::NoConfigFile { why };
         let text = config_map.data.get(&self.key);
         let text =
             text.ok_or_else(|| none(format!("{} has no key {}", self.config_map, self.key)))?;

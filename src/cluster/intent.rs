@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::cluster::arrangement::{Arrangement, ArrangementFlaw as Flaw, MADE_OF, verify};
 use crate::cluster::config::{ConfigLocation, container};
-use crate::cluster::refusal::Refusal;
+use crate::cluster::refusal::ClusterRefusal;
 use crate::cluster::state::{ClusterState, is_ours, manager};
 use crate::state::kube_proxy::Mode;
 use crate::state::kubernetes::{
@@ -71,11 +71,15 @@ pub struct Intent {
 ///
 /// # Errors
 /// All reasons not to.
-pub fn decide(state: &ClusterState, to: Mode, written: bool) -> Result<Intent, Vec<Refusal>> {
+pub fn decide(
+    state: &ClusterState,
+    to: Mode,
+    written: bool,
+) -> Result<Intent, Vec<ClusterRefusal>> {
     let original = &state.original;
     let mut refusals = Vec::new();
     if let Some(by) = manager(&original.metadata).filter(|_| written) {
-        refusals.push(Refusal::Managed { by });
+        refusals.push(ClusterRefusal::Managed { by });
     }
     refusals.extend(versions(state));
     refusals.extend(others(state, to));
@@ -114,7 +118,7 @@ pub fn decide(state: &ClusterState, to: Mode, written: bool) -> Result<Intent, V
     }
     for write in &writes {
         if matches!(write.action, WriteAction::Create(_)) && is_in_use(state, &write.object) {
-            refusals.push(Refusal::NameInUse(write.object.to_string()));
+            refusals.push(ClusterRefusal::NameInUse(write.object.to_string()));
         }
     }
     if !refusals.is_empty() {
@@ -127,34 +131,35 @@ pub fn decide(state: &ClusterState, to: Mode, written: bool) -> Result<Intent, V
 }
 
 /// The arrangement for the mode, and the original's mode.
-fn arrangement(state: &ClusterState, to: Mode) -> Result<(Arrangement<'_>, Mode), Refusal> {
+fn arrangement(state: &ClusterState, to: Mode) -> Result<(Arrangement<'_>, Mode), ClusterRefusal> {
     let original = &state.original;
     let location = ConfigLocation::of(original)?;
-    let none =
-        || Refusal::NoConfigFile { why: format!("there is no ConfigMap {}", location.config_map) };
+    let none = || ClusterRefusal::NoConfigFile {
+        why: format!("there is no ConfigMap {}", location.config_map),
+    };
     let config_map = state.config_maps.get(&location.config_map).ok_or_else(none)?;
     let from = location.config(config_map)?.mode();
     if from == to {
-        return Err(Refusal::SameMode(to));
+        return Err(ClusterRefusal::SameMode(to));
     }
     let selector = &original.spec.selector;
     let labels = selector.get("matchLabels").and_then(Value::as_object);
     let others = selector.get("matchExpressions").and_then(Value::as_array);
     if labels.is_none_or(serde_json::Map::is_empty) || others.is_some_and(|list| !list.is_empty()) {
-        return Err(Refusal::UnusualSelector);
+        return Err(ClusterRefusal::UnusualSelector);
     }
     Ok((Arrangement { original, config_map, location, mode: to }, from))
 }
 
 /// What stands in the way of versions: an upgrade under way, or half done.
-fn versions(state: &ClusterState) -> Vec<Refusal> {
+fn versions(state: &ClusterState) -> Vec<ClusterRefusal> {
     let mut refusals = Vec::new();
     let original = &state.original;
     let status = &original.status;
     let rolls = status.observed_generation < original.metadata.generation
         || status.updated_number_scheduled < status.desired_number_scheduled;
     if !original.is_on_delete() && rolls {
-        refusals.push(Refusal::RollingUpdate);
+        refusals.push(ClusterRefusal::RollingUpdate);
     }
     let Some(container) = container(original) else { return refusals };
     let image_of = |pod: &ClusterPod| {
@@ -170,7 +175,7 @@ fn versions(state: &ClusterState) -> Vec<Refusal> {
     if let Some(pod) = differing.filter(|_| refusals.is_empty()) {
         let template = container.image.clone();
         let pod = (image_of(pod), pod.spec.node_name.clone());
-        refusals.push(Refusal::VersionsDiffer { template, pod });
+        refusals.push(ClusterRefusal::VersionsDiffer { template, pod });
     }
     // A tag that is no version, or a digest, tells nothing.
     let tag = container.image.rsplit_once(':').map(|(_, tag)| tag.to_owned());
@@ -179,13 +184,13 @@ fn versions(state: &ClusterState) -> Vec<Refusal> {
         && *cluster != kube_proxy
     {
         let cluster = cluster.clone();
-        refusals.push(Refusal::HalfUpgraded { cluster, kube_proxy });
+        refusals.push(ClusterRefusal::HalfUpgraded { cluster, kube_proxy });
     }
     refusals
 }
 
 /// What others have done of the same: labels, and an arrangement for another mode.
-fn others(state: &ClusterState, to: Mode) -> Vec<Refusal> {
+fn others(state: &ClusterState, to: Mode) -> Vec<ClusterRefusal> {
     let mut refusals = Vec::new();
     let name = name_for_mode(&state.original.metadata.name, to);
     let ours = state.ours.iter().find(|ours| ours.metadata.name == name);
@@ -194,7 +199,7 @@ fn others(state: &ClusterState, to: Mode) -> Vec<Refusal> {
         (mode != to && ours.metadata.name == name_for_mode(&state.original.metadata.name, mode))
             .then_some(mode)
     });
-    refusals.extend(other.map(Refusal::OtherMode));
+    refusals.extend(other.map(ClusterRefusal::OtherMode));
     let has_moved = |node: &&ClusterNode| {
         let is_of_mode = node.metadata.labels.get(MODE_LABEL).is_some_and(|to_| to_ == to.name());
         let pods = |ours| state.pods_on(&node.metadata.name, ours).next().is_some();
@@ -204,7 +209,7 @@ fn others(state: &ClusterState, to: Mode) -> Vec<Refusal> {
     let stuck: Vec<String> =
         labelled.filter(|node| !has_moved(node)).map(|node| node.metadata.name.clone()).collect();
     if !stuck.is_empty() {
-        refusals.push(Refusal::LabelledNodes(stuck));
+        refusals.push(ClusterRefusal::LabelledNodes(stuck));
     }
     refusals
 }

@@ -7,7 +7,7 @@ use crate::state::kube_proxy::Mode;
 
 /// A reason not to touch a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refusal {
+pub enum ClusterRefusal {
     /// No DaemonSet has the label of kube-proxy's.
     NoDaemonSet,
     /// Several have.
@@ -52,53 +52,57 @@ pub enum Refusal {
     Admission(String),
 }
 
-impl Refusal {
+impl ClusterRefusal {
     /// What a document, a test and a playbook know it by.
     pub fn code(&self) -> &'static str {
         match self {
-            Refusal::NoDaemonSet => "no-daemonset",
-            Refusal::SeveralDaemonSets(_) => "several-daemonsets",
-            Refusal::NoConfigFile { .. } => "no-config-file",
-            Refusal::UnusualSelector => "unusual-selector",
-            Refusal::Managed { .. } => "managed",
-            Refusal::SameMode(_) => "same-mode",
-            Refusal::LabelledNodes(_) => "labelled-nodes",
-            Refusal::OtherMode(_) => "other-mode",
-            Refusal::VersionsDiffer { .. } => "versions-differ",
-            Refusal::RollingUpdate => "rolling-update",
-            Refusal::HalfUpgraded { .. } => "half-upgraded",
-            Refusal::NameInUse(_) => "name-in-use",
-            Refusal::Admission(_) => "admission",
+            ClusterRefusal::NoDaemonSet => "no-daemonset",
+            ClusterRefusal::SeveralDaemonSets(_) => "several-daemonsets",
+            ClusterRefusal::NoConfigFile { .. } => "no-config-file",
+            ClusterRefusal::UnusualSelector => "unusual-selector",
+            ClusterRefusal::Managed { .. } => "managed",
+            ClusterRefusal::SameMode(_) => "same-mode",
+            ClusterRefusal::LabelledNodes(_) => "labelled-nodes",
+            ClusterRefusal::OtherMode(_) => "other-mode",
+            ClusterRefusal::VersionsDiffer { .. } => "versions-differ",
+            ClusterRefusal::RollingUpdate => "rolling-update",
+            ClusterRefusal::HalfUpgraded { .. } => "half-upgraded",
+            ClusterRefusal::NameInUse(_) => "name-in-use",
+            ClusterRefusal::Admission(_) => "admission",
         }
     }
 
     /// The next step.
     fn hint(&self) -> &'static str {
         match self {
-            Refusal::NoDaemonSet | Refusal::SeveralDaemonSets(_) => {
+            ClusterRefusal::NoDaemonSet | ClusterRefusal::SeveralDaemonSets(_) => {
                 "name it: --daemonset NAMESPACE/NAME"
             }
-            Refusal::NoConfigFile { .. } | Refusal::UnusualSelector => {
+            ClusterRefusal::NoConfigFile { .. } | ClusterRefusal::UnusualSelector => {
                 "arrange it by hand as docs/cluster.md shows; nodes accept what verifies"
             }
-            Refusal::Managed { .. } => {
+            ClusterRefusal::Managed { .. } => {
                 "`--render DIR` writes the manifests, to hand to what manages it"
             }
-            Refusal::SameMode(_) => {
+            ClusterRefusal::SameMode(_) => {
                 "nothing is to be moved; `proxyshift cluster status` shows all nodes"
             }
-            Refusal::LabelledNodes(_) => {
+            ClusterRefusal::LabelledNodes(_) => {
                 "take the label away first: `kubectl label node NODE proxyshift.dev/mode-`"
             }
-            Refusal::OtherMode(_) => "finish or undo that first",
-            Refusal::VersionsDiffer { .. } => {
+            ClusterRefusal::OtherMode(_) => "finish or undo that first",
+            ClusterRefusal::VersionsDiffer { .. } => {
                 "let each node take the template's version first: on the node, `proxyshift upgrade`, or \
                  delete its pod"
             }
-            Refusal::RollingUpdate => "wait: `kubectl rollout status` tells when it is done",
-            Refusal::HalfUpgraded { .. } => "finish the upgrade first: `kubeadm upgrade apply`",
-            Refusal::NameInUse(_) => "rename it, or delete it if nothing needs it",
-            Refusal::Admission(_) => "except kube-proxy's DaemonSets from that policy or webhook",
+            ClusterRefusal::RollingUpdate => "wait: `kubectl rollout status` tells when it is done",
+            ClusterRefusal::HalfUpgraded { .. } => {
+                "finish the upgrade first: `kubeadm upgrade apply`"
+            }
+            ClusterRefusal::NameInUse(_) => "rename it, or delete it if nothing needs it",
+            ClusterRefusal::Admission(_) => {
+                "except kube-proxy's DaemonSets from that policy or webhook"
+            }
         }
     }
 
@@ -108,48 +112,52 @@ impl Refusal {
     }
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for ClusterRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Refusal::NoDaemonSet => f.write_str("no DaemonSet has the label k8s-app=kube-proxy"),
-            Refusal::SeveralDaemonSets(names) => {
+            ClusterRefusal::NoDaemonSet => {
+                f.write_str("no DaemonSet has the label k8s-app=kube-proxy")
+            }
+            ClusterRefusal::SeveralDaemonSets(names) => {
                 write!(
                     f,
                     "several DaemonSets have the label k8s-app=kube-proxy: {}",
                     names.join(", ")
                 )
             }
-            Refusal::NoConfigFile { why } => {
+            ClusterRefusal::NoConfigFile { why } => {
                 write!(f, "its kube-proxy has no configuration in a ConfigMap: {why}")
             }
-            Refusal::UnusualSelector => f.write_str("its selector is not of labels alone"),
-            Refusal::Managed { by } => {
+            ClusterRefusal::UnusualSelector => f.write_str("its selector is not of labels alone"),
+            ClusterRefusal::Managed { by } => {
                 write!(f, "{by} manages it, and would undo what others write")
             }
-            Refusal::SameMode(mode) => write!(f, "its mode is {mode} already"),
-            Refusal::LabelledNodes(nodes) => write!(
+            ClusterRefusal::SameMode(mode) => write!(f, "its mode is {mode} already"),
+            ClusterRefusal::LabelledNodes(nodes) => write!(
                 f,
                 "nodes have the label proxyshift.dev/mode and have not moved, so their kube-proxy would \
                  end at once: {}",
                 nodes.join(", ")
             ),
-            Refusal::OtherMode(mode) => write!(f, "the cluster is prepared for {mode} mode"),
-            Refusal::VersionsDiffer { template, pod: (image, node) } => {
+            ClusterRefusal::OtherMode(mode) => write!(f, "the cluster is prepared for {mode} mode"),
+            ClusterRefusal::VersionsDiffer { template, pod: (image, node) } => {
                 write!(
                     f,
                     "its template has the image {template}, and the pod on {node} has {image}"
                 )
             }
-            Refusal::RollingUpdate => f.write_str("it is replacing its pods"),
-            Refusal::HalfUpgraded { cluster, kube_proxy } => write!(
+            ClusterRefusal::RollingUpdate => f.write_str("it is replacing its pods"),
+            ClusterRefusal::HalfUpgraded { cluster, kube_proxy } => write!(
                 f,
                 "an upgrade is half done: kubeadm says the cluster is {cluster}, and kube-proxy is \
                  {kube_proxy}"
             ),
-            Refusal::NameInUse(object) => {
+            ClusterRefusal::NameInUse(object) => {
                 write!(f, "{object} is there, and has not the label of proxyshift")
             }
-            Refusal::Admission(what) => write!(f, "admission changes what must hold: {what}"),
+            ClusterRefusal::Admission(what) => {
+                write!(f, "admission changes what must hold: {what}")
+            }
         }
     }
 }

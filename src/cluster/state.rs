@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::cluster::refusal::Refusal;
+use crate::cluster::refusal::ClusterRefusal;
 use crate::state::kubernetes::{
     AnyObject, ApiKind, ClusterNode, ClusterPod, ConfigMapObject, DaemonSet, MANAGED_BY,
     MODE_LABEL, ObjectMeta, ObjectRef,
@@ -30,18 +30,18 @@ pub struct ClusterState {
 /// Which of the DaemonSets with kube-proxy's label is the original.
 ///
 /// # Errors
-/// [`Refusal::NoDaemonSet`] and [`Refusal::SeveralDaemonSets`].
-pub fn original_of(all: Vec<DaemonSet>) -> Result<DaemonSet, Refusal> {
+/// [`ClusterRefusal::NoDaemonSet`] and [`ClusterRefusal::SeveralDaemonSets`].
+pub fn original_of(all: Vec<DaemonSet>) -> Result<DaemonSet, ClusterRefusal> {
     let mut originals: Vec<DaemonSet> =
         all.into_iter().filter(|daemon_set| !is_ours(&daemon_set.metadata)).collect();
     match originals.len() {
         1 => Ok(originals.remove(0)),
-        0 => Err(Refusal::NoDaemonSet),
+        0 => Err(ClusterRefusal::NoDaemonSet),
         _ => {
             let names = originals.iter().map(|d| d.metadata.reference(ApiKind::DaemonSet));
             let names = names
                 .map(|named| format!("{}/{}", named.namespace.unwrap_or_default(), named.name));
-            Err(Refusal::SeveralDaemonSets(names.collect()))
+            Err(ClusterRefusal::SeveralDaemonSets(names.collect()))
         }
     }
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::cluster::intent::{Intent, WriteAction, decide};
 use crate::cluster::overview::{DriftCode, overview};
-use crate::cluster::refusal::Refusal;
+use crate::cluster::refusal::ClusterRefusal;
 use crate::cluster::state::ClusterState;
 use crate::cluster::{ArrangementFlaw, ConfigLocation, verify};
 use crate::state::kube_proxy::Mode;
@@ -105,7 +105,7 @@ fn decided(state: &ClusterState) -> Intent {
 
 fn codes(state: &ClusterState) -> Vec<&'static str> {
     let refusals = decide(state, TO, true).expect_err("refused");
-    refusals.iter().map(Refusal::code).collect()
+    refusals.iter().map(ClusterRefusal::code).collect()
 }
 
 #[test]
@@ -207,11 +207,14 @@ fn what_stands_in_the_way_is_named() {
     );
     assert_eq!(
         decide(&cluster_of(&kubeadm().0), Mode::Iptables, true).expect_err("the same"),
-        [Refusal::SameMode(Mode::Iptables)]
+        [ClusterRefusal::SameMode(Mode::Iptables)]
     );
     let state = cluster_of(&kubeadm().0);
     let prepared = written(state.clone(), &decided(&state));
-    assert_eq!(decide(&prepared, Mode::Ipvs, true).expect_err("another"), [Refusal::OtherMode(TO)]);
+    assert_eq!(
+        decide(&prepared, Mode::Ipvs, true).expect_err("another"),
+        [ClusterRefusal::OtherMode(TO)]
+    );
     // What manages it does not count for who only gets manifests.
     let mut managed = state;
     managed.original.metadata.labels.insert("meta.helm.sh/release-name".into(), "x".into());

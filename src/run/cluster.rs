@@ -18,7 +18,7 @@ use crate::cluster::admission::{AdmissionChange, changes_of_pod, changes_of_writ
 use crate::cluster::intent::{
     ClusterWrite, Intent, WriteAction, config_maps_read, decide, names_taken,
 };
-use crate::cluster::refusal::Refusal;
+use crate::cluster::refusal::ClusterRefusal;
 use crate::cluster::state::{ClusterState, original_of};
 use crate::cluster::{ConfigLocation, excludes, requires};
 use crate::error::{Error, Kind, Result};
@@ -63,7 +63,7 @@ pub fn api_error(object: impl ToString, failure: &ApiFailure) -> Error {
     let kind = match failure.status() {
         Some(ApiStatus::Unauthorized | ApiStatus::Forbidden) => Kind::Permission,
         Some(ApiStatus::NotFound) => Kind::NotFound,
-        Some(ApiStatus::Conflict | ApiStatus::Invalid) => Kind::LostRace,
+        Some(ApiStatus::Conflict) => Kind::LostRace,
         _ => Kind::Blocked,
     };
     let error = Error::new(kind, object.to_string(), failure);
@@ -72,6 +72,10 @@ pub fn api_error(object: impl ToString, failure: &ApiFailure) -> Error {
             error.hint("docs/cluster.md has the Role that these credentials need")
         }
         Some(ApiStatus::Conflict) => error.hint("somebody else writes too: run it again"),
+        Some(ApiStatus::Invalid) => error.hint(
+            "if a policy denies it, except kube-proxy's DaemonSets; else it was changed meanwhile: run \
+             it again",
+        ),
         _ => error,
     }
 }
@@ -177,7 +181,9 @@ pub fn try_on_server(client: &ApiClient, intent: &Intent) -> Result<Vec<Admitted
     };
     let (admitted, usual) = (admit(named, ours)?, admit(of_original, original)?);
     if !requires(&admitted["spec"], intent.to) {
-        return Err(Refusal::Admission(format!("the affinity of {named}")).error("admission"));
+        return Err(
+            ClusterRefusal::Admission(format!("the affinity of {named}")).error("admission")
+        );
     }
     let changes = changes_of_pod((ours, &admitted), (original, &usual));
     all.push(Admitted { object: named.clone(), changes });
@@ -203,7 +209,7 @@ fn must_hold(write: &ClusterWrite, returned: &Value, intent: &Intent) -> Result<
         return Ok(());
     };
     let object = write.object.to_string();
-    Err(Refusal::Admission(format!("the {what} of {object}")).error("admission"))
+    Err(ClusterRefusal::Admission(format!("the {what} of {object}")).error("admission"))
 }
 
 /// Writes what `shown` says, under the Lease, and verifies that all is there and every pod as before.
@@ -281,7 +287,7 @@ fn decided(state: &ClusterState, to: Mode) -> Result<Intent> {
 }
 
 /// The error for all reasons not to write.
-pub fn refused(object: &str, refusals: &[Refusal]) -> Error {
+pub fn refused(object: &str, refusals: &[ClusterRefusal]) -> Error {
     match refusals {
         [one] => one.error(object),
         several => {

@@ -3,13 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 
 use crate::front::cli::cluster_args::ClusterVerb;
 use crate::front::cli::help;
+use crate::front::cli::target::target;
 use crate::guard::Exception;
-use crate::kube_proxy::mode;
 use crate::run::sandbox::SandboxTask;
 use crate::run::watchdog::Role;
 use crate::state::kube_proxy::Mode;
@@ -369,11 +368,6 @@ pub struct GuardArgs {
     /// How often to look.
     #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = interval)]
     pub interval: Duration,
-}
-
-/// A mode that a node can be taken to.
-pub(super) fn target() -> impl TypedValueParser<Value = Mode> {
-    PossibleValuesParser::new(mode::targets().map(Mode::name)).try_map(|name| mode::target(&name))
 }
 
 /// From a second to a day.

@@ -204,9 +204,12 @@ fn render(folder: &Path, intent: &Intent) -> Result<Vec<String>> {
     }
     for (path, text) in &files {
         let written = File::create_new(path).and_then(|mut file| file.write_all(text.as_bytes()));
-        written.map_err(|e| Error {
-            hint: Some("name a folder without these files".into()),
-            ..Error::io(path, &e)
+        written.map_err(|e| match e.kind() {
+            std::io::ErrorKind::AlreadyExists => {
+                Error::new(Kind::Usage, path.display().to_string(), "is there already")
+                    .hint("name a folder without these files")
+            }
+            _ => Error::io(path, &e),
         })?;
     }
     Ok(files.into_iter().map(|(path, _)| path.display().to_string()).collect())

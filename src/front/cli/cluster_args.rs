@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 
-use crate::front::cli::args::target;
 use crate::front::cli::help;
+use crate::front::cli::target::target;
 use crate::run::cluster::DaemonSetName;
 use crate::state::kube_proxy::Mode;
 

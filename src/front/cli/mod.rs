@@ -20,6 +20,7 @@ pub(super) mod rollback;
 pub(super) mod signals;
 pub(super) mod snapshot;
 pub(super) mod status;
+mod target;
 pub mod usage;
 pub(super) mod watchdog;
 pub(super) mod write_config;

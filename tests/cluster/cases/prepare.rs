@@ -225,6 +225,8 @@ fn is_undone_by_kubeadm_and_prepared_again(cluster: &Cluster, node: &Node) {
     let image = r#"[{"op":"replace","path":"/spec/template/spec/containers/0/image","value":"local.test/k8s/kube-proxy:v1.37.2-other"}]"#;
     cluster.kubectl(&format!("patch -n kube-system daemonset kube-proxy --type json -p {image}"));
     expect(3, &format!("{PREPARE} --yes")).reports(&["kube-proxy:v1.37.2-other", "the pod on"]);
+    // The nodes of other cases are to find the image.
+    Cluster::with_daemonset();
 }
 
 #[test]
@@ -307,6 +309,7 @@ fn what_must_not_be_prepared_is_refused_by_name() {
     expect(0, &format!("{PREPARE} --yes"));
     expect(3, "cluster prepare --to ipvs --yes")
         .reports(&["the cluster is prepared for nftables mode"]);
+    Cluster::with_daemonset();
 }
 
 /// Another administrator's Lease, which is renewed until the function that is returned is called.
@@ -410,6 +413,7 @@ fn what_admission_denies_or_changes_is_named_before_anything_is_written() {
     poll("the other policy counts", || run(&format!("{PREPARE} --dry-run")).code == Some(3));
     expect(3, &format!("{PREPARE} --yes")).reports(&["admission changes what must hold"]);
     cluster.kubectl("delete mutatingadmissionpolicy,mutatingadmissionpolicybinding adds");
+    Cluster::with_daemonset();
 }
 
 #[test]

@@ -9,6 +9,12 @@ pub fn now() -> String {
     jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
+/// The time in UTC after `time` from now, as [`now`] gives it.
+pub fn after(time: Duration) -> String {
+    let then = jiff::Timestamp::now().saturating_add(time).unwrap_or(jiff::Timestamp::MAX);
+    then.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
 /// The current local time as the system log has it: `Nov  9 06:05:04`.
 pub fn syslog() -> String {
     jiff::Zoned::now().strftime("%b %e %H:%M:%S").to_string()

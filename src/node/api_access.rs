@@ -29,12 +29,25 @@ pub struct ApiSource {
     files: Option<BTreeMap<PathBuf, PathBuf>>,
 }
 
-/// Finds where the credentials of the kube-proxy are that `controller` runs and `source` configures.
+impl ApiSource {
+    /// A kubeconfig that names files by their paths on this node.
+    pub fn of_host(kubeconfig: PathBuf) -> ApiSource {
+        ApiSource { kubeconfig, files: None }
+    }
+}
+
+/// Finds where the credentials of the kube-proxy are that `controller` runs and `source` configures; of
+/// a DaemonSet's, those of the kubelet.
 ///
 /// # Errors
 /// When its configuration names no kubeconfig; and when the kubeconfig, or what it names, cannot be
 /// read or is not supported.
 pub fn find(controller: &Controller, source: &ConfigSource) -> Result<ApiSource> {
+    // The service account of a pod ends with the pod, and so while kube-proxy moves.
+    if let Controller::DaemonSet(pair) = controller {
+        let source = ApiSource::of_host(pair.kubeconfig.clone());
+        return read(&source).map(|_| source);
+    }
     let manifest = match controller {
         Controller::StaticPod(StaticPod { manifest }) => {
             let name = manifest.display().to_string();
@@ -54,7 +67,7 @@ pub fn find(controller: &Controller, source: &ConfigSource) -> Result<ApiSource>
         (ConfigSource::Manifest(_), Some((name, text))) => {
             kubeconfig_of_flags(&command_line(name, text)?)
         }
-        (ConfigSource::Manifest(_), None) => None,
+        (ConfigSource::Manifest(_), None) | (ConfigSource::ConfigMap(_), _) => None,
     };
     let inside = named.ok_or_else(|| {
         let cause = "names no kubeconfig for kube-proxy";
@@ -95,7 +108,7 @@ pub fn read(source: &ApiSource) -> Result<ApiAccess> {
     };
     let token = parsed.token.as_ref().map(text).transpose()?;
     Ok(ApiAccess {
-        whose: "kube-proxy's kubeconfig".into(),
+        whose: kubeconfig.display().to_string(),
         authorities: text(&parsed.authorities)?,
         client,
         token,

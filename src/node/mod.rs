@@ -17,6 +17,7 @@ pub mod files;
 mod foreign;
 pub mod kube_proxy_api;
 pub mod kube_proxy_controller;
+pub mod kubelet;
 pub mod launcher;
 pub mod live_facts;
 pub mod locks;

@@ -88,12 +88,23 @@ const FIRST: u64 = 0xEFFF_FFFC;
 /// `--cleanup`.
 /// Fails as [`find`] does.
 pub fn pids(name: &str) -> Result<Vec<u32>> {
+    let named = running(name)?.into_iter();
+    Ok(named.filter(|n| serves(&n.args)).map(|n| n.pinned.pid()).collect())
+}
+
+/// The arguments of the processes that count and run `name`, a name in the catalogue, sorted by PID.
+/// They may hold secrets.
+/// Fails as [`find`] does.
+pub fn arguments(name: &str) -> Result<Vec<Vec<String>>> {
+    Ok(running(name)?.into_iter().map(|named| named.args).collect())
+}
+
+fn running(name: &str) -> Result<Vec<Named>> {
     let names = known_processes()?;
     let mut arguments = MemoryReader::new(PinnedProcess::arguments);
     let counting = ours()?.filter(|process| process.doubt().is_none());
     let named = counting.filter_map(|process| named(process, names, &mut arguments).ok()?);
-    let named = without_forks(named.filter(|n| n.name == name).collect(), parent).into_iter();
-    Ok(named.filter(|n| serves(&n.args)).map(|n| n.pinned.pid()).collect())
+    Ok(without_forks(named.filter(|n| n.name == name).collect(), parent))
 }
 
 /// Every process in our network namespace, sorted by PID. Each is pinned only while it is looked

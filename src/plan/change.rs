@@ -105,7 +105,11 @@ impl<E: fmt::Display> fmt::Display for Change<E> {
             Change::File { path, from: None, .. } => write!(f, "file {} written", path.display()),
             Change::File { path, .. } => write!(f, "file {} changed", path.display()),
             Change::Configuration { source, controller } => {
-                write!(f, "kube-proxy's {source} edited, {controller} restarted")
+                write!(
+                    f,
+                    "kube-proxy's {} edited, {controller} restarted",
+                    controller.edited(source)
+                )
             }
             Change::BridgeLoaded { families } => {
                 let families: Vec<String> = families.iter().map(ToString::to_string).collect();

@@ -6,9 +6,11 @@ use serde::de::IgnoredAny;
 
 use crate::error::{Error, Kind, Result};
 use crate::interrupt;
+use crate::run::announce::announce;
 use crate::run::payload::{Payload, StepRef};
 use crate::run::stage::switch;
 use crate::run::{Context, boot_unit, watchdog};
+use crate::state::kubernetes::NoteState;
 use crate::state::stage::RunStage;
 use crate::store::journal::{Journal, Mark};
 use crate::store::run::{Run, RunState};
@@ -36,7 +38,7 @@ pub fn confirm(context: &Context<'_>) -> Result<Confirmed> {
         // A run that is kept needs no journal; only its undo does.
         context.sink.warning(format!("the run can no longer be undone: {e}"));
     }
-    switch::forget(context, &run);
+    switch::forget(context, &run, true);
     context.store.finish(&mut run, RunState::Done)?;
     boot_unit::remove(context, &run);
     Ok(Confirmed::Now(run))
@@ -76,6 +78,7 @@ pub fn extend(context: &Context<'_>, time: Duration) -> Result<Run> {
     }
     context.store.update(&mut run)?;
     watchdog::arm(context, &mut run)?;
+    announce(context, &run, NoteState::Unconfirmed);
     Ok(run)
 }
 

@@ -1,13 +1,16 @@
 //! What runs kube-proxy on this node, and where kube-proxy reads its mode.
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use crate::error::{Error, Kind, Result};
+use crate::kube_proxy::mode;
 use crate::kube_proxy::proxy_state::ProxyState;
-use crate::node::kube_proxy_controller::{config_source, detect, must_own};
+use crate::kube_proxy::services::Location;
+use crate::node::kube_proxy_controller::{api_server, config_source, detect, must_own};
 use crate::plan::playbook::ControllerChoice;
 use crate::state::NodeState;
-use crate::state::kube_proxy::{ConfigSource, Controller};
+use crate::state::kube_proxy::{ConfigSource, Controller, Mode};
 use crate::state::tools::Process;
 
 /// kube-proxy's controller (the one that the playbook names, or the detected one), and the source
@@ -29,8 +32,25 @@ pub(super) fn find(
             controller.clone()
         }
     };
+    if let Some(server) = api_server(&controller)? {
+        must_not_serve(server, now)?;
+    }
     let source = config_source(&controller, process)?;
     Ok((controller, source))
+}
+
+/// Refuses an API server that is reached by the kube-proxy that is about to move: once that serves
+/// nothing, nobody brings it back.
+fn must_not_serve(server: IpAddr, now: &NodeState) -> Result<()> {
+    let location = Location::Address(server);
+    let serves =
+        |mode: &Mode| mode::of(*mode).services(now).keys().any(|key| key.location == location);
+    if !Mode::ALL.iter().any(serves) {
+        return Ok(());
+    }
+    let cause = "is reached by a Service address, which the kube-proxy of this node serves";
+    Err(Error::new(Kind::Blocked, format!("the API server at {server}"), cause)
+        .hint("give the kubelet's kubeconfig an address of the API server's own"))
 }
 
 /// The process of kube-proxy on this node, which must be the only one.

@@ -12,6 +12,7 @@ use crate::interrupt;
 use crate::node::systemd;
 use crate::plan::change::{Change, Edit, Irreversible};
 use crate::plan::playbook::{Hook, Hooks, StageSide};
+use crate::run::announce::announce;
 use crate::run::bridge::files::write_api;
 use crate::run::execution::{Execution, Planned};
 use crate::run::payload::StepRef;
@@ -22,6 +23,7 @@ use crate::run::stored::Baseline;
 use crate::run::undo::undo;
 use crate::run::{Context, boot_unit, hooks, watchdog};
 use crate::state::NodeState;
+use crate::state::kubernetes::NoteState;
 use crate::state::stage::RunStage;
 use crate::store::KEEP;
 use crate::store::journal::Journal;
@@ -317,7 +319,9 @@ fn end(execution: &mut Execution<'_>) -> Result<()> {
             pending.set_deadline(time);
         }
         run.state = RunState::Unconfirmed;
-        return context.store.update(run);
+        context.store.update(run)?;
+        announce(context, run, NoteState::Unconfirmed);
+        return Ok(());
     }
     context.store.finish(run, RunState::Done)
 }
@@ -325,7 +329,7 @@ fn end(execution: &mut Execution<'_>) -> Result<()> {
 /// Removes what a run that is done no longer needs. A failure no longer undoes the run.
 fn tidy(execution: &Execution<'_>) {
     let Execution { context, run, .. } = execution;
-    switch::forget(context, run);
+    switch::forget(context, run, true);
     boot_unit::remove(context, run);
     if let Err(e) = prune(context) {
         context.sink.warning(format!("old runs and snapshots are still there: {e}"));

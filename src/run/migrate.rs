@@ -125,8 +125,8 @@ impl Request for MigrateRequest<'_> {
         let Intended { playbook, from, warnings, .. } = intended;
         // Found out before the run begins, but not before the caller has approved: it writes a file
         // beside the configuration, and removes it.
-        if let Some((controller, source)) = &found {
-            switch::can_switch(source, controller)?;
+        if let Some(found) = &found {
+            switch::can_switch(context.catalogue, &baseline.state, self.options.to, found)?;
         }
         if playbook.stage(StageName::Rehearse).is_some() {
             // If kube-proxy is in the new mode already, the leftovers of the old mode can be found
@@ -149,7 +149,7 @@ impl Request for MigrateRequest<'_> {
         let rules: usize = baseline.state.files.values().map(|text| text.len()).sum();
         Ok(Some(Work {
             stages: stages(&playbook),
-            kind: RunKind::Migrate(migration),
+            kind: RunKind::Migrate(Box::new(migration)),
             snapshot: baseline.snapshot.id,
             base: Some(baseline.state),
             planned: None,

@@ -1,5 +1,6 @@
 //! Runs: one engine for all of them, one file for each stage, and what undoes them.
 
+mod announce;
 mod apply_edits;
 mod boot_unit;
 mod bridge;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
 use crate::event::{Outcome, Task};
+use crate::run::announce::announce;
 use crate::run::bridge::keeper::Follower;
 use crate::run::execution::UndoContext;
 use crate::run::payload::replay;
@@ -12,6 +13,7 @@ use crate::run::stage::{prepare, switch, undo_of};
 use crate::run::undo_compare::compare;
 use crate::run::{Context, boot_unit, watchdog};
 use crate::state::NodeState;
+use crate::state::kubernetes::NoteState;
 use crate::state::object::ObjectId;
 use crate::state::stage::{RunStage, StageName};
 use crate::store::journal::{self, Journal};
@@ -141,7 +143,9 @@ fn finish(context: &Context<'_>, run: &mut Run, failures: Vec<String>) -> Result
     let migrates = run.migration().is_some();
     let state = if failures.is_empty() { RunState::RolledBack } else { RunState::UndonePartly };
     if failures.is_empty() {
-        switch::forget(context, run);
+        switch::forget(context, run, false);
+    } else {
+        announce(context, run, NoteState::UndonePartly);
     }
     record_end(context, run, state);
     if migrates {

@@ -121,7 +121,7 @@ pub enum RunKind {
         checks: Vec<String>,
     },
     /// The run migrates kube-proxy to another mode (`migrate`).
-    Migrate(Migration),
+    Migrate(Box<Migration>),
 }
 
 impl RunKind {

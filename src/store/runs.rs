@@ -298,7 +298,7 @@ mod tests {
             }],
             ignored: vec!["dns.resolver".into()],
         };
-        for kind in [cleanup(), fix(), RunKind::Migrate(migration)] {
+        for kind in [cleanup(), fix(), RunKind::Migrate(Box::new(migration))] {
             let mut run = store.start(kind, "s").unwrap();
             assert_eq!(store.pending().unwrap().as_ref(), Some(&run));
             assert_eq!(run.modes().is_some(), run.verb() == RunKind::MIGRATE);

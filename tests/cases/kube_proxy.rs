@@ -328,7 +328,7 @@ fn a_daemon_sets_settings_are_in_a_config_map() {
                 "ConfigMap kube-system/kube-proxy",
                 "every node",
                 "nothing on this host is edited",
-                "`proxyshift cluster prepare`",
+                "`proxyshift cluster prepare --to MODE`",
                 "the node's label",
                 "a capture cannot tell whether the cluster is prepared",
             ],

@@ -78,7 +78,7 @@ fn the_way_back_needs_no_room() {
     let (controller, file) = (commands(), small_disk());
     let source = ConfigSource::File(file.clone());
     let first = controller.start(WITHIN).expect("it starts");
-    controller.can_configure(&source).expect("there is room");
+    controller.can_configure(&source, "", "").expect("there is room");
     assert_eq!(names("/run/small"), ["config.conf"], "trying leaves nothing");
     is_as_before(&file);
     let second = controller.configure(&source, OLD, NEW, WITHIN).expect("there is room");
@@ -89,7 +89,7 @@ fn the_way_back_needs_no_room() {
     assert_eq!(names("/run/small"), ["config.conf"], "nothing is kept");
     assert!(first != second && second != third);
     // Now there is no room for the way there, and that is found out.
-    let error = controller.can_configure(&source).expect_err("the disk is full");
+    let error = controller.can_configure(&source, "", "").expect_err("the disk is full");
     assert_eq!(error.kind, Kind::Blocked);
     assert!(error.cause.contains("No space left"), "{error}");
     assert!(error.hint.expect("a next step").contains("/run/small"));
@@ -114,7 +114,7 @@ fn what_is_kept_is_removed() {
     fs::hard_link(&file, "/run/small/.config.conf.proxyshift-old").expect("linked");
     controller.configure(&source, NEW, OLD, WITHIN).expect("it goes on");
     controller.configure(&source, OLD, NEW, WITHIN).expect("and on");
-    controller.can_configure(&source).expect("it is ours");
+    controller.can_configure(&source, "", "").expect("it is ours");
     assert_eq!(names("/run/small"), ["config.conf"]);
     controller.stop(WITHIN).expect("it stops");
 }
@@ -137,7 +137,7 @@ fn the_way_back_of_a_manifest_needs_no_room() {
     done";
     let _kubelet = crate::Stranger::root(script);
     poll("the pod starts", || !pod.processes().expect("processes").is_empty());
-    pod.can_configure(&source).expect("there is room");
+    pod.can_configure(&source, "", "").expect("there is room");
     pod.configure(&source, OLD, NEW, WITHIN).expect("there is room");
     fill("/run/small");
     pod.configure(&source, NEW, OLD, WITHIN).expect("it needs no room");
@@ -152,7 +152,7 @@ fn the_way_back_of_a_manifest_needs_no_room() {
     assert_eq!(names("/run/small"), ["config.conf"], "nothing is kept");
     // A name that the stop needs.
     run_with("rm -rf /run/small/f*; mkdir /run/small/.config.conf.stopped", &["sh"]);
-    let error = pod.can_configure(&source).expect_err("the name is taken");
+    let error = pod.can_configure(&source, "", "").expect_err("the name is taken");
     assert!(error.kind == Kind::Blocked && error.hint.is_some(), "{error}");
     assert!(error.object.ends_with(".stopped"), "{error}");
     drop(commands);
@@ -211,7 +211,7 @@ fn what_cannot_be_exchanged_is_found_before() {
         }
         run_there(make);
         let before = names("/run/small");
-        let error = controller.can_configure(&source).expect_err(what);
+        let error = controller.can_configure(&source, "", "").expect_err(what);
         assert_eq!(error.kind.exit_code(), 3, "{what}: {error}");
         assert_eq!(error.object, file.display().to_string(), "{what}");
         assert!(error.cause.contains(cause), "{what}: {error}");
@@ -219,7 +219,7 @@ fn what_cannot_be_exchanged_is_found_before() {
         assert_eq!(names("/run/small"), before, "{what}: trying leaves nothing");
         run_with(&format!("cd /run/small; {unmake} || {{ cd /; {unmake}; }}"), &["sh"]);
         is_as_before(&file);
-        controller.can_configure(&source).unwrap_or_else(|e| panic!("after {what}: {e}"));
+        controller.can_configure(&source, "", "").unwrap_or_else(|e| panic!("after {what}: {e}"));
     }
 }
 

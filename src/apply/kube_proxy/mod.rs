@@ -5,6 +5,7 @@
 //! ever. A stop that fails never prevents the start.
 
 mod commands;
+mod daemonset;
 mod static_pod;
 mod systemd;
 
@@ -19,6 +20,7 @@ use crate::node::processes;
 use crate::runtime::ProcessId;
 use crate::state::kube_proxy::controller::for_kind;
 use crate::state::kube_proxy::{ConfigSource, Controller};
+use crate::state::kubernetes::RunNote;
 
 /// The pause between two looks at kube-proxy's processes.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -126,7 +128,7 @@ pub trait Operate: ReadController + fmt::Display {
         to: &str,
         within: Duration,
     ) -> Result<u32> {
-        exchange(source.path(), source.path(), from, to)?;
+        exchange(source.path()?, source.path()?, from, to)?;
         self.restart(within)
     }
 
@@ -135,15 +137,15 @@ pub trait Operate: ReadController + fmt::Display {
     /// # Errors
     /// As [`exchange`].
     fn configure_stopped(&self, source: &ConfigSource, from: &str, to: &str) -> Result<()> {
-        exchange(source.path(), source.path(), from, to)
+        exchange(source.path()?, source.path()?, from, to)
     }
 
-    /// Verifies that [`Operate::configure`] can replace the text, without doing it.
+    /// Verifies that [`Operate::configure`] can replace the text `from` by `to`, without doing it.
     ///
     /// # Errors
     /// As [`try_exchange`].
-    fn can_configure(&self, source: &ConfigSource) -> Result<()> {
-        try_exchange(source.path())
+    fn can_configure(&self, source: &ConfigSource, _from: &str, _to: &str) -> Result<()> {
+        try_exchange(source.path()?)
     }
 
     /// Whether nothing of what starts kube-proxy is put aside, as it is while kube-proxy is
@@ -152,12 +154,28 @@ pub trait Operate: ReadController + fmt::Display {
         true
     }
 
+    /// Announces a pending run to the administrators of the cluster, or that none is pending any more.
+    ///
+    /// # Errors
+    /// When it cannot be announced, after which everything else is as if it had been.
+    fn announce(&self, _note: Option<&RunNote>) -> Result<()> {
+        Ok(())
+    }
+
+    /// Reports what happened to the administrators of the cluster, in a sentence.
+    ///
+    /// # Errors
+    /// As [`Operate::announce`].
+    fn report_event(&self, _sentence: &str) -> Result<()> {
+        Ok(())
+    }
+
     /// Removes the old configuration that [`Operate::configure`] keeps for the way back.
     ///
     /// # Errors
     /// As [`forget`].
     fn forget(&self, source: &ConfigSource) -> Result<()> {
-        forget(source.path())
+        forget(source.path()?)
     }
 }
 

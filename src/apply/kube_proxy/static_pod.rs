@@ -46,12 +46,12 @@ impl Operate for StaticPod {
     ) -> Result<u32> {
         let before = self.processes()?;
         let stopped = stop(self, &before, &Time::new(within));
-        let configured = exchange(&self.current_path(source.path()), source.path(), from, to);
+        let configured = self.exchange(source, from, to);
         start_after(self, stopped.and(configured), &before, within)
     }
 
     fn configure_stopped(&self, source: &ConfigSource, from: &str, to: &str) -> Result<()> {
-        let configured = exchange(&self.current_path(source.path()), source.path(), from, to);
+        let configured = self.exchange(source, from, to);
         let parked = parked_path(&self.manifest);
         if parked.exists() {
             rename(&parked, &self.manifest)?;
@@ -60,9 +60,9 @@ impl Operate for StaticPod {
     }
 
     /// The manifest must be movable as well, because that is how the pod is stopped.
-    fn can_configure(&self, source: &ConfigSource) -> Result<()> {
-        try_exchange(source.path())?;
-        if self.manifest != source.path() {
+    fn can_configure(&self, source: &ConfigSource, _from: &str, _to: &str) -> Result<()> {
+        try_exchange(source.path()?)?;
+        if self.manifest != source.path()? {
             try_exchange(&self.manifest)?;
         }
         let parked = parked_path(&self.manifest);
@@ -80,6 +80,12 @@ impl Operate for StaticPod {
 }
 
 impl StaticPod {
+    /// Replaces the text of the configuration, wherever the manifest is now.
+    fn exchange(&self, source: &ConfigSource, from: &str, to: &str) -> Result<()> {
+        let path = source.path()?;
+        exchange(&self.current_path(path), path, from, to)
+    }
+
     /// The path at which the file `path` is now. It differs from `path` only for the manifest of a
     /// stopped pod, which is at [`parked_path`].
     fn current_path(&self, path: &Path) -> PathBuf {

@@ -3,12 +3,13 @@
 
 use std::fmt::Display;
 use std::fs;
+use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::supervisor::cgroup_of;
 use crate::error::{Error, Kind, Result};
-use crate::node::processes;
+use crate::node::{files, processes};
 use crate::runtime::ProcessId;
 use crate::state::cgroup;
 use crate::state::kube_proxy::controller::PROGRAM;
@@ -54,6 +55,23 @@ pub trait ReadController {
     /// # Errors
     /// [`Kind::Parse`], with a hint, if the configuration is not in a file that can be edited.
     fn config_source(&self, process: &Process, line: CommandLine) -> Result<ConfigSource>;
+
+    /// The address of the API server by which kube-proxy is stopped and started here; none if no server
+    /// is needed for it, or it is a name.
+    ///
+    /// # Errors
+    /// When that cannot be read.
+    fn api_server(&self) -> Result<Option<IpAddr>> {
+        Ok(None)
+    }
+
+    /// Reads the text of kube-proxy's configuration as it is now; none if it is gone.
+    ///
+    /// # Errors
+    /// As [`files::read`].
+    fn read_config(&self, source: &ConfigSource) -> Result<Option<String>> {
+        files::read(source.path()?)
+    }
 }
 
 /// The facts about a kube-proxy process by which its controller is detected.
@@ -62,6 +80,8 @@ pub(super) struct Origin<'a> {
     pub(super) object: String,
     /// The paths of the process's cgroups.
     pub(super) cgroups: Vec<&'a str>,
+    /// The path of its configuration file, as the process has it.
+    pub(super) config: Option<String>,
     /// How the process is delivered, as far as it shows that itself.
     pub(super) delivery: Delivery,
     /// The root of the file system: `/`, except in tests.

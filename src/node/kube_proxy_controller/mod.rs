@@ -2,6 +2,7 @@
 //! reads. Each kind of controller has one file in this module.
 
 mod commands;
+mod daemonset;
 mod kind;
 mod static_pod;
 mod supervisor;
@@ -9,43 +10,47 @@ mod systemd;
 mod unsupported;
 
 use std::fs;
+use std::net::IpAddr;
 use std::path::Path;
 
 use self::kind::Origin;
 use crate::error::{Error, Kind, Result};
-use crate::node::files;
 use crate::state::cgroup;
 use crate::state::kube_proxy::controller::{PROGRAM, for_kind};
 use crate::state::kube_proxy::{CommandLine, ConfigSource, Controller, Delivery};
 use crate::state::tools::Process;
 
+pub use self::daemonset::pods_of_node;
 pub use self::kind::ReadController;
-pub use self::supervisor::Predecessor;
+pub use self::supervisor::{Predecessor, pod_uid};
 
 /// Detects one kind of controller. Returns `None` if the process has a controller of another kind,
 /// and an error to end the search.
 type Detect = fn(&Origin<'_>) -> Result<Option<Controller>>;
 
 /// The detectors of all kinds, in the order in which they are tried.
-const DETECTORS: [Detect; 3] = [static_pod::detect, unsupported::refuse, systemd::detect];
+const DETECTORS: [Detect; 4] =
+    [static_pod::detect, daemonset::detect, unsupported::refuse, systemd::detect];
 
 /// Detects the controller of the kube-proxy `process`. `root` is `/`, except in tests.
 ///
 /// # Errors
-/// [`crate::error::Kind::Contested`] for a DaemonSet, because its configuration is that of every
-/// node. [`crate::error::Kind::UnknownController`] if the node does not show what the controller
+/// [`crate::error::Kind::Contested`] for a pod that somebody else decides on, and
+/// [`crate::error::Kind::Blocked`] for one of a DaemonSet in a cluster that is not arranged for moves.
+/// [`crate::error::Kind::UnknownController`] if the node does not show what the controller
 /// is; the hint says what to write in the playbook.
 pub fn detect(process: &Process, root: &Path) -> Result<Controller> {
     let object = format!("{} (pid {})", process.name, process.pid);
     let path = root.join(format!("proc/{}/cgroup", process.pid));
     if process.name != PROGRAM {
         let delivery = Delivery::Unknown;
-        let origin = Origin { object, cgroups: Vec::new(), delivery, root };
+        let origin = Origin { object, cgroups: Vec::new(), config: None, delivery, root };
         return Err(origin.unknown("kube-proxy is a part of this program".into()));
     }
     let cgroup = fs::read_to_string(&path).map_err(|e| Error::io(&path, &e))?;
     let delivery = Delivery::of(process, None);
-    let origin = Origin { object, cgroups: cgroup::paths(&cgroup), delivery, root };
+    let config = CommandLine::parse(&process.args).ok().and_then(|line| line.config);
+    let origin = Origin { object, cgroups: cgroup::paths(&cgroup), config, delivery, root };
     for detect in DETECTORS {
         if let Some(controller) = detect(&origin)? {
             return Ok(controller);
@@ -83,12 +88,20 @@ pub fn config_source(controller: &Controller, process: &Process) -> Result<Confi
     for_kind!(controller, kind => kind.config_source(process, line))
 }
 
-/// Reads the text of kube-proxy's configuration; none if the file is missing.
+/// The address of the API server by which `controller` stops and starts kube-proxy, if it needs one.
 ///
 /// # Errors
-/// As [`files::read`].
-pub fn read_config(source: &ConfigSource) -> Result<Option<String>> {
-    files::read(source.path())
+/// As [`ReadController::api_server`].
+pub fn api_server(controller: &Controller) -> Result<Option<IpAddr>> {
+    for_kind!(controller, kind => kind.api_server())
+}
+
+/// Reads the text of kube-proxy's configuration as it is now; none if it is gone.
+///
+/// # Errors
+/// As [`ReadController::read_config`].
+pub fn read_config(controller: &Controller, source: &ConfigSource) -> Result<Option<String>> {
+    for_kind!(controller, kind => kind.read_config(source))
 }
 
 #[cfg(test)]
@@ -241,7 +254,7 @@ mod tests {
         let pod = Controller::StaticPod(StaticPod { manifest: manifest.clone() });
         let with_file = process(&["kube-proxy", "--config=/c/f", "--proxy-mode=ipvs"]);
         let with_flags = process(&["kube-proxy", "--proxy-mode=ipvs"]);
-        let path = |c, p| config_source(c, p).map(|s| s.path().display().to_string());
+        let path = |c, p| config_source(c, p).map(|s| s.to_string());
         assert_eq!(path(&unit, &with_file).unwrap(), "/c/f");
         assert_eq!(path(&pod, &with_file).unwrap(), "/etc/kp/f");
         assert_eq!(config_source(&pod, &with_flags).unwrap(), ConfigSource::Manifest(manifest));
@@ -263,6 +276,6 @@ mod tests {
             program: "kube-proxy".into(),
         });
         let found = config_source(&commands, &process(&["kube-proxy", "--config", "/f"])).unwrap();
-        assert_eq!(found.path(), Path::new("/f"));
+        assert_eq!(found, ConfigSource::File("/f".into()));
     }
 }

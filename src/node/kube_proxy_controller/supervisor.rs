@@ -18,6 +18,11 @@ pub(super) fn cgroup_of(pid: u32) -> Option<String> {
     std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()
 }
 
+/// The uid of the pod in whose container a process runs; none for any other, and once it has ended.
+pub fn pod_uid(pid: u32) -> Option<String> {
+    cgroup::pod_uid(&cgroup::paths(&cgroup_of(pid)?))
+}
+
 /// Who runs a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Supervisor {

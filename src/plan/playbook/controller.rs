@@ -64,6 +64,9 @@ impl<'de> Visitor<'de> for WordOrMap {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<ControllerChoice, A::Error> {
         let controller = Controller::deserialize(MapAccessDeserializer::new(&mut map))?;
+        if matches!(controller, Controller::DaemonSet(_)) {
+            return Err(de::Error::custom("DaemonSets are found by `auto`, and only so"));
+        }
         match map.next_key::<String>()? {
             None => Ok(ControllerChoice::Named(controller)),
             Some(_) => Err(de::Error::custom("a node has one controller of kube-proxy")),

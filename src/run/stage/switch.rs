@@ -11,10 +11,12 @@ use crate::event::{Outcome, Task};
 use crate::kube_proxy::mode;
 use crate::kube_proxy::proxy_state::ProxyState;
 use crate::node::kube_proxy_controller::read_config;
+use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
 use crate::plan::change::{Change, Edit};
 use crate::plan::playbook::Switch;
 use crate::run::Context;
+use crate::run::announce::{announce, announce_end};
 use crate::run::bridge::keeper::{Follower, Keeper};
 use crate::run::controller::{find, only_process};
 use crate::run::execution::{Execution, UndoContext};
@@ -22,7 +24,9 @@ use crate::run::payload::StepRef;
 use crate::run::preview::{Previewed, Previewer};
 use crate::run::stage::{Stage, Undo, bridge, converge};
 use crate::runtime::ProcessId;
-use crate::state::kube_proxy::{CommandLine, ConfigSource, Controller, Delivery};
+use crate::state::NodeState;
+use crate::state::kube_proxy::{CommandLine, ConfigSource, Controller, Delivery, Mode};
+use crate::state::kubernetes::NoteState;
 use crate::state::stage::{RunStage, StageName};
 use crate::store::run::{ConfiguredBy, Modes, Run};
 
@@ -72,7 +76,7 @@ impl Stage for Switch {
         let folder = context.store.folder(&execution.run.id);
         let before = match folder.read(BEFORE) {
             Ok(text) => text,
-            Err(_) => read_config(&source)?
+            Err(_) => read_config(&controller, &source)?
                 .ok_or_else(|| Error::new(Kind::NotFound, source.to_string(), "is gone"))?,
         };
         let base = execution.base()?;
@@ -99,6 +103,7 @@ impl Stage for Switch {
         let change =
             Change::Configuration { source: source.clone(), controller: controller.clone() };
         step.begin::<Edit>(&mut execution.journal, change)?;
+        announce(context, &execution.run, NoteState::Running);
         let base = execution.take_base()?;
         let keeper = Keeper::new(context, &execution.run, &base, &execution.follower);
         let configured = keeper
@@ -106,7 +111,7 @@ impl Stage for Switch {
         execution.keep_base(base);
         let pid = configured?;
         step.mark_done(&mut execution.journal)?;
-        let (file, controller) = (source.to_string(), controller.to_string());
+        let (file, controller) = (controller.edited(&source), controller.to_string());
         sink.finished(&task, Outcome::Switched { file, controller, pid });
         Ok(())
     }
@@ -124,11 +129,11 @@ fn configured_by(execution: &Execution<'_>) -> Result<(Controller, ConfigSource)
 
 /// A sentence on the edit of kube-proxy's configuration, then the changed lines as a diff.
 fn config_diff(previewer: &Previewer<'_>, switch: &Switch) -> Result<Vec<String>> {
-    let (settings, text, who) =
+    let LocatedConfig { source, text, edited, who } =
         if previewer.live { live_config(previewer, switch)? } else { captured_config(previewer)? };
     let ownership = Ownership::of(previewer.catalogue, previewer.state);
     let edit = mode::of(previewer.to()).config_edit(previewer.state, &ownership);
-    let after = settings.edit(&text, &edit)?;
+    let after = source.edit(&text, &edit)?;
     let diff = TextDiff::from_lines(text.as_str(), after.as_str());
     let lines = diff.iter_all_changes().filter_map(|change| {
         let sign = match change.tag() {
@@ -138,24 +143,32 @@ fn config_diff(previewer: &Previewer<'_>, switch: &Switch) -> Result<Vec<String>
         };
         Some(format!("{sign} {}", change.value().trim_end()))
     });
-    let mut does = vec![format!("edits {settings}, and {who} kube-proxy at once")];
+    let mut does = vec![format!("edits {edited}, and {who} kube-proxy at once")];
     does.extend(lines);
     Ok(does)
 }
 
-fn live_config(
-    previewer: &Previewer<'_>,
-    switch: &Switch,
-) -> Result<(ConfigSource, String, String)> {
-    let (controller, settings) = find(&switch.controller, previewer.state)?;
-    let text = read_config(&settings)?
-        .ok_or_else(|| Error::new(Kind::NotFound, settings.to_string(), "is gone"))?;
-    Ok((settings, text, format!("by {controller} restarts")))
+/// kube-proxy's configuration, where it is, and what becomes of it.
+struct LocatedConfig {
+    source: ConfigSource,
+    text: String,
+    /// What is edited.
+    edited: String,
+    /// What restarts kube-proxy, and that it does.
+    who: String,
+}
+
+fn live_config(previewer: &Previewer<'_>, switch: &Switch) -> Result<LocatedConfig> {
+    let (controller, source) = find(&switch.controller, previewer.state)?;
+    let text = read_config(&controller, &source)?
+        .ok_or_else(|| Error::new(Kind::NotFound, source.to_string(), "is gone"))?;
+    let (edited, who) = (controller.edited(&source), format!("by {controller} restarts"));
+    Ok(LocatedConfig { source, text, edited, who })
 }
 
 /// kube-proxy's configuration in a capture: the file that kube-proxy was started with, and its
 /// text.
-fn captured_config(previewer: &Previewer<'_>) -> Result<(ConfigSource, String, String)> {
+fn captured_config(previewer: &Previewer<'_>) -> Result<LocatedConfig> {
     let unknown = |cause: &str| {
         Err(Error::new(Kind::NotFound, "kube-proxy's settings", cause)
             .hint("on the node itself, `proxyshift plan` finds them"))
@@ -179,7 +192,8 @@ fn captured_config(previewer: &Previewer<'_>) -> Result<(ConfigSource, String, S
     let Some(text) = previewer.state.file(&config).map(str::to_owned) else {
         return unknown("are in a file that this state does not hold");
     };
-    Ok((ConfigSource::File(config.into()), text, "restarts".into()))
+    let source = ConfigSource::File(config.into());
+    Ok(LocatedConfig { edited: source.to_string(), source, text, who: "restarts".into() })
 }
 
 /// Restores the old configuration, restarts kube-proxy, and waits until the old mode serves.
@@ -211,7 +225,7 @@ pub(in crate::run) fn undo(undo: &mut UndoContext<'_>) -> Result<()> {
     };
     undo.serves = serves.is_ok();
     let outcome = match (&restored, &serves) {
-        (Ok(()), Ok(())) => Outcome::ConfigRestored { file: source.to_string() },
+        (Ok(()), Ok(())) => Outcome::ConfigRestored { file: controller.edited(source) },
         _ => Outcome::NotServing,
     };
     context.sink.finished(&task, outcome);
@@ -282,7 +296,9 @@ fn was_never_switched(
         let now = operate.processes().ok().filter(|processes| !processes.is_empty())?;
         Some(as_text(&now).ok()? == before)
     };
-    operate.is_in_place() && same_processes() == Some(true) && is_old(context, run, source)
+    operate.is_in_place()
+        && same_processes() == Some(true)
+        && is_old(context, run, source, controller)
 }
 
 /// Processes as the text of [`PROCESSES`], whatever their order.
@@ -292,22 +308,34 @@ fn as_text(processes: &[ProcessId]) -> Result<String> {
     serde_json::to_string(&sorted).map_err(|e| Error::new(Kind::Unexpected, "processes", e))
 }
 
-/// Verifies that the configuration can be replaced, without doing it.
+/// Verifies that the configuration can be replaced by that of the mode `to`, without doing it. `now` is
+/// the node's state.
 ///
 /// # Errors
 /// [`Kind::Blocked`], naming what stands in the way.
-pub(in crate::run) fn can_switch(source: &ConfigSource, controller: &Controller) -> Result<()> {
-    operate(controller).can_configure(source)
+pub(in crate::run) fn can_switch(
+    catalogue: &Catalogue,
+    now: &NodeState,
+    to: Mode,
+    found: &(Controller, ConfigSource),
+) -> Result<()> {
+    let (controller, source) = found;
+    let text = read_config(controller, source)?
+        .ok_or_else(|| Error::new(Kind::NotFound, source.to_string(), "is gone"))?;
+    let edit = mode::of(to).config_edit(now, &Ownership::of(catalogue, now));
+    let after = source.edit(&text, &edit)?;
+    operate(controller).can_configure(source, &text, &after)
 }
 
 /// Removes the old configuration that the switch kept for an undo of `run`. Called when the run is
-/// about to end.
-pub(in crate::run) fn forget(context: &Context<'_>, run: &Run) {
+/// about to end, because it is kept or was undone.
+pub(in crate::run) fn forget(context: &Context<'_>, run: &Run, is_kept: bool) {
     let found = run.migration().and_then(|migration| migration.kube_proxy.as_ref());
     let Some(ConfiguredBy { controller, source }) = found else { return };
     if let Err(e) = operate(controller).forget(source) {
         context.sink.warning(format!("the old configuration is still kept: {e}"));
     }
+    announce_end(context, run, is_kept);
 }
 
 /// Whether kube-proxy runs and its configuration is the old one.
@@ -318,12 +346,17 @@ fn may_serve(
     controller: &Controller,
 ) -> bool {
     let runs = operate(controller).processes().is_ok_and(|processes| !processes.is_empty());
-    runs && is_old(context, run, source)
+    runs && is_old(context, run, source, controller)
 }
 
 /// Whether the configuration is the old one.
-fn is_old(context: &Context<'_>, run: &Run, source: &ConfigSource) -> bool {
-    match (read_config(source), texts(context, run)) {
+fn is_old(
+    context: &Context<'_>,
+    run: &Run,
+    source: &ConfigSource,
+    controller: &Controller,
+) -> bool {
+    match (read_config(controller, source), texts(context, run)) {
         (Ok(Some(now)), Ok((_, before))) => now == before,
         _ => false,
     }

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 
+use super::{ConfigSource, Mode};
 use crate::state::argv::{Argv, Rerun};
 
 /// The process name of a kube-proxy that is a program of its own.
@@ -25,6 +26,8 @@ pub enum Controller {
     StaticPod(StaticPod),
     /// Commands that the operator configured start and stop kube-proxy.
     Commands(Commands),
+    /// Two DaemonSets have kube-proxy's pods, and a label of the Node decides between them.
+    DaemonSet(Box<DaemonSetPair>),
 }
 
 /// Evaluates one expression with the content of a [`Controller`], whatever its kind.
@@ -34,6 +37,10 @@ macro_rules! for_kind {
             $crate::state::kube_proxy::controller::Controller::Systemd($kind) => $result,
             $crate::state::kube_proxy::controller::Controller::StaticPod($kind) => $result,
             $crate::state::kube_proxy::controller::Controller::Commands($kind) => $result,
+            $crate::state::kube_proxy::controller::Controller::DaemonSet($kind) => {
+                let $kind = &**$kind;
+                $result
+            }
         }
     };
 }
@@ -77,6 +84,75 @@ pub struct Commands {
     pub program: String,
 }
 
+/// The two DaemonSets that `proxyshift cluster prepare` arranges: one for the Nodes without the label
+/// `proxyshift.dev/mode`, and one for those that have it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DaemonSetPair {
+    /// The path of the kubelet's kubeconfig, by whose credentials the node acts.
+    pub kubeconfig: PathBuf,
+    /// The name of the Node.
+    pub node: String,
+    /// The uid of the Node. One that was registered anew is another.
+    pub node_uid: String,
+    /// The namespace of both.
+    pub namespace: String,
+    /// The one whose pod ran when the controller was found.
+    pub current: ModeDaemonSet,
+    /// The other.
+    pub other: ModeDaemonSet,
+}
+
+/// A DaemonSet that runs kube-proxy in one mode, on the Nodes that the label selects.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModeDaemonSet {
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+    /// The value of the label that its Nodes have; none if they must not have it.
+    pub label: Option<String>,
+    /// The ConfigMap with its configuration.
+    pub config_map: ConfigMapKey,
+    /// The mode there.
+    pub mode: Mode,
+}
+
+/// A text in a ConfigMap.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConfigMapKey {
+    /// The namespace of the ConfigMap.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// The key of the text: `config.conf`.
+    pub key: String,
+}
+
+impl Controller {
+    /// What is edited where `source` has the configuration: the source itself, or what selects another.
+    pub fn edited(&self, source: &ConfigSource) -> String {
+        match self {
+            Controller::DaemonSet(pair) => format!("the mode label of Node {}", pair.node),
+            _ => source.to_string(),
+        }
+    }
+}
+
+impl DaemonSetPair {
+    /// The one that runs kube-proxy in `mode`.
+    pub fn of_mode(&self, mode: Mode) -> Option<&ModeDaemonSet> {
+        [&self.current, &self.other].into_iter().find(|set| set.mode == mode)
+    }
+
+    /// The one that runs where the Node has this label, or none.
+    pub fn of_label(&self, label: Option<&str>) -> Option<&ModeDaemonSet> {
+        [&self.current, &self.other].into_iter().find(|set| set.label.as_deref() == label)
+    }
+}
+
 fn kube_proxy() -> String {
     PROGRAM.to_owned()
 }
@@ -116,6 +192,19 @@ impl fmt::Display for StaticPod {
 impl fmt::Display for Commands {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "command `{}`", self.start)
+    }
+}
+
+impl fmt::Display for DaemonSetPair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let DaemonSetPair { namespace, current, other, .. } = self;
+        write!(f, "DaemonSets {namespace}/{} and {}", current.name, other.name)
+    }
+}
+
+impl fmt::Display for ConfigMapKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ConfigMap {}/{}", self.namespace, self.name)
     }
 }
 

@@ -217,12 +217,10 @@ impl Delivery {
                     map.name(),
                     map.origin()
                 ),
-                format!(
-                    "such a node moves by `proxyshift cluster prepare`, once for the cluster, and then \
-                     the node's label; this version has no `cluster` yet, so until then change the \
-                     mode in the ConfigMap, delete this node's pod, and {}",
-                    then.trim_start_matches("then ")
-                ),
+                "such a node moves by the node's label: `proxyshift cluster prepare --to MODE`, once \
+                 for the cluster, and then `migrate` on the node itself, where the kubelet's \
+                 kubeconfig is"
+                    .into(),
             ),
             Delivery::Managed(Cloud::Aks) => contested(
                 "AKS writes its DaemonSet, and undoes every edit".into(),

@@ -10,12 +10,13 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use super::controller::ConfigMapKey;
+use crate::error::{Error, Kind, Result};
 
 pub use config_edit::ConfigEdit;
 pub use manifest::{command_line, host_path, runs_kube_proxy};
 
-/// The file on the host that holds kube-proxy's configuration.
+/// What holds kube-proxy's configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ConfigSource {
@@ -23,13 +24,22 @@ pub enum ConfigSource {
     File(PathBuf),
     /// The manifest of kube-proxy's static pod, whose arguments are the configuration.
     Manifest(PathBuf),
+    /// The ConfigMap that a DaemonSet's pods mount. It is never edited: another has the text after.
+    ConfigMap(ConfigMapKey),
 }
 
 impl ConfigSource {
     /// The path of the file on the host.
-    pub fn path(&self) -> &Path {
+    ///
+    /// # Errors
+    /// [`Kind::Contested`] for a ConfigMap, which is every node's.
+    pub fn path(&self) -> Result<&Path> {
         match self {
-            ConfigSource::File(path) | ConfigSource::Manifest(path) => path,
+            ConfigSource::File(path) | ConfigSource::Manifest(path) => Ok(path),
+            ConfigSource::ConfigMap(map) => {
+                let cause = "it is no file of this node, and the same for others";
+                Err(Error::new(Kind::Contested, map.to_string(), cause))
+            }
         }
     }
 
@@ -41,15 +51,20 @@ impl ConfigSource {
     pub fn edit(&self, text: &str, edit: &ConfigEdit) -> Result<String> {
         let name = self.to_string();
         match self {
-            ConfigSource::File(_) => configuration::edit(&name, text, edit),
+            ConfigSource::File(_) | ConfigSource::ConfigMap(_) => {
+                configuration::edit(&name, text, edit)
+            }
             ConfigSource::Manifest(_) => manifest::edit(&name, text, edit),
         }
     }
 }
 
 impl fmt::Display for ConfigSource {
-    /// Displayed as the path of the file.
+    /// Displayed as the path of the file, or the name of the ConfigMap.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.path().display().fmt(f)
+        match self {
+            ConfigSource::File(path) | ConfigSource::Manifest(path) => path.display().fmt(f),
+            ConfigSource::ConfigMap(map) => map.fmt(f),
+        }
     }
 }

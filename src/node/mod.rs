@@ -3,8 +3,8 @@
 //!
 //! Everything in this module reads the current namespaces. No function has a namespace argument.
 
-pub mod affinity;
 pub mod admin_access;
+pub mod affinity;
 pub mod api_access;
 pub mod bridge;
 pub mod build_info;

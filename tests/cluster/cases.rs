@@ -2,6 +2,7 @@
 
 mod affinity;
 mod bridge;
+mod daemonset;
 mod failing_moves;
 mod follows;
 mod moves;

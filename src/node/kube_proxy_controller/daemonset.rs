@@ -344,7 +344,7 @@ impl ReadController for DaemonSetPair {
     }
 
     fn config_source(&self, _: &Process, _: CommandLine) -> Result<ConfigSource> {
-        Ok(ConfigSource::ConfigMap(self.current.config_map.clone()))
+        Ok(ConfigSource::ConfigMap(Box::new(self.current.config_map.clone())))
     }
 
     fn api_server(&self) -> Result<Option<IpAddr>> {

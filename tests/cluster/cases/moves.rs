@@ -24,7 +24,7 @@ use crate::traffic::{How, Kind, Tally, Traffic};
 pub(super) const SERVICES: usize = 20;
 
 /// How long traffic flows before and after what is measured.
-const AROUND: Duration = Duration::from_secs(5);
+pub(super) const AROUND: Duration = Duration::from_secs(5);
 
 /// How long traffic flows after a move that nothing goes wrong with.
 const AFTER: Duration = Duration::from_secs(30);
@@ -68,7 +68,16 @@ impl Site {
 
     /// As [`Site::of`], with what `also` has in the specification of each Service.
     fn offering(version: &str, mode: Mode, also: &Value) -> Site {
-        let node = Node::with_static_pod(version, &mode.to_string());
+        Site::on(Node::with_static_pod(version, &mode.to_string()), mode, also)
+    }
+
+    /// As [`Site::new`], of a node whose kube-proxy is a pod of kubeadm's DaemonSet.
+    pub(super) fn of_daemon_set() -> Site {
+        Site::on(Node::join(), Mode::Iptables, &json!({}))
+    }
+
+    /// A node whose kube-proxy serves in `mode`, with pods and Services.
+    fn on(node: Node, mode: Mode, also: &Value) -> Site {
         let seen = Seen::of(&node.name, &node.addresses);
         let (pods, namespace) = (Pods::of(&node.name), format!("moves-{}", node.name));
         offer(&namespace, &node.name, also);
@@ -235,7 +244,7 @@ const THERE_AND_BACK: [(Mode, Mode); 2] =
     [(Mode::Iptables, Mode::Nftables), (Mode::Nftables, Mode::Iptables)];
 
 /// Moves kube-proxy to nftables mode and back, with traffic for so long `after` it, and none is lost.
-fn there_and_back(site: &Site, after: Duration, iptables: &str) {
+pub(super) fn there_and_back(site: &Site, what: &str, after: Duration) {
     let proxyshift = site.node.proxyshift();
     for (from, to) in THERE_AND_BACK {
         let served = site.unharmed_until(after, &format!("{from} to {to}"), || {
@@ -250,15 +259,14 @@ fn there_and_back(site: &Site, after: Duration, iptables: &str) {
         site.is_in(to);
         proxyshift.expect(0, "confirm");
     }
-    let what =
-        format!("a static pod: from {iptables} to nftables mode and back, no connection lost");
+    let what = format!("{what} to nftables mode and back, no connection lost");
     tried(&site.node.asks("/metrics"), AT, &what);
 }
 
 #[test]
 #[ignore = "of the cluster"]
 fn no_connection_is_lost_there_and_back_of_1_34() {
-    there_and_back(&Site::of("1.34.4", Mode::Iptables), AROUND, "iptables");
+    there_and_back(&Site::of("1.34.4", Mode::Iptables), "a static pod: from iptables", AROUND);
 }
 
 #[test]
@@ -279,7 +287,7 @@ fn no_connection_is_lost_there_and_back_of_iptables_legacy() {
     let of_backend = |save: &str| site.seen.run(save).contains("-j KUBE-SVC-");
     reads_as_the_api_says(&site.seen, Mode::Iptables);
     assert!(of_backend("iptables-legacy-save") && !of_backend("iptables-nft-save"));
-    there_and_back(&site, AROUND, "iptables-legacy");
+    there_and_back(&site, "a static pod: from iptables-legacy", AROUND);
     assert!(of_backend("iptables-legacy-save") && !of_backend("iptables-nft-save"));
 }
 
@@ -287,7 +295,7 @@ fn no_connection_is_lost_there_and_back_of_iptables_legacy() {
 #[ignore = "of the cluster"]
 fn no_connection_is_lost_there_and_back_and_some_are_without_a_bridge() {
     let site = Site::new(Mode::Iptables);
-    there_and_back(&site, AFTER, "iptables");
+    there_and_back(&site, "a static pod: from iptables", AFTER);
     for (from, to) in THERE_AND_BACK {
         let what = format!("{from} to {to} by kube-proxy alone");
         let (lost, _) = site.measured(&what, AROUND, || site.moves_itself(to));

@@ -25,7 +25,7 @@ pub enum ConfigSource {
     /// The manifest of kube-proxy's static pod, whose arguments are the configuration.
     Manifest(PathBuf),
     /// The ConfigMap that a DaemonSet's pods mount. It is never edited: another has the text after.
-    ConfigMap(ConfigMapKey),
+    ConfigMap(Box<ConfigMapKey>),
 }
 
 impl ConfigSource {

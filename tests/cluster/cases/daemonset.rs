@@ -203,7 +203,10 @@ fn what_is_not_arranged_is_refused_by_name() {
     // By this the pods get the template that OnDelete has held back.
     let patch = json!({"spec": {"updateStrategy": {"type": "RollingUpdate"}}});
     cluster.kubectl(&format!("patch -n kube-system daemonset kube-proxy --type merge -p {patch}"));
-    proxyshift.expect(3, "migrate --to nftables --yes").reports(&["OnDelete", NEXT]);
+    poll("it is refused while pods are replaced, and then by its strategy", || {
+        let ended = proxyshift.expect(3, "migrate --to nftables --yes");
+        ended.err.contains("OnDelete") && ended.err.contains(NEXT)
+    });
 }
 
 #[test]

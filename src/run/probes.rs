@@ -48,22 +48,24 @@ impl Probe {
     }
 }
 
-/// The same probes, each where `services` answer now. A mode may serve NodePorts on fewer addresses of
-/// the node than the mode before, which `nftables.node-port-addresses` says before the move.
+/// Those of the probes that `services` can answer now, each where they do. What was deleted meanwhile, or
+/// has no endpoint any more, answers nobody. A mode may serve NodePorts on fewer addresses of the node
+/// than the mode before, which `nftables.node-port-addresses` says before the move.
 pub(super) fn where_answered(probes: &[Probe], services: &Services) -> Vec<Probe> {
-    let moved = probes.iter().cloned().map(|mut probe| {
-        let own = ServiceKey::at(probe.address, probe.protocol);
-        let of_node =
-            ServiceKey { location: Location::Node(Family::of(probe.address.ip())), ..own };
-        let service = services.get(&of_node).filter(|_| !services.contains_key(&own));
-        let listed = service.map(|service| &service.node_addresses);
-        let other = listed.filter(|listed| !listed.contains(&probe.address.ip()));
-        if let Some(address) = other.and_then(|listed| listed.first()) {
-            probe.address.set_ip(*address);
+    let answered = |key: &ServiceKey| services.get(key).filter(|s| !s.backends.is_empty());
+    let probed = probes.iter().filter_map(|probe| {
+        let (own, mut probe) = (ServiceKey::at(probe.address, probe.protocol), probe.clone());
+        if services.contains_key(&own) {
+            return answered(&own).map(|_| probe);
         }
-        probe
+        let location = Location::Node(Family::of(probe.address.ip()));
+        let listed = &answered(&ServiceKey { location, ..own })?.node_addresses;
+        if let Some(other) = listed.first().filter(|_| !listed.contains(&probe.address.ip())) {
+            probe.address.set_ip(*other);
+        }
+        Some(probe)
     });
-    moved.collect()
+    probed.collect()
 }
 
 /// The probes for a node with these services: its DNS, its API, a sample of the other services, and
@@ -192,27 +194,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_node_port_is_probed_where_it_answers_now() {
+    fn a_probe_is_sent_where_it_is_answered_now() {
         let node = ServiceKey {
             location: Location::Node(Family::Ipv4),
             port: 30080,
             protocol: Protocol::Tcp,
         };
+        let with_endpoint = || {
+            let backends = ["10.244.0.9:8080".parse().unwrap()].into();
+            ServicePort { backends, ..ServicePort::default() }
+        };
         let serving = |addresses: &[&str]| {
             let node_addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
-            Services::from([(node, ServicePort { node_addresses, ..ServicePort::default() })])
+            Services::from([(node, ServicePort { node_addresses, ..with_endpoint() })])
         };
         let probed = |to: &str, services: &Services| {
             let (what, address) = (String::new(), to.parse().unwrap());
             let probe = Probe { what, address, protocol: Protocol::Tcp };
-            where_answered(&[probe], services)[0].address.to_string()
+            where_answered(&[probe], services).first().map(|probe| probe.address.to_string())
         };
+        let at = |address: &str| Some(address.to_owned());
         let primary = serving(&["192.168.0.1"]);
-        assert_eq!(probed("10.244.0.1:30080", &primary), "192.168.0.1:30080");
-        assert_eq!(probed("192.168.0.1:30080", &primary), "192.168.0.1:30080");
-        assert_eq!(probed("10.244.0.1:30081", &primary), "10.244.0.1:30081");
-        assert_eq!(probed("[fd00::1]:30080", &primary), "[fd00::1]:30080");
+        assert_eq!(probed("10.244.0.1:30080", &primary), at("192.168.0.1:30080"));
+        assert_eq!(probed("192.168.0.1:30080", &primary), at("192.168.0.1:30080"));
         let everywhere = serving(&[]);
-        assert_eq!(probed("10.244.0.1:30080", &everywhere), "10.244.0.1:30080");
+        assert_eq!(probed("10.244.0.1:30080", &everywhere), at("10.244.0.1:30080"));
+        // Deleted meanwhile.
+        assert_eq!(probed("10.244.0.1:30081", &primary), None);
+        assert_eq!(probed("[fd00::1]:30080", &primary), None);
+        let web = ServiceKey::at("10.96.0.10:80".parse().unwrap(), Protocol::Tcp);
+        let of_cluster = |service| Services::from([(web, service)]);
+        assert_eq!(probed("10.96.0.10:80", &of_cluster(with_endpoint())), at("10.96.0.10:80"));
+        // Scaled to 0 meanwhile.
+        assert_eq!(probed("10.96.0.10:80", &of_cluster(ServicePort::default())), None);
     }
 }

@@ -131,8 +131,12 @@ pub(in crate::run) fn undo(undo: &mut UndoContext<'_>) -> Result<()> {
         && node::bridge::loaded()?.is_empty()
     {
         let now = context.observe_with_owners_of(undo.base)?;
+        let served = bridges_of(context, &now, modes.to);
+        // Where the new mode serves nothing any more, the services of before the run are what is known.
         // On a disk that fails, the scripts of before are all there is.
-        if let Err(e) = write(context, undo.run, &bridges_of(context, &now, modes.to)) {
+        if !served.is_empty()
+            && let Err(e) = write(context, undo.run, &served)
+        {
             context.sink.warning(format!("the bridge has the services of before the run: {e}"));
         }
     }

@@ -120,8 +120,16 @@ impl Cluster {
     /// kubeadm's kube-proxy, for nodes whose kube-proxy is no static pod.
     fn add_kube_proxy(&self) {
         self.overwrite_kube_proxy();
-        let patch = format!("--type merge -p {}", affinity().replace(' ', ""));
-        self.kubectl(&format!("patch -n kube-system daemonset kube-proxy {patch}"));
+        self.pass_over_static_pods();
+    }
+
+    /// Sees to it that kubeadm's DaemonSet passes over the nodes whose kube-proxy is a static pod: a case
+    /// may have written over it.
+    pub fn pass_over_static_pods(&self) {
+        if !self.kubectl("get -n kube-system daemonset kube-proxy -o json").contains(STATIC) {
+            let patch = format!("--type merge -p {}", affinity().replace(' ', ""));
+            self.kubectl(&format!("patch -n kube-system daemonset kube-proxy {patch}"));
+        }
     }
 
     /// The cluster with kubeadm's DaemonSet as kubeadm makes it, and with nothing of proxyshift. Its

@@ -47,6 +47,7 @@ impl Node {
     /// Joins a new node to the cluster, and waits until its kube-proxy serves, which is a static
     /// pod of this version in this mode.
     pub fn with_static_pod(version: &str, mode: &str) -> Node {
+        Cluster::shared().pass_over_static_pods();
         let node = Node::begin(&format!("{STATIC}="));
         node.import(version);
         node.write("/var/lib/kube-proxy/config.conf", &static_configuration(mode));

@@ -222,6 +222,10 @@ fn what_kubeadm_writes_over_is_named_and_the_node_comes_back() {
     let undone = proxyshift.run("rollback");
     println!("{}", undone.err);
     assert_eq!(undone.code, Some(0), "{}", undone.err);
+    assert!(!undone.err.contains("not followed"), "{}", undone.err);
+    // Of two kube-proxies the second has no port until the first is gone, and tries again.
+    let mode = "curl -sf -m 5 http://127.0.0.1:10249/proxyMode || true";
+    poll("it has its port", || site.node.run(mode) == "iptables");
     site.is_back();
     let refused = proxyshift.expect(3, "migrate --to nftables --yes");
     refused.reports(&["does not pass over Nodes by the label", "proxyshift cluster prepare"]);

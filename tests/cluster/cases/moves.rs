@@ -176,7 +176,7 @@ impl Site {
     fn restart(&self, meanwhile: &str) {
         self.node.run(&format!(
             "mv {MANIFEST} {PARKED}
-             while pidof kube-proxy >/dev/null; do sleep 0.1; done
+             timeout 60 sh -c 'while pidof kube-proxy >/dev/null; do sleep 0.1; done'
              {meanwhile}
              mv {PARKED} {MANIFEST}
              for _ in $(seq 600); do

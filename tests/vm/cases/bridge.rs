@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Result};
 use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
 use proxyshift::kube_proxy::bridge::Bridge;
 use proxyshift::state::kube_proxy::Mode;
@@ -79,6 +80,8 @@ fn outcome(ask: Ask, client: &str, service: &str) -> BTreeSet<String> {
         if servers.len() == 2 {
             break;
         }
+        // Two clients that ask in step share the turns of a round robin, so each has its own pace.
+        thread::sleep(Duration::from_millis(3 * client.len() as u64));
     }
     assert!(service != STICKY || servers.len() == 1, "{client:?}: {servers:?}");
     found

@@ -15,6 +15,15 @@ use crate::kube_proxy::services::{
 use crate::state::nft::{NftTable, networks};
 use crate::state::{Family, NodeState};
 
+/// The maps that have an element for each service port.
+pub(super) const SERVICE_MAPS: [&str; 5] = [
+    "service-ips",
+    "service-nodeports",
+    "no-endpoint-services",
+    "no-endpoint-nodeports",
+    "firewall-ips",
+];
+
 /// The set of the addresses at which NodePorts answer.
 const NODE_PORT_ADDRESSES: &str = "nodeport-ips";
 
@@ -37,8 +46,7 @@ pub(super) fn read(state: &NodeState, wanted: &ServiceFilter<'_>) -> Services {
 /// node's (`MatchAll` in syncProxyRules of kube-proxy); one that holds nothing leaves none.
 pub(super) fn answer_node_ports(state: &NodeState, family: Family) -> bool {
     let Some(table) = state.nft.get(family.nft(), TABLE) else { return true };
-    let reader = Reader::of(table, family);
-    reader.set(NODE_PORT_ADDRESSES).is_none() || reader.elements(NODE_PORT_ADDRESSES).count() > 0
+    set(table, NODE_PORT_ADDRESSES).is_none_or(|set| elements(set).next().is_some())
 }
 
 /// Which endpoint each client of a service stays with: who is in the affinity set of an endpoint that a
@@ -69,11 +77,20 @@ pub(super) fn sticky_clients(state: &NodeState) -> StickyClients {
 fn clients_of_sets(table: &NftTable) -> HashMap<&str, Vec<IpAddr>> {
     let clients = table.of_kind("set").filter_map(|set| {
         let name = set.get("name")?.as_str()?;
-        let elements = set.get("elem")?.as_array()?.iter();
-        let values = elements.filter_map(|e| e.pointer("/elem/val").unwrap_or(e).as_str());
-        Some((name, values.filter_map(|value| value.parse().ok()).collect::<Vec<IpAddr>>()))
+        let clients = elements(set).filter_map(|element| element.as_str()?.parse().ok());
+        Some((name, clients.collect::<Vec<IpAddr>>()))
     });
     clients.filter(|(_, clients)| !clients.is_empty()).collect()
+}
+
+fn set<'a>(table: &'a NftTable, name: &str) -> Option<&'a Map<String, Value>> {
+    table.of_kind("set").find(|set| set.get("name").is_some_and(|n| n == name))
+}
+
+/// The elements of an nft set, without the counters and comments that they may have.
+fn elements(set: &Map<String, Value>) -> impl Iterator<Item = &Value> {
+    let elements = set.get("elem").and_then(Value::as_array);
+    elements.into_iter().flatten().map(|e| e.pointer("/elem/val").unwrap_or(e))
 }
 
 struct Reader<'a> {
@@ -140,29 +157,15 @@ impl<'a> Reader<'a> {
 
     /// The elements of the maps of services, each with the name of its map.
     fn map_elements(&self) -> impl Iterator<Item = (&'a str, &'a Value)> {
-        let known = [
-            "service-ips",
-            "service-nodeports",
-            "no-endpoint-services",
-            "no-endpoint-nodeports",
-            "firewall-ips",
-        ];
-        let maps = self.table.of_kind("map").filter_map(move |map| {
-            let name = map.get("name")?.as_str().filter(|name| known.contains(name))?;
+        let maps = self.table.of_kind("map").filter_map(|map| {
+            let name = map.get("name")?.as_str().filter(|name| SERVICE_MAPS.contains(name))?;
             Some((name, map.get("elem")?.as_array()?))
         });
         maps.flat_map(|(name, elements)| elements.iter().map(move |element| (name, element)))
     }
 
-    fn set(&self, name: &str) -> Option<&'a Map<String, Value>> {
-        let named = |object: &&Map<String, Value>| object.get("name").is_some_and(|n| n == name);
-        self.table.of_kind("set").find(named)
-    }
-
-    /// The elements of an nft set, without the counters and comments that they may have.
-    fn elements(&self, set: &str) -> impl Iterator<Item = &'a Value> {
-        let elements = self.set(set).and_then(|s| s.get("elem")?.as_array());
-        elements.into_iter().flatten().map(|e| e.pointer("/elem/val").unwrap_or(e))
+    fn elements(&self, name: &str) -> impl Iterator<Item = &'a Value> {
+        set(self.table, name).into_iter().flat_map(elements)
     }
 
     /// Adds the source ranges of 1.29, which has them in one set: `10.0.0.1 . tcp . 80 . 10.0.0.0/8`.

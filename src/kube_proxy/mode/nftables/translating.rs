@@ -6,19 +6,10 @@ use std::collections::{BTreeSet, HashMap};
 use serde_json::{Map, Value};
 
 use super::TABLE;
-use super::services::service_port;
+use super::services::{SERVICE_MAPS, service_port};
 use crate::kube_proxy::services::ServiceKey;
 use crate::state::nft::{NftTable, NftTables};
 use crate::state::{Family, NodeState};
-
-/// The maps that have an element for each service port.
-const DISPATCHING: [&str; 5] = [
-    "service-ips",
-    "service-nodeports",
-    "no-endpoint-services",
-    "no-endpoint-nodeports",
-    "firewall-ips",
-];
 
 /// kube-proxy's tables, with what `ports` need.
 pub(super) fn rules(state: &NodeState, ports: &BTreeSet<ServiceKey>) -> NodeState {
@@ -74,7 +65,7 @@ impl<'a> Reachable<'a> {
         while let Some(part) = waiting.pop() {
             let mut named = Vec::new();
             for content in parts.get(part).into_iter().flatten() {
-                match content.as_array().filter(|_| DISPATCHING.contains(&part)) {
+                match content.as_array().filter(|_| SERVICE_MAPS.contains(&part)) {
                     Some(all) => {
                         let wanted = all.iter().filter(|element| self.is_wanted(element));
                         wanted.for_each(|element| names(element, &mut named));
@@ -99,7 +90,7 @@ impl<'a> Reachable<'a> {
         let name = object.pointer("/map/name").and_then(Value::as_str);
         let Some(map) = object["map"]
             .as_object()
-            .filter(|_| name.is_some_and(|name| DISPATCHING.contains(&name)))
+            .filter(|_| name.is_some_and(|name| SERVICE_MAPS.contains(&name)))
         else {
             return object.clone();
         };

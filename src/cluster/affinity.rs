@@ -3,15 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use crate::state::kube_proxy::Mode;
-use crate::state::kubernetes::MODE_LABEL;
-
-/// Where the terms are in the spec of a pod.
-const TERMS: [&str; 4] = [
-    "affinity",
-    "nodeAffinity",
-    "requiredDuringSchedulingIgnoredDuringExecution",
-    "nodeSelectorTerms",
-];
+use crate::state::kubernetes::{
+    MODE_LABEL, SELECTOR_TERMS, is_of_mode, mode_requirements, selector_terms,
+};
 
 /// Which Nodes our expression leaves to a DaemonSet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,25 +25,10 @@ impl Side {
     }
 }
 
-/// The terms of which a Node must fulfil one.
-fn terms(spec: &Value) -> impl Iterator<Item = &Value> {
-    let terms = TERMS.iter().try_fold(spec, |at, key| at.get(key)).and_then(Value::as_array);
-    terms.into_iter().flatten()
-}
-
 /// Whether a term selects nothing: one without any requirement does.
 fn is_empty(term: &Value) -> bool {
     let has = |key| term.get(key).and_then(Value::as_array).is_some_and(|list| !list.is_empty());
     !has("matchExpressions") && !has("matchFields")
-}
-
-fn expressions(term: &Value) -> impl Iterator<Item = &Value> {
-    term.get("matchExpressions").and_then(Value::as_array).into_iter().flatten()
-}
-
-/// Whether a requirement is about the label of modes.
-fn is_ours(expression: &Value) -> bool {
-    expression.get("key").and_then(Value::as_str) == Some(MODE_LABEL)
 }
 
 fn values(expression: &Value) -> Vec<&str> {
@@ -60,19 +39,19 @@ fn values(expression: &Value) -> Vec<&str> {
 /// Whether pods of this spec go to no Node that the label names for the mode.
 pub fn excludes(spec: &Value, mode: Mode) -> bool {
     let excluded = |term: &Value| {
-        expressions(term)
-            .any(|e| is_ours(e) && e["operator"] == "NotIn" && values(e).contains(&mode.name()))
+        mode_requirements(term)
+            .any(|e| e["operator"] == "NotIn" && values(e).contains(&mode.name()))
     };
-    let mut able = terms(spec).filter(|term| !is_empty(term)).peekable();
+    let mut able = selector_terms(spec).filter(|term| !is_empty(term)).peekable();
     able.peek().is_some() && able.all(excluded)
 }
 
 /// Whether pods of this spec go only to Nodes that the label names for the mode.
 pub fn requires(spec: &Value, mode: Mode) -> bool {
     let required = |term: &Value| {
-        expressions(term).any(|e| is_ours(e) && e["operator"] == "In" && values(e) == [mode.name()])
+        mode_requirements(term).any(|e| e["operator"] == "In" && values(e) == [mode.name()])
     };
-    let mut able = terms(spec).filter(|term| !is_empty(term)).peekable();
+    let mut able = selector_terms(spec).filter(|term| !is_empty(term)).peekable();
     able.peek().is_some() && able.all(required)
 }
 
@@ -80,11 +59,13 @@ pub fn requires(spec: &Value, mode: Mode) -> bool {
 pub(super) fn without_ours(spec: &Value) -> Value {
     let mut spec = spec.clone();
     let mut emptied = false;
-    if let Some(Value::Array(terms)) = TERMS.iter().try_fold(&mut spec, |at, key| at.get_mut(key)) {
+    if let Some(Value::Array(terms)) =
+        SELECTOR_TERMS.iter().try_fold(&mut spec, |at, key| at.get_mut(key))
+    {
         for term in terms.iter_mut() {
             let had_any = !is_empty(term);
             if let Some(Value::Array(list)) = term.get_mut("matchExpressions") {
-                list.retain(|expression| !is_ours(expression));
+                list.retain(|expression| !is_of_mode(expression));
                 if list.is_empty() {
                     let _ = term.as_object_mut().map(|term| term.remove("matchExpressions"));
                 }
@@ -95,14 +76,14 @@ pub(super) fn without_ours(spec: &Value) -> Value {
     }
     // What stays of it is what was there before: the parts that are empty now go.
     if emptied {
-        for depth in (1..=TERMS.len()).rev() {
-            let (name, above) = (TERMS[depth - 1], &TERMS[..depth - 1]);
+        for depth in (1..=SELECTOR_TERMS.len()).rev() {
+            let (name, above) = (SELECTOR_TERMS[depth - 1], &SELECTOR_TERMS[..depth - 1]);
             let Some(Value::Object(parent)) =
                 above.iter().try_fold(&mut spec, |at, key| at.get_mut(key))
             else {
                 break;
             };
-            let is_last = depth == TERMS.len();
+            let is_last = depth == SELECTOR_TERMS.len();
             let goes = match parent.get(name) {
                 Some(Value::Array(terms)) if is_last => terms.iter().any(is_empty),
                 Some(Value::Object(part)) => part.is_empty(),
@@ -122,11 +103,12 @@ pub(super) fn with_ours(spec: &Value, mode: Mode, side: Side) -> Value {
     let mut spec = without_ours(spec);
     let ours = json!({"key": MODE_LABEL, "operator": side.operator(), "values": [mode.name()]});
     let mut at = &mut spec;
-    for key in &TERMS[..TERMS.len() - 1] {
+    for key in &SELECTOR_TERMS[..SELECTOR_TERMS.len() - 1] {
         at = child(at, key);
     }
     let Value::Object(required) = at else { return spec };
-    let terms = required.entry(TERMS[TERMS.len() - 1]).or_insert_with(|| json!([]));
+    let terms =
+        required.entry(SELECTOR_TERMS[SELECTOR_TERMS.len() - 1]).or_insert_with(|| json!([]));
     match terms {
         Value::Array(terms) if !terms.is_empty() => {
             for term in terms.iter_mut().filter(|term| !is_empty(term)) {
@@ -196,7 +178,7 @@ mod tests {
         ]));
         let with = with_ours(&before, MODE, Side::Original);
         assert!(excludes(&with, MODE));
-        let terms: Vec<&Value> = terms(&with).collect();
+        let terms: Vec<&Value> = selector_terms(&with).collect();
         assert_eq!(terms[0]["matchExpressions"].as_array().map(Vec::len), Some(2));
         assert_eq!(terms[1]["matchExpressions"].as_array().map(Vec::len), Some(1));
         // With a requirement in it, it would select Nodes.

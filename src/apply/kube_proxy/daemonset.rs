@@ -13,7 +13,7 @@ use crate::api::ApiStatus;
 use crate::api::write::{self, Persistence};
 use crate::clock;
 use crate::error::{Error, Kind, Result};
-use crate::node::kube_proxy_controller::{ReadController, pod_uid, pods_of_node};
+use crate::node::kube_proxy_controller::{ReadController, contested, pod_uid, pods_of_node};
 use crate::node::kubelet;
 use crate::runtime::NAME;
 use crate::state::kube_proxy::controller::{DaemonSetPair, ModeDaemonSet};
@@ -147,8 +147,7 @@ impl DaemonSetPair {
             if self.of_label(label).is_none() {
                 let cause =
                     format!("somebody has set its label {MODE_LABEL} to {label:?} meanwhile");
-                return Err(Error::new(Kind::Contested, named.to_string(), cause)
-                    .hint("`proxyshift cluster status` says what is not as it was arranged"));
+                return Err(contested(&named, cause));
             }
             // The way back asks nothing: it is the only one.
             if *target == self.other {

@@ -22,7 +22,7 @@ use crate::state::kube_proxy::controller::{ConfigMapKey, DaemonSetPair, ModeDaem
 use crate::state::kube_proxy::{CommandLine, ConfigSource, Controller, Delivery, Mode};
 use crate::state::kubernetes::{
     ApiKind, ClusterNode, ClusterPod, ConfigMapObject, DaemonSet, MODE_LABEL, ObjectRef,
-    name_for_mode,
+    mode_requirements, name_for_mode, selector_terms,
 };
 use crate::state::tools::Process;
 use crate::yaml;
@@ -224,17 +224,13 @@ impl ArrangementReader<'_> {
 /// The value that every node selector term of a DaemonSet wants of the label with this operator; none
 /// unless each wants the same one alone.
 fn label_of(set: &DaemonSet, operator: &str) -> Option<String> {
-    let path = "/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms";
-    let terms = set.spec.template.pointer(path)?.as_array()?;
     let of_term = |term: &Value| {
-        let all = term.get("matchExpressions")?.as_array()?;
-        let mut own =
-            all.iter().filter(|e| e.get("key").and_then(Value::as_str) == Some(MODE_LABEL));
+        let mut own = mode_requirements(term);
         let (only, None) = (own.next()?, own.next()) else { return None };
         let [value] = &only.get("values")?.as_array()?[..] else { return None };
         (only.get("operator")?.as_str()? == operator).then_some(value.as_str()?.to_owned())
     };
-    let mut values = terms.iter().map(of_term);
+    let mut values = selector_terms(&set.spec.template["spec"]).map(of_term);
     let first = values.next()??;
     values.all(|value| value.as_ref() == Some(&first)).then_some(first)
 }
@@ -259,7 +255,8 @@ fn unprepared(named: &ObjectRef, cause: impl Into<String>) -> Error {
     Error::new(Kind::Blocked, named.to_string(), cause.into()).hint(PREPARE)
 }
 
-fn contested(named: &ObjectRef, cause: String) -> Error {
+/// The error that somebody has changed what was arranged.
+pub fn contested(named: &ObjectRef, cause: String) -> Error {
     Error::new(Kind::Contested, named.to_string(), cause)
         .hint("`proxyshift cluster status` says what is not as it was arranged")
 }

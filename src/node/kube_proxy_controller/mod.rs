@@ -20,7 +20,7 @@ use crate::state::kube_proxy::controller::{PROGRAM, for_kind};
 use crate::state::kube_proxy::{CommandLine, ConfigSource, Controller, Delivery};
 use crate::state::tools::Process;
 
-pub use self::daemonset::pods_of_node;
+pub use self::daemonset::{contested, pods_of_node};
 pub use self::kind::ReadController;
 pub use self::supervisor::{Predecessor, pod_uid};
 

@@ -6,6 +6,7 @@ mod objects;
 mod patch;
 mod path;
 mod run_note;
+mod selector_terms;
 
 pub use names::{
     DAEMON_SET, LEASE, MANAGED_BY, MODE_LABEL, NAMESPACE, RUN_ANNOTATION, SELECTOR, name_for_mode,
@@ -18,3 +19,4 @@ pub use objects::{
 pub use patch::{JsonPatch, PatchOperation, pointer};
 pub use path::{ApiKind, ObjectRef};
 pub use run_note::{NoteState, RunNote};
+pub use selector_terms::{SELECTOR_TERMS, is_of_mode, mode_requirements, selector_terms};

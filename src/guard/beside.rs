@@ -140,7 +140,7 @@ impl Observer {
     /// [`Kind::Blocked`] for a drop that no exception overrides.
     pub(super) fn begin(guard: &Guard<'_>, cache: &mut Cache) -> Result<Observer> {
         let mut observer = Observer::default();
-        let now = observer.look(guard, cache)?.unwrap_or_default();
+        let now = observer.observe_if_changed(guard, cache)?.unwrap_or_default();
         if let Some(refusal) = now.refusal() {
             return Err(refusal);
         }
@@ -151,7 +151,7 @@ impl Observer {
 
     /// Looks again if anything can have changed, and reports what is new and what is gone.
     pub(super) fn observe(&mut self, guard: &Guard<'_>, cache: &mut Cache) -> Result<()> {
-        let Some(now) = self.look(guard, cache)? else { return Ok(()) };
+        let Some(now) = self.observe_if_changed(guard, cache)? else { return Ok(()) };
         let before = std::mem::replace(&mut self.last, now);
         let now = &self.last;
         let is_in = |all: &[FinalDrop], one: &FinalDrop| all.iter().any(|drop| drop.is_same(one));
@@ -175,7 +175,11 @@ impl Observer {
     }
 
     /// What is there now; none if it is what was there before, or if it is too early to look again.
-    fn look(&mut self, guard: &Guard<'_>, cache: &mut Cache) -> Result<Option<BesideForward>> {
+    fn observe_if_changed(
+        &mut self,
+        guard: &Guard<'_>,
+        cache: &mut Cache,
+    ) -> Result<Option<BesideForward>> {
         let begin = Instant::now();
         if self.not_before.is_some_and(|time| begin < time) {
             return Ok(None);

@@ -38,8 +38,8 @@ const SETTLE: Duration = Duration::from_secs(30);
 /// there.
 const ROUNDS: usize = 3;
 
-/// How often something is looked at that is waited for.
-const LOOK: Duration = Duration::from_secs(1);
+/// The pause before what is waited for is read again.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// A DaemonSet by its namespace and name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -212,21 +212,21 @@ fn must_hold(write: &ClusterWrite, returned: &Value, intent: &Intent) -> Result<
     Err(ClusterRefusal::Admission(format!("the {what} of {object}")).error("admission"))
 }
 
-/// Writes what `shown` says, under the Lease, and verifies that all is there and every pod as before.
+/// Writes what `approved` says, under the Lease, and verifies that all is there and every pod as before.
 ///
 /// # Errors
 /// [`Kind::Lock`] while another administrator holds the Lease, [`Kind::LostRace`] if the cluster has
-/// changed since `shown` was decided; and [`Kind::NotRolledBack`] once anything is written: the same
+/// changed since `approved` was decided; and [`Kind::NotRolledBack`] once anything is written: the same
 /// command goes on then.
 pub fn prepare(
     client: &ApiClient,
     named: Option<&DaemonSetName>,
-    shown: &Intent,
+    approved: &Intent,
     sink: &dyn Sink,
 ) -> Result<()> {
-    let namespace = shown.original.namespace.clone().unwrap_or_default();
+    let namespace = approved.original.namespace.clone().unwrap_or_default();
     let mut lease = take_lease(client, &namespace, sink)?;
-    let result = write_all(client, named, shown, &mut lease, sink);
+    let result = write_all(client, named, approved, &mut lease, sink);
     lease.release();
     result
 }
@@ -234,15 +234,15 @@ pub fn prepare(
 fn write_all(
     client: &ApiClient,
     named: Option<&DaemonSetName>,
-    shown: &Intent,
+    approved: &Intent,
     lease: &mut LeaseHold<'_>,
     sink: &dyn Sink,
 ) -> Result<()> {
-    let before = read_state(client, named, Some(shown.to))?;
-    let intent = decided(&before, shown.to)?;
-    if intent.writes != shown.writes {
+    let before = read_state(client, named, Some(approved.to))?;
+    let intent = decided(&before, approved.to)?;
+    if intent.writes != approved.writes {
         let cause = "has changed since this was shown";
-        return Err(Error::new(Kind::LostRace, shown.original.to_string(), cause)
+        return Err(Error::new(Kind::LostRace, approved.original.to_string(), cause)
             .hint("run it again, and look again"));
     }
     let mut written = 0;
@@ -264,13 +264,13 @@ fn write_all(
             let is_new = matches!(one.action, WriteAction::Create(_));
             sink.note(format!("{} is {}", one.object, if is_new { "made" } else { "changed" }));
         }
-        let state = read_state(client, named, Some(shown.to)).map_err(unfinished)?;
-        writes = decided(&state, shown.to).map_err(unfinished)?.writes;
+        let state = read_state(client, named, Some(approved.to)).map_err(unfinished)?;
+        writes = decided(&state, approved.to).map_err(unfinished)?.writes;
         if writes.is_empty() {
             break;
         }
     }
-    verify_written(client, named, &before, shown.to).map_err(unfinished)
+    verify_written(client, named, &before, approved.to).map_err(unfinished)
 }
 
 /// An error after something was written.
@@ -320,7 +320,7 @@ fn verify_written(
             return Err(Error::new(Kind::Blocked, object, cause));
         }
         interrupt::check(&object)?;
-        thread::sleep(LOOK);
+        thread::sleep(PAUSE);
     };
     let left = decided(&state, to)?.writes;
     if let Some(write) = left.first() {
@@ -385,7 +385,7 @@ fn take_lease<'c>(
             watched = Some((found, Instant::now()));
         }
         interrupt::check("the Lease")?;
-        thread::sleep(LOOK);
+        thread::sleep(PAUSE);
     }
 }
 

@@ -62,13 +62,13 @@ fn run_prepare(command: &Invocation<'_>, options: &PrepareArgs) -> Result<u8> {
         return Ok(0);
     }
     let admitted = try_on_server(&client, &intent)?;
-    let shown = shown(&intent, &admitted, command.args.verbose);
+    let page = describe(&intent, &admitted, command.args.verbose);
     if options.dry_run {
-        command.answer(&document(&intent, "planned", &admitted, &[]), shown);
+        command.answer(&document(&intent, "planned", &admitted, &[]), page);
         return Ok(0);
     }
     if !command.args.yes {
-        command.ui.say(shown);
+        command.ui.say(page);
         let agreed = command.ui.confirm(
             "Write it?",
             "it is written; no pod restarts, and no node moves",
@@ -93,7 +93,7 @@ fn run_prepare(command: &Invocation<'_>, options: &PrepareArgs) -> Result<u8> {
 }
 
 /// What is to be written, for people.
-fn shown(intent: &Intent, admitted: &[Admitted], all: bool) -> Page {
+fn describe(intent: &Intent, admitted: &[Admitted], all: bool) -> Page {
     let mut page = Page::from(format!(
         "{} runs in {} mode. So that its nodes can move to {} mode one by one:",
         intent.original, intent.from, intent.to

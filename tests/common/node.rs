@@ -247,11 +247,11 @@ fn private_files(state: &NodeState) {
 }
 
 /// Creates the node's links by name and address. All become bridges, because many kernels lack the
-/// other types.
+/// other types. They make no IPv6 address of their own: it would come while a test runs, with its routes.
 fn links(state: &NodeState) {
     let mut batch = String::from("link set lo up\n");
     for link in state.links.iter().filter(|l| l.name != "lo") {
-        batch += &format!("link add {} type bridge\n", link.name);
+        batch += &format!("link add {0} type bridge\nlink set {0} addrgenmode none\n", link.name);
         for address in link.addresses.iter().filter(|a| a.addr().is_ipv4()) {
             batch += &format!("addr add {address} dev {}\n", link.name);
         }

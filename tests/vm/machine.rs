@@ -38,19 +38,14 @@ fn versions(case: &str) -> [&'static [&'static str]; 2] {
     match case {
         "cases::migrate::carries::iptables_to_ipvs_breaks_nothing"
         | "cases::migrate::carries::ipvs_to_iptables_breaks_nothing" => {
-            [&[OLD, TODAY], &["1.34.4", "1.35.4", "1.36.3"]]
-        }
-        "cases::bridge::the_bridge_serves_in_place_of_ipvs_mode"
-        | "cases::migrate::static_pod::a_static_pod_goes_there_and_comes_back"
-        | "cases::migrate::systemd::a_unit_is_found_restarted_and_undone_by_a_unit" => {
-            [&[TODAY], &[OLD]]
+            [&[TODAY], &[OLD, "1.34.4", "1.35.4", "1.36.3"]]
         }
         // Kubernetes 1.20 has no nftables mode.
         _ if case.contains("nftables") && case.contains(SOAK) => [&[], &[TODAY]],
         _ if case.contains("nftables") => [&[TODAY], &[]],
         _ if case.contains("::upgrade::") => [&[], &[OLD, "1.34.4", "1.35.4", "1.36.3"]],
         _ if case.contains(SOAK) => [&[], &[OLD, TODAY]],
-        _ => [&[OLD], &[TODAY]],
+        _ => [&[TODAY], &[OLD]],
     }
 }
 
@@ -180,9 +175,9 @@ impl Queue {
 }
 
 /// Boots a machine several times with the same disk. In each boot but the last, a migration reaches
-/// the next of `stages`, and then the power is cut. The boot that follows resolves the run. Returns
+/// the next of `cuts`, and then the power is cut. The boot that follows resolves the run. Returns
 /// how many seconds each boot took.
-pub fn reboots(stages: &[&str]) -> Vec<u64> {
+pub fn reboots(cuts: &[&str]) -> Vec<u64> {
     let shared = tempfile::tempdir().expect("a folder to share with the machine");
     let disk = shared.path().join(DISK);
     let image = fs::File::create(&disk).expect("a disk");
@@ -191,22 +186,22 @@ pub fn reboots(stages: &[&str]) -> Vec<u64> {
     assert!(made.expect("mkfs.ext4, of e2fsprogs, runs").success());
     let boot_of = |number: usize| {
         let began = Instant::now();
-        let mut variables = String::new();
-        if let Some(before) = number.checked_sub(1).map(|n| stages[n]) {
+        let mut variables = format!("{}={TODAY} ", kube_proxy::VERSION);
+        if let Some(before) = number.checked_sub(1).map(|n| cuts[n]) {
             variables += &format!("{RESOLVES}={before} ");
         }
-        if let Some(stage) = stages.get(number) {
-            variables += &format!("{INTERRUPTS}={stage} ");
+        if let Some(cut) = cuts.get(number) {
+            variables += &format!("{INTERRUPTS}={cut} ");
         }
         let name = format!("boot-{number}");
         let log = boot(shared.path(), &name, ALL, "cases cases::reboot::one_boot", &variables);
         println!("{log}");
-        let cut = fs::remove_file(shared.path().join(CUT)).is_ok();
-        let ended = if number < stages.len() { cut } else { log.contains("test result: ok") };
+        let is_cut = fs::remove_file(shared.path().join(CUT)).is_ok();
+        let ended = if number < cuts.len() { is_cut } else { log.contains("test result: ok") };
         assert!(ended, "boot {number} ({variables})");
         began.elapsed().as_secs()
     };
-    (0..=stages.len()).map(boot_of).collect()
+    (0..=cuts.len()).map(boot_of).collect()
 }
 
 /// Boots a machine that shares the folder `shared` with the host, and runs the shell commands

@@ -31,17 +31,35 @@ mod cases;
 /// The value of PROXYSHIFT_CASES that selects the boots in which the power is cut, and no case.
 const REBOOT: &str = "reboot";
 
-/// The stages of a migration in which the power is cut, and its rollback. The other stages write
-/// nothing, so a cut in one of them is as one at the end of the stage before it.
-const STAGES: [&str; 6] = ["prepare", "switch", "clean", "settle", "confirm", "rollback"];
+/// Where the power is cut in every run, as `MODE:STAGE` of a migration from iptables mode: amid the
+/// removal of rules, while a bridge serves, and amid a rollback.
+const CUTS: [&str; 3] = ["ipvs:clean", "nftables:switch", "ipvs:rollback"];
+
+/// Where it is cut on request: in each stage that writes. A cut in one of the others is as one at the
+/// end of the stage before it.
+const ALL_CUTS: [&str; 9] = [
+    "ipvs:prepare",
+    "ipvs:switch",
+    "ipvs:clean",
+    "ipvs:settle",
+    "ipvs:confirm",
+    "ipvs:rollback",
+    "nftables:bridge",
+    "nftables:switch",
+    "nftables:remove-bridge",
+];
 
 #[test]
 fn every_case_passes_in_the_vm() {
     let wanted = std::env::var("PROXYSHIFT_CASES").unwrap_or_default();
     let trials = if wanted == REBOOT { Vec::new() } else { machine::trials(&wanted) };
-    let cut = ["", REBOOT, "cases::"].contains(&&*wanted);
+    let cuts: &[&str] = match &*wanted {
+        "" => &CUTS,
+        REBOOT | "cases::" => &ALL_CUTS,
+        _ => &[],
+    };
     assert!(wanted == REBOOT || !trials.is_empty(), "no trial has `{wanted}` in its name");
-    let (seconds, log) = run(&trials, cut);
+    let (seconds, log) = run(&trials, cuts);
     let mut failed = machine::failed(&trials, &log);
     let mut logs = vec![log];
     if let Some(path) = std::env::var_os("PROXYSHIFT_SOAK_PAGE") {
@@ -49,10 +67,10 @@ fn every_case_passes_in_the_vm() {
         // page marks the trials that passed only the second time.
         if !failed.is_empty() {
             println!("once more: {failed:?}");
-            logs.push(run(&failed, false).1);
+            logs.push(run(&failed, &[]).1);
             failed = machine::failed(&failed, &logs[1]);
         }
-        let page = table::page(&trials, &logs) + &table::reboots(&STAGES, &seconds);
+        let page = table::page(&trials, &logs) + &table::reboots(cuts, &seconds);
         std::fs::write(path, page).expect("the page");
     }
     assert!(failed.is_empty(), "{failed:?}");
@@ -65,17 +83,17 @@ fn every_case_passes_in_the_vm() {
 }
 
 /// Runs trials on two machines that have a single CPU each, because an emulator runs these faster
-/// than a single machine that has two CPUs. If `cut` is set, the first machine begins with the
-/// boots in which the power is cut. Returns how many seconds each of these boots took, and the
+/// than a single machine that has two CPUs. The first machine begins with the boots in which the power
+/// is cut. Returns how many seconds each of these boots took, and the
 /// output of the trials.
-fn run(trials: &[String], cut: bool) -> (Vec<u64>, String) {
+fn run(trials: &[String], cuts: &[&str]) -> (Vec<u64>, String) {
     let queue = machine::Queue::new(trials);
     std::thread::scope(|scope| {
         let second = scope.spawn(|| match trials.len() {
             1 => String::new(),
             _ => queue.run("second"),
         });
-        let seconds = if cut { machine::reboots(&STAGES) } else { Vec::new() };
+        let seconds = if cuts.is_empty() { Vec::new() } else { machine::reboots(cuts) };
         let first = queue.run("first");
         let second = second.join().expect("the second machine gets through");
         println!("{first}{second}");

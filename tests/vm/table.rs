@@ -39,15 +39,15 @@ pub fn page(trials: &[String], logs: &[String]) -> String {
     page
 }
 
-/// The part of the page about the boots in which the power was cut at `stages`; the run that each
+/// The part of the page about the boots in which the power was cut; the run that each
 /// power cut interrupted was resolved by the next boot.
-pub fn reboots(stages: &[&str], seconds: &[u64]) -> String {
-    let mut part = "\nThe power was cut at these stages, and the next boot undid what was begun. \
-        Each boot\nresolves the cut before it, then comes to its own.\n\n\
-        | cut at | undone | seconds of both boots |\n|---|---|---|\n"
+pub fn reboots(cuts: &[&str], seconds: &[u64]) -> String {
+    let mut part = "\nThe power was cut in these stages on the way from iptables mode, and the next boot undid what\n\
+        was begun. Each boot resolves the cut before it, then comes to its own.\n\n\
+        | to, and cut at | undone | seconds of both boots |\n|---|---|---|\n"
         .to_owned();
-    for (stage, boots) in stages.iter().zip(seconds.windows(2)) {
-        writeln!(part, "| {stage} | ok | {} |", boots[0] + boots[1]).expect("text");
+    for (cut, boots) in cuts.iter().zip(seconds.windows(2)) {
+        writeln!(part, "| {cut} | ok | {} |", boots[0] + boots[1]).expect("text");
     }
     part
 }

@@ -159,8 +159,8 @@ fn clock_is_set(by: i64) {
 
 #[test]
 #[ignore = "in the machine"]
-fn a_clock_that_is_set_back_moves_no_deadline() {
-    if inside("cases::deadline::a_clock_that_is_set_back_moves_no_deadline") {
+fn soak_a_clock_that_is_set_back_moves_no_deadline() {
+    if inside("cases::deadline::soak_a_clock_that_is_set_back_moves_no_deadline") {
         clock_is_set(-DAY);
     }
 }
@@ -191,16 +191,16 @@ fn disk_fails(script: &str) {
 
 #[test]
 #[ignore = "in the machine"]
-fn a_full_disk_stops_no_deadline() {
-    if inside("cases::deadline::a_full_disk_stops_no_deadline") {
+fn soak_a_full_disk_stops_no_deadline() {
+    if inside("cases::deadline::soak_a_full_disk_stops_no_deadline") {
         disk_fails(FULL);
     }
 }
 
 #[test]
 #[ignore = "in the machine"]
-fn a_read_only_disk_stops_no_deadline() {
-    if inside("cases::deadline::a_read_only_disk_stops_no_deadline") {
+fn soak_a_read_only_disk_stops_no_deadline() {
+    if inside("cases::deadline::soak_a_read_only_disk_stops_no_deadline") {
         disk_fails(READ_ONLY);
     }
 }

@@ -6,10 +6,12 @@ use std::time::Duration;
 use std::{env, fs};
 
 use super::migrate::Case;
+use super::migrate::bridge::{is_bridged, load_modules};
 use crate::common::{run, run_with};
 
-/// Environment variables with names of stages: RESOLVES has the stage that the last boot
-/// interrupted and this boot resolves, and INTERRUPTS the stage to interrupt in this boot.
+/// Environment variables with a cut, as `MODE:STAGE`, in a migration from iptables mode to that mode:
+/// RESOLVES has the one that ended the last boot and that this boot resolves, and INTERRUPTS the one that
+/// ends this boot.
 pub const RESOLVES: &str = "PROXYSHIFT_RESOLVES";
 pub const INTERRUPTS: &str = "PROXYSHIFT_INTERRUPTS";
 
@@ -44,32 +46,39 @@ fn one_boot() {
     // case itself starts the boot unit.
     fs::create_dir_all("/run/systemd/system").expect("a folder");
     let mut case = Case::idle("nft", "disk/store");
+    load_modules();
     match env::var(RESOLVES) {
-        Ok(stage) => resolves(&mut case, &stage),
+        Ok(cut) => resolves(&mut case, &cut),
         Err(_) => {
             case.cluster.kube_proxy("iptables");
-            case.serves_from_now_on();
+            case.serves_as_now();
         }
     }
-    if let Ok(stage) = env::var(INTERRUPTS) {
-        interrupts(&case, &stage);
+    if let Ok(cut) = env::var(INTERRUPTS) {
+        interrupts(&mut case, &cut);
     }
+}
+
+/// The mode to which a cut's migration goes, and the stage.
+fn parts(cut: &str) -> (&str, &str) {
+    cut.split_once(':').expect("a mode and a stage")
 }
 
 /// Lets the boot unit resolve the run that the last boot interrupted. Then kube-proxy must serve as
 /// before the run.
-fn resolves(case: &mut Case, stage: &str) {
-    println!("-- after a reboot at {stage}");
+fn resolves(case: &mut Case, cut: &str) {
+    println!("-- after a reboot at {cut}");
+    let (to, stage) = parts(cut);
     let configuration = fs::read_to_string(CONFIGURATION).expect("kube-proxy's configuration");
     // Before the switch, or after it was undone, the configuration is the old one.
-    let mode = if ["prepare", "rollback"].contains(&stage) { "iptables" } else { "ipvs" };
+    let mode = if ["prepare", "rollback"].contains(&stage) { "iptables" } else { to };
     assert!(configuration.contains(&format!("mode: {mode}")), "{configuration}");
     case.proxyshift.expect(6, "status");
-    // If the power was cut in the stage `clean`, kube-proxy starts before the unit, with its
-    // present configuration; otherwise kube-proxy starts after the unit.
-    let first = stage == "clean";
+    // If the power was cut in the stage `clean`, or while a bridge served, kube-proxy starts before the
+    // unit, with its present configuration; otherwise kube-proxy starts after the unit.
+    let first = stage == "clean" || to == "nftables";
     if first {
-        case.cluster.kube_proxy_as_configured("ipvs");
+        case.cluster.kube_proxy_as_configured(to);
         case.cluster.release();
     }
     let unit = fs::read_to_string(UNIT).expect("the unit");
@@ -87,32 +96,38 @@ fn resolves(case: &mut Case, stage: &str) {
         true => case.cluster.wait("iptables"),
         false => case.cluster.kube_proxy_as_configured("iptables"),
     }
-    case.serves_from_now_on();
+    case.serves_as_now();
+    assert!(!is_bridged(), "a bridge is left");
     if first {
-        // Removes what kube-proxy made in ipvs mode during this boot.
+        // Removes what kube-proxy made in its other mode during this boot.
         case.proxyshift.expect(0, "cleanup --owner kube-proxy --yes");
     }
     case.is_in("iptables");
 }
 
-/// Runs a migration until it reaches `stage`, and has the power cut.
-fn interrupts(case: &Case, stage: &str) {
-    println!("-- a reboot at {stage}");
-    case.playbook("iptables", "ipvs", |text| text);
+/// Runs a migration until it reaches the stage, and has the power cut.
+fn interrupts(case: &mut Case, cut: &str) {
+    println!("-- a reboot at {cut}");
+    let (to, stage) = parts(cut);
+    // The way to nftables mode removes every virtual server there is.
+    if to == "ipvs" {
+        case.serves_from_now_on();
+    }
+    case.playbook("iptables", to, |text| text);
     run("sync");
     match stage {
-        "confirm" => assert_eq!(case.migrate("ipvs", "").code, Some(0)),
+        "confirm" => assert_eq!(case.migrate(to, "").code, Some(0)),
         "rollback" => {
-            assert_eq!(case.migrate("ipvs", "").code, Some(0));
+            assert_eq!(case.migrate(to, "").code, Some(0));
             println!("{}", case.proxyshift.killed("rollback", "before:rollback:intent").err);
         }
         _ => {
             let point = format!("before:{stage}:done");
-            println!("{}", case.proxyshift.killed(&Case::words("ipvs"), &point).err);
+            println!("{}", case.proxyshift.killed(&Case::words(to), &point).err);
         }
     }
-    let cut = Path::new(&env::var("PROXYSHIFT_SHARED").expect("the shared folder")).join(CUT);
-    fs::write(cut, stage).expect("the request");
+    let file = Path::new(&env::var("PROXYSHIFT_SHARED").expect("the shared folder")).join(CUT);
+    fs::write(file, cut).expect("the request");
     std::thread::sleep(Duration::from_secs(60));
     panic!("the power is still on");
 }

@@ -65,7 +65,8 @@ fn goes_back(case: &Case, from: &str, to: &str) {
     tried(&kube_proxy::metrics(), place(), &what);
 }
 
-fn load_modules() {
+/// Loads what the kernel needs for nftables mode and for a bridge.
+pub(in crate::cases) fn load_modules() {
     run(&format!("modprobe -a {MODULES}"));
 }
 
@@ -76,7 +77,7 @@ fn node(mode: &str) -> Case {
 }
 
 /// Whether a bridge is loaded on the node.
-fn is_bridged() -> bool {
+pub(in crate::cases) fn is_bridged() -> bool {
     run("nft list tables").contains("proxyshift-bridge")
 }
 

@@ -64,16 +64,16 @@ fn ipvs_to_iptables_breaks_nothing() {
 
 #[test]
 #[ignore = "in the machine"]
-fn iptables_to_ipvs_breaks_nothing_in_legacy() {
-    if inside("cases::migrate::carries::iptables_to_ipvs_breaks_nothing_in_legacy") {
+fn soak_iptables_to_ipvs_breaks_nothing_in_legacy() {
+    if inside("cases::migrate::carries::soak_iptables_to_ipvs_breaks_nothing_in_legacy") {
         carries_over("legacy", "iptables", "ipvs");
     }
 }
 
 #[test]
 #[ignore = "in the machine"]
-fn ipvs_to_iptables_breaks_nothing_in_legacy() {
-    if inside("cases::migrate::carries::ipvs_to_iptables_breaks_nothing_in_legacy") {
+fn soak_ipvs_to_iptables_breaks_nothing_in_legacy() {
+    if inside("cases::migrate::carries::soak_ipvs_to_iptables_breaks_nothing_in_legacy") {
         carries_over("legacy", "ipvs", "iptables");
     }
 }

@@ -1,6 +1,6 @@
 //! Whole migrations of a kube-proxy.
 
-mod bridge;
+pub(super) mod bridge;
 mod carries;
 mod fails;
 mod killed;
@@ -89,7 +89,7 @@ impl Case {
     }
 
     /// Hands the running kube-proxy over to the commands, which stop and start it from now on.
-    fn serves_as_now(&mut self) {
+    pub(super) fn serves_as_now(&mut self) {
         self.cluster.release();
         self.cluster.serves();
         self.foreign = foreign(&self.cluster);

@@ -41,8 +41,8 @@ fn node(arguments: &[&str]) -> (Case, Kubelet) {
 
 #[test]
 #[ignore = "in the machine"]
-fn a_static_pod_goes_there_and_comes_back() {
-    if !inside("cases::migrate::static_pod::a_static_pod_goes_there_and_comes_back") {
+fn soak_a_static_pod_goes_there_and_comes_back() {
+    if !inside("cases::migrate::static_pod::soak_a_static_pod_goes_there_and_comes_back") {
         return;
     }
     let (case, _kubelet) = node(&["--config=/var/lib/kube-proxy/config.conf", "--v=2"]);

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use crate::state::kube_proxy::Mode;
 use crate::state::kubernetes::{
-    MODE_LABEL, SELECTOR_TERMS, is_of_mode, mode_requirements, selector_terms,
+    MODE_LABEL, SELECTOR_TERMS, is_of_mode, mode_of_terms, selects_nothing,
 };
 
 /// Which Nodes our expression leaves to a DaemonSet.
@@ -25,34 +25,14 @@ impl Side {
     }
 }
 
-/// Whether a term selects nothing: one without any requirement does.
-fn is_empty(term: &Value) -> bool {
-    let has = |key| term.get(key).and_then(Value::as_array).is_some_and(|list| !list.is_empty());
-    !has("matchExpressions") && !has("matchFields")
-}
-
-fn values(expression: &Value) -> Vec<&str> {
-    let values = expression.get("values").and_then(Value::as_array).into_iter().flatten();
-    values.filter_map(Value::as_str).collect()
-}
-
-/// Whether pods of this spec go to no Node that the label names for the mode.
+/// Whether pods of this spec go to all Nodes but those that the label names for the mode.
 pub fn excludes(spec: &Value, mode: Mode) -> bool {
-    let excluded = |term: &Value| {
-        mode_requirements(term)
-            .any(|e| e["operator"] == "NotIn" && values(e).contains(&mode.name()))
-    };
-    let mut able = selector_terms(spec).filter(|term| !is_empty(term)).peekable();
-    able.peek().is_some() && able.all(excluded)
+    mode_of_terms(spec, Side::Original.operator()) == Some(mode.name())
 }
 
 /// Whether pods of this spec go only to Nodes that the label names for the mode.
 pub fn requires(spec: &Value, mode: Mode) -> bool {
-    let required = |term: &Value| {
-        mode_requirements(term).any(|e| e["operator"] == "In" && values(e) == [mode.name()])
-    };
-    let mut able = selector_terms(spec).filter(|term| !is_empty(term)).peekable();
-    able.peek().is_some() && able.all(required)
+    mode_of_terms(spec, Side::Ours.operator()) == Some(mode.name())
 }
 
 /// The spec of a pod without any requirement about the label of modes.
@@ -63,7 +43,7 @@ pub(super) fn without_ours(spec: &Value) -> Value {
         SELECTOR_TERMS.iter().try_fold(&mut spec, |at, key| at.get_mut(key))
     {
         for term in terms.iter_mut() {
-            let had_any = !is_empty(term);
+            let had_any = !selects_nothing(term);
             if let Some(Value::Array(list)) = term.get_mut("matchExpressions") {
                 list.retain(|expression| !is_of_mode(expression));
                 if list.is_empty() {
@@ -71,7 +51,7 @@ pub(super) fn without_ours(spec: &Value) -> Value {
                 }
             }
             // A term that was ours alone selected all other Nodes.
-            emptied |= had_any && is_empty(term);
+            emptied |= had_any && selects_nothing(term);
         }
     }
     // What stays of it is what was there before: the parts that are empty now go.
@@ -85,7 +65,7 @@ pub(super) fn without_ours(spec: &Value) -> Value {
             };
             let is_last = depth == SELECTOR_TERMS.len();
             let goes = match parent.get(name) {
-                Some(Value::Array(terms)) if is_last => terms.iter().any(is_empty),
+                Some(Value::Array(terms)) if is_last => terms.iter().any(selects_nothing),
                 Some(Value::Object(part)) => part.is_empty(),
                 _ => false,
             };
@@ -111,7 +91,7 @@ pub(super) fn with_ours(spec: &Value, mode: Mode, side: Side) -> Value {
         required.entry(SELECTOR_TERMS[SELECTOR_TERMS.len() - 1]).or_insert_with(|| json!([]));
     match terms {
         Value::Array(terms) if !terms.is_empty() => {
-            for term in terms.iter_mut().filter(|term| !is_empty(term)) {
+            for term in terms.iter_mut().filter(|term| !selects_nothing(term)) {
                 if let Value::Object(term) = term {
                     let list = term.entry("matchExpressions").or_insert_with(|| json!([]));
                     if let Value::Array(list) = list {
@@ -141,6 +121,7 @@ fn child<'v>(at: &'v mut Value, key: &str) -> &'v mut Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::kubernetes::selector_terms;
 
     const MODE: Mode = Mode::Nftables;
 

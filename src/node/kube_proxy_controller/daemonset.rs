@@ -22,7 +22,7 @@ use crate::state::kube_proxy::controller::{ConfigMapKey, DaemonSetPair, ModeDaem
 use crate::state::kube_proxy::{CommandLine, ConfigSource, Controller, Delivery, Mode};
 use crate::state::kubernetes::{
     ApiKind, ClusterNode, ClusterPod, ConfigMapObject, DaemonSet, MODE_LABEL, ObjectRef,
-    mode_requirements, name_for_mode, selector_terms,
+    mode_of_terms, name_for_mode,
 };
 use crate::state::tools::Process;
 use crate::yaml;
@@ -139,7 +139,7 @@ impl ArrangementReader<'_> {
     /// [`Kind::Blocked`], naming what is not arranged so that the label alone moves a Node.
     fn arrangement(&self, name: &str) -> Result<ArrangedPair> {
         let unlabelled: DaemonSet = self.object(&self.reference(name))?;
-        let mode = label_of(&unlabelled, "NotIn").ok_or_else(|| {
+        let mode = mode_of_terms(&unlabelled.spec.template["spec"], "NotIn").ok_or_else(|| {
             let cause = format!("does not pass over Nodes by the label {MODE_LABEL}");
             unprepared(&self.reference(name), cause)
         })?;
@@ -150,7 +150,7 @@ impl ArrangementReader<'_> {
         })?;
         let named = self.reference(&name_for_mode(name, mode));
         let labelled: DaemonSet = self.object(&named)?;
-        if label_of(&labelled, "In").as_deref() != Some(mode.name()) {
+        if mode_of_terms(&labelled.spec.template["spec"], "In") != Some(mode.name()) {
             let cause = format!("does not select the Nodes with the label {MODE_LABEL}={mode}");
             return Err(unprepared(&named, cause));
         }
@@ -219,20 +219,6 @@ impl ArrangementReader<'_> {
         let named = missing.unwrap_or_else(|| self.reference(&set.metadata.name));
         Err(unprepared(&named, format!("has no {} of kube-proxy", self.key)))
     }
-}
-
-/// The value that every node selector term of a DaemonSet wants of the label with this operator; none
-/// unless each wants the same one alone.
-fn label_of(set: &DaemonSet, operator: &str) -> Option<String> {
-    let of_term = |term: &Value| {
-        let mut own = mode_requirements(term);
-        let (only, None) = (own.next()?, own.next()) else { return None };
-        let [value] = &only.get("values")?.as_array()?[..] else { return None };
-        (only.get("operator")?.as_str()? == operator).then_some(value.as_str()?.to_owned())
-    };
-    let mut values = selector_terms(&set.spec.template["spec"]).map(of_term);
-    let first = values.next()??;
-    values.all(|value| value.as_ref() == Some(&first)).then_some(first)
 }
 
 /// The first key by which two configurations differ in what they mean, but for the keys `aside`.
@@ -362,40 +348,7 @@ impl ReadController for DaemonSetPair {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
-
-    #[test]
-    fn each_term_must_have_the_label_alone() {
-        let of = |terms: Value, operator| {
-            let mut set = DaemonSet::default();
-            set.spec.template = json!({"spec": {"affinity": {"nodeAffinity":
-                {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}}});
-            label_of(&set, operator)
-        };
-        let own = |operator: &str, values: Value| json!({"key": MODE_LABEL, "operator": operator, "values": values});
-        let term = |expressions: Value| json!({"matchExpressions": expressions});
-        let other = json!({"key": "a", "operator": "Exists"});
-        let one = || term(json!([other, own("NotIn", json!(["nftables"]))]));
-        assert_eq!(of(json!([one()]), "NotIn").as_deref(), Some("nftables"));
-        assert_eq!(of(json!([one(), one()]), "NotIn").as_deref(), Some("nftables"));
-        for (terms, operator) in [
-            (json!([]), "NotIn"),
-            (json!([one()]), "In"),
-            (json!([one(), term(json!([other]))]), "NotIn"),
-            (json!([one(), term(json!([own("NotIn", json!(["ipvs"]))]))]), "NotIn"),
-            (json!([term(json!([own("NotIn", json!(["nftables", "ipvs"]))]))]), "NotIn"),
-            (
-                json!([term(json!([own("NotIn", json!(["a"])), own("NotIn", json!(["a"]))]))]),
-                "NotIn",
-            ),
-            (json!([{"matchFields": []}]), "NotIn"),
-        ] {
-            assert_eq!(of(terms.clone(), operator), None, "{terms}");
-        }
-        assert_eq!(label_of(&DaemonSet::default(), "NotIn"), None);
-    }
 
     #[test]
     fn configurations_are_compared_by_what_they_mean() {

@@ -13,10 +13,12 @@ pub use names::{
 };
 pub use objects::{
     AnyObject, ClusterNode, ClusterPod, ConfigMapObject, DaemonSet, DaemonSetSpec, DaemonSetStatus,
-    ManagedFields, ObjectMeta, OwnerReference, PodContainer, PodPhase, PodSpec, PodStatus,
-    PodVolume,
+    ManagedFields, ObjectMeta, OwnerReference, PodContainer, PodPhase, PodSpec,
+    PodStatus, PodVolume,
 };
 pub use patch::{JsonPatch, PatchOperation, pointer};
 pub use path::{ApiKind, ObjectRef};
 pub use run_note::{NoteState, RunNote};
-pub use selector_terms::{SELECTOR_TERMS, is_of_mode, mode_requirements, selector_terms};
+pub use selector_terms::{
+    SELECTOR_TERMS, is_of_mode, mode_of_terms, selector_terms, selects_nothing,
+};

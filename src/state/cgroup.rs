@@ -13,23 +13,52 @@ pub fn is_pod(paths: &[impl AsRef<str>]) -> bool {
     paths.iter().any(|path| path.as_ref().contains("kubepods"))
 }
 
-/// The uid of the pod in whose container a process with these control groups runs: the kubelet names
-/// the pod's group by it, and systemd's driver writes `_` for each `-` there.
-pub fn pod_uid(paths: &[impl AsRef<str>]) -> Option<String> {
-    let parts = paths.iter().filter(|path| path.as_ref().contains("kubepods"));
-    let mut parts = parts.flat_map(|path| path.as_ref().split(['/', ':']));
-    parts.find_map(|part| {
-        let slice = part.strip_suffix(".slice").and_then(|slice| slice.rsplit_once("-pod"));
-        let uid = match slice {
-            Some((_, uid)) => uid.replace('_', "-"),
-            None => part.strip_prefix("pod")?.to_owned(),
-        };
-        (uid.len() == UID && uid.bytes().all(|b| b == b'-' || b.is_ascii_hexdigit())).then_some(uid)
-    })
+/// Whether a process with these control groups may run in a container of a pod: a kubelet names the groups
+/// as it is configured, so only the API server knows.
+pub fn may_be_pod(paths: &[impl AsRef<str>]) -> bool {
+    let names_one = |path: &str| pod_signs(path).next().is_some();
+    is_pod(paths) || of_the_system(paths).any(names_one)
 }
 
-/// The length of a uid: 32 digits and 4 dashes.
-const UID: usize = 36;
+/// What an element of a path says of the pod that it belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PodSign<'p> {
+    /// The uid of a pod: `pod0a1b…`, and of systemd's driver, which writes `_` for each `-` there,
+    /// `kubepods-besteffort-pod0a1b….slice`.
+    Uid(String),
+    /// The id of a container: `9f8e…`, and of systemd's driver `cri-containerd-9f8e….scope`.
+    Container(&'p str),
+}
+
+/// The signs of pods in a path, from the outside to the inside.
+pub fn pod_signs(path: &str) -> impl Iterator<Item = PodSign<'_>> {
+    // containerd without systemd's driver, below a unit: `kubepods-pod….slice:cri-containerd:9f8e…`.
+    path.split(['/', ':']).filter_map(sign)
+}
+
+fn sign(part: &str) -> Option<PodSign<'_>> {
+    let slice = part.strip_suffix(".slice").and_then(|slice| slice.rsplit_once("-pod"));
+    let uid = match slice {
+        Some((_, uid)) => Some(uid.replace('_', "-")),
+        None => part.strip_prefix("pod").map(str::to_owned),
+    };
+    if let Some(uid) = uid.filter(|uid| is_uid(uid)) {
+        return Some(PodSign::Uid(uid));
+    }
+    let scope = part.strip_suffix(".scope").and_then(|scope| scope.rsplit_once('-'));
+    let id = scope.map_or(part, |(_, id)| id);
+    is_container_id(id).then_some(PodSign::Container(id))
+}
+
+/// Whether a text has the form of a uid: 32 digits and 4 dashes.
+fn is_uid(text: &str) -> bool {
+    text.len() == 36 && text.bytes().all(|b| b == b'-' || b.is_ascii_hexdigit())
+}
+
+/// Whether a text has the form of a container's id: of containerd, CRI-O and docker 64 digits.
+fn is_container_id(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit())
+}
 
 /// Whether a process with these control groups runs in a container, of a pod or not.
 pub fn is_container(paths: &[impl AsRef<str>]) -> bool {
@@ -62,26 +91,44 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pod_is_named_by_its_uid_with_each_driver() {
+    fn a_path_has_the_signs_of_pods_with_each_driver() {
         let uid = "0a1b2c3d-0000-1111-2222-333344445555";
-        let of_systemd = uid.replace('-', "_");
-        for text in [
-            format!("0::/kubepods/besteffort/pod{uid}/9\n"),
-            format!("5:cpu:/kubepods/pod{uid}/9\n0::/\n"),
-            format!("0::/kubelet/kubepods/burstable/pod{uid}/9\n"),
-            format!("0::/kubepods.slice/kubepods-pod{of_systemd}.slice/cri-containerd-9.scope\n"),
-            format!(
-                "0::/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-besteffort.slice/\
-                 kubelet-kubepods-besteffort-pod{of_systemd}.slice/crio-9.scope\n"
+        let (of_systemd, id) = (uid.replace('-', "_"), "9".repeat(64));
+        let (pod, container) = (PodSign::Uid(uid.to_owned()), PodSign::Container(&id));
+        let both = [pod.clone(), container.clone()];
+        for (path, expected) in [
+            (format!("/kubepods/besteffort/pod{uid}/{id}"), &both[..]),
+            (format!("/kubepods/pod{uid}/{id}"), &both),
+            (format!("/kubelet/kubepods/burstable/pod{uid}/{id}"), &both),
+            (
+                format!("/kubepods.slice/kubepods-pod{of_systemd}.slice/cri-containerd-{id}.scope"),
+                &both,
             ),
-            format!(
-                "2:x:/system.slice/containerd.service/kubepods-pod{of_systemd}.slice:cri-containerd:9\n"
+            (
+                format!(
+                    "/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-besteffort.slice/\
+                     kubelet-kubepods-besteffort-pod{of_systemd}.slice/crio-{id}.scope"
+                ),
+                &both,
             ),
+            (
+                format!(
+                    "/system.slice/containerd.service/kubepods-pod{of_systemd}.slice:cri-containerd:{id}"
+                ),
+                &both,
+            ),
+            // A kubelet without groups for pods.
+            (format!("/pxs-node1/{id}"), &both[1..]),
+            (format!("/system.slice/docker-{id}.scope"), &both[1..]),
+            ("/kubepods/pod7/9".to_owned(), &[]),
+            (format!("/kubepods/pod{id}/9"), &[]),
+            ("/system.slice/kube-proxy.service".to_owned(), &[]),
+            ("/".to_owned(), &[]),
         ] {
-            assert_eq!(pod_uid(&paths(&text)).as_deref(), Some(uid), "{text}");
-        }
-        for text in ["0::/kubepods/pod7/9\n".to_owned(), format!("0::/x/pod{uid}/9\n")] {
-            assert_eq!(pod_uid(&paths(&text)), None, "{text}");
+            assert_eq!(pod_signs(&path).collect::<Vec<_>>(), expected, "{path}");
+            let may_be = !expected.is_empty() || path.starts_with("/kubepods");
+            assert_eq!(may_be_pod(&[&path]), may_be, "{path}");
+            assert!(!may_be_pod(&[format!("/user.slice/user-7.slice/{id}")]));
         }
     }
 

@@ -4,27 +4,24 @@
 //! ends 0.1 to 0.2 s later, and the new one starts 0.9 to 1.5 s after it (Kubernetes 1.37.2).
 
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 
-use super::{Operate, PAUSE, Time, timeout_error};
+use super::awaited_pod::{AwaitedPod, LOGS};
+use super::{Operate, PAUSE, Time};
 use crate::api::ApiStatus;
 use crate::api::write::{self, Persistence};
 use crate::clock;
 use crate::error::{Error, Kind, Result};
-use crate::node::kube_proxy_controller::{ReadController, contested, pod_uid, pods_of_node};
+use crate::node::kube_proxy_controller::{contested, pods_of_node};
 use crate::node::kubelet;
 use crate::runtime::NAME;
 use crate::state::kube_proxy::controller::{DaemonSetPair, ModeDaemonSet};
 use crate::state::kube_proxy::{ConfigSource, KubeProxyConfig};
 use crate::state::kubernetes::{
-    AnyObject, ApiKind, ClusterNode, ClusterPod, JsonPatch, MODE_LABEL, ObjectRef, RUN_ANNOTATION,
-    RunNote,
+    AnyObject, ApiKind, ClusterNode, JsonPatch, MODE_LABEL, ObjectRef, RUN_ANNOTATION, RunNote,
 };
-
-/// How long the pods of the Node are not listed again, while the old process ends and the new starts.
-const BETWEEN_LISTS: Duration = Duration::from_millis(500);
 
 /// The namespace of Events about Nodes, which have none of their own.
 const EVENTS: &str = "default";
@@ -52,8 +49,7 @@ impl Operate for DaemonSetPair {
     }
 
     fn log_and_hint(&self) -> (String, String) {
-        let hint = "see /var/log/pods/kube-system_kube-proxy-*, and `kubectl describe pod` of it";
-        (String::new(), hint.to_owned())
+        (String::new(), LOGS.to_owned())
     }
 
     /// Sets the label of the Node so that the DaemonSet with a configuration of the mode of `to` has its
@@ -68,7 +64,15 @@ impl Operate for DaemonSetPair {
         let time = Time::new(within);
         let target = self.target(to)?;
         self.select(target, from, to, &time)?;
-        self.wait_for_pod(target, &time)
+        let awaited = AwaitedPod {
+            kubeconfig: &self.kubeconfig,
+            node: &self.node,
+            namespace: &self.namespace,
+            daemon_set: &target.name,
+            daemon_set_uid: &target.uid,
+            replaces: None,
+        };
+        awaited.wait(&time).map(|(pid, _)| pid)
     }
 
     fn configure_stopped(&self, _source: &ConfigSource, from: &str, to: &str) -> Result<()> {
@@ -174,52 +178,6 @@ impl DaemonSetPair {
         match to {
             Some(value) => patch.add(&label, value),
             None => patch.remove(&label),
-        }
-    }
-
-    /// Waits until one kube-proxy runs in a pod here, and this is a pod of `target`. Returns its PID.
-    /// Whether the pod is ready says no more.
-    fn wait_for_pod(&self, target: &ModeDaemonSet, time: &Time) -> Result<u32> {
-        let mut pods: Vec<ClusterPod> = Vec::new();
-        let mut listed: Option<Instant> = None;
-        let mut away: Option<Error> = None;
-        loop {
-            if let [process] = self.processes()?[..] {
-                let uid = pod_uid(process.pid);
-                let known = pods.iter().find(|pod| Some(&pod.metadata.uid) == uid.as_ref());
-                let owner = known.and_then(|pod| pod.metadata.controller());
-                if owner.is_some_and(|owner| owner.uid == target.uid) {
-                    return Ok(process.pid);
-                }
-            }
-            if listed.is_none_or(|at| at.elapsed() >= BETWEEN_LISTS) {
-                match pods_of_node(&self.kubeconfig, &self.node, Duration::ZERO) {
-                    Ok(now) => (pods, away) = (now, None),
-                    Err(e) => away = Some(e),
-                }
-                listed = Some(Instant::now());
-            }
-            if time.left().is_zero() {
-                let what = away.map_or_else(|| self.what_runs(target, &pods), |e| e.to_string());
-                let cause = format!(
-                    "no kube-proxy of DaemonSet {}/{} runs {:?} later: {what}",
-                    self.namespace, target.name, time.within
-                );
-                return Err(timeout_error(self, cause));
-            }
-            thread::sleep(PAUSE);
-        }
-    }
-
-    /// What the API server has of the pods of both. A node sees no pod that no scheduler has bound to it.
-    fn what_runs(&self, target: &ModeDaemonSet, pods: &[ClusterPod]) -> String {
-        let all: Vec<String> = self
-            .own(pods)
-            .map(|pod| format!("pod {} is {:?}", pod.metadata.name, pod.status.phase))
-            .collect();
-        match all.is_empty() {
-            true => format!("{} has no pod on Node {}: is it scheduled?", target.name, self.node),
-            false => all.join(", "),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! started ([`ReadController::owns`]). Other processes of that name are left out: they may run for
 //! ever. A stop that fails never prevents the start.
 
+mod awaited_pod;
 mod commands;
 mod daemonset;
 mod static_pod;

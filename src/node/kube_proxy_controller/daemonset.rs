@@ -4,56 +4,71 @@
 //! another has its pods there alone (`proxyshift cluster prepare`). Whatever made them, what is read
 //! here is what counts.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde_json::Value;
-
+use super::arrangement::{
+    ArrangedPair, ArrangementReader, BEFORE, PREPARE, config_key, difference,
+};
 use super::kind::{Origin, ReadController};
 use super::unsupported::RKE2;
 use crate::api::read;
 use crate::error::{Error, Kind, Result};
 use crate::node::kubelet;
 use crate::state::cgroup;
-use crate::state::kube_proxy::KubeProxyConfig;
 use crate::state::kube_proxy::controller::{ConfigMapKey, DaemonSetPair, ModeDaemonSet};
-use crate::state::kube_proxy::{CommandLine, ConfigSource, Controller, Delivery, Mode};
+use crate::state::kube_proxy::{CommandLine, ConfigSource, Controller, Delivery};
 use crate::state::kubernetes::{
-    ApiKind, ClusterNode, ClusterPod, ConfigMapObject, DaemonSet, MODE_LABEL, ObjectRef,
-    mode_of_terms, name_for_mode,
+    ApiKind, ClusterNode, ClusterPod, ConfigMapObject, MODE_LABEL, ObjectRef, OwnerReference,
+    pod_of_process,
 };
 use crate::state::tools::Process;
-use crate::yaml;
 
-/// How long the API server may take to be there before a run begins.
-const BEFORE: Duration = Duration::from_secs(10);
+/// The pod of a DaemonSet in which a kube-proxy runs, as the API server has it.
+pub(super) struct RunningPod {
+    pub(super) kubeconfig: PathBuf,
+    /// The name of this Node.
+    pub(super) node: String,
+    pub(super) pod: ClusterPod,
+    /// The DaemonSet.
+    pub(super) owner: OwnerReference,
+    /// All pods of this Node.
+    pods: Vec<ClusterPod>,
+}
 
-/// The next step where the cluster is not arranged.
-const PREPARE: &str = "an administrator arranges the cluster, once, without a restart: \
-    `proxyshift cluster prepare --to MODE`";
+impl RunningPod {
+    /// The pod of the process that `origin` describes; none if it is in no pod that a DaemonSet has made.
+    ///
+    /// # Errors
+    /// When the API server cannot be asked.
+    pub(super) fn of(origin: &Origin<'_>) -> Result<Option<RunningPod>> {
+        let is_other = matches!(origin.delivery, Delivery::Rke2 | Delivery::Managed(_))
+            || origin.root.join(RKE2).exists();
+        if !cgroup::may_be_pod(&origin.cgroups) || is_other {
+            return Ok(None);
+        }
+        let Some(kubeconfig) = kubelet::kubeconfig(origin.root)? else { return Ok(None) };
+        let node = kubelet::node_name(&kubeconfig)?;
+        let pods = pods_of_node(&kubeconfig, &node, BEFORE)?;
+        let Some(pod) = pod_of_process(&pods, &origin.cgroups).cloned() else { return Ok(None) };
+        let owner = pod.metadata.controller().filter(|owner| owner.kind == "DaemonSet").cloned();
+        Ok(owner.map(|owner| RunningPod { kubeconfig, node, pod, owner, pods }))
+    }
+
+    /// Reads how the cluster is arranged around the pod. `config` is the path of kube-proxy's configuration
+    /// in the container.
+    pub(super) fn reader(&self, config: &str) -> ArrangementReader<'_> {
+        let (kubeconfig, key) = (&self.kubeconfig, config_key(config));
+        ArrangementReader { kubeconfig, namespace: &self.pod.metadata.namespace, key }
+    }
+}
 
 pub(super) fn detect(origin: &Origin<'_>) -> Result<Option<Controller>> {
-    let is_other = matches!(origin.delivery, Delivery::Rke2 | Delivery::Managed(_))
-        || origin.root.join(RKE2).exists();
-    if !origin.is_pod() || is_other {
-        return Ok(None);
-    }
-    let Some(kubeconfig) = kubelet::kubeconfig(origin.root)? else { return Ok(None) };
-    let (Some(uid), Some(config)) = (cgroup::pod_uid(&origin.cgroups), &origin.config) else {
-        return Ok(None);
-    };
-    let node = kubelet::node_name(&kubeconfig)?;
-    let pods = pods_of_node(&kubeconfig, &node, BEFORE)?;
-    let Some(pod) = pods.iter().find(|pod| pod.metadata.uid == uid) else { return Ok(None) };
-    let Some(owner) = pod.metadata.controller().filter(|owner| owner.kind == "DaemonSet") else {
-        return Ok(None);
-    };
-    let key = Path::new(config).file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let reader =
-        ArrangementReader { kubeconfig: &kubeconfig, namespace: &pod.metadata.namespace, key };
-    let node = reader.node(&node)?;
+    let Some(config) = &origin.config else { return Ok(None) };
+    let Some(running) = RunningPod::of(origin)? else { return Ok(None) };
+    let (reader, owner) = (running.reader(config), &running.owner);
+    let node = reader.node(&running.node)?;
     let label = node.metadata.labels.get(MODE_LABEL).cloned();
     // The other's name is this one's with the mode.
     let name = match &label {
@@ -76,12 +91,12 @@ pub(super) fn detect(origin: &Origin<'_>) -> Result<Option<Controller>> {
     let pair = DaemonSetPair {
         node: node.metadata.name,
         node_uid: node.metadata.uid,
-        namespace: pod.metadata.namespace.clone(),
-        kubeconfig: kubeconfig.clone(),
+        namespace: running.pod.metadata.namespace.clone(),
+        kubeconfig: running.kubeconfig.clone(),
         current,
         other,
     };
-    let own: Vec<&str> = pair.own(&pods).map(|pod| pod.metadata.name.as_str()).collect();
+    let own: Vec<&str> = pair.own(&running.pods).map(|pod| pod.metadata.name.as_str()).collect();
     if own.len() != 1 {
         let cause = format!("kube-proxy has {} pods on this Node: {}", own.len(), own.join(", "));
         return Err(contested(&reader.reference(name), cause));
@@ -102,143 +117,11 @@ pub fn pods_of_node(kubeconfig: &Path, node: &str, within: Duration) -> Result<V
     .map_err(|failure| kubelet::error(&format!("the pods of Node {node}"), &failure))
 }
 
-/// Reads how the cluster is arranged.
-struct ArrangementReader<'a> {
-    kubeconfig: &'a Path,
-    namespace: &'a str,
-    /// The key of kube-proxy's configuration in a ConfigMap.
-    key: String,
-}
-
-/// How the cluster is arranged.
-struct ArrangedPair {
-    unlabelled: ModeDaemonSet,
-    labelled: ModeDaemonSet,
-    /// The configurations of both.
-    texts: [String; 2],
-}
-
-impl ArrangementReader<'_> {
-    fn reference(&self, name: &str) -> ObjectRef {
-        ObjectRef::new(ApiKind::DaemonSet, self.namespace, name)
-    }
-
-    /// An object. Of what this node may not read, or what is not there, the cluster is not prepared.
-    fn object<T: serde::de::DeserializeOwned>(&self, named: &ObjectRef) -> Result<T> {
-        kubelet::request(self.kubeconfig, BEFORE, |client| read::read(client, named))
-            .map_err(|failure| kubelet::error(&named.to_string(), &failure).hint(PREPARE))
-    }
-
-    fn node(&self, name: &str) -> Result<ClusterNode> {
-        self.object(&ObjectRef::of_cluster(ApiKind::Node, name))
-    }
-
-    /// The DaemonSet `name` of the Nodes without the label, and the one of those that have it.
-    ///
-    /// # Errors
-    /// [`Kind::Blocked`], naming what is not arranged so that the label alone moves a Node.
-    fn arrangement(&self, name: &str) -> Result<ArrangedPair> {
-        let unlabelled: DaemonSet = self.object(&self.reference(name))?;
-        let mode = mode_of_terms(&unlabelled.spec.template["spec"], "NotIn").ok_or_else(|| {
-            let cause = format!("does not pass over Nodes by the label {MODE_LABEL}");
-            unprepared(&self.reference(name), cause)
-        })?;
-        let mode: Mode = mode.parse().map_err(|_| {
-            let cause =
-                format!("passes over Nodes with the label {MODE_LABEL}={mode}, which is no mode");
-            unprepared(&self.reference(name), cause)
-        })?;
-        let named = self.reference(&name_for_mode(name, mode));
-        let labelled: DaemonSet = self.object(&named)?;
-        if mode_of_terms(&labelled.spec.template["spec"], "In") != Some(mode.name()) {
-            let cause = format!("does not select the Nodes with the label {MODE_LABEL}={mode}");
-            return Err(unprepared(&named, cause));
-        }
-        for set in [&unlabelled, &labelled] {
-            if !set.is_on_delete() {
-                let cause =
-                    "has not the update strategy OnDelete, so its pods may be replaced any time";
-                return Err(unprepared(&self.reference(&set.metadata.name), cause));
-            }
-        }
-        let images = |set: &DaemonSet| -> BTreeMap<String, String> {
-            set.pod_spec().containers.into_iter().map(|c| (c.name, c.image)).collect()
-        };
-        if images(&unlabelled) != images(&labelled) {
-            let cause = format!(
-                "has another image than {}: the move would change the version too",
-                named.name
-            );
-            return Err(unprepared(&self.reference(name), cause));
-        }
-        let (unlabelled, first) = self.of_mode(&unlabelled, None)?;
-        let (labelled, second) = self.of_mode(&labelled, Some(mode.name()))?;
-        if labelled.mode != mode || unlabelled.mode == mode {
-            let [a, b] =
-                [&unlabelled, &labelled].map(|set| format!("{} {}", set.config_map, set.mode));
-            let cause = format!("the mode of {a}, and of {b}");
-            return Err(unprepared(&named, cause));
-        }
-        let arrangement = ArrangedPair { unlabelled, labelled, texts: [first, second] };
-        let [a, b] = &arrangement.texts;
-        let other = difference(a, b, &["mode"])?;
-        if let Some(key) = other {
-            let cause = format!("`{key}` is not as in {}", arrangement.unlabelled.config_map);
-            let map = &arrangement.labelled.config_map;
-            return Err(Error::new(Kind::Blocked, map.to_string(), cause).hint(PREPARE));
-        }
-        Ok(arrangement)
-    }
-
-    /// A DaemonSet of Nodes with this label, with its configuration.
-    fn of_mode(&self, set: &DaemonSet, label: Option<&str>) -> Result<(ModeDaemonSet, String)> {
-        let pod = ClusterPod { spec: set.pod_spec(), ..ClusterPod::default() };
-        let mut missing = None;
-        for name in pod.config_maps() {
-            let named = ObjectRef::new(ApiKind::ConfigMap, self.namespace, name);
-            let mut map: ConfigMapObject = self.object(&named)?;
-            let Some(text) = map.data.remove(&self.key) else {
-                missing = Some(named);
-                continue;
-            };
-            let config_map = ConfigMapKey {
-                namespace: self.namespace.to_owned(),
-                name: name.to_owned(),
-                key: self.key.clone(),
-            };
-            let mode = KubeProxyConfig::parse(&config_map.to_string(), &text)?.mode();
-            let found = ModeDaemonSet {
-                name: set.metadata.name.clone(),
-                uid: set.metadata.uid.clone(),
-                label: label.map(str::to_owned),
-                config_map,
-                mode,
-            };
-            return Ok((found, text));
-        }
-        let named = missing.unwrap_or_else(|| self.reference(&set.metadata.name));
-        Err(unprepared(&named, format!("has no {} of kube-proxy", self.key)))
-    }
-}
-
-/// The first key by which two configurations differ in what they mean, but for the keys `aside`.
-fn difference(a: &str, b: &str, aside: &[&str]) -> Result<Option<String>> {
-    type Document = BTreeMap<String, Value>;
-    let [a, b] = [a, b].map(|text| yaml::parse::<Document>("kube-proxy's configuration", text));
-    let (a, b) = (a?, b?);
-    let mut keys = a.keys().chain(b.keys()).filter(|key| !aside.contains(&key.as_str()));
-    Ok(keys.find(|key| a.get(*key) != b.get(*key)).cloned())
-}
-
 /// The address in `https://10.20.0.1:6443`, or `https://[fd00::1]:6443/`.
 fn address_in(url: &str) -> Option<IpAddr> {
     let host = url.split_once("://")?.1.split('/').next()?;
     let bare = host.rsplit_once(':').map_or(host, |(address, _)| address);
     [host, bare].iter().find_map(|text| text.trim_matches(['[', ']']).parse().ok())
-}
-
-fn unprepared(named: &ObjectRef, cause: impl Into<String>) -> Error {
-    Error::new(Kind::Blocked, named.to_string(), cause.into()).hint(PREPARE)
 }
 
 /// The error that somebody has changed what was arranged.
@@ -323,7 +206,7 @@ impl DaemonSetPair {
 impl ReadController for DaemonSetPair {
     /// Any pod's kube-proxy: of which DaemonSet a pod is, only the API server knows.
     fn owns(&self, text: &str) -> bool {
-        cgroup::is_pod(&cgroup::paths(text))
+        cgroup::may_be_pod(&cgroup::paths(text))
     }
 
     fn config_source(&self, _: &Process, _: CommandLine) -> Result<ConfigSource> {
@@ -348,20 +231,51 @@ impl ReadController for DaemonSetPair {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::state::kube_proxy::Mode;
 
     #[test]
-    fn configurations_are_compared_by_what_they_mean() {
-        let old = "mode: iptables\nclusterCIDR: 10.0.0.0/8\nipvs: {strictARP: false}\n";
-        let new =
-            "# moved\nclusterCIDR: \"10.0.0.0/8\"\nipvs:\n  strictARP: false\nmode: nftables\n";
-        let differ = |a, b, aside: &[&str]| difference(a, b, aside).unwrap();
-        assert_eq!(differ(old, new, &["mode"]), None);
-        assert_eq!(differ(old, new, &[]).as_deref(), Some("mode"));
-        let wider = new.replace("strictARP: false", "strictARP: true");
-        assert_eq!(differ(old, &wider, &["mode"]).as_deref(), Some("ipvs"));
-        assert_eq!(differ("mode: a\n", "mode: a\nx: 1\n", &[]).as_deref(), Some("x"));
-        assert!(difference("[", "", &[]).is_err());
+    fn a_pod_is_own_by_its_owner_s_uid_alone() {
+        let set = |name: &str, uid: &str| ModeDaemonSet {
+            name: name.into(),
+            uid: uid.into(),
+            label: None,
+            config_map: ConfigMapKey {
+                namespace: "kube-system".into(),
+                name: name.into(),
+                key: "config.conf".into(),
+            },
+            mode: Mode::Iptables,
+        };
+        let pair = DaemonSetPair {
+            kubeconfig: "/k".into(),
+            node: "n".into(),
+            node_uid: "0".into(),
+            namespace: "kube-system".into(),
+            current: set("kube-proxy", "1"),
+            other: set("kube-proxy-nftables", "2"),
+        };
+        let pod = |name: &str, owner: serde_json::Value, phase: &str| -> ClusterPod {
+            let labels = json!({"k8s-app": "kube-proxy"});
+            let metadata = json!({
+                "name": name, "namespace": "kube-system", "labels": labels, "ownerReferences": [owner],
+            });
+            let pod = json!({"metadata": metadata, "status": {"phase": phase}});
+            serde_json::from_value(pod).unwrap()
+        };
+        let owner = |uid: &str, controller: bool| json!({"kind": "DaemonSet", "name": "kube-proxy", "uid": uid, "controller": controller});
+        let mut all = vec![
+            pod("kube-proxy-1", owner("1", true), "Running"),
+            pod("kube-proxy-2", owner("2", true), "Pending"),
+            pod("kube-proxy-3", owner("3", true), "Running"),
+            pod("kube-proxy-4", owner("1", false), "Running"),
+            pod("kube-proxy-5", owner("1", true), "Failed"),
+        ];
+        all.push(pod("kube-proxy-6", json!({}), "Running"));
+        let own: Vec<&str> = pair.own(&all).map(|pod| pod.metadata.name.as_str()).collect();
+        assert_eq!(own, ["kube-proxy-1", "kube-proxy-2"]);
     }
 
     #[test]

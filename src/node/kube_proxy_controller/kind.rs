@@ -88,7 +88,18 @@ pub(super) struct Origin<'a> {
     pub(super) root: &'a Path,
 }
 
-impl Origin<'_> {
+impl<'a> Origin<'a> {
+    /// The facts about `process`, of which `cgroup` is the text of /proc/PID/cgroup.
+    pub(super) fn of(process: &Process, cgroup: &'a str, root: &'a Path) -> Origin<'a> {
+        Origin {
+            object: format!("{} (pid {})", process.name, process.pid),
+            cgroups: cgroup::paths(cgroup),
+            config: CommandLine::parse(&process.args).ok().and_then(|line| line.config),
+            delivery: Delivery::of(process, None),
+            root,
+        }
+    }
+
     /// True if the process runs in a container of a pod.
     pub(super) fn is_pod(&self) -> bool {
         cgroup::is_pod(&self.cgroups)

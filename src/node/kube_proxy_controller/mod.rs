@@ -1,6 +1,7 @@
 //! Finds the controller of kube-proxy on this node, and where kube-proxy's configuration is. Only
 //! reads. Each kind of controller has one file in this module.
 
+mod arrangement;
 mod commands;
 mod daemonset;
 mod kind;
@@ -15,14 +16,13 @@ use std::path::Path;
 
 use self::kind::Origin;
 use crate::error::{Error, Kind, Result};
-use crate::state::cgroup;
 use crate::state::kube_proxy::controller::{PROGRAM, for_kind};
-use crate::state::kube_proxy::{CommandLine, ConfigSource, Controller, Delivery};
+use crate::state::kube_proxy::{CommandLine, ConfigSource, Controller};
 use crate::state::tools::Process;
 
 pub use self::daemonset::{contested, pods_of_node};
 pub use self::kind::ReadController;
-pub use self::supervisor::{Predecessor, pod_uid};
+pub use self::supervisor::{Predecessor, pod_of};
 
 /// Detects one kind of controller. Returns `None` if the process has a controller of another kind,
 /// and an error to end the search.
@@ -40,17 +40,13 @@ const DETECTORS: [Detect; 4] =
 /// [`crate::error::Kind::UnknownController`] if the node does not show what the controller
 /// is; the hint says what to write in the playbook.
 pub fn detect(process: &Process, root: &Path) -> Result<Controller> {
-    let object = format!("{} (pid {})", process.name, process.pid);
     let path = root.join(format!("proc/{}/cgroup", process.pid));
     if process.name != PROGRAM {
-        let delivery = Delivery::Unknown;
-        let origin = Origin { object, cgroups: Vec::new(), config: None, delivery, root };
+        let origin = Origin::of(process, "", root);
         return Err(origin.unknown("kube-proxy is a part of this program".into()));
     }
     let cgroup = fs::read_to_string(&path).map_err(|e| Error::io(&path, &e))?;
-    let delivery = Delivery::of(process, None);
-    let config = CommandLine::parse(&process.args).ok().and_then(|line| line.config);
-    let origin = Origin { object, cgroups: cgroup::paths(&cgroup), config, delivery, root };
+    let origin = Origin::of(process, &cgroup, root);
     for detect in DETECTORS {
         if let Some(controller) = detect(&origin)? {
             return Ok(controller);

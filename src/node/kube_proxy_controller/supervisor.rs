@@ -5,6 +5,7 @@ use crate::node::processes;
 use crate::runtime::ProcessId;
 use crate::state::cgroup;
 use crate::state::kube_proxy::controller::PROGRAM;
+use crate::state::kubernetes::{ClusterPod, pod_of_process};
 
 /// Whether a process with these cgroups runs below the systemd unit `unit`, which may be named
 /// without its `.service`. A pod's own systemd may have a unit of that name too, which is not ours.
@@ -18,9 +19,10 @@ pub(super) fn cgroup_of(pid: u32) -> Option<String> {
     std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()
 }
 
-/// The uid of the pod in whose container a process runs; none for any other, and once it has ended.
-pub fn pod_uid(pid: u32) -> Option<String> {
-    cgroup::pod_uid(&cgroup::paths(&cgroup_of(pid)?))
+/// The one of `pods`, which must be all of this node, in which a process runs; none for any other, and once
+/// it has ended.
+pub fn pod_of(pid: u32, pods: &[ClusterPod]) -> Option<&ClusterPod> {
+    pod_of_process(pods, &cgroup::paths(&cgroup_of(pid)?))
 }
 
 /// Who runs a process.

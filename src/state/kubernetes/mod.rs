@@ -5,6 +5,7 @@ mod names;
 mod objects;
 mod patch;
 mod path;
+mod pod_of_process;
 mod run_note;
 mod selector_terms;
 
@@ -13,11 +14,12 @@ pub use names::{
 };
 pub use objects::{
     AnyObject, ClusterNode, ClusterPod, ConfigMapObject, DaemonSet, DaemonSetSpec, DaemonSetStatus,
-    ManagedFields, ObjectMeta, OwnerReference, PodContainer, PodPhase, PodSpec,
+    ManagedFields, ObjectMeta, OwnerReference, PodContainer, PodImages, PodPhase, PodSpec,
     PodStatus, PodVolume,
 };
 pub use patch::{JsonPatch, PatchOperation, pointer};
 pub use path::{ApiKind, ObjectRef};
+pub use pod_of_process::pod_of_process;
 pub use run_note::{NoteState, RunNote};
 pub use selector_terms::{
     SELECTOR_TERMS, is_of_mode, mode_of_terms, selector_terms, selects_nothing,

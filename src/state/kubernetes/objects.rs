@@ -152,11 +152,30 @@ impl ClusterPod {
         is_true(&self.status.conditions, "Ready")
     }
 
+    /// The ids of its containers, as the container runtime has them.
+    pub fn container_ids(&self) -> impl Iterator<Item = &str> {
+        let all = self.status.container_statuses.iter();
+        all.filter_map(|status| status.id.split_once("://")).map(|(_, id)| id)
+    }
+
+    /// How far it is, and what one of its containers waits for: `Pending: ErrImagePull`.
+    pub fn progress(&self) -> String {
+        let mut all = self.status.container_statuses.iter();
+        let reason = all.find_map(|status| Some(&status.state.waiting.as_ref()?.reason));
+        match reason.filter(|reason| !reason.is_empty()) {
+            Some(reason) => format!("{:?}: {reason}", self.status.phase),
+            None => format!("{:?}", self.status.phase),
+        }
+    }
+
     /// The ConfigMaps that it mounts.
     pub fn config_maps(&self) -> impl Iterator<Item = &str> {
         self.spec.volumes.iter().filter_map(|v| v.config_map.as_ref()).map(|c| c.name.as_str())
     }
 }
+
+/// The images of a Pod's containers, by the containers' names.
+pub type PodImages = BTreeMap<String, String>;
 
 /// The spec of a Pod.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -174,6 +193,13 @@ pub struct PodSpec {
     /// Its volumes.
     #[serde(deserialize_with = "nullable")]
     pub volumes: Vec<PodVolume>,
+}
+
+impl PodSpec {
+    /// The images of its containers.
+    pub fn images(&self) -> PodImages {
+        self.containers.iter().map(|c| (c.name.clone(), c.image.clone())).collect()
+    }
 }
 
 /// A container of a Pod.
@@ -220,6 +246,32 @@ pub struct PodStatus {
     pub start_time: String,
     #[serde(deserialize_with = "nullable")]
     conditions: Vec<Condition>,
+    #[serde(deserialize_with = "nullable")]
+    container_statuses: Vec<ContainerStatus>,
+}
+
+/// What a container of a Pod is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+struct ContainerStatus {
+    /// `containerd://9f8e…`.
+    #[serde(rename = "containerID", deserialize_with = "nullable")]
+    id: String,
+    #[serde(deserialize_with = "nullable")]
+    state: ContainerState,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+struct ContainerState {
+    waiting: Option<WaitingState>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+struct WaitingState {
+    #[serde(deserialize_with = "nullable")]
+    reason: String,
 }
 
 /// How far a Pod is.
@@ -304,7 +356,12 @@ impl DaemonSet {
 
     /// Whether a change of its template reaches no pod that is there.
     pub fn is_on_delete(&self) -> bool {
-        self.spec.update_strategy.get("type").and_then(Value::as_str) == Some("OnDelete")
+        self.strategy() == "OnDelete"
+    }
+
+    /// The name of its update strategy, by which a change of its template reaches its pods.
+    pub fn strategy(&self) -> &str {
+        self.spec.update_strategy.get("type").and_then(Value::as_str).unwrap_or("RollingUpdate")
     }
 }
 

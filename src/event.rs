@@ -86,6 +86,11 @@ pub enum Task {
         /// The operator's command, as it was configured.
         command: String,
     },
+    /// Deleting kube-proxy's pod, and waiting until its DaemonSet has made another one.
+    ReplacePod {
+        /// The name of the pod.
+        pod: String,
+    },
     /// Waiting until the operator has replaced kube-proxy.
     AwaitUpgrade,
     /// Waiting until kube-proxy serves.

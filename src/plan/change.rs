@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::state::Family;
 use crate::state::kube_proxy::{ConfigSource, Controller};
+use crate::state::kubernetes::PodUpdate;
 
 pub use edit::{
     ChainText, Direction, Edit, LinkSpec, NativeTable, RealServerRef, RulePos, SetDump, TableEdit,
@@ -51,6 +52,8 @@ pub enum Change<E = Edit> {
         /// The controller that restarts kube-proxy.
         controller: Controller,
     },
+    /// kube-proxy's pod is deleted, so that its DaemonSet makes one of another version in its place.
+    PodReplaced(Box<PodUpdate>),
     /// The bridge is loaded. Its scripts are in the run's folder.
     BridgeLoaded {
         /// The address families that it serves.
@@ -110,6 +113,9 @@ impl<E: fmt::Display> fmt::Display for Change<E> {
                     "kube-proxy's {} edited, {controller} restarted",
                     controller.edited(source)
                 )
+            }
+            Change::PodReplaced(update) => {
+                write!(f, "pod {} deleted, {} ({update})", update.pod, update.changes())
             }
             Change::BridgeLoaded { families } => {
                 let families: Vec<String> = families.iter().map(ToString::to_string).collect();

@@ -22,8 +22,9 @@ pub use controller::{ControllerChoice, Switch};
 pub use hooks::{Hook, Hooks, Point, StageSide};
 pub use prepare::Prepare;
 pub use stage::{
-    BridgeOptions, Clean, Confirm, ConntrackScope, Converge, Invariants, NoOptions, ParityScope,
-    Preflight, Probes, Settle, StageName, StageOptions, Upgrade, UpgradeMethod, Verify,
+    BridgeOptions, Clean, Confirm, ConntrackScope, Converge, FoundController, Invariants,
+    NoOptions, ParityScope, Preflight, Probes, Settle, StageName, StageOptions, Upgrade,
+    UpgradeMethod, Verify,
 };
 pub use words::duration;
 

@@ -8,12 +8,13 @@ use crate::error::{Error, Kind, Result};
 use crate::kube_proxy::mode;
 use crate::kube_proxy::running::RunningMode;
 use crate::kube_proxy::takeover::predict_takeover;
+use crate::node::kube_proxy_controller::find_update;
 use crate::node::observe::observe;
 use crate::owners::catalogue::Catalogue;
 use crate::owners::matcher::Ownership;
 use crate::plan::Plan;
 use crate::plan::leftovers::leftovers_after;
-use crate::plan::playbook::{self, Playbook, StageName, StageOptions, StageSide};
+use crate::plan::playbook::{self, Playbook, StageName, StageOptions, StageSide, UpgradeMethod};
 use crate::run::Context;
 use crate::run::controller::{find, only_process};
 use crate::run::engine::{self, Request, RunResult, Work, refuse_pending};
@@ -214,9 +215,11 @@ fn ready(context: &Context<'_>, options: &MigrateOptions<'_>) -> Result<Ready> {
 }
 
 /// What restarts kube-proxy, and the source of its configuration. None for an upgrade, because
-/// somebody else restarts kube-proxy then. Even for an upgrade, exactly one kube-proxy must run.
+/// somebody else restarts kube-proxy then. Even so, exactly one kube-proxy must run, and for an upgrade by
+/// the controller another version must wait.
 ///
 /// # Errors
+/// As [`find_update`] for an upgrade by the controller.
 /// [`Kind::Blocked`] unless exactly one kube-proxy runs; [`Kind::UnknownController`] where the
 /// controller cannot be detected; [`Kind::Contested`] where something beyond this node manages the
 /// configuration, such as a DaemonSet.
@@ -224,10 +227,16 @@ pub fn find_controller(
     playbook: &Playbook,
     now: &NodeState,
 ) -> Result<Option<(Controller, ConfigSource)>> {
-    match playbook.stage(StageName::Switch) {
-        Some(StageOptions::Switch(switch)) => find(&switch.controller, now).map(Some),
-        _ => only_process(now).map(|_| None),
+    if let Some(StageOptions::Switch(switch)) = playbook.stage(StageName::Switch) {
+        return find(&switch.controller, now).map(Some);
     }
+    let process = only_process(now)?;
+    if let Some(StageOptions::Upgrade(upgrade)) = playbook.stage(StageName::Upgrade)
+        && matches!(upgrade.by, UpgradeMethod::Controller { .. })
+    {
+        find_update(process, playbook.to)?;
+    }
+    Ok(None)
 }
 
 fn is_check(id: &str) -> bool {

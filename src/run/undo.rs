@@ -40,9 +40,10 @@ const TIMEOUT: Duration = Duration::from_secs(15 * 60);
 /// The stages that undo something, in the order in which they undo it. The bridge is put back before
 /// kube-proxy changes its mode once more, and goes when the old mode serves again. Before that,
 /// nothing of the new mode is removed.
-const ORDER: [RunStage; 8] = [
+const ORDER: [RunStage; 9] = [
     RunStage::Playbook(StageName::RemoveBridge),
     RunStage::Playbook(StageName::Switch),
+    RunStage::Playbook(StageName::Upgrade),
     RunStage::Playbook(StageName::Prepare),
     RunStage::Playbook(StageName::Converge),
     RunStage::Playbook(StageName::Bridge),

@@ -47,6 +47,7 @@ pub fn task(task: &Task) -> String {
         Task::VerifyKernel => "verifying against the kernel",
         Task::VerifyRollback => "verifying the rollback",
         Task::Switch { mode } => return format!("switching kube-proxy to {mode} mode"),
+        Task::ReplacePod { pod } => return format!("replacing pod {pod}"),
         Task::Upgrade { command } => return format!("upgrading: {command}"),
         Task::Converge { mode } => {
             return format!("waiting until kube-proxy serves in {mode} mode");

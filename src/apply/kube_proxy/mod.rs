@@ -7,6 +7,7 @@
 mod awaited_pod;
 mod commands;
 mod daemonset;
+mod pod_update;
 mod static_pod;
 mod systemd;
 
@@ -22,6 +23,8 @@ use crate::runtime::ProcessId;
 use crate::state::kube_proxy::controller::for_kind;
 use crate::state::kube_proxy::{ConfigSource, Controller};
 use crate::state::kubernetes::RunNote;
+
+pub use self::pod_update::{let_in, undo_update};
 
 /// The pause between two looks at kube-proxy's processes.
 const PAUSE: Duration = Duration::from_millis(100);

@@ -5,6 +5,7 @@ mod arrangement;
 mod commands;
 mod daemonset;
 mod kind;
+mod pod_update;
 mod static_pod;
 mod supervisor;
 mod systemd;
@@ -22,6 +23,7 @@ use crate::state::tools::Process;
 
 pub use self::daemonset::{contested, pods_of_node};
 pub use self::kind::ReadController;
+pub use self::pod_update::find_update;
 pub use self::supervisor::{Predecessor, pod_of};
 
 /// Detects one kind of controller. Returns `None` if the process has a controller of another kind,

@@ -93,11 +93,25 @@ pub enum UpgradeMethod {
         /// Whether the command may run again after it was interrupted.
         again: Rerun,
     },
+    /// An administrator has changed the image in kube-proxy's DaemonSet, whose strategy OnDelete holds it
+    /// back, and this node lets it in by deleting its own pod.
+    Controller {
+        /// The DaemonSet, which is found on the node.
+        controller: FoundController,
+    },
     /// The operator upgrades kube-proxy, and the run waits meanwhile.
     Operator {
         /// The text that asks the operator to upgrade.
         ask: String,
     },
+}
+
+/// The one word for a controller that an upgrade may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FoundController {
+    /// The one that is found on the node.
+    Auto,
 }
 
 #[derive(Deserialize)]
@@ -106,6 +120,7 @@ struct RawUpgrade {
     run: Option<Argv>,
     again: Option<Rerun>,
     ask: Option<String>,
+    controller: Option<FoundController>,
     #[serde(with = "time", default = "half_an_hour")]
     timeout: Duration,
 }
@@ -118,12 +133,13 @@ impl TryFrom<RawUpgrade> for Upgrade {
     type Error = &'static str;
 
     fn try_from(raw: RawUpgrade) -> Result<Upgrade, &'static str> {
-        let by = match (raw.run, raw.ask, raw.again) {
-            (Some(run), None, again) => {
+        let by = match (raw.run, raw.ask, raw.controller, raw.again) {
+            (Some(run), None, None, again) => {
                 UpgradeMethod::Command { run, again: again.unwrap_or_default() }
             }
-            (None, Some(ask), None) => UpgradeMethod::Operator { ask },
-            _ => return Err("an upgrade has either `run`, with `again`, or `ask`"),
+            (None, Some(ask), None, None) => UpgradeMethod::Operator { ask },
+            (None, None, Some(controller), None) => UpgradeMethod::Controller { controller },
+            _ => return Err("an upgrade has one of `run`, with `again`, `ask`, or `controller`"),
         };
         Ok(Upgrade { by, timeout: raw.timeout })
     }

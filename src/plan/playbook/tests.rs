@@ -148,10 +148,22 @@ fn an_upgrade_names_no_mode_and_has_one_means() {
         serde_json::to_value(manual.stage(StageName::Upgrade)).unwrap(),
         json!({"upgrade": {"ask": "now", "timeout": "1h"}})
     );
-    for wrong in ["{}", "{ask: now, run: [x]}", "{ask: now, again: safe}"] {
+    let by_node = parse(&text("{controller: auto}")).unwrap();
+    assert_eq!(
+        serde_json::to_value(by_node.stage(StageName::Upgrade)).unwrap(),
+        json!({"upgrade": {"controller": "auto", "timeout": "30m"}})
+    );
+    for wrong in [
+        "{}",
+        "{ask: now, run: [x]}",
+        "{ask: now, again: safe}",
+        "{ask: now, controller: auto}",
+        "{run: [x], controller: auto}",
+    ] {
         let error = parse(&text(wrong)).unwrap_err().to_string();
-        assert!(error.contains("either `run`") && error.contains("line 4"), "{error}");
+        assert!(error.contains("one of `run`") && error.contains("line 4"), "{error}");
     }
+    assert!(parse(&text("{controller: {systemd: kube-proxy.service}}")).is_err());
     // A change of mode cannot use `upgrade`, and an upgrade cannot use `switch`.
     let error = parse(&replaced("from: iptables\nto: ipvs\n", "")).unwrap_err().to_string();
     assert_eq!(error, "own.yaml: stages: from iptables to iptables takes `upgrade`, not `switch`");

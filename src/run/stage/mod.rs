@@ -10,6 +10,7 @@ pub(super) mod preflight;
 pub(super) mod prepare;
 pub(super) mod rehearse;
 pub(super) mod remove_bridge;
+mod replaced_pod;
 pub(super) mod settle;
 pub(super) mod snapshot;
 pub(super) mod switch;

@@ -1,5 +1,5 @@
-//! The stage `upgrade`: somebody, or a command of the operator's, replaces kube-proxy by another
-//! version.
+//! The stage `upgrade`: somebody, a command of the operator's, or the controller of kube-proxy's DaemonSet
+//! replaces kube-proxy by another version.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ use crate::node::kube_proxy_controller::Predecessor;
 use crate::plan::playbook::{Upgrade, UpgradeMethod};
 use crate::run::execution::Execution;
 use crate::run::preview::{Previewed, Previewer};
-use crate::run::stage::{Stage, Undo};
+use crate::run::stage::{Stage, Undo, replaced_pod};
 use crate::run::wait::{Poll, poll};
 use crate::state::stage::{RunStage, StageName};
 
-/// Nothing undoes the stage: no stage brings the old version of kube-proxy back.
-pub(super) const UNDO: Option<Undo> = None;
+/// The function that undoes the stage. Only an administrator brings the old version back.
+pub(super) const UNDO: Option<Undo> = Some(replaced_pod::undo);
 
 /// The stage `upgrade` with the options of the playbook.
 pub(super) fn stage(options: Upgrade) -> Box<dyn Stage> {
@@ -32,17 +32,25 @@ impl Stage for Upgrade {
         self.timeout
     }
 
-    fn preview(&self, _: &Previewer<'_>) -> Previewed {
+    fn preview(&self, previewer: &Previewer<'_>) -> Previewed {
         Previewed::line(match &self.by {
             UpgradeMethod::Command { run, .. } => format!("runs `{run}`"),
+            UpgradeMethod::Controller { .. } => match replaced_pod::preview(previewer) {
+                Ok(line) => line,
+                Err(e) => return Previewed::stops(&e),
+            },
             UpgradeMethod::Operator { ask } => format!("asks: {ask}"),
         })
     }
 
     fn run(&self, execution: &mut Execution<'_>) -> Result<()> {
         let sink = execution.context.sink;
+        if matches!(self.by, UpgradeMethod::Controller { .. }) {
+            return replaced_pod::replace(execution, self.timeout);
+        }
         let old = Predecessor::only()?;
         match &self.by {
+            UpgradeMethod::Controller { .. } => {}
             UpgradeMethod::Command { run, .. } => {
                 let task = Task::Upgrade { command: run.to_string() };
                 sink.started(&task);

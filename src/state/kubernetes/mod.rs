@@ -6,6 +6,7 @@ mod objects;
 mod patch;
 mod path;
 mod pod_of_process;
+mod pod_update;
 mod run_note;
 mod selector_terms;
 
@@ -20,6 +21,7 @@ pub use objects::{
 pub use patch::{JsonPatch, PatchOperation, pointer};
 pub use path::{ApiKind, ObjectRef};
 pub use pod_of_process::pod_of_process;
+pub use pod_update::PodUpdate;
 pub use run_note::{NoteState, RunNote};
 pub use selector_terms::{
     SELECTOR_TERMS, is_of_mode, mode_of_terms, selector_terms, selects_nothing,

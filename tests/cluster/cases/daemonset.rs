@@ -16,13 +16,13 @@ use crate::node::Node;
 const TO: &str = "nftables";
 
 /// Arranges the cluster as an administrator does. No pod restarts.
-fn prepare() {
+pub(super) fn prepare() {
     let words = format!("cluster prepare --to {TO} --yes --kubeconfig {ADMIN}");
     Proxyshift::new("administrator").expect(0, &words);
 }
 
 /// The names, uids and starts of the node's kube-proxy pods.
-fn pods_of(node: &Node) -> String {
+pub(super) fn pods_of(node: &Node) -> String {
     Cluster::shared().kubectl(&format!(
         "get pods -n kube-system --field-selector spec.nodeName={} -o \
          jsonpath={{range.items[*]}}{{.metadata.name}}/{{.metadata.uid}}/{{.status.startTime}}/\
@@ -32,7 +32,7 @@ fn pods_of(node: &Node) -> String {
 }
 
 /// The node's label and the annotation of its pending run.
-fn marks_of(node: &Node) -> [Option<String>; 2] {
+pub(super) fn marks_of(node: &Node) -> [Option<String>; 2] {
     let text = Cluster::shared().kubectl(&format!("get node {} -o json", node.name));
     let node: Value = serde_json::from_str(&text).expect("JSON");
     let of = |part: &str, key: &str| node["metadata"][part][key].as_str().map(str::to_owned);

@@ -44,6 +44,8 @@ pub struct ApiClient {
     token: Option<String>,
     /// Whose credentials these are.
     whose: String,
+    /// How long one request may take, and how long it is made again that the server puts off.
+    timeout: Duration,
 }
 
 /// What a server says when it refuses (`Status` of k8s.io/apimachinery).
@@ -108,7 +110,14 @@ impl ApiClient {
             .build()
             .into();
         let server = access.server.trim_end_matches('/').to_owned();
-        Ok(ApiClient { agent, server, token, whose: whose.clone() })
+        Ok(ApiClient { agent, server, token, whose: whose.clone(), timeout: ONE_DEADLINE })
+    }
+
+    /// The client with a shorter timeout: no request takes longer than that, nor is one longer made again that
+    /// the server puts off.
+    #[must_use]
+    pub fn with_timeout(self, timeout: Duration) -> ApiClient {
+        ApiClient { timeout: timeout.min(ONE_DEADLINE), ..self }
     }
 
     /// The body of the reply to `GET path?query`, which must be read within `deadline`.
@@ -128,6 +137,7 @@ impl ApiClient {
         if let Some(token) = self.authorization() {
             request = request.header("Authorization", token);
         }
+        let deadline = deadline.min(self.timeout);
         self.accepted(request.config().timeout_global(Some(deadline)).build().call()?)
     }
 
@@ -168,7 +178,7 @@ impl ApiClient {
                 request = request.header("Authorization", token);
             }
             let request = request.header("Content-Type", kind).header("Accept", "application/json");
-            let reply = request.config().timeout_global(Some(ONE_DEADLINE)).build().send(*body)?;
+            let reply = request.config().timeout_global(Some(self.timeout)).build().send(*body)?;
             self.accepted(reply).and_then(whole)
         })
     }
@@ -202,7 +212,7 @@ impl ApiClient {
         &self,
         mut request: impl FnMut() -> Result<T, ApiFailure>,
     ) -> Result<T, ApiFailure> {
-        let until = Instant::now() + PUT_OFF;
+        let until = Instant::now() + PUT_OFF.min(self.timeout);
         loop {
             let failure = match request() {
                 Ok(answer) => return Ok(answer),

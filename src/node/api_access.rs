@@ -103,6 +103,11 @@ pub fn read(source: &ApiSource) -> Result<ApiAccess> {
         Material::File(path) => trusted(&path_on_node(kubeconfig, files.as_ref(), path)?),
     };
     let client = match &parsed.client {
+        // A kubelet has both in one file, and another one in its place after each rotation.
+        Some((certificate, key)) if certificate == key => {
+            let both = text(certificate)?;
+            Some((both.clone(), both))
+        }
         Some((certificate, key)) => Some((text(certificate)?, text(key)?)),
         None => None,
     };

@@ -67,8 +67,12 @@ pub fn node_name(kubeconfig: &Path) -> Result<String> {
 /// The pause before a request is made again.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// How long one request may take, however little time is left: a server may be slow.
+const SLOW: Duration = Duration::from_secs(15);
+
 /// What `request` yields with the kubelet's credentials. It is made again `within` that time while the
-/// server is away or busy, or does not know the credentials, which are read anew each time.
+/// server is away or busy, or does not know the credentials, which are read anew each time. Ends at most
+/// 15 s after that time, also by a server that says nothing.
 ///
 /// # Errors
 /// The last failure.
@@ -79,20 +83,33 @@ pub fn request<T>(
 ) -> Result<T, ApiFailure> {
     let until = Instant::now() + within;
     loop {
-        let failure = match client(kubeconfig).and_then(|client| request(&client)) {
+        let timeout = until.saturating_duration_since(Instant::now()).max(SLOW);
+        let client = client(kubeconfig).map(|client| client.with_timeout(timeout));
+        let failure = match client.and_then(|client| request(&client)) {
             Ok(answer) => return Ok(answer),
             Err(failure) => failure,
         };
-        let is_of_credentials = matches!(failure, ApiFailure::Credentials(_))
-            || failure.status() == Some(ApiStatus::Unauthorized);
-        if !(failure.may_pass() || is_of_credentials) || Instant::now() + PAUSE > until {
+        if !(failure.may_pass() || is_of_credentials(&failure)) || Instant::now() + PAUSE > until {
             return Err(failure);
         }
         thread::sleep(PAUSE);
     }
 }
 
+/// Whether other credentials may be answered otherwise: the kubelet's are renewed now and then.
+fn is_of_credentials(failure: &ApiFailure) -> bool {
+    matches!(failure, ApiFailure::Credentials(_))
+        || failure.status() == Some(ApiStatus::Unauthorized)
+}
+
 /// The error that the API server does not do what was asked of `object`.
 pub fn error(object: &str, failure: &ApiFailure) -> Error {
-    Error::new(Kind::Blocked, object, failure)
+    let error = Error::new(Kind::Blocked, object, failure);
+    if is_of_credentials(failure) {
+        return error.hint("the kubelet acts by the same credentials: does its log complain too?");
+    }
+    if failure.may_pass() {
+        return error.hint("try again once the API server answers: nobody else moves this node");
+    }
+    error
 }

@@ -18,23 +18,23 @@ use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 const CEILING: Duration = Duration::from_secs(60);
 
 /// An authority, and what it has signed.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub(super) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 /// A certificate and its key.
-struct Signed {
-    certificate: rcgen::Certificate,
-    key: KeyPair,
+pub(super) struct Signed {
+    pub(super) certificate: rcgen::Certificate,
+    pub(super) key: KeyPair,
 }
 
 impl Authority {
-    fn new() -> Authority {
+    pub(super) fn new() -> Authority {
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("a key");
         Authority(CertifiedIssuer::self_signed(params, key).expect("an authority"))
     }
 
-    fn sign(&self, name: &str) -> Signed {
+    pub(super) fn sign(&self, name: &str) -> Signed {
         let params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.0).expect("a certificate");
@@ -47,7 +47,7 @@ type Answer = dyn Fn(&str, &str, &mut dyn Write) -> std::io::Result<()> + Send +
 
 /// A server on this machine, that takes clients with a certificate of its own authority.
 pub(super) struct Server {
-    authority: Authority,
+    pub(super) authority: Authority,
     client: Signed,
     port: u16,
     answer: Arc<Mutex<Arc<Answer>>>,

@@ -3,6 +3,7 @@
 //! program to try, such as that version.
 
 mod api;
+mod api_of_node;
 mod api_writes;
 mod archives;
 mod bundles;

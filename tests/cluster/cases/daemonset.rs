@@ -129,6 +129,9 @@ fn no_connection_is_lost_when_the_move_of_a_daemon_set_is_undone() {
 fn no_connection_is_lost_while_programs_of_the_control_plane_stand_still() {
     let site = Site::that_is_arranged();
     let proxyshift = site.node.proxyshift();
+    let long = site.node.run("cat /run/playbook.yaml");
+    let short = format!("{}\n", long.replace("timeout: 20s", "timeout: 3s"));
+    site.node.write("/run/playbook.yaml", &short);
     site.unharmed("the scheduler stands still", || {
         signal("STOP", "kube-scheduler");
         let ended = std::thread::scope(|scope| {
@@ -143,6 +146,7 @@ fn no_connection_is_lost_while_programs_of_the_control_plane_stand_still() {
         ended.reports(&["has no pod on Node"]);
     });
     site.is_back();
+    site.node.write("/run/playbook.yaml", &format!("{long}\n"));
     site.unharmed("the API server stands still", || {
         let ended = std::thread::scope(|scope| {
             let run = scope.spawn(|| proxyshift.run(FORTH));
@@ -157,6 +161,24 @@ fn no_connection_is_lost_while_programs_of_the_control_plane_stand_still() {
         proxyshift.expect(0, "rollback");
     });
     site.is_back();
+    site.node.write("/run/playbook.yaml", &short);
+    site.unharmed("the API server is away for longer than the switch may take", || {
+        signal("STOP", "kube-scheduler");
+        let ended = std::thread::scope(|scope| {
+            let run = scope.spawn(|| proxyshift.run(FORTH));
+            poll("the label is set", || marks_of(&site.node)[0].is_some());
+            signal("STOP", "kube-apiserver");
+            std::thread::sleep(LONGER);
+            signal("CONT", "kube-apiserver");
+            poll("the label is taken back", || marks_of(&site.node)[0].is_none());
+            signal("CONT", "kube-scheduler");
+            run.join().expect("it ends")
+        });
+        println!("{}", ended.err);
+        assert_eq!(ended.code, Some(4), "{}", ended.err);
+        ended.reports(&["no kube-proxy of it runs 3s later: ", "the API server does not answer"]);
+    });
+    site.is_back();
     // Without an API server nothing begins.
     signal("STOP", "kube-apiserver");
     let ended = proxyshift.run(FORTH);
@@ -166,8 +188,9 @@ fn no_connection_is_lost_while_programs_of_the_control_plane_stand_still() {
     site.is_back();
 }
 
-/// How long the API server stands still: less than the switch may take.
+/// How long the API server stands still: less than the switch may take, and more.
 const AWAY: Duration = Duration::from_secs(8);
+const LONGER: Duration = Duration::from_secs(20);
 
 #[test]
 #[ignore = "of the cluster"]

@@ -6,6 +6,7 @@ mod daemonset;
 mod daemonset_upgrade;
 mod failing_moves;
 mod follows;
+mod imitators;
 mod moves;
 mod prepare;
 mod services;

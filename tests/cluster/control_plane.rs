@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::audit;
 use crate::common::vm::{kubernetes, of_cluster};
 use crate::common::{run, run_with};
 
@@ -268,7 +269,8 @@ fn start_api_server() -> Vec<Child> {
             --kubelet-preferred-address-types=InternalIP
             --service-account-key-file={pki}/sa.pub
             --service-account-signing-key-file={pki}/sa.key
-            --service-account-issuer=https://kubernetes.default.svc.cluster.local"
+            --service-account-issuer=https://kubernetes.default.svc.cluster.local {}",
+            audit::arguments()
         ),
     );
     vec![etcd, api_server]

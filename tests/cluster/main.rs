@@ -11,6 +11,7 @@ mod common;
 #[allow(dead_code, reason = "the virtual machine uses the rest")]
 mod network;
 
+mod audit;
 mod cases;
 mod control_plane;
 mod expected;

@@ -1,5 +1,6 @@
 //! kube-proxy as kubeadm's DaemonSet: a node moves, and brings itself back, by its own label.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use proxyshift::state::kube_proxy::Mode;
@@ -7,6 +8,7 @@ use proxyshift::state::kubernetes::{MODE_LABEL, NoteState, RUN_ANNOTATION, RunNo
 use serde_json::{Value, json};
 
 use super::moves::{AROUND, FORWARD, Site, short, there_and_back};
+use crate::audit::{self, Audited, Object};
 use crate::common::node::{Proxyshift, assert_same};
 use crate::common::run;
 use crate::control_plane::{ADMIN, Cluster, poll};
@@ -74,7 +76,9 @@ fn no_connection_is_lost_by_a_daemon_set_there_and_back() {
     let site = Site::of_daemon_set();
     prepare();
     let (own, others) = (pods_of(&site.node), pods_of(&other));
+    let begin = audit::now();
     there_and_back(&site, "a DaemonSet: from iptables", AROUND);
+    is_audited(&site.node, begin);
     assert_eq!(pods_of(&other), others);
     assert_ne!(pods_of(&site.node), own);
     assert_eq!(marks_of(&site.node), [None, None]);
@@ -86,6 +90,41 @@ fn no_connection_is_lost_by_a_daemon_set_there_and_back() {
     for said in ["moves from iptables to nftables mode", "has moved from nftables to iptables mode"]
     {
         assert!(events.contains(said), "{events}");
+    }
+}
+
+/// The API server's own log shows that the node has moved itself, by the rights that are documented.
+fn is_audited(node: &Node, begin: u64) {
+    let all = audit::since(begin);
+    let user = format!("system:node:{}", node.name);
+    let own: Vec<&Audited> = all.iter().filter(|request| request.is_of_proxyshift()).collect();
+    for request in &own {
+        assert_eq!(request.user.username, user, "{request:?}");
+        let is_of_another =
+            request.object_ref.resource == "nodes" && request.object_ref.name != node.name;
+        assert!(!is_of_another, "{request:?}");
+    }
+    let used: BTreeSet<String> = own.iter().map(|request| request.right()).collect();
+    println!("the node's rights: {used:?}");
+    assert_eq!(used, audit::documented());
+    // What others wrote of it are the controllers, which follow the label and say how far they are.
+    let is_of_the_move = |request: &&Audited| {
+        let Object { resource, name, .. } = &request.object_ref;
+        let kinds = ["daemonsets", "configmaps", "pods"];
+        resource == "nodes" && *name == node.name
+            || kinds.contains(&resource.as_str()) && name.starts_with("kube-proxy")
+    };
+    let others = all.iter().filter(|r| r.is_write() && !r.is_of_proxyshift());
+    for request in others.filter(is_of_the_move) {
+        let who = request.user.username.as_str();
+        let is_controller =
+            who.starts_with("system:serviceaccount:kube-system:") || who == "system:kube-scheduler";
+        // Nodes write their status; the kubelet deletes the pod whose process has ended.
+        let is_kubelet = who.starts_with("system:node:")
+            && (!request.object_ref.subresource.is_empty() || request.verb == "delete");
+        assert!(is_controller || is_kubelet, "{request:?}");
+        let labels = request.object_ref.resource == "nodes" && !is_kubelet;
+        assert!(!labels || request.user.username.contains("controller"), "{request:?}");
     }
 }
 

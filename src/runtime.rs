@@ -212,7 +212,7 @@ pub fn descendants(ancestor: u32, left_out: &[u32]) -> Vec<ProcessId> {
 
 /// A process, by its PID and its start time. The PID alone does not identify a process, because the
 /// kernel may give it to another process later.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ProcessId {
     /// The PID.
     pub pid: u32,

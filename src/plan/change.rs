@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::runtime::ProcessId;
 use crate::state::Family;
 use crate::state::kube_proxy::{ConfigSource, Controller};
 use crate::state::kubernetes::PodUpdate;
@@ -51,6 +52,13 @@ pub enum Change<E = Edit> {
         source: ConfigSource,
         /// The controller that restarts kube-proxy.
         controller: Controller,
+    },
+    /// Somebody is asked to change kube-proxy's mode.
+    SwitchRequested {
+        /// The text that asks.
+        ask: String,
+        /// The kube-proxy that runs before.
+        process: ProcessId,
     },
     /// kube-proxy's pod is deleted, so that its DaemonSet makes one of another version in its place.
     PodReplaced(Box<PodUpdate>),
@@ -114,6 +122,7 @@ impl<E: fmt::Display> fmt::Display for Change<E> {
                     controller.edited(source)
                 )
             }
+            Change::SwitchRequested { ask, .. } => write!(f, "asked: {ask}"),
             Change::PodReplaced(update) => {
                 write!(f, "pod {} deleted, {} ({update})", update.pod, update.changes())
             }

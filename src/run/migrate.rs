@@ -214,9 +214,9 @@ fn ready(context: &Context<'_>, options: &MigrateOptions<'_>) -> Result<Ready> {
     Ok(Ready { intended, text, found, probes })
 }
 
-/// What restarts kube-proxy, and the source of its configuration. None for an upgrade, because
-/// somebody else restarts kube-proxy then. Even so, exactly one kube-proxy must run, and for an upgrade by
-/// the controller another version must wait.
+/// What restarts kube-proxy, and the source of its configuration. None for an upgrade, and for a switch
+/// that somebody is asked for, because somebody else restarts kube-proxy then. Even so, exactly one
+/// kube-proxy must run, and for an upgrade by the controller another version must wait.
 ///
 /// # Errors
 /// As [`find_update`] for an upgrade by the controller.
@@ -227,7 +227,9 @@ pub fn find_controller(
     playbook: &Playbook,
     now: &NodeState,
 ) -> Result<Option<(Controller, ConfigSource)>> {
-    if let Some(StageOptions::Switch(switch)) = playbook.stage(StageName::Switch) {
+    if let Some(StageOptions::Switch(switch)) = playbook.stage(StageName::Switch)
+        && switch.ask.is_none()
+    {
         return find(&switch.controller, now).map(Some);
     }
     let process = only_process(now)?;

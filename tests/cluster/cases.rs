@@ -9,6 +9,7 @@ mod follows;
 mod imitators;
 mod moves;
 mod prepare;
+mod requested_switch;
 mod services;
 mod thousands;
 mod upgrades;

@@ -32,6 +32,8 @@ enum Supervisor {
     Unit(String),
     /// Neither the kubelet nor systemd.
     Other,
+    /// Not known any more: the process has ended.
+    Gone,
 }
 
 impl Supervisor {
@@ -69,6 +71,13 @@ impl Predecessor {
         Ok(Predecessor { process, supervisor })
     }
 
+    /// The kube-proxy `process`, which ran earlier.
+    pub fn of(process: ProcessId) -> Predecessor {
+        let text = cgroup_of(process.pid).filter(|_| process.is_alive());
+        let supervisor = text.map_or(Supervisor::Gone, |text| Supervisor::of(&text));
+        Predecessor { process, supervisor }
+    }
+
     /// The kube-proxy that runs in place of this one, in a unit of the same name or again in a pod;
     /// none while this one still runs, or no other runs yet.
     ///
@@ -79,7 +88,10 @@ impl Predecessor {
             return Ok(None);
         }
         let follows = |pid: &u32| {
-            cgroup_of(*pid).is_some_and(|text| Supervisor::of(&text) == self.supervisor)
+            let found = cgroup_of(*pid).map(|text| Supervisor::of(&text));
+            found.is_some_and(|found| {
+                self.supervisor == Supervisor::Gone || found == self.supervisor
+            })
         };
         Ok(processes::pids(PROGRAM)?.into_iter().find(follows))
     }

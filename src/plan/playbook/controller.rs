@@ -12,18 +12,57 @@ use crate::state::kube_proxy::Controller;
 
 /// The options of the stage `switch`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(try_from = "RawSwitch")]
 pub struct Switch {
     /// Who stops and starts kube-proxy.
     pub controller: ControllerChoice,
+    /// The text that asks somebody to change kube-proxy's mode, where the node itself may not; none if the
+    /// controller does it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ask: Option<String>,
     /// How long the stage may take.
     #[serde(with = "time")]
     pub timeout: Duration,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSwitch {
+    #[serde(default = "auto")]
+    controller: ControllerChoice,
+    ask: Option<String>,
+    #[serde(deserialize_with = "some_time", default)]
+    timeout: Option<Duration>,
+}
+
+fn auto() -> ControllerChoice {
+    ControllerChoice::Auto
+}
+
+fn some_time<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    time::deserialize(from).map(Some)
+}
+
+/// How long a controller may take, and how long somebody who is asked.
+const CONTROLLER: Duration = Duration::from_secs(120);
+const REQUESTED: Duration = Duration::from_secs(30 * 60);
+
+impl TryFrom<RawSwitch> for Switch {
+    type Error = &'static str;
+
+    fn try_from(raw: RawSwitch) -> Result<Switch, &'static str> {
+        let RawSwitch { controller, ask, timeout } = raw;
+        if controller != ControllerChoice::Auto && ask.is_some() {
+            return Err("a switch names either a `controller`, or `ask`");
+        }
+        let default = if ask.is_some() { REQUESTED } else { CONTROLLER };
+        Ok(Switch { controller, ask, timeout: timeout.unwrap_or(default) })
+    }
+}
+
 impl Default for Switch {
     fn default() -> Switch {
-        Switch { controller: ControllerChoice::Auto, timeout: Duration::from_secs(120) }
+        Switch { controller: ControllerChoice::Auto, ask: None, timeout: CONTROLLER }
     }
 }
 

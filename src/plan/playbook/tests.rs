@@ -170,6 +170,28 @@ fn an_upgrade_names_no_mode_and_has_one_means() {
 }
 
 #[test]
+fn a_switch_may_be_requested() {
+    let switch = |options: &str| {
+        let playbook = parse(&replaced("switch: {}", &format!("switch: {options}")))?;
+        let Some(StageOptions::Switch(switch)) = playbook.stage(StageName::Switch) else {
+            panic!("{options}")
+        };
+        let written = serde_json::to_value(&playbook).unwrap().to_string();
+        assert_eq!(parse(&written).unwrap(), playbook);
+        Ok::<_, Error>(switch.clone())
+    };
+    let requested = switch("{ask: 'move it'}").unwrap();
+    assert_eq!(
+        (requested.ask.as_deref(), requested.timeout),
+        (Some("move it"), Duration::from_secs(1800))
+    );
+    assert_eq!(switch("{ask: now, timeout: 5m}").unwrap().timeout, Duration::from_secs(300));
+    assert_eq!(switch("{}").unwrap(), Switch::default());
+    let error = switch("{ask: now, controller: {systemd: a.service}}").unwrap_err().to_string();
+    assert!(error.contains("either a `controller`, or `ask`"), "{error}");
+}
+
+#[test]
 fn errors_name_file_line_and_cause() {
     for (from, to, line, cause) in [
         ("playbook: small", "playbok: small", "line 1 column 1", "unknown field `playbok`"),

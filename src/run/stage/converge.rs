@@ -97,9 +97,18 @@ fn served_by(key: &ServiceKey, service: &ServicePort) -> String {
     format!("{key}{name} → {}", backends.join(", "))
 }
 
+/// What tells, besides the kernel, that kube-proxy is back in its old mode.
+#[derive(Clone, Copy)]
+pub(in crate::run) enum Judge<'a> {
+    /// The controller has its old configuration, so its kube-proxy that runs is back.
+    Controller(&'a Controller),
+    /// Somebody else configures it, so it must say so.
+    Reply,
+}
+
 /// Waits until kube-proxy serves again in the mode before `run`, all that is in `before`, and keeps the
-/// bridge meanwhile. `base` is the node state of which `before` was read. Reads only what the kernel holds, and whether the controller's own
-/// kube-proxy runs.
+/// bridge meanwhile. `base` is the node state of which `before` was read. Reads only what the kernel holds, and
+/// what `judge` says.
 ///
 /// # Errors
 /// As [`wait`].
@@ -108,7 +117,7 @@ pub(in crate::run) fn wait_for_return(
     run: &Run,
     base: &NodeState,
     before: &Services,
-    controller: &Controller,
+    judge: Judge<'_>,
     timeout: Duration,
     follower: &Follower,
 ) -> Result<()> {
@@ -120,9 +129,17 @@ pub(in crate::run) fn wait_for_return(
     };
     let look = || {
         keeper.keep();
-        let runs = !operate(controller).processes()?.is_empty();
-        let state = context.observe_with_owners_of(base)?;
-        let witness = Witness::Controller { runs };
+        let (state, witness) = match judge {
+            Judge::Controller(controller) => {
+                let runs = !operate(controller).processes()?.is_empty();
+                (context.observe_with_owners_of(base)?, Witness::Controller { runs })
+            }
+            Judge::Reply => {
+                let state = context.observe_owners()?;
+                let reply = kube_proxy_api::mode(&state);
+                (state, Witness::Reply(reply))
+            }
+        };
         Ok(Look { still: keeper.still_served(before), state, witness })
     };
     let expected = Expected { mode, before, later: None };

@@ -11,6 +11,7 @@ pub(super) mod prepare;
 pub(super) mod rehearse;
 pub(super) mod remove_bridge;
 mod replaced_pod;
+mod requested_switch;
 pub(super) mod settle;
 pub(super) mod snapshot;
 pub(super) mod switch;

@@ -198,6 +198,7 @@ fn undo_change(change: &Change) -> Result<bool> {
         // Edits and kube-proxy's configuration are undone by other stages.
         Change::Objects(_)
         | Change::Configuration { .. }
+        | Change::SwitchRequested { .. }
         | Change::PodReplaced(_)
         | Change::BridgeLoaded { .. }
         | Change::BridgeDeleted

@@ -121,7 +121,10 @@ fn ends(frontends: &[Frontend], to: Mode) -> Option<String> {
 /// When the bridge cannot be loaded.
 pub(in crate::run) fn undo(undo: &mut UndoContext<'_>) -> Result<()> {
     let changes = &undo.replay.begun;
-    let was_switched = changes.iter().any(|change| matches!(change, Change::Configuration { .. }));
+    let is_switch = |change: &Change| {
+        matches!(change, Change::Configuration { .. } | Change::SwitchRequested { .. })
+    };
+    let was_switched = changes.iter().any(is_switch);
     if !was_switched || !was_loaded(changes) {
         return Ok(());
     }

@@ -22,7 +22,7 @@ use crate::run::controller::{find, only_process};
 use crate::run::execution::{Execution, UndoContext};
 use crate::run::payload::StepRef;
 use crate::run::preview::{Previewed, Previewer};
-use crate::run::stage::{Stage, Undo, bridge, converge};
+use crate::run::stage::{Stage, Undo, bridge, converge, requested_switch};
 use crate::runtime::ProcessId;
 use crate::state::NodeState;
 use crate::state::kube_proxy::{CommandLine, ConfigSource, Controller, Delivery, Mode};
@@ -60,6 +60,9 @@ impl Stage for Switch {
     }
 
     fn preview(&self, previewer: &Previewer<'_>) -> Previewed {
+        if let Some(ask) = &self.ask {
+            return Previewed::line(format!("asks: {ask}"));
+        }
         match config_diff(previewer, self) {
             Ok(lines) => Previewed::lines(lines),
             Err(e) => Previewed::stops(&e),
@@ -67,6 +70,9 @@ impl Stage for Switch {
     }
 
     fn run(&self, execution: &mut Execution<'_>) -> Result<()> {
+        if let Some(ask) = &self.ask {
+            return requested_switch::run(execution, ask, self.timeout);
+        }
         let (context, stage) = (execution.context, StageName::Switch.name());
         let sink = context.sink;
         let Modes { from: old, to } = execution.migration()?.modes;
@@ -202,7 +208,9 @@ fn captured_config(previewer: &Previewer<'_>) -> Result<LocatedConfig> {
 /// None, because failures are collected in `undo`.
 pub(in crate::run) fn undo(undo: &mut UndoContext<'_>) -> Result<()> {
     let Some(Modes { from, .. }) = undo.run.modes() else { return Ok(()) };
-    let Some((source, controller)) = switched(&undo.replay.begun) else { return Ok(()) };
+    let Some((source, controller)) = switched(&undo.replay.begun) else {
+        return requested_switch::undo(undo);
+    };
     let context = undo.context;
     let task = Task::RestoreConfig { mode: from.to_string() };
     context.sink.started(&task);
@@ -219,7 +227,8 @@ pub(in crate::run) fn undo(undo: &mut UndoContext<'_>) -> Result<()> {
         let follower = &undo.follower;
         let (run, base) = (undo.run, undo.base);
         let before = mode::of(from).services(base);
-        converge::wait_for_return(context, run, base, &before, controller, RESTART, follower)
+        let judge = converge::Judge::Controller(controller);
+        converge::wait_for_return(context, run, base, &before, judge, RESTART, follower)
     } else {
         Err(Error::new(Kind::Command, "kube-proxy", "does not serve in its old mode"))
     };
@@ -244,7 +253,9 @@ pub(in crate::run) fn restore_after_reboot(
     run: &Run,
     changes: &[Change],
 ) -> Result<bool> {
-    let Some((source, controller)) = switched(changes) else { return Ok(false) };
+    let Some((source, controller)) = switched(changes) else {
+        return requested_switch::verify_after_reboot(context, run, changes);
+    };
     let running = operate(controller).processes();
     if running.as_ref().is_ok_and(|processes| !processes.is_empty()) {
         let (after, before) = texts(context, run)?;
@@ -263,7 +274,8 @@ pub(in crate::run) fn restore_after_reboot(
             .beside(|| configure_back(source, controller, &after, &before))?;
         // What configures kube-proxy is another text now.
         let now = context.observe_owners()?;
-        converge::wait_for_return(context, run, &now, &services, controller, RESTART, &follower)?;
+        let judge = converge::Judge::Controller(controller);
+        converge::wait_for_return(context, run, &now, &services, judge, RESTART, &follower)?;
         bridge::delete_loaded(context, run)?;
     } else {
         let (after, before) = texts(context, run)?;

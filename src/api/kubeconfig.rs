@@ -176,6 +176,26 @@ impl Kubeconfig {
     }
 }
 
+/// The address of the API server in the current context of a kubeconfig: `https://10.20.0.1:6443`, without
+/// what may follow it or stand before it. None for what is no kubeconfig. The rest may be what
+/// [`Kubeconfig::parse`] does not support.
+pub fn server_of(text: &str) -> Option<String> {
+    let document: Document = yaml::parse("kubeconfig", text).ok()?;
+    let current = document.current_context;
+    let context = document.contexts.into_iter().find(|context| context.name == current)?.context;
+    let cluster = document.clusters.into_iter().find(|cluster| cluster.name == context.cluster)?;
+    let (scheme, rest) = cluster.cluster.server.split_once("://")?;
+    let place = rest.split(['/', '?', '#']).next()?;
+    let host = place.rsplit_once('@').map_or(place, |(_, host)| host);
+    let is_plain =
+        |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b".:-_[]".contains(&b));
+    let is_one = ["http", "https"].contains(&scheme) && (1..=LONGEST_HOST).contains(&host.len());
+    (is_one && is_plain(host)).then(|| format!("{scheme}://{host}"))
+}
+
+/// The longest name of a host with a port.
+const LONGEST_HOST: usize = 260;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -224,6 +244,24 @@ mod tests {
         assert!(of(None).is_ok() && of(Some("one")).is_ok());
         assert!(of(Some("two")).is_err_and(|e| e.contains("no user")));
         assert!(of(Some("three")).is_err_and(|e| e.contains("no context of that name")));
+    }
+
+    #[test]
+    fn nothing_but_the_address_of_a_server_is_kept() {
+        for (server, user, address) in [
+            (SERVER, "exec: {command: x}", Some("https://10.20.0.1:6443")),
+            (
+                "server: 'https://a:s3cret@[fd00::1]:6443/k8s?s3cret'",
+                "",
+                Some("https://[fd00::1]:6443"),
+            ),
+            ("server: 'http://api.example'", "token: x", Some("http://api.example")),
+            ("server: 's3cret'", "", None),
+            ("server: 'https://a b'", "", None),
+        ] {
+            assert_eq!(server_of(&with(server, user)).as_deref(), address, "{server}");
+        }
+        assert_eq!(server_of("s3cret"), None);
     }
 
     #[test]

@@ -44,8 +44,8 @@ pub struct ApiClient {
     token: Option<String>,
     /// Whose credentials these are.
     whose: String,
-    /// How long one request may take, and how long it is made again that the server puts off.
-    timeout: Duration,
+    /// When nothing more is waited for.
+    until: Option<Instant>,
 }
 
 /// What a server says when it refuses (`Status` of k8s.io/apimachinery).
@@ -110,14 +110,13 @@ impl ApiClient {
             .build()
             .into();
         let server = access.server.trim_end_matches('/').to_owned();
-        Ok(ApiClient { agent, server, token, whose: whose.clone(), timeout: ONE_DEADLINE })
+        Ok(ApiClient { agent, server, token, whose: whose.clone(), until: None })
     }
 
-    /// The client with a shorter timeout: no request takes longer than that, nor is one longer made again that
-    /// the server puts off.
+    /// This client, which waits for nothing after `until`.
     #[must_use]
-    pub fn with_timeout(self, timeout: Duration) -> ApiClient {
-        ApiClient { timeout: timeout.min(ONE_DEADLINE), ..self }
+    pub fn until(self, until: Instant) -> ApiClient {
+        ApiClient { until: Some(until), ..self }
     }
 
     /// The body of the reply to `GET path?query`, which must be read within `deadline`.
@@ -130,6 +129,7 @@ impl ApiClient {
         query: &[(&str, &str)],
         deadline: Duration,
     ) -> Result<Body, ApiFailure> {
+        let deadline = self.within(deadline)?;
         let mut request = self.agent.get(format!("{}{path}", self.server));
         for (key, value) in query {
             request = request.query(key, value);
@@ -137,7 +137,6 @@ impl ApiClient {
         if let Some(token) = self.authorization() {
             request = request.header("Authorization", token);
         }
-        let deadline = deadline.min(self.timeout);
         self.accepted(request.config().timeout_global(Some(deadline)).build().call()?)
     }
 
@@ -178,9 +177,22 @@ impl ApiClient {
                 request = request.header("Authorization", token);
             }
             let request = request.header("Content-Type", kind).header("Accept", "application/json");
-            let reply = request.config().timeout_global(Some(self.timeout)).build().send(*body)?;
+            let reply = request
+                .config()
+                .timeout_global(Some(self.within(ONE_DEADLINE)?))
+                .build()
+                .send(*body)?;
             self.accepted(reply).and_then(whole)
         })
+    }
+
+    /// How much of `deadline` is left before [`ApiClient::until`].
+    fn within(&self, deadline: Duration) -> Result<Duration, ApiFailure> {
+        let left = self.until.map(|until| until.saturating_duration_since(Instant::now()));
+        match left {
+            Some(Duration::ZERO) => Err(ApiFailure::Timeout),
+            left => Ok(left.map_or(deadline, |left| left.min(deadline))),
+        }
     }
 
     /// Whose credentials it has.
@@ -212,7 +224,8 @@ impl ApiClient {
         &self,
         mut request: impl FnMut() -> Result<T, ApiFailure>,
     ) -> Result<T, ApiFailure> {
-        let until = Instant::now() + PUT_OFF.min(self.timeout);
+        let put_off = Instant::now() + PUT_OFF;
+        let until = self.until.map_or(put_off, |until| until.min(put_off));
         loop {
             let failure = match request() {
                 Ok(answer) => return Ok(answer),

@@ -5,10 +5,11 @@ use serde_json::{Value, json};
 use crate::cluster::arrangement::{Arrangement, ArrangementFlaw as Flaw, MADE_OF, verify};
 use crate::cluster::config::{ConfigLocation, container};
 use crate::cluster::refusal::ClusterRefusal;
-use crate::cluster::state::{ClusterState, is_ours, manager};
+use crate::cluster::state::{ClusterState, is_ours};
 use crate::state::kube_proxy::Mode;
 use crate::state::kubernetes::{
-    ApiKind, ClusterNode, ClusterPod, DaemonSet, JsonPatch, MODE_LABEL, ObjectRef, name_for_mode,
+    ApiKind, ClusterNode, ClusterPod, DaemonSet, JsonPatch, MODE_LABEL, ObjectRef, manager,
+    name_for_mode,
 };
 
 /// One write, and why.

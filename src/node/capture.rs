@@ -17,11 +17,15 @@ use self::nft_tables::NftTableName;
 use super::command::CommandOutput;
 use super::lossy_save::{lossy, suspect_rules};
 use super::nfnetlink::Netfilter;
+use super::processes::RunningComponent;
 use super::tools::{Tool, Tools};
-use super::{config_files, kube_proxy_api, native_rules, prerequisites, processes};
+use super::{
+    cluster_capture, config_files, kube_proxy_api, native_rules, prerequisites, processes,
+};
 use super::{subsystems, sysctls};
 use crate::error::{Error, Kind, Result};
 use crate::event::{Event, Silent, Sink};
+use crate::state::cluster_facts::{self, CLUSTER, ClusterAnswer};
 use crate::state::ipvs::{ConnectionLimits, VirtualServers};
 use crate::state::kube_proxy::controller::PROGRAM;
 use crate::state::links::parse_links;
@@ -98,16 +102,17 @@ fn beside_rules(tools: &Tools, extent: Extent, sink: &dyn Sink, files: &mut File
     put(files, "sysctl.txt", sysctls::read()?);
     put(files, "modules.txt", subsystems::read_if_exists("/proc/modules")?.unwrap_or_default());
     if extent >= Extent::Owners {
-        owners(files, sink)?;
-    }
-    if extent >= Extent::Whole {
-        counters_and_versions(tools, files)?;
+        let components = owners(files, sink)?;
+        if extent >= Extent::Whole {
+            cluster(files, &components, sink)?;
+            counters_and_versions(tools, files)?;
+        }
     }
     Ok(())
 }
 
-/// Captures the processes of components and their configuration files.
-fn owners(files: &mut Files, sink: &dyn Sink) -> Result<()> {
+/// Captures the processes of components and their configuration files. Returns those that count.
+fn owners(files: &mut Files, sink: &dyn Sink) -> Result<Vec<RunningComponent>> {
     let found = processes::find()?;
     let (configuration, notes) = config_files::read(&found.components);
     let mut processes = found.processes();
@@ -131,6 +136,17 @@ fn owners(files: &mut Files, sink: &dyn Sink) -> Result<()> {
     for text in notes {
         sink.emit(Event::Note { text });
     }
+    Ok(found.components)
+}
+
+/// Captures what the API server says of kube-proxy. That it does not answer is noted.
+fn cluster(files: &mut Files, components: &[RunningComponent], sink: &dyn Sink) -> Result<()> {
+    let Some(facts) = cluster_capture::capture(components) else { return Ok(()) };
+    if let Some(ClusterAnswer::Unanswered(why)) = &facts.kube_proxy {
+        let text = format!("what the API server has of kube-proxy is not captured: {why}");
+        sink.emit(Event::Note { text });
+    }
+    put(files, CLUSTER, cluster_facts::render(&facts)?);
     Ok(())
 }
 

@@ -64,6 +64,14 @@ pub fn node_name(kubeconfig: &Path) -> Result<String> {
     })
 }
 
+/// A client with the kubelet's credentials as they are now, which waits for nothing after `until`.
+///
+/// # Errors
+/// Credentials that cannot be used.
+pub fn client_until(kubeconfig: &Path, until: Instant) -> Result<ApiClient, ApiFailure> {
+    client(kubeconfig).map(|client| client.until(until))
+}
+
 /// The pause before a request is made again.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -84,7 +92,7 @@ pub fn request<T>(
     let until = Instant::now() + within;
     loop {
         let timeout = until.saturating_duration_since(Instant::now()).max(SLOW);
-        let client = client(kubeconfig).map(|client| client.with_timeout(timeout));
+        let client = client_until(kubeconfig, Instant::now() + timeout);
         let failure = match client.and_then(|client| request(&client)) {
             Ok(answer) => return Ok(answer),
             Err(failure) => failure,

@@ -9,6 +9,7 @@ pub mod api_access;
 pub mod bridge;
 pub mod build_info;
 pub mod capture;
+mod cluster_capture;
 pub mod command;
 pub mod config_files;
 pub mod conntrack;

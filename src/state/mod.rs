@@ -9,6 +9,7 @@ pub mod api_objects;
 pub mod argv;
 pub mod bridge_table;
 pub mod cgroup;
+pub mod cluster_facts;
 pub mod cni;
 pub mod conntrack;
 pub mod equivalence;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::Result;
 use crate::state::accounting::AccountingObject;
+use crate::state::cluster_facts::{self, CLUSTER, ClusterFacts};
 use crate::state::cni::{SUBNET_ENV, SubnetEnv};
 use crate::state::ipset::IpSets;
 use crate::state::ipvs::VirtualServers;
@@ -48,6 +49,8 @@ pub struct NodeState {
     pub processes: Option<Vec<Process>>,
     /// Processes that have the name of a component and do not count.
     pub lookalikes: Vec<Lookalike>,
+    /// What the API server says of kube-proxy; none if it was not captured.
+    pub cluster: Option<ClusterFacts>,
     /// flannel's networks and lease; none if flannel wrote no `subnet.env`.
     pub flannel: Option<SubnetEnv>,
     /// The text of every file that this state was parsed from.
@@ -114,6 +117,9 @@ impl NodeState {
         if let Some((name, text)) = text("lookalikes.json") {
             state.lookalikes = lookalikes::parse(name, text)?;
         }
+        if let Some((name, text)) = text(CLUSTER) {
+            state.cluster = Some(cluster_facts::parse(name, text)?);
+        }
         // A file that is there and was not kept has no text.
         let lease = format!("files{SUBNET_ENV}");
         let lease = text(&lease).filter(|(_, text)| !text.is_empty());
@@ -134,7 +140,7 @@ impl NodeState {
     /// the kernel holds does not show which owner is alive; `base` showed it at another moment.
     pub fn with_owners_of(mut self, base: &NodeState) -> NodeState {
         let shows_owners = |name: &String| {
-            ["processes.json", "lookalikes.json", "tools.txt"].contains(&name.as_str())
+            ["processes.json", "lookalikes.json", "tools.txt", CLUSTER].contains(&name.as_str())
                 || name.starts_with("files/")
         };
         let files = base.files.iter().filter(|(name, _)| shows_owners(name));
@@ -143,6 +149,7 @@ impl NodeState {
             tools: base.tools.clone(),
             processes: base.processes.clone(),
             lookalikes: base.lookalikes.clone(),
+            cluster: base.cluster.clone(),
             flannel: base.flannel.clone(),
             ..self
         }

@@ -19,8 +19,9 @@ use crate::state::{Files, RulesetId};
 const OWN_FILES: [&str; 3] = [MANIFEST, SHA256SUMS, RESTORE];
 
 /// The captured files of a node that are neither rulesets nor below [`CONFIGURATION`].
-const CAPTURED: [&str; 17] = [
+const CAPTURED: [&str; 18] = [
     "addr.json",
+    "cluster.json",
     "cttimeout.save",
     "ipset.save",
     "ipvs.list",

@@ -3,6 +3,7 @@
 mod affinity;
 mod bridge;
 mod daemonset;
+mod daemonset_checks;
 mod daemonset_upgrade;
 mod failing_moves;
 mod follows;

@@ -3,7 +3,8 @@
 
 use super::nft_tables;
 use super::{
-    RefusedSave, counters_and_versions, ipsets, ipvs, legacy_of, links, owners, put, xtables,
+    RefusedSave, cluster, counters_and_versions, ipsets, ipvs, legacy_of, links, owners, put,
+    xtables,
 };
 use crate::error::{Error, Result};
 use crate::event::Sink;
@@ -55,7 +56,10 @@ pub fn capture_parts(tools: &Tools, sink: &dyn Sink) -> Parts {
         put(files, "modules.txt", subsystems::read_if_exists("/proc/modules")?.unwrap_or_default());
         Ok(())
     });
-    parts.add(|files| owners(files, sink));
+    parts.add(|files| {
+        let components = owners(files, sink)?;
+        cluster(files, &components, sink)
+    });
     parts.add(|files| counters_and_versions(tools, files));
     if !parts.files.contains_key("processes.json") {
         // Without this, a capture shows that no component runs.

@@ -6,6 +6,7 @@ use crate::error::Result;
 use crate::node::processes::flag_value;
 use crate::node::secrets::{kept_arguments, masked};
 use crate::state::Files;
+use crate::state::cluster_facts::{self, CLUSTER};
 use crate::state::tools::{Process, parse_processes, render_processes};
 
 /// The file of a capture with the processes.
@@ -15,7 +16,7 @@ const PROCESSES: &str = "processes.json";
 /// sentence for each file of which nothing is kept. What a capture of ours holds stays as it is.
 ///
 /// # Errors
-/// When the processes cannot be parsed.
+/// When the processes, or what the API server says, cannot be parsed.
 pub fn masked_capture(mut files: Files) -> Result<(Files, Vec<String>)> {
     let processes = match files.get(PROCESSES).map(|text| text.trim()) {
         None | Some("null") => Vec::new(),
@@ -24,6 +25,11 @@ pub fn masked_capture(mut files: Files) -> Result<(Files, Vec<String>)> {
     let kept: Vec<Process> = processes.iter().map(without_secrets).collect();
     if kept != processes {
         files.insert(PROCESSES.to_owned(), render_processes(&kept)?.into());
+    }
+    if let Some(text) = files.get(CLUSTER) {
+        // What is no field of it goes.
+        let kept = cluster_facts::render(&cluster_facts::parse(CLUSTER, text)?)?;
+        files.insert(CLUSTER.to_owned(), kept.into());
     }
     let mut notes = Vec::new();
     for (name, text) in &mut files {
@@ -93,6 +99,7 @@ mod tests {
         let (kept, notes) = masked_capture(files(&[
             ("processes.json", processes),
             ("files/k/c", config),
+            ("cluster.json", r#"{"servers": [], "token": "s3cret"}"#),
             ("files/etc/docker/daemon.json", "{\"iptables\": false, \"PSK\": \"s3cret\"}"),
             ("files/etc/cni/net.d/k", "users: [{token: s3cret}]"),
             ("files/root/.kube/config", "token: s3cret"),

@@ -150,7 +150,7 @@ impl ArrangementReader<'_> {
 }
 
 /// The first key by which two configurations differ in what they mean, but for the keys `aside`.
-pub(super) fn difference(a: &str, b: &str, aside: &[&str]) -> Result<Option<String>> {
+pub(in crate::node) fn difference(a: &str, b: &str, aside: &[&str]) -> Result<Option<String>> {
     type Document = BTreeMap<String, Value>;
     let [a, b] = [a, b].map(|text| yaml::parse::<Document>("kube-proxy's configuration", text));
     let (a, b) = (a?, b?);

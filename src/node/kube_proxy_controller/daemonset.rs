@@ -17,6 +17,7 @@ use crate::api::read;
 use crate::error::{Error, Kind, Result};
 use crate::node::kubelet;
 use crate::state::cgroup;
+use crate::state::cluster_facts::address_in;
 use crate::state::kube_proxy::controller::{ConfigMapKey, DaemonSetPair, ModeDaemonSet};
 use crate::state::kube_proxy::{CommandLine, ConfigSource, Controller, Delivery};
 use crate::state::kubernetes::{
@@ -115,13 +116,6 @@ pub fn pods_of_node(kubeconfig: &Path, node: &str, within: Duration) -> Result<V
         read::list_of_kind(client, ApiKind::Pod, None, &selectors)
     })
     .map_err(|failure| kubelet::error(&format!("the pods of Node {node}"), &failure))
-}
-
-/// The address in `https://10.20.0.1:6443`, or `https://[fd00::1]:6443/`.
-fn address_in(url: &str) -> Option<IpAddr> {
-    let host = url.split_once("://")?.1.split('/').next()?;
-    let bare = host.rsplit_once(':').map_or(host, |(address, _)| address);
-    [host, bare].iter().find_map(|text| text.trim_matches(['[', ']']).parse().ok())
 }
 
 /// The error that somebody has changed what was arranged.
@@ -276,18 +270,5 @@ mod tests {
         all.push(pod("kube-proxy-6", json!({}), "Running"));
         let own: Vec<&str> = pair.own(&all).map(|pod| pod.metadata.name.as_str()).collect();
         assert_eq!(own, ["kube-proxy-1", "kube-proxy-2"]);
-    }
-
-    #[test]
-    fn a_server_is_an_address_or_a_name() {
-        for (url, address) in [
-            ("https://10.20.0.1:6443", Some("10.20.0.1")),
-            ("https://10.20.0.1/", Some("10.20.0.1")),
-            ("https://[fd00::1]:6443", Some("fd00::1")),
-            ("https://[fd00::1]", Some("fd00::1")),
-            ("https://api.example:6443", None),
-        ] {
-            assert_eq!(address_in(url), address.map(|text| text.parse().unwrap()), "{url}");
-        }
     }
 }

@@ -21,6 +21,7 @@ use crate::state::kube_proxy::controller::{PROGRAM, for_kind};
 use crate::state::kube_proxy::{CommandLine, ConfigSource, Controller};
 use crate::state::tools::Process;
 
+pub(in crate::node) use self::arrangement::difference;
 pub use self::daemonset::{contested, pods_of_node};
 pub use self::kind::ReadController;
 pub use self::pod_update::find_update;

@@ -1,6 +1,7 @@
 //! Objects of a cluster: the fields that are used of them, where the API server has them, and how they
 //! are patched.
 
+mod managers;
 mod names;
 mod objects;
 mod patch;
@@ -10,6 +11,7 @@ mod pod_update;
 mod run_note;
 mod selector_terms;
 
+pub use managers::manager;
 pub use names::{
     DAEMON_SET, LEASE, MANAGED_BY, MODE_LABEL, NAMESPACE, RUN_ANNOTATION, SELECTOR, name_for_mode,
 };

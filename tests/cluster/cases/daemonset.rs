@@ -42,7 +42,7 @@ pub(super) fn marks_of(node: &Node) -> [Option<String>; 2] {
 }
 
 /// Sends a signal to a program of the control plane.
-fn signal(signal: &str, program: &str) {
+pub fn signal(signal: &str, program: &str) {
     run(&format!("pkill -{signal} -x {program}"));
 }
 

@@ -120,6 +120,10 @@ struct KubeProxy(Child);
 
 impl KubeProxy {
     fn start(api: SocketAddr) -> KubeProxy {
+        KubeProxy::in_mode(api, "nftables")
+    }
+
+    fn in_mode(api: SocketAddr, mode: &str) -> KubeProxy {
         let write = |path: &str, text: &str| {
             fs::write(path, text).expect(path);
             fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect(path);
@@ -131,6 +135,12 @@ impl KubeProxy {
              *' -f '*) [ ! -e /run/fail ] || exit 1;;\nesac\n\
              exec /usr/sbin/nft \"$@\"\n",
         );
+        for program in ["iptables-restore", "ip6tables-restore"] {
+            let script = format!(
+                "#!/bin/sh\n[ ! -e /run/fail ] || exit 1\nexec /usr/sbin/{program} \"$@\"\n"
+            );
+            write(&format!("/run/bin/{program}"), &script);
+        }
         write(
             "/run/kubeconfig",
             &json!({
@@ -143,11 +153,13 @@ impl KubeProxy {
         );
         write(
             "/run/config.conf",
-            "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
-             clientConnection: {kubeconfig: /run/kubeconfig, contentType: application/json}\n\
-             hostnameOverride: node\nclusterCIDR: 10.244.0.0/16\nmode: nftables\n\
-             conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, \
-             tcpCloseWaitTimeout: 0s}\n",
+            &format!(
+                "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
+                 clientConnection: {{kubeconfig: /run/kubeconfig, contentType: application/json}}\n\
+                 hostnameOverride: node\nclusterCIDR: 10.244.0.0/16\nmode: {mode}\n\
+                 conntrack: {{maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, \
+                 tcpCloseWaitTimeout: 0s}}\n"
+            ),
         );
         let path = format!("/run/bin:{}", std::env::var("PATH").expect("a PATH"));
         let log = fs::File::create("/run/log").expect("a log");
@@ -188,6 +200,14 @@ fn syncs() -> [String; 3] {
 
 /// A node with a Service, whose kube-proxy has synced.
 fn synced() -> (Api, KubeProxy) {
+    let api = node_with_a_service();
+    let kube_proxy = KubeProxy::start(api.address);
+    poll("it has synced", || syncs() == ["ok", "ok", "ok"]);
+    (api, kube_proxy)
+}
+
+/// A node with a Service, and its API.
+fn node_with_a_service() -> Api {
     run("ip link set lo up");
     run("ip link add eth0 type bridge");
     run("ip addr add 192.0.2.7/24 dev eth0");
@@ -197,9 +217,7 @@ fn synced() -> (Api, KubeProxy) {
     api.apply(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node"},
         "status": {"addresses": address}}));
     api.apply(service("web", "10.96.1.1"));
-    let kube_proxy = KubeProxy::start(api.address);
-    poll("it has synced", || syncs() == ["ok", "ok", "ok"]);
-    (api, kube_proxy)
+    api
 }
 
 #[test]
@@ -232,6 +250,26 @@ fn a_real_kube_proxys_syncs_are_known_by_its_metrics() {
     drop(kube_proxy);
     let _kube_proxy = KubeProxy::start(api.address);
     poll("it has not synced", || syncs() == ["found", "found", "ok"]);
+    fs::remove_file("/run/fail").expect("a file");
+}
+
+#[test]
+fn syncs_of_iptables_mode_that_fail_are_known_by_its_metrics() {
+    if !in_namespace("syncs_of_iptables_mode_that_fail_are_known_by_its_metrics") {
+        return;
+    }
+    let api = node_with_a_service();
+    let _kube_proxy = KubeProxy::in_mode(api.address, "iptables");
+    let id = "kube-proxy.sync-failures";
+    let outcome = || finding(&check(&format!("--only {id}")).1, id);
+    poll("it has synced", || {
+        outcome()["outcome"] == "ok" && run("iptables-nft-save").contains("shop/web")
+    });
+    fs::write("/run/fail", "").expect("a file");
+    api.apply(service("new", "10.96.1.2"));
+    poll("a sync has failed", || outcome()["outcome"] == "found");
+    let found = outcome();
+    assert!(found["evidence"][0].to_string().contains("syncs failed"), "{found}");
     fs::remove_file("/run/fail").expect("a file");
 }
 

@@ -17,7 +17,7 @@ pub fn markdown() -> String {
          `proxyshift check` judges a node, live or captured, with these {} checks and changes \
          nothing. Each says *ok*, *found* with evidence, effect and remedy, or *unknown* with what \
          was missing. A *block* that is found stops a run before its first change (exit code 3); \
-         *warn* and *info* stop nothing. `--only` and `--ignore` take ids.\n\n\
+         *warn* and *info* stop nothing, but where a playbook has them under `block`. `--only` and `--ignore` take ids.\n\n\
          This page is made from the registry: `UPDATE_DOCS=1 cargo test --test checks_docs`.\n",
         all().count()
     );

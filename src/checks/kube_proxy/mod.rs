@@ -1,8 +1,10 @@
 //! kube-proxy itself: mode, version, configuration, and leftovers.
 
 mod absent;
+mod api_server;
 mod both_in_force;
 mod bridge_left;
+mod daemonset;
 mod feature_gates;
 mod flags;
 mod instances;
@@ -16,19 +18,27 @@ mod mode_empty;
 mod nftables_available;
 mod nftables_gap;
 mod proxy_mode;
+mod sync_failures;
 mod sysctls_left;
 mod teardown;
 mod version;
 
+pub(super) use self::sync_failures::{failing_syncs, with_metrics};
 use super::{Check, Facts, Verdict};
 use crate::kube_proxy::proxy_state::ProxyState;
-use crate::state::kube_proxy::CommandLine;
+use crate::state::kube_proxy::{CommandLine, KubeProxyConfig};
 use crate::state::tools::Process;
 
 pub(super) const CHECKS: &[&Check] = &[
     &absent::CHECK,
+    &api_server::CHECK,
     &both_in_force::CHECK,
     &bridge_left::CHECK,
+    &daemonset::HALF_UPGRADED,
+    &daemonset::MANAGED,
+    &daemonset::NEXT_START,
+    &daemonset::STALE,
+    &daemonset::UNPREPARED,
     &feature_gates::CHECK,
     &flags::DEPRECATED,
     &flags::IGNORED,
@@ -44,6 +54,7 @@ pub(super) const CHECKS: &[&Check] = &[
     &nftables_available::CHECK,
     &nftables_gap::CHECK,
     &proxy_mode::CHECK,
+    &sync_failures::CHECK,
     &sysctls_left::CHECK,
     &teardown::CHECK,
     &version::CHECK,
@@ -57,6 +68,13 @@ pub(crate) fn instances<'a>(facts: &Facts<'a>) -> Vec<&'a Process> {
         ProxyState::Many(all) => all.clone(),
         _ => Vec::new(),
     }
+}
+
+/// Whether kube-proxy serves in a mode with tables of its own, which is nftables, or is configured to.
+pub(super) fn has_own_tables(facts: &Facts<'_>) -> bool {
+    let configured = facts.settings.as_ref().map(KubeProxyConfig::mode);
+    let here = facts.running.mode.or(configured);
+    here.is_some_and(|mode| crate::kube_proxy::mode::of(mode).has_own_tables())
 }
 
 /// The path of the configuration file, if exactly one kube-proxy runs and its arguments name a

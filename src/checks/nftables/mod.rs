@@ -8,9 +8,9 @@ mod node_port_addresses;
 mod syncs;
 mod tables;
 
+use super::kube_proxy::has_own_tables;
 use super::{Check, Facts};
-use crate::kube_proxy::mode;
-use crate::state::kube_proxy::{KubeProxyConfig, Mode};
+use crate::state::kube_proxy::Mode;
 
 pub(super) const CHECKS: &[&Check] = &[
     &expressions::CHECK,
@@ -32,7 +32,5 @@ pub(super) fn is_target(facts: &Facts<'_>) -> bool {
 
 /// Whether kube-proxy serves in nftables mode, or is told to.
 fn is_here(facts: &Facts<'_>) -> bool {
-    let configured = facts.settings.as_ref().map(KubeProxyConfig::mode);
-    let here = facts.running.mode.or(configured);
-    here.is_some_and(|mode| mode::of(mode).has_own_tables())
+    has_own_tables(facts)
 }

@@ -2,8 +2,8 @@
 //! wrote it, nor when.
 
 use super::is_here;
-use crate::checks::kube_proxy::node_name;
-use crate::checks::{Check, Facts, Found, Severity, Verdict, not_live};
+use crate::checks::kube_proxy::{failing_syncs, node_name, with_metrics};
+use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::kube_proxy::mode;
 use crate::state::Family;
 use crate::state::kube_proxy::ProxyMetrics;
@@ -34,53 +34,9 @@ pub(super) const NEVER: Check = Check {
     reference: REFERENCE,
 };
 
-fn with_metrics(facts: &Facts<'_>, judge: fn(&Facts<'_>, &ProxyMetrics) -> Verdict) -> Verdict {
-    let Some(live) = facts.live else { return not_live() };
-    if let Some(why) = facts.proxy.absence() {
-        return Verdict::Ok(format!("{why}: kube-proxy.absent says so"));
-    }
-    match &live.kube_proxy_metrics {
-        Some(metrics) => judge(facts, metrics),
-        None => Verdict::Unknown("kube-proxy does not answer with its metrics".into()),
-    }
-}
-
 fn failures(facts: &Facts<'_>, metrics: &ProxyMetrics) -> Verdict {
-    let (mut failing, mut past) = (Vec::new(), 0);
-    for (family, sync) in &metrics.syncs {
-        let is_behind = sync.queued.is_some_and(|queued| sync.synced.is_none_or(|s| s < queued));
-        if sync.failures > 0 && is_behind {
-            let last = match sync.synced {
-                Some(_) => "none has succeeded since the last one was asked for",
-                None => "none has succeeded",
-            };
-            failing.push(format!(
-                "{}: {} syncs failed since kube-proxy started, and {last}",
-                named(family),
-                sync.failures
-            ));
-        } else {
-            past += sync.failures;
-        }
-    }
-    if failing.is_empty() {
-        return Verdict::Ok(match past {
-            0 => "none has failed since kube-proxy started".into(),
-            past => format!("{past} failed since kube-proxy started, and the last one succeeded"),
-        });
-    }
-    let logs = facts.proxy.delivery(facts.now).logs();
-    Verdict::Found(Found {
-        evidence: failing,
-        effect: "services and endpoints that changed since then are not followed: connections go \
-                 to endpoints that are gone, and new services are not reached"
-            .into(),
-        remedy: logs
-            .into_iter()
-            .chain(["nft list ruleset > /dev/null   # whether nft reads what is there".to_owned()])
-            .collect(),
-        fix: Vec::new(),
-    })
+    let look = "nft list ruleset > /dev/null   # whether nft reads what is there";
+    failing_syncs(facts, metrics, look)
 }
 
 fn never(facts: &Facts<'_>, metrics: &ProxyMetrics) -> Verdict {
@@ -124,10 +80,6 @@ fn label(family: Family) -> &'static str {
         Family::Ipv4 => "IPv4",
         Family::Ipv6 => "IPv6",
     }
-}
-
-fn named(family: &str) -> &str {
-    if family.is_empty() { "kube-proxy" } else { family }
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ pub struct SyncMetrics {
     pub queued: Option<f64>,
     /// When a sync last succeeded.
     pub synced: Option<f64>,
-    /// How many syncs of nftables mode failed.
+    /// How many syncs failed: transactions of nftables mode, restores of the others.
     pub failures: u64,
     /// How often stale chains of nftables mode could not be removed. kube-proxy tries again.
     pub cleanup_failures: u64,
@@ -47,8 +47,9 @@ impl ProxyMetrics {
             match name {
                 "sync_proxy_rules_last_queued_timestamp_seconds" => change(&|s| s.queued = time),
                 "sync_proxy_rules_last_timestamp_seconds" => change(&|s| s.synced = time),
-                "sync_proxy_rules_nftables_sync_failures_total" => {
-                    change(&|s| s.failures = count(value));
+                "sync_proxy_rules_nftables_sync_failures_total"
+                | "sync_proxy_rules_iptables_restore_failures_total" => {
+                    change(&|s| s.failures += count(value));
                 }
                 "sync_proxy_rules_nftables_cleanup_failures_total" => {
                     change(&|s| s.cleanup_failures = count(value));

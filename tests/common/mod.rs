@@ -127,7 +127,7 @@ pub fn run(command: &str) -> String {
 /// Waits until `done` returns true, for 30 s at most. If the wait fails, `what` names the
 /// condition.
 pub fn poll(what: &str, done: impl FnMut() -> bool) {
-    poll_for(Duration::from_secs(30), what, done);
+    poll_for(Duration::from_secs(120), what, done);
 }
 
 /// As [`poll`], for `limit` at most.

@@ -59,7 +59,7 @@ fn fails_in_a_run(test: &str, backend: Backend, options: &str, failure: Failure)
         node.load_rules(before);
         new_disk();
         let child = begin(proxyshift, &format!("cleanup --yes {options}"));
-        let until = Instant::now() + Duration::from_secs(30);
+        let until = Instant::now() + Duration::from_secs(120);
         while journal_lines(&proxyshift.store) < line {
             assert!(Instant::now() < until, "{failure:?}: line {line} never comes");
         }

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Result};
 use std::process::Command;
+use std::sync::Mutex;
 use std::thread;
-use std::time::Duration;
 
 use proxyshift::kube_proxy::bridge::Bridge;
 use proxyshift::state::kube_proxy::Mode;
@@ -80,19 +80,26 @@ fn outcome(ask: Ask, client: &str, service: &str) -> BTreeSet<String> {
         if servers.len() == 2 {
             break;
         }
-        // Two clients that ask in step share the turns of a round robin, so each has its own pace.
-        thread::sleep(Duration::from_millis(3 * client.len() as u64));
     }
     assert!(service != STICKY || servers.len() == 1, "{client:?}: {servers:?}");
     found
 }
 
-/// Lets all clients ask all services, each client beside the others.
+/// Lets all clients ask all services, each client beside the others. One service answers one client after
+/// the other: two that ask in step share the turns of a round robin, and each would meet one endpoint alone.
 fn ask_all() -> Matrix {
     run("conntrack -F");
-    let of =
-        |client| SERVICES.map(|(ask, service)| ((client, service), outcome(ask, client, service)));
+    let turns = SERVICES.map(|_| Mutex::new(()));
+    let of = |client| {
+        let services = SERVICES.iter().zip(&turns);
+        let asked = services.map(|((ask, service), turn)| {
+            let _turn = turn.lock().expect("no client panics");
+            ((client, *service), outcome(*ask, client, service))
+        });
+        asked.collect::<Vec<_>>()
+    };
     thread::scope(|scope| {
+        let of = &of;
         let asking = CLIENTS.map(|client| scope.spawn(move || of(client)));
         asking.into_iter().flat_map(|thread| thread.join().expect("answers")).collect()
     })

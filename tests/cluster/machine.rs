@@ -27,18 +27,22 @@ const CONTROL_GROUPS: &str = "PROXYSHIFT_CONTROL_GROUPS";
 const PREPARE: &str = "mount -t tmpfs -o mode=755 proxyshift /run && mount -t proc proc /proc && \
                        ip link set lo up && exec \"$@\"";
 
-/// Runs the cases whose names contain a word of `wanted`, in namespaces that look like two machines, each
-/// with a cluster of its own: most of the time the cases wait. On one machine they run one after the other, as
-/// what one does to Services would be seen by the kube-proxies of the others.
+/// How many machines there are at once: for half of the time the cases wait. With three, the traffic of one
+/// starves that of the others.
+const MACHINES: usize = 2;
+
+/// Runs the cases whose names contain a word of `wanted`, in namespaces that look like some machines, each
+/// with a cluster of its own. On one machine they run one after the other, as what one does to Services would
+/// be seen by the kube-proxies of the others.
 pub fn run_cases(wanted: &str) {
     let cases = cases(wanted);
     assert!(!cases.is_empty(), "no case has `{wanted}` in its name");
     // Neighbours are alike, and take alike long.
-    let shares = [0, 1].map(|first| cases.iter().skip(first).step_by(2).collect::<Vec<_>>());
+    let shares = (0..MACHINES.min(cases.len()))
+        .map(|first| (first, cases.iter().skip(first).step_by(MACHINES).collect::<Vec<_>>()));
     let outputs = std::thread::scope(|scope| {
-        let machines = shares.iter().enumerate().filter(|(_, cases)| !cases.is_empty());
         let machines: Vec<_> =
-            machines.map(|(number, cases)| scope.spawn(move || run_on(number, cases))).collect();
+            shares.map(|(number, cases)| scope.spawn(move || run_on(number, &cases))).collect();
         machines.into_iter().map(|m| m.join().expect("a machine")).collect::<Vec<Output>>()
     });
     // Why a case failed comes first: whoever has only a part of a long log has its beginning.

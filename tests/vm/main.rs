@@ -32,8 +32,8 @@ mod cases;
 const REBOOT: &str = "reboot";
 
 /// Where the power is cut in every run, as `MODE:STAGE` of a migration from iptables mode: amid the
-/// removal of rules, while a bridge serves, and amid a rollback.
-const CUTS: [&str; 3] = ["ipvs:clean", "nftables:switch", "ipvs:rollback"];
+/// removal of rules, and while a bridge serves.
+const CUTS: [&str; 2] = ["ipvs:clean", "nftables:switch"];
 
 /// Where it is cut on request: in each stage that writes. A cut in one of the others is as one at the
 /// end of the stage before it.

@@ -246,14 +246,14 @@ fn of_nftables_mode_serves_as_kube_proxy_did() {
 
 #[test]
 #[ignore = "of the cluster"]
-fn of_iptables_mode_that_masquerades_all_serves_as_kube_proxy_did() {
+fn soak_of_iptables_mode_that_masquerades_all_serves_as_kube_proxy_did() {
     let settings = "iptables: {masqueradeAll: true, masqueradeBit: 15}\n";
     serves_as_before("1.34.4", Mode::Iptables, settings);
 }
 
 #[test]
 #[ignore = "of the cluster"]
-fn of_nftables_mode_with_pods_of_a_link_serves_as_kube_proxy_did() {
+fn soak_of_nftables_mode_with_pods_of_a_link_serves_as_kube_proxy_did() {
     let settings = "detectLocalMode: InterfaceNamePrefix\n\
                     detectLocal: {interfaceNamePrefix: cni}\nnftables: {masqueradeBit: 9}\n";
     serves_as_before("1.34.4", Mode::Nftables, settings);

@@ -9,7 +9,7 @@ use super::daemonset::{marks_of, pods_of, prepare};
 use super::moves::Site;
 use crate::common::tried::tried;
 use crate::control_plane::{Cluster, VERSION, poll};
-use crate::machine::AT;
+use crate::machine::AT_SOAK;
 
 /// The words of an upgrade by the playbook that [`write_playbook`] writes.
 const UPGRADE: &str = "migrate --to iptables --playbook /run/upgrade.yaml --yes";
@@ -30,7 +30,7 @@ fn set_image(version: &str) {
 
 #[test]
 #[ignore = "of the cluster"]
-fn a_daemon_set_s_node_lets_another_version_in_and_none_that_does_not_start() {
+fn soak_a_daemon_set_s_node_lets_another_version_in_and_none_that_does_not_start() {
     let cluster = Cluster::with_daemonset();
     let site = Site::of_daemon_set();
     prepare();
@@ -67,7 +67,11 @@ fn a_daemon_set_s_node_lets_another_version_in_and_none_that_does_not_start() {
     site.is_in(Mode::Iptables);
     assert!(!version());
     proxyshift.expect(0, "confirm");
-    tried(&node.asks("/metrics"), AT, &format!("a DaemonSet: upgraded from {OLD} by the node"));
+    tried(
+        &node.asks("/metrics"),
+        AT_SOAK,
+        &format!("a DaemonSet: upgraded from {OLD} by the node"),
+    );
 
     set_image("0.0.1");
     site.unharmed("no such image, and back", || {

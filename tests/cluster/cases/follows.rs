@@ -360,7 +360,7 @@ pub(super) fn without_iptables() -> String {
 
 #[test]
 #[ignore = "of the cluster"]
-fn an_undo_by_the_watchdog_follows_too() {
+fn soak_an_undo_by_the_watchdog_follows_too() {
     let site = Site::that_gets_stuck();
     let proxyshift = site.node.proxyshift();
     site.node.write("/run/playbook.yaml", &short(FORWARD));

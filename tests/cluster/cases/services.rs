@@ -214,7 +214,7 @@ fn at_all_addresses_of_the_node_and_masqueraded_are_read() {
 
 #[test]
 #[ignore = "of the cluster"]
-fn at_some_addresses_of_the_node_are_read() {
+fn soak_at_some_addresses_of_the_node_are_read() {
     are_read_by("1.34.4", "nodePortAddresses: [10.20.0.0/24, 'fd00:20::/64']\n");
 }
 

@@ -207,8 +207,8 @@ fn soak_a_read_only_disk_stops_no_deadline() {
 
 #[test]
 #[ignore = "in the machine"]
-fn a_disk_that_is_shut_down_stops_no_deadline() {
-    if inside("cases::deadline::a_disk_that_is_shut_down_stops_no_deadline") {
+fn soak_a_disk_that_is_shut_down_stops_no_deadline() {
+    if inside("cases::deadline::soak_a_disk_that_is_shut_down_stops_no_deadline") {
         disk_fails(SHUT_DOWN);
     }
 }

@@ -25,8 +25,8 @@ fn killed(case: &Case, point: &str) {
 /// watchdog, or it is resumed and not confirmed, so that it is undone.
 #[test]
 #[ignore = "in the machine"]
-fn killed_at_each_stage_it_is_resumed_or_undone() {
-    if !inside("cases::migrate::killed::killed_at_each_stage_it_is_resumed_or_undone") {
+fn soak_killed_at_each_stage_it_is_resumed_or_undone() {
+    if !inside("cases::migrate::killed::soak_killed_at_each_stage_it_is_resumed_or_undone") {
         return;
     }
     let case = Case::new("nft", "iptables");

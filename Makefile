@@ -1,8 +1,8 @@
 # make demo    the main job, shown on a captured node; touches nothing of this machine's network
 # make test    everything, with what needs private namespaces and a virtual machine
 # make fuzz    every parser of foreign text on made-up input, some seconds each; see fuzz/README.md
-# make soak    every case on a virtual machine, each stage failing or killed; writes docs/soak.md; and the cases
-#              of the real cluster that take long: thousands of Services, an upgrade from 1.28
+# make soak    every case on a virtual machine, each stage failing or killed; writes docs/soak.md; and the other
+#              cases of the real cluster: thousands of Services, an upgrade from 1.28, and more
 # make dist    one static binary with its checksum, and the Ansible collection with it, in dist/
 # make ansible gets what the tests with Ansible need: two versions of it, ansible-lint, sshd, kubectl
 # make vm      gets what that machine needs: Debian's kernel, virtme-ng, kube-proxy 1.20.2
@@ -80,7 +80,15 @@ test: debian cluster vm ansible dist rust
 	[ "$$(id -u)" = 0 ] || { echo 'make test: run it as root, the tests make network namespaces' >&2; exit 1; }
 	# 200 clean-ups beside another writer; 20 are enough for a quick `cargo test`.
 	export PROXYSHIFT_RUNS=$${PROXYSHIFT_RUNS:-200}
-	cargo test --no-fail-fast --target $(target)
+	# A test that hangs fails by this limit, in seconds, and what it printed is there.
+	part() { timeout --kill-after 10 $$1 cargo test --no-fail-fast --target $(target) "$${@:2}"; }
+	failed=()
+	# Most of these wait for half of their time, so there are more at once than cores.
+	RUST_TEST_THREADS=4 part 1800 -- --skip every_case_passes || failed+=("cargo test")
+	# These want both cores for themselves.
+	part 1800 --test vm -- every_case_passes || failed+=("the virtual machine")
+	part 1800 --test cluster -- every_case_passes || failed+=("the cluster")
+	[ $${#failed[@]} = 0 ] || { printf 'failed: %s\n' "$${failed[@]}" >&2; exit 1; }
 
 # libFuzzer is C++, and one seed is a program.
 fuzz: programs += c++:g++ as:binutils
@@ -116,7 +124,7 @@ soak: debian cluster vm ansible dist rust
 	export PROXYSHIFT_SOAK_PAGE=$$PWD/docs/soak.md PROXYSHIFT_WRITE_README=1
 	PROXYSHIFT_CASES=cases:: cargo test --target $(target) --test vm -- --nocapture
 	# One after the other: beside thousands of Services, nothing else has its time.
-	for cases in upgrades::soak_ thousands::soak_; do
+	for cases in bridge::soak_ daemonset_upgrade:: follows::soak_ requested_switch:: services::soak_ upgrades:: thousands::; do
 	    PROXYSHIFT_CASES=$$cases cargo test --target $(target) --test cluster -- --nocapture
 	done
 

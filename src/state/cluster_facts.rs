@@ -158,6 +158,13 @@ impl ServerInUse {
     pub fn address(&self) -> Option<IpAddr> {
         address_in(&self.server)
     }
+
+    /// The port of the server, which is 443 where none is named.
+    pub fn port(&self) -> u16 {
+        let host = self.server.split_once("://").and_then(|(_, rest)| rest.split('/').next());
+        let port = host.filter(|host| !host.ends_with(']')).and_then(|host| host.rsplit_once(':'));
+        port.and_then(|(_, port)| port.parse().ok()).unwrap_or(443)
+    }
 }
 
 /// The address in `https://10.20.0.1:6443`, or `https://[fd00::1]:6443/`; none if it is a name.

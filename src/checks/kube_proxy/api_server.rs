@@ -5,6 +5,7 @@ use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::kube_proxy::mode;
 use crate::kube_proxy::services::Location;
 use crate::state::cluster_facts::ServerInUse;
+use crate::state::ipvs::Protocol;
 use crate::state::kube_proxy::Mode;
 
 pub(super) const CHECK: Check = Check {
@@ -25,7 +26,12 @@ fn evaluate(facts: &Facts<'_>) -> Verdict {
     let is_served = |server: &&ServerInUse| {
         let Some(location) = server.address().map(Location::Address) else { return false };
         let serves = |mode: &Mode| {
-            mode::of(*mode).services(facts.now).keys().any(|key| key.location == location)
+            let services = mode::of(*mode).services(facts.now);
+            services.keys().any(|key| {
+                key.location == location
+                    && key.port == server.port()
+                    && key.protocol == Protocol::Tcp
+            })
         };
         Mode::ALL.iter().any(serves)
     };
@@ -82,13 +88,18 @@ mod tests {
             assert!(matches!(verdict(&[fine]), Verdict::Ok(_)), "{fine}");
         }
         let services = mode::of(Mode::Iptables).services(&node("iptables-1.37"));
-        let address = services.keys().find_map(|key| match key.location {
-            Location::Address(address) if address.is_ipv4() => Some(address.to_string()),
+        let service = services.keys().find_map(|key| match key.location {
+            Location::Address(address) if address.is_ipv4() && key.protocol == Protocol::Tcp => {
+                Some((address, key.port))
+            }
             _ => None,
         });
-        let Verdict::Found(found) = verdict(&["192.0.2.1:6443", &address.unwrap()]) else {
-            panic!("ok")
-        };
+        let (address, port) = service.unwrap();
+        let served = format!("{address}:{port}");
+        let Verdict::Found(found) = verdict(&["192.0.2.1:6443", &served]) else { panic!("ok") };
+        // kube-proxy translates the ports of its Services alone.
+        let other = format!("{address}:6444");
+        assert!(matches!(verdict(&[&other]), Verdict::Ok(_)), "{other}");
         assert_eq!((found.evidence.len(), found.remedy.len()), (1, 1), "{found:?}");
         assert!(found.evidence[0].starts_with("/etc/kubernetes/kubelet.conf: server: https://"));
         let applies = |facts: &mut Facts<'_>| (CHECK.applies)(facts);

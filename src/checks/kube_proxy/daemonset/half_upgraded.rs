@@ -32,9 +32,15 @@ fn evaluate(_: &Facts<'_>, objects: &ProxyObjects) -> Verdict {
     let (Some(runs), Some(template)) = (&pod.image, &set.image) else {
         return Verdict::Unknown("which container of the pod is kube-proxy is not known".into());
     };
-    // Admission may have the image of a pod come from another registry.
-    if version_of(runs) == version_of(template) {
-        return Verdict::Ok(format!("the pod and its template: {}", version_of(runs)));
+    if runs == template {
+        return Verdict::Ok(format!("the pod and its template: {runs}"));
+    }
+    // Admission may have the image of a pod come from another registry, and pin it by its digest.
+    let (Some(version), Some(wanted)) = (tag_of(runs), tag_of(template)) else {
+        return Verdict::Unknown(format!("which versions these are: {runs}, {template}"));
+    };
+    if version == wanted {
+        return Verdict::Ok(format!("the pod and its template: {version}"));
     }
     let namespace = &objects.namespace;
     Verdict::Found(Found {
@@ -55,10 +61,11 @@ fn evaluate(_: &Facts<'_>, objects: &ProxyObjects) -> Verdict {
     })
 }
 
-/// What follows the name of an image: its tag or its digest.
-fn version_of(image: &str) -> &str {
+/// The tag of an image; none if it is named by its digest alone.
+fn tag_of(image: &str) -> Option<&str> {
     let last = image.rsplit_once('/').map_or(image, |(_, last)| last);
-    last.split_once(['@', ':']).map_or("", |(_, version)| version)
+    let named = last.split_once('@').map_or(last, |(named, _)| named);
+    named.split_once(':').map(|(_, tag)| tag)
 }
 
 #[cfg(test)]
@@ -74,7 +81,10 @@ mod tests {
             ("local.test/k8s/kube-proxy:v1.37.2", false),
             ("mirror.test:5000/kube-proxy:v1.37.2", false),
             ("local.test/k8s/kube-proxy:v1.36.9", true),
-            ("local.test/k8s/kube-proxy@sha256:abc", true),
+            ("local.test/k8s/kube-proxy:v1.36.9@sha256:abc", true),
+            ("mirror.test/kube-proxy:v1.37.2@sha256:abc", false),
+            // It may be that version.
+            ("local.test/k8s/kube-proxy@sha256:abc", false),
         ] {
             let state = node_of(PREPARED, |o| o.pods[0].image = Some(image.into()));
             let verdict = given(&state).to(Mode::Nftables).verdict(&CHECK);

@@ -42,7 +42,10 @@ pub(super) fn replace(execution: &mut Execution<'_>, timeout: Duration) -> Resul
     let lines = journal::read(&context.store.folder(&execution.run.id))?;
     let step = StepRef::new(StageName::Upgrade.name(), 1);
     let update = match begun(&replay(lines)?.begun) {
-        Some(update) => update.clone(),
+        Some(update) => {
+            update.verify()?;
+            update.clone()
+        }
         None => {
             let update = find_update(only_process(&context.observe_owners()?)?, mode)?;
             let change = Change::PodReplaced(Box::new(update.clone()));
@@ -94,7 +97,9 @@ fn undo_if_permitted(undo: &UndoContext<'_>, update: &PodUpdate) -> Result<()> {
     let is_made = |pod: &&_| is_made_by(pod, update);
     let running = processes::pids(PROGRAM)?.into_iter().find_map(|pid| pod_of(pid, &pods));
     let alive = pods.iter().filter(|pod| pod.is_alive()).find(is_made);
-    let Some(present) = running.filter(is_made).or(alive) else {
+    // A pod that is being deleted may run for a while yet.
+    let running = running.filter(|pod| is_made(pod) && pod.is_alive());
+    let Some(present) = running.or(alive) else {
         let cause = format!("has no pod on Node {}: is it scheduled?", update.node);
         return Err(Error::new(Kind::Blocked, update.to_string(), cause));
     };

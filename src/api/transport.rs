@@ -224,8 +224,7 @@ impl ApiClient {
         &self,
         mut request: impl FnMut() -> Result<T, ApiFailure>,
     ) -> Result<T, ApiFailure> {
-        let put_off = Instant::now() + PUT_OFF;
-        let until = self.until.map_or(put_off, |until| until.min(put_off));
+        let until = Instant::now() + self.within(PUT_OFF)?;
         loop {
             let failure = match request() {
                 Ok(answer) => return Ok(answer),

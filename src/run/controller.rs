@@ -10,7 +10,7 @@ use crate::kube_proxy::services::Location;
 use crate::node::kube_proxy_controller::{api_server, config_source, detect, must_own};
 use crate::plan::playbook::ControllerChoice;
 use crate::state::NodeState;
-use crate::state::kube_proxy::{ConfigSource, Controller, Mode};
+use crate::state::kube_proxy::{ConfigSource, Controller};
 use crate::state::tools::Process;
 
 /// kube-proxy's controller (the one that the playbook names, or the detected one), and the source
@@ -43,9 +43,7 @@ pub(super) fn find(
 /// nothing, nobody brings it back.
 fn must_not_serve(server: IpAddr, now: &NodeState) -> Result<()> {
     let location = Location::Address(server);
-    let serves =
-        |mode: &Mode| mode::of(*mode).services(now).keys().any(|key| key.location == location);
-    if !Mode::ALL.iter().any(serves) {
+    if !mode::all().any(|mode| mode.services(now).keys().any(|key| key.location == location)) {
         return Ok(());
     }
     let cause = "is reached by a Service address, which the kube-proxy of this node serves";

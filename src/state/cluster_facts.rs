@@ -161,17 +161,22 @@ impl ServerInUse {
 
     /// The port of the server, which is 443 where none is named.
     pub fn port(&self) -> u16 {
-        let host = self.server.split_once("://").and_then(|(_, rest)| rest.split('/').next());
-        let port = host.filter(|host| !host.ends_with(']')).and_then(|host| host.rsplit_once(':'));
+        let place = place_in(&self.server).filter(|place| !place.ends_with(']'));
+        let port = place.and_then(|place| place.rsplit_once(':'));
         port.and_then(|(_, port)| port.parse().ok()).unwrap_or(443)
     }
 }
 
 /// The address in `https://10.20.0.1:6443`, or `https://[fd00::1]:6443/`; none if it is a name.
 pub fn address_in(url: &str) -> Option<IpAddr> {
-    let host = url.split_once("://")?.1.split('/').next()?;
-    let bare = host.rsplit_once(':').map_or(host, |(address, _)| address);
-    [host, bare].iter().find_map(|text| text.trim_matches(['[', ']']).parse().ok())
+    let place = place_in(url)?;
+    let bare = place.rsplit_once(':').map_or(place, |(address, _)| address);
+    [place, bare].iter().find_map(|text| text.trim_matches(['[', ']']).parse().ok())
+}
+
+/// The host of a URL, with its port if there is one.
+fn place_in(url: &str) -> Option<&str> {
+    url.split_once("://")?.1.split('/').next()
 }
 
 /// Parses `cluster.json`. Errors name `file` and the line.

@@ -3,10 +3,9 @@
 
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::kube_proxy::mode;
-use crate::kube_proxy::services::Location;
+use crate::kube_proxy::services::{Location, ServiceKey, Services};
 use crate::state::cluster_facts::ServerInUse;
 use crate::state::ipvs::Protocol;
-use crate::state::kube_proxy::Mode;
 
 pub(super) const CHECK: Check = Check {
     id: "kube-proxy.api-server",
@@ -23,17 +22,11 @@ fn servers<'f>(facts: &'f Facts<'_>) -> &'f [ServerInUse] {
 }
 
 fn evaluate(facts: &Facts<'_>) -> Verdict {
+    let services: Vec<Services> = mode::all().map(|mode| mode.services(facts.now)).collect();
     let is_served = |server: &&ServerInUse| {
         let Some(location) = server.address().map(Location::Address) else { return false };
-        let serves = |mode: &Mode| {
-            let services = mode::of(*mode).services(facts.now);
-            services.keys().any(|key| {
-                key.location == location
-                    && key.port == server.port()
-                    && key.protocol == Protocol::Tcp
-            })
-        };
-        Mode::ALL.iter().any(serves)
+        let key = ServiceKey { location, port: server.port(), protocol: Protocol::Tcp };
+        services.iter().any(|services| services.contains_key(&key))
     };
     let served: Vec<&ServerInUse> = servers(facts).iter().filter(is_served).collect();
     if served.is_empty() {
@@ -68,6 +61,7 @@ mod tests {
     use crate::checks::testing::{Node, given, node};
     use crate::state::NodeState;
     use crate::state::cluster_facts::{CLUSTER, ClusterFacts, render};
+    use crate::state::kube_proxy::Mode;
 
     fn reached_at(addresses: &[&str]) -> NodeState {
         let server = |address: &&str| ServerInUse {

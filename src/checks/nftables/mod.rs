@@ -8,7 +8,7 @@ mod node_port_addresses;
 mod syncs;
 mod tables;
 
-use super::kube_proxy::has_own_tables;
+use super::kube_proxy::has_own_tables as is_here;
 use super::{Check, Facts};
 use crate::state::kube_proxy::Mode;
 
@@ -28,9 +28,4 @@ pub(super) const CHECKS: &[&Check] = &[
 /// Whether nftables mode is the target, and another mode runs, or none.
 pub(super) fn is_target(facts: &Facts<'_>) -> bool {
     facts.to == Some(Mode::Nftables) && facts.running.mode != facts.to
-}
-
-/// Whether kube-proxy serves in nftables mode, or is told to.
-fn is_here(facts: &Facts<'_>) -> bool {
-    has_own_tables(facts)
 }

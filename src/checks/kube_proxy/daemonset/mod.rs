@@ -127,7 +127,7 @@ fn flaws(objects: &ProxyObjects, mode: Mode) -> Vec<String> {
     {
         flaws.push(format!("{} and {} have different images", named(objects, a), b.id.name));
     }
-    let maps = sets.map(|set| config_map(objects, set?.config_map.as_ref()?));
+    let maps = sets.map(|set| objects.config_map(set?.config_map.as_ref()?));
     if let Some(map) = maps[0].filter(|map| map.mode == Some(mode)) {
         flaws.push(format!("{} says {mode} mode, as for moved Nodes", named_map(objects, map)));
     }
@@ -138,10 +138,6 @@ fn flaws(objects: &ProxyObjects, mode: Mode) -> Vec<String> {
         flaws.push(format!("`{key}` in {} is not as in {}", named_map(objects, a), b.id.name));
     }
     flaws
-}
-
-fn config_map<'o>(objects: &'o ProxyObjects, name: &str) -> Option<&'o ProxyConfigMap> {
-    objects.config_map(name)
 }
 
 fn named(objects: &ProxyObjects, set: &ProxyDaemonSet) -> String {

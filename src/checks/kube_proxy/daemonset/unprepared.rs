@@ -1,6 +1,6 @@
 //! A node of a DaemonSet moves by its label alone, and only in a cluster that is arranged for it.
 
-use super::{Preparation, REFERENCE, answer, config_map, prepare, with_objects};
+use super::{Preparation, REFERENCE, answer, prepare, with_objects};
 use crate::checks::{Check, Facts, Found, Severity, Verdict};
 use crate::state::cluster_facts::ProxyObjects;
 use crate::state::kube_proxy::Mode;
@@ -25,7 +25,7 @@ fn evaluate(facts: &Facts<'_>, objects: &ProxyObjects) -> Verdict {
         Preparation::Holds(mode) | Preparation::Stale(mode, _) => mode,
     };
     let original = objects.daemon_set(&objects.original);
-    let map = original.and_then(|set| config_map(objects, set.config_map.as_ref()?));
+    let map = original.and_then(|set| objects.config_map(set.config_map.as_ref()?));
     if to == mode || map.is_some_and(|map| map.mode == Some(to)) {
         return Verdict::Ok(format!("the cluster is prepared for {mode} mode"));
     }
